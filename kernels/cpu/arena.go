@@ -1,0 +1,107 @@
+package cpu
+
+import (
+	"math/bits"
+	"unsafe"
+)
+
+// arena hands out blocks of memory and keeps freed ones for the next taker of
+// the same size class, so that a training step, which frees and takes the same
+// sizes again and again, touches neither the operating system nor the
+// collector. Large blocks lie outside the Go heap.
+//
+// It never holds more than was in use at the busiest moment (plus arenaSlack):
+// a taker who finds no block of its class first lets go of kept blocks of others.
+type arena struct {
+	free map[int][]block // kept blocks by class size
+	kept int             // bytes in free
+	live int             // bytes handed out
+	busy int             // largest live
+}
+
+// block is a piece of memory of one size class.
+type block struct {
+	bytes  []byte // whole class
+	mapped bool   // from the operating system, not the Go heap
+}
+
+const (
+	arenaSlack = 16 << 20
+	smallest   = 64
+	mapFrom    = 256 << 10 // blocks from here on are mapped
+)
+
+func newArena() *arena { return &arena{free: map[int][]block{}} }
+
+// class rounds a size up: eight steps for every power of two.
+func class(size int) int {
+	if size <= smallest {
+		return smallest
+	}
+	step := 1 << max(bits.Len(uint(size-1))-4, 6)
+	return (size + step - 1) &^ (step - 1)
+}
+
+// take returns a block of at least size bytes, aligned to 64.
+func (a *arena) take(size int) (block, error) {
+	c := class(size)
+	a.live += c
+	a.busy = max(a.busy, a.live)
+	if s := a.free[c]; len(s) > 0 {
+		b := s[len(s)-1]
+		a.free[c] = s[:len(s)-1]
+		a.kept -= c
+		return b, nil
+	}
+	a.shrink(a.busy + arenaSlack - a.live)
+	b, err := newBlock(c)
+	if err != nil {
+		a.shrink(0)
+		b, err = newBlock(c)
+	}
+	if err != nil {
+		a.live -= c
+	}
+	return b, err
+}
+
+// give takes a block back.
+func (a *arena) give(b block) {
+	c := len(b.bytes)
+	a.live -= c
+	a.kept += c
+	a.free[c] = append(a.free[c], b)
+}
+
+// shrink lets go of kept blocks until at most keep bytes are kept.
+func (a *arena) shrink(keep int) {
+	for c, s := range a.free {
+		for len(s) > 0 && a.kept > keep {
+			a.kept -= c
+			s[len(s)-1].release()
+			s = s[:len(s)-1]
+		}
+		a.free[c] = s
+	}
+}
+
+func newBlock(c int) (block, error) {
+	if c >= mapFrom {
+		if p, err := mapMemory(c); p != nil || err != nil {
+			return block{bytes: p, mapped: true}, err
+		}
+	}
+	p := make([]byte, c+64)
+	return block{bytes: align64(p)[:c:c]}, nil
+}
+
+func (b block) release() {
+	if b.mapped {
+		unmapMemory(b.bytes)
+	}
+}
+
+// align64 drops the first bytes of p so that it starts at a multiple of 64.
+func align64(p []byte) []byte {
+	return p[-uintptr(unsafe.Pointer(&p[0]))&63:]
+}

@@ -1,0 +1,217 @@
+// Package cpu is the backend that computes on the processor: plain Go as the
+// specification of every operation, and generated assembly for the inner loops.
+//
+// Methods split their work by shape alone and combine partial results in a
+// fixed order, so results have the same bits at any number of threads.
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// Options of a CPU backend.
+type Options struct {
+	Threads     int   // 0: as many as GOMAXPROCS allows
+	MemoryLimit int64 // bytes over all purposes but Mapped; 0: none
+}
+
+// CPU computes on the processor. It implements kernels.Backend. Alloc, Load,
+// Free and Info may be called from any goroutine; the rest belongs inside Run.
+type CPU struct {
+	mu    sync.Mutex
+	mem   kernels.MemStats
+	peak  int64 // largest counted total
+	limit int64
+	arena *arena
+}
+
+// New returns a backend. Threads applies to the whole process (see par).
+func New(o Options) *CPU {
+	if o.Threads > 0 {
+		par.SetThreads(o.Threads)
+	}
+	return &CPU{limit: o.MemoryLimit, arena: newArena()}
+}
+
+// Info describes the backend and what its memory is used for.
+func (c *CPU) Info() kernels.Info {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return kernels.Info{
+		Name: "cpu", Level: levelName(), Threads: par.Threads(), FastBF16: fastBF16(),
+		Mem: c.mem, PeakTotal: c.peak,
+	}
+}
+
+// Run calls step. The CPU has no queue, so methods have finished when they
+// return and only step itself can fail.
+func (c *CPU) Run(step func() error) error { return step() }
+
+// Alloc returns n elements of a plain type with undefined contents. It fails
+// with a kernels.MemoryError when that would break the limit.
+func (c *CPU) Alloc(p kernels.Purpose, t dtype.Type, n int) (kernels.Buffer, error) {
+	if t.Quantized() {
+		panic(fmt.Sprintf("cpu: alloc: %v is not a plain type", t))
+	}
+	if n < 0 || n > math.MaxInt/16 {
+		panic(fmt.Sprintf("cpu: alloc: %d elements", n))
+	}
+	b, err := c.alloc(p, t, n, n*t.Kind.Info().Bytes)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// alloc counts and takes size bytes.
+func (c *CPU) alloc(p kernels.Purpose, t dtype.Type, n, size int) (*Buf, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.count(p, size); err != nil {
+		return nil, err
+	}
+	blk, err := c.arena.take(size)
+	if err != nil {
+		c.uncount(p, size)
+		return nil, fmt.Errorf("cpu: %d bytes of %s: %w: %w", size, p, err, kernels.ErrOutOfMemory)
+	}
+	return &Buf{dev: c, t: t, n: n, purpose: p, mem: blk.bytes[:size:size], block: blk, owner: true}, nil
+}
+
+// count adds size bytes of purpose p, or refuses. c.mu is held.
+func (c *CPU) count(p kernels.Purpose, size int) error {
+	total := kernels.Total(c.mem.Now)
+	if p != kernels.Mapped {
+		total += int64(size)
+	}
+	if c.limit > 0 && p != kernels.Mapped && total > c.limit {
+		return &kernels.MemoryError{Purpose: p, Asked: int64(size), Limit: c.limit, InUse: c.mem.Now, DeviceLabel: "cpu"}
+	}
+	c.mem.Now[p] += int64(size)
+	c.mem.Peak[p] = max(c.mem.Peak[p], c.mem.Now[p])
+	c.peak = max(c.peak, total)
+	return nil
+}
+
+func (c *CPU) uncount(p kernels.Purpose, size int) { c.mem.Now[p] -= int64(size) }
+
+// Load makes a [rows, cols] weight of type t from bytes laid out by
+// dtype.Planes. With kernels.Borrow the bytes are read where they are, unless
+// they are not aligned for their type; then, and with kernels.Copy, they are
+// copied, and what was to be Mapped counts as Weights.
+func (c *CPU) Load(p kernels.Purpose, t dtype.Type, rows, cols int, host []byte, u kernels.Use) (kernels.Mat, error) {
+	size := dtype.Size(t, rows, cols)
+	if len(host) < size {
+		panic(fmt.Sprintf("cpu: load: %d bytes for %d×%d of %v, which has %d", len(host), rows, cols, t, size))
+	}
+	host = host[:size:size]
+	b, err := c.load(p, t, rows*cols, host, u)
+	if err != nil {
+		return kernels.Mat{}, err
+	}
+	b.rows, b.cols = rows, cols
+	return kernels.Mat{Buffer: b, Rows: rows, Cols: cols, Of: rows}, nil
+}
+
+func (c *CPU) load(p kernels.Purpose, t dtype.Type, n int, host []byte, u kernels.Use) (*Buf, error) {
+	if u == kernels.Borrow && aligned(host, t) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if err := c.count(p, len(host)); err != nil {
+			return nil, err
+		}
+		return &Buf{dev: c, t: t, n: n, purpose: p, mem: host, owner: true}, nil
+	}
+	if p == kernels.Mapped {
+		p = kernels.Weights
+	}
+	b, err := c.alloc(p, t, n, len(host))
+	if err == nil {
+		copy(b.mem, host)
+	}
+	return b, err
+}
+
+// Free gives the memory of b back. nil is ignored, and so is a slice, whose
+// memory belongs to what it was cut from. Freeing twice panics.
+func (c *CPU) Free(b kernels.Buffer) {
+	if b == nil {
+		return
+	}
+	x := b.(*Buf)
+	if !x.owner {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if x.dev != c {
+		panic("cpu: free: buffer of another device")
+	}
+	if x.mem == nil {
+		panic("cpu: free: buffer was freed before")
+	}
+	c.uncount(x.purpose, len(x.mem))
+	if x.block.bytes != nil {
+		poison(x.mem)
+		c.arena.give(x.block)
+	}
+	x.mem, x.block = nil, block{}
+}
+
+// Slice views elements [off, off+n) of a plain buffer. It stays valid as long
+// as b does.
+func (c *CPU) Slice(b kernels.Buffer, off, n int) kernels.Buffer {
+	x := b.(*Buf)
+	if x.t.Quantized() || off < 0 || n < 0 || off+n > x.n {
+		panic(fmt.Sprintf("cpu: slice: %d+%d of %d elements of %v", off, n, x.n, x.t))
+	}
+	size := x.t.Kind.Info().Bytes
+	root := x
+	if x.root != nil {
+		root = x.root
+	}
+	return &Buf{dev: c, t: x.t, n: n, purpose: x.purpose, mem: x.live()[off*size : (off+n)*size : (off+n)*size], root: root}
+}
+
+// Upload copies src, little-endian elements of dst's type, into dst.
+func (c *CPU) Upload(dst kernels.Buffer, src []byte) {
+	d := raw(dst)
+	if len(d) != len(src) {
+		panic(fmt.Sprintf("cpu: upload: %d bytes into a buffer of %d", len(src), len(d)))
+	}
+	copy(d, src)
+}
+
+// Download copies src into dst.
+func (c *CPU) Download(dst []byte, src kernels.Buffer) error {
+	s := raw(src)
+	if len(dst) != len(s) {
+		panic(fmt.Sprintf("cpu: download: a buffer of %d bytes into %d", len(s), len(dst)))
+	}
+	copy(dst, s)
+	return nil
+}
+
+// Fill sets every element of a float32 buffer to v.
+func (c *CPU) Fill(dst kernels.Buffer, v float32) {
+	d := f32(dst)
+	par.For(len(d), elemGrain, func(lo, hi int) {
+		part := d[lo:hi]
+		for i := range part {
+			part[i] = v
+		}
+	})
+}
+
+// elemGrain is the number of elements of one chunk of element-wise work: large
+// enough to outweigh handing it out, small enough to share a small tensor.
+const elemGrain = 16 << 10
+
+// rowGrain is the number of rows of width c that make one such chunk.
+func rowGrain(c int) int { return max(1, elemGrain/max(c, 1)) }

@@ -1,0 +1,5 @@
+//go:build !invariants
+
+package cpu
+
+func poison([]byte) {}

@@ -1,0 +1,107 @@
+// Package level decides which kernels run on this processor: plain Go, AVX2,
+// AVX-512 or AVX-512 with its bf16 dot product. Every vector path asks Current
+// and nothing else, so one variable forces any level that the machine has:
+// TUNE_KERNELS=generic|avx2|avx512|avx512bf16.
+package level
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Level is a set of kernels. A level includes those below it.
+type Level uint8
+
+const (
+	Generic    Level = iota // plain Go, the specification
+	AVX2                    // AVX2, FMA, F16C
+	AVX512                  // AVX-512 F, BW, DQ, VL and what AVX2 has
+	AVX512BF16              // and a bf16 dot product clearly faster than f32 arithmetic
+)
+
+// Variable is the environment variable that forces a level.
+const Variable = "TUNE_KERNELS"
+
+var names = []string{"generic", "avx2", "avx512", "avx512bf16"}
+
+func (l Level) String() string { return names[l] }
+
+// current is 1 + the level in use; 0 while nobody has asked.
+var current atomic.Int32
+
+// Current is the level in use: the forced one, else the best that the
+// processor has and that pays here.
+func Current() Level {
+	if v := current.Load(); v > 0 {
+		return Level(v - 1)
+	}
+	c := choose()
+	current.CompareAndSwap(0, int32(c.level)+1)
+	return Level(current.Load() - 1)
+}
+
+// Check returns an error when TUNE_KERNELS names a level that does not exist or
+// that this processor cannot run. Current then uses the best level there is.
+func Check() error { return choose().err }
+
+// Supported lists the levels this processor can run, slowest first.
+func Supported() []Level {
+	out := []Level{Generic}
+	for l := AVX2; l <= AVX512BF16; l++ {
+		if has(l) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// Force switches to l until restore is called. It is for tests: no kernel may
+// be running, and l must be Supported.
+func Force(l Level) (restore func()) {
+	if !has(l) {
+		panic(fmt.Sprintf("level: %v is not supported here", l))
+	}
+	old := Current()
+	current.Store(int32(l) + 1)
+	return func() { current.Store(int32(old) + 1) }
+}
+
+type choice struct {
+	level Level
+	err   error
+}
+
+var choose = sync.OnceValue(func() choice {
+	name := os.Getenv(Variable)
+	if name == "" {
+		return choice{level: best()}
+	}
+	for i, n := range names {
+		if n != name {
+			continue
+		}
+		if !has(Level(i)) {
+			return choice{best(), fmt.Errorf("%s=%s: this processor cannot run it; it has %v", Variable, name, Supported())}
+		}
+		return choice{level: Level(i)}
+	}
+	return choice{best(), fmt.Errorf("%s=%s: no such level; known are %s", Variable, name, strings.Join(names, ", "))}
+})
+
+// fasterBF16 is how many times the arithmetic of the f32 kernels the bf16 dot
+// product must reach to be used. Processors differ by far: half (Intel without
+// AMX) or twice (Zen 4, Zen 5), so that noise cannot decide.
+const fasterBF16 = 1.3
+
+// best is the highest supported level whose kernels pay.
+func best() Level {
+	all := Supported()
+	top := all[len(all)-1]
+	if top == AVX512BF16 && ratioBF16() < fasterBF16 {
+		return AVX512
+	}
+	return top
+}

@@ -1,0 +1,7 @@
+//go:build !amd64
+
+package level
+
+func has(l Level) bool { return l == Generic }
+
+func ratioBF16() float64 { return 0 }

@@ -1,0 +1,19 @@
+package cpu
+
+import "github.com/tunekit/tunekit/kernels/cpu/internal/level"
+
+//go:generate go run -C gen .
+
+// Level names the kernels in use: generic, avx2, avx512 or avx512bf16. It is
+// chosen once, by what the processor has and by what is faster on it, or forced
+// by TUNE_KERNELS. It is part of the address of every result.
+func Level() string { return level.Current().String() }
+
+// CheckLevel returns an error when TUNE_KERNELS asks for a level that does not
+// exist or that this processor cannot run.
+func CheckLevel() error { return level.Check() }
+
+func levelName() string { return Level() }
+
+// fastBF16 reports whether a product of bf16 operands is clearly faster than one of f32.
+func fastBF16() bool { return level.Current() == level.AVX512BF16 }

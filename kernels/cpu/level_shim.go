@@ -1,5 +1,0 @@
-package cpu
-
-func levelName() string { return "generic" }
-
-func fastBF16() bool { return false }

@@ -1,0 +1,59 @@
+package data
+
+// Source is one entry of `datasets`.
+type Source struct {
+	// Path is a file, a folder or a glob, of Parquet, JSONL, JSON, CSV, TSV,
+	// Arrow IPC or plain text files.
+	Path string `yaml:"path" json:"path"`
+	// Type is auto (by columns), text, chat, instruct, prompt_completion,
+	// tokens or preference.
+	Type string `yaml:"type" json:"type,omitempty"`
+	// Columns maps our names to the file's: messages, role, content, tools,
+	// system, prompt, completion, instruction, input, output, text, input_ids,
+	// labels, attention_mask, chosen, rejected.
+	Columns map[string]string `yaml:"columns" json:"columns,omitempty"`
+	// Split takes the files of a folder or glob whose name or folder says so
+	// (train-00000-of-00002.parquet, test/x.jsonl).
+	Split string `yaml:"split" json:"split,omitempty"`
+	// Weight repeats the training rows: 2 takes each twice, 0.5 takes half of
+	// them, chosen by content. 0 means 1.
+	Weight float64 `yaml:"weight" json:"weight,omitempty"`
+	// MaxSamples takes the first rows only; 0 means all.
+	MaxSamples int `yaml:"max_samples" json:"max_samples,omitempty"`
+}
+
+// Options are the keys of an ingest stage. The zero value of a key means its
+// default; Fill writes the defaults out.
+type Options struct {
+	Datasets    []Source `yaml:"datasets" json:"datasets"`
+	ValDatasets []Source `yaml:"val_datasets" json:"val_datasets,omitempty"`
+
+	// Tokenizer and ChatTemplate are resolved by the caller, who passes the
+	// results to Ingest; here they are only names for messages.
+	Tokenizer    string `yaml:"tokenizer" json:"tokenizer,omitempty"`
+	ChatTemplate string `yaml:"chat_template" json:"chat_template,omitempty"`
+
+	MaxLength int    `yaml:"max_length" json:"max_length,omitempty"` // tokens; default min(2048, Context)
+	Overflow  string `yaml:"overflow" json:"overflow,omitempty"`     // error, drop, truncate, split
+
+	Packing    string `yaml:"packing" json:"packing,omitempty"`           // bfd, none (used by the Loader)
+	TrainOn    string `yaml:"train_on" json:"train_on,omitempty"`         // assistant, last, all
+	TrainOnEOS string `yaml:"train_on_eos" json:"train_on_eos,omitempty"` // turn, last, all, none
+
+	// ValSetSize is a number of rows ("200"), a share ("0.05", "5%") or "0";
+	// empty means 5 %, at most 512 rows, and 0 where ValDatasets are given.
+	ValSetSize string `yaml:"val_set_size" json:"val_set_size,omitempty"`
+
+	Shuffle *bool  `yaml:"shuffle" json:"shuffle,omitempty"`   // default true
+	Dedup   string `yaml:"dedup" json:"dedup,omitempty"`       // none, exact (always counted)
+	BadRows string `yaml:"bad_rows" json:"bad_rows,omitempty"` // error, drop
+
+	// AddTokens are added at the end of the vocabulary by the caller before
+	// Ingest; it only checks that the tokenizer knows each of them.
+	AddTokens []string `yaml:"add_tokens" json:"add_tokens,omitempty"`
+
+	Seed    uint64 `yaml:"-" json:"seed"`              // of the recipe
+	Context int    `yaml:"-" json:"context,omitempty"` // the model's; 0 when unknown
+	Vocab   int    `yaml:"-" json:"vocab,omitempty"`   // rows of the model's embedding; 0 when unknown
+	Name    string `yaml:"-" json:"-"`                 // of the stage, for messages; default "ingest"
+}

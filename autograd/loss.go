@@ -1,0 +1,40 @@
+package autograd
+
+import (
+	"fmt"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// LogProbs are the results of LogProb, [N] each.
+type LogProbs struct {
+	LogP   *Tensor // f32: log p(target), 0 where there is no target
+	LSE    *Tensor // f32: log-sum-exp of the logits
+	Argmax *Tensor // int32: lowest index of the largest logit
+}
+
+// LogProb is the head and the loss in one: log-probabilities of target [N]
+// int32 (-1: none) under logits = scale·h·wᵀ (scale 0: 1), h [N, C], w [V, C],
+// without holding the logits.
+//
+// With coef [N] f32 the loss is Σ coef·(-log p) and a recording tape adds its
+// gradients at once: w's to w.Grad, h's to where Backward begins. coef nil: no
+// gradients yet; call LogProb again with coefficients that were computed from
+// the results (preference losses), before Done(h) and Backward.
+func (t *Tape) LogProb(h *Tensor, w *Param, target, coef *Tensor, scale float32) LogProbs {
+	if h.Cols() != w.Cols {
+		panic(fmt.Sprintf("autograd: logprob %s: h %v · wᵀ [%d %d]", w.Name, h.Shape, w.Rows, w.Cols))
+	}
+	n := h.Rows()
+	out := LogProbs{t.New(n), t.New(n), t.alloc(kernels.Activations, dtype.I32, n)}
+	a := &kernels.LogProbArgs{N: n, X: t.value(h), W: w.Mat, Target: target.Data, Scale: scale, BF16: t.BF16}
+	var dx, dw kernels.Dst
+	if coef != nil && t.Record {
+		a.Coef, dx, dw = coef.Data, t.grad(h), w.dst()
+	}
+	if t.err == nil {
+		t.Dev.LogProb(&kernels.LogProbOut{LogP: out.LogP.Data, LSE: out.LSE.Data, Argmax: out.Argmax.Data}, dx, dw, a)
+	}
+	return out
+}

@@ -1,0 +1,290 @@
+package autograd
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// Embed returns the rows ids of the table w [V, C]: ids [N] int32, result [N, C].
+func (t *Tape) Embed(w *Param, ids *Tensor) *Tensor {
+	n := ids.Rows()
+	y := t.New(n, w.Cols)
+	y.needs = w.trains()
+	if t.err != nil {
+		return y
+	}
+	t.Dev.Gather(kernels.To(y.Data), w.Mat, ids.Data, n)
+	t.record(y, []*Tensor{ids}, func() {
+		t.Dev.GatherBackward(w.dst(), y.grad.buf, ids.Data, n, w.Cols)
+	})
+	return y
+}
+
+// Rows returns the rows idx [M] int32 of x [N, C] as [M, C]. It has no
+// gradient: evaluation only.
+func (t *Tape) Rows(x, idx *Tensor) *Tensor {
+	if t.Record && x.needs {
+		panic("autograd: rows has no gradient")
+	}
+	y := t.New(idx.Rows(), x.Cols())
+	if t.err == nil {
+		n := x.Rows()
+		t.Dev.Gather(kernels.To(y.Data), kernels.Mat{Buffer: t.value(x), Rows: n, Cols: x.Cols(), Of: n}, idx.Data, idx.Rows())
+	}
+	return y
+}
+
+// NormSpec is what a norm needs beside its input.
+type NormSpec struct {
+	Kind    kernels.NormKind
+	W, Bias *Param // [C] f32; nil: 1 and 0
+	Eps     float32
+}
+
+func (s NormSpec) args(n, c int, x kernels.Buffer) *kernels.NormArgs {
+	return &kernels.NormArgs{Kind: s.Kind, N: n, C: c, X: x, W: s.W.buffer(), Bias: s.Bias.buffer(), Eps: s.Eps}
+}
+
+// statsLen is how many numbers a row the statistics have.
+func (s NormSpec) statsLen() int {
+	if s.Kind == kernels.LayerNorm {
+		return 2
+	}
+	return 1
+}
+
+// Norm normalises the rows of x [N, C]. The result is cheap.
+func (t *Tape) Norm(x *Tensor, s NormSpec) *Tensor {
+	y, stats := t.New(x.Rows(), x.Cols()), t.New(x.Rows(), s.statsLen())
+	y.needs = x.needs || s.W.trains() || s.Bias.trains()
+	if t.err == nil {
+		t.Dev.Norm(kernels.To(y.Data), kernels.Dst{}, stats.Data, s.args(x.Rows(), x.Cols(), t.value(x)))
+	}
+	return t.normed(x, y, stats, s)
+}
+
+// AddNorm returns sum = res + alpha·x and the norm of sum, in one pass over
+// memory. x, res [N, C].
+func (t *Tape) AddNorm(res, x *Tensor, alpha float32, s NormSpec) (sum, y *Tensor) {
+	sameShape("add", res, x)
+	n, c := x.Rows(), x.Cols()
+	sum, y = t.New(n, c), t.New(n, c)
+	stats := t.New(n, s.statsLen())
+	sum.needs = x.needs || res.needs
+	y.needs = sum.needs || s.W.trains() || s.Bias.trains()
+	if t.err == nil {
+		a := s.args(n, c, t.value(x))
+		a.Res, a.Alpha = t.value(res), alpha
+		t.Dev.Norm(kernels.To(y.Data), kernels.To(sum.Data), stats.Data, a)
+	}
+	t.record(sum, nil, func() { t.pass(res, sum, 1); t.pass(x, sum, alpha) })
+	return sum, t.normed(sum, y, stats, s)
+}
+
+// normed records y = norm(x) with its statistics.
+func (t *Tape) normed(x, y, stats *Tensor, s NormSpec) *Tensor {
+	n, c := x.Rows(), x.Cols()
+	t.record(y, []*Tensor{x, stats}, func() {
+		dx, xv := t.grad(x), t.value(x)
+		if t.err == nil {
+			t.Dev.NormBackward(dx, s.W.dst(), s.Bias.dst(), y.grad.buf, stats.Data, s.args(n, c, xv))
+		}
+	})
+	t.Done(stats)
+	return t.Cheap(y, func(dst kernels.Buffer) {
+		xv, again := t.value(x), t.scratch(stats.Len())
+		if t.err == nil {
+			t.Dev.Norm(kernels.To(dst), kernels.Dst{}, again, s.args(n, c, xv))
+		}
+		t.Dev.Free(again)
+	}, x)
+}
+
+// Act returns act(gate)·up, or act(gate) when up is nil: [N, F] each (SwiGLU:
+// Shazeer 2020, arXiv:2002.05202). The result is cheap.
+func (t *Tape) Act(kind kernels.ActKind, gate, up *Tensor) *Tensor {
+	saves := []*Tensor{gate}
+	y := t.New(gate.Rows(), gate.Cols())
+	y.needs = gate.needs
+	if up != nil {
+		sameShape("act", gate, up)
+		saves = append(saves, up)
+		y.needs = y.needs || up.needs
+	}
+	args := func() *kernels.ActArgs {
+		a := &kernels.ActArgs{Kind: kind, N: gate.Rows(), F: gate.Cols(), Gate: t.value(gate)}
+		if up != nil {
+			a.Up = t.value(up)
+		}
+		return a
+	}
+	run := func(dst kernels.Buffer) {
+		if a := args(); t.err == nil {
+			t.Dev.Act(kernels.To(dst), a)
+		}
+	}
+	run(y.Data)
+	t.record(y, saves, func() {
+		a, dg := args(), t.grad(gate)
+		du := t.grad(up)
+		if t.err == nil {
+			t.Dev.ActBackward(dg, du, y.grad.buf, a)
+		}
+	})
+	return t.Cheap(y, run, saves...)
+}
+
+// Add returns alpha·a + beta·b, both [N, C].
+func (t *Tape) Add(a, b *Tensor, alpha, beta float32) *Tensor {
+	sameShape("add", a, b)
+	y := t.New(a.Shape...)
+	y.needs = a.needs || b.needs
+	av, bv := t.value(a), t.value(b)
+	if t.err == nil {
+		t.Dev.Add(kernels.To(y.Data), av, bv, y.Len(), alpha, beta)
+	}
+	t.record(y, nil, func() { t.pass(a, y, alpha); t.pass(b, y, beta) })
+	return y
+}
+
+// Scale returns alpha·x; x itself when alpha is 1 or 0 (0: not set).
+func (t *Tape) Scale(x *Tensor, alpha float32) *Tensor {
+	if alpha == 0 || alpha == 1 {
+		return x
+	}
+	y := t.New(x.Shape...)
+	y.needs = x.needs
+	if xv := t.value(x); t.err == nil {
+		t.Dev.Add(kernels.To(y.Data), xv, nil, y.Len(), alpha, 0)
+	}
+	t.record(y, nil, func() { t.pass(x, y, alpha) })
+	return y
+}
+
+// heads views a tensor [N, h·d] as h heads of d.
+func heads(b kernels.Buffer, h, d int) kernels.Heads {
+	return kernels.Heads{Buffer: b, Tok: h * d, Head: d}
+}
+
+// gradHeads is grad as heads.
+func (t *Tape) gradHeads(x *Tensor, h, d int) kernels.Heads {
+	dst := t.grad(x)
+	if dst.Skip() {
+		return kernels.Heads{}
+	}
+	v := heads(dst.Buffer, h, d)
+	v.Add = dst.Add
+	return v
+}
+
+// Rope rotates the first rot elements of the heads of x [N, h·d] by the angles
+// whose cosines and sines are cs [N, rot/2, 2] (Su et al. 2021,
+// arXiv:2104.09864). The result takes over x's memory: x must have no other
+// reader.
+func (t *Tape) Rope(x, cs *Tensor, d, rot int, pairs kernels.Pairs) *Tensor {
+	n, h := x.Rows(), x.Cols()/d
+	y := &Tensor{Shape: x.Shape, needs: x.needs}
+	if t.err != nil || x.saved > 0 || x.of != nil {
+		return t.ropeError(x, y)
+	}
+	y.Data, x.Data = x.Data, nil
+	t.Done(x)
+	t.all = append(t.all, y)
+	v := heads(y.Data, h, d)
+	t.Dev.Rope(v, v, n, h, d, rot, cs.Data, pairs, false)
+	t.record(y, []*Tensor{cs}, func() {
+		v := heads(y.grad.buf, h, d)
+		if y.grad.refs == 1 && x.grad == nil { // nobody else reads dy: rotate it back in place
+			t.Dev.Rope(v, v, n, h, d, rot, cs.Data, pairs, true)
+			t.pass(x, y, 1)
+		} else if dx := t.gradHeads(x, h, d); t.err == nil {
+			t.Dev.Rope(dx, v, n, h, d, rot, cs.Data, pairs, true)
+		}
+	})
+	return y
+}
+
+func (t *Tape) ropeError(x, y *Tensor) *Tensor {
+	if t.err == nil {
+		panic(fmt.Sprintf("autograd: rope: x %v has another reader", x.Shape))
+	}
+	return y
+}
+
+// AttnSpec describes causal grouped-query attention.
+type AttnSpec struct {
+	H, K, D int
+	Seq     *Tensor // [S+1] int32
+	Scale   float32 // of the scores; 0: 1/√D
+	Window  int     // 0: none
+}
+
+func (s AttnSpec) scale() float32 {
+	if s.Scale != 0 {
+		return s.Scale
+	}
+	return float32(1 / math.Sqrt(float64(s.D)))
+}
+
+func (s AttnSpec) args(n int) *kernels.AttnArgs {
+	s.Scale = s.scale()
+	return &kernels.AttnArgs{N: n, H: s.H, K: s.K, D: s.D, Seq: s.Seq.Data, Scale: s.Scale, Window: s.Window}
+}
+
+// Attention returns softmax(Scale·q·kᵀ)·v within each sequence: q [N, H·D],
+// k, v [N, K·D], result [N, H·D].
+func (t *Tape) Attention(q, k, v *Tensor, s AttnSpec) *Tensor {
+	n := q.Rows()
+	o := t.New(n, s.H*s.D)
+	o.needs = q.needs || k.needs || v.needs
+	var lse *Tensor
+	var keep kernels.Buffer
+	if t.Record && o.needs {
+		lse = t.New(n, s.H)
+		keep = lse.Data
+	}
+	qkv := func() (a, b, c kernels.Heads) {
+		return heads(t.value(q), s.H, s.D), heads(t.value(k), s.K, s.D), heads(t.value(v), s.K, s.D)
+	}
+	hq, hk, hv := qkv()
+	if t.err != nil {
+		return o
+	}
+	t.Dev.Attention(heads(o.Data, s.H, s.D), keep, hq, hk, hv, s.args(n))
+	if keep == nil {
+		return o
+	}
+	t.record(o, []*Tensor{q, k, v, o, lse, s.Seq}, func() {
+		hq, hk, hv := qkv()
+		dq, dk, dv := t.gradHeads(q, s.H, s.D), t.gradHeads(k, s.K, s.D), t.gradHeads(v, s.K, s.D)
+		if t.err == nil {
+			t.Dev.AttentionBackward(dq, dk, dv, heads(o.grad.buf, s.H, s.D), heads(o.Data, s.H, s.D), lse.Data, hq, hk, hv, s.args(n))
+		}
+	})
+	t.Done(lse)
+	return o
+}
+
+// CacheAttention stores k and v [N, K·D] of tokens at positions pos of slots
+// slot ([N] int32 each) in kv and attends from q [N, H·D] to everything the
+// slot then holds up to the token. Evaluation only.
+func (t *Tape) CacheAttention(q, k, v *Tensor, kv *kernels.KV, slot, pos *Tensor, s AttnSpec) *Tensor {
+	if t.Record {
+		panic("autograd: a cache has no gradient")
+	}
+	n := q.Rows()
+	o := t.New(n, s.H*s.D)
+	if t.err == nil {
+		t.Dev.KVAppend(kv, heads(k.Data, s.K, s.D), heads(v.Data, s.K, s.D), n, slot.Data, pos.Data)
+		t.Dev.KVAttention(heads(o.Data, s.H, s.D), heads(q.Data, s.H, s.D), kv, n, s.H, slot.Data, pos.Data, s.scale(), s.Window)
+	}
+	return o
+}
+
+func sameShape(op string, a, b *Tensor) {
+	if a.Rows() != b.Rows() || a.Cols() != b.Cols() {
+		panic(fmt.Sprintf("autograd: %s: shapes %v and %v differ", op, a.Shape, b.Shape))
+	}
+}

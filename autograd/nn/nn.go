@@ -1,0 +1,70 @@
+// Package nn holds the layers a model is made of: parameters with a place
+// where adapters attach. A layer knows no file and no architecture.
+package nn
+
+import (
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// LoRA is a low-rank adapter of a Linear.
+type LoRA = autograd.LowRank
+
+// Linear is y = x·Wᵀ + Bias, plus its adapters.
+type Linear struct {
+	Path     string          // module path as on the hub: model.layers.0.self_attn.q_proj
+	W        *autograd.Param // [out, in], any storage type
+	Bias     *autograd.Param // [out] f32 or nil
+	Adapters []*LoRA         // summed; left out while Tape.Base is set
+}
+
+// Forward maps x [N, in] to [N, out].
+func (l *Linear) Forward(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	return t.Linear(x, l.W, l.Bias, l.Adapters...)
+}
+
+// In is the number of inputs.
+func (l *Linear) In() int { return l.W.Cols }
+
+// Out is the number of outputs.
+func (l *Linear) Out() int { return l.W.Rows }
+
+// Embedding is a table of vectors.
+type Embedding struct {
+	Path string
+	W    *autograd.Param // [V, C], any storage type
+}
+
+// Forward returns the vectors of ids [N] int32 as [N, C].
+func (e *Embedding) Forward(t *autograd.Tape, ids *autograd.Tensor) *autograd.Tensor {
+	return t.Embed(e.W, ids)
+}
+
+// Norm is a normalisation with weights.
+type Norm struct {
+	Path    string
+	Kind    kernels.NormKind
+	W, Bias *autograd.Param // [C] f32; nil: 1 and 0
+	Eps     float32
+}
+
+func (n *Norm) spec() autograd.NormSpec {
+	return autograd.NormSpec{Kind: n.Kind, W: n.W, Bias: n.Bias, Eps: n.Eps}
+}
+
+// Forward normalises the rows of x.
+func (n *Norm) Forward(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	return t.Norm(x, n.spec())
+}
+
+// AddForward returns sum = res + alpha·x and the norm of sum.
+func (n *Norm) AddForward(t *autograd.Tape, res, x *autograd.Tensor, alpha float32) (sum, y *autograd.Tensor) {
+	return t.AddNorm(res, x, alpha, n.spec())
+}
+
+// Slot is a place where an adapter can attach. Exactly one of the pointers is set.
+type Slot struct {
+	Path   string
+	Linear *Linear
+	Embed  *Embedding
+}

@@ -1,0 +1,187 @@
+package lora
+
+import (
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"go.yaml.in/yaml/v4"
+)
+
+// Config is the `lora` part of a train stage. Keys and meanings are PEFT's
+// (LoraConfig of 0.21), without the lora_ prefix. The zero value of a field
+// means "not given": Resolve fills in the default.
+type Config struct {
+	R               int     `yaml:"r"`               // rank; default 16
+	Alpha           float64 `yaml:"alpha"`           // default 32, whatever r is
+	Dropout         float64 `yaml:"dropout"`         // of the adapter's input
+	TargetModules   Targets `yaml:"target_modules"`  // default all-linear
+	ExcludeModules  Targets `yaml:"exclude_modules"` //
+	RankPattern     Pattern `yaml:"rank_pattern"`    // module → r; the first match counts
+	AlphaPattern    Pattern `yaml:"alpha_pattern"`   // module → alpha
+	Layers          Ints    `yaml:"layers_to_transform"`
+	LayersPattern   Strings `yaml:"layers_pattern"` // name before the layer number; default: any
+	ModulesToSave   Strings `yaml:"modules_to_save"`
+	Bias            string  `yaml:"bias"` // none, lora_only, all
+	UseRSLoRA       bool    `yaml:"use_rslora"`
+	UseDoRA         bool    `yaml:"use_dora"`
+	InitWeights     Init    `yaml:"init_lora_weights"` // default true
+	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio"` // B learns at ratio × learning_rate
+
+	TargetParameters      Strings      `yaml:"target_parameters"`
+	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices"`
+
+	InitFrom string `yaml:"init_from"` // a PEFT folder to go on from
+}
+
+// The initialisations of init_lora_weights.
+const (
+	InitKaiming  Init = "true"     // A uniform in ±1/√in, B zero: PEFT's default
+	InitNonZero  Init = "false"    // A and B uniform: the adapter starts as noise (PEFT's test mode)
+	InitGaussian Init = "gaussian" // A normal with deviation 1/r, B zero
+	InitPiSSA    Init = "pissa"    // the singular vectors of W; trains on the residual
+	InitOLoRA    Init = "olora"    // QR of W; trains on the residual
+)
+
+// Resolve returns c with every default filled in, or every impossible value as
+// one error. Values that come from init_from are not checked here: see Load.
+func (c Config) Resolve() (Config, error) {
+	if c.R == 0 {
+		c.R = 16
+	}
+	if c.Alpha == 0 {
+		c.Alpha = 32
+	}
+	if c.TargetModules.Empty() && len(c.TargetParameters) == 0 {
+		c.TargetModules = Targets{All: true}
+	}
+	if c.Bias == "" {
+		c.Bias = "none"
+	}
+	if c.InitWeights == "" {
+		c.InitWeights = InitKaiming
+	}
+	return c, c.check()
+}
+
+// check refuses values no model could make sense of.
+func (c Config) check() error {
+	switch {
+	case c.R < 1:
+		return fail.Usagef("lora.r", "", "r is %d, it must be at least 1", c.R)
+	case c.Alpha <= 0 || math.IsInf(c.Alpha, 0) || math.IsNaN(c.Alpha):
+		return fail.Usagef("lora.alpha", "", "alpha is %g, it must be above 0", c.Alpha)
+	case !(c.Dropout >= 0 && c.Dropout < 1):
+		return fail.Usagef("lora.dropout", "", "dropout is %g, it must be at least 0 and below 1", c.Dropout)
+	case c.LoRAPlusLRRatio < 0:
+		return fail.Usagef("lora.loraplus_lr_ratio", "", "loraplus_lr_ratio is %g, it must be above 0", c.LoRAPlusLRRatio)
+	case c.ExcludeModules.All:
+		return fail.Usagef("lora.exclude_modules", "give names or a regular expression", "exclude_modules cannot be all-linear")
+	case !slices.Contains([]string{"none", "lora_only", "all"}, c.Bias):
+		return fail.Usagef("lora.bias", "", "bias is %q, known are none, lora_only, all", c.Bias)
+	}
+	for _, e := range c.RankPattern {
+		if e.Value < 1 || e.Value != math.Trunc(e.Value) {
+			return fail.Usagef("lora.rank_pattern", "", "rank of %q is %g, it must be a whole number above 0", e.Key, e.Value)
+		}
+	}
+	for _, e := range c.AlphaPattern {
+		if !(e.Value > 0) {
+			return fail.Usagef("lora.alpha_pattern", "", "alpha of %q is %g, it must be above 0", e.Key, e.Value)
+		}
+	}
+	return c.supported()
+}
+
+// supported names the keys of PEFT that this version has no code for.
+func (c Config) supported() error {
+	const hint = "train without it, or make the adapter in PEFT and use init_from"
+	switch {
+	case len(c.TargetParameters) > 0:
+		return fail.Usagef("lora.target_parameters", hint, "target_parameters (adapters on fused experts) is not supported yet")
+	case len(c.TrainableTokenIndices) > 0:
+		return fail.Usagef("lora.trainable_token_indices", "modules_to_save: [embed_tokens] trains the whole table", "trainable_token_indices is not supported yet")
+	case c.UseDoRA:
+		return fail.Usagef("lora.use_dora", hint, "use_dora is not supported yet")
+	}
+	known := []Init{InitKaiming, InitNonZero, InitGaussian}
+	if !slices.Contains(known, c.InitWeights) {
+		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false", "init_lora_weights %q is not supported", string(c.InitWeights))
+	}
+	return nil
+}
+
+// Rank and alpha of one module, by PEFT's patterns.
+func (c Config) rankAlpha(path string) (r int, alpha float64, err error) {
+	r, alpha = c.R, c.Alpha
+	if v, ok, err := c.RankPattern.Get(path); err != nil {
+		return 0, 0, err
+	} else if ok {
+		r = int(v)
+	}
+	v, ok, err := c.AlphaPattern.Get(path)
+	if ok {
+		alpha = v
+	}
+	return r, alpha, err
+}
+
+// scale is the factor of the low-rank product.
+func (c Config) scale(r int, alpha float64) float32 {
+	if c.UseRSLoRA {
+		return float32(alpha / math.Sqrt(float64(r)))
+	}
+	return float32(alpha / float64(r))
+}
+
+// Targets chooses modules: every linear layer but the head, names (whole or as
+// the last parts of a path), or a regular expression that must match the whole
+// path. At most one is set.
+type Targets struct {
+	All   bool
+	Names []string
+	Regex string
+}
+
+// Empty reports whether nothing is chosen.
+func (t Targets) Empty() bool { return !t.All && len(t.Names) == 0 && t.Regex == "" }
+
+func (t Targets) String() string {
+	switch {
+	case t.All:
+		return "all-linear"
+	case t.Regex != "":
+		return t.Regex
+	}
+	return strings.Join(t.Names, ", ")
+}
+
+// ParseTargets reads PEFT's string form: all-linear or a regular expression.
+func ParseTargets(s string) Targets {
+	if strings.EqualFold(s, "all-linear") {
+		return Targets{All: true}
+	}
+	return Targets{Regex: s}
+}
+
+// UnmarshalYAML accepts a string or a list of names.
+func (t *Targets) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.SequenceNode {
+		return n.Decode(&t.Names)
+	}
+	var s string
+	if err := n.Decode(&s); err != nil {
+		return err
+	}
+	*t = ParseTargets(s)
+	return nil
+}
+
+// MarshalYAML writes the form it was given in.
+func (t Targets) MarshalYAML() (any, error) {
+	if t.All || t.Regex != "" {
+		return t.String(), nil
+	}
+	return t.Names, nil
+}

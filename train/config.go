@@ -1,0 +1,270 @@
+package train
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/lora"
+	"go.yaml.in/yaml/v4"
+)
+
+// Config is the train stage of a recipe, less what names its inputs. Keys and
+// meanings are Transformers' (TrainingArguments) and, in LoRA, PEFT's. The zero
+// value of a field means "not given": Resolve fills in the default.
+type Config struct {
+	Adapter string `yaml:"adapter"` // lora, qlora, none (full training); default lora
+	DType   string `yaml:"dtype"`   // auto, f32, bf16: arithmetic; default auto
+
+	MicroBatchSize            int     `yaml:"micro_batch_size"`            // default 1
+	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps"` // default 16
+	NumEpochs                 float64 `yaml:"num_epochs"`                  // default 3
+	MaxSteps                  int     `yaml:"max_steps"`                   // wins over num_epochs
+
+	LearningRate *float64          `yaml:"learning_rate"` // default by adapter
+	LRScheduler  string            `yaml:"lr_scheduler"`  // Transformers' names; default cosine
+	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs"`
+	WarmupRatio  *float64          `yaml:"warmup_ratio"` // default 0.03
+	WarmupSteps  *int              `yaml:"warmup_steps"`
+
+	Optimizer   string   `yaml:"optimizer"` // adamw, sgd
+	AdamBeta1   *float64 `yaml:"adam_beta1"`
+	AdamBeta2   *float64 `yaml:"adam_beta2"`
+	AdamEpsilon *float64 `yaml:"adam_epsilon"`
+	Momentum    float64  `yaml:"momentum"` // of sgd
+	WeightDecay float64  `yaml:"weight_decay"`
+	MaxGradNorm *float64 `yaml:"max_grad_norm"` // default 1; 0 does not clip
+
+	GradientCheckpointing Auto   `yaml:"gradient_checkpointing"` // auto, true, false
+	EvalSteps             Every  `yaml:"eval_steps"`             // default 10 % of the run
+	SaveSteps             Every  `yaml:"save_steps"`             // default auto: after step 1, then every 10 minutes
+	SaveTotalLimit        int    `yaml:"save_total_limit"`       // default 2
+	LoadBestModelAtEnd    bool   `yaml:"load_best_model_at_end"`
+	Seed                  *int64 `yaml:"seed"` // default: the recipe's, 42
+
+	LoRA lora.Config `yaml:"lora"`
+}
+
+// Resolve returns c with every default filled in, or the first impossible
+// value as an error. seed is the recipe's.
+func (c Config) Resolve(seed int64) (Config, error) {
+	given := c
+	def(&c.Adapter, "lora")
+	def(&c.DType, "auto")
+	def(&c.MicroBatchSize, 1)
+	def(&c.GradientAccumulationSteps, 16)
+	def(&c.NumEpochs, 3)
+	def(&c.LRScheduler, "cosine")
+	def(&c.Optimizer, "adamw")
+	def(&c.GradientCheckpointing, "auto")
+	def(&c.SaveTotalLimit, 2)
+	defp(&c.LearningRate, defaultRate(c))
+	defp(&c.AdamBeta1, 0.9)
+	defp(&c.AdamBeta2, 0.999)
+	defp(&c.AdamEpsilon, 1e-8)
+	defp(&c.MaxGradNorm, 1)
+	defp(&c.Seed, seed)
+	if c.WarmupSteps == nil {
+		defp(&c.WarmupRatio, 0.03)
+	}
+	if c.EvalSteps == (Every{}) {
+		c.EvalSteps = Every{Share: 0.1}
+	}
+	if c.SaveSteps == (Every{}) {
+		c.SaveSteps = Every{Auto: true}
+	}
+	return c, c.check(given)
+}
+
+func defaultRate(c Config) float64 {
+	switch {
+	case c.Adapter == "none":
+		return 2e-5
+	case c.LoRA.InitFrom != "":
+		return 1e-4
+	}
+	return 2e-4
+}
+
+func def[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+func defp[T any](p **T, v T) {
+	if *p == nil {
+		*p = &v
+	}
+}
+
+// check refuses impossible values; given is the configuration before defaults.
+func (c Config) check(given Config) error {
+	bad := func(key, format string, args ...any) error {
+		return fail.Usagef("train."+key, "", key+" "+format, args...)
+	}
+	switch {
+	case !slices.Contains([]string{"lora", "qlora", "none"}, c.Adapter):
+		return bad("adapter", "is %q, known are lora, qlora, none", c.Adapter)
+	case !slices.Contains([]string{"auto", "f32", "bf16"}, c.DType):
+		return bad("dtype", "is %q, known are auto, f32, bf16", c.DType)
+	case c.MicroBatchSize < 1:
+		return bad("micro_batch_size", "is %d, it must be at least 1", c.MicroBatchSize)
+	case c.GradientAccumulationSteps < 1:
+		return bad("gradient_accumulation_steps", "is %d, it must be at least 1", c.GradientAccumulationSteps)
+	case !(c.NumEpochs > 0) || math.IsInf(c.NumEpochs, 0):
+		return bad("num_epochs", "is %g, it must be above 0", c.NumEpochs)
+	case c.MaxSteps < 0:
+		return bad("max_steps", "is %d, it must be above 0", c.MaxSteps)
+	case !(*c.LearningRate >= 0) || math.IsInf(*c.LearningRate, 0):
+		return bad("learning_rate", "is %g, it must not be negative", *c.LearningRate)
+	case given.WarmupRatio != nil && given.WarmupSteps != nil:
+		return fail.Usagef("train.warmup_steps", "give one of them", "warmup_ratio and warmup_steps are both given")
+	case c.WarmupRatio != nil && !(*c.WarmupRatio >= 0 && *c.WarmupRatio <= 1):
+		return bad("warmup_ratio", "is %g, it must be from 0 to 1", *c.WarmupRatio)
+	case c.WarmupSteps != nil && *c.WarmupSteps < 0:
+		return bad("warmup_steps", "is %d, it must not be negative", *c.WarmupSteps)
+	case !(*c.AdamBeta1 >= 0 && *c.AdamBeta1 < 1):
+		return bad("adam_beta1", "is %g, it must be at least 0 and below 1", *c.AdamBeta1)
+	case !(*c.AdamBeta2 >= 0 && *c.AdamBeta2 < 1):
+		return bad("adam_beta2", "is %g, it must be at least 0 and below 1", *c.AdamBeta2)
+	case !(*c.AdamEpsilon >= 0):
+		return bad("adam_epsilon", "is %g, it must not be negative", *c.AdamEpsilon)
+	case !(c.Momentum >= 0 && c.Momentum < 1):
+		return bad("momentum", "is %g, it must be at least 0 and below 1", c.Momentum)
+	case !(c.WeightDecay >= 0):
+		return bad("weight_decay", "is %g, it must not be negative", c.WeightDecay)
+	case !(*c.MaxGradNorm >= 0):
+		return bad("max_grad_norm", "is %g, it must not be negative", *c.MaxGradNorm)
+	case c.SaveTotalLimit < 1:
+		return bad("save_total_limit", "is %d, it must be at least 1", c.SaveTotalLimit)
+	}
+	if _, ok := optimizers[c.Optimizer]; !ok {
+		return bad("optimizer", "is %q, known are %s", c.Optimizer, known(optimizers))
+	}
+	return c.checkMore(given)
+}
+
+// checkMore holds the rules about pairs of keys.
+func (c Config) checkMore(given Config) error {
+	if c.Adapter == "none" && !sameLoRA(c.LoRA) {
+		return fail.Usagef("train.lora", "use adapter: lora, or leave lora out", "lora is given with adapter: none")
+	}
+	if c.Momentum > 0 && c.Optimizer != "sgd" {
+		return fail.Usagef("train.momentum", "adam_beta1 is AdamW's", "momentum belongs to optimizer: sgd, not %s", c.Optimizer)
+	}
+	if given.LoadBestModelAtEnd && c.EvalSteps.Never() {
+		return fail.Usagef("train.load_best_model_at_end", "set eval_steps", "load_best_model_at_end needs validation, eval_steps is 0")
+	}
+	if _, err := NewSchedule(c, 100); err != nil {
+		return err
+	}
+	if c.Adapter == "none" || c.LoRA.InitFrom != "" {
+		return nil
+	}
+	_, err := c.LoRA.Resolve()
+	return err
+}
+
+// sameLoRA reports whether nothing in c is set.
+func sameLoRA(c lora.Config) bool {
+	b, err := yaml.Marshal(c)
+	z, err2 := yaml.Marshal(lora.Config{})
+	return err == nil && err2 == nil && string(b) == string(z)
+}
+
+// Scalar is a number or a word in lr_scheduler_kwargs.
+type Scalar string
+
+// UnmarshalYAML accepts any scalar.
+func (s *Scalar) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode {
+		return fmt.Errorf("line %d: a number or a word is needed", n.Line)
+	}
+	*s = Scalar(n.Value)
+	return nil
+}
+
+// Auto is auto, true or false.
+type Auto string
+
+// UnmarshalYAML accepts auto or a bool.
+func (a *Auto) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode || !slices.Contains([]string{"auto", "true", "false"}, n.Value) {
+		return fmt.Errorf("line %d: auto, true or false is needed, found %q", n.Line, n.Value)
+	}
+	*a = Auto(n.Value)
+	return nil
+}
+
+// Every says how often something happens: every Steps steps, every Share of the
+// whole run, by the clock (Auto), or never (Steps 0 given as 0).
+type Every struct {
+	Steps int
+	Share float64
+	Auto  bool
+	Off   bool
+}
+
+// Never reports whether it was switched off.
+func (e Every) Never() bool { return e.Off }
+
+// Of returns the interval in steps for a run of total steps; 0: never or by the clock.
+func (e Every) Of(total int) int {
+	if e.Share > 0 {
+		return max(1, int(math.Round(e.Share*float64(total))))
+	}
+	return e.Steps
+}
+
+// UnmarshalYAML accepts auto, a whole number of steps, or a share of the run
+// (a number below 1, or a percentage).
+func (e *Every) UnmarshalYAML(n *yaml.Node) error {
+	var err error
+	*e, err = ParseEvery(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil {
+		return fmt.Errorf("line %d: auto, a number of steps or a share of the run (0.1, 10%%) is needed, found %q", n.Line, n.Value)
+	}
+	return nil
+}
+
+// MarshalYAML writes the form ParseEvery reads.
+func (e Every) MarshalYAML() (any, error) {
+	switch {
+	case e.Auto:
+		return "auto", nil
+	case e.Share > 0:
+		return e.Share, nil
+	}
+	return e.Steps, nil
+}
+
+// ParseEvery reads the text form of Every.
+func ParseEvery(s string) (Every, error) {
+	if s == "auto" {
+		return Every{Auto: true}, nil
+	}
+	if p, ok := strings.CutSuffix(s, "%"); ok {
+		v, err := strconv.ParseFloat(strings.TrimSpace(p), 64)
+		if err != nil || !(v > 0 && v <= 100) {
+			return Every{}, fmt.Errorf("bad share %q", s)
+		}
+		return Every{Share: v / 100}, nil
+	}
+	v, err := strconv.ParseFloat(s, 64)
+	switch {
+	case err != nil || v < 0 || math.IsInf(v, 0) || math.IsNaN(v):
+		return Every{}, fmt.Errorf("bad interval %q", s)
+	case v == 0:
+		return Every{Off: true}, nil
+	case v < 1:
+		return Every{Share: v}, nil
+	case v != math.Trunc(v) || v > 1<<31:
+		return Every{}, fmt.Errorf("bad interval %q", s)
+	}
+	return Every{Steps: int(v)}, nil
+}

@@ -3,6 +3,13 @@
 // Everything is a pure function of a seed.
 package corpus
 
+import (
+	"encoding/json"
+	"io"
+
+	"github.com/parquet-go/parquet-go"
+)
+
 // Split names a part of the task's rows.
 type Split string
 
@@ -24,15 +31,25 @@ type Row struct {
 	Kind     string    `json:"kind" parquet:"kind"`
 }
 
-// Text returns document i of the pretraining text of a seed.
-func Text(seed uint64, i int) string { return "" }
-
-// Task returns n rows of a part of the task, all prompts different.
-func Task(seed uint64, n int, split Split) []Row { return nil }
-
-// WriteParquet writes rows to a Parquet file: messages
-// LIST<STRUCT<role,content>>, kind string, zstd.
-func WriteParquet(path string, rows []Row) error { return nil }
+// WriteParquet writes rows as a Parquet file: messages
+// LIST<STRUCT<role,content>>, kind string, zstd. The same rows give the same
+// bytes.
+func WriteParquet(w io.Writer, rows []Row) error {
+	p := parquet.NewGenericWriter[Row](w, parquet.Compression(&parquet.Zstd), parquet.CreatedBy("tunekit", "1", ""))
+	if _, err := p.Write(rows); err != nil {
+		return err
+	}
+	return p.Close()
+}
 
 // WriteJSONL writes rows as one JSON object a line.
-func WriteJSONL(path string, rows []Row) error { return nil }
+func WriteJSONL(w io.Writer, rows []Row) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	for i := range rows {
+		if err := enc.Encode(&rows[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

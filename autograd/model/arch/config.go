@@ -1,0 +1,229 @@
+package arch
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// Config reads config.json. The first missing or mistyped key sticks as err.
+type Config struct {
+	raw map[string]json.RawMessage
+	err error
+}
+
+func parseConfig(data []byte) (*Config, error) {
+	c := &Config{}
+	if err := json.Unmarshal(data, &c.raw); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Config) fail(key, format string, args ...any) {
+	if c.err == nil {
+		c.err = fmt.Errorf("config.json: %s: %s", key, fmt.Sprintf(format, args...))
+	}
+}
+
+// get decodes the first of keys that is present and not null.
+func get[T any](c *Config, keys ...string) (v T, ok bool) {
+	for _, k := range keys {
+		raw, has := c.raw[k]
+		if !has || string(raw) == "null" {
+			continue
+		}
+		if err := json.Unmarshal(raw, &v); err != nil {
+			c.fail(k, "found %.40s, want %T", raw, v)
+		}
+		return v, true
+	}
+	return v, false
+}
+
+// Int returns an integer key, or d when it is absent; d < 0 makes it required.
+func (c *Config) Int(d int, keys ...string) int {
+	v, ok := get[float64](c, keys...)
+	if !ok {
+		if d < 0 {
+			c.fail(keys[0], "missing")
+		}
+		return d
+	}
+	if v != math.Trunc(v) || math.Abs(v) > 1<<40 {
+		c.fail(keys[0], "found %g, want an integer", v)
+	}
+	return int(v)
+}
+
+// Float returns a number, or d when it is absent.
+func (c *Config) Float(d float64, keys ...string) float64 {
+	if v, ok := get[float64](c, keys...); ok {
+		return v
+	}
+	return d
+}
+
+// Bool returns a flag, or d when it is absent.
+func (c *Config) Bool(d bool, keys ...string) bool {
+	if v, ok := get[bool](c, keys...); ok {
+		return v
+	}
+	return d
+}
+
+// String returns a string, or d when it is absent.
+func (c *Config) String(d string, keys ...string) string {
+	if v, ok := get[string](c, keys...); ok {
+		return v
+	}
+	return d
+}
+
+// Act returns the feed-forward activation.
+func (c *Config) Act(keys ...string) kernels.ActKind {
+	switch name := c.String("silu", keys...); name {
+	case "silu", "swish":
+		return kernels.SiLU
+	case "gelu":
+		return kernels.GELU
+	case "gelu_pytorch_tanh", "gelu_new":
+		return kernels.GELUTanh
+	case "relu":
+		return kernels.ReLU
+	default:
+		c.fail(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, relu", name)
+	}
+	return kernels.SiLU
+}
+
+// Rope reads rope_parameters (Transformers 5) or rope_theta and rope_scaling.
+func (c *Config) Rope(maxPos int) RopeSpec {
+	r := RopeSpec{Base: c.Float(10000, "rope_theta"), MaxPos: maxPos}
+	raw, ok := get[map[string]json.RawMessage](c, "rope_parameters", "rope_scaling")
+	if !ok {
+		return r
+	}
+	s := &Config{raw: raw}
+	r.Base = s.Float(r.Base, "rope_theta")
+	if r.Type = s.String("default", "rope_type", "type"); r.Type == "default" {
+		r.Type = ""
+	}
+	r.OrigMax = s.Int(0, "original_max_position_embeddings")
+	if r.OrigMax == 0 {
+		r.OrigMax = c.Int(maxPos, "original_max_position_embeddings")
+	}
+	r.Factor = s.Float(0, "factor")
+	if r.Factor == 0 && r.OrigMax > 0 {
+		r.Factor = float64(maxPos) / float64(r.OrigMax)
+	}
+	r.LowFreq, r.HighFreq = s.Float(0, "low_freq_factor"), s.Float(0, "high_freq_factor")
+	r.AttnFactor = s.Float(0, "attention_factor")
+	r.BetaFast, r.BetaSlow = s.Float(0, "beta_fast"), s.Float(0, "beta_slow")
+	r.MScale, r.MScaleAll = s.Float(0, "mscale"), s.Float(0, "mscale_all_dim")
+	r.NoTruncate = !s.Bool(true, "truncate")
+	if s.err != nil && c.err == nil {
+		c.err = s.err
+	}
+	return r
+}
+
+// Metadata reads GGUF keys below an architecture's prefix.
+type Metadata struct {
+	prefix string
+	kv     map[string]any
+	shapes map[string][]int64 // tensors present, by GGUF name
+	freqs  []float64          // rope_freqs.weight
+	err    error
+}
+
+func newMetadata(prefix string, kvs []formats.KV) *Metadata {
+	m := &Metadata{prefix: prefix, kv: map[string]any{}, shapes: map[string][]int64{}}
+	for _, kv := range kvs {
+		m.kv[kv.Key] = kv.Value
+	}
+	return m
+}
+
+func number(v any) (float64, bool) {
+	switch x := v.(type) {
+	case uint8:
+		return float64(x), true
+	case int8:
+		return float64(x), true
+	case uint16:
+		return float64(x), true
+	case int16:
+		return float64(x), true
+	case uint32:
+		return float64(x), true
+	case int32:
+		return float64(x), true
+	case uint64:
+		return float64(x), true
+	case int64:
+		return float64(x), true
+	case float32:
+		return float64(x), true
+	case float64:
+		return x, true
+	}
+	return 0, false
+}
+
+// Float returns a numeric key below the prefix; d when absent.
+func (m *Metadata) Float(d float64, key string) float64 {
+	v, ok := m.kv[m.prefix+"."+key]
+	if !ok {
+		return d
+	}
+	f, ok := number(v)
+	if !ok && m.err == nil {
+		m.err = fmt.Errorf("%s.%s: found %T, want a number", m.prefix, key, v)
+	}
+	return f
+}
+
+// Int is Float for integers; d < 0 makes the key required.
+func (m *Metadata) Int(d int, key string) int {
+	f := m.Float(math.NaN(), key)
+	if math.IsNaN(f) {
+		if d < 0 && m.err == nil {
+			m.err = fmt.Errorf("%s.%s: missing", m.prefix, key)
+		}
+		return d
+	}
+	if math.Abs(f) > 1<<40 {
+		return -1
+	}
+	return int(f)
+}
+
+// String returns a string key below the prefix; d when absent.
+func (m *Metadata) String(d, key string) string {
+	if s, ok := m.kv[m.prefix+"."+key].(string); ok {
+		return s
+	}
+	return d
+}
+
+// Has reports whether the file holds the tensor.
+func (m *Metadata) Has(tensor string) bool { _, ok := m.shapes[tensor]; return ok }
+
+// Rope reads <prefix>.rope.* and the rope_freqs tensor.
+func (m *Metadata) Rope(maxPos int) RopeSpec {
+	r := RopeSpec{Base: m.Float(10000, "rope.freq_base"), MaxPos: maxPos, Factors: m.freqs}
+	if t := m.String("none", "rope.scaling.type"); t != "none" {
+		r.Type = t
+	}
+	r.Factor = m.Float(1, "rope.scaling.factor")
+	r.OrigMax = m.Int(maxPos, "rope.scaling.original_context_length")
+	if a := m.Float(0, "rope.scaling.attn_factor"); a != 0 && a != 1 {
+		r.AttnFactor = a
+	}
+	r.BetaFast, r.BetaSlow = m.Float(0, "rope.scaling.yarn_beta_fast"), m.Float(0, "rope.scaling.yarn_beta_slow")
+	return r
+}

@@ -1,0 +1,23 @@
+package arch
+
+import (
+	"github.com/tunekit/tunekit/formats"
+)
+
+// qwen2 is Llama with biases on q, k and v; GGUF keeps its row order.
+var qwen2 = Arch{
+	Name: "qwen2", HF: []string{"Qwen2ForCausalLM"}, GGUF: "qwen2",
+	Spec: func(c *Config) (Spec, error) {
+		s, err := decoderSpec(c, "qwen2")
+		s.AttnBias = true
+		if c.Bool(false, "use_sliding_window") {
+			c.fail("use_sliding_window", "sliding attention of Qwen2 is not supported")
+			err = c.err
+		}
+		return s, err
+	},
+	GGUFSpec: decoderGGUF,
+	Rules:    func(s *Spec) []TensorRule { return decoderRules(s, Same) },
+	KV:       func(s *Spec) []formats.KV { return decoderKV(s, "qwen2") },
+	Config:   func(s *Spec) []formats.KV { return decoderConfig(s, "Qwen2ForCausalLM", "qwen2") },
+}

@@ -1,0 +1,182 @@
+package arch
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+)
+
+// RopeSpec is a rotary position embedding with its scaling rule. Zero fields
+// have the defaults of Transformers' modeling_rope_utils.
+type RopeSpec struct {
+	Base   float64
+	Type   string  // "" (plain), linear, dynamic, yarn, llama3
+	Factor float64 // context extension
+	// llama3
+	LowFreq, HighFreq float64
+	// yarn, llama3: context length before extension
+	OrigMax int
+	// yarn
+	AttnFactor         float64 // 0: derived from Factor
+	BetaFast, BetaSlow float64
+	MScale, MScaleAll  float64
+	NoTruncate         bool // keep the correction range fractional
+	// Factors divide the plain frequencies element by element (rope_freqs of
+	// GGUF files); when set, Type is ignored.
+	Factors []float64
+
+	MaxPos int // the model's context length, for dynamic
+}
+
+func (r *RopeSpec) check() error {
+	if !(r.Base > 0) || math.IsInf(r.Base, 0) {
+		return fmt.Errorf("rotary base is %g", r.Base)
+	}
+	switch r.Type {
+	case "":
+		return nil
+	case "linear", "dynamic", "yarn":
+	case "llama3":
+		if !(r.LowFreq > 0 && r.HighFreq > r.LowFreq) || r.OrigMax <= 0 {
+			return fmt.Errorf("llama3 rope scaling needs 0 < low_freq_factor < high_freq_factor and original_max_position_embeddings, has %g, %g, %d", r.LowFreq, r.HighFreq, r.OrigMax)
+		}
+	default:
+		return fmt.Errorf("rope scaling %q is not supported; known: default, linear, dynamic, yarn, llama3", r.Type)
+	}
+	if !(r.Factor >= 1) || math.IsInf(r.Factor, 0) {
+		return fmt.Errorf("rope scaling factor is %g", r.Factor)
+	}
+	return nil
+}
+
+// Angles returns the dim/2 angular frequencies for a batch whose longest
+// sequence has seqLen tokens, and the factor on cosines and sines. Only
+// dynamic scaling depends on seqLen.
+func (r RopeSpec) Angles(dim, seqLen int) (freq []float64, scale float64) {
+	base := r.Base
+	if r.Type == "dynamic" && r.Factors == nil {
+		if n, m := float64(seqLen), float64(r.MaxPos); n > m {
+			base *= math.Pow(r.Factor*n/m-(r.Factor-1), float64(dim)/float64(dim-2))
+		}
+	}
+	freq = make([]float64, dim/2)
+	for i := range freq {
+		freq[i] = 1 / math.Pow(base, float64(2*i)/float64(dim))
+	}
+	if r.Factors != nil {
+		for i := range freq {
+			freq[i] /= r.Factors[i]
+		}
+		return freq, 1
+	}
+	switch r.Type {
+	case "linear":
+		for i := range freq {
+			freq[i] /= r.Factor
+		}
+	case "llama3":
+		r.llama3(freq)
+	case "yarn":
+		return freq, r.yarn(freq, dim)
+	}
+	return freq, 1
+}
+
+// llama3 slows long wavelengths by Factor and blends in between (Llama 3.1).
+func (r RopeSpec) llama3(freq []float64) {
+	orig := float64(r.OrigMax)
+	for i, f := range freq {
+		wave := 2 * math.Pi / f
+		switch {
+		case wave > orig/r.LowFreq:
+			freq[i] = f / r.Factor
+		case wave >= orig/r.HighFreq:
+			s := (orig/wave - r.LowFreq) / (r.HighFreq - r.LowFreq)
+			freq[i] = (1-s)*f/r.Factor + s*f
+		}
+	}
+}
+
+// yarn is YaRN (arXiv 2309.00071, section 3.2): interpolate slow dimensions,
+// keep fast ones, ramp between, and scale the attention.
+func (r RopeSpec) yarn(freq []float64, dim int) float64 {
+	fast, slow := def(r.BetaFast, 32), def(r.BetaSlow, 1)
+	bound := func(rotations float64) float64 {
+		return float64(dim) * math.Log(float64(r.OrigMax)/(rotations*2*math.Pi)) / (2 * math.Log(r.Base))
+	}
+	low, high := bound(fast), bound(slow)
+	if !r.NoTruncate {
+		low, high = math.Floor(low), math.Ceil(high)
+	}
+	low, high = math.Max(low, 0), math.Min(high, float64(dim-1))
+	if low == high {
+		high += 0.001
+	}
+	for i, f := range freq {
+		ramp := math.Min(math.Max((float64(i)-low)/(high-low), 0), 1)
+		freq[i] = f/r.Factor*ramp + f*(1-ramp)
+	}
+	if r.AttnFactor != 0 {
+		return r.AttnFactor
+	}
+	if r.MScale != 0 && r.MScaleAll != 0 {
+		return mscale(r.Factor, r.MScale) / mscale(r.Factor, r.MScaleAll)
+	}
+	return mscale(r.Factor, 1)
+}
+
+func mscale(factor, m float64) float64 {
+	if factor <= 1 {
+		return 1
+	}
+	return 0.1*m*math.Log(factor) + 1
+}
+
+func def(v, d float64) float64 {
+	if v == 0 {
+		return d
+	}
+	return v
+}
+
+// freqFactors are the divisors that GGUF stores as rope_freqs.weight for
+// llama3 scaling; nil for other types.
+func (r RopeSpec) freqFactors(dim int) []float32 {
+	if r.Type != "llama3" {
+		return nil
+	}
+	plain := RopeSpec{Base: r.Base}
+	a, _ := plain.Angles(dim, 0)
+	b, _ := r.Angles(dim, 0)
+	out := make([]float32, dim/2)
+	for i := range out {
+		out[i] = float32(a[i] / b[i])
+	}
+	return out
+}
+
+// llama3FromFactors recovers the llama3 parameters from the divisors a GGUF
+// stores. Files carry no more than the divisors, so the published constants
+// (low 1, high 4, 8192 tokens) are tried and must reproduce them; else Type is
+// "factors", which no config.json can express.
+func llama3FromFactors(r RopeSpec) RopeSpec {
+	dim := 2 * len(r.Factors)
+	largest := 0.0
+	for _, f := range r.Factors {
+		largest = math.Max(largest, f)
+	}
+	try := RopeSpec{Base: r.Base, Type: "llama3", Factor: largest, LowFreq: 1, HighFreq: 4, OrigMax: 8192, MaxPos: r.MaxPos}
+	for i, f := range try.freqFactors(dim) {
+		if math.Abs(float64(f)-r.Factors[i]) > 1e-4*r.Factors[i] {
+			try.Type = "factors"
+		}
+	}
+	return try
+}
+
+// shortFloat is the float64 with the shortest decimal form that rounds to f,
+// so that 1e-6 read from a GGUF is written as 1e-06 again.
+func shortFloat(f float32) float64 {
+	v, _ := strconv.ParseFloat(strconv.FormatFloat(float64(f), 'g', -1, 32), 64)
+	return v
+}

@@ -1,0 +1,151 @@
+package recipes
+
+import (
+	"path/filepath"
+	"strings"
+)
+
+// defaults fills what the recipe leaves open and does not depend on files.
+func (r *Recipe) defaults() {
+	if r.Name == "" {
+		base := filepath.Base(r.path)
+		r.Name = strings.TrimSuffix(base, filepath.Ext(base))
+	}
+	set(&r.Seed, 42)
+	set(&r.Device, "auto")
+	for i := range r.Stages {
+		s := &r.Stages[i]
+		switch {
+		case s.Ingest != nil:
+			s.Ingest.defaults()
+		case s.Train != nil:
+			s.Train.defaults(r.Seed)
+		case s.Merge != nil:
+			s.Merge.defaults()
+		case s.Quantize != nil:
+			s.Quantize.defaults()
+		case s.Export != nil:
+			s.Export.defaults()
+		case s.Eval != nil:
+			s.Eval.defaults()
+		}
+	}
+}
+
+// set gives *p the value v when it is zero.
+func set[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+func setPtr[T any](p **T, v T) {
+	if *p == nil {
+		*p = &v
+	}
+}
+
+func (o *Ingest) defaults() {
+	set(&o.ChatTemplate, "model")
+	set(&o.Overflow, "error")
+	set(&o.Packing, "bfd")
+	set(&o.TrainOn, "assistant")
+	set(&o.TrainOnEOS, "turn")
+	set(&o.Dedup, "none")
+	set(&o.BadRows, "error")
+	setPtr(&o.Shuffle, true)
+	for _, list := range [][]Dataset{o.Datasets, o.ValDatasets} {
+		for i := range list {
+			set(&list[i].Type, "auto")
+			set(&list[i].Weight, 1)
+		}
+	}
+}
+
+func (o *Train) defaults(seed uint64) {
+	set(&o.Objective, "sft")
+	set(&o.Adapter, "lora")
+	set(&o.DType, "auto")
+	set(&o.MicroBatchSize, 1)
+	set(&o.GradAccum, 16)
+	set(&o.NumEpochs, 3)
+	set(&o.LRScheduler, "cosine")
+	set(&o.Optimizer, "adamw")
+	set(&o.Beta1, 0.9)
+	set(&o.Beta2, 0.999)
+	set(&o.Epsilon, 1e-8)
+	setPtr(&o.MaxGradNorm, 1)
+	set(&o.SaveTotalLimit, 2)
+	set(&o.Seed, seed)
+	if o.LearningRate == 0 {
+		o.LearningRate = 2e-4
+		if o.Adapter == "none" {
+			o.LearningRate = 2e-5
+		} else if o.LoRA.InitFrom != "" {
+			o.LearningRate = 1e-4
+		}
+	}
+	if o.WarmupSteps == nil {
+		set(&o.WarmupRatio, 0.03)
+	}
+	if o.LoRA.InitFrom == "" {
+		set(&o.LoRA.R, 16)
+		set(&o.LoRA.Alpha, 32)
+		set(&o.LoRA.Bias, "none")
+		if o.LoRA.TargetModules == nil {
+			o.LoRA.TargetModules = Names{"all-linear"}
+		}
+	}
+}
+
+func (o *Merge) defaults() {
+	set(&o.Base, "original")
+	set(&o.MaxKL, 1e-3)
+	set(&o.DType, "auto")
+	set(&o.MaxShardSize, 5e9)
+	set(&o.Format, "safetensors")
+}
+
+func (o *Quantize) defaults() {
+	if o.Method == "" { // scheme NF4 names its method
+		o.Method = "nf4"
+	}
+	set(&o.Scheme, map[string]string{"gptq": "W4A16", "rtn": "W4A16", "awq": "W4A16_ASYM", "nf4": "NF4"}[o.Method])
+	set(&o.Format, map[string]string{"gptq": "gptq", "rtn": "gptq", "awq": "awq", "nf4": "bitsandbytes"}[o.Method])
+	set(&o.ActOrder, "static")
+	set(&o.DampPercent, 0.01)
+	set(&o.Samples, 128)
+	set(&o.MaxLength, 2048)
+	setPtr(&o.DoubleQuant, true)
+	if o.Ignore == nil {
+		o.Ignore = Names{"lm_head"}
+	}
+	if o.For == nil {
+		o.For = Names{"transformers"}
+		if o.Format != "bitsandbytes" {
+			o.For = Names{"transformers", "vllm"}
+		}
+	}
+}
+
+func (o *Export) defaults() {
+	set(&o.Format, "gguf")
+	if o.Type == nil {
+		o.Type = Names{"Q4_K_M"}
+		if o.Format == "safetensors" {
+			o.Type = Names{"BF16"}
+		}
+	}
+	set(&o.Samples, 64)
+}
+
+func (o *Eval) defaults() {
+	if o.Tasks == nil {
+		o.Tasks = Names{"perplexity", "kl"}
+	}
+	set(&o.Context, 2048)
+	set(&o.Stride, o.Context)
+	set(&o.MaxNewTokens, 256)
+	set(&o.Unsure, "fail")
+}

@@ -1,0 +1,136 @@
+package recipes
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+const good = `version: 1
+base_model: models/x.gguf
+x-common: &c {max_length: 128}
+stages:
+  - ingest: {<<: *c, datasets: [{path: "data/*.parquet"}], val_set_size: 5%}
+  - train: {adapter: qlora, learning_rate: 2e-4, lora: {r: 8}, eval_steps: 0.1}
+  - merge:
+  - id: g
+    quantize: {method: gptq, group_size: 64}
+  - export: {type: [Q8_0, Q4_K_M]}
+  - id: check
+    eval: {models: [merge, {name: n, model: g}], gate: {perplexity: {max_increase: 1%}}}
+`
+
+func TestParse(t *testing.T) {
+	r, err := Parse("support.yaml", []byte(good), []string{"train.lora.r=4", "seed=7", "merge.dtype=f32", `train.lora.target_modules=[q_proj,v_proj]`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Name != "support" || r.Seed != 7 || r.Stages[0].Ingest.MaxLength != 128 || r.Stages[0].Ingest.ValSetSize.Of != 0.05 {
+		t.Errorf("top: %+v, ingest %+v", r, r.Stages[0].Ingest)
+	}
+	tr := r.Stages[1].Train
+	if tr.LoRA.R != 4 || tr.LoRA.Alpha != 32 || tr.LearningRate != 2e-4 || len(tr.LoRA.TargetModules) != 2 || tr.Seed != 7 || !tr.EvalSteps.Set {
+		t.Errorf("train: %+v", tr)
+	}
+	if m := r.Stages[2].Merge; m == nil || m.DType != "f32" || m.MaxShardSize != 5e9 {
+		t.Errorf("merge: %+v", m)
+	}
+	if l := r.Stages[5].Eval.Gate["perplexity"].MaxIncrease; !l.Relative || l.Value != 0.01 {
+		t.Errorf("gate: %+v", l)
+	}
+	if m := r.Stages[5].Eval.Models; m[0].Model != "merge" || m[1].Name != "n" {
+		t.Errorf("models: %+v", m)
+	}
+}
+
+// Every problem is reported at once, with place, caret and hint.
+func TestProblems(t *testing.T) {
+	src := `version: 1
+name: a
+naem: b
+stages:
+  - ingest:
+      cutoff_len: 1024
+      datasets: [{path: x}]
+      overflow: truncat
+      shuffle: no
+  - train: {learning_rate: 1_000, warmup_steps: 3, warmup_ratio: 0.1, lora: {dropout: 1.5}}
+  - id: train
+    eval: {}
+    merge: {}
+`
+	_, err := Parse("r.yaml", []byte(src), []string{"nosuch.key=1", "ingest.max_length=many"})
+	var p Problems
+	if !errors.As(err, &p) {
+		t.Fatalf("error %v", err)
+	}
+	if fail.Code(err) != 2 {
+		t.Errorf("exit code %d", fail.Code(err))
+	}
+	for _, want := range []string{
+		"r.yaml:3:1: unknown key naem", "did you mean name?",
+		"r.yaml:6:7: ingest: unknown key cutoff_len (LLaMA-Factory)", "here it is max_length",
+		`found "truncat"`, "did you mean truncate?",
+		`found "no", want true or false`,
+		`found "1_000", want a number`,
+		"want at most 0.99", "warmup_steps and warmup_ratio",
+		"exactly one kind, found 2",
+		"--set #1: nosuch.key", `--set #2`, `found "many"`,
+		"    6 |       cutoff_len: 1024\n      |       ^",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("missing %q in:\n%v", want, err)
+		}
+	}
+}
+
+// The schema is JSON and knows every key the decoder knows.
+func TestSchema(t *testing.T) {
+	var s map[string]any
+	if err := json.Unmarshal(Schema(), &s); err != nil {
+		t.Fatal(err)
+	}
+	props := s["properties"].(map[string]any)
+	for name := range fieldsOf(reflect.TypeFor[Recipe]()) {
+		if props[name] == nil {
+			t.Errorf("schema lacks %s", name)
+		}
+	}
+	for _, section := range []string{"", "ingest", "train", "train.lora", "merge", "quantize", "export", "eval", "ingest.datasets"} {
+		for _, k := range Keys(section) {
+			if k.Doc == "" {
+				t.Errorf("%s.%s has no doc", section, k.Name)
+			}
+		}
+		if len(Keys(section)) == 0 {
+			t.Errorf("no keys in section %q", section)
+		}
+	}
+	if Keys("train.nosuch") != nil {
+		t.Error("keys of a section that does not exist")
+	}
+	for k := range foreign {
+		for _, section := range []string{"", "ingest", "train", "train.lora", "merge", "quantize", "export", "eval"} {
+			for _, own := range Keys(section) {
+				if own.Name == k && k != "dataset" && k != "stage" {
+					t.Errorf("%s is called foreign but is a key of %q", k, section)
+				}
+			}
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good), "train.lora.r=4")
+	f.Add([]byte("stages: [{train: }]"), "train.x.y={a: [1]}")
+	f.Fuzz(func(t *testing.T, data []byte, set string) {
+		r, err := Parse("f.yaml", data, []string{set})
+		if (r == nil) == (err == nil) {
+			t.Fatalf("recipe %v, error %v", r, err)
+		}
+	})
+}

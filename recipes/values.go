@@ -1,0 +1,154 @@
+package recipes
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// Size is a number of bytes: "8GiB", "8Gi" and "8G" are binary, "8GB" decimal.
+type Size int64
+
+var sizeUnits = []struct {
+	suffix string
+	factor float64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+	{"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}, {"Ti", 1 << 40},
+	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
+	{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {"T", 1 << 40},
+	{"B", 1}, {"", 1},
+}
+
+// ParseSize reads a size as recipes and flags write it.
+func ParseSize(s string) (Size, error) {
+	for _, u := range sizeUnits {
+		num, ok := strings.CutSuffix(s, u.suffix)
+		if !ok {
+			continue
+		}
+		f, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
+		if err != nil || !(f >= 0) || f*u.factor > 1<<62 {
+			break
+		}
+		return Size(f * u.factor), nil
+	}
+	return 0, fmt.Errorf("found %q, want a size such as 8GiB or 500MB", s)
+}
+
+func (s *Size) setYAML(n *yaml.Node) (err error) {
+	*s, err = ParseSize(n.Value)
+	return err
+}
+
+// Share is a number of rows (512), a share of them ("5%", 0.05) or 0.
+type Share struct {
+	Set  bool
+	Rows int
+	Of   float64 // 0..1
+}
+
+func (s *Share) setYAML(n *yaml.Node) error {
+	*s = Share{Set: true}
+	if p, ok := strings.CutSuffix(n.Value, "%"); ok {
+		f, err := strconv.ParseFloat(p, 64)
+		if err != nil || f < 0 || f > 100 {
+			return fmt.Errorf("found %q, want rows, a share such as 5%%, or 0", n.Value)
+		}
+		s.Of = f / 100
+		return nil
+	}
+	f, err := strconv.ParseFloat(n.Value, 64)
+	if err != nil || f < 0 || quoted(n) {
+		return fmt.Errorf("found %q, want rows, a share such as 5%%, or 0", n.Value)
+	}
+	if f < 1 {
+		s.Of = f
+	} else {
+		s.Rows = int(f)
+	}
+	return nil
+}
+
+// Auto is a whole number, a share of 1, or "auto" (the zero value).
+type Auto struct {
+	Set   bool
+	Value float64
+}
+
+func (a *Auto) setYAML(n *yaml.Node) error {
+	if n.Value == "auto" {
+		*a = Auto{}
+		return nil
+	}
+	v := strings.TrimSuffix(n.Value, "%")
+	f, err := strconv.ParseFloat(v, 64)
+	if err != nil || quoted(n) {
+		return fmt.Errorf("found %q, want a number or auto", n.Value)
+	}
+	if v != n.Value {
+		f /= 100
+	}
+	*a = Auto{true, f}
+	return nil
+}
+
+// Switch is true, false or "auto" (the zero value).
+type Switch struct{ Set, On bool }
+
+func (s *Switch) setYAML(n *yaml.Node) error {
+	switch n.Value {
+	case "auto":
+		*s = Switch{}
+	case "true", "false":
+		*s = Switch{true, n.Value == "true"}
+	default:
+		return fmt.Errorf("found %q, want true, false or auto", n.Value)
+	}
+	return nil
+}
+
+// Names is one name or a list of them.
+type Names []string
+
+func (l *Names) setYAML(n *yaml.Node) error {
+	*l = Names{}
+	items := []*yaml.Node{n}
+	if n.Kind == yaml.SequenceNode {
+		items = n.Content
+	}
+	for _, it := range items {
+		if it = deref(it); it.Kind != yaml.ScalarNode {
+			return fmt.Errorf("found %s, want a name or a list of names", describe(it))
+		}
+		*l = append(*l, it.Value)
+	}
+	return nil
+}
+
+// Bound is a limit of a gate: "1%" is relative, 0.01 absolute.
+type Bound struct {
+	Set      bool
+	Value    float64
+	Relative bool
+}
+
+func (b *Bound) setYAML(n *yaml.Node) error {
+	v := strings.TrimSuffix(n.Value, "%")
+	f, err := strconv.ParseFloat(v, 64)
+	if err != nil {
+		return fmt.Errorf("found %q, want a number, or a percentage such as 1%%", n.Value)
+	}
+	*b = Bound{Set: true, Value: f, Relative: v != n.Value}
+	if b.Relative {
+		b.Value /= 100
+	}
+	return nil
+}
+
+// Any is a YAML value kept as it is: a scalar, a list or a mapping.
+type Any struct{ Value any }
+
+func (a *Any) setYAML(n *yaml.Node) error { return n.Decode(&a.Value) }

@@ -230,7 +230,7 @@ func (d *decoder) unknown(k *yaml.Node, path string, fields map[string]reflect.S
 	}
 	sort.Strings(names)
 	hint := "known keys: " + strings.Join(names, ", ")
-	if near := nearest(k.Value, names); near != "" {
+	if near := Nearest(k.Value, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}
 	d.bad(k, path, hint, "unknown key %s", k.Value)
@@ -353,7 +353,7 @@ func (d *decoder) checkEnum(n *yaml.Node, path string, tag reflect.StructTag) {
 		return
 	}
 	hint := "known: " + strings.Join(names, ", ")
-	if near := nearest(n.Value, names); near != "" {
+	if near := Nearest(n.Value, names); near != "" {
 		hint = "did you mean " + near + "? " + hint
 	}
 	d.bad(n, path, hint, "found %q", n.Value)
@@ -372,8 +372,8 @@ func (d *decoder) checkRange(n *yaml.Node, path string, tag reflect.StructTag, f
 	}
 }
 
-// nearest is the known name with the smallest edit distance, if it is small.
-func nearest(s string, names []string) string {
+// Nearest is the known name with the smallest edit distance, if it is small.
+func Nearest(s string, names []string) string {
 	best, dist := "", 1+len(s)/3
 	for _, n := range names {
 		if d := editDistance(strings.ToLower(s), strings.ToLower(n)); d <= dist && (best == "" || d < dist) {

@@ -60,6 +60,9 @@ type FolderOptions struct {
 	Files    map[string][]byte
 	MaxShard int64
 	Layout   string // as formats.FolderOptions.Layout
+	// Quantization is merged over the quantization_config that the layout
+	// makes, as a JSON object; nil adds nothing.
+	Quantization []byte
 }
 
 // CreateFolder starts a Hugging Face folder.
@@ -72,7 +75,7 @@ func CreateFolder(dir string, s *Spec, plan []Out, o FolderOptions) (*Sink, erro
 	for _, p := range plan {
 		tp = append(tp, formats.TensorPlan{Name: p.Name, Shape: rules[p.Name].shape(), Type: p.Type, Why: p.Why})
 	}
-	w, err := formats.CreateFolder(dir, formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout})
+	w, err := formats.CreateFolder(dir, formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout, Quantization: o.Quantization})
 	if err != nil {
 		return nil, err
 	}
@@ -142,8 +145,21 @@ func (k *Sink) Write(name string, t dtype.Type, data []byte) error {
 // Commit publishes the artifact.
 func (k *Sink) Commit() error { return k.w.Commit() }
 
-// Abort gives up; an unfinished artifact may be kept for a later restart but
-// the destination stays as it was.
+// Read returns a finished tensor as it was given to Write, in Hugging Face
+// orientation.
+func (k *Sink) Read(name string, t dtype.Type) ([]byte, error) {
+	data, err := k.w.Read(k.file(name))
+	if r := k.rules[name]; err == nil && k.gguf && r.Op == PermuteRope {
+		return permuteRows(data, t, r, false)
+	}
+	return data, err
+}
+
+// Suspend keeps the unfinished artifact for a restart with the same plan.
+func (k *Sink) Suspend() error { return k.w.Suspend() }
+
+// Abort removes the unfinished artifact. After Commit or Suspend it does
+// nothing, so it may be deferred.
 func (k *Sink) Abort() { k.w.Abort() }
 
 // GGUFName returns the name a Hugging Face tensor has in GGUF files.

@@ -269,8 +269,8 @@ func (s *Source) Close() error { return s.Reader.Close() }
 // half, second half) and GGUF order (pairs adjacent). The result is a copy.
 func permuteRows(data []byte, t dtype.Type, r *TensorRule, toGGUF bool) ([]byte, error) {
 	cols := max(r.Cols, 1)
-	for _, p := range dtype.Planes(t, r.Rows, cols)[1:] {
-		if p.Len > 0 {
+	for i, p := range dtype.Planes(t, r.Rows, cols) {
+		if i != dtype.Codes && p.Len > 0 {
 			return nil, fmt.Errorf("%s: rows of %v cannot be reordered", r.HF, t)
 		}
 	}

@@ -1,0 +1,159 @@
+package recipes
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// digest is a sha256 in hexadecimal.
+type digest string
+
+// short is what people see of it.
+func (d digest) short() string { return string(d[:min(12, len(d))]) }
+
+// addressOf is the content address of a stage: what it does, with which
+// options, on which inputs, at which kernel level. Threads, limits, names and
+// paths are not in it.
+func addressOf(kind string, options any, inputs map[string]digest, env map[string]string) digest {
+	raw, err := json.Marshal(struct {
+		Version string
+		Kind    string
+		Options any
+		Inputs  map[string]digest
+		Env     map[string]string
+	}{Version, kind, options, inputs, env})
+	if err != nil {
+		panic(err) // plain structs of plain fields
+	}
+	sum := sha256.Sum256(raw)
+	return digest(hex.EncodeToString(sum[:]))
+}
+
+// hashes remembers the content hash of files by path, size, time and inode,
+// so that a large model is read once.
+type hashes struct {
+	file string
+	Seen map[string]seenFile
+}
+
+type seenFile struct {
+	Size, MTime int64
+	Inode       uint64
+	SHA256      digest
+}
+
+func loadHashes(file string) *hashes {
+	h := &hashes{file: file, Seen: map[string]seenFile{}}
+	if data, err := os.ReadFile(file); err == nil {
+		if json.Unmarshal(data, &h.Seen) != nil {
+			h.Seen = map[string]seenFile{}
+		}
+	}
+	return h
+}
+
+func identity(path string) (seenFile, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return seenFile{}, err
+	}
+	s := seenFile{Size: st.Size(), MTime: st.ModTime().UnixNano()}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		s.Inode = sys.Ino
+	}
+	return s, nil
+}
+
+// sum is the sha256 of one file.
+func (h *hashes) sum(path string) (digest, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	id, err := identity(path)
+	if err != nil {
+		return "", err
+	}
+	if old, ok := h.Seen[abs]; ok && old.Size == id.Size && old.MTime == id.MTime && old.Inode == id.Inode {
+		return old.SHA256, nil
+	}
+	if id.SHA256, err = hashFile(path); err != nil {
+		return "", err
+	}
+	h.Seen[abs] = id
+	return id.SHA256, nil
+}
+
+func hashFile(path string) (digest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	w := sha256.New()
+	if _, err := io.Copy(w, f); err != nil {
+		return "", err
+	}
+	return digest(hex.EncodeToString(w.Sum(nil))), nil
+}
+
+// tree is the hash of a file, or of a folder's files by relative name.
+// Hidden entries and skip are left out.
+func (h *hashes) tree(path string, skip ...string) (digest, error) {
+	files, err := h.files(path, skip...)
+	if err != nil {
+		return "", err
+	}
+	if len(files) == 1 && files[0].Path == "." {
+		return files[0].SHA256, nil
+	}
+	w := sha256.New()
+	for _, f := range files {
+		fmt.Fprintf(w, "%s  %s\n", f.SHA256, f.Path)
+	}
+	return digest(hex.EncodeToString(w.Sum(nil))), nil
+}
+
+// FileHash is one file of an artifact.
+type FileHash struct {
+	Path   string `json:"path"`
+	Bytes  int64  `json:"bytes"`
+	SHA256 digest `json:"sha256"`
+}
+
+// files lists the files below path, sorted by name.
+func (h *hashes) files(path string, skip ...string) ([]FileHash, error) {
+	var out []FileHash
+	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(path, p)
+		if rel != "." && (strings.HasPrefix(d.Name(), ".") || slices.Contains(skip, d.Name())) {
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		st, err := os.Stat(p) // follows links, as caches of models use them
+		if err != nil || st.IsDir() {
+			return err
+		}
+		sum, err := h.sum(p)
+		if err == nil {
+			out = append(out, FileHash{filepath.ToSlash(rel), st.Size(), sum})
+		}
+		return err
+	})
+	slices.SortFunc(out, func(a, b FileHash) int { return strings.Compare(a.Path, b.Path) })
+	return out, err
+}

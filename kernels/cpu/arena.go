@@ -13,14 +13,14 @@ import (
 // It never holds more than was in use at the busiest moment (plus arenaSlack):
 // a taker who finds no block of its class first lets go of kept blocks of others.
 type arena struct {
-	free map[int][]block // kept blocks by class size
+	free map[int][]piece // kept blocks by class size
 	kept int             // bytes in free
 	live int             // bytes handed out
 	busy int             // largest live
 }
 
-// block is a piece of memory of one size class.
-type block struct {
+// piece is memory of one size class.
+type piece struct {
 	bytes  []byte // whole class
 	mapped bool   // from the operating system, not the Go heap
 }
@@ -31,7 +31,7 @@ const (
 	mapFrom    = 256 << 10 // blocks from here on are mapped
 )
 
-func newArena() *arena { return &arena{free: map[int][]block{}} }
+func newArena() *arena { return &arena{free: map[int][]piece{}} }
 
 // class rounds a size up: eight steps for every power of two.
 func class(size int) int {
@@ -43,7 +43,7 @@ func class(size int) int {
 }
 
 // take returns a block of at least size bytes, aligned to 64.
-func (a *arena) take(size int) (block, error) {
+func (a *arena) take(size int) (piece, error) {
 	c := class(size)
 	a.live += c
 	a.busy = max(a.busy, a.live)
@@ -66,7 +66,7 @@ func (a *arena) take(size int) (block, error) {
 }
 
 // give takes a block back.
-func (a *arena) give(b block) {
+func (a *arena) give(b piece) {
 	c := len(b.bytes)
 	a.live -= c
 	a.kept += c
@@ -85,17 +85,17 @@ func (a *arena) shrink(keep int) {
 	}
 }
 
-func newBlock(c int) (block, error) {
+func newBlock(c int) (piece, error) {
 	if c >= mapFrom {
 		if p, err := mapMemory(c); p != nil || err != nil {
-			return block{bytes: p, mapped: true}, err
+			return piece{bytes: p, mapped: true}, err
 		}
 	}
 	p := make([]byte, c+64)
-	return block{bytes: align64(p)[:c:c]}, nil
+	return piece{bytes: align64(p)[:c:c]}, nil
 }
 
-func (b block) release() {
+func (b piece) release() {
 	if b.mapped {
 		unmapMemory(b.bytes)
 	}

@@ -16,7 +16,7 @@ type Buf struct {
 	rows, cols int // as loaded; 0 for Alloc and Slice
 	purpose    kernels.Purpose
 	mem        []byte // nil once freed
-	block      block  // where mem came from; zero for borrowed bytes and slices
+	block      piece  // where mem came from; zero for borrowed bytes and slices
 	owner      bool   // false: a slice
 	root       *Buf   // of a slice: the buffer whose memory it is
 }

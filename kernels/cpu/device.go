@@ -29,6 +29,8 @@ type CPU struct {
 	peak  int64 // largest counted total
 	limit int64
 	arena *arena
+
+	scratch scratch
 }
 
 // New returns a backend. Threads applies to the whole process (see par).
@@ -161,7 +163,7 @@ func (c *CPU) Free(b kernels.Buffer) {
 		poison(x.mem)
 		c.arena.give(x.block)
 	}
-	x.mem, x.block = nil, block{}
+	x.mem, x.block = nil, piece{}
 }
 
 // Slice views elements [off, off+n) of a plain buffer. It stays valid as long

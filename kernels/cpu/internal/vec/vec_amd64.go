@@ -1,0 +1,3 @@
+package vec
+
+var tables = [...]*table{&generic, &generic, &generic, &generic}

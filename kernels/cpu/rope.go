@@ -1,0 +1,87 @@
+package cpu
+
+import (
+	"fmt"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// Rope rotates pairs of the first rot elements of every head (Su et al. 2021,
+// arXiv:2104.09864); the other elements are copied. y may be x where it does not add.
+func (c *CPU) Rope(y, x kernels.Heads, n, h, d, rot int, cs kernels.Buffer, pairs kernels.Pairs, inverse bool) {
+	if rot%2 != 0 || rot > d {
+		panic(fmt.Sprintf("cpu: rope: %d rotated elements of a head of %d", rot, d))
+	}
+	want("rope: cs", cs, n*rot)
+	wantHeads("rope: x", x, n, h, d)
+	wantHeads("rope: y", y, n, h, d)
+	r := &rope{d: d, half: rot / 2, pairs: pairs, inverse: inverse, cs: f32(cs)}
+	xs, ys := f32(x.Buffer), f32(y.Buffer)
+	par.For(n, rowGrain(h*d), func(lo, hi int) {
+		tmp := c.scratch.take(3*rot + d)
+		defer c.scratch.give(tmp)
+		for i := lo; i < hi; i++ {
+			r.angles(i, tmp)
+			for j := range h {
+				at := y.Off + i*y.Tok + j*y.Head
+				src := xs[x.Off+i*x.Tok+j*x.Head:][:d]
+				if !y.Add {
+					r.head(ys[at:at+d], src, tmp)
+					continue
+				}
+				out := tmp[3*rot : 3*rot+d]
+				r.head(out, src, tmp)
+				vec.Axpy(ys[at:at+d], 1, out)
+			}
+		}
+	})
+}
+
+// wantHeads panics unless the last element of the view exists.
+func wantHeads(what string, v kernels.Heads, n, h, d int) {
+	if v.Skip() || n == 0 || h == 0 {
+		return
+	}
+	if v.Off < 0 || v.Tok < 0 || v.Head < 0 {
+		panic(fmt.Sprintf("cpu: %s: negative stride in %+v", what, v))
+	}
+	want(what, v.Buffer, v.Off+(n-1)*v.Tok+(h-1)*v.Head+d)
+}
+
+type rope struct {
+	d, half int
+	pairs   kernels.Pairs
+	inverse bool
+	cs      []float32
+}
+
+// angles puts token i's cosines into tmp[:half] and its sines, negated for the
+// inverse, behind them.
+func (r *rope) angles(i int, tmp []float32) {
+	cs := r.cs[i*2*r.half : (i+1)*2*r.half]
+	cos, sin := tmp[:r.half], tmp[r.half:2*r.half]
+	sign := float32(1)
+	if r.inverse {
+		sign = -1
+	}
+	for j := range cos {
+		cos[j], sin[j] = cs[2*j], sign*cs[2*j+1]
+	}
+}
+
+func (r *rope) head(y, x, tmp []float32) {
+	k := r.half
+	cos, sin := tmp[:k], tmp[k:2*k]
+	if r.pairs == kernels.HalfSplit {
+		vec.Rotate(y[:k], y[k:2*k], x[:k], x[k:2*k], cos, sin)
+	} else {
+		for j := range k {
+			a, b := x[2*j], x[2*j+1]
+			y[2*j] = float32(a*cos[j]) - float32(b*sin[j])
+			y[2*j+1] = float32(b*cos[j]) + float32(a*sin[j])
+		}
+	}
+	copy(y[2*k:r.d], x[2*k:r.d])
+}

@@ -1,0 +1,142 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// ColStats reduces the columns of x [rows, cols]. Rows are summed in parts of
+// a size that depends on the shape, and the parts in order; a MaxAbs that adds
+// takes the larger.
+func (c *CPU) ColStats(out kernels.Dst, x kernels.Buffer, rows, cols int, s kernels.Stat) {
+	if out.Skip() {
+		return
+	}
+	want("colstats: out", out.Buffer, cols)
+	want("colstats: x", x, rows*cols)
+	add := map[kernels.Stat]func(y, x []float32){kernels.SumSq: vec.AddSq, kernels.SumAbs: vec.AddAbs, kernels.MaxAbs: vec.MaxAbs}[s]
+	if add == nil {
+		panic(fmt.Sprintf("cpu: colstats: no statistic %d", s))
+	}
+	xs := f32(x)
+	per, parts := normParts(rows, cols)
+	sums := c.scratch.take(parts * cols)
+	defer c.scratch.give(sums)
+	par.For(rows, per, func(lo, hi int) {
+		acc := sums[lo/per*cols : (lo/per+1)*cols]
+		clear(acc)
+		for i := lo; i < hi; i++ {
+			add(acc, xs[i*cols:(i+1)*cols])
+		}
+	})
+	if s != kernels.MaxAbs {
+		foldParts(out, sums, parts, cols, cols, 0)
+		return
+	}
+	dst := f32(out.Buffer)[:cols]
+	if !out.Add {
+		clear(dst)
+	}
+	for p := range parts {
+		vec.MaxAbs(dst, sums[p*cols:(p+1)*cols])
+	}
+}
+
+// Sum is Σ(a-b)², b nil Σa², in float64: chunks of elemGrain, added in order.
+func (c *CPU) Sum(out kernels.Dst, a, b kernels.Buffer, n int) {
+	if out.Skip() {
+		return
+	}
+	want("sum: out", out.Buffer, 1)
+	want("sum: a", a, n)
+	want("sum: b", b, n)
+	x, z := f32(a), f32(b)
+	sums := make([]float64, (n+elemGrain-1)/elemGrain)
+	par.For(n, elemGrain, func(lo, hi int) {
+		sums[lo/elemGrain] = vec.SumSq64(x[lo:hi], part(z, lo, hi))
+	})
+	var total float64
+	for _, s := range sums {
+		total += s
+	}
+	dst := f32(out.Buffer)
+	if out.Add {
+		total += float64(dst[0])
+	}
+	dst[0] = float32(total)
+}
+
+// LogitStats compares rows of logits with reference rows: the divergence
+// KL(ref ‖ logits) in nats, and whether the first largest element is the same.
+func (c *CPU) LogitStats(kl, top1 kernels.Dst, logits, ref kernels.Buffer, n, v int) {
+	want("logitstats: logits", logits, n*v)
+	want("logitstats: ref", ref, n*v)
+	want("logitstats: kl", kl.Buffer, n)
+	want("logitstats: top1", top1.Buffer, n)
+	l, r, kd, td := f32(logits), f32(ref), f32(kl.Buffer), f32(top1.Buffer)
+	par.For(n, max(1, rowGrain(v)/4), func(lo, hi int) {
+		tmp := c.scratch.take(v)
+		defer c.scratch.give(tmp)
+		for i := lo; i < hi; i++ {
+			x, y := l[i*v:(i+1)*v], r[i*v:(i+1)*v]
+			if kd != nil {
+				set(kd, i, float32(divergence(x, y, tmp)), kl.Add)
+			}
+			if td != nil {
+				same := float32(0)
+				if argmax(x) == argmax(y) {
+					same = 1
+				}
+				set(td, i, same, top1.Add)
+			}
+		}
+	})
+}
+
+func set(d []float32, i int, v float32, add bool) {
+	if add {
+		v += d[i]
+	}
+	d[i] = v
+}
+
+// divergence is Σ p·(ref - x) - (lse(ref) - lse(x)) with p = softmax(ref): the
+// differences are taken before they are weighed, so that close rows keep
+// their digits.
+func divergence(x, ref, tmp []float32) float64 {
+	lx := logSum(x, tmp)
+	m := vec.Max(ref)
+	vec.ExpSum(tmp, ref, 1, m)
+	var sum, diff float64
+	for i, p := range tmp {
+		sum += float64(p)
+		diff += float64(p) * (float64(ref[i]) - float64(x[i]))
+	}
+	return max(0, diff/sum-(float64(m)+math.Log(sum)-lx))
+}
+
+// logSum is log Σ exp(x) in float64.
+func logSum(x, tmp []float32) float64 {
+	m := vec.Max(x)
+	vec.ExpSum(tmp, x, 1, m)
+	var sum float64
+	for _, p := range tmp {
+		sum += float64(p)
+	}
+	return float64(m) + math.Log(sum)
+}
+
+// argmax is the lowest index of the largest element.
+func argmax(x []float32) int {
+	at := 0
+	for i, v := range x {
+		if v > x[at] {
+			at = i
+		}
+	}
+	return at
+}

@@ -53,7 +53,20 @@ func (c *CPU) Info() kernels.Info {
 
 // Run calls step. The CPU has no queue, so methods have finished when they
 // return and only step itself can fail.
-func (c *CPU) Run(step func() error) error { return step() }
+//
+// A method that cannot get the scratch memory it needs ends the step there.
+func (c *CPU) Run(step func() error) (err error) {
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case scratchFailed:
+			err = v.err
+		default:
+			panic(v)
+		}
+	}()
+	return step()
+}
 
 // Alloc returns n elements of a plain type with undefined contents. It fails
 // with a kernels.MemoryError when that would break the limit.

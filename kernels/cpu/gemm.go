@@ -1,0 +1,304 @@
+package cpu
+
+import (
+	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// The matrix product. C[m,n] = Σ over terms of alpha·A·B is cut into panels:
+// a panel of A holds up to mr rows, one of B up to 32 columns, both with k as
+// the slow dimension, so that the micro-kernel reads them as two streams. All
+// differences between storage types, orientations, rounding and dropout are in
+// the packing (operand); all of a level's speed is in its micro-kernels.
+//
+// An element of C is summed over k in one fixed order whatever the blocking,
+// so neither threads nor block sizes change a bit; only cutting K does, and
+// that depends on K alone.
+
+const (
+	panelWidth = 32   // columns of a panel of B; a last one of up to 16 is packed 16 wide
+	maxK       = 2048 // k of one pass over C
+	maxRound   = 2560 // dwords of k that the passes of one round may have together
+	maxRows    = 1120 // rows of A packed at a time
+	smallWork  = 1 << 16
+)
+
+// micro computes an mr×nr tile: c = alpha·a·b, plus c with acc. k counts
+// dwords; a is [k][mr], b [k][nr], c has rows of ldc floats.
+type micro func(k int, a, b, c *float32, ldc, acc int, alpha float32)
+
+// kernel is the set of micro-kernels of a level. A dword of a panel holds ku
+// values of k: one f32, or two bf16 with the first in the low half.
+type kernel struct {
+	mr, ku       int
+	wide, narrow []micro // for 32 and 16 columns, by rows 1…mr
+}
+
+// product is one term of a sum of matrix products.
+type product struct {
+	k     int
+	a, b  operand // a: lines are rows of C; b: lines are columns of C
+	alpha float32
+	bf16  bool // round both operands to bf16
+}
+
+// pass is a range of k of one term with everything that is fixed about it.
+type pass struct {
+	*product
+	kern   *kernel
+	mode   mode
+	p0, kc int // range of k
+	kd     int // dwords of a panel that count
+	off    int // dwords of the passes before it in the round
+	first  bool
+}
+
+// gemm is one running product.
+type gemm struct {
+	c      []float32
+	ldc    int
+	m, n   int
+	add    bool
+	rounds [][]pass
+	depth  int // largest number of dwords of a round, rounded up
+	mr     int // smallest of the kernels used
+	abuf   []float32
+	areas  *areas
+}
+
+// gemm computes dst[m,n], rows ldc apart, = or += the sum of terms.
+func (c *CPU) gemm(dst []float32, ldc, m, n int, add bool, terms ...product) {
+	if m == 0 || n == 0 {
+		return
+	}
+	g := &gemm{c: dst, ldc: ldc, m: m, n: n, add: add}
+	g.plan(terms)
+	if len(g.rounds) == 0 {
+		if !add {
+			clearRows(dst, ldc, m, n)
+		}
+		return
+	}
+	_ = dst[(m-1)*ldc+n-1]
+	panels := ceilDiv(n, panelWidth)
+	if panels < 8 && ceilDiv(m, g.mr) >= panels {
+		g.narrow(c, panels)
+		return
+	}
+	g.blocked(c, panels)
+}
+
+// plan cuts the terms into passes and joins passes into rounds.
+func (g *gemm) plan(terms []product) {
+	var round []pass
+	used := 0
+	first := true
+	g.mr = 1 << 20
+	flush := func() {
+		if len(round) > 0 {
+			g.rounds = append(g.rounds, round)
+			g.depth = max(g.depth, used)
+		}
+		round, used = nil, 0
+	}
+	for i := range terms {
+		t := &terms[i]
+		if t.k == 0 {
+			continue
+		}
+		kern, mode := kernelFor(t.bf16)
+		g.mr = min(g.mr, kern.mr)
+		parts := ceilDiv(t.k, maxK)
+		step := roundUp(ceilDiv(t.k, parts), 64)
+		for p0 := 0; p0 < t.k; p0 += step {
+			kc := min(step, t.k-p0)
+			kd := ceilDiv(kc, kern.ku)
+			size := roundUp(kd, 32)
+			if used > 0 && used+size > maxRound {
+				flush()
+			}
+			round = append(round, pass{t, kern, mode, p0, kc, kd, used, first})
+			used += size
+			first = false
+		}
+	}
+	flush()
+}
+
+// rowsOf deals m rows out evenly over the fewest panels of at most mr.
+type rowsOf struct{ panels, each, more int }
+
+func dealRows(m, mr int) rowsOf {
+	p := ceilDiv(m, mr)
+	return rowsOf{p, m / p, m % p}
+}
+
+// start is the first row of panel i.
+func (r rowsOf) start(i int) int { return i*r.each + min(i, r.more) }
+
+// blocked packs a block of rows of A once, then streams panels of B through it:
+// each is packed just before it is used by the worker that uses it.
+func (g *gemm) blocked(c *CPU, panels int) {
+	blocks := ceilDiv(g.m, maxRows)
+	mb := roundUp(ceilDiv(g.m, blocks), g.mr)
+	span := g.depth*g.mr + 16
+	buf := c.scratch(ceilDiv(mb, g.mr)*span + g.areaSize(g.depth*panelWidth+16))
+	defer buf.free()
+	g.abuf = buf.take(ceilDiv(mb, g.mr) * span)
+	g.areas = newAreas(buf, g.depth*panelWidth+16)
+	for i0 := 0; i0 < g.m; i0 += mb {
+		m := min(mb, g.m-i0)
+		rows := dealRows(m, g.mr)
+		grain := max(1, smallWork/(2*g.depth*g.mr))
+		for _, round := range g.rounds {
+			par.For(rows.panels, grain, func(lo, hi int) {
+				w := g.areas.get()
+				for ip := lo; ip < hi; ip++ {
+					r := rows.start(ip)
+					g.packA(g.abuf[ip*span:], round, i0+r, rows.start(ip+1)-r, w)
+				}
+				g.areas.put(w)
+			})
+			chunk := max(1, smallWork/(m*g.depth*panelWidth))
+			if panels >= 64 {
+				chunk = max(chunk, 2)
+			}
+			par.For(panels, chunk, func(lo, hi int) {
+				w := g.areas.get()
+				for j := lo; j < hi; j++ {
+					g.packB(w.panel, round, j, w)
+					for ip := range rows.panels {
+						r := rows.start(ip)
+						g.tile(round, g.abuf[ip*span:], w.panel, i0+r, rows.start(ip+1)-r, j, w)
+					}
+				}
+				g.areas.put(w)
+			})
+		}
+	}
+}
+
+// narrow packs all of a B with few columns, then streams panels of A past it.
+func (g *gemm) narrow(c *CPU, panels int) {
+	span := g.depth*panelWidth + 16
+	rows := dealRows(g.m, g.mr)
+	apanel := g.depth*g.mr + 16
+	buf := c.scratch(panels*span + g.areaSize(apanel))
+	defer buf.free()
+	bbuf := buf.take(panels * span)
+	g.areas = newAreas(buf, apanel)
+	for _, round := range g.rounds {
+		par.For(panels, 1, func(lo, hi int) {
+			w := g.areas.get()
+			for j := lo; j < hi; j++ {
+				g.packB(bbuf[j*span:], round, j, w)
+			}
+			g.areas.put(w)
+		})
+		par.For(rows.panels, max(1, smallWork/(g.depth*g.mr*g.n)), func(lo, hi int) {
+			w := g.areas.get()
+			for ip := lo; ip < hi; ip++ {
+				r := rows.start(ip)
+				mr := rows.start(ip+1) - r
+				g.packA(w.panel, round, r, mr, w)
+				for j := range panels {
+					g.tile(round, w.panel, bbuf[j*span:], r, mr, j, w)
+				}
+			}
+			g.areas.put(w)
+		})
+	}
+}
+
+// packA packs rows [row, row+mr) for every pass of a round.
+func (g *gemm) packA(dst []float32, round []pass, row, mr int, w *area) {
+	for i := range round {
+		p := &round[i]
+		p.a.pack(dst[p.off*mr:], mr, row, mr, p.p0, p.kc, p.mode, w)
+	}
+}
+
+// packB packs panel j of B for every pass of a round.
+func (g *gemm) packB(dst []float32, round []pass, j int, w *area) {
+	nc := min(panelWidth, g.n-j*panelWidth)
+	nr := tileWidth(nc)
+	for i := range round {
+		p := &round[i]
+		p.b.pack(dst[p.off*nr:], nr, j*panelWidth, nc, p.p0, p.kc, p.mode, w)
+	}
+}
+
+func tileWidth(nc int) int {
+	if nc <= 16 {
+		return 16
+	}
+	return panelWidth
+}
+
+// tile computes the mr rows from row on of panel j, all passes of a round while
+// the tile of C is in the cache.
+func (g *gemm) tile(round []pass, a, b []float32, row, mr, j int, w *area) {
+	nc := min(panelWidth, g.n-j*panelWidth)
+	nr := tileWidth(nc)
+	c, ldc := g.c[row*g.ldc+j*panelWidth:], g.ldc
+	if nc < nr {
+		for i := range round {
+			p := &round[i]
+			p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.off*nr], &w.tile[0], nr, b2i(i > 0), p.alpha)
+		}
+		storeTile(c, w.tile, ldc, mr, nr, nc, g.add || !round[0].first)
+		return
+	}
+	for i := range round {
+		p := &round[i]
+		p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.off*nr], &c[0], ldc, b2i(g.add || !p.first), p.alpha)
+	}
+}
+
+func (p *pass) micro(nr, mr int) micro {
+	if nr == panelWidth {
+		return p.kern.wide[mr]
+	}
+	return p.kern.narrow[mr]
+}
+
+// storeTile copies or adds the first nc columns of a tile to C.
+func storeTile(c, tile []float32, ldc, mr, nr, nc int, add bool) {
+	for r := range mr {
+		to, from := c[r*ldc:][:nc], tile[r*nr:][:nc]
+		if !add {
+			copy(to, from)
+			continue
+		}
+		for i, v := range from {
+			to[i] += v
+		}
+	}
+}
+
+// kernelFor is the kernel and the packing mode of the level in use.
+func kernelFor(bf16 bool) (*kernel, mode) {
+	l := level.Current()
+	if !bf16 {
+		return kernelF32(l), exact
+	}
+	if k := kernelBF16(l); k != nil {
+		return k, pairs
+	}
+	return kernelF32(l), rounded
+}
+
+func clearRows(c []float32, ldc, m, n int) {
+	for i := range m {
+		clear(c[i*ldc:][:n])
+	}
+}
+
+func ceilDiv(a, b int) int { return (a + b - 1) / b }
+func roundUp(a, b int) int { return ceilDiv(a, b) * b }
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,82 @@
+package cpu
+
+import (
+	"unsafe"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// scratchFailed carries the error of a scratch allocation from the depth of a
+// method to Run, which returns it.
+type scratchFailed struct{ err error }
+
+// scratch is float32 memory for the time of one method. Parts taken from it
+// start at multiples of 64 bytes.
+type scratch struct {
+	dev  *CPU
+	buf  *Buf
+	rest []float32
+}
+
+// scratch takes n floats, counted as kernels.Scratch. Over the limit it panics
+// with scratchFailed.
+func (c *CPU) scratch(n int) *scratch {
+	n += 16 * 8 // what rounding parts up may add
+	b, err := c.alloc(kernels.Scratch, dtype.Type{}, n, 4*n)
+	if err != nil {
+		panic(scratchFailed{err})
+	}
+	return &scratch{c, b, f32(b)}
+}
+
+// take cuts n floats off.
+func (s *scratch) take(n int) []float32 {
+	p := s.rest[:n:n]
+	s.rest = s.rest[roundUp(n, 16):]
+	return p
+}
+
+func (s *scratch) free() { s.dev.Free(s.buf) }
+
+// area is what one worker needs while it packs and multiplies.
+type area struct {
+	panel []float32 // a packed panel
+	fetch []float32 // rows on their way into a panel
+	tile  []float32 // a tile that sticks out of C
+	bytes []byte    // tables of the decoding packers
+}
+
+const (
+	fetchStep  = 256 // k of the rows fetched at a time
+	fetchSize  = panelWidth*fetchStep + 64
+	tileSize   = 16 * panelWidth
+	tableSize  = 256 // floats
+	fixedSizes = fetchSize + tileSize + tableSize
+)
+
+// areas hands one area to each worker.
+type areas struct{ free chan *area }
+
+// areaSize is the scratch that newAreas takes.
+func (g *gemm) areaSize(panel int) int {
+	return par.Threads() * (roundUp(panel, 16) + fixedSizes + 64)
+}
+
+func newAreas(s *scratch, panel int) *areas {
+	n := par.Threads()
+	a := &areas{make(chan *area, n)}
+	for range n {
+		a.free <- &area{panel: s.take(panel), fetch: s.take(fetchSize), tile: s.take(tileSize), bytes: bytesOf(s.take(tableSize))}
+	}
+	return a
+}
+
+func (a *areas) get() *area  { return <-a.free }
+func (a *areas) put(w *area) { a.free <- w }
+
+// bytesOf views floats as bytes.
+func bytesOf(x []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))
+}

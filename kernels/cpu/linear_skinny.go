@@ -1,0 +1,110 @@
+package cpu
+
+import (
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// skinnyRows is the largest number of rows of x for which a product is made of
+// dot products along the rows of W, read once and in order: packing them would
+// cost more than multiplying. This is the path of generation.
+const skinnyRows = 16
+
+// skinnyChunk is the number of elements of W one chunk of that work reads.
+const skinnyChunk = 32 << 10
+
+// skinny is Linear for few rows.
+func (c *CPU) skinny(y kernels.Dst, a *kernels.LinearArgs) {
+	in, out := a.W.Cols, a.W.Rows
+	s := c.scratch(a.N*roundUp(in, 16) + par.Threads()*(4*roundUp(in, 16)+16))
+	defer s.free()
+	k := roundUp(in, 16)
+	x := s.take(a.N * k)
+	prepareX(x, k, a)
+	rows := make(chan []float32, par.Threads())
+	for range cap(rows) {
+		rows <- s.take(4 * k)
+	}
+	w := weight(a.W, false)
+	dst := f32(y.Buffer)
+	grain := roundUp(max(1, skinnyChunk/max(in, 1)), 4)
+	par.For(out, grain, func(lo, hi int) {
+		buf := <-rows
+		for r := lo; r < hi; r += 4 {
+			n := min(4, hi-r)
+			skinnyTile(dst[r:], out, n, a, x, k, &w, r, buf, y.Add)
+		}
+		rows <- buf
+	})
+	c.skinnyRest(y.Buffer, a)
+}
+
+// prepareX copies x, dropped and rounded, to rows k apart with zeros after them.
+func prepareX(x []float32, k int, a *kernels.LinearArgs) {
+	src := rowsF32(f32(a.X), a.W.Cols)
+	src.drop = newDropping(a.Drop, a.N)
+	for i := range a.N {
+		row := x[i*k:][:k]
+		src.row(row, i, 0, a.W.Cols)
+		clear(row[a.W.Cols:])
+		if a.BF16 {
+			roundBF16(row)
+		}
+	}
+}
+
+// skinnyTile: y[i][0…n) = alpha·x[i]·W[r…r+n) for all rows i of x.
+func skinnyTile(y []float32, ldy, n int, a *kernels.LinearArgs, x []float32, k int, w *operand, r int, buf []float32, add bool) {
+	in := a.W.Cols
+	rows, ld := buf, k
+	if w.f != nil && !a.BF16 {
+		rows, ld = w.f[r*in:], in
+	} else {
+		for j := range n {
+			w.row(buf[j*k:], r+j, 0, in)
+		}
+		if a.BF16 {
+			roundBF16(buf[:n*k])
+		}
+	}
+	alpha := orOne(a.Alpha)
+	for i := range a.N {
+		for j := range n {
+			v := float32(alpha * dot(x[i*k:][:in], rows[j*ld:][:in]))
+			if add {
+				v += y[i*ldy+j]
+			}
+			y[i*ldy+j] = v
+		}
+	}
+}
+
+// skinnyRest adds the second pair and the bias.
+func (c *CPU) skinnyRest(y kernels.Buffer, a *kernels.LinearArgs) {
+	if a.U != nil {
+		c.skinny(kernels.Into(y), &kernels.LinearArgs{N: a.N, X: a.U, W: a.B})
+	}
+	if a.Bias != nil {
+		dst, bias, out := f32(y), f32(a.Bias), a.W.Rows
+		for i := range a.N {
+			addOrCopy(dst[i*out:][:out], bias[:out], true)
+		}
+	}
+}
+
+// dot is Σ x·y in eight partial sums.
+func dot(x, y []float32) float32 {
+	var s [8]float32
+	y = y[:len(x)]
+	i := 0
+	for ; i+8 <= len(x); i += 8 {
+		p, q := x[i:i+8:i+8], y[i:i+8:i+8]
+		for j := range s {
+			s[j] += float32(p[j] * q[j])
+		}
+	}
+	for ; i < len(x); i++ {
+		s[i&7] += float32(x[i] * y[i])
+	}
+	return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+}

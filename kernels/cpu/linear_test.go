@@ -1,0 +1,275 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels"
+	blocks "github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// linearCase is one set of operands with plain copies of them.
+type linearCase struct {
+	n, in, out, r, k0 int // k0: first row of a view of a larger W
+	t                 dtype.Type
+	bf16, bias, pair  bool
+	drop              *kernels.Drop
+	alpha             float32
+	x, w, u, b, dy    []float32 // w: decoded, only the rows of the view
+	bb                []float32 // second pair of the backward [r, in]
+	biases            []float32
+}
+
+func newLinearCase(t *testing.T, c *CPU, n, in, out int, typ dtype.Type) (*linearCase, kernels.Mat) {
+	t.Helper()
+	l := &linearCase{n: n, in: in, out: out, r: 5, k0: 3, t: typ, alpha: 1}
+	l.x, l.u, l.b, l.biases = random(n*in), random(n*l.r), random(out*l.r), random(out)
+	l.dy, l.bb = random(n*out), random(l.r*in)
+	all := out + 2*l.k0
+	m, w := encoded(t, typ, all, in)
+	l.w = w[l.k0*in:][:out*in]
+	mat, err := c.Load(kernels.Weights, typ, all, in, m.Data, kernels.Copy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, mat.RowsOf(l.k0, out)
+}
+
+// encoded is a random matrix of a storage type and its decoded values.
+func encoded(t *testing.T, typ dtype.Type, rows, cols int) (blocks.Raw, []float32) {
+	t.Helper()
+	m, x := blocks.New(typ, rows, cols), random(rows*cols)
+	switch typ.Kind {
+	case dtype.F32:
+		blocks.PutF32(m.Data, x)
+		return m, x
+	case dtype.BF16:
+		blocks.PutBF16(m.Data, x)
+		blocks.GetBF16(x, m.Data)
+		return m, x
+	case dtype.F16:
+		blocks.PutF16(m.Data, x)
+		blocks.GetF16(x, m.Data)
+		return m, x
+	}
+	if err := blocks.Encode(m, x, nil); err != nil {
+		t.Fatal(err)
+	}
+	blocks.DecodeAll(x, m)
+	return m, x
+}
+
+func (l *linearCase) String() string {
+	return fmt.Sprintf("%d×%d×%d %v bf16 %v bias %v pair %v drop %v", l.n, l.out, l.in, l.t, l.bf16, l.bias, l.pair, l.drop != nil)
+}
+
+func (l *linearCase) args(t *testing.T, c *CPU, w kernels.Mat) *kernels.LinearArgs {
+	a := &kernels.LinearArgs{N: l.n, X: buffer(t, c, "x", l.x).buf(), W: w, Alpha: l.alpha, BF16: l.bf16, Drop: l.drop}
+	if l.bias {
+		a.Bias = buffer(t, c, "bias", l.biases).buf()
+	}
+	if l.pair {
+		a.U = buffer(t, c, "u", l.u).buf()
+		a.B = kernels.Mat{Buffer: buffer(t, c, "b", l.b).buf(), Rows: l.out, Cols: l.r, Of: l.out}
+	}
+	return a
+}
+
+// round is x rounded to bf16 where the case says so.
+func (l *linearCase) round(x []float32) []float32 {
+	y := append([]float32(nil), x...)
+	if l.bf16 {
+		roundBF16(y)
+	}
+	return y
+}
+
+func (l *linearCase) dropped(x []float32) []float32 {
+	y := append([]float32(nil), x...)
+	if l.drop != nil {
+		for i := range l.n {
+			l.drop.Apply(y[i*l.in:][:l.in], i64(l.drop.Key)[i], 0)
+		}
+	}
+	return y
+}
+
+func (l *linearCase) forward() []float64 {
+	y := mul64(l.round(l.dropped(l.x)), l.round(l.w), false, true, l.n, l.out, l.in)
+	for i := range y {
+		y[i] *= float64(l.alpha)
+		if l.bias {
+			y[i] += float64(l.biases[i%l.out])
+		}
+	}
+	if l.pair {
+		for i, v := range mul64(l.u, l.b, false, true, l.n, l.out, l.r) {
+			y[i] += v
+		}
+	}
+	return y
+}
+
+func dropOf(t *testing.T, c *CPU, n int) *kernels.Drop {
+	b, err := c.Alloc(kernels.Activations, dtype.Of(dtype.I64), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range i64(b) {
+		i64(b)[i] = int64(i*7)<<32 | int64(i)
+	}
+	return &kernels.Drop{P: 0.25, Seed: 5, Step: 9, Site: 3, Key: b}
+}
+
+// tolerance of a product of k terms of size 1.
+func tolerance(k int) float64 { return 1e-6 * math.Sqrt(float64(k)+20) }
+
+func TestLinear(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		c := New(Options{})
+		for _, s := range [][3]int{{1, 64, 40}, {2, 96, 33}, {7, 128, 5}, {16, 64, 67}, {17, 64, 64}, {40, 320, 100}, {131, 64, 17}} {
+			for i := range 32 {
+				l, w := newLinearCase(t, c, s[0], s[1], s[2], dtype.Of([]dtype.Kind{dtype.F32, dtype.BF16}[i&1]))
+				l.bf16, l.bias, l.pair = i&2 != 0, i&4 != 0, i&8 != 0
+				if i&16 != 0 {
+					l.drop, l.alpha = dropOf(t, c, l.n), 0.5
+				}
+				testForward(t, c, l, w)
+			}
+		}
+	})
+}
+
+func testForward(t *testing.T, c *CPU, l *linearCase, w kernels.Mat) {
+	t.Helper()
+	want := l.forward()
+	y := buffer(t, c, "y", fill(l.n*l.out, float32(math.NaN())))
+	c.Linear(kernels.To(y.buf()), l.args(t, c, w))
+	close64(t, l.String(), y.values(), want, tolerance(l.in))
+	for i := range want {
+		want[i] += 3
+	}
+	y = buffer(t, c, "y", fill(l.n*l.out, 3))
+	c.Linear(kernels.Into(y.buf()), l.args(t, c, w))
+	close64(t, l.String()+" add", y.values(), want, tolerance(l.in))
+}
+
+// Rows that are no multiple of anything.
+func TestLinearOddSizes(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		c := New(Options{})
+		for n := 1; n <= 67; n += 3 {
+			for _, k := range []int{1, 2, 15, 16, 17, 31, 33, 63, 67} {
+				for _, kind := range []dtype.Kind{dtype.F32, dtype.BF16} {
+					l, w := newLinearCase(t, c, n, k, 1+(n*5+k)%67, dtype.Of(kind))
+					l.bf16, l.pair = n%2 == 0, k%2 == 0
+					testForward(t, c, l, w)
+				}
+			}
+		}
+	})
+}
+
+func TestLinearBackward(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		c := New(Options{})
+		for _, s := range [][3]int{{1, 64, 40}, {7, 128, 5}, {33, 67, 64}, {40, 320, 100}, {300, 64, 17}, {270, 33, 39}} {
+			for i := range 16 {
+				l, w := newLinearCase(t, c, s[0], s[1], s[2], dtype.Of([]dtype.Kind{dtype.F32, dtype.BF16}[i&1]))
+				l.bf16, l.pair = i&2 != 0, i&4 != 0
+				if i&8 != 0 {
+					l.drop, l.alpha = dropOf(t, c, l.n), 0.5
+				}
+				testBackward(t, c, l, w)
+			}
+		}
+	})
+}
+
+func testBackward(t *testing.T, c *CPU, l *linearCase, w kernels.Mat) {
+	t.Helper()
+	a := l.args(t, c, w)
+	if l.pair {
+		a.B = kernels.Mat{Buffer: buffer(t, c, "b", l.bb).buf(), Rows: l.r, Cols: l.in, Of: l.r}
+	}
+	dy := buffer(t, c, "dy", l.dy)
+	dx, dw, db := l.backward()
+	for _, add := range []bool{false, true} {
+		old := float32(math.NaN())
+		if add {
+			old = 3
+		}
+		gx, gw, gb := buffer(t, c, "dx", fill(l.n*l.in, old)), buffer(t, c, "dw", fill(l.in*l.out, old)), buffer(t, c, "db", fill(l.out, old))
+		c.LinearBackward(kernels.Dst{Buffer: gx.buf(), Add: add}, kernels.Dst{Buffer: gw.buf(), Add: add}, kernels.Dst{Buffer: gb.buf(), Add: add}, dy.buf(), a)
+		what := fmt.Sprintf("%v add %v", l, add)
+		close64(t, what+" dx", gx.values(), plus(dx, old, add), tolerance(l.out))
+		close64(t, what+" dw", gw.values(), plus(dw, old, add), tolerance(l.n))
+		close64(t, what+" db", gb.values(), plus(db, old, add), tolerance(l.n))
+	}
+	a.X = nil // not needed for dx alone
+	if l.drop == nil {
+		gx := buffer(t, c, "dx", fill(l.n*l.in, 1))
+		c.LinearBackward(kernels.To(gx.buf()), kernels.Dst{}, kernels.Dst{}, dy.buf(), a)
+		close64(t, l.String()+" dx alone", gx.values(), dx, tolerance(l.out))
+	}
+}
+
+func plus(x []float64, v float32, add bool) []float64 {
+	y := append([]float64(nil), x...)
+	for i := range y {
+		if add {
+			y[i] += float64(v)
+		}
+	}
+	return y
+}
+
+func (l *linearCase) backward() (dx, dw, db []float64) {
+	dx = mul64(l.round(l.dy), l.round(l.w), false, false, l.n, l.in, l.out)
+	mask := fill(l.n*l.in, 1)
+	mask = l.dropped(mask)
+	for i := range dx {
+		dx[i] *= float64(l.alpha) * float64(mask[i])
+	}
+	if l.pair {
+		for i, v := range mul64(l.u, l.bb, false, false, l.n, l.in, l.r) {
+			dx[i] += v
+		}
+	}
+	dw = mul64(l.round(l.dy), l.round(l.dropped(l.x)), true, false, l.out, l.in, l.n)
+	for i := range dw {
+		dw[i] *= float64(l.alpha)
+	}
+	db = make([]float64, l.out)
+	for i, v := range l.dy {
+		db[i%l.out] += float64(v)
+	}
+	return dx, dw, db
+}
+
+func TestLinearSameBitsAtAnyThreads(t *testing.T) {
+	defer par.SetThreads(0)
+	eachLevel(t, func(t *testing.T) {
+		c := New(Options{})
+		for _, n := range []int{3, 260} {
+			l, w := newLinearCase(t, c, n, 160, 200, dtype.Of(dtype.BF16))
+			l.bias, l.pair, l.bf16, l.drop = true, true, true, dropOf(t, c, n)
+			a := l.args(t, c, w)
+			sameBits(t, fmt.Sprint("linear ", n), func() []float32 {
+				y := buffer(t, c, "y", fill(n*200, 1))
+				c.Linear(kernels.Into(y.buf()), a)
+				return y.values()
+			})
+			a.B = kernels.Mat{Buffer: buffer(t, c, "b", l.bb).buf(), Rows: l.r, Cols: l.in, Of: l.r}
+			dy := buffer(t, c, "dy", l.dy)
+			sameBits(t, fmt.Sprint("backward ", n), func() []float32 {
+				dx, dw, db := buffer(t, c, "dx", fill(n*160, 1)), buffer(t, c, "dw", fill(160*200, 1)), buffer(t, c, "db", fill(200, 1))
+				c.LinearBackward(kernels.To(dx.buf()), kernels.To(dw.buf()), kernels.To(db.buf()), dy.buf(), a)
+				return append(append(append([]float32(nil), dx.values()...), dw.values()...), db.values()...)
+			})
+		}
+	})
+}

@@ -1,0 +1,116 @@
+package model
+
+import (
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/nn"
+)
+
+// Block is one decoder layer: attention and a gated feed-forward part, each on
+// the normed input and added to it.
+type Block struct {
+	Index             int
+	Path              string // model.layers.0
+	AttnNorm, MLPNorm *nn.Norm
+	Q, K, V, O        *nn.Linear
+	Gate, Up, Down    *nn.Linear
+
+	spec   *arch.Spec
+	window int
+}
+
+// Linears lists the linear maps in the order they run.
+func (b *Block) Linears() []*nn.Linear {
+	return []*nn.Linear{b.Q, b.K, b.V, b.O, b.Gate, b.Up, b.Down}
+}
+
+// Forward maps the hidden states x [N, C] to the next block's. x stays the
+// caller's to mark as Done.
+func (b *Block) Forward(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
+	scale := b.spec.ResidualScale
+	if scale == 0 {
+		scale = 1
+	}
+	xn := b.AttnNorm.Forward(t, x)
+	a := b.attention(t, xn, s)
+	t.Done(xn)
+	h, hn := b.MLPNorm.AddForward(t, x, a, scale)
+	t.Done(a)
+	f := b.mlp(t, hn, s)
+	t.Done(hn)
+	y := t.Add(h, f, 1, scale)
+	t.Done(h, f)
+	return y
+}
+
+func (b *Block) attention(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
+	sp := b.spec
+	q := t.Rope(b.Q.Forward(t, x), s.Rope, sp.D, sp.Rot, sp.Pairs)
+	k := t.Rope(b.K.Forward(t, x), s.Rope, sp.D, sp.Rot, sp.Pairs)
+	v := b.V.Forward(t, x)
+	at := autograd.AttnSpec{H: sp.H, K: sp.K, D: sp.D, Seq: s.Seq, Scale: sp.ScoreScale(), Window: b.window}
+	var o *autograd.Tensor
+	if s.cache != nil {
+		o = t.CacheAttention(q, k, v, &s.cache.layers[b.Index], s.slot, s.pos, at)
+	} else {
+		o = t.Attention(q, k, v, at)
+	}
+	t.Done(q, k, v)
+	y := b.O.Forward(t, o)
+	t.Done(o)
+	return y
+}
+
+func (b *Block) mlp(t *autograd.Tape, x *autograd.Tensor, _ *State) *autograd.Tensor {
+	g, u := b.Gate.Forward(t, x), b.Up.Forward(t, x)
+	a := t.Act(b.spec.Act, g, u)
+	t.Done(g, u)
+	y := b.Down.Forward(t, a)
+	t.Done(a)
+	return y
+}
+
+// Part is a piece of a block that can be run alone, from the input that its
+// Linears read to its output before the residual sum.
+type Part struct {
+	Name    string // "self_attn", "mlp", or the name of a single linear map
+	Linears []*nn.Linear
+	Forward func(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor
+}
+
+// Parts are the block's attention and feed-forward parts.
+func (b *Block) Parts() []Part {
+	return []Part{
+		{"self_attn", []*nn.Linear{b.Q, b.K, b.V}, b.attention},
+		{"mlp", []*nn.Linear{b.Gate, b.Up}, b.mlp},
+	}
+}
+
+// Pair is a place where scales can move between what makes an activation and
+// the linear maps that read it, without changing the function: the columns of
+// Next are multiplied by s and the weight of Norm, or the rows (and bias) of
+// Prev, divided by it (Lin et al. 2023, arXiv:2306.00978, section 3.2).
+type Pair struct {
+	Norm *nn.Norm   // set, or
+	Prev *nn.Linear // this
+	Next []*nn.Linear
+	Part Part // reads the activation; its output judges the scales
+}
+
+// Smooth lists the block's pairs. Scales between v and o exist only where every
+// query head has a value head of its own.
+func (b *Block) Smooth() []Pair {
+	parts := b.Parts()
+	pairs := []Pair{{Norm: b.AttnNorm, Next: parts[0].Linears, Part: parts[0]}}
+	if b.spec.H == b.spec.K {
+		pairs = append(pairs, Pair{Prev: b.V, Next: []*nn.Linear{b.O}, Part: alone("o_proj", b.O)})
+	}
+	return append(pairs,
+		Pair{Norm: b.MLPNorm, Next: parts[1].Linears, Part: parts[1]},
+		Pair{Prev: b.Up, Next: []*nn.Linear{b.Down}, Part: alone("down_proj", b.Down)})
+}
+
+// alone is a linear map as a part.
+func alone(name string, l *nn.Linear) Part {
+	return Part{name, []*nn.Linear{l}, func(t *autograd.Tape, x *autograd.Tensor, _ *State) *autograd.Tensor { return l.Forward(t, x) }}
+}

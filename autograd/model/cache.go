@@ -1,0 +1,137 @@
+package model
+
+import (
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Cache holds the keys and values of several conversations, one a slot.
+type Cache struct {
+	Slots, Max int // slots, and tokens a slot can hold
+
+	m      *Model
+	layers []kernels.KV
+	n      []int // tokens in each slot
+}
+
+// NewCache makes a cache for slots conversations of at most max tokens. It
+// takes 8·K·D·Layers bytes a token.
+func (m *Model) NewCache(slots, max int) (*Cache, error) {
+	s := &m.Spec
+	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots)}
+	for range s.Layers {
+		kv := kernels.KV{Slots: slots, Max: max, K: s.K, D: s.D}
+		for _, b := range []*kernels.Buffer{&kv.Keys, &kv.Values} {
+			var err error
+			if *b, err = m.Dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), slots*max*s.K*s.D); err != nil {
+				*b = nil
+				c.layers = append(c.layers, kv)
+				c.Close()
+				return nil, err
+			}
+		}
+		c.layers = append(c.layers, kv)
+	}
+	return c, nil
+}
+
+// Len is the number of tokens in a slot.
+func (c *Cache) Len(slot int) int { return c.n[slot] }
+
+// Reset empties a slot.
+func (c *Cache) Reset(slot int) { c.n[slot] = 0 }
+
+// Truncate forgets all but the first n tokens of a slot.
+func (c *Cache) Truncate(slot, n int) { c.n[slot] = min(c.n[slot], n) }
+
+// Close gives the memory back.
+func (c *Cache) Close() {
+	for _, kv := range c.layers {
+		c.m.Dev.Free(kv.Keys)
+		c.m.Dev.Free(kv.Values)
+	}
+	c.layers = nil
+}
+
+// Piece is what one slot gets in a Step: a prompt, or the last token.
+type Piece struct {
+	Slot   int
+	Tokens []int32
+}
+
+// Step appends the pieces to their slots, prompts and single tokens mixed, and
+// returns the logits [V] after the last token of each. On an error the cache
+// is as before.
+func (m *Model) Step(c *Cache, pieces []Piece) ([][]float32, error) {
+	b, err := c.place(pieces)
+	if err != nil {
+		return nil, err
+	}
+	flat := make([]float32, len(pieces)*m.Spec.V)
+	err = m.Dev.Run(func() error {
+		t := &autograd.Tape{Dev: m.Dev}
+		defer t.Free()
+		y := m.step(t, c, b)
+		if t.Err() != nil {
+			return t.Err()
+		}
+		return m.Dev.Download(bytesOf(flat), y.Data)
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([][]float32, len(pieces))
+	for i, p := range pieces {
+		c.n[p.Slot] += len(p.Tokens)
+		out[i] = flat[i*m.Spec.V : (i+1)*m.Spec.V]
+	}
+	return out, nil
+}
+
+// placed are the tokens of a step with their places in the cache.
+type placed struct {
+	ids, slot, pos, span []int32
+	last                 []int32 // row of each piece's last token
+}
+
+func (c *Cache) place(pieces []Piece) (placed, error) {
+	var b placed
+	seen := make([]bool, c.Slots)
+	for _, p := range pieces {
+		if p.Slot < 0 || p.Slot >= c.Slots || len(p.Tokens) == 0 || seen[p.Slot] {
+			panic("model: a step's pieces need tokens and slots of their own")
+		}
+		seen[p.Slot] = true
+		n := c.n[p.Slot] + len(p.Tokens)
+		if n > c.Max {
+			return b, fail.Limitf("cache", "shorten the prompt or raise the context length", "slot %d would hold %d tokens, it has room for %d", p.Slot, n, c.Max)
+		}
+		for i, id := range p.Tokens {
+			b.ids = append(b.ids, id)
+			b.slot = append(b.slot, int32(p.Slot))
+			b.pos = append(b.pos, int32(c.n[p.Slot]+i))
+			b.span = append(b.span, int32(n))
+		}
+		b.last = append(b.last, int32(len(b.ids)-1))
+	}
+	return b, c.m.checkIDs(b.ids)
+}
+
+func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
+	n := len(b.ids)
+	s := &State{N: n, cache: c}
+	s.IDs = t.Upload(b.ids, n)
+	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
+	s.Rope = t.Upload(m.rope.rows(b.pos, b.span), n, m.rope.rot/2, 2)
+	x := m.Begin(t, s)
+	for _, blk := range m.Stages {
+		y := blk.Forward(t, x, s)
+		t.Done(x)
+		x = y
+	}
+	last := t.Rows(x, t.Upload(b.last, len(b.last)))
+	t.Done(x)
+	return m.Logits(t, m.Norm.Forward(t, last))
+}

@@ -1,0 +1,83 @@
+package model
+
+import (
+	"github.com/tunekit/tunekit/autograd"
+)
+
+// Begin returns the input of the first block [N, C]: the embedded tokens.
+func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
+	if t.Err() != nil {
+		return t.New(s.N, m.Spec.C)
+	}
+	x := m.Embed.Forward(t, s.IDs)
+	y := t.Scale(x, m.Spec.EmbedScale)
+	if y != x {
+		t.Done(x)
+	}
+	return y
+}
+
+// Hidden returns the hidden states after the final norm [N, C], ready for
+// LogProb or Logits.
+func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
+	s := m.Prepare(t, in)
+	x := m.Begin(t, s)
+	if t.Err() != nil {
+		return x
+	}
+	for _, b := range m.Stages {
+		y := m.run(t, b, x, s)
+		t.Done(x)
+		x = y
+	}
+	h := m.Norm.Forward(t, x)
+	t.Done(x)
+	return h
+}
+
+// run is one block, checkpointed where that is wanted.
+func (m *Model) run(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State) *autograd.Tensor {
+	if !m.GradientCheckpointing {
+		return b.Forward(t, x, s)
+	}
+	return t.Checkpoint([]*autograd.Tensor{x}, func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {
+		return []*autograd.Tensor{b.Forward(t, in[0], s)}
+	})[0]
+}
+
+// States returns the input of every block, the last block's output and, at the
+// end, the hidden states after the final norm: Layers+2 tensors [N, C].
+func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
+	s := m.Prepare(t, in)
+	out := []*autograd.Tensor{m.Begin(t, s)}
+	if t.Err() != nil {
+		return out
+	}
+	for i, b := range m.Stages {
+		out = append(out, b.Forward(t, out[i], s))
+	}
+	return append(out, m.Norm.Forward(t, out[len(out)-1]))
+}
+
+// Logits returns the logits [N, V] of final hidden states h [N, C].
+func (m *Model) Logits(t *autograd.Tape, h *autograd.Tensor) *autograd.Tensor {
+	x := m.Head.Forward(t, h)
+	y := t.Scale(x, m.Spec.LogitScale)
+	if y != x {
+		t.Done(x)
+	}
+	return y
+}
+
+// LogProb returns log-probabilities of target [N] (-1: none) from final hidden
+// states h. With coef [N] the loss is Σ coef·(-log p) and its gradients are
+// added; see autograd.Tape.LogProb. Mark h as Done when no other call follows.
+func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
+	n := h.Rows()
+	tg := t.Upload(target, n)
+	var c *autograd.Tensor
+	if coef != nil {
+		c = t.Upload(coef, n)
+	}
+	return t.LogProb(h, m.Head.W, tg, c, m.Spec.LogitScale)
+}

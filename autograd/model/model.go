@@ -1,0 +1,147 @@
+// Package model runs transformers: it loads the weights that package arch
+// describes, makes hidden states, logits and losses of packed batches on a
+// tape, generates with a cache, and lets a caller push activations through
+// block by block.
+package model
+
+import (
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Options say how weights are held.
+type Options struct {
+	// Hold quantizes the linear weights of the blocks in memory on loading,
+	// e.g. dtype.NF4Double; embedding and head stay as they are. nil: every
+	// weight is held in the type its file has.
+	Hold *dtype.Type
+	// Trainable holds every weight as float32 in one flat buffer, for training
+	// all of them. It excludes Hold.
+	Trainable bool
+}
+
+// Model is a decoder-only transformer with its weights on a device. It is used
+// by one goroutine at a time.
+type Model struct {
+	Spec   arch.Spec
+	Dev    kernels.Backend
+	Embed  *nn.Embedding
+	Stages []*Block // the decoder layers
+	Norm   *nn.Norm // final
+	Head   *nn.Linear
+
+	// Flat [Σ Len of Params] f32 holds all weights one after another in the
+	// order of Params when Options.Trainable was set, else nil.
+	Flat kernels.Buffer
+	// GradientCheckpointing keeps one tensor a block for the gradient and runs
+	// each block twice.
+	GradientCheckpointing bool
+
+	params []*autograd.Param
+	owned  map[*autograd.Param]bool // has memory of its own
+	rope   ropeTable
+}
+
+// Params lists every weight once (a tied head is the embedding), in file order:
+// embedding, blocks, final norm, head.
+func (m *Model) Params() []*autograd.Param { return m.params }
+
+// Linears lists the linear maps of the blocks.
+func (m *Model) Linears() iter.Seq[*nn.Linear] {
+	return func(yield func(*nn.Linear) bool) {
+		for _, b := range m.Stages {
+			for _, l := range b.Linears() {
+				if !yield(l) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Slots lists the places where adapters attach, with their paths on the hub:
+// the linear maps of the blocks, the embedding, and the head when it is a
+// matrix of its own.
+func (m *Model) Slots() iter.Seq[nn.Slot] {
+	return func(yield func(nn.Slot) bool) {
+		for l := range m.Linears() {
+			if !yield(nn.Slot{Path: l.Path, Linear: l}) {
+				return
+			}
+		}
+		if !yield(nn.Slot{Path: m.Embed.Path, Embed: m.Embed}) {
+			return
+		}
+		if !m.Spec.Tied {
+			yield(nn.Slot{Path: m.Head.Path, Linear: m.Head})
+		}
+	}
+}
+
+// Close gives the weights' memory back. Adapters belong to whoever made them.
+func (m *Model) Close() {
+	for _, p := range m.params {
+		m.release(p)
+	}
+	m.Dev.Free(m.Flat)
+	m.Flat, m.params = nil, nil
+}
+
+func (m *Model) release(p *autograd.Param) {
+	if m.owned[p] {
+		m.Dev.Free(p.Buffer)
+		delete(m.owned, p)
+	}
+}
+
+// SetWeight replaces a weight: data is a [p.Rows, p.Cols] matrix of type t laid
+// out by dtype.Planes. With kernels.Borrow it must stay unchanged until the
+// next SetWeight of p or Close.
+func (m *Model) SetWeight(p *autograd.Param, t dtype.Type, data []byte, u kernels.Use) error {
+	if m.Flat != nil {
+		return fmt.Errorf("model: %s is part of a trainable model and cannot be replaced", p.Name)
+	}
+	w, err := m.Dev.Load(kernels.Weights, t, p.Rows, p.Cols, data, u)
+	if err != nil {
+		return err
+	}
+	m.release(p)
+	p.Mat = w
+	m.owned[p] = true
+	return nil
+}
+
+// SetF32 replaces a weight by float32 values [p.Rows·p.Cols], which are copied.
+func (m *Model) SetF32(p *autograd.Param, v []float32) error {
+	if len(v) != p.Len() {
+		panic(fmt.Sprintf("model: %d values for %s [%d %d]", len(v), p.Name, p.Rows, p.Cols))
+	}
+	return m.SetWeight(p, dtype.Of(dtype.F32), bytesOf(v), kernels.Copy)
+}
+
+// Decode returns a weight as float32 values [p.Rows·p.Cols].
+func (m *Model) Decode(p *autograd.Param) ([]float32, error) {
+	out := make([]float32, p.Len())
+	err := m.Dev.Run(func() error {
+		b, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), len(out))
+		if err != nil {
+			return err
+		}
+		defer m.Dev.Free(b)
+		m.Dev.Dequantize(b, p.Mat)
+		return m.Dev.Download(bytesOf(out), b)
+	})
+	return out, err
+}
+
+// Module returns the module path of a parameter name: without ".weight".
+func Module(param string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(param, ".weight"), ".bias")
+}

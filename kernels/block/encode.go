@@ -1,10 +1,151 @@
 package block
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// ErrNotFinite is wrapped by Encode's error for a NaN or infinite value, and
+// for values so large that a block's scale overflows.
+var ErrNotFinite = errors.New("not finite")
+
+// rowEncoder writes one row of blocks. w is the importance of the columns or nil.
+type rowEncoder func(dst []byte, x, w []float32)
+
+var rowEncoders = [...]rowEncoder{
+	dtype.F32:    func(dst []byte, x, _ []float32) { PutF32(dst, x) },
+	dtype.F16:    func(dst []byte, x, _ []float32) { PutF16(dst, x) },
+	dtype.BF16:   func(dst []byte, x, _ []float32) { PutBF16(dst, x) },
+	dtype.F8E4M3: func(dst []byte, x, _ []float32) { PutE4M3(dst, x) },
+	dtype.F8E5M2: func(dst []byte, x, _ []float32) { PutE5M2(dst, x) },
+	dtype.Q4_0:   encodeQ4_0,
+	dtype.Q4_1:   encodeQ4_1,
+	dtype.Q5_0:   encodeQ5_0,
+	dtype.Q5_1:   encodeQ5_1,
+	dtype.Q8_0:   encodeQ8_0,
+	dtype.Q2_K:   encodeQ2_K,
+	dtype.Q3_K:   encodeQ3_K,
+	dtype.Q4_K:   encodeQ4_K,
+	dtype.Q5_K:   encodeQ5_K,
+	dtype.Q6_K:   encodeQ6_K,
+	dtype.IQ4_NL: encodeIQ4_NL,
+	dtype.IQ4_XS: encodeIQ4_XS,
+}
+
+// CanEncode reports whether Encode knows the kind.
+func CanEncode(k dtype.Kind) bool {
+	return k >= dtype.NF4 || int(k) < len(rowEncoders) && rowEncoders[k] != nil
+}
 
 // EncodeRows quantizes x [rows*Cols] into the rows row0 … row0+rows of m, for
-// types whose rows are independent: all but NF4 and FP4 whose blocks cross the
-// ends of rows, which need the whole matrix.
+// types whose rows are independent: all but NF4 and FP4, whose blocks run on
+// from row to row and which need the whole matrix at once. See Encode.
 func EncodeRows(m Raw, row0, rows int, x, importance []float32) error {
-	return fmt.Errorf("block: encoding %v is not possible", m.Type)
+	if row0 < 0 || rows < 0 || row0+rows > m.Rows || len(x) != rows*m.Cols || importance != nil && len(importance) != m.Cols {
+		panic(fmt.Sprintf("block: EncodeRows: rows %d+%d of %d×%d from %d values, importance %d", row0, rows, m.Rows, m.Cols, len(x), len(importance)))
+	}
+	if !CanEncode(m.Type.Kind) {
+		return fmt.Errorf("values cannot be encoded as %v", m.Type)
+	}
+	if err := checkImportance(importance); err != nil {
+		return err
+	}
+	if m.Type.Kind >= dtype.Q4_0 {
+		if err := checkFinite(x, row0, m.Cols); err != nil {
+			return err
+		}
+	}
+	switch m.Type.Kind {
+	case dtype.NF4, dtype.FP4:
+		if rows != m.Rows {
+			panic("block: EncodeRows: blocks of " + m.Type.String() + " cross rows; encode the whole matrix")
+		}
+		return encodeBook(m, x)
+	case dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8:
+		return encodeInt(m, row0, rows, x)
+	}
+	f, stride := rowEncoders[m.Type.Kind], 0
+	if m.Rows > 0 {
+		stride = len(m.Data) / m.Rows
+	}
+	par.For(rows, rowGrain(m.Cols), func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			f(m.Data[(row0+r)*stride:][:stride], x[r*m.Cols:(r+1)*m.Cols], importance)
+		}
+	})
+	return checkScales(m, row0, rows)
+}
+
+func encodeInt(m Raw, row0, rows int, x []float32) error {
+	if m.Type.Flags&dtype.Perm != 0 {
+		if err := m.Check(); err != nil {
+			return err
+		}
+	}
+	p := dtype.Planes(m.Type, m.Rows, m.Cols)
+	par.For(rows, rowGrain(m.Cols), func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			encodeIntRow(m, &p, row0+r, x[r*m.Cols:(r+1)*m.Cols])
+		}
+	})
+	return nil
+}
+
+func checkImportance(w []float32) error {
+	for c, v := range w {
+		if !(v >= 0) || math.IsInf(float64(v), 0) {
+			return fmt.Errorf("importance of column %d is %v: %w", c, v, ErrNotFinite)
+		}
+	}
+	return nil
+}
+
+func checkFinite(x []float32, row0, cols int) error {
+	for i, v := range x {
+		if math.Float32bits(v)&0x7f800000 == 0x7f800000 {
+			return fmt.Errorf("row %d, column %d is %v: %w", row0+i/cols, i%cols, v, ErrNotFinite)
+		}
+	}
+	return nil
+}
+
+// scaleOffsets are the places of the f16 scales in a block.
+var scaleOffsets = [...][]int{
+	dtype.F16:    {0},
+	dtype.Q4_0:   {0},
+	dtype.Q4_1:   {0, 2},
+	dtype.Q5_0:   {0},
+	dtype.Q5_1:   {0, 2},
+	dtype.Q8_0:   {0},
+	dtype.Q2_K:   {80, 82},
+	dtype.Q3_K:   {108},
+	dtype.Q4_K:   {0, 2},
+	dtype.Q5_K:   {0, 2},
+	dtype.Q6_K:   {208},
+	dtype.IQ4_NL: {0},
+	dtype.IQ4_XS: {0},
+}
+
+// checkScales refuses blocks whose scale overflowed: they would decode to NaN
+// or infinity.
+func checkScales(m Raw, row0, rows int) error {
+	k := m.Type.Kind
+	if int(k) >= len(scaleOffsets) || m.Rows == 0 {
+		return nil
+	}
+	in, stride := k.Info(), len(m.Data)/m.Rows
+	part := m.Data[row0*stride : (row0+rows)*stride]
+	for _, off := range scaleOffsets[k] {
+		for i := off; i < len(part); i += in.Bytes {
+			if part[i+1]&0x7c == 0x7c {
+				return fmt.Errorf("row %d, column %d: the values are too large for a scale of %v: %w",
+					row0+i/stride, i%stride/in.Bytes*in.Block, m.Type, ErrNotFinite)
+			}
+		}
+	}
+	return nil
 }

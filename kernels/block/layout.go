@@ -1,10 +1,6 @@
 package block
 
-import (
-	"fmt"
-
-	"github.com/tunekit/tunekit/kernels/dtype"
-)
+import "fmt"
 
 // GPTQ holds the tensors of one linear layer [out, in] as GPTQ folders store
 // them, little endian.
@@ -66,6 +62,3 @@ func ImportBnB(m Raw, p BnB) error { return fmt.Errorf("block: ImportBnB") }
 
 // ExportBnB is the inverse of ImportBnB. The slices share m's memory.
 func ExportBnB(m Raw) (BnB, error) { return BnB{}, fmt.Errorf("block: ExportBnB") }
-
-// CodeMap4 is the 16 values of NF4 or FP4 by code. It panics for other kinds.
-func CodeMap4(k dtype.Kind) [16]float32 { panic("block: CodeMap4") }

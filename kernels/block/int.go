@@ -1,0 +1,205 @@
+package block
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// scaleAt reads scale i of a plane of kind k.
+func scaleAt(p []byte, k dtype.Kind, i int) float32 {
+	switch k {
+	case dtype.F16:
+		return FromF16(binary.LittleEndian.Uint16(p[2*i:]))
+	case dtype.BF16:
+		return FromBF16(binary.LittleEndian.Uint16(p[2*i:]))
+	}
+	return f32at(p[4*i:])
+}
+
+// putScale rounds v to kind k, stores it as scale i and returns what was stored.
+func putScale(p []byte, k dtype.Kind, i int, v float32) float32 {
+	switch k {
+	case dtype.F16:
+		putF16(p[2*i:], v)
+	case dtype.BF16:
+		binary.LittleEndian.PutUint16(p[2*i:], BF16(v))
+	default:
+		putF32(p[4*i:], v)
+	}
+	return scaleAt(p, k, i)
+}
+
+// decodeInt: value = (code - zero) · scale of the column's group.
+func decodeInt(dst []float32, m Raw, row, col int) {
+	t := m.Type
+	p := dtype.Planes(t, m.Rows, m.Cols)
+	bits, groups := t.Bits(), t.Groups(m.Cols)
+	stride := (m.Cols*bits + 7) / 8
+	codes := m.Data[p[dtype.Codes].Off+row*stride:][:stride]
+	unpackCodes(dst, codes, bits, col)
+	scales := m.Data[p[dtype.Scales].Off:]
+	zeros := m.Data[p[dtype.Zeros].Off:][:p[dtype.Zeros].Len]
+	zero := float32(int(1) << (bits - 1))
+	if t.Flags&dtype.Perm != 0 {
+		decodePerm(dst, m, row*groups, scales, zeros, zero, m.Data[p[dtype.PermIndex].Off+4*col:])
+		return
+	}
+	size := int(t.Group)
+	if size <= 0 {
+		size = m.Cols
+	}
+	for len(dst) > 0 {
+		g := col / size
+		n := min(len(dst), (g+1)*size-col)
+		if len(zeros) > 0 {
+			zero = float32(zeros[row*groups+g])
+		}
+		s := scaleAt(scales, t.Scale, row*groups+g)
+		part := dst[:n]
+		for i, c := range part {
+			part[i] = (c - zero) * s
+		}
+		dst, col = dst[n:], col+n
+	}
+}
+
+func decodePerm(dst []float32, m Raw, base int, scales, zeros []byte, zero float32, index []byte) {
+	groups := m.Type.Groups(m.Cols)
+	last, s := -1, float32(0)
+	for i := range dst {
+		g := int(int32(binary.LittleEndian.Uint32(index[4*i:])))
+		if uint(g) >= uint(groups) {
+			g = 0 // Check refuses such a matrix; never read outside it
+		}
+		if g != last {
+			last, s = g, scaleAt(scales, m.Type.Scale, base+g)
+			if len(zeros) > 0 {
+				zero = float32(zeros[base+g])
+			}
+		}
+		dst[i] = (dst[i] - zero) * s
+	}
+}
+
+// unpackCodes writes the codes of the columns col, col+1, … of one row as floats.
+func unpackCodes(dst []float32, row []byte, bits, col int) {
+	switch bits {
+	case 2:
+		for i := range dst {
+			c := col + i
+			dst[i] = float32(row[c>>2] >> (c & 3 * 2) & 3)
+		}
+	case 3:
+		for i := range dst {
+			dst[i] = float32(code3(row, col+i))
+		}
+	case 4:
+		unpack4(dst, row, col)
+	default:
+		for i, v := range row[col : col+len(dst)] {
+			dst[i] = float32(v)
+		}
+	}
+}
+
+func unpack4(dst []float32, row []byte, col int) {
+	if col&1 != 0 && len(dst) > 0 {
+		dst[0] = float32(row[col>>1] >> 4)
+		dst, col = dst[1:], col+1
+	}
+	q := row[col>>1:]
+	for len(dst) >= 2 {
+		y := (*[2]float32)(dst)
+		y[0], y[1] = float32(q[0]&15), float32(q[0]>>4)
+		dst, q = dst[2:], q[1:]
+	}
+	if len(dst) > 0 {
+		dst[0] = float32(q[0] & 15)
+	}
+}
+
+// code3 reads the 3-bit code i of a row packed as one stream of bits.
+func code3(row []byte, i int) uint8 {
+	b := i * 3
+	v := uint16(row[b>>3])
+	if b&7 > 5 {
+		v |= uint16(row[b>>3+1]) << 8
+	}
+	return uint8(v>>(b&7)) & 7
+}
+
+// putCode sets the code of column c in a row whose bits there are zero.
+func putCode(row []byte, bits, c int, v uint8) {
+	b := c * bits
+	row[b>>3] |= v << (b & 7)
+	if over := b&7 + bits - 8; over > 0 {
+		row[b>>3+1] |= v >> (bits - over)
+	}
+}
+
+// codeAt reads the code of column c.
+func codeAt(row []byte, bits, c int) uint8 {
+	if bits == 3 {
+		return code3(row, c)
+	}
+	b := c * bits
+	return row[b>>3] >> (b & 7) & uint8(1<<bits-1)
+}
+
+// encodeIntRow rounds one row to nearest. Asymmetric: scale = (max-min)/(2^b-1)
+// over a range that includes 0, zero = round(-min/scale). Symmetric: scale =
+// 2·max|x|/(2^b-1), zero = 2^(b-1). The scale is rounded to its stored type
+// before it is used; halves round to even, as in GPTQ's and llm-compressor's
+// round-to-nearest.
+func encodeIntRow(m Raw, p *[dtype.NumPlanes]dtype.Plane, row int, x []float32) {
+	t := m.Type
+	bits, groups := t.Bits(), t.Groups(m.Cols)
+	stride := (m.Cols*bits + 7) / 8
+	codes := m.Data[p[dtype.Codes].Off+row*stride:][:stride]
+	clear(codes)
+	lo, hi := make([]float32, groups), make([]float32, groups)
+	group := groupOf(m, p)
+	for c, v := range x {
+		g := group(c)
+		lo[g], hi[g] = min(lo[g], v), max(hi[g], v)
+	}
+	top := float32(int(1)<<bits - 1)
+	zero := make([]float32, groups)
+	for g := range groups {
+		if t.Flags&dtype.Zero == 0 {
+			hi[g] = max(hi[g], -lo[g])
+			lo[g] = -hi[g]
+		}
+		if lo[g] == 0 && hi[g] == 0 {
+			lo[g], hi[g] = -1, 1
+		}
+		s := putScale(m.Data[p[dtype.Scales].Off:], t.Scale, row*groups+g, (hi[g]-lo[g])/top)
+		zero[g] = (top + 1) / 2
+		if t.Flags&dtype.Zero != 0 {
+			zero[g] = min(max(roundEven(-lo[g]/s), 0), top)
+			m.Data[p[dtype.Zeros].Off+row*groups+g] = uint8(zero[g])
+		}
+		hi[g] = s
+	}
+	for c, v := range x {
+		g := group(c)
+		q := min(max(roundEven(v/hi[g])+zero[g], 0), top)
+		putCode(codes, bits, c, uint8(q))
+	}
+}
+
+func groupOf(m Raw, p *[dtype.NumPlanes]dtype.Plane) func(c int) int {
+	if m.Type.Flags&dtype.Perm != 0 {
+		index := m.Data[p[dtype.PermIndex].Off:]
+		return func(c int) int { return int(int32(binary.LittleEndian.Uint32(index[4*c:]))) }
+	}
+	size := int(m.Type.Group)
+	if size <= 0 {
+		size = max(m.Cols, 1)
+	}
+	return func(c int) int { return c / size }
+}
+
+func roundEven(v float32) float32 { return float32(math.RoundToEven(float64(v))) }

@@ -20,7 +20,7 @@ const factorBlock = 64
 func (c *CPU) Factor(u, h kernels.Buffer, n int, damp float32) error {
 	want("factor: u", u, n*n)
 	want("factor: h", h, n*n)
-	s := c.scratch(2 * n * n)
+	s := c.workspace(2 * n * n)
 	defer s.free()
 	f := &factor{n: n, a: f64Of(s.take(2 * n * n)), inv: make([]float64, roundUp(n, factorBlock)*factorBlock)}
 	f.load(f32(h), damp)

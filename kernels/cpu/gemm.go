@@ -142,7 +142,7 @@ func (g *gemm) blocked(c *CPU, panels int) {
 	blocks := ceilDiv(g.m, maxRows)
 	mb := roundUp(ceilDiv(g.m, blocks), g.mr)
 	span := g.depth*g.mr + 16
-	buf := c.scratch(ceilDiv(mb, g.mr)*span + g.areaSize(g.depth*panelWidth+16))
+	buf := c.workspace(ceilDiv(mb, g.mr)*span + g.areaSize(g.depth*panelWidth+16))
 	defer buf.free()
 	g.abuf = buf.take(ceilDiv(mb, g.mr) * span)
 	g.areas = newAreas(buf, g.depth*panelWidth+16)
@@ -183,7 +183,7 @@ func (g *gemm) narrow(c *CPU, panels int) {
 	span := g.depth*panelWidth + 16
 	rows := dealRows(g.m, g.mr)
 	apanel := g.depth*g.mr + 16
-	buf := c.scratch(panels*span + g.areaSize(apanel))
+	buf := c.workspace(panels*span + g.areaSize(apanel))
 	defer buf.free()
 	bbuf := buf.take(panels * span)
 	g.areas = newAreas(buf, apanel)

@@ -12,33 +12,33 @@ import (
 // method to Run, which returns it.
 type scratchFailed struct{ err error }
 
-// scratch is float32 memory for the time of one method. Parts taken from it
+// workspace is float32 memory for the time of one method. Parts taken from it
 // start at multiples of 64 bytes.
-type scratch struct {
+type workspace struct {
 	dev  *CPU
 	buf  *Buf
 	rest []float32
 }
 
-// scratch takes n floats, counted as kernels.Scratch. Over the limit it panics
+// workspace takes n floats, counted as kernels.Scratch. Over the limit it panics
 // with scratchFailed.
-func (c *CPU) scratch(n int) *scratch {
+func (c *CPU) workspace(n int) *workspace {
 	n += 16 * 8 // what rounding parts up may add
 	b, err := c.alloc(kernels.Scratch, dtype.Type{}, n, 4*n)
 	if err != nil {
 		panic(scratchFailed{err})
 	}
-	return &scratch{c, b, f32(b)}
+	return &workspace{c, b, f32(b)}
 }
 
 // take cuts n floats off.
-func (s *scratch) take(n int) []float32 {
+func (s *workspace) take(n int) []float32 {
 	p := s.rest[:n:n]
 	s.rest = s.rest[roundUp(n, 16):]
 	return p
 }
 
-func (s *scratch) free() { s.dev.Free(s.buf) }
+func (s *workspace) free() { s.dev.Free(s.buf) }
 
 // area is what one worker needs while it packs and multiplies.
 type area struct {
@@ -64,7 +64,7 @@ func (g *gemm) areaSize(panel int) int {
 	return par.Threads() * (roundUp(panel, 16) + fixedSizes + 64)
 }
 
-func newAreas(s *scratch, panel int) *areas {
+func newAreas(s *workspace, panel int) *areas {
 	n := par.Threads()
 	a := &areas{make(chan *area, n)}
 	for range n {

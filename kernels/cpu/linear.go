@@ -109,7 +109,7 @@ func (c *CPU) linearDX(dx kernels.Dst, dy []float32, a *kernels.LinearArgs) {
 		c.gemm(d, in, a.N, in, dx.Add, append([]product{first}, second...)...)
 		return
 	}
-	s := c.scratch(min(a.N, dropRows) * in)
+	s := c.workspace(min(a.N, dropRows) * in)
 	defer s.free()
 	tmp := s.take(min(a.N, dropRows) * in)
 	for r0 := 0; r0 < a.N; r0 += dropRows {

@@ -16,7 +16,7 @@ const skinnyChunk = 32 << 10
 // skinny is Linear for few rows.
 func (c *CPU) skinny(y kernels.Dst, a *kernels.LinearArgs) {
 	in, out := a.W.Cols, a.W.Rows
-	s := c.scratch(a.N*roundUp(in, 16) + par.Threads()*(4*roundUp(in, 16)+16))
+	s := c.workspace(a.N*roundUp(in, 16) + par.Threads()*(4*roundUp(in, 16)+16))
 	defer s.free()
 	k := roundUp(in, 16)
 	x := s.take(a.N * k)

@@ -41,7 +41,7 @@ func (c *CPU) LogProb(out *kernels.LogProbOut, dx, dw kernels.Dst, a *kernels.Lo
 	l.x, l.coef, l.target = f32(a.X), f32(a.Coef), i32(a.Target)
 	l.logp, l.lse, l.arg = f32(out.LogP), f32(out.LSE), i32(out.Argmax)
 	rows := logProbRows(a.N, l.v)
-	s := c.scratch(rows * l.v)
+	s := c.workspace(rows * l.v)
 	defer s.free()
 	l.logits = s.take(rows * l.v)
 	for r := 0; r < a.N; r += rows {
@@ -115,7 +115,7 @@ func (l *logProb) row(i int, z []float32, grads bool) {
 	if l.logp != nil {
 		l.logp[i] = 0
 		if target >= 0 {
-			l.logp[i] = z[target] - lse
+			l.logp[i] = float32(float64(z[target]-top) - math.Log(sum))
 		}
 	}
 	if !grads {
@@ -125,7 +125,7 @@ func (l *logProb) row(i int, z []float32, grads bool) {
 		clear(z)
 		return
 	}
-	scaledExp(z, lse, l.coef[i])
+	scaledExp(z, top, float32(float64(l.coef[i])/sum))
 	z[target] -= l.coef[i]
 }
 

@@ -1,50 +1,311 @@
 package data
 
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
 // Tokenizer turns text into token ids and back, as the model's own tokenizer
 // does. It may be used by several goroutines.
-type Tokenizer struct{}
+type Tokenizer struct {
+	vocab  []string // by id, "" where there is none
+	ids    map[string]int32
+	kinds  []tokenKind
+	skip   []bool // special tokens, which Decode may leave out
+	pipe   pipeline
+	model  model
+	norm   []normalizer
+	pre    []splitter
+	raw    *addedTrie // added tokens looked for in the text as it is
+	normed *addedTrie // and in the normalised text
+	added  []addedToken
+	before []int32 // what special puts around a text
+	after  []int32
+	dec    []decodeStep
 
-// ParseTokenizer reads a Hugging Face tokenizer.json and, where there is one,
-// tokenizer_config.json (config may be nil). Anything in it that this package
-// does not know is an error that names it, never ignored.
-func ParseTokenizer(json, config []byte) (*Tokenizer, error) { return nil, nil }
+	bos, eos, pad, unk int32
+	ends               []int32
+	template           string
+	config             *jinja.Dict       // tokenizer_config.json
+	files              map[string][]byte // the Hugging Face files it came from
+	merges             []string          // "a b", for GGUF; nil where scores are used
+	scores             []float32         // by id; nil where merges are used
+	hash               func() string
+	pool               sync.Pool // *encoder
+	pieces             func() *pieceTable
+}
+
+// tokenKind is the token type of GGUF.
+type tokenKind uint8
+
+const (
+	kindNormal  tokenKind = 1
+	kindUnknown tokenKind = 2
+	kindControl tokenKind = 3
+	kindUser    tokenKind = 4
+	kindUnused  tokenKind = 5
+	kindByte    tokenKind = 6
+)
+
+// encoder is the working memory of one goroutine.
+type encoder struct {
+	t     *Tokenizer
+	out   []int32
+	plain bool // special tokens are text
+	emits []func(string, bool)
+	cache map[string]cached
+	arena []int32
+	syms  []int32
+	next  []int32
+	prev  []int32
+	heap  []candidate
+	spell []byte
+	path  []viterbi
+}
+
+// cached is where in the arena the ids of a word lie.
+type cached struct{ at, n int32 }
+
+// Bounds of the word cache of one encoder.
+const (
+	maxCachedWord  = 64
+	maxCachedWords = 1 << 16
+	maxArena       = 1 << 19
+)
+
+func (t *Tokenizer) newEncoder() *encoder {
+	e := &encoder{t: t, cache: map[string]cached{}}
+	e.emits = make([]func(string, bool), len(t.pre)+1)
+	e.emits[len(t.pre)] = func(w string, _ bool) { e.word(w) }
+	for i := len(t.pre) - 1; i >= 0; i-- {
+		s, emit := t.pre[i], e.emits[i+1]
+		e.emits[i] = func(w string, first bool) { s.split(w, first, emit) }
+	}
+	return e
+}
+
+func (e *encoder) word(w string) {
+	if c, ok := e.cache[w]; ok {
+		e.out = append(e.out, e.arena[c.at:c.at+c.n]...)
+		return
+	}
+	n := len(e.out)
+	e.out = e.t.model.word(e, w, e.out)
+	if len(w) > maxCachedWord {
+		return
+	}
+	if len(e.cache) >= maxCachedWords || len(e.arena) > maxArena {
+		clear(e.cache)
+		e.arena = e.arena[:0]
+	}
+	ids := e.out[n:]
+	e.cache[strings.Clone(w)] = cached{int32(len(e.arena)), int32(len(ids))}
+	e.arena = append(e.arena, ids...)
+}
+
+func (e *encoder) text(s string) {
+	e.t.raw.split(s, e.plain, e.segment, e.found)
+}
+
+func (e *encoder) found(id int32) { e.out = append(e.out, id) }
+
+// segment encodes what lies between two added tokens.
+func (e *encoder) segment(s string, first bool) {
+	for _, n := range e.t.norm {
+		s = n.apply(s)
+	}
+	e.t.normed.split(s, e.plain, func(s string, f bool) {
+		if s != "" {
+			e.emits[0](s, first && f)
+		}
+	}, e.found)
+}
 
 // Encode returns the ids of text. Added tokens (such as <|im_start|>) are
 // recognised in it; special adds what the tokenizer puts around a text, such as
-// a BOS. Text is taken as UTF-8; a byte that is not becomes U+FFFD.
-func (t *Tokenizer) Encode(text string, special bool) []int32 { return nil }
+// a BOS. Text is taken as UTF-8; a byte that is not becomes U+FFFD. It panics
+// where TryEncode returns an error.
+func (t *Tokenizer) Encode(text string, special bool) []int32 {
+	ids, err := t.TryEncode(text, special)
+	if err != nil {
+		panic(err)
+	}
+	return ids
+}
+
+// TryEncode is Encode for tokenizers that nobody vetted: the one error is a
+// regular expression of the tokenizer's own that took too long on text, which
+// cannot happen where the pre-tokenizer is one of the known families.
+func (t *Tokenizer) TryEncode(text string, special bool) ([]int32, error) {
+	var out []int32
+	if special {
+		out = append(out, t.before...)
+	}
+	out, err := t.appendText(out, text, false)
+	if err == nil && special {
+		out = append(out, t.after...)
+	}
+	return out, err
+}
 
 // EncodePlain is Encode for text that is data: special tokens written in it
 // are text, and nothing is put around it.
-func (t *Tokenizer) EncodePlain(text string) []int32 { return nil }
+func (t *Tokenizer) EncodePlain(text string) []int32 {
+	ids, err := t.appendText(nil, text, true)
+	if err != nil {
+		panic(err)
+	}
+	return ids
+}
 
-// Decode returns the text of ids; skipSpecial leaves special tokens out. Bytes
-// that are no UTF-8 become U+FFFD.
-func (t *Tokenizer) Decode(ids []int32, skipSpecial bool) string { return "" }
+func (t *Tokenizer) appendText(out []int32, text string, plain bool) (ids []int32, err error) {
+	e, _ := t.pool.Get().(*encoder)
+	if e == nil {
+		e = t.newEncoder()
+	}
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+			t.pool.Put(e)
+		case errPattern:
+			ids, err = nil, fail.Inputf("tokenizer", "", "%w", r.err)
+		default:
+			panic(r)
+		}
+	}()
+	if !utf8.ValidString(text) {
+		text = lossy([]byte(text))
+	}
+	e.out, e.plain = slices.Grow(e.out[:0], len(text)/4), plain
+	e.text(text)
+	return append(out, e.out...), nil
+}
 
 // BOS is the id that begins a text, or -1.
-func (t *Tokenizer) BOS() int32 { return -1 }
+func (t *Tokenizer) BOS() int32 { return t.bos }
 
 // EOS is the id that ends a text, or -1.
-func (t *Tokenizer) EOS() int32 { return -1 }
+func (t *Tokenizer) EOS() int32 { return t.eos }
 
 // PAD is the padding id, or -1.
-func (t *Tokenizer) PAD() int32 { return -1 }
+func (t *Tokenizer) PAD() int32 { return t.pad }
+
+// UNK is the id of what the vocabulary cannot spell, or -1.
+func (t *Tokenizer) UNK() int32 { return t.unk }
+
+// AddsBOS tells whether Encode with special begins with the BOS.
+func (t *Tokenizer) AddsBOS() bool {
+	return len(t.before) > 0 && t.before[0] == t.bos
+}
+
+// AddsEOS tells whether Encode with special ends with the EOS.
+func (t *Tokenizer) AddsEOS() bool {
+	return len(t.after) > 0 && t.after[len(t.after)-1] == t.eos
+}
 
 // EOSIDs are all ids that end a text or a turn, in ascending order.
-func (t *Tokenizer) EOSIDs() []int32 { return nil }
+func (t *Tokenizer) EOSIDs() []int32 { return slices.Clone(t.ends) }
+
+// Special tells whether id is a control token, one that Decode may leave out.
+func (t *Tokenizer) Special(id int32) bool {
+	return id >= 0 && int(id) < len(t.skip) && t.skip[id]
+}
 
 // Token is the vocabulary's own spelling of an id, "" outside the vocabulary.
-func (t *Tokenizer) Token(id int32) string { return "" }
+func (t *Tokenizer) Token(id int32) string {
+	if id < 0 || int(id) >= len(t.vocab) {
+		return ""
+	}
+	return t.vocab[id]
+}
 
 // ID is the id of a token in the vocabulary's own spelling.
-func (t *Tokenizer) ID(token string) (int32, bool) { return 0, false }
+func (t *Tokenizer) ID(token string) (int32, bool) {
+	id, ok := t.ids[token]
+	return id, ok
+}
 
 // Size is one more than the largest id.
-func (t *Tokenizer) Size() int { return 0 }
+func (t *Tokenizer) Size() int { return len(t.vocab) }
 
 // Hash is the SHA-256, in hex, of everything that shapes the ids.
-func (t *Tokenizer) Hash() string { return "" }
+func (t *Tokenizer) Hash() string { return t.hash() }
 
 // ChatTemplate is the template that came with the tokenizer, or "".
-func (t *Tokenizer) ChatTemplate() string { return "" }
+func (t *Tokenizer) ChatTemplate() string { return t.template }
+
+// Template parses the tokenizer's chat template with its own BOS and EOS.
+func (t *Tokenizer) Template(o TemplateOptions) (*Template, error) {
+	if t.template == "" {
+		return nil, fail.Inputf("tokenizer", "give a chat template (chat_template: a file or the text)", "it has no chat template")
+	}
+	if o.BOS == "" {
+		o.BOS = t.Token(t.bos)
+	}
+	if o.EOS == "" {
+		o.EOS = t.Token(t.eos)
+	}
+	return ParseTemplate(t.template, o)
+}
+
+// endTokens are spellings of tokens that end a turn or a text, in the chat
+// formats there are.
+var endTokens = []string{
+	"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|endoftext|>", "<|end_of_text|>",
+	"<EOT>", "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>", "<|eom_id|>", "<|return|>", "<|call|>",
+	"<|END_OF_TURN_TOKEN|>", "<|eot|>", "<|eom|>", "<|assistant_end|>",
+}
+
+// setEnds collects EOSIDs; more are ids that the model's files name.
+func (t *Tokenizer) setEnds(more ...int32) {
+	ends := append([]int32{}, more...)
+	if t.eos >= 0 {
+		ends = append(ends, t.eos)
+	}
+	for _, s := range endTokens {
+		if id, ok := t.ids[s]; ok && (t.kinds[id] == kindControl || t.kinds[id] == kindUser) {
+			ends = append(ends, id)
+		}
+	}
+	slices.Sort(ends)
+	ends = slices.Compact(ends)
+	t.ends = slices.DeleteFunc(ends, func(id int32) bool { return id < 0 || int(id) >= len(t.vocab) })
+}
+
+// finish derives what all sources share: the vocabulary's index must be set.
+func (t *Tokenizer) finish() error {
+	if err := t.compile(); err != nil {
+		return err
+	}
+	t.pieces = sync.OnceValue(t.newPieces)
+	t.hash = sync.OnceValue(t.digest)
+	return nil
+}
+
+// digest hashes the vocabulary, the merges or scores, the pipeline and the
+// special ids in a form that does not depend on the file they came from.
+func (t *Tokenizer) digest() string {
+	h := sha256.New()
+	for i, s := range t.vocab {
+		fmt.Fprintf(h, "%d %q\n", t.kinds[i], s)
+	}
+	for _, m := range t.merges {
+		fmt.Fprintf(h, "merge %q\n", m)
+	}
+	for _, s := range t.scores {
+		fmt.Fprintf(h, "score %x\n", s)
+	}
+	for _, a := range t.added {
+		fmt.Fprintf(h, "added %+v\n", a)
+	}
+	fmt.Fprintf(h, "%s\n%v %v %d %d %d %d\n", t.pipe.describe(), t.before, t.after, t.bos, t.eos, t.pad, t.unk)
+	return hex.EncodeToString(h.Sum(nil))
+}

@@ -2,8 +2,8 @@ package autograd
 
 // Checkpoint runs f on in and keeps nothing of its inside for the gradient but
 // the inputs: Backward runs f a second time (Chen et al. 2016,
-// arXiv:1604.06174). f must be a pure function of the tape, its inputs and
-// parameters. The gradients are the same bits as without.
+// arXiv:1604.06174). f must be a pure function of the tape, its inputs,
+// parameters, and tensors that stay until Backward (never Done). The gradients are the same bits as without.
 func (t *Tape) Checkpoint(in []*Tensor, f func(*Tape, []*Tensor) []*Tensor) []*Tensor {
 	if !t.Record || t.err != nil {
 		return f(t, in)
@@ -59,7 +59,7 @@ func leaves(in []*Tensor) []*Tensor {
 
 // adopt moves a result of a region's inside to t.
 func (t *Tape) adopt(y *Tensor) *Tensor {
-	z := &Tensor{Shape: y.Shape, Data: y.Data, needs: y.needs}
+	z := &Tensor{Shape: y.Shape, Data: y.Data, tape: t, needs: y.needs}
 	y.Data = nil
 	t.all = append(t.all, z)
 	return z

@@ -185,7 +185,7 @@ func (t *Tape) gradHeads(x *Tensor, h, d int) kernels.Heads {
 // reader.
 func (t *Tape) Rope(x, cs *Tensor, d, rot int, pairs kernels.Pairs) *Tensor {
 	n, h := x.Rows(), x.Cols()/d
-	y := &Tensor{Shape: x.Shape, needs: x.needs}
+	y := &Tensor{Shape: x.Shape, tape: t, needs: x.needs}
 	if t.err != nil || x.saved > 0 || x.of != nil {
 		return t.ropeError(x, y)
 	}

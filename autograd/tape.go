@@ -65,6 +65,7 @@ type Tensor struct {
 	Shape []int // [N, columns]; outermost first
 	Data  kernels.Buffer
 
+	tape  *Tape    // owner of Data
 	needs bool     // a gradient with respect to it is wanted
 	grad  *gradBuf // while it exists
 	of    *Tensor  // set for an input of a checkpointed region: the tensor outside
@@ -144,7 +145,7 @@ func (t *Tape) Fail(err error) {
 func (t *Tape) New(shape ...int) *Tensor { return t.alloc(kernels.Activations, dtype.F32, shape...) }
 
 func (t *Tape) alloc(p kernels.Purpose, k dtype.Kind, shape ...int) *Tensor {
-	x := &Tensor{Shape: shape}
+	x := &Tensor{Shape: shape, tape: t}
 	if t.err != nil {
 		return x
 	}
@@ -407,7 +408,9 @@ func (t *Tape) Backward() error {
 		}
 		t.ops[i] = op{}
 		for _, x := range o.saves {
-			x.done = true
+			if x.tape == t { // a region's inside also reads what lies outside
+				x.done = true
+			}
 		}
 		t.unhold(o.saves)
 		for _, y := range o.out {

@@ -156,6 +156,7 @@ type result struct {
 	at   func(i int) int // where element i of want lies; nil: at i
 	want []float64       // NaN: not checked
 	tol  float64         // relative to |want| and to the root mean square of want
+	abs  float64         // and so much in any case, for results that cancel
 }
 
 // guard is the number of untouched elements on both sides.
@@ -259,12 +260,18 @@ func (s *suite) verify(name string, r result, got []float32, before []float64, m
 			want[i] += before[p]
 		}
 	}
-	s.close(name, have, want, r.tol)
+	s.near(name, have, want, r.tol, r.abs)
 }
 
 // close compares got with want: the error of an element is taken relative to
 // the larger of the element and the root mean square of all.
 func (s *suite) close(name string, got []float32, want []float64, tol float64) {
+	s.Helper()
+	s.near(name, got, want, tol, 0)
+}
+
+// near is close that forgives an error of abs.
+func (s *suite) near(name string, got []float32, want []float64, tol, abs float64) {
 	s.Helper()
 	if len(got) != len(want) {
 		s.Fatalf("%s: %d elements, want %d", name, len(got), len(want))
@@ -279,7 +286,7 @@ func (s *suite) close(name string, got []float32, want []float64, tol float64) {
 	rms := math.Sqrt(sq / math.Max(1, float64(n)))
 	worst, at := 0.0, -1
 	for i, w := range want {
-		if math.IsNaN(w) || float64(got[i]) == w {
+		if math.IsNaN(w) || float64(got[i]) == w || math.Abs(float64(got[i])-w) <= abs {
 			continue
 		}
 		err := math.Abs(float64(got[i])-w) / math.Max(math.Max(math.Abs(w), rms), 1e-30)

@@ -32,6 +32,9 @@ func testColStats(s *suite) {
 			}
 			s.once("write", r, []mode{writing}, op)
 			prev := s.normal(c.cols, 2)
+			for j, p := range prev {
+				prev[j] = math.Abs(p)
+			}
 			pb := s.up(prev)
 			s.b.ColStats(kernels.Into(pb), xb, c.rows, c.cols, stat)
 			for j, p := range prev {
@@ -140,7 +143,7 @@ func testLogitStats(s *suite) {
 		for i := range c.n {
 			kl[i], top[i] = kl64(ref[i*c.v:(i+1)*c.v], x[i*c.v:(i+1)*c.v])
 		}
-		s.check([]result{{name: fmt.Sprintf("kl of %d×%d", c.n, c.v), n: c.n, want: kl, tol: 1e-4}, {name: "top1", n: c.n, want: top}},
+		s.check([]result{{name: fmt.Sprintf("kl of %d×%d", c.n, c.v), n: c.n, want: kl, tol: 1e-4, abs: 2e-8}, {name: "top1", n: c.n, want: top, tol: 1e-6}},
 			func(d []kernels.Dst) { s.b.LogitStats(d[0], d[1], xb, rb, c.n, c.v) })
 	}
 }

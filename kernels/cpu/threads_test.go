@@ -1,0 +1,107 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// TestThreads: every operation gives the same bits at any number of threads.
+func TestThreads(t *testing.T) {
+	defer par.SetThreads(0)
+	want := map[string][]uint32{}
+	for _, n := range []int{1, 2, 3, 7} {
+		par.SetThreads(n)
+		for name, got := range manyOps(t) {
+			if n == 1 {
+				want[name] = got
+				continue
+			}
+			for i := range got {
+				if got[i] != want[name][i] {
+					t.Errorf("%s: element %d differs at %d threads", name, i, n)
+					break
+				}
+			}
+		}
+	}
+}
+
+// bench is a CPU with random inputs whose order of creation is fixed.
+type bench struct {
+	testing.TB
+	*CPU
+	rng *rand.Rand
+}
+
+func newBench(t testing.TB) *bench {
+	return &bench{t, New(Options{}), rand.New(rand.NewPCG(3, 4))}
+}
+
+func (b *bench) random(n int) kernels.Buffer {
+	x := b.empty(n)
+	for i, s := 0, f32(x); i < n; i++ {
+		s[i] = float32(b.rng.NormFloat64())
+	}
+	return x
+}
+
+func (b *bench) empty(n int) kernels.Buffer {
+	x, err := b.Alloc(kernels.Activations, dtype.Of(dtype.F32), n)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return x
+}
+
+func (b *bench) ints(v ...int32) kernels.Buffer {
+	x, err := b.Alloc(kernels.Activations, dtype.Of(dtype.I32), len(v))
+	if err != nil {
+		b.Fatal(err)
+	}
+	copy(i32(x), v)
+	return x
+}
+
+func manyOps(t *testing.T) map[string][]uint32 {
+	b := newBench(t)
+	out := map[string][]uint32{}
+	keep := func(name string, bufs ...kernels.Buffer) {
+		for i, x := range bufs {
+			for _, v := range f32(x) {
+				out[fmt.Sprint(name, i)] = append(out[fmt.Sprint(name, i)], math.Float32bits(v))
+			}
+		}
+	}
+	const n, c, h, k, d = 700, 96, 6, 2, 16
+	x, dy, w := b.random(n*c), b.random(n*c), b.random(c)
+	y, dx, dw, stats := b.empty(n*c), b.empty(n*c), b.empty(c), b.empty(n)
+	na := &kernels.NormArgs{N: n, C: c, X: x, W: w, Eps: 1e-5}
+	b.Norm(kernels.To(y), kernels.Dst{}, stats, na)
+	b.NormBackward(kernels.To(dx), kernels.To(dw), kernels.Dst{}, dy, stats, na)
+	keep("norm", y, stats, dx, dw)
+
+	aa := &kernels.AttnArgs{N: n, H: h, K: k, D: d, Seq: b.ints(0, 13, 600, n), Scale: 0.25}
+	q, kk, v := b.random(n*h*d), b.random(n*k*d), b.random(n*k*d)
+	o, lse := b.empty(n*h*d), b.empty(n*h)
+	dq, dk, dv := b.empty(n*h*d), b.empty(n*k*d), b.empty(n*k*d)
+	hv := func(x kernels.Buffer, h int) kernels.Heads { return kernels.Heads{Buffer: x, Tok: h * d, Head: d} }
+	b.Attention(hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
+	b.AttentionBackward(hv(dq, h), hv(dk, k), hv(dv, k), hv(dy, h), hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
+	keep("attention", o, lse, dq, dk, dv)
+
+	act := &kernels.ActArgs{N: n, F: c, Gate: x, Up: dy}
+	b.Act(kernels.To(y), act)
+	b.ActBackward(kernels.To(dx), kernels.Dst{}, dy, act)
+	sums := b.empty(2)
+	b.ColStats(kernels.To(dw), x, n, c, kernels.SumSq)
+	b.Sum(kernels.To(sums), x, dy, n*c)
+	b.GatherBackward(kernels.To(o), dy, b.ints(make([]int32, n)...), n, c)
+	keep("rest", y, dx, dw, b.Slice(sums, 0, 1), o)
+	return out
+}

@@ -99,6 +99,8 @@ func (s *search) rank(v float32) int {
 var (
 	nf4Search = newSearch(nf4[:])
 	fp4Search = newSearch(fp4[:])
+
+	dynamicSearch = newSearch(DynamicMap(true, 8))
 )
 
 // encodeBook quantizes the flat tensor x as bitsandbytes' PyTorch kernel does:
@@ -167,11 +169,10 @@ func nestScales(m Raw, scales []float32) error {
 	}
 	n := m.Plane(dtype.NestedScales)
 	outer := make([]float32, (len(scales)+nestedBlock-1)/nestedBlock)
-	code := DynamicMap(true, 8)
-	Quantize8(m.Plane(dtype.Scales), outer, scales, code, nestedBlock)
+	quantize8(m.Plane(dtype.Scales), outer, scales, dynamicSearch, nestedBlock)
 	PutF32(n, outer)
 	putF32(n[4*len(outer):], offset)
-	PutF32(n[4*len(outer)+4:], code)
+	PutF32(n[4*len(outer)+4:], dynamicSearch.values)
 	return nil
 }
 

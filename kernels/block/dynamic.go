@@ -47,23 +47,24 @@ func LinearMap(signed bool) []float32 {
 	return slices.Insert(v, 127, 0)
 }
 
-// linspace counts from both ends, as torch.linspace does.
+// linspace counts from both ends and rounds once, as torch.linspace does.
 func linspace(lo, hi float32, n int) []float32 {
 	step := (hi - lo) / float32(n-1)
 	v := make([]float32, n)
 	for i := range v {
 		if i < n/2 {
-			v[i] = lo + float32(step*float32(i))
+			v[i] = float32(float64(lo) + float64(step)*float64(i))
 		} else {
-			v[i] = hi - float32(step*float32(n-1-i))
+			v[i] = float32(float64(hi) - float64(step)*float64(n-1-i))
 		}
 	}
 	return v
 }
 
-// Mean is the mean of x as PyTorch's float32 sum on a 512-bit machine takes it
-// (16 lanes, 4 rows at once, cascades of at least 16), so that nested offsets
-// agree to the last bit.
+// Mean is the mean of x summed in the order PyTorch sums float32 on one thread
+// (8 lanes, 4 rows at once, cascades of at least 16), so that nested offsets
+// agree to the last bit. PyTorch itself splits sums past 32768 values by
+// threads; this one never does.
 func Mean(x []float32) float32 {
 	if len(x) == 0 {
 		return 0
@@ -73,9 +74,16 @@ func Mean(x []float32) float32 {
 
 // Quantize8 writes the nearest code of each x/absmax in blocks of size elements
 // to q [len(x)] and the blocks' largest magnitudes to absmax. A tie goes to the
-// smaller code. code is ascending with 256 values.
+// smaller code. code is ascending with 256 values. A ragged last block of zeros
+// has an absmax of 1e-38, as bitsandbytes stores it.
 func Quantize8(q []byte, absmax, x, code []float32, size int) {
-	s := newSearch(code)
+	quantize8(q, absmax, x, newSearch(code), size)
+	if n := len(absmax); len(x)%size != 0 {
+		absmax[n-1] = max(absmax[n-1], 1e-38)
+	}
+}
+
+func quantize8(q []byte, absmax, x []float32, s *search, size int) {
 	par.For(len(absmax), max(1, 16384/size), func(lo, hi int) {
 		for b := lo; b < hi; b++ {
 			part := x[b*size : min((b+1)*size, len(x))]
@@ -97,7 +105,7 @@ func Dequantize8(dst []float32, q []byte, absmax, code []float32, size int) {
 
 // torchSum sums in the order of ATen's vectorized inner reduction.
 func torchSum(x []float32) float32 {
-	const lanes, rows = 16, 4
+	const lanes, rows = 8, 4
 	vecs := len(x) / lanes
 	var acc [rows][lanes]float32
 	cascade(&acc, x, vecs/rows)
@@ -117,25 +125,25 @@ func torchSum(x []float32) float32 {
 	return sum
 }
 
-func addTo(a *[16]float32, x []float32) {
-	x = x[:16]
+func addTo(a *[8]float32, x []float32) {
+	x = x[:8]
 	for i, v := range x {
 		a[i] += v
 	}
 }
 
 // cascade sums n groups of four vectors, carrying partial sums up four levels.
-func cascade(acc *[4][16]float32, x []float32, n int) {
+func cascade(acc *[4][8]float32, x []float32, n int) {
 	power := 4
 	for log := 0; 1<<log < n; log++ {
 		power = max(power, (log+1)/4)
 	}
 	step := 1 << power
-	var level [4][4][16]float32
+	var level [4][4][8]float32
 	i := 0
 	add := func() {
 		for r := range 4 {
-			addTo(&level[0][r], x[(i*4+r)*16:])
+			addTo(&level[0][r], x[(i*4+r)*8:])
 		}
 		i++
 	}
@@ -146,7 +154,7 @@ func cascade(acc *[4][16]float32, x []float32, n int) {
 		for j := 1; j < 4; j++ {
 			for r := range 4 {
 				addTo(&level[j][r], level[j-1][r][:])
-				level[j-1][r] = [16]float32{}
+				level[j-1][r] = [8]float32{}
 			}
 			if i&((step-1)<<(j*power)) != 0 {
 				break

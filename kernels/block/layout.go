@@ -1,6 +1,12 @@
 package block
 
-import "fmt"
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
 
 // GPTQ holds the tensors of one linear layer [out, in] as GPTQ folders store
 // them, little endian.
@@ -37,28 +43,473 @@ type BnB struct {
 	NestedOffset float32 // from the quant_state JSON
 }
 
+// intMatrix is what every import and export of an Int kind works with.
+type intMatrix struct {
+	m                   Raw
+	bits, groups        int
+	stride              int // bytes of a row of codes
+	codes, scales       []byte
+	zeros, index        []byte
+	rows, cols, scaleSz int
+}
+
+func newIntMatrix(m Raw, bits ...int) (*intMatrix, error) {
+	t := m.Type
+	ok := false
+	for _, b := range bits {
+		ok = ok || t.Bits() == b && t.Kind >= dtype.Int2
+	}
+	if !ok {
+		return nil, fmt.Errorf("%v is not a type of this layout (%v bits)", t, bits)
+	}
+	if want := dtype.Size(t, m.Rows, m.Cols); len(m.Data) != want {
+		return nil, fmt.Errorf("%d×%d of %v needs %d bytes, got %d", m.Rows, m.Cols, t, want, len(m.Data))
+	}
+	return &intMatrix{
+		m: m, bits: t.Bits(), groups: t.Groups(m.Cols), stride: (m.Cols*t.Bits() + 7) / 8,
+		codes: m.Plane(dtype.Codes), scales: m.Plane(dtype.Scales), zeros: m.Plane(dtype.Zeros), index: m.Plane(dtype.PermIndex),
+		rows: m.Rows, cols: m.Cols, scaleSz: t.Scale.Info().Bytes,
+	}, nil
+}
+
+// mid is the zero point of a symmetric type.
+func (x *intMatrix) mid() uint8 { return 1 << (x.bits - 1) }
+
+// setZero stores a zero point, or checks that it is the symmetric one.
+func (x *intMatrix) setZero(row, group int, z uint8) error {
+	if len(x.zeros) > 0 {
+		x.zeros[row*x.groups+group] = z
+		return nil
+	}
+	if z != x.mid() {
+		return fmt.Errorf("zero point %d of row %d, group %d in a symmetric matrix (expected %d)", z, row, group, x.mid())
+	}
+	return nil
+}
+
+func (x *intMatrix) zero(row, group int) uint8 {
+	if len(x.zeros) > 0 {
+		return x.zeros[row*x.groups+group]
+	}
+	return x.mid()
+}
+
+// transpose copies n×w elements of size bytes into w×n.
+func transpose(dst, src []byte, n, w, size int) {
+	const tile = 16
+	par.For((w+tile-1)/tile, 1+4096/max(n, 1), func(lo, hi int) {
+		for c0 := lo * tile; c0 < min(hi*tile, w); c0 += tile {
+			for r0 := 0; r0 < n; r0 += tile {
+				for c := c0; c < min(c0+tile, w); c++ {
+					for r := r0; r < min(r0+tile, n); r++ {
+						copy(dst[(c*n+r)*size:][:size], src[(r*w+c)*size:][:size])
+					}
+				}
+			}
+		}
+	})
+}
+
+func expect(name string, b []byte, want int) error {
+	if len(b) != want {
+		return fmt.Errorf("%s has %d bytes, expected %d", name, len(b), want)
+	}
+	return nil
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ImportGPTQ fills m, whose Type (an Int kind with Group, Scale and flags) the
 // caller took from the folder's config. Without dtype.Zero every zero point
 // must be 2^(bits-1); without dtype.Perm GIdx must be column/group.
-func ImportGPTQ(m Raw, p GPTQ) error { return fmt.Errorf("block: ImportGPTQ") }
+func ImportGPTQ(m Raw, p GPTQ) error {
+	x, err := newIntMatrix(m, 2, 3, 4, 8)
+	if err != nil {
+		return err
+	}
+	if x.cols*x.bits%32 != 0 || x.rows*x.bits%32 != 0 {
+		return fmt.Errorf("GPTQ packs %d-bit codes of %d×%d into whole 32-bit words only", x.bits, x.rows, x.cols)
+	}
+	err = firstError(
+		expect("qweight", p.QWeight, x.rows*x.cols*x.bits/8),
+		expect("qzeros", p.QZeros, x.groups*x.rows*x.bits/8),
+		expect("scales", p.Scales, x.groups*x.rows*x.scaleSz))
+	if err != nil {
+		return err
+	}
+	transpose(x.codes, p.QWeight, x.cols*x.bits/32, x.rows, 4)
+	transpose(x.scales, p.Scales, x.groups, x.rows, x.scaleSz)
+	if err := x.importIndex(p.GIdx); err != nil {
+		return err
+	}
+	words := x.rows * x.bits / 32
+	row := make([]byte, words*4)
+	for g := range x.groups {
+		copy(row, p.QZeros[g*words*4:])
+		if !p.V2 && x.bits != 3 {
+			shiftWords(row, x.ones())
+		}
+		for r := range x.rows {
+			z := codeAt(row, x.bits, r)
+			if !p.V2 && x.bits == 3 {
+				z = (z + 1) & 7
+			}
+			if err := x.setZero(r, g, z); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ones is a word with a one in every field. Version 1 of the format stores
+// zeros as whole words less this, borrows and all.
+func (x *intMatrix) ones() uint32 {
+	return map[int]uint32{2: 0x55555555, 4: 0x11111111, 8: 0x01010101}[x.bits]
+}
+
+func shiftWords(b []byte, add uint32) {
+	for i := 0; i < len(b); i += 4 {
+		binary.LittleEndian.PutUint32(b[i:], binary.LittleEndian.Uint32(b[i:])+add)
+	}
+}
+
+func (x *intMatrix) importIndex(gidx []byte) error {
+	if len(x.index) > 0 {
+		if err := firstError(expect("g_idx", gidx, 4*x.cols), checkIndex(gidx, x.groups)); err != nil {
+			return err
+		}
+		copy(x.index, gidx)
+		return nil
+	}
+	if gidx == nil {
+		return nil
+	}
+	if err := expect("g_idx", gidx, 4*x.cols); err != nil {
+		return err
+	}
+	if !PlainIndex(gidx, int(x.m.Type.Group)) {
+		return fmt.Errorf("g_idx permutes the columns of a matrix read as %v", x.m.Type)
+	}
+	return nil
+}
+
+// PlainIndex reports whether a g_idx tensor (int32) is just column/group, so
+// that no dtype.Perm is needed. group -1 is the whole row.
+func PlainIndex(gidx []byte, group int) bool {
+	if group <= 0 {
+		group = len(gidx)/4 + 1
+	}
+	for c := 0; 4*c+4 <= len(gidx); c++ {
+		if int(int32(binary.LittleEndian.Uint32(gidx[4*c:]))) != c/group {
+			return false
+		}
+	}
+	return true
+}
 
 // ExportGPTQ is the inverse of ImportGPTQ; GIdx is always written.
-func ExportGPTQ(m Raw, v2 bool) (GPTQ, error) { return GPTQ{}, fmt.Errorf("block: ExportGPTQ") }
+func ExportGPTQ(m Raw, v2 bool) (GPTQ, error) {
+	x, err := newIntMatrix(m, 2, 3, 4, 8)
+	if err != nil {
+		return GPTQ{}, err
+	}
+	if x.cols*x.bits%32 != 0 || x.rows*x.bits%32 != 0 {
+		return GPTQ{}, fmt.Errorf("GPTQ packs %d-bit codes of %d×%d into whole 32-bit words only", x.bits, x.rows, x.cols)
+	}
+	p := GPTQ{V2: v2,
+		QWeight: make([]byte, len(x.codes)),
+		QZeros:  make([]byte, x.groups*x.rows*x.bits/8),
+		Scales:  make([]byte, len(x.scales)),
+		GIdx:    make([]byte, 4*x.cols),
+	}
+	transpose(p.QWeight, x.codes, x.rows, x.cols*x.bits/32, 4)
+	transpose(p.Scales, x.scales, x.rows, x.groups, x.scaleSz)
+	words := x.rows * x.bits / 32
+	for g := range x.groups {
+		row := p.QZeros[g*words*4:][:words*4]
+		for r := range x.rows {
+			z := x.zero(r, g)
+			if !v2 && x.bits == 3 {
+				z = (z - 1) & 7
+			}
+			putCode(row, x.bits, r, z)
+		}
+		if !v2 && x.bits != 3 {
+			shiftWords(row, -x.ones())
+		}
+	}
+	group := groupOf(m, ptr(dtype.Planes(m.Type, m.Rows, m.Cols)))
+	for c := range x.cols {
+		binary.LittleEndian.PutUint32(p.GIdx[4*c:], uint32(group(c)))
+	}
+	return p, nil
+}
 
-// ImportAWQ fills m (Int4).
-func ImportAWQ(m Raw, p AWQ) error { return fmt.Errorf("block: ImportAWQ") }
+func ptr[T any](v T) *T { return &v }
+
+// awqPlace[j] is the nibble of an AWQ word that holds channel j of eight.
+var awqPlace = [8]uint{0, 4, 1, 5, 2, 6, 3, 7}
+
+// ImportAWQ fills m (Int4). Without dtype.Zero every zero point must be 8.
+func ImportAWQ(m Raw, p AWQ) error {
+	x, err := newIntMatrix(m, 4)
+	if err != nil {
+		return err
+	}
+	if x.rows%8 != 0 || len(x.index) > 0 {
+		return fmt.Errorf("AWQ's gemm layout needs a multiple of 8 rows and no permutation, not %d×%d of %v", x.rows, x.cols, m.Type)
+	}
+	err = firstError(
+		expect("qweight", p.QWeight, x.rows*x.cols/2),
+		expect("qzeros", p.QZeros, x.groups*x.rows/2),
+		expect("scales", p.Scales, x.groups*x.rows*x.scaleSz))
+	if err != nil {
+		return err
+	}
+	transpose(x.scales, p.Scales, x.groups, x.rows, x.scaleSz)
+	words := x.rows / 8
+	par.For(words, 1+4096/max(x.cols, 1), func(lo, hi int) {
+		for o := lo; o < hi; o++ {
+			clear(x.codes[8*o*x.stride : 8*(o+1)*x.stride])
+			for c := range x.cols {
+				w := binary.LittleEndian.Uint32(p.QWeight[4*(c*words+o):])
+				at, shift := 8*o*x.stride+c>>1, c&1*4
+				for j, place := range awqPlace {
+					x.codes[at+j*x.stride] |= byte(w>>(4*place)&15) << shift
+				}
+			}
+		}
+	})
+	for g := range x.groups {
+		for r := range x.rows {
+			w := binary.LittleEndian.Uint32(p.QZeros[4*(g*words+r/8):])
+			if err := x.setZero(r, g, byte(w>>(4*awqPlace[r%8])&15)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 // ExportAWQ is the inverse of ImportAWQ. A symmetric m gets zeros of 8.
-func ExportAWQ(m Raw) (AWQ, error) { return AWQ{}, fmt.Errorf("block: ExportAWQ") }
+func ExportAWQ(m Raw) (AWQ, error) {
+	x, err := newIntMatrix(m, 4)
+	if err != nil {
+		return AWQ{}, err
+	}
+	if x.rows%8 != 0 || len(x.index) > 0 {
+		return AWQ{}, fmt.Errorf("AWQ's gemm layout needs a multiple of 8 rows and no permutation, not %d×%d of %v", x.rows, x.cols, m.Type)
+	}
+	words := x.rows / 8
+	p := AWQ{
+		QWeight: make([]byte, x.rows*x.cols/2),
+		QZeros:  make([]byte, x.groups*x.rows/2),
+		Scales:  make([]byte, len(x.scales)),
+	}
+	transpose(p.Scales, x.scales, x.rows, x.groups, x.scaleSz)
+	par.For(x.cols, 1+4096/max(x.rows, 1), func(lo, hi int) {
+		for c := lo; c < hi; c++ {
+			for o := range words {
+				var w uint32
+				at, shift := 8*o*x.stride+c>>1, c&1*4
+				for j, place := range awqPlace {
+					w |= uint32(x.codes[at+j*x.stride]>>shift&15) << (4 * place)
+				}
+				binary.LittleEndian.PutUint32(p.QWeight[4*(c*words+o):], w)
+			}
+		}
+	})
+	for g := range x.groups {
+		for o := range words {
+			var w uint32
+			for j, place := range awqPlace {
+				w |= uint32(x.zero(8*o+j, g)) << (4 * place)
+			}
+			binary.LittleEndian.PutUint32(p.QZeros[4*(g*words+o):], w)
+		}
+	}
+	return p, nil
+}
 
-// ImportCT fills m (Int4 or Int8).
-func ImportCT(m Raw, p CT) error { return fmt.Errorf("block: ImportCT") }
+// ImportCT fills m (Int4 or Int8) from Packed, or from Int8 when that is set.
+func ImportCT(m Raw, p CT) error {
+	x, err := newIntMatrix(m, 4, 8)
+	if err != nil {
+		return err
+	}
+	if err := expect("weight_scale", p.Scale, len(x.scales)); err != nil {
+		return err
+	}
+	copy(x.scales, p.Scale)
+	if p.Int8 != nil {
+		return x.importInt8(p)
+	}
+	words := (x.cols*x.bits + 31) / 32
+	if err := expect("weight_packed", p.Packed, 4*words*x.rows); err != nil {
+		return err
+	}
+	for r := range x.rows {
+		copy(x.codes[r*x.stride:(r+1)*x.stride], p.Packed[4*words*r:])
+	}
+	if p.ZeroPoint == nil {
+		return x.symmetric()
+	}
+	zw := (x.rows*x.bits + 31) / 32
+	if err := expect("weight_zero_point", p.ZeroPoint, 4*zw*x.groups); err != nil {
+		return err
+	}
+	per := 32 / x.bits
+	for g := range x.groups {
+		for r := range x.rows {
+			w := binary.LittleEndian.Uint32(p.ZeroPoint[4*(r/per*x.groups+g):])
+			if err := x.setZero(r, g, uint8(w>>(r%per*x.bits))&uint8(1<<x.bits-1)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
-// ExportCT is the inverse of ImportCT; int8 chooses the int-quantized layout.
-func ExportCT(m Raw, int8 bool) (CT, error) { return CT{}, fmt.Errorf("block: ExportCT") }
+// symmetric writes the zero point of a file that has none.
+func (x *intMatrix) symmetric() error {
+	for i := range x.zeros {
+		x.zeros[i] = x.mid()
+	}
+	return nil
+}
+
+func (x *intMatrix) importInt8(p CT) error {
+	if x.bits != 8 {
+		return fmt.Errorf("int8 codes cannot be held as %v", x.m.Type)
+	}
+	if err := expect("weight", p.Int8, len(x.codes)); err != nil {
+		return err
+	}
+	for i, v := range p.Int8 {
+		x.codes[i] = v + 128
+	}
+	if p.ZeroPoint == nil {
+		return x.symmetric()
+	}
+	if err := expect("weight_zero_point", p.ZeroPoint, x.rows*x.groups); err != nil {
+		return err
+	}
+	for i, v := range p.ZeroPoint {
+		if err := x.setZero(i/x.groups, i%x.groups, v+128); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ExportCT is the inverse of ImportCT; asInt8 chooses the int-quantized layout.
+// ZeroPoint is nil for a symmetric m.
+func ExportCT(m Raw, asInt8 bool) (CT, error) {
+	x, err := newIntMatrix(m, 4, 8)
+	if err != nil {
+		return CT{}, err
+	}
+	if len(x.index) > 0 {
+		return CT{}, fmt.Errorf("compressed-tensors has no column permutation (%v)", m.Type)
+	}
+	if asInt8 {
+		return x.exportInt8()
+	}
+	words, per := (x.cols*x.bits+31)/32, 32/x.bits
+	p := CT{Packed: make([]byte, 4*words*x.rows), Scale: x.scales}
+	for r := range x.rows {
+		copy(p.Packed[4*words*r:], x.codes[r*x.stride:(r+1)*x.stride])
+	}
+	if len(x.zeros) == 0 {
+		return p, nil
+	}
+	p.ZeroPoint = make([]byte, 4*((x.rows+per-1)/per)*x.groups)
+	for r := range x.rows {
+		for g := range x.groups {
+			b := p.ZeroPoint[4*(r/per*x.groups+g):]
+			binary.LittleEndian.PutUint32(b, binary.LittleEndian.Uint32(b)|uint32(x.zero(r, g))<<(r%per*x.bits))
+		}
+	}
+	return p, nil
+}
+
+func (x *intMatrix) exportInt8() (CT, error) {
+	if x.bits != 8 {
+		return CT{}, fmt.Errorf("%v cannot be written as int8 codes", x.m.Type)
+	}
+	p := CT{Int8: make([]byte, len(x.codes)), Scale: x.scales}
+	for i, v := range x.codes {
+		p.Int8[i] = v - 128
+	}
+	if len(x.zeros) > 0 {
+		p.ZeroPoint = make([]byte, len(x.zeros))
+		for i, v := range x.zeros {
+			p.ZeroPoint[i] = v - 128
+		}
+	}
+	return p, nil
+}
 
 // ImportBnB fills m (NF4 or FP4, nested or not).
-func ImportBnB(m Raw, p BnB) error { return fmt.Errorf("block: ImportBnB") }
+func ImportBnB(m Raw, p BnB) error {
+	planes, err := bookPlanes(m)
+	if err != nil {
+		return err
+	}
+	err = firstError(
+		expect("weight", p.Weight, len(planes[dtype.Codes])),
+		expect("absmax", p.AbsMax, len(planes[dtype.Scales])))
+	if err != nil {
+		return err
+	}
+	if n := planes[dtype.NestedScales]; len(n) > 0 {
+		outer := len(n) - 4*257
+		err := firstError(
+			expect("nested_absmax", p.NestedAbsMax, outer),
+			expect("nested_quant_map", p.NestedMap, 4*256))
+		if err != nil {
+			return err
+		}
+		copy(n, p.NestedAbsMax)
+		putF32(n[outer:], p.NestedOffset)
+		copy(n[outer+4:], p.NestedMap)
+	}
+	copy(planes[dtype.Codes], p.Weight)
+	copy(planes[dtype.Scales], p.AbsMax)
+	return nil
+}
 
 // ExportBnB is the inverse of ImportBnB. The slices share m's memory.
-func ExportBnB(m Raw) (BnB, error) { return BnB{}, fmt.Errorf("block: ExportBnB") }
+func ExportBnB(m Raw) (BnB, error) {
+	planes, err := bookPlanes(m)
+	if err != nil {
+		return BnB{}, err
+	}
+	p := BnB{Weight: planes[dtype.Codes], AbsMax: planes[dtype.Scales]}
+	if n := planes[dtype.NestedScales]; len(n) > 0 {
+		outer := len(n) - 4*257
+		p.NestedAbsMax, p.NestedOffset, p.NestedMap = n[:outer], f32at(n[outer:]), n[outer+4:]
+	}
+	return p, nil
+}
+
+func bookPlanes(m Raw) (p [dtype.NumPlanes][]byte, err error) {
+	if k := m.Type.Kind; k != dtype.NF4 && k != dtype.FP4 {
+		return p, fmt.Errorf("%v is not a 4-bit type of bitsandbytes", m.Type)
+	}
+	if err := m.Check(); err != nil {
+		return p, err
+	}
+	for i := range p {
+		p[i] = m.Plane(i)
+	}
+	return p, nil
+}

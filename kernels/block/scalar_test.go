@@ -1,0 +1,79 @@
+package block_test
+
+import (
+	"encoding/binary"
+	"math"
+	"testing"
+
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels/block"
+)
+
+// TestScalars compares with torch's and ggml's conversions (golden/blocks/scalars).
+func TestScalars(t *testing.T) {
+	all := readST(t, testdir.Shared(t, "golden/blocks/scalars/scalars.safetensors"))
+	check16 := func(key string, x []float32, f func(float32) uint16) {
+		t.Helper()
+		for i, v := range x {
+			want := binary.LittleEndian.Uint16(all[key].Data[2*i:])
+			if got := f(v); got != want {
+				t.Errorf("%s: %v (%08x) gives %04x, want %04x", key, v, math.Float32bits(v), got, want)
+			}
+		}
+	}
+	check16("float16/encode_bits_ggml", all["float16/x_f32"].f32(), block.F16)
+	check16("bfloat16/encode_bits_ggml", all["bfloat16/x_f32"].f32(), block.BF16)
+	for i, want := range all["float16/decode_every_5th_f32"].f32() {
+		if got := block.FromF16(uint16(5 * i)); !sameBits([]float32{got}, []float32{want}) {
+			t.Errorf("f16 %04x is %v, want %v", 5*i, got, want)
+		}
+	}
+	for name, f := range map[string]struct {
+		to   func(float32) uint8
+		from func(uint8) float32
+	}{
+		"float8_e4m3fn": {block.E4M3, block.FromE4M3},
+		"float8_e5m2":   {block.E5M2, block.FromE5M2},
+	} {
+		for _, in := range []string{"f32", "bf16", "f16"} {
+			want := all[name+"/encode_"+in].Data
+			for i, v := range widen(all[name+"/x_"+in]) {
+				if got := f.to(v); got != want[i] && v == v {
+					t.Errorf("%s: %v gives %02x, want %02x", name, v, got, want[i])
+				} else if v != v && got&0x7f != 0x7f {
+					t.Errorf("%s: NaN gives %02x", name, got)
+				}
+			}
+		}
+		for i, want := range all[name+"/decode_f32"].f32() {
+			if got := f.from(uint8(i)); !sameBits([]float32{got}, []float32{want}) {
+				t.Errorf("%s: %02x is %v, want %v", name, i, got, want)
+			}
+		}
+	}
+}
+
+// TestHalfAll: every half and every bfloat16 survives a round trip.
+func TestHalfAll(t *testing.T) {
+	for i := range 1 << 16 {
+		h := uint16(i)
+		if v := block.FromF16(h); v == v && block.F16(v) != h {
+			t.Fatalf("f16 %04x is %v, comes back as %04x", h, v, block.F16(v))
+		}
+		if v := block.FromBF16(h); v == v && block.BF16(v) != h {
+			t.Fatalf("bf16 %04x is %v, comes back as %04x", h, v, block.BF16(v))
+		}
+	}
+	for i := range 256 {
+		b := uint8(i)
+		if v := block.FromE4M3(b); v == v && block.E4M3(v) != b {
+			t.Fatalf("e4m3 %02x is %v, comes back as %02x", b, v, block.E4M3(v))
+		}
+		if v := block.FromE5M2(b); v == v && block.E5M2(v) != b {
+			t.Fatalf("e5m2 %02x is %v, comes back as %02x", b, v, block.E5M2(v))
+		}
+	}
+	if v := block.FromF16(1); v != float32(math.Ldexp(1, -24)) {
+		t.Errorf("smallest half is %v", v)
+	}
+}

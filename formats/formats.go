@@ -176,10 +176,6 @@ type FolderOptions struct {
 	Quantization []byte
 }
 
-// Open opens an artifact: a Hugging Face folder, a .safetensors or a .gguf
-// file, told apart by content. Errors are of kind fail.Input.
-func Open(path string) (Reader, error) { return nil, fail.Inputf(path, "", "not yet readable") }
-
 // CreateGGUF starts a GGUF v3 file with the given metadata and tensors, in this
 // order. Alignment is general.alignment of kv, else 32. An unfinished earlier
 // attempt with equal arguments is continued.
@@ -258,7 +254,5 @@ func Inspect(path string, hash bool) (Report, error) {
 // joined in one error, nil when nothing is.
 func Verify(path string) error { return fail.Inputf(path, "", "not yet readable") }
 
-type (
-	loader func(*Tensor) ([]byte, error)
-	source struct{}
-)
+// loader reads a logical tensor that is stored in several parts.
+type loader func(*Tensor) ([]byte, error)

@@ -1,0 +1,227 @@
+package formats
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+const (
+	maxShards = 10_000
+	indexName = ".safetensors.index.json"
+)
+
+// folder opens a Hugging Face model or adapter folder.
+func (a *artifact) folder() error {
+	if err := a.readConfig(); err != nil {
+		return err
+	}
+	base, err := a.weights()
+	if err != nil {
+		return err
+	}
+	var arrays []array
+	if strings.HasSuffix(base, indexName) {
+		arrays, err = a.sharded(base)
+	} else {
+		arrays, err = a.shard(base)
+	}
+	if err != nil {
+		return err
+	}
+	a.tensors, err = a.logical(arrays)
+	return err
+}
+
+func (a *artifact) readConfig() error {
+	path := filepath.Join(a.dir, "config.json")
+	b, err := smallFile(path, 16<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a.config = []byte(strings.TrimPrefix(string(b), "\ufeff"))
+	_, err = parseObject(path, a.config)
+	return err
+}
+
+// weights finds the file with the tensors, or the index of several.
+func (a *artifact) weights() (string, error) {
+	entries, err := os.ReadDir(a.dir)
+	if err != nil {
+		return "", openError(a.dir, err)
+	}
+	var tensors, pickles []string
+	have := map[string]bool{}
+	for _, e := range entries {
+		have[e.Name()] = true
+		if strings.HasSuffix(e.Name(), ".safetensors") {
+			tensors = append(tensors, e.Name())
+		} else if isPickle(e.Name()) && !e.IsDir() {
+			pickles = append(pickles, e.Name())
+		}
+	}
+	for _, name := range []string{"model" + indexName, "model.safetensors", "adapter_model.safetensors"} {
+		if have[name] {
+			return name, nil
+		}
+	}
+	switch {
+	case len(tensors) == 1:
+		return tensors[0], nil
+	case len(tensors) > 1:
+		return "", unsupported(a.dir, "name one of the files, or add model.safetensors.index.json", "there are %d safetensors files and no index: %s", len(tensors), list(tensors))
+	case len(pickles) > 0:
+		return "", pickled(filepath.Join(a.dir, pickles[0]))
+	}
+	return "", fail.Inputf(a.dir, "a model folder holds config.json and model.safetensors (or model.safetensors.index.json)", "no safetensors file in this folder")
+}
+
+// list names at most 20.
+func list(names []string) string {
+	if len(names) > 20 {
+		return strings.Join(names[:20], ", ") + fmt.Sprintf(" and %d more", len(names)-20)
+	}
+	return strings.Join(names, ", ")
+}
+
+// shard opens one file of the folder.
+func (a *artifact) shard(name string) ([]array, error) {
+	s, err := a.add(filepath.Join(a.dir, name))
+	if err != nil {
+		return nil, err
+	}
+	arrays, meta, err := safetensors(s)
+	if a.kv == nil {
+		a.kv = meta
+	}
+	return arrays, err
+}
+
+// sharded opens the files an index names and checks that both agree.
+func (a *artifact) sharded(index string) ([]array, error) {
+	path := filepath.Join(a.dir, index)
+	of, total, err := readIndex(path)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, f := range of {
+		files = append(files, f)
+	}
+	slices.Sort(files)
+	files = slices.Compact(files)
+	if len(files) > maxShards {
+		return nil, tooBig(path, "weight_map names %d files, allowed are %d", len(files), maxShards)
+	}
+	if err := a.missing(path, files); err != nil {
+		return nil, err
+	}
+	var all []array
+	seen := map[string]string{}
+	var bytes int64
+	for _, f := range files {
+		arrays, err := a.shard(f)
+		if err != nil {
+			return nil, err
+		}
+		for i := range arrays {
+			name := arrays[i].name
+			if other, dup := seen[name]; dup {
+				return nil, corrupt(path, "tensor %s lies in %s and in %s", quote(name), other, f)
+			}
+			seen[name] = f
+			if want, ok := of[name]; !ok {
+				return nil, corrupt(path, "%s holds tensor %s, which weight_map does not list", f, quote(name))
+			} else if want != f {
+				return nil, corrupt(path, "weight_map puts tensor %s in %s, it lies in %s", quote(name), want, f)
+			}
+			bytes += arrays[i].size
+		}
+		all = append(all, arrays...)
+	}
+	if len(seen) != len(of) {
+		for _, name := range sortedKeys(of) {
+			if _, ok := seen[name]; !ok {
+				return nil, corrupt(path, "weight_map puts tensor %s in %s, which has none of this name", quote(name), of[name])
+			}
+		}
+	}
+	if total >= 0 && total != bytes {
+		a.warnings = append(a.warnings, fmt.Sprintf("%s: metadata.total_size is %d, the tensors take %d bytes", index, total, bytes))
+	}
+	return all, nil
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// missing reports the files of an index that are not there.
+func (a *artifact) missing(index string, files []string) error {
+	var gone []string
+	for _, f := range files {
+		if _, err := os.Stat(filepath.Join(a.dir, f)); errors.Is(err, fs.ErrNotExist) {
+			gone = append(gone, f)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	return corrupt(index, "%d of %d files are missing: %s", len(gone), len(files), list(gone))
+}
+
+// readIndex returns the file of every tensor and metadata.total_size, -1 when
+// absent.
+func readIndex(path string) (map[string]string, int64, error) {
+	b, err := smallFile(path, maxSmall)
+	if err != nil {
+		return nil, 0, err
+	}
+	p := newJSON(path, string(b))
+	var of map[string]string
+	total := int64(-1)
+	err = p.object(func(key string) error {
+		switch key {
+		case "weight_map":
+			of = map[string]string{}
+			return p.object(func(tensor string) error {
+				file, err := p.str()
+				if err == nil && !plainName(file) {
+					err = corrupt(path, "weight_map puts tensor %s in %s, which is no plain file name", quote(tensor), quote(file))
+				}
+				of[tensor] = file
+				return err
+			})
+		case "metadata":
+			return p.object(func(k string) error {
+				v, err := p.value()
+				if n, ok := sizeOf(v); ok && k == "total_size" {
+					total = n
+				}
+				return err
+			})
+		}
+		return p.skip()
+	})
+	if err == nil {
+		err = p.end()
+	}
+	if err == nil && of == nil {
+		err = corrupt(path, "it has no weight_map")
+	}
+	return of, total, err
+}

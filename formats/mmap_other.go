@@ -1,0 +1,11 @@
+//go:build !unix
+
+package formats
+
+import "os"
+
+const nonblock = 0
+
+func mapFile(f *os.File, size int64) []byte { return nil }
+
+func unmapFile(b []byte) {}

@@ -1,0 +1,165 @@
+package formats
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// maxSmall bounds files that are read whole: config.json and its like, and
+// tokenizer.json, of which 100 MB are known.
+const maxSmall = 256 << 20
+
+// artifact implements Reader for every format.
+type artifact struct {
+	path     string
+	format   string
+	dir      string // of a folder
+	config   []byte
+	kv       []KV
+	tensors  []Tensor
+	sources  []*source
+	warnings []string
+}
+
+// Open opens an artifact: a Hugging Face folder, a .safetensors or a .gguf
+// file, told apart by content. Errors are of kind fail.Input.
+func Open(path string) (Reader, error) {
+	a, err := open(path)
+	if err != nil {
+		return nil, err // a nil *artifact must not become a Reader
+	}
+	return a, nil
+}
+
+func open(path string) (*artifact, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	a := &artifact{path: path}
+	if st.IsDir() {
+		a.format, a.dir = "hf", path
+		err = a.folder()
+	} else {
+		err = a.single()
+	}
+	if err != nil {
+		a.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// add opens one more file of the artifact.
+func (a *artifact) add(path string) (*source, error) {
+	s, err := openSource(path)
+	if err == nil {
+		a.sources = append(a.sources, s)
+	}
+	return s, err
+}
+
+// single opens a lone file.
+func (a *artifact) single() error {
+	s, err := a.add(a.path)
+	if err != nil {
+		return err
+	}
+	magic, err := s.read(0, min(4, s.size))
+	if err != nil {
+		return err
+	}
+	if string(magic) == "GGUF" || strings.EqualFold(filepath.Ext(a.path), ".gguf") {
+		a.format = "gguf"
+		a.tensors, a.kv, a.warnings, err = gguf(s)
+		return err
+	}
+	if isPickle(a.path) {
+		return pickled(a.path)
+	}
+	a.format = "safetensors"
+	arrays, meta, err := safetensors(s)
+	if err != nil {
+		return err
+	}
+	a.kv = meta
+	for i := range arrays {
+		a.tensors = append(a.tensors, arrays[i].tensor())
+	}
+	return nil
+}
+
+func isPickle(path string) bool {
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".bin", ".pt", ".pth", ".ckpt", ".pkl":
+		return true
+	}
+	return false
+}
+
+func pickled(path string) error {
+	return unsupported(path, "convert it where you trust it: model.save_pretrained(DIR, safe_serialization=True) in Transformers",
+		"pickle files can run any program when they are loaded; they are not read here")
+}
+
+func (a *artifact) Path() string       { return a.path }
+func (a *artifact) Format() string     { return a.format }
+func (a *artifact) Config() []byte     { return a.config }
+func (a *artifact) KV() []KV           { return a.kv }
+func (a *artifact) Tensors() []Tensor  { return a.tensors }
+func (a *artifact) Warnings() []string { return a.warnings }
+
+func (a *artifact) File(name string) ([]byte, bool) {
+	if a.dir == "" || !plainName(name) {
+		return nil, false
+	}
+	b, err := smallFile(filepath.Join(a.dir, name), maxSmall)
+	return b, err == nil
+}
+
+func (a *artifact) Read(t *Tensor) ([]byte, error) {
+	if t.Unsupported != "" {
+		return nil, unsupported(a.path, "", "tensor %s is stored as %s, which this program does not decode", quote(t.Name), t.Unsupported)
+	}
+	if t.load != nil {
+		return t.load(t)
+	}
+	return t.Parts[0].src.read(t.Parts[0].Off, t.Parts[0].Len)
+}
+
+func (a *artifact) ReadRows(t *Tensor, row0, rows int) ([]byte, error) {
+	if t.Unsupported != "" || t.load != nil {
+		return nil, fail.Inputf(a.path, "", "tensor %s (%v) cannot be read by rows", quote(t.Name), t.Type)
+	}
+	all := t.Rows()
+	if row0 < 0 || rows < 0 || rows > all || row0 > all-rows {
+		return nil, fail.Inputf(a.path, "", "tensor %s has %d rows; rows %d to %d were asked for", quote(t.Name), all, row0, row0+rows)
+	}
+	p := t.Parts[0]
+	width := p.Len / int64(max(all, 1))
+	return p.src.read(p.Off+int64(row0)*width, int64(rows)*width)
+}
+
+func (a *artifact) Map(t *Tensor) ([]byte, bool) {
+	if t.Unsupported != "" || t.load != nil || t.Parts[0].Len == 0 {
+		return nil, false
+	}
+	in := t.Type.Kind.Info()
+	if in.Block == 1 && t.Parts[0].Off%int64(in.Bytes) != 0 {
+		return nil, false
+	}
+	return t.Parts[0].src.bytes(t.Parts[0].Off, t.Parts[0].Len)
+}
+
+func (a *artifact) Close() error {
+	var errs []error
+	for _, s := range a.sources {
+		errs = append(errs, s.close())
+	}
+	a.sources = nil
+	return errors.Join(errs...)
+}

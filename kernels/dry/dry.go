@@ -1,0 +1,214 @@
+// Package dry is a backend that computes nothing: it counts the bytes that
+// would be allocated, by purpose and at their peak, and the work that would be
+// done. Running a stage's own code on it makes a plan that is exact.
+//
+// Values are unknown: Download gives zeros. Only int32 buffers keep what was
+// uploaded, since sequence lengths decide how much attention costs.
+package dry
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Options of a dry backend.
+type Options struct {
+	MemoryLimit int64  // bytes over all purposes but Mapped; 0: none
+	Label       string // what errors and Info call the device; "": dry
+}
+
+// Work is what methods were asked to compute.
+type Work struct {
+	Matrix    float64 // floating point operations of matrix products
+	Attention float64 // floating point operations of attention
+	Moved     float64 // bytes read and written by everything else
+}
+
+// Dry counts. It implements kernels.Backend.
+type Dry struct {
+	mu    sync.Mutex
+	o     Options
+	mem   kernels.MemStats
+	peak  int64
+	work  Work
+	calls map[string]int
+}
+
+var _ kernels.Backend = (*Dry)(nil)
+
+// New returns a backend that has allocated and done nothing.
+func New(o Options) *Dry {
+	if o.Label == "" {
+		o.Label = "dry"
+	}
+	return &Dry{o: o, calls: map[string]int{}}
+}
+
+// Work is the work asked for since New.
+func (d *Dry) Work() Work {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.work
+}
+
+// Calls is how often each method was called since New.
+func (d *Dry) Calls() map[string]int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make(map[string]int, len(d.calls))
+	for k, v := range d.calls {
+		out[k] = v
+	}
+	return out
+}
+
+// add counts one call of a method.
+func (d *Dry) add(method string, w Work) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls[method]++
+	d.work.Matrix += w.Matrix
+	d.work.Attention += w.Attention
+	d.work.Moved += w.Moved
+}
+
+// Buf is memory that is only counted.
+type Buf struct {
+	t       dtype.Type
+	n       int
+	size    int64
+	purpose kernels.Purpose
+	owner   bool
+	freed   bool
+	root    *Buf    // of a slice; itself otherwise
+	off     int     // of a slice, in elements of root
+	ints    []int32 // of a root: what was uploaded, nil while nothing was
+}
+
+// Type is the element type.
+func (b *Buf) Type() dtype.Type { return b.t }
+
+// Len is the number of elements.
+func (b *Buf) Len() int { return b.n }
+
+// values returns the int32 elements of b, or nil when they were never uploaded.
+func values(b kernels.Buffer) []int32 {
+	if b == nil {
+		return nil
+	}
+	x := b.(*Buf)
+	if x.root.ints == nil {
+		return nil
+	}
+	return x.root.ints[x.off : x.off+x.n]
+}
+
+// Info describes what would be in use.
+func (d *Dry) Info() kernels.Info {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return kernels.Info{Name: d.o.Label, Level: "dry", Threads: 1, Mem: d.mem, PeakTotal: d.peak}
+}
+
+// Run calls step.
+func (d *Dry) Run(step func() error) error { return step() }
+
+// Alloc counts n elements of a plain type.
+func (d *Dry) Alloc(p kernels.Purpose, t dtype.Type, n int) (kernels.Buffer, error) {
+	if t.Quantized() || n < 0 {
+		panic(fmt.Sprintf("dry: alloc: %d elements of %v", n, t))
+	}
+	b, err := d.take(p, t, n, int64(n)*int64(t.Kind.Info().Bytes))
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (d *Dry) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	total := kernels.Total(d.mem.Now)
+	if p != kernels.Mapped {
+		total += size
+		if d.o.MemoryLimit > 0 && total > d.o.MemoryLimit {
+			return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: d.o.MemoryLimit, InUse: d.mem.Now, DeviceLabel: d.o.Label}
+		}
+	}
+	d.mem.Now[p] += size
+	d.mem.Peak[p] = max(d.mem.Peak[p], d.mem.Now[p])
+	d.peak = max(d.peak, total)
+	b := &Buf{t: t, n: n, size: size, purpose: p, owner: true}
+	b.root = b
+	return b, nil
+}
+
+// Load counts a weight. host may be nil: a plan knows shapes, not bytes.
+func (d *Dry) Load(p kernels.Purpose, t dtype.Type, rows, cols int, _ []byte, _ kernels.Use) (kernels.Mat, error) {
+	b, err := d.take(p, t, rows*cols, int64(dtype.Size(t, rows, cols)))
+	if err != nil {
+		return kernels.Mat{}, err
+	}
+	return kernels.Mat{Buffer: b, Rows: rows, Cols: cols, Of: rows}, nil
+}
+
+// Free takes b off the count. Freeing twice panics.
+func (d *Dry) Free(b kernels.Buffer) {
+	if b == nil {
+		return
+	}
+	x := b.(*Buf)
+	if !x.owner {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if x.freed {
+		panic("dry: free: buffer was freed before")
+	}
+	x.freed, x.ints = true, nil
+	d.mem.Now[x.purpose] -= x.size
+}
+
+// Slice views elements [off, off+n) of a plain buffer.
+func (d *Dry) Slice(b kernels.Buffer, off, n int) kernels.Buffer {
+	x := b.(*Buf)
+	if x.t.Quantized() || off < 0 || n < 0 || off+n > x.n {
+		panic(fmt.Sprintf("dry: slice: %d+%d of %d elements of %v", off, n, x.n, x.t))
+	}
+	return &Buf{t: x.t, n: n, purpose: x.purpose, root: x.root, off: x.off + off}
+}
+
+// Upload keeps the values of int32 buffers.
+func (d *Dry) Upload(dst kernels.Buffer, src []byte) {
+	x := dst.(*Buf)
+	if len(src) != x.n*x.t.Kind.Info().Bytes {
+		panic(fmt.Sprintf("dry: upload: %d bytes into %d elements of %v", len(src), x.n, x.t))
+	}
+	if x.t.Kind != dtype.I32 {
+		return
+	}
+	if x.root.ints == nil {
+		x.root.ints = make([]int32, x.root.n)
+	}
+	for i := range x.n {
+		x.root.ints[x.off+i] = int32(binary.LittleEndian.Uint32(src[4*i:]))
+	}
+}
+
+// Download gives zeros.
+func (d *Dry) Download(dst []byte, src kernels.Buffer) error {
+	x := src.(*Buf)
+	if len(dst) != x.n*x.t.Kind.Info().Bytes {
+		panic(fmt.Sprintf("dry: download: %d elements of %v into %d bytes", x.n, x.t, len(dst)))
+	}
+	clear(dst)
+	return nil
+}
+
+// Fill counts the bytes written.
+func (d *Dry) Fill(dst kernels.Buffer, _ float32) { d.add("Fill", moved(dst)) }

@@ -1,0 +1,307 @@
+package dry
+
+import (
+	"fmt"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// moved is the work of touching every given buffer once; nil is none.
+func moved(bufs ...kernels.Buffer) (w Work) {
+	for _, b := range bufs {
+		if b != nil {
+			w.Moved += float64(b.Len()) * float64(b.Type().Kind.Info().Bytes)
+		}
+	}
+	return w
+}
+
+// product is the work of n·k·m multiply-adds.
+func product(n, k, m int) float64 { return 2 * float64(n) * float64(k) * float64(m) }
+
+// need panics unless b, when given, holds n elements: the same programmer
+// errors show in a plan as in a run.
+func need(what string, b kernels.Buffer, n int) {
+	if b == nil {
+		return
+	}
+	if b.(*Buf).root.freed {
+		panic(fmt.Sprintf("dry: %s: buffer used after it was freed", what))
+	}
+	if b.Len() < n {
+		panic(fmt.Sprintf("dry: %s: buffer of %d elements, needs %d", what, b.Len(), n))
+	}
+}
+
+// Linear counts both products.
+func (d *Dry) Linear(y kernels.Dst, a *kernels.LinearArgs) {
+	need("linear: y", y.Buffer, a.N*a.W.Rows)
+	need("linear: x", a.X, a.N*a.W.Cols)
+	w := product(a.N, a.W.Cols, a.W.Rows)
+	if a.U != nil {
+		need("linear: u", a.U, a.N*a.B.Cols)
+		w += product(a.N, a.B.Cols, a.W.Rows)
+	}
+	d.add("Linear", Work{Matrix: w})
+}
+
+// LinearBackward counts the products of the wanted gradients.
+func (d *Dry) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *kernels.LinearArgs) {
+	need("linear backward: dy", dy, a.N*a.W.Rows)
+	need("linear backward: dx", dx.Buffer, a.N*a.W.Cols)
+	need("linear backward: dw", dw.Buffer, a.W.Rows*a.W.Cols)
+	need("linear backward: dbias", dbias.Buffer, a.W.Rows)
+	var w Work
+	if !dx.Skip() {
+		w.Matrix += product(a.N, a.W.Cols, a.W.Rows)
+		if a.U != nil {
+			w.Matrix += product(a.N, a.B.Rows, a.W.Cols)
+		}
+	}
+	if !dw.Skip() {
+		w.Matrix += product(a.N, a.W.Cols, a.W.Rows)
+	}
+	if !dbias.Skip() {
+		w.Moved = moved(dy).Moved
+	}
+	d.add("LinearBackward", w)
+}
+
+// Gather counts the rows it writes.
+func (d *Dry) Gather(y kernels.Dst, table kernels.Mat, idx kernels.Buffer, n int) {
+	need("gather: y", y.Buffer, n*table.Cols)
+	need("gather: idx", idx, n)
+	d.add("Gather", moved(y.Buffer))
+}
+
+// GatherBackward counts the rows it adds.
+func (d *Dry) GatherBackward(dtable kernels.Dst, dy, idx kernels.Buffer, n, c int) {
+	need("gather backward: dy", dy, n*c)
+	need("gather backward: idx", idx, n)
+	need("gather backward: dtable", dtable.Buffer, c)
+	d.add("GatherBackward", moved(dy, dy))
+}
+
+// Norm counts what it reads and writes.
+func (d *Dry) Norm(y, sum kernels.Dst, stats kernels.Buffer, a *kernels.NormArgs) {
+	for _, b := range []kernels.Buffer{y.Buffer, sum.Buffer, a.X, a.Res} {
+		need("norm", b, a.N*a.C)
+	}
+	need("norm: stats", stats, a.N)
+	d.add("Norm", moved(y.Buffer, sum.Buffer, a.X, a.Res))
+}
+
+// NormBackward counts what it reads and writes.
+func (d *Dry) NormBackward(dx, dw, db kernels.Dst, dy, stats kernels.Buffer, a *kernels.NormArgs) {
+	for _, b := range []kernels.Buffer{dx.Buffer, dy, a.X} {
+		need("norm backward", b, a.N*a.C)
+	}
+	need("norm backward: dw", dw.Buffer, a.C)
+	need("norm backward: db", db.Buffer, a.C)
+	need("norm backward: stats", stats, a.N)
+	d.add("NormBackward", moved(dx.Buffer, dy, a.X))
+}
+
+// Act counts what it reads and writes.
+func (d *Dry) Act(y kernels.Dst, a *kernels.ActArgs) {
+	for _, b := range []kernels.Buffer{y.Buffer, a.Gate, a.Up} {
+		need("act", b, a.N*a.F)
+	}
+	d.add("Act", moved(y.Buffer, a.Gate, a.Up))
+}
+
+// ActBackward counts what it reads and writes.
+func (d *Dry) ActBackward(dgate, dup kernels.Dst, dy kernels.Buffer, a *kernels.ActArgs) {
+	for _, b := range []kernels.Buffer{dgate.Buffer, dup.Buffer, dy, a.Gate, a.Up} {
+		need("act backward", b, a.N*a.F)
+	}
+	d.add("ActBackward", moved(dgate.Buffer, dup.Buffer, dy, a.Gate, a.Up))
+}
+
+// Add counts what it reads and writes.
+func (d *Dry) Add(y kernels.Dst, a, b kernels.Buffer, n int, _, _ float32) {
+	for _, x := range []kernels.Buffer{y.Buffer, a, b} {
+		need("add", x, n)
+	}
+	d.add("Add", moved(y.Buffer, a, b))
+}
+
+// Rope counts what it reads and writes.
+func (d *Dry) Rope(y, x kernels.Heads, n, h, dim, rot int, cs kernels.Buffer, _ kernels.Pairs, _ bool) {
+	needHeads("rope: x", x, n, h, dim)
+	needHeads("rope: y", y, n, h, dim)
+	need("rope: cs", cs, n*rot)
+	d.add("Rope", Work{Moved: 8 * float64(n) * float64(h) * float64(dim)})
+}
+
+func needHeads(what string, v kernels.Heads, n, h, d int) {
+	if !v.Skip() && n > 0 && h > 0 {
+		need(what, v.Buffer, v.Off+(n-1)*v.Tok+(h-1)*v.Head+d)
+	}
+}
+
+// scores is how many pairs of a query and a key a batch has.
+func scores(a *kernels.AttnArgs) float64 {
+	seq := values(a.Seq)
+	if len(seq) < 2 {
+		seq = []int32{0, int32(a.N)}
+	}
+	var total float64
+	for i := 1; i < len(seq); i++ {
+		total += causal(int(seq[i]-seq[i-1]), a.Window)
+	}
+	return total
+}
+
+// causal is the number of keys that the t tokens of a sequence see.
+func causal(t, window int) float64 {
+	w := t
+	if window > 0 {
+		w = min(window, t)
+	}
+	return float64(w)*float64(w+1)/2 + float64(t-w)*float64(w)
+}
+
+// Attention counts the visible scores: two products of D each.
+func (d *Dry) Attention(o kernels.Heads, lse kernels.Buffer, q, k, v kernels.Heads, a *kernels.AttnArgs) {
+	for _, x := range []kernels.Heads{o, q} {
+		needHeads("attention: o, q", x, a.N, a.H, a.D)
+	}
+	for _, x := range []kernels.Heads{k, v} {
+		needHeads("attention: k, v", x, a.N, a.K, a.D)
+	}
+	need("attention: lse", lse, a.N*a.H)
+	d.add("Attention", Work{Attention: 2 * 2 * float64(a.H) * float64(a.D) * scores(a)})
+}
+
+// AttentionBackward counts five products.
+func (d *Dry) AttentionBackward(dq, dk, dv kernels.Heads, do, o kernels.Heads, lse kernels.Buffer, q, k, v kernels.Heads, a *kernels.AttnArgs) {
+	for _, x := range []kernels.Heads{dq, do, o, q} {
+		needHeads("attention backward: dq, do, o, q", x, a.N, a.H, a.D)
+	}
+	for _, x := range []kernels.Heads{dk, dv, k, v} {
+		needHeads("attention backward: dk, dv, k, v", x, a.N, a.K, a.D)
+	}
+	need("attention backward: lse", lse, a.N*a.H)
+	d.add("AttentionBackward", Work{Attention: 5 * 2 * float64(a.H) * float64(a.D) * scores(a)})
+}
+
+// KVAppend counts what it copies.
+func (d *Dry) KVAppend(c *kernels.KV, k, v kernels.Heads, n int, slot, pos kernels.Buffer) {
+	needHeads("kvappend: k", k, n, c.K, c.D)
+	needHeads("kvappend: v", v, n, c.K, c.D)
+	need("kvappend: slot", slot, n)
+	need("kvappend: pos", pos, n)
+	d.add("KVAppend", Work{Moved: 16 * float64(n) * float64(c.K) * float64(c.D)})
+}
+
+// KVAttention counts the visible scores, and the cache it reads.
+func (d *Dry) KVAttention(o, q kernels.Heads, c *kernels.KV, n, h int, slot, pos kernels.Buffer, _ float32, window int) {
+	needHeads("kvattention: q", q, n, h, c.D)
+	needHeads("kvattention: o", o, n, h, c.D)
+	need("kvattention: slot", slot, n)
+	seen := float64(n) * float64(c.Max)
+	if p := values(pos); p != nil {
+		seen = 0
+		for _, at := range p[:n] {
+			keys := int(at) + 1
+			if window > 0 {
+				keys = min(keys, window)
+			}
+			seen += float64(keys)
+		}
+	}
+	d.add("KVAttention", Work{Attention: 4 * float64(h) * float64(c.D) * seen, Moved: 8 * float64(c.K) * float64(c.D) * seen})
+}
+
+// LogProb counts the product of the head, twice more with gradients.
+func (d *Dry) LogProb(out *kernels.LogProbOut, dx, dw kernels.Dst, a *kernels.LogProbArgs) {
+	need("logprob: x", a.X, a.N*a.W.Cols)
+	need("logprob: target", a.Target, a.N)
+	need("logprob: coef", a.Coef, a.N)
+	for _, b := range []kernels.Buffer{out.LogP, out.LSE, out.Argmax} {
+		need("logprob: out", b, a.N)
+	}
+	need("logprob: dx", dx.Buffer, a.N*a.W.Cols)
+	need("logprob: dw", dw.Buffer, a.W.Rows*a.W.Cols)
+	times := 1.0
+	for _, g := range []kernels.Dst{dx, dw} {
+		if !g.Skip() && a.Coef != nil {
+			times++
+		}
+	}
+	d.add("LogProb", Work{Matrix: times * product(a.N, a.W.Cols, a.W.Rows), Moved: 4 * float64(a.N) * float64(a.W.Rows)})
+}
+
+// Gemm counts one product.
+func (d *Dry) Gemm(c kernels.Dst, a, b kernels.Buffer, _, _ bool, m, n, k int, _ float32) {
+	need("gemm: c", c.Buffer, m*n)
+	need("gemm: a", a, m*k)
+	need("gemm: b", b, n*k)
+	d.add("Gemm", Work{Matrix: product(m, k, n)})
+}
+
+// Gram counts half a product: the matrix is symmetric.
+func (d *Dry) Gram(h kernels.Dst, x kernels.Buffer, rows, cols int) {
+	need("gram: h", h.Buffer, cols*cols)
+	need("gram: x", x, rows*cols)
+	d.add("Gram", Work{Matrix: product(cols, rows, cols) / 2})
+}
+
+// ColStats counts what it reads.
+func (d *Dry) ColStats(out kernels.Dst, x kernels.Buffer, rows, cols int, _ kernels.Stat) {
+	need("colstats: out", out.Buffer, cols)
+	need("colstats: x", x, rows*cols)
+	d.add("ColStats", moved(x))
+}
+
+// Sum counts what it reads.
+func (d *Dry) Sum(out kernels.Dst, a, b kernels.Buffer, n int) {
+	need("sum: out", out.Buffer, 1)
+	need("sum: a", a, n)
+	need("sum: b", b, n)
+	d.add("Sum", moved(a, b))
+}
+
+// Factor counts a factorisation and an inverse, and always succeeds.
+func (d *Dry) Factor(u, h kernels.Buffer, n int, _ float32) error {
+	need("factor: u", u, n*n)
+	need("factor: h", h, n*n)
+	d.add("Factor", Work{Matrix: product(n, n, n) / 3})
+	return nil
+}
+
+// GPTQBlock counts the updates of the columns that follow in the block.
+func (d *Dry) GPTQBlock(g *kernels.GPTQArgs) {
+	for _, b := range []kernels.Buffer{g.W, g.Err, g.Codes, g.Scale, g.Zero} {
+		need("gptqblock", b, g.Rows*g.Cols)
+	}
+	need("gptqblock: u", g.U, g.Cols*g.Cols)
+	d.add("GPTQBlock", Work{Matrix: product(g.Rows, g.Cols, g.Cols) / 2})
+}
+
+// Dequantize counts what it reads and writes.
+func (d *Dry) Dequantize(dst kernels.Buffer, m kernels.Mat) {
+	need("dequantize", dst, m.Rows*m.Cols)
+	w := moved(dst)
+	w.Moved += float64(dtype.Size(m.Type(), m.Rows, m.Cols))
+	d.add("Dequantize", w)
+}
+
+// Optim counts what it reads and writes.
+func (d *Dry) Optim(_ kernels.OptimKind, o *kernels.OptimArgs) {
+	for _, b := range []kernels.Buffer{o.P, o.G, o.M, o.V} {
+		need("optim", b, o.N)
+	}
+	d.add("Optim", moved(o.P, o.P, o.G, o.M, o.M, o.V, o.V))
+}
+
+// LogitStats counts what it reads.
+func (d *Dry) LogitStats(kl, top1 kernels.Dst, logits, ref kernels.Buffer, n, v int) {
+	need("logitstats", logits, n*v)
+	need("logitstats", ref, n*v)
+	need("logitstats: kl", kl.Buffer, n)
+	need("logitstats: top1", top1.Buffer, n)
+	d.add("LogitStats", moved(logits, ref))
+}

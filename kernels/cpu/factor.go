@@ -208,8 +208,3 @@ func dot64(a, b []float64) float64 {
 	}
 	return s0 + s1
 }
-
-// tile64 is products64 for 4 rows of each, where the level has it.
-func tile64(k int, a []float64, lda int, b []float64, ldb int, c []float64, ldc int) bool {
-	return false
-}

@@ -1,3 +1,5 @@
+//go:build !amd64
+
 package cpu
 
 import "github.com/tunekit/tunekit/kernels/cpu/internal/level"
@@ -14,3 +16,11 @@ func packRows(dst []float32, stride, lines, kc int, src []float32, ld int, _ mod
 func packCols(dst []float32, stride, lines, kc int, src []float32, ld int, _ mode) {
 	packColsGeneric(dst, stride, lines, kc, src, ld)
 }
+
+func tile64(int, []float64, int, []float64, int, []float64, int) bool { return false }
+
+func dotRows(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
+	dotRowsGeneric(y, ldy, m, x, ldx, k, w, ldw, n)
+}
+
+func dotRowsBF16([]float32, int, int, []float32, int, int, []uint16, int, int) bool { return false }

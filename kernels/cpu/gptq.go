@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
@@ -42,7 +43,7 @@ func (b *gptqBlock) run(lo, hi int) {
 		err := b.err[at+lo : at+hi]
 		b.round(at+lo, hi-lo, b.u[j*b.cols+j])
 		for k := j + 1; k < b.cols; k++ {
-			subScaled(b.w[k*b.rows+lo:k*b.rows+hi], err, b.u[j*b.cols+k])
+			vec.Axpy(b.w[k*b.rows+lo:k*b.rows+hi], -b.u[j*b.cols+k], err)
 		}
 	}
 }
@@ -58,13 +59,5 @@ func (b *gptqBlock) round(i, n int, diag float32) {
 		codes[r] = byte(q)
 		err[r] = (v - dq) / diag
 		w[r] = dq
-	}
-}
-
-// subScaledGeneric: y -= a·x, the product rounded first.
-func subScaledGeneric(y, x []float32, a float32) {
-	y = y[:len(x)]
-	for i, v := range x {
-		y[i] -= float32(a * v)
 	}
 }

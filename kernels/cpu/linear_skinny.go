@@ -53,28 +53,40 @@ func prepareX(x []float32, k int, a *kernels.LinearArgs) {
 	}
 }
 
-// skinnyTile: y[i][0…n) = alpha·x[i]·W[r…r+n) for all rows i of x.
+// skinnyTile: y[i][0…n) = alpha·x[i]·W[r…r+n) for all rows i of x; n ≤ 4.
 func skinnyTile(y []float32, ldy, n int, a *kernels.LinearArgs, x []float32, k int, w *operand, r int, buf []float32, add bool) {
 	in := a.W.Cols
-	rows, ld := buf, k
-	if w.f != nil && !a.BF16 {
-		rows, ld = w.f[r*in:], in
-	} else {
+	var sums [4 * skinnyRows]float32
+	switch {
+	case w.f != nil && !a.BF16:
+		dotRows(sums[:], 4, a.N, x, k, in, w.f[r*in:], in, n)
+	case w.h != nil && dotRowsBF16(sums[:], 4, a.N, x, k, in, w.h[r*in:], in, n):
+	default:
 		for j := range n {
 			w.row(buf[j*k:], r+j, 0, in)
 		}
 		if a.BF16 {
 			roundBF16(buf[:n*k])
 		}
+		dotRows(sums[:], 4, a.N, x, k, in, buf, k, n)
 	}
 	alpha := orOne(a.Alpha)
 	for i := range a.N {
 		for j := range n {
-			v := float32(alpha * dot(x[i*k:][:in], rows[j*ld:][:in]))
+			v := float32(alpha * sums[i*4+j])
 			if add {
 				v += y[i*ldy+j]
 			}
 			y[i*ldy+j] = v
+		}
+	}
+}
+
+// dotRowsGeneric: y[i][j] = x[i]·w[j] for m rows of x and n ≤ 4 of w, k long.
+func dotRowsGeneric(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
+	for i := range m {
+		for j := range n {
+			y[i*ldy+j] = dot(x[i*ldx:][:k], w[j*ldw:][:k])
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
@@ -103,19 +104,19 @@ func (l *logProb) chunk(r, n int, dx, dw kernels.Dst) {
 
 // row reads the logits of token i and, with grads, turns them into gradients.
 func (l *logProb) row(i int, z []float32, grads bool) {
-	top, sum := maxSumExp(z)
-	lse := float32(float64(top) + math.Log(sum))
-	target := int(l.target[i])
-	if l.lse != nil {
-		l.lse[i] = lse
-	}
+	top, target := vec.Max(z), int(l.target[i])
 	if l.arg != nil {
 		l.arg[i] = firstOf(z, top)
+	}
+	score := z[max(target, 0)]
+	sum := float64(vec.ExpSum(z, z, 1, top))
+	if l.lse != nil {
+		l.lse[i] = float32(float64(top) + math.Log(sum))
 	}
 	if l.logp != nil {
 		l.logp[i] = 0
 		if target >= 0 {
-			l.logp[i] = float32(float64(z[target]-top) - math.Log(sum))
+			l.logp[i] = float32(float64(score-top) - math.Log(sum))
 		}
 	}
 	if !grads {
@@ -125,7 +126,7 @@ func (l *logProb) row(i int, z []float32, grads bool) {
 		clear(z)
 		return
 	}
-	scaledExp(z, top, float32(float64(l.coef[i])/sum))
+	vec.Lin2(z, float32(float64(l.coef[i])/sum), z, 0, nil)
 	z[target] -= l.coef[i]
 }
 
@@ -137,23 +138,4 @@ func firstOf(z []float32, v float32) int32 {
 		}
 	}
 	return 0
-}
-
-// maxSumExpGeneric returns the largest element of z and Σ exp(z - largest).
-func maxSumExpGeneric(z []float32) (top float32, sum float64) {
-	top = z[0]
-	for _, v := range z[1:] {
-		top = max(top, v)
-	}
-	for _, v := range z {
-		sum += math.Exp(float64(v - top))
-	}
-	return top, sum
-}
-
-// scaledExpGeneric: z = scale·exp(z - shift).
-func scaledExpGeneric(z []float32, shift, scale float32) {
-	for i, v := range z {
-		z[i] = scale * float32(math.Exp(float64(v-shift)))
-	}
 }

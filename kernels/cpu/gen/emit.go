@@ -76,7 +76,6 @@ func text(name, doc string, args ...arg) {
 		off += n
 		sig = append(sig, a.name+" "+a.typ)
 	}
-	off = (off + 7) / 8 * 8
 	s := strings.Join(sig, ", ")
 	fmt.Fprintf(&out.stubs, "\n// %s %s\n//\n//go:noescape\nfunc %s(%s)\n", name, doc, name, s)
 	fmt.Fprintf(&out.asm, "\n// func %s(%s)\nTEXT ·%s(SB), NOSPLIT, $0-%d\n", name, s, name, off)

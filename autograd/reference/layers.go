@@ -1,6 +1,11 @@
 package reference
 
-import "math"
+import (
+	"math"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
 
 // Linear is y = x·wᵀ + bias + scale·x·aᵀ·bᵀ: x [n, in], w [out, in], bias
 // [1, out], a [r, in], b [out, r] (Hu et al. 2021, arXiv:2106.09685).
@@ -158,4 +163,49 @@ func CrossEntropy(h, w Matrix, target []int, coef []float64) *Layer {
 	own := l.mul(l.times(logits, l.constant(hot)), l.constant(full(v, 1, 1)))
 	l.y = l.mul(l.constant(weight), l.sub(lse, own))
 	return l
+}
+
+// samples are small layers to draw, by name.
+var samples = []struct {
+	name string
+	make func() *Layer
+}{
+	{"linear", func() *Layer {
+		return Linear(full(2, 4, 1), full(3, 4, 1), full(1, 3, 1), full(1, 4, 1), full(3, 1, 1), 2)
+	}},
+	{"rmsnorm", func() *Layer { return RMSNorm(full(2, 4, 1), full(1, 4, 1), 1e-5) }},
+	{"swiglu", func() *Layer { return SwiGLU(full(2, 4, 1), full(2, 4, 1)) }},
+	{"rope", func() *Layer { return Rope(full(2, 4, 1), full(2, 2, 1), 4, false) }},
+	{"attention", func() *Layer {
+		return Attention(full(3, 4, 1), full(3, 2, 1), full(3, 2, 1), AttentionShape{H: 2, K: 1, D: 2, Starts: []int{0}, Scale: 1})
+	}},
+	{"cross-entropy", func() *Layer {
+		return CrossEntropy(full(2, 3, 1), full(4, 3, 1), []int{1, 2}, []float64{0.5, 0.5})
+	}},
+}
+
+// Names lists the layers that Graph draws.
+func Names() []string {
+	var out []string
+	for _, s := range samples {
+		out = append(out, s.name)
+	}
+	return out
+}
+
+// Graph returns a small instance of a layer in the DOT language, with the
+// graph of its gradients where gradients is set.
+func Graph(name string, gradients bool) (string, error) {
+	for _, s := range samples {
+		if s.name != name {
+			continue
+		}
+		l := s.make()
+		if gradients && l.err == nil {
+			shape := l.y.Shape()
+			l.cost(full(shape[0], shape.TotalSize()/shape[0], 1))
+		}
+		return l.Dot()
+	}
+	return "", fail.Usagef("graph", "known layers: "+strings.Join(Names(), ", "), "no layer is called %q", name)
 }

@@ -127,16 +127,9 @@ func full(rows, cols int, v float64) Matrix {
 
 // Run evaluates the layer and the gradients of Σ dy·y; dy [rows, cols of y].
 func (l *Layer) Run(dy Matrix) (*Result, error) {
+	grads := l.cost(dy)
 	if l.err != nil {
 		return nil, l.err
-	}
-	cost := l.one(func(a *G.Node) (*G.Node, error) { return G.Sum(a) }, l.times(l.y, l.constant(dy)))
-	if l.err != nil {
-		return nil, l.err
-	}
-	grads, err := G.Grad(cost, l.inputs...)
-	if err != nil {
-		return nil, fmt.Errorf("reference: %s: %w", l.Name, err)
 	}
 	out := make([]G.Value, len(grads)+1)
 	for i, n := range append(grads, l.y) {
@@ -152,6 +145,17 @@ func (l *Layer) Run(dy Matrix) (*Result, error) {
 		r.Grads[name] = matrix(out[i], l.inputs[i])
 	}
 	return r, nil
+}
+
+// cost adds Σ dy·y and its gradients to the graph and returns the gradients.
+func (l *Layer) cost(dy Matrix) G.Nodes {
+	c := l.one(func(a *G.Node) (*G.Node, error) { return G.Sum(a) }, l.times(l.y, l.constant(dy)))
+	if l.err != nil {
+		return nil
+	}
+	grads, err := G.Grad(c, l.inputs...)
+	l.keep(nil, err)
+	return grads
 }
 
 // matrix copies a value in the shape of n.

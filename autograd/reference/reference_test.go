@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
 )
 
 func random(r *rand.Rand, rows, cols int, scale float64) Matrix {
@@ -87,16 +89,21 @@ func TestGradients(t *testing.T) {
 	}
 }
 
-func TestDot(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	for _, c := range cases(r) {
-		l := c.build(c.in)
-		dot, err := l.Dot()
+func TestGraph(t *testing.T) {
+	for _, name := range Names() {
+		plain, err := Graph(name, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.HasPrefix(dot, "digraph") || !strings.Contains(dot, "->") {
-			t.Errorf("%s: no graph: %.60q", l.Name, dot)
+		if !strings.HasPrefix(plain, "digraph") || !strings.Contains(plain, "->") {
+			t.Errorf("%s: no graph: %.60q", name, plain)
 		}
+		both, err := Graph(name, true)
+		if err != nil || strings.Count(both, "->") <= strings.Count(plain, "->") {
+			t.Errorf("%s: gradients add no edges (%v)", name, err)
+		}
+	}
+	if _, err := Graph("softmax", false); fail.Code(err) != int(fail.Usage) {
+		t.Errorf("unknown layer: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ func (t *Tape) Checkpoint(in []*Tensor, f func(*Tape, []*Tensor) []*Tensor) []*T
 		t.value(x)
 	}
 	c := t.child(false)
+	defer c.Free()
 	inner := f(c, leaves(in))
 	out := make([]*Tensor, len(inner))
 	r := &region{in: in, made: make([]*Tensor, len(inner)), f: f}
@@ -25,7 +26,6 @@ func (t *Tape) Checkpoint(in []*Tensor, f func(*Tape, []*Tensor) []*Tensor) []*T
 		}
 	}
 	t.Fail(c.err)
-	c.Free()
 	if needs && t.err == nil {
 		t.hold(in)
 		t.ops = append(t.ops, op{compact(r.made), in, func() { r.back(t) }})

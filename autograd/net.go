@@ -95,10 +95,10 @@ func (t *Tape) normed(x, y, stats *Tensor, s NormSpec) *Tensor {
 	t.Done(stats)
 	return t.Cheap(y, func(dst kernels.Buffer) {
 		xv, again := t.value(x), t.scratch(stats.Len())
+		defer t.Dev.Free(again)
 		if t.err == nil {
 			t.Dev.Norm(kernels.To(dst), kernels.Dst{}, again, s.args(n, c, xv))
 		}
-		t.Dev.Free(again)
 	}, x)
 }
 

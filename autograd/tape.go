@@ -328,13 +328,13 @@ func (t *Tape) grad(x *Tensor) kernels.Dst {
 		return kernels.To(x.grad.buf)
 	}
 	if x.grad.refs > 1 {
-		own := t.newGrad(x.Len())
+		own, shared := t.newGrad(x.Len()), x.grad
 		if own == nil {
 			return kernels.Dst{}
 		}
-		t.Dev.Add(kernels.To(own.buf), x.grad.buf, nil, x.Len(), 1, 0)
-		x.grad.refs--
 		x.grad = own
+		shared.refs--
+		t.Dev.Add(kernels.To(own.buf), shared.buf, nil, x.Len(), 1, 0)
 	}
 	return kernels.Into(x.grad.buf)
 }

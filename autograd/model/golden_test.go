@@ -1,0 +1,419 @@
+package model
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/cpu"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// golden is one case of shared/data/golden/arch.
+type golden struct {
+	dir    string
+	arrays map[string]formats.NamedTensor
+	noise  float64 // largest difference of logits between float32 and float64
+	scale  float32 // of LoRA
+}
+
+func openGolden(t *testing.T, name string) *golden {
+	t.Helper()
+	g := &golden{dir: testdir.Shared(t, "golden/arch/"+name), arrays: map[string]formats.NamedTensor{}}
+	list, err := readST(filepath.Join(g.dir, "golden.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list {
+		g.arrays[a.Name] = a
+	}
+	var meta struct {
+		Noise float64 `json:"noise_float64_throughout"`
+		Lora  struct {
+			R     int     `json:"r"`
+			Alpha float32 `json:"lora_alpha"`
+		} `json:"lora_config"`
+	}
+	data, err := os.ReadFile(filepath.Join(g.dir, "golden.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &meta)
+	}
+	if err != nil || meta.Noise == 0 || meta.Lora.R == 0 {
+		t.Fatalf("golden.json: %v %+v", err, meta)
+	}
+	g.noise, g.scale = meta.Noise, meta.Lora.Alpha/float32(meta.Lora.R)
+	return g
+}
+
+func (g *golden) floats(t *testing.T, name string) []float32 {
+	t.Helper()
+	a, ok := g.arrays[name]
+	if !ok {
+		t.Fatalf("no array %s", name)
+	}
+	k, _ := dtype.FromSafetensors(a.DType)
+	n := len(a.Data) / k.Info().Bytes
+	out := make([]float32, n)
+	block.DecodeAll(out, block.Raw{Type: dtype.Of(k), Rows: 1, Cols: n, Data: a.Data})
+	return out
+}
+
+// rows are the rows of an int64 array [B, T].
+func (g *golden) rows(t *testing.T, name string) [][]int32 {
+	t.Helper()
+	a := g.arrays[name]
+	if a.DType != "I64" || len(a.Shape) != 2 {
+		t.Fatalf("%s: %v %v", name, a.DType, a.Shape)
+	}
+	all := unsafe.Slice((*int64)(unsafe.Pointer(&a.Data[0])), len(a.Data)/8)
+	w := int(a.Shape[1])
+	out := make([][]int32, a.Shape[0])
+	for i, v := range all {
+		out[i/w] = append(out[i/w], int32(v))
+	}
+	return out
+}
+
+// withConfig is a reader with another config.json.
+type withConfig struct {
+	formats.Reader
+	config []byte
+}
+
+func (r withConfig) Config() []byte { return r.config }
+
+// open opens the case's checkpoint: file is the name of its config, or a GGUF.
+func (g *golden) open(t *testing.T, file string) *arch.Source {
+	t.Helper()
+	path := g.dir
+	if strings.HasSuffix(file, ".gguf") {
+		path = filepath.Join(g.dir, file)
+	}
+	var r formats.Reader
+	r, err := newReader(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if path == g.dir {
+		data, err := os.ReadFile(filepath.Join(g.dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = withConfig{r, data}
+	}
+	src, err := arch.FromReader(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { src.Close() })
+	return src
+}
+
+func (g *golden) load(t *testing.T, file string, o Options) *Model {
+	t.Helper()
+	m, err := Load(cpu.New(cpu.Options{}), g.open(t, file), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+// files are the forms a case's checkpoint comes in.
+func (g *golden) files() []string {
+	var out []string
+	for _, f := range []string{"config.json", "config_hub.json"} {
+		if _, err := os.Stat(filepath.Join(g.dir, f)); err == nil {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// near fails unless got is within tol of want everywhere.
+func near(t *testing.T, what string, got, want []float32, tol float64) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d values, want %d", what, len(got), len(want))
+	}
+	worst, at := 0.0, 0
+	for i := range want {
+		if d := math.Abs(float64(got[i]) - float64(want[i])); !(d <= worst) {
+			worst, at = d, i
+		}
+	}
+	if !(worst <= tol) {
+		t.Errorf("%s: [%d] is %v, want %v: off by %.3g, allowed %.3g", what, at, got[at], want[at], worst, tol)
+	}
+}
+
+// relative is near with a tolerance relative to the largest value.
+func relative(t *testing.T, what string, got, want []float32, tol float64) {
+	t.Helper()
+	largest := 0.0
+	for _, w := range want {
+		largest = max(largest, math.Abs(float64(w)))
+	}
+	near(t, what, got, want, tol*largest)
+}
+
+var llamas = []string{"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias"}
+
+// Cases of architectures that need nothing the Llama family lacks.
+var relatives = []string{"qwen2", "qwen2-yarn"}
+
+func TestGolden(t *testing.T) {
+	for _, name := range append(llamas, relatives...) {
+		g := openGolden(t, name)
+		for _, f := range g.files() {
+			t.Run(name+"/"+f, func(t *testing.T) {
+				m := g.load(t, f, Options{})
+				g.checkForward(t, m)
+				g.checkGreedy(t, m)
+			})
+		}
+		t.Run(name+"/lora", g.checkLora)
+		t.Run(name+"/full", g.checkFull)
+	}
+}
+
+// checkForward compares hidden states, logits and loss.
+func (g *golden) checkForward(t *testing.T, m *Model) {
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	rows := g.rows(t, "input_ids")
+	states := m.States(tape, Pack(rows...))
+	for i, s := range states {
+		name := "hidden." + string(rune('0'+i))
+		if i == len(states)-1 {
+			name = "hidden_last"
+		}
+		near(t, name, values(t, tape, s), g.floats(t, name), 10*g.noise)
+	}
+	h := states[len(states)-1]
+	near(t, "logits", values(t, tape, m.Logits(tape, h)), g.floats(t, "logits"), 10*g.noise)
+	target, coef := targets(rows)
+	r := m.LogProb(tape, h, target, nil)
+	checkLoss(t, "loss", values(t, tape, r.LogP), coef, len(rows[0]), g.floats(t, "loss"))
+	near(t, "Hidden", values(t, tape, m.Hidden(tape, Pack(rows...))), g.floats(t, "hidden_last"), 10*g.noise)
+}
+
+// targets are the next tokens of each row, and coefficients with which the loss
+// is the mean over rows of each row's mean cross-entropy.
+func targets(rows [][]int32) (target []int32, coef []float32) {
+	for _, r := range rows {
+		target = append(append(target, r[1:]...), -1)
+		for range r {
+			coef = append(coef, 1/float32(len(rows)*(len(r)-1)))
+		}
+	}
+	return target, coef
+}
+
+// checkLoss compares each row's mean of -logp.
+func checkLoss(t *testing.T, what string, logp, coef []float32, width int, want []float32) {
+	t.Helper()
+	got := make([]float32, len(want))
+	for i, v := range logp {
+		got[i/width] -= v * coef[i] * float32(len(want))
+	}
+	near(t, what, got, want, 2e-5)
+}
+
+func values(t *testing.T, tape *autograd.Tape, x *autograd.Tensor) []float32 {
+	t.Helper()
+	v, err := tape.Values(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func argmax(v []float32) int32 {
+	best := 0
+	for i := range v {
+		if v[i] > v[best] {
+			best = i
+		}
+	}
+	return int32(best)
+}
+
+// checkGreedy generates both rows with a cache, the second row one step behind
+// the first so that prompts and single tokens meet in a step.
+func (g *golden) checkGreedy(t *testing.T, m *Model) {
+	prompts, want := g.rows(t, "input_ids"), g.rows(t, "greedy")
+	c, err := m.NewCache(3, len(prompts[0])+len(want[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	slots := []int{2, 0}
+	got := make([][]int32, 2)
+	next := [][]int32{prompts[0], nil}
+	for step := 0; len(got[1]) < len(want[1]); step++ {
+		if step == 1 {
+			next[1] = prompts[1]
+		}
+		var pieces []Piece
+		var who []int
+		for i := range next {
+			if next[i] != nil && len(got[i]) < len(want[i]) {
+				pieces, who = append(pieces, Piece{slots[i], next[i]}), append(who, i)
+			}
+		}
+		logits, err := m.Step(c, pieces)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j, i := range who {
+			id := argmax(logits[j])
+			got[i] = append(got[i], id)
+			next[i] = []int32{id}
+		}
+	}
+	for i := range want {
+		for j := range want[i] {
+			if got[i][j] != want[i][j] {
+				t.Fatalf("greedy row %d: token %d is %d, want %d\ngot  %v\nwant %v", i, j, got[i][j], want[i][j], got[i], want[i])
+			}
+		}
+	}
+}
+
+// trainable makes a frozen parameter trainable with a gradient of its own.
+func trainable(t *testing.T, dev kernels.Backend, p *autograd.Param) {
+	t.Helper()
+	b, err := dev.Alloc(kernels.Gradients, dtype.Of(dtype.F32), p.Len())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev.Fill(b, 0)
+	p.Grad = b
+}
+
+func (g *golden) adapter(t *testing.T, dev kernels.Backend, path, ab string) *autograd.Param {
+	t.Helper()
+	name := "base_model.model." + path + ".lora_" + ab + ".weight"
+	a := g.arrays["lora."+name]
+	if len(a.Shape) != 2 {
+		t.Fatalf("no adapter weight %s", name)
+	}
+	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), int(a.Shape[0]), int(a.Shape[1]), bytesOf(g.floats(t, "lora."+name)), kernels.Copy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &autograd.Param{Name: name, Mat: w}
+	trainable(t, dev, p)
+	return p
+}
+
+// backward runs loss and gradients of the case's rows and returns the results.
+func (g *golden) backward(t *testing.T, m *Model) (logp []float32, coef []float32) {
+	t.Helper()
+	rows := g.rows(t, "input_ids")
+	target, coef := targets(rows)
+	tape := &autograd.Tape{Dev: m.Dev, Record: true}
+	defer tape.Free()
+	h := m.Hidden(tape, Pack(rows...))
+	r := m.LogProb(tape, h, target, coef)
+	tape.Done(h)
+	logp = values(t, tape, r.LogP)
+	if err := tape.Backward(); err != nil {
+		t.Fatal(err)
+	}
+	return logp, coef
+}
+
+// checkLora compares logits, loss and gradients with the case's adapter.
+func (g *golden) checkLora(t *testing.T) {
+	m := g.load(t, "config.json", Options{})
+	var params []*autograd.Param
+	for l := range m.Linears() {
+		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l.Path, "A"), B: g.adapter(t, m.Dev, l.Path, "B"), Scale: g.scale}
+		l.Adapters = append(l.Adapters, ad)
+		params = append(params, ad.A, ad.B)
+	}
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	in := Pack(g.rows(t, "input_ids")...)
+	relative(t, "lora_logits", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "lora_logits"), 1e-4)
+	tape.Base = true
+	near(t, "logits with adapters off", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "logits"), 10*g.noise)
+	tape.Free()
+
+	logp, coef := g.backward(t, m)
+	checkLoss(t, "lora_loss", logp, coef, len(g.rows(t, "input_ids")[0]), g.floats(t, "lora_loss"))
+	grads := g.checkGrads(t, m, params, "lora_grad.")
+	g.checkCheckpointed(t, m, params, grads)
+}
+
+// checkFull compares the gradients of full training.
+func (g *golden) checkFull(t *testing.T) {
+	m := g.load(t, "config.json", Options{Trainable: true})
+	for _, p := range m.Params() {
+		trainable(t, m.Dev, p)
+	}
+	g.backward(t, m)
+	grads := g.checkGrads(t, m, m.Params(), "grad.")
+	g.checkCheckpointed(t, m, m.Params(), grads)
+}
+
+// checkGrads compares every gradient the case has, and returns all of params.
+func (g *golden) checkGrads(t *testing.T, m *Model, params []*autograd.Param, prefix string) map[string][]float32 {
+	t.Helper()
+	got := map[string][]float32{}
+	for _, p := range params {
+		v := make([]float32, p.Len())
+		if err := m.Dev.Download(bytesOf(v), p.Grad); err != nil {
+			t.Fatal(err)
+		}
+		got[p.Name] = v
+	}
+	n := 0
+	for name := range g.arrays {
+		if p, ok := strings.CutPrefix(name, prefix); ok {
+			n++
+			if got[p] == nil {
+				t.Errorf("no gradient of %s", p)
+				continue
+			}
+			relative(t, name, got[p], g.floats(t, name), 1e-4)
+		}
+	}
+	if n == 0 {
+		t.Errorf("the case has no %s…", prefix)
+	}
+	return got
+}
+
+// checkCheckpointed wants the same bits with gradient checkpointing.
+func (g *golden) checkCheckpointed(t *testing.T, m *Model, params []*autograd.Param, want map[string][]float32) {
+	t.Helper()
+	for _, p := range params {
+		m.Dev.Fill(p.Grad, 0)
+	}
+	m.GradientCheckpointing = true
+	g.backward(t, m)
+	for _, p := range params {
+		got := make([]float32, p.Len())
+		if err := m.Dev.Download(bytesOf(got), p.Grad); err != nil {
+			t.Fatal(err)
+		}
+		near(t, "checkpointed gradient of "+p.Name, got, want[p.Name], 0)
+	}
+	if left := m.Dev.Info().Mem.Now; left[kernels.Activations] != 0 || left[kernels.Scratch] != 0 {
+		t.Errorf("%d bytes of activations, %d of scratch are left", left[kernels.Activations], left[kernels.Scratch])
+	}
+}

@@ -1,0 +1,540 @@
+package model
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/cpu"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// adapt gives every linear map of the blocks an adapter of rank r.
+func adapt(t *testing.T, m *Model, r int, dropout float32, fill func(n int) []float32) []*autograd.Param {
+	t.Helper()
+	var all []*autograd.Param
+	param := func(name string, rows, cols int) *autograd.Param {
+		w, err := m.Dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, bytesOf(fill(rows*cols)), kernels.Copy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &autograd.Param{Name: name, Mat: w}
+		trainable(t, m.Dev, p)
+		all = append(all, p)
+		return p
+	}
+	site := uint32(0)
+	for l := range m.Linears() {
+		l.Adapters = []*nn.LoRA{{A: param(l.Path+".A", r, l.In()), B: param(l.Path+".B", l.Out(), r), Scale: 2, Dropout: dropout, Site: site}}
+		site++
+	}
+	return all
+}
+
+// smol has the sizes of SmolLM2-135M.
+var smol = dims{c: 576, v: 49152, layers: 30, h: 9, k: 3, d: 64, f: 1536, tied: true}
+
+// What a step of 4×512 tokens keeps is known from the sizes alone.
+func TestMemory(t *testing.T) {
+	for _, c := range []struct {
+		checkpointing bool
+		limit         int64 // bytes of activations and their gradients
+	}{{false, 1_560e6}, {true, 300e6}} {
+		t.Run(fmt.Sprint("checkpointing ", c.checkpointing), func(t *testing.T) {
+			dev := idle{cpu.New(cpu.Options{})}
+			zeros := func(n int) []float32 { return make([]float32, n) }
+			m, err := Load(dev, sample(t, smol, zeros), Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			params := adapt(t, m, 16, 0, zeros)
+			own := int64(0)
+			for _, p := range params {
+				own += 4 * int64(p.Len())
+			}
+			m.GradientCheckpointing = c.checkpointing
+			const n = 2048
+			tape := &autograd.Tape{Dev: dev, Record: true}
+			h := m.Hidden(tape, Pack(make([]int32, n/4), make([]int32, n/4), make([]int32, n/4), make([]int32, n/4)))
+			m.LogProb(tape, h, make([]int32, n), make([]float32, n))
+			tape.Done(h)
+			if err := tape.Backward(); err != nil {
+				t.Fatal(err)
+			}
+			tape.Free()
+			info := dev.Info()
+			peak := info.Mem.Peak[kernels.Activations] + info.Mem.Peak[kernels.Gradients] - own
+			t.Logf("activations %d, gradients %d, scratch %d", info.Mem.Peak[kernels.Activations], info.Mem.Peak[kernels.Gradients]-own, info.Mem.Peak[kernels.Scratch])
+			if peak > c.limit {
+				t.Errorf("%d bytes at the peak, allowed %d", peak, c.limit)
+			}
+			if info.Mem.Now[kernels.Activations] != 0 || info.Mem.Now[kernels.Gradients] != own {
+				t.Errorf("left after the step: %v", info.Mem.Now)
+			}
+		})
+	}
+}
+
+// A step that does not fit fails with the limit's error and leaves nothing.
+func TestMemoryLimit(t *testing.T) {
+	src := sample(t, tiny, random(7))
+	free := cpu.New(cpu.Options{})
+	m, err := Load(free, src, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(m *Model) error {
+		return m.Dev.Run(func() error {
+			tape := &autograd.Tape{Dev: m.Dev, Record: true}
+			defer tape.Free()
+			h := m.Hidden(tape, Inputs{IDs: tokens(1, 64, tiny.v)})
+			m.LogProb(tape, h, tokens(2, 64, tiny.v), make([]float32, 64))
+			return tape.Backward()
+		})
+	}
+	adapt(t, m, 4, 0, random(3))
+	before := kernels.Total(free.Info().Mem.Now)
+	if err := run(m); err != nil {
+		t.Fatal(err)
+	}
+	peak := free.Info().PeakTotal
+	for part := int64(1); part < 20; part++ {
+		dev := cpu.New(cpu.Options{MemoryLimit: before + (peak-before)*part/20})
+		m, err := Load(dev, src, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		adapt(t, m, 4, 0, random(3))
+		held := dev.Info().Mem.Now
+		if err := run(m); !errors.Is(err, kernels.ErrOutOfMemory) {
+			t.Fatalf("limit at %d/20 of what is needed: %v", part, err)
+		}
+		if now := dev.Info().Mem.Now; now != held {
+			t.Errorf("left after the failure: %v, before it %v", now, held)
+		}
+	}
+}
+
+// grads runs one recorded step over in and returns every gradient.
+func grads(t *testing.T, m *Model, params []*autograd.Param, step uint32, ins ...Inputs) [][]float32 {
+	t.Helper()
+	for _, p := range params {
+		m.Dev.Fill(p.Grad, 0)
+	}
+	for _, in := range ins {
+		tape := &autograd.Tape{Dev: m.Dev, Record: true, Seed: 11, Step: step}
+		h := m.Hidden(tape, in)
+		n := len(in.IDs)
+		coef := make([]float32, n)
+		for i := range coef {
+			coef[i] = 0.125
+		}
+		m.LogProb(tape, h, in.IDs, coef)
+		tape.Done(h)
+		if err := tape.Backward(); err != nil {
+			t.Fatal(err)
+		}
+		tape.Free()
+	}
+	out := make([][]float32, len(params))
+	for i, p := range params {
+		out[i] = make([]float32, p.Len())
+		if err := m.Dev.Download(bytesOf(out[i]), p.Grad); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+// keyed packs sequences with dropout keys sample<<32 | token.
+func keyed(seqs [][]int32, samples ...int) Inputs {
+	var pick [][]int32
+	var key []int64
+	for _, s := range samples {
+		pick = append(pick, seqs[s])
+		for i := range seqs[s] {
+			key = append(key, int64(s)<<32|int64(i))
+		}
+	}
+	in := Pack(pick...)
+	in.Key = key
+	return in
+}
+
+func TestDropout(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	params := adapt(t, m, 4, 0.3, random(3))
+	seqs := [][]int32{tokens(1, 9, tiny.v), tokens(2, 5, tiny.v), tokens(3, 12, tiny.v)}
+	want := grads(t, m, params, 1, keyed(seqs, 0, 1, 2))
+	m.GradientCheckpointing = true
+	same := grads(t, m, params, 1, keyed(seqs, 0, 1, 2))
+	m.GradientCheckpointing = false
+	split := grads(t, m, params, 1, keyed(seqs, 2), keyed(seqs, 1, 0))
+	other := grads(t, m, params, 2, keyed(seqs, 0, 1, 2))
+	differ := 0.0
+	for i, p := range params {
+		near(t, "checkpointed "+p.Name, same[i], want[i], 0)
+		relative(t, "in other micro-batches "+p.Name, split[i], want[i], 2e-6)
+		for j := range want[i] {
+			differ = max(differ, math.Abs(float64(other[i][j]-want[i][j])))
+		}
+	}
+	if differ < 1e-3 {
+		t.Errorf("another step drops the same elements: gradients differ by %g", differ)
+	}
+}
+
+// The gradient with dropout against central differences of the loss. The mask
+// is a function of the keys, so it stays the same when a weight moves.
+func TestDropoutGradient(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	params := adapt(t, m, 4, 0.3, random(3))
+	in := keyed([][]int32{tokens(1, 9, tiny.v)}, 0)
+	loss := func() float64 {
+		tape := &autograd.Tape{Dev: m.Dev, Record: true, Seed: 11, Step: 1}
+		defer tape.Free()
+		lp := values(t, tape, m.LogProb(tape, m.Hidden(tape, in), in.IDs, nil).LogP)
+		sum := 0.0
+		for _, v := range lp {
+			sum -= 0.125 * float64(v)
+		}
+		return sum
+	}
+	got := grads(t, m, params, 1, in)
+	for _, i := range []int{0, 1, 8, 13, 20} {
+		p, w := params[i], make([]float32, params[i].Len())
+		if err := m.Dev.Download(bytesOf(w), p.Buffer); err != nil {
+			t.Fatal(err)
+		}
+		at := largest(got[i])
+		move := func(d float32) float64 {
+			v := slices.Clone(w)
+			v[at] += d
+			m.Dev.Upload(p.Buffer, bytesOf(v))
+			return loss()
+		}
+		const h = 1e-2
+		want := (move(h) - move(-h)) / (2 * h)
+		m.Dev.Upload(p.Buffer, bytesOf(w))
+		if d := math.Abs(float64(got[i][at]) - want); d > 2e-3*math.Abs(want) {
+			t.Errorf("%s[%d]: gradient %g, central difference %g", p.Name, at, got[i][at], want)
+		}
+	}
+}
+
+func largest(v []float32) int {
+	best := 0
+	for i := range v {
+		if math.Abs(float64(v[i])) > math.Abs(float64(v[best])) {
+			best = i
+		}
+	}
+	return best
+}
+
+// A sequence's results do not depend on what it is packed with.
+func TestPacking(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	a, b := tokens(1, 9, tiny.v), tokens(2, 6, tiny.v)
+	hidden := func(in Inputs) []float32 {
+		tape := &autograd.Tape{Dev: m.Dev}
+		defer tape.Free()
+		return values(t, tape, m.Hidden(tape, in))
+	}
+	both := hidden(Pack(a, b))
+	near(t, "first", both[:9*tiny.c], hidden(Inputs{IDs: a}), 1e-6)
+	near(t, "second", both[9*tiny.c:], hidden(Pack(b)), 1e-6)
+}
+
+func TestInputErrors(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	tape := &autograd.Tape{Dev: m.Dev, Record: true}
+	h := m.Hidden(tape, Inputs{IDs: []int32{1, int32(tiny.v)}})
+	m.LogProb(tape, h, []int32{1, 2}, []float32{1, 1})
+	if err := tape.Backward(); fail.Code(err) != int(fail.Input) {
+		t.Errorf("a token beyond the vocabulary: %v", err)
+	}
+	tape.Free()
+	c, err := m.NewCache(2, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Step(c, []Piece{{0, []int32{-1}}}); fail.Code(err) != int(fail.Input) {
+		t.Errorf("a negative token: %v", err)
+	}
+	if _, err := m.Step(c, []Piece{{1, tokens(1, 9, tiny.v)}}); fail.Code(err) != int(fail.Limit) {
+		t.Errorf("nine tokens into a slot of eight: %v", err)
+	}
+	if c.Len(0) != 0 || c.Len(1) != 0 {
+		t.Error("a failed step changed the cache")
+	}
+	c.Close()
+	if now := m.Dev.Info().Mem.Now; now[kernels.Activations] != 0 {
+		t.Errorf("%d bytes of activations left", now[kernels.Activations])
+	}
+}
+
+// Step after Truncate and Reset continues as a fresh conversation would.
+func TestCacheReuse(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	c, err := m.NewCache(1, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	step := func(ids ...int32) []float32 {
+		out, err := m.Step(c, []Piece{{0, ids}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out[0]
+	}
+	want := step(3, 4, 5, 6)
+	c.Reset(0)
+	step(3, 4, 9, 9, 9)
+	c.Truncate(0, 2)
+	near(t, "after Truncate", step(5, 6), want, 1e-5)
+	c.Reset(0)
+	near(t, "after Reset", step(3, 4, 5, 6), want, 0)
+}
+
+// Tap sees every Linear once, in order, and layers that share an input share x.
+func TestTap(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	var names []string
+	var xs []*autograd.Tensor
+	tape := &autograd.Tape{Dev: m.Dev, Tap: func(w *autograd.Param, x *autograd.Tensor) {
+		names, xs = append(names, Module(w.Name)), append(xs, x)
+		if x.Data == nil || x.Cols() != w.Cols || x.Rows() != 7 {
+			t.Errorf("%s reads %v", w.Name, x.Shape)
+		}
+	}}
+	defer tape.Free()
+	m.Hidden(tape, Inputs{IDs: tokens(1, 7, tiny.v)})
+	var want []string
+	for l := range m.Linears() {
+		want = append(want, l.Path)
+	}
+	if !slices.Equal(names, want) {
+		t.Fatalf("seen %v, want %v", names, want)
+	}
+	if xs[0] != xs[1] || xs[1] != xs[2] || xs[2] == xs[3] || xs[4] != xs[5] || xs[5] == xs[6] {
+		t.Error("q, k, v and gate, up do not share their inputs")
+	}
+}
+
+// Blocks pushed one by one, and parts run alone, give what Hidden gives.
+func TestStages(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	in := Pack(tokens(1, 7, tiny.v), tokens(2, 3, tiny.v))
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	want := values(t, tape, m.Hidden(tape, in))
+	s := m.Prepare(tape, in)
+	x := m.Begin(tape, s)
+	for _, b := range m.Stages {
+		parts := b.Parts()
+		a := parts[0].Forward(tape, b.AttnNorm.Forward(tape, x), s)
+		h := tape.Add(x, a, 1, 1)
+		f := parts[1].Forward(tape, b.MLPNorm.Forward(tape, h), s)
+		whole := values(t, tape, b.Forward(tape, x, s))
+		x = tape.Add(h, f, 1, 1)
+		near(t, b.Path, values(t, tape, x), whole, 1e-6)
+	}
+	near(t, "hidden", values(t, tape, m.Norm.Forward(tape, x)), want, 1e-6)
+}
+
+// Moving scales across every pair leaves the model's function as it is.
+func TestSmooth(t *testing.T) {
+	for _, s := range []dims{tiny, {c: 32, v: 50, layers: 2, h: 4, k: 4, d: 8, f: 40, tied: true}} {
+		m := loadSample(t, s, Options{})
+		ids := tokens(1, 9, s.v)
+		want := hiddenOf(t, m, ids)
+		pairs := 0
+		for _, b := range m.Stages {
+			for _, p := range b.Smooth() {
+				smooth(t, m, p)
+				pairs++
+			}
+		}
+		if wantPairs := map[bool]int{true: 8, false: 6}[s.h == s.k]; pairs != wantPairs {
+			t.Errorf("%d pairs, want %d", pairs, wantPairs)
+		}
+		relative(t, "hidden", hiddenOf(t, m, ids), want, 2e-6)
+	}
+}
+
+func hiddenOf(t *testing.T, m *Model, ids []int32) []float32 {
+	t.Helper()
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	return values(t, tape, m.Hidden(tape, Inputs{IDs: ids}))
+}
+
+// smooth scales one pair by powers of two that depend on the column.
+func smooth(t *testing.T, m *Model, p Pair) {
+	t.Helper()
+	factor := func(c int) float32 { return float32(math.Ldexp(1, c%5-2)) }
+	edit := func(w *autograd.Param, f func(row, col int) float32) {
+		v, err := m.Decode(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range v {
+			v[i] *= f(i/w.Cols, i%w.Cols)
+		}
+		if err := m.SetF32(w, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p.Norm != nil {
+		edit(p.Norm.W, func(_, c int) float32 { return 1 / factor(c) })
+	} else {
+		edit(p.Prev.W, func(r, _ int) float32 { return 1 / factor(r) })
+	}
+	for _, l := range p.Next {
+		edit(l.W, func(_, c int) float32 { return factor(c) })
+	}
+}
+
+// Hold quantizes the blocks' linear weights and nothing else.
+func TestHold(t *testing.T) {
+	nf4 := dtype.NF4Double
+	m, plain := loadSample(t, tiny, Options{Hold: &nf4}), loadSample(t, tiny, Options{})
+	held := map[*autograd.Param]bool{}
+	for l := range m.Linears() {
+		held[l.W] = true
+	}
+	for i, p := range m.Params() {
+		full, err := plain.Decode(plain.Params()[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := full
+		if held[p] {
+			r := block.New(nf4, p.Rows, p.Cols)
+			if err := block.Encode(r, full, nil); err != nil {
+				t.Fatal(err)
+			}
+			want = make([]float32, len(full))
+			block.DecodeAll(want, r)
+		}
+		if (p.Type() == nf4) != held[p] {
+			t.Errorf("%s is held as %v", p.Name, p.Type())
+		}
+		got, err := m.Decode(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near(t, p.Name, got, want, 0)
+	}
+}
+
+// A quantized model trains its adapters, and the embedding's row length decides
+// nothing for types that do not fit.
+func TestHoldDoesNotFit(t *testing.T) {
+	q4k := dtype.Of(dtype.Q4_K)
+	_, err := Load(cpu.New(cpu.Options{}), sample(t, tiny, random(7)), Options{Hold: &q4k})
+	if fail.Code(err) != int(fail.Input) {
+		t.Errorf("rows of 32 as Q4_K: %v", err)
+	}
+}
+
+func TestTrainableIsFlat(t *testing.T) {
+	m := loadSample(t, tiny, Options{Trainable: true})
+	total := 0
+	for _, p := range m.Params() {
+		total += p.Len()
+	}
+	if m.Flat == nil || m.Flat.Len() != total || int64(total) != m.Spec.Params() {
+		t.Fatalf("flat buffer of %v, parameters %d, spec says %d", m.Flat, total, m.Spec.Params())
+	}
+	flat := make([]float32, total)
+	if err := m.Dev.Download(bytesOf(flat), m.Flat); err != nil {
+		t.Fatal(err)
+	}
+	off := 0
+	for _, p := range m.Params() {
+		v, err := m.Decode(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		near(t, p.Name, v, flat[off:off+p.Len()], 0)
+		off += p.Len()
+	}
+	if err := m.SetF32(m.Params()[0], make([]float32, m.Params()[0].Len())); err == nil {
+		t.Error("a trainable weight was replaced")
+	}
+}
+
+// Score is the log-probabilities of whole windows.
+func TestScore(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	ids := tokens(5, 23, tiny.v)
+	s, err := m.Score(context.Background(), ids, 10, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Count != 9+9+2 {
+		t.Errorf("%d tokens predicted, want 20", s.Count)
+	}
+	for i := range ids {
+		w := i / 10 * 10
+		if i == w {
+			if s.LogP[i] != 0 || s.Argmax[i] != -1 {
+				t.Errorf("first of a window: %v %v", s.LogP[i], s.Argmax[i])
+			}
+			continue
+		}
+		logits := lastLogits(t, m, ids[w:i])
+		sum := 0.0
+		for _, v := range logits {
+			sum += math.Exp(float64(v))
+		}
+		want := float64(logits[ids[i]]) - math.Log(sum)
+		if math.Abs(want-float64(s.LogP[i])) > 1e-5 || s.Argmax[i] != argmax(logits) {
+			t.Errorf("token %d: %v %d, want %v %d", i, s.LogP[i], s.Argmax[i], want, argmax(logits))
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := m.Score(ctx, ids, 10, false, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func lastLogits(t *testing.T, m *Model, ids []int32) []float32 {
+	t.Helper()
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	v := values(t, tape, m.Logits(tape, m.Hidden(tape, Inputs{IDs: ids})))
+	return v[len(v)-m.Spec.V:]
+}
+
+// Slots are found by their paths on the hub; a tied head is none.
+func TestSlots(t *testing.T) {
+	for _, tied := range []bool{false, true} {
+		s := tiny
+		s.tied = tied
+		m := loadSample(t, s, Options{})
+		seen := map[string]bool{}
+		for slot := range m.Slots() {
+			if seen[slot.Path] || (slot.Linear == nil) == (slot.Embed == nil) {
+				t.Errorf("slot %+v", slot)
+			}
+			seen[slot.Path] = true
+		}
+		if len(seen) != 7*2+1+map[bool]int{false: 1}[tied] || !seen["model.layers.1.mlp.down_proj"] || !seen["model.embed_tokens"] || seen["lm_head"] == tied {
+			t.Errorf("tied %v: %v", tied, seen)
+		}
+	}
+}

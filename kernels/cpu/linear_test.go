@@ -163,7 +163,7 @@ func TestLinearOddSizes(t *testing.T) {
 		c := New(Options{})
 		for n := 1; n <= 67; n += 3 {
 			for _, k := range []int{1, 2, 15, 16, 17, 31, 33, 63, 67} {
-				for _, kind := range []dtype.Kind{dtype.F32, dtype.BF16} {
+				for _, kind := range []dtype.Kind{dtype.F32, dtype.F16, dtype.BF16} {
 					l, w := newLinearCase(t, c, n, k, 1+(n*5+k)%67, dtype.Of(kind))
 					l.bf16, l.pair = n%2 == 0, k%2 == 0
 					testForward(t, c, l, w)
@@ -171,6 +171,55 @@ func TestLinearOddSizes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// storageTypes are the types a weight may have, with a number of columns that fits.
+var storageTypes = []struct {
+	t    dtype.Type
+	cols int
+}{
+	{dtype.Of(dtype.F16), 67}, {dtype.Of(dtype.F8E4M3), 67}, {dtype.Of(dtype.F8E5M2), 35},
+	{dtype.Of(dtype.Q4_0), 96}, {dtype.Of(dtype.Q4_1), 96}, {dtype.Of(dtype.Q5_0), 96}, {dtype.Of(dtype.Q5_1), 96}, {dtype.Of(dtype.Q8_0), 96},
+	{dtype.Of(dtype.Q2_K), 512}, {dtype.Of(dtype.Q3_K), 512}, {dtype.Of(dtype.Q4_K), 512}, {dtype.Of(dtype.Q5_K), 512}, {dtype.Of(dtype.Q6_K), 512},
+	{dtype.Of(dtype.IQ4_NL), 96}, {dtype.Of(dtype.IQ4_XS), 512},
+	{dtype.Type{Kind: dtype.NF4, Group: 64}, 192}, {dtype.NF4Double, 320}, {dtype.NF4Double, 576}, {dtype.Type{Kind: dtype.NF4, Group: 64}, 100},
+	{dtype.Type{Kind: dtype.NF4, Group: 128}, 256}, {dtype.Type{Kind: dtype.FP4, Group: 64}, 128},
+	{dtype.Type{Kind: dtype.Int4, Group: 64, Scale: dtype.BF16, Flags: dtype.Zero}, 192}, {dtype.Type{Kind: dtype.Int4, Group: 128, Scale: dtype.F16}, 256},
+	{dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, 66}, {dtype.Type{Kind: dtype.Int3, Group: 32, Scale: dtype.F16}, 96},
+	{dtype.Type{Kind: dtype.Int2, Group: 64, Scale: dtype.F32, Flags: dtype.Zero}, 128},
+}
+
+func TestLinearStorageTypes(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		c := New(Options{})
+		for _, s := range storageTypes {
+			for _, n := range []int{1, 5, 19, 70} {
+				for _, bf16 := range []bool{false, true} {
+					l, w := newLinearCase(t, c, n, s.cols, 45, s.t)
+					l.bf16 = bf16
+					testForward(t, c, l, w)
+					testBackward(t, c, l, w)
+				}
+			}
+			testDequantize(t, c, s.t, s.cols)
+		}
+	})
+}
+
+func testDequantize(t *testing.T, c *CPU, typ dtype.Type, cols int) {
+	t.Helper()
+	m, x := encoded(t, typ, 40, cols)
+	mat, err := c.Load(kernels.Weights, typ, 40, cols, m.Data, kernels.Borrow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := buffer(t, c, "dequantized", fill(30*cols, 1))
+	c.Dequantize(out.buf(), mat.RowsOf(7, 30))
+	for i, v := range out.values() {
+		if v != x[7*cols+i] {
+			t.Fatalf("%v: element %d decodes to %g, want %g", typ, i, v, x[7*cols+i])
+		}
+	}
 }
 
 func TestLinearBackward(t *testing.T) {

@@ -1,0 +1,136 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// peak is the register peak of all threads in flop/s, the best of a few slices
+// taken now: clocks drift, so a share is only fair within one run.
+func peak(bf16 bool) float64 {
+	if level.Current() < level.AVX512 {
+		return math.NaN()
+	}
+	const n = 40000
+	best := time.Hour
+	var flops float64
+	for range 8 {
+		t := time.Now()
+		par.For(par.Threads(), 1, func(lo, hi int) { flops = level.Peak(n, bf16) })
+		best = min(best, time.Since(t))
+	}
+	return flops * float64(par.Threads()) / best.Seconds()
+}
+
+// measure runs f and reports its rate, and the best of its runs as a share of the peak.
+func measure(b *testing.B, flops float64, bf16 bool, f func()) {
+	f()
+	top := peak(bf16)
+	best := time.Hour
+	for b.Loop() {
+		t := time.Now()
+		f()
+		best = min(best, time.Since(t))
+	}
+	top = max(top, peak(bf16))
+	rate := flops / best.Seconds()
+	b.ReportMetric(rate/1e9, "Gflop/s")
+	b.ReportMetric(100*rate/top, "%peak")
+}
+
+func benchBuffer(b *testing.B, c *CPU, n int) kernels.Buffer {
+	x, err := c.Alloc(kernels.Activations, dtype.Type{}, n)
+	if err != nil {
+		b.Fatal(err)
+	}
+	copy(f32(x), random(n))
+	return x
+}
+
+func benchWeight(b *testing.B, c *CPU, t dtype.Type, rows, cols int) kernels.Mat {
+	m := make([]byte, dtype.Size(t, rows, cols))
+	switch t.Kind {
+	case dtype.F32:
+		copy(view[float32](m), random(rows*cols))
+	default: // any bits are codes; keep scales small and finite
+		for i := range m {
+			m[i] = byte(i*7) & 0x3b
+		}
+	}
+	mat, err := c.Load(kernels.Weights, t, rows, cols, m, kernels.Copy)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return mat
+}
+
+// The shapes of SmolLM2-135M: x [N,in]·Wᵀ.
+var linearBench = [][3]int{
+	{512, 576, 576}, {512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576},
+	{2048, 576, 576}, {2048, 1536, 576}, {2048, 576, 1536}, {2048, 16, 576},
+}
+
+func BenchmarkLinear(b *testing.B) {
+	c := New(Options{})
+	for _, bf16 := range []bool{false, true} {
+		for _, s := range linearBench {
+			n, out, in := s[0], s[1], s[2]
+			b.Run(fmt.Sprintf("bf16=%v/%dx%dx%d", bf16, n, out, in), func(b *testing.B) {
+				w := benchWeight(b, c, dtype.Of(dtype.BF16), out, in)
+				x, y := benchBuffer(b, c, n*in), benchBuffer(b, c, n*out)
+				a := &kernels.LinearArgs{N: n, X: x, W: w, BF16: bf16}
+				measure(b, 2*float64(n)*float64(out)*float64(in), bf16, func() { c.Linear(kernels.To(y), a) })
+				for _, p := range []kernels.Buffer{w.Buffer, x, y} {
+					c.Free(p)
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkLinearDX(b *testing.B) {
+	c := New(Options{})
+	for _, bf16 := range []bool{false, true} {
+		for _, s := range linearBench {
+			n, out, in := s[0], s[1], s[2]
+			b.Run(fmt.Sprintf("bf16=%v/%dx%dx%d", bf16, n, out, in), func(b *testing.B) {
+				w := benchWeight(b, c, dtype.Of(dtype.BF16), out, in)
+				dx, dy := benchBuffer(b, c, n*in), benchBuffer(b, c, n*out)
+				a := &kernels.LinearArgs{N: n, W: w, BF16: bf16}
+				measure(b, 2*float64(n)*float64(out)*float64(in), bf16, func() {
+					c.LinearBackward(kernels.To(dx), kernels.Dst{}, kernels.Dst{}, dy, a)
+				})
+				for _, p := range []kernels.Buffer{w.Buffer, dx, dy} {
+					c.Free(p)
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkLinearDW(b *testing.B) {
+	c := New(Options{})
+	for _, bf16 := range []bool{false, true} {
+		for _, s := range [][3]int{{2048, 576, 576}, {2048, 1536, 576}, {2048, 16, 576}, {2048, 576, 16}} {
+			n, out, in := s[0], s[1], s[2]
+			b.Run(fmt.Sprintf("bf16=%v/%dx%dx%d", bf16, n, out, in), func(b *testing.B) {
+				w := benchWeight(b, c, dtype.Type{}, out, in)
+				x, dy, dw := benchBuffer(b, c, n*in), benchBuffer(b, c, n*out), benchBuffer(b, c, in*out)
+				a := &kernels.LinearArgs{N: n, X: x, W: w, BF16: bf16}
+				measure(b, 2*float64(n)*float64(out)*float64(in), bf16, func() {
+					c.LinearBackward(kernels.Dst{}, kernels.To(dw), kernels.Dst{}, dy, a)
+				})
+				for _, p := range []kernels.Buffer{w.Buffer, x, dy, dw} {
+					c.Free(p)
+				}
+			})
+		}
+	}
+}

@@ -61,6 +61,7 @@ func (m *mergeTable) put(a, b int32, v merge) {
 // byte fallback (SentencePiece's).
 type bpe struct {
 	ids          map[string]int32
+	skip         []bool // control tokens, which no text becomes
 	merges       *mergeTable
 	bytes        [256]int32 // id of each byte, -1 without
 	byteLevel    bool
@@ -119,7 +120,7 @@ func (c cutSplitter) split(s string, first bool, emit func(string, bool)) {
 
 func (m *bpe) word(e *encoder, w string, out []int32) []int32 {
 	if m.ignoreMerges {
-		if id, ok := m.ids[m.spell(e, w)]; ok && id < m.size {
+		if id, ok := m.ids[m.spell(e, w)]; ok && !m.skip[id] {
 			return append(out, id)
 		}
 	}

@@ -71,7 +71,7 @@ func compilePattern(pattern string) (*regexp2.Regexp, error) {
 	if len(pattern) > maxPattern {
 		return nil, fmt.Errorf("a pattern of %d bytes is longer than %d", len(pattern), maxPattern)
 	}
-	re, err := regexp2.Compile(pattern, regexp2.OptionMaxBacktrackingStackSize(1<<24))
+	re, err := regexp2.Compile(pattern, regexp2.Multiline, regexp2.OptionMaxBacktrackingStackSize(1<<24))
 	if err != nil {
 		return nil, fmt.Errorf("pattern %q: %w", clip(pattern), err)
 	}

@@ -209,6 +209,7 @@ func (h *hfFile) buildBPE(t *Tokenizer) error {
 		return fmt.Errorf("model.merges: %w", err)
 	}
 	t.setKinds(m.byteFallback)
+	m.skip = t.skip
 	return nil
 }
 

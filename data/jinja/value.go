@@ -137,11 +137,11 @@ func (d *Dict) MarshalJSON() ([]byte, error) {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		k, err := json.Marshal(fmt.Sprint(d.keys[i]))
+		k, err := encodeJSON(fmt.Sprint(d.keys[i]))
 		if err != nil {
 			return nil, err
 		}
-		v, err := json.Marshal(d.vals[i])
+		v, err := encodeJSON(d.vals[i])
 		if err != nil {
 			return nil, err
 		}
@@ -151,6 +151,15 @@ func (d *Dict) MarshalJSON() ([]byte, error) {
 	}
 	b.WriteByte('}')
 	return b.Bytes(), nil
+}
+
+// encodeJSON is json.Marshal without the escapes for HTML.
+func encodeJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // maxJSONDepth bounds the nesting of ParseJSON.

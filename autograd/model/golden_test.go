@@ -1,13 +1,13 @@
 package model
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -23,20 +23,30 @@ import (
 // golden is one case of shared/data/golden/arch.
 type golden struct {
 	dir    string
-	arrays map[string]formats.NamedTensor
+	arrays map[string]array
 	noise  float64 // largest difference of logits between float32 and float64
 	scale  float32 // of LoRA
 }
 
+type array struct {
+	shape []int64
+	block.Raw
+}
+
 func openGolden(t *testing.T, name string) *golden {
 	t.Helper()
-	g := &golden{dir: testdir.Shared(t, "golden/arch/"+name), arrays: map[string]formats.NamedTensor{}}
-	list, err := readST(filepath.Join(g.dir, "golden.safetensors"))
+	g := &golden{dir: testdir.Shared(t, "golden/arch/"+name), arrays: map[string]array{}}
+	r, err := formats.Open(filepath.Join(g.dir, "golden.safetensors"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range list {
-		g.arrays[a.Name] = a
+	defer r.Close()
+	for _, a := range r.Tensors() {
+		data, err := r.Read(&a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.arrays[a.Name] = array{a.Shape, block.Raw{Type: a.Type, Rows: a.Rows(), Cols: a.Cols(), Data: data}}
 	}
 	var meta struct {
 		Noise float64 `json:"noise_float64_throughout"`
@@ -62,10 +72,8 @@ func (g *golden) floats(t *testing.T, name string) []float32 {
 	if !ok {
 		t.Fatalf("no array %s", name)
 	}
-	k, _ := dtype.FromSafetensors(a.DType)
-	n := len(a.Data) / k.Info().Bytes
-	out := make([]float32, n)
-	block.DecodeAll(out, block.Raw{Type: dtype.Of(k), Rows: 1, Cols: n, Data: a.Data})
+	out := make([]float32, a.Rows*a.Cols)
+	block.DecodeAll(out, a.Raw)
 	return out
 }
 
@@ -73,14 +81,12 @@ func (g *golden) floats(t *testing.T, name string) []float32 {
 func (g *golden) rows(t *testing.T, name string) [][]int32 {
 	t.Helper()
 	a := g.arrays[name]
-	if a.DType != "I64" || len(a.Shape) != 2 {
-		t.Fatalf("%s: %v %v", name, a.DType, a.Shape)
+	if a.Type.Kind != dtype.I64 || len(a.shape) != 2 {
+		t.Fatalf("%s: %v %v", name, a.Type, a.shape)
 	}
-	all := unsafe.Slice((*int64)(unsafe.Pointer(&a.Data[0])), len(a.Data)/8)
-	w := int(a.Shape[1])
-	out := make([][]int32, a.Shape[0])
-	for i, v := range all {
-		out[i/w] = append(out[i/w], int32(v))
+	out := make([][]int32, a.Rows)
+	for i := range a.Rows * a.Cols {
+		out[i/a.Cols] = append(out[i/a.Cols], int32(binary.LittleEndian.Uint64(a.Data[8*i:])))
 	}
 	return out
 }
@@ -100,8 +106,7 @@ func (g *golden) open(t *testing.T, file string) *arch.Source {
 	if strings.HasSuffix(file, ".gguf") {
 		path = filepath.Join(g.dir, file)
 	}
-	var r formats.Reader
-	r, err := newReader(path)
+	r, err := formats.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +138,7 @@ func (g *golden) load(t *testing.T, file string, o Options) *Model {
 // files are the forms a case's checkpoint comes in.
 func (g *golden) files() []string {
 	var out []string
-	for _, f := range []string{"config.json", "config_hub.json"} {
+	for _, f := range []string{"config.json", "config_hub.json", "model-f32.gguf"} {
 		if _, err := os.Stat(filepath.Join(g.dir, f)); err == nil {
 			out = append(out, f)
 		}
@@ -152,6 +157,9 @@ func near(t *testing.T, what string, got, want []float32, tol float64) {
 		if d := math.Abs(float64(got[i]) - float64(want[i])); !(d <= worst) {
 			worst, at = d, i
 		}
+	}
+	if testing.Verbose() && tol > 0 {
+		t.Logf("%s: largest difference %.2g, allowed %.2g", what, worst, tol)
 	}
 	if !(worst <= tol) {
 		t.Errorf("%s: [%d] is %v, want %v: off by %.3g, allowed %.3g", what, at, got[at], want[at], worst, tol)
@@ -307,10 +315,10 @@ func (g *golden) adapter(t *testing.T, dev kernels.Backend, path, ab string) *au
 	t.Helper()
 	name := "base_model.model." + path + ".lora_" + ab + ".weight"
 	a := g.arrays["lora."+name]
-	if len(a.Shape) != 2 {
+	if len(a.shape) != 2 {
 		t.Fatalf("no adapter weight %s", name)
 	}
-	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), int(a.Shape[0]), int(a.Shape[1]), bytesOf(g.floats(t, "lora."+name)), kernels.Copy)
+	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), a.Rows, a.Cols, bytesOf(g.floats(t, "lora."+name)), kernels.Copy)
 	if err != nil {
 		t.Fatal(err)
 	}

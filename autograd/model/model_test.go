@@ -14,6 +14,7 @@ import (
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/cpu"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -49,7 +50,7 @@ func TestMemory(t *testing.T) {
 		limit         int64 // bytes of activations and their gradients
 	}{{false, 1_560e6}, {true, 300e6}} {
 		t.Run(fmt.Sprint("checkpointing ", c.checkpointing), func(t *testing.T) {
-			dev := idle{cpu.New(cpu.Options{})}
+			dev := dry.New(dry.Options{})
 			zeros := func(n int) []float32 { return make([]float32, n) }
 			m, err := Load(dev, sample(t, smol, zeros), Options{})
 			if err != nil {

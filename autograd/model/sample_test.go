@@ -7,7 +7,6 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
-	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -118,23 +117,3 @@ func tokens(seed uint64, n, v int) []int32 {
 	}
 	return ids
 }
-
-// idle is a backend that has memory but computes nothing: what a pass takes is
-// measured without waiting for it.
-type idle struct{ *cpu.CPU }
-
-func (idle) Linear(kernels.Dst, *kernels.LinearArgs)                                            {}
-func (idle) LinearBackward(_, _, _ kernels.Dst, _ kernels.Buffer, _ *kernels.LinearArgs)        {}
-func (idle) Gather(kernels.Dst, kernels.Mat, kernels.Buffer, int)                               {}
-func (idle) GatherBackward(kernels.Dst, kernels.Buffer, kernels.Buffer, int, int)               {}
-func (idle) Norm(_, _ kernels.Dst, _ kernels.Buffer, _ *kernels.NormArgs)                       {}
-func (idle) NormBackward(_, _, _ kernels.Dst, _, _ kernels.Buffer, _ *kernels.NormArgs)         {}
-func (idle) Act(kernels.Dst, *kernels.ActArgs)                                                  {}
-func (idle) ActBackward(_, _ kernels.Dst, _ kernels.Buffer, _ *kernels.ActArgs)                 {}
-func (idle) Add(_ kernels.Dst, _, _ kernels.Buffer, _ int, _, _ float32)                        {}
-func (idle) Rope(_, _ kernels.Heads, _, _, _, _ int, _ kernels.Buffer, _ kernels.Pairs, _ bool) {}
-func (idle) Attention(_ kernels.Heads, _ kernels.Buffer, _, _, _ kernels.Heads, _ *kernels.AttnArgs) {
-}
-func (idle) AttentionBackward(_, _, _, _, _ kernels.Heads, _ kernels.Buffer, _, _, _ kernels.Heads, _ *kernels.AttnArgs) {
-}
-func (idle) LogProb(*kernels.LogProbOut, kernels.Dst, kernels.Dst, *kernels.LogProbArgs) {}

@@ -1,0 +1,293 @@
+package lora
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Host is what an adapter needs of a model. model.Model is one.
+type Host interface {
+	Slots() iter.Seq[nn.Slot]
+}
+
+// Adapter is a set of low-rank matrices attached to a model, with the whole
+// modules and biases that were trained beside them.
+type Adapter struct {
+	Config  Config // resolved, as in adapter_config.json
+	Layers  []Layer
+	Modules []Module // every module of the model that could take an adapter
+
+	dev   kernels.Backend
+	whole []*whole
+}
+
+// Layer is the adapter of one linear layer.
+type Layer struct {
+	Path   string
+	R      int
+	Alpha  float64
+	Linear *nn.Linear
+	LoRA   *nn.LoRA
+}
+
+// whole is a weight or bias of the base that is trained and stored whole.
+type whole struct {
+	name  string // as stored
+	param *autograd.Param
+	set   func(*autograd.Param) // puts another parameter in its place
+	base  *autograd.Param       // what was there before
+}
+
+// Param is a trainable parameter of an adapter.
+type Param struct {
+	*autograd.Param        // its Name is the one PEFT stores it under
+	Shape           []int  // as stored
+	Group           string // A, B, bias, whole: LoRA+ gives B its own rate
+	Decay           bool   // weight decay applies: not to biases
+}
+
+// modules lists what can be adapted or saved in m.
+func modules(m Host) (mods []Module, slots []nn.Slot) {
+	for s := range m.Slots() {
+		mod := Module{Path: s.Path, index: len(slots)}
+		if s.Embed != nil {
+			mod.Kind = EmbeddingModule
+		} else {
+			mod.Bias = s.Linear.Bias != nil
+			mod.Head = s.Path == headPath
+		}
+		mods, slots = append(mods, mod), append(slots, s)
+	}
+	return mods, slots
+}
+
+// headPath is the output layer's module path in every Hugging Face causal model.
+const headPath = "lm_head"
+
+// Apply attaches new adapters to the layers of m that c chooses. Their values
+// depend on seed and the layer's path only. m's weights are untouched. Modules
+// in modules_to_save are replaced by float32 copies that can be trained. The
+// caller calls Close, which takes everything off again.
+func Apply(dev kernels.Backend, m Host, c Config, seed uint64) (*Adapter, error) {
+	c, err := c.Resolve()
+	if err != nil {
+		return nil, err
+	}
+	return build(dev, m, c, func(l *Layer) (a, b []float32, err error) {
+		a, b = initial(c.InitWeights, seed, l.Path, l.R, l.Linear.In(), l.Linear.Out())
+		return a, b, nil
+	})
+}
+
+// build attaches an adapter to every chosen layer, with values from fill.
+func build(dev kernels.Backend, m Host, c Config, fill func(*Layer) (a, b []float32, err error)) (*Adapter, error) {
+	mods, slots := modules(m)
+	chosen, err := Match(c, mods)
+	if err != nil {
+		return nil, err
+	}
+	ad := &Adapter{Config: c, Modules: mods, dev: dev}
+	for i, mod := range chosen {
+		if err := ad.attach(slots[mod.index], uint32(i+1), fill); err != nil {
+			ad.Close()
+			return nil, err
+		}
+	}
+	if err := ad.takeBiases(slots, chosen); err != nil {
+		ad.Close()
+		return nil, err
+	}
+	if err := ad.takeModules(slots); err != nil {
+		ad.Close()
+		return nil, err
+	}
+	return ad, nil
+}
+
+// attach makes the adapter of one slot.
+func (ad *Adapter) attach(s nn.Slot, site uint32, fill func(*Layer) (a, b []float32, err error)) error {
+	if s.Linear == nil {
+		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole table", "an adapter on the embedding %s is not supported", s.Path)
+	}
+	r, alpha, err := ad.Config.rankAlpha(s.Path)
+	if err != nil {
+		return err
+	}
+	l := Layer{Path: s.Path, R: r, Alpha: alpha, Linear: s.Linear}
+	a, b, err := fill(&l)
+	if err != nil {
+		return err
+	}
+	l.LoRA = &nn.LoRA{Scale: ad.Config.scale(r, alpha), Dropout: float32(ad.Config.Dropout), Site: site}
+	if l.LoRA.A, err = newParam(ad.dev, s.Path+".lora_A.weight", r, s.Linear.In(), a); err != nil {
+		return err
+	}
+	if l.LoRA.B, err = newParam(ad.dev, s.Path+".lora_B.weight", s.Linear.Out(), r, b); err != nil {
+		ad.dev.Free(l.LoRA.A.Buffer)
+		return err
+	}
+	s.Linear.Adapters = append(s.Linear.Adapters, l.LoRA)
+	ad.Layers = append(ad.Layers, l)
+	return nil
+}
+
+// prefix is what PEFT puts before every name.
+const prefix = "base_model.model."
+
+// newParam makes a float32 parameter [rows, cols] with the values v.
+func newParam(dev kernels.Backend, name string, rows, cols int, v []float32) (*autograd.Param, error) {
+	buf, err := dev.Alloc(kernels.Weights, dtype.Of(dtype.F32), rows*cols)
+	if err != nil {
+		return nil, err
+	}
+	err = dev.Run(func() error { dev.Upload(buf, f32bytes(v)); return nil })
+	return &autograd.Param{Name: prefix + name, Mat: kernels.Mat{Buffer: buf, Rows: rows, Cols: cols, Of: rows}}, err
+}
+
+// takeBiases lists the biases that bias: lora_only or all trains.
+func (ad *Adapter) takeBiases(slots []nn.Slot, chosen []Module) error {
+	if ad.Config.Bias == "none" {
+		return nil
+	}
+	for i, s := range slots {
+		if s.Linear == nil || s.Linear.Bias == nil {
+			continue
+		}
+		adapted := slices.ContainsFunc(chosen, func(m Module) bool { return m.index == i })
+		name := s.Path + ".bias"
+		if adapted {
+			name = s.Path + ".base_layer.bias"
+		} else if ad.Config.Bias == "lora_only" {
+			continue
+		}
+		lin := s.Linear
+		if err := ad.take(name, lin.Bias, func(p *autograd.Param) { lin.Bias = p }); err != nil {
+			return err
+		}
+	}
+	if len(ad.whole) == 0 {
+		return fail.Usagef("lora.bias", "bias: none", "bias is %s, but no chosen layer has a bias", ad.Config.Bias)
+	}
+	return nil
+}
+
+// takeModules replaces the modules of modules_to_save by trainable copies.
+func (ad *Adapter) takeModules(slots []nn.Slot) error {
+	for _, name := range ad.Config.ModulesToSave {
+		found := false
+		for _, s := range slots {
+			if s.Path != name && !strings.HasSuffix(s.Path, "."+name) {
+				continue
+			}
+			found = true
+			if err := ad.takeModule(s, slots); err != nil {
+				return err
+			}
+		}
+		if !found {
+			return fail.Usagef("lora.modules_to_save", "modules are called "+examples(ad.Modules), "modules_to_save: %q matches no module", name)
+		}
+	}
+	return nil
+}
+
+func (ad *Adapter) takeModule(s nn.Slot, slots []nn.Slot) error {
+	if slices.ContainsFunc(ad.Layers, func(l Layer) bool { return l.Path == s.Path }) {
+		return fail.Usagef("lora.modules_to_save", "name it in exclude_modules", "%s is in modules_to_save and has an adapter", s.Path)
+	}
+	if s.Embed != nil {
+		if tied(s.Embed.W, slots) {
+			return fail.Usagef("lora.modules_to_save", "train with adapter: none, or without "+s.Path, "%s is also the head (tied); training a copy of it would untie them", s.Path)
+		}
+		return ad.take(s.Path+".weight", s.Embed.W, func(p *autograd.Param) { s.Embed.W = p })
+	}
+	if s.Path == headPath && tied(s.Linear.W, slots) {
+		return fail.Usagef("lora.modules_to_save", "train with adapter: none, or without "+s.Path, "%s is also the embedding (tied); training a copy of it would untie them", s.Path)
+	}
+	err := ad.take(s.Path+".weight", s.Linear.W, func(p *autograd.Param) { s.Linear.W = p })
+	if err != nil || s.Linear.Bias == nil {
+		return err
+	}
+	return ad.take(s.Path+".bias", s.Linear.Bias, func(p *autograd.Param) { s.Linear.Bias = p })
+}
+
+// tied reports whether two slots share the parameter w.
+func tied(w *autograd.Param, slots []nn.Slot) bool {
+	n := 0
+	for _, s := range slots {
+		if s.Embed != nil && s.Embed.W == w || s.Linear != nil && s.Linear.W == w {
+			n++
+		}
+	}
+	return n > 1
+}
+
+// take puts a float32 copy of p in its place.
+func (ad *Adapter) take(name string, p *autograd.Param, set func(*autograd.Param)) error {
+	buf, err := ad.dev.Alloc(kernels.Weights, dtype.Of(dtype.F32), p.Len())
+	if err != nil {
+		return err
+	}
+	err = ad.dev.Run(func() error { ad.dev.Dequantize(buf, p.Mat); return nil })
+	if err != nil {
+		return err
+	}
+	own := &autograd.Param{Name: prefix + name, Mat: kernels.Mat{Buffer: buf, Rows: p.Rows, Cols: p.Cols, Of: p.Rows}}
+	ad.whole = append(ad.whole, &whole{prefix + name, own, set, p})
+	set(own)
+	return nil
+}
+
+// Params lists everything the adapter trains, in a fixed order.
+func (ad *Adapter) Params() []Param {
+	var out []Param
+	for _, l := range ad.Layers {
+		out = append(out,
+			Param{l.LoRA.A, []int{l.R, l.LoRA.A.Cols}, "A", true},
+			Param{l.LoRA.B, []int{l.LoRA.B.Rows, l.R}, "B", true})
+	}
+	for _, w := range ad.whole {
+		if strings.HasSuffix(w.name, ".bias") {
+			out = append(out, Param{w.param, []int{w.param.Len()}, "bias", false})
+			continue
+		}
+		out = append(out, Param{w.param, []int{w.param.Rows, w.param.Cols}, "whole", true})
+	}
+	return out
+}
+
+// Trainable is the number of values the adapter trains.
+func (ad *Adapter) Trainable() int64 {
+	var n int64
+	for _, p := range ad.Params() {
+		n += int64(p.Len())
+	}
+	return n
+}
+
+// Close takes the adapter off the model and frees its memory.
+func (ad *Adapter) Close() {
+	for _, l := range ad.Layers {
+		l.Linear.Adapters = slices.DeleteFunc(l.Linear.Adapters, func(a *nn.LoRA) bool { return a == l.LoRA })
+		ad.dev.Free(l.LoRA.A.Buffer)
+		ad.dev.Free(l.LoRA.B.Buffer)
+	}
+	for _, w := range ad.whole {
+		w.set(w.base)
+		ad.dev.Free(w.param.Buffer)
+	}
+	ad.Layers, ad.whole = nil, nil
+}
+
+// Summary is one line about the adapter for plans and logs.
+func (ad *Adapter) Summary() string {
+	return fmt.Sprintf("LoRA r%d α%g on %d layers, %d values trained", ad.Config.R, ad.Config.Alpha, len(ad.Layers), ad.Trainable())
+}

@@ -1,0 +1,238 @@
+package lora
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels/block"
+)
+
+// Folder is a PEFT adapter as stored, with no model.
+type Folder struct {
+	Dir    string
+	Config Config
+	Base   string // base_model_name_or_path
+	Notes  Notes  // of tunekit.json; zero when another program wrote it
+
+	tensors map[string]*stored // by name without prefix
+}
+
+// Notes are what PEFT's files have no place for, in tunekit.json.
+type Notes struct {
+	BaseHash  string `json:"base_hash,omitempty"`  // content of the base the adapter belongs to
+	TrainedOn string `json:"trained_on,omitempty"` // how that base was held in training: F32, BF16, NF4, …
+	Recipe    string `json:"recipe,omitempty"`     // content address of the training
+	Steps     int    `json:"steps,omitempty"`
+}
+
+const notesFile = "tunekit.json"
+
+// stored is one tensor of a folder.
+type stored struct {
+	shape []int64
+	data  []float32
+	used  bool
+}
+
+// ReadFolder reads a PEFT folder and checks it in itself: what it holds, its
+// names, its numbers. Errors are of kind fail.Input.
+func ReadFolder(dir string) (*Folder, error) {
+	a, err := readAdapter(dir)
+	if err != nil {
+		return nil, err
+	}
+	where := filepath.Join(dir, "adapter_config.json")
+	c, err := parseConfig(where, a.Config)
+	if err != nil {
+		return nil, err
+	}
+	f := &Folder{Dir: dir, Config: c.config(), Base: c.BaseModel, tensors: map[string]*stored{}}
+	if f.Config.TargetModules.Empty() {
+		return nil, fail.Inputf(where, "", "target_modules is missing")
+	}
+	if f.Config, err = f.Config.Resolve(); err != nil {
+		return nil, fail.Inputf(where, "", "%w", err)
+	}
+	if f.Notes, err = readNotes(dir); err != nil {
+		return nil, err
+	}
+	for i := range a.Tensors {
+		if err := f.add(&a.Tensors[i]); err != nil {
+			return nil, err
+		}
+	}
+	if len(f.tensors) == 0 {
+		return nil, fail.Inputf(dir, "", "adapter_model.safetensors holds no tensor")
+	}
+	return f, nil
+}
+
+// add decodes one tensor.
+func (f *Folder) add(t *formats.NamedTensor) error {
+	where := filepath.Join(f.Dir, "adapter_model.safetensors")
+	name, ok := strings.CutPrefix(t.Name, prefix)
+	if !ok {
+		return fail.Inputf(where, "", "tensor %s: PEFT's names begin with %s", t.Name, prefix)
+	}
+	for _, part := range []struct{ part, key string }{
+		{"lora_magnitude_vector", "use_dora"}, {"lora_embedding_", "adapters on an embedding"},
+		{"token_adapter", "trainable_token_indices"}, {".experts.", "target_parameters"},
+	} {
+		if strings.Contains(name, part.part) {
+			return fail.Inputf(where, "merge the adapter in PEFT", "tensor %s: %s is not supported", t.Name, part.key)
+		}
+	}
+	n := int64(1)
+	for _, d := range t.Shape {
+		n *= d
+	}
+	v := make([]float32, n)
+	switch t.DType {
+	case "F32":
+		block.GetF32(v, t.Data)
+	case "BF16":
+		block.GetBF16(v, t.Data)
+	case "F16":
+		block.GetF16(v, t.Data)
+	default:
+		return fail.Inputf(where, "", "tensor %s is %s, expected F32, BF16 or F16", t.Name, t.DType)
+	}
+	for i, x := range v {
+		if x-x != 0 {
+			return fail.Inputf(where, "the training that made it failed", "tensor %s: value %d is %v", t.Name, i, x)
+		}
+	}
+	f.tensors[name] = &stored{shape: t.Shape, data: v}
+	return nil
+}
+
+// take returns the values of a tensor that must be there with this shape.
+func (f *Folder) take(name string, shape ...int64) ([]float32, error) {
+	t, ok := f.tensors[name]
+	if !ok {
+		return nil, fail.Inputf(f.Dir, "is adapter_config.json its own?", "tensor %s%s is missing", prefix, name)
+	}
+	if !slices.Equal(t.shape, shape) {
+		return nil, fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base),
+			"was made for another base: %s%s is %v, here it must be %v", prefix, name, t.shape, shape)
+	}
+	t.used = true
+	return t.data, nil
+}
+
+// layer returns A and B of the adapter of a layer [out, in] with rank r. The
+// error for other sizes states them by module, as people know it.
+func (f *Folder) layer(path string, r, out, in int) (a, b []float32, err error) {
+	ta, tb := f.tensors[path+".lora_A.weight"], f.tensors[path+".lora_B.weight"]
+	if ta != nil && tb != nil && len(ta.shape) == 2 && len(tb.shape) == 2 && (ta.shape[1] != int64(in) || tb.shape[0] != int64(out)) {
+		return nil, nil, fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base),
+			"was made for another base: %s is %d×%d here, the adapter expects %d×%d", path, out, in, tb.shape[0], ta.shape[1])
+	}
+	if a, err = f.take(path+".lora_A.weight", int64(r), int64(in)); err != nil {
+		return nil, nil, err
+	}
+	b, err = f.take(path+".lora_B.weight", int64(out), int64(r))
+	return a, b, err
+}
+
+// leftover is an error that names the first tensor nobody took.
+func (f *Folder) leftover() error {
+	for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
+		if !f.tensors[name].used {
+			return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "tensor %s%s has no place in this model", prefix, name)
+		}
+	}
+	return nil
+}
+
+// SaveOptions say what goes into a folder beside the adapter's values.
+type SaveOptions struct {
+	Base  string // name or path of the base model, for adapter_config.json
+	Notes Notes
+	Card  []byte // README.md; nil: a short one
+}
+
+// Save writes the adapter as a PEFT folder, which appears whole or not at all.
+func (ad *Adapter) Save(dir string, o SaveOptions) error {
+	var chosen []string
+	for _, l := range ad.Layers {
+		chosen = append(chosen, l.Path)
+	}
+	conf, err := fileOf(ad.Config, o.Base, chosen, ad.Modules).encode()
+	if err != nil {
+		return err
+	}
+	a := &formats.Adapter{Config: conf}
+	err = ad.dev.Run(func() error {
+		for _, p := range ad.Params() {
+			b := make([]byte, 4*p.Len())
+			if err := ad.dev.Download(b, p.Buffer); err != nil {
+				return err
+			}
+			t := formats.NamedTensor{Name: p.Name, DType: "F32", Data: b}
+			for _, d := range p.Shape {
+				t.Shape = append(t.Shape, int64(d))
+			}
+			a.Tensors = append(a.Tensors, t)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	notes, err := json.MarshalIndent(o.Notes, "", "  ")
+	if err != nil {
+		return err
+	}
+	if o.Card == nil {
+		o.Card = ad.card(o)
+	}
+	return formats.WriteAdapter(dir, a, map[string][]byte{"README.md": o.Card, notesFile: append(notes, '\n')})
+}
+
+// card is a model card with what is known.
+func (ad *Adapter) card(o SaveOptions) []byte {
+	return fmt.Appendf(nil, `---
+base_model: %s
+base_model_relation: adapter
+library_name: peft
+pipeline_tag: text-generation
+tags:
+- lora
+---
+
+# LoRA adapter
+
+%s. Base: %s.
+`, o.Base, ad.Summary(), o.Base)
+}
+
+// readAdapter reads the two files of a PEFT folder.
+func readAdapter(dir string) (*formats.Adapter, error) {
+	conf, err := os.ReadFile(filepath.Join(dir, "adapter_config.json"))
+	if err != nil {
+		return nil, fail.Inputf(dir, "a PEFT adapter is a folder with adapter_config.json", "no adapter here: %w", err)
+	}
+	r, err := formats.Open(filepath.Join(dir, "adapter_model.safetensors"))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	a := &formats.Adapter{Config: conf}
+	list := r.Tensors()
+	for i := range list {
+		t := formats.NamedTensor{Name: list[i].Name, DType: list[i].Type.Kind.Info().ST, Shape: list[i].Shape}
+		if t.Data, err = r.Read(&list[i]); err != nil {
+			return nil, err
+		}
+		a.Tensors = append(a.Tensors, t)
+	}
+	return a, nil
+}

@@ -1,0 +1,143 @@
+package lora
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// Load attaches the adapter of a PEFT folder to m. Every tensor of the folder
+// must find its place with the right shape.
+func Load(dev kernels.Backend, m Host, dir string) (*Adapter, error) {
+	f, err := ReadFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	return f.Attach(dev, m, f.Config)
+}
+
+// Attach attaches the adapter to m with the settings c, which differ from the
+// folder's at most in what training alone uses.
+func (f *Folder) Attach(dev kernels.Backend, m Host, c Config) (*Adapter, error) {
+	for _, t := range f.tensors {
+		t.used = false
+	}
+	ad, err := build(dev, m, c, func(l *Layer) ([]float32, []float32, error) {
+		return f.layer(l.Path, l.R, l.Linear.Out(), l.Linear.In())
+	})
+	if err != nil {
+		return nil, f.blame(err)
+	}
+	if err := ad.fillWhole(f); err != nil {
+		ad.Close()
+		return nil, err
+	}
+	if err := f.leftover(); err != nil {
+		ad.Close()
+		return nil, err
+	}
+	return ad, nil
+}
+
+// blame turns a complaint about settings into one about the folder they came from.
+func (f *Folder) blame(err error) error {
+	if fail.Code(err) != int(fail.Usage) {
+		return err
+	}
+	return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "does not fit this base: %w", err)
+}
+
+// fillWhole sets the modules and biases that are stored whole.
+func (ad *Adapter) fillWhole(f *Folder) error {
+	for _, w := range ad.whole {
+		name := strings.TrimPrefix(w.name, prefix)
+		shape := []int64{int64(w.param.Rows), int64(w.param.Cols)}
+		if strings.HasSuffix(name, ".bias") {
+			shape = shape[1:]
+		}
+		v, err := f.take(name, shape...)
+		if err != nil {
+			return err
+		}
+		if err := ad.dev.Run(func() error { ad.dev.Upload(w.param.Buffer, f32bytes(v)); return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Start is Apply, or, where c.InitFrom names a folder, Load with c's training
+// settings: rank, alpha, targets and the like come from the folder, and a
+// different value in c is an error.
+func Start(dev kernels.Backend, m Host, c Config, seed uint64) (*Adapter, error) {
+	if c.InitFrom == "" {
+		return Apply(dev, m, c, seed)
+	}
+	f, err := ReadFolder(c.InitFrom)
+	if err != nil {
+		return nil, err
+	}
+	c, err = c.inherit(f)
+	if err != nil {
+		return nil, err
+	}
+	return f.Attach(dev, m, c)
+}
+
+// inherit returns f's settings with the training settings of c.
+func (c Config) inherit(f *Folder) (Config, error) {
+	out := f.Config
+	for _, k := range []struct {
+		key         string
+		given, same bool
+		here, there any
+	}{
+		{"r", c.R != 0, c.R == out.R, c.R, out.R},
+		{"alpha", c.Alpha != 0, c.Alpha == out.Alpha, c.Alpha, out.Alpha},
+		{"target_modules", !c.TargetModules.Empty(), c.TargetModules.same(out.TargetModules), c.TargetModules, out.TargetModules},
+		{"exclude_modules", !c.ExcludeModules.Empty(), c.ExcludeModules.same(out.ExcludeModules), c.ExcludeModules, out.ExcludeModules},
+		{"rank_pattern", len(c.RankPattern) > 0, slices.Equal(c.RankPattern, out.RankPattern), c.RankPattern, out.RankPattern},
+		{"alpha_pattern", len(c.AlphaPattern) > 0, slices.Equal(c.AlphaPattern, out.AlphaPattern), c.AlphaPattern, out.AlphaPattern},
+		{"layers_to_transform", len(c.Layers) > 0, slices.Equal(c.Layers, out.Layers), c.Layers, out.Layers},
+		{"layers_pattern", len(c.LayersPattern) > 0, slices.Equal(c.LayersPattern, out.LayersPattern), c.LayersPattern, out.LayersPattern},
+		{"modules_to_save", len(c.ModulesToSave) > 0, slices.Equal(c.ModulesToSave, out.ModulesToSave), c.ModulesToSave, out.ModulesToSave},
+		{"bias", c.Bias != "", c.Bias == out.Bias, c.Bias, out.Bias},
+		{"use_rslora", c.UseRSLoRA, out.UseRSLoRA, c.UseRSLoRA, out.UseRSLoRA},
+		{"use_dora", c.UseDoRA, out.UseDoRA, c.UseDoRA, out.UseDoRA},
+	} {
+		if k.given && !k.same {
+			return c, fail.Usagef("lora."+k.key, "leave it out: it comes from the adapter", "%s is %v here, %v in %s", k.key, k.here, k.there, f.Dir)
+		}
+	}
+	if c.Dropout != 0 {
+		out.Dropout = c.Dropout
+	}
+	out.LoRAPlusLRRatio, out.InitFrom = c.LoRAPlusLRRatio, c.InitFrom
+	return out, nil
+}
+
+// same compares two choices; the order of names is free.
+func (t Targets) same(u Targets) bool {
+	return t.All == u.All && t.Regex == u.Regex && slices.Equal(sorted(t.Names), sorted(u.Names))
+}
+
+// readNotes reads tunekit.json; a folder of another program has none.
+func readNotes(dir string) (n Notes, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, notesFile))
+	if os.IsNotExist(err) {
+		return n, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &n)
+	}
+	if err != nil {
+		return n, fail.Inputf(filepath.Join(dir, notesFile), "", "%w", err)
+	}
+	return n, nil
+}

@@ -1,0 +1,201 @@
+package lora
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// configFile is adapter_config.json as PEFT writes it. Keys in alphabetical
+// order, as there.
+type configFile struct {
+	AlphaPattern     Pattern      `json:"alpha_pattern"`
+	BaseModel        string       `json:"base_model_name_or_path"`
+	Bias             string       `json:"bias"`
+	ExcludeModules   jsonTargets  `json:"exclude_modules"`
+	FanInFanOut      bool         `json:"fan_in_fan_out"`
+	InferenceMode    bool         `json:"inference_mode"`
+	InitWeights      Init         `json:"init_lora_weights"`
+	LayersPattern    Strings      `json:"layers_pattern"`
+	Layers           Ints         `json:"layers_to_transform"`
+	Alpha            float64      `json:"lora_alpha"`
+	LoRABias         bool         `json:"lora_bias"`
+	Dropout          float64      `json:"lora_dropout"`
+	ModulesToSave    Strings      `json:"modules_to_save"`
+	PeftType         string       `json:"peft_type"`
+	R                int          `json:"r"`
+	RankPattern      Pattern      `json:"rank_pattern"`
+	Revision         *string      `json:"revision"`
+	TargetModules    jsonTargets  `json:"target_modules"`
+	TargetParameters Strings      `json:"target_parameters"`
+	TaskType         *string      `json:"task_type"`
+	TokenIndices     TokenIndices `json:"trainable_token_indices"`
+	UseDoRA          bool         `json:"use_dora"`
+	UseRSLoRA        bool         `json:"use_rslora"`
+}
+
+// harmless are keys of PEFT that change nothing in a trained adapter.
+var harmless = []string{"auto_mapping", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size"}
+
+// parseConfig reads an adapter_config.json. A key that changes the arithmetic
+// in a way this package lacks is an error that names it.
+func parseConfig(where string, data []byte) (*configFile, error) {
+	f := &configFile{}
+	all := map[string]any{}
+	if err := json.Unmarshal(data, &all); err != nil {
+		return nil, fail.Inputf(where, "", "no valid JSON: %w", err)
+	}
+	if err := json.Unmarshal(data, f); err != nil {
+		return nil, fail.Inputf(where, "", "%w", err)
+	}
+	if !strings.EqualFold(f.PeftType, "LORA") {
+		return nil, fail.Inputf(where, "only LoRA adapters can be read", "peft_type is %q", f.PeftType)
+	}
+	known, err := fieldNames()
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		if known[k] || slices.Contains(harmless, k) || neutral(all[k]) {
+			continue
+		}
+		return nil, fail.Inputf(where, "merge the adapter in PEFT, or train without this option", "%s: %v is not supported", k, all[k])
+	}
+	return f, f.supported(where)
+}
+
+// fieldNames are the keys configFile has.
+func fieldNames() (map[string]bool, error) {
+	b, err := json.Marshal(configFile{InitWeights: InitKaiming})
+	m := map[string]any{}
+	err = errors.Join(err, json.Unmarshal(b, &m))
+	out := map[string]bool{}
+	for k := range m {
+		out[k] = true
+	}
+	return out, err
+}
+
+// neutral reports whether a value switches nothing on.
+func neutral(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case bool:
+		return !v
+	case []any:
+		return len(v) == 0
+	case map[string]any:
+		return len(v) == 0
+	}
+	return false
+}
+
+// supported names what the file asks for that this package cannot do.
+func (f *configFile) supported(where string) error {
+	const hint = "merge the adapter in PEFT, or train without this option"
+	switch {
+	case f.UseDoRA:
+		return fail.Inputf(where, hint, "use_dora is not supported")
+	case f.LoRABias:
+		return fail.Inputf(where, hint, "lora_bias is not supported")
+	case len(f.TargetParameters) > 0:
+		return fail.Inputf(where, hint, "target_parameters is not supported")
+	case len(f.TokenIndices) > 0:
+		return fail.Inputf(where, hint, "trainable_token_indices is not supported")
+	case f.R < 1:
+		return fail.Inputf(where, "", "r is %d", f.R)
+	}
+	switch f.InitWeights {
+	case InitKaiming, InitNonZero, InitGaussian, "orthogonal", "eva":
+		return nil
+	}
+	return fail.Inputf(where, "save it in PEFT with path_initial_model_for_weight_conversion, which makes it fit the original base",
+		"init_lora_weights %q: the adapter belongs on a changed base, not on the original one", string(f.InitWeights))
+}
+
+// config is the file as a Config.
+func (f *configFile) config() Config {
+	return Config{
+		R: f.R, Alpha: f.Alpha, Dropout: f.Dropout,
+		TargetModules: Targets(f.TargetModules), ExcludeModules: Targets(f.ExcludeModules),
+		RankPattern: f.RankPattern, AlphaPattern: f.AlphaPattern,
+		Layers: f.Layers, LayersPattern: f.LayersPattern, ModulesToSave: f.ModulesToSave,
+		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, InitWeights: InitKaiming,
+	}
+}
+
+// fileOf is a Config as a file for an adapter of base, with chosen modules out
+// of all.
+func fileOf(c Config, base string, chosen []string, all []Module) *configFile {
+	task := "CAUSAL_LM"
+	return &configFile{
+		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: InitKaiming,
+		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, UseRSLoRA: c.UseRSLoRA,
+		TargetModules: jsonTargets(explicit(c, chosen, all)), ExcludeModules: jsonTargets(c.ExcludeModules),
+		RankPattern: c.RankPattern, AlphaPattern: c.AlphaPattern,
+		Layers: c.Layers, LayersPattern: c.LayersPattern, ModulesToSave: c.ModulesToSave,
+	}
+}
+
+// explicit replaces all-linear by names, as PEFT does: the last parts of the
+// chosen paths where these choose the same modules, else whole paths.
+func explicit(c Config, chosen []string, all []Module) Targets {
+	if !c.TargetModules.All {
+		return c.TargetModules
+	}
+	var names []string
+	for _, p := range chosen {
+		last := p[strings.LastIndexByte(p, '.')+1:]
+		if !slices.Contains(names, last) {
+			names = append(names, last)
+		}
+	}
+	c.TargetModules = Targets{Names: sorted(names)}
+	again, err := Match(c, all)
+	same := err == nil && slices.EqualFunc(again, chosen, func(m Module, p string) bool { return m.Path == p })
+	if !same {
+		return Targets{Names: chosen}
+	}
+	return c.TargetModules
+}
+
+// encode is the file's text.
+func (f *configFile) encode() ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err := e.Encode(f)
+	return b.Bytes(), err
+}
+
+// jsonTargets is Targets in JSON: null, a string or a list.
+type jsonTargets Targets
+
+// UnmarshalJSON reads null, a string or a list.
+func (t *jsonTargets) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		var s string
+		err := json.Unmarshal(b, &s)
+		*t = jsonTargets(ParseTargets(s))
+		return err
+	}
+	return json.Unmarshal(b, &t.Names)
+}
+
+// MarshalJSON writes null, a string or a list.
+func (t jsonTargets) MarshalJSON() ([]byte, error) {
+	switch v := Targets(t); {
+	case v.Empty():
+		return []byte("null"), nil
+	case v.All || v.Regex != "":
+		return json.Marshal(v.String())
+	}
+	return json.Marshal(t.Names)
+}

@@ -1,0 +1,62 @@
+package lora
+
+import (
+	"hash/fnv"
+	"math"
+)
+
+// stream is a sequence of random numbers that depends on a seed and a name
+// only: element i of a tensor is the same whatever else is initialised. It is
+// SplitMix64 (Steele, Lea, Flood 2014) used as a counter.
+type stream uint64
+
+func newStream(seed uint64, name string) stream {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return stream(mix(seed) ^ mix(h.Sum64()+0x9e3779b97f4a7c15))
+}
+
+func mix(z uint64) uint64 {
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// at returns number i of the stream, in (0, 1).
+func (s stream) at(i uint64) float64 {
+	z := mix(uint64(s) + (i+1)*0x9e3779b97f4a7c15)
+	return (float64(z>>12) + 0.5) / (1 << 52)
+}
+
+// uniform returns n numbers in (-bound, bound).
+func (s stream) uniform(n int, bound float64) []float32 {
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = float32(bound * float64(2*s.at(uint64(i))-1))
+	}
+	return v
+}
+
+// normal returns n numbers of mean 0 and deviation sigma (Box and Muller 1958).
+func (s stream) normal(n int, sigma float64) []float32 {
+	v := make([]float32, n)
+	for i := range v {
+		r := math.Sqrt(-2 * math.Log(s.at(uint64(2*i))))
+		v[i] = float32(sigma * float64(r*math.Cos(2*math.Pi*s.at(uint64(2*i+1)))))
+	}
+	return v
+}
+
+// initial returns A [r, in] and B [out, r] of a new adapter (peft/tuners/lora
+// /layer.py, reset_lora_parameters). A's Kaiming bound with a = √5 is 1/√in.
+func initial(how Init, seed uint64, path string, r, in, out int) (a, b []float32) {
+	s := newStream(seed, path+".lora_A.weight")
+	switch how {
+	case InitGaussian:
+		return s.normal(r*in, 1/float64(r)), make([]float32, out*r)
+	case InitNonZero:
+		t := newStream(seed, path+".lora_B.weight")
+		return s.uniform(r*in, 1/math.Sqrt(float64(in))), t.uniform(out*r, 1/math.Sqrt(float64(r)))
+	}
+	return s.uniform(r*in, 1/math.Sqrt(float64(in))), make([]float32, out*r)
+}

@@ -1,0 +1,151 @@
+package train
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"math"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/lora"
+	"go.yaml.in/yaml/v4"
+)
+
+// Job is one training: what is trained on what, and where its state is kept.
+type Job struct {
+	Config  Config       // as returned by Resolve
+	Model   *model.Model // loaded as Trainable where Config.Adapter is none
+	Adapter *lora.Adapter
+	Train   []data.Example
+	Val     []data.Example // may be empty
+
+	MaxLength int    // longest sample, and size of a packed row
+	Packing   string // bfd, none
+	Shuffle   bool
+
+	// Dir holds the run's state: checkpoints, metrics.jsonl, a lock. It is
+	// made when absent; a run that finds its own state there goes on.
+	Dir string
+	// Identity names the inputs (base model, data, recipe): the state of a run
+	// with another identity is refused.
+	Identity string
+
+	Progress func(Progress) // nil: none; called after every step and during validation
+	Log      func(string)   // nil: none; things a user should read
+}
+
+// Progress is where a run is.
+type Progress struct {
+	Step, Total int
+	Micro       int     // micro-batches done in the step in work
+	Loss        float64 // of the last step; NaN before the first
+	Val         float64 // of the last validation; NaN before the first
+	Tokens      int64   // seen so far
+	PerSecond   float64 // tokens a second, over about the last ten steps
+	Memory      int64   // bytes the device holds now
+	ETA         float64 // seconds; NaN before the first step
+	SavedStep   int     // of the newest checkpoint; -1: none yet
+	Evaluating  bool
+}
+
+// Result is what a finished run says about itself.
+type Result struct {
+	Steps     int
+	Resumed   int     // step it went on from; 0: from the start
+	Loss      float64 // of the last step
+	ValLoss   float64 // of the last validation, NaN without one
+	BestStep  int     // step of the parameters that were kept
+	Trainable int64   // values
+	Tokens    int64
+	BF16      bool // arithmetic used
+	Recompute bool // gradient checkpointing was on at the end
+	Memory    kernels.MemStats
+}
+
+// Total is the number of optimizer steps of a run over perEpoch steps an epoch.
+func (c Config) Total(perEpoch int) int {
+	if c.MaxSteps > 0 {
+		return c.MaxSteps
+	}
+	return max(1, int(math.Ceil(c.NumEpochs*float64(perEpoch))))
+}
+
+// param is one trainable tensor and how it learns.
+type param struct {
+	*autograd.Param
+	off   int     // in the flat buffers
+	rate  float64 // factor of the learning rate
+	decay float64
+}
+
+// params lists what j trains, in a fixed order: the adapter's parameters, or
+// every weight of the model. Weight decay leaves out biases and norms.
+func (j *Job) params() ([]param, error) {
+	var out []param
+	add := func(p *autograd.Param, rate float64, decay bool) {
+		q := param{Param: p, rate: rate}
+		if decay {
+			q.decay = j.Config.WeightDecay
+		}
+		if len(out) > 0 {
+			q.off = out[len(out)-1].off + out[len(out)-1].Len()
+		}
+		out = append(out, q)
+	}
+	if j.Config.Adapter == "none" {
+		if j.Model.Flat == nil {
+			panic("train: full training needs a model loaded with Trainable")
+		}
+		for _, p := range j.Model.Params() {
+			add(p, 1, p.Rows > 1)
+		}
+		return out, nil
+	}
+	if j.Adapter == nil {
+		panic("train: adapter training needs an adapter")
+	}
+	for _, p := range j.Adapter.Params() {
+		rate := 1.0
+		if p.Group == "B" && j.Config.LoRA.LoRAPlusLRRatio > 0 {
+			rate = j.Config.LoRA.LoRAPlusLRRatio
+		}
+		add(p.Param, rate, p.Decay)
+	}
+	if len(out) == 0 {
+		return nil, fail.Usagef("train.lora", "", "the adapter has nothing to train")
+	}
+	return out, nil
+}
+
+// identity is the hash of all that decides the run's values, so that a state
+// is only ever continued by the run it belongs to.
+func (j *Job) identity(ps []param, bf16 bool, total int) (string, error) {
+	c := j.Config
+	c.GradientCheckpointing, c.SaveSteps, c.SaveTotalLimit, c.DType = "", Every{}, 0, ""
+	conf, err := yaml.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	info := j.Model.Dev.Info()
+	h := sha256.New()
+	e := json.NewEncoder(h)
+	err = e.Encode([]any{j.Identity, string(conf), info.Name, info.Level, bf16, total, j.MaxLength, j.Packing, j.Shuffle})
+	for _, p := range ps {
+		if err == nil {
+			err = e.Encode([]any{p.Name, p.Rows, p.Cols, p.rate, p.decay})
+		}
+	}
+	for _, ex := range [][]data.Example{j.Train, j.Val} {
+		var b []byte
+		for i := range ex {
+			b = binary.LittleEndian.AppendUint64(b, ex[i].ID)
+		}
+		h.Write(b)
+	}
+	return hex.EncodeToString(h.Sum(nil)), err
+}

@@ -1,0 +1,160 @@
+package train
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// MetricsFile is the name of the log in a run's state folder.
+const MetricsFile = "metrics.jsonl"
+
+// Metrics is one line of metrics.jsonl: an optimizer step.
+type Metrics struct {
+	Step            int     `json:"step"` // optimizer steps done
+	Epoch           float64 `json:"epoch"`
+	Loss            float64 `json:"loss"`      // sum over the step's supervised tokens / their number
+	GradNorm        float64 `json:"grad_norm"` // before clipping
+	LearningRate    float64 `json:"learning_rate"`
+	Tokens          int64   `json:"tokens"` // of this step
+	Supervised      int64   `json:"supervised_tokens"`
+	TokensPerSecond float64 `json:"tokens_per_second"`
+	StepSeconds     float64 `json:"step_seconds"`
+	MemoryBytes     int64   `json:"memory_bytes"` // largest total of the device so far
+}
+
+// EvalMetrics is one line of metrics.jsonl: a validation.
+type EvalMetrics struct {
+	Step       int     `json:"step"`
+	Epoch      float64 `json:"epoch"`
+	Loss       float64 `json:"eval_loss"`
+	Perplexity float64 `json:"eval_perplexity"`
+	Supervised int64   `json:"eval_supervised_tokens"`
+	Seconds    float64 `json:"eval_seconds"`
+}
+
+// line is any line of the file; what it lacks is nil.
+type line struct {
+	Step     int      `json:"step"`
+	Loss     *float64 `json:"loss"`
+	GradNorm *float64 `json:"grad_norm"`
+	EvalLoss *float64 `json:"eval_loss"`
+}
+
+// metricsLog appends to metrics.jsonl. A line is one write, so that a reader
+// sees whole lines only.
+type metricsLog struct {
+	path string
+	f    *atomic.Log
+	tail map[int]line // steps that an earlier run logged past the state we go on from
+}
+
+// openMetrics opens the log in dir and cuts it to the lines of steps up to and
+// including step. What was cut is kept in memory: the same steps must give the
+// same losses again.
+func openMetrics(dir string, step int) (*metricsLog, error) {
+	l := &metricsLog{path: filepath.Join(dir, MetricsFile), tail: map[int]line{}}
+	old, err := os.ReadFile(l.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := atomic.WriteFile(l.path, l.cut(old, step)); err != nil {
+		return nil, err
+	}
+	l.f, err = atomic.OpenLog(l.path)
+	return l, err
+}
+
+// cut returns the whole lines of old up to step and remembers the others.
+func (l *metricsLog) cut(old []byte, step int) []byte {
+	var keep []byte
+	for len(old) > 0 {
+		i := bytes.IndexByte(old, '\n')
+		if i < 0 {
+			break // torn
+		}
+		var v line
+		text := old[:i+1]
+		old = old[i+1:]
+		if json.Unmarshal(text, &v) != nil {
+			continue
+		}
+		if v.Step <= step {
+			keep = append(keep, text...)
+		} else if v.Loss != nil {
+			l.tail[v.Step] = v
+		}
+	}
+	return keep
+}
+
+// write appends v as one line.
+func (l *metricsLog) write(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return l.f.WriteLine(b)
+}
+
+// repeated says how m differs from what an earlier run logged for the same
+// step; "" when it does not, or when that step is new.
+func (l *metricsLog) repeated(m Metrics) string {
+	old, ok := l.tail[m.Step]
+	if !ok || old.Loss == nil || old.GradNorm == nil {
+		return ""
+	}
+	if math.Float64bits(*old.Loss) == math.Float64bits(m.Loss) && math.Float64bits(*old.GradNorm) == math.Float64bits(m.GradNorm) {
+		return ""
+	}
+	return fmt.Sprintf("step %d gave loss %v and gradient norm %v before the interruption, now %v and %v: this machine does not compute as the one before", m.Step, *old.Loss, *old.GradNorm, m.Loss, m.GradNorm)
+}
+
+// sync makes what was written survive a power cut.
+func (l *metricsLog) sync() error { return l.f.Sync() }
+
+func (l *metricsLog) close() error {
+	if l == nil || l.f == nil {
+		return nil
+	}
+	return l.f.Close()
+}
+
+// ReadMetrics reads a metrics.jsonl: its steps and its validations. A torn last
+// line is left out.
+func ReadMetrics(path string) ([]Metrics, []EvalMetrics, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	var steps []Metrics
+	var evals []EvalMetrics
+	for i, text := range bytes.SplitAfter(data, []byte("\n")) {
+		if !bytes.HasSuffix(text, []byte("\n")) {
+			break
+		}
+		var l line
+		err := json.Unmarshal(text, &l)
+		if err == nil && l.EvalLoss != nil {
+			var e EvalMetrics
+			err = json.Unmarshal(text, &e)
+			evals = append(evals, e)
+		} else if err == nil {
+			var m Metrics
+			err = json.Unmarshal(text, &m)
+			steps = append(steps, m)
+		}
+		if err != nil {
+			return nil, nil, fail.Inputf(fmt.Sprintf("%s:%d", path, i+1), "", "bad line: %w", err)
+		}
+	}
+	return steps, evals, nil
+}

@@ -1,0 +1,101 @@
+package train
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// save writes a checkpoint of the last finished step and removes old ones.
+func (r *run) save() error {
+	if err := r.metrics.sync(); err != nil {
+		return err
+	}
+	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Moments: r.opt.moments(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss}
+	if err := writeState(r.Dir, h, r.download); err != nil {
+		return err
+	}
+	r.saved, r.savedAt = r.step, time.Now()
+	keep := -1
+	if r.Config.LoadBestModelAtEnd && r.best != nil {
+		keep = r.best.Step
+	}
+	return rotate(r.Dir, r.Config.SaveTotalLimit, keep)
+}
+
+// fields names the parameters as they lie in a checkpoint.
+func (r *run) fields() []stateField {
+	out := make([]stateField, len(r.opt.params))
+	for i, p := range r.opt.params {
+		out[i] = stateField{p.Name, p.Len()}
+	}
+	return out
+}
+
+// download hands over parameters and moments in the order of a checkpoint.
+func (r *run) download(put func([]byte) error) error {
+	var buf []byte
+	for _, kind := range append([]string{"p"}, r.opt.moments()...) {
+		for _, p := range r.opt.params {
+			buf = slices.Grow(buf[:0], 4*p.Len())[:4*p.Len()]
+			err := r.dev.Run(func() error { return r.dev.Download(buf, r.opt.part(kind, p)) })
+			if err == nil {
+				err = put(buf)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// restore goes on from the newest good checkpoint, if there is one.
+func (r *run) restore() error {
+	s, err := newest(r.Dir, r.identity, func(what string) { r.log("%s", what) })
+	if s == nil || err != nil {
+		return err
+	}
+	if err := r.load(s); err != nil {
+		return err
+	}
+	r.step, r.best, r.eval, r.tokens, r.loss = s.Step, s.Best, s.Eval, s.Tokens, s.Loss
+	r.saved, r.savedAt, r.resumed = s.Step, time.Now(), s.Step
+	if s.Step > r.total {
+		return corrupt(s.path, "step %d of a run of %d", s.Step, r.total)
+	}
+	r.log("going on from step %d of %d", r.step, r.total)
+	return nil
+}
+
+// load puts a checkpoint's values into parameters and moments. Every tensor
+// must be there, by name and length, and nothing else.
+func (r *run) load(s *stateFile) error {
+	if !slices.Equal(s.Tensors, r.fields()) || !slices.Equal(s.Moments, r.opt.moments()) {
+		return corrupt(s.path, "%d tensors with moments %v, this run has %d with %v", len(s.Tensors), s.Moments, len(r.opt.params), r.opt.moments())
+	}
+	return s.read(func(kind string, i int, data []byte) error {
+		return r.dev.Run(func() error {
+			r.dev.Upload(r.opt.part(kind, r.opt.params[i]), data)
+			return nil
+		})
+	})
+}
+
+// keepBest puts the parameters of the best validation back, where asked to.
+func (r *run) keepBest() error {
+	if !r.Config.LoadBestModelAtEnd || r.best == nil || r.best.Step == r.step {
+		return nil
+	}
+	s, err := openState(statePath(r.Dir, r.best.Step))
+	if err == nil {
+		err = s.verify()
+	}
+	if err != nil {
+		return fail.Inputf(r.Dir, "load_best_model_at_end: false keeps the last step", "the best checkpoint cannot be read: %w", err)
+	}
+	r.log("keeping the parameters of step %d (validation loss %s)", r.best.Step, fmt.Sprintf("%.4f", r.best.Loss))
+	return r.load(s)
+}

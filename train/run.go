@@ -1,0 +1,470 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// saveEvery is how often a run with save_steps: auto saves after its first step.
+const saveEvery = 10 * time.Minute
+
+// run is a training in progress.
+type run struct {
+	Job
+	dev      kernels.Backend
+	opt      *optimizer
+	sched    *Schedule
+	loader   *data.Loader
+	val      *data.Loader // nil: no validation
+	metrics  *metricsLog
+	identity string
+	bf16     bool
+
+	total, evalEvery, saveSteps int
+
+	step     int // optimizer steps done
+	tokens   int64
+	loss     float64
+	eval     *bestStep // the last validation, nil before the first
+	best     *bestStep // the one with the lowest loss
+	saved    int       // step of the newest checkpoint, -1: none
+	savedAt  time.Time
+	resumed  int
+	speed    speed
+	warnings map[string]bool
+}
+
+// Run trains j's adapter, or its whole model, to the end and leaves the result
+// in their parameters; a checkpoint of the last step stays in j.Dir, so that a
+// later Run returns at once. When ctx ends it drops the step in work, saves the
+// last finished one and returns an error of kind fail.Interrupted. A loss or
+// gradient that is not finite is fail.Numeric; the checkpoint before is kept.
+func Run(ctx context.Context, j Job) (*Result, error) {
+	unlock, err := lockDir(j.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	r, err := begin(j)
+	if err != nil {
+		return nil, err
+	}
+	defer r.end()
+	if err := r.restore(); err != nil {
+		return nil, err
+	}
+	if r.metrics, err = openMetrics(j.Dir, r.step); err != nil {
+		return nil, err
+	}
+	if err := r.loop(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.keepBest(); err != nil {
+		return nil, err
+	}
+	return r.result(), nil
+}
+
+// begin sets everything up for step 0.
+func begin(j Job) (*run, error) {
+	r := &run{Job: j, dev: j.Model.Dev, saved: -1, warnings: map[string]bool{}}
+	c := j.Config
+	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
+	if c.GradientCheckpointing == "true" {
+		j.Model.GradientCheckpointing = true
+	}
+	var err error
+	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps, MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed)}
+	if r.loader, err = data.NewLoader(j.Train, o); err != nil {
+		return nil, err
+	}
+	r.total = c.Total(r.loader.StepsPerEpoch())
+	if r.sched, err = NewSchedule(c, r.total); err != nil {
+		return nil, err
+	}
+	if len(j.Val) > 0 && !c.EvalSteps.Never() {
+		r.evalEvery = c.EvalSteps.Of(r.total)
+		o.Accum, o.Shuffle = 1, false
+		if r.val, err = data.NewLoader(j.Val, o); err != nil {
+			return nil, err
+		}
+	} else if c.LoadBestModelAtEnd {
+		return nil, fail.Usagef("train.load_best_model_at_end", "set ingest.val_set_size", "load_best_model_at_end needs validation rows, there are none")
+	}
+	r.saveSteps = c.SaveSteps.Of(r.total)
+	ps, err := j.params()
+	if err != nil {
+		return nil, err
+	}
+	if r.identity, err = j.identity(ps, r.bf16, r.total); err != nil {
+		return nil, err
+	}
+	r.opt, err = newOptimizer(r.dev, c, ps)
+	return r, memory(err)
+}
+
+// end frees what the run allocated.
+func (r *run) end() {
+	r.opt.free()
+	r.metrics.close()
+}
+
+// memory turns a refusal of memory into an error of kind Limit.
+func memory(err error) error {
+	if err == nil || !errors.Is(err, kernels.ErrOutOfMemory) || fail.Code(err) == int(fail.Limit) {
+		return err
+	}
+	return fail.Limitf("train", "a smaller micro_batch_size with more gradient_accumulation_steps gives the same result up to rounding; a smaller max_length or gradient_checkpointing: true also helps", "%w", err)
+}
+
+// loop runs the steps that are left.
+func (r *run) loop(ctx context.Context) error {
+	r.report(0, false)
+	if r.resumed > 0 && r.evalDue() && (r.eval == nil || r.eval.Step != r.step) { // stopped between step and validation
+		if err := r.after(ctx); err != nil {
+			return r.stop(ctx, err)
+		}
+	}
+	for r.step < r.total {
+		start := time.Now()
+		m, err := r.next(ctx)
+		if err != nil {
+			return r.stop(ctx, err)
+		}
+		m.StepSeconds = time.Since(start).Seconds()
+		m.TokensPerSecond = float64(m.Tokens) / m.StepSeconds
+		r.speed.add(m.Tokens, m.StepSeconds)
+		if err := r.done(m); err != nil {
+			return err
+		}
+		if err := r.after(ctx); err != nil {
+			return r.stop(ctx, err)
+		}
+		r.report(0, false)
+	}
+	return nil
+}
+
+// next computes one optimizer step and applies it.
+func (r *run) next(ctx context.Context) (Metrics, error) {
+	s := r.loader.Step(r.step)
+	m, err := r.gradients(ctx, s)
+	if errors.Is(err, kernels.ErrOutOfMemory) && r.Config.GradientCheckpointing == "auto" && !r.Model.GradientCheckpointing {
+		r.Model.GradientCheckpointing = true
+		r.log("memory is short: gradient checkpointing is on from step %d (same result, slower)", r.step+1)
+		m, err = r.gradients(ctx, s)
+	}
+	if err != nil {
+		return m, memory(err)
+	}
+	if err := r.finite(s, m); err != nil {
+		return m, err
+	}
+	m.LearningRate = r.sched.LR(r.step)
+	if err := r.opt.step(r.step+1, m.LearningRate, m.GradNorm); err != nil {
+		return m, err
+	}
+	r.step++
+	m.Step, m.Epoch = r.step, float64(r.step)/float64(r.loader.StepsPerEpoch())
+	m.MemoryBytes = r.dev.Info().PeakTotal
+	return m, nil
+}
+
+// gradients runs all micro-batches of s forward and backward.
+func (r *run) gradients(ctx context.Context, s data.Step) (Metrics, error) {
+	m := Metrics{Supervised: s.Supervised}
+	if s.Supervised == 0 {
+		return m, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no supervised token", r.step+1)
+	}
+	if err := r.opt.clear(); err != nil {
+		return m, err
+	}
+	sum := 0.0
+	for i, b := range s.Micro {
+		if err := ctx.Err(); err != nil {
+			return m, err
+		}
+		nll, err := r.micro(b, s.Supervised)
+		if err != nil {
+			return m, err
+		}
+		sum += nll
+		m.Tokens += int64(len(b.IDs))
+		r.report(i+1, false)
+	}
+	m.Loss = sum / float64(s.Supervised)
+	var err error
+	m.GradNorm, err = r.opt.norm()
+	return m, err
+}
+
+// micro adds the gradients of one micro-batch of a step with supervised tokens
+// and returns the sum of -log p over its own.
+func (r *run) micro(b data.Batch, supervised int64) (float64, error) {
+	var nll float64
+	err := r.dev.Run(func() error {
+		t := &autograd.Tape{Dev: r.dev, Record: true, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
+		defer t.Free()
+		h := r.Model.Hidden(t, model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key})
+		if t.Err() != nil {
+			return t.Err()
+		}
+		lp := r.Model.LogProb(t, h, b.Target, coefficients(b.Target, supervised))
+		t.Done(h)
+		v, err := t.Values(lp.LogP)
+		if err != nil {
+			return err
+		}
+		nll = negSum(v)
+		return t.Backward()
+	})
+	return nll, err
+}
+
+// coefficients weighs each token that has a target by 1/supervised.
+func coefficients(target []int32, supervised int64) []float32 {
+	out := make([]float32, len(target))
+	for i, t := range target {
+		if t >= 0 {
+			out[i] = float32(1 / float64(supervised))
+		}
+	}
+	return out
+}
+
+func negSum(logp []float32) float64 {
+	s := 0.0
+	for _, v := range logp {
+		s -= float64(v)
+	}
+	return s
+}
+
+// finite stops the run at the first loss or gradient that is not a number.
+func (r *run) finite(s data.Step, m Metrics) error {
+	ok := func(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+	if ok(m.Loss) && ok(m.GradNorm) {
+		return nil
+	}
+	what := fmt.Sprintf("loss %v, gradient norm %v", m.Loss, m.GradNorm)
+	if name := r.opt.bad(); name != "" {
+		what += ", first in " + name
+	}
+	kept := "nothing was saved yet"
+	if r.saved >= 0 {
+		kept = fmt.Sprintf("the state of step %d is kept", r.saved)
+	}
+	return fail.Numericf(r.Dir, "a lower learning_rate, a longer warm-up, dtype: f32; "+kept,
+		"step %d: %s (samples %v)", r.step+1, what, samples(s))
+}
+
+// samples names the first few samples of a step by the number in their keys.
+func samples(s data.Step) []int64 {
+	var out []int64
+	for _, b := range s.Micro {
+		for i := 0; i+1 < len(b.Seq) && len(out) < 8; i++ {
+			if int(b.Seq[i]) < len(b.Key) {
+				out = append(out, b.Key[b.Seq[i]]>>32)
+			}
+		}
+	}
+	return out
+}
+
+// done records a finished step.
+func (r *run) done(m Metrics) error {
+	r.loss, r.tokens = m.Loss, r.tokens+m.Tokens
+	if what := r.metrics.repeated(m); what != "" {
+		r.log("%s", what)
+	}
+	return r.metrics.write(m)
+}
+
+// after validates and saves where it is time to.
+func (r *run) after(ctx context.Context) error {
+	improved := false
+	if r.evalDue() {
+		var err error
+		if improved, err = r.validate(ctx); err != nil {
+			return err
+		}
+	}
+	if r.due() || improved && r.Config.LoadBestModelAtEnd {
+		return r.save()
+	}
+	return nil
+}
+
+// evalDue reports whether a validation follows this step.
+func (r *run) evalDue() bool {
+	return r.val != nil && (r.step == r.total || r.evalEvery > 0 && r.step%r.evalEvery == 0)
+}
+
+// due reports whether a checkpoint is wanted after this step.
+func (r *run) due() bool {
+	switch {
+	case r.step == r.total:
+		return true
+	case r.Config.SaveSteps.Auto:
+		return r.saved < 0 || time.Since(r.savedAt) >= saveEvery
+	}
+	return r.saveSteps > 0 && r.step%r.saveSteps == 0
+}
+
+// validate measures the loss on the rows held back and reports whether it is
+// the lowest so far.
+func (r *run) validate(ctx context.Context) (bool, error) {
+	start := time.Now()
+	sum, n := 0.0, int64(0)
+	for i := range r.val.StepsPerEpoch() {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		s := r.val.Step(i)
+		for _, b := range s.Micro {
+			nll, err := r.score(b)
+			if err != nil {
+				return false, memory(err)
+			}
+			sum += nll
+		}
+		n += s.Supervised
+		r.report(0, true)
+	}
+	if n == 0 {
+		return false, fail.Inputf("train", "look at the ingest report", "the validation rows have no supervised token")
+	}
+	loss := sum / float64(n)
+	if math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return false, fail.Numericf(r.Dir, "a lower learning_rate or a longer warm-up", "validation after step %d: loss %v", r.step, loss)
+	}
+	r.eval = &bestStep{r.step, loss}
+	improved := r.best == nil || loss < r.best.Loss
+	if improved {
+		r.best = r.eval
+	}
+	return improved, r.metrics.write(EvalMetrics{Step: r.step, Epoch: float64(r.step) / float64(r.loader.StepsPerEpoch()),
+		Loss: loss, Perplexity: math.Exp(loss), Supervised: n, Seconds: time.Since(start).Seconds()})
+}
+
+// score is the sum of -log p over the supervised tokens of b.
+func (r *run) score(b data.Batch) (float64, error) {
+	var nll float64
+	err := r.dev.Run(func() error {
+		t := &autograd.Tape{Dev: r.dev, BF16: r.bf16}
+		defer t.Free()
+		h := r.Model.Hidden(t, model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq})
+		if t.Err() != nil {
+			return t.Err()
+		}
+		lp := r.Model.LogProb(t, h, b.Target, nil)
+		v, err := t.Values(lp.LogP)
+		nll = negSum(v)
+		return err
+	})
+	return nll, err
+}
+
+// stop ends the loop early: a cancelled ctx becomes Interrupted after the last
+// finished step was saved, running out of memory keeps the state too.
+func (r *run) stop(ctx context.Context, err error) error {
+	cancelled := ctx.Err() != nil && errors.Is(err, ctx.Err())
+	if !cancelled && !errors.Is(err, kernels.ErrOutOfMemory) {
+		return err
+	}
+	if r.step > 0 && r.saved != r.step {
+		if err2 := r.save(); err2 != nil {
+			return errors.Join(err2, err)
+		}
+	}
+	if !cancelled {
+		return err
+	}
+	return fail.Interruptedf(r.Dir, "run the same command again to go on", "stopped after step %d of %d, state saved", r.step, r.total)
+}
+
+func (r *run) log(format string, args ...any) {
+	if r.Log != nil {
+		r.Log(fmt.Sprintf(format, args...))
+	}
+}
+
+// report tells the caller where the run is.
+func (r *run) report(micro int, evaluating bool) {
+	if r.Progress == nil {
+		return
+	}
+	per := r.speed.perStep()
+	r.Progress(Progress{Step: r.step, Total: r.total, Micro: micro, Loss: r.lastLoss(), Val: r.valLoss(), Tokens: r.tokens,
+		PerSecond: r.speed.tokens(), Memory: kernels.Total(r.dev.Info().Mem.Now), ETA: per * float64(r.total-r.step),
+		SavedStep: r.saved, Evaluating: evaluating})
+}
+
+// lastLoss is the loss of the last step, NaN before the first.
+func (r *run) lastLoss() float64 {
+	if r.step == 0 {
+		return math.NaN()
+	}
+	return r.loss
+}
+
+// valLoss is the loss of the last validation, NaN before the first.
+func (r *run) valLoss() float64 {
+	if r.eval == nil {
+		return math.NaN()
+	}
+	return r.eval.Loss
+}
+
+func (r *run) result() *Result {
+	res := &Result{Steps: r.step, Resumed: r.resumed, Loss: r.lastLoss(), ValLoss: r.valLoss(), BestStep: r.step, Trainable: int64(r.opt.n),
+		Tokens: r.tokens, BF16: r.bf16, Recompute: r.Model.GradientCheckpointing, Memory: r.dev.Info().Mem}
+	if r.Config.LoadBestModelAtEnd && r.best != nil {
+		res.BestStep = r.best.Step
+	}
+	return res
+}
+
+// speed averages over the last steps.
+type speed struct {
+	count   [10]int64
+	seconds [10]float64
+	n       int
+}
+
+func (s *speed) add(tokens int64, seconds float64) {
+	s.count[s.n%len(s.count)], s.seconds[s.n%len(s.count)] = tokens, seconds
+	s.n++
+}
+
+func (s *speed) sums() (tokens int64, seconds float64, n int) {
+	n = min(s.n, len(s.count))
+	for i := range n {
+		tokens, seconds = tokens+s.count[i], seconds+s.seconds[i]
+	}
+	return tokens, seconds, n
+}
+
+// tokens is the number of tokens a second, NaN before the first step.
+func (s *speed) tokens() float64 {
+	t, sec, n := s.sums()
+	if n == 0 {
+		return math.NaN()
+	}
+	return float64(t) / sec
+}
+
+// perStep is the seconds of a step, NaN before the first.
+func (s *speed) perStep() float64 {
+	_, sec, n := s.sums()
+	return sec / float64(n)
+}

@@ -140,8 +140,8 @@ type Writer interface {
 	// Write stores one tensor of the plan, laid out as dtype.Planes says. Any
 	// order; each once.
 	Write(name string, data []byte) error
-	// Read returns a finished tensor as it was given to Write, or for plain and
-	// GGUF types read back from the unfinished file.
+	// Read returns a finished tensor as it was given to Write, read back from
+	// the unfinished files.
 	Read(name string) ([]byte, error)
 	// Commit publishes the artifact. It fails while a tensor is missing.
 	Commit() error
@@ -170,57 +170,9 @@ type FolderOptions struct {
 	Plan     []TensorPlan      // quantized weights carry the name of the float weight, "….weight"
 	MaxShard int64             // bytes in one safetensors file; 0: 5 GB
 	Layout   string            // Plain when empty
-	Base     string            // file name of the weights without ending; "model" when empty, "adapter_model" for PEFT
-	// Quantization is merged over the quantization_config the writer makes, as
-	// JSON object; e.g. {"damp_percent": 0.01}. nil adds nothing.
+	// Quantization is a JSON object merged over the quantization_config the
+	// writer makes; e.g. {"damp_percent": 0.01}. nil adds nothing.
 	Quantization []byte
-}
-
-// CreateGGUF starts a GGUF v3 file with the given metadata and tensors, in this
-// order. Alignment is general.alignment of kv, else 32. An unfinished earlier
-// attempt with equal arguments is continued.
-func CreateGGUF(path string, kv []KV, plan []TensorPlan) (Writer, error) {
-	return nil, fail.Inputf(path, "", "not yet writable")
-}
-
-// CreateFolder starts a Hugging Face folder. An unfinished earlier attempt with
-// equal arguments is continued. It refuses a path that exists and is not an
-// empty folder.
-func CreateFolder(dir string, o FolderOptions) (Writer, error) {
-	return nil, fail.Inputf(dir, "", "not yet writable")
-}
-
-// NamedTensor is one array for WriteSafetensors, and of ReadSafetensors.
-type NamedTensor struct {
-	Name  string
-	DType string // safetensors' name: "F32", "BF16", "I64", …
-	Shape []int64
-	Data  []byte
-}
-
-// ReadSafetensors reads all arrays of one file and its __metadata__.
-func ReadSafetensors(path string) ([]NamedTensor, map[string]string, error) {
-	return nil, nil, fail.Inputf(path, "", "not yet readable")
-}
-
-// WriteSafetensors writes one file atomically. The order of tensors in the file
-// is the reference library's: larger alignment first, then by name.
-func WriteSafetensors(path string, tensors []NamedTensor, meta map[string]string) error {
-	return fail.Inputf(path, "", "not yet writable")
-}
-
-// Adapter is a PEFT adapter folder: adapter_config.json and its tensors.
-type Adapter struct {
-	Config  []byte        // adapter_config.json
-	Tensors []NamedTensor // of adapter_model.safetensors
-}
-
-// ReadAdapter reads a PEFT folder. Pickled adapters are refused.
-func ReadAdapter(dir string) (*Adapter, error) { return nil, fail.Inputf(dir, "", "not yet readable") }
-
-// WriteAdapter writes a PEFT folder atomically, with further files (README.md).
-func WriteAdapter(dir string, a *Adapter, files map[string][]byte) error {
-	return fail.Inputf(dir, "", "not yet writable")
 }
 
 // Report is what `tune inspect` prints; it marshals to JSON.

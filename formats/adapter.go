@@ -1,0 +1,70 @@
+package formats
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// Adapter is a PEFT adapter folder: adapter_config.json and its tensors.
+type Adapter struct {
+	Config  []byte        // adapter_config.json, checked by CheckJSON
+	Tensors []NamedTensor // of adapter_model.safetensors
+}
+
+const (
+	adapterConfig  = "adapter_config.json"
+	adapterWeights = "adapter_model.safetensors"
+)
+
+// ReadAdapter reads a PEFT folder. Pickled adapters are refused.
+func ReadAdapter(dir string) (*Adapter, error) {
+	config, err := smallFile(filepath.Join(dir, adapterConfig), 16<<20)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := parseObject(filepath.Join(dir, adapterConfig), config); err != nil {
+		return nil, err
+	}
+	tensors, _, err := ReadSafetensors(filepath.Join(dir, adapterWeights))
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, e := os.Stat(filepath.Join(dir, "adapter_model.bin")); e == nil {
+			return nil, pickled(filepath.Join(dir, "adapter_model.bin"))
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Adapter{Config: config, Tensors: tensors}, nil
+}
+
+// WriteAdapter writes a PEFT folder atomically, with further files (README.md).
+func WriteAdapter(dir string, a *Adapter, files map[string][]byte) error {
+	if err := CheckJSON(adapterConfig, a.Config); err != nil {
+		return err
+	}
+	d, err := atomic.Dir(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Abort()
+	if err := WriteSafetensors(filepath.Join(d.Temp(), adapterWeights), a.Tensors, map[string]string{"format": "pt"}); err != nil {
+		return err
+	}
+	if err := d.WriteFile(adapterConfig, a.Config); err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(files) {
+		if !plainName(name) || name == adapterConfig || name == adapterWeights {
+			return fail.Inputf(dir, "", "file name %s cannot be used in the folder", quote(name))
+		}
+		if err := d.WriteFile(name, files[name]); err != nil {
+			return err
+		}
+	}
+	return d.Commit()
+}

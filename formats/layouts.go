@@ -1,0 +1,208 @@
+package formats
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// layout is how one weight of a plan is stored: its arrays, and both ways
+// between them and the layout in memory.
+type layout struct {
+	slots []slot
+	out   func(block.Raw) (parts, error)
+	in    func(block.Raw, parts) error
+}
+
+const only = "" // the role of a plain tensor's one array
+
+// layoutOf chooses the layout of one tensor of a plan in a folder.
+func layoutOf(p TensorPlan, kind, float string) (layout, error) {
+	if !p.Type.Quantized() {
+		return plainLayout(p)
+	}
+	prefix, ok := strings.CutSuffix(p.Name, ".weight")
+	if !ok {
+		return layout{}, fmt.Errorf("a quantized weight must be named ….weight")
+	}
+	switch kind {
+	case GPTQ:
+		return gptqLayout(p, prefix)
+	case AWQ:
+		return awqLayout(p, prefix)
+	case CompressedTensors:
+		return ctLayout(p, prefix)
+	case Bitsandbytes:
+		return bnbLayout(p, float)
+	}
+	return layout{}, fmt.Errorf("%v cannot be stored in a %s folder", p.Type, kind)
+}
+
+func plainLayout(p TensorPlan) (layout, error) {
+	in := p.Type.Kind.Info()
+	if in.ST == "" {
+		return layout{}, fmt.Errorf("safetensors has no %v", p.Type)
+	}
+	return layout{
+		slots: []slot{{role: only, name: p.Name, dtype: in.ST, shape: p.Shape}},
+		out:   func(m block.Raw) (parts, error) { return parts{only: m.Data}, nil },
+		in:    func(m block.Raw, p parts) error { copy(m.Data, p[only]); return nil },
+	}, nil
+}
+
+// matrix reports a plan that is no matrix of integer codes of one of the widths.
+func matrix(p TensorPlan, kinds ...dtype.Kind) (rows, cols, groups int64, err error) {
+	ok := false
+	for _, k := range kinds {
+		ok = ok || p.Type.Kind == k
+	}
+	if !ok || len(p.Shape) != 2 {
+		return 0, 0, 0, fmt.Errorf("%v %v cannot be stored in this layout", p.Type, p.Shape)
+	}
+	cols = p.Shape[1]
+	if g := int64(p.Type.Group); g > 0 && cols%g != 0 {
+		return 0, 0, 0, fmt.Errorf("group size %d does not divide %d columns; consumers refuse such a weight", g, cols)
+	}
+	return p.Shape[0], cols, int64(p.Type.Groups(int(cols))), nil
+}
+
+func gptqLayout(p TensorPlan, prefix string) (layout, error) {
+	rows, cols, groups, err := matrix(p, dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8)
+	bits := int64(p.Type.Bits())
+	if err == nil && (cols*bits%32 != 0 || rows*bits%32 != 0) {
+		err = fmt.Errorf("%v: %d bits a weight do not fill words of 32 along both dimensions", p.Shape, bits)
+	}
+	if err != nil {
+		return layout{}, err
+	}
+	return layout{
+		slots: []slot{
+			{role: "qweight", name: prefix + ".qweight", dtype: "I32", shape: []int64{cols * bits / 32, rows}},
+			{role: "qzeros", name: prefix + ".qzeros", dtype: "I32", shape: []int64{groups, rows * bits / 32}},
+			{role: "scales", name: prefix + ".scales", dtype: p.Type.Scale.Info().ST, shape: []int64{groups, rows}},
+			{role: "g_idx", name: prefix + ".g_idx", dtype: "I32", shape: []int64{cols}},
+		},
+		out: func(m block.Raw) (parts, error) {
+			q, err := block.ExportGPTQ(m, false)
+			return parts{"qweight": q.QWeight, "qzeros": q.QZeros, "scales": q.Scales, "g_idx": q.GIdx}, err
+		},
+		in: importGPTQ(false),
+	}, nil
+}
+
+func awqLayout(p TensorPlan, prefix string) (layout, error) {
+	rows, cols, groups, err := matrix(p, dtype.Int4)
+	switch {
+	case err != nil:
+	case rows%8 != 0:
+		err = fmt.Errorf("%d rows are no multiple of 8", rows)
+	case p.Type.Flags&dtype.Perm != 0:
+		err = fmt.Errorf("AWQ has no activation order")
+	}
+	if err != nil {
+		return layout{}, err
+	}
+	return layout{
+		slots: []slot{
+			{role: "qweight", name: prefix + ".qweight", dtype: "I32", shape: []int64{cols, rows / 8}},
+			{role: "qzeros", name: prefix + ".qzeros", dtype: "I32", shape: []int64{groups, rows / 8}},
+			{role: "scales", name: prefix + ".scales", dtype: p.Type.Scale.Info().ST, shape: []int64{groups, rows}},
+		},
+		out: func(m block.Raw) (parts, error) {
+			q, err := block.ExportAWQ(m)
+			return parts{"qweight": q.QWeight, "qzeros": q.QZeros, "scales": q.Scales}, err
+		},
+		in: importAWQ,
+	}, nil
+}
+
+func ctLayout(p TensorPlan, prefix string) (layout, error) {
+	rows, cols, groups, err := matrix(p, dtype.Int4, dtype.Int8)
+	if err == nil && p.Type.Flags&dtype.Perm != 0 {
+		err = fmt.Errorf("compressed-tensors has no activation order by group")
+	}
+	if err != nil {
+		return layout{}, err
+	}
+	bits := int64(p.Type.Bits())
+	slots := []slot{
+		{role: "packed", name: prefix + ".weight_packed", dtype: "I32", shape: []int64{rows, (cols*bits + 31) / 32}},
+		{role: "scale", name: prefix + ".weight_scale", dtype: p.Type.Scale.Info().ST, shape: []int64{rows, groups}},
+		{role: "shape", name: prefix + ".weight_shape", dtype: "I64", shape: []int64{2}},
+	}
+	if p.Type.Flags&dtype.Zero != 0 {
+		slots = append(slots, slot{role: "zero", name: prefix + ".weight_zero_point", dtype: "I32", shape: []int64{(rows*bits + 31) / 32, groups}})
+	}
+	return layout{
+		slots: slots,
+		out: func(m block.Raw) (parts, error) {
+			c, err := block.ExportCT(m, false)
+			shape := binary.LittleEndian.AppendUint64(nil, uint64(rows))
+			return parts{"packed": c.Packed, "scale": c.Scale, "zero": c.ZeroPoint, "shape": binary.LittleEndian.AppendUint64(shape, uint64(cols))}, err
+		},
+		in: importCTPacked,
+	}, nil
+}
+
+// bnbLayout stores a 4-bit weight of bitsandbytes. float is the dtype the
+// consumer decodes to.
+func bnbLayout(p TensorPlan, float string) (layout, error) {
+	n, ok := product(p.Shape)
+	if !ok || p.Type.Kind != dtype.NF4 && p.Type.Kind != dtype.FP4 || p.Type.Group < 2 {
+		return layout{}, fmt.Errorf("%v %v cannot be stored in a bitsandbytes folder", p.Type, p.Shape)
+	}
+	code := strings.ToLower(p.Type.Kind.String())
+	blocks := (n + int64(p.Type.Group) - 1) / int64(p.Type.Group)
+	nested := p.Type.Flags&dtype.Nested != 0
+	absmax := "F32"
+	if nested {
+		absmax = "U8"
+	}
+	slots := []slot{
+		{role: "weight", name: p.Name, dtype: "U8", shape: []int64{n/2 + n%2, 1}},
+		{role: "absmax", name: p.Name + ".absmax", dtype: absmax, shape: []int64{blocks}},
+		{role: "quant_map", name: p.Name + ".quant_map", dtype: "F32", shape: []int64{16}},
+		{role: "quant_state", name: p.Name + bnbState + code, dtype: "U8", shape: []int64{int64(len(bnbText(p, float, math.MaxFloat32)))}},
+	}
+	if nested {
+		slots = append(slots,
+			slot{role: "nested_absmax", name: p.Name + ".nested_absmax", dtype: "F32", shape: []int64{(blocks + 255) / 256}},
+			slot{role: "nested_quant_map", name: p.Name + ".nested_quant_map", dtype: "F32", shape: []int64{256}})
+	}
+	return layout{
+		slots: slots,
+		out: func(m block.Raw) (parts, error) {
+			b, err := block.ExportBnB(m)
+			book := block.CodeMap4(m.Type.Kind)
+			codes := make([]byte, 4*len(book))
+			block.PutF32(codes, book[:])
+			return parts{
+				"weight": b.Weight, "absmax": b.AbsMax, "quant_map": codes, "nested_absmax": b.NestedAbsMax, "nested_quant_map": b.NestedMap,
+				"quant_state": bnbText(p, float, b.NestedOffset),
+			}, err
+		},
+		in: importBnB,
+	}, nil
+}
+
+// bnbText is the quant_state of a weight: JSON, in the key order of
+// bitsandbytes, with blanks behind the offset so that its length depends on the
+// plan alone.
+func bnbText(p TensorPlan, float string, offset float32) []byte {
+	var shape []string
+	for _, d := range p.Shape {
+		shape = append(shape, strconv.FormatInt(d, 10))
+	}
+	s := fmt.Sprintf(`{"quant_type": "%s", "blocksize": %d, "dtype": "%s", "shape": [%s]`,
+		strings.ToLower(p.Type.Kind.String()), p.Type.Group, float, strings.Join(shape, ", "))
+	if p.Type.Flags&dtype.Nested == 0 {
+		return []byte(s + "}")
+	}
+	num := strconv.FormatFloat(float64(offset), 'g', -1, 64) // Python's float of the f32: exact
+	return []byte(fmt.Sprintf(`%s, "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": %s}%*s`, s, num, 25-len(num), ""))
+}

@@ -1,0 +1,175 @@
+package formats
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+func indent(b []byte) []byte {
+	var out bytes.Buffer
+	if err := json.Indent(&out, b, "", "  "); err != nil {
+		panic("formats: own JSON is invalid: " + err.Error())
+	}
+	return append(out.Bytes(), '\n')
+}
+
+func fits(p TensorPlan, cols int) bool { return dtype.Fits(p.Type, cols) }
+
+// floatOf is the dtype a model computes in, as config.json says; bfloat16 when
+// it does not.
+func floatOf(config []byte) string {
+	o, err := parseObject("config.json", config)
+	if err != nil {
+		return "bfloat16"
+	}
+	for _, key := range []string{"dtype", "torch_dtype"} {
+		switch s, _ := o.get(key).(string); s {
+		case "float32", "float16", "bfloat16":
+			return s
+		}
+	}
+	return "bfloat16"
+}
+
+// quantizationConfig makes config.json's quantization_config for the layout, in
+// the words of the tool each layout comes from; nil for plain folders.
+func quantizationConfig(o FolderOptions) (object, error) {
+	if o.Layout == Plain {
+		return nil, nil
+	}
+	typ, err := commonType(o.Plan)
+	if err != nil {
+		return nil, err
+	}
+	var q object
+	switch kept := keptLinears(o.Plan); o.Layout {
+	case GPTQ:
+		q = gptqConfig(typ, kept)
+	case AWQ:
+		q = awqConfig(typ, kept)
+	case CompressedTensors:
+		q = ctConfig(typ, kept)
+	case Bitsandbytes:
+		q = bnbConfig(typ, kept, floatOf(o.Config))
+	default:
+		return nil, fmt.Errorf("unknown folder layout %s: known are plain, gptq, awq, bitsandbytes, compressed-tensors", quote(o.Layout))
+	}
+	if o.Quantization == nil {
+		return q, nil
+	}
+	more, err := parseObject("quantization options", o.Quantization)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range more {
+		q = q.set(m.Key, m.Value)
+	}
+	return q, nil
+}
+
+// commonType is the type all quantized weights of the plan share: consumers
+// read one configuration for the whole folder.
+func commonType(plan []TensorPlan) (dtype.Type, error) {
+	var first *TensorPlan
+	for i := range plan {
+		p := &plan[i]
+		if !p.Type.Quantized() {
+			continue
+		}
+		if first == nil {
+			first = p
+		}
+		if p.Type != first.Type {
+			return dtype.Type{}, fmt.Errorf("tensors %s and %s have different types, %v and %v; a folder has one", quote(first.Name), quote(p.Name), first.Type, p.Type)
+		}
+	}
+	if first == nil {
+		return dtype.Type{}, fmt.Errorf("a quantized folder without a quantized tensor")
+	}
+	return first.Type, nil
+}
+
+// keptLinears names the modules whose matrix stays unquantized, embeddings and
+// norms left out; lm_head always, because a tied one is not in the plan.
+func keptLinears(plan []TensorPlan) []string {
+	var kept []string
+	head := true
+	for _, p := range plan {
+		module, ok := strings.CutSuffix(p.Name, ".weight")
+		if module == "lm_head" {
+			head = !p.Type.Quantized()
+			continue
+		}
+		if ok && len(p.Shape) == 2 && !p.Type.Quantized() && !strings.Contains(module, "embed") && !strings.Contains(module, "norm") {
+			kept = append(kept, module)
+		}
+	}
+	slices.Sort(kept)
+	if head {
+		kept = append(kept, "lm_head")
+	}
+	return kept
+}
+
+func gptqConfig(t dtype.Type, kept []string) object {
+	head := !slices.Contains(kept, "lm_head")
+	q := object{
+		{"bits", t.Bits()}, {"checkpoint_format", "gptq"}, {"desc_act", t.Flags&dtype.Perm != 0}, {"format", "gptq"},
+		{"group_size", int(t.Group)}, {"lm_head", head}, {"meta", object{{"quantizer", []any{"tunekit"}}}}, {"method", "gptq"},
+		{"pack_dtype", "int32"}, {"quant_method", "gptq"}, {"sym", t.Flags&dtype.Zero == 0},
+	}
+	dynamic := object{}
+	for _, k := range kept {
+		if k != "lm_head" {
+			dynamic = append(dynamic, member{"-:^" + regexp.QuoteMeta(k) + "$", object{}})
+		}
+	}
+	if len(dynamic) > 0 {
+		q = append(q, member{"dynamic", dynamic})
+	}
+	return q
+}
+
+func awqConfig(t dtype.Type, kept []string) object {
+	return object{
+		{"bits", t.Bits()}, {"group_size", int(t.Group)}, {"modules_to_not_convert", kept}, {"quant_method", "awq"},
+		{"version", "gemm"}, {"zero_point", t.Flags&dtype.Zero != 0},
+	}
+}
+
+func ctConfig(t dtype.Type, kept []string) object {
+	strategy, size := "group", any(int(t.Group))
+	if t.Group < 0 {
+		strategy, size = "channel", nil
+	}
+	weights := object{
+		{"actorder", nil}, {"block_structure", nil}, {"dynamic", false}, {"group_size", size}, {"num_bits", t.Bits()},
+		{"observer", "minmax"}, {"observer_kwargs", object{}}, {"strategy", strategy}, {"symmetric", t.Flags&dtype.Zero == 0}, {"type", "int"},
+	}
+	group := object{{"input_activations", nil}, {"output_activations", nil}, {"targets", []any{"Linear"}}, {"weights", weights}}
+	return object{
+		{"config_groups", object{{"group_0", group}}}, {"format", "pack-quantized"}, {"global_compression_ratio", nil}, {"ignore", kept},
+		{"kv_cache_scheme", nil}, {"quant_method", "compressed-tensors"}, {"quantization_status", "compressed"},
+	}
+}
+
+func bnbConfig(t dtype.Type, kept []string, float string) object {
+	var skip any // null: Transformers leaves the head alone by itself
+	if len(kept) > 1 || len(kept) == 1 && kept[0] != "lm_head" {
+		skip = kept
+	} else if len(kept) == 0 {
+		skip = []any{}
+	}
+	return object{
+		{"_load_in_4bit", true}, {"_load_in_8bit", false}, {"bnb_4bit_compute_dtype", float}, {"bnb_4bit_quant_storage", "uint8"},
+		{"bnb_4bit_quant_type", strings.ToLower(t.Kind.String())}, {"bnb_4bit_use_double_quant", t.Flags&dtype.Nested != 0},
+		{"llm_int8_enable_fp32_cpu_offload", false}, {"llm_int8_has_fp16_weight", false}, {"llm_int8_skip_modules", skip},
+		{"llm_int8_threshold", 6.0}, {"load_in_4bit", true}, {"load_in_8bit", false}, {"quant_method", "bitsandbytes"},
+	}
+}

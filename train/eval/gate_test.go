@@ -1,0 +1,101 @@
+package eval
+
+import (
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+func series(n int, f func(i int) float64, log bool) Series {
+	s := Series{Log: log}
+	for i := range n {
+		s.Sum, s.Weight = append(s.Sum, 10*f(i)), append(s.Weight, 10)
+	}
+	return s
+}
+
+func TestJudge(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	hard := make([]float64, 200)
+	for i := range hard {
+		hard[i] = 1 + rng.Float64()
+	}
+	base := series(200, func(i int) float64 { return hard[i] }, true)
+	worse := func(by, noise float64) Series {
+		return series(200, func(i int) float64 { return hard[i] + by + noise*rng.NormFloat64() }, true)
+	}
+	one := Limit{Kind: "max_increase", Value: 0.01, Relative: true}
+	for _, c := range []struct {
+		name string
+		now  Series
+		base *Series
+		l    Limit
+		want Verdict
+	}{
+		{"equal", base, &base, one, Pass},
+		// The samples differ by 0.3 nats among themselves; pairing cancels that.
+		{"1.5 % worse", worse(0.015, 0.01), &base, one, Failed},
+		{"0.5 % worse", worse(0.005, 0.01), &base, one, Pass},
+		{"noise hides it", worse(0.010, 0.2), &base, one, Unsure},
+		{"better", worse(-0.1, 0.01), &base, one, Pass},
+		{"absolute", worse(0.015, 0.001), &base, Limit{Kind: "max_increase", Value: 0.01}, Failed},
+		{"max", base, nil, Limit{Kind: "max", Value: 9}, Pass},
+		{"max broken", base, nil, Limit{Kind: "max", Value: 2}, Failed},
+		{"min", series(50, func(int) float64 { return 0.95 }, false), nil, Limit{Kind: "min", Value: 0.9}, Pass},
+		{"min broken", series(50, func(int) float64 { return 0.85 }, false), nil, Limit{Kind: "min", Value: 0.9}, Failed},
+	} {
+		got, err := Judge(c.now, c.base, c.l)
+		if err != nil || got.Verdict != c.want {
+			t.Errorf("%s: %+v, %v; want %s", c.name, got, err, c.want)
+		}
+		if (got.Verdict == Unsure) != (got.Needed > 0) {
+			t.Errorf("%s: %d samples needed with verdict %s", c.name, got.Needed, got.Verdict)
+		}
+	}
+	em := func(p float64) Series {
+		return series(400, func(i int) float64 { return float64(b2i(float64(i) < p*400)) }, false)
+	}
+	b := em(0.95)
+	for p, want := range map[float64]Verdict{0.95: Pass, 0.80: Failed, 0.94: Pass, 0.932: Unsure} {
+		got, _ := Judge(em(p), &b, Limit{Kind: "max_decrease", Value: 0.02})
+		if got.Verdict != want {
+			t.Errorf("exact match %g: %+v, want %s", p, got, want)
+		}
+	}
+	if _, err := Judge(base, nil, one); err == nil {
+		t.Error("an increase without a baseline was judged")
+	}
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func TestBaseline(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "b", "x.json")
+	want := Baseline{Data: "d", Task: "t", Models: map[string]map[string]Series{"m": {"perplexity": series(3, func(i int) float64 { return float64(i) }, true)}}}
+	if err := WriteBaseline(path, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadBaseline(path, "d", "t")
+	if err != nil || math.Abs(got.Models["m"]["perplexity"].Value()-math.E) > 1e-12 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for code, f := range map[int]func() error{
+		3: func() error { _, err := ReadBaseline(path, "other", "t"); return err },
+		2: func() error { _, err := ReadBaseline(path+"x", "d", "t"); return err },
+	} {
+		if err := f(); fail.Code(err) != code {
+			t.Errorf("exit %d, want %d: %v", fail.Code(err), code, err)
+		}
+	}
+	if _, err := ReadBaseline(path, "d", "other"); fail.Code(err) != 3 {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,258 @@
+package eval
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"slices"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Score is what one sample gave. Sums are over its positions.
+type Score struct {
+	Targets int     `json:"n"`
+	NLL     float64 `json:"nll"`           // Σ -log p(token)
+	Pos     int     `json:"pos,omitempty"` // positions compared with a reference
+	KL      float64 `json:"kl,omitempty"`  // Σ KL(reference ‖ model), nats
+	Same    float64 `json:"same,omitempty"`
+	// KLs are the single divergences, for percentiles.
+	KLs []float32 `json:"-"`
+}
+
+// ScoreOptions say how samples are run.
+type ScoreOptions struct {
+	BF16     bool // products rounded as in bf16 arithmetic
+	Progress func(done, total int64)
+}
+
+// batchTokens is how many tokens are packed into one pass. It is a constant:
+// a result must not depend on the machine.
+const batchTokens = 2048
+
+// compareRows is how many rows of logits are held at a time.
+const compareRows = 128
+
+// Run scores every sample on m and, when ref is not nil, compares the two
+// models' distributions at every position that counts. The models must have
+// one vocabulary.
+func Run(ctx context.Context, m, ref *model.Model, samples []Sample, o ScoreOptions) ([]Score, error) {
+	var total, done int64
+	for _, s := range samples {
+		total += int64(len(s.IDs))
+	}
+	out := make([]Score, len(samples))
+	for i := 0; i < len(samples); {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		j, n := i, 0
+		for j < len(samples) && (j == i || n+len(samples[j].IDs) <= batchTokens) {
+			n += len(samples[j].IDs)
+			j++
+		}
+		if err := scoreBatch(m, ref, samples[i:j], out[i:j], o); err != nil {
+			return nil, err
+		}
+		i, done = j, done+int64(n)
+		if o.Progress != nil {
+			o.Progress(done, total)
+		}
+	}
+	return out, nil
+}
+
+// batch is a packed pass: rows are the positions that count.
+type batch struct {
+	in     model.Inputs
+	rows   []int32 // index into the packed tokens
+	target []int32 // token to predict, -1 for none
+	owner  []int   // sample of each row
+}
+
+func newBatch(samples []Sample) batch {
+	var b batch
+	var seqs [][]int32
+	base := int32(0)
+	for i, s := range samples {
+		seqs = append(seqs, s.IDs)
+		for _, r := range s.At {
+			for p := r[0]; p < r[1]; p++ {
+				t := int32(-1)
+				if int(p)+1 < len(s.IDs) {
+					t = s.IDs[p+1]
+				}
+				b.rows, b.target, b.owner = append(b.rows, base+p), append(b.target, t), append(b.owner, i)
+			}
+		}
+		base += int32(len(s.IDs))
+	}
+	b.in = model.Pack(seqs...)
+	return b
+}
+
+func scoreBatch(m, ref *model.Model, samples []Sample, out []Score, o ScoreOptions) error {
+	b := newBatch(samples)
+	return m.Dev.Run(func() error {
+		t := &autograd.Tape{Dev: m.Dev, BF16: o.BF16}
+		defer t.Free()
+		idx := t.Upload(b.rows, len(b.rows))
+		h := t.Rows(m.Hidden(t, b.in), idx)
+		if t.Err() != nil {
+			return t.Err()
+		}
+		lp, err := t.Values(m.LogProb(t, h, b.target, nil).LogP)
+		if err != nil {
+			return err
+		}
+		for i, own := range b.owner {
+			if b.target[i] >= 0 {
+				out[own].Targets++
+				out[own].NLL -= float64(lp[i])
+			}
+		}
+		if ref == nil {
+			return nil
+		}
+		hr := t.Rows(ref.Hidden(t, b.in), idx)
+		return compare(t, m, ref, h, hr, b.owner, out)
+	})
+}
+
+// compare adds the divergence of m from ref, a few rows of logits at a time.
+func compare(t *autograd.Tape, m, ref *model.Model, h, hr *autograd.Tensor, owner []int, out []Score) error {
+	n, v := len(owner), m.Spec.V
+	kl, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), compareRows)
+	if err != nil {
+		return err
+	}
+	defer m.Dev.Free(kl)
+	top, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), compareRows)
+	if err != nil {
+		return err
+	}
+	defer m.Dev.Free(top)
+	for lo := 0; lo < n; lo += compareRows {
+		rows := min(compareRows, n-lo)
+		idx := make([]int32, rows)
+		for i := range idx {
+			idx[i] = int32(lo + i)
+		}
+		it := t.Upload(idx, rows)
+		x, y := t.Rows(h, it), t.Rows(hr, it)
+		a, r := m.Logits(t, x), ref.Logits(t, y)
+		if t.Err() != nil {
+			return t.Err()
+		}
+		m.Dev.LogitStats(kernels.To(kl), kernels.To(top), a.Data, r.Data, rows, v)
+		k, err := download(m.Dev, kl, rows)
+		if err != nil {
+			return err
+		}
+		s, err := download(m.Dev, top, rows)
+		if err != nil {
+			return err
+		}
+		t.Done(it, x, y, a, r)
+		for i := range rows {
+			sc := &out[owner[lo+i]]
+			sc.Pos++
+			sc.KL += float64(k[i])
+			sc.Same += float64(s[i])
+			sc.KLs = append(sc.KLs, k[i])
+		}
+	}
+	return nil
+}
+
+func download(dev kernels.Backend, b kernels.Buffer, n int) ([]float32, error) {
+	raw := make([]byte, 4*n)
+	if err := dev.Download(raw, dev.Slice(b, 0, n)); err != nil {
+		return nil, err
+	}
+	out := make([]float32, n)
+	for i := range out {
+		out[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+	}
+	return out, nil
+}
+
+// Metric is one number about one model.
+type Metric struct {
+	Model  string  `json:"model,omitempty"`
+	Task   string  `json:"task"`
+	Metric string  `json:"metric"`
+	Value  float64 `json:"value"`
+	StdErr float64 `json:"stderr"`
+	N      int     `json:"n"`
+}
+
+// Perplexity is exp of the mean negative log-likelihood a token. Its error is
+// from the spread between samples (the tokens of one are not independent).
+func Perplexity(scores []Score) Metric {
+	mean, se, n := ratio(scores, func(s *Score) (float64, float64) { return s.NLL, float64(s.Targets) })
+	ppl := math.Exp(mean)
+	return Metric{Task: "perplexity", Metric: "perplexity", Value: ppl, StdErr: ppl * se, N: int(n)}
+}
+
+// KL is the mean divergence from the reference a position, its 99 % and median
+// positions, and the share of positions where both think the same token most
+// likely.
+func KL(scores []Score) []Metric {
+	mean, se, n := ratio(scores, func(s *Score) (float64, float64) { return s.KL, float64(s.Pos) })
+	var all []float32
+	for _, s := range scores {
+		all = append(all, s.KLs...)
+	}
+	slices.Sort(all)
+	return []Metric{
+		{Task: "kl", Metric: "kl", Value: mean, StdErr: se, N: int(n)},
+		{Task: "kl", Metric: "kl_median", Value: quantile(all, 0.5), N: int(n)},
+		{Task: "kl", Metric: "kl_p99", Value: quantile(all, 0.99), N: int(n)},
+		{Task: "kl", Metric: "kl_max", Value: quantile(all, 1), N: int(n)},
+	}
+}
+
+// Top1 is the share of positions where model and reference agree.
+func Top1(scores []Score) Metric {
+	mean, se, n := ratio(scores, func(s *Score) (float64, float64) { return s.Same, float64(s.Pos) })
+	return Metric{Task: "top1", Metric: "top1", Value: mean, StdErr: se, N: int(n)}
+}
+
+// quantile interpolates linearly between order statistics, as NumPy does.
+func quantile(sorted []float32, q float64) float64 {
+	if len(sorted) == 0 {
+		return math.NaN()
+	}
+	at := q * float64(len(sorted)-1)
+	lo := int(at)
+	hi := min(lo+1, len(sorted)-1)
+	f := at - float64(lo)
+	return float64(sorted[lo])*(1-f) + float64(sorted[hi])*f
+}
+
+// ratio is Σa/Σb with the standard error of a ratio estimator over samples.
+func ratio(scores []Score, f func(*Score) (a, b float64)) (mean, se, n float64) {
+	var sa, sb float64
+	for i := range scores {
+		a, b := f(&scores[i])
+		sa, sb = sa+a, sb+b
+	}
+	if sb == 0 {
+		return math.NaN(), math.NaN(), 0
+	}
+	mean = sa / sb
+	var q float64
+	for i := range scores {
+		a, b := f(&scores[i])
+		q += (a - mean*b) * (a - mean*b)
+	}
+	k := float64(len(scores))
+	if k > 1 {
+		se = math.Sqrt(q*k/(k-1)) / sb
+	}
+	return mean, se, sb
+}

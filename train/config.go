@@ -16,36 +16,36 @@ import (
 // meanings are Transformers' (TrainingArguments) and, in LoRA, PEFT's. The zero
 // value of a field means "not given": Resolve fills in the default.
 type Config struct {
-	Adapter string `yaml:"adapter"` // lora, qlora, none (full training); default lora
-	DType   string `yaml:"dtype"`   // auto, f32, bf16: arithmetic; default auto
+	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"` // lora, qlora, none (full training); default lora
+	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`               // auto, f32, bf16: arithmetic; default auto
 
-	MicroBatchSize            int     `yaml:"micro_batch_size"`            // default 1
-	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps"` // default 16
-	NumEpochs                 float64 `yaml:"num_epochs"`                  // default 3
-	MaxSteps                  int     `yaml:"max_steps"`                   // wins over num_epochs
+	MicroBatchSize            int     `yaml:"micro_batch_size" doc:"rows of max_length (packed) or samples" default:"1" range:"1..65536"` // default 1
+	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps" doc:"micro batches a step" default:"16" range:"1..65536"`       // default 16
+	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"0..100000"`                        // default 3
+	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"0..1000000000"`                // wins over num_epochs
 
-	LearningRate *float64          `yaml:"learning_rate"` // default by adapter
-	LRScheduler  string            `yaml:"lr_scheduler"`  // Transformers' names; default cosine
-	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs"`
-	WarmupRatio  *float64          `yaml:"warmup_ratio"` // default 0.03
-	WarmupSteps  *int              `yaml:"warmup_steps"`
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" default:"2e-4; full 2e-5; continued adapter 1e-4" range:"0..100"` // default by adapter
+	LRScheduler  string            `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`                        // Transformers' names; default cosine
+	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
+	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"0..1"` // default 0.03
+	WarmupSteps  *int              `yaml:"warmup_steps" doc:"steps, instead of warmup_ratio" range:"0..1000000000"`
 
-	Optimizer   string   `yaml:"optimizer"` // adamw, sgd
-	AdamBeta1   *float64 `yaml:"adam_beta1"`
-	AdamBeta2   *float64 `yaml:"adam_beta2"`
-	AdamEpsilon *float64 `yaml:"adam_epsilon"`
-	Momentum    float64  `yaml:"momentum"` // of sgd
-	WeightDecay float64  `yaml:"weight_decay"`
-	MaxGradNorm *float64 `yaml:"max_grad_norm"` // default 1; 0 does not clip
+	Optimizer   string   `yaml:"optimizer" doc:"update rule" default:"adamw" enum:"adamw|sgd"` // adamw, sgd
+	AdamBeta1   *float64 `yaml:"adam_beta1" doc:"first moment" default:"0.9" range:"0..1"`
+	AdamBeta2   *float64 `yaml:"adam_beta2" doc:"second moment" default:"0.999" range:"0..1"`
+	AdamEpsilon *float64 `yaml:"adam_epsilon" doc:"added to the root" default:"1e-8" range:"0..1"`
+	Momentum    float64  `yaml:"momentum" doc:"of sgd" default:"0" range:"0..1"` // of sgd
+	WeightDecay float64  `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"0..10"`
+	MaxGradNorm *float64 `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"0..1e30"` // default 1; 0 does not clip
 
-	GradientCheckpointing Auto   `yaml:"gradient_checkpointing"` // auto, true, false
-	EvalSteps             Every  `yaml:"eval_steps"`             // default 10 % of the run
-	SaveSteps             Every  `yaml:"save_steps"`             // default auto: after step 1, then every 10 minutes
-	SaveTotalLimit        int    `yaml:"save_total_limit"`       // default 2
-	LoadBestModelAtEnd    bool   `yaml:"load_best_model_at_end"`
-	Seed                  *int64 `yaml:"seed"` // default: the recipe's, 42
+	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: only when it would not fit otherwise" default:"auto" enum:"auto|true|false"` // auto, true, false
+	EvalSteps             Every  `yaml:"eval_steps" doc:"validation loss every so many steps (or share of all)" default:"10 %"`                                                // default 10 % of the run
+	SaveSteps             Every  `yaml:"save_steps" doc:"checkpoint every so many steps" default:"step 1, then every 10 min"`                                                  // default auto: after step 1, then every 10 minutes
+	SaveTotalLimit        int    `yaml:"save_total_limit" doc:"checkpoints kept" default:"2" range:"1..1000"`                                                                  // default 2
+	LoadBestModelAtEnd    bool   `yaml:"load_best_model_at_end" doc:"keep the weights of the lowest validation loss" default:"false"`
+	Seed                  *int64 `yaml:"seed" doc:"seed of this stage" default:"the recipe's"` // default: the recipe's, 42
 
-	LoRA lora.Config `yaml:"lora"`
+	LoRA lora.Config `yaml:"lora" doc:"adapter shape, PEFT's keys"`
 }
 
 // Resolve returns c with every default filled in, or the first impossible

@@ -366,11 +366,12 @@ func packQ6(dst []byte, l *[256]uint8) {
 // iq4Mid are the midpoints of iq4Values, then a value above all.
 var iq4Mid = [16]float32{-115.5, -93.5, -74, -57, -42, -28.5, -16, -4.5, 7, 19, 31.5, 45.5, 61, 79, 101, 1e9}
 
-// iq4Below is the number of midpoints at or below the integer i-128. No two
-// midpoints lie between neighbouring integers.
+// iq4Below is the number of midpoints surely below v, by the integer part i-128
+// that v+128 has once rounded, which may lie just above v. At most one midpoint
+// is left to compare with.
 var iq4Below = func() (t [256]uint8) {
 	for i := range t {
-		for float32(i-128) >= iq4Mid[t[i]] {
+		for float32(i-128)-0.25 >= iq4Mid[t[i]] {
 			t[i]++
 		}
 	}

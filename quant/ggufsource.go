@@ -1,0 +1,154 @@
+package quant
+
+import (
+	"strings"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// openGGUFInput opens a GGUF of any architecture, or a folder of one that
+// package arch knows.
+func openGGUFInput(path, name string) (*ggufInput, error) {
+	r, err := formats.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	var in *ggufInput
+	if r.Format() == "gguf" {
+		in, err = fromGGUF(r)
+	} else {
+		in, err = fromFolder(r, name)
+	}
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	in.close = r.Close
+	return in, nil
+}
+
+func fromGGUF(r formats.Reader) (*ggufInput, error) {
+	in := &ggufInput{kv: r.KV(), stored: map[string]dtype.Type{}, model: modelFacts(r.KV())}
+	byName := map[string]*formats.Tensor{}
+	tensors := r.Tensors()
+	for i := range tensors {
+		t := &tensors[i]
+		if t.Unsupported != "" {
+			return nil, fail.Inputf(r.Path(), "start from the float model", "tensor %s is %s, which cannot be read", t.Name, t.Unsupported)
+		}
+		byName[t.Name] = t
+		in.stored[t.Name] = t.Type
+		in.tensors = append(in.tensors, MixTensor{t.Name, t.Shape, t.Type})
+	}
+	in.read = func(name string) ([]byte, error) {
+		if b, ok := r.Map(byName[name]); ok {
+			return b, nil
+		}
+		return r.Read(byName[name])
+	}
+	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (ggufOutput, error) {
+		return formats.CreateGGUF(path, kv, plan)
+	}
+	return in, nil
+}
+
+// modelFacts reads what the mix asks for.
+func modelFacts(kv []formats.KV) MixModel {
+	var m MixModel
+	for _, e := range kv {
+		if e.Key == "general.architecture" {
+			m.Arch, _ = e.Value.(string)
+		}
+	}
+	m.KVHeads = -1
+	for _, e := range kv {
+		switch strings.TrimPrefix(e.Key, m.Arch+".") {
+		case "block_count":
+			m.Layers = intOf(e.Value)
+		case "attention.head_count":
+			m.Heads = intOf(e.Value)
+		case "attention.head_count_kv":
+			m.KVHeads = intOf(e.Value)
+		case "expert_count":
+			m.Experts = intOf(e.Value)
+		}
+	}
+	if m.KVHeads < 0 {
+		m.KVHeads = m.Heads
+	}
+	return m
+}
+
+// fromFolder presents a Hugging Face model as the GGUF that a conversion makes
+// of it: vectors in F32, matrices as they are.
+func fromFolder(r formats.Reader, name string) (*ggufInput, error) {
+	s, err := arch.FromReader(r)
+	if err != nil {
+		return nil, err
+	}
+	tok, err := data.OpenTokenizer(r)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := tok.GGUFKeysFor(s.Spec.V)
+	if err != nil {
+		return nil, err
+	}
+	if name == "" {
+		name = baseName(r.Path())
+	}
+	in := &ggufInput{stored: map[string]dtype.Type{}}
+	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
+		return nil, err
+	}
+	in.model = modelFacts(in.kv)
+	hf := map[string]string{}
+	for _, n := range s.Names() {
+		g := s.GGUFName(n)
+		hf[g] = n
+		t := MixTensor{Name: g, Type: s.Type(n)}
+		for _, d := range s.Shape(n) {
+			t.Shape = append(t.Shape, int64(d))
+		}
+		in.stored[g] = t.Type
+		if len(t.Shape) < 2 && !t.Type.Quantized() {
+			t.Type = dtype.Of(dtype.F32)
+		}
+		in.tensors = append(in.tensors, t)
+	}
+	in.read = func(n string) ([]byte, error) {
+		b, _, err := s.Read(hf[n])
+		return b, err
+	}
+	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (ggufOutput, error) {
+		out := make([]arch.Out, len(plan))
+		types := map[string]dtype.Type{}
+		for i, p := range plan {
+			out[i] = arch.Out{Name: hf[p.Name], Type: p.Type, Why: p.Why}
+			types[p.Name] = p.Type
+		}
+		k, err := arch.CreateGGUF(path, &s.Spec, kv, out)
+		if err != nil {
+			return nil, err
+		}
+		return sinkOutput{k, hf, types}, nil
+	}
+	return in, nil
+}
+
+// sinkOutput is an arch.Sink under GGUF names.
+type sinkOutput struct {
+	*arch.Sink
+	hf    map[string]string
+	types map[string]dtype.Type
+}
+
+func (s sinkOutput) Has(name string) bool { return s.Sink.Has(s.hf[name]) }
+
+func (s sinkOutput) Write(name string, data []byte) error {
+	return s.Sink.Write(s.hf[name], s.types[name], data)
+}

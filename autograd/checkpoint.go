@@ -43,7 +43,7 @@ type region struct {
 // child is a tape for the inside of a region.
 func (t *Tape) child(record bool) *Tape {
 	c := *t
-	c.Record, c.redo = record, !record
+	c.Record, c.redo, c.lazy = record, !record, record
 	c.ops, c.all, c.Tap = nil, nil, nil
 	return &c
 }

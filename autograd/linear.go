@@ -46,33 +46,39 @@ type linear struct {
 }
 
 func (l *linear) forward() *Tensor {
-	t, n := l.t, l.x.Rows()
+	t := l.t
+	needs := l.x.needs || l.w.trains() || l.bias.trains()
 	for _, a := range l.ads {
-		u := t.New(n, a.R())
+		needs = needs || a.trains()
+		u := t.New(l.x.Rows(), a.R())
 		l.u = append(l.u, u)
-		if t.err == nil {
-			t.Dev.Linear(kernels.To(u.Data), l.down(a))
+		if down := l.down(a); t.err == nil {
+			t.Dev.Linear(kernels.To(u.Data), down)
 		}
 	}
-	l.y = t.New(n, l.w.Rows)
-	l.y.needs = l.x.needs || l.w.trains() || l.bias.trains()
-	if t.err != nil {
-		return l.y
-	}
-	args := &kernels.LinearArgs{N: n, X: t.value(l.x), W: l.w.Mat, Bias: l.bias.buffer(), BF16: t.BF16}
-	if len(l.ads) > 0 {
-		args.U, args.B = l.u[0].Data, l.ads[0].B.Mat
-	}
-	t.Dev.Linear(kernels.To(l.y.Data), args)
-	for i, a := range l.ads {
-		l.y.needs = l.y.needs || a.trains()
-		if i > 0 {
-			t.Dev.Linear(kernels.Into(l.y.Data), &kernels.LinearArgs{N: n, X: l.u[i].Data, W: a.B.Mat})
-		}
-	}
+	l.y = t.made(l.run, append([]*Tensor{l.x}, l.u...), l.x.Rows(), l.w.Rows)
+	l.y.needs = needs
 	t.record(l.y, l.saves(), l.back)
 	t.Done(l.u...)
 	return l.y
+}
+
+// run makes y from x and u.
+func (l *linear) run(dst kernels.Buffer) {
+	t, n := l.t, l.x.Rows()
+	args := &kernels.LinearArgs{N: n, X: t.value(l.x), W: l.w.Mat, Bias: l.bias.buffer(), BF16: t.BF16}
+	if t.err != nil {
+		return
+	}
+	if len(l.ads) > 0 {
+		args.U, args.B = l.u[0].Data, l.ads[0].B.Mat
+	}
+	t.Dev.Linear(kernels.To(dst), args)
+	for i, a := range l.ads {
+		if i > 0 {
+			t.Dev.Linear(kernels.Into(dst), &kernels.LinearArgs{N: n, X: l.u[i].Data, W: a.B.Mat})
+		}
+	}
 }
 
 // down are the operands of u = Scale·drop(x)·Aᵀ.

@@ -139,12 +139,12 @@ func (t *Tape) Act(kind kernels.ActKind, gate, up *Tensor) *Tensor {
 // Add returns alpha·a + beta·b, both [N, C].
 func (t *Tape) Add(a, b *Tensor, alpha, beta float32) *Tensor {
 	sameShape("add", a, b)
-	y := t.New(a.Shape...)
+	y := t.made(func(dst kernels.Buffer) {
+		if av, bv := t.value(a), t.value(b); t.err == nil {
+			t.Dev.Add(kernels.To(dst), av, bv, a.Len(), alpha, beta)
+		}
+	}, []*Tensor{a, b}, a.Shape...)
 	y.needs = a.needs || b.needs
-	av, bv := t.value(a), t.value(b)
-	if t.err == nil {
-		t.Dev.Add(kernels.To(y.Data), av, bv, y.Len(), alpha, beta)
-	}
 	t.record(y, nil, func() { t.pass(a, y, alpha); t.pass(b, y, beta) })
 	return y
 }
@@ -189,7 +189,10 @@ func (t *Tape) Rope(x, cs *Tensor, d, rot int, pairs kernels.Pairs) *Tensor {
 	if t.err != nil || x.saved > 0 || x.of != nil {
 		return t.ropeError(x, y)
 	}
-	y.Data, x.Data = x.Data, nil
+	y.Data, x.Data = t.value(x), nil
+	if t.err != nil {
+		return y
+	}
 	t.Done(x)
 	t.all = append(t.all, y)
 	v := heads(y.Data, h, d)

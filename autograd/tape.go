@@ -73,6 +73,7 @@ type Tensor struct {
 	done  bool     // no operation of the forward pass will read Data
 	again func(dst kernels.Buffer)
 	deps  []*Tensor // what again reads
+	late  bool      // Data was not made yet: again makes it once
 }
 
 // Rows is the first dimension of x.
@@ -128,6 +129,7 @@ type Tape struct {
 	ops  []op
 	all  []*Tensor
 	redo bool // first pass of a checkpointed region: dropout is on though nothing is recorded
+	lazy bool // second pass: results are made when they are first read
 	err  error
 }
 
@@ -155,6 +157,16 @@ func (t *Tape) alloc(p kernels.Purpose, k dtype.Kind, shape ...int) *Tensor {
 	}
 	t.all = append(t.all, x)
 	return x
+}
+
+// View returns rows row … row+n of x, sharing its memory. It has no gradient
+// and must not be read after x is Done.
+func (t *Tape) View(x *Tensor, row, n int) *Tensor {
+	y := &Tensor{Shape: append([]int{n}, x.Shape[1:]...), tape: t}
+	if v := t.value(x); t.err == nil {
+		y.Data = t.Dev.Slice(v, row*x.Cols(), n*x.Cols())
+	}
+	return y
 }
 
 // Upload returns a tensor with a copy of v, which is []float32, []int32 or []int64.
@@ -237,7 +249,30 @@ func (t *Tape) value(x *Tensor) kernels.Buffer {
 		return nil
 	}
 	x.again(x.Data)
+	if x.late {
+		x.late, x.again = false, nil
+		deps := x.deps
+		x.deps = nil
+		t.unhold(deps)
+	}
 	return x.Data
+}
+
+// made returns a float32 tensor that run fills from deps: now, or in the
+// second pass of a region when somebody reads it. (Nobody reads the region's
+// last results there.)
+func (t *Tape) made(run func(dst kernels.Buffer), deps []*Tensor, shape ...int) *Tensor {
+	if !t.lazy {
+		y := t.New(shape...)
+		if t.err == nil {
+			run(y.Data)
+		}
+		return y
+	}
+	y := &Tensor{Shape: shape, tape: t, again: run, deps: deps, late: true}
+	t.hold(deps)
+	t.all = append(t.all, y)
+	return y
 }
 
 // Done says that no later operation of the forward pass reads the tensors.
@@ -286,7 +321,7 @@ func (t *Tape) unhold(xs []*Tensor) {
 // drop frees x's data for good.
 func (t *Tape) drop(x *Tensor) {
 	t.freeData(x)
-	x.again = nil
+	x.again, x.late = nil, false
 	deps := x.deps
 	x.deps = nil
 	t.unhold(deps)

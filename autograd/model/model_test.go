@@ -75,6 +75,15 @@ func TestMemory(t *testing.T) {
 			info := dev.Info()
 			peak := info.Mem.Peak[kernels.Activations] + info.Mem.Peak[kernels.Gradients] - own
 			t.Logf("activations %d, gradients %d, scratch %d", info.Mem.Peak[kernels.Activations], info.Mem.Peak[kernels.Gradients]-own, info.Mem.Peak[kernels.Scratch])
+			// A block is seven products and seven of adapters; its second pass
+			// leaves out the last, whose result nobody reads.
+			products := 14
+			if c.checkpointing {
+				products += 13
+			}
+			if got := dev.Calls()["Linear"]; got != smol.layers*products {
+				t.Errorf("%d forward products, want %d", got, smol.layers*products)
+			}
 			if peak > c.limit {
 				t.Errorf("%d bytes at the peak, allowed %d", peak, c.limit)
 			}
@@ -538,4 +547,14 @@ func TestSlots(t *testing.T) {
 			t.Errorf("tied %v: %v", tied, seen)
 		}
 	}
+}
+
+// Logits of some rows are rows of the logits.
+func TestLogitsOfRows(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	h := m.Hidden(tape, Inputs{IDs: tokens(1, 9, tiny.v)})
+	all := values(t, tape, m.Logits(tape, h))
+	near(t, "rows 4 to 7", values(t, tape, m.Logits(tape, tape.View(h, 4, 3))), all[4*tiny.v:7*tiny.v], 1e-6)
 }

@@ -103,16 +103,13 @@ func (a *attn) decode(spans []span) {
 	width := a.d + 2 // sum of weighted values, largest score, sum of weights
 	mem := a.c.scratch.take(len(spans) * a.h * parts * width)
 	defer a.c.scratch.give(mem)
-	part := func(i, h, p int) []float32 { return mem[((i*a.h+h)*parts+p)*width:][:width] }
 	par.For(len(spans)*a.k*parts, 1, func(lo, hi int) {
-		s := a.c.scratch.take(decodeKeys)
+		s := a.c.scratch.take(a.g * decodeKeys)
 		defer a.c.scratch.give(s)
 		for t := lo; t < hi; t++ {
 			i, k, p := t/(a.k*parts), t/parts%a.k, t%parts
-			for g := range a.g {
-				h := k*a.g + g
-				a.decodePart(part(i, h, p), spans[i], h, k, p*decodeKeys, s)
-			}
+			out := mem[((i*a.h+k*a.g)*parts+p)*width:]
+			a.decodePart(out, parts*width, spans[i], k, p*decodeKeys, s)
 		}
 	})
 	for i, s := range spans {
@@ -123,25 +120,35 @@ func (a *attn) decode(spans []span) {
 	}
 }
 
-// decodePart computes one head's softmax over the positions k0 … k0+decodeKeys.
-func (a *attn) decodePart(out []float32, s span, h, k, k0 int, scores []float32) {
+// decodePart computes the softmax over the positions k0 … k0+decodeKeys for the
+// query heads of one key head, whose results lie ld apart in out.
+func (a *attn) decodePart(out []float32, ld int, s span, k, k0 int, scores []float32) {
 	first, last := a.keys(s.pos, s.pos+1)
 	lo, hi := max(first, k0), min(last, k0+decodeKeys)
-	o := out[:a.d]
-	clear(o)
-	out[a.d], out[a.d+1] = float32(math.Inf(-1)), 0
-	if lo >= hi {
-		return
-	}
 	n := hi - lo
-	w := scores[:n]
-	qa := a.q.Off + s.tok*a.q.Tok + h*a.q.Head
 	ka := a.kv.Off + (s.base+lo)*a.kv.Tok + k*a.kv.Head
 	va := a.vv.Off + (s.base+lo)*a.vv.Tok + k*a.vv.Head
-	vec.DotRows(w, a.qs[qa:qa+a.d], a.ks[ka:], a.kv.Tok, n)
-	top := a.scale * vec.Max(w)
-	out[a.d], out[a.d+1] = top, vec.ExpSum(w, w, a.scale, top)
-	vec.AxpyRows(o, w, a.vs[va:], a.vv.Tok, n)
+	for g := range a.g {
+		o := out[g*ld:][:a.d+2]
+		clear(o)
+		o[a.d] = float32(math.Inf(-1))
+		if n <= 0 {
+			continue
+		}
+		w := scores[g*decodeKeys:][:n]
+		qa := a.q.Off + s.tok*a.q.Tok + (k*a.g+g)*a.q.Head
+		vec.DotRows(w, a.qs[qa:qa+a.d], a.ks[ka:], a.kv.Tok, n)
+		o[a.d] = a.scale * vec.Max(w)
+		o[a.d+1] = vec.ExpSum(w, w, a.scale, o[a.d])
+		if a.d%16 != 0 {
+			for j, p := range w {
+				vec.Axpy(o[:a.d], p, a.vs[va+j*a.vv.Tok:][:a.d])
+			}
+		}
+	}
+	if n > 0 && a.d%16 == 0 {
+		vec.MatMul(out, ld, scores, decodeKeys, a.vs[va:], a.vv.Tok, a.g, a.d, n, false, false)
+	}
 }
 
 // combine joins the parts of one head and writes its output.

@@ -9,6 +9,7 @@ func main() {
 	save()
 
 	gemm()
+	vecs()
 }
 
 // rate is a loop on registers, for the probe at start and the peaks of benchmarks.

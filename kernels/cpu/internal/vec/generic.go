@@ -259,9 +259,3 @@ func dotRowsGeneric(y, q, k []float32, ldk, n int) {
 		y[j] = dotGeneric(q, k[j*ldk:j*ldk+len(q)])
 	}
 }
-
-func axpyRowsGeneric(o, p, v []float32, ldv, n int) {
-	for j := range n {
-		axpyGeneric(o, p[j], v[j*ldv:j*ldv+len(o)])
-	}
-}

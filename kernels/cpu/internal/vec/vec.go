@@ -35,7 +35,6 @@ type table struct {
 	matmul   func(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, k int, ta, acc bool)
 	trans    func(dst []float32, ldd int, src []float32, lds, rows, cols int)
 	dotRows  func(y, q, k []float32, ldk, n int)
-	axpyRows func(o, p, v []float32, ldv, n int)
 }
 
 var generic = table{
@@ -43,7 +42,7 @@ var generic = table{
 	axpy: axpyGeneric, lin2: lin2Generic, mulScale: mulScaleGeneric, mulAcc: mulAccGeneric,
 	normGrad: normGradGeneric, expSum: expSumGeneric, softGrad: softGradGeneric, silu: siluGeneric, siluGrad: siluGradGeneric,
 	rotate: rotateGeneric, stat: [3]func(y, x []float32){sumSqColsGeneric, sumAbsColsGeneric, maxAbsColsGeneric},
-	adam: adamGeneric, matmul: matmulGeneric, trans: transposeGeneric, dotRows: dotRowsGeneric, axpyRows: axpyRowsGeneric,
+	adam: adamGeneric, matmul: matmulGeneric, trans: transposeGeneric, dotRows: dotRowsGeneric,
 }
 
 // at is the table of the level in use.
@@ -239,12 +238,4 @@ func DotRows(y, q, k []float32, ldk, n int) {
 		panic(fmt.Sprintf("vec: dotrows %d×%d of %d/%d", n, len(q), len(k), ldk))
 	}
 	at().dotRows(y, q, k, ldk, n)
-}
-
-// AxpyRows is o += Σ_j p[j]·v[j] for n rows of v, ldv apart, in order of j.
-func AxpyRows(o, p, v []float32, ldv, n int) {
-	if len(p) < n || !holds(v, ldv, n, len(o)) {
-		panic(fmt.Sprintf("vec: axpyrows %d×%d of %d/%d", n, len(o), len(v), ldv))
-	}
-	at().axpyRows(o, p, v, ldv, n)
 }

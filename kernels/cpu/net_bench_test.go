@@ -1,0 +1,71 @@
+package cpu
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// BenchmarkAttention reports Gflop/s of visible scores (two products of D a
+// score forward, five backward).
+func BenchmarkAttention(b *testing.B) {
+	for _, c := range []struct{ seqs, t, h, k, d int }{{4, 512, 9, 3, 64}, {1, 2048, 9, 3, 64}, {1, 2048, 32, 8, 128}, {16, 128, 9, 3, 64}} {
+		x := newBench(b)
+		n := c.seqs * c.t
+		seq := []int32{0}
+		for i := range c.seqs {
+			seq = append(seq, int32((i+1)*c.t))
+		}
+		hv := func(h int) kernels.Heads { return kernels.Heads{Buffer: x.random(n * h * c.d), Tok: h * c.d, Head: c.d} }
+		q, k, v, o, do, dq, dk, dv := hv(c.h), hv(c.k), hv(c.k), hv(c.h), hv(c.h), hv(c.h), hv(c.k), hv(c.k)
+		lse := x.empty(n * c.h)
+		a := &kernels.AttnArgs{N: n, H: c.h, K: c.k, D: c.d, Seq: x.ints(seq...), Scale: 0.125}
+		work := float64(c.seqs) * float64(c.t) * float64(c.t+1) / 2 * float64(c.h*c.d) * 2
+		name := fmt.Sprintf("%dx%d/heads%d-%dx%d", c.seqs, c.t, c.h, c.k, c.d)
+		x.Attention(o, lse, q, k, v, a)
+		b.Run(name+"/forward", func(b *testing.B) {
+			for b.Loop() {
+				x.Attention(o, lse, q, k, v, a)
+			}
+			b.ReportMetric(2*work*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gflop/s")
+		})
+		b.Run(name+"/backward", func(b *testing.B) {
+			for b.Loop() {
+				x.AttentionBackward(dq, dk, dv, do, o, lse, q, k, v, a)
+			}
+			b.ReportMetric(5*work*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gflop/s")
+		})
+	}
+}
+
+// BenchmarkElementwise reports Gelem/s of the operations around the products.
+func BenchmarkElementwise(b *testing.B) {
+	const n, c = 512, 1536
+	x := newBench(b)
+	p, q, r, s, t := x.random(n*c), x.random(n*c), x.empty(n*c), x.empty(n*c), x.random(n*c)
+	w, stats, dw := x.random(c), x.empty(n), x.empty(c)
+	act := &kernels.ActArgs{N: n, F: c, Gate: p, Up: q}
+	norm := &kernels.NormArgs{N: n, C: c, X: p, W: w, Eps: 1e-5}
+	cs := x.random(n * 64)
+	h := kernels.Heads{Buffer: r, Tok: c, Head: 64}
+	for name, f := range map[string]func(){
+		"SwiGLU":          func() { x.Act(kernels.To(r), act) },
+		"SwiGLUBackward":  func() { x.ActBackward(kernels.To(r), kernels.To(s), t, act) },
+		"RMSNorm":         func() { x.Norm(kernels.To(r), kernels.Dst{}, stats, norm) },
+		"RMSNormBackward": func() { x.NormBackward(kernels.Into(r), kernels.Into(dw), kernels.Dst{}, t, stats, norm) },
+		"Rope":            func() { x.Rope(h, h, n, c/64, 64, 64, cs, kernels.HalfSplit, false) },
+		"Copy":            func() { x.Add(kernels.To(r), p, nil, n*c, 1, 0) },
+		"AdamW": func() {
+			x.Optim(kernels.AdamW, &kernels.OptimArgs{N: n * c, P: p, G: q, M: r, V: s, LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Step: 1})
+		},
+		"Sum": func() { x.Sum(kernels.To(dw), p, nil, n*c) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				f()
+			}
+			b.ReportMetric(n*c*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
+		})
+	}
+}

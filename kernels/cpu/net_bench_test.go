@@ -17,7 +17,9 @@ func BenchmarkAttention(b *testing.B) {
 		for i := range c.seqs {
 			seq = append(seq, int32((i+1)*c.t))
 		}
-		hv := func(h int) kernels.Heads { return kernels.Heads{Buffer: x.random(n * h * c.d), Tok: h * c.d, Head: c.d} }
+		hv := func(h int) kernels.Heads {
+			return kernels.Heads{Buffer: x.random(n * h * c.d), Tok: h * c.d, Head: c.d}
+		}
 		q, k, v, o, do, dq, dk, dv := hv(c.h), hv(c.k), hv(c.k), hv(c.h), hv(c.h), hv(c.h), hv(c.k), hv(c.k)
 		lse := x.empty(n * c.h)
 		a := &kernels.AttnArgs{N: n, H: c.h, K: c.k, D: c.d, Seq: x.ints(seq...), Scale: 0.125}

@@ -82,6 +82,11 @@ type ggufOutput interface {
 // llama-quantize. progress is called with elements done and in all; it may be
 // nil. A cancelled run is suspended and goes on when called again.
 func GGUF(ctx context.Context, src, out string, o GGUFOptions, progress func(done, total int64)) (*GGUFReport, error) {
+	if !o.DryRun {
+		if err := free(src, out, o.Force); err != nil {
+			return nil, err
+		}
+	}
 	in, err := openGGUFInput(src, o.Name)
 	if err != nil {
 		return nil, err
@@ -92,9 +97,6 @@ func GGUF(ctx context.Context, src, out string, o GGUFOptions, progress func(don
 		return rep, err
 	}
 	if err := refuse(src, choices, rep, &o); err != nil {
-		return rep, err
-	}
-	if err := free(src, out, o.Force); err != nil {
 		return rep, err
 	}
 	kv, err := metadata(in.kv, &o)

@@ -15625,3 +15625,258 @@ done:
 	VMOVUPD Y12, (DX)
 	VZEROUPPER
 	RET
+
+DATA interleave0<>+0(SB)/8, $0x0000001000000000
+DATA interleave0<>+8(SB)/8, $0x0000001100000001
+DATA interleave0<>+16(SB)/8, $0x0000001200000002
+DATA interleave0<>+24(SB)/8, $0x0000001300000003
+DATA interleave0<>+32(SB)/8, $0x0000001400000004
+DATA interleave0<>+40(SB)/8, $0x0000001500000005
+DATA interleave0<>+48(SB)/8, $0x0000001600000006
+DATA interleave0<>+56(SB)/8, $0x0000001700000007
+GLOBL interleave0<>(SB), RODATA|NOPTR, $64
+DATA interleave1<>+0(SB)/8, $0x0000001800000008
+DATA interleave1<>+8(SB)/8, $0x0000001900000009
+DATA interleave1<>+16(SB)/8, $0x0000001a0000000a
+DATA interleave1<>+24(SB)/8, $0x0000001b0000000b
+DATA interleave1<>+32(SB)/8, $0x0000001c0000000c
+DATA interleave1<>+40(SB)/8, $0x0000001d0000000d
+DATA interleave1<>+48(SB)/8, $0x0000001e0000000e
+DATA interleave1<>+56(SB)/8, $0x0000001f0000000f
+GLOBL interleave1<>(SB), RODATA|NOPTR, $64
+
+// func decodeNibblesSplit(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeNibblesSplit(SB), NOSPLIT, $0-56
+	MOVQ units+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ ldb+16(FP), CX
+	MOVQ params+24(FP), DX
+	MOVQ base+32(FP), SI
+	MOVQ dst+40(FP), DI
+	MOVQ ldd+48(FP), R8
+	SHLQ $2, R8
+	VMOVUPS (SI), Z31
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+loop:
+	VPMOVZXBD (BX), Z0
+	VSUBPS.BCST 4(DX), Z31, Z2
+	VMULPS.BCST (DX), Z2, Z2
+	VADDPS.BCST 8(DX), Z2, Z2
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z2, Z0, Z0
+	VPERMPS Z2, Z1, Z1
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	ADDQ CX, BX
+	ADDQ $16, DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT loop
+	VZEROUPPER
+	RET
+
+// func decodeNibblesLow(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeNibblesLow(SB), NOSPLIT, $0-56
+	MOVQ units+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ ldb+16(FP), CX
+	MOVQ params+24(FP), DX
+	MOVQ base+32(FP), SI
+	MOVQ dst+40(FP), DI
+	MOVQ ldd+48(FP), R8
+	SHLQ $2, R8
+	VMOVUPS (SI), Z31
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+loop:
+	VPMOVZXBD (BX), Z0
+	VSUBPS.BCST 4(DX), Z31, Z2
+	VMULPS.BCST (DX), Z2, Z2
+	VADDPS.BCST 8(DX), Z2, Z2
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z2, Z0, Z0
+	VPERMPS Z2, Z1, Z1
+	VMOVAPS Z0, Z3
+	VPERMT2PS Z1, Z30, Z3
+	VPERMT2PS Z1, Z29, Z0
+	VMOVUPS Z3, (DI)
+	VMOVUPS Z0, 64(DI)
+	ADDQ CX, BX
+	ADDQ $16, DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT loop
+	VZEROUPPER
+	RET
+
+// func decodeNibblesHigh(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeNibblesHigh(SB), NOSPLIT, $0-56
+	MOVQ units+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ ldb+16(FP), CX
+	MOVQ params+24(FP), DX
+	MOVQ base+32(FP), SI
+	MOVQ dst+40(FP), DI
+	MOVQ ldd+48(FP), R8
+	SHLQ $2, R8
+	VMOVUPS (SI), Z31
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+loop:
+	VPMOVZXBD (BX), Z0
+	VSUBPS.BCST 4(DX), Z31, Z2
+	VMULPS.BCST (DX), Z2, Z2
+	VADDPS.BCST 8(DX), Z2, Z2
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z2, Z0, Z0
+	VPERMPS Z2, Z1, Z1
+	VMOVAPS Z1, Z3
+	VPERMT2PS Z0, Z30, Z3
+	VPERMT2PS Z0, Z29, Z1
+	VMOVUPS Z3, (DI)
+	VMOVUPS Z1, 64(DI)
+	ADDQ CX, BX
+	ADDQ $16, DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT loop
+	VZEROUPPER
+	RET
+
+// func decodeBytesSigned(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeBytesSigned(SB), NOSPLIT, $0-56
+	MOVQ units+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ ldb+16(FP), CX
+	MOVQ params+24(FP), DX
+	MOVQ base+32(FP), SI
+	MOVQ dst+40(FP), DI
+	MOVQ ldd+48(FP), R8
+	SHLQ $2, R8
+loop:
+	VPMOVSXBD 0(BX), Z0
+	VCVTDQ2PS Z0, Z0
+	VSUBPS.BCST 4(DX), Z0, Z0
+	VMULPS.BCST (DX), Z0, Z0
+	VADDPS.BCST 8(DX), Z0, Z0
+	VMOVUPS Z0, 0(DI)
+	VPMOVSXBD 16(BX), Z1
+	VCVTDQ2PS Z1, Z1
+	VSUBPS.BCST 4(DX), Z1, Z1
+	VMULPS.BCST (DX), Z1, Z1
+	VADDPS.BCST 8(DX), Z1, Z1
+	VMOVUPS Z1, 64(DI)
+	ADDQ CX, BX
+	ADDQ $16, DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT loop
+	VZEROUPPER
+	RET
+
+// func decodeBytesUnsigned(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeBytesUnsigned(SB), NOSPLIT, $0-56
+	MOVQ units+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ ldb+16(FP), CX
+	MOVQ params+24(FP), DX
+	MOVQ base+32(FP), SI
+	MOVQ dst+40(FP), DI
+	MOVQ ldd+48(FP), R8
+	SHLQ $2, R8
+loop:
+	VPMOVZXBD 0(BX), Z0
+	VCVTDQ2PS Z0, Z0
+	VSUBPS.BCST 4(DX), Z0, Z0
+	VMULPS.BCST (DX), Z0, Z0
+	VADDPS.BCST 8(DX), Z0, Z0
+	VMOVUPS Z0, 0(DI)
+	VPMOVZXBD 16(BX), Z1
+	VCVTDQ2PS Z1, Z1
+	VSUBPS.BCST 4(DX), Z1, Z1
+	VMULPS.BCST (DX), Z1, Z1
+	VADDPS.BCST 8(DX), Z1, Z1
+	VMOVUPS Z1, 64(DI)
+	ADDQ CX, BX
+	ADDQ $16, DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT loop
+	VZEROUPPER
+	RET
+
+// func decodeF16(n int, src *uint16, dst *float32)
+TEXT ·decodeF16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ dst+16(FP), CX
+	SUBQ $16, AX
+	JLT tail
+loop:
+	VCVTPH2PS (BX), Z0
+	VMOVUPS Z0, (CX)
+	ADDQ $32, BX
+	ADDQ $64, CX
+	SUBQ $16, AX
+	JGE loop
+tail:
+	ADDQ $16, AX
+	JLE done
+	MOVL $-1, R9
+	BZHIL AX, R9, R9
+	KMOVW R9, K1
+	VMOVDQU16.Z (BX), K1, Y0
+	VCVTPH2PS Y0, Z0
+	VMOVUPS Z0, K1, (CX)
+done:
+	VZEROUPPER
+	RET
+
+// func roundBF16x16(n int, src *float32, dst *float32)
+TEXT ·roundBF16x16(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ dst+16(FP), CX
+	MOVL $1, R9
+	VPBROADCASTD R9, Z31
+	MOVL $0x7fff, R9
+	VPBROADCASTD R9, Z30
+	MOVL $0xffff0000, R9
+	VPBROADCASTD R9, Z29
+	MOVL $0x00400000, R9
+	VPBROADCASTD R9, Z28
+	SUBQ $16, AX
+	JLT tail
+loop:
+	VMOVUPS (BX), Z0
+	VCMPPS $3, Z0, Z0, K2
+	VPSRLD $16, Z0, Z1
+	VPANDD Z31, Z1, Z1
+	VPADDD Z30, Z1, Z1
+	VPADDD Z0, Z1, Z1
+	VPORD Z28, Z0, K2, Z1
+	VPANDD Z29, Z1, Z1
+	VMOVUPS Z1, (CX)
+	ADDQ $64, BX
+	ADDQ $64, CX
+	SUBQ $16, AX
+	JGE loop
+tail:
+	ADDQ $16, AX
+	JLE done
+	MOVL $-1, R9
+	BZHIL AX, R9, R9
+	KMOVW R9, K1
+	VMOVUPS.Z (BX), K1, Z0
+	VCMPPS $3, Z0, Z0, K2
+	VPSRLD $16, Z0, Z1
+	VPANDD Z31, Z1, Z1
+	VPADDD Z30, Z1, Z1
+	VPADDD Z0, Z1, Z1
+	VPORD Z28, Z0, K2, Z1
+	VPANDD Z29, Z1, Z1
+	VMOVUPS Z1, K1, (CX)
+done:
+	VZEROUPPER
+	RET

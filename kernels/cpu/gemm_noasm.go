@@ -24,3 +24,11 @@ func dotRows(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw,
 }
 
 func dotRowsBF16([]float32, int, int, []float32, int, int, []uint16, int, int) bool { return false }
+
+func haveUnits() bool { return false }
+
+func halvesTo([]float32, []byte) bool { return false }
+
+func roundBF16(x []float32) { roundBF16Generic(x) }
+
+func (u *unitType) decode(int, int, int, *paramRoom, []float32, int) {}

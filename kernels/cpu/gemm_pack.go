@@ -25,6 +25,7 @@ type operand struct {
 	f      []float32   // float32 elements, or
 	h      []uint16    // bf16 elements, or
 	raw    *blocks.Raw // any other type, from row0 on
+	units  *unitType   // how raw is read by units; nil: only by package block
 	row0   int
 	ones   bool // every element is 1
 	drop   *dropping
@@ -51,6 +52,7 @@ func weight(m kernels.Mat, across bool) operand {
 	default:
 		o.raw = &blocks.Raw{Type: b.t, Rows: b.n / max(m.Cols, 1), Cols: m.Cols, Data: b.live()}
 		o.row0 = m.Row0
+		o.units = unitsOf(o.raw)
 	}
 	return o
 }
@@ -69,6 +71,9 @@ func (o *operand) row(dst []float32, r, c, n int) {
 		for i, v := range o.h[r*o.ld+c:][:n] {
 			dst[i] = math.Float32frombits(uint32(v) << 16)
 		}
+	case o.units != nil && c%unitSize == 0 && n%unitSize == 0:
+		o.units.rowOf(dst, o.row0+r, c, n)
+	case o.raw.Type.Kind == dtype.F16 && halvesTo(dst, o.raw.Data[2*((o.row0+r)*o.ld+c):]):
 	default:
 		blocks.Decode(dst, *o.raw, o.row0+r, c, n)
 	}
@@ -106,13 +111,22 @@ func (o *operand) packAcross(dst []float32, stride, line, lines, p0, kc int, m m
 	const step = fetchSize / panelWidth / 2 * 2
 	for k := 0; k < kc; k += step {
 		n := min(step, kc-k)
-		for i := range n {
-			o.row(w.fetch[i*panelWidth:], p0+k+i, line, lines)
-		}
+		o.rows(w.fetch, p0+k, n, line, lines)
 		if m == rounded {
 			roundBF16(w.fetch[:n*panelWidth])
 		}
 		packCols(dst[k/m.ku()*stride:], stride, lines, n, w.fetch, panelWidth, m)
+	}
+}
+
+// rows fetches lines columns of n memory rows, panelWidth apart.
+func (o *operand) rows(dst []float32, r, n, line, lines int) {
+	if o.units != nil && lines == unitSize && line%unitSize == 0 {
+		o.units.strip(dst, panelWidth, o.row0+r, n, line)
+		return
+	}
+	for i := range n {
+		o.row(dst[i*panelWidth:], r+i, line, lines)
 	}
 }
 
@@ -141,8 +155,8 @@ func packColsGeneric(dst []float32, stride, lines, kc int, src []float32, ld int
 	}
 }
 
-// roundBF16 rounds every element to the nearest bf16, ties to even.
-func roundBF16(x []float32) {
+// roundBF16Generic rounds every element to the nearest bf16, ties to even.
+func roundBF16Generic(x []float32) {
 	for i, v := range x {
 		x[i] = blocks.FromBF16(blocks.BF16(v))
 	}

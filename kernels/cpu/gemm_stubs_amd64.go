@@ -451,3 +451,38 @@ func dotTileB4(k int, x *float32, ldx int, w *uint16, ldw int, out *float32)
 //
 //go:noescape
 func dotTile64(k int, a *float64, lda int, b *float64, ldb int, c *float64, ldc int)
+
+// decodeNibblesSplit decodes units of 32 4-bit codes, low nibbles first, then high ones. Units are ldb bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeNibblesSplit(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decodeNibblesLow decodes units of 32 4-bit codes, a byte after another, low nibble first. Units are ldb bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeNibblesLow(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decodeNibblesHigh decodes units of 32 4-bit codes, a byte after another, high nibble first. Units are ldb bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeNibblesHigh(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decodeBytesSigned decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats; base is not used.
+//
+//go:noescape
+func decodeBytesSigned(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decodeBytesUnsigned decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats; base is not used.
+//
+//go:noescape
+func decodeBytesUnsigned(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decodeF16 widens n halves to f32.
+//
+//go:noescape
+func decodeF16(n int, src *uint16, dst *float32)
+
+// roundBF16x16 rounds n f32 to the nearest bf16, ties to even. dst may be src.
+//
+//go:noescape
+func roundBF16x16(n int, src *float32, dst *float32)

@@ -17,6 +17,7 @@ func gemm() {
 	}
 	packers512()
 	dots512()
+	decoders512()
 	save()
 }
 

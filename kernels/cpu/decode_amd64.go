@@ -1,0 +1,55 @@
+package cpu
+
+import (
+	"unsafe"
+
+	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+)
+
+// haveUnits reports whether the level decodes by units.
+func haveUnits() bool { return level.Current() >= level.AVX512 }
+
+// decode runs the inner loop for units whose codes begin at src, ldb bytes
+// apart, to values ldd floats apart.
+func (u *unitType) decode(units, src, ldb int, p *paramRoom, dst []float32, ldd int) {
+	if units == 0 {
+		return
+	}
+	size := unitSize / 2
+	if u.order >= bytesSigned {
+		size = unitSize
+	}
+	d := u.raw.Data[src:]
+	_, _ = d[(units-1)*ldb+size-1], dst[(units-1)*ldd+unitSize-1]
+	switch u.order {
+	case nibblesSplit:
+		decodeNibblesSplit(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case nibblesLow:
+		decodeNibblesLow(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case nibblesHigh:
+		decodeNibblesHigh(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case bytesSigned:
+		decodeBytesSigned(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case bytesUnsigned:
+		decodeBytesUnsigned(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	}
+}
+
+// halvesTo widens halves, where the level does.
+func halvesTo(dst []float32, src []byte) bool {
+	if !haveUnits() || len(dst) == 0 {
+		return false
+	}
+	_ = src[2*len(dst)-1]
+	decodeF16(len(dst), (*uint16)(unsafe.Pointer(&src[0])), &dst[0])
+	return true
+}
+
+// roundBF16 rounds every element to the nearest bf16, ties to even.
+func roundBF16(x []float32) {
+	if level.Current() < level.AVX512 || len(x) == 0 {
+		roundBF16Generic(x)
+		return
+	}
+	roundBF16x16(len(x), &x[0], &x[0])
+}

@@ -1,0 +1,109 @@
+package cpu
+
+import (
+	"math"
+	"testing"
+
+	blocks "github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Decoding by units equals package block, in rows and in strips, and goes by
+// units where it should.
+func TestUnitsEqualBlock(t *testing.T) {
+	byUnits := map[string]bool{}
+	for _, s := range storageTypes {
+		m, _ := encoded(t, s.t, 37, s.cols)
+		u := unitsOf(&m)
+		if u == nil {
+			continue
+		}
+		byUnits[s.t.Kind.String()] = true
+		want, got := make([]float32, s.cols), make([]float32, s.cols)
+		strip := make([]float32, 37*40)
+		for row := range 37 {
+			for col := 0; col < s.cols; col += 32 {
+				n := min(s.cols-col, 32*(1+row%5))
+				blocks.Decode(want[:n], m, row, col, n)
+				u.rowOf(got[:n], row, col, n)
+				equalBits(t, s.t, row, got[:n], want[:n])
+			}
+		}
+		for col := 0; col < s.cols; col += 32 {
+			u.strip(strip, 40, 3, 34, col)
+			for row := range 34 {
+				blocks.Decode(want[:32], m, row+3, col, 32)
+				equalBits(t, s.t, row+3, strip[row*40:][:32], want[:32])
+			}
+		}
+	}
+	if !haveUnits() {
+		return
+	}
+	for _, k := range []dtype.Kind{dtype.Q4_0, dtype.Q4_1, dtype.Q8_0, dtype.IQ4_NL, dtype.NF4, dtype.FP4, dtype.Int4} {
+		if !byUnits[k.String()] {
+			t.Errorf("%v is not decoded by units", k)
+		}
+	}
+}
+
+// equalBits compares all bits but the sign of a zero.
+func equalBits(t *testing.T, typ dtype.Type, row int, got, want []float32) {
+	t.Helper()
+	for i, v := range want {
+		if v != got[i] {
+			t.Fatalf("%v: row %d element %d is %g, want %g", typ, row, i, got[i], v)
+		}
+	}
+}
+
+func TestRoundBF16(t *testing.T) {
+	x := random(3000)
+	for i := range 2000 { // ties and their neighbours
+		x[i] = math.Float32frombits(math.Float32bits(x[i])&^0xffff | [4]uint32{0x8000, 0x7fff, 0x8001, 0}[i%4])
+	}
+	inf := float32(math.Inf(1))
+	copy(x, []float32{0, inf, -inf, math.MaxFloat32, math.SmallestNonzeroFloat32, -1e-40, float32(math.Copysign(0, -1))})
+	want := append([]float32(nil), x...)
+	roundBF16Generic(want)
+	for _, l := range level.Supported() {
+		func() {
+			defer level.Force(l)()
+			for n := 0; n < 70; n++ {
+				y := append([]float32(nil), x[n:]...)
+				roundBF16(y[:len(y)-n])
+				for i, v := range y {
+					w := x[n+i]
+					if i < len(y)-n {
+						w = want[n+i]
+					}
+					if math.Float32bits(v) != math.Float32bits(w) {
+						t.Fatalf("%v: %x rounds to %x, want %x", l, math.Float32bits(x[n+i]), math.Float32bits(v), math.Float32bits(w))
+					}
+				}
+			}
+		}()
+	}
+	nan := []float32{math.Float32frombits(0x7f800001), math.Float32frombits(0xffc00000), math.Float32frombits(0x7fffffff)}
+	roundBF16(nan)
+	for i, v := range nan {
+		if v == v {
+			t.Errorf("NaN %d became %g", i, v)
+		}
+	}
+}
+
+func TestHalves(t *testing.T) {
+	m, want := encoded(t, dtype.Of(dtype.F16), 1, 500)
+	for n := range 67 {
+		dst := fill(70, 9)
+		if !halvesTo(dst[:n], m.Data[2*n:]) {
+			continue
+		}
+		equalBits(t, m.Type, n, dst[:n], want[n:2*n])
+		if dst[n] != 9 {
+			t.Fatalf("%d halves: wrote past the end", n)
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package main
+
+import "fmt"
+
+// decoders512 writes the decoders of 32-element units. A value is
+// float32((base - z)·s) + t: base comes from the code, {s, z, t, 0} from the
+// unit. Products are rounded before they are added, as in package block.
+func decoders512() {
+	out.asm.WriteString("\n")
+	for half := range 2 { // lane 2j is lane j of the first, lane 2j+1 of the second
+		for j := range 8 {
+			fmt.Fprintf(&out.asm, "DATA interleave%d<>+%d(SB)/8, $0x%08x%08x\n", half, 8*j, 16+8*half+j, 8*half+j)
+		}
+		fmt.Fprintf(&out.asm, "GLOBL interleave%d<>(SB), RODATA|NOPTR, $64\n", half)
+	}
+	nibbles("Split", "low nibbles first, then high ones")
+	nibbles("Low", "a byte after another, low nibble first")
+	nibbles("High", "a byte after another, high nibble first")
+	bytes8("Signed", "VPMOVSXBD")
+	bytes8("Unsigned", "VPMOVZXBD")
+	halves16()
+	round16()
+}
+
+func unitArgs() []arg {
+	return []arg{{"units", "int", "AX"}, {"src", "*byte", "BX"}, {"ldb", "int", "CX"}, {"params", "*float32", "DX"}, {"base", "*float32", "SI"}, {"dst", "*float32", "DI"}, {"ldd", "int", "R8"}}
+}
+
+// nibbles: the 16 values of a unit make a table that a permutation looks up.
+func nibbles(order, what string) {
+	text("decodeNibbles"+order, "decodes units of 32 4-bit codes, "+what+". Units are ldb bytes apart, their values ldd floats.", unitArgs()...)
+	e("SHLQ $2, R8")
+	e("VMOVUPS (SI), Z31")
+	e("VMOVDQU32 interleave0<>(SB), Z30")
+	e("VMOVDQU32 interleave1<>(SB), Z29")
+	label("loop")
+	e("VPMOVZXBD (BX), Z0")
+	e("VSUBPS.BCST 4(DX), Z31, Z2")
+	e("VMULPS.BCST (DX), Z2, Z2")
+	e("VADDPS.BCST 8(DX), Z2, Z2")
+	e("VPSRLD $4, Z0, Z1")
+	e("VPERMPS Z2, Z0, Z0") // the low 4 bits of a lane are its index
+	e("VPERMPS Z2, Z1, Z1")
+	switch order {
+	case "Split":
+		e("VMOVUPS Z0, (DI)")
+		e("VMOVUPS Z1, 64(DI)")
+	case "Low", "High":
+		a, b := 0, 1
+		if order == "High" {
+			a, b = 1, 0
+		}
+		e("VMOVAPS Z%d, Z3", a)
+		e("VPERMT2PS Z%d, Z30, Z3", b)
+		e("VPERMT2PS Z%d, Z29, Z%d", b, a)
+		e("VMOVUPS Z3, (DI)")
+		e("VMOVUPS Z%d, 64(DI)", a)
+	}
+	nextUnit()
+}
+
+func nextUnit() {
+	e("ADDQ CX, BX")
+	e("ADDQ $16, DX")
+	e("ADDQ R8, DI")
+	e("DECQ AX")
+	e("JGT loop")
+	ret()
+}
+
+func bytes8(sign, widen string) {
+	text("decodeBytes"+sign, "decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats; base is not used.", unitArgs()...)
+	e("SHLQ $2, R8")
+	label("loop")
+	for j := range 2 {
+		e("%s %d(BX), Z%d", widen, 16*j, j)
+		e("VCVTDQ2PS Z%d, Z%d", j, j)
+		e("VSUBPS.BCST 4(DX), Z%d, Z%d", j, j)
+		e("VMULPS.BCST (DX), Z%d, Z%d", j, j)
+		e("VADDPS.BCST 8(DX), Z%d, Z%d", j, j)
+		e("VMOVUPS Z%d, %d(DI)", j, 64*j)
+	}
+	nextUnit()
+}
+
+// vectors emits a loop over n elements, 16 at a time, the last under mask K1.
+func vectors(srcBytes int, step func(mask string)) {
+	e("SUBQ $16, AX")
+	e("JLT tail")
+	label("loop")
+	step("")
+	e("ADDQ $%d, BX", 16*srcBytes)
+	e("ADDQ $64, CX")
+	e("SUBQ $16, AX")
+	e("JGE loop")
+	label("tail")
+	e("ADDQ $16, AX")
+	e("JLE done")
+	e("MOVL $-1, R9")
+	e("BZHIL AX, R9, R9")
+	e("KMOVW R9, K1")
+	step("K1, ")
+	label("done")
+	ret()
+}
+
+func halves16() {
+	text("decodeF16", "widens n halves to f32.", arg{"n", "int", "AX"}, arg{"src", "*uint16", "BX"}, arg{"dst", "*float32", "CX"})
+	vectors(2, func(mask string) {
+		if mask == "" {
+			e("VCVTPH2PS (BX), Z0")
+			e("VMOVUPS Z0, (CX)")
+			return
+		}
+		e("VMOVDQU16.Z (BX), K1, Y0")
+		e("VCVTPH2PS Y0, Z0")
+		e("VMOVUPS Z0, K1, (CX)")
+	})
+}
+
+// round16: bits + 0x7fff + the last kept bit, cut off; NaN stays NaN.
+func round16() {
+	text("roundBF16x16", "rounds n f32 to the nearest bf16, ties to even. dst may be src.", arg{"n", "int", "AX"}, arg{"src", "*float32", "BX"}, arg{"dst", "*float32", "CX"})
+	e("MOVL $1, R9")
+	e("VPBROADCASTD R9, Z31")
+	e("MOVL $0x7fff, R9")
+	e("VPBROADCASTD R9, Z30")
+	e("MOVL $0xffff0000, R9")
+	e("VPBROADCASTD R9, Z29")
+	e("MOVL $0x00400000, R9")
+	e("VPBROADCASTD R9, Z28")
+	vectors(4, func(mask string) {
+		e("VMOVUPS%s (BX), %sZ0", zeroing(mask), mask)
+		e("VCMPPS $3, Z0, Z0, K2") // unordered: NaN
+		e("VPSRLD $16, Z0, Z1")
+		e("VPANDD Z31, Z1, Z1")
+		e("VPADDD Z30, Z1, Z1")
+		e("VPADDD Z0, Z1, Z1")
+		e("VPORD Z28, Z0, K2, Z1")
+		e("VPANDD Z29, Z1, Z1")
+		e("VMOVUPS Z1, %s(CX)", mask)
+	})
+}

@@ -3,6 +3,7 @@ package cpu
 import (
 	"encoding/binary"
 	"math"
+	"math/bits"
 
 	blocks "github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -22,49 +23,46 @@ const unitParams = 4
 // maxUnits is the number of units decoded at a time.
 const maxUnits = 16
 
-// unitOrder is how the codes of a unit lie.
-type unitOrder uint8
+// unitLoop names an inner loop.
+type unitLoop uint8
 
 const (
-	nibblesSplit unitOrder = iota // 16 low nibbles, then 16 high ones
-	nibblesLow                    // bytes in order, low nibble first
-	nibblesHigh                   // bytes in order, high nibble first
-	bytesSigned
-	bytesUnsigned
+	loopQ40   unitLoop = iota // scale, 16 low nibbles, then 16 high ones; any codebook
+	loopQ41                   // scale, minimum, the same
+	loopQ80                   // scale, 32 signed bytes
+	loopLow                   // bytes in order, low nibble first
+	loopHigh                  // bytes in order, high nibble first
+	loopBytes                 // 32 unsigned bytes
 )
 
-// unitScale is where the s, z, t of a unit come from.
-type unitScale uint8
-
-const (
-	scaleD      unitScale = iota // f16 in front of the codes
-	scaleDM                      // and an f16 minimum after it
-	scaleAbsmax                  // f32 a block of flat elements
-	scaleNested                  // the same, quantized
-	scaleGroup                   // of an integer group
-)
+// bytesOfUnit is how many bytes a loop reads for a unit.
+var bytesOfUnit = [...]int{loopQ40: 18, loopQ41: 20, loopQ80: 34, loopLow: 16, loopHigh: 16, loopBytes: 32}
 
 // paramRoom holds s, z, t of some units. The inner loops are called by a switch
 // and not by a function value, so that it stays on the stack.
 type paramRoom = [maxUnits * unitParams]float32
 
-// unitType is how a storage type is read by units.
+// unitType is how a storage type is read by units. Apart from GGUF's blocks,
+// which hold their own, units have scales in a plane: unit (row, col) that of
+// index row·perRow + (row·flat + col) >> shift.
 type unitType struct {
-	raw   *blocks.Raw
-	order unitOrder
-	scale unitScale
-	base  [16]float32
-	row   int // bytes of codes from one row to the next
-	unit  int // bytes of codes from one unit of a row to the next
-	codes int // where codes begin in the data, or in a block
-	plane [dtype.NumPlanes]dtype.Plane
+	raw          *blocks.Raw
+	loop         unitLoop
+	base         [16]float32
+	row, unit    int // bytes of codes from one row, or unit of a row, to the next
+	perRow, flat int
+	shift        uint
+	scales       []byte
+	zeros        []byte // nil: zero is the middle code
+	outer        []byte // of nested scales: their scales, their offset, their map
+	middle       float32
 }
 
 // Bases of 4-bit codes.
 var (
 	baseCode   = [16]float32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
-	baseIQ4    = [16]float32{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
 	baseMinus8 = [16]float32{-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7}
+	baseIQ4    = [16]float32{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
 )
 
 // unitsOf returns how raw is read by units, or nil when it is not.
@@ -73,56 +71,67 @@ func unitsOf(raw *blocks.Raw) *unitType {
 	if raw.Cols%unitSize != 0 || !haveUnits() {
 		return nil
 	}
-	u := &unitType{raw: raw, plane: dtype.Planes(t, raw.Rows, raw.Cols), unit: 16, row: raw.Cols / 2}
+	u := &unitType{raw: raw, base: baseCode}
 	switch t.Kind {
 	case dtype.Q4_0:
-		u.ggml(18, 2, nibblesSplit, baseMinus8, scaleD)
+		u.loop, u.base = loopQ40, baseMinus8
 	case dtype.Q4_1:
-		u.ggml(20, 4, nibblesSplit, baseCode, scaleDM)
+		u.loop = loopQ41
 	case dtype.Q8_0:
-		u.ggml(34, 2, bytesSigned, baseCode, scaleD)
+		u.loop = loopQ80
 	case dtype.IQ4_NL:
-		u.ggml(18, 2, nibblesSplit, baseIQ4, scaleD)
+		u.loop, u.base = loopQ40, baseIQ4
 	case dtype.NF4, dtype.FP4:
-		if t.Group%unitSize != 0 {
-			return nil
-		}
-		u.order, u.base, u.scale = nibblesHigh, blocks.CodeMap4(t.Kind), scaleAbsmax
-		if t.Flags&dtype.Nested != 0 {
-			u.scale = scaleNested
-		}
-	case dtype.Int4, dtype.Int8:
-		if t.Flags&dtype.Perm != 0 || t.Group > 0 && t.Group%unitSize != 0 {
-			return nil
-		}
-		u.order, u.base, u.scale = nibblesLow, baseCode, scaleGroup
-		if t.Kind == dtype.Int8 {
-			u.order, u.unit, u.row = bytesUnsigned, unitSize, raw.Cols
-		}
+		u.loop, u.base = loopHigh, blocks.CodeMap4(t.Kind)
+	case dtype.Int4:
+		u.loop = loopLow
+	case dtype.Int8:
+		u.loop = loopBytes
 	default:
+		return nil
+	}
+	u.unit = bytesOfUnit[u.loop]
+	u.row = raw.Cols / unitSize * u.unit
+	if u.loop >= loopLow && !u.groups() {
 		return nil
 	}
 	return u
 }
 
-// ggml describes blocks of 32 elements with their scale in front.
-func (u *unitType) ggml(size, codes int, o unitOrder, base [16]float32, s unitScale) {
-	u.unit, u.row, u.codes = size, size*(u.raw.Cols/unitSize), codes
-	u.order, u.base, u.scale = o, base, s
+// groups sets where the scales are, and reports whether a unit has one.
+func (u *unitType) groups() bool {
+	t, cols := u.raw.Type, u.raw.Cols
+	size := int(t.Group)
+	if u.loop != loopHigh && (size <= 0 || size >= cols) {
+		size = 1 << 62 // a row is one group
+	}
+	if size < unitSize || size&(size-1) != 0 || t.Flags&dtype.Perm != 0 {
+		return false
+	}
+	u.shift = uint(bits.TrailingZeros(uint(size)))
+	if u.loop == loopHigh {
+		u.flat = cols
+	} else {
+		u.perRow = t.Groups(cols)
+		u.middle = float32(int(1) << (t.Bits() - 1))
+	}
+	u.scales = u.raw.Plane(dtype.Scales)
+	if t.Flags&dtype.Zero != 0 {
+		u.zeros = u.raw.Plane(dtype.Zeros)
+	}
+	if t.Flags&dtype.Nested != 0 {
+		u.outer = u.raw.Plane(dtype.NestedScales)
+	}
+	return true
 }
-
-// at is the offset of the codes of a unit.
-func (u *unitType) at(row, col int) int { return row*u.row + col/unitSize*u.unit + u.codes }
 
 // rowOf decodes n elements of a row; col and n are multiples of unitSize.
 func (u *unitType) rowOf(dst []float32, row, col, n int) {
 	var p paramRoom
 	for i := 0; i < n; i += maxUnits * unitSize {
 		units := min(n-i, maxUnits*unitSize) / unitSize
-		for j := range units {
-			u.params(p[j*unitParams:][:unitParams], row, col+i+j*unitSize)
-		}
-		u.decode(units, u.at(row, col+i), u.unit, &p, dst[i:], unitSize)
+		u.params(&p, units, row, 0, col+i, unitSize)
+		u.decode(units, row*u.row+(col+i)/unitSize*u.unit, u.unit, &p, dst[i:], unitSize)
 	}
 }
 
@@ -131,64 +140,54 @@ func (u *unitType) strip(dst []float32, ldd, row, n, col int) {
 	var p paramRoom
 	for i := 0; i < n; i += maxUnits {
 		units := min(n-i, maxUnits)
-		for j := range units {
-			u.params(p[j*unitParams:][:unitParams], row+i+j, col)
+		u.params(&p, units, row+i, 1, col, 0)
+		u.decode(units, (row+i)*u.row+col/unitSize*u.unit, u.row, &p, dst[i*ldd:], ldd)
+	}
+}
+
+// params writes s and z (t stays 0) of n units from (row, col) on, drow and
+// dcol apart.
+func (u *unitType) params(p *paramRoom, n, row, drow, col, dcol int) {
+	if u.loop < loopLow {
+		return
+	}
+	at := func(i int) int {
+		r := row + i*drow
+		return r*u.perRow + (r*u.flat+col+i*dcol)>>u.shift
+	}
+	switch {
+	case u.outer != nil:
+		u.nested(p, n, at)
+	case u.raw.Type.Scale == dtype.F16:
+		for i := range n {
+			p[i*unitParams] = blocks.FromF16(binary.LittleEndian.Uint16(u.scales[2*at(i):]))
 		}
-		u.decode(units, u.at(row+i, col), u.row, &p, dst[i*ldd:], ldd)
-	}
-}
-
-// params writes s, z and t of the unit at (row, col).
-func (u *unitType) params(p []float32, row, col int) {
-	d := u.raw.Data
-	p[1], p[2] = 0, 0
-	switch u.scale {
-	case scaleD:
-		p[0] = f16At(d[u.at(row, col)-u.codes:])
-	case scaleDM:
-		b := d[u.at(row, col)-u.codes:]
-		p[0], p[2] = f16At(b), f16At(b[2:])
-	case scaleAbsmax:
-		p[0] = f32At(d[u.plane[dtype.Scales].Off+4*u.block(row, col):])
-	case scaleNested:
-		p[0] = u.nested(u.block(row, col))
-	case scaleGroup:
-		p[0], p[1] = u.group(row, col)
-	}
-}
-
-func (u *unitType) block(row, col int) int { return (row*u.raw.Cols + col) / int(u.raw.Type.Group) }
-
-// nested is the scale of block b of a type whose scales are quantized.
-func (u *unitType) nested(b int) float32 {
-	scales := u.plane[dtype.Scales]
-	n := u.raw.Data[u.plane[dtype.NestedScales].Off:]
-	offset := 4 * ceilDiv(scales.Len, 256)
-	code := int(u.raw.Data[scales.Off+b])
-	return float32(f32At(n[offset+4+4*code:])*f32At(n[b/256*4:])) + f32At(n[offset:])
-}
-
-// group is the scale and the zero of an integer type.
-func (u *unitType) group(row, col int) (s, z float32) {
-	t := u.raw.Type
-	at := row * t.Groups(u.raw.Cols)
-	if t.Group > 0 {
-		at += col / int(t.Group)
-	}
-	scales := u.raw.Data[u.plane[dtype.Scales].Off:]
-	switch t.Scale {
-	case dtype.F16:
-		s = f16At(scales[2*at:])
-	case dtype.BF16:
-		s = blocks.FromBF16(binary.LittleEndian.Uint16(scales[2*at:]))
+	case u.raw.Type.Scale == dtype.BF16:
+		for i := range n {
+			p[i*unitParams] = blocks.FromBF16(binary.LittleEndian.Uint16(u.scales[2*at(i):]))
+		}
 	default:
-		s = f32At(scales[4*at:])
+		for i := range n {
+			p[i*unitParams] = f32At(u.scales[4*at(i):])
+		}
 	}
-	if t.Flags&dtype.Zero != 0 {
-		return s, float32(u.raw.Data[u.plane[dtype.Zeros].Off+at])
+	for i := range n {
+		z := u.middle
+		if u.zeros != nil {
+			z = float32(u.zeros[at(i)])
+		}
+		p[i*unitParams+1] = z
 	}
-	return s, float32(int(1) << (t.Bits() - 1))
 }
 
-func f16At(b []byte) float32 { return blocks.FromF16(binary.LittleEndian.Uint16(b)) }
+// nested decodes scales that are quantized themselves, 256 to a scale.
+func (u *unitType) nested(p *paramRoom, n int, at func(int) int) {
+	front := len(u.outer) - 4*257
+	offset, codes := f32At(u.outer[front:]), u.outer[front+4:]
+	for i := range n {
+		b := at(i)
+		p[i*unitParams] = float32(f32At(codes[4*int(u.scales[b]):])*f32At(u.outer[b>>8*4:])) + offset
+	}
+}
+
 func f32At(b []byte) float32 { return math.Float32frombits(binary.LittleEndian.Uint32(b)) }

@@ -9,29 +9,27 @@ import (
 // haveUnits reports whether the level decodes by units.
 func haveUnits() bool { return level.Current() >= level.AVX512 }
 
-// decode runs the inner loop for units whose codes begin at src, ldb bytes
+// decode runs the inner loop for units whose bytes begin at src, ldb bytes
 // apart, to values ldd floats apart.
 func (u *unitType) decode(units, src, ldb int, p *paramRoom, dst []float32, ldd int) {
 	if units == 0 {
 		return
 	}
-	size := unitSize / 2
-	if u.order >= bytesSigned {
-		size = unitSize
-	}
 	d := u.raw.Data[src:]
-	_, _ = d[(units-1)*ldb+size-1], dst[(units-1)*ldd+unitSize-1]
-	switch u.order {
-	case nibblesSplit:
-		decodeNibblesSplit(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
-	case nibblesLow:
-		decodeNibblesLow(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
-	case nibblesHigh:
-		decodeNibblesHigh(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
-	case bytesSigned:
-		decodeBytesSigned(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
-	case bytesUnsigned:
-		decodeBytesUnsigned(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	_, _ = d[(units-1)*ldb+u.unit-1], dst[(units-1)*ldd+unitSize-1]
+	switch u.loop {
+	case loopQ40:
+		decodeQ4_0(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopQ41:
+		decodeQ4_1(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopQ80:
+		decodeQ8_0(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopLow:
+		decodeLow(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopHigh:
+		decodeHigh(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopBytes:
+		decodeBytes(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	}
 }
 

@@ -15645,8 +15645,8 @@ DATA interleave1<>+48(SB)/8, $0x0000001e0000000e
 DATA interleave1<>+56(SB)/8, $0x0000001f0000000f
 GLOBL interleave1<>(SB), RODATA|NOPTR, $64
 
-// func decodeNibblesSplit(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
-TEXT ·decodeNibblesSplit(SB), NOSPLIT, $0-56
+// func decodeQ4_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeQ4_0(SB), NOSPLIT, $0-56
 	MOVQ units+0(FP), AX
 	MOVQ src+8(FP), BX
 	MOVQ ldb+16(FP), CX
@@ -15659,10 +15659,10 @@ TEXT ·decodeNibblesSplit(SB), NOSPLIT, $0-56
 	VMOVDQU32 interleave0<>(SB), Z30
 	VMOVDQU32 interleave1<>(SB), Z29
 loop:
-	VPMOVZXBD (BX), Z0
-	VSUBPS.BCST 4(DX), Z31, Z2
-	VMULPS.BCST (DX), Z2, Z2
-	VADDPS.BCST 8(DX), Z2, Z2
+	VPMOVZXBD 2(BX), Z0
+	VPBROADCASTW (BX), Y4
+	VCVTPH2PS Y4, Z4
+	VMULPS Z4, Z31, Z2
 	VPSRLD $4, Z0, Z1
 	VPERMPS Z2, Z0, Z0
 	VPERMPS Z2, Z1, Z1
@@ -15676,8 +15676,8 @@ loop:
 	VZEROUPPER
 	RET
 
-// func decodeNibblesLow(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
-TEXT ·decodeNibblesLow(SB), NOSPLIT, $0-56
+// func decodeQ4_1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeQ4_1(SB), NOSPLIT, $0-56
 	MOVQ units+0(FP), AX
 	MOVQ src+8(FP), BX
 	MOVQ ldb+16(FP), CX
@@ -15690,10 +15690,47 @@ TEXT ·decodeNibblesLow(SB), NOSPLIT, $0-56
 	VMOVDQU32 interleave0<>(SB), Z30
 	VMOVDQU32 interleave1<>(SB), Z29
 loop:
-	VPMOVZXBD (BX), Z0
-	VSUBPS.BCST 4(DX), Z31, Z2
-	VMULPS.BCST (DX), Z2, Z2
-	VADDPS.BCST 8(DX), Z2, Z2
+	VPMOVZXBD 4(BX), Z0
+	VPBROADCASTW (BX), Y4
+	VCVTPH2PS Y4, Z4
+	VPBROADCASTW 2(BX), Y6
+	VCVTPH2PS Y6, Z6
+	VMULPS Z4, Z31, Z2
+	VADDPS Z6, Z2, Z2
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z2, Z0, Z0
+	VPERMPS Z2, Z1, Z1
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	ADDQ CX, BX
+	ADDQ $16, DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT loop
+	VZEROUPPER
+	RET
+
+// func decodeLow(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeLow(SB), NOSPLIT, $0-56
+	MOVQ units+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ ldb+16(FP), CX
+	MOVQ params+24(FP), DX
+	MOVQ base+32(FP), SI
+	MOVQ dst+40(FP), DI
+	MOVQ ldd+48(FP), R8
+	SHLQ $2, R8
+	VMOVUPS (SI), Z31
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+loop:
+	VPMOVZXBD 0(BX), Z0
+	VBROADCASTSS 0(DX), Z4
+	VBROADCASTSS 4(DX), Z5
+	VBROADCASTSS 8(DX), Z6
+	VSUBPS Z5, Z31, Z2
+	VMULPS Z4, Z2, Z2
+	VADDPS Z6, Z2, Z2
 	VPSRLD $4, Z0, Z1
 	VPERMPS Z2, Z0, Z0
 	VPERMPS Z2, Z1, Z1
@@ -15710,8 +15747,8 @@ loop:
 	VZEROUPPER
 	RET
 
-// func decodeNibblesHigh(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
-TEXT ·decodeNibblesHigh(SB), NOSPLIT, $0-56
+// func decodeHigh(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeHigh(SB), NOSPLIT, $0-56
 	MOVQ units+0(FP), AX
 	MOVQ src+8(FP), BX
 	MOVQ ldb+16(FP), CX
@@ -15724,10 +15761,13 @@ TEXT ·decodeNibblesHigh(SB), NOSPLIT, $0-56
 	VMOVDQU32 interleave0<>(SB), Z30
 	VMOVDQU32 interleave1<>(SB), Z29
 loop:
-	VPMOVZXBD (BX), Z0
-	VSUBPS.BCST 4(DX), Z31, Z2
-	VMULPS.BCST (DX), Z2, Z2
-	VADDPS.BCST 8(DX), Z2, Z2
+	VPMOVZXBD 0(BX), Z0
+	VBROADCASTSS 0(DX), Z4
+	VBROADCASTSS 4(DX), Z5
+	VBROADCASTSS 8(DX), Z6
+	VSUBPS Z5, Z31, Z2
+	VMULPS Z4, Z2, Z2
+	VADDPS Z6, Z2, Z2
 	VPSRLD $4, Z0, Z1
 	VPERMPS Z2, Z0, Z0
 	VPERMPS Z2, Z1, Z1
@@ -15744,8 +15784,8 @@ loop:
 	VZEROUPPER
 	RET
 
-// func decodeBytesSigned(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
-TEXT ·decodeBytesSigned(SB), NOSPLIT, $0-56
+// func decodeQ8_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeQ8_0(SB), NOSPLIT, $0-56
 	MOVQ units+0(FP), AX
 	MOVQ src+8(FP), BX
 	MOVQ ldb+16(FP), CX
@@ -15755,17 +15795,15 @@ TEXT ·decodeBytesSigned(SB), NOSPLIT, $0-56
 	MOVQ ldd+48(FP), R8
 	SHLQ $2, R8
 loop:
-	VPMOVSXBD 0(BX), Z0
+	VPBROADCASTW (BX), Y4
+	VCVTPH2PS Y4, Z4
+	VPMOVSXBD 2(BX), Z0
 	VCVTDQ2PS Z0, Z0
-	VSUBPS.BCST 4(DX), Z0, Z0
-	VMULPS.BCST (DX), Z0, Z0
-	VADDPS.BCST 8(DX), Z0, Z0
+	VMULPS Z4, Z0, Z0
 	VMOVUPS Z0, 0(DI)
-	VPMOVSXBD 16(BX), Z1
+	VPMOVSXBD 18(BX), Z1
 	VCVTDQ2PS Z1, Z1
-	VSUBPS.BCST 4(DX), Z1, Z1
-	VMULPS.BCST (DX), Z1, Z1
-	VADDPS.BCST 8(DX), Z1, Z1
+	VMULPS Z4, Z1, Z1
 	VMOVUPS Z1, 64(DI)
 	ADDQ CX, BX
 	ADDQ $16, DX
@@ -15775,8 +15813,8 @@ loop:
 	VZEROUPPER
 	RET
 
-// func decodeBytesUnsigned(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
-TEXT ·decodeBytesUnsigned(SB), NOSPLIT, $0-56
+// func decodeBytes(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeBytes(SB), NOSPLIT, $0-56
 	MOVQ units+0(FP), AX
 	MOVQ src+8(FP), BX
 	MOVQ ldb+16(FP), CX
@@ -15786,17 +15824,20 @@ TEXT ·decodeBytesUnsigned(SB), NOSPLIT, $0-56
 	MOVQ ldd+48(FP), R8
 	SHLQ $2, R8
 loop:
+	VBROADCASTSS 0(DX), Z4
+	VBROADCASTSS 4(DX), Z5
+	VBROADCASTSS 8(DX), Z6
 	VPMOVZXBD 0(BX), Z0
 	VCVTDQ2PS Z0, Z0
-	VSUBPS.BCST 4(DX), Z0, Z0
-	VMULPS.BCST (DX), Z0, Z0
-	VADDPS.BCST 8(DX), Z0, Z0
+	VSUBPS Z5, Z0, Z0
+	VMULPS Z4, Z0, Z0
+	VADDPS Z6, Z0, Z0
 	VMOVUPS Z0, 0(DI)
 	VPMOVZXBD 16(BX), Z1
 	VCVTDQ2PS Z1, Z1
-	VSUBPS.BCST 4(DX), Z1, Z1
-	VMULPS.BCST (DX), Z1, Z1
-	VADDPS.BCST 8(DX), Z1, Z1
+	VSUBPS Z5, Z1, Z1
+	VMULPS Z4, Z1, Z1
+	VADDPS Z6, Z1, Z1
 	VMOVUPS Z1, 64(DI)
 	ADDQ CX, BX
 	ADDQ $16, DX

@@ -452,30 +452,35 @@ func dotTileB4(k int, x *float32, ldx int, w *uint16, ldw int, out *float32)
 //go:noescape
 func dotTile64(k int, a *float64, lda int, b *float64, ldb int, c *float64, ldc int)
 
-// decodeNibblesSplit decodes units of 32 4-bit codes, low nibbles first, then high ones. Units are ldb bytes apart, their values ldd floats.
+// decodeQ4_0 decodes units of 32 4-bit codes, 16 low nibbles, then 16 high ones. Units are ldb bytes apart, their values ldd floats. Scales are in front of the codes; params are not used.
 //
 //go:noescape
-func decodeNibblesSplit(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+func decodeQ4_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decodeNibblesLow decodes units of 32 4-bit codes, a byte after another, low nibble first. Units are ldb bytes apart, their values ldd floats.
+// decodeQ4_1 decodes units of 32 4-bit codes, 16 low nibbles, then 16 high ones. Units are ldb bytes apart, their values ldd floats. Scales are in front of the codes; params are not used.
 //
 //go:noescape
-func decodeNibblesLow(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+func decodeQ4_1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decodeNibblesHigh decodes units of 32 4-bit codes, a byte after another, high nibble first. Units are ldb bytes apart, their values ldd floats.
+// decodeLow decodes units of 32 4-bit codes, bytes in order, low nibble first. Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params.
 //
 //go:noescape
-func decodeNibblesHigh(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+func decodeLow(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decodeBytesSigned decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats; base is not used.
+// decodeHigh decodes units of 32 4-bit codes, bytes in order, high nibble first. Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params.
 //
 //go:noescape
-func decodeBytesSigned(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+func decodeHigh(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decodeBytesUnsigned decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats; base is not used.
+// decodeQ8_0 decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats. base is not used. Scales are in front of the codes; params are not used.
 //
 //go:noescape
-func decodeBytesUnsigned(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+func decodeQ8_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decodeBytes decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats. base is not used. {s, z, t} are in params.
+//
+//go:noescape
+func decodeBytes(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
 // decodeF16 widens n halves to f32.
 //

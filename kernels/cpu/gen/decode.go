@@ -13,11 +13,12 @@ func decoders512() {
 		}
 		fmt.Fprintf(&out.asm, "GLOBL interleave%d<>(SB), RODATA|NOPTR, $64\n", half)
 	}
-	nibbles("Split", "low nibbles first, then high ones")
-	nibbles("Low", "a byte after another, low nibble first")
-	nibbles("High", "a byte after another, high nibble first")
-	bytes8("Signed", "VPMOVSXBD")
-	bytes8("Unsigned", "VPMOVZXBD")
+	nibbles("Q4_0", "Split", 2, false)
+	nibbles("Q4_1", "Split", 4, true)
+	nibbles("Low", "Low", 0, false)
+	nibbles("High", "High", 0, false)
+	bytes8("Q8_0", "VPMOVSXBD", 2)
+	bytes8("Bytes", "VPMOVZXBD", 0)
 	halves16()
 	round16()
 }
@@ -26,36 +27,77 @@ func unitArgs() []arg {
 	return []arg{{"units", "int", "AX"}, {"src", "*byte", "BX"}, {"ldb", "int", "CX"}, {"params", "*float32", "DX"}, {"base", "*float32", "SI"}, {"dst", "*float32", "DI"}, {"ldd", "int", "R8"}}
 }
 
+var orders = map[string]string{
+	"Split": "16 low nibbles, then 16 high ones",
+	"Low":   "bytes in order, low nibble first",
+	"High":  "bytes in order, high nibble first",
+}
+
+// scales loads s, z and t of a unit into Z4, Z5 and Z6: from params, or from
+// the front of a block of GGUF, which has an f16 scale and perhaps a minimum.
+func scales(front int, minimum bool) {
+	if front == 0 {
+		for i := range 3 {
+			e("VBROADCASTSS %d(DX), Z%d", 4*i, 4+i)
+		}
+		return
+	}
+	e("VPBROADCASTW (BX), Y4")
+	e("VCVTPH2PS Y4, Z4")
+	if minimum {
+		e("VPBROADCASTW 2(BX), Y6")
+		e("VCVTPH2PS Y6, Z6")
+	}
+}
+
+// fromBase turns base into the value, in register z.
+func fromBase(from, z, front int, minimum bool) {
+	if front == 0 {
+		e("VSUBPS Z5, Z%d, Z%d", from, z)
+		from = z
+	}
+	e("VMULPS Z4, Z%d, Z%d", from, z)
+	if front == 0 || minimum {
+		e("VADDPS Z6, Z%d, Z%d", z, z)
+	}
+}
+
+func frontOf(front int) string {
+	if front == 0 {
+		return "{s, z, t} are in params."
+	}
+	return "Scales are in front of the codes; params are not used."
+}
+
 // nibbles: the 16 values of a unit make a table that a permutation looks up.
-func nibbles(order, what string) {
-	text("decodeNibbles"+order, "decodes units of 32 4-bit codes, "+what+". Units are ldb bytes apart, their values ldd floats.", unitArgs()...)
+func nibbles(name, order string, front int, minimum bool) {
+	text("decode"+name, "decodes units of 32 4-bit codes, "+orders[order]+". Units are ldb bytes apart, their values ldd floats. "+frontOf(front), unitArgs()...)
 	e("SHLQ $2, R8")
 	e("VMOVUPS (SI), Z31")
 	e("VMOVDQU32 interleave0<>(SB), Z30")
 	e("VMOVDQU32 interleave1<>(SB), Z29")
 	label("loop")
-	e("VPMOVZXBD (BX), Z0")
-	e("VSUBPS.BCST 4(DX), Z31, Z2")
-	e("VMULPS.BCST (DX), Z2, Z2")
-	e("VADDPS.BCST 8(DX), Z2, Z2")
+	e("VPMOVZXBD %d(BX), Z0", front)
+	scales(front, minimum)
+	fromBase(31, 2, front, minimum)
 	e("VPSRLD $4, Z0, Z1")
 	e("VPERMPS Z2, Z0, Z0") // the low 4 bits of a lane are its index
 	e("VPERMPS Z2, Z1, Z1")
-	switch order {
-	case "Split":
+	if order == "Split" {
 		e("VMOVUPS Z0, (DI)")
 		e("VMOVUPS Z1, 64(DI)")
-	case "Low", "High":
-		a, b := 0, 1
-		if order == "High" {
-			a, b = 1, 0
-		}
-		e("VMOVAPS Z%d, Z3", a)
-		e("VPERMT2PS Z%d, Z30, Z3", b)
-		e("VPERMT2PS Z%d, Z29, Z%d", b, a)
-		e("VMOVUPS Z3, (DI)")
-		e("VMOVUPS Z%d, 64(DI)", a)
+		nextUnit()
+		return
 	}
+	a, b := 0, 1
+	if order == "High" {
+		a, b = 1, 0
+	}
+	e("VMOVAPS Z%d, Z3", a)
+	e("VPERMT2PS Z%d, Z30, Z3", b)
+	e("VPERMT2PS Z%d, Z29, Z%d", b, a)
+	e("VMOVUPS Z3, (DI)")
+	e("VMOVUPS Z%d, 64(DI)", a)
 	nextUnit()
 }
 
@@ -68,16 +110,15 @@ func nextUnit() {
 	ret()
 }
 
-func bytes8(sign, widen string) {
-	text("decodeBytes"+sign, "decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats; base is not used.", unitArgs()...)
+func bytes8(name, widen string, front int) {
+	text("decode"+name, "decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats. base is not used. "+frontOf(front), unitArgs()...)
 	e("SHLQ $2, R8")
 	label("loop")
+	scales(front, false)
 	for j := range 2 {
-		e("%s %d(BX), Z%d", widen, 16*j, j)
+		e("%s %d(BX), Z%d", widen, front+16*j, j)
 		e("VCVTDQ2PS Z%d, Z%d", j, j)
-		e("VSUBPS.BCST 4(DX), Z%d, Z%d", j, j)
-		e("VMULPS.BCST (DX), Z%d, Z%d", j, j)
-		e("VADDPS.BCST 8(DX), Z%d, Z%d", j, j)
+		fromBase(j, j, front, false)
 		e("VMOVUPS Z%d, %d(DI)", j, 64*j)
 	}
 	nextUnit()

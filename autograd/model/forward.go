@@ -2,6 +2,7 @@ package model
 
 import (
 	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
 )
 
 // Begin returns the input of the first block [N, C]: the embedded tokens.
@@ -74,6 +75,9 @@ func (m *Model) Logits(t *autograd.Tape, h *autograd.Tensor) *autograd.Tensor {
 // added; see autograd.Tape.LogProb. Mark h as Done when no other call follows.
 func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
 	n := h.Rows()
+	if len(m.Head.Adapters) > 0 && !t.Base {
+		t.Fail(fail.Usagef(m.Head.Path, "leave lm_head out of the target modules", "an adapter of the head cannot be trained or scored"))
+	}
 	tg := t.Upload(target, n)
 	var c *autograd.Tensor
 	if coef != nil {

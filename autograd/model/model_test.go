@@ -16,6 +16,7 @@ import (
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // adapt gives every linear map of the blocks an adapter of rank r.
@@ -238,6 +239,36 @@ func TestDropoutGradient(t *testing.T) {
 		if d := math.Abs(float64(got[i][at]) - want); d > 2e-3*math.Abs(want) {
 			t.Errorf("%s[%d]: gradient %g, central difference %g", p.Name, at, got[i][at], want)
 		}
+	}
+}
+
+// Gradients are the same bits at any number of threads.
+func TestThreads(t *testing.T) {
+	defer par.SetThreads(par.Threads())
+	s := dims{c: 96, v: 300, layers: 2, h: 6, k: 3, d: 16, f: 200}
+	m := loadSample(t, s, Options{})
+	params := adapt(t, m, 8, 0.1, random(3))
+	in := keyed([][]int32{tokens(1, 130, s.v), tokens(2, 70, s.v)}, 0, 1)
+	par.SetThreads(1)
+	want := grads(t, m, params, 1, in)
+	for _, n := range []int{2, 3, 7} {
+		par.SetThreads(n)
+		for i, g := range grads(t, m, params, 1, in) {
+			near(t, fmt.Sprint(n, " threads: ", params[i].Name), g, want[i], 0)
+		}
+	}
+}
+
+// The fused head has no place for an adapter: it says so instead of leaving it out.
+func TestHeadAdapter(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	m.Head.Adapters = []*nn.LoRA{{}}
+	tape := &autograd.Tape{Dev: m.Dev, Record: true}
+	defer tape.Free()
+	ids := tokens(1, 4, tiny.v)
+	m.LogProb(tape, m.Hidden(tape, Inputs{IDs: ids}), ids, nil)
+	if err := tape.Backward(); fail.Code(err) != int(fail.Usage) {
+		t.Errorf("an adapter on lm_head: %v", err)
 	}
 }
 

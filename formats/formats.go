@@ -13,7 +13,6 @@ package formats
 import (
 	"errors"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -174,37 +173,6 @@ type FolderOptions struct {
 	// writer makes; e.g. {"damp_percent": 0.01}. nil adds nothing.
 	Quantization []byte
 }
-
-// Report is what `tune inspect` prints; it marshals to JSON.
-type Report struct {
-	Path     string         `json:"path"`
-	Format   string         `json:"format"`
-	Bytes    int64          `json:"bytes"`
-	Metadata map[string]any `json:"metadata,omitempty"`
-	Config   any            `json:"config,omitempty"`
-	Tensors  []TensorReport `json:"tensors"`
-	Warnings []string       `json:"warnings,omitempty"`
-}
-
-// TensorReport is one tensor of a Report. SHA256 is over the stored bytes of
-// its parts in order, present when asked for.
-type TensorReport struct {
-	Name   string  `json:"name"`
-	DType  string  `json:"dtype"`
-	Shape  []int64 `json:"shape"`
-	Bytes  int64   `json:"bytes"`
-	SHA256 string  `json:"sha256,omitempty"`
-}
-
-// Inspect describes an artifact from its headers; with hash it also reads every
-// tensor.
-func Inspect(path string, hash bool) (Report, error) {
-	return Report{}, fail.Inputf(path, "", "not yet readable")
-}
-
-// Verify reads an artifact whole and returns everything that is wrong with it,
-// joined in one error, nil when nothing is.
-func Verify(path string) error { return fail.Inputf(path, "", "not yet readable") }
 
 // loader reads a logical tensor that is stored in several parts.
 type loader func(*Tensor) ([]byte, error)

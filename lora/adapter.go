@@ -2,21 +2,16 @@ package lora
 
 import (
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
-
-// Host is what an adapter needs of a model. model.Model is one.
-type Host interface {
-	Slots() iter.Seq[nn.Slot]
-}
 
 // Adapter is a set of low-rank matrices attached to a model, with the whole
 // modules and biases that were trained beside them.
@@ -55,7 +50,7 @@ type Param struct {
 }
 
 // modules lists what can be adapted or saved in m.
-func modules(m Host) (mods []Module, slots []nn.Slot) {
+func modules(m *model.Model) (mods []Module, slots []nn.Slot) {
 	for s := range m.Slots() {
 		mod := Module{Path: s.Path, index: len(slots)}
 		if s.Embed != nil {
@@ -76,25 +71,25 @@ const headPath = "lm_head"
 // depend on seed and the layer's path only. m's weights are untouched. Modules
 // in modules_to_save are replaced by float32 copies that can be trained. The
 // caller calls Close, which takes everything off again.
-func Apply(dev kernels.Backend, m Host, c Config, seed uint64) (*Adapter, error) {
+func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	c, err := c.Resolve()
 	if err != nil {
 		return nil, err
 	}
-	return build(dev, m, c, func(l *Layer) (a, b []float32, err error) {
+	return build(m, c, func(l *Layer) (a, b []float32, err error) {
 		a, b = initial(c.InitWeights, seed, l.Path, l.R, l.Linear.In(), l.Linear.Out())
 		return a, b, nil
 	})
 }
 
 // build attaches an adapter to every chosen layer, with values from fill.
-func build(dev kernels.Backend, m Host, c Config, fill func(*Layer) (a, b []float32, err error)) (*Adapter, error) {
+func build(m *model.Model, c Config, fill func(*Layer) (a, b []float32, err error)) (*Adapter, error) {
 	mods, slots := modules(m)
 	chosen, err := Match(c, mods)
 	if err != nil {
 		return nil, err
 	}
-	ad := &Adapter{Config: c, Modules: mods, dev: dev}
+	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev}
 	for i, mod := range chosen {
 		if err := ad.attach(slots[mod.index], uint32(i+1), fill); err != nil {
 			ad.Close()

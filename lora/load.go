@@ -8,27 +8,27 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
-	"github.com/tunekit/tunekit/kernels"
 )
 
 // Load attaches the adapter of a PEFT folder to m. Every tensor of the folder
 // must find its place with the right shape.
-func Load(dev kernels.Backend, m Host, dir string) (*Adapter, error) {
+func Load(m *model.Model, dir string) (*Adapter, error) {
 	f, err := ReadFolder(dir)
 	if err != nil {
 		return nil, err
 	}
-	return f.Attach(dev, m, f.Config)
+	return f.Attach(m, f.Config)
 }
 
 // Attach attaches the adapter to m with the settings c, which differ from the
 // folder's at most in what training alone uses.
-func (f *Folder) Attach(dev kernels.Backend, m Host, c Config) (*Adapter, error) {
+func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	for _, t := range f.tensors {
 		t.used = false
 	}
-	ad, err := build(dev, m, c, func(l *Layer) ([]float32, []float32, error) {
+	ad, err := build(m, c, func(l *Layer) ([]float32, []float32, error) {
 		return f.layer(l.Path, l.R, l.Linear.Out(), l.Linear.In())
 	})
 	if err != nil {
@@ -75,9 +75,9 @@ func (ad *Adapter) fillWhole(f *Folder) error {
 // Start is Apply, or, where c.InitFrom names a folder, Load with c's training
 // settings: rank, alpha, targets and the like come from the folder, and a
 // different value in c is an error.
-func Start(dev kernels.Backend, m Host, c Config, seed uint64) (*Adapter, error) {
+func Start(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if c.InitFrom == "" {
-		return Apply(dev, m, c, seed)
+		return Apply(m, c, seed)
 	}
 	f, err := ReadFolder(c.InitFrom)
 	if err != nil {
@@ -87,7 +87,7 @@ func Start(dev kernels.Backend, m Host, c Config, seed uint64) (*Adapter, error)
 	if err != nil {
 		return nil, err
 	}
-	return f.Attach(dev, m, c)
+	return f.Attach(m, c)
 }
 
 // inherit returns f's settings with the training settings of c.

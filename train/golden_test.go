@@ -156,7 +156,7 @@ func goldenJob(t *testing.T, v variant) (Job, goldenCurve, *lora.Adapter) {
 	if !v.full {
 		v.config.InitFrom = filepath.Join(dir, v.name, "adapter-init")
 		conf.LoRA = v.config
-		if ad, err = lora.Start(m.Dev, m, v.config, 1); err != nil {
+		if ad, err = lora.Start(m, v.config, 1); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(ad.Close)

@@ -42,7 +42,7 @@ func arrays(t *testing.T, path string) map[string][]float32 {
 func ptr[T any](v T) *T { return &v }
 
 // device is a CPU backend for tests.
-func device(t *testing.T) *cpu.CPU {
+func device(t testing.TB) *cpu.CPU {
 	t.Helper()
 	return cpu.New(cpu.Options{})
 }

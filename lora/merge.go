@@ -1,0 +1,318 @@
+package lora
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Weighted is an adapter and the factor its change is taken with.
+type Weighted struct {
+	Folder *Folder
+	Weight float64 // 1: as trained
+}
+
+// MergeOptions say what is merged into what.
+type MergeOptions struct {
+	Output
+	// TrainedAs is how linear weights were held in training (dtype.NF4Double),
+	// nil: as in the file. Trained merges into those weights instead of the
+	// original ones; either way the report compares the two.
+	TrainedAs *dtype.Type
+	Trained   bool
+}
+
+// MergeReport says what merging did to each layer.
+type MergeReport struct {
+	Layers []MergedLayer `json:"layers"`
+	Whole  []string      `json:"whole,omitempty"` // modules and biases replaced as a whole
+	Bytes  int64         `json:"bytes"`
+}
+
+// MergedLayer are Frobenius norms of one layer.
+type MergedLayer struct {
+	Name     string  `json:"name"`
+	Weight   float64 `json:"weight"`                 // of the base's weight
+	Delta    float64 `json:"delta"`                  // of what the adapters add
+	Rounding float64 `json:"rounding"`               // of what storing loses of the sum
+	Quant    float64 `json:"quantization,omitempty"` // of original minus as held in training
+}
+
+// QuantOverDelta is ‖quantization‖/‖delta‖: above 1 the base's quantization
+// moved the layer further than training did.
+func (l MergedLayer) QuantOverDelta() float64 { return l.Quant / l.Delta }
+
+// Merge adds adapters to src's weights and writes the result: W + Σ weight·s·B·A
+// in float32, rounded once to the stored type. Every tensor of every adapter is
+// used, or it is an error. Tensors stream one at a time.
+func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters []Weighted, o MergeOptions) (*MergeReport, error) {
+	m := &merger{dev: dev, src: src, o: o, layers: map[string][]factor{}, whole: map[string][]float32{}, norms: map[string]*MergedLayer{}}
+	for _, a := range adapters {
+		if err := m.take(a); err != nil {
+			return nil, err
+		}
+	}
+	if err := write(ctx, src, &o.Output, m); err != nil {
+		return nil, err
+	}
+	r := &MergeReport{Whole: slices.Sorted(maps.Keys(m.whole))}
+	for _, p := range o.Plan(src) {
+		r.Bytes += size(src, p)
+		if l, ok := m.norms[p.Name]; ok {
+			l.Delta, l.Weight, l.Rounding, l.Quant = math.Sqrt(l.Delta), math.Sqrt(l.Weight), math.Sqrt(l.Rounding), math.Sqrt(l.Quant)
+			r.Layers = append(r.Layers, *l)
+		}
+	}
+	return r, nil
+}
+
+// merger is the edit that adds low-rank products.
+type merger struct {
+	dev    kernels.Backend
+	src    *arch.Source
+	o      MergeOptions
+	layers map[string][]factor  // by weight name
+	whole  map[string][]float32 // by tensor name
+	norms  map[string]*MergedLayer
+	held   []float32 // the tensor in work as held in training, where asked for
+}
+
+// factor is scale·B·A of one adapter.
+type factor struct {
+	a, b  []float32
+	r     int
+	scale float32
+}
+
+// take puts every tensor of an adapter where it belongs.
+func (m *merger) take(w Weighted) error {
+	f := w.Folder
+	for _, t := range f.tensors {
+		t.used = false
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
+		if path, ok := strings.CutSuffix(name, ".lora_A.weight"); ok {
+			if err := m.takeLayer(w, path); err != nil {
+				return err
+			}
+			continue
+		}
+		if strings.HasSuffix(name, ".lora_B.weight") {
+			continue
+		}
+		if err := m.takeWhole(w, name); err != nil {
+			return err
+		}
+	}
+	return f.leftover()
+}
+
+func (m *merger) takeLayer(w Weighted, path string) error {
+	f, name := w.Folder, path+".weight"
+	shape := m.src.Shape(name)
+	if len(shape) != 2 {
+		return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "was made for another base: it has no layer %s", path)
+	}
+	r, alpha, err := f.Config.rankAlpha(path)
+	if err != nil {
+		return err
+	}
+	a, b, err := f.layer(path, r, shape[0], shape[1])
+	if err != nil {
+		return err
+	}
+	m.layers[name] = append(m.layers[name], factor{a, b, r, float32(w.Weight) * f.Config.scale(r, alpha)})
+	m.norms[name] = &MergedLayer{Name: name}
+	return nil
+}
+
+// takeWhole finds the place of a tensor that replaces one of the base.
+func (m *merger) takeWhole(w Weighted, stored string) error {
+	f := w.Folder
+	name := strings.Replace(stored, ".base_layer.", ".", 1)
+	shape := m.src.Shape(name)
+	if shape == nil {
+		return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "tensor %s%s has no place in this model", prefix, stored)
+	}
+	if _, twice := m.whole[name]; twice || w.Weight != 1 {
+		return fail.Inputf(f.Dir, "merge this adapter alone, with weight 1", "%s is stored whole and cannot be combined", name)
+	}
+	var want []int64
+	for _, d := range shape {
+		want = append(want, int64(d))
+	}
+	v, err := f.take(stored, want...)
+	m.whole[name] = v
+	return err
+}
+
+func (m *merger) touches(name string) bool {
+	return m.layers[name] != nil || m.whole[name] != nil
+}
+
+// apply adds the deltas to the rows w, or puts the whole values in their place.
+func (m *merger) apply(name string, row0, cols int, w []float32) error {
+	if v, ok := m.whole[name]; ok {
+		copy(w, v[row0*cols:])
+	} else if m.o.TrainedAs != nil {
+		if err := m.requantized(name, row0, w); err != nil {
+			return err
+		}
+	}
+	if len(m.layers[name]) == 0 {
+		return nil
+	}
+	delta := make([]float32, len(w))
+	if err := m.delta(name, row0, cols, delta); err != nil {
+		return err
+	}
+	l := m.norms[name]
+	l.Weight, l.Delta = l.Weight+square(w), l.Delta+square(delta)
+	for i := range w {
+		w[i] += delta[i]
+	}
+	t, _ := m.o.store(m.src.Shape(name), m.src.Type(name))
+	l.Rounding += lost(t, w)
+	return nil
+}
+
+// delta computes the rows row0 … of Σ scale·B·A on the device.
+func (m *merger) delta(name string, row0, cols int, delta []float32) error {
+	rows := len(delta) / cols
+	f32 := dtype.Of(dtype.F32)
+	return m.dev.Run(func() error {
+		sum, err := m.dev.Alloc(kernels.Scratch, f32, len(delta))
+		if err != nil {
+			return err
+		}
+		defer m.dev.Free(sum)
+		for i, f := range m.layers[name] {
+			if err := m.product(kernels.Dst{Buffer: sum, Add: i > 0}, f, row0, rows, cols); err != nil {
+				return err
+			}
+		}
+		return m.dev.Download(f32bytes(delta), sum)
+	})
+}
+
+func (m *merger) product(dst kernels.Dst, f factor, row0, rows, cols int) error {
+	a, err := m.upload(f.a)
+	if err != nil {
+		return err
+	}
+	defer m.dev.Free(a)
+	b, err := m.upload(f.b[row0*f.r : (row0+rows)*f.r])
+	if err != nil {
+		return err
+	}
+	defer m.dev.Free(b)
+	m.dev.Gemm(dst, b, a, false, false, rows, cols, f.r, f.scale)
+	return nil
+}
+
+func (m *merger) upload(v []float32) (kernels.Buffer, error) {
+	b, err := m.dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), len(v))
+	if err == nil {
+		m.dev.Upload(b, f32bytes(v))
+	}
+	return b, err
+}
+
+// requantized measures how far the weight was from its original in training,
+// and puts the trained-on values into w where these are merged into.
+func (m *merger) requantized(name string, row0 int, w []float32) error {
+	if m.norms[name] == nil {
+		return nil
+	}
+	if row0 == 0 {
+		rows, cols := shape2(m.src.Shape(name))
+		var err error
+		if m.held, err = held(m.src, name, rows, cols, *m.o.TrainedAs); err != nil {
+			return err
+		}
+	}
+	_, cols := shape2(m.src.Shape(name))
+	h := m.held[row0*cols : row0*cols+len(w)]
+	for i := range w {
+		d := float64(w[i] - h[i])
+		m.norms[name].Quant += d * d
+	}
+	if m.o.Trained {
+		copy(w, h)
+	}
+	return nil
+}
+
+// held is a weight as it was held in training: quantized to t and decoded.
+func held(src *arch.Source, name string, rows, cols int, t dtype.Type) ([]float32, error) {
+	data, _, err := src.Read(name)
+	if err != nil {
+		return nil, err
+	}
+	w := make([]float32, rows*cols)
+	block.DecodeAll(w, block.Raw{Type: src.Type(name), Rows: rows, Cols: cols, Data: data})
+	q := block.New(t, rows, cols)
+	if err := block.Encode(q, w, nil); err != nil {
+		return nil, fmt.Errorf("%s as %v: %w", name, t, err)
+	}
+	block.DecodeAll(w, q)
+	return w, nil
+}
+
+func square(v []float32) float64 {
+	s := 0.0
+	for _, x := range v {
+		s += float64(x) * float64(x)
+	}
+	return s
+}
+
+// lost is the squared norm of what rounding w to t loses.
+func lost(t dtype.Type, w []float32) float64 {
+	if t == dtype.Of(dtype.F32) {
+		return 0
+	}
+	round := func(x float32) float32 { return block.FromBF16(block.BF16(x)) }
+	if t.Kind == dtype.F16 {
+		round = func(x float32) float32 { return block.FromF16(block.F16(x)) }
+	}
+	s := 0.0
+	for _, x := range w {
+		d := float64(x - round(x))
+		s += d * d
+	}
+	return s
+}
+
+// SaveModel writes a fully trained model: src's tensors with m's values.
+func SaveModel(ctx context.Context, m *model.Model, src *arch.Source, o Output) error {
+	e := &trained{m: m, params: map[string]kernels.Buffer{}}
+	for _, p := range m.Params() {
+		e.params[p.Name] = p.Buffer
+	}
+	return write(ctx, src, &o, e)
+}
+
+// trained is the edit that puts a trained model's values in place.
+type trained struct {
+	m      *model.Model
+	params map[string]kernels.Buffer
+}
+
+func (t *trained) touches(name string) bool { return t.params[name] != nil }
+
+func (t *trained) apply(name string, row0, cols int, w []float32) error {
+	return t.m.Dev.Run(func() error {
+		return t.m.Dev.Download(f32bytes(w), t.m.Dev.Slice(t.params[name], row0*cols, len(w)))
+	})
+}

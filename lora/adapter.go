@@ -112,6 +112,9 @@ func (ad *Adapter) attach(s nn.Slot, site uint32, fill func(*Layer) (a, b []floa
 	if s.Linear == nil {
 		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole table", "an adapter on the embedding %s is not supported", s.Path)
 	}
+	if s.Path == headPath {
+		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole head", "an adapter on the head %s is not supported", s.Path)
+	}
 	r, alpha, err := ad.Config.rankAlpha(s.Path)
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,7 +43,7 @@ type stored struct {
 // ReadFolder reads a PEFT folder and checks it in itself: what it holds, its
 // names, its numbers. Errors are of kind fail.Input.
 func ReadFolder(dir string) (*Folder, error) {
-	a, err := readAdapter(dir)
+	a, err := formats.ReadAdapter(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +116,7 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 func (f *Folder) take(name string, shape ...int64) ([]float32, error) {
 	t, ok := f.tensors[name]
 	if !ok {
-		return nil, fail.Inputf(f.Dir, "is adapter_config.json its own?", "tensor %s%s is missing", prefix, name)
+		return nil, f.missing(name)
 	}
 	if !slices.Equal(t.shape, shape) {
 		return nil, fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base),
@@ -125,6 +124,10 @@ func (f *Folder) take(name string, shape ...int64) ([]float32, error) {
 	}
 	t.used = true
 	return t.data, nil
+}
+
+func (f *Folder) missing(name string) error {
+	return fail.Inputf(f.Dir, "is adapter_config.json its own?", "tensor %s%s is missing", prefix, name)
 }
 
 // layer returns A and B of the adapter of a layer [out, in] with rank r. The
@@ -212,27 +215,4 @@ tags:
 
 %s. Base: %s.
 `, o.Base, ad.Summary(), o.Base)
-}
-
-// readAdapter reads the two files of a PEFT folder.
-func readAdapter(dir string) (*formats.Adapter, error) {
-	conf, err := os.ReadFile(filepath.Join(dir, "adapter_config.json"))
-	if err != nil {
-		return nil, fail.Inputf(dir, "a PEFT adapter is a folder with adapter_config.json", "no adapter here: %w", err)
-	}
-	r, err := formats.Open(filepath.Join(dir, "adapter_model.safetensors"))
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	a := &formats.Adapter{Config: conf}
-	list := r.Tensors()
-	for i := range list {
-		t := formats.NamedTensor{Name: list[i].Name, DType: list[i].Type.Kind.Info().ST, Shape: list[i].Shape}
-		if t.Data, err = r.Read(&list[i]); err != nil {
-			return nil, err
-		}
-		a.Tensors = append(a.Tensors, t)
-	}
-	return a, nil
 }

@@ -107,7 +107,10 @@ func (m *merger) take(w Weighted) error {
 			}
 			continue
 		}
-		if strings.HasSuffix(name, ".lora_B.weight") {
+		if path, ok := strings.CutSuffix(name, ".lora_B.weight"); ok {
+			if f.tensors[path+".lora_A.weight"] == nil {
+				return f.missing(path + ".lora_A.weight")
+			}
 			continue
 		}
 		if err := m.takeWhole(w, name); err != nil {

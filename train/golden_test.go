@@ -222,6 +222,8 @@ var variants = []variant{
 	{name: "tied_lora", lossTol: 1e-5, normTol: 5e-4},
 	{name: "lora_bias", lossTol: 1e-5, normTol: 5e-4},
 	{name: "modules_to_save", lossTol: 1e-5, normTol: 5e-4},
+	{name: "qlora_f32", base: "qlora_f32/base-nf4", lossTol: 1e-5, normTol: 5e-4},
+	{name: "qlora_bf16", base: "qlora_bf16/base-nf4", bf16: true, lossTol: 5e-3, normTol: 5e-2, adapterTol: 1e-3},
 	// Quantized by us: bitsandbytes' own table for nested scales is not nearest.
 	{name: "qlora_f32", label: "qlora_f32 quantized here", base: "base-llama", hold: &dtype.NF4Double, lossTol: 2e-3, normTol: 2e-2, adapterTol: 2e-4},
 	{name: "full", full: true, lossTol: 1e-5, normTol: 5e-4},

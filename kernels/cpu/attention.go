@@ -168,8 +168,8 @@ func (f *forward) rows(t, nt, k0, n int) {
 	q, out := f.q[r0*f.dp:(r0+m)*f.dp], f.out[r0*f.dp:(r0+m)*f.dp]
 	first, last := f.keys(f.pos+t, f.pos+t+nt)
 	for b := 0; b < n; b += blockKeys {
-		w := min(blockKeys, n-b)
-		if k0+b >= last || k0+b+w <= first {
+		w := min(blockKeys, n-b, last-k0-b) // no further than the last token sees
+		if w <= 0 || k0+b+w <= first {
 			continue
 		}
 		vec.MatMul(f.s, blockKeys, q, f.dp, f.kt[b*f.dp:], blockKeys, m, pad16(w), f.d, false, false)

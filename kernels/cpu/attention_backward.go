@@ -117,7 +117,7 @@ func (b *backward) rows(t, nt int) {
 	clear(b.dq[:m*b.dp])
 	first, last := b.keys(t, t+nt)
 	for k0 := b.klo; k0 < b.khi; k0 += blockKeys {
-		if w := min(blockKeys, b.khi-k0); k0 < last && k0+w > first {
+		if w := min(blockKeys, b.khi-k0, last-k0); w > 0 && k0+w > first {
 			b.block(t, m, k0, w)
 		}
 	}

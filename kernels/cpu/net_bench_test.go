@@ -7,8 +7,8 @@ import (
 	"github.com/tunekit/tunekit/kernels"
 )
 
-// BenchmarkAttention reports Gflop/s of visible scores (two products of D a
-// score forward, five backward).
+// BenchmarkAttention counts visible scores only: two products of D a score
+// forward, five backward.
 func BenchmarkAttention(b *testing.B) {
 	for _, c := range []struct{ seqs, t, h, k, d int }{{4, 512, 9, 3, 64}, {1, 2048, 9, 3, 64}, {1, 2048, 32, 8, 128}, {16, 128, 9, 3, 64}} {
 		x := newBench(b)
@@ -27,16 +27,10 @@ func BenchmarkAttention(b *testing.B) {
 		name := fmt.Sprintf("%dx%d/heads%d-%dx%d", c.seqs, c.t, c.h, c.k, c.d)
 		x.Attention(o, lse, q, k, v, a)
 		b.Run(name+"/forward", func(b *testing.B) {
-			for b.Loop() {
-				x.Attention(o, lse, q, k, v, a)
-			}
-			b.ReportMetric(2*work*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gflop/s")
+			measure(b, 2*work, false, func() { x.Attention(o, lse, q, k, v, a) })
 		})
 		b.Run(name+"/backward", func(b *testing.B) {
-			for b.Loop() {
-				x.AttentionBackward(dq, dk, dv, do, o, lse, q, k, v, a)
-			}
-			b.ReportMetric(5*work*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gflop/s")
+			measure(b, 5*work, false, func() { x.AttentionBackward(dq, dk, dv, do, o, lse, q, k, v, a) })
 		})
 	}
 }

@@ -16,9 +16,10 @@ type Buf struct {
 	rows, cols int // as loaded; 0 for Alloc and Slice
 	purpose    kernels.Purpose
 	mem        []byte // nil once freed
-	block      piece  // where mem came from; zero for borrowed bytes and slices
-	owner      bool   // false: a slice
-	root       *Buf   // of a slice: the buffer whose memory it is
+	freed      bool
+	block      piece // where mem came from; zero for borrowed bytes and slices
+	owner      bool  // false: a slice
+	root       *Buf  // of a slice: the buffer whose memory it is
 }
 
 // Type is the element type.
@@ -29,7 +30,7 @@ func (b *Buf) Len() int { return b.n }
 
 // live returns the bytes, or panics when they were given back.
 func (b *Buf) live() []byte {
-	if b.mem == nil && b.n > 0 || b.root != nil && b.root.mem == nil && b.root.n > 0 {
+	if b.freed || b.root != nil && b.root.freed {
 		panic("cpu: buffer used after it was freed")
 	}
 	return b.mem

@@ -168,7 +168,7 @@ func (c *CPU) Free(b kernels.Buffer) {
 	if x.dev != c {
 		panic("cpu: free: buffer of another device")
 	}
-	if x.mem == nil {
+	if x.freed {
 		panic("cpu: free: buffer was freed before")
 	}
 	c.uncount(x.purpose, len(x.mem))
@@ -176,7 +176,7 @@ func (c *CPU) Free(b kernels.Buffer) {
 		poison(x.mem)
 		c.arena.give(x.block)
 	}
-	x.mem, x.block = nil, piece{}
+	x.mem, x.block, x.freed = nil, piece{}, true
 }
 
 // Slice views elements [off, off+n) of a plain buffer. It stays valid as long

@@ -131,12 +131,4 @@ func logSum(x, tmp []float32) float64 {
 }
 
 // argmax is the lowest index of the largest element.
-func argmax(x []float32) int {
-	at := 0
-	for i, v := range x {
-		if v > x[at] {
-			at = i
-		}
-	}
-	return at
-}
+func argmax(x []float32) int { return int(firstOf(x, vec.Max(x))) }

@@ -38,6 +38,8 @@ var groups = []struct {
 	run  func(s *suite)
 }{
 	{"Memory", testMemory},
+	{"Linear", testLinear},
+	{"LogProb", testLogProb},
 	{"Gather", testGather},
 	{"Norm", testNorm},
 	{"Act", testAct},
@@ -49,6 +51,11 @@ var groups = []struct {
 	{"Sum", testSum},
 	{"Optim", testOptim},
 	{"LogitStats", testLogitStats},
+	{"Gemm", testGemm},
+	{"Gram", testGram},
+	{"Factor", testFactor},
+	{"GPTQBlock", testGPTQ},
+	{"Dequantize", testDequantize},
 }
 
 // suite is one running group.

@@ -1,0 +1,128 @@
+package cpu
+
+import (
+	"errors"
+	"testing"
+	"unsafe"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// TestLimit: a refusal names purpose, size and limit, and changes nothing.
+func TestLimit(t *testing.T) {
+	c := New(Options{MemoryLimit: 1000})
+	a, err := c.Alloc(kernels.Gradients, dtype.Of(dtype.F32), 200)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Alloc(kernels.Optimizer, dtype.Of(dtype.F32), 51)
+	var e *kernels.MemoryError
+	if !errors.As(err, &e) || e.Purpose != kernels.Optimizer || e.Asked != 204 || e.Limit != 1000 || e.InUse[kernels.Gradients] != 800 {
+		t.Fatalf("error %v", err)
+	}
+	if _, err := c.Load(kernels.Mapped, dtype.Of(dtype.Q8_0), 100, 32, make([]byte, 3400), kernels.Borrow); err != nil {
+		t.Errorf("mapped pages counted against the limit: %v", err)
+	}
+	c.Free(a)
+	if b, err := c.Alloc(kernels.Optimizer, dtype.Of(dtype.F32), 250); err != nil || b.Len() != 250 {
+		t.Errorf("after Free: %v", err)
+	}
+	if in := c.Info(); in.PeakTotal != 1000 || in.Mem.Peak[kernels.Mapped] != 3400 {
+		t.Errorf("peak %d, %v", in.PeakTotal, in.Mem.Peak)
+	}
+}
+
+// TestReuse: a step that frees and takes the same sizes gets the same memory,
+// and what is kept never passes the busiest moment.
+func TestReuse(t *testing.T) {
+	c := New(Options{})
+	sizes := []int{1, 100, 70_000, 1 << 20, 3 << 20, 5_000_001}
+	seen := map[*byte]bool{}
+	for step := range 5 {
+		var bufs []kernels.Buffer
+		for _, n := range sizes {
+			b, err := c.Alloc(kernels.Activations, dtype.Of(dtype.U8), n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := unsafe.SliceData(raw(b))
+			if uintptr(unsafe.Pointer(p))%64 != 0 {
+				t.Errorf("%d bytes at %p: not aligned", n, p)
+			}
+			if step > 0 && !seen[p] {
+				t.Errorf("step %d: %d bytes came from somewhere new", step, n)
+			}
+			seen[p] = true
+			bufs = append(bufs, b)
+		}
+		for _, b := range bufs {
+			c.Free(b)
+		}
+	}
+	for n := 1 << 20; n < 200<<20; n += n / 3 { // sizes that never come back
+		b, err := c.Alloc(kernels.Activations, dtype.Of(dtype.U8), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Free(b)
+		if c.arena.kept+c.arena.live > c.arena.busy+arenaSlack {
+			t.Fatalf("%d bytes kept, busiest moment %d", c.arena.kept, c.arena.busy)
+		}
+	}
+}
+
+// TestClass: size classes are ordered, hold what was asked, and waste at most an eighth.
+func TestClass(t *testing.T) {
+	last := 0
+	for n := 1; n < 1<<20; n += 1 + n/50 {
+		k := class(n)
+		if k < n || k < last || k%64 != 0 || n > 1024 && k > n+n/8+64 {
+			t.Fatalf("class of %d is %d, of a smaller one %d", n, k, last)
+		}
+		if class(k) != k {
+			t.Fatalf("class of %d is %d: not its own class", k, class(k))
+		}
+		last = k
+	}
+}
+
+// TestMisuse: errors of the program panic.
+func TestMisuse(t *testing.T) {
+	c := New(Options{})
+	alloc := func(n int) kernels.Buffer {
+		b, err := c.Alloc(kernels.Activations, dtype.Of(dtype.F32), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for name, f := range map[string]func(){
+		"free twice":       func() { b := alloc(3); c.Free(b); c.Free(b) },
+		"free empty twice": func() { b := alloc(0); c.Free(b); c.Free(b) },
+		"use after free":   func() { b := alloc(3); c.Free(b); c.Fill(b, 1) },
+		"slice after free": func() { b := alloc(3); s := c.Slice(b, 1, 1); c.Free(b); c.Fill(s, 1) },
+		"slice past end":   func() { c.Slice(alloc(3), 2, 2) },
+		"alloc of blocks":  func() { c.Alloc(kernels.Weights, dtype.Of(dtype.Q4_0), 32) },
+		"wrong type":       func() { b, _ := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), 3); c.Fill(b, 1) },
+		"short upload":     func() { c.Upload(alloc(3), make([]byte, 8)) },
+		"short load":       func() { c.Load(kernels.Weights, dtype.Of(dtype.F32), 2, 2, make([]byte, 15), kernels.Copy) },
+		"small buffer":     func() { c.Sum(kernels.To(alloc(1)), alloc(3), nil, 4) },
+		"bad sequences": func() {
+			x := alloc(8)
+			s, _ := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), 2)
+			copy(i32(s), []int32{0, 3})
+			h := kernels.Heads{Buffer: x, Tok: 2, Head: 2}
+			c.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 4, H: 1, K: 1, D: 2, Seq: s})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			f()
+		})
+	}
+}

@@ -1,0 +1,294 @@
+package kerneltest
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// matmul64 is op(a)·op(b): a [m,k] or, with ta, [k,m]; b [k,n] or, with tb, [n,k].
+func matmul64(a, b []float64, ta, tb bool, m, n, k int) []float64 {
+	c := make([]float64, m*n)
+	for i := range m {
+		for j := range n {
+			var s float64
+			for p := range k {
+				x, y := i*k+p, p*n+j
+				if ta {
+					x = p*m + i
+				}
+				if tb {
+					y = j*k + p
+				}
+				s += a[x] * b[y]
+			}
+			c[i*n+j] = s
+		}
+	}
+	return c
+}
+
+func scaled(x []float64, f float64) []float64 {
+	y := make([]float64, len(x))
+	for i, v := range x {
+		y[i] = f * v
+	}
+	return y
+}
+
+func plus(x, y []float64) []float64 {
+	z := append([]float64{}, x...)
+	for i, v := range y {
+		z[i] += v
+	}
+	return z
+}
+
+// linearCase is one product of Linear in all its parts.
+type linearCase struct {
+	n, in, out, r int // r 0: no second pair
+	t             dtype.Type
+	bias, bf16    bool
+	alpha         float32
+	drop          float32
+}
+
+func (c linearCase) String() string {
+	return fmt.Sprintf("%d×%d→%d %v r%d bias %v bf16 %v alpha %v drop %v", c.n, c.in, c.out, c.t, c.r, c.bias, c.bf16, c.alpha, c.drop)
+}
+
+func testLinear(s *suite) {
+	f32, nf4 := dtype.Of(dtype.F32), dtype.NF4Double
+	for _, c := range []linearCase{
+		{n: 1, in: 1, out: 1, t: f32},
+		{n: 1, in: 64, out: 97, t: f32, bias: true},
+		{n: 3, in: 35, out: 16, t: f32, r: 8, alpha: 0.5},
+		{n: 20, in: 67, out: 33, t: f32, r: 3, bias: true},
+		{n: 20, in: 67, out: 33, t: f32, bf16: true},
+		{n: 75, in: 130, out: 70, t: dtype.Of(dtype.BF16), bias: true, bf16: true},
+		{n: 40, in: 96, out: 50, t: f32, drop: 0.25, alpha: 2, r: 4},
+		{n: 5, in: 96, out: 8, t: f32, drop: 0.5},
+		{n: 600, in: 24, out: 17, t: f32, drop: 0.1},
+		{n: 17, in: 64, out: 40, t: dtype.Of(dtype.F16)},
+		{n: 2, in: 128, out: 65, t: nf4, r: 8},
+		{n: 33, in: 128, out: 65, t: nf4, r: 16, bias: true},
+		{n: 30, in: 64, out: 20, t: dtype.Of(dtype.Q4_0)},
+		{n: 30, in: 64, out: 20, t: dtype.Of(dtype.Q4_1)},
+		{n: 1, in: 256, out: 20, t: dtype.Of(dtype.Q8_0)},
+		{n: 30, in: 256, out: 20, t: dtype.Of(dtype.Q4_K)},
+		{n: 30, in: 256, out: 20, t: dtype.Of(dtype.Q6_K)},
+		{n: 30, in: 128, out: 24, t: dtype.Type{Kind: dtype.Int4, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}},
+		{n: 3, in: 128, out: 24, t: dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.BF16}},
+	} {
+		s.in(c.String(), func(s *suite) { s.linear(c) })
+	}
+	s.in("rows of a weight", func(s *suite) {
+		w, wx := s.weights(dtype.NF4Double, 40, 64, 1)
+		x := s.normal(12*64, 1)
+		a := &kernels.LinearArgs{N: 12, X: s.up(x), W: w.RowsOf(7, 20).RowsOf(2, 9)}
+		want := matmul64(x, wx[9*64:18*64], false, true, 12, 9, 64)
+		s.check([]result{{name: "y", n: 12 * 9, want: want, tol: f32Tol}}, func(d []kernels.Dst) { s.b.Linear(d[0], a) })
+	})
+}
+
+// bf16Tol allows for products of two rounded numbers that another backend
+// rounds after each addition of a pair; the operands are rounded in the reference.
+const bf16Tol = 2e-3
+
+func roundBF16(x []float64) []float64 {
+	y := make([]float64, len(x))
+	for i, v := range x {
+		y[i] = float64(block.FromBF16(block.BF16(float32(v))))
+	}
+	return y
+}
+
+// dropped is x [n, width] as d leaves it.
+func dropped(d *kernels.Drop, keys []int64, x []float64, width int) []float64 {
+	if d == nil {
+		return x
+	}
+	y := append([]float64{}, x...)
+	row := make([]float32, width)
+	for i, k := range keys {
+		for j := range row {
+			row[j] = 1
+		}
+		d.Apply(row, k, 0)
+		for j, f := range row {
+			y[i*width+j] *= float64(f)
+		}
+	}
+	return y
+}
+
+func (s *suite) drop(p float32, n int) (*kernels.Drop, []int64) {
+	if p == 0 {
+		return nil, nil
+	}
+	keys, raw := make([]int64, n), make([]byte, 8*n)
+	for i := range keys {
+		keys[i] = int64(s.rng.Uint64() >> 1)
+		binary.LittleEndian.PutUint64(raw[8*i:], uint64(keys[i]))
+	}
+	b := s.alloc(dtype.I64, n)
+	s.b.Upload(b, raw)
+	return &kernels.Drop{P: p, Seed: 9, Step: 3, Site: 5, Key: b}, keys
+}
+
+func (s *suite) linear(c linearCase) {
+	w, wx := s.weights(c.t, c.out, c.in, 1)
+	x, dy := s.normal(c.n*c.in, 1), s.normal(c.n*c.out, 1)
+	drop, keys := s.drop(c.drop, c.n)
+	a := &kernels.LinearArgs{N: c.n, X: s.up(x), W: w, Alpha: c.alpha, BF16: c.bf16, Drop: drop}
+	alpha, tol, round := float64(c.alpha), f32Tol, func(x []float64) []float64 { return x }
+	if alpha == 0 {
+		alpha = 1
+	}
+	if c.bf16 {
+		tol, round = bf16Tol, roundBF16
+	}
+	xd := dropped(drop, keys, x, c.in)
+	want := scaled(matmul64(round(xd), round(wx), false, true, c.n, c.out, c.in), alpha)
+	if c.bias {
+		bias := s.normal(c.out, 1)
+		a.Bias = s.up(bias)
+		for i := range want {
+			want[i] += bias[i%c.out]
+		}
+	}
+	back := *a
+	dx := scaled(matmul64(round(dy), round(wx), false, false, c.n, c.in, c.out), alpha)
+	if drop != nil {
+		dx = dropped(drop, keys, dx, c.in)
+	}
+	if c.r > 0 {
+		u, b := s.normal(c.n*c.r, 1), s.normal(c.out*c.r, 1)
+		a.U, a.B = s.up(u), kernels.Mat{Buffer: s.up(b), Rows: c.out, Cols: c.r, Of: c.out}
+		want = plus(want, matmul64(u, b, false, true, c.n, c.out, c.r))
+		du, ba := s.normal(c.n*c.r, 1), s.normal(c.r*c.in, 1)
+		back.U, back.B = s.up(du), kernels.Mat{Buffer: s.up(ba), Rows: c.r, Cols: c.in, Of: c.r}
+		dx = plus(dx, matmul64(du, ba, false, false, c.n, c.in, c.r))
+	}
+	s.check([]result{{name: "y", n: len(want), want: want, tol: tol}}, func(d []kernels.Dst) { s.b.Linear(d[0], a) })
+
+	dw := scaled(matmul64(round(dy), round(xd), true, false, c.out, c.in, c.n), alpha)
+	dbias := make([]float64, c.out)
+	for i, v := range dy {
+		dbias[i%c.out] += v
+	}
+	dyb := s.up(dy)
+	s.check([]result{
+		{name: "dx", n: len(dx), want: dx, tol: tol},
+		{name: "dw", n: len(dw), want: dw, tol: tol},
+		{name: "dbias", n: c.out, want: dbias, tol: f32Tol},
+	}, func(d []kernels.Dst) { s.b.LinearBackward(d[0], d[1], d[2], dyb, &back) })
+}
+
+// logProbCase is one head and loss.
+type logProbCase struct {
+	n, c, v int
+	t       dtype.Type
+	scale   float32
+	bf16    bool
+}
+
+func testLogProb(s *suite) {
+	for _, c := range []logProbCase{
+		{1, 3, 5, dtype.Of(dtype.F32), 0, false},
+		{7, 16, 33, dtype.Of(dtype.F32), 0.5, false},
+		{40, 24, 1000, dtype.Of(dtype.F32), 0, false},
+		{30, 32, 200, dtype.Of(dtype.BF16), 1, true},
+		{30, 64, 200, dtype.NF4Double, 0, false},
+	} {
+		s.in(fmt.Sprintf("%+v", c), func(s *suite) { s.logProb(c) })
+	}
+}
+
+// logp64 are the log-probabilities of the targets, the log-sum-exps and the
+// first largest logits of each row.
+func logp64(logits []float64, target []int32, v int) (logp, lse []float64, arg []int32) {
+	for i, t := range target {
+		row := logits[i*v : (i+1)*v]
+		top := 0
+		for j, x := range row {
+			if x > row[top] {
+				top = j
+			}
+		}
+		var sum float64
+		for _, x := range row {
+			sum += math.Exp(x - row[top])
+		}
+		l := row[top] + math.Log(sum)
+		p := 0.0
+		if t >= 0 {
+			p = row[t] - l
+		}
+		logp, lse, arg = append(logp, p), append(lse, l), append(arg, int32(top))
+	}
+	return logp, lse, arg
+}
+
+func (s *suite) logProb(c logProbCase) {
+	w, wx := s.weights(c.t, c.v, c.c, 1)
+	x, coef := s.normal(c.n*c.c, 1), s.normal(c.n, 1)
+	target := make([]int32, c.n)
+	for i := range target {
+		target[i] = int32(s.rng.IntN(c.v+1)) - 1
+	}
+	target[0] = int32(c.v - 1)
+	a := &kernels.LogProbArgs{N: c.n, X: s.up(x), W: w, Target: s.ints(target), Scale: c.scale, BF16: c.bf16}
+	// Logits of size 10 carry an absolute error of 1e-6, which exp makes relative.
+	scale, tol, round := float64(c.scale), 3*f32Tol, func(x []float64) []float64 { return x }
+	if scale == 0 {
+		scale = 1
+	}
+	if c.bf16 {
+		tol, round = 5e-3, roundBF16
+	}
+	logits := func() []float64 {
+		return scaled(matmul64(round(x), round(wx), false, true, c.n, c.v, c.c), scale)
+	}
+	logp, lse, arg := logp64(logits(), target, c.v)
+	out := &kernels.LogProbOut{LogP: s.alloc(dtype.F32, c.n), LSE: s.alloc(dtype.F32, c.n), Argmax: s.alloc(dtype.I32, c.n)}
+	s.b.LogProb(out, kernels.Dst{}, kernels.Dst{}, a)
+	s.close("logp", s.get(out.LogP), logp, tol)
+	s.close("lse", s.get(out.LSE), lse, tol)
+	for i, v := range s.getInts(out.Argmax) {
+		if v != arg[i] && !c.bf16 {
+			s.Errorf("argmax of row %d is %d, want %d", i, v, arg[i])
+		}
+	}
+	a.Coef = s.up(coef)
+	dlogits := make([]float64, c.n*c.v)
+	for i, t := range target {
+		for j, z := range logits()[i*c.v : (i+1)*c.v] {
+			if t >= 0 {
+				dlogits[i*c.v+j] = scale * coef[i] * math.Exp(z-lse[i])
+			}
+		}
+		if t >= 0 {
+			dlogits[i*c.v+int(t)] -= scale * coef[i]
+		}
+	}
+	s.check([]result{
+		{name: "dx", n: len(x), want: matmul64(round(dlogits), round(wx), false, false, c.n, c.c, c.v), tol: tol},
+		{name: "dw", n: len(wx), want: matmul64(round(dlogits), round(x), true, false, c.v, c.c, c.n), tol: tol},
+	}, func(d []kernels.Dst) { s.b.LogProb(&kernels.LogProbOut{}, d[0], d[1], a) })
+	if c.bf16 {
+		return
+	}
+	which := []int{0, len(x) / 2, len(x) - 1}
+	loss := func() float64 {
+		p, _, _ := logp64(logits(), target, c.v)
+		return -dot(coef, p)
+	}
+	dx := s.up(make([]float64, len(x)))
+	s.b.LogProb(&kernels.LogProbOut{}, kernels.To(dx), kernels.Dst{}, a)
+	s.close("dx against differences", s.get(dx), gradient(loss, x, which), tol)
+}

@@ -73,7 +73,7 @@ func newSearch(values []float32) *search {
 	}
 	s.mid = append(s.mid, float32(math.Inf(1)))
 	for cell := range s.start {
-		edge := float32(cell-2)/256 - 1 // one cell to the left: rounding cannot pass it
+		edge := float32(float32(cell-2)/256) - 1 // one cell to the left: rounding cannot pass it
 		for s.mid[s.start[cell]] < edge {
 			s.start[cell]++
 		}
@@ -146,7 +146,7 @@ func packBook(codes []byte, at int, x []float32, s *search, scale float32, whole
 	r := 1 / d
 	for i, v := range x {
 		if whole {
-			v *= r
+			v = float32(v * r)
 		} else {
 			v /= d
 		}

@@ -127,7 +127,7 @@ func decodeQ2_K(dst []float32, b []byte, u int) {
 	for ; len(dst) > 0; dst, u = dst[16:], u+1 {
 		y := (*[16]float32)(dst)
 		q := (*[16]byte)(b[16+u/8*32+u%2*16:])
-		dl, ml := d*float32(b[u]&15), dmin*float32(b[u]>>4)
+		dl, ml := d*float32(b[u]&15), float32(dmin*float32(b[u]>>4))
 		shift := u % 8 / 2 * 2
 		for i, v := range q {
 			y[i] = float32(dl*float32(v>>shift&3)) - ml
@@ -171,7 +171,7 @@ func decodeQ4_K(dst []float32, b []byte, u int) {
 	for ; len(dst) > 0; dst, u = dst[32:], u+1 {
 		y, q := (*[32]float32)(dst), (*[32]byte)(b[16+u/2*32:])
 		sc, m := scaleMinK4(b[4:16], u)
-		dl, ml := d*float32(sc), dmin*float32(m)
+		dl, ml := d*float32(sc), float32(dmin*float32(m))
 		shift := u % 2 * 4
 		for i, v := range q {
 			y[i] = float32(dl*float32(v>>shift&15)) - ml
@@ -186,7 +186,7 @@ func decodeQ5_K(dst []float32, b []byte, u int) {
 	for ; len(dst) > 0; dst, u = dst[32:], u+1 {
 		y, q := (*[32]float32)(dst), (*[32]byte)(b[48+u/2*32:])
 		sc, m := scaleMinK4(b[4:16], u)
-		dl, ml := d*float32(sc), dmin*float32(m)
+		dl, ml := d*float32(sc), float32(dmin*float32(m))
 		shift := u % 2 * 4
 		for i, v := range q {
 			y[i] = float32(dl*float32(v>>shift&15|h[i]>>u&1<<4)) - ml

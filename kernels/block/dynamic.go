@@ -90,7 +90,7 @@ func quantize8(q []byte, absmax, x []float32, s *search, size int) {
 			absmax[b] = absMax(part)
 			r := 1 / max(absmax[b], 1e-38)
 			for i, v := range part {
-				q[b*size+i] = s.order[s.rank(v*r)]
+				q[b*size+i] = s.order[s.rank(float32(v*r))]
 			}
 		}
 	})

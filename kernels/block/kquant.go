@@ -119,7 +119,7 @@ func superSquare(x []float32, factor float32) float32 {
 	for _, v := range x {
 		s += float32(v * v)
 	}
-	return float32(factor*s) / 256
+	return float32(float32(factor*s) / 256)
 }
 
 // roundScales stores scales and minima relative to the largest of each.
@@ -419,7 +419,7 @@ func scaleIQ4(x, weight []float32) float32 {
 func fitIQ4(x, weight []float32, id float32) (qx, q2 float32) {
 	weight = weight[:len(x)]
 	for i, v := range x {
-		q := iq4Values[nearestIQ4(id*v)]
+		q := iq4Values[nearestIQ4(float32(id*v))]
 		wq := float32(weight[i] * q)
 		qx += float32(wq * v)
 		q2 += float32(wq * q)
@@ -450,12 +450,12 @@ func encodeIQ4_NL(dst []byte, x, w []float32) {
 		for _, v := range b {
 			s += float32(v * v)
 		}
-		weighIQ4(weight[:], b, wb, s*(2.0/32))
+		weighIQ4(weight[:], b, wb, float32(s*(2.0/32)))
 		d := scaleIQ4(b, weight[:])
 		putF16(dst, d)
 		id := inverse(d)
 		for i, v := range b {
-			l[i] = nearestIQ4(id * v)
+			l[i] = nearestIQ4(float32(id * v))
 		}
 		packNibbles(dst[2:], &l)
 	}
@@ -471,7 +471,7 @@ func encodeIQ4_XS(dst []byte, x, w []float32) {
 		for _, v := range b {
 			s += float32(v * v)
 		}
-		s *= 2.0 / 256
+		s = float32(s * (2.0 / 256))
 		for j := range scales {
 			var wj []float32
 			if wb != nil {
@@ -490,7 +490,7 @@ func encodeIQ4_XS(dst []byte, x, w []float32) {
 			q := min(max(nearest(float32(id*v)), -32), 31)
 			is := inverse(float32(d * float32(q)))
 			for i, v := range b[32*j : 32*j+32] {
-				l[i] = nearestIQ4(is * v)
+				l[i] = nearestIQ4(float32(is * v))
 			}
 			packNibbles(dst[8+16*j:], &l)
 			q += 32

@@ -67,7 +67,7 @@ func encodeQ8_0(dst []byte, x, _ []float32) {
 		putF16(dst, d)
 		id := inverse(d)
 		for i, v := range b {
-			q[i] = byte(roundAway(v * id))
+			q[i] = byte(roundAway(float32(v * id)))
 		}
 	}
 }

@@ -1,10 +1,15 @@
+// Package quant makes models smaller: it chooses a storage type for every
+// tensor, finds the codes, and writes the artifact with a report of what each
+// tensor became and why.
 package quant
 
 import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
@@ -181,6 +186,19 @@ func ParseTensorKind(flag, name string) (dtype.Kind, error) {
 		return k, fail.Usagef(flag, kindHint(), "unknown tensor type %q", name)
 	}
 	return k, encodable(flag, k)
+}
+
+// ParseTensorType reads RE=TYPE, the value of --tensor-type.
+func ParseTensorType(s string) (TensorType, error) {
+	i := strings.LastIndexByte(s, '=')
+	if i <= 0 {
+		return TensorType{}, fail.Usagef("tensor-type", "for example attn_v=Q6_K", "%q is not of the form REGEXP=TYPE", s)
+	}
+	if _, err := regexp.Compile(s[:i]); err != nil {
+		return TensorType{}, fail.Usagef("tensor-type", "", "%q is not a regular expression: %v", s[:i], err)
+	}
+	k, err := ParseTensorKind("tensor-type", s[i+1:])
+	return TensorType{Pattern: s[:i], Type: k}, err
 }
 
 func encodable(flag string, k dtype.Kind) error {
@@ -415,6 +433,9 @@ func (g *ggufRun) encode(c *Choice, from dtype.Type, data []byte) ([]byte, error
 		}
 		x := buf[:n*cols]
 		decodeRows(x, src, r, n)
+		if err := finite(c.Name, x, r, cols); err != nil {
+			return nil, err
+		}
 		var w []float32
 		if weights != nil {
 			w = weights[r/per*cols:][:cols]
@@ -425,6 +446,16 @@ func (g *ggufRun) encode(c *Choice, from dtype.Type, data []byte) ([]byte, error
 		r += n
 	}
 	return dst.Data, nil
+}
+
+// finite refuses weights that are NaN or infinite, whatever the target type.
+func finite(name string, x []float32, row0, cols int) error {
+	for i, v := range x {
+		if v-v != 0 {
+			return fail.Inputf(name, "the source model is damaged; tune verify lists what is wrong with it", "row %d, column %d is %v", row0+i/cols, i%cols, v)
+		}
+	}
+	return nil
 }
 
 func decodeRows(x []float32, m block.Raw, row0, n int) {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -230,6 +232,53 @@ func TestGGUFRefusals(t *testing.T) {
 	}
 	if _, err := os.Stat(out); err == nil {
 		t.Error("a refused run left a file")
+	}
+}
+
+// TestGGUFNotFinite: no type hides a damaged weight.
+func TestGGUFNotFinite(t *testing.T) {
+	for _, to := range []dtype.Kind{dtype.BF16, dtype.F16, dtype.Q8_0} {
+		x := make([]float32, 64)
+		x[40] = float32(math.Inf(-1))
+		raw := make([]byte, 256)
+		block.PutF32(raw, x)
+		c := Choice{MixTensor: MixTensor{Name: "w", Shape: []int64{2, 32}}, To: dtype.Of(to)}
+		run := ggufRun{ctx: context.Background(), o: &GGUFOptions{}}
+		if _, err := run.encode(&c, dtype.Of(dtype.F32), raw); fail.Code(err) != 3 || !strings.Contains(err.Error(), "row 1, column 8 is -Inf") {
+			t.Errorf("%v: %v", to, err)
+		}
+	}
+}
+
+// TestGGUFExperts: every expert of a matrix of experts has its own importance.
+func TestGGUFExperts(t *testing.T) {
+	const experts, rows, cols = 3, 4, 256
+	x, im := make([]float32, experts*rows*cols), make([]float32, experts*cols)
+	for i := range x {
+		x[i] = float32(math.Sin(float64(i) * 1.7))
+	}
+	for i := range im {
+		im[i] = float32(i*i%97) + 1
+	}
+	raw := make([]byte, 4*len(x))
+	block.PutF32(raw, x)
+	m := &Imatrix{File: "im", Entries: []ImatrixEntry{{"blk.0.ffn_up_exps.weight", im, []float32{1, 1, 1}}}}
+	c := Choice{MixTensor: MixTensor{Name: "blk.0.ffn_up_exps.weight", Shape: []int64{experts, rows, cols}}, To: dtype.Of(dtype.Q4_K)}
+	run := ggufRun{ctx: context.Background(), o: &GGUFOptions{Imatrix: m}}
+	got, err := run.encode(&c, dtype.Of(dtype.F32), raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []byte
+	for e := range experts {
+		b := block.New(c.To, rows, cols)
+		if err := block.Encode(b, x[e*rows*cols:][:rows*cols], im[e*cols:][:cols]); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, b.Data...)
+	}
+	if string(got) != string(want) {
+		t.Error("experts together differ from experts alone")
 	}
 }
 

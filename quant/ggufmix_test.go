@@ -226,3 +226,15 @@ func TestParseFileType(t *testing.T) {
 		t.Errorf("Q7_K: %v", err)
 	}
 }
+
+func TestParseTensorType(t *testing.T) {
+	got, err := ParseTensorType(`blk\.[02]\.attn_v=q6_k`)
+	if err != nil || got.Pattern != `blk\.[02]\.attn_v` || got.Type != dtype.Q6_K {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{"attn_v", "=Q6_K", "attn_v=", "attn_v=Q9", "(=Q6_K", "attn_v=NF4"} {
+		if _, err := ParseTensorType(bad); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+}

@@ -38,10 +38,13 @@ func (m Raw) Plane(i int) []byte {
 }
 
 // Check reports why m cannot be decoded: a type whose rows do not fit, Data of
-// the wrong length, a group index out of range.
+// the wrong length, a book type without block size, a group index out of range.
 func (m Raw) Check() error {
 	if m.Rows < 0 || m.Cols < 0 || !dtype.Fits(m.Type, m.Cols) {
 		return fmt.Errorf("a row of %d columns is no whole number of %v blocks", m.Cols, m.Type)
+	}
+	if (m.Type.Kind == dtype.NF4 || m.Type.Kind == dtype.FP4) && m.Type.Group < 1 {
+		return fmt.Errorf("%v needs a block size, not %d", m.Type.Kind, m.Type.Group)
 	}
 	if want := dtype.Size(m.Type, m.Rows, m.Cols); len(m.Data) != want {
 		return fmt.Errorf("%d×%d of %v needs %d bytes, got %d", m.Rows, m.Cols, m.Type, want, len(m.Data))

@@ -193,6 +193,9 @@ func TestEncodeErrors(t *testing.T) {
 	if err := block.Encode(block.New(dtype.Of(dtype.Q4_K), 2, 256), noise(512, 8), append(make([]float32, 255), -1)); err == nil {
 		t.Error("negative importance is accepted")
 	}
+	if err := block.Encode(block.New(dtype.Of(dtype.NF4), 2, 256), noise(512, 8), nil); err == nil {
+		t.Error("NF4 without block size is accepted")
+	}
 	if err := block.Encode(block.New(dtype.Of(dtype.I32), 2, 256), noise(512, 8), nil); err == nil {
 		t.Error("floats are encoded as I32")
 	}

@@ -107,6 +107,9 @@ var (
 // whole blocks are multiplied by the reciprocal of their largest magnitude, a
 // ragged last block is divided by it.
 func encodeBook(m Raw, x []float32) error {
+	if err := m.Check(); err != nil {
+		return err
+	}
 	size := int(m.Type.Group)
 	s := nf4Search
 	if m.Type.Kind == dtype.FP4 {

@@ -34,7 +34,7 @@ type ggufReader struct {
 
 // gguf reads the header of s.
 func gguf(s *source) (tensors []Tensor, kv []KV, warnings []string, err error) {
-	g := &ggufReader{s: s, r: bufio.NewReaderSize(io.NewSectionReader(s.f, 0, s.size), 1<<16)}
+	g := &ggufReader{s: s, r: bufio.NewReaderSize(io.NewSectionReader(s.r, 0, s.size), 1<<16)}
 	nTensors, nKV := g.header()
 	kv = g.kvs(nKV)
 	align := g.alignment(kv)

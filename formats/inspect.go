@@ -111,7 +111,7 @@ func storedType(t *Tensor) string {
 }
 
 func (p *Part) hash(h hash.Hash) error {
-	n, err := io.Copy(h, io.NewSectionReader(p.src.f, p.Off, p.Len))
+	n, err := io.Copy(h, io.NewSectionReader(p.src.r, p.Off, p.Len))
 	if err == nil && n != p.Len {
 		err = corrupt(p.src.path, "it became shorter while it was read")
 	}

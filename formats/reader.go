@@ -87,8 +87,9 @@ func (a *artifact) single() error {
 		return err
 	}
 	a.kv = meta
+	a.tensors = make([]Tensor, len(arrays))
 	for i := range arrays {
-		a.tensors = append(a.tensors, arrays[i].tensor())
+		a.tensors[i] = arrays[i].tensor()
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func safetensors(s *source) ([]array, []KV, error) {
 		return nil, nil, err
 	}
 	p := &jsonParser{where: s.path, s: string(header)}
-	var out []array
+	out := make([]array, 0, bytes.Count(header, []byte(`"data_offsets"`)))
 	var meta []KV
 	err = p.object(func(key string) error {
 		if key == "__metadata__" {
@@ -191,15 +191,23 @@ func (a *array) checkSize() error {
 	return nil
 }
 
-// product multiplies dimensions; false when a step exceeds 2^63-1.
+// product multiplies dimensions; false when that exceeds 2^63-1, zeros left
+// out: no part of a shape may overflow, even where the whole is empty.
 func product(shape []int64) (int64, bool) {
-	n := uint64(1)
+	n, empty := uint64(1), false
 	for _, d := range shape {
+		if d == 0 {
+			empty = true
+			continue
+		}
 		hi, lo := bits.Mul64(n, uint64(d))
 		if d < 0 || hi != 0 || lo > 1<<63-1 {
 			return 0, false
 		}
 		n = lo
+	}
+	if empty {
+		n = 0
 	}
 	return int64(n), true
 }

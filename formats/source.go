@@ -15,7 +15,8 @@ import (
 type source struct {
 	name string // within its folder
 	path string
-	f    *os.File
+	r    io.ReaderAt
+	f    *os.File // nil for bytes in memory
 	size int64
 
 	mapOnce sync.Once
@@ -37,7 +38,7 @@ func openSource(path string) (*source, error) {
 		f.Close()
 		return nil, openError(path, err)
 	}
-	return &source{name: filepath.Base(path), path: path, f: f, size: st.Size()}, nil
+	return &source{name: filepath.Base(path), path: path, r: f, f: f, size: st.Size()}, nil
 }
 
 func openError(path string, err error) error {
@@ -62,7 +63,7 @@ func (s *source) read(off, n int64) ([]byte, error) {
 		return nil, corrupt(s.path, "%d bytes at %d lie outside its %d bytes", n, off, s.size)
 	}
 	b := make([]byte, n)
-	if _, err := s.f.ReadAt(b, off); err != nil {
+	if _, err := s.r.ReadAt(b, off); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil, corrupt(s.path, "it became shorter while it was read")
 		}
@@ -73,7 +74,11 @@ func (s *source) read(off, n int64) ([]byte, error) {
 
 // bytes returns a mapped range, false where the system cannot map.
 func (s *source) bytes(off, n int64) ([]byte, bool) {
-	s.mapOnce.Do(func() { s.mapped = mapFile(s.f, s.size) })
+	s.mapOnce.Do(func() {
+		if s.f != nil {
+			s.mapped = mapFile(s.f, s.size)
+		}
+	})
 	if s.mapped == nil || !inside(off, n, int64(len(s.mapped))) {
 		return nil, false
 	}
@@ -85,6 +90,9 @@ func (s *source) close() error {
 	if s.mapped != nil {
 		unmapFile(s.mapped)
 		s.mapped = nil
+	}
+	if s.f == nil {
+		return nil
 	}
 	return s.f.Close()
 }

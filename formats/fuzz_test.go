@@ -1,0 +1,165 @@
+package formats
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// inMemory makes a source of bytes.
+func inMemory(b []byte) *source {
+	return &source{name: "x", path: "x", r: bytes.NewReader(b), size: int64(len(b))}
+}
+
+// FuzzOpenSafetensors: no panic, and what is accepted can be read and written
+// again with the same meaning.
+func FuzzOpenSafetensors(f *testing.F) {
+	f.Add(st(`{}`, 0))
+	f.Add(st(`{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[],"data_offsets":[8,9]}}  `, 9))
+	f.Add(st(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"data_offsets":[0,4]}}`, 4))
+	f.Add(st(`{"\ud83d\ude00":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}`, 2))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		arrays, meta, err := safetensors(inMemory(b))
+		if err != nil {
+			return
+		}
+		var slots []slot
+		total := int64(0)
+		for i := range arrays {
+			a := &arrays[i]
+			data, err := a.read()
+			if err != nil || int64(len(data)) != a.size {
+				t.Fatalf("%s: %d of %d bytes: %v", a.name, len(data), a.size, err)
+			}
+			total += a.size
+			slots = append(slots, slot{name: a.name, dtype: a.dtype, shape: a.shape, size: a.size})
+		}
+		m := map[string]string{}
+		for _, e := range meta {
+			m[e.Key] = e.Value.(string)
+		}
+		header, size, err := stLayout(slots, m)
+		if err != nil || size != int64(len(header))+total {
+			t.Fatalf("layout of %d bytes: %v", size, err)
+		}
+		again, _, err := safetensors(inMemory(append(header, make([]byte, total)...)))
+		if err != nil || len(again) != len(arrays) {
+			t.Fatalf("written again: %v", err)
+		}
+	})
+}
+
+// FuzzOpenGGUF: no panic, and what is accepted can be read and written again
+// with the same metadata and shapes.
+func FuzzOpenGGUF(f *testing.F) {
+	f.Add(newGGUF(0, 0).b)
+	f.Add(newGGUF(1, 1).kv32("general.alignment", 64).tensor("t", 0, 0, 4).pad(64).zeros(16).b)
+	f.Add(newGGUF(2, 2).kv("a").u32(9).u32(8).u64(2).str("x").str("y").kv("b").u32(12).u64(1).tensor("q", 12, 0, 256, 2).tensor("i", 16, 288, 256).pad(32).zeros(360).b)
+	f.Add(new(gb).raw("GGUF").u32(2).u64(1).u64(1).kv("k").u32(9).u32(7).u64(3).raw("\x00\x01\x02").tensor("t", 30, 0).pad(32).zeros(2).b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		tensors, kv, _, err := gguf(inMemory(b))
+		if err != nil {
+			return
+		}
+		var plan []TensorPlan
+		for i := range tensors {
+			ten := &tensors[i]
+			if ten.Unsupported != "" {
+				continue
+			}
+			data, err := (&artifact{}).Read(ten)
+			if err != nil || len(data) != dtype.Size(ten.Type, ten.Rows(), ten.Cols()) {
+				t.Fatalf("%s: %d bytes: %v", ten.Name, len(data), err)
+			}
+			plan = append(plan, TensorPlan{Name: ten.Name, Shape: ten.Shape, Type: ten.Type})
+		}
+		head, err := appendKVs("x", nil, kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, kv2, _, err := gguf(inMemory(append(newGGUF(0, uint64(len(kv))).b, head...)))
+		if err != nil || len(again) != 0 || !sameKV(kv, kv2) {
+			t.Fatalf("metadata written again: %v", err)
+		}
+		w := &writer{path: "x", items: map[string]*item{}}
+		for _, p := range plan {
+			if _, err := w.ggufItem(p); err != nil {
+				t.Fatalf("%v cannot be planned: %v", p, err)
+			}
+		}
+	})
+}
+
+// sameKV compares metadata by its bytes, so that NaN equals itself.
+func sameKV(a, b []KV) bool {
+	x, err1 := appendKVs("", nil, a)
+	y, err2 := appendKVs("", nil, b)
+	return err1 == nil && err2 == nil && bytes.Equal(x, y)
+}
+
+// FuzzAdapterConfig: the strict JSON parser accepts nothing that encoding/json
+// refuses, and understands what it accepts in the same way.
+func FuzzAdapterConfig(f *testing.F) {
+	f.Add([]byte(`{"peft_type":"LORA","r":8,"lora_alpha":16.5,"target_modules":["q_proj",".*\\.v"],"bias":"none","x":null,"use":true}`))
+	f.Add([]byte(`{"a":{"b":[1,-2e-3,"\u00e4\ud83d\ude00"]},"a":1}`))
+	f.Add([]byte("\ufeff{}"))
+	f.Add([]byte(`{"rank_pattern":{"^model\\.layers\\.[0-3]":4}} `))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		o, err := parseObject("adapter_config.json", b)
+		if check := CheckJSON("adapter_config.json", b); (check == nil) != (err == nil) && !(check == nil && strings.Contains(err.Error(), "expected a JSON object")) {
+			t.Fatalf("CheckJSON: %v, parse: %v", check, err)
+		}
+		if err != nil {
+			return
+		}
+		var want, got any
+		d := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(b, []byte("\ufeff"))))
+		d.UseNumber()
+		if err := d.Decode(&want); err != nil {
+			t.Fatalf("encoding/json refuses it: %v", err)
+		}
+		again, err := o.MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d = json.NewDecoder(bytes.NewReader(again))
+		d.UseNumber()
+		if err := d.Decode(&got); err != nil || !reflect.DeepEqual(want, got) {
+			t.Fatalf("%s became %s: %v", b, again, err)
+		}
+	})
+}
+
+// FuzzOpenFolder gives hostile configurations to a folder with packed weights.
+func FuzzOpenFolder(f *testing.F) {
+	header := `{"q.qweight":{"dtype":"I32","shape":[4,32],"data_offsets":[0,512]},"q.qzeros":{"dtype":"I32","shape":[1,4],"data_offsets":[512,528]},"q.scales":{"dtype":"F16","shape":[1,32],"data_offsets":[528,592]}}`
+	f.Add([]byte(`{"quantization_config":{"quant_method":"gptq","bits":4,"group_size":32,"sym":true}}`), []byte(header))
+	f.Add([]byte(`{"quantization_config":{"quant_method":"bitsandbytes"}}`), []byte(`{"w":{"dtype":"U8","shape":[32,1],"data_offsets":[0,32]},"w.absmax":{"dtype":"F32","shape":[1],"data_offsets":[32,36]},"w.quant_map":{"dtype":"F32","shape":[16],"data_offsets":[36,100]},"w.quant_state.bitsandbytes__nf4":{"dtype":"U8","shape":[492],"data_offsets":[100,592]}}`))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, config, header []byte) {
+		b := st(string(header), 592)
+		for name, data := range map[string][]byte{"config.json": config, "model.safetensors": b} {
+			if err := os.WriteFile(filepath.Join(dir, name), data, 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := Open(dir)
+		if err != nil {
+			return
+		}
+		defer r.Close()
+		for i := range r.Tensors() {
+			ten := &r.Tensors()[i]
+			data, err := r.Read(ten)
+			if err == nil && len(data) != dtype.Size(ten.Type, ten.Rows(), ten.Cols()) {
+				t.Fatalf("%s: %d bytes", ten.Name, len(data))
+			}
+		}
+	})
+}

@@ -155,6 +155,20 @@ func (f *Folder) leftover() error {
 	return nil
 }
 
+// CheckBase compares the base an adapter was made for with the one it is about
+// to be used on, by the hash of its content. known is false where the folder
+// does not say (PEFT stores a name only).
+func (f *Folder) CheckBase(hash string) (known bool, err error) {
+	if f.Notes.BaseHash == "" {
+		return false, nil
+	}
+	if f.Notes.BaseHash != hash {
+		return true, fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base),
+			"was made for another base: content %.12s…, here %.12s…", f.Notes.BaseHash, hash)
+	}
+	return true, nil
+}
+
 // SaveOptions say what goes into a folder beside the adapter's values.
 type SaveOptions struct {
 	Base  string // name or path of the base model, for adapter_config.json

@@ -206,6 +206,7 @@ func TestGoldenCurves(t *testing.T) {
 				compareAdapter(t, v.name, ad, cmp.Or(v.adapterTol, 2e-5))
 			} else {
 				compareWeights(t, c, j.Model)
+				compareSaved(t, v.name, c.Base, j.Model)
 			}
 		})
 	}
@@ -280,5 +281,35 @@ func compareWeights(t *testing.T, c goldenCurve, m *model.Model) {
 	t.Logf("final weights within %.2g", worst)
 	if !(worst <= 1e-5) {
 		t.Errorf("final weights within %g, allowed 1e-5", worst)
+	}
+}
+
+// compareSaved writes the trained model as a folder and compares it with the
+// one the reference saved, where there is one.
+func compareSaved(t *testing.T, name, base string, m *model.Model) {
+	t.Helper()
+	dir := testdir.Shared(t, "golden/train/lora")
+	if name != "full" {
+		return
+	}
+	src, err := arch.Open(filepath.Join(dir, base))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	out := filepath.Join(t.TempDir(), "model")
+	if err := lora.SaveModel(context.Background(), m, src, lora.Output{Path: out}); err != nil {
+		t.Fatal(err)
+	}
+	got, want := arrays(t, filepath.Join(out, "model.safetensors")), arrays(t, filepath.Join(dir, name, "model.safetensors"))
+	if len(got) != len(want) || len(want) == 0 {
+		t.Fatalf("%d tensors, want %d", len(got), len(want))
+	}
+	for k, w := range want {
+		for i, v := range got[k] {
+			if math.Abs(float64(v-w[i])) > 2e-5 {
+				t.Fatalf("%s[%d] = %g, want %g", k, i, v, w[i])
+			}
+		}
 	}
 }

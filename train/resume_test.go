@@ -21,12 +21,15 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/lora"
 )
 
 // smallJob is a run of 24 steps (two epochs and a half) with dropout,
 // shuffling, packing, validation and a checkpoint every second step.
-func smallJob(t testing.TB, dir string) Job {
+func smallJob(t testing.TB, dir string) Job { return smallJobOn(t, dir, device(t)) }
+
+func smallJobOn(t testing.TB, dir string, dev kernels.Backend) Job {
 	t.Helper()
 	shared := testdir.Shared(t, "golden/train/lora")
 	src, err := arch.Open(filepath.Join(shared, "base-qwen2"))
@@ -34,7 +37,7 @@ func smallJob(t testing.TB, dir string) Job {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { src.Close() })
-	m, err := model.Load(device(t), src, model.Options{})
+	m, err := model.Load(dev, src, model.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -157,12 +157,7 @@ func (r *run) loop(ctx context.Context) error {
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
 	s := r.loader.Step(r.step)
-	m, err := r.gradients(ctx, s)
-	if errors.Is(err, kernels.ErrOutOfMemory) && r.Config.GradientCheckpointing == "auto" && !r.Model.GradientCheckpointing {
-		r.Model.GradientCheckpointing = true
-		r.log("memory is short: gradient checkpointing is on from step %d (same result, slower)", r.step+1)
-		m, err = r.gradients(ctx, s)
-	}
+	m, err := r.fitting(ctx, s)
 	if err != nil {
 		return m, memory(err)
 	}
@@ -177,6 +172,18 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	m.Step, m.Epoch = r.step, float64(r.step)/float64(r.loader.StepsPerEpoch())
 	m.MemoryBytes = r.dev.Info().PeakTotal
 	return m, nil
+}
+
+// fitting is gradients, with gradient checkpointing where memory is short
+// without and the choice is ours.
+func (r *run) fitting(ctx context.Context, s data.Step) (Metrics, error) {
+	m, err := r.gradients(ctx, s)
+	if !errors.Is(err, kernels.ErrOutOfMemory) || r.Config.GradientCheckpointing != "auto" || r.Model.GradientCheckpointing {
+		return m, err
+	}
+	r.Model.GradientCheckpointing = true
+	r.log("memory is short: gradient checkpointing is on from step %d (same result, slower)", r.step+1)
+	return r.gradients(ctx, s)
 }
 
 // gradients runs all micro-batches of s forward and backward.

@@ -1,0 +1,100 @@
+package train
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"go.yaml.in/yaml/v4"
+)
+
+func parse(t *testing.T, text string) Config {
+	t.Helper()
+	var c Config
+	if err := yaml.Unmarshal([]byte(text), &c); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	return c
+}
+
+// TestDefaults: what an empty section means.
+func TestDefaults(t *testing.T) {
+	c, err := parse(t, "{}").Resolve(42)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Adapter != "lora" || c.MicroBatchSize != 1 || c.GradientAccumulationSteps != 16 || c.NumEpochs != 3 || *c.LearningRate != 2e-4 ||
+		c.LRScheduler != "cosine" || *c.WarmupRatio != 0.03 || *c.AdamBeta2 != 0.999 || c.WeightDecay != 0 || *c.MaxGradNorm != 1 ||
+		c.EvalSteps.Of(200) != 20 || !c.SaveSteps.Auto || c.SaveTotalLimit != 2 || *c.Seed != 42 {
+		t.Errorf("%+v", c)
+	}
+	for text, rate := range map[string]float64{"{adapter: none}": 2e-5, "{adapter: qlora}": 2e-4, "{lora: {init_from: x}}": 1e-4, "{learning_rate: 3e-3}": 3e-3} {
+		if c, err := parse(t, text).Resolve(1); err != nil || *c.LearningRate != rate {
+			t.Errorf("%s: rate %v, %v", text, *c.LearningRate, err)
+		}
+	}
+	if c, _ := parse(t, "{warmup_steps: 0}").Resolve(1); c.warmup(100) != 0 {
+		t.Error("warmup_steps: 0 warms up")
+	}
+	if c, _ := parse(t, "{warmup_ratio: 0.101}").Resolve(1); c.warmup(100) != 11 {
+		t.Errorf("warm-up of %d steps", c.warmup(100))
+	}
+	if c, _ := parse(t, "{num_epochs: 2.5}").Resolve(1); c.Total(7) != 18 || c.Total(0) != 1 {
+		t.Errorf("%d steps", c.Total(7))
+	}
+}
+
+// TestEvery: the forms of eval_steps and save_steps.
+func TestEvery(t *testing.T) {
+	for text, want := range map[string]Every{
+		"auto": {Auto: true}, "50": {Steps: 50}, "0.1": {Share: 0.1}, "10%": {Share: 0.1}, "0": {Off: true},
+	} {
+		if got, err := ParseEvery(text); err != nil || got != want {
+			t.Errorf("%s: %+v %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"-1", "1.5", "x", "", "0%", "200%", "nan", "inf", "1e300"} {
+		if got, err := ParseEvery(text); err == nil {
+			t.Errorf("%q was read as %+v", text, got)
+		}
+	}
+}
+
+// TestConfigErrors: every impossible setting is refused by the name of its key.
+func TestConfigErrors(t *testing.T) {
+	for text, key := range map[string]string{
+		"{adapter: dora}":                               "train.adapter",
+		"{dtype: f16}":                                  "train.dtype",
+		"{micro_batch_size: -1}":                        "train.micro_batch_size",
+		"{gradient_accumulation_steps: -2}":             "train.gradient_accumulation_steps",
+		"{num_epochs: -1}":                              "train.num_epochs",
+		"{max_steps: -1}":                               "train.max_steps",
+		"{learning_rate: -1}":                           "train.learning_rate",
+		"{learning_rate: .nan}":                         "train.learning_rate",
+		"{warmup_steps: 3, warmup_ratio: 0.1}":          "train.warmup_steps",
+		"{warmup_ratio: 1.5}":                           "train.warmup_ratio",
+		"{adam_beta1: 1}":                               "train.adam_beta1",
+		"{adam_beta2: -0.1}":                            "train.adam_beta2",
+		"{adam_epsilon: -1}":                            "train.adam_epsilon",
+		"{momentum: 0.9}":                               "train.momentum",
+		"{optimizer: sgd, momentum: 1}":                 "train.momentum",
+		"{weight_decay: -1}":                            "train.weight_decay",
+		"{max_grad_norm: -1}":                           "train.max_grad_norm",
+		"{save_total_limit: -1}":                        "train.save_total_limit",
+		"{optimizer: adam}":                             "train.optimizer",
+		"{lr_scheduler: cosin}":                         "train.lr_scheduler",
+		"{lr_scheduler_kwargs: {power: 2}}":             "train.lr_scheduler_kwargs",
+		"{lr_scheduler_kwargs: {num_cycles: many}}":     "train.lr_scheduler_kwargs",
+		"{lr_scheduler: cosine_with_min_lr}":            "train.lr_scheduler_kwargs",
+		"{lr_scheduler: warmup_stable_decay}":           "train.lr_scheduler_kwargs",
+		"{adapter: none, lora: {r: 4}}":                 "train.lora",
+		"{load_best_model_at_end: true, eval_steps: 0}": "train.load_best_model_at_end",
+		"{lora: {r: -1}}":                               "lora.r",
+		"{lora: {use_dora: true}}":                      "lora.use_dora",
+	} {
+		_, err := parse(t, text).Resolve(1)
+		if fail.Code(err) != int(fail.Usage) || !strings.HasPrefix(err.Error(), key+":") {
+			t.Errorf("%s: error %v, want one of %s", text, err, key)
+		}
+	}
+}

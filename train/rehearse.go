@@ -1,0 +1,56 @@
+package train
+
+import (
+	"context"
+
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// Rehearsal is what a run would need.
+type Rehearsal struct {
+	Steps         int // optimizer steps of the whole run
+	StepsPerEpoch int
+	StepTokens    int64 // tokens of an epoch's average step
+	MicroTokens   int   // of the largest micro-batch
+	Trainable     int64 // values
+	StateBytes    int64 // of one checkpoint on disk
+	Recompute     bool  // gradient checkpointing is on, or had to be switched on
+	BF16          bool
+	Memory        kernels.MemStats
+	PeakTotal     int64
+}
+
+// Rehearse runs the largest micro-batch of the first epoch forward and backward
+// and reports what the run would need. It writes nothing and changes no
+// parameter. On kernels/dry it computes nothing either, so that a plan is exact
+// and quick; a limit of that backend is kept as in the run.
+func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
+	r, err := begin(j)
+	if err != nil {
+		return nil, err
+	}
+	defer r.opt.free()
+	out := &Rehearsal{Steps: r.total, StepsPerEpoch: r.loader.StepsPerEpoch(), Trainable: int64(r.opt.n), BF16: r.bf16}
+	var worst data.Batch
+	for i := range out.StepsPerEpoch {
+		for _, b := range r.loader.Step(i).Micro {
+			out.StepTokens += int64(len(b.IDs))
+			if len(b.IDs) > len(worst.IDs) {
+				worst = b
+			}
+		}
+	}
+	out.StepTokens /= int64(out.StepsPerEpoch)
+	out.MicroTokens = len(worst.IDs)
+	step := data.Step{Micro: []data.Batch{worst}, Supervised: max(1, int64(worst.Supervised))}
+	if _, err := r.fitting(ctx, step); err != nil {
+		return nil, memory(err)
+	}
+	h := stateHeader{Tensors: r.fields(), Moments: r.opt.moments()}
+	out.StateBytes = 4*h.values() + int64(len(stateMagic)+8+64) + 100*int64(len(h.Tensors))
+	out.Recompute = r.Model.GradientCheckpointing
+	info := r.dev.Info()
+	out.Memory, out.PeakTotal = info.Mem, info.PeakTotal
+	return out, nil
+}

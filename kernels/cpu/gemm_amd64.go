@@ -77,7 +77,7 @@ func (o *operand) packFast(dst []float32, stride, line, lines, p0, kc int, m mod
 			packRowsBF16(dst, stride, lines, kc, o.h[at:], o.ld, m)
 		}
 	default:
-		return false
+		return o.packNF4(dst, stride, line, lines, p0, kc, m, w)
 	}
 	return true
 }

@@ -55,8 +55,9 @@ func kernelBF16(l level.Level) *kernel {
 
 // packFast packs straight from memory where there is a packer for it.
 func (o *operand) packFast(dst []float32, stride, line, lines, p0, kc int, m mode, w *area) bool {
-	if level.Current() < level.AVX512 || o.drop != nil || o.ones {
-		return false
+	l := level.Current()
+	if l < level.AVX512 || o.drop != nil || o.ones {
+		return l == level.AVX2 && o.packAVX2(dst, stride, line, lines, p0, kc, m)
 	}
 	r, c := line, p0
 	if o.across {
@@ -84,11 +85,37 @@ func (o *operand) packFast(dst []float32, stride, line, lines, p0, kc int, m mod
 
 // packRows packs rows of f32 already rounded as mode asks.
 func packRows(dst []float32, stride, lines, kc int, src []float32, ld int, m mode) {
-	if level.Current() < level.AVX512 {
+	switch l := level.Current(); {
+	case l >= level.AVX512:
+		packRowsF32(dst, stride, lines, kc, src, ld, m)
+	case l == level.AVX2:
+		packRowsAVX2(dst, stride, lines, kc, src, ld)
+	default:
 		packRowsGeneric(dst, stride, lines, kc, src, ld)
-		return
 	}
-	packRowsF32(dst, stride, lines, kc, src, ld, m)
+}
+
+// packAVX2 packs f32 rows straight from memory.
+func (o *operand) packAVX2(dst []float32, stride, line, lines, p0, kc int, m mode) bool {
+	if o.f == nil || o.across || o.drop != nil || m != exact {
+		return false
+	}
+	packRowsAVX2(dst, stride, lines, kc, o.f[line*o.ld+p0:], o.ld)
+	return true
+}
+
+// packRowsAVX2 leaves what is no whole block of 8 dwords to plain Go.
+func packRowsAVX2(dst []float32, stride, lines, kc int, src []float32, ld int) {
+	whole := kc &^ 7
+	if whole > 0 {
+		_, _ = dst[(whole-1)*stride+max(stride, 8)-1], src[(lines-1)*ld+whole-1]
+		for r := 0; r < lines; r += 8 {
+			packRows256(whole, &src[r*ld], 4*ld, min(8, lines-r), &dst[r], stride)
+		}
+	}
+	if whole < kc {
+		packRowsGeneric(dst[whole*stride:], stride, lines, kc-whole, src[whole:], ld)
+	}
 }
 
 // packCols packs columns of f32 already rounded as mode asks.

@@ -18,28 +18,37 @@ func genericMicro(mr, nr int) micro {
 	}
 }
 
-// tileGeneric: c[i][j] = alpha·Σ_k a[k][i]·b[k][j], plus c[i][j] with acc.
+// tileGeneric: c[i][j] = alpha·Σ_k a[k][i]·b[k][j], plus c[i][j] with acc; nr is
+// a multiple of 4.
 func tileGeneric(k int, a, b, c []float32, mr, nr, ldc int, acc bool, alpha float32) {
-	var s [4]float32
-	for i := range mr {
+	for i := 0; i < mr; i += 2 {
+		second := min(i+1, mr-1) // the same row twice at an odd end
 		for j := 0; j < nr; j += 4 {
-			s = [4]float32{}
+			var s0, s1, s2, s3, t0, t1, t2, t3 float32
 			for p := range k {
-				x := a[p*mr+i]
+				x, y := a[p*mr+i], a[p*mr+second]
 				q := b[p*nr+j:][:4]
-				s[0] += float32(x * q[0])
-				s[1] += float32(x * q[1])
-				s[2] += float32(x * q[2])
-				s[3] += float32(x * q[3])
+				s0 += float32(x * q[0])
+				s1 += float32(x * q[1])
+				s2 += float32(x * q[2])
+				s3 += float32(x * q[3])
+				t0 += float32(y * q[0])
+				t1 += float32(y * q[1])
+				t2 += float32(y * q[2])
+				t3 += float32(y * q[3])
 			}
-			out := c[i*ldc+j:][:4]
-			for x, v := range s {
-				v = float32(alpha * v)
-				if acc {
-					v += out[x]
-				}
-				out[x] = v
+			store4(c[i*ldc+j:], acc, float32(alpha*s0), float32(alpha*s1), float32(alpha*s2), float32(alpha*s3))
+			if second > i {
+				store4(c[second*ldc+j:], acc, float32(alpha*t0), float32(alpha*t1), float32(alpha*t2), float32(alpha*t3))
 			}
 		}
 	}
+}
+
+func store4(c []float32, acc bool, v0, v1, v2, v3 float32) {
+	c = c[:4]
+	if acc {
+		v0, v1, v2, v3 = c[0]+v0, c[1]+v1, c[2]+v2, c[3]+v3
+	}
+	c[0], c[1], c[2], c[3] = v0, v1, v2, v3
 }

@@ -21,10 +21,12 @@ func (d *Drop) DropRow(key int64) uint64 {
 	return mix(s ^ uint64(key))
 }
 
+// DropCounter is the state of SplitMix64 for columns c and c+1 of a row, c even.
+func DropCounter(row uint64, c int) uint64 { return row + golden*uint64(c/2+1) }
+
 // DropWord is the random word of column c of a row.
 func DropWord(row uint64, c int) uint32 {
-	w := mix(row + golden*uint64(c/2+1))
-	return uint32(w >> (32 * uint(c%2)))
+	return uint32(mix(DropCounter(row, c)) >> (32 * uint(c%2)))
 }
 
 // DropThreshold returns the word from which on an element is kept, and the

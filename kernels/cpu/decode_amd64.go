@@ -3,6 +3,7 @@ package cpu
 import (
 	"unsafe"
 
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
 )
 
@@ -50,4 +51,18 @@ func roundBF16(x []float32) {
 		return
 	}
 	roundBF16x16(len(x), &x[0], &x[0])
+}
+
+// dropRow is d.Apply.
+func dropRow(x []float32, d *kernels.Drop, key int64, col int) {
+	if col%2 != 0 && len(x) > 0 { // to the first column of a word
+		d.Apply(x[:1], key, col)
+		x, col = x[1:], col+1
+	}
+	if level.Current() < level.AVX512 || len(x) == 0 {
+		d.Apply(x, key, col)
+		return
+	}
+	threshold, scale := d.DropThreshold()
+	dropRow16(len(x), &x[0], kernels.DropCounter(d.DropRow(key), col), uint64(threshold), scale)
 }

@@ -4,6 +4,7 @@ import (
 	"math"
 	"testing"
 
+	"github.com/tunekit/tunekit/kernels"
 	blocks "github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -92,6 +93,20 @@ func TestRoundBF16(t *testing.T) {
 			t.Errorf("NaN %d became %g", i, v)
 		}
 	}
+}
+
+func TestDropRow(t *testing.T) {
+	d := &kernels.Drop{P: 0.3, Seed: 1 << 63, Step: 4, Site: 5}
+	eachLevel(t, func(t *testing.T) {
+		for n := range 70 {
+			for col := range 5 {
+				want, got := random(80), random(80)
+				d.Apply(want[:n], -3<<32|int64(n), col)
+				dropRow(got[:n], d, -3<<32|int64(n), col)
+				equalBits(t, dtype.Type{}, n, got, want)
+			}
+		}
+	})
 }
 
 func TestHalves(t *testing.T) {

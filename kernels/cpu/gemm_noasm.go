@@ -2,7 +2,10 @@
 
 package cpu
 
-import "github.com/tunekit/tunekit/kernels/cpu/internal/level"
+import (
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+)
 
 func kernelF32(level.Level) *kernel  { return genericKernel }
 func kernelBF16(level.Level) *kernel { return nil }
@@ -24,6 +27,8 @@ func dotRows(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw,
 }
 
 func dotRowsBF16([]float32, int, int, []float32, int, int, []uint16, int, int) bool { return false }
+
+func dropRow(x []float32, d *kernels.Drop, key int64, col int) { d.Apply(x, key, col) }
 
 func haveUnits() bool { return false }
 

@@ -496,3 +496,8 @@ func decodeF16(n int, src *uint16, dst *float32)
 //
 //go:noescape
 func roundBF16x16(n int, src *float32, dst *float32)
+
+// dropRow16 sets x[i] to x[i]·scale where word i of SplitMix64 from counter on is at least threshold, else to 0.
+//
+//go:noescape
+func dropRow16(n int, x *float32, counter uint64, threshold uint64, scale float32)

@@ -21,7 +21,7 @@ func newDropping(d *kernels.Drop, n int) *dropping {
 	return &dropping{d, i64(d.Key)}
 }
 
-func (d *dropping) apply(x []float32, row, col int) { d.Apply(x, d.keys[row], col) }
+func (d *dropping) apply(x []float32, row, col int) { dropRow(x, d.Drop, d.keys[row], col) }
 
 func shapeError(what string, have, rows, cols int) string {
 	return fmt.Sprintf("cpu: %s: %d elements for %d×%d", what, have, rows, cols)

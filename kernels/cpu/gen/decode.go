@@ -21,6 +21,7 @@ func decoders512() {
 	bytes8("Bytes", "VPMOVZXBD", 0)
 	halves16()
 	round16()
+	dropRow()
 }
 
 func unitArgs() []arg {
@@ -180,5 +181,42 @@ func round16() {
 		e("VPORD Z28, Z0, K2, Z1")
 		e("VPANDD Z29, Z1, Z1")
 		e("VMOVUPS Z1, %s(CX)", mask)
+	})
+}
+
+// dropRow: SplitMix64 of eight counters at a time, two elements to a word, as
+// kernels.Drop.
+func dropRow() {
+	out.asm.WriteString("\n")
+	for i := range 8 {
+		fmt.Fprintf(&out.asm, "DATA counters<>+%d(SB)/8, $%d\n", 8*i, i)
+	}
+	out.asm.WriteString("GLOBL counters<>(SB), RODATA|NOPTR, $64\n")
+	text("dropRow16", "sets x[i] to x[i]·scale where word i of SplitMix64 from counter on is at least threshold, else to 0.",
+		arg{"n", "int", "AX"}, arg{"x", "*float32", "BX"}, arg{"counter", "uint64", "R8"}, arg{"threshold", "uint64", "R9"}, arg{"scale", "float32", "Z31"})
+	e("MOVQ BX, CX")
+	e("VPBROADCASTD R9, Z30")
+	for i, c := range []uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb} {
+		e("MOVQ $0x%x, R10", c)
+		e("VPBROADCASTQ R10, Z%d", 29-i)
+	}
+	e("VPBROADCASTQ R8, Z0")
+	e("VPMULLQ counters<>(SB), Z29, Z1")
+	e("VPADDQ Z1, Z0, Z0")
+	e("VPSLLQ $3, Z29, Z29")
+	vectors(4, func(mask string) {
+		e("VMOVDQA64 Z0, Z1")
+		for _, s := range []struct{ shift, mul int }{{30, 28}, {27, 27}} {
+			e("VPSRLQ $%d, Z1, Z2", s.shift)
+			e("VPXORQ Z2, Z1, Z1")
+			e("VPMULLQ Z%d, Z1, Z1", s.mul)
+		}
+		e("VPSRLQ $31, Z1, Z2")
+		e("VPXORQ Z2, Z1, Z1")
+		e("VPADDQ Z29, Z0, Z0")
+		e("VPCMPUD $5, Z30, Z1, K2") // not below
+		e("VMOVUPS%s (BX), %sZ3", zeroing(mask), mask)
+		e("VMULPS.Z Z31, Z3, K2, Z3")
+		e("VMOVUPS Z3, %s(CX)", mask)
 	})
 }

@@ -88,7 +88,7 @@ func (c *CPU) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *ke
 }
 
 // dropRows is how many rows of a masked gradient are held at a time.
-const dropRows = 256
+const dropRows = 1024
 
 // linearDX writes the gradient of the input. Dropout masks the first product
 // only, so that one is then made apart, a few rows at a time.

@@ -28,33 +28,90 @@ type logProb struct {
 	logp, lse   []float32
 	target, arg []int32
 	logits      []float32
+	tokens      []int32   // the rows that count; nil: all
+	xs, ds      []float32 // with tokens: their x and dx
 }
 
 // LogProb: the head and the loss, a few rows of logits at a time; with Coef
-// the gradients of Σ Coef·(-log p) from the same logits.
+// the gradients of Σ Coef·(-log p) from the same logits. Where neither LSE nor
+// Argmax is asked for, tokens without a target cost nothing.
 func (c *CPU) LogProb(out *kernels.LogProbOut, dx, dw kernels.Dst, a *kernels.LogProbArgs) {
-	if a.N == 0 {
-		c.logProbEmpty(dw, a)
-		return
-	}
 	l := &logProb{LogProbArgs: a, c: c, v: a.W.Rows, cols: a.W.Cols, scale: orOne(a.Scale)}
 	l.check(out, dx, dw)
 	l.x, l.coef, l.target = f32(a.X), f32(a.Coef), i32(a.Target)
 	l.logp, l.lse, l.arg = f32(out.LogP), f32(out.LSE), i32(out.Argmax)
-	rows := logProbRows(a.N, l.v)
-	s := c.workspace(rows * l.v)
+	n := a.N
+	if l.choose() {
+		n = len(l.tokens)
+		l.clearOthers(dx)
+	}
+	if n == 0 {
+		l.nothing(dw)
+		return
+	}
+	rows := logProbRows(n, l.v)
+	extra := b2i(l.tokens != nil) * roundUp(rows*l.cols, 16)
+	s := c.workspace(rows*l.v + 2*extra)
 	defer s.free()
 	l.logits = s.take(rows * l.v)
-	for r := 0; r < a.N; r += rows {
-		l.chunk(r, min(rows, a.N-r), dx, dw)
+	if l.tokens != nil {
+		l.xs, l.ds = s.take(rows*l.cols), s.take(rows*l.cols)
+	}
+	for r := 0; r < n; r += rows {
+		l.chunk(r, min(rows, n-r), dx, dw)
 	}
 }
 
-// logProbEmpty overwrites dw with zeros when there are no rows.
-func (c *CPU) logProbEmpty(dw kernels.Dst, a *kernels.LogProbArgs) {
-	if !dw.Skip() && !dw.Add && a.Coef != nil {
-		clear(f32(dw.Buffer)[:a.W.Rows*a.W.Cols])
+// choose lists the tokens with a target, when the others need no answer.
+func (l *logProb) choose() bool {
+	if l.lse != nil || l.arg != nil {
+		return false
 	}
+	var list []int32
+	for i, t := range l.target[:l.N] {
+		if t >= 0 {
+			list = append(list, int32(i))
+		}
+	}
+	if len(list) == l.N {
+		return false
+	}
+	l.tokens = list
+	return true
+}
+
+// clearOthers writes the results of tokens without a target.
+func (l *logProb) clearOthers(dx kernels.Dst) {
+	var d []float32
+	if l.coef != nil && !dx.Skip() && !dx.Add {
+		d = f32(dx.Buffer)
+	}
+	for i, t := range l.target[:l.N] {
+		if t >= 0 {
+			continue
+		}
+		if l.logp != nil {
+			l.logp[i] = 0
+		}
+		if d != nil {
+			clear(d[i*l.cols:][:l.cols])
+		}
+	}
+}
+
+// nothing overwrites dw with zeros when no row contributes.
+func (l *logProb) nothing(dw kernels.Dst) {
+	if !dw.Skip() && !dw.Add && l.coef != nil {
+		clear(f32(dw.Buffer)[:l.v*l.cols])
+	}
+}
+
+// token is the token of row i of those that count.
+func (l *logProb) token(i int) int {
+	if l.tokens != nil {
+		return int(l.tokens[i])
+	}
+	return i
 }
 
 func (l *logProb) check(out *kernels.LogProbOut, dx, dw kernels.Dst) {
@@ -79,26 +136,46 @@ func (l *logProb) check(out *kernels.LogProbOut, dx, dw kernels.Dst) {
 
 // chunk does rows [r, r+n).
 func (l *logProb) chunk(r, n int, dx, dw kernels.Dst) {
-	x := rowsF32(l.x[r*l.cols:], l.cols)
+	xs := l.gather(r, n)
 	l.c.gemm(l.logits, l.v, n, l.v, false,
-		product{k: l.cols, a: x, b: weight(l.W, false), alpha: l.scale, bf16: l.BF16})
+		product{k: l.cols, a: rowsF32(xs, l.cols), b: weight(l.W, false), alpha: l.scale, bf16: l.BF16})
 	grads := l.coef != nil && !(dx.Skip() && dw.Skip())
 	par.For(n, 1, func(lo, hi int) {
 		for i := lo; i < hi; i++ {
-			l.row(r+i, l.logits[i*l.v:][:l.v], grads)
+			l.row(l.token(r+i), l.logits[i*l.v:][:l.v], grads)
 		}
 	})
-	if !grads {
+	if grads && !dx.Skip() {
+		l.inputGrad(r, n, dx)
+	}
+	if grads && !dw.Skip() {
+		l.c.gemm(f32(dw.Buffer), l.cols, l.v, l.cols, dw.Add || r > 0,
+			product{k: n, a: colsF32(l.logits, l.v), b: colsF32(xs, l.cols), alpha: l.scale, bf16: l.BF16})
+	}
+}
+
+// gather returns x of rows [r, r+n).
+func (l *logProb) gather(r, n int) []float32 {
+	if l.tokens == nil {
+		return l.x[r*l.cols:]
+	}
+	for i, t := range l.tokens[r : r+n] {
+		copy(l.xs[i*l.cols:][:l.cols], l.x[int(t)*l.cols:])
+	}
+	return l.xs
+}
+
+// inputGrad writes or adds dx of rows [r, r+n).
+func (l *logProb) inputGrad(r, n int, dx kernels.Dst) {
+	p := product{k: l.v, a: rowsF32(l.logits, l.v), b: weight(l.W, true), alpha: l.scale, bf16: l.BF16}
+	d := f32(dx.Buffer)
+	if l.tokens == nil {
+		l.c.gemm(d[r*l.cols:], l.cols, n, l.cols, dx.Add, p)
 		return
 	}
-	if !dx.Skip() {
-		l.c.gemm(f32(dx.Buffer)[r*l.cols:], l.cols, n, l.cols, dx.Add,
-			product{k: l.v, a: rowsF32(l.logits, l.v), b: weight(l.W, true), alpha: l.scale, bf16: l.BF16})
-	}
-	if !dw.Skip() {
-		x.across = true
-		l.c.gemm(f32(dw.Buffer), l.cols, l.v, l.cols, dw.Add || r > 0,
-			product{k: n, a: colsF32(l.logits, l.v), b: x, alpha: l.scale, bf16: l.BF16})
+	l.c.gemm(l.ds, l.cols, n, l.cols, false, p)
+	for i, t := range l.tokens[r : r+n] {
+		addOrCopy(d[int(t)*l.cols:][:l.cols], l.ds[i*l.cols:][:l.cols], dx.Add)
 	}
 }
 

@@ -92,6 +92,15 @@ func TestLogProb(t *testing.T) {
 					t.Fatalf("%v: argmax of row %d is %d, want %d", s, i, v, l.arg[i])
 				}
 			}
+			// Without LSE and Argmax only rows with a target are computed.
+			logp, dx, dw = buffer(t, c, "logp", fill(l.n, 9)), buffer(t, c, "dx", fill(l.n*l.cols, 9)), buffer(t, c, "dw", fill(l.v*l.cols, 2))
+			c.LogProb(&kernels.LogProbOut{LogP: logp.buf()}, kernels.To(dx.buf()), kernels.To(dw.buf()), a)
+			close64(t, fmt.Sprint(s, " logp of targets"), logp.values(), l.logp, 2e-6)
+			close64(t, fmt.Sprint(s, " dx of targets"), dx.values(), l.dx, 4e-6)
+			close64(t, fmt.Sprint(s, " dw of targets"), dw.values(), l.dw, 4e-6*math.Sqrt(float64(l.n)))
+			dx = buffer(t, c, "dx", fill(l.n*l.cols, 2))
+			c.LogProb(&kernels.LogProbOut{}, kernels.Into(dx.buf()), kernels.Dst{}, a)
+			close64(t, fmt.Sprint(s, " dx added"), dx.values(), plus(l.dx, 2, true), 4e-6)
 			// Each output alone; no gradients without Coef.
 			a.Coef = nil
 			lse = buffer(t, c, "lse", fill(l.n, 9))
@@ -130,4 +139,21 @@ func TestLogProbExtremes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// No row with a target: outputs are zeros, added gradients unchanged.
+func TestLogProbWithoutTargets(t *testing.T) {
+	c := New(Options{})
+	const n, cols, v = 3, 4, 6
+	w := kernels.Mat{Buffer: buffer(t, c, "w", random(v*cols)).buf(), Rows: v, Cols: cols, Of: v}
+	a := &kernels.LogProbArgs{N: n, X: buffer(t, c, "x", random(n*cols)).buf(), W: w, Target: ints(t, c, []int32{-1, -1, -1}), Coef: buffer(t, c, "coef", fill(n, 1)).buf()}
+	logp, dx, dw := buffer(t, c, "logp", fill(n, 9)), buffer(t, c, "dx", fill(n*cols, 9)), buffer(t, c, "dw", fill(v*cols, 9))
+	c.LogProb(&kernels.LogProbOut{LogP: logp.buf()}, kernels.To(dx.buf()), kernels.To(dw.buf()), a)
+	close64(t, "logp", logp.values(), make([]float64, n), 0)
+	close64(t, "dx", dx.values(), make([]float64, n*cols), 0)
+	close64(t, "dw", dw.values(), make([]float64, v*cols), 0)
+	a.N, a.Target = 0, ints(t, c, nil)
+	dw = buffer(t, c, "dw", fill(v*cols, 9))
+	c.LogProb(&kernels.LogProbOut{}, kernels.Dst{}, kernels.Into(dw.buf()), a)
+	close64(t, "dw without rows", dw.values(), plus(make([]float64, v*cols), 9, true), 0)
 }

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // digest is a sha256 in hexadecimal.
@@ -24,7 +26,7 @@ func (d digest) short() string { return string(d[:min(12, len(d))]) }
 // options, on which inputs, at which kernel level. Threads, limits, names and
 // paths are not in it.
 func addressOf(kind string, options any, inputs map[string]digest, env map[string]string) digest {
-	raw, err := json.Marshal(struct {
+	raw, err := yaml.Marshal(struct { // the form the options are written in; maps are sorted
 		Version string
 		Kind    string
 		Options any

@@ -165,6 +165,13 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect
 		}
 		return
 	}
+	if u, ok := v.Addr().Interface().(yaml.Unmarshaler); ok {
+		if err := u.UnmarshalYAML(n); err != nil {
+			d.bad(n, path, "", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+		}
+		d.checkEnum(n, path, tag)
+		return
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		if v.IsNil() {
@@ -240,7 +247,7 @@ func (d *decoder) unknown(k *yaml.Node, path string, fields map[string]reflect.S
 func fieldsOf(t reflect.Type) map[string]reflect.StructField {
 	m := map[string]reflect.StructField{}
 	for _, f := range reflect.VisibleFields(t) {
-		if name := f.Tag.Get("yaml"); name != "" && name != "-" {
+		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
 			m[name] = f
 		}
 	}

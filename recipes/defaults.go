@@ -17,7 +17,7 @@ func (r *Recipe) defaults() {
 		s := &r.Stages[i]
 		switch {
 		case s.Ingest != nil:
-			s.Ingest.defaults()
+			s.Ingest.Seed, s.Ingest.Name = r.Seed, s.ID
 		case s.Train != nil:
 			s.Train.defaults(r.Seed)
 		case s.Merge != nil:
@@ -46,56 +46,10 @@ func setPtr[T any](p **T, v T) {
 	}
 }
 
-func (o *Ingest) defaults() {
-	set(&o.ChatTemplate, "model")
-	set(&o.Overflow, "error")
-	set(&o.Packing, "bfd")
-	set(&o.TrainOn, "assistant")
-	set(&o.TrainOnEOS, "turn")
-	set(&o.Dedup, "none")
-	set(&o.BadRows, "error")
-	setPtr(&o.Shuffle, true)
-	for _, list := range [][]Dataset{o.Datasets, o.ValDatasets} {
-		for i := range list {
-			set(&list[i].Type, "auto")
-			set(&list[i].Weight, 1)
-		}
-	}
-}
-
 func (o *Train) defaults(seed uint64) {
 	set(&o.Objective, "sft")
-	set(&o.Adapter, "lora")
-	set(&o.DType, "auto")
-	set(&o.MicroBatchSize, 1)
-	set(&o.GradAccum, 16)
-	set(&o.NumEpochs, 3)
-	set(&o.LRScheduler, "cosine")
-	set(&o.Optimizer, "adamw")
-	set(&o.Beta1, 0.9)
-	set(&o.Beta2, 0.999)
-	set(&o.Epsilon, 1e-8)
-	setPtr(&o.MaxGradNorm, 1)
-	set(&o.SaveTotalLimit, 2)
-	set(&o.Seed, seed)
-	if o.LearningRate == 0 {
-		o.LearningRate = 2e-4
-		if o.Adapter == "none" {
-			o.LearningRate = 2e-5
-		} else if o.LoRA.InitFrom != "" {
-			o.LearningRate = 1e-4
-		}
-	}
-	if o.WarmupSteps == nil {
-		set(&o.WarmupRatio, 0.03)
-	}
-	if o.LoRA.InitFrom == "" {
-		set(&o.LoRA.R, 16)
-		set(&o.LoRA.Alpha, 32)
-		set(&o.LoRA.Bias, "none")
-		if o.LoRA.TargetModules == nil {
-			o.LoRA.TargetModules = Names{"all-linear"}
-		}
+	if c, err := o.Resolve(int64(seed)); err == nil { // checked before
+		o.Config = c
 	}
 }
 

@@ -1,6 +1,9 @@
 package recipes
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Input is one resolved input of a stage under the key it answers.
 type Input struct {
@@ -57,7 +60,7 @@ func (v *resolver) inputs() ([]Input, error) {
 	case s.Ingest != nil:
 		ref, e := v.tokenizer(s.Ingest.Tokenizer)
 		add("tokenizer", ref, e)
-		for i, d := range append(s.Ingest.Datasets, s.Ingest.ValDatasets...) {
+		for i, d := range slices.Concat(s.Ingest.Datasets, s.Ingest.ValDatasets) {
 			add(fmt.Sprintf("datasets[%d]", i), Ref{Kind: DataRef, Path: d.Path, Why: "given"}, nil)
 		}
 	case s.Train != nil:

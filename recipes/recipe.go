@@ -9,11 +9,14 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/train"
 )
 
 // Recipe is one YAML file.
@@ -45,80 +48,15 @@ type Stage struct {
 
 // Ingest turns data files into tokens with a loss mask.
 type Ingest struct {
-	Datasets     []Dataset `yaml:"datasets" doc:"files to read" required:"true"`
-	Tokenizer    string    `yaml:"tokenizer" doc:"model whose tokenizer is used" default:"base_model"`
-	ChatTemplate string    `yaml:"chat_template" doc:"model, a file, or the template itself" default:"model"`
-	MaxLength    int       `yaml:"max_length" doc:"tokens a sample may have" default:"min(2048, context)" range:"0..10000000"`
-	Overflow     string    `yaml:"overflow" doc:"what happens to longer ones" enum:"error|drop|truncate|split" default:"error"`
-	Packing      string    `yaml:"packing" doc:"best-fit decreasing without attention across samples" enum:"bfd|none" default:"bfd"`
-	TrainOn      string    `yaml:"train_on" doc:"which turns are learned" enum:"assistant|last|all" default:"assistant"`
-	TrainOnEOS   string    `yaml:"train_on_eos" doc:"which end tokens are learned" enum:"turn|last|all|none" default:"turn"`
-	ValSetSize   Share     `yaml:"val_set_size" doc:"rows, share or 0, held back by content hash" default:"5 %, at most 512 rows"`
-	ValDatasets  []Dataset `yaml:"val_datasets" doc:"files held back instead"`
-	Shuffle      *bool     `yaml:"shuffle" doc:"shuffle by seed" default:"true"`
-	Dedup        string    `yaml:"dedup" doc:"drop equal rows; always counted" enum:"none|exact" default:"none"`
-	BadRows      string    `yaml:"bad_rows" doc:"rows that cannot be used" enum:"error|drop" default:"error"`
-}
-
-// Dataset is one source of rows.
-type Dataset struct {
-	Path       string            `yaml:"path" doc:"file, folder or glob: Parquet, JSONL, CSV, Arrow" required:"true"`
-	Type       string            `yaml:"type" doc:"what the columns mean" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference" default:"auto"`
-	Columns    map[string]string `yaml:"columns" doc:"our column names to yours, e.g. {messages: conv, role: from, content: value}"`
-	Split      string            `yaml:"split" doc:"part of the path to choose, e.g. train"`
-	Weight     float64           `yaml:"weight" doc:"repeat (2) or thin (0.5) the rows" range:"0..1000" default:"1"`
-	MaxSamples int               `yaml:"max_samples" doc:"first rows only" range:"0..9000000000000"`
+	data.Options `yaml:",inline"`
 }
 
 // Train updates weights or adapters.
 type Train struct {
-	Model                 string   `yaml:"model" doc:"stage or path to train on" default:"the last dense model above"`
-	Data                  string   `yaml:"data" doc:"ingest stage or file" default:"the only ingest stage"`
-	Objective             string   `yaml:"objective" doc:"what is learned" enum:"sft" default:"sft"`
-	Adapter               string   `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" enum:"lora|qlora|none" default:"lora"`
-	DType                 string   `yaml:"dtype" doc:"arithmetic" enum:"auto|f32|bf16" default:"auto"`
-	MicroBatchSize        int      `yaml:"micro_batch_size" doc:"rows of max_length (packed) or samples" default:"1" range:"1..65536"`
-	GradAccum             int      `yaml:"gradient_accumulation_steps" doc:"micro batches a step" default:"16" range:"1..65536"`
-	NumEpochs             float64  `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"0..100000"`
-	MaxSteps              int      `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"0..1000000000"`
-	LearningRate          float64  `yaml:"learning_rate" doc:"peak rate" default:"2e-4; full 2e-5; continued adapter 1e-4" range:"0..100"`
-	LRScheduler           string   `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
-	WarmupRatio           float64  `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"0..1"`
-	WarmupSteps           *int     `yaml:"warmup_steps" doc:"steps, instead of warmup_ratio" range:"0..1000000000"`
-	Optimizer             string   `yaml:"optimizer" doc:"update rule" enum:"adamw|sgd" default:"adamw"`
-	Beta1                 float64  `yaml:"adam_beta1" doc:"first moment" default:"0.9" range:"0..1"`
-	Beta2                 float64  `yaml:"adam_beta2" doc:"second moment" default:"0.999" range:"0..1"`
-	Epsilon               float64  `yaml:"adam_epsilon" doc:"added to the root" default:"1e-8" range:"0..1"`
-	WeightDecay           float64  `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"0..10"`
-	MaxGradNorm           *float64 `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"0..1e30"`
-	GradientCheckpointing Switch   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: only when it would not fit otherwise" default:"auto"`
-	EvalSteps             Auto     `yaml:"eval_steps" doc:"validation loss every so many steps (or share of all)" default:"10 %"`
-	SaveSteps             Auto     `yaml:"save_steps" doc:"checkpoint every so many steps" default:"step 1, then every 10 min"`
-	SaveTotalLimit        int      `yaml:"save_total_limit" doc:"checkpoints kept" default:"2" range:"1..1000"`
-	LoadBest              bool     `yaml:"load_best_model_at_end" doc:"keep the weights of the lowest validation loss" default:"false"`
-	Seed                  uint64   `yaml:"seed" doc:"seed of this stage" default:"the recipe's"`
-	LoRA                  LoRA     `yaml:"lora" doc:"adapter shape, PEFT's keys"`
-}
-
-// LoRA has PEFT's keys and meanings.
-type LoRA struct {
-	R                 int                `yaml:"r" doc:"rank" default:"16" range:"1..65536"`
-	Alpha             float64            `yaml:"alpha" doc:"scale is alpha/r" default:"32" range:"0..1e9"`
-	Dropout           float64            `yaml:"dropout" doc:"on the adapter's input" default:"0" range:"0..0.99"`
-	TargetModules     Names              `yaml:"target_modules" doc:"all-linear, names, or one regex" default:"all-linear"`
-	ExcludeModules    Names              `yaml:"exclude_modules" doc:"names or one regex"`
-	RankPattern       map[string]int     `yaml:"rank_pattern" doc:"module (regex) to rank"`
-	AlphaPattern      map[string]float64 `yaml:"alpha_pattern" doc:"module (regex) to alpha"`
-	LayersToTransform []int              `yaml:"layers_to_transform" doc:"layer numbers only"`
-	ModulesToSave     Names              `yaml:"modules_to_save" doc:"modules trained whole"`
-	Bias              string             `yaml:"bias" doc:"which biases are trained" enum:"none|all|lora_only" default:"none"`
-	UseRSLoRA         bool               `yaml:"use_rslora" doc:"scale is alpha/√r"`
-	UseDoRA           bool               `yaml:"use_dora" doc:"weight-decomposed adapter"`
-	Init              Any                `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), gaussian, pissa, olora" default:"true"`
-	LoRAPlusRatio     float64            `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"0..1e6"`
-	TargetParameters  Names              `yaml:"target_parameters" doc:"fused expert tensors"`
-	TrainableTokens   Any                `yaml:"trainable_token_indices" doc:"rows of the embedding to train"`
-	InitFrom          string             `yaml:"init_from" doc:"start from this PEFT adapter folder"`
+	Model        string `yaml:"model" doc:"stage or path to train on" default:"the last dense model above"`
+	Data         string `yaml:"data" doc:"ingest stage or file" default:"the only ingest stage"`
+	Objective    string `yaml:"objective" doc:"what is learned" enum:"sft" default:"sft"`
+	train.Config `yaml:",inline"`
 }
 
 // Merge adds an adapter to the weights.
@@ -135,7 +73,7 @@ type Merge struct {
 // Quantize writes a quantized folder.
 type Quantize struct {
 	Model           string  `yaml:"model" doc:"stage or path" default:"the last dense model above"`
-	Method          string  `yaml:"method" doc:"how values are chosen" enum:"rtn|gptq|awq|nf4" required:"true"`
+	Method          string  `yaml:"method" doc:"how values are chosen" enum:"rtn|gptq|awq|nf4"`
 	Scheme          string  `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W2A16_ASYM|NF4" default:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
 	Format          string  `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" default:"the method's own"`
 	For             Names   `yaml:"for" doc:"programs that must load it" default:"[transformers, vllm]"`
@@ -298,11 +236,10 @@ func (d *decoder) checkStage(n *yaml.Node, s *Stage, seen map[string]bool, top m
 	}
 	seen[s.ID] = true
 	d.required(n, s)
-	if t := s.Train; t != nil && t.WarmupSteps != nil && t.WarmupRatio != 0 {
-		d.bad(n, s.ID, "keep one", "warmup_steps and warmup_ratio are both given")
-	}
-	if t := s.Train; t != nil && t.LoRA.InitFrom != "" && t.Adapter == "none" {
-		d.bad(n, s.ID, "adapter: lora", "init_from needs an adapter, adapter is none")
+	if t := s.Train; t != nil {
+		if _, err := t.Resolve(42); err != nil {
+			d.bad(n, s.ID, fail.Hint(err), "%v", err)
+		}
 	}
 }
 
@@ -313,7 +250,7 @@ func (d *decoder) required(n *yaml.Node, s *Stage) {
 		if len(s.Ingest.Datasets) == 0 {
 			d.bad(n, s.ID+".datasets", "datasets: [{path: data/train.parquet}]", "no data sets")
 		}
-		for _, ds := range append(s.Ingest.Datasets, s.Ingest.ValDatasets...) {
+		for _, ds := range slices.Concat(s.Ingest.Datasets, s.Ingest.ValDatasets) {
 			if ds.Path == "" {
 				d.bad(n, s.ID+".datasets", "", "a data set has no path")
 			}

@@ -29,11 +29,11 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Name != "support" || r.Seed != 7 || r.Stages[0].Ingest.MaxLength != 128 || r.Stages[0].Ingest.ValSetSize.Of != 0.05 {
+	if r.Name != "support" || r.Seed != 7 || r.Stages[0].Ingest.MaxLength != 128 || r.Stages[0].Ingest.ValSetSize != "5%" {
 		t.Errorf("top: %+v, ingest %+v", r, r.Stages[0].Ingest)
 	}
 	tr := r.Stages[1].Train
-	if tr.LoRA.R != 4 || tr.LoRA.Alpha != 32 || tr.LearningRate != 2e-4 || len(tr.LoRA.TargetModules) != 2 || tr.Seed != 7 || !tr.EvalSteps.Set {
+	if tr.LoRA.R != 4 || *tr.LearningRate != 2e-4 || len(tr.LoRA.TargetModules.Names) != 2 || *tr.Seed != 7 || tr.EvalSteps.Share != 0.1 {
 		t.Errorf("train: %+v", tr)
 	}
 	if m := r.Stages[2].Merge; m == nil || m.DType != "f32" || m.MaxShardSize != 5e9 {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // Schema is the JSON Schema (2020-12) of a recipe, made from the same struct
@@ -36,18 +38,17 @@ func schemaOf(t reflect.Type, tag reflect.StructTag) map[string]any {
 	switch t {
 	case reflect.TypeFor[Size]():
 		return oneOf(map[string]any{"type": "integer"}, text(`^[0-9.]+ ?([KMGT]i?B?|B)?$`))
-	case reflect.TypeFor[Share](), reflect.TypeFor[Bound]():
+	case reflect.TypeFor[Bound]():
 		return oneOf(number, text(`^-?[0-9.]+%$`))
 	case reflect.TypeFor[Auto]():
 		return oneOf(number, constant("auto"), text(`^[0-9.]+%$`))
-	case reflect.TypeFor[Switch]():
-		return oneOf(map[string]any{"type": "boolean"}, constant("auto"))
 	case reflect.TypeFor[Names]():
 		return oneOf(map[string]any{"type": "string"}, map[string]any{"type": "array", "items": map[string]any{"type": "string"}})
-	case reflect.TypeFor[Any]():
-		return map[string]any{}
 	case reflect.TypeFor[EvalModel]():
 		return oneOf(map[string]any{"type": "string"}, structSchema(t))
+	}
+	if reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]()) {
+		return map[string]any{} // several forms; the decoder says which
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -104,7 +105,7 @@ func structSchema(t reflect.Type) map[string]any {
 		}
 		p = map[string]any{"allOf": []any{p}, "description": doc}
 		props[name] = p
-		if f.Tag.Get("required") == "true" && name != "method" {
+		if f.Tag.Get("default") == "required" {
 			required = append(required, name)
 		}
 	}
@@ -145,7 +146,7 @@ func Keys(section string) []Key {
 	}
 	var out []Key
 	for _, f := range reflect.VisibleFields(t) {
-		if name := f.Tag.Get("yaml"); name != "" {
+		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
 			out = append(out, Key{name, typeName(f), f.Tag.Get("default"), f.Tag.Get("doc")})
 		}
 	}
@@ -160,16 +161,10 @@ func typeName(f reflect.StructField) string {
 	switch t {
 	case reflect.TypeFor[Size]():
 		return "size"
-	case reflect.TypeFor[Share]():
-		return "rows or share"
 	case reflect.TypeFor[Auto]():
 		return "auto or number"
-	case reflect.TypeFor[Switch]():
-		return "auto, true, false"
 	case reflect.TypeFor[Names]():
 		return "name or list"
-	case reflect.TypeFor[Any]():
-		return "any"
 	}
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()

@@ -43,35 +43,6 @@ func (s *Size) setYAML(n *yaml.Node) (err error) {
 	return err
 }
 
-// Share is a number of rows (512), a share of them ("5%", 0.05) or 0.
-type Share struct {
-	Set  bool
-	Rows int
-	Of   float64 // 0..1
-}
-
-func (s *Share) setYAML(n *yaml.Node) error {
-	*s = Share{Set: true}
-	if p, ok := strings.CutSuffix(n.Value, "%"); ok {
-		f, err := strconv.ParseFloat(p, 64)
-		if err != nil || f < 0 || f > 100 {
-			return fmt.Errorf("found %q, want rows, a share such as 5%%, or 0", n.Value)
-		}
-		s.Of = f / 100
-		return nil
-	}
-	f, err := strconv.ParseFloat(n.Value, 64)
-	if err != nil || f < 0 || quoted(n) {
-		return fmt.Errorf("found %q, want rows, a share such as 5%%, or 0", n.Value)
-	}
-	if f < 1 {
-		s.Of = f
-	} else {
-		s.Rows = int(f)
-	}
-	return nil
-}
-
 // Auto is a whole number, a share of 1, or "auto" (the zero value).
 type Auto struct {
 	Set   bool
@@ -92,21 +63,6 @@ func (a *Auto) setYAML(n *yaml.Node) error {
 		f /= 100
 	}
 	*a = Auto{true, f}
-	return nil
-}
-
-// Switch is true, false or "auto" (the zero value).
-type Switch struct{ Set, On bool }
-
-func (s *Switch) setYAML(n *yaml.Node) error {
-	switch n.Value {
-	case "auto":
-		*s = Switch{}
-	case "true", "false":
-		*s = Switch{true, n.Value == "true"}
-	default:
-		return fmt.Errorf("found %q, want true, false or auto", n.Value)
-	}
 	return nil
 }
 
@@ -147,8 +103,3 @@ func (b *Bound) setYAML(n *yaml.Node) error {
 	}
 	return nil
 }
-
-// Any is a YAML value kept as it is: a scalar, a list or a mapping.
-type Any struct{ Value any }
-
-func (a *Any) setYAML(n *yaml.Node) error { return n.Decode(&a.Value) }

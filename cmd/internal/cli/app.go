@@ -1,0 +1,212 @@
+// Package cli is the command line of both binaries: one table of commands.
+//
+// A word on standard output is a result; progress, plans and errors go to
+// standard error. Exit codes are those of package fail.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/recipes"
+)
+
+// Version is shown by --version and recorded in manifests.
+const Version = recipes.Version
+
+// Main runs the binary called name ("tune", "quant", "tunekit") and returns
+// its exit code.
+func Main(name string, argv []string) int {
+	ctx, stop := signalContext()
+	defer stop()
+	return run(ctx, name, argv, os.Stdout, os.Stderr)
+}
+
+// signalContext is cancelled by the first interrupt; the second one ends the
+// process at once (nothing is ever half-written).
+func signalContext() (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ch := make(chan os.Signal, 2)
+	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		if _, ok := <-ch; !ok {
+			return
+		}
+		fmt.Fprintln(os.Stderr, "tune: saving the last finished step; interrupt again to stop at once")
+		cancel()
+		if s, ok := <-ch; ok {
+			code := 130
+			if s == syscall.SIGTERM {
+				code = 143
+			}
+			os.Exit(code)
+		}
+	}()
+	return ctx, func() { signal.Stop(ch); close(ch); cancel() }
+}
+
+func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writer) int {
+	app := newApp(name, stdout, stderr)
+	args, err := permute(app, argv)
+	if err == nil {
+		err = app.RunContext(ctx, append([]string{name}, args...))
+	}
+	printError(stderr, err)
+	return fail.Code(err)
+}
+
+func printError(w io.Writer, err error) {
+	if err == nil {
+		return
+	}
+	var problems recipes.Problems
+	if errors.As(err, &problems) {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			if strings.HasPrefix(line, " ") {
+				fmt.Fprintln(w, line)
+			} else {
+				fmt.Fprintln(w, "tune: "+line)
+			}
+		}
+		return
+	}
+	fmt.Fprintf(w, "tune: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n      "))
+	if h := fail.Hint(err); h != "" {
+		fmt.Fprintf(w, "tune: hint: %s\n", h)
+	}
+}
+
+func newApp(name string, stdout, stderr io.Writer) *ucli.App {
+	app := &ucli.App{
+		Name: name, Version: Version, Writer: stdout, ErrWriter: stderr,
+		Usage:                     "tune, quantize and test language models",
+		HideHelpCommand:           true,
+		DisableSliceFlagSeparator: true,
+		EnableBashCompletion:      true,
+		Commands:                  commands(),
+		ExitErrHandler:            func(*ucli.Context, error) {},
+		OnUsageError:              usageError,
+		CommandNotFound:           nil,
+		Action: func(c *ucli.Context) error {
+			if arg := c.Args().First(); arg != "" {
+				return unknownCommand(c.App.Commands, arg)
+			}
+			fmt.Fprint(stdout, overview)
+			return nil
+		},
+		CustomAppHelpTemplate: overview,
+	}
+	if name == "quant" {
+		app.Usage = "quantize language models"
+		app.Commands = quantCommands()
+		app.CustomAppHelpTemplate = quantOverview
+		app.Action = func(c *ucli.Context) error {
+			if arg := c.Args().First(); arg != "" {
+				return unknownCommand(c.App.Commands, arg)
+			}
+			fmt.Fprint(stdout, quantOverview)
+			return nil
+		}
+	}
+	each(app.Commands, func(c *ucli.Command) {
+		c.OnUsageError = usageError
+		c.HideHelpCommand = true
+	})
+	return app
+}
+
+func each(cmds []*ucli.Command, f func(*ucli.Command)) {
+	for _, c := range cmds {
+		f(c)
+		each(c.Subcommands, f)
+	}
+}
+
+func usageError(c *ucli.Context, err error, _ bool) error {
+	hint := "tune --help"
+	if c.Command != nil && c.Command.Name != "" {
+		hint = "tune " + c.Command.FullName() + " --help"
+	}
+	return fail.Usagef("", hint, "%w", err)
+}
+
+func unknownCommand(cmds []*ucli.Command, arg string) error {
+	var names []string
+	for _, c := range cmds {
+		names = append(names, c.Name)
+	}
+	hint := "tune --help lists the commands"
+	if near := recipes.Nearest(arg, names); near != "" {
+		hint = "did you mean " + near + "?"
+	}
+	return fail.Usagef("", hint, "unknown command %q", arg)
+}
+
+// permute moves flags before positional arguments, command by command: the
+// parser stops at the first positional, so that `run r.yaml --dry-run` would
+// run. "--" ends flags.
+func permute(app *ucli.App, argv []string) ([]string, error) {
+	var out []string
+	cmds, flags := app.Commands, app.Flags
+	rest := argv
+	for len(rest) > 0 {
+		i := slices.IndexFunc(cmds, func(c *ucli.Command) bool { return c.HasName(rest[0]) })
+		if i < 0 {
+			break
+		}
+		out, flags = append(out, rest[0]), cmds[i].Flags
+		cmds, rest = cmds[i].Subcommands, rest[1:]
+	}
+	var before, after []string
+	for len(rest) > 0 {
+		arg := rest[0]
+		rest = rest[1:]
+		if arg == "--" {
+			after = append(after, rest...)
+			break
+		}
+		if len(arg) < 2 || arg[0] != '-' || isNumber(arg) {
+			after = append(after, arg)
+			continue
+		}
+		before = append(before, arg)
+		if takesValue(flags, arg) {
+			if len(rest) == 0 {
+				return nil, fail.Usagef("", "", "flag %s needs a value", arg)
+			}
+			before, rest = append(before, rest[0]), rest[1:]
+		}
+	}
+	out = append(out, before...)
+	if len(after) > 0 {
+		out = append(append(out, "--"), after...)
+	}
+	return out, nil
+}
+
+func isNumber(s string) bool { return len(s) > 1 && s[1] >= '0' && s[1] <= '9' }
+
+// takesValue reports whether the next argument belongs to the flag.
+func takesValue(flags []ucli.Flag, arg string) bool {
+	name := strings.TrimLeft(arg, "-")
+	if strings.Contains(name, "=") {
+		return false
+	}
+	for _, f := range flags {
+		if slices.Contains(f.Names(), name) {
+			d, ok := f.(ucli.DocGenerationFlag)
+			return ok && d.TakesValue()
+		}
+	}
+	return false
+}

@@ -1,0 +1,27 @@
+package cli
+
+// overview fits one screen: verbs by job, then three examples.
+const overview = `tune - tune, quantize and test language models          tune COMMAND --help for examples
+
+  start     init doctor pull schema         data, train  ingest train merge
+  run       run plan validate clean         quantize     quant nf4|rtn|gptq|awq|gguf|imatrix, export
+  look      inspect verify graph            try, judge   chat generate eval compare
+  scripts   logits tokenize render          shell        completion bash|zsh|fish
+
+examples
+  tune run quickstart                                    tune the embedded model, five minutes from nothing
+  tune init --model models/M --data 'data/*.parquet' -o r.yaml && tune plan r.yaml && tune run r.yaml
+  quant gguf --model models/M --output M-Q4_K_M.gguf --type Q4_K_M
+
+  tune help recipe, tune help recipe.train: the keys of a recipe
+`
+
+const quantOverview = `quant - quantize language models                       quant METHOD --help for flags
+
+  nf4 rtn gptq awq      a folder for Transformers, vLLM, TGI, ExLlama
+  gguf imatrix          a file for llama.cpp, Ollama, LM Studio
+
+examples
+  quant gptq --model models/M --calibration data.jsonl --output M-gptq
+  quant gguf --model models/M --type Q4_K_M --imatrix M.imatrix.gguf --output M-Q4_K_M.gguf
+`

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+
+	"github.com/tunekit/tunekit/recipes"
+)
+
+// watcher shows what a run is doing: one redrawn line on a terminal, else a
+// plain line every 30 seconds and at every start and end.
+type watcher struct {
+	mu       sync.Mutex
+	w        io.Writer
+	terminal bool
+	json     func(recipes.Event)
+	quiet    bool
+	began    time.Time // of the phase in work
+	phase    string
+	first    int64
+	drawn    time.Time
+	open     bool // a bar is on the screen
+}
+
+func newWatcher(w io.Writer, quiet bool) *watcher {
+	f, isFile := w.(*os.File)
+	term := isFile && isTerminal(f) && os.Getenv("TERM") != "dumb" && os.Getenv("CI") == ""
+	return &watcher{w: w, terminal: term, quiet: quiet}
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), ioctlGetTermios)
+	return err == nil
+}
+
+const (
+	redraw = 100 * time.Millisecond
+	plain  = 30 * time.Second
+)
+
+func (p *watcher) event(e recipes.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.json != nil {
+		p.json(e)
+		return
+	}
+	if p.quiet {
+		return
+	}
+	where := e.Stage
+	if e.Of > 0 {
+		where = fmt.Sprintf("%s %d/%d", e.Stage, e.Index, e.Of)
+	}
+	switch e.What {
+	case "start":
+		p.phase = ""
+		p.line(where)
+	case "done":
+		p.line(fmt.Sprintf("%s  done in %s", where, short(time.Duration(e.Took*float64(time.Second)))))
+	case "cached":
+		p.line(where + "  unchanged")
+	case "note":
+		p.line(where + "  " + e.Text)
+	case "progress":
+		p.progress(where, e)
+	}
+}
+
+// line prints a finished line, over the bar if there is one.
+func (p *watcher) line(s string) {
+	p.clear()
+	fmt.Fprintln(p.w, s)
+}
+
+func (p *watcher) clear() {
+	if p.open {
+		fmt.Fprint(p.w, "\r\x1b[K")
+		p.open = false
+	}
+}
+
+func (p *watcher) progress(where string, e recipes.Event) {
+	now := time.Now()
+	if phase := where + e.Unit + fmt.Sprint(e.Total); phase != p.phase {
+		p.phase, p.began, p.first, p.drawn = phase, now, e.Done, now
+		if !p.terminal {
+			return
+		}
+	}
+	every := redraw
+	if !p.terminal {
+		every = plain
+	}
+	if now.Sub(p.drawn) < every {
+		return
+	}
+	p.drawn = now
+	s := p.status(where, e, now)
+	if !p.terminal {
+		fmt.Fprintln(p.w, s)
+		return
+	}
+	fmt.Fprint(p.w, "\r\x1b[K"+s)
+	p.open = true
+}
+
+// status is one line: place, bar, counts, the stage's own words, memory and
+// the time left.
+func (p *watcher) status(where string, e recipes.Event, now time.Time) string {
+	var b strings.Builder
+	b.WriteString(where)
+	if p.terminal && e.Total > 0 {
+		const width = 18
+		full := int(float64(width) * min(1, float64(e.Done)/float64(e.Total)))
+		fmt.Fprintf(&b, " ▕%s%s▏", strings.Repeat("█", full), strings.Repeat(" ", width-full))
+	}
+	if e.Unit == "bytes" {
+		fmt.Fprintf(&b, " %s/%s", humanize.Bytes(uint64(e.Done)), humanize.Bytes(uint64(e.Total)))
+	} else if e.Total > 0 {
+		fmt.Fprintf(&b, " %s/%s %s", humanize.Comma(e.Done), humanize.Comma(e.Total), e.Unit)
+	} else {
+		fmt.Fprintf(&b, " %s %s", humanize.Comma(e.Done), e.Unit)
+	}
+	if e.Text != "" {
+		b.WriteString("  " + e.Text)
+	}
+	took := now.Sub(p.began)
+	if done := e.Done - p.first; done > 0 && took > time.Second {
+		if e.Text == "" && e.Unit != "bytes" {
+			fmt.Fprintf(&b, "  %s/s", humanize.SIWithDigits(float64(done)/took.Seconds(), 1, ""))
+		}
+		if e.Total > e.Done {
+			left := time.Duration(float64(took) * float64(e.Total-e.Done) / float64(done))
+			fmt.Fprintf(&b, "  left %s", short(left))
+		}
+	}
+	if e.Memory > 0 {
+		fmt.Fprintf(&b, "  %s", humanize.IBytes(uint64(e.Memory)))
+	}
+	return b.String()
+}
+
+func short(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d < time.Hour:
+		return d.Round(time.Second).String()
+	}
+	return fmt.Sprintf("%d h %02d min", int(d.Hours()), int(d.Minutes())%60)
+}

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"os"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tunekit/tunekit/recipes"
+)
+
+func runFlags() []ucli.Flag {
+	return []ucli.Flag{
+		setFlag(),
+		&ucli.StringFlag{Name: "run-dir", Usage: "parent of run folders (default: runs)", EnvVars: []string{"TUNE_RUN_DIR"}},
+		&ucli.StringFlag{Name: "device", Usage: "auto, cpu or cuda:0", EnvVars: []string{"TUNE_DEVICE"}},
+		&ucli.IntFlag{Name: "threads", Usage: "worker threads; never changes a result", EnvVars: []string{"TUNE_THREADS"}},
+		&ucli.StringFlag{Name: "memory-limit", Usage: "refuse what would need more", EnvVars: []string{"TUNE_MEMORY_LIMIT"}},
+		&ucli.BoolFlag{Name: "json", Usage: "one JSON object a line on standard output"},
+		&ucli.StringSliceFlag{Name: "only", Usage: "run this stage only (may repeat)"},
+		&ucli.StringFlag{Name: "from", Usage: "run this stage and those after it"},
+	}
+}
+
+func runCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "run", Usage: "run a recipe; finished stages are not run again", ArgsUsage: "RECIPE",
+		Description: examples("tune run quickstart", "tune run support.yaml --set train.lora.r=8", "tune run support.yaml --dry-run"),
+		Flags: append(runFlags(),
+			&ucli.BoolFlag{Name: "dry-run", Usage: "plan only"},
+			&ucli.BoolFlag{Name: "quiet", Usage: "no progress"},
+			&ucli.StringFlag{Name: "write-baseline", Usage: "keep what eval stages measure as the baseline of later gates"},
+			&ucli.StringSliceFlag{Name: "summary", Usage: "append the summary to FILE.md, .json or .xml (may repeat)"}),
+		Action: func(c *ucli.Context) error {
+			if c.Bool("dry-run") {
+				return runPlan(c)
+			}
+			r, o, err := openRecipe(c)
+			if err != nil {
+				return err
+			}
+			w := newWatcher(c.App.ErrWriter, c.Bool("quiet"))
+			if c.Bool("json") {
+				w.json = func(e recipes.Event) { _ = writeJSON(c, e) }
+			}
+			o.Events = w.event
+			o.WriteBaseline = c.String("write-baseline")
+			sum, err := r.Run(c.Context, o)
+			w.clear()
+			if sum != nil && !c.Bool("json") {
+				sum.Print(c.App.Writer)
+			}
+			for _, f := range c.StringSlice("summary") {
+				if sum != nil {
+					if serr := sum.Append(f); err == nil {
+						err = serr
+					}
+				}
+			}
+			return err
+		},
+	}
+}
+
+// openRecipe reads the recipe argument and the flags that say how to run it.
+func openRecipe(c *ucli.Context) (*recipes.Recipe, recipes.RunOptions, error) {
+	o := recipes.RunOptions{Dir: c.String("run-dir"), Only: c.StringSlice("only"), From: c.String("from"), Device: c.String("device"), Threads: c.Int("threads")}
+	if err := args(c, "RECIPE", 1); err != nil {
+		return nil, o, err
+	}
+	var err error
+	if o.MemoryLimit, err = memoryLimit(c); err != nil {
+		return nil, o, err
+	}
+	r, err := recipes.Open(c.Args().First(), c.StringSlice("set"))
+	return r, o, err
+}
+
+func planCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "plan", Usage: "what a recipe would do: sizes, memory, time, disk, what is done already", ArgsUsage: "RECIPE",
+		Description: examples("tune plan support.yaml", "tune plan support.yaml --full"),
+		Flags:       append(runFlags(), &ucli.BoolFlag{Name: "full", Usage: "the recipe with every default filled in and why"}),
+		Action:      runPlan,
+	}
+}
+
+func runPlan(c *ucli.Context) error {
+	r, o, err := openRecipe(c)
+	if err != nil {
+		return err
+	}
+	p, err := r.Plan(c.Context, o)
+	if p != nil {
+		if c.Bool("json") {
+			if werr := writeJSON(c, p); err == nil {
+				err = werr
+			}
+		} else {
+			p.Print(c.App.Writer, c.Bool("full"))
+		}
+	}
+	return err
+}
+
+func cleanCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "clean", Usage: "remove a run's checkpoints and unfinished work, or all of it but --keep", ArgsUsage: "RUN",
+		Description: examples("tune clean runs/support", "tune clean runs/support --keep merged --keep gguf"),
+		Flags:       []ucli.Flag{&ucli.StringSliceFlag{Name: "keep", Usage: "stages to keep; others are removed"}},
+		Action: func(c *ucli.Context) error {
+			if err := args(c, "RUN", 1); err != nil {
+				return err
+			}
+			return recipes.Clean(strings.TrimSuffix(c.Args().First(), string(os.PathSeparator)), c.StringSlice("keep"))
+		},
+	}
+}

@@ -1,0 +1,50 @@
+package recipes
+
+import (
+	"encoding/xml"
+	"fmt"
+
+	"github.com/tunekit/tunekit/train/eval"
+)
+
+type junitSuite struct {
+	XMLName  xml.Name    `xml:"testsuite"`
+	Name     string      `xml:"name,attr"`
+	Tests    int         `xml:"tests,attr"`
+	Failures int         `xml:"failures,attr"`
+	Skipped  int         `xml:"skipped,attr"`
+	Cases    []junitCase `xml:"testcase"`
+}
+
+type junitCase struct {
+	Class   string        `xml:"classname,attr"`
+	Name    string        `xml:"name,attr"`
+	Failure *junitMessage `xml:"failure,omitempty"`
+	Out     string        `xml:"system-out,omitempty"`
+}
+
+type junitMessage struct {
+	Message string `xml:"message,attr"`
+}
+
+// JUnit is an evaluation in the form CI systems show: a case a gate, or a case
+// a metric where there are no gates.
+func JUnit(name string, r *EvalResult) ([]byte, error) {
+	s := junitSuite{Name: name}
+	for _, c := range r.Checks {
+		tc := junitCase{Class: name + "." + c.Model, Name: c.Metric + " " + c.Limit, Out: fmt.Sprintf("value %g, 95 %% interval of the difference %g to %g", c.Value, c.Low, c.High)}
+		if c.Verdict != eval.Pass {
+			s.Failures++
+			tc.Failure = &junitMessage{fmt.Sprintf("%s: %s is %g, limit %s", c.Verdict, c.Metric, c.Value, c.Limit)}
+		}
+		s.Cases = append(s.Cases, tc)
+	}
+	if len(r.Checks) == 0 {
+		for _, m := range r.Metrics {
+			s.Cases = append(s.Cases, junitCase{Class: name + "." + m.Model, Name: m.Metric, Out: fmt.Sprint(m.Value)})
+		}
+	}
+	s.Tests = len(s.Cases)
+	out, err := xml.MarshalIndent(s, "", " ")
+	return append([]byte(xml.Header), append(out, '\n')...), err
+}

@@ -1,0 +1,148 @@
+package recipes
+
+import (
+	"os"
+
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/device"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/lora"
+)
+
+// OpenDevice opens a compute device. limit 0 means 0.9 of the memory that is
+// available to this process.
+func OpenDevice(name string, threads int, limit int64) (kernels.Backend, error) {
+	if limit == 0 {
+		limit = availableMemory() / 10 * 9
+	}
+	return device.Open(name, device.Options{Threads: threads, MemoryLimit: limit})
+}
+
+// resolvePath maps hf://org/name@revision to the local cache.
+func resolvePath(path string) (string, error) { return path, nil }
+
+// ModelOptions say how a model is loaded.
+type ModelOptions struct {
+	Adapters []string // PEFT folders, summed
+	NF4      bool     // hold the linear layers as NF4, as QLoRA does
+	BF16     bool     // arithmetic
+}
+
+// Loaded is a model ready to run, with its tokenizer.
+type Loaded struct {
+	Path string
+	Src  *arch.Source
+	*model.Model
+	BF16     bool
+	adapters []*lora.Adapter
+}
+
+// LoadModel opens a model by path or hf:// reference. The caller closes it.
+func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error) {
+	local, err := resolvePath(path)
+	if err != nil {
+		return nil, err
+	}
+	src, err := arch.Open(local)
+	if err != nil {
+		return nil, err
+	}
+	l := &Loaded{Path: path, Src: src, BF16: o.BF16}
+	mo := model.Options{}
+	if o.NF4 {
+		t := dtype.NF4Double
+		mo.Hold = &t
+	}
+	if l.Model, err = model.Load(dev, src, mo); err != nil {
+		src.Close()
+		return nil, err
+	}
+	for _, dir := range o.Adapters {
+		a, err := lora.Load(l.Model, dir)
+		if err != nil {
+			l.Close()
+			return nil, err
+		}
+		l.adapters = append(l.adapters, a)
+	}
+	return l, nil
+}
+
+// Close gives everything back.
+func (l *Loaded) Close() {
+	for _, a := range l.adapters {
+		a.Close()
+	}
+	l.Model.Close()
+	l.Src.Close()
+}
+
+// Tokenizer reads the model's tokenizer and checks that it fits the model.
+func (l *Loaded) Tokenizer() (*data.Tokenizer, error) { return openTokenizer(l.Src) }
+
+func openTokenizer(src *arch.Source) (*data.Tokenizer, error) {
+	tok, err := data.OpenTokenizer(src.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if tok.Size() > src.Spec.V {
+		return nil, fail.Inputf(src.Reader.Path(), "the tokenizer belongs to another model",
+			"tokenizer has %d tokens, the embedding %d rows", tok.Size(), src.Spec.V)
+	}
+	return tok, nil
+}
+
+// OpenTokenizer reads the tokenizer of a model without its weights.
+func OpenTokenizer(path string) (*data.Tokenizer, *arch.Source, error) {
+	local, err := resolvePath(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	src, err := arch.Open(local)
+	if err != nil {
+		return nil, nil, err
+	}
+	tok, err := openTokenizer(src)
+	if err != nil {
+		src.Close()
+		return nil, nil, err
+	}
+	return tok, src, nil
+}
+
+// TokenizerOf reads the tokenizer of a model, or of a folder that has only a
+// tokenizer.
+func TokenizerOf(path string) (*data.Tokenizer, error) {
+	local, err := resolvePath(path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := formats.Open(local)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return data.OpenTokenizer(r)
+}
+
+// ParseBF16 reads a dtype option: auto is bf16 where the machine multiplies it
+// clearly faster.
+func ParseBF16(dev kernels.Backend, name string) (bool, error) {
+	switch name {
+	case "", "auto":
+		return dev.Info().FastBF16, nil
+	case "bf16":
+		return true, nil
+	case "f32":
+		return false, nil
+	}
+	return false, fail.Usagef("", "auto, f32 or bf16", "dtype %q", name)
+}
+
+func exists(path string) bool { _, err := os.Stat(path); return err == nil }

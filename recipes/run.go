@@ -1,0 +1,501 @@
+package recipes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu"
+	"github.com/tunekit/tunekit/kernels/par"
+	"github.com/tunekit/tunekit/train"
+	"github.com/tunekit/tunekit/train/eval"
+)
+
+// Event tells a watcher what a run is doing.
+type Event struct {
+	Stage  string  `json:"stage"`
+	Index  int     `json:"index"` // from 1
+	Of     int     `json:"of"`
+	What   string  `json:"event"` // start, progress, done, cached, note
+	Done   int64   `json:"done,omitempty"`
+	Total  int64   `json:"total,omitempty"`
+	Unit   string  `json:"unit,omitempty"`
+	Text   string  `json:"text,omitempty"`
+	Memory int64   `json:"memory_bytes,omitempty"`
+	Took   float64 `json:"seconds,omitempty"`
+}
+
+// RunOptions are what the machine and the command line decide; none of them
+// changes a result.
+type RunOptions struct {
+	Dir           string   // parent of run folders; default "runs"
+	Only          []string // run these stages only
+	From          string   // run this stage and those after it
+	Device        string   // overrides the recipe
+	Threads       int
+	MemoryLimit   int64
+	WriteBaseline string // of the eval stages
+	Events        func(Event)
+}
+
+// Result is what a finished stage leaves beside its artifact; the report is
+// made from these.
+type Result struct {
+	Stage   string            `json:"stage"`
+	Kind    string            `json:"kind"`
+	Address digest            `json:"address"`
+	Inputs  map[string]Source `json:"inputs"`
+	Outputs []FileHash        `json:"outputs"`
+	Notes   []string          `json:"notes,omitempty"`
+	Seconds float64           `json:"-"` // kept in timing.json: a manifest has no times
+	Peak    int64             `json:"-"`
+	Cached  bool              `json:"-"`
+
+	Ingest   *data.Report    `json:"ingest,omitempty"`
+	Train    *TrainResult    `json:"train,omitempty"`
+	Merge    *MergeResult    `json:"merge,omitempty"`
+	Quantize *QuantizeResult `json:"quantize,omitempty"`
+	Export   *ExportResult   `json:"export,omitempty"`
+	Eval     *EvalResult     `json:"eval,omitempty"`
+}
+
+// Source is one resolved input with the hash of its content.
+type Source struct {
+	Ref    string `json:"ref"`
+	Why    string `json:"why"`
+	SHA256 digest `json:"sha256"` // of a path's content, or the address of the stage
+}
+
+// EvalResult is what an eval stage measured.
+type EvalResult struct {
+	Metrics []eval.Metric `json:"metrics"`
+	Checks  []eval.Check  `json:"checks,omitempty"`
+	Rows    int           `json:"rows"`
+	Overlap int           `json:"overlap"` // evaluated rows that occur in training
+	Answers []Answer      `json:"answers,omitempty"`
+}
+
+// Answer is one held-back prompt answered by every model, for the report.
+type Answer struct {
+	Prompt string            `json:"prompt"`
+	Want   string            `json:"want"`
+	Got    map[string]string `json:"got"`
+}
+
+// run is one execution of a recipe.
+type run struct {
+	*Recipe
+	opt    RunOptions
+	dir    string // runs/NAME
+	jobs   []*Job
+	hashes *hashes
+	addr   map[string]digest
+	done   map[string]*Result
+	dev    kernels.Backend
+	at     int // index of the running job, for events
+}
+
+// Summary is what a run ends with.
+type Summary struct {
+	Dir     string
+	Results []*Result
+	Hash    digest // over the addresses and outputs of all stages
+	Took    time.Duration
+}
+
+// Run executes the recipe: stages whose address and outputs are as recorded
+// are not run again, and a killed run goes on where it was. On an error the
+// stages finished so far stay.
+func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*Summary, error) {
+	began := time.Now()
+	x, err := r.prepare(opt)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := x.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := x.execute(ctx); err != nil {
+		x.report(time.Since(began), err)
+		return nil, err
+	}
+	return x.report(time.Since(began), nil)
+}
+
+func (r *Recipe) prepare(opt RunOptions) (*run, error) {
+	set(&opt.Dir, "runs")
+	x := &run{Recipe: r, opt: opt, dir: filepath.Join(opt.Dir, r.Name), addr: map[string]digest{}, done: map[string]*Result{}}
+	var err error
+	if x.jobs, err = r.Resolve(); err != nil {
+		return nil, err
+	}
+	for _, id := range append(slices.Clone(opt.Only), opt.From) {
+		if id != "" && r.stage(id) == nil {
+			return nil, fail.Usagef("", "stages: "+strings.Join(r.ids(), ", "), "no stage %q", id)
+		}
+	}
+	x.hashes = loadHashes(filepath.Join(x.dir, ".state", "hashes.json"))
+	return x, x.open()
+}
+
+func (r *Recipe) ids() []string {
+	var out []string
+	for i := range r.Stages {
+		out = append(out, r.Stages[i].ID)
+	}
+	return out
+}
+
+// open makes the device.
+func (x *run) open() error {
+	threads := x.opt.Threads
+	if threads == 0 {
+		threads = x.Threads
+	}
+	if threads > 0 {
+		par.SetThreads(threads)
+	}
+	limit := x.opt.MemoryLimit
+	if limit == 0 {
+		limit = int64(x.MemoryLimit)
+	}
+	name := x.opt.Device
+	if name == "" {
+		name = x.Device
+	}
+	var err error
+	x.dev, err = OpenDevice(name, threads, limit)
+	return err
+}
+
+// lock takes the run folder; a second run in it is refused.
+func (x *run) lock() (func(), error) {
+	if err := os.MkdirAll(filepath.Join(x.dir, ".state"), 0o755); err != nil {
+		return nil, fail.Limitf(x.dir, "", "%w", err)
+	}
+	l := flock.New(filepath.Join(x.dir, ".state", "lock"))
+	ok, err := l.TryLock()
+	if err != nil {
+		return nil, fail.Limitf(x.dir, "", "%w", err)
+	}
+	if !ok {
+		return nil, fail.Usagef(x.dir, "wait for it, or give this run another name: --set name=…", "another run is working in this folder")
+	}
+	return func() { l.Unlock() }, nil
+}
+
+func (x *run) event(e Event) {
+	if x.opt.Events == nil {
+		return
+	}
+	e.Stage, e.Index, e.Of = x.jobs[x.at].Stage.ID, x.at+1, len(x.jobs)
+	if e.Memory == 0 && x.dev != nil {
+		e.Memory = kernels.Total(x.dev.Info().Mem.Now)
+	}
+	x.opt.Events(e)
+}
+
+func (x *run) progress(unit string) func(done, total int64) {
+	return func(done, total int64) {
+		x.event(Event{What: "progress", Done: done, Total: total, Unit: unit})
+	}
+}
+
+func (x *run) wanted(id string) bool {
+	if len(x.opt.Only) > 0 {
+		return slices.Contains(x.opt.Only, id)
+	}
+	ids := x.ids()
+	return x.opt.From == "" || slices.Index(ids, id) >= slices.Index(ids, x.opt.From)
+}
+
+func (x *run) execute(ctx context.Context) error {
+	for x.at = 0; x.at < len(x.jobs); x.at++ {
+		if err := ctx.Err(); err != nil {
+			return fail.Interruptedf(x.dir, "tune run "+x.path, "interrupted")
+		}
+		j := x.jobs[x.at]
+		res, err := x.address(j)
+		if err != nil {
+			return err
+		}
+		old, err := x.load(j, res.Address)
+		if err != nil {
+			return err
+		}
+		if old != nil {
+			x.done[j.Stage.ID] = old
+			x.event(Event{What: "cached"})
+			continue
+		}
+		if !x.wanted(j.Stage.ID) {
+			continue
+		}
+		if err := x.one(ctx, j, res); err != nil {
+			if ctx.Err() != nil && fail.Code(err) != int(fail.Interrupted) {
+				return fail.Interruptedf(x.dir, "tune run "+x.path, "interrupted in stage %s: %w", j.Stage.ID, err)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// one runs a stage and records what it left.
+func (x *run) one(ctx context.Context, j *Job, res *Result) error {
+	for _, in := range j.Inputs {
+		if in.Ref.Stage != "" && x.done[in.Ref.Stage] == nil {
+			return fail.Usagef(x.path, "run it too, or leave out --only and --from", "stage %s needs %s, which has not been run", j.Stage.ID, in.Ref.Stage)
+		}
+	}
+	if err := x.clear(j, res.Address); err != nil {
+		return err
+	}
+	x.event(Event{What: "start"})
+	began := time.Now()
+	if err := stageKinds[j.Stage.Kind()].run(ctx, x, j, res); err != nil {
+		var gate *fail.Error
+		if !(errors.As(err, &gate) && gate.Kind == fail.Gate) {
+			return err
+		}
+		x.done[j.Stage.ID] = res // shown in the report, but not recorded as done
+		return err
+	}
+	res.Seconds = time.Since(began).Seconds()
+	res.Peak = x.dev.Info().PeakTotal
+	if err := x.save(j, res); err != nil {
+		return err
+	}
+	x.done[j.Stage.ID] = res
+	x.event(Event{What: "done", Took: res.Seconds})
+	return nil
+}
+
+// stageDir is where a stage's artifact lies.
+func (x *run) stageDir(id string) string { return filepath.Join(x.dir, id) }
+
+// pathOf is the file or folder a reference stands for.
+func (x *run) pathOf(ref Ref) string {
+	if ref.Stage == "" {
+		return ref.Path
+	}
+	dir := x.stageDir(ref.Stage)
+	if s := x.stage(ref.Stage); s.Export != nil {
+		return x.exportPath(s, ref.Member)
+	}
+	return dir
+}
+
+// address computes a stage's content address and lists its inputs.
+func (x *run) address(j *Job) (*Result, error) {
+	res := &Result{Stage: j.Stage.ID, Kind: j.Stage.Kind(), Inputs: map[string]Source{}}
+	in := map[string]digest{}
+	for _, i := range j.Inputs {
+		var h digest
+		if i.Ref.Stage != "" {
+			h = x.addr[i.Ref.Stage] + digest("/"+i.Ref.Member)
+		} else {
+			var err error
+			if h, err = x.contentOf(i.Ref); err != nil {
+				return nil, err
+			}
+		}
+		in[i.Name] = h
+		res.Inputs[i.Name] = Source{Ref: i.Ref.String(), Why: i.Ref.Why, SHA256: h}
+	}
+	env := map[string]string{}
+	if k := j.Stage.Kind(); k != "ingest" {
+		env["level"], env["device"] = cpu.Level(), x.dev.Info().Name
+	}
+	env["seed"] = fmt.Sprint(x.Seed)
+	res.Address = addressOf(res.Kind, hashed(j.Stage), in, env)
+	x.addr[j.Stage.ID] = res.Address
+	return res, nil
+}
+
+// contentOf hashes what a path stands for: a model, a file, a folder or a glob.
+func (x *run) contentOf(ref Ref) (digest, error) {
+	path, err := resolvePath(ref.Path)
+	if err != nil {
+		return "", err
+	}
+	if ref.Kind == DataRef {
+		files, err := filepath.Glob(path)
+		if err == nil && len(files) > 0 && !(len(files) == 1 && files[0] == path) {
+			var all []string
+			for _, f := range files {
+				h, err := x.hashes.tree(f)
+				if err != nil {
+					return "", fail.Inputf(f, "", "%w", err)
+				}
+				all = append(all, string(h))
+			}
+			return addressOf("glob", all, nil, nil), nil
+		}
+	}
+	h, err := x.hashes.tree(path)
+	if err != nil {
+		abs, _ := filepath.Abs(path)
+		return "", fail.Inputf(path, x.besideHint(path), "no such file (tried %s): %w", abs, errors.Unwrap(err))
+	}
+	return h, nil
+}
+
+// besideHint notices a file that lies beside the recipe instead.
+func (x *run) besideHint(path string) string {
+	p := filepath.Join(filepath.Dir(x.path), path)
+	if _, err := os.Stat(p); err == nil && !filepath.IsAbs(path) {
+		return "it lies beside the recipe: paths are relative to the working directory (-C " + filepath.Dir(x.path) + ")"
+	}
+	return "paths are relative to the working directory"
+}
+
+// hashed is the part of a stage's options that belongs to its address: not the
+// names of inputs, whose content is hashed instead, and not checkpoint rhythm.
+func hashed(s *Stage) any {
+	switch {
+	case s.Ingest != nil:
+		o := *s.Ingest
+		o.Tokenizer = ""
+		o.Datasets, o.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
+		return o
+	case s.Train != nil:
+		o := *s.Train
+		o.Model, o.Data, o.LoRA.InitFrom = "", "", ""
+		o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
+		return o
+	case s.Merge != nil:
+		o := *s.Merge
+		o.Adapter, o.Data = "", ""
+		return o
+	case s.Quantize != nil:
+		o := *s.Quantize
+		o.Model, o.Calibration = "", ""
+		return o
+	case s.Export != nil:
+		o := *s.Export
+		o.Model, o.Imatrix = "", fmt.Sprint(o.Imatrix != "")
+		return o
+	default:
+		o := *s.Eval
+		o.Data, o.Reference = "", ""
+		return o
+	}
+}
+
+func withoutPaths(in []data.Source) []data.Source {
+	out := slices.Clone(in)
+	for i := range out {
+		out[i].Path = ""
+	}
+	return out
+}
+
+func (x *run) statePath(id string) string { return filepath.Join(x.dir, ".state", id+".json") }
+
+// load returns the recorded result of a stage when its address is the same and
+// its outputs are still there, unchanged.
+func (x *run) load(j *Job, addr digest) (*Result, error) {
+	raw, err := os.ReadFile(x.statePath(j.Stage.ID))
+	if err != nil {
+		return nil, nil
+	}
+	var res Result
+	if json.Unmarshal(raw, &res) != nil || res.Address != addr || res.Outputs == nil {
+		return nil, nil
+	}
+	have, err := x.hashes.files(x.stageDir(j.Stage.ID), outputsLeftOut...)
+	if err != nil || !slices.Equal(have, res.Outputs) {
+		return nil, nil
+	}
+	res.Cached = true
+	x.timing(&res, false)
+	return &res, nil
+}
+
+// outputsLeftOut are files of a stage's folder that are not its artifact.
+var outputsLeftOut = []string{"checkpoints", "metrics.jsonl", "tensorboard"}
+
+// clear removes what another address left in the stage's folder, and marks the
+// folder as being worked on for this one.
+func (x *run) clear(j *Job, addr digest) error {
+	var res Result
+	raw, err := os.ReadFile(x.statePath(j.Stage.ID))
+	if err == nil && json.Unmarshal(raw, &res) == nil && res.Address == addr && res.Outputs == nil {
+		return nil // the same work, interrupted: its own journal goes on
+	}
+	if _, err := os.Stat(x.stageDir(j.Stage.ID)); err == nil && raw == nil {
+		return fail.Usagef(x.stageDir(j.Stage.ID), "move it away, or give the run another name", "this folder was not made by a run and would be overwritten")
+	}
+	for _, p := range append([]string{x.stageDir(j.Stage.ID)}, x.leftovers(j.Stage.ID)...) {
+		if err := os.RemoveAll(p); err != nil {
+			return fail.Limitf(p, "", "%w", err)
+		}
+	}
+	mark, err := json.Marshal(Result{Stage: j.Stage.ID, Kind: j.Stage.Kind(), Address: addr})
+	if err != nil {
+		return err
+	}
+	return atomic.WriteFile(x.statePath(j.Stage.ID), mark)
+}
+
+// leftovers are unfinished writes of a stage's artifact.
+func (x *run) leftovers(id string) []string {
+	a, _ := filepath.Glob(filepath.Join(x.dir, "."+id+".*"))
+	b, _ := filepath.Glob(filepath.Join(x.dir, id+".tmp*"))
+	return append(a, b...)
+}
+
+func (x *run) save(j *Job, res *Result) error {
+	var err error
+	if res.Outputs, err = x.hashes.files(x.stageDir(j.Stage.ID), outputsLeftOut...); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	if res.Outputs == nil {
+		res.Outputs = []FileHash{}
+	}
+	raw, err := json.MarshalIndent(res, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := atomic.WriteFile(x.statePath(j.Stage.ID), append(raw, '\n')); err != nil {
+		return err
+	}
+	x.timing(res, true)
+	seen, err := json.Marshal(x.hashes.Seen)
+	if err != nil {
+		return err
+	}
+	return atomic.WriteFile(x.hashes.file, seen)
+}
+
+// timing keeps what differs from run to run out of the recorded results.
+func (x *run) timing(res *Result, store bool) {
+	path := filepath.Join(x.dir, ".state", "timing.json")
+	all := map[string][2]float64{}
+	if raw, err := os.ReadFile(path); err == nil {
+		_ = json.Unmarshal(raw, &all) // a damaged file only loses times
+	}
+	if !store {
+		res.Seconds, res.Peak = all[res.Stage][0], int64(all[res.Stage][1])
+		return
+	}
+	all[res.Stage] = [2]float64{res.Seconds, float64(res.Peak)}
+	if raw, err := json.Marshal(all); err == nil {
+		_ = atomic.WriteFile(path, raw) // the same
+	}
+}

@@ -1,0 +1,117 @@
+package recipes
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// ingestParts opens what an ingest reads: tokenizer and chat template.
+func (x *run) ingestParts(j *Job) (data.Options, *data.Tokenizer, *data.Template, error) {
+	o := j.Stage.Ingest.Options
+	ref, _ := j.In("tokenizer")
+	tok, src, err := OpenTokenizer(x.pathOf(ref))
+	if err != nil {
+		return o, nil, nil, err
+	}
+	defer src.Close()
+	o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
+	for _, list := range [][]data.Source{o.Datasets, o.ValDatasets} {
+		for i := range list {
+			if list[i].Path, err = resolvePath(list[i].Path); err != nil {
+				return o, nil, nil, err
+			}
+		}
+	}
+	tmpl, err := templateOf(tok, o.ChatTemplate)
+	return o, tok, tmpl, err
+}
+
+// templateOf is the model's own template, a file's, or the text itself; nil
+// when the model has none.
+func templateOf(tok *data.Tokenizer, name string) (*data.Template, error) {
+	to := data.TemplateOptions{Now: clock()}
+	if name == "" || name == "model" {
+		if tok.ChatTemplate() == "" {
+			return nil, nil
+		}
+		return tok.Template(to)
+	}
+	if raw, err := os.ReadFile(name); err == nil {
+		name = string(raw)
+	}
+	if tok.BOS() >= 0 {
+		to.BOS = tok.Token(tok.BOS())
+	}
+	if tok.EOS() >= 0 {
+		to.EOS = tok.Token(tok.EOS())
+	}
+	return data.ParseTemplate(name, to)
+}
+
+// clock is what templates that print the date see: SOURCE_DATE_EPOCH, else a
+// fixed day, so that the same rows give the same tokens tomorrow.
+func clock() time.Time {
+	var sec int64
+	if _, err := fmt.Sscan(os.Getenv("SOURCE_DATE_EPOCH"), &sec); err == nil {
+		return time.Unix(sec, 0).UTC()
+	}
+	return time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+}
+
+func runIngest(ctx context.Context, x *run, j *Job, res *Result) error {
+	o, tok, tmpl, err := x.ingestParts(j)
+	if err != nil {
+		return err
+	}
+	ds, rep, err := data.Ingest(ctx, o, tok, tmpl, x.progress("rows"))
+	if err != nil {
+		return err
+	}
+	res.Ingest = rep
+	res.Notes = append(res.Notes, rep.Notes...)
+	for name, n := range map[string]int64{"truncated": rep.Truncated, "duplicates": rep.Duplicates, "dropped": total(rep.Dropped)} {
+		if err := x.failOn(j, name, n); err != nil {
+			return err
+		}
+	}
+	return ds.SaveArrow(x.stageDir(j.Stage.ID))
+}
+
+func total(m map[string]int64) (n int64) {
+	for _, v := range m {
+		n += v
+	}
+	return n
+}
+
+// failOn turns a counted event into an error where the recipe says so.
+func (x *run) failOn(j *Job, what string, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	for _, f := range x.FailOn {
+		if f == what {
+			return fail.Inputf(x.path+": "+j.Stage.ID, "fail_on lists it", "%d %s", n, what)
+		}
+	}
+	return nil
+}
+
+// dataset loads the rows of a data reference.
+func (x *run) dataset(ref Ref) (*data.Dataset, *Job, error) {
+	if ref.Stage == "" {
+		return nil, nil, fail.Usagef(x.path, "add an ingest stage and name it", "%s is a file; this stage reads the rows of an ingest stage", ref.Path)
+	}
+	for _, j := range x.jobs {
+		if j.Stage.ID == ref.Stage {
+			ds, err := data.LoadArrow(x.stageDir(ref.Stage))
+			return ds, j, err
+		}
+	}
+	panic("recipes: a resolved reference without its stage")
+}

@@ -1,0 +1,148 @@
+package eval
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/data"
+)
+
+// Question is a prompt with the answer it should get.
+type Question struct {
+	Prompt []int32
+	Want   string
+}
+
+// Questions takes the last supervised turn of each row as the answer, and
+// what stands before it as the prompt. Rows without a prompt are left out.
+func Questions(ex []data.Example, tok *data.Tokenizer) []Question {
+	stop := tok.EOSIDs()
+	var out []Question
+	for _, e := range ex {
+		if len(e.Loss) == 0 {
+			continue
+		}
+		last := e.Loss[len(e.Loss)-1]
+		if last[0] == 0 {
+			continue
+		}
+		end := last[1]
+		for end > last[0] && slices.Contains(stop, e.IDs[end-1]) {
+			end--
+		}
+		out = append(out, Question{e.IDs[:last[0]], tok.Decode(e.IDs[last[0]:end], true)})
+	}
+	return out
+}
+
+// Answers is what a model answered.
+type Answers struct {
+	Text  []string
+	Right []float64 // 1 where the answer equals what was wanted, surrounding space aside
+}
+
+// ExactMatch answers every question.
+func ExactMatch(ctx context.Context, m *model.Model, tok *data.Tokenizer, qs []Question, o GenerateOptions) (*Answers, error) {
+	prompts := make([][]int32, len(qs))
+	for i, q := range qs {
+		prompts[i] = q.Prompt
+	}
+	o.Stop = tok.EOSIDs()
+	gens, err := Generate(ctx, m, prompts, o)
+	if err != nil {
+		return nil, err
+	}
+	a := &Answers{Text: make([]string, len(qs)), Right: make([]float64, len(qs))}
+	for i, g := range gens {
+		a.Text[i] = tok.Decode(g.IDs, true)
+		if strings.TrimSpace(a.Text[i]) == strings.TrimSpace(qs[i].Want) {
+			a.Right[i] = 1
+		}
+	}
+	return a, nil
+}
+
+// Metric is the share of right answers.
+func (a *Answers) Metric() Metric {
+	s := a.Series()
+	mean, se := interval(s.Sum, s.Weight)
+	return Metric{Task: "exact_match", Metric: "exact_match", Value: mean, StdErr: se, N: len(a.Right)}
+}
+
+// Series is the answers for a gate.
+func (a *Answers) Series() Series {
+	w := make([]float64, len(a.Right))
+	for i := range w {
+		w[i] = 1
+	}
+	return Series{Sum: a.Right, Weight: w}
+}
+
+// speed's workload.
+const (
+	speedPrompt = 512
+	speedNew    = 64
+)
+
+// Speed times one prompt and an answer, a token at a time, on text that is
+// cut or repeated to 512 tokens (less where the context is shorter): prompt
+// and decode tokens a second, and the latency of a token.
+func Speed(ctx context.Context, m *model.Model, text []int32) ([]Metric, error) {
+	n := min(speedPrompt, m.Spec.MaxPos/2)
+	var prompt []int32
+	for len(prompt) < n {
+		prompt = append(prompt, text[:min(len(text), n-len(prompt))]...)
+	}
+	gen := min(speedNew, m.Spec.MaxPos-n)
+	cache, err := m.NewCache(1, n+gen)
+	if err != nil {
+		return nil, err
+	}
+	defer cache.Close()
+	began := time.Now()
+	logits, err := m.Step(cache, []model.Piece{{Tokens: prompt}})
+	if err != nil {
+		return nil, err
+	}
+	took := time.Since(began)
+	var each []float32
+	began = time.Now()
+	for range gen - 1 {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		id := Sampling{}.next(logits[0], nil, 0, 0)
+		t := time.Now()
+		if logits, err = m.Step(cache, []model.Piece{{Tokens: []int32{id}}}); err != nil {
+			return nil, err
+		}
+		each = append(each, float32(time.Since(t).Seconds()*1000))
+	}
+	decode := time.Since(began)
+	slices.Sort(each)
+	return []Metric{
+		{Task: "speed", Metric: "prompt_tokens_per_second", Value: float64(n) / took.Seconds(), N: n},
+		{Task: "speed", Metric: "decode_tokens_per_second", Value: float64(len(each)) / decode.Seconds(), N: len(each)},
+		{Task: "speed", Metric: "latency_ms_p50", Value: quantile(each, 0.5), N: len(each)},
+		{Task: "speed", Metric: "latency_ms_p95", Value: quantile(each, 0.95), N: len(each)},
+	}, nil
+}
+
+// SeriesOf is a metric of scores by sample, for gates: perplexity, kl or top1.
+func SeriesOf(scores []Score, metric string) Series {
+	s := Series{Log: metric == "perplexity"}
+	for _, x := range scores {
+		a, w := x.NLL, float64(x.Targets)
+		switch metric {
+		case "kl":
+			a, w = x.KL, float64(x.Pos)
+		case "top1":
+			a, w = x.Same, float64(x.Pos)
+		}
+		s.Sum, s.Weight = append(s.Sum, a), append(s.Weight, w)
+	}
+	return s
+}

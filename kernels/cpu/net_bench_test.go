@@ -65,3 +65,32 @@ func BenchmarkElementwise(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDecode reads the cache of one token a slot: GB/s of keys and values,
+// beside those of a plain sum over as much memory.
+func BenchmarkDecode(b *testing.B) {
+	for _, c := range []struct{ slots, pos, h, k, d int }{{1, 2000, 9, 3, 64}, {8, 1000, 32, 8, 128}} {
+		x := newBench(b)
+		size := c.slots * (c.pos + 1) * c.k * c.d
+		kv := &kernels.KV{Keys: x.random(size), Values: x.random(size), Slots: c.slots, Max: c.pos + 1, K: c.k, D: c.d}
+		slot, pos := make([]int32, c.slots), make([]int32, c.slots)
+		for i := range slot {
+			slot[i], pos[i] = int32(i), int32(c.pos)
+		}
+		sb, pb := x.ints(slot...), x.ints(pos...)
+		q := kernels.Heads{Buffer: x.random(c.slots * c.h * c.d), Tok: c.h * c.d, Head: c.d}
+		o := kernels.Heads{Buffer: x.empty(c.slots * c.h * c.d), Tok: c.h * c.d, Head: c.d}
+		out := x.empty(1)
+		for name, f := range map[string]func(){
+			"attention": func() { x.KVAttention(o, q, kv, c.slots, c.h, sb, pb, 0.125, 0) },
+			"sum":       func() { x.Sum(kernels.To(out), kv.Keys, nil, size); x.Sum(kernels.To(out), kv.Values, nil, size) },
+		} {
+			b.Run(fmt.Sprintf("%dx%d/heads%d-%dx%d/%s", c.slots, c.pos, c.h, c.k, c.d, name), func(b *testing.B) {
+				for b.Loop() {
+					f()
+				}
+				b.ReportMetric(8*float64(size)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GB/s")
+			})
+		}
+	}
+}

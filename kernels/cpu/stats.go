@@ -111,23 +111,15 @@ func divergence(x, ref, tmp []float32) float64 {
 	lx := logSum(x, tmp)
 	m := vec.Max(ref)
 	vec.ExpSum(tmp, ref, 1, m)
-	var sum, diff float64
-	for i, p := range tmp {
-		sum += float64(p)
-		diff += float64(p) * (float64(ref[i]) - float64(x[i]))
-	}
-	return max(0, diff/sum-(float64(m)+math.Log(sum)-lx))
+	sum := vec.Sum64(tmp)
+	return max(0, vec.DotDiff64(tmp, ref, x)/sum-(float64(m)+math.Log(sum)-lx))
 }
 
-// logSum is log Σ exp(x) in float64.
+// logSum is log Σ exp(x), summed in float64.
 func logSum(x, tmp []float32) float64 {
 	m := vec.Max(x)
 	vec.ExpSum(tmp, x, 1, m)
-	var sum float64
-	for _, p := range tmp {
-		sum += float64(p)
-	}
-	return float64(m) + math.Log(sum)
+	return float64(m) + math.Log(vec.Sum64(tmp))
 }
 
 // argmax is the lowest index of the largest element.

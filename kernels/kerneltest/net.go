@@ -161,7 +161,7 @@ func (s *suite) norm(kind kernels.NormKind, n, c int, parts string) {
 	back := *a
 	back.X, back.Res = s.up(sum), nil
 	s.b.Norm(kernels.Dst{}, kernels.Dst{}, stats, &back)
-	grads := []result{{name: "dx", n: n * c, want: gradient(loss, sum, s.some(n*c, 60)), tol: 2 * f32Tol, abs: 2e-6}}
+	grads := []result{{name: "dx", n: n * c, want: gradient(loss, sum, s.some(n*c, 60)), tol: f32Tol, abs: 2e-6}}
 	if w != nil {
 		grads = append(grads, result{name: "dw", n: c, want: gradient(loss, w, s.some(c, 30)), tol: f32Tol})
 	}

@@ -236,17 +236,33 @@ func (l *loop) sums() {
 		l.load("BX", 4+acc)
 		l.masked("VMAXPS", acc, 4+acc, acc)
 	})
-	l.sumSq64(false)
-	l.sumSq64(true)
+	l.sum64("sumSq64", "is Σ a².", ptrs("a"), func(i int, load func(p string, z int)) {
+		load("BX", 4+i)
+		l.op("VFMADD231PD", 4+i, 4+i, i)
+	})
+	l.sum64("sumDiff64", "is Σ (a-b)².", ptrs("a", "b"), func(i int, load func(p string, z int)) {
+		load("BX", 4+i)
+		load("CX", 8+i)
+		l.op("VSUBPD", 8+i, 4+i, 4+i)
+		l.op("VFMADD231PD", 4+i, 4+i, i)
+	})
+	l.sum64("sum64", "is Σ a.", ptrs("a"), func(i int, load func(p string, z int)) {
+		load("BX", 4+i)
+		l.op("VADDPD", 4+i, i, i)
+	})
+	l.sum64("dotDiff64", "is Σ p·(a-b).", ptrs("a", "b", "p"), func(i int, load func(p string, z int)) {
+		load("BX", 4+i)
+		load("CX", 8+i)
+		l.op("VSUBPD", 8+i, 4+i, 4+i)
+		load("DX", 8+i)
+		l.op("VFMADD231PD", 4+i, 8+i, i)
+	})
 }
 
-// sumSq64 sums squares, or squared differences, in float64.
-func (l *loop) sumSq64(diff bool) {
-	name, args := "sumSq64", ptrs("a")
-	if diff {
-		name, args = "sumDiff64", ptrs("a", "b")
-	}
-	text(name+l.name, "is Σ a², or Σ (a-b)², in float64.", append(args, arg{"out", "*float64", "R12"})...)
+// sum64 writes a sum in float64: body adds half a register's worth of f32,
+// widened by load, into register i. The length is a multiple of 2·w.
+func (l *loop) sum64(name, doc string, args []arg, body func(i int, load func(p string, z int))) {
+	text(name+l.name, doc[:len(doc)-1]+", in float64.", append(args, arg{"out", "*float64", "R12"})...)
 	for i := range 4 {
 		l.zero(i)
 	}
@@ -257,12 +273,7 @@ func (l *loop) sumSq64(diff bool) {
 	e("PCALIGN $32")
 	label("loop")
 	for i := range 4 {
-		e("VCVTPS2PD %d(BX)(R8*1), %s", 4*half*i, l.r(4+i))
-		if diff {
-			e("VCVTPS2PD %d(CX)(R8*1), %s", 4*half*i, l.r(8+i))
-			l.op("VSUBPD", 8+i, 4+i, 4+i)
-		}
-		l.op("VFMADD231PD", 4+i, 4+i, i)
+		body(i, func(p string, z int) { e("VCVTPS2PD %d(%s)(R8*1), %s", 4*half*i, p, l.r(z)) })
 	}
 	e("ADDQ $%d, R8", 16*half)
 	e("SUBQ $%d, AX", 4*half)

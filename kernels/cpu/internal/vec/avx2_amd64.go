@@ -32,6 +32,16 @@ var avx2 = table{
 		sumDiff64AVX2(n, first(a), first(b), &r)
 		return r + sumSq64Generic(a[n:], b[n:])
 	},
+	sum64: func(x []float32) (r float64) {
+		n := len(x) &^ 15
+		sum64AVX2(n, first(x), &r)
+		return r + sum64Generic(x[n:])
+	},
+	diff64: func(p, a, b []float32) (r float64) {
+		n := len(p) &^ 15
+		dotDiff64AVX2(n, first(a), first(b), first(p), &r)
+		return r + dotDiff64Generic(p[n:], a[n:], b[n:])
+	},
 	axpy: func(y []float32, a float32, x []float32) {
 		n := len(y) &^ 7
 		axpyAVX2(n, first(y), first(x), a)

@@ -47,6 +47,23 @@ func sumSq64Generic(a, b []float32) float64 {
 	return (s[0] + s[1]) + (s[2] + s[3])
 }
 
+func sum64Generic(x []float32) float64 {
+	var s [4]float64
+	for i, v := range x {
+		s[i&3] += float64(v)
+	}
+	return (s[0] + s[1]) + (s[2] + s[3])
+}
+
+func dotDiff64Generic(p, a, b []float32) float64 {
+	var s [4]float64
+	a, b = a[:len(p)], b[:len(p)]
+	for i, v := range p {
+		s[i&3] += float64(v) * (float64(a[i]) - float64(b[i]))
+	}
+	return (s[0] + s[1]) + (s[2] + s[3])
+}
+
 func maxGeneric(x []float32) float32 {
 	m := float32(math.Inf(-1))
 	for _, v := range x {

@@ -19,6 +19,8 @@ type table struct {
 	dot3     func(a, b, c []float32) float32
 	sum      func(x []float32) float32
 	sumSq64  func(a, b []float32) float64
+	sum64    func(x []float32) float64
+	diff64   func(p, a, b []float32) float64
 	max      func(x []float32) float32
 	axpy     func(y []float32, a float32, x []float32)
 	lin2     func(y []float32, a float32, x []float32, b float32, z []float32)
@@ -38,7 +40,7 @@ type table struct {
 }
 
 var generic = table{
-	dot: dotGeneric, dot3: dot3Generic, sum: sumGeneric, sumSq64: sumSq64Generic, max: maxGeneric,
+	dot: dotGeneric, dot3: dot3Generic, sum: sumGeneric, sumSq64: sumSq64Generic, sum64: sum64Generic, diff64: dotDiff64Generic, max: maxGeneric,
 	axpy: axpyGeneric, lin2: lin2Generic, mulScale: mulScaleGeneric, mulAcc: mulAccGeneric,
 	normGrad: normGradGeneric, expSum: expSumGeneric, softGrad: softGradGeneric, silu: siluGeneric, siluGrad: siluGradGeneric,
 	rotate: rotateGeneric, stat: [3]func(y, x []float32){sumSqColsGeneric, sumAbsColsGeneric, maxAbsColsGeneric},
@@ -77,6 +79,15 @@ func SumSq64(a, b []float32) float64 {
 		same("sumsq64", len(a), len(b))
 	}
 	return at().sumSq64(a, b)
+}
+
+// Sum64 is Σ x in float64.
+func Sum64(x []float32) float64 { return at().sum64(x) }
+
+// DotDiff64 is Σ p·(a-b) in float64, the difference too.
+func DotDiff64(p, a, b []float32) float64 {
+	same("dotdiff64", len(p), len(a), len(b))
+	return at().diff64(p, a, b)
 }
 
 // Max is the largest element, -Inf of none.

@@ -29,6 +29,16 @@ var avx512 = table{
 		sumDiff64AVX512(n, first(a), first(b), &r)
 		return r + sumSq64Generic(a[n:], b[n:])
 	},
+	sum64: func(x []float32) (r float64) {
+		n := len(x) &^ 31
+		sum64AVX512(n, first(x), &r)
+		return r + sum64Generic(x[n:])
+	},
+	diff64: func(p, a, b []float32) (r float64) {
+		n := len(p) &^ 31
+		dotDiff64AVX512(n, first(a), first(b), first(p), &r)
+		return r + dotDiff64Generic(p[n:], a[n:], b[n:])
+	},
 	axpy: func(y []float32, a float32, x []float32) { axpyAVX512(len(y), first(y), first(x), a) },
 	lin2: func(y []float32, a float32, x []float32, b float32, z []float32) {
 		if b == 0 {

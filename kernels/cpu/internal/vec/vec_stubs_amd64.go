@@ -22,15 +22,25 @@ func sumAVX512(n int, x *float32, out *float32)
 //go:noescape
 func maxAVX512(n int, x *float32, out *float32)
 
-// sumSq64AVX512 is Σ a², or Σ (a-b)², in float64.
+// sumSq64AVX512 is Σ a², in float64.
 //
 //go:noescape
 func sumSq64AVX512(n int, a *float32, out *float64)
 
-// sumDiff64AVX512 is Σ a², or Σ (a-b)², in float64.
+// sumDiff64AVX512 is Σ (a-b)², in float64.
 //
 //go:noescape
 func sumDiff64AVX512(n int, a *float32, b *float32, out *float64)
+
+// sum64AVX512 is Σ a, in float64.
+//
+//go:noescape
+func sum64AVX512(n int, a *float32, out *float64)
+
+// dotDiff64AVX512 is Σ p·(a-b), in float64.
+//
+//go:noescape
+func dotDiff64AVX512(n int, a *float32, b *float32, p *float32, out *float64)
 
 // axpyAVX512 is y += a·x.
 //
@@ -137,15 +147,25 @@ func sumAVX2(n int, x *float32, out *float32)
 //go:noescape
 func maxAVX2(n int, x *float32, out *float32)
 
-// sumSq64AVX2 is Σ a², or Σ (a-b)², in float64.
+// sumSq64AVX2 is Σ a², in float64.
 //
 //go:noescape
 func sumSq64AVX2(n int, a *float32, out *float64)
 
-// sumDiff64AVX2 is Σ a², or Σ (a-b)², in float64.
+// sumDiff64AVX2 is Σ (a-b)², in float64.
 //
 //go:noescape
 func sumDiff64AVX2(n int, a *float32, b *float32, out *float64)
+
+// sum64AVX2 is Σ a, in float64.
+//
+//go:noescape
+func sum64AVX2(n int, a *float32, out *float64)
+
+// dotDiff64AVX2 is Σ p·(a-b), in float64.
+//
+//go:noescape
+func dotDiff64AVX2(n int, a *float32, b *float32, p *float32, out *float64)
 
 // axpyAVX2 is y += a·x.
 //

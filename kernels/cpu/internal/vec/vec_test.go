@@ -118,11 +118,12 @@ func TestSums(t *testing.T) {
 func sums(t *testing.T, n int) {
 	t.Helper()
 	_, x := slices(rand.New(rand.NewPCG(uint64(n), 3)), 3, n)
-	var dot, dot3, sum, sq, diff, size float64
+	var dot, dot3, sum, sq, diff, weighed, size float64
 	top := math.Inf(-1)
 	for i, v := range x[0] {
 		a, b, c := float64(v), float64(x[1][i]), float64(x[2][i])
 		dot, dot3, sum, sq, diff = dot+a*b, dot3+a*b*c, sum+a, sq+a*a, diff+(a-b)*(a-b)
+		weighed += c * (a - b)
 		size += math.Abs(a) + math.Abs(a*b) + math.Abs(a*b*c)
 		top = math.Max(top, a)
 	}
@@ -135,6 +136,8 @@ func sums(t *testing.T, n int) {
 		{"dot3", float64(Dot3(x[0], x[1], x[2])), dot3, 1e-6 * size},
 		{"sum", float64(Sum(x[0])), sum, 1e-6 * size},
 		{"max", float64(Max(x[0])), top, 0},
+		{"sum64", Sum64(x[0]), sum, 1e-13 * size},
+		{"dotdiff64", DotDiff64(x[2], x[0], x[1]), weighed, 1e-12 * size},
 		{"sumsq64", SumSq64(x[0], nil), sq, 1e-13 * sq},
 		{"sumsq64 of a difference", SumSq64(x[0], x[1]), diff, 1e-13 * diff},
 	} {

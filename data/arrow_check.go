@@ -224,7 +224,7 @@ func (m flat) field(table, slot int) (int, bool) {
 	}
 	size := int(binary.LittleEndian.Uint16(m[vtable:]))
 	entry := vtable + 4 + 2*slot
-	if 4+2*slot+2 > size || entry > len(m)-2 {
+	if 4+2*slot >= size || entry > len(m)-2 {
 		return 0, false
 	}
 	off := int(binary.LittleEndian.Uint16(m[entry:]))

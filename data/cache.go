@@ -1,8 +1,223 @@
 package data
 
-// SaveArrow writes the dataset as Arrow IPC files into dir, which must not
-// exist: train.arrow, val.arrow and dataset.json. The folder appears whole.
-func (d *Dataset) SaveArrow(dir string) error { return nil }
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 
-// LoadArrow reads what SaveArrow wrote, checking every count and offset.
-func LoadArrow(dir string) (*Dataset, error) { return nil, nil }
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/apache/arrow/go/v15/arrow/ipc"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// cacheVersion is the version of the folder's layout.
+const cacheVersion = 1
+
+// cacheInfo is dataset.json: what the Arrow files must hold.
+type cacheInfo struct {
+	Version   int      `json:"version"`
+	Key       string   `json:"key"`
+	Vocab     int      `json:"vocab"`
+	MaxLength int      `json:"max_length"`
+	Files     []string `json:"files"` // the column file counts in these
+	Train     int      `json:"train_samples"`
+	Val       int      `json:"val_samples"`
+}
+
+// cacheSchema is the table of both files: one sample a row.
+var cacheSchema = arrow.NewSchema([]arrow.Field{
+	{Name: "id", Type: arrow.PrimitiveTypes.Uint64},
+	{Name: "input_ids", Type: arrow.ListOfNonNullable(arrow.PrimitiveTypes.Int32)},
+	{Name: "loss", Type: arrow.ListOfNonNullable(arrow.PrimitiveTypes.Int32)}, // start, end, start, end, …
+	{Name: "file", Type: arrow.PrimitiveTypes.Int32},
+	{Name: "row", Type: arrow.PrimitiveTypes.Int64},
+}, nil)
+
+// samplesABatch bounds a record batch of the cache.
+const samplesABatch = 4096
+
+// SaveArrow writes the dataset as a folder dir, which must not exist:
+// train.arrow and val.arrow (Arrow IPC streams) and dataset.json. The folder
+// appears whole. The same dataset gives the same bytes.
+func (d *Dataset) SaveArrow(dir string) error {
+	f, err := atomic.Dir(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	info := cacheInfo{Version: cacheVersion, Key: d.Key, Vocab: d.Vocab, MaxLength: d.MaxLength, Train: len(d.Train), Val: len(d.Val)}
+	files := map[string]int32{}
+	for _, ex := range [][]Example{d.Train, d.Val} {
+		for i := range ex {
+			if _, ok := files[ex[i].From.File]; !ok {
+				files[ex[i].From.File] = int32(len(info.Files))
+				info.Files = append(info.Files, ex[i].From.File)
+			}
+		}
+	}
+	if err := saveSamples(f, "train.arrow", d.Train, files); err != nil {
+		return err
+	}
+	if err := saveSamples(f, "val.arrow", d.Val, files); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(info, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := f.WriteFile("dataset.json", append(b, '\n')); err != nil {
+		return err
+	}
+	return f.Commit()
+}
+
+func saveSamples(f *atomic.Folder, name string, ex []Example, files map[string]int32) error {
+	out, err := f.Create(name)
+	if err != nil {
+		return err
+	}
+	w := ipc.NewWriter(out, ipc.WithSchema(cacheSchema))
+	for lo := 0; lo < len(ex); lo += samplesABatch {
+		rec := recordOf(ex[lo:min(lo+samplesABatch, len(ex))], files)
+		err := w.Write(rec)
+		rec.Release()
+		if err != nil {
+			return err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+func recordOf(ex []Example, files map[string]int32) arrow.Record {
+	b := array.NewRecordBuilder(memory.DefaultAllocator, cacheSchema)
+	defer b.Release()
+	id, file, row := b.Field(0).(*array.Uint64Builder), b.Field(3).(*array.Int32Builder), b.Field(4).(*array.Int64Builder)
+	ids, loss := b.Field(1).(*array.ListBuilder), b.Field(2).(*array.ListBuilder)
+	for i := range ex {
+		e := &ex[i]
+		id.Append(e.ID)
+		ids.Append(true)
+		ids.ValueBuilder().(*array.Int32Builder).AppendValues(e.IDs, nil)
+		loss.Append(true)
+		for _, r := range e.Loss {
+			loss.ValueBuilder().(*array.Int32Builder).AppendValues(r[:], nil)
+		}
+		file.Append(files[e.From.File])
+		row.Append(e.From.Row)
+	}
+	return b.NewRecord()
+}
+
+// LoadArrow reads what SaveArrow wrote. Every count, range and token is
+// checked, and every sample against its hash: a damaged folder is an error
+// that wraps formats.ErrCorrupt.
+func LoadArrow(dir string) (d *Dataset, err error) {
+	path := filepath.Join(dir, "dataset.json")
+	b, err := readLimited(path, maxJSONFile)
+	if err != nil {
+		return nil, asInput(path, err)
+	}
+	var info cacheInfo
+	if err := json.Unmarshal(b, &info); err != nil {
+		return nil, corrupt(path, "%v", err)
+	}
+	if info.Version != cacheVersion {
+		return nil, corrupt(path, "version %d, this program reads %d", info.Version, cacheVersion)
+	}
+	d = &Dataset{Key: info.Key, Vocab: info.Vocab, MaxLength: info.MaxLength}
+	if d.Train, err = loadSamples(filepath.Join(dir, "train.arrow"), &info, info.Train); err != nil {
+		return nil, err
+	}
+	d.Val, err = loadSamples(filepath.Join(dir, "val.arrow"), &info, info.Val)
+	return d, err
+}
+
+func corrupt(path, format string, args ...any) error {
+	return fail.Inputf(path, "remove the folder and ingest again", "%w: %s", formats.ErrCorrupt, fmt.Sprintf(format, args...))
+}
+
+func loadSamples(path string, info *cacheInfo, n int) (ex []Example, err error) {
+	defer func() {
+		if r := recover(); r != nil { // the Arrow library on a damaged file
+			err = corrupt(path, "%v", r)
+		}
+	}()
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, asInput(path, err)
+	}
+	defer f.Close()
+	a, err := newArrowRows(f)
+	if err != nil {
+		return nil, corrupt(path, "%v", err)
+	}
+	defer a.r.Release()
+	if !a.r.Schema().Equal(cacheSchema) {
+		return nil, corrupt(path, "columns are %v", a.r.Schema().Fields())
+	}
+	if a.total != int64(n) {
+		return nil, corrupt(path, "%d samples, dataset.json says %d", a.total, n)
+	}
+	ex = make([]Example, 0, n)
+	for a.r.Next() {
+		rec := a.r.Record()
+		for i := range int(rec.NumRows()) {
+			e, err := sampleOf(rec, i, info)
+			if err != nil {
+				return nil, corrupt(path, "sample %d: %v", len(ex), err)
+			}
+			ex = append(ex, e)
+		}
+	}
+	if err := a.r.Err(); err != nil && err != io.EOF {
+		return nil, corrupt(path, "%v", err)
+	}
+	if len(ex) != n {
+		return nil, corrupt(path, "%d samples, dataset.json says %d", len(ex), n)
+	}
+	return ex, nil
+}
+
+// sampleOf reads row i of a batch and checks it.
+func sampleOf(rec arrow.Record, i int, info *cacheInfo) (Example, error) {
+	ids, loss := int32List(rec.Column(1), i), int32List(rec.Column(2), i)
+	file := int(rec.Column(3).(*array.Int32).Value(i))
+	if file < 0 || file >= len(info.Files) || len(loss)%2 != 0 || len(ids) > info.MaxLength {
+		return Example{}, fmt.Errorf("file %d, %d numbers of ranges, %d tokens", file, len(loss), len(ids))
+	}
+	e := Example{ID: rec.Column(0).(*array.Uint64).Value(i), IDs: ids, From: RowRef{info.Files[file], rec.Column(4).(*array.Int64).Value(i)}}
+	for _, id := range ids {
+		if id < 0 || info.Vocab > 0 && int(id) >= info.Vocab {
+			return Example{}, fmt.Errorf("token %d of a vocabulary of %d", id, info.Vocab)
+		}
+	}
+	end := int32(-1)
+	for k := 0; k < len(loss); k += 2 {
+		if loss[k] <= end || loss[k] >= loss[k+1] || int(loss[k+1]) > len(ids) {
+			return Example{}, fmt.Errorf("range %d–%d", loss[k], loss[k+1])
+		}
+		end = loss[k+1]
+		e.Loss = append(e.Loss, [2]int32{loss[k], loss[k+1]})
+	}
+	if contentID(e.IDs, e.Loss) != e.ID {
+		return Example{}, fmt.Errorf("content does not fit its hash")
+	}
+	return e, nil
+}
+
+// int32List copies list i of a column.
+func int32List(col arrow.Array, i int) []int32 {
+	list := col.(*array.List)
+	from, to := list.ValueOffsets(i)
+	return append([]int32(nil), list.ListValues().(*array.Int32).Int32Values()[from:to]...)
+}

@@ -1,13 +1,393 @@
 package data
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels/par"
+)
 
 // Ingest reads the datasets of o, turns every row into tokens and a loss mask
-// with tok and tmpl (nil for a model without a chat template), holds rows back
-// and returns both parts with the counts of what happened. progress may be
-// nil; it gets rows done and rows known so far. Errors name file and row and
-// are of kind fail.Input (a bad row or file) or fail.Usage (a bad key); on a
-// row error the report is returned too, with the first 20 bad rows.
+// with tok (nil where all rows are of type tokens) and tmpl (nil for a model
+// without a chat template), holds rows back and returns both parts with the
+// counts of what happened. progress may be nil; it gets the rows read and the
+// rows known so far. Errors name file and row and are of kind fail.Input (a
+// bad row or file) or fail.Usage (a bad key); on an error about rows the
+// report is returned too, with the first 20 bad rows.
 func Ingest(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template, progress func(done, total int64)) (*Dataset, *Report, error) {
-	return nil, nil, nil
+	if err := o.Fill(); err != nil {
+		return nil, nil, err
+	}
+	if err := checkAddTokens(&o, tok); err != nil {
+		return nil, nil, err
+	}
+	in := &ingest{ctx: ctx, o: &o, enc: newEncoding(&o, tok, tmpl), progress: progress, report: newReport(&o)}
+	inputs, key, err := resolve(ctx, &o, tok, tmpl)
+	if err != nil {
+		return nil, nil, err
+	}
+	in.report.Key = key
+	for _, input := range inputs {
+		if err := in.file(input); err != nil {
+			return nil, in.report, err
+		}
+	}
+	if err := in.verdict(); err != nil {
+		return nil, in.report, err
+	}
+	d, err := in.finish()
+	return d, in.report, err
+}
+
+// Key is the hash of everything that shapes what Ingest returns: options,
+// contents of the files, tokenizer and template. It reads the files but
+// tokenizes nothing.
+func Key(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template) (string, error) {
+	if err := o.Fill(); err != nil {
+		return "", err
+	}
+	_, key, err := resolve(ctx, &o, tok, tmpl)
+	return key, err
+}
+
+// ingestVersion changes when the same inputs give other tokens or masks.
+const ingestVersion = "tunekit ingest 1"
+
+// input is one file of a dataset.
+type input struct {
+	source Source
+	index  int // of the source
+	val    bool
+	path   string
+	hash   string
+}
+
+// resolve lists the files and makes the key.
+func resolve(ctx context.Context, o *Options, tok *Tokenizer, tmpl *Template) ([]input, string, error) {
+	var inputs []input
+	all := slices.Concat(o.Datasets, o.ValDatasets)
+	hashes := map[string]string{}
+	for i, s := range all {
+		files, err := Files(s.Path, s.Split)
+		if err != nil {
+			return nil, "", err
+		}
+		for _, f := range files {
+			if hashes[f] == "" {
+				if hashes[f], err = hashFile(ctx, f); err != nil {
+					return nil, "", err
+				}
+			}
+			inputs = append(inputs, input{s, i, i >= len(o.Datasets), f, hashes[f]})
+		}
+	}
+	return inputs, key(o, inputs, tok, tmpl), nil
+}
+
+func hashFile(ctx context.Context, path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", asInput(path, err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	for {
+		n, err := f.Read(buf)
+		h.Write(buf[:n])
+		if err == io.EOF {
+			return hex.EncodeToString(h.Sum(nil)), nil
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return "", asInput(path, err)
+		}
+	}
+}
+
+// key hashes the options without paths, the files' contents in their order, the
+// tokenizer and the template.
+func key(o *Options, inputs []input, tok *Tokenizer, tmpl *Template) string {
+	plain := *o
+	plain.Datasets, plain.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
+	plain.Tokenizer, plain.ChatTemplate, plain.Packing, plain.Context = "", "", "", 0
+	shaped := struct {
+		Version   string
+		Options   Options
+		Files     []string
+		Tokenizer string
+		Template  []string
+	}{Version: ingestVersion, Options: plain}
+	for _, in := range inputs {
+		shaped.Files = append(shaped.Files, fmt.Sprint(in.index, " ", in.hash))
+	}
+	if tok != nil {
+		shaped.Tokenizer = tok.Hash()
+	}
+	if tmpl != nil {
+		shaped.Template = []string{tmpl.src, tmpl.o.BOS, tmpl.o.EOS, tmpl.o.Now.String()}
+	}
+	b, err := json.Marshal(shaped)
+	if err != nil {
+		panic(err) // plain values only
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+func withoutPaths(s []Source) []Source {
+	out := slices.Clone(s)
+	for i := range out {
+		out[i].Path, out[i].Split = "", ""
+	}
+	return out
+}
+
+func checkAddTokens(o *Options, tok *Tokenizer) error {
+	for _, t := range o.AddTokens {
+		if tok == nil {
+			return fail.Usagef(o.Name, "", "add_tokens needs a tokenizer")
+		}
+		if _, ok := tok.ID(t); !ok {
+			return fail.Usagef(o.Name, "take it out, or use a tokenizer.json that has it and resize the embedding", "add_tokens: the tokenizer does not know %q", t)
+		}
+	}
+	return nil
+}
+
+// ingest is the work in progress.
+type ingest struct {
+	ctx      context.Context
+	o        *Options
+	enc      *encoding
+	progress func(done, total int64)
+	report   *Report
+
+	train, val []item
+	taken      map[int]int // rows read, by source
+	seen       map[uint64]bool
+	ends       bool // an end token is supervised in some row
+	chats      bool // some row should supervise one
+	first      BadRow
+	tooLong    overflow
+	notes      map[string]int64
+	known      int64 // rows of the files opened so far
+}
+
+// item is a sample with what decides its fate.
+type item struct {
+	Example
+	row    uint64 // hash of the whole row, before splitting
+	weight float64
+}
+
+// rowsAtATime are tokenized in parallel before their results are taken in order.
+const rowsAtATime = 512
+
+// file reads one file to its end.
+func (in *ingest) file(f input) error {
+	r, err := OpenRows(f.path)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	in.known += max(r.Total(), 0)
+	fr := FileReport{Path: f.path, Hash: f.hash, Type: f.source.Type}
+	defer func() { in.report.Files = append(in.report.Files, fr) }()
+	kind := ""
+	for {
+		chunk, err := in.chunk(r, f, &fr)
+		if err == nil && kind == "" {
+			kind, err = in.kind(f, chunk)
+			fr.Type = kind
+		}
+		if err == nil {
+			err = in.take(f, kind, chunk)
+		}
+		if err != nil {
+			return err
+		}
+		if len(chunk) < rowsAtATime {
+			if fr.Rows == 0 {
+				in.note(f.path+" has no rows", 0)
+			}
+			in.report.Types[cmp.Or(kind, "unknown")] += fr.Rows
+			return nil
+		}
+	}
+}
+
+// rawRow is a row as read: its dictionary or why it has none.
+type rawRow struct {
+	row *jinja.Dict
+	ref RowRef
+	bad *BadRow
+}
+
+// chunk reads up to rowsAtATime rows; a short chunk is the last.
+func (in *ingest) chunk(r Rows, f input, fr *FileReport) ([]rawRow, error) {
+	var out []rawRow
+	if in.taken == nil {
+		in.taken = map[int]int{}
+	}
+	for len(out) < rowsAtATime {
+		if f.source.MaxSamples > 0 && in.taken[f.index] == f.source.MaxSamples {
+			return out, nil
+		}
+		row, n, err := r.Next()
+		var bad *BadRow
+		if err != nil && !errors.As(err, &bad) {
+			if err == io.EOF {
+				err = nil
+			}
+			return out, err
+		}
+		in.taken[f.index]++
+		fr.Rows++
+		out = append(out, rawRow{row, RowRef{f.path, n}, bad})
+	}
+	if in.progress != nil {
+		in.progress(in.report.Rows, in.known)
+	}
+	return out, in.ctx.Err()
+}
+
+// kind finds the type of a file by its first good row; "" while there is none.
+func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
+	i := slices.IndexFunc(chunk, func(r rawRow) bool { return r.row != nil })
+	if i < 0 {
+		return "", nil
+	}
+	kind, row := f.source.Type, chunk[i].row
+	var err error
+	if kind == "" || kind == "auto" {
+		kind, err = detect(f.path, f.source.Columns, row)
+	} else {
+		err = checkType(f.path, kind, f.source.Columns, row)
+	}
+	switch {
+	case err != nil:
+	case kind == typePreference:
+		err = fail.Usagef(f.path, "type: prompt_completion with columns: {prompt: …, completion: chosen} trains on the chosen answers alone",
+			"holds preference rows, which cannot be trained on yet")
+	case kind != typeTokens && in.enc.tok == nil:
+		err = fail.Usagef(in.o.Name, "name a model or a tokenizer", "%s is of type %s and there is no tokenizer", f.path, kind)
+	case kind == typeInstruct && in.enc.tmpl == nil:
+		in.note("instruct rows are written in the Alpaca form: the model has no chat template", 0)
+	}
+	return kind, err
+}
+
+// take tokenizes a chunk and files its rows in order.
+func (in *ingest) take(f input, kind string, chunk []rawRow) error {
+	results := make([]encoded, len(chunk))
+	errs := make([]error, len(chunk))
+	par.For(len(chunk), 8, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			if chunk[i].bad != nil {
+				errs[i] = chunk[i].bad
+				continue
+			}
+			s, err := convert(kind, f.source.Columns, chunk[i].row, in.enc.tmpl != nil)
+			if err == nil {
+				results[i], err = in.enc.encode(s)
+			}
+			errs[i] = err
+		}
+	})
+	for i, r := range chunk {
+		in.report.Rows++
+		if errs[i] != nil {
+			if err := in.bad(r.ref, errs[i]); err != nil {
+				return err
+			}
+			continue
+		}
+		in.row(f, r.ref, kind, results[i])
+	}
+	return nil
+}
+
+// bad counts a bad row; errors that are not about a row end the work.
+func (in *ingest) bad(ref RowRef, err error) error {
+	var b *BadRow
+	if !errors.As(err, &b) {
+		var known *fail.Error
+		if errors.As(err, &known) && known.Where == "" {
+			known.Where = ref.String()
+		}
+		return err
+	}
+	row := BadRow{RowRef: ref, Column: b.Column, Reason: b.Reason}
+	if in.report.badRows == 0 {
+		in.first = row
+	}
+	in.report.bad(row)
+	if in.o.OnBad != nil {
+		in.o.OnBad(row)
+	}
+	return nil
+}
+
+// row files one tokenized row: duplicates, overflow, part.
+func (in *ingest) row(f input, ref RowRef, kind string, e encoded) {
+	if in.seen == nil {
+		in.seen, in.notes = map[uint64]bool{}, map[string]int64{}
+	}
+	if e.note != "" {
+		in.notes[e.note]++
+	}
+	if kind != typeTokens && in.o.TrainOnEOS != "none" {
+		in.chats = true
+		in.ends = in.ends || in.enc.supervisesEnd(e)
+	}
+	id := contentID(e.ids, e.loss)
+	part := id
+	if f.val {
+		part = ^id // val_datasets have their own duplicates
+	}
+	if in.seen[part] {
+		in.report.Duplicates++
+		if in.o.Dedup == "exact" {
+			in.report.drop("duplicate")
+			return
+		}
+	}
+	in.seen[part] = true
+	in.report.length(ref, e)
+	list := &in.train
+	if f.val {
+		list = &in.val
+	}
+	for _, ex := range in.fit(ref, id, e) {
+		*list = append(*list, item{ex, id, cmp.Or(f.source.Weight, 1)})
+	}
+}
+
+func (in *ingest) note(s string, n int64) {
+	if n > 0 {
+		s = fmt.Sprintf("%s rows: %s", group(n), s)
+	}
+	if !slices.Contains(in.report.Notes, s) {
+		in.report.Notes = append(in.report.Notes, s)
+	}
+}
+
+// share tells whether an item belongs to the first part p of all content, by
+// a hash that salt decides.
+func share(row, salt uint64, p float64) bool {
+	return float64(mix64(row^mix64(salt))>>11) < p*math.Exp2(53)
 }

@@ -1,5 +1,16 @@
 package data
 
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
 // Source is one entry of `datasets`.
 type Source struct {
 	// Path is a file, a folder or a glob, of Parquet, JSONL, JSON, CSV, TSV,
@@ -56,4 +67,91 @@ type Options struct {
 	Context int    `yaml:"-" json:"context,omitempty"` // the model's; 0 when unknown
 	Vocab   int    `yaml:"-" json:"vocab,omitempty"`   // rows of the model's embedding; 0 when unknown
 	Name    string `yaml:"-" json:"-"`                 // of the stage, for messages; default "ingest"
+
+	// OnBad, when not nil, is told every bad row, in order.
+	OnBad func(BadRow) `yaml:"-" json:"-"`
+}
+
+// Fill writes the defaults into o and checks every key. Errors are of kind
+// fail.Usage.
+func (o *Options) Fill() error {
+	if o.Name == "" {
+		o.Name = "ingest"
+	}
+	o.MaxLength = cmp.Or(o.MaxLength, defaultMaxLength(o.Context))
+	o.Overflow = cmp.Or(o.Overflow, "error")
+	o.Packing = cmp.Or(o.Packing, "bfd")
+	o.TrainOn = cmp.Or(o.TrainOn, "assistant")
+	o.TrainOnEOS = cmp.Or(o.TrainOnEOS, "turn")
+	o.Dedup = cmp.Or(o.Dedup, "none")
+	o.BadRows = cmp.Or(o.BadRows, "error")
+	if o.Shuffle == nil {
+		yes := true
+		o.Shuffle = &yes
+	}
+	return o.check()
+}
+
+func defaultMaxLength(context int) int {
+	if context > 0 {
+		return min(2048, context)
+	}
+	return 2048
+}
+
+func (o *Options) check() error {
+	for _, k := range []struct {
+		key, value string
+		known      []string
+	}{
+		{"overflow", o.Overflow, []string{"error", "drop", "truncate", "split"}},
+		{"packing", o.Packing, []string{"bfd", "none"}},
+		{"train_on", o.TrainOn, []string{"assistant", "last", "all"}},
+		{"train_on_eos", o.TrainOnEOS, []string{"turn", "last", "all", "none"}},
+		{"dedup", o.Dedup, []string{"none", "exact"}},
+		{"bad_rows", o.BadRows, []string{"error", "drop"}},
+	} {
+		if !slices.Contains(k.known, k.value) {
+			return fail.Usagef(o.Name, k.key+" is one of "+strings.Join(k.known, ", "), "%s: %q is not known", k.key, k.value)
+		}
+	}
+	if o.MaxLength < 2 || o.MaxLength > 1<<24 {
+		return fail.Usagef(o.Name, "", "max_length: %d is not a length in tokens", o.MaxLength)
+	}
+	if o.Context > 0 && o.MaxLength > o.Context {
+		return fail.Usagef(o.Name, fmt.Sprintf("max_length: %d", o.Context), "max_length %d is more than the model's context of %d", o.MaxLength, o.Context)
+	}
+	if len(o.Datasets) == 0 {
+		return fail.Usagef(o.Name, "datasets: [{path: data/*.parquet}]", "no datasets")
+	}
+	for _, s := range slices.Concat(o.Datasets, o.ValDatasets) {
+		if err := checkSource(o.Name, s); err != nil {
+			return err
+		}
+	}
+	_, err := o.valRows(1)
+	return err
+}
+
+// valRows is how many of n rows are held back.
+func (o *Options) valRows(n int) (int, error) {
+	s := strings.TrimSpace(o.ValSetSize)
+	if s == "" {
+		if len(o.ValDatasets) > 0 {
+			return 0, nil
+		}
+		return min(int(0.05*float64(n)+0.5), 512), nil
+	}
+	number, percent := strings.CutSuffix(s, "%")
+	v, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if err != nil || v < 0 || v != v || percent && v >= 100 || !percent && v >= 1 && v != math.Trunc(v) || v > 1e9 {
+		return 0, fail.Usagef(o.Name, "rows (200), a share (0.05 or 5%) or 0", "val_set_size: %q", o.ValSetSize)
+	}
+	switch {
+	case percent:
+		v *= float64(n) / 100
+	case v < 1:
+		v *= float64(n)
+	}
+	return int(v + 0.5), nil
 }

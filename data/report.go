@@ -1,5 +1,15 @@
 package data
 
+import (
+	"fmt"
+	"maps"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+)
+
 // Report counts what happened to every row of an ingest. Rows = Kept + Split
 // rows + Truncated + all of Dropped, per part.
 type Report struct {
@@ -34,6 +44,9 @@ type Report struct {
 
 	Bad   []BadRow `json:"bad,omitempty"`   // the first 20
 	Notes []string `json:"notes,omitempty"` // what was decided for the user, one line each
+
+	badRows    int64 // all of them
+	supervised int64 // before overflow
 }
 
 // FileReport is one file that was read.
@@ -64,4 +77,117 @@ type BadRow struct {
 	RowRef
 	Column string `json:"column,omitempty"`
 	Reason string `json:"reason"`
+}
+
+// maxBad is how many bad rows a report lists.
+const maxBad = 20
+
+func newReport(o *Options) *Report {
+	r := &Report{Types: map[string]int64{}, Dropped: map[string]int64{}, MaxLength: o.MaxLength}
+	for _, limit := range []int{1024, 2048, 4096, 8192} {
+		r.Over = append(r.Over, OverBin{Limit: limit})
+	}
+	return r
+}
+
+func (r *Report) drop(reason string) { r.Dropped[reason]++ }
+
+func (r *Report) bad(row BadRow) {
+	r.badRows++
+	if row.Reason == noSupervised || strings.HasPrefix(row.Reason, noSupervised+":") {
+		r.drop("no_supervised_token")
+	} else {
+		r.drop("bad_row")
+	}
+	if len(r.Bad) < maxBad {
+		r.Bad = append(r.Bad, row)
+	}
+}
+
+// length counts a row's length before overflow.
+func (r *Report) length(ref RowRef, e encoded) {
+	n := len(e.ids)
+	if n > r.Longest {
+		r.Longest, r.LongestAt = n, ref
+	}
+	r.supervised += int64((&Example{Loss: e.loss}).Supervised())
+	bar := max(bits.Len(uint(max(n-1, 0)))-6, 0) // 1…64, 65…128, 129…256, …
+	for len(r.Lengths) <= bar {
+		k := len(r.Lengths)
+		low := 1
+		if k > 0 {
+			low = 64<<(k-1) + 1
+		}
+		r.Lengths = append(r.Lengths, Bin{Low: low, High: 64 << k})
+	}
+	r.Lengths[bar].Samples++
+	for i := range r.Over {
+		if o := &r.Over[i]; n > o.Limit {
+			o.Rows++
+			for _, l := range e.loss {
+				o.Supervised += int64(max(0, int(l[1])-max(int(l[0]), o.Limit)))
+			}
+		}
+	}
+}
+
+// overLine is the table of long rows in one line.
+func (r *Report) overLine() string {
+	parts := make([]string, len(r.Over))
+	for i, o := range r.Over {
+		parts[i] = fmt.Sprintf("%s over %dk", group(o.Rows), o.Limit/1024)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (r *Report) finish(d *Dataset) {
+	r.TrainSamples, r.ValSamples = len(d.Train), len(d.Val)
+	r.TrainTokens, r.TrainSupervised = Tokens(d.Train)
+	r.ValTokens, r.ValSupervised = Tokens(d.Val)
+}
+
+// group writes a number with commas between thousands.
+func group(n int64) string { return humanize.Comma(n) }
+
+// Line is the report in one line: what happened to the rows and how much of
+// them is supervised.
+func (r *Report) Line() string {
+	var dropped int64
+	var why []string
+	for _, k := range slices.Sorted(maps.Keys(r.Dropped)) {
+		dropped += r.Dropped[k]
+		why = append(why, fmt.Sprintf("%s %s", group(r.Dropped[k]), strings.ReplaceAll(k, "_", " ")))
+	}
+	s := fmt.Sprintf("rows: %s kept, %s split, %s truncated, %s dropped", group(r.Kept), group(r.Split), group(r.Truncated), group(dropped))
+	if len(why) > 0 {
+		s += " (" + strings.Join(why, ", ") + ")"
+	}
+	if total := r.TrainTokens + r.ValTokens; total > 0 {
+		s += fmt.Sprintf(" · %s tokens · supervised %.0f %%", group(total), 100*float64(r.TrainSupervised+r.ValSupervised)/float64(total))
+	}
+	return s + fmt.Sprintf(" · val %s samples", group(int64(r.ValSamples)))
+}
+
+// Markdown is the report for summary.md.
+func (r *Report) Markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\n| | samples | tokens | supervised |\n|---|---:|---:|---:|\n", r.Line())
+	fmt.Fprintf(&b, "| train | %s | %s | %s |\n", group(int64(r.TrainSamples)), group(r.TrainTokens), group(r.TrainSupervised))
+	fmt.Fprintf(&b, "| held back | %s | %s | %s |\n", group(int64(r.ValSamples)), group(r.ValTokens), group(r.ValSupervised))
+	fmt.Fprintf(&b, "\nDuplicates %s, training rows also held back %s, repeated by weight %s, left out by weight %s.\n",
+		group(r.Duplicates), group(r.Overlap), group(r.Repeated), group(r.Skipped))
+	if r.Longest > 0 {
+		fmt.Fprintf(&b, "\nLongest row: %s tokens (%s); %s.\n", group(int64(r.Longest)), r.LongestAt, r.overLine())
+		b.WriteString("\n| tokens | rows |\n|---|---:|\n")
+		for _, l := range r.Lengths {
+			fmt.Fprintf(&b, "| %d–%d | %s |\n", l.Low, l.High, group(l.Samples))
+		}
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(&b, "\n- %s", n)
+	}
+	for _, row := range r.Bad {
+		fmt.Fprintf(&b, "\n- %s: %s", row.RowRef, row.Error())
+	}
+	return strings.TrimRight(b.String(), "\n") + "\n"
 }

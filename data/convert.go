@@ -1,0 +1,474 @@
+package data
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/data/jinja"
+)
+
+// sample is a row of any type, not yet tokenized. Exactly one of the groups is
+// set.
+type sample struct {
+	text *string // text
+
+	prompt, completion string // plain prompt and completion
+	plain              bool
+
+	chat   *Conversation // chat, instruct, conversational prompt and completion
+	frozen int           // assistant runs at the start that are not trained on
+
+	ids, labels []int32 // tokens; labels may be nil
+}
+
+// bad makes the error of a row.
+func bad(column, format string, args ...any) error {
+	return &BadRow{Column: column, Reason: fmt.Sprintf(format, args...)}
+}
+
+// convert turns a row into a sample.
+func convert(kind string, c columns, row *jinja.Dict, hasTemplate bool) (sample, error) {
+	switch kind {
+	case typeText:
+		return convertText(c, row)
+	case typeChat:
+		return convertChat(c, row)
+	case typeInstruct:
+		return convertInstruct(c, row, hasTemplate)
+	case typePrompt:
+		return convertPrompt(c, row)
+	case typeTokens:
+		return convertTokens(c, row)
+	}
+	return sample{}, bad("", "rows of type %s are not trained on", kind)
+}
+
+// text is a column that must be text; allowNull makes null the empty text.
+func (c columns) text(row *jinja.Dict, ours string, allowNull bool) (string, error) {
+	v := c.get(row, ours)
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case nil:
+		if allowNull {
+			return "", nil
+		}
+	}
+	name := c.name(row, ours)
+	if name == "" {
+		name = ours
+	}
+	return "", bad(name, "is %s, not text", kindOf(v))
+}
+
+func convertText(c columns, row *jinja.Dict) (sample, error) {
+	s, err := c.text(row, "text", false)
+	if err == nil && s == "" {
+		err = bad(c.name(row, "text"), "is empty")
+	}
+	return sample{text: &s}, err
+}
+
+func convertPrompt(c columns, row *jinja.Dict) (sample, error) {
+	p, q := c.get(row, "prompt"), c.get(row, "completion")
+	_, pList := p.([]any)
+	_, qList := q.([]any)
+	if pList != qList {
+		return sample{}, bad("completion", "prompt is %s, completion %s: both must be text or both messages", kindOf(p), kindOf(q))
+	}
+	if pList {
+		return convertPromptChat(c, row, p, q)
+	}
+	prompt, err := c.text(row, "prompt", false)
+	if err != nil {
+		return sample{}, err
+	}
+	completion, err := c.text(row, "completion", false)
+	if err == nil && completion == "" {
+		err = bad(c.name(row, "completion"), "is empty")
+	}
+	return sample{prompt: prompt, completion: completion, plain: true}, err
+}
+
+func convertPromptChat(c columns, row *jinja.Dict, p, q any) (sample, error) {
+	prompt, err := c.messages(c.name(row, "prompt"), p)
+	if err != nil {
+		return sample{}, err
+	}
+	completion, err := c.messages(c.name(row, "completion"), q)
+	if err != nil {
+		return sample{}, err
+	}
+	conv := &Conversation{Messages: append(prompt, completion...)}
+	if conv.Tools, err = c.tools(row); err != nil {
+		return sample{}, err
+	}
+	s := sample{chat: conv, frozen: runs(prompt)}
+	return s, checkConversation(conv, s.frozen)
+}
+
+func convertInstruct(c columns, row *jinja.Dict, hasTemplate bool) (sample, error) {
+	instruction, err := c.text(row, "instruction", false)
+	if err != nil {
+		return sample{}, err
+	}
+	input, err := c.text(row, "input", true)
+	if err != nil {
+		return sample{}, err
+	}
+	output, err := c.text(row, "output", false)
+	if err == nil && output == "" {
+		err = bad(c.name(row, "output"), "is empty")
+	}
+	if err != nil {
+		return sample{}, err
+	}
+	system, err := c.text(row, "system", true)
+	if err != nil {
+		return sample{}, err
+	}
+	if !hasTemplate {
+		return sample{prompt: alpaca(instruction, input), completion: output, plain: true}, nil
+	}
+	if input != "" {
+		instruction += "\n" + input
+	}
+	conv := &Conversation{Messages: []Message{NewMessage("user", instruction), NewMessage("assistant", output)}}
+	withSystem(conv, system)
+	return sample{chat: conv}, nil
+}
+
+// alpaca is the plain form of an instruction that the Stanford Alpaca models
+// were trained with, for models without a chat template.
+func alpaca(instruction, input string) string {
+	const below = "Below is an instruction that describes a task"
+	if input == "" {
+		return below + ". Write a response that appropriately completes the request.\n\n### Instruction:\n" + instruction + "\n\n### Response:\n"
+	}
+	return below + ", paired with an input that provides further context. Write a response that appropriately completes the request.\n\n" +
+		"### Instruction:\n" + instruction + "\n\n### Input:\n" + input + "\n\n### Response:\n"
+}
+
+// withSystem puts a system message before a conversation that has none.
+func withSystem(conv *Conversation, system string) {
+	if system != "" && (len(conv.Messages) == 0 || conv.Messages[0].Role() != "system") {
+		conv.Messages = append([]Message{NewMessage("system", system)}, conv.Messages...)
+	}
+}
+
+func convertChat(c columns, row *jinja.Dict) (sample, error) {
+	name := c.name(row, "messages")
+	messages, err := c.messages(name, c.get(row, "messages"))
+	if err != nil {
+		return sample{}, err
+	}
+	conv := &Conversation{Messages: messages}
+	system, err := c.text(row, "system", true)
+	if err != nil {
+		return sample{}, err
+	}
+	withSystem(conv, system)
+	if conv.Tools, err = c.tools(row); err != nil {
+		return sample{}, err
+	}
+	return sample{chat: conv}, checkConversation(conv, 0)
+}
+
+// roles are the names of roles in datasets and what templates call them.
+var roles = map[string]string{
+	"system": "system", "developer": "developer", "user": "user", "assistant": "assistant", "tool": "tool",
+	"function": "function", "ipython": "ipython",
+	// ShareGPT and its relatives.
+	"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bot": "assistant", "model": "assistant",
+	"observation": "tool", "function_response": "tool", "function_call": "function_call",
+}
+
+// messages reads a list of messages, or the JSON text of one.
+func (c columns) messages(column string, v any) ([]Message, error) {
+	if s, ok := v.(string); ok && strings.HasPrefix(strings.TrimSpace(s), "[") {
+		parsed, err := parseStrict([]byte(s))
+		if err != nil {
+			return nil, bad(column, "%v", err)
+		}
+		v = parsed
+	}
+	list, ok := v.([]any)
+	if !ok {
+		return nil, bad(column, "is %s, not a list of messages", kindOf(v))
+	}
+	if len(list) == 0 {
+		return nil, bad(column, "has no messages")
+	}
+	out := make([]Message, 0, len(list))
+	for i, e := range list {
+		d, ok := e.(*jinja.Dict)
+		if !ok {
+			return nil, bad(column, "message %d is %s", i, kindOf(e))
+		}
+		m, err := c.message(d)
+		if err != nil {
+			return nil, bad(column, "message %d: %v", i, err)
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// message brings a message into the form that chat templates expect: role and
+// content first, ShareGPT's function_call as a tool call, null fields (which
+// Parquet puts into every message of a column) left out, tool arguments
+// written as JSON text parsed.
+func (c columns) message(d *jinja.Dict) (Message, error) {
+	roleKey, contentKey := c.name(d, "role"), c.name(d, "content")
+	name, ok := c.get(d, "role").(string)
+	if !ok {
+		return Message{}, fmt.Errorf("has no role (fields: %s)", strings.Join(rowKeys(d), ", "))
+	}
+	role, ok := roles[name]
+	if !ok {
+		return Message{}, fmt.Errorf("role %q is not known", name)
+	}
+	content := c.get(d, "content")
+	if role == "function_call" {
+		return functionCall(content)
+	}
+	m := Message{jinja.NewDict("role", role, "content", content)}
+	for i := range d.Len() {
+		k, v := d.At(i)
+		if k != roleKey && k != contentKey && v != nil {
+			m.Set(k, prune(v))
+		}
+	}
+	calls, err := toolCalls(m)
+	if err != nil {
+		return Message{}, err
+	}
+	switch content.(type) {
+	case string, []any:
+	case nil:
+		if !calls {
+			return Message{}, fmt.Errorf("%s has no content", role)
+		}
+	default:
+		return Message{}, fmt.Errorf("content is %s", kindOf(content))
+	}
+	return m, nil
+}
+
+// functionCall makes ShareGPT's {"name": …, "arguments": …} an assistant turn.
+func functionCall(content any) (Message, error) {
+	s, ok := content.(string)
+	if !ok {
+		return Message{}, fmt.Errorf("function_call is %s, not JSON text", kindOf(content))
+	}
+	v, err := parseStrict([]byte(s))
+	if err != nil {
+		return Message{}, fmt.Errorf("function_call: %w", err)
+	}
+	calls, ok := v.([]any)
+	if !ok {
+		calls = []any{v}
+	}
+	for i, call := range calls {
+		calls[i] = jinja.NewDict("type", "function", "function", call)
+	}
+	m := NewMessage("assistant", "")
+	m.Set("tool_calls", calls)
+	_, err = toolCalls(m)
+	return m, err
+}
+
+// toolCalls checks a message's tool calls and parses arguments that are JSON
+// text, as servers do before they render. It tells whether there are any.
+func toolCalls(m Message) (bool, error) {
+	v, ok := m.Get("tool_calls")
+	if !ok {
+		return false, nil
+	}
+	list, ok := v.([]any)
+	if !ok {
+		return false, fmt.Errorf("tool_calls is %s, not a list", kindOf(v))
+	}
+	for i, e := range list {
+		call, ok := e.(*jinja.Dict)
+		if !ok {
+			return false, fmt.Errorf("tool call %d is %s", i, kindOf(e))
+		}
+		f := call
+		if inner, ok := call.Get("function"); ok {
+			if f, ok = inner.(*jinja.Dict); !ok {
+				return false, fmt.Errorf("tool call %d: function is %s", i, kindOf(inner))
+			}
+		}
+		if f.String("name") == "" {
+			return false, fmt.Errorf("tool call %d has no name", i)
+		}
+		if s, ok := f.Get("arguments"); ok {
+			if text, ok := s.(string); ok {
+				if args, err := parseStrict([]byte(text)); err == nil {
+					f.Set("arguments", args)
+				}
+			}
+		}
+	}
+	return len(list) > 0, nil
+}
+
+// prune leaves null fields out of a value.
+func prune(v any) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = prune(v[i])
+		}
+	case *jinja.Dict:
+		out := &jinja.Dict{}
+		for i := range v.Len() {
+			if k, e := v.At(i); e != nil {
+				out.Set(k, prune(e))
+			}
+		}
+		return out
+	}
+	return v
+}
+
+// tools is the tools column: a list of descriptions or the JSON text of one.
+func (c columns) tools(row *jinja.Dict) (any, error) {
+	v := c.get(row, "tools")
+	name := c.name(row, "tools")
+	if s, ok := v.(string); ok {
+		if strings.TrimSpace(s) == "" {
+			return nil, nil
+		}
+		parsed, err := parseStrict([]byte(s))
+		if err != nil {
+			return nil, bad(name, "%v", err)
+		}
+		v = parsed
+	}
+	switch v := v.(type) {
+	case nil:
+		return nil, nil
+	case []any:
+		if len(v) == 0 {
+			return nil, nil
+		}
+		return prune(v), nil
+	}
+	return nil, bad(name, "is %s, not a list of tools", kindOf(v))
+}
+
+// runs counts the runs of assistant messages.
+func runs(messages []Message) int {
+	n := 0
+	for i, m := range messages {
+		if m.Role() == "assistant" && (i == 0 || messages[i-1].Role() != "assistant") {
+			n++
+		}
+	}
+	return n
+}
+
+// checkConversation checks that there is something to learn after the frozen
+// runs.
+func checkConversation(conv *Conversation, frozen int) error {
+	if runs(conv.Messages) <= frozen {
+		return bad("", "no assistant message to train on")
+	}
+	if last := conv.Messages[len(conv.Messages)-1]; frozen > 0 && last.Role() != "assistant" {
+		return bad("", "completion ends with a message of %s", last.Role())
+	}
+	return nil
+}
+
+func convertTokens(c columns, row *jinja.Dict) (sample, error) {
+	ids, err := c.ints(row, "input_ids")
+	if err != nil {
+		return sample{}, err
+	}
+	if len(ids) == 0 {
+		return sample{}, bad(c.name(row, "input_ids"), "is empty")
+	}
+	s := sample{ids: ids}
+	if c.get(row, "labels") != nil {
+		if s.labels, err = c.ints(row, "labels"); err != nil {
+			return sample{}, err
+		}
+	}
+	if c.get(row, "attention_mask") != nil {
+		mask, err := c.ints(row, "attention_mask")
+		if err != nil {
+			return sample{}, err
+		}
+		if err := s.unpad(mask); err != nil {
+			return sample{}, err
+		}
+	}
+	return s, s.checkLabels(c.name(row, "labels"))
+}
+
+// ints is a column that must be a list of whole numbers.
+func (c columns) ints(row *jinja.Dict, ours string) ([]int32, error) {
+	v := c.get(row, ours)
+	list, ok := v.([]any)
+	if !ok {
+		return nil, bad(c.name(row, ours), "is %s, not a list of numbers", kindOf(v))
+	}
+	out := make([]int32, len(list))
+	for i, e := range list {
+		n, ok := e.(int64)
+		if !ok || n != int64(int32(n)) {
+			return nil, bad(c.name(row, ours), "element %d is %v", i, e)
+		}
+		out[i] = int32(n)
+	}
+	return out, nil
+}
+
+// unpad takes out the tokens that an attention mask leaves out.
+func (s *sample) unpad(mask []int32) error {
+	if len(mask) != len(s.ids) || s.labels != nil && len(s.labels) != len(s.ids) {
+		return bad("attention_mask", "lengths differ: %d input_ids, %d labels, %d attention_mask", len(s.ids), len(s.labels), len(mask))
+	}
+	var ids, labels []int32
+	for i, m := range mask {
+		if m != 0 && m != 1 {
+			return bad("attention_mask", "element %d is %d", i, m)
+		}
+		if m == 0 && s.labels != nil && s.labels[i] != ignored {
+			return bad("labels", "element %d is supervised and masked out", i)
+		}
+		if m == 1 {
+			ids = append(ids, s.ids[i])
+			if s.labels != nil {
+				labels = append(labels, s.labels[i])
+			}
+		}
+	}
+	s.ids, s.labels = ids, labels
+	if len(ids) == 0 {
+		return bad("attention_mask", "masks every token out")
+	}
+	return nil
+}
+
+// ignored is the label of a token without supervision.
+const ignored = -100
+
+func (s *sample) checkLabels(column string) error {
+	if s.labels == nil {
+		return nil
+	}
+	if len(s.labels) != len(s.ids) {
+		return bad(column, "%d labels for %d input_ids", len(s.labels), len(s.ids))
+	}
+	i := slices.IndexFunc(s.labels, func(l int32) bool { return l != ignored })
+	for ; i >= 0 && i < len(s.labels); i++ {
+		if s.labels[i] != ignored && s.labels[i] != s.ids[i] {
+			return bad(column, "element %d is %d: neither -100 nor the token %d", i, s.labels[i], s.ids[i])
+		}
+	}
+	return nil
+}

@@ -1,0 +1,493 @@
+package data
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// encoding turns samples into token ids and supervised ranges. It keeps no
+// state and may be used by several goroutines.
+type encoding struct {
+	tok     *Tokenizer // nil when every dataset is of type tokens
+	tmpl    *Template  // nil without a chat template
+	trainOn string
+	eos     string // train_on_eos
+	vocab   int32  // ids must be below; 0 unknown
+	ends    []int32
+	control []string // the special tokens' texts
+}
+
+// newEncoding resolves options that are filled in.
+func newEncoding(o *Options, tok *Tokenizer, tmpl *Template) *encoding {
+	e := &encoding{tok: tok, tmpl: tmpl, trainOn: o.TrainOn, eos: o.TrainOnEOS, vocab: int32(o.Vocab)}
+	if tok == nil {
+		return e
+	}
+	if e.vocab == 0 {
+		e.vocab = int32(tok.Size())
+	}
+	e.ends = tok.EOSIDs()
+	for id := range int32(tok.Size()) {
+		if s := tok.Token(id); tok.Special(id) && s != "" {
+			e.control = append(e.control, s)
+		}
+	}
+	return e
+}
+
+// encoded is a tokenized row before overflow.
+type encoded struct {
+	ids  []int32
+	loss [][2]int32
+	note string // what was done that the user should know, or ""
+}
+
+// Notes that encode leaves; the report counts them.
+const (
+	noteSeam    = "a token straddled the seam of prompt and answer: tokenized apart, as at inference"
+	noteControl = "control tokens written in a message were encoded as text"
+	noteNoBOS   = "the chat template writes no BOS although the tokenizer puts one before plain text: kept as the template has it"
+)
+
+// encode tokenizes one sample. The error is a *BadRow, or a *fail.Error that
+// concerns the whole set.
+func (e *encoding) encode(s sample) (encoded, error) {
+	var out encoded
+	var err error
+	switch {
+	case s.ids != nil:
+		out = e.tokens(s)
+	case s.text != nil:
+		out, err = e.text(*s.text)
+	case s.plain:
+		out, err = e.prompt(s.prompt, s.completion)
+	default:
+		out, err = e.chat(s.chat, s.frozen)
+	}
+	if err == nil {
+		err = e.check(out.ids)
+	}
+	out.loss = tidy(out.loss)
+	if err == nil && (&Example{Loss: out.loss}).Supervised() == 0 {
+		err = bad("", noSupervised)
+	}
+	return out, err
+}
+
+const noSupervised = "no supervised token"
+
+// tokens is a row that is tokenized already: supervised where labels are set,
+// everywhere without labels.
+func (e *encoding) tokens(s sample) encoded {
+	if s.labels == nil {
+		return encoded{ids: s.ids, loss: whole(s.ids)}
+	}
+	var loss [][2]int32
+	for i, l := range s.labels {
+		if l != ignored {
+			loss = append(loss, [2]int32{int32(i), int32(i) + 1})
+		}
+	}
+	return encoded{ids: s.ids, loss: loss}
+}
+
+func whole(ids []int32) [][2]int32 { return [][2]int32{{0, int32(len(ids))}} }
+
+// text is a document: what the tokenizer puts around a text, and an EOS.
+func (e *encoding) text(s string) (encoded, error) {
+	ids, err := e.tok.TryEncode(s, true)
+	if err != nil {
+		return encoded{}, bad("", "%v", err)
+	}
+	if err := e.checkBOS(ids); err != nil {
+		return encoded{}, err
+	}
+	n := int32(len(ids))
+	ids = e.withEOS(ids)
+	loss := [][2]int32{{0, n}}
+	if e.eos != "none" {
+		loss = whole(ids)
+	}
+	return encoded{ids: ids, loss: loss}, nil
+}
+
+// withEOS appends the EOS unless the tokenizer has done so.
+func (e *encoding) withEOS(ids []int32) []int32 {
+	if eos := e.tok.EOS(); eos >= 0 && (len(ids) == 0 || ids[len(ids)-1] != eos) {
+		return append(ids, eos)
+	}
+	return ids
+}
+
+// checkBOS finds a text that brings its own BOS to a tokenizer that adds one.
+func (e *encoding) checkBOS(ids []int32) error {
+	if bos := e.tok.BOS(); bos >= 0 && len(ids) > 1 && ids[0] == bos && ids[1] == bos {
+		return bad("", "begins with two BOS %q: the text has one and the tokenizer adds one (rendered chat? use type chat)", e.tok.Token(bos))
+	}
+	return nil
+}
+
+// prompt is plain prompt and completion. The prompt's tokens are those it has
+// alone, as at inference; where the joined text would merge across the seam,
+// the completion is tokenized on its own.
+func (e *encoding) prompt(prompt, completion string) (encoded, error) {
+	joined, err := e.tok.TryEncode(prompt+completion, true)
+	if err != nil {
+		return encoded{}, bad("", "%v", err)
+	}
+	if err := e.checkBOS(joined); err != nil {
+		return encoded{}, err
+	}
+	if e.tok.AddsEOS() && len(joined) > 0 {
+		joined = joined[:len(joined)-1]
+	}
+	head, err := e.head(prompt)
+	if err != nil {
+		return encoded{}, bad("", "%v", err)
+	}
+	out := encoded{ids: joined}
+	if len(joined) < len(head) || !slices.Equal(joined[:len(head)], head) {
+		out.ids, out.note = append(slices.Clone(head), e.continuation(completion)...), noteSeam
+	}
+	start, end := int32(len(head)), int32(len(out.ids))
+	out.ids = e.withEOS(out.ids)
+	if e.eos != "none" {
+		end = int32(len(out.ids))
+	}
+	if e.trainOn == "all" {
+		start = 0
+	}
+	out.loss = [][2]int32{{start, end}}
+	return out, nil
+}
+
+// head is a prompt as a server tokenizes it: with a BOS, without an EOS.
+func (e *encoding) head(prompt string) ([]int32, error) {
+	ids, err := e.tok.TryEncode(prompt, true)
+	if err == nil && e.tok.AddsEOS() && len(ids) > 0 {
+		ids = ids[:len(ids)-1]
+	}
+	return ids, err
+}
+
+// continuation tokenizes text that follows other text: a line break before it
+// takes what tokenizers put at the very beginning of a text.
+func (e *encoding) continuation(s string) []int32 {
+	before, all := e.tok.Encode("\n", false), e.tok.Encode("\n"+s, false)
+	if len(all) >= len(before) && slices.Equal(all[:len(before)], before) {
+		return all[len(before):]
+	}
+	return e.tok.Encode(s, false)
+}
+
+// chat renders a conversation with the model's template and supervises what
+// the assistant wrote after the first frozen runs.
+func (e *encoding) chat(c *Conversation, frozen int) (encoded, error) {
+	if e.tmpl == nil {
+		return encoded{}, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or of type text or prompt_completion",
+			"the model has no chat template and the dataset is of type chat")
+	}
+	text, spans, err := e.tmpl.Spans(*c)
+	if err != nil {
+		return encoded{}, bad("", "template: %v", err)
+	}
+	if err := checkRendered(text, c, spans); err != nil {
+		return encoded{}, err
+	}
+	cuts := make([]int, 0, 2*len(spans))
+	for _, s := range spans {
+		cuts = append(cuts, s[0], s[1])
+	}
+	ids, at, note, err := e.cut(text, c, cuts)
+	if err != nil {
+		return encoded{}, bad("", "%v", err)
+	}
+	if err := e.checkChatBOS(text, ids); err != nil {
+		return encoded{}, err
+	}
+	if note == "" && e.tok.AddsBOS() && len(ids) > 0 && ids[0] != e.tok.BOS() {
+		note = noteNoBOS
+	}
+	turns := make([][2]int32, 0, len(spans))
+	for i := range spans {
+		turns = append(turns, [2]int32{at[2*i], at[2*i+1]})
+	}
+	return encoded{ids: ids, loss: e.supervise(ids, turns, frozen), note: note}, nil
+}
+
+// supervise chooses among the assistant's turns and the end tokens.
+func (e *encoding) supervise(ids []int32, turns [][2]int32, frozen int) [][2]int32 {
+	if frozen > 0 {
+		turns = turns[frozen:]
+	}
+	if e.trainOn == "last" && len(turns) > 0 {
+		turns = turns[len(turns)-1:]
+	}
+	loss := slices.Clone(turns)
+	if e.trainOn == "all" {
+		loss = whole(ids)
+	}
+	switch e.eos {
+	case "all":
+		return append(loss, e.endTokens(ids, int32(len(ids)))...)
+	case "none":
+		return without(loss, e.endTokens(ids, int32(len(ids))))
+	case "last":
+		if len(turns) > 0 {
+			return without(loss, e.endTokens(ids, turns[len(turns)-1][0]))
+		}
+	}
+	return loss
+}
+
+// endTokens are the end-of-turn tokens of ids before a position, as ranges.
+func (e *encoding) endTokens(ids []int32, before int32) [][2]int32 {
+	var out [][2]int32
+	for i, id := range ids[:before] {
+		if e.isEnd(id) {
+			out = append(out, [2]int32{int32(i), int32(i) + 1})
+		}
+	}
+	return out
+}
+
+func (e *encoding) isEnd(id int32) bool {
+	_, ok := slices.BinarySearch(e.ends, id)
+	return ok
+}
+
+// without takes single-token ranges out of ranges.
+func without(loss, holes [][2]int32) [][2]int32 {
+	var out [][2]int32
+	for _, r := range loss {
+		for _, h := range holes {
+			if h[0] >= r[0] && h[0] < r[1] {
+				out = append(out, [2]int32{r[0], h[0]})
+				r[0] = h[1]
+			}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// tidy sorts ranges, joins those that touch and leaves empty ones out.
+func tidy(loss [][2]int32) [][2]int32 {
+	slices.SortFunc(loss, func(a, b [2]int32) int { return int(a[0] - b[0]) })
+	out := loss[:0]
+	for _, r := range loss {
+		switch n := len(out); {
+		case r[0] >= r[1]:
+		case n > 0 && r[0] <= out[n-1][1]:
+			out[n-1][1] = max(out[n-1][1], r[1])
+		default:
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// cut tokenizes a rendered conversation and finds the token positions of byte
+// positions. Where a token straddles a position, the position is after it: a
+// model that has seen the prompt cannot be asked for half a token.
+func (e *encoding) cut(text string, c *Conversation, cuts []int) (ids, at []int32, note string, err error) {
+	if plain := e.forged(c); len(plain) > 0 {
+		ids, at = e.cutPlain(text, plain, cuts)
+		return ids, at, noteControl, nil
+	}
+	if ids, err = e.tok.TryEncode(text, false); err != nil {
+		return nil, nil, "", err
+	}
+	if at = e.apart(text, ids, cuts); at != nil {
+		return ids, at, "", nil
+	}
+	for _, c := range cuts {
+		prefix := e.tok.Encode(text[:c], false)
+		n := 0
+		for n < len(prefix) && n < len(ids) && prefix[n] == ids[n] {
+			n++
+		}
+		if n < len(prefix) && n < len(ids) {
+			n, note = n+1, noteStraddle
+		}
+		at = append(at, int32(n))
+	}
+	return ids, at, note, nil
+}
+
+const noteStraddle = "a token straddled the beginning or end of a turn: not supervised"
+
+// apart tokenizes the pieces between the cuts one by one; nil unless that
+// gives the same ids as the whole text.
+func (e *encoding) apart(text string, ids []int32, cuts []int) (at []int32) {
+	n, from := 0, 0
+	for _, c := range append(slices.Clone(cuts), len(text)) {
+		piece := e.tok.Encode(text[from:c], false)
+		if len(piece) > len(ids)-n || !slices.Equal(piece, ids[n:n+len(piece)]) {
+			return nil
+		}
+		n, from = n+len(piece), c
+		at = append(at, int32(n))
+	}
+	if n != len(ids) {
+		return nil
+	}
+	return at[:len(cuts)]
+}
+
+// forged lists the texts of messages in which someone has written a control
+// token of the model.
+func (e *encoding) forged(c *Conversation) []string {
+	var out []string
+	for _, m := range c.Messages {
+		s, ok := m.Content()
+		if ok && e.hasControl(s) {
+			out = append(out, strings.TrimSpace(s))
+		}
+	}
+	return out
+}
+
+// hasControl tells whether a text holds a special token.
+func (e *encoding) hasControl(s string) bool {
+	return slices.ContainsFunc(e.control, func(c string) bool { return strings.Contains(s, c) })
+}
+
+// cutPlain is cut with the given parts of the text encoded as plain text.
+func (e *encoding) cutPlain(text string, plain []string, cuts []int) (ids, at []int32) {
+	type piece struct {
+		end   int
+		plain bool
+	}
+	var pieces []piece
+	from := 0
+	for _, p := range plain {
+		if i := strings.Index(text[from:], p); i >= 0 && p != "" {
+			pieces = append(pieces, piece{from + i, false}, piece{from + i + len(p), true})
+			from += i + len(p)
+		}
+	}
+	pieces = append(pieces, piece{len(text), false})
+	from = 0
+	for _, p := range pieces {
+		for {
+			end := p.end
+			if len(cuts) > 0 && cuts[0] <= end {
+				end = cuts[0]
+			}
+			if p.plain {
+				ids = append(ids, e.tok.EncodePlain(text[from:end])...)
+			} else {
+				ids = append(ids, e.tok.Encode(text[from:end], false)...)
+			}
+			from = end
+			if len(cuts) == 0 || cuts[0] > end {
+				break
+			}
+			cuts, at = cuts[1:], append(at, int32(len(ids)))
+		}
+	}
+	return ids, at
+}
+
+// checkRendered finds templates that drop what they were given.
+func checkRendered(text string, c *Conversation, spans [][2]int) error {
+	if want := runs(c.Messages); len(spans) != want {
+		return bad("", "%s: the template writes %d of %d assistant turns", noSupervised, len(spans), want)
+	}
+	for i, m := range c.Messages {
+		calls, _ := m.Get("tool_calls")
+		list, _ := calls.([]any)
+		for _, call := range list {
+			if name := functionName(call); !strings.Contains(text, name) {
+				return bad("", "message %d: the template writes no tool calls (%s is lost)", i, name)
+			}
+		}
+	}
+	tools, _ := c.Tools.([]any)
+	for _, tool := range tools {
+		if name := functionName(tool); name != "" && !strings.Contains(text, name) {
+			return bad("tools", "the template writes no tools (%s is lost)", name)
+		}
+	}
+	return nil
+}
+
+// functionName is the name of a tool or tool call.
+func functionName(v any) string {
+	d, ok := v.(*jinja.Dict)
+	if !ok {
+		return ""
+	}
+	if f, ok := d.Get("function"); ok {
+		if inner, ok := f.(*jinja.Dict); ok {
+			d = inner
+		}
+	}
+	return d.String("name")
+}
+
+// checkChatBOS compares the BOS the template wrote with what the ids begin with.
+func (e *encoding) checkChatBOS(text string, ids []int32) error {
+	bos := e.tok.BOS()
+	if bos < 0 || len(ids) == 0 {
+		return nil
+	}
+	name := e.tok.Token(bos)
+	if strings.HasPrefix(text, name) && ids[0] != bos {
+		return bad("", "BOS %q is lost: the template writes it and the tokenizer does not know it", name)
+	}
+	if len(ids) > 1 && ids[0] == bos && ids[1] == bos {
+		return bad("", "begins with two BOS %q", name)
+	}
+	return nil
+}
+
+// check holds ids to the model's vocabulary.
+func (e *encoding) check(ids []int32) error {
+	for _, id := range ids {
+		if id < 0 || e.vocab > 0 && id >= e.vocab {
+			return fail.Inputf("", "use the tokenizer that came with the model, or resize the embedding",
+				"token id %d%s, the model has %d: the tokenizer does not match the model", id, e.spell(id), e.vocab)
+		}
+	}
+	return nil
+}
+
+func (e *encoding) spell(id int32) string {
+	if e.tok == nil || id < 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%q)", e.tok.Token(id))
+}
+
+// supervisesEnd tells whether an end token is supervised.
+func (e *encoding) supervisesEnd(out encoded) bool {
+	for _, r := range out.loss {
+		if slices.ContainsFunc(out.ids[r[0]:r[1]], e.isEnd) {
+			return true
+		}
+	}
+	return false
+}
+
+// contentID is the hash of ids and ranges, the same in any file and order.
+func contentID(ids []int32, loss [][2]int32) uint64 {
+	buf := make([]byte, 0, 4*len(ids)+8*len(loss)+4)
+	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(ids)))
+	for _, id := range ids {
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(id))
+	}
+	for _, r := range loss {
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(r[0]))
+		buf = binary.LittleEndian.AppendUint32(buf, uint32(r[1]))
+	}
+	sum := sha256.Sum256(buf)
+	return binary.LittleEndian.Uint64(sum[:])
+}

@@ -1,0 +1,257 @@
+package data
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// overflow counts the rows over max_length and what each way out would cost.
+type overflow struct {
+	rows     int64
+	first    RowRef
+	length   int   // of the first
+	lostRows int64 // supervised tokens of those rows
+	lostTail int64 // supervised tokens beyond max_length
+}
+
+// fit makes the samples of a row: itself, a part of it, several or none.
+func (in *ingest) fit(ref RowRef, id uint64, e encoded) []Example {
+	limit := in.o.MaxLength
+	row := Example{ID: id, IDs: e.ids, Loss: e.loss, From: ref}
+	if len(e.ids) <= limit {
+		in.report.Kept++
+		return []Example{row}
+	}
+	head := window(row, 0, limit)
+	all, kept := int64(row.Supervised()), int64(head.Supervised())
+	in.tooLong.add(ref, len(e.ids), all, all-kept)
+	switch in.o.Overflow {
+	case "drop":
+		in.report.LostSupervised += all
+		in.report.drop("too_long")
+	case "truncate":
+		in.report.LostSupervised += all - kept
+		if kept == 0 {
+			in.report.drop("no_supervised_token")
+			return nil
+		}
+		in.report.Truncated++
+		return []Example{head}
+	case "split":
+		return in.split(row, limit)
+	}
+	return nil // error: reported at the end
+}
+
+// split cuts a row into samples of at most limit tokens; parts without a
+// supervised token are left out. A token that begins a part has nothing before
+// it to be predicted from.
+func (in *ingest) split(row Example, limit int) []Example {
+	var out []Example
+	sum := 0
+	for at := 0; at < len(row.IDs); at += limit {
+		w := window(row, at, min(at+limit, len(row.IDs)))
+		if n := w.Supervised(); n > 0 {
+			sum += n
+			out = append(out, w)
+		}
+	}
+	in.report.LostSupervised += int64(row.Supervised() - sum)
+	if len(out) == 0 {
+		in.report.drop("no_supervised_token")
+		return nil
+	}
+	in.report.Split++
+	return out
+}
+
+// window is the part [lo, hi) of a sample.
+func window(e Example, lo, hi int) Example {
+	w := Example{IDs: e.IDs[lo:hi:hi], From: e.From}
+	for _, r := range e.Loss {
+		from, to := max(int(r[0]), lo)-lo, min(int(r[1]), hi)-lo
+		if from < to {
+			w.Loss = append(w.Loss, [2]int32{int32(from), int32(to)})
+		}
+	}
+	w.ID = contentID(w.IDs, w.Loss)
+	return w
+}
+
+func (o *overflow) add(ref RowRef, length int, all, tail int64) {
+	if o.rows == 0 {
+		o.first, o.length = ref, length
+	}
+	o.rows++
+	o.lostRows += all
+	o.lostTail += tail
+}
+
+// verdict is the error that the rows as a whole deserve.
+func (in *ingest) verdict() error {
+	r := in.report
+	if r.badRows > 0 && in.o.BadRows == "error" {
+		what := in.first.RowRef.String() + ": " + in.first.Error()
+		if r.badRows > 1 {
+			what = fmt.Sprintf("%s (and %s more bad rows of %s)", what, group(r.badRows-1), group(r.Rows))
+		}
+		return fail.Inputf("", fmt.Sprintf("tune ingest --show %d; bad_rows: drop leaves them out", in.first.Row), "%s", what)
+	}
+	if in.tooLong.rows > 0 && in.o.Overflow == "error" {
+		return in.overflowError()
+	}
+	if in.chats && !in.ends && r.Kept+r.Truncated+r.Split > 0 {
+		return fail.Inputf(in.report.LongestAt.String(), "add the token to the tokenizer's EOS tokens, or say train_on_eos: none",
+			"end of turn is never supervised: none of %s ends what the assistant writes, so the model would not learn to stop", in.enc.endNames())
+	}
+	return nil
+}
+
+// overflowError is UX.md E3: the counts, the first row and each way out.
+func (in *ingest) overflowError() error {
+	t, r := in.tooLong, in.report
+	supervised := max(r.supervised, 1)
+	hint := fmt.Sprintf("overflow: drop loses %.1f %% of rows, truncate %.1f %% of supervised tokens; max_length: %d keeps all",
+		100*float64(t.rows)/float64(r.Rows), 100*float64(t.lostTail)/float64(supervised), roundUp(r.Longest))
+	if in.o.Context > 0 && r.Longest > in.o.Context {
+		hint = fmt.Sprintf("overflow: drop loses %.1f %% of rows, truncate %.1f %% of supervised tokens; the longest row (%s tokens) is over the model's context of %d",
+			100*float64(t.rows)/float64(r.Rows), 100*float64(t.lostTail)/float64(supervised), group(int64(r.Longest)), in.o.Context)
+	}
+	return fail.Inputf("", hint, "%s of %s rows are longer than max_length %d (first: %s, %s tokens; %s)",
+		group(t.rows), group(r.Rows), in.o.MaxLength, t.first, group(int64(t.length)), r.overLine())
+}
+
+// roundUp is the next multiple of 256, which divides work well.
+func roundUp(n int) int { return (n + 255) / 256 * 256 }
+
+func (e *encoding) endNames() string {
+	var names []string
+	for _, id := range e.ends {
+		names = append(names, fmt.Sprintf("%s", e.tok.Token(id)))
+	}
+	if len(names) == 0 {
+		return "the end tokens (the tokenizer has none)"
+	}
+	return fmt.Sprint(names)
+}
+
+// finish holds rows back, repeats by weight, orders, and completes the report.
+func (in *ingest) finish() (*Dataset, error) {
+	if err := in.holdBack(); err != nil {
+		return nil, err
+	}
+	in.overlap()
+	d := &Dataset{Key: in.report.Key, MaxLength: in.o.MaxLength, Vocab: int(in.enc.vocab)}
+	for _, it := range in.val {
+		d.Val = append(d.Val, it.Example)
+	}
+	d.Train = in.weighted()
+	if *in.o.Shuffle {
+		p := permutation(len(d.Train), in.o.Seed, 1<<63)
+		mixed := make([]Example, len(p))
+		for i, k := range p {
+			mixed[i] = d.Train[k]
+		}
+		d.Train = mixed
+	}
+	for _, n := range []string{noteSeam, noteStraddle, noteControl, noteNoBOS} {
+		if c := in.notes[n]; c > 0 {
+			in.note(n, c)
+		}
+	}
+	in.report.finish(d)
+	if len(d.Train) == 0 {
+		return nil, fail.Inputf(in.o.Name, "see the report for what happened to each row", "no row to train on (%s rows read)", group(in.report.Rows))
+	}
+	return d, nil
+}
+
+// holdBack moves val_set_size rows to the validation part: those whose content
+// has the smallest hashes, so that the order of rows does not matter and
+// copies of a row stay on one side.
+func (in *ingest) holdBack() error {
+	copies := in.rowCopies()
+	rows := 0
+	order := make([]uint64, 0, len(copies))
+	for id, n := range copies {
+		order = append(order, id)
+		rows += n
+	}
+	want, err := in.o.valRows(rows)
+	if err != nil || want == 0 {
+		return err
+	}
+	if want >= rows {
+		return fail.Usagef(in.o.Name, "make it smaller, or 0", "val_set_size %s leaves none of %s rows to train on", in.o.ValSetSize, group(int64(rows)))
+	}
+	slices.SortFunc(order, func(a, b uint64) int { return cmp.Compare(mix64(a), mix64(b)) })
+	held, n := map[uint64]bool{}, 0
+	for _, id := range order {
+		if n >= want || n+copies[id] >= rows {
+			break
+		}
+		held[id] = true
+		n += copies[id]
+	}
+	var train []item
+	for _, it := range in.train {
+		if held[it.row] {
+			in.val = append(in.val, it)
+		} else {
+			train = append(train, it)
+		}
+	}
+	in.train = train
+	return nil
+}
+
+// rowCopies counts the rows (not the samples they were split into) of each content.
+func (in *ingest) rowCopies() map[uint64]int {
+	out := map[uint64]int{}
+	var last RowRef
+	for _, it := range in.train {
+		if it.From != last {
+			out[it.row]++
+			last = it.From
+		}
+	}
+	return out
+}
+
+// overlap counts the training rows that are held back too.
+func (in *ingest) overlap() {
+	held := map[uint64]bool{}
+	for _, it := range in.val {
+		held[it.row] = true
+	}
+	var last RowRef
+	for _, it := range in.train {
+		if held[it.row] && it.From != last {
+			in.report.Overlap++
+			last = it.From
+		}
+	}
+}
+
+// weighted repeats training samples by their dataset's weight.
+func (in *ingest) weighted() []Example {
+	var out []Example
+	for _, it := range in.train {
+		n := int(it.weight)
+		if share(it.row, 0x77656967, it.weight-float64(n)) {
+			n++
+		}
+		if n == 0 {
+			in.report.Skipped++
+		} else {
+			in.report.Repeated += int64(n - 1)
+		}
+		for range n {
+			out = append(out, it.Example)
+		}
+	}
+	return out
+}

@@ -27,16 +27,21 @@ const maxUnits = 16
 type unitLoop uint8
 
 const (
-	loopQ40   unitLoop = iota // scale, 16 low nibbles, then 16 high ones; any codebook
-	loopQ41                   // scale, minimum, the same
-	loopQ80                   // scale, 32 signed bytes
-	loopLow                   // bytes in order, low nibble first
-	loopHigh                  // bytes in order, high nibble first
-	loopBytes                 // 32 unsigned bytes
+	loopQ40 unitLoop = iota // scale, 16 low nibbles, then 16 high ones; any codebook
+	loopQ41                 // scale, minimum, the same
+	loopQ80                 // scale, 32 signed bytes
+	loopQ50                 // scale, 32 high bits, as loopQ40 without a codebook
+	loopQ51                 // scale, minimum, the same
+	loopK4                  // blocks of 256: see decode_k.go
+	loopK5
+	loopK6
+	loopLow   // bytes in order, low nibble first
+	loopHigh  // bytes in order, high nibble first
+	loopBytes // 32 unsigned bytes
 )
 
 // bytesOfUnit is how many bytes a loop reads for a unit.
-var bytesOfUnit = [...]int{loopQ40: 18, loopQ41: 20, loopQ80: 34, loopLow: 16, loopHigh: 16, loopBytes: 32}
+var bytesOfUnit = [...]int{loopQ40: 18, loopQ41: 20, loopQ80: 34, loopQ50: 22, loopQ51: 24, loopK4: 144, loopK5: 176, loopK6: 210, loopLow: 16, loopHigh: 16, loopBytes: 32}
 
 // paramRoom holds s, z, t of some units. The inner loops are called by a switch
 // and not by a function value, so that it stays on the stack.
@@ -79,6 +84,16 @@ func unitsOf(raw *blocks.Raw) *unitType {
 		u.loop = loopQ41
 	case dtype.Q8_0:
 		u.loop = loopQ80
+	case dtype.Q5_0:
+		u.loop = loopQ50
+	case dtype.Q5_1:
+		u.loop = loopQ51
+	case dtype.Q4_K:
+		u.loop = loopK4
+	case dtype.Q5_K:
+		u.loop = loopK5
+	case dtype.Q6_K:
+		u.loop = loopK6
 	case dtype.IQ4_NL:
 		u.loop, u.base = loopQ40, baseIQ4
 	case dtype.NF4, dtype.FP4:
@@ -91,7 +106,10 @@ func unitsOf(raw *blocks.Raw) *unitType {
 		return nil
 	}
 	u.unit = bytesOfUnit[u.loop]
-	u.row = raw.Cols / unitSize * u.unit
+	u.row = raw.Cols / t.Kind.Info().Block * u.unit
+	if u.loop >= loopLow {
+		u.row = raw.Cols / unitSize * u.unit
+	}
 	if u.loop >= loopLow && !u.groups() {
 		return nil
 	}
@@ -128,6 +146,10 @@ func (u *unitType) groups() bool {
 // rowOf decodes n elements of a row; col and n are multiples of unitSize.
 func (u *unitType) rowOf(dst []float32, row, col, n int) {
 	var p paramRoom
+	if u.isK() {
+		u.rowK(dst, &p, row, col, n)
+		return
+	}
 	for i := 0; i < n; i += maxUnits * unitSize {
 		units := min(n-i, maxUnits*unitSize) / unitSize
 		u.params(&p, units, row, 0, col+i, unitSize)
@@ -140,6 +162,10 @@ func (u *unitType) strip(dst []float32, ldd, row, n, col int) {
 	var p paramRoom
 	for i := 0; i < n; i += maxUnits {
 		units := min(n-i, maxUnits)
+		if u.isK() {
+			u.stripK(dst[i*ldd:], ldd, &p, row+i, units, col)
+			continue
+		}
 		u.params(&p, units, row+i, 1, col, 0)
 		u.decode(units, (row+i)*u.row+col/unitSize*u.unit, u.row, &p, dst[i*ldd:], ldd)
 	}

@@ -25,6 +25,10 @@ func (u *unitType) decode(units, src, ldb int, p *paramRoom, dst []float32, ldd 
 		decodeQ4_1(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	case loopQ80:
 		decodeQ8_0(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopQ50:
+		decodeQ5_0(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopQ51:
+		decodeQ5_1(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	case loopLow:
 		decodeLow(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	case loopHigh:
@@ -32,6 +36,27 @@ func (u *unitType) decode(units, src, ldb int, p *paramRoom, dst []float32, ldd 
 	case loopBytes:
 		decodeBytes(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	}
+}
+
+// decodeK runs the inner loop of a K type for some units.
+func (u *unitType) decodeK(k kUnits, p *paramRoom, dst []float32, ldd int) {
+	_ = dst[(k.n-1)*ldd+unitSize-1]
+	codes, high := u.raw.Data[k.codes:], u.raw.Data[k.high:]
+	_, _ = codes[(k.n-1)*k.ldb+unitSize-1], high[(k.n-1)*k.ldh+unitSize-1]
+	switch u.loop {
+	case loopK4:
+		decodeK4(k.n, &codes[0], k.ldb, &p[0], &u.base[0], &dst[0], ldd, k.shift)
+	case loopK5:
+		decodeK5(k.n, &codes[0], k.ldb, &p[0], &u.base[0], &dst[0], ldd, k.shift, &high[0], k.ldh, k.bit, k.bitStep)
+	case loopK6:
+		decodeK6(&codes[0], &high[0], &p[0], &dst[0], k.shift, k.bit)
+	}
+}
+
+// decodeK6Block decodes the block of Q6_K at offset at, with sixteen scales in p.
+func (u *unitType) decodeK6Block(at int, p *paramRoom, dst []float32) {
+	_, _ = u.raw.Data[at+u.unit-1], dst[255]
+	decodeK6Block(&u.raw.Data[at], &p[0], &dst[0])
 }
 
 // halvesTo widens halves, where the level does.

@@ -37,3 +37,7 @@ func halvesTo([]float32, []byte) bool { return false }
 func roundBF16(x []float32) { roundBF16Generic(x) }
 
 func (u *unitType) decode(int, int, int, *paramRoom, []float32, int) {}
+
+func (u *unitType) decodeK(kUnits, *paramRoom, []float32, int) {}
+
+func (u *unitType) decodeK6Block(int, *paramRoom, []float32) {}

@@ -181,7 +181,7 @@ var roles = map[string]string{
 	"function": "function", "ipython": "ipython",
 	// ShareGPT and its relatives.
 	"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bot": "assistant", "model": "assistant",
-	"observation": "tool", "function_response": "tool", "function_call": "function_call",
+	"observation": "tool", "function_response": "tool", "function_call": "function_call", "tool_call": "function_call",
 }
 
 // messages reads a list of messages, or the JSON text of one.

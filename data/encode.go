@@ -15,7 +15,7 @@ import (
 // state and may be used by several goroutines.
 type encoding struct {
 	tok     *Tokenizer // nil when every dataset is of type tokens
-	tmpl    *Template  // nil without a chat template
+	tmpl    spanner    // nil without a chat template
 	trainOn string
 	eos     string // train_on_eos
 	vocab   int32  // ids must be below; 0 unknown
@@ -23,9 +23,17 @@ type encoding struct {
 	control []string // the special tokens' texts
 }
 
+// spanner is what encoding needs of a Template.
+type spanner interface {
+	Spans(Conversation) (text string, assistant [][2]int, err error)
+}
+
 // newEncoding resolves options that are filled in.
 func newEncoding(o *Options, tok *Tokenizer, tmpl *Template) *encoding {
-	e := &encoding{tok: tok, tmpl: tmpl, trainOn: o.TrainOn, eos: o.TrainOnEOS, vocab: int32(o.Vocab)}
+	e := &encoding{tok: tok, trainOn: o.TrainOn, eos: o.TrainOnEOS, vocab: int32(o.Vocab)}
+	if tmpl != nil {
+		e.tmpl = tmpl
+	}
 	if tok == nil {
 		return e
 	}

@@ -424,3 +424,35 @@ func TestLoadBest(t *testing.T) {
 		t.Errorf("loss of what was kept is %v, want %v", got, best.Loss)
 	}
 }
+
+// TestOtherMachine: when a repeated step differs from what was logged for it
+// before the interruption, the run says so.
+func TestOtherMachine(t *testing.T) {
+	dir := t.TempDir()
+	stopAt(t, dir, 4)
+	f, err := os.OpenFile(filepath.Join(dir, MetricsFile), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(f, `{"step":5,"loss":1.25,"grad_norm":0.5}`)
+	f.Close()
+	j := smallJob(t, dir)
+	var said []string
+	j.Log = func(s string) { said = append(said, s) }
+	if _, err := Run(context.Background(), j); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(strings.Join(said, "\n"), "step 5 gave loss 1.25") {
+		t.Errorf("said %q", said)
+	}
+	steps, _, err := ReadMetrics(filepath.Join(dir, MetricsFile))
+	if err != nil || len(steps) != 24 || steps[4].Loss == 1.25 {
+		t.Errorf("%d lines, %v", len(steps), err)
+	}
+	if err := Clean(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := listStates(dir); len(left) != 0 {
+		t.Errorf("left %v", left)
+	}
+}

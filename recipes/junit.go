@@ -30,6 +30,11 @@ type junitMessage struct {
 // JUnit is an evaluation in the form CI systems show: a case a gate, or a case
 // a metric where there are no gates.
 func JUnit(name string, r *EvalResult) ([]byte, error) {
+	out, err := xml.MarshalIndent(junitOf(name, r), "", " ")
+	return append([]byte(xml.Header), append(out, '\n')...), err
+}
+
+func junitOf(name string, r *EvalResult) junitSuite {
 	s := junitSuite{Name: name}
 	for _, c := range r.Checks {
 		tc := junitCase{Class: name + "." + c.Model, Name: c.Metric + " " + c.Limit, Out: fmt.Sprintf("value %g, 95 %% interval of the difference %g to %g", c.Value, c.Low, c.High)}
@@ -45,6 +50,5 @@ func JUnit(name string, r *EvalResult) ([]byte, error) {
 		}
 	}
 	s.Tests = len(s.Cases)
-	out, err := xml.MarshalIndent(s, "", " ")
-	return append([]byte(xml.Header), append(out, '\n')...), err
+	return s
 }

@@ -1,33 +1,61 @@
 package recipes
 
 import (
-	"fmt"
-	"io"
+	"encoding/json"
+	"errors"
+	"path/filepath"
 	"time"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
 )
 
+// report writes what the run left so far: report.html, summary.md,
+// summary.json, manifest.json. It is called after every run, also after one
+// that ended in an error, whose error it returns. The summary is nil after an
+// error that is not a gate's.
 func (x *run) report(took time.Duration, err error) (*Summary, error) {
-	s := &Summary{Dir: x.dir, Took: took}
-	for _, j := range x.jobs {
-		if r := x.done[j.Stage.ID]; r != nil {
-			s.Results = append(s.Results, r)
-		}
+	s := x.summary(took, err)
+	if len(s.Results) == 0 && err != nil {
+		return nil, err
+	}
+	if werr := x.writeReports(s); err == nil {
+		err = werr
+	}
+	var e *fail.Error
+	if err != nil && !(errors.As(err, &e) && e.Kind == fail.Gate) {
+		return nil, err
 	}
 	return s, err
 }
 
-// Print writes the summary for a person.
-func (s *Summary) Print(w io.Writer) {
-	fmt.Fprintf(w, "done in %s · %s\n", s.Took.Round(time.Second), s.Dir)
-	for _, r := range s.Results {
-		if r.Eval == nil {
-			continue
-		}
-		for _, m := range r.Eval.Metrics {
-			fmt.Fprintf(w, "%-20s %-12s %-28s %12.5g ± %.3g  n=%d\n", m.Model, m.Task, m.Metric, m.Value, m.StdErr, m.N)
+func (x *run) writeReports(s *Summary) error {
+	raw, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return err
+	}
+	manifest, err := x.manifest()
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{"summary.md", []byte(s.Markdown())}, {"summary.json", append(raw, '\n')}, {"manifest.json", manifest}} {
+		if err := atomic.WriteFile(filepath.Join(x.dir, f.name), f.data); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-// Append adds the summary to a file: .md, .json or .xml by its name.
-func (s *Summary) Append(path string) error { return nil }
+// contextOf is the context length to serve a model with.
+func (x *run) contextOf(path string) int {
+	src, err := arch.Open(path)
+	if err != nil {
+		return 4096
+	}
+	defer src.Close()
+	return min(src.Spec.MaxPos, 8192)
+}

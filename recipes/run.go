@@ -107,14 +107,6 @@ type run struct {
 	at     int // index of the running job, for events
 }
 
-// Summary is what a run ends with.
-type Summary struct {
-	Dir     string
-	Results []*Result
-	Hash    digest // over the addresses and outputs of all stages
-	Took    time.Duration
-}
-
 // Run executes the recipe: stages whose address and outputs are as recorded
 // are not run again, and a killed run goes on where it was. On an error the
 // stages finished so far stay.
@@ -129,11 +121,8 @@ func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*Summary, error) {
 		return nil, err
 	}
 	defer unlock()
-	if err := x.execute(ctx); err != nil {
-		x.report(time.Since(began), err)
-		return nil, err
-	}
-	return x.report(time.Since(began), nil)
+	err = x.execute(ctx)
+	return x.report(time.Since(began), err)
 }
 
 func (r *Recipe) prepare(opt RunOptions) (*run, error) {

@@ -27,6 +27,34 @@ func (e *Example) Supervised() int {
 	return n
 }
 
+// Answer splits e at its last supervised range: the tokens a model is given, and
+// those it should answer with (the stop token, if supervised, included). Both
+// share e's memory; they are nil without a supervised range.
+func (e *Example) Answer() (prompt, answer []int32) {
+	if len(e.Loss) == 0 {
+		return nil, nil
+	}
+	r := e.Loss[len(e.Loss)-1]
+	return e.IDs[:r[0]:r[0]], e.IDs[r[0]:r[1]:r[1]]
+}
+
+// SharedPrompts counts the samples of val whose prompt (as Answer gives it) is
+// also the prompt of a sample of train. Samples without a prompt do not count.
+func SharedPrompts(train, val []Example) int {
+	seen := make(map[uint64]bool, len(train))
+	for i := range train {
+		p, _ := train[i].Answer()
+		seen[contentID(p, nil)] = true
+	}
+	n := 0
+	for i := range val {
+		if p, _ := val[i].Answer(); len(p) > 0 && seen[contentID(p, nil)] {
+			n++
+		}
+	}
+	return n
+}
+
 // Dataset is what Ingest returns: rows to train on and rows held back.
 type Dataset struct {
 	Train []Example

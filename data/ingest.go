@@ -260,7 +260,7 @@ func (in *ingest) chunk(r Rows, f input, fr *FileReport) ([]rawRow, error) {
 		out = append(out, rawRow{row, RowRef{f.path, n}, bad})
 	}
 	if in.progress != nil {
-		in.progress(in.report.Rows, in.known)
+		in.progress(in.report.Rows, max(in.known, in.report.Rows))
 	}
 	return out, in.ctx.Err()
 }

@@ -764,3 +764,16 @@ func TestShow(t *testing.T) {
 		t.Errorf("got %q\nwant %q", b.String(), want)
 	}
 }
+
+func TestAnswer(t *testing.T) {
+	e := Example{IDs: []int32{1, 2, 3, 4, 5}, Loss: [][2]int32{{1, 2}, {3, 5}}}
+	p, a := e.Answer()
+	if !slices.Equal(p, []int32{1, 2, 3}) || !slices.Equal(a, []int32{4, 5}) {
+		t.Errorf("prompt %v, answer %v", p, a)
+	}
+	other := Example{IDs: []int32{1, 2, 3, 9}, Loss: [][2]int32{{3, 4}}}
+	far := Example{IDs: []int32{7, 8, 9}, Loss: [][2]int32{{1, 3}}}
+	if n := SharedPrompts([]Example{e}, []Example{other, far, {IDs: []int32{5}}}); n != 1 {
+		t.Errorf("%d shared prompts", n)
+	}
+}

@@ -28,6 +28,8 @@ type Report struct {
 	Duplicates int64 `json:"duplicates"` // rows whose content occurred before, dropped or not
 	Overlap    int64 `json:"overlap"`    // training rows whose content is also held back
 
+	SharedPrompts int `json:"shared_prompts"` // held-back samples whose prompt is also trained on
+
 	TrainSamples    int   `json:"train_samples"`
 	ValSamples      int   `json:"val_samples"`
 	TrainTokens     int64 `json:"train_tokens"`
@@ -144,6 +146,7 @@ func (r *Report) finish(d *Dataset) {
 	r.TrainSamples, r.ValSamples = len(d.Train), len(d.Val)
 	r.TrainTokens, r.TrainSupervised = Tokens(d.Train)
 	r.ValTokens, r.ValSupervised = Tokens(d.Val)
+	r.SharedPrompts = SharedPrompts(d.Train, d.Val)
 }
 
 // group writes a number with commas between thousands.
@@ -174,8 +177,8 @@ func (r *Report) Markdown() string {
 	fmt.Fprintf(&b, "%s\n\n| | samples | tokens | supervised |\n|---|---:|---:|---:|\n", r.Line())
 	fmt.Fprintf(&b, "| train | %s | %s | %s |\n", group(int64(r.TrainSamples)), group(r.TrainTokens), group(r.TrainSupervised))
 	fmt.Fprintf(&b, "| held back | %s | %s | %s |\n", group(int64(r.ValSamples)), group(r.ValTokens), group(r.ValSupervised))
-	fmt.Fprintf(&b, "\nDuplicates %s, training rows also held back %s, repeated by weight %s, left out by weight %s.\n",
-		group(r.Duplicates), group(r.Overlap), group(r.Repeated), group(r.Skipped))
+	fmt.Fprintf(&b, "\nDuplicates %s, training rows also held back %s, held-back samples whose prompt is trained on %s, repeated by weight %s, left out by weight %s.\n",
+		group(r.Duplicates), group(r.Overlap), group(int64(r.SharedPrompts)), group(r.Repeated), group(r.Skipped))
 	if r.Longest > 0 {
 		fmt.Fprintf(&b, "\nLongest row: %s tokens (%s); %s.\n", group(int64(r.Longest)), r.LongestAt, r.overLine())
 		b.WriteString("\n| tokens | rows |\n|---|---:|\n")

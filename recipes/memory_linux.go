@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// availableMemory is the smaller of what the system says is available and what
+// AvailableMemory is the smaller of what the system says is available and what
 // the control group allows, in bytes; 0 when unknown.
-func availableMemory() int64 {
+func AvailableMemory() int64 {
 	avail := meminfo("MemAvailable:")
 	for _, f := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
 		raw, err := os.ReadFile(f)

@@ -2,5 +2,5 @@
 
 package recipes
 
-// availableMemory is unknown here: no limit is set unless one is given.
-func availableMemory() int64 { return 0 }
+// AvailableMemory is unknown here: no limit is set unless one is given.
+func AvailableMemory() int64 { return 0 }

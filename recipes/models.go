@@ -19,7 +19,7 @@ import (
 // available to this process.
 func OpenDevice(name string, threads int, limit int64) (kernels.Backend, error) {
 	if limit == 0 {
-		limit = availableMemory() / 10 * 9
+		limit = AvailableMemory() / 10 * 9
 	}
 	return device.Open(name, device.Options{Threads: threads, MemoryLimit: limit})
 }

@@ -100,8 +100,8 @@ func storageType(name string) (*dtype.Type, error) {
 // klTokens is how much text a merge is checked on when there is much of it.
 const klTokens = 16384
 
-// klBatches packs rows for a comparison of models.
-func klBatches(rows []data.Example) []data.Batch {
+// KLBatches packs rows for a comparison of models.
+func KLBatches(rows []data.Example) []data.Batch {
 	var out []data.Batch
 	var part []data.Example
 	n, all := 0, 0
@@ -169,7 +169,7 @@ func runMerge(ctx context.Context, x *run, j *Job, res *Result) error {
 		res.Notes = append(res.Notes, "no data to measure the KL of the merge on")
 		return err
 	}
-	batches := klBatches(rows)
+	batches := KLBatches(rows)
 	unmerged := mo.Trained && mo.TrainedAs != nil
 	if res.Merge.KL, err = CompareMerged(ctx, x.dev, mo.Model, mo.Adapters, unmerged, mo.Output, batches); err != nil {
 		return err

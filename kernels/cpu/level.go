@@ -17,3 +17,12 @@ func levelName() string { return Level() }
 
 // fastBF16 reports whether a product of bf16 operands is clearly faster than one of f32.
 func fastBF16() bool { return level.Current() == level.AVX512BF16 }
+
+// Supported lists the kernel levels this processor can run, slowest first.
+func Supported() []string {
+	var out []string
+	for _, l := range level.Supported() {
+		out = append(out, l.String())
+	}
+	return out
+}

@@ -91,6 +91,7 @@ func newApp(name string, stdout, stderr io.Writer) *ucli.App {
 		Name: name, Version: Version, Writer: stdout, ErrWriter: stderr,
 		Usage:                     "tune, quantize and test language models",
 		HideHelpCommand:           true,
+		Flags:                     []ucli.Flag{ucli.HelpFlag}, // a command of our own is called help
 		DisableSliceFlagSeparator: true,
 		EnableBashCompletion:      true,
 		Commands:                  commands(),

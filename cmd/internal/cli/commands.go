@@ -14,9 +14,10 @@ import (
 // commands is the table of `tune`. A new command is one line here and one file.
 func commands() []*ucli.Command {
 	return []*ucli.Command{
-		runCommand(), planCommand(), validateCommand(), schemaCommand(), cleanCommand(),
+		runCommand(), planCommand(), validateCommand(), initCommand(), schemaCommand(), cleanCommand(),
+		ingestCommand(), trainCommand(), mergeCommand(), exportCommand(), evalCommand(), compareCommand(),
 
-		generateCommand(), chatCommand(), inspectCommand(), verifyCommand(),
+		generateCommand(), chatCommand(), inspectCommand(), verifyCommand(), doctorCommand(), graphCommand(),
 		logitsCommand(), tokenizeCommand(), renderCommand(),
 		{Name: "quant", Usage: "quantize a model; also the binary quant", Subcommands: quantCommands(), Action: noSubcommand},
 		helpCommand(), completionCommand(),

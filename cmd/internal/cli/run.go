@@ -35,45 +35,64 @@ func runCommand() *ucli.Command {
 			if c.Bool("dry-run") {
 				return runPlan(c)
 			}
-			r, o, err := openRecipe(c)
+			if err := args(c, "RECIPE", 1); err != nil {
+				return err
+			}
+			r, err := recipes.Open(c.Args().First(), c.StringSlice("set"))
 			if err != nil {
 				return err
 			}
-			w := newWatcher(c.App.ErrWriter, c.Bool("quiet"))
-			if c.Bool("json") {
-				w.json = func(e recipes.Event) { _ = writeJSON(c, e) }
-			}
-			o.Events = w.event
-			o.WriteBaseline = c.String("write-baseline")
-			sum, err := r.Run(c.Context, o)
-			w.clear()
-			if sum != nil && !c.Bool("json") {
-				sum.Print(c.App.Writer)
-			}
-			for _, f := range c.StringSlice("summary") {
-				if sum != nil {
-					if serr := sum.Append(f); err == nil {
-						err = serr
-					}
-				}
-			}
-			return err
+			return runRecipe(c, r)
 		},
 	}
 }
 
+// runRecipe runs a recipe, shows its progress and prints its summary.
+func runRecipe(c *ucli.Context, r *recipes.Recipe) error {
+	o, err := runOptions(c)
+	if err != nil {
+		return err
+	}
+	w := newWatcher(c.App.ErrWriter, c.Bool("quiet"))
+	if c.Bool("json") {
+		w.json = func(e recipes.Event) { _ = writeJSON(c, e) }
+	}
+	o.Events = w.event
+	o.WriteBaseline = c.String("write-baseline")
+	sum, err := r.Run(c.Context, o)
+	w.clear()
+	if sum != nil && !c.Bool("json") {
+		sum.Print(c.App.Writer)
+	}
+	for _, f := range c.StringSlice("summary") {
+		if sum != nil {
+			if serr := sum.Append(f); err == nil {
+				err = serr
+			}
+		}
+	}
+	return err
+}
+
 // openRecipe reads the recipe argument and the flags that say how to run it.
 func openRecipe(c *ucli.Context) (*recipes.Recipe, recipes.RunOptions, error) {
-	o := recipes.RunOptions{Dir: c.String("run-dir"), Only: c.StringSlice("only"), From: c.String("from"), Device: c.String("device"), Threads: c.Int("threads")}
-	if err := args(c, "RECIPE", 1); err != nil {
+	o, err := runOptions(c)
+	if err != nil {
 		return nil, o, err
 	}
-	var err error
-	if o.MemoryLimit, err = memoryLimit(c); err != nil {
+	if err := args(c, "RECIPE", 1); err != nil {
 		return nil, o, err
 	}
 	r, err := recipes.Open(c.Args().First(), c.StringSlice("set"))
 	return r, o, err
+}
+
+// runOptions are the flags that say how to run a recipe.
+func runOptions(c *ucli.Context) (recipes.RunOptions, error) {
+	o := recipes.RunOptions{Dir: c.String("run-dir"), Only: c.StringSlice("only"), From: c.String("from"), Device: c.String("device"), Threads: c.Int("threads")}
+	var err error
+	o.MemoryLimit, err = memoryLimit(c)
+	return o, err
 }
 
 func planCommand() *ucli.Command {

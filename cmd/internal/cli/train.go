@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tunekit/tunekit/recipes"
+)
+
+// trainCommand is a two-stage recipe written as flags: every train key can be
+// given with --set.
+func trainCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "train", Usage: "train on data files without writing a recipe",
+		Description: examples("tune train --model models/M --data 'data/*.parquet' --name support",
+			"tune train --model M.gguf --data d.jsonl --name q --set train.adapter=qlora --set train.max_steps=100 --set ingest.max_length=512"),
+		Flags: append(runFlags(), modelFlag(),
+			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"},
+			&ucli.StringFlag{Name: "name", Value: "train", Usage: "of the run folder"},
+			&ucli.BoolFlag{Name: "quiet", Usage: "no progress"}),
+		Action: func(c *ucli.Context) error {
+			if err := required(c, "model", "data"); err != nil {
+				return err
+			}
+			var b strings.Builder
+			fmt.Fprintf(&b, "version: 1\nname: %q\nbase_model: %q\nstages:\n  - ingest: {datasets: [", c.String("name"), c.String("model"))
+			for i, d := range c.StringSlice("data") {
+				if i > 0 {
+					b.WriteString(", ")
+				}
+				fmt.Fprintf(&b, "{path: %q}", d)
+			}
+			b.WriteString("]}\n  - train: {}\n")
+			r, err := recipes.Parse("tune train", []byte(b.String()), c.StringSlice("set"))
+			if err != nil {
+				return err
+			}
+			return runRecipe(c, r)
+		},
+	}
+}

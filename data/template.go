@@ -1,9 +1,12 @@
 package data
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
 )
 
 // Message is one turn of a conversation: its JSON fields in their order, so
@@ -28,6 +31,13 @@ func (m Message) Content() (string, bool) {
 	return s, ok
 }
 
+// with is a copy of the message with one field set.
+func (m Message) with(key string, v any) Message {
+	c := m.Clone()
+	c.Set(key, v)
+	return Message{c}
+}
+
 // Conversation is what a chat template sees.
 type Conversation struct {
 	Messages []Message
@@ -43,27 +53,73 @@ type TemplateOptions struct {
 
 // Template is a parsed chat template. It may be used by several goroutines.
 type Template struct {
-	src string
-	o   TemplateOptions
+	src  string
+	o    TemplateOptions
+	tmpl *jinja.Template
 }
 
 // ParseTemplate reads a chat template in transformers' Jinja. Errors name the
 // template's line.
 func ParseTemplate(src string, o TemplateOptions) (*Template, error) {
-	return &Template{src: src, o: o}, nil
+	tmpl, err := jinja.Parse(src)
+	if err != nil {
+		return nil, templateError(err)
+	}
+	return &Template{src: src, o: o, tmpl: tmpl}, nil
 }
+
+// templateError makes a user's error of one of package jinja. What the template
+// itself raised is the message alone.
+func templateError(err error) error {
+	var e *jinja.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	where := "chat template"
+	if e.Line > 0 {
+		where = fmt.Sprintf("chat template line %d", e.Line)
+	}
+	kind, hint := fail.Input, ""
+	switch {
+	case e.Limit:
+		kind = fail.Limit
+	case e.Raised:
+		hint = "the template refuses this conversation; change the rows or give another chat_template"
+	}
+	return &fail.Error{Kind: kind, Where: where, Msg: e.Msg, Hint: hint, Err: err}
+}
+
+// Source is the text the template was parsed from.
+func (t *Template) Source() string { return t.src }
 
 // Render gives the text of a conversation; addGenerationPrompt appends the
-// opening of the next assistant turn, for templates that have one.
+// opening of the next assistant turn, for templates that have one. Errors are
+// what the template raises, or name its line.
 func (t *Template) Render(c Conversation, addGenerationPrompt bool) (string, error) {
-	return "", nil
+	text, _, err := t.render(c, addGenerationPrompt)
+	return text, err
 }
 
-// Spans renders a conversation and finds what an assistant wrote in it: byte
-// ranges [start, end) of text, in order, one for each run of assistant text,
-// its end-of-turn token included and nothing after it. They come from the
-// template's {% generation %} blocks where it has them, else from rendering
-// prefixes of the conversation.
-func (t *Template) Spans(c Conversation) (text string, assistant [][2]int, err error) {
-	return "", nil, nil
+func (t *Template) render(c Conversation, prompt bool) (string, [][2]int, error) {
+	messages := make([]any, len(c.Messages))
+	for i, m := range c.Messages {
+		messages[i] = m.Dict
+	}
+	vars := map[string]any{
+		"messages": messages, "tools": c.Tools, "documents": nil, "add_generation_prompt": prompt,
+	}
+	if t.o.BOS != "" {
+		vars["bos_token"] = t.o.BOS
+	}
+	if t.o.EOS != "" {
+		vars["eos_token"] = t.o.EOS
+	}
+	for k, v := range c.Extra {
+		vars[k] = v
+	}
+	text, spans, err := t.tmpl.Render(vars, jinja.Options{Now: t.o.Now})
+	if err != nil {
+		return "", nil, templateError(err)
+	}
+	return text, spans, nil
 }

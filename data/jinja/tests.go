@@ -1,0 +1,124 @@
+package jinja
+
+import "fmt"
+
+// testFunc is a test: v is name(args).
+type testFunc func(m *machine, v any, c *call) (bool, error)
+
+func pure(f func(v any) bool) testFunc {
+	return func(_ *machine, v any, c *call) (bool, error) { return f(v), c.done() }
+}
+
+func comparing(op string) testFunc {
+	return func(m *machine, v any, c *call) (bool, error) {
+		other := c.arg("other", nil)
+		if err := c.done(); err != nil {
+			return false, err
+		}
+		return m.compare(op, v, other)
+	}
+}
+
+// testNamed finds a test; nil when there is none of that name.
+func testNamed(name string) testFunc {
+	switch name {
+	case "==", "eq", "equalto":
+		return comparing("==")
+	case "!=", "ne":
+		return comparing("!=")
+	case "<", "lt", "lessthan":
+		return comparing("<")
+	case "<=", "le":
+		return comparing("<=")
+	case ">", "gt", "greaterthan":
+		return comparing(">")
+	case ">=", "ge":
+		return comparing(">=")
+	case "in":
+		return comparing("in")
+	case "boolean":
+		return pure(func(v any) bool { _, ok := v.(bool); return ok })
+	case "callable":
+		return pure(func(v any) bool { _, ok := v.(*function); return ok })
+	case "defined":
+		return pure(func(v any) bool { _, un := v.(undefined); return !un })
+	case "undefined":
+		return pure(func(v any) bool { _, un := v.(undefined); return un })
+	case "true", "false":
+		return pure(func(v any) bool { b, ok := v.(bool); return ok && b == (name == "true") })
+	case "none":
+		return pure(func(v any) bool { return v == nil })
+	case "string":
+		return pure(func(v any) bool { _, ok := v.(string); return ok })
+	case "integer":
+		return pure(func(v any) bool { _, ok := v.(int64); return ok })
+	case "float":
+		return pure(func(v any) bool { _, ok := v.(float64); return ok })
+	case "number":
+		return pure(func(v any) bool { _, ok := toFloat(unbool(v)); return ok })
+	case "mapping":
+		return pure(func(v any) bool { _, ok := v.(*Dict); return ok })
+	case "iterable":
+		return func(m *machine, v any, c *call) (bool, error) {
+			if _, ok := v.(*view); ok {
+				return true, c.done()
+			}
+			_, err := m.iterate(v)
+			return err == nil, c.done()
+		}
+	case "sequence":
+		return pure(func(v any) bool {
+			_, err := length(v)
+			_, isView := v.(*view)
+			return err == nil && !isView
+		})
+	case "filter":
+		return pure(func(v any) bool { s, ok := v.(string); return ok && filterNamed(s) != nil })
+	case "test":
+		return pure(func(v any) bool { s, ok := v.(string); return ok && testNamed(s) != nil })
+	case "escaped":
+		return pure(func(any) bool { return false })
+	case "lower", "upper":
+		return func(m *machine, v any, c *call) (bool, error) {
+			s, err := m.str(v)
+			if err != nil {
+				return false, err
+			}
+			ok, err := stringMethod("is"+name)(m, s, c)
+			return ok == true, err
+		}
+	case "sameas":
+		return sameAs
+	case "odd", "even", "divisibleby":
+		return divisible(name)
+	}
+	return nil
+}
+
+func sameAs(m *machine, v any, c *call) (bool, error) {
+	other := c.arg("other", nil)
+	if err := c.done(); err != nil || typeName(v) != typeName(other) {
+		return false, err
+	}
+	if hashable(v) {
+		return v == other, nil
+	}
+	return m.equal(v, other)
+}
+
+func divisible(name string) testFunc {
+	return func(_ *machine, v any, c *call) (bool, error) {
+		by := int64(2)
+		if name == "divisibleby" {
+			by = c.integer("num", 0)
+		}
+		n, ok := unbool(v).(int64)
+		if err := c.done(); err != nil {
+			return false, err
+		}
+		if !ok || by == 0 {
+			return false, fmt.Errorf("%s: '%s' is no integer or the divisor is 0", name, typeName(v))
+		}
+		return (n%by == 0) != (name == "odd"), nil
+	}
+}

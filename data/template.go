@@ -63,14 +63,14 @@ type Template struct {
 func ParseTemplate(src string, o TemplateOptions) (*Template, error) {
 	tmpl, err := jinja.Parse(src)
 	if err != nil {
-		return nil, templateError(err)
+		return nil, jinjaError(err)
 	}
 	return &Template{src: src, o: o, tmpl: tmpl}, nil
 }
 
-// templateError makes a user's error of one of package jinja. What the template
+// jinjaError makes a user's error of one of package jinja. What the template
 // itself raised is the message alone.
-func templateError(err error) error {
+func jinjaError(err error) error {
 	var e *jinja.Error
 	if !errors.As(err, &e) {
 		return err
@@ -119,7 +119,7 @@ func (t *Template) render(c Conversation, prompt bool) (string, [][2]int, error)
 	}
 	text, spans, err := t.tmpl.Render(vars, jinja.Options{Now: t.o.Now})
 	if err != nil {
-		return "", nil, templateError(err)
+		return "", nil, jinjaError(err)
 	}
 	return text, spans, nil
 }

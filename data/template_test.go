@@ -14,8 +14,8 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
 
-// sftSet is one tokenizer and template of golden/train/sft, prepared by TRL.
-type sftSet struct {
+// trlSet is one tokenizer and template of golden/train/sft, prepared by TRL.
+type trlSet struct {
 	Tokenizer string
 	EOS, BOS  string
 	Added     []string `json:"added_special_tokens"`
@@ -23,7 +23,7 @@ type sftSet struct {
 	Training  string   `json:"training_chat_template"`
 }
 
-type sftRow struct {
+type trlRow struct {
 	Type      string
 	Row       int
 	Text      string
@@ -36,21 +36,21 @@ type sftRow struct {
 	}
 }
 
-var sftChats = []string{"qwen2.5", "qwen3", "llama3", "gemma3", "mistral-nemo", "phi3.5", "deepseek-r1-distill", "smollm2", "smollm2-gen"}
+var trlNames = []string{"qwen2.5", "qwen3", "llama3", "gemma3", "mistral-nemo", "phi3.5", "deepseek-r1-distill", "smollm2", "smollm2-gen"}
 
-func sftData(t testing.TB, name string) (set sftSet, rows []sftRow) {
+func trlGoldens(t testing.TB, name string) (set trlSet, rows []trlRow) {
 	t.Helper()
 	dir := testdir.Shared(t, "golden/train/sft")
 	meta, err := os.ReadFile(filepath.Join(dir, "meta.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all struct{ Sets map[string]sftSet }
+	var all struct{ Sets map[string]trlSet }
 	if err := json.Unmarshal(meta, &all); err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range bytes.Split(bytes.TrimSpace(readMaybeGzip(t, filepath.Join(dir, name+".jsonl"))), []byte("\n")) {
-		var r sftRow
+		var r trlRow
 		if err := json.Unmarshal(line, &r); err != nil {
 			t.Fatal(err)
 		}
@@ -59,8 +59,8 @@ func sftData(t testing.TB, name string) (set sftSet, rows []sftRow) {
 	return all.Sets[name], rows
 }
 
-// sftInput is the conversation of a row of inputs.json.
-func sftInput(t testing.TB, inputs *jinja.Dict, r sftRow) Conversation {
+// trlInput is the conversation of a row of inputs.json.
+func trlInput(t testing.TB, inputs *jinja.Dict, r trlRow) Conversation {
 	t.Helper()
 	v, _ := inputs.Get(r.Type)
 	row := v.([]any)[r.Row].(*jinja.Dict)
@@ -76,7 +76,7 @@ func sftInput(t testing.TB, inputs *jinja.Dict, r sftRow) Conversation {
 	return c
 }
 
-func sftInputs(t testing.TB) *jinja.Dict {
+func trlInputs(t testing.TB) *jinja.Dict {
 	t.Helper()
 	raw, err := os.ReadFile(testdir.Shared(t, "golden/train/sft/inputs.json"))
 	if err != nil {
@@ -89,7 +89,7 @@ func sftInputs(t testing.TB) *jinja.Dict {
 	return v.(*jinja.Dict)
 }
 
-func sftTokenizer(t testing.TB, set sftSet) *Tokenizer {
+func trlTokenizer(t testing.TB, set trlSet) *Tokenizer {
 	t.Helper()
 	if set.Tokenizer == "smollm2" {
 		path := os.Getenv("TUNEKIT_SMOLLM2")
@@ -105,18 +105,18 @@ func sftTokenizer(t testing.TB, set sftSet) *Tokenizer {
 }
 
 // TRL's rendered text and ids of 60 conversations for each of nine templates.
-func TestSFTRender(t *testing.T) {
-	inputs := sftInputs(t)
-	for _, name := range sftChats {
+func TestChatRender(t *testing.T) {
+	inputs := trlInputs(t)
+	for _, name := range trlNames {
 		t.Run(name, func(t *testing.T) {
-			set, rows := sftData(t, "chat-"+name)
+			set, rows := trlGoldens(t, "chat-"+name)
 			tmpl, err := ParseTemplate(set.Template, TemplateOptions{BOS: set.BOS, EOS: set.EOS})
 			if err != nil {
 				t.Fatal(err)
 			}
-			tok := sftTokenizer(t, set)
+			tok := trlTokenizer(t, set)
 			for _, r := range rows {
-				got, err := tmpl.Render(sftInput(t, inputs, r), false)
+				got, err := tmpl.Render(trlInput(t, inputs, r), false)
 				if r.TextError != "" {
 					if err == nil {
 						t.Errorf("%s %d rendered, want %s", r.Type, r.Row, r.TextError)
@@ -125,7 +125,7 @@ func TestSFTRender(t *testing.T) {
 				}
 				if err != nil || got != r.Text {
 					t.Errorf("%s %d: %v\n got %q\nwant %q", r.Type, r.Row, err, got, r.Text)
-				} else if tok != nil && !sameSFT(set, r) && !slices.Equal(tok.Encode(got, false), r.InputIDs) {
+				} else if tok != nil && !otherIDs(set, r) && !slices.Equal(tok.Encode(got, false), r.InputIDs) {
 					t.Errorf("%s %d: other ids", r.Type, r.Row)
 				}
 			}
@@ -133,11 +133,11 @@ func TestSFTRender(t *testing.T) {
 	}
 }
 
-// sameSFT lists rows whose ids Transformers 5 makes otherwise than the
+// otherIDs lists rows whose ids Transformers 5 makes otherwise than the
 // tokenizer's own file says: its LlamaTokenizer rebuilds the pre-tokenizer and
 // writes ▁ only before the first piece, and its reader of GGUF does not take ½
 // for a digit.
-func sameSFT(set sftSet, r sftRow) bool {
+func otherIDs(set trlSet, r trlRow) bool {
 	return set.Tokenizer == "llama2" || set.Tokenizer == "smollm2" && strings.Contains(r.Text, "½")
 }
 
@@ -146,12 +146,12 @@ func sameSFT(set sftSet, r sftRow) bool {
 // end-of-turn token and, for Qwen2.5, the one before the answer, which end the
 // generation prompt and which TRL supervises (with SmolLM2 in row 18, where one
 // token holds that newline and the answer's first).
-func TestSFTSpans(t *testing.T) {
-	inputs := sftInputs(t)
+func TestChatSpans(t *testing.T) {
+	inputs := trlInputs(t)
 	for _, name := range []string{"qwen2.5", "qwen3", "llama3", "gemma3", "smollm2-gen"} {
 		t.Run(name, func(t *testing.T) {
-			set, rows := sftData(t, "chat-"+name)
-			tok := sftTokenizer(t, set)
+			set, rows := trlGoldens(t, "chat-"+name)
+			tok := trlTokenizer(t, set)
 			if tok == nil {
 				t.Skip("TUNEKIT_SMOLLM2 does not name the model")
 			}
@@ -163,7 +163,7 @@ func TestSFTSpans(t *testing.T) {
 				if r.TextError != "" || r.Assistant.InputIDs != nil {
 					continue // refused, or TRL's template changes the tokens
 				}
-				text, spans, err := tmpl.Spans(sftInput(t, inputs, r))
+				text, spans, err := tmpl.Spans(trlInput(t, inputs, r))
 				if err != nil {
 					t.Errorf("%s %d: %v", r.Type, r.Row, err)
 					continue
@@ -191,7 +191,7 @@ func supervised(t *testing.T, tok *Tokenizer, text string, spans [][2]int) (out 
 	return out
 }
 
-func trlSupervised(tok *Tokenizer, r sftRow, newline bool) (out []string) {
+func trlSupervised(tok *Tokenizer, r trlRow, newline bool) (out []string) {
 	for _, s := range r.Assistant.Supervised {
 		text := tok.Decode(r.InputIDs[s[0]:s[1]], false)
 		if newline {

@@ -31,6 +31,7 @@ type Layer struct {
 	Alpha  float64
 	Linear *nn.Linear
 	LoRA   *nn.LoRA
+	dora   *dora // nil without use_dora
 }
 
 // whole is a weight or bias of the base that is trained and stored whole.
@@ -45,7 +46,7 @@ type whole struct {
 type Param struct {
 	*autograd.Param        // its Name is the one PEFT stores it under
 	Shape           []int  // as stored
-	Group           string // A, B, bias, whole: LoRA+ gives B its own rate
+	Group           string // A, B, magnitude, bias, whole: LoRA+ gives B its own rate
 	Decay           bool   // weight decay applies: not to biases
 }
 
@@ -91,7 +92,11 @@ func build(m *model.Model, c Config, fill func(*Layer) (a, b []float32, err erro
 	}
 	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev}
 	for i, mod := range chosen {
-		if err := ad.attach(slots[mod.index], uint32(i+1), fill); err != nil {
+		err := ad.attach(slots[mod.index], uint32(i+1), fill)
+		if err == nil && c.UseDoRA {
+			err = ad.addDoRA(&ad.Layers[i])
+		}
+		if err != nil {
 			ad.Close()
 			return nil, err
 		}
@@ -251,6 +256,9 @@ func (ad *Adapter) Params() []Param {
 		out = append(out,
 			Param{l.LoRA.A, []int{l.R, l.LoRA.A.Cols}, "A", true},
 			Param{l.LoRA.B, []int{l.LoRA.B.Rows, l.R}, "B", true})
+		if l.dora != nil {
+			out = append(out, Param{l.dora.m, []int{l.dora.m.Len()}, "magnitude", true})
+		}
 	}
 	for _, w := range ad.whole {
 		if strings.HasSuffix(w.name, ".bias") {
@@ -277,6 +285,7 @@ func (ad *Adapter) Close() {
 		l.Linear.Adapters = slices.DeleteFunc(l.Linear.Adapters, func(a *nn.LoRA) bool { return a == l.LoRA })
 		ad.dev.Free(l.LoRA.A.Buffer)
 		ad.dev.Free(l.LoRA.B.Buffer)
+		l.dora.free(ad.dev)
 	}
 	for _, w := range ad.whole {
 		w.set(w.base)

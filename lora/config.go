@@ -96,14 +96,15 @@ func (c Config) check() error {
 
 // supported names the keys of PEFT that this version has no code for.
 func (c Config) supported() error {
-	const hint = "train without it, or make the adapter in PEFT and use init_from"
 	switch {
 	case len(c.TargetParameters) > 0:
-		return fail.Usagef("lora.target_parameters", hint, "target_parameters (adapters on fused experts) is not supported yet")
+		return fail.Usagef("lora.target_parameters", "train without it", "target_parameters (adapters on fused experts) is not supported yet")
 	case len(c.TrainableTokenIndices) > 0:
 		return fail.Usagef("lora.trainable_token_indices", "modules_to_save: [embed_tokens] trains the whole table", "trainable_token_indices is not supported yet")
-	case c.UseDoRA:
-		return fail.Usagef("lora.use_dora", hint, "use_dora is not supported yet")
+	case c.UseDoRA && c.Dropout > 0:
+		return fail.Usagef("lora.use_dora", "dropout: 0", "use_dora with dropout is not supported yet")
+	case c.UseDoRA && c.Bias != "none":
+		return fail.Usagef("lora.use_dora", "bias: none", "use_dora with trained biases is not supported yet")
 	}
 	known := []Init{InitKaiming, InitNonZero, InitGaussian}
 	if !slices.Contains(known, c.InitWeights) {

@@ -81,7 +81,7 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 		return fail.Inputf(where, "", "tensor %s: PEFT's names begin with %s", t.Name, prefix)
 	}
 	for _, part := range []struct{ part, key string }{
-		{"lora_magnitude_vector", "use_dora"}, {"lora_embedding_", "adapters on an embedding"},
+		{"lora_embedding_", "adapters on an embedding"},
 		{"token_adapter", "trainable_token_indices"}, {".experts.", "target_parameters"},
 	} {
 		if strings.Contains(name, part.part) {

@@ -34,7 +34,11 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	if err != nil {
 		return nil, f.blame(err)
 	}
-	if err := ad.fillWhole(f); err != nil {
+	err = ad.fillMagnitudes(f)
+	if err == nil {
+		err = ad.fillWhole(f)
+	}
+	if err != nil {
 		ad.Close()
 		return nil, err
 	}

@@ -92,6 +92,7 @@ type factor struct {
 	a, b  []float32
 	r     int
 	scale float32
+	m     []float32 // DoRA's magnitude; nil: none
 }
 
 // take puts every tensor of an adapter where it belongs.
@@ -107,7 +108,11 @@ func (m *merger) take(w Weighted) error {
 			}
 			continue
 		}
-		if path, ok := strings.CutSuffix(name, ".lora_B.weight"); ok {
+		path, ok := strings.CutSuffix(name, ".lora_magnitude_vector")
+		if ok && f.Config.UseDoRA {
+			continue // with its A; one that has none is left over
+		}
+		if path, ok = strings.CutSuffix(name, ".lora_B.weight"); ok {
 			if f.tensors[path+".lora_A.weight"] == nil {
 				return f.missing(path + ".lora_A.weight")
 			}
@@ -134,7 +139,16 @@ func (m *merger) takeLayer(w Weighted, path string) error {
 	if err != nil {
 		return err
 	}
-	m.layers[name] = append(m.layers[name], factor{a, b, r, float32(w.Weight) * f.Config.scale(r, alpha)})
+	one := factor{a: a, b: b, r: r, scale: float32(w.Weight) * f.Config.scale(r, alpha)}
+	if f.Config.UseDoRA {
+		if one.m, err = f.take(path+".lora_magnitude_vector", int64(shape[0])); err != nil {
+			return err
+		}
+	}
+	m.layers[name] = append(m.layers[name], one)
+	if n := len(m.layers[name]); m.layers[name][0].m != nil && (n > 1 || w.Weight != 1) || n > 1 && one.m != nil {
+		return fail.Inputf(f.Dir, "merge a DoRA adapter alone, with weight 1", "use_dora: %s cannot be combined", path)
+	}
 	m.norms[name] = &MergedLayer{Name: name}
 	return nil
 }
@@ -179,6 +193,9 @@ func (m *merger) apply(name string, row0, cols int, w []float32) error {
 	if err := m.delta(name, row0, cols, delta); err != nil {
 		return err
 	}
+	if g := m.layers[name][0].m; g != nil {
+		magnitude(g[row0:], cols, w, delta)
+	}
 	l := m.norms[name]
 	l.Weight, l.Delta = l.Weight+square(w), l.Delta+square(delta)
 	for i := range w {
@@ -187,6 +204,22 @@ func (m *merger) apply(name string, row0, cols int, w []float32) error {
 	t, _ := m.o.store(m.src.Shape(name), m.src.Type(name))
 	l.Rounding += lost(t, w)
 	return nil
+}
+
+// magnitude makes delta what DoRA adds to w: (m/‖w+delta‖)·(w+delta) - w by row.
+func magnitude(m []float32, cols int, w, delta []float32) {
+	for r := range len(w) / cols {
+		w, d := w[r*cols:(r+1)*cols], delta[r*cols:(r+1)*cols]
+		sum := 0.0
+		for i := range w {
+			v := float64(w[i] + d[i])
+			sum += float64(v * v)
+		}
+		g := float32(float64(m[r]) / math.Sqrt(sum))
+		for i := range w {
+			d[i] = float32(g*(w[i]+d[i])) - w[i]
+		}
+	}
 }
 
 // delta computes the rows row0 … of Σ scale·B·A on the device.

@@ -100,8 +100,6 @@ func neutral(v any) bool {
 func (f *configFile) supported(where string) error {
 	const hint = "merge the adapter in PEFT, or train without this option"
 	switch {
-	case f.UseDoRA:
-		return fail.Inputf(where, hint, "use_dora is not supported")
 	case f.LoRABias:
 		return fail.Inputf(where, hint, "lora_bias is not supported")
 	case len(f.TargetParameters) > 0:
@@ -126,7 +124,7 @@ func (f *configFile) config() Config {
 		TargetModules: Targets(f.TargetModules), ExcludeModules: Targets(f.ExcludeModules),
 		RankPattern: f.RankPattern, AlphaPattern: f.AlphaPattern,
 		Layers: f.Layers, LayersPattern: f.LayersPattern, ModulesToSave: f.ModulesToSave,
-		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, InitWeights: InitKaiming,
+		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: InitKaiming,
 	}
 }
 
@@ -136,7 +134,7 @@ func fileOf(c Config, base string, chosen []string, all []Module) *configFile {
 	task := "CAUSAL_LM"
 	return &configFile{
 		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: InitKaiming,
-		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, UseRSLoRA: c.UseRSLoRA,
+		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, UseRSLoRA: c.UseRSLoRA, UseDoRA: c.UseDoRA,
 		TargetModules: jsonTargets(explicit(c, chosen, all)), ExcludeModules: jsonTargets(c.ExcludeModules),
 		RankPattern: c.RankPattern, AlphaPattern: c.AlphaPattern,
 		Layers: c.Layers, LayersPattern: c.LayersPattern, ModulesToSave: c.ModulesToSave,

@@ -217,6 +217,8 @@ var variants = []variant{
 	{name: "lora", lossTol: 1e-5, normTol: 5e-4},
 	{name: "lora", label: "lora recomputed", recompute: true, lossTol: 1e-5, normTol: 5e-4},
 	{name: "rslora", lossTol: 1e-5, normTol: 5e-4},
+	{name: "dora", lossTol: 1e-5, normTol: 5e-4},
+	{name: "dora", label: "dora recomputed", recompute: true, lossTol: 1e-5, normTol: 5e-4},
 	{name: "patterns", lossTol: 1e-5, normTol: 5e-4},
 	{name: "layers_to_transform", lossTol: 1e-5, normTol: 5e-4},
 	{name: "loraplus", lossTol: 1e-5, normTol: 5e-4, plus: true, config: lora.Config{LoRAPlusLRRatio: 16}},

@@ -77,12 +77,16 @@ func (r *run) load(s *stateFile) error {
 	if !slices.Equal(s.Tensors, r.fields()) || !slices.Equal(s.Moments, r.opt.moments()) {
 		return corrupt(s.path, "%d tensors with moments %v, this run has %d with %v", len(s.Tensors), s.Moments, len(r.opt.params), r.opt.moments())
 	}
-	return s.read(func(kind string, i int, data []byte) error {
+	err := s.read(func(kind string, i int, data []byte) error {
 		return r.dev.Run(func() error {
 			r.dev.Upload(r.opt.part(kind, r.opt.params[i]), data)
 			return nil
 		})
 	})
+	if err != nil {
+		return err
+	}
+	return r.refresh()
 }
 
 // keepBest puts the parameters of the best validation back, where asked to.

@@ -108,13 +108,22 @@ func begin(j Job) (*run, error) {
 	if r.identity, err = j.identity(ps, r.bf16, r.total); err != nil {
 		return nil, err
 	}
-	r.opt, err = newOptimizer(r.dev, c, ps)
-	return r, memory(err)
+	if r.opt, err = newOptimizer(r.dev, c, ps); err != nil {
+		return nil, memory(err)
+	}
+	if err := r.refresh(); err != nil {
+		r.opt.free()
+		return nil, memory(err)
+	}
+	return r, nil
 }
 
 // end frees what the run allocated.
 func (r *run) end() {
 	r.opt.free()
+	if r.Adapter != nil {
+		r.Adapter.Freeze()
+	}
 	r.metrics.close()
 }
 
@@ -168,6 +177,9 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	if err := r.opt.step(r.step+1, m.LearningRate, m.GradNorm); err != nil {
 		return m, err
 	}
+	if err := r.refresh(); err != nil {
+		return m, err
+	}
 	r.step++
 	m.Step, m.Epoch = r.step, float64(r.step)/float64(r.loader.StepsPerEpoch())
 	m.MemoryBytes = r.dev.Info().PeakTotal
@@ -184,6 +196,14 @@ func (r *run) fitting(ctx context.Context, s data.Step) (Metrics, error) {
 	r.Model.GradientCheckpointing = true
 	r.log("memory is short: gradient checkpointing is on from step %d (same result, slower)", r.step+1)
 	return r.gradients(ctx, s)
+}
+
+// refresh tells the adapter that its values changed.
+func (r *run) refresh() error {
+	if r.Adapter == nil {
+		return nil
+	}
+	return r.Adapter.Refresh()
 }
 
 // gradients runs all micro-batches of s forward and backward.
@@ -209,6 +229,11 @@ func (r *run) gradients(ctx context.Context, s data.Step) (Metrics, error) {
 		r.report(i+1, false)
 	}
 	m.Loss = sum / float64(s.Supervised)
+	if r.Adapter != nil {
+		if err := r.Adapter.FinishGradients(); err != nil {
+			return m, err
+		}
+	}
 	var err error
 	m.GradNorm, err = r.opt.norm()
 	return m, err

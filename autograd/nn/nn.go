@@ -16,11 +16,26 @@ type Linear struct {
 	W        *autograd.Param // [out, in], any storage type
 	Bias     *autograd.Param // [out] f32 or nil
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
+	Scale    *Scale          // of the outputs (DoRA); nil: none; left out while Tape.Base is set
+}
+
+// Scale multiplies each output of a Linear, before its bias, by a number above 0.
+type Scale struct {
+	G    *autograd.Param // [1, out] f32
+	Bias *autograd.Param // the layer's bias divided by G, [1, out] f32; nil where it has none
 }
 
 // Forward maps x [N, in] to [N, out].
 func (l *Linear) Forward(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	return t.Linear(x, l.W, l.Bias, l.Adapters...)
+	if l.Scale == nil || t.Base {
+		return t.Linear(x, l.W, l.Bias, l.Adapters...)
+	}
+	raw := t.Linear(x, l.W, l.Scale.Bias, l.Adapters...)
+	n := x.Rows()
+	g := t.Embed(l.Scale.G, t.Upload(make([]int32, n), n)) // the one row, n times
+	y := t.Act(kernels.ReLU, g, raw)
+	t.Done(g, raw)
+	return y
 }
 
 // In is the number of inputs.

@@ -1,0 +1,144 @@
+package lora
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// edited copies a folder of the reference with changes.
+func edited(t *testing.T, from string, change func(a *formats.Adapter)) string {
+	t.Helper()
+	a, err := formats.ReadAdapter(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(a)
+	out := filepath.Join(t.TempDir(), "adapter")
+	if err := formats.WriteAdapter(out, a, nil); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// setConfig changes one key of the configuration.
+func setConfig(key string, v any) func(*formats.Adapter) {
+	return func(a *formats.Adapter) {
+		var m map[string]any
+		json.Unmarshal(a.Config, &m)
+		m[key] = v
+		a.Config, _ = json.Marshal(m)
+	}
+}
+
+// TestBadFolders: an adapter that does not fit, or asks for what we cannot do,
+// is one clear error, in Load and in Merge.
+func TestBadFolders(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/lora")
+	src, m := loadModel(t, filepath.Join(dir, "base-llama"))
+	good := filepath.Join(dir, "lora", "adapter")
+	for _, c := range []struct {
+		name   string
+		change func(a *formats.Adapter)
+		text   string
+	}{
+		{"missing tensor", func(a *formats.Adapter) { a.Tensors = a.Tensors[1:] }, "is missing"},
+		{"extra tensor", func(a *formats.Adapter) {
+			x := a.Tensors[0]
+			x.Name = "base_model.model.model.layers.9.mlp.up_proj.lora_A.weight"
+			a.Tensors = append(a.Tensors, x)
+		}, "layers.9"},
+		{"rank", setConfig("r", 4), "[8 "},
+		{"dora without magnitudes", setConfig("use_dora", true), "lora_magnitude_vector"},
+		{"pissa", setConfig("init_lora_weights", "pissa"), "init_lora_weights"},
+		{"unknown switch", setConfig("use_qalora", true), "use_qalora"},
+		{"other method", setConfig("peft_type", "IA3"), "IA3"},
+		{"no targets", setConfig("target_modules", nil), "target_modules"},
+		{"not finite", func(a *formats.Adapter) { copy(a.Tensors[0].Data, []byte{0, 0, 0xc0, 0x7f}) }, "NaN"},
+		{"integers", func(a *formats.Adapter) { a.Tensors[0].DType = "I32" }, "I32"},
+		{"name", func(a *formats.Adapter) { a.Tensors[0].Name = "x" + a.Tensors[0].Name }, "begin with"},
+		{"no json", func(a *formats.Adapter) { a.Config = []byte(`{"r": "eight"}`) }, "r"},
+	} {
+		folder := edited(t, good, c.change)
+		ad, err := Load(m, folder)
+		if err == nil {
+			ad.Close()
+		}
+		if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: Load: %v, want an error about %s", c.name, err, c.text)
+		}
+		f, err := ReadFolder(folder)
+		if err == nil {
+			out := filepath.Join(t.TempDir(), "m")
+			_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out}})
+			if _, serr := os.Stat(out); serr == nil {
+				t.Errorf("%s: something was written", c.name)
+			}
+		}
+		if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: Merge: %v, want an error about %s", c.name, err, c.text)
+		}
+	}
+	for l := range m.Linears() {
+		if len(l.Adapters) > 0 {
+			t.Fatalf("%s kept an adapter of a failed Load", l.Path)
+		}
+	}
+}
+
+// TestOtherBase names the sizes.
+func TestOtherBase(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/lora")
+	shared := testdir.Shared(t, "golden/arch/llama-bias")
+	src, m := loadModel(t, shared)
+	_, err := Load(m, filepath.Join(dir, "lora", "adapter"))
+	if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), "made for another base") || !strings.Contains(err.Error(), "×") || !strings.Contains(fail.Hint(err), "base-llama") {
+		t.Errorf("Load: %v (%s)", err, fail.Hint(err))
+	}
+	f, err := ReadFolder(filepath.Join(dir, "lora", "adapter"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: filepath.Join(t.TempDir(), "m")}})
+	if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), "made for another base") {
+		t.Errorf("Merge: %v", err)
+	}
+}
+
+// TestF16Overflow: a value above 65504 is refused by name.
+func TestF16Overflow(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/lora")
+	src, m := loadModel(t, filepath.Join(dir, "base-llama"))
+	folder := edited(t, filepath.Join(dir, "lora", "adapter"), func(a *formats.Adapter) {
+		for i := range a.Tensors {
+			if strings.Contains(a.Tensors[i].Name, "layers.1.mlp.up_proj") {
+				v := make([]float32, len(a.Tensors[i].Data)/4)
+				for j := range v {
+					v[j] = 300
+				}
+				a.Tensors[i].Data = f32bytes(v)
+			}
+		}
+	})
+	f, err := ReadFolder(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "m")
+	f16 := dtype.Of(dtype.F16)
+	_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out, Type: &f16}})
+	if fail.Code(err) != int(fail.Limit) || !strings.Contains(err.Error(), "model.layers.1.mlp.up_proj.weight") || !strings.Contains(err.Error(), "65504") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(out); err == nil {
+		t.Error("something was written")
+	}
+}

@@ -1,0 +1,113 @@
+package formats
+
+import (
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Scaled 4-bit and 8-bit floats have no dtype of their own; such a weight is
+// decoded to float32 when it is read.
+
+// fp8 reads float8 codes with a scale for the tensor, each row, or each block.
+func (g *grouper) fp8(prefix string, w, scale *array) error {
+	if _, err := g.need(scale.name, "F32", "BF16", "F16"); err != nil {
+		return err
+	}
+	rows, cols := w.shape[0], w.shape[1]
+	br, bc := rows, cols // one block for the whole tensor
+	switch s := scale.shape; {
+	case len(s) == 1 && s[0] == 1 || len(s) == 0:
+	case len(s) == 2 && s[0] == rows && s[1] == 1:
+		br = 1
+	case len(s) == 2:
+		var err error
+		if br, bc, err = g.blockShape(w, scale); err != nil {
+			return err
+		}
+	default:
+		return g.errShape(scale)
+	}
+	load := importFP8(scaleKind(scale), int(br), int(bc))
+	return g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"weight", "scale"}, []*array{w, scale}, load)
+}
+
+// fp8Block reads DeepSeek's layout, whose scales multiply blocks.
+func (g *grouper) fp8Block(prefix string, scale *array) error {
+	w, err := g.need(prefix+".weight", "F8_E4M3")
+	if err != nil {
+		return err
+	}
+	if len(w.shape) != 2 || len(scale.shape) != 2 {
+		return g.errShape(scale)
+	}
+	return g.fp8(prefix, w, scale)
+}
+
+// blockShape is the block size of a two-dimensional scale: what the
+// configuration says, else 128×128.
+func (g *grouper) blockShape(w, scale *array) (br, bc int64, err error) {
+	br, bc = 128, 128
+	if b := g.blockStructure(); len(b) == 2 {
+		br, bc = b[0], b[1]
+	}
+	if br < 1 || bc < 1 || (w.shape[0]+br-1)/br != scale.shape[0] || (w.shape[1]+bc-1)/bc != scale.shape[1] {
+		return 0, 0, g.errShape(scale)
+	}
+	return br, bc, nil
+}
+
+func (g *grouper) blockStructure() []int64 {
+	v := g.config.get("weight_block_size")
+	if groups, ok := g.config.get("config_groups").(object); ok && len(groups) > 0 {
+		first, _ := groups[0].Value.(object)
+		weights, _ := first.get("weights").(object)
+		v = weights.get("block_structure")
+	}
+	dims, _ := v.([]any)
+	var out []int64
+	for _, d := range dims {
+		n, _ := sizeOf(d)
+		out = append(out, n)
+	}
+	return out
+}
+
+// mxfp8 reads float8 codes with a power-of-two scale for every 32 columns.
+func (g *grouper) mxfp8(prefix string, w, scale *array) error {
+	if w.shape[1]%32 != 0 {
+		return g.errShape(w)
+	}
+	if err := shaped(scale, w.shape[0], w.shape[1]/32); err != nil {
+		return err
+	}
+	return g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"weight", "scale"}, []*array{w, scale}, importMXFP8)
+}
+
+// fp4 reads two 4-bit floats a byte: MXFP4 (a power of two for 32 columns) or
+// NVFP4 (a float8 for 16 columns, divided by a scale for the tensor).
+func (g *grouper) fp4(prefix string, w *array) error {
+	scale, err := g.need(prefix+ctScale, "U8", "F8_E4M3")
+	if err != nil {
+		return err
+	}
+	shape := []int64{w.shape[0], 2 * w.shape[1]}
+	if shape[1]%32 != 0 {
+		return g.errShape(w)
+	}
+	if scale.dtype == "U8" {
+		if err := shaped(scale, shape[0], shape[1]/32); err != nil {
+			return err
+		}
+		return g.add(prefix+".weight", dtype.Of(dtype.F32), shape, []string{"packed", "scale"}, []*array{w, scale}, importMXFP4)
+	}
+	global, err := g.need(prefix+".weight_global_scale", "F32")
+	if err == nil {
+		err = shaped(global, 1)
+	}
+	if err == nil {
+		err = shaped(scale, shape[0], shape[1]/16)
+	}
+	if err != nil {
+		return err
+	}
+	return g.add(prefix+".weight", dtype.Of(dtype.F32), shape, []string{"packed", "scale", "global"}, []*array{w, scale, global}, importNVFP4)
+}

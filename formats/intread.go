@@ -1,0 +1,303 @@
+package formats
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Integer codes in groups: GPTQ, AWQ and compressed-tensors.
+
+var intKinds = map[int64]dtype.Kind{2: dtype.Int2, 3: dtype.Int3, 4: dtype.Int4, 8: dtype.Int8}
+
+// scaleKind is the kind of a scale array that need has checked to be F16, BF16 or F32.
+func scaleKind(a *array) dtype.Kind {
+	k, _ := dtype.FromSafetensors(a.dtype)
+	return k
+}
+
+// packed reads ".qweight" arrays of GPTQ and AWQ.
+func (g *grouper) packed(prefix string, qweight *array) error {
+	switch m := g.method(); m {
+	case "gptq":
+		return g.gptq(prefix, qweight)
+	case "awq":
+		return g.awq(prefix, qweight)
+	case "":
+		return corrupt(g.where, "tensor %s is packed, but quantization_config is missing", quote(qweight.name))
+	default:
+		return unsupported(g.where, "packed integer weights are read from gptq, awq, auto-round and compressed-tensors folders",
+			"quantization_config.quant_method is %s", quote(m))
+	}
+}
+
+// group turns the number of groups the scales have into a group size, and
+// compares it with the configuration where that cannot vary by layer.
+func (g *grouper) group(a *array, in, groups int64) (int32, error) {
+	size, ok, err := g.number("group_size", "q_group_size")
+	if err != nil {
+		return 0, err
+	}
+	if ok && (size == 0 || size < -1) {
+		return 0, corrupt(g.where, "quantization_config.group_size is %d, expected -1 or more than 0", size)
+	}
+	switch {
+	case ok && size == -1 && groups == 1:
+		return -1, nil
+	case ok && size > 0 && (in+size-1)/size == groups:
+		return int32(size), nil
+	case ok && g.config.get("dynamic") == nil:
+		return 0, corrupt(a.src.path, "tensor %s has %d groups for %d columns, which does not fit group_size %d", quote(a.name), groups, in, size)
+	case groups == 1:
+		return -1, nil
+	case groups > 1 && in%groups == 0:
+		return int32(in / groups), nil
+	}
+	return 0, corrupt(a.src.path, "tensor %s has %d groups, which do not divide %d columns", quote(a.name), groups, in)
+}
+
+func (g *grouper) gptq(prefix string, q *array) error {
+	if q.dtype != "I32" || len(q.shape) != 2 {
+		return corrupt(q.src.path, "tensor %s is %s %v, expected I32 with 2 dimensions", quote(q.name), q.dtype, q.shape)
+	}
+	bits, known, err := g.number("bits")
+	if err != nil {
+		return err
+	}
+	words, out := q.shape[0], q.shape[1]
+	scales, err := g.need(prefix+".scales", "F16", "BF16", "F32")
+	if err != nil {
+		return err
+	}
+	zeros, err := g.need(prefix+".qzeros", "I32")
+	if err != nil {
+		return err
+	}
+	arrays, roles := []*array{q, zeros, scales}, []string{"qweight", "qzeros", "scales"}
+	var in int64
+	if idx := g.by[prefix+".g_idx"]; idx != nil {
+		if idx.dtype != "I32" || len(idx.shape) != 1 || idx.shape[0] == 0 {
+			return corrupt(idx.src.path, "tensor %s is %s %v, expected I32 with 1 dimension", quote(idx.name), idx.dtype, idx.shape)
+		}
+		in = idx.shape[0]
+		stored := words * 32 / in
+		if known && stored != bits && g.config.get("dynamic") == nil {
+			return corrupt(q.src.path, "tensor %s holds %d bits a weight, quantization_config.bits is %d", quote(q.name), stored, bits)
+		}
+		bits = stored
+		arrays, roles = append(arrays, idx), append(roles, "g_idx")
+	} else if known && bits > 0 {
+		in = words * 32 / bits
+	}
+	kind, ok := intKinds[bits]
+	if !ok || in*bits != words*32 {
+		return unsupported(q.src.path, "2, 3, 4 and 8 bits are read", "tensor %s: %d words of 32 bits for %d columns of %d bits", quote(q.name), words, in, bits)
+	}
+	if len(scales.shape) != 2 {
+		return corrupt(scales.src.path, "tensor %s has shape %v, expected 2 dimensions", quote(scales.name), scales.shape)
+	}
+	groups := scales.shape[0]
+	size, err := g.group(scales, in, groups)
+	if err == nil {
+		err = shaped(scales, groups, out)
+	}
+	if err == nil {
+		err = shaped(zeros, groups, out*bits/32)
+	}
+	if err != nil {
+		return err
+	}
+	typ := dtype.Type{Kind: kind, Group: size, Scale: scaleKind(scales)}
+	if !g.flag("sym", true) {
+		typ.Flags |= dtype.Zero
+	}
+	if g.flag("desc_act", false) {
+		typ.Flags |= dtype.Perm
+	}
+	version, _ := g.config.get("checkpoint_format").(string)
+	return g.add(prefix+".weight", typ, []int64{out, in}, roles, arrays, importGPTQ(version == "gptq_v2"))
+}
+
+func (g *grouper) awq(prefix string, q *array) error {
+	if v, ok := g.config.get("version").(string); ok && !strings.EqualFold(v, "gemm") {
+		return unsupported(g.where, "only version gemm is read", "quantization_config.version is %s", quote(v))
+	}
+	if bits, ok, err := g.number("bits", "w_bit"); err != nil || ok && bits != 4 {
+		return corrupt(g.where, "quantization_config.bits is %d, AWQ has 4 (%v)", bits, err)
+	}
+	if q.dtype != "I32" || len(q.shape) != 2 {
+		return corrupt(q.src.path, "tensor %s is %s %v, expected I32 with 2 dimensions", quote(q.name), q.dtype, q.shape)
+	}
+	in, out := q.shape[0], q.shape[1]*8
+	scales, err := g.need(prefix+".scales", "F16", "BF16", "F32")
+	if err != nil {
+		return err
+	}
+	zeros, err := g.need(prefix+".qzeros", "I32")
+	if err != nil {
+		return err
+	}
+	if len(scales.shape) != 2 {
+		return corrupt(scales.src.path, "tensor %s has shape %v, expected 2 dimensions", quote(scales.name), scales.shape)
+	}
+	groups := scales.shape[0]
+	size, err := g.group(scales, in, groups)
+	if err == nil {
+		err = shaped(scales, groups, out)
+	}
+	if err == nil {
+		err = shaped(zeros, groups, out/8)
+	}
+	if err != nil {
+		return err
+	}
+	typ := dtype.Type{Kind: dtype.Int4, Group: size, Scale: scaleKind(scales)}
+	if g.flag("zero_point", true) {
+		typ.Flags |= dtype.Zero
+	}
+	return g.add(prefix+".weight", typ, []int64{out, in}, []string{"qweight", "qzeros", "scales"}, []*array{q, zeros, scales}, importAWQ)
+}
+
+// ctPacked reads compressed-tensors' packed weights: integers in I32 words,
+// 4-bit floats in bytes.
+func (g *grouper) ctPacked(prefix string, w *array) error {
+	if len(w.shape) != 2 {
+		return g.errShape(w)
+	}
+	var err error
+	switch w.dtype {
+	case "I32":
+		err = g.ctInt(prefix, w)
+	case "U8":
+		err = g.fp4(prefix, w)
+	default:
+		err = g.errShape(w)
+	}
+	if err == nil {
+		g.activationScales(prefix)
+	}
+	return err
+}
+
+func (g *grouper) ctInt(prefix string, w *array) error {
+	shape, err := g.need(prefix+".weight_shape", "I64", "I32")
+	if err != nil {
+		return err
+	}
+	rows, cols, err := shapePair(shape)
+	if err != nil {
+		return err
+	}
+	scale, err := g.need(prefix+ctScale, "F16", "BF16", "F32")
+	if err != nil {
+		return err
+	}
+	if len(scale.shape) != 2 || rows != w.shape[0] || scale.shape[0] != rows || cols < 1 {
+		return corrupt(w.src.path, "tensor %s: weight_packed %v, weight_scale %v and weight_shape [%d %d] do not fit", quote(prefix), w.shape, scale.shape, rows, cols)
+	}
+	bits := int64(8)
+	if w.shape[1] == (cols*4+31)/32 {
+		bits = 4
+	} else if w.shape[1] != (cols*8+31)/32 {
+		return unsupported(w.src.path, "4 and 8 bits are read", "tensor %s has %d words for %d columns", quote(w.name), w.shape[1], cols)
+	}
+	if g.by[prefix+".weight_g_idx"] != nil {
+		return unsupported(w.src.path, "quantize again with actorder static or weight", "tensor %s: activation order by group is not read from compressed-tensors", quote(prefix))
+	}
+	groups := scale.shape[1]
+	typ := dtype.Type{Kind: intKinds[bits], Group: -1, Scale: scaleKind(scale)}
+	if groups != 1 {
+		if groups < 1 || cols%groups != 0 {
+			return corrupt(scale.src.path, "tensor %s: %d groups do not divide %d columns", quote(scale.name), groups, cols)
+		}
+		typ.Group = int32(cols / groups)
+	}
+	roles, arrays := []string{"packed", "scale", "shape"}, []*array{w, scale, shape}
+	if zp := g.by[prefix+".weight_zero_point"]; zp != nil {
+		if _, err := g.need(zp.name, "I32"); err != nil {
+			return err
+		}
+		if err := shaped(zp, (rows*bits+31)/32, groups); err != nil {
+			return err
+		}
+		typ.Flags |= dtype.Zero
+		roles, arrays = append(roles, "zero"), append(arrays, zp)
+	}
+	return g.add(prefix+".weight", typ, []int64{rows, cols}, roles, arrays, importCTPacked)
+}
+
+// shapePair reads a stored [rows, cols], 8 or 16 bytes.
+func shapePair(a *array) (rows, cols int64, err error) {
+	if err := shaped(a, 2); err != nil {
+		return 0, 0, err
+	}
+	b, err := a.read()
+	if err != nil {
+		return 0, 0, err
+	}
+	if a.dtype == "I32" {
+		rows, cols = int64(int32(binary.LittleEndian.Uint32(b))), int64(int32(binary.LittleEndian.Uint32(b[4:])))
+	} else {
+		rows, cols = int64(binary.LittleEndian.Uint64(b)), int64(binary.LittleEndian.Uint64(b[8:]))
+	}
+	if rows < 0 || cols < 0 || rows > 1<<40 || cols > 1<<40 {
+		return 0, 0, corrupt(a.src.path, "tensor %s holds [%d %d], which is no shape", quote(a.name), rows, cols)
+	}
+	return rows, cols, nil
+}
+
+// ctScale reads compressed-tensors' weights that are stored unpacked beside
+// their scale: int8, and float8 by tensor, channel, block or group.
+func (g *grouper) ctScale(prefix string, scale *array) error {
+	w := g.by[prefix+".weight"]
+	if w == nil {
+		if g.by[prefix+ctPacked] == nil {
+			return corrupt(scale.src.path, "tensor %s belongs to no weight", quote(scale.name))
+		}
+		return nil // ctPacked takes it
+	}
+	var err error
+	switch {
+	case len(w.shape) != 2:
+		err = g.errShape(w)
+	case w.dtype == "I8":
+		err = g.ctInt8(prefix, w, scale)
+	case w.dtype == "F8_E4M3" && scale.dtype == "U8":
+		err = g.mxfp8(prefix, w, scale)
+	case w.dtype == "F8_E4M3":
+		err = g.fp8(prefix, w, scale)
+	default:
+		err = g.errShape(w)
+	}
+	if err == nil {
+		g.activationScales(prefix)
+	}
+	return err
+}
+
+func (g *grouper) ctInt8(prefix string, w, scale *array) error {
+	if _, err := g.need(scale.name, "F16", "BF16", "F32"); err != nil {
+		return err
+	}
+	rows, cols := w.shape[0], w.shape[1]
+	if len(scale.shape) != 2 || scale.shape[0] != rows || scale.shape[1] < 1 || cols%scale.shape[1] != 0 {
+		return g.errShape(scale)
+	}
+	typ := dtype.Type{Kind: dtype.Int8, Group: -1, Scale: scaleKind(scale)}
+	if n := scale.shape[1]; n > 1 {
+		typ.Group = int32(cols / n)
+	}
+	roles, arrays := []string{"int8", "scale"}, []*array{w, scale}
+	if zp := g.by[prefix+".weight_zero_point"]; zp != nil {
+		if _, err := g.need(zp.name, "I8"); err != nil {
+			return err
+		}
+		if err := shaped(zp, scale.shape...); err != nil {
+			return err
+		}
+		typ.Flags |= dtype.Zero
+		roles, arrays = append(roles, "zero"), append(arrays, zp)
+	}
+	return g.add(prefix+".weight", typ, w.shape, roles, arrays, importCTInt8)
+}

@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of what a GGUF header may hold; see docs on resource limits.
+// Limits of what a GGUF header may hold: above anything known, far below what hurts.
 const (
 	maxGGUFString  = 16 << 20
 	maxGGUFArray   = 64 << 20

@@ -252,7 +252,7 @@ func TestRealChats(t *testing.T) {
 		{"llama-factory/c4_demo.jsonl", typeText, 300, 0},
 		{"llama-factory/dpo_en_demo.json", typePreference, 300, 300},
 		{"llama-factory/kto_en_demo.json", typePreference, 300, 300},
-		{"parquet-chat/duckdb-messages-zstd-v2.parquet", typeChat, 704, 3},
+		{"parquet-chat/duckdb-messages-zstd-v2.parquet", typeChat, 704, 4},
 	} {
 		r, err := OpenRows(filepath.Join(shared, c.file))
 		if err != nil {

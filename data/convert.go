@@ -17,7 +17,7 @@ type sample struct {
 	plain              bool
 
 	chat   *Conversation // chat, instruct, conversational prompt and completion
-	frozen int           // assistant runs at the start that are not trained on
+	frozen int           // assistant messages at the start that are not trained on
 
 	ids, labels []int32 // tokens; labels may be nil
 }
@@ -104,7 +104,7 @@ func convertPromptChat(c columns, row *jinja.Dict, p, q any) (sample, error) {
 	if conv.Tools, err = c.tools(row); err != nil {
 		return sample{}, err
 	}
-	s := sample{chat: conv, frozen: runs(prompt)}
+	s := sample{chat: conv, frozen: turns(prompt)}
 	return s, checkConversation(conv, s.frozen)
 }
 
@@ -360,11 +360,11 @@ func (c columns) tools(row *jinja.Dict) (any, error) {
 	return nil, bad(name, "is %s, not a list of tools", kindOf(v))
 }
 
-// runs counts the runs of assistant messages.
-func runs(messages []Message) int {
+// turns counts the assistant's messages.
+func turns(messages []Message) int {
 	n := 0
-	for i, m := range messages {
-		if m.Role() == "assistant" && (i == 0 || messages[i-1].Role() != "assistant") {
+	for _, m := range messages {
+		if m.Role() == "assistant" {
 			n++
 		}
 	}
@@ -372,9 +372,9 @@ func runs(messages []Message) int {
 }
 
 // checkConversation checks that there is something to learn after the frozen
-// runs.
+// messages.
 func checkConversation(conv *Conversation, frozen int) error {
-	if runs(conv.Messages) <= frozen {
+	if turns(conv.Messages) <= frozen {
 		return bad("", "no assistant message to train on")
 	}
 	if last := conv.Messages[len(conv.Messages)-1]; frozen > 0 && last.Role() != "assistant" {

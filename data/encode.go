@@ -3,6 +3,7 @@ package data
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -195,7 +196,7 @@ func (e *encoding) continuation(s string) []int32 {
 }
 
 // chat renders a conversation with the model's template and supervises what
-// the assistant wrote after the first frozen runs.
+// the assistant wrote after the first frozen messages.
 func (e *encoding) chat(c *Conversation, frozen int) (encoded, error) {
 	if e.tmpl == nil {
 		return encoded{}, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or of type text or prompt_completion",
@@ -203,7 +204,7 @@ func (e *encoding) chat(c *Conversation, frozen int) (encoded, error) {
 	}
 	text, spans, err := e.tmpl.Spans(*c)
 	if err != nil {
-		return encoded{}, bad("", "template: %v", err)
+		return encoded{}, templateError(err)
 	}
 	if err := checkRendered(text, c, spans); err != nil {
 		return encoded{}, err
@@ -227,6 +228,15 @@ func (e *encoding) chat(c *Conversation, frozen int) (encoded, error) {
 		turns = append(turns, [2]int32{at[2*i], at[2*i+1]})
 	}
 	return encoded{ids: ids, loss: e.supervise(ids, turns, frozen), note: note}, nil
+}
+
+// templateError makes what a template failed with an error of the row.
+func templateError(err error) error {
+	var known *fail.Error
+	if errors.As(err, &known) {
+		return bad("", "template: %s", known.Msg)
+	}
+	return bad("", "template: %v", err)
 }
 
 // supervise chooses among the assistant's turns and the end tokens.
@@ -406,7 +416,7 @@ func (e *encoding) cutPlain(text string, plain []string, cuts []int) (ids, at []
 
 // checkRendered finds templates that drop what they were given.
 func checkRendered(text string, c *Conversation, spans [][2]int) error {
-	if want := runs(c.Messages); len(spans) != want {
+	if want := turns(c.Messages); len(spans) != want {
 		return bad("", "%s: the template writes %d of %d assistant turns", noSupervised, len(spans), want)
 	}
 	for i, m := range c.Messages {

@@ -672,7 +672,7 @@ func TestGSM8K(t *testing.T) {
 }
 
 func TestCache(t *testing.T) {
-	path := jsonlFile(t, tokenRows(9000, 20)...)
+	path := jsonlFile(t, tokenRows(5000, 20)...)
 	d, _ := ingestOne(t, Options{Datasets: []Source{{Path: path}}, Vocab: 999}, nil, nil)
 	root := t.TempDir()
 	a, b := filepath.Join(root, "a"), filepath.Join(root, "b")
@@ -694,7 +694,12 @@ func TestCache(t *testing.T) {
 	if err := d.SaveArrow(a); err == nil {
 		t.Error("a folder that is there was written over")
 	}
-	damageCache(t, b)
+	small, _ := ingestOne(t, Options{Datasets: []Source{{Path: path, MaxSamples: 100}}, Vocab: 999}, nil, nil)
+	c := filepath.Join(root, "c")
+	if err := small.SaveArrow(c); err != nil {
+		t.Fatal(err)
+	}
+	damageCache(t, c)
 }
 
 // damageCache flips bytes all over the files: loading is an error, or the byte

@@ -224,12 +224,10 @@ func TestParquetTruncated(t *testing.T) {
 		}
 	}
 	for i := range file {
-		for _, x := range []byte{1, 0x80, 0xff} {
-			bad := bytes.Clone(file)
-			bad[i] ^= x
-			if rows, err := scanParquet(bad); err == nil && rows != 25 {
-				t.Errorf("byte %d ^ %#x: %d rows", i, x, rows)
-			}
+		bad := bytes.Clone(file)
+		bad[i] ^= []byte{1, 0x80, 0xff}[i%3]
+		if rows, err := scanParquet(bad); err == nil && rows != 25 {
+			t.Errorf("byte %d flipped: %d rows", i, rows)
 		}
 	}
 }
@@ -347,16 +345,14 @@ func TestArrowDamaged(t *testing.T) {
 	for _, file := range [][]byte{arrowFile(t, true), arrowFile(t, true, ipc.WithZstd())} {
 		errs := 0
 		for i := range file {
-			for _, x := range []byte{1, 0x80, 0xff} {
-				bad := bytes.Clone(file)
-				bad[i] ^= x
-				if _, err := scanArrow(bad); err != nil {
-					errs++
-				}
+			bad := bytes.Clone(file)
+			bad[i] ^= []byte{1, 0x80, 0xff}[i%3]
+			if _, err := scanArrow(bad); err != nil {
+				errs++
 			}
 		}
-		if errs < len(file) {
-			t.Errorf("only %d of %d damaged files are errors", errs, 3*len(file))
+		if errs < len(file)/3 {
+			t.Errorf("only %d of %d damaged files are errors", errs, len(file))
 		}
 		for n := range len(file) {
 			scanArrow(file[:n]) // a cut between messages is a shorter stream

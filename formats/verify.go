@@ -63,7 +63,7 @@ func (v *verifier) result(path string) error {
 	if v.more > 0 {
 		text += fmt.Sprintf("\n  and %d more", v.more)
 	}
-	err := fail.Inputf(path, corruptHint, "%d problems found:\n  %s", len(v.problems)+v.more, text)
+	err := fail.Inputf(path, corruptHint, "problems found: %d\n  %s", len(v.problems)+v.more, text)
 	err.Err = ErrCorrupt
 	return err
 }

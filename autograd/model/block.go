@@ -44,6 +44,14 @@ func (b *Block) Forward(t *autograd.Tape, x *autograd.Tensor, s *State) *autogra
 }
 
 func (b *Block) attention(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
+	o := b.attend(t, x, s)
+	y := b.O.Forward(t, o)
+	t.Done(o)
+	return y
+}
+
+// attend is attention up to the input of O.
+func (b *Block) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
 	sp := b.spec
 	q := t.Rope(b.Q.Forward(t, x), s.Rope, sp.D, sp.Rot, sp.Pairs)
 	k := t.Rope(b.K.Forward(t, x), s.Rope, sp.D, sp.Rot, sp.Pairs)
@@ -56,18 +64,67 @@ func (b *Block) attention(t *autograd.Tape, x *autograd.Tensor, s *State) *autog
 		o = t.Attention(q, k, v, at)
 	}
 	t.Done(q, k, v)
-	y := b.O.Forward(t, o)
-	t.Done(o)
-	return y
+	return o
 }
 
 func (b *Block) mlp(t *autograd.Tape, x *autograd.Tensor, _ *State) *autograd.Tensor {
-	g, u := b.Gate.Forward(t, x), b.Up.Forward(t, x)
-	a := t.Act(b.spec.Act, g, u)
-	t.Done(g, u)
+	a := b.gated(t, x)
 	y := b.Down.Forward(t, a)
 	t.Done(a)
 	return y
+}
+
+// gated is the feed-forward part up to the input of Down.
+func (b *Block) gated(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	g, u := b.Gate.Forward(t, x), b.Up.Forward(t, x)
+	a := t.Act(b.spec.Act, g, u)
+	t.Done(g, u)
+	return a
+}
+
+// Step is a piece of a block between two groups of linear maps that share an
+// input: Linears read the last of the tensors that In makes, and Forward runs
+// them and what follows. A block's steps, one after another, are its Forward.
+type Step struct {
+	Linears []*nn.Linear
+	// In maps what the step before returned (for the first, the block's input
+	// alone) to what Forward takes. What goes in stays the caller's to mark as
+	// Done; a result may be one of the inputs.
+	In func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor
+	// Forward returns the state between this step and the next; the last step's
+	// is the block's output alone.
+	Forward func(t *autograd.Tape, in []*autograd.Tensor, s *State) []*autograd.Tensor
+}
+
+// Steps cut the block before each group of linear maps, in the order they run.
+// All states but the last are the residual stream and one more tensor.
+func (b *Block) Steps() []Step {
+	type tensors = []*autograd.Tensor
+	same := func(_ *autograd.Tape, in tensors) tensors { return in }
+	scale := b.spec.ResidualScale
+	if scale == 0 {
+		scale = 1
+	}
+	return []Step{
+		{[]*nn.Linear{b.Q, b.K, b.V},
+			func(t *autograd.Tape, in tensors) tensors { return tensors{in[0], b.AttnNorm.Forward(t, in[0])} },
+			func(t *autograd.Tape, in tensors, s *State) tensors { return tensors{in[0], b.attend(t, in[1], s)} }},
+		{[]*nn.Linear{b.O}, same,
+			func(t *autograd.Tape, in tensors, _ *State) tensors { return tensors{in[0], b.O.Forward(t, in[1])} }},
+		{[]*nn.Linear{b.Gate, b.Up},
+			func(t *autograd.Tape, in tensors) tensors {
+				h, hn := b.MLPNorm.AddForward(t, in[0], in[1], scale)
+				return tensors{h, hn}
+			},
+			func(t *autograd.Tape, in tensors, _ *State) tensors { return tensors{in[0], b.gated(t, in[1])} }},
+		{[]*nn.Linear{b.Down}, same,
+			func(t *autograd.Tape, in tensors, _ *State) tensors {
+				f := b.Down.Forward(t, in[1])
+				y := t.Add(in[0], f, 1, scale)
+				t.Done(f)
+				return tensors{y}
+			}},
+	}
 }
 
 // Part is a piece of a block that can be run alone, from the input that its

@@ -275,3 +275,19 @@ func (d Disk) RemoveAll(path string) error {
 	}
 	return failed(path, "removing", err)
 }
+
+// Symlink makes path a symbolic link to target, replacing what is there.
+func Symlink(target, path string) error {
+	path = filepath.Clean(path)
+	temp := tempName(path)
+	err := os.Symlink(target, temp)
+	if err == nil {
+		if err = os.Rename(temp, path); err != nil {
+			os.Remove(temp)
+		}
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	return failed(path, "linking", err)
+}

@@ -2,6 +2,7 @@ package block
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -203,3 +204,34 @@ func groupOf(m Raw, p *[dtype.NumPlanes]dtype.Plane) func(c int) int {
 }
 
 func roundEven(v float32) float32 { return float32(math.RoundToEven(float64(v))) }
+
+// SetInt stores one row of an Int matrix: codes [Cols], and the scale and zero
+// point of each group. scales must be what Scale reads back, since they are
+// rounded to the stored type; zeros are ignored without dtype.Zero. Rows may be
+// set in parallel.
+func SetInt(m Raw, row int, codes []uint8, scales, zeros []float32) {
+	t := m.Type
+	groups, bits := t.Groups(m.Cols), t.Bits()
+	if bits == 0 || len(codes) != m.Cols || len(scales) != groups || len(zeros) != groups {
+		panic(fmt.Sprintf("block: SetInt: %d codes, %d scales, %d zeros for %v with %d columns", len(codes), len(scales), len(zeros), t, m.Cols))
+	}
+	p := dtype.Planes(t, m.Rows, m.Cols)
+	stride := (m.Cols*bits + 7) / 8
+	out := m.Data[p[dtype.Codes].Off+row*stride:][:stride]
+	clear(out)
+	for c, v := range codes {
+		putCode(out, bits, c, v)
+	}
+	for g := range groups {
+		putScale(m.Data[p[dtype.Scales].Off:], t.Scale, row*groups+g, scales[g])
+		if t.Flags&dtype.Zero != 0 {
+			m.Data[p[dtype.Zeros].Off+row*groups+g] = uint8(zeros[g])
+		}
+	}
+}
+
+// RoundScale is v as a plane of scales of kind k (F32, F16 or BF16) gives it back.
+func RoundScale(k dtype.Kind, v float32) float32 {
+	var b [4]byte
+	return putScale(b[:], k, 0, v)
+}

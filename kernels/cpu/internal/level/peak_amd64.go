@@ -1,13 +1,20 @@
 package level
 
-// Peak runs n times 24 independent multiply-adds on registers, of 16 lanes of
-// f32 or, with bf16, of 16 pairs, and returns how many floating-point operations
-// that is. Benchmarks measure their share of it. It needs AVX512 (AVX512BF16).
+// Peak runs n times a dozen or two independent multiply-adds of the level in
+// use on registers, of f32 or, with bf16 at AVX512BF16, of bf16 pairs, and
+// returns how many floating-point operations that is. Benchmarks measure their
+// share of it. The generic level has no such loop and returns 0.
 func Peak(n int, bf16 bool) (flops float64) {
-	if bf16 {
+	switch l := Current(); {
+	case l == AVX512BF16 && bf16:
 		rateBF16(n)
 		return float64(n) * 24 * 64
+	case l >= AVX512:
+		rateFMA(n)
+		return float64(n) * 24 * 32
+	case l == AVX2:
+		rateFMA256(n)
+		return float64(n) * 12 * 16
 	}
-	rateFMA(n)
-	return float64(n) * 24 * 32
+	return 0
 }

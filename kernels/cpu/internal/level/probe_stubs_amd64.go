@@ -11,3 +11,8 @@ func rateFMA(n int)
 //
 //go:noescape
 func rateBF16(n int)
+
+// rateFMA256 runs n times 12 independent f32 multiply-adds of 8 lanes.
+//
+//go:noescape
+func rateFMA256(n int)

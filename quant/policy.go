@@ -1,0 +1,87 @@
+package quant
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// artifact is what a consumer's rules look at.
+type artifact struct {
+	format   string
+	bits     int
+	sym      bool
+	group    int
+	actOrder string // "group" writes a g_idx that permutes
+}
+
+// rule is one thing that a program was seen to refuse: the option at fault, the
+// value to use instead, and what the program says or does.
+type rule struct {
+	consumer string
+	when     func(a artifact) bool
+	option   string
+	hint     string
+	says     string
+}
+
+// consumers are the programs that For may name, and what an empty For means to
+// each method.
+var consumers = []string{"transformers", "vllm", "tgi", "exllama"}
+
+// rules was measured with Transformers 5.23 (GPTQModel 7.7, bitsandbytes
+// 0.50.2, compressed-tensors 0.19) and vLLM 0.32, both on a CPU. The lines of
+// tgi and exllama are from their documentation and issues: TGI reads GPTQ, AWQ
+// and compressed-tensors in 4 bits, ExLlama 4-bit GPTQ.
+var rules = []rule{
+	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && !a.sym }, "scheme", "scheme: W4A16, or format: awq", "Unsupported quantization config: sym=False"},
+	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.actOrder == "group" }, "actorder", "actorder: static gives the same order without g_idx", "desc_act=True is no longer supported"},
+	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.bits < 4 }, "scheme", "scheme: W4A16", "Unsupported quantization config: bits=2 and bits=3"},
+	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.bits == 8 }, "scheme", "scheme: W4A16", "no kernel for 8-bit weights (uint8b128)"},
+	{"vllm", func(a artifact) bool { return a.format == formats.CompressedTensors && a.bits == 8 }, "scheme", "scheme: W4A16", "no WNA16 kernel for uint8b128"},
+	{"vllm", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "unknown quantization method bitsandbytes"},
+	{"transformers", func(a artifact) bool { return a.format == formats.GPTQ && a.bits == 4 && a.group == -1 }, "group_size", "group_size: 128, 64 or 32", "expect qGroupSize to be 32, 64, 128 or 256"},
+	{"tgi", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "bitsandbytes weights are quantized when a model is loaded, not read"},
+	{"tgi", func(a artifact) bool { return a.format != formats.Bitsandbytes && a.bits != 4 }, "scheme", "scheme: W4A16", "4-bit weights only"},
+	{"tgi", func(a artifact) bool { return a.format == formats.GPTQ && a.actOrder == "group" }, "actorder", "actorder: static", "desc_act fails when the model is split over GPUs"},
+	{"exllama", func(a artifact) bool { return a.format != formats.GPTQ }, "format", "method: gptq, format: gptq", "only GPTQ folders are read"},
+	{"exllama", func(a artifact) bool { return a.format == formats.GPTQ && a.bits != 4 }, "scheme", "scheme: W4A16", "GPTQ kernels have 4 bits"},
+}
+
+// DefaultFor is what an empty For means: the programs that a method's folders
+// are checked against.
+func DefaultFor(method string) []string {
+	if method == "nf4" {
+		return []string{"transformers"}
+	}
+	return []string{"transformers", "vllm"}
+}
+
+// checkConsumers refuses options that a program among names does not load.
+func checkConsumers(names []string, a artifact) error {
+	for _, n := range names {
+		if !slices.Contains(consumers, n) {
+			return fail.Usagef("for", "one of "+strings.Join(consumers, ", "), "no rules are known for %q", n)
+		}
+	}
+	for _, r := range rules {
+		if slices.Contains(names, r.consumer) && r.when(a) {
+			return fail.Usagef(r.option, fmt.Sprintf("%s; or leave %s out of for", r.hint, r.consumer), "%s refuses what this would write: %s", r.consumer, r.says)
+		}
+	}
+	return nil
+}
+
+// RefusedBy lists the programs known to refuse the folder that a job makes.
+func (p *FolderPlan) RefusedBy() []string {
+	var out []string
+	for _, c := range consumers {
+		if checkConsumers([]string{c}, p.artifact) != nil {
+			out = append(out, c)
+		}
+	}
+	return out
+}

@@ -142,3 +142,48 @@ func TestF16Overflow(t *testing.T) {
 		t.Error("something was written")
 	}
 }
+
+// TestUnsupported: what PEFT can do and we cannot is an error that names the
+// key, for every such folder of the reference.
+func TestUnsupported(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/lora")
+	for variant, key := range map[string]string{
+		"lora_embedding": "embedding", "vocab_resize": "trainable_token_indices", "moe_experts": "target_parameters",
+		"pissa": "init_lora_weights", "olora": "init_lora_weights", "loftq": "init_lora_weights",
+	} {
+		_, err := ReadFolder(filepath.Join(dir, variant, "adapter"))
+		if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s: %v, want an error about %s", variant, err, key)
+		}
+	}
+}
+
+// TestConverted: PiSSA and OLoRA adapters that PEFT converted for the original
+// base give the logits of the model that was trained.
+func TestConverted(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/lora")
+	_, m := loadModel(t, filepath.Join(dir, "base-llama"))
+	rows, width := evalBatch(t, dir)
+	for _, variant := range []string{"pissa", "olora"} {
+		ad, err := Load(m, filepath.Join(dir, variant, "adapter-converted"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := arrays(t, filepath.Join(dir, variant, "logits.safetensors"))
+		if off := logitsOff(t, m, rows, width, want["final"]); !(off <= 5e-4) {
+			t.Errorf("%s: logits within %g, allowed 5e-4", variant, off)
+		}
+		ad.Close()
+	}
+}
+
+// TestForeignFolder reads an adapter that somebody published.
+func TestForeignFolder(t *testing.T) {
+	f, err := ReadFolder(testdir.Shared(t, "peft-adapter"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Base == "" || f.Config.R < 1 || len(f.tensors) == 0 || f.Notes != (Notes{}) {
+		t.Errorf("%+v", f.Config)
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // Weighted is an adapter and the factor its change is taken with.
@@ -306,26 +307,35 @@ func held(src *arch.Source, name string, rows, cols int, t dtype.Type) ([]float3
 }
 
 func square(v []float32) float64 {
-	s := 0.0
-	for _, x := range v {
-		s += float64(x) * float64(x)
-	}
-	return s
+	return sums(len(v), func(i int) float64 { return float64(v[i]) })
 }
 
 // lost is the squared norm of what rounding w to t loses.
 func lost(t dtype.Type, w []float32) float64 {
-	if t == dtype.Of(dtype.F32) {
-		return 0
+	switch t.Kind {
+	case dtype.BF16:
+		return sums(len(w), func(i int) float64 { return float64(w[i] - block.FromBF16(block.BF16(w[i]))) })
+	case dtype.F16:
+		return sums(len(w), func(i int) float64 { return float64(w[i] - block.FromF16(block.F16(w[i]))) })
 	}
-	round := func(x float32) float32 { return block.FromBF16(block.BF16(x)) }
-	if t.Kind == dtype.F16 {
-		round = func(x float32) float32 { return block.FromF16(block.F16(x)) }
-	}
+	return 0
+}
+
+// sums is Σ f(i)² over [0, n): pieces in parallel, added in order.
+func sums(n int, f func(i int) float64) float64 {
+	const grain = 1 << 14
+	parts := make([]float64, (n+grain-1)/grain)
+	par.For(n, grain, func(lo, hi int) {
+		s := 0.0
+		for i := lo; i < hi; i++ {
+			v := f(i)
+			s += float64(v * v)
+		}
+		parts[lo/grain] = s
+	})
 	s := 0.0
-	for _, x := range w {
-		d := float64(x - round(x))
-		s += d * d
+	for _, p := range parts {
+		s += p
 	}
 	return s
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // Output says where a dense model goes and how it is stored.
@@ -207,9 +208,7 @@ func convert(p arch.Out, in block.Raw, e edit) ([]byte, error) {
 	for r := 0; r < in.Rows; r += step {
 		n := min(step, in.Rows-r)
 		w := w[:n*in.Cols]
-		for i := range n {
-			block.Decode(w[i*in.Cols:], in, r+i, 0, in.Cols)
-		}
+		decodeRows(w, in, r)
 		if e.touches(p.Name) {
 			if err := e.apply(p.Name, r, in.Cols, w); err != nil {
 				return nil, err
@@ -223,6 +222,15 @@ func convert(p arch.Out, in block.Raw, e edit) ([]byte, error) {
 		}
 	}
 	return out.Data, nil
+}
+
+// decodeRows decodes the rows of m from row0 on that fill w.
+func decodeRows(w []float32, m block.Raw, row0 int) {
+	par.For(len(w)/m.Cols, max(1, 1<<14/m.Cols), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			block.Decode(w[i*m.Cols:(i+1)*m.Cols], m, row0+i, 0, m.Cols)
+		}
+	})
 }
 
 // largestF16 is the largest value that rounds to a finite half.

@@ -209,7 +209,7 @@ func (m *machine) sliceIndex(n int, part [3]*int64) ([]int, error) {
 		}
 		i += step
 	}
-	return out, m.step(len(out))
+	return out, m.step(itemCost * len(out))
 }
 
 // loopVar is the loop variable.

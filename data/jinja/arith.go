@@ -82,12 +82,18 @@ func (m *machine) add(a, b any) (any, error) {
 		return nil, fmt.Errorf("can only concatenate str (not \"%s\") to str", typeName(b))
 	case []any:
 		if y, ok := b.([]any); ok {
-			return append(append(make([]any, 0, len(x)+len(y)), x...), y...), m.step(len(x) + len(y))
+			if err := m.step(itemCost * (len(x) + len(y))); err != nil {
+				return nil, err
+			}
+			return append(append(make([]any, 0, len(x)+len(y)), x...), y...), nil
 		}
 		return nil, fmt.Errorf("can only concatenate list (not \"%s\") to list", typeName(b))
 	case Tuple:
 		if y, ok := b.(Tuple); ok {
-			return append(append(make(Tuple, 0, len(x)+len(y)), x...), y...), m.step(len(x) + len(y))
+			if err := m.step(itemCost * (len(x) + len(y))); err != nil {
+				return nil, err
+			}
+			return append(append(make(Tuple, 0, len(x)+len(y)), x...), y...), nil
 		}
 		return nil, fmt.Errorf("can only concatenate tuple (not \"%s\") to tuple", typeName(b))
 	}
@@ -115,7 +121,7 @@ func (m *machine) repeatList(x []any, n int64) ([]any, error) {
 	if len(x) > 0 && n > maxSteps/int64(len(x)) {
 		return nil, m.step(maxSteps + 1)
 	}
-	if err := m.step(len(x) * int(n)); err != nil {
+	if err := m.step(itemCost * len(x) * int(n)); err != nil {
 		return nil, err
 	}
 	out := make([]any, 0, len(x)*int(n))

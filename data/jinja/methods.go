@@ -31,7 +31,7 @@ func dictMethod(name string) method {
 				k, e := d.At(i)
 				out[i] = map[string]any{"items": Tuple{k, e}, "keys": k, "values": e}[name]
 			}
-			return &view{items: out}, m.step(len(out))
+			return &view{items: out}, m.step(itemCost * len(out))
 		}
 	case "copy":
 		return func(m *machine, v any, c *call) (any, error) { return v.(*Dict).Clone(), m.step(v.(*Dict).Len()) }
@@ -77,7 +77,7 @@ func (m *machine) find(v, want any, hit func(int) bool) error {
 			return nil
 		}
 	}
-	return m.step(len(items))
+	return m.step(itemCost * len(items))
 }
 
 // onString makes a method of a function of a string.
@@ -256,7 +256,7 @@ func splitMethod(right bool) method {
 		for i, p := range parts {
 			out[i] = p
 		}
-		return out, m.step(len(out))
+		return out, m.step(itemCost * len(out))
 	}
 }
 

@@ -249,7 +249,7 @@ func (m *machine) iterate(v any) ([]any, error) {
 		for _, r := range x {
 			out = append(out, string(r))
 		}
-		return out, m.step(len(out))
+		return out, m.step(itemCost * len(out))
 	}
 	return nil, fmt.Errorf("'%s' object is not iterable", typeName(v))
 }

@@ -142,7 +142,7 @@ func rangeFunc(m *machine, a args) (any, error) {
 			break // the next one would pass stop, perhaps beyond 64 bits
 		}
 	}
-	return out, m.step(len(out))
+	return out, m.step(itemCost * len(out))
 }
 
 func dictFunc(m *machine, a args) (any, error) {

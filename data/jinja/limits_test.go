@@ -1,0 +1,125 @@
+package jinja
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Templates that would run for ever, or take all memory, or leave the sandbox.
+func TestHostile(t *testing.T) {
+	deep := func(open, end string, n int) string { return strings.Repeat(open, n) + "1" + strings.Repeat(end, n) }
+	for name, src := range map[string]string{
+		"long range":        "{% for i in range(10**9) %}{% endfor %}",
+		"nested loops":      "{% for i in range(25000) %}{% for j in range(25000) %}{% endfor %}{% endfor %}",
+		"growing namespace": "{% set ns = namespace(x=[1]) %}{% for i in range(99999) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+		"growing text":      "{% set ns = namespace(x='ab') %}{% for i in range(99999) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+		"macro recursion":   "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+		"mutual recursion":  "{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}",
+		"loop recursion":    "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+		"parentheses":       "{{ " + deep("(", ")", 60000) + " }}",
+		"lists":             "{{ " + deep("[", "]", 60000) + " }}",
+		"nots":              "{{ " + strings.Repeat("not ", 60000) + "1 }}",
+		"signs":             "{{ " + strings.Repeat("- ", 60000) + "1 }}",
+		"ifs":               strings.Repeat("{% if 1 %}", 60000),
+		"sum":               "{{ 1" + strings.Repeat("+1", 60000) + " }}",
+		"filters":           "{{ 1" + strings.Repeat("|abs", 60000) + " }}",
+		"attributes":        "{{ x" + strings.Repeat(".y", 60000) + " }}",
+		"elses":             "{{ 1" + strings.Repeat(" if 0 else 1", 60000) + " }}",
+		"repeat text":       "{{ '-' * 10**10 }}",
+		"repeat list":       "{{ [1] * 10**10 }}",
+		"center":            "{{ 'a' | center(10**10) }}",
+		"ljust":             "{{ 'a'.ljust(10**10) }}",
+		"indent":            "{{ 'a\nb' | indent(10**10) }}",
+		"json indent":       "{{ [1] | tojson(indent=10**9) }}",
+		"replace":           "{{ ('a' * 9999999).replace('a', 'b' * 9999999) }}",
+		"replace nothing":   "{{ ('a' * 9999999).replace('', 'b' * 999) }}",
+		"join":              "{{ range(99999) | join('x' * 99999) }}",
+		"format":            "{{ '%999999999d' % 1 }}",
+		"power":             "{{ 2**2**2**30 }}",
+		"overflow":          "{{ 9223372036854775807 + 1 }}",
+		"shift":             "{{ 9223372036854775807 * 3 }}",
+		"least":             "{{ (-9223372036854775807 - 1) // -1 }}",
+		"zero":              "{{ 1 // 0 }}",
+		"modulo zero":       "{{ 1.5 % 0 }}",
+		"slice step":        "{{ 'abc'[::0] }}",
+		"classes":           "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+		"globals":           "{{ cycler('a').__init__.__globals__ }}",
+		"attr filter":       "{{ ''|attr('__class__') }}",
+		"import":            "{% import 'x' as y %}",
+		"include":           "{% include '/etc/passwd' %}",
+		"extends":           "{% extends 'x' %}",
+		"self containing":   "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns.x.x.y }}",
+		"batches":           "{{ [1] | batch(10**12, 'x') | list | tojson | length + '' }}",
+		"unclosed":          "{{ 'x",
+		"unclosed block":    "{% if 1 %}",
+		"lone end":          "{% endif %}",
+		"break outside":     "{% break %}",
+		"macro break":       "{% for x in [1] %}{% macro m() %}{% break %}{% endmacro %}{% endfor %}",
+		"no clock":          "{{ strftime_now('%Y') }}",
+		"too long":          strings.Repeat(" ", maxSource+1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			tmpl, err := Parse(src)
+			if err == nil {
+				_, _, err = tmpl.Render(map[string]any{"x": NewDict()}, Options{})
+			}
+			var e *Error
+			if !errors.As(err, &e) {
+				t.Errorf("no error but %v", err)
+			}
+		})
+	}
+}
+
+// What users write is data: it is never run as a template.
+func TestContentIsData(t *testing.T) {
+	tmpl, err := Parse("{{ x }}{% set y %}{{ x }}{% endset %}{{ y }}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const evil = "{{ 1/0 }}{% raw %}"
+	got, _, err := tmpl.Render(map[string]any{"x": evil}, Options{})
+	if err != nil || got != evil+evil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestGenerationSpans(t *testing.T) {
+	tmpl, err := Parse("{% for m in l %}<{% generation %}{{ m }}!{% endgeneration %}>{% endfor %}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, spans, err := tmpl.Render(map[string]any{"l": []any{"é", "bc"}}, Options{})
+	if err != nil || got != "<é!><bc!>" || len(spans) != 2 || spans[0] != [2]int{1, 4} || spans[1] != [2]int{6, 9} {
+		t.Errorf("%q %v %v", got, spans, err)
+	}
+}
+
+// FuzzTemplate: whatever the template, parsing and rendering end, without a
+// panic, in a text or an *Error.
+func FuzzTemplate(f *testing.F) {
+	for _, s := range []string{
+		"{% for m in messages %}{{ m['role'] + m.content }}{% endfor %}",
+		"{{ messages | selectattr('role', 'eq', 'user') | map(attribute='content') | join(', ') | upper }}",
+		"{% macro m(a, b=2) %}{{ a ~ b ~ varargs ~ kwargs }}{% endmacro %}{{ m(1, *[2, 3], **{'c': 4}) }}",
+		"{% set ns = namespace(i=0) %}{%- for x in 'abc' if x != 'b' -%}{% set ns.i = ns.i + loop.index %}{%- endfor %}{{ ns.i // 2 ** 3 }}",
+		"{{ {'a': [1, none, 2.5]} | tojson(indent=2) }}{# c #}{% raw %}{{ }}{% endraw %}{{ 'a\\n%s' % 1 }}",
+		"{% call(x) m(1) %}{{ x }}{% endcall %}{% filter trim %} x {% endfilter %}{% with a = 1, b = 2 %}{{ a < b <= 3 }}{% endwith %}",
+		"{% generation %}{{ messages[-1]['content'][::-1].split('a')[0].strip() }}{% endgeneration %}",
+	} {
+		f.Add(s)
+	}
+	vars := map[string]any{"messages": []any{NewDict("role", "user", "content", "Hallo"), NewDict("role", "assistant", "content", nil)}, "n": int64(7)}
+	f.Fuzz(func(t *testing.T, src string) {
+		tmpl, err := Parse(src)
+		if err == nil {
+			_, _, err = tmpl.Render(vars, Options{Now: time.Unix(0, 0)})
+		}
+		var e *Error
+		if err != nil && !errors.As(err, &e) {
+			t.Errorf("%T: %v", err, err)
+		}
+	})
+}

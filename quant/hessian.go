@@ -1,0 +1,233 @@
+package quant
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// hessian is XᵀX [n,n] over the inputs that a group of linear maps shares. GPTQ
+// divides it by the number of tokens; no result depends on that factor.
+type hessian struct {
+	dev  kernels.Backend
+	n    int
+	buf  kernels.Buffer
+	rows int
+}
+
+func newHessian(dev kernels.Backend, n int) (*hessian, error) {
+	b, err := dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), n*n)
+	return &hessian{dev: dev, n: n, buf: b}, err
+}
+
+// add takes rows more inputs x [rows, n].
+func (h *hessian) add(x kernels.Buffer, rows int) {
+	h.dev.Gram(kernels.Dst{Buffer: h.buf, Add: h.rows > 0}, x, rows, h.n)
+	h.rows += rows
+}
+
+func (h *hessian) free() { h.dev.Free(h.buf) }
+
+// host downloads the matrix.
+func (h *hessian) host() ([]float32, error) {
+	v := make([]float32, h.n*h.n)
+	return v, down(h.dev, v, h.buf)
+}
+
+// energy is Σ over the rows w of (w·H·wᵀ): the squared output of w [rows, n].
+func (h *hessian) energy(w []float32, rows int) (float64, error) {
+	s := scratch{dev: h.dev}
+	defer s.free()
+	a, y := s.up(w), s.alloc(dtype.F32, rows*h.n)
+	if s.err != nil {
+		return 0, s.err
+	}
+	h.dev.Gemm(kernels.To(y), a, h.buf, false, false, rows, h.n, h.n, 1)
+	v := make([]float32, rows*h.n)
+	if err := down(h.dev, v, y); err != nil {
+		return 0, err
+	}
+	return max(dot(v, w), 0), nil
+}
+
+// reduceGrain is the number of elements of one partial sum.
+const reduceGrain = 1 << 15
+
+// reduce adds f over fixed pieces of [0, n), in order.
+func reduce(n int, f func(lo, hi int) float64) float64 {
+	parts := make([]float64, (n+reduceGrain-1)/reduceGrain)
+	par.For(n, reduceGrain, func(lo, hi int) { parts[lo/reduceGrain] = f(lo, hi) })
+	sum := 0.0
+	for _, v := range parts {
+		sum += v
+	}
+	return sum
+}
+
+func dot(a, b []float32) float64 {
+	return reduce(len(a), func(lo, hi int) float64 {
+		sum := 0.0
+		for i, v := range a[lo:hi] {
+			sum += float64(v) * float64(b[lo+i])
+		}
+		return sum
+	})
+}
+
+// distance is Σ(a-b)².
+func distance(a, b []float32) float64 {
+	return reduce(len(a), func(lo, hi int) float64 {
+		sum := 0.0
+		for i, v := range a[lo:hi] {
+			d := float64(v) - float64(b[lo+i])
+			sum += float64(d * d)
+		}
+		return sum
+	})
+}
+
+// Orders of the columns in GPTQ.
+const (
+	orderNone   = "none"
+	orderGroup  = "group"  // by diagonal, groups run along the order: needs a g_idx
+	orderStatic = "static" // by diagonal, groups and their scales fixed beforehand
+	orderAware  = "aware"  // groups by their largest diagonal, columns within a group by theirs
+)
+
+// columnOrder lists the columns in the order GPTQ takes them, nil for their own.
+func columnOrder(order string, diag []float32, group int) []int {
+	n := len(diag)
+	if order == orderNone || order == "" {
+		return nil
+	}
+	perm := make([]int, n)
+	for i := range perm {
+		perm[i] = i
+	}
+	falling := func(a, b int) int {
+		switch {
+		case diag[a] > diag[b]:
+			return -1
+		case diag[a] < diag[b]:
+			return 1
+		}
+		return 0
+	}
+	if order != orderAware || group < 0 {
+		slices.SortStableFunc(perm, falling)
+		return perm
+	}
+	var groups [][]int
+	for at := 0; at < n; at += group {
+		g := perm[at:min(at+group, n)]
+		slices.SortStableFunc(g, falling)
+		groups = append(groups, g)
+	}
+	slices.SortStableFunc(groups, func(a, b []int) int { return falling(a[0], b[0]) })
+	return slices.Concat(groups...)
+}
+
+// factored is a Hessian made ready for GPTQ: columns ordered, dead ones marked,
+// damped and factored. u is nil when no damping makes it positive definite.
+type factored struct {
+	h    *hessian
+	perm []int // nil: identity
+	dead []bool
+	u    kernels.Buffer
+	damp float64 // share of the mean diagonal that was added
+	add  float64 // what was added to the diagonal
+}
+
+// column is the column at a place of the order.
+func (f *factored) column(place int) int {
+	if f.perm == nil {
+		return place
+	}
+	return f.perm[place]
+}
+
+func (f *factored) free() { f.h.dev.Free(f.u) }
+
+// deadColumns counts inputs that were always zero.
+func (f *factored) deadColumns() int {
+	n := 0
+	for _, d := range f.dead {
+		if d {
+			n++
+		}
+	}
+	return n
+}
+
+// factor orders and factors h. Damping starts at damp and grows tenfold, up to
+// the whole mean diagonal, while the matrix is not positive definite (AutoGPTQ
+// issue 572: a fixed share fails on real models).
+func factor(h *hessian, order string, group int, damp float64) (*factored, error) {
+	m, err := h.host()
+	if err != nil {
+		return nil, err
+	}
+	n := h.n
+	f := &factored{h: h, dead: make([]bool, n)}
+	diag, mean := make([]float32, n), 0.0
+	for i := range n {
+		diag[i] = m[i*n+i]
+		mean += float64(diag[i]) / float64(n)
+		f.dead[i] = diag[i] == 0
+	}
+	if !(mean < 1e38) {
+		return nil, fail.Numericf("calibration", "does the model compute finite values on this text?", "the inputs of a layer are not finite")
+	}
+	f.perm = columnOrder(order, diag, group)
+	for i := range n {
+		if f.dead[i] {
+			m[i*n+i] = float32(max(mean, 1))
+		}
+	}
+	if f.perm != nil {
+		m = permuted(m, f.perm)
+	}
+	return f, f.decompose(m, damp, max(mean, 1e-30))
+}
+
+// permuted is the symmetric matrix with rows and columns in the given order.
+func permuted(m []float32, perm []int) []float32 {
+	n := len(perm)
+	out := make([]float32, len(m))
+	par.For(n, max(1, reduceGrain/n), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			row := m[perm[i]*n:][:n]
+			for j, p := range perm {
+				out[i*n+j] = row[p]
+			}
+		}
+	})
+	return out
+}
+
+func (f *factored) decompose(m []float32, damp, mean float64) error {
+	s := scratch{dev: f.h.dev}
+	defer s.free()
+	a, u := s.up(m), s.alloc(dtype.F32, len(m))
+	if s.err != nil {
+		return s.err
+	}
+	for f.damp = damp; ; f.damp = min(10*f.damp, 1) {
+		f.add = f.damp * mean
+		err := f.h.dev.Factor(u, a, f.h.n, float32(f.add))
+		if err == nil {
+			f.u = s.take(u)
+			return nil
+		}
+		if !errors.Is(err, kernels.ErrNotPositive) {
+			return err
+		}
+		if f.damp >= 1 {
+			return nil
+		}
+	}
+}

@@ -3,8 +3,12 @@ package quant
 import (
 	"context"
 
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // ImatrixOptions say how an importance matrix is collected.
@@ -14,16 +18,160 @@ type ImatrixOptions struct {
 	// context size; 0 runs every sequence by itself.
 	Chunk int
 	// BOS replaces the first token of every chunk when HasBOS is set, as
-	// llama-imatrix does for models that begin with one.
+	// llama-imatrix does for models whose texts begin with one.
 	BOS      int32
 	HasBOS   bool
-	Datasets []string // names for the file
-	Progress func(done, total int64)
+	Datasets []string                // names for the file
+	Progress func(done, total int64) // tokens
 }
 
-// CollectImatrix runs the model over calibration text and sums the squares of the input
-// columns of every linear map of its blocks, under GGUF names. Like
-// llama-imatrix (without --process-output) it leaves the head out.
+// passTokens is how many tokens are packed into one pass over a model. It is a
+// constant: sums must not depend on the machine.
+const passTokens = 2048
+
+// CollectImatrix runs the model as it is over calibration text and sums the
+// squares of the input columns of every linear map of its blocks, under GGUF
+// names. Like llama-imatrix (without --process-output) it leaves the head out.
+// The chunk size of the result is the length of its longest sequence.
 func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, calibration [][]int32, o ImatrixOptions) (*Imatrix, error) {
-	panic("quant: not yet")
+	seqs, err := chunks(calibration, o)
+	if err != nil {
+		return nil, err
+	}
+	m, err := model.Load(dev, src, model.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	c := &collector{m: m, sums: map[*autograd.Param]*columnSums{}}
+	im := &Imatrix{Datasets: o.Datasets, Chunks: len(seqs)}
+	var done, total int64
+	for _, s := range seqs {
+		total += int64(len(s))
+		im.ChunkSize = max(im.ChunkSize, len(s))
+	}
+	for _, pass := range passes(seqs) {
+		if ctx.Err() != nil {
+			return nil, fail.Interruptedf("imatrix", "run the same command again; an importance matrix is collected from the beginning", "stopped after %d of %d tokens", done, total)
+		}
+		if err := dev.Run(func() error { return c.pass(pass) }); err != nil {
+			return nil, err
+		}
+		for _, s := range pass {
+			done += int64(len(s))
+		}
+		if o.Progress != nil {
+			o.Progress(done, total)
+		}
+	}
+	for l := range m.Linears() {
+		s := c.sums[l.W]
+		e := ImatrixEntry{Name: src.GGUFName(l.W.Name), Sums: make([]float32, len(s.v)), Counts: []float32{float32(s.rows)}}
+		for i, v := range s.v {
+			e.Sums[i] = float32(v)
+		}
+		im.Entries = append(im.Entries, e)
+	}
+	if err := im.check(); err != nil {
+		return nil, fail.Numericf(src.Reader.Path(), "does the model compute finite values on this text?", "importance matrix: %w", err)
+	}
+	return im, nil
+}
+
+// chunks are the sequences to run.
+func chunks(calibration [][]int32, o ImatrixOptions) ([][]int32, error) {
+	var out [][]int32
+	n := 0
+	for _, s := range calibration {
+		n += len(s)
+		if len(s) > 0 {
+			out = append(out, s)
+		}
+	}
+	if o.Chunk > 0 {
+		out = out[:0:0]
+		all := make([]int32, 0, n)
+		for _, s := range calibration {
+			all = append(all, s...)
+		}
+		for i := 0; i+o.Chunk <= n; i += o.Chunk {
+			out = append(out, all[i:i+o.Chunk])
+		}
+	}
+	if len(out) == 0 {
+		return nil, fail.Inputf("calibration", "give more text, or a smaller chunk", "%d tokens make no chunk of %d", n, o.Chunk)
+	}
+	if o.HasBOS {
+		for i, s := range out {
+			out[i] = append([]int32{o.BOS}, s[1:]...)
+		}
+	}
+	return out, nil
+}
+
+// passes packs sequences, in order, into passes of at most passTokens; a longer
+// one has a pass of its own.
+func passes(seqs [][]int32) [][][]int32 {
+	var out [][][]int32
+	n := 0
+	for _, s := range seqs {
+		if len(out) == 0 || n+len(s) > passTokens {
+			out, n = append(out, nil), 0
+		}
+		out[len(out)-1] = append(out[len(out)-1], s)
+		n += len(s)
+	}
+	return out
+}
+
+// columnSums are Σx² of the input columns of layers that share an input.
+type columnSums struct {
+	v    []float64
+	rows int64
+}
+
+type collector struct {
+	m    *model.Model
+	sums map[*autograd.Param]*columnSums
+}
+
+// pass adds the sums of one packed pass.
+func (c *collector) pass(seqs [][]int32) error {
+	dev := c.m.Dev
+	t := &autograd.Tape{Dev: dev}
+	defer t.Free()
+	var last *autograd.Tensor // layers that share an input follow one another
+	var shared *columnSums
+	t.Tap = func(w *autograd.Param, x *autograd.Tensor) {
+		if x == last {
+			c.sums[w] = shared
+			return
+		}
+		if c.sums[w] == nil {
+			c.sums[w] = &columnSums{v: make([]float64, w.Cols)}
+		}
+		last, shared = x, c.sums[w]
+		t.Fail(shared.add(dev, x))
+	}
+	c.m.Hidden(t, model.Pack(seqs...))
+	return t.Err()
+}
+
+func (s *columnSums) add(dev kernels.Backend, x *autograd.Tensor) error {
+	mem := scratch{dev: dev}
+	defer mem.free()
+	out := mem.alloc(dtype.F32, len(s.v))
+	if mem.err != nil {
+		return mem.err
+	}
+	dev.ColStats(kernels.To(out), x.Data, x.Rows(), x.Cols(), kernels.SumSq)
+	v := make([]float32, len(s.v))
+	if err := down(dev, v, out); err != nil {
+		return err
+	}
+	for i, x := range v {
+		s.v[i] += float64(x)
+	}
+	s.rows += int64(x.Rows())
+	return nil
 }

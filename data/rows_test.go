@@ -16,6 +16,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/ipc"
 	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/compress"
 
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
@@ -526,6 +527,39 @@ func TestRealFiles(t *testing.T) {
 	} {
 		if got := len(mustRead(t, testdir.Shared(t, name))); got != want {
 			t.Errorf("%s: %d rows, want %d", name, got, want)
+		}
+	}
+}
+
+// TestBombs: a page that holds more than it claims is refused after reading
+// one byte more than that, whatever the codec.
+func TestBombs(t *testing.T) {
+	plain := make([]byte, 1<<20)
+	for id, codec := range map[int64]compress.Codec{1: &parquet.Snappy, 2: &parquet.Gzip, 4: &parquet.Brotli, 6: &parquet.Zstd, 7: &parquet.Lz4Raw} {
+		packed, err := codec.Encode(nil, plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for raw, want := range map[int64]bool{1 << 20: true, 1<<20 - 1: false, 100: false, 1<<20 + 1: false} {
+			r := &io.LimitedReader{R: bytes.NewReader(packed), N: int64(len(packed))}
+			if err := checkCompressed(r, id, raw); (err == nil) != want {
+				t.Errorf("%s: a page of %d bytes that claims %d: %v", codec, len(plain), raw, err)
+			}
+		}
+		r := &io.LimitedReader{R: bytes.NewReader(packed), N: int64(len(packed) / 2)}
+		if err := checkCompressed(r, id, 1<<20); err == nil && id != 1 { // Snappy's length comes first
+			t.Errorf("%s: half a page is no error", codec)
+		}
+	}
+	for _, h := range []thrift{
+		{1: int64(0), 2: int64(1) << 31, 3: int64(10)}, {1: int64(0), 2: int64(-1), 3: int64(10)},
+		{1: int64(0), 2: int64(17 << 20), 3: int64(10)}, {1: int64(0), 2: int64(10), 3: int64(10)},
+		{1: int64(0), 2: int64(10), 3: int64(10), 5: thrift{1: int64(1) << 62}},
+		{1: int64(3), 2: int64(10), 3: int64(10), 8: thrift{1: int64(5), 2: int64(6)}},
+		{1: int64(3), 2: int64(10), 3: int64(10), 8: thrift{1: int64(5), 5: int64(9), 6: int64(9)}},
+	} {
+		if _, err := checkPageHeader(h); err == nil {
+			t.Errorf("page header %v is no error", h)
 		}
 	}
 }

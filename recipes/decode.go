@@ -83,6 +83,7 @@ type decoder struct {
 	place    string
 	lines    []string
 	placeOf  map[*yaml.Node]string // nodes that came from --set
+	given    map[string]string     // paths of the keys that were written, and where
 	problems Problems
 }
 
@@ -214,6 +215,13 @@ func (d *decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
 			}
 			d.unknown(k, path, fields)
 			continue
+		}
+		if d.given != nil && !isNull(deref(vals[i])) {
+			from, ok := d.placeOf[deref(vals[i])]
+			if !ok {
+				from = d.place
+			}
+			d.given[join(path, k.Value)] = from
 		}
 		d.decode(vals[i], v.FieldByIndex(f.Index), join(path, k.Value), f.Tag)
 	}

@@ -32,7 +32,8 @@ type Recipe struct {
 	FailOn            []string `yaml:"fail_on" doc:"make these an error" enum:"fallback|truncated|dropped|duplicates|unpinned|low_steps"`
 	Stages            []Stage  `yaml:"stages" doc:"what to do, in order"`
 
-	path string
+	path  string
+	given map[string]string // paths of the keys that were written, and where
 }
 
 // Stage is an id and exactly one kind.
@@ -163,7 +164,7 @@ func Load(path string, sets []string) (*Recipe, error) {
 
 // Parse is Load for a recipe in memory; name is shown in messages.
 func Parse(name string, data []byte, sets []string) (*Recipe, error) {
-	d := &decoder{place: name, lines: strings.Split(string(data), "\n"), placeOf: map[*yaml.Node]string{}}
+	d := &decoder{place: name, lines: strings.Split(string(data), "\n"), placeOf: map[*yaml.Node]string{}, given: map[string]string{}}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
 		return nil, fail.Usagef(name, "", "not YAML: %w", err)
@@ -175,7 +176,7 @@ func Parse(name string, data []byte, sets []string) (*Recipe, error) {
 	for i, s := range sets {
 		d.applySet(root, s, fmt.Sprintf("--set #%d", i+1))
 	}
-	r := &Recipe{path: name}
+	r := &Recipe{path: name, given: d.given}
 	d.decodeStruct(root, reflect.ValueOf(r).Elem(), "")
 	d.check(root, r)
 	if len(d.problems) > 0 {

@@ -20,7 +20,7 @@ func (x *run) report(took time.Duration, err error) (*Summary, error) {
 	if len(s.Results) == 0 && err != nil {
 		return nil, err
 	}
-	if werr := x.writeReports(s); err == nil {
+	if werr := x.writeReports(s, err); err == nil {
 		err = werr
 	}
 	var e *fail.Error
@@ -30,7 +30,7 @@ func (x *run) report(took time.Duration, err error) (*Summary, error) {
 	return s, err
 }
 
-func (x *run) writeReports(s *Summary) error {
+func (x *run) writeReports(s *Summary, failed error) error {
 	raw, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
 		return err
@@ -39,10 +39,14 @@ func (x *run) writeReports(s *Summary) error {
 	if err != nil {
 		return err
 	}
+	page, err := x.html(s, failed)
+	if err != nil {
+		return err
+	}
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{"summary.md", []byte(s.Markdown())}, {"summary.json", append(raw, '\n')}, {"manifest.json", manifest}} {
+	}{{"summary.md", []byte(s.Markdown())}, {"summary.json", append(raw, '\n')}, {"manifest.json", manifest}, {"report.html", page}} {
 		if err := atomic.WriteFile(filepath.Join(x.dir, f.name), f.data); err != nil {
 			return err
 		}

@@ -381,7 +381,7 @@ func hashed(s *Stage) any {
 		return o
 	default:
 		o := *s.Eval
-		o.Data, o.Reference = "", ""
+		o.Models, o.Data, o.Reference = nil, "", ""
 		return o
 	}
 }

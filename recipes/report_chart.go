@@ -1,0 +1,268 @@
+package recipes
+
+import (
+	"fmt"
+	"html"
+	"html/template"
+	"math"
+	"strings"
+)
+
+// series is one line or cloud of a chart.
+type series struct {
+	Name  string
+	X, Y  []float64
+	Class string // s1 … s7: its colour
+	Faint bool   // behind the others
+	Dots  bool   // points instead of a line
+	Marks bool   // points on the line
+	Notes []string
+}
+
+// chart is drawn as SVG: no script, colours from the page's style sheet.
+type chart struct {
+	Title  string
+	X      string // what lies on the x axis
+	Series []series
+	Zero   bool // the y axis begins at 0
+	Log    bool // logarithmic y axis
+	Format func(float64) string
+	Wide   bool
+}
+
+const (
+	chartH      = 230.0
+	chartLeft   = 62.0
+	chartRight  = 14.0
+	chartTop    = 10.0
+	chartBottom = 34.0
+	mostPoints  = 400
+)
+
+func (c chart) width() float64 {
+	if c.Wide {
+		return 1080
+	}
+	return 520
+}
+
+// SVG draws the chart; a chart without a point is empty.
+func (c chart) SVG() template.HTML {
+	if c.Format == nil {
+		c.Format = func(v float64) string { return sig(v, 3) }
+	}
+	x0, x1, y0, y1, any := c.bounds()
+	if !any {
+		return ""
+	}
+	var b strings.Builder
+	w := c.width()
+	fmt.Fprintf(&b, `<svg viewBox="0 0 %g %g" role="img" aria-label="%s">`, w, chartH, html.EscapeString(c.Title))
+	px := func(x float64) float64 { return chartLeft + (x-x0)/(x1-x0)*(w-chartLeft-chartRight) }
+	py := func(y float64) float64 {
+		if c.Log {
+			y = math.Log10(y)
+		}
+		return chartH - chartBottom - (y-y0)/(y1-y0)*(chartH-chartTop-chartBottom)
+	}
+	c.axes(&b, px, py, x0, x1, y0, y1)
+	for _, s := range c.Series {
+		c.draw(&b, s, px, py)
+	}
+	b.WriteString("</svg>")
+	return template.HTML(b.String())
+}
+
+// usable reports whether a point can be drawn.
+func (c *chart) usable(x, y float64) bool {
+	return !math.IsNaN(x+y) && !math.IsInf(x+y, 0) && !(c.Log && y <= 0)
+}
+
+func (c *chart) bounds() (x0, x1, y0, y1 float64, any bool) {
+	x0, y0, x1, y1 = math.Inf(1), math.Inf(1), math.Inf(-1), math.Inf(-1)
+	for _, s := range c.Series {
+		for i := range s.X {
+			if !c.usable(s.X[i], s.Y[i]) {
+				continue
+			}
+			y := s.Y[i]
+			if c.Log {
+				y = math.Log10(y)
+			}
+			x0, x1, y0, y1, any = min(x0, s.X[i]), max(x1, s.X[i]), min(y0, y), max(y1, y), true
+		}
+	}
+	if c.Zero {
+		y0, y1 = min(y0, 0), y1*1.05
+	} else if pad := (y1 - y0) * 0.05; pad > 0 {
+		y0, y1 = y0-pad, y1+pad
+	}
+	if x1 == x0 {
+		x0, x1 = x0-0.5, x1+0.5
+	}
+	if y1 == y0 {
+		d := max(math.Abs(y0)*0.1, 1e-9)
+		y0, y1 = y0-d, y1+d
+	}
+	return x0, x1, y0, y1, any
+}
+
+// ticks are round numbers between lo and hi, about n of them.
+func ticks(lo, hi float64, n int) []float64 {
+	raw := (hi - lo) / float64(n)
+	if !(raw > 0) {
+		return nil
+	}
+	mag := math.Pow(10, math.Floor(math.Log10(raw)))
+	step := mag
+	for _, m := range []float64{1, 2, 2.5, 5, 10} {
+		if step = m * mag; step >= raw {
+			break
+		}
+	}
+	var out []float64
+	for k := math.Ceil(lo/step - 1e-9); k*step <= hi+step*1e-9; k++ {
+		out = append(out, k*step)
+	}
+	return out
+}
+
+func (c *chart) axes(b *strings.Builder, px, py func(float64) float64, x0, x1, y0, y1 float64) {
+	right := c.width() - chartRight
+	for _, t := range c.yTicks(y0, y1) {
+		y := py(t)
+		fmt.Fprintf(b, `<line class="gl" x1="%g" x2="%g" y1="%.1f" y2="%.1f"/><text x="%g" y="%.1f" text-anchor="end">%s</text>`,
+			chartLeft, right, y, y, chartLeft-7, y+4, html.EscapeString(c.Format(t)))
+	}
+	last := math.Inf(-1)
+	for _, t := range ticks(x0, x1, 6) {
+		if t != math.Trunc(t) || t == last {
+			continue
+		}
+		last = t
+		fmt.Fprintf(b, `<text x="%.1f" y="%g" text-anchor="middle">%s</text>`, px(t), chartH-chartBottom+17, html.EscapeString(axisNumber(t)))
+	}
+	fmt.Fprintf(b, `<line class="axis" x1="%g" x2="%g" y1="%g" y2="%g"/>`, chartLeft, right, chartH-chartBottom, chartH-chartBottom)
+	fmt.Fprintf(b, `<text class="name" x="%g" y="%g" text-anchor="end">%s</text>`, right, chartH-3, html.EscapeString(c.X))
+}
+
+// yTicks are powers of ten on a logarithmic axis that spans several.
+func (c *chart) yTicks(y0, y1 float64) []float64 {
+	if !c.Log {
+		return ticks(y0, y1, 4)
+	}
+	var out []float64
+	for e := math.Floor(y0); e <= y1; e++ {
+		steps := []float64{1, 2, 5}
+		if y1-y0 > 2 {
+			steps = steps[:1]
+		}
+		for _, m := range steps {
+			if v := m * math.Pow(10, e); math.Log10(v) >= y0 && math.Log10(v) <= y1 {
+				out = append(out, v)
+			}
+		}
+	}
+	return out
+}
+
+func axisNumber(v float64) string {
+	switch {
+	case math.Abs(v) >= 1e6:
+		return fmt.Sprintf("%gM", v/1e6)
+	case math.Abs(v) >= 1e4:
+		return fmt.Sprintf("%gk", v/1e3)
+	}
+	return fmt.Sprintf("%g", v)
+}
+
+func (c *chart) draw(b *strings.Builder, s series, px, py func(float64) float64) {
+	class := s.Class
+	if s.Faint {
+		class += " faint"
+	}
+	var path strings.Builder
+	for _, i := range spread(len(s.X), mostPoints) {
+		if !c.usable(s.X[i], s.Y[i]) {
+			continue
+		}
+		fmt.Fprintf(&path, "%.1f,%.1f ", px(s.X[i]), py(s.Y[i]))
+	}
+	if !s.Dots {
+		fmt.Fprintf(b, `<polyline class="line %s" points="%s"/>`, class, strings.TrimSpace(path.String()))
+	}
+	if s.Faint {
+		return
+	}
+	r, kind := 2.6, "dot"
+	if !s.Dots && !s.Marks {
+		r, kind = 6, "hover"
+	}
+	for _, i := range spread(len(s.X), mostPoints) {
+		if !c.usable(s.X[i], s.Y[i]) {
+			continue
+		}
+		note := fmt.Sprintf("%s %s: %s %s", c.X, axisNumber(s.X[i]), s.Name, c.Format(s.Y[i]))
+		if s.Notes != nil {
+			note = s.Notes[i]
+		}
+		fmt.Fprintf(b, `<circle class="%s %s" cx="%.1f" cy="%.1f" r="%g"><title>%s</title></circle>`, kind, class, px(s.X[i]), py(s.Y[i]), r, html.EscapeString(note))
+	}
+}
+
+// spread chooses at most most of n indices, evenly, the last one included.
+func spread(n, most int) []int {
+	var out []int
+	if n <= most {
+		for i := range n {
+			out = append(out, i)
+		}
+		return out
+	}
+	for k := range most {
+		out = append(out, k*(n-1)/(most-1))
+	}
+	return out
+}
+
+// smooth is a centred mean over about a fiftieth of the points.
+func smooth(y []float64) []float64 {
+	half := len(y) / 50
+	out := make([]float64, len(y))
+	for i := range y {
+		lo, hi := max(0, i-half), min(len(y), i+half+1)
+		for _, v := range y[lo:hi] {
+			out[i] += v
+		}
+		out[i] /= float64(hi - lo)
+	}
+	return out
+}
+
+// bars draws a histogram with a label below each bar.
+func bars(title string, labels []string, counts []int64) template.HTML {
+	most := int64(0)
+	for _, n := range counts {
+		most = max(most, n)
+	}
+	if most == 0 {
+		return ""
+	}
+	var b strings.Builder
+	const w, h, base, top = 520.0, 190.0, 160.0, 20.0
+	fmt.Fprintf(&b, `<svg viewBox="0 0 %g %g" role="img" aria-label="%s">`, w, h, html.EscapeString(title))
+	each := min(90, w/float64(len(counts)))
+	for i, n := range counts {
+		tall := (base - top) * float64(n) / float64(most)
+		if n > 0 {
+			tall = max(tall, 1.5)
+		}
+		x := float64(i) * each
+		fmt.Fprintf(&b, `<rect class="bar" x="%.1f" y="%.1f" width="%.1f" height="%.1f" rx="2"><title>%s</title></rect>`, x+3, base-tall, each-6, tall,
+			html.EscapeString(fmt.Sprintf("%s tokens: %d rows", labels[i], n)))
+		fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" text-anchor="middle">%d</text><text x="%.1f" y="%g" text-anchor="middle">%s</text>`,
+			x+each/2, base-tall-5, n, x+each/2, base+16, html.EscapeString(labels[i]))
+	}
+	fmt.Fprintf(&b, `<line class="axis" x1="0" x2="%g" y1="%g" y2="%g"/></svg>`, each*float64(len(counts)), base, base)
+	return template.HTML(b.String())
+}

@@ -63,7 +63,7 @@ type Result struct {
 	Trainable int64   // values
 	Tokens    int64
 	BF16      bool // arithmetic used
-	Recompute bool // gradient checkpointing was on at the end
+	Recompute int  // blocks with gradient checkpointing at the end
 	Memory    kernels.MemStats
 }
 

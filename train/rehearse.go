@@ -15,7 +15,7 @@ type Rehearsal struct {
 	MicroTokens   int   // of the largest micro-batch
 	Trainable     int64 // values
 	StateBytes    int64 // of one checkpoint on disk
-	Recompute     bool  // gradient checkpointing is on, or had to be switched on
+	Recompute     int   // blocks with gradient checkpointing, asked for or to fit
 	BF16          bool
 	Memory        kernels.MemStats
 	PeakTotal     int64
@@ -49,7 +49,7 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 	}
 	h := stateHeader{Tensors: r.fields(), Moments: r.opt.moments()}
 	out.StateBytes = 4*h.values() + int64(len(stateMagic)+8+64) + 100*int64(len(h.Tensors))
-	out.Recompute = r.Model.GradientCheckpointing
+	out.Recompute = r.recomputed()
 	info := r.dev.Info()
 	out.Memory, out.PeakTotal = info.Mem, info.PeakTotal
 	return out, nil

@@ -186,16 +186,27 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	return m, nil
 }
 
-// fitting is gradients, with gradient checkpointing where memory is short
-// without and the choice is ours.
+// fitting is gradients; where memory is short and the choice is ours, with
+// gradient checkpointing of as many more blocks as it takes, an eighth of the
+// model at a time.
 func (r *run) fitting(ctx context.Context, s data.Step) (Metrics, error) {
-	m, err := r.gradients(ctx, s)
-	if !errors.Is(err, kernels.ErrOutOfMemory) || r.Config.GradientCheckpointing != "auto" || r.Model.GradientCheckpointing {
-		return m, err
+	for {
+		m, err := r.gradients(ctx, s)
+		n := len(r.Model.Stages)
+		if !errors.Is(err, kernels.ErrOutOfMemory) || r.Config.GradientCheckpointing != "auto" || r.recomputed() == n {
+			return m, err
+		}
+		r.Model.RecomputeBlocks = min(n, r.Model.RecomputeBlocks+(n+7)/8)
+		r.log("memory is short: gradient checkpointing of %d of %d blocks from step %d (same result, slower)", r.Model.RecomputeBlocks, n, r.step+1)
 	}
-	r.Model.GradientCheckpointing = true
-	r.log("memory is short: gradient checkpointing is on from step %d (same result, slower)", r.step+1)
-	return r.gradients(ctx, s)
+}
+
+// recomputed is the number of blocks with gradient checkpointing.
+func (r *run) recomputed() int {
+	if r.Model.GradientCheckpointing {
+		return len(r.Model.Stages)
+	}
+	return r.Model.RecomputeBlocks
 }
 
 // refresh tells the adapter that its values changed.
@@ -459,7 +470,7 @@ func (r *run) valLoss() float64 {
 
 func (r *run) result() *Result {
 	res := &Result{Steps: r.step, Resumed: r.resumed, Loss: r.lastLoss(), ValLoss: r.valLoss(), BestStep: r.step, Trainable: int64(r.opt.n),
-		Tokens: r.tokens, BF16: r.bf16, Recompute: r.Model.GradientCheckpointing, Memory: r.dev.Info().Mem}
+		Tokens: r.tokens, BF16: r.bf16, Recompute: r.recomputed(), Memory: r.dev.Info().Mem}
 	if r.Config.LoadBestModelAtEnd && r.best != nil {
 		res.BestStep = r.best.Step
 	}

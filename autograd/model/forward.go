@@ -38,11 +38,15 @@ func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
 
 // run is one block, checkpointed where that is wanted.
 func (m *Model) run(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State) *autograd.Tensor {
-	if !m.GradientCheckpointing {
+	if !m.GradientCheckpointing && b.Index >= m.RecomputeBlocks {
 		return b.Forward(t, x, s)
 	}
-	return t.Checkpoint([]*autograd.Tensor{x}, func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {
-		return []*autograd.Tensor{b.Forward(t, in[0], s)}
+	// The tables are inputs too: blocks that are not checkpointed would let them
+	// go before this one runs again.
+	return t.Checkpoint([]*autograd.Tensor{x, s.Rope, s.Seq}, func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {
+		again := *s
+		again.Rope, again.Seq = in[1], in[2]
+		return []*autograd.Tensor{b.Forward(t, in[0], &again)}
 	})[0]
 }
 

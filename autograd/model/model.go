@@ -43,6 +43,9 @@ type Model struct {
 	// GradientCheckpointing keeps one tensor a block for the gradient and runs
 	// each block twice.
 	GradientCheckpointing bool
+	// RecomputeBlocks does that for the first so many blocks only: less memory
+	// for a part of the work. The gradients are the same bits.
+	RecomputeBlocks int
 
 	params []*autograd.Param
 	owned  map[*autograd.Param]bool // has memory of its own

@@ -2,12 +2,14 @@ package recipes
 
 import (
 	"os"
+	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/hub"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/device"
@@ -24,8 +26,21 @@ func OpenDevice(name string, threads int, limit int64) (kernels.Backend, error) 
 	return device.Open(name, device.Options{Threads: threads, MemoryLimit: limit})
 }
 
-// resolvePath maps hf://org/name@revision to the local cache.
-func resolvePath(path string) (string, error) { return path, nil }
+// resolvePath maps hf://org/name@revision to the local cache and embedded: to
+// an unpacked copy; other paths stay.
+func resolvePath(path string) (string, error) {
+	if name, ok := strings.CutPrefix(path, embeddedPrefix); ok {
+		return unpack(name)
+	}
+	if hub.IsRef(path) {
+		dir, _, err := hub.Resolve(path)
+		return dir, err
+	}
+	return path, nil
+}
+
+// ResolvePath is what every command does with a path a user gives.
+func ResolvePath(path string) (string, error) { return resolvePath(path) }
 
 // ModelOptions say how a model is loaded.
 type ModelOptions struct {

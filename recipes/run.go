@@ -444,9 +444,7 @@ func (x *run) clear(j *Job, addr digest) error {
 
 // leftovers are unfinished writes of a stage's artifact.
 func (x *run) leftovers(id string) []string {
-	a, _ := filepath.Glob(filepath.Join(x.dir, "."+id+".*"))
-	b, _ := filepath.Glob(filepath.Join(x.dir, id+".tmp*"))
-	return append(a, b...)
+	return []string{x.stageDir(id) + ".part", x.workDir(id)}
 }
 
 func (x *run) save(j *Job, res *Result) error {

@@ -2,12 +2,56 @@ package recipes
 
 import (
 	"context"
+	"path/filepath"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/quant"
 )
 
+// imatrixLength is the tokens of a sample an importance matrix is collected
+// over, as llama-imatrix's default.
+const imatrixLength = 512
+
 // importance finds the importance matrix of an export stage: a file, or the
-// rows of an ingest stage run through the model. nil when none is asked for.
+// training rows of an ingest stage or a text run through the unquantized
+// model. nil when none is asked for. What was collected is kept beside the
+// exported files.
 func (x *run) importance(ctx context.Context, j *Job) (*quant.Imatrix, error) {
-	return nil, nil
+	ref, ok := j.In("imatrix")
+	if !ok || j.Stage.Export.Format == "safetensors" {
+		return nil, nil
+	}
+	if ext := filepath.Ext(ref.Path); ref.Stage == "" && (ext == ".gguf" || ext == ".dat") {
+		return quant.ReadImatrix(ref.Path)
+	}
+	kept := filepath.Join(x.stageDir(j.Stage.ID), x.Name+"-imatrix.gguf")
+	if exists(kept) {
+		return quant.ReadImatrix(kept)
+	}
+	mref, _ := j.In("model")
+	path, err := resolvePath(x.pathOf(mref))
+	if err != nil {
+		return nil, err
+	}
+	src, err := arch.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	cal, err := x.calibration(ctx, ref, src, j.Stage.Export.Samples, imatrixLength)
+	if err != nil {
+		return nil, err
+	}
+	if len(cal) == 0 {
+		return nil, fail.Inputf(ref.String(), "give more text", "no text for the importance matrix")
+	}
+	im, err := quant.CollectImatrix(ctx, x.dev, src, cal, quant.ImatrixOptions{Datasets: []string{ref.String()}, Progress: x.progress("tokens")})
+	if err != nil {
+		return nil, err
+	}
+	if err := quant.WriteImatrix(kept, im); err != nil {
+		return nil, err
+	}
+	return quant.ReadImatrix(kept) // as a later run will read it
 }

@@ -9,10 +9,11 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/recipes"
 )
 
 // resolvePath maps hf://… to the local cache; other paths stay.
-func resolvePath(path string) (string, error) { return path, nil }
+func resolvePath(path string) (string, error) { return recipes.ResolvePath(path) }
 
 func inspectCommand() *ucli.Command {
 	return &ucli.Command{

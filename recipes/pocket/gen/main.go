@@ -8,6 +8,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"flag"
@@ -64,7 +65,22 @@ func run(out string, docs int) error {
 	if err := writeWeights(base); err != nil {
 		return err
 	}
-	return writeCorpus(filepath.Join(out, "corpus.jsonl"), docs)
+	if err := writeCorpus(filepath.Join(out, "corpus.jsonl"), docs); err != nil {
+		return err
+	}
+	if err := writeTask(filepath.Join(out, "train.parquet"), corpus.Train, 3000); err != nil {
+		return err
+	}
+	return writeTask(filepath.Join(out, "heldout.parquet"), corpus.HeldOut, 160)
+}
+
+// writeTask writes rows of the instruction task that the quickstart learns.
+func writeTask(path string, part corpus.Split, rows int) error {
+	var b bytes.Buffer
+	if err := corpus.WriteParquet(&b, corpus.Task(seed, rows, part)); err != nil {
+		return err
+	}
+	return atomic.WriteFile(path, b.Bytes())
 }
 
 func texts(n int) iter.Seq[string] {

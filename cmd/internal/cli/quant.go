@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/recipes"
+)
+
+// folderQuant is `quant nf4|rtn|gptq|awq`.
+func folderQuant(method, usage string) *ucli.Command {
+	flags := modelFlags(
+		&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model, or @FILE with one a line (may repeat)"},
+		&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "folder; {name}, {method} and {group_size} expand"},
+		forceFlag(),
+		&ucli.IntFlag{Name: "bits", Usage: "4 or 8 (2, 3 where the format allows); else by --scheme"},
+		&ucli.StringFlag{Name: "group-size", Value: "auto", Usage: "columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row"},
+		&ucli.StringFlag{Name: "scheme", Usage: strings.Join(quant.Schemes(), ", ")},
+		&ucli.StringFlag{Name: "format", Usage: "gptq, awq, compressed-tensors, bitsandbytes (default: the method's own)"},
+		&ucli.StringSliceFlag{Name: "for", Usage: "programs that must load it: transformers, vllm, tgi, exllama (may repeat)"},
+		&ucli.StringFlag{Name: "actorder", Value: "static", Usage: "GPTQ: static, none, or group (desc_act)"},
+		&ucli.Float64Flag{Name: "damp-percent", Value: 0.01, Usage: "GPTQ: of the mean Hessian diagonal, raised when needed"},
+		&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
+		&ucli.IntFlag{Name: "samples", Value: 128, Usage: "calibration samples"},
+		&ucli.IntFlag{Name: "max-length", Value: 2048, Usage: "tokens a calibration sample"},
+		&ucli.StringSliceFlag{Name: "ignore", Usage: "module left as it is: name or re:… (may repeat; default lm_head)"},
+		&ucli.BoolFlag{Name: "single-quant", Usage: "NF4: leave the scales in f32"},
+		&ucli.BoolFlag{Name: "allow-requantize", Usage: "accept a model that is quantized already"},
+		&ucli.StringFlag{Name: "summary", Usage: "append one row a model to FILE.md"})
+	return &ucli.Command{
+		Name: method, Usage: usage, Flags: flags,
+		Description: examples(fmt.Sprintf("quant %s --model models/M --output M-%s%s", method, method, calExample(method)),
+			fmt.Sprintf("quant %s --model @models.txt --output 'out/{name}-{method}'%s", method, calExample(method))),
+		Action: func(c *ucli.Context) error { return runFolderQuant(c, method) },
+	}
+}
+
+func calExample(method string) string {
+	if quant.Calibrated(method) {
+		return " --calibration train.jsonl --samples 128"
+	}
+	return ""
+}
+
+// models expands @FILE.
+func modelList(c *ucli.Context) ([]string, error) {
+	var out []string
+	for _, m := range c.StringSlice("model") {
+		name, ok := strings.CutPrefix(m, "@")
+		if !ok {
+			out = append(out, m)
+			continue
+		}
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fail.Usagef(name, "", "%w", err)
+		}
+		for line := range strings.Lines(string(raw)) {
+			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+				out = append(out, line)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, usagef(c, "--model is required")
+	}
+	return out, nil
+}
+
+// runFolderQuant quantizes every model; with several, a failure does not stop
+// the rest, finished outputs are skipped, and the highest exit code wins.
+func runFolderQuant(c *ucli.Context, method string) error {
+	if err := required(c, "output"); err != nil {
+		return err
+	}
+	if quant.Calibrated(method) && !c.IsSet("calibration") {
+		return usagef(c, "--calibration is required: poor calibration text would be silent")
+	}
+	models, err := modelList(c)
+	if err != nil {
+		return err
+	}
+	if len(models) > 1 && !strings.Contains(c.String("output"), "{name}") {
+		return usagef(c, "--output needs {name} with several models")
+	}
+	var worst error
+	for _, m := range models {
+		err := quantOne(c, method, m, len(models) > 1)
+		if err != nil && len(models) > 1 {
+			printError(c.App.ErrWriter, fmt.Errorf("%s: %w", m, err))
+		}
+		if fail.Code(err) > fail.Code(worst) {
+			worst = err
+		}
+		if c.Context.Err() != nil {
+			break
+		}
+	}
+	return worst
+}
+
+func quantOne(c *ucli.Context, method, model string, many bool) error {
+	out := strings.NewReplacer("{name}", nameOf(strings.TrimSuffix(model, string(filepath.Separator))), "{method}", method, "{group_size}", c.String("group-size")).Replace(c.String("output"))
+	if _, err := os.Stat(out); err == nil && many && !c.Bool("force") {
+		fmt.Fprintln(c.App.ErrWriter, out+": done already")
+		return nil
+	}
+	if err := freshOutput(c, out); err != nil {
+		return err
+	}
+	dev, err := openDevice(c)
+	if err != nil {
+		return err
+	}
+	job := quant.FolderJob{Path: out, Method: method, Scheme: c.String("scheme"), Format: c.String("format"), For: c.StringSlice("for"), ActOrder: c.String("actorder"),
+		Damp: c.Float64("damp-percent"), Samples: c.Int("samples"), Ignore: c.StringSlice("ignore"), SingleQuant: c.Bool("single-quant"), AllowRequantize: c.Bool("allow-requantize")}
+	if len(job.For) == 0 {
+		job.For = nil
+	}
+	if len(job.Ignore) == 0 {
+		job.Ignore = []string{"lm_head"}
+	}
+	if job.Group, err = groupSize(c); err != nil {
+		return err
+	}
+	if job.Scheme, err = schemeOf(c, method, job.Scheme); err != nil {
+		return err
+	}
+	progress, clear := bar(c, "quant "+method, "work")
+	rep, err := recipes.QuantizeFolder(c.Context, dev, model, job, c.String("calibration"), c.Int("max-length"), progress)
+	clear()
+	if err != nil {
+		return err
+	}
+	for _, w := range rep.Warnings {
+		fmt.Fprintln(c.App.ErrWriter, "warning: "+w)
+	}
+	line := map[string]any{"model": model, "output": out, "method": method, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()}
+	if c.Bool("json") {
+		return writeJSON(c, line)
+	}
+	fmt.Fprintf(c.App.Writer, "%s: %s %s group %d, %.2f bits a weight, %s, %d layers fell back\n", out, method, rep.Scheme, rep.Group, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes)), rep.Fallbacks())
+	if s := c.String("summary"); s != "" {
+		return recipes.AppendText(s, fmt.Sprintf("| %s | %s | %s | %.2f | %s |\n", model, method, out, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
+	}
+	return nil
+}
+
+func groupSize(c *ucli.Context) (int, error) {
+	s := c.String("group-size")
+	if s == "auto" {
+		return 0, nil
+	}
+	var n int
+	if _, err := fmt.Sscanf(s, "%d", &n); err != nil || n == 0 || n < -1 || fmt.Sprint(n) != s {
+		return 0, usagef(c, "--group-size %q: auto, -1 or a number of columns", s)
+	}
+	return n, nil
+}
+
+// schemeOf joins --bits with the method's usual symmetry.
+func schemeOf(c *ucli.Context, method, scheme string) (string, error) {
+	if !c.IsSet("bits") {
+		return scheme, nil
+	}
+	if scheme != "" && !strings.HasPrefix(scheme, fmt.Sprintf("W%dA16", c.Int("bits"))) {
+		return "", usagef(c, "--bits %d and --scheme %s contradict each other", c.Int("bits"), scheme)
+	}
+	if scheme == "" {
+		scheme = fmt.Sprintf("W%dA16", c.Int("bits"))
+		if method == "awq" {
+			scheme += "_ASYM"
+		}
+	}
+	return scheme, nil
+}
+
+func imatrixCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "imatrix", Usage: "importance matrix over calibration text, in llama.cpp's format",
+		Description: examples("quant imatrix --model models/M --calibration train.jsonl --output M-imatrix.gguf"),
+		Flags: modelFlags(modelFlag(), outputFlag(), forceFlag(),
+			&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
+			&ucli.IntFlag{Name: "samples", Value: 64, Usage: "calibration samples"},
+			&ucli.IntFlag{Name: "max-length", Value: 512, Usage: "tokens a sample"}),
+		Action: func(c *ucli.Context) error {
+			if err := required(c, "model", "output", "calibration"); err != nil {
+				return err
+			}
+			if err := freshOutput(c, c.String("output")); err != nil {
+				return err
+			}
+			dev, err := openDevice(c)
+			if err != nil {
+				return err
+			}
+			progress, clear := bar(c, "imatrix", "tokens")
+			im, err := recipes.CollectImatrix(c.Context, dev, c.String("model"), c.String("calibration"), c.Int("samples"), c.Int("max-length"), progress)
+			clear()
+			if err != nil {
+				return err
+			}
+			if err := quant.WriteImatrix(c.String("output"), im); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.App.Writer, "%s: %d entries over %d chunks\n", c.String("output"), len(im.Entries), im.Chunks)
+			return nil
+		},
+	}
+}

@@ -51,7 +51,7 @@ func (x *run) writeReports(s *Summary, failed error) error {
 			return err
 		}
 	}
-	return nil
+	return x.writeTensorboard()
 }
 
 // contextOf is the context length to serve a model with.

@@ -121,8 +121,8 @@ func ticks(lo, hi float64, n int) []float64 {
 		}
 	}
 	var out []float64
-	for k := math.Ceil(lo/step - 1e-9); k*step <= hi+step*1e-9; k++ {
-		out = append(out, k*step)
+	for k := math.Ceil(lo/step-1e-9) + 0; k*step <= hi+step*1e-9; k++ {
+		out = append(out, k*step+0) // no -0
 	}
 	return out
 }

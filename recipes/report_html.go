@@ -74,6 +74,9 @@ func (x *run) html(s *Summary, err error) ([]byte, error) {
 		Name: s.Name, Verdict: s.Verdict, Err: s.Err, Hint: fail.Hint(err), Took: duration(s.Seconds), Hash: string(s.Hash),
 		Version: Version, Device: x.dev.Info().Name, Kernels: cpu.Level(), Seed: x.Seed, Facts: s.Facts, Next: s.Next, Licence: x.licence(),
 	}
+	if p.Hint == "see report.html" {
+		p.Hint = ""
+	}
 	p.Class = map[string]string{"done": "ok", "incomplete": "unsure", "interrupted": "unsure", "gate cannot tell": "unsure"}[s.Verdict]
 	if p.Class == "" {
 		p.Class = "bad"

@@ -3,7 +3,6 @@ package recipes
 import (
 	"fmt"
 	"html/template"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -45,10 +44,7 @@ type trainView struct {
 // too.
 func (x *run) trainView(j *Job, res *Result) (trainView, bool) {
 	v := trainView{Stage: j.Stage.ID}
-	steps, evals, err := train.ReadMetrics(filepath.Join(x.stageDir(v.Stage), train.MetricsFile))
-	if err != nil {
-		steps, evals, err = train.ReadMetrics(filepath.Join(x.workDir(v.Stage), train.MetricsFile))
-	}
+	steps, evals, err := train.ReadMetrics(x.metricsPath(v.Stage))
 	if err != nil || len(steps) == 0 {
 		return v, false
 	}
@@ -100,12 +96,20 @@ func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []chart {
 	one := func(title string, zero bool, format func(float64) string, f func(*train.Metrics) float64) chart {
 		return chart{Title: title, X: "step", Zero: zero, Format: format, Series: []series{{Name: strings.ToLower(title), X: x, Y: col(f), Class: "s1"}}}
 	}
+	most := int64(0)
+	for i := range steps {
+		most = max(most, steps[i].MemoryBytes)
+	}
+	unit, by := "MiB", float64(1<<20)
+	if most >= 4<<30 {
+		unit, by = "GiB", 1<<30
+	}
 	return []chart{
 		{Title: "Loss", X: "step", Series: curves, Wide: true},
 		one("Learning rate", true, func(v float64) string { return sig(v, 2) }, func(m *train.Metrics) float64 { return m.LearningRate }),
 		one("Gradient norm before clipping", true, nil, func(m *train.Metrics) float64 { return m.GradNorm }),
 		one("Tokens a second", true, axisNumber3, func(m *train.Metrics) float64 { return m.TokensPerSecond }),
-		one("Memory of the device", true, func(v float64) string { return humanize.IBytes(uint64(max(v, 0))) }, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) }),
+		one("Largest memory so far, "+unit, true, nil, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }),
 	}
 }
 
@@ -335,7 +339,7 @@ func mergeViews(res *Result) []layerView {
 	if m.Report == nil || len(m.Report.Layers) == 0 {
 		return nil
 	}
-	v := layerView{Title: "Merge: " + res.Stage, WorstTitle: "Largest share of rounding", Head: []string{"layer", "‖delta‖/‖W‖", "‖rounding‖/‖delta‖"}}
+	v := layerView{Title: "Merge: " + res.Stage, WorstTitle: "Largest share of rounding", Head: []string{"layer", "delta/W", "rounding/delta"}}
 	quantized := false
 	for _, l := range m.Report.Layers {
 		quantized = quantized || l.Quant > 0
@@ -353,7 +357,7 @@ func mergeViews(res *Result) []layerView {
 	title := "‖rounding‖/‖delta‖ by layer"
 	if quantized {
 		title, v.WorstTitle = "‖quantization‖/‖delta‖ by layer", "Largest ‖quantization‖/‖delta‖"
-		v.Head = append(v.Head, "‖quantization‖/‖delta‖")
+		v.Head = append(v.Head, "quant./delta")
 		v.Line = "The base was quantized while the adapter learned. Above 1, that quantization moved a layer further than training did. "
 	}
 	if m.KL != nil {
@@ -383,7 +387,7 @@ func typeViews(res *Result) []typeView {
 		if len(f.Tensors) == 0 {
 			continue
 		}
-		v := typeView{Title: fmt.Sprintf("Types in %s/%s: %.2f bits a weight", res.Stage, f.Type, f.Bits)}
+		v := typeView{Title: fmt.Sprintf("%s/%s: %.2f bits a weight", res.Stage, f.Type, f.Bits)}
 		at := map[[2]string]int{}
 		var bytes []int64
 		for _, t := range f.Tensors {

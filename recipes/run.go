@@ -261,6 +261,7 @@ func (x *run) one(ctx context.Context, j *Job, res *Result) error {
 		if !(errors.As(err, &gate) && gate.Kind == fail.Gate) {
 			return err
 		}
+		res.Seconds = time.Since(began).Seconds()
 		x.done[j.Stage.ID] = res // shown in the report, but not recorded as done
 		return err
 	}
@@ -296,7 +297,9 @@ func (x *run) address(j *Job) (*Result, error) {
 	for _, i := range j.Inputs {
 		var h digest
 		if i.Ref.Stage != "" {
-			h = x.addr[i.Ref.Stage] + digest("/"+i.Ref.Member)
+			if h = x.addr[i.Ref.Stage]; i.Ref.Member != "" {
+				h += digest("/" + i.Ref.Member)
+			}
 		} else {
 			var err error
 			if h, err = x.contentOf(i.Ref); err != nil {
@@ -417,7 +420,7 @@ func (x *run) load(j *Job, addr digest) (*Result, error) {
 }
 
 // outputsLeftOut are files of a stage's folder that are not its artifact.
-var outputsLeftOut = []string{"checkpoints", "metrics.jsonl", "tensorboard"}
+var outputsLeftOut = []string{"checkpoints", "metrics.jsonl", speedFile}
 
 // clear removes what another address left in the stage's folder, and marks the
 // folder as being worked on for this one.

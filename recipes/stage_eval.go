@@ -155,19 +155,37 @@ func promptsIn(a, b []data.Example) int {
 	return n
 }
 
+// speedFile holds what was timed.
+const speedFile = "speed.json"
+
+// writeEval leaves the measurements in the stage's folder.
 func (x *run) writeEval(j *Job, out *EvalResult) error {
 	dir := x.stageDir(j.Stage.ID)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fail.Limitf(dir, "", "%w", err)
 	}
-	raw, err := json.MarshalIndent(out, "", " ")
-	if err != nil {
-		return err
+	steady, timed := *out, EvalResult{} // times differ from run to run: they are no part of the artifact
+	steady.Metrics = nil
+	for _, m := range out.Metrics {
+		if m.Task == "speed" {
+			timed.Metrics = append(timed.Metrics, m)
+		} else {
+			steady.Metrics = append(steady.Metrics, m)
+		}
 	}
-	if err := atomic.WriteFile(filepath.Join(dir, "eval.json"), append(raw, '\n')); err != nil {
-		return err
+	for name, v := range map[string]any{"eval.json": steady, speedFile: timed.Metrics} {
+		if name == speedFile && timed.Metrics == nil {
+			continue
+		}
+		raw, err := json.MarshalIndent(v, "", " ")
+		if err != nil {
+			return err
+		}
+		if err := atomic.WriteFile(filepath.Join(dir, name), append(raw, '\n')); err != nil {
+			return err
+		}
 	}
-	junit, err := JUnit(j.Stage.ID, out)
+	junit, err := JUnit(j.Stage.ID, &steady)
 	if err != nil {
 		return err
 	}

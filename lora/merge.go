@@ -109,11 +109,10 @@ func (m *merger) take(w Weighted) error {
 			}
 			continue
 		}
-		path, ok := strings.CutSuffix(name, ".lora_magnitude_vector")
-		if ok && f.Config.UseDoRA {
+		if strings.HasSuffix(name, ".lora_magnitude_vector") && f.Config.UseDoRA {
 			continue // with its A; one that has none is left over
 		}
-		if path, ok = strings.CutSuffix(name, ".lora_B.weight"); ok {
+		if path, ok := strings.CutSuffix(name, ".lora_B.weight"); ok {
 			if f.tensors[path+".lora_A.weight"] == nil {
 				return f.missing(path + ".lora_A.weight")
 			}

@@ -37,16 +37,19 @@ func (r *run) fields() []stateField {
 
 // download hands over parameters and moments in the order of a checkpoint.
 func (r *run) download(put func([]byte) error) error {
-	var buf []byte
+	buf := make([]byte, 4*stateChunk)
 	for _, kind := range append([]string{"p"}, r.opt.moments()...) {
 		for _, p := range r.opt.params {
-			buf = slices.Grow(buf[:0], 4*p.Len())[:4*p.Len()]
-			err := r.dev.Run(func() error { return r.dev.Download(buf, r.opt.part(kind, p)) })
-			if err == nil {
-				err = put(buf)
-			}
-			if err != nil {
-				return err
+			for off := 0; off < p.Len(); off += stateChunk {
+				n := min(stateChunk, p.Len()-off)
+				part := r.dev.Slice(r.opt.part(kind, p), off, n)
+				err := r.dev.Run(func() error { return r.dev.Download(buf[:4*n], part) })
+				if err == nil {
+					err = put(buf[:4*n])
+				}
+				if err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -77,9 +80,9 @@ func (r *run) load(s *stateFile) error {
 	if !slices.Equal(s.Tensors, r.fields()) || !slices.Equal(s.Moments, r.opt.moments()) {
 		return corrupt(s.path, "%d tensors with moments %v, this run has %d with %v", len(s.Tensors), s.Moments, len(r.opt.params), r.opt.moments())
 	}
-	err := s.read(func(kind string, i int, data []byte) error {
+	err := s.read(func(kind string, i, off int, data []byte) error {
 		return r.dev.Run(func() error {
-			r.dev.Upload(r.opt.part(kind, r.opt.params[i]), data)
+			r.dev.Upload(r.dev.Slice(r.opt.part(kind, r.opt.params[i]), off, len(data)/4), data)
 			return nil
 		})
 	})

@@ -33,7 +33,7 @@ const (
 	stateSuffix = ".state"
 	statePrefix = "checkpoint-"
 	maxHeader   = 64 << 20
-	stateChunk  = 1 << 20 // bytes moved at once
+	stateChunk  = 1 << 20 // values moved at once
 )
 
 // stateHeader describes a checkpoint.
@@ -191,10 +191,9 @@ func (s *stateFile) verify() error {
 	return nil
 }
 
-// read hands the values to take, tensor by tensor: all parameters, then all of
-// each moment. The hash is checked on the way; take may have been called when
-// it turns out wrong, so verify first.
-func (s *stateFile) read(take func(kind string, tensor int, data []byte) error) error {
+// read hands the values to take in pieces, off values into a tensor: all
+// parameters, then all of each moment. Call verify first.
+func (s *stateFile) read(take func(kind string, tensor, off int, data []byte) error) error {
 	f, err := os.Open(s.path)
 	if err != nil {
 		return err
@@ -203,15 +202,17 @@ func (s *stateFile) read(take func(kind string, tensor int, data []byte) error) 
 	if _, err := f.Seek(s.data, io.SeekStart); err != nil {
 		return err
 	}
-	var buf []byte
+	buf := make([]byte, 4*stateChunk)
 	for _, kind := range append([]string{"p"}, s.Moments...) {
 		for i, t := range s.Tensors {
-			buf = slices.Grow(buf[:0], 4*t.Len)[:4*t.Len]
-			if _, err := io.ReadFull(f, buf); err != nil {
-				return corrupt(s.path, "%v", err)
-			}
-			if err := take(kind, i, buf); err != nil {
-				return err
+			for off := 0; off < t.Len; off += stateChunk {
+				b := buf[:4*min(stateChunk, t.Len-off)]
+				if _, err := io.ReadFull(f, b); err != nil {
+					return corrupt(s.path, "%v", err)
+				}
+				if err := take(kind, i, off, b); err != nil {
+					return err
+				}
 			}
 		}
 	}

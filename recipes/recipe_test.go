@@ -77,7 +77,7 @@ stages:
 		`found "truncat"`, "did you mean truncate?",
 		`found "no", want true or false`,
 		`found "1_000", want a number`,
-		"want at most 0.99", "warmup_steps and warmup_ratio",
+		"want at most 0.99", "warmup_ratio and warmup_steps",
 		"exactly one kind, found 2",
 		"--set #1: nosuch.key", `--set #2`, `found "many"`,
 		"    6 |       cutoff_len: 1024\n      |       ^",

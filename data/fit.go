@@ -130,7 +130,7 @@ func roundUp(n int) int { return (n + 255) / 256 * 256 }
 func (e *encoding) endNames() string {
 	var names []string
 	for _, id := range e.ends {
-		names = append(names, fmt.Sprintf("%s", e.tok.Token(id)))
+		names = append(names, e.tok.Token(id))
 	}
 	if len(names) == 0 {
 		return "the end tokens (the tokenizer has none)"

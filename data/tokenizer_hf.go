@@ -71,10 +71,10 @@ type hfFile struct {
 	added    []byte
 	pipeline [4][]byte
 
-	modelType, unk, prefix, suffix          string
-	vocab, merges                           []byte
-	byteFallback, fuseUnk, ignoreMerges, uo bool
-	unkID                                   int32
+	modelType, unk, prefix, suffix      string
+	vocab, merges                       []byte
+	byteFallback, fuseUnk, ignoreMerges bool
+	unkID                               int32
 }
 
 func (h *hfFile) read(t *Tokenizer, data []byte) error {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"sync"
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
@@ -223,8 +222,6 @@ type writer struct {
 	items map[string]*item
 	order []string
 	head  []headBytes // headers and small files
-	mu    sync.Mutex
-	done  int
 }
 
 // headBytes are bytes that belong at the beginning of a file.

@@ -101,7 +101,7 @@ func checkFolder(t *testing.T, dir string, c quantConfig) {
 				return err == nil && bytes.Equal(o.QWeight, p.QWeight) && bytes.Equal(o.QZeros, p.QZeros) && bytes.Equal(o.Scales, p.Scales)
 			}
 		default:
-			m, err, back = importCT(c, get, all[layer+".weight_scale"], rows, cols)
+			m, back, err = importCT(c, get, all[layer+".weight_scale"], rows, cols)
 		}
 		if err != nil {
 			t.Errorf("%s: %v", layer, err)
@@ -118,7 +118,7 @@ func checkFolder(t *testing.T, dir string, c quantConfig) {
 	}
 }
 
-func importCT(c quantConfig, get func(string) []byte, scale tensor, rows, cols int) (block.Raw, error, func() bool) {
+func importCT(c quantConfig, get func(string) []byte, scale tensor, rows, cols int) (block.Raw, func() bool, error) {
 	w := c.Quantization.Groups.Zero.Weights
 	ty := dtype.Type{Kind: intKinds[w.Bits], Group: -1, Scale: kindOf(scale)}
 	if w.Group != nil {
@@ -135,10 +135,11 @@ func importCT(c quantConfig, get func(string) []byte, scale tensor, rows, cols i
 		p.Packed = get("weight_packed")
 	}
 	m := block.New(ty, rows, cols)
-	return m, block.ImportCT(m, p), func() bool {
+	back := func() bool {
 		o, err := block.ExportCT(m, asInt8)
 		return err == nil && bytes.Equal(o.Packed, p.Packed) && bytes.Equal(o.Int8, p.Int8) && bytes.Equal(o.Scale, p.Scale) && bytes.Equal(o.ZeroPoint, p.ZeroPoint)
 	}
+	return m, back, block.ImportCT(m, p)
 }
 
 func kindOf(t tensor) dtype.Kind {

@@ -16,7 +16,6 @@ func commands() []*ucli.Command {
 	return []*ucli.Command{
 		runCommand(), planCommand(), validateCommand(), initCommand(), schemaCommand(), cleanCommand(),
 		ingestCommand(), trainCommand(), mergeCommand(), exportCommand(), evalCommand(), compareCommand(),
-
 		generateCommand(), chatCommand(), inspectCommand(), verifyCommand(), doctorCommand(), pullCommand(), graphCommand(),
 		logitsCommand(), tokenizeCommand(), renderCommand(),
 		{Name: "quant", Usage: "quantize a model; also the binary quant", Subcommands: quantCommands(), Action: noSubcommand},
@@ -26,7 +25,13 @@ func commands() []*ucli.Command {
 
 // quantCommands is the table of `quant` and `tune quant`.
 func quantCommands() []*ucli.Command {
-	return []*ucli.Command{}
+	return []*ucli.Command{
+		folderQuant("nf4", "NF4 with double quantization, for bitsandbytes"),
+		folderQuant("rtn", "round to nearest"),
+		folderQuant("gptq", "GPTQ, calibrated (arXiv 2210.17323)"),
+		folderQuant("awq", "AWQ, calibrated (arXiv 2306.00978)"),
+		quantGGUFCommand(), imatrixCommand(),
+	}
 }
 
 func noSubcommand(c *ucli.Context) error {

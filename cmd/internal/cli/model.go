@@ -3,7 +3,6 @@ package cli
 import (
 	"encoding/binary"
 	"math"
-	"os"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -202,6 +201,3 @@ func (p *padded) scatter(t *autograd.Tape, x *autograd.Tensor, name string, widt
 	}
 	return formats.NamedTensor{Name: name, DType: "F32", Shape: []int64{int64(p.b), int64(p.t), int64(width)}, Data: raw}, err
 }
-
-// fileExists tells a file from text given in its place.
-func fileExists(path string) bool { st, err := os.Stat(path); return err == nil && !st.IsDir() }

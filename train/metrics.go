@@ -57,24 +57,25 @@ type metricsLog struct {
 	tail map[int]line // steps that an earlier run logged past the state we go on from
 }
 
-// openMetrics opens the log in dir and cuts it to the lines of steps up to and
-// including step. What was cut is kept in memory: the same steps must give the
-// same losses again.
-func openMetrics(dir string, step int) (*metricsLog, error) {
+// openMetrics opens the log in dir and cuts it to what the state we go on from
+// knows: steps up to step, validations up to the one after step eval. The steps
+// that were cut are kept in memory: they must give the same losses again.
+func openMetrics(dir string, step, eval int) (*metricsLog, error) {
 	l := &metricsLog{path: filepath.Join(dir, MetricsFile), tail: map[int]line{}}
 	old, err := os.ReadFile(l.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err := atomic.WriteFile(l.path, l.cut(old, step)); err != nil {
+	if err := atomic.WriteFile(l.path, l.cut(old, step, eval)); err != nil {
 		return nil, err
 	}
 	l.f, err = atomic.OpenLog(l.path)
 	return l, err
 }
 
-// cut returns the whole lines of old up to step and remembers the others.
-func (l *metricsLog) cut(old []byte, step int) []byte {
+// cut returns the whole lines of old up to step, those of validations up to
+// eval, and remembers the steps after.
+func (l *metricsLog) cut(old []byte, step, eval int) []byte {
 	var keep []byte
 	for len(old) > 0 {
 		i := bytes.IndexByte(old, '\n')
@@ -87,7 +88,11 @@ func (l *metricsLog) cut(old []byte, step int) []byte {
 		if json.Unmarshal(text, &v) != nil {
 			continue
 		}
-		if v.Step <= step {
+		last := step
+		if v.EvalLoss != nil {
+			last = eval
+		}
+		if v.Step <= last {
 			keep = append(keep, text...)
 		} else if v.Loss != nil {
 			l.tail[v.Step] = v

@@ -62,7 +62,7 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	if err := r.restore(); err != nil {
 		return nil, err
 	}
-	if r.metrics, err = openMetrics(j.Dir, r.step); err != nil {
+	if r.metrics, err = openMetrics(j.Dir, r.step, r.evaluated()); err != nil {
 		return nil, err
 	}
 	if err := r.loop(ctx); err != nil {
@@ -138,7 +138,7 @@ func memory(err error) error {
 // loop runs the steps that are left.
 func (r *run) loop(ctx context.Context) error {
 	r.report(0, false)
-	if r.resumed > 0 && r.evalDue() && (r.eval == nil || r.eval.Step != r.step) { // stopped between step and validation
+	if r.resumed > 0 && r.evalDue() && r.evaluated() != r.step { // stopped between step and validation
 		if err := r.after(ctx); err != nil {
 			return r.stop(ctx, err)
 		}
@@ -363,60 +363,6 @@ func (r *run) due() bool {
 	return r.saveSteps > 0 && r.step%r.saveSteps == 0
 }
 
-// validate measures the loss on the rows held back and reports whether it is
-// the lowest so far.
-func (r *run) validate(ctx context.Context) (bool, error) {
-	start := time.Now()
-	sum, n := 0.0, int64(0)
-	for i := range r.val.StepsPerEpoch() {
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
-		s := r.val.Step(i)
-		for _, b := range s.Micro {
-			nll, err := r.score(b)
-			if err != nil {
-				return false, memory(err)
-			}
-			sum += nll
-		}
-		n += s.Supervised
-		r.report(0, true)
-	}
-	if n == 0 {
-		return false, fail.Inputf("train", "look at the ingest report", "the validation rows have no supervised token")
-	}
-	loss := sum / float64(n)
-	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return false, fail.Numericf(r.Dir, "a lower learning_rate or a longer warm-up", "validation after step %d: loss %v", r.step, loss)
-	}
-	r.eval = &bestStep{r.step, loss}
-	improved := r.best == nil || loss < r.best.Loss
-	if improved {
-		r.best = r.eval
-	}
-	return improved, r.metrics.write(EvalMetrics{Step: r.step, Epoch: float64(r.step) / float64(r.loader.StepsPerEpoch()),
-		Loss: loss, Perplexity: math.Exp(loss), Supervised: n, Seconds: time.Since(start).Seconds()})
-}
-
-// score is the sum of -log p over the supervised tokens of b.
-func (r *run) score(b data.Batch) (float64, error) {
-	var nll float64
-	err := r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, BF16: r.bf16}
-		defer t.Free()
-		h := r.Model.Hidden(t, model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq})
-		if t.Err() != nil {
-			return t.Err()
-		}
-		lp := r.Model.LogProb(t, h, b.Target, nil)
-		v, err := t.Values(lp.LogP)
-		nll = negSum(v)
-		return err
-	})
-	return nll, err
-}
-
 // stop ends the loop early: a cancelled ctx becomes Interrupted after the last
 // finished step was saved, running out of memory keeps the state too.
 func (r *run) stop(ctx context.Context, err error) error {
@@ -433,81 +379,4 @@ func (r *run) stop(ctx context.Context, err error) error {
 		return err
 	}
 	return fail.Interruptedf(r.Dir, "run the same command again to go on", "stopped after step %d of %d, state saved", r.step, r.total)
-}
-
-func (r *run) log(format string, args ...any) {
-	if r.Log != nil {
-		r.Log(fmt.Sprintf(format, args...))
-	}
-}
-
-// report tells the caller where the run is.
-func (r *run) report(micro int, evaluating bool) {
-	if r.Progress == nil {
-		return
-	}
-	per := r.speed.perStep()
-	r.Progress(Progress{Step: r.step, Total: r.total, Micro: micro, Loss: r.lastLoss(), Val: r.valLoss(), Tokens: r.tokens,
-		PerSecond: r.speed.tokens(), Memory: kernels.Total(r.dev.Info().Mem.Now), ETA: per * float64(r.total-r.step),
-		SavedStep: r.saved, Evaluating: evaluating})
-}
-
-// lastLoss is the loss of the last step, NaN before the first.
-func (r *run) lastLoss() float64 {
-	if r.step == 0 {
-		return math.NaN()
-	}
-	return r.loss
-}
-
-// valLoss is the loss of the last validation, NaN before the first.
-func (r *run) valLoss() float64 {
-	if r.eval == nil {
-		return math.NaN()
-	}
-	return r.eval.Loss
-}
-
-func (r *run) result() *Result {
-	res := &Result{Steps: r.step, Resumed: r.resumed, Loss: r.lastLoss(), ValLoss: r.valLoss(), BestStep: r.step, Trainable: int64(r.opt.n),
-		Tokens: r.tokens, BF16: r.bf16, Recompute: r.recomputed(), Memory: r.dev.Info().Mem}
-	if r.Config.LoadBestModelAtEnd && r.best != nil {
-		res.BestStep = r.best.Step
-	}
-	return res
-}
-
-// speed averages over the last steps.
-type speed struct {
-	count   [10]int64
-	seconds [10]float64
-	n       int
-}
-
-func (s *speed) add(tokens int64, seconds float64) {
-	s.count[s.n%len(s.count)], s.seconds[s.n%len(s.count)] = tokens, seconds
-	s.n++
-}
-
-func (s *speed) sums() (tokens int64, seconds float64, n int) {
-	n = min(s.n, len(s.count))
-	for i := range n {
-		tokens, seconds = tokens+s.count[i], seconds+s.seconds[i]
-	}
-	return tokens, seconds, n
-}
-
-// tokens is the number of tokens a second, NaN before the first step.
-func (s *speed) tokens() float64 {
-	t, sec, n := s.sums()
-	if n == 0 {
-		return math.NaN()
-	}
-	return float64(t) / sec
-}
-
-// perStep is the seconds of a step, NaN before the first.
-func (s *speed) perStep() float64 {
-	_, sec, n := s.sums()
-	return sec / float64(n)
 }

@@ -1,0 +1,93 @@
+package train
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/tunekit/tunekit/kernels"
+)
+
+func (r *run) log(format string, args ...any) {
+	if r.Log != nil {
+		r.Log(fmt.Sprintf(format, args...))
+	}
+}
+
+// report tells the caller where the run is.
+func (r *run) report(micro int, evaluating bool) {
+	if r.Progress == nil {
+		return
+	}
+	per := r.speed.perStep()
+	r.Progress(Progress{Step: r.step, Total: r.total, Micro: micro, Loss: r.lastLoss(), Val: r.valLoss(), Tokens: r.tokens,
+		PerSecond: r.speed.tokens(), Memory: kernels.Total(r.dev.Info().Mem.Now), ETA: per * float64(r.total-r.step),
+		SavedStep: r.saved, Evaluating: evaluating})
+}
+
+// lastLoss is the loss of the last step, NaN before the first.
+func (r *run) lastLoss() float64 {
+	if r.step == 0 {
+		return math.NaN()
+	}
+	return r.loss
+}
+
+// evaluated is the step of the last validation, 0 before the first.
+func (r *run) evaluated() int {
+	if r.eval == nil {
+		return 0
+	}
+	return r.eval.Step
+}
+
+// valLoss is the loss of the last validation, NaN before the first.
+func (r *run) valLoss() float64 {
+	if r.eval == nil {
+		return math.NaN()
+	}
+	return r.eval.Loss
+}
+
+func (r *run) result() *Result {
+	res := &Result{Steps: r.step, Resumed: r.resumed, Loss: r.lastLoss(), ValLoss: r.valLoss(), BestStep: r.step, Trainable: int64(r.opt.n),
+		Tokens: r.tokens, BF16: r.bf16, Recompute: r.recomputed(), Memory: r.dev.Info().Mem}
+	if r.Config.LoadBestModelAtEnd && r.best != nil {
+		res.BestStep = r.best.Step
+	}
+	return res
+}
+
+// speed averages over the last steps.
+type speed struct {
+	count   [10]int64
+	seconds [10]float64
+	n       int
+}
+
+func (s *speed) add(tokens int64, seconds float64) {
+	s.count[s.n%len(s.count)], s.seconds[s.n%len(s.count)] = tokens, seconds
+	s.n++
+}
+
+func (s *speed) sums() (tokens int64, seconds float64, n int) {
+	n = min(s.n, len(s.count))
+	for i := range n {
+		tokens, seconds = tokens+s.count[i], seconds+s.seconds[i]
+	}
+	return tokens, seconds, n
+}
+
+// tokens is the number of tokens a second, NaN before the first step.
+func (s *speed) tokens() float64 {
+	t, sec, n := s.sums()
+	if n == 0 {
+		return math.NaN()
+	}
+	return float64(t) / sec
+}
+
+// perStep is the seconds of a step, NaN before the first.
+func (s *speed) perStep() float64 {
+	_, sec, n := s.sums()
+	return sec / float64(n)
+}

@@ -71,12 +71,45 @@ func compilePattern(pattern string) (*regexp2.Regexp, error) {
 	if len(pattern) > maxPattern {
 		return nil, fmt.Errorf("a pattern of %d bytes is longer than %d", len(pattern), maxPattern)
 	}
+	if err := portable(pattern); err != nil {
+		return nil, fmt.Errorf("pattern %q: %w", clip(pattern), err)
+	}
 	re, err := regexp2.Compile(pattern, regexp2.Multiline, regexp2.OptionMaxBacktrackingStackSize(1<<24))
 	if err != nil {
 		return nil, fmt.Errorf("pattern %q: %w", clip(pattern), err)
 	}
-	re.MatchTimeout = 10 * time.Second
+	re.MatchTimeout = 2 * time.Second
 	return re, nil
+}
+
+// portable refuses what the reference's engine (Oniguruma, Ruby's syntax) and
+// ours read differently: sets inside sets, intersections, {,n}. Its ^ and $ are
+// those of lines, which the Multiline option gives.
+func portable(pattern string) error {
+	inSet := false
+	for i := 0; i < len(pattern); i++ {
+		switch c := pattern[i]; {
+		case c == '\\':
+			i++
+		case !inSet && c == '[':
+			inSet = true
+			if strings.HasPrefix(pattern[i+1:], "^") {
+				i++
+			}
+			if strings.HasPrefix(pattern[i+1:], "]") {
+				return fmt.Errorf("an unescaped ] begins a set")
+			}
+		case inSet && c == ']':
+			inSet = false
+		case inSet && c == '[':
+			return fmt.Errorf("a set inside a set is not supported")
+		case inSet && strings.HasPrefix(pattern[i:], "&&"):
+			return fmt.Errorf("an intersection of sets is not supported")
+		case !inSet && strings.HasPrefix(pattern[i:], "{,"):
+			return fmt.Errorf("{,n} is not supported; write {0,n}")
+		}
+	}
+	return nil
 }
 
 // regexSplitter splits by any regular expression; behavior is the file's word

@@ -176,7 +176,7 @@ func (t *Tokenizer) appendText(out []int32, text string, plain bool) (ids []int3
 		case nil:
 			t.pool.Put(e)
 		case errPattern:
-			ids, err = nil, fail.Inputf("tokenizer", "", "%w", r.err)
+			ids, err = nil, fail.Limitf("tokenizer", "its pre-tokenizer cannot be trusted with this text", "%w", r.err)
 		default:
 			panic(r)
 		}

@@ -38,6 +38,7 @@ type Tokenizer struct {
 	files              map[string][]byte // the Hugging Face files it came from
 	merges             []string          // "a b", for GGUF; nil where scores are used
 	scores             []float32         // by id; nil where merges are used
+	preName            string            // tokenizer.ggml.pre of the file it came from
 	hash               func() string
 	pool               sync.Pool // *encoder
 	pieces             func() *pieceTable

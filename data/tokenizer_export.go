@@ -56,11 +56,15 @@ func (t *Tokenizer) ggufModel(rows int) ([]formats.KV, error) {
 	vocab := []formats.KV{{Key: ggufTok + "tokens", Value: tokens}}
 	kinds := formats.KV{Key: ggufTok + "token_type", Value: types}
 	if m.byteLevel {
-		f, err := t.recognise(m)
-		if err != nil {
-			return nil, err
+		pre := t.preName
+		if pre == "" {
+			f, err := t.recognise(m)
+			if err != nil {
+				return nil, err
+			}
+			pre = f.names[0]
 		}
-		head := []formats.KV{{Key: ggufTok + "model", Value: "gpt2"}, {Key: ggufTok + "pre", Value: f.names[0]}}
+		head := []formats.KV{{Key: ggufTok + "model", Value: "gpt2"}, {Key: ggufTok + "pre", Value: pre}}
 		merges, err := t.ggufMerges()
 		return slices.Concat(head, vocab, []formats.KV{kinds, {Key: ggufTok + "merges", Value: merges}}), err
 	}

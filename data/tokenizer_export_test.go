@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
 
@@ -112,6 +114,42 @@ func sameSpecial(t *testing.T, a, b *Tokenizer) {
 	}
 	if a.Size() != b.Size() {
 		t.Errorf("%d tokens became %d", a.Size(), b.Size())
+	}
+}
+
+// GGUF → GGUF keys gives the file's own tokens, types, merges, scores and ids.
+func TestGGUFToGGUF(t *testing.T) {
+	dir := testdir.Shared(t, "llama.cpp-vocab")
+	paths := []string{testdir.Shared(t, "stories260K/stories260K-f32.gguf")}
+	for _, name := range ggufVocabs {
+		paths = append(paths, filepath.Join(dir, "ggml-vocab-"+name+".gguf"))
+	}
+	if smol := smolModel(); smol != "" {
+		paths = append(paths, smol)
+	}
+	for _, path := range paths {
+		r, err := formats.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		tok, err := OpenTokenizer(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kv, err := tok.GGUFKeys()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]any{}
+		for _, e := range r.KV() {
+			want[e.Key] = e.Value
+		}
+		for _, e := range kv {
+			if w, ok := want[e.Key]; ok && !reflect.DeepEqual(w, e.Value) {
+				t.Errorf("%s: %s changed", filepath.Base(path), e.Key)
+			}
+		}
 	}
 }
 

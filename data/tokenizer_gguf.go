@@ -259,6 +259,7 @@ func (t *Tokenizer) ggufBPE(g *ggufKeys) error {
 	if err := t.ggufSpecial(g, -1, -1, -1, f.bos); err != nil {
 		return err
 	}
+	t.preName = pre
 	t.merges = ggufArray[string](g, ggufTok+"merges")
 	if t.merges == nil {
 		return fmt.Errorf("key %smerges is missing", ggufTok)

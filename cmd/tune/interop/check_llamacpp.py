@@ -1,0 +1,120 @@
+"""llama.cpp through llama-cpp-python, and gguf-py: our GGUF files load there, with our tokens, our text and our decoded weights."""
+import llama_cpp
+import numpy as np
+from gguf import GGUFReader
+from gguf.quants import dequantize
+from lib import NEW_TOKENS, PROMPTS, SHARED, TEXTS, close, generate, lines, logits, ours, run, same, say, subjects, tokenize, trimmed
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+from safetensors.numpy import load_file
+
+F32 = 0  # ggml's number, for the KV cache: its default is F16
+KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")
+# What a file's logits may be off: llama.cpp rounds activations to 8 bits for
+# quantized weights and to F16 for F16 weights; only F32 is computed in f32.
+LIMITS = {"F32": 1e-4, "F16": 5e-3, "BF16": 2e-2}
+QUANTIZED = 5e-2
+
+
+def load(path, **kw):
+    return llama_cpp.Llama(str(path), n_ctx=256, n_batch=256, n_threads=2, n_threads_batch=2, verbose=False, type_k=F32, type_v=F32, **kw)
+
+
+def greedy(m, ids, stops):
+    m.reset()
+    out = []
+    for t in m.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
+        if t in stops or len(out) == NEW_TOKENS:
+            return out
+        out.append(t)
+
+
+def theirs(m, ids):
+    rows = []
+    for row in ids:
+        m.reset()
+        m.eval([int(t) for t in row])
+        rows.append(np.array(m.scores[: len(row)]))
+    return np.stack(rows)
+
+
+def file(s, kind):
+    path = s.gguf(kind)
+    m = load(path, logits_all=True)
+    close(f"{s.name}: {kind} logits", theirs(m, s.ids()), logits(path, s.ids()), LIMITS.get(kind, QUANTIZED))
+    stops = {m.token_eos()}
+    prompts = tokenize(path, PROMPTS)
+    want = [trimmed(g, stops) for g in generate(path, PROMPTS)]
+    same(f"{s.name}: {kind} greedy tokens", [trimmed(greedy(m, p, stops), stops) for p in prompts], want, PROMPTS)
+
+
+def text(s, kind):
+    """Greedy text from text: their tokenizer, model and decoding against ours."""
+    path = s.gguf(kind)
+    m = load(path)
+    got = [m.create_completion(p, max_tokens=NEW_TOKENS, temperature=0.0, top_k=1, repeat_penalty=1.0)["choices"][0]["text"] for p in PROMPTS]
+    want = [lines(ours("tune", "generate", "--model", path, "--prompt", p, "--max-new-tokens", NEW_TOKENS, "--dtype", "f32"))[0]["text"] for p in PROMPTS]
+    same(f"{s.name}: {kind} greedy text", got, want, PROMPTS)
+
+
+def tokenizer(name, path):
+    m = load(path, vocab_only=True)
+    texts = [t for t in TEXTS if t]
+    got = [m.tokenize(t.encode(), add_bos=True, special=True) for t in texts]
+    same(f"{name}: token ids", got, tokenize(path, texts), texts)
+
+
+def template(s):
+    """The chat template in the file, rendered by llama-cpp-python."""
+    m = load(s.gguf("F16"), vocab_only=True)
+    src = m.metadata.get("tokenizer.chat_template")
+    if not src:
+        return
+    word = lambda i: m._model.token_get_text(i) if i >= 0 else ""
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\nthere"}]
+    got = Jinja2ChatFormatter(template=src, eos_token=word(m.token_eos()), bos_token=word(m.token_bos()))(messages=chat).prompt
+    want = lines(ours("tune", "render", "--model", s.gguf("F16"), stdin='{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\\nthere"}], "add_generation_prompt": true}\n'))
+    same(f"{s.name}: chat template", [got], [want[0]["text"]])
+
+
+HF_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight",
+}
+PARTS = {
+    "attn_norm": "input_layernorm", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}
+
+
+def hf_name(name):
+    """The Hugging Face name of a tensor stored in the same order there; None for q and k, whose rows GGUF permutes."""
+    if name in HF_NAMES:
+        return HF_NAMES[name]
+    _, layer, part, _ = name.split(".")
+    return f"model.layers.{layer}.{PARTS[part]}.weight" if part in PARTS else None
+
+
+def reader(s, kind):
+    """gguf-py reads the file's metadata, and its own decoders give the weights that we decode."""
+    path = s.gguf(kind)
+    r = GGUFReader(path)
+    say(r.fields["general.architecture"].contents() == "llama" and len(r.tensors) > 0, f"{s.name}: {kind} metadata by gguf-py", f"{len(r.fields)} keys, {len(r.tensors)} tensors")
+    dense = s.folder(path, f"{kind}-f32")
+    weights = {k: v for f in dense.glob("*.safetensors") for k, v in load_file(f).items()}
+    compared = differ = 0
+    for t in r.tensors:
+        name = hf_name(t.name)
+        if name in weights:
+            x = dequantize(t.data, t.tensor_type).reshape(weights[name].shape)
+            compared += x.size
+            differ += int((x != weights[name]).sum())
+    say(compared > 0 and differ == 0, f"{s.name}: {kind} weights decoded by gguf-py", f"{differ} of {compared} differ")
+
+
+checks = []
+if (SHARED / "stories260K").exists():
+    checks += [(tokenizer, "stories260K", SHARED / "stories260K/stories260K-f32.gguf")]
+for s in subjects():
+    checks += [(tokenizer, s.name, s.gguf("F16")), (template, s)]
+    checks += [(file, s, k) for k in KINDS] + [(reader, s, k) for k in KINDS]
+    checks += [(text, s, k) for k in ("F16", "Q8_0")]
+run(*checks)

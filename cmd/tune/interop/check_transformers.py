@@ -1,0 +1,191 @@
+"""Transformers, PEFT, bitsandbytes, GPTQModel and tokenizers: what we write loads there with our numbers, what they write loads here."""
+import json
+
+import numpy as np
+import torch
+from lib import BUILD, PROMPTS, SHARED, TEXTS, Subject, close, generate, generated, lines, logits, made, ours, run, same, say, subjects, tokenize, trimmed
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+LIMIT = 1e-4  # of logits, both sides in f32
+
+
+def load(path, **kw):
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, device_map="cpu", **kw).eval()
+
+
+@torch.no_grad()
+def theirs(m, ids):
+    return m(torch.from_numpy(ids)).logits.float().numpy()
+
+
+@torch.no_grad()
+def greedy(m, prompts, stops, new_tokens):
+    out = []
+    for p in prompts:
+        ids = torch.tensor([p])
+        got = m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, eos_token_id=stops, pad_token_id=stops[0])
+        out.append(trimmed(got[0, len(p):].tolist(), stops))
+    return out
+
+
+def stops(folder):
+    s = json.loads((folder / "config.json").read_text()).get("eos_token_id")
+    g = folder / "generation_config.json"
+    s = json.loads(g.read_text()).get("eos_token_id", s) if g.exists() else s
+    return s if isinstance(s, list) else [s]
+
+
+def same_greedy(name, m, path, s):
+    """Their greedy tokens after our prompts equal ours of the same artifact."""
+    stop = stops(s.base)
+    want = [trimmed(g, stop) for g in generate(path, PROMPTS)]
+    same(name, greedy(m, tokenize(path, PROMPTS), stop, 24), want, PROMPTS)
+
+
+# 0. The model as it is.
+
+def base(s):
+    close(f"{s.name}: base logits", theirs(load(s.base), s.ids()), logits(s.model, s.ids()), LIMIT)
+
+
+# 1. Adapters, both ways.
+
+OURS = {
+    "lora": {"lora": {"r": 8, "alpha": 16}},
+    "rslora-patterns": {"lora": {"r": 4, "alpha": 8, "use_rslora": True, "target_modules": ["q_proj", "v_proj", "down_proj"], "rank_pattern": {"v_proj": 2}, "alpha_pattern": {"down_proj": 3}}},
+    "modules-to-save": {"lora": {"r": 4, "alpha": 8, "target_modules": ["q_proj", "o_proj"], "modules_to_save": ["embed_tokens"], "layers_to_transform": [1]}},
+    "qlora": {"adapter": "qlora", "lora": {"r": 8, "alpha": 16}},
+}
+PEFTS = {
+    "all-linear": dict(r=8, lora_alpha=16, target_modules="all-linear"),
+    "rslora-patterns": dict(r=4, lora_alpha=8, use_rslora=True, target_modules=["q_proj", "k_proj", "up_proj"], rank_pattern={"q_proj": 2}, alpha_pattern={"up_proj": 5}),
+    "layers-exclude": dict(r=4, lora_alpha=8, target_modules=r".*\.(q_proj|v_proj|gate_proj)", exclude_modules=["v_proj"]),
+    "modules-to-save": dict(r=4, lora_alpha=8, target_modules=["v_proj"], modules_to_save=["embed_tokens"]),
+}
+UNTIED = {"head-and-embedding": dict(r=4, lora_alpha=8, target_modules=["v_proj"], modules_to_save=["embed_tokens", "lm_head"])}
+
+
+def our_adapter(s, name):
+    a = s.adapter(name, **OURS[name])
+    m = PeftModel.from_pretrained(load(s.base), a)
+    got, want = theirs(m, s.ids()), logits(s.model, s.ids(), a)
+    close(f"{s.name}: our adapter {name} in PEFT", got, want, LIMIT)
+    if np.abs(want - logits(s.model, s.ids())).max() < 1e-3:
+        say(False, f"{s.name}: our adapter {name}", "changes no logit, so this shows nothing")
+
+
+def peft_adapter(s, name):
+    torch.manual_seed(3)
+    m = get_peft_model(load(s.base), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **(PEFTS | UNTIED)[name])).eval()
+    with torch.no_grad():
+        for n, p in m.named_parameters():
+            if p.requires_grad:
+                p.add_(0.02 * torch.randn_like(p))
+    out = s.dir / f"peft-{name}"
+    m.save_pretrained(out)
+    close(f"{s.name}: PEFT's adapter {name} here", logits(s.model, s.ids(), out), theirs(m, s.ids()), LIMIT)
+
+
+# 2. Merged weights.
+
+def merged(s):
+    path = s.merged()
+    m = load(path)
+    close(f"{s.name}: merged logits", theirs(m, s.ids()), logits(path, s.ids()), LIMIT)
+    close(f"{s.name}: merged against PEFT's own merge", theirs(PeftModel.from_pretrained(load(s.base), s.adapter("lora")).merge_and_unload(), s.ids()), logits(path, s.ids()), LIMIT)
+    same_greedy(f"{s.name}: merged greedy tokens", m, path, s)
+
+
+# 3. GPTQ and AWQ.
+
+QUANTS = {
+    "gptq": ("gptq",), "gptq-g32": ("gptq", "--group-size", 32), "gptq-8bit": ("gptq", "--bits", 8, "--for", "transformers"), "gptq-asym": ("gptq", "--scheme", "W4A16_ASYM", "--for", "transformers"),
+    "gptq-group": ("gptq", "--actorder", "group", "--for", "transformers"), "rtn": ("rtn",), "awq": ("awq",),
+}
+
+
+def quantized(s, name):
+    path = s.quant(name, *QUANTS[name])
+    m = load(path)
+    want = logits(path, s.ids())
+    close(f"{s.name}: {name} logits", theirs(m, s.ids()), want, 1e-2)  # their kernels decode to f16
+    same_greedy(f"{s.name}: {name} greedy tokens", m, path, s)
+
+
+# 4. NF4.
+
+def nf4(s, name, *flags):
+    import bitsandbytes as bnb
+
+    path = s.quant(name, "nf4", *flags)
+    dense = s.folder(path, f"{name}-f32")
+    m, plain = load(path), load(dense)
+    state = plain.state_dict()
+    exact = total = 0
+    for n, module in m.named_modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            w = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state).float()
+            exact += int((w == state[n + ".weight"]).sum())
+            total += w.numel()
+    say(total > 0 and exact == total, f"{s.name}: {name} weights decoded by bitsandbytes", f"{total - exact} of {total} differ")
+    want = logits(path, s.ids())
+    close(f"{s.name}: {name} logits, its decoded weights in plain f32", theirs(plain, s.ids()), want, LIMIT)
+    close(f"{s.name}: {name} logits by bitsandbytes' own kernels", theirs(m, s.ids()), want, 2e-2)  # bf16 inside
+
+
+# 5. GGUF, which Transformers decodes with gguf-py.
+
+def gguf(s, kind):
+    path = s.gguf(kind)
+    m = load(path.parent, gguf_file=path.name)
+    close(f"{s.name}: GGUF {kind} logits", theirs(m, s.ids()), logits(path, s.ids()), LIMIT)
+
+
+# 6. Tokenizers and templates.
+
+def tokenizer(name, folder, model=None):
+    tok = AutoTokenizer.from_pretrained(folder)
+    same(f"{name}: token ids", [tok(t).input_ids for t in TEXTS], tokenize(model or folder), TEXTS)
+    ids = tokenize(model or folder)
+    back = [l["text"] for l in lines(ours("tune", "tokenize", "--model", model or folder, "--decode", stdin="".join(json.dumps({"ids": i}) + "\n" for i in ids)))]
+    same(f"{name}: decoded text", [tok.decode(i, clean_up_tokenization_spaces=False) for i in ids], back, TEXTS)
+
+
+def template(name, folder):
+    tok = AutoTokenizer.from_pretrained(folder)
+    if not tok.chat_template:
+        return
+    chats = [[{"role": "user", "content": "Hi "}], [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name\na colour"}, {"role": "assistant", "content": "Red"}, {"role": "user", "content": "Another"}]]
+    want = lines(ours("tune", "render", "--model", folder, stdin="".join(json.dumps({"messages": c, "add_generation_prompt": True}) + "\n" for c in chats)))
+    same(f"{name}: chat template", [tok.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats], [w["text"] for w in want])
+
+
+def from_gguf(s):
+    """Tokenizer files that we write from GGUF metadata give the ids of the original."""
+    out = s.folder(s.gguf("F16"), "from-gguf")
+    tokenizer(f"{s.name}: tokenizer files written from GGUF", out, s.model)
+    template(f"{s.name}: template from GGUF", out)
+
+
+def stories():
+    """A SentencePiece vocabulary that only a GGUF file has."""
+    src = SHARED / "stories260K/stories260K-f32.gguf"
+    if src.exists():
+        out = made(BUILD / "stories260K", "tune", "export", "--model", src, "--format", "safetensors", "--type", "F32")
+        tokenizer("stories260K: SentencePiece tokenizer from GGUF", out, src)
+        close("stories260K: logits of the folder from GGUF", theirs(load(out), np.arange(3, 51).reshape(2, 24)), logits(src, np.arange(3, 51).reshape(2, 24)), LIMIT)
+
+
+checks = [(tokenizer, "tokenizer learned by TrainBPE", generated() / "init"), (template, "pocket", generated() / "init"), (stories,)]
+if (SHARED / "golden/train/lora/base-llama").exists():
+    untied = Subject("untied", SHARED / "golden/train/lora/base-llama", tokens=320)
+    checks += [(base, untied)] + [(peft_adapter, untied, n) for n in [*PEFTS, *UNTIED]]
+for s in subjects():
+    checks += [(base, s)]
+    checks += [(our_adapter, s, n) for n in OURS] + [(peft_adapter, s, n) for n in PEFTS]
+    checks += [(merged, s), (tokenizer, f"{s.name}: merged folder", s.dir / "merged"), (from_gguf, s)]
+    checks += [(gguf, s, k) for k in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")]
+    checks += [(nf4, s, "nf4"), (nf4, s, "nf4-single", "--single-quant")]
+    checks += [(quantized, s, n) for n in QUANTS]
+run(*checks)

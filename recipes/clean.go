@@ -1,10 +1,10 @@
 package recipes
 
 import (
-	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 )
 
@@ -27,7 +27,7 @@ func Clean(dir string, keep []string) error {
 		}
 	}
 	for _, p := range remove {
-		if err := os.RemoveAll(p); err != nil {
+		if err := atomic.RemoveAll(p); err != nil {
 			return fail.Limitf(p, "", "%w", err)
 		}
 	}

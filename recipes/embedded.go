@@ -57,7 +57,7 @@ func unpack(name string) (string, error) {
 	if exists(path) {
 		return path, nil
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := atomic.MkdirAll(dir); err != nil {
 		return "", fail.Limitf(dir, "", "%w", err)
 	}
 	if raw, ok := files[""]; ok {

@@ -173,7 +173,7 @@ func (x *run) open() error {
 
 // lock takes the run folder; a second run in it is refused.
 func (x *run) lock() (func(), error) {
-	if err := os.MkdirAll(filepath.Join(x.dir, ".state"), 0o755); err != nil {
+	if err := atomic.MkdirAll(filepath.Join(x.dir, ".state")); err != nil {
 		return nil, fail.Limitf(x.dir, "", "%w", err)
 	}
 	l := flock.New(filepath.Join(x.dir, ".state", "lock"))
@@ -273,6 +273,16 @@ func (x *run) one(ctx context.Context, j *Job, res *Result) error {
 	x.done[j.Stage.ID] = res
 	x.event(Event{What: "done", Took: res.Seconds})
 	return nil
+}
+
+// job is the job of a stage.
+func (x *run) job(id string) *Job {
+	for _, j := range x.jobs {
+		if j.Stage.ID == id {
+			return j
+		}
+	}
+	panic("recipes: a resolved reference without its stage")
 }
 
 // stageDir is where a stage's artifact lies.
@@ -434,7 +444,7 @@ func (x *run) clear(j *Job, addr digest) error {
 		return fail.Usagef(x.stageDir(j.Stage.ID), "move it away, or give the run another name", "this folder was not made by a run and would be overwritten")
 	}
 	for _, p := range append([]string{x.stageDir(j.Stage.ID)}, x.leftovers(j.Stage.ID)...) {
-		if err := os.RemoveAll(p); err != nil {
+		if err := atomic.RemoveAll(p); err != nil {
 			return fail.Limitf(p, "", "%w", err)
 		}
 	}

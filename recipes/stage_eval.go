@@ -3,7 +3,6 @@ package recipes
 import (
 	"context"
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -89,11 +88,11 @@ func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int
 	ref, _ := j.In("data")
 	var train []data.Example
 	if ref.Stage != "" {
-		ds, ingest, err := x.dataset(ref)
+		ds, err := x.dataset(ctx, ref, Ref{})
 		if err != nil {
 			return 0, err
 		}
-		tr, _ := ingest.In("tokenizer")
+		tr, _ := x.job(ref.Stage).In("tokenizer")
 		if r.Tokenizer, err = TokenizerOf(x.pathOf(tr)); err != nil {
 			return 0, err
 		}
@@ -124,35 +123,7 @@ func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int
 		}
 	}
 	r.Template = r.Tokenizer.ChatTemplate()
-	return promptsIn(r.Rows, train), nil
-}
-
-// promptsIn counts the rows of a whose prompt (or whole text, where there is
-// none) also begins a row of b.
-func promptsIn(a, b []data.Example) int {
-	key := func(e *data.Example) string {
-		n := len(e.IDs)
-		if len(e.Loss) > 0 && e.Loss[0][0] > 0 {
-			n = int(e.Loss[0][0])
-		}
-		var s strings.Builder
-		for _, id := range e.IDs[:n] {
-			s.WriteRune(rune(id))
-			s.WriteByte(',')
-		}
-		return s.String()
-	}
-	seen := map[string]bool{}
-	for i := range b {
-		seen[key(&b[i])] = true
-	}
-	n := 0
-	for i := range a {
-		if seen[key(&a[i])] {
-			n++
-		}
-	}
-	return n
+	return data.SharedPrompts(train, r.Rows), nil
 }
 
 // speedFile holds what was timed.
@@ -161,7 +132,7 @@ const speedFile = "speed.json"
 // writeEval leaves the measurements in the stage's folder.
 func (x *run) writeEval(j *Job, out *EvalResult) error {
 	dir := x.stageDir(j.Stage.ID)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := atomic.MkdirAll(dir); err != nil {
 		return fail.Limitf(dir, "", "%w", err)
 	}
 	steady, timed := *out, EvalResult{} // times differ from run to run: they are no part of the artifact

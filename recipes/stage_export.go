@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -52,7 +51,7 @@ func runExport(ctx context.Context, x *run, j *Job, res *Result) error {
 		return err
 	}
 	res.Export = &ExportResult{}
-	if err := os.MkdirAll(x.stageDir(j.Stage.ID), 0o755); err != nil {
+	if err := atomic.MkdirAll(x.stageDir(j.Stage.ID)); err != nil {
 		return fail.Limitf(x.stageDir(j.Stage.ID), "", "%w", err)
 	}
 	im, err := x.importance(ctx, j)

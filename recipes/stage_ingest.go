@@ -102,16 +102,35 @@ func (x *run) failOn(j *Job, what string, n int64) error {
 	return nil
 }
 
-// dataset loads the rows of a data reference.
-func (x *run) dataset(ref Ref) (*data.Dataset, *Job, error) {
+// rows are what a data reference stands for, with the keys that shape batches.
+type rows struct {
+	*data.Dataset
+	Packing string
+	Shuffle bool
+}
+
+// dataset loads the rows of a data reference: an ingest stage's, or those of a
+// file read with every default and the tokenizer of model.
+func (x *run) dataset(ctx context.Context, ref, model Ref) (*rows, error) {
 	if ref.Stage == "" {
-		return nil, nil, fail.Usagef(x.path, "add an ingest stage and name it", "%s is a file; this stage reads the rows of an ingest stage", ref.Path)
+		return x.fileRows(ctx, ref.Path, model)
 	}
-	for _, j := range x.jobs {
-		if j.Stage.ID == ref.Stage {
-			ds, err := data.LoadArrow(x.stageDir(ref.Stage))
-			return ds, j, err
-		}
+	s := x.stage(ref.Stage).Ingest
+	ds, err := data.LoadArrow(x.stageDir(ref.Stage))
+	if err != nil {
+		return nil, err
 	}
-	panic("recipes: a resolved reference without its stage")
+	return &rows{ds, s.Packing, s.Shuffle == nil || *s.Shuffle}, nil
+}
+
+func (x *run) fileRows(ctx context.Context, path string, model Ref) (*rows, error) {
+	local, err := resolvePath(path)
+	if err != nil {
+		return nil, err
+	}
+	ds, _, _, err := IngestFiles(ctx, x.pathOf(model), data.Options{Datasets: []data.Source{{Path: local}}, Seed: x.Seed, Name: path}, x.progress("rows"))
+	if err != nil {
+		return nil, err
+	}
+	return &rows{ds, "bfd", true}, nil
 }

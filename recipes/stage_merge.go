@@ -164,7 +164,7 @@ func runMerge(ctx context.Context, x *run, j *Job, res *Result) error {
 		return err
 	}
 	res.Merge = &MergeResult{Report: rep}
-	rows, err := x.klRows(j)
+	rows, err := x.klRows(ctx, j)
 	if err != nil || len(rows) == 0 {
 		res.Notes = append(res.Notes, "no data to measure the KL of the merge on")
 		return err
@@ -192,12 +192,13 @@ func (x *run) mergePath(s *Stage) string {
 }
 
 // klRows are the rows held back, or the training rows where none are.
-func (x *run) klRows(j *Job) ([]data.Example, error) {
+func (x *run) klRows(ctx context.Context, j *Job) ([]data.Example, error) {
 	ref, ok := j.In("data")
-	if !ok || ref.Stage == "" {
+	if !ok {
 		return nil, nil
 	}
-	ds, _, err := x.dataset(ref)
+	base, _ := j.In("model")
+	ds, err := x.dataset(ctx, ref, base)
 	if err != nil {
 		return nil, err
 	}

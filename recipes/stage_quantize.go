@@ -164,7 +164,7 @@ func readQuantReport(dir string) (*QuantizeResult, error) {
 func (x *run) calibration(ctx context.Context, ref Ref, src *arch.Source, samples, length int) ([][]int32, error) {
 	length = min(length, src.Spec.MaxPos)
 	if ref.Stage != "" {
-		ds, _, err := x.dataset(ref)
+		ds, err := x.dataset(ctx, ref, Ref{})
 		if err != nil {
 			return nil, err
 		}

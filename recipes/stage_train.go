@@ -67,7 +67,8 @@ func quantized(src *arch.Source) bool {
 func runTrain(ctx context.Context, x *run, j *Job, res *Result) error {
 	o := j.Stage.Train.Config
 	ref, _ := j.In("data")
-	ds, ingest, err := x.dataset(ref)
+	mref, _ := j.In("model")
+	ds, err := x.dataset(ctx, ref, mref)
 	if err != nil {
 		return err
 	}
@@ -79,11 +80,11 @@ func runTrain(ctx context.Context, x *run, j *Job, res *Result) error {
 	defer m.Close()
 	job := train.Job{
 		Config: o, Model: m, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
-		Packing: ingest.Stage.Ingest.Packing, Shuffle: ingest.Stage.Ingest.Shuffle == nil || *ingest.Stage.Ingest.Shuffle,
+		Packing: ds.Packing, Shuffle: ds.Shuffle,
 		Dir: x.workDir(j.Stage.ID), Identity: string(res.Address),
 		Progress: x.trainProgress, Log: func(s string) { x.event(Event{What: "note", Text: s}) },
 	}
-	if err := os.MkdirAll(job.Dir, 0o755); err != nil {
+	if err := atomic.MkdirAll(job.Dir); err != nil {
 		return fail.Limitf(job.Dir, "", "%w", err)
 	}
 	res.Train = &TrainResult{Params: src.Spec.Params()}
@@ -189,5 +190,5 @@ func (x *run) keepMetrics(j *Job, work string) error {
 	if err := atomic.WriteFile(filepath.Join(x.stageDir(j.Stage.ID), "metrics.jsonl"), raw); err != nil {
 		return err
 	}
-	return os.RemoveAll(work)
+	return atomic.RemoveAll(work)
 }

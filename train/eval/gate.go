@@ -186,7 +186,7 @@ func WriteBaseline(path string, b Baseline) error {
 		return err
 	}
 	if dir := filepath.Dir(path); dir != "." {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := atomic.MkdirAll(dir); err != nil {
 			return fail.Limitf(path, "", "%w", err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/dustin/go-humanize"
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/recipes"
 )
@@ -126,8 +127,7 @@ func runCompare(c *ucli.Context) error {
 		if err != nil {
 			return err
 		}
-		_ = os.Remove(l) // only ever a link we are about to make again; Symlink reports what stays
-		return os.Symlink(abs, l)
+		return atomic.Symlink(abs, l)
 	}
 	return nil
 }

@@ -47,10 +47,7 @@ func runInit(c *ucli.Context) error {
 		fmt.Fprint(c.App.Writer, text)
 		return nil
 	}
-	if err := freshOutput(c, out); err != nil {
-		return err
-	}
-	if err := atomic.WriteFile(out, []byte(text)); err != nil {
+	if err := writeOutput(c, out, func() error { return atomic.WriteFile(out, []byte(text)) }); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.App.ErrWriter, "wrote %s; next: tune plan %s\n", out, out)

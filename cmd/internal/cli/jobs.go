@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -34,18 +36,23 @@ func forceFlag() ucli.Flag {
 	return &ucli.BoolFlag{Name: "force", Usage: "replace what is at --output"}
 }
 
-// freshOutput refuses a path that exists, or clears it with --force.
-func freshOutput(c *ucli.Context, path string) error {
+// writeOutput runs write for a path that must not exist yet. With --force what
+// is there steps aside and comes back when write fails: nothing is lost.
+func writeOutput(c *ucli.Context, path string, write func() error) error {
 	if _, err := os.Lstat(path); err != nil {
-		return nil
+		return write()
 	}
 	if !c.Bool("force") {
 		return fail.Usagef(path, "--force replaces it", "already exists")
 	}
-	if err := os.RemoveAll(path); err != nil {
-		return fail.Limitf(path, "", "%w", err)
+	restore, drop, err := atomic.Aside(path)
+	if err != nil {
+		return err
 	}
-	return nil
+	if err := write(); err != nil {
+		return errors.Join(err, restore())
+	}
+	return drop()
 }
 
 func mergeCommand() *ucli.Command {
@@ -76,16 +83,17 @@ func runMerge(c *ucli.Context) error {
 	if err != nil {
 		return usagef(c, "--max-shard-size: %v", err)
 	}
-	if err := freshOutput(c, c.String("output")); err != nil {
-		return err
-	}
+	return writeOutput(c, c.String("output"), func() error { return mergeTo(c, int64(shard)) })
+}
+
+func mergeTo(c *ucli.Context, shard int64) error {
 	dev, err := openDevice(c)
 	if err != nil {
 		return err
 	}
 	progress, clear := bar(c, "merge", "bytes")
 	o := recipes.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
-		Storage: c.String("storage"), Trained: c.String("base") == "trained", MaxShard: int64(shard), Name: nameOf(c.String("output")), Progress: progress}
+		Storage: c.String("storage"), Trained: c.String("base") == "trained", MaxShard: shard, Name: nameOf(c.String("output")), Progress: progress}
 	nf4 := c.Bool("trained-nf4") || o.Trained
 	if nf4 {
 		t := dtype.NF4Double
@@ -185,16 +193,15 @@ func exportCommand() *ucli.Command {
 				if typ == "" {
 					typ = "BF16"
 				}
-				if err := freshOutput(c, c.String("output")); err != nil {
-					return err
-				}
 				path, err := resolvePath(c.String("model"))
 				if err != nil {
 					return err
 				}
 				progress, clear := bar(c, "export", "tensors")
 				defer clear()
-				return recipes.ExportSafetensors(c.Context, path, c.String("output"), typ, progress)
+				return writeOutput(c, c.String("output"), func() error {
+					return recipes.ExportSafetensors(c.Context, path, c.String("output"), typ, progress)
+				})
 			}
 			return usagef(c, "--format %q: gguf or safetensors", c.String("format"))
 		},
@@ -429,11 +436,6 @@ func runIngest(c *ucli.Context) error {
 	for _, p := range c.StringSlice("data") {
 		o.Datasets = append(o.Datasets, data.Source{Path: p, Type: c.String("type"), Columns: columns})
 	}
-	if c.IsSet("output") {
-		if err := freshOutput(c, c.String("output")); err != nil {
-			return err
-		}
-	}
 	progress, clear := bar(c, "ingest", "rows")
 	ds, rep, tok, err := recipes.IngestFiles(c.Context, c.String("model"), o, progress)
 	clear()
@@ -454,7 +456,7 @@ func runIngest(c *ucli.Context) error {
 		}
 	}
 	if c.IsSet("output") {
-		return ds.SaveArrow(c.String("output"))
+		return writeOutput(c, c.String("output"), func() error { return ds.SaveArrow(c.String("output")) })
 	}
 	return nil
 }

@@ -112,9 +112,10 @@ func quantOne(c *ucli.Context, method, model string, many bool) error {
 		fmt.Fprintln(c.App.ErrWriter, out+": done already")
 		return nil
 	}
-	if err := freshOutput(c, out); err != nil {
-		return err
-	}
+	return writeOutput(c, out, func() error { return quantTo(c, method, model, out) })
+}
+
+func quantTo(c *ucli.Context, method, model, out string) error {
 	dev, err := openDevice(c)
 	if err != nil {
 		return err
@@ -194,24 +195,20 @@ func imatrixCommand() *ucli.Command {
 			if err := required(c, "model", "output", "calibration"); err != nil {
 				return err
 			}
-			if err := freshOutput(c, c.String("output")); err != nil {
-				return err
-			}
 			dev, err := openDevice(c)
 			if err != nil {
 				return err
 			}
-			progress, clear := bar(c, "imatrix", "tokens")
-			im, err := recipes.CollectImatrix(c.Context, dev, c.String("model"), c.String("calibration"), c.Int("samples"), c.Int("max-length"), progress)
-			clear()
-			if err != nil {
-				return err
-			}
-			if err := quant.WriteImatrix(c.String("output"), im); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.App.Writer, "%s: %d entries over %d chunks\n", c.String("output"), len(im.Entries), im.Chunks)
-			return nil
+			return writeOutput(c, c.String("output"), func() error {
+				progress, clear := bar(c, "imatrix", "tokens")
+				im, err := recipes.CollectImatrix(c.Context, dev, c.String("model"), c.String("calibration"), c.Int("samples"), c.Int("max-length"), progress)
+				clear()
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(c.App.Writer, "%s: %d entries over %d chunks\n", c.String("output"), len(im.Entries), im.Chunks)
+				return quant.WriteImatrix(c.String("output"), im)
+			})
 		},
 	}
 }

@@ -1,7 +1,6 @@
 package quant
 
 import (
-	"context"
 	"regexp"
 	"slices"
 	"strings"
@@ -9,7 +8,6 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
-	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -47,7 +45,8 @@ type FolderPlan struct {
 
 	artifact artifact
 	outs     []arch.Out
-	quantize map[string]bool // by tensor name
+	quantize map[string]bool       // by tensor name
+	typeOf   map[string]dtype.Type // by tensor name
 	job      *FolderJob
 	method   *method
 	keep     dtype.Kind
@@ -64,7 +63,7 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &FolderPlan{Scheme: s.name, job: &job, method: m, quantize: map[string]bool{}}
+	p := &FolderPlan{Scheme: s.name, job: &job, method: m, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
 	if p.Format, err = m.formatFor(job.Format, s); err != nil {
 		return nil, err
 	}
@@ -241,6 +240,7 @@ func (p *FolderPlan) lay(src *arch.Source) {
 		return dtype.Of(p.keep), "asked for"
 	})
 	for _, o := range p.outs {
+		p.typeOf[o.Name] = o.Type
 		rows, cols := matrixShape(src.Shape(o.Name))
 		p.Bytes += int64(dtype.Size(o.Type, rows, cols))
 		p.Elements += int64(rows) * int64(cols)
@@ -253,16 +253,4 @@ func matrixShape(s []int) (rows, cols int) {
 		return 1, s[0]
 	}
 	return s[0], s[1]
-}
-
-// Folder quantizes a model into one folder a job, in one pass over its weights.
-// calibration are token sequences; rtn and nf4 need none. Each job has its own
-// hidden states, which pass through what it has already quantized, so jobs give
-// the same bits together and alone. progress is called with work done and in
-// all; it may be nil.
-//
-// A run that ctx ends is suspended: the same call goes on after the last
-// finished block. The reports are in the order of jobs.
-func Folder(ctx context.Context, dev kernels.Backend, src *arch.Source, jobs []FolderJob, calibration [][]int32, progress func(done, total int64)) ([]*Report, error) {
-	panic("quant: not yet")
 }

@@ -38,6 +38,16 @@ func (h *hessian) host() ([]float32, error) {
 	return v, down(h.dev, v, h.buf)
 }
 
+// unscale makes it the matrix of the inputs divided by s.
+func (h *hessian) unscale(s []float32) error {
+	m, err := h.host()
+	if err == nil {
+		unscale(m, s)
+		h.dev.Upload(h.buf, f32Bytes(m))
+	}
+	return err
+}
+
 // energy is Σ over the rows w of (w·H·wᵀ): the squared output of w [rows, n].
 func (h *hessian) energy(w []float32, rows int) (float64, error) {
 	s := scratch{dev: h.dev}

@@ -152,18 +152,26 @@ func resolveGroup(group int, layers []linear) (int, error) {
 	case group < 0:
 		return 0, fail.Usagef("group_size", "auto, -1 for the whole row, or a positive number", "group_size is %d", group)
 	}
-	for _, g := range groupSizes {
-		if checkGroup(g, layers) == nil {
-			return g, nil
-		}
+	if g := autoGroup(layers); g > 0 {
+		return g, nil
 	}
 	return 0, fail.Usagef("group_size", "group_size: -1 makes one group of a row", "none of 128, 64 and 32 divides the rows of every layer: %s", listUndivided(32, layers))
+}
+
+// autoGroup is the largest usual group that divides all rows, 0 for none.
+func autoGroup(layers []linear) int {
+	for _, g := range groupSizes {
+		if listUndivided(g, layers) == "" {
+			return g
+		}
+	}
+	return 0
 }
 
 func checkGroup(group int, layers []linear) error {
 	if bad := listUndivided(group, layers); bad != "" {
 		hint := "group_size: -1 makes one group of a row"
-		if g, err := resolveGroup(0, layers); err == nil {
+		if g := autoGroup(layers); g > 0 {
 			hint = fmt.Sprintf("group_size: auto takes %d", g)
 		}
 		return fail.Usagef("group_size", hint, "group_size %d does not divide %s", group, bad)

@@ -1,0 +1,400 @@
+package quant
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Folder quantizes a model into one folder a job, in one pass over its weights.
+// calibration are token sequences; rtn and nf4 need none. Each job has its own
+// hidden states, which pass through what it has already quantized, so jobs give
+// the same bits together and alone. progress is called with work done and in
+// all; it may be nil.
+//
+// A run that ctx ends is suspended: the same call goes on after the last
+// finished block and gives the same bytes. No folder appears before all are
+// complete. The reports are in the order of jobs.
+func Folder(ctx context.Context, dev kernels.Backend, src *arch.Source, jobs []FolderJob, calibration [][]int32, progress func(done, total int64)) ([]*Report, error) {
+	r := &folderRun{walk: walk{ctx: ctx, dev: dev, src: src, progress: progress}}
+	if err := r.plan(jobs, calibration); err != nil {
+		return nil, err
+	}
+	if err := r.open(); err != nil {
+		r.abort()
+		return nil, err
+	}
+	if err := r.quantize(); err != nil {
+		if ctx.Err() != nil {
+			return nil, errors.Join(fail.Interruptedf(jobs[0].Path, "run the same command again to go on after the last finished block", "quantizing was interrupted"), r.suspend())
+		}
+		r.abort()
+		return nil, err
+	}
+	var reports []*Report
+	for _, o := range r.outputs {
+		if err := o.commit(); err != nil {
+			r.abort()
+			return nil, err
+		}
+		reports = append(reports, o.report())
+	}
+	return reports, nil
+}
+
+// folderRun is one call of Folder.
+type folderRun struct {
+	walk
+	outputs []*output
+}
+
+// output is one folder in the making.
+type output struct {
+	from    *arch.Source
+	plan    *FolderPlan
+	sink    *arch.Sink
+	log     *layerLog
+	reports map[string]LayerReport // by module
+	rep     Report
+}
+
+// plan checks every job before any work.
+func (r *folderRun) plan(jobs []FolderJob, calibration [][]int32) error {
+	for i := range jobs {
+		p, err := PlanFolder(r.src, jobs[i])
+		if err != nil {
+			return err
+		}
+		o := &output{from: r.src, plan: p, reports: map[string]LayerReport{}}
+		o.rep = Report{Method: p.method.name, Scheme: p.Scheme, Format: p.Format, Type: p.Type.String(), Group: p.Group, Bytes: p.Bytes, Elements: p.Elements, Kept: p.Kept}
+		for _, n := range r.src.Names() {
+			if p.quantize[n] {
+				rows, cols := matrixShape(r.src.Shape(n))
+				r.total += int64(rows) * int64(cols)
+			}
+		}
+		r.outputs = append(r.outputs, o)
+		if !p.method.calibrated {
+			continue
+		}
+		s, err := r.stream(o, calibration)
+		if err != nil {
+			return err
+		}
+		r.streams = append(r.streams, s)
+	}
+	return nil
+}
+
+// stream takes a job's share of the calibration text.
+func (r *folderRun) stream(o *output, calibration [][]int32) (*stream, error) {
+	s := &stream{walk: &r.walk, output: o}
+	if n := o.plan.job.Samples; n > 0 {
+		calibration = calibration[:min(n, len(calibration))]
+	}
+	var seqs [][]int32
+	for _, c := range calibration {
+		if len(c) > 0 {
+			seqs = append(seqs, c)
+			s.tokens += len(c)
+		}
+	}
+	if s.tokens == 0 {
+		return nil, fail.Usagef("calibration", "name an ingest stage or a text file", "%s needs calibration text, there is none", o.plan.method.name)
+	}
+	s.passes = passes(seqs)
+	o.rep.Samples, o.rep.Tokens = len(seqs), s.tokens
+	widest := 0
+	for n := range o.plan.quantize {
+		widest = max(widest, r.src.Shape(n)[1])
+	}
+	if s.tokens < 4*widest {
+		o.rep.Warnings = append(o.rep.Warnings, fmt.Sprintf("%d calibration tokens are few for layers of %d inputs: give at least %d", s.tokens, widest, 4*widest))
+	}
+	return s, nil
+}
+
+func (r *folderRun) open() error {
+	for _, o := range r.outputs {
+		if err := o.open(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// quantize does the work of all jobs.
+func (r *folderRun) quantize() error {
+	for _, o := range r.outputs {
+		if err := r.direct(o); err != nil {
+			return err
+		}
+	}
+	if len(r.streams) == 0 {
+		return nil
+	}
+	m, err := model.Load(r.dev, r.src, model.Options{})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	r.m = m
+	return r.walk.run()
+}
+
+// direct writes the tensors of a job that need no calibration: all of them, or
+// what lies outside the blocks.
+func (r *folderRun) direct(o *output) error {
+	for _, out := range o.plan.outs {
+		calibrated := o.plan.method.calibrated
+		if calibrated && strings.HasPrefix(out.Name, "model.layers.") {
+			continue
+		}
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		if !o.plan.quantize[out.Name] {
+			if o.sink.Has(out.Name) {
+				continue
+			}
+			m, err := o.convert(out.Name, out.Type)
+			if err != nil {
+				return err
+			}
+			if err := o.sink.Write(out.Name, out.Type, m.Data); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := o.nearest(out.Name, out.Type); err != nil {
+			return err
+		}
+		rows, cols := matrixShape(r.src.Shape(out.Name))
+		r.done += int64(rows) * int64(cols)
+		if r.progress != nil {
+			r.progress(r.done, r.total)
+		}
+	}
+	return nil
+}
+
+func (r *folderRun) suspend() error {
+	var err error
+	for _, o := range r.outputs {
+		err = errors.Join(err, o.sink.Suspend(), o.log.close())
+	}
+	return err
+}
+
+func (r *folderRun) abort() {
+	for _, o := range r.outputs {
+		if o.sink != nil {
+			o.sink.Abort()
+		}
+		if o.log != nil {
+			o.log.remove()
+		}
+	}
+}
+
+// open starts or goes on with the folder.
+func (o *output) open() error {
+	p, j := o.plan, o.plan.job
+	config, err := o.from.ConfigJSON(map[string]any{"quantization_config": nil, dtypeKey(o.from): dtypeNames[p.keep]})
+	if err != nil {
+		return err
+	}
+	q, err := p.quantization()
+	if err != nil {
+		return err
+	}
+	o.sink, err = arch.CreateFolder(j.Path, &o.from.Spec, p.outs, arch.FolderOptions{
+		Config: config, Files: j.Files, MaxShard: j.MaxShard, Layout: p.Format, Quantization: q,
+	})
+	if err != nil {
+		return err
+	}
+	fresh := true
+	for _, out := range p.outs {
+		fresh = fresh && !o.sink.Has(out.Name)
+	}
+	o.log, err = openLayerLog(j.Path, fresh)
+	return err
+}
+
+var dtypeNames = map[dtype.Kind]string{dtype.F32: "float32", dtype.F16: "float16", dtype.BF16: "bfloat16"}
+
+// dtypeKey is what config.json calls the type of the weights.
+func dtypeKey(src *arch.Source) string {
+	if strings.Contains(string(src.Reader.Config()), `"dtype"`) {
+		return "dtype"
+	}
+	return "torch_dtype"
+}
+
+// quantization is what the folder's quantization_config says beyond its layout.
+func (p *FolderPlan) quantization() ([]byte, error) {
+	if p.method.name != "gptq" {
+		return nil, nil
+	}
+	if p.Format == formats.CompressedTensors {
+		return nil, nil
+	}
+	return json.Marshal(map[string]any{"meta": map[string]any{
+		"quantizer": []string{"tunekit"}, "damp_percent": p.job.Damp, "static_groups": p.job.ActOrder == orderStatic, "true_sequential": true,
+	}})
+}
+
+// convert reads a tensor and stores it as t.
+func (o *output) convert(name string, t dtype.Type) (block.Raw, error) {
+	w, rows, cols, err := o.decode(name)
+	if err != nil {
+		return block.Raw{}, err
+	}
+	m := block.New(t, rows, cols)
+	if err := block.Encode(m, w, nil); err != nil {
+		return m, fail.Numericf(name, "store the unquantized weights as bf16 or f32", "%w", err)
+	}
+	if t.Kind == dtype.F16 {
+		back := make([]float32, len(w))
+		block.DecodeAll(back, m)
+		if err := finite(name, back, 0, cols); err != nil {
+			return m, fail.Limitf(name, "store the unquantized weights as bf16", "a value is too large for f16")
+		}
+	}
+	return m, nil
+}
+
+// decode reads a tensor as float32.
+func (o *output) decode(name string) (w []float32, rows, cols int, err error) {
+	data, _, err := o.from.Read(name)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	rows, cols = matrixShape(o.from.Shape(name))
+	in := block.Raw{Type: o.from.Type(name), Rows: rows, Cols: cols, Data: data}
+	if err := in.Check(); err != nil {
+		return nil, 0, 0, fail.Inputf(o.from.Reader.Path(), "", "%s: %w", name, err)
+	}
+	w = make([]float32, rows*cols)
+	block.DecodeAll(w, in)
+	return w, rows, cols, finite(name, w, 0, cols)
+}
+
+// nearest rounds a weight to the nearest values of its type.
+func (o *output) nearest(name string, t dtype.Type) error {
+	module := strings.TrimSuffix(name, ".weight")
+	w, rows, cols, err := o.decode(name)
+	if err != nil {
+		return err
+	}
+	if err := checkWeights(name, w, cols, t); err != nil {
+		return err
+	}
+	m := block.Raw{Type: t, Rows: rows, Cols: cols}
+	if o.sink.Has(name) {
+		if m.Data, err = o.sink.Read(name, t); err != nil {
+			return err
+		}
+	} else {
+		m = block.New(t, rows, cols)
+		if err := block.Encode(m, w, nil); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err := o.sink.Write(name, t, m.Data); err != nil {
+			return err
+		}
+	}
+	rep, err := measure(nil, w, m)
+	rep.Layer, rep.Method = module, o.plan.method.name
+	o.reports[module] = rep
+	return err
+}
+
+func (o *output) commit() error {
+	if err := o.sink.Commit(); err != nil {
+		return err
+	}
+	o.log.remove()
+	return nil
+}
+
+func (o *output) report() *Report {
+	r := o.rep
+	for _, l := range o.plan.Layers {
+		r.Layers = append(r.Layers, o.reports[l])
+	}
+	if n := r.Fallbacks(); n > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d of %d layers were rounded to nearest: no damping made their Hessian positive definite", n, len(r.Layers)))
+	}
+	return &r
+}
+
+// layerLog keeps the report lines of finished blocks beside an unfinished
+// folder, for the report of a run that goes on.
+type layerLog struct {
+	path string
+	log  *atomic.Log
+	old  map[string]LayerReport
+}
+
+func openLayerLog(dir string, fresh bool) (*layerLog, error) {
+	l := &layerLog{path: strings.TrimRight(dir, "/") + ".layers.jsonl", old: map[string]LayerReport{}}
+	if fresh {
+		if err := os.Remove(l.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	} else if b, err := os.ReadFile(l.path); err == nil {
+		for line := range strings.Lines(string(b)) {
+			var r LayerReport
+			if json.Unmarshal([]byte(line), &r) == nil {
+				l.old[r.Layer] = r
+			}
+		}
+	}
+	var err error
+	l.log, err = atomic.OpenLog(l.path)
+	return l, err
+}
+
+// find is the line of a layer that an earlier run finished.
+func (l *layerLog) find(layer string) (LayerReport, bool) {
+	r, ok := l.old[layer]
+	return r, ok
+}
+
+func (l *layerLog) add(reports []LayerReport) error {
+	for _, r := range reports {
+		b, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if err := l.log.WriteLine(b); err != nil {
+			return err
+		}
+	}
+	return l.log.Sync()
+}
+
+func (l *layerLog) close() error { return l.log.Close() }
+
+// remove ends the log: the report holds everything.
+func (l *layerLog) remove() {
+	if l.log != nil {
+		l.log.Close()
+		l.log = nil
+	}
+	os.Remove(l.path)
+}

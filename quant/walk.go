@@ -1,0 +1,486 @@
+package quant
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// storeLimit is the most bytes of hidden states that are kept between two
+// steps of a block; more are computed again where they are needed. It is a
+// constant and changes no result.
+const storeLimit = 1 << 30
+
+// walk takes a model's blocks one after another and each stream through them.
+type walk struct {
+	ctx      context.Context
+	dev      kernels.Backend
+	src      *arch.Source
+	m        *model.Model
+	streams  []*stream
+	progress func(done, total int64)
+	done     int64 // weights quantized
+	total    int64
+}
+
+// stream is one job on its way through the blocks: the hidden states that its
+// own quantized blocks made of the calibration text, and its output.
+type stream struct {
+	*walk
+	*output
+	passes [][][]int32
+	tokens int
+	states [][][]float32 // by pass: the tensors of the state before the step in work
+	set    []replaced
+}
+
+// replaced is a weight that stands in for the model's own while a stream uses it.
+type replaced struct {
+	p   *autograd.Param
+	old kernels.Mat
+}
+
+// run quantizes all blocks for all streams.
+func (w *walk) run() error {
+	for _, s := range w.streams {
+		if err := s.begin(); err != nil {
+			return err
+		}
+	}
+	for i, b := range w.m.Stages {
+		for _, s := range w.streams {
+			if err := s.block(b, i == len(w.m.Stages)-1); err != nil {
+				return fmt.Errorf("%s: %w", b.Path, err)
+			}
+		}
+	}
+	return nil
+}
+
+// begin embeds the calibration text with the embedding as it is written.
+func (s *stream) begin() error {
+	defer s.restore()
+	if err := s.asWritten(s.m.Embed.W); err != nil {
+		return err
+	}
+	s.states = make([][][]float32, len(s.passes))
+	for i := range s.passes {
+		err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
+			x := s.m.Begin(t, st)
+			return s.keep(i, t, nil, []*autograd.Tensor{x})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pass calls f with a tape and what blocks need for pass i.
+func (s *stream) pass(i int, f func(t *autograd.Tape, st *model.State) error) error {
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	return s.dev.Run(func() error {
+		t := &autograd.Tape{Dev: s.dev}
+		defer t.Free()
+		st := s.m.Prepare(t, model.Pack(s.passes[i]...))
+		if t.Err() != nil {
+			return t.Err()
+		}
+		if err := f(t, st); err != nil {
+			return err
+		}
+		return t.Err()
+	})
+}
+
+// load uploads the stored state of pass i.
+func (s *stream) load(i int, t *autograd.Tape) []*autograd.Tensor {
+	n := 0
+	for _, q := range s.passes[i] {
+		n += len(q)
+	}
+	var out []*autograd.Tensor
+	for _, v := range s.states[i] {
+		out = append(out, t.Upload(v, n, len(v)/n))
+	}
+	return out
+}
+
+// keep stores a state of pass i. in are the tensors that load made: what is
+// still the same is not copied again.
+func (s *stream) keep(i int, t *autograd.Tape, in, out []*autograd.Tensor) error {
+	old := s.states[i]
+	now := make([][]float32, len(out))
+	for j, x := range out {
+		if j < len(in) && in[j] == x {
+			now[j] = old[j]
+			continue
+		}
+		if j < len(old) && len(old[j]) == x.Len() {
+			now[j] = old[j]
+		} else {
+			now[j] = make([]float32, x.Len())
+		}
+		if t.Err() != nil {
+			return t.Err()
+		}
+		if err := down(s.dev, now[j], x.Data); err != nil {
+			return err
+		}
+	}
+	s.states[i] = now
+	return nil
+}
+
+// replay runs the steps from … k-1 on the stored state of pass i and returns it
+// and what step k's Forward takes.
+func (s *stream) replay(i int, t *autograd.Tape, st *model.State, steps []model.Step, from, k int) (stored, in []*autograd.Tensor) {
+	stored = s.load(i, t)
+	in = stored
+	for j := from; j < k; j++ {
+		x := steps[j].In(t, in)
+		y := steps[j].Forward(t, x, st)
+		if j > from {
+			finished(t, y, in, x)
+		}
+		in = y
+	}
+	return stored, steps[k].In(t, in)
+}
+
+// finished gives back tensors that are not among the kept ones.
+func finished(t *autograd.Tape, kept []*autograd.Tensor, groups ...[]*autograd.Tensor) {
+	for _, g := range groups {
+		for _, x := range g {
+			again := false
+			for _, k := range kept {
+				again = again || k == x
+			}
+			if !again {
+				t.Done(x)
+			}
+		}
+	}
+}
+
+// block quantizes one block, or takes it from an interrupted run, and moves the
+// hidden states past it.
+func (s *stream) block(b *model.Block, last bool) error {
+	defer s.restore()
+	params := paramsOf(b)
+	if s.finished(params) {
+		if err := s.resume(b, params); err != nil {
+			return err
+		}
+		return s.forward(b, last)
+	}
+	for _, p := range params {
+		if !s.plan.quantize[p.Name] {
+			if err := s.asWritten(p); err != nil {
+				return err
+			}
+		}
+	}
+	out := newBlockOutput()
+	var err error
+	if s.plan.method.name == "awq" {
+		err = s.awqBlock(b, out)
+	} else {
+		err = s.gptqBlock(b, out, last)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.log.add(out.reports); err != nil {
+		return err
+	}
+	for _, p := range params {
+		if err := s.write(p, out); err != nil {
+			return err
+		}
+	}
+	if s.plan.method.name == "awq" {
+		return s.forward(b, last)
+	}
+	return nil
+}
+
+// paramsOf lists the weights of a block.
+func paramsOf(b *model.Block) []*autograd.Param {
+	out := []*autograd.Param{b.AttnNorm.W, b.MLPNorm.W}
+	for _, n := range []*nn.Norm{b.AttnNorm, b.MLPNorm} {
+		if n.Bias != nil {
+			out = append(out, n.Bias)
+		}
+	}
+	for _, l := range b.Linears() {
+		out = append(out, l.W)
+		if l.Bias != nil {
+			out = append(out, l.Bias)
+		}
+	}
+	return out
+}
+
+// finished reports whether an earlier run wrote all of these.
+func (s *stream) finished(params []*autograd.Param) bool {
+	for _, p := range params {
+		if !s.sink.Has(p.Name) {
+			return false
+		}
+	}
+	return true
+}
+
+// resume puts what an earlier run wrote in place of a block's weights.
+func (s *stream) resume(b *model.Block, params []*autograd.Param) error {
+	for _, p := range params {
+		t := s.plan.typeOf[p.Name]
+		data, err := s.sink.Read(p.Name, t)
+		if err != nil {
+			return err
+		}
+		if err := s.replace(p, block.Raw{Type: t, Rows: p.Rows, Cols: p.Cols, Data: data}); err != nil {
+			return err
+		}
+		s.advance(p)
+	}
+	for _, l := range b.Linears() {
+		if rep, ok := s.log.find(l.Path); ok {
+			s.reports[l.Path] = rep
+		} else if s.plan.quantize[l.W.Name] {
+			s.reports[l.Path] = LayerReport{Layer: l.Path, Method: s.plan.method.name}
+		}
+	}
+	return nil
+}
+
+// advance counts a weight as quantized.
+func (s *stream) advance(p *autograd.Param) {
+	if s.plan.quantize[p.Name] {
+		s.walk.done += int64(p.Len())
+		if s.progress != nil {
+			s.progress(s.walk.done, s.total)
+		}
+	}
+}
+
+// forward moves the states past a block whose weights are in place. Behind the
+// last block nobody needs them.
+func (s *stream) forward(b *model.Block, last bool) error {
+	if last {
+		return nil
+	}
+	for i := range s.passes {
+		err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
+			in := s.load(i, t)
+			return s.keep(i, t, in, []*autograd.Tensor{b.Forward(t, in[0], st)})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace puts a matrix in place of the model's until restore.
+func (s *stream) replace(p *autograd.Param, m block.Raw) error {
+	if p.Rows == 1 { // vectors are held as F32
+		v := make([]float32, p.Cols)
+		block.DecodeAll(v, m)
+		m = block.Raw{Type: dtype.Of(dtype.F32), Rows: 1, Cols: p.Cols, Data: f32Bytes(v)}
+	}
+	w, err := s.dev.Load(kernels.Weights, m.Type, m.Rows, m.Cols, m.Data, kernels.Borrow)
+	if err != nil {
+		return err
+	}
+	for _, r := range s.set {
+		if r.p == p { // a second replacement: the first goes
+			s.dev.Free(p.Buffer)
+			p.Mat = w
+			return nil
+		}
+	}
+	s.set = append(s.set, replaced{p, p.Mat})
+	p.Mat = w
+	return nil
+}
+
+// restore puts the model's own weights back.
+func (s *stream) restore() {
+	for _, r := range s.set {
+		s.dev.Free(r.p.Buffer)
+		r.p.Mat = r.old
+	}
+	s.set = nil
+}
+
+// asWritten replaces a weight that is not quantized by what the folder will
+// hold, where that differs.
+func (s *stream) asWritten(p *autograd.Param) error {
+	t := s.plan.typeOf[p.Name]
+	if s.from.Type(p.Name) == t {
+		return nil
+	}
+	m, err := s.convert(p.Name, t)
+	if err != nil {
+		return err
+	}
+	return s.replace(p, m)
+}
+
+// weights decodes a linear map's own weight.
+func (s *stream) weights(l *nn.Linear) ([]float32, error) {
+	w, err := s.m.Decode(l.W)
+	if err == nil {
+		err = checkWeights(l.W.Name, w, l.W.Cols, s.plan.Type)
+	}
+	return w, err
+}
+
+// blockOutput collects what a method made of a block.
+type blockOutput struct {
+	raws    map[string]block.Raw // by tensor name
+	reports []LayerReport
+}
+
+func newBlockOutput() *blockOutput { return &blockOutput{raws: map[string]block.Raw{}} }
+
+// add takes a quantized matrix and puts it in place of the model's.
+func (s *stream) add(out *blockOutput, l *nn.Linear, r *matrixResult) error {
+	r.report.Layer = l.Path
+	out.raws[l.W.Name] = r.raw
+	out.reports = append(out.reports, r.report)
+	s.reports[l.Path] = r.report
+	s.advance(l.W)
+	return s.replace(l.W, r.raw)
+}
+
+// write stores one weight of a block.
+func (s *stream) write(p *autograd.Param, out *blockOutput) error {
+	if s.sink.Has(p.Name) {
+		return nil
+	}
+	t := s.plan.typeOf[p.Name]
+	m, ok := out.raws[p.Name]
+	if !ok {
+		var err error
+		if m, err = s.convert(p.Name, t); err != nil {
+			return err
+		}
+	}
+	return s.sink.Write(p.Name, t, m.Data)
+}
+
+// gptqBlock takes the groups of linear maps that share an input one after
+// another: their Hessian from the states as the groups before them, already
+// quantized, leave them; then the states past them.
+func (s *stream) gptqBlock(b *model.Block, out *blockOutput, last bool) error {
+	steps := b.Steps()
+	from := 0
+	for k, step := range steps {
+		if err := s.gptqStep(steps, from, k, out); err != nil {
+			return err
+		}
+		end := k == len(steps)-1
+		if end && last || !end && !s.storable(steps[k+1].Linears[0].W.Cols) {
+			continue
+		}
+		for i := range s.passes {
+			err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
+				stored, in := s.replay(i, t, st, steps, from, k)
+				return s.keep(i, t, stored, step.Forward(t, in, st))
+			})
+			if err != nil {
+				return err
+			}
+		}
+		from = k + 1
+	}
+	return nil
+}
+
+// storable reports whether the residual stream and a tensor of cols columns
+// may be kept for all tokens.
+func (s *stream) storable(cols int) bool {
+	return int64(s.tokens)*int64(s.m.Spec.C+cols)*4 <= storeLimit
+}
+
+// gptqStep quantizes the linear maps of step k.
+func (s *stream) gptqStep(steps []model.Step, from, k int, out *blockOutput) error {
+	var todo []*nn.Linear
+	for _, l := range steps[k].Linears {
+		if s.plan.quantize[l.W.Name] {
+			todo = append(todo, l)
+		}
+	}
+	if len(todo) == 0 {
+		return nil
+	}
+	h, err := newHessian(s.dev, todo[0].W.Cols)
+	if err != nil {
+		return err
+	}
+	defer h.free()
+	for i := range s.passes {
+		err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
+			_, in := s.replay(i, t, st, steps, from, k)
+			if t.Err() == nil {
+				x := in[len(in)-1]
+				h.add(x.Data, x.Rows())
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return s.gptqLayers(h, todo, out)
+}
+
+func (s *stream) gptqLayers(h *hessian, todo []*nn.Linear, out *blockOutput) error {
+	o := gptqOptions{typ: s.plan.Type, order: s.plan.job.ActOrder}
+	var f *factored
+	err := s.dev.Run(func() (err error) {
+		f, err = factor(h, o.order, s.plan.Group, s.plan.job.Damp)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", todo[0].Path, err)
+	}
+	defer f.free()
+	for _, l := range todo {
+		if err := s.ctx.Err(); err != nil {
+			return err
+		}
+		w, err := s.weights(l)
+		if err != nil {
+			return err
+		}
+		var r *matrixResult
+		err = s.dev.Run(func() (err error) {
+			if f.u == nil {
+				r, err = fallback(h, w, l.W.Rows, s.plan.Type, "the Hessian is not positive definite whatever is added to it")
+			} else {
+				r, err = gptq(f, w, l.W.Rows, o)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := s.add(out, l, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,8 +1,11 @@
 package recipes
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
 )
 
 // defaults fills what the recipe leaves open and does not depend on files.
@@ -50,6 +53,12 @@ func (o *Train) defaults(seed uint64) {
 	set(&o.Objective, "sft")
 	if c, err := o.Resolve(int64(seed)); err == nil { // checked before
 		o.Config = c
+	}
+	if o.Adapter == "none" {
+		return
+	}
+	if c, err := o.LoRA.Resolve(); err == nil && o.LoRA.InitFrom == "" { // else they come from the folder
+		o.LoRA = c
 	}
 }
 
@@ -102,4 +111,43 @@ func (o *Eval) defaults() {
 	set(&o.Stride, o.Context)
 	set(&o.MaxNewTokens, 256)
 	set(&o.Unsure, "fail")
+}
+
+// fill resolves the defaults of ingest stages that depend on a model: its
+// context length.
+func (x *run) fill() error {
+	for _, j := range x.jobs {
+		if j.Stage.Ingest == nil {
+			continue
+		}
+		ref, _ := j.In("tokenizer")
+		path, err := resolvePath(x.origin(ref))
+		if err != nil {
+			return err
+		}
+		src, err := arch.Open(path)
+		if err != nil {
+			return err
+		}
+		o := &j.Stage.Ingest.Options
+		o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
+		if err := errors.Join(o.Fill(), src.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// origin is the path of the model that a reference goes back to: stages change
+// weights and types, not tokenizer or shape.
+func (x *run) origin(ref Ref) string {
+	for ref.Stage != "" {
+		for _, j := range x.jobs {
+			if j.Stage.ID == ref.Stage {
+				ref, _ = j.In("model")
+				break
+			}
+		}
+	}
+	return ref.Path
 }

@@ -97,7 +97,7 @@ func (w *resolved) encode(v reflect.Value, path string) (*yaml.Node, error) {
 		if val == nil {
 			continue
 		}
-		if why := w.why(at, f.Tag); why != "" && val.Kind == yaml.ScalarNode {
+		if why := w.why(at, f.Tag, val.Value); why != "" && val.Kind == yaml.ScalarNode {
 			val.LineComment = why
 			w.defaults = append(w.defaults, Default{w.key(at), val.Value, why})
 		}
@@ -120,7 +120,10 @@ func (w *resolved) key(path string) string {
 }
 
 // why says where a value came from, "" for one that the recipe gives.
-func (w *resolved) why(path string, tag reflect.StructTag) string {
+func (w *resolved) why(path string, tag reflect.StructTag, value string) string {
+	if strings.Contains(path, "eval.models[") {
+		return "" // the list as a whole is given or not
+	}
 	if _, given := w.r.given[path]; given {
 		if from := w.r.given[path]; strings.HasPrefix(from, "--set") {
 			return from
@@ -130,10 +133,17 @@ func (w *resolved) why(path string, tag reflect.StructTag) string {
 	if ref, ok := w.refs[path]; ok {
 		return ref.Why
 	}
-	if d := tag.Get("default"); d != "" && d != "required" {
+	if d := tag.Get("default"); d != "" && d != "required" && !sameValue(d, value) {
 		return "default: " + d
 	}
 	return "default"
+}
+
+// sameValue reports whether a documented default says no more than the value.
+func sameValue(doc, value string) bool {
+	a, errA := strconv.ParseFloat(doc, 64)
+	b, errB := strconv.ParseFloat(value, 64)
+	return doc == value || errA == nil && errB == nil && a == b
 }
 
 func scalar(tag, v string) *yaml.Node {
@@ -275,13 +285,16 @@ func (w *resolved) mapping(v reflect.Value, path string) (*yaml.Node, error) {
 
 // String is the size as recipes write it, exactly.
 func (s Size) String() string {
+	best := strconv.FormatInt(int64(s), 10)
 	for _, u := range sizeUnits {
 		f := int64(u.factor)
-		if f > 1 && strings.HasSuffix(u.suffix, "B") && int64(s)%f == 0 && int64(s)/f < 10000 {
-			return fmt.Sprintf("%d%s", int64(s)/f, u.suffix)
+		if f > 1 && strings.HasSuffix(u.suffix, "B") && int64(s)%f == 0 {
+			if t := fmt.Sprintf("%d%s", int64(s)/f, u.suffix); len(t) <= len(best) {
+				best = t
+			}
 		}
 	}
-	return strconv.FormatInt(int64(s), 10)
+	return best
 }
 
 // String is the form that setYAML reads.

@@ -121,6 +121,9 @@ func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*Summary, error) {
 		return nil, err
 	}
 	defer unlock()
+	if err := x.check(ctx); err != nil {
+		return nil, err
+	}
 	err = x.execute(ctx)
 	return x.report(time.Since(began), err)
 }
@@ -130,6 +133,9 @@ func (r *Recipe) prepare(opt RunOptions) (*run, error) {
 	x := &run{Recipe: r, opt: opt, dir: filepath.Join(opt.Dir, r.Name), addr: map[string]digest{}, done: map[string]*Result{}}
 	var err error
 	if x.jobs, err = r.Resolve(); err != nil {
+		return nil, err
+	}
+	if err := x.fill(); err != nil {
 		return nil, err
 	}
 	for _, id := range append(slices.Clone(opt.Only), opt.From) {
@@ -158,10 +164,7 @@ func (x *run) open() error {
 	if threads > 0 {
 		par.SetThreads(threads)
 	}
-	limit := x.opt.MemoryLimit
-	if limit == 0 {
-		limit = int64(x.MemoryLimit)
-	}
+	limit := x.memoryLimit()
 	name := x.opt.Device
 	if name == "" {
 		name = x.Device
@@ -431,6 +434,13 @@ func (x *run) load(j *Job, addr digest) (*Result, error) {
 
 // outputsLeftOut are files of a stage's folder that are not its artifact.
 var outputsLeftOut = []string{"checkpoints", "metrics.jsonl", speedFile}
+
+// begun reports whether this very work was begun before and not finished.
+func (x *run) begun(id string, addr digest) bool {
+	var res Result
+	raw, err := os.ReadFile(x.statePath(id))
+	return err == nil && json.Unmarshal(raw, &res) == nil && res.Address == addr && res.Outputs == nil
+}
 
 // clear removes what another address left in the stage's folder, and marks the
 // folder as being worked on for this one.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/tunekit/tunekit/data"
@@ -20,6 +21,7 @@ func (x *run) ingestParts(j *Job) (data.Options, *data.Tokenizer, *data.Template
 	}
 	defer src.Close()
 	o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
+	o.Datasets, o.ValDatasets = slices.Clone(o.Datasets), slices.Clone(o.ValDatasets) // the recipe keeps its own
 	for _, list := range [][]data.Source{o.Datasets, o.ValDatasets} {
 		for i := range list {
 			if list[i].Path, err = resolvePath(list[i].Path); err != nil {

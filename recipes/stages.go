@@ -4,7 +4,7 @@ import "context"
 
 // stageKind is what the runner needs of a kind of stage.
 type stageKind struct {
-	plan func(x *run, j *Job, p *StagePlan) error
+	plan func(p *planner, j *Job, s *StagePlan) error
 	run  func(ctx context.Context, x *run, j *Job, res *Result) error
 }
 

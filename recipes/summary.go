@@ -223,14 +223,18 @@ func (s *Summary) Print(w io.Writer) {
 
 func printGrid(w io.Writer, t Table) {
 	head, right, cells := t.grid()
-	width := make([]int, len(head))
-	all := append([][]string{head}, cells...)
-	for _, row := range all {
+	aligned(w, append([][]string{head}, cells...), right)
+}
+
+// aligned writes rows in columns.
+func aligned(w io.Writer, rows [][]string, right []bool) {
+	width := make([]int, len(right))
+	for _, row := range rows {
 		for i, c := range row {
 			width[i] = max(width[i], utf8.RuneCountInString(c))
 		}
 	}
-	for _, row := range all {
+	for _, row := range rows {
 		var b strings.Builder
 		for i, c := range row {
 			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c))

@@ -155,6 +155,9 @@ func (l *loader) readParam(p *autograd.Param, hold bool) error {
 
 // convert decodes r and encodes it as t.
 func convert(name string, r block.Raw, t dtype.Type) (block.Raw, error) {
+	if r.Type == t {
+		return r, nil
+	}
 	if !dtype.Fits(t, r.Cols) {
 		return r, fail.Inputf(name, "choose a type whose blocks divide the rows", "rows of %d elements cannot be held as %v", r.Cols, t)
 	}

@@ -1,0 +1,288 @@
+package recipes
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+// rowsPlan is what is known of an ingest's rows.
+type rowsPlan struct {
+	sampled     int // rows looked at; 0: all, the ingest has run
+	rows        int64
+	tokens      int64
+	supervised  int64
+	train, val  int64 // samples
+	trainTokens int64
+	valTokens   int64
+	bins        int64 // packed rows of max_length
+	maxLength   int
+	longest     int
+	over        int64 // rows longer than max_length
+	seconds     float64
+	unknown     string         // why nothing is known
+	dataset     *data.Dataset  // when the ingest has run
+	examples    []data.Example // of the sample
+}
+
+func (r *rowsPlan) mean() int {
+	if r.train+r.val == 0 {
+		return max(1, r.maxLength/2)
+	}
+	return max(1, int((r.trainTokens+r.valTokens)/(r.train+r.val)))
+}
+
+// planRows is how many rows of each source are looked at.
+const planRows = 2000
+
+// rowsOf finds out about the rows of an ingest stage.
+func (p *planner) rowsOf(id string) (*rowsPlan, error) {
+	if r, ok := p.rows[id]; ok {
+		return r, nil
+	}
+	var job *Job
+	for _, j := range p.x.jobs {
+		if j.Stage.ID == id {
+			job = j
+		}
+	}
+	r, err := p.lookAt(job)
+	if err == nil {
+		p.rows[id] = r
+	}
+	return r, err
+}
+
+func (p *planner) lookAt(j *Job) (*rowsPlan, error) {
+	if res := p.x.done[j.Stage.ID]; res != nil && res.Ingest != nil {
+		return p.known(j, res.Ingest)
+	}
+	r := &rowsPlan{maxLength: j.Stage.Ingest.MaxLength}
+	ref, _ := j.In("tokenizer")
+	if ref.Stage != "" && p.x.done[ref.Stage] == nil {
+		r.unknown = "its tokenizer comes from " + ref.Stage + ", which has not run"
+		return r, nil
+	}
+	if p.quick {
+		r.unknown = "not looked at"
+		return r, nil
+	}
+	return r, p.sample(j, r)
+}
+
+// known is an ingest that has run.
+func (p *planner) known(j *Job, rep *data.Report) (*rowsPlan, error) {
+	ds, err := data.LoadArrow(p.x.stageDir(j.Stage.ID))
+	if err != nil {
+		return nil, err
+	}
+	r := &rowsPlan{
+		rows: rep.Rows, tokens: rep.TrainTokens + rep.ValTokens, supervised: rep.TrainSupervised + rep.ValSupervised,
+		train: int64(rep.TrainSamples), val: int64(rep.ValSamples), trainTokens: rep.TrainTokens, valTokens: rep.ValTokens,
+		maxLength: ds.MaxLength, longest: rep.Longest, dataset: ds, examples: ds.Train,
+	}
+	r.bins = packedBins(ds.Train, ds.MaxLength, 1)
+	return r, nil
+}
+
+// packedBins is the number of rows of max tokens that packing makes, for by
+// times as many samples.
+func packedBins(ex []data.Example, most int, by float64) int64 {
+	lengths := make([]int, len(ex))
+	for i := range ex {
+		lengths[i] = min(len(ex[i].IDs), most)
+	}
+	bins := data.PackBFD(lengths, most)
+	if by == 1 || len(bins) == 0 {
+		return int64(len(bins))
+	}
+	fullest := 0
+	for _, b := range bins[:max(1, len(bins)-1)] { // the last bin is only as full as the sample was long
+		for _, i := range b {
+			fullest += lengths[i]
+		}
+	}
+	fill := float64(fullest) / float64(max(1, len(bins)-1)) / float64(most)
+	total := 0
+	for _, n := range lengths {
+		total += n
+	}
+	return int64(math.Ceil(float64(total) * by / (float64(most) * min(1, max(fill, 0.5)))))
+}
+
+// sample reads the first rows and takes the rest to be like them.
+func (p *planner) sample(j *Job, r *rowsPlan) error {
+	o, tok, tmpl, err := p.x.ingestParts(j)
+	if err != nil {
+		return err
+	}
+	o.ValSetSize, o.Overflow, o.BadRows = "0", "truncate", "drop"
+	o.ValDatasets = nil
+	total := int64(0)
+	for i := range o.Datasets {
+		n, err := countRows(o.Datasets[i])
+		if err != nil {
+			return err
+		}
+		total += n
+		if m := o.Datasets[i].MaxSamples; m == 0 || m > planRows {
+			o.Datasets[i].MaxSamples = planRows
+		}
+	}
+	began := time.Now()
+	ds, rep, err := data.Ingest(context.Background(), o, tok, tmpl, nil)
+	if err != nil {
+		return err
+	}
+	if rep.Rows == 0 {
+		return fail.Inputf(o.Datasets[0].Path, "", "no rows")
+	}
+	by := max(1, float64(total)/float64(rep.Rows))
+	r.sampled, r.rows = int(rep.Rows), int64(float64(rep.Rows)*by+0.5)
+	r.seconds = time.Since(began).Seconds() * by
+	r.tokens, r.supervised = int64(by*float64(rep.TrainTokens)), int64(by*float64(rep.TrainSupervised))
+	r.maxLength, r.longest, r.over = rep.MaxLength, rep.Longest, int64(by*float64(rep.Truncated)+0.5)
+	n := int64(float64(len(ds.Train)) * by)
+	r.val = min(n, heldBack(j.Stage.Ingest.Options, n))
+	r.train = n - r.val
+	r.valTokens = int64(float64(r.tokens) * float64(r.val) / float64(max(n, 1)))
+	r.trainTokens = r.tokens - r.valTokens
+	r.examples = ds.Train
+	r.bins = packedBins(ds.Train, r.maxLength, by*float64(r.train)/float64(max(n, 1)))
+	return nil
+}
+
+// heldBack is the number of rows that val_set_size takes of n.
+func heldBack(o data.Options, n int64) int64 {
+	if len(o.ValDatasets) > 0 {
+		return 0
+	}
+	s := strings.TrimSpace(o.ValSetSize)
+	if s == "" {
+		return min(512, n/20)
+	}
+	v, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(s, "%")), 64)
+	switch {
+	case err != nil:
+		return 0
+	case strings.HasSuffix(s, "%"):
+		return int64(v / 100 * float64(n))
+	case v < 1:
+		return int64(v * float64(n))
+	}
+	return int64(v)
+}
+
+// countRows is the number of rows of a source, from headers where they say,
+// from line ends where they do not; of a large text file it is an estimate.
+func countRows(s data.Source) (int64, error) {
+	files, err := data.Files(s.Path, s.Split)
+	if err != nil {
+		return 0, err
+	}
+	var total int64
+	for _, f := range files {
+		n, err := countFile(f)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	if s.MaxSamples > 0 {
+		total = min(total, int64(s.MaxSamples)*int64(len(files)))
+	}
+	if s.Weight > 0 {
+		total = int64(float64(total) * s.Weight)
+	}
+	return total, nil
+}
+
+// countedBytes is how much of a text file is read to count its lines.
+const countedBytes = 64 << 20
+
+func countFile(path string) (int64, error) {
+	rows, err := data.OpenRows(path)
+	if err != nil {
+		return 0, err
+	}
+	n := rows.Total()
+	if err := rows.Close(); err != nil || n >= 0 {
+		return n, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, fail.Inputf(path, "", "%w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0, fail.Inputf(path, "", "%w", err)
+	}
+	buf := make([]byte, 1<<20)
+	var lines, read int64
+	for read < countedBytes {
+		k, err := f.Read(buf)
+		lines += int64(bytes.Count(buf[:k], []byte("\n")))
+		read += int64(k)
+		if err == io.EOF {
+			return max(lines, 1), nil
+		}
+		if err != nil {
+			return 0, fail.Inputf(path, "", "%w", err)
+		}
+	}
+	return max(1, int64(float64(lines)*float64(st.Size())/float64(read))), nil
+}
+
+// planIngest: rows to tokens.
+func planIngest(p *planner, j *Job, s *StagePlan) error {
+	r, err := p.rowsOf(j.Stage.ID)
+	if err != nil {
+		return err
+	}
+	if r.unknown != "" {
+		s.Does = "rows → tokens"
+		s.note("%s", r.unknown)
+		return nil
+	}
+	about := ""
+	if r.sampled > 0 && int64(r.sampled) < r.rows {
+		about = "~"
+		p.plan.Sampled += r.sampled
+	}
+	s.Does = fmt.Sprintf("%s%s rows → %s%s tokens, %s%s × %s", about, humanize.Comma(r.rows), about, count(float64(r.tokens)), about, humanize.Comma(r.bins), humanize.Comma(int64(r.maxLength)))
+	s.Seconds = r.seconds
+	s.Disk = 4*r.tokens + 40*(r.train+r.val)
+	s.Peak = 2 * s.Disk
+	s.note("val %s rows; %s over %s (longest%s %s)", humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))
+	if r.over > 0 && j.Stage.Ingest.Overflow == "error" {
+		s.note("rows over max_length are an error here: overflow: drop, truncate or split")
+	}
+	return nil
+}
+
+func seen(about string) string {
+	if about != "" {
+		return " seen"
+	}
+	return ""
+}
+
+// count writes a large number shortly: 2.1 M.
+func count(v float64) string {
+	if v < 10000 {
+		return humanize.Comma(int64(v))
+	}
+	return humanize.SIWithDigits(v, 1, "")
+}

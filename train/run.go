@@ -82,6 +82,9 @@ func begin(j Job) (*run, error) {
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true
 	}
+	if c.GradientCheckpointing == "auto" && c.Adapter == "qlora" {
+		j.Model.RecomputeBlocks = max(j.Model.RecomputeBlocks, blocksOver(&j, qloraActivations))
+	}
 	var err error
 	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps, MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed)}
 	if r.loader, err = data.NewLoader(j.Train, o); err != nil {
@@ -199,6 +202,27 @@ func (r *run) fitting(ctx context.Context, s data.Step) (Metrics, error) {
 		r.Model.RecomputeBlocks = min(n, r.Model.RecomputeBlocks+(n+7)/8)
 		r.log("memory is short: gradient checkpointing of %d of %d blocks from step %d (same result, slower)", r.Model.RecomputeBlocks, n, r.step+1)
 	}
+}
+
+// qloraActivations is the memory QLoRA keeps for activations before blocks are
+// recomputed: who holds weights in four bits is short of memory.
+const qloraActivations = 1 << 30
+
+// blocksOver is how many blocks must be recomputed so that the activations of
+// a full micro-batch stay within budget bytes. Per token a block keeps its two
+// residuals, q, k, v, the attention's result and log-sum-exp, gate and up, and
+// the adapters' narrow products.
+func blocksOver(j *Job, budget int) int {
+	s := &j.Model.Spec
+	tokens := j.Config.MicroBatchSize * j.MaxLength
+	whole := 4 * tokens * (2*s.C + 2*(s.H+s.K)*s.D + s.H + 2*s.F + 2 + 7*j.Config.LoRA.R)
+	input := 4 * tokens * s.C
+	for n := range s.Layers {
+		if (s.Layers-n)*whole+n*input <= budget {
+			return n
+		}
+	}
+	return s.Layers
 }
 
 // recomputed is the number of blocks with gradient checkpointing.

@@ -3,7 +3,7 @@ import llama_cpp
 import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from lib import NEW_TOKENS, PROMPTS, SHARED, TEXTS, close, generate, lines, logits, ours, run, same, say, subjects, tokenize, trimmed
+from lib import NEW_TOKENS, SHARED, TEXTS, close, greedy, lines, logits, ours, run, same, say, subjects, tokenize
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from safetensors.numpy import load_file
 
@@ -19,13 +19,16 @@ def load(path, **kw):
     return llama_cpp.Llama(str(path), n_ctx=256, n_batch=256, n_threads=2, n_threads_batch=2, verbose=False, type_k=F32, type_v=F32, **kw)
 
 
-def greedy(m, ids, stops):
-    m.reset()
-    out = []
-    for t in m.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
-        if t in stops or len(out) == NEW_TOKENS:
-            return out
-        out.append(t)
+def continued(m, stops):
+    """Greedy continuations of lists of ids."""
+    def one(ids):
+        m.reset()
+        out = []
+        for t in m.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
+            out.append(t)
+            if t in stops or len(out) == NEW_TOKENS:
+                return out
+    return lambda prompts: [one(p) for p in prompts]
 
 
 def theirs(m, ids):
@@ -37,23 +40,20 @@ def theirs(m, ids):
     return np.stack(rows)
 
 
-def file(s, kind):
-    path = s.gguf(kind)
+def file(s, kind, path=None):
+    path = path or s.gguf(kind)
     m = load(path, logits_all=True)
-    close(f"{s.name}: {kind} logits", theirs(m, s.ids()), logits(path, s.ids()), LIMITS.get(kind, QUANTIZED))
-    stops = {m.token_eos()}
-    prompts = tokenize(path, PROMPTS)
-    want = [trimmed(g, stops) for g in generate(path, PROMPTS)]
-    same(f"{s.name}: {kind} greedy tokens", [trimmed(greedy(m, p, stops), stops) for p in prompts], want, PROMPTS)
+    noise = close(f"{s.name}: {kind} logits", theirs(m, s.ids()), logits(path, s.ids()), LIMITS.get(kind, QUANTIZED))
+    greedy(f"{s.name}: {kind}", s, path, continued(m, s.stops()), noise=noise)
 
 
 def text(s, kind):
     """Greedy text from text: their tokenizer, model and decoding against ours."""
-    path = s.gguf(kind)
+    path, prompts = s.gguf(kind), s.prompts()
     m = load(path)
-    got = [m.create_completion(p, max_tokens=NEW_TOKENS, temperature=0.0, top_k=1, repeat_penalty=1.0)["choices"][0]["text"] for p in PROMPTS]
-    want = [lines(ours("tune", "generate", "--model", path, "--prompt", p, "--max-new-tokens", NEW_TOKENS, "--dtype", "f32"))[0]["text"] for p in PROMPTS]
-    same(f"{s.name}: {kind} greedy text", got, want, PROMPTS)
+    got = [m.create_completion(p, max_tokens=NEW_TOKENS, temperature=0.0, top_k=1, repeat_penalty=1.0)["choices"][0]["text"] for p in prompts]
+    want = [lines(ours("tune", "generate", "--model", path, "--prompt", p, "--max-new-tokens", NEW_TOKENS, "--dtype", "f32"))[0]["text"] for p in prompts]
+    same(f"{s.name}: {kind} greedy text", got, want, prompts)
 
 
 def tokenizer(name, path):
@@ -116,5 +116,7 @@ if (SHARED / "stories260K").exists():
 for s in subjects():
     checks += [(tokenizer, s.name, s.gguf("F16")), (template, s)]
     checks += [(file, s, k) for k in KINDS] + [(reader, s, k) for k in KINDS]
-    checks += [(text, s, k) for k in ("F16", "Q8_0")]
+    checks += [(text, s, "F16")]
+    if s.origin:
+        checks += [(tokenizer, f"{s.name} as it came", s.origin), (file, s, "original", s.origin)]
 run(*checks)

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import torch
-from lib import BUILD, PROMPTS, SHARED, TEXTS, Subject, close, generate, generated, lines, logits, made, ours, run, same, say, subjects, tokenize, trimmed
+from lib import BUILD, NEW_TOKENS, SHARED, TEXTS, Subject, close, generated, greedy, lines, logits, made, ours, run, same, say, subjects, tokenize
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,33 +20,22 @@ def theirs(m, ids):
 
 
 @torch.no_grad()
-def greedy(m, prompts, stops, new_tokens):
-    out = []
-    for p in prompts:
-        ids = torch.tensor([p])
-        got = m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, eos_token_id=stops, pad_token_id=stops[0])
-        out.append(trimmed(got[0, len(p):].tolist(), stops))
-    return out
-
-
-def stops(folder):
-    s = json.loads((folder / "config.json").read_text()).get("eos_token_id")
-    g = folder / "generation_config.json"
-    s = json.loads(g.read_text()).get("eos_token_id", s) if g.exists() else s
-    return s if isinstance(s, list) else [s]
-
-
-def same_greedy(name, m, path, s):
-    """Their greedy tokens after our prompts equal ours of the same artifact."""
-    stop = stops(s.base)
-    want = [trimmed(g, stop) for g in generate(path, PROMPTS)]
-    same(name, greedy(m, tokenize(path, PROMPTS), stop, 24), want, PROMPTS)
+def continued(m, s):
+    """Greedy continuations of lists of ids."""
+    def run(prompts):
+        out = []
+        for p in prompts:
+            ids = torch.tensor([p])
+            got = m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=s.stops(), pad_token_id=s.stops()[0])
+            out.append(got[0, len(p):].tolist())
+        return out
+    return run
 
 
 # 0. The model as it is.
 
 def base(s):
-    close(f"{s.name}: base logits", theirs(load(s.base), s.ids()), logits(s.model, s.ids()), LIMIT)
+    close(f"{s.name}: base logits", theirs(load(s.base), s.ids()), logits(s.base, s.ids()), LIMIT)
 
 
 # 1. Adapters, both ways.
@@ -69,9 +58,9 @@ UNTIED = {"head-and-embedding": dict(r=4, lora_alpha=8, target_modules=["v_proj"
 def our_adapter(s, name):
     a = s.adapter(name, **OURS[name])
     m = PeftModel.from_pretrained(load(s.base), a)
-    got, want = theirs(m, s.ids()), logits(s.model, s.ids(), a)
+    got, want = theirs(m, s.ids()), logits(s.base, s.ids(), a)
     close(f"{s.name}: our adapter {name} in PEFT", got, want, LIMIT)
-    if np.abs(want - logits(s.model, s.ids())).max() < 1e-3:
+    if np.abs(want - logits(s.base, s.ids())).max() < 1e-3:
         say(False, f"{s.name}: our adapter {name}", "changes no logit, so this shows nothing")
 
 
@@ -84,7 +73,7 @@ def peft_adapter(s, name):
                 p.add_(0.02 * torch.randn_like(p))
     out = s.dir / f"peft-{name}"
     m.save_pretrained(out)
-    close(f"{s.name}: PEFT's adapter {name} here", logits(s.model, s.ids(), out), theirs(m, s.ids()), LIMIT)
+    close(f"{s.name}: PEFT's adapter {name} here", logits(s.base, s.ids(), out), theirs(m, s.ids()), LIMIT)
 
 
 # 2. Merged weights.
@@ -94,7 +83,7 @@ def merged(s):
     m = load(path)
     close(f"{s.name}: merged logits", theirs(m, s.ids()), logits(path, s.ids()), LIMIT)
     close(f"{s.name}: merged against PEFT's own merge", theirs(PeftModel.from_pretrained(load(s.base), s.adapter("lora")).merge_and_unload(), s.ids()), logits(path, s.ids()), LIMIT)
-    same_greedy(f"{s.name}: merged greedy tokens", m, path, s)
+    greedy(f"{s.name}: merged", s, path, continued(m, s))
 
 
 # 3. GPTQ and AWQ.
@@ -108,9 +97,8 @@ QUANTS = {
 def quantized(s, name):
     path = s.quant(name, *QUANTS[name])
     m = load(path)
-    want = logits(path, s.ids())
-    close(f"{s.name}: {name} logits", theirs(m, s.ids()), want, 1e-2)  # their kernels decode to f16
-    same_greedy(f"{s.name}: {name} greedy tokens", m, path, s)
+    noise = close(f"{s.name}: {name} logits", theirs(m, s.ids()), logits(path, s.ids()), 1e-2)  # their kernels decode to f16
+    greedy(f"{s.name}: {name}", s, path, continued(m, s), noise=noise)
 
 
 # 4. NF4.
@@ -164,7 +152,7 @@ def template(name, folder):
 def from_gguf(s):
     """Tokenizer files that we write from GGUF metadata give the ids of the original."""
     out = s.folder(s.gguf("F16"), "from-gguf")
-    tokenizer(f"{s.name}: tokenizer files written from GGUF", out, s.model)
+    tokenizer(f"{s.name}: tokenizer files written from GGUF", out, s.base)
     template(f"{s.name}: template from GGUF", out)
 
 

@@ -1,5 +1,5 @@
 """vLLM on the CPU: our merged, GPTQ and AWQ folders load there and generate the tokens of our own evaluation of them."""
-from lib import PROMPTS, generate, run, same, subjects, tokenize, trimmed
+from lib import greedy, run, subjects
 from vllm import LLM, SamplingParams
 
 NEW_TOKENS = 8  # bfloat16 arithmetic: short, so that a near tie late in a text decides nothing
@@ -8,11 +8,9 @@ QUANTS = {"gptq": ("gptq",), "gptq-g32": ("gptq", "--group-size", 32), "rtn": ("
 
 def folder(s, name, path):
     llm = LLM(model=str(path), dtype="bfloat16", enforce_eager=True, max_model_len=128, max_num_seqs=4)
-    stops = {i for i in [llm.llm_engine.get_tokenizer().eos_token_id] if i is not None}
     sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, detokenize=False)
-    got = [o.outputs[0].token_ids for o in llm.generate([{"prompt_token_ids": p} for p in tokenize(path, PROMPTS)], sampling, use_tqdm=False)]
-    want = [trimmed(g, stops)[:NEW_TOKENS] for g in generate(path, PROMPTS)]
-    same(f"{s.name}: {name} greedy tokens", [trimmed(g, stops) for g in got], want, PROMPTS)
+    theirs = lambda prompts: [o.outputs[0].token_ids for o in llm.generate([{"prompt_token_ids": p} for p in prompts], sampling, use_tqdm=False)]
+    greedy(f"{s.name}: {name}", s, path, theirs, NEW_TOKENS)
 
 
 def merged(s):

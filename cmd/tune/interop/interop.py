@@ -22,7 +22,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-CONSUMERS = {"transformers": "transformers", "llamacpp": "llama_cpp", "vllm": "vllm"}
+CONSUMERS = ["transformers", "llamacpp", "vllm"]
 
 
 def run(*cmd, **kw):
@@ -61,7 +61,7 @@ def environment(name):
 def check(name):
     """Runs check_NAME.py; returns how many checks passed and failed."""
     env = {
-        **os.environ, "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2",
+        **os.environ, "PYTHONPATH": str(HERE), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2",
         "GPTQMODEL_CPU_WORKERS": "2",  # its pool of 1 on two cores cannot load a model
         "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore",

@@ -20,7 +20,6 @@ TEXTS = [
     "1234567890 3.14 1,000,000", "naïve café Übergröße", "Привет мир", "日本語のテキスト", "안녕하세요", "مرحبا بالعالم",
     "👩‍👩‍👧 🇩🇪 ok", "def f(x):\n    return x ** 2  # square\n", '{"name": "Ada", "year": 1815}', "a" * 40, "…—“quoted”", "",
 ]
-PROMPTS = ["Write the date", "The record of ", "a b c d", "Once upon a time"]
 
 
 class Failed(Exception):
@@ -79,19 +78,32 @@ def generated():
 class Subject:
     """A model all checks are made with, and its artifacts, each written when first asked for."""
 
-    def __init__(self, name, base, gguf=None, tokens=0):
+    def __init__(self, name, base, tokens=0, origin=None):
         self.name, self.base, self.dir = name, pathlib.Path(base), BUILD / name
         self.tokens = tokens  # size of the vocabulary of a model without tokenizer
+        self.origin = origin  # GGUF file that base was made from
         self.dir.mkdir(exist_ok=True)
-        self.model = gguf or self.base  # what our commands read
 
     def ids(self, rows=2, length=48):
         """Token ids int64 [rows, length] of generated text, or any where there is no tokenizer."""
         if self.tokens:
             return np.random.default_rng(5).integers(0, self.tokens, (rows, length))
         texts = [l["text"] for l in lines((generated() / "corpus.jsonl").read_text())]
-        flat = [t for ids in tokenize(self.model, texts[:200]) for t in ids]
+        flat = [t for ids in tokenize(self.base, texts[:200]) for t in ids]
         return np.array(flat[: rows * length], dtype=np.int64).reshape(rows, length)
+
+    def prompts(self):
+        """Beginnings of generated texts, so that a trained model has something to say."""
+        return [json.loads(l)["text"][:48] for l in (generated() / "corpus.jsonl").read_text().splitlines()[-4:]]
+
+    def stops(self):
+        """End tokens, as the model's own files say."""
+        out = set()
+        for name in ("config.json", "generation_config.json"):
+            if (self.base / name).exists():
+                v = json.loads((self.base / name).read_text()).get("eos_token_id")
+                out |= set(v if isinstance(v, list) else [v])
+        return sorted(out - {None})
 
     def text(self):
         return generated() / "corpus.jsonl"
@@ -102,7 +114,7 @@ class Subject:
         if not (run / "train").exists():
             settings = {"adapter": "lora", "dtype": "f32", "max_steps": 6, "learning_rate": 5e-3, "micro_batch_size": 1,
                         "gradient_accumulation_steps": 2, "warmup_steps": 0, **train}
-            recipe = {"version": 1, "name": run.name, "base_model": str(self.model), "stages": [
+            recipe = {"version": 1, "name": run.name, "base_model": str(self.base), "stages": [
                 {"ingest": {"datasets": [{"path": str(self.text()), "type": "text", "max_samples": 64}], "max_length": 128, "overflow": "truncate", "val_set_size": 8}},
                 {"train": settings}]}
             path = self.dir / f"{name}.yaml"
@@ -111,11 +123,11 @@ class Subject:
         return run / "train"
 
     def merged(self):
-        return made(self.dir / "merged", "tune", "merge", "--model", self.model, "--adapter", self.adapter("lora"), "--storage", "f32", "--force")
+        return made(self.dir / "merged", "tune", "merge", "--model", self.base, "--adapter", self.adapter("lora"), "--storage", "f32", "--force")
 
     def gguf(self, kind):
         """Our GGUF of the model."""
-        return made(self.dir / f"{self.name}-{kind}.gguf", "tune", "export", "--model", self.model, "--format", "gguf", "--type", kind)
+        return made(self.dir / f"{self.name}-{kind}.gguf", "tune", "export", "--model", self.base, "--format", "gguf", "--type", kind)
 
     def folder(self, src, name):
         """Plain f32 safetensors of any artifact: what it decodes to by our code."""
@@ -124,7 +136,7 @@ class Subject:
     def quant(self, name, method, *flags):
         """A quantized folder; calibrated methods read the generated text."""
         calibration = [] if method in ("nf4", "rtn") else ["--calibration", self.text(), "--samples", "16", "--max-length", "128"]
-        return made(self.dir / name, "quant", method, "--model", self.model, *calibration, *flags)
+        return made(self.dir / name, "quant", method, "--model", self.base, *calibration, *flags)
 
 
 def pocket():
@@ -143,8 +155,8 @@ def subjects():
     out.append(pocket())
     extra = os.environ.get("INTEROP_MODEL")
     if extra and extra.endswith(".gguf"):
-        dense = BUILD / "extra/base"
-        out.append(Subject("extra", made(dense, "tune", "export", "--model", extra, "--format", "safetensors", "--type", "F32"), gguf=extra))
+        dense = made(BUILD / "extra/base", "tune", "export", "--model", extra, "--format", "safetensors", "--type", "F32")
+        out.append(Subject("extra", dense, origin=pathlib.Path(extra).resolve()))
     elif extra:
         out.append(Subject("extra", extra))
     return out
@@ -155,12 +167,14 @@ def say(ok, name, number):
 
 
 def close(name, got, want, limit):
-    """Largest absolute difference within limit times the larger of 1 and the largest value."""
+    """Largest absolute difference within limit times the larger of 1 and the largest value; returns it."""
     got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
     if got.shape != want.shape:
-        return say(False, name, f"shapes {got.shape} and {want.shape}")
+        say(False, name, f"shapes {got.shape} and {want.shape}")
+        return 0.0
     worst, top = np.abs(got - want).max(), max(1.0, np.abs(want).max())
     say(bool(worst <= limit * top), name, f"largest difference {worst:.2g} of values up to {top:.3g} (limit {limit:g} of it)")
+    return worst
 
 
 def same(name, got, want, labels=None):
@@ -175,6 +189,40 @@ def same(name, got, want, labels=None):
     say(not bad and len(got) == len(want) and len(want) > 0, name, number)
 
 
+def greedy(name, s, path, theirs, new_tokens=NEW_TOKENS, noise=0.0):
+    """Their greedy tokens equal ours of the same artifact.
+
+    theirs(list of prompt ids) gives theirs. Where they part, the two tokens must
+    be closer than noise can decide: our logits there differ by at most twice
+    noise, the largest difference that was measured between their logits and ours.
+    """
+    prompts, stops = tokenize(path, s.prompts()), s.stops()
+    got = [ended(g, stops, new_tokens) for g in theirs(prompts)]
+    want = [ended(g, stops, new_tokens) for g in generate(path, s.prompts())]
+    equal, ties, number = 0, 0, ""
+    for p, g, w in zip(prompts, got, want):
+        if g == w:
+            equal += 1
+            continue
+        at = next(k for k in range(len(w) + 1) if k >= min(len(g), len(w)) or g[k] != w[k])
+        row = logits(path, np.array([p + w[:at]]))[0, -1]
+        margin = row[w[at]] - row[g[at]] if at < min(len(g), len(w)) else np.inf
+        ties += bool(margin <= 2 * noise)
+        number += f"; parted at token {at}, {g[at:at + 4]} for our {w[at:at + 4]}, whose logit is larger by {margin:.2g} (noise {noise:.2g})"
+    kinds = len({t for w in want for t in w})
+    say(equal + ties == len(want) == len(got) and kinds > 1, f"{name} greedy tokens", f"{equal} of {len(want)} texts equal, {kinds} different tokens{number}")
+
+
+def ended(ids, stops, most):
+    """The first ids, up to and with the first stop."""
+    out = []
+    for i in map(int, ids[:most]):
+        out.append(i)
+        if i in stops:
+            break
+    return out
+
+
 def run(*checks):
     """Runs every check of every argument; a check that raises has failed."""
     for f, *args in checks:
@@ -183,14 +231,3 @@ def run(*checks):
         except Exception as e:
             traceback.print_exc()
             say(False, f"{f.__name__}({', '.join(getattr(a, 'name', str(a)) for a in args)})", f"{type(e).__name__}: {str(e).strip()[:600]}".replace("\n", " "))
-
-
-def trimmed(ids, stops):
-    """ids up to and without the first stop."""
-    out = []
-    for i in ids:
-        if i in stops:
-            break
-        out.append(int(i))
-    return out
-

@@ -107,8 +107,6 @@ func (o *Eval) defaults() {
 	if o.Tasks == nil {
 		o.Tasks = Names{"perplexity", "kl"}
 	}
-	set(&o.Context, 2048)
-	set(&o.Stride, o.Context)
 	set(&o.MaxNewTokens, 256)
 	set(&o.Unsure, "fail")
 }

@@ -63,6 +63,9 @@ func (v *resolver) inputs() ([]Input, error) {
 		for i, d := range slices.Concat(s.Ingest.Datasets, s.Ingest.ValDatasets) {
 			add(fmt.Sprintf("datasets[%d]", i), Ref{Kind: DataRef, Path: d.Path, Why: "given"}, nil)
 		}
+		if t := s.Ingest.ChatTemplate; t != "" && t != "model" && !inlineTemplate(t) {
+			add("chat_template", Ref{Kind: TemplateRef, Path: t, Why: "given"}, nil)
+		}
 	case s.Train != nil:
 		ref, e := v.model("model", s.Train.Model)
 		add("model", ref, e)

@@ -112,7 +112,7 @@ type Eval struct {
 	Samples      int              `yaml:"samples" doc:"rows used" default:"all" range:"0..1000000000"`
 	Reference    string           `yaml:"reference" doc:"model for kl and top1" default:"what each model was made from"`
 	Baseline     string           `yaml:"baseline" doc:"file written by --write-baseline"`
-	Context      int              `yaml:"context" doc:"tokens a window" default:"2048" range:"2..10000000"`
+	Context      int              `yaml:"context" doc:"tokens a window" default:"2048, or the model's" range:"2..10000000"`
 	Stride       int              `yaml:"stride" doc:"tokens between windows" default:"context" range:"0..10000000"`
 	MaxNewTokens int              `yaml:"max_new_tokens" doc:"of a generated answer" default:"256" range:"1..1000000"`
 	Temperature  float64          `yaml:"temperature" doc:"0 is greedy" default:"0" range:"0..100"`
@@ -173,6 +173,7 @@ func Parse(name string, data []byte, sets []string) (*Recipe, error) {
 		return nil, fail.Usagef(name, "a recipe begins with version: 1", "the recipe is empty")
 	}
 	root := deref(doc.Content[0])
+	eachStage(root, func(string, *yaml.Node) {}) // "- merge:" alone is a stage with every default
 	for i, s := range sets {
 		d.applySet(root, s, fmt.Sprintf("--set #%d", i+1))
 	}

@@ -47,6 +47,16 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// A kind without options is a stage, with and without overrides.
+func TestBareStage(t *testing.T) {
+	for _, sets := range [][]string{nil, {"seed=1"}} {
+		r, err := Parse("r.yaml", []byte("version: 1\nbase_model: m\nstages:\n  - export:\n"), sets)
+		if err != nil || r.Stages[0].Export == nil {
+			t.Errorf("overrides %v: %v", sets, err)
+		}
+	}
+}
+
 // Every problem is reported at once, with place, caret and hint.
 func TestProblems(t *testing.T) {
 	src := `version: 1

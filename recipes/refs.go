@@ -13,6 +13,8 @@ const (
 	ModelRef   RefKind = "model"
 	DataRef    RefKind = "data"
 	AdapterRef RefKind = "adapter"
+
+	TemplateRef RefKind = "template"
 )
 
 // Ref is a resolved input of a stage: another stage's output or a path. A

@@ -229,7 +229,7 @@ func (x *run) execute(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if old != nil {
+		if old != nil && !(x.opt.WriteBaseline != "" && j.Stage.Eval != nil) {
 			x.done[j.Stage.ID] = old
 			x.event(Event{What: "cached"})
 			continue
@@ -327,6 +327,13 @@ func (x *run) address(j *Job) (*Result, error) {
 		env["level"], env["device"] = cpu.Level(), x.dev.Info().Name
 	}
 	env["seed"] = fmt.Sprint(x.Seed)
+	switch s := j.Stage; {
+	case s.Ingest != nil:
+		env["clock"] = fmt.Sprint(clock().Unix())
+	case s.Eval != nil && s.Eval.Baseline != "": // not an input: it may not be there yet
+		h, err := x.hashes.sum(s.Eval.Baseline)
+		env["baseline"] = fmt.Sprint(h, err == nil)
+	}
 	res.Address = addressOf(res.Kind, hashed(j.Stage), in, env)
 	x.addr[j.Stage.ID] = res.Address
 	return res, nil
@@ -376,6 +383,9 @@ func hashed(s *Stage) any {
 	case s.Ingest != nil:
 		o := *s.Ingest
 		o.Tokenizer = ""
+		if !inlineTemplate(o.ChatTemplate) && o.ChatTemplate != "model" {
+			o.ChatTemplate = ""
+		}
 		o.Datasets, o.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
 		return o
 	case s.Train != nil:
@@ -397,7 +407,7 @@ func hashed(s *Stage) any {
 		return o
 	default:
 		o := *s.Eval
-		o.Models, o.Data, o.Reference = nil, "", ""
+		o.Models, o.Data, o.Reference, o.Baseline = nil, "", "", ""
 		return o
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tunekit/tunekit/data"
@@ -43,8 +44,13 @@ func templateOf(tok *data.Tokenizer, name string) (*data.Template, error) {
 		}
 		return tok.Template(to)
 	}
-	if raw, err := os.ReadFile(name); err == nil {
-		name = string(raw)
+	where := "chat_template"
+	if !inlineTemplate(name) {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fail.Inputf(name, "chat_template is model, a file, or the template itself", "%w", err)
+		}
+		where, name = name, string(raw)
 	}
 	if tok.BOS() >= 0 {
 		to.BOS = tok.Token(tok.BOS())
@@ -52,8 +58,15 @@ func templateOf(tok *data.Tokenizer, name string) (*data.Template, error) {
 	if tok.EOS() >= 0 {
 		to.EOS = tok.Token(tok.EOS())
 	}
-	return data.ParseTemplate(name, to)
+	t, err := data.ParseTemplate(name, to)
+	if err != nil {
+		return nil, fail.Inputf(where, fail.Hint(err), "%w", err)
+	}
+	return t, nil
 }
+
+// inlineTemplate tells a template from the name of a file that holds one.
+func inlineTemplate(s string) bool { return strings.ContainsAny(s, "{\n") }
 
 // clock is what templates that print the date see: SOURCE_DATE_EPOCH, else a
 // fixed day, so that the same rows give the same tokens tomorrow.

@@ -109,7 +109,7 @@ func newApp(name string, stdout, stderr io.Writer) *ucli.App {
 	}
 	if name == "quant" {
 		app.Usage = "quantize language models"
-		app.Commands = quantCommands()
+		app.Commands = append(quantCommands(), completionCommand())
 		app.CustomAppHelpTemplate = quantOverview
 		app.Action = func(c *ucli.Context) error {
 			if arg := c.Args().First(); arg != "" {
@@ -131,6 +131,21 @@ func each(cmds []*ucli.Command, f func(*ucli.Command)) {
 		f(c)
 		each(c.Subcommands, f)
 	}
+}
+
+// CommandNames lists the commands of a binary, each as the words that call it.
+func CommandNames(name string) [][]string {
+	var out [][]string
+	var walk func(cmds []*ucli.Command, before []string)
+	walk = func(cmds []*ucli.Command, before []string) {
+		for _, c := range cmds {
+			words := append(slices.Clone(before), c.Name)
+			out = append(out, words)
+			walk(c.Subcommands, words)
+		}
+	}
+	walk(newApp(name, io.Discard, io.Discard).Commands, nil)
+	return out
 }
 
 func usageError(c *ucli.Context, err error, _ bool) error {

@@ -439,7 +439,7 @@ func runIngest(c *ucli.Context) error {
 	progress, clear := bar(c, "ingest", "rows")
 	ds, rep, tok, err := recipes.IngestFiles(c.Context, c.String("model"), o, progress)
 	clear()
-	if rep != nil {
+	if rep != nil && rep.Rows > 0 {
 		if c.IsSet("errors") && len(rep.Bad) > 0 {
 			if werr := recipes.WriteLines(c.String("errors"), rep.Bad); werr != nil {
 				return werr

@@ -51,6 +51,7 @@ func schemaCommand() *ucli.Command {
 func helpCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "help", Usage: "the keys of a recipe: tune help recipe.train", ArgsUsage: "[COMMAND | recipe[.SECTION]]",
+		Description: examples("tune help run", "tune help recipe", "tune help recipe.train.lora"),
 		Action: func(c *ucli.Context) error {
 			topic := c.Args().First()
 			if topic == "" {

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tunekit/tunekit/cmd/internal/cli"
+)
+
+// The scripts in testdata/script run the real commands: the test binary calls
+// itself under their names.
+func TestMain(m *testing.M) {
+	testscript.Main(cleanup{m}, map[string]func(){
+		"tune":  func() { os.Exit(cli.Main("tune", os.Args[1:])) },
+		"quant": func() { os.Exit(cli.Main("quant", os.Args[1:])) },
+	})
+}
+
+// cleanup removes the fixtures after the last test.
+type cleanup struct{ *testing.M }
+
+func (c cleanup) Run() int {
+	defer func() {
+		if fixtureDir != "" {
+			os.RemoveAll(fixtureDir)
+		}
+	}()
+	return c.M.Run()
+}
+
+var (
+	fixtureDir  string
+	fixtureOnce sync.Once
+	fixtureErr  error
+)
+
+// fixtures returns the folder of the generated models and data, made once.
+func fixtures(t testing.TB) string {
+	t.Helper()
+	fixtureOnce.Do(func() {
+		if fixtureDir, fixtureErr = os.MkdirTemp("", "tunekit-fixtures-"); fixtureErr == nil {
+			fixtureErr = writeFixtures(fixtureDir)
+		}
+	})
+	if fixtureErr != nil {
+		t.Fatal(fixtureErr)
+	}
+	return fixtureDir
+}
+
+func TestScripts(t *testing.T) {
+	fix := fixtures(t)
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata/script",
+		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			if err := os.Symlink(fix, filepath.Join(env.WorkDir, "fix")); err != nil {
+				return err
+			}
+			env.Setenv("HF_HOME", filepath.Join(env.WorkDir, "hf"))
+			return copyTree(filepath.Join(fix, "work"), env.WorkDir)
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"code": cmdCode, "copytree": cmdCopyTree, "cut": cmdCut, "poke": cmdPoke, "waitfor": cmdWaitFor, "clean": cmdClean, "lines": cmdLines, "helps": cmdHelps,
+		},
+	})
+}
+
+// cmdCode runs a program and checks its exit code: code N PROG ARGS...
+func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N PROG ARGS...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	var exit *exec.ExitError
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// cmdCopyTree copies a folder: copytree FROM TO.
+func cmdCopyTree(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(copyTree(ts.MkAbs(args[0]), ts.MkAbs(args[1])))
+}
+
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(from, p)
+		if d.IsDir() {
+			return os.MkdirAll(filepath.Join(to, rel), 0o755)
+		}
+		raw, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, rel), raw, 0o644)
+	})
+}
+
+// cmdCut shortens a file: cut FILE N keeps N bytes, all but -N when negative.
+func cmdCut(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	if n < 0 {
+		st, err := os.Stat(ts.MkAbs(args[0]))
+		ts.Check(err)
+		n += st.Size()
+	}
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
+}
+
+// cmdPoke writes bytes into a file: poke FILE OFFSET HEX, from the end when
+// OFFSET is negative.
+func cmdPoke(ts *testscript.TestScript, neg bool, args []string) {
+	raw, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	at, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	if at < 0 {
+		at += len(raw)
+	}
+	var b []byte
+	_, err = fmt.Sscanf(args[2], "%x", &b)
+	ts.Check(err)
+	copy(raw[at:], b)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), raw, 0o644))
+}
+
+// cmdWaitFor waits until a file exists: waitfor FILE.
+func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
+	for range 6000 {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("%s did not appear", args[0])
+}
+
+// cmdClean checks that below each folder nothing half-written is left: clean DIR...
+func cmdClean(ts *testscript.TestScript, neg bool, args []string) {
+	for _, dir := range args {
+		for _, p := range litter(ts.MkAbs(dir)) {
+			ts.Fatalf("left behind: %s", p)
+		}
+	}
+}
+
+// litter lists temporary files below dir.
+func litter(dir string) []string {
+	var out []string
+	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && (strings.Contains(d.Name(), ".tmp") || strings.HasSuffix(d.Name(), ".partial")) {
+			out = append(out, p)
+		}
+		return nil // what cannot be read is no temporary file of ours
+	})
+	return out
+}
+
+// cmdLines checks how many lines a file has: lines N FILE.
+func cmdLines(ts *testscript.TestScript, neg bool, args []string) {
+	if got := strings.Count(ts.ReadFile(args[1]), "\n"); strconv.Itoa(got) != args[0] {
+		ts.Fatalf("%s has %d lines, want %s", args[1], got, args[0])
+	}
+}
+
+// cmdHelps asks every command of a program for help: helps PROG.
+func cmdHelps(ts *testscript.TestScript, neg bool, args []string) {
+	n := 0
+	for _, words := range cli.CommandNames(args[0]) {
+		if words[0] == "help" { // has no flags
+			words = []string{"help", "help"}
+			ts.Check(ts.Exec(args[0], words...))
+		} else {
+			ts.Check(ts.Exec(args[0], append(words, "--help")...))
+		}
+		out := ts.ReadFile("stdout")
+		if !strings.Contains(out, "USAGE") || !strings.Contains(out, "examples:") && words[0] != "quant" {
+			ts.Fatalf("%s %s --help shows no examples:\n%s", args[0], strings.Join(words, " "), out)
+		}
+		n++
+	}
+	if n == 0 {
+		ts.Fatalf("%s has no commands", args[0])
+	}
+}

@@ -106,7 +106,7 @@ func asInput(path string, err error) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return missing(path)
 	}
-	return fail.Inputf(path, "", "%w", err)
+	return fail.Inputf(path, "the file is damaged, cut off or of another kind; write it again, or look at it with the program that made it", "%w", err)
 }
 
 func missing(path string) error {

@@ -1,13 +1,16 @@
 package data
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
 )
 
 // OpenTokenizer reads the tokenizer of an artifact: the keys of a GGUF file, or
@@ -31,7 +34,12 @@ func OpenTokenizer(r formats.Reader) (*Tokenizer, error) {
 			more[name] = b
 		}
 	}
-	return parseHF(data, config, more)
+	t, err := parseHF(data, config, more)
+	var e *fail.Error
+	if errors.As(err, &e) { // names the file in the folder, not the folder
+		e.Where = filepath.Join(r.Path(), e.Where)
+	}
+	return t, err
 }
 
 // ggufKeys reads typed values from GGUF metadata; the first error stays.

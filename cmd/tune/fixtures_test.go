@@ -67,12 +67,22 @@ func writeWork(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for name, raw := range map[string][]byte{"train.parquet": pq.Bytes(), "train.jsonl": jl.Bytes(), "held.jsonl": held.Bytes()} {
+	for name, raw := range map[string][]byte{"train.parquet": pq.Bytes(), "train.jsonl": jl.Bytes(), "held.jsonl": held.Bytes(),
+		"overflow.safetensors": header(`{"a":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,16]}}`, 16),
+		"twice.safetensors":    header(`{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}`, 16),
+		"ids.safetensors":      header(`{"input_ids":{"dtype":"F32","shape":[1,4],"data_offsets":[0,16]}}`, 16),
+		"pickle.bin":           []byte("\x80\x02}q\x00."),
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// header is a safetensors file with the given header and n bytes of data.
+func header(json string, n int) []byte {
+	return append(append(binary.LittleEndian.AppendUint64(nil, uint64(len(json))), json...), make([]byte, n)...)
 }
 
 // short takes the first n rows of few letters.
@@ -148,7 +158,7 @@ func writeAdapter(dir string, hidden int64) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	config := `{"base_model_name_or_path": "acme/Tiny-32", "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0,
+	config := `{"base_model_name_or_path": "acme/Tiny-32", "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "init_lora_weights": true, "lora_alpha": 8, "lora_dropout": 0.0,
  "bias": "none", "target_modules": ["q_proj"], "use_rslora": false, "use_dora": false, "fan_in_fan_out": false, "inference_mode": true}`
 	if err := os.WriteFile(filepath.Join(dir, "adapter_config.json"), []byte(config), 0o644); err != nil {
 		return err

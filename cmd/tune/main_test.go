@@ -171,7 +171,7 @@ func cmdClean(ts *testscript.TestScript, neg bool, args []string) {
 func litter(dir string) []string {
 	var out []string
 	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && (strings.Contains(d.Name(), ".tmp") || strings.HasSuffix(d.Name(), ".partial")) {
+		if err == nil && (strings.Contains(d.Name(), ".tmp-") || strings.HasSuffix(d.Name(), ".partial")) {
 			out = append(out, p)
 		}
 		return nil // what cannot be read is no temporary file of ours

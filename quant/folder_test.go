@@ -72,11 +72,11 @@ func tiny(t testing.TB, s shape) *arch.Source {
 		p := fmt.Sprintf("model.layers.%d.", i)
 		add(p+"input_layernorm.weight", 1, 0.1, s.c)
 		add(p+"post_attention_layernorm.weight", 1, 0.1, s.c)
-		for name, dims := range map[string][2]int{"q": {s.h * s.d, s.c}, "k": {s.k * s.d, s.c}, "v": {s.k * s.d, s.c}, "o": {s.c, s.h * s.d}} {
-			add(p+"self_attn."+name+"_proj.weight", 0, 0.5/math.Sqrt(float64(dims[1])), dims[0], dims[1])
-		}
-		for name, dims := range map[string][2]int{"gate": {s.f, s.c}, "up": {s.f, s.c}, "down": {s.c, s.f}} {
-			add(p+"mlp."+name+"_proj.weight", 0, 0.5/math.Sqrt(float64(dims[1])), dims[0], dims[1])
+		for _, l := range []linear{
+			{"self_attn.q", s.h * s.d, s.c}, {"self_attn.k", s.k * s.d, s.c}, {"self_attn.v", s.k * s.d, s.c}, {"self_attn.o", s.c, s.h * s.d},
+			{"mlp.gate", s.f, s.c}, {"mlp.up", s.f, s.c}, {"mlp.down", s.c, s.f},
+		} {
+			add(p+l.name+"_proj.weight", 0, 0.5/math.Sqrt(float64(l.cols)), l.rows, l.cols)
 		}
 	}
 	add("model.norm.weight", 1, 0.1, s.c)

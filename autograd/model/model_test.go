@@ -394,6 +394,38 @@ func TestStages(t *testing.T) {
 	near(t, "hidden", values(t, tape, m.Norm.Forward(tape, x)), want, 1e-6)
 }
 
+// A block's steps, one after another, are its Forward: the same bits.
+func TestSteps(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	in := Pack(tokens(1, 7, tiny.v), tokens(2, 3, tiny.v))
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	s := m.Prepare(tape, in)
+	x := m.Begin(tape, s)
+	for _, b := range m.Stages {
+		var order []*autograd.Param
+		tape.Tap = func(w *autograd.Param, _ *autograd.Tensor) { order = append(order, w) }
+		want := b.Forward(tape, x, s)
+		tape.Tap = nil
+		state := []*autograd.Tensor{x}
+		for _, step := range b.Steps() {
+			state = step.In(tape, state)
+			for _, l := range step.Linears {
+				if l.W != order[0] || l.In() != state[len(state)-1].Cols() {
+					t.Fatalf("%s runs after %s", l.Path, order[0].Name)
+				}
+				order = order[1:]
+			}
+			state = step.Forward(tape, state, s)
+		}
+		if len(state) != 1 || len(order) != 0 {
+			t.Fatalf("%d tensors come out, %d linear maps are in no step", len(state), len(order))
+		}
+		near(t, b.Path, values(t, tape, state[0]), values(t, tape, want), 0)
+		x = want
+	}
+}
+
 // Moving scales across every pair leaves the model's function as it is.
 func TestSmooth(t *testing.T) {
 	for _, s := range []dims{tiny, {c: 32, v: 50, layers: 2, h: 4, k: 4, d: 8, f: 40, tied: true}} {

@@ -1,0 +1,227 @@
+package quant
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// usage checks that err is a usage error that names an option and says a word.
+func usage(t *testing.T, what string, err error, option, word string) {
+	t.Helper()
+	e := (*fail.Error)(nil)
+	if !errors.As(err, &e) || e.Kind != fail.Usage || e.Where != option || !strings.Contains(e.Msg+e.Hint, word) {
+		t.Errorf("%s: got %v (%+v), want a usage error of %s with %q", what, err, e, option, word)
+	}
+}
+
+// TestConsumers is the table of CONSUMERS.md, section 2: what each program was
+// seen to load and to refuse.
+func TestConsumers(t *testing.T) {
+	src := openSource(t, testdir.Shared(t, "golden/quant/orig"))
+	for _, c := range []struct {
+		job     FolderJob
+		refused []string
+		option  string
+	}{
+		{FolderJob{Method: "gptq"}, nil, ""},
+		{FolderJob{Method: "gptq", Group: 32}, nil, ""},
+		{FolderJob{Method: "gptq", Group: -1}, []string{"transformers"}, "group_size"},
+		{FolderJob{Method: "gptq", Scheme: "W4A16_ASYM"}, []string{"vllm"}, "scheme"},
+		{FolderJob{Method: "gptq", ActOrder: "group"}, []string{"vllm", "tgi"}, "actorder"},
+		{FolderJob{Method: "gptq", Scheme: "W3A16"}, []string{"vllm", "tgi", "exllama"}, "scheme"},
+		{FolderJob{Method: "gptq", Scheme: "W2A16_ASYM"}, []string{"vllm", "tgi", "exllama"}, "scheme"},
+		{FolderJob{Method: "gptq", Scheme: "W8A16"}, []string{"vllm", "tgi", "exllama"}, "scheme"},
+		{FolderJob{Method: "gptq", Format: "compressed-tensors"}, []string{"exllama"}, "format"},
+		{FolderJob{Method: "gptq", Format: "compressed-tensors", Scheme: "W8A16"}, []string{"vllm", "tgi", "exllama"}, "scheme"},
+		{FolderJob{Method: "awq"}, []string{"exllama"}, "format"},
+		{FolderJob{Method: "awq", Scheme: "W4A16"}, []string{"exllama"}, "format"},
+		{FolderJob{Method: "awq", Format: "compressed-tensors"}, []string{"exllama"}, "format"},
+		{FolderJob{Method: "rtn"}, nil, ""},
+		{FolderJob{Method: "rtn", Format: "awq", Scheme: "W4A16_ASYM"}, []string{"exllama"}, "format"},
+		{FolderJob{Method: "nf4"}, []string{"vllm", "tgi", "exllama"}, "method"},
+	} {
+		name := c.job.Method + " " + c.job.Scheme + " " + c.job.Format + " " + c.job.ActOrder
+		for _, program := range consumers {
+			c.job.For = []string{program}
+			_, err := PlanFolder(src, c.job)
+			if slices.Contains(c.refused, program) != (err != nil) {
+				t.Errorf("%s for %s: %v", name, program, err)
+			}
+		}
+		c.job.For = []string{} // nobody in particular
+		p, err := PlanFolder(src, c.job)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := p.RefusedBy(); !slices.Equal(got, slices.DeleteFunc(slices.Clone(consumers), func(s string) bool { return !slices.Contains(c.refused, s) })) {
+			t.Errorf("%s: refused by %v, want %v", name, got, c.refused)
+		}
+		if len(c.refused) > 0 {
+			c.job.For = c.refused[:1]
+			_, err := PlanFolder(src, c.job)
+			usage(t, name, err, c.option, c.refused[0])
+		}
+		c.job.For = nil
+		_, err = PlanFolder(src, c.job)
+		if byDefault := slices.ContainsFunc(c.refused, func(s string) bool { return slices.Contains(DefaultFor(c.job.Method), s) }); byDefault != (err != nil) {
+			t.Errorf("%s by default: %v", name, err)
+		}
+	}
+}
+
+func TestPlanErrors(t *testing.T) {
+	orig := openSource(t, testdir.Shared(t, "golden/quant/orig"))
+	odd := tiny(t, shape{c: 96, v: 64, layers: 1, h: 3, k: 1, d: 32, f: 160})
+	for _, c := range []struct {
+		name         string
+		src          *arch.Source
+		job          FolderJob
+		option, word string
+	}{
+		{"method", orig, FolderJob{Method: "hqq"}, "method", "rtn, gptq, awq, nf4"},
+		{"scheme", orig, FolderJob{Method: "gptq", Scheme: "W5"}, "scheme", "W4A16"},
+		{"scheme of another method", orig, FolderJob{Method: "awq", Scheme: "W8A16"}, "scheme", "W4A16_ASYM"},
+		{"NF4 by gptq", orig, FolderJob{Method: "gptq", Scheme: "NF4"}, "scheme", "W4A16"},
+		{"format", orig, FolderJob{Method: "gptq", Format: "awq"}, "format", "gptq or compressed-tensors"},
+		{"format of other bits", orig, FolderJob{Method: "rtn", Format: "awq", Scheme: "W8A16"}, "format", "4 bits"},
+		{"format of few bits", orig, FolderJob{Method: "rtn", Format: "compressed-tensors", Scheme: "W3A16"}, "format", "4 or 8"},
+		{"group", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "96 columns (model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj and 4 more)"},
+		{"group's way out", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "auto takes 32"},
+		{"negative group", orig, FolderJob{Method: "gptq", Group: -2}, "group_size", "-2"},
+		{"order", orig, FolderJob{Method: "gptq", ActOrder: "desc"}, "actorder", "static, none or group"},
+		{"order elsewhere", orig, FolderJob{Method: "awq", ActOrder: "group"}, "actorder", "static"},
+		{"order in another format", orig, FolderJob{Method: "gptq", Format: "compressed-tensors", ActOrder: "group"}, "actorder", "static"},
+		{"damp", orig, FolderJob{Method: "gptq", Damp: 1.5}, "damp_percent", "1.5"},
+		{"samples", orig, FolderJob{Method: "gptq", Samples: -1}, "samples", "-1"},
+		{"program", orig, FolderJob{Method: "gptq", For: []string{"ollama"}}, "for", "ollama"},
+		{"ignore", orig, FolderJob{Method: "gptq", Ignore: []string{"model.layers.7.mlp.up_proj"}}, "ignore", "matches no module"},
+		{"ignore's pattern", orig, FolderJob{Method: "gptq", Ignore: []string{"re:("}}, "ignore", "regular expression"},
+		{"ignore everything", orig, FolderJob{Method: "gptq", Ignore: []string{"re:.*"}}, "ignore", "nothing is left"},
+	} {
+		c.job.Path = filepath.Join(t.TempDir(), "out")
+		_, err := PlanFolder(c.src, c.job)
+		usage(t, c.name, err, c.option, c.word)
+		if _, err := os.Stat(c.job.Path); err == nil {
+			t.Errorf("%s: something was written", c.name)
+		}
+	}
+	if p, err := PlanFolder(odd, FolderJob{Method: "gptq", Ignore: []string{"lm_head", "down_proj"}}); err != nil || p.Group != 32 || len(p.Layers) != 6 {
+		t.Errorf("auto: %+v, %v", p, err)
+	}
+	_, err := Folder(t.Context(), nil, orig, []FolderJob{{Method: "gptq", Path: filepath.Join(t.TempDir(), "out")}}, nil, nil)
+	usage(t, "no calibration", err, "calibration", "none")
+}
+
+func TestRequantize(t *testing.T) {
+	src := tiny(t, small)
+	path := filepath.Join(t.TempDir(), "rtn")
+	folder(t, src, nil, FolderJob{Path: path, Method: "rtn", Group: 32})
+	quantized := openSource(t, path)
+	_, err := PlanFolder(quantized, FolderJob{Method: "nf4"})
+	if e := (*fail.Error)(nil); !errors.As(err, &e) || e.Kind != fail.Input || !strings.Contains(e.Hint, "allow_requantize") {
+		t.Errorf("quantizing twice: %v", err)
+	}
+	again := filepath.Join(t.TempDir(), "nf4")
+	folder(t, quantized, nil, FolderJob{Path: again, Method: "nf4", AllowRequantize: true})
+	if got := openSource(t, again).Type("model.layers.0.mlp.up_proj.weight"); got != dtype.NF4Double {
+		t.Errorf("type %v", got)
+	}
+}
+
+// TestLayouts compares our folders with those of the tools: every array's name,
+// dtype and shape, and the entries of quantization_config that a consumer reads.
+// Left out is what a tool says about itself.
+func TestLayouts(t *testing.T) {
+	src := openSource(t, testdir.Shared(t, "golden/quant/orig"))
+	var gold map[string]json.RawMessage
+	if err := json.Unmarshal(readFile(t, filepath.Join(testdir.Shared(t, "golden/quant"), "layouts.json")), &gold); err != nil {
+		t.Fatal(err)
+	}
+	cal := text(5, 4, 64, src.Spec.V)
+	for name, job := range map[string]FolderJob{
+		"gptq-4b-g128-sym":              {Method: "gptq", Group: 128},
+		"gptq-4b-g128-asym":             {Method: "gptq", Group: 128, Scheme: "W4A16_ASYM"},
+		"gptq-4b-g128-descact":          {Method: "gptq", Group: 128, ActOrder: "group"},
+		"gptq-3b-g128-sym":              {Method: "gptq", Group: 128, Scheme: "W3A16"},
+		"gptq-4b-gm1-sym":               {Method: "gptq", Group: -1},
+		"autoround-auto_awq-asym":       {Method: "awq", Group: 128},
+		"ct-w4a16-g128-sym-gptq-static": {Method: "gptq", Format: "compressed-tensors", Group: 128},
+		"ct-w4a16-g128-asym-rtn":        {Method: "rtn", Format: "compressed-tensors", Scheme: "W4A16_ASYM", Group: 128},
+		"bnb-nf4":                       {Method: "nf4", SingleQuant: true},
+		"bnb-nf4-dq":                    {Method: "nf4"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			job.Path, job.For = filepath.Join(t.TempDir(), "out"), []string{}
+			folder(t, src, cal, job)
+			compareLayout(t, gold[name], job.Path)
+		})
+	}
+}
+
+func compareLayout(t *testing.T, gold json.RawMessage, path string) {
+	var want struct {
+		Config  map[string]any    `json:"quantization_config"`
+		Tensors map[string][2]any `json:"tensors"`
+		Meta    map[string]string `json:"safetensors_metadata"`
+	}
+	if err := json.Unmarshal(gold, &want); err != nil {
+		t.Fatal(err)
+	}
+	var config struct {
+		Q map[string]any `json:"quantization_config"`
+	}
+	if err := json.Unmarshal(readFile(t, filepath.Join(path, "config.json")), &config); err != nil {
+		t.Fatal(err)
+	}
+	own := []string{"meta", "autoround_version", "data_type", "iters", "provider", "sym", "to_quant_block_names", "version", "sparsity_config", "transform_config", "config_groups", "bnb_4bit_compute_dtype"}
+	for k, v := range want.Config {
+		if slices.Contains(own, k) && !(k == "sym" && want.Config["quant_method"] == "gptq") {
+			continue
+		}
+		a, _ := json.Marshal(v)
+		b, _ := json.Marshal(config.Q[k])
+		if string(a) != string(b) {
+			t.Errorf("quantization_config.%s is %s, want %s", k, b, a)
+		}
+	}
+	tensors := arraysOf(t, path)
+	for k, v := range want.Tensors {
+		if shape, _ := v[1].([]any); strings.HasSuffix(k, "weight.absmax") && len(shape) == 2 {
+			continue // bitsandbytes on a CPU saves absmax changed by a forward pass (CONSUMERS.md, 5.2)
+		}
+		a, _ := json.Marshal(v)
+		b, _ := json.Marshal(tensors[strings.ReplaceAll(k, ".N.", ".0.")])
+		if strings.Contains(k, "quant_state") { // JSON text: ours is padded to a fixed length
+			a, b = a[:5], b[:5]
+		}
+		if string(a) != string(b) {
+			t.Errorf("%s is %s, want %s", k, b, a)
+		}
+	}
+}
+
+// arraysOf lists dtype and shape of the arrays of a folder's only file.
+func arraysOf(t *testing.T, path string) map[string][2]any {
+	t.Helper()
+	arrays, _, err := formats.ReadSafetensors(filepath.Join(path, "model.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][2]any{}
+	for _, a := range arrays {
+		out[a.Name] = [2]any{a.DType, a.Shape}
+	}
+	return out
+}

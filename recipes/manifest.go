@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"runtime"
 
 	"github.com/tunekit/tunekit/kernels/cpu"
 )
@@ -14,6 +15,7 @@ import (
 // hosts or absolute paths of its own.
 type Manifest struct {
 	Version string          `json:"version"`
+	Go      string          `json:"go"`
 	Recipe  string          `json:"recipe"` // the run's name
 	Seed    uint64          `json:"seed"`
 	Device  string          `json:"device"`
@@ -33,7 +35,7 @@ type ManifestStage struct {
 }
 
 func (x *run) manifest() ([]byte, error) {
-	m := Manifest{Version: Version, Recipe: x.Name, Seed: x.Seed, Device: x.dev.Info().Name, Kernels: cpu.Level(), Hash: x.runHash(), Stages: []ManifestStage{}}
+	m := Manifest{Version: Version, Go: runtime.Version(), Recipe: x.Name, Seed: x.Seed, Device: x.dev.Info().Name, Kernels: cpu.Level(), Hash: x.runHash(), Stages: []ManifestStage{}}
 	for _, j := range x.jobs {
 		if r := x.done[j.Stage.ID]; r != nil && r.Outputs != nil {
 			m.Stages = append(m.Stages, ManifestStage{r.Stage, r.Kind, r.Address, r.Inputs, r.Outputs, r.Notes})

@@ -30,6 +30,8 @@ type StagePlan struct {
 	Temp    int64            `json:"temporary_disk_bytes,omitempty"`
 	Notes   []string         `json:"notes,omitempty"`
 	Inputs  []PlanInput      `json:"inputs,omitempty"`
+
+	counted bool // Peak was counted by the stage's own code, not estimated
 }
 
 // PlanInput is a reference of a stage and how it was found.
@@ -64,7 +66,7 @@ func (s *StagePlan) memory(peak int64, m kernels.MemStats) {
 	if peak <= s.Peak {
 		return
 	}
-	s.Peak, s.Memory = peak, map[string]int64{}
+	s.Peak, s.Memory, s.counted = peak, map[string]int64{}, true
 	for i, n := range m.Peak {
 		if n > 0 {
 			s.Memory[kernels.Purpose(i).String()] = n
@@ -125,7 +127,7 @@ func (r *Recipe) Plan(ctx context.Context, o RunOptions) (*Plan, error) {
 	}
 	p := x.planner(ctx, false)
 	defer p.close()
-	if p.rates, err = probe(x.dev); err != nil {
+	if p.rates, err = x.probe(); err != nil {
 		return nil, err
 	}
 	p.plan.Machine = p.machine()
@@ -208,7 +210,7 @@ func (p *planner) stage(j *Job) (StagePlan, error) {
 		s.Skipped, s.Does = true, "left out"
 		return s, nil
 	}
-	if err = stageKinds[s.Kind].plan(p, j, &s); err == nil && s.Peak > p.plan.Limit && p.plan.Limit > 0 {
+	if err = stageKinds[s.Kind].plan(p, j, &s); err == nil && s.counted && s.Peak > p.plan.Limit && p.plan.Limit > 0 {
 		err = p.refusal(&s, "needs")
 	}
 	if s.GoesOn {

@@ -1,6 +1,7 @@
 package recipes
 
 import (
+	"math"
 	"time"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -19,6 +20,19 @@ type rates struct {
 // overhead is how much longer real work takes than its products alone at the
 // probe's rate: smaller shapes, packing, host work between kernels.
 const overhead = 1.35
+
+// probe measures the run's device, whatever its memory limit.
+func (x *run) probe() (rates, error) {
+	name := x.opt.Device
+	if name == "" {
+		name = x.Device
+	}
+	dev, err := OpenDevice(name, x.opt.Threads, math.MaxInt64)
+	if err != nil {
+		return rates{}, err
+	}
+	return probe(dev)
+}
 
 // probe measures dev with products of the shape of a small model's.
 func probe(dev kernels.Backend) (r rates, err error) {

@@ -161,6 +161,7 @@ func (p *planner) calibrated(j *Job, s *StagePlan, src *arch.Source, samples, le
 	}
 	s.Seconds += p.rates.seconds(work, false)
 	activations := 2 * 4 * tokens * int64(sp.C)
+	s.counted = false
 	s.Memory = map[string]int64{"activations": activations, "weights": int64(4 * params), "scratch": int64(4 * gram * 2)}
 	s.Peak = activations + int64(4*params) + int64(4*gram*2)
 	if c := max(sp.C, sp.F); tokens < 4*int64(c) {

@@ -224,7 +224,7 @@ func (p *planner) trainTime(t trial, r *rehearsal, s *StagePlan, steps int) {
 		free := t
 		free.limit = 0
 		if plain, err := p.rehearse(free); err == nil {
-			work = times(plain.work, 1+0.35*float64(r.Recompute)/float64(max(1, p.blocks(t))))
+			work = times(plain.work, 1+0.35*float64(r.Recompute-plain.Recompute)/float64(max(1, p.blocks(t))))
 		}
 	}
 	perToken := p.rates.seconds(work, p.bf16(&t.config)) / float64(r.MicroTokens)

@@ -257,6 +257,9 @@ func (x *run) one(ctx context.Context, j *Job, res *Result) error {
 	if err := x.clear(j, res.Address); err != nil {
 		return err
 	}
+	if err := x.open(); err != nil { // memory is counted from here
+		return err
+	}
 	x.event(Event{What: "start"})
 	began := time.Now()
 	if err := stageKinds[j.Stage.Kind()].run(ctx, x, j, res); err != nil {

@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/data"
@@ -114,25 +113,4 @@ stages:
 `, dir), sets)
 	must(t, err)
 	return r
-}
-
-func TestTinyRun(t *testing.T) {
-	dir := tinyModel(t)
-	if keep := os.Getenv("TUNEKIT_KEEP"); keep != "" {
-		must(t, os.CopyFS(keep, os.DirFS(dir)))
-		dir = keep
-	}
-	s, err := tinyRecipe(t, dir).Run(t.Context(), RunOptions{Dir: filepath.Join(dir, "runs")})
-	must(t, err)
-	s.Print(os.Stderr)
-	if s.Verdict != "done" || len(s.Tables) != 1 || len(s.Tables[0].Rows) != 5 {
-		t.Errorf("verdict %s, tables %+v", s.Verdict, s.Tables)
-	}
-	names := []string{"summary.md", "summary.json", "manifest.json"}
-	for _, n := range names {
-		if !exists(filepath.Join(s.Dir, n)) {
-			t.Errorf("no %s", n)
-		}
-	}
-	_ = slices.Clone(names)
 }

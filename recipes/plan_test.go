@@ -1,0 +1,178 @@
+package recipes
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// TestPlanText is the screen of a plan, times and machine left out.
+func TestPlanText(t *testing.T) {
+	dir := tinyModel(t)
+	p, err := tinyRecipe(t, dir).Plan(t.Context(), RunOptions{Dir: filepath.Join(dir, "runs"), MemoryLimit: 1 << 30})
+	must(t, err)
+	p.Machine, p.DiskFree = "", 1e12
+	for i := range p.Stages {
+		if p.Stages[i].Seconds <= 0 {
+			t.Errorf("%s takes no time", p.Stages[i].Stage)
+		}
+		p.Stages[i].Seconds = 0
+	}
+	p.Seconds = 0
+	var b bytes.Buffer
+	p.Print(&b, false)
+	got := strings.ReplaceAll(b.String(), dir, "DIR")
+	want := `stage does time peak disk note
+ingest 120 rows → 5,785 tokens, 26 × 192 MEM 28 kB val 20 rows; 0 over 192 (longest 97)
+train QLoRA r4 α32 lr 0.00020, 6 steps × 768 tokens MEM 344 kB 8,192 of 106,816 trainable (7.67 %)
+merge → bf16 safetensors MEM 214 kB
+export Q8_0 8.57, F16 16.05 bits a weight MEM 4.5 MB
+eval perplexity, kl, exact_match, speed of 4 models MEM 66 kB 20 rows, 964 tokens each model
+`
+	// Memory is a matter of the engine's buffers, and is held by the next test.
+	mem, gaps := regexp.MustCompile(`[0-9.]+ [KM]iB`), regexp.MustCompile(` +`)
+	if screen := gaps.ReplaceAllString(mem.ReplaceAllString(got, "MEM"), " "); !strings.HasPrefix(screen, want) {
+		t.Errorf("got\n%s\nwant\n%s", screen, want)
+	}
+	for _, line := range []string{
+		"cached: none", "of 1.0 GiB", "train reads model = DIR/model (base_model); data = ingest (the only ingest stage)",
+		"merge reads adapter = train (the last train stage)", "export reads model = merge (the last dense model above)",
+	} {
+		if !strings.Contains(got, line) {
+			t.Errorf("no %q in\n%s", line, got)
+		}
+	}
+	if raw, err := json.Marshal(p); err != nil || !bytes.Contains(raw, []byte(`"does":"QLoRA r4`)) {
+		t.Errorf("JSON %s, error %v", raw, err)
+	}
+}
+
+// TestPlanIsExact: memory counted without weights is what the run takes, and
+// counts from the sample are those of the ingest.
+func TestPlanIsExact(t *testing.T) {
+	dir := tinyModel(t)
+	opt := RunOptions{Dir: filepath.Join(dir, "runs"), Only: []string{"ingest"}}
+	before, err := tinyRecipe(t, dir).Plan(t.Context(), RunOptions{Dir: opt.Dir})
+	must(t, err)
+	s, err := tinyRecipe(t, dir).Run(t.Context(), opt)
+	must(t, err)
+	rep := s.Results[0].Ingest
+	for _, want := range []string{fmt.Sprintf("%d rows", rep.Rows), "5,785 tokens"} {
+		if !strings.Contains(before.Stages[0].Does, want) {
+			t.Errorf("plan says %q, ingest %d rows, %d tokens", before.Stages[0].Does, rep.Rows, rep.TrainTokens+rep.ValTokens)
+		}
+	}
+	p, err := tinyRecipe(t, dir).Plan(t.Context(), RunOptions{Dir: opt.Dir})
+	must(t, err)
+	if !p.Stages[0].Cached || p.Stages[1].Cached {
+		t.Errorf("cached: %+v", p.Stages[:2])
+	}
+	x, err := tinyRecipe(t, dir).prepare(RunOptions{Dir: opt.Dir, Only: []string{"train"}})
+	must(t, err)
+	must(t, x.execute(t.Context()))
+	took := x.dev.Info().Mem.Peak
+	for i, n := range took {
+		if k := kernels.Purpose(i); k != kernels.Scratch && p.Stages[1].Memory[k.String()] != n { // a backend's own scratch is its own affair
+			t.Errorf("%v: the run took %d bytes, the plan said %d", k, n, p.Stages[1].Memory[k.String()])
+		}
+	}
+}
+
+// TestRefusal: a step that does not fit is refused before work, with changes
+// that do fit.
+func TestRefusal(t *testing.T) {
+	dir := tinyModel(t)
+	sets := []string{"train.micro_batch_size=8", "train.gradient_accumulation_steps=1"}
+	opt := RunOptions{Dir: filepath.Join(dir, "runs"), MemoryLimit: 2500 << 10}
+	_, err := tinyRecipe(t, dir, sets...).Plan(t.Context(), opt)
+	if fail.Code(err) != 4 || !regexp.MustCompile(`train needs, with checkpointing, .* limit is 2\.4 MiB \(activations `).MatchString(fmt.Sprint(err)) {
+		t.Fatalf("error %v", err)
+	}
+	out := regexp.MustCompile(`micro_batch_size: (\d+), gradient_accumulation_steps: (\d+) →`).FindStringSubmatch(fail.Hint(err))
+	if out == nil {
+		t.Fatalf("hint %q", fail.Hint(err))
+	}
+	if _, err := tinyRecipe(t, dir, sets...).Run(t.Context(), opt); fail.Code(err) != 4 || exists(filepath.Join(opt.Dir, "tiny", "ingest")) {
+		t.Errorf("the run began all the same, error %v", err)
+	}
+	opt.Only = []string{"ingest", "train"}
+	_, err = tinyRecipe(t, dir, "train.micro_batch_size="+out[1], "train.gradient_accumulation_steps="+out[2]).Run(t.Context(), opt)
+	must(t, err)
+}
+
+func TestDiskRefusal(t *testing.T) {
+	dir := tinyModel(t)
+	x, err := tinyRecipe(t, dir).prepare(RunOptions{Dir: filepath.Join(dir, "runs")})
+	must(t, err)
+	p := x.planner(t.Context(), true)
+	defer p.close()
+	p.plan.DiskFree = diskSlack + 1000
+	if err := p.walk(); fail.Code(err) != 4 || !strings.Contains(err.Error(), "of disk") || !strings.Contains(err.Error(), "export 4.5 MB") {
+		t.Errorf("error %v", err)
+	}
+	p.plan = &Plan{DiskFree: 1 << 40, Limit: 1 << 40}
+	must(t, p.walk())
+}
+
+// TestPlanRefusesOptions: what a quantizer cannot do with this model is said
+// before work.
+func TestPlanRefusesOptions(t *testing.T) {
+	dir := tinyModel(t)
+	r, err := Parse("q.yaml", fmt.Appendf(nil, "version: 1\nbase_model: %[1]s/model\nstages:\n  - ingest: {datasets: [{path: %[1]s/train.jsonl}]}\n  - quantize: {method: gptq, group_size: 48}\n", dir), nil)
+	must(t, err)
+	if _, err = r.Run(t.Context(), RunOptions{Dir: dir}); fail.Code(err) != 2 || !strings.Contains(err.Error(), "48") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestFullRunsToTheSameHash: the resolved recipe has the addresses of the one
+// it came from.
+func TestFullRunsToTheSameHash(t *testing.T) {
+	dir := tinyModel(t)
+	addresses := func(r *Recipe) []digest {
+		x, err := r.prepare(RunOptions{Dir: filepath.Join(dir, "runs")})
+		must(t, err)
+		var out []digest
+		for _, j := range x.jobs {
+			res, err := x.address(j)
+			must(t, err)
+			out = append(out, res.Address)
+		}
+		return out
+	}
+	short := tinyRecipe(t, dir, "train.warmup_ratio=0.1", "eval.gate.perplexity.max=1e6")
+	a := addresses(short)
+	full, defaults, err := short.Full()
+	must(t, err)
+	long, err := Parse("other.yaml", []byte(full), nil)
+	var p Problems
+	if errors.As(err, &p) {
+		t.Fatalf("%v\nin\n%s", err, full)
+	}
+	must(t, err)
+	if b := addresses(long); fmt.Sprint(a) != fmt.Sprint(b) {
+		t.Errorf("addresses %v, of the resolved recipe %v\n%s", a, b, full)
+	}
+	why := map[string]string{}
+	for _, d := range defaults {
+		why[d.Key] = d.Value + ": " + d.Why
+	}
+	for key, want := range map[string]string{
+		"train.model": dir + "/model: base_model", "train.lora.alpha": "32: default", "train.warmup_ratio": "0.1: --set #1", "merge.max_kl": "0.001: default",
+	} {
+		if why[key] != want {
+			t.Errorf("%s is %q, want %q", key, why[key], want)
+		}
+	}
+	if _, ok := why["train.adapter"]; ok {
+		t.Error("a given value is listed as a default")
+	}
+}

@@ -1,0 +1,206 @@
+package recipes
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/lora"
+	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/train/eval"
+)
+
+// wellFormed reads a report as a parser does: every element closed in order.
+func wellFormed(t *testing.T, page []byte) {
+	t.Helper()
+	d := xml.NewDecoder(bytes.NewReader(page))
+	d.Strict, d.AutoClose, d.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity
+	var open []string
+	for {
+		tok, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		must(t, err)
+		switch e := tok.(type) {
+		case xml.StartElement:
+			open = append(open, e.Name.Local)
+		case xml.EndElement:
+			if len(open) == 0 || open[len(open)-1] != e.Name.Local {
+				t.Fatalf("</%s> closes %v", e.Name.Local, open)
+			}
+			open = open[:len(open)-1]
+		}
+	}
+	if len(open) > 0 {
+		t.Errorf("not closed: %v", open)
+	}
+	for _, bad := range []string{"<script", "http://", "https://", "@import", "NaN", "ZgotmplZ", "<no value>"} {
+		if bytes.Contains(page, []byte(bad)) {
+			t.Errorf("the page contains %q", bad)
+		}
+	}
+}
+
+func TestReportOfWholeRun(t *testing.T) {
+	dir := tinyModel(t)
+	s, err := tinyRecipe(t, dir).Run(t.Context(), RunOptions{Dir: filepath.Join(dir, "runs")})
+	must(t, err)
+	page, err := os.ReadFile(filepath.Join(s.Dir, "report.html"))
+	must(t, err)
+	wellFormed(t, page)
+	text := string(page)
+	order := []string{"<h1>tiny", "export/Q8_0", "<h3 style=\"margin-top:0\">Loss", "Learning rate", "Gradient norm", "Tokens a second", "memory",
+		"none of them occurs in the training part", "<mark>", "Merge: merge", "Answers side by side", "Resolved recipe", "Hashes and versions", "The base states no licence"}
+	at := 0
+	for _, w := range order {
+		i := strings.Index(text[at:], w)
+		if i < 0 {
+			t.Fatalf("no %q after byte %d", w, at)
+		}
+		at += i
+	}
+	if n := strings.Count(text, "<svg"); n < 7 {
+		t.Errorf("%d charts", n)
+	}
+	if n := strings.Count(text, `<div class="answers"`); n != shownAnswers {
+		t.Errorf("%d prompts are shown", n)
+	}
+	for _, f := range []string{"summary.md", "tensorboard/train/events.out.tfevents.0000000000.tunekit"} {
+		if !exists(filepath.Join(s.Dir, f)) {
+			t.Errorf("no %s", f)
+		}
+	}
+}
+
+// TestManifestIsDeterministic: the same recipe in another run folder, with
+// other threads, leaves the same manifest.
+func TestManifestIsDeterministic(t *testing.T) {
+	dir := tinyModel(t)
+	var got [2][]byte
+	for i, name := range []string{"a", "b"} {
+		s, err := tinyRecipe(t, dir).Run(t.Context(), RunOptions{Dir: filepath.Join(dir, name), Threads: i + 1})
+		must(t, err)
+		got[i], err = os.ReadFile(filepath.Join(s.Dir, "manifest.json"))
+		must(t, err)
+	}
+	if !bytes.Equal(got[0], got[1]) {
+		t.Errorf("manifests differ:\n%s\n%s", got[0], got[1])
+	}
+	var m Manifest
+	must(t, json.Unmarshal(got[0], &m))
+	if len(m.Stages) != 5 || len(m.Hash) != 64 {
+		t.Errorf("manifest %+v", m)
+	}
+	for _, st := range m.Stages {
+		if len(st.Outputs) == 0 || len(st.Inputs) == 0 || len(st.Address) != 64 {
+			t.Errorf("stage %+v", st)
+		}
+	}
+}
+
+// TestReportAfterAnError: what was finished is shown, and why it ended.
+func TestReportAfterAnError(t *testing.T) {
+	dir := tinyModel(t)
+	r := tinyRecipe(t, dir, "merge.max_kl=1e-12")
+	opt := RunOptions{Dir: filepath.Join(dir, "runs")}
+	s, err := r.Run(t.Context(), opt)
+	if fail.Code(err) != 5 || s == nil || s.Verdict != "gate failed" {
+		t.Fatalf("summary %+v, error %v", s, err)
+	}
+	page, err := os.ReadFile(filepath.Join(opt.Dir, "tiny", "report.html"))
+	must(t, err)
+	wellFormed(t, page)
+	for _, want := range []string{"gate failed", "max_kl is", "not run", "Loss"} {
+		if !bytes.Contains(page, []byte(want)) {
+			t.Errorf("no %q", want)
+		}
+	}
+	s, err = tinyRecipe(t, dir, "eval.gate.exact_match.min=0.9", "eval.samples=4").Run(t.Context(), opt)
+	if fail.Code(err) != 5 || s == nil {
+		t.Fatalf("summary %+v, error %v", s, err)
+	}
+	for name, want := range map[string]string{"x.md": "# tiny: gate failed", "x.json": `"verdict":"gate failed"`, "x.xml": `<testsuite name="eval" tests="6" failures="`} {
+		path := filepath.Join(dir, name)
+		must(t, s.Append(path))
+		must(t, s.Append(path))
+		raw, err := os.ReadFile(path)
+		must(t, err)
+		if n := strings.Count(string(raw), want); n != 2 && name != "x.xml" || n == 0 {
+			t.Errorf("%s: %d times %q in\n%s", name, n, want, raw)
+		}
+	}
+}
+
+// TestReportOfParts: pages of stages that left little, and text that would be
+// markup.
+func TestReportOfParts(t *testing.T) {
+	dir := tinyModel(t)
+	x, err := tinyRecipe(t, dir).prepare(RunOptions{Dir: filepath.Join(dir, "runs")})
+	must(t, err)
+	evil := `</pre><script>alert("1")</script>`
+	x.done = map[string]*Result{
+		"ingest": {Stage: "ingest", Kind: "ingest", Ingest: &data.Report{Rows: 3, Bad: []data.BadRow{{RowRef: data.RowRef{File: evil, Row: 3}, Reason: evil}}, Notes: []string{evil}}},
+		"merge":  {Stage: "merge", Kind: "merge", Merge: &MergeResult{Report: &lora.MergeReport{}}, Notes: []string{evil}},
+		"export": {Stage: "export", Kind: "export", Export: &ExportResult{Files: []ExportedFile{{Type: "Q8_0", Tensors: []quant.GGUFTensor{{To: "Q8_0", Why: evil}}}}}},
+		"eval": {Stage: "eval", Kind: "eval", Eval: &EvalResult{Rows: 2, Overlap: 1, Answers: []Answer{{Prompt: evil, Want: "x", Got: map[string]string{"base": evil}}},
+			Metrics: []eval.Metric{{Model: "base", Task: "perplexity", Metric: "perplexity", Value: math.NaN()}}}},
+	}
+	for _, only := range []string{"", "ingest", "merge", "export", "eval"} {
+		y := *x
+		if only != "" {
+			y.done = map[string]*Result{only: x.done[only]}
+		}
+		boom := fail.Numericf("train", evil, "%s", evil)
+		page, err := y.html(y.summary(1, boom), boom)
+		must(t, err)
+		wellFormed(t, page)
+		if md := y.summary(1, boom).Markdown(); strings.Contains(md, "<script") {
+			t.Error("markup in Markdown")
+		}
+	}
+}
+
+func TestQuantizeView(t *testing.T) {
+	res := &Result{Stage: "gptq", Quantize: &QuantizeResult{Report: &quant.Report{Method: "gptq", Scheme: "W4A16", Group: 64, Samples: 8, Tokens: 1024, Kept: []string{"lm_head"}}, Bits: 4.2}}
+	for i := range 12 {
+		res.Quantize.Layers = append(res.Quantize.Layers, quant.LayerReport{Layer: "model.layers." + string(rune('a'+i)) + ".mlp.up_proj", Method: "gptq", Relative: float64(i) / 100})
+	}
+	res.Quantize.Layers[3].Fallback = "not positive definite"
+	v := quantizeViews(res)
+	if len(v) != 1 || len(v[0].Worst) != shownWorst || v[0].Worst[0][1] != "0.110" || !strings.Contains(v[0].Line, "1 layers fell back") {
+		t.Errorf("view %+v", v)
+	}
+}
+
+func TestFrontMatter(t *testing.T) {
+	card := "---\nlanguage: en\nlicense: \"apache-2.0\"\n---\nlicense: no\n"
+	if got := frontMatter(card, "license"); got != "apache-2.0" {
+		t.Errorf("got %q", got)
+	}
+	if got := frontMatter("license: mit\n", "license"); got != "" {
+		t.Errorf("got %q without a header", got)
+	}
+}
+
+func TestNumbers(t *testing.T) {
+	for _, c := range []struct{ got, want string }{
+		{sig(0.000171, 3), "0.000171"}, {sig(9.813, 3), "9.81"}, {sig(2.1e-5, 2), "2.1e-5"}, {sig(123456, 3), "123456"},
+		{plusMinus(&Measured{Value: 9.8123, StdErr: 0.1234}, 3), "9.81 ±0.12"}, {plusMinus(&Measured{Value: 4}, 3), "4.00"},
+		{duration(3.21), "3.2 s"}, {duration(140), "2 min"}, {duration(8340), "2 h 19 min"}, {shell("a b"), "'a b'"}, {shell("a/b-1.gguf"), "a/b-1.gguf"},
+		{Size(5e9).String(), "5GB"}, {Size(8 << 30).String(), "8GiB"}, {Size(1001).String(), "1001"},
+	} {
+		if c.got != c.want {
+			t.Errorf("got %q, want %q", c.got, c.want)
+		}
+	}
+}

@@ -107,6 +107,7 @@ func (o *Eval) defaults() {
 	if o.Tasks == nil {
 		o.Tasks = Names{"perplexity", "kl"}
 	}
+	set(&o.Stride, o.Context)
 	set(&o.MaxNewTokens, 256)
 	set(&o.Unsure, "fail")
 }
@@ -115,10 +116,13 @@ func (o *Eval) defaults() {
 // context length.
 func (x *run) fill() error {
 	for _, j := range x.jobs {
-		if j.Stage.Ingest == nil {
+		ref, ok := j.In("tokenizer")
+		if o := j.Stage.Eval; o != nil && o.Context == 0 {
+			ref, ok = j.firstModel()
+		}
+		if !ok {
 			continue
 		}
-		ref, _ := j.In("tokenizer")
 		path, err := resolvePath(x.origin(ref))
 		if err != nil {
 			return err
@@ -127,13 +131,33 @@ func (x *run) fill() error {
 		if err != nil {
 			return err
 		}
-		o := &j.Stage.Ingest.Options
-		o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
-		if err := errors.Join(o.Fill(), src.Close()); err != nil {
+		if err := errors.Join(j.Stage.fill(&src.Spec), src.Close()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// fill sets what depends on the model.
+func (s *Stage) fill(spec *arch.Spec) error {
+	if o := s.Eval; o != nil {
+		o.Context = min(2048, spec.MaxPos)
+		set(&o.Stride, o.Context)
+		return nil
+	}
+	o := &s.Ingest.Options
+	o.Context, o.Vocab = spec.MaxPos, spec.V
+	return o.Fill()
+}
+
+// firstModel is the first model an eval stage measures.
+func (j *Job) firstModel() (Ref, bool) {
+	for _, in := range j.Inputs {
+		if strings.HasPrefix(in.Name, "models[") {
+			return in.Ref, true
+		}
+	}
+	return Ref{}, false
 }
 
 // origin is the path of the model that a reference goes back to: stages change

@@ -135,13 +135,16 @@ func (r *Recipe) prepare(opt RunOptions) (*run, error) {
 	if x.jobs, err = r.Resolve(); err != nil {
 		return nil, err
 	}
-	if err := x.fill(); err != nil {
-		return nil, err
-	}
 	for _, id := range append(slices.Clone(opt.Only), opt.From) {
 		if id != "" && r.stage(id) == nil {
 			return nil, fail.Usagef("", "stages: "+strings.Join(r.ids(), ", "), "no stage %q", id)
 		}
+	}
+	if err := x.present(); err != nil {
+		return nil, err
+	}
+	if err := x.fill(); err != nil {
+		return nil, err
 	}
 	x.hashes = loadHashes(filepath.Join(x.dir, ".state", "hashes.json"))
 	return x, x.open()
@@ -364,10 +367,39 @@ func (x *run) contentOf(ref Ref) (digest, error) {
 	}
 	h, err := x.hashes.tree(path)
 	if err != nil {
-		abs, _ := filepath.Abs(path)
-		return "", fail.Inputf(path, x.besideHint(path), "no such file (tried %s): %w", abs, errors.Unwrap(err))
+		return "", x.missing(path, err)
 	}
 	return h, nil
+}
+
+func (x *run) missing(path string, err error) error {
+	abs, aerr := filepath.Abs(path)
+	if aerr != nil {
+		abs = path
+	}
+	return fail.Inputf(path, x.besideHint(path), "no such file (tried %s): %w", abs, errors.Unwrap(err))
+}
+
+// present checks that the files and folders which stages name are there.
+func (x *run) present() error {
+	for _, j := range x.jobs {
+		for _, in := range j.Inputs {
+			if in.Ref.Stage != "" || !x.wanted(j.Stage.ID) {
+				continue
+			}
+			path, err := resolvePath(in.Ref.Path)
+			if err != nil {
+				return err
+			}
+			if files, err := filepath.Glob(path); err == nil && len(files) > 0 && in.Ref.Kind == DataRef {
+				continue
+			}
+			if _, err := os.Stat(path); err != nil {
+				return x.missing(path, err)
+			}
+		}
+	}
+	return nil
 }
 
 // besideHint notices a file that lies beside the recipe instead.

@@ -82,9 +82,6 @@ func runEval(ctx context.Context, x *run, j *Job, res *Result) error {
 	return err
 }
 
-// evalContext is how many tokens a window has where the recipe does not say.
-const evalContext = 2048
-
 // evalData finds the rows to measure on: those held back by the ingest stage,
 // or a file. It counts the prompts that also occur in training.
 func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int, err error) {
@@ -99,7 +96,6 @@ func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int
 		if r.Tokenizer, err = TokenizerOf(x.pathOf(tr)); err != nil {
 			return 0, err
 		}
-		set(&r.Context, evalContext)
 		r.Rows, train = ds.Val, ds.Train
 		if len(r.Rows) == 0 {
 			r.Rows = ds.Train
@@ -112,7 +108,6 @@ func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int
 		}
 		spec := src.Spec
 		src.Close()
-		set(&r.Context, min(evalContext, spec.MaxPos))
 		r.Tokenizer = tok
 		if r.Rows, r.Text, err = EvalFile(ctx, ref.Path, tok, r.Context, spec.MaxPos, spec.V); err != nil {
 			return 0, err
@@ -127,7 +122,6 @@ func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int
 			}
 		}
 	}
-	set(&r.Stride, r.Context)
 	r.Template = r.Tokenizer.ChatTemplate()
 	return data.SharedPrompts(train, r.Rows), nil
 }

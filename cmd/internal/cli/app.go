@@ -18,6 +18,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes"
 )
 
@@ -61,8 +62,24 @@ func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writ
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{name}, args...))
 	}
+	err = limits(err)
 	printError(stderr, err)
 	return fail.Code(err)
+}
+
+// limits marks what ran out of memory or disk as such, wherever it was met.
+func limits(err error) error {
+	var known *fail.Error
+	if errors.As(err, &known) && known.Kind == fail.Limit {
+		return err
+	}
+	switch {
+	case errors.Is(err, kernels.ErrOutOfMemory):
+		return fail.Limitf("", "a smaller model, fewer tokens at a time or a larger --memory-limit", "%w", err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+		return fail.Limitf("", "free space, or write elsewhere; then the same command goes on", "%w", err)
+	}
+	return err
 }
 
 func printError(w io.Writer, err error) {

@@ -135,6 +135,9 @@ type FileHash struct {
 // files lists the files below path, sorted by name.
 func (h *hashes) files(path string, skip ...string) ([]FileHash, error) {
 	var out []FileHash
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // a walk does not follow the link it begins at
+	}
 	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

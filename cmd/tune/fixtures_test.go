@@ -42,12 +42,18 @@ func writeFixtures(dir string) error {
 			return err
 		}
 	}
-	if err := writeModel(filepath.Join(dir, "nan"), 64, tok, template, func(name string, w []float32) {
-		if name == "model.layers.1.mlp.down_proj.weight" {
-			w[77] = float32(math.NaN())
+	// nan has a token that is not a number, nanweight a weight.
+	for name, at := range map[string]struct {
+		tensor string
+		index  int
+	}{"nan": {"model.embed_tokens.weight", 300 * 64}, "nanweight": {"model.layers.1.mlp.down_proj.weight", 77}} {
+		if err := writeModel(filepath.Join(dir, name), 64, tok, template, func(tensor string, w []float32) {
+			if tensor == at.tensor {
+				w[at.index] = float32(math.NaN())
+			}
+		}); err != nil {
+			return err
 		}
-	}); err != nil {
-		return err
 	}
 	if err := writeAdapter(filepath.Join(dir, "adapter-other"), 32); err != nil {
 		return err
@@ -106,7 +112,7 @@ func writeModel(dir string, hidden int, tok []byte, template string, edit func(n
 		"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "hidden_size": hidden, "intermediate_size": 2 * hidden,
 		"num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": hidden / heads,
 		"hidden_act": "silu", "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-		"tie_word_embeddings": true, "vocab_size": tinyVocab, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "torch_dtype": "float32",
+		"tie_word_embeddings": false, "vocab_size": tinyVocab, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "torch_dtype": "float32",
 	}
 	tc := map[string]any{
 		"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": "<|end|>", "pad_token": "<|pad|>",
@@ -150,6 +156,7 @@ func writeModel(dir string, hidden int, tok []byte, template string, edit func(n
 		add(p+"mlp.down_proj.weight", 0.1, h, 2*h)
 	}
 	add("model.norm.weight", 0, h)
+	add("lm_head.weight", 0.1, tinyVocab, h)
 	return formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), ts, map[string]string{"format": "pt"})
 }
 

@@ -270,7 +270,7 @@ func (x *run) one(ctx context.Context, j *Job, res *Result) error {
 		if !(errors.As(err, &gate) && gate.Kind == fail.Gate) {
 			return err
 		}
-		res.Seconds = time.Since(began).Seconds()
+		res.Seconds, res.Peak = time.Since(began).Seconds(), x.dev.Info().PeakTotal
 		x.done[j.Stage.ID] = res // shown in the report, but not recorded as done
 		return err
 	}

@@ -158,13 +158,16 @@ func clipGroup(dev kernels.Backend, clip, w, gram []float32, cols, g int, t dtyp
 	rows, groups := len(w)/cols, cols/size
 	own := make([]float32, rows*size) // this group of every row
 	tops := make([]float32, rows)
-	for r := range rows {
-		part := w[r*cols+g*size:][:size]
-		copy(own[r*size:], part)
-		for _, v := range part {
-			tops[r] = max(tops[r], v, -v)
+	grain := max(1, reduceGrain/size)
+	par.For(rows, grain, func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			part := w[r*cols+g*size:][:size]
+			copy(own[r*size:], part)
+			for _, v := range part {
+				tops[r] = max(tops[r], v, -v)
+			}
 		}
-	}
+	})
 	gg := make([]float32, size*size)
 	for i := range size {
 		copy(gg[i*size:], gram[(g*size+i)*cols+g*size:][:size])
@@ -183,25 +186,35 @@ func clipGroup(dev kernels.Backend, clip, w, gram []float32, cols, g int, t dtyp
 			limit[r] = top * (1 - float32(step)/clipGrid)
 		}
 		fakeQuant(diff, own, nil, limit, size, t)
-		for i := range diff {
-			diff[i] -= own[i]
-		}
+		minus(diff, own)
 		dev.Upload(d, f32Bytes(diff))
 		dev.Gemm(kernels.To(y), d, gb, false, false, rows, size, size, 1)
 		if err := down(dev, out, y); err != nil {
 			return err
 		}
-		for r := range rows {
-			e := 0.0
-			for j, v := range out[r*size : (r+1)*size] {
-				e += float64(v) * float64(diff[r*size+j])
+		par.For(rows, grain, func(lo, hi int) {
+			for r := lo; r < hi; r++ {
+				e := 0.0
+				for j, v := range out[r*size : (r+1)*size] {
+					e += float64(v) * float64(diff[r*size+j])
+				}
+				if step == 0 || e < best[r] {
+					best[r], clip[r*groups+g] = e, limit[r]
+				}
 			}
-			if step == 0 || e < best[r] {
-				best[r], clip[r*groups+g] = e, limit[r]
-			}
-		}
+		})
 	}
 	return nil
+}
+
+// minus takes b from a.
+func minus(a, b []float32) {
+	par.For(len(a), reduceGrain, func(lo, hi int) {
+		x := a[lo:hi]
+		for i, v := range b[lo:hi] {
+			x[i] -= v
+		}
+	})
 }
 
 // unscale divides rows and columns of gram [n,n] by s: the inputs' after they

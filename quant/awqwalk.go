@@ -196,9 +196,7 @@ func (a *awqRun) hessianLoss(st *awqStep, s []float32) (float64, error) {
 		w := a.w[l]
 		d := make([]float32, len(w))
 		fakeQuant(d, w, s, nil, len(s), a.plan.Type)
-		for i := range d {
-			d[i] -= w[i]
-		}
+		minus(d, w)
 		err := a.dev.Run(func() error {
 			e, err := st.h.energy(d, l.W.Rows)
 			sum += e

@@ -254,3 +254,24 @@ func matrixShape(s []int) (rows, cols int) {
 	}
 	return s[0], s[1]
 }
+
+// Memory estimates the bytes that a calibrated job holds at its peak for tokens
+// tokens of calibration text, beside the model's own weights.
+func (p *FolderPlan) Memory(src *arch.Source, tokens int) int64 {
+	if !p.method.calibrated {
+		tokens = 0
+	}
+	var widest, largest int64
+	for n := range p.quantize {
+		s := src.Shape(n)
+		widest, largest = max(widest, int64(s[1])), max(largest, int64(s[0])*int64(s[1]))
+	}
+	c, f, n := int64(src.Spec.C), int64(src.Spec.F), int64(tokens)
+	states := 4 * n * (c + min(max(c, f), max(c, storeLimit/max(4*n, 1)-c)))
+	pass := 4 * min(n, passTokens) * (4*c + 3*f) // activations of one pass
+	if p.method.name == "awq" {
+		states = 4 * n * 4 * c
+		return states + pass + 4*(3*c*c+f*f) + 4*2*widest*widest + 4*6*largest
+	}
+	return states + pass + 4*4*widest*widest + 4*6*largest
+}

@@ -273,9 +273,7 @@ func measure(h *hessian, w []float32, m block.Raw) (rep LayerReport, err error) 
 	off, all := distance(d, w), dot(w, w)
 	rep.Weight = ratio(math.Sqrt(off), math.Sqrt(all))
 	if h != nil {
-		for i := range d {
-			d[i] -= w[i]
-		}
+		minus(d, w)
 		if off, err = h.energy(d, m.Rows); err == nil {
 			all, err = h.energy(w, m.Rows)
 		}
@@ -292,7 +290,7 @@ func ratio(a, b float64) float64 {
 	return a / b
 }
 
-// checkScales refuses weights whose scales the type cannot hold.
+// checkWeights refuses values that are not finite and those whose scales the type cannot hold.
 func checkWeights(name string, w []float32, cols int, t dtype.Type) error {
 	if err := finite(name, w, 0, cols); err != nil {
 		return err

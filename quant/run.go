@@ -33,8 +33,7 @@ func Folder(ctx context.Context, dev kernels.Backend, src *arch.Source, jobs []F
 		return nil, err
 	}
 	if err := r.open(); err != nil {
-		r.abort()
-		return nil, err
+		return nil, errors.Join(err, r.suspend()) // what is there already is kept
 	}
 	if err := r.quantize(); err != nil {
 		if ctx.Err() != nil {
@@ -193,7 +192,12 @@ func (r *folderRun) direct(o *output) error {
 func (r *folderRun) suspend() error {
 	var err error
 	for _, o := range r.outputs {
-		err = errors.Join(err, o.sink.Suspend(), o.log.close())
+		if o.sink != nil {
+			err = errors.Join(err, o.sink.Suspend())
+		}
+		if o.log != nil {
+			err = errors.Join(err, o.log.close())
+		}
 	}
 	return err
 }

@@ -152,7 +152,10 @@ func codeAt(row []byte, bits, c int) uint8 {
 // IntGrid is the scale and the zero point of a group whose values lie between
 // lo and hi, taken to include 0. Asymmetric: scale = (hi-lo)/(2^b-1), zero =
 // round(-lo/scale). Symmetric: scale = 2·max(hi,-lo)/(2^b-1), zero = 2^(b-1). The
-// scale is rounded to its stored type first, and never to 0.
+// scale is rounded to its stored type first, and never to 0. A symmetric scale of
+// 16 bits is not rounded up: the largest magnitude lies half way between two
+// codes, and a negative one then always takes the outer code, as it does with
+// scales of 32 bits, where a positive one has only the inner.
 func IntGrid(t dtype.Type, lo, hi float32) (scale, zero float32) {
 	lo, hi = min(lo, 0), max(hi, 0)
 	top := float32(int(1)<<t.Bits() - 1)
@@ -164,6 +167,9 @@ func IntGrid(t dtype.Type, lo, hi float32) (scale, zero float32) {
 		lo, hi = -1, 1
 	}
 	scale = RoundScale(t.Scale, (hi-lo)/top)
+	if t.Flags&dtype.Zero == 0 && scale > (hi-lo)/top {
+		scale = RoundScale(t.Scale, (hi-lo)/top*below(t.Scale))
+	}
 	if scale == 0 {
 		scale = smallest(t.Scale)
 	}
@@ -171,6 +177,17 @@ func IntGrid(t dtype.Type, lo, hi float32) (scale, zero float32) {
 		return scale, (top + 1) / 2
 	}
 	return scale, min(max(roundEven(-lo/scale), 0), top)
+}
+
+// below is a factor that makes rounding to nearest end at or under a value.
+func below(k dtype.Kind) float32 {
+	switch k {
+	case dtype.F16:
+		return 1 - 0x1p-11
+	case dtype.BF16:
+		return 1 - 0x1p-8
+	}
+	return 1
 }
 
 // smallest is a scale for values that are as good as 0.

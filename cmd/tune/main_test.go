@@ -7,9 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,6 +76,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"code": cmdCode, "copytree": cmdCopyTree, "cut": cmdCut, "poke": cmdPoke, "waitfor": cmdWaitFor, "clean": cmdClean, "lines": cmdLines, "helps": cmdHelps,
+			"signal": cmdSignal, "exited": cmdExited, "samesteps": cmdSameSteps,
 		},
 	})
 }
@@ -205,4 +209,37 @@ func cmdHelps(ts *testscript.TestScript, neg bool, args []string) {
 	if n == 0 {
 		ts.Fatalf("%s has no commands", args[0])
 	}
+}
+
+// stopped holds the command that a script signalled.
+var stopped sync.Map
+
+// cmdSignal signals the command in the background: signal TERM|INT.
+func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
+	cmds := ts.BackgroundCmds()
+	stopped.Store(ts, cmds[len(cmds)-1])
+	ts.Check(cmds[len(cmds)-1].Process.Signal(map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": os.Interrupt}[args[0]]))
+}
+
+// cmdExited checks the exit code of what was signalled, after a wait: exited N.
+func cmdExited(ts *testscript.TestScript, neg bool, args []string) {
+	cmd, _ := stopped.Load(ts)
+	if got := cmd.(*exec.Cmd).ProcessState.ExitCode(); strconv.Itoa(got) != args[0] {
+		ts.Fatalf("exit code %d, want %s", got, args[0])
+	}
+}
+
+// cmdSameSteps compares two metrics files: the same steps, each once, with the
+// same values but for times and memory: samesteps A B.
+func cmdSameSteps(ts *testscript.TestScript, neg bool, args []string) {
+	a, b := timeless(ts.ReadFile(args[0])), timeless(ts.ReadFile(args[1]))
+	if !slices.Equal(a, b) {
+		ts.Fatalf("%s and %s differ:\n%s\n%s", args[0], args[1], strings.Join(a, "\n"), strings.Join(b, "\n"))
+	}
+}
+
+var timesRE = regexp.MustCompile(`"(tokens_per_second|step_seconds|memory_bytes|eval_seconds|eval_[a-z_]*per_second)": *[0-9.e+-]+,?`)
+
+func timeless(metrics string) []string {
+	return strings.Split(timesRE.ReplaceAllString(metrics, ""), "\n")
 }

@@ -118,9 +118,9 @@ func planQuantize(p *planner, j *Job, s *StagePlan) error {
 	s.Disk = plan.Bytes
 	s.Does = fmt.Sprintf("%s %s", strings.ToUpper(o.Method), bitsOf(plan.Bytes, plan.Elements))
 	if plan.Group != 0 {
-		s.note("groups of %d; %d matrices, %d stay as they are", plan.Group, len(plan.Layers), len(plan.Kept))
+		s.note("groups of %d; %d matrices, %d left as they are", plan.Group, len(plan.Layers), len(plan.Kept))
 	} else {
-		s.note("%d matrices, %d stay as they are", len(plan.Layers), len(plan.Kept))
+		s.note("%d matrices, %d left as they are", len(plan.Layers), len(plan.Kept))
 	}
 	if by := plan.RefusedBy(); len(by) > 0 {
 		s.note("%s will not load it", strings.Join(by, ", "))

@@ -163,6 +163,9 @@ func (c *chart) yTicks(y0, y1 float64) []float64 {
 			}
 		}
 	}
+	if len(out) < 3 { // a short range: round numbers do better
+		out = ticks(math.Pow(10, y0), math.Pow(10, y1), 4)
+	}
 	return out
 }
 

@@ -27,7 +27,7 @@ func quantizeViews(res *Result) []layerView {
 	}
 	v.Line += "."
 	if len(r.Kept) > 0 {
-		v.Line += fmt.Sprintf(" %d matrices stay as they are: %s.", len(r.Kept), listed(r.Kept, 3))
+		v.Line += fmt.Sprintf(" Left as they are: %s.", listed(r.Kept, 3))
 	}
 	var vals []layerValue
 	fallen := 0

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -169,7 +170,7 @@ func (x *run) commands() []Command {
 		case s.Merge != nil && s.Merge.Format != "gguf":
 			out = append(out, Command{"vLLM", fmt.Sprintf("vllm serve %s --served-model-name %s", shell(x.pathOf(ref)), shell(x.Name))})
 			chat = x.pathOf(ref)
-		case s.Quantize != nil && s.Quantize.Format != "bitsandbytes":
+		case s.Quantize != nil && slices.Contains(s.Quantize.For, "vllm"): // checked against what it loads
 			out = append(out, Command{"vLLM", fmt.Sprintf("vllm serve %s --served-model-name %s", shell(x.pathOf(ref)), shell(x.Name+"-"+s.ID))})
 		case s.Train != nil && s.Train.Adapter != "none" && x.BaseModel != "" && filepath.Ext(x.BaseModel) != ".gguf":
 			out = append(out, Command{"vLLM", fmt.Sprintf("vllm serve %s --enable-lora --max-lora-rank %d --lora-modules %s", shell(x.BaseModel), max(8, s.Train.LoRA.R), shell(x.Name+"="+x.pathOf(ref)))})

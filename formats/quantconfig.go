@@ -159,6 +159,8 @@ func ctConfig(t dtype.Type, kept []string) object {
 	}
 }
 
+// bnbConfig is the BitsAndBytesConfig of Transformers, which refuses a whole
+// number for its threshold.
 func bnbConfig(t dtype.Type, kept []string, float string) object {
 	var skip any // null: Transformers leaves the head alone by itself
 	if len(kept) > 1 || len(kept) == 1 && kept[0] != "lm_head" {
@@ -170,6 +172,6 @@ func bnbConfig(t dtype.Type, kept []string, float string) object {
 		{"_load_in_4bit", true}, {"_load_in_8bit", false}, {"bnb_4bit_compute_dtype", float}, {"bnb_4bit_quant_storage", "uint8"},
 		{"bnb_4bit_quant_type", strings.ToLower(t.Kind.String())}, {"bnb_4bit_use_double_quant", t.Flags&dtype.Nested != 0},
 		{"llm_int8_enable_fp32_cpu_offload", false}, {"llm_int8_has_fp16_weight", false}, {"llm_int8_skip_modules", skip},
-		{"llm_int8_threshold", 6.0}, {"load_in_4bit", true}, {"load_in_8bit", false}, {"quant_method", "bitsandbytes"},
+		{"llm_int8_threshold", json.Number("6.0")}, {"load_in_4bit", true}, {"load_in_8bit", false}, {"quant_method", "bitsandbytes"},
 	}
 }

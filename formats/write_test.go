@@ -171,7 +171,7 @@ func TestQuantizationConfig(t *testing.T) {
 		var want struct {
 			Q map[string]any `json:"quantization_config"`
 		}
-		if err := json.Unmarshal(r.Config(), &want); err != nil || len(want.Q) == 0 {
+		if err := unmarshalNumbers(r.Config(), &want); err != nil || len(want.Q) == 0 {
 			t.Fatal(c.dir, err)
 		}
 		q, err := quantizationConfig(FolderOptions{Config: r.Config(), Plan: copyPlan(r), Layout: c.layout})
@@ -179,7 +179,7 @@ func TestQuantizationConfig(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got map[string]any
-		if err := json.Unmarshal(must(q.MarshalJSON()), &got); err != nil {
+		if err := unmarshalNumbers(must(q.MarshalJSON()), &got); err != nil {
 			t.Fatal(err)
 		}
 		for _, k := range c.free {
@@ -190,6 +190,13 @@ func TestQuantizationConfig(t *testing.T) {
 			t.Errorf("%s:\n got %v\nwant %v", c.dir, got, want.Q)
 		}
 	}
+}
+
+// unmarshalNumbers keeps 6 and 6.0 apart, as Python's programs do.
+func unmarshalNumbers(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	return d.Decode(v)
 }
 
 // TestKeptLinears checks that matrices left unquantized are named to every

@@ -9,7 +9,8 @@ check prints one line: pass or FAIL, its name and the number it measured.
 Needs bin/tune and bin/quant (make build), Python 3.11 with venv, a C++ compiler.
 
 Environment: SHARED, folder of the reference data (default ../shared/data);
-INTEROP_MODEL, a further model to check with (a .gguf or a folder).
+INTEROP_MODEL, a further model to check with (a .gguf or a folder); ONLY, a
+regular expression of checks, e.g. ONLY='quantized.tiny.*awq'.
 """
 import hashlib
 import os

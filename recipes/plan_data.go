@@ -127,8 +127,15 @@ func (p *planner) sample(j *Job, r *rowsPlan) error {
 	if err != nil {
 		return err
 	}
-	o.ValSetSize, o.Overflow, o.BadRows = "0", "truncate", "drop"
-	o.ValDatasets = nil
+	var apart int64 // rows that are held back in files of their own
+	for _, v := range o.ValDatasets {
+		n, err := countRows(v)
+		if err != nil {
+			return err
+		}
+		apart += n
+	}
+	o.ValSetSize, o.Overflow, o.BadRows, o.ValDatasets = "0", "truncate", "drop", nil
 	total := int64(0)
 	for i := range o.Datasets {
 		n, err := countRows(o.Datasets[i])
@@ -154,7 +161,15 @@ func (p *planner) sample(j *Job, r *rowsPlan) error {
 	r.tokens, r.supervised = int64(by*float64(rep.TrainTokens)), int64(by*float64(rep.TrainSupervised))
 	r.maxLength, r.longest, r.over = rep.MaxLength, rep.Longest, int64(by*float64(rep.Truncated)+0.5)
 	n := int64(float64(len(ds.Train)) * by)
-	r.val = min(n, heldBack(j.Stage.Ingest.Options, n))
+	if apart > 0 {
+		more := 1 + float64(apart)/float64(max(n, 1))
+		n += apart
+		r.rows, r.val = r.rows+apart, apart
+		r.tokens, r.supervised, r.seconds = int64(float64(r.tokens)*more), int64(float64(r.supervised)*more), r.seconds*more
+		by *= more
+	} else {
+		r.val = min(n, heldBack(j.Stage.Ingest.Options, n))
+	}
 	r.train = n - r.val
 	r.valTokens = int64(float64(r.tokens) * float64(r.val) / float64(max(n, 1)))
 	r.trainTokens = r.tokens - r.valTokens
@@ -165,9 +180,6 @@ func (p *planner) sample(j *Job, r *rowsPlan) error {
 
 // heldBack is the number of rows that val_set_size takes of n.
 func heldBack(o data.Options, n int64) int64 {
-	if len(o.ValDatasets) > 0 {
-		return 0
-	}
 	s := strings.TrimSpace(o.ValSetSize)
 	if s == "" {
 		return min(512, n/20)

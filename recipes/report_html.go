@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"html/template"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -135,7 +136,32 @@ func (x *run) sections(p *page) {
 			}
 		}
 	}
+	p.Answers = joined(p.Answers)
 	p.ManyTrains, p.ManyIngests, p.ManyAnswers = len(p.Trains) > 1, len(p.Ingests) > 1, len(p.Answers) > 1
+}
+
+// joined puts the answers of several evaluations side by side where they were
+// asked the same.
+func joined(vs []answersView) []answersView {
+	var out []answersView
+next:
+	for _, v := range vs {
+		for i := range out {
+			if !sameQuestions(out[i], v) {
+				continue
+			}
+			for k := range v.Items {
+				out[i].Items[k].Got = append(out[i].Items[k].Got, v.Items[k].Got...)
+			}
+			continue next
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func sameQuestions(a, b answersView) bool {
+	return slices.EqualFunc(a.Items, b.Items, func(x, y answerItem) bool { return x.Prompt == y.Prompt && x.Want == y.Want })
 }
 
 func tableOf(t Table) pageTable {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -179,6 +180,34 @@ func TestQuantizeView(t *testing.T) {
 	v := quantizeViews(res)
 	if len(v) != 1 || len(v[0].Worst) != shownWorst || v[0].Worst[0][1] != "0.110" || !strings.Contains(v[0].Line, "1 layers fell back") {
 		t.Errorf("view %+v", v)
+	}
+}
+
+// TestSeveralEvals: evaluations on the same data share a table unless they
+// measured a model twice.
+func TestSeveralEvals(t *testing.T) {
+	dir := tinyModel(t)
+	for _, c := range []struct {
+		models string
+		tables int
+	}{{"base", 2}, {"{name: before, model: " + dir + "/model}", 1}} {
+		r, err := Parse("two.yaml", fmt.Appendf(nil, `version: 1
+base_model: %[1]s/model
+stages:
+  - ingest: {datasets: [{path: %[1]s/train.jsonl}], max_length: 192, val_set_size: 20}
+  - {id: one, eval: {models: [{name: base, model: %[1]s/model}], tasks: [perplexity]}}
+  - {id: two, eval: {models: [%[2]s], tasks: [perplexity]}}
+`, dir, strings.Replace(c.models, "base", "{name: base, model: "+dir+"/model}", 1)), nil)
+		must(t, err)
+		s, err := r.Run(t.Context(), RunOptions{Dir: filepath.Join(dir, "runs")})
+		must(t, err)
+		rows := 0
+		for _, tab := range s.Tables {
+			rows += len(tab.Rows)
+		}
+		if len(s.Tables) != c.tables || rows != 2 {
+			t.Errorf("%s: %d tables, %d rows", c.models, len(s.Tables), rows)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -68,6 +69,12 @@ func (x *run) tables() []Table {
 		}
 		out = append(out, t)
 	}
+	if x.oneTable(out) {
+		for _, t := range out[1:] {
+			out[0].Rows = append(out[0].Rows, t.Rows...)
+		}
+		out = out[:1]
+	}
 	if len(out) == 0 {
 		out = []Table{{}}
 	}
@@ -75,6 +82,27 @@ func (x *run) tables() []Table {
 		out[0].Eval = ""
 	}
 	return append([]Table{merged(out[0], arts, out)}, out[1:]...)
+}
+
+// oneTable reports whether several evaluations can stand in one table: they
+// measured on the same data, and no model twice.
+func (x *run) oneTable(ts []Table) bool {
+	seen := map[string]bool{}
+	var data []string
+	for _, t := range ts {
+		for _, j := range x.jobs {
+			if ref, ok := j.In("data"); ok && j.Stage.ID == t.Eval {
+				data = append(data, fmt.Sprint(ref.String(), j.Stage.Eval.Samples, j.Stage.Eval.Context))
+			}
+		}
+		for _, r := range t.Rows {
+			if seen[r.Model] {
+				return false
+			}
+			seen[r.Model] = true
+		}
+	}
+	return len(ts) > 1 && len(slices.Compact(data)) == 1
 }
 
 // merged adds the artifacts that no table speaks of to the first one, in the

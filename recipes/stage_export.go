@@ -51,8 +51,10 @@ func runExport(ctx context.Context, x *run, j *Job, res *Result) error {
 		return err
 	}
 	res.Export = &ExportResult{}
-	if err := atomic.MkdirAll(x.stageDir(j.Stage.ID)); err != nil {
-		return fail.Limitf(x.stageDir(j.Stage.ID), "", "%w", err)
+	if dir := x.stageDir(j.Stage.ID); x.exportPath(j.Stage, o.Type[0]) != dir { // else the folder is the artifact
+		if err := atomic.MkdirAll(dir); err != nil {
+			return fail.Limitf(dir, "", "%w", err)
+		}
 	}
 	im, err := x.importance(ctx, j)
 	if err != nil {

@@ -23,7 +23,7 @@ var yamls embed.FS
 
 // The data that embedded recipes need: the model pocket and its task.
 //
-//go:embed all:pocket
+//go:embed pocket/model pocket/*.parquet
 var assets embed.FS
 
 // embeddedPrefix marks a path inside the program.

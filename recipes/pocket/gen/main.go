@@ -68,7 +68,7 @@ func run(out string, docs int) error {
 	if err := writeCorpus(filepath.Join(out, "corpus.jsonl"), docs); err != nil {
 		return err
 	}
-	if err := writeTask(filepath.Join(out, "train.parquet"), corpus.Train, 3000); err != nil {
+	if err := writeTask(filepath.Join(out, "train.parquet"), corpus.Train, 8000); err != nil {
 		return err
 	}
 	return writeTask(filepath.Join(out, "heldout.parquet"), corpus.HeldOut, 160)

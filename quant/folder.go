@@ -19,7 +19,7 @@ type FolderJob struct {
 	Format          string   // gptq, awq, compressed-tensors, bitsandbytes; "": the method's own
 	For             []string // transformers, vllm, tgi, exllama: refuse what one of them does not load; nil: DefaultFor
 	Group           int      // columns that share a scale; 0: auto; -1: the whole row
-	ActOrder        string   // GPTQ: static (or ""), none, group
+	ActOrder        string   // GPTQ: static (or ""), aware, none, group
 	Damp            float64  // GPTQ: share of the mean Hessian diagonal; 0: 0.01
 	Samples         int      // calibration sequences that the method takes from the front; 0: all
 	Ignore          []string // module names or re:regexp, left unquantized
@@ -111,8 +111,8 @@ func (p *FolderPlan) checkOptions(src *arch.Source) error {
 		j.Damp = 0.01
 	}
 	switch {
-	case !slices.Contains([]string{"static", "none", "group"}, j.ActOrder):
-		return fail.Usagef("actorder", "static, none or group", "no column order is called %q", j.ActOrder)
+	case !slices.Contains([]string{orderStatic, orderAware, orderNone, orderGroup}, j.ActOrder):
+		return fail.Usagef("actorder", "static, aware, none or group", "no column order is called %q", j.ActOrder)
 	case j.ActOrder == "group" && (p.method.name != "gptq" || p.Format != formats.GPTQ):
 		return fail.Usagef("actorder", "actorder: static", "only gptq folders made by the method gptq can hold a column order")
 	case !(j.Damp > 0 && j.Damp < 1):

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -160,5 +161,24 @@ func kind(t *testing.T, what string, err error, want fail.Kind) {
 	var e *fail.Error
 	if !errors.As(err, &e) || e.Kind != want {
 		t.Errorf("%s: %v, want kind %d", what, err, want)
+	}
+}
+
+// The order "aware" (GPTQModel's act_group_aware) needs no index either: groups
+// stay where they are.
+func TestOrders(t *testing.T) {
+	diag := []float32{1, 5, 3, 3, 9, 0, 7, 7}
+	for _, c := range []struct {
+		order string
+		want  []int
+	}{
+		{orderNone, nil},
+		{orderStatic, []int{4, 6, 7, 1, 2, 3, 0, 5}},
+		{orderGroup, []int{4, 6, 7, 1, 2, 3, 0, 5}},
+		{orderAware, []int{4, 6, 7, 5, 1, 2, 3, 0}},
+	} {
+		if got := columnOrder(c.order, diag, 4); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.order, got, c.want)
+		}
 	}
 }

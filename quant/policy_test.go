@@ -100,7 +100,7 @@ func TestPlanErrors(t *testing.T) {
 		{"group", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "96 columns (model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj and 4 more)"},
 		{"group's way out", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "auto takes 32"},
 		{"negative group", orig, FolderJob{Method: "gptq", Group: -2}, "group_size", "-2"},
-		{"order", orig, FolderJob{Method: "gptq", ActOrder: "desc"}, "actorder", "static, none or group"},
+		{"order", orig, FolderJob{Method: "gptq", ActOrder: "desc"}, "actorder", "static, aware, none or group"},
 		{"order elsewhere", orig, FolderJob{Method: "awq", ActOrder: "group"}, "actorder", "static"},
 		{"order in another format", orig, FolderJob{Method: "gptq", Format: "compressed-tensors", ActOrder: "group"}, "actorder", "static"},
 		{"damp", orig, FolderJob{Method: "gptq", Damp: 1.5}, "damp_percent", "1.5"},

@@ -1,0 +1,111 @@
+package recipes
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/atomic/fail"
+)
+
+func (x *run) statePath(id string) string { return filepath.Join(x.dir, ".state", id+".json") }
+
+// load returns the recorded result of a stage when its address is the same and
+// its outputs are still there, unchanged.
+func (x *run) load(j *Job, addr digest) (*Result, error) {
+	raw, err := os.ReadFile(x.statePath(j.Stage.ID))
+	if err != nil {
+		return nil, nil
+	}
+	var res Result
+	if json.Unmarshal(raw, &res) != nil || res.Address != addr || res.Outputs == nil {
+		return nil, nil
+	}
+	have, err := x.hashes.files(x.stageDir(j.Stage.ID), outputsLeftOut...)
+	if err != nil || !slices.Equal(have, res.Outputs) {
+		return nil, nil
+	}
+	res.Cached = true
+	x.timing(&res, false)
+	return &res, nil
+}
+
+// outputsLeftOut are files of a stage's folder that are not its artifact.
+var outputsLeftOut = []string{"checkpoints", "metrics.jsonl", speedFile}
+
+// begun reports whether this very work was begun before and not finished.
+func (x *run) begun(id string, addr digest) bool {
+	var res Result
+	raw, err := os.ReadFile(x.statePath(id))
+	return err == nil && json.Unmarshal(raw, &res) == nil && res.Address == addr && res.Outputs == nil
+}
+
+// clear removes what another address left in the stage's folder, and marks the
+// folder as being worked on for this one.
+func (x *run) clear(j *Job, addr digest) error {
+	var res Result
+	raw, err := os.ReadFile(x.statePath(j.Stage.ID))
+	if err == nil && json.Unmarshal(raw, &res) == nil && res.Address == addr && res.Outputs == nil {
+		return nil // the same work, interrupted: its own journal goes on
+	}
+	if _, err := os.Stat(x.stageDir(j.Stage.ID)); err == nil && raw == nil {
+		return fail.Usagef(x.stageDir(j.Stage.ID), "move it away, or give the run another name", "this folder was not made by a run and would be overwritten")
+	}
+	for _, p := range append([]string{x.stageDir(j.Stage.ID)}, x.leftovers(j.Stage.ID)...) {
+		if err := atomic.RemoveAll(p); err != nil {
+			return fail.Limitf(p, "", "%w", err)
+		}
+	}
+	mark, err := json.Marshal(Result{Stage: j.Stage.ID, Kind: j.Stage.Kind(), Address: addr})
+	if err != nil {
+		return err
+	}
+	return atomic.WriteFile(x.statePath(j.Stage.ID), mark)
+}
+
+// leftovers are unfinished writes of a stage's artifact.
+func (x *run) leftovers(id string) []string {
+	return []string{x.stageDir(id) + ".part", x.workDir(id)}
+}
+
+func (x *run) save(j *Job, res *Result) error {
+	var err error
+	if res.Outputs, err = x.hashes.files(x.stageDir(j.Stage.ID), outputsLeftOut...); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	if res.Outputs == nil {
+		res.Outputs = []FileHash{}
+	}
+	raw, err := json.MarshalIndent(res, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := atomic.WriteFile(x.statePath(j.Stage.ID), append(raw, '\n')); err != nil {
+		return err
+	}
+	x.timing(res, true)
+	seen, err := json.Marshal(x.hashes.Seen)
+	if err != nil {
+		return err
+	}
+	return atomic.WriteFile(x.hashes.file, seen)
+}
+
+// timing keeps what differs from run to run out of the recorded results.
+func (x *run) timing(res *Result, store bool) {
+	path := filepath.Join(x.dir, ".state", "timing.json")
+	all := map[string][2]float64{}
+	if raw, err := os.ReadFile(path); err == nil {
+		_ = json.Unmarshal(raw, &all) // a damaged file only loses times
+	}
+	if !store {
+		res.Seconds, res.Peak = all[res.Stage][0], int64(all[res.Stage][1])
+		return
+	}
+	all[res.Stage] = [2]float64{res.Seconds, float64(res.Peak)}
+	if raw, err := json.Marshal(all); err == nil {
+		_ = atomic.WriteFile(path, raw) // the same
+	}
+}

@@ -26,11 +26,11 @@ type Config struct {
 	Bias            string  `yaml:"bias" doc:"which biases are trained" default:"none" enum:"none|all|lora_only"` // none, lora_only, all
 	UseRSLoRA       bool    `yaml:"use_rslora" doc:"scale is alpha/√r" default:"false"`
 	UseDoRA         bool    `yaml:"use_dora" doc:"weight-decomposed adapter" default:"false"`
-	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), gaussian, pissa, olora" default:"true"` // default true
-	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"0..1e6"`                         // B learns at ratio × learning_rate
+	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random) or gaussian" default:"true"` // default true
+	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"0..1e6"`                                  // B learns at ratio × learning_rate
 
-	TargetParameters      Strings      `yaml:"target_parameters" doc:"fused expert tensors"`
-	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" doc:"rows of the embedding to train"`
+	TargetParameters      Strings      `yaml:"target_parameters" doc:"fused expert tensors: not supported yet"`
+	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" doc:"rows of the embedding to train: not supported yet"`
 
 	InitFrom string `yaml:"init_from" doc:"start from this PEFT adapter folder"` // a PEFT folder to go on from
 }

@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tunekit/tunekit/lora"
+	"github.com/tunekit/tunekit/train"
 )
 
 // Schema is the JSON Schema (2020-12) of a recipe, made from the same struct
@@ -137,7 +140,7 @@ func Keys(section string) []Key {
 			}
 		}
 		t = f.Type
-		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
 			t = t.Elem()
 		}
 		if t.Kind() != reflect.Struct {
@@ -153,18 +156,30 @@ func Keys(section string) []Key {
 	return out
 }
 
+// typeNames are the forms of types that read their own YAML.
+var typeNames = map[reflect.Type]string{
+	reflect.TypeFor[Size]():              "size",
+	reflect.TypeFor[Auto]():              "auto or number",
+	reflect.TypeFor[Bound]():             "number or percentage",
+	reflect.TypeFor[Names]():             "name or list",
+	reflect.TypeFor[[]EvalModel]():       "list of names or mappings",
+	reflect.TypeFor[train.Every]():       "auto, steps or share",
+	reflect.TypeFor[lora.Targets]():      "text or list",
+	reflect.TypeFor[lora.Pattern]():      "mapping",
+	reflect.TypeFor[lora.TokenIndices](): "list or mapping",
+}
+
 func typeName(f reflect.StructField) string {
 	if e := f.Tag.Get("enum"); e != "" {
-		return strings.ReplaceAll(e, "|", ", ")
+		list := ""
+		if f.Type.Kind() == reflect.Slice {
+			list = "list of "
+		}
+		return list + strings.ReplaceAll(e, "|", ", ")
 	}
 	t := f.Type
-	switch t {
-	case reflect.TypeFor[Size]():
-		return "size"
-	case reflect.TypeFor[Auto]():
-		return "auto or number"
-	case reflect.TypeFor[Names]():
-		return "name or list"
+	if name, ok := typeNames[t]; ok {
+		return name
 	}
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()

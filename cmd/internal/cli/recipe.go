@@ -67,7 +67,7 @@ func helpCommand() *ucli.Command {
 			}
 			keys := recipes.Keys(strings.TrimPrefix(section, "."))
 			if keys == nil {
-				return fail.Usagef("", "recipe, recipe.ingest, .train, .train.lora, .merge, .quantize, .export, .eval", "no section %q", topic)
+				return fail.Usagef("", "recipe, recipe.stages, .ingest, .ingest.datasets, .train, .train.lora, .merge, .quantize, .export, .eval, .eval.gate", "no section %q", topic)
 			}
 			w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "key\ttype\tdefault\tmeaning")

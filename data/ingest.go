@@ -284,7 +284,7 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 		err = fail.Usagef(f.path, "type: prompt_completion with columns: {prompt: …, completion: chosen} trains on the chosen answers alone",
 			"holds preference rows, which cannot be trained on yet")
 	case kind != typeTokens && in.enc.tok == nil:
-		err = fail.Usagef(in.o.Name, "name a model or a tokenizer", "%s is of type %s and there is no tokenizer", f.path, kind)
+		err = fail.Usagef(in.o.Name, "take tokenizer.json from where the model was published, or name another tokenizer", "%s is of type %s and there is no tokenizer", f.path, kind)
 	case kind == typeInstruct && in.enc.tmpl == nil:
 		in.note("instruct rows are written in the Alpaca form: the model has no chat template", 0)
 	}

@@ -113,7 +113,9 @@ func (e *evaluation) prepare() error {
 			e.Rows = e.Rows[:min(e.Samples, len(e.Rows))]
 		}
 		e.samples = eval.Examples(e.Rows, e.Context)
-		e.qs = eval.Questions(e.Rows, e.Tokenizer)
+		if e.Tokenizer != nil {
+			e.qs = eval.Questions(e.Rows, e.Tokenizer)
+		}
 	} else {
 		if e.samples, err = eval.Windows(e.Text, e.Context, e.Stride); err != nil {
 			return fail.Usagef("context, stride", "", "%w", err)

@@ -35,7 +35,7 @@ func VocabOf(path string) (int, error) {
 // IngestFiles is `tune ingest`: an ingest outside a recipe, with the tokenizer
 // and template of a model.
 func IngestFiles(ctx context.Context, model string, o data.Options, progress func(done, total int64)) (*data.Dataset, *data.Report, *data.Tokenizer, error) {
-	tok, src, err := OpenTokenizer(model)
+	tok, src, err := ingestTokenizer(model)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -2,6 +2,7 @@ package recipes
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model"
@@ -115,6 +116,17 @@ func openTokenizer(src *arch.Source) (*data.Tokenizer, error) {
 
 // OpenTokenizer reads the tokenizer of a model without its weights.
 func OpenTokenizer(path string) (*data.Tokenizer, *arch.Source, error) {
+	tok, src, err := ingestTokenizer(path)
+	if err == nil && tok == nil {
+		_, err = openTokenizer(src) // says what is missing
+		src.Close()
+	}
+	return tok, src, err
+}
+
+// ingestTokenizer is OpenTokenizer for rows: a model without a tokenizer has
+// none, which rows of type tokens do not need.
+func ingestTokenizer(path string) (*data.Tokenizer, *arch.Source, error) {
 	local, err := resolvePath(path)
 	if err != nil {
 		return nil, nil, err
@@ -122,6 +134,9 @@ func OpenTokenizer(path string) (*data.Tokenizer, *arch.Source, error) {
 	src, err := arch.Open(local)
 	if err != nil {
 		return nil, nil, err
+	}
+	if !hasTokenizer(src) {
+		return nil, src, nil
 	}
 	tok, err := openTokenizer(src)
 	if err != nil {
@@ -138,12 +153,30 @@ func TokenizerOf(path string) (*data.Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if weights, _ := filepath.Glob(filepath.Join(local, "*.safetensors")); len(weights) == 0 && exists(filepath.Join(local, "tokenizer.json")) {
+		return data.OpenTokenizer(tokenizerFolder{dir: local})
+	}
 	r, err := formats.Open(local)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	return data.OpenTokenizer(r)
+}
+
+// tokenizerFolder reads a folder without weights; it has no other method of a
+// Reader.
+type tokenizerFolder struct {
+	formats.Reader
+	dir string
+}
+
+func (f tokenizerFolder) Path() string   { return f.dir }
+func (f tokenizerFolder) Format() string { return "hf" }
+
+func (f tokenizerFolder) File(name string) ([]byte, bool) {
+	raw, err := os.ReadFile(filepath.Join(f.dir, name))
+	return raw, err == nil
 }
 
 // ParseBF16 reads a dtype option: auto is bf16 where the machine multiplies it

@@ -93,9 +93,12 @@ func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int
 			return 0, err
 		}
 		tr, _ := x.job(ref.Stage).In("tokenizer")
-		if r.Tokenizer, err = TokenizerOf(x.pathOf(tr)); err != nil {
+		tok, src, err := ingestTokenizer(x.pathOf(tr))
+		if err != nil {
 			return 0, err
 		}
+		src.Close()
+		r.Tokenizer = tok
 		r.Rows, train = ds.Val, ds.Train
 		if len(r.Rows) == 0 {
 			r.Rows = ds.Train
@@ -122,7 +125,9 @@ func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int
 			}
 		}
 	}
-	r.Template = r.Tokenizer.ChatTemplate()
+	if r.Tokenizer != nil {
+		r.Template = r.Tokenizer.ChatTemplate()
+	}
 	return data.SharedPrompts(train, r.Rows), nil
 }
 

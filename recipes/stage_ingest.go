@@ -16,7 +16,7 @@ import (
 func (x *run) ingestParts(j *Job) (data.Options, *data.Tokenizer, *data.Template, error) {
 	o := j.Stage.Ingest.Options
 	ref, _ := j.In("tokenizer")
-	tok, src, err := OpenTokenizer(x.pathOf(ref))
+	tok, src, err := ingestTokenizer(x.pathOf(ref))
 	if err != nil {
 		return o, nil, nil, err
 	}
@@ -39,7 +39,7 @@ func (x *run) ingestParts(j *Job) (data.Options, *data.Tokenizer, *data.Template
 func templateOf(tok *data.Tokenizer, name string) (*data.Template, error) {
 	to := data.TemplateOptions{Now: clock()}
 	if name == "" || name == "model" {
-		if tok.ChatTemplate() == "" {
+		if tok == nil || tok.ChatTemplate() == "" {
 			return nil, nil
 		}
 		return tok.Template(to)
@@ -52,10 +52,10 @@ func templateOf(tok *data.Tokenizer, name string) (*data.Template, error) {
 		}
 		where, name = name, string(raw)
 	}
-	if tok.BOS() >= 0 {
+	if tok != nil && tok.BOS() >= 0 {
 		to.BOS = tok.Token(tok.BOS())
 	}
-	if tok.EOS() >= 0 {
+	if tok != nil && tok.EOS() >= 0 {
 		to.EOS = tok.Token(tok.EOS())
 	}
 	t, err := data.ParseTemplate(name, to)

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/tunekit/tunekit/formats"
+)
+
+// whole has every kind of stage.
+const whole = `version: 1
+base_model: fix/model
+stages:
+  - ingest: {datasets: [{path: train.parquet}], max_length: 256, val_set_size: 6}
+  - train: {adapter: qlora, lora: {r: 4, dropout: 0.1}, max_steps: 24, micro_batch_size: 1, gradient_accumulation_steps: 2, learning_rate: 1e-2, eval_steps: 5, save_steps: 2}
+  - merge: {max_kl: 1}
+  - id: gptq
+    quantize: {method: gptq, samples: 6, max_length: 128}
+  - id: awq
+    quantize: {method: awq, samples: 6, max_length: 128}
+  - id: nf4
+    quantize: {method: nf4}
+  - id: gguf
+    export: {type: [Q8_0, Q4_0], imatrix: ingest, samples: 4}
+  - eval: {tasks: [perplexity, kl, exact_match], max_new_tokens: 4}
+`
+
+// workplace is a folder with the recipe above and what it reads.
+func workplace(t *testing.T) string {
+	t.Helper()
+	dir, fix := t.TempDir(), fixtures(t)
+	err := copyTree(filepath.Join(fix, "work"), dir)
+	if err == nil {
+		err = os.Symlink(fix, filepath.Join(dir, "fix"))
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "r.yaml"), []byte(whole), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// tune runs the program in dir and returns what it printed.
+func tune(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("tune", args...)
+	cmd.Dir = dir
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("tune %q: %v\n%s", args, err, errs.String())
+	}
+	return out.String()
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+// One thread or several, left alone or killed at any moment and resumed: the
+// same recipe leaves the same artifacts, bit for bit, by the hashes in its
+// manifest and by hashing the tensors again.
+func TestSameBits(t *testing.T) {
+	dir := workplace(t)
+	began := time.Now()
+	tune(t, dir, "run", "r.yaml", "--threads", "2", "--run-dir", "two", "--quiet")
+	took := time.Since(began)
+	want := read(t, filepath.Join(dir, "two/r/manifest.json"))
+	tune(t, dir, "run", "r.yaml", "--threads", "1", "--run-dir", "one", "--quiet")
+	if got := read(t, filepath.Join(dir, "one/r/manifest.json")); got != want {
+		t.Errorf("one thread and two differ:\n%s\n%s", got, want)
+	}
+	for _, a := range []string{"merge", "gptq", "awq", "nf4", "gguf/r-Q8_0.gguf", "gguf/r-Q4_0.gguf"} {
+		x := tune(t, filepath.Join(dir, "one/r"), "inspect", a, "--json", "--hash")
+		if y := tune(t, filepath.Join(dir, "two/r"), "inspect", a, "--json", "--hash"); x != y {
+			t.Errorf("%s differs", a)
+		}
+	}
+	folders, kills := 5, 4
+	if testing.Short() {
+		folders, kills = 1, 3
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d, a whole run takes %v", seed, took)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for i := range folders {
+		runs := fmt.Sprintf("killed%d", i)
+		for range kills {
+			kill(t, dir, runs, time.Duration(rng.Int64N(int64(took))))
+			complete(t, filepath.Join(dir, runs, "r"))
+		}
+		tune(t, dir, "run", "r.yaml", "--run-dir", runs, "--quiet", "--threads", fmt.Sprint(1+i%2))
+		if got := read(t, filepath.Join(dir, runs, "r/manifest.json")); got != want {
+			t.Errorf("%s: killed and resumed differs:\n%s\n%s", runs, got, want)
+		}
+		a, b := timeless(read(t, filepath.Join(dir, runs, "r/train/metrics.jsonl"))), timeless(read(t, filepath.Join(dir, "two/r/train/metrics.jsonl")))
+		if fmt.Sprint(a) != fmt.Sprint(b) {
+			t.Errorf("%s: steps differ:\n%v\n%v", runs, a, b)
+		}
+		if left := litter(filepath.Join(dir, runs)); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	}
+}
+
+// kill starts the recipe and kills it after a while, unless it ends before.
+func kill(t *testing.T, dir, runs string, after time.Duration) {
+	t.Helper()
+	cmd := exec.Command("tune", "run", "r.yaml", "--run-dir", runs, "--quiet")
+	cmd.Dir = dir
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(after)
+	_ = cmd.Process.Kill() // it may have ended by itself
+	if err := cmd.Wait(); err != nil && cmd.ProcessState.ExitCode() != -1 {
+		t.Errorf("before it was killed: %v", err)
+	}
+}
+
+// complete checks that what lies under a final name is whole.
+func complete(t *testing.T, run string) {
+	t.Helper()
+	for _, name := range []string{"train", "merge", "gptq", "awq", "nf4", "gguf/r-Q8_0.gguf", "gguf/r-Q4_0.gguf"} {
+		path := filepath.Join(run, name)
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		if name == "train" {
+			path = filepath.Join(path, "adapter_model.safetensors")
+		}
+		if err := formats.Verify(path); err != nil {
+			t.Errorf("after a kill: %v", err)
+		}
+	}
+}

@@ -113,7 +113,9 @@ def nf4(s, name, *flags):
     exact = total = 0
     for n, module in m.named_modules():
         if isinstance(module, bnb.nn.Linear4bit):
-            w = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state).float()
+            module.weight.quant_state.dtype, stored = torch.float32, module.weight.quant_state.dtype  # or it rounds to the model's bf16
+            w = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            module.weight.quant_state.dtype = stored
             exact += int((w == state[n + ".weight"]).sum())
             total += w.numel()
     say(total > 0 and exact == total, f"{s.name}: {name} weights decoded by bitsandbytes", f"{total - exact} of {total} differ")

@@ -319,7 +319,7 @@ func TestManyTensors(t *testing.T) {
 // TestFarOffsets reads from a sparse file of 5 GiB, where 32 bits do not reach.
 func TestFarOffsets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "far.safetensors")
-	const far = 5 << 30
+	const far = int64(5 << 30)
 	header := fmt.Sprintf(`{"big":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]},"x":{"dtype":"F32","shape":[2],"data_offsets":[%d,%d]}}`, far, far, far, far+8)
 	f := must(os.Create(path))
 	defer f.Close()

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -68,11 +67,7 @@ func identity(path string) (seenFile, error) {
 	if err != nil {
 		return seenFile{}, err
 	}
-	s := seenFile{Size: st.Size(), MTime: st.ModTime().UnixNano()}
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		s.Inode = sys.Ino
-	}
-	return s, nil
+	return seenFile{Size: st.Size(), MTime: st.ModTime().UnixNano(), Inode: inode(st)}, nil
 }
 
 // sum is the sha256 of one file.

@@ -121,7 +121,7 @@ func (u *unitType) groups() bool {
 	t, cols := u.raw.Type, u.raw.Cols
 	size := int(t.Group)
 	if u.loop != loopHigh && (size <= 0 || size >= cols) {
-		size = 1 << 62 // a row is one group
+		size = 1 << 30 // more than a row has: it is one group
 	}
 	if size < unitSize || size&(size-1) != 0 || t.Flags&dtype.Perm != 0 {
 		return false

@@ -163,7 +163,7 @@ func mergeData(c *ucli.Context, modelPath string) ([]data.Batch, error) {
 	}
 	ex := data.Example{}
 	for i := range 1024 {
-		ex.IDs = append(ex.IDs, int32((i*2654435761+12345)%v))
+		ex.IDs = append(ex.IDs, int32((int64(i)*2654435761+12345)%int64(v)))
 	}
 	return recipes.KLBatches([]data.Example{ex}), nil
 }

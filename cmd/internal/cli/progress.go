@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/sys/unix"
 
 	"github.com/tunekit/tunekit/recipes"
 )
@@ -33,11 +32,6 @@ func newWatcher(w io.Writer, quiet bool) *watcher {
 	f, isFile := w.(*os.File)
 	term := isFile && isTerminal(f) && os.Getenv("TERM") != "dumb" && os.Getenv("CI") == ""
 	return &watcher{w: w, terminal: term, quiet: quiet}
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), ioctlGetTermios)
-	return err == nil
 }
 
 const (

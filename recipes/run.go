@@ -230,6 +230,9 @@ func (x *run) execute(ctx context.Context) error {
 		if old != nil && !(x.opt.WriteBaseline != "" && j.Stage.Eval != nil) {
 			x.done[j.Stage.ID] = old
 			x.event(Event{What: "cached"})
+			if err := atomic.RemoveAll(x.workDir(j.Stage.ID)); err != nil { // killed before it was
+				return err
+			}
 			continue
 		}
 		if !x.wanted(j.Stage.ID) {
@@ -276,7 +279,7 @@ func (x *run) one(ctx context.Context, j *Job, res *Result) error {
 	}
 	x.done[j.Stage.ID] = res
 	x.event(Event{What: "done", Took: res.Seconds})
-	return nil
+	return atomic.RemoveAll(x.workDir(j.Stage.ID)) // not before: it is what a killed run goes on from
 }
 
 // job is the job of a stage.

@@ -68,9 +68,10 @@ func sameInputs(a, b *Job) bool {
 }
 
 func runQuantize(ctx context.Context, x *run, j *Job, res *Result) error {
-	if exists(x.stageDir(j.Stage.ID)) { // made beside a neighbour
-		var err error
-		res.Quantize, err = readQuantReport(x.stageDir(j.Stage.ID))
+	if exists(filepath.Join(x.stageDir(j.Stage.ID), quantReport)) { // made beside a neighbour
+		return x.quantized(j, res)
+	}
+	if err := atomic.RemoveAll(x.stageDir(j.Stage.ID)); err != nil { // finished, but killed before its report
 		return err
 	}
 	group := x.neighbours(j)
@@ -121,11 +122,18 @@ func runQuantize(ctx context.Context, x *run, j *Job, res *Result) error {
 			return err
 		}
 	}
-	if res.Quantize, err = readQuantReport(jobs[0].Path); err != nil {
+	return x.quantized(j, res)
+}
+
+// quantized takes over the report beside a stage's weights.
+func (x *run) quantized(j *Job, res *Result) error {
+	r, err := readQuantReport(x.stageDir(j.Stage.ID))
+	if err != nil {
 		return err
 	}
-	res.Notes = append(res.Notes, reports[0].Warnings...)
-	return x.failOn(j, "fallback", int64(reports[0].Fallbacks()))
+	res.Quantize = r
+	res.Notes = append(res.Notes, r.Report.Warnings...)
+	return x.failOn(j, "fallback", int64(r.Report.Fallbacks()))
 }
 
 func (x *run) mostSamples(group []*Job) int {
@@ -154,6 +162,7 @@ func readQuantReport(dir string) (*QuantizeResult, error) {
 		}
 		r.Layers = append(r.Layers, layer)
 	}
+	r.Report.Layers = r.Layers
 	r.Bits = r.Report.BitsPerWeight()
 	return r, nil
 }

@@ -180,15 +180,12 @@ func hasTokenizer(src *arch.Source) bool {
 	return false
 }
 
-// keepMetrics moves what a reader wants of the training state into the stage's
-// folder and drops the rest.
+// keepMetrics copies what a reader wants of the training state into the stage's
+// folder.
 func (x *run) keepMetrics(j *Job, work string) error {
 	raw, err := os.ReadFile(filepath.Join(work, "metrics.jsonl"))
 	if err != nil {
 		return err
 	}
-	if err := atomic.WriteFile(filepath.Join(x.stageDir(j.Stage.ID), "metrics.jsonl"), raw); err != nil {
-		return err
-	}
-	return atomic.RemoveAll(work)
+	return atomic.WriteFile(filepath.Join(x.stageDir(j.Stage.ID), "metrics.jsonl"), raw)
 }

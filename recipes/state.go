@@ -48,7 +48,7 @@ func (x *run) clear(j *Job, addr digest) error {
 	var res Result
 	raw, err := os.ReadFile(x.statePath(j.Stage.ID))
 	if err == nil && json.Unmarshal(raw, &res) == nil && res.Address == addr && res.Outputs == nil {
-		return nil // the same work, interrupted: its own journal goes on
+		return x.unrecorded(j) // the same work, interrupted: its own journal goes on
 	}
 	if _, err := os.Stat(x.stageDir(j.Stage.ID)); err == nil && raw == nil {
 		return fail.Usagef(x.stageDir(j.Stage.ID), "move it away, or give the run another name", "this folder was not made by a run and would be overwritten")
@@ -63,6 +63,16 @@ func (x *run) clear(j *Job, addr digest) error {
 		return err
 	}
 	return atomic.WriteFile(x.statePath(j.Stage.ID), mark)
+}
+
+// unrecorded removes a folder that was finished and not recorded before the run
+// was killed; making it again costs little where the stage's own state is kept.
+// Exports replace files one by one, quantize stages know theirs by its report.
+func (x *run) unrecorded(j *Job) error {
+	if j.Stage.Export != nil || j.Stage.Quantize != nil {
+		return nil
+	}
+	return atomic.RemoveAll(x.stageDir(j.Stage.ID))
 }
 
 // leftovers are unfinished writes of a stage's artifact.

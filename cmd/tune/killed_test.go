@@ -96,11 +96,20 @@ func TestSameBits(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d, a whole run takes %v", seed, took)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	for i := range folders {
+	for i := range folders + 1 {
 		runs := fmt.Sprintf("killed%d", i)
 		for range kills {
-			kill(t, dir, runs, time.Duration(rng.Int64N(int64(took))))
+			after := time.Duration(rng.Int64N(int64(took)))
+			if i < folders {
+				kill(t, dir, runs, func() bool { time.Sleep(after); return true })
+			}
 			complete(t, filepath.Join(dir, runs, "r"))
+		}
+		if i == folders { // as soon as a path appears
+			for _, name := range moments {
+				kill(t, dir, runs, func() bool { _, err := os.Stat(filepath.Join(dir, runs, "r", name)); return err == nil })
+				complete(t, filepath.Join(dir, runs, "r"))
+			}
 		}
 		tune(t, dir, "run", "r.yaml", "--run-dir", runs, "--quiet", "--threads", fmt.Sprint(1+i%2))
 		if got := read(t, filepath.Join(dir, runs, "r/manifest.json")); got != want {
@@ -116,18 +125,39 @@ func TestSameBits(t *testing.T) {
 	}
 }
 
-// kill starts the recipe and kills it after a while, unless it ends before.
-func kill(t *testing.T, dir, runs string, after time.Duration) {
+// moments are paths between whose appearing and being recorded a kill is worst.
+var moments = []string{
+	"ingest", ".work/train/metrics.jsonl", "train", "train/metrics.jsonl", ".state/merge.json", "merge", "gptq", "gptq/quantization.json", "awq/quantization.json",
+	"nf4", "gguf/r-Q8_0.gguf", "gguf/r-Q4_0.gguf", "eval", "manifest.json",
+}
+
+// kill starts the recipe and kills it when due, unless it ends before.
+func kill(t *testing.T, dir, runs string, due func() bool) {
 	t.Helper()
 	cmd := exec.Command("tune", "run", "r.yaml", "--run-dir", runs, "--quiet")
 	cmd.Dir = dir
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(after)
-	_ = cmd.Process.Kill() // it may have ended by itself
-	if err := cmd.Wait(); err != nil && cmd.ProcessState.ExitCode() != -1 {
-		t.Errorf("before it was killed: %v", err)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	var err error
+	for done := false; !done; {
+		select {
+		case err = <-ended:
+			done = true
+		default:
+			if due() {
+				_ = cmd.Process.Kill() // it may have ended by itself
+				err = <-ended
+				done = true
+			}
+		}
+	}
+	if err != nil && cmd.ProcessState.ExitCode() != -1 {
+		t.Errorf("before it was killed: %v\n%s", err, errs.String())
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"log"
 	"math"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 
 	"github.com/tunekit/tunekit/data"
@@ -53,7 +52,7 @@ func main() {
 
 func run(out string, docs int) error {
 	base := filepath.Join(out, "init")
-	if err := os.MkdirAll(base, 0o755); err != nil {
+	if err := atomic.MkdirAll(base); err != nil {
 		return err
 	}
 	if err := writeTokenizer(base); err != nil {

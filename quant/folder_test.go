@@ -219,13 +219,17 @@ func TestFolderResumes(t *testing.T) {
 	for _, stop := range []int64{1, 200_000, 420_000} {
 		dir := t.TempDir()
 		ctx, cancel := context.WithCancel(context.Background())
-		_, err := Folder(ctx, cpu.New(cpu.Options{}), src, testJobs(dir, 32), cal, func(done, total int64) {
+		dev := cpu.New(cpu.Options{})
+		_, err := Folder(ctx, dev, src, testJobs(dir, 32), cal, func(done, total int64) {
 			if done >= stop {
 				cancel()
 			}
 		})
 		if e := (*fail.Error)(nil); !errors.As(err, &e) || e.Kind != fail.Interrupted {
 			t.Fatalf("stopped at %d: %v", stop, err)
+		}
+		if now := dev.Info().Mem.Now; kernels.Total(now) != 0 {
+			t.Errorf("stopped at %d: memory is left: %v", stop, now)
 		}
 		for _, j := range testJobs(dir, 32) {
 			if _, err := os.Stat(j.Path); err == nil {

@@ -152,10 +152,7 @@ func codeAt(row []byte, bits, c int) uint8 {
 // IntGrid is the scale and the zero point of a group whose values lie between
 // lo and hi, taken to include 0. Asymmetric: scale = (hi-lo)/(2^b-1), zero =
 // round(-lo/scale). Symmetric: scale = 2·max(hi,-lo)/(2^b-1), zero = 2^(b-1). The
-// scale is rounded to its stored type first, and never to 0. A symmetric scale of
-// 16 bits is not rounded up: the largest magnitude lies half way between two
-// codes, and a negative one then always takes the outer code, as it does with
-// scales of 32 bits, where a positive one has only the inner.
+// scale is rounded to its stored type first, and never to 0.
 func IntGrid(t dtype.Type, lo, hi float32) (scale, zero float32) {
 	lo, hi = min(lo, 0), max(hi, 0)
 	top := float32(int(1)<<t.Bits() - 1)
@@ -167,9 +164,6 @@ func IntGrid(t dtype.Type, lo, hi float32) (scale, zero float32) {
 		lo, hi = -1, 1
 	}
 	scale = RoundScale(t.Scale, (hi-lo)/top)
-	if t.Flags&dtype.Zero == 0 && scale > (hi-lo)/top {
-		scale = RoundScale(t.Scale, (hi-lo)/top*below(t.Scale))
-	}
 	if scale == 0 {
 		scale = smallest(t.Scale)
 	}
@@ -179,15 +173,28 @@ func IntGrid(t dtype.Type, lo, hi float32) (scale, zero float32) {
 	return scale, min(max(roundEven(-lo/scale), 0), top)
 }
 
-// below is a factor that makes rounding to nearest end at or under a value.
-func below(k dtype.Kind) float32 {
-	switch k {
-	case dtype.F16:
-		return 1 - 0x1p-11
-	case dtype.BF16:
-		return 1 - 0x1p-8
+// notAbove is a symmetric scale of 16 bits that is not rounded up. The largest
+// magnitude of a group lies half way between two codes. Rounded to nearest, a
+// negative one then always takes the outer code, as it does with scales of 32
+// bits; a positive one has only the inner. (Perplexity of SmolLM2-135M in groups
+// of 64: 19.97, against 20.77 where chance decides.)
+func notAbove(t dtype.Type, scale, lo, hi float32) float32 {
+	top := float32(int(1)<<t.Bits() - 1)
+	exact := 2 * max(hi, -lo) / top
+	if t.Flags&dtype.Zero != 0 || scale <= exact || exact == 0 {
+		return scale
 	}
-	return 1
+	less := float32(1)
+	switch t.Scale {
+	case dtype.F16:
+		less -= 0x1p-11
+	case dtype.BF16:
+		less -= 0x1p-8
+	}
+	if s := RoundScale(t.Scale, exact*less); s > 0 {
+		return s
+	}
+	return scale
 }
 
 // smallest is a scale for values that are as good as 0.
@@ -215,7 +222,9 @@ func encodeIntRow(m Raw, p *[dtype.NumPlanes]dtype.Plane, row int, x []float32) 
 	top := float32(int(1)<<bits - 1)
 	scale, zero := hi, lo
 	for g := range groups {
-		scale[g], zero[g] = IntGrid(t, lo[g], hi[g])
+		low, high := lo[g], hi[g]
+		scale[g], zero[g] = IntGrid(t, low, high)
+		scale[g] = notAbove(t, scale[g], low, high)
 		putScale(m.Data[p[dtype.Scales].Off:], t.Scale, row*groups+g, scale[g])
 		if t.Flags&dtype.Zero != 0 {
 			m.Data[p[dtype.Zeros].Off+row*groups+g] = uint8(zero[g])

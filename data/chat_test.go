@@ -309,7 +309,7 @@ func TestIngestChat(t *testing.T) {
 	held := write(t, "held.parquet", b.String())
 	d, r := ingestOne(t, Options{Datasets: []Source{{Path: train}}, ValDatasets: []Source{{Path: held}}, Shuffle: &no}, tok, tmpl)
 	if r.SharedPrompts != 0 || r.Overlap != 0 || len(d.Train) != 300 || len(d.Val) != 40 {
-		t.Errorf("%s", r.Markdown())
+		t.Errorf("%s", r.Line())
 	}
 	for i, row := range corpus.Task(1, 300, corpus.Train) {
 		prompt, answer := d.Train[i].Answer()
@@ -328,7 +328,7 @@ func TestIngestChat(t *testing.T) {
 	o.BadRows = "drop"
 	d, r = ingestOne(t, o, tok, tmpl)
 	if r.Dropped["bad_row"] != 104 || r.Kept+r.Split != 600 || r.Split == 0 || len(d.Train)+len(d.Val) <= 600 {
-		t.Errorf("%s", r.Markdown())
+		t.Errorf("%s", r.Line())
 	}
 }
 

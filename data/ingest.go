@@ -50,17 +50,6 @@ func Ingest(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template, prog
 	return d, in.report, err
 }
 
-// Key is the hash of everything that shapes what Ingest returns: options,
-// contents of the files, tokenizer and template. It reads the files but
-// tokenizes nothing.
-func Key(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template) (string, error) {
-	if err := o.Fill(); err != nil {
-		return "", err
-	}
-	_, key, err := resolve(ctx, &o, tok, tmpl)
-	return key, err
-}
-
 // ingestVersion changes when the same inputs give other tokens or masks.
 const ingestVersion = "tunekit ingest 1"
 

@@ -506,7 +506,10 @@ func TestShuffleAndKey(t *testing.T) {
 		t.Error("order does not follow the seed")
 	}
 	key := func(o Options) string {
-		k, err := Key(context.Background(), o, nil, nil)
+		if err := o.Fill(); err != nil {
+			t.Fatal(err)
+		}
+		_, k, err := resolve(context.Background(), &o, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -650,8 +653,8 @@ func TestManyBadRows(t *testing.T) {
 	if len(r.Bad) != 20 || r.Dropped["bad_row"] != 150 || r.Bad[19].Row != 200 {
 		t.Errorf("report lists %d, counts %d", len(r.Bad), r.Dropped["bad_row"])
 	}
-	if md := r.Markdown(); !strings.Contains(md, "150 bad row") || !strings.Contains(md, "row 200: column input_ids") {
-		t.Errorf("markdown:\n%s", md)
+	if l := r.Line(); !strings.Contains(l, "150 bad row") || !strings.Contains(r.Bad[19].Error(), "column input_ids") {
+		t.Errorf("line %q, last bad row %v", l, r.Bad[19])
 	}
 }
 

@@ -64,8 +64,6 @@ func (l *Loader) StepsPerEpoch() int {
 }
 
 // Rows is the number of bins (packing) or samples of an epoch.
-func (l *Loader) Rows() int { return l.rows }
-
 // Step returns optimizer step i, counted from 0 over all epochs. The caller
 // owns the result.
 func (l *Loader) Step(i int) Step {

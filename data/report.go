@@ -170,27 +170,3 @@ func (r *Report) Line() string {
 	}
 	return s + fmt.Sprintf(" · val %s samples", group(int64(r.ValSamples)))
 }
-
-// Markdown is the report for summary.md.
-func (r *Report) Markdown() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\n| | samples | tokens | supervised |\n|---|---:|---:|---:|\n", r.Line())
-	fmt.Fprintf(&b, "| train | %s | %s | %s |\n", group(int64(r.TrainSamples)), group(r.TrainTokens), group(r.TrainSupervised))
-	fmt.Fprintf(&b, "| held back | %s | %s | %s |\n", group(int64(r.ValSamples)), group(r.ValTokens), group(r.ValSupervised))
-	fmt.Fprintf(&b, "\nDuplicates %s, training rows also held back %s, held-back samples whose prompt is trained on %s, repeated by weight %s, left out by weight %s.\n",
-		group(r.Duplicates), group(r.Overlap), group(int64(r.SharedPrompts)), group(r.Repeated), group(r.Skipped))
-	if r.Longest > 0 {
-		fmt.Fprintf(&b, "\nLongest row: %s tokens (%s); %s.\n", group(int64(r.Longest)), r.LongestAt, r.overLine())
-		b.WriteString("\n| tokens | rows |\n|---|---:|\n")
-		for _, l := range r.Lengths {
-			fmt.Fprintf(&b, "| %d–%d | %s |\n", l.Low, l.High, group(l.Samples))
-		}
-	}
-	for _, n := range r.Notes {
-		fmt.Fprintf(&b, "\n- %s", n)
-	}
-	for _, row := range r.Bad {
-		fmt.Fprintf(&b, "\n- %s: %s", row.RowRef, row.Error())
-	}
-	return strings.TrimRight(b.String(), "\n") + "\n"
-}

@@ -89,9 +89,6 @@ func jinjaError(err error) error {
 	return &fail.Error{Kind: kind, Where: where, Msg: e.Msg, Hint: hint, Err: err}
 }
 
-// Source is the text the template was parsed from.
-func (t *Template) Source() string { return t.src }
-
 // Render gives the text of a conversation; addGenerationPrompt appends the
 // opening of the next assistant turn, for templates that have one. Errors are
 // what the template raises, or name its line.

@@ -1,12 +1,10 @@
 package data
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"unicode"
 
-	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 )
 
@@ -166,43 +164,4 @@ func (t *Template) trimTurn(text string, start, end int) int {
 		}
 	}
 	return end
-}
-
-// Drops tells, in words, what of a conversation the rendered text lacks: tool
-// calls or tools that the template does not know of. "" means nothing was
-// found missing.
-func (t *Template) Drops(c Conversation, text string) string {
-	for i, m := range c.Messages {
-		for _, name := range toolNames(m.Dict, "tool_calls") {
-			if !strings.Contains(text, name) {
-				return fmt.Sprintf("the tool call %q of message %d", name, i)
-			}
-		}
-	}
-	names := toolNames(jinja.NewDict("tools", c.Tools), "tools")
-	for _, name := range names {
-		if strings.Contains(text, name) {
-			return ""
-		}
-	}
-	if len(names) > 0 {
-		return fmt.Sprintf("the tools (%q is the first)", names[0])
-	}
-	return ""
-}
-
-// toolNames lists the function names in a list of tools or tool calls.
-func toolNames(d *jinja.Dict, key string) (names []string) {
-	v, _ := d.Get(key)
-	list, _ := v.([]any)
-	for _, e := range list {
-		f, _ := e.(*jinja.Dict)
-		if inner, ok := f.Get("function"); ok {
-			f, _ = inner.(*jinja.Dict)
-		}
-		if name := f.String("name"); name != "" {
-			names = append(names, name)
-		}
-	}
-	return names
 }

@@ -2,7 +2,6 @@ package train
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -106,24 +105,4 @@ func (r *run) keepBest() error {
 	}
 	r.log("keeping the parameters of step %d (validation loss %s)", r.best.Step, fmt.Sprintf("%.4f", r.best.Loss))
 	return r.load(s)
-}
-
-// Clean removes a finished run's checkpoints from its state folder and leaves
-// metrics.jsonl.
-func Clean(dir string) error {
-	unlock, err := lockDir(dir)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	steps, err := listStates(dir)
-	if err != nil {
-		return err
-	}
-	for _, s := range steps {
-		if err := os.Remove(statePath(dir, s)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -449,10 +449,4 @@ func TestOtherMachine(t *testing.T) {
 	if err != nil || len(steps) != 24 || steps[4].Loss == 1.25 {
 		t.Errorf("%d lines, %v", len(steps), err)
 	}
-	if err := Clean(dir); err != nil {
-		t.Fatal(err)
-	}
-	if left, _ := listStates(dir); len(left) != 0 {
-		t.Errorf("left %v", left)
-	}
 }

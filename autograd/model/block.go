@@ -135,8 +135,8 @@ type Part struct {
 	Forward func(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor
 }
 
-// Parts are the block's attention and feed-forward parts.
-func (b *Block) Parts() []Part {
+// parts are the block's attention and feed-forward parts.
+func (b *Block) parts() []Part {
 	return []Part{
 		{"self_attn", []*nn.Linear{b.Q, b.K, b.V}, b.attention},
 		{"mlp", []*nn.Linear{b.Gate, b.Up}, b.mlp},
@@ -157,7 +157,7 @@ type Pair struct {
 // Smooth lists the block's pairs. Scales between v and o exist only where every
 // query head has a value head of its own.
 func (b *Block) Smooth() []Pair {
-	parts := b.Parts()
+	parts := b.parts()
 	pairs := []Pair{{Norm: b.AttnNorm, Next: parts[0].Linears, Part: parts[0]}}
 	if b.spec.H == b.spec.K {
 		pairs = append(pairs, Pair{Prev: b.V, Next: []*nn.Linear{b.O}, Part: alone("o_proj", b.O)})

@@ -43,9 +43,6 @@ func (c *Cache) Len(slot int) int { return c.n[slot] }
 // Reset empties a slot.
 func (c *Cache) Reset(slot int) { c.n[slot] = 0 }
 
-// Truncate forgets all but the first n tokens of a slot.
-func (c *Cache) Truncate(slot, n int) { c.n[slot] = min(c.n[slot], n) }
-
 // Close gives the memory back.
 func (c *Cache) Close() {
 	for _, kv := range c.layers {

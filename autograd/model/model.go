@@ -5,9 +5,7 @@
 package model
 
 import (
-	"fmt"
 	"iter"
-	"strings"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -104,31 +102,6 @@ func (m *Model) release(p *autograd.Param) {
 	}
 }
 
-// SetWeight replaces a weight: data is a [p.Rows, p.Cols] matrix of type t laid
-// out by dtype.Planes. With kernels.Borrow it must stay unchanged until the
-// next SetWeight of p or Close.
-func (m *Model) SetWeight(p *autograd.Param, t dtype.Type, data []byte, u kernels.Use) error {
-	if m.Flat != nil {
-		return fmt.Errorf("model: %s is part of a trainable model and cannot be replaced", p.Name)
-	}
-	w, err := m.Dev.Load(kernels.Weights, t, p.Rows, p.Cols, data, u)
-	if err != nil {
-		return err
-	}
-	m.release(p)
-	p.Mat = w
-	m.owned[p] = true
-	return nil
-}
-
-// SetF32 replaces a weight by float32 values [p.Rows·p.Cols], which are copied.
-func (m *Model) SetF32(p *autograd.Param, v []float32) error {
-	if len(v) != p.Len() {
-		panic(fmt.Sprintf("model: %d values for %s [%d %d]", len(v), p.Name, p.Rows, p.Cols))
-	}
-	return m.SetWeight(p, dtype.Of(dtype.F32), bytesOf(v), kernels.Copy)
-}
-
 // Decode returns a weight as float32 values [p.Rows·p.Cols].
 func (m *Model) Decode(p *autograd.Param) ([]float32, error) {
 	out := make([]float32, p.Len())
@@ -142,9 +115,4 @@ func (m *Model) Decode(p *autograd.Param) ([]float32, error) {
 		return m.Dev.Download(bytesOf(out), b)
 	})
 	return out, err
-}
-
-// Module returns the module path of a parameter name: without ".weight".
-func Module(param string) string {
-	return strings.TrimSuffix(strings.TrimSuffix(param, ".weight"), ".bias")
 }

@@ -29,15 +29,6 @@ var tasks = []struct {
 	{"sort", 8, taskSort},
 }
 
-// Kinds are the names of the task's kinds.
-func Kinds() []string {
-	out := make([]string, len(tasks))
-	for i, t := range tasks {
-		out[i] = t.kind
-	}
-	return out
-}
-
 // Task returns n rows of a part of the task: a user's request and the answer,
 // all prompts different. Rows of different parts never share a record, date,
 // quantity or set of numbers, whatever their seeds; train rows of different

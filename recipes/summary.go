@@ -125,7 +125,9 @@ func (x *run) facts() []string {
 			out = append(out, r.Ingest.Line())
 		}
 		if r.Eval != nil {
-			out = append(out, overlapWords(r.Eval))
+			if words := overlapWords(r.Eval); !slices.Contains(out, words) { // several stages measure on the same rows
+				out = append(out, words)
+			}
 		}
 		if r.Export != nil {
 			for _, f := range r.Export.Files {
@@ -172,7 +174,7 @@ func (x *run) commands() []Command {
 			chat = x.pathOf(ref)
 		case s.Quantize != nil && slices.Contains(s.Quantize.For, "vllm"): // checked against what it loads
 			out = append(out, Command{"vLLM", fmt.Sprintf("vllm serve %s --served-model-name %s", shell(x.pathOf(ref)), shell(x.Name+"-"+s.ID))})
-		case s.Train != nil && s.Train.Adapter != "none" && x.BaseModel != "" && filepath.Ext(x.BaseModel) != ".gguf":
+		case s.Train != nil && s.Train.Adapter != "none" && x.BaseModel != "" && filepath.Ext(x.BaseModel) != ".gguf" && !strings.HasPrefix(x.BaseModel, embeddedPrefix):
 			out = append(out, Command{"vLLM", fmt.Sprintf("vllm serve %s --enable-lora --max-lora-rank %d --lora-modules %s", shell(x.BaseModel), max(8, s.Train.LoRA.R), shell(x.Name+"="+x.pathOf(ref)))})
 		case s.Export != nil && s.Export.Format == "gguf":
 			ref.Member = s.Export.Type[0]

@@ -16,6 +16,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/train/eval"
 )
 
 func compareCommand() *ucli.Command {
@@ -58,7 +59,11 @@ func readRows(run string) ([]row, error) {
 		if err := json.Unmarshal(raw, &e); err != nil {
 			return nil, fail.Inputf(f, "", "%w", err)
 		}
-		for _, m := range e.Metrics {
+		speed, err := timed(filepath.Dir(f))
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range append(e.Metrics, speed...) {
 			r := by[m.Model]
 			if r == nil {
 				r = &row{Name: m.Model, Metrics: map[string]float64{}}
@@ -75,9 +80,24 @@ func readRows(run string) ([]row, error) {
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Bytes < out[j].Bytes })
 	best := 0.0
 	for i := range out {
-		if p, ok := out[i].Metrics["perplexity"]; ok && (best == 0 || p < best) {
+		if p, ok := out[i].Metrics["perplexity"]; ok && out[i].Bytes > 0 && (best == 0 || p < best) {
 			out[i].Pareto, best = true, p
 		}
+	}
+	return out, nil
+}
+
+// timed reads the speeds an evaluation measured; they lie in a file of their
+// own, since they differ from run to run.
+func timed(dir string) ([]eval.Metric, error) {
+	path := filepath.Join(dir, "speed.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil // nothing was timed
+	}
+	var out []eval.Metric
+	if err := json.Unmarshal(raw, &out); err != nil {
+		return nil, fail.Inputf(path, "", "%w", err)
 	}
 	return out, nil
 }
@@ -169,7 +189,7 @@ func pick(c *ucli.Context, rows []row) (*row, error) {
 	var best *row
 	for i := range rows {
 		r := &rows[i]
-		if r.Out != "" {
+		if r.Out != "" || r.Bytes == 0 { // the base is not of this run
 			continue
 		}
 		switch {
@@ -199,7 +219,11 @@ func printRows(c *ucli.Context, rows []row) {
 	cols := []string{"perplexity", "kl", "top1", "exact_match", "decode_tokens_per_second"}
 	fmt.Fprintf(w, "model\tsize\t%s\t\n", strings.Join(cols, "\t"))
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s", r.Name, humanize.Bytes(uint64(r.Bytes)))
+		size := "" // the base lies outside of the run
+		if r.Bytes > 0 {
+			size = humanize.Bytes(uint64(r.Bytes))
+		}
+		fmt.Fprintf(w, "%s\t%s", r.Name, size)
 		for _, k := range cols {
 			if v, ok := r.Metrics[k]; ok {
 				fmt.Fprintf(w, "\t%.4g", v)

@@ -171,7 +171,7 @@ func readPrompts(c *ucli.Context, tok *data.Tokenizer, add func([]int32, error) 
 func chatCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "chat", Usage: "talk to a model",
-		Description: examples("tune chat -m runs/quickstart/gguf", "tune chat -m models/M --adapter runs/support/adapter"),
+		Description: examples("tune chat -m runs/quickstart/merged", "tune chat -m models/M --adapter runs/support/adapter"),
 		Flags:       modelFlags(append(samplingFlags(), modelFlag(), adapterFlag(), &ucli.StringFlag{Name: "system", Usage: "system message"})...),
 		Action:      runChat,
 	}

@@ -15,6 +15,7 @@ func Clean(dir string, keep []string) error {
 	if len(states) == 0 {
 		return fail.Usagef(dir, "name a folder below runs/", "not a run folder")
 	}
+	atomic.Clean(dir)
 	remove := []string{filepath.Join(dir, ".work")}
 	if len(keep) > 0 {
 		for _, s := range states {

@@ -47,9 +47,7 @@ var jobs = []job{
 		}
 		return w.Commit()
 	}},
-	{name: "folder", want: map[string]string{"m/a": "1", "m/s/b": "2"}, run: func(d atomic.Disk, dir string) error { return folder(d, dir, (*atomic.Folder).Commit) }},
-	{name: "folder over folder", before: map[string]string{"m/old": "0"}, want: map[string]string{"m/a": "1", "m/s/b": "2"},
-		run: func(d atomic.Disk, dir string) error { return folder(d, dir, (*atomic.Folder).CommitReplace) }},
+	{name: "folder", want: map[string]string{"m/a": "1", "m/s/b": "2"}, run: func(d atomic.Disk, dir string) error { return folder(d, dir) }},
 	{name: "partial file", resume: true, want: map[string]string{"m": "abcdef"}, run: func(d atomic.Disk, dir string) error {
 		return partial(d, filepath.Join(dir, "m"), atomic.Plan{ID: "y", Files: []atomic.PlanFile{{Size: 6}}}, map[string]atomic.Piece{"k2": {Off: 3, Data: []byte("def")}, "k1": {Data: []byte("abc")}})
 	}},
@@ -58,7 +56,7 @@ var jobs = []job{
 	}},
 }
 
-func folder(d atomic.Disk, dir string, commit func(*atomic.Folder) error) error {
+func folder(d atomic.Disk, dir string) error {
 	f, err := d.Dir(filepath.Join(dir, "m"))
 	if err != nil {
 		return err
@@ -67,7 +65,7 @@ func folder(d atomic.Disk, dir string, commit func(*atomic.Folder) error) error 
 	if err := errors.Join(f.WriteFile("a", []byte("1")), f.Mkdir("s"), f.WriteFile("s/b", []byte("2"))); err != nil {
 		return err
 	}
-	return commit(f)
+	return f.Commit()
 }
 
 func partial(d atomic.Disk, path string, plan atomic.Plan, pieces map[string]atomic.Piece) error {

@@ -140,14 +140,7 @@ func (w *FolderFile) Close() error {
 
 // Commit publishes the folder. A path that already holds something other than
 // an empty folder is refused.
-func (t *Folder) Commit() error { return t.commit(false) }
-
-// CommitReplace publishes the folder in the place of what is there. Where the
-// system can exchange two names the path always holds one of the two; elsewhere
-// there is an instant when it holds nothing.
-func (t *Folder) CommitReplace() error { return t.commit(true) }
-
-func (t *Folder) commit(replace bool) error {
+func (t *Folder) Commit() error {
 	if t.ended {
 		return failed(t.path, "committing", fs.ErrClosed)
 	}
@@ -161,7 +154,7 @@ func (t *Folder) commit(replace bool) error {
 	if err := t.d.syncTree(t.temp); err != nil {
 		return failed(t.path, "syncing", err)
 	}
-	if err := t.d.publish(t.temp, t.path, replace); err != nil {
+	if err := t.d.publish(t.temp, t.path); err != nil {
 		return failed(t.path, "renaming", err)
 	}
 	t.ended = true
@@ -199,30 +192,11 @@ func (d Disk) syncTree(dir string) error {
 }
 
 // publish renames temp to path.
-func (d Disk) publish(temp, path string, replace bool) error {
-	if !d.occupied(path) {
-		return d.FS.Rename(temp, path)
-	}
-	if !replace {
+func (d Disk) publish(temp, path string) error {
+	if d.occupied(path) {
 		return fmt.Errorf("%w and is not an empty folder", fs.ErrExist)
 	}
-	err := d.FS.Exchange(temp, path)
-	if err == nil {
-		d.FS.RemoveAll(temp)
-		return nil
-	}
-	if !errors.Is(err, errors.ErrUnsupported) {
-		return err
-	}
-	old := tempName(path)
-	if err := d.FS.Rename(path, old); err != nil {
-		return err
-	}
-	if err := d.FS.Rename(temp, path); err != nil {
-		return errors.Join(err, d.FS.Rename(old, path))
-	}
-	d.FS.RemoveAll(old)
-	return nil
+	return d.FS.Rename(temp, path)
 }
 
 // occupied reports whether path holds something other than an empty folder.

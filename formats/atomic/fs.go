@@ -12,9 +12,6 @@ import (
 type FS interface {
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	Rename(from, to string) error
-	// Exchange swaps two existing paths in one step; errors.ErrUnsupported where
-	// the system has no such call.
-	Exchange(a, b string) error
 	Remove(name string) error
 	RemoveAll(name string) error
 	Mkdir(name string, perm fs.FileMode) error
@@ -56,7 +53,6 @@ func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 }
 
 func (osFS) Rename(from, to string) error               { return os.Rename(from, to) }
-func (osFS) Exchange(a, b string) error                 { return exchange(a, b) }
 func (osFS) Remove(name string) error                   { return os.Remove(name) }
 func (osFS) RemoveAll(name string) error                { return os.RemoveAll(name) }
 func (osFS) Mkdir(name string, perm fs.FileMode) error  { return os.Mkdir(name, perm) }

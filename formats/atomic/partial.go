@@ -394,7 +394,7 @@ func (p *Partial) Commit() error {
 
 func (p *Partial) rename() error {
 	if p.plan.Dir {
-		return p.d.publish(p.part(dataName), p.path, false)
+		return p.d.publish(p.part(dataName), p.path)
 	}
 	return p.d.FS.Rename(p.part(dataName), p.path)
 }

@@ -2,11 +2,6 @@
 
 package atomic
 
-import (
-	"errors"
-	"os"
-)
+import "os"
 
 func allocate(f *os.File, size int64) error { return f.Truncate(size) }
-
-func exchange(a, b string) error { return errors.ErrUnsupported }

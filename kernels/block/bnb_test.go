@@ -17,11 +17,7 @@ func TestCodeMaps(t *testing.T) {
 	nf4, fp4 := block.CodeMap4(dtype.NF4), block.CodeMap4(dtype.FP4)
 	got := map[string][]float32{
 		"nf4": nf4[:], "fp4": fp4[:],
-		"linear_signed": block.LinearMap(true), "linear_unsigned": block.LinearMap(false),
-		"dynamic_signed": block.DynamicMap(true, 8), "dynamic_unsigned": block.DynamicMap(false, 8),
-	}
-	for b := 4; b < 8; b++ {
-		got[fmt.Sprintf("dynamic_signed_%dbit", b)] = block.DynamicMap(true, b)
+		"dynamic_signed": block.DynamicMap(),
 	}
 	for name, v := range got {
 		w := want[name].f32()
@@ -186,10 +182,12 @@ func TestBlockwise8(t *testing.T) {
 		p := strings.Split(c.Key, "/")
 		var size int
 		fmt.Sscan(p[3], &size)
-		code := block.DynamicMap(p[2] == "dynamic_signed", 8)
+		if p[2] != "dynamic_signed" {
+			continue
+		}
 		x := as(p[1], all[p[0]+"/f32/x"].f32())
 		q, absmax := make([]byte, len(x)), make([]float32, (len(x)+size-1)/size)
-		block.Quantize8(q, absmax, x, code, size)
+		block.Quantize8(q, absmax, x, size)
 		want, n := all[c.Key+"/q"].Data, 0
 		for i := range want {
 			if q[i] != want[i] {
@@ -201,11 +199,6 @@ func TestBlockwise8(t *testing.T) {
 		}
 		if !sameBits(absmax, all[c.Key+"/absmax"].f32()) {
 			t.Errorf("%s: absmax differs", c.Key)
-		}
-		out := make([]float32, len(x))
-		block.Dequantize8(out, q, absmax, code, size)
-		if w, ok := all[c.Key+"/dq"]; ok && n == 0 && !sameBits(as(p[1], out), widen(w)) {
-			t.Errorf("%s: decoded values differ", c.Key)
 		}
 	}
 }

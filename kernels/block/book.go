@@ -100,7 +100,7 @@ var (
 	nf4Search = newSearch(nf4[:])
 	fp4Search = newSearch(fp4[:])
 
-	dynamicSearch = newSearch(DynamicMap(true, 8))
+	dynamicSearch = newSearch(dynamicMap())
 )
 
 // encodeBook quantizes the flat tensor x as bitsandbytes' PyTorch kernel does:
@@ -166,7 +166,7 @@ func packBook(codes []byte, at int, x []float32, s *search, scale float32, whole
 // nestScales stores the scales less their mean as 8-bit codes of the dynamic
 // map in blocks of 256.
 func nestScales(m Raw, scales []float32) error {
-	offset := Mean(scales)
+	offset := mean(scales)
 	for i := range scales {
 		scales[i] -= offset
 	}

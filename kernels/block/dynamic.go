@@ -7,44 +7,25 @@ import (
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
-// DynamicMap is the 256 values of bitsandbytes' dynamic data type, ascending:
-// of the given number of bits one is the sign, a run of zeros names a power of
-// ten, and what is left is a linear fraction between a tenth and one (arXiv
-// 1511.04561, 2110.02861). With fewer than 8 bits zeros fill the map up.
-func DynamicMap(signed bool, bits int) []float32 {
-	exponents := bits - 1
+// dynamicMap is the 256 values of bitsandbytes' signed dynamic data type,
+// ascending: one bit is the sign, a run of zeros names a power of ten, and what
+// is left is a linear fraction between a tenth and one (arXiv 1511.04561,
+// 2110.02861).
+func dynamicMap() []float32 {
+	const exponents = 7
 	data := make([]float32, 0, 256)
 	for i := range exponents {
 		n := 1 << i
-		if !signed {
-			n *= 2
-		}
 		scale := float32(math.Pow(10, float64(i-exponents+1)))
 		edges := linspace(0.1, 1, n+1)
 		for j := range n {
 			v := scale * ((edges[j] + edges[j+1]) / 2)
-			data = append(data, v)
-			if signed {
-				data = append(data, -v)
-			}
+			data = append(data, v, -v)
 		}
 	}
-	data = append(data, 1)
-	for len(data) < 256 {
-		data = append(data, 0)
-	}
+	data = append(data, 0, 1)
 	slices.Sort(data)
 	return data
-}
-
-// LinearMap is 256 evenly spaced values, in [-1, 1] with 0 twice when signed,
-// else in [0, 1].
-func LinearMap(signed bool) []float32 {
-	if !signed {
-		return linspace(0, 1, 256)
-	}
-	v := linspace(-1, 1, 255)
-	return slices.Insert(v, 127, 0)
 }
 
 // linspace counts from both ends and rounds once, as torch.linspace does.
@@ -61,28 +42,20 @@ func linspace(lo, hi float32, n int) []float32 {
 	return v
 }
 
-// Mean is the mean of x summed in the order PyTorch sums float32 on one thread
+// mean is the mean of x summed in the order PyTorch sums float32 on one thread
 // (8 lanes, 4 rows at once, cascades of at least 16), so that nested offsets
 // agree to the last bit. PyTorch itself splits sums past 32768 values by
 // threads; this one never does.
-func Mean(x []float32) float32 {
+func mean(x []float32) float32 {
 	if len(x) == 0 {
 		return 0
 	}
 	return torchSum(x) / float32(len(x))
 }
 
-// Quantize8 writes the nearest code of each x/absmax in blocks of size elements
+// quantize8 writes the nearest code of each x/absmax in blocks of size elements
 // to q [len(x)] and the blocks' largest magnitudes to absmax. A tie goes to the
-// smaller code. code is ascending with 256 values. A ragged last block of zeros
-// has an absmax of 1e-38, as bitsandbytes stores it.
-func Quantize8(q []byte, absmax, x, code []float32, size int) {
-	quantize8(q, absmax, x, newSearch(code), size)
-	if n := len(absmax); len(x)%size != 0 {
-		absmax[n-1] = max(absmax[n-1], 1e-38)
-	}
-}
-
+// smaller code.
 func quantize8(q []byte, absmax, x []float32, s *search, size int) {
 	par.For(len(absmax), max(1, 16384/size), func(lo, hi int) {
 		for b := lo; b < hi; b++ {
@@ -94,13 +67,6 @@ func quantize8(q []byte, absmax, x []float32, s *search, size int) {
 			}
 		}
 	})
-}
-
-// Dequantize8 is code[q]·absmax of each block.
-func Dequantize8(dst []float32, q []byte, absmax, code []float32, size int) {
-	for i, c := range q {
-		dst[i] = code[c] * absmax[i/size]
-	}
 }
 
 // torchSum sums in the order of ATen's vectorized inner reduction.

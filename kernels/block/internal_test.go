@@ -69,3 +69,9 @@ func TestRoundAway(t *testing.T) {
 		}
 	}
 }
+
+// DynamicMap is for tests against bitsandbytes.
+var DynamicMap = dynamicMap
+
+// Quantize8 is for tests against bitsandbytes: codes of the dynamic map.
+func Quantize8(q []byte, absmax, x []float32, size int) { quantize8(q, absmax, x, dynamicSearch, size) }

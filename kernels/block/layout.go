@@ -195,15 +195,15 @@ func (x *intMatrix) importIndex(gidx []byte) error {
 	if err := expect("g_idx", gidx, 4*x.cols); err != nil {
 		return err
 	}
-	if !PlainIndex(gidx, int(x.m.Type.Group)) {
+	if !plainIndex(gidx, int(x.m.Type.Group)) {
 		return fmt.Errorf("g_idx permutes the columns of a matrix read as %v", x.m.Type)
 	}
 	return nil
 }
 
-// PlainIndex reports whether a g_idx tensor (int32) is just column/group, so
+// plainIndex reports whether a g_idx tensor (int32) is just column/group, so
 // that no dtype.Perm is needed. group -1 is the whole row.
-func PlainIndex(gidx []byte, group int) bool {
+func plainIndex(gidx []byte, group int) bool {
 	if group <= 0 {
 		group = len(gidx)/4 + 1
 	}

@@ -61,13 +61,6 @@ func (f *Faults) Rename(from, to string) error {
 	return atomic.Real.Rename(from, to)
 }
 
-func (f *Faults) Exchange(a, b string) error {
-	if err := f.step("exchange"); err != nil {
-		return err
-	}
-	return atomic.Real.Exchange(a, b)
-}
-
 func (f *Faults) Remove(name string) error {
 	if err := f.step("remove"); err != nil {
 		return err

@@ -244,8 +244,8 @@ func (p *planner) disk() error {
 			parts = append(parts, fmt.Sprintf("%s %s", s.Stage, humanize.Bytes(uint64(s.Disk+s.Temp))))
 		}
 	}
-	return fail.Limitf(p.x.dir, "free some space, or put the run elsewhere: --run-dir DIR", "the run needs %s of disk, %s are free (%s)",
-		humanize.Bytes(uint64(p.plan.Disk)), humanize.Bytes(p.plan.DiskFree), strings.Join(parts, ", "))
+	return fail.Limitf(p.x.dir, "free some space, or put the run elsewhere: --run-dir DIR", "the run needs %s of disk and %s to spare, %s are free (%s)",
+		humanize.Bytes(uint64(p.plan.Disk)), humanize.Bytes(diskSlack), humanize.Bytes(p.plan.DiskFree), strings.Join(parts, ", "))
 }
 
 // refusal says by how much a stage does not fit, and what takes the memory.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,7 +77,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"code": cmdCode, "copytree": cmdCopyTree, "cut": cmdCut, "poke": cmdPoke, "waitfor": cmdWaitFor, "clean": cmdClean, "lines": cmdLines, "helps": cmdHelps,
-			"signal": cmdSignal, "exited": cmdExited, "samesteps": cmdSameSteps,
+			"resolved": cmdResolved, "signal": cmdSignal, "exited": cmdExited, "samesteps": cmdSameSteps,
 		},
 	})
 }
@@ -242,4 +243,11 @@ var timesRE = regexp.MustCompile(`"(tokens_per_second|step_seconds|memory_bytes|
 
 func timeless(metrics string) []string {
 	return strings.Split(timesRE.ReplaceAllString(metrics, ""), "\n")
+}
+
+// cmdResolved takes the resolved recipe out of a plan in JSON: resolved PLAN FILE.
+func cmdResolved(ts *testscript.TestScript, neg bool, args []string) {
+	var plan struct{ Recipe string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &plan))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(plan.Recipe), 0o644))
 }

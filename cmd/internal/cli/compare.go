@@ -68,6 +68,9 @@ func readRows(run string) ([]row, error) {
 			if r == nil {
 				r = &row{Name: m.Model, Metrics: map[string]float64{}}
 				r.Path, r.Bytes = locate(run, m.Model)
+				if r.Bytes == 0 { // not made by the run, such as the base
+					r.Path, r.Bytes = given(run, filepath.Base(filepath.Dir(f)), m.Model)
+				}
 				by[m.Model], order = r, append(order, m.Model)
 			}
 			r.Metrics[m.Metric] = m.Value
@@ -110,6 +113,22 @@ func locate(run, name string) (string, int64) {
 		if m, _ := filepath.Glob(filepath.Join(path, "*-"+member+".gguf")); len(m) == 1 {
 			path = m[0]
 		}
+	}
+	return path, recipes.WeightBytes(path)
+}
+
+// given finds a model that an eval stage took from elsewhere.
+func given(run, stage, name string) (string, int64) {
+	var state struct {
+		Inputs map[string]struct{ Ref string }
+	}
+	raw, err := os.ReadFile(filepath.Join(run, ".state", stage+".json"))
+	if err != nil || json.Unmarshal(raw, &state) != nil {
+		return "", 0
+	}
+	path, err := recipes.ResolvePath(state.Inputs["models["+name+"]"].Ref)
+	if err != nil {
+		return "", 0
 	}
 	return path, recipes.WeightBytes(path)
 }

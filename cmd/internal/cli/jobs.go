@@ -37,9 +37,13 @@ func forceFlag() ucli.Flag {
 }
 
 // writeOutput runs write for a path that must not exist yet. With --force what
-// is there steps aside and comes back when write fails: nothing is lost.
+// is there steps aside and comes back when write fails: nothing is lost. The
+// folders above are made.
 func writeOutput(c *ucli.Context, path string, write func() error) error {
 	if _, err := os.Lstat(path); err != nil {
+		if err := atomic.MkdirAll(filepath.Dir(path)); err != nil {
+			return err
+		}
 		return write()
 	}
 	if !c.Bool("force") {
@@ -221,6 +225,11 @@ func ggufJob(c *ucli.Context, o quant.GGUFOptions) error {
 	}
 	if o.Name == "" {
 		o.Name = nameOf(path)
+	}
+	if !o.DryRun {
+		if err := atomic.MkdirAll(filepath.Dir(c.String("output"))); err != nil {
+			return err
+		}
 	}
 	progress, clear := bar(c, "quant gguf", "weights")
 	rep, err := quant.GGUF(c.Context, path, c.String("output"), o, progress)

@@ -235,3 +235,17 @@ func TestDependenciesInDocs(t *testing.T) {
 		t.Errorf("docs/dependencies.md has %d lines for %d direct dependencies", rows, n)
 	}
 }
+
+// Every command has its place in docs/commands.md and on the overview.
+func TestAllCommandsInDocs(t *testing.T) {
+	page := pages(t)["docs/commands.md"]
+	each(commands(), func(c *ucli.Command) {
+		heading := regexp.MustCompile(`(?m)^### .*\b` + regexp.QuoteMeta(c.Name) + `\b`)
+		if !heading.MatchString(page) && len(c.Subcommands) == 0 {
+			t.Errorf("docs/commands.md has no section for %s", c.FullName())
+		}
+		if !strings.Contains(overview, c.Name) {
+			t.Errorf("the overview does not name %s", c.Name)
+		}
+	})
+}

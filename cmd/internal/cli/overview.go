@@ -9,7 +9,7 @@ const overview = `tune - tune, quantize and test language models          tune C
   scripts   logits tokenize render          shell        completion bash|zsh|fish
 
 examples
-  tune run quickstart                                    tune the embedded model, five minutes from nothing
+  tune run quickstart                                    tune and test the embedded model, in three minutes
   tune init --model models/M --data 'data/*.parquet' -o r.yaml && tune plan r.yaml && tune run r.yaml
   quant gguf --model models/M --output M-Q4_K_M.gguf --type Q4_K_M
 

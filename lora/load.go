@@ -49,6 +49,19 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	return ad, nil
 }
 
+// Attach attaches the adapter to m with its change multiplied by w.Weight, which
+// must be 1 for DoRA and for modules stored whole.
+func (w Weighted) Attach(m *model.Model) (*Adapter, error) {
+	ad, err := w.Folder.Attach(m, w.Folder.Config)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range ad.Layers {
+		l.LoRA.Scale *= float32(w.Weight)
+	}
+	return ad, nil
+}
+
 // blame turns a complaint about settings into one about the folder they came from.
 func (f *Folder) blame(err error) error {
 	if fail.Code(err) != int(fail.Usage) {

@@ -45,9 +45,10 @@ func ResolvePath(path string) (string, error) { return resolvePath(path) }
 
 // ModelOptions say how a model is loaded.
 type ModelOptions struct {
-	Adapters []string // PEFT folders, summed
-	NF4      bool     // hold the linear layers as NF4, as QLoRA does
-	BF16     bool     // arithmetic
+	Adapters []string  // PEFT folders, summed
+	Weights  []float64 // factor of each; 1 where there is none
+	NF4      bool      // hold the linear layers as NF4, as QLoRA does
+	BF16     bool      // arithmetic
 }
 
 // Loaded is a model ready to run, with its tokenizer.
@@ -79,15 +80,43 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 		src.Close()
 		return nil, err
 	}
-	for _, dir := range o.Adapters {
-		a, err := lora.Load(l.Model, dir)
+	if err := l.attach(o.Adapters, o.Weights); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Loaded) attach(dirs []string, weights []float64) error {
+	ads, err := readAdapters(dirs, weights)
+	for _, w := range ads {
+		a, err := w.Attach(l.Model)
 		if err != nil {
-			l.Close()
-			return nil, err
+			return err
 		}
 		l.adapters = append(l.adapters, a)
 	}
-	return l, nil
+	return err
+}
+
+// readAdapters reads PEFT folders; a weight that is not given is 1.
+func readAdapters(dirs []string, weights []float64) ([]lora.Weighted, error) {
+	if len(weights) > len(dirs) {
+		return nil, fail.Usagef("", "a weight belongs to the adapter at its place", "%d weights for %d adapters", len(weights), len(dirs))
+	}
+	var out []lora.Weighted
+	for i, dir := range dirs {
+		f, err := lora.ReadFolder(dir)
+		if err != nil {
+			return nil, err
+		}
+		w := lora.Weighted{Folder: f, Weight: 1}
+		if i < len(weights) {
+			w.Weight = weights[i]
+		}
+		out = append(out, w)
+	}
+	return out, nil
 }
 
 // Close gives everything back.

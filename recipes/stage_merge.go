@@ -22,9 +22,9 @@ type MergeResult struct {
 
 // MergeOptions are what `tune merge` and a merge stage share.
 type MergeOptions struct {
-	Model     string   // base as released
-	Adapters  []string // PEFT folders
-	Weights   []float64
+	Model     string    // base as released
+	Adapters  []string  // PEFT folders
+	Weights   []float64 // factor of each adapter; 1 where there is none
 	Output    string
 	Storage   string      // auto, bf16, f16, f32
 	TrainedAs *dtype.Type // how linear weights were held in training; nil: as in the file
@@ -45,17 +45,9 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 		return nil, err
 	}
 	defer src.Close()
-	var ads []lora.Weighted
-	for i, dir := range o.Adapters {
-		f, err := lora.ReadFolder(dir)
-		if err != nil {
-			return nil, err
-		}
-		w := lora.Weighted{Folder: f, Weight: 1}
-		if i < len(o.Weights) {
-			w.Weight = o.Weights[i]
-		}
-		ads = append(ads, w)
+	ads, err := readAdapters(o.Adapters, o.Weights)
+	if err != nil {
+		return nil, err
 	}
 	out := lora.Output{Path: o.Output, MaxShard: o.MaxShard, Name: o.Name, Progress: o.Progress}
 	if out.Type, err = storageType(o.Storage); err != nil {
@@ -122,15 +114,15 @@ func KLBatches(rows []data.Example) []data.Batch {
 	return out
 }
 
-// CompareMerged measures base+adapters, unmerged, against merged. With nf4 the
-// base is held as in QLoRA.
-func CompareMerged(ctx context.Context, dev kernels.Backend, base string, adapters []string, nf4 bool, merged string, batches []data.Batch) (*lora.Divergence, error) {
-	ref, err := LoadModel(dev, base, ModelOptions{Adapters: adapters, NF4: nf4})
+// CompareMerged measures base with o's adapters, unmerged, against the model
+// that MergeModel wrote at o.Output. With nf4 the base is held as in QLoRA.
+func CompareMerged(ctx context.Context, dev kernels.Backend, base string, nf4 bool, o MergeOptions, batches []data.Batch) (*lora.Divergence, error) {
+	ref, err := LoadModel(dev, base, ModelOptions{Adapters: o.Adapters, Weights: o.Weights, NF4: nf4})
 	if err != nil {
 		return nil, err
 	}
 	defer ref.Close()
-	m, err := LoadModel(dev, merged, ModelOptions{})
+	m, err := LoadModel(dev, o.Output, ModelOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -171,11 +163,11 @@ func runMerge(ctx context.Context, x *run, j *Job, res *Result) error {
 	}
 	batches := KLBatches(rows)
 	unmerged := mo.Trained && mo.TrainedAs != nil
-	if res.Merge.KL, err = CompareMerged(ctx, x.dev, mo.Model, mo.Adapters, unmerged, mo.Output, batches); err != nil {
+	if res.Merge.KL, err = CompareMerged(ctx, x.dev, mo.Model, unmerged, mo, batches); err != nil {
 		return err
 	}
 	if trained, ok := j.In("trained"); ok && (mo.TrainedAs != nil || x.pathOf(trained) != mo.Model) {
-		if res.Merge.Trained, err = CompareMerged(ctx, x.dev, x.pathOf(trained), mo.Adapters, mo.TrainedAs != nil, mo.Output, batches); err != nil {
+		if res.Merge.Trained, err = CompareMerged(ctx, x.dev, x.pathOf(trained), mo.TrainedAs != nil, mo, batches); err != nil {
 			return err
 		}
 	}

@@ -119,13 +119,13 @@ func mergeTo(c *ucli.Context, shard int64) error {
 	if err != nil {
 		return err
 	}
-	kl, err := recipes.CompareMerged(c.Context, dev, o.Model, o.Adapters, o.Trained, o.Output, batches)
+	kl, err := recipes.CompareMerged(c.Context, dev, o.Model, o.Trained, o, batches)
 	if err != nil {
 		return err
 	}
 	out.KL = kl
 	if nf4 && !o.Trained {
-		if out.Trained, err = recipes.CompareMerged(c.Context, dev, o.Model, o.Adapters, true, o.Output, batches); err != nil {
+		if out.Trained, err = recipes.CompareMerged(c.Context, dev, o.Model, true, o, batches); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,7 @@ import llama_cpp
 import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from lib import NEW_TOKENS, SHARED, TEXTS, close, greedy, lines, logits, ours, run, same, say, subjects, tokenize
+from lib import NEW_TOKENS, SHARED, TEXTS, Quickstart, close, greedy, lines, logits, ours, run, same, say, subjects, tokenize
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from safetensors.numpy import load_file
 
@@ -44,7 +44,7 @@ def file(s, kind, path=None):
     path = path or s.gguf(kind)
     m = load(path, logits_all=True)
     noise = close(f"{s.name}: {kind} logits", theirs(m, s.ids()), logits(path, s.ids()), LIMITS.get(kind, QUANTIZED))
-    greedy(f"{s.name}: {kind}", s, path, continued(m, s.stops()), noise=noise)
+    greedy(f"{s.name}: {kind}", s, path, continued(m, s.stops()), NEW_TOKENS, noise)
 
 
 def text(s, kind):
@@ -119,4 +119,6 @@ for s in subjects():
     checks += [(text, s, "F16")]
     if s.origin:
         checks += [(tokenizer, f"{s.name} as it came", s.origin), (file, s, "original", s.origin)]
+q = Quickstart()
+checks += [(file, q, k, q.run / f"gguf/quickstart-{k}.gguf") for k in ("Q8_0", "Q4_K_M")]
 run(*checks)

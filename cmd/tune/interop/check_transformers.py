@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import torch
-from lib import BUILD, NEW_TOKENS, SHARED, TEXTS, Subject, close, generated, greedy, lines, logits, made, ours, run, same, say, subjects, tokenize
+from lib import BUILD, NEW_TOKENS, SHARED, TEXTS, Quickstart, Subject, close, generated, greedy, lines, logits, made, ours, run, same, say, subjects, tokenize
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,13 +20,13 @@ def theirs(m, ids):
 
 
 @torch.no_grad()
-def continued(m, s):
+def continued(m, s, new_tokens=NEW_TOKENS):
     """Greedy continuations of lists of ids."""
     def run(prompts):
         out = []
         for p in prompts:
             ids = torch.tensor([p])
-            got = m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=s.stops(), pad_token_id=s.stops()[0])
+            got = m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, eos_token_id=s.stops(), pad_token_id=s.stops()[0])
             out.append(got[0, len(p):].tolist())
         return out
     return run
@@ -167,6 +167,23 @@ def stories():
         close("stories260K: logits of the folder from GGUF", theirs(load(out), np.arange(3, 51).reshape(2, 24)), logits(src, np.arange(3, 51).reshape(2, 24)), LIMIT)
 
 
+# 7. What the quickstart leaves.
+
+def quickstart_adapter(s):
+    m = PeftModel.from_pretrained(load(s.base), s.run / "adapter")
+    close("quickstart: adapter in PEFT", theirs(m, s.ids()), logits(s.base, s.ids(), s.run / "adapter"), LIMIT)
+
+
+def quickstart(s, name, limit):
+    """Logits, the greedy tokens of our evaluation's prompts, and the answers it recorded."""
+    path = s.run / name
+    m, tok = load(path), AutoTokenizer.from_pretrained(path)
+    noise = close(f"quickstart: {name} logits", theirs(m, s.ids()), logits(path, s.ids()), limit)
+    greedy(f"quickstart: {name}", s, path, continued(m, s, 64), 64, noise)
+    got = [tok.decode(i, skip_special_tokens=True).strip() for i in continued(m, s, 64)(tokenize(path, s.prompts()))]
+    same(f"quickstart: {name} answers of its evaluation", got, s.answers(name), s.prompts())
+
+
 checks = [(tokenizer, "tokenizer learned by TrainBPE", generated() / "init"), (template, "pocket", generated() / "init"), (stories,)]
 if (SHARED / "golden/train/lora/base-llama").exists():
     untied = Subject("untied", SHARED / "golden/train/lora/base-llama", tokens=320)
@@ -178,4 +195,6 @@ for s in subjects():
     checks += [(gguf, s, k) for k in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")]
     checks += [(nf4, s, "nf4"), (nf4, s, "nf4-single", "--single-quant")]
     checks += [(quantized, s, n) for n in QUANTS]
+q = Quickstart()
+checks += [(quickstart_adapter, q), (quickstart, q, "merged", LIMIT), (quickstart, q, "gptq", 1e-2), (quickstart, q, "awq", 1e-2)]
 run(*checks)

@@ -1,6 +1,6 @@
 """vLLM on the CPU: our merged, GPTQ and AWQ folders load there and generate the tokens of our own evaluation of them."""
 import numpy as np
-from lib import close, greedy, logits, run, subjects
+from lib import Quickstart, close, greedy, logits, run, subjects
 from vllm import LLM, SamplingParams
 
 NEW_TOKENS = 8  # bfloat16 arithmetic: short, so that a near tie late in a text decides nothing
@@ -39,4 +39,6 @@ def quantized(s, name):
 checks = []
 for s in subjects():
     checks += [(merged, s)] + [(quantized, s, n) for n in QUANTS]
+q = Quickstart()
+checks += [(folder, q, n, q.run / n) for n in ("merged", "gptq", "awq")]
 run(*checks)

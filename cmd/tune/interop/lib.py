@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SHARED = pathlib.Path(os.environ.get("SHARED", ROOT / "../shared/data")).resolve()
 BUILD = ROOT / "build/interop"
+POCKET = ROOT / "recipes/pocket/model"
 NEW_TOKENS = 24
 
 # Texts for tokenizers: scripts, blanks, digits, contractions, line ends, an emoji of several code points.
@@ -51,10 +52,10 @@ def tokenize(model, texts=TEXTS):
     return [l["ids"] for l in lines(ours("tune", "tokenize", "--model", model, stdin="".join(json.dumps({"text": t}) + "\n" for t in texts)))]
 
 
-def generate(model, prompts):
+def generate(model, prompts, new_tokens=NEW_TOKENS):
     """Our greedy ids after each prompt (text)."""
     text = "".join(json.dumps({"prompt": p}) + "\n" for p in prompts)
-    return [l["ids"] for l in lines(ours("tune", "generate", "--model", model, "--input", "-", "--max-new-tokens", NEW_TOKENS, "--dtype", "f32", stdin=text))]
+    return [l["ids"] for l in lines(ours("tune", "generate", "--model", model, "--input", "-", "--max-new-tokens", new_tokens, "--dtype", "f32", stdin=text))]
 
 
 def logits(model, ids, adapter=None):
@@ -94,8 +95,9 @@ class Subject:
         return np.array(flat[: rows * length], dtype=np.int64).reshape(rows, length)
 
     def prompts(self):
-        """Beginnings of generated texts, so that a trained model has something to say."""
-        return [json.loads(l)["text"][:48] for l in (generated() / "corpus.jsonl").read_text().splitlines()[-4:]]
+        """Generated records up to where they are told again as JSON: what follows is a copy, which a trained model is sure of."""
+        texts = [json.loads(l)["text"] for l in (generated() / "corpus.jsonl").read_text().splitlines()]
+        return [t[: t.index('\n{"') + 3] for t in texts if '\n{"' in t][:4]
 
     def stops(self):
         """End tokens, as the model's own files say."""
@@ -140,10 +142,23 @@ class Subject:
         return made(self.dir / name, "quant", method, "--model", self.base, *calibration, *flags)
 
 
-def pocket():
-    """The embedded model, or its untrained weights before `make pocket`."""
-    trained = ROOT / "recipes/pocket/model"
-    return Subject("pocket", trained if trained.exists() else generated() / "init")
+class Quickstart(Subject):
+    """What `tune run quickstart` leaves, asked what its evaluation asked."""
+
+    def __init__(self):
+        super().__init__("quickstart", POCKET)
+        self.run = BUILD / "runs/quickstart"
+        if not (self.run / "check/eval.json").exists():
+            ours("tune", "run", "quickstart", "--run-dir", self.run.parent, "--quiet")
+
+    def prompts(self):
+        asked = [a["prompt"].strip() for a in json.loads((self.run / "check/eval.json").read_text())["answers"]]
+        chats = "".join(json.dumps({"messages": [{"role": "user", "content": a}], "add_generation_prompt": True}) + "\n" for a in asked)
+        return [l["text"] for l in lines(ours("tune", "render", "--model", self.base, stdin=chats))]
+
+    def answers(self, model):
+        """The recorded answers of a model's evaluation, to prompts()."""
+        return [a["got"][model] for a in json.loads((self.run / "check/eval.json").read_text())["answers"]]
 
 
 def subjects():
@@ -153,7 +168,7 @@ def subjects():
         out.append(Subject("tiny", SHARED / "golden/quant/orig"))
     elif os.environ.get("TUNEKIT_REQUIRE_SHARED") == "1":
         sys.exit(f"no reference data at {SHARED}")
-    out.append(pocket())
+    out.append(Subject("pocket", POCKET))
     extra = os.environ.get("INTEROP_MODEL")
     if extra and extra.endswith(".gguf"):
         dense = made(BUILD / "extra/base", "tune", "export", "--model", extra, "--format", "safetensors", "--type", "F32")
@@ -199,7 +214,7 @@ def greedy(name, s, path, theirs, new_tokens=NEW_TOKENS, noise=0.0):
     """
     prompts, stops = tokenize(path, s.prompts()), s.stops()
     got = [ended(g, stops, new_tokens) for g in theirs(prompts)]
-    want = [ended(g, stops, new_tokens) for g in generate(path, s.prompts())]
+    want = [ended(g, stops, new_tokens) for g in generate(path, s.prompts(), new_tokens)]
     equal, ties, number = 0, 0, ""
     for p, g, w in zip(prompts, got, want):
         if g == w:

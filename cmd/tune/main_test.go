@@ -154,7 +154,7 @@ func cmdPoke(ts *testscript.TestScript, neg bool, args []string) {
 
 // cmdWaitFor waits until a file exists: waitfor FILE.
 func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
-	for range 6000 {
+	for range 6000 { // a minute
 		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
 			return
 		}

@@ -171,24 +171,24 @@ func readQuantReport(dir string) (*QuantizeResult, error) {
 // stage in order, or a file, put together and cut into samples of length
 // tokens.
 func (x *run) calibration(ctx context.Context, ref Ref, src *arch.Source, samples, length int) ([][]int32, error) {
-	length = min(length, src.Spec.MaxPos)
 	if ref.Stage != "" {
 		ds, err := x.dataset(ctx, ref, Ref{})
 		if err != nil {
 			return nil, err
 		}
-		return cut(ds.Train, samples, length), nil
+		return cut(ds.Train, samples, min(length, src.Spec.MaxPos)), nil
 	}
 	return CalibrationFile(ctx, ref.Path, src, samples, length)
 }
 
 // CalibrationFile reads calibration text from a file with the model's own
-// tokenizer.
+// tokenizer, in samples of at most length tokens and the model's context.
 func CalibrationFile(ctx context.Context, path string, src *arch.Source, samples, length int) ([][]int32, error) {
 	tok, err := openTokenizer(src)
 	if err != nil {
 		return nil, err
 	}
+	length = min(length, src.Spec.MaxPos)
 	rows, text, err := EvalFile(ctx, path, tok, length, src.Spec.MaxPos, src.Spec.V)
 	if err != nil {
 		return nil, err

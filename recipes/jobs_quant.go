@@ -62,7 +62,18 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration
 	if err != nil {
 		return nil, err
 	}
-	return quant.CollectImatrix(ctx, dev, src, cal, quant.ImatrixOptions{Datasets: []string{filepath.Base(calibration)}, Progress: progress})
+	return collectImatrix(ctx, dev, src, cal, filepath.Base(calibration), progress)
+}
+
+// collectImatrix runs calibration text through a model as llama-imatrix does:
+// a model whose texts begin with a BOS sees one at the start of every sample.
+func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, cal [][]int32, name string, progress func(done, total int64)) (*quant.Imatrix, error) {
+	tok, err := openTokenizer(src)
+	if err != nil {
+		return nil, err
+	}
+	o := quant.ImatrixOptions{Datasets: []string{name}, Progress: progress, HasBOS: tok.AddsBOS() && tok.BOS() >= 0, BOS: tok.BOS()}
+	return quant.CollectImatrix(ctx, dev, src, cal, o)
 }
 
 // AppendText adds text to a file.

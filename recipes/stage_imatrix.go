@@ -46,7 +46,7 @@ func (x *run) importance(ctx context.Context, j *Job) (*quant.Imatrix, error) {
 	if len(cal) == 0 {
 		return nil, fail.Inputf(ref.String(), "give more text", "no text for the importance matrix")
 	}
-	im, err := quant.CollectImatrix(ctx, x.dev, src, cal, quant.ImatrixOptions{Datasets: []string{ref.String()}, Progress: x.progress("tokens")})
+	im, err := collectImatrix(ctx, x.dev, src, cal, ref.String(), x.progress("tokens"))
 	if err != nil {
 		return nil, err
 	}

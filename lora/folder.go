@@ -25,10 +25,8 @@ type Folder struct {
 
 // Notes are what PEFT's files have no place for, in tunekit.json.
 type Notes struct {
-	BaseHash  string `json:"base_hash,omitempty"`  // content of the base the adapter belongs to
-	TrainedOn string `json:"trained_on,omitempty"` // how that base was held in training: F32, BF16, NF4, …
-	Recipe    string `json:"recipe,omitempty"`     // content address of the training
-	Steps     int    `json:"steps,omitempty"`
+	BaseHash string `json:"base_hash,omitempty"` // content of the base the adapter belongs to
+	Steps    int    `json:"steps,omitempty"`
 }
 
 const notesFile = "tunekit.json"
@@ -153,20 +151,6 @@ func (f *Folder) leftover() error {
 		}
 	}
 	return nil
-}
-
-// CheckBase compares the base an adapter was made for with the one it is about
-// to be used on, by the hash of its content. known is false where the folder
-// does not say (PEFT stores a name only).
-func (f *Folder) CheckBase(hash string) (known bool, err error) {
-	if f.Notes.BaseHash == "" {
-		return false, nil
-	}
-	if f.Notes.BaseHash != hash {
-		return true, fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base),
-			"was made for another base: content %.12s…, here %.12s…", f.Notes.BaseHash, hash)
-	}
-	return true, nil
 }
 
 // SaveOptions say what goes into a folder beside the adapter's values.

@@ -221,12 +221,6 @@ func roundTrip(t *testing.T, ad *Adapter, ref string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if known, err := f.CheckBase("abc"); !known || err != nil {
-		t.Error(known, err)
-	}
-	if _, err := f.CheckBase("abd"); fail.Code(err) != int(fail.Input) {
-		t.Error(err)
-	}
 	if f.Notes.BaseHash != "abc" || f.Notes.Steps != 30 {
 		t.Errorf("notes %+v", f.Notes)
 	}

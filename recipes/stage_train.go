@@ -93,6 +93,15 @@ func runTrain(ctx context.Context, x *run, j *Job, res *Result) error {
 		if from, ok := j.In("init_from"); ok {
 			lc.InitFrom = x.pathOf(from)
 		}
+		if lc.InitFrom != "" {
+			note, err := x.baseNote(j, lc.InitFrom)
+			if err != nil {
+				return err
+			}
+			if note != "" {
+				res.Notes = append(res.Notes, note)
+			}
+		}
 		if job.Adapter, err = lora.Start(m, lc, uint64(*o.Seed)); err != nil {
 			return err
 		}
@@ -107,7 +116,7 @@ func runTrain(ctx context.Context, x *run, j *Job, res *Result) error {
 	if !math.IsNaN(out.ValLoss) {
 		res.Train.ValLoss = &out.ValLoss
 	}
-	if err := x.saveTrained(ctx, j, src, m, job.Adapter); err != nil {
+	if err := x.saveTrained(ctx, j, src, m, job.Adapter, out.Steps); err != nil {
 		return err
 	}
 	return x.keepMetrics(j, job.Dir)
@@ -130,17 +139,51 @@ func (x *run) trainProgress(p train.Progress) {
 
 // saveTrained writes the adapter as a PEFT folder, or the trained weights as a
 // Hugging Face folder in the base's type.
-func (x *run) saveTrained(ctx context.Context, j *Job, src *arch.Source, m *model.Model, ad *lora.Adapter) error {
+func (x *run) saveTrained(ctx context.Context, j *Job, src *arch.Source, m *model.Model, ad *lora.Adapter, steps int) error {
 	dir := x.stageDir(j.Stage.ID)
 	ref, _ := j.In("model")
 	if ad != nil {
-		return ad.Save(dir, lora.SaveOptions{Base: ref.String()})
+		base, err := x.baseHash(j)
+		if err != nil {
+			return err
+		}
+		return ad.Save(dir, lora.SaveOptions{Base: ref.String(), Notes: lora.Notes{BaseHash: base, Steps: steps}})
 	}
 	files, err := modelFiles(src)
 	if err != nil {
 		return err
 	}
 	return lora.SaveModel(ctx, m, src, lora.Output{Path: dir, Files: files, Progress: x.progress("bytes")})
+}
+
+// baseHash is the hash of the content of the model that j trains.
+func (x *run) baseHash(j *Job) (string, error) {
+	ref, _ := j.In("model")
+	path, err := resolvePath(x.pathOf(ref))
+	if err != nil {
+		return "", err
+	}
+	h, err := x.hashes.tree(path)
+	return string(h), err
+}
+
+// baseNote tells where the adapter in dir may belong to another base than the
+// one j trains it on: shapes are always compared, content where it is known.
+func (x *run) baseNote(j *Job, dir string) (string, error) {
+	f, err := lora.ReadFolder(dir)
+	if err != nil {
+		return "", err
+	}
+	base, err := x.baseHash(j)
+	switch {
+	case err != nil:
+		return "", err
+	case f.Notes.BaseHash == "":
+		return fmt.Sprintf("%s: base not verifiable, it names %q; only shapes are compared", dir, f.Base), nil
+	case f.Notes.BaseHash != base:
+		return fmt.Sprintf("%s was trained on a base of other content (%q): its shapes fit", dir, f.Base), nil
+	}
+	return "", nil
 }
 
 // modelFiles are the tokenizer and generation files of a model, in the form a

@@ -21,19 +21,15 @@ type Question struct {
 func Questions(ex []data.Example, tok *data.Tokenizer) []Question {
 	stop := tok.EOSIDs()
 	var out []Question
-	for _, e := range ex {
-		if len(e.Loss) == 0 {
+	for i := range ex {
+		prompt, answer := ex[i].Answer()
+		if len(prompt) == 0 {
 			continue
 		}
-		last := e.Loss[len(e.Loss)-1]
-		if last[0] == 0 {
-			continue
+		for len(answer) > 0 && slices.Contains(stop, answer[len(answer)-1]) {
+			answer = answer[:len(answer)-1]
 		}
-		end := last[1]
-		for end > last[0] && slices.Contains(stop, e.IDs[end-1]) {
-			end--
-		}
-		out = append(out, Question{e.IDs[:last[0]], tok.Decode(e.IDs[last[0]:end], true)})
+		out = append(out, Question{prompt, tok.Decode(answer, true)})
 	}
 	return out
 }

@@ -94,17 +94,7 @@ func (g *grouper) gptq(prefix string, q *array) error {
 	if !ok || in*bits != words*32 {
 		return unsupported(q.src.path, "2, 3, 4 and 8 bits are read", "tensor %s: %d words of 32 bits for %d columns of %d bits", quote(q.name), words, in, bits)
 	}
-	if len(scales.shape) != 2 {
-		return corrupt(scales.src.path, "tensor %s has shape %v, expected 2 dimensions", quote(scales.name), scales.shape)
-	}
-	groups := scales.shape[0]
-	size, err := g.group(scales, in, groups)
-	if err == nil {
-		err = shaped(scales, groups, out)
-	}
-	if err == nil {
-		err = shaped(zeros, groups, out*bits/32)
-	}
+	size, err := g.groupSize(scales, zeros, in, out, out*bits/32)
 	if err != nil {
 		return err
 	}
@@ -117,6 +107,23 @@ func (g *grouper) gptq(prefix string, q *array) error {
 	}
 	version, _ := g.config.get("checkpoint_format").(string)
 	return g.add(prefix+".weight", typ, []int64{out, in}, roles, arrays, importGPTQ(version == "gptq_v2"))
+}
+
+// groupSize checks the shapes [groups, out] of scales and [groups, words] of
+// zeros, and returns how many of in rows share a scale.
+func (g *grouper) groupSize(scales, zeros *array, in, out, words int64) (int32, error) {
+	if len(scales.shape) != 2 {
+		return 0, corrupt(scales.src.path, "tensor %s has shape %v, expected 2 dimensions", quote(scales.name), scales.shape)
+	}
+	groups := scales.shape[0]
+	size, err := g.group(scales, in, groups)
+	if err == nil {
+		err = shaped(scales, groups, out)
+	}
+	if err == nil {
+		err = shaped(zeros, groups, words)
+	}
+	return size, err
 }
 
 func (g *grouper) awq(prefix string, q *array) error {
@@ -138,17 +145,7 @@ func (g *grouper) awq(prefix string, q *array) error {
 	if err != nil {
 		return err
 	}
-	if len(scales.shape) != 2 {
-		return corrupt(scales.src.path, "tensor %s has shape %v, expected 2 dimensions", quote(scales.name), scales.shape)
-	}
-	groups := scales.shape[0]
-	size, err := g.group(scales, in, groups)
-	if err == nil {
-		err = shaped(scales, groups, out)
-	}
-	if err == nil {
-		err = shaped(zeros, groups, out/8)
-	}
+	size, err := g.groupSize(scales, zeros, in, out, out/8)
 	if err != nil {
 		return err
 	}

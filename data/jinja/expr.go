@@ -336,44 +336,48 @@ func (m *machine) invoke(fn any, a args) (any, error) {
 	return nil, fmt.Errorf("'%s' object is not callable", typeName(fn))
 }
 
-type filterExpr struct {
+// applied is a filter or a test on a value.
+type applied struct {
 	line int
 	name string
-	f    filterFunc
 	of   expr
 	args argList
 }
 
-func (e *filterExpr) eval(f *frame) (any, error) {
+// operands evaluates the value, then the arguments.
+func (e *applied) operands(f *frame) (any, *call, error) {
 	v, err := f.eval(e.of)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := e.args.eval(f)
+	return v, &call{args: a, name: e.name}, at(e.line, err)
+}
+
+type filterExpr struct {
+	applied
+	f filterFunc
+}
+
+func (e *filterExpr) eval(f *frame) (any, error) {
+	v, c, err := e.operands(f)
 	if err != nil {
 		return nil, err
 	}
-	a, err := e.args.eval(f)
-	if err != nil {
-		return nil, at(e.line, err)
-	}
-	v, err = e.f(f.m, v, &call{args: a, name: e.name})
+	v, err = e.f(f.m, v, c)
 	return v, at(e.line, err)
 }
 
 type testExpr struct {
-	line int
-	name string
-	f    testFunc
-	of   expr
-	args argList
+	applied
+	f testFunc
 }
 
 func (e *testExpr) eval(f *frame) (any, error) {
-	v, err := f.eval(e.of)
+	v, c, err := e.operands(f)
 	if err != nil {
 		return nil, err
 	}
-	a, err := e.args.eval(f)
-	if err != nil {
-		return nil, at(e.line, err)
-	}
-	ok, err := e.f(f.m, v, &call{args: a, name: e.name})
+	ok, err := e.f(f.m, v, c)
 	return ok, at(e.line, err)
 }

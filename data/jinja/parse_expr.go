@@ -360,7 +360,7 @@ func (p *parser) filter(e expr) expr {
 	if f == nil {
 		p.fail(t.line, "unknown filter %q", t.text)
 	}
-	x := &filterExpr{line: t.line, name: t.text, f: f, of: e}
+	x := &filterExpr{applied{line: t.line, name: t.text, of: e}, f}
 	if p.isOp("(") {
 		x.args = p.args()
 	}
@@ -374,7 +374,7 @@ func (p *parser) test(e expr) expr {
 	if f == nil {
 		p.fail(t.line, "unknown test %q", t.text)
 	}
-	x := &testExpr{line: t.line, name: t.text, f: f, of: e}
+	x := &testExpr{applied{line: t.line, name: t.text, of: e}, f}
 	switch c := p.cur(); {
 	case p.isOp("("):
 		x.args = p.args()

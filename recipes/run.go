@@ -116,6 +116,7 @@ func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*Summary, error) {
 		return nil, err
 	}
 	defer unlock()
+	x.sweep()
 	if err := x.check(ctx); err != nil {
 		return nil, err
 	}
@@ -186,6 +187,13 @@ func (x *run) lock() (func(), error) {
 		return nil, fail.Usagef(x.dir, "wait for it, or give this run another name: --set name=…", "another run is working in this folder")
 	}
 	return func() { l.Unlock() }, nil
+}
+
+// sweep removes what killed runs left half done; the lock says none is alive.
+func (x *run) sweep() {
+	for _, d := range append(x.ids(), "", ".work", ".state") {
+		atomic.Clean(filepath.Join(x.dir, d))
+	}
 }
 
 func (x *run) event(e Event) {

@@ -194,7 +194,7 @@ for s in subjects():
     checks += [(merged, s), (tokenizer, f"{s.name}: merged folder", s.dir / "merged"), (from_gguf, s)]
     checks += [(gguf, s, k) for k in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")]
     checks += [(nf4, s, "nf4"), (nf4, s, "nf4-single", "--single-quant")]
-    checks += [(quantized, s, n) for n in QUANTS]
+    checks += [(quantized, s, n) for n in (("gptq", "awq") if s.random else QUANTS)]
 q = Quickstart()
 checks += [(quickstart_adapter, q), (quickstart, q, "merged", LIMIT), (quickstart, q, "gptq", 1e-2), (quickstart, q, "awq", 1e-2)]
 run(*checks)

@@ -31,13 +31,13 @@ import (
 type Purpose uint8
 
 const (
-	Weights Purpose = iota
-	Activations
-	Gradients
-	Optimizer
-	Scratch
-	Mapped // file pages, not ours to limit
-	NumPurposes
+	Weights     Purpose = iota // of the base and of adapters
+	Activations                // kept from the forward pass for the backward pass
+	Gradients                  // of what is trained
+	Optimizer                  // its moments
+	Scratch                    // of one operation
+	Mapped                     // file pages, not ours to limit
+	NumPurposes                // how many there are
 )
 
 var purposes = [NumPurposes]string{"weights", "activations", "gradients", "optimizer", "scratch", "mapped"}
@@ -218,10 +218,10 @@ type NormArgs struct {
 type ActKind uint8
 
 const (
-	SiLU ActKind = iota
-	GELU         // erf
-	GELUTanh
-	ReLU
+	SiLU     ActKind = iota // x·σ(x)
+	GELU                    // erf
+	GELUTanh                // GELU's tanh approximation
+	ReLU                    // max(x, 0)
 )
 
 // ActArgs: y[n,f] = act(Gate[n,f])·Up[n,f]; Up nil: y = act(Gate).

@@ -10,11 +10,10 @@ import (
 type RefKind string
 
 const (
-	ModelRef   RefKind = "model"
-	DataRef    RefKind = "data"
-	AdapterRef RefKind = "adapter"
-
-	TemplateRef RefKind = "template"
+	ModelRef    RefKind = "model"    // a model's folder or file
+	DataRef     RefKind = "data"     // rows, text or ingested samples
+	AdapterRef  RefKind = "adapter"  // a PEFT folder
+	TemplateRef RefKind = "template" // a chat template's file
 )
 
 // Ref is a resolved input of a stage: another stage's output or a path. A

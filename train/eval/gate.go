@@ -39,9 +39,9 @@ func total(x []float64) (t float64) {
 type Verdict string
 
 const (
-	Pass   Verdict = "pass"
-	Failed Verdict = "fail"
-	Unsure Verdict = "unsure"
+	Pass   Verdict = "pass"   // within the limit
+	Failed Verdict = "fail"   // beyond the limit
+	Unsure Verdict = "unsure" // the interval holds the limit
 )
 
 // Limit bounds a metric. Relative bounds are shares of the baseline.

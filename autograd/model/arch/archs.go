@@ -30,8 +30,8 @@ type Arch struct {
 type Op uint8
 
 const (
-	Same        Op = iota
-	PermuteRope    // GGUF stores the rows of each head with rotation pairs adjacent
+	Same        Op = iota // as it is
+	PermuteRope           // GGUF stores the rows of each head with rotation pairs adjacent
 )
 
 // TensorRule maps one tensor. Rows and Cols are its shape in memory; Cols is 0

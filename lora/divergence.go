@@ -67,18 +67,13 @@ func compareBatch(ref, m *model.Model, b data.Batch) (kl, top []float32, err err
 		hr, hm := ref.Hidden(t, in), m.Hidden(t, in)
 		for i := 0; i < n && t.Err() == nil; i += logitRows(v) {
 			rows := min(logitRows(v), n-i)
-			if err := compareRows(ref, m, part(dev, hr, i, rows), part(dev, hm, i, rows), kl[i:i+rows], top[i:i+rows]); err != nil {
+			if err := compareRows(ref, m, t.View(hr, i, rows), t.View(hm, i, rows), kl[i:i+rows], top[i:i+rows]); err != nil {
 				return err
 			}
 		}
 		return t.Err()
 	})
 	return kl, top, err
-}
-
-// part views rows of a tensor of another tape.
-func part(dev kernels.Backend, x *autograd.Tensor, row0, rows int) *autograd.Tensor {
-	return &autograd.Tensor{Shape: []int{rows, x.Cols()}, Data: dev.Slice(x.Data, row0*x.Cols(), rows*x.Cols())}
 }
 
 func compareRows(ref, m *model.Model, hr, hm *autograd.Tensor, kl, top []float32) error {

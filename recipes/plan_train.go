@@ -171,7 +171,7 @@ func planTrain(p *planner, j *Job, s *StagePlan) error {
 	if r.Recompute > 0 {
 		s.note("gradient checkpointing of %d blocks", r.Recompute)
 	}
-	p.trainWarnings(t, s, steps)
+	p.trainWarnings(t, s, steps, r.params)
 	return nil
 }
 
@@ -242,12 +242,19 @@ func (p *planner) blocks(t trial) int {
 	return 1
 }
 
-// trainWarnings say what is unusual.
-func (p *planner) trainWarnings(t trial, s *StagePlan, steps int) {
+// smallModel is the number of parameters below which a model takes steps
+// several times as large as those usual for language models.
+const smallModel = 50_000_000
+
+// trainWarnings say what is unusual for a model of params parameters.
+func (p *planner) trainWarnings(t trial, s *StagePlan, steps int, params int64) {
 	o := &t.config
 	usual := 2e-4
 	if o.Adapter == "none" {
 		usual = 2e-5
+	}
+	if params < smallModel {
+		usual *= 10
 	}
 	if lr := *o.LearningRate; lr < usual/10 || lr > usual*10 {
 		s.note("learning_rate %s is far from the usual %s", sig(lr, 2), sig(usual, 2))

@@ -75,11 +75,11 @@ type Merge struct {
 type Quantize struct {
 	Model           string  `yaml:"model" doc:"stage or path" default:"the last dense model above"`
 	Method          string  `yaml:"method" doc:"how values are chosen" enum:"rtn|gptq|awq|nf4"`
-	Scheme          string  `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W2A16_ASYM|NF4" default:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
+	Scheme          string  `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W3A16_ASYM|W2A16|W2A16_ASYM|NF4" default:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
 	Format          string  `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" default:"the method's own"`
 	For             Names   `yaml:"for" doc:"programs that must load it" default:"[transformers, vllm]"`
 	GroupSize       Auto    `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
-	ActOrder        string  `yaml:"actorder" doc:"GPTQ column order; group is desc_act" enum:"static|none|group" default:"static"`
+	ActOrder        string  `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
 	DampPercent     float64 `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"0..1"`
 	Calibration     string  `yaml:"calibration" doc:"ingest stage or file" default:"the only ingest stage"`
 	Samples         int     `yaml:"samples" doc:"calibration samples" default:"128" range:"1..1000000"`

@@ -5,7 +5,7 @@ import (
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/kerneltest"
 )
 

@@ -4,7 +4,7 @@ import (
 	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
 // haveUnits reports whether the level decodes by units.

@@ -6,8 +6,8 @@ import (
 
 	"github.com/tunekit/tunekit/kernels"
 	blocks "github.com/tunekit/tunekit/kernels/block"
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
 // Decoding by units equals package block, in rows and in strips, and goes by

@@ -1,7 +1,7 @@
 package cpu
 
 import (
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 

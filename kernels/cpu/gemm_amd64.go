@@ -3,7 +3,7 @@ package cpu
 import (
 	"unsafe"
 
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
 var f32AVX512 = &kernel{mr: 14, ku: 1,

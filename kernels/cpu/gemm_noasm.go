@@ -4,7 +4,7 @@ package cpu
 
 import (
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
 func kernelF32(level.Level) *kernel  { return genericKernel }

@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 

@@ -1,6 +1,6 @@
 package cpu
 
-import "github.com/tunekit/tunekit/kernels/cpu/internal/level"
+import "github.com/tunekit/tunekit/kernels/internal/level"
 
 //go:generate go run -C gen .
 

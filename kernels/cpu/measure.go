@@ -5,8 +5,8 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
 	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 

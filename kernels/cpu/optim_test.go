@@ -11,8 +11,8 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
 // TestAdamWGolden makes the ten updates of golden/train/optim (torch 2.15,

@@ -3,7 +3,7 @@
 package main
 
 func main() {
-	open("level", "../internal/level", "probe")
+	open("level", "../../internal/level", "probe")
 	rate("rateFMA", "runs n times 24 independent f32 multiply-adds of 16 lanes.", func(i int) { e("VFMADD231PS Z30, Z31, Z%d", i) })
 	rate("rateBF16", "runs n times 24 independent dot products of 16 bf16 pairs.", func(i int) { vdpbf16ps(30, 31, i) })
 	rate256()

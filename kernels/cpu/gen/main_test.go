@@ -21,16 +21,16 @@ func TestRawBytesDecode(t *testing.T) {
 	if _, err := exec.LookPath("objdump"); err != nil {
 		t.Skip("objdump is not installed")
 	}
-	files, err := filepath.Glob("../*_amd64.s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	inner, err := filepath.Glob("../internal/*/*_amd64.s")
-	if err != nil {
-		t.Fatal(err)
+	var files []string
+	for _, dir := range []string{"..", "../internal/*", "../../internal/*", "../../block/internal/*"} {
+		found, err := filepath.Glob(dir + "/*_amd64.s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
 	}
 	checked := 0
-	for _, f := range append(files, inner...) {
+	for _, f := range files {
 		code, want := rawInstructions(t, f)
 		if len(want) == 0 {
 			continue

@@ -10,7 +10,7 @@ package vec
 import (
 	"fmt"
 
-	"github.com/tunekit/tunekit/kernels/cpu/internal/level"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
 // table is one level's functions. Lengths are in elements.

@@ -19,7 +19,7 @@ var layers = []string{
 	"kernels/block formats/atomic kernels/cpu/internal/vec",
 	"kernels formats formats/hub formats/atomic/testdir",
 	"kernels/cpu kernels/cuda kernels/dry autograd/model/arch",
-	"autograd autograd/reference data kernels/device kernels/kerneltest",
+	"autograd autograd/reference data kernels/device kernels/kerneltest kernels/bench",
 	"autograd/nn",
 	"autograd/model",
 	"train/eval",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
@@ -75,56 +74,6 @@ func (a *Answers) Series() Series {
 		w[i] = 1
 	}
 	return Series{Sum: a.Right, Weight: w}
-}
-
-// speed's workload.
-const (
-	speedPrompt = 512
-	speedNew    = 64
-)
-
-// Speed times one prompt and an answer, a token at a time, on text that is
-// cut or repeated to 512 tokens (less where the context is shorter): prompt
-// and decode tokens a second, and the latency of a token.
-func Speed(ctx context.Context, m *model.Model, text []int32) ([]Metric, error) {
-	n := min(speedPrompt, m.Spec.MaxPos/2)
-	var prompt []int32
-	for len(prompt) < n {
-		prompt = append(prompt, text[:min(len(text), n-len(prompt))]...)
-	}
-	gen := min(speedNew, m.Spec.MaxPos-n)
-	cache, err := m.NewCache(1, n+gen)
-	if err != nil {
-		return nil, err
-	}
-	defer cache.Close()
-	began := time.Now()
-	logits, err := m.Step(cache, []model.Piece{{Tokens: prompt}})
-	if err != nil {
-		return nil, err
-	}
-	took := time.Since(began)
-	var each []float32
-	began = time.Now()
-	for range gen - 1 {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		id := Sampling{}.next(logits[0], nil, 0, 0)
-		t := time.Now()
-		if logits, err = m.Step(cache, []model.Piece{{Tokens: []int32{id}}}); err != nil {
-			return nil, err
-		}
-		each = append(each, float32(time.Since(t).Seconds()*1000))
-	}
-	decode := time.Since(began)
-	slices.Sort(each)
-	return []Metric{
-		{Task: "speed", Metric: "prompt_tokens_per_second", Value: float64(n) / took.Seconds(), N: n},
-		{Task: "speed", Metric: "decode_tokens_per_second", Value: float64(len(each)) / decode.Seconds(), N: len(each)},
-		{Task: "speed", Metric: "latency_ms_p50", Value: quantile(each, 0.5), N: len(each)},
-		{Task: "speed", Metric: "latency_ms_p95", Value: quantile(each, 0.95), N: len(each)},
-	}, nil
 }
 
 // SeriesOf is a metric of scores by sample, for gates: perplexity, kl or top1.

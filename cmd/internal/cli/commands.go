@@ -17,7 +17,7 @@ func commands() []*ucli.Command {
 		runCommand(), planCommand(), validateCommand(), initCommand(), schemaCommand(), cleanCommand(),
 		ingestCommand(), trainCommand(), mergeCommand(), exportCommand(), evalCommand(), compareCommand(),
 		generateCommand(), chatCommand(), inspectCommand(), verifyCommand(), doctorCommand(), pullCommand(), graphCommand(),
-		logitsCommand(), tokenizeCommand(), renderCommand(),
+		logitsCommand(), tokenizeCommand(), renderCommand(), benchCommand(),
 		{Name: "quant", Usage: "quantize a model; also the binary quant", Subcommands: quantCommands(), Action: noSubcommand},
 		helpCommand(), completionCommand(),
 	}

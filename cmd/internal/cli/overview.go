@@ -5,7 +5,7 @@ const overview = `tune - tune, quantize and test language models          tune C
 
   start     init doctor pull schema         data, train  ingest train merge
   run       run plan validate clean         quantize     quant nf4|rtn|gptq|awq|gguf|imatrix, export
-  look      inspect verify graph            try, judge   chat generate eval compare
+  look      inspect verify graph            try, judge   chat generate eval compare bench
   scripts   logits tokenize render          shell        completion bash|zsh|fish
 
 examples

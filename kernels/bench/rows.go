@@ -1,0 +1,162 @@
+package bench
+
+import (
+	"fmt"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// rows lists what there is to measure on dev.
+func rows(dev kernels.Backend) []row {
+	out := products(dev)
+	out = append(out, matvecs()...)
+	out = append(out, attention()...)
+	out = append(out, elementwise()...)
+	out = append(out, losses(dev)...)
+	if dev.Info().Name == "cpu" {
+		out = append(out, encoders()...)
+		out = append(out, threads(dev)...)
+	}
+	return out
+}
+
+// int4 is the type that GPTQ writes.
+func int4(group int) dtype.Type {
+	return dtype.Type{Kind: dtype.Int4, Group: int32(group), Scale: dtype.F16}
+}
+
+// arithmetics are the kinds of arithmetic that pay on dev.
+func arithmetics(dev kernels.Backend) []bool {
+	if dev.Info().FastBF16 {
+		return []bool{false, true}
+	}
+	return []bool{false}
+}
+
+// limitOf is the limit of products.
+func limitOf(bf16 bool) Limit {
+	if bf16 {
+		return BF16
+	}
+	return F32
+}
+
+// products are x [N,in]·Wᵀ at the shapes of SmolLM2-135M and Llama-3.2-1B, its
+// gradients, and the same with weights that are decoded on the way.
+func products(dev kernels.Backend) []row {
+	var out []row
+	for _, bf16 := range arithmetics(dev) {
+		dense := dtype.Of(dtype.F32)
+		if bf16 {
+			dense = dtype.Of(dtype.BF16)
+		}
+		for _, s := range [][3]int{{512, 576, 576}, {512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576}, {2048, 1536, 576}, {2048, 2048, 2048}, {512, 8192, 2048}, {512, 2048, 8192}} {
+			out = append(out, linear(dense, bf16, s[0], s[1], s[2]))
+		}
+		for _, s := range [][3]int{{512, 1536, 576}, {512, 576, 1536}, {2048, 2048, 2048}} {
+			for _, t := range []dtype.Type{dtype.NF4Double, dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q8_0), int4(64)} {
+				if dtype.Fits(t, s[2]) {
+					out = append(out, linear(t, bf16, s[0], s[1], s[2]))
+				}
+			}
+		}
+		for _, t := range []dtype.Type{dense, dtype.NF4Double} {
+			out = append(out, gradient(t, bf16, false, 2048, 1536, 576))
+		}
+		out = append(out, gradient(dense, bf16, true, 2048, 1536, 576))
+	}
+	return out
+}
+
+// flops is the work of one product in GFLOP.
+func flops(n, rows, cols int) float64 { return 2 * float64(n) * float64(rows) * float64(cols) / 1e9 }
+
+func linear(t dtype.Type, bf16 bool, n, rows, cols int) row {
+	return row{"product " + string(limitOf(bf16)), fmt.Sprintf("%d×%d×%d, weights %v", n, rows, cols, t), func(x *env) op {
+		a := &kernels.LinearArgs{N: n, X: x.random(n * cols), W: x.weight(t, rows, cols), BF16: bf16}
+		y := x.empty(n * rows)
+		return op{work: flops(n, rows, cols), unit: "GFLOP/s", limit: limitOf(bf16), call: func() { x.Linear(kernels.To(y), a) }}
+	}}
+}
+
+func gradient(t dtype.Type, bf16, ofWeight bool, n, rows, cols int) row {
+	name := "dX"
+	if ofWeight {
+		name = "dW"
+	}
+	return row{"product " + string(limitOf(bf16)), fmt.Sprintf("%s %d×%d×%d, weights %v", name, n, rows, cols, t), func(x *env) op {
+		a := &kernels.LinearArgs{N: n, X: x.random(n * cols), W: x.weight(t, rows, cols), BF16: bf16}
+		dy := x.random(n * rows)
+		dx, dw := kernels.To(x.empty(n*cols)), kernels.Dst{}
+		if ofWeight {
+			dx, dw = kernels.Dst{}, kernels.To(x.empty(rows*cols))
+		}
+		return op{work: flops(n, rows, cols), unit: "GFLOP/s", limit: limitOf(bf16), call: func() { x.LinearBackward(dx, dw, kernels.Dst{}, dy, a) }}
+	}}
+}
+
+// streamed is the size of a matrix that no cache holds.
+const streamed = 192 << 20
+
+// matvecs are products of one token with weights from memory.
+func matvecs() []row {
+	const cols = 2048
+	var out []row
+	for _, t := range []dtype.Type{dtype.Of(dtype.F32), dtype.Of(dtype.F16), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K),
+		dtype.Of(dtype.Q6_K), dtype.NF4Double, int4(128)} {
+		out = append(out, row{"matrix·vector", fmt.Sprintf("weights %v", t), func(x *env) op {
+			rows := streamed / dtype.Size(t, 1024, cols) * 1024
+			a := &kernels.LinearArgs{N: 1, X: x.random(cols), W: x.weight(t, rows, cols)}
+			y := x.empty(rows)
+			return op{work: float64(dtype.Size(t, rows, cols)) / 1e9, unit: "GB/s", limit: Read, call: func() { x.Linear(kernels.To(y), a) }}
+		}})
+	}
+	return out
+}
+
+// attention counts visible scores only: two products of D a score forward, five
+// backward.
+func attention() []row {
+	const t, h, k, d = 2048, 9, 3, 64
+	work := float64(t) * (t + 1) / 2 * h * d * 2 / 1e9
+	heads := func(x *env, n int) kernels.Heads {
+		return kernels.Heads{Buffer: x.random(t * n * d), Tok: n * d, Head: d}
+	}
+	both := func(forward, backward bool, name string, work float64) row {
+		return row{"attention", fmt.Sprintf("%s, %d tokens, %d heads of %d", name, t, h, d), func(x *env) op {
+			q, kk, v, o, do, dq, dk, dv := heads(x, h), heads(x, k), heads(x, k), heads(x, h), heads(x, h), heads(x, h), heads(x, k), heads(x, k)
+			lse := x.empty(t * h)
+			a := &kernels.AttnArgs{N: t, H: h, K: k, D: d, Seq: x.ints(0, t), Scale: 0.125}
+			if x.err == nil {
+				x.Attention(o, lse, q, kk, v, a)
+			}
+			return op{work: work, unit: "GFLOP/s", limit: F32, call: func() {
+				if forward {
+					x.Attention(o, lse, q, kk, v, a)
+				}
+				if backward {
+					x.AttentionBackward(dq, dk, dv, do, o, lse, q, kk, v, a)
+				}
+			}}
+		}}
+	}
+	return []row{both(true, false, "forward", 2*work), both(false, true, "backward", 5*work), both(true, true, "forward and backward", 7*work), cached()}
+}
+
+// cached is the attention of single tokens over long caches of keys and values.
+func cached() row {
+	const slots, pos, h, k, d = 8, 8000, 32, 8, 64
+	return row{"attention", fmt.Sprintf("one token, %d caches of %d", slots, pos), func(x *env) op {
+		const size = slots * (pos + 1) * k * d
+		kv := &kernels.KV{Keys: x.random(size), Values: x.random(size), Slots: slots, Max: pos + 1, K: k, D: d}
+		slot, at := make([]int32, slots), make([]int32, slots)
+		for i := range slot {
+			slot[i], at[i] = int32(i), pos
+		}
+		q := kernels.Heads{Buffer: x.random(slots * h * d), Tok: h * d, Head: d}
+		o := kernels.Heads{Buffer: x.empty(slots * h * d), Tok: h * d, Head: d}
+		sb, pb := x.ints(slot...), x.ints(at...)
+		return op{work: 8 * size / 1e9, unit: "GB/s", limit: Read, call: func() { x.KVAttention(o, q, kv, slots, h, sb, pb, 0.125, 0) }}
+	}}
+}

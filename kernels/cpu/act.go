@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
@@ -70,18 +69,29 @@ func part(x []float32, lo, hi int) []float32 {
 	return x[lo:hi]
 }
 
+// curves are the activations that are computed with their slopes.
+var curves = map[kernels.ActKind]func(v, s, x []float32){
+	kernels.GELU: vec.GELU.Slope, kernels.GELUTanh: vec.GELUTanh.Slope, kernels.ReLU: relu,
+}
+
+// curveLen is how many elements of a curve are held at a time, on the stack.
+const curveLen = 512
+
 func act(k kernels.ActKind, y, g, u []float32) {
 	if k == kernels.SiLU {
 		vec.SiLU(y, g, u)
 		return
 	}
-	f := actFunc(k)
-	for i, x := range g {
-		v, _ := f(x)
-		if u != nil {
-			v *= u[i]
+	f := curve(k)
+	var slope, value [curveLen]float32
+	for i := 0; i < len(g); i += curveLen {
+		n := min(curveLen, len(g)-i)
+		if u == nil {
+			f(y[i:i+n], slope[:n], g[i:i+n])
+			continue
 		}
-		y[i] = v
+		f(value[:n], slope[:n], g[i:i+n])
+		vec.MulScale(y[i:i+n], value[:n], u[i:i+n], 1)
 	}
 }
 
@@ -90,55 +100,39 @@ func actGrad(k kernels.ActKind, dg, du, dy, g, u []float32) {
 		vec.SiLUGrad(dg, du, dy, g, u)
 		return
 	}
-	f := actFunc(k)
-	for i, x := range g {
-		v, slope := f(x)
-		d := dy[i]
+	f := curve(k)
+	var slope, value [curveLen]float32
+	for i := 0; i < len(g); i += curveLen {
+		n := min(curveLen, len(g)-i)
+		f(value[:n], slope[:n], g[i:i+n])
 		if u == nil {
-			dg[i] = d * slope
+			vec.MulScale(dg[i:i+n], dy[i:i+n], slope[:n], 1)
 			continue
 		}
-		up := u[i]
-		dg[i] = d * up * slope
-		du[i] = d * v
+		vec.MulScale(slope[:n], slope[:n], u[i:i+n], 1)
+		vec.MulScale(value[:n], value[:n], dy[i:i+n], 1)
+		vec.MulScale(dg[i:i+n], dy[i:i+n], slope[:n], 1)
+		copy(du[i:i+n], value[:n])
 	}
 }
 
-// actFunc returns the function that gives an activation's value and slope.
-func actFunc(k kernels.ActKind) func(x float32) (v, slope float32) {
-	switch k {
-	case kernels.GELU:
-		return gelu
-	case kernels.GELUTanh:
-		return geluTanh
-	case kernels.ReLU:
-		return relu
+func curve(k kernels.ActKind) func(v, s, x []float32) {
+	f, ok := curves[k]
+	if !ok {
+		panic(fmt.Sprintf("cpu: act: no activation %d", k))
 	}
-	panic(fmt.Sprintf("cpu: act: no activation %d", k))
+	return f
 }
 
-func relu(x float32) (v, slope float32) {
-	if x > 0 {
-		return x, 1
+func relu(v, s, x []float32) {
+	for i, x := range x {
+		switch {
+		case x > 0:
+			v[i], s[i] = x, 1
+		case x != x:
+			v[i], s[i] = x, x
+		default:
+			v[i], s[i] = 0, 0
+		}
 	}
-	if x != x {
-		return x, x
-	}
-	return 0, 0
-}
-
-// gelu is x·Φ(x) (Hendrycks, Gimpel 2016, arXiv:1606.08415).
-func gelu(x32 float32) (v, slope float32) {
-	x := float64(x32)
-	phi := 0.5 * math.Erfc(-x/math.Sqrt2)
-	pdf := math.Exp(-x*x/2) / math.Sqrt(2*math.Pi)
-	return float32(x * phi), float32(phi + x*pdf)
-}
-
-// geluTanh is 0.5·x·(1+tanh(√(2/π)(x+0.044715x³))).
-func geluTanh(x32 float32) (v, slope float32) {
-	const k, c = 0.7978845608028654, 0.044715
-	x := float64(x32)
-	t := math.Tanh(k * (x + c*x*x*x))
-	return float32(0.5 * x * (1 + t)), float32(0.5*(1+t) + 0.5*x*(1-t*t)*k*(1+3*c*x*x))
 }

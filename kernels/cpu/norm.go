@@ -49,18 +49,17 @@ func (c *CPU) Norm(y, sum kernels.Dst, stats kernels.Buffer, a *kernels.NormArgs
 			if sd != nil {
 				store(sd[i*a.C:(i+1)*a.C], row, sum.Add)
 			}
-			m.measure(i, row, func(mean, r float32) {
-				if yd == nil {
-					return
-				}
-				dst := yd[i*a.C : (i+1)*a.C]
-				if y.Add {
-					m.apply(out, row, mean, r)
-					vec.Axpy(dst, 1, out)
-					return
-				}
-				m.apply(dst, row, mean, r)
-			})
+			centred, r := m.measure(i, row, out)
+			if yd == nil {
+				continue
+			}
+			dst := yd[i*a.C : (i+1)*a.C]
+			if y.Add {
+				m.apply(out, centred, r)
+				vec.Axpy(dst, 1, out)
+				continue
+			}
+			m.apply(dst, centred, r)
 		}
 	})
 }
@@ -75,43 +74,29 @@ func (m *norm) input(i int, s []float32) []float32 {
 	return s
 }
 
-// measure computes the statistics of a row, keeps them and passes them on.
-func (m *norm) measure(i int, row []float32, f func(mean, r float32)) {
+// measure computes the statistics of a row and keeps them. It returns 1/σ and
+// what that scales: the row, or the row less its mean in tmp.
+func (m *norm) measure(i int, row, tmp []float32) (centred []float32, r float32) {
 	n := float64(m.C)
 	if m.Kind == kernels.RMSNorm {
-		r := float32(1 / math.Sqrt(float64(vec.Dot(row, row))/n+float64(m.Eps)))
+		r = float32(1 / math.Sqrt(float64(vec.Dot(row, row))/n+float64(m.Eps)))
 		if m.stats != nil {
 			m.stats[i] = r
 		}
-		f(0, r)
-		return
+		return row, r
 	}
-	mean := float32(float64(vec.Sum(row)) / n)
-	var sq float64
-	for _, v := range row {
-		d := float64(v) - float64(mean)
-		sq += d * d
-	}
-	r := float32(1 / math.Sqrt(sq/n+float64(m.Eps)))
+	mean := float32(vec.Sum64(row) / n)
+	vec.Shift(tmp, row, -mean)
+	r = float32(1 / math.Sqrt(vec.SumSq64(tmp, nil)/n+float64(m.Eps)))
 	if m.stats != nil {
 		m.stats[2*i], m.stats[2*i+1] = mean, r
 	}
-	f(mean, r)
+	return tmp, r
 }
 
-// apply writes the normalised row.
-func (m *norm) apply(y, row []float32, mean, r float32) {
-	if m.Kind == kernels.RMSNorm {
-		vec.MulScale(y, row, m.w, r)
-	} else {
-		for j, v := range row {
-			v = (v - mean) * r
-			if m.w != nil {
-				v *= m.w[j]
-			}
-			y[j] = v
-		}
-	}
+// apply writes the normalised row. y may be centred.
+func (m *norm) apply(y, centred []float32, r float32) {
+	vec.MulScale(y, centred, m.w, r)
 	if m.bias != nil {
 		vec.Axpy(y, 1, m.bias)
 	}
@@ -195,9 +180,7 @@ func (m *norm) backRow(i int, dy, x, tmp []float32) backRow {
 		return backRow{m.Kind, dy, x, m.stats[i]}
 	}
 	mean, c := m.stats[2*i], tmp[m.C:2*m.C]
-	for j, v := range x {
-		c[j] = v - mean
-	}
+	vec.Shift(c, x, -mean)
 	return backRow{m.Kind, dy, c, m.stats[2*i+1]}
 }
 
@@ -223,10 +206,7 @@ func (b backRow) dx(dst, w []float32, add bool, tmp []float32) {
 	}
 	vec.NormGrad(out, b.dy, w, b.x, b.r, -b.r*b.r*b.r*gx/n)
 	if b.kind == kernels.LayerNorm {
-		shift := b.r * gsum / n
-		for j := range out {
-			out[j] -= shift
-		}
+		vec.Shift(out, out, -(b.r * gsum / n))
 	}
 	if add {
 		vec.Axpy(dst, 1, out)

@@ -156,6 +156,7 @@ func vecs() {
 		l.sums()
 		l.linear()
 		l.exponentials()
+		l.curves()
 		l.elementwise()
 		l.adam()
 		l.rows()

@@ -100,6 +100,28 @@ var avx2 = table{
 		siluGradAVX2(n, first(dg), first(du), first(dy), first(g), first(u))
 		siluGradGeneric(dg[n:], du[n:], dy[n:], g[n:], u[n:])
 	},
+	curves: [3]func(v, s, x []float32){
+		func(v, s, x []float32) {
+			n := len(x) &^ 7
+			geluTanhAVX2(n, first(v), first(s), first(x))
+			geluTanhGeneric(v[n:], s[n:], x[n:])
+		},
+		func(v, s, x []float32) {
+			n := len(x) &^ 7
+			geluAVX2(n, first(v), first(s), first(x))
+			geluGeneric(v[n:], s[n:], x[n:])
+		},
+		func(v, s, x []float32) {
+			n := len(x) &^ 7
+			tanhAVX2(n, first(v), first(s), first(x))
+			tanhGeneric(v[n:], s[n:], x[n:])
+		},
+	},
+	shift: func(y, x []float32, a float32) {
+		n := len(y) &^ 7
+		shiftAVX2(n, first(y), first(x), a)
+		shiftGeneric(y[n:], x[n:], a)
+	},
 	rotate: func(y0, y1, x0, x1, c, s []float32) {
 		n := len(c) &^ 7
 		rotateAVX2(n, first(y0), first(y1), first(x0), first(x1), first(c), first(s))

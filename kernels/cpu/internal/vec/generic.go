@@ -202,6 +202,37 @@ func siluGradGeneric(dg, du, dy, g, u []float32) {
 	}
 }
 
+func geluTanhGeneric(v, s, x []float32) {
+	const k, c = 0.7978845608028654, 0.044715
+	for i, f := range x {
+		x := float64(f)
+		t := math.Tanh(k * (x + c*x*x*x))
+		v[i], s[i] = float32(0.5*x*(1+t)), float32(0.5*(1+t)+0.5*x*(1-t*t)*k*(1+3*c*x*x))
+	}
+}
+
+func geluGeneric(v, s, x []float32) {
+	for i, f := range x {
+		x := float64(f)
+		phi := 0.5 * math.Erfc(-x/math.Sqrt2)
+		pdf := math.Exp(-x*x/2) / math.Sqrt(2*math.Pi)
+		v[i], s[i] = float32(x*phi), float32(phi+x*pdf)
+	}
+}
+
+func tanhGeneric(v, s, x []float32) {
+	for i, f := range x {
+		t := math.Tanh(float64(f))
+		v[i], s[i] = float32(t), float32(1-t*t)
+	}
+}
+
+func shiftGeneric(y, x []float32, a float32) {
+	for i, v := range x {
+		y[i] = v + a
+	}
+}
+
 func rotateGeneric(y0, y1, x0, x1, c, s []float32) {
 	y0, y1, x0, x1, s = y0[:len(c)], y1[:len(c)], x0[:len(c)], x1[:len(c)], s[:len(c)]
 	for i := range c {

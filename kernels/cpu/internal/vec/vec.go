@@ -31,6 +31,8 @@ type table struct {
 	softGrad func(ds, p []float32, delta, scale float32)
 	silu     func(y, g, u []float32)
 	siluGrad func(dg, du, dy, g, u []float32)
+	curves   [3]func(v, s, x []float32) // by Curve
+	shift    func(y, x []float32, a float32)
 	rotate   func(y0, y1, x0, x1, c, s []float32)
 	stat     [3]func(y, x []float32)
 	adam     func(p, g, m, v []float32, a *Adam)
@@ -43,6 +45,7 @@ var generic = table{
 	dot: dotGeneric, dot3: dot3Generic, sum: sumGeneric, sumSq64: sumSq64Generic, sum64: sum64Generic, diff64: dotDiff64Generic, max: maxGeneric,
 	axpy: axpyGeneric, lin2: lin2Generic, mulScale: mulScaleGeneric, mulAcc: mulAccGeneric,
 	normGrad: normGradGeneric, expSum: expSumGeneric, softGrad: softGradGeneric, silu: siluGeneric, siluGrad: siluGradGeneric,
+	curves: [3]func(v, s, x []float32){geluTanhGeneric, geluGeneric, tanhGeneric}, shift: shiftGeneric,
 	rotate: rotateGeneric, stat: [3]func(y, x []float32){sumSqColsGeneric, sumAbsColsGeneric, maxAbsColsGeneric},
 	adam: adamGeneric, matmul: matmulGeneric, trans: transposeGeneric, dotRows: dotRowsGeneric,
 }
@@ -169,6 +172,27 @@ func SiLUGrad(dg, du, dy, g, u []float32) {
 		same("silugrad", len(dg), len(du), len(u))
 	}
 	at().siluGrad(dg, du, dy, g, u)
+}
+
+// Curve is an activation that is computed with its slope.
+type Curve uint8
+
+const (
+	GELUTanh Curve = iota // 0.5·x·(1+tanh(√(2/π)(x+0.044715x³)))
+	GELU                  // x·Φ(x) (Hendrycks, Gimpel 2016, arXiv:1606.08415)
+	Tanh                  // tanh(x)
+)
+
+// Slope is v = f(x) and s = f'(x). v or s may be x. Levels differ in last bits.
+func (f Curve) Slope(v, s, x []float32) {
+	same("slope", len(x), len(v), len(s))
+	at().curves[f](v, s, x)
+}
+
+// Shift is y = x + a. y may be x.
+func Shift(y, x []float32, a float32) {
+	same("shift", len(y), len(x))
+	at().shift(y, x, a)
 }
 
 // Rotate is y0 = x0·c - x1·s, y1 = x1·c + x0·s. y may be x.

@@ -73,6 +73,12 @@ var avx512 = table{
 		}
 		siluGradAVX512(len(dg), first(dg), first(du), first(dy), first(g), first(u))
 	},
+	curves: [3]func(v, s, x []float32){
+		func(v, s, x []float32) { geluTanhAVX512(len(x), first(v), first(s), first(x)) },
+		func(v, s, x []float32) { geluAVX512(len(x), first(v), first(s), first(x)) },
+		func(v, s, x []float32) { tanhAVX512(len(x), first(v), first(s), first(x)) },
+	},
+	shift: func(y, x []float32, a float32) { shiftAVX512(len(y), first(y), first(x), a) },
 	rotate: func(y0, y1, x0, x1, c, s []float32) {
 		rotateAVX512(len(c), first(y0), first(y1), first(x0), first(x1), first(c), first(s))
 	},

@@ -92,6 +92,26 @@ func siluAVX512(n int, y *float32, gate *float32)
 //go:noescape
 func siluGradAVX512(n int, dg *float32, du *float32, dy *float32, gate *float32, u *float32)
 
+// geluTanhAVX512 is v = x·σ(2k(x+cx³)) and its slope s.
+//
+//go:noescape
+func geluTanhAVX512(n int, v *float32, s *float32, x *float32)
+
+// geluAVX512 is v = x·Φ(x) and its slope s.
+//
+//go:noescape
+func geluAVX512(n int, v *float32, s *float32, x *float32)
+
+// tanhAVX512 is v = tanh(x) and its slope s.
+//
+//go:noescape
+func tanhAVX512(n int, v *float32, s *float32, x *float32)
+
+// shiftAVX512 is y = x + a.
+//
+//go:noescape
+func shiftAVX512(n int, y *float32, x *float32, a float32)
+
 // softGradAVX512 is ds = p·(ds-delta)·scale.
 //
 //go:noescape
@@ -216,6 +236,26 @@ func siluAVX2(n int, y *float32, gate *float32)
 //
 //go:noescape
 func siluGradAVX2(n int, dg *float32, du *float32, dy *float32, gate *float32, u *float32)
+
+// geluTanhAVX2 is v = x·σ(2k(x+cx³)) and its slope s.
+//
+//go:noescape
+func geluTanhAVX2(n int, v *float32, s *float32, x *float32)
+
+// geluAVX2 is v = x·Φ(x) and its slope s.
+//
+//go:noescape
+func geluAVX2(n int, v *float32, s *float32, x *float32)
+
+// tanhAVX2 is v = tanh(x) and its slope s.
+//
+//go:noescape
+func tanhAVX2(n int, v *float32, s *float32, x *float32)
+
+// shiftAVX2 is y = x + a.
+//
+//go:noescape
+func shiftAVX2(n int, y *float32, x *float32, a float32)
 
 // softGradAVX2 is ds = p·(ds-delta)·scale.
 //

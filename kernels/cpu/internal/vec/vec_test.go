@@ -35,6 +35,11 @@ var ops = []op{
 	{"silugrad", 5, []int{0, 1}, false, func(x [][]float32) { SiLUGrad(x[0], x[1], x[2], x[3], x[4]) }},
 	{"silugrad plain", 3, []int{0}, false, func(x [][]float32) { SiLUGrad(x[0], nil, x[1], x[2], nil) }},
 	{"silugrad in place", 3, []int{0, 1}, false, func(x [][]float32) { SiLUGrad(x[0], x[1], x[2], x[0], x[1]) }},
+	{"gelu tanh", 3, []int{0, 1}, false, func(x [][]float32) { GELUTanh.Slope(x[0], x[1], x[2]) }},
+	{"gelu", 3, []int{0, 1}, false, func(x [][]float32) { GELU.Slope(x[0], x[1], x[2]) }},
+	{"tanh", 3, []int{0, 1}, false, func(x [][]float32) { Tanh.Slope(x[0], x[1], x[2]) }},
+	{"tanh in place", 2, []int{0, 1}, false, func(x [][]float32) { Tanh.Slope(x[0], x[1], x[1]) }},
+	{"shift", 2, []int{0}, true, func(x [][]float32) { Shift(x[0], x[1], -0.3) }},
 	{"rotate", 6, []int{0, 1}, true, func(x [][]float32) { Rotate(x[0], x[1], x[2], x[3], x[4], x[5]) }},
 	{"rotate in place", 4, []int{0, 1}, true, func(x [][]float32) { Rotate(x[0], x[1], x[0], x[1], x[2], x[3]) }},
 	{"addsq", 2, []int{0}, false, func(x [][]float32) { AddSq(x[0], x[1]) }},
@@ -99,6 +104,37 @@ func compare(t *testing.T, l level.Level, o op, n int) {
 				t.Fatalf("length %d, argument %d, element %d: %v, in plain Go %v", n, i, j-edge-i, g, w)
 			}
 		}
+	}
+}
+
+// TestCurves holds activations to float64 over the whole range, ends included.
+func TestCurves(t *testing.T) {
+	for _, l := range level.Supported() {
+		t.Run(l.String(), func(t *testing.T) {
+			defer level.Force(l)()
+			for f, name := range []string{"gelu tanh", "gelu", "tanh"} {
+				x, v, s := make([]float32, 40000), make([]float32, 40000), make([]float32, 40000)
+				want, slope := make([]float32, len(x)), make([]float32, len(x))
+				for i := range x {
+					x[i] = float32(i-len(x)/2) / 1000
+				}
+				x[0], x[1] = -3e38, 3e38
+				generic.curves[f](want, slope, x)
+				Curve(f).Slope(v, s, x)
+				for i := range x {
+					size := math.Abs(float64(want[i])) + 1e-30
+					if f != int(Tanh) && x[i] < -4 { // a tail whose argument is rounded
+						size += 1e-6
+					}
+					if d := math.Abs(float64(v[i] - want[i])); d > 1e-6*size {
+						t.Fatalf("%s(%v) = %v, want %v", name, x[i], v[i], want[i])
+					}
+					if d := math.Abs(float64(s[i] - slope[i])); !(d <= 1e-6*(1+math.Abs(float64(x[i])))) && i > 1 {
+						t.Fatalf("%s'(%v) = %v, want %v", name, x[i], s[i], slope[i])
+					}
+				}
+			}
+		})
 	}
 }
 

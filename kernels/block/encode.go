@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/par"
@@ -15,6 +16,10 @@ var ErrNotFinite = errors.New("not finite")
 
 // rowEncoder writes one row of blocks. w is the importance of the columns or nil.
 type rowEncoder func(dst []byte, x, w []float32)
+
+// chunkEncoder writes whole rows of cols elements, the same bytes as a
+// rowEncoder row by row.
+type chunkEncoder func(dst []byte, x, w []float32, cols int)
 
 var rowEncoders = [...]rowEncoder{
 	dtype.F32:    func(dst []byte, x, _ []float32) { PutF32(dst, x) },
@@ -54,7 +59,7 @@ func EncodeRows(m Raw, row0, rows int, x, importance []float32) error {
 	if err := checkImportance(importance); err != nil {
 		return err
 	}
-	if m.Type.Kind >= dtype.Q4_0 {
+	if k := m.Type.Kind; k >= dtype.NF4 {
 		if err := checkFinite(x, row0, m.Cols); err != nil {
 			return err
 		}
@@ -72,11 +77,22 @@ func EncodeRows(m Raw, row0, rows int, x, importance []float32) error {
 	if m.Rows > 0 {
 		stride = len(m.Data) / m.Rows
 	}
+	chunk := laneEncoder(m.Type.Kind)
+	if chunk == nil {
+		chunk = func(dst []byte, x, w []float32, cols int) { eachRow(f, dst, x, w, cols) }
+	}
+	var bad atomic.Bool
 	par.For(rows, rowGrain(m.Cols), func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			f(m.Data[(row0+r)*stride:][:stride], x[r*m.Cols:(r+1)*m.Cols], importance)
+		part := x[lo*m.Cols : hi*m.Cols]
+		if m.Type.Kind >= dtype.Q4_0 && !finite(part) {
+			bad.Store(true)
+			return
 		}
+		chunk(m.Data[(row0+lo)*stride:(row0+hi)*stride], part, importance, m.Cols)
 	})
+	if bad.Load() {
+		return checkFinite(x, row0, m.Cols)
+	}
 	return checkScales(m, row0, rows)
 }
 
@@ -111,6 +127,24 @@ func checkFinite(x []float32, row0, cols int) error {
 		}
 	}
 	return nil
+}
+
+// eachRow encodes a chunk row by row.
+func eachRow(f rowEncoder, dst []byte, x, w []float32, cols int) {
+	for rows := len(x) / max(cols, 1); rows > 0; rows-- {
+		n := len(dst) / rows
+		f(dst[:n], x[:cols], w)
+		dst, x = dst[n:], x[cols:]
+	}
+}
+
+func plainFinite(x []float32) bool {
+	for _, v := range x {
+		if v-v != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // scaleOffsets are the places of the f16 scales in a block.

@@ -1,7 +1,5 @@
 package block
 
-import "encoding/binary"
-
 // IQ4_NL and IQ4_XS: codes of a fixed table of 16 unevenly spaced values.
 
 // iq4Mid are the midpoints of iq4Values, then a value above all.
@@ -87,11 +85,7 @@ func encodeIQ4_NL(dst []byte, x, w []float32) {
 		if w != nil {
 			wb = w[at:]
 		}
-		var s float32
-		for _, v := range b {
-			s += float32(v * v)
-		}
-		weighIQ4(weight[:], b, wb, float32(s*(2.0/32)))
+		weighIQ4(weight[:], b, wb, float32(sumSquares(b)*(2.0/32)))
 		d := scaleIQ4(b, weight[:])
 		putF16(dst, d)
 		id := inverse(d)
@@ -108,11 +102,7 @@ func encodeIQ4_XS(dst []byte, x, w []float32) {
 	var scales [8]float32
 	for at := 0; at < len(x); at, dst = at+256, dst[136:] {
 		b, wb := x[at:at+256], part(w, at)
-		var s float32
-		for _, v := range b {
-			s += float32(v * v)
-		}
-		s = float32(s * (2.0 / 256))
+		s := float32(sumSquares(b) * (2.0 / 256))
 		for j := range scales {
 			var wj []float32
 			if wb != nil {
@@ -121,23 +111,32 @@ func encodeIQ4_XS(dst []byte, x, w []float32) {
 			weighIQ4(weight[:], b[32*j:], wj, s)
 			scales[j] = scaleIQ4(b[32*j:32*j+32], weight[:])
 		}
-		_, top := extreme(scales[:])
-		d := -top / 32
-		putF16(dst, d)
-		id := inverse(d)
-		var hi uint16
-		clear(dst[4:8])
-		for j, v := range scales {
-			q := min(max(nearest(float32(id*v)), -32), 31)
-			is := inverse(float32(d * float32(q)))
+		ids := headIQ4(dst, &scales)
+		for j, id := range ids {
 			for i, v := range b[32*j : 32*j+32] {
-				l[i] = nearestIQ4(float32(is * v))
+				l[i] = nearestIQ4(float32(id * v))
 			}
 			packNibbles(dst[8+16*j:], &l)
-			q += 32
-			dst[4+j/2] |= byte(q) & 15 << (j % 2 * 4)
-			hi |= uint16(q>>4) << (2 * j)
 		}
-		binary.LittleEndian.PutUint16(dst[2:], hi)
 	}
+}
+
+// headIQ4 writes the scales of IQ4_XS and returns the inverses of those that
+// will be read.
+func headIQ4(dst []byte, scales *[8]float32) (ids [8]float32) {
+	_, top := extreme(scales[:])
+	d := -top / 32
+	putF16(dst, d)
+	id := inverse(d)
+	var hi uint16
+	clear(dst[4:8])
+	for j, v := range scales {
+		q := min(max(nearest(float32(id*v)), -32), 31)
+		ids[j] = inverse(float32(d * float32(q)))
+		q += 32
+		dst[4+j/2] |= byte(q) & 15 << (j % 2 * 4)
+		hi |= uint16(q>>4) << (2 * j)
+	}
+	le.PutUint16(dst[2:], hi)
+	return ids
 }

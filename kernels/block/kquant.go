@@ -1,5 +1,16 @@
 package block
 
+import "encoding/binary"
+
+// Codes are packed eight at a time.
+const (
+	bytes01 = 0x0101010101010101
+	bytes03 = 0x0303030303030303
+	bytes0f = 0x0f0f0f0f0f0f0f0f
+)
+
+var le = binary.LittleEndian
+
 // The k-quants: super-blocks of 256 elements with one or two f16 scales and
 // quantized scales (and minima) for sub-blocks of 16 or 32.
 
@@ -16,12 +27,19 @@ func encodeQ5_K(dst []byte, x, w []float32) {
 	for at := 0; at < len(x); at, dst = at+256, dst[176:] {
 		var l [256]uint8
 		superAffine32(dst, &l, x[at:at+256], part(w, at), 31, q5Tries)
-		h := dst[16:48]
-		clear(h)
-		for i, v := range l {
-			h[i%32] |= v >> 4 & 1 << (i / 32)
-		}
+		packHighs(dst[16:48], &l, 4)
 		packPairs(dst[48:176], &l)
+	}
+}
+
+// packHighs stores a bit of every code: bit j of byte i is that of element 32j+i.
+func packHighs(h []byte, l *[256]uint8, bit int) {
+	for i := 0; i < 32; i += 8 {
+		var b uint64
+		for j := range 8 {
+			b |= le.Uint64(l[32*j+i:]) >> bit & bytes01 << j
+		}
+		le.PutUint64(h[i:], b)
 	}
 }
 
@@ -37,8 +55,8 @@ func part(w []float32, at int) []float32 {
 func packPairs(q []byte, l *[256]uint8) {
 	for i := range 4 {
 		out, lo, hi := q[32*i:32*i+32], l[64*i:64*i+32], l[64*i+32:64*i+64]
-		for j := range out {
-			out[j] = lo[j]&15 | hi[j]<<4
+		for j := 0; j < 32; j += 8 {
+			le.PutUint64(out[j:], le.Uint64(lo[j:])&bytes0f|le.Uint64(hi[j:])&bytes0f<<4)
 		}
 	}
 }
@@ -46,17 +64,28 @@ func packPairs(q []byte, l *[256]uint8) {
 // superAffine32 writes d, dmin and the twelve bytes of scales and minima of
 // eight sub-blocks of 32, and the codes 0..top.
 func superAffine32(dst []byte, l *[256]uint8, x, w []float32, top int32, t tries) {
-	var scales, mins [8]float32
-	var ls, lm [8]uint8
-	var d, dmin float32
+	var scales, mins, sum [8]float32
 	if w == nil {
 		plain32(l, &scales, &mins, x, top, t)
-		d, dmin = roundScales(ls[:], lm[:], scales[:], mins[:], 63)
 	} else {
-		var sum [8]float32
 		weighted(l[:], scales[:], mins[:], sum[:], x, w, 32, top, 2)
-		d = searchPositive(ls[:], scales[:], sum[:], 63)
-		dmin = searchPositive(lm[:], mins[:], sum[:], 63)
+	}
+	ds, ms := head32(dst, scales[:], mins[:], sum[:], w != nil, top)
+	for j := range 8 {
+		requantize(l[32*j:32*j+32], x[32*j:32*j+32], ds[j], ms[j], top)
+	}
+}
+
+// head32 writes what superAffine32 does, less the codes, and returns the scales
+// and minima as they will be read. sum are the weights of weighted sub-blocks.
+func head32(dst []byte, scales, mins, sum []float32, weighted bool, top int32) (ds, ms [8]float32) {
+	var ls, lm [8]uint8
+	var d, dmin float32
+	if !weighted {
+		d, dmin = roundScales(ls[:], lm[:], scales, mins, 63)
+	} else {
+		d = searchPositive(ls[:], scales, sum, 63)
+		dmin = searchPositive(lm[:], mins, sum, 63)
 		if top == 31 {
 			for j := range ls {
 				ls[j], lm[j] = min(ls[j], 63), min(lm[j], 63)
@@ -77,8 +106,9 @@ func superAffine32(dst []byte, l *[256]uint8, x, w []float32, top int32, t tries
 	d, dmin = f16at(dst), f16at(dst[2:])
 	for j := range 8 {
 		sc, m := scaleMinK4(s, j)
-		requantize(l[32*j:32*j+32], x[32*j:32*j+32], float32(d*float32(sc)), float32(dmin*float32(m)), top)
+		ds[j], ms[j] = float32(d*float32(sc)), float32(dmin*float32(m))
 	}
+	return ds, ms
 }
 
 // plain32 searches eight sub-blocks with weights sqrt(mean square) + |x|.
@@ -113,11 +143,14 @@ func weighted(l []uint8, scales, mins, sum, x, w []float32, n int, top int32, fa
 
 // superSquare is factor·Σx²/256.
 func superSquare(x []float32, factor float32) float32 {
-	var s float32
+	return float32(float32(factor*sumSquares(x)) / 256)
+}
+
+func sumSquares(x []float32) (s float32) {
 	for _, v := range x {
 		s += float32(v * v)
 	}
-	return float32(float32(factor*s) / 256)
+	return s
 }
 
 // roundScales stores scales and minima relative to the largest of each.
@@ -156,9 +189,7 @@ func encodeQ2_K(dst []byte, x, w []float32) {
 	for at := 0; at < len(x); at, dst = at+256, dst[84:] {
 		b := x[at : at+256]
 		var l [256]uint8
-		var scales, mins [16]float32
-		var ls, lm [16]uint8
-		var d, dmin float32
+		var scales, mins, sum [16]float32
 		if w == nil {
 			var weight [16]float32
 			for j := range 16 {
@@ -167,31 +198,45 @@ func encodeQ2_K(dst []byte, x, w []float32) {
 				}
 				scales[j], mins[j] = searchAffine(l[16*j:], b[16*j:16*j+16], weight[:], 3, q2Tries)
 			}
-			d, dmin = roundScales(ls[:], lm[:], scales[:], mins[:], 15)
 		} else {
-			var sum [16]float32
 			weighted(l[:], scales[:], mins[:], sum[:], b, w[at:], 16, 3, 1)
-			d = searchPositive(ls[:], scales[:], sum[:], 15)
-			dmin = searchPositive(lm[:], mins[:], sum[:], 15)
 		}
-		putF16(dst[80:], d)
-		putF16(dst[82:], dmin)
-		d, dmin = f16at(dst[80:]), f16at(dst[82:])
+		ds, ms := head16(dst, scales[:], mins[:], sum[:], w != nil)
 		for j := range 16 {
-			dst[j] = ls[j] | lm[j]<<4
-			requantize(l[16*j:16*j+16], b[16*j:16*j+16], float32(d*float32(dst[j]&15)), float32(dmin*float32(dst[j]>>4)), 3)
+			requantize(l[16*j:16*j+16], b[16*j:16*j+16], ds[j], ms[j], 3)
 		}
 		packQuads(dst[16:80], &l)
 	}
+}
+
+// head16 writes the scales and minima of Q2_K and returns them as they will be read.
+func head16(dst []byte, scales, mins, sum []float32, weighted bool) (ds, ms [16]float32) {
+	var ls, lm [16]uint8
+	var d, dmin float32
+	if !weighted {
+		d, dmin = roundScales(ls[:], lm[:], scales, mins, 15)
+	} else {
+		d = searchPositive(ls[:], scales, sum, 15)
+		dmin = searchPositive(lm[:], mins, sum, 15)
+	}
+	putF16(dst[80:], d)
+	putF16(dst[82:], dmin)
+	d, dmin = f16at(dst[80:]), f16at(dst[82:])
+	for j := range 16 {
+		dst[j] = ls[j] | lm[j]<<4
+		ds[j], ms[j] = float32(d*float32(ls[j])), float32(dmin*float32(lm[j]))
+	}
+	return ds, ms
 }
 
 // packQuads stores 2-bit codes: byte i of each half holds elements i, i+32,
 // i+64 and i+96.
 func packQuads(q []byte, l *[256]uint8) {
 	for h := range 2 {
-		b := l[128*h : 128*h+128]
-		for i := range 32 {
-			q[32*h+i] = b[i]&3 | b[i+32]&3<<2 | b[i+64]&3<<4 | b[i+96]&3<<6
+		b, out := l[128*h:128*h+128], q[32*h:32*h+32]
+		for i := 0; i < 32; i += 8 {
+			le.PutUint64(out[i:], le.Uint64(b[i:])&bytes03|le.Uint64(b[i+32:])&bytes03<<2|
+				le.Uint64(b[i+64:])&bytes03<<4|le.Uint64(b[i+96:])&bytes03<<6)
 		}
 	}
 }
@@ -207,24 +252,29 @@ func encodeQ3_K(dst []byte, x, w []float32) {
 		} else {
 			d = weightedQ3(&l, &ls, b, w[at:at+256])
 		}
-		putF16(dst[108:], d)
-		s := dst[96:108]
-		clear(s)
-		for j, v := range ls {
-			s[j%8] |= v & 15 << (j / 8 * 4)
-			s[8+j%4] |= v >> 4 << (j / 4 * 2)
-		}
-		d = f16at(dst[108:])
+		ds := headQ3(dst, d, &ls)
 		for j := range 16 {
-			requantizeSigned(l[16*j:16*j+16], b[16*j:16*j+16], float32(d*float32(scaleQ3(s, j))), 4)
+			requantizeSigned(l[16*j:16*j+16], b[16*j:16*j+16], ds[j], 4)
 		}
-		h := dst[:32]
-		clear(h)
-		for i, v := range l {
-			h[i%32] |= v >> 2 & 1 << (i / 32)
-		}
+		packHighs(dst[:32], &l, 2)
 		packQuads(dst[32:96], &l)
 	}
+}
+
+// headQ3 writes the scales of Q3_K and returns them as they will be read.
+func headQ3(dst []byte, d float32, ls *[16]uint8) (ds [16]float32) {
+	putF16(dst[108:], d)
+	s := dst[96:108]
+	clear(s)
+	for j, v := range ls {
+		s[j%8] |= v & 15 << (j / 8 * 4)
+		s[8+j%4] |= v >> 4 << (j / 4 * 2)
+	}
+	d = f16at(dst[108:])
+	for j := range ds {
+		ds[j] = float32(d * float32(scaleQ3(s, j)))
+	}
+	return ds
 }
 
 func requantizeSigned(l []uint8, x []float32, d float32, half int32) {
@@ -242,6 +292,11 @@ func plainQ3(l *[256]uint8, ls *[16]uint8, x []float32) float32 {
 	for j := range scales {
 		scales[j] = descendQ3(l[16*j:16*j+16], x[16*j:16*j+16])
 	}
+	return roundQ3(ls, &scales)
+}
+
+// roundQ3 stores scales relative to the extreme one.
+func roundQ3(ls *[16]uint8, scales *[16]float32) float32 {
 	_, at := extreme(scales[:])
 	if at == 0 {
 		return 0
@@ -331,30 +386,44 @@ func encodeQ6_K(dst []byte, x, w []float32) {
 			}
 			scales[j] = searchSigned(l[16*j:16*j+16], b[16*j:16*j+16], weight, 32)
 		}
-		clear(dst[:210])
-		amax, top := extreme(scales[:])
-		if amax < groupMaxEps {
+		ds, ok := headQ6(dst, &scales)
+		if !ok {
 			continue
 		}
-		iscale := -128 / top
-		putF16(dst[208:], 1/iscale)
-		d := f16at(dst[208:])
-		for j, v := range scales {
-			s := int8(min(127, nearest(float32(iscale*v))))
-			dst[192+j] = byte(s)
-			requantizeSigned(l[16*j:16*j+16], b[16*j:16*j+16], float32(d*float32(s)), 32)
+		for j, d := range ds {
+			requantizeSigned(l[16*j:16*j+16], b[16*j:16*j+16], d, 32)
 		}
 		packQ6(dst, &l)
 	}
 }
 
+// headQ6 writes the scales of Q6_K and returns them as they will be read. A
+// block without any is all zeros and needs nothing more.
+func headQ6(dst []byte, scales *[16]float32) (ds [16]float32, ok bool) {
+	clear(dst[:210])
+	amax, top := extreme(scales[:])
+	if amax < groupMaxEps {
+		return ds, false
+	}
+	iscale := -128 / top
+	putF16(dst[208:], 1/iscale)
+	d := f16at(dst[208:])
+	for j, v := range scales {
+		s := int8(min(127, nearest(float32(iscale*v))))
+		dst[192+j] = byte(s)
+		ds[j] = float32(d * float32(s))
+	}
+	return ds, true
+}
+
 func packQ6(dst []byte, l *[256]uint8) {
 	for h := range 2 {
 		b, ql, qh := l[128*h:128*h+128], dst[64*h:64*h+64], dst[128+32*h:160+32*h]
-		for i := range qh {
-			ql[i] = b[i]&15 | b[i+64]<<4
-			ql[i+32] = b[i+32]&15 | b[i+96]<<4
-			qh[i] = b[i]>>4 | b[i+32]>>4<<2 | b[i+64]>>4<<4 | b[i+96]>>4<<6
+		for i := 0; i < 32; i += 8 {
+			b0, b1, b2, b3 := le.Uint64(b[i:]), le.Uint64(b[i+32:]), le.Uint64(b[i+64:]), le.Uint64(b[i+96:])
+			le.PutUint64(ql[i:], b0&bytes0f|b2&bytes0f<<4)
+			le.PutUint64(ql[i+32:], b1&bytes0f|b3&bytes0f<<4)
+			le.PutUint64(qh[i:], b0>>4&bytes03|b1>>4&bytes03<<2|b2>>4&bytes03<<4|b3>>4&bytes03<<6)
 		}
 	}
 }

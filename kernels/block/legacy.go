@@ -1,9 +1,6 @@
 package block
 
-import (
-	"encoding/binary"
-	"math"
-)
+import "math"
 
 // Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: blocks of 32 along a row. Without importance
 // the scale comes from the extreme values; with it a search weighs every
@@ -44,11 +41,7 @@ func bounds(x []float32) (lo, hi float32) {
 
 // meanSquare sums in order, as the reference does.
 func meanSquare(x []float32) float32 {
-	var s float32
-	for _, v := range x {
-		s += float32(v * v)
-	}
-	return s / float32(len(x))
+	return sumSquares(x) / float32(len(x))
 }
 
 // weigh sets weight = importance·sqrt(sigma2 + x²).
@@ -188,17 +181,15 @@ func levelsFrom(l *[32]uint8, b, w []float32, at int, sigma2 float32, top int32)
 
 // packNibbles stores the low four bits of codes j and j+16 in byte j.
 func packNibbles(dst []byte, l *[32]uint8) {
-	q := (*[16]byte)(dst)
-	for i := range q {
-		q[i] = l[i]&15 | l[i+16]<<4
+	for i := 0; i < 16; i += 8 {
+		le.PutUint64(dst[i:], le.Uint64(l[i:])&bytes0f|le.Uint64(l[i+16:])&bytes0f<<4)
 	}
 }
 
 // packHigh stores the fifth bits of 32 codes.
 func packHigh(dst []byte, l *[32]uint8) {
-	var h uint32
-	for i, v := range l {
-		h |= uint32(v>>4&1) << i
+	for i := range 4 {
+		b := le.Uint64(l[8*i:]) >> 4 & bytes01
+		dst[i] = byte(b * 0x0102040810204080 >> 56) // bit 8j to bit j
 	}
-	binary.LittleEndian.PutUint32(dst, h)
 }

@@ -11,6 +11,7 @@ func main() {
 
 	gemm()
 	vecs()
+	encoders()
 }
 
 // rate is a loop on registers, for the probe at start and the peaks of benchmarks.

@@ -1,0 +1,10 @@
+//go:build !amd64
+
+package block
+
+import "github.com/tunekit/tunekit/kernels/dtype"
+
+func laneEncoder(dtype.Kind) chunkEncoder { return nil }
+
+// finite reports whether no value is NaN or infinite.
+func finite(x []float32) bool { return plainFinite(x) }

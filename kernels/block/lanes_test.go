@@ -1,0 +1,136 @@
+package block_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/internal/level"
+)
+
+// awkward are weights that reach the corners of the searches, by name.
+func awkward(n int) map[string][]float32 {
+	r := rand.New(rand.NewPCG(uint64(n), 11))
+	fill := func(f func(i int) float32) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = f(i)
+		}
+		return x
+	}
+	normal := func(scale float64) func(int) float32 {
+		return func(int) float32 { return float32(r.NormFloat64() * scale) }
+	}
+	outlier := normal(0.01)
+	return map[string][]float32{
+		"normal":   fill(normal(0.05)),
+		"positive": fill(func(int) float32 { return float32(math.Abs(r.NormFloat64())) + 3 }),
+		"negative": fill(func(int) float32 { return -float32(math.Abs(r.NormFloat64())) - 3 }),
+		"zero":     fill(func(i int) float32 { return float32(math.Copysign(0, float64(i%3-1))) }),
+		"constant": fill(func(i int) float32 { return float32(i/256%3-1) * 0.7 }),
+		"denormal": fill(normal(1e-42)),
+		"tiny":     fill(normal(1e-16)),
+		"small":    fill(normal(3e-38)),
+		"huge":     fill(normal(2e3)),
+		"larger":   fill(normal(1e30)),
+		"largest":  fill(func(int) float32 { return float32(r.NormFloat64()*0.2) * math.MaxFloat32 }),
+		"whole":    fill(func(int) float32 { return float32(r.IntN(17) - 8) }),
+		"halves":   fill(func(int) float32 { return float32(r.IntN(9)-4) / 2 }),
+		"rare":     fill(func(i int) float32 { return float32(r.NormFloat64()) * float32(min(1, max(0, r.IntN(20)-18))) }),
+		"scales":   fill(func(i int) float32 { return float32(r.NormFloat64() * math.Pow(10, float64(i/16%40-20))) }),
+		"blocks":   fill(func(i int) float32 { return float32(r.NormFloat64()) * float32(i/32%3) }),
+		"outlier": fill(func(i int) float32 {
+			if r.IntN(40) == 0 {
+				return float32(r.NormFloat64())
+			}
+			return outlier(i)
+		}),
+	}
+}
+
+// importances are weights of the columns, nil among them.
+func importances(cols int) [][]float32 {
+	r := rand.New(rand.NewPCG(uint64(cols), 13))
+	out := [][]float32{nil}
+	for _, scale := range []float64{1, 1e-30, 1e12, 0} {
+		w := make([]float32, cols)
+		for i := range w {
+			w[i] = float32(math.Exp(4*r.NormFloat64()) * scale)
+			if r.IntN(30) == 0 {
+				w[i] = 0
+			}
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// TestLevels: every level writes the bytes of plain Go.
+func TestLevels(t *testing.T) {
+	if len(level.Supported()) == 1 {
+		t.Skip("this processor runs plain Go only")
+	}
+	for _, ty := range types {
+		if !ty.Quantized() || ty.Kind >= dtype.NF4 {
+			continue
+		}
+		t.Run(ty.String(), func(t *testing.T) {
+			n := ty.Kind.Info().Block
+			for _, shape := range [][2]int{{1, n}, {3, 5 * n}, {37, n}, {5, 11 * n}, {2, 32 * n}} {
+				for name, x := range awkward(shape[0] * shape[1]) {
+					for i, w := range importances(shape[1]) {
+						same(t, fmt.Sprintf("%s %v importance %d", name, shape, i), ty, shape[0], shape[1], x, w)
+					}
+				}
+			}
+		})
+	}
+}
+
+func same(t *testing.T, name string, ty dtype.Type, rows, cols int, x, w []float32) {
+	t.Helper()
+	var want block.Raw
+	var wantErr error
+	for _, l := range level.Supported() {
+		restore := level.Force(l)
+		m := block.New(ty, rows, cols)
+		err := block.Encode(m, x, w)
+		restore()
+		if l == level.Generic {
+			want, wantErr = m, err
+			continue
+		}
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("%s at %v: %v, plain %v", name, l, err, wantErr)
+		}
+		size := ty.Kind.Info().Bytes
+		for i := 0; i < len(m.Data); i += size {
+			if !bytes.Equal(m.Data[i:i+size], want.Data[i:i+size]) {
+				t.Fatalf("%s at %v, block %d:\n got %x\nwant %x", name, l, i/size, m.Data[i:i+size], want.Data[i:i+size])
+			}
+		}
+	}
+}
+
+// TestFiniteLevels: a value that is not finite is found wherever it lies.
+func TestFiniteLevels(t *testing.T) {
+	for _, l := range level.Supported() {
+		restore := level.Force(l)
+		for at := range 96 {
+			x := make([]float32, 3*32)
+			x[at] = float32(math.Inf(1 - at%2*2))
+			if at%3 == 0 {
+				x[at] = float32(math.NaN())
+			}
+			if err := block.Encode(block.New(dtype.Of(dtype.Q8_0), 3, 32), x, nil); !errors.Is(err, block.ErrNotFinite) {
+				t.Errorf("%v: element %d: %v", l, at, err)
+			}
+		}
+		restore()
+	}
+}

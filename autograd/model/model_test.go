@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -42,7 +43,7 @@ func adapt(t *testing.T, m *Model, r int, dropout float32, fill func(n int) []fl
 }
 
 // smol has the sizes of SmolLM2-135M.
-var smol = dims{c: 576, v: 49152, layers: 30, h: 9, k: 3, d: 64, f: 1536, tied: true}
+var smol = archtest.SmolLM2
 
 // What a step of 4×512 tokens keeps is known from the sizes alone.
 func TestMemory(t *testing.T) {
@@ -82,8 +83,8 @@ func TestMemory(t *testing.T) {
 			if c.checkpointing {
 				products += 13
 			}
-			if got := dev.Calls()["Linear"]; got != smol.layers*products {
-				t.Errorf("%d forward products, want %d", got, smol.layers*products)
+			if got := dev.Calls()["Linear"]; got != smol.Layers*products {
+				t.Errorf("%d forward products, want %d", got, smol.Layers*products)
 			}
 			if peak > c.limit {
 				t.Errorf("%d bytes at the peak, allowed %d", peak, c.limit)
@@ -107,8 +108,8 @@ func TestMemoryLimit(t *testing.T) {
 		return m.Dev.Run(func() error {
 			tape := &autograd.Tape{Dev: m.Dev, Record: true}
 			defer tape.Free()
-			h := m.Hidden(tape, Inputs{IDs: tokens(1, 64, tiny.v)})
-			m.LogProb(tape, h, tokens(2, 64, tiny.v), make([]float32, 64))
+			h := m.Hidden(tape, Inputs{IDs: tokens(1, 64, tiny.V)})
+			m.LogProb(tape, h, tokens(2, 64, tiny.V), make([]float32, 64))
 			return tape.Backward()
 		})
 	}
@@ -184,7 +185,7 @@ func keyed(seqs [][]int32, samples ...int) Inputs {
 func TestDropout(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
 	params := adapt(t, m, 4, 0.3, random(3))
-	seqs := [][]int32{tokens(1, 9, tiny.v), tokens(2, 5, tiny.v), tokens(3, 12, tiny.v)}
+	seqs := [][]int32{tokens(1, 9, tiny.V), tokens(2, 5, tiny.V), tokens(3, 12, tiny.V)}
 	want := grads(t, m, params, 1, keyed(seqs, 0, 1, 2))
 	m.GradientCheckpointing = true
 	same := grads(t, m, params, 1, keyed(seqs, 0, 1, 2))
@@ -209,7 +210,7 @@ func TestDropout(t *testing.T) {
 func TestDropoutGradient(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
 	params := adapt(t, m, 4, 0.3, random(3))
-	in := keyed([][]int32{tokens(1, 9, tiny.v)}, 0)
+	in := keyed([][]int32{tokens(1, 9, tiny.V)}, 0)
 	loss := func() float64 {
 		tape := &autograd.Tape{Dev: m.Dev, Record: true, Seed: 11, Step: 1}
 		defer tape.Free()
@@ -245,10 +246,10 @@ func TestDropoutGradient(t *testing.T) {
 // Gradients are the same bits at any number of threads.
 func TestThreads(t *testing.T) {
 	defer par.SetThreads(par.Threads())
-	s := dims{c: 96, v: 300, layers: 2, h: 6, k: 3, d: 16, f: 200}
+	s := dims{C: 96, V: 300, Layers: 2, H: 6, K: 3, D: 16, F: 200}
 	m := loadSample(t, s, Options{})
 	params := adapt(t, m, 8, 0.1, random(3))
-	in := keyed([][]int32{tokens(1, 130, s.v), tokens(2, 70, s.v)}, 0, 1)
+	in := keyed([][]int32{tokens(1, 130, s.V), tokens(2, 70, s.V)}, 0, 1)
 	par.SetThreads(1)
 	want := grads(t, m, params, 1, in)
 	for _, n := range []int{2, 3, 7} {
@@ -265,7 +266,7 @@ func TestHeadAdapter(t *testing.T) {
 	m.Head.Adapters = []*nn.LoRA{{}}
 	tape := &autograd.Tape{Dev: m.Dev, Record: true}
 	defer tape.Free()
-	ids := tokens(1, 4, tiny.v)
+	ids := tokens(1, 4, tiny.V)
 	m.LogProb(tape, m.Hidden(tape, Inputs{IDs: ids}), ids, nil)
 	if err := tape.Backward(); fail.Code(err) != int(fail.Usage) {
 		t.Errorf("an adapter on lm_head: %v", err)
@@ -285,21 +286,21 @@ func largest(v []float32) int {
 // A sequence's results do not depend on what it is packed with.
 func TestPacking(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
-	a, b := tokens(1, 9, tiny.v), tokens(2, 6, tiny.v)
+	a, b := tokens(1, 9, tiny.V), tokens(2, 6, tiny.V)
 	hidden := func(in Inputs) []float32 {
 		tape := &autograd.Tape{Dev: m.Dev}
 		defer tape.Free()
 		return values(t, tape, m.Hidden(tape, in))
 	}
 	both := hidden(Pack(a, b))
-	near(t, "first", both[:9*tiny.c], hidden(Inputs{IDs: a}), 1e-6)
-	near(t, "second", both[9*tiny.c:], hidden(Pack(b)), 1e-6)
+	near(t, "first", both[:9*tiny.C], hidden(Inputs{IDs: a}), 1e-6)
+	near(t, "second", both[9*tiny.C:], hidden(Pack(b)), 1e-6)
 }
 
 func TestInputErrors(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
 	tape := &autograd.Tape{Dev: m.Dev, Record: true}
-	h := m.Hidden(tape, Inputs{IDs: []int32{1, int32(tiny.v)}})
+	h := m.Hidden(tape, Inputs{IDs: []int32{1, int32(tiny.V)}})
 	m.LogProb(tape, h, []int32{1, 2}, []float32{1, 1})
 	if err := tape.Backward(); fail.Code(err) != int(fail.Input) {
 		t.Errorf("a token beyond the vocabulary: %v", err)
@@ -312,7 +313,7 @@ func TestInputErrors(t *testing.T) {
 	if _, err := m.Step(c, []Piece{{0, []int32{-1}}}); fail.Code(err) != int(fail.Input) {
 		t.Errorf("a negative token: %v", err)
 	}
-	if _, err := m.Step(c, []Piece{{1, tokens(1, 9, tiny.v)}}); fail.Code(err) != int(fail.Limit) {
+	if _, err := m.Step(c, []Piece{{1, tokens(1, 9, tiny.V)}}); fail.Code(err) != int(fail.Limit) {
 		t.Errorf("nine tokens into a slot of eight: %v", err)
 	}
 	if c.Len(0) != 0 || c.Len(1) != 0 {
@@ -358,7 +359,7 @@ func TestTap(t *testing.T) {
 		}
 	}}
 	defer tape.Free()
-	m.Hidden(tape, Inputs{IDs: tokens(1, 7, tiny.v)})
+	m.Hidden(tape, Inputs{IDs: tokens(1, 7, tiny.V)})
 	var want []string
 	for l := range m.Linears() {
 		want = append(want, l.Path)
@@ -374,7 +375,7 @@ func TestTap(t *testing.T) {
 // Blocks pushed one by one, and parts run alone, give what Hidden gives.
 func TestStages(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
-	in := Pack(tokens(1, 7, tiny.v), tokens(2, 3, tiny.v))
+	in := Pack(tokens(1, 7, tiny.V), tokens(2, 3, tiny.V))
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()
 	want := values(t, tape, m.Hidden(tape, in))
@@ -395,7 +396,7 @@ func TestStages(t *testing.T) {
 // A block's steps, one after another, are its Forward: the same bits.
 func TestSteps(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
-	in := Pack(tokens(1, 7, tiny.v), tokens(2, 3, tiny.v))
+	in := Pack(tokens(1, 7, tiny.V), tokens(2, 3, tiny.V))
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()
 	s := m.Prepare(tape, in)
@@ -426,9 +427,9 @@ func TestSteps(t *testing.T) {
 
 // Moving scales across every pair leaves the model's function as it is.
 func TestSmooth(t *testing.T) {
-	for _, s := range []dims{tiny, {c: 32, v: 50, layers: 2, h: 4, k: 4, d: 8, f: 40, tied: true}} {
+	for _, s := range []dims{tiny, {C: 32, V: 50, Layers: 2, H: 4, K: 4, D: 8, F: 40, Tied: true}} {
 		m := loadSample(t, s, Options{})
-		ids := tokens(1, 9, s.v)
+		ids := tokens(1, 9, s.V)
 		want := hiddenOf(t, m, ids)
 		pairs := 0
 		for _, b := range m.Stages {
@@ -437,7 +438,7 @@ func TestSmooth(t *testing.T) {
 				pairs++
 			}
 		}
-		if wantPairs := map[bool]int{true: 8, false: 6}[s.h == s.k]; pairs != wantPairs {
+		if wantPairs := map[bool]int{true: 8, false: 6}[s.H == s.K]; pairs != wantPairs {
 			t.Errorf("%d pairs, want %d", pairs, wantPairs)
 		}
 		relative(t, "hidden", hiddenOf(t, m, ids), want, 2e-6)
@@ -558,7 +559,7 @@ func TestTrainableIsFlat(t *testing.T) {
 // LogProb is the log-softmax of Logits at the targets, and where it is largest.
 func TestLogProb(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
-	ids := tokens(5, 9, tiny.v)
+	ids := tokens(5, 9, tiny.V)
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()
 	r := m.LogProb(tape, m.Hidden(tape, Inputs{IDs: ids[:8]}), ids[1:], nil)
@@ -592,7 +593,7 @@ func lastLogits(t *testing.T, m *Model, ids []int32) []float32 {
 func TestSlots(t *testing.T) {
 	for _, tied := range []bool{false, true} {
 		s := tiny
-		s.tied = tied
+		s.Tied = tied
 		m := loadSample(t, s, Options{})
 		seen := map[string]bool{}
 		for slot := range m.Slots() {
@@ -612,7 +613,7 @@ func TestLogitsOfRows(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()
-	h := m.Hidden(tape, Inputs{IDs: tokens(1, 9, tiny.v)})
+	h := m.Hidden(tape, Inputs{IDs: tokens(1, 9, tiny.V)})
 	all := values(t, tape, m.Logits(tape, h))
-	near(t, "rows 4 to 7", values(t, tape, m.Logits(tape, tape.View(h, 4, 3))), all[4*tiny.v:7*tiny.v], 1e-6)
+	near(t, "rows 4 to 7", values(t, tape, m.Logits(tape, tape.View(h, 4, 3))), all[4*tiny.V:7*tiny.V], 1e-6)
 }

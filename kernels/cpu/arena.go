@@ -5,30 +5,32 @@ import (
 	"unsafe"
 )
 
-// arena hands out blocks of memory and keeps freed ones for the next taker of
-// the same size class, so that a training step, which frees and takes the same
-// sizes again and again, touches neither the operating system nor the
-// collector. Large blocks lie outside the Go heap.
+// arena hands out blocks of memory and keeps freed ones, so that a training
+// step, which frees and takes the same sizes again and again, touches neither
+// the operating system nor the collector. Large blocks are cut from regions
+// outside the Go heap, small ones are kept by size class.
 //
-// It never holds more than was in use at the busiest moment (plus arenaSlack):
-// a taker who finds no block of its class first lets go of kept blocks of others.
+// Of small blocks it never holds more than was in use at the busiest moment
+// (plus arenaSlack): a taker who finds no block of its class first lets go of
+// kept blocks of others.
 type arena struct {
-	free map[int][]piece // kept blocks by class size
-	kept int             // bytes in free
-	live int             // bytes handed out
-	busy int             // largest live
+	regions []*region
+	free    map[int][]piece // kept small blocks by class size
+	kept    int             // bytes in free
+	live    int             // bytes of small blocks handed out
+	busy    int             // largest live
 }
 
-// piece is memory of one size class.
+// piece is a block of memory.
 type piece struct {
-	bytes  []byte // whole class
-	mapped bool   // from the operating system, not the Go heap
+	bytes  []byte
+	region *region // nil: the whole of a size class on the Go heap
 }
 
 const (
 	arenaSlack = 16 << 20
 	smallest   = 64
-	mapFrom    = 256 << 10 // blocks from here on are mapped
+	mapFrom    = 256 << 10 // blocks from here on are cut from regions
 )
 
 func newArena() *arena { return &arena{free: map[int][]piece{}} }
@@ -44,6 +46,11 @@ func class(size int) int {
 
 // take returns a block of at least size bytes, aligned to 64.
 func (a *arena) take(size int) (piece, error) {
+	if size >= mapFrom {
+		if b, err := a.cut(size); err != nil || b.region != nil {
+			return b, err
+		}
+	}
 	c := class(size)
 	a.live += c
 	a.busy = max(a.busy, a.live)
@@ -54,19 +61,16 @@ func (a *arena) take(size int) (piece, error) {
 		return b, nil
 	}
 	a.shrink(a.busy + arenaSlack - a.live)
-	b, err := newBlock(c)
-	if err != nil {
-		a.shrink(0)
-		b, err = newBlock(c)
-	}
-	if err != nil {
-		a.live -= c
-	}
-	return b, err
+	p := make([]byte, c+64)
+	return piece{bytes: align64(p)[:c:c]}, nil
 }
 
 // give takes a block back.
 func (a *arena) give(b piece) {
+	if b.region != nil {
+		b.region.join(b.bytes)
+		return
+	}
 	c := len(b.bytes)
 	a.live -= c
 	a.kept += c
@@ -78,26 +82,10 @@ func (a *arena) shrink(keep int) {
 	for c, s := range a.free {
 		for len(s) > 0 && a.kept > keep {
 			a.kept -= c
-			s[len(s)-1].release()
+			s[len(s)-1] = piece{}
 			s = s[:len(s)-1]
 		}
 		a.free[c] = s
-	}
-}
-
-func newBlock(c int) (piece, error) {
-	if c >= mapFrom {
-		if p, err := mapMemory(c); p != nil || err != nil {
-			return piece{bytes: p, mapped: true}, err
-		}
-	}
-	p := make([]byte, c+64)
-	return piece{bytes: align64(p)[:c:c]}, nil
-}
-
-func (b piece) release() {
-	if b.mapped {
-		unmapMemory(b.bytes)
 	}
 }
 

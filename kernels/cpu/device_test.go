@@ -2,6 +2,8 @@ package cpu
 
 import (
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -66,9 +68,60 @@ func TestReuse(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Free(b)
-		if c.arena.kept+c.arena.live > c.arena.busy+arenaSlack {
-			t.Fatalf("%d bytes kept, busiest moment %d", c.arena.kept, c.arena.busy)
+		if a := c.arena; a.kept+a.live > a.busy+arenaSlack || len(a.regions) > 1 {
+			t.Fatalf("%d bytes kept, busiest moment %d; %d regions", a.kept, a.busy, len(a.regions))
 		}
+	}
+}
+
+// TestRegion: blocks never overlap, free neighbours become one hole, and the
+// lowest place is taken first.
+func TestRegion(t *testing.T) {
+	a := newArena()
+	r := rand.New(rand.NewPCG(1, 2))
+	type block struct {
+		piece
+		mark byte
+	}
+	var live []block
+	for i := range 2000 {
+		if len(live) > 0 && r.IntN(5) < 2 {
+			j := r.IntN(len(live))
+			b := live[j]
+			for k := 0; k < len(b.bytes); k += 4096 {
+				if b.bytes[k] != b.mark {
+					t.Fatal("a block was overwritten")
+				}
+			}
+			a.give(b.piece)
+			live = slices.Delete(live, j, j+1)
+			continue
+		}
+		p, err := a.take(mapFrom + r.IntN(1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.region == nil {
+			t.Skip("nothing is mapped here")
+		}
+		for k := 0; k < len(p.bytes); k += 4096 {
+			p.bytes[k] = byte(i)
+		}
+		live = append(live, block{p, byte(i)})
+	}
+	for _, b := range live {
+		a.give(b.piece)
+	}
+	for _, r := range a.regions {
+		if len(r.free) != 1 || r.free[0] != (hole{0, len(r.mem)}) {
+			t.Errorf("holes %v of a free region of %d bytes", r.free, len(r.mem))
+		}
+	}
+	p, _ := a.take(mapFrom)
+	q, _ := a.take(mapFrom)
+	a.give(p)
+	if again, _ := a.take(mapFrom); &again.bytes[0] != &p.bytes[0] || &q.bytes[0] == &p.bytes[0] {
+		t.Error("the lowest place is not taken first")
 	}
 }
 

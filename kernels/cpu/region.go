@@ -1,0 +1,76 @@
+package cpu
+
+import (
+	"slices"
+	"unsafe"
+)
+
+// region is mapped memory that blocks are cut from. The lowest place that is
+// large enough is taken and free neighbours are joined, so the pages that a
+// repeated sequence of blocks touches are few and always the same. Pages that
+// were never touched cost nothing.
+type region struct {
+	mem  []byte
+	free []hole // by address; no two of them touch
+}
+
+// hole is free memory of a region.
+type hole struct{ at, size int }
+
+// regionSize is the least that is mapped at a time.
+const regionSize = 256 << 20
+
+// cut takes size bytes from the first region that has them, or from a new one.
+// Where nothing can be mapped the piece has no region.
+func (a *arena) cut(size int) (piece, error) {
+	n := roundUp(size, 64)
+	total := 0
+	for _, r := range a.regions {
+		if p := r.cut(n); p != nil {
+			return piece{bytes: p, region: r}, nil
+		}
+		total += len(r.mem)
+	}
+	mem, err := mapMemory(max(n, regionSize, total))
+	if err != nil {
+		mem, err = mapMemory(n)
+	}
+	if mem == nil || err != nil {
+		return piece{}, err
+	}
+	r := &region{mem: mem, free: []hole{{0, len(mem)}}}
+	a.regions = append(a.regions, r)
+	return piece{bytes: r.cut(n), region: r}, nil
+}
+
+// cut takes n bytes from the lowest hole that has them; nil: there is none.
+func (r *region) cut(n int) []byte {
+	for i := range r.free {
+		h := &r.free[i]
+		if h.size < n {
+			continue
+		}
+		p := r.mem[h.at : h.at+n : h.at+n]
+		h.at, h.size = h.at+n, h.size-n
+		if h.size == 0 {
+			r.free = slices.Delete(r.free, i, i+1)
+		}
+		return p
+	}
+	return nil
+}
+
+// join makes p, which was cut from r, free again.
+func (r *region) join(p []byte) {
+	h := hole{int(uintptr(unsafe.Pointer(&p[0])) - uintptr(unsafe.Pointer(&r.mem[0]))), len(p)}
+	i, _ := slices.BinarySearchFunc(r.free, h, func(a, b hole) int { return a.at - b.at })
+	if i < len(r.free) && r.free[i].at == h.at+h.size {
+		h.size += r.free[i].size
+		r.free = slices.Delete(r.free, i, i+1)
+	}
+	if i > 0 && r.free[i-1].at+r.free[i-1].size == h.at {
+		r.free[i-1].size += h.size
+		return
+	}
+	r.free = slices.Insert(r.free, i, h)
+}

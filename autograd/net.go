@@ -222,6 +222,7 @@ type AttnSpec struct {
 	Seq     *Tensor // [S+1] int32
 	Scale   float32 // of the scores; 0: 1/√D
 	Window  int     // 0: none
+	SoftCap float32 // 0: none; else scaled scores become SoftCap·tanh(s/SoftCap)
 }
 
 func (s AttnSpec) scale() float32 {
@@ -233,7 +234,7 @@ func (s AttnSpec) scale() float32 {
 
 func (s AttnSpec) args(n int) *kernels.AttnArgs {
 	s.Scale = s.scale()
-	return &kernels.AttnArgs{N: n, H: s.H, K: s.K, D: s.D, Seq: s.Seq.Data, Scale: s.Scale, Window: s.Window}
+	return &kernels.AttnArgs{N: n, H: s.H, K: s.K, D: s.D, Seq: s.Seq.Data, Scale: s.Scale, Window: s.Window, SoftCap: s.SoftCap}
 }
 
 // Attention returns softmax(Scale·q·kᵀ)·v within each sequence: q [N, H·D],
@@ -281,7 +282,7 @@ func (t *Tape) CacheAttention(q, k, v *Tensor, kv *kernels.KV, slot, pos *Tensor
 	o := t.New(n, s.H*s.D)
 	if t.err == nil {
 		t.Dev.KVAppend(kv, heads(k.Data, s.K, s.D), heads(v.Data, s.K, s.D), n, slot.Data, pos.Data)
-		t.Dev.KVAttention(heads(o.Data, s.H, s.D), heads(q.Data, s.H, s.D), kv, n, s.H, slot.Data, pos.Data, s.scale(), s.Window)
+		t.Dev.KVAttention(heads(o.Data, s.H, s.D), heads(q.Data, s.H, s.D), kv, n, s.H, slot.Data, pos.Data, s.scale(), s.Window, s.SoftCap)
 	}
 	return o
 }

@@ -245,6 +245,7 @@ type AttnArgs struct {
 	Seq        Buffer  // [S+1] int32: sequence s is tokens Seq[s] … Seq[s+1]; no attention across
 	Scale      float32 // of the scores
 	Window     int     // 0: none; else a token sees itself and the Window-1 before it
+	SoftCap    float32 // 0: none; else a scaled score s becomes SoftCap·tanh(s/SoftCap)
 }
 
 // KV is a cache of keys and values, [Slots, Max, K, D] float32 each.
@@ -306,8 +307,8 @@ type Net interface {
 	// KVAppend stores token i at position pos[i] of slot[i]. slot, pos [n] int32.
 	KVAppend(c *KV, k, v Heads, n int, slot, pos Buffer)
 	// KVAttention: token i attends to positions 0..pos[i] of slot[i]
-	// (window > 0: only the last window of them).
-	KVAttention(o, q Heads, c *KV, n, h int, slot, pos Buffer, scale float32, window int)
+	// (window > 0: only the last window of them; softCap as in AttnArgs).
+	KVAttention(o, q Heads, c *KV, n, h int, slot, pos Buffer, scale float32, window int, softCap float32)
 
 	// LogProb computes out, and with Coef the gradients of
 	// Σ_n Coef[n]·(-log p(Target[n])): dx [N,C], dw [V,C] f32.

@@ -157,6 +157,6 @@ func cached() row {
 		q := kernels.Heads{Buffer: x.random(slots * h * d), Tok: h * d, Head: d}
 		o := kernels.Heads{Buffer: x.empty(slots * h * d), Tok: h * d, Head: d}
 		sb, pb := x.ints(slot...), x.ints(at...)
-		return op{work: 8 * size / 1e9, unit: "GB/s", limit: Read, call: func() { x.KVAttention(o, q, kv, slots, h, sb, pb, 0.125, 0) }}
+		return op{work: 8 * size / 1e9, unit: "GB/s", limit: Read, call: func() { x.KVAttention(o, q, kv, slots, h, sb, pb, 0.125, 0, 0) }}
 	}}
 }

@@ -31,8 +31,9 @@ type span struct {
 type attn struct {
 	c          *CPU
 	h, k, d    int
-	g, dp      int // query heads a key head; d padded to 16
-	scale      float32
+	g, dp      int     // query heads a key head; d padded to 16
+	scale      float32 // of scores, or of what cap leaves of them
+	squeeze    float32 // scores are squeezed by tanh(squeeze·s) first; 0: not
 	window     int
 	qs, os     []float32
 	ks, vs     []float32
@@ -47,9 +48,21 @@ func (c *CPU) newAttn(o, q, k, v kernels.Heads, a *kernels.AttnArgs) *attn {
 		panic(fmt.Sprintf("cpu: attention: %d query heads over %d key heads of %d", a.H, a.K, a.D))
 	}
 	g := a.H / a.K
-	return &attn{c: c, h: a.H, k: a.K, d: a.D, g: g, dp: (a.D + 15) &^ 15, scale: a.Scale, window: a.Window,
+	at := &attn{c: c, h: a.H, k: a.K, d: a.D, g: g, dp: (a.D + 15) &^ 15, scale: a.Scale, window: a.Window,
 		qs: f32(q.Buffer), os: f32(o.Buffer), ks: f32(k.Buffer), vs: f32(v.Buffer),
 		q: q, o: o, kv: k, vv: v, rowsTokens: max(1, blockRows/g)}
+	if a.SoftCap > 0 {
+		at.squeeze, at.scale = a.Scale/a.SoftCap, a.SoftCap
+	}
+	return at
+}
+
+// cap squeezes a row of raw scores, at most blockKeys of them; slope is what
+// their gradients are then multiplied by.
+func (a *attn) cap(s, slope []float32) {
+	vec.MulScale(s, s, nil, a.squeeze)
+	vec.Tanh.Slope(s, slope, s)
+	vec.MulScale(slope, slope, nil, a.squeeze)
 }
 
 // sequences returns the spans of a packed batch.
@@ -174,6 +187,10 @@ func (f *forward) rows(t, nt, k0, n int) {
 		}
 		vec.MatMul(f.s, blockKeys, q, f.dp, f.kt[b*f.dp:], blockKeys, m, pad16(w), f.d, false, false)
 		for r := range m {
+			if f.squeeze > 0 {
+				var slope [blockKeys]float32
+				f.cap(f.s[r*blockKeys:r*blockKeys+w], slope[:w])
+			}
 			f.soften(r0+r, f.s[r*blockKeys:r*blockKeys+w], f.pos+t+r/f.g, k0+b)
 		}
 		vec.MatMul(out, f.dp, f.s, blockKeys, f.v[b*f.dp:], f.dp, m, f.dp, w, false, true)

@@ -134,18 +134,26 @@ func (b *backward) statistics(s span, m int) {
 	}
 }
 
-// block: with P the weights, dP = dO·Vᵀ and dS = P∘(dP-delta)·scale:
+// block: with P the weights, dP = dO·Vᵀ and dS = P∘(dP-delta)·scale (times the
+// slope of capped scores):
 // dV += Pᵀ·dO, dK += dSᵀ·Q, dQ += dS·K.
 func (b *backward) block(t, m, k0, w int) {
 	at := (k0 - b.klo) * b.dp
 	wp := pad16(w)
 	vec.MatMul(b.p, blockKeys, b.q, b.dp, b.kt[at:], blockKeys, m, wp, b.d, false, false)
 	vec.MatMul(b.ds, blockKeys, b.do, b.dp, b.vt[at:], blockKeys, m, wp, b.d, false, false)
+	var slope [blockKeys]float32
 	for r := range m {
 		p, ds := b.p[r*blockKeys:r*blockKeys+w], b.ds[r*blockKeys:r*blockKeys+w]
 		lo, hi := b.visible(t+r/b.g, k0, w)
+		if b.squeeze > 0 {
+			b.cap(p[lo:hi], slope[lo:hi])
+		}
 		vec.ExpSum(p[lo:hi], p[lo:hi], b.scale, b.lse[r])
 		vec.SoftGrad(ds[lo:hi], p[lo:hi], b.delta[r], b.scale)
+		if b.squeeze > 0 {
+			vec.MulScale(ds[lo:hi], ds[lo:hi], slope[lo:hi], 1)
+		}
 		for _, x := range [][]float32{p[:lo], p[hi:], ds[:lo], ds[hi:]} {
 			clear(x)
 		}

@@ -75,14 +75,14 @@ func (c cacheAt) spans(n int) (runs, single []span) {
 // KVAttention attends from token i to the positions up to pos[i] of slot[i].
 // Runs of tokens (a prompt) go through the same blocks as Attention, single
 // tokens through products of one row.
-func (c *CPU) KVAttention(o, q kernels.Heads, kv *kernels.KV, n, h int, slot, pos kernels.Buffer, scale float32, window int) {
+func (c *CPU) KVAttention(o, q kernels.Heads, kv *kernels.KV, n, h int, slot, pos kernels.Buffer, scale float32, window int, softCap float32) {
 	wantHeads("kvattention: q", q, n, h, kv.D)
 	wantHeads("kvattention: o", o, n, h, kv.D)
 	runs, single := newCache(kv, slot, pos, n).spans(n)
 	keys := kernels.Heads{Buffer: kv.Keys, Tok: kv.K * kv.D, Head: kv.D}
 	values := keys
 	values.Buffer = kv.Values
-	a := c.newAttn(o, q, keys, values, &kernels.AttnArgs{N: n, H: h, K: kv.K, D: kv.D, Scale: scale, Window: window})
+	a := c.newAttn(o, q, keys, values, &kernels.AttnArgs{N: n, H: h, K: kv.K, D: kv.D, Scale: scale, Window: window, SoftCap: softCap})
 	a.forward(runs)
 	a.decode(single)
 }
@@ -138,6 +138,11 @@ func (a *attn) decodePart(out []float32, ld int, s span, k, k0 int, scores []flo
 		w := scores[g*decodeKeys:][:n]
 		qa := a.q.Off + s.tok*a.q.Tok + (k*a.g+g)*a.q.Head
 		vec.DotRows(w, a.qs[qa:qa+a.d], a.ks[ka:], a.kv.Tok, n)
+		for j := 0; a.squeeze > 0 && j < n; j += blockKeys {
+			var slope [blockKeys]float32
+			m := min(blockKeys, n-j)
+			a.cap(w[j:j+m], slope[:m])
+		}
 		o[a.d] = a.scale * vec.Max(w)
 		o[a.d+1] = vec.ExpSum(w, w, a.scale, o[a.d])
 		if a.d%16 != 0 {

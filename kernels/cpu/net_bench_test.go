@@ -82,7 +82,7 @@ func BenchmarkDecode(b *testing.B) {
 		o := kernels.Heads{Buffer: x.empty(c.slots * c.h * c.d), Tok: c.h * c.d, Head: c.d}
 		out := x.empty(1)
 		for name, f := range map[string]func(){
-			"attention": func() { x.KVAttention(o, q, kv, c.slots, c.h, sb, pb, 0.125, 0) },
+			"attention": func() { x.KVAttention(o, q, kv, c.slots, c.h, sb, pb, 0.125, 0, 0) },
 			"sum":       func() { x.Sum(kernels.To(out), kv.Keys, nil, size); x.Sum(kernels.To(out), kv.Values, nil, size) },
 		} {
 			b.Run(fmt.Sprintf("%dx%d/heads%d-%dx%d/%s", c.slots, c.pos, c.h, c.k, c.d, name), func(b *testing.B) {

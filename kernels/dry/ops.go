@@ -197,7 +197,7 @@ func (d *Dry) KVAppend(c *kernels.KV, k, v kernels.Heads, n int, slot, pos kerne
 }
 
 // KVAttention counts the visible scores, and the cache it reads.
-func (d *Dry) KVAttention(o, q kernels.Heads, c *kernels.KV, n, h int, slot, pos kernels.Buffer, _ float32, window int) {
+func (d *Dry) KVAttention(o, q kernels.Heads, c *kernels.KV, n, h int, slot, pos kernels.Buffer, _ float32, window int, _ float32) {
 	needHeads("kvattention: q", q, n, h, c.D)
 	needHeads("kvattention: o", o, n, h, c.D)
 	need("kvattention: slot", slot, n)

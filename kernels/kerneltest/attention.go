@@ -10,11 +10,14 @@ import (
 
 // attention64 is one head of one query token: softmax over the keys lo … hi.
 // q is [d]; k(j) and v(j) are rows of d.
-func attention64(q []float64, k, v func(j int) []float64, lo, hi int, scale float64) (o []float64, lse float64) {
+func attention64(q []float64, k, v func(j int) []float64, lo, hi int, scale, softCap float64) (o []float64, lse float64) {
 	s := make([]float64, hi-lo)
 	top := math.Inf(-1)
 	for j := lo; j < hi; j++ {
 		s[j-lo] = scale * dot(q, k(j))
+		if softCap > 0 {
+			s[j-lo] = softCap * math.Tanh(s[j-lo]/softCap)
+		}
 		top = math.Max(top, s[j-lo])
 	}
 	var sum float64
@@ -39,6 +42,7 @@ type attnCase struct {
 	window       int
 	q, kk, v, dy []float64
 	scale        float64
+	softCap      float64
 	vq, vk       view
 }
 
@@ -53,11 +57,13 @@ func testAttention(s *suite) {
 		{seq: []int32{0, 40}, h: 2, k: 2, d: 256},
 		{seq: []int32{0, 600}, h: 1, k: 1, d: 8, window: 260},
 		{seq: []int32{0, 17}, h: 70, k: 1, d: 4},
+		{seq: []int32{0, 20, 190}, h: 4, k: 2, d: 24, softCap: 2},
+		{seq: []int32{0, 300}, h: 2, k: 1, d: 16, softCap: 50, window: 30},
 	} {
 		n := int(c.seq[len(c.seq)-1])
 		for i := range views(n, c.h, c.d) {
 			c.vq, c.vk = views(n, c.h, c.d)[i], views(n, c.k, c.d)[i]
-			s.in(fmt.Sprintf("seq %v heads %d/%d×%d window %d view %d", c.seq, c.h, c.k, c.d, c.window, i), func(s *suite) { s.attention(c) })
+			s.in(fmt.Sprintf("seq %v heads %d/%d×%d window %d cap %g view %d", c.seq, c.h, c.k, c.d, c.window, c.softCap, i), func(s *suite) { s.attention(c) })
 		}
 	}
 }
@@ -76,7 +82,7 @@ func (c *attnCase) token(i, base int, o, lse []float64) {
 			return func(j int) []float64 { return x[((base+j)*c.k+h/(c.h/c.k))*c.d:][:c.d] }
 		}
 		p := i - base
-		oh, l := attention64(c.q[(i*c.h+h)*c.d:][:c.d], row(c.kk), row(c.v), c.first(p), p+1, c.scale)
+		oh, l := attention64(c.q[(i*c.h+h)*c.d:][:c.d], row(c.kk), row(c.v), c.first(p), p+1, c.scale, c.softCap)
 		copy(o[(i*c.h+h)*c.d:], oh)
 		lse[i*c.h+h] = l
 	}
@@ -144,7 +150,7 @@ func (s *suite) attention(c attnCase) {
 	c.q, c.kk, c.v, c.dy = s.normal(n*c.h*c.d, 1), s.normal(n*c.k*c.d, 1), s.normal(n*c.k*c.d, 1), s.normal(n*c.h*c.d, 1)
 	scale := float32(1.3 / math.Sqrt(float64(c.d)))
 	c.scale = float64(scale)
-	a := &kernels.AttnArgs{N: n, H: c.h, K: c.k, D: c.d, Seq: s.ints(c.seq), Scale: scale, Window: c.window}
+	a := &kernels.AttnArgs{N: n, H: c.h, K: c.k, D: c.d, Seq: s.ints(c.seq), Scale: scale, Window: c.window, SoftCap: float32(c.softCap)}
 	q, k, v, dy := s.heads(c.vq, c.q), s.heads(c.vk, c.kk), s.heads(c.vk, c.v), s.heads(c.vq, c.dy)
 	o, lse := c.forward()
 	keep := s.alloc(dtype.F32, n*c.h)
@@ -166,14 +172,17 @@ func (s *suite) attention(c attnCase) {
 // testKV fills a cache piece by piece and attends from tokens in the mixture
 // of prompts and single tokens that generation has.
 func testKV(s *suite) {
-	for _, c := range []struct{ h, k, d, window int }{{1, 1, 3, 0}, {4, 2, 16, 0}, {9, 3, 20, 0}, {2, 2, 64, 9}, {8, 1, 256, 0}} {
+	for _, c := range []struct {
+		h, k, d, window int
+		softCap         float32
+	}{{1, 1, 3, 0, 0}, {4, 2, 16, 0, 0}, {9, 3, 20, 0, 0}, {2, 2, 64, 9, 0}, {8, 1, 256, 0, 0}, {4, 1, 16, 0, 3}} {
 		for i := range 2 {
-			s.in(fmt.Sprintf("heads %d/%d×%d window %d view %d", c.h, c.k, c.d, c.window, i), func(s *suite) { s.kv(c.h, c.k, c.d, c.window, i) })
+			s.in(fmt.Sprintf("heads %d/%d×%d window %d cap %g view %d", c.h, c.k, c.d, c.window, c.softCap, i), func(s *suite) { s.kv(c.h, c.k, c.d, c.window, c.softCap, i) })
 		}
 	}
 }
 
-func (s *suite) kv(h, k, d, window, layout int) {
+func (s *suite) kv(h, k, d, window int, softCap float32, layout int) {
 	const slots, most = 3, 1100
 	long := 600 / h // the prompt that makes a slot long, for one head past 1024
 	keys, values := make([]float64, slots*most*k*d), make([]float64, slots*most*k*d)
@@ -211,13 +220,13 @@ func (s *suite) kv(h, k, d, window, layout int) {
 				if window > 0 {
 					lo = max(0, int(pos[i])-window+1)
 				}
-				o, _ := attention64(q[(i*h+j)*d:][:d], row(keys), row(values), lo, int(pos[i])+1, float64(scale))
+				o, _ := attention64(q[(i*h+j)*d:][:d], row(keys), row(values), lo, int(pos[i])+1, float64(scale), float64(softCap))
 				copy(want[(i*h+j)*d:], o)
 			}
 		}
 		qh := s.heads(vq, q)
 		s.check([]result{{name: fmt.Sprintf("o of pieces %v", pieces), n: vq.size(), at: vq.at, want: want, tol: f32Tol}}, func(ds []kernels.Dst) {
-			s.b.KVAttention(vq.of(ds[0]), qh, cache, n, h, sb, pb, scale, window)
+			s.b.KVAttention(vq.of(ds[0]), qh, cache, n, h, sb, pb, scale, window, softCap)
 		})
 	}
 }

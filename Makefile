@@ -4,7 +4,7 @@ SHARED      ?= ../shared/data
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 export CGO_ENABLED = 0
 
-.PHONY: help build test fmt vet staticcheck generate generate-check bench quickstart pocket smollm2 interop interop-vllm clean
+.PHONY: help build test test-arm64 test-race fmt vet staticcheck generate generate-check bench quickstart pocket smollm2 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -14,6 +14,15 @@ build: ## bin/tune and bin/quant
 
 test: fmt vet staticcheck generate-check ## every check that needs neither network nor GPU
 	$(GO) test ./...
+	cd kernels/cpu/gen && $(GO) test .
+
+test-arm64: ## the kernels on an emulated arm64 (qemu-user-static)
+	GOARCH=arm64 $(GO) vet ./kernels/...
+	GOARCH=arm64 $(GO) test -exec qemu-aarch64-static ./kernels/...
+
+test-race: ## data races in what runs on several threads, on plain Go kernels (gcc)
+	CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short -skip "/(neon|avx)" \
+		./kernels/par ./kernels/cpu/... ./autograd/... ./data
 
 fmt: ## gofmt finds nothing to change
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt -w $$files"; exit 1; }

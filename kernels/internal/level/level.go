@@ -1,22 +1,24 @@
-// Package level decides which kernels run on this processor: plain Go, AVX2,
-// AVX-512 or AVX-512 with its bf16 dot product. Every vector path asks Current
-// and nothing else, so one variable forces any level that the machine has:
-// TUNE_KERNELS=generic|avx2|avx512|avx512bf16.
+// Package level decides which kernels run on this processor: plain Go, NEON,
+// AVX2, AVX-512 or AVX-512 with its bf16 dot product. Every vector path asks
+// Current and nothing else, so one variable forces any level that the machine
+// has: TUNE_KERNELS=generic|neon|avx2|avx512|avx512bf16.
 package level
 
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 )
 
-// Level is a set of kernels. A level includes those below it.
+// Level is a set of kernels. An AVX level includes those below it.
 type Level uint8
 
 const (
 	Generic    Level = iota // plain Go, the specification
+	NEON                    // Advanced SIMD, which every arm64 has
 	AVX2                    // AVX2, FMA, F16C
 	AVX512                  // AVX-512 F, BW, DQ, VL and what AVX2 has
 	AVX512BF16              // and a bf16 dot product clearly faster than f32 arithmetic
@@ -25,7 +27,7 @@ const (
 // Variable is the environment variable that forces a level.
 const Variable = "TUNE_KERNELS"
 
-var names = []string{"generic", "avx2", "avx512", "avx512bf16"}
+var names = []string{"generic", "neon", "avx2", "avx512", "avx512bf16"}
 
 func (l Level) String() string { return names[l] }
 
@@ -50,7 +52,7 @@ func Check() error { return choose().err }
 // Supported lists the levels this processor can run, slowest first.
 func Supported() []Level {
 	out := []Level{Generic}
-	for l := AVX2; l <= AVX512BF16; l++ {
+	for l := NEON; l <= AVX512BF16; l++ {
 		if has(l) {
 			out = append(out, l)
 		}
@@ -69,27 +71,41 @@ func Force(l Level) (restore func()) {
 	return func() { current.Store(int32(old) + 1) }
 }
 
-type choice struct {
-	level Level
-	err   error
+// Prefer makes Current the level called name where TUNE_KERNELS does not force
+// one and this processor has it: results of an earlier run are gone on with at
+// their level. Any other name leaves the choice that Current makes of itself.
+// No kernel may be running.
+func Prefer(name string) { current.Store(int32(prefer(choose(), name)) + 1) }
+
+func prefer(c choice, name string) Level {
+	if i := slices.Index(names, name); i >= 0 && !c.forced && has(Level(i)) {
+		return Level(i)
+	}
+	return c.level
 }
 
-var choose = sync.OnceValue(func() choice {
-	name := os.Getenv(Variable)
+type choice struct {
+	level  Level
+	forced bool
+	err    error
+}
+
+var choose = sync.OnceValue(func() choice { return pick(os.Getenv(Variable)) })
+
+// pick is what the value of TUNE_KERNELS asks for.
+func pick(name string) choice {
 	if name == "" {
 		return choice{level: best()}
 	}
-	for i, n := range names {
-		if n != name {
-			continue
-		}
-		if !has(Level(i)) {
-			return choice{best(), fmt.Errorf("%s=%s: this processor cannot run it; it has %v", Variable, name, Supported())}
-		}
-		return choice{level: Level(i)}
+	i := slices.Index(names, name)
+	if i < 0 {
+		return choice{level: best(), err: fmt.Errorf("%s=%s: no such level; known are %s", Variable, name, strings.Join(names, ", "))}
 	}
-	return choice{best(), fmt.Errorf("%s=%s: no such level; known are %s", Variable, name, strings.Join(names, ", "))}
-})
+	if !has(Level(i)) {
+		return choice{level: best(), err: fmt.Errorf("%s=%s: this processor cannot run it; it has %v", Variable, name, Supported())}
+	}
+	return choice{level: Level(i), forced: true}
+}
 
 // fasterBF16 is how many times the arithmetic of the f32 kernels the bf16 dot
 // product must reach to be used. Processors differ by far: half (Intel without

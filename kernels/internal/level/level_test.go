@@ -1,8 +1,6 @@
 package level
 
 import (
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 )
@@ -21,30 +19,42 @@ func TestForceRestores(t *testing.T) {
 	}
 }
 
-// The variable is read once a process, so each value needs one of its own.
-func TestVariable(t *testing.T) {
-	if os.Getenv("LEVEL_TEST_CHILD") == "1" {
-		os.Stdout.WriteString(Current().String())
-		if err := Check(); err != nil {
-			os.Stdout.WriteString(" " + err.Error())
-		}
-		os.Exit(0)
-	}
-	run := func(value string) string {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestVariable$")
-		cmd.Env = append(os.Environ(), "LEVEL_TEST_CHILD=1", Variable+"="+value)
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(out)
-	}
+func TestPick(t *testing.T) {
 	for _, l := range Supported() {
-		if got := run(l.String()); got != l.String() {
-			t.Errorf("%s=%s: %q", Variable, l, got)
+		if c := pick(l.String()); c.level != l || !c.forced || c.err != nil {
+			t.Errorf("%s=%v: %v, forced %v, %v", Variable, l, c.level, c.forced, c.err)
 		}
 	}
-	if got := run("sse9"); !strings.Contains(got, "sse9") || !strings.Contains(got, "avx512bf16") {
-		t.Errorf("unknown level: %q names neither the value nor the known ones", got)
+	if c := pick(""); c.forced || c.err != nil || !has(c.level) {
+		t.Errorf("no %s: %v, forced %v, %v", Variable, c.level, c.forced, c.err)
+	}
+	known := strings.Join(names, ", ")
+	if c := pick("sse9"); c.err == nil || !strings.Contains(c.err.Error(), "sse9") || !strings.Contains(c.err.Error(), known) {
+		t.Errorf("unknown level: %v names neither the value nor the known ones", c.err)
+	}
+	for l := range AVX512BF16 + 1 {
+		if has(l) {
+			continue
+		}
+		if c := pick(l.String()); c.err == nil || c.forced || !strings.Contains(c.err.Error(), "it has [generic") {
+			t.Errorf("level that is not here: %v does not say which are", c.err)
+		}
+	}
+}
+
+func TestPrefer(t *testing.T) {
+	own := pick("")
+	for _, l := range Supported() {
+		if got := prefer(own, l.String()); got != l {
+			t.Errorf("%v of an earlier run: %v", l, got)
+		}
+		if got := prefer(pick("generic"), l.String()); got != Generic {
+			t.Errorf("%v of an earlier run, generic forced: %v", l, got)
+		}
+	}
+	for _, name := range []string{"", "sse9"} {
+		if got := prefer(own, name); got != own.level {
+			t.Errorf("%q of an earlier run: %v, not %v", name, got, own.level)
+		}
 	}
 }

@@ -2,4 +2,6 @@
 
 package vec
 
-var tables = [...]*table{&generic, &generic, &generic, &generic}
+import "github.com/tunekit/tunekit/kernels/internal/level"
+
+var tables = [...]*table{level.Generic: &generic, level.NEON: &generic}

@@ -1,7 +1,8 @@
 package vec
 
-// tables, by level: generic, avx2, avx512, avx512bf16.
-var tables = [...]*table{&generic, &avx2, &avx512, &avx512}
+import "github.com/tunekit/tunekit/kernels/internal/level"
+
+var tables = [...]*table{level.Generic: &generic, level.AVX2: &avx2, level.AVX512: &avx512, level.AVX512BF16: &avx512}
 
 var avx512 = table{
 	dot: func(a, b []float32) (r float32) {

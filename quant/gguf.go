@@ -15,7 +15,6 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // GGUFOptions are the options of llama-quantize.
@@ -119,14 +118,20 @@ func GGUF(ctx context.Context, src, out string, o GGUFOptions, progress func(don
 	defer w.Abort()
 	g := ggufRun{ctx: ctx, in: in, w: w, o: &o, rep: rep, progress: progress}
 	for i := range choices {
-		if err := g.tensor(&choices[i]); err != nil {
-			if ctx.Err() != nil {
-				return rep, g.suspend(out)
-			}
-			return rep, err
+		if err = g.tensor(&choices[i]); err != nil {
+			break
 		}
 	}
-	return rep, w.Commit()
+	if e := g.flush(); err == nil {
+		err = e
+	}
+	switch {
+	case err == nil:
+		return rep, w.Commit()
+	case ctx.Err() != nil:
+		return rep, g.suspend(out)
+	}
+	return rep, err
 }
 
 // free refuses an output that is the input, or that exists.
@@ -360,110 +365,6 @@ func metadata(kv []formats.KV, o *GGUFOptions) ([]formats.KV, error) {
 		return slices.Contains(dropped, e.Key) || slices.ContainsFunc(add, func(a formats.KV) bool { return a.Key == e.Key })
 	})
 	return append(out, add...), nil
-}
-
-type ggufRun struct {
-	ctx      context.Context
-	in       *ggufInput
-	w        ggufOutput
-	o        *GGUFOptions
-	rep      *GGUFReport
-	progress func(done, total int64)
-	done     int64
-}
-
-func (g *ggufRun) suspend(out string) error {
-	if err := g.w.Suspend(); err != nil {
-		return err
-	}
-	return fail.Interruptedf(out, "run the same command again to go on", "interrupted")
-}
-
-func (g *ggufRun) tensor(c *Choice) error {
-	p := formats.TensorPlan{Shape: c.Shape, Type: c.To}
-	if !g.w.Has(c.Name) {
-		if err := g.ctx.Err(); err != nil {
-			return err
-		}
-		data, err := g.in.read(c.Name)
-		if err != nil {
-			return err
-		}
-		if from := g.in.stored[c.Name]; from != c.To {
-			if data, err = g.encode(c, from, data); err != nil {
-				return err
-			}
-		}
-		if err := g.w.Write(c.Name, data); err != nil {
-			return err
-		}
-	}
-	g.done += int64(p.Rows()) * int64(p.Cols())
-	if g.progress != nil {
-		g.progress(g.done, g.rep.Elements)
-	}
-	return nil
-}
-
-// encode converts a tensor a few rows at a time; each expert has its own
-// importance.
-func (g *ggufRun) encode(c *Choice, from dtype.Type, data []byte) ([]byte, error) {
-	e, err := importanceOf(g.o.Imatrix, c)
-	if err != nil {
-		return nil, err
-	}
-	p := formats.TensorPlan{Shape: c.Shape, Type: c.To}
-	rows, cols := p.Rows(), p.Cols()
-	src, dst := block.Raw{Type: from, Rows: rows, Cols: cols, Data: data}, block.New(c.To, rows, cols)
-	if err := src.Check(); err != nil {
-		return nil, fail.Inputf(c.Name, "", "%w", err)
-	}
-	var weights []float32
-	per := rows // rows that share an importance vector
-	if e != nil {
-		weights = e.Values()
-		per = rows / max(len(weights)/max(cols, 1), 1)
-	}
-	step := max(1, (1<<22)/max(cols, 1))
-	buf := make([]float32, min(step, rows)*cols)
-	for r := 0; r < rows; {
-		n := min(step, rows-r, per-r%per)
-		if err := g.ctx.Err(); err != nil {
-			return nil, err
-		}
-		x := buf[:n*cols]
-		decodeRows(x, src, r, n)
-		if err := finite(c.Name, x, r, cols); err != nil {
-			return nil, err
-		}
-		var w []float32
-		if weights != nil {
-			w = weights[r/per*cols:][:cols]
-		}
-		if err := block.EncodeRows(dst, r, n, x, w); err != nil {
-			return nil, fail.Inputf(c.Name, "the model holds values that no file of this type can; check it with tune verify", "%w", err)
-		}
-		r += n
-	}
-	return dst.Data, nil
-}
-
-// finite refuses weights that are NaN or infinite, whatever the target type.
-func finite(name string, x []float32, row0, cols int) error {
-	for i, v := range x {
-		if v-v != 0 {
-			return fail.Inputf(name, "the source model is damaged; tune verify lists what is wrong with it", "row %d, column %d is %v", row0+i/cols, i%cols, v)
-		}
-	}
-	return nil
-}
-
-func decodeRows(x []float32, m block.Raw, row0, n int) {
-	par.For(n, max(1, 16384/max(m.Cols, 1)), func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			block.Decode(x[r*m.Cols:(r+1)*m.Cols], m, row0+r, 0, m.Cols)
-		}
-	})
 }
 
 // baseName is the last part of a path, without ending.

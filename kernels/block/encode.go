@@ -84,7 +84,7 @@ func EncodeRows(m Raw, row0, rows int, x, importance []float32) error {
 	var bad atomic.Bool
 	par.For(rows, rowGrain(m.Cols), func(lo, hi int) {
 		part := x[lo*m.Cols : hi*m.Cols]
-		if m.Type.Kind >= dtype.Q4_0 && !finite(part) {
+		if m.Type.Kind >= dtype.Q4_0 && !Finite(part) {
 			bad.Store(true)
 			return
 		}

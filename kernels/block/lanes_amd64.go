@@ -29,8 +29,8 @@ var laneEncoders = [...]chunkEncoder{
 	dtype.IQ4_XS: lanesIQ4_XS,
 }
 
-// finite reports whether no value is NaN or infinite.
-func finite(x []float32) bool {
+// Finite reports whether no value is NaN or infinite.
+func Finite(x []float32) bool {
 	n := len(x) &^ 15
 	if n == 0 || level.Current() < level.AVX512 {
 		return plainFinite(x)

@@ -6,5 +6,5 @@ import "github.com/tunekit/tunekit/kernels/dtype"
 
 func laneEncoder(dtype.Kind) chunkEncoder { return nil }
 
-// finite reports whether no value is NaN or infinite.
-func finite(x []float32) bool { return plainFinite(x) }
+// Finite reports whether no value is NaN or infinite.
+func Finite(x []float32) bool { return plainFinite(x) }

@@ -20,9 +20,10 @@ test-arm64: ## the kernels on an emulated arm64 (qemu-user-static)
 	GOARCH=arm64 $(GO) vet ./kernels/...
 	GOARCH=arm64 $(GO) test -exec qemu-aarch64-static ./kernels/...
 
+RACE = CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short
 test-race: ## data races in what runs on several threads, on plain Go kernels (gcc)
-	CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short -skip "/(neon|avx)" \
-		./kernels/par ./kernels/cpu/... ./autograd/... ./data
+	$(RACE) -skip '/(neon|avx)' ./kernels/par ./kernels/cpu/... ./autograd/... ./data
+	$(RACE) -run 'Threads|Packing|NotFinite|SecondRun' ./train
 
 fmt: ## gofmt finds nothing to change
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt -w $$files"; exit 1; }

@@ -121,3 +121,71 @@ func disassemble(t *testing.T, code []byte) (out []string) {
 	}
 	return out
 }
+
+var armWord = regexp.MustCompile(`WORD \$(0x[0-9a-f]{8}) // (.*)`)
+
+// Every word of the arm64 files must decode (go tool objdump) to its comment.
+func TestWordsDecode(t *testing.T) {
+	files, err := filepath.Glob("../*_arm64.s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, err := filepath.Glob("../internal/*/*_arm64.s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	meant := map[string]string{}
+	var words []string
+	for _, f := range append(files, inner...) {
+		src, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range armWord.FindAllStringSubmatch(string(src), -1) {
+			if old, ok := meant[m[1]]; !ok {
+				words = append(words, m[1])
+			} else if old != m[2] {
+				t.Errorf("%s: %s is %q and %q", f, m[1], old, m[2])
+			}
+			meant[m[1]] = m[2]
+		}
+	}
+	if len(words) == 0 {
+		t.Fatal("no instruction found")
+	}
+	for i, got := range disassembleWords(t, words) {
+		if want := meant[words[i]]; got != want {
+			t.Errorf("%s is %q, meant %q", words[i], got, want)
+		}
+	}
+}
+
+func disassembleWords(t *testing.T, words []string) (out []string) {
+	t.Helper()
+	dir := t.TempDir()
+	src := filepath.Join(dir, "w.s")
+	text := "TEXT ·f(SB), 4, $0\n\tWORD $" + strings.Join(words, "\n\tWORD $") + "\n"
+	if err := os.WriteFile(src, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) []byte {
+		cmd := exec.Command("go", append([]string{"tool"}, args...)...)
+		cmd.Env = append(os.Environ(), "GOARCH=arm64")
+		b, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("go tool %v: %v\n%s", args, err, b)
+		}
+		return b
+	}
+	object := filepath.Join(dir, "w.o")
+	run("asm", "-p", "w", "-o", object, src)
+	for line := range strings.Lines(string(run("objdump", "-gnu", object))) {
+		if _, gnu, ok := strings.Cut(line, " // "); ok {
+			out = append(out, strings.TrimSpace(gnu))
+		}
+	}
+	if len(out) != len(words) {
+		t.Fatalf("%d words decode of %d", len(out), len(words))
+	}
+	return out
+}

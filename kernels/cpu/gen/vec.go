@@ -5,16 +5,19 @@ import (
 	"math"
 )
 
-// isa is one of the two instruction sets of package vec. The AVX-512 functions
-// take any length (their tails are masked); the AVX2 ones take multiples of 8
-// and leave the rest to Go.
+// isa is one of the three instruction sets of package vec. The AVX-512 functions
+// take any length (their tails are masked); those of AVX2 and NEON, called Vec on
+// their processor, take multiples of w and leave the rest to Go.
 type isa struct {
 	name string
-	reg  byte // Z or Y
+	reg  byte // Z, Y or V
 	w    int  // f32 lanes
 }
 
-var isas = []isa{{"AVX512", 'Z', 16}, {"AVX2", 'Y', 8}}
+var (
+	isas = []isa{{"AVX512", 'Z', 16}, {"Vec", 'Y', 8}}
+	neon = isa{"Vec", 'V', 4}
+)
 
 // loop is the state of the element-wise loop being written.
 type loop struct {
@@ -55,7 +58,7 @@ func (l *loop) sub(a, b, d int) { l.op("VSUBPS", b, a, d) } // d = a - b
 func (l *loop) fma(a, b, d int) { l.op("VFMADD231PS", a, b, d) }
 func (l *loop) zero(d int) {
 	x := "VPXORD"
-	if l.reg == 'Y' {
+	if l.reg != 'Z' {
 		x = "VXORPS"
 	}
 	l.op(x, d, d, d)
@@ -86,6 +89,7 @@ func writeConstants() {
 		fmt.Fprintf(&out.asm, "DATA vecConst<>+%d(SB)/4, $0x%08x // %g\n", 4*i, math.Float32bits(c), c)
 	}
 	fmt.Fprintf(&out.asm, "GLOBL vecConst<>(SB), RODATA|NOPTR, $%d\n", 4*len(constants))
+	constants = nil
 }
 
 // pointers are the registers of pointer arguments, in order; R8 is the loop's
@@ -119,7 +123,7 @@ func (l *loop) each(body func()) {
 	e("SUBQ $%d, AX", l.w)
 	e("JGE loop")
 	label("tail")
-	if l.reg == 'Y' {
+	if l.reg != 'Z' {
 		return
 	}
 	e("ADDQ $%d, AX", l.w)
@@ -135,6 +139,10 @@ func (l *loop) each(body func()) {
 
 // fold reduces register d to one number with op and stores it at (p); it uses t.
 func (l *loop) fold(name string, d, t int, p string) {
+	if l.reg == 'V' {
+		foldNEON(name, d, p)
+		return
+	}
 	if l.reg == 'Z' {
 		e("VEXTRACTF64X4 $1, Z%d, Y%d", d, t)
 		e("%s Y%d, Y%d, Y%d", name, t, d, d)
@@ -152,20 +160,30 @@ func (l *loop) fold(name string, d, t int, p string) {
 func vecs() {
 	open("vec", "../internal/vec", "vec")
 	for _, i := range isas {
-		l := &loop{isa: i}
-		l.sums()
-		l.linear()
-		l.exponentials()
-		l.curves()
-		l.elementwise()
-		l.adam()
-		l.rows()
+		(&loop{isa: i}).functions()
 	}
 	tiles()
 	transposes()
 	writeConstants()
 	writeWide()
 	save()
+
+	openFor("arm64", "vec", "../internal/vec", "vec")
+	(&loop{isa: neon}).functions()
+	tilesNEON()
+	writeConstants()
+	save()
+}
+
+// functions writes all but the products and transposes of matrices.
+func (l *loop) functions() {
+	l.sums()
+	l.linear()
+	l.exponentials()
+	l.curves()
+	l.elementwise()
+	l.adam()
+	l.rows()
 }
 
 // reduce writes a reduction: four sums at a time over whole vectors (part),
@@ -233,9 +251,13 @@ func (l *loop) sums() {
 		l.load("BX", 4+acc)
 		l.add(4+acc, acc, acc)
 	})
-	l.reduce("max", "is the largest x.", "VMAXPS", func(acc int) { l.constant(float32(math.Inf(-1)), acc) }, ptrs("x"), func(acc int) {
+	largest := "VMAXPS"
+	if l.reg == 'V' {
+		largest = "FMAXNM" // passes over NaN, as the order of operands does below
+	}
+	l.reduce("max", "is the largest x.", largest, func(acc int) { l.constant(float32(math.Inf(-1)), acc) }, ptrs("x"), func(acc int) {
 		l.load("BX", 4+acc)
-		l.masked("VMAXPS", acc, 4+acc, acc)
+		l.masked(largest, acc, 4+acc, acc)
 	})
 	l.sum64("sumSq64", "is Σ a².", ptrs("a"), func(i int, load func(p string, z int)) {
 		load("BX", 4+i)
@@ -283,6 +305,11 @@ func (l *loop) sum64(name, doc string, args []arg, body func(i int, load func(p 
 	l.op("VADDPD", 1, 0, 0)
 	l.op("VADDPD", 3, 2, 2)
 	l.op("VADDPD", 2, 0, 0)
+	if l.reg == 'V' {
+		foldNEON("VADDPD", 0, "R12")
+		ret()
+		return
+	}
 	if l.reg == 'Z' {
 		e("VEXTRACTF64X4 $1, Z0, Y4")
 		e("VADDPD Y4, Y0, Y0")

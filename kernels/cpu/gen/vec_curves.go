@@ -53,6 +53,12 @@ func (l *loop) below(x, limit, yes, no, d, t int) {
 		e("VBLENDMPS Z%d, Z%d, K2, Z%d", yes, no, d)
 		return
 	}
+	if l.reg == 'V' {
+		word3("fcmgt", t, limit, x)
+		word3("bsl", t, yes, no)
+		l.move(t, d)
+		return
+	}
 	e("VCMPPS $1, Y%d, Y%d, Y%d", limit, x, t)
 	e("VBLENDVPS Y%d, Y%d, Y%d, Y%d", t, yes, no, d)
 }

@@ -24,7 +24,7 @@ func (l *loop) operand(v float32) string {
 	if i, ok := l.held[math.Float32bits(v)]; ok {
 		return l.r(i)
 	}
-	if l.reg == 'Z' {
+	if l.reg != 'Y' {
 		panic(fmt.Sprintf("constant %g was not prepared", v))
 	}
 	for i, c := range wide {
@@ -52,8 +52,8 @@ func writeWide() {
 func (l *loop) prepare() {
 	l.held = map[uint32]int{}
 	hold := []float32{expLo, expHi}
-	if l.reg == 'Z' {
-		hold = append(append(hold, expLog2e, expLn2, expLn2Rest, one), expPoly[:]...)
+	if l.reg != 'Y' {
+		hold = append(append(hold, expLog2e, expLn2, expLn2Rest, one, bias), expPoly[:]...)
 	}
 	for i, v := range hold {
 		l.constant(v, 14+i)

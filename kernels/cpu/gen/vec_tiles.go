@@ -6,6 +6,10 @@ import "fmt"
 func (l *loop) rows() {
 	text("dotRows"+l.name, "is y[j] = Σ q·k[j] for n rows of k, n a multiple of 4, ldk elements apart, each d long.",
 		arg{"d", "int", "R13"}, arg{"q", "*float32", "BX"}, arg{"k", "*float32", "CX"}, arg{"ldk", "int", "DX"}, arg{"n", "int", "R12"}, arg{"y", "*float32", "SI"})
+	if l.reg == 'V' {
+		rowsNEON()
+		return
+	}
 	e("SHLQ $2, DX")
 	e("LEAQ (DX)(DX*2), DI")
 	label("rows")
@@ -77,18 +81,23 @@ func tiles() {
 	}
 }
 
+// tileText begins a tile; leading dimensions are then in bytes.
+func tileText(name string, mr, nr int) {
+	text(name, fmt.Sprintf("is C [%d, %d] = A·B (acc 0) or C += A·B.", mr, nr),
+		arg{"k", "int", "AX"}, arg{"a", "*float32", "BX"}, arg{"lda", "int", "CX"}, arg{"b", "*float32", "SI"}, arg{"ldb", "int", "DI"},
+		arg{"c", "*float32", "DX"}, arg{"ldc", "int", "R11"}, arg{"acc", "int", "R12"})
+	for _, r := range []string{"CX", "DI", "R11"} {
+		e("SHLQ $2, %s", r)
+	}
+}
+
 func tile(i isa, mr, nv int, ta bool) {
 	l := &loop{isa: i}
 	kind := "N"
 	if ta {
 		kind = "T"
 	}
-	text(fmt.Sprintf("tile%s%s%dx%d", kind, i.name, mr, nv*i.w), fmt.Sprintf("is C [%d, %d] = A·B (acc 0) or C += A·B.", mr, nv*i.w),
-		arg{"k", "int", "AX"}, arg{"a", "*float32", "BX"}, arg{"lda", "int", "CX"}, arg{"b", "*float32", "SI"}, arg{"ldb", "int", "DI"},
-		arg{"c", "*float32", "DX"}, arg{"ldc", "int", "R11"}, arg{"acc", "int", "R12"})
-	for _, r := range []string{"CX", "DI", "R11"} {
-		e("SHLQ $2, %s", r)
-	}
+	tileText(fmt.Sprintf("tile%s%s%dx%d", kind, i.name, mr, nv*i.w), mr, nv*i.w)
 	acc := func(r, j int) int { return r*nv + j }
 	b := func(j int) int { return mr*nv + j }
 	bcast := func(r int) int { return mr*nv + nv + r%2 }
@@ -159,7 +168,7 @@ func transposes() {
 	args := []arg{{"cols", "int", "AX"}, {"src", "*float32", "BX"}, {"lds", "int", "CX"}, {"dst", "*float32", "DX"}, {"ldd", "int", "SI"}}
 	text("transpose16", "is dst[j][i] = src[i][j] for 16 rows and cols columns, a multiple of 16.", args...)
 	turn(16, func() [16]int { return transpose() })
-	text("transpose8", "is dst[j][i] = src[i][j] for 8 rows and cols columns, a multiple of 8.", args...)
+	text("transposeVec", "is dst[j][i] = src[i][j] for 8 rows and cols columns, a multiple of 8.", args...)
 	turn(8, transposeY)
 }
 

@@ -1,7 +1,7 @@
-//go:build !amd64
+//go:build !amd64 && !arm64
 
 package vec
 
 import "github.com/tunekit/tunekit/kernels/internal/level"
 
-var tables = [...]*table{level.Generic: &generic, level.NEON: &generic}
+var tables = [...]*table{level.Generic: &generic}

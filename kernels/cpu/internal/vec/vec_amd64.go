@@ -2,7 +2,10 @@ package vec
 
 import "github.com/tunekit/tunekit/kernels/internal/level"
 
-var tables = [...]*table{level.Generic: &generic, level.AVX2: &avx2, level.AVX512: &avx512, level.AVX512BF16: &avx512}
+// lanes is how many f32 a register of the table vectors holds.
+const lanes = 8
+
+var tables = [...]*table{level.Generic: &generic, level.AVX2: &vectors, level.AVX512: &avx512, level.AVX512BF16: &avx512}
 
 var avx512 = table{
 	dot: func(a, b []float32) (r float32) {
@@ -108,25 +111,6 @@ var avx512 = table{
 	},
 }
 
-// first is the address of the first element; of none, of any.
-func first(x []float32) *float32 {
-	if len(x) == 0 {
-		return &nothing
-	}
-	return &x[0]
-}
-
-var nothing float32
-
-type tileFunc = func(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-
-// shape says what tiles a level has: up to rows × cols, and half as many cols
-// for the last 16.
-type shape struct {
-	rows, cols int
-	f          *[2][2][13]tileFunc // [transposed][wide][rows]
-}
-
 var tilesAVX512 = [2][2][13]tileFunc{
 	{{nil, tileNAVX5121x16, tileNAVX5122x16, tileNAVX5123x16, tileNAVX5124x16, tileNAVX5125x16, tileNAVX5126x16,
 		tileNAVX5127x16, tileNAVX5128x16, tileNAVX5129x16, tileNAVX51210x16, tileNAVX51211x16, tileNAVX51212x16},
@@ -136,55 +120,4 @@ var tilesAVX512 = [2][2][13]tileFunc{
 		tileTAVX5127x16, tileTAVX5128x16, tileTAVX5129x16, tileTAVX51210x16, tileTAVX51211x16, tileTAVX51212x16},
 		{nil, tileTAVX5121x32, tileTAVX5122x32, tileTAVX5123x32, tileTAVX5124x32, tileTAVX5125x32, tileTAVX5126x32,
 			tileTAVX5127x32, tileTAVX5128x32, tileTAVX5129x32, tileTAVX51210x32, tileTAVX51211x32, tileTAVX51212x32}},
-}
-
-var tilesAVX2 = [2][2][13]tileFunc{
-	{{nil, tileNAVX21x16, tileNAVX22x16, tileNAVX23x16, tileNAVX24x16, tileNAVX25x16, tileNAVX26x16}},
-	{{nil, tileTAVX21x16, tileTAVX22x16, tileTAVX23x16, tileTAVX24x16, tileTAVX25x16, tileTAVX26x16}},
-}
-
-// run covers C with tiles, column panels outermost so that one of B stays near.
-func (s shape) run(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, k int, ta, acc bool) {
-	t, step, add := 0, lda, 0
-	if ta {
-		t, step = 1, 1
-	}
-	if acc {
-		add = 1
-	}
-	if k == 0 {
-		a, b = []float32{0}, []float32{0}
-		step, ldb = 0, 0
-	}
-	for j := 0; j < n; {
-		w, wide := s.cols, 1
-		if w == 16 || n-j < w {
-			w, wide = 16, 0
-		}
-		bj := first(b)
-		if k > 0 {
-			bj = &b[j]
-		}
-		for i := 0; i < m; i += s.rows {
-			r := min(s.rows, m-i)
-			s.f[t][wide][r](k, &a[i*step], lda, bj, ldb, &c[i*ldc+j], ldc, add)
-		}
-		j += w
-	}
-}
-
-// turn transposes in squares of side n by f, the edges in Go.
-func turn(n int, f func(cols int, src *float32, lds int, dst *float32, ldd int), dst []float32, ldd int, src []float32, lds, rows, cols int) {
-	r, c := rows/n*n, cols/n*n
-	if c > 0 {
-		for i := 0; i < r; i += n {
-			f(c, &src[i*lds], lds, &dst[i], ldd)
-		}
-	}
-	if c < cols && r > 0 {
-		transposeGeneric(dst[c*ldd:], ldd, src[c:], lds, r, cols-c)
-	}
-	if r < rows {
-		transposeGeneric(dst[r:], ldd, src[r*lds:], lds, rows-r, cols)
-	}
 }

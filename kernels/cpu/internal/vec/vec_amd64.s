@@ -689,6 +689,7 @@ TEXT ·expSumAVX512(SB), NOSPLIT, $0-40
 	VBROADCASTSS vecConst<>+40(SB), Z23
 	VBROADCASTSS vecConst<>+44(SB), Z24
 	VBROADCASTSS vecConst<>+48(SB), Z25
+	VBROADCASTSS vecConst<>+52(SB), Z26
 	VPXORD Z2, Z2, Z2
 	XORQ R8, R8
 	SUBQ $16, AX
@@ -703,12 +704,12 @@ loop:
 	VRNDSCALEPS $0, Z5, Z5
 	VFNMADD231PS Z17, Z5, Z3
 	VFNMADD231PS Z18, Z5, Z3
-	VMOVUPS Z20, Z4
-	VFMADD213PS Z21, Z3, Z4
+	VMOVUPS Z21, Z4
 	VFMADD213PS Z22, Z3, Z4
 	VFMADD213PS Z23, Z3, Z4
 	VFMADD213PS Z24, Z3, Z4
 	VFMADD213PS Z25, Z3, Z4
+	VFMADD213PS Z26, Z3, Z4
 	VMULPS Z4, Z3, Z4
 	VFMADD213PS Z3, Z3, Z4
 	VADDPS Z19, Z4, Z4
@@ -732,12 +733,12 @@ tail:
 	VRNDSCALEPS $0, Z5, Z5
 	VFNMADD231PS Z17, Z5, Z3
 	VFNMADD231PS Z18, Z5, Z3
-	VMOVUPS Z20, Z4
-	VFMADD213PS Z21, Z3, Z4
+	VMOVUPS Z21, Z4
 	VFMADD213PS Z22, Z3, Z4
 	VFMADD213PS Z23, Z3, Z4
 	VFMADD213PS Z24, Z3, Z4
 	VFMADD213PS Z25, Z3, Z4
+	VFMADD213PS Z26, Z3, Z4
 	VMULPS Z4, Z3, Z4
 	VFMADD213PS Z3, Z3, Z4
 	VADDPS Z19, Z4, Z4
@@ -775,6 +776,7 @@ TEXT ·siluMulAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS vecConst<>+40(SB), Z23
 	VBROADCASTSS vecConst<>+44(SB), Z24
 	VBROADCASTSS vecConst<>+48(SB), Z25
+	VBROADCASTSS vecConst<>+52(SB), Z26
 	XORQ R8, R8
 	SUBQ $16, AX
 	JLT tail
@@ -789,12 +791,12 @@ loop:
 	VRNDSCALEPS $0, Z3, Z3
 	VFNMADD231PS Z17, Z3, Z2
 	VFNMADD231PS Z18, Z3, Z2
-	VMOVUPS Z20, Z1
-	VFMADD213PS Z21, Z2, Z1
+	VMOVUPS Z21, Z1
 	VFMADD213PS Z22, Z2, Z1
 	VFMADD213PS Z23, Z2, Z1
 	VFMADD213PS Z24, Z2, Z1
 	VFMADD213PS Z25, Z2, Z1
+	VFMADD213PS Z26, Z2, Z1
 	VMULPS Z1, Z2, Z1
 	VFMADD213PS Z2, Z2, Z1
 	VADDPS Z19, Z1, Z1
@@ -822,12 +824,12 @@ tail:
 	VRNDSCALEPS $0, Z3, Z3
 	VFNMADD231PS Z17, Z3, Z2
 	VFNMADD231PS Z18, Z3, Z2
-	VMOVUPS Z20, Z1
-	VFMADD213PS Z21, Z2, Z1
+	VMOVUPS Z21, Z1
 	VFMADD213PS Z22, Z2, Z1
 	VFMADD213PS Z23, Z2, Z1
 	VFMADD213PS Z24, Z2, Z1
 	VFMADD213PS Z25, Z2, Z1
+	VFMADD213PS Z26, Z2, Z1
 	VMULPS Z1, Z2, Z1
 	VFMADD213PS Z2, Z2, Z1
 	VADDPS Z19, Z1, Z1
@@ -858,6 +860,7 @@ TEXT ·siluAVX512(SB), NOSPLIT, $0-24
 	VBROADCASTSS vecConst<>+40(SB), Z23
 	VBROADCASTSS vecConst<>+44(SB), Z24
 	VBROADCASTSS vecConst<>+48(SB), Z25
+	VBROADCASTSS vecConst<>+52(SB), Z26
 	XORQ R8, R8
 	SUBQ $16, AX
 	JLT tail
@@ -872,12 +875,12 @@ loop:
 	VRNDSCALEPS $0, Z3, Z3
 	VFNMADD231PS Z17, Z3, Z2
 	VFNMADD231PS Z18, Z3, Z2
-	VMOVUPS Z20, Z1
-	VFMADD213PS Z21, Z2, Z1
+	VMOVUPS Z21, Z1
 	VFMADD213PS Z22, Z2, Z1
 	VFMADD213PS Z23, Z2, Z1
 	VFMADD213PS Z24, Z2, Z1
 	VFMADD213PS Z25, Z2, Z1
+	VFMADD213PS Z26, Z2, Z1
 	VMULPS Z1, Z2, Z1
 	VFMADD213PS Z2, Z2, Z1
 	VADDPS Z19, Z1, Z1
@@ -903,12 +906,12 @@ tail:
 	VRNDSCALEPS $0, Z3, Z3
 	VFNMADD231PS Z17, Z3, Z2
 	VFNMADD231PS Z18, Z3, Z2
-	VMOVUPS Z20, Z1
-	VFMADD213PS Z21, Z2, Z1
+	VMOVUPS Z21, Z1
 	VFMADD213PS Z22, Z2, Z1
 	VFMADD213PS Z23, Z2, Z1
 	VFMADD213PS Z24, Z2, Z1
 	VFMADD213PS Z25, Z2, Z1
+	VFMADD213PS Z26, Z2, Z1
 	VMULPS Z1, Z2, Z1
 	VFMADD213PS Z2, Z2, Z1
 	VADDPS Z19, Z1, Z1
@@ -940,6 +943,7 @@ TEXT ·siluGradAVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS vecConst<>+40(SB), Z23
 	VBROADCASTSS vecConst<>+44(SB), Z24
 	VBROADCASTSS vecConst<>+48(SB), Z25
+	VBROADCASTSS vecConst<>+52(SB), Z26
 	XORQ R8, R8
 	SUBQ $16, AX
 	JLT tail
@@ -954,12 +958,12 @@ loop:
 	VRNDSCALEPS $0, Z3, Z3
 	VFNMADD231PS Z17, Z3, Z2
 	VFNMADD231PS Z18, Z3, Z2
-	VMOVUPS Z20, Z1
-	VFMADD213PS Z21, Z2, Z1
+	VMOVUPS Z21, Z1
 	VFMADD213PS Z22, Z2, Z1
 	VFMADD213PS Z23, Z2, Z1
 	VFMADD213PS Z24, Z2, Z1
 	VFMADD213PS Z25, Z2, Z1
+	VFMADD213PS Z26, Z2, Z1
 	VMULPS Z1, Z2, Z1
 	VFMADD213PS Z2, Z2, Z1
 	VADDPS Z19, Z1, Z1
@@ -996,12 +1000,12 @@ tail:
 	VRNDSCALEPS $0, Z3, Z3
 	VFNMADD231PS Z17, Z3, Z2
 	VFNMADD231PS Z18, Z3, Z2
-	VMOVUPS Z20, Z1
-	VFMADD213PS Z21, Z2, Z1
+	VMOVUPS Z21, Z1
 	VFMADD213PS Z22, Z2, Z1
 	VFMADD213PS Z23, Z2, Z1
 	VFMADD213PS Z24, Z2, Z1
 	VFMADD213PS Z25, Z2, Z1
+	VFMADD213PS Z26, Z2, Z1
 	VMULPS Z1, Z2, Z1
 	VFMADD213PS Z2, Z2, Z1
 	VADDPS Z19, Z1, Z1
@@ -1042,6 +1046,7 @@ TEXT ·geluTanhAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS vecConst<>+40(SB), Z23
 	VBROADCASTSS vecConst<>+44(SB), Z24
 	VBROADCASTSS vecConst<>+48(SB), Z25
+	VBROADCASTSS vecConst<>+52(SB), Z26
 	XORQ R8, R8
 	SUBQ $16, AX
 	JLT tail
@@ -1049,9 +1054,9 @@ TEXT ·geluTanhAVX512(SB), NOSPLIT, $0-32
 loop:
 	VMOVUPS (DX)(R8*1), Z0
 	VMULPS Z0, Z0, Z1
-	VBROADCASTSS vecConst<>+52(SB), Z2
-	VBROADCASTSS vecConst<>+56(SB), Z3
-	VBROADCASTSS vecConst<>+60(SB), Z4
+	VBROADCASTSS vecConst<>+56(SB), Z2
+	VBROADCASTSS vecConst<>+60(SB), Z3
+	VBROADCASTSS vecConst<>+64(SB), Z4
 	VFMADD213PS Z3, Z1, Z2
 	VMULPS Z0, Z2, Z2
 	VFMADD213PS Z3, Z1, Z4
@@ -1063,12 +1068,12 @@ loop:
 	VRNDSCALEPS $0, Z7, Z7
 	VFNMADD231PS Z17, Z7, Z6
 	VFNMADD231PS Z18, Z7, Z6
-	VMOVUPS Z20, Z5
-	VFMADD213PS Z21, Z6, Z5
+	VMOVUPS Z21, Z5
 	VFMADD213PS Z22, Z6, Z5
 	VFMADD213PS Z23, Z6, Z5
 	VFMADD213PS Z24, Z6, Z5
 	VFMADD213PS Z25, Z6, Z5
+	VFMADD213PS Z26, Z6, Z5
 	VMULPS Z5, Z6, Z5
 	VFMADD213PS Z6, Z6, Z5
 	VADDPS Z19, Z5, Z5
@@ -1094,9 +1099,9 @@ tail:
 	KMOVW R11, K1
 	VMOVUPS.Z (DX)(R8*1), K1, Z0
 	VMULPS Z0, Z0, Z1
-	VBROADCASTSS vecConst<>+52(SB), Z2
-	VBROADCASTSS vecConst<>+56(SB), Z3
-	VBROADCASTSS vecConst<>+60(SB), Z4
+	VBROADCASTSS vecConst<>+56(SB), Z2
+	VBROADCASTSS vecConst<>+60(SB), Z3
+	VBROADCASTSS vecConst<>+64(SB), Z4
 	VFMADD213PS Z3, Z1, Z2
 	VMULPS Z0, Z2, Z2
 	VFMADD213PS Z3, Z1, Z4
@@ -1108,12 +1113,12 @@ tail:
 	VRNDSCALEPS $0, Z7, Z7
 	VFNMADD231PS Z17, Z7, Z6
 	VFNMADD231PS Z18, Z7, Z6
-	VMOVUPS Z20, Z5
-	VFMADD213PS Z21, Z6, Z5
+	VMOVUPS Z21, Z5
 	VFMADD213PS Z22, Z6, Z5
 	VFMADD213PS Z23, Z6, Z5
 	VFMADD213PS Z24, Z6, Z5
 	VFMADD213PS Z25, Z6, Z5
+	VFMADD213PS Z26, Z6, Z5
 	VMULPS Z5, Z6, Z5
 	VFMADD213PS Z6, Z6, Z5
 	VADDPS Z19, Z5, Z5
@@ -1150,23 +1155,22 @@ TEXT ·geluAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS vecConst<>+40(SB), Z23
 	VBROADCASTSS vecConst<>+44(SB), Z24
 	VBROADCASTSS vecConst<>+48(SB), Z25
+	VBROADCASTSS vecConst<>+52(SB), Z26
 	XORQ R8, R8
 	SUBQ $16, AX
 	JLT tail
 	PCALIGN $32
 loop:
 	VMOVUPS (DX)(R8*1), Z0
-	VBROADCASTSS vecConst<>+64(SB), Z1
+	VBROADCASTSS vecConst<>+68(SB), Z1
 	VANDPS Z1, Z0, Z1
-	VBROADCASTSS vecConst<>+68(SB), Z2
+	VBROADCASTSS vecConst<>+72(SB), Z2
 	VMULPS Z1, Z2, Z1
-	VBROADCASTSS vecConst<>+48(SB), Z2
+	VBROADCASTSS vecConst<>+52(SB), Z2
 	VMOVUPS Z19, Z3
 	VFMADD213PS Z3, Z1, Z2
 	VDIVPS Z2, Z3, Z2
-	VBROADCASTSS vecConst<>+72(SB), Z4
-	VBROADCASTSS vecConst<>+76(SB), Z5
-	VFMADD213PS Z5, Z2, Z4
+	VBROADCASTSS vecConst<>+76(SB), Z4
 	VBROADCASTSS vecConst<>+80(SB), Z5
 	VFMADD213PS Z5, Z2, Z4
 	VBROADCASTSS vecConst<>+84(SB), Z5
@@ -1183,6 +1187,8 @@ loop:
 	VFMADD213PS Z5, Z2, Z4
 	VBROADCASTSS vecConst<>+108(SB), Z5
 	VFMADD213PS Z5, Z2, Z4
+	VBROADCASTSS vecConst<>+112(SB), Z5
+	VFMADD213PS Z5, Z2, Z4
 	VMULPS Z1, Z1, Z1
 	VSUBPS Z1, Z4, Z4
 	VMAXPS Z4, Z14, Z4
@@ -1191,18 +1197,18 @@ loop:
 	VRNDSCALEPS $0, Z6, Z6
 	VFNMADD231PS Z17, Z6, Z4
 	VFNMADD231PS Z18, Z6, Z4
-	VMOVUPS Z20, Z5
-	VFMADD213PS Z21, Z4, Z5
+	VMOVUPS Z21, Z5
 	VFMADD213PS Z22, Z4, Z5
 	VFMADD213PS Z23, Z4, Z5
 	VFMADD213PS Z24, Z4, Z5
 	VFMADD213PS Z25, Z4, Z5
+	VFMADD213PS Z26, Z4, Z5
 	VMULPS Z5, Z4, Z5
 	VFMADD213PS Z4, Z4, Z5
 	VADDPS Z19, Z5, Z5
 	VSCALEFPS Z6, Z5, Z5
 	VMULPS Z2, Z5, Z5
-	VBROADCASTSS vecConst<>+48(SB), Z2
+	VBROADCASTSS vecConst<>+52(SB), Z2
 	VMULPS Z2, Z5, Z5
 	VPXORD Z2, Z2, Z2
 	VSUBPS Z5, Z3, Z6
@@ -1215,17 +1221,17 @@ loop:
 	VRNDSCALEPS $0, Z6, Z6
 	VFNMADD231PS Z17, Z6, Z1
 	VFNMADD231PS Z18, Z6, Z1
-	VMOVUPS Z20, Z3
-	VFMADD213PS Z21, Z1, Z3
+	VMOVUPS Z21, Z3
 	VFMADD213PS Z22, Z1, Z3
 	VFMADD213PS Z23, Z1, Z3
 	VFMADD213PS Z24, Z1, Z3
 	VFMADD213PS Z25, Z1, Z3
+	VFMADD213PS Z26, Z1, Z3
 	VMULPS Z3, Z1, Z3
 	VFMADD213PS Z1, Z1, Z3
 	VADDPS Z19, Z3, Z3
 	VSCALEFPS Z6, Z3, Z3
-	VBROADCASTSS vecConst<>+112(SB), Z2
+	VBROADCASTSS vecConst<>+116(SB), Z2
 	VMULPS Z2, Z3, Z3
 	VMULPS Z0, Z5, Z4
 	VMOVUPS Z4, (BX)(R8*1)
@@ -1241,17 +1247,15 @@ tail:
 	BZHIL AX, R11, R11
 	KMOVW R11, K1
 	VMOVUPS.Z (DX)(R8*1), K1, Z0
-	VBROADCASTSS vecConst<>+64(SB), Z1
+	VBROADCASTSS vecConst<>+68(SB), Z1
 	VANDPS Z1, Z0, Z1
-	VBROADCASTSS vecConst<>+68(SB), Z2
+	VBROADCASTSS vecConst<>+72(SB), Z2
 	VMULPS Z1, Z2, Z1
-	VBROADCASTSS vecConst<>+48(SB), Z2
+	VBROADCASTSS vecConst<>+52(SB), Z2
 	VMOVUPS Z19, Z3
 	VFMADD213PS Z3, Z1, Z2
 	VDIVPS Z2, Z3, Z2
-	VBROADCASTSS vecConst<>+72(SB), Z4
-	VBROADCASTSS vecConst<>+76(SB), Z5
-	VFMADD213PS Z5, Z2, Z4
+	VBROADCASTSS vecConst<>+76(SB), Z4
 	VBROADCASTSS vecConst<>+80(SB), Z5
 	VFMADD213PS Z5, Z2, Z4
 	VBROADCASTSS vecConst<>+84(SB), Z5
@@ -1268,6 +1272,8 @@ tail:
 	VFMADD213PS Z5, Z2, Z4
 	VBROADCASTSS vecConst<>+108(SB), Z5
 	VFMADD213PS Z5, Z2, Z4
+	VBROADCASTSS vecConst<>+112(SB), Z5
+	VFMADD213PS Z5, Z2, Z4
 	VMULPS Z1, Z1, Z1
 	VSUBPS Z1, Z4, Z4
 	VMAXPS Z4, Z14, Z4
@@ -1276,18 +1282,18 @@ tail:
 	VRNDSCALEPS $0, Z6, Z6
 	VFNMADD231PS Z17, Z6, Z4
 	VFNMADD231PS Z18, Z6, Z4
-	VMOVUPS Z20, Z5
-	VFMADD213PS Z21, Z4, Z5
+	VMOVUPS Z21, Z5
 	VFMADD213PS Z22, Z4, Z5
 	VFMADD213PS Z23, Z4, Z5
 	VFMADD213PS Z24, Z4, Z5
 	VFMADD213PS Z25, Z4, Z5
+	VFMADD213PS Z26, Z4, Z5
 	VMULPS Z5, Z4, Z5
 	VFMADD213PS Z4, Z4, Z5
 	VADDPS Z19, Z5, Z5
 	VSCALEFPS Z6, Z5, Z5
 	VMULPS Z2, Z5, Z5
-	VBROADCASTSS vecConst<>+48(SB), Z2
+	VBROADCASTSS vecConst<>+52(SB), Z2
 	VMULPS Z2, Z5, Z5
 	VPXORD Z2, Z2, Z2
 	VSUBPS Z5, Z3, Z6
@@ -1300,17 +1306,17 @@ tail:
 	VRNDSCALEPS $0, Z6, Z6
 	VFNMADD231PS Z17, Z6, Z1
 	VFNMADD231PS Z18, Z6, Z1
-	VMOVUPS Z20, Z3
-	VFMADD213PS Z21, Z1, Z3
+	VMOVUPS Z21, Z3
 	VFMADD213PS Z22, Z1, Z3
 	VFMADD213PS Z23, Z1, Z3
 	VFMADD213PS Z24, Z1, Z3
 	VFMADD213PS Z25, Z1, Z3
+	VFMADD213PS Z26, Z1, Z3
 	VMULPS Z3, Z1, Z3
 	VFMADD213PS Z1, Z1, Z3
 	VADDPS Z19, Z3, Z3
 	VSCALEFPS Z6, Z3, Z3
-	VBROADCASTSS vecConst<>+112(SB), Z2
+	VBROADCASTSS vecConst<>+116(SB), Z2
 	VMULPS Z2, Z3, Z3
 	VMULPS Z0, Z5, Z4
 	VMOVUPS Z4, K1, (BX)(R8*1)
@@ -1338,6 +1344,7 @@ TEXT ·tanhAVX512(SB), NOSPLIT, $0-32
 	VBROADCASTSS vecConst<>+40(SB), Z23
 	VBROADCASTSS vecConst<>+44(SB), Z24
 	VBROADCASTSS vecConst<>+48(SB), Z25
+	VBROADCASTSS vecConst<>+52(SB), Z26
 	XORQ R8, R8
 	SUBQ $16, AX
 	JLT tail
@@ -1353,12 +1360,12 @@ loop:
 	VRNDSCALEPS $0, Z4, Z4
 	VFNMADD231PS Z17, Z4, Z3
 	VFNMADD231PS Z18, Z4, Z3
-	VMOVUPS Z20, Z2
-	VFMADD213PS Z21, Z3, Z2
+	VMOVUPS Z21, Z2
 	VFMADD213PS Z22, Z3, Z2
 	VFMADD213PS Z23, Z3, Z2
 	VFMADD213PS Z24, Z3, Z2
 	VFMADD213PS Z25, Z3, Z2
+	VFMADD213PS Z26, Z3, Z2
 	VMULPS Z2, Z3, Z2
 	VFMADD213PS Z3, Z3, Z2
 	VADDPS Z19, Z2, Z2
@@ -1370,21 +1377,21 @@ loop:
 	VADDPS Z2, Z2, Z2
 	VSUBPS Z1, Z2, Z2
 	VMULPS Z0, Z0, Z3
-	VBROADCASTSS vecConst<>+116(SB), Z4
-	VBROADCASTSS vecConst<>+120(SB), Z5
-	VFMADD213PS Z5, Z3, Z4
+	VBROADCASTSS vecConst<>+120(SB), Z4
 	VBROADCASTSS vecConst<>+124(SB), Z5
 	VFMADD213PS Z5, Z3, Z4
 	VBROADCASTSS vecConst<>+128(SB), Z5
 	VFMADD213PS Z5, Z3, Z4
 	VBROADCASTSS vecConst<>+132(SB), Z5
 	VFMADD213PS Z5, Z3, Z4
+	VBROADCASTSS vecConst<>+136(SB), Z5
+	VFMADD213PS Z5, Z3, Z4
 	VMULPS Z3, Z4, Z4
 	VMOVAPS Z0, Z5
 	VFMADD231PS Z0, Z4, Z5
-	VBROADCASTSS vecConst<>+64(SB), Z6
+	VBROADCASTSS vecConst<>+68(SB), Z6
 	VANDPS Z6, Z0, Z6
-	VBROADCASTSS vecConst<>+136(SB), Z7
+	VBROADCASTSS vecConst<>+140(SB), Z7
 	VCMPPS $1, Z7, Z6, K2
 	VBLENDMPS Z5, Z2, K2, Z2
 	VMOVUPS Z2, (BX)(R8*1)
@@ -1409,12 +1416,12 @@ tail:
 	VRNDSCALEPS $0, Z4, Z4
 	VFNMADD231PS Z17, Z4, Z3
 	VFNMADD231PS Z18, Z4, Z3
-	VMOVUPS Z20, Z2
-	VFMADD213PS Z21, Z3, Z2
+	VMOVUPS Z21, Z2
 	VFMADD213PS Z22, Z3, Z2
 	VFMADD213PS Z23, Z3, Z2
 	VFMADD213PS Z24, Z3, Z2
 	VFMADD213PS Z25, Z3, Z2
+	VFMADD213PS Z26, Z3, Z2
 	VMULPS Z2, Z3, Z2
 	VFMADD213PS Z3, Z3, Z2
 	VADDPS Z19, Z2, Z2
@@ -1426,21 +1433,21 @@ tail:
 	VADDPS Z2, Z2, Z2
 	VSUBPS Z1, Z2, Z2
 	VMULPS Z0, Z0, Z3
-	VBROADCASTSS vecConst<>+116(SB), Z4
-	VBROADCASTSS vecConst<>+120(SB), Z5
-	VFMADD213PS Z5, Z3, Z4
+	VBROADCASTSS vecConst<>+120(SB), Z4
 	VBROADCASTSS vecConst<>+124(SB), Z5
 	VFMADD213PS Z5, Z3, Z4
 	VBROADCASTSS vecConst<>+128(SB), Z5
 	VFMADD213PS Z5, Z3, Z4
 	VBROADCASTSS vecConst<>+132(SB), Z5
 	VFMADD213PS Z5, Z3, Z4
+	VBROADCASTSS vecConst<>+136(SB), Z5
+	VFMADD213PS Z5, Z3, Z4
 	VMULPS Z3, Z4, Z4
 	VMOVAPS Z0, Z5
 	VFMADD231PS Z0, Z4, Z5
-	VBROADCASTSS vecConst<>+64(SB), Z6
+	VBROADCASTSS vecConst<>+68(SB), Z6
 	VANDPS Z6, Z0, Z6
-	VBROADCASTSS vecConst<>+136(SB), Z7
+	VBROADCASTSS vecConst<>+140(SB), Z7
 	VCMPPS $1, Z7, Z6, K2
 	VBLENDMPS Z5, Z2, K2, Z2
 	VMOVUPS Z2, K1, (BX)(R8*1)
@@ -1604,7 +1611,7 @@ TEXT ·addAbsAVX512(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
-	VBROADCASTSS vecConst<>+64(SB), Z2
+	VBROADCASTSS vecConst<>+68(SB), Z2
 	XORQ R8, R8
 	SUBQ $16, AX
 	JLT tail
@@ -1638,7 +1645,7 @@ TEXT ·maxAbsAVX512(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
-	VBROADCASTSS vecConst<>+64(SB), Z2
+	VBROADCASTSS vecConst<>+68(SB), Z2
 	XORQ R8, R8
 	SUBQ $16, AX
 	JLT tail
@@ -1812,8 +1819,8 @@ fold:
 	VZEROUPPER
 	RET
 
-// func dotAVX2(n int, a *float32, b *float32, out *float32)
-TEXT ·dotAVX2(SB), NOSPLIT, $0-32
+// func dotVec(n int, a *float32, b *float32, out *float32)
+TEXT ·dotVec(SB), NOSPLIT, $0-32
 	MOVQ n+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ b+16(FP), CX
@@ -1870,8 +1877,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func dot3AVX2(n int, a *float32, b *float32, c *float32, out *float32)
-TEXT ·dot3AVX2(SB), NOSPLIT, $0-40
+// func dot3Vec(n int, a *float32, b *float32, c *float32, out *float32)
+TEXT ·dot3Vec(SB), NOSPLIT, $0-40
 	MOVQ n+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ b+16(FP), CX
@@ -1939,8 +1946,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func sumAVX2(n int, x *float32, out *float32)
-TEXT ·sumAVX2(SB), NOSPLIT, $0-24
+// func sumVec(n int, x *float32, out *float32)
+TEXT ·sumVec(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ x+8(FP), BX
 	MOVQ out+16(FP), R12
@@ -1991,8 +1998,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func maxAVX2(n int, x *float32, out *float32)
-TEXT ·maxAVX2(SB), NOSPLIT, $0-24
+// func maxVec(n int, x *float32, out *float32)
+TEXT ·maxVec(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ x+8(FP), BX
 	MOVQ out+16(FP), R12
@@ -2043,8 +2050,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func sumSq64AVX2(n int, a *float32, out *float64)
-TEXT ·sumSq64AVX2(SB), NOSPLIT, $0-24
+// func sumSq64Vec(n int, a *float32, out *float64)
+TEXT ·sumSq64Vec(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ out+16(FP), R12
@@ -2080,8 +2087,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func sumDiff64AVX2(n int, a *float32, b *float32, out *float64)
-TEXT ·sumDiff64AVX2(SB), NOSPLIT, $0-32
+// func sumDiff64Vec(n int, a *float32, b *float32, out *float64)
+TEXT ·sumDiff64Vec(SB), NOSPLIT, $0-32
 	MOVQ n+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ b+16(FP), CX
@@ -2126,8 +2133,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func sum64AVX2(n int, a *float32, out *float64)
-TEXT ·sum64AVX2(SB), NOSPLIT, $0-24
+// func sum64Vec(n int, a *float32, out *float64)
+TEXT ·sum64Vec(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ out+16(FP), R12
@@ -2163,8 +2170,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func dotDiff64AVX2(n int, a *float32, b *float32, p *float32, out *float64)
-TEXT ·dotDiff64AVX2(SB), NOSPLIT, $0-40
+// func dotDiff64Vec(n int, a *float32, b *float32, p *float32, out *float64)
+TEXT ·dotDiff64Vec(SB), NOSPLIT, $0-40
 	MOVQ n+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ b+16(FP), CX
@@ -2214,8 +2221,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func axpyAVX2(n int, y *float32, x *float32, a float32)
-TEXT ·axpyAVX2(SB), NOSPLIT, $0-28
+// func axpyVec(n int, y *float32, x *float32, a float32)
+TEXT ·axpyVec(SB), NOSPLIT, $0-28
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
@@ -2236,8 +2243,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func linAVX2(n int, y *float32, x *float32, a float32)
-TEXT ·linAVX2(SB), NOSPLIT, $0-28
+// func linVec(n int, y *float32, x *float32, a float32)
+TEXT ·linVec(SB), NOSPLIT, $0-28
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
@@ -2257,8 +2264,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func lin2AVX2(n int, y *float32, x *float32, z *float32, a float32, b float32)
-TEXT ·lin2AVX2(SB), NOSPLIT, $0-40
+// func lin2Vec(n int, y *float32, x *float32, z *float32, a float32, b float32)
+TEXT ·lin2Vec(SB), NOSPLIT, $0-40
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
@@ -2282,8 +2289,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func mulScaleAVX2(n int, y *float32, x *float32, w *float32, a float32)
-TEXT ·mulScaleAVX2(SB), NOSPLIT, $0-36
+// func mulScaleVec(n int, y *float32, x *float32, w *float32, a float32)
+TEXT ·mulScaleVec(SB), NOSPLIT, $0-36
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
@@ -2306,8 +2313,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func mulAccAVX2(n int, y *float32, a *float32, b *float32, s float32)
-TEXT ·mulAccAVX2(SB), NOSPLIT, $0-36
+// func mulAccVec(n int, y *float32, a *float32, b *float32, s float32)
+TEXT ·mulAccVec(SB), NOSPLIT, $0-36
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ a+16(FP), CX
@@ -2331,8 +2338,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func normGradAVX2(n int, dx *float32, dy *float32, w *float32, x *float32, r float32, c float32)
-TEXT ·normGradAVX2(SB), NOSPLIT, $0-48
+// func normGradVec(n int, dx *float32, dy *float32, w *float32, x *float32, r float32, c float32)
+TEXT ·normGradVec(SB), NOSPLIT, $0-48
 	MOVQ n+0(FP), AX
 	MOVQ dx+8(FP), BX
 	MOVQ dy+16(FP), CX
@@ -2359,8 +2366,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func expSumAVX2(n int, y *float32, x *float32, scale float32, shift float32, out *float32)
-TEXT ·expSumAVX2(SB), NOSPLIT, $0-40
+// func expSumVec(n int, y *float32, x *float32, scale float32, shift float32, out *float32)
+TEXT ·expSumVec(SB), NOSPLIT, $0-40
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
@@ -2417,8 +2424,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func siluMulAVX2(n int, y *float32, gate *float32, u *float32)
-TEXT ·siluMulAVX2(SB), NOSPLIT, $0-32
+// func siluMulVec(n int, y *float32, gate *float32, u *float32)
+TEXT ·siluMulVec(SB), NOSPLIT, $0-32
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ gate+16(FP), CX
@@ -2469,8 +2476,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func siluAVX2(n int, y *float32, gate *float32)
-TEXT ·siluAVX2(SB), NOSPLIT, $0-24
+// func siluVec(n int, y *float32, gate *float32)
+TEXT ·siluVec(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ gate+16(FP), CX
@@ -2518,8 +2525,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func siluGradAVX2(n int, dg *float32, du *float32, dy *float32, gate *float32, u *float32)
-TEXT ·siluGradAVX2(SB), NOSPLIT, $0-48
+// func siluGradVec(n int, dg *float32, du *float32, dy *float32, gate *float32, u *float32)
+TEXT ·siluGradVec(SB), NOSPLIT, $0-48
 	MOVQ n+0(FP), AX
 	MOVQ dg+8(FP), BX
 	MOVQ du+16(FP), CX
@@ -2581,8 +2588,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func geluTanhAVX2(n int, v *float32, s *float32, x *float32)
-TEXT ·geluTanhAVX2(SB), NOSPLIT, $0-32
+// func geluTanhVec(n int, v *float32, s *float32, x *float32)
+TEXT ·geluTanhVec(SB), NOSPLIT, $0-32
 	MOVQ n+0(FP), AX
 	MOVQ v+8(FP), BX
 	MOVQ s+16(FP), CX
@@ -2596,9 +2603,9 @@ TEXT ·geluTanhAVX2(SB), NOSPLIT, $0-32
 loop:
 	VMOVUPS (DX)(R8*1), Y0
 	VMULPS Y0, Y0, Y1
-	VBROADCASTSS vecConst<>+52(SB), Y2
-	VBROADCASTSS vecConst<>+56(SB), Y3
-	VBROADCASTSS vecConst<>+60(SB), Y4
+	VBROADCASTSS vecConst<>+56(SB), Y2
+	VBROADCASTSS vecConst<>+60(SB), Y3
+	VBROADCASTSS vecConst<>+64(SB), Y4
 	VFMADD213PS Y3, Y1, Y2
 	VMULPS Y0, Y2, Y2
 	VFMADD213PS Y3, Y1, Y4
@@ -2645,8 +2652,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func geluAVX2(n int, v *float32, s *float32, x *float32)
-TEXT ·geluAVX2(SB), NOSPLIT, $0-32
+// func geluVec(n int, v *float32, s *float32, x *float32)
+TEXT ·geluVec(SB), NOSPLIT, $0-32
 	MOVQ n+0(FP), AX
 	MOVQ v+8(FP), BX
 	MOVQ s+16(FP), CX
@@ -2659,17 +2666,15 @@ TEXT ·geluAVX2(SB), NOSPLIT, $0-32
 	PCALIGN $32
 loop:
 	VMOVUPS (DX)(R8*1), Y0
-	VBROADCASTSS vecConst<>+64(SB), Y1
+	VBROADCASTSS vecConst<>+68(SB), Y1
 	VANDPS Y1, Y0, Y1
-	VBROADCASTSS vecConst<>+68(SB), Y2
+	VBROADCASTSS vecConst<>+72(SB), Y2
 	VMULPS Y1, Y2, Y1
-	VBROADCASTSS vecConst<>+48(SB), Y2
+	VBROADCASTSS vecConst<>+52(SB), Y2
 	VMOVUPS vecWide<>+288(SB), Y3
 	VFMADD213PS Y3, Y1, Y2
 	VDIVPS Y2, Y3, Y2
-	VBROADCASTSS vecConst<>+72(SB), Y4
-	VBROADCASTSS vecConst<>+76(SB), Y5
-	VFMADD213PS Y5, Y2, Y4
+	VBROADCASTSS vecConst<>+76(SB), Y4
 	VBROADCASTSS vecConst<>+80(SB), Y5
 	VFMADD213PS Y5, Y2, Y4
 	VBROADCASTSS vecConst<>+84(SB), Y5
@@ -2685,6 +2690,8 @@ loop:
 	VBROADCASTSS vecConst<>+104(SB), Y5
 	VFMADD213PS Y5, Y2, Y4
 	VBROADCASTSS vecConst<>+108(SB), Y5
+	VFMADD213PS Y5, Y2, Y4
+	VBROADCASTSS vecConst<>+112(SB), Y5
 	VFMADD213PS Y5, Y2, Y4
 	VMULPS Y1, Y1, Y1
 	VSUBPS Y1, Y4, Y4
@@ -2713,7 +2720,7 @@ loop:
 	VPSLLD $23, Y6, Y6
 	VMULPS Y6, Y5, Y5
 	VMULPS Y2, Y5, Y5
-	VBROADCASTSS vecConst<>+48(SB), Y2
+	VBROADCASTSS vecConst<>+52(SB), Y2
 	VMULPS Y2, Y5, Y5
 	VXORPS Y2, Y2, Y2
 	VSUBPS Y5, Y3, Y6
@@ -2744,7 +2751,7 @@ loop:
 	VPADDD vecWide<>+320(SB), Y6, Y6
 	VPSLLD $23, Y6, Y6
 	VMULPS Y6, Y3, Y3
-	VBROADCASTSS vecConst<>+112(SB), Y2
+	VBROADCASTSS vecConst<>+116(SB), Y2
 	VMULPS Y2, Y3, Y3
 	VMULPS Y0, Y5, Y4
 	VMOVUPS Y4, (BX)(R8*1)
@@ -2757,8 +2764,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func tanhAVX2(n int, v *float32, s *float32, x *float32)
-TEXT ·tanhAVX2(SB), NOSPLIT, $0-32
+// func tanhVec(n int, v *float32, s *float32, x *float32)
+TEXT ·tanhVec(SB), NOSPLIT, $0-32
 	MOVQ n+0(FP), AX
 	MOVQ v+8(FP), BX
 	MOVQ s+16(FP), CX
@@ -2805,21 +2812,21 @@ loop:
 	VADDPS Y2, Y2, Y2
 	VSUBPS Y1, Y2, Y2
 	VMULPS Y0, Y0, Y3
-	VBROADCASTSS vecConst<>+116(SB), Y4
-	VBROADCASTSS vecConst<>+120(SB), Y5
-	VFMADD213PS Y5, Y3, Y4
+	VBROADCASTSS vecConst<>+120(SB), Y4
 	VBROADCASTSS vecConst<>+124(SB), Y5
 	VFMADD213PS Y5, Y3, Y4
 	VBROADCASTSS vecConst<>+128(SB), Y5
 	VFMADD213PS Y5, Y3, Y4
 	VBROADCASTSS vecConst<>+132(SB), Y5
 	VFMADD213PS Y5, Y3, Y4
+	VBROADCASTSS vecConst<>+136(SB), Y5
+	VFMADD213PS Y5, Y3, Y4
 	VMULPS Y3, Y4, Y4
 	VMOVAPS Y0, Y5
 	VFMADD231PS Y0, Y4, Y5
-	VBROADCASTSS vecConst<>+64(SB), Y6
+	VBROADCASTSS vecConst<>+68(SB), Y6
 	VANDPS Y6, Y0, Y6
-	VBROADCASTSS vecConst<>+136(SB), Y7
+	VBROADCASTSS vecConst<>+140(SB), Y7
 	VCMPPS $1, Y7, Y6, Y8
 	VBLENDVPS Y8, Y5, Y2, Y2
 	VMOVUPS Y2, (BX)(R8*1)
@@ -2832,8 +2839,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func shiftAVX2(n int, y *float32, x *float32, a float32)
-TEXT ·shiftAVX2(SB), NOSPLIT, $0-28
+// func shiftVec(n int, y *float32, x *float32, a float32)
+TEXT ·shiftVec(SB), NOSPLIT, $0-28
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
@@ -2853,8 +2860,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func softGradAVX2(n int, ds *float32, p *float32, delta float32, scale float32)
-TEXT ·softGradAVX2(SB), NOSPLIT, $0-32
+// func softGradVec(n int, ds *float32, p *float32, delta float32, scale float32)
+TEXT ·softGradVec(SB), NOSPLIT, $0-32
 	MOVQ n+0(FP), AX
 	MOVQ ds+8(FP), BX
 	MOVQ p+16(FP), CX
@@ -2878,8 +2885,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func rotateAVX2(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32, c *float32, s *float32)
-TEXT ·rotateAVX2(SB), NOSPLIT, $0-56
+// func rotateVec(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32, c *float32, s *float32)
+TEXT ·rotateVec(SB), NOSPLIT, $0-56
 	MOVQ n+0(FP), AX
 	MOVQ y0+8(FP), BX
 	MOVQ y1+16(FP), CX
@@ -2911,8 +2918,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func addSqAVX2(n int, y *float32, x *float32)
-TEXT ·addSqAVX2(SB), NOSPLIT, $0-24
+// func addSqVec(n int, y *float32, x *float32)
+TEXT ·addSqVec(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
@@ -2932,12 +2939,12 @@ tail:
 	VZEROUPPER
 	RET
 
-// func addAbsAVX2(n int, y *float32, x *float32)
-TEXT ·addAbsAVX2(SB), NOSPLIT, $0-24
+// func addAbsVec(n int, y *float32, x *float32)
+TEXT ·addAbsVec(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
-	VBROADCASTSS vecConst<>+64(SB), Y2
+	VBROADCASTSS vecConst<>+68(SB), Y2
 	XORQ R8, R8
 	SUBQ $8, AX
 	JLT tail
@@ -2955,12 +2962,12 @@ tail:
 	VZEROUPPER
 	RET
 
-// func maxAbsAVX2(n int, y *float32, x *float32)
-TEXT ·maxAbsAVX2(SB), NOSPLIT, $0-24
+// func maxAbsVec(n int, y *float32, x *float32)
+TEXT ·maxAbsVec(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
 	MOVQ y+8(FP), BX
 	MOVQ x+16(FP), CX
-	VBROADCASTSS vecConst<>+64(SB), Y2
+	VBROADCASTSS vecConst<>+68(SB), Y2
 	XORQ R8, R8
 	SUBQ $8, AX
 	JLT tail
@@ -2978,8 +2985,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func adamAVX2(n int, p *float32, grad *float32, m *float32, v *float32, k *float32)
-TEXT ·adamAVX2(SB), NOSPLIT, $0-48
+// func adamVec(n int, p *float32, grad *float32, m *float32, v *float32, k *float32)
+TEXT ·adamVec(SB), NOSPLIT, $0-48
 	MOVQ n+0(FP), AX
 	MOVQ p+8(FP), BX
 	MOVQ grad+16(FP), CX
@@ -3028,8 +3035,8 @@ tail:
 	VZEROUPPER
 	RET
 
-// func dotRowsAVX2(d int, q *float32, k *float32, ldk int, n int, y *float32)
-TEXT ·dotRowsAVX2(SB), NOSPLIT, $0-48
+// func dotRowsVec(d int, q *float32, k *float32, ldk int, n int, y *float32)
+TEXT ·dotRowsVec(SB), NOSPLIT, $0-48
 	MOVQ d+0(FP), R13
 	MOVQ q+8(FP), BX
 	MOVQ k+16(FP), CX
@@ -5316,8 +5323,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileNAVX21x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileNAVX21x16(SB), NOSPLIT, $0-64
+// func tileNVec1x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileNVec1x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -5358,8 +5365,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileNAVX22x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileNAVX22x16(SB), NOSPLIT, $0-64
+// func tileNVec2x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileNVec2x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -5411,8 +5418,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileNAVX23x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileNAVX23x16(SB), NOSPLIT, $0-64
+// func tileNVec3x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileNVec3x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -5475,8 +5482,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileNAVX24x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileNAVX24x16(SB), NOSPLIT, $0-64
+// func tileNVec4x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileNVec4x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -5553,8 +5560,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileNAVX25x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileNAVX25x16(SB), NOSPLIT, $0-64
+// func tileNVec5x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileNVec5x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -5642,8 +5649,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileNAVX26x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileNAVX26x16(SB), NOSPLIT, $0-64
+// func tileNVec6x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileNVec6x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -7878,8 +7885,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileTAVX21x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileTAVX21x16(SB), NOSPLIT, $0-64
+// func tileTVec1x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileTVec1x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -7920,8 +7927,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileTAVX22x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileTAVX22x16(SB), NOSPLIT, $0-64
+// func tileTVec2x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileTVec2x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -7973,8 +7980,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileTAVX23x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileTAVX23x16(SB), NOSPLIT, $0-64
+// func tileTVec3x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileTVec3x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -8037,8 +8044,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileTAVX24x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileTAVX24x16(SB), NOSPLIT, $0-64
+// func tileTVec4x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileTVec4x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -8112,8 +8119,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileTAVX25x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileTAVX25x16(SB), NOSPLIT, $0-64
+// func tileTVec5x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileTVec5x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -8198,8 +8205,8 @@ write:
 	VZEROUPPER
 	RET
 
-// func tileTAVX26x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
-TEXT ·tileTAVX26x16(SB), NOSPLIT, $0-64
+// func tileTVec6x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+TEXT ·tileTVec6x16(SB), NOSPLIT, $0-64
 	MOVQ k+0(FP), AX
 	MOVQ a+8(FP), BX
 	MOVQ lda+16(FP), CX
@@ -8440,8 +8447,8 @@ loop:
 	VZEROUPPER
 	RET
 
-// func transpose8(cols int, src *float32, lds int, dst *float32, ldd int)
-TEXT ·transpose8(SB), NOSPLIT, $0-40
+// func transposeVec(cols int, src *float32, lds int, dst *float32, ldd int)
+TEXT ·transposeVec(SB), NOSPLIT, $0-40
 	MOVQ cols+0(FP), AX
 	MOVQ src+8(FP), BX
 	MOVQ lds+16(FP), CX
@@ -8520,35 +8527,36 @@ DATA vecConst<>+12(SB)/4, $0x3fb8aa3b // 1.442695
 DATA vecConst<>+16(SB)/4, $0x3f318000 // 0.6933594
 DATA vecConst<>+20(SB)/4, $0xb95e8083 // -0.00021219444
 DATA vecConst<>+24(SB)/4, $0x3f800000 // 1
-DATA vecConst<>+28(SB)/4, $0x39506967 // 0.00019875691
-DATA vecConst<>+32(SB)/4, $0x3ab743ce // 0.0013981999
-DATA vecConst<>+36(SB)/4, $0x3c088908 // 0.008333452
-DATA vecConst<>+40(SB)/4, $0x3d2aa9c1 // 0.041665796
-DATA vecConst<>+44(SB)/4, $0x3e2aaaaa // 0.16666666
-DATA vecConst<>+48(SB)/4, $0x3f000000 // 0.5
-DATA vecConst<>+52(SB)/4, $0x3d922279 // 0.071354814
-DATA vecConst<>+56(SB)/4, $0x3fcc422a // 1.5957692
-DATA vecConst<>+60(SB)/4, $0x3e5b33b6 // 0.21406445
-DATA vecConst<>+64(SB)/4, $0x7fffffff // NaN
-DATA vecConst<>+68(SB)/4, $0x3f3504f3 // 0.70710677
-DATA vecConst<>+72(SB)/4, $0x3e2ef945 // 0.17087276
-DATA vecConst<>+76(SB)/4, $0xbf527892 // -0.82215226
-DATA vecConst<>+80(SB)/4, $0x3fbe87b0 // 1.4885159
-DATA vecConst<>+84(SB)/4, $0xbf914e5d // -1.135204
-DATA vecConst<>+88(SB)/4, $0x3e8ec7cc // 0.27886808
-DATA vecConst<>+92(SB)/4, $0xbe3ec24c // -0.18628806
-DATA vecConst<>+96(SB)/4, $0x3dc636c9 // 0.09678418
-DATA vecConst<>+100(SB)/4, $0x3ebf88fb // 0.37409195
-DATA vecConst<>+104(SB)/4, $0x3f8000c7 // 1.0000237
-DATA vecConst<>+108(SB)/4, $0xbfa1fc4e // -1.2655122
-DATA vecConst<>+112(SB)/4, $0x3ecc422a // 0.3989423
-DATA vecConst<>+116(SB)/4, $0xbbbaf0ea // -0.0057049887
-DATA vecConst<>+120(SB)/4, $0x3ca9134e // 0.020639088
-DATA vecConst<>+124(SB)/4, $0xbd5c1e2d // -0.053739715
-DATA vecConst<>+128(SB)/4, $0x3e088393 // 0.13331442
-DATA vecConst<>+132(SB)/4, $0xbeaaaa99 // -0.3333328
-DATA vecConst<>+136(SB)/4, $0x3f200000 // 0.625
-GLOBL vecConst<>(SB), RODATA|NOPTR, $140
+DATA vecConst<>+28(SB)/4, $0x0000007f // 1.78e-43
+DATA vecConst<>+32(SB)/4, $0x39506967 // 0.00019875691
+DATA vecConst<>+36(SB)/4, $0x3ab743ce // 0.0013981999
+DATA vecConst<>+40(SB)/4, $0x3c088908 // 0.008333452
+DATA vecConst<>+44(SB)/4, $0x3d2aa9c1 // 0.041665796
+DATA vecConst<>+48(SB)/4, $0x3e2aaaaa // 0.16666666
+DATA vecConst<>+52(SB)/4, $0x3f000000 // 0.5
+DATA vecConst<>+56(SB)/4, $0x3d922279 // 0.071354814
+DATA vecConst<>+60(SB)/4, $0x3fcc422a // 1.5957692
+DATA vecConst<>+64(SB)/4, $0x3e5b33b6 // 0.21406445
+DATA vecConst<>+68(SB)/4, $0x7fffffff // NaN
+DATA vecConst<>+72(SB)/4, $0x3f3504f3 // 0.70710677
+DATA vecConst<>+76(SB)/4, $0x3e2ef945 // 0.17087276
+DATA vecConst<>+80(SB)/4, $0xbf527892 // -0.82215226
+DATA vecConst<>+84(SB)/4, $0x3fbe87b0 // 1.4885159
+DATA vecConst<>+88(SB)/4, $0xbf914e5d // -1.135204
+DATA vecConst<>+92(SB)/4, $0x3e8ec7cc // 0.27886808
+DATA vecConst<>+96(SB)/4, $0xbe3ec24c // -0.18628806
+DATA vecConst<>+100(SB)/4, $0x3dc636c9 // 0.09678418
+DATA vecConst<>+104(SB)/4, $0x3ebf88fb // 0.37409195
+DATA vecConst<>+108(SB)/4, $0x3f8000c7 // 1.0000237
+DATA vecConst<>+112(SB)/4, $0xbfa1fc4e // -1.2655122
+DATA vecConst<>+116(SB)/4, $0x3ecc422a // 0.3989423
+DATA vecConst<>+120(SB)/4, $0xbbbaf0ea // -0.0057049887
+DATA vecConst<>+124(SB)/4, $0x3ca9134e // 0.020639088
+DATA vecConst<>+128(SB)/4, $0xbd5c1e2d // -0.053739715
+DATA vecConst<>+132(SB)/4, $0x3e088393 // 0.13331442
+DATA vecConst<>+136(SB)/4, $0xbeaaaa99 // -0.3333328
+DATA vecConst<>+140(SB)/4, $0x3f200000 // 0.625
+GLOBL vecConst<>(SB), RODATA|NOPTR, $144
 DATA vecWide<>+0(SB)/4, $0x3fb8aa3b
 DATA vecWide<>+4(SB)/4, $0x3fb8aa3b
 DATA vecWide<>+8(SB)/4, $0x3fb8aa3b

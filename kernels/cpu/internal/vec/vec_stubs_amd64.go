@@ -147,150 +147,150 @@ func adamAVX512(n int, p *float32, grad *float32, m *float32, v *float32, k *flo
 //go:noescape
 func dotRowsAVX512(d int, q *float32, k *float32, ldk int, n int, y *float32)
 
-// dotAVX2 is Σ a·b.
+// dotVec is Σ a·b.
 //
 //go:noescape
-func dotAVX2(n int, a *float32, b *float32, out *float32)
+func dotVec(n int, a *float32, b *float32, out *float32)
 
-// dot3AVX2 is Σ a·b·c.
+// dot3Vec is Σ a·b·c.
 //
 //go:noescape
-func dot3AVX2(n int, a *float32, b *float32, c *float32, out *float32)
+func dot3Vec(n int, a *float32, b *float32, c *float32, out *float32)
 
-// sumAVX2 is Σ x.
+// sumVec is Σ x.
 //
 //go:noescape
-func sumAVX2(n int, x *float32, out *float32)
+func sumVec(n int, x *float32, out *float32)
 
-// maxAVX2 is the largest x.
+// maxVec is the largest x.
 //
 //go:noescape
-func maxAVX2(n int, x *float32, out *float32)
+func maxVec(n int, x *float32, out *float32)
 
-// sumSq64AVX2 is Σ a², in float64.
+// sumSq64Vec is Σ a², in float64.
 //
 //go:noescape
-func sumSq64AVX2(n int, a *float32, out *float64)
+func sumSq64Vec(n int, a *float32, out *float64)
 
-// sumDiff64AVX2 is Σ (a-b)², in float64.
+// sumDiff64Vec is Σ (a-b)², in float64.
 //
 //go:noescape
-func sumDiff64AVX2(n int, a *float32, b *float32, out *float64)
+func sumDiff64Vec(n int, a *float32, b *float32, out *float64)
 
-// sum64AVX2 is Σ a, in float64.
+// sum64Vec is Σ a, in float64.
 //
 //go:noescape
-func sum64AVX2(n int, a *float32, out *float64)
+func sum64Vec(n int, a *float32, out *float64)
 
-// dotDiff64AVX2 is Σ p·(a-b), in float64.
+// dotDiff64Vec is Σ p·(a-b), in float64.
 //
 //go:noescape
-func dotDiff64AVX2(n int, a *float32, b *float32, p *float32, out *float64)
+func dotDiff64Vec(n int, a *float32, b *float32, p *float32, out *float64)
 
-// axpyAVX2 is y += a·x.
+// axpyVec is y += a·x.
 //
 //go:noescape
-func axpyAVX2(n int, y *float32, x *float32, a float32)
+func axpyVec(n int, y *float32, x *float32, a float32)
 
-// linAVX2 is y = a·x.
+// linVec is y = a·x.
 //
 //go:noescape
-func linAVX2(n int, y *float32, x *float32, a float32)
+func linVec(n int, y *float32, x *float32, a float32)
 
-// lin2AVX2 is y = a·x + b·z.
+// lin2Vec is y = a·x + b·z.
 //
 //go:noescape
-func lin2AVX2(n int, y *float32, x *float32, z *float32, a float32, b float32)
+func lin2Vec(n int, y *float32, x *float32, z *float32, a float32, b float32)
 
-// mulScaleAVX2 is y = a·x·w.
+// mulScaleVec is y = a·x·w.
 //
 //go:noescape
-func mulScaleAVX2(n int, y *float32, x *float32, w *float32, a float32)
+func mulScaleVec(n int, y *float32, x *float32, w *float32, a float32)
 
-// mulAccAVX2 is y += s·a·b.
+// mulAccVec is y += s·a·b.
 //
 //go:noescape
-func mulAccAVX2(n int, y *float32, a *float32, b *float32, s float32)
+func mulAccVec(n int, y *float32, a *float32, b *float32, s float32)
 
-// normGradAVX2 is dx = r·dy·w + c·x.
+// normGradVec is dx = r·dy·w + c·x.
 //
 //go:noescape
-func normGradAVX2(n int, dx *float32, dy *float32, w *float32, x *float32, r float32, c float32)
+func normGradVec(n int, dx *float32, dy *float32, w *float32, x *float32, r float32, c float32)
 
-// expSumAVX2 is y = exp(scale·x - shift), and Σ y.
+// expSumVec is y = exp(scale·x - shift), and Σ y.
 //
 //go:noescape
-func expSumAVX2(n int, y *float32, x *float32, scale float32, shift float32, out *float32)
+func expSumVec(n int, y *float32, x *float32, scale float32, shift float32, out *float32)
 
-// siluMulAVX2 is y = gate·σ(gate)·u.
+// siluMulVec is y = gate·σ(gate)·u.
 //
 //go:noescape
-func siluMulAVX2(n int, y *float32, gate *float32, u *float32)
+func siluMulVec(n int, y *float32, gate *float32, u *float32)
 
-// siluAVX2 is y = gate·σ(gate).
+// siluVec is y = gate·σ(gate).
 //
 //go:noescape
-func siluAVX2(n int, y *float32, gate *float32)
+func siluVec(n int, y *float32, gate *float32)
 
-// siluGradAVX2 is dg = dy·u·σ·(1+gate·(1-σ)), du = dy·gate·σ.
+// siluGradVec is dg = dy·u·σ·(1+gate·(1-σ)), du = dy·gate·σ.
 //
 //go:noescape
-func siluGradAVX2(n int, dg *float32, du *float32, dy *float32, gate *float32, u *float32)
+func siluGradVec(n int, dg *float32, du *float32, dy *float32, gate *float32, u *float32)
 
-// geluTanhAVX2 is v = x·σ(2k(x+cx³)) and its slope s.
+// geluTanhVec is v = x·σ(2k(x+cx³)) and its slope s.
 //
 //go:noescape
-func geluTanhAVX2(n int, v *float32, s *float32, x *float32)
+func geluTanhVec(n int, v *float32, s *float32, x *float32)
 
-// geluAVX2 is v = x·Φ(x) and its slope s.
+// geluVec is v = x·Φ(x) and its slope s.
 //
 //go:noescape
-func geluAVX2(n int, v *float32, s *float32, x *float32)
+func geluVec(n int, v *float32, s *float32, x *float32)
 
-// tanhAVX2 is v = tanh(x) and its slope s.
+// tanhVec is v = tanh(x) and its slope s.
 //
 //go:noescape
-func tanhAVX2(n int, v *float32, s *float32, x *float32)
+func tanhVec(n int, v *float32, s *float32, x *float32)
 
-// shiftAVX2 is y = x + a.
+// shiftVec is y = x + a.
 //
 //go:noescape
-func shiftAVX2(n int, y *float32, x *float32, a float32)
+func shiftVec(n int, y *float32, x *float32, a float32)
 
-// softGradAVX2 is ds = p·(ds-delta)·scale.
+// softGradVec is ds = p·(ds-delta)·scale.
 //
 //go:noescape
-func softGradAVX2(n int, ds *float32, p *float32, delta float32, scale float32)
+func softGradVec(n int, ds *float32, p *float32, delta float32, scale float32)
 
-// rotateAVX2 is y0 = x0·c - x1·s, y1 = x1·c + x0·s.
+// rotateVec is y0 = x0·c - x1·s, y1 = x1·c + x0·s.
 //
 //go:noescape
-func rotateAVX2(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32, c *float32, s *float32)
+func rotateVec(n int, y0 *float32, y1 *float32, x0 *float32, x1 *float32, c *float32, s *float32)
 
-// addSqAVX2 is y += x².
+// addSqVec is y += x².
 //
 //go:noescape
-func addSqAVX2(n int, y *float32, x *float32)
+func addSqVec(n int, y *float32, x *float32)
 
-// addAbsAVX2 is y += |x|.
+// addAbsVec is y += |x|.
 //
 //go:noescape
-func addAbsAVX2(n int, y *float32, x *float32)
+func addAbsVec(n int, y *float32, x *float32)
 
-// maxAbsAVX2 is y = max(y, |x|).
+// maxAbsVec is y = max(y, |x|).
 //
 //go:noescape
-func maxAbsAVX2(n int, y *float32, x *float32)
+func maxAbsVec(n int, y *float32, x *float32)
 
-// adamAVX2 is one AdamW step; k are the 8 numbers of an Adam.
+// adamVec is one AdamW step; k are the 8 numbers of an Adam.
 //
 //go:noescape
-func adamAVX2(n int, p *float32, grad *float32, m *float32, v *float32, k *float32)
+func adamVec(n int, p *float32, grad *float32, m *float32, v *float32, k *float32)
 
-// dotRowsAVX2 is y[j] = Σ q·k[j] for n rows of k, n a multiple of 4, ldk elements apart, each d long.
+// dotRowsVec is y[j] = Σ q·k[j] for n rows of k, n a multiple of 4, ldk elements apart, each d long.
 //
 //go:noescape
-func dotRowsAVX2(d int, q *float32, k *float32, ldk int, n int, y *float32)
+func dotRowsVec(d int, q *float32, k *float32, ldk int, n int, y *float32)
 
 // tileNAVX5121x16 is C [1, 16] = A·B (acc 0) or C += A·B.
 //
@@ -412,35 +412,35 @@ func tileNAVX51212x16(k int, a *float32, lda int, b *float32, ldb int, c *float3
 //go:noescape
 func tileNAVX51212x32(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileNAVX21x16 is C [1, 16] = A·B (acc 0) or C += A·B.
+// tileNVec1x16 is C [1, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileNAVX21x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileNVec1x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileNAVX22x16 is C [2, 16] = A·B (acc 0) or C += A·B.
+// tileNVec2x16 is C [2, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileNAVX22x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileNVec2x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileNAVX23x16 is C [3, 16] = A·B (acc 0) or C += A·B.
+// tileNVec3x16 is C [3, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileNAVX23x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileNVec3x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileNAVX24x16 is C [4, 16] = A·B (acc 0) or C += A·B.
+// tileNVec4x16 is C [4, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileNAVX24x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileNVec4x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileNAVX25x16 is C [5, 16] = A·B (acc 0) or C += A·B.
+// tileNVec5x16 is C [5, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileNAVX25x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileNVec5x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileNAVX26x16 is C [6, 16] = A·B (acc 0) or C += A·B.
+// tileNVec6x16 is C [6, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileNAVX26x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileNVec6x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
 // tileTAVX5121x16 is C [1, 16] = A·B (acc 0) or C += A·B.
 //
@@ -562,42 +562,42 @@ func tileTAVX51212x16(k int, a *float32, lda int, b *float32, ldb int, c *float3
 //go:noescape
 func tileTAVX51212x32(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileTAVX21x16 is C [1, 16] = A·B (acc 0) or C += A·B.
+// tileTVec1x16 is C [1, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileTAVX21x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileTVec1x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileTAVX22x16 is C [2, 16] = A·B (acc 0) or C += A·B.
+// tileTVec2x16 is C [2, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileTAVX22x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileTVec2x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileTAVX23x16 is C [3, 16] = A·B (acc 0) or C += A·B.
+// tileTVec3x16 is C [3, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileTAVX23x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileTVec3x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileTAVX24x16 is C [4, 16] = A·B (acc 0) or C += A·B.
+// tileTVec4x16 is C [4, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileTAVX24x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileTVec4x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileTAVX25x16 is C [5, 16] = A·B (acc 0) or C += A·B.
+// tileTVec5x16 is C [5, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileTAVX25x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileTVec5x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
-// tileTAVX26x16 is C [6, 16] = A·B (acc 0) or C += A·B.
+// tileTVec6x16 is C [6, 16] = A·B (acc 0) or C += A·B.
 //
 //go:noescape
-func tileTAVX26x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
+func tileTVec6x16(k int, a *float32, lda int, b *float32, ldb int, c *float32, ldc int, acc int)
 
 // transpose16 is dst[j][i] = src[i][j] for 16 rows and cols columns, a multiple of 16.
 //
 //go:noescape
 func transpose16(cols int, src *float32, lds int, dst *float32, ldd int)
 
-// transpose8 is dst[j][i] = src[i][j] for 8 rows and cols columns, a multiple of 8.
+// transposeVec is dst[j][i] = src[i][j] for 8 rows and cols columns, a multiple of 8.
 //
 //go:noescape
-func transpose8(cols int, src *float32, lds int, dst *float32, ldd int)
+func transposeVec(cols int, src *float32, lds int, dst *float32, ldd int)

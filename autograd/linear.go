@@ -66,7 +66,7 @@ func (l *linear) forward() *Tensor {
 // run makes y from x and u.
 func (l *linear) run(dst kernels.Buffer) {
 	t, n := l.t, l.x.Rows()
-	args := &kernels.LinearArgs{N: n, X: t.value(l.x), W: l.w.Mat, Bias: l.bias.buffer(), BF16: t.BF16}
+	args := &kernels.LinearArgs{N: n, X: t.value(l.x), W: l.w.Mat, Bias: l.bias.buffer(), BF16: t.BF16, Fast: t.Fast}
 	if t.err != nil {
 		return
 	}

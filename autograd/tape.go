@@ -115,6 +115,7 @@ type Tape struct {
 	Record bool // keep what Backward needs; also turns dropout on
 	Base   bool // leave adapters out
 	BF16   bool // products with base weights round both operands to bf16
+	Fast   bool // or as far as kernels.LinearArgs.Fast allows; evaluation only
 
 	// Tap, when set, sees the input of every Linear before it runs, with that
 	// layer's weight. Layers that share an input pass the same x. Not called

@@ -193,6 +193,9 @@ type LinearArgs struct {
 	Alpha float32 // 0 means 1; scales the first product only
 	BF16  bool    // round both operands of the first product to bf16 (nearest even), sum in f32
 	Drop  *Drop   // applied to X as it is read; nil: none
+	// Fast allows the first product the rounding that is fastest: both operands
+	// to bf16, or X to 8 bits with a scale for every 32 where W is quantized.
+	Fast bool
 }
 
 // NormKind selects the normalisation.

@@ -80,6 +80,7 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 		src.Close()
 		return nil, err
 	}
+	l.Fast = o.BF16
 	if err := l.attach(o.Adapters, o.Weights); err != nil {
 		l.Close()
 		return nil, err

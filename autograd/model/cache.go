@@ -68,7 +68,7 @@ func (m *Model) Step(c *Cache, pieces []Piece) ([][]float32, error) {
 	}
 	flat := make([]float32, len(pieces)*m.Spec.V)
 	err = m.Dev.Run(func() error {
-		t := &autograd.Tape{Dev: m.Dev}
+		t := &autograd.Tape{Dev: m.Dev, Fast: m.Fast}
 		defer t.Free()
 		y := m.step(t, c, b)
 		if t.Err() != nil {

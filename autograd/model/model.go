@@ -44,6 +44,9 @@ type Model struct {
 	// RecomputeBlocks does that for the first so many blocks only: less memory
 	// for a part of the work. The gradients are the same bits.
 	RecomputeBlocks int
+	// Fast lets Step round the operands of products as kernels.LinearArgs.Fast
+	// says. Everything else on the model computes as its tape asks.
+	Fast bool
 
 	params []*autograd.Param
 	owned  map[*autograd.Param]bool // has memory of its own

@@ -40,7 +40,7 @@ func (c *CPU) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 	in, out := a.W.Cols, a.W.Rows
 	x := rowsF32(f32(a.X), in)
 	x.drop = newDropping(a.Drop, a.N)
-	terms := []product{{k: in, a: x, b: weight(a.W, false), alpha: orOne(a.Alpha), bf16: a.BF16}}
+	terms := []product{{k: in, a: x, b: weight(a.W, false), alpha: orOne(a.Alpha), bf16: a.BF16 || a.Fast && fastBF16()}}
 	if a.U != nil {
 		terms = append(terms, product{k: a.B.Cols, a: rowsF32(f32(a.U), a.B.Cols), b: weight(a.B, false), alpha: 1})
 	}

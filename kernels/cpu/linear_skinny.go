@@ -15,6 +15,10 @@ const skinnyChunk = 32 << 10
 
 // skinny is Linear for few rows.
 func (c *CPU) skinny(y kernels.Dst, a *kernels.LinearArgs) {
+	if c.matvec(y, a) {
+		c.skinnyRest(y.Buffer, a)
+		return
+	}
 	in, out := a.W.Cols, a.W.Rows
 	s := c.workspace(a.N*roundUp(in, 16) + par.Threads()*(4*roundUp(in, 16)+16))
 	defer s.free()

@@ -62,7 +62,7 @@ func runGenerate(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := openModel(c, c.String("model"), "f32")
+	m, err := openModel(c, c.String("model"), "auto")
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func runChat(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := openModel(c, path, "f32")
+	m, err := openModel(c, path, "auto")
 	if err != nil {
 		return err
 	}

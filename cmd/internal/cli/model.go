@@ -46,7 +46,11 @@ func openModelOn(c *ucli.Context, dev kernels.Backend, path, auto string) (*reci
 	if err != nil {
 		return nil, err
 	}
-	return recipes.LoadModel(dev, path, recipes.ModelOptions{Adapters: c.StringSlice("adapter"), BF16: bf16})
+	m, err := recipes.LoadModel(dev, path, recipes.ModelOptions{Adapters: c.StringSlice("adapter"), BF16: bf16})
+	if err == nil {
+		m.Fast = name != "f32"
+	}
+	return m, err
 }
 
 func logitsCommand() *ucli.Command {

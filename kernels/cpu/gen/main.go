@@ -12,6 +12,7 @@ func main() {
 	gemm()
 	vecs()
 	encoders()
+	matvec()
 }
 
 // rate is a loop on registers, for the probe at start and the peaks of benchmarks.

@@ -12,7 +12,11 @@ var (
 	hasAVX2   = cpu.X86.HasAVX2 && cpu.X86.HasFMA && cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasPOPCNT
 	hasAVX512 = hasAVX2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL
 	hasBF16   = hasAVX512 && cpu.X86.HasAVX512BF16
+	hasVNNI   = hasAVX512 && cpu.X86.HasAVX512VNNI
 )
+
+// HasVNNI reports whether the processor has an int8 dot product beside AVX-512.
+func HasVNNI() bool { return hasVNNI }
 
 func has(l Level) bool {
 	switch l {

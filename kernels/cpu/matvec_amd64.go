@@ -1,0 +1,168 @@
+package cpu
+
+import (
+	"unsafe"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/internal/level"
+)
+
+// mvFunc is a kernel of integers: some rows of w with a tile of x.
+type mvFunc = func(rows, units int, w, x *byte, y *float32, ldy int, scales, mins *float32, perRow, shift int, table *byte)
+
+// mvKernel is a type's kernels by the rows of x in a tile.
+type mvKernel struct {
+	f    [9]func(rows, units int, w, x, y *float32, ldy int)
+	h    [9]func(rows, units int, w *uint16, x, y *float32, ldy int)
+	ints [9]mvFunc
+}
+
+var (
+	mvF32  = &mvKernel{f: [9]func(rows, units int, w, x, y *float32, ldy int){1: mvF321, 2: mvF322, 4: mvF324, 8: mvF328}}
+	mvBF16 = &mvKernel{h: [9]func(rows, units int, w *uint16, x, y *float32, ldy int){1: mvBF161, 2: mvBF162, 4: mvBF164, 8: mvBF168}}
+	mvQ40  = &mvKernel{ints: [9]mvFunc{1: mvQ401, 2: mvQ402, 4: mvQ404, 8: mvQ408}}
+	mvQ41  = &mvKernel{ints: [9]mvFunc{1: mvQ411, 2: mvQ412, 4: mvQ414, 8: mvQ418}}
+	mvQ50  = &mvKernel{ints: [9]mvFunc{1: mvQ501, 2: mvQ502, 4: mvQ504, 8: mvQ508}}
+	mvQ51  = &mvKernel{ints: [9]mvFunc{1: mvQ511, 2: mvQ512, 4: mvQ514, 8: mvQ518}}
+	mvQ80  = &mvKernel{ints: [9]mvFunc{1: mvQ801, 2: mvQ802, 4: mvQ804, 8: mvQ808}}
+	mvIQ4K = &mvKernel{ints: [9]mvFunc{1: mvIQ41, 2: mvIQ42, 4: mvIQ44, 8: mvIQ48}}
+	mvQ4K  = &mvKernel{ints: [9]mvFunc{1: mvQ4K1, 2: mvQ4K2, 4: mvQ4K4, 8: mvQ4K8}}
+	mvQ5K  = &mvKernel{ints: [9]mvFunc{1: mvQ5K1, 2: mvQ5K2, 4: mvQ5K4, 8: mvQ5K8}}
+	mvQ6K  = &mvKernel{ints: [9]mvFunc{1: mvQ6K1, 2: mvQ6K2, 4: mvQ6K4, 8: mvQ6K8}}
+	mvLow  = &mvKernel{ints: [9]mvFunc{1: mvLow1, 2: mvLow2, 4: mvLow4, 8: mvLow8}}
+	mvByte = &mvKernel{ints: [9]mvFunc{1: mvBytes1, 2: mvBytes2, 4: mvBytes4, 8: mvBytes8}}
+	mvCode = &mvKernel{ints: [9]mvFunc{1: mvBook1, 2: mvBook2, 4: mvBook4, 8: mvBook8}}
+)
+
+// mvOf returns the weight of a as a kernel reads it, and whether one does.
+func mvOf(a *kernels.LinearArgs) (*mvWeight, bool) {
+	if level.Current() < level.AVX512 || a.W.Cols%mvUnit != 0 || a.W.Cols == 0 {
+		return nil, false
+	}
+	o := weight(a.W, false)
+	w := &mvWeight{rows: a.W.Rows, units: a.W.Cols / mvUnit, x: mvRounding{factor: 1}}
+	switch {
+	case o.f != nil && !a.BF16:
+		w.x.floats, w.kernel, w.rowBytes, w.data = true, mvF32, 4*a.W.Cols, bytesOf(o.f)
+	case o.h != nil:
+		w.x.floats, w.kernel, w.rowBytes = true, mvBF16, 2*a.W.Cols
+		w.data = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(o.h))), 2*len(o.h))
+	case o.units != nil && a.Fast && level.HasVNNI():
+		w.units = a.W.Cols / mvUnit
+		return w, w.integers(o.units, o.row0)
+	default:
+		return nil, false
+	}
+	return w, true
+}
+
+// integers sets the kernel of a quantized type.
+func (w *mvWeight) integers(u *unitType, row0 int) bool {
+	w.rowBytes = u.row
+	w.data = u.raw.Data[row0*u.row:]
+	w.x.offset = 8
+	switch u.raw.Type.Kind {
+	case dtype.Q4_0:
+		w.kernel = mvQ40
+	case dtype.Q4_1:
+		w.kernel, w.x.offset = mvQ41, 0
+	case dtype.Q5_0:
+		w.kernel, w.x.offset = mvQ50, 16
+	case dtype.Q5_1:
+		w.kernel, w.x.offset = mvQ51, 0
+	case dtype.Q8_0:
+		w.kernel, w.x.offset = mvQ80, 128
+	case dtype.IQ4_NL:
+		w.kernel, w.x.offset, w.table = mvIQ4K, 128, mvIQ4
+	case dtype.Q4_K:
+		w.kernel, w.x.offset = mvQ4K, 0
+	case dtype.Q5_K:
+		w.kernel, w.x.offset = mvQ5K, 0
+	case dtype.Q6_K:
+		w.kernel, w.x.offset = mvQ6K, 32
+	case dtype.Int4:
+		w.kernel, w.x.offset, w.x.split = mvLow, 0, true
+		return w.apart(u, row0)
+	case dtype.Int8:
+		w.kernel, w.x.offset = mvByte, 0
+		return w.apart(u, row0)
+	case dtype.NF4, dtype.FP4:
+		w.kernel, w.x.split, w.x.offset, w.x.factor, w.table = mvCode, true, 128, 1.0/mvBookOne, mvNF4
+		if u.raw.Type.Kind == dtype.FP4 {
+			w.table = mvFP4
+		}
+		return w.apart(u, row0)
+	default:
+		return false
+	}
+	return true
+}
+
+// apart sets where scales are that do not lie in the blocks. A unit must have one.
+func (w *mvWeight) apart(u *unitType, row0 int) bool {
+	w.scales = &mvScales{u: u, row0: row0, perRow: u.perRow, shift: u.shift - 6}
+	if u.flat != 0 {
+		w.scales.perRow = u.flat >> u.shift
+	}
+	return u.shift >= 6 && (u.flat == 0 || u.flat&(1<<u.shift-1) == 0)
+}
+
+// mvQuantize rounds a row to 8 bits, into units step bytes apart.
+func mvQuantize(dst []float32, step int, x []float32, r mvRounding) {
+	units := len(x) / mvUnit
+	_ = dst[(units-1)*step/4+mvUnitBytes/4-1]
+	f := quantRow
+	if r.split {
+		f = quantRowSplit
+	}
+	f(units, &x[0], (*byte)(unsafe.Pointer(&dst[0])), step, -r.offset, r.factor/127)
+}
+
+// tile multiplies rows r…r+n of w with a tile of m rows of x. scales begin at
+// at rows before r.
+func (w *mvWeight) tile(y []float32, ldy int, x []float32, m, r, n int, scales []float32, at int) {
+	_, _ = y[(m-1)*ldy+n-1], x[m*w.units*mvUnitBytes/4-1]
+	d := w.data[r*w.rowBytes : (r+n)*w.rowBytes]
+	switch {
+	case w.kernel.f[m] != nil:
+		w.kernel.f[m](n, w.units, (*float32)(unsafe.Pointer(&d[0])), &x[0], &y[0], ldy)
+	case w.kernel.h[m] != nil:
+		w.kernel.h[m](n, w.units, (*uint16)(unsafe.Pointer(&d[0])), &x[0], &y[0], ldy)
+	case w.scales == nil:
+		w.kernel.ints[m](n, w.units, &d[0], (*byte)(unsafe.Pointer(&x[0])), &y[0], ldy, nil, nil, 0, 0, unsafe.SliceData(w.table))
+	default:
+		p := w.scales
+		s, t := scales[at*p.perRow:len(scales)/2], scales[len(scales)/2+at*p.perRow:]
+		_ = s[n*p.perRow-1]
+		w.kernel.ints[m](n, w.units, &d[0], (*byte)(unsafe.Pointer(&x[0])), &y[0], ldy, &s[0], &t[0], p.perRow, int(p.shift), unsafe.SliceData(w.table))
+	}
+}
+
+// planeScales decodes the scales from index at on to s, and -scale·zero to t.
+func (u *unitType) planeScales(s, t []float32, at int) {
+	n := len(s)
+	if n == 0 {
+		return
+	}
+	_ = t[n-1]
+	if u.outer != nil {
+		_ = u.scales[at+n-1]
+		front := len(u.outer) - 4*257
+		book := view[float32](u.outer[front+4:])
+		scalesNested(n, &u.scales[at], at, &book[0], &view[float32](u.outer)[0], f32At(u.outer[front:]), &s[0])
+		return
+	}
+	var zeros *byte
+	if u.zeros != nil {
+		zeros = &u.zeros[at : at+n][0]
+	}
+	switch u.raw.Type.Scale {
+	case dtype.F16:
+		scalesF16(n, &u.scales[2*at : 2*(at+n)][0], zeros, u.middle, &s[0], &t[0])
+	case dtype.BF16:
+		scalesBF16(n, &u.scales[2*at : 2*(at+n)][0], zeros, u.middle, &s[0], &t[0])
+	default:
+		scalesF32(n, &u.scales[4*at : 4*(at+n)][0], zeros, u.middle, &s[0], &t[0])
+	}
+}

@@ -1,0 +1,15 @@
+//go:build !amd64
+
+package cpu
+
+import "github.com/tunekit/tunekit/kernels"
+
+type mvKernel struct{}
+
+func mvOf(*kernels.LinearArgs) (*mvWeight, bool) { return nil, false }
+
+func mvQuantize([]float32, int, []float32, mvRounding) {}
+
+func (w *mvWeight) tile([]float32, int, []float32, int, int, int, []float32, int) {}
+
+func (u *unitType) planeScales([]float32, []float32, int) {}

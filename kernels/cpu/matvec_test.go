@@ -1,0 +1,190 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/tunekit/tunekit/kernels"
+	blocks "github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/internal/level"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// mvTypes are the types whose products of few rows have kernels of their own.
+var mvTypes = []dtype.Type{
+	dtype.Of(dtype.F32), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_1), dtype.Of(dtype.Q5_0), dtype.Of(dtype.Q5_1),
+	dtype.Of(dtype.IQ4_NL), dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q5_K), dtype.Of(dtype.Q6_K),
+	{Kind: dtype.NF4, Group: 64}, dtype.NF4Double, {Kind: dtype.FP4, Group: 64},
+	{Kind: dtype.Int4, Group: 128, Scale: dtype.F16}, {Kind: dtype.Int4, Group: 64, Scale: dtype.BF16, Flags: dtype.Zero},
+	{Kind: dtype.Int4, Group: -1}, {Kind: dtype.Int8, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: 128, Scale: dtype.BF16},
+}
+
+// exact8 is a row that 8 bits hold: integers, the largest of every 32 is 127.
+func exact8(x []float32, rng *rand.Rand) {
+	for i := range x {
+		x[i] = float32(rng.IntN(255) - 127)
+		if i%32 == 7 {
+			x[i] = 127 - 254*float32(rng.IntN(2))
+		}
+	}
+}
+
+// Where rounding x loses nothing the products of integers equal those of
+// floats, for any number of rows and any part of the weight; rows of x do not
+// see each other.
+func TestMatVec(t *testing.T) {
+	c := New(Options{})
+	for _, l := range level.Supported() {
+		for _, typ := range mvTypes {
+			for _, cols := range []int{256, 768} {
+				t.Run(fmt.Sprintf("%v %v %d", l, typ, cols), func(t *testing.T) {
+					defer level.Force(l)()
+					testMatVec(t, c, typ, cols)
+				})
+			}
+		}
+	}
+}
+
+func testMatVec(t *testing.T, c *CPU, typ dtype.Type, cols int) {
+	const rows, most = 45, 16
+	rng := rand.New(rand.NewPCG(1, uint64(cols)))
+	w, values := mvWeights(t, c, typ, rows, cols, rng)
+	defer c.Free(w.Buffer)
+	x := make([]float32, most*cols)
+	exact8(x, rng)
+	clear(x[3*cols+32:][:32]) // a block of zeros
+	xb := upload(t, c, x)
+	defer c.Free(xb)
+	var all []float32
+	for n := most; n > 0; n-- {
+		for _, part := range [][2]int{{0, rows}, {3, 19}} {
+			m := w.RowsOf(part[0], part[1])
+			y := upload(t, c, make([]float32, n*m.Rows+1))
+			f32(y)[n*m.Rows] = 77
+			c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: xb, W: m, Fast: true})
+			got := f32(y)
+			for i := range n {
+				for r := range m.Rows {
+					var want, size float64
+					for k, v := range values[(part[0]+r)*cols:][:cols] {
+						want += float64(v) * float64(x[i*cols+k])
+						size += math.Abs(float64(v) * float64(x[i*cols+k]))
+					}
+					if d := math.Abs(float64(got[i*m.Rows+r]) - want); !(d <= 2e-5*size) {
+						t.Fatalf("%d rows of x, row %d·%d: %v, want %v", n, i, part[0]+r, got[i*m.Rows+r], want)
+					}
+				}
+			}
+			if got[n*m.Rows] != 77 {
+				t.Fatal("written past the result")
+			}
+			if part[0] == 0 && n == most {
+				all = append(all, got...)
+			} else if part[0] == 0 {
+				for i := range n * rows {
+					if got[i] != all[i] {
+						t.Fatalf("element %d of %d rows is %v, of %d rows %v", i, n, got[i], most, all[i])
+					}
+				}
+			}
+			c.Free(y)
+		}
+	}
+}
+
+// mvWeights is a random weight and its values.
+func mvWeights(t testing.TB, c *CPU, typ dtype.Type, rows, cols int, rng *rand.Rand) (kernels.Mat, []float32) {
+	x := make([]float32, rows*cols)
+	for i := range x {
+		x[i] = float32(rng.NormFloat64())
+	}
+	raw := blocks.New(typ, rows, cols)
+	if err := blocks.Encode(raw, x, nil); err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.Load(kernels.Weights, typ, rows, cols, raw.Data, kernels.Borrow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks.DecodeAll(x, raw)
+	return w, x
+}
+
+func upload(t testing.TB, c *CPU, x []float32) kernels.Buffer {
+	b, err := c.Alloc(kernels.Activations, dtype.Of(dtype.F32), len(x))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(f32(b), x)
+	return b
+}
+
+// Rounding x to 8 bits costs about a 250th of its largest elements.
+func TestFastIsClose(t *testing.T) {
+	c := New(Options{})
+	const rows, cols, n = 64, 512, 5
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, typ := range mvTypes {
+		w, _ := mvWeights(t, c, typ, rows, cols, rng)
+		x := make([]float32, n*cols)
+		for i := range x {
+			x[i] = float32(rng.NormFloat64())
+		}
+		xb, y, z := upload(t, c, x), upload(t, c, make([]float32, n*rows)), upload(t, c, make([]float32, n*rows))
+		c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: xb, W: w, Alpha: 2, Fast: true})
+		c.Linear(kernels.Into(y), &kernels.LinearArgs{N: n, X: xb, W: w, Alpha: -1, Fast: true})
+		c.Linear(kernels.To(z), &kernels.LinearArgs{N: n, X: xb, W: w})
+		var d, s float64
+		for i, v := range f32(z) {
+			d += math.Pow(float64(f32(y)[i]-v), 2)
+			s += math.Pow(float64(v), 2)
+		}
+		if e := math.Sqrt(d / s); !(e < 0.01) {
+			t.Errorf("%v: relative error %.3g", typ, e)
+		}
+		for _, b := range []kernels.Buffer{w.Buffer, xb, y, z} {
+			c.Free(b)
+		}
+	}
+}
+
+// Products of one row with a weight that no cache holds, as a share of the
+// bandwidth that a plain sum over the same bytes reaches.
+func BenchmarkMatVec(b *testing.B) {
+	c := New(Options{})
+	for _, n := range []int{1, 4, 16} {
+		for _, typ := range mvTypes {
+			b.Run(fmt.Sprintf("%v/%d", typ, n), func(b *testing.B) { benchMatVec(b, c, typ, n) })
+		}
+	}
+}
+
+func benchMatVec(b *testing.B, c *CPU, t dtype.Type, n int) {
+	const cols, size = 2048, 192 << 20
+	rows := size / dtype.Size(t, 256, cols) * 256
+	w := benchWeight(b, c, t, rows, cols)
+	x, y := benchBuffer(b, c, n*cols), benchBuffer(b, c, n*rows)
+	mem := view[float32](w.Buffer.(*Buf).mem[:size/2])
+	var sums, products time.Duration
+	for b.Loop() {
+		began := time.Now()
+		par.For(len(mem), 1<<16, func(lo, hi int) { sink(vec.Sum(mem[lo:hi])) })
+		sums += time.Since(began)
+		began = time.Now()
+		c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: w, Fast: true})
+		products += time.Since(began)
+	}
+	bytes := float64(dtype.Size(t, rows, cols))
+	rate := bytes * float64(b.N) / products.Seconds()
+	b.ReportMetric(rate/1e9, "GB/s")
+	b.ReportMetric(rate/(4*float64(len(mem)*b.N)/sums.Seconds()), "share")
+	for _, p := range []kernels.Buffer{w.Buffer, x, y} {
+		c.Free(p)
+	}
+}

@@ -61,21 +61,29 @@ func (u *unitType) decodeK6Block(at int, p *paramRoom, dst []float32) {
 
 // halvesTo widens halves, where the level does.
 func halvesTo(dst []float32, src []byte) bool {
-	if !haveUnits() || len(dst) == 0 {
+	l := level.Current()
+	if l < level.AVX2 || len(dst) == 0 || l == level.AVX2 && len(dst)%8 != 0 {
 		return false
 	}
 	_ = src[2*len(dst)-1]
+	if l == level.AVX2 {
+		widenF16x8(len(dst), (*uint16)(unsafe.Pointer(&src[0])), &dst[0])
+		return true
+	}
 	decodeF16(len(dst), (*uint16)(unsafe.Pointer(&src[0])), &dst[0])
 	return true
 }
 
 // roundBF16 rounds every element to the nearest bf16, ties to even.
 func roundBF16(x []float32) {
-	if level.Current() < level.AVX512 || len(x) == 0 {
+	switch l := level.Current(); {
+	case l >= level.AVX512 && len(x) > 0:
+		roundBF16x16(len(x), &x[0], &x[0])
+	case l == level.AVX2:
+		roundBF16Generic(x[roundAVX2(x):])
+	default:
 		roundBF16Generic(x)
-		return
 	}
-	roundBF16x16(len(x), &x[0], &x[0])
 }
 
 // dropRow is d.Apply.

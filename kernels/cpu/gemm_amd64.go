@@ -26,16 +26,6 @@ var f32AVX2 = &kernel{mr: 6, ku: 1,
 	narrow: []micro{nil, microF256x1x16, microF256x2x16, microF256x3x16, microF256x4x16, microF256x5x16, microF256x6x16},
 }
 
-// halves makes a tile of 32 columns of one of 16.
-func halves(f micro) micro {
-	return func(k int, a, b, c *float32, ldc, acc int, alpha float32) {
-		f(k, a, b, c, ldc, acc, alpha)
-		f(k, a, after16(b), after16(c), ldc, acc, alpha)
-	}
-}
-
-func after16(p *float32) *float32 { return &unsafe.Slice(p, 17)[16] }
-
 func kernelF32(l level.Level) *kernel {
 	switch {
 	case l >= level.AVX512:
@@ -88,33 +78,9 @@ func packRows(dst []float32, stride, lines, kc int, src []float32, ld int, m mod
 	switch l := level.Current(); {
 	case l >= level.AVX512:
 		packRowsF32(dst, stride, lines, kc, src, ld, m)
-	case l == level.AVX2:
-		packRowsAVX2(dst, stride, lines, kc, src, ld)
+	case l == level.AVX2 && packRowsAVX2(packRows256, dst, stride, lines, kc, src, ld):
 	default:
 		packRowsGeneric(dst, stride, lines, kc, src, ld)
-	}
-}
-
-// packAVX2 packs f32 rows straight from memory.
-func (o *operand) packAVX2(dst []float32, stride, line, lines, p0, kc int, m mode) bool {
-	if o.f == nil || o.across || o.drop != nil || m != exact {
-		return false
-	}
-	packRowsAVX2(dst, stride, lines, kc, o.f[line*o.ld+p0:], o.ld)
-	return true
-}
-
-// packRowsAVX2 leaves what is no whole block of 8 dwords to plain Go.
-func packRowsAVX2(dst []float32, stride, lines, kc int, src []float32, ld int) {
-	whole := kc &^ 7
-	if whole > 0 {
-		_, _ = dst[(whole-1)*stride+max(stride, 8)-1], src[(lines-1)*ld+whole-1]
-		for r := 0; r < lines; r += 8 {
-			packRows256(whole, &src[r*ld], 4*ld, min(8, lines-r), &dst[r], stride)
-		}
-	}
-	if whole < kc {
-		packRowsGeneric(dst[whole*stride:], stride, lines, kc-whole, src[whole:], ld)
 	}
 }
 

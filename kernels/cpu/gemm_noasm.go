@@ -7,14 +7,7 @@ import (
 	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
-func kernelF32(level.Level) *kernel  { return genericKernel }
 func kernelBF16(level.Level) *kernel { return nil }
-
-func (o *operand) packFast([]float32, int, int, int, int, int, mode, *area) bool { return false }
-
-func packRows(dst []float32, stride, lines, kc int, src []float32, ld int, _ mode) {
-	packRowsGeneric(dst, stride, lines, kc, src, ld)
-}
 
 func packCols(dst []float32, stride, lines, kc int, src []float32, ld int, _ mode) {
 	packColsGeneric(dst, stride, lines, kc, src, ld)
@@ -33,8 +26,6 @@ func dropRow(x []float32, d *kernels.Drop, key int64, col int) { d.Apply(x, key,
 func haveUnits() bool { return false }
 
 func halvesTo([]float32, []byte) bool { return false }
-
-func roundBF16(x []float32) { roundBF16Generic(x) }
 
 func (u *unitType) decode(int, int, int, *paramRoom, []float32, int) {}
 

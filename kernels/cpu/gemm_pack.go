@@ -68,9 +68,7 @@ func (o *operand) row(dst []float32, r, c, n int) {
 	case o.f != nil:
 		copy(dst, o.f[r*o.ld+c:][:n])
 	case o.h != nil:
-		for i, v := range o.h[r*o.ld+c:][:n] {
-			dst[i] = math.Float32frombits(uint32(v) << 16)
-		}
+		widenBF16(dst, o.h[r*o.ld+c:][:n])
 	case o.units != nil && c%unitSize == 0 && n%unitSize == 0:
 		o.units.rowOf(dst, o.row0+r, c, n)
 	case o.raw.Type.Kind == dtype.F16 && halvesTo(dst, o.raw.Data[2*((o.row0+r)*o.ld+c):]):
@@ -159,5 +157,12 @@ func packColsGeneric(dst []float32, stride, lines, kc int, src []float32, ld int
 func roundBF16Generic(x []float32) {
 	for i, v := range x {
 		x[i] = blocks.FromBF16(blocks.BF16(v))
+	}
+}
+
+// widenBF16Generic is dst = src as f32.
+func widenBF16Generic(dst []float32, src []uint16) {
+	for i, v := range src {
+		dst[i] = math.Float32frombits(uint32(v) << 16)
 	}
 }

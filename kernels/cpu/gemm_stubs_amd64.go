@@ -407,11 +407,6 @@ func packRowsNF4Pairs(k int, src *byte, ldb int, rows int, dst *float32, stride 
 //go:noescape
 func packRowsNF4F32(k int, src *byte, ldb int, rows int, dst *float32, stride int, absmax *float32, lda int, table *byte, room *byte)
 
-// packRows256 transposes up to 8 rows of k f32, k a multiple of 8. Rows are ldb bytes apart.
-//
-//go:noescape
-func packRows256(k int, src *float32, ldb int, rows int, dst *float32, stride int)
-
 // dotTileF1 is out[i][j] = Σ x[i]·w[j] for 1 rows of f32 and 4 of f32, k long; leading dimensions in elements.
 //
 //go:noescape

@@ -16,7 +16,6 @@ func gemm() {
 		micro256(mr, 32)
 	}
 	packers512()
-	packRows256()
 	dots512()
 	decoders512()
 	save()

@@ -10,9 +10,11 @@ func main() {
 	save()
 
 	gemm()
+	avx2()
 	vecs()
 	encoders()
 	matvec()
+	gemmNEON()
 }
 
 // rate is a loop on registers, for the probe at start and the peaks of benchmarks.

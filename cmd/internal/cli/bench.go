@@ -25,18 +25,21 @@ type benchReport struct {
 	Peak    *cpu.Rates  `json:"peak,omitempty"`
 	Rows    []bench.Row `json:"rows,omitempty"`
 	Model   *modelSpeed `json:"model,omitempty"`
+	Text    *textSpeed  `json:"text,omitempty"`
 }
 
 func benchCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "bench", Usage: "each kernel as a share of what this machine reaches; or the speed of a model",
 		Description: examples("tune bench", "tune bench --filter 'matrix.vector|attention' --time 1",
+			"tune bench --model models/M --text corpus.txt",
 			"tune bench --model M-Q4_K_M.gguf --json | jq .model.decode_tokens_per_second"),
 		Flags: modelFlags(modelFlag(),
 			&ucli.StringFlag{Name: "filter", Usage: "regular expression of the rows to measure"},
 			&ucli.Float64Flag{Name: "time", Value: 0.3, Usage: "seconds of calls a row"},
 			&ucli.IntFlag{Name: "prompt", Value: 512, Usage: "with --model: tokens of the prompt"},
 			&ucli.IntFlag{Name: "decode", Value: 128, Usage: "with --model: tokens made after it"},
+			&ucli.StringFlag{Name: "text", Usage: "with --model: a file whose lines the model's tokenizer encodes, instead of running the model"},
 			&ucli.IntFlag{Name: "rounds", Value: 3, Usage: "with --model: how often; best and median are shown"}),
 		Action: runBench,
 	}
@@ -61,9 +64,14 @@ func runBench(c *ucli.Context) error {
 		w = io.Discard
 	}
 	fmt.Fprintf(w, "tune %s on %s, %d threads, kernels %s\n", r.Version, r.CPU, r.Threads, r.Level)
-	if c.IsSet("model") {
+	switch {
+	case c.IsSet("text"):
+		if err = required(c, "model"); err == nil {
+			err = benchText(c, r, w)
+		}
+	case c.IsSet("model"):
 		err = benchModel(c, dev, r, w)
-	} else {
+	default:
 		err = benchKernels(c, dev, filter, r, w)
 	}
 	if err == nil && c.Bool("json") {

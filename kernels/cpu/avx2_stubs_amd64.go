@@ -31,3 +31,63 @@ func widenBF16x8(n int, src *uint16, dst *float32)
 //
 //go:noescape
 func widenF16x8(n int, src *uint16, dst *float32)
+
+// decode256Q4_0 is decodeQ4_0 for AVX2.
+//
+//go:noescape
+func decode256Q4_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decode256Q4_1 is decodeQ4_1 for AVX2.
+//
+//go:noescape
+func decode256Q4_1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decode256Low is decodeLow for AVX2.
+//
+//go:noescape
+func decode256Low(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decode256High is decodeHigh for AVX2.
+//
+//go:noescape
+func decode256High(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decode256Q5_0 is decodeQ5_0 for AVX2.
+//
+//go:noescape
+func decode256Q5_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decode256Q5_1 is decodeQ5_1 for AVX2.
+//
+//go:noescape
+func decode256Q5_1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decode256K4 is decodeK4 for AVX2.
+//
+//go:noescape
+func decode256K4(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int, shift int)
+
+// decode256K5 is decodeK5 for AVX2.
+//
+//go:noescape
+func decode256K5(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int, shift int, high *byte, ldh int, bit int, bitstep int)
+
+// decode256K6 is decodeK6 for AVX2.
+//
+//go:noescape
+func decode256K6(src *byte, high *byte, params *float32, dst *float32, shift int, hshift int)
+
+// decode256K6Block is decodeK6Block for AVX2.
+//
+//go:noescape
+func decode256K6Block(src *byte, params *float32, dst *float32)
+
+// decode256Q8_0 is decodeQ8_0 for AVX2.
+//
+//go:noescape
+func decode256Q8_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decode256Bytes is decodeBytes for AVX2.
+//
+//go:noescape
+func decode256Bytes(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)

@@ -8,7 +8,7 @@ import (
 )
 
 // haveUnits reports whether the level decodes by units.
-func haveUnits() bool { return level.Current() >= level.AVX512 }
+func haveUnits() bool { return level.Current() >= level.AVX2 }
 
 // decode runs the inner loop for units whose bytes begin at src, ldb bytes
 // apart, to values ldd floats apart.
@@ -18,6 +18,10 @@ func (u *unitType) decode(units, src, ldb int, p *paramRoom, dst []float32, ldd 
 	}
 	d := u.raw.Data[src:]
 	_, _ = d[(units-1)*ldb+u.unit-1], dst[(units-1)*ldd+unitSize-1]
+	if level.Current() == level.AVX2 {
+		u.decodeAVX2(units, d, ldb, p, dst, ldd)
+		return
+	}
 	switch u.loop {
 	case loopQ40:
 		decodeQ4_0(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
@@ -43,6 +47,10 @@ func (u *unitType) decodeK(k kUnits, p *paramRoom, dst []float32, ldd int) {
 	_ = dst[(k.n-1)*ldd+unitSize-1]
 	codes, high := u.raw.Data[k.codes:], u.raw.Data[k.high:]
 	_, _ = codes[(k.n-1)*k.ldb+unitSize-1], high[(k.n-1)*k.ldh+unitSize-1]
+	if level.Current() == level.AVX2 {
+		u.decodeKAVX2(k, codes, high, p, dst, ldd)
+		return
+	}
 	switch u.loop {
 	case loopK4:
 		decodeK4(k.n, &codes[0], k.ldb, &p[0], &u.base[0], &dst[0], ldd, k.shift)
@@ -56,6 +64,10 @@ func (u *unitType) decodeK(k kUnits, p *paramRoom, dst []float32, ldd int) {
 // decodeK6Block decodes the block of Q6_K at offset at, with sixteen scales in p.
 func (u *unitType) decodeK6Block(at int, p *paramRoom, dst []float32) {
 	_, _ = u.raw.Data[at+u.unit-1], dst[255]
+	if level.Current() == level.AVX2 {
+		decode256K6Block(&u.raw.Data[at], &p[0], &dst[0])
+		return
+	}
 	decodeK6Block(&u.raw.Data[at], &p[0], &dst[0])
 }
 

@@ -8,11 +8,15 @@ func avx2() {
 	open("cpu", "..", "avx2")
 	out.asm.WriteString("\n")
 	for i, v := range []uint32{1, 0x7fff, 0xffff0000, 0x00400000} {
-		for j := range 8 {
-			fmt.Fprintf(&out.asm, "DATA rounding256<>+%d(SB)/4, $0x%08x\n", 32*i+4*j, v)
-		}
+		constant256("rounding256", 32*i, v, v, v, v, v, v, v, v)
 	}
 	out.asm.WriteString("GLOBL rounding256<>(SB), RODATA|NOPTR, $128\n")
+	constant256("shiftsLow", 0, 0, 4, 8, 12, 16, 20, 24, 28)
+	constant256("shiftsHigh", 0, 4, 0, 12, 8, 20, 16, 28, 24)
+	constant256("iota256", 0, 0, 1, 2, 3, 4, 5, 6, 7)
+	for _, name := range []string{"shiftsLow", "shiftsHigh", "iota256"} {
+		fmt.Fprintf(&out.asm, "GLOBL %s<>(SB), RODATA|NOPTR, $32\n", name)
+	}
 	packRows256("packRows256", "f32", "*float32", 4, func(y int) { e("VMOVUPS (R8), Y%d", y) })
 	packRows256("packRowsRound256", "f32, rounded to bf16,", "*float32", 4, func(y int) {
 		e("VMOVUPS (R8), Y%d", y)
@@ -25,7 +29,15 @@ func avx2() {
 	})
 	convert256("widenBF16x8", "widens n bf16 to f32; n is a multiple of 8.", "*uint16", 2, func() { widen256("(BX)", 0) })
 	convert256("widenF16x8", "widens n halves to f32; n is a multiple of 8.", "*uint16", 2, func() { e("VCVTPH2PS (BX), Y0") })
+	decoders256()
 	save()
+}
+
+// constant256 writes dwords of a symbol from offset at on.
+func constant256(name string, at int, v ...uint32) {
+	for i, x := range v {
+		fmt.Fprintf(&out.asm, "DATA %s<>+%d(SB)/4, $0x%08x\n", name, at+4*i, x)
+	}
 }
 
 // convert256 is a loop that puts 8 values into Y0.

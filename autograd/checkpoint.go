@@ -52,14 +52,14 @@ func (t *Tape) child(record bool) *Tape {
 func leaves(in []*Tensor) []*Tensor {
 	out := make([]*Tensor, len(in))
 	for i, x := range in {
-		out[i] = &Tensor{Shape: x.Shape, Data: x.Data, needs: x.needs, of: x}
+		out[i] = &Tensor{Shape: x.Shape, Data: x.Data, kind: x.kind, needs: x.needs, of: x}
 	}
 	return out
 }
 
 // adopt moves a result of a region's inside to t.
 func (t *Tape) adopt(y *Tensor) *Tensor {
-	z := &Tensor{Shape: y.Shape, Data: y.Data, tape: t, needs: y.needs}
+	z := &Tensor{Shape: y.Shape, Data: y.Data, kind: y.kind, slope: y.slope, tape: t, needs: y.needs}
 	y.Data = nil
 	t.all = append(t.all, z)
 	return z

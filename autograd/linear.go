@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // LowRank is a LoRA adapter of one linear map (Hu et al. 2021,
@@ -23,6 +24,16 @@ func (a *LowRank) trains() bool { return a.A.trains() || a.B.trains() }
 // Linear returns x·wᵀ + bias + Σ Scale·drop(x)·Aᵀ·Bᵀ over the adapters: x
 // [N, in], w [out, in] of any storage type, bias [out] or nil, result [N, out].
 func (t *Tape) Linear(x *Tensor, w, bias *Param, ads ...*LowRank) *Tensor {
+	return t.linear(x, w, bias, dtype.F32, ads)
+}
+
+// Inner is Linear whose result only activations, rotations and attention read:
+// see Tape.BF16.
+func (t *Tape) Inner(x *Tensor, w, bias *Param, ads ...*LowRank) *Tensor {
+	return t.linear(x, w, bias, t.between(), ads)
+}
+
+func (t *Tape) linear(x *Tensor, w, bias *Param, k dtype.Kind, ads []*LowRank) *Tensor {
 	if x.Cols() != w.Cols {
 		panic(fmt.Sprintf("autograd: linear %s: x %v · wᵀ [%d %d]: inner dims %d != %d", w.Name, x.Shape, w.Rows, w.Cols, x.Cols(), w.Cols))
 	}
@@ -33,7 +44,7 @@ func (t *Tape) Linear(x *Tensor, w, bias *Param, ads ...*LowRank) *Tensor {
 		ads = nil
 	}
 	l := &linear{t: t, x: x, w: w, bias: bias, ads: ads}
-	return l.forward()
+	return l.forward(k)
 }
 
 // linear is one Linear: what its gradient needs of the forward pass.
@@ -45,18 +56,18 @@ type linear struct {
 	u       []*Tensor // u[i] = Scale·drop(x)·Aᵀ of adapter i, [N, R]
 }
 
-func (l *linear) forward() *Tensor {
+func (l *linear) forward(k dtype.Kind) *Tensor {
 	t := l.t
 	needs := l.x.needs || l.w.trains() || l.bias.trains()
 	for _, a := range l.ads {
 		needs = needs || a.trains()
-		u := t.New(l.x.Rows(), a.R())
+		u := t.alloc(kernels.Activations, t.between(), l.x.Rows(), a.R())
 		l.u = append(l.u, u)
 		if down := l.down(a); t.err == nil {
 			t.Dev.Linear(kernels.To(u.Data), down)
 		}
 	}
-	l.y = t.made(l.run, append([]*Tensor{l.x}, l.u...), l.x.Rows(), l.w.Rows)
+	l.y = t.made(l.run, append([]*Tensor{l.x}, l.u...), k, l.x.Rows(), l.w.Rows)
 	l.y.needs = needs
 	t.record(l.y, l.saves(), l.back)
 	t.Done(l.u...)
@@ -76,14 +87,14 @@ func (l *linear) run(dst kernels.Buffer) {
 	t.Dev.Linear(kernels.To(dst), args)
 	for i, a := range l.ads {
 		if i > 0 {
-			t.Dev.Linear(kernels.Into(dst), &kernels.LinearArgs{N: n, X: l.u[i].Data, W: a.B.Mat})
+			t.Dev.Linear(kernels.Into(dst), &kernels.LinearArgs{N: n, X: l.u[i].Data, W: a.B.Mat, BF16: t.BF16})
 		}
 	}
 }
 
 // down are the operands of u = Scale·drop(x)·Aᵀ.
 func (l *linear) down(a *LowRank) *kernels.LinearArgs {
-	return &kernels.LinearArgs{N: l.x.Rows(), X: l.t.value(l.x), W: a.A.Mat, Alpha: a.Scale, Drop: l.t.drops(a)}
+	return &kernels.LinearArgs{N: l.x.Rows(), X: l.t.value(l.x), W: a.A.Mat, Alpha: a.Scale, BF16: l.t.BF16, Drop: l.t.drops(a)}
 }
 
 // drops is the dropout of a, nil outside training.
@@ -142,7 +153,7 @@ func (l *linear) back() {
 	for i, a := range l.ads {
 		if i > 0 || !fused {
 			t.Dev.LinearBackward(kernels.Into(dx.Buffer), kernels.Dst{}, kernels.Dst{}, du[i],
-				&kernels.LinearArgs{N: n, W: a.A.Mat, Drop: t.drops(a)})
+				&kernels.LinearArgs{N: n, W: a.A.Mat, BF16: t.BF16, Drop: t.drops(a)})
 		}
 	}
 }
@@ -153,7 +164,7 @@ func (l *linear) backAdapter(i int, a *LowRank, dy kernels.Buffer) kernels.Buffe
 	t, n := l.t, l.x.Rows()
 	none := kernels.Dst{}
 	if a.B.trains() {
-		t.Dev.LinearBackward(none, a.B.dst(), none, dy, &kernels.LinearArgs{N: n, X: l.u[i].Data, W: a.B.Mat})
+		t.Dev.LinearBackward(none, a.B.dst(), none, dy, &kernels.LinearArgs{N: n, X: l.u[i].Data, W: a.B.Mat, BF16: t.BF16})
 	}
 	if !a.A.trains() && !l.x.needs {
 		return nil
@@ -166,9 +177,9 @@ func (l *linear) backAdapter(i int, a *LowRank, dy kernels.Buffer) kernels.Buffe
 	if t.err != nil {
 		return du
 	}
-	t.Dev.LinearBackward(kernels.To(du), none, none, dy, &kernels.LinearArgs{N: n, W: a.B.Mat, Alpha: a.Scale})
+	t.Dev.LinearBackward(kernels.To(du), none, none, dy, &kernels.LinearArgs{N: n, W: a.B.Mat, Alpha: a.Scale, BF16: t.BF16})
 	if a.A.trains() {
-		t.Dev.LinearBackward(none, a.A.dst(), none, du, &kernels.LinearArgs{N: n, X: x, W: a.A.Mat, Drop: t.drops(a)})
+		t.Dev.LinearBackward(none, a.A.dst(), none, du, &kernels.LinearArgs{N: n, X: x, W: a.A.Mat, BF16: t.BF16, Drop: t.drops(a)})
 	}
 	return du
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // Embed returns the rows ids of the table w [V, C]: ids [N] int32, result [N, C].
@@ -41,6 +42,15 @@ type NormSpec struct {
 	Kind    kernels.NormKind
 	W, Bias *Param // [C] f32; nil: 1 and 0
 	Eps     float32
+	Inner   bool // only linear maps read the result: see Tape.BF16
+}
+
+// result is the type of the normalised rows.
+func (s NormSpec) result(t *Tape) dtype.Kind {
+	if s.Inner {
+		return t.between()
+	}
+	return dtype.F32
 }
 
 func (s NormSpec) args(n, c int, x kernels.Buffer) *kernels.NormArgs {
@@ -57,7 +67,7 @@ func (s NormSpec) statsLen() int {
 
 // Norm normalises the rows of x [N, C]. The result is cheap.
 func (t *Tape) Norm(x *Tensor, s NormSpec) *Tensor {
-	y, stats := t.New(x.Rows(), x.Cols()), t.New(x.Rows(), s.statsLen())
+	y, stats := t.alloc(kernels.Activations, s.result(t), x.Rows(), x.Cols()), t.New(x.Rows(), s.statsLen())
 	y.needs = x.needs || s.W.trains() || s.Bias.trains()
 	if t.err == nil {
 		t.Dev.Norm(kernels.To(y.Data), kernels.Dst{}, stats.Data, s.args(x.Rows(), x.Cols(), t.value(x)))
@@ -70,7 +80,7 @@ func (t *Tape) Norm(x *Tensor, s NormSpec) *Tensor {
 func (t *Tape) AddNorm(res, x *Tensor, alpha float32, s NormSpec) (sum, y *Tensor) {
 	sameShape("add", res, x)
 	n, c := x.Rows(), x.Cols()
-	sum, y = t.New(n, c), t.New(n, c)
+	sum, y = t.New(n, c), t.alloc(kernels.Activations, s.result(t), n, c)
 	stats := t.New(n, s.statsLen())
 	sum.needs = x.needs || res.needs
 	y.needs = sum.needs || s.W.trains() || s.Bias.trains()
@@ -106,13 +116,17 @@ func (t *Tape) normed(x, y, stats *Tensor, s NormSpec) *Tensor {
 // Shazeer 2020, arXiv:2002.05202). The result is cheap.
 func (t *Tape) Act(kind kernels.ActKind, gate, up *Tensor) *Tensor {
 	saves := []*Tensor{gate}
-	y := t.New(gate.Rows(), gate.Cols())
-	y.needs = gate.needs
+	needs, held := gate.needs, gate.kind
 	if up != nil {
 		sameShape("act", gate, up)
 		saves = append(saves, up)
-		y.needs = y.needs || up.needs
+		needs = needs || up.needs
+		held = min(held, up.kind) // bf16 where both are
+		up.slope = up.kind
 	}
+	gate.slope = gate.kind
+	y := t.alloc(kernels.Activations, held, gate.Rows(), gate.Cols())
+	y.needs, y.slope = needs, held
 	args := func() *kernels.ActArgs {
 		a := &kernels.ActArgs{Kind: kind, N: gate.Rows(), F: gate.Cols(), Gate: t.value(gate)}
 		if up != nil {
@@ -143,7 +157,7 @@ func (t *Tape) Add(a, b *Tensor, alpha, beta float32) *Tensor {
 		if av, bv := t.value(a), t.value(b); t.err == nil {
 			t.Dev.Add(kernels.To(dst), av, bv, a.Len(), alpha, beta)
 		}
-	}, []*Tensor{a, b}, a.Shape...)
+	}, []*Tensor{a, b}, dtype.F32, a.Shape...)
 	y.needs = a.needs || b.needs
 	t.record(y, nil, func() { t.pass(a, y, alpha); t.pass(b, y, beta) })
 	return y
@@ -185,7 +199,7 @@ func (t *Tape) gradHeads(x *Tensor, h, d int) kernels.Heads {
 // reader.
 func (t *Tape) Rope(x, cs *Tensor, d, rot int, pairs kernels.Pairs) *Tensor {
 	n, h := x.Rows(), x.Cols()/d
-	y := &Tensor{Shape: x.Shape, tape: t, needs: x.needs}
+	y := &Tensor{Shape: x.Shape, kind: x.kind, tape: t, needs: x.needs}
 	if t.err != nil || x.saved > 0 || x.of != nil {
 		return t.ropeError(x, y)
 	}
@@ -241,8 +255,8 @@ func (s AttnSpec) args(n int) *kernels.AttnArgs {
 // k, v [N, K·D], result [N, H·D].
 func (t *Tape) Attention(q, k, v *Tensor, s AttnSpec) *Tensor {
 	n := q.Rows()
-	o := t.New(n, s.H*s.D)
-	o.needs = q.needs || k.needs || v.needs
+	o := t.alloc(kernels.Activations, q.kind, n, s.H*s.D)
+	o.needs, o.slope = q.needs || k.needs || v.needs, q.kind
 	var lse *Tensor
 	var keep kernels.Buffer
 	if t.Record && o.needs {

@@ -64,6 +64,8 @@ func (p *Param) buffer() kernels.Buffer {
 type Tensor struct {
 	Shape []int // [N, columns]; outermost first
 	Data  kernels.Buffer
+	kind  dtype.Kind // of Data
+	slope dtype.Kind // of its gradient
 
 	tape  *Tape    // owner of Data
 	needs bool     // a gradient with respect to it is wanted
@@ -114,8 +116,10 @@ type Tape struct {
 	Dev    kernels.Backend
 	Record bool // keep what Backward needs; also turns dropout on
 	Base   bool // leave adapters out
-	BF16   bool // products with base weights round both operands to bf16
-	Fast   bool // or as far as kernels.LinearArgs.Fast allows; evaluation only
+	// BF16 rounds both operands of products with base weights and adapters to
+	// bf16. While training, what lies between two products is held so, too.
+	BF16 bool
+	Fast bool // or as far as kernels.LinearArgs.Fast allows; evaluation only
 
 	// Tap, when set, sees the input of every Linear before it runs, with that
 	// layer's weight. Layers that share an input pass the same x. Not called
@@ -147,8 +151,16 @@ func (t *Tape) Fail(err error) {
 // New returns a tensor of float32 with undefined contents.
 func (t *Tape) New(shape ...int) *Tensor { return t.alloc(kernels.Activations, dtype.F32, shape...) }
 
+// between is the type of what one product writes and another reads.
+func (t *Tape) between() dtype.Kind {
+	if t.BF16 && (t.Record || t.redo) {
+		return dtype.BF16
+	}
+	return dtype.F32
+}
+
 func (t *Tape) alloc(p kernels.Purpose, k dtype.Kind, shape ...int) *Tensor {
-	x := &Tensor{Shape: shape, tape: t}
+	x := &Tensor{Shape: shape, tape: t, kind: k}
 	if t.err != nil {
 		return x
 	}
@@ -163,7 +175,7 @@ func (t *Tape) alloc(p kernels.Purpose, k dtype.Kind, shape ...int) *Tensor {
 // View returns rows row … row+n of x, sharing its memory. It has no gradient
 // and must not be read after x is Done.
 func (t *Tape) View(x *Tensor, row, n int) *Tensor {
-	y := &Tensor{Shape: append([]int{n}, x.Shape[1:]...), tape: t}
+	y := &Tensor{Shape: append([]int{n}, x.Shape[1:]...), kind: x.kind, tape: t}
 	if v := t.value(x); t.err == nil {
 		y.Data = t.Dev.Slice(v, row*x.Cols(), n*x.Cols())
 	}
@@ -244,7 +256,7 @@ func (t *Tape) value(x *Tensor) kernels.Buffer {
 	if x.again == nil {
 		panic(fmt.Sprintf("autograd: tensor %v was read after Done", x.Shape))
 	}
-	x.Data, t.err = t.Dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), x.Len())
+	x.Data, t.err = t.Dev.Alloc(kernels.Activations, dtype.Of(x.kind), x.Len())
 	if t.err != nil {
 		x.Data = nil
 		return nil
@@ -259,18 +271,18 @@ func (t *Tape) value(x *Tensor) kernels.Buffer {
 	return x.Data
 }
 
-// made returns a float32 tensor that run fills from deps: now, or in the
-// second pass of a region when somebody reads it. (Nobody reads the region's
-// last results there.)
-func (t *Tape) made(run func(dst kernels.Buffer), deps []*Tensor, shape ...int) *Tensor {
+// made returns a tensor that run fills from deps: now, or in the second pass of
+// a region when somebody reads it. (Nobody reads the region's last results
+// there.)
+func (t *Tape) made(run func(dst kernels.Buffer), deps []*Tensor, k dtype.Kind, shape ...int) *Tensor {
 	if !t.lazy {
-		y := t.New(shape...)
+		y := t.alloc(kernels.Activations, k, shape...)
 		if t.err == nil {
 			run(y.Data)
 		}
 		return y
 	}
-	y := &Tensor{Shape: shape, tape: t, again: run, deps: deps, late: true}
+	y := &Tensor{Shape: shape, tape: t, kind: k, again: run, deps: deps, late: true}
 	t.hold(deps)
 	t.all = append(t.all, y)
 	return y
@@ -357,14 +369,14 @@ func (t *Tape) grad(x *Tensor) kernels.Dst {
 		x = x.of
 	}
 	if x.grad == nil {
-		x.grad = t.newGrad(x.Len())
+		x.grad = t.newGrad(x)
 		if x.grad == nil {
 			return kernels.Dst{}
 		}
 		return kernels.To(x.grad.buf)
 	}
 	if x.grad.refs > 1 {
-		own, shared := t.newGrad(x.Len()), x.grad
+		own, shared := t.newGrad(x), x.grad
 		if own == nil {
 			return kernels.Dst{}
 		}
@@ -375,8 +387,8 @@ func (t *Tape) grad(x *Tensor) kernels.Dst {
 	return kernels.Into(x.grad.buf)
 }
 
-func (t *Tape) newGrad(n int) *gradBuf {
-	b, err := t.Dev.Alloc(kernels.Gradients, dtype.Of(dtype.F32), n)
+func (t *Tape) newGrad(x *Tensor) *gradBuf {
+	b, err := t.Dev.Alloc(kernels.Gradients, dtype.Of(x.slope), x.Len())
 	if err != nil {
 		t.Fail(err)
 		return nil

@@ -11,7 +11,10 @@
 // # Rules of every method
 //
 // Destination first. Activations, gradients and statistics are float32, row
-// major. A Dst says where a result goes and whether it is added to what is
+// major; x, y, u and their gradients in Linear, Norm's y and what Act, Rope and
+// Attention read and write may be bf16 as well, each by itself: such an operand
+// is widened, such a result rounded to nearest even after it was computed (and
+// added to what is there) in float32. A Dst says where a result goes and whether it is added to what is
 // there; the zero Dst is skipped, so a frozen weight costs nothing. An optional
 // Buffer that is absent is a nil interface (never a typed nil). Weights (Mat)
 // may have any storage type. Wrong shapes are programmer errors and panic.
@@ -191,7 +194,7 @@ type LinearArgs struct {
 	U     Buffer  // [N, B.Cols], nil: no second pair
 	B     Mat     // forward: [out, R]; backward: [R, in] (see LinearBackward)
 	Alpha float32 // 0 means 1; scales the first product only
-	BF16  bool    // round both operands of the first product to bf16 (nearest even), sum in f32
+	BF16  bool    // round the operands of both products to bf16 (nearest even), sum in f32
 	Drop  *Drop   // applied to X as it is read; nil: none
 	// Fast allows the first product the rounding that is fastest: both operands
 	// to bf16, or X to 8 bits with a scale for every 32 where W is quantized.

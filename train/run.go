@@ -83,7 +83,7 @@ func begin(j Job) (*run, error) {
 		j.Model.GradientCheckpointing = true
 	}
 	if c.GradientCheckpointing == "auto" && c.Adapter == "qlora" {
-		j.Model.RecomputeBlocks = max(j.Model.RecomputeBlocks, blocksOver(&j, qloraActivations))
+		j.Model.RecomputeBlocks = max(j.Model.RecomputeBlocks, blocksOver(&j, r.bf16, qloraActivations))
 	}
 	var err error
 	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps, MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed)}
@@ -210,12 +210,16 @@ const qloraActivations = 1 << 30
 
 // blocksOver is how many blocks must be recomputed so that the activations of
 // a full micro-batch stay within budget bytes. Per token a block keeps its two
-// residuals, q, k, v, the attention's result and log-sum-exp, gate and up, and
-// the adapters' narrow products.
-func blocksOver(j *Job, budget int) int {
+// residuals and the log-sum-exp in float32, and q, k, v, the attention's
+// result, gate and up and the adapters' narrow products, with bf16 in bf16.
+func blocksOver(j *Job, bf16 bool, budget int) int {
 	s := &j.Model.Spec
 	tokens := j.Config.MicroBatchSize * j.MaxLength
-	whole := 4 * tokens * (2*s.C + 2*(s.H+s.K)*s.D + s.H + 2*s.F + 2 + 7*j.Config.LoRA.R)
+	size := 4
+	if bf16 {
+		size = 2
+	}
+	whole := tokens * (4*(2*s.C+s.H+2) + size*(2*(s.H+s.K)*s.D+2*s.F+7*j.Config.LoRA.R))
 	input := 4 * tokens * s.C
 	for n := range s.Layers {
 		if (s.Layers-n)*whole+n*input <= budget {

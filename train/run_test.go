@@ -103,6 +103,31 @@ func TestRecompute(t *testing.T) {
 	}
 }
 
+// TestHalf: with dtype bf16 what is kept is smaller, checkpointing changes no
+// bit of it either, and the losses stay those of float32 up to its rounding.
+func TestHalf(t *testing.T) {
+	run := func(dt string, recompute int) (string, []float64, int64) {
+		j := smallJob(t, t.TempDir())
+		j.Config.DType, j.Model.RecomputeBlocks = dt, recompute
+		curve := losses(t, j)
+		return hash(t, j), curve, j.Model.Dev.Info().Mem.Peak[kernels.Activations]
+	}
+	_, exact, whole := run("f32", 0)
+	plain, curve, half := run("bf16", 0)
+	again, _, _ := run("bf16", 1)
+	if plain != again {
+		t.Error("gradient checkpointing changes the result")
+	}
+	if float64(half) > 0.8*float64(whole) {
+		t.Errorf("%d bytes of activations, in float32 %d", half, whole)
+	}
+	for i, l := range curve {
+		if math.Abs(l-exact[i]) > 0.01*exact[i] {
+			t.Errorf("step %d: loss %v, in float32 %v", i+1, l, exact[i])
+		}
+	}
+}
+
 // rehearsed measures smallJob on a dry device with a limit.
 func rehearsed(t *testing.T, limit int64, setting Auto) (*Rehearsal, error) {
 	t.Helper()

@@ -66,6 +66,10 @@ func (l *loader) block(i int) *Block {
 	b.Gate = l.linear(p+"mlp.gate_proj", s.F, s.C, s.MLPBias)
 	b.Up = l.linear(p+"mlp.up_proj", s.F, s.C, s.MLPBias)
 	b.Down = l.linear(p+"mlp.down_proj", s.C, s.F, s.MLPBias)
+	for _, n := range []*nn.Linear{b.Q, b.K, b.V, b.Gate, b.Up} {
+		n.Inner = true
+	}
+	b.AttnNorm.Inner, b.MLPNorm.Inner = true, true
 	return b
 }
 

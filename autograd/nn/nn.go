@@ -17,6 +17,7 @@ type Linear struct {
 	Bias     *autograd.Param // [out] f32 or nil
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
 	Scale    *Scale          // of the outputs (DoRA); nil: none; left out while Tape.Base is set
+	Inner    bool            // its results go to activations and attention only: autograd.Tape.Inner
 }
 
 // Scale multiplies each output of a Linear, before its bias, by a number above 0.
@@ -28,6 +29,9 @@ type Scale struct {
 // Forward maps x [N, in] to [N, out].
 func (l *Linear) Forward(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 	if l.Scale == nil || t.Base {
+		if l.Inner {
+			return t.Inner(x, l.W, l.Bias, l.Adapters...)
+		}
 		return t.Linear(x, l.W, l.Bias, l.Adapters...)
 	}
 	raw := t.Linear(x, l.W, l.Scale.Bias, l.Adapters...)
@@ -61,10 +65,11 @@ type Norm struct {
 	Kind    kernels.NormKind
 	W, Bias *autograd.Param // [C] f32; nil: 1 and 0
 	Eps     float32
+	Inner   bool // only linear maps read its results
 }
 
 func (n *Norm) spec() autograd.NormSpec {
-	return autograd.NormSpec{Kind: n.Kind, W: n.W, Bias: n.Bias, Eps: n.Eps}
+	return autograd.NormSpec{Kind: n.Kind, W: n.W, Bias: n.Bias, Eps: n.Eps, Inner: n.Inner}
 }
 
 // Forward normalises the rows of x.

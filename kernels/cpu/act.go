@@ -20,16 +20,42 @@ func (c *CPU) Act(y kernels.Dst, a *kernels.ActArgs) {
 	if y.Skip() {
 		return
 	}
-	out, g, u := f32(y.Buffer), f32(a.Gate), f32(a.Up)
-	par.For(n, actGrain, func(lo, hi int) {
+	out, g, u := plainOf(y.Buffer), plainOf(a.Gate), plainOf(a.Up)
+	c.eachPiece(n, 4, func(at int, tmp [][]float32) {
+		up := []float32(nil)
+		if a.Up != nil {
+			up = u.get(tmp[1], at)
+		}
+		res := tmp[2]
 		if !y.Add {
-			act(a.Kind, out[lo:hi], g[lo:hi], part(u, lo, hi))
+			res = out.into(tmp[2], at)
+		}
+		act(a.Kind, res, g.get(tmp[0], at), up)
+		if y.Add {
+			out.store(res, at, true, tmp[3])
 			return
 		}
-		tmp := c.scratch.take(hi - lo)
-		act(a.Kind, tmp, g[lo:hi], part(u, lo, hi))
-		vec.Axpy(out[lo:hi], 1, tmp)
-		c.scratch.give(tmp)
+		out.put(res, at)
+	})
+}
+
+// actPiece is how many elements are in work at a time, so that what is widened
+// or waits to be added stays in the nearest cache.
+const actPiece = 1024
+
+// eachPiece calls f for pieces of n elements, on several threads, with k slices
+// of the piece's length to use.
+func (c *CPU) eachPiece(n, k int, f func(at int, tmp [][]float32)) {
+	par.For(n, actGrain, func(lo, hi int) {
+		room := c.scratch.take(k * actPiece)
+		defer c.scratch.give(room)
+		tmp := make([][]float32, k)
+		for at := lo; at < hi; at += actPiece {
+			for i := range tmp {
+				tmp[i] = room[i*actPiece:][:min(actPiece, hi-at)]
+			}
+			f(at, tmp)
+		}
 	})
 }
 
@@ -40,24 +66,34 @@ func (c *CPU) ActBackward(dgate, dup kernels.Dst, dy kernels.Buffer, a *kernels.
 	for _, b := range []kernels.Buffer{dgate.Buffer, dup.Buffer, dy, a.Gate, a.Up} {
 		want("act backward", b, n)
 	}
-	g, u, d := f32(a.Gate), f32(a.Up), f32(dy)
-	dg, du := f32(dgate.Buffer), f32(dup.Buffer)
-	direct := dg != nil && !dgate.Add && (u == nil || du != nil && !dup.Add)
-	par.For(n, actGrain, func(lo, hi int) {
-		if direct {
-			actGrad(a.Kind, dg[lo:hi], part(du, lo, hi), d[lo:hi], g[lo:hi], part(u, lo, hi))
-			return
+	g, u, d := plainOf(a.Gate), plainOf(a.Up), plainOf(dy)
+	dg, du := plainOf(dgate.Buffer), plainOf(dup.Buffer)
+	c.eachPiece(n, 6, func(at int, tmp [][]float32) {
+		up := []float32(nil)
+		if a.Up != nil {
+			up = u.get(tmp[2], at)
 		}
-		w := hi - lo
-		tmp := c.scratch.take(2 * w)
-		actGrad(a.Kind, tmp[:w], tmp[w:], d[lo:hi], g[lo:hi], part(u, lo, hi))
-		if dg != nil {
-			store(dg[lo:hi], tmp[:w], dgate.Add)
+		first, second := tmp[3], tmp[4]
+		if !dg.absent() && !dgate.Add {
+			first = dg.into(first, at)
 		}
-		if du != nil && u != nil {
-			store(du[lo:hi], tmp[w:], dup.Add)
+		if !du.absent() && !dup.Add {
+			second = du.into(second, at)
 		}
-		c.scratch.give(tmp)
+		actGrad(a.Kind, first, second, d.get(tmp[0], at), g.get(tmp[1], at), up)
+		finish := func(p plain, x []float32, add bool) {
+			if add {
+				p.store(x, at, true, tmp[5])
+			} else {
+				p.put(x, at)
+			}
+		}
+		if !dg.absent() {
+			finish(dg, first, dgate.Add)
+		}
+		if !du.absent() && a.Up != nil {
+			finish(du, second, dup.Add)
+		}
 	})
 }
 

@@ -35,8 +35,8 @@ type attn struct {
 	scale      float32 // of scores, or of what cap leaves of them
 	squeeze    float32 // scores are squeezed by tanh(squeeze·s) first; 0: not
 	window     int
-	qs, os     []float32
-	ks, vs     []float32
+	qs, os     plain
+	ks, vs     plain
 	q, o       kernels.Heads
 	kv, vv     kernels.Heads
 	lse        []float32 // [N, H] or nil
@@ -49,7 +49,7 @@ func (c *CPU) newAttn(o, q, k, v kernels.Heads, a *kernels.AttnArgs) *attn {
 	}
 	g := a.H / a.K
 	at := &attn{c: c, h: a.H, k: a.K, d: a.D, g: g, dp: (a.D + 15) &^ 15, scale: a.Scale, window: a.Window,
-		qs: f32(q.Buffer), os: f32(o.Buffer), ks: f32(k.Buffer), vs: f32(v.Buffer),
+		qs: plainOf(q.Buffer), os: plainOf(o.Buffer), ks: plainOf(k.Buffer), vs: plainOf(v.Buffer),
 		q: q, o: o, kv: k, vv: v, rowsTokens: max(1, blockRows/g)}
 	if a.SoftCap > 0 {
 		at.squeeze, at.scale = a.Scale/a.SoftCap, a.SoftCap
@@ -224,7 +224,7 @@ func (f *forward) finish() {
 		row := f.out[r*f.dp:][:f.d]
 		vec.MulScale(row, row, nil, 1/f.sum[r])
 		at := f.o.Off + tok*f.o.Tok + h*f.o.Head
-		store(f.os[at:at+f.d], row, f.o.Add)
+		f.os.store(row, at, f.o.Add, f.s[:f.d])
 		if f.lse != nil {
 			f.lse[tok*f.h+h] = float32(float64(f.top[r]) + math.Log(float64(f.sum[r])))
 		}
@@ -235,35 +235,44 @@ func pad16(n int) int { return (n + 15) &^ 15 }
 
 // packRows copies the rows of a span (token by token, the heads of one key
 // head inside) to dst [n·g, dp], zeros behind d.
-func (a *attn) packRows(dst, src []float32, v kernels.Heads, s span, head int) {
+func (a *attn) packRows(dst []float32, src plain, v kernels.Heads, s span, head int) {
 	for t := range s.n {
 		for j := range a.g {
 			at := v.Off + (s.tok+t)*v.Tok + (head*a.g+j)*v.Head
 			row := dst[(t*a.g+j)*a.dp:][:a.dp]
-			copy(row, src[at:at+a.d])
+			src.copy(row[:a.d], at)
 			clear(row[a.d:])
 		}
 	}
 }
 
 // packKeys copies n rows of a key head to dst [n, dp].
-func (a *attn) packKeys(dst, src []float32, v kernels.Heads, tok, n, head int) {
+func (a *attn) packKeys(dst []float32, src plain, v kernels.Heads, tok, n, head int) {
 	for i := range n {
 		at := v.Off + (tok+i)*v.Tok + head*v.Head
 		row := dst[i*a.dp:][:a.dp]
-		copy(row, src[at:at+a.d])
+		src.copy(row[:a.d], at)
 		clear(row[a.d:])
 	}
 }
 
 // packT transposes n rows of a key head to dst, block after block of
 // [d, blockKeys] (dp·blockKeys apart); what pads a block to 16 columns is 0.
-func (a *attn) packT(dst, src []float32, v kernels.Heads, tok, n, head int) {
+func (a *attn) packT(dst []float32, src plain, v kernels.Heads, tok, n, head int) {
 	for b := 0; b < n; b += blockKeys {
 		w := min(blockKeys, n-b)
 		at := v.Off + (tok+b)*v.Tok + head*v.Head
 		blk := dst[b*a.dp:]
-		vec.Transpose(blk, blockKeys, src[at:], v.Tok, w, a.d)
+		if src.h == nil {
+			vec.Transpose(blk, blockKeys, src.f[at:], v.Tok, w, a.d)
+		} else {
+			wide := a.c.scratch.take(w * a.d)
+			for i := range w {
+				src.copy(wide[i*a.d:][:a.d], at+i*v.Tok)
+			}
+			vec.Transpose(blk, blockKeys, wide, a.d, w, a.d)
+			a.c.scratch.give(wide)
+		}
 		if p := pad16(w); p != w {
 			for i := range a.d {
 				clear(blk[i*blockKeys+w : i*blockKeys+p])

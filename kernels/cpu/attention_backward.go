@@ -24,7 +24,7 @@ func (c *CPU) AttentionBackward(dq, dk, dv kernels.Heads, do, o kernels.Heads, l
 	want("attention backward: lse", lse, a.N*a.H)
 	at := &attnBack{attn: c.newAttn(o, q, k, v, a), do: do, dq: dq, dk: dk, dv: dv}
 	at.lse = f32(lse)
-	at.dos, at.dqs, at.dks, at.dvs = f32(do.Buffer), f32(dq.Buffer), f32(dk.Buffer), f32(dv.Buffer)
+	at.dos, at.dqs, at.dks, at.dvs = plainOf(do.Buffer), plainOf(dq.Buffer), plainOf(dk.Buffer), plainOf(dv.Buffer)
 	spans := sequences(a)
 	for r := 0; at.round(spans, r); r++ {
 	}
@@ -33,7 +33,7 @@ func (c *CPU) AttentionBackward(dq, dk, dv kernels.Heads, do, o kernels.Heads, l
 type attnBack struct {
 	*attn
 	do, dq, dk, dv     kernels.Heads
-	dos, dqs, dks, dvs []float32
+	dos, dqs, dks, dvs plain
 }
 
 // pair is a chunk of queries and a chunk of keys of one sequence.
@@ -129,7 +129,7 @@ func (b *backward) statistics(s span, m int) {
 	for r := range m {
 		tok, h := s.tok+r/b.g, b.head*b.g+r%b.g
 		at := b.o.Off + tok*b.o.Tok + h*b.o.Head
-		b.delta[r] = vec.Dot(b.do[r*b.dp:][:b.d], b.os[at:at+b.d])
+		b.delta[r] = vec.Dot(b.do[r*b.dp:][:b.d], b.os.get(b.p[:b.d], at))
 		b.lse[r] = b.attn.lse[tok*b.h+h]
 	}
 }
@@ -158,34 +158,34 @@ func (b *backward) block(t, m, k0, w int) {
 			clear(x)
 		}
 	}
-	if b.dvs != nil {
+	if !b.dvs.absent() {
 		vec.MatMul(b.dvAcc[at:], b.dp, b.p, blockKeys, b.do, b.dp, w, b.dp, m, true, true)
 	}
-	if b.dks != nil {
+	if !b.dks.absent() {
 		vec.MatMul(b.dkAcc[at:], b.dp, b.ds, blockKeys, b.q, b.dp, w, b.dp, m, true, true)
 	}
-	if b.dqs != nil {
+	if !b.dqs.absent() {
 		vec.MatMul(b.dq, b.dp, b.ds, blockKeys, b.k[at:], b.dp, m, b.dp, w, false, true)
 	}
 }
 
 func (b *backward) storeRows(s span, m int) {
-	if b.dqs == nil {
+	if b.dqs.absent() {
 		return
 	}
 	v := b.attnBack.dq
 	for r := range m {
 		at := v.Off + (s.tok+r/b.g)*v.Tok + (b.head*b.g+r%b.g)*v.Head
-		store(b.dqs[at:at+b.d], b.dq[r*b.dp:][:b.d], b.more || v.Add)
+		b.dqs.store(b.dq[r*b.dp:][:b.d], at, b.more || v.Add, b.p[:b.d])
 	}
 }
 
-func (b *backward) storeKeys(dst []float32, v kernels.Heads, acc []float32) {
-	if dst == nil {
+func (b *backward) storeKeys(dst plain, v kernels.Heads, acc []float32) {
+	if dst.absent() {
 		return
 	}
 	for i := range b.khi - b.klo {
 		at := v.Off + (b.s.base+b.klo+i)*v.Tok + b.head*v.Head
-		store(dst[at:at+b.d], acc[i*b.dp:][:b.d], b.more || v.Add)
+		dst.store(acc[i*b.dp:][:b.d], at, b.more || v.Add, b.p[:b.d])
 	}
 }

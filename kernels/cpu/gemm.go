@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
 	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/par"
 )
@@ -56,6 +57,7 @@ type pass struct {
 // gemm is one running product.
 type gemm struct {
 	c      []float32
+	half   []uint16 // set: C is bf16, of one round that does not add
 	ldc    int
 	m, n   int
 	add    bool
@@ -80,8 +82,13 @@ func (c *CPU) gemm(dst []float32, ldc, m, n int, add bool, terms ...product) {
 		return
 	}
 	_ = dst[(m-1)*ldc+n-1]
-	panels := ceilDiv(n, panelWidth)
-	if panels < 8 && ceilDiv(m, g.mr) >= panels {
+	g.run(c)
+}
+
+// run computes C where there is something to compute.
+func (g *gemm) run(c *CPU) {
+	panels := ceilDiv(g.n, panelWidth)
+	if panels < 8 && ceilDiv(g.m, g.mr) >= panels {
 		g.narrow(c, panels)
 		return
 	}
@@ -240,18 +247,22 @@ func tileWidth(nc int) int {
 func (g *gemm) tile(round []pass, a, b []float32, row, mr, j int, w *area) {
 	nc := min(panelWidth, g.n-j*panelWidth)
 	nr := tileWidth(nc)
-	c, ldc := g.c[row*g.ldc+j*panelWidth:], g.ldc
-	if nc < nr {
+	at := row*g.ldc + j*panelWidth
+	if nc < nr || g.half != nil {
 		for i := range round {
 			p := &round[i]
 			p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.off*nr], &w.tile[0], nr, b2i(i > 0), p.alpha)
 		}
-		storeTile(c, w.tile, ldc, mr, nr, nc, g.add || !round[0].first)
+		if g.half != nil {
+			vec.NarrowTile(g.half[at:], g.ldc, w.tile, nr, mr, nc)
+			return
+		}
+		storeTile(g.c[at:], w.tile, g.ldc, mr, nr, nc, g.add || !round[0].first)
 		return
 	}
 	for i := range round {
 		p := &round[i]
-		p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.off*nr], &c[0], ldc, b2i(g.add || !p.first), p.alpha)
+		p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.off*nr], &g.c[at], g.ldc, b2i(g.add || !p.first), p.alpha)
 	}
 }
 

@@ -137,7 +137,7 @@ func (a *attn) decodePart(out []float32, ld int, s span, k, k0 int, scores []flo
 		}
 		w := scores[g*decodeKeys:][:n]
 		qa := a.q.Off + s.tok*a.q.Tok + (k*a.g+g)*a.q.Head
-		vec.DotRows(w, a.qs[qa:qa+a.d], a.ks[ka:], a.kv.Tok, n)
+		vec.DotRows(w, a.qs.f[qa:qa+a.d], a.ks.f[ka:], a.kv.Tok, n)
 		for j := 0; a.squeeze > 0 && j < n; j += blockKeys {
 			var slope [blockKeys]float32
 			m := min(blockKeys, n-j)
@@ -147,12 +147,12 @@ func (a *attn) decodePart(out []float32, ld int, s span, k, k0 int, scores []flo
 		o[a.d+1] = vec.ExpSum(w, w, a.scale, o[a.d])
 		if a.d%16 != 0 {
 			for j, p := range w {
-				vec.Axpy(o[:a.d], p, a.vs[va+j*a.vv.Tok:][:a.d])
+				vec.Axpy(o[:a.d], p, a.vs.f[va+j*a.vv.Tok:][:a.d])
 			}
 		}
 	}
 	if n > 0 && a.d%16 == 0 {
-		vec.MatMul(out, ld, scores, decodeKeys, a.vs[va:], a.vv.Tok, a.g, a.d, n, false, false)
+		vec.MatMul(out, ld, scores, decodeKeys, a.vs.f[va:], a.vv.Tok, a.g, a.d, n, false, false)
 	}
 }
 
@@ -175,5 +175,5 @@ func (a *attn) combine(parts []float32, width, tok, h int) {
 	}
 	vec.MulScale(o, o, nil, float32(1/sum))
 	at := a.o.Off + tok*a.o.Tok + h*a.o.Head
-	store(a.os[at:at+a.d], o, a.o.Add)
+	store(a.os.f[at:at+a.d], o, a.o.Add)
 }

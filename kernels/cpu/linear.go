@@ -2,8 +2,10 @@ package cpu
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
@@ -33,21 +35,26 @@ func (c *CPU) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 		return
 	}
 	checkLinear(a, y.Buffer)
-	if a.N <= skinnyRows {
+	if a.N <= skinnyRows && !anyBF16(y.Buffer, a.X, a.U) {
 		c.skinny(y, a)
 		return
 	}
 	in, out := a.W.Cols, a.W.Rows
-	x := rowsF32(f32(a.X), in)
+	x := plainOf(a.X).lines(in)
 	x.drop = newDropping(a.Drop, a.N)
 	terms := []product{{k: in, a: x, b: weight(a.W, false), alpha: orOne(a.Alpha), bf16: a.BF16 || a.Fast && fastBF16()}}
 	if a.U != nil {
-		terms = append(terms, product{k: a.B.Cols, a: rowsF32(f32(a.U), a.B.Cols), b: weight(a.B, false), alpha: 1})
+		terms = append(terms, product{k: a.B.Cols, a: plainOf(a.U).lines(a.B.Cols), b: weight(a.B, false), alpha: 1, bf16: a.BF16})
 	}
 	if a.Bias != nil {
 		terms = append(terms, product{k: 1, a: operand{ones: true, across: true}, b: colsF32(f32(a.Bias), out), alpha: 1})
 	}
-	c.gemm(f32(y.Buffer), out, a.N, out, y.Add, terms...)
+	c.gemmTo(y, a.N, out, terms...)
+}
+
+// anyBF16 reports whether one of the buffers is bf16.
+func anyBF16(bs ...kernels.Buffer) bool {
+	return slices.ContainsFunc(bs, func(b kernels.Buffer) bool { return b != nil && b.Type().Kind == dtype.BF16 })
 }
 
 // checkLinear panics when the operands of the forward do not fit together.
@@ -68,7 +75,7 @@ func checkLinear(a *kernels.LinearArgs, y kernels.Buffer) {
 func (c *CPU) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *kernels.LinearArgs) {
 	in, out := a.W.Cols, a.W.Rows
 	want("linear backward: dy", dy, a.N*out)
-	g := f32(dy)
+	g := plainOf(dy)
 	if !dx.Skip() {
 		want("linear backward: dx", dx.Buffer, a.N*in)
 		c.linearDX(dx, g, a)
@@ -76,10 +83,10 @@ func (c *CPU) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *ke
 	if !dw.Skip() {
 		want("linear backward: dw", dw.Buffer, in*out)
 		want("linear backward: x", a.X, a.N*in)
-		x := colsF32(f32(a.X), in)
+		x := plainOf(a.X).columns(in)
 		x.drop = newDropping(a.Drop, a.N)
 		c.gemm(f32(dw.Buffer), in, out, in, dw.Add,
-			product{k: a.N, a: colsF32(g, out), b: x, alpha: orOne(a.Alpha), bf16: a.BF16})
+			product{k: a.N, a: g.columns(out), b: x, alpha: orOne(a.Alpha), bf16: a.BF16})
 	}
 	if !dbias.Skip() {
 		want("linear backward: dbias", dbias.Buffer, out)
@@ -92,39 +99,38 @@ const dropRows = 1024
 
 // linearDX writes the gradient of the input. Dropout masks the first product
 // only, so that one is then made apart, a few rows at a time.
-func (c *CPU) linearDX(dx kernels.Dst, dy []float32, a *kernels.LinearArgs) {
+func (c *CPU) linearDX(dx kernels.Dst, dy plain, a *kernels.LinearArgs) {
 	in, out := a.W.Cols, a.W.Rows
-	d := f32(dx.Buffer)
-	first := product{k: out, a: rowsF32(dy, out), b: weight(a.W, true), alpha: orOne(a.Alpha), bf16: a.BF16}
+	first := product{k: out, a: dy.lines(out), b: weight(a.W, true), alpha: orOne(a.Alpha), bf16: a.BF16}
 	var second []product
+	u := plainOf(a.U)
 	if a.U != nil {
 		if a.B.Cols != in {
 			panic(fmt.Sprintf("cpu: linear backward: second pair has %d columns, the weight %d", a.B.Cols, in))
 		}
 		want("linear backward: u", a.U, a.N*a.B.Rows)
-		second = []product{{k: a.B.Rows, a: rowsF32(f32(a.U), a.B.Rows), b: weight(a.B, true), alpha: 1}}
+		second = []product{{k: a.B.Rows, a: u.lines(a.B.Rows), b: weight(a.B, true), alpha: 1, bf16: a.BF16}}
 	}
 	drop := newDropping(a.Drop, a.N)
 	if drop == nil {
-		c.gemm(d, in, a.N, in, dx.Add, append([]product{first}, second...)...)
+		c.gemmTo(dx, a.N, in, append([]product{first}, second...)...)
 		return
 	}
+	d := plainOf(dx.Buffer)
 	s := c.workspace(min(a.N, dropRows) * in)
 	defer s.free()
 	tmp := s.take(min(a.N, dropRows) * in)
 	for r0 := 0; r0 < a.N; r0 += dropRows {
 		n := min(dropRows, a.N-r0)
-		first.a = rowsF32(dy[r0*out:], out)
+		first.a = dy.from(r0 * out).lines(out)
 		c.gemm(tmp, in, n, in, false, first)
-		par.For(n, rowGrain(in), func(lo, hi int) {
-			for r := lo; r < hi; r++ {
-				row := tmp[r*in:][:in]
-				drop.apply(row, r0+r, 0)
-				addOrCopy(d[(r0+r)*in:][:in], row, dx.Add)
-			}
-		})
+		c.eachRow(n, in, func(r int, _ []float32) { drop.apply(tmp[r*in:][:in], r0+r, 0) })
+		if len(second) > 0 {
+			second[0].a = u.from(r0 * a.B.Rows).lines(a.B.Rows)
+			c.gemm(tmp, in, n, in, true, second...)
+		}
+		c.eachRow(n, in, func(r int, sum []float32) { d.store(tmp[r*in:][:in], (r0+r)*in, dx.Add, sum) })
 	}
-	c.gemm(d, in, a.N, in, true, second...)
 }
 
 func addOrCopy(dst, src []float32, add bool) {
@@ -138,12 +144,13 @@ func addOrCopy(dst, src []float32, add bool) {
 }
 
 // columnSums: out[j] = Σ_i x[i][j] in float64.
-func columnSums(out, x []float32, rows, cols int, add bool) {
+func columnSums(out []float32, x plain, rows, cols int, add bool) {
 	const width = 64
 	par.For(cols, width, func(lo, hi int) {
 		var sum [width]float64
+		var row [width]float32
 		for i := range rows {
-			for j, v := range x[i*cols+lo : i*cols+hi] {
+			for j, v := range x.get(row[:hi-lo], i*cols+lo) {
 				sum[j] += float64(v)
 			}
 		}

@@ -98,7 +98,7 @@ func dotRowsGeneric(y []float32, ldy, m int, x []float32, ldx, k int, w []float3
 // skinnyRest adds the second pair and the bias.
 func (c *CPU) skinnyRest(y kernels.Buffer, a *kernels.LinearArgs) {
 	if a.U != nil {
-		c.skinny(kernels.Into(y), &kernels.LinearArgs{N: a.N, X: a.U, W: a.B})
+		c.skinny(kernels.Into(y), &kernels.LinearArgs{N: a.N, X: a.U, W: a.B, BF16: a.BF16})
 	}
 	if a.Bias != nil {
 		dst, bias, out := f32(y), f32(a.Bias), a.W.Rows

@@ -106,7 +106,7 @@ func (l *linearCase) forward() []float64 {
 		}
 	}
 	if l.pair {
-		for i, v := range mul64(l.u, l.b, false, true, l.n, l.out, l.r) {
+		for i, v := range mul64(l.round(l.u), l.round(l.b), false, true, l.n, l.out, l.r) {
 			y[i] += v
 		}
 	}
@@ -284,7 +284,7 @@ func (l *linearCase) backward() (dx, dw, db []float64) {
 		dx[i] *= float64(l.alpha) * float64(mask[i])
 	}
 	if l.pair {
-		for i, v := range mul64(l.u, l.bb, false, false, l.n, l.in, l.r) {
+		for i, v := range mul64(l.round(l.u), l.round(l.bb), false, false, l.n, l.in, l.r) {
 			dx[i] += v
 		}
 	}

@@ -175,7 +175,7 @@ func (l *logProb) inputGrad(r, n int, dx kernels.Dst) {
 	}
 	l.c.gemm(l.ds, l.cols, n, l.cols, false, p)
 	for i, t := range l.tokens[r : r+n] {
-		addOrCopy(d[int(t)*l.cols:][:l.cols], l.ds[i*l.cols:][:l.cols], dx.Add)
+		store(d[int(t)*l.cols:][:l.cols], l.ds[i*l.cols:][:l.cols], dx.Add)
 	}
 }
 

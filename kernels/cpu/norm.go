@@ -39,27 +39,27 @@ func (c *CPU) Norm(y, sum kernels.Dst, stats kernels.Buffer, a *kernels.NormArgs
 	m := newNorm(a, stats)
 	want("norm: y", y.Buffer, a.N*a.C)
 	want("norm: sum", sum.Buffer, a.N*a.C)
-	yd, sd := f32(y.Buffer), f32(sum.Buffer)
+	yd, sd := plainOf(y.Buffer), f32(sum.Buffer)
 	par.For(a.N, rowGrain(a.C), func(lo, hi int) {
-		tmp := c.scratch.take(2 * a.C)
+		tmp := c.scratch.take(3 * a.C)
 		defer c.scratch.give(tmp)
-		s, out := tmp[:a.C], tmp[a.C:]
+		s, out, extra := tmp[:a.C], tmp[a.C:2*a.C], tmp[2*a.C:]
 		for i := lo; i < hi; i++ {
 			row := m.input(i, s)
 			if sd != nil {
 				store(sd[i*a.C:(i+1)*a.C], row, sum.Add)
 			}
 			centred, r := m.measure(i, row, out)
-			if yd == nil {
-				continue
-			}
-			dst := yd[i*a.C : (i+1)*a.C]
-			if y.Add {
+			switch {
+			case yd.absent():
+			case y.Add:
 				m.apply(out, centred, r)
-				vec.Axpy(dst, 1, out)
-				continue
+				yd.store(out, i*a.C, true, extra)
+			default:
+				dst := yd.into(out, i*a.C)
+				m.apply(dst, centred, r)
+				yd.put(dst, i*a.C)
 			}
-			m.apply(dst, centred, r)
 		}
 	})
 }

@@ -18,22 +18,24 @@ func (c *CPU) Rope(y, x kernels.Heads, n, h, d, rot int, cs kernels.Buffer, pair
 	wantHeads("rope: x", x, n, h, d)
 	wantHeads("rope: y", y, n, h, d)
 	r := &rope{d: d, half: rot / 2, pairs: pairs, inverse: inverse, cs: f32(cs)}
-	xs, ys := f32(x.Buffer), f32(y.Buffer)
+	xs, ys := plainOf(x.Buffer), plainOf(y.Buffer)
 	par.For(n, rowGrain(h*d), func(lo, hi int) {
-		tmp := c.scratch.take(3*rot + d)
+		tmp := c.scratch.take(2*rot + 3*d)
 		defer c.scratch.give(tmp)
 		for i := lo; i < hi; i++ {
 			r.angles(i, tmp)
 			for j := range h {
 				at := y.Off + i*y.Tok + j*y.Head
-				src := xs[x.Off+i*x.Tok+j*x.Head:][:d]
-				if !y.Add {
-					r.head(ys[at:at+d], src, tmp)
+				src := xs.get(tmp[2*rot:][:d], x.Off+i*x.Tok+j*x.Head)
+				out := tmp[2*rot+d:][:d]
+				if y.Add {
+					r.head(out, src, tmp)
+					ys.store(out, at, true, tmp[2*rot+2*d:][:d])
 					continue
 				}
-				out := tmp[3*rot : 3*rot+d]
+				out = ys.into(out, at)
 				r.head(out, src, tmp)
-				vec.Axpy(ys[at:at+d], 1, out)
+				ys.put(out, at)
 			}
 		}
 	})

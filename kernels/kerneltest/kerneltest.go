@@ -44,6 +44,7 @@ var groups = []struct {
 	{"Norm", testNorm},
 	{"Act", testAct},
 	{"Add", testAdd},
+	{"Half", testHalf},
 	{"Rope", testRope},
 	{"Attention", testAttention},
 	{"KV", testKV},

@@ -70,6 +70,8 @@ func testLinear(s *suite) {
 		{n: 20, in: 67, out: 33, t: f32, r: 3, bias: true},
 		{n: 20, in: 67, out: 33, t: f32, bf16: true},
 		{n: 75, in: 130, out: 70, t: dtype.Of(dtype.BF16), bias: true, bf16: true},
+		{n: 9, in: 67, out: 33, t: f32, bf16: true, r: 5},
+		{n: 40, in: 130, out: 70, t: f32, bf16: true, r: 16, alpha: 0.5},
 		{n: 40, in: 96, out: 50, t: f32, drop: 0.25, alpha: 2, r: 4},
 		{n: 5, in: 96, out: 8, t: f32, drop: 0.5},
 		{n: 600, in: 24, out: 17, t: f32, drop: 0.1},
@@ -169,10 +171,10 @@ func (s *suite) linear(c linearCase) {
 	if c.r > 0 {
 		u, b := s.normal(c.n*c.r, 1), s.normal(c.out*c.r, 1)
 		a.U, a.B = s.up(u), kernels.Mat{Buffer: s.up(b), Rows: c.out, Cols: c.r, Of: c.out}
-		want = plus(want, matmul64(u, b, false, true, c.n, c.out, c.r))
+		want = plus(want, matmul64(round(u), round(b), false, true, c.n, c.out, c.r))
 		du, ba := s.normal(c.n*c.r, 1), s.normal(c.r*c.in, 1)
 		back.U, back.B = s.up(du), kernels.Mat{Buffer: s.up(ba), Rows: c.r, Cols: c.in, Of: c.r}
-		dx = plus(dx, matmul64(du, ba, false, false, c.n, c.in, c.r))
+		dx = plus(dx, matmul64(round(du), round(ba), false, false, c.n, c.in, c.r))
 	}
 	s.check([]result{{name: "y", n: len(want), want: want, tol: tol}}, func(d []kernels.Dst) { s.b.Linear(d[0], a) })
 

@@ -12,6 +12,7 @@ func main() {
 	gemm()
 	avx2()
 	vecs()
+	halves()
 	encoders()
 	matvec()
 	gemmNEON()

@@ -39,6 +39,10 @@ type table struct {
 	matmul   func(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, k int, ta, acc bool)
 	trans    func(dst []float32, ldd int, src []float32, lds, rows, cols int)
 	dotRows  func(y, q, k []float32, ldk, n int)
+	widen    func(dst []float32, src []uint16)
+	narrow   func(dst []uint16, src []float32)
+	// narrowTile reports false for sizes it does not do; nil: for all.
+	narrowTile func(dst []uint16, ldd int, src []float32, lds, rows, n int) bool
 }
 
 var generic = table{
@@ -48,6 +52,7 @@ var generic = table{
 	curves: [3]func(v, s, x []float32){geluTanhGeneric, geluGeneric, tanhGeneric}, shift: shiftGeneric,
 	rotate: rotateGeneric, stat: [3]func(y, x []float32){sumSqColsGeneric, sumAbsColsGeneric, maxAbsColsGeneric},
 	adam: adamGeneric, matmul: matmulGeneric, trans: transposeGeneric, dotRows: dotRowsGeneric,
+	widen: widenGeneric, narrow: narrowGeneric,
 }
 
 // at is the table of the level in use.

@@ -342,3 +342,58 @@ func dots(t *testing.T, r *rand.Rand, n, d int) {
 		}
 	}
 }
+
+// TestHalves compares the conversions of bf16 with plain Go, NaN and ties
+// included, at all tails and alignments.
+func TestHalves(t *testing.T) {
+	special := []float32{0, float32(math.Copysign(0, -1)), float32(math.NaN()), math.Float32frombits(0x7f800001), math.Float32frombits(0xffffffff),
+		float32(math.Inf(1)), math.MaxFloat32, 1e-40, math.Float32frombits(0x3f808000), math.Float32frombits(0x3f818000)}
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, l := range level.Supported() {
+		t.Run(l.String(), func(t *testing.T) {
+			defer level.Force(l)()
+			for n := range 70 {
+				src := make([]float32, n+3)[n%3:][:n]
+				for i := range src {
+					src[i] = float32(r.NormFloat64())
+					if r.IntN(3) == 0 {
+						src[i] = special[r.IntN(len(special))]
+					}
+				}
+				want, got := make([]uint16, n), make([]uint16, n+2)
+				narrowGeneric(want, src)
+				Narrow(got[1:n+1], src)
+				for i, w := range append([]uint16{0}, append(want, 0)...) {
+					if got[i] != w {
+						t.Fatalf("length %d, element %d: %#x, want %#x of %v", n, i-1, got[i], w, src[max(0, min(i-1, n-1))])
+					}
+				}
+				back := make([]float32, n+2)
+				Widen(back[1:n+1], want)
+				for i, w := range want {
+					if math.Float32bits(back[i+1]) != uint32(w)<<16 {
+						t.Fatalf("length %d, element %d: %#x widened to %v", n, i, w, back[i+1])
+					}
+				}
+				if back[0] != 0 || back[n+1] != 0 {
+					t.Fatalf("length %d: wrote outside", n)
+				}
+			}
+			for _, cols := range []int{1, 16, 20, 32} {
+				src, want, got := make([]float32, 7*40), make([]uint16, 7*50), make([]uint16, 7*50)
+				for i := range src {
+					src[i] = float32(r.NormFloat64())
+				}
+				for i := range 7 {
+					narrowGeneric(want[i*50:][:cols], src[i*40:][:cols])
+				}
+				NarrowTile(got, 50, src, 40, 7, cols)
+				for i, w := range want {
+					if got[i] != w {
+						t.Fatalf("tile of %d columns, element %d: %#x, want %#x", cols, i, got[i], w)
+					}
+				}
+			}
+		})
+	}
+}

@@ -157,6 +157,7 @@ var vectors = table{
 	trans: func(dst []float32, ldd int, src []float32, lds, rows, cols int) {
 		turn(lanes, transposeVec, dst, ldd, src, lds, rows, cols)
 	},
+	widen: widenHalves, narrow: narrowHalves,
 	dotRows: func(y, q, k []float32, ldk, n int) {
 		if len(q)%lanes != 0 {
 			dotRowsGeneric(y, q, k, ldk, n)

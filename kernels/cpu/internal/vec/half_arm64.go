@@ -1,0 +1,6 @@
+package vec
+
+var (
+	widenHalves  = widenGeneric
+	narrowHalves = narrowGeneric
+)

@@ -1,0 +1,183 @@
+package kerneltest
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// halfTol is half a unit in the last place of a bf16, and a little for results
+// that lie near the middle of two.
+const halfTol = 0x1.02p-8
+
+// half makes a bf16 buffer of x, and rounds x to it.
+func (s *suite) half(x []float64) kernels.Buffer {
+	b := s.alloc(dtype.BF16, len(x))
+	s.b.Add(kernels.To(b), s.up(x), nil, len(x), 1, 0)
+	for i, v := range s.full(b) {
+		x[i] = float64(v)
+	}
+	return b
+}
+
+// full returns the values of a buffer of float32 or bf16.
+func (s *suite) full(b kernels.Buffer) []float32 {
+	y := s.alloc(dtype.F32, b.Len())
+	s.b.Add(kernels.To(y), b, nil, b.Len(), 1, 0)
+	return s.get(y)
+}
+
+// twin is an operand in bf16 and the same values in float32.
+type twin struct{ half, full kernels.Buffer }
+
+func (s *suite) twin(n int) twin {
+	x := s.normal(n, 1)
+	h := s.half(x)
+	return twin{h, s.up(x)}
+}
+
+// pick is the operand in the one type or the other.
+func (w twin) pick(half bool) kernels.Buffer {
+	if half {
+		return w.half
+	}
+	return w.full
+}
+
+// halves compares an operation on bf16 with itself on float32, whose results
+// have n elements each: written, and added to what is there.
+func (s *suite) halves(n []int, op func(half bool, d []kernels.Dst)) {
+	s.Helper()
+	for _, add := range []bool{false, true} {
+		var got, want []kernels.Dst
+		for _, n := range n {
+			old := s.twin(n + 2*guard)
+			got = append(got, kernels.Dst{Buffer: s.b.Slice(old.half, guard, n), Add: add})
+			want = append(want, kernels.Dst{Buffer: s.b.Slice(old.full, guard, n), Add: add})
+		}
+		op(true, got)
+		op(false, want)
+		for i := range n {
+			g, w := s.full(got[i].Buffer), s.full(want[i].Buffer)
+			w64 := make([]float64, len(w))
+			for j, v := range w {
+				w64[j] = float64(v)
+			}
+			s.near(fmt.Sprintf("result %d, add %v", i, add), g, w64, halfTol, 1e-6)
+		}
+	}
+}
+
+func testHalf(s *suite) {
+	for _, c := range []linearCase{
+		{n: 3, in: 35, out: 17, r: 4}, {n: 40, in: 70, out: 33, r: 5, bias: true, bf16: true}, {n: 21, in: 64, out: 300, bf16: true},
+		{n: 40, in: 64, out: 48, drop: 0.25, r: 3, alpha: 2}, {n: 20, in: 5000, out: 40},
+	} {
+		c.t = dtype.Of(dtype.F32)
+		s.in("linear "+c.String(), func(s *suite) { s.halfLinear(c) })
+	}
+	s.in("norm", func(s *suite) {
+		for _, c := range [][2]int{{1, 1}, {5, 67}, {90, 576}} {
+			x, w, stats := s.up(s.normal(c[0]*c[1], 1)), s.up(s.normal(c[1], 1)), s.alloc(dtype.F32, c[0])
+			s.halves([]int{c[0] * c[1]}, func(_ bool, d []kernels.Dst) {
+				s.b.Norm(d[0], kernels.Dst{}, stats, &kernels.NormArgs{N: c[0], C: c[1], X: x, W: w, Eps: 1e-5})
+			})
+		}
+	})
+	s.in("act", func(s *suite) {
+		for _, kind := range []kernels.ActKind{kernels.SiLU, kernels.GELUTanh} {
+			for _, n := range []int{1, 67, 20000} {
+				gate, up, dy := s.twin(n), s.twin(n), s.twin(n)
+				args := func(half bool) *kernels.ActArgs {
+					return &kernels.ActArgs{Kind: kind, N: 1, F: n, Gate: gate.pick(half), Up: up.pick(half)}
+				}
+				s.halves([]int{n}, func(half bool, d []kernels.Dst) { s.b.Act(d[0], args(half)) })
+				s.halves([]int{n, n}, func(half bool, d []kernels.Dst) { s.b.ActBackward(d[0], d[1], dy.pick(half), args(half)) })
+			}
+		}
+	})
+	s.in("rope", func(s *suite) {
+		const n, h, d, rot = 9, 3, 20, 12
+		x, cs := s.twin(n*h*d), s.up(s.normal(n*rot, 1))
+		v := kernels.Heads{Tok: h * d, Head: d}
+		s.halves([]int{n * h * d}, func(half bool, dst []kernels.Dst) {
+			y, from := v, v
+			y.Buffer, y.Add, from.Buffer = dst[0].Buffer, dst[0].Add, x.pick(half)
+			s.b.Rope(y, from, n, h, d, rot, cs, kernels.HalfSplit, false)
+		})
+	})
+	s.in("attention", func(s *suite) {
+		for _, d := range []int{20, 64} {
+			s.halfAttention(d)
+		}
+	})
+}
+
+func (s *suite) halfLinear(c linearCase) {
+	w, _ := s.weights(c.t, c.out, c.in, 1)
+	x, dy, u, du := s.twin(c.n*c.in), s.twin(c.n*c.out), s.twin(c.n*c.r), s.twin(c.n*c.r)
+	drop, _ := s.drop(c.drop, c.n)
+	b, a := s.up(s.normal(c.out*c.r, 1)), s.up(s.normal(c.r*c.in, 1))
+	var bias kernels.Buffer
+	if c.bias {
+		bias = s.up(s.normal(c.out, 1))
+	}
+	args := func(half bool) *kernels.LinearArgs {
+		return &kernels.LinearArgs{N: c.n, X: x.pick(half), W: w, Alpha: c.alpha, BF16: c.bf16, Drop: drop}
+	}
+	s.halves([]int{c.n * c.out}, func(half bool, d []kernels.Dst) {
+		l := args(half)
+		if l.Bias = bias; c.r > 0 {
+			l.U, l.B = u.pick(half), kernels.Mat{Buffer: b, Rows: c.out, Cols: c.r, Of: c.out}
+		}
+		s.b.Linear(d[0], l)
+	})
+	s.halves([]int{c.n * c.in}, func(half bool, d []kernels.Dst) {
+		l := args(half)
+		if c.r > 0 {
+			l.U, l.B = du.pick(half), kernels.Mat{Buffer: a, Rows: c.r, Cols: c.in, Of: c.r}
+		}
+		s.b.LinearBackward(d[0], kernels.Dst{}, kernels.Dst{}, dy.pick(half), l)
+	})
+	var dw, db [2][]float32
+	for i, half := range []bool{false, true} {
+		wb, bb := s.alloc(dtype.F32, c.in*c.out), s.alloc(dtype.F32, c.out)
+		s.b.LinearBackward(kernels.Dst{}, kernels.To(wb), kernels.To(bb), dy.pick(half), args(half))
+		dw[i], db[i] = s.get(wb), s.get(bb)
+	}
+	s.sameValues("dw", dw[1], dw[0])
+	s.sameValues("dbias", db[1], db[0])
+}
+
+// sameValues compares results that depend on the same numbers.
+func (s *suite) sameValues(name string, got, want []float32) {
+	s.Helper()
+	for i, w := range want {
+		if d := math.Abs(float64(got[i] - w)); !(d <= f32Tol*math.Max(1, math.Abs(float64(w)))) {
+			s.Errorf("%s: element %d of bf16 operands is %v, of float32 %v", name, i, got[i], w)
+			return
+		}
+	}
+}
+
+func (s *suite) halfAttention(d int) {
+	const n, h, k = 150, 4, 2
+	a := &kernels.AttnArgs{N: n, H: h, K: k, D: d, Seq: s.ints([]int32{0, 20, n}), Scale: 0.2}
+	q, kk, v, do, o := s.twin(n*h*d), s.twin(n*k*d), s.twin(n*k*d), s.twin(n*h*d), s.twin(n*h*d)
+	lse := s.alloc(dtype.F32, n*h)
+	heads := func(b kernels.Buffer, h int) kernels.Heads { return kernels.Heads{Buffer: b, Tok: h * d, Head: d} }
+	to := func(dst kernels.Dst, h int) kernels.Heads {
+		v := heads(dst.Buffer, h)
+		v.Add = dst.Add
+		return v
+	}
+	s.halves([]int{n * h * d}, func(half bool, dst []kernels.Dst) {
+		s.b.Attention(to(dst[0], h), lse, heads(q.pick(half), h), heads(kk.pick(half), k), heads(v.pick(half), k), a)
+	})
+	s.halves([]int{n * h * d, n * k * d, n * k * d}, func(half bool, dst []kernels.Dst) {
+		s.b.AttentionBackward(to(dst[0], h), to(dst[1], k), to(dst[2], k), heads(do.pick(half), h), heads(o.pick(half), h), lse,
+			heads(q.pick(half), h), heads(kk.pick(half), k), heads(v.pick(half), k), a)
+	})
+}

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -19,7 +20,8 @@ type Buf struct {
 	freed      bool
 	block      piece // where mem came from; zero for borrowed bytes and slices
 	owner      bool  // false: a slice
-	root       *Buf  // of a slice: the buffer whose memory it is
+	few        atomic.Pointer[mvCached]
+	root       *Buf // of a slice: the buffer whose memory it is
 }
 
 // Type is the element type.

@@ -1,8 +1,9 @@
 // Package cpu is the backend that computes on the processor: plain Go as the
 // specification of every operation, and generated assembly for the inner loops.
 //
-// Methods split their work by shape alone and combine partial results in a
-// fixed order, so results have the same bits at any number of threads.
+// Methods split their work by shape alone, or where no task makes a part of
+// another's result (par.Split), and combine partial results in a fixed order, so
+// results have the same bits at any number of threads.
 package cpu
 
 import (

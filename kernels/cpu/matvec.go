@@ -6,6 +6,7 @@ import (
 	"github.com/tunekit/tunekit/kernels"
 	blocks "github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
@@ -22,15 +23,17 @@ import (
 // mvUnit is the number of columns such kernels take at a time.
 const mvUnit = 64
 
-// mvUnitBytes is what a unit of a prepared row of x takes: 64 floats, or codes,
-// sums and scales.
-const mvUnitBytes = 256
-
-// mvChunk is the number of bytes of a large weight that one task reads; small
-// weights are cut into mvParts.
+// A prepared row of x is blocks of so many floats: of 64 values, or what the
+// int8 kernels read of 64, or of 256 for the K types.
 const (
-	mvChunk = 256 << 10
-	mvParts = 8
+	mvUnitFloats  = 64
+	mvBlockFloats = 96
+)
+
+// The bytes of a weight that a task reads. It cannot be interrupted.
+const (
+	mvLeast = 4 << 10
+	mvMost  = 4 << 20
 )
 
 // mvWeight is a weight as a kernel reads it.
@@ -44,12 +47,54 @@ type mvWeight struct {
 	table       []byte    // of a codebook
 }
 
+// mvCached is how a weight was read last; nil: no kernel reads it so.
+type mvCached struct {
+	key mvKey
+	w   *mvWeight
+}
+
+type mvKey struct {
+	row0, rows, of, cols int
+	bf16, fast           bool
+	level                level.Level
+}
+
+// mvOf returns the weight of a as a kernel reads it, or nil.
+func mvOf(a *kernels.LinearArgs) *mvWeight {
+	b := a.W.Buffer.(*Buf)
+	b.live()
+	key := mvKey{a.W.Row0, a.W.Rows, a.W.Of, a.W.Cols, a.BF16, a.Fast, level.Current()}
+	if c := b.few.Load(); c != nil && c.key == key {
+		return c.w
+	}
+	w := newMVWeight(a)
+	b.few.Store(&mvCached{key, w})
+	return w
+}
+
 // mvRounding says how x is prepared.
 type mvRounding struct {
 	floats bool    // not rounded
 	split  bool    // codes of even columns before those of odd ones
+	k      bool    // for the K types
 	offset int     // zero point of the weight's codes
 	factor float32 // of the results
+}
+
+// block is the floats of a block of a prepared row.
+func (r mvRounding) block() int {
+	if r.k {
+		return mvBlockFloats
+	}
+	return mvUnitFloats
+}
+
+// xFloats is the floats of a prepared row.
+func (w *mvWeight) xFloats() int {
+	if w.x.k {
+		return w.units / 4 * mvBlockFloats
+	}
+	return w.units * mvUnitFloats
 }
 
 // mvScales are scales and zero points that lie apart from the codes.
@@ -63,8 +108,8 @@ type mvScales struct {
 // matvec computes y = or += alpha·x·Wᵀ for few rows of x; it reports false when
 // the level has no kernel for the weight or the shape.
 func (c *CPU) matvec(y kernels.Dst, a *kernels.LinearArgs) bool {
-	w, ok := mvOf(a)
-	if !ok {
+	w := mvOf(a)
+	if w == nil {
 		return false
 	}
 	x := mvTiles(a.N)
@@ -72,14 +117,13 @@ func (c *CPU) matvec(y kernels.Dst, a *kernels.LinearArgs) bool {
 	if p := f32(a.X); w.x.floats && a.N == 1 && a.Drop == nil && !a.BF16 {
 		x.data = p
 	} else {
-		mem = c.scratch.take(a.N * w.units * mvUnitBytes / 4)
+		mem = c.scratch.take(a.N * w.xFloats())
 		x.data = mem
 		c.mvPrepare(x, w, a)
 	}
 	dst, out := f32(y.Buffer), a.W.Rows
 	alpha := orOne(a.Alpha)
-	grain := max(4, min(mvChunk/w.rowBytes, roundUp(ceilDiv(out, mvParts), 4)))
-	par.For(out, grain, func(lo, hi int) {
+	par.Split(out, mvLeast/w.rowBytes, max(1, mvMost/w.rowBytes), func(lo, hi int) {
 		var s []float32
 		if w.scales != nil {
 			s = c.scratch.take(2 * (hi - lo) * w.scales.perRow)
@@ -128,29 +172,31 @@ func mvTiles(n int) mvX {
 
 // mvPrepare copies x, dropped and rounded, into tiles.
 func (c *CPU) mvPrepare(x mvX, w *mvWeight, a *kernels.LinearArgs) {
-	const floats = mvUnitBytes / 4
 	src := rowsF32(f32(a.X), a.W.Cols)
 	src.drop = newDropping(a.Drop, a.N)
-	row := c.scratch.take(a.W.Cols)
+	var row []float32
+	if src.drop != nil || a.BF16 {
+		row = c.scratch.take(a.W.Cols)
+	}
 	first := 0
 	for _, m := range x.tiles {
 		for i := range m {
 			r := src.f[(first+i)*a.W.Cols:][:a.W.Cols]
-			if src.drop != nil || a.BF16 {
+			if row != nil {
 				src.row(row, first+i, 0, a.W.Cols)
 				if a.BF16 {
 					roundBF16(row)
 				}
 				r = row
 			}
-			dst := x.data[(first*w.units+i)*floats:]
+			dst := x.data[first*w.xFloats()+i*w.x.block():]
 			if w.x.floats {
 				for u := range w.units {
-					copy(dst[u*m*floats:], r[u*mvUnit:][:mvUnit])
+					copy(dst[u*m*mvUnit:], r[u*mvUnit:][:mvUnit])
 				}
 				continue
 			}
-			mvQuantize(dst, m*mvUnitBytes, r, w.x)
+			mvQuantize(dst, m*w.x.block(), r, w.x)
 		}
 		first += m
 	}
@@ -167,7 +213,7 @@ func (w *mvWeight) run(y []float32, ldy int, x mvX, lo, hi int, scales []float32
 	for r := lo; r < hi; r += block {
 		first, n := 0, min(block, hi-r)
 		for _, m := range x.tiles {
-			w.tile(y[first*ldy+r-lo:], ldy, x.data[first*w.units*mvUnitBytes/4:], m, r, n, scales, r-lo)
+			w.tile(y[first*ldy+r-lo:], ldy, x.data[first*w.xFloats():], m, r, n, scales, r-lo)
 			first += m
 		}
 	}

@@ -35,10 +35,10 @@ var (
 	mvCode = &mvKernel{ints: [9]mvFunc{1: mvBook1, 2: mvBook2, 4: mvBook4, 8: mvBook8}}
 )
 
-// mvOf returns the weight of a as a kernel reads it, and whether one does.
-func mvOf(a *kernels.LinearArgs) (*mvWeight, bool) {
+// newMVWeight returns the weight of a as a kernel reads it; nil: none does.
+func newMVWeight(a *kernels.LinearArgs) *mvWeight {
 	if level.Current() < level.AVX512 || a.W.Cols%mvUnit != 0 || a.W.Cols == 0 {
-		return nil, false
+		return nil
 	}
 	o := weight(a.W, false)
 	w := &mvWeight{rows: a.W.Rows, units: a.W.Cols / mvUnit, x: mvRounding{factor: 1}}
@@ -49,43 +49,44 @@ func mvOf(a *kernels.LinearArgs) (*mvWeight, bool) {
 		w.x.floats, w.kernel, w.rowBytes = true, mvBF16, 2*a.W.Cols
 		w.data = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(o.h))), 2*len(o.h))
 	case o.units != nil && a.Fast && level.HasVNNI():
-		w.units = a.W.Cols / mvUnit
-		return w, w.integers(o.units, o.row0)
+		if !w.integers(o.units, o.row0) {
+			return nil
+		}
 	default:
-		return nil, false
+		return nil
 	}
-	return w, true
+	return w
 }
 
 // integers sets the kernel of a quantized type.
 func (w *mvWeight) integers(u *unitType, row0 int) bool {
 	w.rowBytes = u.row
 	w.data = u.raw.Data[row0*u.row:]
-	w.x.offset = 8
 	switch u.raw.Type.Kind {
 	case dtype.Q4_0:
-		w.kernel = mvQ40
+		w.blocks(mvQ40, 8)
 	case dtype.Q4_1:
-		w.kernel, w.x.offset = mvQ41, 0
+		w.blocks(mvQ41, 0)
 	case dtype.Q5_0:
-		w.kernel, w.x.offset = mvQ50, 16
+		w.blocks(mvQ50, 16)
 	case dtype.Q5_1:
-		w.kernel, w.x.offset = mvQ51, 0
+		w.blocks(mvQ51, 0)
 	case dtype.Q8_0:
-		w.kernel, w.x.offset = mvQ80, 128
+		w.blocks(mvQ80, 128)
 	case dtype.IQ4_NL:
-		w.kernel, w.x.offset, w.table = mvIQ4K, 128, mvIQ4
+		w.blocks(mvIQ4K, 128)
+		w.table = mvIQ4
 	case dtype.Q4_K:
-		w.kernel, w.x.offset = mvQ4K, 0
+		w.kernel, w.x.k = mvQ4K, true
 	case dtype.Q5_K:
-		w.kernel, w.x.offset = mvQ5K, 0
+		w.kernel, w.x.k = mvQ5K, true
 	case dtype.Q6_K:
-		w.kernel, w.x.offset = mvQ6K, 32
+		w.kernel, w.x.k = mvQ6K, true
 	case dtype.Int4:
-		w.kernel, w.x.offset, w.x.split = mvLow, 0, true
+		w.kernel, w.x.split = mvLow, true
 		return w.apart(u, row0)
 	case dtype.Int8:
-		w.kernel, w.x.offset = mvByte, 0
+		w.kernel = mvByte
 		return w.apart(u, row0)
 	case dtype.NF4, dtype.FP4:
 		w.kernel, w.x.split, w.x.offset, w.x.factor, w.table = mvCode, true, 128, 1.0/mvBookOne, mvNF4
@@ -99,6 +100,12 @@ func (w *mvWeight) integers(u *unitType, row0 int) bool {
 	return true
 }
 
+// blocks sets the kernel of a type with blocks of 32, which want x's scales
+// multiplied by 2^100.
+func (w *mvWeight) blocks(k *mvKernel, zero int) {
+	w.kernel, w.x.offset, w.x.factor = k, zero, 0x1p100
+}
+
 // apart sets where scales are that do not lie in the blocks. A unit must have one.
 func (w *mvWeight) apart(u *unitType, row0 int) bool {
 	w.scales = &mvScales{u: u, row0: row0, perRow: u.perRow, shift: u.shift - 6}
@@ -108,34 +115,43 @@ func (w *mvWeight) apart(u *unitType, row0 int) bool {
 	return u.shift >= 6 && (u.flat == 0 || u.flat&(1<<u.shift-1) == 0)
 }
 
-// mvQuantize rounds a row to 8 bits, into units step bytes apart.
+// mvQuantize rounds a row to 8 bits, into blocks step floats apart.
 func mvQuantize(dst []float32, step int, x []float32, r mvRounding) {
 	units := len(x) / mvUnit
-	_ = dst[(units-1)*step/4+mvUnitBytes/4-1]
+	p := (*byte)(unsafe.Pointer(&dst[0]))
+	if r.k {
+		_ = dst[(units/4-1)*step+mvBlockFloats-1]
+		quantRowK(units/4, &x[0], p, 4*step, r.factor/127)
+		return
+	}
+	_ = dst[(units-1)*step+mvUnitFloats-1]
 	f := quantRow
 	if r.split {
 		f = quantRowSplit
 	}
-	f(units, &x[0], (*byte)(unsafe.Pointer(&dst[0])), step, -r.offset, r.factor/127)
+	f(units, &x[0], p, 4*step, -r.offset, r.factor/127)
 }
 
 // tile multiplies rows r…r+n of w with a tile of m rows of x. scales begin at
 // at rows before r.
 func (w *mvWeight) tile(y []float32, ldy int, x []float32, m, r, n int, scales []float32, at int) {
-	_, _ = y[(m-1)*ldy+n-1], x[m*w.units*mvUnitBytes/4-1]
+	_, _ = y[(m-1)*ldy+n-1], x[m*w.xFloats()-1]
 	d := w.data[r*w.rowBytes : (r+n)*w.rowBytes]
 	switch {
 	case w.kernel.f[m] != nil:
 		w.kernel.f[m](n, w.units, (*float32)(unsafe.Pointer(&d[0])), &x[0], &y[0], ldy)
 	case w.kernel.h[m] != nil:
 		w.kernel.h[m](n, w.units, (*uint16)(unsafe.Pointer(&d[0])), &x[0], &y[0], ldy)
-	case w.scales == nil:
-		w.kernel.ints[m](n, w.units, &d[0], (*byte)(unsafe.Pointer(&x[0])), &y[0], ldy, nil, nil, 0, 0, unsafe.SliceData(w.table))
 	default:
-		p := w.scales
-		s, t := scales[at*p.perRow:len(scales)/2], scales[len(scales)/2+at*p.perRow:]
-		_ = s[n*p.perRow-1]
-		w.kernel.ints[m](n, w.units, &d[0], (*byte)(unsafe.Pointer(&x[0])), &y[0], ldy, &s[0], &t[0], p.perRow, int(p.shift), unsafe.SliceData(w.table))
+		var s, t *float32
+		perRow, shift := 0, 0
+		if p := w.scales; p != nil {
+			perRow, shift = p.perRow, int(p.shift)
+			from, to := at*perRow, len(scales)/2+at*perRow
+			_ = scales[to+n*perRow-1]
+			s, t = &scales[from], &scales[to]
+		}
+		w.kernel.ints[m](n, w.units, &d[0], (*byte)(unsafe.Pointer(&x[0])), &y[0], ldy, s, t, perRow, shift, unsafe.SliceData(w.table))
 	}
 }
 

@@ -6,7 +6,7 @@ import "github.com/tunekit/tunekit/kernels"
 
 type mvKernel struct{}
 
-func mvOf(*kernels.LinearArgs) (*mvWeight, bool) { return nil, false }
+func newMVWeight(*kernels.LinearArgs) *mvWeight { return nil }
 
 func mvQuantize([]float32, int, []float32, mvRounding) {}
 

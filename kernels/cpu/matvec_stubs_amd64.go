@@ -32,6 +32,11 @@ func quantRow(units int, src *float32, dst *byte, step int, offset int, unit flo
 //go:noescape
 func quantRowSplit(units int, src *float32, dst *byte, step int, offset int, unit float32)
 
+// quantRowK rounds blocks of 256 floats to 8 bits, a scale for every 32, to the parts that the int8 kernels of K types read, step bytes apart. unit is 1/127.
+//
+//go:noescape
+func quantRowK(blocks int, src *float32, dst *byte, step int, unit float32)
+
 // mvF321 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of f32; units are of 64 columns, ldy is in floats.
 //
 //go:noescape

@@ -95,6 +95,26 @@ func For(n, grain int, f func(lo, hi int)) {
 	p.run(&job{n: n, grain: grain, chunks: (n + grain - 1) / grain, f: f})
 }
 
+// Split calls f for consecutive ranges that cover [0,n), on several threads. Each
+// is a thread's share of what is left, between least and most: they begin large
+// and the last ones end together. Their sizes depend on the number of threads,
+// so Split is for work where every index has a result of its own.
+func Split(n, least, most int, f func(lo, hi int)) {
+	threads := Threads()
+	var room [64]int
+	cuts := room[:0]
+	for at := 0; at < n; {
+		cuts = append(cuts, at)
+		at += max(1, least, min(most, (n-at)/threads))
+	}
+	cuts = append(cuts, n)
+	For(len(cuts)-1, 1, func(i, end int) {
+		for ; i < end; i++ {
+			f(cuts[i], cuts[i+1])
+		}
+	})
+}
+
 func inline(n, grain int, f func(lo, hi int)) {
 	for lo := 0; lo < n; lo += grain {
 		f(lo, min(lo+grain, n))

@@ -40,6 +40,27 @@ func TestForVisitsEveryChunkOnce(t *testing.T) {
 }
 
 // Two chunks can only meet when two threads work on them.
+// Ranges follow one another and cover everything, at least and at most so long.
+func TestSplit(t *testing.T) {
+	for _, threads := range []int{1, 2, 3, 7} {
+		withThreads(t, threads)
+		for _, n := range []int{0, 1, 9, 1000, 100000} {
+			var mu sync.Mutex
+			end := map[int]int{}
+			Split(n, 5, 300, func(lo, hi int) {
+				mu.Lock()
+				defer mu.Unlock()
+				end[lo] = hi
+			})
+			for at := 0; at < n; at = end[at] {
+				if d := end[at] - at; d < 1 || d > 300 || d < 5 && end[at] != n {
+					t.Fatalf("threads %d n %d: range %d…%d", threads, n, at, end[at])
+				}
+			}
+		}
+	}
+}
+
 func TestForUsesSeveralThreads(t *testing.T) {
 	withThreads(t, 2)
 	for range 50 { // parked and spinning workers

@@ -79,35 +79,20 @@ func fakeQuant(dst, w, s, clip []float32, cols int, t dtype.Type) {
 	if group <= 0 {
 		group = cols
 	}
-	top := float32(int(1)<<t.Bits() - 1)
-	groups := len(w) / group
-	par.For(groups, max(1, reduceGrain/group), func(first, last int) {
-		v := make([]float32, group)
+	ones := make([]float32, group)
+	for j := range ones {
+		ones[j] = 1
+	}
+	par.For(len(w)/group, max(1, reduceGrain/group), func(first, last int) {
 		for g := first; g < last; g++ {
-			at, c := g*group, g*group%cols
-			copy(v, w[at:at+group])
+			at, by, limit := g*group, ones, float32(math.Inf(1))
 			if s != nil {
-				for j, x := range s[c : c+group] {
-					v[j] *= x
-				}
+				by = s[at%cols:][:group]
 			}
 			if clip != nil {
-				clamp(v, clip[g])
+				limit = clip[g]
 			}
-			lo, hi := float32(0), float32(0)
-			for _, x := range v {
-				lo, hi = min(lo, x), max(hi, x)
-			}
-			scale, zero := block.IntGrid(t, lo, hi)
-			out := dst[at : at+group]
-			for j, x := range v {
-				out[j] = rounded(x, scale, zero, top)
-			}
-			if s != nil {
-				for j, x := range s[c : c+group] {
-					out[j] /= x
-				}
-			}
+			block.FakeInt(dst[at:at+group], w[at:at+group], by, limit, t)
 		}
 	})
 }

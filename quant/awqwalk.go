@@ -1,8 +1,10 @@
 package quant
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd"
@@ -162,29 +164,66 @@ func (a *awqRun) search(st *awqStep) error {
 		ws = append(ws, a.w[l])
 	}
 	wMean := weightMeans(ws, cols, a.plan.Group)
-	loss := a.hessianLoss
+	scales, loss := make([][]float32, awqRatios), make([]float64, awqRatios)
+	for i := range scales {
+		scales[i] = awqScales(float64(i)/awqRatios, xMean, wMean)
+	}
+	rate := a.hessianLosses
 	if st.pair.Norm != nil {
-		want, err := a.outputs(st)
-		if err != nil {
-			return err
-		}
-		loss = func(st *awqStep, s []float32) (float64, error) { return a.partLoss(st, s, want) }
+		rate = a.partLosses
+	}
+	if err := rate(st, scales, loss); err != nil {
+		return err
 	}
 	best := math.Inf(1)
-	for i := range awqRatios {
-		r := float64(i) / awqRatios
-		s := awqScales(r, xMean, wMean)
-		e, err := loss(st, s)
-		if err != nil {
-			return err
-		}
+	for i, e := range loss {
 		if e < best {
-			best, st.ratio, st.scales = e, r, s
+			best, st.ratio, st.scales = e, float64(i)/awqRatios, scales[i]
 		}
 	}
 	st.inputs = nil
 	if st.scales == nil {
 		return fail.Numericf(st.linears[0].Path, "does the model compute finite values on this text?", "no scale gives a finite output")
+	}
+	return nil
+}
+
+func (a *awqRun) hessianLosses(st *awqStep, scales [][]float32, loss []float64) (err error) {
+	for i, s := range scales {
+		if loss[i], err = a.hessianLoss(st, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awqFinal exponents, the best on the first pass, are tried on all passes.
+const awqFinal = 4
+
+// partLosses leaves +Inf for exponents that do not come into question.
+func (a *awqRun) partLosses(st *awqStep, scales [][]float32, loss []float64) error {
+	want, err := a.outputs(st)
+	if err != nil {
+		return err
+	}
+	first := make([]float64, len(scales))
+	order := make([]int, len(scales))
+	for i, s := range scales {
+		if first[i], err = a.partLoss(st, s, want, 0, 1); err != nil {
+			return err
+		}
+		if math.IsNaN(first[i]) {
+			first[i] = math.Inf(1)
+		}
+		order[i], loss[i] = i, math.Inf(1)
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(first[i], first[j]) })
+	for _, i := range order[:awqFinal] {
+		rest, err := a.partLoss(st, scales[i], want, 1, len(a.passes))
+		if err != nil {
+			return err
+		}
+		loss[i] = first[i] + rest
 	}
 	return nil
 }
@@ -237,8 +276,12 @@ func (a *awqRun) part(i int, st *awqStep, f func(y *autograd.Tensor) error) erro
 	})
 }
 
-// partLoss is the squared error of the part's output with rounded weights.
-func (a *awqRun) partLoss(st *awqStep, s []float32, want [][]float32) (float64, error) {
+// partLoss is the squared error of the part's output on passes from … to-1 with
+// rounded weights.
+func (a *awqRun) partLoss(st *awqStep, s []float32, want [][]float32, from, to int) (float64, error) {
+	if from >= to {
+		return 0, nil
+	}
 	saved := a.set
 	a.set = nil
 	defer func() { a.restore(); a.set = saved }()
@@ -250,7 +293,7 @@ func (a *awqRun) partLoss(st *awqStep, s []float32, want [][]float32) (float64, 
 		}
 	}
 	sum := 0.0
-	for i := range a.passes {
+	for i := from; i < to; i++ {
 		err := a.part(i, st, func(y *autograd.Tensor) error {
 			m := scratch{dev: a.dev}
 			defer m.free()

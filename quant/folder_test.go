@@ -300,7 +300,7 @@ func TestWalkUsesWhatItWrites(t *testing.T) {
 			t.Fatalf("%d passes", len(s.passes))
 		}
 		for i, seqs := range s.passes {
-			tape := &autograd.Tape{Dev: dev}
+			tape := &autograd.Tape{Dev: dev, BF16: dev.Info().FastBF16}
 			state := m.States(tape, model.Pack(seqs...))[small.layers-1 : small.layers]
 			if s.plan.method.name == "gptq" { // stopped before the last linear map of the block
 				for _, step := range m.Stages[small.layers-1].Steps()[:3] {

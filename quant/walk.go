@@ -3,6 +3,7 @@ package quant
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
@@ -38,6 +39,7 @@ type stream struct {
 	passes [][][]int32
 	tokens int
 	states [][][]float32 // by pass: the tensors of the state before the step in work
+	spare  [][]float32   // memory of earlier states
 	set    []replaced
 }
 
@@ -83,13 +85,15 @@ func (s *stream) begin() error {
 	return nil
 }
 
-// pass calls f with a tape and what blocks need for pass i.
+// pass calls f with a tape and what blocks need for pass i. Products use bf16
+// where that is the faster arithmetic: the inputs of a layer are as exact as
+// those of a model that is run in bf16, and sums over them are kept in f32.
 func (s *stream) pass(i int, f func(t *autograd.Tape, st *model.State) error) error {
 	if err := s.ctx.Err(); err != nil {
 		return err
 	}
 	return s.dev.Run(func() error {
-		t := &autograd.Tape{Dev: s.dev}
+		t := &autograd.Tape{Dev: s.dev, BF16: s.dev.Info().FastBF16}
 		defer t.Free()
 		st := s.m.Prepare(t, model.Pack(s.passes[i]...))
 		if t.Err() != nil {
@@ -122,14 +126,19 @@ func (s *stream) keep(i int, t *autograd.Tape, in, out []*autograd.Tensor) error
 	now := make([][]float32, len(out))
 	for j, x := range out {
 		if j < len(in) && in[j] == x {
-			now[j] = old[j]
+			now[j], old[j] = old[j], nil
+		}
+	}
+	for _, v := range old {
+		if v != nil {
+			s.spare = append(s.spare, v)
+		}
+	}
+	for j, x := range out {
+		if now[j] != nil {
 			continue
 		}
-		if j < len(old) && len(old[j]) == x.Len() {
-			now[j] = old[j]
-		} else {
-			now[j] = make([]float32, x.Len())
-		}
+		now[j] = s.room(x.Len())
 		if t.Err() != nil {
 			return t.Err()
 		}
@@ -139,6 +148,17 @@ func (s *stream) keep(i int, t *autograd.Tape, in, out []*autograd.Tensor) error
 	}
 	s.states[i] = now
 	return nil
+}
+
+// room is memory for a state of n values.
+func (s *stream) room(n int) []float32 {
+	for i, v := range s.spare {
+		if len(v) == n {
+			s.spare = slices.Delete(s.spare, i, i+1)
+			return v
+		}
+	}
+	return make([]float32, n)
 }
 
 // replay runs the steps from … k-1 on the stored state of pass i and returns it

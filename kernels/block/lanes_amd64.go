@@ -40,6 +40,26 @@ func Finite(x []float32) bool {
 	return bad == 0 && plainFinite(x[n:])
 }
 
+// inLanes reports whether a group of n elements fills vectors.
+func inLanes(n int) bool { return n > 0 && n%16 == 0 && level.Current() >= level.AVX512 }
+
+func scaled(v, x, s []float32, limit float32) (lo, hi float32) {
+	if !inLanes(len(v)) {
+		return plainScaled(v, x, s, limit)
+	}
+	var b [2]float32
+	lanes.ScaledBounds(len(v), &x[0], &s[0], limit, &v[0], &b[0])
+	return b[0], b[1]
+}
+
+func unscaled(v, s []float32, scale, zero, top float32) {
+	if !inLanes(len(v)) {
+		plainUnscaled(v, s, scale, zero, top)
+		return
+	}
+	lanes.RoundScaled(len(v), &v[0], &s[0], &v[0], scale, zero, top)
+}
+
 // vector is 16 numbers, one for each sub-block.
 type vector = [16]float32
 

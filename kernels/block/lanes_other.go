@@ -8,3 +8,7 @@ func laneEncoder(dtype.Kind) chunkEncoder { return nil }
 
 // Finite reports whether no value is NaN or infinite.
 func Finite(x []float32) bool { return plainFinite(x) }
+
+func scaled(v, x, s []float32, limit float32) (lo, hi float32) { return plainScaled(v, x, s, limit) }
+
+func unscaled(v, s []float32, scale, zero, top float32) { plainUnscaled(v, s, scale, zero, top) }

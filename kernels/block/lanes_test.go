@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/kernels/block"
@@ -132,5 +133,37 @@ func TestFiniteLevels(t *testing.T) {
 			}
 		}
 		restore()
+	}
+}
+
+// TestFakeInt: every level rounds a group to the same values.
+func TestFakeInt(t *testing.T) {
+	for _, ty := range types {
+		if ty.Kind < dtype.Int2 || ty.Flags&dtype.Perm != 0 {
+			continue
+		}
+		for _, n := range []int{16, 48, 50, 128} {
+			for name, x := range awkward(n) {
+				for _, limit := range []float32{float32(math.Inf(1)), 0.03} {
+					s := noise(n, 3)
+					for i := range s {
+						s[i] = 1 + s[i]*s[i]
+					}
+					var want []float32
+					for _, l := range level.Supported() {
+						restore := level.Force(l)
+						got := make([]float32, n)
+						block.FakeInt(got, x, s, limit, ty)
+						restore()
+						if want == nil {
+							want = got
+						}
+						if !slices.EqualFunc(got, want, func(a, b float32) bool { return a == b || a != a && b != b }) {
+							t.Fatalf("%v of %d %s at %v:\n got %v\nwant %v", ty, n, name, l, got, want)
+						}
+					}
+				}
+			}
+		}
 	}
 }

@@ -35,6 +35,7 @@ func encoders() {
 	codesLegacy()
 	codesIQ4()
 	finite()
+	fakeInts()
 	save()
 }
 

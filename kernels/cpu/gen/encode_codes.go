@@ -139,3 +139,56 @@ func finite() {
 	e("MOVL R9, (CX)")
 	ret()
 }
+
+// fakeInts: a group of integers and back, in place.
+func fakeInts() {
+	text("ScaledBounds", "sets v = x·s, at most limit in magnitude, and bounds to its least and largest value and 0; n is a multiple of 16.",
+		arg{"n", "int", "AX"}, arg{"x", "*float32", "BX"}, arg{"s", "*float32", "CX"}, arg{"limit", "float32", "Z31"}, arg{"v", "*float32", "DX"}, arg{"bounds", "*float32", "SI"})
+	broadcast(0x80000000, 30)
+	z3("VPXORD", 30, 31, 30)
+	zZero(0)
+	zZero(1)
+	e("SHRQ $4, AX")
+	elements("loop", func() {
+		lane("BX", 2)
+		lane("CX", 3)
+		zMul(2, 3, 2)
+		z3("VMAXPS", 30, 2, 2)
+		z3("VMINPS", 31, 2, 2)
+		storeLane(2, "DX")
+		z3("VMINPS", 0, 2, 0)
+		z3("VMAXPS", 1, 2, 1)
+	})
+	for i, op := range []string{"VMINPS", "VMAXPS"} {
+		e("VEXTRACTF64X4 $1, Z%d, Y2", i)
+		e("%s Y2, Y%d, Y%d", op, i, i)
+		e("VEXTRACTF128 $1, Y%d, X2", i)
+		e("%s X2, X%d, X%d", op, i, i)
+		e("VPERMILPS $0x4e, X%d, X2", i)
+		e("%s X2, X%d, X%d", op, i, i)
+		e("VPERMILPS $0xb1, X%d, X2", i)
+		e("%s X2, X%d, X%d", op, i, i)
+		e("VMOVSS X%d, %d(SI)", i, 4*i)
+	}
+	ret()
+
+	text("RoundScaled", "sets dst = (code-zero)·scale/s where code = nearest(v/scale)+zero, between 0 and top; n is a multiple of 16.",
+		arg{"n", "int", "AX"}, arg{"v", "*float32", "BX"}, arg{"s", "*float32", "CX"}, arg{"dst", "*float32", "DX"},
+		arg{"scale", "float32", "Z31"}, arg{"zero", "float32", "Z30"}, arg{"top", "float32", "Z29"})
+	zZero(28)
+	e("SHRQ $4, AX")
+	elements("loop", func() {
+		lane("BX", 0)
+		lane("CX", 1)
+		zDiv(0, 31, 0)
+		e("VRNDSCALEPS $8, Z0, Z0")
+		zAdd(0, 30, 0)
+		z3("VMAXPS", 28, 0, 0)
+		z3("VMINPS", 29, 0, 0)
+		zSub(0, 30, 0)
+		zMul(0, 31, 0)
+		zDiv(0, 1, 0)
+		storeLane(0, "DX")
+	})
+	ret()
+}

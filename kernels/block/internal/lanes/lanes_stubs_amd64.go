@@ -101,3 +101,13 @@ func CodesIQ4(blocks int, x *float32, codes *byte, step int, id *float32)
 //
 //go:noescape
 func NotFinite(n int, x *float32, bad *int32)
+
+// ScaledBounds sets v = x·s, at most limit in magnitude, and bounds to its least and largest value and 0; n is a multiple of 16.
+//
+//go:noescape
+func ScaledBounds(n int, x *float32, s *float32, limit float32, v *float32, bounds *float32)
+
+// RoundScaled sets dst = (code-zero)·scale/s where code = nearest(v/scale)+zero, between 0 and top; n is a multiple of 16.
+//
+//go:noescape
+func RoundScaled(n int, v *float32, s *float32, dst *float32, scale float32, zero float32, top float32)

@@ -32,6 +32,11 @@ func widenBF16x8(n int, src *uint16, dst *float32)
 //go:noescape
 func widenF16x8(n int, src *uint16, dst *float32)
 
+// dotTile256 is c[i][j] = Σ a[i]·b[j] for 2 rows of a and 4 of b, k a multiple of 4; leading dimensions in elements.
+//
+//go:noescape
+func dotTile256(k int, a *float64, lda int, b *float64, ldb int, c *float64, ldc int)
+
 // decode256Q4_0 is decodeQ4_0 for AVX2.
 //
 //go:noescape

@@ -158,11 +158,15 @@ func packColsBF16(dst []float32, stride, lines, kc int, src []uint16, ld int, m 
 
 // tile64 is products64 for 4 rows of each, where the level has it.
 func tile64(k int, a []float64, lda int, b []float64, ldb int, c []float64, ldc int) bool {
-	if level.Current() < level.AVX512 {
+	_, _, _ = a[3*lda+k-1], b[3*ldb+k-1], c[3*ldc+3]
+	switch l := level.Current(); {
+	case l >= level.AVX512:
+		dotTile64(k, &a[0], lda, &b[0], ldb, &c[0], ldc)
+	case l == level.AVX2 && k >= 4:
+		dotTile64AVX2(k, a, lda, b, ldb, c, ldc)
+	default:
 		return false
 	}
-	_, _, _ = a[3*lda+k-1], b[3*ldb+k-1], c[3*ldc+3]
-	dotTile64(k, &a[0], lda, &b[0], ldb, &c[0], ldc)
 	return true
 }
 
@@ -174,7 +178,7 @@ var (
 // dotRows: y[i][j] = x[i]·w[j] for m rows of x and n ≤ 4 of w, k long; ldy ≥ 4.
 func dotRows(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
 	if level.Current() < level.AVX512 || k == 0 {
-		dotRowsGeneric(y, ldy, m, x, ldx, k, w, ldw, n)
+		dotRowsVec(y, ldy, m, x, ldx, k, w, ldw, n)
 		return
 	}
 	dotTiles(&dotTilesF32, y, ldy, m, x, ldx, k, w, ldw, n)

@@ -65,3 +65,18 @@ func widenBF16(dst []float32, src []uint16) {
 	}
 	widenBF16Generic(dst[n:], src[n:])
 }
+
+// dotTile64AVX2 leaves the last k % 4 terms to plain Go.
+func dotTile64AVX2(k int, a []float64, lda int, b []float64, ldb int, c []float64, ldc int) {
+	whole := k &^ 3
+	for i := 0; i < 4; i += 2 {
+		dotTile256(whole, &a[i*lda], lda, &b[0], ldb, &c[i*ldc], ldc)
+	}
+	for p := whole; p < k; p++ {
+		for i := range 4 {
+			for j := range 4 {
+				c[i*ldc+j] += a[i*lda+p] * b[j*ldb+p]
+			}
+		}
+	}
+}

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
@@ -86,12 +87,10 @@ func skinnyTile(y []float32, ldy, n int, a *kernels.LinearArgs, x []float32, k i
 	}
 }
 
-// dotRowsGeneric: y[i][j] = x[i]·w[j] for m rows of x and n ≤ 4 of w, k long.
-func dotRowsGeneric(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
+// dotRowsVec is dotRows by package vec.
+func dotRowsVec(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
 	for i := range m {
-		for j := range n {
-			y[i*ldy+j] = dot(x[i*ldx:][:k], w[j*ldw:][:k])
-		}
+		vec.DotRows(y[i*ldy:], x[i*ldx:][:k], w, ldw, n)
 	}
 }
 
@@ -106,21 +105,4 @@ func (c *CPU) skinnyRest(y kernels.Buffer, a *kernels.LinearArgs) {
 			addOrCopy(dst[i*out:][:out], bias[:out], true)
 		}
 	}
-}
-
-// dot is Σ x·y in eight partial sums.
-func dot(x, y []float32) float32 {
-	var s [8]float32
-	y = y[:len(x)]
-	i := 0
-	for ; i+8 <= len(x); i += 8 {
-		p, q := x[i:i+8:i+8], y[i:i+8:i+8]
-		for j := range s {
-			s[j] += float32(p[j] * q[j])
-		}
-	}
-	for ; i < len(x); i++ {
-		s[i&7] += float32(x[i] * y[i])
-	}
-	return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
 }

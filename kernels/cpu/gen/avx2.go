@@ -29,6 +29,7 @@ func avx2() {
 	})
 	convert256("widenBF16x8", "widens n bf16 to f32; n is a multiple of 8.", "*uint16", 2, func() { widen256("(BX)", 0) })
 	convert256("widenF16x8", "widens n halves to f32; n is a multiple of 8.", "*uint16", 2, func() { e("VCVTPH2PS (BX), Y0") })
+	dotTile256()
 	decoders256()
 	save()
 }
@@ -93,5 +94,42 @@ func packRows256(name, what, src string, size int, load func(y int)) {
 	e("ADDQ $%d, BX", 8*size)
 	e("SUBQ $8, AX")
 	e("JGT loop")
+	ret()
+}
+
+// dotTile256: c[i][j] = Σ a[i]·b[j] in float64 for 2 rows of a and 4 of b.
+func dotTile256() {
+	text("dotTile256", "is c[i][j] = Σ a[i]·b[j] for 2 rows of a and 4 of b, k a multiple of 4; leading dimensions in elements.",
+		arg{"k", "int", "AX"}, arg{"a", "*float64", "BX"}, arg{"lda", "int", "CX"}, arg{"b", "*float64", "SI"}, arg{"ldb", "int", "DI"},
+		arg{"c", "*float64", "DX"}, arg{"ldc", "int", "R11"})
+	for _, r := range []string{"CX", "DI", "R11"} {
+		e("SHLQ $3, %s", r)
+	}
+	e("LEAQ (DI)(DI*2), R9")
+	for y := range 8 {
+		e("VXORPD Y%d, Y%d, Y%d", y, y, y)
+	}
+	label("loop")
+	e("VMOVUPD (BX), Y8")
+	e("VMOVUPD (BX)(CX*1), Y9")
+	for j, at := range []string{"(SI)", "(SI)(DI*1)", "(SI)(DI*2)", "(SI)(R9*1)"} {
+		e("VMOVUPD %s, Y%d", at, 10+j)
+		e("VFMADD231PD Y%d, Y8, Y%d", 10+j, j)
+		e("VFMADD231PD Y%d, Y9, Y%d", 10+j, 4+j)
+	}
+	e("ADDQ $32, BX")
+	e("ADDQ $32, SI")
+	e("SUBQ $4, AX")
+	e("JGT loop")
+	for i := range 2 {
+		a := 4 * i
+		e("VHADDPD Y%d, Y%d, Y%d", a+1, a, a)
+		e("VHADDPD Y%d, Y%d, Y%d", a+3, a+2, a+2)
+		e("VPERM2F128 $0x20, Y%d, Y%d, Y%d", a+2, a, a+1)
+		e("VPERM2F128 $0x31, Y%d, Y%d, Y%d", a+2, a, a+3)
+		e("VADDPD Y%d, Y%d, Y%d", a+3, a+1, a)
+		e("VMOVUPD Y%d, (DX)", a)
+		e("ADDQ R11, DX")
+	}
 	ret()
 }

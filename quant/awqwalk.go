@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -50,6 +51,7 @@ func (s *stream) awqBlock(b *model.Block, out *blockOutput) error {
 		if err := a.search(st); err != nil {
 			return err
 		}
+		runtime.GC()
 	}
 	if err := a.smooth(out); err != nil {
 		return err

@@ -3,6 +3,7 @@ package quant
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
@@ -411,6 +412,7 @@ func (s *stream) gptqBlock(b *model.Block, out *blockOutput, last bool) error {
 		if err := s.gptqStep(steps, from, k, out); err != nil {
 			return err
 		}
+		runtime.GC() // a step's matrices are short-lived and large: the heap would double before it is collected
 		end := k == len(steps)-1
 		if end && last || !end && !s.storable(steps[k+1].Linears[0].W.Cols) {
 			continue

@@ -169,10 +169,14 @@ func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
 	}
 	from := block.Raw{Type: src.Type(p.Name), Rows: rows, Cols: cols, Data: data}
 	to := block.New(p.Type, rows, cols)
-	row := make([]float32, cols)
-	for r := range rows {
-		block.Decode(row, from, r, 0, cols)
-		if err := block.EncodeRows(to, r, 1, row, nil); err != nil {
+	step := max(1, (1<<18)/max(cols, 1))
+	x := make([]float32, min(step, rows)*cols)
+	for r := 0; r < rows; r += step {
+		n := min(step, rows-r)
+		for i := range n {
+			block.Decode(x[i*cols:(i+1)*cols], from, r+i, 0, cols)
+		}
+		if err := block.EncodeRows(to, r, n, x[:n*cols], nil); err != nil {
 			return fail.Inputf(p.Name, "choose bf16 or f32", "%w", err)
 		}
 	}

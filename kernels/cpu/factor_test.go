@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // uᵀ·u·(H + damp·I) must be the identity, and u upper triangular.
@@ -81,27 +80,4 @@ func TestFactorSameBitsAtAnyThreads(t *testing.T) {
 			return u.values()
 		})
 	})
-}
-
-func BenchmarkFactor(b *testing.B) {
-	c := New(Options{})
-	for _, n := range []int{576, 1536} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			buf := func(n int) kernels.Buffer {
-				x, err := c.Alloc(kernels.Activations, dtype.Type{}, n)
-				if err != nil {
-					b.Fatal(err)
-				}
-				return x
-			}
-			x, h, u := buf(2*n*n), buf(n*n), buf(n*n)
-			copy(f32(x), random(2*n*n))
-			c.Gram(kernels.To(h), x, 2*n, n)
-			for b.Loop() {
-				if err := c.Factor(u, h, n, 1); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
 }

@@ -197,8 +197,15 @@ func (in *ingest) file(f input) error {
 	fr := FileReport{Path: f.path, Hash: f.hash, Type: f.source.Type}
 	defer func() { in.report.Files = append(in.report.Files, fr) }()
 	kind := ""
+	next := in.ahead(r, f, &fr)
 	for {
-		chunk, err := in.chunk(r, f, &fr)
+		c := <-next
+		chunk, err := c.rows, c.err
+		last := len(chunk) < rowsAtATime
+		next = nil
+		if err == nil && !last {
+			next = in.ahead(r, f, &fr) // read while these are tokenized
+		}
 		if err == nil && kind == "" {
 			kind, err = in.kind(f, chunk)
 			fr.Type = kind
@@ -207,16 +214,38 @@ func (in *ingest) file(f input) error {
 			err = in.take(f, kind, chunk)
 		}
 		if err != nil {
+			if next != nil {
+				<-next // the reader is in use until then
+			}
 			return err
 		}
-		if len(chunk) < rowsAtATime {
+		if last {
 			if fr.Rows == 0 {
 				in.note(f.path+" has no rows", 0)
 			}
 			in.report.Types[cmp.Or(kind, "unknown")] += fr.Rows
 			return nil
 		}
+		if in.progress != nil {
+			in.progress(in.report.Rows, max(in.known, in.report.Rows))
+		}
 	}
+}
+
+// chunk is what ahead read.
+type chunk struct {
+	rows []rawRow
+	err  error
+}
+
+// ahead reads the next rows on a goroutine of its own.
+func (in *ingest) ahead(r Rows, f input, fr *FileReport) <-chan chunk {
+	out := make(chan chunk, 1)
+	go func() {
+		rows, err := in.chunk(r, f, fr)
+		out <- chunk{rows, err}
+	}()
+	return out
 }
 
 // rawRow is a row as read: its dictionary or why it has none.
@@ -247,9 +276,6 @@ func (in *ingest) chunk(r Rows, f input, fr *FileReport) ([]rawRow, error) {
 		in.taken[f.index]++
 		fr.Rows++
 		out = append(out, rawRow{row, RowRef{f.path, n}, bad})
-	}
-	if in.progress != nil {
-		in.progress(in.report.Rows, max(in.known, in.report.Rows))
 	}
 	return out, in.ctx.Err()
 }
@@ -283,7 +309,7 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 // take tokenizes a chunk and files its rows in order.
 func (in *ingest) take(f input, kind string, chunk []rawRow) error {
 	results := make([]encoded, len(chunk))
-	errs := make([]error, len(chunk))
+	errs, ids := make([]error, len(chunk)), make([]uint64, len(chunk))
 	par.For(len(chunk), 8, func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			if chunk[i].bad != nil {
@@ -293,6 +319,9 @@ func (in *ingest) take(f input, kind string, chunk []rawRow) error {
 			s, err := convert(kind, f.source.Columns, chunk[i].row, in.enc.tmpl != nil)
 			if err == nil {
 				results[i], err = in.enc.encode(s)
+			}
+			if err == nil {
+				ids[i] = contentID(results[i].ids, results[i].loss)
 			}
 			errs[i] = err
 		}
@@ -305,7 +334,7 @@ func (in *ingest) take(f input, kind string, chunk []rawRow) error {
 			}
 			continue
 		}
-		in.row(f, r.ref, kind, results[i])
+		in.row(f, r.ref, kind, ids[i], results[i])
 	}
 	return nil
 }
@@ -331,8 +360,8 @@ func (in *ingest) bad(ref RowRef, err error) error {
 	return nil
 }
 
-// row files one tokenized row: duplicates, overflow, part.
-func (in *ingest) row(f input, ref RowRef, kind string, e encoded) {
+// row files one tokenized row with its contentID: duplicates, overflow, part.
+func (in *ingest) row(f input, ref RowRef, kind string, id uint64, e encoded) {
 	if in.seen == nil {
 		in.seen, in.notes = map[uint64]bool{}, map[string]int64{}
 	}
@@ -343,7 +372,6 @@ func (in *ingest) row(f input, ref RowRef, kind string, e encoded) {
 		in.chats = true
 		in.ends = in.ends || in.enc.supervisesEnd(e)
 	}
-	id := contentID(e.ids, e.loss)
 	part := id
 	if f.val {
 		part = ^id // val_datasets have their own duplicates

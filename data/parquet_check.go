@@ -36,6 +36,7 @@ type parquetMeta struct {
 	schema []thrift // flattened, depth first
 	leaves int
 	groups []parquetGroup
+	hide   []byteRange // of the file
 }
 
 type parquetGroup struct {
@@ -78,6 +79,7 @@ func readParquetMeta(r io.ReaderAt, size int64) (*parquetMeta, error) {
 		return nil, err
 	}
 	t := &thriftReader{r: bytes.NewReader(footer), left: n, nodes: 4 << 20}
+	t.stats = func(depth int, id int64) bool { return depth == 3 && id == 12 } // ColumnMetaData
 	meta, err := t.structure(0)
 	if err != nil {
 		return nil, fmt.Errorf("footer: %w", err)
@@ -85,7 +87,19 @@ func readParquetMeta(r io.ReaderAt, size int64) (*parquetMeta, error) {
 	if meta.has(8) {
 		return nil, errors.New("encrypted Parquet is not supported")
 	}
-	return checkFooter(meta, size-8-n)
+	out, err := checkFooter(meta, size-8-n)
+	if err == nil {
+		out.hide = moved(t.odd, size-8-n)
+	}
+	return out, err
+}
+
+// moved are ranges that were counted from the place at.
+func moved(s []byteRange, at int64) []byteRange {
+	for i := range s {
+		s[i].from, s[i].to = s[i].from+at, s[i].to+at
+	}
+	return s
 }
 
 // checkFooter checks FileMetaData (fields: 2 schema, 3 num_rows, 4 row_groups).
@@ -229,29 +243,33 @@ func checkGroup(g thrift, leaves int, end int64) (parquetGroup, error) {
 
 // checkPages walks the page headers of a chunk and holds their sizes and
 // counts to the limits; compressed pages are decompressed once, into nothing,
-// since a library would go on for as long as a bomb gives.
-func checkPages(r io.ReaderAt, c parquetChunk) error {
+// since a library would go on for as long as a bomb gives. It returns what must
+// be hidden from the library.
+func checkPages(r io.ReaderAt, c parquetChunk) (hide []byteRange, err error) {
 	br := bufio.NewReaderSize(io.NewSectionReader(r, c.start, c.size), 1<<16)
-	seen := int64(0)
+	seen, at := int64(0), c.start
 	for seen < c.values {
 		t := &thriftReader{r: br, left: maxPageHeader, nodes: 1 << 16}
+		t.stats = func(depth int, id int64) bool { return depth == 1 && (id == 5 || id == 8) } // DataPageHeader, DataPageHeaderV2
 		h, err := t.structure(0)
 		if err != nil {
-			return fmt.Errorf("page header: %w", err)
+			return nil, fmt.Errorf("page header: %w", err)
 		}
 		values, err := checkPageHeader(h)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		seen += values
 		if err := checkPageData(br, h, c.codec); err != nil {
-			return err
+			return nil, err
 		}
+		hide = append(hide, moved(t.odd, at)...)
+		at += t.read + h.num(3)
 	}
 	if seen != c.values {
-		return fmt.Errorf("pages hold %d values, the column claims %d", seen, c.values)
+		return nil, fmt.Errorf("pages hold %d values, the column claims %d", seen, c.values)
 	}
-	return nil
+	return hide, nil
 }
 
 // checkPageHeader checks PageHeader (1 type, 2 uncompressed, 3 compressed

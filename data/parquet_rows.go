@@ -85,17 +85,27 @@ func parquetFrom(r io.ReaderAt, size int64) (*parquetRows, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(1<<16))
+	view := &hidden{ReaderAt: r}
+	for _, s := range meta.hide {
+		view.hide(s)
+	}
+	view.done()
+	file, err := parquet.OpenFile(view, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(1<<16))
 	if err != nil {
 		return nil, err
 	}
 	for i, g := range meta.groups {
 		for j, c := range g.chunks {
-			if err := checkPages(r, c); err != nil {
+			hide, err := checkPages(r, c)
+			if err != nil {
 				return nil, fmt.Errorf("row group %d, column %d: %w", i, j, err)
+			}
+			for _, s := range hide {
+				view.hide(s)
 			}
 		}
 	}
+	view.done()
 	p := &parquetRows{file: file, meta: meta, group: -1}
 	p.root = p.build(file.Root(), 0, 0)
 	if len(p.leaves) != meta.leaves {

@@ -33,7 +33,13 @@ type thriftReader struct {
 	r     io.ByteReader
 	left  int64
 	nodes int
+	read  int64                          // bytes so far
+	stats func(depth int, id int64) bool // tells which fields are a Statistics
+	odd   []byteRange                    // the contents of those that parquet-go misreads
 }
+
+// byteRange is a range of bytes.
+type byteRange struct{ from, to int64 }
 
 var errThrift = errors.New("damaged header")
 
@@ -42,6 +48,7 @@ func (t *thriftReader) byte() (byte, error) {
 		return 0, fmt.Errorf("%w: longer than allowed", errThrift)
 	}
 	t.left--
+	t.read++
 	b, err := t.r.ReadByte()
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -107,8 +114,12 @@ func (t *thriftReader) structure(depth int) (thrift, error) {
 			out[int16(id)] = kind == 1
 			continue
 		}
+		from := t.read
 		if out[int16(id)], err = t.value(kind, depth); err != nil {
 			return nil, err
+		}
+		if s, ok := out[int16(id)].(thrift); ok && t.stats != nil && t.stats(depth, id) && s.has(7) != s.has(8) {
+			t.odd = append(t.odd, byteRange{from, t.read})
 		}
 	}
 }

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -91,7 +92,7 @@ class Peer:
 def best(values, less=False):
     """Best and median of rounds."""
     s = sorted(values, reverse=not less)
-    return {"best": s[0], "median": sorted(values)[len(values) // 2], "rounds": len(values)}
+    return {"best": s[0], "median": statistics.median(values), "rounds": len(values)}
 
 
 def row(what, unit, ours, peer=None, peer_name="", ratio=None, at_most=None, less=False, command="", note=""):

@@ -88,6 +88,7 @@ func testLinear(s *suite) {
 	} {
 		s.in(c.String(), func(s *suite) { s.linear(c) })
 	}
+	s.in("fast", testFast)
 	s.in("rows of a weight", func(s *suite) {
 		w, wx := s.weights(dtype.NF4Double, 40, 64, 1)
 		x := s.normal(12*64, 1)
@@ -96,6 +97,24 @@ func testLinear(s *suite) {
 		s.check([]result{{name: "y", n: 12 * 9, want: want, tol: f32Tol}}, func(d []kernels.Dst) { s.b.Linear(d[0], a) })
 	})
 }
+
+// testFast: rounded operands give about the product, for every number of rows.
+func testFast(s *suite) {
+	const in, out = 256, 37
+	for _, t := range []dtype.Type{dtype.Of(dtype.F32), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K), dtype.NF4Double} {
+		w, wx := s.weights(t, out, in, 1)
+		for _, n := range []int{1, 3, 16, 40} {
+			x := s.normal(n*in, 1)
+			a := &kernels.LinearArgs{N: n, X: s.up(x), W: w, Fast: true}
+			want := matmul64(x, wx, false, true, n, out, in)
+			s.check([]result{{name: fmt.Sprintf("%v, %d rows", t, n), n: n * out, want: want, tol: fastTol}}, func(d []kernels.Dst) { s.b.Linear(d[0], a) })
+		}
+	}
+}
+
+// fastTol is of x rounded to 8 bits, or of both operands to bf16: several
+// standard deviations of the sum of so many errors.
+const fastTol = 0.05
 
 // bf16Tol allows for products of two rounded numbers that another backend
 // rounds after each addition of a pair; the operands are rounded in the reference.

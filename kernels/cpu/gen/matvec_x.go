@@ -178,31 +178,58 @@ func allScales() {
 		e("VPMOVZXWD Y0, Z0")
 		e("VPSLLD $16, Z0, Z0")
 	})
+	nestedScales()
+}
+
+// nestedScales looks the book's 256 numbers up in registers: by the low five
+// bits in eight pairs, then by the other three between these.
+func nestedScales() {
 	text("scalesNested", "is s[i] = book[src[i]]·outer[(first+i)>>8] + offset, rounded twice.",
 		arg{"n", "int", "AX"}, arg{"src", "*byte", "BX"}, arg{"first", "int", "R8"}, arg{"book", "*float32", "DX"}, arg{"outer", "*float32", "SI"}, arg{"offset", "float32", "Z31"}, arg{"s", "*float32", "CX"})
-	e("VPBROADCASTD R8, Z30")
-	e("VPADDD counting<>(SB), Z30, Z30")
-	e("MOVL $16, R8")
-	e("VPBROADCASTD R8, Z29")
+	const book, position, sixteen = 8, 30, 29
+	for i := range 16 {
+		e("VMOVUPS %d(DX), Z%d", 64*i, book+i)
+	}
+	for i := range 3 {
+		e("MOVL $%d, R10", 32<<i)
+		e("VPBROADCASTD R10, Z%d", 26+i)
+	}
+	e("VPBROADCASTD R8, Z%d", position)
+	e("VPADDD counting<>(SB), Z%d, Z%d", position, position)
+	e("MOVL $16, R10")
+	e("VPBROADCASTD R10, Z%d", sixteen)
 	vectors(1, func(mask string) {
-		e("KXNORW K2, K2, K2")
-		e("KXNORW K3, K3, K3")
 		if mask != "" {
-			e("KMOVW K1, K2")
-			e("KMOVW K1, K3")
 			e("VMOVDQU8.Z (BX), K1, X0")
 			e("VPMOVZXBD X0, Z0")
 		} else {
 			e("VPMOVZXBD (BX), Z0")
 		}
-		e("VPSRLD $8, Z30, Z1")
-		e("VPXORD Z2, Z2, Z2")
-		e("VPXORD Z3, Z3, Z3")
-		e("VGATHERDPS (DX)(Z0*4), K2, Z2")
-		e("VGATHERDPS (SI)(Z1*4), K3, Z3")
-		e("VMULPS Z2, Z3, Z2")
-		e("VADDPS Z31, Z2, Z2")
-		e("VMOVUPS Z2, %s(CX)", mask)
-		e("VPADDD Z29, Z30, Z30")
+		for i := range 3 {
+			e("VPTESTMD Z%d, Z0, K%d", 26+i, 2+i)
+		}
+		for i := 7; i >= 0; i-- {
+			if i > 0 {
+				e("VMOVDQA64 Z0, Z%d", i)
+			}
+			e("VPERMI2PS Z%d, Z%d, Z%d", book+2*i+1, book+2*i, i)
+		}
+		for i := range 3 {
+			for j := 0; j < 8; j += 2 << i {
+				e("VMOVAPS Z%d, K%d, Z%d", j+(1<<i), 2+i, j)
+			}
+		}
+		e("MOVQ R8, R10")
+		e("SHRQ $8, R10")
+		e("VPBROADCASTD R10, Z2")
+		e("VPSRLD $8, Z%d, Z1", position)
+		e("VPCMPUD $4, Z2, Z1, K5") // those of the next outer scale
+		e("VBROADCASTSS (SI)(R10*4), Z1")
+		e("VBROADCASTSS 4(SI)(R10*4), K5, Z1")
+		e("VMULPS Z1, Z0, Z0")
+		e("VADDPS Z31, Z0, Z0")
+		e("VMOVUPS Z0, %s(CX)", mask)
+		e("VPADDD Z%d, Z%d, Z%d", sixteen, position, position)
+		e("ADDQ $16, R8")
 	})
 }

@@ -71,8 +71,20 @@ def small_ids(rows, length):
 
 def main():
     WORK.mkdir(parents=True, exist_ok=True)
-    path, only = BUILD / "points.json", re.compile(os.environ.get("ONLY", ""))
+    path = BUILD / "points.json"
     points = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        measure(points, path)
+    finally:  # an interrupted run leaves what it has
+        if any(points.values()):
+            save("curves", "all", [{"points": points}])
+            (ROOT / "docs/performance.svg").write_text(picture(points))
+            document.write(ROOT / "docs/performance.md", SECTIONS)
+
+
+def measure(points, path):
+    """Adds the points that ONLY and RESUME ask for."""
+    only = re.compile(os.environ.get("ONLY", ""))
     for axis, (_, values) in AXES.items():
         for v in values:
             for name, settings in SERIES.items():
@@ -86,10 +98,6 @@ def main():
                     points[key] = None
                     print(f"{key}: {e}", flush=True)
                 path.write_text(json.dumps(points, indent=1))
-    if any(points.values()):
-        save("curves", "all", [{"points": points}])
-        (ROOT / "docs/performance.svg").write_text(picture(points))
-        document.write(ROOT / "docs/performance.md", SECTIONS)
 
 
 def picture(points):

@@ -51,7 +51,10 @@ func BenchmarkStep(b *testing.B) {
 					}
 					defer m.Close()
 					c := Config{Adapter: adapter, DType: dt, MaxSteps: 1 << 30, MicroBatchSize: tokens / s.length,
-						GradientAccumulationSteps: 1, GradientCheckpointing: s.recompute, LoRA: lora.Config{R: 16}}
+						GradientAccumulationSteps: 1, GradientCheckpointing: s.recompute}
+					if adapter != "none" {
+						c.LoRA.R = 16
+					}
 					if c, err = c.Resolve(7); err != nil {
 						b.Fatal(err)
 					}

@@ -4,6 +4,7 @@ package formats
 
 import (
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,17 @@ func mapFile(f *os.File, size int64) []byte {
 		return nil
 	}
 	return b
+}
+
+// forgetPages lets go of the memory that holds whole pages of a mapped file.
+// The bytes stay valid: they are read from the file again when they are used.
+func forgetPages(b []byte) {
+	page := uintptr(os.Getpagesize())
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	first := -at & (page - 1)
+	if last := (at + uintptr(len(b))) &^ (page - 1); last > at+first {
+		_ = unix.Madvise(b[first:last-at], unix.MADV_DONTNEED)
+	}
 }
 
 func unmapFile(b []byte) { unix.Munmap(b) }

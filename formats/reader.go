@@ -156,6 +156,15 @@ func (a *artifact) Map(t *Tensor) ([]byte, bool) {
 	return t.Parts[0].src.bytes(t.Parts[0].Off, t.Parts[0].Len)
 }
 
+// Forget lets go of the memory that holds a mapped tensor, for those who go
+// through a large model once. What Map returned stays valid and is read from
+// the file again when it is used.
+func (a *artifact) Forget(t *Tensor) {
+	if b, ok := a.Map(t); ok {
+		forgetPages(b)
+	}
+}
+
 func (a *artifact) Close() error {
 	var errs []error
 	for _, s := range a.sources {

@@ -194,6 +194,7 @@ func writeOne(src *arch.Source, sink *arch.Sink, p arch.Out, e edit) error {
 	if sink.Has(p.Name) {
 		return nil
 	}
+	defer src.Forget(p.Name)
 	return sink.Write(p.Name, p.Type, data)
 }
 

@@ -294,6 +294,7 @@ func (o *output) decode(name string) (w []float32, rows, cols int, err error) {
 	}
 	w = make([]float32, rows*cols)
 	block.DecodeAll(w, in)
+	o.from.Forget(name)
 	return w, rows, cols, finite(name, w, 0, cols)
 }
 

@@ -62,6 +62,9 @@ func (w *walk) run() error {
 				return fmt.Errorf("%s: %w", b.Path, err)
 			}
 		}
+		for _, p := range paramsOf(b) {
+			w.src.Forget(p.Name)
+		}
 	}
 	return nil
 }

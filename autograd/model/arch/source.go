@@ -270,6 +270,15 @@ func (s *Source) read(name string, mapped bool) (data []byte, borrow bool, err e
 	return data, borrow, nil
 }
 
+// Forget lets go of the memory that holds a tensor's mapped bytes, which stay
+// valid; see formats.
+func (s *Source) Forget(name string) {
+	r, ok := s.Reader.(interface{ Forget(*formats.Tensor) })
+	if e, has := s.at[name]; ok && has {
+		r.Forget(e.tensor)
+	}
+}
+
 // Architecture is the name of the table entry, e.g. "llama".
 func (s *Source) Architecture() string { return s.arch.Name }
 

@@ -69,7 +69,7 @@ func sameInputs(a, b *Job) bool {
 
 func runQuantize(ctx context.Context, x *run, j *Job, res *Result) error {
 	if exists(filepath.Join(x.stageDir(j.Stage.ID), quantReport)) { // made beside a neighbour
-		res.Notes = append(res.Notes, "made in an earlier stage's pass, whose time is that of both")
+		x.event(Event{What: "note", Text: "made in an earlier stage's pass, whose time is that of both"})
 		return x.quantized(j, res)
 	}
 	if err := atomic.RemoveAll(x.stageDir(j.Stage.ID)); err != nil { // finished, but killed before its report

@@ -109,31 +109,21 @@ func (l *loader) read() error {
 	return nil
 }
 
-// has returns an error unless the checkpoint has p in its shape.
-func (l *loader) has(p *autograd.Param) error {
+// raw returns a tensor's bytes after checking its shape.
+func (l *loader) raw(p *autograd.Param) (block.Raw, bool, error) {
 	n := 1
 	for _, d := range l.src.Shape(p.Name) {
 		n *= d
 	}
 	if !l.src.Has(p.Name) || n != p.Len() {
-		return fail.Inputf(p.Name, "is the checkpoint complete, and its config its own?",
+		return block.Raw{}, false, fail.Inputf(p.Name, "is the checkpoint complete, and its config its own?",
 			"found shape %v, need [%d %d]", l.src.Shape(p.Name), p.Rows, p.Cols)
 	}
-	return nil
-}
-
-// raw returns the bytes of a tensor that the checkpoint has: where the file is
-// mapped, or with copied in new memory, so that no page of it stays.
-func (l *loader) raw(p *autograd.Param, copied bool) (r block.Raw, borrow bool, err error) {
-	r = block.Raw{Type: l.src.Type(p.Name), Rows: p.Rows, Cols: p.Cols}
-	if copied {
-		r.Data, err = l.src.Copy(p.Name)
-	} else {
-		r.Data, borrow, err = l.src.Read(p.Name)
-	}
+	data, borrow, err := l.src.Read(p.Name)
 	if err != nil {
 		return block.Raw{}, false, err
 	}
+	r := block.Raw{Type: l.src.Type(p.Name), Rows: p.Rows, Cols: p.Cols, Data: data}
 	if err := r.Check(); err != nil {
 		return r, false, fail.Inputf(p.Name, "", "%w", err)
 	}
@@ -143,25 +133,26 @@ func (l *loader) raw(p *autograd.Param, copied bool) (r block.Raw, borrow bool, 
 // readParam loads one weight as it is held: vectors as float32, linear weights
 // as Hold, everything else as in the file.
 func (l *loader) readParam(p *autograd.Param, hold bool) error {
-	if err := l.has(p); err != nil {
+	r, borrow, err := l.raw(p)
+	if err != nil {
 		return err
 	}
-	want := l.src.Type(p.Name)
+	want := r.Type
 	if p.Rows == 1 {
 		want = dtype.Of(dtype.F32)
 	} else if hold {
 		want = *l.o.Hold
 	}
-	r, borrow, err := l.raw(p, want != l.src.Type(p.Name))
-	if err != nil {
-		return err
-	}
 	purpose := kernels.Weights
 	if borrow {
 		purpose = kernels.Mapped
 	}
-	if r, err = convert(p.Name, r, want); err != nil {
-		return err
+	if want != r.Type {
+		if r, err = convert(p.Name, r, want); err != nil {
+			return err
+		}
+		l.src.Forget(p.Name)
+		purpose = kernels.Weights
 	}
 	p.Mat, err = l.m.Dev.Load(purpose, r.Type, r.Rows, r.Cols, r.Data, kernels.Borrow)
 	return err
@@ -199,10 +190,7 @@ func (l *loader) readFlat() error {
 	}
 	off := 0
 	for _, p := range l.m.params {
-		if err := l.has(p); err != nil {
-			return err
-		}
-		r, _, err := l.raw(p, true)
+		r, _, err := l.raw(p)
 		if err != nil {
 			return err
 		}
@@ -211,6 +199,7 @@ func (l *loader) readFlat() error {
 		}
 		p.Buffer = l.m.Dev.Slice(l.m.Flat, off, p.Len())
 		l.m.Dev.Upload(p.Buffer, r.Data)
+		l.src.Forget(p.Name)
 		off += p.Len()
 	}
 	return nil

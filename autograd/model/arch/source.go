@@ -242,26 +242,15 @@ func (s *Source) Type(name string) dtype.Type { return s.at[name].tensor.Type }
 // Read returns a tensor's bytes in the layout of dtype.Planes and in Hugging
 // Face orientation. borrow says that they are part of the mapped file: valid
 // until Close, and not to be written to.
-func (s *Source) Read(name string) (data []byte, borrow bool, err error) { return s.read(name, true) }
-
-// Copy is Read into new memory: none of the file's pages stay with the process.
-func (s *Source) Copy(name string) ([]byte, error) {
-	data, _, err := s.read(name, false)
-	return data, err
-}
-
-func (s *Source) read(name string, mapped bool) (data []byte, borrow bool, err error) {
+func (s *Source) Read(name string) (data []byte, borrow bool, err error) {
 	e, ok := s.at[name]
 	if !ok {
 		return nil, false, fail.Inputf(s.Reader.Path(), "", "tensor %s is missing", name)
 	}
-	if mapped {
-		data, borrow = s.Reader.Map(e.tensor)
-	}
-	if !borrow {
-		if data, err = s.Reader.Read(e.tensor); err != nil {
-			return nil, false, err
-		}
+	if data, ok = s.Reader.Map(e.tensor); ok {
+		borrow = true
+	} else if data, err = s.Reader.Read(e.tensor); err != nil {
+		return nil, false, err
 	}
 	if e.rule.Op == PermuteRope && s.Reader.Format() == "gguf" {
 		data, err = permuteRows(data, e.tensor.Type, e.rule, false)

@@ -76,7 +76,8 @@ func newAreas(s *workspace, panel int) *areas {
 func (a *areas) get() *area  { return <-a.free }
 func (a *areas) put(w *area) { a.free <- w }
 
-// bytesOf views floats as bytes.
-func bytesOf(x []float32) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))
+// bytesOf views numbers as bytes.
+func bytesOf[T float32 | uint16](x []T) []byte {
+	var t T
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), int(unsafe.Sizeof(t))*len(x))
 }

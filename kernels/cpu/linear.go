@@ -133,16 +133,6 @@ func (c *CPU) linearDX(dx kernels.Dst, dy plain, a *kernels.LinearArgs) {
 	}
 }
 
-func addOrCopy(dst, src []float32, add bool) {
-	if !add {
-		copy(dst, src)
-		return
-	}
-	for i, v := range src {
-		dst[i] += v
-	}
-}
-
 // columnSums: out[j] = Σ_i x[i][j] in float64.
 func columnSums(out []float32, x plain, rows, cols int, add bool) {
 	const width = 64

@@ -102,7 +102,7 @@ func (c *CPU) skinnyRest(y kernels.Buffer, a *kernels.LinearArgs) {
 	if a.Bias != nil {
 		dst, bias, out := f32(y), f32(a.Bias), a.W.Rows
 		for i := range a.N {
-			addOrCopy(dst[i*out:][:out], bias[:out], true)
+			vec.Axpy(dst[i*out:][:out], 1, bias[:out])
 		}
 	}
 }

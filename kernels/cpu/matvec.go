@@ -154,14 +154,13 @@ func (c *CPU) matvec(y kernels.Dst, a *kernels.LinearArgs) bool {
 // mvX are the rows of x in tiles of 8, 4, 2 and 1, interleaved by units.
 type mvX struct {
 	data  []float32
-	n     int
 	tiles []int // rows of each
 }
 
 var mvTileRows = [...]int{8, 4, 2, 1}
 
 func mvTiles(n int) mvX {
-	x := mvX{n: n}
+	var x mvX
 	for _, m := range mvTileRows {
 		for ; n >= m; n -= m {
 			x.tiles = append(x.tiles, m)

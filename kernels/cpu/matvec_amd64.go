@@ -46,8 +46,7 @@ func newMVWeight(a *kernels.LinearArgs) *mvWeight {
 	case o.f != nil && !a.BF16:
 		w.x.floats, w.kernel, w.rowBytes, w.data = true, mvF32, 4*a.W.Cols, bytesOf(o.f)
 	case o.h != nil:
-		w.x.floats, w.kernel, w.rowBytes = true, mvBF16, 2*a.W.Cols
-		w.data = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(o.h))), 2*len(o.h))
+		w.x.floats, w.kernel, w.rowBytes, w.data = true, mvBF16, 2*a.W.Cols, bytesOf(o.h)
 	case o.units != nil && a.Fast && level.HasVNNI():
 		if !w.integers(o.units, o.row0) {
 			return nil

@@ -122,13 +122,7 @@ func dotTile256() {
 	e("SUBQ $4, AX")
 	e("JGT loop")
 	for i := range 2 {
-		a := 4 * i
-		e("VHADDPD Y%d, Y%d, Y%d", a+1, a, a)
-		e("VHADDPD Y%d, Y%d, Y%d", a+3, a+2, a+2)
-		e("VPERM2F128 $0x20, Y%d, Y%d, Y%d", a+2, a, a+1)
-		e("VPERM2F128 $0x31, Y%d, Y%d, Y%d", a+2, a, a+3)
-		e("VADDPD Y%d, Y%d, Y%d", a+3, a+1, a)
-		e("VMOVUPD Y%d, (DX)", a)
+		foldFour(4 * i)
 		e("ADDQ R11, DX")
 	}
 	ret()

@@ -158,16 +158,20 @@ func dotTile64() {
 			e("VEXTRACTF64X4 $1, Z%d, Y24", z)
 			e("VADDPD Y24, Y%d, Y%d", z, z)
 		}
-		a := 4 * i
-		e("VHADDPD Y%d, Y%d, Y%d", a+1, a, a)
-		e("VHADDPD Y%d, Y%d, Y%d", a+3, a+2, a+2)
-		e("VPERM2F128 $0x20, Y%d, Y%d, Y%d", a+2, a, a+1)
-		e("VPERM2F128 $0x31, Y%d, Y%d, Y%d", a+2, a, a+3)
-		e("VADDPD Y%d, Y%d, Y%d", a+3, a+1, a)
-		e("VMOVUPD Y%d, (DX)", a)
+		foldFour(4 * i)
 		if i < 3 {
 			e("ADDQ R11, DX")
 		}
 	}
 	ret()
+}
+
+// foldFour stores the sums of the float64 lanes of registers a … a+3 at DX.
+func foldFour(a int) {
+	e("VHADDPD Y%d, Y%d, Y%d", a+1, a, a)
+	e("VHADDPD Y%d, Y%d, Y%d", a+3, a+2, a+2)
+	e("VPERM2F128 $0x20, Y%d, Y%d, Y%d", a+2, a, a+1)
+	e("VPERM2F128 $0x31, Y%d, Y%d, Y%d", a+2, a, a+3)
+	e("VADDPD Y%d, Y%d, Y%d", a+3, a+1, a)
+	e("VMOVUPD Y%d, (DX)", a)
 }

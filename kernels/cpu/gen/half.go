@@ -7,19 +7,19 @@ func halves() {
 	for _, i := range isas {
 		l := &loop{isa: i}
 		text("widen"+i.name, "is dst = src, n bf16 as f32.", arg{"n", "int", "AX"}, arg{"dst", "*float32", "BX"}, arg{"src", "*uint16", "CX"})
-		l.eachHalf(func(zeroing, mask string) {
-			e("VPMOVZXWD%s (CX)(R8*1), %s%s", zeroing, mask, l.r(0))
+		l.every(2*l.w, func() {
+			e("VPMOVZXWD%s (CX)(R8*1), %s%s", zeroing(l.mask), l.mask, l.r(0))
 			e("VPSLLD $16, %s, %s", l.r(0), l.r(0))
-			e("VMOVUPS %s, %s(BX)(R8*2)", l.r(0), mask)
+			e("VMOVUPS %s, %s(BX)(R8*2)", l.r(0), l.mask)
 		})
 		ret()
 		text("narrow"+i.name, "is dst = src, n f32 rounded to bf16.", arg{"n", "int", "AX"}, arg{"dst", "*uint16", "BX"}, arg{"src", "*float32", "CX"})
 		l.roundingConstants()
-		l.eachHalf(func(zeroing, mask string) {
-			e("VMOVUPS%s (CX)(R8*2), %s%s", zeroing, mask, l.r(0))
+		l.every(2*l.w, func() {
+			e("VMOVUPS%s (CX)(R8*2), %s%s", zeroing(l.mask), l.mask, l.r(0))
 			l.roundHalf(0, 1)
 			if i.reg == 'Z' {
-				e("VPMOVDW Z1, %s(BX)(R8*1)", mask)
+				e("VPMOVDW Z1, %s(BX)(R8*1)", l.mask)
 				return
 			}
 			e("VEXTRACTI128 $1, Y1, X2")
@@ -84,28 +84,4 @@ func (l *loop) roundHalf(x, d int) {
 		e("VBLENDVPS %s, %s, %s, %s", l.r(d+1), l.r(d+2), l.r(d), l.r(d))
 	}
 	e("VPSRLD $16, %s, %s", l.r(d), l.r(d))
-}
-
-// eachHalf writes the loop, and for AVX-512 the tail with its mask in K1.
-func (l *loop) eachHalf(body func(zeroing, mask string)) {
-	e("XORQ R8, R8")
-	e("SUBQ $%d, AX", l.w)
-	e("JLT tail")
-	e("PCALIGN $32")
-	label("loop")
-	body("", "")
-	e("ADDQ $%d, R8", 2*l.w)
-	e("SUBQ $%d, AX", l.w)
-	e("JGE loop")
-	label("tail")
-	if l.reg == 'Y' {
-		return
-	}
-	e("ADDQ $%d, AX", l.w)
-	e("JLE done")
-	e("MOVL $-1, R11")
-	e("BZHIL AX, R11, R11")
-	e("KMOVW R11, K1")
-	body(".Z", "K1, ")
-	label("done")
 }

@@ -112,14 +112,17 @@ func (i isa) scalar(name string, z int) arg {
 
 // each writes the loop: body once for whole vectors and, for AVX-512, once
 // with the tail's mask in K1.
-func (l *loop) each(body func()) {
+func (l *loop) each(body func()) { l.every(4*l.w, body) }
+
+// every is each for a body that moves R8 on by step bytes.
+func (l *loop) every(step int, body func()) {
 	e("XORQ R8, R8")
 	e("SUBQ $%d, AX", l.w)
 	e("JLT tail")
 	e("PCALIGN $32")
 	label("loop")
 	body()
-	e("ADDQ $%d, R8", 4*l.w)
+	e("ADDQ $%d, R8", step)
 	e("SUBQ $%d, AX", l.w)
 	e("JGE loop")
 	label("tail")

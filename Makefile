@@ -45,7 +45,7 @@ generate-check: ## generate changes nothing
 bench: ## go test -bench text for benchstat
 	$(GO) test -run '^$$' -bench . -count 1 ./...
 
-bench-peers: build $(SMOLLM2) ## docs/performance.md: ours beside PEFT, llama.cpp, GPTQModel, OpenBLAS (25 minutes)
+bench-peers: build $(SMOLLM2) ## docs/performance.md: ours beside PEFT, llama.cpp, GPTQModel, llm-compressor, OpenBLAS (40 minutes)
 	SHARED=$(SHARED) python3 -B cmd/tune/bench/peers.py
 
 bench-curves: build $(SMOLLM2) ## tokens/s and memory over length, batch, rank and model size, as a picture in docs/performance.md

@@ -20,6 +20,8 @@ TARGETS = [  # of the shares below: group, name, at least, what
     (r"^attention$", r"^forward and backward", 0.50, "attention forward and backward, of the FMA peak"),
     (r"^threads$", r"against 1: (?!weights)", 1.85, "all threads against one"),
 ]
+PACKED = re.compile(r"^(\d+×\d+×\d+), weights (NF4|Q4_K|Q8_0|INT4)")  # to be compared with the dense weights of the same shape
+OF_DENSE = 0.95
 
 
 def number(v):
@@ -82,6 +84,10 @@ def kernels(d):
             if re.search(group, r["group"]) and re.search(name, r["name"]):
                 value = r["rate"] if r["unit"] == "×" else r.get("share", 0)
                 want, met = (f"≥ {least:g}" + (" ×" if r["unit"] == "×" else ""), value >= least)
+        dense = {"product f32": "F32", "product bf16": "BF16"}.get(r["group"])
+        if m := PACKED.match(r["name"]):
+            value = r["share"] / next(d["share"] for d in b["rows"] if d["group"] == r["group"] and d["name"] == f"{m[1]}, weights {dense}")
+            want, met = f"{value:.2f} of dense, ≥ {OF_DENSE:g}", value >= OF_DENSE
         share = f"{100 * r['share']:.0f} % of {r['limit']}" if r.get("share") else ""
         out.append(f"| {r['group']}: {r['name']} | {number(r['rate'])} {r['unit']} | {share} | {want} | {mark(met)} |")
     return out
@@ -89,12 +95,12 @@ def kernels(d):
 
 def versions():
     pins = {}
-    for name in ("transformers", "llamacpp"):
+    for name in ("transformers", "llamacpp", "llmcompressor"):
         for l in (ROOT / f"cmd/tune/interop/{name}.txt").read_text().splitlines():
             if "==" in l:
                 k, v = l.split("==")
-                pins[k] = v
-    return ", ".join(f"{k} {pins[k]}" for k in ("torch", "transformers", "peft", "bitsandbytes", "gptqmodel", "tokenizers", "llama-cpp-python"))
+                pins.setdefault(k, v)
+    return ", ".join(f"{k} {pins[k]}" for k in ("torch", "transformers", "peft", "bitsandbytes", "gptqmodel", "llmcompressor", "tokenizers", "llama-cpp-python"))
 
 
 def write(path, sections):

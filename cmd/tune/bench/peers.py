@@ -5,7 +5,7 @@
 
 Same model, same tokens, same threads, rounds of ours and of theirs in turn; best and median are kept. Every measurement
 leaves build/bench/SECTION.KEY.json, and the document is made from those that are there.
-Needs bin/tune and bin/quant (make build), Python 3.11 with venv, a C++ compiler, a quiet machine and about 25 minutes.
+Needs bin/tune and bin/quant (make build), Python 3.11 with venv, a C++ compiler, a quiet machine and about 40 minutes.
 
 Environment: ONLY, a regular expression of SECTION.KEY (ONLY=train, ONLY='llama.Q4'); RESUME=1 leaves out what was measured
 already; MODEL (default models/SmolLM2-135M-Instruct.Q4_1.gguf, see make smollm2); THREADS (default: all cores);

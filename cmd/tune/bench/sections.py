@@ -28,21 +28,18 @@ def kernels():
 
 # gemm: products against OpenBLAS and oneDNN.
 
-SHAPES = ["512 576 576", "512 1536 576", "512 576 1536", "512 49152 576", "2048 1536 576", "2048 2048 2048"]
-
-
 def gemm(library, dtype, kind, limit, rounds=3):
     def measure():
         args = ["bench", "--json", "--quiet", "--threads", THREADS, "--time", 0.2, "--filter", f"^product {limit}/[0-9]*×[0-9]*×[0-9]*, weights {kind}$"]
         mine, theirs = {}, {}
         with Peer("transformers", "peer_math", library=library, dtype=dtype, seconds=0.2) as peer:
             for _ in range(rounds):
-                for s in SHAPES:
-                    theirs.setdefault(s, []).append(peer.ask(s)["best"])
                 for r in json.loads(ours("tune", *args)[0])["rows"]:
-                    mine.setdefault(r["name"].split(",")[0].replace("×", " "), []).append(r["rate"])
+                    shape = r["name"].split(",")[0]
+                    mine.setdefault(shape, []).append(r["rate"])
+                    theirs.setdefault(shape, []).append(peer.ask(shape.replace("×", " "))["best"])
         names = {"openblas": "OpenBLAS sgemm", "torch": f"PyTorch {dtype}"}
-        return [row(f"{s.replace(' ', '×')} {limit}", "GFLOP/s", best(mine[s]), best(theirs[s]), names[library], ratio=1.0, command=shown("tune", *args)) for s in SHAPES]
+        return [row(f"{s} {limit}", "GFLOP/s", best(mine[s]), best(theirs[s]), names[library], ratio=1.0, command=shown("tune", *args)) for s in mine]
     return measure
 
 
@@ -99,7 +96,23 @@ train("lora-bf16-checkpointing", "LoRA r16, bf16, checkpointing", "PEFT", 2.5, N
 train("qlora-f32", "QLoRA NF4, f32", "PEFT and bitsandbytes", 3, None, settings={"dtype": "f32", "adapter": "qlora"}, nf4=True)
 train("qlora-bf16-checkpointing", "QLoRA NF4, bf16, checkpointing", "PEFT and bitsandbytes", 3, 0.7, settings={"dtype": "bf16", "adapter": "qlora", "gradient_checkpointing": True},
       nf4=True, dtype="bfloat16", checkpointing=True)
+train("qlora-f32-checkpointing", "QLoRA NF4, f32, checkpointing", "PEFT and bitsandbytes", 3, 0.7, settings={"dtype": "f32", "adapter": "qlora", "gradient_checkpointing": True},
+      nf4=True, checkpointing=True)
 train("full-f32", "full fine-tune, f32", "PyTorch", 2, None, settings={"dtype": "f32", "adapter": "none", "learning_rate": 2e-5, "lora": None}, lora=False)
+
+
+@section("train", "qlora-lora")
+def qlora_lora():
+    """QLoRA against our own LoRA, which reads dense weights."""
+    out = []
+    for what, base, settings in (("f32", "F32", {"dtype": "f32"}), ("bf16", "BF16", {"dtype": "bf16"}), ("bf16, checkpointing", "BF16", {"dtype": "bf16", "gradient_checkpointing": True})):
+        steps = {"lora": [], "qlora": []}
+        for _ in range(2):
+            for adapter in steps:
+                recipe = train_recipe("qlora-lora", folder(base), **settings, adapter=adapter)
+                steps[adapter] += our_steps(recipe)[0]
+        out.append(row(f"QLoRA NF4 beside our LoRA, {what}", "tokens/s", best(steps["qlora"]), best(steps["lora"]), "our LoRA", ratio=0.95, command=shown("tune", "run", recipe, "--threads", THREADS)))
+    return out
 
 
 @section("train", "long")
@@ -194,10 +207,14 @@ def gptq():
 
 @section("quantize", "awq")
 def awq():
+    options = {"model": str(folder()), "rows": str(token_rows()), "samples": 8, "output": str(WORK / "peer-awq")}
+    with Peer("llmcompressor", "peer_awq", **options) as peer:
+        a = peer.ask()
+    fresh(WORK / "peer-awq")
     runs = [calibrated("awq", 8) for _ in range(2)]
     mine, rss = best([r[0] for r in runs], True), max(r[1] for r in runs) / 1e9
-    return [row("AWQ, 8×512 tokens, 4 bits, group 64", "s", mine, best([199.0], True), "llm-compressor, recorded earlier on two such cores, not measured here", ratio=5, less=True, command=runs[0][2]),
-            row("AWQ, peak resident", "GB", best([rss], True), at_most=0.7, less=True, command=runs[0][2])]
+    return [row("AWQ, 8×512 tokens, 4 bits, group 64", "s", mine, best([a["seconds"]], True), "llm-compressor", ratio=5, less=True, command=runs[0][2]),
+            row("AWQ, peak resident", "GB", best([rss], True), best([a["rss"] / 1e9], True), "llm-compressor", at_most=0.7, less=True, command=runs[0][2])]
 
 
 def llama_imatrix():

@@ -36,6 +36,8 @@ type loader struct {
 	m   *Model
 	src *arch.Source
 	o   Options
+
+	copied []string // tensors that are not read where they are mapped
 }
 
 // build makes the modules with parameters that have names and shapes only.
@@ -106,6 +108,9 @@ func (l *loader) read() error {
 		}
 		l.m.owned[p] = true
 	}
+	for _, name := range l.copied { // the system may have mapped them again beside what was read later
+		l.src.Forget(name)
+	}
 	return nil
 }
 
@@ -131,7 +136,9 @@ func (l *loader) raw(p *autograd.Param) (block.Raw, bool, error) {
 }
 
 // readParam loads one weight as it is held: vectors as float32, linear weights
-// as Hold, everything else as in the file.
+// as Hold, everything else as in the file. Matrices held as in the file are read
+// where it is mapped; not so vectors, because a system with large pages maps
+// megabytes around each.
 func (l *loader) readParam(p *autograd.Param, hold bool) error {
 	r, borrow, err := l.raw(p)
 	if err != nil {
@@ -143,18 +150,19 @@ func (l *loader) readParam(p *autograd.Param, hold bool) error {
 	} else if hold {
 		want = *l.o.Hold
 	}
-	purpose := kernels.Weights
-	if borrow {
-		purpose = kernels.Mapped
-	}
 	if want != r.Type {
 		if r, err = convert(p.Name, r, want); err != nil {
 			return err
 		}
-		l.src.Forget(p.Name)
-		purpose = kernels.Weights
+		borrow = false
 	}
-	p.Mat, err = l.m.Dev.Load(purpose, r.Type, r.Rows, r.Cols, r.Data, kernels.Borrow)
+	if borrow && p.Rows > 1 {
+		p.Mat, err = l.m.Dev.Load(kernels.Mapped, r.Type, r.Rows, r.Cols, r.Data, kernels.Borrow)
+		return err
+	}
+	p.Mat, err = l.m.Dev.Load(kernels.Weights, r.Type, r.Rows, r.Cols, r.Data, kernels.Copy)
+	l.src.Forget(p.Name)
+	l.copied = append(l.copied, p.Name)
 	return err
 }
 

@@ -45,13 +45,19 @@ func limitOf(bf16 bool) Limit {
 // products are x [N,in]·Wᵀ at the shapes of SmolLM2-135M and Llama-3.2-1B, its
 // gradients, and the same with weights that are decoded on the way.
 func products(dev kernels.Backend) []row {
+	shapes := [][3]int{
+		{512, 192, 576}, {512, 576, 576}, {512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576},
+		{2048, 192, 576}, {2048, 1536, 576}, {2048, 49152, 576},
+		{512, 512, 2048}, {512, 8192, 2048}, {512, 2048, 8192},
+		{2048, 512, 2048}, {2048, 2048, 2048}, {2048, 8192, 2048},
+	}
 	var out []row
 	for _, bf16 := range arithmetics(dev) {
 		dense := dtype.Of(dtype.F32)
 		if bf16 {
 			dense = dtype.Of(dtype.BF16)
 		}
-		for _, s := range [][3]int{{512, 576, 576}, {512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576}, {2048, 1536, 576}, {2048, 2048, 2048}, {512, 8192, 2048}, {512, 2048, 8192}} {
+		for _, s := range shapes {
 			out = append(out, linear(dense, bf16, s[0], s[1], s[2]))
 		}
 		for _, s := range [][3]int{{512, 1536, 576}, {512, 576, 1536}, {2048, 2048, 2048}} {

@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"unsafe"
+
 	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
 	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/par"
@@ -22,16 +24,27 @@ const (
 	maxRound   = 2560 // dwords of k that the passes of one round may have together
 	maxRows    = 1120 // rows of A packed at a time
 	smallWork  = 1 << 16
+	groupSize  = 96 << 10 // dwords of the panels of B that take turns with a panel of A, at most
+	maxGroup   = 4        // and how many there are
+	pastFrom   = 2 << 20  // elements of a C from which on it is written past the caches
 )
 
-// micro computes an mr×nr tile: c = alpha·a·b, plus c with acc. k counts
+// micro computes an mr×nr tile: c = alpha·a·b, plus c with acc accAdd. k counts
 // dwords; a is [k][mr], b [k][nr], c has rows of ldc floats.
 type micro func(k int, a, b, c *float32, ldc, acc int, alpha float32)
+
+// What a micro-kernel does with c.
+const (
+	accSet  = iota
+	accAdd  // add to it
+	accPast // set it past the caches: wide tiles of kernels with past, whole lines of 64 bytes
+)
 
 // kernel is the set of micro-kernels of a level. A dword of a panel holds ku
 // values of k: one f32, or two bf16 with the first in the low half.
 type kernel struct {
 	mr, ku       int
+	past         bool    // has accPast
 	wide, narrow []micro // for 32 and 16 columns, by rows 1…mr
 }
 
@@ -61,6 +74,7 @@ type gemm struct {
 	ldc    int
 	m, n   int
 	add    bool
+	past   bool // C is written past the caches
 	rounds [][]pass
 	depth  int // largest number of dwords of a round, rounded up
 	mr     int // smallest of the kernels used
@@ -83,6 +97,14 @@ func (c *CPU) gemm(dst []float32, ldc, m, n int, add bool, terms ...product) {
 	}
 	_ = dst[(m-1)*ldc+n-1]
 	g.run(c)
+}
+
+// isPast reports whether C is better written past the caches: one pass writes
+// it, it is too large to be found there again, and its tiles are whole lines.
+func (g *gemm) isPast() bool {
+	round := g.rounds[0]
+	return g.half == nil && g.m*g.n >= pastFrom && !g.add && len(g.rounds) == 1 && len(round) == 1 && round[0].kern.past &&
+		g.ldc%16 == 0 && uintptr(unsafe.Pointer(&g.c[0]))%64 == 0
 }
 
 // run computes C where there is something to compute.
@@ -143,16 +165,19 @@ func dealRows(m, mr int) rowsOf {
 // start is the first row of panel i.
 func (r rowsOf) start(i int) int { return i*r.each + min(i, r.more) }
 
-// blocked packs a block of rows of A once, then streams panels of B through it:
-// each is packed just before it is used by the worker that uses it.
+// blocked packs a block of rows of A once, then streams panels of B through it,
+// a few at a time: the worker that uses them packs them just before, and while a
+// panel of A is near it goes past them all.
 func (g *gemm) blocked(c *CPU, panels int) {
 	blocks := ceilDiv(g.m, maxRows)
 	mb := roundUp(ceilDiv(g.m, blocks), g.mr)
-	span := g.depth*g.mr + 16
-	buf := c.workspace(ceilDiv(mb, g.mr)*span + g.areaSize(g.depth*panelWidth+16))
+	span, bspan := g.depth*g.mr+16, g.depth*panelWidth+16
+	group := max(1, min(maxGroup, panels, groupSize/(g.depth*panelWidth)))
+	buf := c.workspace(ceilDiv(mb, g.mr)*span + g.areaSize(group*bspan))
 	defer buf.free()
 	g.abuf = buf.take(ceilDiv(mb, g.mr) * span)
-	g.areas = newAreas(buf, g.depth*panelWidth+16)
+	g.areas = newAreas(buf, group*bspan)
+	g.past = g.isPast()
 	for i0 := 0; i0 < g.m; i0 += mb {
 		m := min(mb, g.m-i0)
 		rows := dealRows(m, g.mr)
@@ -167,17 +192,22 @@ func (g *gemm) blocked(c *CPU, panels int) {
 				g.areas.put(w)
 			})
 			chunk := max(1, smallWork/(m*g.depth*panelWidth))
-			if panels >= 64 {
-				chunk = max(chunk, 2)
-			}
-			par.For(panels, chunk, func(lo, hi int) {
+			par.Split(panels, chunk, max(chunk, group), func(lo, hi int) {
 				w := g.areas.get()
-				for j := lo; j < hi; j++ {
-					g.packB(w.panel, round, j, w)
+				for ; lo < hi; lo += group {
+					js := min(group, hi-lo)
+					for j := range js {
+						g.packB(w.panel[j*bspan:], round, lo+j, w)
+					}
 					for ip := range rows.panels {
 						r := rows.start(ip)
-						g.tile(round, g.abuf[ip*span:], w.panel, i0+r, rows.start(ip+1)-r, j, w)
+						for j := range js {
+							g.tile(round, g.abuf[ip*span:], w.panel[j*bspan:], i0+r, rows.start(ip+1)-r, lo+j, w)
+						}
 					}
+				}
+				if g.past {
+					storeFence()
 				}
 				g.areas.put(w)
 			})
@@ -262,7 +292,11 @@ func (g *gemm) tile(round []pass, a, b []float32, row, mr, j int, w *area) {
 	}
 	for i := range round {
 		p := &round[i]
-		p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.off*nr], &g.c[at], g.ldc, b2i(g.add || !p.first), p.alpha)
+		acc := b2i(g.add || !p.first)
+		if g.past && nr == panelWidth {
+			acc = accPast
+		}
+		p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.off*nr], &g.c[at], g.ldc, acc, p.alpha)
 	}
 }
 

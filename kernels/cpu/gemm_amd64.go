@@ -6,14 +6,14 @@ import (
 	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
-var f32AVX512 = &kernel{mr: 14, ku: 1,
+var f32AVX512 = &kernel{mr: 14, ku: 1, past: true,
 	wide: []micro{nil, microF512x1x32, microF512x2x32, microF512x3x32, microF512x4x32, microF512x5x32, microF512x6x32, microF512x7x32,
 		microF512x8x32, microF512x9x32, microF512x10x32, microF512x11x32, microF512x12x32, microF512x13x32, microF512x14x32},
 	narrow: []micro{nil, microF512x1x16, microF512x2x16, microF512x3x16, microF512x4x16, microF512x5x16, microF512x6x16, microF512x7x16,
 		microF512x8x16, microF512x9x16, microF512x10x16, microF512x11x16, microF512x12x16, microF512x13x16, microF512x14x16},
 }
 
-var bf16AVX512 = &kernel{mr: 14, ku: 2,
+var bf16AVX512 = &kernel{mr: 14, ku: 2, past: true,
 	wide: []micro{nil, microB512x1x32, microB512x2x32, microB512x3x32, microB512x4x32, microB512x5x32, microB512x6x32, microB512x7x32,
 		microB512x8x32, microB512x9x32, microB512x10x32, microB512x11x32, microB512x12x32, microB512x13x32, microB512x14x32},
 	narrow: []micro{nil, microB512x1x16, microB512x2x16, microB512x3x16, microB512x4x16, microB512x5x16, microB512x6x16, microB512x7x16,

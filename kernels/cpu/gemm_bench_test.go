@@ -8,25 +8,16 @@ import (
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
-// peak is the register peak of all threads in flop/s, the best of a few slices
-// taken now: clocks drift, so a share is only fair within one run.
+// peak is the register peak of all threads in flop/s now: clocks drift, so a
+// share is only fair within one run.
 func peak(bf16 bool) float64 {
-	const n = 40000
-	best := time.Hour
-	var flops float64
-	for range 64 { // waking a parked thread may take several
-		t := time.Now()
-		par.For(par.Threads(), 1, func(lo, hi int) { flops = level.Peak(n, bf16) })
-		best = min(best, time.Since(t))
+	if p := new(Meter).Peak(bf16, par.Threads()); p > 0 {
+		return 1e9 * p
 	}
-	if flops == 0 {
-		return math.NaN()
-	}
-	return flops * float64(par.Threads()) / best.Seconds()
+	return math.NaN()
 }
 
 // measure runs f and reports its rate, and the best of its runs as a share of the peak.
@@ -50,15 +41,23 @@ func benchBuffer(b *testing.B, c *CPU, n int) kernels.Buffer {
 	if err != nil {
 		b.Fatal(err)
 	}
-	copy(f32(x), random(n))
+	fillRandom(f32(x))
 	return x
+}
+
+// fillRandom repeats a few random numbers.
+func fillRandom(x []float32) {
+	some := random(min(len(x), 1<<20-3))
+	for len(x) > 0 {
+		x = x[copy(x, some):]
+	}
 }
 
 func benchWeight(b *testing.B, c *CPU, t dtype.Type, rows, cols int) kernels.Mat {
 	m := make([]byte, dtype.Size(t, rows, cols))
 	switch t.Kind {
 	case dtype.F32:
-		copy(view[float32](m), random(rows*cols))
+		fillRandom(view[float32](m))
 	default: // any bits are codes; keep scales small and finite
 		for i := range m {
 			m[i] = byte(i*7) & 0x3b
@@ -73,17 +72,32 @@ func benchWeight(b *testing.B, c *CPU, t dtype.Type, rows, cols int) kernels.Mat
 
 // The shapes of SmolLM2-135M: x [N,in]·Wᵀ.
 var linearBench = [][3]int{
-	{512, 576, 576}, {512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576},
-	{2048, 576, 576}, {2048, 1536, 576}, {2048, 576, 1536}, {2048, 16, 576},
+	{512, 192, 576}, {512, 576, 576}, {512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576},
+	{2048, 192, 576}, {2048, 576, 576}, {2048, 1536, 576}, {2048, 576, 1536}, {2048, 49152, 576}, {2048, 16, 576},
 }
 
-func BenchmarkLinear(b *testing.B) {
+// Those of Llama 3.2 1B.
+var llamaBench = [][3]int{
+	{512, 512, 2048}, {512, 2048, 2048}, {512, 8192, 2048}, {512, 2048, 8192}, {512, 128256, 2048},
+	{2048, 512, 2048}, {2048, 2048, 2048}, {2048, 8192, 2048}, {2048, 2048, 8192}, {2048, 128256, 2048},
+}
+
+func BenchmarkLinear(b *testing.B) { benchLinear(b, linearBench) }
+
+func BenchmarkLinearLlama(b *testing.B) { benchLinear(b, llamaBench) }
+
+// benchLinear multiplies by weights of the arithmetic's own type.
+func benchLinear(b *testing.B, shapes [][3]int) {
 	c := New(Options{})
 	for _, bf16 := range []bool{false, true} {
-		for _, s := range linearBench {
+		for _, s := range shapes {
 			n, out, in := s[0], s[1], s[2]
 			b.Run(fmt.Sprintf("bf16=%v/%dx%dx%d", bf16, n, out, in), func(b *testing.B) {
-				w := benchWeight(b, c, dtype.Of(dtype.BF16), out, in)
+				t := dtype.Type{}
+				if bf16 {
+					t = dtype.Of(dtype.BF16)
+				}
+				w := benchWeight(b, c, t, out, in)
 				x, y := benchBuffer(b, c, n*in), benchBuffer(b, c, n*out)
 				a := &kernels.LinearArgs{N: n, X: x, W: w, BF16: bf16}
 				measure(b, 2*float64(n)*float64(out)*float64(in), bf16, func() { c.Linear(kernels.To(y), a) })

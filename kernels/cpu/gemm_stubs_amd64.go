@@ -12,12 +12,12 @@ func microF512x1x16(k int, a *float32, b *float32, c *float32, ldc int, acc int,
 //go:noescape
 func microB512x1x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x1x32 is a 1×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x1x32 is a 1×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x1x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x1x32 is a 1×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x1x32 is a 1×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x1x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -32,12 +32,12 @@ func microF512x2x16(k int, a *float32, b *float32, c *float32, ldc int, acc int,
 //go:noescape
 func microB512x2x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x2x32 is a 2×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x2x32 is a 2×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x2x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x2x32 is a 2×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x2x32 is a 2×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x2x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -52,12 +52,12 @@ func microF512x3x16(k int, a *float32, b *float32, c *float32, ldc int, acc int,
 //go:noescape
 func microB512x3x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x3x32 is a 3×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x3x32 is a 3×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x3x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x3x32 is a 3×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x3x32 is a 3×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x3x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -72,12 +72,12 @@ func microF512x4x16(k int, a *float32, b *float32, c *float32, ldc int, acc int,
 //go:noescape
 func microB512x4x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x4x32 is a 4×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x4x32 is a 4×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x4x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x4x32 is a 4×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x4x32 is a 4×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x4x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -92,12 +92,12 @@ func microF512x5x16(k int, a *float32, b *float32, c *float32, ldc int, acc int,
 //go:noescape
 func microB512x5x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x5x32 is a 5×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x5x32 is a 5×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x5x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x5x32 is a 5×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x5x32 is a 5×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x5x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -112,12 +112,12 @@ func microF512x6x16(k int, a *float32, b *float32, c *float32, ldc int, acc int,
 //go:noescape
 func microB512x6x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x6x32 is a 6×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x6x32 is a 6×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x6x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x6x32 is a 6×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x6x32 is a 6×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x6x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -132,12 +132,12 @@ func microF512x7x16(k int, a *float32, b *float32, c *float32, ldc int, acc int,
 //go:noescape
 func microB512x7x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x7x32 is a 7×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x7x32 is a 7×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x7x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x7x32 is a 7×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x7x32 is a 7×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x7x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -152,12 +152,12 @@ func microF512x8x16(k int, a *float32, b *float32, c *float32, ldc int, acc int,
 //go:noescape
 func microB512x8x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x8x32 is a 8×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x8x32 is a 8×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x8x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x8x32 is a 8×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x8x32 is a 8×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x8x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -172,12 +172,12 @@ func microF512x9x16(k int, a *float32, b *float32, c *float32, ldc int, acc int,
 //go:noescape
 func microB512x9x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x9x32 is a 9×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x9x32 is a 9×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x9x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x9x32 is a 9×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x9x32 is a 9×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x9x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -192,12 +192,12 @@ func microF512x10x16(k int, a *float32, b *float32, c *float32, ldc int, acc int
 //go:noescape
 func microB512x10x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x10x32 is a 10×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x10x32 is a 10×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x10x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x10x32 is a 10×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x10x32 is a 10×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x10x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -212,12 +212,12 @@ func microF512x11x16(k int, a *float32, b *float32, c *float32, ldc int, acc int
 //go:noescape
 func microB512x11x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x11x32 is a 11×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x11x32 is a 11×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x11x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x11x32 is a 11×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x11x32 is a 11×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x11x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -232,12 +232,12 @@ func microF512x12x16(k int, a *float32, b *float32, c *float32, ldc int, acc int
 //go:noescape
 func microB512x12x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x12x32 is a 12×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x12x32 is a 12×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x12x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x12x32 is a 12×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x12x32 is a 12×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x12x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -252,12 +252,12 @@ func microF512x13x16(k int, a *float32, b *float32, c *float32, ldc int, acc int
 //go:noescape
 func microB512x13x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x13x32 is a 13×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x13x32 is a 13×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x13x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x13x32 is a 13×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x13x32 is a 13×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x13x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
@@ -272,12 +272,12 @@ func microF512x14x16(k int, a *float32, b *float32, c *float32, ldc int, acc int
 //go:noescape
 func microB512x14x16(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microF512x14x32 is a 14×32 tile of f32: c = alpha·a·b, plus c where acc is not 0.
+// microF512x14x32 is a 14×32 tile of f32: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microF512x14x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)
 
-// microB512x14x32 is a 14×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is not 0.
+// microB512x14x32 is a 14×32 tile of bf16 pairs: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches.
 //
 //go:noescape
 func microB512x14x32(k int, a *float32, b *float32, c *float32, ldc int, acc int, alpha float32)

@@ -149,11 +149,11 @@ func TestGemm(t *testing.T) {
 	})
 }
 
-// A long k is cut into passes, a high A into blocks.
+// A long k is cut into passes, a high A into blocks; a large C is written past the caches.
 func TestGemmBlocks(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		c := New(Options{})
-		for _, s := range [][3]int{{20, 40, 4500}, {1200, 33, 70}, {1130, 260, 40}} {
+		for _, s := range [][3]int{{20, 40, 4500}, {1200, 33, 70}, {1130, 260, 40}, {1030, 2064, 21}} {
 			m, n, k := s[0], s[1], s[2]
 			a, b := random(m*k), random(n*k)
 			out := buffer(t, c, "c", fill(m*n, 1))
@@ -223,7 +223,7 @@ func sameBits(t *testing.T, what string, f func() []float32) {
 func TestGemmSameBitsAtAnyThreads(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		c := New(Options{})
-		for _, s := range [][3]int{{300, 290, 130}, {500, 40, 2100}, {1200, 300, 20}} {
+		for _, s := range [][3]int{{300, 290, 130}, {500, 40, 2100}, {1200, 300, 20}, {1030, 2064, 9}} {
 			m, n, k := s[0], s[1], s[2]
 			a, b := buffer(t, c, "a", random(m*k)), buffer(t, c, "b", random(n*k))
 			sameBits(t, fmt.Sprint(s), func() []float32 {

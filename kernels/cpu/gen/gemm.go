@@ -53,22 +53,33 @@ func micro512(mr, nv int, bf bool) {
 	if bf {
 		name, what = fmt.Sprintf("microB512x%dx%d", mr, 16*nv), "bf16 pairs"
 	}
-	text(name, fmt.Sprintf("is a %d×%d tile of %s: c = alpha·a·b, plus c where acc is not 0.", mr, 16*nv, what), microArgs...)
+	doc := fmt.Sprintf("is a %d×%d tile of %s: c = alpha·a·b, plus c where acc is not 0", mr, 16*nv, what)
+	if nv == 2 {
+		doc = fmt.Sprintf("is a %d×%d tile of %s: c = alpha·a·b, plus c where acc is 1. Where it is 2, c is written past the caches", mr, 16*nv, what)
+	}
+	text(name, doc+".", microArgs...)
 	acc := func(i, j int) int { return i*nv + j }
 	vb := mr * nv
 	vx := vb + nv
 	spare := min(4, 32-vx)
 	e("SHLQ $2, SI")
+	for i := range mr * nv {
+		e("VPXORD Z%d, Z%d, Z%d", i, i, i)
+	}
+	if nv == 2 {
+		e("CMPQ R8, $2")
+		e("JEQ product")
+	}
 	e("MOVQ DX, DI")
 	for i := range mr {
 		for j := range nv {
 			e("PREFETCHT0 %d(DI)", 64*j)
-			e("VPXORD Z%d, Z%d, Z%d", acc(i, j), acc(i, j), acc(i, j))
 		}
 		if i < mr-1 {
 			e("ADDQ SI, DI")
 		}
 	}
+	label("product")
 	microLoop(func(u int) {
 		for j := range nv {
 			e("VMOVUPS %d(CX), Z%d", (u*nv+j)*64, vb+j)
@@ -126,6 +137,11 @@ func microStore(mr, nv, bytes int, reg string, va int) {
 	e("VBROADCASTSS alpha+48(FP), %s%d", reg, va)
 	e("TESTQ R8, R8")
 	e("JZ plain")
+	stream := bytes == 64 && nv == 2
+	if stream {
+		e("CMPQ R8, $2")
+		e("JEQ stream")
+	}
 	for i := range mr {
 		for j := range nv {
 			r := i*nv + j
@@ -137,16 +153,23 @@ func microStore(mr, nv, bytes int, reg string, va int) {
 		}
 	}
 	ret()
-	label("plain")
-	for i := range mr {
-		for j := range nv {
-			r := i*nv + j
-			e("VMULPS %s%d, %s%d, %s%d", reg, va, reg, r, reg, r)
-			e("VMOVUPS %s%d, %d(DX)", reg, r, bytes*j)
+	scaled := func(store string) {
+		for i := range mr {
+			for j := range nv {
+				r := i*nv + j
+				e("VMULPS %s%d, %s%d, %s%d", reg, va, reg, r, reg, r)
+				e("%s %s%d, %d(DX)", store, reg, r, bytes*j)
+			}
+			if i < mr-1 {
+				e("ADDQ SI, DX")
+			}
 		}
-		if i < mr-1 {
-			e("ADDQ SI, DX")
-		}
+		ret()
 	}
-	ret()
+	label("plain")
+	scaled("VMOVUPS")
+	if stream {
+		label("stream")
+		scaled("VMOVNTPS")
+	}
 }

@@ -10,6 +10,7 @@ func main() {
 	save()
 
 	gemm()
+	stream()
 	avx2()
 	vecs()
 	halves()

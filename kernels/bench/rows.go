@@ -107,18 +107,33 @@ const streamed = 192 << 20
 
 // matvecs are products of one token with weights from memory.
 func matvecs() []row {
-	const cols = 2048
 	var out []row
-	for _, t := range []dtype.Type{dtype.Of(dtype.F32), dtype.Of(dtype.F16), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K),
-		dtype.Of(dtype.Q6_K), dtype.NF4Double, int4(128)} {
-		out = append(out, row{"matrix·vector", fmt.Sprintf("weights %v", t), func(x *env) op {
-			rows := streamed / dtype.Size(t, 1024, cols) * 1024
-			a := &kernels.LinearArgs{N: 1, X: x.random(cols), W: x.weight(t, rows, cols), Fast: true}
-			y := x.empty(rows)
-			return op{work: float64(dtype.Size(t, rows, cols)) / 1e9, unit: "GB/s", limit: Read, call: func() { x.Linear(kernels.To(y), a) }}
-		}})
+	for _, k := range []dtype.Kind{dtype.F32, dtype.F16, dtype.BF16, dtype.Q8_0, dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1, dtype.IQ4_NL,
+		dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K, dtype.IQ4_XS} {
+		out = append(out, matvec(dtype.Of(k), true))
+	}
+	for _, t := range []dtype.Type{dtype.NF4Double, {Kind: dtype.NF4, Group: 64}, {Kind: dtype.FP4, Group: 64}, int4(128),
+		{Kind: dtype.Int8, Group: 128, Scale: dtype.F16}, {Kind: dtype.Int2, Group: 64, Scale: dtype.F16}, {Kind: dtype.Int3, Group: 128, Scale: dtype.F16}} {
+		out = append(out, matvec(t, true))
+	}
+	for _, t := range []dtype.Type{dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K), dtype.NF4Double, int4(128)} {
+		out = append(out, matvec(t, false))
 	}
 	return out
+}
+
+func matvec(t dtype.Type, fast bool) row {
+	const cols = 2048
+	name := fmt.Sprintf("weights %v", t)
+	if !fast {
+		name += ", x not rounded"
+	}
+	return row{"matrix·vector", name, func(x *env) op {
+		rows := streamed / dtype.Size(t, 1024, cols) * 1024
+		a := &kernels.LinearArgs{N: 1, X: x.random(cols), W: x.weight(t, rows, cols), Fast: fast}
+		y := x.empty(rows)
+		return op{work: float64(dtype.Size(t, rows, cols)) / 1e9, unit: "GB/s", limit: Read, call: func() { x.Linear(kernels.To(y), a) }}
+	}}
 }
 
 // attention counts visible scores only: two products of D a score forward, five

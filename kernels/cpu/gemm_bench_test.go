@@ -59,8 +59,11 @@ func benchWeight(b *testing.B, c *CPU, t dtype.Type, rows, cols int) kernels.Mat
 	case dtype.F32:
 		fillRandom(view[float32](m))
 	default: // any bits are codes; keep scales small and finite
-		for i := range m {
+		for i := range min(len(m), 1<<16) {
 			m[i] = byte(i*7) & 0x3b
+		}
+		for n := 1 << 16; n < len(m); n *= 2 {
+			copy(m[n:], m[:n])
 		}
 	}
 	mat, err := c.Load(kernels.Weights, t, rows, cols, m, kernels.Copy)

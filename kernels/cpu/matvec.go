@@ -16,9 +16,8 @@ import (
 // whose order depends on the number of columns alone, so neither the rows of x
 // beside it nor the cutting of the weight changes a bit.
 //
-// With f32 and bf16 weights the arithmetic is f32. Quantized weights are
-// multiplied as integers with x rounded to 8 bits, which only LinearArgs.Fast
-// allows.
+// The arithmetic is f32. Where LinearArgs.Fast allows it, quantized weights are
+// multiplied as integers with x rounded to 8 bits.
 
 // mvUnit is the number of columns such kernels take at a time.
 const mvUnit = 64
@@ -42,6 +41,7 @@ type mvWeight struct {
 	data        []byte // from the first row on
 	rowBytes    int
 	kernel      *mvKernel
+	most        int // rows of x in a tile
 	x           mvRounding
 	scales      *mvScales // nil: in the blocks
 	table       []byte    // of a codebook
@@ -112,9 +112,9 @@ func (c *CPU) matvec(y kernels.Dst, a *kernels.LinearArgs) bool {
 	if w == nil {
 		return false
 	}
-	x := mvTiles(a.N)
+	x := mvTiles(a.N, w.most)
 	var mem []float32
-	if p := f32(a.X); w.x.floats && a.N == 1 && a.Drop == nil && !a.BF16 {
+	if p := f32(a.X); w.x.floats && !w.x.split && a.N == 1 && a.Drop == nil && !a.BF16 {
 		x.data = p
 	} else {
 		mem = c.scratch.take(a.N * w.xFloats())
@@ -159,10 +159,10 @@ type mvX struct {
 
 var mvTileRows = [...]int{8, 4, 2, 1}
 
-func mvTiles(n int) mvX {
+func mvTiles(n, most int) mvX {
 	var x mvX
 	for _, m := range mvTileRows {
-		for ; n >= m; n -= m {
+		for ; m <= most && n >= m; n -= m {
 			x.tiles = append(x.tiles, m)
 		}
 	}
@@ -189,6 +189,10 @@ func (c *CPU) mvPrepare(x mvX, w *mvWeight, a *kernels.LinearArgs) {
 				r = row
 			}
 			dst := x.data[first*w.xFloats()+i*w.x.block():]
+			if w.x.floats && w.x.split {
+				mvSplit(dst, m*mvUnit, r)
+				continue
+			}
 			if w.x.floats {
 				for u := range w.units {
 					copy(dst[u*m*mvUnit:], r[u*mvUnit:][:mvUnit])

@@ -20,6 +20,7 @@ type mvKernel struct {
 
 var (
 	mvF32  = &mvKernel{f: [9]func(rows, units int, w, x, y *float32, ldy int){1: mvF321, 2: mvF322, 4: mvF324, 8: mvF328}}
+	mvF16  = &mvKernel{h: [9]func(rows, units int, w *uint16, x, y *float32, ldy int){1: mvF161, 2: mvF162, 4: mvF164, 8: mvF168}}
 	mvBF16 = &mvKernel{h: [9]func(rows, units int, w *uint16, x, y *float32, ldy int){1: mvBF161, 2: mvBF162, 4: mvBF164, 8: mvBF168}}
 	mvQ40  = &mvKernel{ints: [9]mvFunc{1: mvQ401, 2: mvQ402, 4: mvQ404, 8: mvQ408}}
 	mvQ41  = &mvKernel{ints: [9]mvFunc{1: mvQ411, 2: mvQ412, 4: mvQ414, 8: mvQ418}}
@@ -30,6 +31,9 @@ var (
 	mvQ4K  = &mvKernel{ints: [9]mvFunc{1: mvQ4K1, 2: mvQ4K2, 4: mvQ4K4, 8: mvQ4K8}}
 	mvQ5K  = &mvKernel{ints: [9]mvFunc{1: mvQ5K1, 2: mvQ5K2, 4: mvQ5K4, 8: mvQ5K8}}
 	mvQ6K  = &mvKernel{ints: [9]mvFunc{1: mvQ6K1, 2: mvQ6K2, 4: mvQ6K4, 8: mvQ6K8}}
+	mvQ2K  = &mvKernel{ints: [9]mvFunc{1: mvQ2K1, 2: mvQ2K2, 4: mvQ2K4, 8: mvQ2K8}}
+	mvQ3K  = &mvKernel{ints: [9]mvFunc{1: mvQ3K1, 2: mvQ3K2, 4: mvQ3K4, 8: mvQ3K8}}
+	mvIQ4S = &mvKernel{ints: [9]mvFunc{1: mvIQ4XS1, 2: mvIQ4XS2, 4: mvIQ4XS4, 8: mvIQ4XS8}}
 	mvLow  = &mvKernel{ints: [9]mvFunc{1: mvLow1, 2: mvLow2, 4: mvLow4, 8: mvLow8}}
 	mvByte = &mvKernel{ints: [9]mvFunc{1: mvBytes1, 2: mvBytes2, 4: mvBytes4, 8: mvBytes8}}
 	mvCode = &mvKernel{ints: [9]mvFunc{1: mvBook1, 2: mvBook2, 4: mvBook4, 8: mvBook8}}
@@ -41,26 +45,31 @@ func newMVWeight(a *kernels.LinearArgs) *mvWeight {
 		return nil
 	}
 	o := weight(a.W, false)
-	w := &mvWeight{rows: a.W.Rows, units: a.W.Cols / mvUnit, x: mvRounding{factor: 1}}
+	w := &mvWeight{rows: a.W.Rows, units: a.W.Cols / mvUnit, most: mvTileRows[0], x: mvRounding{factor: 1}}
 	switch {
 	case o.f != nil && !a.BF16:
 		w.x.floats, w.kernel, w.rowBytes, w.data = true, mvF32, 4*a.W.Cols, bytesOf(o.f)
 	case o.h != nil:
 		w.x.floats, w.kernel, w.rowBytes, w.data = true, mvBF16, 2*a.W.Cols, bytesOf(o.h)
-	case o.units != nil && a.Fast && level.HasVNNI():
-		if !w.integers(o.units, o.row0) {
+	case o.raw == nil || a.BF16 && !a.Fast:
+		return nil
+	case o.raw.Type.Kind == dtype.F16:
+		w.x.floats, w.kernel, w.rowBytes = true, mvF16, 2*a.W.Cols
+		w.data = o.raw.Data[o.row0*w.rowBytes:]
+	default:
+		u := o.units
+		if u == nil {
+			u = &unitType{raw: o.raw, row: dtype.Planes(o.raw.Type, 1, a.W.Cols)[dtype.Codes].Len}
+		}
+		if !(a.Fast && level.HasVNNI() && w.integers(u, o.row0)) && !w.exact(u, o.row0) {
 			return nil
 		}
-	default:
-		return nil
 	}
 	return w
 }
 
-// integers sets the kernel of a quantized type.
+// integers sets the kernel of a quantized type for x rounded to 8 bits.
 func (w *mvWeight) integers(u *unitType, row0 int) bool {
-	w.rowBytes = u.row
-	w.data = u.raw.Data[row0*u.row:]
 	switch u.raw.Type.Kind {
 	case dtype.Q4_0:
 		w.blocks(mvQ40, 8)
@@ -75,28 +84,38 @@ func (w *mvWeight) integers(u *unitType, row0 int) bool {
 	case dtype.IQ4_NL:
 		w.blocks(mvIQ4K, 128)
 		w.table = mvIQ4
+	case dtype.Q2_K:
+		w.kernel, w.x.k = mvQ2K, true
+	case dtype.Q3_K:
+		w.kernel, w.x.k = mvQ3K, true
 	case dtype.Q4_K:
 		w.kernel, w.x.k = mvQ4K, true
 	case dtype.Q5_K:
 		w.kernel, w.x.k = mvQ5K, true
 	case dtype.Q6_K:
 		w.kernel, w.x.k = mvQ6K, true
+	case dtype.IQ4_XS:
+		w.kernel, w.x.k, w.table = mvIQ4S, true, mvIQ4
 	case dtype.Int4:
 		w.kernel, w.x.split = mvLow, true
-		return w.apart(u, row0)
 	case dtype.Int8:
 		w.kernel = mvByte
-		return w.apart(u, row0)
 	case dtype.NF4, dtype.FP4:
 		w.kernel, w.x.split, w.x.offset, w.x.factor, w.table = mvCode, true, 128, 1.0/mvBookOne, mvNF4
 		if u.raw.Type.Kind == dtype.FP4 {
 			w.table = mvFP4
 		}
-		return w.apart(u, row0)
 	default:
 		return false
 	}
-	return true
+	return w.codes(u, row0)
+}
+
+// codes sets where codes are, and their scales.
+func (w *mvWeight) codes(u *unitType, row0 int) bool {
+	w.rowBytes = u.row
+	w.data = u.raw.Data[row0*u.row:]
+	return u.raw.Type.Kind < dtype.NF4 || w.apart(u, row0)
 }
 
 // blocks sets the kernel of a type with blocks of 32, which want x's scales
@@ -107,6 +126,9 @@ func (w *mvWeight) blocks(k *mvKernel, zero int) {
 
 // apart sets where scales are that do not lie in the blocks. A unit must have one.
 func (w *mvWeight) apart(u *unitType, row0 int) bool {
+	if u.scales == nil && !u.groups() {
+		return false
+	}
 	w.scales = &mvScales{u: u, row0: row0, perRow: u.perRow, shift: u.shift - 6}
 	if u.flat != 0 {
 		w.scales.perRow = u.flat >> u.shift

@@ -8,6 +8,8 @@ type mvKernel struct{}
 
 func newMVWeight(*kernels.LinearArgs) *mvWeight { return nil }
 
+func mvSplit([]float32, int, []float32) {}
+
 func mvQuantize([]float32, int, []float32, mvRounding) {}
 
 func (w *mvWeight) tile([]float32, int, []float32, int, int, int, []float32, int) {}

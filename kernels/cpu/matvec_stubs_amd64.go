@@ -47,6 +47,11 @@ func mvF321(rows int, units int, w *float32, x *float32, y *float32, ldy int)
 //go:noescape
 func mvBF161(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
 
+// mvF161 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of f16; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvF161(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+
 // mvQ401 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q40; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -77,6 +82,16 @@ func mvQ801(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //go:noescape
 func mvIQ41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
 
+// mvQ2K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q2K; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ2K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
+// mvQ3K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q3K; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ3K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
 // mvQ4K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q4K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -91,6 +106,11 @@ func mvQ5K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //
 //go:noescape
 func mvQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
+// mvIQ4XS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ4XS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
 
 // mvLow1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
@@ -116,6 +136,11 @@ func mvF322(rows int, units int, w *float32, x *float32, y *float32, ldy int)
 //
 //go:noescape
 func mvBF162(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+
+// mvF162 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of f16; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvF162(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
 
 // mvQ402 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q40; units are of 64 columns, ldy is in floats.
 //
@@ -147,6 +172,16 @@ func mvQ802(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //go:noescape
 func mvIQ42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
 
+// mvQ2K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q2K; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ2K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
+// mvQ3K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q3K; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ3K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
 // mvQ4K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q4K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -161,6 +196,11 @@ func mvQ5K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //
 //go:noescape
 func mvQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
+// mvIQ4XS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ4XS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
 
 // mvLow2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
@@ -186,6 +226,11 @@ func mvF324(rows int, units int, w *float32, x *float32, y *float32, ldy int)
 //
 //go:noescape
 func mvBF164(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+
+// mvF164 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of f16; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvF164(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
 
 // mvQ404 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q40; units are of 64 columns, ldy is in floats.
 //
@@ -217,6 +262,16 @@ func mvQ804(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //go:noescape
 func mvIQ44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
 
+// mvQ2K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q2K; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ2K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
+// mvQ3K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q3K; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ3K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
 // mvQ4K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q4K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -231,6 +286,11 @@ func mvQ5K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //
 //go:noescape
 func mvQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
+// mvIQ4XS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ4XS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
 
 // mvLow4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
@@ -256,6 +316,11 @@ func mvF328(rows int, units int, w *float32, x *float32, y *float32, ldy int)
 //
 //go:noescape
 func mvBF168(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+
+// mvF168 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of f16; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvF168(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
 
 // mvQ408 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q40; units are of 64 columns, ldy is in floats.
 //
@@ -287,6 +352,16 @@ func mvQ808(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //go:noescape
 func mvIQ48(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
 
+// mvQ2K8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q2K; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ2K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
+// mvQ3K8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q3K; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ3K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
 // mvQ4K8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q4K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -301,6 +376,11 @@ func mvQ5K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //
 //go:noescape
 func mvQ6K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+
+// mvIQ4XS8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ4XS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ4XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
 
 // mvLow8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //

@@ -17,10 +17,11 @@ import (
 
 // mvTypes are the types whose products of few rows have kernels of their own.
 var mvTypes = []dtype.Type{
-	dtype.Of(dtype.F32), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_1), dtype.Of(dtype.Q5_0), dtype.Of(dtype.Q5_1),
-	dtype.Of(dtype.IQ4_NL), dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q5_K), dtype.Of(dtype.Q6_K),
+	dtype.Of(dtype.F32), dtype.Of(dtype.F16), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_1), dtype.Of(dtype.Q5_0), dtype.Of(dtype.Q5_1),
+	dtype.Of(dtype.IQ4_NL), dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q5_K), dtype.Of(dtype.Q6_K), dtype.Of(dtype.Q2_K), dtype.Of(dtype.Q3_K), dtype.Of(dtype.IQ4_XS),
 	{Kind: dtype.NF4, Group: 64}, dtype.NF4Double, {Kind: dtype.FP4, Group: 64},
 	{Kind: dtype.Int4, Group: 128, Scale: dtype.F16}, {Kind: dtype.Int4, Group: 64, Scale: dtype.BF16, Flags: dtype.Zero},
+	{Kind: dtype.Int2, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int3, Group: 128, Scale: dtype.F16},
 	{Kind: dtype.Int4, Group: -1}, {Kind: dtype.Int8, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: 128, Scale: dtype.BF16},
 }
 
@@ -154,18 +155,29 @@ func TestFastIsClose(t *testing.T) {
 	}
 }
 
-// Products of one row with a weight that no cache holds, as a share of the
-// bandwidth that a plain sum over the same bytes reaches.
+// Products of few rows with a weight that no cache holds: weights read a second
+// as a share of the bandwidth that a plain sum over the same bytes reaches, and
+// rows a second as a multiple of those of one row alone.
 func BenchmarkMatVec(b *testing.B) {
 	c := New(Options{})
-	for _, n := range []int{1, 4, 16} {
-		for _, typ := range mvTypes {
-			b.Run(fmt.Sprintf("%v/%d", typ, n), func(b *testing.B) { benchMatVec(b, c, typ, n) })
+	for _, typ := range mvTypes {
+		for _, fast := range []bool{true, false} {
+			var one float64
+			for _, n := range []int{1, 2, 4, 8, 16} {
+				b.Run(fmt.Sprintf("%v/%s/%d", typ, map[bool]string{true: "int8", false: "exact"}[fast], n), func(b *testing.B) {
+					rows := float64(n) / benchMatVec(b, c, typ, n, fast)
+					if n == 1 {
+						one = rows
+					}
+					b.ReportMetric(rows/one, "×1")
+				})
+			}
 		}
 	}
 }
 
-func benchMatVec(b *testing.B, c *CPU, t dtype.Type, n int) {
+// benchMatVec returns the seconds of a call.
+func benchMatVec(b *testing.B, c *CPU, t dtype.Type, n int, fast bool) float64 {
 	const cols, size = 2048, 192 << 20
 	rows := size / dtype.Size(t, 256, cols) * 256
 	w := benchWeight(b, c, t, rows, cols)
@@ -177,14 +189,15 @@ func benchMatVec(b *testing.B, c *CPU, t dtype.Type, n int) {
 		par.For(len(mem), 1<<16, func(lo, hi int) { sink(vec.Sum(mem[lo:hi])) })
 		sums += time.Since(began)
 		began = time.Now()
-		c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: w, Fast: true})
+		c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: w, Fast: fast})
 		products += time.Since(began)
 	}
 	bytes := float64(dtype.Size(t, rows, cols))
-	rate := bytes * float64(b.N) / products.Seconds()
-	b.ReportMetric(rate/1e9, "GB/s")
-	b.ReportMetric(rate/(4*float64(len(mem)*b.N)/sums.Seconds()), "share")
+	call := products.Seconds() / float64(b.N)
+	b.ReportMetric(bytes/call/1e9, "GB/s")
+	b.ReportMetric(bytes/call/(4*float64(len(mem)*b.N)/sums.Seconds()), "share")
 	for _, p := range []kernels.Buffer{w.Buffer, x, y} {
 		c.Free(p)
 	}
+	return call
 }

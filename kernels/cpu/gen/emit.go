@@ -73,7 +73,10 @@ type arg struct{ name, typ, reg string }
 
 // text starts a function without results. A float32 is loaded into a vector
 // register broadcast to all lanes (of a Z or Y register, as named).
-func text(name, doc string, args ...arg) {
+func text(name, doc string, args ...arg) { textWith(0, name, doc, args...) }
+
+// textWith is text for a function with some bytes of its own on the stack.
+func textWith(frame int, name, doc string, args ...arg) {
 	var sig []string
 	off := 0
 	type load struct {
@@ -90,7 +93,7 @@ func text(name, doc string, args ...arg) {
 	}
 	s := strings.Join(sig, ", ")
 	fmt.Fprintf(&out.stubs, "\n// %s %s\n//\n//go:noescape\nfunc %s(%s)\n", name, doc, name, s)
-	fmt.Fprintf(&out.asm, "\n// func %s(%s)\nTEXT ·%s(SB), NOSPLIT, $0-%d\n", name, s, name, off)
+	fmt.Fprintf(&out.asm, "\n// func %s(%s)\nTEXT ·%s(SB), NOSPLIT, $%d-%d\n", name, s, name, frame, off)
 	for _, l := range loads {
 		switch {
 		case l.a.reg == "":

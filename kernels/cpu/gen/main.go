@@ -16,6 +16,7 @@ func main() {
 	halves()
 	encoders()
 	matvec()
+	exact()
 	gemmNEON()
 }
 

@@ -15,29 +15,21 @@ var tileRows = []int{1, 2, 4, 8}
 
 func matvec() {
 	open("cpu", "..", "matvec")
-	out.asm.WriteString("\n")
-	words("oddNibbles16", func(i int) int { return i / 4 % 2 * 4 })
-	words("highNibbles32", func(i int) int { return i / 8 * 4 })
-	words("lowNibbles32", func(i int) int { return 4 - i/8*4 })
-	words("oddBits32", func(i int) int { return i / 8 })
-	words("pairsLeft", func(i int) int { return 4 - i/8*2 })
-	words("pairsRight", func(i int) int { return i / 8 * 2 })
+	mvConstants()
+	quads("evenOdd64", func(i int) int { return i%4*2 + i/4 })
+	words("evenOdd16", func(i int) int { return []int{0x06040200, 0x0e0c0a08, 0x07050301, 0x0f0d0b09}[i%4] })
 	for u := range 4 {
 		words(fmt.Sprintf("fours%d", u), func(i int) int { return 4*u + i/4 })
-		words(fmt.Sprintf("bit%d", 2*u), func(int) int { return 0x01010101 << (2 * u) })
 	}
-	words("sixteens", func(int) int { return 0x10101010 })
-	words("pairBits", func(int) int { return 0x30303030 })
-	words("evenOdd16", func(i int) int { return []int{0x06040200, 0x0e0c0a08, 0x07050301, 0x0f0d0b09}[i%4] })
-	quads("evenOdd64", func(i int) int { return i%4*2 + i/4 })
 	words("counting", func(i int) int { return i })
 	allScales()
 	quantX("quantRow", false)
 	quantX("quantRowSplit", true)
 	quantK()
 	for _, m := range tileRows {
-		floats(m, false)
-		floats(m, true)
+		for _, t := range floatTypes {
+			t.kernel(m)
+		}
 		for _, b := range legacy {
 			b.kernel(m)
 		}
@@ -49,6 +41,31 @@ func matvec() {
 		codebook(m)
 	}
 	save()
+}
+
+// mvConstants are those that kernels of rounded and of exact x share.
+func mvConstants() {
+	out.asm.WriteString("\n")
+	words("oddNibbles16", func(i int) int { return i / 4 % 2 * 4 })
+	words("highNibbles32", func(i int) int { return i / 8 * 4 })
+	words("lowNibbles32", func(i int) int { return 4 - i/8*4 })
+	words("oddBits32", func(i int) int { return i / 8 })
+	words("pairsLeft", func(i int) int { return 4 - i/8*2 })
+	words("pairsRight", func(i int) int { return i / 8 * 2 })
+	words("pairsHigh", func(i int) int { return 4 + i/8*2 })
+	words("eightNibbles", func(i int) int { return i / 2 * 4 })
+	words("eightPairs", func(i int) int { return 12 + i/2*2 })
+	words("nibbles8", func(i int) int { return i / 8 * 4 })
+	words("pairs4", func(i int) int { return i / 4 * 2 })
+	for u := range 4 {
+		words(fmt.Sprintf("bit%d", 2*u), func(int) int { return 0x01010101 << (2 * u) })
+	}
+	for _, c := range []struct {
+		name string
+		v    int
+	}{{"fifteen", 15}, {"highPair", 0x30}, {"thirtyTwo", 32}, {"pairBits", 0x30303030}, {"lowPairs", 0x03030303}, {"fourBytes", 0x04040404}, {"sixteens", 0x10101010}} {
+		words(c.name, func(int) int { return c.v })
+	}
 }
 
 // words defines 16 dwords, quads 8 qwords.
@@ -80,8 +97,10 @@ var int8Args = []arg{
 }
 
 // matvecText begins a kernel: rows of w one after another, y[i][r] = x[i]·w[r].
-func matvecText(name, doc string, m int, args []arg) {
-	text(fmt.Sprintf("mv%s%d", name, m), fmt.Sprintf("is y[i][r] = x[i]·w[r] for a tile of %d rows of x and some rows of %s; units are of 64 columns, ldy is in floats.", m, doc), args...)
+func matvecText(name, doc string, m int, args []arg) { matvecTextWith(0, name, doc, m, args) }
+
+func matvecTextWith(frame int, name, doc string, m int, args []arg) {
+	textWith(frame, fmt.Sprintf("mv%s%d", name, m), fmt.Sprintf("is y[i][r] = x[i]·w[r] for a tile of %d rows of x and some rows of %s; units are of 64 columns, ldy is in floats.", m, doc), args...)
 	e("SHLQ $2, R8")
 	e("MOVQ $%d, R9", ahead/256)
 	e("MOVQ SI, CX")
@@ -99,7 +118,8 @@ type rowLoop struct {
 	m          int    // rows of x
 	xBytes     int    // of one of them, for a step
 	units      int    // of a step
-	second     int    // first register of second sums; 0: there are none
+	parts      int    // sums of a row of x
+	apart      int    // registers from one to the next
 	factor     int    // register of what results are multiplied by; 0: by nothing
 	begin, end func() // around a row, may be nil
 	step       func()
@@ -109,9 +129,9 @@ func (l rowLoop) emit() {
 	e("PCALIGN $64")
 	label("row")
 	for i := range l.m {
-		e("VPXORD Z%d, Z%d, Z%d", i, i, i)
-		if l.second > 0 {
-			e("VPXORD Z%d, Z%d, Z%d", l.second+i, l.second+i, l.second+i)
+		for p := range l.parts {
+			z := p*l.apart + i
+			e("VPXORD Z%d, Z%d, Z%d", z, z, z)
 		}
 	}
 	e("MOVQ BX, CX")
@@ -133,17 +153,17 @@ func (l rowLoop) emit() {
 	}
 	e("MOVQ DI, R10")
 	for z := range l.m {
-		if l.second > 0 {
-			e("VADDPS Z%d, Z%d, Z%d", l.second+z, z, z)
+		for p := l.parts - 1; p > 0; p-- {
+			e("VADDPS Z%d, Z%d, Z%d", p*l.apart+z, (p-1)*l.apart+z, (p-1)*l.apart+z)
 		}
-		e("VEXTRACTF64X4 $1, Z%d, Y31", z)
-		e("VADDPS Y31, Y%d, Y%d", z, z)
-		e("VEXTRACTF32X4 $1, Y%d, X31", z)
-		e("VADDPS X31, X%d, X%d", z, z)
-		e("VPERMILPS $0x4e, X%d, X31", z)
-		e("VADDPS X31, X%d, X%d", z, z)
-		e("VPERMILPS $0xb1, X%d, X31", z)
-		e("VADDPS X31, X%d, X%d", z, z)
+		e("VEXTRACTF64X4 $1, Z%d, Y16", z)
+		e("VADDPS Y16, Y%d, Y%d", z, z)
+		e("VEXTRACTF32X4 $1, Y%d, X16", z)
+		e("VADDPS X16, X%d, X%d", z, z)
+		e("VPERMILPS $0x4e, X%d, X16", z)
+		e("VADDPS X16, X%d, X%d", z, z)
+		e("VPERMILPS $0xb1, X%d, X16", z)
+		e("VADDPS X16, X%d, X%d", z, z)
 		if l.factor > 0 {
 			e("VMULSS X%d, X%d, X%d", l.factor, z, z)
 		}

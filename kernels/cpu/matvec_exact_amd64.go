@@ -1,0 +1,66 @@
+package cpu
+
+import "github.com/tunekit/tunekit/kernels/dtype"
+
+// mvExactRows is the most rows of x in a tile of the kernels here.
+const mvExactRows = 4
+
+// mvExact are the kernels for quantized weights and x as it is.
+var mvExact = map[dtype.Kind]*mvKernel{
+	dtype.Q4_0:   {ints: [9]mvFunc{1: mvExactQ401, 2: mvExactQ402, 4: mvExactQ404}},
+	dtype.Q4_1:   {ints: [9]mvFunc{1: mvExactQ411, 2: mvExactQ412, 4: mvExactQ414}},
+	dtype.Q5_0:   {ints: [9]mvFunc{1: mvExactQ501, 2: mvExactQ502, 4: mvExactQ504}},
+	dtype.Q5_1:   {ints: [9]mvFunc{1: mvExactQ511, 2: mvExactQ512, 4: mvExactQ514}},
+	dtype.Q8_0:   {ints: [9]mvFunc{1: mvExactQ801, 2: mvExactQ802, 4: mvExactQ804}},
+	dtype.IQ4_NL: {ints: [9]mvFunc{1: mvExactIQ41, 2: mvExactIQ42, 4: mvExactIQ44}},
+	dtype.Q2_K:   {ints: [9]mvFunc{1: mvExactQ2K1, 2: mvExactQ2K2, 4: mvExactQ2K4}},
+	dtype.Q3_K:   {ints: [9]mvFunc{1: mvExactQ3K1, 2: mvExactQ3K2, 4: mvExactQ3K4}},
+	dtype.Q4_K:   {ints: [9]mvFunc{1: mvExactQ4K1, 2: mvExactQ4K2, 4: mvExactQ4K4}},
+	dtype.Q5_K:   {ints: [9]mvFunc{1: mvExactQ5K1, 2: mvExactQ5K2, 4: mvExactQ5K4}},
+	dtype.Q6_K:   {ints: [9]mvFunc{1: mvExactQ6K1, 2: mvExactQ6K2, 4: mvExactQ6K4}},
+	dtype.IQ4_XS: {ints: [9]mvFunc{1: mvExactIQ4XS1, 2: mvExactIQ4XS2, 4: mvExactIQ4XS4}},
+	dtype.NF4:    {ints: [9]mvFunc{1: mvExactHigh1, 2: mvExactHigh2, 4: mvExactHigh4}},
+	dtype.FP4:    {ints: [9]mvFunc{1: mvExactHigh1, 2: mvExactHigh2, 4: mvExactHigh4}},
+	dtype.Int2:   {ints: [9]mvFunc{1: mvExactBits21, 2: mvExactBits22, 4: mvExactBits24}},
+	dtype.Int3:   {ints: [9]mvFunc{1: mvExactBits31, 2: mvExactBits32, 4: mvExactBits34}},
+	dtype.Int4:   {ints: [9]mvFunc{1: mvExactLow1, 2: mvExactLow2, 4: mvExactLow4}},
+	dtype.Int8:   {ints: [9]mvFunc{1: mvExactBytes1, 2: mvExactBytes2, 4: mvExactBytes4}},
+}
+
+// Numbers of the 16 values of four bits, where unitType.base has others.
+var (
+	baseMinus16 = [16]float32{-16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1}
+	baseBits2   = [16]float32{0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3}
+	baseBits3   = [16]float32{0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7}
+)
+
+// exact sets the kernel of a quantized type for x as it is.
+func (w *mvWeight) exact(u *unitType, row0 int) bool {
+	kind := u.raw.Type.Kind
+	w.kernel = mvExact[kind]
+	if w.kernel == nil {
+		return false
+	}
+	w.most, w.x = mvExactRows, mvRounding{floats: true}
+	switch kind {
+	case dtype.Q5_0:
+		w.table = bytesOf(baseMinus16[:])
+	case dtype.Int2:
+		w.table = bytesOf(baseBits2[:])
+	case dtype.Int3:
+		w.table = bytesOf(baseBits3[:])
+	case dtype.IQ4_XS:
+		w.table = mvIQ4
+	default:
+		w.table = bytesOf(u.base[:])
+	}
+	w.x.split = kind == dtype.Int4 || kind == dtype.NF4 || kind == dtype.FP4
+	return w.codes(u, row0)
+}
+
+// mvSplit copies units of x, even columns first, to places step floats apart.
+func mvSplit(dst []float32, step int, x []float32) {
+	units := len(x) / mvUnit
+	_ = dst[(units-1)*step+mvUnit-1]
+	splitRow(units, &x[0], &dst[0], 4*step)
+}

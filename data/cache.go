@@ -9,16 +9,15 @@ import (
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
-	"github.com/apache/arrow/go/v15/arrow/ipc"
-	"github.com/apache/arrow/go/v15/arrow/memory"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 )
 
-// cacheVersion is the version of the folder's layout.
-const cacheVersion = 1
+// cacheVersion is the version of the folder's layout. The first one, still read,
+// has tokens of 4 bytes whatever the vocabulary.
+const cacheVersion = 2
 
 // cacheInfo is dataset.json: what the Arrow files must hold.
 type cacheInfo struct {
@@ -31,14 +30,21 @@ type cacheInfo struct {
 	Val       int      `json:"val_samples"`
 }
 
-// cacheSchema is the table of both files: one sample a row.
-var cacheSchema = arrow.NewSchema([]arrow.Field{
-	{Name: "id", Type: arrow.PrimitiveTypes.Uint64},
-	{Name: "input_ids", Type: arrow.ListOfNonNullable(arrow.PrimitiveTypes.Int32)},
-	{Name: "loss", Type: arrow.ListOfNonNullable(arrow.PrimitiveTypes.Int32)}, // start, end, start, end, …
-	{Name: "file", Type: arrow.PrimitiveTypes.Int32},
-	{Name: "row", Type: arrow.PrimitiveTypes.Int64},
-}, nil)
+// cacheSchema is the table of both files: one sample a row. Tokens take 2 bytes
+// where the vocabulary allows.
+func cacheSchema(version, vocab int) *arrow.Schema {
+	token := arrow.DataType(arrow.PrimitiveTypes.Int32)
+	if version > 1 && vocab > 0 && vocab <= 1<<16 {
+		token = arrow.PrimitiveTypes.Uint16
+	}
+	return arrow.NewSchema([]arrow.Field{
+		{Name: "id", Type: arrow.PrimitiveTypes.Uint64},
+		{Name: "input_ids", Type: arrow.ListOfNonNullable(token)},
+		{Name: "loss", Type: arrow.ListOfNonNullable(arrow.PrimitiveTypes.Int32)}, // start, end, start, end, …
+		{Name: "file", Type: arrow.PrimitiveTypes.Int32},
+		{Name: "row", Type: arrow.PrimitiveTypes.Int64},
+	}, nil)
+}
 
 // samplesABatch bounds a record batch of the cache.
 const samplesABatch = 4096
@@ -62,10 +68,10 @@ func (d *Dataset) SaveArrow(dir string) error {
 			}
 		}
 	}
-	if err := saveSamples(f, "train.arrow", d.Train, files); err != nil {
+	if err := saveSamples(f, "train.arrow", d.Vocab, d.Train, files); err != nil {
 		return err
 	}
-	if err := saveSamples(f, "val.arrow", d.Val, files); err != nil {
+	if err := saveSamples(f, "val.arrow", d.Vocab, d.Val, files); err != nil {
 		return err
 	}
 	b, err := json.MarshalIndent(info, "", " ")
@@ -76,46 +82,6 @@ func (d *Dataset) SaveArrow(dir string) error {
 		return err
 	}
 	return f.Commit()
-}
-
-func saveSamples(f *atomic.Folder, name string, ex []Example, files map[string]int32) error {
-	out, err := f.Create(name)
-	if err != nil {
-		return err
-	}
-	w := ipc.NewWriter(out, ipc.WithSchema(cacheSchema))
-	for lo := 0; lo < len(ex); lo += samplesABatch {
-		rec := recordOf(ex[lo:min(lo+samplesABatch, len(ex))], files)
-		err := w.Write(rec)
-		rec.Release()
-		if err != nil {
-			return err
-		}
-	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	return out.Close()
-}
-
-func recordOf(ex []Example, files map[string]int32) arrow.Record {
-	b := array.NewRecordBuilder(memory.DefaultAllocator, cacheSchema)
-	defer b.Release()
-	id, file, row := b.Field(0).(*array.Uint64Builder), b.Field(3).(*array.Int32Builder), b.Field(4).(*array.Int64Builder)
-	ids, loss := b.Field(1).(*array.ListBuilder), b.Field(2).(*array.ListBuilder)
-	for i := range ex {
-		e := &ex[i]
-		id.Append(e.ID)
-		ids.Append(true)
-		ids.ValueBuilder().(*array.Int32Builder).AppendValues(e.IDs, nil)
-		loss.Append(true)
-		for _, r := range e.Loss {
-			loss.ValueBuilder().(*array.Int32Builder).AppendValues(r[:], nil)
-		}
-		file.Append(files[e.From.File])
-		row.Append(e.From.Row)
-	}
-	return b.NewRecord()
 }
 
 // LoadArrow reads what SaveArrow wrote. Every count, range and token is
@@ -131,7 +97,7 @@ func LoadArrow(dir string) (d *Dataset, err error) {
 	if err := json.Unmarshal(b, &info); err != nil {
 		return nil, corrupt(path, "%v", err)
 	}
-	if info.Version != cacheVersion {
+	if info.Version < 1 || info.Version > cacheVersion {
 		return nil, corrupt(path, "version %d, this program reads %d", info.Version, cacheVersion)
 	}
 	d = &Dataset{Key: info.Key, Vocab: info.Vocab, MaxLength: info.MaxLength}
@@ -162,7 +128,7 @@ func loadSamples(path string, info *cacheInfo, n int) (ex []Example, err error) 
 		return nil, corrupt(path, "%v", err)
 	}
 	defer a.r.Release()
-	if !a.r.Schema().Equal(cacheSchema) {
+	if !a.r.Schema().Equal(cacheSchema(info.Version, info.Vocab)) {
 		return nil, corrupt(path, "columns are %v", a.r.Schema().Fields())
 	}
 	if a.total != int64(n) {
@@ -190,7 +156,7 @@ func loadSamples(path string, info *cacheInfo, n int) (ex []Example, err error) 
 
 // sampleOf reads row i of a batch and checks it.
 func sampleOf(rec arrow.Record, i int, info *cacheInfo) (Example, error) {
-	ids, loss := int32List(rec.Column(1), i), int32List(rec.Column(2), i)
+	ids, loss := int32s(rec.Column(1), i), int32s(rec.Column(2), i)
 	file := int(rec.Column(3).(*array.Int32).Value(i))
 	if file < 0 || file >= len(info.Files) || len(loss)%2 != 0 || len(ids) > info.MaxLength {
 		return Example{}, fmt.Errorf("file %d, %d numbers of ranges, %d tokens", file, len(loss), len(ids))
@@ -213,11 +179,4 @@ func sampleOf(rec arrow.Record, i int, info *cacheInfo) (Example, error) {
 		return Example{}, fmt.Errorf("content does not fit its hash")
 	}
 	return e, nil
-}
-
-// int32List copies list i of a column.
-func int32List(col arrow.Array, i int) []int32 {
-	list := col.(*array.List)
-	from, to := list.ValueOffsets(i)
-	return append([]int32(nil), list.ListValues().(*array.Int32).Int32Values()[from:to]...)
 }

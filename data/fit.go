@@ -17,58 +17,75 @@ type overflow struct {
 	lostTail int64 // supervised tokens beyond max_length
 }
 
-// fit makes the samples of a row: itself, a part of it, several or none.
-func (in *ingest) fit(ref RowRef, id uint64, e encoded) []Example {
-	limit := in.o.MaxLength
-	row := Example{ID: id, IDs: e.ids, Loss: e.loss, From: ref}
+// fitted is what becomes of a row: itself, a part of it, several or none.
+type fitted struct {
+	id    uint64 // of the whole row
+	parts []Example
+	all   int64 // supervised tokens of the row
+	head  int64 // of its first max_length tokens
+	kept  int64 // of parts
+}
+
+// fit makes the samples of a row without its report.
+func fit(ref RowRef, e encoded, limit int, overflow string) fitted {
+	row := Example{ID: contentID(e.ids, e.loss), IDs: e.ids, Loss: e.loss, From: ref}
+	f := fitted{id: row.ID, all: int64(row.Supervised())}
 	if len(e.ids) <= limit {
-		in.report.Kept++
-		return []Example{row}
+		f.parts, f.head, f.kept = []Example{row}, f.all, f.all
+		return f
 	}
 	head := window(row, 0, limit)
-	all, kept := int64(row.Supervised()), int64(head.Supervised())
-	in.tooLong.add(ref, len(e.ids), all, all-kept)
-	switch in.o.Overflow {
-	case "drop":
-		in.report.LostSupervised += all
-		in.report.drop("too_long")
-	case "truncate":
-		in.report.LostSupervised += all - kept
-		if kept == 0 {
-			in.report.drop("no_supervised_token")
-			return nil
-		}
-		in.report.Truncated++
-		return []Example{head}
-	case "split":
-		return in.split(row, limit)
+	f.head = int64(head.Supervised())
+	switch {
+	case overflow == "truncate" && f.head > 0:
+		f.parts = []Example{head}
+	case overflow == "split":
+		f.parts = split(row, limit)
 	}
-	return nil // error: reported at the end
+	for i := range f.parts {
+		w := &f.parts[i]
+		w.ID = contentID(w.IDs, w.Loss)
+		f.kept += int64(w.Supervised())
+	}
+	return f
+}
+
+// fate counts what fit did to a row.
+func (in *ingest) fate(ref RowRef, tokens int, f fitted) {
+	if tokens <= in.o.MaxLength {
+		in.report.Kept++
+		return
+	}
+	in.tooLong.add(ref, tokens, f.all, f.all-f.head)
+	if in.o.Overflow != "error" { // which is reported at the end
+		in.report.LostSupervised += f.all - f.kept
+	}
+	switch {
+	case in.o.Overflow == "drop":
+		in.report.drop("too_long")
+	case in.o.Overflow == "truncate" && len(f.parts) > 0:
+		in.report.Truncated++
+	case in.o.Overflow == "split" && len(f.parts) > 0:
+		in.report.Split++
+	case in.o.Overflow != "error":
+		in.report.drop("no_supervised_token")
+	}
 }
 
 // split cuts a row into samples of at most limit tokens; parts without a
 // supervised token are left out. A token that begins a part has nothing before
 // it to be predicted from.
-func (in *ingest) split(row Example, limit int) []Example {
+func split(row Example, limit int) []Example {
 	var out []Example
-	sum := 0
 	for at := 0; at < len(row.IDs); at += limit {
-		w := window(row, at, min(at+limit, len(row.IDs)))
-		if n := w.Supervised(); n > 0 {
-			sum += n
+		if w := window(row, at, min(at+limit, len(row.IDs))); w.Supervised() > 0 {
 			out = append(out, w)
 		}
 	}
-	in.report.LostSupervised += int64(row.Supervised() - sum)
-	if len(out) == 0 {
-		in.report.drop("no_supervised_token")
-		return nil
-	}
-	in.report.Split++
 	return out
 }
 
-// window is the part [lo, hi) of a sample.
+// window is the part [lo, hi) of a sample, without its ID.
 func window(e Example, lo, hi int) Example {
 	w := Example{IDs: e.IDs[lo:hi:hi], From: e.From}
 	for _, r := range e.Loss {
@@ -77,7 +94,6 @@ func window(e Example, lo, hi int) Example {
 			w.Loss = append(w.Loss, [2]int32{int32(from), int32(to)})
 		}
 	}
-	w.ID = contentID(w.IDs, w.Loss)
 	return w
 }
 

@@ -12,6 +12,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
@@ -33,15 +34,18 @@ func Ingest(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template, prog
 		return nil, nil, err
 	}
 	in := &ingest{ctx: ctx, o: &o, enc: newEncoding(&o, tok, tmpl), progress: progress, report: newReport(&o)}
-	inputs, key, err := resolve(ctx, &o, tok, tmpl)
+	inputs, err := resolve(&o)
 	if err != nil {
 		return nil, nil, err
 	}
-	in.report.Key = key
+	defer hashFiles(ctx, inputs)()
 	for _, input := range inputs {
 		if err := in.file(input); err != nil {
 			return nil, in.report, err
 		}
+	}
+	if in.report.Key, err = key(&o, inputs, tok, tmpl); err != nil {
+		return nil, in.report, err
 	}
 	if err := in.verdict(); err != nil {
 		return nil, in.report, err
@@ -59,29 +63,46 @@ type input struct {
 	index  int // of the source
 	val    bool
 	path   string
-	hash   string
+	hash   func() (string, error) // waits for it
 }
 
-// resolve lists the files and makes the key.
-func resolve(ctx context.Context, o *Options, tok *Tokenizer, tmpl *Template) ([]input, string, error) {
+// resolve lists the files.
+func resolve(o *Options) ([]input, error) {
 	var inputs []input
-	all := slices.Concat(o.Datasets, o.ValDatasets)
-	hashes := map[string]string{}
-	for i, s := range all {
+	for i, s := range slices.Concat(o.Datasets, o.ValDatasets) {
 		files, err := Files(s.Path, s.Split)
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		for _, f := range files {
-			if hashes[f] == "" {
-				if hashes[f], err = hashFile(ctx, f); err != nil {
-					return nil, "", err
-				}
-			}
-			inputs = append(inputs, input{s, i, i >= len(o.Datasets), f, hashes[f]})
+			inputs = append(inputs, input{source: s, index: i, val: i >= len(o.Datasets), path: f})
 		}
 	}
-	return inputs, key(o, inputs, tok, tmpl), nil
+	return inputs, nil
+}
+
+// hashFiles begins to hash the files of inputs, one after the other, beside
+// what reads them. stop ends it.
+func hashFiles(ctx context.Context, inputs []input) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var work []func()
+	hashes := map[string]func() (string, error){}
+	for i := range inputs {
+		path := inputs[i].path
+		if hashes[path] == nil {
+			hashes[path] = sync.OnceValues(func() (string, error) { return hashFile(ctx, path) })
+			work = append(work, func() { hashes[path]() })
+		}
+		inputs[i].hash = hashes[path]
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, f := range work {
+			f()
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 func hashFile(ctx context.Context, path string) (string, error) {
@@ -91,7 +112,7 @@ func hashFile(ctx context.Context, path string) (string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	buf := make([]byte, 1<<20)
+	buf := make([]byte, 1<<18)
 	for {
 		n, err := f.Read(buf)
 		h.Write(buf[:n])
@@ -109,7 +130,7 @@ func hashFile(ctx context.Context, path string) (string, error) {
 
 // key hashes the options without paths, the files' contents in their order, the
 // tokenizer and the template.
-func key(o *Options, inputs []input, tok *Tokenizer, tmpl *Template) string {
+func key(o *Options, inputs []input, tok *Tokenizer, tmpl *Template) (string, error) {
 	plain := *o
 	plain.Datasets, plain.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
 	plain.Tokenizer, plain.ChatTemplate, plain.Packing, plain.Context = "", "", "", 0
@@ -121,7 +142,11 @@ func key(o *Options, inputs []input, tok *Tokenizer, tmpl *Template) string {
 		Template  []string
 	}{Version: ingestVersion, Options: plain}
 	for _, in := range inputs {
-		shaped.Files = append(shaped.Files, fmt.Sprint(in.index, " ", in.hash))
+		hash, err := in.hash()
+		if err != nil {
+			return "", err
+		}
+		shaped.Files = append(shaped.Files, fmt.Sprint(in.index, " ", hash))
 	}
 	if tok != nil {
 		shaped.Tokenizer = tok.Hash()
@@ -134,7 +159,7 @@ func key(o *Options, inputs []input, tok *Tokenizer, tmpl *Template) string {
 		panic(err) // plain values only
 	}
 	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
+	return hex.EncodeToString(sum[:]), nil
 }
 
 func withoutPaths(s []Source) []Source {
@@ -187,15 +212,21 @@ type item struct {
 const rowsAtATime = 512
 
 // file reads one file to its end.
-func (in *ingest) file(f input) error {
+func (in *ingest) file(f input) (err error) {
 	r, err := OpenRows(f.path)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	in.known += max(r.Total(), 0)
-	fr := FileReport{Path: f.path, Hash: f.hash, Type: f.source.Type}
-	defer func() { in.report.Files = append(in.report.Files, fr) }()
+	fr := FileReport{Path: f.path, Type: f.source.Type}
+	defer func() {
+		var herr error
+		if fr.Hash, herr = f.hash(); err == nil {
+			err = herr
+		}
+		in.report.Files = append(in.report.Files, fr)
+	}()
 	kind := ""
 	next := in.ahead(r, f, &fr)
 	for {
@@ -308,8 +339,8 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 
 // take tokenizes a chunk and files its rows in order.
 func (in *ingest) take(f input, kind string, chunk []rawRow) error {
-	results := make([]encoded, len(chunk))
-	errs, ids := make([]error, len(chunk)), make([]uint64, len(chunk))
+	results, fates := make([]encoded, len(chunk)), make([]fitted, len(chunk))
+	errs := make([]error, len(chunk))
 	par.For(len(chunk), 8, func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			if chunk[i].bad != nil {
@@ -321,7 +352,7 @@ func (in *ingest) take(f input, kind string, chunk []rawRow) error {
 				results[i], err = in.enc.encode(s)
 			}
 			if err == nil {
-				ids[i] = contentID(results[i].ids, results[i].loss)
+				fates[i] = fit(chunk[i].ref, results[i], in.o.MaxLength, in.o.Overflow)
 			}
 			errs[i] = err
 		}
@@ -334,7 +365,7 @@ func (in *ingest) take(f input, kind string, chunk []rawRow) error {
 			}
 			continue
 		}
-		in.row(f, r.ref, kind, ids[i], results[i])
+		in.row(f, r.ref, kind, results[i], fates[i])
 	}
 	return nil
 }
@@ -360,8 +391,8 @@ func (in *ingest) bad(ref RowRef, err error) error {
 	return nil
 }
 
-// row files one tokenized row with its contentID: duplicates, overflow, part.
-func (in *ingest) row(f input, ref RowRef, kind string, id uint64, e encoded) {
+// row files one tokenized row: duplicates, overflow, part.
+func (in *ingest) row(f input, ref RowRef, kind string, e encoded, fate fitted) {
 	if in.seen == nil {
 		in.seen, in.notes = map[uint64]bool{}, map[string]int64{}
 	}
@@ -372,9 +403,9 @@ func (in *ingest) row(f input, ref RowRef, kind string, id uint64, e encoded) {
 		in.chats = true
 		in.ends = in.ends || in.enc.supervisesEnd(e)
 	}
-	part := id
+	part := fate.id
 	if f.val {
-		part = ^id // val_datasets have their own duplicates
+		part = ^fate.id // val_datasets have their own duplicates
 	}
 	if in.seen[part] {
 		in.report.Duplicates++
@@ -385,12 +416,13 @@ func (in *ingest) row(f input, ref RowRef, kind string, id uint64, e encoded) {
 	}
 	in.seen[part] = true
 	in.report.length(ref, e)
+	in.fate(ref, len(e.ids), fate)
 	list := &in.train
 	if f.val {
 		list = &in.val
 	}
-	for _, ex := range in.fit(ref, id, e) {
-		*list = append(*list, item{ex, id, cmp.Or(f.source.Weight, 1)})
+	for _, ex := range fate.parts {
+		*list = append(*list, item{ex, fate.id, cmp.Or(f.source.Weight, 1)})
 	}
 }
 

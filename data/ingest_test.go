@@ -1,6 +1,7 @@
 package data
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -296,7 +297,7 @@ func TestTextGolden(t *testing.T) {
 				}
 				continue
 			}
-			ex := in.fit(RowRef{}, 1, got)
+			ex := fit(RowRef{}, got, in.o.MaxLength, in.o.Overflow).parts
 			if g.Dropped != (len(ex) == 0) {
 				t.Errorf("%s: %d samples, dropped is %v", label, len(ex), g.Dropped)
 			} else if !g.Dropped && (len(ex[0].IDs) != g.Length || !reflect.DeepEqual(ex[0].Loss, g.Supervised)) {
@@ -505,11 +506,16 @@ func TestShuffleAndKey(t *testing.T) {
 	if one == order(Options{Seed: 2}) || one != again {
 		t.Error("order does not follow the seed")
 	}
-	key := func(o Options) string {
+	keyOf := func(o Options) string {
 		if err := o.Fill(); err != nil {
 			t.Fatal(err)
 		}
-		_, k, err := resolve(context.Background(), &o, nil, nil)
+		inputs, err := resolve(&o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer hashFiles(context.Background(), inputs)()
+		k, err := key(&o, inputs, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -520,7 +526,7 @@ func TestShuffleAndKey(t *testing.T) {
 	same := base
 	same.Datasets = []Source{{Path: copied}}
 	same.Packing, same.MaxLength = "none", 2048
-	if key(base) != key(same) {
+	if keyOf(base) != keyOf(same) {
 		t.Error("another place or packing changes the key")
 	}
 	for name, change := range map[string]func(*Options){
@@ -531,7 +537,7 @@ func TestShuffleAndKey(t *testing.T) {
 	} {
 		o := base
 		change(&o)
-		if key(o) == key(base) {
+		if keyOf(o) == keyOf(base) {
 			t.Errorf("%s does not change the key", name)
 		}
 	}
@@ -704,6 +710,36 @@ func TestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	damageCache(t, c)
+}
+
+// TestCacheTokens: tokens of any vocabulary come back, in 2 bytes where that
+// is enough, and a folder of the first version is read.
+func TestCacheTokens(t *testing.T) {
+	for i, vocab := range []int{1 << 16, 1<<16 + 1, 0} {
+		ids := []int32{0, 1, int32(cmp.Or(vocab, 200_000)) - 1}
+		loss := [][2]int32{{0, 3}}
+		want := &Dataset{Key: "k", Vocab: vocab, MaxLength: 8, Train: []Example{{ID: contentID(ids, loss), IDs: ids, Loss: loss, From: RowRef{"f", 1}}}}
+		dir := filepath.Join(t.TempDir(), "d")
+		if err := want.SaveArrow(dir); err != nil {
+			t.Fatal(err)
+		}
+		got, err := LoadArrow(dir)
+		if err != nil || !reflect.DeepEqual(got.Train, want.Train) {
+			t.Errorf("vocabulary %d: reads back otherwise (%v): %+v", vocab, err, got)
+		}
+		info := filepath.Join(dir, "dataset.json")
+		first := strings.Replace(readString(t, info), `"version": 2`, `"version": 1`, 1)
+		if err := os.WriteFile(info, []byte(first), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := LoadArrow(dir); (err == nil) != (i > 0) {
+			t.Errorf("vocabulary %d: read as version 1, which has tokens of 4 bytes: %v", vocab, err)
+		}
+	}
+	wrong := &Dataset{Vocab: 10, MaxLength: 8, Train: []Example{{IDs: []int32{1 << 16}, Loss: [][2]int32{{0, 1}}}}}
+	if err := wrong.SaveArrow(filepath.Join(t.TempDir(), "d")); err == nil {
+		t.Error("a token of more than 2 bytes was cut")
+	}
 }
 
 // damageCache flips bytes all over the files: loading is an error, or the byte

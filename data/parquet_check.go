@@ -13,7 +13,6 @@ import (
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 )
 
@@ -242,9 +241,9 @@ func checkGroup(g thrift, leaves int, end int64) (parquetGroup, error) {
 }
 
 // checkPages walks the page headers of a chunk and holds their sizes and
-// counts to the limits; compressed pages are decompressed once, into nothing,
-// since a library would go on for as long as a bomb gives. It returns what must
-// be hidden from the library.
+// counts to the limits; compressed pages that do not say what they hold are
+// decompressed once, into nothing, since a library would go on for as long as a
+// bomb gives. It returns what must be hidden from the library.
 func checkPages(r io.ReaderAt, c parquetChunk) (hide []byteRange, err error) {
 	br := bufio.NewReaderSize(io.NewSectionReader(r, c.start, c.size), 1<<16)
 	seen, at := int64(0), c.start
@@ -314,7 +313,7 @@ func checkPageHeader(h thrift) (int64, error) {
 	return data, nil
 }
 
-// checkPageData reads one page's bytes and decompresses them.
+// checkPageData reads one page's bytes and finds what they decompress to.
 func checkPageData(br *bufio.Reader, h thrift, codec int64) error {
 	raw, packed := h.num(2), h.num(3)
 	data := &io.LimitedReader{R: br, N: packed}
@@ -359,12 +358,7 @@ func checkCompressed(r *io.LimitedReader, codec, raw int64) error {
 	case 4:
 		return drain(brotli.NewReader(r), "brotli", raw)
 	case 6:
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecoderLowmem(true))
-		if err != nil {
-			return fmt.Errorf("zstd page: %w", err)
-		}
-		defer z.Close()
-		return drain(z, "zstd", raw)
+		return checkZstd(r, raw)
 	case 7:
 		return checkLZ4(r, raw)
 	case 5:

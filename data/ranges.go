@@ -4,6 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/endian"
 )
 
 // without takes single-token ranges out of ranges.
@@ -37,17 +40,23 @@ func tidy(loss [][2]int32) [][2]int32 {
 	return out
 }
 
-// contentID is the hash of ids and ranges, the same in any file and order.
+// contentID is the hash of ids and ranges, the same in any file and order:
+// SHA-256 of the number of ids, the ids and the ranges, as little-endian int32.
 func contentID(ids []int32, loss [][2]int32) uint64 {
-	buf := make([]byte, 0, 4*len(ids)+8*len(loss)+4)
-	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(ids)))
-	for _, id := range ids {
-		buf = binary.LittleEndian.AppendUint32(buf, uint32(id))
+	h := sha256.New()
+	var buf [64]byte
+	b := binary.LittleEndian.AppendUint32(buf[:0], uint32(len(ids)))
+	h.Write(b)
+	if endian.IsBigEndian {
+		for _, id := range ids {
+			h.Write(binary.LittleEndian.AppendUint32(b[:0], uint32(id)))
+		}
+	} else {
+		h.Write(arrow.Int32Traits.CastToBytes(ids))
 	}
 	for _, r := range loss {
-		buf = binary.LittleEndian.AppendUint32(buf, uint32(r[0]))
-		buf = binary.LittleEndian.AppendUint32(buf, uint32(r[1]))
+		b = binary.LittleEndian.AppendUint32(b[:0], uint32(r[0]))
+		h.Write(binary.LittleEndian.AppendUint32(b, uint32(r[1])))
 	}
-	sum := sha256.Sum256(buf)
-	return binary.LittleEndian.Uint64(sum[:])
+	return binary.LittleEndian.Uint64(h.Sum(buf[:0]))
 }

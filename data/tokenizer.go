@@ -187,6 +187,9 @@ func (t *Tokenizer) appendText(out []int32, text string, plain bool) (ids []int3
 	}
 	e.out, e.plain = slices.Grow(e.out[:0], len(text)/4), plain
 	e.text(text)
+	if need := len(out) + len(e.out); need > cap(out) {
+		out = append(make([]int32, 0, need+len(t.after)+1), out...) // room for an end token
+	}
 	return append(out, e.out...), nil
 }
 

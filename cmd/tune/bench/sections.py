@@ -296,7 +296,7 @@ def ingest():
         fresh(WORK / "packed")
         whole.append(words.stat().st_size / 1e6 / ours("tune", *args)[1])
     return [row("Parquet to packed tokens, 100 MB of text", "MB/s", best(whole), best(alone), "tokenizing alone", ratio=0.9, command=shown("tune", *args),
-                note="whole processes, ours; ingest also checks and decompresses every page, hashes rows and writes 124 MB of tokens, synced")]
+                note="whole processes, ours; ingest also checks and decompresses every page, hashes file and rows and writes 62 MB of tokens, synced")]
 
 
 @section("start", "help")

@@ -67,22 +67,22 @@ func decode256Q5_0(units int, src *byte, ldb int, params *float32, base *float32
 //go:noescape
 func decode256Q5_1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decode256K4 is decodeK4 for AVX2.
+// decode256K4 decodes units of 32 codes of Q4_K: the nibbles at shift of 32 bytes. Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params; base is not used.
 //
 //go:noescape
 func decode256K4(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int, shift int)
 
-// decode256K5 is decodeK5 for AVX2.
+// decode256K5 decodes units of 32 codes of Q5_K: the nibbles at shift of 32 bytes, and of 32 more, ldh bytes apart, one bit, bitstep further for every unit. Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params; base is not used.
 //
 //go:noescape
 func decode256K5(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int, shift int, high *byte, ldh int, bit int, bitstep int)
 
-// decode256K6 is decodeK6 for AVX2.
+// decode256K6 decodes one unit of 32 codes of Q6_K: the nibbles at shift of 32 bytes and the pairs of bits at hshift of 32 more, less 32, times the first float of params and, from element 16 on, the fifth.
 //
 //go:noescape
 func decode256K6(src *byte, high *byte, params *float32, dst *float32, shift int, hshift int)
 
-// decode256K6Block is decodeK6Block for AVX2.
+// decode256K6Block decodes a block of 256 of Q6_K, each 16 elements times a float of params.
 //
 //go:noescape
 func decode256K6Block(src *byte, params *float32, dst *float32)

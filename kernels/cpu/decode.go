@@ -32,16 +32,19 @@ const (
 	loopQ80                 // scale, 32 signed bytes
 	loopQ50                 // scale, 32 high bits, as loopQ40 without a codebook
 	loopQ51                 // scale, minimum, the same
-	loopK4                  // blocks of 256: see decode_k.go
+	loopK4                  // blocks of 256: see decode_blocks.go, and decode_k.go for AVX2
 	loopK5
 	loopK6
+	loopK2
+	loopK3
+	loopXS
 	loopLow   // bytes in order, low nibble first
 	loopHigh  // bytes in order, high nibble first
 	loopBytes // 32 unsigned bytes
 )
 
 // bytesOfUnit is how many bytes a loop reads for a unit.
-var bytesOfUnit = [...]int{loopQ40: 18, loopQ41: 20, loopQ80: 34, loopQ50: 22, loopQ51: 24, loopK4: 144, loopK5: 176, loopK6: 210, loopLow: 16, loopHigh: 16, loopBytes: 32}
+var bytesOfUnit = [...]int{loopQ40: 18, loopQ41: 20, loopQ80: 34, loopQ50: 22, loopQ51: 24, loopK4: 144, loopK5: 176, loopK6: 210, loopK2: 84, loopK3: 110, loopXS: 136, loopLow: 16, loopHigh: 16, loopBytes: 32}
 
 // paramRoom holds s, z, t of some units. The inner loops are called by a switch
 // and not by a function value, so that it stays on the stack.
@@ -53,6 +56,7 @@ type paramRoom = [maxUnits * unitParams]float32
 type unitType struct {
 	raw          *blocks.Raw
 	loop         unitLoop
+	layout       *blockLayout // nil: units are decoded without one
 	base         [16]float32
 	row, unit    int // bytes of codes from one row, or unit of a row, to the next
 	perRow, flat int
@@ -88,12 +92,14 @@ func unitsOf(raw *blocks.Raw) *unitType {
 		u.loop = loopQ50
 	case dtype.Q5_1:
 		u.loop = loopQ51
-	case dtype.Q4_K:
-		u.loop = loopK4
-	case dtype.Q5_K:
-		u.loop = loopK5
-	case dtype.Q6_K:
-		u.loop = loopK6
+	case dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K, dtype.IQ4_XS:
+		k := blockLoops[t.Kind]
+		u.loop = k.loop
+		if haveBlocks() {
+			u.layout = k.layout
+		} else if !u.isK() {
+			return nil
+		}
 	case dtype.IQ4_NL:
 		u.loop, u.base = loopQ40, baseIQ4
 	case dtype.NF4, dtype.FP4:
@@ -145,6 +151,10 @@ func (u *unitType) groups() bool {
 
 // rowOf decodes n elements of a row; col and n are multiples of unitSize.
 func (u *unitType) rowOf(dst []float32, row, col, n int) {
+	if u.layout != nil {
+		u.columns(dst, 0, row, 1, col, n)
+		return
+	}
 	var p paramRoom
 	if u.isK() {
 		u.rowK(dst, &p, row, col, n)
@@ -159,6 +169,10 @@ func (u *unitType) rowOf(dst []float32, row, col, n int) {
 
 // strip decodes one unit of each of n rows to rows of dst ldd apart.
 func (u *unitType) strip(dst []float32, ldd, row, n, col int) {
+	if u.layout != nil {
+		u.columns(dst, ldd, row, n, col, unitSize)
+		return
+	}
 	var p paramRoom
 	for i := 0; i < n; i += maxUnits {
 		units := min(n-i, maxUnits)

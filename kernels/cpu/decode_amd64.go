@@ -42,33 +42,29 @@ func (u *unitType) decode(units, src, ldb int, p *paramRoom, dst []float32, ldd 
 	}
 }
 
-// decodeK runs the inner loop of a K type for some units.
-func (u *unitType) decodeK(k kUnits, p *paramRoom, dst []float32, ldd int) {
-	_ = dst[(k.n-1)*ldd+unitSize-1]
-	codes, high := u.raw.Data[k.codes:], u.raw.Data[k.high:]
-	_, _ = codes[(k.n-1)*k.ldb+unitSize-1], high[(k.n-1)*k.ldh+unitSize-1]
-	if level.Current() == level.AVX2 {
-		u.decodeKAVX2(k, codes, high, p, dst, ldd)
-		return
-	}
-	switch u.loop {
-	case loopK4:
-		decodeK4(k.n, &codes[0], k.ldb, &p[0], &u.base[0], &dst[0], ldd, k.shift)
-	case loopK5:
-		decodeK5(k.n, &codes[0], k.ldb, &p[0], &u.base[0], &dst[0], ldd, k.shift, &high[0], k.ldh, k.bit, k.bitStep)
-	case loopK6:
-		decodeK6(&codes[0], &high[0], &p[0], &dst[0], k.shift, k.bit)
-	}
-}
+// haveBlocks reports whether the level decodes by blocks of 256.
+func haveBlocks() bool { return level.Current() >= level.AVX512 }
 
-// decodeK6Block decodes the block of Q6_K at offset at, with sixteen scales in p.
-func (u *unitType) decodeK6Block(at int, p *paramRoom, dst []float32) {
-	_, _ = u.raw.Data[at+u.unit-1], dst[255]
-	if level.Current() == level.AVX2 {
-		decode256K6Block(&u.raw.Data[at], &p[0], &dst[0])
-		return
+// decodeBlocks decodes units first, first+1, … of a block of each of some rows,
+// the first block at src, to values ldd floats apart.
+func (u *unitType) decodeBlocks(src, rows, first, units int, dst []float32, ldd int) {
+	d := u.raw.Data[src:]
+	_, _ = d[(rows-1)*u.row+u.unit-1], dst[(rows-1)*ldd+units*unitSize-1]
+	var room [32]float32
+	switch u.loop {
+	case loopK2:
+		decodeRowsQ2_K(rows, &d[0], u.row, first, units, u.layout, &room[0], &dst[0], ldd)
+	case loopK3:
+		decodeRowsQ3_K(rows, &d[0], u.row, first, units, u.layout, &room[0], &dst[0], ldd)
+	case loopK4:
+		decodeRowsQ4_K(rows, &d[0], u.row, first, units, u.layout, &room[0], &dst[0], ldd)
+	case loopK5:
+		decodeRowsQ5_K(rows, &d[0], u.row, first, units, u.layout, &room[0], &dst[0], ldd)
+	case loopK6:
+		decodeRowsQ6_K(rows, &d[0], u.row, first, units, u.layout, &room[0], &dst[0], ldd)
+	case loopXS:
+		decodeRowsIQ4_XS(rows, &d[0], u.row, first, units, u.layout, &room[0], &dst[0], ldd)
 	}
-	decodeK6Block(&u.raw.Data[at], &p[0], &dst[0])
 }
 
 // halvesTo widens halves, where the level does.

@@ -22,8 +22,11 @@ func (u *unitType) decodeAVX2(units int, d []byte, ldb int, p *paramRoom, dst []
 	}
 }
 
-// decodeKAVX2 is decodeK for AVX2.
-func (u *unitType) decodeKAVX2(k kUnits, codes, high []byte, p *paramRoom, dst []float32, ldd int) {
+// decodeK runs the inner loop of a K type for some units.
+func (u *unitType) decodeK(k kUnits, p *paramRoom, dst []float32, ldd int) {
+	_ = dst[(k.n-1)*ldd+unitSize-1]
+	codes, high := u.raw.Data[k.codes:], u.raw.Data[k.high:]
+	_, _ = codes[(k.n-1)*k.ldb+unitSize-1], high[(k.n-1)*k.ldh+unitSize-1]
 	switch u.loop {
 	case loopK4:
 		decode256K4(k.n, &codes[0], k.ldb, &p[0], &u.base[0], &dst[0], ldd, k.shift)
@@ -32,4 +35,10 @@ func (u *unitType) decodeKAVX2(k kUnits, codes, high []byte, p *paramRoom, dst [
 	case loopK6:
 		decode256K6(&codes[0], &high[0], &p[0], &dst[0], k.shift, k.bit)
 	}
+}
+
+// decodeK6Block decodes the block of Q6_K at offset at, with sixteen scales in p.
+func (u *unitType) decodeK6Block(at int, p *paramRoom, dst []float32) {
+	_, _ = u.raw.Data[at+u.unit-1], dst[255]
+	decode256K6Block(&u.raw.Data[at], &p[0], &dst[0])
 }

@@ -1,7 +1,9 @@
 package cpu
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -55,26 +57,54 @@ func BenchmarkLinearDecode(b *testing.B) {
 	}
 }
 
-// The price of a storage type in a large product: the same shape for each.
+// blockTypes are storage types that need decoding.
+var blockTypes = []dtype.Type{
+	dtype.Of(dtype.F16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_1), dtype.Of(dtype.Q5_0), dtype.Of(dtype.Q5_1),
+	dtype.Of(dtype.Q2_K), dtype.Of(dtype.Q3_K), dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q5_K), dtype.Of(dtype.Q6_K), dtype.Of(dtype.IQ4_NL), dtype.Of(dtype.IQ4_XS),
+	{Kind: dtype.NF4, Group: 64}, dtype.NF4Double, {Kind: dtype.FP4, Group: 64},
+	{Kind: dtype.Int4, Group: 64, Scale: dtype.F16}, {Kind: dtype.Int4, Group: 128, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: 64, Scale: dtype.F16},
+}
+
+// The price of a storage type in a product: its share of the speed with dense
+// weights, measured in turn.
 func BenchmarkLinearTypes(b *testing.B) {
 	c := New(Options{})
-	const n, out, in = 2048, 1536, 576
+	const out, in = 576, 1536
 	for _, back := range []bool{false, true} {
-		for _, t := range decodeTypes {
-			b.Run(map[bool]string{false: "forward/", true: "dx/"}[back]+t.String(), func(b *testing.B) {
-				w, x, y := benchWeight(b, c, t, out, in), benchBuffer(b, c, n*in), benchBuffer(b, c, n*out)
-				a := &kernels.LinearArgs{N: n, X: x, W: w, BF16: true}
-				measure(b, 2*n*out*in, true, func() {
+		for _, bf16 := range []bool{false, true} {
+			for _, n := range []int{512, 2048} {
+				plain := dtype.Type{}
+				if bf16 {
+					plain = dtype.Of(dtype.BF16)
+				}
+				x, y, dense := benchBuffer(b, c, n*in), benchBuffer(b, c, n*out), benchWeight(b, c, plain, out, in)
+				run := func(w kernels.Mat) time.Duration {
+					a := &kernels.LinearArgs{N: n, X: x, W: w, BF16: bf16}
+					t := time.Now()
 					if back {
 						c.LinearBackward(kernels.To(x), kernels.Dst{}, kernels.Dst{}, y, a)
 					} else {
 						c.Linear(kernels.To(y), a)
 					}
-				})
-				for _, p := range []kernels.Buffer{w.Buffer, x, y} {
+					return time.Since(t)
+				}
+				for _, t := range blockTypes {
+					name := fmt.Sprintf("%s/bf16=%v/%d/%v", map[bool]string{false: "forward", true: "dx"}[back], bf16, n, t)
+					b.Run(name, func(b *testing.B) {
+						w := benchWeight(b, c, t, out, in)
+						best, best0 := time.Hour, time.Hour
+						for b.Loop() {
+							best0 = min(best0, run(dense))
+							best = min(best, run(w))
+						}
+						b.ReportMetric(100*float64(best0)/float64(best), "%dense")
+						c.Free(w.Buffer)
+					})
+				}
+				for _, p := range []kernels.Buffer{dense.Buffer, x, y} {
 					c.Free(p)
 				}
-			})
+			}
 		}
 	}
 }

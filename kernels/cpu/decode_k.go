@@ -6,8 +6,8 @@ import (
 	blocks "github.com/tunekit/tunekit/kernels/block"
 )
 
-// Q4_K, Q5_K and Q6_K: blocks of 256 elements, so of eight units. Units 2i and
-// 2i+1 of Q4_K and Q5_K are the low and the high nibbles of the same 32 bytes.
+// Q4_K, Q5_K and Q6_K by units: blocks of 256 elements, so of eight units. Units
+// 2i and 2i+1 of Q4_K and Q5_K are the low and the high nibbles of the same 32 bytes.
 
 // kUnits says where the codes of n units are.
 type kUnits struct {

@@ -91,17 +91,27 @@ func (o *operand) pack(dst []float32, stride, line, lines, p0, kc int, m mode, w
 		o.packAcross(dst, stride, line, lines, p0, kc, m, w)
 		return
 	}
-	for k := 0; k < kc; k += fetchStep {
-		n := min(fetchStep, kc-k)
-		for i := range lines {
-			o.row(w.fetch[i*fetchStep:], line+i, p0+k, n)
-		}
+	n := 0
+	for k := 0; k < kc; k += n {
+		n = min(fetchStep-(p0+k)%fetchStep, kc-k) // whole blocks of the K types
+		o.lines(w.fetch, line, lines, p0+k, n)
 		if m == rounded {
 			for i := range lines {
 				roundBF16(w.fetch[i*fetchStep:][:n])
 			}
 		}
 		packRows(dst[k/m.ku()*stride:], stride, lines, n, w.fetch, fetchStep, m)
+	}
+}
+
+// lines fetches n elements of some memory rows from column c on, fetchStep apart.
+func (o *operand) lines(dst []float32, r, rows, c, n int) {
+	if o.units != nil && o.units.layout != nil && c%unitSize == 0 && n%unitSize == 0 {
+		o.units.columns(dst, fetchStep, o.row0+r, rows, c, n)
+		return
+	}
+	for i := range rows {
+		o.row(dst[i*fetchStep:], r+i, c, n)
 	}
 }
 

@@ -482,26 +482,6 @@ func decodeQ5_0(units int, src *byte, ldb int, params *float32, base *float32, d
 //go:noescape
 func decodeQ5_1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decodeK4 decodes units of 32 codes of Q4_K: the nibbles at shift of 32 bytes. Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params; base is not used.
-//
-//go:noescape
-func decodeK4(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int, shift int)
-
-// decodeK5 decodes units of 32 codes of Q5_K: the nibbles at shift of 32 bytes, and of 32 more, ldh bytes apart, one bit, bitstep further for every unit. Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params; base is not used.
-//
-//go:noescape
-func decodeK5(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int, shift int, high *byte, ldh int, bit int, bitstep int)
-
-// decodeK6 decodes one unit of 32 codes of Q6_K: the nibbles at shift of 32 bytes and the pairs of bits at hshift of 32 more, less 32, times the first float of params and, from element 16 on, the fifth.
-//
-//go:noescape
-func decodeK6(src *byte, high *byte, params *float32, dst *float32, shift int, hshift int)
-
-// decodeK6Block decodes a block of 256 of Q6_K, each 16 elements times a float of params.
-//
-//go:noescape
-func decodeK6Block(src *byte, params *float32, dst *float32)
-
 // decodeQ8_0 decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats. base is not used. Scales are in front of the codes; params are not used.
 //
 //go:noescape

@@ -129,7 +129,12 @@ func kNibbles256(name string, high bool) {
 	if high {
 		args = append(args, arg{"high", "*byte", "R11"}, arg{"ldh", "int", "R12"}, arg{"bit", "int", "R13"}, arg{"bitstep", "int", "SI"})
 	}
-	text256(name, name, args...)
+	doc := "decodes units of 32 codes of " + map[bool]string{false: "Q4_K", true: "Q5_K"}[high] + ": the nibbles at shift of 32 bytes"
+	if high {
+		doc += ", and of 32 more, ldh bytes apart, one bit, bitstep further for every unit"
+	}
+	text("decode256"+name, doc+". Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params; base is not used.", args...)
+	e("SHLQ $2, R8")
 	e("VMOVQ R10, X8")
 	lanes256(15, 15)
 	if high {
@@ -180,7 +185,7 @@ func k6Constants() {
 }
 
 func k6Unit256() {
-	text("decode256K6", "is decodeK6 for AVX2.",
+	text("decode256K6", "decodes one unit of 32 codes of Q6_K: the nibbles at shift of 32 bytes and the pairs of bits at hshift of 32 more, less 32, times the first float of params and, from element 16 on, the fifth.",
 		arg{"src", "*byte", "BX"}, arg{"high", "*byte", "R11"}, arg{"params", "*float32", "DX"}, arg{"dst", "*float32", "DI"}, arg{"shift", "int", "R10"}, arg{"hshift", "int", "R13"})
 	e("VMOVQ R10, X8")
 	e("VMOVQ R13, X9")
@@ -197,7 +202,7 @@ func k6Unit256() {
 }
 
 func k6Block256() {
-	text("decode256K6Block", "is decodeK6Block for AVX2.",
+	text("decode256K6Block", "decodes a block of 256 of Q6_K, each 16 elements times a float of params.",
 		arg{"src", "*byte", "BX"}, arg{"params", "*float32", "DX"}, arg{"dst", "*float32", "DI"})
 	k6Constants()
 	for u := range 8 {

@@ -19,10 +19,6 @@ func decoders512() {
 	nibbles("High", "High", 0, false)
 	fiveBits("Q5_0", 2, false)
 	fiveBits("Q5_1", 4, true)
-	kNibbles("K4", false)
-	kNibbles("K5", true)
-	k6()
-	k6Block()
 	bytes8("Q8_0", "VPMOVSXBD", 2)
 	bytes8("Bytes", "VPMOVZXBD", 0)
 	halves16()
@@ -145,111 +141,6 @@ func fiveBits(name string, front int, minimum bool) {
 		e("VMOVUPS Z%d, %d(DI)", j, 64*j)
 	}
 	nextUnit()
-}
-
-// kNibbles: a unit of a block of 256 is one nibble of each of 32 bytes, the
-// high one where shift is 4, and in Q5_K bit `bit` of each of 32 more.
-func kNibbles(name string, high bool) {
-	args := append(unitArgs(), arg{"shift", "int", "R10"})
-	doc := "decodes units of 32 codes of " + map[bool]string{false: "Q4_K", true: "Q5_K"}[high] + ": the nibbles at shift of 32 bytes"
-	if high {
-		args = append(args, arg{"high", "*byte", "R11"}, arg{"ldh", "int", "R12"}, arg{"bit", "int", "R13"}, arg{"bitstep", "int", "R9"})
-		doc += ", and of 32 more, ldh bytes apart, one bit, bitstep further for every unit"
-	}
-	text("decode"+name, doc+". Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params; base is not used.", args...)
-	e("SHLQ $2, R8")
-	e("MOVQ R10, X8")
-	e("MOVL $15, R10")
-	e("VPBROADCASTD R10, Z31")
-	if high {
-		e("MOVL $1, R10")
-		e("VPBROADCASTD R10, Z29")
-		e("MOVQ R13, X9")
-		e("MOVQ R9, X10")
-	}
-	label("loop")
-	scales(0, false)
-	for j := range 2 {
-		e("VPMOVZXBD %d(BX), Z%d", 16*j, j)
-		e("VPSRLD X8, Z%d, Z%d", j, j)
-		e("VPANDD Z31, Z%d, Z%d", j, j)
-		if high {
-			e("VPMOVZXBD %d(R11), Z7", 16*j)
-			e("VPSRLD X9, Z7, Z7")
-			e("VPANDD Z29, Z7, Z7")
-			e("VPSLLD $4, Z7, Z7")
-			e("VPORD Z7, Z%d, Z%d", j, j)
-		}
-		e("VCVTDQ2PS Z%d, Z%d", j, j)
-		fromBase(j, j, 0, false)
-		e("VMOVUPS Z%d, %d(DI)", j, 64*j)
-	}
-	if high {
-		e("ADDQ R12, R11")
-		e("VPADDQ X10, X9, X9")
-	}
-	nextUnit()
-}
-
-// k6Block: the eight units of a block, their sixteen scales in a row.
-func k6Block() {
-	text("decodeK6Block", "decodes a block of 256 of Q6_K, each 16 elements times a float of params.",
-		arg{"src", "*byte", "BX"}, arg{"params", "*float32", "DX"}, arg{"dst", "*float32", "DI"})
-	for i, v := range []int{15, 48, 32} {
-		e("MOVL $%d, R10", v)
-		e("VPBROADCASTD R10, Z%d", 31-i)
-	}
-	for u := range 8 {
-		for j := range 2 {
-			e("VPMOVZXBD %d(BX), Z0", u/4*64+u%2*32+16*j)
-			if u%4 >= 2 {
-				e("VPSRLD $4, Z0, Z0")
-			}
-			e("VPANDD Z31, Z0, Z0")
-			e("VPMOVZXBD %d(BX), Z1", 128+u/4*32+16*j)
-			if s := 4 - u%4*2; s >= 0 { // to bits 4 and 5
-				e("VPSLLD $%d, Z1, Z1", s)
-			} else {
-				e("VPSRLD $%d, Z1, Z1", -s)
-			}
-			e("VPANDD Z30, Z1, Z1")
-			e("VPORD Z1, Z0, Z0")
-			e("VPSUBD Z29, Z0, Z0")
-			e("VCVTDQ2PS Z0, Z0")
-			e("VMULPS.BCST %d(DX), Z0, Z0", 4*(2*u+j))
-			e("VMOVUPS Z0, %d(DI)", 4*(32*u+16*j))
-		}
-	}
-	ret()
-}
-
-// k6: a unit of Q6_K is two halves of 16 with a scale each.
-func k6() {
-	text("decodeK6", "decodes one unit of 32 codes of Q6_K: the nibbles at shift of 32 bytes and the pairs of bits at hshift of 32 more, less 32, times the first float of params and, from element 16 on, the fifth.",
-		arg{"src", "*byte", "BX"}, arg{"high", "*byte", "R11"}, arg{"params", "*float32", "DX"}, arg{"dst", "*float32", "DI"}, arg{"shift", "int", "R10"}, arg{"hshift", "int", "R13"})
-	e("MOVQ R10, X8")
-	e("MOVQ R13, X9")
-	e("MOVL $15, R10")
-	e("VPBROADCASTD R10, Z31")
-	e("MOVL $3, R10")
-	e("VPBROADCASTD R10, Z29")
-	e("MOVL $32, R10")
-	e("VPBROADCASTD R10, Z27")
-	for j := range 2 {
-		e("VPMOVZXBD %d(BX), Z%d", 16*j, j)
-		e("VPSRLD X8, Z%d, Z%d", j, j)
-		e("VPANDD Z31, Z%d, Z%d", j, j)
-		e("VPMOVZXBD %d(R11), Z7", 16*j)
-		e("VPSRLD X9, Z7, Z7")
-		e("VPANDD Z29, Z7, Z7")
-		e("VPSLLD $4, Z7, Z7")
-		e("VPORD Z7, Z%d, Z%d", j, j)
-		e("VPSUBD Z27, Z%d, Z%d", j, j)
-		e("VCVTDQ2PS Z%d, Z%d", j, j)
-		e("VMULPS.BCST %d(DX), Z%d, Z%d", 16*j, j, j)
-		e("VMOVUPS Z%d, %d(DI)", j, 64*j)
-	}
-	ret()
 }
 
 func bytes8(name, widen string, front int) {

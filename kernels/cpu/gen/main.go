@@ -11,6 +11,7 @@ func main() {
 
 	gemm()
 	stream()
+	decodeBlocks()
 	avx2()
 	vecs()
 	halves()

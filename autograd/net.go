@@ -246,9 +246,9 @@ func (s AttnSpec) scale() float32 {
 	return float32(1 / math.Sqrt(float64(s.D)))
 }
 
-func (s AttnSpec) args(n int) *kernels.AttnArgs {
+func (s AttnSpec) args(n int, bf16 bool) *kernels.AttnArgs {
 	s.Scale = s.scale()
-	return &kernels.AttnArgs{N: n, H: s.H, K: s.K, D: s.D, Seq: s.Seq.Data, Scale: s.Scale, Window: s.Window, SoftCap: s.SoftCap}
+	return &kernels.AttnArgs{N: n, H: s.H, K: s.K, D: s.D, Seq: s.Seq.Data, Scale: s.Scale, Window: s.Window, SoftCap: s.SoftCap, BF16: bf16}
 }
 
 // Attention returns softmax(Scale·q·kᵀ)·v within each sequence: q [N, H·D],
@@ -270,7 +270,7 @@ func (t *Tape) Attention(q, k, v *Tensor, s AttnSpec) *Tensor {
 	if t.err != nil {
 		return o
 	}
-	t.Dev.Attention(heads(o.Data, s.H, s.D), keep, hq, hk, hv, s.args(n))
+	t.Dev.Attention(heads(o.Data, s.H, s.D), keep, hq, hk, hv, s.args(n, t.BF16))
 	if keep == nil {
 		return o
 	}
@@ -278,7 +278,7 @@ func (t *Tape) Attention(q, k, v *Tensor, s AttnSpec) *Tensor {
 		hq, hk, hv := qkv()
 		dq, dk, dv := t.gradHeads(q, s.H, s.D), t.gradHeads(k, s.K, s.D), t.gradHeads(v, s.K, s.D)
 		if t.err == nil {
-			t.Dev.AttentionBackward(dq, dk, dv, heads(o.grad.buf, s.H, s.D), heads(o.Data, s.H, s.D), lse.Data, hq, hk, hv, s.args(n))
+			t.Dev.AttentionBackward(dq, dk, dv, heads(o.grad.buf, s.H, s.D), heads(o.Data, s.H, s.D), lse.Data, hq, hk, hv, s.args(n, t.BF16))
 		}
 	})
 	t.Done(lse)

@@ -252,6 +252,7 @@ type AttnArgs struct {
 	Scale      float32 // of the scores
 	Window     int     // 0: none; else a token sees itself and the Window-1 before it
 	SoftCap    float32 // 0: none; else a scaled score s becomes SoftCap·tanh(s/SoftCap)
+	BF16       bool    // allows weights and gradients of scores to be rounded to bf16 where q, k, v and do are bf16
 }
 
 // KV is a cache of keys and values, [Slots, Max, K, D] float32 each.

@@ -93,6 +93,10 @@ func (c *CPU) Attention(o kernels.Heads, lse kernels.Buffer, q, k, v kernels.Hea
 	want("attention: lse", lse, a.N*a.H)
 	at := c.newAttn(o, q, k, v, a)
 	at.lse = f32(lse)
+	if at.inPairs(a) {
+		at.forwardPairs(sequences(a))
+		return
+	}
 	at.forward(sequences(a))
 }
 

@@ -26,6 +26,10 @@ func (c *CPU) AttentionBackward(dq, dk, dv kernels.Heads, do, o kernels.Heads, l
 	at.lse = f32(lse)
 	at.dos, at.dqs, at.dks, at.dvs = plainOf(do.Buffer), plainOf(dq.Buffer), plainOf(dk.Buffer), plainOf(dv.Buffer)
 	spans := sequences(a)
+	if at.inPairs(a) {
+		at.runPairs(spans, a.N)
+		return
+	}
 	for r := 0; at.round(spans, r); r++ {
 	}
 }
@@ -43,8 +47,8 @@ type pair struct {
 	klo, khi int
 }
 
-// round runs the pairs that lie r chunks apart and reports whether there were any.
-func (a *attnBack) round(spans []span, r int) bool {
+// pairs are those that lie r chunks apart.
+func (a *attnBack) pairs(spans []span, r int) []pair {
 	var pairs []pair
 	for _, s := range spans {
 		for k := 0; k+r*chunkTokens < s.n; k += chunkTokens {
@@ -55,6 +59,12 @@ func (a *attnBack) round(spans []span, r int) bool {
 			}
 		}
 	}
+	return pairs
+}
+
+// round runs the pairs of round r and reports whether there were any.
+func (a *attnBack) round(spans []span, r int) bool {
+	pairs := a.pairs(spans, r)
 	par.For(len(pairs)*a.k, 1, func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			b := a.newBackward(pairs[i/a.k], i%a.k, r > 0)

@@ -10,7 +10,13 @@ import (
 // BenchmarkAttention counts visible scores only: two products of D a score
 // forward, five backward.
 func BenchmarkAttention(b *testing.B) {
-	for _, c := range []struct{ seqs, t, h, k, d int }{{4, 512, 9, 3, 64}, {1, 2048, 9, 3, 64}, {1, 2048, 32, 8, 128}, {16, 128, 9, 3, 64}} {
+	for _, c := range []struct {
+		seqs, t, h, k, d int
+		bf16             bool
+	}{
+		{4, 512, 9, 3, 64, false}, {4, 512, 9, 3, 64, true}, {1, 2048, 9, 3, 64, false}, {1, 2048, 9, 3, 64, true},
+		{1, 8192, 9, 3, 64, false}, {1, 8192, 9, 3, 64, true}, {1, 2048, 32, 8, 128, true}, {16, 128, 9, 3, 64, true},
+	} {
 		x := newBench(b)
 		n := c.seqs * c.t
 		seq := []int32{0}
@@ -18,19 +24,23 @@ func BenchmarkAttention(b *testing.B) {
 			seq = append(seq, int32((i+1)*c.t))
 		}
 		hv := func(h int) kernels.Heads {
-			return kernels.Heads{Buffer: x.random(n * h * c.d), Tok: h * c.d, Head: c.d}
+			f := x.random(n * h * c.d)
+			if c.bf16 {
+				f = x.half(f)
+			}
+			return kernels.Heads{Buffer: f, Tok: h * c.d, Head: c.d}
 		}
 		q, k, v, o, do, dq, dk, dv := hv(c.h), hv(c.k), hv(c.k), hv(c.h), hv(c.h), hv(c.h), hv(c.k), hv(c.k)
 		lse := x.empty(n * c.h)
-		a := &kernels.AttnArgs{N: n, H: c.h, K: c.k, D: c.d, Seq: x.ints(seq...), Scale: 0.125}
+		a := &kernels.AttnArgs{N: n, H: c.h, K: c.k, D: c.d, Seq: x.ints(seq...), Scale: 0.125, BF16: c.bf16}
 		work := float64(c.seqs) * float64(c.t) * float64(c.t+1) / 2 * float64(c.h*c.d) * 2
-		name := fmt.Sprintf("%dx%d/heads%d-%dx%d", c.seqs, c.t, c.h, c.k, c.d)
+		name := fmt.Sprintf("%dx%d/heads%d-%dx%d/bf16=%v", c.seqs, c.t, c.h, c.k, c.d, c.bf16)
 		x.Attention(o, lse, q, k, v, a)
 		b.Run(name+"/forward", func(b *testing.B) {
-			measure(b, 2*work, false, func() { x.Attention(o, lse, q, k, v, a) })
+			measure(b, 2*work, c.bf16, func() { x.Attention(o, lse, q, k, v, a) })
 		})
 		b.Run(name+"/backward", func(b *testing.B) {
-			measure(b, 5*work, false, func() { x.AttentionBackward(dq, dk, dv, do, o, lse, q, k, v, a) })
+			measure(b, 5*work, c.bf16, func() { x.AttentionBackward(dq, dk, dv, do, o, lse, q, k, v, a) })
 		})
 	}
 }

@@ -59,6 +59,16 @@ func (b *bench) empty(n int) kernels.Buffer {
 	return x
 }
 
+// half is x rounded to bf16.
+func (b *bench) half(x kernels.Buffer) kernels.Buffer {
+	h, err := b.Alloc(kernels.Activations, dtype.Of(dtype.BF16), x.Len())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Add(kernels.To(h), x, nil, x.Len(), 1, 0)
+	return h
+}
+
 func (b *bench) ints(v ...int32) kernels.Buffer {
 	x, err := b.Alloc(kernels.Activations, dtype.Of(dtype.I32), len(v))
 	if err != nil {
@@ -94,6 +104,11 @@ func manyOps(t *testing.T) map[string][]uint32 {
 	b.Attention(hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
 	b.AttentionBackward(hv(dq, h), hv(dk, k), hv(dv, k), hv(dy, h), hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
 	keep("attention", o, lse, dq, dk, dv)
+	aa.BF16 = true
+	q16, k16, v16, o16, dy16 := hv(b.half(q), h), hv(b.half(kk), k), hv(b.half(v), k), hv(b.half(o), h), hv(b.half(dy), h)
+	b.Attention(o16, lse, q16, k16, v16, aa)
+	b.AttentionBackward(hv(dq, h), hv(dk, k), hv(dv, k), dy16, o16, lse, q16, k16, v16, aa)
+	keep("attention bf16", lse, dq, dk, dv)
 
 	act := &kernels.ActArgs{N: n, F: c, Gate: x, Up: dy}
 	b.Act(kernels.To(y), act)

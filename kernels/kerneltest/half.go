@@ -50,6 +50,12 @@ func (w twin) pick(half bool) kernels.Buffer {
 // have n elements each: written, and added to what is there.
 func (s *suite) halves(n []int, op func(half bool, d []kernels.Dst)) {
 	s.Helper()
+	s.halvesTo(halfTol, n, op)
+}
+
+// halvesTo is halves with a tolerance of its own.
+func (s *suite) halvesTo(tol float64, n []int, op func(half bool, d []kernels.Dst)) {
+	s.Helper()
 	for _, add := range []bool{false, true} {
 		var got, want []kernels.Dst
 		for _, n := range n {
@@ -65,7 +71,7 @@ func (s *suite) halves(n []int, op func(half bool, d []kernels.Dst)) {
 			for j, v := range w {
 				w64[j] = float64(v)
 			}
-			s.near(fmt.Sprintf("result %d, add %v", i, add), g, w64, halfTol, 1e-6)
+			s.near(fmt.Sprintf("result %d, add %v", i, add), g, w64, tol, 1e-6)
 		}
 	}
 }
@@ -108,11 +114,17 @@ func testHalf(s *suite) {
 			s.b.Rope(y, from, n, h, d, rot, cs, kernels.HalfSplit, false)
 		})
 	})
-	s.in("attention", func(s *suite) {
-		for _, d := range []int{20, 64} {
-			s.halfAttention(d)
-		}
-	})
+	for _, c := range []halfAttention{
+		{seq: []int32{0, 20, 150}, h: 4, k: 2, d: 20},
+		{seq: []int32{0, 20, 150}, h: 4, k: 2, d: 64},
+		{seq: []int32{0, 20, 150}, h: 4, k: 2, d: 64, bf16: true},
+		{seq: []int32{0, 1, 40, 40, 603}, h: 3, k: 1, d: 16, window: 170, bf16: true},
+		{seq: []int32{0, 301}, h: 5, k: 5, d: 112, bf16: true},
+		{seq: []int32{0, 140}, h: 200, k: 2, d: 32, window: 1, bf16: true},
+		{seq: []int32{0, 70}, h: 2, k: 1, d: 48, softCap: 3, bf16: true},
+	} {
+		s.in(fmt.Sprintf("attention %+v", c), func(s *suite) { s.halfAttention(c) })
+	}
 }
 
 func (s *suite) halfLinear(c linearCase) {
@@ -162,22 +174,43 @@ func (s *suite) sameValues(name string, got, want []float32) {
 	}
 }
 
-func (s *suite) halfAttention(d int) {
-	const n, h, k = 150, 4, 2
-	a := &kernels.AttnArgs{N: n, H: h, K: k, D: d, Seq: s.ints([]int32{0, 20, n}), Scale: 0.2}
+// halfAttention is attention on bf16, with bf16 set in bf16 arithmetic, too.
+type halfAttention struct {
+	seq     []int32
+	h, k, d int
+	window  int
+	softCap float32
+	bf16    bool
+}
+
+func (s *suite) halfAttention(c halfAttention) {
+	n, h, k, d := int(c.seq[len(c.seq)-1]), c.h, c.k, c.d
+	args := func(half bool) *kernels.AttnArgs {
+		return &kernels.AttnArgs{N: n, H: h, K: k, D: d, Seq: s.ints(c.seq), Scale: float32(1.3 / math.Sqrt(float64(d))), Window: c.window, SoftCap: c.softCap, BF16: half && c.bf16}
+	}
+	tol, gradTol := halfTol, halfTol
+	if c.bf16 { // weights and gradients of scores are rounded, too
+		tol, gradTol = 0x1p-6, 0x1p-5
+	}
 	q, kk, v, do, o := s.twin(n*h*d), s.twin(n*k*d), s.twin(n*k*d), s.twin(n*h*d), s.twin(n*h*d)
-	lse := s.alloc(dtype.F32, n*h)
+	lse := map[bool]kernels.Buffer{true: s.alloc(dtype.F32, n*h), false: s.alloc(dtype.F32, n*h)}
 	heads := func(b kernels.Buffer, h int) kernels.Heads { return kernels.Heads{Buffer: b, Tok: h * d, Head: d} }
 	to := func(dst kernels.Dst, h int) kernels.Heads {
 		v := heads(dst.Buffer, h)
 		v.Add = dst.Add
 		return v
 	}
-	s.halves([]int{n * h * d}, func(half bool, dst []kernels.Dst) {
-		s.b.Attention(to(dst[0], h), lse, heads(q.pick(half), h), heads(kk.pick(half), k), heads(v.pick(half), k), a)
+	s.halvesTo(tol, []int{n * h * d}, func(half bool, dst []kernels.Dst) {
+		s.b.Attention(to(dst[0], h), lse[half], heads(q.pick(half), h), heads(kk.pick(half), k), heads(v.pick(half), k), args(half))
 	})
-	s.halves([]int{n * h * d, n * k * d, n * k * d}, func(half bool, dst []kernels.Dst) {
-		s.b.AttentionBackward(to(dst[0], h), to(dst[1], k), to(dst[2], k), heads(do.pick(half), h), heads(o.pick(half), h), lse,
-			heads(q.pick(half), h), heads(kk.pick(half), k), heads(v.pick(half), k), a)
+	exact := s.get(lse[false])
+	want := make([]float64, len(exact))
+	for i, x := range exact {
+		want[i] = float64(x)
+	}
+	s.near("lse", s.get(lse[true]), want, 1e-5, 1e-5)
+	s.halvesTo(gradTol, []int{n * h * d, n * k * d, n * k * d}, func(half bool, dst []kernels.Dst) {
+		s.b.AttentionBackward(to(dst[0], h), to(dst[1], k), to(dst[2], k), heads(do.pick(half), h), heads(o.pick(half), h), lse[half],
+			heads(q.pick(half), h), heads(kk.pick(half), k), heads(v.pick(half), k), args(half))
 	})
 }

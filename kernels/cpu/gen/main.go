@@ -15,6 +15,7 @@ func main() {
 	avx2()
 	vecs()
 	halves()
+	pairs()
 	encoders()
 	matvec()
 	exact()

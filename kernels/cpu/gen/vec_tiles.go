@@ -72,11 +72,11 @@ func (l *loop) rows() {
 func tiles() {
 	for _, t := range []bool{false, true} {
 		for mr := 1; mr <= 12; mr++ {
-			tile(isas[0], mr, 1, t)
-			tile(isas[0], mr, 2, t)
+			tile(isas[0], mr, 1, t, false)
+			tile(isas[0], mr, 2, t, false)
 		}
 		for mr := 1; mr <= 6; mr++ {
-			tile(isas[1], mr, 2, t)
+			tile(isas[1], mr, 2, t, false)
 		}
 	}
 }
@@ -91,13 +91,19 @@ func tileText(name string, mr, nr int) {
 	}
 }
 
-func tile(i isa, mr, nv int, ta bool) {
+// tile writes one tile; with pairs an element of A and B is a pair of bf16.
+func tile(i isa, mr, nv int, ta, pairs bool) {
 	l := &loop{isa: i}
 	kind := "N"
 	if ta {
 		kind = "T"
 	}
-	tileText(fmt.Sprintf("tile%s%s%dx%d", kind, i.name, mr, nv*i.w), mr, nv*i.w)
+	name := i.name
+	mulAdd := l.fma
+	if pairs {
+		name, mulAdd = "Pairs", vdpbf16ps
+	}
+	tileText(fmt.Sprintf("tile%s%s%dx%d", kind, name, mr, nv*i.w), mr, nv*i.w)
 	acc := func(r, j int) int { return r*nv + j }
 	b := func(j int) int { return mr*nv + j }
 	bcast := func(r int) int { return mr*nv + nv + r%2 }
@@ -123,7 +129,7 @@ func tile(i isa, mr, nv int, ta bool) {
 			}
 			e("VBROADCASTSS %s, %s", at, l.r(bcast(r)))
 			for j := range nv {
-				l.fma(bcast(r), b(j), acc(r, j))
+				mulAdd(bcast(r), b(j), acc(r, j))
 			}
 		}
 		e("ADDQ DI, SI")

@@ -43,6 +43,7 @@ type table struct {
 	narrow   func(dst []uint16, src []float32)
 	// narrowTile reports false for sizes it does not do; nil: for all.
 	narrowTile func(dst []uint16, ldd int, src []float32, lds, rows, n int) bool
+	pairs      *pairTable // nil: in plain Go
 }
 
 var generic = table{

@@ -90,12 +90,18 @@ func (r mvRounding) block() int {
 }
 
 // xFloats is the floats of a prepared row.
-func (w *mvWeight) xFloats() int {
+func (w *mvWeight) xFloats() int { return w.xAt(w.units) }
+
+// xAt is the floats of a prepared row before a unit.
+func (w *mvWeight) xAt(unit int) int {
 	if w.x.k {
-		return w.units / 4 * mvBlockFloats
+		return unit / 4 * mvBlockFloats
 	}
-	return w.units * mvUnitFloats
+	return unit * mvUnitFloats
 }
+
+// at is the bytes of a row of the weight before a unit.
+func (w *mvWeight) at(unit int) int { return w.rowBytes * unit / w.units }
 
 // mvScales are scales and zero points that lie apart from the codes.
 type mvScales struct {
@@ -130,10 +136,10 @@ func (c *CPU) matvec(y kernels.Dst, a *kernels.LinearArgs) bool {
 			w.scales.decode(s, lo)
 		}
 		if alpha == 1 && !y.Add {
-			w.run(dst[lo:], out, x, lo, hi, s)
+			c.mvRun(w, dst[lo:], out, x, lo, hi, s)
 		} else {
 			tmp := c.scratch.take(a.N * (hi - lo))
-			w.run(tmp, hi-lo, x, lo, hi, s)
+			c.mvRun(w, tmp, hi-lo, x, lo, hi, s)
 			for i := range a.N {
 				for j, v := range tmp[i*(hi-lo):][:hi-lo] {
 					v *= alpha
@@ -206,20 +212,60 @@ func (c *CPU) mvPrepare(x mvX, w *mvWeight, a *kernels.LinearArgs) {
 	c.scratch.give(row)
 }
 
-// run computes rows lo…hi of the weight: y[i][r-lo], rows ldy apart.
-func (w *mvWeight) run(y []float32, ldy int, x mvX, lo, hi int, scales []float32) {
-	const near = 16 // rows that stay in the cache while the tiles of x pass
-	block := hi - lo
-	if len(x.tiles) > 1 {
-		block = near
+// mvPart is some units of the columns. acc has the sums of the units before,
+// where mode is odd, and takes those that include these, where it is 2 or 3.
+type mvPart struct {
+	first, units int
+	acc          []float32
+	mode         int
+}
+
+// Rows of the weight that stay in a cache while tiles of x pass, and the sums of
+// such a row.
+const (
+	mvNear = 16
+	mvSums = 16 * 16
+)
+
+// mvAhead is how many bytes before their use kernels ask for those of a weight.
+const mvAhead = 3072
+
+// mvNearX is how many units of a row of x, times its rows in the tile, stay in
+// the nearest cache. It is a multiple of 32: parts have whole blocks of 256.
+const mvNearX = 96
+
+// mvRun computes rows lo…hi of the weight: y[i][r-lo], rows ldy apart.
+func (c *CPU) mvRun(w *mvWeight, y []float32, ldy int, x mvX, lo, hi int, scales []float32) {
+	if len(x.tiles) == 1 && x.tiles[0]*w.units <= mvNearX {
+		w.ask(lo*w.rowBytes, mvAhead)
+		w.tile(y, ldy, x.data, x.tiles[0], lo, hi-lo, scales, 0, mvPart{units: w.units})
+		return
 	}
-	for r := lo; r < hi; r += block {
-		first, n := 0, min(block, hi-r)
+	acc := c.scratch.take(mvNear * mvSums)
+	parts := 0
+	for _, m := range x.tiles {
+		parts += (m*w.units + mvNearX - 1) / mvNearX
+	}
+	for r := lo; r < hi; r += mvNear {
+		first, n := 0, min(mvNear, hi-r)
+		ahead, each := (r+mvNear)*w.rowBytes, mvNear*w.rowBytes/parts+1
 		for _, m := range x.tiles {
-			w.tile(y[first*ldy+r-lo:], ldy, x.data[first*w.xFloats():], m, r, n, scales, r-lo)
+			for at := 0; at < w.units; at += mvNearX / m {
+				w.ask(ahead, each)
+				ahead += each
+				part := mvPart{first: at, units: min(mvNearX/m, w.units-at), acc: acc}
+				if at > 0 {
+					part.mode = 1
+				}
+				if at+part.units < w.units {
+					part.mode += 2
+				}
+				w.tile(y[first*ldy+r-lo:], ldy, x.data[first*w.xFloats():], m, r, n, scales, r-lo, part)
+			}
 			first += m
 		}
 	}
+	c.scratch.give(acc)
 }
 
 // decode fills s with the scales of rows from row on and, in its second half,

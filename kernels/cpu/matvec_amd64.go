@@ -8,35 +8,32 @@ import (
 	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
-// mvFunc is a kernel of integers: some rows of w with a tile of x.
-type mvFunc = func(rows, units int, w, x *byte, y *float32, ldy int, scales, mins *float32, perRow, shift int, table *byte)
+// mvFunc is a kernel: some rows of w, or of a part of its columns, with a tile of x.
+type mvFunc = func(rows, units int, w, x *byte, y *float32, ldy int, scales, mins *float32, perRow, shift int, table *byte,
+	first, skip int, acc *float32, mode int)
 
 // mvKernel is a type's kernels by the rows of x in a tile.
-type mvKernel struct {
-	f    [9]func(rows, units int, w, x, y *float32, ldy int)
-	h    [9]func(rows, units int, w *uint16, x, y *float32, ldy int)
-	ints [9]mvFunc
-}
+type mvKernel [9]mvFunc
 
 var (
-	mvF32  = &mvKernel{f: [9]func(rows, units int, w, x, y *float32, ldy int){1: mvF321, 2: mvF322, 4: mvF324, 8: mvF328}}
-	mvF16  = &mvKernel{h: [9]func(rows, units int, w *uint16, x, y *float32, ldy int){1: mvF161, 2: mvF162, 4: mvF164, 8: mvF168}}
-	mvBF16 = &mvKernel{h: [9]func(rows, units int, w *uint16, x, y *float32, ldy int){1: mvBF161, 2: mvBF162, 4: mvBF164, 8: mvBF168}}
-	mvQ40  = &mvKernel{ints: [9]mvFunc{1: mvQ401, 2: mvQ402, 4: mvQ404, 8: mvQ408}}
-	mvQ41  = &mvKernel{ints: [9]mvFunc{1: mvQ411, 2: mvQ412, 4: mvQ414, 8: mvQ418}}
-	mvQ50  = &mvKernel{ints: [9]mvFunc{1: mvQ501, 2: mvQ502, 4: mvQ504, 8: mvQ508}}
-	mvQ51  = &mvKernel{ints: [9]mvFunc{1: mvQ511, 2: mvQ512, 4: mvQ514, 8: mvQ518}}
-	mvQ80  = &mvKernel{ints: [9]mvFunc{1: mvQ801, 2: mvQ802, 4: mvQ804, 8: mvQ808}}
-	mvIQ4K = &mvKernel{ints: [9]mvFunc{1: mvIQ41, 2: mvIQ42, 4: mvIQ44, 8: mvIQ48}}
-	mvQ4K  = &mvKernel{ints: [9]mvFunc{1: mvQ4K1, 2: mvQ4K2, 4: mvQ4K4, 8: mvQ4K8}}
-	mvQ5K  = &mvKernel{ints: [9]mvFunc{1: mvQ5K1, 2: mvQ5K2, 4: mvQ5K4, 8: mvQ5K8}}
-	mvQ6K  = &mvKernel{ints: [9]mvFunc{1: mvQ6K1, 2: mvQ6K2, 4: mvQ6K4, 8: mvQ6K8}}
-	mvQ2K  = &mvKernel{ints: [9]mvFunc{1: mvQ2K1, 2: mvQ2K2, 4: mvQ2K4, 8: mvQ2K8}}
-	mvQ3K  = &mvKernel{ints: [9]mvFunc{1: mvQ3K1, 2: mvQ3K2, 4: mvQ3K4, 8: mvQ3K8}}
-	mvIQ4S = &mvKernel{ints: [9]mvFunc{1: mvIQ4XS1, 2: mvIQ4XS2, 4: mvIQ4XS4, 8: mvIQ4XS8}}
-	mvLow  = &mvKernel{ints: [9]mvFunc{1: mvLow1, 2: mvLow2, 4: mvLow4, 8: mvLow8}}
-	mvByte = &mvKernel{ints: [9]mvFunc{1: mvBytes1, 2: mvBytes2, 4: mvBytes4, 8: mvBytes8}}
-	mvCode = &mvKernel{ints: [9]mvFunc{1: mvBook1, 2: mvBook2, 4: mvBook4, 8: mvBook8}}
+	mvF32  = &mvKernel{1: mvF321, 2: mvF322, 4: mvF324, 8: mvF328}
+	mvF16  = &mvKernel{1: mvF161, 2: mvF162, 4: mvF164, 8: mvF168}
+	mvBF16 = &mvKernel{1: mvBF161, 2: mvBF162, 4: mvBF164, 8: mvBF168}
+	mvQ40  = &mvKernel{1: mvQ401, 2: mvQ402, 4: mvQ404, 8: mvQ408}
+	mvQ41  = &mvKernel{1: mvQ411, 2: mvQ412, 4: mvQ414, 8: mvQ418}
+	mvQ50  = &mvKernel{1: mvQ501, 2: mvQ502, 4: mvQ504, 8: mvQ508}
+	mvQ51  = &mvKernel{1: mvQ511, 2: mvQ512, 4: mvQ514, 8: mvQ518}
+	mvQ80  = &mvKernel{1: mvQ801, 2: mvQ802, 4: mvQ804, 8: mvQ808}
+	mvIQ4K = &mvKernel{1: mvIQ41, 2: mvIQ42, 4: mvIQ44, 8: mvIQ48}
+	mvQ4K  = &mvKernel{1: mvQ4K1, 2: mvQ4K2, 4: mvQ4K4, 8: mvQ4K8}
+	mvQ5K  = &mvKernel{1: mvQ5K1, 2: mvQ5K2, 4: mvQ5K4, 8: mvQ5K8}
+	mvQ6K  = &mvKernel{1: mvQ6K1, 2: mvQ6K2, 4: mvQ6K4, 8: mvQ6K8}
+	mvQ2K  = &mvKernel{1: mvQ2K1, 2: mvQ2K2, 4: mvQ2K4, 8: mvQ2K8}
+	mvQ3K  = &mvKernel{1: mvQ3K1, 2: mvQ3K2, 4: mvQ3K4, 8: mvQ3K8}
+	mvIQ4S = &mvKernel{1: mvIQ4XS1, 2: mvIQ4XS2, 4: mvIQ4XS4, 8: mvIQ4XS8}
+	mvLow  = &mvKernel{1: mvLow1, 2: mvLow2, 4: mvLow4, 8: mvLow8}
+	mvByte = &mvKernel{1: mvBytes1, 2: mvBytes2, 4: mvBytes4, 8: mvBytes8}
+	mvCode = &mvKernel{1: mvBook1, 2: mvBook2, 4: mvBook4, 8: mvBook8}
 )
 
 // newMVWeight returns the weight of a as a kernel reads it; nil: none does.
@@ -153,26 +150,28 @@ func mvQuantize(dst []float32, step int, x []float32, r mvRounding) {
 	f(units, &x[0], p, 4*step, -r.offset, r.factor/127)
 }
 
-// tile multiplies rows r…r+n of w with a tile of m rows of x. scales begin at
-// at rows before r.
-func (w *mvWeight) tile(y []float32, ldy int, x []float32, m, r, n int, scales []float32, at int) {
+// tile multiplies rows r…r+n of w with a tile of m rows of x, from unit first on
+// for some units. scales begin at at rows before r.
+func (w *mvWeight) tile(y []float32, ldy int, x []float32, m, r, n int, scales []float32, at int, part mvPart) {
 	_, _ = y[(m-1)*ldy+n-1], x[m*w.xFloats()-1]
 	d := w.data[r*w.rowBytes : (r+n)*w.rowBytes]
-	switch {
-	case w.kernel.f[m] != nil:
-		w.kernel.f[m](n, w.units, (*float32)(unsafe.Pointer(&d[0])), &x[0], &y[0], ldy)
-	case w.kernel.h[m] != nil:
-		w.kernel.h[m](n, w.units, (*uint16)(unsafe.Pointer(&d[0])), &x[0], &y[0], ldy)
-	default:
-		var s, t *float32
-		perRow, shift := 0, 0
-		if p := w.scales; p != nil {
-			perRow, shift = p.perRow, int(p.shift)
-			from, to := at*perRow, len(scales)/2+at*perRow
-			_ = scales[to+n*perRow-1]
-			s, t = &scales[from], &scales[to]
-		}
-		w.kernel.ints[m](n, w.units, &d[0], (*byte)(unsafe.Pointer(&x[0])), &y[0], ldy, s, t, perRow, shift, unsafe.SliceData(w.table))
+	var s, t *float32
+	perRow, shift := 0, 0
+	if p := w.scales; p != nil {
+		perRow, shift = p.perRow, int(p.shift)
+		from, to := at*perRow, len(scales)/2+at*perRow
+		_ = scales[to+n*perRow-1]
+		s, t = &scales[from], &scales[to]
+	}
+	from := w.at(part.first)
+	w.kernel[m](n, part.units, &d[from], (*byte)(unsafe.Pointer(&x[m*w.xAt(part.first)])), &y[0], ldy, s, t, perRow, shift,
+		unsafe.SliceData(w.table), part.first, w.rowBytes-(w.at(part.first+part.units)-from), unsafe.SliceData(part.acc), part.mode)
+}
+
+// ask brings n bytes of the weight from offset at on nearer.
+func (w *mvWeight) ask(at, n int) {
+	if n = min(n, len(w.data)-at); n > 0 {
+		askFor(n, &w.data[at])
 	}
 }
 

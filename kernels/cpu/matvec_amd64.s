@@ -566,6 +566,18 @@ done:
 	VZEROUPPER
 	RET
 
+// func askFor(n int, p *byte)
+TEXT ·askFor(SB), NOSPLIT, $0-16
+	MOVQ n+0(FP), AX
+	MOVQ p+8(FP), BX
+loop:
+	PREFETCHT0 (BX)
+	ADDQ $64, BX
+	SUBQ $64, AX
+	JGT loop
+	VZEROUPPER
+	RET
+
 // func quantRow(units int, src *float32, dst *byte, step int, offset int, unit float32)
 TEXT ·quantRow(SB), NOSPLIT, $0-44
 	MOVQ units+0(FP), AX
@@ -1012,29 +1024,30 @@ loop:
 	VZEROUPPER
 	RET
 
-// func mvF321(rows int, units int, w *float32, x *float32, y *float32, ldy int)
-TEXT ·mvF321(SB), NOSPLIT, $0-48
+// func mvF321(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvF321(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1054,6 +1067,13 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -1065,35 +1085,39 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBF161(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
-TEXT ·mvBF161(SB), NOSPLIT, $0-48
+// func mvBF161(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBF161(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1115,6 +1139,13 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -1126,35 +1157,39 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvF161(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
-TEXT ·mvF161(SB), NOSPLIT, $0-48
+// func mvF161(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvF161(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1172,6 +1207,13 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -1183,14 +1225,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ401(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ401(SB), NOSPLIT, $0-88
+// func mvQ401(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ401(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1203,16 +1248,6 @@ TEXT ·mvQ401(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -1225,6 +1260,11 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1247,6 +1287,12 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -1258,14 +1304,17 @@ unit:
 	VADDPS X16, X0, X0
 	VMULSS X26, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $64, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ411(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ411(SB), NOSPLIT, $0-88
+// func mvQ411(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ411(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1278,16 +1327,6 @@ TEXT ·mvQ411(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -1301,6 +1340,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1326,6 +1371,13 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -1338,14 +1390,17 @@ unit:
 	VADDPS X16, X0, X0
 	VMULSS X26, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ501(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ501(SB), NOSPLIT, $0-88
+// func mvQ501(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ501(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1358,16 +1413,6 @@ TEXT ·mvQ501(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -1382,6 +1427,11 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1408,6 +1458,12 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -1419,14 +1475,17 @@ unit:
 	VADDPS X16, X0, X0
 	VMULSS X26, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $64, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ511(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ511(SB), NOSPLIT, $0-88
+// func mvQ511(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ511(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1439,16 +1498,6 @@ TEXT ·mvQ511(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -1464,6 +1513,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1493,6 +1548,13 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -1505,14 +1567,17 @@ unit:
 	VADDPS X16, X0, X0
 	VMULSS X26, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ801(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ801(SB), NOSPLIT, $0-88
+// func mvQ801(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ801(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1525,16 +1590,6 @@ TEXT ·mvQ801(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -1546,6 +1601,11 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1567,6 +1627,12 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -1578,14 +1644,17 @@ unit:
 	VADDPS X16, X0, X0
 	VMULSS X26, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $64, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvIQ41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvIQ41(SB), NOSPLIT, $0-88
+// func mvIQ41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvIQ41(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1598,16 +1667,6 @@ TEXT ·mvIQ41(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z27
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
@@ -1621,6 +1680,11 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1644,6 +1708,12 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -1655,14 +1725,17 @@ unit:
 	VADDPS X16, X0, X0
 	VMULSS X26, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $64, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ2K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ2K1(SB), NOSPLIT, $0-88
+// func mvQ2K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ2K1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1675,16 +1748,6 @@ TEXT ·mvQ2K1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -1696,6 +1759,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1750,6 +1819,13 @@ unit:
 	ADDQ $384, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -1761,14 +1837,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ3K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ3K1(SB), NOSPLIT, $0-88
+// func mvQ3K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ3K1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1781,16 +1860,6 @@ TEXT ·mvQ3K1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -1802,6 +1871,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1873,6 +1948,13 @@ unit:
 	ADDQ $384, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -1884,14 +1966,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ4K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ4K1(SB), NOSPLIT, $0-88
+// func mvQ4K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ4K1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1904,16 +1989,6 @@ TEXT ·mvQ4K1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -1925,6 +2000,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2004,6 +2085,13 @@ unit:
 	ADDQ $384, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -2015,14 +2103,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ5K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ5K1(SB), NOSPLIT, $0-88
+// func mvQ5K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ5K1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2035,16 +2126,6 @@ TEXT ·mvQ5K1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -2056,6 +2137,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2145,6 +2232,13 @@ unit:
 	ADDQ $384, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -2156,14 +2250,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ6K1(SB), NOSPLIT, $0-88
+// func mvQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ6K1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2176,16 +2273,6 @@ TEXT ·mvQ6K1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -2197,6 +2284,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2264,6 +2357,13 @@ unit:
 	ADDQ $384, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -2275,14 +2375,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvIQ4XS1(SB), NOSPLIT, $0-88
+// func mvIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvIQ4XS1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2295,16 +2398,6 @@ TEXT ·mvIQ4XS1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z31
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
@@ -2317,6 +2410,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2384,6 +2483,13 @@ unit:
 	ADDQ $384, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -2395,14 +2501,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvLow1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvLow1(SB), NOSPLIT, $0-88
+// func mvLow1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvLow1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2415,16 +2524,6 @@ TEXT ·mvLow1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVDQU64 highNibbles32<>(SB), Z28
 	MOVL $15, R10
 	VPBROADCASTB R10, Z29
@@ -2432,14 +2531,20 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z17
@@ -2459,6 +2564,13 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -2470,14 +2582,17 @@ asked:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBytes1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvBytes1(SB), NOSPLIT, $0-88
+// func mvBytes1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBytes1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2490,23 +2605,19 @@ TEXT ·mvBytes1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z8, Z8, Z8
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z8
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -2526,6 +2637,13 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z8, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -2537,14 +2655,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBook1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvBook1(SB), NOSPLIT, $0-88
+// func mvBook1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBook1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2557,16 +2678,6 @@ TEXT ·mvBook1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z28
 	VBROADCASTI32X4 16(R10), Z27
 	VMOVDQU64 lowNibbles32<>(SB), Z26
@@ -2575,14 +2686,19 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z17
@@ -2604,6 +2720,12 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -2614,37 +2736,43 @@ asked:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $64, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvF322(rows int, units int, w *float32, x *float32, y *float32, ldy int)
-TEXT ·mvF322(SB), NOSPLIT, $0-48
+// func mvF322(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvF322(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2668,6 +2796,15 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -2690,37 +2827,43 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBF162(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
-TEXT ·mvBF162(SB), NOSPLIT, $0-48
+// func mvBF162(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBF162(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2746,6 +2889,15 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -2768,37 +2920,43 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvF162(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
-TEXT ·mvF162(SB), NOSPLIT, $0-48
+// func mvF162(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvF162(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2820,6 +2978,15 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -2842,14 +3009,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ402(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ402(SB), NOSPLIT, $0-88
+// func mvQ402(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ402(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2862,16 +3032,6 @@ TEXT ·mvQ402(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -2885,6 +3045,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2912,6 +3078,13 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -2934,14 +3107,17 @@ unit:
 	VADDPS X16, X1, X1
 	VMULSS X26, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ412(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ412(SB), NOSPLIT, $0-88
+// func mvQ412(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ412(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2954,16 +3130,6 @@ TEXT ·mvQ412(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -2976,9 +3142,17 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3010,6 +3184,15 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -3034,14 +3217,17 @@ unit:
 	VADDPS X16, X1, X1
 	VMULSS X26, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ502(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ502(SB), NOSPLIT, $0-88
+// func mvQ502(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ502(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3054,16 +3240,6 @@ TEXT ·mvQ502(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -3079,6 +3255,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3110,6 +3292,13 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -3132,14 +3321,17 @@ unit:
 	VADDPS X16, X1, X1
 	VMULSS X26, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ512(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ512(SB), NOSPLIT, $0-88
+// func mvQ512(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ512(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3152,16 +3344,6 @@ TEXT ·mvQ512(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -3176,9 +3358,17 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3214,6 +3404,15 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -3238,14 +3437,17 @@ unit:
 	VADDPS X16, X1, X1
 	VMULSS X26, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ802(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ802(SB), NOSPLIT, $0-88
+// func mvQ802(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ802(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3258,16 +3460,6 @@ TEXT ·mvQ802(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -3280,6 +3472,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3306,6 +3504,13 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -3328,14 +3533,17 @@ unit:
 	VADDPS X16, X1, X1
 	VMULSS X26, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvIQ42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvIQ42(SB), NOSPLIT, $0-88
+// func mvIQ42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvIQ42(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3348,16 +3556,6 @@ TEXT ·mvIQ42(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z27
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
@@ -3372,6 +3570,12 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3400,6 +3604,13 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -3422,14 +3633,17 @@ unit:
 	VADDPS X16, X1, X1
 	VMULSS X26, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ2K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ2K2(SB), NOSPLIT, $0-88
+// func mvQ2K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ2K2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3442,16 +3656,6 @@ TEXT ·mvQ2K2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -3462,9 +3666,17 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3541,6 +3753,15 @@ unit:
 	ADDQ $768, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -3563,14 +3784,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ3K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ3K2(SB), NOSPLIT, $0-88
+// func mvQ3K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ3K2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3583,16 +3807,6 @@ TEXT ·mvQ3K2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -3603,9 +3817,17 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3699,6 +3921,15 @@ unit:
 	ADDQ $768, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -3721,14 +3952,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ4K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ4K2(SB), NOSPLIT, $0-88
+// func mvQ4K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ4K2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3741,16 +3975,6 @@ TEXT ·mvQ4K2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -3761,9 +3985,17 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3865,6 +4097,15 @@ unit:
 	ADDQ $768, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -3887,14 +4128,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ5K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ5K2(SB), NOSPLIT, $0-88
+// func mvQ5K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ5K2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3907,16 +4151,6 @@ TEXT ·mvQ5K2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -3927,9 +4161,17 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -4041,6 +4283,15 @@ unit:
 	ADDQ $768, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -4063,14 +4314,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ6K2(SB), NOSPLIT, $0-88
+// func mvQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ6K2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4083,16 +4337,6 @@ TEXT ·mvQ6K2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -4103,9 +4347,17 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -4195,6 +4447,15 @@ unit:
 	ADDQ $768, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -4217,14 +4478,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvIQ4XS2(SB), NOSPLIT, $0-88
+// func mvIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvIQ4XS2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4237,16 +4501,6 @@ TEXT ·mvIQ4XS2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z31
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
@@ -4258,9 +4512,17 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -4350,6 +4612,15 @@ unit:
 	ADDQ $768, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -4372,14 +4643,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvLow2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvLow2(SB), NOSPLIT, $0-88
+// func mvLow2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvLow2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4392,33 +4666,31 @@ TEXT ·mvLow2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVDQU64 highNibbles32<>(SB), Z28
 	MOVL $15, R10
 	VPBROADCASTB R10, Z29
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z17
@@ -4444,6 +4716,15 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -4466,14 +4747,17 @@ asked:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBytes2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvBytes2(SB), NOSPLIT, $0-88
+// func mvBytes2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBytes2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4486,25 +4770,23 @@ TEXT ·mvBytes2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z9
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -4530,6 +4812,15 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z9, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -4552,14 +4843,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBook2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvBook2(SB), NOSPLIT, $0-88
+// func mvBook2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBook2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4572,16 +4866,6 @@ TEXT ·mvBook2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z28
 	VBROADCASTI32X4 16(R10), Z27
 	VMOVDQU64 lowNibbles32<>(SB), Z26
@@ -4591,14 +4875,20 @@ first:
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z17
@@ -4627,6 +4917,13 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -4647,41 +4944,51 @@ asked:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $128, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvF324(rows int, units int, w *float32, x *float32, y *float32, ldy int)
-TEXT ·mvF324(SB), NOSPLIT, $0-48
+// func mvF324(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvF324(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -4713,6 +5020,19 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -4757,41 +5077,51 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBF164(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
-TEXT ·mvBF164(SB), NOSPLIT, $0-48
+// func mvBF164(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBF164(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -4825,6 +5155,19 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -4869,41 +5212,51 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvF164(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
-TEXT ·mvF164(SB), NOSPLIT, $0-48
+// func mvF164(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvF164(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -4933,6 +5286,19 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -4977,14 +5343,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ404(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ404(SB), NOSPLIT, $0-88
+// func mvQ404(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ404(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4997,16 +5366,6 @@ TEXT ·mvQ404(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -5022,6 +5381,14 @@ row:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5059,6 +5426,15 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -5103,14 +5479,17 @@ unit:
 	VADDPS X16, X3, X3
 	VMULSS X26, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ414(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ414(SB), NOSPLIT, $0-88
+// func mvQ414(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ414(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5123,16 +5502,6 @@ TEXT ·mvQ414(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -5145,13 +5514,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5195,6 +5576,19 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -5243,14 +5637,17 @@ unit:
 	VADDPS X16, X3, X3
 	VMULSS X26, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ504(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ504(SB), NOSPLIT, $0-88
+// func mvQ504(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ504(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5263,16 +5660,6 @@ TEXT ·mvQ504(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -5290,6 +5677,14 @@ row:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5331,6 +5726,15 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -5375,14 +5779,17 @@ unit:
 	VADDPS X16, X3, X3
 	VMULSS X26, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ514(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ514(SB), NOSPLIT, $0-88
+// func mvQ514(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ514(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5395,16 +5802,6 @@ TEXT ·mvQ514(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -5419,13 +5816,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5473,6 +5882,19 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -5521,14 +5943,17 @@ unit:
 	VADDPS X16, X3, X3
 	VMULSS X26, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ804(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ804(SB), NOSPLIT, $0-88
+// func mvQ804(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ804(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5541,16 +5966,6 @@ TEXT ·mvQ804(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -5565,6 +5980,14 @@ row:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5601,6 +6024,15 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -5645,14 +6077,17 @@ unit:
 	VADDPS X16, X3, X3
 	VMULSS X26, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvIQ44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvIQ44(SB), NOSPLIT, $0-88
+// func mvIQ44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvIQ44(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5665,16 +6100,6 @@ TEXT ·mvIQ44(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z27
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
@@ -5691,6 +6116,14 @@ row:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5729,6 +6162,15 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -5773,14 +6215,17 @@ unit:
 	VADDPS X16, X3, X3
 	VMULSS X26, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ2K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ2K4(SB), NOSPLIT, $0-88
+// func mvQ2K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ2K4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5793,16 +6238,6 @@ TEXT ·mvQ2K4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -5813,13 +6248,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5940,6 +6387,19 @@ unit:
 	ADDQ $1536, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -5984,14 +6444,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ3K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ3K4(SB), NOSPLIT, $0-88
+// func mvQ3K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ3K4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -6004,16 +6467,6 @@ TEXT ·mvQ3K4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -6024,13 +6477,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -6168,6 +6633,19 @@ unit:
 	ADDQ $1536, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -6212,14 +6690,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ4K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ4K4(SB), NOSPLIT, $0-88
+// func mvQ4K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ4K4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -6232,16 +6713,6 @@ TEXT ·mvQ4K4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -6252,13 +6723,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -6404,6 +6887,19 @@ unit:
 	ADDQ $1536, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -6448,14 +6944,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ5K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ5K4(SB), NOSPLIT, $0-88
+// func mvQ5K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ5K4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -6468,16 +6967,6 @@ TEXT ·mvQ5K4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -6488,13 +6977,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -6650,6 +7151,19 @@ unit:
 	ADDQ $1536, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -6694,14 +7208,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ6K4(SB), NOSPLIT, $0-88
+// func mvQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ6K4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -6714,16 +7231,6 @@ TEXT ·mvQ6K4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -6734,13 +7241,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -6874,6 +7393,19 @@ unit:
 	ADDQ $1536, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -6918,14 +7450,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvIQ4XS4(SB), NOSPLIT, $0-88
+// func mvIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvIQ4XS4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -6938,16 +7473,6 @@ TEXT ·mvIQ4XS4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z31
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
@@ -6959,13 +7484,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -7099,6 +7636,19 @@ unit:
 	ADDQ $1536, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -7143,14 +7693,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvLow4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvLow4(SB), NOSPLIT, $0-88
+// func mvLow4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvLow4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -7163,37 +7716,39 @@ TEXT ·mvLow4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVDQU64 highNibbles32<>(SB), Z28
 	MOVL $15, R10
 	VPBROADCASTB R10, Z29
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z17
@@ -7231,6 +7786,19 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -7275,14 +7843,17 @@ asked:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBytes4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvBytes4(SB), NOSPLIT, $0-88
+// func mvBytes4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBytes4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -7295,29 +7866,31 @@ TEXT ·mvBytes4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z10
+	VMOVUPS 448(R10), Z11
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -7355,6 +7928,19 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z10, 384(R10)
+	VMOVUPS Z11, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -7399,14 +7985,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBook4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvBook4(SB), NOSPLIT, $0-88
+// func mvBook4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBook4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -7419,16 +8008,6 @@ TEXT ·mvBook4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z28
 	VBROADCASTI32X4 16(R10), Z27
 	VMOVDQU64 lowNibbles32<>(SB), Z26
@@ -7440,14 +8019,22 @@ row:
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z17
@@ -7490,6 +8077,15 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -7530,49 +8126,67 @@ asked:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvF328(rows int, units int, w *float32, x *float32, y *float32, ldy int)
-TEXT ·mvF328(SB), NOSPLIT, $0-48
+// func mvF328(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvF328(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -7620,6 +8234,27 @@ unit:
 	ADDQ $2048, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -7708,49 +8343,67 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBF168(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
-TEXT ·mvBF168(SB), NOSPLIT, $0-48
+// func mvBF168(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBF168(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -7800,6 +8453,27 @@ unit:
 	ADDQ $2048, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -7888,49 +8562,67 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvF168(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
-TEXT ·mvF168(SB), NOSPLIT, $0-48
+// func mvF168(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvF168(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
 	MOVQ x+24(FP), BX
 	MOVQ y+32(FP), DI
 	MOVQ ldy+40(FP), R8
+	MOVQ scales+48(FP), R11
+	MOVQ mins+56(FP), R12
+	MOVQ perRow+64(FP), R14
+	MOVQ shift+72(FP), R15
+	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -7976,6 +8668,27 @@ unit:
 	ADDQ $2048, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -8064,14 +8777,17 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ408(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ408(SB), NOSPLIT, $0-88
+// func mvQ408(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ408(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -8084,16 +8800,6 @@ TEXT ·mvQ408(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -8113,6 +8819,18 @@ row:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -8170,6 +8888,19 @@ unit:
 	ADDQ $2048, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -8258,14 +8989,17 @@ unit:
 	VADDPS X16, X7, X7
 	VMULSS X26, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ418(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ418(SB), NOSPLIT, $0-88
+// func mvQ418(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ418(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -8278,16 +9012,6 @@ TEXT ·mvQ418(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -8300,21 +9024,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -8382,6 +9126,27 @@ unit:
 	ADDQ $2048, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -8478,14 +9243,17 @@ unit:
 	VADDPS X16, X7, X7
 	VMULSS X26, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ508(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ508(SB), NOSPLIT, $0-88
+// func mvQ508(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ508(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -8498,16 +9266,6 @@ TEXT ·mvQ508(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -8529,6 +9287,18 @@ row:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -8590,6 +9360,19 @@ unit:
 	ADDQ $2048, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -8678,14 +9461,17 @@ unit:
 	VADDPS X16, X7, X7
 	VMULSS X26, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ518(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ518(SB), NOSPLIT, $0-88
+// func mvQ518(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ518(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -8698,16 +9484,6 @@ TEXT ·mvQ518(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -8722,21 +9498,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -8808,6 +9604,27 @@ unit:
 	ADDQ $2048, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -8904,14 +9721,17 @@ unit:
 	VADDPS X16, X7, X7
 	VMULSS X26, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ808(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ808(SB), NOSPLIT, $0-88
+// func mvQ808(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ808(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -8924,16 +9744,6 @@ TEXT ·mvQ808(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
 	MOVL $0x45800000, R10
@@ -8952,6 +9762,18 @@ row:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -9008,6 +9830,19 @@ unit:
 	ADDQ $2048, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -9096,14 +9931,17 @@ unit:
 	VADDPS X16, X7, X7
 	VMULSS X26, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvIQ48(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvIQ48(SB), NOSPLIT, $0-88
+// func mvIQ48(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvIQ48(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -9116,16 +9954,6 @@ TEXT ·mvIQ48(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z27
 	MOVL $0x8fffe000, R10
 	VPBROADCASTD R10, Z30
@@ -9146,6 +9974,18 @@ row:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -9204,6 +10044,19 @@ unit:
 	ADDQ $2048, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -9292,14 +10145,17 @@ unit:
 	VADDPS X16, X7, X7
 	VMULSS X26, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ2K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ2K8(SB), NOSPLIT, $0-88
+// func mvQ2K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ2K8(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -9312,16 +10168,6 @@ TEXT ·mvQ2K8(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -9332,21 +10178,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -9555,6 +10421,27 @@ unit:
 	ADDQ $3072, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -9643,14 +10530,17 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ3K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ3K8(SB), NOSPLIT, $0-88
+// func mvQ3K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ3K8(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -9663,16 +10553,6 @@ TEXT ·mvQ3K8(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -9683,21 +10563,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -9923,6 +10823,27 @@ unit:
 	ADDQ $3072, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -10011,14 +10932,17 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ4K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ4K8(SB), NOSPLIT, $0-88
+// func mvQ4K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ4K8(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -10031,16 +10955,6 @@ TEXT ·mvQ4K8(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -10051,21 +10965,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -10299,6 +11233,27 @@ unit:
 	ADDQ $3072, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -10387,14 +11342,17 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ5K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ5K8(SB), NOSPLIT, $0-88
+// func mvQ5K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ5K8(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -10407,16 +11365,6 @@ TEXT ·mvQ5K8(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -10427,21 +11375,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -10685,6 +11653,27 @@ unit:
 	ADDQ $3072, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -10773,14 +11762,17 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvQ6K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvQ6K8(SB), NOSPLIT, $0-88
+// func mvQ6K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvQ6K8(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -10793,16 +11785,6 @@ TEXT ·mvQ6K8(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -10813,21 +11795,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -11049,6 +12051,27 @@ unit:
 	ADDQ $3072, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -11137,14 +12160,17 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvIQ4XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvIQ4XS8(SB), NOSPLIT, $0-88
+// func mvIQ4XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvIQ4XS8(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -11157,16 +12183,6 @@ TEXT ·mvIQ4XS8(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z31
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
@@ -11178,21 +12194,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -11414,6 +12450,27 @@ unit:
 	ADDQ $3072, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -11502,14 +12559,17 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvLow8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvLow8(SB), NOSPLIT, $0-88
+// func mvLow8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvLow8(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -11522,45 +12582,55 @@ TEXT ·mvLow8(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVDQU64 highNibbles32<>(SB), Z28
 	MOVL $15, R10
 	VPBROADCASTB R10, Z29
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z17
@@ -11622,6 +12692,27 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -11710,14 +12801,17 @@ asked:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBytes8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvBytes8(SB), NOSPLIT, $0-88
+// func mvBytes8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBytes8(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -11730,37 +12824,47 @@ TEXT ·mvBytes8(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z8, Z8, Z8
 	VPXORD Z1, Z1, Z1
-	VPXORD Z9, Z9, Z9
 	VPXORD Z2, Z2, Z2
-	VPXORD Z10, Z10, Z10
 	VPXORD Z3, Z3, Z3
-	VPXORD Z11, Z11, Z11
 	VPXORD Z4, Z4, Z4
-	VPXORD Z12, Z12, Z12
 	VPXORD Z5, Z5, Z5
-	VPXORD Z13, Z13, Z13
 	VPXORD Z6, Z6, Z6
-	VPXORD Z14, Z14, Z14
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -11822,6 +12926,27 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z8, Z0, Z0
 	VEXTRACTF64X4 $1, Z0, Y16
@@ -11910,14 +13035,17 @@ unit:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvBook8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvBook8(SB), NOSPLIT, $0-88
+// func mvBook8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvBook8(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -11930,16 +13058,6 @@ TEXT ·mvBook8(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z28
 	VBROADCASTI32X4 16(R10), Z27
 	VMOVDQU64 lowNibbles32<>(SB), Z26
@@ -11955,14 +13073,26 @@ row:
 	VPXORD Z5, Z5, Z5
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z17
@@ -12033,6 +13163,19 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VEXTRACTF64X4 $1, Z0, Y16
 	VADDPS Y16, Y0, Y0
@@ -12113,6 +13256,9 @@ asked:
 	VPERMILPS $0xb1, X7, X16
 	VADDPS X16, X7, X7
 	VMOVSS X7, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row

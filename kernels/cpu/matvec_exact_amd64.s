@@ -397,8 +397,8 @@ loop:
 	VZEROUPPER
 	RET
 
-// func mvExactQ401(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ401(SB), NOSPLIT, $0-88
+// func mvExactQ401(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ401(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -411,16 +411,6 @@ TEXT ·mvExactQ401(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
@@ -428,6 +418,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -456,6 +454,15 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -469,14 +476,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ411(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ411(SB), NOSPLIT, $0-88
+// func mvExactQ411(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ411(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -489,16 +499,6 @@ TEXT ·mvExactQ411(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
@@ -506,6 +506,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -538,6 +546,15 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -551,14 +568,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ501(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ501(SB), NOSPLIT, $0-88
+// func mvExactQ501(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ501(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -571,16 +591,6 @@ TEXT ·mvExactQ501(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	MOVL $0x41800000, R10
 	VPBROADCASTD R10, Z25
@@ -590,6 +600,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -626,6 +644,15 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -639,14 +666,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ511(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ511(SB), NOSPLIT, $0-88
+// func mvExactQ511(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ511(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -659,16 +689,6 @@ TEXT ·mvExactQ511(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	MOVL $0x41800000, R10
 	VPBROADCASTD R10, Z25
@@ -678,6 +698,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -718,6 +746,15 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -731,14 +768,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ801(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ801(SB), NOSPLIT, $0-88
+// func mvExactQ801(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ801(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -751,22 +791,20 @@ TEXT ·mvExactQ801(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -795,6 +833,15 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -808,14 +855,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactIQ41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactIQ41(SB), NOSPLIT, $0-88
+// func mvExactIQ41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactIQ41(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -828,16 +878,6 @@ TEXT ·mvExactIQ41(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
@@ -845,6 +885,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -873,6 +921,15 @@ unit:
 	ADDQ $256, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -886,14 +943,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ2K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ2K1(SB), NOSPLIT, $448-88
+// func mvExactQ2K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ2K1(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -906,16 +966,6 @@ TEXT ·mvExactQ2K1(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -927,6 +977,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1045,6 +1103,15 @@ unit:
 	ADDQ $1024, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -1058,14 +1125,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ3K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ3K1(SB), NOSPLIT, $448-88
+// func mvExactQ3K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ3K1(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1078,16 +1148,6 @@ TEXT ·mvExactQ3K1(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -1099,6 +1159,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1234,6 +1302,15 @@ unit:
 	ADDQ $1024, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -1247,14 +1324,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ4K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ4K1(SB), NOSPLIT, $448-88
+// func mvExactQ4K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ4K1(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1267,16 +1347,6 @@ TEXT ·mvExactQ4K1(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -1288,6 +1358,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1431,6 +1509,15 @@ unit:
 	ADDQ $1024, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -1444,14 +1531,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ5K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ5K1(SB), NOSPLIT, $448-88
+// func mvExactQ5K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ5K1(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1464,16 +1554,6 @@ TEXT ·mvExactQ5K1(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -1485,6 +1565,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1638,6 +1726,15 @@ unit:
 	ADDQ $1024, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -1651,14 +1748,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ6K1(SB), NOSPLIT, $448-88
+// func mvExactQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ6K1(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1671,16 +1771,6 @@ TEXT ·mvExactQ6K1(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -1692,6 +1782,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -1823,6 +1921,15 @@ unit:
 	ADDQ $1024, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -1836,14 +1943,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactIQ4XS1(SB), NOSPLIT, $448-88
+// func mvExactIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactIQ4XS1(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -1856,16 +1966,6 @@ TEXT ·mvExactIQ4XS1(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z31
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
@@ -1878,6 +1978,14 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2009,6 +2117,15 @@ unit:
 	ADDQ $1024, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2022,14 +2139,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactLow1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactLow1(SB), NOSPLIT, $0-88
+// func mvExactLow1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactLow1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2042,16 +2162,6 @@ TEXT ·mvExactLow1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
@@ -2059,14 +2169,22 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z20
@@ -2093,6 +2211,15 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2106,14 +2233,17 @@ asked:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactHigh1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactHigh1(SB), NOSPLIT, $0-88
+// func mvExactHigh1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactHigh1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2126,16 +2256,6 @@ TEXT ·mvExactHigh1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
@@ -2143,14 +2263,22 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z20
@@ -2176,6 +2304,15 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2189,14 +2326,17 @@ asked:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactBytes1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactBytes1(SB), NOSPLIT, $0-88
+// func mvExactBytes1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactBytes1(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2209,25 +2349,23 @@ TEXT ·mvExactBytes1(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -2256,6 +2394,15 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2269,14 +2416,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactBits21(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactBits21(SB), NOSPLIT, $0-88
+// func mvExactBits21(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactBits21(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2289,16 +2439,6 @@ TEXT ·mvExactBits21(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
@@ -2306,9 +2446,17 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -2342,6 +2490,15 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2355,14 +2512,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactBits31(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactBits31(SB), NOSPLIT, $0-88
+// func mvExactBits31(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactBits31(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2375,16 +2535,6 @@ TEXT ·mvExactBits31(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
@@ -2392,9 +2542,17 @@ row:
 	VPXORD Z4, Z4, Z4
 	VPXORD Z8, Z8, Z8
 	VPXORD Z12, Z12, Z12
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z4
+	VMOVUPS 128(R10), Z8
+	VMOVUPS 192(R10), Z12
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -2429,6 +2587,15 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z4, 64(R10)
+	VMOVUPS Z8, 128(R10)
+	VMOVUPS Z12, 192(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2442,14 +2609,17 @@ unit:
 	VPERMILPS $0xb1, X0, X16
 	VADDPS X16, X0, X0
 	VMOVSS X0, (R10)
+next:
+	ADDQ $256, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ402(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ402(SB), NOSPLIT, $0-88
+// func mvExactQ402(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ402(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2462,27 +2632,29 @@ TEXT ·mvExactQ402(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2515,6 +2687,19 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2541,14 +2726,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ412(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ412(SB), NOSPLIT, $0-88
+// func mvExactQ412(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ412(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2561,27 +2749,29 @@ TEXT ·mvExactQ412(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2618,6 +2808,19 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2644,14 +2847,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ502(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ502(SB), NOSPLIT, $0-88
+// func mvExactQ502(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ502(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2664,29 +2870,31 @@ TEXT ·mvExactQ502(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	MOVL $0x41800000, R10
 	VPBROADCASTD R10, Z25
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2727,6 +2935,19 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2753,14 +2974,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ512(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ512(SB), NOSPLIT, $0-88
+// func mvExactQ512(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ512(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2773,29 +2997,31 @@ TEXT ·mvExactQ512(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	MOVL $0x41800000, R10
 	VPBROADCASTD R10, Z25
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2840,6 +3066,19 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2866,14 +3105,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ802(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ802(SB), NOSPLIT, $0-88
+// func mvExactQ802(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ802(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2886,26 +3128,28 @@ TEXT ·mvExactQ802(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -2938,6 +3182,19 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -2964,14 +3221,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactIQ42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactIQ42(SB), NOSPLIT, $0-88
+// func mvExactIQ42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactIQ42(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -2984,27 +3244,29 @@ TEXT ·mvExactIQ42(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3037,6 +3299,19 @@ unit:
 	ADDQ $512, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -3063,14 +3338,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ2K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ2K2(SB), NOSPLIT, $448-88
+// func mvExactQ2K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ2K2(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3083,16 +3361,6 @@ TEXT ·mvExactQ2K2(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -3101,13 +3369,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3242,6 +3522,19 @@ unit:
 	ADDQ $2048, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -3268,14 +3561,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ3K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ3K2(SB), NOSPLIT, $448-88
+// func mvExactQ3K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ3K2(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3288,16 +3584,6 @@ TEXT ·mvExactQ3K2(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -3306,13 +3592,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3464,6 +3762,19 @@ unit:
 	ADDQ $2048, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -3490,14 +3801,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ4K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ4K2(SB), NOSPLIT, $448-88
+// func mvExactQ4K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ4K2(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3510,16 +3824,6 @@ TEXT ·mvExactQ4K2(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -3528,13 +3832,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3694,6 +4010,19 @@ unit:
 	ADDQ $2048, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -3720,14 +4049,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ5K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ5K2(SB), NOSPLIT, $448-88
+// func mvExactQ5K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ5K2(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3740,16 +4072,6 @@ TEXT ·mvExactQ5K2(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -3758,13 +4080,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -3934,6 +4268,19 @@ unit:
 	ADDQ $2048, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -3960,14 +4307,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ6K2(SB), NOSPLIT, $448-88
+// func mvExactQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ6K2(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -3980,16 +4330,6 @@ TEXT ·mvExactQ6K2(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -3998,13 +4338,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -4152,6 +4504,19 @@ unit:
 	ADDQ $2048, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -4178,14 +4543,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactIQ4XS2(SB), NOSPLIT, $448-88
+// func mvExactIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactIQ4XS2(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4198,16 +4566,6 @@ TEXT ·mvExactIQ4XS2(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z31
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
@@ -4217,13 +4575,25 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -4371,6 +4741,19 @@ unit:
 	ADDQ $2048, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -4397,14 +4780,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactLow2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactLow2(SB), NOSPLIT, $0-88
+// func mvExactLow2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactLow2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4417,35 +4803,37 @@ TEXT ·mvExactLow2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z20
@@ -4476,6 +4864,19 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -4502,14 +4903,17 @@ asked:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactHigh2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactHigh2(SB), NOSPLIT, $0-88
+// func mvExactHigh2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactHigh2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4522,35 +4926,37 @@ TEXT ·mvExactHigh2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z20
@@ -4580,6 +4986,19 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -4606,14 +5025,17 @@ asked:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactBytes2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactBytes2(SB), NOSPLIT, $0-88
+// func mvExactBytes2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactBytes2(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4626,29 +5048,31 @@ TEXT ·mvExactBytes2(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -4681,6 +5105,19 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -4707,14 +5144,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactBits22(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactBits22(SB), NOSPLIT, $0-88
+// func mvExactBits22(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactBits22(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4727,30 +5167,32 @@ TEXT ·mvExactBits22(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -4788,6 +5230,19 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -4814,14 +5269,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactBits32(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactBits32(SB), NOSPLIT, $0-88
+// func mvExactBits32(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactBits32(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4834,30 +5292,32 @@ TEXT ·mvExactBits32(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
+	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
 	VPXORD Z9, Z9, Z9
+	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z4
+	VMOVUPS 192(R10), Z5
+	VMOVUPS 256(R10), Z8
+	VMOVUPS 320(R10), Z9
+	VMOVUPS 384(R10), Z12
+	VMOVUPS 448(R10), Z13
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -4896,6 +5356,19 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z4, 128(R10)
+	VMOVUPS Z5, 192(R10)
+	VMOVUPS Z8, 256(R10)
+	VMOVUPS Z9, 320(R10)
+	VMOVUPS Z12, 384(R10)
+	VMOVUPS Z13, 448(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -4922,14 +5395,17 @@ unit:
 	VPERMILPS $0xb1, X1, X16
 	VADDPS X16, X1, X1
 	VMOVSS X1, (R10)
+next:
+	ADDQ $512, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ404(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ404(SB), NOSPLIT, $0-88
+// func mvExactQ404(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ404(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -4942,35 +5418,45 @@ TEXT ·mvExactQ404(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5011,6 +5497,27 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -5063,14 +5570,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ414(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ414(SB), NOSPLIT, $0-88
+// func mvExactQ414(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ414(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5083,35 +5593,45 @@ TEXT ·mvExactQ414(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5156,6 +5676,27 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -5208,14 +5749,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ504(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ504(SB), NOSPLIT, $0-88
+// func mvExactQ504(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ504(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5228,37 +5772,47 @@ TEXT ·mvExactQ504(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	MOVL $0x41800000, R10
 	VPBROADCASTD R10, Z25
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5307,6 +5861,27 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -5359,14 +5934,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ514(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ514(SB), NOSPLIT, $0-88
+// func mvExactQ514(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ514(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5379,37 +5957,47 @@ TEXT ·mvExactQ514(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	MOVL $0x41800000, R10
 	VPBROADCASTD R10, Z25
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5462,6 +6050,27 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -5514,14 +6123,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ804(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ804(SB), NOSPLIT, $0-88
+// func mvExactQ804(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ804(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5534,34 +6146,44 @@ TEXT ·mvExactQ804(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5602,6 +6224,27 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -5654,14 +6297,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactIQ44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactIQ44(SB), NOSPLIT, $0-88
+// func mvExactIQ44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactIQ44(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5674,35 +6320,45 @@ TEXT ·mvExactIQ44(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -5743,6 +6399,27 @@ unit:
 	ADDQ $1024, CX
 	DECQ R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -5795,14 +6472,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ2K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ2K4(SB), NOSPLIT, $448-88
+// func mvExactQ2K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ2K4(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -5815,16 +6495,6 @@ TEXT ·mvExactQ2K4(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -5833,21 +6503,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -6014,6 +6704,27 @@ unit:
 	ADDQ $4096, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -6066,14 +6777,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ3K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ3K4(SB), NOSPLIT, $448-88
+// func mvExactQ3K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ3K4(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -6086,16 +6800,6 @@ TEXT ·mvExactQ3K4(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -6104,21 +6808,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -6302,6 +7026,27 @@ unit:
 	ADDQ $4096, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -6354,14 +7099,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ4K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ4K4(SB), NOSPLIT, $448-88
+// func mvExactQ4K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ4K4(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -6374,16 +7122,6 @@ TEXT ·mvExactQ4K4(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -6392,21 +7130,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -6598,6 +7356,27 @@ unit:
 	ADDQ $4096, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -6650,14 +7429,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ5K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ5K4(SB), NOSPLIT, $448-88
+// func mvExactQ5K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ5K4(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -6670,16 +7452,6 @@ TEXT ·mvExactQ5K4(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -6688,21 +7460,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -6904,6 +7696,27 @@ unit:
 	ADDQ $4096, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -6956,14 +7769,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactQ6K4(SB), NOSPLIT, $448-88
+// func mvExactQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactQ6K4(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -6976,16 +7792,6 @@ TEXT ·mvExactQ6K4(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
 	VMOVDQU64 highNibbles32<>(SB), Z29
@@ -6994,21 +7800,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -7188,6 +8014,27 @@ unit:
 	ADDQ $4096, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -7240,14 +8087,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactIQ4XS4(SB), NOSPLIT, $448-88
+// func mvExactIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactIQ4XS4(SB), NOSPLIT, $448-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -7260,16 +8110,6 @@ TEXT ·mvExactIQ4XS4(SB), NOSPLIT, $448-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VBROADCASTI32X4 (R10), Z31
 	MOVL $15, R10
 	VPBROADCASTB R10, Z30
@@ -7279,21 +8119,41 @@ first:
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
 unit:
@@ -7473,6 +8333,27 @@ unit:
 	ADDQ $4096, CX
 	SUBQ $4, R9
 	JGT unit
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -7525,14 +8406,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactLow4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactLow4(SB), NOSPLIT, $0-88
+// func mvExactLow4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactLow4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -7545,43 +8429,53 @@ TEXT ·mvExactLow4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z20
@@ -7620,6 +8514,27 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -7672,14 +8587,17 @@ asked:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactHigh4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactHigh4(SB), NOSPLIT, $0-88
+// func mvExactHigh4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactHigh4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -7692,43 +8610,53 @@ TEXT ·mvExactHigh4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	TESTL $32, SI
-	JNE asked
+	JNE even
 	PREFETCHT0 3072(SI)
-asked:
+even:
 	SHRXQ R15, R13, R10
 	INCQ R13
 	VBROADCASTSS (R11)(R10*4), Z20
@@ -7766,6 +8694,27 @@ asked:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -7818,14 +8767,17 @@ asked:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactBytes4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactBytes4(SB), NOSPLIT, $0-88
+// func mvExactBytes4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactBytes4(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -7838,37 +8790,47 @@ TEXT ·mvExactBytes4(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -7909,6 +8871,27 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -7961,14 +8944,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactBits24(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactBits24(SB), NOSPLIT, $0-88
+// func mvExactBits24(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactBits24(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -7981,38 +8967,48 @@ TEXT ·mvExactBits24(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -8058,6 +9054,27 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -8110,14 +9127,17 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row
 	VZEROUPPER
 	RET
 
-// func mvExactBits34(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
-TEXT ·mvExactBits34(SB), NOSPLIT, $0-88
+// func mvExactBits34(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+TEXT ·mvExactBits34(SB), NOSPLIT, $0-120
 	MOVQ rows+0(FP), AX
 	MOVQ units+8(FP), DX
 	MOVQ w+16(FP), SI
@@ -8130,38 +9150,48 @@ TEXT ·mvExactBits34(SB), NOSPLIT, $0-88
 	MOVQ shift+72(FP), R15
 	MOVQ table+80(FP), R10
 	SHLQ $2, R8
-	MOVQ $12, R9
-	MOVQ SI, CX
-first:
-	PREFETCHT0 0(CX)
-	PREFETCHT0 64(CX)
-	PREFETCHT0 128(CX)
-	PREFETCHT0 192(CX)
-	ADDQ $256, CX
-	DECQ R9
-	JGT first
 	VMOVUPS (R10), Z24
 	PCALIGN $64
 row:
 	VPXORD Z0, Z0, Z0
-	VPXORD Z4, Z4, Z4
-	VPXORD Z8, Z8, Z8
-	VPXORD Z12, Z12, Z12
 	VPXORD Z1, Z1, Z1
-	VPXORD Z5, Z5, Z5
-	VPXORD Z9, Z9, Z9
-	VPXORD Z13, Z13, Z13
 	VPXORD Z2, Z2, Z2
-	VPXORD Z6, Z6, Z6
-	VPXORD Z10, Z10, Z10
-	VPXORD Z14, Z14, Z14
 	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
+	TESTQ $1, mode+112(FP)
+	JEQ begun
+	MOVQ acc+104(FP), R10
+	VMOVUPS 0(R10), Z0
+	VMOVUPS 64(R10), Z1
+	VMOVUPS 128(R10), Z2
+	VMOVUPS 192(R10), Z3
+	VMOVUPS 256(R10), Z4
+	VMOVUPS 320(R10), Z5
+	VMOVUPS 384(R10), Z6
+	VMOVUPS 448(R10), Z7
+	VMOVUPS 512(R10), Z8
+	VMOVUPS 576(R10), Z9
+	VMOVUPS 640(R10), Z10
+	VMOVUPS 704(R10), Z11
+	VMOVUPS 768(R10), Z12
+	VMOVUPS 832(R10), Z13
+	VMOVUPS 896(R10), Z14
+	VMOVUPS 960(R10), Z15
+begun:
 	MOVQ BX, CX
 	MOVQ DX, R9
-	XORL R13, R13
+	MOVQ first+88(FP), R13
 unit:
 	PREFETCHT0 3072(SI)
 	SHRXQ R15, R13, R10
@@ -8208,6 +9238,27 @@ unit:
 	JGT unit
 	LEAQ (R11)(R14*4), R11
 	LEAQ (R12)(R14*4), R12
+	TESTQ $2, mode+112(FP)
+	JEQ fold
+	MOVQ acc+104(FP), R10
+	VMOVUPS Z0, 0(R10)
+	VMOVUPS Z1, 64(R10)
+	VMOVUPS Z2, 128(R10)
+	VMOVUPS Z3, 192(R10)
+	VMOVUPS Z4, 256(R10)
+	VMOVUPS Z5, 320(R10)
+	VMOVUPS Z6, 384(R10)
+	VMOVUPS Z7, 448(R10)
+	VMOVUPS Z8, 512(R10)
+	VMOVUPS Z9, 576(R10)
+	VMOVUPS Z10, 640(R10)
+	VMOVUPS Z11, 704(R10)
+	VMOVUPS Z12, 768(R10)
+	VMOVUPS Z13, 832(R10)
+	VMOVUPS Z14, 896(R10)
+	VMOVUPS Z15, 960(R10)
+	JMP next
+fold:
 	MOVQ DI, R10
 	VADDPS Z12, Z8, Z8
 	VADDPS Z8, Z4, Z4
@@ -8260,6 +9311,9 @@ unit:
 	VPERMILPS $0xb1, X3, X16
 	VADDPS X16, X3, X3
 	VMOVSS X3, (R10)
+next:
+	ADDQ $1024, acc+104(FP)
+	ADDQ skip+96(FP), SI
 	ADDQ $4, DI
 	DECQ AX
 	JGT row

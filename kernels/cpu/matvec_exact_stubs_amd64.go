@@ -10,254 +10,254 @@ func splitRow(units int, src *float32, dst *float32, step int)
 // mvExactQ401 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q40, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ401(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ401(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ411 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q41, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ411(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ411(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ501 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q50, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ501(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ501(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ511 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q51, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ511(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ511(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ801 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q80, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ801(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ801(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactIQ41 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ4, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactIQ41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactIQ41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ2K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q2K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ2K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ2K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ3K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q3K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ3K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ3K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ4K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q4K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ4K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ4K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ5K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q5K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ5K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ5K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ6K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q6K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactIQ4XS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ4XS, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactLow1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of nibbles, low first, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactLow1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactLow1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactHigh1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of nibbles, high first, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactHigh1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactHigh1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactBytes1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of bytes, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactBytes1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactBytes1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactBits21 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of codes of 2 bits, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactBits21(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactBits21(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactBits31 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of codes of 3 bits, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactBits31(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactBits31(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ402 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q40, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ402(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ402(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ412 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q41, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ412(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ412(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ502 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q50, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ502(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ502(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ512 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q51, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ512(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ512(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ802 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q80, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ802(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ802(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactIQ42 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ4, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactIQ42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactIQ42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ2K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q2K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ2K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ2K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ3K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q3K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ3K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ3K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ4K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q4K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ4K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ4K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ5K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q5K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ5K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ5K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ6K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q6K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactIQ4XS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ4XS, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactLow2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of nibbles, low first, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactLow2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactLow2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactHigh2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of nibbles, high first, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactHigh2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactHigh2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactBytes2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of bytes, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactBytes2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactBytes2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactBits22 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of codes of 2 bits, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactBits22(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactBits22(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactBits32 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of codes of 3 bits, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactBits32(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactBits32(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ404 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q40, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ404(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ404(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ414 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q41, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ414(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ414(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ504 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q50, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ504(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ504(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ514 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q51, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ514(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ514(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ804 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q80, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ804(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ804(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactIQ44 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ4, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactIQ44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactIQ44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ2K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q2K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ2K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ2K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ3K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q3K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ3K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ3K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ4K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q4K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ4K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ4K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ5K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q5K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ5K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ5K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactQ6K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q6K, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactIQ4XS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ4XS, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactLow4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of nibbles, low first, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactLow4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactLow4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactHigh4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of nibbles, high first, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactHigh4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactHigh4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactBytes4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of bytes, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactBytes4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactBytes4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactBits24 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of codes of 2 bits, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactBits24(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactBits24(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactBits34 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of codes of 3 bits, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvExactBits34(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvExactBits34(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)

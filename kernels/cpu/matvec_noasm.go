@@ -12,6 +12,8 @@ func mvSplit([]float32, int, []float32) {}
 
 func mvQuantize([]float32, int, []float32, mvRounding) {}
 
-func (w *mvWeight) tile([]float32, int, []float32, int, int, int, []float32, int) {}
+func (w *mvWeight) tile([]float32, int, []float32, int, int, int, []float32, int, mvPart) {}
+
+func (w *mvWeight) ask(int, int) {}
 
 func (u *unitType) planeScales([]float32, []float32, int) {}

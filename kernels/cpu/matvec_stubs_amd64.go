@@ -22,6 +22,11 @@ func scalesBF16(n int, src *byte, zeros *byte, middle float32, s *float32, t *fl
 //go:noescape
 func scalesNested(n int, src *byte, first int, book *float32, outer *float32, offset float32, s *float32)
 
+// askFor brings n bytes nearer.
+//
+//go:noescape
+func askFor(n int, p *byte)
+
 // quantRow rounds units of 64 floats to 8 bits, a scale for every 32, to the parts that the int8 kernels read, step bytes apart. offset is the negated zero point of the weight's codes, unit 1/127 times what the result is to be multiplied by.
 //
 //go:noescape
@@ -40,359 +45,359 @@ func quantRowK(blocks int, src *float32, dst *byte, step int, unit float32)
 // mvF321 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of f32; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvF321(rows int, units int, w *float32, x *float32, y *float32, ldy int)
+func mvF321(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBF161 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of bf16; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBF161(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+func mvBF161(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvF161 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of f16; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvF161(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+func mvF161(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ401 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q40; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ401(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ401(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ411 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q41; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ411(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ411(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ501 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q50; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ501(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ501(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ511 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q51; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ511(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ511(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ801 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q80; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ801(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ801(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvIQ41 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ4; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvIQ41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ2K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q2K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ2K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ2K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ3K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q3K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ3K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ3K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ4K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q4K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ4K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ4K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ5K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q5K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ5K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ5K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ6K1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q6K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvIQ4XS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ4XS; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLow1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvLow1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvLow1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBytes1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of codes of integers, bytes; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBytes1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvBytes1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBook1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of codes of NF4 or FP4, highest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBook1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvBook1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvF322 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of f32; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvF322(rows int, units int, w *float32, x *float32, y *float32, ldy int)
+func mvF322(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBF162 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of bf16; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBF162(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+func mvBF162(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvF162 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of f16; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvF162(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+func mvF162(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ402 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q40; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ402(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ402(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ412 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q41; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ412(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ412(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ502 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q50; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ502(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ502(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ512 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q51; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ512(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ512(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ802 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q80; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ802(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ802(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvIQ42 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ4; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvIQ42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ2K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q2K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ2K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ2K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ3K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q3K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ3K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ3K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ4K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q4K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ4K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ4K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ5K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q5K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ5K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ5K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ6K2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q6K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvIQ4XS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ4XS; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLow2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvLow2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvLow2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBytes2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of codes of integers, bytes; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBytes2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvBytes2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBook2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of codes of NF4 or FP4, highest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBook2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvBook2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvF324 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of f32; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvF324(rows int, units int, w *float32, x *float32, y *float32, ldy int)
+func mvF324(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBF164 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of bf16; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBF164(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+func mvBF164(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvF164 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of f16; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvF164(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+func mvF164(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ404 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q40; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ404(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ404(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ414 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q41; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ414(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ414(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ504 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q50; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ504(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ504(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ514 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q51; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ514(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ514(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ804 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q80; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ804(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ804(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvIQ44 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ4; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvIQ44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ2K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q2K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ2K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ2K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ3K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q3K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ3K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ3K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ4K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q4K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ4K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ4K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ5K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q5K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ5K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ5K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ6K4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q6K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvIQ4XS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ4XS; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLow4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvLow4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvLow4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBytes4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of codes of integers, bytes; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBytes4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvBytes4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBook4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of codes of NF4 or FP4, highest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBook4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvBook4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvF328 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of f32; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvF328(rows int, units int, w *float32, x *float32, y *float32, ldy int)
+func mvF328(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBF168 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of bf16; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBF168(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+func mvBF168(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvF168 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of f16; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvF168(rows int, units int, w *uint16, x *float32, y *float32, ldy int)
+func mvF168(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ408 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q40; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ408(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ408(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ418 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q41; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ418(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ418(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ508 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q50; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ508(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ508(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ518 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q51; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ518(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ518(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ808 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q80; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ808(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ808(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvIQ48 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ4; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ48(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvIQ48(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ2K8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q2K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ2K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ2K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ3K8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q3K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ3K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ3K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ4K8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q4K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ4K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ4K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ5K8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q5K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ5K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ5K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvQ6K8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q6K; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvQ6K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvQ6K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvIQ4XS8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ4XS; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ4XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvIQ4XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLow8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvLow8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvLow8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBytes8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of codes of integers, bytes; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBytes8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvBytes8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvBook8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of codes of NF4 or FP4, highest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvBook8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte)
+func mvBook8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)

@@ -42,7 +42,7 @@ func TestMatVec(t *testing.T) {
 	c := New(Options{})
 	for _, l := range level.Supported() {
 		for _, typ := range mvTypes {
-			for _, cols := range []int{256, 768} {
+			for _, cols := range []int{256, 1792} {
 				t.Run(fmt.Sprintf("%v %v %d", l, typ, cols), func(t *testing.T) {
 					defer level.Force(l)()
 					testMatVec(t, c, typ, cols)

@@ -23,6 +23,7 @@ func matvec() {
 	}
 	words("counting", func(i int) int { return i })
 	allScales()
+	askFor()
 	quantX("quantRow", false)
 	quantX("quantRowSplit", true)
 	quantK()
@@ -89,28 +90,29 @@ func bytesIn(v, z int) {
 	e("VPBROADCASTB R10, Z%d", z)
 }
 
-// int8Args are the same for all types: the last five are for those with scales
-// apart or a codebook. Unit u of a row has scale u>>shift, a row perRow of them.
-var int8Args = []arg{
+// mvArgs are the same for all kernels. Those from scales to table are for types
+// with scales apart or a codebook: unit u of a row has scale u>>shift, a row
+// perRow of them. The last are for a part of the columns: first is its first
+// unit, skip the bytes from its end to its beginning in the next row, and mode
+// says whether sums continue those in acc (1) and are left there (2).
+var mvArgs = []arg{
 	{"rows", "int", "AX"}, {"units", "int", "DX"}, {"w", "*byte", "SI"}, {"x", "*byte", "BX"}, {"y", "*float32", "DI"}, {"ldy", "int", "R8"},
 	{"scales", "*float32", "R11"}, {"mins", "*float32", "R12"}, {"perRow", "int", "R14"}, {"shift", "int", "R15"}, {"table", "*byte", "R10"},
+	{"first", "int", ""}, {"skip", "int", ""}, {"acc", "*float32", ""}, {"mode", "int", ""},
 }
 
-// matvecText begins a kernel: rows of w one after another, y[i][r] = x[i]·w[r].
-func matvecText(name, doc string, m int, args []arg) { matvecTextWith(0, name, doc, m, args) }
+// Where these are.
+const (
+	firstArg = "first+88(FP)"
+	skipArg  = "skip+96(FP)"
+	accArg   = "acc+104(FP)"
+	modeArg  = "mode+112(FP)"
+)
 
-func matvecTextWith(frame int, name, doc string, m int, args []arg) {
-	textWith(frame, fmt.Sprintf("mv%s%d", name, m), fmt.Sprintf("is y[i][r] = x[i]·w[r] for a tile of %d rows of x and some rows of %s; units are of 64 columns, ldy is in floats.", m, doc), args...)
+// matvecText begins a kernel: rows of w one after another, y[i][r] = x[i]·w[r].
+func matvecText(frame int, name, doc string, m int) {
+	textWith(frame, fmt.Sprintf("mv%s%d", name, m), fmt.Sprintf("is y[i][r] = x[i]·w[r] for a tile of %d rows of x and some rows of %s; units are of 64 columns, ldy is in floats.", m, doc), mvArgs...)
 	e("SHLQ $2, R8")
-	e("MOVQ $%d, R9", ahead/256)
-	e("MOVQ SI, CX")
-	label("first")
-	for off := 0; off < 256; off += 64 {
-		e("PREFETCHT0 %d(CX)", off)
-	}
-	e("ADDQ $256, CX")
-	e("DECQ R9")
-	e("JGT first")
 }
 
 // rowLoop is the loop over rows of w and, inside, over units.
@@ -126,14 +128,24 @@ type rowLoop struct {
 }
 
 func (l rowLoop) emit() {
-	e("PCALIGN $64")
-	label("row")
-	for i := range l.m {
-		for p := range l.parts {
-			z := p*l.apart + i
-			e("VPXORD Z%d, Z%d, Z%d", z, z, z)
+	var sums []int
+	for p := range l.parts {
+		for i := range l.m {
+			sums = append(sums, p*l.apart+i)
 		}
 	}
+	e("PCALIGN $64")
+	label("row")
+	for _, z := range sums {
+		e("VPXORD Z%d, Z%d, Z%d", z, z, z)
+	}
+	e("TESTQ $1, %s", modeArg)
+	e("JEQ begun")
+	e("MOVQ %s, R10", accArg)
+	for i, z := range sums {
+		e("VMOVUPS %d(R10), Z%d", 64*i, z)
+	}
+	label("begun")
 	e("MOVQ BX, CX")
 	e("MOVQ DX, R9")
 	if l.begin != nil {
@@ -151,6 +163,14 @@ func (l rowLoop) emit() {
 	if l.end != nil {
 		l.end()
 	}
+	e("TESTQ $2, %s", modeArg)
+	e("JEQ fold")
+	e("MOVQ %s, R10", accArg)
+	for i, z := range sums {
+		e("VMOVUPS Z%d, %d(R10)", z, 64*i)
+	}
+	e("JMP next")
+	label("fold")
 	e("MOVQ DI, R10")
 	for z := range l.m {
 		for p := l.parts - 1; p > 0; p-- {
@@ -172,9 +192,23 @@ func (l rowLoop) emit() {
 			e("ADDQ R8, R10")
 		}
 	}
+	label("next")
+	e("ADDQ $%d, %s", 64*len(sums), accArg)
+	e("ADDQ %s, SI", skipArg)
 	e("ADDQ $4, DI")
 	e("DECQ AX")
 	e("JGT row")
+	ret()
+}
+
+// askFor asks for bytes that are read soon.
+func askFor() {
+	text("askFor", "brings n bytes nearer.", arg{"n", "int", "AX"}, arg{"p", "*byte", "BX"})
+	label("loop")
+	e("PREFETCHT0 (BX)")
+	e("ADDQ $64, BX")
+	e("SUBQ $64, AX")
+	e("JGT loop")
 	ret()
 }
 
@@ -190,10 +224,10 @@ func prefetch(n int) {
 func prefetchUnit(size int) {
 	if size == 32 {
 		e("TESTL $32, SI")
-		e("JNE asked")
+		e("JNE even")
 	}
 	prefetch(64)
 	if size == 32 {
-		label("asked")
+		label("even")
 	}
 }

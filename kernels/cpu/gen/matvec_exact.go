@@ -49,7 +49,7 @@ func multiply(m, unit, s int) {
 }
 
 func exactText(frame int, name, what string, m int) {
-	matvecTextWith(frame, "Exact"+name, what+", x not rounded", m, int8Args)
+	matvecText(frame, "Exact"+name, what+", x not rounded", m)
 }
 
 func exactLoop(m int, step func()) rowLoop {

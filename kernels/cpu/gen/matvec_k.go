@@ -174,7 +174,7 @@ func (k kType) unpackIQ4() {
 // kernel: scales and minima are multiplied with those of x and then spread.
 func (k kType) kernel(m int) {
 	const dot, spread, order = kTemp, kMore, 25
-	matvecText(k.name, k.name, m, int8Args)
+	matvecText(0, k.name, k.name, m)
 	k.constants()
 	for u := range 4 {
 		e("VMOVDQU64 fours%d<>(SB), Z%d", u, order+u)

@@ -2,17 +2,15 @@ package main
 
 // floatType is a type whose elements are floats.
 type floatType struct {
-	name, what, typ string
-	size            int // bytes
+	name, what string
+	size       int // bytes
 }
 
-var floatTypes = []floatType{{"F32", "f32", "*float32", 4}, {"BF16", "bf16", "*uint16", 2}, {"F16", "f16", "*uint16", 2}}
+var floatTypes = []floatType{{"F32", "f32", 4}, {"BF16", "bf16", 2}, {"F16", "f16", 2}}
 
 // kernel multiplies in two sums a row of x.
 func (t floatType) kernel(m int) {
-	args := append([]arg{}, int8Args[:6]...)
-	args[2].typ, args[3].typ = t.typ, "*float32"
-	matvecText(t.name, t.what, m, args)
+	matvecText(0, t.name, t.what, m)
 	width := 16 * t.size
 	rowLoop{m: m, xBytes: unitBytes, units: 1, parts: 2, apart: 8, step: func() {
 		prefetch(4 * width)
@@ -154,7 +152,7 @@ func (b blockType) unpack() {
 }
 
 func (b blockType) kernel(m int) {
-	matvecText(b.name, b.name, m, int8Args)
+	matvecText(0, b.name, b.name, m)
 	if b.table {
 		e("VBROADCASTI32X4 (R10), Z%d", extra)
 	}
@@ -184,7 +182,7 @@ func (b blockType) kernel(m int) {
 // row's units, R10 is the index of the scale of the present one.
 func apart(m, size, scale int, step func()) rowLoop {
 	l := rowLoop{m: m, xBytes: unitBytes, units: 1, parts: 1, apart: minSums}
-	l.begin = func() { e("XORL R13, R13") }
+	l.begin = func() { e("MOVQ %s, R13", firstArg) }
 	l.end = func() {
 		e("LEAQ (R11)(R14*4), R11")
 		e("LEAQ (R12)(R14*4), R12")
@@ -202,7 +200,7 @@ func apart(m, size, scale int, step func()) rowLoop {
 
 // grouped: integer codes with scales and minima apart.
 func grouped(name, what string, m int) {
-	matvecText(name, "codes of integers, "+what, m, int8Args)
+	matvecText(0, name, "codes of integers, "+what, m)
 	size := 64
 	if name == "Low" {
 		size = 32
@@ -227,7 +225,7 @@ func grouped(name, what string, m int) {
 // codebook: a code stands for a number of 16 bits, whose high byte (plus 128)
 // and low byte are in two tables of 16; scales are apart.
 func codebook(m int) {
-	matvecText("Book", "codes of NF4 or FP4, highest nibble first", m, int8Args)
+	matvecText(0, "Book", "codes of NF4 or FP4, highest nibble first", m)
 	const high, low = 28, 27
 	e("VBROADCASTI32X4 (R10), Z%d", high)
 	e("VBROADCASTI32X4 16(R10), Z%d", low)

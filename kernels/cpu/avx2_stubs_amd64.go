@@ -47,7 +47,7 @@ func decode256Q4_0(units int, src *byte, ldb int, params *float32, base *float32
 //go:noescape
 func decode256Q4_1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decode256Low is decodeLow for AVX2.
+// decode256Low decodes units of 32 4-bit codes, bytes in order, low nibble first. Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params.
 //
 //go:noescape
 func decode256Low(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
@@ -92,7 +92,7 @@ func decode256K6Block(src *byte, params *float32, dst *float32)
 //go:noescape
 func decode256Q8_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decode256Bytes is decodeBytes for AVX2.
+// decode256Bytes decodes units of 32 bytes. Units are ldb bytes apart, their values ldd floats. base is not used. {s, z, t} are in params.
 //
 //go:noescape
 func decode256Bytes(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)

@@ -56,7 +56,8 @@ type paramRoom = [maxUnits * unitParams]float32
 type unitType struct {
 	raw          *blocks.Raw
 	loop         unitLoop
-	layout       *blockLayout // nil: units are decoded without one
+	columnar     bool // decoded by columns of many rows, with layout or in groups
+	layout       *blockLayout
 	base         [16]float32
 	row, unit    int // bytes of codes from one row, or unit of a row, to the next
 	perRow, flat int
@@ -95,8 +96,8 @@ func unitsOf(raw *blocks.Raw) *unitType {
 	case dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K, dtype.IQ4_XS:
 		k := blockLoops[t.Kind]
 		u.loop = k.loop
-		if haveBlocks() {
-			u.layout = k.layout
+		if haveColumns() {
+			u.columnar, u.layout = true, k.layout
 		} else if !u.isK() {
 			return nil
 		}
@@ -118,6 +119,9 @@ func unitsOf(raw *blocks.Raw) *unitType {
 	}
 	if u.loop >= loopLow && !u.groups() {
 		return nil
+	}
+	if u.loop == loopLow || u.loop == loopBytes {
+		u.columnar = haveColumns() && u.outer == nil
 	}
 	return u
 }
@@ -151,7 +155,7 @@ func (u *unitType) groups() bool {
 
 // rowOf decodes n elements of a row; col and n are multiples of unitSize.
 func (u *unitType) rowOf(dst []float32, row, col, n int) {
-	if u.layout != nil {
+	if u.columnar {
 		u.columns(dst, 0, row, 1, col, n)
 		return
 	}
@@ -169,7 +173,7 @@ func (u *unitType) rowOf(dst []float32, row, col, n int) {
 
 // strip decodes one unit of each of n rows to rows of dst ldd apart.
 func (u *unitType) strip(dst []float32, ldd, row, n, col int) {
-	if u.layout != nil {
+	if u.columnar {
 		u.columns(dst, ldd, row, n, col, unitSize)
 		return
 	}

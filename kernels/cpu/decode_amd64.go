@@ -4,6 +4,7 @@ import (
 	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
@@ -33,17 +34,13 @@ func (u *unitType) decode(units, src, ldb int, p *paramRoom, dst []float32, ldd 
 		decodeQ5_0(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	case loopQ51:
 		decodeQ5_1(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
-	case loopLow:
-		decodeLow(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	case loopHigh:
 		decodeHigh(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
-	case loopBytes:
-		decodeBytes(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	}
 }
 
-// haveBlocks reports whether the level decodes by blocks of 256.
-func haveBlocks() bool { return level.Current() >= level.AVX512 }
+// haveColumns reports whether the level decodes columns of many rows at a time.
+func haveColumns() bool { return level.Current() >= level.AVX512 }
 
 // decodeBlocks decodes units first, first+1, … of a block of each of some rows,
 // the first block at src, to values ldd floats apart.
@@ -65,6 +62,36 @@ func (u *unitType) decodeBlocks(src, rows, first, units int, dst []float32, ldd 
 	case loopXS:
 		decodeRowsIQ4_XS(rows, &d[0], u.row, first, units, u.layout, &room[0], &dst[0], ldd)
 	}
+}
+
+// middleCodes are the zeros of integers of 4 and 8 bits without stored ones.
+var middleCodes = [2]byte{8, 128}
+
+// decodeGroups decodes units first, first+1, … of some rows of integers to rows
+// of dst ldd apart.
+func (u *unitType) decodeGroups(row, rows, first, units int, dst []float32, ldd int) {
+	d := u.raw.Data[row*u.row+first*u.unit:]
+	_, _ = d[(rows-1)*u.row+units*u.unit-1], dst[(rows-1)*ldd+units*unitSize-1]
+	size := u.raw.Type.Scale.Info().Bytes
+	last := (rows-1)*u.perRow + ((first+units)*unitSize-1)>>u.shift
+	scales := u.scales[row*u.perRow*size:]
+	_ = scales[(last+1)*size-1]
+	eight := u.loop == loopBytes
+	zeros, ldz, zmask := middleCodes[b2i(eight):], 0, 0
+	if u.zeros != nil {
+		zeros, ldz, zmask = u.zeros[row*u.perRow:][:last+1], u.perRow, -1
+	}
+	f4, f8 := decodeRowsInt4F32, decodeRowsInt8F32
+	switch u.raw.Type.Scale {
+	case dtype.F16:
+		f4, f8 = decodeRowsInt4F16, decodeRowsInt8F16
+	case dtype.BF16:
+		f4, f8 = decodeRowsInt4BF16, decodeRowsInt8BF16
+	}
+	if eight {
+		f4 = f8
+	}
+	f4(rows, first, units, int(u.shift)-5, &d[0], u.row, &scales[0], u.perRow*size, &zeros[0], ldz, zmask, &u.base[0], &dst[0], ldd)
 }
 
 // halvesTo widens halves, where the level does.

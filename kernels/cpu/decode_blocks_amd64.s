@@ -4,6 +4,24 @@
 
 #include "textflag.h"
 
+DATA interleave0<>+0(SB)/8, $0x0000001000000000
+DATA interleave0<>+8(SB)/8, $0x0000001100000001
+DATA interleave0<>+16(SB)/8, $0x0000001200000002
+DATA interleave0<>+24(SB)/8, $0x0000001300000003
+DATA interleave0<>+32(SB)/8, $0x0000001400000004
+DATA interleave0<>+40(SB)/8, $0x0000001500000005
+DATA interleave0<>+48(SB)/8, $0x0000001600000006
+DATA interleave0<>+56(SB)/8, $0x0000001700000007
+GLOBL interleave0<>(SB), RODATA|NOPTR, $64
+DATA interleave1<>+0(SB)/8, $0x0000001800000008
+DATA interleave1<>+8(SB)/8, $0x0000001900000009
+DATA interleave1<>+16(SB)/8, $0x0000001a0000000a
+DATA interleave1<>+24(SB)/8, $0x0000001b0000000b
+DATA interleave1<>+32(SB)/8, $0x0000001c0000000c
+DATA interleave1<>+40(SB)/8, $0x0000001d0000000d
+DATA interleave1<>+48(SB)/8, $0x0000001e0000000e
+DATA interleave1<>+56(SB)/8, $0x0000001f0000000f
+GLOBL interleave1<>(SB), RODATA|NOPTR, $64
 DATA byFour<>+0(SB)/4, $0
 DATA byFour<>+4(SB)/4, $4
 DATA byFour<>+8(SB)/4, $8
@@ -479,6 +497,327 @@ unit:
 	DECQ R9
 	JGT unit
 	ADDQ CX, BX
+	ADDQ R8, DI
+	DECQ AX
+	JGT row
+	VZEROUPPER
+	RET
+
+// func decodeRowsInt4F16(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+TEXT ·decodeRowsInt4F16(SB), NOSPLIT, $0-112
+	MOVQ rows+0(FP), AX
+	MOVQ shift+24(FP), CX
+	MOVQ src+32(FP), BX
+	MOVQ scales+48(FP), SI
+	MOVQ zeros+64(FP), DX
+	MOVQ zmask+80(FP), R15
+	MOVQ base+88(FP), R8
+	MOVQ dst+96(FP), DI
+	MOVQ ldd+104(FP), R9
+	SHLQ $2, R9
+	VMOVUPS (R8), Z31
+	MOVQ R9, R8
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+row:
+	MOVQ BX, R12
+	MOVQ DI, R13
+	MOVQ first+8(FP), R10
+	MOVQ units+16(FP), R9
+unit:
+	SHRXQ CX, R10, R11
+	VPBROADCASTW (SI)(R11*2), Y4
+	VCVTPH2PS Y4, Z4
+	ANDQ R15, R11
+	MOVBLZX (DX)(R11*1), R11
+	VPBROADCASTD R11, Z5
+	VCVTDQ2PS Z5, Z5
+	VPMOVZXBD (R12), Z0
+	VSUBPS Z5, Z31, Z2
+	VMULPS Z4, Z2, Z2
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z2, Z0, Z0
+	VPERMPS Z2, Z1, Z1
+	VMOVAPS Z0, Z3
+	VPERMT2PS Z1, Z30, Z3
+	VPERMT2PS Z1, Z29, Z0
+	VMOVUPS Z3, (R13)
+	VMOVUPS Z0, 64(R13)
+	ADDQ $16, R12
+	ADDQ $128, R13
+	INCQ R10
+	DECQ R9
+	JGT unit
+	ADDQ ldb+40(FP), BX
+	ADDQ lds+56(FP), SI
+	ADDQ ldz+72(FP), DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT row
+	VZEROUPPER
+	RET
+
+// func decodeRowsInt8F16(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+TEXT ·decodeRowsInt8F16(SB), NOSPLIT, $0-112
+	MOVQ rows+0(FP), AX
+	MOVQ shift+24(FP), CX
+	MOVQ src+32(FP), BX
+	MOVQ scales+48(FP), SI
+	MOVQ zeros+64(FP), DX
+	MOVQ zmask+80(FP), R15
+	MOVQ base+88(FP), R8
+	MOVQ dst+96(FP), DI
+	MOVQ ldd+104(FP), R9
+	SHLQ $2, R9
+	VMOVUPS (R8), Z31
+	MOVQ R9, R8
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+row:
+	MOVQ BX, R12
+	MOVQ DI, R13
+	MOVQ first+8(FP), R10
+	MOVQ units+16(FP), R9
+unit:
+	SHRXQ CX, R10, R11
+	VPBROADCASTW (SI)(R11*2), Y4
+	VCVTPH2PS Y4, Z4
+	ANDQ R15, R11
+	MOVBLZX (DX)(R11*1), R11
+	VPBROADCASTD R11, Z5
+	VCVTDQ2PS Z5, Z5
+	VPMOVZXBD 0(R12), Z0
+	VCVTDQ2PS Z0, Z0
+	VSUBPS Z5, Z0, Z0
+	VMULPS Z4, Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VPMOVZXBD 16(R12), Z1
+	VCVTDQ2PS Z1, Z1
+	VSUBPS Z5, Z1, Z1
+	VMULPS Z4, Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ $32, R12
+	ADDQ $128, R13
+	INCQ R10
+	DECQ R9
+	JGT unit
+	ADDQ ldb+40(FP), BX
+	ADDQ lds+56(FP), SI
+	ADDQ ldz+72(FP), DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT row
+	VZEROUPPER
+	RET
+
+// func decodeRowsInt4BF16(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+TEXT ·decodeRowsInt4BF16(SB), NOSPLIT, $0-112
+	MOVQ rows+0(FP), AX
+	MOVQ shift+24(FP), CX
+	MOVQ src+32(FP), BX
+	MOVQ scales+48(FP), SI
+	MOVQ zeros+64(FP), DX
+	MOVQ zmask+80(FP), R15
+	MOVQ base+88(FP), R8
+	MOVQ dst+96(FP), DI
+	MOVQ ldd+104(FP), R9
+	SHLQ $2, R9
+	VMOVUPS (R8), Z31
+	MOVQ R9, R8
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+row:
+	MOVQ BX, R12
+	MOVQ DI, R13
+	MOVQ first+8(FP), R10
+	MOVQ units+16(FP), R9
+unit:
+	SHRXQ CX, R10, R11
+	VPBROADCASTW (SI)(R11*2), Y4
+	VPMOVZXWD Y4, Z4
+	VPSLLD $16, Z4, Z4
+	ANDQ R15, R11
+	MOVBLZX (DX)(R11*1), R11
+	VPBROADCASTD R11, Z5
+	VCVTDQ2PS Z5, Z5
+	VPMOVZXBD (R12), Z0
+	VSUBPS Z5, Z31, Z2
+	VMULPS Z4, Z2, Z2
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z2, Z0, Z0
+	VPERMPS Z2, Z1, Z1
+	VMOVAPS Z0, Z3
+	VPERMT2PS Z1, Z30, Z3
+	VPERMT2PS Z1, Z29, Z0
+	VMOVUPS Z3, (R13)
+	VMOVUPS Z0, 64(R13)
+	ADDQ $16, R12
+	ADDQ $128, R13
+	INCQ R10
+	DECQ R9
+	JGT unit
+	ADDQ ldb+40(FP), BX
+	ADDQ lds+56(FP), SI
+	ADDQ ldz+72(FP), DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT row
+	VZEROUPPER
+	RET
+
+// func decodeRowsInt8BF16(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+TEXT ·decodeRowsInt8BF16(SB), NOSPLIT, $0-112
+	MOVQ rows+0(FP), AX
+	MOVQ shift+24(FP), CX
+	MOVQ src+32(FP), BX
+	MOVQ scales+48(FP), SI
+	MOVQ zeros+64(FP), DX
+	MOVQ zmask+80(FP), R15
+	MOVQ base+88(FP), R8
+	MOVQ dst+96(FP), DI
+	MOVQ ldd+104(FP), R9
+	SHLQ $2, R9
+	VMOVUPS (R8), Z31
+	MOVQ R9, R8
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+row:
+	MOVQ BX, R12
+	MOVQ DI, R13
+	MOVQ first+8(FP), R10
+	MOVQ units+16(FP), R9
+unit:
+	SHRXQ CX, R10, R11
+	VPBROADCASTW (SI)(R11*2), Y4
+	VPMOVZXWD Y4, Z4
+	VPSLLD $16, Z4, Z4
+	ANDQ R15, R11
+	MOVBLZX (DX)(R11*1), R11
+	VPBROADCASTD R11, Z5
+	VCVTDQ2PS Z5, Z5
+	VPMOVZXBD 0(R12), Z0
+	VCVTDQ2PS Z0, Z0
+	VSUBPS Z5, Z0, Z0
+	VMULPS Z4, Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VPMOVZXBD 16(R12), Z1
+	VCVTDQ2PS Z1, Z1
+	VSUBPS Z5, Z1, Z1
+	VMULPS Z4, Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ $32, R12
+	ADDQ $128, R13
+	INCQ R10
+	DECQ R9
+	JGT unit
+	ADDQ ldb+40(FP), BX
+	ADDQ lds+56(FP), SI
+	ADDQ ldz+72(FP), DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT row
+	VZEROUPPER
+	RET
+
+// func decodeRowsInt4F32(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+TEXT ·decodeRowsInt4F32(SB), NOSPLIT, $0-112
+	MOVQ rows+0(FP), AX
+	MOVQ shift+24(FP), CX
+	MOVQ src+32(FP), BX
+	MOVQ scales+48(FP), SI
+	MOVQ zeros+64(FP), DX
+	MOVQ zmask+80(FP), R15
+	MOVQ base+88(FP), R8
+	MOVQ dst+96(FP), DI
+	MOVQ ldd+104(FP), R9
+	SHLQ $2, R9
+	VMOVUPS (R8), Z31
+	MOVQ R9, R8
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+row:
+	MOVQ BX, R12
+	MOVQ DI, R13
+	MOVQ first+8(FP), R10
+	MOVQ units+16(FP), R9
+unit:
+	SHRXQ CX, R10, R11
+	VBROADCASTSS (SI)(R11*4), Z4
+	ANDQ R15, R11
+	MOVBLZX (DX)(R11*1), R11
+	VPBROADCASTD R11, Z5
+	VCVTDQ2PS Z5, Z5
+	VPMOVZXBD (R12), Z0
+	VSUBPS Z5, Z31, Z2
+	VMULPS Z4, Z2, Z2
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z2, Z0, Z0
+	VPERMPS Z2, Z1, Z1
+	VMOVAPS Z0, Z3
+	VPERMT2PS Z1, Z30, Z3
+	VPERMT2PS Z1, Z29, Z0
+	VMOVUPS Z3, (R13)
+	VMOVUPS Z0, 64(R13)
+	ADDQ $16, R12
+	ADDQ $128, R13
+	INCQ R10
+	DECQ R9
+	JGT unit
+	ADDQ ldb+40(FP), BX
+	ADDQ lds+56(FP), SI
+	ADDQ ldz+72(FP), DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT row
+	VZEROUPPER
+	RET
+
+// func decodeRowsInt8F32(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+TEXT ·decodeRowsInt8F32(SB), NOSPLIT, $0-112
+	MOVQ rows+0(FP), AX
+	MOVQ shift+24(FP), CX
+	MOVQ src+32(FP), BX
+	MOVQ scales+48(FP), SI
+	MOVQ zeros+64(FP), DX
+	MOVQ zmask+80(FP), R15
+	MOVQ base+88(FP), R8
+	MOVQ dst+96(FP), DI
+	MOVQ ldd+104(FP), R9
+	SHLQ $2, R9
+	VMOVUPS (R8), Z31
+	MOVQ R9, R8
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+row:
+	MOVQ BX, R12
+	MOVQ DI, R13
+	MOVQ first+8(FP), R10
+	MOVQ units+16(FP), R9
+unit:
+	SHRXQ CX, R10, R11
+	VBROADCASTSS (SI)(R11*4), Z4
+	ANDQ R15, R11
+	MOVBLZX (DX)(R11*1), R11
+	VPBROADCASTD R11, Z5
+	VCVTDQ2PS Z5, Z5
+	VPMOVZXBD 0(R12), Z0
+	VCVTDQ2PS Z0, Z0
+	VSUBPS Z5, Z0, Z0
+	VMULPS Z4, Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VPMOVZXBD 16(R12), Z1
+	VCVTDQ2PS Z1, Z1
+	VSUBPS Z5, Z1, Z1
+	VMULPS Z4, Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ $32, R12
+	ADDQ $128, R13
+	INCQ R10
+	DECQ R9
+	JGT unit
+	ADDQ ldb+40(FP), BX
+	ADDQ lds+56(FP), SI
+	ADDQ ldz+72(FP), DX
 	ADDQ R8, DI
 	DECQ AX
 	JGT row

@@ -31,3 +31,33 @@ func decodeRowsQ6_K(rows int, src *byte, ldb int, first int, units int, layout *
 //
 //go:noescape
 func decodeRowsIQ4_XS(rows int, src *byte, ldb int, first int, units int, layout *blockLayout, room *float32, dst *float32, ldd int)
+
+// decodeRowsInt4F16 decodes units first, first+1, … of some rows of Int4 codes with scales of type F16, one for 2^shift units; zeros are read at the same index and zmask. Rows are ldb, lds, ldz bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeRowsInt4F16(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+
+// decodeRowsInt8F16 decodes units first, first+1, … of some rows of Int8 codes with scales of type F16, one for 2^shift units; zeros are read at the same index and zmask. Rows are ldb, lds, ldz bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeRowsInt8F16(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+
+// decodeRowsInt4BF16 decodes units first, first+1, … of some rows of Int4 codes with scales of type BF16, one for 2^shift units; zeros are read at the same index and zmask. Rows are ldb, lds, ldz bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeRowsInt4BF16(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+
+// decodeRowsInt8BF16 decodes units first, first+1, … of some rows of Int8 codes with scales of type BF16, one for 2^shift units; zeros are read at the same index and zmask. Rows are ldb, lds, ldz bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeRowsInt8BF16(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+
+// decodeRowsInt4F32 decodes units first, first+1, … of some rows of Int4 codes with scales of type F32, one for 2^shift units; zeros are read at the same index and zmask. Rows are ldb, lds, ldz bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeRowsInt4F32(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+
+// decodeRowsInt8F32 decodes units first, first+1, … of some rows of Int8 codes with scales of type F32, one for 2^shift units; zeros are read at the same index and zmask. Rows are ldb, lds, ldz bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeRowsInt8F32(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)

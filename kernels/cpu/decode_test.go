@@ -43,7 +43,7 @@ func TestUnitsEqualBlock(t *testing.T) {
 		return
 	}
 	kinds := []dtype.Kind{dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1, dtype.Q8_0, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K, dtype.IQ4_NL, dtype.NF4, dtype.FP4, dtype.Int4}
-	if haveBlocks() {
+	if haveColumns() {
 		kinds = append(kinds, dtype.Q2_K, dtype.Q3_K, dtype.IQ4_XS)
 	}
 	for _, k := range kinds {

@@ -16984,43 +16984,6 @@ loop:
 	VZEROUPPER
 	RET
 
-// func decodeLow(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
-TEXT ·decodeLow(SB), NOSPLIT, $0-56
-	MOVQ units+0(FP), AX
-	MOVQ src+8(FP), BX
-	MOVQ ldb+16(FP), CX
-	MOVQ params+24(FP), DX
-	MOVQ base+32(FP), SI
-	MOVQ dst+40(FP), DI
-	MOVQ ldd+48(FP), R8
-	SHLQ $2, R8
-	VMOVUPS (SI), Z31
-	VMOVDQU32 interleave0<>(SB), Z30
-	VMOVDQU32 interleave1<>(SB), Z29
-loop:
-	VPMOVZXBD 0(BX), Z0
-	VBROADCASTSS 0(DX), Z4
-	VBROADCASTSS 4(DX), Z5
-	VBROADCASTSS 8(DX), Z6
-	VSUBPS Z5, Z31, Z2
-	VMULPS Z4, Z2, Z2
-	VADDPS Z6, Z2, Z2
-	VPSRLD $4, Z0, Z1
-	VPERMPS Z2, Z0, Z0
-	VPERMPS Z2, Z1, Z1
-	VMOVAPS Z0, Z3
-	VPERMT2PS Z1, Z30, Z3
-	VPERMT2PS Z1, Z29, Z0
-	VMOVUPS Z3, (DI)
-	VMOVUPS Z0, 64(DI)
-	ADDQ CX, BX
-	ADDQ $16, DX
-	ADDQ R8, DI
-	DECQ AX
-	JGT loop
-	VZEROUPPER
-	RET
-
 // func decodeHigh(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 TEXT ·decodeHigh(SB), NOSPLIT, $0-56
 	MOVQ units+0(FP), AX
@@ -17166,40 +17129,6 @@ loop:
 	VPMOVSXBD 18(BX), Z1
 	VCVTDQ2PS Z1, Z1
 	VMULPS Z4, Z1, Z1
-	VMOVUPS Z1, 64(DI)
-	ADDQ CX, BX
-	ADDQ $16, DX
-	ADDQ R8, DI
-	DECQ AX
-	JGT loop
-	VZEROUPPER
-	RET
-
-// func decodeBytes(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
-TEXT ·decodeBytes(SB), NOSPLIT, $0-56
-	MOVQ units+0(FP), AX
-	MOVQ src+8(FP), BX
-	MOVQ ldb+16(FP), CX
-	MOVQ params+24(FP), DX
-	MOVQ base+32(FP), SI
-	MOVQ dst+40(FP), DI
-	MOVQ ldd+48(FP), R8
-	SHLQ $2, R8
-loop:
-	VBROADCASTSS 0(DX), Z4
-	VBROADCASTSS 4(DX), Z5
-	VBROADCASTSS 8(DX), Z6
-	VPMOVZXBD 0(BX), Z0
-	VCVTDQ2PS Z0, Z0
-	VSUBPS Z5, Z0, Z0
-	VMULPS Z4, Z0, Z0
-	VADDPS Z6, Z0, Z0
-	VMOVUPS Z0, 0(DI)
-	VPMOVZXBD 16(BX), Z1
-	VCVTDQ2PS Z1, Z1
-	VSUBPS Z5, Z1, Z1
-	VMULPS Z4, Z1, Z1
-	VADDPS Z6, Z1, Z1
 	VMOVUPS Z1, 64(DI)
 	ADDQ CX, BX
 	ADDQ $16, DX

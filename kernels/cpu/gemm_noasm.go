@@ -31,9 +31,11 @@ func halvesTo([]float32, []byte) bool { return false }
 
 func (u *unitType) decode(int, int, int, *paramRoom, []float32, int) {}
 
-func haveBlocks() bool { return false }
+func haveColumns() bool { return false }
 
 func (u *unitType) decodeBlocks(int, int, int, int, []float32, int) {}
+
+func (u *unitType) decodeGroups(int, int, int, int, []float32, int) {}
 
 func (u *unitType) decodeK(kUnits, *paramRoom, []float32, int) {}
 

@@ -106,7 +106,7 @@ func (o *operand) pack(dst []float32, stride, line, lines, p0, kc int, m mode, w
 
 // lines fetches n elements of some memory rows from column c on, fetchStep apart.
 func (o *operand) lines(dst []float32, r, rows, c, n int) {
-	if o.units != nil && o.units.layout != nil && c%unitSize == 0 && n%unitSize == 0 {
+	if o.units != nil && o.units.columnar && c%unitSize == 0 && n%unitSize == 0 {
 		o.units.columns(dst, fetchStep, o.row0+r, rows, c, n)
 		return
 	}

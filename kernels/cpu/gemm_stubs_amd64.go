@@ -462,11 +462,6 @@ func decodeQ4_0(units int, src *byte, ldb int, params *float32, base *float32, d
 //go:noescape
 func decodeQ4_1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decodeLow decodes units of 32 4-bit codes, bytes in order, low nibble first. Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params.
-//
-//go:noescape
-func decodeLow(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
-
 // decodeHigh decodes units of 32 4-bit codes, bytes in order, high nibble first. Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params.
 //
 //go:noescape
@@ -482,15 +477,10 @@ func decodeQ5_0(units int, src *byte, ldb int, params *float32, base *float32, d
 //go:noescape
 func decodeQ5_1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
-// decodeQ8_0 decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats. base is not used. Scales are in front of the codes; params are not used.
+// decodeQ8_0 decodes units of 32 signed bytes. Units are ldb bytes apart, their values ldd floats. base is not used. Scales are in front of the codes; params are not used.
 //
 //go:noescape
 func decodeQ8_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
-
-// decodeBytes decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats. base is not used. {s, z, t} are in params.
-//
-//go:noescape
-func decodeBytes(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
 // decodeF16 widens n halves to f32.
 //

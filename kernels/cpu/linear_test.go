@@ -185,6 +185,8 @@ var storageTypes = []struct {
 	{dtype.Type{Kind: dtype.NF4, Group: 64}, 192}, {dtype.NF4Double, 320}, {dtype.NF4Double, 576}, {dtype.Type{Kind: dtype.NF4, Group: 64}, 100},
 	{dtype.Type{Kind: dtype.NF4, Group: 128}, 256}, {dtype.Type{Kind: dtype.FP4, Group: 64}, 128},
 	{dtype.Type{Kind: dtype.Int4, Group: 64, Scale: dtype.BF16, Flags: dtype.Zero}, 192}, {dtype.Type{Kind: dtype.Int4, Group: 128, Scale: dtype.F16}, 256},
+	{dtype.Type{Kind: dtype.Int4, Group: 32, Scale: dtype.F32, Flags: dtype.Zero}, 96}, {dtype.Type{Kind: dtype.Int8, Group: 64, Scale: dtype.BF16, Flags: dtype.Zero}, 192},
+	{dtype.Type{Kind: dtype.Int8, Group: 32, Scale: dtype.F16}, 96}, {dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, 96},
 	{dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, 66}, {dtype.Type{Kind: dtype.Int3, Group: 32, Scale: dtype.F16}, 96},
 	{dtype.Type{Kind: dtype.Int2, Group: 64, Scale: dtype.F32, Flags: dtype.Zero}, 128},
 }

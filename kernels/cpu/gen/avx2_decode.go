@@ -16,8 +16,12 @@ func decoders256() {
 	bytes256("Bytes", "VPMOVZXBD", 0)
 }
 
-func text256(name, like string, args ...arg) {
-	text("decode256"+name, "is decode"+like+" for AVX2.", args...)
+// text256 begins the decoder that is like one of AVX-512, or has a description.
+func text256(name, doc string, args ...arg) {
+	if doc == "" {
+		doc = "is decode" + name + " for AVX2."
+	}
+	text("decode256"+name, doc, args...)
 	e("SHLQ $2, R8")
 }
 
@@ -59,7 +63,11 @@ func fromBase256(from, y, front int, minimum bool) {
 // nibbles256: the 16 values of a unit are in Y2 and Y3; bit 3 of a code says in
 // which.
 func nibbles256(name, order string, front int, minimum bool) {
-	text256(name, name, unitArgs()...)
+	doc := ""
+	if order == "Low" {
+		doc = "decodes units of 32 4-bit codes, " + orders[order] + ". Units are ldb bytes apart, their values ldd floats. " + frontOf(front)
+	}
+	text256(name, doc, unitArgs()...)
 	e("VMOVUPS (SI), Y14")
 	e("VMOVUPS 32(SI), Y15")
 	if order != "Split" {
@@ -94,7 +102,7 @@ func nibbles256(name, order string, front int, minimum bool) {
 }
 
 func fiveBits256(name string, front int, minimum bool) {
-	text256(name, name, unitArgs()...)
+	text256(name, "", unitArgs()...)
 	lanes256(15, 15)
 	lanes256(1, 14)
 	lanes256(16, 13)
@@ -133,8 +141,7 @@ func kNibbles256(name string, high bool) {
 	if high {
 		doc += ", and of 32 more, ldh bytes apart, one bit, bitstep further for every unit"
 	}
-	text("decode256"+name, doc+". Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params; base is not used.", args...)
-	e("SHLQ $2, R8")
+	text256(name, doc+". Units are ldb bytes apart, their values ldd floats. {s, z, t} are in params; base is not used.", args...)
 	e("VMOVQ R10, X8")
 	lanes256(15, 15)
 	if high {
@@ -224,7 +231,11 @@ func k6Block256() {
 }
 
 func bytes256(name, widen string, front int) {
-	text256(name, name, unitArgs()...)
+	doc := ""
+	if front == 0 {
+		doc = "decodes units of 32 bytes. Units are ldb bytes apart, their values ldd floats. base is not used. " + frontOf(front)
+	}
+	text256(name, doc, unitArgs()...)
 	label("loop")
 	scales256(front, false)
 	for q := range 4 {

@@ -7,23 +7,26 @@ import "fmt"
 // unit. Products are rounded before they are added, as in package block.
 func decoders512() {
 	out.asm.WriteString("\n")
+	interleaves()
+	nibbles("Q4_0", "Split", 2, false)
+	nibbles("Q4_1", "Split", 4, true)
+	nibbles("High", "High", 0, false)
+	fiveBits("Q5_0", 2, false)
+	fiveBits("Q5_1", 4, true)
+	bytes8()
+	halves16()
+	round16()
+	dropRow()
+}
+
+// interleaves writes the indices that join two vectors lane by lane.
+func interleaves() {
 	for half := range 2 { // lane 2j is lane j of the first, lane 2j+1 of the second
 		for j := range 8 {
 			fmt.Fprintf(&out.asm, "DATA interleave%d<>+%d(SB)/8, $0x%08x%08x\n", half, 8*j, 16+8*half+j, 8*half+j)
 		}
 		fmt.Fprintf(&out.asm, "GLOBL interleave%d<>(SB), RODATA|NOPTR, $64\n", half)
 	}
-	nibbles("Q4_0", "Split", 2, false)
-	nibbles("Q4_1", "Split", 4, true)
-	nibbles("Low", "Low", 0, false)
-	nibbles("High", "High", 0, false)
-	fiveBits("Q5_0", 2, false)
-	fiveBits("Q5_1", 4, true)
-	bytes8("Q8_0", "VPMOVSXBD", 2)
-	bytes8("Bytes", "VPMOVZXBD", 0)
-	halves16()
-	round16()
-	dropRow()
 }
 
 func unitArgs() []arg {
@@ -92,16 +95,17 @@ func nibbles(name, order string, front int, minimum bool) {
 		nextUnit()
 		return
 	}
-	a, b := 0, 1
-	if order == "High" {
-		a, b = 1, 0
-	}
-	e("VMOVAPS Z%d, Z3", a)
-	e("VPERMT2PS Z%d, Z30, Z3", b)
-	e("VPERMT2PS Z%d, Z29, Z%d", b, a)
-	e("VMOVUPS Z3, (DI)")
-	e("VMOVUPS Z%d, 64(DI)", a)
+	interleave(1, 0, "DI")
 	nextUnit()
+}
+
+// interleave stores the lanes of first and second in turn.
+func interleave(first, second int, to string) {
+	e("VMOVAPS Z%d, Z3", first)
+	e("VPERMT2PS Z%d, Z30, Z3", second)
+	e("VPERMT2PS Z%d, Z29, Z%d", second, first)
+	e("VMOVUPS Z3, (%s)", to)
+	e("VMOVUPS Z%d, 64(%s)", first, to)
 }
 
 func nextUnit() {
@@ -143,15 +147,15 @@ func fiveBits(name string, front int, minimum bool) {
 	nextUnit()
 }
 
-func bytes8(name, widen string, front int) {
-	text("decode"+name, "decodes units of 32 8-bit codes. Units are ldb bytes apart, their values ldd floats. base is not used. "+frontOf(front), unitArgs()...)
+func bytes8() {
+	text("decodeQ8_0", "decodes units of 32 signed bytes. Units are ldb bytes apart, their values ldd floats. base is not used. "+frontOf(2), unitArgs()...)
 	e("SHLQ $2, R8")
 	label("loop")
-	scales(front, false)
+	scales(2, false)
 	for j := range 2 {
-		e("%s %d(BX), Z%d", widen, front+16*j, j)
+		e("VPMOVSXBD %d(BX), Z%d", 2+16*j, j)
 		e("VCVTDQ2PS Z%d, Z%d", j, j)
-		fromBase(j, j, front, false)
+		fromBase(j, j, 2, false)
 		e("VMOVUPS Z%d, %d(DI)", j, 64*j)
 	}
 	nextUnit()

@@ -206,6 +206,18 @@ func (x *env) random(n int) kernels.Buffer {
 	return b
 }
 
+// half returns x rounded to bf16.
+func (x *env) half(f kernels.Buffer) kernels.Buffer {
+	if x.err != nil {
+		return nil
+	}
+	b := x.alloc(dtype.BF16, f.Len())
+	if x.err == nil {
+		x.Add(kernels.To(b), f, nil, f.Len(), 1, 0)
+	}
+	return b
+}
+
 // ints returns a buffer of int32.
 func (x *env) ints(v ...int32) kernels.Buffer {
 	b := x.alloc(dtype.I32, len(v))

@@ -37,7 +37,7 @@ func threads(dev kernels.Backend) []row {
 		return nil
 	}
 	out := []row{handOut(all, "a job and back, one after another", 0), handOut(all, "a job and back, 2 ms after the last", 2*time.Millisecond)}
-	list := append([]row{}, attention()[2], matvecs()[0])
+	list := append([]row{}, attend("forward and backward", false, true, true), matvecs()[0])
 	for _, bf16 := range arithmetics(dev) {
 		t := dtype.Of(dtype.F32)
 		if bf16 {

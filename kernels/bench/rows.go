@@ -11,7 +11,7 @@ import (
 func rows(dev kernels.Backend) []row {
 	out := products(dev)
 	out = append(out, matvecs()...)
-	out = append(out, attention()...)
+	out = append(out, attention(dev)...)
 	out = append(out, elementwise()...)
 	out = append(out, losses(dev)...)
 	if dev.Info().Name == "cpu" {
@@ -138,31 +138,55 @@ func matvec(t dtype.Type, fast bool) row {
 
 // attention counts visible scores only: two products of D a score forward, five
 // backward.
-func attention() []row {
-	const t, h, k, d = 2048, 9, 3, 64
-	work := float64(t) * (t + 1) / 2 * h * d * 2 / 1e9
-	heads := func(x *env, n int) kernels.Heads {
-		return kernels.Heads{Buffer: x.random(t * n * d), Tok: n * d, Head: d}
+func attention(dev kernels.Backend) []row {
+	var out []row
+	for _, bf16 := range arithmetics(dev) {
+		for _, r := range []struct {
+			name              string
+			forward, backward bool
+		}{{"forward", true, false}, {"backward", false, true}, {"forward and backward", true, true}} {
+			out = append(out, attend(r.name, bf16, r.forward, r.backward))
+		}
 	}
-	both := func(forward, backward bool, name string, work float64) row {
-		return row{"attention", fmt.Sprintf("%s, %d tokens, %d heads of %d", name, t, h, d), func(x *env) op {
-			q, kk, v, o, do, dq, dk, dv := heads(x, h), heads(x, k), heads(x, k), heads(x, h), heads(x, h), heads(x, h), heads(x, k), heads(x, k)
-			lse := x.empty(t * h)
-			a := &kernels.AttnArgs{N: t, H: h, K: k, D: d, Seq: x.ints(0, t), Scale: 0.125}
-			if x.err == nil {
+	return append(out, cached())
+}
+
+func attend(name string, bf16, forward, backward bool) row {
+	const t, h, k, d = 2048, 9, 3, 64
+	if bf16 {
+		name += " in bf16"
+	}
+	heads := func(x *env, n int) kernels.Heads {
+		v := kernels.Heads{Buffer: x.random(t * n * d), Tok: n * d, Head: d}
+		if bf16 {
+			v.Buffer = x.half(v.Buffer)
+		}
+		return v
+	}
+	return row{"attention", fmt.Sprintf("%s, %d tokens, %d heads of %d", name, t, h, d), func(x *env) op {
+		q, kk, v, o, do, dq, dk, dv := heads(x, h), heads(x, k), heads(x, k), heads(x, h), heads(x, h), heads(x, h), heads(x, k), heads(x, k)
+		lse := x.empty(t * h)
+		a := &kernels.AttnArgs{N: t, H: h, K: k, D: d, Seq: x.ints(0, t), Scale: 0.125, BF16: bf16}
+		if x.err == nil {
+			x.Attention(o, lse, q, kk, v, a)
+		}
+		work := float64(t) * (t + 1) / 2 * h * d * 2 / 1e9 * float64(2*count(forward)+5*count(backward))
+		return op{work: work, unit: "GFLOP/s", limit: limitOf(bf16), call: func() {
+			if forward {
 				x.Attention(o, lse, q, kk, v, a)
 			}
-			return op{work: work, unit: "GFLOP/s", limit: F32, call: func() {
-				if forward {
-					x.Attention(o, lse, q, kk, v, a)
-				}
-				if backward {
-					x.AttentionBackward(dq, dk, dv, do, o, lse, q, kk, v, a)
-				}
-			}}
+			if backward {
+				x.AttentionBackward(dq, dk, dv, do, o, lse, q, kk, v, a)
+			}
 		}}
+	}}
+}
+
+func count(b bool) int {
+	if b {
+		return 1
 	}
-	return []row{both(true, false, "forward", 2*work), both(false, true, "backward", 5*work), both(true, true, "forward and backward", 7*work), cached()}
+	return 0
 }
 
 // cached is the attention of single tokens over long caches of keys and values.

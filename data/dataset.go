@@ -41,6 +41,9 @@ func (e *Example) Answer() (prompt, answer []int32) {
 // SharedPrompts counts the samples of val whose prompt (as Answer gives it) is
 // also the prompt of a sample of train. Samples without a prompt do not count.
 func SharedPrompts(train, val []Example) int {
+	if len(val) == 0 {
+		return 0
+	}
 	seen := make(map[uint64]bool, len(train))
 	for i := range train {
 		p, _ := train[i].Answer()

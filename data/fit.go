@@ -254,7 +254,7 @@ func (in *ingest) overlap() {
 
 // weighted repeats training samples by their dataset's weight.
 func (in *ingest) weighted() []Example {
-	var out []Example
+	out := make([]Example, 0, len(in.train))
 	for _, it := range in.train {
 		n := int(it.weight)
 		if share(it.row, 0x77656967, it.weight-float64(n)) {

@@ -38,7 +38,7 @@ func Ingest(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template, prog
 	if err != nil {
 		return nil, nil, err
 	}
-	defer hashFiles(ctx, inputs)()
+	defer hashes(ctx, inputs, tok)()
 	for _, input := range inputs {
 		if err := in.file(input); err != nil {
 			return nil, in.report, err
@@ -81,19 +81,23 @@ func resolve(o *Options) ([]input, error) {
 	return inputs, nil
 }
 
-// hashFiles begins to hash the files of inputs, one after the other, beside
-// what reads them. stop ends it.
-func hashFiles(ctx context.Context, inputs []input) (stop func()) {
+// hashes begins to hash the tokenizer and the files of inputs, one after the
+// other, beside what reads them. stop ends it.
+func hashes(ctx context.Context, inputs []input, tok *Tokenizer) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var work []func()
-	hashes := map[string]func() (string, error){}
+	if tok != nil {
+		work = append(work, func() { tok.Hash() })
+	}
+	known := map[string]func() (string, error){}
 	for i := range inputs {
 		path := inputs[i].path
-		if hashes[path] == nil {
-			hashes[path] = sync.OnceValues(func() (string, error) { return hashFile(ctx, path) })
-			work = append(work, func() { hashes[path]() })
+		if known[path] == nil {
+			hash := sync.OnceValues(func() (string, error) { return hashFile(ctx, path) })
+			known[path] = hash
+			work = append(work, func() { hash() })
 		}
-		inputs[i].hash = hashes[path]
+		inputs[i].hash = known[path]
 	}
 	done := make(chan struct{})
 	go func() {
@@ -228,55 +232,61 @@ func (in *ingest) file(f input) (err error) {
 		in.report.Files = append(in.report.Files, fr)
 	}()
 	kind := ""
-	next := in.ahead(r, f, &fr)
-	for {
-		c := <-next
-		chunk, err := c.rows, c.err
-		last := len(chunk) < rowsAtATime
-		next = nil
-		if err == nil && !last {
-			next = in.ahead(r, f, &fr) // read while these are tokenized
-		}
-		if err == nil && kind == "" {
-			kind, err = in.kind(f, chunk)
+	chunks, stop := in.ahead(r, f)
+	defer stop()
+	for c := range chunks {
+		fr.Rows += int64(len(c.rows))
+		if c.err == nil && kind == "" {
+			kind, c.err = in.kind(f, c.rows)
 			fr.Type = kind
 		}
-		if err == nil {
-			err = in.take(f, kind, chunk)
+		if c.err == nil {
+			c.err = in.take(f, kind, c)
 		}
-		if err != nil {
-			if next != nil {
-				<-next // the reader is in use until then
-			}
-			return err
-		}
-		if last {
-			if fr.Rows == 0 {
-				in.note(f.path+" has no rows", 0)
-			}
-			in.report.Types[cmp.Or(kind, "unknown")] += fr.Rows
-			return nil
+		if c.err != nil {
+			return c.err
 		}
 		if in.progress != nil {
 			in.progress(in.report.Rows, max(in.known, in.report.Rows))
 		}
 	}
+	if fr.Rows == 0 {
+		in.note(f.path+" has no rows", 0)
+	}
+	in.report.Types[cmp.Or(kind, "unknown")] += fr.Rows
+	return nil
 }
 
 // chunk is what ahead read.
 type chunk struct {
-	rows []rawRow
-	err  error
+	rows  []rawRow
+	order []int32 // of rows, the longest first
+	err   error
 }
 
-// ahead reads the next rows on a goroutine of its own.
-func (in *ingest) ahead(r Rows, f input, fr *FileReport) <-chan chunk {
-	out := make(chan chunk, 1)
+// ahead reads chunks on a goroutine of its own, at most two before the one that
+// is tokenized. stop ends it; until then the reader is in use.
+func (in *ingest) ahead(r Rows, f input) (chunks <-chan chunk, stop func()) {
+	out, quit := make(chan chunk, 1), make(chan struct{})
 	go func() {
-		rows, err := in.chunk(r, f, fr)
-		out <- chunk{rows, err}
+		defer close(out)
+		for {
+			rows, err := in.chunk(r, f)
+			select {
+			case out <- chunk{rows, longestFirst(rows), err}:
+			case <-quit:
+				return
+			}
+			if err != nil || len(rows) < rowsAtATime {
+				return
+			}
+		}
 	}()
-	return out
+	return out, func() {
+		close(quit)
+		for range out {
+		}
+	}
 }
 
 // rawRow is a row as read: its dictionary or why it has none.
@@ -287,7 +297,7 @@ type rawRow struct {
 }
 
 // chunk reads up to rowsAtATime rows; a short chunk is the last.
-func (in *ingest) chunk(r Rows, f input, fr *FileReport) ([]rawRow, error) {
+func (in *ingest) chunk(r Rows, f input) ([]rawRow, error) {
 	var out []rawRow
 	if in.taken == nil {
 		in.taken = map[int]int{}
@@ -305,10 +315,42 @@ func (in *ingest) chunk(r Rows, f input, fr *FileReport) ([]rawRow, error) {
 			return out, err
 		}
 		in.taken[f.index]++
-		fr.Rows++
 		out = append(out, rawRow{row, RowRef{f.path, n}, bad})
 	}
 	return out, in.ctx.Err()
+}
+
+// longestFirst is the order in which rows are given to threads: a long one that
+// came last would keep a single thread busy.
+func longestFirst(rows []rawRow) []int32 {
+	order, sizes := make([]int32, len(rows)), make([]int, len(rows))
+	for i, r := range rows {
+		order[i] = int32(i)
+		if r.row != nil {
+			sizes[i] = textSize(r.row)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int32) int { return sizes[b] - sizes[a] })
+	return order
+}
+
+// textSize is the number of bytes of text in a value, and one for all else.
+func textSize(v any) int {
+	n := 1
+	switch v := v.(type) {
+	case string:
+		n = len(v)
+	case []any:
+		for _, e := range v {
+			n += textSize(e)
+		}
+	case *jinja.Dict:
+		for i := range v.Len() {
+			_, e := v.At(i)
+			n += textSize(e)
+		}
+	}
+	return n
 }
 
 // kind finds the type of a file by its first good row; "" while there is none.
@@ -338,11 +380,12 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 }
 
 // take tokenizes a chunk and files its rows in order.
-func (in *ingest) take(f input, kind string, chunk []rawRow) error {
+func (in *ingest) take(f input, kind string, c chunk) error {
+	chunk := c.rows
 	results, fates := make([]encoded, len(chunk)), make([]fitted, len(chunk))
 	errs := make([]error, len(chunk))
-	par.For(len(chunk), 8, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
+	par.For(len(chunk), 1, func(lo, hi int) {
+		for _, i := range c.order[lo:hi] {
 			if chunk[i].bad != nil {
 				errs[i] = chunk[i].bad
 				continue

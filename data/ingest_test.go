@@ -514,7 +514,7 @@ func TestShuffleAndKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer hashFiles(context.Background(), inputs)()
+		defer hashes(context.Background(), inputs, nil)()
 		k, err := key(&o, inputs, nil, nil)
 		if err != nil {
 			t.Fatal(err)

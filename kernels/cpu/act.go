@@ -21,6 +21,9 @@ func (c *CPU) Act(y kernels.Dst, a *kernels.ActArgs) {
 		return
 	}
 	out, g, u := plainOf(y.Buffer), plainOf(a.Gate), plainOf(a.Up)
+	if a.Kind == kernels.SiLU && !y.Add && onHalves(n, []plain{out, g, u}, func(x [][]uint16) bool { return vec.SiLUHalf(x[0], x[1], x[2]) }) {
+		return
+	}
 	c.eachPiece(n, 4, func(at int, tmp [][]float32) {
 		up := []float32(nil)
 		if a.Up != nil {
@@ -37,6 +40,29 @@ func (c *CPU) Act(y kernels.Dst, a *kernels.ActArgs) {
 		}
 		out.put(res, at)
 	})
+}
+
+// onHalves calls f for pieces of n elements where all operands are bf16, and
+// reports whether it has done its work.
+func onHalves(n int, ps []plain, f func(x [][]uint16) bool) bool {
+	x := make([][]uint16, len(ps))
+	for i, p := range ps {
+		if p.h == nil {
+			return false
+		}
+		x[i] = p.h[:0]
+	}
+	if !f(x) { // of nothing: does the level have it?
+		return false
+	}
+	par.For(n, actGrain, func(lo, hi int) {
+		x := make([][]uint16, len(ps))
+		for i, p := range ps {
+			x[i] = p.h[lo:hi]
+		}
+		f(x)
+	})
+	return true
 }
 
 // actPiece is how many elements are in work at a time, so that what is widened
@@ -68,6 +94,11 @@ func (c *CPU) ActBackward(dgate, dup kernels.Dst, dy kernels.Buffer, a *kernels.
 	}
 	g, u, d := plainOf(a.Gate), plainOf(a.Up), plainOf(dy)
 	dg, du := plainOf(dgate.Buffer), plainOf(dup.Buffer)
+	if a.Kind == kernels.SiLU && !dgate.Add && !dup.Add && onHalves(n, []plain{dg, du, d, g, u}, func(x [][]uint16) bool {
+		return vec.SiLUGradHalf(x[0], x[1], x[2], x[3], x[4])
+	}) {
+		return
+	}
 	c.eachPiece(n, 6, func(at int, tmp [][]float32) {
 		up := []float32(nil)
 		if a.Up != nil {

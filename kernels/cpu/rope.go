@@ -19,11 +19,15 @@ func (c *CPU) Rope(y, x kernels.Heads, n, h, d, rot int, cs kernels.Buffer, pair
 	wantHeads("rope: y", y, n, h, d)
 	r := &rope{d: d, half: rot / 2, pairs: pairs, inverse: inverse, cs: f32(cs)}
 	xs, ys := plainOf(x.Buffer), plainOf(y.Buffer)
+	whole := pairs == kernels.HalfSplit && rot == d && !y.Add && xs.h != nil && ys.h != nil
 	par.For(n, rowGrain(h*d), func(lo, hi int) {
 		tmp := c.scratch.take(2*rot + 3*d)
 		defer c.scratch.give(tmp)
 		for i := lo; i < hi; i++ {
 			r.angles(i, tmp)
+			if whole && vec.RotateHalf(h, ys.h[y.Off+i*y.Tok:], y.Head, xs.h[x.Off+i*x.Tok:], x.Head, rot/2, tmp[:rot/2], tmp[rot/2:rot]) {
+				continue
+			}
 			for j := range h {
 				at := y.Off + i*y.Tok + j*y.Head
 				src := xs.get(tmp[2*rot:][:d], x.Off+i*x.Tok+j*x.Head)

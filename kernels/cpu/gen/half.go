@@ -48,39 +48,99 @@ func halves() {
 		e("JGT loop")
 		ret()
 	}
+	l := &loop{isa: isas[0], half: true}
+	l.name = "Half"
+	l.silu(true)
+	l.siluGrad()
+	l.rotateHeads()
+	writeConstants()
 	save()
 }
 
-// roundingConstants puts 1, 0x7fff and the quiet bit into registers 13, 14, 15.
+// halfSpare is the register that store rounds in.
+const halfSpare = 12
+
+// rotateHeads writes Rotate of all heads of a token.
+func (l *loop) rotateHeads() {
+	text("rotateHeadsHalf", "is y0 = x0·c - x1·s, y1 = x1·c + x0·s of n heads, their halves k elements long, a multiple of 16; heads are ldy and ldx elements apart.",
+		arg{"n", "int", "AX"}, arg{"y", "*uint16", "BX"}, arg{"ldy", "int", "SI"}, arg{"x", "*uint16", "CX"}, arg{"ldx", "int", "DI"}, arg{"k", "int", "DX"},
+		arg{"c", "*float32", "R9"}, arg{"s", "*float32", "R10"})
+	for _, r := range []string{"SI", "DI", "DX"} {
+		e("SHLQ $1, %s", r)
+	}
+	l.roundingConstants()
+	label("heads")
+	e("LEAQ (BX)(DX*1), R12")
+	e("LEAQ (CX)(DX*1), R13")
+	e("XORQ R8, R8")
+	label("loop")
+	l.load("CX", 0)
+	l.load("R13", 1)
+	e("VMOVUPS (R9)(R8*2), Z2")
+	e("VMOVUPS (R10)(R8*2), Z3")
+	l.turnPair()
+	l.store(4, "BX")
+	l.store(5, "R12")
+	e("ADDQ $32, R8")
+	e("CMPQ R8, DX")
+	e("JLT loop")
+	e("ADDQ SI, BX")
+	e("ADDQ DI, CX")
+	e("DECQ AX")
+	e("JGT heads")
+	ret()
+}
+
+// turnPair rotates registers 0, 1 by the cosine 2 and the sine 3 into 4, 5.
+func (l *loop) turnPair() {
+	l.mul(0, 2, 4)
+	l.mul(1, 3, 5)
+	l.sub(4, 5, 4)
+	l.mul(1, 2, 5)
+	l.mul(0, 3, 6)
+	l.add(5, 6, 5)
+}
+
+// rounding is the first of the registers that hold what rounding needs.
+func (l *loop) rounding() int {
+	if l.half {
+		return 29
+	}
+	return 13
+}
+
+// roundingConstants puts 1, 0x7fff and the quiet bit into those registers.
 func (l *loop) roundingConstants() {
 	for i, c := range []int{1, 0x7fff, 0x400000} {
+		z := l.rounding() + i
 		e("MOVL $%d, R11", c)
 		if l.reg == 'Z' {
-			e("VPBROADCASTD R11, Z%d", 13+i)
+			e("VPBROADCASTD R11, Z%d", z)
 			continue
 		}
-		e("VMOVD R11, X%d", 13+i)
-		e("VPBROADCASTD X%d, Y%d", 13+i, 13+i)
+		e("VMOVD R11, X%d", z)
+		e("VPBROADCASTD X%d, Y%d", z, z)
 	}
 }
 
 // roundHalf puts the bf16 of register x into the low words of the lanes of d;
 // d+1 and d+2 are spoiled.
 func (l *loop) roundHalf(x, d int) {
+	one := l.rounding()
 	e("VPSRLD $16, %s, %s", l.r(x), l.r(d))
 	if l.reg == 'Z' {
 		e("VCMPPS $3, %s, %s, K2", l.r(x), l.r(x))
-		e("VPANDD %s, %s, %s", l.r(13), l.r(d), l.r(d))
+		e("VPANDD %s, %s, %s", l.r(one), l.r(d), l.r(d))
 	} else {
 		e("VCMPPS $3, %s, %s, %s", l.r(x), l.r(x), l.r(d+1))
-		e("VPAND %s, %s, %s", l.r(13), l.r(d), l.r(d))
+		e("VPAND %s, %s, %s", l.r(one), l.r(d), l.r(d))
 	}
-	l.op("VPADDD", 14, d, d)
+	l.op("VPADDD", one+1, d, d)
 	l.op("VPADDD", x, d, d)
 	if l.reg == 'Z' {
-		e("VPORD %s, %s, K2, %s", l.r(15), l.r(x), l.r(d))
+		e("VPORD %s, %s, K2, %s", l.r(one+2), l.r(x), l.r(d))
 	} else {
-		e("VPOR %s, %s, %s", l.r(15), l.r(x), l.r(d+2))
+		e("VPOR %s, %s, %s", l.r(one+2), l.r(x), l.r(d+2))
 		e("VBLENDVPS %s, %s, %s, %s", l.r(d+1), l.r(d+2), l.r(d), l.r(d))
 	}
 	e("VPSRLD $16, %s, %s", l.r(d), l.r(d))

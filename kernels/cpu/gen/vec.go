@@ -24,6 +24,7 @@ type loop struct {
 	isa
 	mask string         // "K1, " in the masked tail
 	held map[uint32]int // constants that prepare put into registers
+	half bool           // elements are bf16; R8 counts their bytes
 }
 
 // r names vector register i.
@@ -31,6 +32,11 @@ func (l *loop) r(i int) string { return fmt.Sprintf("%c%d", l.reg, i) }
 
 // load reads lanes from the pointer in register p at the loop's offset.
 func (l *loop) load(p string, z int) {
+	if l.half {
+		e("VPMOVZXWD%s (%s)(R8*1), %s%s", zeroing(l.mask), p, l.mask, l.r(z))
+		e("VPSLLD $16, %s, %s", l.r(z), l.r(z))
+		return
+	}
 	if l.mask != "" {
 		e("VMOVUPS.Z (%s)(R8*1), %s%s", p, l.mask, l.r(z))
 		return
@@ -38,7 +44,14 @@ func (l *loop) load(p string, z int) {
 	e("VMOVUPS (%s)(R8*1), %s", p, l.r(z))
 }
 
-func (l *loop) store(z int, p string) { e("VMOVUPS %s, %s(%s)(R8*1)", l.r(z), l.mask, p) }
+func (l *loop) store(z int, p string) {
+	if l.half {
+		l.roundHalf(z, halfSpare)
+		e("VPMOVDW %s, %s(%s)(R8*1)", l.r(halfSpare), l.mask, p)
+		return
+	}
+	e("VMOVUPS %s, %s(%s)(R8*1)", l.r(z), l.mask, p)
+}
 
 // op is a three-operand instruction in Go order: d = b op a (for subtraction b-a).
 func (l *loop) op(name string, a, b, d int) { e("%s %s, %s, %s", name, l.r(a), l.r(b), l.r(d)) }
@@ -105,6 +118,17 @@ func ptrs(names ...string) []arg {
 	return args
 }
 
+// ptrs is ptrs of the loop's elements.
+func (l *loop) ptrs(names ...string) []arg {
+	args := ptrs(names...)
+	for i := range args {
+		if l.half && i > 0 {
+			args[i].typ = "*uint16"
+		}
+	}
+	return args
+}
+
 // scalar is a float32 argument broadcast into vector register z.
 func (i isa) scalar(name string, z int) arg {
 	return arg{name, "float32", fmt.Sprintf("%c%d", i.reg, z)}
@@ -112,7 +136,14 @@ func (i isa) scalar(name string, z int) arg {
 
 // each writes the loop: body once for whole vectors and, for AVX-512, once
 // with the tail's mask in K1.
-func (l *loop) each(body func()) { l.every(4*l.w, body) }
+func (l *loop) each(body func()) {
+	if l.half {
+		l.roundingConstants()
+		l.every(2*l.w, body)
+		return
+	}
+	l.every(4*l.w, body)
+}
 
 // every is each for a body that moves R8 on by step bytes.
 func (l *loop) every(step int, body func()) {
@@ -400,12 +431,7 @@ func (l *loop) elementwise() {
 		l.load("SI", 1)
 		l.load("DI", 2)
 		l.load("R9", 3)
-		l.mul(0, 2, 4)
-		l.mul(1, 3, 5)
-		l.sub(4, 5, 4)
-		l.mul(1, 2, 5)
-		l.mul(0, 3, 6)
-		l.add(5, 6, 5)
+		l.turnPair()
 		l.store(4, "BX")
 		l.store(5, "CX")
 	})

@@ -124,7 +124,11 @@ func (l *loop) exponentials() {
 	for _, gated := range []bool{true, false} {
 		l.silu(gated)
 	}
-	text("siluGrad"+l.name, "is dg = dy·u·σ·(1+gate·(1-σ)), du = dy·gate·σ.", ptrs("dg", "du", "dy", "gate", "u")...)
+	l.siluGrad()
+}
+
+func (l *loop) siluGrad() {
+	text("siluGrad"+l.name, "is dg = dy·u·σ·(1+gate·(1-σ)), du = dy·gate·σ.", l.ptrs("dg", "du", "dy", "gate", "u")...)
 	l.prepare()
 	l.each(func() {
 		l.load("SI", 0)
@@ -147,9 +151,9 @@ func (l *loop) exponentials() {
 }
 
 func (l *loop) silu(gated bool) {
-	name, doc, args := "silu", "is y = gate·σ(gate).", ptrs("y", "gate")
+	name, doc, args := "silu", "is y = gate·σ(gate).", l.ptrs("y", "gate")
 	if gated {
-		name, doc, args = "siluMul", "is y = gate·σ(gate)·u.", ptrs("y", "gate", "u")
+		name, doc, args = "siluMul", "is y = gate·σ(gate)·u.", l.ptrs("y", "gate", "u")
 	}
 	text(name+l.name, doc, args...)
 	l.prepare()

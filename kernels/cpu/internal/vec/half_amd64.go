@@ -26,6 +26,16 @@ func narrowTile512(dst []uint16, ldd int, src []float32, lds, rows, n int) bool 
 	return true
 }
 
+var half512 = halfTable{
+	silu: func(y, g, u []uint16) { siluMulHalf(len(y), firstHalf(y), firstHalf(g), firstHalf(u)) },
+	siluGrad: func(dg, du, dy, g, u []uint16) {
+		siluGradHalf(len(dg), firstHalf(dg), firstHalf(du), firstHalf(dy), firstHalf(g), firstHalf(u))
+	},
+	rotate: func(n int, y []uint16, ldy int, x []uint16, ldx, k int, c, s []float32) {
+		rotateHeadsHalf(n, &y[0], ldy, &x[0], ldx, k, &c[0], &s[0])
+	},
+}
+
 func widenHalves(dst []float32, src []uint16) {
 	n := len(dst) &^ 7
 	widenVec(n, first(dst), firstHalf(src))

@@ -31,3 +31,18 @@ func narrowTile16(n int, dst *uint16, ldd int, src *float32, lds int)
 //
 //go:noescape
 func narrowTile32(n int, dst *uint16, ldd int, src *float32, lds int)
+
+// siluMulHalf is y = gate·σ(gate)·u.
+//
+//go:noescape
+func siluMulHalf(n int, y *uint16, gate *uint16, u *uint16)
+
+// siluGradHalf is dg = dy·u·σ·(1+gate·(1-σ)), du = dy·gate·σ.
+//
+//go:noescape
+func siluGradHalf(n int, dg *uint16, du *uint16, dy *uint16, gate *uint16, u *uint16)
+
+// rotateHeadsHalf is y0 = x0·c - x1·s, y1 = x1·c + x0·s of n heads, their halves k elements long, a multiple of 16; heads are ldy and ldx elements apart.
+//
+//go:noescape
+func rotateHeadsHalf(n int, y *uint16, ldy int, x *uint16, ldx int, k int, c *float32, s *float32)

@@ -100,7 +100,7 @@ var avx512 = table{
 	trans: func(dst []float32, ldd int, src []float32, lds, rows, cols int) {
 		turn(16, transpose16, dst, ldd, src, lds, rows, cols)
 	},
-	widen: widen512, narrow: narrow512, narrowTile: narrowTile512,
+	widen: widen512, narrow: narrow512, narrowTile: narrowTile512, half: &half512,
 	dotRows: func(y, q, k []float32, ldk, n int) {
 		whole := n &^ 3
 		if whole > 0 {

@@ -67,9 +67,15 @@ func (l *linear) forward(k dtype.Kind) *Tensor {
 			t.Dev.Linear(kernels.To(u.Data), down)
 		}
 	}
-	l.y = t.made(l.run, append([]*Tensor{l.x}, l.u...), k, l.x.Rows(), l.w.Rows)
+	if t.lazy {
+		l.y = t.made(l.run, append([]*Tensor{l.x}, l.u...), k, l.x.Rows(), l.w.Rows)
+	} else if l.y = t.alloc(kernels.Activations, k, l.x.Rows(), l.w.Rows); t.err == nil {
+		l.run(l.y.Data)
+	}
 	l.y.needs = needs
-	t.record(l.y, l.saves(), l.back)
+	if t.Record {
+		t.record(l.y, l.saves(), l.back)
+	}
 	t.Done(l.u...)
 	return l.y
 }

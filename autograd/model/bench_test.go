@@ -1,6 +1,7 @@
 package model
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,22 +57,30 @@ func BenchmarkPrompt(b *testing.B) {
 	})
 }
 
-// The first 64 tokens of an answer, one at a time.
+// The first 64 tokens of some answers side by side, one of each at a time.
 func BenchmarkDecode(b *testing.B) {
 	benchModels(b, func(b *testing.B, m *Model) {
-		c, err := m.NewCache(1, 64)
-		if err != nil {
-			b.Fatal(err)
+		for _, slots := range []int{1, 4, 16} {
+			b.Run(fmt.Sprint(slots), func(b *testing.B) {
+				c, err := m.NewCache(slots, 64)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer c.Close()
+				pieces := make([]Piece, slots)
+				for i := 0; b.Loop(); i++ {
+					for s := range pieces {
+						if c.Len(s) == c.Max {
+							c.Reset(s)
+						}
+						pieces[s] = Piece{s, []int32{int32((i*31 + s*17 + 7) % m.Spec.V)}}
+					}
+					if _, err := m.Step(c, pieces); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(slots*b.N)/b.Elapsed().Seconds(), "tokens/s")
+			})
 		}
-		defer c.Close()
-		for i := 0; b.Loop(); i++ {
-			if c.Len(0) == c.Max {
-				c.Reset(0)
-			}
-			if _, err := m.Step(c, []Piece{{Tokens: []int32{int32((i*31 + 7) % m.Spec.V)}}}); err != nil {
-				b.Fatal(err)
-			}
-		}
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
 	})
 }

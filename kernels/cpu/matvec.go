@@ -118,7 +118,7 @@ func (c *CPU) matvec(y kernels.Dst, a *kernels.LinearArgs) bool {
 	if w == nil {
 		return false
 	}
-	x := mvTiles(a.N, w.most)
+	x := mvX{tiles: mvTilesOf[w.most][a.N]}
 	var mem []float32
 	if p := f32(a.X); w.x.floats && !w.x.split && a.N == 1 && a.Drop == nil && !a.BF16 {
 		x.data = p
@@ -165,15 +165,20 @@ type mvX struct {
 
 var mvTileRows = [...]int{8, 4, 2, 1}
 
-func mvTiles(n, most int) mvX {
-	var x mvX
-	for _, m := range mvTileRows {
-		for ; m <= most && n >= m; n -= m {
-			x.tiles = append(x.tiles, m)
+// mvTilesOf are the tiles of every number of rows, by the most that one takes.
+var mvTilesOf = func() (t [9][skinnyRows + 1][]int) {
+	for most := range t {
+		for rows := range t[most] {
+			n := rows
+			for _, m := range mvTileRows {
+				for ; m <= most && n >= m; n -= m {
+					t[most][rows] = append(t[most][rows], m)
+				}
+			}
 		}
 	}
-	return x
-}
+	return t
+}()
 
 // mvPrepare copies x, dropped and rounded, into tiles.
 func (c *CPU) mvPrepare(x mvX, w *mvWeight, a *kernels.LinearArgs) {

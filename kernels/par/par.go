@@ -101,16 +101,20 @@ func For(n, grain int, f func(lo, hi int)) {
 // so Split is for work where every index has a result of its own.
 func Split(n, least, most int, f func(lo, hi int)) {
 	threads := Threads()
-	var room [64]int
-	cuts := room[:0]
-	for at := 0; at < n; {
-		cuts = append(cuts, at)
-		at += max(1, least, min(most, (n-at)/threads))
+	share := func(at int) int { return max(1, least, min(most, (n-at)/threads)) }
+	cuts := 0
+	for at := 0; at < n; at += share(at) {
+		cuts++
 	}
-	cuts = append(cuts, n)
-	For(len(cuts)-1, 1, func(i, end int) {
+	For(cuts, 1, func(i, end int) {
+		at := 0
+		for range i {
+			at += share(at)
+		}
 		for ; i < end; i++ {
-			f(cuts[i], cuts[i+1])
+			next := min(n, at+share(at))
+			f(at, next)
+			at = next
 		}
 	})
 }

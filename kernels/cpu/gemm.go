@@ -24,6 +24,8 @@ const (
 	maxRound   = 2560 // dwords of k that the passes of one round may have together
 	maxRows    = 1120 // rows of A packed at a time
 	smallWork  = 1 << 16
+	packGroup  = 8        // panels of A packed by one task
+	packStep   = 64       // k of columns packed at a time
 	groupSize  = 96 << 10 // dwords of the panels of B that take turns with a panel of A, at most
 	maxGroup   = 4        // and how many there are
 	pastFrom   = 2 << 20  // elements of a C from which on it is written past the caches
@@ -183,12 +185,9 @@ func (g *gemm) blocked(c *CPU, panels int) {
 		rows := dealRows(m, g.mr)
 		grain := max(1, smallWork/(2*g.depth*g.mr))
 		for _, round := range g.rounds {
-			par.For(rows.panels, grain, func(lo, hi int) {
+			par.Split(rows.panels, grain, max(grain, packGroup), func(lo, hi int) {
 				w := g.areas.get()
-				for ip := lo; ip < hi; ip++ {
-					r := rows.start(ip)
-					g.packA(g.abuf[ip*span:], round, i0+r, rows.start(ip+1)-r, w)
-				}
+				g.packA(g.abuf[lo*span:], span, rows, lo, hi, round, i0, w)
 				g.areas.put(w)
 			})
 			chunk := max(1, smallWork/(m*g.depth*panelWidth))
@@ -237,7 +236,7 @@ func (g *gemm) narrow(c *CPU, panels int) {
 			for ip := lo; ip < hi; ip++ {
 				r := rows.start(ip)
 				mr := rows.start(ip+1) - r
-				g.packA(w.panel, round, r, mr, w)
+				g.packA(w.panel, 0, rows, ip, ip+1, round, 0, w)
 				for j := range panels {
 					g.tile(round, w.panel, bbuf[j*span:], r, mr, j, w)
 				}
@@ -247,11 +246,27 @@ func (g *gemm) narrow(c *CPU, panels int) {
 	}
 }
 
-// packA packs rows [row, row+mr) for every pass of a round.
-func (g *gemm) packA(dst []float32, round []pass, row, mr int, w *area) {
+// packA packs panels [lo, hi) of a block of rows from i0 on, span apart, for every
+// pass of a round. Rows of A that are columns in memory are packed a few k at a
+// time, past all panels, as these share lines; the lines of the next are asked for.
+func (g *gemm) packA(dst []float32, span int, rows rowsOf, lo, hi int, round []pass, i0 int, w *area) {
+	first, width := i0+rows.start(lo), rows.start(hi)-rows.start(lo)
 	for i := range round {
 		p := &round[i]
-		p.a.pack(dst[p.off*mr:], mr, row, mr, p.p0, p.kc, p.mode, w)
+		step := p.kc
+		if p.a.across && hi-lo > 1 {
+			step = packStep
+		}
+		for k := 0; k < p.kc; k += step {
+			next := max(0, min(step, p.kc-k-step))
+			for ip := range hi - lo {
+				from, to := next*ip/(hi-lo), next*(ip+1)/(hi-lo)
+				p.a.prefetch(p.p0+k+step+from, to-from, first, width)
+				r := rows.start(lo + ip)
+				mr := rows.start(lo+ip+1) - r
+				p.a.pack(dst[ip*span+(p.off+k/p.kern.ku)*mr:], mr, i0+r, mr, p.p0+k, min(step, p.kc-k), p.mode, w)
+			}
+		}
 	}
 }
 

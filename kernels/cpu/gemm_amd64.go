@@ -73,6 +73,22 @@ func (o *operand) packFast(dst []float32, stride, line, lines, p0, kc int, m mod
 	return true
 }
 
+// prefetch asks for columns [c, c+n) of memory rows r…r+rows of plain elements.
+func (o *operand) prefetch(r, rows, c, n int) {
+	if rows == 0 || level.Current() < level.AVX512 {
+		return
+	}
+	at := r*o.ld + c
+	switch {
+	case o.f != nil:
+		_ = o.f[at+(rows-1)*o.ld+n-1]
+		prefetchRows(rows, (*byte)(unsafe.Pointer(&o.f[at])), 4*n, 4*o.ld)
+	case o.h != nil:
+		_ = o.h[at+(rows-1)*o.ld+n-1]
+		prefetchRows(rows, (*byte)(unsafe.Pointer(&o.h[at])), 2*n, 2*o.ld)
+	}
+}
+
 // packRows packs rows of f32 already rounded as mode asks.
 func packRows(dst []float32, stride, lines, kc int, src []float32, ld int, m mode) {
 	switch l := level.Current(); {

@@ -151,3 +151,26 @@ func BenchmarkLinearDW(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkLogProb is the head with the loss and the gradient of its input.
+func BenchmarkLogProb(b *testing.B) {
+	const n, v, in = 512, 49152, 576
+	for _, bf16 := range []bool{false, true} {
+		b.Run(fmt.Sprintf("bf16=%v", bf16), func(b *testing.B) {
+			x := newBench(b)
+			t := dtype.Type{}
+			if bf16 {
+				t = dtype.Of(dtype.BF16)
+			}
+			target := make([]int32, n)
+			for i := range target {
+				target[i] = int32(i * 7919 % v)
+			}
+			a := &kernels.LogProbArgs{N: n, X: x.random(n * in), W: benchWeight(b, x.CPU, t, v, in), Target: x.ints(target...), Coef: x.random(n), BF16: bf16}
+			logp, dx := x.empty(n), x.empty(n*in)
+			measure(b, 4*n*v*in, bf16, func() {
+				x.LogProb(&kernels.LogProbOut{LogP: logp}, kernels.To(dx), kernels.Dst{}, a)
+			})
+		})
+	}
+}

@@ -25,6 +25,8 @@ func dropRow(x []float32, d *kernels.Drop, key int64, col int) { d.Apply(x, key,
 
 func storeFence() {}
 
+func (o *operand) prefetch(int, int, int, int) {}
+
 func haveUnits() bool { return false }
 
 func halvesTo([]float32, []byte) bool { return false }

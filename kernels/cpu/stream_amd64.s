@@ -8,3 +8,22 @@
 TEXT ·storeFence(SB), NOSPLIT, $0-0
 	SFENCE
 	RET
+
+// func prefetchRows(rows int, src *byte, n int, ldb int)
+TEXT ·prefetchRows(SB), NOSPLIT, $0-32
+	MOVQ rows+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ n+16(FP), CX
+	MOVQ ldb+24(FP), DX
+row:
+	MOVQ BX, SI
+	LEAQ (BX)(CX*1), DI
+line:
+	PREFETCHT1 (SI)
+	ADDQ $64, SI
+	CMPQ SI, DI
+	JLT line
+	ADDQ DX, BX
+	DECQ AX
+	JGT row
+	RET

@@ -6,3 +6,8 @@ package cpu
 //
 //go:noescape
 func storeFence()
+
+// prefetchRows asks for n bytes of each of some rows ldb bytes apart, for the second-level cache.
+//
+//go:noescape
+func prefetchRows(rows int, src *byte, n int, ldb int)

@@ -383,7 +383,7 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 func (in *ingest) take(f input, kind string, c chunk) error {
 	chunk := c.rows
 	results, fates := make([]encoded, len(chunk)), make([]fitted, len(chunk))
-	errs := make([]error, len(chunk))
+	errs, chosen := make([]error, len(chunk)), in.chosen()
 	par.For(len(chunk), 1, func(lo, hi int) {
 		for _, i := range c.order[lo:hi] {
 			if chunk[i].bad != nil {
@@ -395,7 +395,7 @@ func (in *ingest) take(f input, kind string, c chunk) error {
 				results[i], err = in.enc.encode(s)
 			}
 			if err == nil {
-				fates[i] = fit(chunk[i].ref, results[i], in.o.MaxLength, in.o.Overflow)
+				fates[i] = fit(chunk[i].ref, results[i], in.o.MaxLength, in.o.Overflow, chosen)
 			}
 			errs[i] = err
 		}

@@ -297,7 +297,7 @@ func TestTextGolden(t *testing.T) {
 				}
 				continue
 			}
-			ex := fit(RowRef{}, got, in.o.MaxLength, in.o.Overflow).parts
+			ex := fit(RowRef{}, got, in.o.MaxLength, in.o.Overflow, true).parts
 			if g.Dropped != (len(ex) == 0) {
 				t.Errorf("%s: %d samples, dropped is %v", label, len(ex), g.Dropped)
 			} else if !g.Dropped && (len(ex[0].IDs) != g.Length || !reflect.DeepEqual(ex[0].Loss, g.Supervised)) {

@@ -59,7 +59,10 @@ func (c columns) name(row *jinja.Dict, ours string) string {
 	if theirs, ok := c[ours]; ok {
 		return theirs
 	}
-	for _, n := range append([]string{ours}, otherNames[ours]...) {
+	if _, ok := row.Get(ours); ok {
+		return ours
+	}
+	for _, n := range otherNames[ours] {
 		if _, ok := row.Get(n); ok {
 			return n
 		}

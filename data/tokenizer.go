@@ -187,10 +187,8 @@ func (t *Tokenizer) appendText(out []int32, text string, plain bool) (ids []int3
 	}
 	e.out, e.plain = slices.Grow(e.out[:0], len(text)/4), plain
 	e.text(text)
-	if need := len(out) + len(e.out); need > cap(out) {
-		out = append(make([]int32, 0, need+len(t.after)+1), out...) // room for an end token
-	}
-	return append(out, e.out...), nil
+	out = append(out, append(e.out, 0)...) // with room for an end token
+	return out[:len(out)-1], nil
 }
 
 // BOS is the id that begins a text, or -1.

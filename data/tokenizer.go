@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
+	"weak"
 
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
@@ -40,7 +42,9 @@ type Tokenizer struct {
 	scores             []float32         // by id; nil where merges are used
 	preName            string            // tokenizer.ggml.pre of the file it came from
 	hash               func() string
-	pool               sync.Pool // *encoder
+	pool               sync.Pool // *encoder, also while a thread has it from encoders
+	mu                 sync.Mutex
+	encoders           []weak.Pointer[encoder] // all there are
 	pieces             func() *pieceTable
 }
 
@@ -59,6 +63,7 @@ const (
 // encoder is the working memory of one goroutine.
 type encoder struct {
 	t     *Tokenizer
+	busy  atomic.Bool
 	out   []int32
 	plain bool // special tokens are text
 	emits []func(string, bool)
@@ -90,6 +95,33 @@ func (t *Tokenizer) newEncoder() *encoder {
 		s, emit := t.pre[i], e.emits[i+1]
 		e.emits[i] = func(w string, first bool) { s.split(w, first, emit) }
 	}
+	return e
+}
+
+// encoder finds one that no goroutine has, or makes one. The pool does not give
+// what another processor's goroutine has put there last, and a new encoder would
+// begin without a word in its cache: those are found by the list.
+func (t *Tokenizer) encoder() *encoder {
+	for {
+		e, _ := t.pool.Get().(*encoder)
+		if e == nil {
+			break
+		}
+		if e.busy.CompareAndSwap(false, true) {
+			return e
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.encoders = slices.DeleteFunc(t.encoders, func(w weak.Pointer[encoder]) bool { return w.Value() == nil })
+	for _, w := range t.encoders {
+		if e := w.Value(); e != nil && e.busy.CompareAndSwap(false, true) {
+			return e
+		}
+	}
+	e := t.newEncoder()
+	e.busy.Store(true)
+	t.encoders = append(t.encoders, weak.Make(e))
 	return e
 }
 
@@ -168,13 +200,11 @@ func (t *Tokenizer) EncodePlain(text string) []int32 {
 }
 
 func (t *Tokenizer) appendText(out []int32, text string, plain bool) (ids []int32, err error) {
-	e, _ := t.pool.Get().(*encoder)
-	if e == nil {
-		e = t.newEncoder()
-	}
+	e := t.encoder()
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
+			e.busy.Store(false)
 			t.pool.Put(e)
 		case errPattern:
 			ids, err = nil, fail.Limitf("tokenizer", "its pre-tokenizer cannot be trusted with this text", "%w", r.err)

@@ -204,6 +204,9 @@ func (in *ingest) chosen() bool {
 // has the smallest hashes, so that the order of rows does not matter and
 // copies of a row stay on one side.
 func (in *ingest) holdBack() error {
+	if !in.chosen() {
+		return nil
+	}
 	copies := in.rowCopies()
 	rows := 0
 	order := make([]uint64, 0, len(copies))

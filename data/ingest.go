@@ -212,8 +212,13 @@ type item struct {
 	weight float64
 }
 
-// rowsAtATime are tokenized in parallel before their results are taken in order.
-const rowsAtATime = 512
+// Rows are tokenized in parallel, a chunk at a time, before their results are
+// taken in order.
+const (
+	firstRows = 128     // of the first chunk, for which all threads wait; each has twice as many as the one before
+	mostRows  = 2048    // of a chunk
+	mostText  = 8 << 20 // bytes of text, after which a chunk ends
+)
 
 // file reads one file to its end.
 func (in *ingest) file(f input) (err error) {
@@ -270,14 +275,14 @@ func (in *ingest) ahead(r Rows, f input) (chunks <-chan chunk, stop func()) {
 	out, quit := make(chan chunk, 1), make(chan struct{})
 	go func() {
 		defer close(out)
-		for {
-			rows, err := in.chunk(r, f)
+		for n := firstRows; ; n = min(2*n, mostRows) {
+			rows, last, err := in.chunk(r, f, n)
 			select {
 			case out <- chunk{rows, longestFirst(rows), err}:
 			case <-quit:
 				return
 			}
-			if err != nil || len(rows) < rowsAtATime {
+			if err != nil || last {
 				return
 			}
 		}
@@ -291,46 +296,48 @@ func (in *ingest) ahead(r Rows, f input) (chunks <-chan chunk, stop func()) {
 
 // rawRow is a row as read: its dictionary or why it has none.
 type rawRow struct {
-	row *jinja.Dict
-	ref RowRef
-	bad *BadRow
+	row  *jinja.Dict
+	ref  RowRef
+	bad  *BadRow
+	size int // bytes of text
 }
 
-// chunk reads up to rowsAtATime rows; a short chunk is the last.
-func (in *ingest) chunk(r Rows, f input) ([]rawRow, error) {
-	var out []rawRow
+// chunk reads up to n rows.
+func (in *ingest) chunk(r Rows, f input, n int) (rows []rawRow, last bool, err error) {
 	if in.taken == nil {
 		in.taken = map[int]int{}
 	}
-	for len(out) < rowsAtATime {
+	for text := 0; len(rows) < n && text < mostText; {
 		if f.source.MaxSamples > 0 && in.taken[f.index] == f.source.MaxSamples {
-			return out, nil
+			return rows, true, nil
 		}
-		row, n, err := r.Next()
+		row, number, err := r.Next()
 		var bad *BadRow
+		if err == io.EOF {
+			return rows, true, nil
+		}
 		if err != nil && !errors.As(err, &bad) {
-			if err == io.EOF {
-				err = nil
-			}
-			return out, err
+			return rows, true, err
 		}
 		in.taken[f.index]++
-		out = append(out, rawRow{row, RowRef{f.path, n}, bad})
+		next := rawRow{row: row, ref: RowRef{f.path, number}, bad: bad}
+		if row != nil {
+			next.size = textSize(row)
+		}
+		text += next.size
+		rows = append(rows, next)
 	}
-	return out, in.ctx.Err()
+	return rows, false, in.ctx.Err()
 }
 
 // longestFirst is the order in which rows are given to threads: a long one that
 // came last would keep a single thread busy.
 func longestFirst(rows []rawRow) []int32 {
-	order, sizes := make([]int32, len(rows)), make([]int, len(rows))
-	for i, r := range rows {
+	order := make([]int32, len(rows))
+	for i := range order {
 		order[i] = int32(i)
-		if r.row != nil {
-			sizes[i] = textSize(r.row)
-		}
 	}
-	slices.SortStableFunc(order, func(a, b int32) int { return sizes[b] - sizes[a] })
+	slices.SortStableFunc(order, func(a, b int32) int { return rows[b].size - rows[a].size })
 	return order
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -326,11 +327,14 @@ func (t *Tokenizer) finish() error {
 // special ids in a form that does not depend on the file they came from.
 func (t *Tokenizer) digest() string {
 	h := sha256.New()
+	var b []byte
 	for i, s := range t.vocab {
-		fmt.Fprintf(h, "%d %q\n", t.kinds[i], s)
+		b = strconv.AppendQuote(append(strconv.AppendInt(b[:0], int64(t.kinds[i]), 10), ' '), s)
+		h.Write(append(b, '\n'))
 	}
 	for _, m := range t.merges {
-		fmt.Fprintf(h, "merge %q\n", m)
+		b = strconv.AppendQuote(append(b[:0], "merge "...), m)
+		h.Write(append(b, '\n'))
 	}
 	for _, s := range t.scores {
 		fmt.Fprintf(h, "score %x\n", s)

@@ -134,3 +134,13 @@ func dropRow(x []float32, d *kernels.Drop, key int64, col int) {
 	threshold, scale := d.DropThreshold()
 	dropRow16(len(x), &x[0], kernels.DropCounter(d.DropRow(key), col), uint64(threshold), scale)
 }
+
+// halfColumns widens n halves of some rows ld apart, where the level does.
+func halfColumns(dst []float32, ldd int, src []byte, ld, rows, n int) bool {
+	if !haveColumns() || n%16 != 0 || n == 0 || rows == 0 {
+		return false
+	}
+	_, _ = src[2*((rows-1)*ld+n)-1], dst[(rows-1)*ldd+n-1]
+	decodeRowsF16(rows, n, &src[0], 2*ld, &dst[0], ldd)
+	return true
+}

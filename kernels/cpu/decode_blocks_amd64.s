@@ -823,3 +823,27 @@ unit:
 	JGT row
 	VZEROUPPER
 	RET
+
+// func decodeRowsF16(rows int, n int, src *byte, ldb int, dst *float32, ldd int)
+TEXT ·decodeRowsF16(SB), NOSPLIT, $0-48
+	MOVQ rows+0(FP), AX
+	MOVQ n+8(FP), R9
+	MOVQ src+16(FP), BX
+	MOVQ ldb+24(FP), CX
+	MOVQ dst+32(FP), DI
+	MOVQ ldd+40(FP), R8
+	SHLQ $2, R8
+row:
+	XORQ R10, R10
+halves:
+	VCVTPH2PS (BX)(R10*2), Z0
+	VMOVUPS Z0, (DI)(R10*4)
+	ADDQ $16, R10
+	CMPQ R10, R9
+	JLT halves
+	ADDQ CX, BX
+	ADDQ R8, DI
+	DECQ AX
+	JGT row
+	VZEROUPPER
+	RET

@@ -61,3 +61,8 @@ func decodeRowsInt4F32(rows int, first int, units int, shift int, src *byte, ldb
 //
 //go:noescape
 func decodeRowsInt8F32(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
+
+// decodeRowsF16 widens n halves, a multiple of 16, of some rows. Rows are ldb bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeRowsF16(rows int, n int, src *byte, ldb int, dst *float32, ldd int)

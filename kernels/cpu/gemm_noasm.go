@@ -29,6 +29,8 @@ func (o *operand) prefetch(int, int, int, int) {}
 
 func haveUnits() bool { return false }
 
+func halfColumns([]float32, int, []byte, int, int, int) bool { return false }
+
 func halvesTo([]float32, []byte) bool { return false }
 
 func (u *unitType) decode(int, int, int, *paramRoom, []float32, int) {}

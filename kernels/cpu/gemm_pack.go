@@ -106,13 +106,27 @@ func (o *operand) pack(dst []float32, stride, line, lines, p0, kc int, m mode, w
 
 // lines fetches n elements of some memory rows from column c on, fetchStep apart.
 func (o *operand) lines(dst []float32, r, rows, c, n int) {
-	if o.units != nil && o.units.columnar && c%unitSize == 0 && n%unitSize == 0 {
-		o.units.columns(dst, fetchStep, o.row0+r, rows, c, n)
+	if o.columns(dst, fetchStep, r, rows, c, n) {
 		return
 	}
 	for i := range rows {
 		o.row(dst[i*fetchStep:], r+i, c, n)
 	}
+}
+
+// columns decodes n elements of some memory rows from column c on, ldd apart,
+// where there is a decoder of many rows.
+func (o *operand) columns(dst []float32, ldd, r, rows, c, n int) bool {
+	switch {
+	case o.raw == nil:
+		return false
+	case o.raw.Type.Kind == dtype.F16:
+		return halfColumns(dst, ldd, o.raw.Data[2*((o.row0+r)*o.ld+c):], o.ld, rows, n)
+	case o.units == nil || !o.units.columnar || c%unitSize != 0 || n%unitSize != 0:
+		return false
+	}
+	o.units.columns(dst, ldd, o.row0+r, rows, c, n)
+	return true
 }
 
 func (o *operand) packAcross(dst []float32, stride, line, lines, p0, kc int, m mode, w *area) {
@@ -131,6 +145,9 @@ func (o *operand) packAcross(dst []float32, stride, line, lines, p0, kc int, m m
 func (o *operand) rows(dst []float32, r, n, line, lines int) {
 	if o.units != nil && lines == unitSize && line%unitSize == 0 {
 		o.units.strip(dst, panelWidth, o.row0+r, n, line)
+		return
+	}
+	if o.columns(dst, panelWidth, r, n, line, lines) {
 		return
 	}
 	for i := range n {

@@ -178,7 +178,7 @@ var storageTypes = []struct {
 	t    dtype.Type
 	cols int
 }{
-	{dtype.Of(dtype.F16), 67}, {dtype.Of(dtype.F8E4M3), 67}, {dtype.Of(dtype.F8E5M2), 35},
+	{dtype.Of(dtype.F16), 67}, {dtype.Of(dtype.F16), 96}, {dtype.Of(dtype.F8E4M3), 67}, {dtype.Of(dtype.F8E5M2), 35},
 	{dtype.Of(dtype.Q4_0), 96}, {dtype.Of(dtype.Q4_1), 96}, {dtype.Of(dtype.Q5_0), 96}, {dtype.Of(dtype.Q5_1), 96}, {dtype.Of(dtype.Q8_0), 96},
 	{dtype.Of(dtype.Q2_K), 512}, {dtype.Of(dtype.Q3_K), 512}, {dtype.Of(dtype.Q4_K), 512}, {dtype.Of(dtype.Q5_K), 512}, {dtype.Of(dtype.Q6_K), 512},
 	{dtype.Of(dtype.IQ4_NL), 96}, {dtype.Of(dtype.IQ4_XS), 512},

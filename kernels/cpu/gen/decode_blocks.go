@@ -3,7 +3,7 @@ package main
 import "fmt"
 
 // decodeBlocks writes the decoders that take columns of many rows at a time:
-// integers in groups, and blocks of 256 elements, eight units of 32. Of those
+// halves, integers in groups, and blocks of 256 elements, eight units of 32. Of those
 // a value is float32(base·s) + t, where base comes from the code and s and t
 // from the block; t only where the type has minima. As there are at most 32
 // values to a scale, they are made once and looked up, but for Q6_K.
@@ -30,6 +30,7 @@ func decodeBlocks() {
 		groupRows("Int4", scale, 16, nibblesOfGroup)
 		groupRows("Int8", scale, 32, bytesOfGroup)
 	}
+	rowsF16()
 	save()
 }
 
@@ -322,4 +323,23 @@ func bytesOfGroup() {
 		e("VMULPS Z4, Z%d, Z%d", j, j)
 		e("VMOVUPS Z%d, %d(R13)", j, 64*j)
 	}
+}
+
+func rowsF16() {
+	text("decodeRowsF16", "widens n halves, a multiple of 16, of some rows. Rows are ldb bytes apart, their values ldd floats.",
+		arg{"rows", "int", "AX"}, arg{"n", "int", "R9"}, arg{"src", "*byte", "BX"}, arg{"ldb", "int", "CX"}, arg{"dst", "*float32", "DI"}, arg{"ldd", "int", "R8"})
+	e("SHLQ $2, R8")
+	label("row")
+	e("XORQ R10, R10")
+	label("halves")
+	e("VCVTPH2PS (BX)(R10*2), Z0")
+	e("VMOVUPS Z0, (DI)(R10*4)")
+	e("ADDQ $16, R10")
+	e("CMPQ R10, R9")
+	e("JLT halves")
+	e("ADDQ CX, BX")
+	e("ADDQ R8, DI")
+	e("DECQ AX")
+	e("JGT row")
+	ret()
 }

@@ -56,7 +56,7 @@ type paramRoom = [maxUnits * unitParams]float32
 type unitType struct {
 	raw          *blocks.Raw
 	loop         unitLoop
-	columnar     bool // decoded by columns of many rows, with layout or in groups
+	columnar     bool // columns of many rows are decoded at a time
 	layout       *blockLayout
 	base         [16]float32
 	row, unit    int // bytes of codes from one row, or unit of a row, to the next
@@ -120,8 +120,11 @@ func unitsOf(raw *blocks.Raw) *unitType {
 	if u.loop >= loopLow && !u.groups() {
 		return nil
 	}
-	if u.loop == loopLow || u.loop == loopBytes {
+	switch {
+	case u.loop == loopLow || u.loop == loopBytes:
 		u.columnar = haveColumns() && u.outer == nil
+	case u.loop == loopHigh:
+		u.columnar = haveColumns() && (u.outer != nil || t.Scale == dtype.F32)
 	}
 	return u
 }

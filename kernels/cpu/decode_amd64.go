@@ -94,6 +94,25 @@ func (u *unitType) decodeGroups(row, rows, first, units int, dst []float32, ldd 
 	f4(rows, first, units, int(u.shift)-5, &d[0], u.row, &scales[0], u.perRow*size, &zeros[0], ldz, zmask, &u.base[0], &dst[0], ldd)
 }
 
+// decodeFlat does the same for NF4 and FP4, whose blocks run flat over the matrix.
+func (u *unitType) decodeFlat(row, rows, first, units int, dst []float32, ldd int) {
+	d := u.raw.Data[row*u.row+first*u.unit:]
+	_, _ = d[(rows-1)*u.row+units*u.unit-1], dst[(rows-1)*ldd+units*unitSize-1]
+	perRow, shift := u.flat/unitSize, int(u.shift)-5
+	at := row*perRow + first
+	last := (at + (rows-1)*perRow + units - 1) >> shift
+	if u.outer == nil {
+		s := view[float32](u.scales)
+		_ = s[last]
+		decodeRowsCodes(rows, at, units, perRow, shift, &d[0], u.row, &s[0], &u.base[0], &dst[0], ldd)
+		return
+	}
+	outer := view[float32](u.outer)
+	front := outer[len(outer)-257:]
+	_, _ = u.scales[last], outer[last>>8]
+	decodeRowsNested(rows, at, units, perRow, shift, &d[0], u.row, &u.scales[0], &front[0], &outer[0], &u.base[0], &dst[0], ldd)
+}
+
 // halvesTo widens halves, where the level does.
 func halvesTo(dst []float32, src []byte) bool {
 	l := level.Current()

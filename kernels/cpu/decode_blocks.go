@@ -55,7 +55,11 @@ func newLayout(base func(code int) float32, place func(unit int) blockPlace) *bl
 // columns decodes columns [col, col+n) of some rows to rows of dst ldd apart;
 // col and n are multiples of unitSize.
 func (u *unitType) columns(dst []float32, ldd, row, rows, col, n int) {
-	if u.layout == nil {
+	switch {
+	case u.loop == loopHigh:
+		u.decodeFlat(row, rows, col/unitSize, n/unitSize, dst, ldd)
+		return
+	case u.layout == nil:
 		u.decodeGroups(row, rows, col/unitSize, n/unitSize, dst, ldd)
 		return
 	}

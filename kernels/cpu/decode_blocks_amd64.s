@@ -824,6 +824,102 @@ unit:
 	VZEROUPPER
 	RET
 
+// func decodeRowsCodes(rows int, first int, units int, ldu int, shift int, src *byte, ldb int, scales *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeRowsCodes(SB), NOSPLIT, $0-88
+	MOVQ rows+0(FP), AX
+	MOVQ first+8(FP), R15
+	MOVQ shift+32(FP), CX
+	MOVQ src+40(FP), BX
+	MOVQ scales+56(FP), SI
+	MOVQ base+64(FP), R8
+	MOVQ dst+72(FP), DI
+	VMOVUPS (R8), Z31
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+row:
+	MOVQ R15, R10
+	MOVQ BX, R12
+	MOVQ DI, R8
+	MOVQ units+16(FP), R9
+unit:
+	SHRXQ CX, R10, R11
+	VBROADCASTSS (SI)(R11*4), Z4
+	VPMOVZXBD (R12), Z0
+	VMULPS Z4, Z31, Z2
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z2, Z0, Z0
+	VPERMPS Z2, Z1, Z1
+	VMOVAPS Z1, Z3
+	VPERMT2PS Z0, Z30, Z3
+	VPERMT2PS Z0, Z29, Z1
+	VMOVUPS Z3, (R8)
+	VMOVUPS Z1, 64(R8)
+	ADDQ $16, R12
+	ADDQ $128, R8
+	INCQ R10
+	DECQ R9
+	JGT unit
+	ADDQ ldu+24(FP), R15
+	ADDQ ldb+48(FP), BX
+	MOVQ ldd+80(FP), R11
+	LEAQ (DI)(R11*4), DI
+	DECQ AX
+	JGT row
+	VZEROUPPER
+	RET
+
+// func decodeRowsNested(rows int, first int, units int, ldu int, shift int, src *byte, ldb int, scales *byte, front *float32, outer *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeRowsNested(SB), NOSPLIT, $0-104
+	MOVQ rows+0(FP), AX
+	MOVQ first+8(FP), R15
+	MOVQ shift+32(FP), CX
+	MOVQ src+40(FP), BX
+	MOVQ scales+56(FP), SI
+	MOVQ front+64(FP), DX
+	MOVQ outer+72(FP), R13
+	MOVQ base+80(FP), R8
+	MOVQ dst+88(FP), DI
+	VMOVUPS (R8), Z31
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+	VMOVSS (DX), X28
+row:
+	MOVQ R15, R10
+	MOVQ BX, R12
+	MOVQ DI, R8
+	MOVQ units+16(FP), R9
+unit:
+	SHRXQ CX, R10, R11
+	MOVBLZX (SI)(R11*1), R14
+	SHRQ $8, R11
+	VMOVSS 4(DX)(R14*4), X4
+	VMULSS (R13)(R11*4), X4, X4
+	VADDSS X28, X4, X4
+	VBROADCASTSS X4, Z4
+	VPMOVZXBD (R12), Z0
+	VMULPS Z4, Z31, Z2
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z2, Z0, Z0
+	VPERMPS Z2, Z1, Z1
+	VMOVAPS Z1, Z3
+	VPERMT2PS Z0, Z30, Z3
+	VPERMT2PS Z0, Z29, Z1
+	VMOVUPS Z3, (R8)
+	VMOVUPS Z1, 64(R8)
+	ADDQ $16, R12
+	ADDQ $128, R8
+	INCQ R10
+	DECQ R9
+	JGT unit
+	ADDQ ldu+24(FP), R15
+	ADDQ ldb+48(FP), BX
+	MOVQ ldd+96(FP), R11
+	LEAQ (DI)(R11*4), DI
+	DECQ AX
+	JGT row
+	VZEROUPPER
+	RET
+
 // func decodeRowsF16(rows int, n int, src *byte, ldb int, dst *float32, ldd int)
 TEXT ·decodeRowsF16(SB), NOSPLIT, $0-48
 	MOVQ rows+0(FP), AX

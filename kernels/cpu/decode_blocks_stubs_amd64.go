@@ -62,6 +62,16 @@ func decodeRowsInt4F32(rows int, first int, units int, shift int, src *byte, ldb
 //go:noescape
 func decodeRowsInt8F32(rows int, first int, units int, shift int, src *byte, ldb int, scales *byte, lds int, zeros *byte, ldz int, zmask int, base *float32, dst *float32, ldd int)
 
+// decodeRowsCodes decodes units of some rows of 4-bit codes, high nibble first, to base times a scale; unit i of all has scale i/2^shift. The first unit is first; rows are ldu units and ldb bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeRowsCodes(rows int, first int, units int, ldu int, shift int, src *byte, ldb int, scales *float32, base *float32, dst *float32, ldd int)
+
+// decodeRowsNested decodes units of some rows of 4-bit codes, high nibble first, to base times a scale; unit i of all has scale i/2^shift, which is nested: map[scale]·outer[index/256] + front[0], with map behind front. The first unit is first; rows are ldu units and ldb bytes apart, their values ldd floats.
+//
+//go:noescape
+func decodeRowsNested(rows int, first int, units int, ldu int, shift int, src *byte, ldb int, scales *byte, front *float32, outer *float32, base *float32, dst *float32, ldd int)
+
 // decodeRowsF16 widens n halves, a multiple of 16, of some rows. Rows are ldb bytes apart, their values ldd floats.
 //
 //go:noescape

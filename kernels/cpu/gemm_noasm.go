@@ -41,6 +41,8 @@ func (u *unitType) decodeBlocks(int, int, int, int, []float32, int) {}
 
 func (u *unitType) decodeGroups(int, int, int, int, []float32, int) {}
 
+func (u *unitType) decodeFlat(int, int, int, int, []float32, int) {}
+
 func (u *unitType) decodeK(kUnits, *paramRoom, []float32, int) {}
 
 func (u *unitType) decodeK6Block(int, *paramRoom, []float32) {}

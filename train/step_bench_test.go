@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/kernels"
@@ -20,7 +21,32 @@ import (
 // tokens: tokens/s, its counted products as a share of the peak of its
 // arithmetic, and the memory of the device without the base's own.
 func BenchmarkStep(b *testing.B) {
-	const tokens = 2048
+	src := benchModel(b)
+	for _, adapter := range []string{"lora", "qlora", "none"} {
+		for _, dt := range []string{"f32", "bf16"} {
+			for _, s := range []struct {
+				length    int
+				recompute Auto
+			}{{512, "false"}, {512, "true"}, {2048, "false"}} {
+				name := fmt.Sprintf("%s/%s/%dx%d/recompute=%s", adapter, dt, benchTokens/s.length, s.length, s.recompute)
+				b.Run(name, func(b *testing.B) { benchStep(b, src, adapter, dt, 16, s.length, s.recompute) })
+			}
+		}
+	}
+}
+
+// BenchmarkRank is the step of LoRA in bf16 by rank.
+func BenchmarkRank(b *testing.B) {
+	src := benchModel(b)
+	for _, r := range []int{1, 16, 64, 256} {
+		b.Run(fmt.Sprint(r), func(b *testing.B) { benchStep(b, src, "lora", "bf16", r, 512, "false") })
+	}
+}
+
+const benchTokens = 2048
+
+// benchModel has SmolLM2-135M's shape and random weights.
+func benchModel(b *testing.B) *arch.Source {
 	weights := rand.New(rand.NewPCG(1, 1))
 	src, err := archtest.Llama(archtest.SmolLM2, func(n int) []float32 {
 		v := make([]float32, n)
@@ -32,52 +58,44 @@ func BenchmarkStep(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for _, adapter := range []string{"lora", "qlora", "none"} {
-		for _, dt := range []string{"f32", "bf16"} {
-			for _, s := range []struct {
-				length    int
-				recompute Auto
-			}{{512, "false"}, {512, "true"}, {2048, "false"}} {
-				name := fmt.Sprintf("%s/%s/%dx%d/recompute=%s", adapter, dt, tokens/s.length, s.length, s.recompute)
-				b.Run(name, func(b *testing.B) {
-					dev := cpu.New(cpu.Options{})
-					o := model.Options{Trainable: adapter == "none"}
-					if adapter == "qlora" {
-						o.Hold = &dtype.NF4Double
-					}
-					m, err := model.Load(dev, src, o)
-					if err != nil {
-						b.Fatal(err)
-					}
-					defer m.Close()
-					c := Config{Adapter: adapter, DType: dt, MaxSteps: 1 << 30, MicroBatchSize: tokens / s.length,
-						GradientAccumulationSteps: 1, GradientCheckpointing: s.recompute}
-					if adapter != "none" {
-						c.LoRA.R = 16
-					}
-					if c, err = c.Resolve(7); err != nil {
-						b.Fatal(err)
-					}
-					j := Job{Config: c, Model: m, MaxLength: s.length, Packing: "bfd", Dir: b.TempDir(), Identity: "bench"}
-					if adapter != "none" {
-						if j.Adapter, err = lora.Apply(m, c.LoRA, 7); err != nil {
-							b.Fatal(err)
-						}
-						defer j.Adapter.Close()
-					}
-					for i := range 8 {
-						j.Train = append(j.Train, fullExample(uint64(i), s.length))
-					}
-					r, err := begin(j)
-					if err != nil {
-						b.Fatal(err)
-					}
-					defer r.end()
-					benchSteps(b, r, stepFlops(m, j.Adapter, s.length), dt == "bf16")
-				})
-			}
-		}
+	return src
+}
+
+func benchStep(b *testing.B, src *arch.Source, adapter, dt string, rank, length int, recompute Auto) {
+	dev := cpu.New(cpu.Options{})
+	o := model.Options{Trainable: adapter == "none"}
+	if adapter == "qlora" {
+		o.Hold = &dtype.NF4Double
 	}
+	m, err := model.Load(dev, src, o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	c := Config{Adapter: adapter, DType: dt, MaxSteps: 1 << 30, MicroBatchSize: benchTokens / length,
+		GradientAccumulationSteps: 1, GradientCheckpointing: recompute}
+	if adapter != "none" {
+		c.LoRA.R = rank
+	}
+	if c, err = c.Resolve(7); err != nil {
+		b.Fatal(err)
+	}
+	j := Job{Config: c, Model: m, MaxLength: length, Packing: "bfd", Dir: b.TempDir(), Identity: "bench"}
+	if adapter != "none" {
+		if j.Adapter, err = lora.Apply(m, c.LoRA, 7); err != nil {
+			b.Fatal(err)
+		}
+		defer j.Adapter.Close()
+	}
+	for i := range 8 {
+		j.Train = append(j.Train, fullExample(uint64(i), length))
+	}
+	r, err := begin(j)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.end()
+	benchSteps(b, r, stepFlops(m, j.Adapter, length), dt == "bf16")
 }
 
 // fullExample is a row of n tokens that are all supervised.

@@ -14,8 +14,9 @@ import (
 // bf16 before they meet the values (Dao et al. 2022). Keys and values are packed
 // once for a whole call. Scores are in powers of two.
 const (
-	pairRows = 96 // rows of a block, about
-	lowest   = -1e30
+	pairRows     = 96  // rows of a block, about: more are past a token's own keys
+	pairBackRows = 192 // of the backward, where they are also what sums run over
+	lowest       = -1e30
 )
 
 // inPairs reports whether attention a is computed in pairs of bf16.

@@ -39,7 +39,7 @@ func (a *attnBack) runPairs(spans []span, n int) {
 		kt: w.take(packed), vt: w.take(packed), kp: w.take(packed),
 		q16: w.take(rows * a.d / 2), do16: w.take(rows * a.d / 2), lse2: w.take(rows), delta: w.take(rows),
 		dq32: w.take(rows * a.d), dk32: w.take(n * a.k * a.d), dv32: w.take(n * a.k * a.d),
-		tokens: max(1, pairRows/a.g), scores: float32(float64(a.scale) * math.Log2E), weights: a.scale}
+		tokens: max(1, pairBackRows/a.g), scores: float32(float64(a.scale) * math.Log2E), weights: a.scale}
 	b.turnKeys(blocks, b.kt, b.ks, b.kv)
 	b.turnKeys(blocks, b.vt, b.vs, b.vv)
 	b.joinKeys(blocks, b.kp, b.ks, b.kv)

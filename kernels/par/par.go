@@ -156,11 +156,17 @@ func (p *pool) close() {
 func (p *pool) run(j *job) {
 	j.left.Store(int64(j.chunks))
 	p.job.Store(j)
-	for range min(int(p.parked.Load()), j.chunks-1) {
-		select {
-		case p.wake <- struct{}{}:
-		default:
+	if n := min(int(p.parked.Load()), j.chunks-1); n > 0 {
+		for range n {
+			select {
+			case p.wake <- struct{}{}:
+			default:
+			}
 		}
+		// A goroutine that was just woken waits for this thread, and another takes
+		// it away only after a sleep of 50 µs or more. So it gets this one, and
+		// the caller goes on on the thread that is being woken.
+		runtime.Gosched()
 	}
 	j.work(p)
 	p.wait(j)
@@ -205,10 +211,12 @@ func (p *pool) work() {
 		return j != nil && j != last || p.stop.Load()
 	}
 	for {
+		woken := false
 		if !watch(fresh) {
 			p.parked.Add(1)
 			if !fresh() {
 				<-p.wake
+				woken = true
 			}
 			p.parked.Add(-1)
 		}
@@ -218,6 +226,9 @@ func (p *pool) work() {
 		if j := p.job.Load(); j != nil && j != last {
 			last = j
 			j.work(p)
+		}
+		if woken { // the caller may still wait for a thread
+			runtime.Gosched()
 		}
 	}
 }

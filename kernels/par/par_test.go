@@ -2,6 +2,7 @@ package par
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -161,4 +162,25 @@ func BenchmarkForkJoin(b *testing.B) {
 	for b.Loop() {
 		For(2, 1, func(lo, hi int) {})
 	}
+}
+
+// From handing out a job to having all threads at work on it, when they have
+// been idle for a while.
+func BenchmarkWake(b *testing.B) {
+	all := Threads()
+	var took []time.Duration
+	for b.Loop() {
+		time.Sleep(2 * time.Millisecond)
+		var here atomic.Int32
+		began := time.Now()
+		For(all, 1, func(_, _ int) {
+			here.Add(1)
+			for here.Load() < int32(all) && time.Since(began) < 10*time.Millisecond {
+			}
+		})
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[0].Nanoseconds())/1e3, "best-µs")
+	b.ReportMetric(float64(took[len(took)/2].Nanoseconds())/1e3, "median-µs")
 }

@@ -15,8 +15,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic/fail"
 )
 
-// cacheVersion is the version of the folder's layout. The first one, still read,
-// has tokens of 4 bytes whatever the vocabulary.
+// cacheVersion is the version of the folder's layout.
 const cacheVersion = 2
 
 // cacheInfo is dataset.json: what the Arrow files must hold.
@@ -32,9 +31,9 @@ type cacheInfo struct {
 
 // cacheSchema is the table of both files: one sample a row. Tokens take 2 bytes
 // where the vocabulary allows.
-func cacheSchema(version, vocab int) *arrow.Schema {
+func cacheSchema(vocab int) *arrow.Schema {
 	token := arrow.DataType(arrow.PrimitiveTypes.Int32)
-	if version > 1 && vocab > 0 && vocab <= 1<<16 {
+	if vocab > 0 && vocab <= 1<<16 {
 		token = arrow.PrimitiveTypes.Uint16
 	}
 	return arrow.NewSchema([]arrow.Field{
@@ -97,7 +96,7 @@ func LoadArrow(dir string) (d *Dataset, err error) {
 	if err := json.Unmarshal(b, &info); err != nil {
 		return nil, corrupt(path, "%v", err)
 	}
-	if info.Version < 1 || info.Version > cacheVersion {
+	if info.Version != cacheVersion {
 		return nil, corrupt(path, "version %d, this program reads %d", info.Version, cacheVersion)
 	}
 	d = &Dataset{Key: info.Key, Vocab: info.Vocab, MaxLength: info.MaxLength}
@@ -128,7 +127,7 @@ func loadSamples(path string, info *cacheInfo, n int) (ex []Example, err error) 
 		return nil, corrupt(path, "%v", err)
 	}
 	defer a.r.Release()
-	if !a.r.Schema().Equal(cacheSchema(info.Version, info.Vocab)) {
+	if !a.r.Schema().Equal(cacheSchema(info.Vocab)) {
 		return nil, corrupt(path, "columns are %v", a.r.Schema().Fields())
 	}
 	if a.total != int64(n) {

@@ -19,7 +19,7 @@ func saveSamples(f *atomic.Folder, name string, vocab int, ex []Example, files m
 	if err != nil {
 		return err
 	}
-	schema := cacheSchema(cacheVersion, vocab)
+	schema := cacheSchema(vocab)
 	w := ipc.NewWriter(out, ipc.WithSchema(schema))
 	type batch struct {
 		rec arrow.Record

@@ -20,22 +20,19 @@ type overflow struct {
 
 // fitted is what becomes of a row: itself, a part of it, several or none.
 type fitted struct {
-	id    uint64 // of the whole row: its contentID, or any other hash where nothing is chosen by it
+	id    uint64 // of the whole row
 	parts []Example
 	all   int64 // supervised tokens of the row
 	head  int64 // of its first max_length tokens
 	kept  int64 // of parts
 }
 
-// fit makes the samples of a row without its report. Where chosen is false, the
-// hash of a row that is split comes from those of its parts, which saves hashing
-// it twice.
-func fit(ref RowRef, e encoded, limit int, overflow string, chosen bool) fitted {
-	row := Example{IDs: e.ids, Loss: e.loss, From: ref}
-	f := fitted{all: int64(row.Supervised())}
+// fit makes the samples of a row without its report.
+func fit(ref RowRef, e encoded, limit int, overflow string) fitted {
+	row := Example{ID: contentID(e.ids, e.loss), IDs: e.ids, Loss: e.loss, From: ref}
+	f := fitted{id: row.ID, all: int64(row.Supervised())}
 	if len(e.ids) <= limit {
-		row.ID = contentID(e.ids, e.loss)
-		f.id, f.parts, f.head, f.kept = row.ID, []Example{row}, f.all, f.all
+		f.parts, f.head, f.kept = []Example{row}, f.all, f.all
 		return f
 	}
 	head := window(row, 0, limit)
@@ -49,11 +46,7 @@ func fit(ref RowRef, e encoded, limit int, overflow string, chosen bool) fitted 
 	for i := range f.parts {
 		w := &f.parts[i]
 		w.ID = contentID(w.IDs, w.Loss)
-		f.id = mix64(f.id ^ w.ID)
 		f.kept += int64(w.Supervised())
-	}
-	if chosen || overflow != "split" || len(f.parts)*limit < len(e.ids) { // or a part was left out
-		f.id = contentID(e.ids, e.loss)
 	}
 	return f
 }
@@ -193,19 +186,12 @@ func (in *ingest) finish() (*Dataset, error) {
 	return d, nil
 }
 
-// chosen tells whether rows may be held back or repeated by their hash.
-func (in *ingest) chosen() bool {
-	n, err := in.o.valRows(1 << 30)
-	return err != nil || n > 0 || len(in.o.ValDatasets) > 0 ||
-		slices.ContainsFunc(in.o.Datasets, func(s Source) bool { return s.Weight != math.Trunc(s.Weight) })
-}
-
 // holdBack moves val_set_size rows to the validation part: those whose content
 // has the smallest hashes, so that the order of rows does not matter and
 // copies of a row stay on one side.
 func (in *ingest) holdBack() error {
-	if !in.chosen() {
-		return nil
+	if n, err := in.o.valRows(math.MaxInt32); err != nil || n == 0 {
+		return err
 	}
 	copies := in.rowCopies()
 	rows := 0

@@ -39,6 +39,9 @@ func Ingest(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template, prog
 		return nil, nil, err
 	}
 	defer hashes(ctx, inputs, tok)()
+	if tok != nil {
+		defer tok.forget()
+	}
 	for _, input := range inputs {
 		if err := in.file(input); err != nil {
 			return nil, in.report, err
@@ -390,7 +393,7 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 func (in *ingest) take(f input, kind string, c chunk) error {
 	chunk := c.rows
 	results, fates := make([]encoded, len(chunk)), make([]fitted, len(chunk))
-	errs, chosen := make([]error, len(chunk)), in.chosen()
+	errs := make([]error, len(chunk))
 	par.For(len(chunk), 1, func(lo, hi int) {
 		for _, i := range c.order[lo:hi] {
 			if chunk[i].bad != nil {
@@ -402,7 +405,7 @@ func (in *ingest) take(f input, kind string, c chunk) error {
 				results[i], err = in.enc.encode(s)
 			}
 			if err == nil {
-				fates[i] = fit(chunk[i].ref, results[i], in.o.MaxLength, in.o.Overflow, chosen)
+				fates[i] = fit(chunk[i].ref, results[i], in.o.MaxLength, in.o.Overflow)
 			}
 			errs[i] = err
 		}

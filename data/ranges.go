@@ -1,12 +1,13 @@
 package data
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+	"unsafe"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/endian"
+	"github.com/zeebo/xxh3"
 )
 
 // without takes single-token ranges out of ranges.
@@ -40,23 +41,21 @@ func tidy(loss [][2]int32) [][2]int32 {
 	return out
 }
 
-// contentID is the hash of ids and ranges, the same in any file and order:
-// SHA-256 of the number of ids, the ids and the ranges, as little-endian int32.
+// contentID is the hash of ids and ranges, the same in any file and order: XXH3
+// of the ids, seeded with that of the ranges, as little-endian int32.
 func contentID(ids []int32, loss [][2]int32) uint64 {
-	h := sha256.New()
-	var buf [64]byte
-	b := binary.LittleEndian.AppendUint32(buf[:0], uint32(len(ids)))
-	h.Write(b)
+	flat := unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(loss))), 2*len(loss))
+	return xxh3.HashSeed(littleEndian(ids), xxh3.Hash(littleEndian(flat)))
+}
+
+// littleEndian is x as bytes, where the machine allows without a copy.
+func littleEndian(x []int32) []byte {
 	if endian.IsBigEndian {
-		for _, id := range ids {
-			h.Write(binary.LittleEndian.AppendUint32(b[:0], uint32(id)))
+		var b []byte
+		for _, v := range x {
+			b = binary.LittleEndian.AppendUint32(b, uint32(v))
 		}
-	} else {
-		h.Write(arrow.Int32Traits.CastToBytes(ids))
+		return b
 	}
-	for _, r := range loss {
-		b = binary.LittleEndian.AppendUint32(b[:0], uint32(r[0]))
-		h.Write(binary.LittleEndian.AppendUint32(b, uint32(r[1])))
-	}
-	return binary.LittleEndian.Uint64(h.Sum(buf[:0]))
+	return arrow.Int32Traits.CastToBytes(x)
 }

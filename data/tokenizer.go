@@ -8,9 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"unicode/utf8"
-	"weak"
 
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats/atomic/fail"
@@ -43,9 +41,8 @@ type Tokenizer struct {
 	scores             []float32         // by id; nil where merges are used
 	preName            string            // tokenizer.ggml.pre of the file it came from
 	hash               func() string
-	pool               sync.Pool // *encoder, also while a thread has it from encoders
 	mu                 sync.Mutex
-	encoders           []weak.Pointer[encoder] // all there are
+	idle               []*encoder
 	pieces             func() *pieceTable
 }
 
@@ -64,7 +61,6 @@ const (
 // encoder is the working memory of one goroutine.
 type encoder struct {
 	t     *Tokenizer
-	busy  atomic.Bool
 	out   []int32
 	plain bool // special tokens are text
 	emits []func(string, bool)
@@ -99,31 +95,32 @@ func (t *Tokenizer) newEncoder() *encoder {
 	return e
 }
 
-// encoder finds one that no goroutine has, or makes one. The pool does not give
-// what another processor's goroutine has put there last, and a new encoder would
-// begin without a word in its cache: those are found by the list.
+// encoder is one that no goroutine has: the last to become idle, whose cache of
+// words is the warmest, or a new one.
 func (t *Tokenizer) encoder() *encoder {
-	for {
-		e, _ := t.pool.Get().(*encoder)
-		if e == nil {
-			break
-		}
-		if e.busy.CompareAndSwap(false, true) {
-			return e
-		}
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.encoders = slices.DeleteFunc(t.encoders, func(w weak.Pointer[encoder]) bool { return w.Value() == nil })
-	for _, w := range t.encoders {
-		if e := w.Value(); e != nil && e.busy.CompareAndSwap(false, true) {
-			return e
-		}
+	n := len(t.idle)
+	if n == 0 {
+		return t.newEncoder()
 	}
-	e := t.newEncoder()
-	e.busy.Store(true)
-	t.encoders = append(t.encoders, weak.Make(e))
+	e := t.idle[n-1]
+	t.idle = t.idle[:n-1]
 	return e
+}
+
+// rest makes e idle.
+func (t *Tokenizer) rest(e *encoder) {
+	t.mu.Lock()
+	t.idle = append(t.idle, e)
+	t.mu.Unlock()
+}
+
+// forget frees the idle encoders, whose caches may hold 10 MB each.
+func (t *Tokenizer) forget() {
+	t.mu.Lock()
+	t.idle = nil
+	t.mu.Unlock()
 }
 
 func (e *encoder) word(w string) {
@@ -205,8 +202,7 @@ func (t *Tokenizer) appendText(out []int32, text string, plain bool) (ids []int3
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
-			e.busy.Store(false)
-			t.pool.Put(e)
+			t.rest(e)
 		case errPattern:
 			ids, err = nil, fail.Limitf("tokenizer", "its pre-tokenizer cannot be trusted with this text", "%w", r.err)
 		default:

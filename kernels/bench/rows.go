@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -45,12 +46,15 @@ func limitOf(bf16 bool) Limit {
 // products are x [N,in]·Wᵀ at the shapes of SmolLM2-135M and Llama-3.2-1B, its
 // gradients, and the same with weights that are decoded on the way.
 func products(dev kernels.Backend) []row {
-	shapes := [][3]int{
-		{512, 192, 576}, {512, 576, 576}, {512, 1536, 576}, {512, 576, 1536}, {512, 49152, 576},
-		{2048, 192, 576}, {2048, 1536, 576}, {2048, 49152, 576},
-		{512, 512, 2048}, {512, 8192, 2048}, {512, 2048, 8192},
-		{2048, 512, 2048}, {2048, 2048, 2048}, {2048, 8192, 2048},
+	smol := [][2]int{{192, 576}, {576, 576}, {1536, 576}, {576, 1536}, {49152, 576}}
+	llama := [][2]int{{512, 2048}, {2048, 2048}, {8192, 2048}, {2048, 8192}}
+	var shapes [][3]int
+	for _, n := range []int{512, 2048} {
+		for _, s := range slices.Concat(smol, llama) {
+			shapes = append(shapes, [3]int{n, s[0], s[1]})
+		}
 	}
+	shapes = append(shapes, [3]int{512, 128256, 2048}) // 2,048 rows would need 2 GB
 	var out []row
 	for _, bf16 := range arithmetics(dev) {
 		dense := dtype.Of(dtype.F32)

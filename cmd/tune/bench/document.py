@@ -16,7 +16,7 @@ TITLES = {
 TARGETS = [  # of the shares below: group, name, at least, what
     (r"^product f32$", r"^(512|2048)×.*weights F32$", 0.87, "f32 product, of the FMA peak"),
     (r"^product bf16$", r"^(512|2048)×.*weights BF16$", 0.83, "bf16 product, of the bf16 peak"),
-    (r"^matrix·vector$", r"weights (BF16|Q8_0|Q4_0|Q4_K|Q6_K|NF4.*|INT4.*)$", 0.80, "matrix-vector, of streaming"),
+    (r"^matrix·vector$", r"weights (BF16|Q8_0|Q4_0|Q4_K|Q6_K|NF4[^,]*|INT4[^,]*)$", 0.80, "matrix-vector, of streaming"),
     (r"^attention$", r"^forward and backward", 0.50, "attention forward and backward, of the FMA peak"),
     (r"^threads$", r"against 1: (?!weights)", 1.85, "all threads against one"),
 ]
@@ -76,7 +76,7 @@ def kernels(d):
     """Shares of the machine's limits."""
     b = d["rows"][0]["bench"]
     out = ["## Kernels as a share of the machine", "",
-           "`tune bench`; each share is of the limit measured around that row: multiply-adds on registers (f32, bf16), streaming from memory (read), two arrays read and one written (copy).", ""]
+           "`tune bench`, the best of three rounds for each row; each share is of the limit measured around that row: multiply-adds on registers (f32, bf16), streaming from memory (read), two arrays read and one written (copy).", ""]
     out += ["| kernel | rate | share | target | |", "|---|---|---|---|---|"]
     for r in b["rows"]:
         want, met = "", None

@@ -30,7 +30,7 @@ def kernels(rounds=3):
 
 # gemm: products against OpenBLAS and oneDNN.
 
-def gemm(library, dtype, kind, limit, rounds=3):
+def gemm(library, dtype, kind, limit, rounds=4):
     def measure():
         args = ["bench", "--json", "--quiet", "--threads", THREADS, "--time", 0.2, "--filter", f"^product {limit}/[0-9]*×[0-9]*×[0-9]*, weights {kind}$"]
         mine, theirs = {}, {}
@@ -133,7 +133,7 @@ def long_sample():
 
 # llama: inference of the same files.
 
-def llama(kind, prompt_ratio, decode_ratio, rounds=2):
+def llama(kind, prompt_ratio, decode_ratio, rounds=4):
     def measure():
         path, got = gguf(kind), {}
         args = ["bench", "--model", path, "--json", "--quiet", "--rounds", 2, "--threads", THREADS]
@@ -293,7 +293,7 @@ def ingest():
     whole, alone = [], []
     bench = ["bench", "--model", folder(), "--text", words, "--json", "--quiet", "--rounds", 1, "--threads", THREADS]
     args = ["ingest", "--model", folder(), "--data", table, "--overflow", "split", "--max-length", 2048, "--val-set-size", 0, "--output", WORK / "packed"]
-    for _ in range(3):
+    for _ in range(6):
         alone.append(words.stat().st_size / 1e6 / ours("tune", *bench)[1])
         fresh(WORK / "packed")
         whole.append(words.stat().st_size / 1e6 / ours("tune", *args)[1])

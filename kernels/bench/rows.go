@@ -82,9 +82,13 @@ func products(dev kernels.Backend) []row {
 // flops is the work of one product in GFLOP.
 func flops(n, rows, cols int) float64 { return 2 * float64(n) * float64(rows) * float64(cols) / 1e9 }
 
+// linear reads x in the arithmetic's own type, as a run in it does.
 func linear(t dtype.Type, bf16 bool, n, rows, cols int) row {
 	return row{"product " + string(limitOf(bf16)), fmt.Sprintf("%d×%d×%d, weights %v", n, rows, cols, t), func(x *env) op {
 		a := &kernels.LinearArgs{N: n, X: x.random(n * cols), W: x.weight(t, rows, cols), BF16: bf16}
+		if bf16 {
+			a.X = x.half(a.X)
+		}
 		y := x.empty(n * rows)
 		return op{work: flops(n, rows, cols), unit: "GFLOP/s", limit: limitOf(bf16), call: func() { x.Linear(kernels.To(y), a) }}
 	}}

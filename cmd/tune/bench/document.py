@@ -9,7 +9,7 @@ TITLES = {
               "Peak resident is the largest resident size of the whole process (loading, training and, for ours, writing the result)."),
     "llama": ("Inference", "Files written by `quant gguf`, read by both. The prompt is one batch of 512 tokens; decoding is greedy, a token at a time. llama.cpp is called through its C functions."),
     "quantize": ("Quantizing", "Ours is the whole process from start to the finished, synced file or folder; theirs is the call alone, with the library loaded."),
-    "gemm": ("Products", "x [N,K]·Wᵀ. OpenBLAS is numpy's own, told to use its AVX-512 kernels; PyTorch's bf16 goes through oneDNN and writes bf16, ours writes f32."),
+    "gemm": ("Products", "x [N,K]·Wᵀ. OpenBLAS is numpy's own, told to use its AVX-512 kernels; PyTorch's bf16 goes through oneDNN; both read bf16, it writes bf16, ours f32."),
     "text": ("Text", "Hugging Face tokenizers uses its own threads. Both give the same number of tokens, which is checked in the run."),
     "start": ("Start", ""),
 }

@@ -20,7 +20,7 @@ class Panel:
 def scale(values, log):
     """The values of the grid lines, lowest first."""
     if log:
-        low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values) * 1.08))
+        low, high = math.floor(math.log10(min(values) * 0.8)), math.ceil(math.log10(max(values) * 1.08))
         return [10.0**k for k in range(low, high + 1)]
     step = 10.0 ** math.floor(math.log10(max(values)))
     step = next(k * step for k in (0.25, 0.5, 1, 1.5, 2, 2.5, 5) if 4 * k * step >= max(values) * 1.08)

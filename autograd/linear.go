@@ -67,11 +67,11 @@ func (l *linear) forward(k dtype.Kind) *Tensor {
 			t.Dev.Linear(kernels.To(u.Data), down)
 		}
 	}
-	if t.lazy {
-		l.y = t.made(l.run, append([]*Tensor{l.x}, l.u...), k, l.x.Rows(), l.w.Rows)
-	} else if l.y = t.alloc(kernels.Activations, k, l.x.Rows(), l.w.Rows); t.err == nil {
-		l.run(l.y.Data)
+	var deps []*Tensor
+	if t.lazy { // nobody else asks for them
+		deps = append([]*Tensor{l.x}, l.u...)
 	}
+	l.y = t.made(l.run, deps, k, l.x.Rows(), l.w.Rows)
 	l.y.needs = needs
 	if t.Record {
 		t.record(l.y, l.saves(), l.back)

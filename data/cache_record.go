@@ -26,6 +26,9 @@ func saveSamples(f *atomic.Folder, name string, vocab int, ex []Example, files m
 		err error
 	}
 	ahead := func(lo int) <-chan batch {
+		if lo >= len(ex) {
+			return nil
+		}
 		next := make(chan batch, 1)
 		go func() {
 			rec, err := recordOf(schema, ex[lo:min(lo+samplesABatch, len(ex))], files)
@@ -33,18 +36,13 @@ func saveSamples(f *atomic.Folder, name string, vocab int, ex []Example, files m
 		}()
 		return next
 	}
-	var next <-chan batch
-	if len(ex) > 0 {
-		next = ahead(0)
-	}
+	next := ahead(0)
 	for lo := 0; lo < len(ex); lo += samplesABatch {
 		b := <-next
 		if b.err != nil {
 			return b.err
 		}
-		if lo+samplesABatch < len(ex) {
-			next = ahead(lo + samplesABatch)
-		}
+		next = ahead(lo + samplesABatch)
 		err := w.Write(b.rec)
 		b.rec.Release()
 		if err != nil {

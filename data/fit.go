@@ -191,7 +191,7 @@ func (in *ingest) finish() (*Dataset, error) {
 // copies of a row stay on one side.
 func (in *ingest) holdBack() error {
 	if n, err := in.o.valRows(math.MaxInt32); err != nil || n == 0 {
-		return err
+		return err // none of any number: the rows need not be counted
 	}
 	copies := in.rowCopies()
 	rows := 0

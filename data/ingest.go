@@ -57,8 +57,9 @@ func Ingest(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template, prog
 	return d, in.report, err
 }
 
-// ingestVersion changes when the same inputs give other tokens or masks.
-const ingestVersion = "tunekit ingest 1"
+// ingestVersion changes when the same inputs give other tokens, masks or hashes
+// of samples, by which rows are held back.
+const ingestVersion = "tunekit ingest 2"
 
 // input is one file of a dataset.
 type input struct {

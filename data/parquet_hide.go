@@ -1,6 +1,7 @@
 package data
 
 import (
+	"cmp"
 	"io"
 	"slices"
 )
@@ -38,13 +39,13 @@ func (h *hidden) hide(s byteRange) {
 
 // done sorts what was hidden; reading begins after it.
 func (h *hidden) done() {
-	slices.SortFunc(h.patches, func(a, b patch) int { return int(min(max(a.at-b.at, -1), 1)) })
+	slices.SortFunc(h.patches, func(a, b patch) int { return cmp.Compare(a.at, b.at) })
 }
 
 // ReadAt reads with the covers in place.
 func (h *hidden) ReadAt(p []byte, off int64) (int, error) {
 	n, err := h.ReaderAt.ReadAt(p, off)
-	first, _ := slices.BinarySearchFunc(h.patches, off-4, func(x patch, at int64) int { return int(min(max(x.at-at, -1), 1)) })
+	first, _ := slices.BinarySearchFunc(h.patches, off-4, func(x patch, at int64) int { return cmp.Compare(x.at, at) })
 	for _, x := range h.patches[first:] {
 		if x.at >= off+int64(n) {
 			break

@@ -116,9 +116,9 @@ func unitsOf(raw *blocks.Raw) *unitType {
 	u.row = raw.Cols / t.Kind.Info().Block * u.unit
 	if u.loop >= loopLow {
 		u.row = raw.Cols / unitSize * u.unit
-	}
-	if u.loop >= loopLow && !u.groups() {
-		return nil
+		if !u.groups() {
+			return nil
+		}
 	}
 	switch {
 	case u.loop == loopLow || u.loop == loopBytes:

@@ -11,7 +11,7 @@ import (
 
 // pairTable is what a level has of it.
 type pairTable struct {
-	matmul func(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, k int, ta, acc bool)
+	matmul matmulFunc
 	soften func(p []uint16, s []float32, ld, m, n int, rows []SoftRow, scale float32)
 	grad   func(pp, dsp []float32, ds []uint16, s, d []float32, ld, m, n int, rows []GradRow, scale, slope float32)
 	join   func(dst []float32, ldd int, src []uint16, lds, rows, cols int)
@@ -28,17 +28,7 @@ func atPairs() *pairTable {
 
 // MatMulPairs is MatMul of bf16 with sums in float32; k counts pairs.
 func MatMulPairs(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, k int, ta, acc bool) {
-	if m == 0 || n == 0 {
-		return
-	}
-	ra, ca := m, k
-	if ta {
-		ra, ca = k, m
-	}
-	if n%16 != 0 || !holds(c, ldc, m, n) || !holds(a, lda, ra, ca) || !holds(b, ldb, k, n) {
-		panic(fmt.Sprintf("vec: matmul of pairs m %d n %d k %d, a %d/%d b %d/%d c %d/%d", m, n, k, len(a), lda, len(b), ldb, len(c), ldc))
-	}
-	atPairs().matmul(c, ldc, a, lda, b, ldb, m, n, k, ta, acc)
+	multiply(atPairs().matmul, c, ldc, a, lda, b, ldb, m, n, k, ta, acc)
 }
 
 // Live says which of up to 128 columns of a row count.

@@ -36,7 +36,7 @@ type table struct {
 	rotate   func(y0, y1, x0, x1, c, s []float32)
 	stat     [3]func(y, x []float32)
 	adam     func(p, g, m, v []float32, a *Adam)
-	matmul   func(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, k int, ta, acc bool)
+	matmul   matmulFunc
 	trans    func(dst []float32, ldd int, src []float32, lds, rows, cols int)
 	dotRows  func(y, q, k []float32, ldk, n int)
 	widen    func(dst []float32, src []uint16)
@@ -249,6 +249,14 @@ func AdamW(p, g, m, v []float32, a *Adam) {
 // [k, n] with rows ldb apart, A [m, k] with rows lda apart or, with ta, [k, m].
 // n is a multiple of 16. The sum over k runs in order, fused at the assembly levels.
 func MatMul(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, k int, ta, acc bool) {
+	multiply(at().matmul, c, ldc, a, lda, b, ldb, m, n, k, ta, acc)
+}
+
+// matmulFunc is MatMul of shapes that were checked.
+type matmulFunc func(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, k int, ta, acc bool)
+
+// multiply calls f where there is something to compute, after checking the shapes.
+func multiply(f matmulFunc, c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, k int, ta, acc bool) {
 	if m == 0 || n == 0 {
 		return
 	}
@@ -259,7 +267,7 @@ func MatMul(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m, n, 
 	if n%16 != 0 || !holds(c, ldc, m, n) || !holds(a, lda, ra, ca) || !holds(b, ldb, k, n) {
 		panic(fmt.Sprintf("vec: matmul m %d n %d k %d, a %d/%d b %d/%d c %d/%d", m, n, k, len(a), lda, len(b), ldb, len(c), ldc))
 	}
-	at().matmul(c, ldc, a, lda, b, ldb, m, n, k, ta, acc)
+	f(c, ldc, a, lda, b, ldb, m, n, k, ta, acc)
 }
 
 func holds(x []float32, ld, rows, cols int) bool {

@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/data/corpus"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // chatML renders as Qwen's template does, as a stand-in that drops or changes

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/data/jinja"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // encoding turns samples into token ids and supervised ranges. It keeps no

@@ -6,7 +6,7 @@ import (
 	"math"
 	"slices"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // overflow counts the rows over max_length and what each way out would cost.

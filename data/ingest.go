@@ -15,7 +15,7 @@ import (
 	"sync"
 
 	"github.com/tunekit/tunekit/data/jinja"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 

@@ -15,8 +15,8 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/formats"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 func ingestOne(t *testing.T, o Options, tok *Tokenizer, tmpl *Template) (*Dataset, *Report) {

@@ -3,7 +3,7 @@ package data
 import (
 	"sync"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // LoaderOptions say how samples become optimizer steps.

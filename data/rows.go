@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/data/jinja"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Limits on what a row file may make us hold at once.

@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/jinja"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 var utf8BOM = []byte("\xef\xbb\xbf")

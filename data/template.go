@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/data/jinja"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Message is one turn of a conversation: its JSON fields in their order, so

@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/jinja"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Tokenizer turns text into token ids and back, as the model's own tokenizer

@@ -9,7 +9,7 @@ import (
 
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // GGUFKeys are the tokenizer's metadata for a GGUF file, in the order in which

@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/formats"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // OpenTokenizer reads the tokenizer of an artifact: the keys of a GGUF file, or

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/data/jinja"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Bounds on what a tokenizer file may hold.

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Adapter is a PEFT adapter folder: adapter_config.json and its tensors.

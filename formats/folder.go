@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 const (

@@ -9,7 +9,7 @@ import (
 	"io"
 	"reflect"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // NamedTensor is one array for WriteSafetensors, and of ReadSafetensors.

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"go.yaml.in/yaml/v4"
 )
 

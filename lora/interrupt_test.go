@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // TestMergeInterrupted: a merge that is stopped anywhere goes on and makes the

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Load attaches the adapter of a PEFT folder to m. Every tensor of the folder

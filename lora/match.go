@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/dlclark/regexp2/v2"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Module is what matching needs to know about a layer that could take an adapter.

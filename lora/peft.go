@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // configFile is adapter_config.json as PEFT writes it. Keys in alphabetical

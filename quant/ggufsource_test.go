@@ -10,8 +10,8 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // TestGGUFFromFolder writes a Hugging Face model as BF16 and reads the same

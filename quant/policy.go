@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // artifact is what a consumer's rules look at.

@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Clean removes a run's checkpoints and unfinished work; with keep, also every

@@ -13,7 +13,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // The recipes that ship with the program: `tune run quickstart` runs one.

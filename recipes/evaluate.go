@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/data"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/train/eval"
 )

@@ -3,7 +3,7 @@ package recipes
 import (
 	"strings"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // RefKind is what a reference stands for.

@@ -11,7 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/tunekit/tunekit/formats"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/cpu"
 )
 

@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/data"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/train/eval"

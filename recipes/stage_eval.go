@@ -8,7 +8,7 @@ import (
 
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/train/eval"
 )
 

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/quant"
 )
 

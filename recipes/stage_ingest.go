@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/data"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // ingestParts opens what an ingest reads: tokenizer and chat template.

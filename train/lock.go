@@ -7,7 +7,7 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // lockDir makes this process the only one that trains in dir. The lock is the

@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // MetricsFile is the name of the log in a run's state folder.

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // save writes a checkpoint of the last finished step and removes old ones.

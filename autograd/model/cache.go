@@ -2,7 +2,7 @@ package model
 
 import (
 	"github.com/tunekit/tunekit/autograd"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )

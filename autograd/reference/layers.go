@@ -4,7 +4,7 @@ import (
 	"math"
 	"strings"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Linear is y = x·wᵀ + bias + scale·x·aᵀ·bᵀ: x [n, in], w [out, in], bias

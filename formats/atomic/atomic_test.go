@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // job is one way of writing; it must leave what want says or what was there.

@@ -11,7 +11,7 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Scheme begins every reference to a model of the hub.

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 const commit = "0123456789abcdef0123456789abcdef01234567"

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Series is a metric by sample, in a form that two runs can be compared in:

@@ -10,7 +10,7 @@ import (
 	"slices"
 
 	"github.com/tunekit/tunekit/formats"
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // commands is the table of `tune`. A new command is one line here and one file.

@@ -9,7 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/formats/atomic/fail"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/recipes"
 )

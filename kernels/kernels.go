@@ -287,10 +287,12 @@ type Net interface {
 	// dbias [out] = column sums of dy. dw and dbias are float32.
 	LinearBackward(dx, dw, dbias Dst, dy Buffer, a *LinearArgs)
 
-	// Gather: y[n] = table[idx[n]], decoded. idx [n] int32.
-	Gather(y Dst, table Mat, idx Buffer, n int)
-	// GatherBackward: dtable[idx[n]] += dy[n], rows in order of n. dtable [V,C] f32.
-	GatherBackward(dtable Dst, dy Buffer, idx Buffer, n, c int)
+	// Gather: y[n] = Σ_j Weight[n,j]·Table[Idx[n,j]], decoded; y [N, C].
+	Gather(y Dst, a *GatherArgs)
+	// GatherBackward: dtable[Idx[n,j]] += Weight[n,j]·dy[n], in order of n, then
+	// j; dweight[n,j] = dy[n]·Table[Idx[n,j]]. dtable [V, C], dweight [N, K] f32.
+	// Table's memory is read for dweight alone: without it only its shape counts.
+	GatherBackward(dtable, dweight Dst, dy Buffer, a *GatherArgs)
 
 	// Norm writes stats [N] (RMSNorm) or [N,2] (LayerNorm: mean, 1/σ).
 	Norm(y, sum Dst, stats Buffer, a *NormArgs)

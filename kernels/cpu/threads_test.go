@@ -116,7 +116,7 @@ func manyOps(t *testing.T) map[string][]uint32 {
 	sums := b.empty(2)
 	b.ColStats(kernels.To(dw), x, n, c, kernels.SumSq)
 	b.Sum(kernels.To(sums), x, dy, n*c)
-	b.GatherBackward(kernels.To(o), dy, b.ints(make([]int32, n)...), n, c)
+	b.GatherBackward(kernels.To(o), kernels.Dst{}, dy, &kernels.GatherArgs{N: n, Table: kernels.Mat{Rows: 1, Cols: c}, Idx: b.ints(make([]int32, n)...)})
 	keep("rest", y, dx, dw, b.Slice(sums, 0, 1), o)
 	return out
 }

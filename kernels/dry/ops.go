@@ -68,19 +68,32 @@ func (d *Dry) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *ke
 	d.add("LinearBackward", w)
 }
 
-// Gather counts the rows it writes.
-func (d *Dry) Gather(y kernels.Dst, table kernels.Mat, idx kernels.Buffer, n int) {
-	need("gather: y", y.Buffer, n*table.Cols)
-	need("gather: idx", idx, n)
-	d.add("Gather", moved(y.Buffer))
+// Gather counts the rows it writes, once for every choice.
+func (d *Dry) Gather(y kernels.Dst, a *kernels.GatherArgs) {
+	k := a.Choices()
+	need("gather: y", y.Buffer, a.N*a.Table.Cols)
+	need("gather: idx", a.Idx, a.N*k)
+	need("gather: weight", a.Weight, a.N*k)
+	w := moved(y.Buffer)
+	w.Moved *= float64(k)
+	d.add("Gather", w)
 }
 
-// GatherBackward counts the rows it adds.
-func (d *Dry) GatherBackward(dtable kernels.Dst, dy, idx kernels.Buffer, n, c int) {
-	need("gather backward: dy", dy, n*c)
-	need("gather backward: idx", idx, n)
-	need("gather backward: dtable", dtable.Buffer, c)
-	d.add("GatherBackward", moved(dy, dy))
+// GatherBackward counts the rows it reads and adds, for every choice and result.
+func (d *Dry) GatherBackward(dtable, dweight kernels.Dst, dy kernels.Buffer, a *kernels.GatherArgs) {
+	k := a.Choices()
+	need("gather backward: dy", dy, a.N*a.Table.Cols)
+	need("gather backward: idx", a.Idx, a.N*k)
+	need("gather backward: weight", a.Weight, a.N*k)
+	need("gather backward: dtable", dtable.Buffer, a.Table.Rows*a.Table.Cols)
+	need("gather backward: dweight", dweight.Buffer, a.N*k)
+	var w Work
+	for _, x := range []kernels.Dst{dtable, dweight} {
+		if !x.Skip() {
+			w.Moved += float64(k) * moved(dy, dy).Moved
+		}
+	}
+	d.add("GatherBackward", w)
 }
 
 // Norm counts what it reads and writes.

@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -90,7 +90,7 @@ func fromFolder(r formats.Reader, name string) (*ggufInput, error) {
 	if err != nil {
 		return nil, err
 	}
-	tok, err := data.OpenTokenizer(r)
+	tok, err := tokenizer.Open(r)
 	if err != nil {
 		return nil, err
 	}

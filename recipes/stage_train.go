@@ -10,7 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -198,7 +198,7 @@ func modelFiles(src *arch.Source) (map[string][]byte, error) {
 	if !hasTokenizer(src) {
 		return out, nil
 	}
-	tok, err := data.OpenTokenizer(src.Reader)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -222,7 +223,7 @@ func (a *awqRun) divided(p *autograd.Param, s []float32, out *blockOutput) (bloc
 	if err := block.Encode(m, v, nil); err != nil {
 		return m, err
 	}
-	if err := finite(p.Name, v, 0, p.Cols); err != nil {
+	if err := formats.CheckFinite(p.Name, v, 0, p.Cols); err != nil {
 		return m, fmt.Errorf("scaled: %w", err)
 	}
 	out.raws[p.Name] = m

@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/cpu"
+	"github.com/tunekit/tunekit/quant/gguf"
 )
 
 // TestCollectImatrix compares with llama-imatrix -c 256 --chunks 12 over the
@@ -33,7 +34,7 @@ func TestCollectImatrix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := ReadImatrix(filepath.Join(dir, "imatrix.gguf"))
+	want, err := gguf.ReadImatrix(filepath.Join(dir, "imatrix.gguf"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,10 +62,10 @@ func TestCollectImatrix(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "im.gguf")
-	if err := WriteImatrix(path, got); err != nil {
+	if err := gguf.WriteImatrix(path, got); err != nil {
 		t.Fatal(err)
 	}
-	again, err := ReadImatrix(path)
+	again, err := gguf.ReadImatrix(path)
 	if err != nil || len(again.Entries) != len(got.Entries) {
 		t.Fatal(err)
 	}

@@ -1,3 +1,7 @@
+// Package quant makes quantized Hugging Face folders: it chooses a storage type
+// for every tensor, finds the codes by one of several methods, walks a model
+// block by block where a method needs calibration, and writes the folder with a
+// report of what each layer lost. GGUF files are package quant/gguf's.
 package quant
 
 import (

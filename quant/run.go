@@ -274,7 +274,7 @@ func (o *output) convert(name string, t dtype.Type) (block.Raw, error) {
 	if t.Kind == dtype.F16 {
 		back := make([]float32, len(w))
 		block.DecodeAll(back, m)
-		if err := finite(name, back, 0, cols); err != nil {
+		if err := formats.CheckFinite(name, back, 0, cols); err != nil {
 			return m, fail.Limitf(name, "store the unquantized weights as bf16", "a value is too large for f16")
 		}
 	}
@@ -295,7 +295,7 @@ func (o *output) decode(name string) (w []float32, rows, cols int, err error) {
 	w = make([]float32, rows*cols)
 	block.DecodeAll(w, in)
 	o.from.Forget(name)
-	return w, rows, cols, finite(name, w, 0, cols)
+	return w, rows, cols, formats.CheckFinite(name, w, 0, cols)
 }
 
 // nearest rounds a weight to the nearest values of its type.

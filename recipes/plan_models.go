@@ -10,6 +10,7 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 )
 
 // ghost is a model that does not exist yet, or a held form of one that does:
@@ -204,12 +205,12 @@ func (p *planner) exported(o *Export, from *arch.Source, typ string) (map[string
 }
 
 // mix chooses the types of a GGUF as the export will.
-func (p *planner) mix(o *Export, from *arch.Source, typ string) ([]quant.Choice, error) {
-	ft, err := quant.ParseFileType(typ)
+func (p *planner) mix(o *Export, from *arch.Source, typ string) ([]gguf.Choice, error) {
+	ft, err := gguf.ParseFileType(typ)
 	if err != nil {
 		return nil, err
 	}
-	mo := quant.MixOptions{FileType: ft, Importance: o.Imatrix != "", Pure: o.Pure}
+	mo := gguf.MixOptions{FileType: ft, Importance: o.Imatrix != "", Pure: o.Pure}
 	for _, name := range []struct {
 		key, val string
 		to       **dtype.Kind
@@ -217,22 +218,22 @@ func (p *planner) mix(o *Export, from *arch.Source, typ string) ([]quant.Choice,
 		if name.val == "" {
 			continue
 		}
-		k, err := quant.ParseTensorKind(name.key, name.val)
+		k, err := gguf.ParseTensorKind(name.key, name.val)
 		if err != nil {
 			return nil, err
 		}
 		*name.to = &k
 	}
 	for _, pattern := range sortedKeys(o.TensorType) {
-		k, err := quant.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
 		if err != nil {
 			return nil, err
 		}
-		mo.Tensors = append(mo.Tensors, quant.TensorType{Pattern: pattern, Type: k})
+		mo.Tensors = append(mo.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
 	}
-	var tensors []quant.MixTensor
+	var tensors []gguf.MixTensor
 	for _, name := range from.Names() {
-		t := quant.MixTensor{Name: from.GGUFName(name), Type: from.Type(name)}
+		t := gguf.MixTensor{Name: from.GGUFName(name), Type: from.Type(name)}
 		for _, d := range from.Shape(name) {
 			t.Shape = append(t.Shape, int64(d))
 		}
@@ -245,7 +246,7 @@ func (p *planner) mix(o *Export, from *arch.Source, typ string) ([]quant.Choice,
 		tensors = append(tensors, t)
 	}
 	s := from.Spec
-	return quant.Mix(quant.MixModel{Arch: from.Architecture(), Layers: s.Layers, Heads: s.H, KVHeads: s.K}, tensors, mo)
+	return gguf.Mix(gguf.MixModel{Arch: from.Architecture(), Layers: s.Layers, Heads: s.H, KVHeads: s.K}, tensors, mo)
 }
 
 // sizeAs is the number of bytes of a model's tensors in the given types.

@@ -14,7 +14,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 )
 
 // ExportResult is what an export stage leaves for the report.
@@ -24,11 +24,11 @@ type ExportResult struct {
 
 // ExportedFile is one file of an export.
 type ExportedFile struct {
-	Type      string             `json:"type"`
-	Path      string             `json:"path"`
-	Bits      float64            `json:"bits_per_weight"`
-	Fallbacks int                `json:"fallbacks"`
-	Tensors   []quant.GGUFTensor `json:"tensors,omitempty"`
+	Type      string        `json:"type"`
+	Path      string        `json:"path"`
+	Bits      float64       `json:"bits_per_weight"`
+	Fallbacks int           `json:"fallbacks"`
+	Tensors   []gguf.Tensor `json:"tensors,omitempty"`
 }
 
 // exportPath is the file a member of an export stage lies in.
@@ -85,17 +85,17 @@ func runExport(ctx context.Context, x *run, j *Job, res *Result) error {
 	return nil
 }
 
-func (x *run) exportGGUF(ctx context.Context, o *Export, src, out, typ string, im *quant.Imatrix) (ExportedFile, error) {
-	g := quant.GGUFOptions{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
+func (x *run) exportGGUF(ctx context.Context, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, error) {
+	g := gguf.Options{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
 		AllowRequantize: o.AllowRequantize, Name: x.Name, Force: true}
 	for _, pattern := range sortedKeys(o.TensorType) {
-		k, err := quant.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
 		if err != nil {
 			return ExportedFile{}, err
 		}
-		g.Tensors = append(g.Tensors, quant.TensorType{Pattern: pattern, Type: k})
+		g.Tensors = append(g.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
 	}
-	rep, err := quant.GGUF(ctx, src, out, g, x.progress("weights"))
+	rep, err := gguf.Write(ctx, src, out, g, x.progress("weights"))
 	if err != nil {
 		return ExportedFile{}, err
 	}

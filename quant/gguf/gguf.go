@@ -1,7 +1,8 @@
-// Package quant makes models smaller: it chooses a storage type for every
-// tensor, finds the codes, and writes the artifact with a report of what each
-// tensor became and why.
-package quant
+// Package gguf writes GGUF files as llama-quantize does: it chooses a storage
+// type for every tensor by the mix of an output type, weighs columns by an
+// importance matrix, and reports what each tensor became and why. It also reads
+// and writes importance matrices; package quant collects them.
+package gguf
 
 import (
 	"context"
@@ -17,8 +18,8 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// GGUFOptions are the options of llama-quantize.
-type GGUFOptions struct {
+// Options are the options of llama-quantize.
+type Options struct {
 	Type            string       // Q4_K_M, Q8_0, F16, …, COPY
 	Imatrix         *Imatrix     // nil: none
 	Pure            bool         // one type for all matrices
@@ -32,8 +33,8 @@ type GGUFOptions struct {
 	Name            string       // general.name of a model that comes from a folder; "" its base name
 }
 
-// GGUFTensor is one tensor of the output and how it got its type.
-type GGUFTensor struct {
+// Tensor is one tensor of the output and how it got its type.
+type Tensor struct {
 	Name       string  `json:"name"`
 	Shape      []int64 `json:"shape"`
 	From       string  `json:"from"`
@@ -44,36 +45,36 @@ type GGUFTensor struct {
 	Importance bool    `json:"importance,omitempty"` // weighed by the importance matrix
 }
 
-// GGUFReport says what was, or with DryRun would be, written.
-type GGUFReport struct {
-	Tensors       []GGUFTensor `json:"tensors"`
-	SourceBytes   int64        `json:"source_bytes"` // of tensors
-	Bytes         int64        `json:"bytes"`        // of tensors
-	Elements      int64        `json:"elements"`
-	Fallbacks     int          `json:"fallbacks"`
-	NoImportance  []string     `json:"no_importance,omitempty"`  // quantized without, though a matrix is given
-	UnusedEntries []string     `json:"unused_entries,omitempty"` // of the matrix: no tensor has the name
-	NeedsImatrix  bool         `json:"needs_imatrix,omitempty"`  // the real run will refuse
+// Report says what was, or with DryRun would be, written.
+type Report struct {
+	Tensors       []Tensor `json:"tensors"`
+	SourceBytes   int64    `json:"source_bytes"` // of tensors
+	Bytes         int64    `json:"bytes"`        // of tensors
+	Elements      int64    `json:"elements"`
+	Fallbacks     int      `json:"fallbacks"`
+	NoImportance  []string `json:"no_importance,omitempty"`  // quantized without, though a matrix is given
+	UnusedEntries []string `json:"unused_entries,omitempty"` // of the matrix: no tensor has the name
+	NeedsImatrix  bool     `json:"needs_imatrix,omitempty"`  // the real run will refuse
 }
 
 // BitsPerWeight is the mean over all tensors.
-func (r *GGUFReport) BitsPerWeight() float64 {
+func (r *Report) BitsPerWeight() float64 {
 	return float64(r.Bytes) * 8 / float64(max(r.Elements, 1))
 }
 
-// ggufInput is a model on its way to GGUF, in GGUF's names.
-type ggufInput struct {
+// input is a model on its way to GGUF, in GGUF's names.
+type input struct {
 	model   MixModel
 	kv      []formats.KV
 	tensors []MixTensor           // types as a conversion to GGUF would give them
 	stored  map[string]dtype.Type // types as they lie in the file
 	read    func(name string) ([]byte, error)
-	create  func(path string, kv []formats.KV, plan []formats.TensorPlan) (ggufOutput, error)
+	create  func(path string, kv []formats.KV, plan []formats.TensorPlan) (output, error)
 	close   func() error
 }
 
-// ggufOutput is the part of formats.Writer and arch.Sink that is needed.
-type ggufOutput interface {
+// output is the part of formats.Writer and arch.Sink that is needed.
+type output interface {
 	Has(name string) bool
 	Write(name string, data []byte) error
 	Commit() error
@@ -81,22 +82,22 @@ type ggufOutput interface {
 	Abort()
 }
 
-// GGUF writes the model at src, a GGUF file or a Hugging Face folder, as a GGUF
+// Write writes the model at src, a GGUF file or a Hugging Face folder, as a GGUF
 // file at out. Tensors, their order and the metadata are those of
 // llama-quantize. progress is called with elements done and in all; it may be
 // nil. A cancelled run is suspended and goes on when called again.
-func GGUF(ctx context.Context, src, out string, o GGUFOptions, progress func(done, total int64)) (*GGUFReport, error) {
+func Write(ctx context.Context, src, out string, o Options, progress func(done, total int64)) (*Report, error) {
 	if !o.DryRun {
 		if err := free(src, out, o.Force); err != nil {
 			return nil, err
 		}
 	}
-	in, err := openGGUFInput(src, o.Name)
+	in, err := openInput(src, o.Name)
 	if err != nil {
 		return nil, err
 	}
 	defer in.close()
-	choices, rep, err := planGGUF(in, &o)
+	choices, rep, err := planTypes(in, &o)
 	if err != nil || o.DryRun {
 		return rep, err
 	}
@@ -116,7 +117,7 @@ func GGUF(ctx context.Context, src, out string, o GGUFOptions, progress func(don
 		return rep, err
 	}
 	defer w.Abort()
-	g := ggufRun{ctx: ctx, in: in, w: w, o: &o, rep: rep, progress: progress}
+	g := encoder{ctx: ctx, in: in, w: w, o: &o, rep: rep, progress: progress}
 	for i := range choices {
 		if err = g.tensor(&choices[i]); err != nil {
 			break
@@ -149,8 +150,8 @@ func free(src, out string, force bool) error {
 	return nil
 }
 
-// planGGUF chooses all types and checks that the conversion is allowed.
-func planGGUF(in *ggufInput, o *GGUFOptions) ([]Choice, *GGUFReport, error) {
+// planTypes chooses all types and checks that the conversion is allowed.
+func planTypes(in *input, o *Options) ([]Choice, *Report, error) {
 	mo := MixOptions{Importance: o.Imatrix != nil, Pure: o.Pure, LeaveOutput: o.LeaveOutput, Tensors: o.Tensors}
 	var err error
 	if mo.FileType, err = ParseFileType(o.Type); err != nil {
@@ -171,7 +172,7 @@ func planGGUF(in *ggufInput, o *GGUFOptions) ([]Choice, *GGUFReport, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	rep, err := reportGGUF(in, choices, o)
+	rep, err := describe(in, choices, o)
 	return choices, rep, err
 }
 
@@ -223,8 +224,8 @@ func kindHint() string {
 	return s
 }
 
-func reportGGUF(in *ggufInput, choices []Choice, o *GGUFOptions) (*GGUFReport, error) {
-	rep := &GGUFReport{}
+func describe(in *input, choices []Choice, o *Options) (*Report, error) {
+	rep := &Report{}
 	used := map[string]bool{}
 	for i := range choices {
 		c := &choices[i]
@@ -243,7 +244,7 @@ func reportGGUF(in *ggufInput, choices []Choice, o *GGUFOptions) (*GGUFReport, e
 		if !dtype.Fits(c.To, int(n)) {
 			return nil, fail.Inputf(c.Name, "choose another type for it", "rows of %d cannot be stored as %v (blocks of %d)", n, c.To, c.To.Kind.Info().Block)
 		}
-		t := GGUFTensor{Name: c.Name, Shape: c.Shape, From: from.String(), To: c.To.String(), Why: c.Why, Fallback: c.Fallback,
+		t := Tensor{Name: c.Name, Shape: c.Shape, From: from.String(), To: c.To.String(), Why: c.Why, Fallback: c.Fallback,
 			Bytes: int64(dtype.Size(c.To, int(rows), int(n)))}
 		if c.Fallback {
 			rep.Fallbacks++
@@ -312,7 +313,7 @@ func importanceOf(m *Imatrix, c *Choice) (*ImatrixEntry, error) {
 }
 
 // refuse is where llama-quantize throws.
-func refuse(src string, choices []Choice, rep *GGUFReport, o *GGUFOptions) error {
+func refuse(src string, choices []Choice, rep *Report, o *Options) error {
 	for i, c := range choices {
 		if c.NeedsImatrix && (o.Imatrix == nil || slices.Contains(rep.NoImportance, c.Name)) {
 			return fail.Inputf(c.Name, "give one with --imatrix, or choose Q2_K", "%s as %v needs an importance matrix", o.Type, c.To)
@@ -338,7 +339,7 @@ func quantizedName(s string) bool {
 var dropped = []string{"general.quantization_version", "general.file_type", "split.no", "split.count", "split.tensors.count"}
 
 // metadata is the source's, with what describes the new file at its end.
-func metadata(kv []formats.KV, o *GGUFOptions) ([]formats.KV, error) {
+func metadata(kv []formats.KV, o *Options) ([]formats.KV, error) {
 	f, err := ParseFileType(o.Type)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package quant
+package gguf
 
 import (
 	"context"
@@ -60,9 +60,9 @@ func golden(t *testing.T) (dir string, g goldenFile) {
 }
 
 // source opens the golden model, for a tied run without its output matrix.
-func source(t *testing.T, dir string, tied bool) *ggufInput {
+func source(t *testing.T, dir string, tied bool) *input {
 	t.Helper()
-	in, err := openGGUFInput(filepath.Join(dir, "source.gguf"), "")
+	in, err := openInput(filepath.Join(dir, "source.gguf"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,9 +73,9 @@ func source(t *testing.T, dir string, tied bool) *ggufInput {
 	return in
 }
 
-func runOptions(t *testing.T, dir string, r goldenRun) GGUFOptions {
+func runOptions(t *testing.T, dir string, r goldenRun) Options {
 	t.Helper()
-	o := GGUFOptions{Type: r.FType}
+	o := Options{Type: r.FType}
 	if r.Imatrix != "" {
 		var err error
 		if o.Imatrix, err = ReadImatrix(filepath.Join(dir, r.Imatrix)); err != nil {
@@ -97,14 +97,14 @@ func TestGGUFRuns(t *testing.T) {
 		runs++
 		t.Run(fmt.Sprintf("%s/tied=%v/%s", r.FType, r.Tied, r.Imatrix), func(t *testing.T) {
 			in, o := source(t, dir, r.Tied), runOptions(t, dir, r)
-			choices, rep, err := planGGUF(in, &o)
+			choices, rep, err := planTypes(in, &o)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if len(choices) != len(r.Tensors) {
 				t.Fatalf("%d tensors, want %d", len(choices), len(r.Tensors))
 			}
-			run := ggufRun{ctx: context.Background(), in: in, o: &o, rep: rep}
+			run := encoder{ctx: context.Background(), in: in, o: &o, rep: rep}
 			for i, w := range r.Tensors {
 				c := &choices[i]
 				if c.Name != w.Name || c.To.String() != w.Type {
@@ -146,7 +146,7 @@ func hash(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-func checkMetadata(t *testing.T, in *ggufInput, o *GGUFOptions, g goldenFile, r goldenRun) {
+func checkMetadata(t *testing.T, in *input, o *Options, g goldenFile, r goldenRun) {
 	t.Helper()
 	kv, err := metadata(in.kv, o)
 	if err != nil {
@@ -200,8 +200,8 @@ func TestGGUFRefusals(t *testing.T) {
 	dir, _ := golden(t)
 	src := filepath.Join(dir, "source.gguf")
 	out := filepath.Join(t.TempDir(), "out.gguf")
-	run := func(src string, o GGUFOptions) error {
-		_, err := GGUF(context.Background(), src, out, o, nil)
+	run := func(src string, o Options) error {
+		_, err := Write(context.Background(), src, out, o, nil)
 		return err
 	}
 	small, err := ReadImatrix(filepath.Join(dir, "imatrix.gguf"))
@@ -217,14 +217,14 @@ func TestGGUFRefusals(t *testing.T) {
 		err  error
 		want string
 	}{
-		"needs an importance matrix": {3, run(src, GGUFOptions{Type: "Q2_K_S"}), "blk.0"},
-		"unknown GGUF type":          {2, run(src, GGUFOptions{Type: "Q9"}), "Q9"},
-		"unknown tensor type":        {2, run(src, GGUFOptions{Type: "Q8_0", OutputType: "Q9"}), "output-tensor-type"},
-		"cannot be encoded":          {2, run(src, GGUFOptions{Type: "Q8_0", EmbeddingType: "NF4"}), "NF4"},
-		"not a regular expression":   {2, run(src, GGUFOptions{Type: "Q8_0", Tensors: []TensorType{{"(", dtype.Q8_0}}}), "("},
-		"values, the tensor needs":   {3, run(src, GGUFOptions{Type: "Q4_K_M", Imatrix: &wrong}), "128"},
-		"no entry for any tensor":    {3, run(src, GGUFOptions{Type: "Q4_K_M", Imatrix: &other}), "blk.9"},
-		"no such file":               {3, run(src+"x", GGUFOptions{Type: "Q8_0"}), "sourc"},
+		"needs an importance matrix": {3, run(src, Options{Type: "Q2_K_S"}), "blk.0"},
+		"unknown GGUF type":          {2, run(src, Options{Type: "Q9"}), "Q9"},
+		"unknown tensor type":        {2, run(src, Options{Type: "Q8_0", OutputType: "Q9"}), "output-tensor-type"},
+		"cannot be encoded":          {2, run(src, Options{Type: "Q8_0", EmbeddingType: "NF4"}), "NF4"},
+		"not a regular expression":   {2, run(src, Options{Type: "Q8_0", Tensors: []TensorType{{"(", dtype.Q8_0}}}), "("},
+		"values, the tensor needs":   {3, run(src, Options{Type: "Q4_K_M", Imatrix: &wrong}), "128"},
+		"no entry for any tensor":    {3, run(src, Options{Type: "Q4_K_M", Imatrix: &other}), "blk.9"},
+		"no such file":               {3, run(src+"x", Options{Type: "Q8_0"}), "sourc"},
 	} {
 		if fail.Code(c.err) != c.code || !strings.Contains(fmt.Sprint(c.err), name) || !strings.Contains(fmt.Sprint(c.err), c.want) {
 			t.Errorf("%s: exit %d, %v", name, fail.Code(c.err), c.err)
@@ -243,7 +243,7 @@ func TestGGUFNotFinite(t *testing.T) {
 		raw := make([]byte, 256)
 		block.PutF32(raw, x)
 		c := Choice{MixTensor: MixTensor{Name: "w", Shape: []int64{2, 32}}, To: dtype.Of(to)}
-		run := ggufRun{ctx: context.Background(), o: &GGUFOptions{}}
+		run := encoder{ctx: context.Background(), o: &Options{}}
 		if _, err := run.encode(&c, dtype.Of(dtype.F32), raw); fail.Code(err) != 3 || !strings.Contains(err.Error(), "row 1, column 8 is -Inf") {
 			t.Errorf("%v: %v", to, err)
 		}
@@ -264,7 +264,7 @@ func TestGGUFExperts(t *testing.T) {
 	block.PutF32(raw, x)
 	m := &Imatrix{File: "im", Entries: []ImatrixEntry{{"blk.0.ffn_up_exps.weight", im, []float32{1, 1, 1}}}}
 	c := Choice{MixTensor: MixTensor{Name: "blk.0.ffn_up_exps.weight", Shape: []int64{experts, rows, cols}}, To: dtype.Of(dtype.Q4_K)}
-	run := ggufRun{ctx: context.Background(), o: &GGUFOptions{Imatrix: m}}
+	run := encoder{ctx: context.Background(), o: &Options{Imatrix: m}}
 	got, err := run.encode(&c, dtype.Of(dtype.F32), raw)
 	if err != nil {
 		t.Fatal(err)
@@ -285,7 +285,7 @@ func TestGGUFExperts(t *testing.T) {
 func TestGGUFDryRun(t *testing.T) {
 	dir, g := golden(t)
 	out := filepath.Join(t.TempDir(), "out.gguf")
-	rep, err := GGUF(context.Background(), filepath.Join(dir, "source.gguf"), out, GGUFOptions{Type: "Q4_K_M", DryRun: true}, nil)
+	rep, err := Write(context.Background(), filepath.Join(dir, "source.gguf"), out, Options{Type: "Q4_K_M", DryRun: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +356,7 @@ func FuzzImatrixDat(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 0, 1, 0, 0, 0, 'x', 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 128, 63, 3, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parseImatrixDat(b)
-		if err == nil && m.check() == nil {
+		if err == nil && m.Check() == nil {
 			for _, e := range m.Entries {
 				if len(e.Values()) != len(e.Sums) {
 					t.Fatal("values are lost")

@@ -1,4 +1,4 @@
-package quant
+package gguf
 
 import (
 	"context"
@@ -17,7 +17,7 @@ func TestGGUFWhole(t *testing.T) {
 		}
 		out := filepath.Join(t.TempDir(), "out.gguf")
 		var last, total int64
-		rep, err := GGUF(context.Background(), filepath.Join(dir, "source.gguf"), out, runOptions(t, dir, r), func(d, n int64) {
+		rep, err := Write(context.Background(), filepath.Join(dir, "source.gguf"), out, runOptions(t, dir, r), func(d, n int64) {
 			if d <= last {
 				t.Errorf("progress goes from %d to %d", last, d)
 			}

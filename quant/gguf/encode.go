@@ -1,9 +1,8 @@
-package quant
+package gguf
 
 import (
 	"context"
-	"slices"
-	"sync/atomic"
+	"unsafe"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -12,13 +11,13 @@ import (
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
-// ggufRun writes one tensor while it encodes the next.
-type ggufRun struct {
+// encoder writes one tensor while it encodes the next.
+type encoder struct {
 	ctx      context.Context
-	in       *ggufInput
-	w        ggufOutput
-	o        *GGUFOptions
-	rep      *GGUFReport
+	in       *input
+	w        output
+	o        *Options
+	rep      *Report
 	progress func(done, total int64)
 	done     int64
 	buf      []float32  // decoded rows
@@ -27,7 +26,7 @@ type ggufRun struct {
 }
 
 // write hands a tensor to the writer once it has finished the one before.
-func (g *ggufRun) write(name string, data []byte) error {
+func (g *encoder) write(name string, data []byte) error {
 	if err := g.flush(); err != nil {
 		return err
 	}
@@ -38,7 +37,7 @@ func (g *ggufRun) write(name string, data []byte) error {
 }
 
 // flush waits for the writer.
-func (g *ggufRun) flush() error {
+func (g *encoder) flush() error {
 	if g.written == nil {
 		return nil
 	}
@@ -49,7 +48,7 @@ func (g *ggufRun) flush() error {
 
 // room is memory for an encoded tensor. The tensor before the last one, which
 // has been written, gives its own.
-func (g *ggufRun) room(n int) []byte {
+func (g *encoder) room(n int) []byte {
 	g.out[0], g.out[1] = g.out[1], g.out[0]
 	if cap(g.out[0]) < n {
 		g.out[0] = make([]byte, n)
@@ -57,14 +56,14 @@ func (g *ggufRun) room(n int) []byte {
 	return g.out[0][:n]
 }
 
-func (g *ggufRun) suspend(out string) error {
+func (g *encoder) suspend(out string) error {
 	if err := g.w.Suspend(); err != nil {
 		return err
 	}
 	return fail.Interruptedf(out, "run the same command again to go on", "interrupted")
 }
 
-func (g *ggufRun) tensor(c *Choice) error {
+func (g *encoder) tensor(c *Choice) error {
 	p := formats.TensorPlan{Shape: c.Shape, Type: c.To}
 	if !g.w.Has(c.Name) {
 		if err := g.ctx.Err(); err != nil {
@@ -92,7 +91,7 @@ func (g *ggufRun) tensor(c *Choice) error {
 
 // encode converts a tensor a few rows at a time; each expert has its own
 // importance.
-func (g *ggufRun) encode(c *Choice, from dtype.Type, data []byte) ([]byte, error) {
+func (g *encoder) encode(c *Choice, from dtype.Type, data []byte) ([]byte, error) {
 	e, err := importanceOf(g.o.Imatrix, c)
 	if err != nil {
 		return nil, err
@@ -135,7 +134,7 @@ const encodeStep = 1 << 19
 func encodeRows(name string, dst block.Raw, row0, rows int, x, w []float32) error {
 	checked := dst.Type.Quantized() // by the encoder
 	if !checked {
-		if err := finite(name, x, row0, dst.Cols); err != nil {
+		if err := formats.CheckFinite(name, x, row0, dst.Cols); err != nil {
 			return err
 		}
 	}
@@ -144,31 +143,16 @@ func encodeRows(name string, dst block.Raw, row0, rows int, x, w []float32) erro
 		return nil
 	}
 	if checked {
-		if err := finite(name, x, row0, dst.Cols); err != nil {
+		if err := formats.CheckFinite(name, x, row0, dst.Cols); err != nil {
 			return err
 		}
 	}
 	return fail.Inputf(name, "the model holds values that no file of this type can; check it with tune verify", "%w", err)
 }
 
-// finite refuses weights that are NaN or infinite, whatever the target type.
-func finite(name string, x []float32, row0, cols int) error {
-	var bad atomic.Bool
-	par.For(len(x), reduceGrain, func(lo, hi int) {
-		if !block.Finite(x[lo:hi]) {
-			bad.Store(true)
-		}
-	})
-	if !bad.Load() {
-		return nil
-	}
-	i := slices.IndexFunc(x, func(v float32) bool { return v-v != 0 })
-	return fail.Inputf(name, "the source model is damaged; tune verify lists what is wrong with it", "row %d, column %d is %v", row0+i/cols, i%cols, x[i])
-}
-
 // rows are n rows of m from row0 on: F32 as it lies in the file, anything else
 // decoded.
-func (g *ggufRun) rows(m block.Raw, row0, n int) []float32 {
+func (g *encoder) rows(m block.Raw, row0, n int) []float32 {
 	if x := f32View(m); x != nil {
 		return x[row0*m.Cols : (row0+n)*m.Cols]
 	}
@@ -182,4 +166,13 @@ func (g *ggufRun) rows(m block.Raw, row0, n int) []float32 {
 		}
 	})
 	return x
+}
+
+// f32View views the values of an F32 matrix where they lie, nil when they are
+// of another type or not aligned.
+func f32View(m block.Raw) []float32 {
+	if m.Type != dtype.Of(dtype.F32) || len(m.Data) == 0 || uintptr(unsafe.Pointer(&m.Data[0]))%4 != 0 {
+		return nil
+	}
+	return unsafe.Slice((*float32)(unsafe.Pointer(&m.Data[0])), len(m.Data)/4)
 }

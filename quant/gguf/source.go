@@ -1,4 +1,4 @@
-package quant
+package gguf
 
 import (
 	"strings"
@@ -10,18 +10,18 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// openGGUFInput opens a GGUF of any architecture, or a folder of one that
+// openInput opens a GGUF of any architecture, or a folder of one that
 // package arch knows.
-func openGGUFInput(path, name string) (*ggufInput, error) {
+func openInput(path, name string) (*input, error) {
 	r, err := formats.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	var in *ggufInput
+	var in *input
 	if r.Format() == "gguf" {
-		in, err = fromGGUF(r)
+		in, err = openGGUF(r)
 	} else {
-		in, err = fromFolder(r, name)
+		in, err = openFolder(r, name)
 	}
 	if err != nil {
 		r.Close()
@@ -31,8 +31,8 @@ func openGGUFInput(path, name string) (*ggufInput, error) {
 	return in, nil
 }
 
-func fromGGUF(r formats.Reader) (*ggufInput, error) {
-	in := &ggufInput{kv: r.KV(), stored: map[string]dtype.Type{}, model: modelFacts(r.KV())}
+func openGGUF(r formats.Reader) (*input, error) {
+	in := &input{kv: r.KV(), stored: map[string]dtype.Type{}, model: modelFacts(r.KV())}
 	byName := map[string]*formats.Tensor{}
 	tensors := r.Tensors()
 	for i := range tensors {
@@ -50,7 +50,7 @@ func fromGGUF(r formats.Reader) (*ggufInput, error) {
 		}
 		return r.Read(byName[name])
 	}
-	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (ggufOutput, error) {
+	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (output, error) {
 		return formats.CreateGGUF(path, kv, plan)
 	}
 	return in, nil
@@ -83,9 +83,9 @@ func modelFacts(kv []formats.KV) MixModel {
 	return m
 }
 
-// fromFolder presents a Hugging Face model as the GGUF that a conversion makes
+// openFolder presents a Hugging Face model as the GGUF that a conversion makes
 // of it: vectors in F32, matrices as they are.
-func fromFolder(r formats.Reader, name string) (*ggufInput, error) {
+func openFolder(r formats.Reader, name string) (*input, error) {
 	s, err := arch.FromReader(r)
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func fromFolder(r formats.Reader, name string) (*ggufInput, error) {
 	if name == "" {
 		name = baseName(r.Path())
 	}
-	in := &ggufInput{stored: map[string]dtype.Type{}}
+	in := &input{stored: map[string]dtype.Type{}}
 	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
 		return nil, err
 	}
@@ -124,7 +124,7 @@ func fromFolder(r formats.Reader, name string) (*ggufInput, error) {
 		b, _, err := s.Read(hf[n])
 		return b, err
 	}
-	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (ggufOutput, error) {
+	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (output, error) {
 		out := make([]arch.Out, len(plan))
 		types := map[string]dtype.Type{}
 		for i, p := range plan {

@@ -1,4 +1,4 @@
-package quant
+package gguf
 
 import (
 	"bytes"
@@ -54,8 +54,8 @@ func (e *ImatrixEntry) Values() []float32 {
 	return out
 }
 
-// check refuses values that cannot weigh anything.
-func (m *Imatrix) check() error {
+// Check sorts the entries by name and refuses values that cannot weigh anything.
+func (m *Imatrix) Check() error {
 	slices.SortFunc(m.Entries, func(a, b ImatrixEntry) int { return cmp.Compare(a.Name, b.Name) })
 	for i, e := range m.Entries {
 		if i > 0 && m.Entries[i-1].Name == e.Name {
@@ -96,7 +96,7 @@ func ReadImatrix(path string) (*Imatrix, error) {
 	}
 	if err == nil {
 		m.File = filepath.Base(path)
-		err = m.check()
+		err = m.Check()
 	}
 	if err != nil {
 		return nil, fail.Inputf(path, "an importance matrix is made by quant imatrix or llama-imatrix", "importance matrix: %w", fmt.Errorf("%w: %w", formats.ErrCorrupt, err))
@@ -271,7 +271,7 @@ func (d *datReader) count(what string, size int) int {
 
 // WriteImatrix writes m in llama.cpp's GGUF format, entries by name.
 func WriteImatrix(path string, m *Imatrix) error {
-	if err := m.check(); err != nil {
+	if err := m.Check(); err != nil {
 		return err
 	}
 	kv := []formats.KV{

@@ -1,4 +1,4 @@
-package quant
+package gguf
 
 import (
 	"github.com/tunekit/tunekit/formats/fail"

@@ -1,4 +1,4 @@
-package quant
+package gguf
 
 import (
 	"bytes"
@@ -19,7 +19,7 @@ import (
 func TestGGUFFromFolder(t *testing.T) {
 	src := testdir.Shared(t, "golden/quant/orig")
 	out := filepath.Join(t.TempDir(), "m.gguf")
-	rep, err := GGUF(context.Background(), src, out, GGUFOptions{Type: "BF16", Name: "orig"}, nil)
+	rep, err := Write(context.Background(), src, out, Options{Type: "BF16", Name: "orig"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestGGUFTwice(t *testing.T) {
 	src, dir := testdir.Shared(t, "golden/quant/orig"), t.TempDir()
 	step, direct, twice := filepath.Join(dir, "bf16.gguf"), filepath.Join(dir, "direct.gguf"), filepath.Join(dir, "twice.gguf")
 	for _, x := range []struct{ src, out, ty string }{{src, step, "BF16"}, {src, direct, "Q4_K_M"}, {step, twice, "q4_k_m"}} {
-		if _, err := GGUF(context.Background(), x.src, x.out, GGUFOptions{Type: x.ty, Name: "m"}, nil); err != nil {
+		if _, err := Write(context.Background(), x.src, x.out, Options{Type: x.ty, Name: "m"}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -115,7 +115,7 @@ func TestGGUFInterrupted(t *testing.T) {
 	for stop := 1; stop < 12; stop += 5 {
 		ctx, cancel := context.WithCancel(context.Background())
 		n := 0
-		_, err := GGUF(ctx, src, out, GGUFOptions{Type: "Q4_K_M"}, func(done, total int64) {
+		_, err := Write(ctx, src, out, Options{Type: "Q4_K_M"}, func(done, total int64) {
 			if n++; n == stop {
 				cancel()
 			}
@@ -128,20 +128,20 @@ func TestGGUFInterrupted(t *testing.T) {
 			t.Fatal("an unfinished run published its output")
 		}
 	}
-	_, err := GGUF(context.Background(), src, out, GGUFOptions{Type: "Q4_K_M"}, nil)
+	_, err := Write(context.Background(), src, out, Options{Type: "Q4_K_M"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if hash(readFile(t, out)) != g.Runs[0].SHA {
 		t.Error("the resumed file differs")
 	}
-	if _, err := GGUF(context.Background(), src, out, GGUFOptions{Type: "Q4_K_M"}, nil); fail.Code(err) != 2 || !strings.Contains(err.Error(), "exists") {
+	if _, err := Write(context.Background(), src, out, Options{Type: "Q4_K_M"}, nil); fail.Code(err) != 2 || !strings.Contains(err.Error(), "exists") {
 		t.Errorf("an existing output: %v", err)
 	}
-	if _, err := GGUF(context.Background(), src, out, GGUFOptions{Type: "Q4_K_M", Force: true}, nil); err != nil {
+	if _, err := Write(context.Background(), src, out, Options{Type: "Q4_K_M", Force: true}, nil); err != nil {
 		t.Errorf("with force: %v", err)
 	}
-	if _, err := GGUF(context.Background(), out, out, GGUFOptions{Type: "Q8_0", Force: true}, nil); fail.Code(err) != 2 {
+	if _, err := Write(context.Background(), out, out, Options{Type: "Q8_0", Force: true}, nil); fail.Code(err) != 2 {
 		t.Errorf("output over input: %v", err)
 	}
 }
@@ -151,18 +151,18 @@ func TestGGUFRequantize(t *testing.T) {
 	dir, _ := golden(t)
 	tmp := t.TempDir()
 	q8, q4 := filepath.Join(tmp, "q8.gguf"), filepath.Join(tmp, "q4.gguf")
-	if _, err := GGUF(context.Background(), filepath.Join(dir, "source.gguf"), q8, GGUFOptions{Type: "Q8_0"}, nil); err != nil {
+	if _, err := Write(context.Background(), filepath.Join(dir, "source.gguf"), q8, Options{Type: "Q8_0"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	_, err := GGUF(context.Background(), q8, q4, GGUFOptions{Type: "Q4_0"}, nil)
+	_, err := Write(context.Background(), q8, q4, Options{Type: "Q4_0"}, nil)
 	if fail.Code(err) != 3 || !strings.Contains(err.Error(), "output.weight") || !strings.Contains(fail.Hint(err), "--allow-requantize") {
 		t.Errorf("without the option: %v", err)
 	}
-	if _, err := GGUF(context.Background(), q8, q4, GGUFOptions{Type: "Q4_0", AllowRequantize: true}, nil); err != nil {
+	if _, err := Write(context.Background(), q8, q4, Options{Type: "Q4_0", AllowRequantize: true}, nil); err != nil {
 		t.Errorf("with it: %v", err)
 	}
 	same := filepath.Join(tmp, "copy.gguf")
-	if _, err := GGUF(context.Background(), q8, same, GGUFOptions{Type: "COPY"}, nil); err != nil {
+	if _, err := Write(context.Background(), q8, same, Options{Type: "COPY"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(readFile(t, q8), readFile(t, same)) {
@@ -182,10 +182,10 @@ func TestGGUFRequantize(t *testing.T) {
 		}
 	}
 	x := filepath.Join(tmp, "x.gguf")
-	if _, err := GGUF(context.Background(), gptq, x, GGUFOptions{Type: "Q8_0"}, nil); fail.Code(err) != 3 || !strings.Contains(err.Error(), "already quantized") {
+	if _, err := Write(context.Background(), gptq, x, Options{Type: "Q8_0"}, nil); fail.Code(err) != 3 || !strings.Contains(err.Error(), "already quantized") {
 		t.Errorf("a GPTQ folder without the option: %v", err)
 	}
-	if _, err := GGUF(context.Background(), gptq, x, GGUFOptions{Type: "Q8_0", AllowRequantize: true}, nil); err != nil {
+	if _, err := Write(context.Background(), gptq, x, Options{Type: "Q8_0", AllowRequantize: true}, nil); err != nil {
 		t.Errorf("a GPTQ folder with it: %v", err)
 	}
 }

@@ -143,7 +143,7 @@ func (c *collector) pass(seqs [][]int32) error {
 	defer t.Free()
 	var last *autograd.Tensor // layers that share an input follow one another
 	var shared *columnSums
-	t.Tap = func(w *autograd.Param, x *autograd.Tensor) {
+	t.Tap = func(w *autograd.Param, x *autograd.Tensor, _ *autograd.Routed) {
 		if x == last {
 			c.sums[w] = shared
 			return

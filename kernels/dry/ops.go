@@ -36,31 +36,35 @@ func need(what string, b kernels.Buffer, n int) {
 
 // Linear counts both products.
 func (d *Dry) Linear(y kernels.Dst, a *kernels.LinearArgs) {
-	need("linear: y", y.Buffer, a.N*a.W.Rows)
+	out := a.Out()
+	need("linear: y", y.Buffer, a.N*out)
 	need("linear: x", a.X, a.N*a.W.Cols)
-	w := product(a.N, a.W.Cols, a.W.Rows)
+	need("linear: group", a.Group, a.Parts()+1)
+	w := product(a.N, a.W.Cols, out)
 	if a.U != nil {
 		need("linear: u", a.U, a.N*a.B.Cols)
-		w += product(a.N, a.B.Cols, a.W.Rows)
+		w += product(a.N, a.B.Cols, out)
 	}
 	d.add("Linear", Work{Matrix: w})
 }
 
 // LinearBackward counts the products of the wanted gradients.
 func (d *Dry) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *kernels.LinearArgs) {
-	need("linear backward: dy", dy, a.N*a.W.Rows)
+	out := a.Out()
+	need("linear backward: dy", dy, a.N*out)
 	need("linear backward: dx", dx.Buffer, a.N*a.W.Cols)
 	need("linear backward: dw", dw.Buffer, a.W.Rows*a.W.Cols)
 	need("linear backward: dbias", dbias.Buffer, a.W.Rows)
+	need("linear backward: group", a.Group, a.Parts()+1)
 	var w Work
 	if !dx.Skip() {
-		w.Matrix += product(a.N, a.W.Cols, a.W.Rows)
+		w.Matrix += product(a.N, a.W.Cols, out)
 		if a.U != nil {
-			w.Matrix += product(a.N, a.B.Rows, a.W.Cols)
+			w.Matrix += product(a.N, a.B.Rows/a.Parts(), a.W.Cols)
 		}
 	}
 	if !dw.Skip() {
-		w.Matrix += product(a.N, a.W.Cols, a.W.Rows)
+		w.Matrix += product(a.N, a.W.Cols, out)
 	}
 	if !dbias.Skip() {
 		w.Moved = moved(dy).Moved

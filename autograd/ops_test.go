@@ -348,7 +348,7 @@ func gradCases() []gradCase {
 	for _, p := range []kernels.Pairs{kernels.HalfSplit, kernels.Adjacent} {
 		cases = append(cases, ropeCase(p, 6), ropeCase(p, 4))
 	}
-	cases = append(cases, expertCases()...)
+	cases = append(append(cases, expertCases()...), scanCases()...)
 	return append(cases, attentionCase(0), attentionCase(3))
 }
 

@@ -3,7 +3,7 @@ package kernels
 // The mixers of this file carry a state along each sequence. It begins at zero
 // and never crosses into the next sequence, or, for evaluation, it begins with
 // what the sequence's slot of State holds and is left there at the end. A
-// gradient exists only without State.
+// gradient exists only without State. Weights here are float32, bf16 or f16.
 
 // ConvArgs: a causal convolution of each channel by itself. With rows before
 // the sequence zero (or those of State),
@@ -11,8 +11,8 @@ package kernels
 type ConvArgs struct {
 	N, C, Taps int
 	X          Buffer // [N, C]
-	W          Buffer // [C, Taps] f32; the last tap meets the token itself
-	Bias       Buffer // [C] f32 or nil
+	W          Buffer // [C, Taps]; the last tap meets the token itself
+	Bias       Buffer // [C] or nil
 	Seq        Buffer // [S+1] int32: sequence s is tokens Seq[s] … Seq[s+1]
 	SiLU       bool
 	State      Buffer // [Slots, Taps-1, C] f32: the last rows of x, oldest first; nil: none
@@ -35,10 +35,10 @@ type DeltaArgs struct {
 	Seq             Buffer // [S+1] int32, as in ConvArgs
 	Gate            Buffer // [N, H], or with PerChannel [N, H, Dk]
 	PerChannel      bool   // every row of M has its own decay
-	ALog            Buffer // [H] f32, or nil
-	DtBias          Buffer // [H], with PerChannel [H, Dk], f32, or nil: 0; only with ALog
+	ALog            Buffer // [H] or nil
+	DtBias          Buffer // [H], with PerChannel [H, Dk], or nil: 0; only with ALog
 	Beta            Buffer // [N, H]
-	Scale, KeyScale float32
+	Scale, KeyScale float32 // 0 means 1
 	State           Buffer // [Slots, H, Dk, Dv] f32 or nil
 	Slot            Buffer // [S] int32; only with State
 }
@@ -63,11 +63,11 @@ type SSMArgs struct {
 	N, H, P, G, S int     // S numbers a state row has
 	Seq           Buffer  // [sequences+1] int32, as in ConvArgs
 	Dt            Buffer  // [N, H]
-	DtBias        Buffer  // [H] f32 or nil: 0
+	DtBias        Buffer  // [H] or nil: 0
 	DtMin, DtMax  float32 // DtMax 0: no upper limit
-	ALog          Buffer  // [H] f32, or with PerState [H, S]
+	ALog          Buffer  // [H], or with PerState [H, S]
 	PerState      bool
-	D             Buffer // [H] f32 or nil: 0
+	D             Buffer // [H] or nil: 0
 	State         Buffer // [Slots, H, P, S] f32 or nil
 	Slot          Buffer // [sequences] int32; only with State
 }

@@ -53,6 +53,14 @@ func (s states) of(i int) []float32 {
 	return s.all[int(s.slot[i])*s.size:][:s.size]
 }
 
+// weights returns a vector of weights as float32; nil for nil.
+func weights(b kernels.Buffer) []float32 {
+	if b == nil {
+		return nil
+	}
+	return widen(make([]float32, b.Len()), b, 0)
+}
+
 // noState panics where a gradient is asked for with a state.
 func noState(what string, state kernels.Buffer) {
 	if state != nil {
@@ -74,9 +82,9 @@ func newConv(a *kernels.ConvArgs) *conv {
 	want("conv1d: x", a.X, a.N*a.C)
 	want("conv1d: w", a.W, a.C*a.Taps)
 	want("conv1d: bias", a.Bias, a.C)
-	v := &conv{ConvArgs: a, x: plainOf(a.X), taps: make([]float32, a.C*a.Taps), bias: f32(a.Bias), seqs: spansOf("conv1d", a.Seq, a.N)}
+	v := &conv{ConvArgs: a, x: plainOf(a.X), taps: make([]float32, a.C*a.Taps), bias: weights(a.Bias), seqs: spansOf("conv1d", a.Seq, a.N)}
 	v.state = newStates("conv1d", a.State, a.Slot, len(v.seqs), (a.Taps-1)*a.C)
-	vec.Transpose(v.taps, a.C, f32(a.W), a.Taps, a.C, a.Taps)
+	vec.Transpose(v.taps, a.C, weights(a.W), a.Taps, a.C, a.Taps)
 	return v
 }
 

@@ -61,7 +61,7 @@ func newDelta(q, k, v kernels.Heads, a *kernels.DeltaArgs) *delta {
 	want("delta scan: beta", a.Beta, a.N*a.H)
 	want("delta scan: alog", a.ALog, a.H)
 	want("delta scan: dtbias", a.DtBias, a.H*d.width)
-	d.gate, d.beta, d.aLog, d.bias = plainOf(a.Gate), plainOf(a.Beta), f32(a.ALog), f32(a.DtBias)
+	d.gate, d.beta, d.aLog, d.bias = plainOf(a.Gate), plainOf(a.Beta), weights(a.ALog), weights(a.DtBias)
 	d.seqs = spansOf("delta scan", a.Seq, a.N)
 	d.state = newStates("delta scan", a.State, a.Slot, len(d.seqs), a.H*a.Dk*a.Dv)
 	return d

@@ -40,7 +40,7 @@ func newSSM(x, b, c kernels.Heads, a *kernels.SSMArgs) *ssm {
 	want("ssm scan: dtbias", a.DtBias, a.H)
 	want("ssm scan: alog", a.ALog, rates)
 	want("ssm scan: d", a.D, a.H)
-	s.dt, s.dtBias, s.aLog, s.skip = plainOf(a.Dt), f32(a.DtBias), f32(a.ALog)[:rates], f32(a.D)
+	s.dt, s.dtBias, s.aLog, s.skip = plainOf(a.Dt), weights(a.DtBias), weights(a.ALog)[:rates], weights(a.D)
 	s.a = make([]float32, rates)
 	for i, l := range s.aLog {
 		s.a[i] = float32(-math.Exp(float64(l)))

@@ -139,10 +139,10 @@ func (s *suite) conv(c convCase) {
 		s.b.Conv1D(kernels.To(y), &half)
 		return y
 	})
-	xs, dys := s.twin(n*c.c), s.twin(n*c.c)
+	xs, dys, ws := s.twin(n*c.c), s.twin(n*c.c), s.twin(len(w))
 	s.halves([]int{n * c.c, n * c.c}, func(half bool, d []kernels.Dst) {
 		b := *a
-		b.X = xs.pick(half)
+		b.X, b.W = xs.pick(half), ws.pick(half)
 		s.b.Conv1D(d[0], &b)
 		s.b.Conv1DBackward(d[1], kernels.Dst{}, kernels.Dst{}, dys.pick(half), &b)
 	})
@@ -280,7 +280,7 @@ func (s *suite) delta(c deltaCase, gap int) {
 
 // halfDelta compares operands and results of bf16 with those of float32.
 func (s *suite) halfDelta(a *kernels.DeltaArgs, vk, vv view, w int) {
-	q, k, v, do, beta := s.twin(vk.size()), s.twin(vk.size()), s.twin(vv.size()), s.twin(vv.size()), s.twin(a.N*a.H)
+	q, k, v, do, beta, aLog := s.twin(vk.size()), s.twin(vk.size()), s.twin(vv.size()), s.twin(vv.size()), s.twin(a.N*a.H), s.twin(a.H)
 	g := s.normal(a.N*a.H*w, 1)
 	for i, x := range g {
 		g[i] = -math.Abs(x)
@@ -290,7 +290,7 @@ func (s *suite) halfDelta(a *kernels.DeltaArgs, vk, vv view, w int) {
 	heads := func(v view, t twin, half bool) kernels.Heads { return v.of(kernels.To(t.pick(half))) }
 	s.halves([]int{vv.size(), vk.size(), vk.size(), vv.size(), len(g), a.N * a.H}, func(half bool, d []kernels.Dst) {
 		b := *a
-		b.Gate, b.Beta, b.KeyScale = gate.pick(half), beta.pick(half), 0.2
+		b.Gate, b.Beta, b.KeyScale, b.ALog = gate.pick(half), beta.pick(half), 0.2, aLog.pick(half)
 		qh, kh, vh := heads(vk, q, half), heads(vk, k, half), heads(vv, v, half)
 		s.b.DeltaScan(vv.of(d[0]), qh, kh, vh, &b)
 		s.b.DeltaScanBackward(&kernels.DeltaGrads{Q: vk.of(d[1]), K: vk.of(d[2]), V: vv.of(d[3]), Gate: d[4], Beta: d[5]}, heads(vv, do, half), qh, kh, vh, &b)
@@ -446,11 +446,11 @@ func (s *suite) ssm(c ssmCase, gap int) {
 
 // halfSSM compares operands and results of bf16 with those of float32.
 func (s *suite) halfSSM(a *kernels.SSMArgs, vx, vb view) {
-	x, b, c, dy, dt := s.twin(vx.size()), s.twin(vb.size()), s.twin(vb.size()), s.twin(vx.size()), s.twin(a.N*a.H)
+	x, b, c, dy, dt, aLog := s.twin(vx.size()), s.twin(vb.size()), s.twin(vb.size()), s.twin(vx.size()), s.twin(a.N*a.H), s.twin(a.ALog.Len())
 	heads := func(v view, t twin, half bool) kernels.Heads { return v.of(kernels.To(t.pick(half))) }
 	s.halves([]int{vx.size(), vx.size(), vb.size(), vb.size(), a.N * a.H}, func(half bool, d []kernels.Dst) {
 		l := *a
-		l.Dt = dt.pick(half)
+		l.Dt, l.ALog = dt.pick(half), aLog.pick(half)
 		xh, bh, ch := heads(vx, x, half), heads(vb, b, half), heads(vb, c, half)
 		s.b.SSMScan(vx.of(d[0]), xh, bh, ch, &l)
 		s.b.SSMScanBackward(&kernels.SSMGrads{X: vx.of(d[1]), B: vb.of(d[2]), C: vb.of(d[3]), Dt: d[4]}, heads(vx, dy, half), xh, bh, ch, &l)

@@ -31,16 +31,16 @@ type ConvArgs struct {
 // The H/K neighbouring heads of a key head share its q and k. The log of the
 // decay is Gate, or with ALog: -exp(ALog)·softplus(Gate + DtBias).
 type DeltaArgs struct {
-	N, H, K, Dk, Dv int    // H heads of values, K of queries and keys
-	Seq             Buffer // [S+1] int32, as in ConvArgs
-	Gate            Buffer // [N, H], or with PerChannel [N, H, Dk]
-	PerChannel      bool   // every row of M has its own decay
-	ALog            Buffer // [H] or nil
-	DtBias          Buffer // [H], with PerChannel [H, Dk], or nil: 0; only with ALog
-	Beta            Buffer // [N, H]
+	N, H, K, Dk, Dv int     // H heads of values, K of queries and keys
+	Seq             Buffer  // [S+1] int32, as in ConvArgs
+	Gate            Buffer  // [N, H], or with PerChannel [N, H, Dk]
+	PerChannel      bool    // every row of M has its own decay
+	ALog            Buffer  // [H] or nil
+	DtBias          Buffer  // [H], with PerChannel [H, Dk], or nil: 0; only with ALog
+	Beta            Buffer  // [N, H]
 	Scale, KeyScale float32 // 0 means 1
-	State           Buffer // [Slots, H, Dk, Dv] f32 or nil
-	Slot            Buffer // [S] int32; only with State
+	State           Buffer  // [Slots, H, Dk, Dv] f32 or nil
+	Slot            Buffer  // [S] int32; only with State
 }
 
 // DeltaGrads are the gradients of DeltaScan's operands.

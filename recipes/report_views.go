@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/train"
 )
 
@@ -217,7 +218,7 @@ func (x *run) samples(j *Job) []sampleView {
 }
 
 // pieces cuts a sample at the borders of its mask.
-func pieces(e *data.Example, tok *data.Tokenizer) []samplePiece {
+func pieces(e *data.Example, tok *tokenizer.Tokenizer) []samplePiece {
 	n := int32(min(len(e.IDs), shownTokens))
 	var out []samplePiece
 	add := func(from, to int32, on bool) {
@@ -239,7 +240,7 @@ func pieces(e *data.Example, tok *data.Tokenizer) []samplePiece {
 }
 
 // spelled is the text of ids, special tokens included.
-func spelled(tok *data.Tokenizer, ids []int32) string {
+func spelled(tok *tokenizer.Tokenizer, ids []int32) string {
 	if tok == nil {
 		return strings.Trim(fmt.Sprint(ids), "[]")
 	}

@@ -108,7 +108,7 @@ func (j *Job) params() ([]param, error) {
 			panic("train: full training needs a model loaded with Trainable")
 		}
 		for _, p := range j.Model.Params() {
-			add(p, 1, p.Rows > 1)
+			add(p, 1, j.Model.TensorOf(p).Decays())
 		}
 		return out, nil
 	}

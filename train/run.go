@@ -94,7 +94,7 @@ func begin(j Job) (*run, error) {
 	if r.sched, err = NewSchedule(c, r.total); err != nil {
 		return nil, err
 	}
-	if len(j.Val) > 0 && !c.EvalSteps.Never() {
+	if j.Val.Len() > 0 && !c.EvalSteps.Never() {
 		r.evalEvery = c.EvalSteps.Of(r.total)
 		o.Accum, o.Shuffle = 1, false
 		if r.val, err = data.NewLoader(j.Val, o); err != nil {
@@ -168,7 +168,10 @@ func (r *run) loop(ctx context.Context) error {
 
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
-	s := r.loader.Step(r.step)
+	s, err := r.loader.Step(r.step)
+	if err != nil {
+		return Metrics{}, err
+	}
 	m, err := r.fitting(ctx, s)
 	if err != nil {
 		return m, memory(err)

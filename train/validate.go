@@ -20,7 +20,10 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		s := r.val.Step(i)
+		s, err := r.val.Step(i)
+		if err != nil {
+			return false, err
+		}
 		for _, b := range s.Micro {
 			nll, err := r.score(b)
 			if err != nil {

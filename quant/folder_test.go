@@ -362,7 +362,7 @@ func TestReportedError(t *testing.T) {
 	seen := 0
 	tape := &autograd.Tape{Dev: dev}
 	defer tape.Free()
-	tape.Tap = func(w *autograd.Param, x *autograd.Tensor) {
+	tape.Tap = func(w *autograd.Param, x *autograd.Tensor, _ *autograd.Routed) {
 		a, _ := got.Decode(w)
 		b, _ := want.Decode(own[w.Name])
 		v, err := tape.Values(x)

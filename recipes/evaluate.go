@@ -103,7 +103,7 @@ func (e *evaluation) prepare() error {
 	for _, t := range e.Tasks {
 		if !slices.Contains(Tasks, t) {
 			hint := "known: " + strings.Join(Tasks, ", ")
-			if near := Nearest(t, Tasks); near != "" {
+			if near := fail.Nearest(t, Tasks); near != "" {
 				hint = "did you mean " + near + "? " + hint
 			}
 			return fail.Usagef("tasks", hint, "unknown task %q", t)

@@ -105,13 +105,17 @@ func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []chart {
 	if most >= 4<<30 {
 		unit, by = "GiB", 1<<30
 	}
-	return []chart{
-		{Title: "Loss", X: "step", Series: curves, Wide: true},
+	charts := []chart{{Title: "Loss", X: "step", Series: curves, Wide: true}}
+	if len(steps) > 0 {
+		for i, v := range steps[0].Objective { // the same in every step
+			charts = append(charts, one(v.Name, false, nil, func(m *train.Metrics) float64 { return m.Objective[i].V }))
+		}
+	}
+	return append(charts,
 		one("Learning rate", true, func(v float64) string { return sig(v, 2) }, func(m *train.Metrics) float64 { return m.LearningRate }),
 		one("Gradient norm before clipping", true, nil, func(m *train.Metrics) float64 { return m.GradNorm }),
 		one("Tokens a second", true, axisNumber3, func(m *train.Metrics) float64 { return m.TokensPerSecond }),
-		one("Largest memory so far, "+unit, true, nil, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }),
-	}
+		one("Largest memory so far, "+unit, true, nil, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }))
 }
 
 func axisNumber3(v float64) string {

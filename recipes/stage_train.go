@@ -61,7 +61,7 @@ func (x *run) trainModel(j *Job, o *train.Config) (*arch.Source, *model.Model, e
 // quantized reports whether the linear layers of a model are already held in
 // a packed type; QLoRA then trains straight over that.
 func quantized(src *arch.Source) bool {
-	return src.Type("model.layers.0.self_attn.q_proj.weight").Quantized()
+	return src.LinearType().Quantized()
 }
 
 func runTrain(ctx context.Context, x *run, j *Job, res *Result) error {

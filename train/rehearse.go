@@ -3,7 +3,6 @@ package train
 import (
 	"context"
 
-	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/kernels"
 )
 
@@ -46,9 +45,8 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 	if err != nil {
 		return nil, err
 	}
-	largest := step.Micro[micro]
-	step = data.Step{Micro: []data.Batch{largest}, Supervised: max(1, int64(largest.Supervised))}
-	if _, err := r.fitting(ctx, step); err != nil {
+	step.Micro = step.Micro[micro : micro+1]
+	if _, err := r.fitting(ctx, step, max(1, r.count(step.Micro))); err != nil {
 		return nil, memory(err)
 	}
 	h := stateHeader{Tensors: r.fields(), Moments: r.opt.moments()}

@@ -177,7 +177,10 @@ func firstGradients(j Job) ([]float32, Metrics, error) {
 		return nil, Metrics{}, err
 	}
 	defer r.end()
-	s := r.loader.Step(0)
+	s, err := r.loader.Step(0)
+	if err != nil {
+		return nil, Metrics{}, err
+	}
 	m, err := r.gradients(context.Background(), s, r.count(s.Micro))
 	g := make([]float32, r.opt.n)
 	if err == nil {
@@ -337,8 +340,8 @@ func TestRanksApart(t *testing.T) {
 		f    func(*Job)
 		want string
 	}{
-		"other data":   {func(j *Job) { j.Train = j.Train[1:] }, "trains something else than rank 0"},
-		"cannot begin": {func(j *Job) { j.Train = []data.Example{} }, "no sample to train on"},
+		"other data":   {func(j *Job) { j.Train = data.InMemory(sample(1), sample(2)) }, "trains something else than rank 0"},
+		"cannot begin": {func(j *Job) { j.Train = data.Examples{} }, "no sample to train on"},
 	} {
 		jobs := rankJobs(t, 3, t.TempDir())
 		change.f(&jobs[1])

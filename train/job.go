@@ -21,8 +21,8 @@ type Job struct {
 	Config  Config       // as returned by Resolve
 	Model   *model.Model // loaded as Trainable where Config.Adapter is none
 	Adapter *lora.Adapter
-	Train   []data.Example
-	Val     []data.Example // may be empty
+	Train   data.Examples
+	Val     data.Examples // may be empty
 
 	MaxLength int    // longest sample, and size of a packed row
 	Packing   string // bfd, none
@@ -152,12 +152,12 @@ func (j *Job) identity(ps []param, bf16 bool, total int) (string, error) {
 			err = e.Encode([]any{p.Name, p.Rows, p.Cols, p.rate, p.decay})
 		}
 	}
-	for _, ex := range [][]data.Example{j.Train, j.Val} {
-		var b []byte
-		for i := range ex {
-			b = binary.LittleEndian.AppendUint64(b, ex[i].ID)
+	var id [8]byte
+	for _, ex := range []data.Examples{j.Train, j.Val} {
+		for i := range ex.Len() {
+			binary.LittleEndian.PutUint64(id[:], ex.ID(i))
+			h.Write(id[:])
 		}
-		h.Write(b)
 	}
 	return hex.EncodeToString(h.Sum(nil)), err
 }

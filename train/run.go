@@ -116,7 +116,7 @@ func begin(j Job) (*run, error) {
 	if r.sched, err = NewSchedule(c, r.total); err != nil {
 		return nil, err
 	}
-	if len(j.Val) > 0 && !c.EvalSteps.Never() {
+	if j.Val.Len() > 0 && !c.EvalSteps.Never() {
 		r.evalEvery = c.EvalSteps.Of(r.total)
 		o.Accum, o.Shuffle = 1, false
 		if r.val, err = data.NewLoader(j.Val, o); err != nil {
@@ -193,10 +193,9 @@ func (r *run) loop(ctx context.Context) error {
 
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
-	s := r.loader.Step(r.step)
-	total := r.count(s.Micro)
-	if total == 0 {
-		return Metrics{}, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no %s", r.step+1, r.objective.Unit())
+	s, total, err := r.read()
+	if err = agree(r.Comm, err); err != nil {
+		return Metrics{}, err
 	}
 	m, err := r.fitting(ctx, s, total)
 	if err != nil {
@@ -216,6 +215,19 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	m.Step, m.Epoch = r.step, float64(r.step)/float64(r.loader.StepsPerEpoch())
 	m.MemoryBytes = r.dev.Info().PeakTotal
 	return m, nil
+}
+
+// read returns the step to come, for all ranks, and the number of its units.
+func (r *run) read() (data.Step, int64, error) {
+	s, err := r.loader.Step(r.step)
+	if err != nil {
+		return s, 0, err
+	}
+	total := r.count(s.Micro)
+	if total == 0 {
+		return s, 0, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no %s", r.step+1, r.objective.Unit())
+	}
+	return s, total, nil
 }
 
 // fitting is gradients; where memory is short on any rank and the choice is

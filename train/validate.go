@@ -46,7 +46,10 @@ func (r *run) scoreVal(ctx context.Context) (sum Score, supervised, n int64, err
 		if err := ctx.Err(); err != nil {
 			return sum, 0, 0, err
 		}
-		s := r.val.Step(i)
+		s, err := r.val.Step(i)
+		if err != nil {
+			return sum, 0, 0, err
+		}
 		for k := range s.Micro {
 			one, err := r.pass(&s.Micro[k], 0)
 			if err != nil {

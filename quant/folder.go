@@ -6,7 +6,6 @@ package quant
 
 import (
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -18,16 +17,15 @@ import (
 // FolderJob is one quantized Hugging Face folder to be made from a model.
 type FolderJob struct {
 	Path            string   // a new folder
-	Method          string   // rtn, gptq, awq, nf4
+	Method          string   // of methods, by name
+	Search          string   // another method whose search for scales comes first; "": the method's own
+	Options         any      // what Method.Options makes; nil: the method's defaults
 	Scheme          string   // W4A16, W4A16_ASYM, …; "": the method's own
 	Format          string   // gptq, awq, compressed-tensors, bitsandbytes; "": the method's own
 	For             []string // transformers, vllm, tgi, exllama: refuse what one of them does not load; nil: DefaultFor
 	Group           int      // columns that share a scale; 0: auto; -1: the whole row
-	ActOrder        string   // GPTQ: static (or ""), aware, none, group
-	Damp            float64  // GPTQ: share of the mean Hessian diagonal; 0: 0.01
 	Samples         int      // calibration sequences that the method takes from the front; 0: all
 	Ignore          []string // module names or re:regexp, left unquantized
-	SingleQuant     bool     // NF4: scales in float32, not quantized again
 	AllowRequantize bool     // accept a model that is quantized already
 	// Keep stores what is not quantized; nil: as in the model, BF16 where that
 	// is quantized.
@@ -47,19 +45,20 @@ type FolderPlan struct {
 	Bytes    int64    // of tensors
 	Elements int64
 
-	artifact artifact
 	outs     []arch.Out
 	quantize map[string]bool       // by tensor name
 	typeOf   map[string]dtype.Type // by tensor name
 	job      *FolderJob
-	method   *method
+	method   *Method
+	search   *Method // whose search comes first; nil: none
+	options  any     // of method
 	keep     dtype.Kind
 }
 
 // PlanFolder checks a job against a model without reading weights: the method's
 // options, the group size, the programs that are to load it.
 func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
-	m, err := methodNamed(job.Method)
+	m, err := MethodNamed(job.Method)
 	if err != nil {
 		return nil, err
 	}
@@ -67,11 +66,17 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &FolderPlan{Scheme: s.name, job: &job, method: m, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
+	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
+	if p.search, err = searchFor(m, job.Search); err != nil {
+		return nil, err
+	}
+	if p.options, err = m.optionsOf(job.Options); err != nil {
+		return nil, err
+	}
 	if p.Format, err = m.formatFor(job.Format, s); err != nil {
 		return nil, err
 	}
-	if err := p.checkOptions(src); err != nil {
+	if err := p.checkSource(src); err != nil {
 		return nil, err
 	}
 	layers, err := p.choose(src)
@@ -81,51 +86,80 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if p.keep, err = p.keepType(src); err != nil {
 		return nil, err
 	}
-	if s.name == "NF4" {
-		p.Type = dtype.NF4Double
-		if job.SingleQuant {
-			p.Type.Flags = 0
-		}
-	} else {
+	if s.Weight.Group == 0 {
 		if p.Group, err = resolveGroup(job.Group, layers); err != nil {
 			return nil, err
 		}
-		p.Type = s.intType(p.Format, p.Group, job.ActOrder == "group", p.keep)
+	}
+	p.Type = s.in(p.Format, p.Group, p.keep)
+	if m.storage != nil {
+		if p.Type, err = m.storage(p.options, p.Format, p.Type); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.checkShapes(layers); err != nil {
 		return nil, err
 	}
-	p.artifact = artifact{p.Format, s.bits, s.sym, p.Group, job.ActOrder}
 	if job.For == nil {
-		job.For = DefaultFor(m.name)
+		job.For = DefaultFor(p.Format)
 	}
-	if err := checkConsumers(job.For, p.artifact); err != nil {
+	if err := checkConsumers(job.For, p.artifact()); err != nil {
 		return nil, err
 	}
 	p.lay(src)
 	return p, nil
 }
 
-func (p *FolderPlan) checkOptions(src *arch.Source) error {
-	j := p.job
-	if j.ActOrder == "" {
-		j.ActOrder = "static"
+// searchFor is the method whose search for scales precedes the rounding of m.
+func searchFor(m *Method, name string) (*Method, error) {
+	if name != "" {
+		var err error
+		if m, err = MethodNamed(name); err != nil {
+			return nil, err
+		}
+		if m.search == nil {
+			return nil, fail.Usagef("search", "leave it out, or name a method that moves scales", "%s searches nothing", name)
+		}
 	}
-	if j.Damp == 0 {
-		j.Damp = 0.01
+	if m.search == nil {
+		return nil, nil
 	}
-	switch {
-	case !slices.Contains([]string{orderStatic, orderAware, orderNone, orderGroup}, j.ActOrder):
-		return fail.Usagef("actorder", "static, aware, none or group", "no column order is called %q", j.ActOrder)
-	case j.ActOrder == "group" && (p.method.name != "gptq" || p.Format != formats.GPTQ):
-		return fail.Usagef("actorder", "actorder: static", "only gptq folders made by the method gptq can hold a column order")
-	case !(j.Damp > 0 && j.Damp < 1):
-		return fail.Usagef("damp_percent", "for example 0.01", "damp_percent is %g, it must lie between 0 and 1", j.Damp)
-	case j.Samples < 0:
-		return fail.Usagef("samples", "", "samples is %d", j.Samples)
+	return m, nil
+}
+
+// calibrated reports whether the job needs calibration text.
+func (p *FolderPlan) calibrated() bool { return p.search != nil || p.method.needs != needNothing }
+
+// Work is the floating-point operations that the job spends on a group of layers
+// with in inputs and out outputs in all, on tokens tokens.
+func (p *FolderPlan) Work(tokens, in, out float64) float64 {
+	sum := 0.0
+	if p.search != nil {
+		sum = p.search.searchWork(tokens, in, out)
+	}
+	if p.method.work != nil {
+		sum += p.method.work(tokens, in, out)
+	}
+	return sum
+}
+
+// round quantizes one layer as the job says.
+func (p *FolderPlan) round(l *layer) (*matrixResult, error) {
+	l.options = p.options
+	r, err := p.method.round(l)
+	if err == nil && r.report.Fallback == "" {
+		r.report.Method = p.method.Name
+	}
+	return r, err
+}
+
+// checkSource refuses numbers out of range and a model that is quantized already.
+func (p *FolderPlan) checkSource(src *arch.Source) error {
+	if p.job.Samples < 0 {
+		return fail.Usagef("samples", "", "samples is %d", p.job.Samples)
 	}
 	for _, n := range src.Names() {
-		if t := src.Type(n); t.Quantized() && len(src.Shape(n)) == 2 && isLinear(n) && !j.AllowRequantize {
+		if t := src.Type(n); t.Quantized() && len(src.Shape(n)) == 2 && isLinear(n) && !p.job.AllowRequantize {
 			return fail.Inputf(src.Reader.Path(), "start from the float model, or set allow_requantize and accept the loss", "%s is already quantized (%v); quantizing it again is not allowed", n, t)
 		}
 	}
@@ -233,7 +267,7 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 func (p *FolderPlan) lay(src *arch.Source) {
 	p.outs = src.Plan(func(name string, shape []int, now dtype.Type) (dtype.Type, string) {
 		if p.quantize[name] {
-			return p.Type, p.method.name
+			return p.Type, p.method.Name
 		}
 		switch {
 		case p.job.Keep == nil && (now == dtype.Of(dtype.F32) || now == dtype.Of(dtype.F16) || now == dtype.Of(dtype.BF16)):
@@ -257,25 +291,4 @@ func matrixShape(s []int) (rows, cols int) {
 		return 1, s[0]
 	}
 	return s[0], s[1]
-}
-
-// Memory estimates the bytes that a calibrated job holds at its peak for tokens
-// tokens of calibration text, beside the model's own weights.
-func (p *FolderPlan) Memory(src *arch.Source, tokens int) int64 {
-	if !p.method.calibrated {
-		tokens = 0
-	}
-	var widest, largest int64
-	for n := range p.quantize {
-		s := src.Shape(n)
-		widest, largest = max(widest, int64(s[1])), max(largest, int64(s[0])*int64(s[1]))
-	}
-	c, f, n := int64(src.Spec.C), int64(src.Spec.F), int64(tokens)
-	states := 4 * n * (c + min(max(c, f), max(c, storeLimit/max(4*n, 1)-c)))
-	pass := 4 * min(n, passTokens) * (4*c + 3*f) // activations of one pass
-	if p.method.name == "awq" {
-		states = 4 * n * 4 * c
-		return states + pass + 4*(3*c*c+f*f) + 4*2*widest*widest + 4*6*largest
-	}
-	return states + pass + 4*4*widest*widest + 4*6*largest
 }

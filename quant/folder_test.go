@@ -177,6 +177,9 @@ func logits(t *testing.T, src *arch.Source, ids []int32) []float32 {
 	return v
 }
 
+// ordered are GPTQ's options with another order of the columns.
+func ordered(order string) *GPTQOptions { return &GPTQOptions{ActOrder: order, Damp: 0.01} }
+
 // jobs are one of each method over the same groups.
 func testJobs(dir string, group int) []FolderJob {
 	return []FolderJob{
@@ -194,16 +197,19 @@ func testJobs(dir string, group int) []FolderJob {
 func TestFolderBeatsNearest(t *testing.T) {
 	src := openSource(t, testdir.Shared(t, "golden/quant/orig"))
 	dir := t.TempDir()
-	reps := folder(t, src, text(5, 32, 128, src.Spec.V), testJobs(dir, 128)...)
+	jobs := append(testJobs(dir, 128),
+		FolderJob{Path: filepath.Join(dir, "awq+gptq"), Method: "gptq", Search: "awq", Group: 128},
+		FolderJob{Path: filepath.Join(dir, "awq+rtn"), Method: "rtn", Search: "awq", Group: 128})
+	reps := folder(t, src, text(5, 32, 128, src.Spec.V), jobs...)
 	ids := text(99, 1, 200, src.Spec.V)[0]
 	want := logits(t, src, ids)
 	off := map[string]float64{}
-	for _, j := range testJobs(dir, 128) {
+	for _, j := range jobs {
 		got := openSource(t, j.Path)
 		off[filepath.Base(j.Path)] = distance(logits(t, got, ids), want) / dot(want, want)
 	}
 	t.Log(off)
-	if off["gptq"] >= off["rtn"] || off["awq"] >= off["rtn-asym"] || off["rtn-asym"] >= off["rtn"] {
+	if off["gptq"] >= off["rtn"] || off["awq"] >= off["rtn-asym"] || off["rtn-asym"] >= off["rtn"] || off["awq+gptq"] >= off["gptq"] || off["awq+rtn"] >= off["rtn"] {
 		t.Errorf("relative errors of the logits: %v", off)
 	}
 	for _, r := range reps {
@@ -291,8 +297,10 @@ func TestWalkUsesWhatItWrites(t *testing.T) {
 	dir := t.TempDir()
 	f16 := dtype.F16
 	jobs := append(testJobs(dir, 32)[:2],
-		FolderJob{Path: filepath.Join(dir, "f16"), Method: "gptq", Group: 32, ActOrder: "group", For: []string{"transformers"}, Keep: &f16, Ignore: []string{"re:.*k_proj", "model.layers.1.mlp.up_proj"}},
-		FolderJob{Path: filepath.Join(dir, "awq-ct"), Method: "awq", Format: "compressed-tensors", Scheme: "W4A16", Group: 32, Ignore: []string{"up_proj"}})
+		FolderJob{Path: filepath.Join(dir, "f16"), Method: "gptq", Group: 32, Options: ordered("group"), For: []string{"transformers"}, Keep: &f16, Ignore: []string{"re:.*k_proj", "model.layers.1.mlp.up_proj"}},
+		FolderJob{Path: filepath.Join(dir, "awq-ct"), Method: "awq", Format: "compressed-tensors", Scheme: "W4A16", Group: 32, Ignore: []string{"up_proj"}},
+		FolderJob{Path: filepath.Join(dir, "scaled"), Method: "gptq", Search: "awq", Group: 32},
+		FolderJob{Path: filepath.Join(dir, "scaled-rtn"), Method: "rtn", Search: "awq", Group: 32})
 	r := &folderRun{walk: walk{ctx: context.Background(), dev: dev, src: src}}
 	if err := errors.Join(r.plan(jobs, text(3, 60, 40, small.v)), r.open(), r.quantize()); err != nil {
 		t.Fatal(err)
@@ -311,7 +319,7 @@ func TestWalkUsesWhatItWrites(t *testing.T) {
 		for i, seqs := range s.passes {
 			tape := &autograd.Tape{Dev: dev, BF16: dev.Info().FastBF16}
 			state := m.States(tape, model.Pack(seqs...))[small.layers-1 : small.layers]
-			if s.plan.method.name == "gptq" { // stopped before the last linear map of the block
+			if s.plan.method.inOrder { // stopped before the last linear map of the block
 				for _, step := range m.Stages[small.layers-1].Steps()[:3] {
 					state = step.Forward(tape, step.In(tape, state), m.Prepare(tape, model.Pack(seqs...)))
 				}

@@ -77,7 +77,7 @@ func (r *folderRun) plan(jobs []FolderJob, calibration [][]int32) error {
 			return err
 		}
 		o := &output{from: r.src, plan: p, reports: map[string]LayerReport{}}
-		o.rep = Report{Method: p.method.name, Scheme: p.Scheme, Format: p.Format, Type: p.Type.String(), Group: p.Group, Bytes: p.Bytes, Elements: p.Elements, Kept: p.Kept}
+		o.rep = Report{Method: p.method.Name, Scheme: p.Scheme, Format: p.Format, Type: p.Type.String(), Group: p.Group, Bytes: p.Bytes, Elements: p.Elements, Kept: p.Kept}
 		for _, n := range r.src.Names() {
 			if p.quantize[n] {
 				rows, cols := matrixShape(r.src.Shape(n))
@@ -85,7 +85,7 @@ func (r *folderRun) plan(jobs []FolderJob, calibration [][]int32) error {
 			}
 		}
 		r.outputs = append(r.outputs, o)
-		if !p.method.calibrated {
+		if !p.calibrated() {
 			continue
 		}
 		s, err := r.stream(o, calibration)
@@ -111,7 +111,7 @@ func (r *folderRun) stream(o *output, calibration [][]int32) (*stream, error) {
 		}
 	}
 	if s.tokens == 0 {
-		return nil, fail.Usagef("calibration", "name an ingest stage or a text file", "%s needs calibration text, there is none", o.plan.method.name)
+		return nil, fail.Usagef("calibration", "name an ingest stage or a text file", "%s needs calibration text, there is none", o.plan.method.Name)
 	}
 	s.passes = passes(seqs)
 	o.rep.Samples, o.rep.Tokens = len(seqs), s.tokens
@@ -157,8 +157,7 @@ func (r *folderRun) quantize() error {
 // what lies outside the blocks.
 func (r *folderRun) direct(o *output) error {
 	for _, out := range o.plan.outs {
-		calibrated := o.plan.method.calibrated
-		if calibrated && strings.HasPrefix(out.Name, "model.layers.") {
+		if o.plan.calibrated() && strings.HasPrefix(out.Name, "model.layers.") {
 			continue
 		}
 		if err := r.ctx.Err(); err != nil {
@@ -177,7 +176,7 @@ func (r *folderRun) direct(o *output) error {
 			}
 			continue
 		}
-		if err := o.nearest(out.Name, out.Type); err != nil {
+		if err := o.quantize(out.Name, out.Type); err != nil {
 			return err
 		}
 		rows, cols := matrixShape(r.src.Shape(out.Name))
@@ -250,15 +249,12 @@ func dtypeKey(src *arch.Source) string {
 
 // quantization is what the folder's quantization_config says beyond its layout.
 func (p *FolderPlan) quantization() ([]byte, error) {
-	if p.method.name != "gptq" {
+	if p.method.meta == nil || p.Format != formats.GPTQ {
 		return nil, nil
 	}
-	if p.Format == formats.CompressedTensors {
-		return nil, nil
-	}
-	return json.Marshal(map[string]any{"meta": map[string]any{
-		"quantizer": []string{"tunekit"}, "damp_percent": p.job.Damp, "static_groups": p.job.ActOrder == orderStatic, "true_sequential": true,
-	}})
+	meta := p.method.meta(p.options)
+	meta["quantizer"] = []string{"tunekit"}
+	return json.Marshal(map[string]any{"meta": meta})
 }
 
 // convert reads a tensor and stores it as t.
@@ -298,8 +294,9 @@ func (o *output) decode(name string) (w []float32, rows, cols int, err error) {
 	return w, rows, cols, formats.CheckFinite(name, w, 0, cols)
 }
 
-// nearest rounds a weight to the nearest values of its type.
-func (o *output) nearest(name string, t dtype.Type) error {
+// quantize makes and writes a weight that needs no calibration text, or
+// measures what an earlier run wrote.
+func (o *output) quantize(name string, t dtype.Type) error {
 	module := strings.TrimSuffix(name, ".weight")
 	w, rows, cols, err := o.decode(name)
 	if err != nil {
@@ -308,24 +305,29 @@ func (o *output) nearest(name string, t dtype.Type) error {
 	if err := checkWeights(name, w, cols, t); err != nil {
 		return err
 	}
-	m := block.Raw{Type: t, Rows: rows, Cols: cols}
+	var rep LayerReport
 	if o.sink.Has(name) {
-		if m.Data, err = o.sink.Read(name, t); err != nil {
+		data, err := o.sink.Read(name, t)
+		if err != nil {
 			return err
 		}
+		if rep, err = measure(nil, w, block.Raw{Type: t, Rows: rows, Cols: cols, Data: data}); err != nil {
+			return err
+		}
+		rep.Method = o.plan.method.Name
 	} else {
-		m = block.New(t, rows, cols)
-		if err := block.Encode(m, w, nil); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if err := o.sink.Write(name, t, m.Data); err != nil {
+		r, err := o.plan.round(&layer{path: module, w: w, rows: rows, cols: cols, typ: t})
+		if err != nil {
 			return err
 		}
+		if err := o.sink.Write(name, t, r.raw.Data); err != nil {
+			return err
+		}
+		rep = r.report
 	}
-	rep, err := measure(nil, w, m)
-	rep.Layer, rep.Method = module, o.plan.method.name
+	rep.Layer = module
 	o.reports[module] = rep
-	return err
+	return nil
 }
 
 func (o *output) commit() error {

@@ -91,7 +91,7 @@ func TestPlanErrors(t *testing.T) {
 		job          FolderJob
 		option, word string
 	}{
-		{"method", orig, FolderJob{Method: "hqq"}, "method", "rtn, gptq, awq, nf4"},
+		{"method", orig, FolderJob{Method: "gptk"}, "method", "rtn, gptq, awq, nf4"},
 		{"scheme", orig, FolderJob{Method: "gptq", Scheme: "W5"}, "scheme", "W4A16"},
 		{"scheme of another method", orig, FolderJob{Method: "awq", Scheme: "W8A16"}, "scheme", "W4A16_ASYM"},
 		{"NF4 by gptq", orig, FolderJob{Method: "gptq", Scheme: "NF4"}, "scheme", "W4A16"},

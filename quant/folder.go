@@ -6,6 +6,7 @@ package quant
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -16,17 +17,18 @@ import (
 
 // FolderJob is one quantized Hugging Face folder to be made from a model.
 type FolderJob struct {
-	Path            string   // a new folder
-	Method          string   // of methods, by name
-	Search          string   // another method whose search for scales comes first; "": the method's own
-	Options         any      // what Method.Options makes; nil: the method's defaults
-	Scheme          string   // W4A16, W4A16_ASYM, …; "": the method's own
-	Format          string   // gptq, awq, compressed-tensors, bitsandbytes; "": the method's own
-	For             []string // transformers, vllm, tgi, exllama: refuse what one of them does not load; nil: DefaultFor
-	Group           int      // columns that share a scale; 0: auto; -1: the whole row
-	Samples         int      // calibration sequences that the method takes from the front; 0: all
-	Ignore          []string // module names or re:regexp, left unquantized
-	AllowRequantize bool     // accept a model that is quantized already
+	Path            string     // a new folder
+	Method          string     // of methods, by name
+	Search          string     // another method whose search for scales comes first; "": the method's own
+	Options         any        // what Method.Options makes; nil: the method's defaults
+	Scheme          string     // W4A16, W4A16_ASYM, …; "": the method's own
+	Format          string     // gptq, awq, compressed-tensors, bitsandbytes; "": the method's own
+	For             []string   // transformers, vllm, tgi, exllama: refuse what one of them does not load; nil: DefaultFor
+	Group           int        // columns that share a scale; 0: auto; -1: the whole row
+	Samples         int        // calibration sequences that the method takes from the front; 0: all
+	Ignore          []string   // module names or re:regexp, left unquantized
+	Overrides       []Override // modules with schemes of their own; the first match counts
+	AllowRequantize bool       // accept a model that is quantized already
 	// Keep stores what is not quantized; nil: as in the model, BF16 where that
 	// is quantized.
 	Keep     *dtype.Kind
@@ -36,7 +38,8 @@ type FolderJob struct {
 
 // FolderPlan is what a job will make, known before any work.
 type FolderPlan struct {
-	Type     dtype.Type // of the quantized weights
+	Type     dtype.Type            // of the quantized weights but those of overrides
+	Types    map[string]dtype.Type // of every quantized module
 	Scheme   string
 	Format   string
 	Group    int      // resolved: 0 only for NF4
@@ -66,7 +69,7 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
+	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, Types: map[string]dtype.Type{}, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
 	if p.search, err = searchFor(m, job.Search); err != nil {
 		return nil, err
 	}
@@ -91,11 +94,8 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 			return nil, err
 		}
 	}
-	p.Type = s.in(p.Format, p.Group, p.keep)
-	if m.storage != nil {
-		if p.Type, err = m.storage(p.options, p.Format, p.Type); err != nil {
-			return nil, err
-		}
+	if err := p.types(s, layers); err != nil {
+		return nil, err
 	}
 	if err := p.checkShapes(layers); err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if job.For == nil {
 		job.For = DefaultFor(p.Format)
 	}
-	if err := checkConsumers(job.For, p.artifact()); err != nil {
+	if err := p.checkConsumers(job.For); err != nil {
 		return nil, err
 	}
 	p.lay(src)
@@ -153,6 +153,15 @@ func (p *FolderPlan) round(l *layer) (*matrixResult, error) {
 	return r, err
 }
 
+// label says in a report which layer it is of, and its type where that is not
+// the folder's.
+func (p *FolderPlan) label(r *LayerReport, module string) {
+	r.Layer = module
+	if t := p.Types[module]; t != p.Type {
+		r.Type = t.String()
+	}
+}
+
 // checkSource refuses numbers out of range and a model that is quantized already.
 func (p *FolderPlan) checkSource(src *arch.Source) error {
 	if p.job.Samples < 0 {
@@ -173,10 +182,19 @@ func isLinear(name string) bool {
 
 // choose splits the model's matrices into those to be quantized and the rest.
 func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
-	match, err := ignored(p.job.Ignore)
+	match, err := matchers("ignore", p.job.Ignore)
 	if err != nil {
 		return nil, err
 	}
+	var patterns []string
+	for _, o := range p.job.Overrides {
+		patterns = append(patterns, o.Pattern)
+	}
+	own, err := matchers("overrides", patterns)
+	if err != nil {
+		return nil, err
+	}
+	meant := make([]bool, len(own))
 	used := make([]bool, len(p.job.Ignore))
 	var layers []linear
 	for _, n := range src.Names() {
@@ -197,7 +215,14 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 		}
 		p.quantize[n] = true
 		p.Layers = append(p.Layers, module)
-		layers = append(layers, linear{module, sh[0], sh[1]})
+		l := linear{name: module, rows: sh[0], cols: sh[1]}
+		if i := slices.IndexFunc(own, func(m func(string) bool) bool { return m(module) }); i >= 0 {
+			l.own, meant[i] = &p.job.Overrides[i], true
+		}
+		layers = append(layers, l)
+	}
+	if i := slices.Index(meant, false); i >= 0 {
+		return nil, fail.Usagef("overrides", "the first match counts", "%q matches no module that is quantized and that no earlier one takes", patterns[i])
 	}
 	for i, ok := range used {
 		if pat := p.job.Ignore[i]; !ok && pat != "lm_head" { // a tied head has no tensor
@@ -210,15 +235,15 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 	return layers, nil
 }
 
-// ignored compiles patterns: a module name, the last parts of one, or re:…,
+// matchers compiles patterns: a module name, the last parts of one, or re:…,
 // which must match at the beginning as in llm-compressor.
-func ignored(patterns []string) ([]func(string) bool, error) {
+func matchers(option string, patterns []string) ([]func(string) bool, error) {
 	var out []func(string) bool
 	for _, p := range patterns {
 		if expr, ok := strings.CutPrefix(p, "re:"); ok {
 			re, err := regexp.Compile("^(?:" + expr + ")")
 			if err != nil {
-				return nil, fail.Usagef("ignore", "", "%q is not a regular expression: %v", expr, err)
+				return nil, fail.Usagef(option, "", "%q is not a regular expression: %v", expr, err)
 			}
 			out = append(out, re.MatchString)
 			continue
@@ -245,15 +270,15 @@ func (p *FolderPlan) keepType(src *arch.Source) (dtype.Kind, error) {
 
 // checkShapes refuses layers whose codes do not fill the words of the format.
 func (p *FolderPlan) checkShapes(layers []linear) error {
-	bits := p.Type.Bits()
 	for _, l := range layers {
-		bad := ""
+		bad, t := "", p.Types[l.name]
+		bits := t.Bits()
 		switch {
 		case p.Format == formats.GPTQ && (l.cols*bits%32 != 0 || l.rows*bits%32 != 0):
 			bad = "rows and columns must fill words of 32 bits"
 		case p.Format == formats.AWQ && l.rows%8 != 0:
 			bad = "rows must be a multiple of 8"
-		case !dtype.Fits(p.Type, l.cols):
+		case !dtype.Fits(t, l.cols):
 			bad = "columns must be whole blocks"
 		}
 		if bad != "" {
@@ -267,7 +292,7 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 func (p *FolderPlan) lay(src *arch.Source) {
 	p.outs = src.Plan(func(name string, shape []int, now dtype.Type) (dtype.Type, string) {
 		if p.quantize[name] {
-			return p.Type, p.method.Name
+			return p.Types[strings.TrimSuffix(name, ".weight")], p.method.Name
 		}
 		switch {
 		case p.job.Keep == nil && (now == dtype.Of(dtype.F32) || now == dtype.Of(dtype.F16) || now == dtype.Of(dtype.BF16)):

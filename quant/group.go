@@ -10,6 +10,7 @@ import (
 type linear struct {
 	name       string // module path
 	rows, cols int
+	own        *Override // what it is quantized to; nil: as all others
 }
 
 // groupSizes are what group_size: auto chooses from, the largest first.

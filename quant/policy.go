@@ -19,9 +19,17 @@ type artifact struct {
 	index  bool // columns have a group index, which permutes them
 }
 
-// artifact is what the plan will write.
-func (p *FolderPlan) artifact() artifact {
-	return artifact{p.Format, p.Type.Bits(), p.Type.Flags&dtype.Zero == 0, p.Group, p.Type.Flags&dtype.Perm != 0}
+// artifacts are what the plan will write: one for each type of weight.
+func (p *FolderPlan) artifacts() []artifact {
+	var out []artifact
+	for _, l := range p.Layers {
+		t := p.Types[l]
+		a := artifact{p.Format, t.Bits(), t.Flags&dtype.Zero == 0, int(t.Group), t.Flags&dtype.Perm != 0}
+		if !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // rule is one thing that a program was seen to refuse: the option at fault, the
@@ -66,14 +74,14 @@ func DefaultFor(format string) []string {
 }
 
 // checkConsumers refuses options that a program among names does not load.
-func checkConsumers(names []string, a artifact) error {
+func (p *FolderPlan) checkConsumers(names []string) error {
 	for _, n := range names {
 		if !slices.Contains(consumers, n) {
 			return fail.Usagef("for", "one of "+strings.Join(consumers, ", "), "no rules are known for %q", n)
 		}
 	}
 	for _, r := range rules {
-		if slices.Contains(names, r.consumer) && r.when(a) {
+		if slices.Contains(names, r.consumer) && slices.ContainsFunc(p.artifacts(), r.when) {
 			return fail.Usagef(r.option, fmt.Sprintf("%s; or leave %s out of for", r.hint, r.consumer), "%s refuses what this would write: %s", r.consumer, r.says)
 		}
 	}
@@ -84,7 +92,7 @@ func checkConsumers(names []string, a artifact) error {
 func (p *FolderPlan) RefusedBy() []string {
 	var out []string
 	for _, c := range consumers {
-		if checkConsumers([]string{c}, p.artifact()) != nil {
+		if p.checkConsumers([]string{c}) != nil {
 			out = append(out, c)
 		}
 	}

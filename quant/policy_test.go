@@ -110,6 +110,11 @@ func TestPlanErrors(t *testing.T) {
 		{"program", orig, FolderJob{Method: "gptq", For: []string{"ollama"}}, "for", "ollama"},
 		{"ignore", orig, FolderJob{Method: "gptq", Ignore: []string{"model.layers.7.mlp.up_proj"}}, "ignore", "matches no module"},
 		{"ignore's pattern", orig, FolderJob{Method: "gptq", Ignore: []string{"re:("}}, "ignore", "regular expression"},
+		{"override without a match", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 0}, {"re:.*up_proj", "W8A16", 0}}}, "overrides", "matches no module"},
+		{"override of another method", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "NF4", 0}}}, "scheme", "gptq cannot make NF4"},
+		{"override's group", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 48}}}, "group_size", "48"},
+		{"override for a program", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 0}}}, "scheme", "vllm"},
+		{"two types in one configuration", orig, FolderJob{Method: "awq", Overrides: []Override{{"up_proj", "W4A16", 0}}}, "overrides", "room for one type"},
 		{"ignore everything", orig, FolderJob{Method: "gptq", Ignore: []string{"re:.*"}}, "ignore", "nothing is left"},
 	} {
 		c.job.Path = filepath.Join(t.TempDir(), "out")
@@ -124,6 +129,20 @@ func TestPlanErrors(t *testing.T) {
 	}
 	_, err := Folder(t.Context(), nil, orig, []FolderJob{{Method: "gptq", Path: filepath.Join(t.TempDir(), "out")}}, nil, nil)
 	usage(t, "no calibration", err, "calibration", "none")
+}
+
+func TestParseOverride(t *testing.T) {
+	for text, want := range map[string]Override{
+		"down_proj=W8A16": {"down_proj", "W8A16", 0}, "re:(a=b)=W4A16/32": {"re:(a=b)", "W4A16", 32}, "o_proj=W8A16_ASYM/-1": {"o_proj", "W8A16_ASYM", -1},
+	} {
+		if got, err := ParseOverride(text); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"down_proj", "=W8A16", "a=W8A16/0", "a=W8A16/x", "a=W8A16/-2"} {
+		_, err := ParseOverride(text)
+		usage(t, text, err, "overrides", "PATTERN=SCHEME")
+	}
 }
 
 func TestRequantize(t *testing.T) {

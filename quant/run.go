@@ -325,7 +325,7 @@ func (o *output) quantize(name string, t dtype.Type) error {
 		}
 		rep = r.report
 	}
-	rep.Layer = module
+	o.plan.label(&rep, module)
 	o.reports[module] = rep
 	return nil
 }

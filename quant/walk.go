@@ -279,7 +279,7 @@ func newBlockOutput() *blockOutput { return &blockOutput{raws: map[string]block.
 
 // add takes a quantized matrix and puts it in place of the model's.
 func (s *stream) add(out *blockOutput, l *nn.Linear, r *matrixResult) error {
-	r.report.Layer = l.Path
+	s.plan.label(&r.report, l.Path)
 	out.raws[l.W.Name] = r.raw
 	out.reports = append(out.reports, r.report)
 	s.reports[l.Path] = r.report

@@ -3,8 +3,8 @@ package quant
 import (
 	"fmt"
 	"math"
-	"strings"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
@@ -27,7 +27,7 @@ var awqMethod = Method{
 // their product is what matters (AutoAWQ).
 func roundAWQ(l *layer) (*matrixResult, error) {
 	v, cut := l.w, 0
-	if !strings.HasSuffix(l.path, "q_proj") && !strings.HasSuffix(l.path, "k_proj") {
+	if l.role != arch.Q && l.role != arch.K {
 		gram, err := l.in.h.host()
 		if err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
@@ -14,6 +15,7 @@ import (
 // layer is one matrix on its way through a method.
 type layer struct {
 	path       string    // module path
+	role       arch.Role // what it is in the model
 	w          []float32 // its own values, [rows, cols]
 	rows, cols int
 	typ        dtype.Type // what it becomes
@@ -186,7 +188,7 @@ func (r *blockRun) round(linears []*nn.Linear, in *inputs, ratio float64, out *b
 		}
 		var res *matrixResult
 		err = r.dev.Run(func() (err error) {
-			res, err = r.plan.round(&layer{path: l.Path, w: w, rows: l.W.Rows, cols: l.W.Cols, typ: r.plan.typeOf[l.W.Name], in: in})
+			res, err = r.plan.round(&layer{path: l.Path, role: r.m.TensorOf(l.W).Role, w: w, rows: l.W.Rows, cols: l.W.Cols, typ: r.plan.typeOf[l.W.Name], in: in})
 			return err
 		})
 		if err != nil {

@@ -67,11 +67,13 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 	}
 	for l := range m.Linears() {
 		s := c.sums[l.W]
-		e := gguf.ImatrixEntry{Name: src.GGUFName(l.W.Name), Sums: make([]float32, len(s.v)), Counts: []float32{float32(s.rows)}}
-		for i, v := range s.v {
-			e.Sums[i] = float32(v)
+		for _, f := range m.TensorOf(l.W).AsGGUF() {
+			e := gguf.ImatrixEntry{Name: f.Name, Sums: make([]float32, len(s.v)), Counts: []float32{float32(s.rows)}}
+			for i, v := range s.v {
+				e.Sums[i] = float32(v)
+			}
+			im.Entries = append(im.Entries, e)
 		}
-		im.Entries = append(im.Entries, e)
 	}
 	if err := im.Check(); err != nil {
 		return nil, fail.Numericf(src.Reader.Path(), "does the model compute finite values on this text?", "importance matrix: %w", err)
@@ -143,7 +145,7 @@ func (c *collector) pass(seqs [][]int32) error {
 	defer t.Free()
 	var last *autograd.Tensor // layers that share an input follow one another
 	var shared *columnSums
-	t.Tap = func(w *autograd.Param, x *autograd.Tensor) {
+	t.Tap = func(w *autograd.Param, x *autograd.Tensor, _ *autograd.Routed) {
 		if x == last {
 			c.sums[w] = shared
 			return

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/cpu"
@@ -30,7 +30,7 @@ func TestCollectImatrix(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	tok, err := data.OpenTokenizer(src.Reader)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,17 +167,12 @@ func (p *FolderPlan) checkSource(src *arch.Source) error {
 	if p.job.Samples < 0 {
 		return fail.Usagef("samples", "", "samples is %d", p.job.Samples)
 	}
-	for _, n := range src.Names() {
-		if t := src.Type(n); t.Quantized() && len(src.Shape(n)) == 2 && isLinear(n) && !p.job.AllowRequantize {
-			return fail.Inputf(src.Reader.Path(), "start from the float model, or set allow_requantize and accept the loss", "%s is already quantized (%v); quantizing it again is not allowed", n, t)
+	for _, t := range src.Tensors() {
+		if t.Type.Quantized() && t.IsLinear() && !p.job.AllowRequantize {
+			return fail.Inputf(src.Reader.Path(), "start from the float model, or set allow_requantize and accept the loss", "%s is already quantized (%v); quantizing it again is not allowed", t.Name, t.Type)
 		}
 	}
 	return nil
-}
-
-// isLinear reports whether a tensor is the weight of a linear map of a block.
-func isLinear(name string) bool {
-	return strings.Contains(name, ".layers.") && strings.HasSuffix(name, "_proj.weight")
 }
 
 // choose splits the model's matrices into those to be quantized and the rest.
@@ -197,25 +192,24 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 	meant := make([]bool, len(own))
 	used := make([]bool, len(p.job.Ignore))
 	var layers []linear
-	for _, n := range src.Names() {
-		sh := src.Shape(n)
-		module := strings.TrimSuffix(n, ".weight")
-		if len(sh) != 2 {
+	for _, t := range src.Tensors() {
+		if t.Vector {
 			continue
 		}
+		module := t.Path()
 		skip := false
 		for i, m := range match {
 			if m(module) {
 				skip, used[i] = true, true
 			}
 		}
-		if skip || !isLinear(n) {
+		if skip || !t.IsLinear() {
 			p.Kept = append(p.Kept, module)
 			continue
 		}
-		p.quantize[n] = true
+		p.quantize[t.Name] = true
 		p.Layers = append(p.Layers, module)
-		l := linear{name: module, rows: sh[0], cols: sh[1]}
+		l := linear{name: module, rows: t.Rows, cols: t.Cols}
 		if i := slices.IndexFunc(own, func(m func(string) bool) bool { return m(module) }); i >= 0 {
 			l.own, meant[i] = &p.job.Overrides[i], true
 		}
@@ -225,8 +219,8 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 		return nil, fail.Usagef("overrides", "the first match counts", "%q matches no module that is quantized and that no earlier one takes", patterns[i])
 	}
 	for i, ok := range used {
-		if pat := p.job.Ignore[i]; !ok && pat != "lm_head" { // a tied head has no tensor
-			return nil, fail.Usagef("ignore", "module names such as model.layers.0.mlp.down_proj, or re: and a regular expression", "%q matches no module", pat)
+		if pat := p.job.Ignore[i]; !ok && pat != src.HeadPath() { // a tied head has no tensor
+			return nil, fail.Usagef("ignore", "module names such as "+src.At(0, arch.Down).Path()+", or re: and a regular expression", "%q matches no module", pat)
 		}
 	}
 	if len(layers) == 0 {
@@ -261,7 +255,7 @@ func (p *FolderPlan) keepType(src *arch.Source) (dtype.Kind, error) {
 		}
 		return *k, nil
 	}
-	switch t := src.Type("model.embed_tokens.weight"); t {
+	switch t := src.At(-1, arch.Embed).Type; t {
 	case dtype.Of(dtype.F32), dtype.Of(dtype.F16):
 		return t.Kind, nil
 	}
@@ -290,11 +284,11 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 
 // lay lists the tensors of the folder and sums their sizes.
 func (p *FolderPlan) lay(src *arch.Source) {
-	p.outs = src.Plan(func(name string, shape []int, now dtype.Type) (dtype.Type, string) {
-		if p.quantize[name] {
-			return p.Types[strings.TrimSuffix(name, ".weight")], p.method.Name
+	p.outs = src.Plan(func(t *arch.Tensor) (dtype.Type, string) {
+		if p.quantize[t.Name] {
+			return p.Types[t.Path()], p.method.Name
 		}
-		switch {
+		switch now := t.Type; {
 		case p.job.Keep == nil && (now == dtype.Of(dtype.F32) || now == dtype.Of(dtype.F16) || now == dtype.Of(dtype.BF16)):
 			return now, "as in the model"
 		case p.job.Keep == nil:
@@ -304,16 +298,7 @@ func (p *FolderPlan) lay(src *arch.Source) {
 	})
 	for _, o := range p.outs {
 		p.typeOf[o.Name] = o.Type
-		rows, cols := matrixShape(src.Shape(o.Name))
-		p.Bytes += int64(dtype.Size(o.Type, rows, cols))
-		p.Elements += int64(rows) * int64(cols)
+		p.Bytes += int64(dtype.Size(o.Type, o.Rows, o.Cols))
+		p.Elements += int64(o.Len())
 	}
-}
-
-// matrixShape is a tensor's shape as a matrix; a vector is one row.
-func matrixShape(s []int) (rows, cols int) {
-	if len(s) == 1 {
-		return 1, s[0]
-	}
-	return s[0], s[1]
 }

@@ -284,7 +284,7 @@ func TestOverrides(t *testing.T) {
 		rep := folder(t, src, nil, FolderJob{Path: path, Method: "rtn", Format: format, Group: 32, For: []string{}, Overrides: overrides})[0]
 		got := openSource(t, path)
 		for _, l := range rep.Layers {
-			typ := got.Type(l.Layer + ".weight")
+			typ := got.Named(l.Layer + ".weight").Type
 			want := dtype.Type{Kind: dtype.Int4, Group: 32}
 			switch {
 			case l.Layer == "model.layers.1.mlp.down_proj":
@@ -402,7 +402,7 @@ func TestReportedError(t *testing.T) {
 	seen := 0
 	tape := &autograd.Tape{Dev: dev}
 	defer tape.Free()
-	tape.Tap = func(w *autograd.Param, x *autograd.Tensor) {
+	tape.Tap = func(w *autograd.Param, x *autograd.Tensor, _ *autograd.Routed) {
 		a, _ := got.Decode(w)
 		b, _ := want.Decode(own[w.Name])
 		v, err := tape.Values(x)

@@ -132,7 +132,7 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 	if err != nil {
 		return err
 	}
-	plan := src.Plan(func(string, []int, dtype.Type) (dtype.Type, string) { return dtype.Of(kind), "" })
+	plan := src.Plan(func(*arch.Tensor) (dtype.Type, string) { return dtype.Of(kind), "" })
 	k, err := arch.CreateFolder(out, &src.Spec, plan, arch.FolderOptions{Config: config, Files: files})
 	if err != nil {
 		return err
@@ -142,7 +142,7 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !k.Has(p.Name) {
+		if !k.Has(p.Tensor) {
 			if err := copyAs(src, k, p); err != nil {
 				return err
 			}
@@ -156,18 +156,14 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 
 // copyAs converts one tensor.
 func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
-	data, _, err := src.Read(p.Name)
+	from, _, err := src.Read(p.Tensor)
 	if err != nil {
 		return err
 	}
-	if src.Type(p.Name) == p.Type {
-		return k.Write(p.Name, p.Type, data)
+	if from.Type == p.Type {
+		return k.Write(p.Tensor, from)
 	}
-	rows, cols := 1, src.Shape(p.Name)[0]
-	if sh := src.Shape(p.Name); len(sh) == 2 {
-		rows, cols = sh[0], sh[1]
-	}
-	from := block.Raw{Type: src.Type(p.Name), Rows: rows, Cols: cols, Data: data}
+	rows, cols := from.Rows, from.Cols
 	to := block.New(p.Type, rows, cols)
 	step := max(1, (1<<18)/max(cols, 1))
 	x := make([]float32, min(step, rows)*cols)
@@ -180,7 +176,7 @@ func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
 			return fail.Inputf(p.Name, "choose bf16 or f32", "%w", err)
 		}
 	}
-	return k.Write(p.Name, p.Type, to.Data)
+	return k.Write(p.Tensor, to)
 }
 
 // modelfile writes an Ollama Modelfile beside the first file. Ollama reads the

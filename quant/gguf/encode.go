@@ -15,7 +15,7 @@ import (
 type encoder struct {
 	ctx      context.Context
 	in       *input
-	w        output
+	w        formats.Writer
 	o        *Options
 	rep      *Report
 	progress func(done, total int64)

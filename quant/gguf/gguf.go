@@ -69,17 +69,8 @@ type input struct {
 	tensors []MixTensor           // types as a conversion to GGUF would give them
 	stored  map[string]dtype.Type // types as they lie in the file
 	read    func(name string) ([]byte, error)
-	create  func(path string, kv []formats.KV, plan []formats.TensorPlan) (output, error)
+	create  func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error)
 	close   func() error
-}
-
-// output is the part of formats.Writer and arch.Sink that is needed.
-type output interface {
-	Has(name string) bool
-	Write(name string, data []byte) error
-	Commit() error
-	Suspend() error
-	Abort()
 }
 
 // Write writes the model at src, a GGUF file or a Hugging Face folder, as a GGUF

@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -50,7 +50,7 @@ func openGGUF(r formats.Reader) (*input, error) {
 		}
 		return r.Read(byName[name])
 	}
-	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (output, error) {
+	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
 		return formats.CreateGGUF(path, kv, plan)
 	}
 	return in, nil
@@ -90,7 +90,7 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 	if err != nil {
 		return nil, err
 	}
-	tok, err := data.OpenTokenizer(r)
+	tok, err := tokenizer.Open(r)
 	if err != nil {
 		return nil, err
 	}
@@ -106,49 +106,36 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 		return nil, err
 	}
 	in.model = modelFacts(in.kv)
-	hf := map[string]string{}
-	for _, n := range s.Names() {
-		g := s.GGUFName(n)
-		hf[g] = n
-		t := MixTensor{Name: g, Type: s.Type(n)}
-		for _, d := range s.Shape(n) {
-			t.Shape = append(t.Shape, int64(d))
+	pieces := map[string]arch.FileTensor{}
+	for _, t := range s.Tensors() {
+		for _, f := range t.AsGGUF() {
+			pieces[f.Name] = f
+			in.stored[f.Name] = f.Type
 		}
-		in.stored[g] = t.Type
-		if len(t.Shape) < 2 && !t.Type.Quantized() {
-			t.Type = dtype.Of(dtype.F32)
-		}
-		in.tensors = append(in.tensors, t)
 	}
+	in.tensors = MixTensors(s)
 	in.read = func(n string) ([]byte, error) {
-		b, _, err := s.Read(hf[n])
-		return b, err
+		m, err := s.ReadAs(pieces[n])
+		return m.Data, err
 	}
-	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (output, error) {
-		out := make([]arch.Out, len(plan))
-		types := map[string]dtype.Type{}
-		for i, p := range plan {
-			out[i] = arch.Out{Name: hf[p.Name], Type: p.Type, Why: p.Why}
-			types[p.Name] = p.Type
-		}
-		k, err := arch.CreateGGUF(path, &s.Spec, kv, out)
-		if err != nil {
-			return nil, err
-		}
-		return sinkOutput{k, hf, types}, nil
+	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
+		return arch.CreateGGUFFile(path, &s.Spec, kv, plan)
 	}
 	return in, nil
 }
 
-// sinkOutput is an arch.Sink under GGUF names.
-type sinkOutput struct {
-	*arch.Sink
-	hf    map[string]string
-	types map[string]dtype.Type
-}
-
-func (s sinkOutput) Has(name string) bool { return s.Sink.Has(s.hf[name]) }
-
-func (s sinkOutput) Write(name string, data []byte) error {
-	return s.Sink.Write(s.hf[name], s.types[name], data)
+// MixTensors are the tensors of a model as a conversion to GGUF gives them: plain
+// vectors in F32, everything else as it is.
+func MixTensors(src *arch.Source) []MixTensor {
+	var out []MixTensor
+	for _, t := range src.Tensors() {
+		for _, f := range t.AsGGUF() {
+			m := MixTensor{Name: f.Name, Shape: f.Shape, Type: f.Type}
+			if len(m.Shape) < 2 && !m.Type.Quantized() {
+				m.Type = dtype.Of(dtype.F32)
+			}
+			out = append(out, m)
+		}
+	}
+	return out
 }

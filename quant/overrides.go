@@ -18,7 +18,7 @@ type Override struct {
 
 // ParseOverride reads PATTERN=SCHEME or PATTERN=SCHEME/GROUP.
 func ParseOverride(s string) (Override, error) {
-	bad := fail.Usagef("overrides", "for example down_proj=W8A16 or re:.*[.]0[.]mlp=W4A16/32", "%q is not of the form PATTERN=SCHEME or PATTERN=SCHEME/GROUP", s)
+	bad := fail.Usagef("overrides", "for example re:.*[.]mlp[.]=W8A16 or re:.*[.]0[.]=W4A16/32", "%q is not of the form PATTERN=SCHEME or PATTERN=SCHEME/GROUP", s)
 	i := strings.LastIndexByte(s, '=')
 	if i <= 0 {
 		return Override{}, bad

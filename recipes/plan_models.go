@@ -229,8 +229,11 @@ func (p *planner) mix(o *Export, from *arch.Source, typ string) ([]gguf.Choice, 
 			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", t.Name, t.Type)
 		}
 	}
-	s := from.Spec
-	return gguf.Mix(gguf.MixModel{Arch: from.Architecture(), Layers: s.Layers, Heads: s.H, KVHeads: s.K}, gguf.MixTensors(from), mo)
+	kv, err := arch.GGUFKeys(&from.Spec, "", 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	return gguf.Mix(gguf.FactsOf(kv), gguf.MixTensors(from), mo)
 }
 
 // sizeAs is the number of bytes of a model's tensors in the given types.

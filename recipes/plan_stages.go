@@ -128,7 +128,9 @@ func planQuantize(p *planner, j *Job, s *StagePlan) error {
 	s.Peak = 8 * largest(src)
 	s.Seconds = float64(src.Spec.Params()) / 1e8
 	if _, ok := j.In("calibration"); ok {
-		p.calibrated(j, s, src, o.Samples, min(o.MaxLength, src.Spec.MaxPos), plan.Work)
+		if err := p.calibrated(j, s, src, o.Samples, min(o.MaxLength, src.Spec.MaxPos), plan.Work); err != nil {
+			return err
+		}
 		if o.Samples > 32 && s.Seconds > 60 {
 			s.note("samples: 32, max_length: 512 would take %s", about(s.Seconds*32*512/float64(o.Samples*min(o.MaxLength, src.Spec.MaxPos))))
 		}
@@ -140,7 +142,7 @@ func planQuantize(p *planner, j *Job, s *StagePlan) error {
 // each block runs on all tokens before and after it is quantized, and every
 // input of a linear map gives a Hessian or a statistic: work is what the layers
 // of one input cost.
-func (p *planner) calibrated(j *Job, s *StagePlan, src *arch.Source, samples, length int, work func(tokens, in, out float64) float64) {
+func (p *planner) calibrated(j *Job, s *StagePlan, src *arch.Source, samples, length int, work func(tokens, in, out float64) float64) error {
 	tokens := int64(samples) * int64(length)
 	ref, _ := j.In("calibration")
 	if ref.Stage != "" {
@@ -148,23 +150,35 @@ func (p *planner) calibrated(j *Job, s *StagePlan, src *arch.Source, samples, le
 			tokens = min(tokens, max(rows.trainTokens, 1))
 		}
 	}
-	sp := src.Spec
-	var params, gram, matrix float64
-	for _, io := range [][2]int{{sp.C, (sp.H + 2*sp.K) * sp.D}, {sp.H * sp.D, sp.C}, {sp.C, 2 * sp.F}, {sp.F, sp.C}} {
-		in, out := float64(io[0]), float64(io[1])
-		params += in * out
-		gram += in * in
-		matrix += work(float64(tokens), in, out)
+	m, err := dryModel(dry.New(dry.Options{}), src)
+	if err != nil {
+		return err
 	}
-	spent := dry.Work{Matrix: float64(sp.Layers) * matrix}
-	s.Seconds += p.rates.seconds(spent, false)
-	activations := 2 * 4 * tokens * int64(sp.C)
+	defer m.Close()
+	var spent, params, gram, widest float64 // params and gram of the largest block
+	for _, b := range m.Stages {
+		var own, inputs float64
+		for _, step := range b.Steps() {
+			in, out := float64(step.Linears[0].In()), 0.0
+			for _, l := range step.Linears {
+				out += float64(l.W.Rows)
+			}
+			own += in * out
+			inputs += in * in
+			spent += work(float64(tokens), in, out)
+			widest = max(widest, in)
+		}
+		params, gram = max(params, own), max(gram, inputs)
+	}
+	s.Seconds += p.rates.seconds(dry.Work{Matrix: spent}, false)
+	activations := 2 * 4 * tokens * int64(src.Spec.C)
 	s.counted = false
 	s.Memory = map[string]int64{"activations": activations, "weights": int64(4 * params), "scratch": int64(4 * gram * 2)}
 	s.Peak = activations + int64(4*params) + int64(4*gram*2)
-	if c := max(sp.C, sp.F); tokens < 4*int64(c) {
-		s.note("%s calibration tokens are few for %d columns: 4 times as many are a good start", humanize.Comma(tokens), c)
+	if float64(tokens) < 4*widest {
+		s.note("%s calibration tokens are few for %d columns: 4 times as many are a good start", humanize.Comma(tokens), int(widest))
 	}
+	return nil
 }
 
 // planExport: GGUF files or plain folders.
@@ -193,7 +207,7 @@ func planExport(p *planner, j *Job, s *StagePlan) error {
 	s.Does = strings.Join(does, ", ") + " bits a weight"
 	s.Peak = 8 * largest(src)
 	if in, ok := j.In("imatrix"); ok && in.Path == "" {
-		p.calibrated(&Job{Stage: j.Stage, Inputs: []Input{{"calibration", in}}}, s, src, o.Samples, imatrixLength, quant.ImatrixWork)
+		return p.calibrated(&Job{Stage: j.Stage, Inputs: []Input{{"calibration", in}}}, s, src, o.Samples, imatrixLength, quant.ImatrixWork)
 	}
 	return nil
 }

@@ -239,7 +239,7 @@ func (p *planner) trainTime(t trial, r *rehearsal, s *StagePlan, steps int) {
 func (p *planner) blocks(t trial) int {
 	ref, _ := t.j.In("model")
 	if src, err := p.source(ref); err == nil {
-		return src.Spec.Layers
+		return len(src.Spec.Layers)
 	}
 	return 1
 }

@@ -18,7 +18,7 @@ type ghost struct {
 }
 
 func (g *ghost) Path() string               { return g.path }
-func (g *ghost) Format() string             { return "hf" }
+func (g *ghost) Format() string             { return arch.InMemory }
 func (g *ghost) Config() []byte             { return g.config }
 func (g *ghost) KV() []formats.KV           { return nil }
 func (g *ghost) File(string) ([]byte, bool) { return nil, false }
@@ -56,21 +56,16 @@ type Held struct {
 
 // NewGhost is src, lying at path, with other types and without values: what a
 // stage has yet to make, or a held form of a model. src may be closed afterwards.
-func NewGhost(src *arch.Source, path string, pick func(name string, shape []int, now dtype.Type) Held) (*arch.Source, error) {
+func NewGhost(src *arch.Source, path string, pick func(t *arch.Tensor) Held) (*arch.Source, error) {
 	config, err := src.ConfigJSON(map[string]any{"quantization_config": nil})
 	if err != nil {
 		return nil, err
 	}
 	g := &ghost{path: path, config: config, mapped: map[string]bool{}}
-	for _, name := range src.Names() {
-		sh := src.Shape(name)
-		h := pick(name, sh, src.Type(name))
-		t := formats.Tensor{Name: name, Type: h.Type}
-		for _, d := range sh {
-			t.Shape = append(t.Shape, int64(d))
-		}
-		g.tensors = append(g.tensors, t)
-		g.mapped[name] = h.Mapped
+	for _, t := range src.Tensors() {
+		h := pick(t)
+		g.tensors = append(g.tensors, formats.Tensor{Name: t.Name, Shape: t.Shape(), Type: h.Type})
+		g.mapped[t.Name] = h.Mapped
 	}
 	return arch.FromReader(g)
 }
@@ -119,7 +114,7 @@ func (p *Planner) open(ref Ref) (*arch.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewGhost(from, ref.String(), func(name string, _ []int, _ dtype.Type) Held {
-		return Held{types[name], Mappable(types[name])}
+	return NewGhost(from, ref.String(), func(t *arch.Tensor) Held {
+		return Held{types[t.Name], Mappable(types[t.Name])}
 	})
 }

@@ -14,9 +14,10 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/lora"
-	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/recipes/stages"
@@ -160,9 +161,9 @@ func TestReportOfParts(t *testing.T) {
 	must(t, err)
 	evil := `</pre><script>alert("1")</script>`
 	done := map[string]*recipes.Result{
-		"ingest": {Left: &data.Report{Rows: 3, Bad: []data.BadRow{{RowRef: data.RowRef{File: evil, Row: 3}, Reason: evil}}, Notes: []string{evil}}},
+		"ingest": {Left: &data.Report{Rows: 3, Bad: []data.BadRow{{RowRef: data.RowRef{File: evil, Row: 3}, RowError: rows.RowError{Reason: evil}}}, Notes: []string{evil}}},
 		"merge":  {Left: &stages.MergeResult{Report: &lora.MergeReport{}}, Notes: []string{evil}},
-		"export": {Left: &stages.ExportResult{Files: []stages.ExportedFile{{Type: "Q8_0", Tensors: []quant.GGUFTensor{{To: "Q8_0", Why: evil}}}}}},
+		"export": {Left: &stages.ExportResult{Files: []stages.ExportedFile{{Type: "Q8_0", Tensors: []gguf.Tensor{{To: "Q8_0", Why: evil}}}}}},
 		"eval": {Left: &report.Evaluation{Rows: 2, Overlap: 1, Answers: []report.Answer{{Prompt: evil, Want: "x", Got: map[string]string{"base": evil}}},
 			Metrics: []eval.Metric{{Model: "base", Task: "perplexity", Metric: "perplexity", Value: math.NaN()}}}},
 	}

@@ -219,7 +219,7 @@ func (d *Decoder) unknown(k *yaml.Node, path string, fields map[string]reflect.S
 	}
 	sort.Strings(names)
 	hint := "known keys: " + strings.Join(names, ", ")
-	if near := Nearest(k.Value, names); near != "" {
+	if near := fail.Nearest(k.Value, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}
 	d.Bad(k, path, hint, "unknown key %s", k.Value)
@@ -342,7 +342,7 @@ func (d *Decoder) checkEnum(n *yaml.Node, path string, tag reflect.StructTag) {
 		return
 	}
 	hint := "known: " + strings.Join(names, ", ")
-	if near := Nearest(n.Value, names); near != "" {
+	if near := fail.Nearest(n.Value, names); near != "" {
 		hint = "did you mean " + near + "? " + hint
 	}
 	d.Bad(n, path, hint, "found %q", n.Value)

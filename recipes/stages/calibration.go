@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes"
 )
 
@@ -111,7 +112,7 @@ func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, 
 }
 
 // CollectImatrix is `quant imatrix`.
-func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration string, samples, length int, progress func(done, total int64)) (*quant.Imatrix, error) {
+func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration string, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
 	src, err := OpenSource(model)
 	if err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration
 
 // collectImatrix runs calibration text through a model as llama-imatrix does:
 // a model whose texts begin with a BOS sees one at the start of every sample.
-func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, cal [][]int32, name string, progress func(done, total int64)) (*quant.Imatrix, error) {
+func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, cal [][]int32, name string, progress func(done, total int64)) (*gguf.Imatrix, error) {
 	tok, err := openTokenizer(src)
 	if err != nil {
 		return nil, err

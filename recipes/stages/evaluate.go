@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes/report"
@@ -41,7 +42,7 @@ type EvalRequest struct {
 	Tasks         []string
 	Rows          []data.Example // ingested rows; nil: Text
 	Text          []int32
-	Tokenizer     *data.Tokenizer
+	Tokenizer     *tokenizer.Tokenizer
 	Template      string // for the baseline's key
 	Samples       int    // 0: all
 	Context       int
@@ -101,7 +102,7 @@ func (e *evaluation) prepare() error {
 	for _, t := range e.Tasks {
 		if !slices.Contains(Tasks, t) {
 			hint := "known: " + strings.Join(Tasks, ", ")
-			if near := schema.Nearest(t, Tasks); near != "" {
+			if near := fail.Nearest(t, Tasks); near != "" {
 				hint = "did you mean " + near + "? " + hint
 			}
 			return fail.Usagef("tasks", hint, "unknown task %q", t)

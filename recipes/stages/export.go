@@ -15,7 +15,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/recipes/schema"
@@ -66,11 +66,11 @@ type ExportResult struct {
 
 // ExportedFile is one file of an export.
 type ExportedFile struct {
-	Type      string             `json:"type"`
-	Path      string             `json:"path"`
-	Bits      float64            `json:"bits_per_weight"`
-	Fallbacks int                `json:"fallbacks"`
-	Tensors   []quant.GGUFTensor `json:"tensors,omitempty"`
+	Type      string        `json:"type"`
+	Path      string        `json:"path"`
+	Bits      float64       `json:"bits_per_weight"`
+	Fallbacks int           `json:"fallbacks"`
+	Tensors   []gguf.Tensor `json:"tensors,omitempty"`
 }
 
 func resolveExport(opts any, _ string, _ uint64) {
@@ -157,17 +157,17 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 	return nil
 }
 
-func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ string, im *quant.Imatrix) (ExportedFile, error) {
-	g := quant.GGUFOptions{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
+func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, error) {
+	g := gguf.Options{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
 		AllowRequantize: o.AllowRequantize, Name: x.Name(), Force: true}
 	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
-		k, err := quant.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
 		if err != nil {
 			return ExportedFile{}, err
 		}
-		g.Tensors = append(g.Tensors, quant.TensorType{Pattern: pattern, Type: k})
+		g.Tensors = append(g.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
 	}
-	rep, err := quant.GGUF(ctx, src, out, g, x.Progress("weights"))
+	rep, err := gguf.Write(ctx, src, out, g, x.Progress("weights"))
 	if err != nil {
 		return ExportedFile{}, err
 	}
@@ -195,7 +195,7 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 	if err != nil {
 		return err
 	}
-	plan := src.Plan(func(string, []int, dtype.Type) (dtype.Type, string) { return dtype.Of(kind), "" })
+	plan := src.Plan(func(*arch.Tensor) (dtype.Type, string) { return dtype.Of(kind), "" })
 	k, err := arch.CreateFolder(out, &src.Spec, plan, arch.FolderOptions{Config: config, Files: files})
 	if err != nil {
 		return err
@@ -205,7 +205,7 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !k.Has(p.Name) {
+		if !k.Has(p.Tensor) {
 			if err := copyAs(src, k, p); err != nil {
 				return err
 			}
@@ -219,18 +219,14 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 
 // copyAs converts one tensor.
 func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
-	data, _, err := src.Read(p.Name)
+	from, _, err := src.Read(p.Tensor)
 	if err != nil {
 		return err
 	}
-	if src.Type(p.Name) == p.Type {
-		return k.Write(p.Name, p.Type, data)
+	if from.Type == p.Type {
+		return k.Write(p.Tensor, from)
 	}
-	rows, cols := 1, src.Shape(p.Name)[0]
-	if sh := src.Shape(p.Name); len(sh) == 2 {
-		rows, cols = sh[0], sh[1]
-	}
-	from := block.Raw{Type: src.Type(p.Name), Rows: rows, Cols: cols, Data: data}
+	rows, cols := from.Rows, from.Cols
 	to := block.New(p.Type, rows, cols)
 	step := max(1, (1<<18)/max(cols, 1))
 	x := make([]float32, min(step, rows)*cols)
@@ -243,7 +239,7 @@ func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
 			return fail.Inputf(p.Name, "choose bf16 or f32", "%w", err)
 		}
 	}
-	return k.Write(p.Name, p.Type, to.Data)
+	return k.Write(p.Tensor, to)
 }
 
 // writeModelfile writes an Ollama Modelfile beside the first file. Ollama reads the
@@ -321,9 +317,8 @@ func planFallbacks(o *Export, src *arch.Source, typ string, s *recipes.StagePlan
 // encodeSeconds is how long encoding takes, by the rate of each type.
 func encodeSeconds(src *arch.Source, types map[string]dtype.Type) (sec float64) {
 	perType := map[dtype.Type]float64{}
-	for _, name := range src.Names() {
-		rows, cols := dims(src, name)
-		perType[types[name]] += float64(rows) * float64(cols)
+	for _, t := range src.Tensors() {
+		perType[types[t.Name]] += float64(t.Len())
 	}
 	for t, n := range perType {
 		if r := encodeRate(t); r > 0 {
@@ -341,8 +336,8 @@ func exportedTypes(o *Export, from *arch.Source, typ string) (map[string]dtype.T
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range from.Names() {
-			out[name] = *t
+		for _, x := range from.Tensors() {
+			out[x.Name] = *t
 		}
 		return out, nil
 	}
@@ -350,19 +345,23 @@ func exportedTypes(o *Export, from *arch.Source, typ string) (map[string]dtype.T
 	if err != nil {
 		return nil, err
 	}
+	to := map[string]dtype.Type{}
 	for _, c := range choices {
-		out[from.HFName(c.Name)] = c.To
+		to[c.Name] = c.To
+	}
+	for _, t := range from.Tensors() {
+		out[t.Name] = to[t.AsGGUF()[0].Name]
 	}
 	return out, nil
 }
 
 // chooseMix chooses the types of a GGUF as the export will.
-func chooseMix(o *Export, from *arch.Source, typ string) ([]quant.Choice, error) {
-	ft, err := quant.ParseFileType(typ)
+func chooseMix(o *Export, from *arch.Source, typ string) ([]gguf.Choice, error) {
+	ft, err := gguf.ParseFileType(typ)
 	if err != nil {
 		return nil, err
 	}
-	mo := quant.MixOptions{FileType: ft, Importance: o.Imatrix != "", Pure: o.Pure}
+	mo := gguf.MixOptions{FileType: ft, Importance: o.Imatrix != "", Pure: o.Pure}
 	for _, name := range []struct {
 		key, val string
 		to       **dtype.Kind
@@ -370,35 +369,26 @@ func chooseMix(o *Export, from *arch.Source, typ string) ([]quant.Choice, error)
 		if name.val == "" {
 			continue
 		}
-		k, err := quant.ParseTensorKind(name.key, name.val)
+		k, err := gguf.ParseTensorKind(name.key, name.val)
 		if err != nil {
 			return nil, err
 		}
 		*name.to = &k
 	}
 	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
-		k, err := quant.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
 		if err != nil {
 			return nil, err
 		}
-		mo.Tensors = append(mo.Tensors, quant.TensorType{Pattern: pattern, Type: k})
+		mo.Tensors = append(mo.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
 	}
-	var tensors []quant.MixTensor
-	for _, name := range from.Names() {
-		t := quant.MixTensor{Name: from.GGUFName(name), Type: from.Type(name)}
-		for _, d := range from.Shape(name) {
-			t.Shape = append(t.Shape, int64(d))
+	for _, t := range from.Tensors() {
+		if t.Type.Quantized() && !t.Vector && !o.AllowRequantize {
+			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", t.Name, t.Type)
 		}
-		if len(t.Shape) == 1 {
-			t.Type = dtype.Of(dtype.F32)
-		}
-		if t.Type.Quantized() && len(t.Shape) > 1 && !o.AllowRequantize {
-			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", name, t.Type)
-		}
-		tensors = append(tensors, t)
 	}
 	s := from.Spec
-	return quant.Mix(quant.MixModel{Arch: from.Architecture(), Layers: s.Layers, Heads: s.H, KVHeads: s.K}, tensors, mo)
+	return gguf.Mix(gguf.MixModel{Arch: from.Architecture(), Layers: s.Layers, Heads: s.H, KVHeads: s.K}, gguf.MixTensors(from), mo)
 }
 
 func viewExport(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes"
 )
 
@@ -18,17 +18,17 @@ const imatrixLength = 512
 // training rows of an ingest stage or a text run through the unquantized
 // model. nil when none is asked for. What was collected is kept beside the
 // exported files.
-func importance(ctx context.Context, x *recipes.Env, j *recipes.Job) (*quant.Imatrix, error) {
+func importance(ctx context.Context, x *recipes.Env, j *recipes.Job) (*gguf.Imatrix, error) {
 	ref, ok := j.In("imatrix")
 	if !ok || j.Options.(*Export).Format == "safetensors" {
 		return nil, nil
 	}
 	if ext := filepath.Ext(ref.Path); ref.Stage == "" && (ext == ".gguf" || ext == ".dat") {
-		return quant.ReadImatrix(ref.Path)
+		return gguf.ReadImatrix(ref.Path)
 	}
 	kept := filepath.Join(x.Dir(j), x.Name()+"-imatrix.gguf")
 	if exists(kept) {
-		return quant.ReadImatrix(kept)
+		return gguf.ReadImatrix(kept)
 	}
 	mref, _ := j.In("model")
 	path, err := recipes.ResolvePath(x.Path(mref))
@@ -51,8 +51,8 @@ func importance(ctx context.Context, x *recipes.Env, j *recipes.Job) (*quant.Ima
 	if err != nil {
 		return nil, err
 	}
-	if err := quant.WriteImatrix(kept, im); err != nil {
+	if err := gguf.WriteImatrix(kept, im); err != nil {
 		return nil, err
 	}
-	return quant.ReadImatrix(kept) // as a later run will read it
+	return gguf.ReadImatrix(kept) // as a later run will read it
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
 )
@@ -232,7 +233,7 @@ func samples(x *recipes.Env, j *recipes.Job) []report.Sample {
 }
 
 // pieces cuts a sample at the borders of its mask.
-func pieces(e *data.Example, tok *data.Tokenizer) []report.Piece {
+func pieces(e *data.Example, tok *tokenizer.Tokenizer) []report.Piece {
 	n := int32(min(len(e.IDs), shownTokens))
 	var out []report.Piece
 	add := func(from, to int32, on bool) {
@@ -254,7 +255,7 @@ func pieces(e *data.Example, tok *data.Tokenizer) []report.Piece {
 }
 
 // spelled is the text of ids, special tokens included.
-func spelled(tok *data.Tokenizer, ids []int32) string {
+func spelled(tok *tokenizer.Tokenizer, ids []int32) string {
 	if tok == nil {
 		return strings.Trim(fmt.Sprint(ids), "[]")
 	}

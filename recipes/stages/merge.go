@@ -270,7 +270,7 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		return err
 	}
 	s.Disk = heldBytes(merged)
-	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.Type("model.layers.0.self_attn.q_proj.weight").String()), j.Options.(*Merge).Format)
+	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.LinearType().String()), j.Options.(*Merge).Format)
 	s.Peak = 12 * largest(base)
 	s.Seconds = float64(s.Disk)/3e8 + float64(merged.Spec.Params())/3e8
 	in, ok := j.In("data")

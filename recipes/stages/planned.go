@@ -2,7 +2,6 @@ package stages
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -49,35 +48,24 @@ func typesOf(from *arch.Source, o lora.Output) map[string]dtype.Type {
 
 // sizeAs is the number of bytes of a model's tensors in the given types.
 func sizeAs(src *arch.Source, types map[string]dtype.Type) (bytes int64) {
-	for _, name := range src.Names() {
-		rows, cols := dims(src, name)
-		bytes += int64(dtype.Size(types[name], rows, cols))
+	for _, t := range src.Tensors() {
+		bytes += int64(dtype.Size(types[t.Name], t.Rows, t.Cols))
 	}
 	return bytes
 }
 
 // heldBytes is the size of a model's tensors as it stores them.
 func heldBytes(src *arch.Source) (bytes int64) {
-	for _, name := range src.Names() {
-		rows, cols := dims(src, name)
-		bytes += int64(dtype.Size(src.Type(name), rows, cols))
+	for _, t := range src.Tensors() {
+		bytes += int64(dtype.Size(t.Type, t.Rows, t.Cols))
 	}
 	return bytes
 }
 
-func dims(src *arch.Source, name string) (rows, cols int) {
-	sh := src.Shape(name)
-	if len(sh) == 1 {
-		return 1, sh[0]
-	}
-	return sh[0], sh[1]
-}
-
 // largest is the number of values of a model's largest tensor.
 func largest(src *arch.Source) (n int64) {
-	for _, name := range src.Names() {
-		rows, cols := dims(src, name)
-		n = max(n, int64(rows)*int64(cols))
+	for _, t := range src.Tensors() {
+		n = max(n, int64(t.Len()))
 	}
 	return n
 }
@@ -85,37 +73,22 @@ func largest(src *arch.Source) (n int64) {
 // asNF4 is src as qlora holds it: linear weights NF4 in memory, the rest where
 // the file is.
 func asNF4(src *arch.Source) (*arch.Source, error) {
-	if err := fitsNF4(src); err != nil {
-		return nil, err
+	for _, t := range src.Tensors() {
+		if t.IsLinear() && !dtype.Fits(dtype.NF4Double, t.Cols) {
+			return nil, fail.Usagef("train.adapter", "adapter: lora", "rows of %d values (%s) cannot be held as NF4", t.Cols, t.Name)
+		}
 	}
-	return recipes.NewGhost(src, src.Reader.Path(), func(name string, _ []int, now dtype.Type) recipes.Held {
-		if linearWeight(name) {
+	return recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held {
+		if t.IsLinear() {
 			return recipes.Held{Type: dtype.NF4Double}
 		}
-		return recipes.Held{Type: now, Mapped: recipes.Mappable(now)}
+		return recipes.Held{Type: t.Type, Mapped: recipes.Mappable(t.Type)}
 	})
-}
-
-func fitsNF4(src *arch.Source) error {
-	for _, name := range src.Names() {
-		if _, cols := dims(src, name); linearWeight(name) && !dtype.Fits(dtype.NF4Double, cols) {
-			return fail.Usagef("train.adapter", "adapter: lora", "rows of %d values (%s) cannot be held as NF4", cols, name)
-		}
-	}
-	return nil
 }
 
 // asF32 is src as full training holds it.
 func asF32(src *arch.Source) (*arch.Source, error) {
-	return recipes.NewGhost(src, src.Reader.Path(), func(string, []int, dtype.Type) recipes.Held {
-		return recipes.Held{Type: dtype.Of(dtype.F32), Mapped: true}
-	})
-}
-
-// linearWeight reports whether a tensor is the matrix of a linear map in a
-// block: what qlora and the quantizers work on.
-func linearWeight(name string) bool {
-	return strings.Contains(name, ".layers.") && strings.HasSuffix(name, "_proj.weight")
+	return recipes.NewGhost(src, src.Reader.Path(), func(*arch.Tensor) recipes.Held { return recipes.Held{Type: dtype.Of(dtype.F32), Mapped: true} })
 }
 
 func bitsOf(bytes, params int64) string {

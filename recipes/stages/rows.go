@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
 )
 
 // ingestParts opens what an ingest reads: tokenizer and chat template.
-func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *data.Tokenizer, *data.Template, error) {
+func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *tokenizer.Tokenizer, *chat.Template, error) {
 	o := j.Options.(*Ingest).Options
 	ref, _ := j.In("tokenizer")
 	tok, src, err := ingestTokenizer(x.Path(ref))
@@ -38,13 +40,13 @@ func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *data.Tokenizer,
 
 // templateOf is the model's own template, a file's, or the text itself; nil
 // when the model has none.
-func templateOf(tok *data.Tokenizer, name string) (*data.Template, error) {
-	to := data.TemplateOptions{Now: clock()}
+func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
+	to := chat.Options{Now: clock()}
 	if name == "" || name == "model" {
 		if tok == nil || tok.ChatTemplate() == "" {
 			return nil, nil
 		}
-		return tok.Template(to)
+		return chat.FromTokenizer(tok, to)
 	}
 	where := "chat_template"
 	if !inlineTemplate(name) {
@@ -60,7 +62,7 @@ func templateOf(tok *data.Tokenizer, name string) (*data.Template, error) {
 	if tok != nil && tok.EOS() >= 0 {
 		to.EOS = tok.Token(tok.EOS())
 	}
-	t, err := data.ParseTemplate(name, to)
+	t, err := chat.Parse(name, to)
 	if err != nil {
 		return nil, fail.Inputf(where, fail.Hint(err), "%w", err)
 	}
@@ -80,8 +82,8 @@ func clock() time.Time {
 	return time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// rows are what a data reference stands for, with the keys that shape batches.
-type rows struct {
+// rowSet is what a data reference stands for, with the keys that shape batches.
+type rowSet struct {
 	*data.Dataset
 	Packing string
 	Shuffle bool
@@ -89,7 +91,7 @@ type rows struct {
 
 // dataset loads the rows of a data reference: an ingest stage's, or those of a
 // file read with every default and the tokenizer of model.
-func dataset(ctx context.Context, x *recipes.Env, ref, model recipes.Ref) (*rows, error) {
+func dataset(ctx context.Context, x *recipes.Env, ref, model recipes.Ref) (*rowSet, error) {
 	if ref.Stage == "" {
 		return fileRows(ctx, x, ref.Path, model)
 	}
@@ -99,10 +101,10 @@ func dataset(ctx context.Context, x *recipes.Env, ref, model recipes.Ref) (*rows
 	if err != nil {
 		return nil, err
 	}
-	return &rows{ds, s.Packing, s.Shuffle == nil || *s.Shuffle}, nil
+	return &rowSet{ds, s.Packing, s.Shuffle == nil || *s.Shuffle}, nil
 }
 
-func fileRows(ctx context.Context, x *recipes.Env, path string, model recipes.Ref) (*rows, error) {
+func fileRows(ctx context.Context, x *recipes.Env, path string, model recipes.Ref) (*rowSet, error) {
 	local, err := recipes.ResolvePath(path)
 	if err != nil {
 		return nil, err
@@ -111,12 +113,12 @@ func fileRows(ctx context.Context, x *recipes.Env, path string, model recipes.Re
 	if err != nil {
 		return nil, err
 	}
-	return &rows{ds, "bfd", true}, nil
+	return &rowSet{ds, "bfd", true}, nil
 }
 
 // IngestFiles is `tune ingest`: an ingest outside a recipe, with the tokenizer
 // and template of a model.
-func IngestFiles(ctx context.Context, model string, o data.Options, progress func(done, total int64)) (*data.Dataset, *data.Report, *data.Tokenizer, error) {
+func IngestFiles(ctx context.Context, model string, o data.Options, progress func(done, total int64)) (*data.Dataset, *data.Report, *tokenizer.Tokenizer, error) {
 	tok, src, err := ingestTokenizer(model)
 	if err != nil {
 		return nil, nil, nil, err
@@ -133,7 +135,7 @@ func IngestFiles(ctx context.Context, model string, o data.Options, progress fun
 
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
 // rows, which need tok's chat template when they are conversations.
-func EvalFile(ctx context.Context, path string, tok *data.Tokenizer, context, maxPos, vocab int) (rows []data.Example, text []int32, err error) {
+func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, context, maxPos, vocab int) (rows []data.Example, text []int32, err error) {
 	if ext := strings.ToLower(filepath.Ext(path)); ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw" {
 		raw, err := os.ReadFile(path)
 		if err != nil {

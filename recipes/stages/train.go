@@ -40,7 +40,6 @@ var trainKind = recipes.Kind{
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" default:"the last dense model above"`
 	Data         string `yaml:"data" doc:"ingest stage or file" default:"the only ingest stage"`
-	Objective    string `yaml:"objective" doc:"what is learned" enum:"sft" default:"sft"`
 	train.Config `yaml:",inline"`
 }
 
@@ -63,9 +62,6 @@ func checkTrain(o any, bad recipes.Bad) {
 
 func resolveTrain(opts any, _ string, seed uint64) {
 	o := opts.(*Train)
-	if o.Objective == "" {
-		o.Objective = "sft"
-	}
 	if c, err := o.Config.Resolve(int64(seed)); err == nil { // checked before
 		o.Config = c
 	}
@@ -133,7 +129,7 @@ func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, 
 // quantized reports whether the linear layers of a model are already held in
 // a packed type; QLoRA then trains straight over that.
 func quantized(src *arch.Source) bool {
-	return src.Type("model.layers.0.self_attn.q_proj.weight").Quantized()
+	return src.LinearType().Quantized()
 }
 
 func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
@@ -322,13 +318,17 @@ func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Char
 	if most >= 4<<30 {
 		unit, by = "GiB", 1<<30
 	}
-	return []report.Chart{
-		{Title: "Loss", X: "step", Series: curves, Wide: true},
+	charts := []report.Chart{{Title: "Loss", X: "step", Series: curves, Wide: true}}
+	if len(steps) > 0 {
+		for i, v := range steps[0].Objective { // the same in every step
+			charts = append(charts, one(v.Name, false, report.ThreeDigits, func(m *train.Metrics) float64 { return m.Objective[i].V }))
+		}
+	}
+	return append(charts,
 		one("Learning rate", true, report.TwoDigits, func(m *train.Metrics) float64 { return m.LearningRate }),
 		one("Gradient norm before clipping", true, report.ThreeDigits, func(m *train.Metrics) float64 { return m.GradNorm }),
 		one("Tokens a second", true, report.Thousands, func(m *train.Metrics) float64 { return m.TokensPerSecond }),
-		one("Largest memory so far, "+unit, true, report.ThreeDigits, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }),
-	}
+		one("Largest memory so far, "+unit, true, report.ThreeDigits, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }))
 }
 
 // viewTrained says what there is of a finished training, and how to serve it.

@@ -3,7 +3,7 @@ package cli
 import (
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
@@ -26,7 +26,7 @@ func exportCommand() *ucli.Command {
 				if typ == "" {
 					typ = "Q4_K_M"
 				}
-				return ggufJob(c, quant.GGUFOptions{Type: typ, AllowRequantize: true, Force: c.Bool("force")})
+				return ggufJob(c, gguf.Options{Type: typ, AllowRequantize: true, Force: c.Bool("force")})
 			case "safetensors":
 				typ := c.String("type")
 				if typ == "" {

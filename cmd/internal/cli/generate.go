@@ -8,8 +8,9 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/train/eval"
 )
@@ -91,8 +92,8 @@ func runGenerate(c *ucli.Context) error {
 
 // readPrompts turns every line of --input into ids: text as the tokenizer
 // takes it, conversations through the chat template.
-func readPrompts(c *ucli.Context, tok *data.Tokenizer, add func([]int32, error) error) error {
-	var tmpl *data.Template
+func readPrompts(c *ucli.Context, tok *tokenizer.Tokenizer, add func([]int32, error) error) error {
+	var tmpl *chat.Template
 	r, err := openInput(c.String("input"))
 	if err != nil {
 		return err
@@ -128,7 +129,7 @@ func readPrompts(c *ucli.Context, tok *data.Tokenizer, add func([]int32, error) 
 			if tok.ChatTemplate() == "" {
 				return fail.Inputf(where, "use prompts", "the model has no chat template for messages")
 			}
-			if tmpl, err = tok.Template(data.TemplateOptions{Now: time.Now()}); err != nil {
+			if tmpl, err = chat.FromTokenizer(tok, chat.Options{Now: time.Now()}); err != nil {
 				return err
 			}
 		}

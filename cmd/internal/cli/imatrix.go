@@ -5,7 +5,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
@@ -33,7 +33,7 @@ func imatrixCommand() *ucli.Command {
 					return err
 				}
 				fmt.Fprintf(c.App.Writer, "%s: %d entries over %d chunks\n", c.String("output"), len(im.Entries), im.Chunks)
-				return quant.WriteImatrix(c.String("output"), im)
+				return gguf.WriteImatrix(c.String("output"), im)
 			})
 		},
 	}

@@ -26,7 +26,7 @@ func calibrationText(ctx context.Context, x *recipes.Env, ref recipes.Ref, src *
 		if err != nil {
 			return nil, err
 		}
-		return cut(ds.Train, samples, min(length, src.Spec.MaxPos)), nil
+		return cut(ds.Train, samples, min(length, src.Spec.MaxPos))
 	}
 	return CalibrationFile(ctx, ref.Path, src, samples, length)
 }
@@ -43,10 +43,13 @@ func CalibrationFile(ctx context.Context, path string, src *arch.Source, samples
 	if err != nil {
 		return nil, err
 	}
-	if rows == nil {
-		rows = []data.Example{{IDs: text}}
+	if rows.Len() == 0 {
+		rows = data.InMemory(data.Example{IDs: text})
 	}
-	out := cut(rows, samples, length)
+	out, err := cut(rows, samples, length)
+	if err != nil {
+		return nil, err
+	}
 	if len(out) == 0 {
 		return nil, fail.Inputf(path, "give more text, or a smaller max_length", "fewer than %d tokens", length)
 	}
@@ -55,7 +58,11 @@ func CalibrationFile(ctx context.Context, path string, src *arch.Source, samples
 
 // cut joins rows and cuts them into at most samples pieces of length tokens;
 // a last shorter piece is used only when there is no other.
-func cut(rows []data.Example, samples, length int) [][]int32 {
+func cut(ex data.Examples, samples, length int) ([][]int32, error) {
+	rows, err := ex.ReadTokens(samples * length)
+	if err != nil {
+		return nil, err
+	}
 	var out [][]int32
 	var piece []int32
 	for _, e := range rows {
@@ -70,13 +77,14 @@ func cut(rows []data.Example, samples, length int) [][]int32 {
 	if len(out) == 0 && len(piece) > 0 {
 		out = append(out, piece)
 	}
-	return out
+	return out, nil
 }
 
-// calibrationPlan is how much text a walk over the blocks sees.
+// calibrationPlan is how much text a walk over the blocks sees, and what the
+// layers of one input cost.
 type calibrationPlan struct {
 	samples, length int
-	search          bool // scales are searched on the block's outputs
+	work            func(tokens, in, out float64) float64
 }
 
 // planCalibration adds the cost of a walk over the blocks with calibration text:
@@ -90,18 +98,15 @@ func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, 
 		}
 	}
 	sp := src.Spec
-	var params, gram, factor float64
+	var params, gram, matrix float64
 	for _, io := range [][2]int{{sp.C, (sp.H + 2*sp.K) * sp.D}, {sp.H * sp.D, sp.C}, {sp.C, 2 * sp.F}, {sp.F, sp.C}} {
 		in, out := float64(io[0]), float64(io[1])
 		params += in * out
 		gram += in * in
-		factor += in*in*in + in*in*out
+		matrix += c.work(float64(tokens), in, out)
 	}
-	work := dry.Work{Matrix: float64(sp.Layers) * (2*float64(tokens)*2*params + 2*float64(tokens)*gram + 2*factor)}
-	if c.search {
-		work.Matrix = float64(sp.Layers) * 2 * float64(tokens) * params * 8 // scales are searched on the block's outputs
-	}
-	s.Seconds += p.Rates.Seconds(work, false)
+	spent := dry.Work{Matrix: float64(sp.Layers) * matrix}
+	s.Seconds += p.Rates.Seconds(spent, false)
 	activations := 2 * 4 * tokens * int64(sp.C)
 	s.Counted = false
 	s.Memory = map[string]int64{"activations": activations, "weights": int64(4 * params), "scratch": int64(4 * gram * 2)}

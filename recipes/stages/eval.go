@@ -267,7 +267,7 @@ func runEval(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.R
 // or a file. It counts the prompts that also occur in training.
 func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalRequest) (overlap int, err error) {
 	ref, _ := j.In("data")
-	var train []data.Example
+	var train []data.Examples
 	if ref.Stage != "" {
 		ds, err := dataset(ctx, x, ref, recipes.Ref{})
 		if err != nil {
@@ -280,8 +280,8 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 		}
 		src.Close()
 		r.Tokenizer = tok
-		r.Rows, train = ds.Val, ds.Train
-		if len(r.Rows) == 0 {
+		r.Rows, train = ds.Val, []data.Examples{ds.Train}
+		if r.Rows.Len() == 0 {
 			r.Rows = ds.Train
 			x.Note("nothing is held back: measuring on the training rows")
 		}
@@ -302,14 +302,14 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 				if err != nil {
 					return 0, err
 				}
-				train = append(train, ds.Train...)
+				train = append(train, ds.Train)
 			}
 		}
 	}
 	if r.Tokenizer != nil {
 		r.Template = r.Tokenizer.ChatTemplate()
 	}
-	return data.SharedPrompts(train, r.Rows), nil
+	return data.SharedPrompts(r.Rows, train...)
 }
 
 // speedFile holds what was timed.

@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -40,7 +41,7 @@ type Gate struct {
 type EvalRequest struct {
 	Models        []EvalTarget
 	Tasks         []string
-	Rows          []data.Example // ingested rows; nil: Text
+	Rows          data.Examples // ingested rows; none: Text
 	Text          []int32
 	Tokenizer     *tokenizer.Tokenizer
 	Template      string // for the baseline's key
@@ -109,13 +110,14 @@ func (e *evaluation) prepare() error {
 		}
 	}
 	var err error
-	if e.Rows != nil {
-		if e.Samples > 0 {
-			e.Rows = e.Rows[:min(e.Samples, len(e.Rows))]
+	if e.Rows.Len() > 0 {
+		rows, err := e.Rows.Read(cmp.Or(e.Samples, e.Rows.Len()))
+		if err != nil {
+			return err
 		}
-		e.samples = eval.Examples(e.Rows, e.Context)
+		e.samples = eval.Examples(rows, e.Context)
 		if e.Tokenizer != nil {
-			e.qs = eval.Questions(e.Rows, e.Tokenizer)
+			e.qs = eval.Questions(rows, e.Tokenizer)
 		}
 	} else {
 		if e.samples, err = eval.Windows(e.Text, e.Context, e.Stride); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
@@ -284,7 +285,7 @@ func planExport(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 	s.Does = strings.Join(does, ", ") + " bits a weight"
 	s.Peak = 8 * largest(src)
 	if in, ok := j.In("imatrix"); ok && in.Path == "" {
-		planCalibration(p, in, s, src, calibrationPlan{samples: o.Samples, length: imatrixLength})
+		planCalibration(p, in, s, src, calibrationPlan{o.Samples, imatrixLength, quant.ImatrixWork})
 	}
 	return nil
 }

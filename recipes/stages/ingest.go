@@ -222,11 +222,14 @@ func samples(x *recipes.Env, j *recipes.Job) []report.Sample {
 		tok = nil
 	}
 	var out []report.Sample
-	for _, i := range report.Spread(len(ds.Train), shownSamples) {
-		e := &ds.Train[i]
+	for _, i := range report.Spread(ds.Train.Len(), shownSamples) {
+		e, err := ds.Train.At(i)
+		if err != nil {
+			return nil
+		}
 		out = append(out, report.Sample{
 			Where:  fmt.Sprintf("%s · %s tokens, %s learned", e.From, humanize.Comma(int64(len(e.IDs))), humanize.Comma(int64(e.Supervised()))),
-			Pieces: pieces(e, tok),
+			Pieces: pieces(&e, tok),
 		})
 	}
 	return out

@@ -66,7 +66,9 @@ func goldenRows(t *testing.T, path string) []data.Batch {
 		}
 		rows = append(rows, data.Example{IDs: ids[:n]})
 	}
-	return KLBatches(rows)
+	batches, err := KLBatches(data.InMemory(rows...))
+	must(t, err)
+	return batches
 }
 
 func must(t testing.TB, err error) {

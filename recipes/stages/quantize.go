@@ -56,31 +56,22 @@ type Quantize struct {
 	AllowRequantize bool         `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
 }
 
-// quantMethod is what stages know of a method by its name.
-type quantMethod struct {
-	scheme, format string // defaults
-	calibrated     bool   // reads text
-	search         bool   // runs blocks many times over the text
-}
-
-var quantMethods = map[string]quantMethod{
-	"rtn":  {scheme: "W4A16", format: "gptq"},
-	"gptq": {scheme: "W4A16", format: "gptq", calibrated: true},
-	"awq":  {scheme: "W4A16_ASYM", format: "awq", calibrated: true, search: true},
-	"nf4":  {scheme: "NF4", format: "bitsandbytes"},
-}
-
 func checkQuantize(opts any, bad recipes.Bad) {
-	if o := opts.(*Quantize); o.Method == "" && o.Scheme != "NF4" {
-		bad("method", "rtn, gptq, awq or nf4", "no method")
+	if o := opts.(*Quantize); o.Method == "" && quant.MethodFor(o.Scheme) == nil {
+		names := quant.FolderMethods()
+		bad("method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
 	}
 }
 
 func resolveQuantize(opts any, _ string, _ uint64) {
 	o := opts.(*Quantize)
-	set(&o.Method, "nf4") // scheme NF4 names its method
-	set(&o.Scheme, quantMethods[o.Method].scheme)
-	set(&o.Format, quantMethods[o.Method].format)
+	if m := quant.MethodFor(o.Scheme); o.Method == "" && m != nil { // the scheme names its method
+		o.Method = m.Name
+	}
+	if m, err := quant.MethodNamed(o.Method); err == nil { // checked before
+		set(&o.Scheme, m.Schemes[0])
+		set(&o.Format, m.Formats[0])
+	}
 	set(&o.ActOrder, "static")
 	set(&o.DampPercent, 0.01)
 	set(&o.Samples, 128)
@@ -93,10 +84,7 @@ func resolveQuantize(opts any, _ string, _ uint64) {
 		o.Ignore = schema.Names{"lm_head"}
 	}
 	if o.For == nil {
-		o.For = schema.Names{"transformers"}
-		if o.Format != "bitsandbytes" {
-			o.For = schema.Names{"transformers", "vllm"}
-		}
+		o.For = quant.DefaultFor(o.Format)
 	}
 }
 
@@ -107,7 +95,7 @@ func quantizeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	in := []recipes.Input{{Name: "model", Ref: model}}
-	if quantMethods[o.Method].calibrated {
+	if quant.Calibrated(o.Method) {
 		text, err := v.Data("calibration", o.Calibration)
 		if err != nil {
 			return nil, err
@@ -143,8 +131,12 @@ type QuantizeResult struct {
 // folderJob is a quantize stage in package quant's terms.
 func folderJob(x *recipes.Env, j *recipes.Job) quant.FolderJob {
 	o := j.Options.(*Quantize)
-	job := quant.FolderJob{Path: x.Dir(j), Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For, ActOrder: o.ActOrder,
-		Damp: o.DampPercent, Samples: o.Samples, Ignore: o.Ignore, SingleQuant: o.DoubleQuant != nil && !*o.DoubleQuant, AllowRequantize: o.AllowRequantize}
+	job := quant.FolderJob{Path: x.Dir(j), Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For,
+		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
+	if m, err := quant.MethodNamed(o.Method); err == nil { // else planning says so
+		values := map[string]any{"actorder": o.ActOrder, "damp_percent": o.DampPercent, "double_quant": o.DoubleQuant == nil || *o.DoubleQuant}
+		job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
+	}
 	if o.GroupSize.Set {
 		job.Group = int(o.GroupSize.Value)
 	}
@@ -331,7 +323,7 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 	s.Peak = 8 * largest(src)
 	s.Seconds = float64(src.Spec.Params()) / 1e8
 	if in, ok := j.In("calibration"); ok {
-		planCalibration(p, in, s, src, calibrationPlan{o.Samples, min(o.MaxLength, src.Spec.MaxPos), quantMethods[o.Method].search})
+		planCalibration(p, in, s, src, calibrationPlan{o.Samples, min(o.MaxLength, src.Spec.MaxPos), plan.Work})
 		if o.Samples > 32 && s.Seconds > 60 {
 			s.Note("samples: 32, max_length: 512 would take %s", recipes.About(s.Seconds*32*512/float64(o.Samples*min(o.MaxLength, src.Spec.MaxPos))))
 		}

@@ -135,24 +135,24 @@ func IngestFiles(ctx context.Context, model string, o data.Options, progress fun
 
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
 // rows, which need tok's chat template when they are conversations.
-func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, context, maxPos, vocab int) (rows []data.Example, text []int32, err error) {
+func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, context, maxPos, vocab int) (rows data.Examples, text []int32, err error) {
 	if ext := strings.ToLower(filepath.Ext(path)); ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw" {
 		raw, err := os.ReadFile(path)
 		if err != nil {
-			return nil, nil, fail.Inputf(path, "", "%w", err)
+			return rows, nil, fail.Inputf(path, "", "%w", err)
 		}
 		ids, err := tok.TryEncode(string(raw), true)
-		return nil, ids, err
+		return rows, ids, err
 	}
 	tmpl, err := templateOf(tok, "")
 	if err != nil {
-		return nil, nil, err
+		return rows, nil, err
 	}
 	no := false
 	ds, _, err := data.Ingest(ctx, data.Options{Datasets: []data.Source{{Path: path}}, ValSetSize: "0", Shuffle: &no,
 		MaxLength: context, Overflow: "truncate", Context: maxPos, Vocab: vocab, Name: "eval"}, tok, tmpl, nil)
 	if err != nil {
-		return nil, nil, err
+		return rows, nil, err
 	}
 	return ds.Train, nil, nil
 }

@@ -62,8 +62,12 @@ func runIngest(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range min(c.Int("show"), len(ds.Train)) {
-		if err := data.Show(c.App.Writer, &ds.Train[i], tok, isTerminal(os.Stdout)); err != nil {
+	shown, err := ds.Train.Read(c.Int("show"))
+	if err != nil {
+		return err
+	}
+	for i := range shown {
+		if err := data.Show(c.App.Writer, &shown[i], tok, isTerminal(os.Stdout)); err != nil {
 			return err
 		}
 	}

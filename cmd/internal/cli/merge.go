@@ -101,11 +101,11 @@ func mergeData(c *ucli.Context, modelPath string) ([]data.Batch, error) {
 		if err != nil {
 			return nil, err
 		}
-		if rows == nil {
+		if rows.Len() == 0 {
 			n := min(len(text), 4096)
-			rows = []data.Example{{IDs: text[:min(n, src.Spec.MaxPos)]}}
+			rows = data.InMemory(data.Example{IDs: text[:min(n, src.Spec.MaxPos)]})
 		}
-		return stages.KLBatches(rows), nil
+		return stages.KLBatches(rows)
 	}
 	src, err := stages.OpenSource(modelPath)
 	if err != nil {
@@ -116,5 +116,5 @@ func mergeData(c *ucli.Context, modelPath string) ([]data.Batch, error) {
 	for i := range 1024 {
 		ex.IDs = append(ex.IDs, int32((int64(i)*2654435761+12345)%int64(src.Spec.V)))
 	}
-	return stages.KLBatches([]data.Example{ex}), nil
+	return stages.KLBatches(data.InMemory(ex))
 }

@@ -41,8 +41,8 @@ type Config struct {
 	MaxGradNorm *float64 `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"0..1e30"` // default 1; 0 does not clip
 
 	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"` // auto, true, false
-	EvalSteps             Every  `yaml:"eval_steps" doc:"validation loss every so many steps (or share of all)" default:"10 %"`                                                                                             // default 10 % of the run
-	SaveSteps             Every  `yaml:"save_steps" doc:"checkpoint every so many steps" default:"step 1, then every 10 min"`                                                                                               // default auto: after step 1, then every 10 minutes
+	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`                                                                 // default 10 % of the run
+	SaveSteps             Every  `yaml:"save_steps" type:"auto, steps or share" doc:"checkpoint every so many steps" default:"step 1, then every 10 min"`                                                                   // default auto: after step 1, then every 10 minutes
 	SaveTotalLimit        int    `yaml:"save_total_limit" doc:"checkpoints kept" default:"2" range:"1..1000"`                                                                                                               // default 2
 	LoadBestModelAtEnd    bool   `yaml:"load_best_model_at_end" doc:"keep the weights of the lowest validation loss" default:"false"`
 	Seed                  *int64 `yaml:"seed" doc:"seed of this stage" default:"the recipe's"` // default: the recipe's, 42

@@ -298,7 +298,7 @@ func gradCases() []gradCase {
 	for _, p := range []kernels.Pairs{kernels.HalfSplit, kernels.Adjacent} {
 		cases = append(cases, ropeCase(p, 6, 0), ropeCase(p, 4, 0), ropeCase(p, 2, 3))
 	}
-	cases = append(cases, expertCases()...)
+	cases = append(append(cases, expertCases()...), scanCases()...)
 	return append(cases, attentionCases()...)
 }
 

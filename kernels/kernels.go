@@ -269,6 +269,19 @@ type Net interface {
 	// KVAttention is Attention to what slots of a cache hold.
 	KVAttention(o, q Heads, c *KV, a *KVAttnArgs)
 
+	// Conv1D: see ConvArgs. y [N, C]. The backward makes dx [N, C], dw [C, Taps]
+	// and db [C], the last two f32.
+	Conv1D(y Dst, a *ConvArgs)
+	Conv1DBackward(dx, dw, db Dst, dy Buffer, a *ConvArgs)
+
+	// DeltaScan: see DeltaArgs. q, k are K heads of Dk, v and o H heads of Dv.
+	DeltaScan(o, q, k, v Heads, a *DeltaArgs)
+	DeltaScanBackward(g *DeltaGrads, do, q, k, v Heads, a *DeltaArgs)
+
+	// SSMScan: see SSMArgs. x and y are H heads of P, b and c G heads of S.
+	SSMScan(y, x, b, c Heads, a *SSMArgs)
+	SSMScanBackward(g *SSMGrads, dy, x, b, c Heads, a *SSMArgs)
+
 	// LogProb computes out, and with Coef the gradients of
 	// Σ_n Coef[n]·(-log p(Target[n])): dx [N,C], dw [V,C] and dbias [V] f32.
 	LogProb(out *LogProbOut, dx, dw, dbias Dst, a *LogProbArgs)

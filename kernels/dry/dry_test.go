@@ -108,6 +108,12 @@ func TestLinearWork(t *testing.T) {
 	if got := d.Work().Matrix; got != 2*10*64*32 {
 		t.Errorf("%v operations", got)
 	}
+	// Two experts of 32 rows: each row of x meets one of them.
+	group, _ := d.Alloc(kernels.Activations, dtype.Of(dtype.I32), 3)
+	d.Linear(kernels.To(x), &kernels.LinearArgs{N: 10, X: x, W: w, Group: group, Experts: 2})
+	if got := d.Work().Matrix; got != 3*10*64*32 {
+		t.Errorf("%v operations with those of experts", got)
+	}
 	if d.Calls()["LinearBackward"] != 1 {
 		t.Errorf("calls %v", d.Calls())
 	}

@@ -309,7 +309,7 @@ func TestMamba2Packed(t *testing.T) {
 			}
 		}
 	}
-	l.LogProb(x, head, l.Upload(target, len(ids)), l.Upload(coef, len(ids)), 0)
+	l.LogProb(x, autograd.HeadSpec{W: head}, l.Upload(target, len(ids)), l.Upload(coef, len(ids)))
 	if err := l.Backward(); err != nil {
 		t.Fatal(err)
 	}

@@ -96,18 +96,18 @@ func manyOps(t *testing.T) map[string][]uint32 {
 	b.NormBackward(kernels.To(dx), kernels.To(dw), kernels.Dst{}, dy, stats, na)
 	keep("norm", y, stats, dx, dw)
 
-	aa := &kernels.AttnArgs{N: n, H: h, K: k, D: d, Seq: b.ints(0, 13, 600, n), Scale: 0.25}
+	aa := &kernels.AttnArgs{N: n, H: h, K: k, Dk: d, Seq: b.ints(0, 13, 600, n), Scale: 0.25}
 	q, kk, v := b.random(n*h*d), b.random(n*k*d), b.random(n*k*d)
 	o, lse := b.empty(n*h*d), b.empty(n*h)
 	dq, dk, dv := b.empty(n*h*d), b.empty(n*k*d), b.empty(n*k*d)
 	hv := func(x kernels.Buffer, h int) kernels.Heads { return kernels.Heads{Buffer: x, Tok: h * d, Head: d} }
 	b.Attention(hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
-	b.AttentionBackward(hv(dq, h), hv(dk, k), hv(dv, k), hv(dy, h), hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
+	b.AttentionBackward(&kernels.AttnGrads{Q: hv(dq, h), K: hv(dk, k), V: hv(dv, k)}, hv(dy, h), hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
 	keep("attention", o, lse, dq, dk, dv)
 	aa.BF16 = true
 	q16, k16, v16, o16, dy16 := hv(b.half(q), h), hv(b.half(kk), k), hv(b.half(v), k), hv(b.half(o), h), hv(b.half(dy), h)
 	b.Attention(o16, lse, q16, k16, v16, aa)
-	b.AttentionBackward(hv(dq, h), hv(dk, k), hv(dv, k), dy16, o16, lse, q16, k16, v16, aa)
+	b.AttentionBackward(&kernels.AttnGrads{Q: hv(dq, h), K: hv(dk, k), V: hv(dv, k)}, dy16, o16, lse, q16, k16, v16, aa)
 	keep("attention bf16", lse, dq, dk, dv)
 
 	act := &kernels.ActArgs{N: n, F: c, Gate: x, Up: dy}

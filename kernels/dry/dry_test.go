@@ -66,7 +66,7 @@ func TestAttentionWork(t *testing.T) {
 		d.Upload(sb, p)
 		q, _ := d.Alloc(kernels.Activations, dtype.Of(dtype.F32), 30*4*8)
 		h := kernels.Heads{Buffer: q, Tok: 32, Head: 8}
-		d.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 30, H: 4, K: 4, D: 8, Seq: sb, Window: window})
+		d.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 30, H: 4, K: 4, Dk: 8, Seq: sb, Window: window})
 		pairs := 0
 		for s := 1; s < len(seq); s++ {
 			for i := range seq[s] - seq[s-1] {

@@ -80,6 +80,7 @@ var objectives = map[string]struct {
 	options map[string]float64
 }{
 	"sft": {newSFT, 0, nil},
+	"dpo": {newDPO, 1e-5, map[string]float64{"beta": 0.1}},
 }
 
 // objectiveOptions are the keys of c that only some objectives have.

@@ -29,8 +29,12 @@ type QuantizeResult struct {
 // folderJob is a quantize stage in package quant's terms.
 func (x *run) folderJob(s *Stage) quant.FolderJob {
 	o := s.Quantize
-	job := quant.FolderJob{Path: x.stageDir(s.ID), Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For, ActOrder: o.ActOrder,
-		Damp: o.DampPercent, Samples: o.Samples, Ignore: o.Ignore, SingleQuant: o.DoubleQuant != nil && !*o.DoubleQuant, AllowRequantize: o.AllowRequantize}
+	job := quant.FolderJob{Path: x.stageDir(s.ID), Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For,
+		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
+	if m, err := quant.MethodNamed(o.Method); err == nil { // else planning says so
+		values := map[string]any{"actorder": o.ActOrder, "damp_percent": o.DampPercent, "double_quant": o.DoubleQuant == nil || *o.DoubleQuant}
+		job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
+	}
 	if o.GroupSize.Set {
 		job.Group = int(o.GroupSize.Value)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/lora"
 )
 
@@ -185,6 +186,55 @@ func TestDPO(t *testing.T) {
 	losses(t, third)
 	if hash(t, third) != hash(t, j) || curveOf(t, third.Dir) != curveOf(t, j.Dir) {
 		t.Error("an interruption changes the result")
+	}
+}
+
+// TestReferenceRounds: with bf16, too, a new adapter begins with no reward at
+// all, in training and when measuring.
+func TestReferenceRounds(t *testing.T) {
+	j := pairsJob(t)
+	j.Config.DType, j.Config.MaxSteps = "bf16", 1
+	r, err := begin(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.end()
+	s, err := r.loader.Step(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, total := range []int64{1, 0} {
+		score, err := r.pass(&s.Micro[0], total)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := float64(r.count(s.Micro[:1])); score.Loss != n*math.Ln2 || score.Values[0].V != 0 || score.Values[1].V != 0 {
+			t.Errorf("of %d units: %+v", total, score)
+		}
+	}
+}
+
+// TestReferenceMemory: the pass of the reference keeps nothing for a gradient.
+func TestReferenceMemory(t *testing.T) {
+	var peaks []int64
+	for _, training := range []bool{false, true} {
+		j := pairsJob(t)
+		r, err := begin(j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.end()
+		s, err := r.loader.Step(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.reference(&s.Micro[0], training); err != nil {
+			t.Fatal(err)
+		}
+		peaks = append(peaks, r.dev.Info().Mem.Peak[kernels.Activations])
+	}
+	if peaks[0] == 0 || peaks[1] > peaks[0]*5/4 { // a norm's input lives until its result is read
+		t.Errorf("%d bytes when measuring, %d in training", peaks[0], peaks[1])
 	}
 }
 

@@ -121,7 +121,7 @@ func (t *Tape) Act(kind kernels.ActKind, gate, up *Tensor) *Tensor {
 		sameShape("act", gate, up)
 		saves = append(saves, up)
 		needs = needs || up.needs
-		held = min(held, up.kind) // bf16 where both are
+		held = dtype.Wider(held, up.kind)
 		up.slope = up.kind
 	}
 	gate.slope = gate.kind

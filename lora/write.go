@@ -41,7 +41,7 @@ func (o *Output) store(shape []int, now dtype.Type) (dtype.Type, string) {
 	switch {
 	case len(shape) == 1 && o.gguf():
 		return dtype.Of(dtype.F32), "vectors of a GGUF are F32"
-	case o.Type != nil && (len(shape) > 1 || now.Kind.Info().Float):
+	case o.Type != nil && (len(shape) > 1 || now.Kind.IsFloat()):
 		return *o.Type, "asked for"
 	case plain(now):
 		return now, "as in the base"

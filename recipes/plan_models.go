@@ -81,13 +81,7 @@ func newGhost(src *arch.Source, path string, pick func(name string, shape []int,
 }
 
 // mappable reports whether a type lies in files as it lies in memory.
-func mappable(t dtype.Type) bool {
-	switch t.Kind {
-	case dtype.NF4, dtype.FP4, dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8:
-		return false
-	}
-	return true
-}
+func mappable(t dtype.Type) bool { return !t.HasPlanes() }
 
 // linearWeight reports whether a tensor is the matrix of a linear map in a
 // block: what qlora and the quantizers work on.

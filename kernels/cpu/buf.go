@@ -88,7 +88,7 @@ func aligned(p []byte, t dtype.Type) bool {
 	switch {
 	case !t.Quantized():
 		a = t.Kind.Info().Bytes
-	case t.Kind < dtype.NF4:
+	case !t.HasPlanes():
 		a = 1 // GGUF blocks are read as bytes
 	}
 	return uintptr(unsafe.Pointer(&p[0]))%uintptr(a) == 0

@@ -126,7 +126,7 @@ type Drop struct {
 	Key  Buffer // [N] int64: sample<<32 | token
 }
 
-// MemStats counts bytes by purpose.
+// MemStats counts bytes by purpose: in use now, and at most since ResetCounters.
 type MemStats struct{ Now, Peak [NumPurposes]int64 }
 
 // Total is the sum over all purposes that count against a limit.
@@ -144,10 +144,12 @@ func Total(v [NumPurposes]int64) int64 {
 type Info struct {
 	Name      string // "cpu", "cuda:0", "dry"
 	Level     string // kernel level, e.g. "avx512bf16"
+	Address   string // what results depend on beside their inputs, e.g. "cpu/avx512bf16": part of the address of every result
 	Threads   int
-	FastBF16  bool // a product of bf16 operands is clearly faster than one of f32
+	Limit     int64 // bytes over all counted purposes; 0: none
+	FastBF16  bool  // a product of bf16 operands is clearly faster than one of f32
 	Mem       MemStats
-	PeakTotal int64 // largest sum over all counted purposes at one moment
+	PeakTotal int64 // largest sum over all counted purposes at one moment since ResetCounters
 }
 
 // Use says what Load may do with the host bytes it is given.
@@ -168,9 +170,16 @@ type Backend interface {
 // Device owns memory and order.
 type Device interface {
 	Info() Info
+	// ResetCounters makes what is in use now the peak, so that one device can
+	// serve, and measure, several stages.
+	ResetCounters()
+	// Close gives everything back that the backend holds. Its buffers must not be
+	// used afterwards; to free one then does nothing.
+	Close()
 	// Alloc returns n elements with undefined contents. t must be a plain type.
 	Alloc(p Purpose, t dtype.Type, n int) (Buffer, error)
-	// Load makes a weight of type t from host bytes laid out by dtype.Planes.
+	// Load makes a weight of type t from host bytes laid out by dtype.Planes; nil:
+	// its contents are undefined until Quantize.
 	Load(p Purpose, t dtype.Type, rows, cols int, host []byte, u Use) (Mat, error)
 	// Free gives memory back. The zero interface is ignored; slices need no Free.
 	Free(Buffer)
@@ -178,7 +187,7 @@ type Device interface {
 	Slice(b Buffer, off, n int) Buffer
 	Upload(dst Buffer, src []byte)
 	Download(dst []byte, src Buffer) error
-	// Fill sets every element of a float32 buffer.
+	// Fill sets every element of a buffer of float32 or bf16.
 	Fill(dst Buffer, v float32)
 	// Run calls step on the device's thread and returns its error, or the
 	// first error of a method called inside it.

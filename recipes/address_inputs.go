@@ -6,10 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/train"
 )
 
@@ -34,7 +34,7 @@ func (x *run) address(j *Job) (*Result, error) {
 	}
 	env := map[string]string{}
 	if k := j.Stage.Kind(); k != "ingest" {
-		env["level"], env["device"] = cpu.Level(), x.dev.Info().Name
+		env["device"], env["level"], _ = strings.Cut(x.dev.Info().Address, "/")
 	}
 	env["seed"] = fmt.Sprint(x.Seed)
 	switch s := j.Stage; {

@@ -11,21 +11,10 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/formats/hub"
-
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/device"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/lora"
 )
-
-// OpenDevice opens a compute device. limit 0 means 0.9 of the memory that is
-// available to this process.
-func OpenDevice(name string, threads int, limit int64) (kernels.Backend, error) {
-	if limit == 0 {
-		limit = AvailableMemory() / 10 * 9
-	}
-	return device.Open(name, device.Options{Threads: threads, MemoryLimit: limit})
-}
 
 // resolvePath maps hf://org/name@revision to the local cache and embedded: to
 // an unpacked copy; other paths stay.

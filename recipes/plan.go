@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/device"
 )
 
 // StagePlan is what one stage would do.
@@ -88,10 +89,7 @@ type planner struct {
 
 func (x *run) planner(ctx context.Context, quick bool) *planner {
 	p := &planner{x: x, ctx: ctx, quick: quick, models: map[string]*arch.Source{}, rows: map[string]*rowsPlan{}, plan: &Plan{Name: x.Name, Dir: x.dir}}
-	p.plan.Limit = x.memoryLimit()
-	if p.plan.Limit == 0 {
-		p.plan.Limit = AvailableMemory() / 10 * 9
-	}
+	p.plan.Limit = x.dev.Info().Limit
 	p.plan.DiskFree = DiskFree(existing(x.dir))
 	return p
 }
@@ -125,6 +123,7 @@ func (r *Recipe) Plan(ctx context.Context, o RunOptions) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer x.dev.Close()
 	p := x.planner(ctx, false)
 	defer p.close()
 	if p.rates, err = x.probe(); err != nil {
@@ -149,7 +148,7 @@ func (x *run) check(ctx context.Context) error {
 
 func (p *planner) machine() string {
 	info := p.x.dev.Info()
-	return fmt.Sprintf("%d cores %s, %s free, %s", max(info.Threads, 1), info.Level, humanize.IBytes(uint64(max(AvailableMemory(), 0))), gpuWords(info.Name))
+	return fmt.Sprintf("%d cores %s, %s free, %s", max(info.Threads, 1), info.Level, humanize.IBytes(uint64(max(device.HostMemory(), 0))), gpuWords(info.Name))
 }
 
 func gpuWords(device string) string {

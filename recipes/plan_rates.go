@@ -1,11 +1,11 @@
 package recipes
 
 import (
-	"math"
 	"time"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/device"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -25,14 +25,11 @@ const overhead = 1.15
 
 // probe measures the run's device, whatever its memory limit.
 func (x *run) probe() (rates, error) {
-	name := x.opt.Device
-	if name == "" {
-		name = x.Device
-	}
-	dev, err := OpenDevice(name, x.opt.Threads, math.MaxInt64)
+	dev, err := x.open(device.NoLimit)
 	if err != nil {
 		return rates{}, err
 	}
+	defer dev.Close()
 	return probe(dev)
 }
 

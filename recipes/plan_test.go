@@ -78,6 +78,9 @@ func TestPlanIsExact(t *testing.T) {
 	x, err := tinyRecipe(t, dir).prepare(RunOptions{Dir: opt.Dir, Only: []string{"train"}})
 	must(t, err)
 	must(t, x.execute(t.Context()))
+	if now := x.dev.Info().Mem.Now; kernels.Total(now) > 0 { // the next stage begins with this device
+		t.Errorf("the stage left %v in use", now)
+	}
 	took := x.dev.Info().Mem.Peak
 	for i, n := range took {
 		if k := kernels.Purpose(i); k != kernels.Scratch && p.Stages[1].Memory[k.String()] != n { // a backend's own scratch is its own affair

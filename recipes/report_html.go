@@ -12,7 +12,6 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 //go:embed report.html.tmpl
@@ -73,7 +72,7 @@ type outputRow struct{ Name, Bytes, Hash string }
 func (x *run) html(s *Summary, err error) ([]byte, error) {
 	p := &page{
 		Name: s.Name, Verdict: s.Verdict, Err: s.Err, Hint: fail.Hint(err), Took: duration(s.Seconds), Hash: string(s.Hash),
-		Version: Version, Device: x.dev.Info().Name, Kernels: cpu.Level(), Seed: x.Seed, Facts: s.Facts, Next: s.Next, Licence: x.licence(),
+		Version: Version, Device: x.dev.Info().Name, Kernels: x.dev.Info().Level, Seed: x.Seed, Facts: s.Facts, Next: s.Next, Licence: x.licence(),
 	}
 	if p.Hint == "see report.html" {
 		p.Hint = ""

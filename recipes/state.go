@@ -8,7 +8,6 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 func (x *run) statePath(id string) string { return filepath.Join(x.dir, ".state", id+".json") }
@@ -26,7 +25,7 @@ func (x *run) recordedLevel() string {
 }
 
 func (x *run) recordLevel() error {
-	return atomic.WriteFile(x.levelPath(), []byte(cpu.Level()))
+	return atomic.WriteFile(x.levelPath(), []byte(x.dev.Info().Level))
 }
 
 // load returns the recorded result of a stage when its address is the same and

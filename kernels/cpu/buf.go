@@ -35,6 +35,9 @@ func (b *Buf) live() []byte {
 	if b.freed || b.root != nil && b.root.freed {
 		panic("cpu: buffer used after it was freed")
 	}
+	if b.dev.closed {
+		panic("cpu: buffer used after its device was closed")
+	}
 	return b.mem
 }
 

@@ -66,6 +66,7 @@ func runGenerate(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer m.Dev.Close()
 	defer m.Close()
 	tok, err := m.Tokenizer()
 	if err != nil {
@@ -193,6 +194,7 @@ func runChat(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer m.Dev.Close()
 	defer m.Close()
 	tok, err := m.Tokenizer()
 	if err != nil {

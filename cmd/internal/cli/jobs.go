@@ -95,6 +95,7 @@ func mergeTo(c *ucli.Context, shard int64) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	progress, clear := bar(c, "merge", "bytes")
 	o := recipes.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
 		Storage: c.String("storage"), Trained: c.String("base") == "trained", MaxShard: shard, Name: nameOf(c.String("output")), Progress: progress}
@@ -324,6 +325,7 @@ func runEval(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	r, err := evalRequest(c, dev)
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/par"
+	"github.com/tunekit/tunekit/kernels/device"
 	"github.com/tunekit/tunekit/recipes"
 )
 
@@ -21,20 +21,22 @@ func openDevice(c *ucli.Context) (kernels.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n := c.Int("threads"); n > 0 {
-		par.SetThreads(n)
-	}
-	return recipes.OpenDevice(c.String("device"), c.Int("threads"), limit)
+	return device.Open(c.String("device"), device.Options{Threads: c.Int("threads"), MemoryLimit: limit})
 }
 
-// openModel loads --model with its --adapter folders. dflt is what --dtype
+// openModel loads --model with its --adapter folders; the caller closes it and
+// then its device. dflt is what --dtype
 // auto means for this command: exact arithmetic for measurements.
 func openModel(c *ucli.Context, path, auto string) (*recipes.Loaded, error) {
 	dev, err := openDevice(c)
 	if err != nil {
 		return nil, err
 	}
-	return openModelOn(c, dev, path, auto)
+	m, err := openModelOn(c, dev, path, auto)
+	if err != nil {
+		dev.Close()
+	}
+	return m, err
 }
 
 func openModelOn(c *ucli.Context, dev kernels.Backend, path, auto string) (*recipes.Loaded, error) {
@@ -77,6 +79,7 @@ func runLogits(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer m.Dev.Close()
 	defer m.Close()
 	out, err := in.logits(m, c.Bool("hidden"))
 	if err != nil {

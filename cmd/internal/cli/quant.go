@@ -120,6 +120,7 @@ func quantTo(c *ucli.Context, method, model, out string) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	job := quant.FolderJob{Path: out, Method: method, Scheme: c.String("scheme"), Format: c.String("format"), For: c.StringSlice("for"), ActOrder: c.String("actorder"),
 		Damp: c.Float64("damp-percent"), Samples: c.Int("samples"), Ignore: c.StringSlice("ignore"), SingleQuant: c.Bool("single-quant"), AllowRequantize: c.Bool("allow-requantize")}
 	if len(job.For) == 0 {
@@ -199,6 +200,7 @@ func imatrixCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
+			defer dev.Close()
 			return writeOutput(c, c.String("output"), func() error {
 				progress, clear := bar(c, "imatrix", "tokens")
 				im, err := recipes.CollectImatrix(c.Context, dev, c.String("model"), c.String("calibration"), c.Int("samples"), c.Int("max-length"), progress)

@@ -252,7 +252,7 @@ func (m *merger) product(dst kernels.Dst, f factor, row0, rows, cols int) error 
 		return err
 	}
 	defer m.dev.Free(b)
-	m.dev.Gemm(dst, b, a, false, false, rows, cols, f.r, f.scale)
+	m.dev.Gemm(dst, &kernels.GemmArgs{A: b, B: a, M: rows, N: cols, K: f.r, Alpha: f.scale})
 	return nil
 }
 

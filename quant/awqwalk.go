@@ -133,7 +133,7 @@ func (st *awqStep) observe(dev kernels.Backend, x *autograd.Tensor) error {
 	if s.err != nil {
 		return s.err
 	}
-	dev.ColStats(kernels.To(out), x.Data, x.Rows(), x.Cols(), kernels.SumAbs)
+	dev.ColStats(kernels.To(out), &kernels.ColStatsArgs{Stat: kernels.SumAbs, Rows: x.Rows(), Cols: x.Cols(), X: x.Data})
 	v := make([]float32, x.Cols())
 	if err := down(dev, v, out); err != nil {
 		return err

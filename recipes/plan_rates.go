@@ -61,7 +61,7 @@ func probe(dev kernels.Backend) (r rates, err error) {
 			a.BF16 = true
 			r.bf16 = 2 * n * c * c / timed(func() { dev.Linear(kernels.To(y), &a) })
 		}
-		r.moved = 12 * n * c / timed(func() { dev.Add(kernels.To(y), x, x, n*c, 1, 1) })
+		r.moved = 12 * n * c / timed(func() { dev.Add(kernels.To(y), &kernels.AddArgs{N: n * c, A: x, B: x, Alpha: 1, Beta: 1}) })
 		return nil
 	})
 	return r, err

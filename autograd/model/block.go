@@ -77,7 +77,7 @@ func (b *Block) mlp(t *autograd.Tape, x *autograd.Tensor, _ *State) *autograd.Te
 // gated is the feed-forward part up to the input of Down.
 func (b *Block) gated(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 	g, u := b.Gate.Forward(t, x), b.Up.Forward(t, x)
-	a := t.Act(b.spec.Act, g, u)
+	a := t.Act(autograd.ActSpec{Kind: b.spec.Act}, g, u)
 	t.Done(g, u)
 	return a
 }

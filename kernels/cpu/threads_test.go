@@ -65,7 +65,7 @@ func (b *bench) half(x kernels.Buffer) kernels.Buffer {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Add(kernels.To(h), x, nil, x.Len(), 1, 0)
+	b.Add(kernels.To(h), &kernels.AddArgs{N: x.Len(), A: x, Alpha: 1})
 	return h
 }
 
@@ -114,7 +114,7 @@ func manyOps(t *testing.T) map[string][]uint32 {
 	b.Act(kernels.To(y), act)
 	b.ActBackward(kernels.To(dx), kernels.Dst{}, dy, act)
 	sums := b.empty(2)
-	b.ColStats(kernels.To(dw), x, n, c, kernels.SumSq)
+	b.ColStats(kernels.To(dw), &kernels.ColStatsArgs{Stat: kernels.SumSq, Rows: n, Cols: c, X: x})
 	b.Sum(kernels.To(sums), x, dy, n*c)
 	b.GatherBackward(kernels.To(o), dy, b.ints(make([]int32, n)...), n, c)
 	keep("rest", y, dx, dw, b.Slice(sums, 0, 1), o)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // moved is the work of touching every given buffer once; nil is none.
@@ -81,50 +80,6 @@ func (d *Dry) GatherBackward(dtable kernels.Dst, dy, idx kernels.Buffer, n, c in
 	need("gather backward: idx", idx, n)
 	need("gather backward: dtable", dtable.Buffer, c)
 	d.add("GatherBackward", moved(dy, dy))
-}
-
-// Norm counts what it reads and writes.
-func (d *Dry) Norm(y, sum kernels.Dst, stats kernels.Buffer, a *kernels.NormArgs) {
-	for _, b := range []kernels.Buffer{y.Buffer, sum.Buffer, a.X, a.Res} {
-		need("norm", b, a.N*a.C)
-	}
-	need("norm: stats", stats, a.N)
-	d.add("Norm", moved(y.Buffer, sum.Buffer, a.X, a.Res))
-}
-
-// NormBackward counts what it reads and writes.
-func (d *Dry) NormBackward(dx, dw, db kernels.Dst, dy, stats kernels.Buffer, a *kernels.NormArgs) {
-	for _, b := range []kernels.Buffer{dx.Buffer, dy, a.X} {
-		need("norm backward", b, a.N*a.C)
-	}
-	need("norm backward: dw", dw.Buffer, a.C)
-	need("norm backward: db", db.Buffer, a.C)
-	need("norm backward: stats", stats, a.N)
-	d.add("NormBackward", moved(dx.Buffer, dy, a.X))
-}
-
-// Act counts what it reads and writes.
-func (d *Dry) Act(y kernels.Dst, a *kernels.ActArgs) {
-	for _, b := range []kernels.Buffer{y.Buffer, a.Gate, a.Up} {
-		need("act", b, a.N*a.F)
-	}
-	d.add("Act", moved(y.Buffer, a.Gate, a.Up))
-}
-
-// ActBackward counts what it reads and writes.
-func (d *Dry) ActBackward(dgate, dup kernels.Dst, dy kernels.Buffer, a *kernels.ActArgs) {
-	for _, b := range []kernels.Buffer{dgate.Buffer, dup.Buffer, dy, a.Gate, a.Up} {
-		need("act backward", b, a.N*a.F)
-	}
-	d.add("ActBackward", moved(dgate.Buffer, dup.Buffer, dy, a.Gate, a.Up))
-}
-
-// Add counts what it reads and writes.
-func (d *Dry) Add(y kernels.Dst, a, b kernels.Buffer, n int, _, _ float32) {
-	for _, x := range []kernels.Buffer{y.Buffer, a, b} {
-		need("add", x, n)
-	}
-	d.add("Add", moved(y.Buffer, a, b))
 }
 
 // Rope counts what it reads and writes.
@@ -232,76 +187,4 @@ func (d *Dry) LogProb(out *kernels.LogProbOut, dx, dw kernels.Dst, a *kernels.Lo
 		}
 	}
 	d.add("LogProb", Work{Matrix: times * product(a.N, a.W.Cols, a.W.Rows), Moved: 4 * float64(a.N) * float64(a.W.Rows)})
-}
-
-// Gemm counts one product.
-func (d *Dry) Gemm(c kernels.Dst, a, b kernels.Buffer, _, _ bool, m, n, k int, _ float32) {
-	need("gemm: c", c.Buffer, m*n)
-	need("gemm: a", a, m*k)
-	need("gemm: b", b, n*k)
-	d.add("Gemm", Work{Matrix: product(m, k, n)})
-}
-
-// Gram counts half a product: the matrix is symmetric.
-func (d *Dry) Gram(h kernels.Dst, x kernels.Buffer, rows, cols int) {
-	need("gram: h", h.Buffer, cols*cols)
-	need("gram: x", x, rows*cols)
-	d.add("Gram", Work{Matrix: product(cols, rows, cols) / 2})
-}
-
-// ColStats counts what it reads.
-func (d *Dry) ColStats(out kernels.Dst, x kernels.Buffer, rows, cols int, _ kernels.Stat) {
-	need("colstats: out", out.Buffer, cols)
-	need("colstats: x", x, rows*cols)
-	d.add("ColStats", moved(x))
-}
-
-// Sum counts what it reads.
-func (d *Dry) Sum(out kernels.Dst, a, b kernels.Buffer, n int) {
-	need("sum: out", out.Buffer, 1)
-	need("sum: a", a, n)
-	need("sum: b", b, n)
-	d.add("Sum", moved(a, b))
-}
-
-// Factor counts a factorisation and an inverse, and always succeeds.
-func (d *Dry) Factor(u, h kernels.Buffer, n int, _ float32) error {
-	need("factor: u", u, n*n)
-	need("factor: h", h, n*n)
-	d.add("Factor", Work{Matrix: product(n, n, n) / 3})
-	return nil
-}
-
-// GPTQBlock counts the updates of the columns that follow in the block.
-func (d *Dry) GPTQBlock(g *kernels.GPTQArgs) {
-	for _, b := range []kernels.Buffer{g.W, g.Err, g.Codes, g.Scale, g.Zero} {
-		need("gptqblock", b, g.Rows*g.Cols)
-	}
-	need("gptqblock: u", g.U, g.Cols*g.Cols)
-	d.add("GPTQBlock", Work{Matrix: product(g.Rows, g.Cols, g.Cols) / 2})
-}
-
-// Dequantize counts what it reads and writes.
-func (d *Dry) Dequantize(dst kernels.Buffer, m kernels.Mat) {
-	need("dequantize", dst, m.Rows*m.Cols)
-	w := moved(dst)
-	w.Moved += float64(dtype.Size(m.Type(), m.Rows, m.Cols))
-	d.add("Dequantize", w)
-}
-
-// Optim counts what it reads and writes.
-func (d *Dry) Optim(_ kernels.OptimKind, o *kernels.OptimArgs) {
-	for _, b := range []kernels.Buffer{o.P, o.G, o.M, o.V} {
-		need("optim", b, o.N)
-	}
-	d.add("Optim", moved(o.P, o.P, o.G, o.M, o.M, o.V, o.V))
-}
-
-// LogitStats counts what it reads.
-func (d *Dry) LogitStats(kl, top1 kernels.Dst, logits, ref kernels.Buffer, n, v int) {
-	need("logitstats", logits, n*v)
-	need("logitstats", ref, n*v)
-	need("logitstats: kl", kl.Buffer, n)
-	need("logitstats: top1", top1.Buffer, n)
-	d.add("LogitStats", moved(logits, ref))
 }

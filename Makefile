@@ -23,7 +23,7 @@ test-arm64: ## the kernels on an emulated arm64 (qemu-user-static)
 
 RACE = CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short
 test-race: ## data races in what runs on several threads, on plain Go kernels (gcc)
-	$(RACE) -skip '/(neon|avx)' ./kernels/par ./kernels/cpu/... ./autograd/... ./data
+	$(RACE) -skip '/(neon|avx)' ./kernels/par ./kernels/cpu/... ./autograd/... ./data ./data/tokenizer ./data/rows ./data/chat
 	$(RACE) -run 'Threads|Packing|NotFinite|SecondRun' ./train
 
 fmt: ## gofmt finds nothing to change

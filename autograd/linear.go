@@ -10,40 +10,47 @@ import (
 // LowRank is a LoRA adapter of one linear map (Hu et al. 2021,
 // arXiv:2106.09685, section 4.1): y += Scale·B·A·drop(x).
 type LowRank struct {
-	A, B    *Param  // [R, in], [out, R], float32
+	A, B    *Param  // [R, in], [out, R], float32; of E experts: [E·R, in], [E·out, R]
 	Scale   float32 // alpha/r, or alpha/√r (rsLoRA)
 	Dropout float32 // probability that an input element is dropped while training
 	Site    uint32  // tells this adapter's dropout from others'
 }
 
 // R is the rank.
-func (a *LowRank) R() int { return a.A.Rows }
+func (a *LowRank) R() int { return a.B.Cols }
 
 func (a *LowRank) trains() bool { return a.A.trains() || a.B.trains() }
 
 // Linear returns x·wᵀ + bias + Σ Scale·drop(x)·Aᵀ·Bᵀ over the adapters: x
 // [N, in], w [out, in] of any storage type, bias [out] or nil, result [N, out].
 func (t *Tape) Linear(x *Tensor, w, bias *Param, ads ...*LowRank) *Tensor {
-	return t.linear(x, w, bias, dtype.F32, ads)
+	return t.linear(x, nil, w, bias, dtype.F32, ads)
+}
+
+// ExpertLinear is Linear over the rows of experts: row i of x [N·K, in] meets
+// the part of w [E·out, in] and bias [E·out] (or nil), and of each adapter,
+// that belongs to the expert of sorted row i of r. Result [N·K, out].
+func (t *Tape) ExpertLinear(x *Tensor, r *Routed, w, bias *Param, ads ...*LowRank) *Tensor {
+	return t.linear(x, r, w, bias, dtype.F32, ads)
 }
 
 // Inner is Linear whose result only activations, rotations and attention read:
 // see Tape.BF16.
 func (t *Tape) Inner(x *Tensor, w, bias *Param, ads ...*LowRank) *Tensor {
-	return t.linear(x, w, bias, t.between(), ads)
+	return t.linear(x, nil, w, bias, t.between(), ads)
 }
 
-func (t *Tape) linear(x *Tensor, w, bias *Param, k dtype.Kind, ads []*LowRank) *Tensor {
+func (t *Tape) linear(x *Tensor, r *Routed, w, bias *Param, k dtype.Kind, ads []*LowRank) *Tensor {
 	if x.Cols() != w.Cols {
 		panic(fmt.Sprintf("autograd: linear %s: x %v · wᵀ [%d %d]: inner dims %d != %d", w.Name, x.Shape, w.Rows, w.Cols, x.Cols(), w.Cols))
 	}
 	if t.Tap != nil && !t.Record && t.err == nil {
-		t.Tap(w, x)
+		t.Tap(w, x, r)
 	}
 	if t.Base {
 		ads = nil
 	}
-	l := &linear{t: t, x: x, w: w, bias: bias, ads: ads}
+	l := &linear{t: t, x: x, r: r, w: w, bias: bias, ads: ads}
 	return l.forward(k)
 }
 
@@ -51,6 +58,7 @@ func (t *Tape) linear(x *Tensor, w, bias *Param, k dtype.Kind, ads []*LowRank) *
 type linear struct {
 	t       *Tape
 	x, y    *Tensor
+	r       *Routed // nil: one weight for all rows
 	w, bias *Param
 	ads     []*LowRank
 	u       []*Tensor // u[i] = Scale·drop(x)·Aᵀ of adapter i, [N, R]
@@ -69,21 +77,31 @@ func (l *linear) forward(k dtype.Kind) *Tensor {
 	}
 	var deps []*Tensor
 	if t.lazy { // nobody else asks for them
-		deps = append([]*Tensor{l.x}, l.u...)
+		deps = append(append([]*Tensor{l.x}, l.u...), l.r.reads()...)
 	}
-	l.y = t.made(l.run, deps, k, l.x.Rows(), l.w.Rows)
+	l.y = t.made(l.run, deps, k, l.x.Rows(), l.w.Rows/l.r.Experts())
 	l.y.needs = needs
 	if t.Record {
-		t.record(l.y, l.saves(), l.back)
+		t.record(l.y, append(l.saves(), l.r.reads()...), l.back)
 	}
 	t.Done(l.u...)
 	return l.y
 }
 
+// args are the operands of a product of x with w.
+func (l *linear) args(x kernels.Buffer, w *Param) *kernels.LinearArgs {
+	a := &kernels.LinearArgs{N: l.x.Rows(), X: x, W: w.Mat, BF16: l.t.BF16}
+	if l.r != nil {
+		a.Group, a.Experts = l.r.Group.Data, l.r.Experts()
+	}
+	return a
+}
+
 // run makes y from x and u.
 func (l *linear) run(dst kernels.Buffer) {
-	t, n := l.t, l.x.Rows()
-	args := &kernels.LinearArgs{N: n, X: t.value(l.x), W: l.w.Mat, Bias: l.bias.buffer(), BF16: t.BF16, Fast: t.Fast}
+	t := l.t
+	args := l.args(t.value(l.x), l.w)
+	args.Bias, args.Fast = l.bias.buffer(), t.Fast
 	if t.err != nil {
 		return
 	}
@@ -93,25 +111,33 @@ func (l *linear) run(dst kernels.Buffer) {
 	t.Dev.Linear(kernels.To(dst), args)
 	for i, a := range l.ads {
 		if i > 0 {
-			t.Dev.Linear(kernels.Into(dst), &kernels.LinearArgs{N: n, X: l.u[i].Data, W: a.B.Mat, BF16: t.BF16})
+			t.Dev.Linear(kernels.Into(dst), l.args(l.u[i].Data, a.B))
 		}
 	}
 }
 
 // down are the operands of u = Scale·drop(x)·Aᵀ.
 func (l *linear) down(a *LowRank) *kernels.LinearArgs {
-	return &kernels.LinearArgs{N: l.x.Rows(), X: l.t.value(l.x), W: a.A.Mat, Alpha: a.Scale, BF16: l.t.BF16, Drop: l.t.drops(a)}
+	args := l.args(l.t.value(l.x), a.A)
+	args.Alpha, args.Drop = a.Scale, l.drops(a)
+	return args
 }
 
-// drops is the dropout of a, nil outside training.
-func (t *Tape) drops(a *LowRank) *kernels.Drop {
+// drops is the dropout of a, nil outside training. What is dropped of the rows
+// of experts depends on their tokens.
+func (l *linear) drops(a *LowRank) *kernels.Drop {
+	t := l.t
 	if a.Dropout == 0 || !(t.Record || t.redo) {
 		return nil
 	}
 	if t.Key == nil {
 		panic("autograd: an adapter with dropout needs Tape.Key")
 	}
-	return &kernels.Drop{P: a.Dropout, Seed: t.Seed, Step: t.Step, Site: a.Site, Key: t.Key.Data}
+	d := &kernels.Drop{P: a.Dropout, Seed: t.Seed, Step: t.Step, Site: a.Site, Key: t.Key.Data}
+	if l.r != nil {
+		d.Rows = l.r.Token.Data
+	}
+	return d
 }
 
 // saves lists what the gradient reads: x where a product with it makes a
@@ -132,7 +158,7 @@ func (l *linear) saves() []*Tensor {
 }
 
 func (l *linear) back() {
-	t, n, dy := l.t, l.x.Rows(), l.y.grad.buf
+	t, dy := l.t, l.y.grad.buf
 	du := make([]kernels.Buffer, len(l.ads))
 	for i, a := range l.ads {
 		du[i] = l.backAdapter(i, a, dy)
@@ -142,7 +168,7 @@ func (l *linear) back() {
 	if t.err != nil {
 		return
 	}
-	args := &kernels.LinearArgs{N: n, W: l.w.Mat, BF16: t.BF16}
+	args := l.args(nil, l.w)
 	if l.w.trains() {
 		args.X = t.value(l.x)
 	}
@@ -158,8 +184,9 @@ func (l *linear) back() {
 	}
 	for i, a := range l.ads {
 		if i > 0 || !fused {
-			t.Dev.LinearBackward(kernels.Into(dx.Buffer), kernels.Dst{}, kernels.Dst{}, du[i],
-				&kernels.LinearArgs{N: n, W: a.A.Mat, BF16: t.BF16, Drop: t.drops(a)})
+			args := l.args(nil, a.A)
+			args.Drop = l.drops(a)
+			t.Dev.LinearBackward(kernels.Into(dx.Buffer), kernels.Dst{}, kernels.Dst{}, du[i], args)
 		}
 	}
 }
@@ -167,15 +194,14 @@ func (l *linear) back() {
 // backAdapter adds the gradients of one adapter's A and B and returns
 // du = Scale·dy·B [N, R], which the caller frees; nil when nobody needs it.
 func (l *linear) backAdapter(i int, a *LowRank, dy kernels.Buffer) kernels.Buffer {
-	t, n := l.t, l.x.Rows()
-	none := kernels.Dst{}
+	t, none := l.t, kernels.Dst{}
 	if a.B.trains() {
-		t.Dev.LinearBackward(none, a.B.dst(), none, dy, &kernels.LinearArgs{N: n, X: l.u[i].Data, W: a.B.Mat, BF16: t.BF16})
+		t.Dev.LinearBackward(none, a.B.dst(), none, dy, l.args(l.u[i].Data, a.B))
 	}
 	if !a.A.trains() && !l.x.needs {
 		return nil
 	}
-	du := t.scratch(n * a.R())
+	du := t.scratch(l.x.Rows() * a.R())
 	x := kernels.Buffer(nil)
 	if a.A.trains() {
 		x = t.value(l.x)
@@ -183,9 +209,13 @@ func (l *linear) backAdapter(i int, a *LowRank, dy kernels.Buffer) kernels.Buffe
 	if t.err != nil {
 		return du
 	}
-	t.Dev.LinearBackward(kernels.To(du), none, none, dy, &kernels.LinearArgs{N: n, W: a.B.Mat, Alpha: a.Scale, BF16: t.BF16})
+	up := l.args(nil, a.B)
+	up.Alpha = a.Scale
+	t.Dev.LinearBackward(kernels.To(du), none, none, dy, up)
 	if a.A.trains() {
-		t.Dev.LinearBackward(none, a.A.dst(), none, du, &kernels.LinearArgs{N: n, X: x, W: a.A.Mat, BF16: t.BF16, Drop: t.drops(a)})
+		down := l.args(x, a.A)
+		down.Drop = l.drops(a)
+		t.Dev.LinearBackward(none, a.A.dst(), none, du, down)
 	}
 	return du
 }

@@ -16,24 +16,51 @@ func (t *Tape) Embed(w *Param, ids *Tensor) *Tensor {
 	if t.err != nil {
 		return y
 	}
-	t.Dev.Gather(kernels.To(y.Data), w.Mat, ids.Data, n)
-	t.record(y, []*Tensor{ids}, func() {
-		t.Dev.GatherBackward(w.dst(), y.grad.buf, ids.Data, n, w.Cols)
-	})
+	a := &kernels.GatherArgs{N: n, Table: w.Mat, Idx: ids.Data}
+	t.Dev.Gather(kernels.To(y.Data), a)
+	t.record(y, []*Tensor{ids}, func() { t.Dev.GatherBackward(w.dst(), kernels.Dst{}, y.grad.buf, a) })
 	return y
 }
 
-// Rows returns the rows idx [M] int32 of x [N, C] as [M, C]. It has no
-// gradient: evaluation only.
-func (t *Tape) Rows(x, idx *Tensor) *Tensor {
-	if t.Record && x.needs {
-		panic("autograd: rows has no gradient")
+// Rows returns the rows idx [M] int32 of x [N, C] as [M, C]. A row may be
+// taken more than once, or never.
+func (t *Tape) Rows(x, idx *Tensor) *Tensor { return t.Combine(x, idx, nil) }
+
+// Combine returns y[m] = Σ_j weight[m,j]·x[idx[m,j]]: x [N, C], idx [M, K]
+// int32, weight [M, K] or nil (1), result [M, C].
+func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
+	m, saves := idx.Rows(), []*Tensor{idx}
+	args := func(table kernels.Buffer) *kernels.GatherArgs {
+		a := &kernels.GatherArgs{N: m, K: idx.Cols(), Table: kernels.Mat{Buffer: table, Rows: x.Rows(), Cols: x.Cols(), Of: x.Rows()}, Idx: t.value(idx)}
+		if weight != nil {
+			a.Weight = t.value(weight)
+		}
+		return a
 	}
-	y := t.New(idx.Rows(), x.Cols())
-	if t.err == nil {
-		n := x.Rows()
-		t.Dev.Gather(kernels.To(y.Data), kernels.Mat{Buffer: t.value(x), Rows: n, Cols: x.Cols(), Of: n}, idx.Data, idx.Rows())
+	needs := x.needs
+	if weight != nil {
+		sameShape("combine: idx and weight", idx, weight)
+		saves, needs = append(saves, weight), needs || weight.needs
+		if weight.needs {
+			saves = append(saves, x)
+		}
 	}
+	y := t.made(func(dst kernels.Buffer) {
+		if a := args(t.value(x)); t.err == nil {
+			t.Dev.Gather(kernels.To(dst), a)
+		}
+	}, append([]*Tensor{x}, saves...), dtype.F32, m, x.Cols())
+	y.needs = needs
+	t.record(y, saves, func() {
+		dx, dw := t.grad(x), t.grad(weight)
+		var table kernels.Buffer
+		if !dw.Skip() {
+			table = t.value(x)
+		}
+		if a := args(table); t.err == nil {
+			t.Dev.GatherBackward(dx, dw, y.grad.buf, a)
+		}
+	})
 	return y
 }
 

@@ -315,6 +315,7 @@ func gradCases() []gradCase {
 			func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
 				return t.Embed(p[0], t.Upload([]int32{3, 0, 3, 5}, 4))
 			}},
+		combineCase(false), combineCase(true),
 		{"add", [][2]int{{3, 5}, {3, 5}}, []bool{false, false},
 			func(in [][]float64) []float64 { return plus(in[0], in[1], 0.5, -2) },
 			func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
@@ -348,7 +349,35 @@ func gradCases() []gradCase {
 	for _, p := range []kernels.Pairs{kernels.HalfSplit, kernels.Adjacent} {
 		cases = append(cases, ropeCase(p, 6), ropeCase(p, 4))
 	}
+	cases = append(cases, expertCases()...)
 	return append(cases, attentionCase(0), attentionCase(3))
+}
+
+// combineCase sums rows of x, weighted or not; some are chosen twice, one never.
+func combineCase(weighted bool) gradCase {
+	const n, c, m, k = 5, 4, 3, 2
+	idx := []int32{3, 0, 3, 3, 1, 4}
+	return gradCase{fmt.Sprint("combine weighted ", weighted), [][2]int{{n, c}, {m, k}}, []bool{false, false},
+		func(in [][]float64) []float64 {
+			y := make([]float64, m*c)
+			for i, r := range idx {
+				w := 1.0
+				if weighted {
+					w = in[1][i]
+				}
+				for j := range c {
+					y[i/k*c+j] += w * in[0][int(r)*c+j]
+				}
+			}
+			return y
+		},
+		func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
+			ids := t.Upload(idx, m, k)
+			if weighted {
+				return t.Combine(x[0], ids, x[1])
+			}
+			return t.Combine(x[0], ids, nil)
+		}}
 }
 
 // loraCase has two adapters: y = x·wᵀ + 2·x·a1ᵀ·b1ᵀ - 0.5·x·a2ᵀ·b2ᵀ.

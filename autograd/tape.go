@@ -122,9 +122,10 @@ type Tape struct {
 	Fast bool // or as far as kernels.LinearArgs.Fast allows; evaluation only
 
 	// Tap, when set, sees the input of every Linear before it runs, with that
-	// layer's weight. Layers that share an input pass the same x. Not called
-	// while recording.
-	Tap func(w *Param, x *Tensor)
+	// layer's weight; r says which rows are whose where w is of experts, and is
+	// nil elsewhere. Layers that share an input pass the same x. Not called while
+	// recording.
+	Tap func(w *Param, x *Tensor, r *Routed)
 
 	// Dropout masks are a function of (Seed, Step, the adapter's site, Key, column).
 	Seed uint64
@@ -352,11 +353,17 @@ func (t *Tape) freeData(x *Tensor) {
 // record keeps an operation for Backward when its result needs a gradient.
 // saves are the tensors whose data back reads.
 func (t *Tape) record(y *Tensor, saves []*Tensor, back func()) {
-	if !t.Record || !y.needs || t.err != nil {
+	t.recordAll([]*Tensor{y}, saves, back)
+}
+
+// recordAll is record of an operation with several results, which need
+// gradients together. back runs when one of them has a gradient.
+func (t *Tape) recordAll(made, saves []*Tensor, back func()) {
+	if !t.Record || !made[0].needs || t.err != nil {
 		return
 	}
 	t.hold(saves)
-	t.ops = append(t.ops, op{[]*Tensor{y}, saves, back})
+	t.ops = append(t.ops, op{made, saves, back})
 }
 
 // grad is where a consumer of x puts its share of x's gradient: written by the

@@ -108,6 +108,8 @@ func TestStickyError(t *testing.T) {
 	y = tape.Attention(y, y, y, autograd.AttnSpec{H: 1, K: 1, D: 5, Seq: tape.Upload([]int32{0, 4}, 2)})
 	y = tape.Rope(y, tape.New(4, 2, 2), 5, 4, kernels.HalfSplit)
 	y = tape.Checkpoint([]*autograd.Tensor{y, y}, mixed(w))[1]
+	routed := tape.Route(y, kernels.RouteArgs{K: 2})
+	y = tape.Combine(tape.ExpertLinear(tape.Rows(y, routed.Token), routed, newParam(t, dev, "experts", 25, 5, normal(r, 125)), nil), routed.Place, routed.Weight)
 	tape.LogProb(y, w, tape.Upload(make([]int32, 4), 4), tape.Upload(make([]float32, 4), 4), 0)
 	if y.Rows() != 4 || y.Cols() != 5 {
 		t.Errorf("shape %v", y.Shape)
@@ -142,7 +144,7 @@ func TestPanics(t *testing.T) {
 			t.Rope(y, t.New(2, 2, 2), 5, 4, kernels.HalfSplit)
 		},
 		"Tape.Key": func(t *autograd.Tape, x *autograd.Tensor) {
-			t.Linear(x, w, nil, &autograd.LowRank{A: &autograd.Param{Mat: kernels.Mat{Rows: 1, Cols: 5}}, Dropout: 0.5})
+			t.Linear(x, w, nil, &autograd.LowRank{A: &autograd.Param{Mat: kernels.Mat{Rows: 1, Cols: 5}}, B: &autograd.Param{Mat: kernels.Mat{Rows: 6, Cols: 1}}, Dropout: 0.5})
 		},
 		"bytes for shape": func(t *autograd.Tape, x *autograd.Tensor) { t.Upload([]int32{1}, 2) },
 	} {

@@ -10,13 +10,16 @@ import (
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 
+	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
-// cacheVersion is the version of the folder's layout.
-const cacheVersion = 2
+const (
+	cacheVersion = 2         // of the folder's layout
+	maxInfo      = 256 << 20 // bytes of dataset.json
+)
 
 // cacheInfo is dataset.json: what the Arrow files must hold.
 type cacheInfo struct {
@@ -88,9 +91,9 @@ func (d *Dataset) SaveArrow(dir string) error {
 // that wraps formats.ErrCorrupt.
 func LoadArrow(dir string) (d *Dataset, err error) {
 	path := filepath.Join(dir, "dataset.json")
-	b, err := readLimited(path, maxJSONFile)
+	b, err := readInfo(path)
 	if err != nil {
-		return nil, asInput(path, err)
+		return nil, rows.FileError(path, err)
 	}
 	var info cacheInfo
 	if err := json.Unmarshal(b, &info); err != nil {
@@ -107,6 +110,16 @@ func LoadArrow(dir string) (d *Dataset, err error) {
 	return d, err
 }
 
+// readInfo reads at most maxInfo bytes: a longer file is no JSON when cut there.
+func readInfo(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxInfo))
+}
+
 func corrupt(path, format string, args ...any) error {
 	return fail.Inputf(path, "remove the folder and ingest again", "%w: %s", formats.ErrCorrupt, fmt.Sprintf(format, args...))
 }
@@ -119,23 +132,23 @@ func loadSamples(path string, info *cacheInfo, n int) (ex []Example, err error) 
 	}()
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, asInput(path, err)
+		return nil, rows.FileError(path, err)
 	}
 	defer f.Close()
-	a, err := newArrowRows(f)
+	r, total, err := rows.ArrowBatches(f)
 	if err != nil {
 		return nil, corrupt(path, "%v", err)
 	}
-	defer a.r.Release()
-	if !a.r.Schema().Equal(cacheSchema(info.Vocab)) {
-		return nil, corrupt(path, "columns are %v", a.r.Schema().Fields())
+	defer r.Release()
+	if !r.Schema().Equal(cacheSchema(info.Vocab)) {
+		return nil, corrupt(path, "columns are %v", r.Schema().Fields())
 	}
-	if a.total != int64(n) {
-		return nil, corrupt(path, "%d samples, dataset.json says %d", a.total, n)
+	if total != int64(n) {
+		return nil, corrupt(path, "%d samples, dataset.json says %d", total, n)
 	}
 	ex = make([]Example, 0, n)
-	for a.r.Next() {
-		rec := a.r.Record()
+	for r.Next() {
+		rec := r.Record()
 		for i := range int(rec.NumRows()) {
 			e, err := sampleOf(rec, i, info)
 			if err != nil {
@@ -144,7 +157,7 @@ func loadSamples(path string, info *cacheInfo, n int) (ex []Example, err error) 
 			ex = append(ex, e)
 		}
 	}
-	if err := a.r.Err(); err != nil && err != io.EOF {
+	if err := r.Err(); err != nil && err != io.EOF {
 		return nil, corrupt(path, "%v", err)
 	}
 	if len(ex) != n {

@@ -11,7 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/corpus"
+	"github.com/tunekit/tunekit/data/rows"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 )
@@ -23,7 +26,7 @@ type chatML struct {
 	bos                             string
 }
 
-func (c chatML) Spans(conv Conversation) (string, [][2]int, error) {
+func (c chatML) Spans(conv chat.Conversation) (string, [][2]int, error) {
 	var b strings.Builder
 	var spans [][2]int
 	b.WriteString(c.bos)
@@ -62,10 +65,7 @@ func (c chatML) Spans(conv Conversation) (string, [][2]int, error) {
 // chatRow converts and encodes a JSON row of the given type.
 func chatRow(t *testing.T, row string, o Options, tmpl spanner) (string, encoded, error) {
 	t.Helper()
-	d, err := parseRow([]byte(row))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := parseRow(t, []byte(row))
 	kind, err := detect("a.jsonl", nil, d)
 	if err != nil {
 		return "", encoded{}, err
@@ -86,7 +86,7 @@ func chatRow(t *testing.T, row string, o Options, tmpl spanner) (string, encoded
 }
 
 // supervisedText is what is supervised, the ranges separated by bars.
-func supervisedText(tok *Tokenizer, e encoded) string {
+func supervisedText(tok *tokenizer.Tokenizer, e encoded) string {
 	var parts []string
 	for _, r := range e.loss {
 		parts = append(parts, tok.Decode(e.ids[r[0]:r[1]], false))
@@ -258,7 +258,7 @@ func TestRealChats(t *testing.T) {
 		{"llama-factory/kto_en_demo.json", typePreference, 300, 300},
 		{"parquet-chat/duckdb-messages-zstd-v2.parquet", typeChat, 704, 4},
 	} {
-		r, err := OpenRows(filepath.Join(shared, c.file))
+		r, err := rows.Open(filepath.Join(shared, c.file))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -293,7 +293,7 @@ const chatMLTemplate = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.co
 // through a template to the end, and looks at what is supervised.
 func TestIngestChat(t *testing.T) {
 	tok := sharedTokenizer(t, "qwen3")
-	tmpl, err := ParseTemplate(chatMLTemplate, TemplateOptions{EOS: "<|im_end|>"})
+	tmpl, err := chat.Parse(chatMLTemplate, chat.Options{EOS: "<|im_end|>"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +342,7 @@ func TestIngestTemplates(t *testing.T) {
 		{"{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "none", ""},
 		{"{% for m in messages if m.role == 'user' %}{{ m.content }}\n{% endfor %}", "turn", "row 1: "},
 	} {
-		tmpl, err := ParseTemplate(c.src, TemplateOptions{})
+		tmpl, err := chat.Parse(c.src, chat.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

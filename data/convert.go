@@ -5,7 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/rows"
 )
 
 // sample is a row of any type, not yet tokenized. Exactly one of the groups is
@@ -16,15 +18,15 @@ type sample struct {
 	prompt, completion string // plain prompt and completion
 	plain              bool
 
-	chat   *Conversation // chat, instruct, conversational prompt and completion
-	frozen int           // assistant messages at the start that are not trained on
+	chat   *chat.Conversation // chat, instruct, conversational prompt and completion
+	frozen int                // assistant messages at the start that are not trained on
 
 	ids, labels []int32 // tokens; labels may be nil
 }
 
 // bad makes the error of a row.
 func bad(column, format string, args ...any) error {
-	return &BadRow{Column: column, Reason: fmt.Sprintf(format, args...)}
+	return &rows.RowError{Column: column, Reason: fmt.Sprintf(format, args...)}
 }
 
 // convert turns a row into a sample.
@@ -59,7 +61,7 @@ func (c columns) text(row *jinja.Dict, ours string, allowNull bool) (string, err
 	if name == "" {
 		name = ours
 	}
-	return "", bad(name, "is %s, not text", kindOf(v))
+	return "", bad(name, "is %s, not text", rows.KindOf(v))
 }
 
 func convertText(c columns, row *jinja.Dict) (sample, error) {
@@ -75,7 +77,7 @@ func convertPrompt(c columns, row *jinja.Dict) (sample, error) {
 	_, pList := p.([]any)
 	_, qList := q.([]any)
 	if pList != qList {
-		return sample{}, bad("completion", "prompt is %s, completion %s: both must be text or both messages", kindOf(p), kindOf(q))
+		return sample{}, bad("completion", "prompt is %s, completion %s: both must be text or both messages", rows.KindOf(p), rows.KindOf(q))
 	}
 	if pList {
 		return convertPromptChat(c, row, p, q)
@@ -100,7 +102,7 @@ func convertPromptChat(c columns, row *jinja.Dict, p, q any) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	conv := &Conversation{Messages: append(prompt, completion...)}
+	conv := &chat.Conversation{Messages: append(prompt, completion...)}
 	if conv.Tools, err = c.tools(row); err != nil {
 		return sample{}, err
 	}
@@ -134,7 +136,7 @@ func convertInstruct(c columns, row *jinja.Dict, hasTemplate bool) (sample, erro
 	if input != "" {
 		instruction += "\n" + input
 	}
-	conv := &Conversation{Messages: []Message{NewMessage("user", instruction), NewMessage("assistant", output)}}
+	conv := &chat.Conversation{Messages: []chat.Message{chat.NewMessage("user", instruction), chat.NewMessage("assistant", output)}}
 	withSystem(conv, system)
 	return sample{chat: conv}, nil
 }
@@ -151,9 +153,9 @@ func alpaca(instruction, input string) string {
 }
 
 // withSystem puts a system message before a conversation that has none.
-func withSystem(conv *Conversation, system string) {
+func withSystem(conv *chat.Conversation, system string) {
 	if system != "" && (len(conv.Messages) == 0 || conv.Messages[0].Role() != "system") {
-		conv.Messages = append([]Message{NewMessage("system", system)}, conv.Messages...)
+		conv.Messages = append([]chat.Message{chat.NewMessage("system", system)}, conv.Messages...)
 	}
 }
 
@@ -163,7 +165,7 @@ func convertChat(c columns, row *jinja.Dict) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	conv := &Conversation{Messages: messages}
+	conv := &chat.Conversation{Messages: messages}
 	system, err := c.text(row, "system", true)
 	if err != nil {
 		return sample{}, err
@@ -185,9 +187,9 @@ var roles = map[string]string{
 }
 
 // messages reads a list of messages, or the JSON text of one.
-func (c columns) messages(column string, v any) ([]Message, error) {
+func (c columns) messages(column string, v any) ([]chat.Message, error) {
 	if s, ok := v.(string); ok && strings.HasPrefix(strings.TrimSpace(s), "[") {
-		parsed, err := parseStrict([]byte(s))
+		parsed, err := rows.ParseJSON([]byte(s))
 		if err != nil {
 			return nil, bad(column, "%v", err)
 		}
@@ -195,16 +197,16 @@ func (c columns) messages(column string, v any) ([]Message, error) {
 	}
 	list, ok := v.([]any)
 	if !ok {
-		return nil, bad(column, "is %s, not a list of messages", kindOf(v))
+		return nil, bad(column, "is %s, not a list of messages", rows.KindOf(v))
 	}
 	if len(list) == 0 {
 		return nil, bad(column, "has no messages")
 	}
-	out := make([]Message, 0, len(list))
+	out := make([]chat.Message, 0, len(list))
 	for i, e := range list {
 		d, ok := e.(*jinja.Dict)
 		if !ok {
-			return nil, bad(column, "message %d is %s", i, kindOf(e))
+			return nil, bad(column, "message %d is %s", i, rows.KindOf(e))
 		}
 		m, err := c.message(d)
 		if err != nil {
@@ -219,21 +221,21 @@ func (c columns) messages(column string, v any) ([]Message, error) {
 // content first, ShareGPT's function_call as a tool call, null fields (which
 // Parquet puts into every message of a column) left out, tool arguments
 // written as JSON text parsed.
-func (c columns) message(d *jinja.Dict) (Message, error) {
+func (c columns) message(d *jinja.Dict) (chat.Message, error) {
 	roleKey, contentKey := c.name(d, "role"), c.name(d, "content")
 	name, ok := c.get(d, "role").(string)
 	if !ok {
-		return Message{}, fmt.Errorf("has no role (fields: %s)", strings.Join(rowKeys(d), ", "))
+		return chat.Message{}, fmt.Errorf("has no role (fields: %s)", strings.Join(rowKeys(d), ", "))
 	}
 	role, ok := roles[name]
 	if !ok {
-		return Message{}, fmt.Errorf("role %q is not known", name)
+		return chat.Message{}, fmt.Errorf("role %q is not known", name)
 	}
 	content := c.get(d, "content")
 	if role == "function_call" {
 		return functionCall(content)
 	}
-	m := Message{jinja.NewDict("role", role, "content", content)}
+	m := chat.Message{Dict: jinja.NewDict("role", role, "content", content)}
 	for i := range d.Len() {
 		k, v := d.At(i)
 		if k != roleKey && k != contentKey && v != nil {
@@ -242,29 +244,29 @@ func (c columns) message(d *jinja.Dict) (Message, error) {
 	}
 	calls, err := toolCalls(m)
 	if err != nil {
-		return Message{}, err
+		return chat.Message{}, err
 	}
 	switch content.(type) {
 	case string, []any:
 	case nil:
 		if !calls {
-			return Message{}, fmt.Errorf("%s has no content", role)
+			return chat.Message{}, fmt.Errorf("%s has no content", role)
 		}
 	default:
-		return Message{}, fmt.Errorf("content is %s", kindOf(content))
+		return chat.Message{}, fmt.Errorf("content is %s", rows.KindOf(content))
 	}
 	return m, nil
 }
 
 // functionCall makes ShareGPT's {"name": …, "arguments": …} an assistant turn.
-func functionCall(content any) (Message, error) {
+func functionCall(content any) (chat.Message, error) {
 	s, ok := content.(string)
 	if !ok {
-		return Message{}, fmt.Errorf("function_call is %s, not JSON text", kindOf(content))
+		return chat.Message{}, fmt.Errorf("function_call is %s, not JSON text", rows.KindOf(content))
 	}
-	v, err := parseStrict([]byte(s))
+	v, err := rows.ParseJSON([]byte(s))
 	if err != nil {
-		return Message{}, fmt.Errorf("function_call: %w", err)
+		return chat.Message{}, fmt.Errorf("function_call: %w", err)
 	}
 	calls, ok := v.([]any)
 	if !ok {
@@ -273,7 +275,7 @@ func functionCall(content any) (Message, error) {
 	for i, call := range calls {
 		calls[i] = jinja.NewDict("type", "function", "function", call)
 	}
-	m := NewMessage("assistant", "")
+	m := chat.NewMessage("assistant", "")
 	m.Set("tool_calls", calls)
 	_, err = toolCalls(m)
 	return m, err
@@ -281,24 +283,24 @@ func functionCall(content any) (Message, error) {
 
 // toolCalls checks a message's tool calls and parses arguments that are JSON
 // text, as servers do before they render. It tells whether there are any.
-func toolCalls(m Message) (bool, error) {
+func toolCalls(m chat.Message) (bool, error) {
 	v, ok := m.Get("tool_calls")
 	if !ok {
 		return false, nil
 	}
 	list, ok := v.([]any)
 	if !ok {
-		return false, fmt.Errorf("tool_calls is %s, not a list", kindOf(v))
+		return false, fmt.Errorf("tool_calls is %s, not a list", rows.KindOf(v))
 	}
 	for i, e := range list {
 		call, ok := e.(*jinja.Dict)
 		if !ok {
-			return false, fmt.Errorf("tool call %d is %s", i, kindOf(e))
+			return false, fmt.Errorf("tool call %d is %s", i, rows.KindOf(e))
 		}
 		f := call
 		if inner, ok := call.Get("function"); ok {
 			if f, ok = inner.(*jinja.Dict); !ok {
-				return false, fmt.Errorf("tool call %d: function is %s", i, kindOf(inner))
+				return false, fmt.Errorf("tool call %d: function is %s", i, rows.KindOf(inner))
 			}
 		}
 		if f.String("name") == "" {
@@ -306,7 +308,7 @@ func toolCalls(m Message) (bool, error) {
 		}
 		if s, ok := f.Get("arguments"); ok {
 			if text, ok := s.(string); ok {
-				if args, err := parseStrict([]byte(text)); err == nil {
+				if args, err := rows.ParseJSON([]byte(text)); err == nil {
 					f.Set("arguments", args)
 				}
 			}
@@ -342,7 +344,7 @@ func (c columns) tools(row *jinja.Dict) (any, error) {
 		if strings.TrimSpace(s) == "" {
 			return nil, nil
 		}
-		parsed, err := parseStrict([]byte(s))
+		parsed, err := rows.ParseJSON([]byte(s))
 		if err != nil {
 			return nil, bad(name, "%v", err)
 		}
@@ -357,11 +359,11 @@ func (c columns) tools(row *jinja.Dict) (any, error) {
 		}
 		return prune(v), nil
 	}
-	return nil, bad(name, "is %s, not a list of tools", kindOf(v))
+	return nil, bad(name, "is %s, not a list of tools", rows.KindOf(v))
 }
 
 // turns counts the assistant's messages.
-func turns(messages []Message) int {
+func turns(messages []chat.Message) int {
 	n := 0
 	for _, m := range messages {
 		if m.Role() == "assistant" {
@@ -373,7 +375,7 @@ func turns(messages []Message) int {
 
 // checkConversation checks that there is something to learn after the frozen
 // messages.
-func checkConversation(conv *Conversation, frozen int) error {
+func checkConversation(conv *chat.Conversation, frozen int) error {
 	if turns(conv.Messages) <= frozen {
 		return bad("", "no assistant message to train on")
 	}
@@ -414,7 +416,7 @@ func (c columns) ints(row *jinja.Dict, ours string) ([]int32, error) {
 	v := c.get(row, ours)
 	list, ok := v.([]any)
 	if !ok {
-		return nil, bad(c.name(row, ours), "is %s, not a list of numbers", kindOf(v))
+		return nil, bad(c.name(row, ours), "is %s, not a list of numbers", rows.KindOf(v))
 	}
 	out := make([]int32, len(list))
 	for i, e := range list {

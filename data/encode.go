@@ -6,15 +6,17 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // encoding turns samples into token ids and supervised ranges. It keeps no
 // state and may be used by several goroutines.
 type encoding struct {
-	tok     *Tokenizer // nil when every dataset is of type tokens
-	tmpl    spanner    // nil without a chat template
+	tok     *tokenizer.Tokenizer // nil when every dataset is of type tokens
+	tmpl    spanner              // nil without a chat template
 	trainOn string
 	eos     string // train_on_eos
 	vocab   int32  // ids must be below; 0 unknown
@@ -24,11 +26,11 @@ type encoding struct {
 
 // spanner is what encoding needs of a Template.
 type spanner interface {
-	Spans(Conversation) (text string, assistant [][2]int, err error)
+	Spans(chat.Conversation) (text string, assistant [][2]int, err error)
 }
 
 // newEncoding resolves options that are filled in.
-func newEncoding(o *Options, tok *Tokenizer, tmpl *Template) *encoding {
+func newEncoding(o *Options, tok *tokenizer.Tokenizer, tmpl *chat.Template) *encoding {
 	e := &encoding{tok: tok, trainOn: o.TrainOn, eos: o.TrainOnEOS, vocab: int32(o.Vocab)}
 	if tmpl != nil {
 		e.tmpl = tmpl
@@ -195,7 +197,7 @@ func (e *encoding) continuation(s string) []int32 {
 
 // chat renders a conversation with the model's template and supervises what
 // the assistant wrote after the first frozen messages.
-func (e *encoding) chat(c *Conversation, frozen int) (encoded, error) {
+func (e *encoding) chat(c *chat.Conversation, frozen int) (encoded, error) {
 	if e.tmpl == nil {
 		return encoded{}, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or of type text or prompt_completion",
 			"the model has no chat template and the dataset is of type chat")
@@ -281,7 +283,7 @@ func (e *encoding) isEnd(id int32) bool {
 // cut tokenizes a rendered conversation and finds the token positions of byte
 // positions. Where a token straddles a position, the position is after it: a
 // model that has seen the prompt cannot be asked for half a token.
-func (e *encoding) cut(text string, c *Conversation, cuts []int) (ids, at []int32, note string, err error) {
+func (e *encoding) cut(text string, c *chat.Conversation, cuts []int) (ids, at []int32, note string, err error) {
 	if plain := e.forged(c); len(plain) > 0 {
 		ids, at = e.cutPlain(text, plain, cuts)
 		return ids, at, noteControl, nil
@@ -328,7 +330,7 @@ func (e *encoding) apart(text string, ids []int32, cuts []int) (at []int32) {
 
 // forged lists the texts of messages in which someone has written a control
 // token of the model.
-func (e *encoding) forged(c *Conversation) []string {
+func (e *encoding) forged(c *chat.Conversation) []string {
 	var out []string
 	for _, m := range c.Messages {
 		s, ok := m.Content()
@@ -382,7 +384,7 @@ func (e *encoding) cutPlain(text string, plain []string, cuts []int) (ids, at []
 }
 
 // checkRendered finds templates that drop what they were given.
-func checkRendered(text string, c *Conversation, spans [][2]int) error {
+func checkRendered(text string, c *chat.Conversation, spans [][2]int) error {
 	if want := turns(c.Messages); len(spans) != want {
 		return bad("", "%s: the template writes %d of %d assistant turns", noSupervised, len(spans), want)
 	}

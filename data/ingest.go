@@ -14,7 +14,10 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/rows"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/par"
 )
@@ -26,7 +29,7 @@ import (
 // rows known so far. Errors name file and row and are of kind fail.Input (a
 // bad row or file) or fail.Usage (a bad key); on an error about rows the
 // report is returned too, with the first 20 bad rows.
-func Ingest(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template, progress func(done, total int64)) (*Dataset, *Report, error) {
+func Ingest(ctx context.Context, o Options, tok *tokenizer.Tokenizer, tmpl *chat.Template, progress func(done, total int64)) (*Dataset, *Report, error) {
 	if err := o.Fill(); err != nil {
 		return nil, nil, err
 	}
@@ -40,7 +43,7 @@ func Ingest(ctx context.Context, o Options, tok *Tokenizer, tmpl *Template, prog
 	}
 	defer hashes(ctx, inputs, tok)()
 	if tok != nil {
-		defer tok.forget()
+		defer tok.Forget()
 	}
 	for _, input := range inputs {
 		if err := in.file(input); err != nil {
@@ -74,7 +77,7 @@ type input struct {
 func resolve(o *Options) ([]input, error) {
 	var inputs []input
 	for i, s := range slices.Concat(o.Datasets, o.ValDatasets) {
-		files, err := Files(s.Path, s.Split)
+		files, err := rows.Files(s.Path, s.Split)
 		if err != nil {
 			return nil, err
 		}
@@ -87,7 +90,7 @@ func resolve(o *Options) ([]input, error) {
 
 // hashes begins to hash the tokenizer and the files of inputs, one after the
 // other, beside what reads them. stop ends it.
-func hashes(ctx context.Context, inputs []input, tok *Tokenizer) (stop func()) {
+func hashes(ctx context.Context, inputs []input, tok *tokenizer.Tokenizer) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var work []func()
 	if tok != nil {
@@ -116,7 +119,7 @@ func hashes(ctx context.Context, inputs []input, tok *Tokenizer) (stop func()) {
 func hashFile(ctx context.Context, path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", asInput(path, err)
+		return "", rows.FileError(path, err)
 	}
 	defer f.Close()
 	h := sha256.New()
@@ -131,14 +134,14 @@ func hashFile(ctx context.Context, path string) (string, error) {
 			err = ctx.Err()
 		}
 		if err != nil {
-			return "", asInput(path, err)
+			return "", rows.FileError(path, err)
 		}
 	}
 }
 
 // key hashes the options without paths, the files' contents in their order, the
 // tokenizer and the template.
-func key(o *Options, inputs []input, tok *Tokenizer, tmpl *Template) (string, error) {
+func key(o *Options, inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Template) (string, error) {
 	plain := *o
 	plain.Datasets, plain.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
 	plain.Tokenizer, plain.ChatTemplate, plain.Packing, plain.Context = "", "", "", 0
@@ -160,7 +163,7 @@ func key(o *Options, inputs []input, tok *Tokenizer, tmpl *Template) (string, er
 		shaped.Tokenizer = tok.Hash()
 	}
 	if tmpl != nil {
-		shaped.Template = []string{tmpl.src, tmpl.o.BOS, tmpl.o.EOS, tmpl.o.Now.String()}
+		shaped.Template = []string{tmpl.Source(), tmpl.Options().BOS, tmpl.Options().EOS, tmpl.Options().Now.String()}
 	}
 	b, err := json.Marshal(shaped)
 	if err != nil {
@@ -178,7 +181,7 @@ func withoutPaths(s []Source) []Source {
 	return out
 }
 
-func checkAddTokens(o *Options, tok *Tokenizer) error {
+func checkAddTokens(o *Options, tok *tokenizer.Tokenizer) error {
 	for _, t := range o.AddTokens {
 		if tok == nil {
 			return fail.Usagef(o.Name, "", "add_tokens needs a tokenizer")
@@ -226,7 +229,7 @@ const (
 
 // file reads one file to its end.
 func (in *ingest) file(f input) (err error) {
-	r, err := OpenRows(f.path)
+	r, err := rows.Open(f.path)
 	if err != nil {
 		return err
 	}
@@ -275,14 +278,14 @@ type chunk struct {
 
 // ahead reads chunks on a goroutine of its own, at most two before the one that
 // is tokenized. stop ends it; until then the reader is in use.
-func (in *ingest) ahead(r Rows, f input) (chunks <-chan chunk, stop func()) {
+func (in *ingest) ahead(r rows.Reader, f input) (chunks <-chan chunk, stop func()) {
 	out, quit := make(chan chunk, 1), make(chan struct{})
 	go func() {
 		defer close(out)
 		for n := firstRows; ; n = min(2*n, mostRows) {
-			rows, last, err := in.chunk(r, f, n)
+			read, last, err := in.chunk(r, f, n)
 			select {
-			case out <- chunk{rows, longestFirst(rows), err}:
+			case out <- chunk{read, longestFirst(read), err}:
 			case <-quit:
 				return
 			}
@@ -302,26 +305,26 @@ func (in *ingest) ahead(r Rows, f input) (chunks <-chan chunk, stop func()) {
 type rawRow struct {
 	row  *jinja.Dict
 	ref  RowRef
-	bad  *BadRow
+	bad  *rows.RowError
 	size int // bytes of text
 }
 
 // chunk reads up to n rows.
-func (in *ingest) chunk(r Rows, f input, n int) (rows []rawRow, last bool, err error) {
+func (in *ingest) chunk(r rows.Reader, f input, n int) (read []rawRow, last bool, err error) {
 	if in.taken == nil {
 		in.taken = map[int]int{}
 	}
-	for text := 0; len(rows) < n && text < mostText; {
+	for text := 0; len(read) < n && text < mostText; {
 		if f.source.MaxSamples > 0 && in.taken[f.index] == f.source.MaxSamples {
-			return rows, true, nil
+			return read, true, nil
 		}
 		row, number, err := r.Next()
-		var bad *BadRow
+		var bad *rows.RowError
 		if err == io.EOF {
-			return rows, true, nil
+			return read, true, nil
 		}
 		if err != nil && !errors.As(err, &bad) {
-			return rows, true, err
+			return read, true, err
 		}
 		in.taken[f.index]++
 		next := rawRow{row: row, ref: RowRef{f.path, number}, bad: bad}
@@ -329,9 +332,9 @@ func (in *ingest) chunk(r Rows, f input, n int) (rows []rawRow, last bool, err e
 			next.size = textSize(row)
 		}
 		text += next.size
-		rows = append(rows, next)
+		read = append(read, next)
 	}
-	return rows, false, in.ctx.Err()
+	return read, false, in.ctx.Err()
 }
 
 // longestFirst is the order in which rows are given to threads: a long one that
@@ -426,7 +429,7 @@ func (in *ingest) take(f input, kind string, c chunk) error {
 
 // bad counts a bad row; errors that are not about a row end the work.
 func (in *ingest) bad(ref RowRef, err error) error {
-	var b *BadRow
+	var b *rows.RowError
 	if !errors.As(err, &b) {
 		var known *fail.Error
 		if errors.As(err, &known) && known.Where == "" {
@@ -434,7 +437,7 @@ func (in *ingest) bad(ref RowRef, err error) error {
 		}
 		return err
 	}
-	row := BadRow{RowRef: ref, Column: b.Column, Reason: b.Reason}
+	row := BadRow{ref, *b}
 	if in.report.badRows == 0 {
 		in.first = row
 	}

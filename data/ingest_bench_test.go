@@ -12,6 +12,8 @@ import (
 	"github.com/parquet-go/parquet-go"
 
 	"github.com/tunekit/tunekit/data/corpus"
+	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels/par"
 )
@@ -20,7 +22,15 @@ import (
 // the same iteration, tokenizes its rows alone, so that the two can be compared:
 // of-tokenizing is the share of the tokenizer's speed that the whole keeps.
 func BenchmarkParquetToTokens(b *testing.B) {
-	tok := openGGUF(b, filepath.Join(testdir.Shared(b, "llama.cpp-vocab"), "ggml-vocab-gpt-2.gguf"))
+	model, err := formats.Open(filepath.Join(testdir.Shared(b, "llama.cpp-vocab"), "ggml-vocab-gpt-2.gguf"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer model.Close()
+	tok, err := tokenizer.Open(model)
+	if err != nil {
+		b.Fatal(err)
+	}
 	type row struct {
 		Text string `parquet:"text,zstd"`
 	}

@@ -14,12 +14,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
-func ingestOne(t *testing.T, o Options, tok *Tokenizer, tmpl *Template) (*Dataset, *Report) {
+func ingestOne(t *testing.T, o Options, tok *tokenizer.Tokenizer, tmpl *chat.Template) (*Dataset, *Report) {
 	t.Helper()
 	d, r, err := Ingest(context.Background(), o, tok, tmpl, nil)
 	if err != nil {
@@ -335,7 +337,7 @@ type sftMode struct {
 // sftRows reads a .jsonl.gz of golden/train/sft.
 func sftRows(t *testing.T, name string) []sftRow {
 	t.Helper()
-	raw := readMaybeGzip(t, filepath.Join(testdir.Shared(t, "golden/train/sft"), name+".jsonl"))
+	raw := testdir.ReadFile(t, filepath.Join(testdir.Shared(t, "golden/train/sft"), name+".jsonl"))
 	var out []sftRow
 	for _, line := range strings.Split(strings.TrimSpace(string(raw)), "\n") {
 		var r sftRow
@@ -603,7 +605,7 @@ func TestSetErrors(t *testing.T) {
 	for _, c := range []struct {
 		row  string
 		o    Options
-		tok  *Tokenizer
+		tok  *tokenizer.Tokenizer
 		kind fail.Kind
 		want string
 		hint string

@@ -1,36 +1,9 @@
 package data
 
 import (
-	"compress/gzip"
-	"encoding/json"
-	"io"
-	"os"
-	"path/filepath"
 	"reflect"
 	"testing"
-
-	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
-
-// readGolden decodes a .json or .json.gz below shared/data/golden.
-func readGolden(t *testing.T, name string, v any) {
-	t.Helper()
-	path := filepath.Join(testdir.Shared(t, "golden"), name)
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var r io.Reader = f
-	if filepath.Ext(name) == ".gz" {
-		if r, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := json.NewDecoder(r).Decode(v); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // TestPackGolden compares with the bins TRL 1.16 makes: it packs groups of
 // 1,000 rows and cuts long rows first.

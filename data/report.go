@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/tunekit/tunekit/data/rows"
 )
 
 // Report counts what happened to every row of an ingest. Rows = Kept + Split
@@ -74,11 +76,10 @@ type OverBin struct {
 	Supervised int64 `json:"supervised"`
 }
 
-// BadRow is one row that could not be used.
+// BadRow is one row that could not be used, and why.
 type BadRow struct {
 	RowRef
-	Column string `json:"column,omitempty"`
-	Reason string `json:"reason"`
+	rows.RowError
 }
 
 // maxBad is how many bad rows a report lists.

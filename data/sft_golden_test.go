@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
 
@@ -26,7 +28,7 @@ type sftSet struct {
 
 // sftTokenizer is the tokenizer of a set: a shared one with tokens added and
 // its EOS and BOS named.
-func sftTokenizer(t *testing.T, s sftSet) *Tokenizer {
+func sftTokenizer(t *testing.T, s sftSet) *tokenizer.Tokenizer {
 	t.Helper()
 	dir := testdir.Shared(t, filepath.Join("tokenizer-json", s.Tokenizer))
 	var file, config map[string]json.RawMessage
@@ -34,7 +36,7 @@ func sftTokenizer(t *testing.T, s sftSet) *Tokenizer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(json.Unmarshal(readMaybeGzip(t, filepath.Join(dir, "tokenizer.json")), &file), json.Unmarshal(raw, &config)); err != nil {
+	if err := errors.Join(json.Unmarshal(testdir.ReadFile(t, filepath.Join(dir, "tokenizer.json")), &file), json.Unmarshal(raw, &config)); err != nil {
 		t.Fatal(err)
 	}
 	var added []any
@@ -53,7 +55,7 @@ func sftTokenizer(t *testing.T, s sftSet) *Tokenizer {
 	}
 	a, _ := json.Marshal(file)
 	b, _ := json.Marshal(config)
-	tok, err := ParseTokenizer(a, b)
+	tok, err := tokenizer.Parse(a, b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +97,7 @@ func TestChatGolden(t *testing.T) {
 	} {
 		s := meta.Sets["chat-"+c.set]
 		tok := sftTokenizer(t, s)
-		tmpl, err := ParseTemplate(s.ChatTemplate, TemplateOptions{BOS: s.BOS, EOS: s.EOS, Now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)})
+		tmpl, err := chat.Parse(s.ChatTemplate, chat.Options{BOS: s.BOS, EOS: s.EOS, Now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +120,7 @@ func TestChatGolden(t *testing.T) {
 type chatGolden struct {
 	*testing.T
 	set                                     string
-	tok                                     *Tokenizer
+	tok                                     *tokenizer.Tokenizer
 	enc                                     *encoding
 	loose                                   bool // compare text without spaces
 	compared, assistant, completion, forged int
@@ -126,10 +128,7 @@ type chatGolden struct {
 }
 
 func (g *chatGolden) row(raw json.RawMessage, want sftRow) {
-	d, err := parseRow(raw)
-	if err != nil {
-		g.Fatal(err)
-	}
+	d := parseRow(g.T, raw)
 	kind, err := detect("x", nil, d)
 	if err != nil {
 		g.Fatal(err)

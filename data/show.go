@@ -5,18 +5,20 @@ import (
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/tunekit/tunekit/data/tokenizer"
 )
 
 // Show writes a sample for people: where it came from, its counts, and its
 // text as the model sees it, the supervised part in colour, or between ⟦ and ⟧
 // without colour. tok may be nil; then the ids are written.
-func Show(w io.Writer, e *Example, tok *Tokenizer, colour bool) error {
+func Show(w io.Writer, e *Example, tok *tokenizer.Tokenizer, colour bool) error {
 	_, err := fmt.Fprintf(w, "%s · %s tokens, %s supervised\n%s\n", e.From, group(int64(len(e.IDs))), group(int64(e.Supervised())), marked(e, tok, colour))
 	return err
 }
 
 // marked is the text of a sample with its supervised ranges marked.
-func marked(e *Example, tok *Tokenizer, colour bool) string {
+func marked(e *Example, tok *tokenizer.Tokenizer, colour bool) string {
 	open, end := "⟦", "⟧"
 	if colour {
 		open, end = "\x1b[32m", "\x1b[0m"
@@ -34,7 +36,7 @@ func marked(e *Example, tok *Tokenizer, colour bool) string {
 
 // spellOut is the text of ids, special tokens included; control characters that
 // a terminal would obey are written as escapes.
-func spellOut(tok *Tokenizer, ids []int32) string {
+func spellOut(tok *tokenizer.Tokenizer, ids []int32) string {
 	if len(ids) == 0 {
 		return ""
 	}

@@ -120,6 +120,9 @@ type TensorPlan struct {
 	Shape []int64 // outermost first
 	Type  dtype.Type
 	Why   string // for people: why this type; not written
+	// Linear says that it is the matrix of a linear module: the configuration of
+	// a quantized folder names those that stay as they are.
+	Linear bool
 }
 
 // Rows is as Tensor.Rows.
@@ -169,6 +172,7 @@ type FolderOptions struct {
 	Plan     []TensorPlan      // quantized weights carry the name of the float weight, "….weight"
 	MaxShard int64             // bytes in one safetensors file; 0: 5 GB
 	Layout   string            // Plain when empty
+	Head     string            // module of the output layer, which has no tensor where it is tied; "": there is none
 	// Quantization is a JSON object merged over the quantization_config the
 	// writer makes; e.g. {"damp_percent": 0.01}. nil adds nothing.
 	Quantization []byte

@@ -48,15 +48,15 @@ func quantizationConfig(o FolderOptions) (object, error) {
 		return nil, err
 	}
 	var q object
-	switch kept := keptLinears(o.Plan); o.Layout {
+	switch kept := keptLinears(o); o.Layout {
 	case GPTQ:
-		q = gptqConfig(typ, kept)
+		q = gptqConfig(typ, kept, o.Head)
 	case AWQ:
 		q = awqConfig(typ, kept)
 	case CompressedTensors:
 		q = ctConfig(typ, kept)
 	case Bitsandbytes:
-		q = bnbConfig(typ, kept, floatOf(o.Config))
+		q = bnbConfig(typ, kept, o)
 	default:
 		return nil, fmt.Errorf("unknown folder layout %s: known are plain, gptq, awq, bitsandbytes, compressed-tensors", quote(o.Layout))
 	}
@@ -95,30 +95,28 @@ func commonType(plan []TensorPlan) (dtype.Type, error) {
 	return first.Type, nil
 }
 
-// keptLinears names the modules whose matrix stays unquantized, embeddings and
-// norms left out; lm_head always, because a tied one is not in the plan.
-func keptLinears(plan []TensorPlan) []string {
+// keptLinears names the linear modules whose matrix stays unquantized; the head
+// always, because a tied one is not in the plan.
+func keptLinears(o FolderOptions) []string {
 	var kept []string
-	head := true
-	for _, p := range plan {
-		module, ok := strings.CutSuffix(p.Name, ".weight")
-		if module == "lm_head" {
+	head := o.Head != ""
+	for _, p := range o.Plan {
+		module := strings.TrimSuffix(p.Name, ".weight")
+		if module == o.Head {
 			head = !p.Type.Quantized()
-			continue
-		}
-		if ok && len(p.Shape) == 2 && !p.Type.Quantized() && !strings.Contains(module, "embed") && !strings.Contains(module, "norm") {
+		} else if p.Linear && !p.Type.Quantized() {
 			kept = append(kept, module)
 		}
 	}
 	slices.Sort(kept)
 	if head {
-		kept = append(kept, "lm_head")
+		kept = append(kept, o.Head)
 	}
 	return kept
 }
 
-func gptqConfig(t dtype.Type, kept []string) object {
-	head := !slices.Contains(kept, "lm_head")
+func gptqConfig(t dtype.Type, kept []string, headModule string) object {
+	head := !slices.Contains(kept, headModule)
 	q := object{
 		{"bits", t.Bits()}, {"checkpoint_format", "gptq"}, {"desc_act", t.Flags&dtype.Perm != 0}, {"format", "gptq"},
 		{"group_size", int(t.Group)}, {"lm_head", head}, {"meta", object{{"quantizer", []any{"tunekit"}}}}, {"method", "gptq"},
@@ -126,7 +124,7 @@ func gptqConfig(t dtype.Type, kept []string) object {
 	}
 	dynamic := object{}
 	for _, k := range kept {
-		if k != "lm_head" {
+		if k != headModule {
 			dynamic = append(dynamic, member{"-:^" + regexp.QuoteMeta(k) + "$", object{}})
 		}
 	}
@@ -161,15 +159,15 @@ func ctConfig(t dtype.Type, kept []string) object {
 
 // bnbConfig is the BitsAndBytesConfig of Transformers, which refuses a whole
 // number for its threshold.
-func bnbConfig(t dtype.Type, kept []string, float string) object {
+func bnbConfig(t dtype.Type, kept []string, o FolderOptions) object {
 	var skip any // null: Transformers leaves the head alone by itself
-	if len(kept) > 1 || len(kept) == 1 && kept[0] != "lm_head" {
+	if len(kept) > 1 || len(kept) == 1 && kept[0] != o.Head {
 		skip = kept
 	} else if len(kept) == 0 {
 		skip = []any{}
 	}
 	return object{
-		{"_load_in_4bit", true}, {"_load_in_8bit", false}, {"bnb_4bit_compute_dtype", float}, {"bnb_4bit_quant_storage", "uint8"},
+		{"_load_in_4bit", true}, {"_load_in_8bit", false}, {"bnb_4bit_compute_dtype", floatOf(o.Config)}, {"bnb_4bit_quant_storage", "uint8"},
 		{"bnb_4bit_quant_type", strings.ToLower(t.Kind.String())}, {"bnb_4bit_use_double_quant", t.Flags&dtype.Nested != 0},
 		{"llm_int8_enable_fp32_cpu_offload", false}, {"llm_int8_has_fp16_weight", false}, {"llm_int8_skip_modules", skip},
 		{"llm_int8_threshold", json.Number("6.0")}, {"load_in_4bit", true}, {"load_in_8bit", false}, {"quant_method", "bitsandbytes"},

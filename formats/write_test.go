@@ -174,7 +174,7 @@ func TestQuantizationConfig(t *testing.T) {
 		if err := unmarshalNumbers(r.Config(), &want); err != nil || len(want.Q) == 0 {
 			t.Fatal(c.dir, err)
 		}
-		q, err := quantizationConfig(FolderOptions{Config: r.Config(), Plan: copyPlan(r), Layout: c.layout})
+		q, err := quantizationConfig(FolderOptions{Config: r.Config(), Plan: copyPlan(r), Layout: c.layout, Head: "lm_head"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -205,8 +205,8 @@ func TestKeptLinears(t *testing.T) {
 	q4 := dtype.Type{Kind: dtype.Int4, Group: 32, Scale: dtype.F16}
 	plan := []TensorPlan{
 		{Name: "model.embed_tokens.weight", Shape: []int64{64, 32}},
-		{Name: "model.layers.0.mlp.up_proj.weight", Shape: []int64{64, 32}},
-		{Name: "model.layers.0.mlp.down_proj.weight", Shape: []int64{32, 64}, Type: q4},
+		{Name: "model.layers.0.mlp.up_proj.weight", Shape: []int64{64, 32}, Linear: true},
+		{Name: "model.layers.0.mlp.down_proj.weight", Shape: []int64{32, 64}, Type: q4, Linear: true},
 		{Name: "model.layers.0.input_layernorm.weight", Shape: []int64{32}},
 		{Name: "lm_head.weight", Shape: []int64{64, 32}},
 	}
@@ -215,7 +215,7 @@ func TestKeptLinears(t *testing.T) {
 		AWQ:               `"modules_to_not_convert":["model.layers.0.mlp.up_proj","lm_head"]`,
 		CompressedTensors: `"ignore":["model.layers.0.mlp.up_proj","lm_head"]`,
 	} {
-		q := must(quantizationConfig(FolderOptions{Plan: plan, Layout: layout, Quantization: []byte(`{"damp_percent":0.01}`)}))
+		q := must(quantizationConfig(FolderOptions{Plan: plan, Layout: layout, Head: "lm_head", Quantization: []byte(`{"damp_percent":0.01}`)}))
 		text := string(must(q.MarshalJSON()))
 		if !strings.Contains(text, want) || !strings.Contains(text, `"damp_percent":0.01`) {
 			t.Errorf("%s: %s has no %s", layout, text, want)

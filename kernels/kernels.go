@@ -7,6 +7,7 @@
 //	N  packed tokens of a batch (sequences lie one after another, no padding)
 //	S  sequences in the batch; C  channels (hidden size); F  feed-forward size
 //	H  query heads; K  key/value heads; D  head size; V  vocabulary; R  LoRA rank
+//	E  experts, of which a token has K
 //
 // # Rules of every method
 //
@@ -138,6 +139,7 @@ type Drop struct {
 	Step uint32
 	Site uint32
 	Key  Buffer // [N] int64: sample<<32 | token
+	Rows Buffer // [rows of the operand] int32: row r is of token Rows[r] and has its key; nil: row n is token n
 }
 
 // MemStats counts bytes by purpose: in use now, and at most since ResetCounters.
@@ -208,22 +210,6 @@ type Device interface {
 	Run(step func() error) error
 }
 
-// LinearArgs are the operands of y = Alpha·drop(x)·Wᵀ + bias + u·Bᵀ.
-type LinearArgs struct {
-	N     int
-	X     Buffer  // [N, W.Cols]
-	W     Mat     // [out, in], any storage type
-	Bias  Buffer  // [out] or nil
-	U     Buffer  // [N, B.Cols], nil: no second pair
-	B     Mat     // forward: [out, R]; backward: [R, in] (see LinearBackward)
-	Alpha float32 // 0 means 1; scales the first product only
-	BF16  bool    // round the operands of both products to bf16 (nearest even), sum in f32
-	Drop  *Drop   // applied to X as it is read; nil: none
-	// Fast allows the first product the rounding that is fastest: both operands
-	// to bf16, or X to 8 bits with a scale for every 32 where W is quantized.
-	Fast bool
-}
-
 // Pairs says which elements of a head rotate together.
 type Pairs uint8
 
@@ -268,16 +254,26 @@ type LogProbOut struct {
 
 // Net is the network: fused operations and their gradients.
 type Net interface {
+	// Linear: see LinearArgs.
 	Linear(y Dst, a *LinearArgs)
 	// LinearBackward: dx = Alpha·dy·W (masked by Drop) + U·B with U [N,R] and
 	// B [R, in] the second pair of the backward; dw [out,in] = Alpha·dyᵀ·drop(X);
-	// dbias [out] = column sums of dy. dw and dbias are float32.
+	// dbias [out] = column sums of dy. dw and dbias are float32. With Group each
+	// expert's rows meet its own part of W, B, dw and dbias.
 	LinearBackward(dx, dw, dbias Dst, dy Buffer, a *LinearArgs)
 
-	// Gather: y[n] = table[idx[n]], decoded. idx [n] int32.
-	Gather(y Dst, table Mat, idx Buffer, n int)
-	// GatherBackward: dtable[idx[n]] += dy[n], rows in order of n. dtable [V,C] f32.
-	GatherBackward(dtable Dst, dy Buffer, idx Buffer, n, c int)
+	// Route sends every token to K of E experts: see RouteArgs.
+	Route(out *RouteOut, a *RouteArgs)
+	// RouteBackward: dlogits [N, E] from the gradients of out.Weight [N, K] and
+	// out.Probs [E], either nil. It reads out.Idx. The choice itself has no gradient.
+	RouteBackward(dlogits Dst, dweight, dprobs Buffer, out *RouteOut, a *RouteArgs)
+
+	// Gather: y[n] = Σ_j Weight[n,j]·Table[Idx[n,j]], decoded; y [N, C].
+	Gather(y Dst, a *GatherArgs)
+	// GatherBackward: dtable[Idx[n,j]] += Weight[n,j]·dy[n], in order of n, then
+	// j; dweight[n,j] = dy[n]·Table[Idx[n,j]]. dtable [V, C], dweight [N, K] f32.
+	// Table's memory is read for dweight alone: without it only its shape counts.
+	GatherBackward(dtable, dweight Dst, dy Buffer, a *GatherArgs)
 
 	// Norm writes stats [N] (RMSNorm) or [N,2] (LayerNorm: mean, 1/σ).
 	Norm(y, sum Dst, stats Buffer, a *NormArgs)

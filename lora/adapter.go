@@ -58,15 +58,12 @@ func modules(m *model.Model) (mods []Module, slots []nn.Slot) {
 			mod.Kind = EmbeddingModule
 		} else {
 			mod.Bias = s.Linear.Bias != nil
-			mod.Head = s.Path == headPath
+			mod.Head = s.Head
 		}
 		mods, slots = append(mods, mod), append(slots, s)
 	}
 	return mods, slots
 }
-
-// headPath is the output layer's module path in every Hugging Face causal model.
-const headPath = "lm_head"
 
 // Apply attaches new adapters to the layers of m that c chooses. Their values
 // depend on seed and the layer's path only. m's weights are untouched. Modules
@@ -117,7 +114,7 @@ func (ad *Adapter) attach(s nn.Slot, site uint32, fill func(*Layer) (a, b []floa
 	if s.Linear == nil {
 		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole table", "an adapter on the embedding %s is not supported", s.Path)
 	}
-	if s.Path == headPath {
+	if s.Head {
 		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole head", "an adapter on the head %s is not supported", s.Path)
 	}
 	r, alpha, err := ad.Config.rankAlpha(s.Path)
@@ -212,7 +209,7 @@ func (ad *Adapter) takeModule(s nn.Slot, slots []nn.Slot) error {
 		}
 		return ad.take(s.Path+".weight", s.Embed.W, func(p *autograd.Param) { s.Embed.W = p })
 	}
-	if s.Path == headPath && tied(s.Linear.W, slots) {
+	if s.Head && tied(s.Linear.W, slots) {
 		return fail.Usagef("lora.modules_to_save", "train with adapter: none, or without "+s.Path, "%s is also the embedding (tied); training a copy of it would untie them", s.Path)
 	}
 	err := ad.take(s.Path+".weight", s.Linear.W, func(p *autograd.Param) { s.Linear.W = p })

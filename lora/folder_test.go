@@ -295,12 +295,12 @@ func TestMergedWeights(t *testing.T) {
 	defer got.Close()
 	n := 0
 	for name, w := range want {
-		b, _, err := got.Read(name)
+		b, _, err := got.Read(got.Named(name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := make([]float32, len(b)/4)
-		block.GetF32(v, b)
+		v := make([]float32, len(b.Data)/4)
+		block.GetF32(v, b.Data)
 		for i := range w {
 			if math.Abs(float64(v[i]-w[i])) > 1e-6 {
 				t.Fatalf("%s[%d] = %g, PEFT %g", name, i, v[i], w[i])
@@ -337,12 +337,12 @@ func TestMergeTypes(t *testing.T) {
 				t.Fatal(k, name, err)
 			}
 			for tensor, w := range want {
-				b, _, err := got.Read(tensor)
+				b, _, err := got.Read(got.Named(tensor))
 				if err != nil {
 					t.Fatal(err)
 				}
 				v := make([]float32, len(w))
-				block.DecodeAll(v, block.Raw{Type: got.Type(tensor), Rows: 1, Cols: len(w), Data: b})
+				block.DecodeAll(v, b)
 				for i := range w {
 					if d := math.Abs(float64(v[i] - w[i])); d > 0.0040*math.Abs(float64(w[i]))+1e-6 {
 						t.Fatalf("%v %s %s[%d] = %g, want %g", k, name, tensor, i, v[i], w[i])

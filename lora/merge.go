@@ -68,7 +68,7 @@ func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters 
 	}
 	r := &MergeReport{Whole: slices.Sorted(maps.Keys(m.whole))}
 	for _, p := range o.Plan(src) {
-		r.Bytes += size(src, p)
+		r.Bytes += size(p)
 		if l, ok := m.norms[p.Name]; ok {
 			l.Delta, l.Weight, l.Rounding, l.Quant = math.Sqrt(l.Delta), math.Sqrt(l.Weight), math.Sqrt(l.Rounding), math.Sqrt(l.Quant)
 			r.Layers = append(r.Layers, *l)
@@ -127,21 +127,21 @@ func (m *merger) take(w Weighted) error {
 
 func (m *merger) takeLayer(w Weighted, path string) error {
 	f, name := w.Folder, path+".weight"
-	shape := m.src.Shape(name)
-	if len(shape) != 2 {
+	t := m.src.Named(name)
+	if t == nil || t.Vector {
 		return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "was made for another base: it has no layer %s", path)
 	}
 	r, alpha, err := f.Config.rankAlpha(path)
 	if err != nil {
 		return err
 	}
-	a, b, err := f.layer(path, r, shape[0], shape[1])
+	a, b, err := f.layer(path, r, t.Rows, t.Cols)
 	if err != nil {
 		return err
 	}
 	one := factor{a: a, b: b, r: r, scale: float32(w.Weight) * f.Config.scale(r, alpha)}
 	if f.Config.UseDoRA {
-		if one.m, err = f.take(path+".lora_magnitude_vector", int64(shape[0])); err != nil {
+		if one.m, err = f.take(path+".lora_magnitude_vector", int64(t.Rows)); err != nil {
 			return err
 		}
 	}
@@ -157,52 +157,48 @@ func (m *merger) takeLayer(w Weighted, path string) error {
 func (m *merger) takeWhole(w Weighted, stored string) error {
 	f := w.Folder
 	name := strings.Replace(stored, ".base_layer.", ".", 1)
-	shape := m.src.Shape(name)
-	if shape == nil {
+	t := m.src.Named(name)
+	if t == nil {
 		return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "tensor %s%s has no place in this model", prefix, stored)
 	}
 	if _, twice := m.whole[name]; twice || w.Weight != 1 {
 		return fail.Inputf(f.Dir, "merge this adapter alone, with weight 1", "%s is stored whole and cannot be combined", name)
 	}
-	var want []int64
-	for _, d := range shape {
-		want = append(want, int64(d))
-	}
-	v, err := f.take(stored, want...)
+	v, err := f.take(stored, t.Shape()...)
 	m.whole[name] = v
 	return err
 }
 
-func (m *merger) touches(name string) bool {
-	return m.layers[name] != nil || m.whole[name] != nil
+func (m *merger) touches(t *arch.Tensor) bool {
+	return m.layers[t.Name] != nil || m.whole[t.Name] != nil
 }
 
 // apply adds the deltas to the rows w, or puts the whole values in their place.
-func (m *merger) apply(name string, row0, cols int, w []float32) error {
-	if v, ok := m.whole[name]; ok {
-		copy(w, v[row0*cols:])
+func (m *merger) apply(t *arch.Tensor, row0 int, w []float32) error {
+	if v, ok := m.whole[t.Name]; ok {
+		copy(w, v[row0*t.Cols:])
 	} else if m.o.TrainedAs != nil {
-		if err := m.requantized(name, row0, w); err != nil {
+		if err := m.requantized(t, row0, w); err != nil {
 			return err
 		}
 	}
-	if len(m.layers[name]) == 0 {
+	if len(m.layers[t.Name]) == 0 {
 		return nil
 	}
 	delta := make([]float32, len(w))
-	if err := m.delta(name, row0, cols, delta); err != nil {
+	if err := m.delta(t.Name, row0, t.Cols, delta); err != nil {
 		return err
 	}
-	if g := m.layers[name][0].m; g != nil {
-		magnitude(g[row0:], cols, w, delta)
+	if g := m.layers[t.Name][0].m; g != nil {
+		magnitude(g[row0:], t.Cols, w, delta)
 	}
-	l := m.norms[name]
+	l := m.norms[t.Name]
 	l.Weight, l.Delta = l.Weight+square(w), l.Delta+square(delta)
 	for i := range w {
 		w[i] += delta[i]
 	}
-	t, _ := m.o.store(m.src.Shape(name), m.src.Type(name))
-	l.Rounding += lost(t, w)
+	stored, _ := m.o.store(t)
+	l.Rounding += lost(stored, w)
 	return nil
 }
 
@@ -266,22 +262,21 @@ func (m *merger) upload(v []float32) (kernels.Buffer, error) {
 
 // requantized measures how far the weight was from its original in training,
 // and puts the trained-on values into w where these are merged into.
-func (m *merger) requantized(name string, row0 int, w []float32) error {
-	if m.norms[name] == nil {
+func (m *merger) requantized(t *arch.Tensor, row0 int, w []float32) error {
+	norm := m.norms[t.Name]
+	if norm == nil {
 		return nil
 	}
 	if row0 == 0 {
-		rows, cols := shape2(m.src.Shape(name))
 		var err error
-		if m.held, err = held(m.src, name, rows, cols, *m.o.TrainedAs); err != nil {
+		if m.held, err = held(m.src, t, *m.o.TrainedAs); err != nil {
 			return err
 		}
 	}
-	_, cols := shape2(m.src.Shape(name))
-	h := m.held[row0*cols : row0*cols+len(w)]
+	h := m.held[row0*t.Cols : row0*t.Cols+len(w)]
 	for i := range w {
 		d := float64(w[i] - h[i])
-		m.norms[name].Quant += d * d
+		norm.Quant += d * d
 	}
 	if m.o.Trained {
 		copy(w, h)
@@ -289,17 +284,17 @@ func (m *merger) requantized(name string, row0 int, w []float32) error {
 	return nil
 }
 
-// held is a weight as it was held in training: quantized to t and decoded.
-func held(src *arch.Source, name string, rows, cols int, t dtype.Type) ([]float32, error) {
-	data, _, err := src.Read(name)
+// held is a weight as it was held in training: quantized to typ and decoded.
+func held(src *arch.Source, t *arch.Tensor, typ dtype.Type) ([]float32, error) {
+	m, _, err := src.Read(t)
 	if err != nil {
 		return nil, err
 	}
-	w := make([]float32, rows*cols)
-	block.DecodeAll(w, block.Raw{Type: src.Type(name), Rows: rows, Cols: cols, Data: data})
-	q := block.New(t, rows, cols)
+	w := make([]float32, t.Len())
+	block.DecodeAll(w, m)
+	q := block.New(typ, t.Rows, t.Cols)
 	if err := block.Encode(q, w, nil); err != nil {
-		return nil, fmt.Errorf("%s as %v: %w", name, t, err)
+		return nil, fmt.Errorf("%s as %v: %w", t.Name, typ, err)
 	}
 	block.DecodeAll(w, q)
 	return w, nil
@@ -354,10 +349,10 @@ type trained struct {
 	params map[string]kernels.Buffer
 }
 
-func (t *trained) touches(name string) bool { return t.params[name] != nil }
+func (e *trained) touches(t *arch.Tensor) bool { return e.params[t.Name] != nil }
 
-func (t *trained) apply(name string, row0, cols int, w []float32) error {
-	return t.m.Dev.Run(func() error {
-		return t.m.Dev.Download(f32bytes(w), t.m.Dev.Slice(t.params[name], row0*cols, len(w)))
+func (e *trained) apply(t *arch.Tensor, row0 int, w []float32) error {
+	return e.m.Dev.Run(func() error {
+		return e.m.Dev.Download(f32bytes(w), e.m.Dev.Slice(e.params[t.Name], row0*t.Cols, len(w)))
 	})
 }

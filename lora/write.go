@@ -37,16 +37,16 @@ var smallFiles = []string{"tokenizer.json", "tokenizer_config.json", "special_to
 	"vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json", "LICENSE", "LICENSE.txt"}
 
 // store is the type a tensor is written as, and why.
-func (o *Output) store(shape []int, now dtype.Type) (dtype.Type, string) {
-	switch {
-	case len(shape) == 1 && o.gguf():
+func (o *Output) store(t *arch.Tensor) (dtype.Type, string) {
+	switch now := t.Type; {
+	case t.Vector && o.gguf():
 		return dtype.Of(dtype.F32), "vectors of a GGUF are F32"
-	case o.Type != nil && (len(shape) > 1 || now.Kind.IsFloat()):
+	case o.Type != nil && (!t.Vector || now.Kind.IsFloat()):
 		return *o.Type, "asked for"
 	case plain(now):
 		return now, "as in the base"
 	}
-	return dtype.Of(dtype.BF16), "the base holds " + now.String()
+	return dtype.Of(dtype.BF16), "the base holds " + t.Type.String()
 }
 
 // plain reports whether t is one of the types a dense model is stored in.
@@ -56,7 +56,7 @@ func plain(t dtype.Type) bool {
 
 // Plan lists what writing src's tensors to o will make. It reads no weights.
 func (o *Output) Plan(src *arch.Source) []arch.Out {
-	return src.Plan(func(_ string, shape []int, now dtype.Type) (dtype.Type, string) { return o.store(shape, now) })
+	return src.Plan(o.store)
 }
 
 // create opens the sink for o.
@@ -102,11 +102,11 @@ func (o *Output) config(src *arch.Source, plan []arch.Out) map[string]any {
 	return set
 }
 
-// mainType is the type of the first matrix that is not the embedding, which
-// stands for the model's.
+// mainType is the type of the first linear map of the blocks, which stands for
+// the model's.
 func mainType(plan []arch.Out) dtype.Kind {
 	for _, p := range plan {
-		if strings.Contains(p.Name, "_proj") {
+		if p.IsLinear() {
 			return p.Type.Kind
 		}
 	}
@@ -127,9 +127,9 @@ func fileType(plan []arch.Out) uint32 {
 // edit changes tensors on their way from the base to the output.
 type edit interface {
 	// touches reports whether apply changes the tensor.
-	touches(name string) bool
+	touches(t *arch.Tensor) bool
 	// apply changes w, the rows from row0 on of the tensor as float32.
-	apply(name string, row0, cols int, w []float32) error
+	apply(t *arch.Tensor, row0 int, w []float32) error
 }
 
 // write copies src to o tensor by tensor, each changed by e in float32 and
@@ -143,7 +143,7 @@ func write(ctx context.Context, src *arch.Source, o *Output, e edit) error {
 	defer sink.Abort()
 	var done, total int64
 	for _, p := range plan {
-		total += size(src, p)
+		total += size(p)
 	}
 	for _, p := range plan {
 		if err := ctx.Err(); err != nil {
@@ -152,7 +152,7 @@ func write(ctx context.Context, src *arch.Source, o *Output, e edit) error {
 		if err := writeOne(src, sink, p, e); err != nil {
 			return err
 		}
-		done += size(src, p)
+		done += size(p)
 		if o.Progress != nil {
 			o.Progress(done, total)
 		}
@@ -160,49 +160,33 @@ func write(ctx context.Context, src *arch.Source, o *Output, e edit) error {
 	return sink.Commit()
 }
 
-func size(src *arch.Source, p arch.Out) int64 {
-	rows, cols := shape2(src.Shape(p.Name))
-	return int64(dtype.Size(p.Type, rows, cols))
-}
-
-// shape2 is a tensor's shape as a matrix; a vector is one row.
-func shape2(s []int) (rows, cols int) {
-	if len(s) == 1 {
-		return 1, s[0]
-	}
-	return s[0], s[1]
-}
+func size(p arch.Out) int64 { return int64(dtype.Size(p.Type, p.Rows, p.Cols)) }
 
 func writeOne(src *arch.Source, sink *arch.Sink, p arch.Out, e edit) error {
-	if sink.Has(p.Name) && !e.touches(p.Name) {
+	if sink.Has(p.Tensor) && !e.touches(p.Tensor) {
 		return nil
 	}
-	data, _, err := src.Read(p.Name)
+	m, _, err := src.Read(p.Tensor)
 	if err != nil {
 		return err
 	}
-	rows, cols := shape2(src.Shape(p.Name))
-	in := block.Raw{Type: src.Type(p.Name), Rows: rows, Cols: cols, Data: data}
-	if err := in.Check(); err != nil {
-		return fail.Inputf(src.Reader.Path(), "", "%s: %w", p.Name, err)
-	}
-	if e.touches(p.Name) || in.Type != p.Type {
-		if data, err = convert(p, in, e); err != nil {
+	if e.touches(p.Tensor) || m.Type != p.Type {
+		if m, err = convert(p, m, e); err != nil {
 			return err
 		}
 	}
-	if sink.Has(p.Name) {
+	if sink.Has(p.Tensor) {
 		return nil
 	}
-	defer src.Forget(p.Name)
-	return sink.Write(p.Name, p.Type, data)
+	defer src.Forget(p.Tensor)
+	return sink.Write(p.Tensor, m)
 }
 
 // chunkRows is how many rows of a matrix are in memory as float32 at once.
 func chunkRows(cols int) int { return max(1, 1<<20/max(cols, 1)) }
 
 // convert decodes in, applies e and encodes as p's type, some rows at a time.
-func convert(p arch.Out, in block.Raw, e edit) ([]byte, error) {
+func convert(p arch.Out, in block.Raw, e edit) (block.Raw, error) {
 	out := block.New(p.Type, in.Rows, in.Cols)
 	step := chunkRows(in.Cols)
 	w := make([]float32, min(step, in.Rows)*in.Cols)
@@ -210,19 +194,19 @@ func convert(p arch.Out, in block.Raw, e edit) ([]byte, error) {
 		n := min(step, in.Rows-r)
 		w := w[:n*in.Cols]
 		decodeRows(w, in, r)
-		if e.touches(p.Name) {
-			if err := e.apply(p.Name, r, in.Cols, w); err != nil {
-				return nil, err
+		if e.touches(p.Tensor) {
+			if err := e.apply(p.Tensor, r, w); err != nil {
+				return out, err
 			}
 		}
 		if err := fits(p, r*in.Cols, w); err != nil {
-			return nil, err
+			return out, err
 		}
 		if err := block.EncodeRows(out, r, n, w, nil); err != nil {
-			return nil, fmt.Errorf("%s: %w", p.Name, err)
+			return out, fmt.Errorf("%s: %w", p.Name, err)
 		}
 	}
-	return out.Data, nil
+	return out, nil
 }
 
 // decodeRows decodes the rows of m from row0 on that fill w.

@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"math"
 	"runtime"
-	"strings"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -222,7 +223,7 @@ func (a *awqRun) divided(p *autograd.Param, s []float32, out *blockOutput) (bloc
 	if err := block.Encode(m, v, nil); err != nil {
 		return m, err
 	}
-	if err := finite(p.Name, v, 0, p.Cols); err != nil {
+	if err := formats.CheckFinite(p.Name, v, 0, p.Cols); err != nil {
 		return m, fmt.Errorf("scaled: %w", err)
 	}
 	out.raws[p.Name] = m
@@ -277,7 +278,7 @@ func (a *awqRun) round(st *awqStep, out *blockOutput) error {
 func (a *awqRun) roundLayer(st *awqStep, l *nn.Linear, gram []float32) (*matrixResult, error) {
 	w, cols := a.w[l], l.W.Cols
 	v, cut := w, 0
-	if !strings.HasSuffix(l.Path, "q_proj") && !strings.HasSuffix(l.Path, "k_proj") {
+	if role := a.m.TensorOf(l.W).Role; role != arch.Q && role != arch.K {
 		clip, n, err := clipRanges(a.dev, w, gram, cols, a.plan.Type)
 		if err != nil {
 			return nil, err

@@ -9,6 +9,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/quant/gguf"
 )
 
 // ImatrixOptions say how an importance matrix is collected.
@@ -33,7 +34,7 @@ const passTokens = 2048
 // squares of the input columns of every linear map of its blocks, under GGUF
 // names. Like llama-imatrix (without --process-output) it leaves the head out.
 // The chunk size of the result is the length of its longest sequence.
-func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, calibration [][]int32, o ImatrixOptions) (*Imatrix, error) {
+func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, calibration [][]int32, o ImatrixOptions) (*gguf.Imatrix, error) {
 	seqs, err := chunks(calibration, o)
 	if err != nil {
 		return nil, err
@@ -44,7 +45,7 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 	}
 	defer m.Close()
 	c := &collector{m: m, sums: map[*autograd.Param]*columnSums{}}
-	im := &Imatrix{Datasets: o.Datasets, Chunks: len(seqs)}
+	im := &gguf.Imatrix{Datasets: o.Datasets, Chunks: len(seqs)}
 	var done, total int64
 	for _, s := range seqs {
 		total += int64(len(s))
@@ -66,13 +67,15 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 	}
 	for l := range m.Linears() {
 		s := c.sums[l.W]
-		e := ImatrixEntry{Name: src.GGUFName(l.W.Name), Sums: make([]float32, len(s.v)), Counts: []float32{float32(s.rows)}}
-		for i, v := range s.v {
-			e.Sums[i] = float32(v)
+		for _, f := range m.TensorOf(l.W).AsGGUF() {
+			e := gguf.ImatrixEntry{Name: f.Name, Sums: make([]float32, len(s.v)), Counts: []float32{float32(s.rows)}}
+			for i, v := range s.v {
+				e.Sums[i] = float32(v)
+			}
+			im.Entries = append(im.Entries, e)
 		}
-		im.Entries = append(im.Entries, e)
 	}
-	if err := im.check(); err != nil {
+	if err := im.Check(); err != nil {
 		return nil, fail.Numericf(src.Reader.Path(), "does the model compute finite values on this text?", "importance matrix: %w", err)
 	}
 	return im, nil
@@ -142,7 +145,7 @@ func (c *collector) pass(seqs [][]int32) error {
 	defer t.Free()
 	var last *autograd.Tensor // layers that share an input follow one another
 	var shared *columnSums
-	t.Tap = func(w *autograd.Param, x *autograd.Tensor) {
+	t.Tap = func(w *autograd.Param, x *autograd.Tensor, _ *autograd.Routed) {
 		if x == last {
 			c.sums[w] = shared
 			return

@@ -9,10 +9,11 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/cpu"
+	"github.com/tunekit/tunekit/quant/gguf"
 )
 
 // TestCollectImatrix compares with llama-imatrix -c 256 --chunks 12 over the
@@ -29,11 +30,11 @@ func TestCollectImatrix(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	tok, err := data.OpenTokenizer(src.Reader)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := ReadImatrix(filepath.Join(dir, "imatrix.gguf"))
+	want, err := gguf.ReadImatrix(filepath.Join(dir, "imatrix.gguf"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,10 +62,10 @@ func TestCollectImatrix(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "im.gguf")
-	if err := WriteImatrix(path, got); err != nil {
+	if err := gguf.WriteImatrix(path, got); err != nil {
 		t.Fatal(err)
 	}
-	again, err := ReadImatrix(path)
+	again, err := gguf.ReadImatrix(path)
 	if err != nil || len(again.Entries) != len(got.Entries) {
 		t.Fatal(err)
 	}

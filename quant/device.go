@@ -4,7 +4,6 @@ import (
 	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -76,13 +75,4 @@ func f32Bytes(v []float32) []byte {
 		return nil
 	}
 	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), 4*len(v))
-}
-
-// f32View views the values of an F32 matrix where they lie, nil when they are
-// of another type or not aligned.
-func f32View(m block.Raw) []float32 {
-	if m.Type != dtype.Of(dtype.F32) || len(m.Data) == 0 || uintptr(unsafe.Pointer(&m.Data[0]))%4 != 0 {
-		return nil
-	}
-	return unsafe.Slice((*float32)(unsafe.Pointer(&m.Data[0])), len(m.Data)/4)
 }

@@ -1,3 +1,7 @@
+// Package quant makes quantized Hugging Face folders: it chooses a storage type
+// for every tensor, finds the codes by one of several methods, walks a model
+// block by block where a method needs calibration, and writes the folder with a
+// report of what each layer lost. GGUF files are package quant/gguf's.
 package quant
 
 import (
@@ -120,17 +124,12 @@ func (p *FolderPlan) checkOptions(src *arch.Source) error {
 	case j.Samples < 0:
 		return fail.Usagef("samples", "", "samples is %d", j.Samples)
 	}
-	for _, n := range src.Names() {
-		if t := src.Type(n); t.Quantized() && len(src.Shape(n)) == 2 && isLinear(n) && !j.AllowRequantize {
-			return fail.Inputf(src.Reader.Path(), "start from the float model, or set allow_requantize and accept the loss", "%s is already quantized (%v); quantizing it again is not allowed", n, t)
+	for _, t := range src.Tensors() {
+		if t.Type.Quantized() && t.IsLinear() && !j.AllowRequantize {
+			return fail.Inputf(src.Reader.Path(), "start from the float model, or set allow_requantize and accept the loss", "%s is already quantized (%v); quantizing it again is not allowed", t.Name, t.Type)
 		}
 	}
 	return nil
-}
-
-// isLinear reports whether a tensor is the weight of a linear map of a block.
-func isLinear(name string) bool {
-	return strings.Contains(name, ".layers.") && strings.HasSuffix(name, "_proj.weight")
 }
 
 // choose splits the model's matrices into those to be quantized and the rest.
@@ -141,29 +140,28 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 	}
 	used := make([]bool, len(p.job.Ignore))
 	var layers []linear
-	for _, n := range src.Names() {
-		sh := src.Shape(n)
-		module := strings.TrimSuffix(n, ".weight")
-		if len(sh) != 2 {
+	for _, t := range src.Tensors() {
+		if t.Vector {
 			continue
 		}
+		module := t.Path()
 		skip := false
 		for i, m := range match {
 			if m(module) {
 				skip, used[i] = true, true
 			}
 		}
-		if skip || !isLinear(n) {
+		if skip || !t.IsLinear() {
 			p.Kept = append(p.Kept, module)
 			continue
 		}
-		p.quantize[n] = true
+		p.quantize[t.Name] = true
 		p.Layers = append(p.Layers, module)
-		layers = append(layers, linear{module, sh[0], sh[1]})
+		layers = append(layers, linear{module, t.Rows, t.Cols})
 	}
 	for i, ok := range used {
-		if pat := p.job.Ignore[i]; !ok && pat != "lm_head" { // a tied head has no tensor
-			return nil, fail.Usagef("ignore", "module names such as model.layers.0.mlp.down_proj, or re: and a regular expression", "%q matches no module", pat)
+		if pat := p.job.Ignore[i]; !ok && pat != src.HeadPath() { // a tied head has no tensor
+			return nil, fail.Usagef("ignore", "module names such as "+src.At(0, arch.Down).Path()+", or re: and a regular expression", "%q matches no module", pat)
 		}
 	}
 	if len(layers) == 0 {
@@ -198,7 +196,7 @@ func (p *FolderPlan) keepType(src *arch.Source) (dtype.Kind, error) {
 		}
 		return *k, nil
 	}
-	switch t := src.Type("model.embed_tokens.weight"); t {
+	switch t := src.At(-1, arch.Embed).Type; t {
 	case dtype.Of(dtype.F32), dtype.Of(dtype.F16):
 		return t.Kind, nil
 	}
@@ -227,11 +225,11 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 
 // lay lists the tensors of the folder and sums their sizes.
 func (p *FolderPlan) lay(src *arch.Source) {
-	p.outs = src.Plan(func(name string, shape []int, now dtype.Type) (dtype.Type, string) {
-		if p.quantize[name] {
+	p.outs = src.Plan(func(t *arch.Tensor) (dtype.Type, string) {
+		if p.quantize[t.Name] {
 			return p.Type, p.method.name
 		}
-		switch {
+		switch now := t.Type; {
 		case p.job.Keep == nil && (now == dtype.Of(dtype.F32) || now == dtype.Of(dtype.F16) || now == dtype.Of(dtype.BF16)):
 			return now, "as in the model"
 		case p.job.Keep == nil:
@@ -241,37 +239,7 @@ func (p *FolderPlan) lay(src *arch.Source) {
 	})
 	for _, o := range p.outs {
 		p.typeOf[o.Name] = o.Type
-		rows, cols := matrixShape(src.Shape(o.Name))
-		p.Bytes += int64(dtype.Size(o.Type, rows, cols))
-		p.Elements += int64(rows) * int64(cols)
+		p.Bytes += int64(dtype.Size(o.Type, o.Rows, o.Cols))
+		p.Elements += int64(o.Len())
 	}
-}
-
-// matrixShape is a tensor's shape as a matrix; a vector is one row.
-func matrixShape(s []int) (rows, cols int) {
-	if len(s) == 1 {
-		return 1, s[0]
-	}
-	return s[0], s[1]
-}
-
-// Memory estimates the bytes that a calibrated job holds at its peak for tokens
-// tokens of calibration text, beside the model's own weights.
-func (p *FolderPlan) Memory(src *arch.Source, tokens int) int64 {
-	if !p.method.calibrated {
-		tokens = 0
-	}
-	var widest, largest int64
-	for n := range p.quantize {
-		s := src.Shape(n)
-		widest, largest = max(widest, int64(s[1])), max(largest, int64(s[0])*int64(s[1]))
-	}
-	c, f, n := int64(src.Spec.C), int64(src.Spec.F), int64(tokens)
-	states := 4 * n * (c + min(max(c, f), max(c, storeLimit/max(4*n, 1)-c)))
-	pass := 4 * min(n, passTokens) * (4*c + 3*f) // activations of one pass
-	if p.method.name == "awq" {
-		states = 4 * n * 4 * c
-		return states + pass + 4*(3*c*c+f*f) + 4*2*widest*widest + 4*6*largest
-	}
-	return states + pass + 4*4*widest*widest + 4*6*largest
 }

@@ -138,6 +138,15 @@ func hashes(t *testing.T, dir string) map[string]string {
 	return out
 }
 
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func same(t *testing.T, what string, a, b map[string]string) {
 	t.Helper()
 	if len(a) != len(b) {
@@ -353,7 +362,7 @@ func TestReportedError(t *testing.T) {
 	seen := 0
 	tape := &autograd.Tape{Dev: dev}
 	defer tape.Free()
-	tape.Tap = func(w *autograd.Param, x *autograd.Tensor) {
+	tape.Tap = func(w *autograd.Param, x *autograd.Tensor, _ *autograd.Routed) {
 		a, _ := got.Decode(w)
 		b, _ := want.Decode(own[w.Name])
 		v, err := tape.Values(x)

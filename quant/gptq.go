@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -292,7 +293,7 @@ func ratio(a, b float64) float64 {
 
 // checkWeights refuses values that are not finite and those whose scales the type cannot hold.
 func checkWeights(name string, w []float32, cols int, t dtype.Type) error {
-	if err := finite(name, w, 0, cols); err != nil {
+	if err := formats.CheckFinite(name, w, 0, cols); err != nil {
 		return err
 	}
 	if t.Scale != dtype.F16 || t.Kind.Info().Family != dtype.Int {

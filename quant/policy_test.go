@@ -135,7 +135,7 @@ func TestRequantize(t *testing.T) {
 	}
 	again := filepath.Join(t.TempDir(), "nf4")
 	folder(t, quantized, nil, FolderJob{Path: again, Method: "nf4", AllowRequantize: true})
-	if got := openSource(t, again).Type("model.layers.0.mlp.up_proj.weight"); got != dtype.NF4Double {
+	if got := openSource(t, again).At(0, arch.Up).Type; got != dtype.NF4Double {
 		t.Errorf("type %v", got)
 	}
 }

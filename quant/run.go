@@ -78,10 +78,9 @@ func (r *folderRun) plan(jobs []FolderJob, calibration [][]int32) error {
 		}
 		o := &output{from: r.src, plan: p, reports: map[string]LayerReport{}}
 		o.rep = Report{Method: p.method.name, Scheme: p.Scheme, Format: p.Format, Type: p.Type.String(), Group: p.Group, Bytes: p.Bytes, Elements: p.Elements, Kept: p.Kept}
-		for _, n := range r.src.Names() {
-			if p.quantize[n] {
-				rows, cols := matrixShape(r.src.Shape(n))
-				r.total += int64(rows) * int64(cols)
+		for _, t := range r.src.Tensors() {
+			if p.quantize[t.Name] {
+				r.total += int64(t.Len())
 			}
 		}
 		r.outputs = append(r.outputs, o)
@@ -117,7 +116,7 @@ func (r *folderRun) stream(o *output, calibration [][]int32) (*stream, error) {
 	o.rep.Samples, o.rep.Tokens = len(seqs), s.tokens
 	widest := 0
 	for n := range o.plan.quantize {
-		widest = max(widest, r.src.Shape(n)[1])
+		widest = max(widest, r.src.Named(n).Cols)
 	}
 	if s.tokens < 4*widest {
 		o.rep.Warnings = append(o.rep.Warnings, fmt.Sprintf("%d calibration tokens are few for layers of %d inputs: give at least %d", s.tokens, widest, 4*widest))
@@ -157,31 +156,29 @@ func (r *folderRun) quantize() error {
 // what lies outside the blocks.
 func (r *folderRun) direct(o *output) error {
 	for _, out := range o.plan.outs {
-		calibrated := o.plan.method.calibrated
-		if calibrated && strings.HasPrefix(out.Name, "model.layers.") {
+		if o.plan.method.calibrated && out.Layer >= 0 {
 			continue
 		}
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
 		if !o.plan.quantize[out.Name] {
-			if o.sink.Has(out.Name) {
+			if o.sink.Has(out.Tensor) {
 				continue
 			}
-			m, err := o.convert(out.Name, out.Type)
+			m, err := o.convert(out.Tensor, out.Type)
 			if err != nil {
 				return err
 			}
-			if err := o.sink.Write(out.Name, out.Type, m.Data); err != nil {
+			if err := o.sink.Write(out.Tensor, m); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := o.nearest(out.Name, out.Type); err != nil {
+		if err := o.nearest(out.Tensor, out.Type); err != nil {
 			return err
 		}
-		rows, cols := matrixShape(r.src.Shape(out.Name))
-		r.done += int64(rows) * int64(cols)
+		r.done += int64(out.Len())
 		if r.progress != nil {
 			r.progress(r.done, r.total)
 		}
@@ -232,7 +229,7 @@ func (o *output) open() error {
 	}
 	fresh := true
 	for _, out := range p.outs {
-		fresh = fresh && !o.sink.Has(out.Name)
+		fresh = fresh && !o.sink.Has(out.Tensor)
 	}
 	o.log, err = openLayerLog(j.Path, fresh)
 	return err
@@ -262,69 +259,63 @@ func (p *FolderPlan) quantization() ([]byte, error) {
 }
 
 // convert reads a tensor and stores it as t.
-func (o *output) convert(name string, t dtype.Type) (block.Raw, error) {
-	w, rows, cols, err := o.decode(name)
+func (o *output) convert(x *arch.Tensor, t dtype.Type) (block.Raw, error) {
+	w, err := o.decode(x)
 	if err != nil {
 		return block.Raw{}, err
 	}
-	m := block.New(t, rows, cols)
+	m := block.New(t, x.Rows, x.Cols)
 	if err := block.Encode(m, w, nil); err != nil {
-		return m, fail.Numericf(name, "store the unquantized weights as bf16 or f32", "%w", err)
+		return m, fail.Numericf(x.Name, "store the unquantized weights as bf16 or f32", "%w", err)
 	}
 	if t.Kind == dtype.F16 {
 		back := make([]float32, len(w))
 		block.DecodeAll(back, m)
-		if err := finite(name, back, 0, cols); err != nil {
-			return m, fail.Limitf(name, "store the unquantized weights as bf16", "a value is too large for f16")
+		if err := formats.CheckFinite(x.Name, back, 0, x.Cols); err != nil {
+			return m, fail.Limitf(x.Name, "store the unquantized weights as bf16", "a value is too large for f16")
 		}
 	}
 	return m, nil
 }
 
 // decode reads a tensor as float32.
-func (o *output) decode(name string) (w []float32, rows, cols int, err error) {
-	data, _, err := o.from.Read(name)
+func (o *output) decode(x *arch.Tensor) ([]float32, error) {
+	in, _, err := o.from.Read(x)
 	if err != nil {
-		return nil, 0, 0, err
+		return nil, err
 	}
-	rows, cols = matrixShape(o.from.Shape(name))
-	in := block.Raw{Type: o.from.Type(name), Rows: rows, Cols: cols, Data: data}
-	if err := in.Check(); err != nil {
-		return nil, 0, 0, fail.Inputf(o.from.Reader.Path(), "", "%s: %w", name, err)
-	}
-	w = make([]float32, rows*cols)
+	w := make([]float32, x.Len())
 	block.DecodeAll(w, in)
-	o.from.Forget(name)
-	return w, rows, cols, finite(name, w, 0, cols)
+	o.from.Forget(x)
+	return w, formats.CheckFinite(x.Name, w, 0, x.Cols)
 }
 
 // nearest rounds a weight to the nearest values of its type.
-func (o *output) nearest(name string, t dtype.Type) error {
-	module := strings.TrimSuffix(name, ".weight")
-	w, rows, cols, err := o.decode(name)
+func (o *output) nearest(x *arch.Tensor, t dtype.Type) error {
+	w, err := o.decode(x)
 	if err != nil {
 		return err
 	}
-	if err := checkWeights(name, w, cols, t); err != nil {
+	if err := checkWeights(x.Name, w, x.Cols, t); err != nil {
 		return err
 	}
-	m := block.Raw{Type: t, Rows: rows, Cols: cols}
-	if o.sink.Has(name) {
-		if m.Data, err = o.sink.Read(name, t); err != nil {
+	var m block.Raw
+	if o.sink.Has(x) {
+		if m, err = o.sink.Read(x, t); err != nil {
 			return err
 		}
 	} else {
-		m = block.New(t, rows, cols)
+		m = block.New(t, x.Rows, x.Cols)
 		if err := block.Encode(m, w, nil); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", x.Name, err)
 		}
-		if err := o.sink.Write(name, t, m.Data); err != nil {
+		if err := o.sink.Write(x, m); err != nil {
 			return err
 		}
 	}
 	rep, err := measure(nil, w, m)
-	rep.Layer, rep.Method = module, o.plan.method.name
-	o.reports[module] = rep
+	rep.Layer, rep.Method = x.Path(), o.plan.method.name
+	o.reports[x.Path()] = rep
 	return err
 }
 

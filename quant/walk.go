@@ -62,8 +62,8 @@ func (w *walk) run() error {
 				return fmt.Errorf("%s: %w", b.Path, err)
 			}
 		}
-		for _, p := range paramsOf(b) {
-			w.src.Forget(p.Name)
+		for _, p := range b.Params {
+			w.src.Forget(w.m.TensorOf(p))
 		}
 	}
 	return nil
@@ -113,14 +113,13 @@ func (s *stream) pass(i int, f func(t *autograd.Tape, st *model.State) error) er
 // hidden states past it.
 func (s *stream) block(b *model.Block, last bool) error {
 	defer s.restore()
-	params := paramsOf(b)
-	if s.finished(params) {
-		if err := s.resume(b, params); err != nil {
+	if s.finished(b.Params) {
+		if err := s.resume(b); err != nil {
 			return err
 		}
 		return s.forward(b, last)
 	}
-	for _, p := range params {
+	for _, p := range b.Params {
 		if !s.plan.quantize[p.Name] {
 			if err := s.asWritten(p); err != nil {
 				return err
@@ -140,7 +139,7 @@ func (s *stream) block(b *model.Block, last bool) error {
 	if err := s.log.add(out.reports); err != nil {
 		return err
 	}
-	for _, p := range params {
+	for _, p := range b.Params {
 		if err := s.write(p, out); err != nil {
 			return err
 		}
@@ -151,27 +150,10 @@ func (s *stream) block(b *model.Block, last bool) error {
 	return nil
 }
 
-// paramsOf lists the weights of a block.
-func paramsOf(b *model.Block) []*autograd.Param {
-	out := []*autograd.Param{b.AttnNorm.W, b.MLPNorm.W}
-	for _, n := range []*nn.Norm{b.AttnNorm, b.MLPNorm} {
-		if n.Bias != nil {
-			out = append(out, n.Bias)
-		}
-	}
-	for _, l := range b.Linears() {
-		out = append(out, l.W)
-		if l.Bias != nil {
-			out = append(out, l.Bias)
-		}
-	}
-	return out
-}
-
 // finished reports whether an earlier run wrote all of these.
 func (s *stream) finished(params []*autograd.Param) bool {
 	for _, p := range params {
-		if !s.sink.Has(p.Name) {
+		if !s.sink.Has(s.m.TensorOf(p)) {
 			return false
 		}
 	}
@@ -179,14 +161,13 @@ func (s *stream) finished(params []*autograd.Param) bool {
 }
 
 // resume puts what an earlier run wrote in place of a block's weights.
-func (s *stream) resume(b *model.Block, params []*autograd.Param) error {
-	for _, p := range params {
-		t := s.plan.typeOf[p.Name]
-		data, err := s.sink.Read(p.Name, t)
+func (s *stream) resume(b *model.Block) error {
+	for _, p := range b.Params {
+		m, err := s.sink.Read(s.m.TensorOf(p), s.plan.typeOf[p.Name])
 		if err != nil {
 			return err
 		}
-		if err := s.replace(p, block.Raw{Type: t, Rows: p.Rows, Cols: p.Cols, Data: data}); err != nil {
+		if err := s.replace(p, m); err != nil {
 			return err
 		}
 		s.advance(p)
@@ -231,7 +212,7 @@ func (s *stream) forward(b *model.Block, last bool) error {
 
 // replace puts a matrix in place of the model's until restore.
 func (s *stream) replace(p *autograd.Param, m block.Raw) error {
-	if p.Rows == 1 { // vectors are held as F32
+	if s.m.TensorOf(p).Vector { // held as F32
 		v := make([]float32, p.Cols)
 		block.DecodeAll(v, m)
 		m = block.Raw{Type: dtype.Of(dtype.F32), Rows: 1, Cols: p.Cols, Data: f32Bytes(v)}
@@ -265,10 +246,10 @@ func (s *stream) restore() {
 // hold, where that differs.
 func (s *stream) asWritten(p *autograd.Param) error {
 	t := s.plan.typeOf[p.Name]
-	if s.from.Type(p.Name) == t {
+	if s.m.TensorOf(p).Type == t {
 		return nil
 	}
-	m, err := s.convert(p.Name, t)
+	m, err := s.convert(s.m.TensorOf(p), t)
 	if err != nil {
 		return err
 	}
@@ -304,18 +285,17 @@ func (s *stream) add(out *blockOutput, l *nn.Linear, r *matrixResult) error {
 
 // write stores one weight of a block.
 func (s *stream) write(p *autograd.Param, out *blockOutput) error {
-	if s.sink.Has(p.Name) {
+	if s.sink.Has(s.m.TensorOf(p)) {
 		return nil
 	}
-	t := s.plan.typeOf[p.Name]
 	m, ok := out.raws[p.Name]
 	if !ok {
 		var err error
-		if m, err = s.convert(p.Name, t); err != nil {
+		if m, err = s.convert(s.m.TensorOf(p), s.plan.typeOf[p.Name]); err != nil {
 			return err
 		}
 	}
-	return s.sink.Write(p.Name, t, m.Data)
+	return s.sink.Write(s.m.TensorOf(p), m)
 }
 
 // gptqBlock takes the groups of linear maps that share an input one after

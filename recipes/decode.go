@@ -245,7 +245,7 @@ func (d *decoder) unknown(k *yaml.Node, path string, fields map[string]reflect.S
 	}
 	sort.Strings(names)
 	hint := "known keys: " + strings.Join(names, ", ")
-	if near := Nearest(k.Value, names); near != "" {
+	if near := fail.Nearest(k.Value, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}
 	d.bad(k, path, hint, "unknown key %s", k.Value)
@@ -368,7 +368,7 @@ func (d *decoder) checkEnum(n *yaml.Node, path string, tag reflect.StructTag) {
 		return
 	}
 	hint := "known: " + strings.Join(names, ", ")
-	if near := Nearest(n.Value, names); near != "" {
+	if near := fail.Nearest(n.Value, names); near != "" {
 		hint = "did you mean " + near + "? " + hint
 	}
 	d.bad(n, path, hint, "found %q", n.Value)
@@ -385,35 +385,4 @@ func (d *decoder) checkRange(n *yaml.Node, path string, tag reflect.StructTag, f
 	} else if h, err := strconv.ParseFloat(hi, 64); err == nil && f > h {
 		d.bad(n, path, "", "found %s, want at most %s", n.Value, hi)
 	}
-}
-
-// Nearest is the known name with the smallest edit distance, if it is small.
-func Nearest(s string, names []string) string {
-	best, dist := "", 1+len(s)/3
-	for _, n := range names {
-		if d := editDistance(strings.ToLower(s), strings.ToLower(n)); d <= dist && (best == "" || d < dist) {
-			best, dist = n, d
-		}
-	}
-	return best
-}
-
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diag
-			if a[i] != b[j] {
-				cost++
-			}
-			diag = row[j+1]
-			row[j+1] = min(cost, diag+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

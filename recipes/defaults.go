@@ -50,7 +50,6 @@ func setPtr[T any](p **T, v T) {
 }
 
 func (o *Train) defaults(seed uint64) {
-	set(&o.Objective, "sft")
 	if c, err := o.Resolve(int64(seed)); err == nil { // checked before
 		o.Config = c
 	}

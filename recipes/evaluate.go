@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/train/eval"
@@ -41,7 +42,7 @@ type EvalRequest struct {
 	Tasks         []string
 	Rows          []data.Example // ingested rows; nil: Text
 	Text          []int32
-	Tokenizer     *data.Tokenizer
+	Tokenizer     *tokenizer.Tokenizer
 	Template      string // for the baseline's key
 	Samples       int    // 0: all
 	Context       int
@@ -101,7 +102,7 @@ func (e *evaluation) prepare() error {
 	for _, t := range e.Tasks {
 		if !slices.Contains(Tasks, t) {
 			hint := "known: " + strings.Join(Tasks, ", ")
-			if near := Nearest(t, Tasks); near != "" {
+			if near := fail.Nearest(t, Tasks); near != "" {
 				hint = "did you mean " + near + "? " + hint
 			}
 			return fail.Usagef("tasks", hint, "unknown task %q", t)
@@ -353,7 +354,7 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
 // rows, which need tok's chat template when they are conversations.
-func EvalFile(ctx context.Context, path string, tok *data.Tokenizer, context, maxPos, vocab int) (rows []data.Example, text []int32, err error) {
+func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, context, maxPos, vocab int) (rows []data.Example, text []int32, err error) {
 	if ext := strings.ToLower(filepath.Ext(path)); ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw" {
 		raw, err := os.ReadFile(path)
 		if err != nil {

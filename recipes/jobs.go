@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/train/eval"
@@ -34,7 +35,7 @@ func VocabOf(path string) (int, error) {
 
 // IngestFiles is `tune ingest`: an ingest outside a recipe, with the tokenizer
 // and template of a model.
-func IngestFiles(ctx context.Context, model string, o data.Options, progress func(done, total int64)) (*data.Dataset, *data.Report, *data.Tokenizer, error) {
+func IngestFiles(ctx context.Context, model string, o data.Options, progress func(done, total int64)) (*data.Dataset, *data.Report, *tokenizer.Tokenizer, error) {
 	tok, src, err := ingestTokenizer(model)
 	if err != nil {
 		return nil, nil, nil, err

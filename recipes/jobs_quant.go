@@ -10,6 +10,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 )
 
 // openSource opens a model by path or reference without reading weights.
@@ -52,7 +53,7 @@ func QuantizeFolder(ctx context.Context, dev kernels.Backend, model string, job 
 }
 
 // CollectImatrix is `quant imatrix`.
-func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration string, samples, length int, progress func(done, total int64)) (*quant.Imatrix, error) {
+func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration string, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
 	src, err := openSource(model)
 	if err != nil {
 		return nil, err
@@ -67,7 +68,7 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration
 
 // collectImatrix runs calibration text through a model as llama-imatrix does:
 // a model whose texts begin with a BOS sees one at the start of every sample.
-func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, cal [][]int32, name string, progress func(done, total int64)) (*quant.Imatrix, error) {
+func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, cal [][]int32, name string, progress func(done, total int64)) (*gguf.Imatrix, error) {
 	tok, err := openTokenizer(src)
 	if err != nil {
 		return nil, err

@@ -7,7 +7,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/formats/hub"
@@ -119,10 +119,10 @@ func (l *Loaded) Close() {
 }
 
 // Tokenizer reads the model's tokenizer and checks that it fits the model.
-func (l *Loaded) Tokenizer() (*data.Tokenizer, error) { return openTokenizer(l.Src) }
+func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) { return openTokenizer(l.Src) }
 
-func openTokenizer(src *arch.Source) (*data.Tokenizer, error) {
-	tok, err := data.OpenTokenizer(src.Reader)
+func openTokenizer(src *arch.Source) (*tokenizer.Tokenizer, error) {
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func openTokenizer(src *arch.Source) (*data.Tokenizer, error) {
 }
 
 // OpenTokenizer reads the tokenizer of a model without its weights.
-func OpenTokenizer(path string) (*data.Tokenizer, *arch.Source, error) {
+func OpenTokenizer(path string) (*tokenizer.Tokenizer, *arch.Source, error) {
 	tok, src, err := ingestTokenizer(path)
 	if err == nil && tok == nil {
 		_, err = openTokenizer(src) // says what is missing
@@ -145,7 +145,7 @@ func OpenTokenizer(path string) (*data.Tokenizer, *arch.Source, error) {
 
 // ingestTokenizer is OpenTokenizer for rows: a model without a tokenizer has
 // none, which rows of type tokens do not need.
-func ingestTokenizer(path string) (*data.Tokenizer, *arch.Source, error) {
+func ingestTokenizer(path string) (*tokenizer.Tokenizer, *arch.Source, error) {
 	local, err := resolvePath(path)
 	if err != nil {
 		return nil, nil, err
@@ -167,20 +167,20 @@ func ingestTokenizer(path string) (*data.Tokenizer, *arch.Source, error) {
 
 // TokenizerOf reads the tokenizer of a model, or of a folder that has only a
 // tokenizer.
-func TokenizerOf(path string) (*data.Tokenizer, error) {
+func TokenizerOf(path string) (*tokenizer.Tokenizer, error) {
 	local, err := resolvePath(path)
 	if err != nil {
 		return nil, err
 	}
 	if weights, _ := filepath.Glob(filepath.Join(local, "*.safetensors")); len(weights) == 0 && exists(filepath.Join(local, "tokenizer.json")) {
-		return data.OpenTokenizer(tokenizerFolder{dir: local})
+		return tokenizer.Open(tokenizerFolder{dir: local})
 	}
 	r, err := formats.Open(local)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	return data.OpenTokenizer(r)
+	return tokenizer.Open(r)
 }
 
 // tokenizerFolder reads a folder without weights; it has no other method of a

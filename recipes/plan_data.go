@@ -14,6 +14,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -199,7 +200,7 @@ func heldBack(o data.Options, n int64) int64 {
 // countRows is the number of rows of a source, from headers where they say,
 // from line ends where they do not; of a large text file it is an estimate.
 func countRows(s data.Source) (int64, error) {
-	files, err := data.Files(s.Path, s.Split)
+	files, err := rows.Files(s.Path, s.Split)
 	if err != nil {
 		return 0, err
 	}
@@ -224,12 +225,12 @@ func countRows(s data.Source) (int64, error) {
 const countedBytes = 64 << 20
 
 func countFile(path string) (int64, error) {
-	rows, err := data.OpenRows(path)
+	r, err := rows.Open(path)
 	if err != nil {
 		return 0, err
 	}
-	n := rows.Total()
-	if err := rows.Close(); err != nil || n >= 0 {
+	n := r.Total()
+	if err := r.Close(); err != nil || n >= 0 {
 		return n, err
 	}
 	f, err := os.Open(path)

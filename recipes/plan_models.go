@@ -10,6 +10,7 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 )
 
 // ghost is a model that does not exist yet, or a held form of one that does:
@@ -24,7 +25,7 @@ type ghost struct {
 }
 
 func (g *ghost) Path() string               { return g.path }
-func (g *ghost) Format() string             { return "hf" }
+func (g *ghost) Format() string             { return arch.InMemory }
 func (g *ghost) Config() []byte             { return g.config }
 func (g *ghost) KV() []formats.KV           { return nil }
 func (g *ghost) File(string) ([]byte, bool) { return nil, false }
@@ -61,33 +62,22 @@ type held struct {
 }
 
 // newGhost is src with other types. src may be closed afterwards.
-func newGhost(src *arch.Source, path string, pick func(name string, shape []int, now dtype.Type) held) (*arch.Source, error) {
+func newGhost(src *arch.Source, path string, pick func(t *arch.Tensor) held) (*arch.Source, error) {
 	config, err := src.ConfigJSON(map[string]any{"quantization_config": nil})
 	if err != nil {
 		return nil, err
 	}
 	g := &ghost{path: path, config: config, mapped: map[string]bool{}}
-	for _, name := range src.Names() {
-		sh := src.Shape(name)
-		h := pick(name, sh, src.Type(name))
-		t := formats.Tensor{Name: name, Type: h.typ}
-		for _, d := range sh {
-			t.Shape = append(t.Shape, int64(d))
-		}
-		g.tensors = append(g.tensors, t)
-		g.mapped[name] = h.mapped
+	for _, t := range src.Tensors() {
+		h := pick(t)
+		g.tensors = append(g.tensors, formats.Tensor{Name: t.Name, Shape: t.Shape(), Type: h.typ})
+		g.mapped[t.Name] = h.mapped
 	}
 	return arch.FromReader(g)
 }
 
 // mappable reports whether a type lies in files as it lies in memory.
 func mappable(t dtype.Type) bool { return !t.HasPlanes() }
-
-// linearWeight reports whether a tensor is the matrix of a linear map in a
-// block: what qlora and the quantizers work on.
-func linearWeight(name string) bool {
-	return strings.Contains(name, ".layers.") && strings.HasSuffix(name, "_proj.weight")
-}
 
 // source opens the model a reference stands for: its file where it exists, a
 // ghost where a stage has yet to make it.
@@ -131,8 +121,8 @@ func (p *planner) open(ref Ref) (*arch.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		return newGhost(from, ref.String(), func(name string, _ []int, _ dtype.Type) held {
-			return held{types[name], mappable(types[name])}
+		return newGhost(from, ref.String(), func(t *arch.Tensor) held {
+			return held{types[t.Name], mappable(types[t.Name])}
 		})
 	}
 	return nil, fail.Usagef(x.path, "", "no stage %s", ref.Stage)
@@ -182,8 +172,8 @@ func (p *planner) exported(o *Export, from *arch.Source, typ string) (map[string
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range from.Names() {
-			out[name] = *t
+		for _, x := range from.Tensors() {
+			out[x.Name] = *t
 		}
 		return out, nil
 	}
@@ -191,19 +181,23 @@ func (p *planner) exported(o *Export, from *arch.Source, typ string) (map[string
 	if err != nil {
 		return nil, err
 	}
+	to := map[string]dtype.Type{}
 	for _, c := range choices {
-		out[from.HFName(c.Name)] = c.To
+		to[c.Name] = c.To
+	}
+	for _, t := range from.Tensors() {
+		out[t.Name] = to[t.AsGGUF()[0].Name]
 	}
 	return out, nil
 }
 
 // mix chooses the types of a GGUF as the export will.
-func (p *planner) mix(o *Export, from *arch.Source, typ string) ([]quant.Choice, error) {
-	ft, err := quant.ParseFileType(typ)
+func (p *planner) mix(o *Export, from *arch.Source, typ string) ([]gguf.Choice, error) {
+	ft, err := gguf.ParseFileType(typ)
 	if err != nil {
 		return nil, err
 	}
-	mo := quant.MixOptions{FileType: ft, Importance: o.Imatrix != "", Pure: o.Pure}
+	mo := gguf.MixOptions{FileType: ft, Importance: o.Imatrix != "", Pure: o.Pure}
 	for _, name := range []struct {
 		key, val string
 		to       **dtype.Kind
@@ -211,68 +205,48 @@ func (p *planner) mix(o *Export, from *arch.Source, typ string) ([]quant.Choice,
 		if name.val == "" {
 			continue
 		}
-		k, err := quant.ParseTensorKind(name.key, name.val)
+		k, err := gguf.ParseTensorKind(name.key, name.val)
 		if err != nil {
 			return nil, err
 		}
 		*name.to = &k
 	}
 	for _, pattern := range sortedKeys(o.TensorType) {
-		k, err := quant.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
 		if err != nil {
 			return nil, err
 		}
-		mo.Tensors = append(mo.Tensors, quant.TensorType{Pattern: pattern, Type: k})
+		mo.Tensors = append(mo.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
 	}
-	var tensors []quant.MixTensor
-	for _, name := range from.Names() {
-		t := quant.MixTensor{Name: from.GGUFName(name), Type: from.Type(name)}
-		for _, d := range from.Shape(name) {
-			t.Shape = append(t.Shape, int64(d))
+	for _, t := range from.Tensors() {
+		if t.Type.Quantized() && !t.Vector && !o.AllowRequantize {
+			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", t.Name, t.Type)
 		}
-		if len(t.Shape) == 1 {
-			t.Type = dtype.Of(dtype.F32)
-		}
-		if t.Type.Quantized() && len(t.Shape) > 1 && !o.AllowRequantize {
-			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", name, t.Type)
-		}
-		tensors = append(tensors, t)
 	}
 	s := from.Spec
-	return quant.Mix(quant.MixModel{Arch: from.Architecture(), Layers: s.Layers, Heads: s.H, KVHeads: s.K}, tensors, mo)
+	return gguf.Mix(gguf.MixModel{Arch: from.Architecture(), Layers: s.Layers, Heads: s.H, KVHeads: s.K}, gguf.MixTensors(from), mo)
 }
 
 // sizeAs is the number of bytes of a model's tensors in the given types.
 func sizeAs(src *arch.Source, types map[string]dtype.Type) (bytes int64) {
-	for _, name := range src.Names() {
-		rows, cols := dims(src, name)
-		bytes += int64(dtype.Size(types[name], rows, cols))
+	for _, t := range src.Tensors() {
+		bytes += int64(dtype.Size(types[t.Name], t.Rows, t.Cols))
 	}
 	return bytes
 }
 
 // heldBytes is the size of a model's tensors as it stores them.
 func heldBytes(src *arch.Source) (bytes int64) {
-	for _, name := range src.Names() {
-		rows, cols := dims(src, name)
-		bytes += int64(dtype.Size(src.Type(name), rows, cols))
+	for _, t := range src.Tensors() {
+		bytes += int64(dtype.Size(t.Type, t.Rows, t.Cols))
 	}
 	return bytes
 }
 
-func dims(src *arch.Source, name string) (rows, cols int) {
-	sh := src.Shape(name)
-	if len(sh) == 1 {
-		return 1, sh[0]
-	}
-	return sh[0], sh[1]
-}
-
 // largest is the number of values of a model's largest tensor.
 func largest(src *arch.Source) (n int64) {
-	for _, name := range src.Names() {
-		rows, cols := dims(src, name)
-		n = max(n, int64(rows)*int64(cols))
+	for _, t := range src.Tensors() {
+		n = max(n, int64(t.Len()))
 	}
 	return n
 }
@@ -283,18 +257,18 @@ func asNF4(src *arch.Source) (*arch.Source, error) {
 	if err := fitsNF4(src); err != nil {
 		return nil, err
 	}
-	return newGhost(src, src.Reader.Path(), func(name string, _ []int, now dtype.Type) held {
-		if linearWeight(name) {
+	return newGhost(src, src.Reader.Path(), func(t *arch.Tensor) held {
+		if t.IsLinear() {
 			return held{dtype.NF4Double, false}
 		}
-		return held{now, mappable(now)}
+		return held{t.Type, mappable(t.Type)}
 	})
 }
 
 func fitsNF4(src *arch.Source) error {
-	for _, name := range src.Names() {
-		if _, cols := dims(src, name); linearWeight(name) && !dtype.Fits(dtype.NF4Double, cols) {
-			return fail.Usagef("train.adapter", "adapter: lora", "rows of %d values (%s) cannot be held as NF4", cols, name)
+	for _, t := range src.Tensors() {
+		if t.IsLinear() && !dtype.Fits(dtype.NF4Double, t.Cols) {
+			return fail.Usagef("train.adapter", "adapter: lora", "rows of %d values (%s) cannot be held as NF4", t.Cols, t.Name)
 		}
 	}
 	return nil
@@ -302,7 +276,7 @@ func fitsNF4(src *arch.Source) error {
 
 // asF32 is src as full training holds it.
 func asF32(src *arch.Source) (*arch.Source, error) {
-	return newGhost(src, src.Reader.Path(), func(string, []int, dtype.Type) held { return held{dtype.Of(dtype.F32), true} })
+	return newGhost(src, src.Reader.Path(), func(*arch.Tensor) held { return held{dtype.Of(dtype.F32), true} })
 }
 
 func bitsOf(bytes, params int64) string {

@@ -42,7 +42,7 @@ func planMerge(p *planner, j *Job, s *StagePlan) error {
 		return err
 	}
 	s.Disk = heldBytes(merged)
-	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.Type("model.layers.0.self_attn.q_proj.weight").String()), j.Stage.Merge.Format)
+	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.LinearType().String()), j.Stage.Merge.Format)
 	s.Peak = 12 * largest(base)
 	s.Seconds = float64(s.Disk)/3e8 + float64(merged.Spec.Params())/3e8
 	in, ok := j.In("data")
@@ -228,9 +228,8 @@ func (p *planner) fallbacks(o *Export, src *arch.Source, typ string, s *StagePla
 // encodeSeconds is how long encoding takes, by the rate of each type.
 func encodeSeconds(src *arch.Source, types map[string]dtype.Type) (sec float64) {
 	perType := map[dtype.Type]float64{}
-	for _, name := range src.Names() {
-		rows, cols := dims(src, name)
-		perType[types[name]] += float64(rows) * float64(cols)
+	for _, t := range src.Tensors() {
+		perType[types[t.Name]] += float64(t.Len())
 	}
 	for t, n := range perType {
 		if r := encodeRate(t); r > 0 {

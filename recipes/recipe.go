@@ -56,7 +56,6 @@ type Ingest struct {
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" default:"the last dense model above"`
 	Data         string `yaml:"data" doc:"ingest stage or file" default:"the only ingest stage"`
-	Objective    string `yaml:"objective" doc:"what is learned" enum:"sft" default:"sft"`
 	train.Config `yaml:",inline"`
 }
 

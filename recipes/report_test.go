@@ -14,9 +14,11 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/train/eval"
 )
 
@@ -150,9 +152,9 @@ func TestReportOfParts(t *testing.T) {
 	must(t, err)
 	evil := `</pre><script>alert("1")</script>`
 	x.done = map[string]*Result{
-		"ingest": {Stage: "ingest", Kind: "ingest", Ingest: &data.Report{Rows: 3, Bad: []data.BadRow{{RowRef: data.RowRef{File: evil, Row: 3}, Reason: evil}}, Notes: []string{evil}}},
+		"ingest": {Stage: "ingest", Kind: "ingest", Ingest: &data.Report{Rows: 3, Bad: []data.BadRow{{RowRef: data.RowRef{File: evil, Row: 3}, RowError: rows.RowError{Reason: evil}}}, Notes: []string{evil}}},
 		"merge":  {Stage: "merge", Kind: "merge", Merge: &MergeResult{Report: &lora.MergeReport{}}, Notes: []string{evil}},
-		"export": {Stage: "export", Kind: "export", Export: &ExportResult{Files: []ExportedFile{{Type: "Q8_0", Tensors: []quant.GGUFTensor{{To: "Q8_0", Why: evil}}}}}},
+		"export": {Stage: "export", Kind: "export", Export: &ExportResult{Files: []ExportedFile{{Type: "Q8_0", Tensors: []gguf.Tensor{{To: "Q8_0", Why: evil}}}}}},
 		"eval": {Stage: "eval", Kind: "eval", Eval: &EvalResult{Rows: 2, Overlap: 1, Answers: []Answer{{Prompt: evil, Want: "x", Got: map[string]string{"base": evil}}},
 			Metrics: []eval.Metric{{Model: "base", Task: "perplexity", Metric: "perplexity", Value: math.NaN()}}}},
 	}

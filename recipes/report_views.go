@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/train"
 )
 
@@ -104,13 +105,17 @@ func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []chart {
 	if most >= 4<<30 {
 		unit, by = "GiB", 1<<30
 	}
-	return []chart{
-		{Title: "Loss", X: "step", Series: curves, Wide: true},
+	charts := []chart{{Title: "Loss", X: "step", Series: curves, Wide: true}}
+	if len(steps) > 0 {
+		for i, v := range steps[0].Objective { // the same in every step
+			charts = append(charts, one(v.Name, false, nil, func(m *train.Metrics) float64 { return m.Objective[i].V }))
+		}
+	}
+	return append(charts,
 		one("Learning rate", true, func(v float64) string { return sig(v, 2) }, func(m *train.Metrics) float64 { return m.LearningRate }),
 		one("Gradient norm before clipping", true, nil, func(m *train.Metrics) float64 { return m.GradNorm }),
 		one("Tokens a second", true, axisNumber3, func(m *train.Metrics) float64 { return m.TokensPerSecond }),
-		one("Largest memory so far, "+unit, true, nil, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }),
-	}
+		one("Largest memory so far, "+unit, true, nil, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }))
 }
 
 func axisNumber3(v float64) string {
@@ -213,7 +218,7 @@ func (x *run) samples(j *Job) []sampleView {
 }
 
 // pieces cuts a sample at the borders of its mask.
-func pieces(e *data.Example, tok *data.Tokenizer) []samplePiece {
+func pieces(e *data.Example, tok *tokenizer.Tokenizer) []samplePiece {
 	n := int32(min(len(e.IDs), shownTokens))
 	var out []samplePiece
 	add := func(from, to int32, on bool) {
@@ -235,7 +240,7 @@ func pieces(e *data.Example, tok *data.Tokenizer) []samplePiece {
 }
 
 // spelled is the text of ids, special tokens included.
-func spelled(tok *data.Tokenizer, ids []int32) string {
+func spelled(tok *tokenizer.Tokenizer, ids []int32) string {
 	if tok == nil {
 		return strings.Trim(fmt.Sprint(ids), "[]")
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 )
 
 // ExportResult is what an export stage leaves for the report.
@@ -24,11 +24,11 @@ type ExportResult struct {
 
 // ExportedFile is one file of an export.
 type ExportedFile struct {
-	Type      string             `json:"type"`
-	Path      string             `json:"path"`
-	Bits      float64            `json:"bits_per_weight"`
-	Fallbacks int                `json:"fallbacks"`
-	Tensors   []quant.GGUFTensor `json:"tensors,omitempty"`
+	Type      string        `json:"type"`
+	Path      string        `json:"path"`
+	Bits      float64       `json:"bits_per_weight"`
+	Fallbacks int           `json:"fallbacks"`
+	Tensors   []gguf.Tensor `json:"tensors,omitempty"`
 }
 
 // exportPath is the file a member of an export stage lies in.
@@ -85,17 +85,17 @@ func runExport(ctx context.Context, x *run, j *Job, res *Result) error {
 	return nil
 }
 
-func (x *run) exportGGUF(ctx context.Context, o *Export, src, out, typ string, im *quant.Imatrix) (ExportedFile, error) {
-	g := quant.GGUFOptions{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
+func (x *run) exportGGUF(ctx context.Context, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, error) {
+	g := gguf.Options{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
 		AllowRequantize: o.AllowRequantize, Name: x.Name, Force: true}
 	for _, pattern := range sortedKeys(o.TensorType) {
-		k, err := quant.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
 		if err != nil {
 			return ExportedFile{}, err
 		}
-		g.Tensors = append(g.Tensors, quant.TensorType{Pattern: pattern, Type: k})
+		g.Tensors = append(g.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
 	}
-	rep, err := quant.GGUF(ctx, src, out, g, x.progress("weights"))
+	rep, err := gguf.Write(ctx, src, out, g, x.progress("weights"))
 	if err != nil {
 		return ExportedFile{}, err
 	}
@@ -132,7 +132,7 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 	if err != nil {
 		return err
 	}
-	plan := src.Plan(func(string, []int, dtype.Type) (dtype.Type, string) { return dtype.Of(kind), "" })
+	plan := src.Plan(func(*arch.Tensor) (dtype.Type, string) { return dtype.Of(kind), "" })
 	k, err := arch.CreateFolder(out, &src.Spec, plan, arch.FolderOptions{Config: config, Files: files})
 	if err != nil {
 		return err
@@ -142,7 +142,7 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !k.Has(p.Name) {
+		if !k.Has(p.Tensor) {
 			if err := copyAs(src, k, p); err != nil {
 				return err
 			}
@@ -156,18 +156,14 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 
 // copyAs converts one tensor.
 func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
-	data, _, err := src.Read(p.Name)
+	from, _, err := src.Read(p.Tensor)
 	if err != nil {
 		return err
 	}
-	if src.Type(p.Name) == p.Type {
-		return k.Write(p.Name, p.Type, data)
+	if from.Type == p.Type {
+		return k.Write(p.Tensor, from)
 	}
-	rows, cols := 1, src.Shape(p.Name)[0]
-	if sh := src.Shape(p.Name); len(sh) == 2 {
-		rows, cols = sh[0], sh[1]
-	}
-	from := block.Raw{Type: src.Type(p.Name), Rows: rows, Cols: cols, Data: data}
+	rows, cols := from.Rows, from.Cols
 	to := block.New(p.Type, rows, cols)
 	step := max(1, (1<<18)/max(cols, 1))
 	x := make([]float32, min(step, rows)*cols)
@@ -180,7 +176,7 @@ func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
 			return fail.Inputf(p.Name, "choose bf16 or f32", "%w", err)
 		}
 	}
-	return k.Write(p.Name, p.Type, to.Data)
+	return k.Write(p.Tensor, to)
 }
 
 // modelfile writes an Ollama Modelfile beside the first file. Ollama reads the

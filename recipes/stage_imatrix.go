@@ -6,7 +6,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 )
 
 // imatrixLength is the tokens of a sample an importance matrix is collected
@@ -17,17 +17,17 @@ const imatrixLength = 512
 // training rows of an ingest stage or a text run through the unquantized
 // model. nil when none is asked for. What was collected is kept beside the
 // exported files.
-func (x *run) importance(ctx context.Context, j *Job) (*quant.Imatrix, error) {
+func (x *run) importance(ctx context.Context, j *Job) (*gguf.Imatrix, error) {
 	ref, ok := j.In("imatrix")
 	if !ok || j.Stage.Export.Format == "safetensors" {
 		return nil, nil
 	}
 	if ext := filepath.Ext(ref.Path); ref.Stage == "" && (ext == ".gguf" || ext == ".dat") {
-		return quant.ReadImatrix(ref.Path)
+		return gguf.ReadImatrix(ref.Path)
 	}
 	kept := filepath.Join(x.stageDir(j.Stage.ID), x.Name+"-imatrix.gguf")
 	if exists(kept) {
-		return quant.ReadImatrix(kept)
+		return gguf.ReadImatrix(kept)
 	}
 	mref, _ := j.In("model")
 	path, err := resolvePath(x.pathOf(mref))
@@ -50,8 +50,8 @@ func (x *run) importance(ctx context.Context, j *Job) (*quant.Imatrix, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := quant.WriteImatrix(kept, im); err != nil {
+	if err := gguf.WriteImatrix(kept, im); err != nil {
 		return nil, err
 	}
-	return quant.ReadImatrix(kept) // as a later run will read it
+	return gguf.ReadImatrix(kept) // as a later run will read it
 }

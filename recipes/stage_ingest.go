@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // ingestParts opens what an ingest reads: tokenizer and chat template.
-func (x *run) ingestParts(j *Job) (data.Options, *data.Tokenizer, *data.Template, error) {
+func (x *run) ingestParts(j *Job) (data.Options, *tokenizer.Tokenizer, *chat.Template, error) {
 	o := j.Stage.Ingest.Options
 	ref, _ := j.In("tokenizer")
 	tok, src, err := ingestTokenizer(x.pathOf(ref))
@@ -36,13 +38,13 @@ func (x *run) ingestParts(j *Job) (data.Options, *data.Tokenizer, *data.Template
 
 // templateOf is the model's own template, a file's, or the text itself; nil
 // when the model has none.
-func templateOf(tok *data.Tokenizer, name string) (*data.Template, error) {
-	to := data.TemplateOptions{Now: clock()}
+func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
+	to := chat.Options{Now: clock()}
 	if name == "" || name == "model" {
 		if tok == nil || tok.ChatTemplate() == "" {
 			return nil, nil
 		}
-		return tok.Template(to)
+		return chat.FromTokenizer(tok, to)
 	}
 	where := "chat_template"
 	if !inlineTemplate(name) {
@@ -58,7 +60,7 @@ func templateOf(tok *data.Tokenizer, name string) (*data.Template, error) {
 	if tok != nil && tok.EOS() >= 0 {
 		to.EOS = tok.Token(tok.EOS())
 	}
-	t, err := data.ParseTemplate(name, to)
+	t, err := chat.Parse(name, to)
 	if err != nil {
 		return nil, fail.Inputf(where, fail.Hint(err), "%w", err)
 	}
@@ -117,8 +119,8 @@ func (x *run) failOn(j *Job, what string, n int64) error {
 	return nil
 }
 
-// rows are what a data reference stands for, with the keys that shape batches.
-type rows struct {
+// rowSet is what a data reference stands for, with the keys that shape batches.
+type rowSet struct {
 	*data.Dataset
 	Packing string
 	Shuffle bool
@@ -126,7 +128,7 @@ type rows struct {
 
 // dataset loads the rows of a data reference: an ingest stage's, or those of a
 // file read with every default and the tokenizer of model.
-func (x *run) dataset(ctx context.Context, ref, model Ref) (*rows, error) {
+func (x *run) dataset(ctx context.Context, ref, model Ref) (*rowSet, error) {
 	if ref.Stage == "" {
 		return x.fileRows(ctx, ref.Path, model)
 	}
@@ -135,10 +137,10 @@ func (x *run) dataset(ctx context.Context, ref, model Ref) (*rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rows{ds, s.Packing, s.Shuffle == nil || *s.Shuffle}, nil
+	return &rowSet{ds, s.Packing, s.Shuffle == nil || *s.Shuffle}, nil
 }
 
-func (x *run) fileRows(ctx context.Context, path string, model Ref) (*rows, error) {
+func (x *run) fileRows(ctx context.Context, path string, model Ref) (*rowSet, error) {
 	local, err := resolvePath(path)
 	if err != nil {
 		return nil, err
@@ -147,5 +149,5 @@ func (x *run) fileRows(ctx context.Context, path string, model Ref) (*rows, erro
 	if err != nil {
 		return nil, err
 	}
-	return &rows{ds, "bfd", true}, nil
+	return &rowSet{ds, "bfd", true}, nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -69,7 +70,7 @@ func tokenizerKeys(src *arch.Source) ([]formats.KV, error) {
 	if !hasTokenizer(src) {
 		return nil, nil
 	}
-	tok, err := data.OpenTokenizer(src.Reader)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}

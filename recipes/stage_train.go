@@ -10,7 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -61,7 +61,7 @@ func (x *run) trainModel(j *Job, o *train.Config) (*arch.Source, *model.Model, e
 // quantized reports whether the linear layers of a model are already held in
 // a packed type; QLoRA then trains straight over that.
 func quantized(src *arch.Source) bool {
-	return src.Type("model.layers.0.self_attn.q_proj.weight").Quantized()
+	return src.LinearType().Quantized()
 }
 
 func runTrain(ctx context.Context, x *run, j *Job, res *Result) error {
@@ -198,7 +198,7 @@ func modelFiles(src *arch.Source) (map[string][]byte, error) {
 	if !hasTokenizer(src) {
 		return out, nil
 	}
-	tok, err := data.OpenTokenizer(src.Reader)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}

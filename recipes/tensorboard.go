@@ -78,9 +78,10 @@ func tensorboard(began float64, steps []train.Metrics, evals []train.EvalMetrics
 			out = appendRecord(out, evalEvent(at, evals[0]))
 			evals = evals[1:]
 		}
-		out = appendRecord(out, event(at, m.Step, "", []scalarValue{
+		values := []scalarValue{
 			{"train/loss", m.Loss}, {"train/learning_rate", m.LearningRate}, {"train/grad_norm", m.GradNorm},
-			{"train/tokens_per_second", m.TokensPerSecond}, {"train/memory_bytes", float64(m.MemoryBytes)}, {"train/epoch", m.Epoch}}))
+			{"train/tokens_per_second", m.TokensPerSecond}, {"train/memory_bytes", float64(m.MemoryBytes)}, {"train/epoch", m.Epoch}}
+		out = appendRecord(out, event(at, m.Step, "", append(values, scalars("train/", m.Objective)...)))
 	}
 	for _, e := range evals {
 		out = appendRecord(out, evalEvent(at, e))
@@ -89,7 +90,20 @@ func tensorboard(began float64, steps []train.Metrics, evals []train.EvalMetrics
 }
 
 func evalEvent(at float64, e train.EvalMetrics) []byte {
-	return event(at, e.Step, "", []scalarValue{{"eval/loss", e.Loss}, {"eval/perplexity", e.Perplexity}})
+	values := []scalarValue{{"eval/loss", e.Loss}}
+	if e.Perplexity > 0 {
+		values = append(values, scalarValue{"eval/perplexity", e.Perplexity})
+	}
+	return event(at, e.Step, "", append(values, scalars("eval/", e.Objective)...))
+}
+
+// scalars are an objective's own values, with their names below prefix.
+func scalars(prefix string, values train.Values) []scalarValue {
+	var out []scalarValue
+	for _, v := range values {
+		out = append(out, scalarValue{prefix + v.Name, v.V})
+	}
+	return out
 }
 
 // writeTensorboard writes the events of every train stage that has metrics.

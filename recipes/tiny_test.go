@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/corpus"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 )
 
@@ -28,7 +28,7 @@ func tinyModel(t testing.TB) string {
 		}
 	}
 	special := []string{"<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>"}
-	tok, err := data.TrainBPE(texts, 512, special)
+	tok, err := tokenizer.TrainBPE(texts, 512, special)
 	must(t, err)
 	m := filepath.Join(dir, "model")
 	must(t, os.MkdirAll(m, 0o755))

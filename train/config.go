@@ -16,6 +16,8 @@ import (
 // meanings are Transformers' (TrainingArguments) and, in LoRA, PEFT's. The zero
 // value of a field means "not given": Resolve fills in the default.
 type Config struct {
+	Objective string `yaml:"objective,omitempty" doc:"what is learned" default:"sft" enum:"sft"` // a name of objectives; default sft
+
 	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"` // lora, qlora, none (full training); default lora
 	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`               // auto, f32, bf16: arithmetic; default auto
 
@@ -52,6 +54,7 @@ type Config struct {
 // value as an error. seed is the recipe's.
 func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
+	def(&c.Objective, "sft")
 	def(&c.Adapter, "lora")
 	def(&c.DType, "auto")
 	def(&c.MicroBatchSize, 1)
@@ -142,6 +145,9 @@ func (c Config) check(given Config) error {
 		return bad("max_grad_norm", "is %g, it must not be negative", *c.MaxGradNorm)
 	case c.SaveTotalLimit < 1:
 		return bad("save_total_limit", "is %d, it must be at least 1", c.SaveTotalLimit)
+	}
+	if _, ok := objectives[c.Objective]; !ok {
+		return bad("objective", "is %q, known are %s", c.Objective, known(objectives))
 	}
 	if _, ok := optimizers[c.Optimizer]; !ok {
 		return bad("optimizer", "is %q, known are %s", c.Optimizer, known(optimizers))

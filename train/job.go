@@ -102,7 +102,7 @@ func (j *Job) params() ([]param, error) {
 			panic("train: full training needs a model loaded with Trainable")
 		}
 		for _, p := range j.Model.Params() {
-			add(p, 1, p.Rows > 1)
+			add(p, 1, j.Model.TensorOf(p).Decays())
 		}
 		return out, nil
 	}
@@ -127,6 +127,9 @@ func (j *Job) params() ([]param, error) {
 func (j *Job) identity(ps []param, bf16 bool, total int) (string, error) {
 	c := j.Config
 	c.GradientCheckpointing, c.SaveSteps, c.SaveTotalLimit, c.DType = "", Every{}, 0, ""
+	if c.Objective == "sft" { // states from before there were others go on
+		c.Objective = ""
+	}
 	conf, err := yaml.Marshal(c)
 	if err != nil {
 		return "", err

@@ -21,14 +21,15 @@ const MetricsFile = "metrics.jsonl"
 type Metrics struct {
 	Step            int     `json:"step"` // optimizer steps done
 	Epoch           float64 `json:"epoch"`
-	Loss            float64 `json:"loss"`      // sum over the step's supervised tokens / their number
+	Loss            float64 `json:"loss"`      // mean over the step's supervised tokens, or what else the objective counts
 	GradNorm        float64 `json:"grad_norm"` // before clipping
 	LearningRate    float64 `json:"learning_rate"`
 	Tokens          int64   `json:"tokens"` // of this step
 	Supervised      int64   `json:"supervised_tokens"`
 	TokensPerSecond float64 `json:"tokens_per_second"`
 	StepSeconds     float64 `json:"step_seconds"`
-	MemoryBytes     int64   `json:"memory_bytes"` // largest total of the device so far
+	MemoryBytes     int64   `json:"memory_bytes"`        // largest total of the device so far
+	Objective       Values  `json:"objective,omitempty"` // what else the objective measured, means like Loss
 }
 
 // EvalMetrics is one line of metrics.jsonl: a validation.
@@ -36,9 +37,10 @@ type EvalMetrics struct {
 	Step       int     `json:"step"`
 	Epoch      float64 `json:"epoch"`
 	Loss       float64 `json:"eval_loss"`
-	Perplexity float64 `json:"eval_perplexity"`
+	Perplexity float64 `json:"eval_perplexity,omitempty"` // 0 where the loss is not a mean over tokens
 	Supervised int64   `json:"eval_supervised_tokens"`
 	Seconds    float64 `json:"eval_seconds"`
+	Objective  Values  `json:"eval_objective,omitempty"`
 }
 
 // line is any line of the file; what it lacks is nil.

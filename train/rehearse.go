@@ -43,8 +43,8 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 	}
 	out.StepTokens /= int64(out.StepsPerEpoch)
 	out.MicroTokens = len(worst.IDs)
-	step := data.Step{Micro: []data.Batch{worst}, Supervised: max(1, int64(worst.Supervised))}
-	if _, err := r.fitting(ctx, step); err != nil {
+	step := data.Step{Micro: []data.Batch{worst}}
+	if _, err := r.fitting(ctx, step, max(1, r.count(step.Micro))); err != nil {
 		return nil, memory(err)
 	}
 	h := stateHeader{Tensors: r.fields(), Moments: r.opt.moments()}

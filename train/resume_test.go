@@ -403,7 +403,7 @@ func TestLoadBest(t *testing.T) {
 	if res.BestStep != best.Step {
 		t.Errorf("kept step %d, the best was %d", res.BestStep, best.Step)
 	}
-	r := &run{Job: j, dev: j.Model.Dev}
+	r := &run{Job: j, dev: j.Model.Dev, objective: sft{}}
 	o := data.LoaderOptions{MicroBatch: 1, Accum: 1, MaxLength: j.MaxLength, Packing: j.Packing}
 	if r.val, err = data.NewLoader(j.Val, o); err != nil {
 		t.Fatal(err)
@@ -412,11 +412,11 @@ func TestLoadBest(t *testing.T) {
 	for i := range r.val.StepsPerEpoch() {
 		s := r.val.Step(i)
 		for _, b := range s.Micro {
-			v, err := r.score(b)
+			v, err := r.pass(&b, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			sum += v
+			sum += v.Loss
 		}
 		n += s.Supervised
 	}

@@ -7,8 +7,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/tunekit/tunekit/autograd"
-	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -20,14 +18,15 @@ const saveEvery = 10 * time.Minute
 // run is a training in progress.
 type run struct {
 	Job
-	dev      kernels.Backend
-	opt      *optimizer
-	sched    *Schedule
-	loader   *data.Loader
-	val      *data.Loader // nil: no validation
-	metrics  *metricsLog
-	identity string
-	bf16     bool
+	dev       kernels.Backend
+	objective Objective
+	opt       *optimizer
+	sched     *Schedule
+	loader    *data.Loader
+	val       *data.Loader // nil: no validation
+	metrics   *metricsLog
+	identity  string
+	bf16      bool
 
 	total, evalEvery, saveSteps int
 
@@ -76,8 +75,8 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 
 // begin sets everything up for step 0.
 func begin(j Job) (*run, error) {
-	r := &run{Job: j, dev: j.Model.Dev, saved: -1, warnings: map[string]bool{}}
 	c := j.Config
+	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective](c), saved: -1, warnings: map[string]bool{}}
 	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true
@@ -169,11 +168,15 @@ func (r *run) loop(ctx context.Context) error {
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
 	s := r.loader.Step(r.step)
-	m, err := r.fitting(ctx, s)
+	total := r.count(s.Micro)
+	if total == 0 {
+		return Metrics{}, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no %s", r.step+1, r.objective.Unit())
+	}
+	m, err := r.fitting(ctx, s, total)
 	if err != nil {
 		return m, memory(err)
 	}
-	if err := r.finite(s, m); err != nil {
+	if err := r.checkFinite(s, m); err != nil {
 		return m, err
 	}
 	m.LearningRate = r.sched.LR(r.step)
@@ -192,9 +195,9 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 // fitting is gradients; where memory is short and the choice is ours, with
 // gradient checkpointing of as many more blocks as it takes, an eighth of the
 // model at a time.
-func (r *run) fitting(ctx context.Context, s data.Step) (Metrics, error) {
+func (r *run) fitting(ctx context.Context, s data.Step, total int64) (Metrics, error) {
 	for {
-		m, err := r.gradients(ctx, s)
+		m, err := r.gradients(ctx, s, total)
 		n := len(r.Model.Stages)
 		if !errors.Is(err, kernels.ErrOutOfMemory) || r.Config.GradientCheckpointing != "auto" || r.recomputed() == n {
 			return m, err
@@ -245,85 +248,28 @@ func (r *run) refresh() error {
 	return r.Adapter.Refresh()
 }
 
-// gradients runs all micro-batches of s forward and backward.
-func (r *run) gradients(ctx context.Context, s data.Step) (Metrics, error) {
+// gradients runs all micro-batches of s, a step of total units, forward and
+// backward.
+func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics, error) {
 	m := Metrics{Supervised: s.Supervised}
-	if s.Supervised == 0 {
-		return m, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no supervised token", r.step+1)
-	}
-	if err := r.opt.clear(); err != nil {
+	sum, err := r.accumulate(ctx, s.Micro, total)
+	if err != nil {
 		return m, err
 	}
-	sum := 0.0
-	for i, b := range s.Micro {
-		if err := ctx.Err(); err != nil {
-			return m, err
-		}
-		nll, err := r.micro(b, s.Supervised)
-		if err != nil {
-			return m, err
-		}
-		sum += nll
+	for _, b := range s.Micro {
 		m.Tokens += int64(len(b.IDs))
-		r.report(i+1, false)
 	}
-	m.Loss = sum / float64(s.Supervised)
-	if r.Adapter != nil {
-		if err := r.Adapter.FinishGradients(); err != nil {
-			return m, err
-		}
-	}
-	var err error
+	mean := sum.mean(total)
+	m.Loss, m.Objective = mean.Loss, mean.Values
 	m.GradNorm, err = r.opt.norm()
 	return m, err
 }
 
-// micro adds the gradients of one micro-batch of a step with supervised tokens
-// and returns the sum of -log p over its own.
-func (r *run) micro(b data.Batch, supervised int64) (float64, error) {
-	var nll float64
-	err := r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, Record: true, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
-		defer t.Free()
-		h := r.Model.Hidden(t, model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key})
-		if t.Err() != nil {
-			return t.Err()
-		}
-		lp := r.Model.LogProb(t, h, b.Target, coefficients(b.Target, supervised))
-		t.Done(h)
-		v, err := t.Values(lp.LogP)
-		if err != nil {
-			return err
-		}
-		nll = negSum(v)
-		return t.Backward()
-	})
-	return nll, err
-}
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
-// coefficients weighs each token that has a target by 1/supervised.
-func coefficients(target []int32, supervised int64) []float32 {
-	out := make([]float32, len(target))
-	for i, t := range target {
-		if t >= 0 {
-			out[i] = float32(1 / float64(supervised))
-		}
-	}
-	return out
-}
-
-func negSum(logp []float32) float64 {
-	s := 0.0
-	for _, v := range logp {
-		s -= float64(v)
-	}
-	return s
-}
-
-// finite stops the run at the first loss or gradient that is not a number.
-func (r *run) finite(s data.Step, m Metrics) error {
-	ok := func(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
-	if ok(m.Loss) && ok(m.GradNorm) {
+// checkFinite stops the run at the first loss or gradient that is not a number.
+func (r *run) checkFinite(s data.Step, m Metrics) error {
+	if finite(m.Loss) && finite(m.GradNorm) {
 		return nil
 	}
 	what := fmt.Sprintf("loss %v, gradient norm %v", m.Loss, m.GradNorm)

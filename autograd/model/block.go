@@ -10,7 +10,8 @@ import (
 // the normed input and added to it.
 type Block struct {
 	Index             int
-	Path              string // model.layers.0
+	Path              string            // as on the hub
+	Params            []*autograd.Param // every weight, in file order
 	AttnNorm, MLPNorm *nn.Norm
 	Q, K, V, O        *nn.Linear
 	Gate, Up, Down    *nn.Linear
@@ -130,7 +131,6 @@ func (b *Block) Steps() []Step {
 // Part is a piece of a block that can be run alone, from the input that its
 // Linears read to its output before the residual sum.
 type Part struct {
-	Name    string // "self_attn", "mlp", or the name of a single linear map
 	Linears []*nn.Linear
 	Forward func(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor
 }
@@ -138,8 +138,8 @@ type Part struct {
 // parts are the block's attention and feed-forward parts.
 func (b *Block) parts() []Part {
 	return []Part{
-		{"self_attn", []*nn.Linear{b.Q, b.K, b.V}, b.attention},
-		{"mlp", []*nn.Linear{b.Gate, b.Up}, b.mlp},
+		{[]*nn.Linear{b.Q, b.K, b.V}, b.attention},
+		{[]*nn.Linear{b.Gate, b.Up}, b.mlp},
 	}
 }
 
@@ -160,14 +160,14 @@ func (b *Block) Smooth() []Pair {
 	parts := b.parts()
 	pairs := []Pair{{Norm: b.AttnNorm, Next: parts[0].Linears, Part: parts[0]}}
 	if b.spec.H == b.spec.K {
-		pairs = append(pairs, Pair{Prev: b.V, Next: []*nn.Linear{b.O}, Part: alone("o_proj", b.O)})
+		pairs = append(pairs, Pair{Prev: b.V, Next: []*nn.Linear{b.O}, Part: alone(b.O)})
 	}
 	return append(pairs,
 		Pair{Norm: b.MLPNorm, Next: parts[1].Linears, Part: parts[1]},
-		Pair{Prev: b.Up, Next: []*nn.Linear{b.Down}, Part: alone("down_proj", b.Down)})
+		Pair{Prev: b.Up, Next: []*nn.Linear{b.Down}, Part: alone(b.Down)})
 }
 
 // alone is a linear map as a part.
-func alone(name string, l *nn.Linear) Part {
-	return Part{name, []*nn.Linear{l}, func(t *autograd.Tape, x *autograd.Tensor, _ *State) *autograd.Tensor { return l.Forward(t, x) }}
+func alone(l *nn.Linear) Part {
+	return Part{[]*nn.Linear{l}, func(t *autograd.Tape, x *autograd.Tensor, _ *State) *autograd.Tensor { return l.Forward(t, x) }}
 }

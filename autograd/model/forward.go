@@ -80,7 +80,7 @@ func (m *Model) Logits(t *autograd.Tape, h *autograd.Tensor) *autograd.Tensor {
 func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
 	n := h.Rows()
 	if len(m.Head.Adapters) > 0 && !t.Base {
-		t.Fail(fail.Usagef(m.Head.Path, "leave lm_head out of the target modules", "an adapter of the head cannot be trained or scored"))
+		t.Fail(fail.Usagef(m.Head.Path, "leave "+m.Head.Path+" out of the target modules", "an adapter of the head cannot be trained or scored"))
 	}
 	tg := t.Upload(target, n)
 	var c *autograd.Tensor

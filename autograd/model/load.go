@@ -19,7 +19,7 @@ func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 	if o.Hold != nil && o.Trainable {
 		panic("model: Hold and Trainable exclude each other")
 	}
-	m := &Model{Spec: src.Spec, Dev: dev, owned: map[*autograd.Param]bool{}}
+	m := &Model{Spec: src.Spec, Dev: dev, tensors: map[*autograd.Param]*arch.Tensor{}, owned: map[*autograd.Param]bool{}}
 	m.rope.spec, m.rope.rot = src.Spec.Rope, src.Spec.Rot
 	l := &loader{m: m, src: src, o: o}
 	l.build()
@@ -31,43 +31,52 @@ func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 	return m, nil
 }
 
-// loader makes the modules first, then their weights.
+// loader makes the parameters first, then the modules that use them, then reads
+// the weights.
 type loader struct {
 	m   *Model
 	src *arch.Source
 	o   Options
 
-	copied []string // tensors that are not read where they are mapped
+	params map[*arch.Tensor]*autograd.Param // not yet in a module
+	copied []*arch.Tensor                   // not read where they are mapped
 }
 
 // build makes the modules with parameters that have names and shapes only.
 func (l *loader) build() {
 	m, s := l.m, &l.m.Spec
-	m.Embed = &nn.Embedding{Path: "model.embed_tokens", W: l.param("model.embed_tokens.weight", s.V, s.C)}
+	l.params = map[*arch.Tensor]*autograd.Param{}
+	for _, t := range l.src.Tensors() {
+		p := &autograd.Param{Name: t.Name, Mat: kernels.Mat{Rows: t.Rows, Cols: t.Cols, Of: t.Rows}}
+		m.params, m.tensors[p], l.params[t] = append(m.params, p), t, p
+	}
+	embed := l.src.At(-1, arch.Embed)
+	m.Embed = &nn.Embedding{Path: embed.Path(), W: l.take(embed)}
 	for i := range s.Layers {
 		m.Stages = append(m.Stages, l.block(i))
 	}
-	m.Norm = l.norm("model.norm")
+	m.Norm = l.norm(-1, arch.FinalNorm)
 	if s.Tied {
-		m.Head = &nn.Linear{Path: "lm_head", W: m.Embed.W}
+		m.Head = &nn.Linear{Path: l.src.HeadPath(), W: m.Embed.W}
 	} else {
-		m.Head = l.linear("lm_head", s.V, s.C, false)
+		m.Head = l.linear(-1, arch.Head)
+	}
+	for t := range l.params {
+		panic(fmt.Sprintf("model: no module uses %s", t.Name))
 	}
 }
 
 func (l *loader) block(i int) *Block {
 	s := &l.m.Spec
-	p := fmt.Sprintf("model.layers.%d.", i)
-	b := &Block{Index: i, Path: p[:len(p)-1], spec: s, window: s.WindowOf(i)}
-	b.AttnNorm = l.norm(p + "input_layernorm")
-	b.Q = l.linear(p+"self_attn.q_proj", s.H*s.D, s.C, s.AttnBias)
-	b.K = l.linear(p+"self_attn.k_proj", s.K*s.D, s.C, s.AttnBias)
-	b.V = l.linear(p+"self_attn.v_proj", s.K*s.D, s.C, s.AttnBias)
-	b.O = l.linear(p+"self_attn.o_proj", s.C, s.H*s.D, s.OutBias)
-	b.MLPNorm = l.norm(p + "post_attention_layernorm")
-	b.Gate = l.linear(p+"mlp.gate_proj", s.F, s.C, s.MLPBias)
-	b.Up = l.linear(p+"mlp.up_proj", s.F, s.C, s.MLPBias)
-	b.Down = l.linear(p+"mlp.down_proj", s.C, s.F, s.MLPBias)
+	b := &Block{Index: i, Path: l.src.LayerPath(i), spec: s, window: s.WindowOf(i)}
+	for _, p := range l.m.params {
+		if l.m.tensors[p].Layer == i {
+			b.Params = append(b.Params, p)
+		}
+	}
+	b.AttnNorm, b.MLPNorm = l.norm(i, arch.AttnNorm), l.norm(i, arch.MLPNorm)
+	b.Q, b.K, b.V, b.O = l.linear(i, arch.Q), l.linear(i, arch.K), l.linear(i, arch.V), l.linear(i, arch.O)
+	b.Gate, b.Up, b.Down = l.linear(i, arch.Gate), l.linear(i, arch.Up), l.linear(i, arch.Down)
 	for _, n := range []*nn.Linear{b.Q, b.K, b.V, b.Gate, b.Up} {
 		n.Inner = true
 	}
@@ -75,22 +84,21 @@ func (l *loader) block(i int) *Block {
 	return b
 }
 
-func (l *loader) param(name string, rows, cols int) *autograd.Param {
-	p := &autograd.Param{Name: name, Mat: kernels.Mat{Rows: rows, Cols: cols, Of: rows}}
-	l.m.params = append(l.m.params, p)
+// take gives a tensor's parameter to a module; nil for no tensor.
+func (l *loader) take(t *arch.Tensor) *autograd.Param {
+	p := l.params[t]
+	delete(l.params, t)
 	return p
 }
 
-func (l *loader) linear(path string, out, in int, bias bool) *nn.Linear {
-	n := &nn.Linear{Path: path, W: l.param(path+".weight", out, in)}
-	if bias {
-		n.Bias = l.param(path+".bias", 1, out)
-	}
-	return n
+func (l *loader) linear(layer int, role arch.Role) *nn.Linear {
+	t := l.src.At(layer, role)
+	return &nn.Linear{Path: t.Path(), W: l.take(t), Bias: l.take(l.src.BiasAt(layer, role))}
 }
 
-func (l *loader) norm(path string) *nn.Norm {
-	return &nn.Norm{Path: path, Kind: kernels.RMSNorm, W: l.param(path+".weight", 1, l.m.Spec.C), Eps: l.m.Spec.Eps}
+func (l *loader) norm(layer int, role arch.Role) *nn.Norm {
+	t := l.src.At(layer, role)
+	return &nn.Norm{Path: t.Path(), Kind: kernels.RMSNorm, W: l.take(t), Eps: l.m.Spec.Eps}
 }
 
 // read fills the parameters.
@@ -98,56 +106,32 @@ func (l *loader) read() error {
 	if l.o.Trainable {
 		return l.readFlat()
 	}
-	hold := map[*autograd.Param]bool{}
-	for n := range l.m.Linears() {
-		hold[n.W] = l.o.Hold != nil
-	}
 	for _, p := range l.m.params {
-		if err := l.readParam(p, hold[p]); err != nil {
+		if err := l.readParam(p); err != nil {
 			return err
 		}
 		l.m.owned[p] = true
 	}
-	for _, name := range l.copied { // the system may have mapped them again beside what was read later
-		l.src.Forget(name)
+	for _, t := range l.copied { // the system may have mapped them again beside what was read later
+		l.src.Forget(t)
 	}
 	return nil
-}
-
-// raw returns a tensor's bytes after checking its shape.
-func (l *loader) raw(p *autograd.Param) (block.Raw, bool, error) {
-	n := 1
-	for _, d := range l.src.Shape(p.Name) {
-		n *= d
-	}
-	if !l.src.Has(p.Name) || n != p.Len() {
-		return block.Raw{}, false, fail.Inputf(p.Name, "is the checkpoint complete, and its config its own?",
-			"found shape %v, need [%d %d]", l.src.Shape(p.Name), p.Rows, p.Cols)
-	}
-	data, borrow, err := l.src.Read(p.Name)
-	if err != nil {
-		return block.Raw{}, false, err
-	}
-	r := block.Raw{Type: l.src.Type(p.Name), Rows: p.Rows, Cols: p.Cols, Data: data}
-	if err := r.Check(); err != nil {
-		return r, false, fail.Inputf(p.Name, "", "%w", err)
-	}
-	return r, borrow, nil
 }
 
 // readParam loads one weight as it is held: vectors as float32, linear weights
 // as Hold, everything else as in the file. Matrices held as in the file are read
 // where it is mapped; not so vectors, because a system with large pages maps
 // megabytes around each.
-func (l *loader) readParam(p *autograd.Param, hold bool) error {
-	r, borrow, err := l.raw(p)
+func (l *loader) readParam(p *autograd.Param) error {
+	t := l.m.tensors[p]
+	r, borrow, err := l.src.Read(t)
 	if err != nil {
 		return err
 	}
 	want := r.Type
-	if p.Rows == 1 {
+	if t.Vector {
 		want = dtype.Of(dtype.F32)
-	} else if hold {
+	} else if t.IsLinear() && l.o.Hold != nil {
 		want = *l.o.Hold
 	}
 	if want != r.Type {
@@ -156,13 +140,13 @@ func (l *loader) readParam(p *autograd.Param, hold bool) error {
 		}
 		borrow = false
 	}
-	if borrow && p.Rows > 1 {
+	if borrow && !t.Vector {
 		p.Mat, err = l.m.Dev.Load(kernels.Mapped, r.Type, r.Rows, r.Cols, r.Data, kernels.Borrow)
 		return err
 	}
 	p.Mat, err = l.m.Dev.Load(kernels.Weights, r.Type, r.Rows, r.Cols, r.Data, kernels.Copy)
-	l.src.Forget(p.Name)
-	l.copied = append(l.copied, p.Name)
+	l.src.Forget(t)
+	l.copied = append(l.copied, t)
 	return err
 }
 
@@ -198,7 +182,8 @@ func (l *loader) readFlat() error {
 	}
 	off := 0
 	for _, p := range l.m.params {
-		r, _, err := l.raw(p)
+		t := l.m.tensors[p]
+		r, _, err := l.src.Read(t)
 		if err != nil {
 			return err
 		}
@@ -207,7 +192,7 @@ func (l *loader) readFlat() error {
 		}
 		p.Buffer = l.m.Dev.Slice(l.m.Flat, off, p.Len())
 		l.m.Dev.Upload(p.Buffer, r.Data)
-		l.src.Forget(p.Name)
+		l.src.Forget(t)
 		off += p.Len()
 	}
 	return nil

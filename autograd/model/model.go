@@ -48,14 +48,19 @@ type Model struct {
 	// says. Everything else on the model computes as its tape asks.
 	Fast bool
 
-	params []*autograd.Param
-	owned  map[*autograd.Param]bool // has memory of its own
-	rope   ropeTable
+	params  []*autograd.Param
+	tensors map[*autograd.Param]*arch.Tensor
+	owned   map[*autograd.Param]bool // has memory of its own
+	rope    ropeTable
 }
 
 // Params lists every weight once (a tied head is the embedding), in file order:
 // embedding, blocks, final norm, head.
 func (m *Model) Params() []*autograd.Param { return m.params }
+
+// TensorOf says what a weight of the model is and how its checkpoint stores it;
+// nil for parameters that are not the model's own.
+func (m *Model) TensorOf(p *autograd.Param) *arch.Tensor { return m.tensors[p] }
 
 // Linears lists the linear maps of the blocks.
 func (m *Model) Linears() iter.Seq[*nn.Linear] {
@@ -84,7 +89,7 @@ func (m *Model) Slots() iter.Seq[nn.Slot] {
 			return
 		}
 		if !m.Spec.Tied {
-			yield(nn.Slot{Path: m.Head.Path, Linear: m.Head})
+			yield(nn.Slot{Path: m.Head.Path, Linear: m.Head, Head: true})
 		}
 	}
 }

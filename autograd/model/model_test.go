@@ -352,7 +352,7 @@ func TestTap(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
 	var names []string
 	var xs []*autograd.Tensor
-	tape := &autograd.Tape{Dev: m.Dev, Tap: func(w *autograd.Param, x *autograd.Tensor) {
+	tape := &autograd.Tape{Dev: m.Dev, Tap: func(w *autograd.Param, x *autograd.Tensor, _ *autograd.Routed) {
 		names, xs = append(names, strings.TrimSuffix(w.Name, ".weight")), append(xs, x)
 		if x.Data == nil || x.Cols() != w.Cols || x.Rows() != 7 {
 			t.Errorf("%s reads %v", w.Name, x.Shape)
@@ -403,7 +403,7 @@ func TestSteps(t *testing.T) {
 	x := m.Begin(tape, s)
 	for _, b := range m.Stages {
 		var order []*autograd.Param
-		tape.Tap = func(w *autograd.Param, _ *autograd.Tensor) { order = append(order, w) }
+		tape.Tap = func(w *autograd.Param, _ *autograd.Tensor, _ *autograd.Routed) { order = append(order, w) }
 		want := b.Forward(tape, x, s)
 		tape.Tap = nil
 		state := []*autograd.Tensor{x}

@@ -74,9 +74,10 @@ func (n *Norm) AddForward(t *autograd.Tape, res, x *autograd.Tensor, alpha float
 	return t.AddNorm(res, x, alpha, n.spec())
 }
 
-// Slot is a place where an adapter can attach. Exactly one of the pointers is set.
+// Slot is a place where an adapter can attach: Linear or Embed is set.
 type Slot struct {
 	Path   string
 	Linear *Linear
 	Embed  *Embedding
+	Head   bool // Linear is the output layer
 }

@@ -10,8 +10,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/corpus"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 )
 
@@ -27,7 +27,7 @@ const (
 // trained here, and rows of the generated task. work is copied to where each
 // script runs.
 func writeFixtures(dir string) error {
-	tok, err := data.TrainBPE(func(yield func(string) bool) {
+	tok, err := tokenizer.TrainBPE(func(yield func(string) bool) {
 		for i := range 300 {
 			if !yield(corpus.Text(1, i)) {
 				return

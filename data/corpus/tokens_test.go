@@ -3,8 +3,8 @@ package corpus_test
 import (
 	"testing"
 
-	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/corpus"
+	"github.com/tunekit/tunekit/data/tokenizer"
 )
 
 // TestTokens: examples are short with a BPE of 2,048 tokens trained on the text.
@@ -16,11 +16,11 @@ func TestTokens(t *testing.T) {
 			}
 		}
 	}
-	j, err := data.TrainBPE(docs, 2048, []string{"<|endoftext|>", "<|im_start|>", "<|im_end|>"})
+	j, err := tokenizer.TrainBPE(docs, 2048, []string{"<|endoftext|>", "<|im_start|>", "<|im_end|>"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok, err := data.ParseTokenizer(j, nil)
+	tok, err := tokenizer.Parse(j, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

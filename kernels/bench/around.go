@@ -62,7 +62,8 @@ func elementwise() []row {
 				idx[i] = int32(i * 7919 % 49152)
 			}
 			ib := x.ints(idx...)
-			return func() { x.Gather(kernels.To(y), table, ib, n) }
+			a := &kernels.GatherArgs{N: n, Table: table, Idx: ib}
+			return func() { x.Gather(kernels.To(y), a) }
 		}),
 	}
 }

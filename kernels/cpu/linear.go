@@ -19,8 +19,17 @@ func newDropping(d *kernels.Drop, n int) *dropping {
 	if d == nil || d.P == 0 {
 		return nil
 	}
-	want("drop keys", d.Key, n)
-	return &dropping{d, i64(d.Key)}
+	keys := i64(d.Key)
+	if d.Rows == nil {
+		want("drop keys", d.Key, n)
+		return &dropping{d, keys}
+	}
+	want("drop rows", d.Rows, n)
+	of := make([]int64, n)
+	for i, r := range i32(d.Rows)[:n] {
+		of[i] = keys[r]
+	}
+	return &dropping{d, of}
 }
 
 func (d *dropping) apply(x []float32, row, col int) { dropRow(x, d.Drop, d.keys[row], col) }
@@ -35,6 +44,10 @@ func (c *CPU) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 		return
 	}
 	checkLinear(a, y.Buffer)
+	if a.Group != nil {
+		c.eachExpert(a, a.B.Cols, func(e expert, x *kernels.LinearArgs) { c.Linear(e.rows(y, x.W.Rows), x) })
+		return
+	}
 	if a.N <= skinnyRows && !anyBF16(y.Buffer, a.X, a.U) {
 		c.skinny(y, a)
 		return
@@ -59,7 +72,7 @@ func anyBF16(bs ...kernels.Buffer) bool {
 
 // checkLinear panics when the operands of the forward do not fit together.
 func checkLinear(a *kernels.LinearArgs, y kernels.Buffer) {
-	want("linear: y", y, a.N*a.W.Rows)
+	want("linear: y", y, a.N*a.Out())
 	want("linear: x", a.X, a.N*a.W.Cols)
 	want("linear: bias", a.Bias, a.W.Rows)
 	if a.U != nil {
@@ -73,8 +86,14 @@ func checkLinear(a *kernels.LinearArgs, y kernels.Buffer) {
 // LinearBackward: dx [N,in] = Alpha·dy·W (masked by Drop) + U·B, dw [out,in] =
 // Alpha·dyᵀ·drop(X), dbias [out] = column sums of dy.
 func (c *CPU) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *kernels.LinearArgs) {
-	in, out := a.W.Cols, a.W.Rows
+	in, out := a.W.Cols, a.Out()
 	want("linear backward: dy", dy, a.N*out)
+	if a.Group != nil {
+		c.eachExpert(a, a.B.Rows/a.Parts(), func(e expert, x *kernels.LinearArgs) {
+			c.LinearBackward(e.rows(dx, in), e.part(dw, out*in), e.part(dbias, out), e.rows(kernels.To(dy), out).Buffer, x)
+		})
+		return
+	}
 	g := plainOf(dy)
 	if !dx.Skip() {
 		want("linear backward: dx", dx.Buffer, a.N*in)

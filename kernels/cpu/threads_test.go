@@ -116,7 +116,25 @@ func manyOps(t *testing.T) map[string][]uint32 {
 	sums := b.empty(2)
 	b.ColStats(kernels.To(dw), &kernels.ColStatsArgs{Stat: kernels.SumSq, Rows: n, Cols: c, X: x})
 	b.Sum(kernels.To(sums), x, dy, n*c)
-	b.GatherBackward(kernels.To(o), dy, b.ints(make([]int32, n)...), n, c)
+	b.GatherBackward(kernels.To(o), kernels.Dst{}, dy, &kernels.GatherArgs{N: n, Table: kernels.Mat{Rows: 1, Cols: c}, Idx: b.ints(make([]int32, n)...)})
 	keep("rest", y, dx, dw, b.Slice(sums, 0, 1), o)
+	b.expertOps(x, keep)
 	return out
+}
+
+// expertOps routes the 96 logits of each row of x.
+func (b *bench) expertOps(x kernels.Buffer, keep func(name string, bufs ...kernels.Buffer)) {
+	const n, e, k, out = 700, 96, 3, 5
+	a := &kernels.RouteArgs{N: n, E: e, K: k, Logits: x}
+	ints := func(n int) kernels.Buffer { return b.ints(make([]int32, n)...) }
+	r := &kernels.RouteOut{Idx: ints(n * k), Weight: b.empty(n * k), Token: ints(n * k), Place: ints(n * k), Group: ints(e + 1), Probs: b.empty(e)}
+	dl := b.empty(n * e)
+	b.Route(r, a)
+	b.RouteBackward(kernels.To(dl), r.Weight, r.Probs, r, a)
+	keep("route", r.Weight, r.Probs, dl)
+	l := &kernels.LinearArgs{N: n * k, X: b.random(n * k * e), W: kernels.Mat{Buffer: b.random(e * out * e), Rows: e * out, Cols: e, Of: e * out}, Group: r.Group, Experts: e}
+	y, dx, dw := b.empty(n*k*out), b.empty(n*k*e), b.empty(e*out*e)
+	b.Linear(kernels.To(y), l)
+	b.LinearBackward(kernels.To(dx), kernels.To(dw), kernels.Dst{}, y, l)
+	keep("experts", y, dx, dw)
 }

@@ -35,31 +35,35 @@ func need(what string, b kernels.Buffer, n int) {
 
 // Linear counts both products.
 func (d *Dry) Linear(y kernels.Dst, a *kernels.LinearArgs) {
-	need("linear: y", y.Buffer, a.N*a.W.Rows)
+	out := a.Out()
+	need("linear: y", y.Buffer, a.N*out)
 	need("linear: x", a.X, a.N*a.W.Cols)
-	w := product(a.N, a.W.Cols, a.W.Rows)
+	need("linear: group", a.Group, a.Parts()+1)
+	w := product(a.N, a.W.Cols, out)
 	if a.U != nil {
 		need("linear: u", a.U, a.N*a.B.Cols)
-		w += product(a.N, a.B.Cols, a.W.Rows)
+		w += product(a.N, a.B.Cols, out)
 	}
 	d.add("Linear", Work{Matrix: w})
 }
 
 // LinearBackward counts the products of the wanted gradients.
 func (d *Dry) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *kernels.LinearArgs) {
-	need("linear backward: dy", dy, a.N*a.W.Rows)
+	out := a.Out()
+	need("linear backward: dy", dy, a.N*out)
 	need("linear backward: dx", dx.Buffer, a.N*a.W.Cols)
 	need("linear backward: dw", dw.Buffer, a.W.Rows*a.W.Cols)
 	need("linear backward: dbias", dbias.Buffer, a.W.Rows)
+	need("linear backward: group", a.Group, a.Parts()+1)
 	var w Work
 	if !dx.Skip() {
-		w.Matrix += product(a.N, a.W.Cols, a.W.Rows)
+		w.Matrix += product(a.N, a.W.Cols, out)
 		if a.U != nil {
-			w.Matrix += product(a.N, a.B.Rows, a.W.Cols)
+			w.Matrix += product(a.N, a.B.Rows/a.Parts(), a.W.Cols)
 		}
 	}
 	if !dw.Skip() {
-		w.Matrix += product(a.N, a.W.Cols, a.W.Rows)
+		w.Matrix += product(a.N, a.W.Cols, out)
 	}
 	if !dbias.Skip() {
 		w.Moved = moved(dy).Moved
@@ -67,19 +71,32 @@ func (d *Dry) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *ke
 	d.add("LinearBackward", w)
 }
 
-// Gather counts the rows it writes.
-func (d *Dry) Gather(y kernels.Dst, table kernels.Mat, idx kernels.Buffer, n int) {
-	need("gather: y", y.Buffer, n*table.Cols)
-	need("gather: idx", idx, n)
-	d.add("Gather", moved(y.Buffer))
+// Gather counts the rows it writes, once for every choice.
+func (d *Dry) Gather(y kernels.Dst, a *kernels.GatherArgs) {
+	k := a.Choices()
+	need("gather: y", y.Buffer, a.N*a.Table.Cols)
+	need("gather: idx", a.Idx, a.N*k)
+	need("gather: weight", a.Weight, a.N*k)
+	w := moved(y.Buffer)
+	w.Moved *= float64(k)
+	d.add("Gather", w)
 }
 
-// GatherBackward counts the rows it adds.
-func (d *Dry) GatherBackward(dtable kernels.Dst, dy, idx kernels.Buffer, n, c int) {
-	need("gather backward: dy", dy, n*c)
-	need("gather backward: idx", idx, n)
-	need("gather backward: dtable", dtable.Buffer, c)
-	d.add("GatherBackward", moved(dy, dy))
+// GatherBackward counts the rows it reads and adds, for every choice and result.
+func (d *Dry) GatherBackward(dtable, dweight kernels.Dst, dy kernels.Buffer, a *kernels.GatherArgs) {
+	k := a.Choices()
+	need("gather backward: dy", dy, a.N*a.Table.Cols)
+	need("gather backward: idx", a.Idx, a.N*k)
+	need("gather backward: weight", a.Weight, a.N*k)
+	need("gather backward: dtable", dtable.Buffer, a.Table.Rows*a.Table.Cols)
+	need("gather backward: dweight", dweight.Buffer, a.N*k)
+	var w Work
+	for _, x := range []kernels.Dst{dtable, dweight} {
+		if !x.Skip() {
+			w.Moved += float64(k) * moved(dy, dy).Moved
+		}
+	}
+	d.add("GatherBackward", w)
 }
 
 // Rope counts what it reads and writes.

@@ -39,6 +39,8 @@ var groups = []struct {
 }{
 	{"Memory", testMemory},
 	{"Linear", testLinear},
+	{"Experts", testExperts},
+	{"Route", testRoute},
 	{"LogProb", testLogProb},
 	{"Gather", testGather},
 	{"Norm", testNorm},

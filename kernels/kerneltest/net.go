@@ -12,46 +12,6 @@ import (
 // f32Tol is the allowance of operations that round a few times.
 const f32Tol = 1e-5
 
-func testGather(s *suite) {
-	for _, c := range []struct{ v, c, n int }{{5, 7, 9}, {300, 576, 40}, {3, 1, 1}, {4, 16, 0}} {
-		s.in(fmt.Sprintf("%d rows of %d×%d", c.n, c.v, c.c), func(s *suite) {
-			table := s.normal(c.v*c.c, 1)
-			idx := make([]int32, c.n)
-			for i := range idx {
-				idx[i] = int32(s.rng.IntN(c.v))
-			}
-			m := kernels.Mat{Buffer: s.up(table), Rows: c.v, Cols: c.c, Of: c.v}
-			ib := s.ints(idx)
-			want := make([]float64, c.n*c.c)
-			for i, r := range idx {
-				copy(want[i*c.c:], table[int(r)*c.c:(int(r)+1)*c.c])
-			}
-			s.check([]result{{name: "y", n: len(want), want: want, tol: 1e-6}}, func(d []kernels.Dst) { s.b.Gather(d[0], m, ib, c.n) })
-			dy := s.normal(c.n*c.c, 1)
-			dyb := s.up(dy)
-			grad := make([]float64, len(table))
-			for i, r := range idx {
-				for j := range c.c {
-					grad[int(r)*c.c+j] += dy[i*c.c+j]
-				}
-			}
-			s.check([]result{{name: "dtable", n: len(grad), want: grad, tol: 1e-6}}, func(d []kernels.Dst) {
-				s.b.GatherBackward(d[0], dyb, ib, c.n, c.c)
-			})
-		})
-	}
-	s.in("decodes", func(s *suite) {
-		for _, t := range []dtype.Type{dtype.Of(dtype.BF16), dtype.Of(dtype.F16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0)} {
-			m, want := s.weights(t, 9, 64, 1)
-			ib := s.ints([]int32{2, 0, 3})
-			rows := append(append(append([]float64{}, want[5*64:6*64]...), want[3*64:4*64]...), want[6*64:7*64]...)
-			s.check([]result{{name: t.String(), n: len(rows), want: rows, tol: 1e-6}}, func(d []kernels.Dst) {
-				s.b.Gather(d[0], m.RowsOf(3, 4), ib, 3)
-			})
-		}
-	})
-}
-
 // weights loads a random matrix of type t and returns what it decodes to.
 func (s *suite) weights(t dtype.Type, rows, cols int, size float64) (kernels.Mat, []float64) {
 	s.Helper()

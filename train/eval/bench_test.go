@@ -8,7 +8,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
@@ -36,7 +36,7 @@ func BenchmarkFastKL(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer m.Close()
-			tok, err := data.OpenTokenizer(src.Reader)
+			tok, err := tokenizer.Open(src.Reader)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 )
 
 // Question is a prompt with the answer it should get.
@@ -17,7 +18,7 @@ type Question struct {
 
 // Questions takes the last supervised turn of each row as the answer, and
 // what stands before it as the prompt. Rows without a prompt are left out.
-func Questions(ex []data.Example, tok *data.Tokenizer) []Question {
+func Questions(ex []data.Example, tok *tokenizer.Tokenizer) []Question {
 	stop := tok.EOSIDs()
 	var out []Question
 	for i := range ex {
@@ -40,7 +41,7 @@ type Answers struct {
 }
 
 // ExactMatch answers every question.
-func ExactMatch(ctx context.Context, m *model.Model, tok *data.Tokenizer, qs []Question, o GenerateOptions) (*Answers, error) {
+func ExactMatch(ctx context.Context, m *model.Model, tok *tokenizer.Tokenizer, qs []Question, o GenerateOptions) (*Answers, error) {
 	prompts := make([][]int32, len(qs))
 	for i, q := range qs {
 		prompts[i] = q.Prompt

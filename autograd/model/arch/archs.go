@@ -1,10 +1,12 @@
 package arch
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Arch is one architecture.
@@ -17,31 +19,12 @@ type Arch struct {
 	// GGUFSpec reads GGUF metadata; tensors are the names present.
 	GGUFSpec func(m *Metadata) (Spec, error)
 	// Rules lists every tensor of a model of this shape.
-	Rules func(s *Spec) []TensorRule
+	Rules func(s *Spec) []Rule
 	// KV is the metadata a GGUF of this architecture carries after general.*.
 	KV func(s *Spec) []formats.KV
 	// Config is what config.json says about a model of this shape, for
 	// folders written from a GGUF.
 	Config func(s *Spec) []formats.KV
-}
-
-// Op is how a tensor's rows differ between the two name spaces. Each is
-// invertible.
-type Op uint8
-
-const (
-	Same        Op = iota // as it is
-	PermuteRope           // GGUF stores the rows of each head with rotation pairs adjacent
-)
-
-// TensorRule maps one tensor. Rows and Cols are its shape in memory; Cols is 0
-// for vectors. Optional tensors may be absent.
-type TensorRule struct {
-	HF, GGUF   string
-	Rows, Cols int
-	Op         Op
-	Heads      int // for PermuteRope
-	Optional   bool
 }
 
 // archs is the table. A new architecture is one line here and one file.
@@ -78,3 +61,17 @@ func Names() []string {
 }
 
 func known() string { return strings.Join(Names(), ", ") }
+
+// unknown is the error about an architecture that a file names and the table
+// does not; ours are the names it is compared with.
+func unknown(name, what string, ours func(*Arch) []string) error {
+	var names []string
+	for _, a := range archs {
+		names = append(names, ours(a)...)
+	}
+	near := ""
+	if n := fail.Nearest(name, names); n != "" {
+		near = "; did you mean " + n + "?"
+	}
+	return fmt.Errorf("%s is not supported; known: %s%s", what, known(), near)
+}

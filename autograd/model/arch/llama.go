@@ -19,7 +19,7 @@ var llama = Arch{
 		return s, err
 	},
 	GGUFSpec: decoderGGUF,
-	Rules:    func(s *Spec) []TensorRule { return decoderRules(s, PermuteRope) },
+	Rules:    func(s *Spec) []Rule { return decoderRules(s, true) },
 	KV:       func(s *Spec) []formats.KV { return decoderKV(s, "llama") },
 	Config: func(s *Spec) []formats.KV {
 		return append(decoderConfig(s, "LlamaForCausalLM", "llama"),
@@ -71,33 +71,32 @@ func decoderGGUF(m *Metadata) (Spec, error) {
 	return s, m.err
 }
 
-// decoderRules lists the tensors; qk says how GGUF orders the rows of q and k.
-func decoderRules(s *Spec, qk Op) []TensorRule {
-	rules := []TensorRule{{HF: "model.embed_tokens.weight", GGUF: "token_embd.weight", Rows: s.V, Cols: s.C}}
+// decoderRules lists the tensors; pairs says that GGUF holds the rows of q and k
+// in rotation pairs.
+func decoderRules(s *Spec, pairs bool) []Rule {
+	b := &rules{layer: -1}
+	b.matrix(Embed, "model.embed_tokens", "token_embd", s.V, s.C)
 	q, kv := s.H*s.D, s.K*s.D
+	qPairs, kPairs := 0, 0
+	if pairs {
+		qPairs, kPairs = s.H, s.K
+	}
 	for i := range s.Layers {
-		hf, gg := fmt.Sprintf("model.layers.%d.", i), fmt.Sprintf("blk.%d.", i)
-		linear := func(h, g string, out, in int, bias bool, op Op, heads int) {
-			rules = append(rules, TensorRule{HF: hf + h + ".weight", GGUF: gg + g + ".weight", Rows: out, Cols: in, Op: op, Heads: heads})
-			if bias {
-				rules = append(rules, TensorRule{HF: hf + h + ".bias", GGUF: gg + g + ".bias", Rows: out, Op: op, Heads: heads})
-			}
-		}
-		rules = append(rules, TensorRule{HF: hf + "input_layernorm.weight", GGUF: gg + "attn_norm.weight", Rows: s.C})
-		linear("self_attn.q_proj", "attn_q", q, s.C, s.AttnBias, qk, s.H)
-		linear("self_attn.k_proj", "attn_k", kv, s.C, s.AttnBias, qk, s.K)
-		linear("self_attn.v_proj", "attn_v", kv, s.C, s.AttnBias, Same, 0)
-		linear("self_attn.o_proj", "attn_output", s.C, q, s.OutBias, Same, 0)
-		rules = append(rules, TensorRule{HF: hf + "post_attention_layernorm.weight", GGUF: gg + "ffn_norm.weight", Rows: s.C})
-		linear("mlp.gate_proj", "ffn_gate", s.F, s.C, s.MLPBias, Same, 0)
-		linear("mlp.up_proj", "ffn_up", s.F, s.C, s.MLPBias, Same, 0)
-		linear("mlp.down_proj", "ffn_down", s.C, s.F, s.MLPBias, Same, 0)
+		b.enter(i, fmt.Sprintf("model.layers.%d.", i), fmt.Sprintf("blk.%d.", i))
+		b.norm(AttnNorm, "input_layernorm", "attn_norm", s.C)
+		b.linear(Q, "self_attn.q_proj", "attn_q", q, s.C, s.AttnBias, qPairs)
+		b.linear(K, "self_attn.k_proj", "attn_k", kv, s.C, s.AttnBias, kPairs)
+		b.linear(V, "self_attn.v_proj", "attn_v", kv, s.C, s.AttnBias, 0)
+		b.linear(O, "self_attn.o_proj", "attn_output", s.C, q, s.OutBias, 0)
+		b.norm(MLPNorm, "post_attention_layernorm", "ffn_norm", s.C)
+		b.linear(Gate, "mlp.gate_proj", "ffn_gate", s.F, s.C, s.MLPBias, 0)
+		b.linear(Up, "mlp.up_proj", "ffn_up", s.F, s.C, s.MLPBias, 0)
+		b.linear(Down, "mlp.down_proj", "ffn_down", s.C, s.F, s.MLPBias, 0)
 	}
-	rules = append(rules, TensorRule{HF: "model.norm.weight", GGUF: "output_norm.weight", Rows: s.C})
-	if !s.Tied {
-		rules = append(rules, TensorRule{HF: "lm_head.weight", GGUF: "output.weight", Rows: s.V, Cols: s.C})
-	}
-	return rules
+	b.enter(-1, "", "")
+	b.norm(FinalNorm, "model.norm", "output_norm", s.C)
+	b.matrix(Head, "lm_head", "output", s.V, s.C).Tied = s.Tied
+	return b.list
 }
 
 // decoderKV is the metadata in the order llama.cpp's converter writes it.

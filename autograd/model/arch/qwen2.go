@@ -17,7 +17,7 @@ var qwen2 = Arch{
 		return s, err
 	},
 	GGUFSpec: decoderGGUF,
-	Rules:    func(s *Spec) []TensorRule { return decoderRules(s, Same) },
+	Rules:    func(s *Spec) []Rule { return decoderRules(s, false) },
 	KV:       func(s *Spec) []formats.KV { return decoderKV(s, "qwen2") },
 	Config:   func(s *Spec) []formats.KV { return decoderConfig(s, "Qwen2ForCausalLM", "qwen2") },
 }

@@ -11,45 +11,77 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Out is one tensor of a model to be written, by its Hugging Face name.
+// Out is one tensor of a model to be written.
 type Out struct {
-	Name string
-	Type dtype.Type
-	Why  string // shown in plans: what chose the type
+	*Tensor
+	Type dtype.Type // as written
+	Why  string     // shown in plans: what chose the type
 }
 
-// Sink writes a model's tensors under their Hugging Face names and in Hugging
-// Face orientation into a folder or a GGUF. Nothing is visible at the
-// destination before Commit.
+// Sink writes a model's tensors, given in Hugging Face orientation, into a
+// folder or a GGUF. Nothing is visible at the destination before Commit.
 type Sink struct {
-	w     formats.Writer
-	rules map[string]*TensorRule
-	gguf  bool
+	w    formats.Writer
+	gguf bool
 }
 
-// Plan names every tensor of the model with the type that pick chooses from
-// its Hugging Face name, shape and rule order.
-func (s *Source) Plan(pick func(name string, shape []int, now dtype.Type) (dtype.Type, string)) []Out {
+// Plan lists every tensor of the model with the type that pick chooses.
+func (s *Source) Plan(pick func(t *Tensor) (dtype.Type, string)) []Out {
 	var out []Out
-	for _, name := range s.Names() {
-		t, why := pick(name, s.Shape(name), s.Type(name))
-		out = append(out, Out{name, t, why})
+	for _, t := range s.tensors {
+		typ, why := pick(t)
+		out = append(out, Out{t, typ, why})
 	}
 	return out
 }
 
-func rulesByName(s *Spec) (map[string]*TensorRule, error) {
-	i := slices.IndexFunc(archs, func(a *Arch) bool { return a.Name == s.Arch })
-	if i < 0 {
-		return nil, fmt.Errorf("arch: no architecture %q", s.Arch)
+// FileTensor is a tensor as a file of some kind will hold it: a piece of one in
+// memory.
+type FileTensor struct {
+	Name  string
+	Shape []int64
+	Type  dtype.Type // what ReadAs returns
+	Of    *Tensor
+
+	piece *Piece
+}
+
+// AsGGUF lists a tensor as a GGUF holds it.
+func (t *Tensor) AsGGUF() []FileTensor { return t.as(t.GGUF) }
+
+func (t *Tensor) as(pieces []Piece) []FileTensor {
+	var out []FileTensor
+	for i := range pieces {
+		p := &pieces[i]
+		f := FileTensor{Name: p.Name, Shape: p.fileShape(t.Rule), Type: t.Type, Of: t, piece: p}
+		if p.changesValues() {
+			f.Type = dtype.Of(dtype.F32)
+		}
+		out = append(out, f)
 	}
-	m := map[string]*TensorRule{}
-	rules := archs[i].Rules(s)
-	for j := range rules {
-		m[rules[j].HF] = &rules[j]
+	return out
+}
+
+// ReadAs reads a tensor's piece as its file will hold it. The bytes may be those
+// of the mapped file, which end with Close.
+func (s *Source) ReadAs(f FileTensor) (block.Raw, error) {
+	m, _, err := s.Read(f.Of)
+	if err != nil {
+		return m, err
+	}
+	if m.Type != f.Type {
+		x := make([]float32, m.Rows*m.Cols)
+		block.DecodeAll(x, m)
+		if m, err = encodeAs(f.Type, m.Rows, m.Cols, x); err != nil {
+			return m, fail.Inputf(s.Reader.Path(), "", "%s: %w", f.Of.Name, err)
+		}
+	}
+	if m, err = f.piece.scatter(f.Of.Rule, m); err != nil {
+		return m, fail.Inputf(s.Reader.Path(), "", "%w", err)
 	}
 	return m, nil
 }
@@ -67,93 +99,131 @@ type FolderOptions struct {
 
 // CreateFolder starts a Hugging Face folder.
 func CreateFolder(dir string, s *Spec, plan []Out, o FolderOptions) (*Sink, error) {
-	rules, err := rulesByName(s)
+	list, err := s.Rules()
 	if err != nil {
 		return nil, err
 	}
-	var tp []formats.TensorPlan
-	for _, p := range plan {
-		tp = append(tp, formats.TensorPlan{Name: p.Name, Shape: rules[p.Name].shape(), Type: p.Type, Why: p.Why})
-	}
-	w, err := formats.CreateFolder(dir, formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout, Quantization: o.Quantization})
+	k := &Sink{}
+	tp, err := k.files(dir, plan)
 	if err != nil {
 		return nil, err
 	}
-	return &Sink{w: w, rules: rules}, nil
+	k.w, err = formats.CreateFolder(dir, formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout,
+		Quantization: o.Quantization, Head: headPath(list)})
+	return k, err
+}
+
+// files are the tensors of the file that k writes.
+func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
+	var out []formats.TensorPlan
+	for _, o := range plan {
+		pieces := k.pieces(o.Tensor)
+		if err := canStore(o.Rule, pieces, o.Type); err != nil {
+			return nil, fail.Usagef(where, "", "%w", err)
+		}
+		for _, f := range o.Tensor.as(pieces) {
+			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Why: o.Why, Linear: o.IsLinear()})
+		}
+	}
+	return out, nil
+}
+
+func (k *Sink) pieces(t *Tensor) []Piece {
+	if k.gguf {
+		return t.GGUF
+	}
+	return t.HF
 }
 
 // CreateGGUF starts a GGUF file. kv is complete metadata (see GGUFKeys); plan
 // is in file order.
 func CreateGGUF(path string, s *Spec, kv []formats.KV, plan []Out) (*Sink, error) {
-	rules, err := rulesByName(s)
+	k := &Sink{gguf: true}
+	tp, err := k.files(path, plan)
 	if err != nil {
 		return nil, err
 	}
-	var tp []formats.TensorPlan
+	k.w, err = CreateGGUFFile(path, s, kv, tp)
+	return k, err
+}
+
+// CreateGGUFFile is CreateGGUF for who writes the file's own tensors (see
+// Tensor.AsGGUF), of which each may have a type of its own.
+func CreateGGUFFile(path string, s *Spec, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
 	freqs := s.Rope.freqFactors(s.Rot)
-	if s.Rope.Factors != nil {
-		for _, f := range s.Rope.Factors {
-			freqs = append(freqs, float32(f))
-		}
+	for _, f := range s.Rope.Factors {
+		freqs = append(freqs, float32(f))
 	}
-	if freqs != nil {
-		tp = append(tp, formats.TensorPlan{Name: "rope_freqs.weight", Shape: []int64{int64(len(freqs))}})
+	if freqs == nil {
+		return formats.CreateGGUF(path, kv, plan)
 	}
-	for _, p := range plan {
-		tp = append(tp, formats.TensorPlan{Name: rules[p.Name].GGUF, Shape: rules[p.Name].shape(), Type: p.Type, Why: p.Why})
+	w, err := formats.CreateGGUF(path, kv, append([]formats.TensorPlan{{Name: ropeFreqs, Shape: []int64{int64(len(freqs))}}}, plan...))
+	if err != nil || w.Has(ropeFreqs) {
+		return w, err
 	}
-	w, err := formats.CreateGGUF(path, kv, tp)
-	if err != nil {
+	raw := make([]byte, 0, 4*len(freqs))
+	for _, f := range freqs {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(f))
+	}
+	if err := w.Write(ropeFreqs, raw); err != nil {
+		w.Abort()
 		return nil, err
 	}
-	if freqs != nil && !w.Has("rope_freqs.weight") {
-		raw := make([]byte, 0, 4*len(freqs))
-		for _, f := range freqs {
-			raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(f))
-		}
-		if err := w.Write("rope_freqs.weight", raw); err != nil {
-			w.Abort()
-			return nil, err
-		}
-	}
-	return &Sink{w: w, rules: rules, gguf: true}, nil
+	return w, nil
 }
 
-func (k *Sink) file(name string) string {
-	if k.gguf {
-		return k.rules[name].GGUF
-	}
-	return name
+// ropeFreqs are the divisors of rotary frequencies in a GGUF.
+const ropeFreqs = "rope_freqs.weight"
+
+// Has reports whether an earlier, interrupted write already finished t.
+func (k *Sink) Has(t *Tensor) bool {
+	return !slices.ContainsFunc(k.pieces(t), func(p Piece) bool { return !k.w.Has(p.Name) })
 }
 
-// Has reports whether an earlier, interrupted write already finished name.
-func (k *Sink) Has(name string) bool { return k.w.Has(k.file(name)) }
-
-// Write stores a tensor given in the layout of dtype.Planes for its planned
-// type, in Hugging Face orientation. data is not kept.
-func (k *Sink) Write(name string, t dtype.Type, data []byte) error {
-	r := k.rules[name]
-	if k.gguf && r.Op == PermuteRope {
-		var err error
-		if data, err = permuteRows(data, t, r, true); err != nil {
+// Write stores a tensor of its planned type, in Hugging Face orientation. The
+// bytes are not kept.
+func (k *Sink) Write(t *Tensor, m block.Raw) error {
+	pieces := k.pieces(t)
+	for i := range pieces {
+		p := &pieces[i]
+		if k.w.Has(p.Name) {
+			continue
+		}
+		f, err := p.scatter(t.Rule, m)
+		if err == nil {
+			err = k.w.Write(p.Name, f.Data)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	return k.w.Write(k.file(name), data)
+	return nil
+}
+
+// Read returns a finished tensor as it was given to Write, of type typ.
+func (k *Sink) Read(t *Tensor, typ dtype.Type) (block.Raw, error) {
+	pieces := k.pieces(t)
+	m := block.Raw{Type: typ, Rows: t.Rows, Cols: t.Cols}
+	if len(pieces) == 1 && pieces[0].whole() {
+		var err error
+		m.Data, err = k.w.Read(pieces[0].Name)
+		return m, err
+	}
+	m = block.New(typ, t.Rows, t.Cols)
+	for i := range pieces {
+		data, err := k.w.Read(pieces[i].Name)
+		if err == nil {
+			err = pieces[i].gather(t.Rule, m, block.Raw{Type: typ, Data: data})
+		}
+		if err != nil {
+			return m, err
+		}
+	}
+	return m, nil
 }
 
 // Commit publishes the artifact.
 func (k *Sink) Commit() error { return k.w.Commit() }
-
-// Read returns a finished tensor as it was given to Write, in Hugging Face
-// orientation.
-func (k *Sink) Read(name string, t dtype.Type) ([]byte, error) {
-	data, err := k.w.Read(k.file(name))
-	if r := k.rules[name]; err == nil && k.gguf && r.Op == PermuteRope {
-		return permuteRows(data, t, r, false)
-	}
-	return data, err
-}
 
 // Suspend keeps the unfinished artifact for a restart with the same plan.
 func (k *Sink) Suspend() error { return k.w.Suspend() }
@@ -161,24 +231,6 @@ func (k *Sink) Suspend() error { return k.w.Suspend() }
 // Abort removes the unfinished artifact. After Commit or Suspend it does
 // nothing, so it may be deferred.
 func (k *Sink) Abort() { k.w.Abort() }
-
-// GGUFName returns the name a Hugging Face tensor has in GGUF files.
-func (s *Source) GGUFName(name string) string {
-	if e, ok := s.at[name]; ok {
-		return e.rule.GGUF
-	}
-	return ""
-}
-
-// HFName is the inverse of GGUFName; "" when there is no such tensor.
-func (s *Source) HFName(gguf string) string {
-	for _, r := range s.rules {
-		if r.GGUF == gguf {
-			return r.HF
-		}
-	}
-	return ""
-}
 
 // GGUFKeys is the metadata of a GGUF of this model: general.*, the
 // architecture's keys, then tok (the tokenizer's). fileType is llama.cpp's

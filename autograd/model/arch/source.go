@@ -1,31 +1,47 @@
 package arch
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Source reads a model's tensors by their Hugging Face names and in Hugging
-// Face orientation, whatever file they lie in.
+// Source reads a model's tensors in Hugging Face orientation, whatever file they
+// lie in.
 type Source struct {
 	Spec   Spec
 	Reader formats.Reader
 
-	arch  *Arch
-	rules []TensorRule
-	at    map[string]entry
+	arch    *Arch
+	rules   []Rule
+	tensors []*Tensor
+	at      map[place]*Tensor
+	named   map[string]*Tensor
 }
 
-type entry struct {
-	rule   *TensorRule
-	tensor *formats.Tensor
+// Tensor is a tensor of an open model.
+type Tensor struct {
+	*Rule
+	// Type is how it is held in memory: as stored, or F32 where it is put
+	// together from pieces whose types differ or cannot be joined.
+	Type dtype.Type
+
+	pieces []Piece // as in the open file
+	stored []*formats.Tensor
+}
+
+// place is what identifies a tensor within a model.
+type place struct {
+	layer int
+	role  Role
+	bias  bool
 }
 
 // Open opens a model: a Hugging Face folder (plain or quantized) or a GGUF.
@@ -45,7 +61,7 @@ func Open(path string) (*Source, error) {
 
 // FromReader is Open for a file that is already open; it takes r over.
 func FromReader(r formats.Reader) (*Source, error) {
-	s := &Source{Reader: r, at: map[string]entry{}}
+	s := &Source{Reader: r, at: map[place]*Tensor{}, named: map[string]*Tensor{}}
 	var err error
 	if r.Format() == "gguf" {
 		err = s.readGGUF()
@@ -81,7 +97,8 @@ func (s *Source) readConfig() error {
 	}
 	model := c.String("", "model_type")
 	if s.arch = byHF(class, model); s.arch == nil {
-		return fmt.Errorf("config.json: architecture %q (model_type %q) is not supported; known: %s", class, model, known())
+		return unknown(cmp.Or(class, model), fmt.Sprintf("config.json: architecture %q (model_type %q)", class, model),
+			func(a *Arch) []string { return append([]string{a.Name}, a.HF...) })
 	}
 	if s.Spec, err = s.arch.Spec(c); err != nil {
 		return err
@@ -98,14 +115,14 @@ func (s *Source) readGGUF() error {
 		}
 	}
 	if s.arch = byGGUF(name); s.arch == nil {
-		return fmt.Errorf("general.architecture %q is not supported; known: %s", name, known())
+		return unknown(name, fmt.Sprintf("general.architecture %q", name), func(a *Arch) []string { return []string{a.GGUF} })
 	}
 	m := newMetadata(name, kvs)
 	tensors := s.Reader.Tensors()
 	for i := range tensors {
 		t := &tensors[i]
 		m.shapes[t.Name] = t.Shape
-		if t.Name == "rope_freqs.weight" {
+		if t.Name == ropeFreqs {
 			f, err := floats(s.Reader, t)
 			if err != nil {
 				return err
@@ -135,54 +152,81 @@ func floats(r formats.Reader, t *formats.Tensor) ([]float64, error) {
 
 // ignorable tensors carry no weights of their own.
 func ignorable(name string) bool {
-	return strings.HasSuffix(name, "rotary_emb.inv_freq") || name == "rope_freqs.weight" ||
+	return strings.HasSuffix(name, "rotary_emb.inv_freq") || name == ropeFreqs ||
 		strings.HasSuffix(name, ".attention.masked_bias")
+}
+
+// InMemory is the Format of a Reader whose tensors are named and shaped as in
+// memory: a model that exists in a plan only.
+const InMemory = "memory"
+
+// pieces says where the file keeps a tensor.
+func (s *Source) pieces(r *Rule) []Piece {
+	switch s.Reader.Format() {
+	case "gguf":
+		return r.GGUF
+	case InMemory:
+		return []Piece{{Name: r.Name}}
+	}
+	return r.HF
 }
 
 // bind pairs rules with tensors: everything the rules ask for must be there
 // with its shape, and every tensor of the file must be asked for.
 func (s *Source) bind() error {
-	gguf := s.Reader.Format() == "gguf"
 	files := map[string]*formats.Tensor{}
 	tensors := s.Reader.Tensors()
 	for i := range tensors {
 		files[tensors[i].Name] = &tensors[i]
 	}
-	where := s.Reader.Path()
 	for i := range s.rules {
-		r := &s.rules[i]
-		name := r.HF
-		if gguf {
-			name = r.GGUF
+		t, err := s.find(&s.rules[i], files)
+		if err != nil {
+			return err
 		}
-		t, ok := files[name]
-		if !ok && !gguf {
-			t, ok = files[strings.TrimPrefix(name, "model.")] // saved without the head
+		if t == nil {
+			continue
 		}
-		if !ok {
-			if r.Optional {
-				continue
-			}
-			return fail.Inputf(where, "the file is incomplete or its config belongs to another model", "%w", wrapCorrupt(fmt.Errorf("tensor %s is missing", name)))
+		for _, f := range t.stored {
+			delete(files, f.Name)
 		}
-		if err := r.matches(t); err != nil {
-			return fail.Inputf(where, "the config does not describe these weights", "%w", wrapCorrupt(err))
+		if t.Tied { // a copy
+			continue
 		}
-		s.at[r.HF] = entry{r, t}
-		delete(files, t.Name)
+		s.tensors = append(s.tensors, t)
+		s.at[place{t.Layer, t.Role, t.Bias}] = t
+		s.named[t.Name] = t
 	}
-	if t, ok := files["lm_head.weight"]; ok && s.Spec.Tied { // a copy of the embedding
-		if !slices.Equal(t.Shape, []int64{int64(s.Spec.V), int64(s.Spec.C)}) {
-			return fail.Inputf(where, "", "%w", wrapCorrupt(fmt.Errorf("lm_head.weight is %v beside a tied embedding", t.Shape)))
-		}
-		delete(files, "lm_head.weight")
-	}
-	for name := range files {
-		if !ignorable(name) {
-			return fail.Inputf(where, "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", smallest(files), s.arch.Name)
-		}
+	if left := smallest(files); left != "" {
+		return fail.Inputf(s.Reader.Path(), "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", left, s.arch.Name)
 	}
 	return nil
+}
+
+// find collects the pieces of a tensor; nil when it is absent and may be.
+func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error) {
+	t := &Tensor{Rule: r, pieces: s.pieces(r)}
+	var types []dtype.Type
+	for i := range t.pieces {
+		p := &t.pieces[i]
+		f, ok := files[p.Name]
+		if !ok && s.Reader.Format() != "gguf" {
+			f, ok = files[strings.TrimPrefix(p.Name, "model.")] // saved without the head
+		}
+		if !ok && (r.Optional || r.Tied) {
+			return nil, nil
+		}
+		if !ok {
+			return nil, fail.Inputf(s.Reader.Path(), "the file is incomplete or its config belongs to another model", "%w", wrapCorrupt(fmt.Errorf("tensor %s is missing", p.Name)))
+		}
+		if err := p.checkShape(r, f); err != nil {
+			return nil, fail.Inputf(s.Reader.Path(), "the config does not describe these weights", "%w", wrapCorrupt(err))
+		}
+		t.stored = append(t.stored, f)
+		types = append(types, f.Type)
+	}
+	t.Type = memoryType(r, t.pieces, types)
+	return t, nil
 }
 
 // smallest makes the error independent of map order.
@@ -196,75 +240,104 @@ func smallest(m map[string]*formats.Tensor) string {
 	return out
 }
 
-func (r *TensorRule) shape() []int64 {
-	if r.Cols == 0 {
-		return []int64{int64(r.Rows)}
-	}
-	return []int64{int64(r.Rows), int64(r.Cols)}
-}
+// Tensors lists the tensors present, in the order of the architecture's rules.
+// The slice is shared.
+func (s *Source) Tensors() []*Tensor { return s.tensors }
 
-func (r *TensorRule) matches(t *formats.Tensor) error {
-	if !slices.Equal(t.Shape, r.shape()) {
-		return fmt.Errorf("tensor %s is %v, want %v", t.Name, t.Shape, r.shape())
-	}
-	return nil
-}
+// At is the weight with a role in a layer (-1: outside the blocks), nil when
+// the model has none.
+func (s *Source) At(layer int, role Role) *Tensor { return s.at[place{layer, role, false}] }
 
-// Names lists the tensors present, in the order of the architecture's rules.
-func (s *Source) Names() []string {
-	var out []string
-	for _, r := range s.rules {
-		if s.Has(r.HF) {
-			out = append(out, r.HF)
+// BiasAt is the bias of the weight At returns, nil when it has none.
+func (s *Source) BiasAt(layer int, role Role) *Tensor { return s.at[place{layer, role, true}] }
+
+// Named is the tensor with a name in memory, nil when there is none. Names come
+// from outside: from adapters and users.
+func (s *Source) Named(name string) *Tensor { return s.named[name] }
+
+// LinearType is how the first linear map of the blocks is stored, which stands
+// for the model.
+func (s *Source) LinearType() dtype.Type {
+	for _, t := range s.tensors {
+		if t.IsLinear() {
+			return t.Type
 		}
 	}
-	return out
+	return dtype.Type{}
 }
 
-// Has reports whether the model has the tensor.
-func (s *Source) Has(name string) bool { _, ok := s.at[name]; return ok }
-
-// Shape is [rows, cols], or [n] for a vector; nil when there is no such tensor.
-func (s *Source) Shape(name string) []int {
-	e, ok := s.at[name]
-	if !ok {
-		return nil
+// LayerPath is the module path of a layer, "" where there is none.
+func (s *Source) LayerPath(layer int) string {
+	for i := range s.rules {
+		if s.rules[i].Layer == layer {
+			return s.rules[i].layerPath
+		}
 	}
-	if e.rule.Cols == 0 {
-		return []int{e.rule.Rows}
-	}
-	return []int{e.rule.Rows, e.rule.Cols}
+	return ""
 }
 
-// Type is the storage type of a tensor that is present.
-func (s *Source) Type(name string) dtype.Type { return s.at[name].tensor.Type }
+// HeadPath is the module path of the output layer, tied or not.
+func (s *Source) HeadPath() string { return headPath(s.rules) }
 
-// Read returns a tensor's bytes in the layout of dtype.Planes and in Hugging
-// Face orientation. borrow says that they are part of the mapped file: valid
+func headPath(list []Rule) string {
+	for i := range list {
+		if list[i].Role == Head {
+			return list[i].Path()
+		}
+	}
+	return ""
+}
+
+// Read returns a tensor in the layout of dtype.Planes and in Hugging Face
+// orientation. borrow says that its bytes are part of the mapped file: valid
 // until Close, and not to be written to.
-func (s *Source) Read(name string) (data []byte, borrow bool, err error) {
-	e, ok := s.at[name]
-	if !ok {
-		return nil, false, fail.Inputf(s.Reader.Path(), "", "tensor %s is missing", name)
+func (s *Source) Read(t *Tensor) (m block.Raw, borrow bool, err error) {
+	m = block.Raw{Type: t.Type, Rows: t.Rows, Cols: t.Cols}
+	if len(t.pieces) == 1 && t.pieces[0].whole() {
+		m.Data, borrow, err = s.bytes(t.stored[0])
+	} else {
+		m, err = s.join(t)
 	}
-	if data, ok = s.Reader.Map(e.tensor); ok {
-		borrow = true
-	} else if data, err = s.Reader.Read(e.tensor); err != nil {
-		return nil, false, err
+	if err != nil {
+		return m, false, err
 	}
-	if e.rule.Op == PermuteRope && s.Reader.Format() == "gguf" {
-		data, err = permuteRows(data, e.tensor.Type, e.rule, false)
-		return data, false, err
+	if err = m.Check(); err != nil {
+		return m, false, fail.Inputf(s.Reader.Path(), "", "%s: %w", t.Name, err)
 	}
-	return data, borrow, nil
+	return m, borrow, nil
+}
+
+// bytes are a stored tensor's, where it is mapped if that is possible.
+func (s *Source) bytes(f *formats.Tensor) (data []byte, borrow bool, err error) {
+	if data, ok := s.Reader.Map(f); ok {
+		return data, true, nil
+	}
+	data, err = s.Reader.Read(f)
+	return data, false, err
+}
+
+// join puts a tensor together from its pieces.
+func (s *Source) join(t *Tensor) (block.Raw, error) {
+	m := block.New(t.Type, t.Rows, t.Cols)
+	for i := range t.pieces {
+		data, _, err := s.bytes(t.stored[i])
+		if err != nil {
+			return m, err
+		}
+		if err := t.pieces[i].gather(t.Rule, m, block.Raw{Type: t.stored[i].Type, Data: data}); err != nil {
+			return m, fail.Inputf(s.Reader.Path(), "", "%s: %w", t.stored[i].Name, err)
+		}
+	}
+	return m, nil
 }
 
 // Forget lets go of the memory that holds a tensor's mapped bytes, which stay
 // valid; see formats.
-func (s *Source) Forget(name string) {
-	r, ok := s.Reader.(interface{ Forget(*formats.Tensor) })
-	if e, has := s.at[name]; ok && has {
-		r.Forget(e.tensor)
+func (s *Source) Forget(t *Tensor) {
+	if r, ok := s.Reader.(interface{ Forget(*formats.Tensor) }); ok {
+		for _, f := range t.stored {
+			r.Forget(f)
+		}
 	}
 }
 
@@ -273,30 +346,3 @@ func (s *Source) Architecture() string { return s.arch.Name }
 
 // Close releases the file; borrowed bytes become invalid.
 func (s *Source) Close() error { return s.Reader.Close() }
-
-// permuteRows reorders the rows of each head between Hugging Face order (first
-// half, second half) and GGUF order (pairs adjacent). The result is a copy.
-func permuteRows(data []byte, t dtype.Type, r *TensorRule, toGGUF bool) ([]byte, error) {
-	cols := max(r.Cols, 1)
-	for i, p := range dtype.Planes(t, r.Rows, cols) {
-		if i != dtype.Codes && p.Len > 0 {
-			return nil, fmt.Errorf("%s: rows of %v cannot be reordered", r.HF, t)
-		}
-	}
-	rowBytes := len(data) / r.Rows
-	d := r.Rows / r.Heads
-	out := make([]byte, len(data))
-	for h := range r.Heads {
-		for i := range d / 2 {
-			for half := range 2 {
-				hf, gg := h*d+half*(d/2)+i, h*d+2*i+half
-				from, to := gg, hf
-				if toGGUF {
-					from, to = hf, gg
-				}
-				copy(out[to*rowBytes:(to+1)*rowBytes], data[from*rowBytes:])
-			}
-		}
-	}
-	return out, nil
-}

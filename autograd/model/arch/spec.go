@@ -3,8 +3,10 @@
 // format and how its rows are ordered there. It holds no tensors and runs
 // nothing; a new architecture is one file and one line in archs.go.
 //
-// In memory everything has Hugging Face names and orientation ([out, in]);
-// Source and Sink apply an architecture's rules on the way in and out.
+// In memory everything has Hugging Face orientation ([out, in]), experts one
+// below another. A Rule says what a tensor is (its Role) and in which pieces a
+// file keeps it; Source and Sink apply the rules on the way in and out, so that
+// names and layouts of files end here.
 package arch
 
 import (
@@ -89,24 +91,4 @@ func (s *Spec) check() error {
 		return fmt.Errorf("normalisation epsilon is %g", s.Eps)
 	}
 	return s.Rope.check()
-}
-
-// Params is the number of weights, the tied head counted once.
-func (s *Spec) Params() int64 {
-	c, q, kv := int64(s.C), int64(s.H*s.D), int64(s.K*s.D)
-	layer := c*q*2 + c*kv*2 + 3*c*int64(s.F) + 2*c
-	if s.AttnBias {
-		layer += q + 2*kv
-	}
-	if s.OutBias {
-		layer += c
-	}
-	if s.MLPBias {
-		layer += 2*int64(s.F) + c
-	}
-	n := layer*int64(s.Layers) + int64(s.V)*c + c
-	if !s.Tied {
-		n += int64(s.V) * c
-	}
-	return n
 }

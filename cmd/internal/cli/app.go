@@ -179,7 +179,7 @@ func unknownCommand(cmds []*ucli.Command, arg string) error {
 		names = append(names, c.Name)
 	}
 	hint := "tune --help lists the commands"
-	if near := recipes.Nearest(arg, names); near != "" {
+	if near := fail.Nearest(arg, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}
 	return fail.Usagef("", hint, "unknown command %q", arg)

@@ -9,8 +9,9 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/train/eval"
@@ -117,8 +118,8 @@ func runGenerate(c *ucli.Context) error {
 
 // readPrompts turns every line of --input into ids: text as the tokenizer
 // takes it, conversations through the chat template.
-func readPrompts(c *ucli.Context, tok *data.Tokenizer, add func([]int32, error) error) error {
-	var tmpl *data.Template
+func readPrompts(c *ucli.Context, tok *tokenizer.Tokenizer, add func([]int32, error) error) error {
+	var tmpl *chat.Template
 	r, err := openInput(c.String("input"))
 	if err != nil {
 		return err
@@ -154,7 +155,7 @@ func readPrompts(c *ucli.Context, tok *data.Tokenizer, add func([]int32, error) 
 			if tok.ChatTemplate() == "" {
 				return fail.Inputf(where, "use prompts", "the model has no chat template for messages")
 			}
-			if tmpl, err = tok.Template(data.TemplateOptions{Now: time.Now()}); err != nil {
+			if tmpl, err = chat.FromTokenizer(tok, chat.Options{Now: time.Now()}); err != nil {
 				return err
 			}
 		}
@@ -203,14 +204,14 @@ func runChat(c *ucli.Context) error {
 	if tok.ChatTemplate() == "" {
 		return fail.Inputf(path, "tune generate --prompt …", "the model has no chat template")
 	}
-	tmpl, err := tok.Template(data.TemplateOptions{Now: time.Now()})
+	tmpl, err := chat.FromTokenizer(tok, chat.Options{Now: time.Now()})
 	if err != nil {
 		return err
 	}
 	o.Stop = tok.EOSIDs()
-	var conv data.Conversation
+	var conv chat.Conversation
 	if s := c.String("system"); s != "" {
-		conv.Messages = append(conv.Messages, data.NewMessage("system", s))
+		conv.Messages = append(conv.Messages, chat.NewMessage("system", s))
 	}
 	fmt.Fprintln(c.App.ErrWriter, "an empty line ends; /reset begins anew")
 	in := bufio.NewScanner(os.Stdin)
@@ -224,7 +225,7 @@ func runChat(c *ucli.Context) error {
 			conv.Messages = conv.Messages[:0]
 			continue
 		}
-		conv.Messages = append(conv.Messages, data.NewMessage("user", in.Text()))
+		conv.Messages = append(conv.Messages, chat.NewMessage("user", in.Text()))
 		text, err := tmpl.Render(conv, true)
 		if err != nil {
 			return err
@@ -236,6 +237,6 @@ func runChat(c *ucli.Context) error {
 			return err
 		}
 		fmt.Fprintln(c.App.Writer, stream.Flush())
-		conv.Messages = append(conv.Messages, data.NewMessage("assistant", tok.Decode(gens[0].IDs, true)))
+		conv.Messages = append(conv.Messages, chat.NewMessage("assistant", tok.Decode(gens[0].IDs, true)))
 	}
 }

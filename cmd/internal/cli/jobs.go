@@ -16,7 +16,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes"
 )
 
@@ -192,7 +192,7 @@ func exportCommand() *ucli.Command {
 				if typ == "" {
 					typ = "Q4_K_M"
 				}
-				return ggufJob(c, quant.GGUFOptions{Type: typ, AllowRequantize: true, Force: c.Bool("force")})
+				return ggufJob(c, gguf.Options{Type: typ, AllowRequantize: true, Force: c.Bool("force")})
 			case "safetensors":
 				typ := c.String("type")
 				if typ == "" {
@@ -214,13 +214,13 @@ func exportCommand() *ucli.Command {
 }
 
 // ggufJob writes one GGUF and prints its bits a weight and every fallback.
-func ggufJob(c *ucli.Context, o quant.GGUFOptions) error {
+func ggufJob(c *ucli.Context, o gguf.Options) error {
 	path, err := resolvePath(c.String("model"))
 	if err != nil {
 		return err
 	}
 	if f := c.String("imatrix"); f != "" {
-		if o.Imatrix, err = quant.ReadImatrix(f); err != nil {
+		if o.Imatrix, err = gguf.ReadImatrix(f); err != nil {
 			return err
 		}
 	}
@@ -233,7 +233,7 @@ func ggufJob(c *ucli.Context, o quant.GGUFOptions) error {
 		}
 	}
 	progress, clear := bar(c, "quant gguf", "weights")
-	rep, err := quant.GGUF(c.Context, path, c.String("output"), o, progress)
+	rep, err := gguf.Write(c.Context, path, c.String("output"), o, progress)
 	clear()
 	if err != nil {
 		return err
@@ -245,7 +245,7 @@ func ggufJob(c *ucli.Context, o quant.GGUFOptions) error {
 	return nil
 }
 
-func printGGUF(c *ucli.Context, rep *quant.GGUFReport, all bool) {
+func printGGUF(c *ucli.Context, rep *gguf.Report, all bool) {
 	for _, t := range rep.Tensors {
 		if t.Fallback || all {
 			fmt.Fprintf(c.App.Writer, "%-32s %-6s → %-6s %s\n", t.Name, t.From, t.To, t.Why)
@@ -258,7 +258,7 @@ func quantGGUFCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "gguf", Usage: "a GGUF file, as llama-quantize writes it",
 		Description: examples("quant gguf --model models/M --type Q4_K_M --output M-Q4_K_M.gguf", "quant gguf --model M.gguf --type Q4_0 --imatrix im.gguf --output M-Q4_0.gguf --dry-run",
-			"types: "+strings.Join(quant.FileTypes(), " ")),
+			"types: "+strings.Join(gguf.FileTypes(), " ")),
 		Flags: modelFlags(modelFlag(), outputFlag(), forceFlag(),
 			&ucli.StringFlag{Name: "type", Usage: "Q4_K_M, Q8_0, …"},
 			&ucli.StringFlag{Name: "imatrix", Usage: "importance matrix, GGUF or .dat"},
@@ -278,10 +278,10 @@ func quantGGUFCommand() *ucli.Command {
 					return err
 				}
 			}
-			o := quant.GGUFOptions{Type: c.String("type"), Pure: c.Bool("pure"), OutputType: c.String("output-tensor-type"), EmbeddingType: c.String("token-embedding-type"),
+			o := gguf.Options{Type: c.String("type"), Pure: c.Bool("pure"), OutputType: c.String("output-tensor-type"), EmbeddingType: c.String("token-embedding-type"),
 				LeaveOutput: c.Bool("leave-output-tensor"), AllowRequantize: c.Bool("allow-requantize"), DryRun: c.Bool("dry-run"), Force: c.Bool("force")}
 			for _, s := range c.StringSlice("tensor-type") {
-				t, err := quant.ParseTensorType(s)
+				t, err := gguf.ParseTensorType(s)
 				if err != nil {
 					return err
 				}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes"
 )
 
@@ -209,7 +210,7 @@ func imatrixCommand() *ucli.Command {
 					return err
 				}
 				fmt.Fprintf(c.App.Writer, "%s: %d entries over %d chunks\n", c.String("output"), len(im.Entries), im.Chunks)
-				return quant.WriteImatrix(c.String("output"), im)
+				return gguf.WriteImatrix(c.String("output"), im)
 			})
 		},
 	}

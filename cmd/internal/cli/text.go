@@ -11,8 +11,9 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
 )
@@ -160,14 +161,14 @@ func renderCommand() *ucli.Command {
 }
 
 func runRender(c *ucli.Context) error {
-	o := data.TemplateOptions{BOS: c.String("bos-token"), EOS: c.String("eos-token"), Now: time.Now()}
+	o := chat.Options{BOS: c.String("bos-token"), EOS: c.String("eos-token"), Now: time.Now()}
 	if s := c.String("now"); s != "" {
 		var err error
 		if o.Now, err = time.Parse(time.RFC3339, s); err != nil {
 			return usagef(c, "--now: %v", err)
 		}
 	}
-	var tok *data.Tokenizer
+	var tok *tokenizer.Tokenizer
 	src := ""
 	if m := c.String("model"); m != "" {
 		var err error
@@ -192,7 +193,7 @@ func runRender(c *ucli.Context) error {
 	if src == "" {
 		return fail.Usagef("", "--chat-template FILE", "no --chat-template, and the model has none")
 	}
-	tmpl, err := data.ParseTemplate(src, o)
+	tmpl, err := chat.Parse(src, o)
 	if err != nil {
 		return err
 	}
@@ -213,8 +214,8 @@ func runRender(c *ucli.Context) error {
 
 // renderLine takes a conversation from a line's fields; those it does not know
 // are template variables.
-func renderLine(t *data.Template, d *jinja.Dict) (string, error) {
-	conv := data.Conversation{Extra: map[string]any{}}
+func renderLine(t *chat.Template, d *jinja.Dict) (string, error) {
+	conv := chat.Conversation{Extra: map[string]any{}}
 	gen := false
 	for i := range d.Len() {
 		k, v := d.At(i)
@@ -229,7 +230,7 @@ func renderLine(t *data.Template, d *jinja.Dict) (string, error) {
 				if !ok {
 					return "", fail.Inputf("messages", "", "found %s, want objects", jsonText(x))
 				}
-				conv.Messages = append(conv.Messages, data.Message{Dict: m})
+				conv.Messages = append(conv.Messages, chat.Message{Dict: m})
 			}
 		case "tools":
 			conv.Tools = v

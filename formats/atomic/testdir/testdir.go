@@ -2,6 +2,8 @@
 package testdir
 
 import (
+	"compress/gzip"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -36,4 +38,43 @@ func roots() []string {
 		dir = filepath.Dir(dir)
 	}
 	return out
+}
+
+// ReadFile reads a file of the reference data, or its .gz.
+func ReadFile(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err == nil {
+		return b
+	}
+	f, err := os.Open(path + ".gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err = io.ReadAll(z); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// SmolLM2 is the SmolLM2-135M-Instruct GGUF file: where TUNEKIT_SMOLLM2 points,
+// or in models/ of the project; "" without it.
+func SmolLM2() string {
+	if p := os.Getenv("TUNEKIT_SMOLLM2"); p != "" {
+		return p
+	}
+	dir, err := os.Getwd()
+	for err == nil && dir != filepath.Dir(dir) {
+		p := filepath.Join(dir, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+		dir = filepath.Dir(dir)
+	}
+	return ""
 }

@@ -19,8 +19,8 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 
-	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/corpus"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 )
@@ -101,7 +101,7 @@ func writeJSON(path string, v any) error {
 }
 
 func writeTokenizer(dir string) error {
-	raw, err := data.TrainBPE(texts(20_000), vocab, special)
+	raw, err := tokenizer.TrainBPE(texts(20_000), vocab, special)
 	if err != nil {
 		return err
 	}

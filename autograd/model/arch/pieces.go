@@ -1,0 +1,263 @@
+package arch
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Piece is a tensor of a file: some rows of a tensor in memory, changed in ways
+// that can be undone. From memory to file, rows are chosen, put in pairs and
+// transposed, and one is added. Of a vector the elements are the rows.
+type Piece struct {
+	Name string
+	Rows Rows
+	// Pairs is the number of equal parts whose halves alternate in the file:
+	// rows i and i+n/2 of a part of n rows are neighbours there. GGUF stores the
+	// heads of rotated queries and keys so, gpt-oss the gate and up rows of an
+	// expert. 0: none.
+	Pairs int
+	// Transpose: every run of rows [Count, cols] is stored as [cols, Count].
+	Transpose bool
+	AddOne    bool // the file holds 1 more (norms of Gemma in GGUF)
+	// Shape in the file; nil: [Count, cols], with the number of runs in front
+	// where there are several.
+	Shape []int64
+}
+
+// Rows are Times runs of Count rows of a tensor in memory, one run every Step
+// rows from Start on. The zero value stands for all rows.
+type Rows struct{ Start, Count, Step, Times int }
+
+// of is r with the zero value made explicit, for a tensor of n rows.
+func (r Rows) of(n int) Rows {
+	if r == (Rows{}) {
+		return Rows{0, n, n, 1}
+	}
+	r.Times = max(r.Times, 1)
+	return r
+}
+
+// whole reports whether the file holds the tensor as it lies in memory.
+func (p *Piece) whole() bool {
+	return p.Rows == (Rows{}) && p.Pairs == 0 && !p.changesValues()
+}
+
+// changesValues reports whether more than the order of rows differs, which only
+// plain types allow.
+func (p *Piece) changesValues() bool { return p.Transpose || p.AddOne }
+
+// size is the number of rows of the tensor that the piece holds.
+func (p *Piece) size(rows int) int {
+	r := p.Rows.of(rows)
+	return r.Count * r.Times
+}
+
+// fileShape is the piece's shape in its file.
+func (p *Piece) fileShape(r *Rule) []int64 {
+	if p.Shape != nil {
+		return p.Shape
+	}
+	rows, cols := r.units()
+	run := p.Rows.of(rows)
+	shape := []int64{int64(run.Count), int64(cols)}
+	switch {
+	case r.Vector:
+		shape = shape[:1]
+	case p.Transpose:
+		shape[0], shape[1] = shape[1], shape[0]
+	}
+	if run.Times > 1 {
+		shape = append([]int64{int64(run.Times)}, shape...)
+	}
+	return shape
+}
+
+// row is where row i of the piece, in the order of the file and not transposed,
+// lies in a tensor of n rows.
+func (p *Piece) row(i, n int) int {
+	r := p.Rows.of(n)
+	if p.Pairs > 0 {
+		part := r.Count * r.Times / p.Pairs
+		first := i / part * part
+		i -= first
+		i = first + i/2 + i%2*(part/2)
+	}
+	return r.Start + i/r.Count*r.Step + i%r.Count
+}
+
+// rowBytes is the length of one row in each plane of a type; ok says that rows
+// can be taken out and put together, which is not so where blocks run over
+// several rows or rows share what decodes them.
+func rowBytes(t dtype.Type, cols int) (n [dtype.NumPlanes]int, ok bool) {
+	const many = 1 << 20 // so many that a started block or a shared table shows
+	if !dtype.Fits(t, cols) {
+		return n, false
+	}
+	one, all := dtype.Planes(t, 1, cols), dtype.Planes(t, many, cols)
+	for i := range one {
+		n[i] = one[i].Len
+		if all[i].Len != many*one[i].Len {
+			return n, false
+		}
+	}
+	return n, true
+}
+
+// canStore reports why the pieces of r cannot be stored as t.
+func canStore(r *Rule, pieces []Piece, t dtype.Type) error {
+	_, cols := r.units()
+	_, cut := rowBytes(t, cols)
+	for i := range pieces {
+		p := &pieces[i]
+		switch {
+		case p.changesValues() && t.Quantized():
+			return fmt.Errorf("%s is stored transposed or shifted, which %v does not allow; leave it unquantized", p.Name, t)
+		case !p.whole() && !cut:
+			return fmt.Errorf("%s holds rows of %s in another place or order: rows of %v cannot be reordered; choose another type", p.Name, r.Name, t)
+		}
+	}
+	return nil
+}
+
+// memoryType is the type a tensor has in memory whose pieces have types: theirs,
+// or F32 where they differ or cannot be put together as they are.
+func memoryType(r *Rule, pieces []Piece, types []dtype.Type) dtype.Type {
+	if slices.ContainsFunc(types, func(t dtype.Type) bool { return t != types[0] }) || canStore(r, pieces, types[0]) != nil {
+		return dtype.Of(dtype.F32)
+	}
+	return types[0]
+}
+
+// asUnits is m as pieces count: a vector as a column.
+func asUnits(r *Rule, m block.Raw) block.Raw {
+	if r.Vector {
+		m.Rows, m.Cols = m.Cols, 1
+	}
+	return m
+}
+
+// gather puts a piece as it lies in its file into its place in mem.
+func (p *Piece) gather(r *Rule, mem, file block.Raw) error {
+	rows, cols := r.units()
+	file.Rows, file.Cols = p.size(rows), cols
+	if p.changesValues() || file.Type != mem.Type {
+		x := make([]float32, file.Rows*file.Cols)
+		if run := p.Rows.of(rows); p.Transpose {
+			file.Rows, file.Cols = cols*run.Times, run.Count
+		}
+		if err := decodeStored(x, file); err != nil {
+			return err
+		}
+		if p.Transpose {
+			x = transposed(x, p.Rows.of(rows), cols, true)
+		}
+		if p.AddOne {
+			addAll(x, -1)
+		}
+		var err error
+		if file, err = encodeAs(mem.Type, p.size(rows), cols, x); err != nil {
+			return err
+		}
+	}
+	return moveRows(asUnits(r, mem), file, p, false)
+}
+
+// scatter takes a piece, as its file holds it, out of mem.
+func (p *Piece) scatter(r *Rule, mem block.Raw) (block.Raw, error) {
+	if p.whole() {
+		return mem, nil
+	}
+	rows, cols := r.units()
+	file := block.New(mem.Type, p.size(rows), cols)
+	if err := moveRows(asUnits(r, mem), file, p, true); err != nil || !p.changesValues() {
+		return file, err
+	}
+	x := make([]float32, file.Rows*cols)
+	if err := decodeStored(x, file); err != nil {
+		return file, err
+	}
+	if p.AddOne {
+		addAll(x, 1)
+	}
+	if p.Transpose {
+		x = transposed(x, p.Rows.of(rows), cols, false)
+	}
+	return encodeAs(mem.Type, file.Rows, cols, x)
+}
+
+// moveRows copies the rows of a piece between its place in mem and file, which
+// have one type.
+func moveRows(mem, file block.Raw, p *Piece, out bool) error {
+	size, ok := rowBytes(mem.Type, mem.Cols)
+	if !ok {
+		return fmt.Errorf("%s: rows of %v cannot be reordered", p.Name, mem.Type)
+	}
+	for plane, n := range size {
+		if n == 0 {
+			continue
+		}
+		m, f := mem.Plane(plane), file.Plane(plane)
+		if out {
+			for i := range file.Rows {
+				copy(f[i*n:(i+1)*n], m[p.row(i, mem.Rows)*n:])
+			}
+			continue
+		}
+		for i := range file.Rows {
+			at := p.row(i, mem.Rows) * n
+			copy(m[at:at+n], f[i*n:])
+		}
+	}
+	return nil
+}
+
+// transposed swaps rows and columns of each run: from the file's [cols, count]
+// to [count, cols] where back is set, else the other way.
+func transposed(x []float32, r Rows, cols int, back bool) []float32 {
+	out := make([]float32, len(x))
+	for t := range r.Times {
+		run := t * r.Count * cols
+		for i := range r.Count {
+			for c := range cols {
+				mem, file := run+i*cols+c, run+c*r.Count+i
+				if back {
+					out[mem] = x[file]
+				} else {
+					out[file] = x[mem]
+				}
+			}
+		}
+	}
+	return out
+}
+
+func addAll(x []float32, d float32) {
+	for i := range x {
+		x[i] += d
+	}
+}
+
+func decodeStored(x []float32, m block.Raw) error {
+	if err := m.Check(); err != nil {
+		return err
+	}
+	block.DecodeAll(x, m)
+	return nil
+}
+
+func encodeAs(t dtype.Type, rows, cols int, x []float32) (block.Raw, error) {
+	m := block.New(t, rows, cols)
+	return m, block.Encode(m, x, nil)
+}
+
+// checkShape reports that a file's tensor is not of the piece's shape.
+func (p *Piece) checkShape(r *Rule, t *formats.Tensor) error {
+	if want := p.fileShape(r); !slices.Equal(t.Shape, want) {
+		return fmt.Errorf("tensor %s is %v, want %v", t.Name, t.Shape, want)
+	}
+	return nil
+}

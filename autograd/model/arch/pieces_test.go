@@ -1,0 +1,237 @@
+package arch
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// layoutCase is a tensor in memory, the pieces of a file, and where element
+// (row, col) of the memory lies: in which piece and at which of its elements.
+type layoutCase struct {
+	name   string
+	rule   Rule
+	pieces []Piece
+	at     func(row, col int) (piece, element int)
+	add    float32 // what the file holds more
+}
+
+// layoutCases are the layouts of published models, with the formula each model's
+// own code has for them.
+func layoutCases() []layoutCase {
+	const e, f, c = 3, 4, 32 // experts, feed-forward size, columns
+	experts := Rule{Name: "experts.gate_up_proj", Rows: e * 2 * f, Cols: c}
+	var mixtral []Piece
+	for i := range e {
+		mixtral = append(mixtral, Piece{Name: fmt.Sprint(i, ".w1"), Rows: Rows{Start: i * 2 * f, Count: f, Step: f}},
+			Piece{Name: fmt.Sprint(i, ".w3"), Rows: Rows{Start: i*2*f + f, Count: f, Step: f}})
+	}
+	const h, nope, v = 4, 6, 2 // heads and parts of MLA's kv_b
+	return []layoutCase{
+		{"one piece", Rule{Rows: 5, Cols: c}, []Piece{{Name: "w"}}, func(r, k int) (int, int) { return 0, r*c + k }, 0},
+		{"experts apart", experts, mixtral, func(r, k int) (int, int) { return r / f, r%f*c + k }, 0},
+		{"experts stacked", experts, []Piece{{Name: "gate", Rows: Rows{0, f, 2 * f, e}}, {Name: "up", Rows: Rows{f, f, 2 * f, e}}},
+			func(r, k int) (int, int) { return r / f % 2, (r/(2*f)*f+r%f)*c + k }, 0},
+		{"gate and up in turn, transposed", experts, []Piece{{Name: "gate_up", Rows: Rows{0, 2 * f, 2 * f, e}, Pairs: e, Transpose: true}},
+			func(r, k int) (int, int) {
+				expert, half, i := r/(2*f), r/f%2, r%f
+				return 0, expert*2*f*c + k*2*f + 2*i + half
+			}, 0},
+		{"rotation pairs", Rule{Rows: h * 8, Cols: c}, []Piece{{Name: "q", Pairs: h}},
+			func(r, k int) (int, int) { return 0, (r/8*8+r%4*2+r/4%2)*c + k }, 0},
+		{"latent attention", Rule{Rows: h * (nope + v), Cols: c},
+			[]Piece{{Name: "k_b", Rows: Rows{0, nope, nope + v, h}, Transpose: true}, {Name: "v_b", Rows: Rows{nope, v, nope + v, h}}},
+			func(r, k int) (int, int) {
+				head, i := r/(nope+v), r%(nope+v)
+				if i < nope {
+					return 0, head*nope*c + k*nope + i
+				}
+				return 1, (head*v+i-nope)*c + k
+			}, 0},
+		{"norm from zero", Rule{Rows: 1, Cols: c, Vector: true}, []Piece{{Name: "n", AddOne: true}}, func(_, k int) (int, int) { return 0, k }, 1},
+		{"bias in pairs", Rule{Rows: 1, Cols: c, Vector: true}, []Piece{{Name: "b", Pairs: 2}},
+			func(_, k int) (int, int) { return 0, k/16*16 + k%8*2 + k/8%2 }, 0},
+		{"convolution", Rule{Rows: c, Cols: 4}, []Piece{{Name: "conv", Shape: []int64{c, 1, 4}}}, func(r, k int) (int, int) { return 0, r*4 + k }, 0},
+	}
+}
+
+// TestPieces holds every layout to its formula, and reading to writing.
+func TestPieces(t *testing.T) {
+	for _, c := range layoutCases() {
+		x := make([]float32, c.rule.Len())
+		for i := range x {
+			x[i] = float32(i)
+		}
+		mem, err := encodeAs(dtype.Of(dtype.F32), c.rule.Rows, c.rule.Cols, x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var files [][]float32
+		back := block.New(mem.Type, mem.Rows, mem.Cols)
+		for i := range c.pieces {
+			p := &c.pieces[i]
+			file, err := p.scatter(&c.rule, mem)
+			if err != nil {
+				t.Fatal(c.name, err)
+			}
+			n := int64(1)
+			for _, d := range p.fileShape(&c.rule) {
+				n *= d
+			}
+			if int(n)*4 != len(file.Data) {
+				t.Errorf("%s: %s has shape %v and %d bytes", c.name, p.Name, p.fileShape(&c.rule), len(file.Data))
+			}
+			v := make([]float32, n)
+			block.GetF32(v, file.Data)
+			files = append(files, v)
+			if err := p.gather(&c.rule, back, block.Raw{Type: file.Type, Data: file.Data}); err != nil {
+				t.Fatal(c.name, err)
+			}
+		}
+		for r := range c.rule.Rows {
+			for k := range c.rule.Cols {
+				piece, at := c.at(r, k)
+				if got, want := files[piece][at], x[r*c.rule.Cols+k]+c.add; got != want {
+					t.Fatalf("%s: element %d, %d: piece %d holds %g at %d, want %g", c.name, r, k, piece, got, at, want)
+				}
+			}
+		}
+		if !bytes.Equal(back.Data, mem.Data) {
+			t.Errorf("%s: read back differently", c.name)
+		}
+	}
+}
+
+// TestPiecesOfTypes: rows of types that can be cut go through files unchanged;
+// what cannot is refused on writing and decoded on reading.
+func TestPiecesOfTypes(t *testing.T) {
+	cut := []dtype.Type{dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), {Kind: dtype.Int4, Group: 16, Scale: dtype.BF16, Flags: dtype.Zero}, {Kind: dtype.NF4, Group: 32}}
+	whole := []dtype.Type{{Kind: dtype.NF4, Group: 64}, dtype.NF4Double, {Kind: dtype.Int4, Group: 16, Flags: dtype.Perm}}
+	for _, c := range layoutCases() {
+		simple, moved := true, false
+		for i := range c.pieces {
+			simple = simple && !c.pieces[i].changesValues()
+			moved = moved || !c.pieces[i].whole() && c.pieces[i].Shape == nil
+		}
+		if !simple || !moved || c.rule.Vector {
+			continue
+		}
+		x := make([]float32, c.rule.Len())
+		for i := range x {
+			x[i] = float32(i%17) - 8
+		}
+		for _, typ := range cut {
+			mem, err := encodeAs(typ, c.rule.Rows, c.rule.Cols, x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := canStore(&c.rule, c.pieces, typ); err != nil {
+				t.Fatal(c.name, err)
+			}
+			back := block.New(typ, mem.Rows, mem.Cols)
+			for i := range c.pieces {
+				file, err := c.pieces[i].scatter(&c.rule, mem)
+				if err == nil {
+					err = c.pieces[i].gather(&c.rule, back, block.Raw{Type: typ, Data: file.Data})
+				}
+				if err != nil {
+					t.Fatal(c.name, typ, err)
+				}
+			}
+			if !bytes.Equal(back.Data, mem.Data) {
+				t.Errorf("%s as %v: read back differently", c.name, typ)
+			}
+		}
+		for _, typ := range whole {
+			if err := canStore(&c.rule, c.pieces, typ); err == nil || !strings.Contains(err.Error(), "reordered") {
+				t.Errorf("%s as %v: %v", c.name, typ, err)
+			}
+			types := make([]dtype.Type, len(c.pieces))
+			for i := range types {
+				types[i] = typ
+			}
+			if got := memoryType(&c.rule, c.pieces, types); got != dtype.Of(dtype.F32) {
+				t.Errorf("%s: pieces of %v are held as %v", c.name, typ, got)
+			}
+		}
+	}
+}
+
+// TestMixedPieces: pieces of several types are held as float32, each decoded
+// from its own.
+func TestMixedPieces(t *testing.T) {
+	rule := Rule{Name: "qkv", Rows: 4, Cols: 32}
+	pieces := []Piece{{Name: "a", Rows: Rows{Count: 2, Step: 2}}, {Name: "b", Rows: Rows{Start: 2, Count: 2, Step: 2}}}
+	types := []dtype.Type{dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0)}
+	if got := memoryType(&rule, pieces, types); got != dtype.Of(dtype.F32) {
+		t.Fatalf("held as %v", got)
+	}
+	mem := block.New(dtype.Of(dtype.F32), 4, 32)
+	for i, typ := range types {
+		x := make([]float32, 64)
+		for j := range x {
+			x[j] = float32(i+1) * 127
+		}
+		file, err := encodeAs(typ, 2, 32, x)
+		if err == nil {
+			err = pieces[i].gather(&rule, mem, file)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := make([]float32, 128)
+	block.GetF32(got, mem.Data)
+	for i, v := range got {
+		if want := float32(i/64+1) * 127; v != want {
+			t.Fatalf("element %d is %g, want %g", i, v, want)
+		}
+	}
+	if err := canStore(&rule, []Piece{{Name: "a", Transpose: true}}, dtype.Of(dtype.Q8_0)); err == nil {
+		t.Error("a quantized matrix would be written transposed")
+	}
+}
+
+// TestRulesCover: the pieces of every architecture's tensors hold each row once,
+// and no two tensors share a role or a piece.
+func TestRulesCover(t *testing.T) {
+	for _, a := range archs {
+		s := Spec{Arch: a.Name, C: 64, V: 96, Layers: 2, H: 4, K: 2, D: 16, F: 80, Rot: 16, AttnBias: true, OutBias: true, MLPBias: true}
+		list, err := s.Rules()
+		if err != nil {
+			t.Fatal(err)
+		}
+		roles, names := map[place]bool{}, map[string]bool{}
+		for i := range list {
+			r := &list[i]
+			at := place{r.Layer, r.Role, r.Bias}
+			if roles[at] {
+				t.Errorf("%s: two tensors are %+v", a.Name, at)
+			}
+			roles[at] = true
+			rows, _ := r.units()
+			for kind, pieces := range map[string][]Piece{"hf": r.HF, "gguf": r.GGUF} {
+				seen := make([]int, rows)
+				for j := range pieces {
+					p := &pieces[j]
+					if names[kind+p.Name] {
+						t.Errorf("%s: %s occurs twice", a.Name, p.Name)
+					}
+					names[kind+p.Name] = true
+					for k := range p.size(rows) {
+						seen[p.row(k, rows)]++
+					}
+				}
+				for row, n := range seen {
+					if n != 1 {
+						t.Fatalf("%s: %s row %d lies in %d pieces of %s", a.Name, r.Name, row, n, kind)
+					}
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,51 @@
+package arch
+
+// Role is the part a tensor plays in a model. Whatever is decided by what a
+// tensor is (what gets quantized, adapted, decayed, listed) asks its role; names
+// belong to files.
+type Role uint8
+
+// The roles. A bias has the role of what it is added to, and Rule.Bias set.
+const (
+	Embed     Role = iota // token embedding
+	Head                  // output layer
+	FinalNorm             // before the head
+
+	AttnNorm // before attention
+	Q
+	K
+	V
+	O
+
+	MLPNorm // before the feed-forward part
+	Gate
+	Up
+	Down
+
+	numRoles
+)
+
+// class is what roles have in common.
+type class uint8
+
+const (
+	table  class = iota // looked up by row, or a matrix outside the blocks
+	linear              // a linear map of a block
+	norm                // weights of a normalisation
+)
+
+var classes = [numRoles]class{
+	Embed: table, Head: table, FinalNorm: norm,
+	AttnNorm: norm, Q: linear, K: linear, V: linear, O: linear,
+	MLPNorm: norm, Gate: linear, Up: linear, Down: linear,
+}
+
+// IsLinear reports whether the role is that of a linear map of a block: what
+// quantizers and adapters work on.
+func (r Role) IsLinear() bool { return classes[r] == linear }
+
+// IsNorm reports whether the role is that of a normalisation.
+func (r Role) IsNorm() bool { return classes[r] == norm }
+
+// Decays reports whether weight decay applies to weights of the role.
+func (r Role) Decays() bool { return !r.IsNorm() }

@@ -1,0 +1,125 @@
+package arch
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Rule is one tensor of a model: what it is, its shape in memory, and where
+// the files of each kind keep it.
+type Rule struct {
+	Role  Role
+	Layer int  // -1 outside the blocks
+	Bias  bool // the bias that belongs to the weight of the same role
+
+	// Name is its name in memory: the hub's where the hub has it in one piece.
+	Name string
+	// Rows and Cols are the shape in memory, [out, in]; experts lie one below
+	// another. A vector has one row and Vector set, for there are matrices of
+	// one row, too.
+	Rows, Cols int
+	Vector     bool
+
+	HF, GGUF []Piece
+	Optional bool // it may be absent
+	Tied     bool // it is the embedding; a file may hold a copy, which is not read
+
+	layerPath string // the layer's module
+}
+
+// Path is the module the tensor belongs to: its name without ".weight" or ".bias".
+func (r *Rule) Path() string {
+	return strings.TrimSuffix(strings.TrimSuffix(r.Name, ".weight"), ".bias")
+}
+
+// IsLinear reports whether it is the matrix of a linear map of a block.
+func (r *Rule) IsLinear() bool { return !r.Bias && r.Role.IsLinear() }
+
+// Decays reports whether weight decay applies to it: not to norms and biases.
+func (r *Rule) Decays() bool { return !r.Bias && r.Role.Decays() }
+
+// Shape is [rows, cols], or [n] for a vector.
+func (r *Rule) Shape() []int64 {
+	if r.Vector {
+		return []int64{int64(r.Cols)}
+	}
+	return []int64{int64(r.Rows), int64(r.Cols)}
+}
+
+// Len is the number of elements.
+func (r *Rule) Len() int { return r.Rows * r.Cols }
+
+// units is the shape in which pieces count: the elements of a vector are its rows.
+func (r *Rule) units() (rows, cols int) {
+	if r.Vector {
+		return r.Cols, 1
+	}
+	return r.Rows, r.Cols
+}
+
+// rules collects the tensors of an architecture in the order of its files.
+type rules struct {
+	list     []Rule
+	layer    int
+	hf, gguf string // what the names of the layer begin with
+}
+
+// enter makes the rules that follow those of a layer; -1 leaves the blocks.
+func (b *rules) enter(layer int, hf, gguf string) { b.layer, b.hf, b.gguf = layer, hf, gguf }
+
+// matrix adds a weight [rows, cols] that both kinds of file have in one piece.
+func (b *rules) matrix(role Role, hf, gguf string, rows, cols int) *Rule {
+	return b.add(Rule{Role: role, Rows: rows, Cols: cols}, hf+".weight", gguf+".weight")
+}
+
+// vector adds a vector of n values.
+func (b *rules) vector(role Role, hf, gguf string, n int) *Rule {
+	return b.add(Rule{Role: role, Rows: 1, Cols: n, Vector: true}, hf, gguf)
+}
+
+func (b *rules) add(r Rule, hf, gguf string) *Rule {
+	r.Layer, r.layerPath, r.Name = b.layer, strings.TrimSuffix(b.hf, "."), b.hf+hf
+	r.HF, r.GGUF = []Piece{{Name: r.Name}}, []Piece{{Name: b.gguf + gguf}}
+	b.list = append(b.list, r)
+	return &b.list[len(b.list)-1]
+}
+
+// linear adds a linear map with its bias, if it has one. In GGUF the rows of
+// each of pairs heads lie in rotation pairs; 0: as in memory.
+func (b *rules) linear(role Role, hf, gguf string, out, in int, bias bool, pairs int) {
+	b.matrix(role, hf, gguf, out, in).GGUF[0].Pairs = pairs
+	if bias {
+		v := b.vector(role, hf+".bias", gguf+".bias", out)
+		v.Bias, v.GGUF[0].Pairs = true, pairs
+	}
+}
+
+// norm adds the weights of a normalisation of n values.
+func (b *rules) norm(role Role, hf, gguf string, n int) {
+	b.vector(role, hf+".weight", gguf+".weight", n)
+}
+
+// Rules lists every tensor of a model of this shape, in the order of its files.
+func (s *Spec) Rules() ([]Rule, error) {
+	for _, a := range archs {
+		if a.Name == s.Arch {
+			return a.Rules(s), nil
+		}
+	}
+	return nil, fmt.Errorf("arch: no architecture %q; known: %s", s.Arch, known())
+}
+
+// Params is the number of weights, a tied head not counted again.
+func (s *Spec) Params() int64 {
+	list, err := s.Rules()
+	if err != nil {
+		panic(err)
+	}
+	n := int64(0)
+	for i := range list {
+		if !list[i].Tied {
+			n += int64(list[i].Rows) * int64(list[i].Cols)
+		}
+	}
+	return n
+}

@@ -1,0 +1,150 @@
+// Package chat makes text of conversations with a model's own chat template, and
+// finds in that text what the assistant wrote.
+package chat
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats/fail"
+)
+
+// Message is one turn of a conversation: its JSON fields in their order, so
+// that tool calls, reasoning and multi-part contents reach the template as
+// they were written. Values are what jinja.ParseJSON makes: nil, bool, int64,
+// float64, string, []any, *jinja.Dict.
+type Message struct{ *jinja.Dict }
+
+// NewMessage returns a message with a role and a text.
+func NewMessage(role, content string) Message {
+	return Message{jinja.NewDict("role", role, "content", content)}
+}
+
+// Role is the message's role, or "" without one.
+func (m Message) Role() string { return m.String("role") }
+
+// Content is the message's text; false when the content is absent, null or a
+// list of parts.
+func (m Message) Content() (string, bool) {
+	v, _ := m.Get("content")
+	s, ok := v.(string)
+	return s, ok
+}
+
+// with is a copy of the message with one field set.
+func (m Message) with(key string, v any) Message {
+	c := m.Clone()
+	c.Set(key, v)
+	return Message{c}
+}
+
+// Conversation is what a chat template sees.
+type Conversation struct {
+	Messages []Message
+	Tools    any            // nil, or a list of tool descriptions
+	Extra    map[string]any // further template variables, e.g. enable_thinking
+}
+
+// Options fix what a template sees beside the conversation.
+type Options struct {
+	BOS, EOS string    // bos_token and eos_token
+	Now      time.Time // what strftime_now tells; the zero time makes its use an error
+}
+
+// Template is a parsed chat template. It may be used by several goroutines.
+type Template struct {
+	src   string
+	o     Options
+	tmpl  *jinja.Template
+	stops []string // spellings of end-of-turn tokens: the EOS and the well-known
+}
+
+// Parse reads a chat template in transformers' Jinja. Errors name the
+// template's line.
+func Parse(src string, o Options) (*Template, error) {
+	tmpl, err := jinja.Parse(src)
+	if err != nil {
+		return nil, jinjaError(err)
+	}
+	stops := tokenizer.EndTokens()
+	if o.EOS != "" {
+		stops = slices.Insert(stops, 0, o.EOS)
+	}
+	return &Template{src: src, o: o, tmpl: tmpl, stops: stops}, nil
+}
+
+// FromTokenizer parses the chat template that came with a tokenizer; a BOS or
+// EOS that o leaves out is the tokenizer's own. A tokenizer without a template
+// is an error of kind fail.Input.
+func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
+	if t.ChatTemplate() == "" {
+		return nil, fail.Inputf("tokenizer", "give a chat template (chat_template: a file or the text)", "it has no chat template")
+	}
+	o.BOS = cmp.Or(o.BOS, t.Token(t.BOS()))
+	o.EOS = cmp.Or(o.EOS, t.Token(t.EOS()))
+	return Parse(t.ChatTemplate(), o)
+}
+
+// Source is the template's text, as it was parsed.
+func (t *Template) Source() string { return t.src }
+
+// Options are what the template was parsed with.
+func (t *Template) Options() Options { return t.o }
+
+// jinjaError makes a user's error of one of package jinja. What the template
+// itself raised is the message alone.
+func jinjaError(err error) error {
+	var e *jinja.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	where := "chat template"
+	if e.Line > 0 {
+		where = fmt.Sprintf("chat template line %d", e.Line)
+	}
+	kind, hint := fail.Input, ""
+	switch {
+	case e.Limit:
+		kind = fail.Limit
+	case e.Raised:
+		hint = "the template refuses this conversation; change the rows or give another chat_template"
+	}
+	return &fail.Error{Kind: kind, Where: where, Msg: e.Msg, Hint: hint, Err: err}
+}
+
+// Render gives the text of a conversation; addGenerationPrompt appends the
+// opening of the next assistant turn, for templates that have one. Errors are
+// what the template raises, or name its line.
+func (t *Template) Render(c Conversation, addGenerationPrompt bool) (string, error) {
+	text, _, err := t.render(c, addGenerationPrompt)
+	return text, err
+}
+
+func (t *Template) render(c Conversation, prompt bool) (string, [][2]int, error) {
+	messages := make([]any, len(c.Messages))
+	for i, m := range c.Messages {
+		messages[i] = m.Dict
+	}
+	vars := map[string]any{
+		"messages": messages, "tools": c.Tools, "documents": nil, "add_generation_prompt": prompt,
+	}
+	if t.o.BOS != "" {
+		vars["bos_token"] = t.o.BOS
+	}
+	if t.o.EOS != "" {
+		vars["eos_token"] = t.o.EOS
+	}
+	for k, v := range c.Extra {
+		vars[k] = v
+	}
+	text, spans, err := t.tmpl.Render(vars, jinja.Options{Now: t.o.Now})
+	if err != nil {
+		return "", nil, jinjaError(err)
+	}
+	return text, spans, nil
+}

@@ -1,0 +1,252 @@
+package rows
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/apache/arrow/go/v15/arrow/ipc"
+
+	"github.com/tunekit/tunekit/data/jinja"
+)
+
+// arrowRows reads an Arrow IPC file or stream, a record batch at a time. The
+// file form is the stream between two magics, so both are read as streams.
+type arrowRows struct {
+	f      *os.File
+	r      *ipc.Reader
+	rec    arrow.Record // owned by r
+	at     int
+	number int64
+	total  int64
+}
+
+func openArrow(path string) (Reader, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	r, total, err := ArrowBatches(f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &arrowRows{f: f, r: r, total: total}, nil
+}
+
+// ArrowBatches reads the record batches of an Arrow IPC file or stream, whose
+// metadata it checked, and tells how many rows there are in all. It may panic on
+// damaged contents. f stays the caller's and is read until the reader, which the
+// caller releases, is done.
+func ArrowBatches(f *os.File) (batches *ipc.Reader, rows int64, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	return arrowFrom(f, info.Size())
+}
+
+func arrowFrom(r io.ReaderAt, size int64) (*ipc.Reader, int64, error) {
+	var magic [8]byte
+	if _, err := r.ReadAt(magic[:], 0); err != nil {
+		return nil, 0, errors.New("not Arrow IPC: too short")
+	}
+	start := int64(0)
+	if string(magic[:6]) == "ARROW1" {
+		end, err := arrowFooter(r, size)
+		if err != nil {
+			return nil, 0, err
+		}
+		start, size = 8, end
+	} else if string(magic[:4]) == "FEA1" {
+		return nil, 0, errors.New("the first Feather format; write it again as Feather 2 (Arrow IPC)")
+	}
+	total, err := checkArrow(r, start, size)
+	if err != nil {
+		return nil, 0, err
+	}
+	stream, err := ipc.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, start, size-start), 1<<16))
+	return stream, total, err
+}
+
+// arrowFooter returns where the stream inside an Arrow file ends: before the
+// footer, its length and the magic.
+func arrowFooter(r io.ReaderAt, size int64) (int64, error) {
+	var tail [10]byte
+	if size < 8+10 {
+		return 0, errors.New("cut off")
+	}
+	if _, err := r.ReadAt(tail[:], size-10); err != nil {
+		return 0, err
+	}
+	n := int64(int32(binary.LittleEndian.Uint32(tail[:])))
+	if string(tail[4:]) != "ARROW1" || n < 0 || n > size-18 {
+		return 0, errors.New("no footer: cut off")
+	}
+	return size - 10 - n, nil
+}
+
+func (a *arrowRows) Total() int64 { return a.total }
+
+func (a *arrowRows) Close() error {
+	a.r.Release()
+	return a.f.Close()
+}
+
+func (a *arrowRows) Next() (*jinja.Dict, int64, error) {
+	for a.rec == nil || a.at == int(a.rec.NumRows()) {
+		if !a.r.Next() {
+			if err := a.r.Err(); err != nil && err != io.EOF {
+				return nil, a.number, err
+			}
+			return nil, a.number, io.EOF
+		}
+		a.rec, a.at = a.r.Record(), 0
+	}
+	i := a.at
+	a.at++
+	a.number++
+	d := &jinja.Dict{}
+	for c, col := range a.rec.Columns() {
+		v, err := arrowValue(col, i)
+		name := a.rec.ColumnName(c)
+		if err != nil {
+			return nil, a.number, fmt.Errorf("column %s: %w", name, err)
+		}
+		if reason := notText(v); reason != "" {
+			return nil, a.number, &RowError{Column: name, Reason: reason}
+		}
+		d.Set(name, v)
+	}
+	return d, a.number, nil
+}
+
+// arrowValue is value i of an array as a plain value of its own memory.
+func arrowValue(a arrow.Array, i int) (any, error) {
+	if a.IsNull(i) {
+		return nil, nil
+	}
+	switch a := a.(type) {
+	case *array.Null:
+		return nil, nil
+	case *array.Boolean:
+		return a.Value(i), nil
+	case *array.String:
+		return arrowText(a.Value(i)), nil
+	case *array.LargeString:
+		return arrowText(a.Value(i)), nil
+	case *array.StringView:
+		return arrowText(a.Value(i)), nil
+	case *array.Binary:
+		return bytesOrText(a.Value(i), false), nil
+	case *array.LargeBinary:
+		return bytesOrText(a.Value(i), false), nil
+	case *array.Struct:
+		return arrowStruct(a, i)
+	case *array.Map: // before List: a Map is one
+		return arrowMap(a, i)
+	case array.ListLike:
+		from, to := a.ValueOffsets(i)
+		return arrowList(a.ListValues(), from, to)
+	case *array.Dictionary:
+		return arrowValue(a.Dictionary(), a.GetValueIndex(i))
+	case array.ExtensionArray:
+		return arrowValue(a.Storage(), i)
+	}
+	return arrowNumber(a, i)
+}
+
+func arrowNumber(a arrow.Array, i int) (any, error) {
+	switch a := a.(type) {
+	case *array.Int8:
+		return int64(a.Value(i)), nil
+	case *array.Int16:
+		return int64(a.Value(i)), nil
+	case *array.Int32:
+		return int64(a.Value(i)), nil
+	case *array.Int64:
+		return a.Value(i), nil
+	case *array.Uint8:
+		return int64(a.Value(i)), nil
+	case *array.Uint16:
+		return int64(a.Value(i)), nil
+	case *array.Uint32:
+		return int64(a.Value(i)), nil
+	case *array.Uint64:
+		if u := a.Value(i); u>>63 != 0 {
+			return float64(u), nil
+		}
+		return int64(a.Value(i)), nil
+	case *array.Float16:
+		return float64(a.Value(i).Float32()), nil
+	case *array.Float32:
+		return float64(a.Value(i)), nil
+	case *array.Float64:
+		return a.Value(i), nil
+	case *array.Date32, *array.Date64, *array.Timestamp, *array.Time32, *array.Time64, *array.Decimal128, *array.Decimal256, *array.Duration:
+		return a.ValueStr(i), nil
+	}
+	return nil, fmt.Errorf("values of type %s cannot be read", a.DataType())
+}
+
+func arrowText(s string) any {
+	if !utf8.ValidString(s) {
+		return badText{}
+	}
+	return strings.Clone(s)
+}
+
+func arrowStruct(a *array.Struct, i int) (any, error) {
+	d := &jinja.Dict{}
+	for f := range a.NumField() {
+		v, err := arrowValue(a.Field(f), i)
+		if err != nil {
+			return nil, err
+		}
+		d.Set(a.DataType().(*arrow.StructType).Field(f).Name, v)
+	}
+	return d, nil
+}
+
+func arrowList(values arrow.Array, from, to int64) (any, error) {
+	if from < 0 || to < from || to > int64(values.Len()) || to-from > maxRowValues {
+		return nil, fmt.Errorf("list of values %d to %d of %d", from, to, values.Len())
+	}
+	out := make([]any, 0, to-from)
+	for k := from; k < to; k++ {
+		v, err := arrowValue(values, int(k))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func arrowMap(a *array.Map, i int) (any, error) {
+	from, to := a.ValueOffsets(i)
+	keys, err := arrowList(a.Keys(), from, to)
+	if err != nil {
+		return nil, err
+	}
+	values, err := arrowList(a.Items(), from, to)
+	if err != nil {
+		return nil, err
+	}
+	d := &jinja.Dict{}
+	for k, key := range keys.([]any) {
+		name, ok := key.(string)
+		if !ok {
+			return nil, errors.New("a map with keys that are no text")
+		}
+		d.Set(name, values.([]any)[k])
+	}
+	return d, nil
+}

@@ -1,0 +1,277 @@
+package rows
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Limits on what an Arrow IPC file may claim.
+const (
+	maxArrowMeta   = 16 << 20
+	maxArrowFields = 10_000
+	maxArrowDepth  = 64
+	maxArrowBatch  = 1 << 30 // bytes of a record batch, decompressed
+	freeArrowRows  = 1 << 20 // rows a batch may have whatever its size
+)
+
+// checkArrow walks the messages of an IPC stream of size bytes at offset start
+// of r, before the library takes memory for what they claim. The layout is
+// https://arrow.apache.org/docs/format/Columnar.html, section IPC.
+func checkArrow(r io.ReaderAt, start, size int64) (rows int64, err error) {
+	at := start
+	for n := 0; ; n++ {
+		meta, body, err := readMessage(r, &at, size)
+		if err == nil && meta == nil && n == 0 {
+			err = errors.New("no schema")
+		}
+		if err == nil && meta == nil {
+			return rows, nil
+		}
+		if err == nil {
+			var k int64
+			k, err = checkMessage(r, meta, at, body, n == 0)
+			rows += k
+		}
+		if err != nil {
+			return 0, fmt.Errorf("Arrow message %d: %w", n, err)
+		}
+		at += body
+	}
+}
+
+// readMessage reads the metadata of the message at *at and moves it to the
+// body; nil at the end of the stream.
+func readMessage(r io.ReaderAt, at *int64, size int64) (meta flat, body int64, err error) {
+	var head [8]byte
+	if *at == size {
+		return nil, 0, nil
+	}
+	if _, err := r.ReadAt(head[:], *at); err != nil {
+		return nil, 0, errors.New("cut off")
+	}
+	if binary.LittleEndian.Uint32(head[:]) != 0xffffffff {
+		return nil, 0, errors.New("no continuation marker (not Arrow IPC, or written before 2019)")
+	}
+	n := int64(int32(binary.LittleEndian.Uint32(head[4:])))
+	if n == 0 {
+		return nil, 0, nil
+	}
+	*at += 8
+	if n < 8 || n > maxArrowMeta || n > size-*at {
+		return nil, 0, fmt.Errorf("claims %d bytes of metadata", n)
+	}
+	meta = make(flat, n)
+	if _, err := r.ReadAt(meta, *at); err != nil {
+		return nil, 0, err
+	}
+	*at += n
+	root, ok := meta.root()
+	body = meta.int64(root, 3, 0)
+	if !ok || body < 0 || body > size-*at || body%8 != 0 {
+		return nil, 0, fmt.Errorf("claims %d bytes of body", body)
+	}
+	return meta, body, nil
+}
+
+// checkMessage checks a Message (1 header type, 2 header, 3 body length):
+// 1 schema first, then 2 dictionary and 3 record batches.
+func checkMessage(r io.ReaderAt, m flat, at, body int64, first bool) (rows int64, err error) {
+	root, _ := m.root()
+	kind := m.byte(root, 1)
+	header, ok := m.table(root, 2)
+	if !ok {
+		return 0, errors.New("has no header")
+	}
+	if first != (kind == 1) {
+		return 0, fmt.Errorf("is of kind %d, out of place", kind)
+	}
+	switch kind {
+	case 1:
+		if m.int16(header, 0) != 0 {
+			return 0, errors.New("big-endian data is not supported")
+		}
+		left := maxArrowFields
+		return 0, errors.Join(m.checkFields(header, 1, 0, &left), m.checkVector(header, 2))
+	case 2: // DictionaryBatch: 1 data
+		if header, ok = m.table(header, 1); !ok {
+			return 0, errors.New("dictionary without data")
+		}
+		_, err := checkBatch(r, m, header, at, body)
+		return 0, err
+	case 3:
+		return checkBatch(r, m, header, at, body)
+	}
+	return 0, fmt.Errorf("is of kind %d", kind)
+}
+
+// checkFields counts Fields (5 children) so that neither depth nor shared
+// offsets can make a small file large.
+func (m flat) checkFields(table, slot, depth int, left *int) error {
+	vec, n, err := m.vector(table, slot)
+	if err == nil && depth > maxArrowDepth {
+		err = fmt.Errorf("fields are nested deeper than %d", maxArrowDepth)
+	}
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		if *left--; *left < 0 {
+			return fmt.Errorf("more than %d fields", maxArrowFields)
+		}
+		field, ok := m.follow(vec + 4*i)
+		if !ok {
+			return errors.New("field outside its message")
+		}
+		if kind := m.byte(field, 2); kind == 0 || kind == arrowUnion || kind == arrowRunEnd {
+			return fmt.Errorf("field of type %d is not supported", kind)
+		}
+		if err := errors.Join(m.checkFields(field, 5, depth+1, left), m.checkVector(field, 6)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Types of Schema.fbs that rows do not have.
+const arrowUnion, arrowRunEnd = 14, 22
+
+// checkVector checks the length of a list that we do not read (metadata).
+func (m flat) checkVector(table, slot int) error {
+	_, _, err := m.vector(table, slot)
+	return err
+}
+
+// checkBatch checks a RecordBatch: 0 length, 1 nodes (length, nulls), 2 buffers
+// (offset, length), 3 compression.
+func checkBatch(r io.ReaderAt, m flat, batch int, at, body int64) (int64, error) {
+	rows := m.int64(batch, 0, 0)
+	if rows < 0 || rows > max(8*body, freeArrowRows) {
+		return 0, fmt.Errorf("claims %d rows in %d bytes", rows, body)
+	}
+	nodes, n, err := m.vector(batch, 1)
+	if err != nil {
+		return 0, err
+	}
+	for i := range n {
+		length, nulls := m.i64(nodes+16*i), m.i64(nodes+16*i+8)
+		if length < 0 || nulls < 0 || nulls > length || length > max(8*body, freeArrowRows) {
+			return 0, fmt.Errorf("column node %d claims %d values, %d nulls", i, length, nulls)
+		}
+	}
+	_, compressed := m.table(batch, 3)
+	buffers, n, err := m.vector(batch, 2)
+	if err != nil {
+		return 0, err
+	}
+	total := body
+	for i := range n {
+		offset, length := m.i64(buffers+16*i), m.i64(buffers+16*i+8)
+		if offset < 0 || length < 0 || offset > body || length > body-offset {
+			return 0, fmt.Errorf("buffer %d lies outside the body", i)
+		}
+		if compressed && length >= 8 {
+			var head [8]byte
+			if _, err := r.ReadAt(head[:], at+offset); err != nil {
+				return 0, err
+			}
+			raw := int64(binary.LittleEndian.Uint64(head[:]))
+			if raw < -1 || raw > maxArrowBatch {
+				return 0, fmt.Errorf("buffer %d claims %d bytes decompressed", i, raw)
+			}
+			if total += raw; total > maxArrowBatch {
+				return 0, fmt.Errorf("a batch of more than %d bytes", int64(maxArrowBatch))
+			}
+		}
+	}
+	return rows, nil
+}
+
+// flat is a FlatBuffers message; every access is checked, and what lies
+// outside reads as absent. https://flatbuffers.dev/internals
+type flat []byte
+
+func (m flat) u32(at int) (int, bool) {
+	if at < 0 || at > len(m)-4 {
+		return 0, false
+	}
+	return int(binary.LittleEndian.Uint32(m[at:])), true
+}
+
+func (m flat) i64(at int) int64 {
+	if at < 0 || at > len(m)-8 {
+		return -1
+	}
+	return int64(binary.LittleEndian.Uint64(m[at:]))
+}
+
+// follow goes along the offset that stands at a position.
+func (m flat) follow(at int) (int, bool) {
+	off, ok := m.u32(at)
+	to := at + off
+	return to, ok && off > 0 && to <= len(m)-4
+}
+
+func (m flat) root() (int, bool) { return m.follow(0) }
+
+// field is the position of a table's field; false when it is absent.
+func (m flat) field(table, slot int) (int, bool) {
+	back, ok := m.u32(table)
+	vtable := table - int(int32(back))
+	if !ok || vtable < 0 || vtable > len(m)-4 {
+		return 0, false
+	}
+	size := int(binary.LittleEndian.Uint16(m[vtable:]))
+	entry := vtable + 4 + 2*slot
+	if 4+2*slot >= size || entry > len(m)-2 {
+		return 0, false
+	}
+	off := int(binary.LittleEndian.Uint16(m[entry:]))
+	return table + off, off > 0 && table+off < len(m)
+}
+
+func (m flat) byte(table, slot int) byte {
+	if at, ok := m.field(table, slot); ok {
+		return m[at]
+	}
+	return 0
+}
+
+func (m flat) int16(table, slot int) int16 {
+	if at, ok := m.field(table, slot); ok && at <= len(m)-2 {
+		return int16(binary.LittleEndian.Uint16(m[at:]))
+	}
+	return 0
+}
+
+func (m flat) int64(table, slot int, absent int64) int64 {
+	if at, ok := m.field(table, slot); ok {
+		return m.i64(at)
+	}
+	return absent
+}
+
+func (m flat) table(table, slot int) (int, bool) {
+	at, ok := m.field(table, slot)
+	if !ok {
+		return 0, false
+	}
+	return m.follow(at)
+}
+
+// vector is the position of the first element and the number of elements, none
+// when the field is absent; every element takes at least 4 bytes.
+func (m flat) vector(table, slot int) (at, n int, err error) {
+	if _, there := m.field(table, slot); !there {
+		return 0, 0, nil
+	}
+	at, ok := m.table(table, slot)
+	if ok {
+		n, ok = m.u32(at)
+	}
+	if !ok || n > (len(m)-at-4)/4 {
+		return 0, 0, errors.New("a list lies outside its message")
+	}
+	return at + 4, n, nil
+}

@@ -1,0 +1,375 @@
+package rows
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"unicode/utf8"
+
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats/fail"
+)
+
+var utf8BOM = []byte("\xef\xbb\xbf")
+
+// validText takes a byte order mark off and checks the encoding.
+func validText(b []byte) (string, error) {
+	b = bytes.TrimPrefix(b, utf8BOM)
+	if bytes.HasPrefix(b, []byte("\xff\xfe")) || bytes.HasPrefix(b, []byte("\xfe\xff")) {
+		return "", errors.New("the text is UTF-16; convert it to UTF-8")
+	}
+	if !utf8.Valid(b) {
+		return "", errors.New("the text is not UTF-8")
+	}
+	return string(b), nil
+}
+
+// parseRow is ParseJSON of an object.
+func parseRow(b []byte) (*jinja.Dict, error) {
+	v, err := ParseJSON(b)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := v.(*jinja.Dict)
+	if !ok {
+		return nil, fmt.Errorf("a row is a JSON object, not %s", KindOf(v))
+	}
+	return d, nil
+}
+
+// ParseJSON reads one JSON value strictly: UTF-8, no duplicate keys, no half of a
+// surrogate pair, nothing after it. Values are those of jinja.ParseJSON.
+func ParseJSON(b []byte) (any, error) {
+	if !utf8.Valid(b) {
+		return nil, errors.New("not UTF-8")
+	}
+	if err := checkJSON(b); err != nil {
+		return nil, err
+	}
+	v, err := jinja.ParseJSON(b)
+	if err != nil {
+		return nil, fmt.Errorf("not JSON: %w", err)
+	}
+	return v, nil
+}
+
+// checkJSON finds what encoding/json lets pass: duplicate keys of an object
+// and lone surrogates in \u escapes. Anything else it leaves to the parser.
+func checkJSON(b []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	var open []map[string]bool // of objects; nil for arrays
+	key := false               // the next string is a key of the innermost object
+	for {
+		at := dec.InputOffset()
+		tok, err := dec.Token()
+		if err != nil {
+			return nil //nolint:nilerr // the parser reports it
+		}
+		if s, ok := tok.(string); ok {
+			if err := checkSurrogates(b[at:dec.InputOffset()]); err != nil {
+				return err
+			}
+			if key {
+				seen := open[len(open)-1]
+				if seen[s] {
+					return fmt.Errorf("key %q occurs twice in one object", s)
+				}
+				seen[s], key = true, false
+				continue
+			}
+		}
+		switch tok {
+		case json.Delim('{'):
+			open = append(open, map[string]bool{})
+		case json.Delim('['):
+			open = append(open, nil)
+		case json.Delim('}'), json.Delim(']'):
+			open = open[:len(open)-1]
+		}
+		if len(open) > 200 {
+			return errors.New("nested deeper than 200")
+		}
+		key = len(open) > 0 && open[len(open)-1] != nil
+	}
+}
+
+// checkSurrogates looks at the \u escapes of a JSON string's raw bytes.
+func checkSurrogates(raw []byte) error {
+	for i := 0; i+1 < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		u, ok := escape(raw[i:])
+		if !ok {
+			i++ // the escaped byte
+			continue
+		}
+		if u >= 0xd800 && u < 0xdc00 {
+			if low, ok := escape(raw[i+6:]); ok && low >= 0xdc00 && low < 0xe000 {
+				i += 11
+				continue
+			}
+		}
+		if u >= 0xd800 && u < 0xe000 {
+			return fmt.Errorf("\\u%04x is half of a surrogate pair", u)
+		}
+		i += 5
+	}
+	return nil
+}
+
+// escape reads \uXXXX at the start of b.
+func escape(b []byte) (rune, bool) {
+	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
+		return 0, false
+	}
+	var u rune
+	for _, c := range b[2:6] {
+		switch {
+		case c >= '0' && c <= '9':
+			u = u<<4 | rune(c-'0')
+		case c|0x20 >= 'a' && c|0x20 <= 'f':
+			u = u<<4 | rune(c|0x20-'a'+10)
+		default:
+			return 0, false
+		}
+	}
+	return u, true
+}
+
+// KindOf names the kind of a row's value, for messages: "a number", "text".
+func KindOf(v any) string {
+	switch v.(type) {
+	case nil:
+		return "null"
+	case bool:
+		return "a boolean"
+	case int64, float64:
+		return "a number"
+	case string:
+		return "text"
+	case []byte:
+		return "binary"
+	case []any:
+		return "a list"
+	case *jinja.Dict:
+		return "an object"
+	}
+	return fmt.Sprintf("%T", v)
+}
+
+// jsonl reads one object a line; blank lines are skipped but counted.
+type jsonl struct {
+	f    io.Closer
+	r    *bufio.Reader
+	line int64
+	buf  []byte
+}
+
+func openJSONL(path string) (Reader, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return newJSONL(f, f), nil
+}
+
+func newJSONL(r io.Reader, c io.Closer) *jsonl {
+	return &jsonl{f: c, r: bufio.NewReaderSize(r, 1<<16)}
+}
+
+func (j *jsonl) Next() (*jinja.Dict, int64, error) {
+	for {
+		line, err := j.readLine()
+		if err != nil {
+			return nil, j.line, err
+		}
+		if j.line == 1 {
+			line = bytes.TrimPrefix(line, utf8BOM)
+		}
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 {
+			continue
+		}
+		row, err := parseRow(line)
+		if err != nil {
+			return nil, j.line, &RowError{Reason: err.Error()}
+		}
+		return row, j.line, nil
+	}
+}
+
+// readLine returns the next line; a line over the limit is skipped and
+// reported as a bad row.
+func (j *jsonl) readLine() ([]byte, error) {
+	j.buf = j.buf[:0]
+	j.line++
+	tooLong := false
+	for {
+		part, err := j.r.ReadSlice('\n')
+		if len(j.buf)+len(part) > maxLine {
+			tooLong, j.buf = true, j.buf[:0]
+		}
+		if !tooLong {
+			j.buf = append(j.buf, part...)
+		}
+		if err == bufio.ErrBufferFull {
+			continue
+		}
+		if err == io.EOF && (len(part) > 0 || len(j.buf) > 0 || tooLong) {
+			err = nil
+		}
+		if err == nil && tooLong {
+			err = &RowError{Reason: fmt.Sprintf("line is longer than %d MiB", maxLine>>20)}
+		}
+		return j.buf, err
+	}
+}
+
+func (j *jsonl) Total() int64 { return -1 }
+func (j *jsonl) Close() error { return j.f.Close() }
+
+// jsonArray holds the rows of a JSON file: an array of objects, or one object.
+type jsonArray struct {
+	rows []any
+	at   int
+}
+
+// openJSON reads a .json file: an array of rows, one row, or JSONL under
+// another name.
+func openJSON(path string) (Reader, error) {
+	b, err := readLimited(path, maxJSONFile)
+	if err != nil {
+		return nil, err
+	}
+	b = bytes.TrimSpace(bytes.TrimPrefix(b, utf8BOM))
+	if looksLikeLines(b) {
+		return newJSONL(bytes.NewReader(b), io.NopCloser(nil)), nil
+	}
+	v, err := ParseJSON(b)
+	if err != nil {
+		return nil, err
+	}
+	switch v := v.(type) {
+	case []any:
+		return &jsonArray{rows: v}, nil
+	case *jinja.Dict:
+		return &jsonArray{rows: []any{v}}, nil
+	}
+	return nil, fail.Inputf(path, "write an array of objects, or one object a line", "the file holds %s", KindOf(v))
+}
+
+// looksLikeLines tells JSONL from one object over several lines: the first
+// line is complete JSON and something follows it.
+func looksLikeLines(b []byte) bool {
+	end := bytes.IndexByte(b, '\n')
+	return len(b) > 0 && b[0] == '{' && end > 0 && json.Valid(b[:end])
+}
+
+func (a *jsonArray) Next() (*jinja.Dict, int64, error) {
+	if a.at == len(a.rows) {
+		return nil, 0, io.EOF
+	}
+	v := a.rows[a.at]
+	a.rows[a.at] = nil
+	a.at++
+	d, ok := v.(*jinja.Dict)
+	if !ok {
+		return nil, int64(a.at), &RowError{Reason: "a row is a JSON object, not " + KindOf(v)}
+	}
+	return d, int64(a.at), nil
+}
+
+func (a *jsonArray) Total() int64 { return int64(len(a.rows)) }
+func (a *jsonArray) Close() error { return nil }
+
+// csvFile reads CSV with a header line; every value is text.
+type csvFile struct {
+	f     *os.File
+	limit *recordLimit
+	r     *csv.Reader
+	head  []string
+}
+
+func openCSV(path string, comma rune) (Reader, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	br := bufio.NewReaderSize(f, 1<<16)
+	if b, _ := br.Peek(3); bytes.Equal(b, utf8BOM) {
+		br.Discard(3)
+	}
+	limit := &recordLimit{r: br}
+	c := &csvFile{f: f, limit: limit, r: csv.NewReader(limit)}
+	c.r.Comma = comma
+	c.r.FieldsPerRecord = -1
+	c.head, err = c.r.Read()
+	if err == io.EOF {
+		err = errors.New("empty file: the first line names the columns")
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	for i, h := range c.head {
+		for _, earlier := range c.head[:i] {
+			if h == earlier {
+				f.Close()
+				return nil, fmt.Errorf("column %q occurs twice in the first line", h)
+			}
+		}
+	}
+	return c, nil
+}
+
+func (c *csvFile) Next() (*jinja.Dict, int64, error) {
+	c.limit.n = 0
+	rec, err := c.r.Read()
+	if err == io.EOF {
+		return nil, 0, err
+	}
+	var parse *csv.ParseError
+	if errors.As(err, &parse) {
+		return nil, int64(parse.StartLine), &RowError{Reason: parse.Err.Error()}
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	line, _ := c.r.FieldPos(0)
+	if len(rec) != len(c.head) {
+		return nil, int64(line), &RowError{Reason: fmt.Sprintf("%d fields, the first line names %d", len(rec), len(c.head))}
+	}
+	d := &jinja.Dict{}
+	for i, v := range rec {
+		if !utf8.ValidString(v) {
+			return nil, int64(line), &RowError{Column: c.head[i], Reason: "not UTF-8"}
+		}
+		d.Set(c.head[i], v)
+	}
+	return d, int64(line), nil
+}
+
+func (c *csvFile) Total() int64 { return -1 }
+func (c *csvFile) Close() error { return c.f.Close() }
+
+// recordLimit fails when one record takes more than maxLine bytes: an unclosed
+// quote would otherwise swallow the rest of a large file.
+type recordLimit struct {
+	r io.Reader
+	n int // bytes since the record began
+}
+
+func (l *recordLimit) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if l.n += n; l.n > maxLine {
+		return n, fmt.Errorf("a record is longer than %d MiB (an unclosed quote?)", maxLine>>20)
+	}
+	return n, err
+}

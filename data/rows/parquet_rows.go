@@ -1,0 +1,477 @@
+package rows
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/parquet-go/parquet-go"
+
+	"github.com/tunekit/tunekit/data/jinja"
+)
+
+// parquetRows assembles rows from the pages of each column, by the record
+// shredding of the Dremel paper (Melnik et al. 2010, section 4).
+type parquetRows struct {
+	f      *os.File
+	file   *parquet.File
+	meta   *parquetMeta
+	root   *node
+	leaves []*leaf
+	built  int // schema elements that have their node
+
+	group  int   // being read
+	left   int64 // rows of it still to come
+	number int64
+}
+
+// node is one element of the schema.
+type node struct {
+	name     string
+	repeated bool
+	optional bool
+	rep, def byte // levels at which this element is there
+	children []*node
+	first    *leaf // of the leaves below it
+	leaf     *leaf // itself, when it has no children
+	list     bool  // a LIST: unwraps to its elements
+	dict     bool  // a MAP: unwraps to a dictionary
+}
+
+// leaf reads the values of one column.
+type leaf struct {
+	index  int
+	column *parquet.Column
+	pages  parquet.Pages
+	page   parquet.Page
+	values parquet.ValueReader
+	buf    []parquet.Value
+	at     int
+	taken  int // in the row
+	conv   func(parquet.Value) any
+}
+
+func openParquet(path string) (Reader, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	p, err := newParquetRows(f)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func newParquetRows(f *os.File) (*parquetRows, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	p, err := parquetFrom(f, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	p.f = f
+	return p, nil
+}
+
+// parquetFrom checks everything a file claims before rows are read.
+func parquetFrom(r io.ReaderAt, size int64) (*parquetRows, error) {
+	meta, err := readParquetMeta(r, size)
+	if err != nil {
+		return nil, err
+	}
+	view := &hidden{ReaderAt: r}
+	for _, s := range meta.hide {
+		view.hide(s)
+	}
+	view.done()
+	file, err := parquet.OpenFile(view, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(1<<16))
+	if err != nil {
+		return nil, err
+	}
+	for i, g := range meta.groups {
+		for j, c := range g.chunks {
+			hide, err := checkPages(r, c)
+			if err != nil {
+				return nil, fmt.Errorf("row group %d, column %d: %w", i, j, err)
+			}
+			for _, s := range hide {
+				view.hide(s)
+			}
+		}
+	}
+	view.done()
+	p := &parquetRows{file: file, meta: meta, group: -1}
+	p.root = p.build(file.Root(), 0, 0)
+	if len(p.leaves) != meta.leaves {
+		return nil, fmt.Errorf("schema has %d columns, the footer %d", len(p.leaves), meta.leaves)
+	}
+	return p, p.checkFlat()
+}
+
+// checkFlat checks that columns without lists have a value a row, and columns
+// that must have values no nulls.
+func (p *parquetRows) checkFlat() error {
+	for i, g := range p.meta.groups {
+		for _, l := range p.leaves {
+			c := g.chunks[l.index]
+			if l.column.MaxRepetitionLevel() == 0 && c.values != g.rows {
+				return fmt.Errorf("row group %d: column %s has %d values in %d rows", i, strings.Join(l.column.Path(), "."), c.values, g.rows)
+			}
+			if l.column.MaxDefinitionLevel() == 0 && c.nulls > 0 {
+				return fmt.Errorf("row group %d: column %s has %d nulls and may have none", i, strings.Join(l.column.Path(), "."), c.nulls)
+			}
+		}
+	}
+	return nil
+}
+
+func (p *parquetRows) build(c *parquet.Column, rep, def byte) *node {
+	n := &node{name: c.Name(), repeated: c.Repeated(), optional: c.Optional()}
+	element := p.meta.schema[p.built]
+	p.built++
+	if n.repeated {
+		rep++
+	}
+	if n.repeated || n.optional {
+		def++
+	}
+	n.rep, n.def = rep, def
+	if c.Leaf() {
+		n.leaf = &leaf{index: len(p.leaves), column: c, conv: converter(c)}
+		n.first = n.leaf
+		p.leaves = append(p.leaves, n.leaf)
+		return n
+	}
+	for _, child := range c.Columns() {
+		n.children = append(n.children, p.build(child, rep, def))
+	}
+	n.first = n.children[0].first
+	n.annotate(element)
+	return n
+}
+
+// annotate recognises lists and maps by SchemaElement's logical type (field 10:
+// 2 MAP, 3 LIST) or the older converted type (field 6: 1 MAP, 2
+// MAP_KEY_VALUE, 3 LIST).
+func (n *node) annotate(element thrift) {
+	if len(n.children) != 1 || !n.children[0].repeated {
+		return
+	}
+	logical, converted := element.sub(10), int64(-1)
+	if element.has(6) {
+		converted = element.num(6)
+	}
+	n.list = logical.has(3) || converted == 3
+	n.dict = (logical.has(2) || converted == 1 || converted == 2) && len(n.children[0].children) == 2
+}
+
+func (p *parquetRows) Total() int64 { return p.meta.rows }
+
+func (p *parquetRows) Close() error {
+	p.closePages()
+	if p.f == nil {
+		return nil
+	}
+	return p.f.Close()
+}
+
+func (p *parquetRows) closePages() {
+	for _, l := range p.leaves {
+		l.close()
+	}
+}
+
+func (p *parquetRows) Next() (*jinja.Dict, int64, error) {
+	for p.left == 0 {
+		if p.group+1 == len(p.meta.groups) {
+			return nil, p.number, io.EOF
+		}
+		p.group++
+		p.left = p.meta.groups[p.group].rows
+		chunks := p.file.RowGroups()[p.group].ColumnChunks()
+		for _, l := range p.leaves {
+			l.open(chunks[l.index].Pages())
+		}
+		if err := p.atRow(p.left > 0); err != nil {
+			return nil, p.number, fmt.Errorf("row group %d: %w", p.group, err)
+		}
+	}
+	p.left--
+	p.number++
+	row, bad, err := p.row()
+	if err != nil {
+		return nil, p.number, fmt.Errorf("row %d: %w", p.number, err)
+	}
+	if bad != nil {
+		return nil, p.number, bad
+	}
+	return row, p.number, nil
+}
+
+// row assembles one row and checks that each column stands at the next one.
+func (p *parquetRows) row() (*jinja.Dict, *RowError, error) {
+	d := &jinja.Dict{}
+	var bad *RowError
+	for _, l := range p.leaves {
+		l.taken = 0
+	}
+	for _, c := range p.root.children {
+		v, err := c.read()
+		if err != nil {
+			return nil, nil, fmt.Errorf("column %s: %w", c.name, err)
+		}
+		if reason := notText(v); reason != "" && bad == nil {
+			bad = &RowError{Column: c.name, Reason: reason}
+		}
+		d.Set(c.name, v)
+	}
+	return d, bad, p.atRow(p.left > 0)
+}
+
+// atRow checks that each column stands at the first value of a row, or at its
+// end when no more are to come.
+func (p *parquetRows) atRow(more bool) error {
+	for _, l := range p.leaves {
+		v, ok, err := l.peek()
+		if err == nil && ok != more {
+			err = errors.New("has other rows than the row group")
+		}
+		if err == nil && ok && v.RepetitionLevel() != 0 {
+			err = errLevels
+		}
+		if err != nil {
+			return fmt.Errorf("column %s: %w", strings.Join(l.column.Path(), "."), err)
+		}
+	}
+	return nil
+}
+
+// badText stands for a string that is no UTF-8.
+type badText struct{}
+
+// notText looks for badText in a value.
+func notText(v any) string {
+	switch v := v.(type) {
+	case badText:
+		return "text is not UTF-8"
+	case []any:
+		for _, e := range v {
+			if r := notText(e); r != "" {
+				return r
+			}
+		}
+	case *jinja.Dict:
+		for i := range v.Len() {
+			if _, e := v.At(i); notText(e) != "" {
+				return notText(e)
+			}
+		}
+	}
+	return ""
+}
+
+// read takes the element's values of the current row.
+func (n *node) read() (any, error) {
+	if !n.repeated {
+		return n.single()
+	}
+	v, ok, err := n.first.peek()
+	if err != nil || !ok {
+		return nil, endOf(err)
+	}
+	out := []any{}
+	if byte(v.DefinitionLevel()) < n.def {
+		return out, n.skip()
+	}
+	for {
+		e, err := n.single()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+		v, ok, err := n.first.peek()
+		if err != nil {
+			return nil, err
+		}
+		if !ok || byte(v.RepetitionLevel()) < n.rep {
+			return out, nil
+		}
+		if byte(v.RepetitionLevel()) > n.rep {
+			return nil, errLevels
+		}
+	}
+}
+
+var errLevels = errors.New("levels do not fit the schema")
+
+func endOf(err error) error {
+	if err == nil {
+		return errors.New("ends early")
+	}
+	return err
+}
+
+// single reads the element once.
+func (n *node) single() (any, error) {
+	v, ok, err := n.first.peek()
+	if err != nil || !ok {
+		return nil, endOf(err)
+	}
+	if byte(v.DefinitionLevel()) < n.def {
+		if !n.optional {
+			return nil, errLevels
+		}
+		return nil, n.skip()
+	}
+	if n.leaf != nil {
+		return n.leaf.take()
+	}
+	if n.list || n.dict {
+		return n.unwrap()
+	}
+	d := &jinja.Dict{}
+	for _, c := range n.children {
+		v, err := c.read()
+		if err != nil {
+			return nil, err
+		}
+		d.Set(c.name, v)
+	}
+	return d, nil
+}
+
+// unwrap reads a LIST as its elements and a MAP as a dictionary.
+func (n *node) unwrap() (any, error) {
+	inner := n.children[0]
+	v, err := inner.read()
+	if err != nil {
+		return nil, err
+	}
+	list, ok := v.([]any)
+	if !ok || inner.leaf != nil {
+		return v, nil
+	}
+	if n.dict {
+		return toDict(list, inner), nil
+	}
+	if len(inner.children) != 1 || inner.name == "array" || inner.name == n.name+"_tuple" {
+		return list, nil // the repeated group is the element itself
+	}
+	for i, e := range list {
+		_, list[i] = e.(*jinja.Dict).At(0)
+	}
+	return list, nil
+}
+
+// toDict makes a dictionary of key-value pairs whose keys are text, and leaves
+// others a list of pairs.
+func toDict(list []any, inner *node) any {
+	d := &jinja.Dict{}
+	for _, e := range list {
+		pair, ok := e.(*jinja.Dict)
+		if !ok {
+			return list
+		}
+		_, k := pair.At(0)
+		_, v := pair.At(1)
+		key, ok := k.(string)
+		if !ok {
+			return list
+		}
+		d.Set(key, v)
+	}
+	return d
+}
+
+// skip takes one value from each column below an element that is not there.
+func (n *node) skip() error {
+	if n.leaf != nil {
+		_, ok, err := n.leaf.peek()
+		if err != nil || !ok {
+			return endOf(err)
+		}
+		n.leaf.at++
+		return nil
+	}
+	for _, c := range n.children {
+		if err := c.skip(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *leaf) open(pages parquet.Pages) {
+	l.close()
+	l.pages = pages
+}
+
+func (l *leaf) close() {
+	if l.page != nil {
+		parquet.Release(l.page)
+	}
+	if l.pages != nil {
+		l.pages.Close()
+	}
+	l.page, l.pages, l.values, l.at, l.buf = nil, nil, nil, 0, l.buf[:0]
+}
+
+// peek returns the next value without taking it; false at the end.
+func (l *leaf) peek() (parquet.Value, bool, error) {
+	for l.at == len(l.buf) {
+		more, err := l.fill()
+		if err != nil || !more {
+			return parquet.Value{}, false, err
+		}
+	}
+	return l.buf[l.at], true, nil
+}
+
+// fill reads more values; those of an earlier page are no longer used.
+func (l *leaf) fill() (bool, error) {
+	if l.values == nil {
+		if l.page != nil {
+			parquet.Release(l.page)
+		}
+		page, err := l.pages.ReadPage()
+		if err == io.EOF {
+			l.page = nil
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		l.page, l.values = page, page.Values()
+	}
+	if cap(l.buf) == 0 {
+		l.buf = make([]parquet.Value, 256)
+	}
+	n, err := l.values.ReadValues(l.buf[:cap(l.buf)])
+	l.buf, l.at = l.buf[:n], 0
+	if err == io.EOF {
+		l.values, err = nil, nil
+	}
+	if err == nil && n == 0 && l.values != nil {
+		return false, io.ErrNoProgress
+	}
+	return true, err
+}
+
+// take takes the next value as a plain value of its own memory.
+func (l *leaf) take() (any, error) {
+	v := l.buf[l.at]
+	l.at++
+	if l.taken++; l.taken > maxRowValues {
+		return nil, fmt.Errorf("a row has more than %d values", maxRowValues)
+	}
+	if v.IsNull() {
+		return nil, errLevels
+	}
+	return l.conv(v), nil
+}

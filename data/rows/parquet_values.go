@@ -1,0 +1,138 @@
+package rows
+
+import (
+	"math"
+	"math/big"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/deprecated"
+	"github.com/parquet-go/parquet-go/format"
+)
+
+// converter chooses how a column's values become plain ones.
+func converter(c *parquet.Column) func(parquet.Value) any {
+	t := c.Type()
+	lt := t.LogicalType()
+	if lt == nil {
+		lt = &format.LogicalType{}
+	}
+	kind := t.Kind()
+	switch {
+	case lt.Decimal != nil:
+		return decimal(kind, int(lt.Decimal.Scale))
+	case lt.Date != nil && kind == parquet.Int32:
+		return func(v parquet.Value) any {
+			return time.Unix(int64(v.Int32())*86400, 0).UTC().Format("2006-01-02")
+		}
+	case lt.Timestamp != nil && kind == parquet.Int64:
+		return timestamp(lt.Timestamp.Unit)
+	case lt.Integer != nil && !lt.Integer.IsSigned:
+		return unsigned(kind)
+	}
+	return plainConverter(kind, lt.UTF8 != nil || lt.Enum != nil || lt.Json != nil)
+}
+
+func plainConverter(kind parquet.Kind, text bool) func(parquet.Value) any {
+	switch kind {
+	case parquet.Boolean:
+		return func(v parquet.Value) any { return v.Boolean() }
+	case parquet.Int32:
+		return func(v parquet.Value) any { return int64(v.Int32()) }
+	case parquet.Int64:
+		return func(v parquet.Value) any { return v.Int64() }
+	case parquet.Int96:
+		return func(v parquet.Value) any { return int96(v.Int96()) }
+	case parquet.Float:
+		return func(v parquet.Value) any { return float64(v.Float()) }
+	case parquet.Double:
+		return func(v parquet.Value) any { return v.Double() }
+	case parquet.ByteArray:
+		return func(v parquet.Value) any { return bytesOrText(v.ByteArray(), text) }
+	}
+	return func(v parquet.Value) any { return append([]byte(nil), v.ByteArray()...) }
+}
+
+// bytesOrText: a column that says it is text must be; others are text where
+// they can be.
+func bytesOrText(b []byte, text bool) any {
+	if utf8.Valid(b) {
+		return string(b)
+	}
+	if text {
+		return badText{}
+	}
+	return append([]byte(nil), b...)
+}
+
+func unsigned(kind parquet.Kind) func(parquet.Value) any {
+	if kind == parquet.Int32 {
+		return func(v parquet.Value) any { return int64(uint32(v.Int32())) }
+	}
+	return func(v parquet.Value) any {
+		if u := uint64(v.Int64()); u > math.MaxInt64 {
+			return float64(u)
+		}
+		return v.Int64()
+	}
+}
+
+func timestamp(unit format.TimeUnit) func(parquet.Value) any {
+	at := time.UnixMicro
+	switch {
+	case unit.Millis != nil:
+		at = time.UnixMilli
+	case unit.Nanos != nil:
+		at = func(n int64) time.Time { return time.Unix(0, n) }
+	}
+	return func(v parquet.Value) any { return at(v.Int64()).UTC().Format(time.RFC3339Nano) }
+}
+
+// int96 is the retired timestamp: nanoseconds of the day and a Julian day.
+func int96(v deprecated.Int96) any {
+	days := int64(int32(v[2])) - 2440588
+	nanos := int64(v[1])<<32 | int64(v[0])
+	return time.Unix(days*86400, nanos).UTC().Format(time.RFC3339Nano)
+}
+
+// decimal writes the unscaled integer with its point.
+func decimal(kind parquet.Kind, scale int) func(parquet.Value) any {
+	if scale < 0 || scale > 1000 {
+		scale = 0
+	}
+	return func(v parquet.Value) any {
+		n := new(big.Int)
+		switch kind {
+		case parquet.Int32:
+			n.SetInt64(int64(v.Int32()))
+		case parquet.Int64:
+			n.SetInt64(v.Int64())
+		default:
+			twosComplement(n, v.ByteArray())
+		}
+		return point(n, scale)
+	}
+}
+
+func twosComplement(n *big.Int, b []byte) {
+	n.SetBytes(b)
+	if len(b) > 0 && b[0] >= 0x80 {
+		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(b))))
+	}
+}
+
+func point(n *big.Int, scale int) string {
+	s := new(big.Int).Abs(n).String()
+	if len(s) <= scale {
+		s = strings.Repeat("0", scale-len(s)+1) + s
+	}
+	if scale > 0 {
+		s = s[:len(s)-scale] + "." + s[len(s)-scale:]
+	}
+	if n.Sign() < 0 {
+		s = "-" + s
+	}
+	return s
+}

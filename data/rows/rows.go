@@ -1,0 +1,241 @@
+// Package rows reads files of rows: Parquet, JSONL, JSON, CSV, Arrow IPC and
+// text become dictionaries of columns, one row at a time. Files are not trusted:
+// what one declares is checked before memory is taken for it.
+package rows
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats/fail"
+)
+
+// Limits on what a row file may make us hold at once.
+const (
+	maxLine     = 64 << 20  // bytes of a JSONL line or a CSV record
+	maxJSONFile = 256 << 20 // bytes of a JSON array or a text file
+)
+
+// Reader reads the rows of one file as dictionaries of its columns, in the
+// values of jinja.ParseJSON; binary columns that are no text are []byte.
+type Reader interface {
+	// Next returns the next row and its 1-based number (the line, in JSONL
+	// and CSV), or io.EOF. A *RowError concerns one row only and Next may be
+	// called again; any other error ends the file. The caller owns the row.
+	Next() (row *jinja.Dict, number int64, err error)
+	// Total is the number of rows, or -1 when only reading tells.
+	Total() int64
+	Close() error
+}
+
+// RowError says why one row cannot be used, while the rest of its file can.
+type RowError struct {
+	Column string `json:"column,omitempty"` // "" when it is the whole row
+	Reason string `json:"reason"`
+}
+
+// Error is the reason, with the column where it is known.
+func (b *RowError) Error() string {
+	if b.Column != "" {
+		return fmt.Sprintf("column %s: %s", b.Column, b.Reason)
+	}
+	return b.Reason
+}
+
+// formatsByExt are the formats known by the file's ending.
+var formatsByExt = map[string]func(path string) (Reader, error){
+	".parquet": openParquet,
+	".jsonl":   openJSONL,
+	".ndjson":  openJSONL,
+	".json":    openJSON,
+	".csv":     func(path string) (Reader, error) { return openCSV(path, ',') },
+	".tsv":     func(path string) (Reader, error) { return openCSV(path, '\t') },
+	".arrow":   openArrow,
+	".feather": openArrow,
+	".ipc":     openArrow,
+	".txt":     openText,
+	".text":    openText,
+	".md":      openText,
+}
+
+// rowFormats are the endings, for messages.
+const rowFormats = ".parquet, .jsonl, .json, .csv, .tsv, .arrow or .txt"
+
+// Open opens a file of rows by its ending. A panic inside a third-party
+// parser is returned as an error; errors are of kind fail.Input.
+func Open(path string) (r Reader, err error) {
+	defer recoverTo(path, &err)
+	open := formatsByExt[strings.ToLower(filepath.Ext(path))]
+	if open == nil {
+		return nil, fail.Inputf(path, "give it one of these endings: "+rowFormats, "unknown kind of data file %q", filepath.Ext(path))
+	}
+	r, err = open(path)
+	if err != nil {
+		return nil, FileError(path, err)
+	}
+	return &guarded{path, r}, nil
+}
+
+// guarded turns the panics and plain errors of a reader into typed errors.
+type guarded struct {
+	path string
+	Reader
+}
+
+func (g *guarded) Next() (row *jinja.Dict, number int64, err error) {
+	defer recoverTo(g.path, &err)
+	row, number, err = g.Reader.Next()
+	var bad *RowError
+	if err == nil || err == io.EOF || errors.As(err, &bad) {
+		return row, number, err
+	}
+	return nil, number, FileError(g.path, err)
+}
+
+// recoverTo is deferred around third-party parsers: what they panic with on a
+// hostile file is a bad file, not our bug.
+func recoverTo(path string, err *error) {
+	if r := recover(); r != nil {
+		*err = fail.Inputf(path, "the file is damaged or of a kind this version cannot read", "cannot be read: %v", r)
+	}
+}
+
+// FileError is err as an error about a data file, of kind fail.Input; one that
+// is a *fail.Error already stays as it is.
+func FileError(path string, err error) error {
+	var known *fail.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return missing(path)
+	}
+	return fail.Inputf(path, "the file is damaged, cut off or of another kind; write it again, or look at it with the program that made it", "%w", err)
+}
+
+func missing(path string) error {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		abs = path
+	}
+	return fail.Inputf(path, "paths are relative to the working directory; tried "+abs, "no such file or folder")
+}
+
+// Files expands a path (file, folder or glob) to the data files in it, in
+// order. split, when not empty, keeps those whose name or folder begins with
+// it ("train-00000-of-00002.parquet", "test/a.jsonl").
+func Files(path, split string) ([]string, error) {
+	files, err := expand(path)
+	if err != nil {
+		return nil, err
+	}
+	if split != "" {
+		all := files
+		files = slices.DeleteFunc(slices.Clone(all), func(f string) bool { return !inSplit(f, split) })
+		if len(files) == 0 {
+			return nil, fail.Inputf(path, "split takes files named "+split+"*.parquet or in a folder "+split,
+				"none of %d files belongs to split %q (first: %s)", len(all), split, all[0])
+		}
+	}
+	return files, nil
+}
+
+func inSplit(file, split string) bool {
+	base := filepath.Base(file)
+	rest, ok := strings.CutPrefix(base, split)
+	if ok && (rest == "" || strings.ContainsAny(rest[:1], "-_.")) {
+		return true
+	}
+	return slices.Contains(strings.Split(filepath.ToSlash(filepath.Dir(file)), "/"), split)
+}
+
+func expand(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		return []string{path}, nil
+	}
+	var files []string
+	if err == nil {
+		files, err = walkFiles(path)
+	} else if strings.ContainsAny(path, "*?[") {
+		files, err = filepath.Glob(path)
+	} else {
+		return nil, missing(path)
+	}
+	if err != nil {
+		return nil, fail.Inputf(path, "", "%w", err)
+	}
+	if len(files) == 0 {
+		return nil, fail.Inputf(path, "data files end in "+rowFormats, "no data file matches")
+	}
+	slices.Sort(files)
+	return files, nil
+}
+
+// walkFiles lists the data files below a folder; hidden names are left out.
+func walkFiles(root string) ([]string, error) {
+	var files []string
+	err := filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		hidden := p != root && strings.HasPrefix(d.Name(), ".")
+		if d.IsDir() && hidden {
+			return filepath.SkipDir
+		}
+		if !d.IsDir() && !hidden && formatsByExt[strings.ToLower(filepath.Ext(p))] != nil {
+			files = append(files, p)
+		}
+		return nil
+	})
+	return files, err
+}
+
+// textFile is a plain text file: one row with the column text.
+type textFile struct {
+	text string
+	done bool
+}
+
+func openText(path string) (Reader, error) {
+	b, err := readLimited(path, maxJSONFile)
+	if err != nil {
+		return nil, err
+	}
+	text, err := validText(b)
+	if err != nil {
+		return nil, err
+	}
+	return &textFile{text: text}, nil
+}
+
+func (t *textFile) Next() (*jinja.Dict, int64, error) {
+	if t.done {
+		return nil, 0, io.EOF
+	}
+	t.done = true
+	return jinja.NewDict("text", t.text), 1, nil
+}
+
+func (t *textFile) Total() int64 { return 1 }
+func (t *textFile) Close() error { return nil }
+
+// readLimited reads a whole file of at most limit bytes.
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fail.Limitf(path, "split the file, or write its rows as JSONL or Parquet", "larger than %d MiB", limit>>20)
+	}
+	return b, err
+}

@@ -1,0 +1,332 @@
+package tokenizer
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// decodeStep turns a list of token texts into another.
+type decodeStep func([]string) []string
+
+// compileDecoder translates the decoder of tokenizer.json.
+func compileDecoder(c *component) ([]decodeStep, error) {
+	switch c.Type {
+	case "Sequence":
+		var out []decodeStep
+		for i := range c.Decoders {
+			steps, err := compileDecoder(&c.Decoders[i])
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, steps...)
+		}
+		return out, nil
+	case "ByteLevel":
+		return []decodeStep{decodeBytes}, nil
+	case "ByteFallback":
+		return []decodeStep{decodeFallback}, nil
+	case "Fuse":
+		return []decodeStep{func(s []string) []string { return []string{strings.Join(s, "")} }}, nil
+	case "Strip":
+		return []decodeStep{stripStep(c.Content, c.Start, c.Stop)}, nil
+	case "Replace":
+		n, err := compileReplace(c)
+		if err != nil {
+			return nil, err
+		}
+		return []decodeStep{func(s []string) []string { return apply(s, n.apply) }}, nil
+	case "Metaspace":
+		return []decodeStep{metaspaceStep(c)}, nil
+	}
+	return nil, fmt.Errorf("decoder type %q is not supported (known: ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Sequence, Strip)", clip(c.Type))
+}
+
+func apply(s []string, f func(string) string) []string {
+	for i := range s {
+		s[i] = f(s[i])
+	}
+	return s
+}
+
+// decodeBytes undoes the byte spelling; a token with another character stands
+// for itself.
+func decodeBytes(tokens []string) []string {
+	var b []byte
+	for _, t := range tokens {
+		b = appendBytes(b, t)
+	}
+	return []string{lossy(b)}
+}
+
+func appendBytes(b []byte, token string) []byte {
+	n := len(b)
+	for _, r := range token {
+		c, ok := runeByte[r]
+		if !ok {
+			return append(b[:n], token...)
+		}
+		b = append(b, c)
+	}
+	return b
+}
+
+// byteToken is the byte that <0xXX> stands for.
+func byteToken(s string) (byte, bool) {
+	if len(s) != 6 || s[:3] != "<0x" || s[5] != '>' {
+		return 0, false
+	}
+	hi, lo := hexDigit(s[3]), hexDigit(s[4])
+	return hi<<4 | lo, hi < 16 && lo < 16
+}
+
+func hexDigit(c byte) byte {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0'
+	case 'A' <= c && c <= 'F':
+		return c - 'A' + 10
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 16
+}
+
+// decodeFallback joins runs of byte tokens; a run that is no UTF-8 becomes one
+// U+FFFD a byte.
+func decodeFallback(tokens []string) []string {
+	out := tokens[:0:0]
+	var run []byte
+	flush := func() {
+		if len(run) == 0 {
+			return
+		}
+		if utf8.Valid(run) {
+			out = append(out, string(run))
+		} else {
+			for range run {
+				out = append(out, "\uFFFD")
+			}
+		}
+		run = run[:0]
+	}
+	for _, t := range tokens {
+		if c, ok := byteToken(t); ok {
+			run = append(run, c)
+			continue
+		}
+		flush()
+		out = append(out, t)
+	}
+	flush()
+	return out
+}
+
+func stripStep(content string, start, stop int) decodeStep {
+	c, _ := utf8.DecodeRuneInString(content)
+	return func(s []string) []string {
+		return apply(s, func(t string) string {
+			for i := 0; i < start && strings.HasPrefix(t, string(c)); i++ {
+				t = t[len(string(c)):]
+			}
+			for i := 0; i < stop && strings.HasSuffix(t, string(c)); i++ {
+				t = t[:len(t)-len(string(c))]
+			}
+			return t
+		})
+	}
+}
+
+func metaspaceStep(c *component) decodeStep {
+	mark, scheme := c.Replacement, c.scheme()
+	return func(s []string) []string {
+		for i, t := range s {
+			if i == 0 && scheme != "never" {
+				t = strings.TrimPrefix(t, mark)
+			}
+			s[i] = strings.ReplaceAll(t, mark, " ")
+		}
+		return s
+	}
+}
+
+// lossy is b as text; each longest start of a broken character becomes one
+// U+FFFD, as Rust and the Unicode standard recommend.
+func lossy(b []byte) string {
+	if utf8.Valid(b) {
+		return string(b)
+	}
+	var out strings.Builder
+	for len(b) > 0 {
+		r, n := utf8.DecodeRune(b)
+		if r == utf8.RuneError && n <= 1 {
+			out.WriteString("\uFFFD")
+			n = brokenLen(b)
+		} else {
+			out.Write(b[:n])
+		}
+		b = b[n:]
+	}
+	return out.String()
+}
+
+// brokenLen is the length of the longest prefix of b that some character
+// begins with, at least 1.
+func brokenLen(b []byte) int {
+	lo, hi, want := byte(0x80), byte(0xBF), 0
+	switch c := b[0]; {
+	case c >= 0xC2 && c <= 0xDF:
+		want = 2
+	case c >= 0xE0 && c <= 0xEF:
+		want = 3
+		if c == 0xE0 {
+			lo = 0xA0
+		} else if c == 0xED {
+			hi = 0x9F
+		}
+	case c >= 0xF0 && c <= 0xF4:
+		want = 4
+		if c == 0xF0 {
+			lo = 0x90
+		} else if c == 0xF4 {
+			hi = 0x8F
+		}
+	}
+	n := 1
+	for n < want && n < len(b) && b[n] >= lo && b[n] <= hi {
+		lo, hi = 0x80, 0xBF
+		n++
+	}
+	return n
+}
+
+// Decode returns the text of ids; skipSpecial leaves special tokens out. Bytes
+// that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing.
+func (t *Tokenizer) Decode(ids []int32, skipSpecial bool) string {
+	if t.byteLevel() {
+		return lossy(t.appendRaw(make([]byte, 0, 4*len(ids)), ids, skipSpecial))
+	}
+	tokens := make([]string, 0, len(ids))
+	for _, id := range ids {
+		if s := t.Token(id); s != "" && !(skipSpecial && t.Special(id)) {
+			tokens = append(tokens, s)
+		}
+	}
+	if t.pipe.Decoder == nil {
+		return strings.Join(tokens, " ")
+	}
+	for _, step := range t.dec {
+		tokens = step(tokens)
+	}
+	return strings.Join(tokens, "")
+}
+
+func (t *Tokenizer) byteLevel() bool {
+	return t.pipe.Decoder != nil && t.pipe.Decoder.Type == "ByteLevel"
+}
+
+// pieceTable holds the bytes of every token side by side.
+type pieceTable struct {
+	blob []byte
+	at   []uint32 // one more than tokens
+}
+
+func (t *Tokenizer) newPieces() *pieceTable {
+	p := &pieceTable{at: make([]uint32, len(t.vocab)+1)}
+	for i, s := range t.vocab {
+		switch c, ok := byteToken(s); {
+		case t.byteLevel():
+			p.blob = appendBytes(p.blob, s)
+		case ok && t.kinds[i] == kindByte:
+			p.blob = append(p.blob, c)
+		default:
+			p.blob = append(p.blob, strings.ReplaceAll(s, "▁", " ")...)
+		}
+		p.at[i+1] = uint32(len(p.blob))
+	}
+	return p
+}
+
+// Bytes are the bytes that id adds to a text, nil outside the vocabulary. They
+// may be part of a character. The caller must not change them.
+func (t *Tokenizer) Bytes(id int32) []byte {
+	p := t.pieces()
+	if id < 0 || int(id) >= len(t.vocab) {
+		return nil
+	}
+	return p.blob[p.at[id]:p.at[id+1]:p.at[id+1]]
+}
+
+func (t *Tokenizer) appendRaw(b []byte, ids []int32, skipSpecial bool) []byte {
+	for _, id := range ids {
+		if !(skipSpecial && t.Special(id)) {
+			b = append(b, t.Bytes(id)...)
+		}
+	}
+	return b
+}
+
+// Stream decodes ids as they come and never splits a character.
+type Stream struct {
+	t           *Tokenizer
+	skipSpecial bool
+	strip       string // what is taken off the front of the text
+	pending     []byte
+}
+
+// Stream begins a text. Its pieces and Flush together are what Decode gives,
+// but for broken UTF-8 in byte tokens, where Decode needs to see a whole run.
+func (t *Tokenizer) Stream(skipSpecial bool) *Stream {
+	s := &Stream{t: t, skipSpecial: skipSpecial}
+	if !t.byteLevel() && t.stripsSpace() {
+		s.strip = " "
+	}
+	return s
+}
+
+// stripsSpace tells whether Decode takes one space off the front.
+func (t *Tokenizer) stripsSpace() bool {
+	got := []string{"▁x"}
+	for _, step := range t.dec {
+		got = step(got)
+	}
+	return len(got) == 1 && got[0] == "x"
+}
+
+// Push adds an id and returns the text that is now complete, often "".
+func (s *Stream) Push(id int32) string {
+	if s.skipSpecial && s.t.Special(id) {
+		return ""
+	}
+	b := s.t.Bytes(id)
+	if len(b) > 0 && s.strip != "" {
+		b = []byte(strings.TrimPrefix(string(b), s.strip))
+		s.strip = ""
+	}
+	s.pending = append(s.pending, b...)
+	n := complete(s.pending)
+	text := lossy(s.pending[:n])
+	s.pending = append(s.pending[:0], s.pending[n:]...)
+	return text
+}
+
+// Flush returns what is left, a broken character as U+FFFD.
+func (s *Stream) Flush() string {
+	text := lossy(s.pending)
+	s.pending = s.pending[:0]
+	return text
+}
+
+// complete is the length of b without the start of a character at its end.
+func complete(b []byte) int {
+	for n := 1; n <= 3 && n <= len(b); n++ {
+		tail := b[len(b)-n:]
+		if utf8.RuneStart(tail[0]) {
+			if !utf8.FullRune(tail) && brokenLen(tail) == n {
+				return len(b) - n
+			}
+			return len(b)
+		}
+	}
+	return len(b)
+}

@@ -1,0 +1,351 @@
+package tokenizer
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/fail"
+)
+
+// GGUFKeys are the tokenizer's metadata for a GGUF file, in the order in which
+// llama.cpp's converter writes them, the chat template included. A tokenizer
+// that llama.cpp could not split alike is an error.
+func (t *Tokenizer) GGUFKeys() ([]formats.KV, error) { return t.GGUFKeysFor(len(t.vocab)) }
+
+// GGUFKeysFor is GGUFKeys for a model whose embedding has rows rows: ids from
+// the vocabulary's end on become unused tokens [PADn].
+func (t *Tokenizer) GGUFKeysFor(rows int) ([]formats.KV, error) {
+	if rows < len(t.vocab) {
+		return nil, fail.Inputf("tokenizer", "take the tokenizer that belongs to the model",
+			"it has %d tokens, the model's embedding only %d rows", len(t.vocab), rows)
+	}
+	kv, err := t.ggufModel(rows)
+	if err != nil {
+		return nil, fail.Inputf("tokenizer", "keep this model in the Hugging Face format", "cannot be written to GGUF: %w", err)
+	}
+	for _, e := range []struct {
+		key string
+		id  int32
+	}{{"bos", t.bos}, {"eos", t.eos}, {"unknown", t.unk}, {"padding", t.pad}} {
+		if e.id >= 0 {
+			kv = append(kv, formats.KV{Key: ggufTok + e.key + "_token_id", Value: uint32(e.id)})
+		}
+	}
+	kv = append(kv, formats.KV{Key: ggufTok + "add_bos_token", Value: t.AddsBOS()})
+	kv = append(kv, formats.KV{Key: ggufTok + "add_eos_token", Value: t.AddsEOS()})
+	if t.template != "" {
+		kv = append(kv, formats.KV{Key: "tokenizer.chat_template", Value: t.template})
+	}
+	return kv, nil
+}
+
+func (t *Tokenizer) ggufModel(rows int) ([]formats.KV, error) {
+	m, ok := t.model.(*bpe)
+	if !ok {
+		return nil, fmt.Errorf("a Unigram model is not supported")
+	}
+	if err := t.surroundingsFit(); err != nil {
+		return nil, err
+	}
+	tokens, types := t.ggufVocab(rows, m)
+	vocab := []formats.KV{{Key: ggufTok + "tokens", Value: tokens}}
+	kinds := formats.KV{Key: ggufTok + "token_type", Value: types}
+	if m.byteLevel {
+		pre := t.preName
+		if pre == "" {
+			f, err := t.recognise(m)
+			if err != nil {
+				return nil, err
+			}
+			pre = f.names[0]
+		}
+		head := []formats.KV{{Key: ggufTok + "model", Value: "gpt2"}, {Key: ggufTok + "pre", Value: pre}}
+		merges, err := t.ggufMerges()
+		return slices.Concat(head, vocab, []formats.KV{kinds, {Key: ggufTok + "merges", Value: merges}}), err
+	}
+	prefix, err := t.spmPrefix(m)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(
+		[]formats.KV{{Key: ggufTok + "model", Value: "llama"}, {Key: ggufTok + "pre", Value: "default"}},
+		vocab,
+		[]formats.KV{{Key: ggufTok + "scores", Value: t.ggufScores(rows, m)}, kinds, {Key: ggufTok + "add_space_prefix", Value: prefix}},
+	), nil
+}
+
+// surroundingsFit checks that what is put around a text can be said by
+// add_bos_token and add_eos_token, and that no added token needs more than its
+// text.
+func (t *Tokenizer) surroundingsFit() error {
+	if len(t.before) > 1 || len(t.before) == 1 && !t.AddsBOS() || len(t.after) > 1 || len(t.after) == 1 && !t.AddsEOS() {
+		return fmt.Errorf("its post-processor adds more than BOS and EOS (%v before, %v after)", t.before, t.after)
+	}
+	for _, a := range t.added {
+		if a.SingleWord {
+			return fmt.Errorf("added token %q is matched as a single word only", clip(a.Content))
+		}
+	}
+	return nil
+}
+
+// ggufVocab spells the tokens as llama.cpp expects them.
+func (t *Tokenizer) ggufVocab(rows int, m *bpe) (tokens []string, types []int32) {
+	tokens, types = make([]string, rows), make([]int32, rows)
+	for i := range rows {
+		if i >= len(t.vocab) || t.vocab[i] == "" {
+			tokens[i], types[i] = fmt.Sprintf("[PAD%d]", i), int32(kindUnused)
+			continue
+		}
+		tokens[i], types[i] = t.vocab[i], int32(t.kinds[i])
+		if t.kinds[i] == kindUser && !m.byteLevel {
+			tokens[i] = strings.ReplaceAll(tokens[i], "▁", " ")
+		}
+	}
+	return tokens, types
+}
+
+// ggufMerges are the merges as "a b".
+func (t *Tokenizer) ggufMerges() ([]string, error) {
+	out := make([]string, len(t.merges))
+	for i, s := range t.merges {
+		a, b, _ := cutMerge(s)
+		if strings.Contains(a, " ") || strings.Contains(b, " ") {
+			return nil, fmt.Errorf("merge %d, %q + %q, holds a space", i, clip(a), clip(b))
+		}
+		out[i] = a + " " + b
+	}
+	return out, nil
+}
+
+// spmPrefix checks that a SentencePiece-style tokenizer writes ▁ for spaces and
+// nothing else, and tells whether it also puts one before the text.
+func (t *Tokenizer) spmPrefix(m *bpe) (bool, error) {
+	if !m.byteFallback {
+		return false, fmt.Errorf("BPE over characters without byte_fallback is not supported")
+	}
+	rewritten := func(s string) string {
+		for _, n := range t.norm {
+			s = n.apply(s)
+		}
+		var b strings.Builder
+		emit := func(s string, _ bool) { b.WriteString(s) }
+		for i := len(t.pre) - 1; i >= 0; i-- {
+			next, p := emit, t.pre[i]
+			emit = func(s string, first bool) { p.split(s, first, next) }
+		}
+		emit(s, true)
+		return b.String()
+	}
+	const probe = "a  b\tc\nÅ\u0041\u030aﬁ  "
+	want := strings.ReplaceAll(probe, " ", "▁")
+	switch rewritten(probe) {
+	case want:
+		return false, nil
+	case "▁" + want:
+		return true, nil
+	}
+	return false, fmt.Errorf("its normalizer does more than writing ▁ for spaces: %s", clip(string(t.pipe.text[0])))
+}
+
+// ggufScores are the scores llama.cpp merges by. Where the tokenizer has merges
+// instead, a token's score is minus the place of the first merge that makes it:
+// the same merges come first. (llama.cpp's converter writes -1000 everywhere in
+// this case, which gives other ids.)
+func (t *Tokenizer) ggufScores(rows int, m *bpe) []float32 {
+	out := make([]float32, rows)
+	if t.scores != nil {
+		copy(out, t.scores)
+	} else {
+		t.mergeScores(out, m)
+	}
+	for i := len(t.vocab); i < rows; i++ {
+		out[i] = -1e6
+	}
+	return out
+}
+
+func (t *Tokenizer) mergeScores(out []float32, m *bpe) {
+	done := make([]bool, len(t.vocab))
+	for rank, s := range t.merges {
+		a, b, _ := cutMerge(s)
+		if id := m.ids[a+b]; !done[id] {
+			done[id] = true
+			out[id] = -float32(rank)
+		}
+	}
+	for i := range t.vocab {
+		if !done[i] && t.kinds[i] == kindNormal {
+			out[i] = -float32(len(t.merges))
+		}
+	}
+}
+
+// HFFiles are the files of a Hugging Face folder that hold the tokenizer:
+// those it came from, unchanged, or for a tokenizer from GGUF new ones that
+// Transformers' AutoTokenizer loads to the same ids. config.json is not among
+// them.
+func (t *Tokenizer) HFFiles() (map[string][]byte, error) {
+	if t.files != nil {
+		out := map[string][]byte{}
+		for name, b := range t.files {
+			if name != "config.json" {
+				out[name] = b
+			}
+		}
+		return out, nil
+	}
+	tok, err := t.hfTokenizer()
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{
+		"tokenizer.json":          tok,
+		"tokenizer_config.json":   t.hfConfig(),
+		"special_tokens_map.json": t.hfSpecialMap(),
+		"generation_config.json":  t.hfGeneration(),
+	}, nil
+}
+
+func (t *Tokenizer) hfTokenizer() ([]byte, error) {
+	m := t.model.(*bpe)
+	merges, err := t.hfMerges()
+	if err != nil {
+		return nil, fail.Inputf("tokenizer", "", "cannot be written to tokenizer.json: %w", err)
+	}
+	var b bytes.Buffer
+	b.WriteString("{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\n\"added_tokens\":[")
+	for i, a := range t.sortedAdded() {
+		fmt.Fprintf(&b, "%s\n{\"id\":%d,\"content\":%s,\"single_word\":false,\"lstrip\":%t,\"rstrip\":%t,\"normalized\":false,\"special\":%t}",
+			comma(i), a.ID, quoteJSON(a.Content), a.LStrip, a.RStrip, a.Special)
+	}
+	b.WriteString("\n]")
+	for i, key := range pipelineKeys {
+		fmt.Fprintf(&b, ",\n\"%s\":%s", key, t.pipe.text[i])
+	}
+	unk := "null"
+	if m.unk >= 0 {
+		unk = quoteJSON(t.vocab[m.unk])
+	}
+	fmt.Fprintf(&b, ",\n\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":%s,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"+
+		"\"fuse_unk\":%t,\"byte_fallback\":%t,\"ignore_merges\":%t,\n\"vocab\":{", unk, m.fuseUnk, m.byteFallback, m.ignoreMerges)
+	n := 0
+	for i, s := range t.vocab {
+		if s != "" {
+			fmt.Fprintf(&b, "%s\n%s:%d", comma(n), quoteJSON(s), i)
+			n++
+		}
+	}
+	b.WriteString("\n},\n\"merges\":[")
+	for i, s := range merges {
+		x, y, _ := cutMerge(s)
+		fmt.Fprintf(&b, "%s\n%s", comma(i), quoteJSON(x+" "+y))
+	}
+	b.WriteString("\n]}}\n")
+	return b.Bytes(), nil
+}
+
+func (t *Tokenizer) sortedAdded() []addedToken {
+	added := slices.Clone(t.added)
+	slices.SortFunc(added, func(a, b addedToken) int { return int(a.ID) - int(b.ID) })
+	return added
+}
+
+// hfMerges are the merges, made from the scores where there are none.
+func (t *Tokenizer) hfMerges() ([]string, error) {
+	if t.scores == nil {
+		return t.merges, nil
+	}
+	none := func(string) int32 { return -1 }
+	var out []string
+	for _, p := range t.scorePairs(none) {
+		a, b := t.vocab[p.a], t.vocab[p.b]
+		if strings.Contains(a+b, " ") {
+			continue // a user-defined token, found in the text before merging
+		}
+		out = append(out, a+"\x00"+b)
+	}
+	return out, nil
+}
+
+// hfSpecial are the roles of special tokens and their ids, in the order in
+// which they are written.
+func (t *Tokenizer) hfSpecial() *jinja.Dict {
+	d := &jinja.Dict{}
+	for _, e := range []struct {
+		key string
+		id  int32
+	}{{"bos_token", t.bos}, {"eos_token", t.eos}, {"pad_token", t.pad}, {"unk_token", t.unk}} {
+		if e.id >= 0 {
+			d.Set(e.key, t.vocab[e.id])
+		}
+	}
+	return d
+}
+
+func (t *Tokenizer) hfConfig() []byte {
+	d := &jinja.Dict{}
+	d.Set("tokenizer_class", "PreTrainedTokenizerFast")
+	d.Set("add_bos_token", t.AddsBOS())
+	d.Set("add_eos_token", t.AddsEOS())
+	s := t.hfSpecial()
+	for i := range s.Len() {
+		d.Set(s.At(i))
+	}
+	d.Set("clean_up_tokenization_spaces", false)
+	d.Set("added_tokens_decoder", t.hfAddedDecoder())
+	if t.template != "" {
+		d.Set("chat_template", t.template)
+	}
+	return indented(d)
+}
+
+func (t *Tokenizer) hfAddedDecoder() *jinja.Dict {
+	d := &jinja.Dict{}
+	for _, a := range t.sortedAdded() {
+		d.Set(fmt.Sprint(a.ID), jinja.NewDict("content", a.Content, "lstrip", a.LStrip, "normalized", a.Normalized,
+			"rstrip", a.RStrip, "single_word", a.SingleWord, "special", a.Special))
+	}
+	return d
+}
+
+func (t *Tokenizer) hfSpecialMap() []byte { return indented(t.hfSpecial()) }
+
+func (t *Tokenizer) hfGeneration() []byte {
+	d := &jinja.Dict{}
+	if t.bos >= 0 {
+		d.Set("bos_token_id", int64(t.bos))
+	}
+	var ends []any
+	for _, id := range t.ends {
+		ends = append(ends, int64(id))
+	}
+	switch len(ends) {
+	case 0:
+	case 1:
+		d.Set("eos_token_id", ends[0])
+	default:
+		d.Set("eos_token_id", ends)
+	}
+	if t.pad >= 0 {
+		d.Set("pad_token_id", int64(t.pad))
+	}
+	return indented(d)
+}
+
+// indented is d as JSON, two spaces an indent, nothing escaped for HTML.
+func indented(d *jinja.Dict) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(d); err != nil {
+		panic(err) // strings, ids and flags always encode
+	}
+	return b.Bytes()
+}

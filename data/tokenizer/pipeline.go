@@ -1,0 +1,432 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// component is one normalizer, pre-tokenizer, post-processor or decoder of
+// tokenizer.json: the fields of all of them.
+type component struct {
+	Type             string
+	Normalizers      []component
+	Pretokenizers    []component
+	Processors       []component
+	Decoders         []component
+	Pattern          *pattern
+	Behavior         string
+	Invert           bool
+	AddPrefixSpace   *bool `json:"add_prefix_space"`
+	UseRegex         *bool `json:"use_regex"`
+	IndividualDigits bool  `json:"individual_digits"`
+	Replacement      string
+	PrependScheme    string `json:"prepend_scheme"`
+	Split            *bool
+	Content          string
+	Prepend          string
+	Start            int
+	Stop             int
+	StripLeft        bool `json:"strip_left"`
+	StripRight       bool `json:"strip_right"`
+	Delimiter        string
+	Single           []templatePiece
+	SpecialTokens    map[string]struct{ IDs []int32 } `json:"special_tokens"`
+	Cls, Sep         []any
+}
+
+type pattern struct{ String, Regex *string }
+
+type templatePiece struct {
+	SpecialToken *struct{ ID string }
+	Sequence     *struct{ ID string }
+}
+
+// scheme is when Metaspace and its decoder write a mark before the text.
+func (c *component) scheme() string {
+	switch {
+	case c.PrependScheme != "":
+		return c.PrependScheme
+	case c.AddPrefixSpace != nil && !*c.AddPrefixSpace:
+		return "never"
+	}
+	return "always"
+}
+
+// pipeline is everything around the model: the parsed components and their
+// JSON.
+type pipeline struct {
+	Normalizer, Pre, Post, Decoder *component
+	text                           [4]json.RawMessage // in the same order, "null" without
+}
+
+var pipelineKeys = [4]string{"normalizer", "pre_tokenizer", "post_processor", "decoder"}
+
+// set parses one of the components; i is its place in pipelineKeys.
+func (p *pipeline) set(i int, raw []byte) error {
+	p.text[i] = slices.Clone(raw)
+	if string(raw) == "null" {
+		return nil
+	}
+	c := &component{}
+	if err := json.Unmarshal(raw, c); err != nil {
+		return fmt.Errorf("%s: %w", pipelineKeys[i], err)
+	}
+	*[]**component{&p.Normalizer, &p.Pre, &p.Post, &p.Decoder}[i] = c
+	return nil
+}
+
+// describe is the pipeline as one string.
+func (p *pipeline) describe() string {
+	var b strings.Builder
+	for i, raw := range p.text {
+		fmt.Fprintf(&b, "%s=%s\n", pipelineKeys[i], raw)
+	}
+	return b.String()
+}
+
+// compile builds the working parts from the pipeline.
+func (t *Tokenizer) compile() error {
+	if c := t.pipe.Normalizer; c != nil {
+		n, err := compileNormalizer(c)
+		if err != nil {
+			return fmt.Errorf("normalizer: %w", err)
+		}
+		t.norm = n
+	}
+	if err := t.compilePre(); err != nil {
+		return fmt.Errorf("pre_tokenizer: %w", err)
+	}
+	if c := t.pipe.Post; c != nil {
+		if err := t.compilePost(c); err != nil {
+			return fmt.Errorf("post_processor: %w", err)
+		}
+	}
+	if c := t.pipe.Decoder; c != nil {
+		d, err := compileDecoder(c)
+		if err != nil {
+			return fmt.Errorf("decoder: %w", err)
+		}
+		t.dec = d
+	}
+	t.indexAdded()
+	return nil
+}
+
+func (t *Tokenizer) indexAdded() {
+	t.raw, t.normed = newAddedTrie(), newAddedTrie()
+	for _, a := range t.added {
+		if !a.Normalized {
+			t.raw.add(a.Content, a)
+			continue
+		}
+		s := a.Content
+		for _, n := range t.norm {
+			s = n.apply(s)
+		}
+		t.normed.add(s, a)
+	}
+}
+
+func (t *Tokenizer) compilePre() error {
+	byteLevel := false
+	if c := t.pipe.Pre; c != nil {
+		pre, err := compilePre(c, &byteLevel)
+		if err != nil {
+			return err
+		}
+		t.pre = pre
+	}
+	m, ok := t.model.(*bpe)
+	if !ok {
+		if byteLevel {
+			return fmt.Errorf("ByteLevel in front of a model that is not BPE is not supported")
+		}
+		return nil
+	}
+	m.byteLevel = byteLevel
+	t.setBytes(m)
+	if _, ok := t.ids["▁"]; ok && !byteLevel {
+		t.pre = append(t.pre, cutSplitter{newCuts(t.vocab)})
+	}
+	return nil
+}
+
+// setBytes finds the token of every byte.
+func (t *Tokenizer) setBytes(m *bpe) {
+	for b := range 256 {
+		s := fmt.Sprintf("<0x%02X>", b)
+		if m.byteLevel {
+			s = string(byteRune[b])
+		}
+		m.bytes[b] = -1
+		if id, ok := t.ids[s]; ok {
+			m.bytes[b] = id
+		}
+	}
+}
+
+const knownNormalizers = "Lowercase, NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence, Strip, StripAccents"
+
+// normalizer rewrites a text.
+type normalizer struct{ apply func(string) string }
+
+func compileNormalizer(c *component) ([]normalizer, error) {
+	one := func(f func(string) string) ([]normalizer, error) { return []normalizer{{f}}, nil }
+	switch c.Type {
+	case "Sequence":
+		var out []normalizer
+		for i := range c.Normalizers {
+			n, err := compileNormalizer(&c.Normalizers[i])
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, n...)
+		}
+		return out, nil
+	case "NFC":
+		return one(norm.NFC.String)
+	case "NFD":
+		return one(norm.NFD.String)
+	case "NFKC":
+		return one(norm.NFKC.String)
+	case "NFKD":
+		return one(norm.NFKD.String)
+	case "Lowercase":
+		return one(strings.ToLower)
+	case "StripAccents":
+		return one(stripAccents)
+	case "Prepend":
+		return one(func(s string) string {
+			if s == "" {
+				return s
+			}
+			return c.Prepend + s
+		})
+	case "Strip":
+		return one(func(s string) string {
+			if c.StripLeft {
+				s = strings.TrimLeftFunc(s, unicode.IsSpace)
+			}
+			if c.StripRight {
+				s = strings.TrimRightFunc(s, unicode.IsSpace)
+			}
+			return s
+		})
+	case "Replace":
+		n, err := compileReplace(c)
+		return []normalizer{n}, err
+	}
+	return nil, fmt.Errorf("type %q is not supported (known: %s)", clip(c.Type), knownNormalizers)
+}
+
+func stripAccents(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Mn, r) {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+func compileReplace(c *component) (normalizer, error) {
+	switch {
+	case c.Pattern != nil && c.Pattern.String != nil:
+		from := *c.Pattern.String
+		if from == "" {
+			return normalizer{}, fmt.Errorf("Replace has an empty pattern")
+		}
+		return normalizer{func(s string) string { return strings.ReplaceAll(s, from, c.Content) }}, nil
+	case c.Pattern != nil && c.Pattern.Regex != nil:
+		re, err := compilePattern(*c.Pattern.Regex)
+		if err != nil {
+			return normalizer{}, err
+		}
+		r := &regexSplitter{re: re}
+		return normalizer{func(s string) string { return r.replace(s, c.Content) }}, nil
+	}
+	return normalizer{}, fmt.Errorf("Replace has no pattern")
+}
+
+// replace writes with for every match.
+func (r *regexSplitter) replace(s, with string) string {
+	var b strings.Builder
+	for _, p := range r.matches(s) {
+		if p.match {
+			b.WriteString(with)
+		} else {
+			b.WriteString(s[p.lo:p.hi])
+		}
+	}
+	return b.String()
+}
+
+const knownPre = "ByteLevel, CharDelimiterSplit, Digits, Metaspace, Punctuation, Sequence, Split, Whitespace, WhitespaceSplit"
+
+// compilePre translates a pre-tokenizer. byteLevel is set by ByteLevel, after
+// which nothing may come: its output is no longer the text's own letters.
+func compilePre(c *component, byteLevel *bool) ([]splitter, error) {
+	if *byteLevel {
+		return nil, fmt.Errorf("%s after ByteLevel is not supported", clip(c.Type))
+	}
+	one := func(s splitter, err error) ([]splitter, error) { return []splitter{s}, err }
+	switch c.Type {
+	case "Sequence":
+		var out []splitter
+		for i := range c.Pretokenizers {
+			s, err := compilePre(&c.Pretokenizers[i], byteLevel)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, s...)
+		}
+		return out, nil
+	case "ByteLevel":
+		*byteLevel = true
+		var out []splitter
+		if c.AddPrefixSpace == nil || *c.AddPrefixSpace {
+			out = append(out, spacePrefix{})
+		}
+		if c.UseRegex == nil || *c.UseRegex {
+			out = append(out, gpt2Splitter{})
+		}
+		return out, nil
+	case "Split":
+		return one(compileSplit(c))
+	case "Digits":
+		if c.IndividualDigits {
+			return one(digitSplitter{max: 1}, nil)
+		}
+		return one(digitSplitter{max: 1 << 30}, nil)
+	case "Punctuation":
+		if c.Behavior == "" {
+			c.Behavior = "Isolated"
+		}
+		return one(charSplitter{isPunctuation, c.Behavior}, nil)
+	case "Whitespace":
+		s, err := newRegexSplitter(`\w+|[^\w\s]+`, "Removed", true)
+		return one(s, err)
+	case "WhitespaceSplit":
+		return one(charSplitter{unicode.IsSpace, "Removed"}, nil)
+	case "CharDelimiterSplit":
+		return one(literalSplitter{sep: c.Delimiter, behavior: "Removed"}, nil)
+	case "Metaspace":
+		return one(metaspace{c.Replacement, c.scheme(), c.Split == nil || *c.Split}, nil)
+	}
+	return nil, fmt.Errorf("type %q is not supported (known: %s)", clip(c.Type), knownPre)
+}
+
+func compileSplit(c *component) (splitter, error) {
+	switch {
+	case c.Pattern != nil && c.Pattern.Regex != nil && c.Behavior == "Isolated" && !c.Invert:
+		return newPatternSplitter(*c.Pattern.Regex)
+	case c.Pattern != nil && c.Pattern.Regex != nil && c.Behavior == "Removed" && c.Invert:
+		// Leaves the matches alone; the same where the pattern covers every text.
+		return newCoveringSplitter(*c.Pattern.Regex)
+	case c.Pattern != nil && c.Pattern.Regex != nil:
+		return newRegexSplitter(*c.Pattern.Regex, c.Behavior, c.Invert)
+	case c.Pattern != nil && c.Pattern.String != nil:
+		if _, err := newBehavior(&regexSplitter{behavior: c.Behavior}); err != nil {
+			return nil, err
+		}
+		return literalSplitter{*c.Pattern.String, c.Behavior, c.Invert}, nil
+	}
+	return nil, fmt.Errorf("Split has no pattern")
+}
+
+// newCoveringSplitter is for Split with Removed and invert, which keeps only
+// the matches: the known patterns match everything there is.
+func newCoveringSplitter(p string) (splitter, error) {
+	switch p {
+	case llama3Pattern, qwen2Pattern, gpt2Pattern:
+		return newPatternSplitter(p)
+	}
+	return newRegexSplitter(p, "Removed", true)
+}
+
+// compilePost finds what special puts before and after a text.
+func (t *Tokenizer) compilePost(c *component) error {
+	switch c.Type {
+	case "ByteLevel": // moves offsets only
+		return nil
+	case "Sequence":
+		for i := range c.Processors {
+			if err := t.compilePost(&c.Processors[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "TemplateProcessing":
+		return t.compileTemplate(c)
+	case "BertProcessing", "RobertaProcessing":
+		return t.around(pairID(c.Cls), pairID(c.Sep))
+	}
+	return fmt.Errorf("type %q is not supported (known: BertProcessing, ByteLevel, RobertaProcessing, Sequence, TemplateProcessing)", clip(c.Type))
+}
+
+// pairID is the id of a ["token", id] pair, -1 when it is none.
+func pairID(p []any) int32 {
+	if len(p) == 2 {
+		if f, ok := p[1].(float64); ok && f >= 0 && f < 1<<31 {
+			return int32(f)
+		}
+	}
+	return -1
+}
+
+// around wraps what earlier processors gave.
+func (t *Tokenizer) around(before, after int32) error {
+	for _, id := range []int32{before, after} {
+		if id < 0 || int(id) >= len(t.vocab) {
+			return fmt.Errorf("id %d lies outside the vocabulary of %d", id, len(t.vocab))
+		}
+	}
+	t.before = append([]int32{before}, t.before...)
+	t.after = append(t.after, after)
+	return nil
+}
+
+func (t *Tokenizer) compileTemplate(c *component) error {
+	var before, after []int32
+	seen := false
+	for _, p := range c.Single {
+		switch {
+		case p.Sequence != nil && !seen:
+			seen = true
+		case p.SpecialToken != nil:
+			ids, err := t.templateIDs(c, p.SpecialToken.ID)
+			if err != nil {
+				return err
+			}
+			if seen {
+				after = append(after, ids...)
+			} else {
+				before = append(before, ids...)
+			}
+		default:
+			return fmt.Errorf("the single template has more than one sequence")
+		}
+	}
+	if !seen {
+		return fmt.Errorf("the single template has no sequence")
+	}
+	t.before, t.after = append(before, t.before...), append(t.after, after...)
+	return nil
+}
+
+func (t *Tokenizer) templateIDs(c *component, name string) ([]int32, error) {
+	s, ok := c.SpecialTokens[name]
+	if !ok {
+		return nil, fmt.Errorf("special token %q of the single template is not defined", clip(name))
+	}
+	for _, id := range s.IDs {
+		if id < 0 || int(id) >= len(t.vocab) {
+			return nil, fmt.Errorf("special token %q: id %d lies outside the vocabulary of %d", clip(name), id, len(t.vocab))
+		}
+	}
+	return s.IDs, nil
+}

@@ -1,0 +1,330 @@
+package tokenizer
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/dlclark/regexp2/v2"
+)
+
+// A splitter cuts a piece of text into smaller ones, in order. It may change
+// the text (Metaspace writes ▁ for a space). first says whether the piece
+// begins the text.
+type splitter interface {
+	split(s string, first bool, emit func(piece string, first bool))
+}
+
+// gpt2Pattern is what ByteLevel splits by.
+const gpt2Pattern = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+
+// The patterns with hand-written splitters.
+const (
+	llama3Pattern = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	qwen2Pattern  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	digitPattern  = `\p{N}`
+	digitsPattern = `\p{N}+`
+	digits3       = `\p{N}{1,3}`
+)
+
+// spelledCase is how llama.cpp writes the contractions of llama3Pattern.
+const spelledCase = `(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])`
+
+// canonicalPattern maps spellings of one pattern to one.
+func canonicalPattern(p string) string {
+	p = strings.ReplaceAll(p, spelledCase, `(?i:'s|'t|'re|'ve|'m|'ll|'d)`)
+	p = strings.ReplaceAll(p, "\r", `\r`)
+	p = strings.ReplaceAll(p, "\n", `\n`)
+	p = strings.ReplaceAll(p, `(?:$|[^\S])`, `(?!\S)`)
+	if p == strings.TrimSuffix(gpt2Pattern, `|\s+`) {
+		return gpt2Pattern // what is left over becomes a piece anyway
+	}
+	return p
+}
+
+// newPatternSplitter returns the splitter that isolates the matches of a
+// regular expression.
+func newPatternSplitter(pattern string) (splitter, error) {
+	switch canonicalPattern(pattern) {
+	case gpt2Pattern:
+		return gpt2Splitter{}, nil
+	case llama3Pattern:
+		return llama3Splitter{maxDigits: 3}, nil
+	case qwen2Pattern:
+		return llama3Splitter{maxDigits: 1}, nil
+	case digitPattern:
+		return digitSplitter{max: 1}, nil
+	case digits3:
+		return digitSplitter{max: 3}, nil
+	case digitsPattern:
+		return digitSplitter{max: 1 << 30}, nil
+	}
+	return newRegexSplitter(pattern, "Isolated", false)
+}
+
+// maxPattern bounds a regular expression in a tokenizer file, in bytes.
+const maxPattern = 64 << 10
+
+func compilePattern(pattern string) (*regexp2.Regexp, error) {
+	if len(pattern) > maxPattern {
+		return nil, fmt.Errorf("a pattern of %d bytes is longer than %d", len(pattern), maxPattern)
+	}
+	if err := portable(pattern); err != nil {
+		return nil, fmt.Errorf("pattern %q: %w", clip(pattern), err)
+	}
+	re, err := regexp2.Compile(pattern, regexp2.Multiline, regexp2.OptionMaxBacktrackingStackSize(1<<24))
+	if err != nil {
+		return nil, fmt.Errorf("pattern %q: %w", clip(pattern), err)
+	}
+	re.MatchTimeout = 2 * time.Second
+	return re, nil
+}
+
+// portable refuses what the reference's engine (Oniguruma, Ruby's syntax) and
+// ours read differently: sets inside sets, intersections, {,n}. Its ^ and $ are
+// those of lines, which the Multiline option gives.
+func portable(pattern string) error {
+	inSet := false
+	for i := 0; i < len(pattern); i++ {
+		switch c := pattern[i]; {
+		case c == '\\':
+			i++
+		case !inSet && c == '[':
+			inSet = true
+			if strings.HasPrefix(pattern[i+1:], "^") {
+				i++
+			}
+			if strings.HasPrefix(pattern[i+1:], "]") {
+				return fmt.Errorf("an unescaped ] begins a set")
+			}
+		case inSet && c == ']':
+			inSet = false
+		case inSet && c == '[':
+			return fmt.Errorf("a set inside a set is not supported")
+		case inSet && strings.HasPrefix(pattern[i:], "&&"):
+			return fmt.Errorf("an intersection of sets is not supported")
+		case !inSet && strings.HasPrefix(pattern[i:], "{,"):
+			return fmt.Errorf("{,n} is not supported; write {0,n}")
+		}
+	}
+	return nil
+}
+
+// regexSplitter splits by any regular expression; behavior is the file's word
+// for what happens to matches.
+type regexSplitter struct {
+	re       *regexp2.Regexp
+	behavior string
+	invert   bool
+}
+
+func newRegexSplitter(pattern, behavior string, invert bool) (splitter, error) {
+	re, err := compilePattern(pattern)
+	if err != nil {
+		return nil, err
+	}
+	return newBehavior(&regexSplitter{re: re, behavior: behavior, invert: invert})
+}
+
+func newBehavior(r *regexSplitter) (splitter, error) {
+	switch r.behavior {
+	case "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous":
+		return r, nil
+	}
+	return nil, fmt.Errorf("split behavior %q is unknown", clip(r.behavior))
+}
+
+// errPattern carries a failed match out of the splitters.
+type errPattern struct{ err error }
+
+// span is a piece [lo, hi) of a string and whether it matched.
+type span struct {
+	lo, hi int
+	match  bool
+}
+
+// matches covers s with matches and the gaps between them.
+func (r *regexSplitter) matches(s string) []span {
+	runes := []rune(s)
+	at := make([]int, 0, len(runes)+1) // byte offset of each rune
+	for i := range s {
+		at = append(at, i)
+	}
+	at = append(at, len(s))
+	var out []span
+	last := 0
+	err := r.re.FindRunesMatches(runes, -1, func(v regexp2.MatchView) bool {
+		i, n, _ := v.GroupRange(0)
+		lo, hi := at[i], at[i+n]
+		if lo > last {
+			out = append(out, span{last, lo, r.invert})
+		}
+		if hi > lo {
+			out = append(out, span{lo, hi, !r.invert})
+			last = hi
+		} else {
+			last = max(last, lo)
+		}
+		return true
+	})
+	if err != nil {
+		panic(errPattern{fmt.Errorf("pre-tokenizer pattern %q on %q: %w", clip(r.re.String()), clip(s), err)})
+	}
+	if last < len(s) {
+		out = append(out, span{last, len(s), r.invert})
+	}
+	return out
+}
+
+func (r *regexSplitter) split(s string, first bool, emit func(string, bool)) {
+	splitSpans(s, r.matches(s), r.behavior, first, emit)
+}
+
+// splitSpans cuts s at the spans as a behavior says.
+func splitSpans(s string, spans []span, behavior string, first bool, emit func(string, bool)) {
+	spans = mergeSpans(spans, behavior)
+	for _, p := range spans {
+		if p.hi > p.lo && !(p.match && behavior == "Removed") {
+			emit(s[p.lo:p.hi], first && p.lo == 0)
+		}
+	}
+}
+
+func mergeSpans(spans []span, behavior string) []span {
+	var out []span
+	prev := false
+	switch behavior {
+	case "MergedWithPrevious":
+		for _, p := range spans {
+			if p.match && !prev && len(out) > 0 {
+				out[len(out)-1].hi = p.hi
+			} else {
+				out = append(out, p)
+			}
+			prev = p.match
+		}
+	case "MergedWithNext":
+		for i := len(spans) - 1; i >= 0; i-- {
+			p := spans[i]
+			if p.match && !prev && len(out) > 0 {
+				out[len(out)-1].lo = p.lo
+			} else {
+				out = append(out, p)
+			}
+			prev = p.match
+		}
+		for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
+			out[i], out[j] = out[j], out[i]
+		}
+	case "Contiguous":
+		for i, p := range spans {
+			if i > 0 && p.match == prev {
+				out[len(out)-1].hi = p.hi
+			} else {
+				out = append(out, p)
+			}
+			prev = p.match
+		}
+	default:
+		return spans
+	}
+	return out
+}
+
+// literalSplitter splits by a fixed string.
+type literalSplitter struct {
+	sep, behavior string
+	invert        bool
+}
+
+func (l literalSplitter) split(s string, first bool, emit func(string, bool)) {
+	var spans []span
+	last := 0
+	for l.sep != "" {
+		i := strings.Index(s[last:], l.sep)
+		if i < 0 {
+			break
+		}
+		if i > 0 {
+			spans = append(spans, span{last, last + i, l.invert})
+		}
+		spans = append(spans, span{last + i, last + i + len(l.sep), !l.invert})
+		last += i + len(l.sep)
+	}
+	if last < len(s) {
+		spans = append(spans, span{last, len(s), l.invert})
+	}
+	splitSpans(s, spans, l.behavior, first, emit)
+}
+
+// charSplitter splits by a property of single characters.
+type charSplitter struct {
+	is       func(rune) bool
+	behavior string
+}
+
+func (c charSplitter) split(s string, first bool, emit func(string, bool)) {
+	var spans []span
+	gap := 0
+	for i, r := range s {
+		if !c.is(r) {
+			continue
+		}
+		n := runeLen(s, i, r)
+		if i > gap {
+			spans = append(spans, span{gap, i, false})
+		}
+		spans = append(spans, span{i, i + n, true})
+		gap = i + n
+	}
+	if gap < len(s) {
+		spans = append(spans, span{gap, len(s), false})
+	}
+	splitSpans(s, spans, c.behavior, first, emit)
+}
+
+func runeLen(s string, i int, r rune) int {
+	if r == utf8.RuneError {
+		_, n := utf8.DecodeRuneInString(s[i:])
+		return n
+	}
+	return utf8.RuneLen(r)
+}
+
+func isPunctuation(r rune) bool {
+	return r < utf8.RuneSelf && (unicode.IsPunct(r) || unicode.IsSymbol(r)) || r >= utf8.RuneSelf && unicode.IsPunct(r)
+}
+
+// metaspace writes ▁ for spaces, before the text as scheme says, and cuts
+// before every ▁.
+type metaspace struct {
+	mark   string
+	scheme string // "always", "first", "never"
+	cut    bool
+}
+
+func (m metaspace) split(s string, first bool, emit func(string, bool)) {
+	s = strings.ReplaceAll(s, " ", m.mark)
+	if m.scheme == "always" || m.scheme == "first" && first {
+		if !strings.HasPrefix(s, m.mark) {
+			s = m.mark + s
+		}
+	}
+	if !m.cut {
+		emit(s, first)
+		return
+	}
+	literalSplitter{sep: m.mark, behavior: "MergedWithNext"}.split(s, first, emit)
+}
+
+// spacePrefix is ByteLevel's add_prefix_space.
+type spacePrefix struct{}
+
+func (spacePrefix) split(s string, first bool, emit func(string, bool)) {
+	if !strings.HasPrefix(s, " ") {
+		s = " " + s
+	}
+	emit(s, first)
+}

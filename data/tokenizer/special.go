@@ -1,0 +1,112 @@
+package tokenizer
+
+import (
+	"github.com/tunekit/tunekit/data/jinja"
+)
+
+// moreFiles are the small files beside tokenizer.json that say more.
+var moreFiles = []string{
+	"special_tokens_map.json", "generation_config.json", "config.json", "chat_template.jinja", "chat_template.json",
+}
+
+// dict parses a JSON object among the files; nil without one.
+func (t *Tokenizer) dict(name string) (*jinja.Dict, error) {
+	raw, ok := t.files[name]
+	if !ok {
+		return nil, nil
+	}
+	if len(raw) > maxConfigFile {
+		return nil, badTokenizer(name, "%d bytes are more than %d", len(raw), maxConfigFile)
+	}
+	v, err := jinja.ParseJSON(raw)
+	if err != nil {
+		return nil, badTokenizer(name, "%v", err)
+	}
+	d, ok := v.(*jinja.Dict)
+	if !ok {
+		return nil, badTokenizer(name, "is no JSON object")
+	}
+	return d, nil
+}
+
+// readMore fills in what tokenizer_config.json left open.
+func (t *Tokenizer) readMore() error {
+	special, err := t.dict("special_tokens_map.json")
+	if err != nil {
+		return err
+	}
+	if special != nil && t.bos < 0 && t.eos < 0 {
+		if err := t.readSpecial(special); err != nil {
+			return badTokenizer("special_tokens_map.json", "%v", err)
+		}
+	}
+	if src, ok := t.files["chat_template.jinja"]; ok {
+		t.template = string(src)
+	}
+	chat, err := t.dict("chat_template.json")
+	if err != nil {
+		return err
+	}
+	if s := chat.String("chat_template"); s != "" && t.template == "" {
+		t.template = s
+	}
+	ends, err := t.endsFromConfig()
+	if err != nil {
+		return err
+	}
+	t.setEnds(ends...)
+	return nil
+}
+
+// endsFromConfig reads eos_token_id, a number or a list, of the model's files.
+func (t *Tokenizer) endsFromConfig() ([]int32, error) {
+	var out []int32
+	for _, name := range []string{"generation_config.json", "config.json"} {
+		d, err := t.dict(name)
+		if err != nil {
+			return nil, err
+		}
+		v, _ := d.Get("eos_token_id")
+		list, ok := v.([]any)
+		if !ok {
+			list = []any{v}
+		}
+		for _, e := range list {
+			if n, ok := e.(int64); ok && n >= 0 && n < int64(len(t.vocab)) {
+				out = append(out, int32(n))
+			}
+		}
+	}
+	return out, nil
+}
+
+// Names under which tokenizers without a configuration keep their BOS and EOS.
+var (
+	bosNames = []string{"<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<｜begin▁of▁sentence｜>"}
+	eosNames = []string{"</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"}
+)
+
+// guessSpecial finds BOS and EOS by name where no file told them.
+func (t *Tokenizer) guessSpecial() {
+	if t.config == nil && t.bos < 0 && t.eos < 0 {
+		t.bos, t.eos = t.firstSpecial(bosNames), t.firstSpecial(eosNames)
+	}
+	t.setEnds(t.ends...)
+}
+
+func (t *Tokenizer) firstSpecial(names []string) int32 {
+	for _, s := range names {
+		if id, ok := t.ids[s]; ok && t.kinds[id] == kindControl {
+			return id
+		}
+	}
+	return -1
+}
+
+// bosFromTemplate takes a special token that the post-processor puts first as
+// the BOS where nothing else tells it.
+func (t *Tokenizer) bosFromTemplate() {
+	if t.bos < 0 && t.config == nil && len(t.before) > 0 {
+		t.bos = t.before[0]
+	}
+}

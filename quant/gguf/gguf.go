@@ -1,0 +1,370 @@
+// Package gguf writes GGUF files as llama-quantize does: it chooses a storage
+// type for every tensor by the mix of an output type, weighs columns by an
+// importance matrix, and reports what each tensor became and why. It also reads
+// and writes importance matrices; package quant collects them.
+package gguf
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Options are the options of llama-quantize.
+type Options struct {
+	Type            string       // Q4_K_M, Q8_0, F16, …, COPY
+	Imatrix         *Imatrix     // nil: none
+	Pure            bool         // one type for all matrices
+	Tensors         []TensorType // first match wins
+	OutputType      string       // for output.weight; "" by the mix
+	EmbeddingType   string       // for token_embd.weight; "" by the mix
+	LeaveOutput     bool         // output.weight keeps its type
+	AllowRequantize bool         // decode what is already quantized
+	DryRun          bool         // plan only: nothing is written
+	Force           bool         // replace an existing output
+	Name            string       // general.name of a model that comes from a folder; "" its base name
+}
+
+// Tensor is one tensor of the output and how it got its type.
+type Tensor struct {
+	Name       string  `json:"name"`
+	Shape      []int64 `json:"shape"`
+	From       string  `json:"from"`
+	To         string  `json:"to"`
+	Bytes      int64   `json:"bytes"`
+	Why        string  `json:"why"`
+	Fallback   bool    `json:"fallback,omitempty"`   // the row length forbade what was wanted
+	Importance bool    `json:"importance,omitempty"` // weighed by the importance matrix
+}
+
+// Report says what was, or with DryRun would be, written.
+type Report struct {
+	Tensors       []Tensor `json:"tensors"`
+	SourceBytes   int64    `json:"source_bytes"` // of tensors
+	Bytes         int64    `json:"bytes"`        // of tensors
+	Elements      int64    `json:"elements"`
+	Fallbacks     int      `json:"fallbacks"`
+	NoImportance  []string `json:"no_importance,omitempty"`  // quantized without, though a matrix is given
+	UnusedEntries []string `json:"unused_entries,omitempty"` // of the matrix: no tensor has the name
+	NeedsImatrix  bool     `json:"needs_imatrix,omitempty"`  // the real run will refuse
+}
+
+// BitsPerWeight is the mean over all tensors.
+func (r *Report) BitsPerWeight() float64 {
+	return float64(r.Bytes) * 8 / float64(max(r.Elements, 1))
+}
+
+// input is a model on its way to GGUF, in GGUF's names.
+type input struct {
+	model   MixModel
+	kv      []formats.KV
+	tensors []MixTensor           // types as a conversion to GGUF would give them
+	stored  map[string]dtype.Type // types as they lie in the file
+	read    func(name string) ([]byte, error)
+	create  func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error)
+	close   func() error
+}
+
+// Write writes the model at src, a GGUF file or a Hugging Face folder, as a GGUF
+// file at out. Tensors, their order and the metadata are those of
+// llama-quantize. progress is called with elements done and in all; it may be
+// nil. A cancelled run is suspended and goes on when called again.
+func Write(ctx context.Context, src, out string, o Options, progress func(done, total int64)) (*Report, error) {
+	if !o.DryRun {
+		if err := free(src, out, o.Force); err != nil {
+			return nil, err
+		}
+	}
+	in, err := openInput(src, o.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer in.close()
+	choices, rep, err := planTypes(in, &o)
+	if err != nil || o.DryRun {
+		return rep, err
+	}
+	if err := refuse(src, choices, rep, &o); err != nil {
+		return rep, err
+	}
+	kv, err := metadata(in.kv, &o)
+	if err != nil {
+		return rep, err
+	}
+	plan := make([]formats.TensorPlan, len(choices))
+	for i, c := range choices {
+		plan[i] = formats.TensorPlan{Name: c.Name, Shape: c.Shape, Type: c.To, Why: c.Why}
+	}
+	w, err := in.create(out, kv, plan)
+	if err != nil {
+		return rep, err
+	}
+	defer w.Abort()
+	g := encoder{ctx: ctx, in: in, w: w, o: &o, rep: rep, progress: progress}
+	for i := range choices {
+		if err = g.tensor(&choices[i]); err != nil {
+			break
+		}
+	}
+	if e := g.flush(); err == nil {
+		err = e
+	}
+	switch {
+	case err == nil:
+		return rep, w.Commit()
+	case ctx.Err() != nil:
+		return rep, g.suspend(out)
+	}
+	return rep, err
+}
+
+// free refuses an output that is the input, or that exists.
+func free(src, out string, force bool) error {
+	st, err := os.Stat(out)
+	if err != nil {
+		return nil
+	}
+	if s, err := os.Stat(src); err == nil && os.SameFile(s, st) {
+		return fail.Usagef(out, "name another output", "output and input are the same file")
+	}
+	if !force {
+		return fail.Usagef(out, "name another output, or use --force to replace it", "the file exists")
+	}
+	return nil
+}
+
+// planTypes chooses all types and checks that the conversion is allowed.
+func planTypes(in *input, o *Options) ([]Choice, *Report, error) {
+	mo := MixOptions{Importance: o.Imatrix != nil, Pure: o.Pure, LeaveOutput: o.LeaveOutput, Tensors: o.Tensors}
+	var err error
+	if mo.FileType, err = ParseFileType(o.Type); err != nil {
+		return nil, nil, err
+	}
+	if mo.Output, err = optionalKind("output-tensor-type", o.OutputType); err != nil {
+		return nil, nil, err
+	}
+	if mo.Embedding, err = optionalKind("token-embedding-type", o.EmbeddingType); err != nil {
+		return nil, nil, err
+	}
+	for _, t := range o.Tensors {
+		if err := encodable("tensor-type "+t.Pattern, t.Type); err != nil {
+			return nil, nil, err
+		}
+	}
+	choices, err := Mix(in.model, in.tensors, mo)
+	if err != nil {
+		return nil, nil, err
+	}
+	rep, err := describe(in, choices, o)
+	return choices, rep, err
+}
+
+func optionalKind(flag, name string) (*dtype.Kind, error) {
+	if name == "" {
+		return nil, nil
+	}
+	k, err := ParseTensorKind(flag, name)
+	return &k, err
+}
+
+// ParseTensorKind finds a type that a GGUF tensor can be encoded to, ignoring
+// case. flag names the option in the error.
+func ParseTensorKind(flag, name string) (dtype.Kind, error) {
+	k, ok := dtype.Parse(name)
+	if !ok {
+		return k, fail.Usagef(flag, kindHint(), "unknown tensor type %q", name)
+	}
+	return k, encodable(flag, k)
+}
+
+// ParseTensorType reads RE=TYPE, the value of --tensor-type.
+func ParseTensorType(s string) (TensorType, error) {
+	i := strings.LastIndexByte(s, '=')
+	if i <= 0 {
+		return TensorType{}, fail.Usagef("tensor-type", "for example attn_v=Q6_K", "%q is not of the form REGEXP=TYPE", s)
+	}
+	if _, err := regexp.Compile(s[:i]); err != nil {
+		return TensorType{}, fail.Usagef("tensor-type", "", "%q is not a regular expression: %v", s[:i], err)
+	}
+	k, err := ParseTensorKind("tensor-type", s[i+1:])
+	return TensorType{Pattern: s[:i], Type: k}, err
+}
+
+func encodable(flag string, k dtype.Kind) error {
+	if k.Info().GGUF < 0 || !block.CanEncode(k) {
+		return fail.Usagef(flag, kindHint(), "tensors of a GGUF cannot be encoded as %v", k)
+	}
+	return nil
+}
+
+func kindHint() string {
+	s := "one of"
+	for _, k := range dtype.Kinds() {
+		if k.Info().GGUF >= 0 && block.CanEncode(k) {
+			s += " " + k.String()
+		}
+	}
+	return s
+}
+
+func describe(in *input, choices []Choice, o *Options) (*Report, error) {
+	rep := &Report{}
+	used := map[string]bool{}
+	for i := range choices {
+		c := &choices[i]
+		from := in.stored[c.Name]
+		cols, rows := c.Shape[max(len(c.Shape)-1, 0):], int64(1)
+		n := int64(1)
+		if len(cols) == 1 {
+			n = cols[0]
+		}
+		for _, d := range c.Shape[:max(len(c.Shape)-1, 0)] {
+			rows *= d
+		}
+		if c.To.Kind.Info().GGUF < 0 {
+			return nil, fail.Inputf(c.Name, "give the tensor a type with --tensor-type or --output-tensor-type", "%v cannot be stored in a GGUF", c.To)
+		}
+		if !dtype.Fits(c.To, int(n)) {
+			return nil, fail.Inputf(c.Name, "choose another type for it", "rows of %d cannot be stored as %v (blocks of %d)", n, c.To, c.To.Kind.Info().Block)
+		}
+		t := Tensor{Name: c.Name, Shape: c.Shape, From: from.String(), To: c.To.String(), Why: c.Why, Fallback: c.Fallback,
+			Bytes: int64(dtype.Size(c.To, int(rows), int(n)))}
+		if c.Fallback {
+			rep.Fallbacks++
+		}
+		e, err := importanceOf(o.Imatrix, c)
+		if err != nil {
+			return nil, err
+		}
+		if e != nil {
+			used[e.Name] = true
+		}
+		t.Importance = e != nil && from != c.To && weighed(c.To.Kind)
+		if e == nil && o.Imatrix != nil && from != c.To && c.To.Quantized() {
+			rep.NoImportance = append(rep.NoImportance, c.Name)
+		}
+		rep.NeedsImatrix = rep.NeedsImatrix || c.NeedsImatrix && e == nil
+		rep.SourceBytes += int64(dtype.Size(from, int(rows), int(n)))
+		rep.Bytes += t.Bytes
+		rep.Elements += rows * n
+		rep.Tensors = append(rep.Tensors, t)
+	}
+	if o.Imatrix != nil {
+		for _, e := range o.Imatrix.Entries {
+			if !used[e.Name] {
+				rep.UnusedEntries = append(rep.UnusedEntries, e.Name)
+			}
+		}
+		if len(used) == 0 {
+			return nil, fail.Inputf(o.Imatrix.File, "make one from this very model with quant imatrix", "the importance matrix has no entry for any tensor of the model (its first is %q)", firstEntry(o.Imatrix))
+		}
+	}
+	return rep, nil
+}
+
+func firstEntry(m *Imatrix) string {
+	if len(m.Entries) == 0 {
+		return ""
+	}
+	return m.Entries[0].Name
+}
+
+// weighed are the types whose encoder makes use of importance.
+func weighed(k dtype.Kind) bool { return k.Info().Block > 1 && k != dtype.Q8_0 }
+
+// importanceOf is the entry for a tensor, nil when there is none.
+func importanceOf(m *Imatrix, c *Choice) (*ImatrixEntry, error) {
+	if m == nil {
+		return nil, nil
+	}
+	i := slices.IndexFunc(m.Entries, func(e ImatrixEntry) bool { return e.Name == c.Name })
+	if i < 0 || len(c.Shape) < 2 {
+		return nil, nil
+	}
+	e := &m.Entries[i]
+	want := c.Shape[len(c.Shape)-1]
+	if len(c.Shape) > 2 {
+		want *= c.Shape[len(c.Shape)-3]
+	}
+	if int64(len(e.Sums)) == want {
+		return e, nil
+	}
+	if categorize(c.Name) == catEmbedding {
+		return nil, nil
+	}
+	return nil, fail.Inputf(m.File, "make one from this very model with quant imatrix", "%s has %d values, the tensor needs %d", e.Name, len(e.Sums), want)
+}
+
+// refuse is where llama-quantize throws.
+func refuse(src string, choices []Choice, rep *Report, o *Options) error {
+	for i, c := range choices {
+		if c.NeedsImatrix && (o.Imatrix == nil || slices.Contains(rep.NoImportance, c.Name)) {
+			return fail.Inputf(c.Name, "give one with --imatrix, or choose Q2_K", "%s as %v needs an importance matrix", o.Type, c.To)
+		}
+		from := rep.Tensors[i].From
+		if from != rep.Tensors[i].To && quantizedName(from) && !o.AllowRequantize {
+			return fail.Inputf(src, "start from the float model, or use --allow-requantize and accept the loss", "%s is already quantized (%s); requantizing it to %v is not allowed", c.Name, from, c.To)
+		}
+	}
+	return nil
+}
+
+func quantizedName(s string) bool {
+	for _, k := range dtype.Kinds() {
+		if k.Plain() && k.String() == s {
+			return false
+		}
+	}
+	return true
+}
+
+// dropped are keys that llama-quantize removes or writes anew at the end.
+var dropped = []string{"general.quantization_version", "general.file_type", "split.no", "split.count", "split.tensors.count"}
+
+// metadata is the source's, with what describes the new file at its end.
+func metadata(kv []formats.KV, o *Options) ([]formats.KV, error) {
+	f, err := ParseFileType(o.Type)
+	if err != nil {
+		return nil, err
+	}
+	id := f.ID
+	add := []formats.KV{}
+	for _, e := range kv {
+		if f.Name == "COPY" && e.Key == "general.file_type" {
+			id = uint32(intOf(e.Value))
+		}
+	}
+	add = append(add, formats.KV{Key: "general.quantization_version", Value: uint32(2)}, formats.KV{Key: "general.file_type", Value: id})
+	if m := o.Imatrix; m != nil {
+		add = append(add, formats.KV{Key: "quantize.imatrix.file", Value: m.File})
+		if len(m.Datasets) > 0 {
+			add = append(add, formats.KV{Key: "quantize.imatrix.dataset", Value: m.Datasets[0]})
+		}
+		add = append(add, formats.KV{Key: "quantize.imatrix.entries_count", Value: uint32(len(m.Entries))})
+		if m.Chunks > 0 {
+			add = append(add, formats.KV{Key: "quantize.imatrix.chunks_count", Value: uint32(m.Chunks)})
+		}
+	}
+	out := slices.DeleteFunc(slices.Clone(kv), func(e formats.KV) bool {
+		return slices.Contains(dropped, e.Key) || slices.ContainsFunc(add, func(a formats.KV) bool { return a.Key == e.Key })
+	})
+	return append(out, add...), nil
+}
+
+// baseName is the last part of a path, without ending.
+func baseName(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		abs = path
+	}
+	b := filepath.Base(abs)
+	return b[:len(b)-len(filepath.Ext(b))]
+}

@@ -1,0 +1,141 @@
+package gguf
+
+import (
+	"strings"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// openInput opens a GGUF of any architecture, or a folder of one that
+// package arch knows.
+func openInput(path, name string) (*input, error) {
+	r, err := formats.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	var in *input
+	if r.Format() == "gguf" {
+		in, err = openGGUF(r)
+	} else {
+		in, err = openFolder(r, name)
+	}
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	in.close = r.Close
+	return in, nil
+}
+
+func openGGUF(r formats.Reader) (*input, error) {
+	in := &input{kv: r.KV(), stored: map[string]dtype.Type{}, model: modelFacts(r.KV())}
+	byName := map[string]*formats.Tensor{}
+	tensors := r.Tensors()
+	for i := range tensors {
+		t := &tensors[i]
+		if t.Unsupported != "" {
+			return nil, fail.Inputf(r.Path(), "start from the float model", "tensor %s is %s, which cannot be read", t.Name, t.Unsupported)
+		}
+		byName[t.Name] = t
+		in.stored[t.Name] = t.Type
+		in.tensors = append(in.tensors, MixTensor{t.Name, t.Shape, t.Type})
+	}
+	in.read = func(name string) ([]byte, error) {
+		if b, ok := r.Map(byName[name]); ok {
+			return b, nil
+		}
+		return r.Read(byName[name])
+	}
+	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
+		return formats.CreateGGUF(path, kv, plan)
+	}
+	return in, nil
+}
+
+// modelFacts reads what the mix asks for.
+func modelFacts(kv []formats.KV) MixModel {
+	var m MixModel
+	for _, e := range kv {
+		if e.Key == "general.architecture" {
+			m.Arch, _ = e.Value.(string)
+		}
+	}
+	m.KVHeads = -1
+	for _, e := range kv {
+		switch strings.TrimPrefix(e.Key, m.Arch+".") {
+		case "block_count":
+			m.Layers = intOf(e.Value)
+		case "attention.head_count":
+			m.Heads = intOf(e.Value)
+		case "attention.head_count_kv":
+			m.KVHeads = intOf(e.Value)
+		case "expert_count":
+			m.Experts = intOf(e.Value)
+		}
+	}
+	if m.KVHeads < 0 {
+		m.KVHeads = m.Heads
+	}
+	return m
+}
+
+// openFolder presents a Hugging Face model as the GGUF that a conversion makes
+// of it: vectors in F32, matrices as they are.
+func openFolder(r formats.Reader, name string) (*input, error) {
+	s, err := arch.FromReader(r)
+	if err != nil {
+		return nil, err
+	}
+	tok, err := tokenizer.Open(r)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := tok.GGUFKeysFor(s.Spec.V)
+	if err != nil {
+		return nil, err
+	}
+	if name == "" {
+		name = baseName(r.Path())
+	}
+	in := &input{stored: map[string]dtype.Type{}}
+	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
+		return nil, err
+	}
+	in.model = modelFacts(in.kv)
+	pieces := map[string]arch.FileTensor{}
+	for _, t := range s.Tensors() {
+		for _, f := range t.AsGGUF() {
+			pieces[f.Name] = f
+			in.stored[f.Name] = f.Type
+		}
+	}
+	in.tensors = MixTensors(s)
+	in.read = func(n string) ([]byte, error) {
+		m, err := s.ReadAs(pieces[n])
+		return m.Data, err
+	}
+	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
+		return arch.CreateGGUFFile(path, &s.Spec, kv, plan)
+	}
+	return in, nil
+}
+
+// MixTensors are the tensors of a model as a conversion to GGUF gives them: plain
+// vectors in F32, everything else as it is.
+func MixTensors(src *arch.Source) []MixTensor {
+	var out []MixTensor
+	for _, t := range src.Tensors() {
+		for _, f := range t.AsGGUF() {
+			m := MixTensor{Name: f.Name, Shape: f.Shape, Type: f.Type}
+			if len(m.Shape) < 2 && !m.Type.Quantized() {
+				m.Type = dtype.Of(dtype.F32)
+			}
+			out = append(out, m)
+		}
+	}
+	return out
+}

@@ -1,0 +1,192 @@
+package gguf
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
+)
+
+// TestGGUFFromFolder writes a Hugging Face model as BF16 and reads the same
+// weights back in Hugging Face orientation, with the tokenizer's keys.
+func TestGGUFFromFolder(t *testing.T) {
+	src := testdir.Shared(t, "golden/quant/orig")
+	out := filepath.Join(t.TempDir(), "m.gguf")
+	rep, err := Write(context.Background(), src, out, Options{Type: "BF16", Name: "orig"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Fallbacks != 0 || rep.BitsPerWeight() < 16 || rep.BitsPerWeight() > 16.1 {
+		t.Errorf("%d fallbacks, %.3f bits a weight", rep.Fallbacks, rep.BitsPerWeight())
+	}
+	a, err := arch.Open(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := arch.Open(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	n := 0
+	for _, t1 := range a.Tensors() {
+		t2 := b.Named(t1.Name)
+		x, _, err := a.Read(t1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		y, _, err := b.Read(t2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !t1.Vector {
+			n++
+			if !bytes.Equal(x.Data, y.Data) || t1.Type != t2.Type {
+				t.Errorf("%s comes back as other weights (%v)", t1.Name, t2.Type)
+			}
+		} else if 2*len(x.Data) != len(y.Data) {
+			t.Errorf("%s is %d bytes, want %d: vectors are F32", t1.Name, len(y.Data), 2*len(x.Data))
+		}
+	}
+	if n < 10 {
+		t.Errorf("only %d matrices", n)
+	}
+	keys := map[string]any{}
+	for _, kv := range b.Reader.KV() {
+		keys[kv.Key] = kv.Value
+	}
+	if keys["general.name"] != "orig" || keys["general.file_type"] != uint32(32) || keys["tokenizer.ggml.tokens"] == nil {
+		t.Errorf("name %v, file type %v, tokens %T", keys["general.name"], keys["general.file_type"], keys["tokenizer.ggml.tokens"])
+	}
+}
+
+// TestGGUFTwice: quantizing a folder and quantizing its BF16 file give the same
+// tensors.
+func TestGGUFTwice(t *testing.T) {
+	src, dir := testdir.Shared(t, "golden/quant/orig"), t.TempDir()
+	step, direct, twice := filepath.Join(dir, "bf16.gguf"), filepath.Join(dir, "direct.gguf"), filepath.Join(dir, "twice.gguf")
+	for _, x := range []struct{ src, out, ty string }{{src, step, "BF16"}, {src, direct, "Q4_K_M"}, {step, twice, "q4_k_m"}} {
+		if _, err := Write(context.Background(), x.src, x.out, Options{Type: x.ty, Name: "m"}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := open(t, direct), open(t, twice)
+	if len(a.Tensors()) != len(b.Tensors()) {
+		t.Fatalf("%d and %d tensors", len(a.Tensors()), len(b.Tensors()))
+	}
+	for i := range a.Tensors() {
+		x, y := &a.Tensors()[i], &b.Tensors()[i]
+		p, err := a.Read(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := b.Read(y)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Name != y.Name || x.Type != y.Type || !bytes.Equal(p, q) {
+			t.Errorf("tensor %d: %s %v and %s %v differ", i, x.Name, x.Type, y.Name, y.Type)
+		}
+	}
+}
+
+func open(t *testing.T, path string) formats.Reader {
+	t.Helper()
+	r, err := formats.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// TestGGUFInterrupted: a cancelled run leaves no output, says 75, and goes on
+// to the same file.
+func TestGGUFInterrupted(t *testing.T) {
+	dir, g := golden(t)
+	src, out := filepath.Join(dir, "source.gguf"), filepath.Join(t.TempDir(), "out.gguf")
+	for stop := 1; stop < 12; stop += 5 {
+		ctx, cancel := context.WithCancel(context.Background())
+		n := 0
+		_, err := Write(ctx, src, out, Options{Type: "Q4_K_M"}, func(done, total int64) {
+			if n++; n == stop {
+				cancel()
+			}
+		})
+		cancel()
+		if fail.Code(err) != int(fail.Interrupted) {
+			t.Fatalf("stopped after %d tensors: %v", stop, err)
+		}
+		if _, err := os.Stat(out); err == nil {
+			t.Fatal("an unfinished run published its output")
+		}
+	}
+	_, err := Write(context.Background(), src, out, Options{Type: "Q4_K_M"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hash(readFile(t, out)) != g.Runs[0].SHA {
+		t.Error("the resumed file differs")
+	}
+	if _, err := Write(context.Background(), src, out, Options{Type: "Q4_K_M"}, nil); fail.Code(err) != 2 || !strings.Contains(err.Error(), "exists") {
+		t.Errorf("an existing output: %v", err)
+	}
+	if _, err := Write(context.Background(), src, out, Options{Type: "Q4_K_M", Force: true}, nil); err != nil {
+		t.Errorf("with force: %v", err)
+	}
+	if _, err := Write(context.Background(), out, out, Options{Type: "Q8_0", Force: true}, nil); fail.Code(err) != 2 {
+		t.Errorf("output over input: %v", err)
+	}
+}
+
+// TestGGUFRequantize: what is quantized already is only decoded on request.
+func TestGGUFRequantize(t *testing.T) {
+	dir, _ := golden(t)
+	tmp := t.TempDir()
+	q8, q4 := filepath.Join(tmp, "q8.gguf"), filepath.Join(tmp, "q4.gguf")
+	if _, err := Write(context.Background(), filepath.Join(dir, "source.gguf"), q8, Options{Type: "Q8_0"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Write(context.Background(), q8, q4, Options{Type: "Q4_0"}, nil)
+	if fail.Code(err) != 3 || !strings.Contains(err.Error(), "output.weight") || !strings.Contains(fail.Hint(err), "--allow-requantize") {
+		t.Errorf("without the option: %v", err)
+	}
+	if _, err := Write(context.Background(), q8, q4, Options{Type: "Q4_0", AllowRequantize: true}, nil); err != nil {
+		t.Errorf("with it: %v", err)
+	}
+	same := filepath.Join(tmp, "copy.gguf")
+	if _, err := Write(context.Background(), q8, same, Options{Type: "COPY"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(readFile(t, q8), readFile(t, same)) {
+		t.Error("a copy of a quantized file differs from it")
+	}
+	gptq := filepath.Join(tmp, "gptq") // with the tokenizer that the golden folder leaves out
+	if err := os.Mkdir(gptq, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{"gptq-4b-g128-sym/config.json", "gptq-4b-g128-sym/model.safetensors", "orig/tokenizer.json", "orig/tokenizer_config.json"} {
+		from, err := filepath.Abs(testdir.Shared(t, "golden/quant/"+f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(from, filepath.Join(gptq, filepath.Base(f))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x := filepath.Join(tmp, "x.gguf")
+	if _, err := Write(context.Background(), gptq, x, Options{Type: "Q8_0"}, nil); fail.Code(err) != 3 || !strings.Contains(err.Error(), "already quantized") {
+		t.Errorf("a GPTQ folder without the option: %v", err)
+	}
+	if _, err := Write(context.Background(), gptq, x, Options{Type: "Q8_0", AllowRequantize: true}, nil); err != nil {
+		t.Errorf("a GPTQ folder with it: %v", err)
+	}
+}

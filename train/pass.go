@@ -1,0 +1,100 @@
+package train
+
+import (
+	"context"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/data"
+)
+
+// accumulate runs the micro-batches of a step of total units forward and
+// backward and leaves the sum of their gradients in the parameters'.
+func (r *run) accumulate(ctx context.Context, micro []data.Batch, total int64) (Score, error) {
+	var sum Score
+	if err := r.opt.clear(); err != nil {
+		return sum, err
+	}
+	for i := range micro {
+		if err := ctx.Err(); err != nil {
+			return sum, err
+		}
+		s, err := r.pass(&micro[i], total)
+		if err != nil {
+			return sum, err
+		}
+		sum.add(s)
+		r.report(i+1, false)
+	}
+	if r.Adapter == nil {
+		return sum, nil
+	}
+	return sum, r.Adapter.FinishGradients()
+}
+
+// count is the number of units in micro.
+func (r *run) count(micro []data.Batch) int64 {
+	n := int64(0)
+	for i := range micro {
+		n += r.objective.Count(&micro[i])
+	}
+	return n
+}
+
+// pass runs b through the model and scores it. As a part of a step of total
+// units it also adds b's share of the gradients; total 0 only measures.
+func (r *run) pass(b *data.Batch, total int64) (Score, error) {
+	var s Score
+	var p LogProbs
+	var err error
+	if r.objective.Reads() >= ReadsReference {
+		if p.Reference, err = r.reference(b); err != nil {
+			return s, err
+		}
+	}
+	err = r.dev.Run(func() error {
+		t := &autograd.Tape{Dev: r.dev, Record: total > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
+		defer t.Free()
+		h := r.Model.Hidden(t, inputs(b))
+		if t.Err() != nil {
+			return t.Err()
+		}
+		var weights []float32
+		early := r.objective.Reads() == ReadsTargets
+		if early && total > 0 {
+			weights = r.objective.Weigh(b, p, total)
+		}
+		var err error
+		if p.Policy, err = t.Values(r.Model.LogProb(t, h, b.Target, weights).LogP); err != nil {
+			return err
+		}
+		s = r.objective.Score(b, p)
+		if !early && total > 0 {
+			r.Model.LogProb(t, h, b.Target, r.objective.Weigh(b, p, total))
+		}
+		t.Done(h)
+		return t.Backward()
+	})
+	return s, err
+}
+
+// reference returns the log-probabilities of b's targets [N] under the model
+// without its adapter.
+func (r *run) reference(b *data.Batch) (logp []float32, err error) {
+	err = r.dev.Run(func() error {
+		t := &autograd.Tape{Dev: r.dev, Base: true, BF16: r.bf16}
+		defer t.Free()
+		h := r.Model.Hidden(t, inputs(b))
+		if t.Err() != nil {
+			return t.Err()
+		}
+		logp, err = t.Values(r.Model.LogProb(t, h, b.Target, nil).LogP)
+		return err
+	})
+	return logp, err
+}
+
+// inputs is what the model reads of b.
+func inputs(b *data.Batch) model.Inputs {
+	return model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}
+}

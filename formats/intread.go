@@ -2,6 +2,7 @@ package formats
 
 import (
 	"encoding/binary"
+	"errors"
 	"strings"
 
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -35,7 +36,7 @@ func (g *grouper) packed(prefix string, qweight *array) error {
 // group turns the number of groups the scales have into a group size, and
 // compares it with the configuration where that cannot vary by layer.
 func (g *grouper) group(a *array, in, groups int64) (int32, error) {
-	size, ok, err := g.number("group_size", "q_group_size")
+	size, ok, err := g.numberOf(strings.TrimSuffix(a.name, ".scales"), "group_size", "q_group_size")
 	if err != nil {
 		return 0, err
 	}
@@ -61,7 +62,7 @@ func (g *grouper) gptq(prefix string, q *array) error {
 	if q.dtype != "I32" || len(q.shape) != 2 {
 		return corrupt(q.src.path, "tensor %s is %s %v, expected I32 with 2 dimensions", quote(q.name), q.dtype, q.shape)
 	}
-	bits, known, err := g.number("bits")
+	bits, known, err := g.numberOf(prefix, "bits")
 	if err != nil {
 		return err
 	}
@@ -99,11 +100,16 @@ func (g *grouper) gptq(prefix string, q *array) error {
 		return err
 	}
 	typ := dtype.Type{Kind: kind, Group: size, Scale: scaleKind(scales)}
-	if !g.flag("sym", true) {
+	sym, err := g.flagOf(prefix, "sym", true)
+	if err == nil && !sym {
 		typ.Flags |= dtype.Zero
 	}
-	if g.flag("desc_act", false) {
+	desc, e := g.flagOf(prefix, "desc_act", false)
+	if desc {
 		typ.Flags |= dtype.Perm
+	}
+	if err = errors.Join(err, e); err != nil {
+		return err
 	}
 	version, _ := g.config.get("checkpoint_format").(string)
 	return g.add(prefix+".weight", typ, []int64{out, in}, roles, arrays, importGPTQ(version == "gptq_v2"))

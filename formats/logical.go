@@ -2,7 +2,10 @@ package formats
 
 import (
 	"encoding/json"
+	"errors"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -114,14 +117,19 @@ func (g *grouper) number(names ...string) (int64, bool, error) {
 		if v == nil {
 			continue
 		}
-		n, ok := v.(json.Number)
-		i, err := strconv.ParseInt(string(n), 10, 32)
-		if !ok || err != nil {
-			return 0, false, corrupt(g.where, "quantization_config.%s is %v, expected a whole number", name, v)
-		}
-		return i, true, nil
+		return g.whole(name, v)
 	}
 	return 0, false, nil
+}
+
+// whole reads a value of the configuration that must be a whole number.
+func (g *grouper) whole(name string, v any) (int64, bool, error) {
+	n, ok := v.(json.Number)
+	i, err := strconv.ParseInt(string(n), 10, 32)
+	if !ok || err != nil {
+		return 0, false, corrupt(g.where, "quantization_config.%s is %v, expected a whole number", name, v)
+	}
+	return i, true, nil
 }
 
 // flag reads a boolean of the configuration.
@@ -130,6 +138,46 @@ func (g *grouper) flag(name string, absent bool) bool {
 		return v
 	}
 	return absent
+}
+
+// exception is what GPTQModel's "dynamic" says of a module under a key, nil when
+// nothing: the first entry whose expression matches counts.
+func (g *grouper) exception(module, key string) (any, error) {
+	dynamic, _ := g.config.get("dynamic").(object)
+	if !slices.ContainsFunc(dynamic, func(m member) bool { own, _ := m.Value.(object); return own.get(key) != nil }) {
+		return nil, nil
+	}
+	for _, m := range dynamic {
+		expr := strings.TrimPrefix(strings.TrimPrefix(m.Key, "+:"), "-:")
+		re, err := regexp.Compile("^(?:" + expr + ")")
+		if err != nil {
+			return nil, unsupported(g.where, "", "quantization_config.dynamic: %s is no regular expression that can be read: %v", quote(m.Key), err)
+		}
+		if re.MatchString(module) {
+			own, _ := m.Value.(object)
+			return own.get(key), nil
+		}
+	}
+	return nil, nil
+}
+
+// numberOf is number for one module.
+func (g *grouper) numberOf(module string, names ...string) (int64, bool, error) {
+	v, err := g.exception(module, names[0])
+	if err != nil || v == nil {
+		n, ok, e := g.number(names...)
+		return n, ok, errors.Join(err, e)
+	}
+	return g.whole("dynamic: "+names[0], v)
+}
+
+// flagOf is flag for one module.
+func (g *grouper) flagOf(module, name string, absent bool) (bool, error) {
+	v, err := g.exception(module, name)
+	if b, ok := v.(bool); ok {
+		return b, err
+	}
+	return g.flag(name, absent), err
 }
 
 const (

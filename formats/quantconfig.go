@@ -43,20 +43,27 @@ func quantizationConfig(o FolderOptions) (object, error) {
 	if o.Layout == Plain {
 		return nil, nil
 	}
-	typ, err := commonType(o.Plan)
-	if err != nil {
-		return nil, err
+	groups := typeGroups(o.Plan)
+	if len(groups) == 0 {
+		return nil, fmt.Errorf("a quantized folder without a quantized tensor")
 	}
 	var q object
 	switch kept := keptLinears(o); o.Layout {
 	case GPTQ:
-		q = gptqConfig(typ, kept, o.Head)
-	case AWQ:
-		q = awqConfig(typ, kept)
+		q = gptqConfig(groups, kept, o.Head)
 	case CompressedTensors:
-		q = ctConfig(typ, kept)
-	case Bitsandbytes:
-		q = bnbConfig(typ, kept, o)
+		q = ctConfig(groups, kept)
+	case AWQ, Bitsandbytes:
+		if len(groups) > 1 {
+			a, b := groups[0], groups[1]
+			return nil, fmt.Errorf("modules %s and %s have different types, %v and %v; the configuration of %s has room for one: format gptq and compressed-tensors hold several",
+				quote(a.modules[0]), quote(b.modules[0]), a.typ, b.typ, o.Layout)
+		}
+		if typ := groups[0].typ; o.Layout == AWQ {
+			q = awqConfig(typ, kept)
+		} else {
+			q = bnbConfig(typ, kept, o)
+		}
 	default:
 		return nil, fmt.Errorf("unknown folder layout %s: known are plain, gptq, awq, bitsandbytes, compressed-tensors", quote(o.Layout))
 	}
@@ -73,26 +80,28 @@ func quantizationConfig(o FolderOptions) (object, error) {
 	return q, nil
 }
 
-// commonType is the type all quantized weights of the plan share: consumers
-// read one configuration for the whole folder.
-func commonType(plan []TensorPlan) (dtype.Type, error) {
-	var first *TensorPlan
-	for i := range plan {
-		p := &plan[i]
+// typeGroup are the modules whose weights have one type.
+type typeGroup struct {
+	typ     dtype.Type
+	modules []string
+}
+
+// typeGroups sorts the quantized modules of a plan by type, the type of most
+// first: it becomes what the configuration says of all, the others exceptions.
+func typeGroups(plan []TensorPlan) []typeGroup {
+	var groups []typeGroup
+	for _, p := range plan {
 		if !p.Type.Quantized() {
 			continue
 		}
-		if first == nil {
-			first = p
+		i := slices.IndexFunc(groups, func(g typeGroup) bool { return g.typ == p.Type })
+		if i < 0 {
+			i, groups = len(groups), append(groups, typeGroup{typ: p.Type})
 		}
-		if p.Type != first.Type {
-			return dtype.Type{}, fmt.Errorf("tensors %s and %s have different types, %v and %v; a folder has one", quote(first.Name), quote(p.Name), first.Type, p.Type)
-		}
+		groups[i].modules = append(groups[i].modules, strings.TrimSuffix(p.Name, ".weight"))
 	}
-	if first == nil {
-		return dtype.Type{}, fmt.Errorf("a quantized folder without a quantized tensor")
-	}
-	return first.Type, nil
+	slices.SortStableFunc(groups, func(a, b typeGroup) int { return len(b.modules) - len(a.modules) })
+	return groups
 }
 
 // keptLinears names the linear modules whose matrix stays unquantized; the head
@@ -115,7 +124,10 @@ func keptLinears(o FolderOptions) []string {
 	return kept
 }
 
-func gptqConfig(t dtype.Type, kept []string, headModule string) object {
+// gptqConfig says what is exceptional in GPTQModel's "dynamic": a module by
+// regular expression, "-:" left as it is, "+:" with values of its own.
+func gptqConfig(groups []typeGroup, kept []string, headModule string) object {
+	t := groups[0].typ
 	head := !slices.Contains(kept, headModule)
 	q := object{
 		{"bits", t.Bits()}, {"checkpoint_format", "gptq"}, {"desc_act", t.Flags&dtype.Perm != 0}, {"format", "gptq"},
@@ -126,6 +138,12 @@ func gptqConfig(t dtype.Type, kept []string, headModule string) object {
 	for _, k := range kept {
 		if k != headModule {
 			dynamic = append(dynamic, member{"-:^" + regexp.QuoteMeta(k) + "$", object{}})
+		}
+	}
+	for _, g := range groups[1:] {
+		own := object{{"bits", g.typ.Bits()}, {"desc_act", g.typ.Flags&dtype.Perm != 0}, {"group_size", int(g.typ.Group)}, {"sym", g.typ.Flags&dtype.Zero == 0}}
+		for _, m := range g.modules {
+			dynamic = append(dynamic, member{"+:^" + regexp.QuoteMeta(m) + "$", own})
 		}
 	}
 	if len(dynamic) > 0 {
@@ -141,19 +159,34 @@ func awqConfig(t dtype.Type, kept []string) object {
 	}
 }
 
-func ctConfig(t dtype.Type, kept []string) object {
+func ctConfig(groups []typeGroup, kept []string) object {
+	config := object{}
+	for i, g := range groups {
+		targets := []any{"Linear"}
+		if i > 0 { // a name goes before a class
+			targets = nil
+			for _, m := range g.modules {
+				targets = append(targets, m)
+			}
+		}
+		config = append(config, member{fmt.Sprintf("group_%d", i), object{
+			{"input_activations", nil}, {"output_activations", nil}, {"targets", targets}, {"weights", ctWeights(g.typ)},
+		}})
+	}
+	return object{
+		{"config_groups", config}, {"format", "pack-quantized"}, {"global_compression_ratio", nil}, {"ignore", kept},
+		{"kv_cache_scheme", nil}, {"quant_method", "compressed-tensors"}, {"quantization_status", "compressed"},
+	}
+}
+
+func ctWeights(t dtype.Type) object {
 	strategy, size := "group", any(int(t.Group))
 	if t.Group < 0 {
 		strategy, size = "channel", nil
 	}
-	weights := object{
+	return object{
 		{"actorder", nil}, {"block_structure", nil}, {"dynamic", false}, {"group_size", size}, {"num_bits", t.Bits()},
 		{"observer", "minmax"}, {"observer_kwargs", object{}}, {"strategy", strategy}, {"symmetric", t.Flags&dtype.Zero == 0}, {"type", "int"},
-	}
-	group := object{{"input_activations", nil}, {"output_activations", nil}, {"targets", []any{"Linear"}}, {"weights", weights}}
-	return object{
-		{"config_groups", object{{"group_0", group}}}, {"format", "pack-quantized"}, {"global_compression_ratio", nil}, {"ignore", kept},
-		{"kv_cache_scheme", nil}, {"quant_method", "compressed-tensors"}, {"quantization_status", "compressed"},
 	}
 }
 

@@ -222,8 +222,68 @@ func TestKeptLinears(t *testing.T) {
 		}
 	}
 	plan[4].Type = dtype.Type{Kind: dtype.Int4, Group: 16, Scale: dtype.F16}
-	if _, err := quantizationConfig(FolderOptions{Plan: plan, Layout: GPTQ}); err == nil || !strings.Contains(err.Error(), "different types") {
+	if _, err := quantizationConfig(FolderOptions{Plan: plan, Layout: AWQ}); err == nil || !strings.Contains(err.Error(), "different types") {
 		t.Errorf("two group sizes in one folder: %v", err)
+	}
+}
+
+// TestMixedTypes writes weights of several types into one folder and reads the
+// types and the bytes back, by both layouts whose configuration can say it.
+func TestMixedTypes(t *testing.T) {
+	const rows, cols = 32, 64
+	for layout, want := range map[string]string{
+		GPTQ:              `"dynamic":{"+:^model\\.layers\\.1\\.mlp\\.up_proj$":{"bits":8,"desc_act":false,"group_size":-1,"sym":false},"+:^model\\.layers\\.2\\.mlp\\.up_proj$":{"bits":4,"desc_act":false,"group_size":64,"sym":true}}`,
+		CompressedTensors: `"targets":["model.layers.1.mlp.up_proj"]`,
+	} {
+		scale := map[string]dtype.Kind{GPTQ: dtype.F16, CompressedTensors: dtype.BF16}[layout]
+		types := []dtype.Type{
+			{Kind: dtype.Int4, Group: 32, Scale: scale, Flags: dtype.Zero},
+			{Kind: dtype.Int8, Group: -1, Scale: scale, Flags: dtype.Zero},
+			{Kind: dtype.Int4, Group: 64, Scale: scale},
+			{Kind: dtype.Int4, Group: 32, Scale: scale, Flags: dtype.Zero},
+		}
+		if layout == CompressedTensors { // a group that is the whole row is stored as such
+			types[2].Group = -1
+		}
+		var plan []TensorPlan
+		data := map[string][]byte{}
+		for i, typ := range types {
+			name := fmt.Sprintf("model.layers.%d.mlp.up_proj.weight", i)
+			m := block.New(typ, rows, cols)
+			w := make([]float32, rows*cols)
+			for j := range w {
+				w[j] = float32((j*(7+i))%41-17) / 16
+			}
+			if err := block.Encode(m, w, nil); err != nil {
+				t.Fatal(err)
+			}
+			plan, data[name] = append(plan, TensorPlan{Name: name, Shape: []int64{rows, cols}, Type: typ}), m.Data
+		}
+		out := filepath.Join(t.TempDir(), "out")
+		w, err := CreateFolder(out, FolderOptions{Config: []byte(`{}`), Plan: plan, Layout: layout})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, b := range data {
+			if err := w.Write(name, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		r := mustOpen(t, out)
+		var config bytes.Buffer
+		if err := json.Compact(&config, r.Config()); err != nil || !strings.Contains(config.String(), want) {
+			t.Errorf("%s: %s has no %s, %v", layout, config.String(), want, err)
+		}
+		for i, x := range r.Tensors() {
+			if x.Type != types[i] {
+				t.Errorf("%s: %s comes back as %v, want %v", layout, x.Name, x.Type, types[i])
+			} else if b, err := r.Read(&r.Tensors()[i]); err != nil || !bytes.Equal(b, data[x.Name]) {
+				t.Errorf("%s: %s comes back as other codes, %v", layout, x.Name, err)
+			}
+		}
 	}
 }
 

@@ -1,13 +1,55 @@
 package quant
 
 import (
+	"fmt"
 	"math"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/par"
 )
+
+// awqMethod is AWQ (Lin et al. 2023, arXiv:2306.00978): scales for the columns
+// of layers that share an input, searched on the block's own outputs, then
+// ranges cut where that helps, then the nearest codes.
+var awqMethod = Method{
+	Name: "awq", Title: "AWQ, calibrated (arXiv 2306.00978)",
+	Schemes: []string{"W4A16_ASYM", "W4A16"}, Formats: []string{formats.AWQ, formats.CompressedTensors},
+	searches: needHessian | needColumns | needInputs, search: searchAWQ,
+	searchWork: func(tokens, in, out float64) float64 { return 16 * tokens * in * out }, // on the block's outputs
+	needs:      needHessian, round: roundAWQ,
+}
+
+// roundAWQ cuts ranges and rounds to nearest. Queries and keys are not cut:
+// their product is what matters (AutoAWQ).
+func roundAWQ(l *layer) (*matrixResult, error) {
+	v, cut := l.w, 0
+	if l.role != arch.Q && l.role != arch.K {
+		gram, err := l.in.h.host()
+		if err != nil {
+			return nil, err
+		}
+		clip, n, err := clipRanges(l.in.dev, l.w, gram, l.cols, l.typ)
+		if err != nil {
+			return nil, err
+		}
+		v, cut = append([]float32(nil), l.w...), n
+		size := len(v) / len(clip)
+		for g, limit := range clip {
+			clamp(v[g*size:(g+1)*size], limit)
+		}
+	}
+	m := block.New(l.typ, l.rows, l.cols)
+	if err := block.Encode(m, v, nil); err != nil {
+		return nil, fmt.Errorf("%s: %w", l.path, err)
+	}
+	rep, err := measure(l.in.h, l.w, m)
+	rep.Clipped = cut
+	return &matrixResult{m, rep}, err
+}
 
 // awqRatios is how many exponents the search for scales tries: 0, 1/20 … 19/20.
 const awqRatios = 20
@@ -45,13 +87,15 @@ func awqScales(ratio float64, xMean, wMean []float32) []float32 {
 }
 
 // weightMeans is the mean over all rows of the matrices of |w| relative to the
-// largest of its group, [cols].
-func weightMeans(ws [][]float32, cols, group int) []float32 {
-	if group <= 0 {
-		group = cols
-	}
+// largest of its group, [cols]. groups are the matrices' group sizes, -1 for
+// whole rows.
+func weightMeans(ws [][]float32, cols int, groups []int) []float32 {
 	sum, rows := make([]float64, cols), 0
-	for _, w := range ws {
+	for i, w := range ws {
+		group := groups[i]
+		if group <= 0 {
+			group = cols
+		}
 		rows += len(w) / cols
 		for at := 0; at < len(w); at += group {
 			g, c := w[at:at+group], at%cols

@@ -5,9 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels/cpu"
-	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // TestAWQLayers compares the search for scales over two layers that share an
@@ -27,8 +25,7 @@ func compareAWQ(t *testing.T, l *layers, name string, c layerCase) {
 	w, w2, x := l.in["W"], l.in["W2"], l.in["X"]
 	cols := x.cols()
 	h := hessianOf(t, dev, x)
-	typ := scheme{bits: c.Bits, sym: !c.Zero}.intType(formats.AWQ, c.Group, false, dtype.F16)
-	typ.Scale = dtype.F32
+	typ := gridOf(c.Bits, !c.Zero, c.Group)
 	xMean := make([]float32, cols)
 	for i, v := range x.values {
 		xMean[i%cols] += float32(math.Abs(float64(v))) / float32(x.rows())
@@ -36,7 +33,7 @@ func compareAWQ(t *testing.T, l *layers, name string, c layerCase) {
 	both := [][]float32{w.values, w2.values}
 	var wMean []float32
 	if c.Duo {
-		wMean = weightMeans(both, cols, c.Group)
+		wMean = weightMeans(both, cols, []int{c.Group, c.Group})
 	}
 	loss := func(ratio float64) float64 {
 		sum := 0.0

@@ -13,47 +13,50 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// search tries the exponents and keeps the scales with the least squared error
+// awqSearch is AWQ's search for scales in one block.
+type awqSearch struct{ *blockRun }
+
+// searchAWQ tries the exponents and keeps the scales with the least squared error
 // of the part's output; a part that is one linear map needs no run, its error
 // follows from the Hessian.
-func (a *awqRun) search(st *awqStep) error {
-	cols := len(st.absSum)
+func searchAWQ(r *blockRun, g *group) error {
+	a := &awqSearch{r}
+	cols := g.in.cols
 	xMean := make([]float32, cols)
-	for c, v := range st.absSum {
-		xMean[c] = float32(v / float64(st.h.rows))
+	for c, v := range g.in.absSum {
+		xMean[c] = float32(v / float64(g.in.rows))
 	}
-	var ws [][]float32
-	for _, l := range st.linears {
-		ws = append(ws, a.w[l])
+	var groups []int
+	for _, l := range g.linears {
+		groups = append(groups, int(a.plan.typeOf[l.W.Name].Group))
 	}
-	wMean := weightMeans(ws, cols, a.plan.Group)
+	wMean := weightMeans(a.weightsOf(g.linears), cols, groups)
 	scales, loss := make([][]float32, awqRatios), make([]float64, awqRatios)
 	for i := range scales {
 		scales[i] = awqScales(float64(i)/awqRatios, xMean, wMean)
 	}
 	rate := a.hessianLosses
-	if st.pair.Norm != nil {
+	if g.pair.Norm != nil {
 		rate = a.partLosses
 	}
-	if err := rate(st, scales, loss); err != nil {
+	if err := rate(g, scales, loss); err != nil {
 		return err
 	}
 	best := math.Inf(1)
 	for i, e := range loss {
 		if e < best {
-			best, st.ratio, st.scales = e, float64(i)/awqRatios, scales[i]
+			best, g.ratio, g.scales = e, float64(i)/awqRatios, scales[i]
 		}
 	}
-	st.inputs = nil
-	if st.scales == nil {
-		return fail.Numericf(st.linears[0].Path, "does the model compute finite values on this text?", "no scale gives a finite output")
+	if g.scales == nil {
+		return fail.Numericf(g.linears[0].Path, "does the model compute finite values on this text?", "no scale gives a finite output")
 	}
 	return nil
 }
 
-func (a *awqRun) hessianLosses(st *awqStep, scales [][]float32, loss []float64) (err error) {
+func (a *awqSearch) hessianLosses(g *group, scales [][]float32, loss []float64) (err error) {
 	for i, s := range scales {
-		if loss[i], err = a.hessianLoss(st, s); err != nil {
+		if loss[i], err = a.hessianLoss(g, s); err != nil {
 			return err
 		}
 	}
@@ -64,15 +67,15 @@ func (a *awqRun) hessianLosses(st *awqStep, scales [][]float32, loss []float64) 
 const awqFinal = 4
 
 // partLosses leaves +Inf for exponents that do not come into question.
-func (a *awqRun) partLosses(st *awqStep, scales [][]float32, loss []float64) error {
-	want, err := a.outputs(st)
+func (a *awqSearch) partLosses(g *group, scales [][]float32, loss []float64) error {
+	want, err := a.outputs(g)
 	if err != nil {
 		return err
 	}
 	first := make([]float64, len(scales))
 	order := make([]int, len(scales))
 	for i, s := range scales {
-		if first[i], err = a.partLoss(st, s, want, 0, 1); err != nil {
+		if first[i], err = a.partLoss(g, s, want, 0, 1); err != nil {
 			return err
 		}
 		if math.IsNaN(first[i]) {
@@ -82,7 +85,7 @@ func (a *awqRun) partLosses(st *awqStep, scales [][]float32, loss []float64) err
 	}
 	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(first[i], first[j]) })
 	for _, i := range order[:awqFinal] {
-		rest, err := a.partLoss(st, scales[i], want, 1, len(a.passes))
+		rest, err := a.partLoss(g, scales[i], want, 1, len(a.passes))
 		if err != nil {
 			return err
 		}
@@ -92,15 +95,15 @@ func (a *awqRun) partLosses(st *awqStep, scales [][]float32, loss []float64) err
 }
 
 // hessianLoss is the squared output error of the step's linear maps.
-func (a *awqRun) hessianLoss(st *awqStep, s []float32) (float64, error) {
+func (a *awqSearch) hessianLoss(g *group, s []float32) (float64, error) {
 	sum := 0.0
-	for _, l := range st.linears {
+	for _, l := range g.linears {
 		w := a.w[l]
 		d := make([]float32, len(w))
-		fakeQuant(d, w, s, nil, len(s), a.plan.Type)
+		fakeQuant(d, w, s, nil, len(s), a.plan.typeOf[l.W.Name])
 		minus(d, w)
 		err := a.dev.Run(func() error {
-			e, err := st.h.energy(d, l.W.Rows)
+			e, err := g.in.h.energy(d, l.W.Rows)
 			sum += e
 			return err
 		})
@@ -112,10 +115,10 @@ func (a *awqRun) hessianLoss(st *awqStep, s []float32) (float64, error) {
 }
 
 // outputs runs the pair's part on every pass with the weights that are in place.
-func (a *awqRun) outputs(st *awqStep) ([][]float32, error) {
+func (a *awqSearch) outputs(g *group) ([][]float32, error) {
 	var out [][]float32
 	for i := range a.passes {
-		err := a.part(i, st, func(y *autograd.Tensor) error {
+		err := a.part(i, g, func(y *autograd.Tensor) error {
 			v := make([]float32, y.Len())
 			out = append(out, v)
 			return down(a.dev, v, y.Data)
@@ -128,10 +131,10 @@ func (a *awqRun) outputs(st *awqStep) ([][]float32, error) {
 }
 
 // part runs the pair's part on the input of pass i.
-func (a *awqRun) part(i int, st *awqStep, f func(y *autograd.Tensor) error) error {
+func (a *awqSearch) part(i int, g *group, f func(y *autograd.Tensor) error) error {
 	return a.pass(i, func(t *autograd.Tape, state *model.State) error {
-		x := st.inputs[i]
-		y := st.pair.Part.Forward(t, t.Upload(x, len(x)/len(st.absSum), len(st.absSum)), state)
+		x := g.in.tensors[i]
+		y := g.pair.Part.Forward(t, t.Upload(x, len(x)/g.in.cols, g.in.cols), state)
 		if t.Err() != nil {
 			return t.Err()
 		}
@@ -141,23 +144,23 @@ func (a *awqRun) part(i int, st *awqStep, f func(y *autograd.Tensor) error) erro
 
 // partLoss is the squared error of the part's output on passes from … to-1 with
 // rounded weights.
-func (a *awqRun) partLoss(st *awqStep, s []float32, want [][]float32, from, to int) (float64, error) {
+func (a *awqSearch) partLoss(g *group, s []float32, want [][]float32, from, to int) (float64, error) {
 	if from >= to {
 		return 0, nil
 	}
 	saved := a.set
 	a.set = nil
 	defer func() { a.restore(); a.set = saved }()
-	for _, l := range st.linears {
+	for _, l := range g.linears {
 		d := make([]float32, l.W.Len())
-		fakeQuant(d, a.w[l], s, nil, len(s), a.plan.Type)
+		fakeQuant(d, a.w[l], s, nil, len(s), a.plan.typeOf[l.W.Name])
 		if err := a.replace(l.W, block.Raw{Type: dtype.Of(dtype.F32), Rows: l.W.Rows, Cols: l.W.Cols, Data: f32Bytes(d)}); err != nil {
 			return 0, err
 		}
 	}
 	sum := 0.0
 	for i := from; i < to; i++ {
-		err := a.part(i, st, func(y *autograd.Tensor) error {
+		err := a.part(i, g, func(y *autograd.Tensor) error {
 			m := scratch{dev: a.dev}
 			defer m.free()
 			w, e := m.up(want[i]), m.alloc(dtype.F32, 1)

@@ -17,18 +17,18 @@ import (
 
 // FolderJob is one quantized Hugging Face folder to be made from a model.
 type FolderJob struct {
-	Path            string   // a new folder
-	Method          string   // rtn, gptq, awq, nf4
-	Scheme          string   // W4A16, W4A16_ASYM, …; "": the method's own
-	Format          string   // gptq, awq, compressed-tensors, bitsandbytes; "": the method's own
-	For             []string // transformers, vllm, tgi, exllama: refuse what one of them does not load; nil: DefaultFor
-	Group           int      // columns that share a scale; 0: auto; -1: the whole row
-	ActOrder        string   // GPTQ: static (or ""), aware, none, group
-	Damp            float64  // GPTQ: share of the mean Hessian diagonal; 0: 0.01
-	Samples         int      // calibration sequences that the method takes from the front; 0: all
-	Ignore          []string // module names or re:regexp, left unquantized
-	SingleQuant     bool     // NF4: scales in float32, not quantized again
-	AllowRequantize bool     // accept a model that is quantized already
+	Path            string     // a new folder
+	Method          string     // of methods, by name
+	Search          string     // another method whose search for scales comes first; "": the method's own
+	Options         any        // what Method.Options makes; nil: the method's defaults
+	Scheme          string     // W4A16, W4A16_ASYM, …; "": the method's own
+	Format          string     // gptq, awq, compressed-tensors, bitsandbytes; "": the method's own
+	For             []string   // transformers, vllm, tgi, exllama: refuse what one of them does not load; nil: DefaultFor
+	Group           int        // columns that share a scale; 0: auto; -1: the whole row
+	Samples         int        // calibration sequences that the method takes from the front; 0: all
+	Ignore          []string   // module names or re:regexp, left unquantized
+	Overrides       []Override // modules with schemes of their own; the first match counts
+	AllowRequantize bool       // accept a model that is quantized already
 	// Keep stores what is not quantized; nil: as in the model, BF16 where that
 	// is quantized.
 	Keep     *dtype.Kind
@@ -38,7 +38,8 @@ type FolderJob struct {
 
 // FolderPlan is what a job will make, known before any work.
 type FolderPlan struct {
-	Type     dtype.Type // of the quantized weights
+	Type     dtype.Type            // of the quantized weights but those of overrides
+	Types    map[string]dtype.Type // of every quantized module
 	Scheme   string
 	Format   string
 	Group    int      // resolved: 0 only for NF4
@@ -47,19 +48,20 @@ type FolderPlan struct {
 	Bytes    int64    // of tensors
 	Elements int64
 
-	artifact artifact
 	outs     []arch.Out
 	quantize map[string]bool       // by tensor name
 	typeOf   map[string]dtype.Type // by tensor name
 	job      *FolderJob
-	method   *method
+	method   *Method
+	search   *Method // whose search comes first; nil: none
+	options  any     // of method
 	keep     dtype.Kind
 }
 
 // PlanFolder checks a job against a model without reading weights: the method's
 // options, the group size, the programs that are to load it.
 func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
-	m, err := methodNamed(job.Method)
+	m, err := MethodNamed(job.Method)
 	if err != nil {
 		return nil, err
 	}
@@ -67,11 +69,17 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &FolderPlan{Scheme: s.name, job: &job, method: m, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
+	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, Types: map[string]dtype.Type{}, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
+	if p.search, err = searchFor(m, job.Search); err != nil {
+		return nil, err
+	}
+	if p.options, err = m.optionsOf(job.Options); err != nil {
+		return nil, err
+	}
 	if p.Format, err = m.formatFor(job.Format, s); err != nil {
 		return nil, err
 	}
-	if err := p.checkOptions(src); err != nil {
+	if err := p.checkSource(src); err != nil {
 		return nil, err
 	}
 	layers, err := p.choose(src)
@@ -81,51 +89,86 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if p.keep, err = p.keepType(src); err != nil {
 		return nil, err
 	}
-	if s.name == "NF4" {
-		p.Type = dtype.NF4Double
-		if job.SingleQuant {
-			p.Type.Flags = 0
-		}
-	} else {
+	if s.Weight.Group == 0 {
 		if p.Group, err = resolveGroup(job.Group, layers); err != nil {
 			return nil, err
 		}
-		p.Type = s.intType(p.Format, p.Group, job.ActOrder == "group", p.keep)
+	}
+	if err := p.types(s, layers); err != nil {
+		return nil, err
 	}
 	if err := p.checkShapes(layers); err != nil {
 		return nil, err
 	}
-	p.artifact = artifact{p.Format, s.bits, s.sym, p.Group, job.ActOrder}
 	if job.For == nil {
-		job.For = DefaultFor(m.name)
+		job.For = DefaultFor(p.Format)
 	}
-	if err := checkConsumers(job.For, p.artifact); err != nil {
+	if err := p.checkConsumers(job.For); err != nil {
 		return nil, err
 	}
 	p.lay(src)
 	return p, nil
 }
 
-func (p *FolderPlan) checkOptions(src *arch.Source) error {
-	j := p.job
-	if j.ActOrder == "" {
-		j.ActOrder = "static"
+// searchFor is the method whose search for scales precedes the rounding of m.
+func searchFor(m *Method, name string) (*Method, error) {
+	if name != "" {
+		var err error
+		if m, err = MethodNamed(name); err != nil {
+			return nil, err
+		}
+		if m.search == nil {
+			return nil, fail.Usagef("search", "leave it out, or name a method that moves scales", "%s searches nothing", name)
+		}
 	}
-	if j.Damp == 0 {
-		j.Damp = 0.01
+	if m.search == nil {
+		return nil, nil
 	}
-	switch {
-	case !slices.Contains([]string{orderStatic, orderAware, orderNone, orderGroup}, j.ActOrder):
-		return fail.Usagef("actorder", "static, aware, none or group", "no column order is called %q", j.ActOrder)
-	case j.ActOrder == "group" && (p.method.name != "gptq" || p.Format != formats.GPTQ):
-		return fail.Usagef("actorder", "actorder: static", "only gptq folders made by the method gptq can hold a column order")
-	case !(j.Damp > 0 && j.Damp < 1):
-		return fail.Usagef("damp_percent", "for example 0.01", "damp_percent is %g, it must lie between 0 and 1", j.Damp)
-	case j.Samples < 0:
-		return fail.Usagef("samples", "", "samples is %d", j.Samples)
+	return m, nil
+}
+
+// calibrated reports whether the job needs calibration text.
+func (p *FolderPlan) calibrated() bool { return p.search != nil || p.method.needs != needNothing }
+
+// Work is the floating-point operations that the job spends on a group of layers
+// with in inputs and out outputs in all, on tokens tokens.
+func (p *FolderPlan) Work(tokens, in, out float64) float64 {
+	sum := 0.0
+	if p.search != nil {
+		sum = p.search.searchWork(tokens, in, out)
+	}
+	if p.method.work != nil {
+		sum += p.method.work(tokens, in, out)
+	}
+	return sum
+}
+
+// round quantizes one layer as the job says.
+func (p *FolderPlan) round(l *layer) (*matrixResult, error) {
+	l.options = p.options
+	r, err := p.method.round(l)
+	if err == nil && r.report.Fallback == "" {
+		r.report.Method = p.method.Name
+	}
+	return r, err
+}
+
+// label says in a report which layer it is of, and its type where that is not
+// the folder's.
+func (p *FolderPlan) label(r *LayerReport, module string) {
+	r.Layer = module
+	if t := p.Types[module]; t != p.Type {
+		r.Type = t.String()
+	}
+}
+
+// checkSource refuses numbers out of range and a model that is quantized already.
+func (p *FolderPlan) checkSource(src *arch.Source) error {
+	if p.job.Samples < 0 {
+		return fail.Usagef("samples", "", "samples is %d", p.job.Samples)
 	}
 	for _, t := range src.Tensors() {
-		if t.Type.Quantized() && t.IsLinear() && !j.AllowRequantize {
+		if t.Type.Quantized() && t.IsLinear() && !p.job.AllowRequantize {
 			return fail.Inputf(src.Reader.Path(), "start from the float model, or set allow_requantize and accept the loss", "%s is already quantized (%v); quantizing it again is not allowed", t.Name, t.Type)
 		}
 	}
@@ -134,10 +177,19 @@ func (p *FolderPlan) checkOptions(src *arch.Source) error {
 
 // choose splits the model's matrices into those to be quantized and the rest.
 func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
-	match, err := ignored(p.job.Ignore)
+	match, err := matchers("ignore", p.job.Ignore)
 	if err != nil {
 		return nil, err
 	}
+	var patterns []string
+	for _, o := range p.job.Overrides {
+		patterns = append(patterns, o.Pattern)
+	}
+	own, err := matchers("overrides", patterns)
+	if err != nil {
+		return nil, err
+	}
+	meant := make([]bool, len(own))
 	used := make([]bool, len(p.job.Ignore))
 	var layers []linear
 	for _, t := range src.Tensors() {
@@ -157,7 +209,14 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 		}
 		p.quantize[t.Name] = true
 		p.Layers = append(p.Layers, module)
-		layers = append(layers, linear{module, t.Rows, t.Cols})
+		l := linear{name: module, rows: t.Rows, cols: t.Cols}
+		if i := slices.IndexFunc(own, func(m func(string) bool) bool { return m(module) }); i >= 0 {
+			l.own, meant[i] = &p.job.Overrides[i], true
+		}
+		layers = append(layers, l)
+	}
+	if i := slices.Index(meant, false); i >= 0 {
+		return nil, fail.Usagef("overrides", "the first match counts", "%q matches no module that is quantized and that no earlier one takes", patterns[i])
 	}
 	for i, ok := range used {
 		if pat := p.job.Ignore[i]; !ok && pat != src.HeadPath() { // a tied head has no tensor
@@ -170,15 +229,15 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 	return layers, nil
 }
 
-// ignored compiles patterns: a module name, the last parts of one, or re:…,
+// matchers compiles patterns: a module name, the last parts of one, or re:…,
 // which must match at the beginning as in llm-compressor.
-func ignored(patterns []string) ([]func(string) bool, error) {
+func matchers(option string, patterns []string) ([]func(string) bool, error) {
 	var out []func(string) bool
 	for _, p := range patterns {
 		if expr, ok := strings.CutPrefix(p, "re:"); ok {
 			re, err := regexp.Compile("^(?:" + expr + ")")
 			if err != nil {
-				return nil, fail.Usagef("ignore", "", "%q is not a regular expression: %v", expr, err)
+				return nil, fail.Usagef(option, "", "%q is not a regular expression: %v", expr, err)
 			}
 			out = append(out, re.MatchString)
 			continue
@@ -205,15 +264,15 @@ func (p *FolderPlan) keepType(src *arch.Source) (dtype.Kind, error) {
 
 // checkShapes refuses layers whose codes do not fill the words of the format.
 func (p *FolderPlan) checkShapes(layers []linear) error {
-	bits := p.Type.Bits()
 	for _, l := range layers {
-		bad := ""
+		bad, t := "", p.Types[l.name]
+		bits := t.Bits()
 		switch {
 		case p.Format == formats.GPTQ && (l.cols*bits%32 != 0 || l.rows*bits%32 != 0):
 			bad = "rows and columns must fill words of 32 bits"
 		case p.Format == formats.AWQ && l.rows%8 != 0:
 			bad = "rows must be a multiple of 8"
-		case !dtype.Fits(p.Type, l.cols):
+		case !dtype.Fits(t, l.cols):
 			bad = "columns must be whole blocks"
 		}
 		if bad != "" {
@@ -227,7 +286,7 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 func (p *FolderPlan) lay(src *arch.Source) {
 	p.outs = src.Plan(func(t *arch.Tensor) (dtype.Type, string) {
 		if p.quantize[t.Name] {
-			return p.Type, p.method.name
+			return p.Types[t.Path()], p.method.Name
 		}
 		switch now := t.Type; {
 		case p.job.Keep == nil && (now == dtype.Of(dtype.F32) || now == dtype.Of(dtype.F16) || now == dtype.Of(dtype.BF16)):

@@ -73,8 +73,9 @@ func tiny(t testing.TB, s shape) *arch.Source {
 		add(p+"input_layernorm.weight", 1, 0.1, s.c)
 		add(p+"post_attention_layernorm.weight", 1, 0.1, s.c)
 		for _, l := range []linear{
-			{"self_attn.q", s.h * s.d, s.c}, {"self_attn.k", s.k * s.d, s.c}, {"self_attn.v", s.k * s.d, s.c}, {"self_attn.o", s.c, s.h * s.d},
-			{"mlp.gate", s.f, s.c}, {"mlp.up", s.f, s.c}, {"mlp.down", s.c, s.f},
+			{name: "self_attn.q", rows: s.h * s.d, cols: s.c}, {name: "self_attn.k", rows: s.k * s.d, cols: s.c},
+			{name: "self_attn.v", rows: s.k * s.d, cols: s.c}, {name: "self_attn.o", rows: s.c, cols: s.h * s.d},
+			{name: "mlp.gate", rows: s.f, cols: s.c}, {name: "mlp.up", rows: s.f, cols: s.c}, {name: "mlp.down", rows: s.c, cols: s.f},
 		} {
 			add(p+l.name+"_proj.weight", 0, 0.5/math.Sqrt(float64(l.cols)), l.rows, l.cols)
 		}
@@ -177,6 +178,9 @@ func logits(t *testing.T, src *arch.Source, ids []int32) []float32 {
 	return v
 }
 
+// ordered are GPTQ's options with another order of the columns.
+func ordered(order string) *GPTQOptions { return &GPTQOptions{ActOrder: order, Damp: 0.01} }
+
 // jobs are one of each method over the same groups.
 func testJobs(dir string, group int) []FolderJob {
 	return []FolderJob{
@@ -194,16 +198,19 @@ func testJobs(dir string, group int) []FolderJob {
 func TestFolderBeatsNearest(t *testing.T) {
 	src := openSource(t, testdir.Shared(t, "golden/quant/orig"))
 	dir := t.TempDir()
-	reps := folder(t, src, text(5, 32, 128, src.Spec.V), testJobs(dir, 128)...)
+	jobs := append(testJobs(dir, 128),
+		FolderJob{Path: filepath.Join(dir, "awq+gptq"), Method: "gptq", Search: "awq", Group: 128},
+		FolderJob{Path: filepath.Join(dir, "awq+rtn"), Method: "rtn", Search: "awq", Group: 128})
+	reps := folder(t, src, text(5, 32, 128, src.Spec.V), jobs...)
 	ids := text(99, 1, 200, src.Spec.V)[0]
 	want := logits(t, src, ids)
 	off := map[string]float64{}
-	for _, j := range testJobs(dir, 128) {
+	for _, j := range jobs {
 		got := openSource(t, j.Path)
 		off[filepath.Base(j.Path)] = distance(logits(t, got, ids), want) / dot(want, want)
 	}
 	t.Log(off)
-	if off["gptq"] >= off["rtn"] || off["awq"] >= off["rtn-asym"] || off["rtn-asym"] >= off["rtn"] {
+	if off["gptq"] >= off["rtn"] || off["awq"] >= off["rtn-asym"] || off["rtn-asym"] >= off["rtn"] || off["awq+gptq"] >= off["gptq"] || off["awq+rtn"] >= off["rtn"] {
 		t.Errorf("relative errors of the logits: %v", off)
 	}
 	for _, r := range reps {
@@ -264,6 +271,35 @@ func TestFolderResumes(t *testing.T) {
 	}
 }
 
+// Overrides give modules schemes of their own, in both layouts that can say so:
+// the folder holds those types, its configuration names them, the report too.
+func TestOverrides(t *testing.T) {
+	src := tiny(t, small)
+	overrides, err := ParseOverrides([]string{"model.layers.1.mlp.down_proj=W8A16_ASYM/-1", "re:.*[.]mlp[.]=W4A16/16"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{formats.GPTQ, formats.CompressedTensors} {
+		path := filepath.Join(t.TempDir(), "out")
+		rep := folder(t, src, nil, FolderJob{Path: path, Method: "rtn", Format: format, Group: 32, For: []string{}, Overrides: overrides})[0]
+		got := openSource(t, path)
+		for _, l := range rep.Layers {
+			typ := got.Named(l.Layer + ".weight").Type
+			want := dtype.Type{Kind: dtype.Int4, Group: 32}
+			switch {
+			case l.Layer == "model.layers.1.mlp.down_proj":
+				want = dtype.Type{Kind: dtype.Int8, Group: -1, Flags: dtype.Zero}
+			case strings.Contains(l.Layer, ".mlp."):
+				want.Group = 16
+			}
+			want.Scale = typ.Scale
+			if typ != want || (l.Type == "") == strings.Contains(l.Layer, ".mlp.") || l.Type != "" && l.Type != typ.String() {
+				t.Errorf("%s: %s is %v, want %v; the report says %q", format, l.Layer, typ, want, l.Type)
+			}
+		}
+	}
+}
+
 func TestFolderThreads(t *testing.T) {
 	defer par.SetThreads(0)
 	src := tiny(t, small)
@@ -291,8 +327,12 @@ func TestWalkUsesWhatItWrites(t *testing.T) {
 	dir := t.TempDir()
 	f16 := dtype.F16
 	jobs := append(testJobs(dir, 32)[:2],
-		FolderJob{Path: filepath.Join(dir, "f16"), Method: "gptq", Group: 32, ActOrder: "group", For: []string{"transformers"}, Keep: &f16, Ignore: []string{"re:.*k_proj", "model.layers.1.mlp.up_proj"}},
-		FolderJob{Path: filepath.Join(dir, "awq-ct"), Method: "awq", Format: "compressed-tensors", Scheme: "W4A16", Group: 32, Ignore: []string{"up_proj"}})
+		FolderJob{Path: filepath.Join(dir, "f16"), Method: "gptq", Group: 32, Options: ordered("group"), For: []string{"transformers"}, Keep: &f16, Ignore: []string{"re:.*k_proj", "model.layers.1.mlp.up_proj"}},
+		FolderJob{Path: filepath.Join(dir, "awq-ct"), Method: "awq", Format: "compressed-tensors", Scheme: "W4A16", Group: 32, Ignore: []string{"up_proj"}},
+		FolderJob{Path: filepath.Join(dir, "mixed"), Method: "awq", Format: "compressed-tensors", Group: 32, Overrides: []Override{{"v_proj", "W4A16", -1}}},
+		FolderJob{Path: filepath.Join(dir, "mixed-gptq"), Method: "gptq", Group: 32, For: []string{}, Overrides: []Override{{"re:.*k_proj", "W8A16_ASYM", 0}}},
+		FolderJob{Path: filepath.Join(dir, "scaled"), Method: "gptq", Search: "awq", Group: 32},
+		FolderJob{Path: filepath.Join(dir, "scaled-rtn"), Method: "rtn", Search: "awq", Group: 32})
 	r := &folderRun{walk: walk{ctx: context.Background(), dev: dev, src: src}}
 	if err := errors.Join(r.plan(jobs, text(3, 60, 40, small.v)), r.open(), r.quantize()); err != nil {
 		t.Fatal(err)
@@ -311,7 +351,7 @@ func TestWalkUsesWhatItWrites(t *testing.T) {
 		for i, seqs := range s.passes {
 			tape := &autograd.Tape{Dev: dev, BF16: dev.Info().FastBF16}
 			state := m.States(tape, model.Pack(seqs...))[small.layers-1 : small.layers]
-			if s.plan.method.name == "gptq" { // stopped before the last linear map of the block
+			if s.plan.method.inOrder { // stopped before the last linear map of the block
 				for _, step := range m.Stages[small.layers-1].Steps()[:3] {
 					state = step.Forward(tape, step.In(tape, state), m.Prepare(tape, model.Pack(seqs...)))
 				}

@@ -3,19 +3,89 @@ package quant
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
+// gptqMethod is GPTQ (Frantar et al. 2022, arXiv:2210.17323): columns are
+// rounded one after another, and what each leaves is made good by the rest.
+var gptqMethod = Method{
+	Name: "gptq", Title: "GPTQ, calibrated (arXiv 2210.17323)",
+	Schemes: integerSchemes(), Formats: []string{formats.GPTQ, formats.CompressedTensors},
+	Options: func() any { return &GPTQOptions{ActOrder: orderStatic, Damp: 0.01} },
+	storage: gptqStorage, meta: gptqMeta,
+	needs: needHessian, inOrder: true, round: roundGPTQ,
+	work: func(tokens, in, out float64) float64 {
+		return 4*tokens*in*out + 2*tokens*in*in + 2*(in*in*in+in*in*out)
+	},
+}
+
+// GPTQOptions are what a job can say of GPTQ.
+type GPTQOptions struct {
+	ActOrder string  `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware"`
+	Damp     float64 `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" range:"0..1"`
+}
+
+// gptqStorage checks the options; the order by group needs an index of columns.
+func gptqStorage(options any, format string, t dtype.Type) (dtype.Type, error) {
+	o := options.(*GPTQOptions)
+	switch {
+	case !slices.Contains([]string{orderStatic, orderAware, orderNone, orderGroup}, o.ActOrder):
+		return t, fail.Usagef("actorder", "static, aware, none or group", "no column order is called %q", o.ActOrder)
+	case o.ActOrder == orderGroup && format != formats.GPTQ:
+		return t, fail.Usagef("actorder", "actorder: static", "only gptq folders can hold a column order")
+	case !(o.Damp > 0 && o.Damp < 1):
+		return t, fail.Usagef("damp_percent", "for example 0.01", "damp_percent is %g, it must lie between 0 and 1", o.Damp)
+	case o.ActOrder == orderGroup:
+		t.Flags |= dtype.Perm
+	}
+	return t, nil
+}
+
+func gptqMeta(options any) map[string]any {
+	o := options.(*GPTQOptions)
+	return map[string]any{"damp_percent": o.Damp, "static_groups": o.ActOrder == orderStatic, "true_sequential": true}
+}
+
+// roundGPTQ rounds a layer by error feedback, or to nearest where its Hessian
+// cannot be factored.
+func roundGPTQ(l *layer) (*matrixResult, error) {
+	o := l.options.(*GPTQOptions)
+	f, err := l.in.factored(o.ActOrder, int(l.typ.Group), o.Damp)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.path, err)
+	}
+	if f.u == nil {
+		return fallback(l, "the Hessian is not positive definite whatever is added to it")
+	}
+	return feedBack(f, l.w, l.rows, gptqSpec{typ: l.typ, order: o.ActOrder})
+}
+
+// factored is the Hessian made ready. Layers of one group share it; those of
+// another group size have another order.
+func (in *inputs) factored(order string, group int, damp float64) (*factored, error) {
+	if f := in.factor; f != nil && f.group == group {
+		return f, nil
+	}
+	if in.factor != nil {
+		in.factor.free()
+	}
+	var err error
+	in.factor, err = factor(in.h, order, group, damp)
+	return in.factor, err
+}
+
 // gptqBlock is the number of columns between two updates of the whole weight.
 const gptqBlock = 128
 
-// gptqOptions are one layer's. Type is an Int kind.
-type gptqOptions struct {
+// gptqSpec is what the rounding of one layer depends on. typ is of an Int kind.
+type gptqSpec struct {
 	typ   dtype.Type
 	order string
 	// fixed takes every group's scale from the weights as they were before any
@@ -26,20 +96,14 @@ type gptqOptions struct {
 	mse float64
 }
 
-// matrixResult is a quantized matrix and what it cost.
-type matrixResult struct {
-	raw    block.Raw
-	report LayerReport
-}
-
-// gptq quantizes w [rows, n] by error feedback (Frantar et al. 2022,
+// feedBack quantizes w [rows, n] by error feedback (Frantar et al. 2022,
 // arXiv:2210.17323, algorithm 1): columns are rounded in the order of f, and
 // each one's error is spread over those not yet rounded so that the output on
 // the calibration inputs changes least. Inputs that were always zero get weight
 // 0. A group's range includes zero and is symmetric around it without
 // dtype.Zero: a group of positive weights keeps its largest (GPTQModel 7.7
 // gives such a group half the scale it needs and clips it).
-func gptq(f *factored, w []float32, rows int, o gptqOptions) (*matrixResult, error) {
+func feedBack(f *factored, w []float32, rows int, o gptqSpec) (*matrixResult, error) {
 	n := f.h.n
 	g := &gptqRun{f: f, o: o, rows: rows, n: n, size: int(o.typ.Group), groups: o.typ.Groups(n)}
 	if g.size <= 0 {
@@ -59,7 +123,7 @@ func gptq(f *factored, w []float32, rows int, o gptqOptions) (*matrixResult, err
 	}
 	raw := g.pack()
 	rep, err := measure(f.h, w, raw)
-	rep.Method, rep.Damp, rep.Dead = "gptq", f.damp, f.deadColumns()
+	rep.Damp, rep.Dead = f.damp, f.deadColumns()
 	return &matrixResult{raw, rep}, err
 }
 
@@ -67,7 +131,7 @@ func gptq(f *factored, w []float32, rows int, o gptqOptions) (*matrixResult, err
 // and in the order of f.
 type gptqRun struct {
 	f             *factored
-	o             gptqOptions
+	o             gptqSpec
 	rows, n       int
 	size, groups  int
 	wt            []float32 // [n, rows]
@@ -253,58 +317,4 @@ func (g *gptqRun) pack() block.Raw {
 		}
 	}
 	return m
-}
-
-// fallback rounds w to nearest and says why.
-func fallback(h *hessian, w []float32, rows int, t dtype.Type, why string) (*matrixResult, error) {
-	m := block.New(t, rows, h.n)
-	if err := block.Encode(m, w, nil); err != nil {
-		return nil, err
-	}
-	rep, err := measure(h, w, m)
-	rep.Method, rep.Fallback = "rtn", why
-	return &matrixResult{m, rep}, err
-}
-
-// measure compares a quantized matrix with what it stands for; h nil: the
-// weights alone.
-func measure(h *hessian, w []float32, m block.Raw) (rep LayerReport, err error) {
-	d := make([]float32, len(w))
-	block.DecodeAll(d, m)
-	off, all := distance(d, w), dot(w, w)
-	rep.Weight = ratio(math.Sqrt(off), math.Sqrt(all))
-	if h != nil {
-		minus(d, w)
-		if off, err = h.energy(d, m.Rows); err == nil {
-			all, err = h.energy(w, m.Rows)
-		}
-	}
-	rep.Error, rep.Relative = off, ratio(off, all)
-	return rep, err
-}
-
-// ratio is a/b, 0 for nothing out of nothing.
-func ratio(a, b float64) float64 {
-	if a == 0 {
-		return 0
-	}
-	return a / b
-}
-
-// checkWeights refuses values that are not finite and those whose scales the type cannot hold.
-func checkWeights(name string, w []float32, cols int, t dtype.Type) error {
-	if err := formats.CheckFinite(name, w, 0, cols); err != nil {
-		return err
-	}
-	if t.Scale != dtype.F16 || t.Kind.Info().Family != dtype.Int {
-		return nil
-	}
-	largest := float32(0)
-	for _, v := range w {
-		largest = max(largest, v, -v)
-	}
-	if largest > 32000 {
-		return fmt.Errorf("%s: the largest weight is %g: too large for scales of 16 bits", name, largest)
-	}
-	return nil
 }

@@ -25,7 +25,7 @@ func normal(seed uint64, n int) []float32 {
 	return v
 }
 
-var w4 = scheme{bits: 4, sym: true}.intType(formats.GPTQ, 32, false, dtype.BF16)
+var w4 = Scheme{Weight: dtype.Type{Kind: dtype.Int4}}.in(formats.GPTQ, 32, dtype.BF16)
 
 // A Hessian with a negative direction is damped until it has none; one that no
 // damping helps makes the layer fall back to rounding, with the reason.
@@ -53,7 +53,7 @@ func TestDamping(t *testing.T) {
 		f.free()
 	}
 	h := hessianOf(t, dev, layerArray{[]int64{100, 64}, normal(2, 6400)})
-	r, err := fallback(h, w, 8, w4, "a reason")
+	r, err := fallback(&layer{w: w, rows: 8, cols: 64, typ: w4, in: &inputs{h: h}}, "a reason")
 	if err != nil || r.report.Fallback != "a reason" || r.report.Method != "rtn" || !(r.report.Error > 0) {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -83,7 +83,7 @@ func TestDeadColumns(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := gptq(f, w, 16, gptqOptions{typ: typ, order: order})
+		r, err := feedBack(f, w, 16, gptqSpec{typ: typ, order: order})
 		f.free()
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +98,7 @@ func TestDeadColumns(t *testing.T) {
 				t.Fatalf("%s: row %d, column %d is %g", order, i/64, c, v)
 			}
 		}
-		near, err := fallback(h, w, 16, w4, "")
+		near, err := fallback(&layer{w: w, rows: 16, cols: 64, typ: w4, in: &inputs{h: h}}, "")
 		if err != nil || r.report.Dead != 2 || r.report.Error >= near.report.Error {
 			t.Errorf("%s: %+v against %+v, %v", order, r.report, near.report, err)
 		}
@@ -119,7 +119,7 @@ func TestPositiveGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.free()
-	r, err := gptq(f, w, 4, gptqOptions{typ: w4, order: orderStatic})
+	r, err := feedBack(f, w, 4, gptqSpec{typ: w4, order: orderStatic})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,14 @@ func (h *hessian) add(x kernels.Buffer, rows int) {
 
 func (h *hessian) free() { h.dev.Free(h.buf) }
 
+// hessian is XᵀX of a layer's inputs, nil where it is not known.
+func (in *inputs) hessian() *hessian {
+	if in == nil {
+		return nil
+	}
+	return in.h
+}
+
 // host downloads the matrix.
 func (h *hessian) host() ([]float32, error) {
 	v := make([]float32, h.n*h.n)
@@ -62,42 +70,6 @@ func (h *hessian) energy(w []float32, rows int) (float64, error) {
 		return 0, err
 	}
 	return max(dot(v, w), 0), nil
-}
-
-// reduceGrain is the number of elements of one partial sum.
-const reduceGrain = 1 << 15
-
-// reduce adds f over fixed pieces of [0, n), in order.
-func reduce(n int, f func(lo, hi int) float64) float64 {
-	parts := make([]float64, (n+reduceGrain-1)/reduceGrain)
-	par.For(n, reduceGrain, func(lo, hi int) { parts[lo/reduceGrain] = f(lo, hi) })
-	sum := 0.0
-	for _, v := range parts {
-		sum += v
-	}
-	return sum
-}
-
-func dot(a, b []float32) float64 {
-	return reduce(len(a), func(lo, hi int) float64 {
-		sum := 0.0
-		for i, v := range a[lo:hi] {
-			sum += float64(v) * float64(b[lo+i])
-		}
-		return sum
-	})
-}
-
-// distance is Σ(a-b)².
-func distance(a, b []float32) float64 {
-	return reduce(len(a), func(lo, hi int) float64 {
-		sum := 0.0
-		for i, v := range a[lo:hi] {
-			d := float64(v) - float64(b[lo+i])
-			sum += float64(d * d)
-		}
-		return sum
-	})
 }
 
 // Orders of the columns in GPTQ.
@@ -144,12 +116,13 @@ func columnOrder(order string, diag []float32, group int) []int {
 // factored is a Hessian made ready for GPTQ: columns ordered, dead ones marked,
 // damped and factored. u is nil when no damping makes it positive definite.
 type factored struct {
-	h    *hessian
-	perm []int // nil: identity
-	dead []bool
-	u    kernels.Buffer
-	damp float64 // share of the mean diagonal that was added
-	add  float64 // what was added to the diagonal
+	h     *hessian
+	perm  []int // nil: identity
+	dead  []bool
+	group int // columns that share a scale
+	u     kernels.Buffer
+	damp  float64 // share of the mean diagonal that was added
+	add   float64 // what was added to the diagonal
 }
 
 // column is the column at a place of the order.
@@ -182,7 +155,7 @@ func factor(h *hessian, order string, group int, damp float64) (*factored, error
 		return nil, err
 	}
 	n := h.n
-	f := &factored{h: h, dead: make([]bool, n)}
+	f := &factored{h: h, dead: make([]bool, n), group: group}
 	diag, mean := make([]float32, n), 0.0
 	for i := range n {
 		diag[i] = m[i*n+i]

@@ -100,6 +100,15 @@ func openLayers(t *testing.T) *layers {
 	return l
 }
 
+// gridOf is an integer type with scales as exact as a reference keeps them.
+func gridOf(bits int, sym bool, group int) dtype.Type {
+	t := dtype.Type{Kind: map[int]dtype.Kind{2: dtype.Int2, 3: dtype.Int3, 4: dtype.Int4, 8: dtype.Int8}[bits], Group: int32(group)}
+	if !sym {
+		t.Flags |= dtype.Zero
+	}
+	return t
+}
+
 // upload puts values on a device until the test ends.
 func upload(t *testing.T, dev kernels.Backend, v []float32) kernels.Buffer {
 	t.Helper()
@@ -231,7 +240,7 @@ func TestGPTQLayers(t *testing.T) {
 }
 
 func compareGPTQ(t *testing.T, l *layers, h *hessian, w, x layerArray, tool, name string, c layerCase) {
-	o := gptqOptions{order: orderNone, mse: c.MSE}
+	o := gptqSpec{order: orderNone, mse: c.MSE}
 	switch {
 	case c.Aware:
 		o.order = orderAware
@@ -243,14 +252,16 @@ func compareGPTQ(t *testing.T, l *layers, h *hessian, w, x layerArray, tool, nam
 	if tool == "llmcompressor" {
 		o.fixed, c.Sym = true, strings.Contains(c.Args, "'symmetric': 'True'")
 	}
-	o.typ = scheme{bits: c.Bits, sym: c.Sym}.intType(formats.GPTQ, c.Group, o.order == orderGroup, dtype.F16)
-	o.typ.Scale = dtype.F32
+	o.typ = gridOf(c.Bits, c.Sym, c.Group)
+	if o.order == orderGroup {
+		o.typ.Flags |= dtype.Perm
+	}
 	f, err := factor(h, o.order, c.Group, c.Damp)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.free()
-	got, err := gptq(f, w.values, w.rows(), o)
+	got, err := feedBack(f, w.values, w.rows(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

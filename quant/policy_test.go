@@ -3,6 +3,7 @@ package quant
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,7 +39,7 @@ func TestConsumers(t *testing.T) {
 		{FolderJob{Method: "gptq", Group: 32}, nil, ""},
 		{FolderJob{Method: "gptq", Group: -1}, []string{"transformers"}, "group_size"},
 		{FolderJob{Method: "gptq", Scheme: "W4A16_ASYM"}, []string{"vllm"}, "scheme"},
-		{FolderJob{Method: "gptq", ActOrder: "group"}, []string{"vllm", "tgi"}, "actorder"},
+		{FolderJob{Method: "gptq", Options: ordered("group")}, []string{"vllm", "tgi"}, "actorder"},
 		{FolderJob{Method: "gptq", Scheme: "W3A16"}, []string{"vllm", "tgi", "exllama"}, "scheme"},
 		{FolderJob{Method: "gptq", Scheme: "W2A16_ASYM"}, []string{"vllm", "tgi", "exllama"}, "scheme"},
 		{FolderJob{Method: "gptq", Scheme: "W8A16"}, []string{"vllm", "tgi", "exllama"}, "scheme"},
@@ -51,7 +52,7 @@ func TestConsumers(t *testing.T) {
 		{FolderJob{Method: "rtn", Format: "awq", Scheme: "W4A16_ASYM"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "nf4"}, []string{"vllm", "tgi", "exllama"}, "method"},
 	} {
-		name := c.job.Method + " " + c.job.Scheme + " " + c.job.Format + " " + c.job.ActOrder
+		name := fmt.Sprintf("%s %s %s %+v", c.job.Method, c.job.Scheme, c.job.Format, c.job.Options)
 		for _, program := range consumers {
 			c.job.For = []string{program}
 			_, err := PlanFolder(src, c.job)
@@ -75,7 +76,7 @@ func TestConsumers(t *testing.T) {
 		}
 		c.job.For = nil
 		_, err = PlanFolder(src, c.job)
-		if byDefault := slices.ContainsFunc(c.refused, func(s string) bool { return slices.Contains(DefaultFor(c.job.Method), s) }); byDefault != (err != nil) {
+		if byDefault := slices.ContainsFunc(c.refused, func(s string) bool { return slices.Contains(DefaultFor(p.Format), s) }); byDefault != (err != nil) {
 			t.Errorf("%s by default: %v", name, err)
 		}
 	}
@@ -90,7 +91,7 @@ func TestPlanErrors(t *testing.T) {
 		job          FolderJob
 		option, word string
 	}{
-		{"method", orig, FolderJob{Method: "hqq"}, "method", "rtn, gptq, awq, nf4"},
+		{"method", orig, FolderJob{Method: "gptk"}, "method", "rtn, gptq, awq, nf4"},
 		{"scheme", orig, FolderJob{Method: "gptq", Scheme: "W5"}, "scheme", "W4A16"},
 		{"scheme of another method", orig, FolderJob{Method: "awq", Scheme: "W8A16"}, "scheme", "W4A16_ASYM"},
 		{"NF4 by gptq", orig, FolderJob{Method: "gptq", Scheme: "NF4"}, "scheme", "W4A16"},
@@ -100,14 +101,20 @@ func TestPlanErrors(t *testing.T) {
 		{"group", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "96 columns (model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj and 4 more)"},
 		{"group's way out", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "auto takes 32"},
 		{"negative group", orig, FolderJob{Method: "gptq", Group: -2}, "group_size", "-2"},
-		{"order", orig, FolderJob{Method: "gptq", ActOrder: "desc"}, "actorder", "static, aware, none or group"},
-		{"order elsewhere", orig, FolderJob{Method: "awq", ActOrder: "group"}, "actorder", "static"},
-		{"order in another format", orig, FolderJob{Method: "gptq", Format: "compressed-tensors", ActOrder: "group"}, "actorder", "static"},
-		{"damp", orig, FolderJob{Method: "gptq", Damp: 1.5}, "damp_percent", "1.5"},
+		{"order", orig, FolderJob{Method: "gptq", Options: ordered("desc")}, "actorder", "static, aware, none or group"},
+		{"options of another method", orig, FolderJob{Method: "awq", Options: ordered("group")}, "method", "*quant.GPTQOptions"},
+		{"a search without scales", orig, FolderJob{Method: "gptq", Search: "rtn"}, "search", "searches nothing"},
+		{"order in another format", orig, FolderJob{Method: "gptq", Format: "compressed-tensors", Options: ordered("group")}, "actorder", "static"},
+		{"damp", orig, FolderJob{Method: "gptq", Options: &GPTQOptions{ActOrder: orderStatic, Damp: 1.5}}, "damp_percent", "1.5"},
 		{"samples", orig, FolderJob{Method: "gptq", Samples: -1}, "samples", "-1"},
 		{"program", orig, FolderJob{Method: "gptq", For: []string{"ollama"}}, "for", "ollama"},
 		{"ignore", orig, FolderJob{Method: "gptq", Ignore: []string{"model.layers.7.mlp.up_proj"}}, "ignore", "matches no module"},
 		{"ignore's pattern", orig, FolderJob{Method: "gptq", Ignore: []string{"re:("}}, "ignore", "regular expression"},
+		{"override without a match", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 0}, {"re:.*up_proj", "W8A16", 0}}}, "overrides", "matches no module"},
+		{"override of another method", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "NF4", 0}}}, "scheme", "gptq cannot make NF4"},
+		{"override's group", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 48}}}, "group_size", "48"},
+		{"override for a program", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 0}}}, "scheme", "vllm"},
+		{"two types in one configuration", orig, FolderJob{Method: "awq", Overrides: []Override{{"up_proj", "W4A16", 0}}}, "overrides", "room for one type"},
 		{"ignore everything", orig, FolderJob{Method: "gptq", Ignore: []string{"re:.*"}}, "ignore", "nothing is left"},
 	} {
 		c.job.Path = filepath.Join(t.TempDir(), "out")
@@ -122,6 +129,20 @@ func TestPlanErrors(t *testing.T) {
 	}
 	_, err := Folder(t.Context(), nil, orig, []FolderJob{{Method: "gptq", Path: filepath.Join(t.TempDir(), "out")}}, nil, nil)
 	usage(t, "no calibration", err, "calibration", "none")
+}
+
+func TestParseOverride(t *testing.T) {
+	for text, want := range map[string]Override{
+		"down_proj=W8A16": {"down_proj", "W8A16", 0}, "re:(a=b)=W4A16/32": {"re:(a=b)", "W4A16", 32}, "o_proj=W8A16_ASYM/-1": {"o_proj", "W8A16_ASYM", -1},
+	} {
+		if got, err := ParseOverride(text); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"down_proj", "=W8A16", "a=W8A16/0", "a=W8A16/x", "a=W8A16/-2"} {
+		_, err := ParseOverride(text)
+		usage(t, text, err, "overrides", "PATTERN=SCHEME")
+	}
 }
 
 func TestRequantize(t *testing.T) {
@@ -153,13 +174,13 @@ func TestLayouts(t *testing.T) {
 	for name, job := range map[string]FolderJob{
 		"gptq-4b-g128-sym":              {Method: "gptq", Group: 128},
 		"gptq-4b-g128-asym":             {Method: "gptq", Group: 128, Scheme: "W4A16_ASYM"},
-		"gptq-4b-g128-descact":          {Method: "gptq", Group: 128, ActOrder: "group"},
+		"gptq-4b-g128-descact":          {Method: "gptq", Group: 128, Options: ordered("group")},
 		"gptq-3b-g128-sym":              {Method: "gptq", Group: 128, Scheme: "W3A16"},
 		"gptq-4b-gm1-sym":               {Method: "gptq", Group: -1},
 		"autoround-auto_awq-asym":       {Method: "awq", Group: 128},
 		"ct-w4a16-g128-sym-gptq-static": {Method: "gptq", Format: "compressed-tensors", Group: 128},
 		"ct-w4a16-g128-asym-rtn":        {Method: "rtn", Format: "compressed-tensors", Scheme: "W4A16_ASYM", Group: 128},
-		"bnb-nf4":                       {Method: "nf4", SingleQuant: true},
+		"bnb-nf4":                       {Method: "nf4", Options: &NF4Options{}},
 		"bnb-nf4-dq":                    {Method: "nf4"},
 	} {
 		t.Run(name, func(t *testing.T) {

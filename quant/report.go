@@ -26,7 +26,8 @@ type Report struct {
 // without, the same of the weights alone.
 type LayerReport struct {
 	Layer    string  `json:"layer"`
-	Method   string  `json:"method"` // what was done in the end: rtn after a fallback
+	Method   string  `json:"method"`         // what was done in the end: rtn after a fallback
+	Type     string  `json:"type,omitempty"` // where it differs from that of the folder
 	Error    float64 `json:"error"`
 	Relative float64 `json:"relative_error"`
 	Weight   float64 `json:"weight_error"`           // ‖Wq-W‖/‖W‖

@@ -77,14 +77,14 @@ func (r *folderRun) plan(jobs []FolderJob, calibration [][]int32) error {
 			return err
 		}
 		o := &output{from: r.src, plan: p, reports: map[string]LayerReport{}}
-		o.rep = Report{Method: p.method.name, Scheme: p.Scheme, Format: p.Format, Type: p.Type.String(), Group: p.Group, Bytes: p.Bytes, Elements: p.Elements, Kept: p.Kept}
+		o.rep = Report{Method: p.method.Name, Scheme: p.Scheme, Format: p.Format, Type: p.Type.String(), Group: p.Group, Bytes: p.Bytes, Elements: p.Elements, Kept: p.Kept}
 		for _, t := range r.src.Tensors() {
 			if p.quantize[t.Name] {
 				r.total += int64(t.Len())
 			}
 		}
 		r.outputs = append(r.outputs, o)
-		if !p.method.calibrated {
+		if !p.calibrated() {
 			continue
 		}
 		s, err := r.stream(o, calibration)
@@ -110,7 +110,7 @@ func (r *folderRun) stream(o *output, calibration [][]int32) (*stream, error) {
 		}
 	}
 	if s.tokens == 0 {
-		return nil, fail.Usagef("calibration", "name an ingest stage or a text file", "%s needs calibration text, there is none", o.plan.method.name)
+		return nil, fail.Usagef("calibration", "name an ingest stage or a text file", "%s needs calibration text, there is none", o.plan.method.Name)
 	}
 	s.passes = passes(seqs)
 	o.rep.Samples, o.rep.Tokens = len(seqs), s.tokens
@@ -156,7 +156,7 @@ func (r *folderRun) quantize() error {
 // what lies outside the blocks.
 func (r *folderRun) direct(o *output) error {
 	for _, out := range o.plan.outs {
-		if o.plan.method.calibrated && out.Layer >= 0 {
+		if o.plan.calibrated() && out.Layer >= 0 {
 			continue
 		}
 		if err := r.ctx.Err(); err != nil {
@@ -175,7 +175,7 @@ func (r *folderRun) direct(o *output) error {
 			}
 			continue
 		}
-		if err := o.nearest(out.Tensor, out.Type); err != nil {
+		if err := o.quantize(out.Tensor, out.Type); err != nil {
 			return err
 		}
 		r.done += int64(out.Len())
@@ -247,15 +247,12 @@ func dtypeKey(src *arch.Source) string {
 
 // quantization is what the folder's quantization_config says beyond its layout.
 func (p *FolderPlan) quantization() ([]byte, error) {
-	if p.method.name != "gptq" {
+	if p.method.meta == nil || p.Format != formats.GPTQ {
 		return nil, nil
 	}
-	if p.Format == formats.CompressedTensors {
-		return nil, nil
-	}
-	return json.Marshal(map[string]any{"meta": map[string]any{
-		"quantizer": []string{"tunekit"}, "damp_percent": p.job.Damp, "static_groups": p.job.ActOrder == orderStatic, "true_sequential": true,
-	}})
+	meta := p.method.meta(p.options)
+	meta["quantizer"] = []string{"tunekit"}
+	return json.Marshal(map[string]any{"meta": meta})
 }
 
 // convert reads a tensor and stores it as t.
@@ -290,8 +287,9 @@ func (o *output) decode(x *arch.Tensor) ([]float32, error) {
 	return w, formats.CheckFinite(x.Name, w, 0, x.Cols)
 }
 
-// nearest rounds a weight to the nearest values of its type.
-func (o *output) nearest(x *arch.Tensor, t dtype.Type) error {
+// quantize makes and writes a weight that needs no calibration text, or
+// measures what an earlier run wrote.
+func (o *output) quantize(x *arch.Tensor, t dtype.Type) error {
 	w, err := o.decode(x)
 	if err != nil {
 		return err
@@ -299,24 +297,29 @@ func (o *output) nearest(x *arch.Tensor, t dtype.Type) error {
 	if err := checkWeights(x.Name, w, x.Cols, t); err != nil {
 		return err
 	}
-	var m block.Raw
+	var rep LayerReport
 	if o.sink.Has(x) {
-		if m, err = o.sink.Read(x, t); err != nil {
+		m, err := o.sink.Read(x, t)
+		if err != nil {
 			return err
 		}
+		if rep, err = measure(nil, w, m); err != nil {
+			return err
+		}
+		rep.Method = o.plan.method.Name
 	} else {
-		m = block.New(t, x.Rows, x.Cols)
-		if err := block.Encode(m, w, nil); err != nil {
-			return fmt.Errorf("%s: %w", x.Name, err)
-		}
-		if err := o.sink.Write(x, m); err != nil {
+		r, err := o.plan.round(&layer{path: x.Path(), role: x.Role, w: w, rows: x.Rows, cols: x.Cols, typ: t})
+		if err != nil {
 			return err
 		}
+		if err := o.sink.Write(x, r.raw); err != nil {
+			return err
+		}
+		rep = r.report
 	}
-	rep, err := measure(nil, w, m)
-	rep.Layer, rep.Method = x.Path(), o.plan.method.name
+	o.plan.label(&rep, x.Path())
 	o.reports[x.Path()] = rep
-	return err
+	return nil
 }
 
 func (o *output) commit() error {

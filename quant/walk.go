@@ -3,7 +3,6 @@ package quant
 import (
 	"context"
 	"fmt"
-	"runtime"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
@@ -127,13 +126,8 @@ func (s *stream) block(b *model.Block, last bool) error {
 		}
 	}
 	out := newBlockOutput()
-	var err error
-	if s.plan.method.name == "awq" {
-		err = s.awqBlock(b, out)
-	} else {
-		err = s.gptqBlock(b, out, last)
-	}
-	if err != nil {
+	run := &blockRun{stream: s, b: b, w: map[*nn.Linear][]float32{}}
+	if err := run.quantize(out, last); err != nil {
 		return err
 	}
 	if err := s.log.add(out.reports); err != nil {
@@ -144,10 +138,10 @@ func (s *stream) block(b *model.Block, last bool) error {
 			return err
 		}
 	}
-	if s.plan.method.name == "awq" {
-		return s.forward(b, last)
+	if s.plan.method.inOrder {
+		return nil // the states have moved already
 	}
-	return nil
+	return s.forward(b, last)
 }
 
 // finished reports whether an earlier run wrote all of these.
@@ -176,7 +170,7 @@ func (s *stream) resume(b *model.Block) error {
 		if rep, ok := s.log.find(l.Path); ok {
 			s.reports[l.Path] = rep
 		} else if s.plan.quantize[l.W.Name] {
-			s.reports[l.Path] = LayerReport{Layer: l.Path, Method: s.plan.method.name}
+			s.reports[l.Path] = LayerReport{Layer: l.Path, Method: s.plan.method.Name}
 		}
 	}
 	return nil
@@ -256,15 +250,6 @@ func (s *stream) asWritten(p *autograd.Param) error {
 	return s.replace(p, m)
 }
 
-// weights decodes a linear map's own weight.
-func (s *stream) weights(l *nn.Linear) ([]float32, error) {
-	w, err := s.m.Decode(l.W)
-	if err == nil {
-		err = checkWeights(l.W.Name, w, l.W.Cols, s.plan.Type)
-	}
-	return w, err
-}
-
 // blockOutput collects what a method made of a block.
 type blockOutput struct {
 	raws    map[string]block.Raw // by tensor name
@@ -275,7 +260,7 @@ func newBlockOutput() *blockOutput { return &blockOutput{raws: map[string]block.
 
 // add takes a quantized matrix and puts it in place of the model's.
 func (s *stream) add(out *blockOutput, l *nn.Linear, r *matrixResult) error {
-	r.report.Layer = l.Path
+	s.plan.label(&r.report, l.Path)
 	out.raws[l.W.Name] = r.raw
 	out.reports = append(out.reports, r.report)
 	s.reports[l.Path] = r.report
@@ -296,109 +281,4 @@ func (s *stream) write(p *autograd.Param, out *blockOutput) error {
 		}
 	}
 	return s.sink.Write(s.m.TensorOf(p), m)
-}
-
-// gptqBlock takes the groups of linear maps that share an input one after
-// another: their Hessian from the states as the groups before them, already
-// quantized, leave them; then the states past them.
-func (s *stream) gptqBlock(b *model.Block, out *blockOutput, last bool) error {
-	steps := b.Steps()
-	from := 0
-	for k, step := range steps {
-		if err := s.gptqStep(steps, from, k, out); err != nil {
-			return err
-		}
-		runtime.GC() // a step's matrices are short-lived and large: the heap would double before it is collected
-		end := k == len(steps)-1
-		if end && last || !end && !s.storable(steps[k+1].Linears[0].W.Cols) {
-			continue
-		}
-		for i := range s.passes {
-			err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
-				stored, in := s.replay(i, t, st, steps, from, k)
-				return s.keep(i, t, stored, step.Forward(t, in, st))
-			})
-			if err != nil {
-				return err
-			}
-		}
-		from = k + 1
-	}
-	return nil
-}
-
-// storable reports whether the residual stream and a tensor of cols columns
-// may be kept for all tokens.
-func (s *stream) storable(cols int) bool {
-	return int64(s.tokens)*int64(s.m.Spec.C+cols)*4 <= storeLimit
-}
-
-// gptqStep quantizes the linear maps of step k.
-func (s *stream) gptqStep(steps []model.Step, from, k int, out *blockOutput) error {
-	var todo []*nn.Linear
-	for _, l := range steps[k].Linears {
-		if s.plan.quantize[l.W.Name] {
-			todo = append(todo, l)
-		}
-	}
-	if len(todo) == 0 {
-		return nil
-	}
-	h, err := newHessian(s.dev, todo[0].W.Cols)
-	if err != nil {
-		return err
-	}
-	defer h.free()
-	for i := range s.passes {
-		err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
-			_, in := s.replay(i, t, st, steps, from, k)
-			if t.Err() == nil {
-				x := in[len(in)-1]
-				h.add(x.Data, x.Rows())
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return s.gptqLayers(h, todo, out)
-}
-
-func (s *stream) gptqLayers(h *hessian, todo []*nn.Linear, out *blockOutput) error {
-	o := gptqOptions{typ: s.plan.Type, order: s.plan.job.ActOrder}
-	var f *factored
-	err := s.dev.Run(func() (err error) {
-		f, err = factor(h, o.order, s.plan.Group, s.plan.job.Damp)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", todo[0].Path, err)
-	}
-	defer f.free()
-	for _, l := range todo {
-		if err := s.ctx.Err(); err != nil {
-			return err
-		}
-		w, err := s.weights(l)
-		if err != nil {
-			return err
-		}
-		var r *matrixResult
-		err = s.dev.Run(func() (err error) {
-			if f.u == nil {
-				r, err = fallback(h, w, l.W.Rows, s.plan.Type, "the Hessian is not positive definite whatever is added to it")
-			} else {
-				r, err = gptq(f, w, l.W.Rows, o)
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if err := s.add(out, l, r); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/quant"
 )
 
 // defaults fills what the recipe leaves open and does not depend on files.
@@ -70,11 +71,13 @@ func (o *Merge) defaults() {
 }
 
 func (o *Quantize) defaults() {
-	if o.Method == "" { // scheme NF4 names its method
-		o.Method = "nf4"
+	if m := quant.MethodFor(o.Scheme); o.Method == "" && m != nil { // the scheme names its method
+		o.Method = m.Name
 	}
-	set(&o.Scheme, map[string]string{"gptq": "W4A16", "rtn": "W4A16", "awq": "W4A16_ASYM", "nf4": "NF4"}[o.Method])
-	set(&o.Format, map[string]string{"gptq": "gptq", "rtn": "gptq", "awq": "awq", "nf4": "bitsandbytes"}[o.Method])
+	if m, err := quant.MethodNamed(o.Method); err == nil { // checked before
+		set(&o.Scheme, m.Schemes[0])
+		set(&o.Format, m.Formats[0])
+	}
 	set(&o.ActOrder, "static")
 	set(&o.DampPercent, 0.01)
 	set(&o.Samples, 128)
@@ -84,10 +87,7 @@ func (o *Quantize) defaults() {
 		o.Ignore = Names{"lm_head"}
 	}
 	if o.For == nil {
-		o.For = Names{"transformers"}
-		if o.Format != "bitsandbytes" {
-			o.For = Names{"transformers", "vllm"}
-		}
+		o.For = quant.DefaultFor(o.Format)
 	}
 }
 

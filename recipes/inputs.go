@@ -3,6 +3,8 @@ package recipes
 import (
 	"fmt"
 	"slices"
+
+	"github.com/tunekit/tunekit/quant"
 )
 
 // Input is one resolved input of a stage under the key it answers.
@@ -80,7 +82,7 @@ func (v *resolver) inputs() ([]Input, error) {
 	case s.Quantize != nil:
 		ref, e := v.model("model", s.Quantize.Model)
 		add("model", ref, e)
-		if m := s.Quantize.Method; m == "gptq" || m == "awq" {
+		if quant.Calibrated(s.Quantize.Method) {
 			ref, e = v.data("calibration", s.Quantize.Calibration)
 			add("calibration", ref, e)
 		}

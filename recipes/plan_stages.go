@@ -128,7 +128,7 @@ func planQuantize(p *planner, j *Job, s *StagePlan) error {
 	s.Peak = 8 * largest(src)
 	s.Seconds = float64(src.Spec.Params()) / 1e8
 	if _, ok := j.In("calibration"); ok {
-		p.calibrated(j, s, src, o.Samples, min(o.MaxLength, src.Spec.MaxPos))
+		p.calibrated(j, s, src, o.Samples, min(o.MaxLength, src.Spec.MaxPos), plan.Work)
 		if o.Samples > 32 && s.Seconds > 60 {
 			s.note("samples: 32, max_length: 512 would take %s", about(s.Seconds*32*512/float64(o.Samples*min(o.MaxLength, src.Spec.MaxPos))))
 		}
@@ -138,8 +138,9 @@ func planQuantize(p *planner, j *Job, s *StagePlan) error {
 
 // calibrated adds the cost of a walk over the blocks with calibration text:
 // each block runs on all tokens before and after it is quantized, and every
-// input of a linear map gives a Hessian or a statistic.
-func (p *planner) calibrated(j *Job, s *StagePlan, src *arch.Source, samples, length int) {
+// input of a linear map gives a Hessian or a statistic: work is what the layers
+// of one input cost.
+func (p *planner) calibrated(j *Job, s *StagePlan, src *arch.Source, samples, length int, work func(tokens, in, out float64) float64) {
 	tokens := int64(samples) * int64(length)
 	ref, _ := j.In("calibration")
 	if ref.Stage != "" {
@@ -148,18 +149,15 @@ func (p *planner) calibrated(j *Job, s *StagePlan, src *arch.Source, samples, le
 		}
 	}
 	sp := src.Spec
-	var params, gram, factor float64
+	var params, gram, matrix float64
 	for _, io := range [][2]int{{sp.C, (sp.H + 2*sp.K) * sp.D}, {sp.H * sp.D, sp.C}, {sp.C, 2 * sp.F}, {sp.F, sp.C}} {
 		in, out := float64(io[0]), float64(io[1])
 		params += in * out
 		gram += in * in
-		factor += in*in*in + in*in*out
+		matrix += work(float64(tokens), in, out)
 	}
-	work := dry.Work{Matrix: float64(sp.Layers) * (2*float64(tokens)*2*params + 2*float64(tokens)*gram + 2*factor)}
-	if j.Stage.Quantize != nil && j.Stage.Quantize.Method == "awq" {
-		work.Matrix = float64(sp.Layers) * 2 * float64(tokens) * params * 8 // scales are searched on the block's outputs
-	}
-	s.Seconds += p.rates.seconds(work, false)
+	spent := dry.Work{Matrix: float64(sp.Layers) * matrix}
+	s.Seconds += p.rates.seconds(spent, false)
 	activations := 2 * 4 * tokens * int64(sp.C)
 	s.counted = false
 	s.Memory = map[string]int64{"activations": activations, "weights": int64(4 * params), "scratch": int64(4 * gram * 2)}
@@ -195,7 +193,7 @@ func planExport(p *planner, j *Job, s *StagePlan) error {
 	s.Does = strings.Join(does, ", ") + " bits a weight"
 	s.Peak = 8 * largest(src)
 	if in, ok := j.In("imatrix"); ok && in.Path == "" {
-		p.calibrated(&Job{Stage: j.Stage, Inputs: []Input{{"calibration", in}}}, s, src, o.Samples, imatrixLength)
+		p.calibrated(&Job{Stage: j.Stage, Inputs: []Input{{"calibration", in}}}, s, src, o.Samples, imatrixLength, quant.ImatrixWork)
 	}
 	return nil
 }

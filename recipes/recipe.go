@@ -16,6 +16,7 @@ import (
 
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/train"
 )
 
@@ -257,8 +258,9 @@ func (d *decoder) required(n *yaml.Node, s *Stage) {
 			}
 		}
 	case s.Quantize != nil:
-		if s.Quantize.Method == "" && s.Quantize.Scheme != "NF4" {
-			d.bad(n, s.ID+".method", "rtn, gptq, awq or nf4", "no method")
+		if s.Quantize.Method == "" && quant.MethodFor(s.Quantize.Scheme) == nil {
+			names := quant.FolderMethods()
+			d.bad(n, s.ID+".method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
 		}
 	}
 }

@@ -163,7 +163,7 @@ func IntGrid(t dtype.Type, lo, hi float32) (scale, zero float32) {
 	if lo == 0 && hi == 0 {
 		lo, hi = -1, 1
 	}
-	scale = roundScale(t.Scale, (hi-lo)/top)
+	scale = RoundScale(t.Scale, (hi-lo)/top)
 	if scale == 0 {
 		scale = smallest(t.Scale)
 	}
@@ -191,7 +191,7 @@ func notAbove(t dtype.Type, scale, lo, hi float32) float32 {
 	case dtype.BF16:
 		less -= 0x1p-8
 	}
-	if s := roundScale(t.Scale, exact*less); s > 0 {
+	if s := RoundScale(t.Scale, exact*less); s > 0 {
 		return s
 	}
 	return scale
@@ -276,8 +276,8 @@ func SetInt(m Raw, row int, codes []uint8, scales, zeros []float32) {
 	}
 }
 
-// roundScale is v as a plane of scales of kind k (F32, F16 or BF16) gives it back.
-func roundScale(k dtype.Kind, v float32) float32 {
+// RoundScale is v as a plane of scales of kind k (F32, F16 or BF16) gives it back.
+func RoundScale(k dtype.Kind, v float32) float32 {
 	var b [4]byte
 	return putScale(b[:], k, 0, v)
 }

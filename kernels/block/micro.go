@@ -35,7 +35,7 @@ func MicroScale(t dtype.Type, top float32) float32 {
 	if t.Group == 0 {
 		return 1
 	}
-	if s := roundScale(t.Scale, top/microOf(t.Kind).largest); s > 0 {
+	if s := RoundScale(t.Scale, top/microOf(t.Kind).largest); s > 0 {
 		return s
 	}
 	return smallest(t.Scale)

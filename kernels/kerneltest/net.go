@@ -1,7 +1,6 @@
 package kerneltest
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -75,57 +74,4 @@ func (s *suite) heads(v view, x []float64) kernels.Heads {
 		p[v.at(i)] = e
 	}
 	return v.of(kernels.Dst{Buffer: s.up(p)})
-}
-
-func testRope(s *suite) {
-	for _, c := range []struct{ n, h, d, rot int }{{1, 1, 2, 2}, {3, 2, 8, 8}, {5, 3, 64, 64}, {4, 2, 20, 6}, {2, 9, 128, 32}, {3, 2, 5, 0}} {
-		for _, pairs := range []kernels.Pairs{kernels.HalfSplit, kernels.Adjacent} {
-			for i, v := range views(c.n, c.h, c.d) {
-				s.in(fmt.Sprintf("%d×%d×%d rot %d pairs %d view %d", c.n, c.h, c.d, c.rot, pairs, i), func(s *suite) {
-					s.rope(v, c.rot, pairs)
-				})
-			}
-		}
-	}
-}
-
-func (s *suite) rope(v view, rot int, pairs kernels.Pairs) {
-	x := s.normal(v.n*v.h*v.d, 1)
-	cs := make([]float64, v.n*rot)
-	for i := range v.n * rot / 2 {
-		sin, cos := math.Sincos(s.rng.Float64() * 100)
-		cs[2*i], cs[2*i+1] = cos, sin
-	}
-	csb := s.up(cs)
-	for _, inverse := range []bool{false, true} {
-		want := rope64(x, cs, v, rot, pairs, inverse)
-		xh := s.heads(v, x)
-		s.check([]result{{name: "y", n: v.size(), at: v.at, want: want, tol: 1e-6}}, func(d []kernels.Dst) {
-			s.b.Rope(v.of(d[0]), xh, v.n, v.h, v.d, rot, csb, pairs, inverse)
-		})
-		s.b.Rope(xh, xh, v.n, v.h, v.d, rot, csb, pairs, inverse)
-		got, dense := s.get(xh.Buffer), make([]float32, len(want))
-		for i := range dense {
-			dense[i] = got[v.at(i)]
-		}
-		s.close("in place", dense, want, 1e-6)
-	}
-}
-
-func rope64(x, cs []float64, v view, rot int, pairs kernels.Pairs, inverse bool) []float64 {
-	y := append([]float64{}, x...)
-	for i := range v.n * v.h {
-		for j := range rot / 2 {
-			a, b := i*v.d+j, i*v.d+j+rot/2
-			if pairs == kernels.Adjacent {
-				a, b = i*v.d+2*j, i*v.d+2*j+1
-			}
-			c, sn := cs[(i/v.h)*rot+2*j], cs[(i/v.h)*rot+2*j+1]
-			if inverse {
-				sn = -sn
-			}
-			y[a], y[b] = x[a]*c-x[b]*sn, x[b]*c+x[a]*sn
-		}
-	}
-	return y
 }

@@ -9,6 +9,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/quant"
 )
 
 // commands is the table of `tune`. A new command is one line here and one file.
@@ -25,13 +26,11 @@ func commands() []*ucli.Command {
 
 // quantCommands is the table of `quant` and `tune quant`.
 func quantCommands() []*ucli.Command {
-	return []*ucli.Command{
-		folderQuant("nf4", "NF4 with double quantization, for bitsandbytes"),
-		folderQuant("rtn", "round to nearest"),
-		folderQuant("gptq", "GPTQ, calibrated (arXiv 2210.17323)"),
-		folderQuant("awq", "AWQ, calibrated (arXiv 2306.00978)"),
-		quantGGUFCommand(), imatrixCommand(),
+	var list []*ucli.Command
+	for _, m := range quant.Methods() {
+		list = append(list, folderQuant(m))
 	}
+	return append(list, quantGGUFCommand(), imatrixCommand())
 }
 
 func noSubcommand(c *ucli.Context) error {

@@ -15,8 +15,8 @@ import (
 	"github.com/tunekit/tunekit/recipes"
 )
 
-// folderQuant is `quant nf4|rtn|gptq|awq`.
-func folderQuant(method, usage string) *ucli.Command {
+// folderQuant is the command of a method that makes folders.
+func folderQuant(m *quant.Method) *ucli.Command {
 	flags := modelFlags(
 		&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model, or @FILE with one a line (may repeat)"},
 		&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "folder; {name}, {method} and {group_size} expand"},
@@ -36,15 +36,15 @@ func folderQuant(method, usage string) *ucli.Command {
 		&ucli.BoolFlag{Name: "allow-requantize", Usage: "accept a model that is quantized already"},
 		&ucli.StringFlag{Name: "summary", Usage: "append one row a model to FILE.md"})
 	return &ucli.Command{
-		Name: method, Usage: usage, Flags: flags,
-		Description: examples(fmt.Sprintf("quant %s --model models/M --output M-%s%s", method, method, calExample(method)),
-			fmt.Sprintf("quant %s --model @models.txt --output 'out/{name}-{method}'%s", method, calExample(method))),
-		Action: func(c *ucli.Context) error { return runFolderQuant(c, method) },
+		Name: m.Name, Usage: m.Title, Flags: flags,
+		Description: examples(fmt.Sprintf("quant %s --model models/M --output M-%s%s", m.Name, m.Name, calExample(m)),
+			fmt.Sprintf("quant %s --model @models.txt --output 'out/{name}-{method}'%s", m.Name, calExample(m))),
+		Action: func(c *ucli.Context) error { return runFolderQuant(c, m) },
 	}
 }
 
-func calExample(method string) string {
-	if quant.Calibrated(method) {
+func calExample(m *quant.Method) string {
+	if m.Calibrated() {
 		return " --calibration train.jsonl --samples 128"
 	}
 	return ""
@@ -77,11 +77,11 @@ func modelList(c *ucli.Context) ([]string, error) {
 
 // runFolderQuant quantizes every model; with several, a failure does not stop
 // the rest, finished outputs are skipped, and the highest exit code wins.
-func runFolderQuant(c *ucli.Context, method string) error {
+func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if err := required(c, "output"); err != nil {
 		return err
 	}
-	if quant.Calibrated(method) && !c.IsSet("calibration") {
+	if m.Calibrated() && !c.IsSet("calibration") {
 		return usagef(c, "--calibration is required: poor calibration text would be silent")
 	}
 	models, err := modelList(c)
@@ -92,10 +92,10 @@ func runFolderQuant(c *ucli.Context, method string) error {
 		return usagef(c, "--output needs {name} with several models")
 	}
 	var worst error
-	for _, m := range models {
-		err := quantOne(c, method, m, len(models) > 1)
+	for _, model := range models {
+		err := quantOne(c, m, model, len(models) > 1)
 		if err != nil && len(models) > 1 {
-			printError(c.App.ErrWriter, fmt.Errorf("%s: %w", m, err))
+			printError(c.App.ErrWriter, fmt.Errorf("%s: %w", model, err))
 		}
 		if fail.Code(err) > fail.Code(worst) {
 			worst = err
@@ -107,23 +107,25 @@ func runFolderQuant(c *ucli.Context, method string) error {
 	return worst
 }
 
-func quantOne(c *ucli.Context, method, model string, many bool) error {
-	out := strings.NewReplacer("{name}", nameOf(strings.TrimSuffix(model, string(filepath.Separator))), "{method}", method, "{group_size}", c.String("group-size")).Replace(c.String("output"))
+func quantOne(c *ucli.Context, m *quant.Method, model string, many bool) error {
+	out := strings.NewReplacer("{name}", nameOf(strings.TrimSuffix(model, string(filepath.Separator))), "{method}", m.Name, "{group_size}", c.String("group-size")).Replace(c.String("output"))
 	if _, err := os.Stat(out); err == nil && many && !c.Bool("force") {
 		fmt.Fprintln(c.App.ErrWriter, out+": done already")
 		return nil
 	}
-	return writeOutput(c, out, func() error { return quantTo(c, method, model, out) })
+	return writeOutput(c, out, func() error { return quantTo(c, m, model, out) })
 }
 
-func quantTo(c *ucli.Context, method, model, out string) error {
+func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	dev, err := openDevice(c)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	job := quant.FolderJob{Path: out, Method: method, Scheme: c.String("scheme"), Format: c.String("format"), For: c.StringSlice("for"), ActOrder: c.String("actorder"),
-		Damp: c.Float64("damp-percent"), Samples: c.Int("samples"), Ignore: c.StringSlice("ignore"), SingleQuant: c.Bool("single-quant"), AllowRequantize: c.Bool("allow-requantize")}
+	job := quant.FolderJob{Path: out, Method: m.Name, Scheme: c.String("scheme"), Format: c.String("format"), For: c.StringSlice("for"),
+		Samples: c.Int("samples"), Ignore: c.StringSlice("ignore"), AllowRequantize: c.Bool("allow-requantize")}
+	values := map[string]any{"actorder": c.String("actorder"), "damp_percent": c.Float64("damp-percent"), "double_quant": !c.Bool("single-quant")}
+	job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
 	if len(job.For) == 0 {
 		job.For = nil
 	}
@@ -133,10 +135,10 @@ func quantTo(c *ucli.Context, method, model, out string) error {
 	if job.Group, err = groupSize(c); err != nil {
 		return err
 	}
-	if job.Scheme, err = schemeOf(c, method, job.Scheme); err != nil {
+	if job.Scheme, err = schemeOf(c, m, job.Scheme); err != nil {
 		return err
 	}
-	progress, clear := bar(c, "quant "+method, "work")
+	progress, clear := bar(c, "quant "+m.Name, "work")
 	rep, err := recipes.QuantizeFolder(c.Context, dev, model, job, c.String("calibration"), c.Int("max-length"), progress)
 	clear()
 	if err != nil {
@@ -145,13 +147,13 @@ func quantTo(c *ucli.Context, method, model, out string) error {
 	for _, w := range rep.Warnings {
 		fmt.Fprintln(c.App.ErrWriter, "warning: "+w)
 	}
-	line := map[string]any{"model": model, "output": out, "method": method, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()}
+	line := map[string]any{"model": model, "output": out, "method": m.Name, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()}
 	if c.Bool("json") {
 		return writeJSON(c, line)
 	}
-	fmt.Fprintf(c.App.Writer, "%s: %s %s group %d, %.2f bits a weight, %s, %d layers fell back\n", out, method, rep.Scheme, rep.Group, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes)), rep.Fallbacks())
+	fmt.Fprintf(c.App.Writer, "%s: %s %s group %d, %.2f bits a weight, %s, %d layers fell back\n", out, m.Name, rep.Scheme, rep.Group, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes)), rep.Fallbacks())
 	if s := c.String("summary"); s != "" {
-		return recipes.AppendText(s, fmt.Sprintf("| %s | %s | %s | %.2f | %s |\n", model, method, out, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
+		return recipes.AppendText(s, fmt.Sprintf("| %s | %s | %s | %.2f | %s |\n", model, m.Name, out, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
 	}
 	return nil
 }
@@ -169,7 +171,7 @@ func groupSize(c *ucli.Context) (int, error) {
 }
 
 // schemeOf joins --bits with the method's usual symmetry.
-func schemeOf(c *ucli.Context, method, scheme string) (string, error) {
+func schemeOf(c *ucli.Context, m *quant.Method, scheme string) (string, error) {
 	if !c.IsSet("bits") {
 		return scheme, nil
 	}
@@ -178,7 +180,7 @@ func schemeOf(c *ucli.Context, method, scheme string) (string, error) {
 	}
 	if scheme == "" {
 		scheme = fmt.Sprintf("W%dA16", c.Int("bits"))
-		if method == "awq" {
+		if strings.HasSuffix(m.Schemes[0], "_ASYM") {
 			scheme += "_ASYM"
 		}
 	}

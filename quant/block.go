@@ -1,0 +1,343 @@
+package quant
+
+import (
+	"runtime"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// layer is one matrix on its way through a method.
+type layer struct {
+	path       string    // module path
+	role       arch.Role // what it is in the model
+	w          []float32 // its own values, [rows, cols]
+	rows, cols int
+	typ        dtype.Type // what it becomes
+	in         *inputs    // what the method asked to know of its inputs; nil: nothing
+	options    any        // the job's, of the method that rounds
+}
+
+// matrixResult is a quantized matrix and what it cost.
+type matrixResult struct {
+	raw    block.Raw
+	report LayerReport
+}
+
+// group are the layers of a block that share an input.
+type group struct {
+	linears []*nn.Linear
+	in      *inputs
+	pair    *model.Pair // where a search may move scales to; nil: nowhere
+	scales  []float32   // that a search chose, a factor for each column; nil: none
+	ratio   float64     // the exponent of the scales, for the report
+}
+
+// blockRun is one block of one stream.
+type blockRun struct {
+	*stream
+	b      *model.Block
+	groups []*group
+	w      map[*nn.Linear][]float32 // own weights, once they are read
+}
+
+// quantize searches, moves scales, and rounds every layer of the block. The
+// model is left with what was written in place of its weights; hidden states
+// have moved past the block unless it is the last.
+func (r *blockRun) quantize(out *blockOutput, last bool) error {
+	defer r.free()
+	m := r.plan.method
+	if r.plan.search != nil || !m.inOrder {
+		if err := r.collect(); err != nil {
+			return err
+		}
+	}
+	if s := r.plan.search; s != nil {
+		for _, g := range r.groups {
+			if g.pair == nil {
+				continue
+			}
+			if err := s.search(r, g); err != nil {
+				return err
+			}
+			g.in.tensors = nil
+			runtime.GC()
+		}
+		if err := r.smooth(out); err != nil {
+			return err
+		}
+	}
+	if m.inOrder {
+		return r.roundInOrder(out, last)
+	}
+	for _, g := range r.groups {
+		if err := r.round(g.linears, g.in, g.ratio, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *blockRun) free() {
+	for _, g := range r.groups {
+		g.in.free()
+	}
+}
+
+// weights decodes a linear map's own weight, once.
+func (r *blockRun) weights(l *nn.Linear) ([]float32, error) {
+	if w, ok := r.w[l]; ok {
+		return w, nil
+	}
+	w, err := r.m.Decode(l.W)
+	if err == nil {
+		err = checkWeights(l.W.Name, w, l.W.Cols, r.plan.typeOf[l.W.Name])
+	}
+	return w, err
+}
+
+// collect runs the float block on all passes and keeps what the search and the
+// rounding ask to know of every input.
+func (r *blockRun) collect() error {
+	ask := needNothing
+	if !r.plan.method.inOrder {
+		ask = r.plan.method.needs
+	}
+	if r.plan.search != nil {
+		ask |= r.plan.search.searches
+	}
+	steps := r.b.Steps()
+	for _, p := range steps {
+		g := &group{linears: p.Linears}
+		if r.plan.search != nil {
+			g.pair = r.pairOf(p.Linears[0])
+		}
+		own := ask
+		if g.pair == nil || g.pair.Norm == nil {
+			own &^= needInputs
+		}
+		var err error
+		if g.in, err = newInputs(r.dev, p.Linears[0].W.Cols, own); err != nil {
+			return err
+		}
+		r.groups = append(r.groups, g)
+		for _, l := range p.Linears {
+			if r.w[l], err = r.weights(l); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range r.passes {
+		err := r.pass(i, func(t *autograd.Tape, state *model.State) error {
+			in := r.load(i, t)
+			for k, p := range steps {
+				in = p.In(t, in)
+				if t.Err() != nil {
+					return t.Err()
+				}
+				if err := r.groups[k].in.add(in[len(in)-1]); err != nil {
+					return err
+				}
+				if k < len(steps)-1 {
+					in = p.Forward(t, in, state)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pairOf finds where scales of the columns that l reads can move to: all linear
+// maps of the pair must be quantized.
+func (r *blockRun) pairOf(l *nn.Linear) *model.Pair {
+	pairs := r.b.Smooth()
+	for i := range pairs {
+		p := &pairs[i]
+		ok := p.Next[0] == l && (p.Prev == nil || r.plan.quantize[p.Prev.W.Name])
+		for _, n := range p.Next {
+			ok = ok && r.plan.quantize[n.W.Name]
+		}
+		if ok {
+			return p
+		}
+	}
+	return nil
+}
+
+// round quantizes the linear maps of a group.
+func (r *blockRun) round(linears []*nn.Linear, in *inputs, ratio float64, out *blockOutput) error {
+	for _, l := range linears {
+		if !r.plan.quantize[l.W.Name] {
+			continue
+		}
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		w, err := r.weights(l)
+		if err != nil {
+			return err
+		}
+		var res *matrixResult
+		err = r.dev.Run(func() (err error) {
+			res, err = r.plan.round(&layer{path: l.Path, role: r.m.TensorOf(l.W).Role, w: w, rows: l.W.Rows, cols: l.W.Cols, typ: r.plan.typeOf[l.W.Name], in: in})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		res.report.Ratio = ratio
+		if err := r.add(out, l, res); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// roundInOrder takes the groups of linear maps that share an input one after
+// another: what is known of their inputs comes from the states as the groups
+// before them, already quantized, leave them; then the states past them.
+func (r *blockRun) roundInOrder(out *blockOutput, last bool) error {
+	steps := r.b.Steps()
+	from := 0
+	for k, step := range steps {
+		if err := r.roundStep(steps, from, k, out); err != nil {
+			return err
+		}
+		runtime.GC() // a step's matrices are short-lived and large: the heap would double before it is collected
+		end := k == len(steps)-1
+		if end && last || !end && !r.storable(steps[k+1].Linears[0].W.Cols) {
+			continue
+		}
+		for i := range r.passes {
+			err := r.pass(i, func(t *autograd.Tape, st *model.State) error {
+				stored, in := r.replay(i, t, st, steps, from, k)
+				return r.keep(i, t, stored, step.Forward(t, in, st))
+			})
+			if err != nil {
+				return err
+			}
+		}
+		from = k + 1
+	}
+	return nil
+}
+
+// storable reports whether the residual stream and a tensor of cols columns
+// may be kept for all tokens.
+func (s *stream) storable(cols int) bool {
+	return int64(s.tokens)*int64(s.m.Spec.C+cols)*4 <= storeLimit
+}
+
+// roundStep quantizes the linear maps of step k.
+func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) error {
+	var todo []*nn.Linear
+	for _, l := range steps[k].Linears {
+		if r.plan.quantize[l.W.Name] {
+			todo = append(todo, l)
+		}
+	}
+	if len(todo) == 0 {
+		return nil
+	}
+	known, err := newInputs(r.dev, todo[0].W.Cols, r.plan.method.needs)
+	if err != nil {
+		return err
+	}
+	defer known.free()
+	for i := range r.passes {
+		err := r.pass(i, func(t *autograd.Tape, st *model.State) error {
+			_, in := r.replay(i, t, st, steps, from, k)
+			if t.Err() != nil {
+				return t.Err()
+			}
+			return known.add(in[len(in)-1])
+		})
+		if err != nil {
+			return err
+		}
+	}
+	ratio := 0.0
+	if r.groups != nil {
+		ratio = r.groups[k].ratio
+	}
+	return r.round(todo, known, ratio, out)
+}
+
+// inputs is what is known of the inputs that a group of layers shares.
+type inputs struct {
+	dev     kernels.Backend
+	cols    int
+	rows    int         // tokens seen
+	h       *hessian    // XᵀX; nil: not asked for
+	absSum  []float64   // Σ|x| of each column; nil: not asked for
+	tensors [][]float32 // by pass: the inputs themselves, where they are kept
+	keep    bool        // keep tensors
+	factor  *factored   // of h, made by the first layer that asks
+}
+
+func newInputs(dev kernels.Backend, cols int, ask needs) (*inputs, error) {
+	in := &inputs{dev: dev, cols: cols, keep: ask&needInputs != 0}
+	if ask&needColumns != 0 {
+		in.absSum = make([]float64, cols)
+	}
+	var err error
+	if ask&needHessian != 0 {
+		in.h, err = newHessian(dev, cols)
+	}
+	return in, err
+}
+
+// add takes the inputs x of one pass.
+func (in *inputs) add(x *autograd.Tensor) error {
+	in.rows += x.Rows()
+	if in.h != nil {
+		in.h.add(x.Data, x.Rows())
+	}
+	if in.absSum != nil {
+		if err := in.sum(x); err != nil {
+			return err
+		}
+	}
+	if !in.keep {
+		return nil
+	}
+	v := make([]float32, x.Len())
+	in.tensors = append(in.tensors, v)
+	return down(in.dev, v, x.Data)
+}
+
+func (in *inputs) sum(x *autograd.Tensor) error {
+	s := scratch{dev: in.dev}
+	defer s.free()
+	out := s.alloc(dtype.F32, in.cols)
+	if s.err != nil {
+		return s.err
+	}
+	in.dev.ColStats(kernels.To(out), &kernels.ColStatsArgs{Stat: kernels.SumAbs, Rows: x.Rows(), Cols: x.Cols(), X: x.Data})
+	v := make([]float32, in.cols)
+	if err := down(in.dev, v, out); err != nil {
+		return err
+	}
+	for c, y := range v {
+		in.absSum[c] += float64(y)
+	}
+	return nil
+}
+
+func (in *inputs) free() {
+	if in.h != nil {
+		in.h.free()
+	}
+	if in.factor != nil {
+		in.factor.free()
+	}
+}

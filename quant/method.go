@@ -1,0 +1,153 @@
+package quant
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Method is a way of quantizing folders: one file that fills it in, and one
+// line in methods. It has up to two parts, which jobs may combine with those of
+// other methods: a search, which moves scales between the float layers of a
+// block before any of them is rounded, and the rounding of one matrix.
+type Method struct {
+	Name    string     // on the command line, in recipes and reports
+	Title   string     // a line of help
+	Schemes []string   // that it makes; the first is taken when none is asked for
+	Formats []string   // layouts that can hold its folders; the first is its own
+	Options func() any // its options, a new struct with the defaults, whose tags recipes read; nil: none
+
+	// storage is the type of the quantized weights where options change it, and
+	// refuses options that do not go with each other; nil: t.
+	storage func(o any, format string, t dtype.Type) (dtype.Type, error)
+	// meta is what the folder's configuration says of the rounding; nil: nothing.
+	meta func(o any) map[string]any
+
+	needs   needs // what rounding must know of a layer's inputs
+	inOrder bool  // a block's layers are rounded one after another, each for the inputs that the ones before it, rounded, make
+	round   func(l *layer) (*matrixResult, error)
+
+	searches needs                             // what the search must know
+	search   func(r *blockRun, g *group) error // sets the group's scales; nil: none
+
+	// work and searchWork are the floating-point operations of both parts for a
+	// group of layers with in inputs and out outputs in all, on tokens tokens of
+	// calibration text; nil: none worth counting.
+	work, searchWork func(tokens, in, out float64) float64
+}
+
+// methods is what there is, in the order of help and errors.
+var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method}
+
+// needs are statistics of a layer's inputs over the calibration text.
+type needs uint8
+
+const (
+	needHessian needs = 1 << iota // XᵀX
+	needColumns                   // Σ|x| of each column
+	needInputs                    // the inputs themselves, where a part of a block judges the scales
+	needNothing needs = 0
+)
+
+// Methods lists the methods.
+func Methods() []*Method { return slices.Clone(methods) }
+
+// FolderMethods lists the names of the methods, for help and errors.
+func FolderMethods() []string {
+	var names []string
+	for _, m := range methods {
+		names = append(names, m.Name)
+	}
+	return names
+}
+
+// MethodNamed finds a method.
+func MethodNamed(name string) (*Method, error) {
+	i := slices.IndexFunc(methods, func(m *Method) bool { return m.Name == name })
+	if i < 0 {
+		return nil, fail.Usagef("method", "one of "+strings.Join(FolderMethods(), ", "), "no way of quantizing folders is called %q", name)
+	}
+	return methods[i], nil
+}
+
+// MethodFor is the only method that makes a scheme, nil when several do or none.
+func MethodFor(scheme string) *Method {
+	var only *Method
+	for _, m := range methods {
+		if slices.Contains(m.Schemes, scheme) {
+			if only != nil {
+				return nil
+			}
+			only = m
+		}
+	}
+	return only
+}
+
+// Calibrated reports whether a method needs calibration text.
+func Calibrated(name string) bool {
+	m, err := MethodNamed(name)
+	return err == nil && m.Calibrated()
+}
+
+// Calibrated reports whether the method needs calibration text.
+func (m *Method) Calibrated() bool { return m.needs != needNothing || m.search != nil }
+
+// schemeFor finds a scheme that m can make.
+func (m *Method) schemeFor(name string) (Scheme, error) {
+	if name == "" {
+		name = m.Schemes[0]
+	}
+	s, err := schemeNamed(name)
+	if err == nil && !slices.Contains(m.Schemes, s.Name) {
+		err = fail.Usagef("scheme", m.Name+" makes "+strings.Join(m.Schemes, ", "), "%s cannot make %s", m.Name, s.Name)
+	}
+	return s, err
+}
+
+// formatFor finds a layout that m can be stored in.
+func (m *Method) formatFor(name string, s Scheme) (string, error) {
+	if name == "" {
+		return m.Formats[0], nil
+	}
+	if !slices.Contains(m.Formats, name) {
+		return name, fail.Usagef("format", m.Name+" is stored as "+strings.Join(m.Formats, " or "), "%s cannot be stored in the format %q", m.Name, name)
+	}
+	return name, s.checkFormat(name)
+}
+
+// SetOptions is the method's options with the values that get gives under the
+// fields' keys; a key that get does not know keeps its default. nil: the method
+// has no options.
+func (m *Method) SetOptions(get func(key string) (any, bool)) any {
+	if m.Options == nil {
+		return nil
+	}
+	o := m.Options()
+	v := reflect.ValueOf(o).Elem()
+	for i := range v.NumField() {
+		if x, ok := get(v.Type().Field(i).Tag.Get("yaml")); ok {
+			v.Field(i).Set(reflect.ValueOf(x))
+		}
+	}
+	return o
+}
+
+// optionsOf are a job's options for m: given, or the defaults.
+func (m *Method) optionsOf(given any) (any, error) {
+	var o any
+	if m.Options != nil {
+		o = m.Options()
+	}
+	if given == nil {
+		return o, nil
+	}
+	if want, got := fmt.Sprintf("%T", o), fmt.Sprintf("%T", given); want != got {
+		return nil, fail.Usagef("method", "", "%s takes options of the type %s, found %s", m.Name, want, got)
+	}
+	return given, nil
+}

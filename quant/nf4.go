@@ -1,0 +1,27 @@
+package quant
+
+import (
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// nf4Method stores the nearest of NF4's sixteen values (Dettmers et al. 2023,
+// arXiv:2305.14314), as bitsandbytes does.
+var nf4Method = Method{
+	Name: "nf4", Title: "NF4 with double quantization, for bitsandbytes",
+	Schemes: []string{"NF4"}, Formats: []string{formats.Bitsandbytes},
+	Options: func() any { return &NF4Options{DoubleQuant: true} },
+	storage: nf4Storage, round: roundNearest,
+}
+
+// NF4Options are what a job can say of NF4.
+type NF4Options struct {
+	DoubleQuant bool `yaml:"double_quant" doc:"NF4: quantize the scales too" flag:"single-quant" off:"NF4: leave the scales in f32"`
+}
+
+func nf4Storage(options any, _ string, t dtype.Type) (dtype.Type, error) {
+	if options.(*NF4Options).DoubleQuant {
+		t.Flags |= dtype.Nested
+	}
+	return t, nil
+}

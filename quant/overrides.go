@@ -1,0 +1,94 @@
+package quant
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// Override gives the modules that match a scheme of their own.
+type Override struct {
+	Pattern string // a module name, the last parts of one, or re:regexp
+	Scheme  string // of the job's method
+	Group   int    // columns that share a scale; 0: as in the rest of the folder; -1: the whole row
+}
+
+// ParseOverride reads PATTERN=SCHEME or PATTERN=SCHEME/GROUP.
+func ParseOverride(s string) (Override, error) {
+	bad := fail.Usagef("overrides", "for example re:.*[.]mlp[.]=W8A16 or re:.*[.]0[.]=W4A16/32", "%q is not of the form PATTERN=SCHEME or PATTERN=SCHEME/GROUP", s)
+	i := strings.LastIndexByte(s, '=')
+	if i <= 0 {
+		return Override{}, bad
+	}
+	o := Override{Pattern: s[:i], Scheme: s[i+1:]}
+	name, group, ok := strings.Cut(o.Scheme, "/")
+	if !ok {
+		return o, nil
+	}
+	n, err := strconv.Atoi(group)
+	if err != nil || n == 0 || n < -1 {
+		return o, bad
+	}
+	o.Scheme, o.Group = name, n
+	return o, nil
+}
+
+// ParseOverrides reads a list, in which the first match counts.
+func ParseOverrides(list []string) ([]Override, error) {
+	var out []Override
+	for _, s := range list {
+		o, err := ParseOverride(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// types chooses the storage type of every layer: the scheme's, or that of the
+// override it matches.
+func (p *FolderPlan) types(s Scheme, layers []linear) error {
+	var err error
+	if p.Type, err = p.typeIn(s, p.Group); err != nil {
+		return err
+	}
+	for _, l := range layers {
+		t := p.Type
+		if o := l.own; o != nil {
+			own, err := p.method.schemeFor(o.Scheme)
+			if err != nil {
+				return err
+			}
+			if err := own.checkFormat(p.Format); err != nil {
+				return err
+			}
+			group := p.Group
+			if o.Group != 0 {
+				if group, err = resolveGroup(o.Group, []linear{l}); err != nil {
+					return err
+				}
+			}
+			if t, err = p.typeIn(own, group); err != nil {
+				return err
+			}
+		}
+		if t != p.Type && (p.Format == formats.AWQ || p.Format == formats.Bitsandbytes) {
+			return fail.Usagef("overrides", "format: gptq or compressed-tensors", "%s would be %v and the others %v: the configuration of a folder in the format %s has room for one type", l.name, t, p.Type, p.Format)
+		}
+		p.Types[l.name] = t
+	}
+	return nil
+}
+
+// typeIn is a scheme's storage type under the job's options.
+func (p *FolderPlan) typeIn(s Scheme, group int) (dtype.Type, error) {
+	t := s.in(p.Format, group, p.keep)
+	if p.method.storage == nil {
+		return t, nil
+	}
+	return p.method.storage(p.options, p.Format, t)
+}

@@ -28,10 +28,14 @@
 //
 //	operand                                          type
 //	activations and their gradients in Net           F32 or BF16
+//	keys and values of a KV                          F32 or BF16
 //	Add's operands and result                        F32, BF16 or F16
 //	weights, a Mat                                   any storage type
-//	norm weights, biases, gradients of weights       F32
-//	statistics, angles, log-probabilities, KV, Coef  F32
+//	weights of Conv1D and the scans                  F32, BF16 or F16
+//	norm weights, biases, Rel, Sinks                 F32
+//	gradients of weights                             F32
+//	states, statistics, angles, weights of Gather    F32
+//	log-probabilities, Coef                          F32
 //	ids, positions, offsets; Drop.Key                I32; I64
 //	all of Tools but what follows                    F32
 //	X and y of FakeQuant                             F32 or BF16

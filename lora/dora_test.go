@@ -98,6 +98,17 @@ func TestMagnitudes(t *testing.T) {
 	}
 }
 
+// TestMergedMagnitudes: what is merged is what a forward pass computes with.
+func TestMergedMagnitudes(t *testing.T) {
+	w, delta := []float32{0, 0, 3, 0, 6, 0}, []float32{0, 0, 0, 4, 0, 8}
+	magnitude([]float32{2, -1, 0}, 2, w, delta)
+	for i, want := range []float32{0, 0, -0.6, -0.8, 0, 0} {
+		if got := w[i] + delta[i]; math.Abs(float64(got-want)) > 1e-6 {
+			t.Errorf("element %d is %v, want %v", i, got, want)
+		}
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -87,27 +87,38 @@ type NormSpec struct {
 	Heads   int     // > 1: row n is of head n mod Heads
 	Offset  float32 // of the weights: W is used as Offset + W
 	Eps     float32
-	Inner   bool // only linear maps read the result: see Tape.BF16
 }
 
-// result is the type of the normalised rows.
-func (s NormSpec) result(t *Tape) dtype.Kind {
-	if s.Inner {
-		return t.between()
+// width is C, of which a row of x may hold several: heads with one norm.
+func (s NormSpec) width(x *Tensor) int {
+	c := x.Cols()
+	if s.W != nil {
+		c = s.W.Len() / max(s.Heads, 1)
 	}
-	return dtype.F32
+	if x.Cols()%c != 0 {
+		panic(fmt.Sprintf("autograd: norm %s of %d elements: x %v", s.W.Name, c, x.Shape))
+	}
+	return c
 }
 
 func (s NormSpec) args(n, c int, x kernels.Buffer) *kernels.NormArgs {
 	return &kernels.NormArgs{Kind: s.Kind, N: n, C: c, Heads: s.Heads, X: x, W: s.W.buffer(), Bias: s.Bias.buffer(), Offset: s.Offset, Eps: s.Eps}
 }
 
-// Norm normalises the rows of x [N, C]. The result is cheap.
-func (t *Tape) Norm(x *Tensor, s NormSpec) *Tensor {
-	y, stats := t.alloc(kernels.Activations, s.result(t), x.Rows(), x.Cols()), t.New(x.Rows(), s.Kind.StatsLen())
+// Norm normalises the rows of x [N, C], or each of the h heads of C elements
+// that a row [h·C] holds. The result is cheap.
+func (t *Tape) Norm(x *Tensor, s NormSpec) *Tensor { return t.norm(x, s, t.between()) }
+
+// NormWide is Norm as LinearWide is Linear.
+func (t *Tape) NormWide(x *Tensor, s NormSpec) *Tensor { return t.norm(x, s, dtype.F32) }
+
+func (t *Tape) norm(x *Tensor, s NormSpec, k dtype.Kind) *Tensor {
+	c := s.width(x)
+	n := x.Len() / c
+	y, stats := t.alloc(kernels.Activations, k, x.Rows(), x.Cols()), t.New(n, s.Kind.StatsLen())
 	y.needs = x.needs || s.W.trains() || s.Bias.trains()
-	if t.err == nil {
-		t.Dev.Norm(kernels.To(y.Data), kernels.Dst{}, stats.Data, s.args(x.Rows(), x.Cols(), t.value(x)))
+	if xv := t.value(x); t.err == nil {
+		t.Dev.Norm(kernels.To(y.Data), kernels.Dst{}, stats.Data, s.args(n, c, xv))
 	}
 	return t.normed(x, y, stats, s)
 }
@@ -117,7 +128,7 @@ func (t *Tape) Norm(x *Tensor, s NormSpec) *Tensor {
 func (t *Tape) AddNorm(res, x *Tensor, alpha float32, s NormSpec) (sum, y *Tensor) {
 	sameShape("add", res, x)
 	n, c := x.Rows(), x.Cols()
-	sum, y = t.New(n, c), t.alloc(kernels.Activations, s.result(t), n, c)
+	sum, y = t.New(n, c), t.alloc(kernels.Activations, t.between(), n, c)
 	stats := t.New(n, s.Kind.StatsLen())
 	sum.needs = x.needs || res.needs
 	y.needs = sum.needs || s.W.trains() || s.Bias.trains()
@@ -132,7 +143,8 @@ func (t *Tape) AddNorm(res, x *Tensor, alpha float32, s NormSpec) (sum, y *Tenso
 
 // normed records y = norm(x) with its statistics.
 func (t *Tape) normed(x, y, stats *Tensor, s NormSpec) *Tensor {
-	n, c := x.Rows(), x.Cols()
+	c := s.width(x)
+	n := x.Len() / c
 	t.record(y, []*Tensor{x, stats}, func() {
 		dx, xv := t.grad(x), t.value(x)
 		if t.err == nil {

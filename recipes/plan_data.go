@@ -279,6 +279,10 @@ func planIngest(p *planner, j *Job, s *StagePlan) error {
 	s.Seconds = r.seconds
 	s.Disk = 4*r.tokens + 40*(r.train+r.val)
 	s.Peak = 2 * s.Disk
+	if s.Disk > data.HeldBytes { // tokens then wait in a file
+		s.Temp = s.Disk
+		s.Peak = 2*data.HeldBytes + 100*(r.train+r.val)
+	}
 	s.note("val %s rows; %s over %s (longest%s %s)", humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))
 	if r.over > 0 && j.Stage.Ingest.Overflow == "error" {
 		s.note("rows over max_length are an error here: overflow: drop, truncate or split")

@@ -85,10 +85,12 @@ func runIngest(ctx context.Context, x *run, j *Job, res *Result) error {
 	if err != nil {
 		return err
 	}
+	o.Beside = x.stageDir(j.Stage.ID)
 	ds, rep, err := data.Ingest(ctx, o, tok, tmpl, x.progress("rows"))
 	if err != nil {
 		return err
 	}
+	defer ds.Close()
 	res.Ingest = rep
 	res.Notes = append(res.Notes, rep.Notes...)
 	for name, n := range map[string]int64{"truncated": rep.Truncated, "duplicates": rep.Duplicates, "dropped": total(rep.Dropped)} {
@@ -96,7 +98,7 @@ func runIngest(ctx context.Context, x *run, j *Job, res *Result) error {
 			return err
 		}
 	}
-	return ds.SaveArrow(x.stageDir(j.Stage.ID))
+	return ds.SaveArrow(o.Beside)
 }
 
 func total(m map[string]int64) (n int64) {

@@ -171,3 +171,21 @@ func TestCheckpointExperts(t *testing.T) {
 	}
 	leaks(t, dev)
 }
+
+// What experts read is dropped although the gradient of their weight reads it.
+func TestRowsAreCheap(t *testing.T) {
+	dev := cpu.New(cpu.Options{})
+	r := rand.New(rand.NewPCG(1, 1))
+	w := newParam(t, dev, "w", 3, 5, normal(r, 15))
+	tape := &autograd.Tape{Dev: dev, Record: true}
+	defer tape.Free()
+	rows := tape.Rows(tape.Input(single(normal(r, 20)), 4, 5), tape.Upload([]int32{3, 3, 0}, 3))
+	y := tape.Linear(rows, w, nil)
+	if tape.Done(rows); rows.Data != nil {
+		t.Error("the rows were kept")
+	}
+	tape.SetGrad(y, make([]float32, 9))
+	if err := tape.Backward(); err != nil {
+		t.Error(err)
+	}
+}

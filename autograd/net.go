@@ -21,22 +21,39 @@ func (t *Tape) Embed(w *Param, ids *Tensor) *Tensor {
 	return y
 }
 
-// Rows returns the rows idx [M] int32 of x [N, C] as [M, C]. A row may be
-// taken more than once, or never.
-func (t *Tape) Rows(x, idx *Tensor) *Tensor { return t.Combine(x, idx, nil) }
+// gather are the operands of y[m] = Σ_j weight[m,j]·x[idx[m,j]].
+func (t *Tape) gather(x *Tensor, table kernels.Buffer, idx, weight *Tensor) *kernels.GatherArgs {
+	a := &kernels.GatherArgs{N: idx.Rows(), K: idx.Cols(), Table: kernels.Mat{Buffer: table, Rows: x.Rows(), Cols: x.Cols(), Of: x.Rows()}, Idx: t.value(idx)}
+	if weight != nil {
+		a.Weight = t.value(weight)
+	}
+	return a
+}
+
+// Rows returns the rows idx [M] int32 of x [N, C] as [M, C], of x's type. A row
+// may be taken more than once, or never. The result is cheap.
+func (t *Tape) Rows(x, idx *Tensor) *Tensor {
+	y := t.alloc(kernels.Activations, x.kind, idx.Rows(), x.Cols())
+	y.needs = x.needs
+	run := func(dst kernels.Buffer) {
+		if a := t.gather(x, t.value(x), idx, nil); t.err == nil {
+			t.Dev.Gather(kernels.To(dst), a)
+		}
+	}
+	run(y.Data)
+	t.record(y, []*Tensor{idx}, func() {
+		dx := t.grad(x)
+		if a := t.gather(x, nil, idx, nil); t.err == nil {
+			t.Dev.GatherBackward(dx, kernels.Dst{}, y.grad.buf, a)
+		}
+	})
+	return t.Cheap(y, run, x, idx)
+}
 
 // Combine returns y[m] = Σ_j weight[m,j]·x[idx[m,j]]: x [N, C], idx [M, K]
 // int32, weight [M, K] or nil (1), result [M, C].
 func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
-	m, saves := idx.Rows(), []*Tensor{idx}
-	args := func(table kernels.Buffer) *kernels.GatherArgs {
-		a := &kernels.GatherArgs{N: m, K: idx.Cols(), Table: kernels.Mat{Buffer: table, Rows: x.Rows(), Cols: x.Cols(), Of: x.Rows()}, Idx: t.value(idx)}
-		if weight != nil {
-			a.Weight = t.value(weight)
-		}
-		return a
-	}
-	needs := x.needs
+	saves, needs := []*Tensor{idx}, x.needs
 	if weight != nil {
 		sameShape("combine: idx and weight", idx, weight)
 		saves, needs = append(saves, weight), needs || weight.needs
@@ -45,10 +62,10 @@ func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
 		}
 	}
 	y := t.made(func(dst kernels.Buffer) {
-		if a := args(t.value(x)); t.err == nil {
+		if a := t.gather(x, t.value(x), idx, weight); t.err == nil {
 			t.Dev.Gather(kernels.To(dst), a)
 		}
-	}, append([]*Tensor{x}, saves...), dtype.F32, m, x.Cols())
+	}, append([]*Tensor{x}, saves...), dtype.F32, idx.Rows(), x.Cols())
 	y.needs = needs
 	t.record(y, saves, func() {
 		dx, dw := t.grad(x), t.grad(weight)
@@ -56,7 +73,7 @@ func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
 		if !dw.Skip() {
 			table = t.value(x)
 		}
-		if a := args(table); t.err == nil {
+		if a := t.gather(x, table, idx, weight); t.err == nil {
 			t.Dev.GatherBackward(dx, dw, y.grad.buf, a)
 		}
 	})

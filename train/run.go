@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,7 +100,10 @@ func begin(j Job) (*run, error) {
 		j.Comm = alone{}
 	}
 	c := j.Config
-	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective](c), saved: -1}
+	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective].make(c), saved: -1}
+	if err := cmp.Or(r.checkSamples(j.Train), r.checkSamples(j.Val), r.checkReference()); err != nil {
+		return nil, err
+	}
 	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true

@@ -18,15 +18,15 @@ const moeN, moeC, moeF, moeE, moeK, moeR = 6, 5, 4, 4, 2, 2
 // moe is an expert layer: router, first map with bias and adapter, activation,
 // second map, weighted sum.
 func moe(t *autograd.Tape, x *autograd.Tensor, router, w1, b1, w2 *autograd.Param, ad *autograd.LowRank) (*autograd.Tensor, *autograd.Routed) {
-	logits := t.Linear(x, router, nil)
+	logits := t.LinearWide(x, router, nil)
 	r := t.Route(logits, kernels.RouteArgs{K: moeK, Renorm: true, Scale: 1.5})
 	t.Done(logits)
 	in := t.Rows(x, r.Token)
 	h := t.ExpertLinear(in, r, w1, b1, ad)
 	t.Done(in)
-	a := t.Act(kernels.SiLU, h, nil)
+	a := t.Act(autograd.ActSpec{}, h, nil)
 	t.Done(h)
-	out := t.ExpertLinear(a, r, w2, nil)
+	out := t.ExpertLinearWide(a, r, w2, nil)
 	t.Done(a)
 	y := t.Combine(out, r.Place, r.Weight)
 	t.Done(out)

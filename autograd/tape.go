@@ -390,7 +390,7 @@ func (t *Tape) grad(x *Tensor) kernels.Dst {
 		}
 		x.grad = own
 		shared.refs--
-		t.Dev.Add(kernels.To(own.buf), shared.buf, nil, x.Len(), 1, 0)
+		t.Dev.Add(kernels.To(own.buf), &kernels.AddArgs{N: x.Len(), A: shared.buf, Alpha: 1})
 	}
 	return kernels.Into(x.grad.buf)
 }
@@ -418,7 +418,7 @@ func (t *Tape) pass(x, y *Tensor, alpha float32) {
 		return
 	}
 	if d := t.grad(x); !d.Skip() {
-		t.Dev.Add(d, y.grad.buf, nil, x.Len(), alpha, 0)
+		t.Dev.Add(d, &kernels.AddArgs{N: x.Len(), A: y.grad.buf, Alpha: alpha})
 	}
 }
 

@@ -153,7 +153,7 @@ func ctLayout(p TensorPlan, prefix string) (layout, error) {
 // consumer decodes to.
 func bnbLayout(p TensorPlan, float string) (layout, error) {
 	n, ok := product(p.Shape)
-	if !ok || p.Type.Kind != dtype.NF4 && p.Type.Kind != dtype.FP4 || p.Type.Group < 2 {
+	if !ok || !p.Type.Flat() || p.Type.Group < 2 {
 		return layout{}, fmt.Errorf("%v %v cannot be stored in a bitsandbytes folder", p.Type, p.Shape)
 	}
 	code := strings.ToLower(p.Type.Kind.String())

@@ -213,7 +213,7 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 		return m, err
 	}
 	m.LearningRate = r.sched.LR(r.step)
-	if err := r.opt.step(r.step+1, m.LearningRate, m.GradNorm); err != nil {
+	if err := r.opt.step(r.step+1, m.LearningRate); err != nil {
 		return m, err
 	}
 	if err := r.refresh(); err != nil {

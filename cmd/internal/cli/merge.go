@@ -45,6 +45,7 @@ func mergeTo(c *ucli.Context, shard int64) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	progress, clear := bar(c, "merge", "bytes")
 	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
 		Storage: c.String("storage"), Trained: c.String("base") == "trained", MaxShard: shard, Name: nameOf(c.String("output")), Progress: progress}

@@ -121,6 +121,7 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	job := quant.FolderJob{Path: out, Method: m.Name, Scheme: c.String("scheme"), Format: c.String("format"), For: c.StringSlice("for"),
 		Samples: c.Int("samples"), Ignore: c.StringSlice("ignore"), AllowRequantize: c.Bool("allow-requantize")}
 	values := map[string]any{"actorder": c.String("actorder"), "damp_percent": c.Float64("damp-percent"), "double_quant": !c.Bool("single-quant")}

@@ -17,7 +17,7 @@ import (
 // rounded one after another, and what each leaves is made good by the rest.
 var gptqMethod = Method{
 	Name: "gptq", Title: "GPTQ, calibrated (arXiv 2210.17323)",
-	Schemes: integerSchemes(), Formats: []string{formats.GPTQ, formats.CompressedTensors},
+	Schemes: append(integerSchemes(), "W8A8"), Formats: []string{formats.GPTQ, formats.CompressedTensors},
 	Options: func() any { return &GPTQOptions{ActOrder: orderStatic, Damp: 0.01} },
 	storage: gptqStorage, meta: gptqMeta,
 	needs: needHessian, inOrder: true, round: roundGPTQ,

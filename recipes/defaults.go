@@ -76,7 +76,7 @@ func (o *Quantize) defaults() {
 	}
 	if m, err := quant.MethodNamed(o.Method); err == nil { // checked before
 		set(&o.Scheme, m.Schemes[0])
-		set(&o.Format, m.Formats[0])
+		set(&o.Format, m.DefaultFormat(o.Scheme))
 	}
 	set(&o.ActOrder, "static")
 	set(&o.DampPercent, 0.01)

@@ -14,27 +14,36 @@ type LogProbs struct {
 	Argmax *Tensor // int32: lowest index of the largest logit
 }
 
+// HeadSpec makes logits Scale·h·Wᵀ + Bias of hidden states h.
+type HeadSpec struct {
+	W       *Param  // [V, C]
+	Bias    *Param  // [V] f32; nil: none
+	Scale   float32 // 0: 1
+	SoftCap float32 // 0: none; else a logit z becomes SoftCap·tanh(z/SoftCap)
+}
+
 // LogProb is the head and the loss in one: log-probabilities of target [N]
-// int32 (-1: none) under logits = scale·h·wᵀ (scale 0: 1), h [N, C], w [V, C],
-// without holding the logits.
+// int32 (-1: none) under the logits of h [N, C], without holding them.
 //
 // With coef [N] f32 the loss is Σ coef·(-log p) and a recording tape adds its
-// gradients at once: w's to w.Grad, h's to where Backward begins. coef nil: no
+// gradients at once: the head's to its parameters, h's to where Backward begins. coef nil: no
 // gradients yet; call LogProb again with coefficients that were computed from
 // the results (preference losses), before Done(h) and Backward.
-func (t *Tape) LogProb(h *Tensor, w *Param, target, coef *Tensor, scale float32) LogProbs {
+func (t *Tape) LogProb(h *Tensor, head HeadSpec, target, coef *Tensor) LogProbs {
+	w := head.W
 	if h.Cols() != w.Cols {
 		panic(fmt.Sprintf("autograd: logprob %s: h %v · wᵀ [%d %d]", w.Name, h.Shape, w.Rows, w.Cols))
 	}
 	n := h.Rows()
 	out := LogProbs{t.New(n), t.New(n), t.alloc(kernels.Activations, dtype.I32, n)}
-	a := &kernels.LogProbArgs{N: n, X: t.value(h), W: w.Mat, Target: target.Data, Scale: scale, BF16: t.BF16}
-	var dx, dw kernels.Dst
+	a := &kernels.LogProbArgs{N: n, X: t.value(h), W: w.Mat, Bias: head.Bias.buffer(), Target: target.Data,
+		Scale: head.Scale, SoftCap: head.SoftCap, BF16: t.BF16}
+	var dx, dw, db kernels.Dst
 	if coef != nil && t.Record {
-		a.Coef, dx, dw = coef.Data, t.grad(h), w.dst()
+		a.Coef, dx, dw, db = coef.Data, t.grad(h), w.dst(), head.Bias.dst()
 	}
 	if t.err == nil {
-		t.Dev.LogProb(&kernels.LogProbOut{LogP: out.LogP.Data, LSE: out.LSE.Data, Argmax: out.Argmax.Data}, dx, dw, a)
+		t.Dev.LogProb(&kernels.LogProbOut{LogP: out.LogP.Data, LSE: out.LSE.Data, Argmax: out.Argmax.Data}, dx, dw, db, a)
 	}
 	return out
 }

@@ -2,7 +2,6 @@ package autograd
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -202,130 +201,6 @@ func (t *Tape) Scale(x *Tensor, alpha float32) *Tensor {
 	}
 	t.record(y, nil, func() { t.pass(x, y, alpha) })
 	return y
-}
-
-// heads views a tensor [N, h·d] as h heads of d.
-func heads(b kernels.Buffer, h, d int) kernels.Heads {
-	return kernels.Heads{Buffer: b, Tok: h * d, Head: d}
-}
-
-// gradHeads is grad as heads.
-func (t *Tape) gradHeads(x *Tensor, h, d int) kernels.Heads {
-	dst := t.grad(x)
-	if dst.Skip() {
-		return kernels.Heads{}
-	}
-	v := heads(dst.Buffer, h, d)
-	v.Add = dst.Add
-	return v
-}
-
-// Rope rotates the first rot elements of the heads of x [N, h·d] by the angles
-// whose cosines and sines are cs [N, rot/2, 2] (Su et al. 2021,
-// arXiv:2104.09864). The result takes over x's memory: x must have no other
-// reader.
-func (t *Tape) Rope(x, cs *Tensor, d, rot int, pairs kernels.Pairs) *Tensor {
-	n, h := x.Rows(), x.Cols()/d
-	y := &Tensor{Shape: x.Shape, kind: x.kind, tape: t, needs: x.needs}
-	if t.err != nil || x.saved > 0 || x.of != nil {
-		return t.ropeError(x, y)
-	}
-	y.Data, x.Data = t.value(x), nil
-	if t.err != nil {
-		return y
-	}
-	t.Done(x)
-	t.all = append(t.all, y)
-	v := heads(y.Data, h, d)
-	t.Dev.Rope(v, v, n, h, d, rot, cs.Data, pairs, false)
-	t.record(y, []*Tensor{cs}, func() {
-		v := heads(y.grad.buf, h, d)
-		if y.grad.refs == 1 && x.grad == nil { // nobody else reads dy: rotate it back in place
-			t.Dev.Rope(v, v, n, h, d, rot, cs.Data, pairs, true)
-			t.pass(x, y, 1)
-		} else if dx := t.gradHeads(x, h, d); t.err == nil {
-			t.Dev.Rope(dx, v, n, h, d, rot, cs.Data, pairs, true)
-		}
-	})
-	return y
-}
-
-func (t *Tape) ropeError(x, y *Tensor) *Tensor {
-	if t.err == nil {
-		panic(fmt.Sprintf("autograd: rope: x %v has another reader", x.Shape))
-	}
-	return y
-}
-
-// AttnSpec describes causal grouped-query attention.
-type AttnSpec struct {
-	H, K, D int
-	Seq     *Tensor // [S+1] int32
-	Scale   float32 // of the scores; 0: 1/√D
-	Window  int     // 0: none
-	SoftCap float32 // 0: none; else scaled scores become SoftCap·tanh(s/SoftCap)
-}
-
-func (s AttnSpec) scale() float32 {
-	if s.Scale != 0 {
-		return s.Scale
-	}
-	return float32(1 / math.Sqrt(float64(s.D)))
-}
-
-func (s AttnSpec) args(n int, bf16 bool) *kernels.AttnArgs {
-	s.Scale = s.scale()
-	return &kernels.AttnArgs{N: n, H: s.H, K: s.K, D: s.D, Seq: s.Seq.Data, Scale: s.Scale, Window: s.Window, SoftCap: s.SoftCap, BF16: bf16}
-}
-
-// Attention returns softmax(Scale·q·kᵀ)·v within each sequence: q [N, H·D],
-// k, v [N, K·D], result [N, H·D].
-func (t *Tape) Attention(q, k, v *Tensor, s AttnSpec) *Tensor {
-	n := q.Rows()
-	o := t.alloc(kernels.Activations, q.kind, n, s.H*s.D)
-	o.needs, o.slope = q.needs || k.needs || v.needs, q.kind
-	var lse *Tensor
-	var keep kernels.Buffer
-	if t.Record && o.needs {
-		lse = t.New(n, s.H)
-		keep = lse.Data
-	}
-	qkv := func() (a, b, c kernels.Heads) {
-		return heads(t.value(q), s.H, s.D), heads(t.value(k), s.K, s.D), heads(t.value(v), s.K, s.D)
-	}
-	hq, hk, hv := qkv()
-	if t.err != nil {
-		return o
-	}
-	t.Dev.Attention(heads(o.Data, s.H, s.D), keep, hq, hk, hv, s.args(n, t.BF16))
-	if keep == nil {
-		return o
-	}
-	t.record(o, []*Tensor{q, k, v, o, lse, s.Seq}, func() {
-		hq, hk, hv := qkv()
-		dq, dk, dv := t.gradHeads(q, s.H, s.D), t.gradHeads(k, s.K, s.D), t.gradHeads(v, s.K, s.D)
-		if t.err == nil {
-			t.Dev.AttentionBackward(dq, dk, dv, heads(o.grad.buf, s.H, s.D), heads(o.Data, s.H, s.D), lse.Data, hq, hk, hv, s.args(n, t.BF16))
-		}
-	})
-	t.Done(lse)
-	return o
-}
-
-// CacheAttention stores k and v [N, K·D] of tokens at positions pos of slots
-// slot ([N] int32 each) in kv and attends from q [N, H·D] to everything the
-// slot then holds up to the token. Evaluation only.
-func (t *Tape) CacheAttention(q, k, v *Tensor, kv *kernels.KV, slot, pos *Tensor, s AttnSpec) *Tensor {
-	if t.Record {
-		panic("autograd: a cache has no gradient")
-	}
-	n := q.Rows()
-	o := t.New(n, s.H*s.D)
-	if t.err == nil {
-		t.Dev.KVAppend(kv, heads(k.Data, s.K, s.D), heads(v.Data, s.K, s.D), n, slot.Data, pos.Data)
-		t.Dev.KVAttention(heads(o.Data, s.H, s.D), heads(q.Data, s.H, s.D), kv, n, s.H, slot.Data, pos.Data, s.scale(), s.Window, s.SoftCap)
-	}
-	return o
 }
 
 func sameShape(op string, a, b *Tensor) {

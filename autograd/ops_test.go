@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"unsafe"
 
@@ -239,55 +238,6 @@ func act64(kind kernels.ActKind, v float64) float64 {
 	return max(v, 0)
 }
 
-func rope64(x, cs []float64, n, h, d, rot int, pairs kernels.Pairs) []float64 {
-	y := slices.Clone(x)
-	for t := range n {
-		for hd := range h {
-			for i := range rot / 2 {
-				a, b := i, i+rot/2
-				if pairs == kernels.Adjacent {
-					a, b = 2*i, 2*i+1
-				}
-				o := (t*h + hd) * d
-				c, s := cs[(t*rot/2+i)*2], cs[(t*rot/2+i)*2+1]
-				y[o+a], y[o+b] = x[o+a]*c-x[o+b]*s, x[o+b]*c+x[o+a]*s
-			}
-		}
-	}
-	return y
-}
-
-func attention64(q, k, v []float64, n int, seq []int32, s autograd.AttnSpec) []float64 {
-	y := make([]float64, n*s.H*s.D)
-	for i := range n {
-		start := 0
-		for _, b := range seq {
-			if int(b) <= i {
-				start = int(b)
-			}
-		}
-		if s.Window > 0 {
-			start = max(start, i-s.Window+1)
-		}
-		for h := range s.H {
-			kv := h * s.K / s.H
-			sum := 0.0
-			o := y[(i*s.H+h)*s.D:][:s.D]
-			for j := start; j <= i; j++ {
-				e := math.Exp(float64(s.Scale) * dot(q[(i*s.H+h)*s.D:][:s.D], k[(j*s.K+kv)*s.D:][:s.D]))
-				sum += e
-				for d := range s.D {
-					o[d] += e * v[(j*s.K+kv)*s.D+d]
-				}
-			}
-			for d := range s.D {
-				o[d] /= sum
-			}
-		}
-	}
-	return y
-}
-
 // ---- the cases ----
 
 func gradCases() []gradCase {
@@ -346,10 +296,10 @@ func gradCases() []gradCase {
 		cases = append(cases, actCase(k))
 	}
 	for _, p := range []kernels.Pairs{kernels.HalfSplit, kernels.Adjacent} {
-		cases = append(cases, ropeCase(p, 6), ropeCase(p, 4))
+		cases = append(cases, ropeCase(p, 6, 0), ropeCase(p, 4, 0), ropeCase(p, 2, 3))
 	}
-	cases = append(cases, expertCases()...)
-	return append(cases, attentionCase(0), attentionCase(3))
+	cases = append(append(cases, expertCases()...), scanCases()...)
+	return append(cases, attentionCases()...)
 }
 
 // combineCase sums rows of x, weighted or not; some are chosen twice, one never.
@@ -477,48 +427,24 @@ func actCase(kind kernels.ActKind) gradCase {
 		}}
 }
 
-func ropeCase(pairs kernels.Pairs, rot int) gradCase {
-	const n, h, d = 4, 2, 6
-	r := rand.New(rand.NewPCG(3, 4))
-	var cs []float64
-	for range n * rot / 2 {
-		s, c := math.Sincos(3 * r.NormFloat64())
-		cs = append(cs, float64(float32(c)), float64(float32(s)))
-	}
-	return gradCase{fmt.Sprint("rope ", pairs, " ", rot), [][2]int{{n, h * d}}, []bool{false},
-		func(in [][]float64) []float64 { return rope64(in[0], cs, n, h, d, rot, pairs) },
-		func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
-			x0 := t.Scale(x[0], -1) // rope takes its input's memory
-			y := t.Rope(x0, t.Upload(single(cs), n, rot/2, 2), d, rot, pairs)
-			return t.Scale(y, -1)
-		}}
-}
-
-func attentionCase(window int) gradCase {
-	const n = 7
-	seq := []int32{0, 5, 7}
-	s := autograd.AttnSpec{H: 4, K: 2, D: 3, Scale: 0.5, Window: window}
-	return gradCase{fmt.Sprint("attention window ", window), [][2]int{{n, 12}, {n, 6}, {n, 6}}, []bool{false, false, false},
-		func(in [][]float64) []float64 { return attention64(in[0], in[1], in[2], n, seq, s) },
-		func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
-			s := s
-			s.Seq = t.Upload(seq, len(seq))
-			return t.Attention(x[0], x[1], x[2], s)
-		}}
-}
-
-// logProbs is log p(target) under logits scale·h·wᵀ, 0 where there is no target.
-func logProbs(h, w []float64, target []int32, n, c, v int, scale float64) []float64 {
+// logProbs is log p(target) under logits scale·h·wᵀ + bias, squeezed where softCap
+// is set, 0 where there is no target.
+func logProbs(h, w, bias []float64, target []int32, n, c, v int, scale, softCap float64) []float64 {
 	logits, out := matT(h, w, n, c, v), make([]float64, n)
+	for i := range logits {
+		if logits[i] = scale*logits[i] + bias[i%v]; softCap > 0 {
+			logits[i] = softCap * math.Tanh(logits[i]/softCap)
+		}
+	}
 	for i, t := range target {
 		if t < 0 {
 			continue
 		}
 		sum := 0.0
 		for _, l := range logits[i*v : (i+1)*v] {
-			sum += math.Exp(scale * l)
+			sum += math.Exp(l)
 		}
-		out[i] = scale*logits[i*v+int(t)] - math.Log(sum)
+		out[i] = logits[i*v+int(t)] - math.Log(sum)
 	}
 	return out
 }

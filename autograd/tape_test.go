@@ -105,12 +105,12 @@ func TestStickyError(t *testing.T) {
 	tape.Fail(errors.New("second"))
 	y := tape.Linear(tape.Norm(x, autograd.NormSpec{Eps: 1e-3}), w, nil)
 	y = tape.Add(tape.Act(kernels.SiLU, y, y), tape.Scale(y, 3), 1, 1)
-	y = tape.Attention(y, y, y, autograd.AttnSpec{H: 1, K: 1, D: 5, Seq: tape.Upload([]int32{0, 4}, 2)})
-	y = tape.Rope(y, tape.New(4, 2, 2), 5, 4, kernels.HalfSplit)
+	y = tape.Attention(y, y, y, autograd.AttnSpec{H: 1, K: 1, Dk: 5, Seq: tape.Upload([]int32{0, 4}, 2)})
+	y = tape.Rope(y, tape.New(4, 2, 2), autograd.RopeSpec{D: 5, Rot: 4})
 	y = tape.Checkpoint([]*autograd.Tensor{y, y}, mixed(w))[1]
 	routed := tape.Route(y, kernels.RouteArgs{K: 2})
 	y = tape.Combine(tape.ExpertLinear(tape.Rows(y, routed.Token), routed, newParam(t, dev, "experts", 25, 5, normal(r, 125)), nil), routed.Place, routed.Weight)
-	tape.LogProb(y, w, tape.Upload(make([]int32, 4), 4), tape.Upload(make([]float32, 4), 4), 0)
+	tape.LogProb(y, autograd.HeadSpec{W: w}, tape.Upload(make([]int32, 4), 4), tape.Upload(make([]float32, 4), 4))
 	if y.Rows() != 4 || y.Cols() != 5 {
 		t.Errorf("shape %v", y.Shape)
 	}
@@ -141,7 +141,7 @@ func TestPanics(t *testing.T) {
 		"another reader": func(t *autograd.Tape, x *autograd.Tensor) {
 			y := t.Scale(x, 2)
 			t.Act(kernels.SiLU, y, nil)
-			t.Rope(y, t.New(2, 2, 2), 5, 4, kernels.HalfSplit)
+			t.Rope(y, t.New(2, 2, 2), autograd.RopeSpec{D: 5, Rot: 4})
 		},
 		"Tape.Key": func(t *autograd.Tape, x *autograd.Tensor) {
 			t.Linear(x, w, nil, &autograd.LowRank{A: &autograd.Param{Mat: kernels.Mat{Rows: 1, Cols: 5}}, B: &autograd.Param{Mat: kernels.Mat{Rows: 6, Cols: 1}}, Dropout: 0.5})
@@ -168,40 +168,45 @@ func TestLogProb(t *testing.T) {
 	target := []int32{3, -1, 10, 0, 3, 5}
 	coef := []float64{0.5, 1, 0.25, 0, 2, -1}
 	r := rand.New(rand.NewPCG(1, 1))
-	h, wv := normal(r, n*c), normal(r, v*c)
-	logp := func(in [][]float64) []float64 { return logProbs(in[0], in[1], target, n, c, v, 0.7) }
+	in := [][]float64{normal(r, n*c), normal(r, v*c), normal(r, v)}
 	minus := make([]float64, n)
 	for i := range coef {
 		minus[i] = -coef[i]
 	}
-	want := central(&gradCase{forward: logp}, [][]float64{h, wv}, minus)
-	for _, later := range []bool{false, true} {
-		w := newParam(t, dev, "w", v, c, wv)
-		tape := &autograd.Tape{Dev: dev, Record: true}
-		x := tape.Input(single(h), n, c)
-		tg, cf := tape.Upload(target, n), tape.Upload(single(coef), n)
-		var out autograd.LogProbs
-		if later {
-			out = tape.LogProb(x, w, tg, nil, 0.7)
-			tape.LogProb(x, w, tg, cf, 0.7)
-		} else {
-			out = tape.LogProb(x, w, tg, cf, 0.7)
+	for _, softCap := range []float32{0, 3} {
+		logp := func(in [][]float64) []float64 {
+			return logProbs(in[0], in[1], in[2], target, n, c, v, 0.75, float64(softCap))
 		}
-		got, err := tape.Values(out.LogP)
-		if err != nil {
-			t.Fatal(err)
+		want := central(&gradCase{forward: logp}, in, minus)
+		for _, later := range []bool{false, true} {
+			head := autograd.HeadSpec{W: newParam(t, dev, "w", v, c, in[1]), Bias: newParam(t, dev, "bias", 1, v, in[2]), Scale: 0.75, SoftCap: softCap}
+			tape := &autograd.Tape{Dev: dev, Record: true}
+			x := tape.Input(single(in[0]), n, c)
+			tg, cf := tape.Upload(target, n), tape.Upload(single(coef), n)
+			var out autograd.LogProbs
+			if later {
+				out = tape.LogProb(x, head, tg, nil)
+				tape.LogProb(x, head, tg, cf)
+			} else {
+				out = tape.LogProb(x, head, tg, cf)
+			}
+			got, err := tape.Values(out.LogP)
+			if err != nil {
+				t.Fatal(err)
+			}
+			compare(t, "log p", got, logp(in), tolerance)
+			if err := tape.Backward(); err != nil {
+				t.Fatal(err)
+			}
+			gx, err := tape.GradOf(x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			compare(t, "gradient of h", gx, want[0], tolerance)
+			compare(t, "gradient of w", download(t, dev, head.W.Grad), want[1], tolerance)
+			compare(t, "gradient of bias", download(t, dev, head.Bias.Grad), want[2], tolerance)
+			tape.Free()
 		}
-		compare(t, "log p", got, logp([][]float64{h, wv}), tolerance)
-		if err := tape.Backward(); err != nil {
-			t.Fatal(err)
-		}
-		gx, err := tape.GradOf(x)
-		if err != nil {
-			t.Fatal(err)
-		}
-		compare(t, "gradient of h", gx, want[0], tolerance)
-		compare(t, "gradient of w", download(t, dev, w.Grad), want[1], tolerance)
-		tape.Free()
 	}
 	leaks(t, dev)
 }

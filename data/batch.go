@@ -9,6 +9,10 @@ type Batch struct {
 	Seq    []int32 // [S+1] sample s is tokens Seq[s] … Seq[s+1]
 	Key    []int64 // [N] sample<<32 | position: where random numbers of a token come from
 
+	// Group is the group of each sample [S], 0 for one that stands alone. Samples
+	// of a group are whole and next to each other.
+	Group []uint32
+
 	Supervised int // number of Target that are not -1
 }
 
@@ -36,6 +40,7 @@ func (b *Batch) append(e *Example) {
 		}
 	}
 	b.Seq = append(b.Seq, int32(len(b.IDs)))
+	b.Group = append(b.Group, e.Group)
 }
 
 // NewBatch packs the samples of ex into one batch, in their order.

@@ -60,9 +60,17 @@ func (d *Dataset) SaveArrow(dir string) error {
 		return err
 	}
 	defer f.Abort()
-	info := cacheInfo{Version: cacheVersion, Key: d.Key, Vocab: d.Vocab, MaxLength: d.MaxLength, Train: len(d.Train), Val: len(d.Val)}
+	info := cacheInfo{Version: cacheVersion, Key: d.Key, Vocab: d.Vocab, MaxLength: d.MaxLength, Train: d.Train.Len(), Val: d.Val.Len()}
 	files := map[string]int32{}
-	for _, ex := range [][]Example{d.Train, d.Val} {
+	train, err := d.Train.Read(d.Train.Len())
+	if err != nil {
+		return err
+	}
+	val, err := d.Val.Read(d.Val.Len())
+	if err != nil {
+		return err
+	}
+	for _, ex := range [][]Example{train, val} {
 		for i := range ex {
 			if _, ok := files[ex[i].From.File]; !ok {
 				files[ex[i].From.File] = int32(len(info.Files))
@@ -70,10 +78,10 @@ func (d *Dataset) SaveArrow(dir string) error {
 			}
 		}
 	}
-	if err := saveSamples(f, "train.arrow", d.Vocab, d.Train, files); err != nil {
+	if err := saveSamples(f, "train.arrow", d.Vocab, train, files); err != nil {
 		return err
 	}
-	if err := saveSamples(f, "val.arrow", d.Vocab, d.Val, files); err != nil {
+	if err := saveSamples(f, "val.arrow", d.Vocab, val, files); err != nil {
 		return err
 	}
 	b, err := json.MarshalIndent(info, "", " ")
@@ -103,10 +111,12 @@ func LoadArrow(dir string) (d *Dataset, err error) {
 		return nil, corrupt(path, "version %d, this program reads %d", info.Version, cacheVersion)
 	}
 	d = &Dataset{Key: info.Key, Vocab: info.Vocab, MaxLength: info.MaxLength}
-	if d.Train, err = loadSamples(filepath.Join(dir, "train.arrow"), &info, info.Train); err != nil {
+	train, err := loadSamples(filepath.Join(dir, "train.arrow"), &info, info.Train)
+	if err != nil {
 		return nil, err
 	}
-	d.Val, err = loadSamples(filepath.Join(dir, "val.arrow"), &info, info.Val)
+	val, err := loadSamples(filepath.Join(dir, "val.arrow"), &info, info.Val)
+	d.Train, d.Val = InMemory(train...), InMemory(val...)
 	return d, err
 }
 

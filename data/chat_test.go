@@ -308,11 +308,12 @@ func TestIngestChat(t *testing.T) {
 	}
 	held := write(t, "held.parquet", b.String())
 	d, r := ingestOne(t, Options{Datasets: []Source{{Path: train}}, ValDatasets: []Source{{Path: held}}, Shuffle: &no}, tok, tmpl)
-	if r.SharedPrompts != 0 || r.Overlap != 0 || len(d.Train) != 300 || len(d.Val) != 40 {
+	if r.SharedPrompts != 0 || r.Overlap != 0 || d.Train.Len() != 300 || d.Val.Len() != 40 {
 		t.Errorf("%s", r.Line())
 	}
+	learned := readAll(t, d.Train)
 	for i, row := range corpus.Task(1, 300, corpus.Train) {
-		prompt, answer := d.Train[i].Answer()
+		prompt, answer := learned[i].Answer()
 		if p, a := tok.Decode(prompt, false), tok.Decode(answer, false); p != "<|im_start|>user\n"+row.Messages[0].Content+"<|im_end|>\n<|im_start|>assistant\n" ||
 			a != row.Messages[1].Content+"<|im_end|>" {
 			t.Fatalf("row %d: prompt %q, answer %q", i, p, a)
@@ -327,7 +328,7 @@ func TestIngestChat(t *testing.T) {
 	}
 	o.BadRows = "drop"
 	d, r = ingestOne(t, o, tok, tmpl)
-	if r.Dropped["bad_row"] != 104 || r.Kept+r.Split != 600 || r.Split == 0 || len(d.Train)+len(d.Val) <= 600 {
+	if r.Dropped["bad_row"] != 104 || r.Kept+r.Split != 600 || r.Split == 0 || d.Train.Len()+d.Val.Len() <= 600 {
 		t.Errorf("%s", r.Line())
 	}
 }

@@ -15,6 +15,11 @@ type Example struct {
 	IDs  []int32    // [T] token ids
 	Loss [][2]int32 // supervised ranges [start, end) of IDs, ascending, not empty, not touching
 	From RowRef
+
+	// Group is a number that samples learned from together share (the answers to
+	// one prompt, the better first); 0 stands alone. In a data set the samples of
+	// a group follow each other, and a step never parts them.
+	Group uint32
 }
 
 // Supervised counts the tokens of e that training predicts: those in a
@@ -39,42 +44,56 @@ func (e *Example) Answer() (prompt, answer []int32) {
 }
 
 // SharedPrompts counts the samples of val whose prompt (as Answer gives it) is
-// also the prompt of a sample of train. Samples without a prompt do not count.
-func SharedPrompts(train, val []Example) int {
-	if len(val) == 0 {
-		return 0
-	}
-	seen := make(map[uint64]bool, len(train))
-	for i := range train {
-		p, _ := train[i].Answer()
-		seen[contentID(p, nil)] = true
-	}
-	n := 0
-	for i := range val {
-		if p, _ := val[i].Answer(); len(p) > 0 && seen[contentID(p, nil)] {
-			n++
+// also the prompt of a sample of one of train. Samples without a prompt do not
+// count. Of train only hashes that val has are held.
+func SharedPrompts(val Examples, train ...Examples) (int, error) {
+	prompts := map[uint64]int{} // samples of val by the hash of their prompt
+	for i := range val.Len() {
+		e, err := val.At(i)
+		if err != nil {
+			return 0, err
+		}
+		if p, _ := e.Answer(); len(p) > 0 {
+			prompts[contentID(p, nil)]++
 		}
 	}
-	return n
+	n := 0
+	for _, ex := range train {
+		for i := 0; i < ex.Len() && len(prompts) > 0; i++ {
+			e, err := ex.At(i)
+			if err != nil {
+				return 0, err
+			}
+			p, _ := e.Answer()
+			id := contentID(p, nil)
+			n += prompts[id]
+			delete(prompts, id)
+		}
+	}
+	return n, nil
 }
 
 // Dataset is what Ingest returns: rows to train on and rows held back.
 type Dataset struct {
-	Train []Example
-	Val   []Example
+	Train Examples
+	Val   Examples
 	Key   string // hex SHA-256 of all that shaped it (options, files, tokenizer, template)
 	Vocab int    // size of the tokenizer that made the ids
 	// MaxLength is the longest length an Example may have.
 	MaxLength int
 }
 
-// Tokens returns the number of tokens and of supervised tokens in ex.
-func Tokens(ex []Example) (tokens, supervised int64) {
-	for i := range ex {
-		tokens += int64(len(ex[i].IDs))
-		supervised += int64(ex[i].Supervised())
+// countTokens returns the number of tokens and of supervised tokens in ex.
+func countTokens(ex Examples) (tokens, supervised int64, err error) {
+	for i := range ex.Len() {
+		e, err := ex.At(i)
+		if err != nil {
+			return 0, 0, err
+		}
+		tokens += int64(len(e.IDs))
+		supervised += int64(e.Supervised())
 	}
-	return tokens, supervised
+	return tokens, supervised, nil
 }
 
 // String is the place as errors name it: "data/a.parquet row 811".

@@ -162,25 +162,29 @@ func (in *ingest) finish() (*Dataset, error) {
 	}
 	in.overlap()
 	d := &Dataset{Key: in.report.Key, MaxLength: in.o.MaxLength, Vocab: int(in.enc.vocab)}
+	var val []Example
 	for _, it := range in.val {
-		d.Val = append(d.Val, it.Example)
+		val = append(val, it.Example)
 	}
-	d.Train = in.weighted()
+	train := in.weighted()
 	if *in.o.Shuffle {
-		p := permutation(len(d.Train), in.o.Seed, 1<<63)
+		p := permutation(len(train), in.o.Seed, 1<<63)
 		mixed := make([]Example, len(p))
 		for i, k := range p {
-			mixed[i] = d.Train[k]
+			mixed[i] = train[k]
 		}
-		d.Train = mixed
+		train = mixed
 	}
+	d.Train, d.Val = InMemory(train...), InMemory(val...)
 	for _, n := range []string{noteSeam, noteStraddle, noteControl, noteNoBOS} {
 		if c := in.notes[n]; c > 0 {
 			in.note(n, c)
 		}
 	}
-	in.report.finish(d)
-	if len(d.Train) == 0 {
+	if err := in.report.finish(d); err != nil {
+		return nil, err
+	}
+	if d.Train.Len() == 0 {
 		return nil, fail.Inputf(in.o.Name, "see the report for what happened to each row", "no row to train on (%s rows read)", group(in.report.Rows))
 	}
 	return d, nil

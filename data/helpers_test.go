@@ -63,6 +63,25 @@ func parseRow(t testing.TB, b []byte) *jinja.Dict {
 	return row
 }
 
+// readAll reads a list of samples.
+func readAll(t testing.TB, ex Examples) []Example {
+	t.Helper()
+	out, err := ex.Read(ex.Len())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func stepOf(t testing.TB, l *Loader, i int) Step {
+	t.Helper()
+	s, err := l.Step(i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func write(t testing.TB, name, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

@@ -1,10 +1,8 @@
 package data
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -16,7 +14,6 @@ import (
 
 	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/tokenizer"
-	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 )
@@ -52,210 +49,6 @@ func jsonlFile(t *testing.T, rows ...any) string {
 }
 
 var no = false
-
-type goldenBatches struct {
-	Hyper struct {
-		MicroBatch int `json:"micro_batch"`
-		GradAccum  int `json:"grad_accum"`
-	}
-	MicroBatches []struct {
-		InputIDs      [][]int32 `json:"input_ids"`
-		Labels        [][]int32
-		AttentionMask [][]int32 `json:"attention_mask"`
-	} `json:"micro_batches"`
-}
-
-// TestLoaderReplaysGolden ingests the rows of golden/train/lora as type tokens
-// and finds the same ids and labels in each optimizer step.
-func TestLoaderReplaysGolden(t *testing.T) {
-	var g goldenBatches
-	readGolden(t, "train/lora/batches.json", &g)
-	var rows []any
-	for _, m := range g.MicroBatches {
-		for i := range m.InputIDs {
-			rows = append(rows, map[string]any{"input_ids": m.InputIDs[i], "labels": m.Labels[i], "attention_mask": m.AttentionMask[i]})
-		}
-	}
-	o := Options{Datasets: []Source{{Path: jsonlFile(t, rows...)}}, Shuffle: &no, ValSetSize: "0", Packing: "none", Vocab: 320}
-	d, r := ingestOne(t, o, nil, nil)
-	if len(d.Train) != len(rows) || r.Types["tokens"] != int64(len(rows)) {
-		t.Fatalf("%d samples of %d rows, types %v", len(d.Train), len(rows), r.Types)
-	}
-	l, err := NewLoader(d.Train, LoaderOptions{MicroBatch: g.Hyper.MicroBatch, Accum: g.Hyper.GradAccum, Packing: "none"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l.StepsPerEpoch() != 30 {
-		t.Fatalf("%d steps an epoch", l.StepsPerEpoch())
-	}
-	for s := range 30 {
-		step, supervised := l.Step(s), int64(0)
-		for k, b := range step.Micro {
-			m := g.MicroBatches[s*g.Hyper.GradAccum+k]
-			if want := paddingFree(m.InputIDs, m.Labels, m.AttentionMask); !sameBatch(b, want) {
-				t.Fatalf("step %d micro-batch %d differs:\n got %v\nwant %v", s, k, b, want)
-			}
-			supervised += int64(b.Supervised)
-		}
-		if step.Supervised != supervised || supervised == 0 || step.Index != s {
-			t.Errorf("step %d: supervised %d, its batches %d, index %d", s, step.Supervised, supervised, step.Index)
-		}
-	}
-}
-
-// paddingFree lays padded rows out as the loader should, from the definition.
-func paddingFree(ids, labels, mask [][]int32) Batch {
-	b := Batch{Seq: []int32{0}}
-	for r := range ids {
-		n := int32(0)
-		for i := range ids[r] {
-			if mask[r][i] == 0 {
-				continue
-			}
-			target := int32(-1)
-			if i+1 < len(ids[r]) && labels[r][i+1] != -100 {
-				target = labels[r][i+1]
-				b.Supervised++
-			}
-			b.IDs, b.Pos, b.Target = append(b.IDs, ids[r][i]), append(b.Pos, n), append(b.Target, target)
-			n++
-		}
-		b.Seq = append(b.Seq, int32(len(b.IDs)))
-	}
-	return b
-}
-
-func sameBatch(a, b Batch) bool {
-	return slices.Equal(a.IDs, b.IDs) && slices.Equal(a.Pos, b.Pos) && slices.Equal(a.Target, b.Target) &&
-		slices.Equal(a.Seq, b.Seq) && a.Supervised == b.Supervised && len(a.Key) == len(a.IDs)
-}
-
-// TestPaddingFreeGolden packs the micro-batches that golden/train/lora packs.
-func TestPaddingFreeGolden(t *testing.T) {
-	var g struct {
-		Rows []struct {
-			MicroBatch int     `json:"micro_batch"`
-			NumItems   int     `json:"num_items"`
-			IDs        []int32 `json:"packed_input_ids"`
-			Labels     []int32 `json:"packed_labels"`
-			Pos        []int32 `json:"packed_position_ids"`
-		}
-	}
-	var rows goldenBatches
-	readGolden(t, "train/lora/padding_free.json", &g)
-	readGolden(t, "train/lora/batches.json", &rows)
-	if len(g.Rows) == 0 {
-		t.Fatal("no rows")
-	}
-	for _, want := range g.Rows {
-		m := rows.MicroBatches[want.MicroBatch]
-		var ex []Example
-		for i := range m.InputIDs {
-			s := sample{ids: m.InputIDs[i], labels: m.Labels[i]}
-			if err := s.unpad(m.AttentionMask[i]); err != nil {
-				t.Fatal(err)
-			}
-			e := (&encoding{}).tokens(s)
-			ex = append(ex, Example{IDs: e.ids, Loss: tidy(e.loss)})
-		}
-		b := NewBatch(ex)
-		if !slices.Equal(b.IDs, want.IDs) || !slices.Equal(b.Pos, want.Pos) || b.Supervised != want.NumItems {
-			t.Errorf("micro-batch %d: packed otherwise (%d supervised, want %d)", want.MicroBatch, b.Supervised, want.NumItems)
-		}
-		for n, label := range want.Labels[1:] {
-			if target := b.Target[n]; target != label && !(target == -1 && label == -100) {
-				t.Errorf("micro-batch %d token %d: target %d, label %d", want.MicroBatch, n, target, label)
-			}
-		}
-	}
-}
-
-func samples(n int) []Example {
-	r := rand.New(rand.NewPCG(1, 2))
-	out := make([]Example, n)
-	for i := range out {
-		ids := make([]int32, 1+r.IntN(60))
-		for k := range ids {
-			ids[k] = int32(r.IntN(100))
-		}
-		out[i] = Example{IDs: ids, Loss: [][2]int32{{int32(len(ids) / 2), int32(len(ids))}}}
-		out[i].ID = contentID(ids, out[i].Loss)
-	}
-	return out
-}
-
-// TestLoaderEpochs: every epoch holds each sample once, in another order; a
-// step is the same whenever it is asked for and whoever asks.
-func TestLoaderEpochs(t *testing.T) {
-	ex := samples(97)
-	for _, packing := range []string{"bfd", "none"} {
-		o := LoaderOptions{MicroBatch: 2, Accum: 3, MaxLength: 64, Packing: packing, Shuffle: true, Seed: 5}
-		l, err := NewLoader(ex, o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := l.StepsPerEpoch()
-		var first []string
-		for epoch := range 3 {
-			seen, order := map[string]int{}, []string{}
-			for i := range n {
-				for _, b := range l.Step(epoch*n + i).Micro {
-					for s := range len(b.Seq) - 1 {
-						k := fmt.Sprint(b.IDs[b.Seq[s]:b.Seq[s+1]])
-						seen[k]++
-						order = append(order, k)
-						for p := b.Seq[s]; p < b.Seq[s+1]; p++ {
-							if b.Pos[p] != p-b.Seq[s] {
-								t.Fatalf("position %d of a sample is %d", p-b.Seq[s], b.Pos[p])
-							}
-						}
-					}
-					if packing == "bfd" && len(b.IDs) > 2*64 {
-						t.Errorf("micro-batch of %d tokens", len(b.IDs))
-					}
-				}
-			}
-			for _, e := range ex {
-				if seen[fmt.Sprint(e.IDs)] == 0 {
-					t.Fatalf("%s epoch %d lacks a sample", packing, epoch)
-				}
-			}
-			if len(order) != len(ex) {
-				t.Errorf("%s epoch %d has %d samples", packing, epoch, len(order))
-			}
-			if epoch > 0 && slices.Equal(order, first) {
-				t.Errorf("%s: epoch %d has the order of the first", packing, epoch)
-			}
-			first = order
-		}
-		other, err := NewLoader(ex, o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, i := range []int{2*n + 1, 0, n, 2*n + 1} { // out of order, as after a resume
-			if !reflect.DeepEqual(l.Step(i), other.Step(i)) {
-				t.Errorf("%s: step %d differs between loaders", packing, i)
-			}
-		}
-		o.Seed++
-		if other, _ = NewLoader(ex, o); reflect.DeepEqual(l.Step(0), other.Step(0)) {
-			t.Errorf("%s: another seed gives the same first step", packing)
-		}
-	}
-}
-
-func TestLoaderErrors(t *testing.T) {
-	if _, err := NewLoader(nil, LoaderOptions{MaxLength: 8}); fail.Code(err) != int(fail.Input) {
-		t.Errorf("no samples: %v", err)
-	}
-	long := []Example{{IDs: make([]int32, 9), From: RowRef{"a.jsonl", 3}}}
-	if _, err := NewLoader(long, LoaderOptions{MaxLength: 8}); err == nil || !strings.Contains(err.Error(), "a.jsonl row 3: sample has 9 tokens") {
-		t.Errorf("long sample: %v", err)
-	}
-	if _, err := NewLoader(long, LoaderOptions{MaxLength: 8, Packing: "ffd"}); fail.Code(err) != int(fail.Usage) {
-		t.Errorf("packing: %v", err)
-	}
-}
 
 // TestTextGolden compares with TRL's preparation of plain text and of prompt
 // and completion, by four tokenizers. TRL joins prompt and completion before
@@ -415,11 +208,11 @@ func TestOverflow(t *testing.T) {
 	} {
 		o.Overflow = c.overflow
 		d, r := ingestOne(t, o, nil, nil)
-		got := []int64{int64(len(d.Train)), r.Kept, r.Truncated, r.Split, r.Dropped["too_long"], r.Dropped["no_supervised_token"], r.LostSupervised}
+		got := []int64{int64(d.Train.Len()), r.Kept, r.Truncated, r.Split, r.Dropped["too_long"], r.Dropped["no_supervised_token"], r.LostSupervised}
 		if fmt.Sprint(got) != fmt.Sprint([]int64{int64(c.samples), c.kept, c.truncated, c.split, c.long, c.none, c.lost}) {
 			t.Errorf("%s: %v, want %v", c.overflow, got, c)
 		}
-		for _, e := range d.Train {
+		for _, e := range readAll(t, d.Train) {
 			if len(e.IDs) > 12 || e.Supervised() == 0 || e.ID != contentID(e.IDs, e.Loss) {
 				t.Errorf("%s: sample %v %v", c.overflow, e.IDs, e.Loss)
 			}
@@ -438,10 +231,10 @@ func TestHeldBack(t *testing.T) {
 		o.Datasets, o.Vocab = []Source{{Path: jsonlFile(t, rows...)}}, 99
 		d, r := ingestOne(t, o, nil, nil)
 		var val []uint64
-		for _, e := range d.Val {
+		for _, e := range readAll(t, d.Val) {
 			val = append(val, e.ID)
 		}
-		for _, e := range d.Train {
+		for _, e := range readAll(t, d.Train) {
 			if slices.Contains(val, e.ID) {
 				t.Error("a held-back row is trained on")
 			}
@@ -476,18 +269,18 @@ func TestDedupWeightAndParts(t *testing.T) {
 	path := jsonlFile(t, append(rows, rows[:10]...)...)
 	other := jsonlFile(t, rows[95:]...)
 	d, r := ingestOne(t, Options{Datasets: []Source{{Path: path}}, Vocab: 99, Dedup: "exact", ValSetSize: "0"}, nil, nil)
-	if len(d.Train) != 100 || r.Dropped["duplicate"] != 10 || r.Duplicates != 10 {
-		t.Errorf("dedup: %d samples, report %+v", len(d.Train), r)
+	if d.Train.Len() != 100 || r.Dropped["duplicate"] != 10 || r.Duplicates != 10 {
+		t.Errorf("dedup: %d samples, report %+v", d.Train.Len(), r)
 	}
 	d, r = ingestOne(t, Options{Datasets: []Source{{Path: path, MaxSamples: 100, Weight: 2.5}}, ValDatasets: []Source{{Path: other}}, Vocab: 99}, nil, nil)
-	if len(d.Val) != 5 || r.Overlap != 5 || r.Rows != 105 {
-		t.Errorf("val_datasets: %d held back, overlap %d, %d rows", len(d.Val), r.Overlap, r.Rows)
+	if d.Val.Len() != 5 || r.Overlap != 5 || r.Rows != 105 {
+		t.Errorf("val_datasets: %d held back, overlap %d, %d rows", d.Val.Len(), r.Overlap, r.Rows)
 	}
-	if n := len(d.Train); n < 230 || n > 270 || r.Repeated != int64(n-100) {
+	if n := d.Train.Len(); n < 230 || n > 270 || r.Repeated != int64(n-100) {
 		t.Errorf("weight 2.5: %d samples of 100, %d repeated", n, r.Repeated)
 	}
 	d, r = ingestOne(t, Options{Datasets: []Source{{Path: path, MaxSamples: 100, Weight: 0.25}}, Vocab: 99, ValSetSize: "0"}, nil, nil)
-	if n := len(d.Train); n < 10 || n > 40 || r.Skipped != int64(100-n) {
+	if n := d.Train.Len(); n < 10 || n > 40 || r.Skipped != int64(100-n) {
 		t.Errorf("weight 0.25: %d samples, %d skipped", n, r.Skipped)
 	}
 }
@@ -498,7 +291,7 @@ func TestShuffleAndKey(t *testing.T) {
 		o.Datasets, o.Vocab, o.ValSetSize = []Source{{Path: path}}, 99, "0"
 		d, _ := ingestOne(t, o, nil, nil)
 		var rows []string
-		for _, e := range d.Train {
+		for _, e := range readAll(t, d.Train) {
 			rows = append(rows, fmt.Sprint(e.From.Row))
 		}
 		return strings.Join(rows, " ") + d.Key[:0]
@@ -593,8 +386,8 @@ func TestRowErrors(t *testing.T) {
 		told := 0
 		o.OnBad = func(BadRow) { told++ }
 		d, r := ingestOne(t, o, tok, nil)
-		if len(d.Train) != 3 || r.Dropped["bad_row"]+r.Dropped["no_supervised_token"] != 1 || told != 1 {
-			t.Errorf("%s dropped: %d samples, %v, told %d", c.row, len(d.Train), r.Dropped, told)
+		if d.Train.Len() != 3 || r.Dropped["bad_row"]+r.Dropped["no_supervised_token"] != 1 || told != 1 {
+			t.Errorf("%s dropped: %d samples, %v, told %d", c.row, d.Train.Len(), r.Dropped, told)
 		}
 	}
 }
@@ -674,122 +467,15 @@ func TestGSM8K(t *testing.T) {
 	tok := sharedTokenizer(t, "qwen3")
 	o := Options{Datasets: []Source{{Path: path, Columns: map[string]string{"prompt": "question", "completion": "answer"}}}}
 	d, r := ingestOne(t, o, tok, nil)
-	if r.Rows != 1319 || r.Kept != 1319 || r.Types["prompt_completion"] != 1319 || len(d.Val) != 66 || len(d.Train) != 1253 {
+	if r.Rows != 1319 || r.Kept != 1319 || r.Types["prompt_completion"] != 1319 || d.Val.Len() != 66 || d.Train.Len() != 1253 {
 		t.Errorf("%+v", r)
 	}
-	for _, e := range d.Train {
+	for _, e := range readAll(t, d.Train) {
 		last := e.Loss[len(e.Loss)-1]
 		if int(last[1]) != len(e.IDs) || e.IDs[last[1]-1] != tok.EOS() {
 			t.Fatalf("%s: EOS is not supervised", e.From)
 		}
 	}
-}
-
-func TestCache(t *testing.T) {
-	path := jsonlFile(t, tokenRows(5000, 20)...)
-	d, _ := ingestOne(t, Options{Datasets: []Source{{Path: path}}, Vocab: 999}, nil, nil)
-	root := t.TempDir()
-	a, b := filepath.Join(root, "a"), filepath.Join(root, "b")
-	if err := d.SaveArrow(a); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.SaveArrow(b); err != nil {
-		t.Fatal(err)
-	}
-	got, err := LoadArrow(a)
-	if err != nil || !reflect.DeepEqual(got, d) {
-		t.Fatalf("reads back otherwise (%v)", err)
-	}
-	for _, name := range []string{"train.arrow", "val.arrow", "dataset.json"} {
-		if readString(t, filepath.Join(a, name)) != readString(t, filepath.Join(b, name)) {
-			t.Errorf("%s: two saves give other bytes", name)
-		}
-	}
-	if err := d.SaveArrow(a); err == nil {
-		t.Error("a folder that is there was written over")
-	}
-	small, _ := ingestOne(t, Options{Datasets: []Source{{Path: path, MaxSamples: 100}}, Vocab: 999}, nil, nil)
-	c := filepath.Join(root, "c")
-	if err := small.SaveArrow(c); err != nil {
-		t.Fatal(err)
-	}
-	damageCache(t, c)
-}
-
-// TestCacheTokens: tokens of any vocabulary come back, in 2 bytes where that
-// is enough; another version of the folder is an error.
-func TestCacheTokens(t *testing.T) {
-	for _, vocab := range []int{1 << 16, 1<<16 + 1, 0} {
-		ids := []int32{0, 1, int32(cmp.Or(vocab, 200_000)) - 1}
-		loss := [][2]int32{{0, 3}}
-		want := &Dataset{Key: "k", Vocab: vocab, MaxLength: 8, Train: []Example{{ID: contentID(ids, loss), IDs: ids, Loss: loss, From: RowRef{"f", 1}}}}
-		dir := filepath.Join(t.TempDir(), "d")
-		if err := want.SaveArrow(dir); err != nil {
-			t.Fatal(err)
-		}
-		got, err := LoadArrow(dir)
-		if err != nil || !reflect.DeepEqual(got.Train, want.Train) {
-			t.Errorf("vocabulary %d: reads back otherwise (%v): %+v", vocab, err, got)
-		}
-		info := filepath.Join(dir, "dataset.json")
-		first := strings.Replace(readString(t, info), `"version": 2`, `"version": 1`, 1)
-		if err := os.WriteFile(info, []byte(first), 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := LoadArrow(dir); !errors.Is(err, formats.ErrCorrupt) {
-			t.Errorf("vocabulary %d: version 1: %v", vocab, err)
-		}
-	}
-	wrong := &Dataset{Vocab: 10, MaxLength: 8, Train: []Example{{IDs: []int32{1 << 16}, Loss: [][2]int32{{0, 1}}}}}
-	if err := wrong.SaveArrow(filepath.Join(t.TempDir(), "d")); err == nil {
-		t.Error("a token of more than 2 bytes was cut")
-	}
-}
-
-// damageCache flips bytes all over the files: loading is an error, or the byte
-// was padding and the content is the same.
-func damageCache(t *testing.T, dir string) {
-	want, err := LoadArrow(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	errs := 0
-	for _, name := range []string{"val.arrow", "dataset.json"} {
-		path := filepath.Join(dir, name)
-		whole := []byte(readString(t, path))
-		for i := 0; i < len(whole); i += 1 + len(whole)/300 {
-			bad := slices.Clone(whole)
-			bad[i] ^= 0x41
-			if err := os.WriteFile(path, bad, 0o666); err != nil {
-				t.Fatal(err)
-			}
-			got, err := LoadArrow(dir)
-			if err != nil {
-				errs++
-				if fail.Code(err) != int(fail.Input) {
-					t.Errorf("%s byte %d: code %d: %v", name, i, fail.Code(err), err)
-				}
-			} else if name == "val.arrow" && !sameContents(got.Val, want.Val) {
-				t.Errorf("%s byte %d: other samples, no error", name, i)
-			}
-		}
-		if err := os.WriteFile(path, whole[:len(whole)/2], 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := LoadArrow(dir); err == nil {
-			t.Errorf("%s cut in half: no error", name)
-		}
-		if err := os.WriteFile(path, whole, 0o666); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if errs < 200 {
-		t.Errorf("only %d damaged caches are errors", errs)
-	}
-}
-
-func sameContents(a, b []Example) bool {
-	return slices.EqualFunc(a, b, func(a, b Example) bool { return a.ID == b.ID && slices.Equal(a.IDs, b.IDs) })
 }
 
 func TestShow(t *testing.T) {
@@ -817,7 +503,7 @@ func TestAnswer(t *testing.T) {
 	}
 	other := Example{IDs: []int32{1, 2, 3, 9}, Loss: [][2]int32{{3, 4}}}
 	far := Example{IDs: []int32{7, 8, 9}, Loss: [][2]int32{{1, 3}}}
-	if n := SharedPrompts([]Example{e}, []Example{other, far, {IDs: []int32{5}}}); n != 1 {
-		t.Errorf("%d shared prompts", n)
+	if n, err := SharedPrompts(InMemory(other, far, other, Example{IDs: []int32{5}}), InMemory(far), InMemory(e, e)); n != 3 || err != nil {
+		t.Errorf("%d shared prompts (%v)", n, err)
 	}
 }

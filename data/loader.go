@@ -8,7 +8,7 @@ import (
 
 // LoaderOptions say how samples become optimizer steps.
 type LoaderOptions struct {
-	MicroBatch int    // rows a micro-batch: bins of MaxLength when packing, samples otherwise; 0 means 1
+	MicroBatch int    // rows a micro-batch: bins of MaxLength when packing, groups otherwise; 0 means 1
 	Accum      int    // micro-batches a step; 0 means 1
 	MaxLength  int    // size of a bin when packing
 	Packing    string // bfd or none; empty means bfd
@@ -17,21 +17,26 @@ type LoaderOptions struct {
 }
 
 // Loader lays samples out in optimizer steps. Step is a pure function of the
-// samples, the options and its argument, so that resuming needs no state.
-// Safe for concurrent use.
+// samples, the options and its argument, so that resuming needs no state. Of a
+// sample the loader holds where it stands in the epoch (8 bytes), and reads it
+// when its step is made. Safe for concurrent use.
 type Loader struct {
-	ex   []Example
-	opt  LoaderOptions
-	rows int // bins or samples an epoch: the same in every epoch
+	ex     Examples
+	opt    LoaderOptions
+	starts []int32 // of groups, and the number of samples; nil: every sample is a group of its own
+	rows   int     // of an epoch: the same in every epoch
 
 	mu     sync.Mutex
 	epoch  int // of layout
-	layout [][]int32
+	layout layout
 }
 
-// NewLoader checks o and lays out the first epoch. ex is kept, not copied.
-// Samples longer than MaxLength are an error when packing.
-func NewLoader(ex []Example, o LoaderOptions) (*Loader, error) {
+// layout is an epoch: row r is samples[starts[r]] … samples[starts[r+1]-1].
+type layout struct{ samples, starts []int32 }
+
+// NewLoader checks o and lays out the first epoch. Samples, and groups of
+// samples, longer than MaxLength are an error when packing.
+func NewLoader(ex Examples, o LoaderOptions) (*Loader, error) {
 	o.MicroBatch, o.Accum = max(o.MicroBatch, 1), max(o.Accum, 1)
 	if o.Packing == "" {
 		o.Packing = "bfd"
@@ -39,21 +44,84 @@ func NewLoader(ex []Example, o LoaderOptions) (*Loader, error) {
 	if o.Packing != "bfd" && o.Packing != "none" {
 		return nil, fail.Usagef("ingest", "packing: bfd or packing: none", "packing %q is not known", o.Packing)
 	}
-	if len(ex) == 0 {
+	if ex.Len() == 0 {
 		return nil, fail.Inputf("ingest", "look at the report: every row was dropped or held back", "no sample to train on")
 	}
+	l := &Loader{ex: ex, opt: o, starts: groupStarts(ex)}
 	if o.Packing == "bfd" {
-		for i := range ex {
-			if len(ex[i].IDs) > o.MaxLength {
-				return nil, fail.Inputf(ex[i].From.String(), "ingest again with this max_length and overflow: drop, truncate or split",
-					"sample has %d tokens, max_length is %d", len(ex[i].IDs), o.MaxLength)
-			}
+		if err := l.checkLengths(); err != nil {
+			return nil, err
 		}
 	}
-	l := &Loader{ex: ex, opt: o}
 	l.layout = l.lay(0)
-	l.rows = len(l.layout)
+	l.rows = len(l.layout.starts) - 1
 	return l, nil
+}
+
+// groupStarts lists where each group begins, and the number of samples; nil when
+// every sample stands alone.
+func groupStarts(ex Examples) []int32 {
+	var starts []int32
+	grouped, last := false, uint32(0)
+	for i := range ex.Len() {
+		_, group := ex.Size(i)
+		if group == 0 || group != last {
+			starts = append(starts, int32(i))
+		}
+		grouped, last = grouped || group != 0, group
+	}
+	if !grouped {
+		return nil
+	}
+	return append(starts, int32(ex.Len()))
+}
+
+// groups is the number of groups, a sample that stands alone being one.
+func (l *Loader) groups() int {
+	if l.starts == nil {
+		return l.ex.Len()
+	}
+	return len(l.starts) - 1
+}
+
+// bounds are the samples lo … hi-1 of group g.
+func (l *Loader) bounds(g int32) (lo, hi int32) {
+	if l.starts == nil {
+		return g, g + 1
+	}
+	return l.starts[g], l.starts[g+1]
+}
+
+// length is the number of tokens of group g.
+func (l *Loader) length(g int32) int {
+	n := 0
+	for lo, hi := l.bounds(g); lo < hi; lo++ {
+		tokens, _ := l.ex.Size(int(lo))
+		n += tokens
+	}
+	return n
+}
+
+// checkLengths finds what does not fit into a bin.
+func (l *Loader) checkLengths() error {
+	for g := range int32(l.groups()) {
+		n := l.length(g)
+		if n <= l.opt.MaxLength {
+			continue
+		}
+		lo, hi := l.bounds(g)
+		e, err := l.ex.At(int(lo))
+		if err != nil {
+			return err
+		}
+		if hi-lo > 1 {
+			return fail.Inputf(e.From.String(), "packing: none, or a larger max_length",
+				"a group of %d samples has %d tokens, which no bin of max_length %d holds together", hi-lo, n, l.opt.MaxLength)
+		}
+		return fail.Inputf(e.From.String(), "ingest again with this max_length and overflow: drop, truncate or split",
+			"sample has %d tokens, max_length is %d", n, l.opt.MaxLength)
+	}
+	return nil
 }
 
 // StepsPerEpoch is the number of steps that see every sample once. The last
@@ -63,32 +131,54 @@ func (l *Loader) StepsPerEpoch() int {
 	return (l.rows + per - 1) / per
 }
 
-// Rows is the number of bins (packing) or samples of an epoch.
 // Step returns optimizer step i, counted from 0 over all epochs. The caller
-// owns the result.
-func (l *Loader) Step(i int) Step {
-	per := l.opt.MicroBatch * l.opt.Accum
-	spe := l.StepsPerEpoch()
-	rows := l.epochLayout(i / spe)
-	lo := i % spe * per
-	rows = rows[lo:min(lo+per, len(rows))]
+// owns the result. An error is one of reading a sample.
+func (l *Loader) Step(i int) (Step, error) {
 	s := Step{Index: i}
-	for len(rows) > 0 {
-		n := min(l.opt.MicroBatch, len(rows))
+	for _, samples := range l.micro(i) {
 		b := Batch{Seq: []int32{0}}
-		for _, row := range rows[:n] {
-			for _, e := range row {
-				b.append(&l.ex[e])
+		for _, k := range samples {
+			e, err := l.ex.At(int(k))
+			if err != nil {
+				return Step{}, err
 			}
+			b.append(&e)
 		}
 		s.Supervised += int64(b.Supervised)
 		s.Micro = append(s.Micro, b)
-		rows = rows[n:]
 	}
-	return s
+	return s, nil
 }
 
-func (l *Loader) epochLayout(epoch int) [][]int32 {
+// Sizes returns the number of tokens of each micro-batch of step i, without
+// reading them.
+func (l *Loader) Sizes(i int) []int {
+	micro := l.micro(i)
+	out := make([]int, len(micro))
+	for m, samples := range micro {
+		for _, k := range samples {
+			tokens, _ := l.ex.Size(int(k))
+			out[m] += tokens
+		}
+	}
+	return out
+}
+
+// micro lists the samples of each micro-batch of step i.
+func (l *Loader) micro(i int) [][]int32 {
+	per := l.opt.MicroBatch * l.opt.Accum
+	spe := l.StepsPerEpoch()
+	y := l.epochLayout(i / spe)
+	lo := i % spe * per
+	hi := min(lo+per, l.rows)
+	var out [][]int32
+	for ; lo < hi; lo += l.opt.MicroBatch {
+		out = append(out, y.samples[y.starts[lo]:y.starts[min(lo+l.opt.MicroBatch, hi)]])
+	}
+	return out
+}
+
+func (l *Loader) epochLayout(epoch int) layout {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if epoch != l.epoch {
@@ -97,42 +187,44 @@ func (l *Loader) epochLayout(epoch int) [][]int32 {
 	return l.layout
 }
 
-// lay returns the rows of an epoch, each a list of samples. With shuffling the
-// samples are permuted before packing (which decides among equal lengths) and
-// the bins after it (which would otherwise come longest first).
-func (l *Loader) lay(epoch int) [][]int32 {
-	var order []int32
+// lay lays out an epoch. With shuffling the groups are permuted before packing
+// (which decides among equal lengths) and the bins after it (which would
+// otherwise come longest first).
+func (l *Loader) lay(epoch int) layout {
+	n := l.groups()
+	order := identity(n)
 	if l.opt.Shuffle {
-		order = permutation(len(l.ex), l.opt.Seed, uint64(2*epoch))
-	} else {
-		order = make([]int32, len(l.ex))
-		for i := range order {
-			order[i] = int32(i)
+		order = permutation(n, l.opt.Seed, uint64(2*epoch))
+	}
+	y := layout{samples: make([]int32, 0, l.ex.Len()), starts: []int32{0}}
+	add := func(groups ...int32) {
+		for _, g := range groups {
+			for lo, hi := l.bounds(g); lo < hi; lo++ {
+				y.samples = append(y.samples, lo)
+			}
 		}
+		y.starts = append(y.starts, int32(len(y.samples)))
 	}
 	if l.opt.Packing == "none" {
-		rows := make([][]int32, len(order))
-		for i := range rows {
-			rows[i] = order[i : i+1]
+		for _, g := range order {
+			add(g)
 		}
-		return rows
+		return y
 	}
-	lengths := make([]int, len(order))
-	for i, e := range order {
-		lengths[i] = len(l.ex[e].IDs)
+	lengths := make([]int, n)
+	for i, g := range order {
+		lengths[i] = l.length(g)
 	}
 	bins := PackBFD(lengths, l.opt.MaxLength)
-	for _, b := range bins {
-		for i, at := range b {
-			b[i] = order[at]
+	turn := identity(len(bins))
+	if l.opt.Shuffle {
+		turn = permutation(len(bins), l.opt.Seed, uint64(2*epoch+1))
+	}
+	for _, t := range turn {
+		for i, at := range bins[t] {
+			bins[t][i] = order[at]
 		}
+		add(bins[t]...)
 	}
-	if !l.opt.Shuffle {
-		return bins
-	}
-	rows := make([][]int32, len(bins))
-	for i, p := range permutation(len(bins), l.opt.Seed, uint64(2*epoch+1)) {
-		rows[i] = bins[p]
-	}
-	return rows
+	return y
 }

@@ -24,12 +24,18 @@ func (s *splitmix) below(n int) int {
 	return int(hi)
 }
 
-// permutation returns 0 … n-1 in an order that seed and stream decide.
-func permutation(n int, seed, stream uint64) []int32 {
+// identity returns 0 … n-1.
+func identity(n int) []int32 {
 	p := make([]int32, n)
 	for i := range p {
 		p[i] = int32(i)
 	}
+	return p
+}
+
+// permutation returns 0 … n-1 in an order that seed and stream decide.
+func permutation(n int, seed, stream uint64) []int32 {
+	p := identity(n)
 	s := splitmix(mix64(seed) ^ mix64(stream+0x632be59bd9b4e019))
 	for i := n - 1; i > 0; i-- {
 		j := s.below(i + 1)

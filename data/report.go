@@ -143,11 +143,16 @@ func (r *Report) overLine() string {
 	return strings.Join(parts, ", ")
 }
 
-func (r *Report) finish(d *Dataset) {
-	r.TrainSamples, r.ValSamples = len(d.Train), len(d.Val)
-	r.TrainTokens, r.TrainSupervised = Tokens(d.Train)
-	r.ValTokens, r.ValSupervised = Tokens(d.Val)
-	r.SharedPrompts = SharedPrompts(d.Train, d.Val)
+func (r *Report) finish(d *Dataset) (err error) {
+	r.TrainSamples, r.ValSamples = d.Train.Len(), d.Val.Len()
+	if r.TrainTokens, r.TrainSupervised, err = countTokens(d.Train); err != nil {
+		return err
+	}
+	if r.ValTokens, r.ValSupervised, err = countTokens(d.Val); err != nil {
+		return err
+	}
+	r.SharedPrompts, err = SharedPrompts(d.Val, d.Train)
+	return err
 }
 
 // group writes a number with commas between thousands.

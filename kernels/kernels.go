@@ -223,48 +223,6 @@ type ActArgs struct {
 	Gate, Up Buffer // [N, F]
 }
 
-// Pairs says which elements of a head rotate together.
-type Pairs uint8
-
-const (
-	HalfSplit Pairs = iota // i and i+rot/2 (Llama in Hugging Face order)
-	Adjacent               // 2i and 2i+1
-)
-
-// AttnArgs describes causal grouped-query attention over packed sequences.
-type AttnArgs struct {
-	N, H, K, D int
-	Seq        Buffer  // [S+1] int32: sequence s is tokens Seq[s] … Seq[s+1]; no attention across
-	Scale      float32 // of the scores
-	Window     int     // 0: none; else a token sees itself and the Window-1 before it
-	SoftCap    float32 // 0: none; else a scaled score s becomes SoftCap·tanh(s/SoftCap)
-	BF16       bool    // allows weights and gradients of scores to be rounded to bf16 where q, k, v and do are bf16
-}
-
-// KV is a cache of keys and values, [Slots, Max, K, D] float32 each.
-type KV struct {
-	Keys, Values     Buffer
-	Slots, Max, K, D int
-}
-
-// LogProbArgs: the head and the loss in one, without ever holding [N, V].
-type LogProbArgs struct {
-	N      int
-	X      Buffer  // [N, C]
-	W      Mat     // [V, C]
-	Target Buffer  // [N] int32; -1: no target, contributes nothing
-	Coef   Buffer  // [N] f32 or nil (nil: no gradients)
-	Scale  float32 // logits = Scale·x·Wᵀ; 0 means 1
-	BF16   bool
-}
-
-// LogProbOut are per-token results; any may be nil.
-type LogProbOut struct {
-	LogP   Buffer // [N] f32: log p(target); 0 where there is no target
-	LSE    Buffer // [N] f32: log-sum-exp of the logits
-	Argmax Buffer // [N] int32: lowest index of the largest logit
-}
-
 // Net is the network: fused operations and their gradients.
 type Net interface {
 	// Linear: see LinearArgs.
@@ -298,24 +256,34 @@ type Net interface {
 	// Add: y = alpha·a + beta·b, n elements; b nil: y = alpha·a. Types F32, BF16, F16 convert.
 	Add(y Dst, a, b Buffer, n int, alpha, beta float32)
 
-	// Rope rotates the first rot elements of every head by the angles whose
-	// cosines and sines are cs [N, rot/2, 2] f32; the rest is copied. y may be
-	// x. inverse rotates back (the gradient).
-	Rope(y, x Heads, n, h, d, rot int, cs Buffer, pairs Pairs, inverse bool)
+	// Rope rotates heads (Su et al. 2021, arXiv:2104.09864). y may be x.
+	Rope(y, x Heads, a *RopeArgs)
 
 	// Attention writes o and lse [N, H] (needed by the backward; nil: not kept).
 	Attention(o Heads, lse Buffer, q, k, v Heads, a *AttnArgs)
-	AttentionBackward(dq, dk, dv Heads, do, o Heads, lse Buffer, q, k, v Heads, a *AttnArgs)
+	AttentionBackward(g *AttnGrads, do, o Heads, lse Buffer, q, k, v Heads, a *AttnArgs)
 
-	// KVAppend stores token i at position pos[i] of slot[i]. slot, pos [n] int32.
-	KVAppend(c *KV, k, v Heads, n int, slot, pos Buffer)
-	// KVAttention: token i attends to positions 0..pos[i] of slot[i]
-	// (window > 0: only the last window of them; softCap as in AttnArgs).
-	KVAttention(o, q Heads, c *KV, n, h int, slot, pos Buffer, scale float32, window int, softCap float32)
+	// KVAppend stores the keys and values of tokens.
+	KVAppend(c *KV, a *KVAppendArgs)
+	// KVAttention is Attention to what slots of a cache hold.
+	KVAttention(o, q Heads, c *KV, a *KVAttnArgs)
+
+	// Conv1D: see ConvArgs. y [N, C]. The backward makes dx [N, C], dw [C, Taps]
+	// and db [C], the last two f32.
+	Conv1D(y Dst, a *ConvArgs)
+	Conv1DBackward(dx, dw, db Dst, dy Buffer, a *ConvArgs)
+
+	// DeltaScan: see DeltaArgs. q, k are K heads of Dk, v and o H heads of Dv.
+	DeltaScan(o, q, k, v Heads, a *DeltaArgs)
+	DeltaScanBackward(g *DeltaGrads, do, q, k, v Heads, a *DeltaArgs)
+
+	// SSMScan: see SSMArgs. x and y are H heads of P, b and c G heads of S.
+	SSMScan(y, x, b, c Heads, a *SSMArgs)
+	SSMScanBackward(g *SSMGrads, dy, x, b, c Heads, a *SSMArgs)
 
 	// LogProb computes out, and with Coef the gradients of
-	// Σ_n Coef[n]·(-log p(Target[n])): dx [N,C], dw [V,C] f32.
-	LogProb(out *LogProbOut, dx, dw Dst, a *LogProbArgs)
+	// Σ_n Coef[n]·(-log p(Target[n])): dx [N,C], dw [V,C] and dbias [V] f32.
+	LogProb(out *LogProbOut, dx, dw, dbias Dst, a *LogProbArgs)
 }
 
 // Stat is a column statistic.

@@ -1,6 +1,7 @@
 package recipes
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -40,7 +41,7 @@ type Gate struct {
 type EvalRequest struct {
 	Models        []EvalTarget
 	Tasks         []string
-	Rows          []data.Example // ingested rows; nil: Text
+	Rows          data.Examples // ingested rows; none: Text
 	Text          []int32
 	Tokenizer     *tokenizer.Tokenizer
 	Template      string // for the baseline's key
@@ -109,13 +110,14 @@ func (e *evaluation) prepare() error {
 		}
 	}
 	var err error
-	if e.Rows != nil {
-		if e.Samples > 0 {
-			e.Rows = e.Rows[:min(e.Samples, len(e.Rows))]
+	if e.Rows.Len() > 0 {
+		rows, err := e.Rows.Read(cmp.Or(e.Samples, e.Rows.Len()))
+		if err != nil {
+			return err
 		}
-		e.samples = eval.Examples(e.Rows, e.Context)
+		e.samples = eval.Examples(rows, e.Context)
 		if e.Tokenizer != nil {
-			e.qs = eval.Questions(e.Rows, e.Tokenizer)
+			e.qs = eval.Questions(rows, e.Tokenizer)
 		}
 	} else {
 		if e.samples, err = eval.Windows(e.Text, e.Context, e.Stride); err != nil {
@@ -354,24 +356,24 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
 // rows, which need tok's chat template when they are conversations.
-func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, context, maxPos, vocab int) (rows []data.Example, text []int32, err error) {
+func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, context, maxPos, vocab int) (rows data.Examples, text []int32, err error) {
 	if ext := strings.ToLower(filepath.Ext(path)); ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw" {
 		raw, err := os.ReadFile(path)
 		if err != nil {
-			return nil, nil, fail.Inputf(path, "", "%w", err)
+			return rows, nil, fail.Inputf(path, "", "%w", err)
 		}
 		ids, err := tok.TryEncode(string(raw), true)
-		return nil, ids, err
+		return rows, ids, err
 	}
 	tmpl, err := templateOf(tok, "")
 	if err != nil {
-		return nil, nil, err
+		return rows, nil, err
 	}
 	no := false
 	ds, _, err := data.Ingest(ctx, data.Options{Datasets: []data.Source{{Path: path}}, ValSetSize: "0", Shuffle: &no,
 		MaxLength: context, Overflow: "truncate", Context: maxPos, Vocab: vocab, Name: "eval"}, tok, tmpl, nil)
 	if err != nil {
-		return nil, nil, err
+		return rows, nil, err
 	}
 	return ds.Train, nil, nil
 }

@@ -32,9 +32,9 @@ type rowsPlan struct {
 	longest     int
 	over        int64 // rows longer than max_length
 	seconds     float64
-	unknown     string         // why nothing is known
-	dataset     *data.Dataset  // when the ingest has run
-	examples    []data.Example // of the sample
+	unknown     string        // why nothing is known
+	dataset     *data.Dataset // when the ingest has run
+	examples    data.Examples // of the sample
 }
 
 func (r *rowsPlan) mean() int {
@@ -99,10 +99,11 @@ func (p *planner) known(j *Job, rep *data.Report) (*rowsPlan, error) {
 
 // packedBins is the number of rows of max tokens that packing makes, for by
 // times as many samples.
-func packedBins(ex []data.Example, most int, by float64) int64 {
-	lengths := make([]int, len(ex))
-	for i := range ex {
-		lengths[i] = min(len(ex[i].IDs), most)
+func packedBins(ex data.Examples, most int, by float64) int64 {
+	lengths := make([]int, ex.Len())
+	for i := range lengths {
+		n, _ := ex.Size(i)
+		lengths[i] = min(n, most)
 	}
 	bins := data.PackBFD(lengths, most)
 	if by == 1 || len(bins) == 0 {
@@ -161,7 +162,7 @@ func (p *planner) sample(j *Job, r *rowsPlan) error {
 	r.seconds = time.Since(began).Seconds() * by
 	r.tokens, r.supervised = int64(by*float64(rep.TrainTokens)), int64(by*float64(rep.TrainSupervised))
 	r.maxLength, r.longest, r.over = rep.MaxLength, rep.Longest, int64(by*float64(rep.Truncated)+0.5)
-	n := int64(float64(len(ds.Train)) * by)
+	n := int64(float64(ds.Train.Len()) * by)
 	if apart > 0 {
 		more := 1 + float64(apart)/float64(max(n, 1))
 		n += apart

@@ -9,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
@@ -97,7 +98,7 @@ func (t *trial) fill(p *planner, job *train.Job) {
 		if t.rows.longest > 0 {
 			per = min(per, t.rows.longest)
 		}
-		job.Train = zeroRows(t.config.MicroBatchSize, per)
+		job.Train = data.InMemory(zeroRows(t.config.MicroBatchSize, per)...)
 		return
 	}
 	mean := per
@@ -105,11 +106,12 @@ func (t *trial) fill(p *planner, job *train.Job) {
 		mean = min(per, t.rows.mean())
 	}
 	tokens := t.config.MicroBatchSize * per
-	job.Train = zeroRows(max(1, tokens/mean), mean)
-	if rest := tokens - len(job.Train)*mean; rest > 1 {
-		job.Train = append(job.Train, zeroRows(1, rest)...)
+	rows := zeroRows(max(1, tokens/mean), mean)
+	if rest := tokens - len(rows)*mean; rest > 1 {
+		rows = append(rows, zeroRows(1, rest)...)
 	}
-	job.Packing, job.Config.MicroBatchSize = "none", len(job.Train)
+	job.Train = data.InMemory(rows...)
+	job.Packing, job.Config.MicroBatchSize = "none", len(rows)
 }
 
 // adapter attaches the stage's adapter. What it starts from does not change
@@ -365,16 +367,16 @@ func (r *rowsPlan) shorter() *rowsPlan {
 // overWords counts the rows over a shorter max_length.
 func (r *rowsPlan) overWords(n int) string {
 	over := 0
-	for i := range r.examples {
-		if len(r.examples[i].IDs) > n {
+	for i := range r.examples.Len() {
+		if tokens, _ := r.examples.Size(i); tokens > n {
 			over++
 		}
 	}
 	switch {
-	case len(r.examples) == 0:
+	case r.examples.Len() == 0:
 		return ""
 	case r.sampled > 0 && int64(r.sampled) < r.rows:
-		return fmt.Sprintf(", about %s rows over", humanize.Comma(int64(float64(over)*float64(r.rows)/float64(len(r.examples)))))
+		return fmt.Sprintf(", about %s rows over", humanize.Comma(int64(float64(over)*float64(r.rows)/float64(r.examples.Len()))))
 	}
 	return fmt.Sprintf(", %s rows over", humanize.Comma(int64(over)))
 }

@@ -207,11 +207,14 @@ func (x *run) samples(j *Job) []sampleView {
 		tok = nil
 	}
 	var out []sampleView
-	for _, i := range spread(len(ds.Train), shownSamples) {
-		e := &ds.Train[i]
+	for _, i := range spread(ds.Train.Len(), shownSamples) {
+		e, err := ds.Train.At(i)
+		if err != nil {
+			return nil
+		}
 		out = append(out, sampleView{
 			Where:  fmt.Sprintf("%s · %s tokens, %s learned", e.From, humanize.Comma(int64(len(e.IDs))), humanize.Comma(int64(e.Supervised()))),
-			Pieces: pieces(e, tok),
+			Pieces: pieces(&e, tok),
 		})
 	}
 	return out

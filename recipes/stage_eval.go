@@ -86,7 +86,7 @@ func runEval(ctx context.Context, x *run, j *Job, res *Result) error {
 // or a file. It counts the prompts that also occur in training.
 func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int, err error) {
 	ref, _ := j.In("data")
-	var train []data.Example
+	var train []data.Examples
 	if ref.Stage != "" {
 		ds, err := x.dataset(ctx, ref, Ref{})
 		if err != nil {
@@ -99,8 +99,8 @@ func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int
 		}
 		src.Close()
 		r.Tokenizer = tok
-		r.Rows, train = ds.Val, ds.Train
-		if len(r.Rows) == 0 {
+		r.Rows, train = ds.Val, []data.Examples{ds.Train}
+		if r.Rows.Len() == 0 {
 			r.Rows = ds.Train
 			x.event(Event{What: "note", Text: "nothing is held back: measuring on the training rows"})
 		}
@@ -121,14 +121,14 @@ func (x *run) evalData(ctx context.Context, j *Job, r *EvalRequest) (overlap int
 				if err != nil {
 					return 0, err
 				}
-				train = append(train, ds.Train...)
+				train = append(train, ds.Train)
 			}
 		}
 	}
 	if r.Tokenizer != nil {
 		r.Template = r.Tokenizer.ChatTemplate()
 	}
-	return data.SharedPrompts(train, r.Rows), nil
+	return data.SharedPrompts(r.Rows, train...)
 }
 
 // speedFile holds what was timed.

@@ -94,25 +94,26 @@ func storageType(name string) (*dtype.Type, error) {
 const klTokens = 16384
 
 // KLBatches packs rows for a comparison of models.
-func KLBatches(rows []data.Example) []data.Batch {
+func KLBatches(ex data.Examples) ([]data.Batch, error) {
+	rows, err := ex.ReadTokens(klTokens)
+	if err != nil {
+		return nil, err
+	}
 	var out []data.Batch
 	var part []data.Example
-	n, all := 0, 0
+	n := 0
 	for _, e := range rows {
-		if all >= klTokens {
-			break
-		}
 		if n > 0 && n+len(e.IDs) > 2048 {
 			out = append(out, data.NewBatch(part))
 			part, n = nil, 0
 		}
 		part = append(part, e)
-		n, all = n+len(e.IDs), all+len(e.IDs)
+		n += len(e.IDs)
 	}
 	if n > 0 {
 		out = append(out, data.NewBatch(part))
 	}
-	return out
+	return out, nil
 }
 
 // CompareMerged measures base with o's adapters, unmerged, against the model
@@ -158,11 +159,14 @@ func runMerge(ctx context.Context, x *run, j *Job, res *Result) error {
 	}
 	res.Merge = &MergeResult{Report: rep}
 	rows, err := x.klRows(ctx, j)
-	if err != nil || len(rows) == 0 {
+	if err != nil || rows.Len() == 0 {
 		res.Notes = append(res.Notes, "no data to measure the KL of the merge on")
 		return err
 	}
-	batches := KLBatches(rows)
+	batches, err := KLBatches(rows)
+	if err != nil {
+		return err
+	}
 	unmerged := mo.Trained && mo.TrainedAs != nil
 	if res.Merge.KL, err = CompareMerged(ctx, x.dev, mo.Model, unmerged, mo, batches); err != nil {
 		return err
@@ -185,17 +189,17 @@ func (x *run) mergePath(s *Stage) string {
 }
 
 // klRows are the rows held back, or the training rows where none are.
-func (x *run) klRows(ctx context.Context, j *Job) ([]data.Example, error) {
+func (x *run) klRows(ctx context.Context, j *Job) (data.Examples, error) {
 	ref, ok := j.In("data")
 	if !ok {
-		return nil, nil
+		return data.Examples{}, nil
 	}
 	base, _ := j.In("model")
 	ds, err := x.dataset(ctx, ref, base)
 	if err != nil {
-		return nil, err
+		return data.Examples{}, err
 	}
-	if len(ds.Val) > 0 {
+	if ds.Val.Len() > 0 {
 		return ds.Val, nil
 	}
 	return ds.Train, nil

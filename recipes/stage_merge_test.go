@@ -66,5 +66,7 @@ func goldenRows(t *testing.T, path string) []data.Batch {
 		}
 		rows = append(rows, data.Example{IDs: ids[:n]})
 	}
-	return KLBatches(rows)
+	batches, err := KLBatches(data.InMemory(rows...))
+	must(t, err)
+	return batches
 }

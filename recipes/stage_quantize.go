@@ -181,7 +181,7 @@ func (x *run) calibration(ctx context.Context, ref Ref, src *arch.Source, sample
 		if err != nil {
 			return nil, err
 		}
-		return cut(ds.Train, samples, min(length, src.Spec.MaxPos)), nil
+		return cut(ds.Train, samples, min(length, src.Spec.MaxPos))
 	}
 	return CalibrationFile(ctx, ref.Path, src, samples, length)
 }
@@ -198,10 +198,13 @@ func CalibrationFile(ctx context.Context, path string, src *arch.Source, samples
 	if err != nil {
 		return nil, err
 	}
-	if rows == nil {
-		rows = []data.Example{{IDs: text}}
+	if rows.Len() == 0 {
+		rows = data.InMemory(data.Example{IDs: text})
 	}
-	out := cut(rows, samples, length)
+	out, err := cut(rows, samples, length)
+	if err != nil {
+		return nil, err
+	}
 	if len(out) == 0 {
 		return nil, fail.Inputf(path, "give more text, or a smaller max_length", "fewer than %d tokens", length)
 	}
@@ -210,7 +213,11 @@ func CalibrationFile(ctx context.Context, path string, src *arch.Source, samples
 
 // cut joins rows and cuts them into at most samples pieces of length tokens;
 // a last shorter piece is used only when there is no other.
-func cut(rows []data.Example, samples, length int) [][]int32 {
+func cut(ex data.Examples, samples, length int) ([][]int32, error) {
+	rows, err := ex.ReadTokens(samples * length)
+	if err != nil {
+		return nil, err
+	}
 	var out [][]int32
 	var piece []int32
 	for _, e := range rows {
@@ -225,5 +232,5 @@ func cut(rows []data.Example, samples, length int) [][]int32 {
 	if len(out) == 0 && len(piece) > 0 {
 		out = append(out, piece)
 	}
-	return out
+	return out, nil
 }

@@ -167,9 +167,11 @@ func goldenJob(t *testing.T, v variant) (Job, goldenCurve, *lora.Adapter) {
 	}
 	j := Job{Config: conf, Model: m, Adapter: ad, MaxLength: 256, Packing: "none", Dir: t.TempDir(), Log: func(s string) { t.Log(s) }}
 	id := uint64(1)
+	var ex []data.Example
 	for _, b := range batches.Micro {
-		j.Train = append(j.Train, b.examples(&id)...)
+		ex = append(ex, b.examples(&id)...)
 	}
+	j.Train = data.InMemory(ex...)
 	return j, c, ad
 }
 

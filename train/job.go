@@ -21,15 +21,21 @@ type Job struct {
 	Config  Config       // as returned by Resolve
 	Model   *model.Model // loaded as Trainable where Config.Adapter is none
 	Adapter *lora.Adapter
-	Train   []data.Example
-	Val     []data.Example // may be empty
+	Train   data.Examples
+	Val     data.Examples // may be empty
 
 	MaxLength int    // longest sample, and size of a packed row
 	Packing   string // bfd, none
 	Shuffle   bool
 
+	// Comm connects the ranks that train together; nil: one rank. A step then
+	// has gradient_accumulation_steps micro-batches for each rank, and the result
+	// depends on the number of ranks only by the order of sums. The caller owns
+	// it, and closes it when Run returns so that other ranks do not wait.
+	Comm Comm
 	// Dir holds the run's state: checkpoints, metrics.jsonl, a lock. It is
-	// made when absent; a run that finds its own state there goes on.
+	// made when absent; a run that finds its own state there goes on. Rank 0's;
+	// the others write nothing.
 	Dir string
 	// Identity names the inputs (base model, data, recipe): the state of a run
 	// with another identity is refused.
@@ -138,17 +144,20 @@ func (j *Job) identity(ps []param, bf16 bool, total int) (string, error) {
 	h := sha256.New()
 	e := json.NewEncoder(h)
 	err = e.Encode([]any{j.Identity, string(conf), info.Name, info.Level, bf16, total, j.MaxLength, j.Packing, j.Shuffle})
+	if n := j.Comm.Size(); n > 1 && err == nil { // a step is larger
+		err = e.Encode([]any{"ranks", n})
+	}
 	for _, p := range ps {
 		if err == nil {
 			err = e.Encode([]any{p.Name, p.Rows, p.Cols, p.rate, p.decay})
 		}
 	}
-	for _, ex := range [][]data.Example{j.Train, j.Val} {
-		var b []byte
-		for i := range ex {
-			b = binary.LittleEndian.AppendUint64(b, ex[i].ID)
+	var id [8]byte
+	for _, ex := range []data.Examples{j.Train, j.Val} {
+		for i := range ex.Len() {
+			binary.LittleEndian.PutUint64(id[:], ex.ID(i))
+			h.Write(id[:])
 		}
-		h.Write(b)
 	}
 	return hex.EncodeToString(h.Sum(nil)), err
 }

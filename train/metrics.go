@@ -52,7 +52,7 @@ type line struct {
 }
 
 // metricsLog appends to metrics.jsonl. A line is one write, so that a reader
-// sees whole lines only.
+// sees whole lines only. A nil one, of a rank that does not write, does nothing.
 type metricsLog struct {
 	path string
 	f    *atomic.Log
@@ -105,6 +105,9 @@ func (l *metricsLog) cut(old []byte, step, eval int) []byte {
 
 // write appends v as one line.
 func (l *metricsLog) write(v any) error {
+	if l == nil {
+		return nil
+	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -115,6 +118,9 @@ func (l *metricsLog) write(v any) error {
 // repeated says how m differs from what an earlier run logged for the same
 // step; "" when it does not, or when that step is new.
 func (l *metricsLog) repeated(m Metrics) string {
+	if l == nil {
+		return ""
+	}
 	old, ok := l.tail[m.Step]
 	if !ok || old.Loss == nil || old.GradNorm == nil {
 		return ""

@@ -3,7 +3,6 @@ package train
 import (
 	"context"
 
-	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/kernels"
 )
 
@@ -32,18 +31,21 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 	}
 	defer r.opt.free()
 	out := &Rehearsal{Steps: r.total, StepsPerEpoch: r.loader.StepsPerEpoch(), Trainable: int64(r.opt.n), BF16: r.bf16}
-	var worst data.Batch
+	worst, micro := 0, 0
 	for i := range out.StepsPerEpoch {
-		for _, b := range r.loader.Step(i).Micro {
-			out.StepTokens += int64(len(b.IDs))
-			if len(b.IDs) > len(worst.IDs) {
-				worst = b
+		for k, n := range r.loader.Sizes(i) {
+			out.StepTokens += int64(n)
+			if n > out.MicroTokens {
+				worst, micro, out.MicroTokens = i, k, n
 			}
 		}
 	}
 	out.StepTokens /= int64(out.StepsPerEpoch)
-	out.MicroTokens = len(worst.IDs)
-	step := data.Step{Micro: []data.Batch{worst}}
+	step, err := r.loader.Step(worst)
+	if err != nil {
+		return nil, err
+	}
+	step.Micro = step.Micro[micro : micro+1]
 	if _, err := r.fitting(ctx, step, max(1, r.count(step.Micro))); err != nil {
 		return nil, memory(err)
 	}

@@ -6,15 +6,19 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 )
 
-// save writes a checkpoint of the last finished step and removes old ones.
+// save writes a checkpoint of the last finished step and removes old ones, on
+// rank 0.
 func (r *run) save() error {
+	if r.Comm.Rank() > 0 {
+		return nil
+	}
 	if err := r.metrics.sync(); err != nil {
 		return err
 	}
-	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Moments: r.opt.moments(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss}
-	if err := writeState(r.Dir, h, r.download); err != nil {
+	if err := writeState(r.Dir, r.header(), r.download); err != nil {
 		return err
 	}
 	r.saved, r.savedAt = r.step, time.Now()
@@ -23,6 +27,11 @@ func (r *run) save() error {
 		keep = r.best.Step
 	}
 	return rotate(r.Dir, r.Config.SaveTotalLimit, keep)
+}
+
+// header describes the last finished step.
+func (r *run) header() *stateHeader {
+	return &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Moments: r.opt.moments(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss}
 }
 
 // fields names the parameters as they lie in a checkpoint.
@@ -36,17 +45,23 @@ func (r *run) fields() []stateField {
 
 // download hands over parameters and moments in the order of a checkpoint.
 func (r *run) download(put func([]byte) error) error {
+	return r.parts(func(part kernels.Buffer, b []byte) error {
+		if err := r.dev.Run(func() error { return r.dev.Download(b, part) }); err != nil {
+			return err
+		}
+		return put(b)
+	})
+}
+
+// parts calls f with views of the parameters and moments in the order of a
+// checkpoint, each with memory of its size on the host.
+func (r *run) parts(f func(part kernels.Buffer, b []byte) error) error {
 	buf := make([]byte, 4*stateChunk)
 	for _, kind := range append([]string{"p"}, r.opt.moments()...) {
 		for _, p := range r.opt.params {
 			for off := 0; off < p.Len(); off += stateChunk {
 				n := min(stateChunk, p.Len()-off)
-				part := r.dev.Slice(r.opt.part(kind, p), off, n)
-				err := r.dev.Run(func() error { return r.dev.Download(buf[:4*n], part) })
-				if err == nil {
-					err = put(buf[:4*n])
-				}
-				if err != nil {
+				if err := f(r.dev.Slice(r.opt.part(kind, p), off, n), buf[:4*n]); err != nil {
 					return err
 				}
 			}
@@ -91,11 +106,23 @@ func (r *run) load(s *stateFile) error {
 	return r.refresh()
 }
 
-// keepBest puts the parameters of the best validation back, where asked to.
+// keepBest puts the parameters of the best validation back on all ranks, where
+// asked to.
 func (r *run) keepBest() error {
 	if !r.Config.LoadBestModelAtEnd || r.best == nil || r.best.Step == r.step {
 		return nil
 	}
+	var err error
+	if r.Comm.Rank() == 0 {
+		err = r.loadBest()
+	}
+	if err = agree(r.Comm, err); err != nil {
+		return err
+	}
+	return r.spread()
+}
+
+func (r *run) loadBest() error {
 	s, err := openState(statePath(r.Dir, r.best.Step))
 	if err == nil {
 		err = s.verify()

@@ -53,14 +53,11 @@ func smallJobOn(t testing.TB, dir string, dev kernels.Backend) Job {
 		t.Fatal(err)
 	}
 	j := Job{Config: c, Model: m, Adapter: ad, MaxLength: 96, Packing: "bfd", Shuffle: true, Dir: dir, Identity: "test"}
+	var ex []data.Example
 	for i := range 40 {
-		e := sample(uint64(i))
-		if i < 4 {
-			j.Val = append(j.Val, e)
-		} else {
-			j.Train = append(j.Train, e)
-		}
+		ex = append(ex, sample(uint64(i)))
 	}
+	j.Val, j.Train = data.InMemory(ex[:4]...), data.InMemory(ex[4:]...)
 	return j
 }
 
@@ -293,7 +290,7 @@ func TestOtherRun(t *testing.T) {
 	for name, change := range map[string]func(*Job){
 		"identity": func(j *Job) { j.Identity = "other" },
 		"rate":     func(j *Job) { j.Config.LearningRate = ptr(1e-3) },
-		"data":     func(j *Job) { j.Train[3].ID++ },
+		"data":     func(j *Job) { change(j, func(ex []data.Example) { ex[3].ID++ }) },
 	} {
 		j := smallJob(t, dir)
 		change(&j)
@@ -410,7 +407,10 @@ func TestLoadBest(t *testing.T) {
 	}
 	sum, n := 0.0, int64(0)
 	for i := range r.val.StepsPerEpoch() {
-		s := r.val.Step(i)
+		s, err := r.val.Step(i)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, b := range s.Micro {
 			v, err := r.pass(&b, 0)
 			if err != nil {

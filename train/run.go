@@ -24,22 +24,22 @@ type run struct {
 	sched     *Schedule
 	loader    *data.Loader
 	val       *data.Loader // nil: no validation
-	metrics   *metricsLog
+	metrics   *metricsLog  // of rank 0; nil: writes nothing
+	unlock    func()       // of rank 0
 	identity  string
 	bf16      bool
 
 	total, evalEvery, saveSteps int
 
-	step     int // optimizer steps done
-	tokens   int64
-	loss     float64
-	eval     *bestStep // the last validation, nil before the first
-	best     *bestStep // the one with the lowest loss
-	saved    int       // step of the newest checkpoint, -1: none
-	savedAt  time.Time
-	resumed  int
-	speed    speed
-	warnings map[string]bool
+	step    int // optimizer steps done
+	tokens  int64
+	loss    float64
+	eval    *bestStep // the last validation, nil before the first
+	best    *bestStep // the one with the lowest loss
+	saved   int       // step of the newest checkpoint, -1: none
+	savedAt time.Time
+	resumed int
+	speed   speed
 }
 
 // Run trains j's adapter, or its whole model, to the end and leaves the result
@@ -48,20 +48,17 @@ type run struct {
 // last finished one and returns an error of kind fail.Interrupted. A loss or
 // gradient that is not finite is fail.Numeric; the checkpoint before is kept.
 func Run(ctx context.Context, j Job) (*Result, error) {
-	unlock, err := lockDir(j.Dir)
-	if err != nil {
+	if j.Comm == nil {
+		j.Comm = alone{}
+	}
+	r, err := open(j)
+	if r != nil {
+		defer r.end()
+	}
+	if err := agree(j.Comm, err); err != nil {
 		return nil, err
 	}
-	defer unlock()
-	r, err := begin(j)
-	if err != nil {
-		return nil, err
-	}
-	defer r.end()
-	if err := r.restore(); err != nil {
-		return nil, err
-	}
-	if r.metrics, err = openMetrics(j.Dir, r.step, r.evaluated()); err != nil {
+	if err := r.join(); err != nil {
 		return nil, err
 	}
 	if err := r.loop(ctx); err != nil {
@@ -73,10 +70,36 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	return r.result(), nil
 }
 
+// open sets a run up and, on rank 0, takes the folder and goes on from what
+// lies there.
+func open(j Job) (*run, error) {
+	if j.Comm.Rank() > 0 {
+		return begin(j)
+	}
+	unlock, err := lockDir(j.Dir)
+	if err != nil {
+		return nil, err
+	}
+	r, err := begin(j)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	r.unlock = unlock
+	if err := r.restore(); err != nil {
+		return r, err
+	}
+	r.metrics, err = openMetrics(j.Dir, r.step, r.evaluated())
+	return r, err
+}
+
 // begin sets everything up for step 0.
 func begin(j Job) (*run, error) {
+	if j.Comm == nil {
+		j.Comm = alone{}
+	}
 	c := j.Config
-	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective](c), saved: -1, warnings: map[string]bool{}}
+	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective](c), saved: -1}
 	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true
@@ -85,7 +108,7 @@ func begin(j Job) (*run, error) {
 		j.Model.RecomputeBlocks = max(j.Model.RecomputeBlocks, blocksOver(&j, r.bf16, qloraActivations))
 	}
 	var err error
-	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps, MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed)}
+	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps * j.Comm.Size(), MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed)}
 	if r.loader, err = data.NewLoader(j.Train, o); err != nil {
 		return nil, err
 	}
@@ -93,7 +116,7 @@ func begin(j Job) (*run, error) {
 	if r.sched, err = NewSchedule(c, r.total); err != nil {
 		return nil, err
 	}
-	if len(j.Val) > 0 && !c.EvalSteps.Never() {
+	if j.Val.Len() > 0 && !c.EvalSteps.Never() {
 		r.evalEvery = c.EvalSteps.Of(r.total)
 		o.Accum, o.Shuffle = 1, false
 		if r.val, err = data.NewLoader(j.Val, o); err != nil {
@@ -127,6 +150,9 @@ func (r *run) end() {
 		r.Adapter.Freeze()
 	}
 	r.metrics.close()
+	if r.unlock != nil {
+		r.unlock()
+	}
 }
 
 // memory turns a refusal of memory into an error of kind Limit.
@@ -141,24 +167,24 @@ func memory(err error) error {
 func (r *run) loop(ctx context.Context) error {
 	r.report(0, false)
 	if r.resumed > 0 && r.evalDue() && r.evaluated() != r.step { // stopped between step and validation
-		if err := r.after(ctx); err != nil {
-			return r.stop(ctx, err)
+		if err := agree(r.Comm, r.after(ctx)); err != nil {
+			return r.stop(err)
 		}
 	}
 	for r.step < r.total {
 		start := time.Now()
 		m, err := r.next(ctx)
+		if err == nil {
+			m.StepSeconds = time.Since(start).Seconds()
+			m.TokensPerSecond = float64(m.Tokens) / m.StepSeconds
+			r.speed.add(m.Tokens, m.StepSeconds)
+			err = r.done(m)
+		}
+		if err = agree(r.Comm, err); err == nil {
+			err = agree(r.Comm, r.after(ctx))
+		}
 		if err != nil {
-			return r.stop(ctx, err)
-		}
-		m.StepSeconds = time.Since(start).Seconds()
-		m.TokensPerSecond = float64(m.Tokens) / m.StepSeconds
-		r.speed.add(m.Tokens, m.StepSeconds)
-		if err := r.done(m); err != nil {
-			return err
-		}
-		if err := r.after(ctx); err != nil {
-			return r.stop(ctx, err)
+			return r.stop(err)
 		}
 		r.report(0, false)
 	}
@@ -167,10 +193,9 @@ func (r *run) loop(ctx context.Context) error {
 
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
-	s := r.loader.Step(r.step)
-	total := r.count(s.Micro)
-	if total == 0 {
-		return Metrics{}, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no %s", r.step+1, r.objective.Unit())
+	s, total, err := r.read()
+	if err = agree(r.Comm, err); err != nil {
+		return Metrics{}, err
 	}
 	m, err := r.fitting(ctx, s, total)
 	if err != nil {
@@ -192,9 +217,22 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	return m, nil
 }
 
-// fitting is gradients; where memory is short and the choice is ours, with
-// gradient checkpointing of as many more blocks as it takes, an eighth of the
-// model at a time.
+// read returns the step to come, for all ranks, and the number of its units.
+func (r *run) read() (data.Step, int64, error) {
+	s, err := r.loader.Step(r.step)
+	if err != nil {
+		return s, 0, err
+	}
+	total := r.count(s.Micro)
+	if total == 0 {
+		return s, 0, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no %s", r.step+1, r.objective.Unit())
+	}
+	return s, total, nil
+}
+
+// fitting is gradients; where memory is short on any rank and the choice is
+// ours, with gradient checkpointing of as many more blocks as it takes, an
+// eighth of the model at a time.
 func (r *run) fitting(ctx context.Context, s data.Step, total int64) (Metrics, error) {
 	for {
 		m, err := r.gradients(ctx, s, total)
@@ -248,12 +286,17 @@ func (r *run) refresh() error {
 	return r.Adapter.Refresh()
 }
 
-// gradients runs all micro-batches of s, a step of total units, forward and
-// backward.
+// gradients leaves the gradients of s, a step of total units, on every rank.
 func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics, error) {
 	m := Metrics{Supervised: s.Supervised}
-	sum, err := r.accumulate(ctx, s.Micro, total)
-	if err != nil {
+	sum, err := r.accumulate(ctx, share(s.Micro, r.Comm), total)
+	if err = agree(r.Comm, err); err != nil {
+		return m, err
+	}
+	if err := totals(r.Comm, &sum); err != nil {
+		return m, err
+	}
+	if err := r.opt.sumGradients(r.Comm); err != nil {
 		return m, err
 	}
 	for _, b := range s.Micro {
@@ -337,11 +380,12 @@ func (r *run) due() bool {
 	return r.saveSteps > 0 && r.step%r.saveSteps == 0
 }
 
-// stop ends the loop early: a cancelled ctx becomes Interrupted after the last
-// finished step was saved, running out of memory keeps the state too.
-func (r *run) stop(ctx context.Context, err error) error {
-	cancelled := ctx.Err() != nil && errors.Is(err, ctx.Err())
-	if !cancelled && !errors.Is(err, kernels.ErrOutOfMemory) {
+// stop ends the loop early on all ranks: a cancelled context becomes
+// Interrupted after the last finished step was saved, running out of memory
+// keeps the state too.
+func (r *run) stop(err error) error {
+	g := gravityOf(err)
+	if g == failed {
 		return err
 	}
 	if r.step > 0 && r.saved != r.step {
@@ -349,7 +393,7 @@ func (r *run) stop(ctx context.Context, err error) error {
 			return errors.Join(err2, err)
 		}
 	}
-	if !cancelled {
+	if g == memoryShort {
 		return err
 	}
 	return fail.Interruptedf(r.Dir, "run the same command again to go on", "stopped after step %d of %d, state saved", r.step, r.total)

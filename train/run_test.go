@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -41,7 +42,7 @@ func losses(t *testing.T, j Job) []float64 {
 func TestAccumulation(t *testing.T) {
 	run := func(micro, accum int) []float64 {
 		j := smallJob(t, t.TempDir())
-		j.Packing, j.Val = "none", nil
+		j.Packing, j.Val = "none", data.Examples{}
 		j.Config.MaxSteps, j.Config.MicroBatchSize, j.Config.GradientAccumulationSteps = 8, micro, accum
 		return losses(t, j)
 	}
@@ -60,7 +61,7 @@ func TestAccumulation(t *testing.T) {
 func TestPacking(t *testing.T) {
 	run := func(packing string) float64 {
 		j := smallJob(t, t.TempDir())
-		j.Packing, j.Val = packing, nil
+		j.Packing, j.Val = packing, data.Examples{}
 		j.Config.MaxSteps, j.Config.MicroBatchSize, j.Config.GradientAccumulationSteps = 1, 4, 64
 		return losses(t, j)[0]
 	}
@@ -218,13 +219,22 @@ func limited(t *testing.T, limit int64) Job {
 	return smallJobOn(t, t.TempDir(), dev)
 }
 
+// change replaces j's training samples by changed copies.
+func change(j *Job, f func([]data.Example)) {
+	ex, _ := j.Train.Read(j.Train.Len()) // in memory
+	f(ex)
+	j.Train = data.InMemory(ex...)
+}
+
 // TestNoSupervision: a step without a supervised token is an error, never a
 // loss of zero.
 func TestNoSupervision(t *testing.T) {
 	j := smallJob(t, t.TempDir())
-	for i := range j.Train {
-		j.Train[i].Loss = nil
-	}
+	change(&j, func(ex []data.Example) {
+		for i := range ex {
+			ex[i].Loss = nil
+		}
+	})
 	if _, err := Run(context.Background(), j); fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), "no supervised token") {
 		t.Errorf("error %v", err)
 	}

@@ -87,9 +87,11 @@ func benchStep(b *testing.B, src *arch.Source, adapter, dt string, rank, length 
 		}
 		defer j.Adapter.Close()
 	}
+	var ex []data.Example
 	for i := range 8 {
-		j.Train = append(j.Train, fullExample(uint64(i), length))
+		ex = append(ex, fullExample(uint64(i), length))
 	}
+	j.Train = data.InMemory(ex...)
 	r, err := begin(j)
 	if err != nil {
 		b.Fatal(err)

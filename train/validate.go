@@ -12,23 +12,12 @@ import (
 // the lowest so far.
 func (r *run) validate(ctx context.Context) (bool, error) {
 	start := time.Now()
-	var sum Score
-	supervised, n := int64(0), int64(0)
-	for i := range r.val.StepsPerEpoch() {
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
-		s := r.val.Step(i)
-		for i := range s.Micro {
-			one, err := r.pass(&s.Micro[i], 0)
-			if err != nil {
-				return false, memory(err)
-			}
-			sum.add(one)
-		}
-		supervised += s.Supervised
-		n += r.count(s.Micro)
-		r.report(0, true)
+	sum, supervised, n, err := r.scoreVal(ctx)
+	if err = agree(r.Comm, err); err == nil {
+		err = totals(r.Comm, &sum, &supervised, &n)
+	}
+	if err != nil {
+		return false, err
 	}
 	if n == 0 {
 		return false, fail.Inputf("train", "look at the ingest report", "the validation rows have no %s", r.objective.Unit())
@@ -48,4 +37,29 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 		m.Perplexity = math.Exp(mean.Loss)
 	}
 	return improved, r.metrics.write(m)
+}
+
+// scoreVal adds up this rank's share of the validation rows: every size-th
+// micro-batch, with the number of supervised tokens and of units.
+func (r *run) scoreVal(ctx context.Context) (sum Score, supervised, n int64, err error) {
+	for i := r.Comm.Rank(); i < r.val.StepsPerEpoch(); i += r.Comm.Size() {
+		if err := ctx.Err(); err != nil {
+			return sum, 0, 0, err
+		}
+		s, err := r.val.Step(i)
+		if err != nil {
+			return sum, 0, 0, err
+		}
+		for k := range s.Micro {
+			one, err := r.pass(&s.Micro[k], 0)
+			if err != nil {
+				return sum, 0, 0, memory(err)
+			}
+			sum.add(one)
+		}
+		supervised += s.Supervised
+		n += r.count(s.Micro)
+		r.report(0, true)
+	}
+	return sum, supervised, n, nil
 }

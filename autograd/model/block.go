@@ -54,13 +54,16 @@ func (b *Block) attention(t *autograd.Tape, x *autograd.Tensor, s *State) *autog
 // attend is attention up to the input of O.
 func (b *Block) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
 	sp := b.spec
-	q := t.Rope(b.Q.Forward(t, x), s.Rope, sp.D, sp.Rot, sp.Pairs)
-	k := t.Rope(b.K.Forward(t, x), s.Rope, sp.D, sp.Rot, sp.Pairs)
+	rope := autograd.RopeSpec{D: sp.D, Rot: sp.Rot, Pairs: sp.Pairs}
+	q := t.Rope(b.Q.Forward(t, x), s.Rope, rope)
+	k := t.Rope(b.K.Forward(t, x), s.Rope, rope)
 	v := b.V.Forward(t, x)
-	at := autograd.AttnSpec{H: sp.H, K: sp.K, D: sp.D, Seq: s.Seq, Scale: sp.ScoreScale(), Window: b.window}
+	at := autograd.AttnSpec{H: sp.H, K: sp.K, Dk: sp.D, Seq: s.Seq, Scale: sp.ScoreScale(), Window: b.window}
 	var o *autograd.Tensor
 	if s.cache != nil {
-		o = t.CacheAttention(q, k, v, &s.cache.layers[b.Index], s.slot, s.pos, at)
+		kv := &s.cache.layers[b.Index]
+		t.CacheAppend(kv, k, v, s.slot, s.pos)
+		o = t.CacheAttention(q, kv, s.slot, s.pos, at)
 	} else {
 		o = t.Attention(q, k, v, at)
 	}

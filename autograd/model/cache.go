@@ -22,7 +22,7 @@ func (m *Model) NewCache(slots, max int) (*Cache, error) {
 	s := &m.Spec
 	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots)}
 	for range s.Layers {
-		kv := kernels.KV{Slots: slots, Max: max, K: s.K, D: s.D}
+		kv := kernels.KV{Slots: slots, Max: max, K: s.K, Dk: s.D}
 		for _, b := range []*kernels.Buffer{&kv.Keys, &kv.Values} {
 			var err error
 			if *b, err = m.Dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), slots*max*s.K*s.D); err != nil {

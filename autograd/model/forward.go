@@ -87,5 +87,5 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	return t.LogProb(h, m.Head.W, tg, c, m.Spec.LogitScale)
+	return t.LogProb(h, autograd.HeadSpec{W: m.Head.W, Scale: m.Spec.LogitScale}, tg, c)
 }

@@ -201,8 +201,10 @@ func (c *checker) rope() {
 			return
 		}
 		v := func(b kernels.Buffer) kernels.Heads { return kernels.Heads{Buffer: b, Tok: h * d, Head: d} }
-		c.dev.Rope(v(got["y"]), v(bx), n, h, d, d, cs, pairs, false)
-		c.dev.Rope(v(got["x"]), v(bdy), n, h, d, d, cs, pairs, true)
+		a := &kernels.RopeArgs{N: n, H: h, D: d, Rot: d, CS: cs, Pairs: pairs}
+		c.dev.Rope(v(got["y"]), v(bx), a)
+		a.Inverse = true
+		c.dev.Rope(v(got["x"]), v(bdy), a)
 		c.compare(Rope(x, angle, d, pairs == kernels.Adjacent), dy, got)
 	}
 }
@@ -234,9 +236,9 @@ func (c *checker) attention() {
 	}
 	hv := func(b kernels.Buffer) kernels.Heads { return kernels.Heads{Buffer: b, Tok: h * d, Head: d} }
 	kv := func(b kernels.Buffer) kernels.Heads { return kernels.Heads{Buffer: b, Tok: k * d, Head: d} }
-	args := &kernels.AttnArgs{N: n, H: h, K: k, D: d, Seq: bseq, Scale: 0.25}
+	args := &kernels.AttnArgs{N: n, H: h, K: k, Dk: d, Seq: bseq, Scale: 0.25}
 	c.dev.Attention(hv(got["y"]), lse, hv(bq), kv(bk), kv(bv), args)
-	c.dev.AttentionBackward(hv(got["q"]), kv(got["k"]), kv(got["v"]), hv(bdy), hv(got["y"]), lse, hv(bq), kv(bk), kv(bv), args)
+	c.dev.AttentionBackward(&kernels.AttnGrads{Q: hv(got["q"]), K: kv(got["k"]), V: kv(got["v"])}, hv(bdy), hv(got["y"]), lse, hv(bq), kv(bk), kv(bv), args)
 	c.compare(Attention(q, ks, vs, AttentionShape{H: h, K: k, D: d, Starts: []int{0, 29}, Scale: 0.25}), dy, got)
 }
 
@@ -257,7 +259,7 @@ func (c *checker) crossEntropy() {
 	if c.err != nil {
 		return
 	}
-	c.dev.LogProb(&kernels.LogProbOut{LogP: logp}, kernels.To(got["h"]), kernels.To(got["w"]),
+	c.dev.LogProb(&kernels.LogProbOut{LogP: logp}, kernels.To(got["h"]), kernels.To(got["w"]), kernels.Dst{},
 		&kernels.LogProbArgs{N: n, X: bh, W: mat(bw, w), Target: bt, Coef: bc})
 	loss := make([]float32, n)
 	if c.err = c.dev.Download(asBytes(loss), logp); c.err != nil {

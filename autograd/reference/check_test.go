@@ -109,11 +109,11 @@ func tapeCases(r *rand.Rand) []tapeCase {
 			}},
 		{reference.Rope(rot["x"], angle, 8, false), rot, nil,
 			func(t *autograd.Tape, x tensors, p params) *autograd.Tensor {
-				return t.Rope(t.Add(x["x"], x["x"], 0.5, 0.5), t.Upload(cs, 9, 4, 2), 8, 8, kernels.HalfSplit)
+				return t.Rope(t.Add(x["x"], x["x"], 0.5, 0.5), t.Upload(cs, 9, 4, 2), autograd.RopeSpec{D: 8, Rot: 8})
 			}},
 		{reference.Attention(att["q"], att["k"], att["v"], reference.AttentionShape{H: 4, K: 2, D: 6, Starts: []int{0, 6}, Scale: 0.3, Window: 4}), att, nil,
 			func(t *autograd.Tape, x tensors, p params) *autograd.Tensor {
-				return t.Attention(x["q"], x["k"], x["v"], autograd.AttnSpec{H: 4, K: 2, D: 6, Seq: t.Upload([]int32{0, 6, 11}, 3), Scale: 0.3, Window: 4})
+				return t.Attention(x["q"], x["k"], x["v"], autograd.AttnSpec{H: 4, K: 2, Dk: 6, Seq: t.Upload([]int32{0, 6, 11}, 3), Scale: 0.3, Window: 4})
 			}},
 	}
 }

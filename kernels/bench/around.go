@@ -43,8 +43,8 @@ func elementwise() []row {
 		}),
 		r("RoPE", 2*n*h*d+n*d, func(x *env) func() {
 			q := kernels.Heads{Buffer: x.random(n * h * d), Tok: h * d, Head: d}
-			cs := x.random(n * d)
-			return func() { x.Rope(q, q, n, h, d, d, cs, kernels.HalfSplit, false) }
+			a := &kernels.RopeArgs{N: n, H: h, D: d, Rot: d, CS: x.random(n * d)}
+			return func() { x.Rope(q, q, a) }
 		}),
 		r("residual sum", 3*n*c, func(x *env) func() {
 			y, a, b := x.empty(n*c), x.random(n*c), x.random(n*c)
@@ -84,7 +84,7 @@ func losses(dev kernels.Backend) []row {
 				x.Fill(a.Coef, 1.0/n)
 			}
 			out, dx := &kernels.LogProbOut{LogP: x.empty(n)}, x.empty(n*c)
-			return op{work: 2 * flops(n, v, c), unit: "GFLOP/s", limit: limitOf(bf16), call: func() { x.LogProb(out, kernels.To(dx), kernels.Dst{}, a) }}
+			return op{work: 2 * flops(n, v, c), unit: "GFLOP/s", limit: limitOf(bf16), call: func() { x.LogProb(out, kernels.To(dx), kernels.Dst{}, kernels.Dst{}, a) }}
 		}})
 	}
 	return out

@@ -174,7 +174,7 @@ func attend(name string, bf16, forward, backward bool) row {
 	return row{"attention", fmt.Sprintf("%s, %d tokens, %d heads of %d", name, t, h, d), func(x *env) op {
 		q, kk, v, o, do, dq, dk, dv := heads(x, h), heads(x, k), heads(x, k), heads(x, h), heads(x, h), heads(x, h), heads(x, k), heads(x, k)
 		lse := x.empty(t * h)
-		a := &kernels.AttnArgs{N: t, H: h, K: k, D: d, Seq: x.ints(0, t), Scale: 0.125, BF16: bf16}
+		a := &kernels.AttnArgs{N: t, H: h, K: k, Dk: d, Seq: x.ints(0, t), Scale: 0.125, BF16: bf16}
 		if x.err == nil {
 			x.Attention(o, lse, q, kk, v, a)
 		}
@@ -184,7 +184,7 @@ func attend(name string, bf16, forward, backward bool) row {
 				x.Attention(o, lse, q, kk, v, a)
 			}
 			if backward {
-				x.AttentionBackward(dq, dk, dv, do, o, lse, q, kk, v, a)
+				x.AttentionBackward(&kernels.AttnGrads{Q: dq, K: dk, V: dv}, do, o, lse, q, kk, v, a)
 			}
 		}}
 	}}
@@ -202,14 +202,14 @@ func cached() row {
 	const slots, pos, h, k, d = 8, 8000, 32, 8, 64
 	return row{"attention", fmt.Sprintf("one token, %d caches of %d", slots, pos), func(x *env) op {
 		const size = slots * (pos + 1) * k * d
-		kv := &kernels.KV{Keys: x.random(size), Values: x.random(size), Slots: slots, Max: pos + 1, K: k, D: d}
+		kv := &kernels.KV{Keys: x.random(size), Values: x.random(size), Slots: slots, Max: pos + 1, K: k, Dk: d}
 		slot, at := make([]int32, slots), make([]int32, slots)
 		for i := range slot {
 			slot[i], at[i] = int32(i), pos
 		}
 		q := kernels.Heads{Buffer: x.random(slots * h * d), Tok: h * d, Head: d}
 		o := kernels.Heads{Buffer: x.empty(slots * h * d), Tok: h * d, Head: d}
-		sb, pb := x.ints(slot...), x.ints(at...)
-		return op{work: 8 * size / 1e9, unit: "GB/s", limit: Read, call: func() { x.KVAttention(o, q, kv, slots, h, sb, pb, 0.125, 0, 0) }}
+		a := &kernels.KVAttnArgs{N: slots, H: h, Slot: x.ints(slot...), Pos: x.ints(at...), Scale: 0.125}
+		return op{work: 8 * size / 1e9, unit: "GB/s", limit: Read, call: func() { x.KVAttention(o, q, kv, a) }}
 	}}
 }

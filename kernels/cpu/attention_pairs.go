@@ -19,9 +19,11 @@ const (
 	lowest       = -1e30
 )
 
-// inPairs reports whether attention a is computed in pairs of bf16.
-func (at *attn) inPairs(a *kernels.AttnArgs) bool {
-	return a.BF16 && fastBF16() && at.d%16 == 0 && at.squeeze == 0 && at.qs.h != nil && at.ks.h != nil && at.vs.h != nil
+// inPairs reports whether attention a is computed in pairs of bf16: what every
+// decoder needs, and sinks. The rest is computed in float32.
+func (a *attn) inPairs() bool {
+	plain := a.dk == a.dv && a.dk%16 == 0 && a.squeeze == 0 && a.rel == nil && a.Pick == nil && !a.Full && a.SeqKV == nil
+	return plain && a.BF16 && fastBF16() && a.qs.h != nil && a.ks.h != nil && a.vs.h != nil
 }
 
 // keyBlocks are the blocks of keys of a batch.
@@ -35,7 +37,7 @@ type keyBlocks struct {
 type keyBlock struct{ tok, n int }
 
 func (a *attn) keyBlocks(spans []span) *keyBlocks {
-	b := &keyBlocks{first: map[int]int{}, size: blockKeys / 2 * a.d}
+	b := &keyBlocks{first: map[int]int{}, size: blockKeys / 2 * a.dk}
 	for _, s := range spans {
 		b.first[s.base] = len(b.list)
 		for k := 0; k < s.n; k += blockKeys {
@@ -53,26 +55,26 @@ func (b *keyBlocks) at(packed []float32, head, base, k0 int) []float32 {
 
 // joinKeys packs rows of src as pairs of rows: [heads][blocks][blockKeys/2][d].
 func (a *attn) joinKeys(b *keyBlocks, dst []float32, src plain, v kernels.Heads) {
-	par.For(a.k*len(b.list), 8, func(lo, hi int) {
+	par.For(a.K*len(b.list), 8, func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			head, blk := i/len(b.list), b.list[i%len(b.list)]
-			vec.JoinRows(dst[i*b.size:], a.d, src.h[v.Off+blk.tok*v.Tok+head*v.Head:], v.Tok, blk.n, a.d)
+			vec.JoinRows(dst[i*b.size:], a.dk, src.h[v.Off+blk.tok*v.Tok+head*v.Head:], v.Tok, blk.n, a.dk)
 		}
 	})
 }
 
 // turnKeys packs rows of src as columns of pairs: [heads][blocks][d/2][blockKeys].
 func (a *attn) turnKeys(b *keyBlocks, dst []float32, src plain, v kernels.Heads) {
-	par.For(a.k*len(b.list), 8, func(lo, hi int) {
+	par.For(a.K*len(b.list), 8, func(lo, hi int) {
 		tmp := a.c.scratch.take(b.size)
 		defer a.c.scratch.give(tmp)
 		rows := wordsOf(tmp)
 		for i := lo; i < hi; i++ {
 			head, blk := i/len(b.list), b.list[i%len(b.list)]
 			for t := range blk.n {
-				copy(rows[t*a.d:][:a.d], src.h[v.Off+(blk.tok+t)*v.Tok+head*v.Head:])
+				copy(rows[t*a.dk:][:a.dk], src.h[v.Off+(blk.tok+t)*v.Tok+head*v.Head:])
 			}
-			vec.Transpose(dst[i*b.size:], blockKeys, tmp, a.d/2, blk.n, a.d/2)
+			vec.Transpose(dst[i*b.size:], blockKeys, tmp, a.dk/2, blk.n, a.dk/2)
 		}
 	})
 }
@@ -85,7 +87,7 @@ func wordsOf(x []float32) []uint16 {
 // forwardPairs is forward in pairs.
 func (a *attn) forwardPairs(spans []span) {
 	b := a.keyBlocks(spans)
-	n := a.k * len(b.list) * b.size
+	n := a.K * len(b.list) * b.size
 	w := a.c.workspace(2 * n)
 	defer w.free()
 	f := &pairForward{attn: a, blocks: b, kt: w.take(n), v: w.take(n)}
@@ -95,13 +97,13 @@ func (a *attn) forwardPairs(spans []span) {
 	var pieces []span
 	for _, s := range spans {
 		for t := 0; t < s.n; t += f.tokens {
-			pieces = append(pieces, span{tok: s.tok + t, n: min(f.tokens, s.n-t), pos: s.pos + t, base: s.base})
+			pieces = append(pieces, span{s.tok + t, min(f.tokens, s.n-t), s.pos + t, s.base, s.keys})
 		}
 	}
-	par.For(len(pieces)*a.k, 2, func(lo, hi int) {
+	par.For(len(pieces)*a.K, 2, func(lo, hi int) {
 		r := f.newRows()
 		for i := lo; i < hi; i++ {
-			r.run(pieces[len(pieces)-1-i/a.k], i%a.k) // the longest first
+			r.run(pieces[len(pieces)-1-i/a.K], i%a.K) // the longest first
 		}
 		a.c.scratch.give(r.memory)
 	})
@@ -126,27 +128,27 @@ type pairRowsOf struct {
 func (f *pairForward) newRows() *pairRowsOf {
 	m := f.tokens * f.g
 	r := &pairRowsOf{pairForward: f, rows: make([]vec.SoftRow, m)}
-	r.memory = f.c.scratch.take(m*f.d/2 + m*f.d + m*blockKeys + m*blockKeys/2)
+	r.memory = f.c.scratch.take(m*f.dk/2 + m*f.dk + m*blockKeys + m*blockKeys/2)
 	x := r.memory
-	r.q, r.out, r.s, r.p = cut(&x, m*f.d/2), cut(&x, m*f.d), cut(&x, m*blockKeys), cut(&x, m*blockKeys/2)
+	r.q, r.out, r.s, r.p = cut(&x, m*f.dk/2), cut(&x, m*f.dk), cut(&x, m*blockKeys), cut(&x, m*blockKeys/2)
 	return r
 }
 
 func (f *pairRowsOf) run(s span, head int) {
-	m, d := s.n*f.g, f.d
+	m, d := s.n*f.g, f.dk
 	q := wordsOf(f.q)
 	for r := range m {
 		copy(q[r*d:][:d], f.qs.h[f.attn.q.Off+(s.tok+r/f.g)*f.attn.q.Tok+(head*f.g+r%f.g)*f.attn.q.Head:])
 		f.rows[r] = vec.SoftRow{Top: lowest}
 	}
 	clear(f.out[:m*d])
-	first, last := f.keys(s.pos, s.pos+s.n)
+	first, last := f.reach(s.pos, s.n, s.keys)
 	scale := float32(float64(f.scale) * math.Log2E)
 	for k0 := first &^ (blockKeys - 1); k0 < last; k0 += blockKeys {
 		w := min(blockKeys, last-k0)
 		vec.MatMulPairs(f.s, blockKeys, f.q, d/2, f.blocks.at(f.kt, head, s.base, k0), blockKeys, m, pad16(w), d/2, false, false)
 		for r := range m {
-			f.rows[r].Live = vec.LiveFrom(f.visible(s.pos+r/f.g, k0, w))
+			f.rows[r].Live = vec.LiveFrom(f.visible(s.pos+r/f.g, k0, w, s.keys))
 		}
 		vec.Soften(wordsOf(f.p), f.s, blockKeys, m, roundUp(w, 32), f.rows, scale)
 		for r := range m {
@@ -164,11 +166,10 @@ func (f *pairRowsOf) run(s span, head int) {
 func (f *pairRowsOf) store(s span, head, m int) {
 	for r := range m {
 		tok, h, soft := s.tok+r/f.g, head*f.g+r%f.g, &f.rows[r]
-		row := f.out[r*f.d:][:f.d]
-		vec.MulScale(row, row, nil, 1/soft.Sum)
-		f.os.store(row, f.o.Off+tok*f.o.Tok+h*f.o.Head, f.o.Add, f.s[:f.d])
-		if f.lse != nil {
-			f.lse[tok*f.h+h] = float32(math.Ln2 * (float64(soft.Top) + math.Log2(float64(soft.Sum))))
+		factor, lse := 1/float64(soft.Sum), math.Ln2*(float64(soft.Top)+math.Log2(float64(soft.Sum)))
+		if f.sinks != nil {
+			factor, lse = f.settle(h, math.Ln2*float64(soft.Top), float64(soft.Sum))
 		}
+		f.write(tok, h, f.out[r*f.dk:][:f.dk], factor, lse)
 	}
 }

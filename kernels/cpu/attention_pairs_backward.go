@@ -26,33 +26,31 @@ type pairBack struct {
 }
 
 // inPairs asks that of do, too.
-func (a *attnBack) inPairs(args *kernels.AttnArgs) bool {
-	return a.attn.inPairs(args) && a.dos.h != nil
+func (a *attnBack) inPairs() bool {
+	return a.attn.inPairs() && a.dos.h != nil
 }
 
 func (a *attnBack) runPairs(spans []span, n int) {
 	blocks := a.keyBlocks(spans)
-	packed, rows := a.k*len(blocks.list)*blocks.size, n*a.h
-	w := a.c.workspace(3*packed + 2*rows*a.d + 2*rows + 2*n*a.k*a.d)
+	packed, rows := a.K*len(blocks.list)*blocks.size, n*a.H
+	d := a.dk
+	w := a.c.workspace(3*packed + 2*rows*d + 2*rows + 2*n*a.K*d)
 	defer w.free()
 	b := &pairBack{attnBack: a, blocks: blocks, n: n,
 		kt: w.take(packed), vt: w.take(packed), kp: w.take(packed),
-		q16: w.take(rows * a.d / 2), do16: w.take(rows * a.d / 2), lse2: w.take(rows), delta: w.take(rows),
-		dq32: w.take(rows * a.d), dk32: w.take(n * a.k * a.d), dv32: w.take(n * a.k * a.d),
+		q16: w.take(rows * d / 2), do16: w.take(rows * d / 2), lse2: w.take(rows), delta: w.take(rows),
+		dq32: w.take(rows * d), dk32: w.take(n * a.K * d), dv32: w.take(n * a.K * d),
 		tokens: max(1, pairBackRows/a.g), scores: float32(float64(a.scale) * math.Log2E), weights: a.scale}
 	b.turnKeys(blocks, b.kt, b.ks, b.kv)
 	b.turnKeys(blocks, b.vt, b.vs, b.vv)
 	b.joinKeys(blocks, b.kp, b.ks, b.kv)
 	b.prepare()
-	for r := 0; ; r++ {
+	for r := range a.rounds(spans) {
 		pairs := a.pairs(spans, r)
-		if len(pairs) == 0 {
-			break
-		}
-		par.For(len(pairs)*a.k, 1, func(lo, hi int) {
+		par.For(len(pairs)*a.K, 1, func(lo, hi int) {
 			t := b.newTask()
 			for i := lo; i < hi; i++ {
-				t.run(pairs[i/a.k], i%a.k)
+				t.run(pairs[i/a.K], i%a.K)
 			}
 			a.c.scratch.give(t.memory)
 		})
@@ -63,21 +61,21 @@ func (a *attnBack) runPairs(spans []span, n int) {
 // prepare orders q and do, computes the statistics and clears the sums.
 func (b *pairBack) prepare() {
 	q16, do16 := wordsOf(b.q16), wordsOf(b.do16)
-	q, do, d := b.attn.q, b.attnBack.do, b.d
+	q, do, d := b.q, b.do, b.dk
 	par.For(b.n, 32, func(lo, hi int) {
 		tmp := b.c.scratch.take(2 * d)
 		defer b.c.scratch.give(tmp)
 		for tok := lo; tok < hi; tok++ {
-			for h := range b.h {
+			for h := range b.H {
 				r := ((h/b.g)*b.n+tok)*b.g + h%b.g
 				copy(q16[r*d:][:d], b.qs.h[q.Off+tok*q.Tok+h*q.Head:])
 				row := do16[r*d:][:d]
 				copy(row, b.dos.h[do.Off+tok*do.Tok+h*do.Head:])
 				vec.Widen(tmp[:d], row)
 				b.delta[r] = vec.Dot(tmp[:d], b.os.get(tmp[d:2*d], b.o.Off+tok*b.o.Tok+h*b.o.Head))
-				b.lse2[r] = float32(float64(b.attn.lse[tok*b.h+h]) * math.Log2E)
+				b.lse2[r] = float32(float64(b.lse[tok*b.H+h]) * math.Log2E)
 			}
-			for k := range b.k {
+			for k := range b.K {
 				at := (k*b.n + tok) * d
 				clear(b.dq32[at*b.g:][:b.g*d])
 				clear(b.dk32[at:][:d])
@@ -89,7 +87,7 @@ func (b *pairBack) prepare() {
 
 // store writes the sums to dq, dk and dv.
 func (b *pairBack) store() {
-	d := b.d
+	d := b.dk
 	par.For(b.n, 32, func(lo, hi int) {
 		tmp := b.c.scratch.take(d)
 		defer b.c.scratch.give(tmp)
@@ -99,12 +97,12 @@ func (b *pairBack) store() {
 			}
 		}
 		for tok := lo; tok < hi; tok++ {
-			for h := range b.h {
+			for h := range b.H {
 				put(b.dqs, b.dq, b.dq32[(((h/b.g)*b.n+tok)*b.g+h%b.g)*d:], tok, h)
 			}
-			for k := range b.k {
-				put(b.dks, b.dk, b.dk32[(k*b.n+tok)*d:], tok, k)
-				put(b.dvs, b.dv, b.dv32[(k*b.n+tok)*d:], tok, k)
+			for k := range b.K {
+				put(b.dks, b.dkeys, b.dk32[(k*b.n+tok)*d:], tok, k)
+				put(b.dvs, b.dvalues, b.dv32[(k*b.n+tok)*d:], tok, k)
 			}
 		}
 	})
@@ -124,9 +122,9 @@ type pairTask struct {
 func (b *pairBack) newTask() *pairTask {
 	m := roundUp(b.tokens*b.g, 2)
 	t := &pairTask{pairBack: b, rows: make([]vec.GradRow, m)}
-	t.memory = b.c.scratch.take(m*b.d + 3*m*blockKeys + m/2*blockKeys)
+	t.memory = b.c.scratch.take(m*b.dk + 3*m*blockKeys + m/2*blockKeys)
 	x := t.memory
-	t.q, t.do = cut(&x, m/2*b.d), cut(&x, m/2*b.d)
+	t.q, t.do = cut(&x, m/2*b.dk), cut(&x, m/2*b.dk)
 	t.s, t.dp = cut(&x, m*blockKeys), cut(&x, m*blockKeys)
 	t.p, t.ds, t.dsRows = cut(&x, m/2*blockKeys), cut(&x, m/2*blockKeys), cut(&x, m*blockKeys/2)
 	return t
@@ -134,7 +132,7 @@ func (b *pairBack) newTask() *pairTask {
 
 // run takes the rows of the chunk of queries through the chunk of keys.
 func (t *pairTask) run(p pair, head int) {
-	d := t.d
+	d := t.dk
 	for pos := p.qlo; pos < p.qhi; pos += t.tokens {
 		nt := min(t.tokens, p.qhi-pos)
 		m, r0 := nt*t.g, (head*t.n+p.s.tok+pos)*t.g
@@ -144,14 +142,14 @@ func (t *pairTask) run(p pair, head int) {
 		for r := range m {
 			t.rows[r] = vec.GradRow{LSE: t.lse2[r0+r], Delta: t.delta[r0+r]}
 		}
-		first, last := t.keys(pos, pos+nt)
+		first, last := t.reach(pos, nt, p.s.keys)
 		for k0 := p.klo; k0 < p.khi; k0 += blockKeys {
 			w := min(blockKeys, p.khi-k0, last-k0)
 			if w <= 0 || k0+w <= first {
 				continue
 			}
 			for r := range m {
-				t.rows[r].Live = vec.LiveFrom(t.visible(pos+r/t.g, k0, w))
+				t.rows[r].Live = vec.LiveFrom(t.visible(pos+r/t.g, k0, w, p.s.keys))
 			}
 			if m%2 != 0 {
 				t.rows[m] = vec.GradRow{}
@@ -163,7 +161,7 @@ func (t *pairTask) run(p pair, head int) {
 
 // block is backward.block of m rows and w keys.
 func (t *pairTask) block(q, do, dq []float32, base, head, m, k0, w int) {
-	d, even := t.d, roundUp(m, 2)
+	d, even := t.dk, roundUp(m, 2)
 	vec.MatMulPairs(t.s, blockKeys, q, d/2, t.blocks.at(t.kt, head, base, k0), blockKeys, m, pad16(w), d/2, false, false)
 	vec.MatMulPairs(t.dp, blockKeys, do, d/2, t.blocks.at(t.vt, head, base, k0), blockKeys, m, pad16(w), d/2, false, false)
 	vec.SoftenGrad(t.p, t.ds, wordsOf(t.dsRows), t.s, t.dp, blockKeys, even, pad16(w), t.rows, t.scores, t.weights)

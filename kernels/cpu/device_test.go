@@ -166,7 +166,7 @@ func TestMisuse(t *testing.T) {
 			s, _ := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), 2)
 			copy(i32(s), []int32{0, 3})
 			h := kernels.Heads{Buffer: x, Tok: 2, Head: 2}
-			c.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 4, H: 1, K: 1, D: 2, Seq: s})
+			c.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 4, H: 1, K: 1, Dk: 2, Seq: s})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

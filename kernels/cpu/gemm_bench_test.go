@@ -169,7 +169,7 @@ func BenchmarkLogProb(b *testing.B) {
 			a := &kernels.LogProbArgs{N: n, X: x.random(n * in), W: benchWeight(b, x.CPU, t, v, in), Target: x.ints(target...), Coef: x.random(n), BF16: bf16}
 			logp, dx := x.empty(n), x.empty(n*in)
 			measure(b, 4*n*v*in, bf16, func() {
-				x.LogProb(&kernels.LogProbOut{LogP: logp}, kernels.To(dx), kernels.Dst{}, a)
+				x.LogProb(&kernels.LogProbOut{LogP: logp}, kernels.To(dx), kernels.Dst{}, kernels.Dst{}, a)
 			})
 		})
 	}

@@ -24,29 +24,35 @@ type logProb struct {
 	c           *CPU
 	v, cols     int
 	scale       float32
-	x, coef     []float32
+	x           plain
+	bias, coef  []float32
 	logp, lse   []float32
 	target, arg []int32
 	logits      []float32
 	tokens      []int32   // the rows that count; nil: all
 	xs, ds      []float32 // with tokens: their x and dx
+	dx, dw      kernels.Dst
+	dbias       kernels.Dst
 }
 
 // LogProb: the head and the loss, a few rows of logits at a time; with Coef
 // the gradients of Σ Coef·(-log p) from the same logits. Where neither LSE nor
 // Argmax is asked for, tokens without a target cost nothing.
-func (c *CPU) LogProb(out *kernels.LogProbOut, dx, dw kernels.Dst, a *kernels.LogProbArgs) {
+func (c *CPU) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *kernels.LogProbArgs) {
 	l := &logProb{LogProbArgs: a, c: c, v: a.W.Rows, cols: a.W.Cols, scale: orOne(a.Scale)}
-	l.check(out, dx, dw)
-	l.x, l.coef, l.target = f32(a.X), f32(a.Coef), i32(a.Target)
+	if a.Coef != nil {
+		l.dx, l.dw, l.dbias = dx, dw, dbias
+	}
+	l.check(out)
+	l.x, l.bias, l.coef, l.target = plainOf(a.X), f32(a.Bias), f32(a.Coef), i32(a.Target)
 	l.logp, l.lse, l.arg = f32(out.LogP), f32(out.LSE), i32(out.Argmax)
 	n := a.N
 	if l.choose() {
 		n = len(l.tokens)
-		l.clearOthers(dx)
+		l.clearOthers()
 	}
 	if n == 0 {
-		l.nothing(dw)
+		l.nothing()
 		return
 	}
 	rows := logProbRows(n, l.v)
@@ -58,7 +64,7 @@ func (c *CPU) LogProb(out *kernels.LogProbOut, dx, dw kernels.Dst, a *kernels.Lo
 		l.xs, l.ds = s.take(rows*l.cols), s.take(rows*l.cols)
 	}
 	for r := 0; r < n; r += rows {
-		l.chunk(r, min(rows, n-r), dx, dw)
+		l.chunk(r, min(rows, n-r))
 	}
 }
 
@@ -81,11 +87,9 @@ func (l *logProb) choose() bool {
 }
 
 // clearOthers writes the results of tokens without a target.
-func (l *logProb) clearOthers(dx kernels.Dst) {
-	var d []float32
-	if l.coef != nil && !dx.Skip() && !dx.Add {
-		d = f32(dx.Buffer)
-	}
+func (l *logProb) clearOthers() {
+	d := plainOf(l.dx.Buffer)
+	zeros := make([]float32, l.cols)
 	for i, t := range l.target[:l.N] {
 		if t >= 0 {
 			continue
@@ -93,16 +97,19 @@ func (l *logProb) clearOthers(dx kernels.Dst) {
 		if l.logp != nil {
 			l.logp[i] = 0
 		}
-		if d != nil {
-			clear(d[i*l.cols:][:l.cols])
+		if !l.dx.Skip() && !l.dx.Add {
+			d.store(zeros, i*l.cols, false, nil)
 		}
 	}
 }
 
-// nothing overwrites dw with zeros when no row contributes.
-func (l *logProb) nothing(dw kernels.Dst) {
-	if !dw.Skip() && !dw.Add && l.coef != nil {
-		clear(f32(dw.Buffer)[:l.v*l.cols])
+// nothing overwrites dw and dbias with zeros when no row contributes.
+func (l *logProb) nothing() {
+	if !l.dw.Skip() && !l.dw.Add {
+		clear(f32(l.dw.Buffer)[:l.v*l.cols])
+	}
+	if !l.dbias.Skip() && !l.dbias.Add {
+		clear(f32(l.dbias.Buffer)[:l.v])
 	}
 }
 
@@ -114,19 +121,17 @@ func (l *logProb) token(i int) int {
 	return i
 }
 
-func (l *logProb) check(out *kernels.LogProbOut, dx, dw kernels.Dst) {
+func (l *logProb) check(out *kernels.LogProbOut) {
 	want("logprob: x", l.X, l.N*l.cols)
 	want("logprob: target", l.Target, l.N)
 	want("logprob: coef", l.Coef, l.N)
 	want("logprob: logp", out.LogP, l.N)
 	want("logprob: lse", out.LSE, l.N)
 	want("logprob: argmax", out.Argmax, l.N)
-	if !dx.Skip() {
-		want("logprob: dx", dx.Buffer, l.N*l.cols)
-	}
-	if !dw.Skip() {
-		want("logprob: dw", dw.Buffer, l.v*l.cols)
-	}
+	want("logprob: bias", l.Bias, l.v)
+	want("logprob: dx", l.dx.Buffer, l.N*l.cols)
+	want("logprob: dw", l.dw.Buffer, l.v*l.cols)
+	want("logprob: dbias", l.dbias.Buffer, l.v)
 	for i, t := range i32(l.Target)[:l.N] {
 		if int(t) >= l.v {
 			panic(fmt.Sprintf("cpu: logprob: target %d of token %d, vocabulary %d", t, i, l.v))
@@ -135,52 +140,75 @@ func (l *logProb) check(out *kernels.LogProbOut, dx, dw kernels.Dst) {
 }
 
 // chunk does rows [r, r+n).
-func (l *logProb) chunk(r, n int, dx, dw kernels.Dst) {
+func (l *logProb) chunk(r, n int) {
 	xs := l.gather(r, n)
 	l.c.gemm(l.logits, l.v, n, l.v, false,
-		product{k: l.cols, a: rowsF32(xs, l.cols), b: weight(l.W, false), alpha: l.scale, bf16: l.BF16})
-	grads := l.coef != nil && !(dx.Skip() && dw.Skip())
+		product{k: l.cols, a: xs.lines(l.cols), b: weight(l.W, false), alpha: l.scale, bf16: l.BF16})
+	grads := !(l.dx.Skip() && l.dw.Skip() && l.dbias.Skip())
 	par.For(n, 1, func(lo, hi int) {
+		var slope []float32
+		if l.SoftCap > 0 {
+			slope = l.c.scratch.take(l.v)
+			defer l.c.scratch.give(slope)
+		}
 		for i := lo; i < hi; i++ {
-			l.row(l.token(r+i), l.logits[i*l.v:][:l.v], grads)
+			z := l.logits[i*l.v:][:l.v]
+			l.finish(z, slope)
+			l.row(l.token(r+i), z, slope, grads)
 		}
 	})
-	if grads && !dx.Skip() {
-		l.inputGrad(r, n, dx)
+	if !l.dx.Skip() {
+		l.inputGrad(r, n)
 	}
-	if grads && !dw.Skip() {
-		l.c.gemm(f32(dw.Buffer), l.cols, l.v, l.cols, dw.Add || r > 0,
-			product{k: n, a: colsF32(l.logits, l.v), b: colsF32(xs, l.cols), alpha: l.scale, bf16: l.BF16})
+	if !l.dw.Skip() {
+		l.c.gemm(f32(l.dw.Buffer), l.cols, l.v, l.cols, l.dw.Add || r > 0,
+			product{k: n, a: colsF32(l.logits, l.v), b: xs.columns(l.cols), alpha: l.scale, bf16: l.BF16})
+	}
+	if !l.dbias.Skip() {
+		columnSums(f32(l.dbias.Buffer), plain{f: l.logits}, n, l.v, l.dbias.Add || r > 0)
 	}
 }
 
 // gather returns x of rows [r, r+n).
-func (l *logProb) gather(r, n int) []float32 {
+func (l *logProb) gather(r, n int) plain {
 	if l.tokens == nil {
-		return l.x[r*l.cols:]
+		return l.x.from(r * l.cols)
 	}
 	for i, t := range l.tokens[r : r+n] {
-		copy(l.xs[i*l.cols:][:l.cols], l.x[int(t)*l.cols:])
+		l.x.copy(l.xs[i*l.cols:][:l.cols], int(t)*l.cols)
 	}
-	return l.xs
+	return plain{f: l.xs}
 }
 
 // inputGrad writes or adds dx of rows [r, r+n).
-func (l *logProb) inputGrad(r, n int, dx kernels.Dst) {
+func (l *logProb) inputGrad(r, n int) {
 	p := product{k: l.v, a: rowsF32(l.logits, l.v), b: weight(l.W, true), alpha: l.scale, bf16: l.BF16}
-	d := f32(dx.Buffer)
 	if l.tokens == nil {
-		l.c.gemm(d[r*l.cols:], l.cols, n, l.cols, dx.Add, p)
+		dx := kernels.Dst{Buffer: l.c.Slice(l.dx.Buffer, r*l.cols, n*l.cols), Add: l.dx.Add}
+		l.c.gemmTo(dx, n, l.cols, p)
 		return
 	}
 	l.c.gemm(l.ds, l.cols, n, l.cols, false, p)
+	d, tmp := plainOf(l.dx.Buffer), make([]float32, l.cols)
 	for i, t := range l.tokens[r : r+n] {
-		store(d[int(t)*l.cols:][:l.cols], l.ds[i*l.cols:][:l.cols], dx.Add)
+		d.store(l.ds[i*l.cols:][:l.cols], int(t)*l.cols, l.dx.Add, tmp)
+	}
+}
+
+// finish makes logits of products: with the bias, and squeezed, which has a slope.
+func (l *logProb) finish(z, slope []float32) {
+	if l.bias != nil {
+		vec.Lin2(z, 1, z, 1, l.bias[:l.v])
+	}
+	if l.SoftCap > 0 {
+		vec.MulScale(z, z, nil, 1/l.SoftCap)
+		vec.Tanh.Slope(z, slope, z)
+		vec.MulScale(z, z, nil, l.SoftCap)
 	}
 }
 
 // row reads the logits of token i and, with grads, turns them into gradients.
-func (l *logProb) row(i int, z []float32, grads bool) {
+func (l *logProb) row(i int, z, slope []float32, grads bool) {
 	top, target := vec.Max(z), int(l.target[i])
 	if l.arg != nil {
 		l.arg[i] = firstOf(z, top)
@@ -205,6 +233,9 @@ func (l *logProb) row(i int, z []float32, grads bool) {
 	}
 	vec.Lin2(z, float32(float64(l.coef[i])/sum), z, 0, nil)
 	z[target] -= l.coef[i]
+	if l.SoftCap > 0 {
+		vec.MulScale(z, z, slope, 1)
+	}
 }
 
 // firstOf is the lowest index at which z has the value v; 0 when it has none.

@@ -82,7 +82,7 @@ func TestLogProb(t *testing.T) {
 			logp, lse := buffer(t, c, "logp", fill(l.n, 9)), buffer(t, c, "lse", fill(l.n, 9))
 			dx, dw := buffer(t, c, "dx", fill(l.n*l.cols, 9)), buffer(t, c, "dw", fill(l.v*l.cols, 2))
 			arg := ints(t, c, make([]int32, l.n))
-			c.LogProb(&kernels.LogProbOut{LogP: logp.buf(), LSE: lse.buf(), Argmax: arg}, kernels.To(dx.buf()), kernels.Into(dw.buf()), a)
+			c.LogProb(&kernels.LogProbOut{LogP: logp.buf(), LSE: lse.buf(), Argmax: arg}, kernels.To(dx.buf()), kernels.Into(dw.buf()), kernels.Dst{}, a)
 			close64(t, fmt.Sprint(s, " logp"), logp.values(), l.logp, 2e-6)
 			close64(t, fmt.Sprint(s, " lse"), lse.values(), l.lse, 2e-6)
 			close64(t, fmt.Sprint(s, " dx"), dx.values(), l.dx, 4e-6)
@@ -94,18 +94,18 @@ func TestLogProb(t *testing.T) {
 			}
 			// Without LSE and Argmax only rows with a target are computed.
 			logp, dx, dw = buffer(t, c, "logp", fill(l.n, 9)), buffer(t, c, "dx", fill(l.n*l.cols, 9)), buffer(t, c, "dw", fill(l.v*l.cols, 2))
-			c.LogProb(&kernels.LogProbOut{LogP: logp.buf()}, kernels.To(dx.buf()), kernels.To(dw.buf()), a)
+			c.LogProb(&kernels.LogProbOut{LogP: logp.buf()}, kernels.To(dx.buf()), kernels.To(dw.buf()), kernels.Dst{}, a)
 			close64(t, fmt.Sprint(s, " logp of targets"), logp.values(), l.logp, 2e-6)
 			close64(t, fmt.Sprint(s, " dx of targets"), dx.values(), l.dx, 4e-6)
 			close64(t, fmt.Sprint(s, " dw of targets"), dw.values(), l.dw, 4e-6*math.Sqrt(float64(l.n)))
 			dx = buffer(t, c, "dx", fill(l.n*l.cols, 2))
-			c.LogProb(&kernels.LogProbOut{}, kernels.Into(dx.buf()), kernels.Dst{}, a)
+			c.LogProb(&kernels.LogProbOut{}, kernels.Into(dx.buf()), kernels.Dst{}, kernels.Dst{}, a)
 			close64(t, fmt.Sprint(s, " dx added"), dx.values(), plus(l.dx, 2, true), 4e-6)
 			// Each output alone; no gradients without Coef.
 			a.Coef = nil
 			lse = buffer(t, c, "lse", fill(l.n, 9))
 			dx = buffer(t, c, "dx", fill(l.n*l.cols, 9))
-			c.LogProb(&kernels.LogProbOut{LSE: lse.buf()}, kernels.To(dx.buf()), kernels.Dst{}, a)
+			c.LogProb(&kernels.LogProbOut{LSE: lse.buf()}, kernels.To(dx.buf()), kernels.Dst{}, kernels.Dst{}, a)
 			close64(t, fmt.Sprint(s, " lse alone"), lse.values(), l.lse, 2e-6)
 			if dx.values()[0] != 9 {
 				t.Fatalf("%v: gradient written without coefficients", s)
@@ -128,7 +128,7 @@ func TestLogProbExtremes(t *testing.T) {
 			out := buffer(t, c, "logp", fill(1, 5))
 			arg := ints(t, c, []int32{-1})
 			a := &kernels.LogProbArgs{N: 1, X: buffer(t, c, "x", []float32{x}).buf(), W: mat, Target: ints(t, c, []int32{6})}
-			c.LogProb(&kernels.LogProbOut{LogP: out.buf(), Argmax: arg}, kernels.Dst{}, kernels.Dst{}, a)
+			c.LogProb(&kernels.LogProbOut{LogP: out.buf(), Argmax: arg}, kernels.Dst{}, kernels.Dst{}, kernels.Dst{}, a)
 			want := newLogProbCase(1, 1, v, 1)
 			want.x, want.w = []float32{x}, w
 			z := mul64(want.x, want.w, false, true, 1, v, 1)
@@ -148,12 +148,12 @@ func TestLogProbWithoutTargets(t *testing.T) {
 	w := kernels.Mat{Buffer: buffer(t, c, "w", random(v*cols)).buf(), Rows: v, Cols: cols, Of: v}
 	a := &kernels.LogProbArgs{N: n, X: buffer(t, c, "x", random(n*cols)).buf(), W: w, Target: ints(t, c, []int32{-1, -1, -1}), Coef: buffer(t, c, "coef", fill(n, 1)).buf()}
 	logp, dx, dw := buffer(t, c, "logp", fill(n, 9)), buffer(t, c, "dx", fill(n*cols, 9)), buffer(t, c, "dw", fill(v*cols, 9))
-	c.LogProb(&kernels.LogProbOut{LogP: logp.buf()}, kernels.To(dx.buf()), kernels.To(dw.buf()), a)
+	c.LogProb(&kernels.LogProbOut{LogP: logp.buf()}, kernels.To(dx.buf()), kernels.To(dw.buf()), kernels.Dst{}, a)
 	close64(t, "logp", logp.values(), make([]float64, n), 0)
 	close64(t, "dx", dx.values(), make([]float64, n*cols), 0)
 	close64(t, "dw", dw.values(), make([]float64, v*cols), 0)
 	a.N, a.Target = 0, ints(t, c, nil)
 	dw = buffer(t, c, "dw", fill(v*cols, 9))
-	c.LogProb(&kernels.LogProbOut{}, kernels.Dst{}, kernels.Into(dw.buf()), a)
+	c.LogProb(&kernels.LogProbOut{}, kernels.Dst{}, kernels.Into(dw.buf()), kernels.Dst{}, a)
 	close64(t, "dw without rows", dw.values(), plus(make([]float64, v*cols), 9, true), 0)
 }

@@ -32,7 +32,7 @@ func BenchmarkAttention(b *testing.B) {
 		}
 		q, k, v, o, do, dq, dk, dv := hv(c.h), hv(c.k), hv(c.k), hv(c.h), hv(c.h), hv(c.h), hv(c.k), hv(c.k)
 		lse := x.empty(n * c.h)
-		a := &kernels.AttnArgs{N: n, H: c.h, K: c.k, D: c.d, Seq: x.ints(seq...), Scale: 0.125, BF16: c.bf16}
+		a := &kernels.AttnArgs{N: n, H: c.h, K: c.k, Dk: c.d, Seq: x.ints(seq...), Scale: 0.125, BF16: c.bf16}
 		work := float64(c.seqs) * float64(c.t) * float64(c.t+1) / 2 * float64(c.h*c.d) * 2
 		name := fmt.Sprintf("%dx%d/heads%d-%dx%d/bf16=%v", c.seqs, c.t, c.h, c.k, c.d, c.bf16)
 		x.Attention(o, lse, q, k, v, a)
@@ -40,7 +40,7 @@ func BenchmarkAttention(b *testing.B) {
 			measure(b, 2*work, c.bf16, func() { x.Attention(o, lse, q, k, v, a) })
 		})
 		b.Run(name+"/backward", func(b *testing.B) {
-			measure(b, 5*work, c.bf16, func() { x.AttentionBackward(dq, dk, dv, do, o, lse, q, k, v, a) })
+			measure(b, 5*work, c.bf16, func() { x.AttentionBackward(&kernels.AttnGrads{Q: dq, K: dk, V: dv}, do, o, lse, q, k, v, a) })
 		})
 	}
 }
@@ -53,14 +53,14 @@ func BenchmarkElementwise(b *testing.B) {
 	w, stats, dw := x.random(c), x.empty(n), x.empty(c)
 	act := &kernels.ActArgs{N: n, F: c, Gate: p, Up: q}
 	norm := &kernels.NormArgs{N: n, C: c, X: p, W: w, Eps: 1e-5}
-	cs := x.random(n * 64)
+	rope := &kernels.RopeArgs{N: n, H: c / 64, D: 64, Rot: 64, CS: x.random(n * 64)}
 	h := kernels.Heads{Buffer: r, Tok: c, Head: 64}
 	for name, f := range map[string]func(){
 		"SwiGLU":          func() { x.Act(kernels.To(r), act) },
 		"SwiGLUBackward":  func() { x.ActBackward(kernels.To(r), kernels.To(s), t, act) },
 		"RMSNorm":         func() { x.Norm(kernels.To(r), kernels.Dst{}, stats, norm) },
 		"RMSNormBackward": func() { x.NormBackward(kernels.Into(r), kernels.Into(dw), kernels.Dst{}, t, stats, norm) },
-		"Rope":            func() { x.Rope(h, h, n, c/64, 64, 64, cs, kernels.HalfSplit, false) },
+		"Rope":            func() { x.Rope(h, h, rope) },
 		"Copy":            func() { x.Add(kernels.To(r), p, nil, n*c, 1, 0) },
 		"AdamW": func() {
 			x.Optim(kernels.AdamW, &kernels.OptimArgs{N: n * c, P: p, G: q, M: r, V: s, LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Step: 1})
@@ -82,17 +82,17 @@ func BenchmarkDecode(b *testing.B) {
 	for _, c := range []struct{ slots, pos, h, k, d int }{{1, 2000, 9, 3, 64}, {8, 1000, 32, 8, 128}} {
 		x := newBench(b)
 		size := c.slots * (c.pos + 1) * c.k * c.d
-		kv := &kernels.KV{Keys: x.random(size), Values: x.random(size), Slots: c.slots, Max: c.pos + 1, K: c.k, D: c.d}
+		kv := &kernels.KV{Keys: x.random(size), Values: x.random(size), Slots: c.slots, Max: c.pos + 1, K: c.k, Dk: c.d}
 		slot, pos := make([]int32, c.slots), make([]int32, c.slots)
 		for i := range slot {
 			slot[i], pos[i] = int32(i), int32(c.pos)
 		}
-		sb, pb := x.ints(slot...), x.ints(pos...)
+		a := &kernels.KVAttnArgs{N: c.slots, H: c.h, Slot: x.ints(slot...), Pos: x.ints(pos...), Scale: 0.125}
 		q := kernels.Heads{Buffer: x.random(c.slots * c.h * c.d), Tok: c.h * c.d, Head: c.d}
 		o := kernels.Heads{Buffer: x.empty(c.slots * c.h * c.d), Tok: c.h * c.d, Head: c.d}
 		out := x.empty(1)
 		for name, f := range map[string]func(){
-			"attention": func() { x.KVAttention(o, q, kv, c.slots, c.h, sb, pb, 0.125, 0, 0) },
+			"attention": func() { x.KVAttention(o, q, kv, a) },
 			"sum":       func() { x.Sum(kernels.To(out), kv.Keys, nil, size); x.Sum(kernels.To(out), kv.Values, nil, size) },
 		} {
 			b.Run(fmt.Sprintf("%dx%d/heads%d-%dx%d/%s", c.slots, c.pos, c.h, c.k, c.d, name), func(b *testing.B) {

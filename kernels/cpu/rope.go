@@ -8,18 +8,19 @@ import (
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
-// Rope rotates pairs of the first rot elements of every head (Su et al. 2021,
-// arXiv:2104.09864); the other elements are copied. y may be x where it does not add.
-func (c *CPU) Rope(y, x kernels.Heads, n, h, d, rot int, cs kernels.Buffer, pairs kernels.Pairs, inverse bool) {
-	if rot%2 != 0 || rot > d {
-		panic(fmt.Sprintf("cpu: rope: %d rotated elements of a head of %d", rot, d))
+// Rope rotates pairs of the elements Off … Off+Rot of every head; the other
+// elements are copied. y may be x where it does not add.
+func (c *CPU) Rope(y, x kernels.Heads, a *kernels.RopeArgs) {
+	n, h, d, rot := a.N, a.H, a.D, a.Rot
+	if rot%2 != 0 || rot < 0 || a.Off < 0 || a.Off+rot > d {
+		panic(fmt.Sprintf("cpu: rope: %d rotated elements from %d on of a head of %d", rot, a.Off, d))
 	}
-	want("rope: cs", cs, n*rot)
+	want("rope: cs", a.CS, n*rot)
 	wantHeads("rope: x", x, n, h, d)
 	wantHeads("rope: y", y, n, h, d)
-	r := &rope{d: d, half: rot / 2, pairs: pairs, inverse: inverse, cs: f32(cs)}
+	r := &rope{RopeArgs: a, half: rot / 2, cs: f32(a.CS)}
 	xs, ys := plainOf(x.Buffer), plainOf(y.Buffer)
-	whole := pairs == kernels.HalfSplit && rot == d && !y.Add && xs.h != nil && ys.h != nil
+	whole := a.Pairs == kernels.HalfSplit && rot == d && !y.Add && xs.h != nil && ys.h != nil
 	par.For(n, rowGrain(h*d), func(lo, hi int) {
 		tmp := c.scratch.take(2*rot + 3*d)
 		defer c.scratch.give(tmp)
@@ -57,10 +58,9 @@ func wantHeads(what string, v kernels.Heads, n, h, d int) {
 }
 
 type rope struct {
-	d, half int
-	pairs   kernels.Pairs
-	inverse bool
-	cs      []float32
+	*kernels.RopeArgs
+	half int
+	cs   []float32
 }
 
 // angles puts token i's cosines into tmp[:half] and its sines, negated for the
@@ -69,7 +69,7 @@ func (r *rope) angles(i int, tmp []float32) {
 	cs := r.cs[i*2*r.half : (i+1)*2*r.half]
 	cos, sin := tmp[:r.half], tmp[r.half:2*r.half]
 	sign := float32(1)
-	if r.inverse {
+	if r.Inverse {
 		sign = -1
 	}
 	for j := range cos {
@@ -78,16 +78,18 @@ func (r *rope) angles(i int, tmp []float32) {
 }
 
 func (r *rope) head(y, x, tmp []float32) {
-	k := r.half
+	k, end := r.half, r.Off+r.Rot
 	cos, sin := tmp[:k], tmp[k:2*k]
-	if r.pairs == kernels.HalfSplit {
-		vec.Rotate(y[:k], y[k:2*k], x[:k], x[k:2*k], cos, sin)
-	} else {
-		for j := range k {
-			a, b := x[2*j], x[2*j+1]
-			y[2*j] = float32(a*cos[j]) - float32(b*sin[j])
-			y[2*j+1] = float32(b*cos[j]) + float32(a*sin[j])
-		}
+	copy(y[:r.Off], x[:r.Off])
+	copy(y[end:r.D], x[end:r.D])
+	y, x = y[r.Off:end], x[r.Off:end]
+	if r.Pairs == kernels.HalfSplit {
+		vec.Rotate(y[:k], y[k:], x[:k], x[k:], cos, sin)
+		return
 	}
-	copy(y[2*k:r.d], x[2*k:r.d])
+	for j := range k {
+		a, b := x[2*j], x[2*j+1]
+		y[2*j] = float32(a*cos[j]) - float32(b*sin[j])
+		y[2*j+1] = float32(b*cos[j]) + float32(a*sin[j])
+	}
 }

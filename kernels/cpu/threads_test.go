@@ -96,18 +96,18 @@ func manyOps(t *testing.T) map[string][]uint32 {
 	b.NormBackward(kernels.To(dx), kernels.To(dw), kernels.Dst{}, dy, stats, na)
 	keep("norm", y, stats, dx, dw)
 
-	aa := &kernels.AttnArgs{N: n, H: h, K: k, D: d, Seq: b.ints(0, 13, 600, n), Scale: 0.25}
+	aa := &kernels.AttnArgs{N: n, H: h, K: k, Dk: d, Seq: b.ints(0, 13, 600, n), Scale: 0.25}
 	q, kk, v := b.random(n*h*d), b.random(n*k*d), b.random(n*k*d)
 	o, lse := b.empty(n*h*d), b.empty(n*h)
 	dq, dk, dv := b.empty(n*h*d), b.empty(n*k*d), b.empty(n*k*d)
 	hv := func(x kernels.Buffer, h int) kernels.Heads { return kernels.Heads{Buffer: x, Tok: h * d, Head: d} }
 	b.Attention(hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
-	b.AttentionBackward(hv(dq, h), hv(dk, k), hv(dv, k), hv(dy, h), hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
+	b.AttentionBackward(&kernels.AttnGrads{Q: hv(dq, h), K: hv(dk, k), V: hv(dv, k)}, hv(dy, h), hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
 	keep("attention", o, lse, dq, dk, dv)
 	aa.BF16 = true
 	q16, k16, v16, o16, dy16 := hv(b.half(q), h), hv(b.half(kk), k), hv(b.half(v), k), hv(b.half(o), h), hv(b.half(dy), h)
 	b.Attention(o16, lse, q16, k16, v16, aa)
-	b.AttentionBackward(hv(dq, h), hv(dk, k), hv(dv, k), dy16, o16, lse, q16, k16, v16, aa)
+	b.AttentionBackward(&kernels.AttnGrads{Q: hv(dq, h), K: hv(dk, k), V: hv(dv, k)}, dy16, o16, lse, q16, k16, v16, aa)
 	keep("attention bf16", lse, dq, dk, dv)
 
 	act := &kernels.ActArgs{N: n, F: c, Gate: x, Up: dy}
@@ -119,7 +119,34 @@ func manyOps(t *testing.T) map[string][]uint32 {
 	b.GatherBackward(kernels.To(o), kernels.Dst{}, dy, &kernels.GatherArgs{N: n, Table: kernels.Mat{Rows: 1, Cols: c}, Idx: b.ints(make([]int32, n)...)})
 	keep("rest", y, dx, dw, b.Slice(sums, 0, 1), o)
 	b.expertOps(x, keep)
+	b.scanOps(x, keep)
 	return out
+}
+
+// scanOps runs the mixers that carry a state over the 96 columns of x.
+func (b *bench) scanOps(x kernels.Buffer, keep func(name string, bufs ...kernels.Buffer)) {
+	const n, c, h, d = 700, 96, 6, 16
+	seq, e := b.ints(0, 13, 600, n), func(n int) kernels.Dst { return kernels.To(b.empty(n)) }
+	y, dx, dw, db := e(n*c), e(n*c), e(4*c), e(c)
+	ca := &kernels.ConvArgs{N: n, C: c, Taps: 4, X: x, W: b.random(4 * c), Seq: seq, SiLU: true}
+	b.Conv1D(y, ca)
+	b.Conv1DBackward(dx, dw, db, x, ca)
+	keep("conv", y.Buffer, dx.Buffer, dw.Buffer, db.Buffer)
+
+	heads := func(x kernels.Buffer, h, d int) kernels.Heads { return kernels.Heads{Buffer: x, Tok: h * d, Head: d} }
+	hx, gate, aLog := heads(x, h, d), b.random(n*h), b.random(h)
+	da := &kernels.DeltaArgs{N: n, H: h, K: h, Dk: d, Dv: d, Seq: seq, Gate: gate, ALog: aLog, Beta: gate, KeyScale: 0.1}
+	dg := &kernels.DeltaGrads{Q: heads(b.empty(n*c), h, d), K: heads(b.empty(n*c), h, d), V: heads(b.empty(n*c), h, d), Gate: e(n * h), Beta: e(n * h), ALog: e(h)}
+	b.DeltaScan(heads(y.Buffer, h, d), hx, hx, hx, da)
+	b.DeltaScanBackward(dg, hx, hx, hx, hx, da)
+	keep("delta", y.Buffer, dg.Q.Buffer, dg.K.Buffer, dg.V.Buffer, dg.Gate.Buffer, dg.Beta.Buffer, dg.ALog.Buffer)
+
+	sa := &kernels.SSMArgs{N: n, H: h, P: d, G: 2, S: 8, Seq: seq, Dt: gate, ALog: aLog}
+	bc := heads(b.random(n*2*8), 2, 8)
+	sg := &kernels.SSMGrads{X: heads(b.empty(n*c), h, d), B: heads(b.empty(n*16), 2, 8), C: heads(b.empty(n*16), 2, 8), Dt: e(n * h), ALog: e(h)}
+	b.SSMScan(heads(y.Buffer, h, d), hx, bc, bc, sa)
+	b.SSMScanBackward(sg, hx, hx, bc, bc, sa)
+	keep("ssm", y.Buffer, sg.X.Buffer, sg.B.Buffer, sg.C.Buffer, sg.Dt.Buffer, sg.ALog.Buffer)
 }
 
 // expertOps routes the 96 logits of each row of x.

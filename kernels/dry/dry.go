@@ -24,7 +24,7 @@ type Options struct {
 // Work is what methods were asked to compute.
 type Work struct {
 	Matrix    float64 // floating point operations of matrix products
-	Attention float64 // floating point operations of attention
+	Attention float64 // floating point operations of attention and scans
 	Moved     float64 // bytes read and written by everything else
 }
 

@@ -66,7 +66,7 @@ func TestAttentionWork(t *testing.T) {
 		d.Upload(sb, p)
 		q, _ := d.Alloc(kernels.Activations, dtype.Of(dtype.F32), 30*4*8)
 		h := kernels.Heads{Buffer: q, Tok: 32, Head: 8}
-		d.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 30, H: 4, K: 4, D: 8, Seq: sb, Window: window})
+		d.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 30, H: 4, K: 4, Dk: 8, Seq: sb, Window: window})
 		pairs := 0
 		for s := 1; s < len(seq); s++ {
 			for i := range seq[s] - seq[s-1] {
@@ -91,6 +91,12 @@ func TestLinearWork(t *testing.T) {
 	d.LinearBackward(kernels.To(x), kernels.Dst{}, kernels.Dst{}, x, &kernels.LinearArgs{N: 10, X: x, W: w})
 	if got := d.Work().Matrix; got != 2*10*64*32 {
 		t.Errorf("%v operations", got)
+	}
+	// Two experts of 32 rows: each row of x meets one of them.
+	group, _ := d.Alloc(kernels.Activations, dtype.Of(dtype.I32), 3)
+	d.Linear(kernels.To(x), &kernels.LinearArgs{N: 10, X: x, W: w, Group: group, Experts: 2})
+	if got := d.Work().Matrix; got != 3*10*64*32 {
+		t.Errorf("%v operations with those of experts", got)
 	}
 	if d.Calls()["LinearBackward"] != 1 {
 		t.Errorf("calls %v", d.Calls())

@@ -111,7 +111,7 @@ func testHalf(s *suite) {
 		s.halves([]int{n * h * d}, func(half bool, dst []kernels.Dst) {
 			y, from := v, v
 			y.Buffer, y.Add, from.Buffer = dst[0].Buffer, dst[0].Add, x.pick(half)
-			s.b.Rope(y, from, n, h, d, rot, cs, kernels.HalfSplit, false)
+			s.b.Rope(y, from, &kernels.RopeArgs{N: n, H: h, D: d, Rot: rot, Off: 3, CS: cs})
 		})
 	})
 	for _, c := range []halfAttention{
@@ -122,9 +122,40 @@ func testHalf(s *suite) {
 		{seq: []int32{0, 301}, h: 5, k: 5, d: 112, bf16: true},
 		{seq: []int32{0, 140}, h: 200, k: 2, d: 32, window: 1, bf16: true},
 		{seq: []int32{0, 70}, h: 2, k: 1, d: 48, softCap: 3, bf16: true},
+		{seq: []int32{0, 20, 150}, h: 4, k: 2, d: 64, sinks: true, bf16: true},
+		{seq: []int32{0, 300}, h: 2, k: 1, d: 32, chunk: 50, bf16: true},
+		{seq: []int32{0, 300}, h: 2, k: 1, d: 32, full: true},
+		{seq: []int32{0, 40}, h: 2, k: 1, d: 32, p: 9},
 	} {
 		s.in(fmt.Sprintf("attention %+v", c), func(s *suite) { s.halfAttention(c) })
 	}
+	s.in("logprob", func(s *suite) {
+		const n, c, v = 40, 35, 70
+		x, w := s.twin(n*c), kernels.Mat{Buffer: s.up(s.normal(v*c, 1)), Rows: v, Cols: c, Of: v}
+		targets := s.choices(v, n)
+		targets[3] = -1
+		a := kernels.LogProbArgs{N: n, W: w, Target: s.ints(targets), Coef: s.up(s.normal(n, 1)), Scale: 0.5}
+		for _, lse := range []kernels.Buffer{nil, s.alloc(dtype.F32, n)} { // all tokens, and those with a target
+			s.halves([]int{n * c}, func(half bool, d []kernels.Dst) {
+				a := a
+				a.X = x.pick(half)
+				s.b.LogProb(&kernels.LogProbOut{LSE: lse}, d[0], kernels.Dst{}, kernels.Dst{}, &a)
+			})
+		}
+	})
+	s.in("cache", func(s *suite) {
+		const n, h, k, d = 5, 4, 2, 20
+		q, kk, v := s.twin(n*h*d), s.twin(n*k*d), s.twin(n*k*d)
+		cache := &kernels.KV{Keys: s.alloc(dtype.F32, 8*k*d), Values: s.alloc(dtype.F32, 8*k*d), Slots: 1, Max: 8, K: k, Dk: d}
+		slot, pos := s.ints(make([]int32, n)), s.ints([]int32{0, 1, 2, 3, 2})
+		s.halves([]int{n * h * d}, func(half bool, dst []kernels.Dst) {
+			heads := func(b kernels.Buffer, h int, add bool) kernels.Heads {
+				return kernels.Heads{Buffer: b, Tok: h * d, Head: d, Add: add}
+			}
+			s.b.KVAppend(cache, &kernels.KVAppendArgs{N: n, K: heads(kk.pick(half), k, false), V: heads(v.pick(half), k, false), Slot: slot, Pos: pos})
+			s.b.KVAttention(heads(dst[0].Buffer, h, dst[0].Add), heads(q.pick(half), h, false), cache, &kernels.KVAttnArgs{N: n, H: h, Slot: slot, Pos: pos, Scale: 0.3})
+		})
+	})
 }
 
 func (s *suite) halfLinear(c linearCase) {
@@ -180,13 +211,31 @@ type halfAttention struct {
 	h, k, d int
 	window  int
 	softCap float32
+	chunk   int
+	full    bool
+	sinks   bool
+	p       int // keys picked at random
 	bf16    bool
 }
 
 func (s *suite) halfAttention(c halfAttention) {
 	n, h, k, d := int(c.seq[len(c.seq)-1]), c.h, c.k, c.d
+	all := kernels.AttnArgs{N: n, H: h, K: k, Dk: d, Seq: s.ints(c.seq), Scale: float32(1.3 / math.Sqrt(float64(d))),
+		Window: c.window, SoftCap: c.softCap, Chunk: c.chunk, Full: c.full, P: c.p}
+	if c.sinks {
+		all.Sinks = s.up(s.normal(h, 2))
+	}
+	if c.p > 0 {
+		var pick []int32
+		for range n {
+			pick = append(pick, s.picks(c.p, n)...)
+		}
+		all.Pick = s.ints(pick)
+	}
 	args := func(half bool) *kernels.AttnArgs {
-		return &kernels.AttnArgs{N: n, H: h, K: k, D: d, Seq: s.ints(c.seq), Scale: float32(1.3 / math.Sqrt(float64(d))), Window: c.window, SoftCap: c.softCap, BF16: half && c.bf16}
+		a := all
+		a.BF16 = half && c.bf16
+		return &a
 	}
 	tol, gradTol := halfTol, halfTol
 	if c.bf16 { // weights and gradients of scores are rounded, too
@@ -210,7 +259,8 @@ func (s *suite) halfAttention(c halfAttention) {
 	}
 	s.near("lse", s.get(lse[true]), want, 1e-5, 1e-5)
 	s.halvesTo(gradTol, []int{n * h * d, n * k * d, n * k * d}, func(half bool, dst []kernels.Dst) {
-		s.b.AttentionBackward(to(dst[0], h), to(dst[1], k), to(dst[2], k), heads(do.pick(half), h), heads(o.pick(half), h), lse[half],
+		g := &kernels.AttnGrads{Q: to(dst[0], h), K: to(dst[1], k), V: to(dst[2], k)}
+		s.b.AttentionBackward(g, heads(do.pick(half), h), heads(o.pick(half), h), lse[half],
 			heads(q.pick(half), h), heads(kk.pick(half), k), heads(v.pick(half), k), args(half))
 	})
 }

@@ -3,7 +3,6 @@ package kerneltest
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
@@ -208,108 +207,4 @@ func (s *suite) linear(c linearCase) {
 		{name: "dw", n: len(dw), want: dw, tol: tol},
 		{name: "dbias", n: c.out, want: dbias, tol: f32Tol},
 	}, func(d []kernels.Dst) { s.b.LinearBackward(d[0], d[1], d[2], dyb, &back) })
-}
-
-// logProbCase is one head and loss.
-type logProbCase struct {
-	n, c, v int
-	t       dtype.Type
-	scale   float32
-	bf16    bool
-}
-
-func testLogProb(s *suite) {
-	for _, c := range []logProbCase{
-		{1, 3, 5, dtype.Of(dtype.F32), 0, false},
-		{7, 16, 33, dtype.Of(dtype.F32), 0.5, false},
-		{40, 24, 1000, dtype.Of(dtype.F32), 0, false},
-		{30, 32, 200, dtype.Of(dtype.BF16), 1, true},
-		{30, 64, 200, dtype.NF4Double, 0, false},
-	} {
-		s.in(fmt.Sprintf("%+v", c), func(s *suite) { s.logProb(c) })
-	}
-}
-
-// logp64 are the log-probabilities of the targets, the log-sum-exps and the
-// first largest logits of each row.
-func logp64(logits []float64, target []int32, v int) (logp, lse []float64, arg []int32) {
-	for i, t := range target {
-		row := logits[i*v : (i+1)*v]
-		top := 0
-		for j, x := range row {
-			if x > row[top] {
-				top = j
-			}
-		}
-		var sum float64
-		for _, x := range row {
-			sum += math.Exp(x - row[top])
-		}
-		l := row[top] + math.Log(sum)
-		p := 0.0
-		if t >= 0 {
-			p = row[t] - l
-		}
-		logp, lse, arg = append(logp, p), append(lse, l), append(arg, int32(top))
-	}
-	return logp, lse, arg
-}
-
-func (s *suite) logProb(c logProbCase) {
-	w, wx := s.weights(c.t, c.v, c.c, 1)
-	x, coef := s.normal(c.n*c.c, 1), s.normal(c.n, 1)
-	target := make([]int32, c.n)
-	for i := range target {
-		target[i] = int32(s.rng.IntN(c.v+1)) - 1
-	}
-	target[0] = int32(c.v - 1)
-	a := &kernels.LogProbArgs{N: c.n, X: s.up(x), W: w, Target: s.ints(target), Scale: c.scale, BF16: c.bf16}
-	// Logits of size 10 carry an absolute error of 1e-6, which exp makes relative.
-	scale, tol, round := float64(c.scale), 3*f32Tol, func(x []float64) []float64 { return x }
-	if scale == 0 {
-		scale = 1
-	}
-	if c.bf16 {
-		tol, round = 5e-3, roundBF16
-	}
-	logits := func() []float64 {
-		return scaled(matmul64(round(x), round(wx), false, true, c.n, c.v, c.c), scale)
-	}
-	logp, lse, arg := logp64(logits(), target, c.v)
-	out := &kernels.LogProbOut{LogP: s.alloc(dtype.F32, c.n), LSE: s.alloc(dtype.F32, c.n), Argmax: s.alloc(dtype.I32, c.n)}
-	s.b.LogProb(out, kernels.Dst{}, kernels.Dst{}, a)
-	s.close("logp", s.get(out.LogP), logp, tol)
-	s.close("lse", s.get(out.LSE), lse, tol)
-	for i, v := range s.getInts(out.Argmax) {
-		if v != arg[i] && !c.bf16 {
-			s.Errorf("argmax of row %d is %d, want %d", i, v, arg[i])
-		}
-	}
-	a.Coef = s.up(coef)
-	dlogits := make([]float64, c.n*c.v)
-	for i, t := range target {
-		for j, z := range logits()[i*c.v : (i+1)*c.v] {
-			if t >= 0 {
-				dlogits[i*c.v+j] = scale * coef[i] * math.Exp(z-lse[i])
-			}
-		}
-		if t >= 0 {
-			dlogits[i*c.v+int(t)] -= scale * coef[i]
-		}
-	}
-	s.check([]result{
-		{name: "dx", n: len(x), want: matmul64(round(dlogits), round(wx), false, false, c.n, c.c, c.v), tol: tol},
-		{name: "dw", n: len(wx), want: matmul64(round(dlogits), round(x), true, false, c.v, c.c, c.n), tol: tol},
-	}, func(d []kernels.Dst) { s.b.LogProb(&kernels.LogProbOut{}, d[0], d[1], a) })
-	if c.bf16 {
-		return
-	}
-	which := []int{0, len(x) / 2, len(x) - 1}
-	loss := func() float64 {
-		p, _, _ := logp64(logits(), target, c.v)
-		return -dot(coef, p)
-	}
-	dx := s.up(make([]float64, len(x)))
-	s.b.LogProb(&kernels.LogProbOut{}, kernels.To(dx), kernels.Dst{}, a)
-	s.close("dx against differences", s.get(dx), gradient(loss, x, which), tol)
 }

@@ -155,11 +155,11 @@ func mergeData(c *ucli.Context, modelPath string) ([]data.Batch, error) {
 		if err != nil {
 			return nil, err
 		}
-		if rows == nil {
+		if rows.Len() == 0 {
 			n := min(len(text), 4096)
-			rows = []data.Example{{IDs: text[:min(n, src.Spec.MaxPos)]}}
+			rows = data.InMemory(data.Example{IDs: text[:min(n, src.Spec.MaxPos)]})
 		}
-		return recipes.KLBatches(rows), nil
+		return recipes.KLBatches(rows)
 	}
 	v, err := recipes.VocabOf(modelPath)
 	if err != nil {
@@ -169,7 +169,7 @@ func mergeData(c *ucli.Context, modelPath string) ([]data.Batch, error) {
 	for i := range 1024 {
 		ex.IDs = append(ex.IDs, int32((int64(i)*2654435761+12345)%int64(v)))
 	}
-	return recipes.KLBatches([]data.Example{ex}), nil
+	return recipes.KLBatches(data.InMemory(ex))
 }
 
 func exportCommand() *ucli.Command {
@@ -459,8 +459,12 @@ func runIngest(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range min(c.Int("show"), len(ds.Train)) {
-		if err := data.Show(c.App.Writer, &ds.Train[i], tok, isTerminal(os.Stdout)); err != nil {
+	shown, err := ds.Train.Read(c.Int("show"))
+	if err != nil {
+		return err
+	}
+	for i := range shown {
+		if err := data.Show(c.App.Writer, &shown[i], tok, isTerminal(os.Stdout)); err != nil {
 			return err
 		}
 	}

@@ -117,7 +117,8 @@ type Tape struct {
 	Record bool // keep what Backward needs; also turns dropout on
 	Base   bool // leave adapters out
 	// BF16 rounds both operands of products with base weights and adapters to
-	// bf16. While training, what lies between two products is held so, too.
+	// bf16. While training, what lies between two products is held so, too; what
+	// leaves them for a sum, a loss or a choice stays float32 (LinearWide).
 	BF16 bool
 	Fast bool // or as far as kernels.LinearArgs.Fast allows; evaluation only
 
@@ -389,7 +390,7 @@ func (t *Tape) grad(x *Tensor) kernels.Dst {
 		}
 		x.grad = own
 		shared.refs--
-		t.Dev.Add(kernels.To(own.buf), shared.buf, nil, x.Len(), 1, 0)
+		t.Dev.Add(kernels.To(own.buf), &kernels.AddArgs{N: x.Len(), A: shared.buf, Alpha: 1})
 	}
 	return kernels.Into(x.grad.buf)
 }
@@ -417,7 +418,7 @@ func (t *Tape) pass(x, y *Tensor, alpha float32) {
 		return
 	}
 	if d := t.grad(x); !d.Skip() {
-		t.Dev.Add(d, y.grad.buf, nil, x.Len(), alpha, 0)
+		t.Dev.Add(d, &kernels.AddArgs{N: x.Len(), A: y.grad.buf, Alpha: alpha})
 	}
 }
 

@@ -178,7 +178,7 @@ func ctUnpacked(p TensorPlan, prefix string, groups int64) (layout, error) {
 // consumer decodes to.
 func bnbLayout(p TensorPlan, float string) (layout, error) {
 	n, ok := product(p.Shape)
-	if !ok || p.Type.Kind != dtype.NF4 && p.Type.Kind != dtype.FP4 || p.Type.Group < 2 {
+	if !ok || !p.Type.Flat() || p.Type.Group < 2 {
 		return layout{}, fmt.Errorf("%v %v cannot be stored in a bitsandbytes folder", p.Type, p.Shape)
 	}
 	code := strings.ToLower(p.Type.Kind.String())

@@ -13,13 +13,13 @@ import (
 // (LoraConfig of 0.21), without the lora_ prefix. The zero value of a field
 // means "not given": Resolve fills in the default.
 type Config struct {
-	R               int     `yaml:"r" doc:"rank" default:"16" range:"1..65536"`                                // rank; default 16
-	Alpha           float64 `yaml:"alpha" doc:"scale is alpha/r" default:"32" range:"0..1e9"`                  // default 32, whatever r is
-	Dropout         float64 `yaml:"dropout" doc:"on the adapter's input" default:"0" range:"0..0.99"`          // of the adapter's input
-	TargetModules   Targets `yaml:"target_modules" doc:"all-linear, names, or one regex" default:"all-linear"` // default all-linear
-	ExcludeModules  Targets `yaml:"exclude_modules" doc:"names or one regex"`                                  //
-	RankPattern     Pattern `yaml:"rank_pattern" doc:"module (regex) to rank"`                                 // module → r; the first match counts
-	AlphaPattern    Pattern `yaml:"alpha_pattern" doc:"module (regex) to alpha"`                               // module → alpha
+	R               int     `yaml:"r" doc:"rank" default:"16" range:"1..65536"`                                                    // rank; default 16
+	Alpha           float64 `yaml:"alpha" doc:"scale is alpha/r" default:"32" range:"0..1e9"`                                      // default 32, whatever r is
+	Dropout         float64 `yaml:"dropout" doc:"on the adapter's input" default:"0" range:"0..0.99"`                              // of the adapter's input
+	TargetModules   Targets `yaml:"target_modules" type:"text or list" doc:"all-linear, names, or one regex" default:"all-linear"` // default all-linear
+	ExcludeModules  Targets `yaml:"exclude_modules" type:"text or list" doc:"names or one regex"`                                  //
+	RankPattern     Pattern `yaml:"rank_pattern" type:"mapping" doc:"module (regex) to rank"`                                      // module → r; the first match counts
+	AlphaPattern    Pattern `yaml:"alpha_pattern" type:"mapping" doc:"module (regex) to alpha"`                                    // module → alpha
 	Layers          Ints    `yaml:"layers_to_transform" doc:"layer numbers only"`
 	LayersPattern   Strings `yaml:"layers_pattern" doc:"name before the layer number" default:"any"` // name before the layer number; default: any
 	ModulesToSave   Strings `yaml:"modules_to_save" doc:"modules trained whole"`
@@ -30,7 +30,7 @@ type Config struct {
 	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"0..1e6"`                                  // B learns at ratio × learning_rate
 
 	TargetParameters      Strings      `yaml:"target_parameters" doc:"fused expert tensors: not supported yet"`
-	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" doc:"rows of the embedding to train: not supported yet"`
+	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding to train: not supported yet"`
 
 	InitFrom string `yaml:"init_from" doc:"start from this PEFT adapter folder"` // a PEFT folder to go on from
 }

@@ -217,7 +217,7 @@ func clipGroup(dev kernels.Backend, clip, w, gram []float32, cols, g int, t dtyp
 		fakeQuant(diff, own, nil, limit, size, t)
 		minus(diff, own)
 		dev.Upload(d, f32Bytes(diff))
-		dev.Gemm(kernels.To(y), d, gb, false, false, rows, size, size, 1)
+		dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: d, B: gb, M: rows, N: size, K: size, Alpha: 1})
 		if err := down(dev, out, y); err != nil {
 			return err
 		}

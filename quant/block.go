@@ -322,7 +322,7 @@ func (in *inputs) sum(x *autograd.Tensor) error {
 	if s.err != nil {
 		return s.err
 	}
-	in.dev.ColStats(kernels.To(out), x.Data, x.Rows(), x.Cols(), kernels.SumAbs)
+	in.dev.ColStats(kernels.To(out), &kernels.ColStatsArgs{Stat: kernels.SumAbs, Rows: x.Rows(), Cols: x.Cols(), X: x.Data})
 	v := make([]float32, in.cols)
 	if err := down(in.dev, v, out); err != nil {
 		return err

@@ -66,7 +66,7 @@ func down(dev kernels.Backend, v []float32, b kernels.Buffer) error {
 // columns copies rows rows of cols columns from column at of x, whose rows have
 // stride elements, to dst [rows, cols].
 func columns(dev kernels.Backend, dst, x kernels.Buffer, at, stride, rows, cols int) {
-	dev.Rope(kernels.Heads{Buffer: dst, Tok: cols}, kernels.Heads{Buffer: x, Off: at, Tok: stride}, &kernels.RopeArgs{N: rows, H: 1, D: cols})
+	dev.Copy2D(kernels.To(dst), &kernels.Copy2DArgs{Rows: rows, Cols: cols, X: x, XOff: at, XStride: stride, YStride: cols})
 }
 
 // f32Bytes views v as bytes.

@@ -269,7 +269,7 @@ func (g *gptqRun) block(k *gptqKernel, w kernels.Buffer, at, b int) error {
 	if after := g.n - at - b; after > 0 {
 		rest := part(k.rest, b*after)
 		columns(dev, rest, g.f.u, at*g.n+at+b, g.n, b, after)
-		dev.Gemm(kernels.Into(dev.Slice(w, (at+b)*rows, after*rows)), rest, a.Err, true, false, after, rows, b, -1)
+		dev.Gemm(kernels.Into(dev.Slice(w, (at+b)*rows, after*rows)), &kernels.GemmArgs{A: rest, B: a.Err, TA: true, M: after, N: rows, K: b, Alpha: -1})
 	}
 	return dev.Download(g.codes[at*rows:(at+b)*rows], a.Codes)
 }

@@ -26,7 +26,7 @@ func newHessian(dev kernels.Backend, n int) (*hessian, error) {
 
 // add takes rows more inputs x [rows, n].
 func (h *hessian) add(x kernels.Buffer, rows int) {
-	h.dev.Gram(kernels.Dst{Buffer: h.buf, Add: h.rows > 0}, x, rows, h.n)
+	h.dev.Gram(kernels.Dst{Buffer: h.buf, Add: h.rows > 0}, &kernels.GramArgs{Rows: rows, Cols: h.n, X: x})
 	h.rows += rows
 }
 
@@ -64,7 +64,7 @@ func (h *hessian) energy(w []float32, rows int) (float64, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
-	h.dev.Gemm(kernels.To(y), a, h.buf, false, false, rows, h.n, h.n, 1)
+	h.dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: a, B: h.buf, M: rows, N: h.n, K: h.n, Alpha: 1})
 	v := make([]float32, rows*h.n)
 	if err := down(h.dev, v, y); err != nil {
 		return 0, err

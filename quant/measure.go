@@ -40,7 +40,7 @@ func checkWeights(name string, w []float32, cols int, t dtype.Type) error {
 	if err := formats.CheckFinite(name, w, 0, cols); err != nil {
 		return err
 	}
-	if t.Scale != dtype.F16 || t.Bits() == 0 || t.Kind == dtype.NF4 {
+	if t.Scale != dtype.F16 || t.Kind.Info().Family != dtype.Int {
 		return nil
 	}
 	largest := float32(0)

@@ -15,28 +15,25 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// digest is a sha256 in hexadecimal.
-type digest string
-
-// short is what people see of it.
-func (d digest) short() string { return string(d[:min(12, len(d))]) }
+// Digest is a sha256 in hexadecimal.
+type Digest string
 
 // addressOf is the content address of a stage: what it does, with which
 // options, on which inputs, at which kernel level. Threads, limits, names and
 // paths are not in it.
-func addressOf(kind string, options any, inputs map[string]digest, env map[string]string) digest {
+func addressOf(kind string, options any, inputs map[string]Digest, env map[string]string) Digest {
 	raw, err := yaml.Marshal(struct { // the form the options are written in; maps are sorted
 		Version string
 		Kind    string
 		Options any
-		Inputs  map[string]digest
+		Inputs  map[string]Digest
 		Env     map[string]string
 	}{Version, kind, options, inputs, env})
 	if err != nil {
 		panic(err) // plain structs of plain fields
 	}
 	sum := sha256.Sum256(raw)
-	return digest(hex.EncodeToString(sum[:]))
+	return Digest(hex.EncodeToString(sum[:]))
 }
 
 // hashes remembers the content hash of files by path, size, time and inode,
@@ -49,7 +46,7 @@ type hashes struct {
 type seenFile struct {
 	Size, MTime int64
 	Inode       uint64
-	SHA256      digest
+	SHA256      Digest
 }
 
 func loadHashes(file string) *hashes {
@@ -71,7 +68,7 @@ func identity(path string) (seenFile, error) {
 }
 
 // sum is the sha256 of one file.
-func (h *hashes) sum(path string) (digest, error) {
+func (h *hashes) sum(path string) (Digest, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
@@ -90,7 +87,7 @@ func (h *hashes) sum(path string) (digest, error) {
 	return id.SHA256, nil
 }
 
-func hashFile(path string) (digest, error) {
+func hashFile(path string) (Digest, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -100,12 +97,12 @@ func hashFile(path string) (digest, error) {
 	if _, err := io.Copy(w, f); err != nil {
 		return "", err
 	}
-	return digest(hex.EncodeToString(w.Sum(nil))), nil
+	return Digest(hex.EncodeToString(w.Sum(nil))), nil
 }
 
 // tree is the hash of a file, or of a folder's files by relative name.
 // Hidden entries and skip are left out.
-func (h *hashes) tree(path string, skip ...string) (digest, error) {
+func (h *hashes) tree(path string, skip ...string) (Digest, error) {
 	files, err := h.files(path, skip...)
 	if err != nil {
 		return "", err
@@ -117,14 +114,14 @@ func (h *hashes) tree(path string, skip ...string) (digest, error) {
 	for _, f := range files {
 		fmt.Fprintf(w, "%s  %s\n", f.SHA256, f.Path)
 	}
-	return digest(hex.EncodeToString(w.Sum(nil))), nil
+	return Digest(hex.EncodeToString(w.Sum(nil))), nil
 }
 
 // FileHash is one file of an artifact.
 type FileHash struct {
 	Path   string `json:"path"`
 	Bytes  int64  `json:"bytes"`
-	SHA256 digest `json:"sha256"`
+	SHA256 Digest `json:"sha256"`
 }
 
 // files lists the files below path, sorted by name.

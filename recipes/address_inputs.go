@@ -5,23 +5,29 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 
-	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/kernels/cpu"
-	"github.com/tunekit/tunekit/train"
 )
+
+// Addresser is what a kind may add to a stage's address beside its options.
+type Addresser struct {
+	Env    map[string]string // what the results depend on besides options and inputs
+	hashes *hashes
+}
+
+// Hash is the hash of a file's content.
+func (a *Addresser) Hash(path string) (Digest, error) { return a.hashes.sum(path) }
 
 // address computes a stage's content address and lists its inputs.
 func (x *run) address(j *Job) (*Result, error) {
-	res := &Result{Stage: j.Stage.ID, Kind: j.Stage.Kind(), Inputs: map[string]Source{}}
-	in := map[string]digest{}
+	res := &Result{Stage: j.ID, Kind: j.Kind.Name, Inputs: map[string]Source{}}
+	in := map[string]Digest{}
 	for _, i := range j.Inputs {
-		var h digest
+		var h Digest
 		if i.Ref.Stage != "" {
 			if h = x.addr[i.Ref.Stage]; i.Ref.Member != "" {
-				h += digest("/" + i.Ref.Member)
+				h += Digest("/" + i.Ref.Member)
 			}
 		} else {
 			var err error
@@ -32,26 +38,18 @@ func (x *run) address(j *Job) (*Result, error) {
 		in[i.Name] = h
 		res.Inputs[i.Name] = Source{Ref: i.Ref.String(), Why: i.Ref.Why, SHA256: h}
 	}
-	env := map[string]string{}
-	if k := j.Stage.Kind(); k != "ingest" {
-		env["level"], env["device"] = cpu.Level(), x.dev.Info().Name
+	a := &Addresser{Env: map[string]string{"seed": fmt.Sprint(x.Seed)}, hashes: x.hashes}
+	if !j.Kind.HostOnly {
+		a.Env["device"], a.Env["level"], _ = strings.Cut(x.dev.Info().Address, "/")
 	}
-	env["seed"] = fmt.Sprint(x.Seed)
-	switch s := j.Stage; {
-	case s.Ingest != nil:
-		env["clock"] = fmt.Sprint(clock().Unix())
-	case s.Eval != nil && s.Eval.Baseline != "": // not an input: it may not be there yet
-		h, err := x.hashes.sum(s.Eval.Baseline)
-		env["baseline"] = fmt.Sprint(h, err == nil)
-	}
-	res.Address = addressOf(res.Kind, hashed(j.Stage), in, env)
-	x.addr[j.Stage.ID] = res.Address
+	res.Address = addressOf(res.Kind, j.Kind.Address(a, j.Options), in, a.Env)
+	x.addr[j.ID] = res.Address
 	return res, nil
 }
 
 // contentOf hashes what a path stands for: a model, a file, a folder or a glob.
-func (x *run) contentOf(ref Ref) (digest, error) {
-	path, err := resolvePath(ref.Path)
+func (x *run) contentOf(ref Ref) (Digest, error) {
+	path, err := ResolvePath(ref.Path)
 	if err != nil {
 		return "", err
 	}
@@ -88,10 +86,10 @@ func (x *run) missing(path string, err error) error {
 func (x *run) present() error {
 	for _, j := range x.jobs {
 		for _, in := range j.Inputs {
-			if in.Ref.Stage != "" || !x.wanted(j.Stage.ID) {
+			if in.Ref.Stage != "" || !x.wanted(j.ID) {
 				continue
 			}
-			path, err := resolvePath(in.Ref.Path)
+			path, err := ResolvePath(in.Ref.Path)
 			if err != nil {
 				return err
 			}
@@ -113,48 +111,4 @@ func (x *run) besideHint(path string) string {
 		return "it lies beside the recipe: paths are relative to the working directory (-C " + filepath.Dir(x.path) + ")"
 	}
 	return "paths are relative to the working directory"
-}
-
-// hashed is the part of a stage's options that belongs to its address: not the
-// names of inputs, whose content is hashed instead, and not checkpoint rhythm.
-func hashed(s *Stage) any {
-	switch {
-	case s.Ingest != nil:
-		o := *s.Ingest
-		o.Tokenizer = ""
-		if !inlineTemplate(o.ChatTemplate) && o.ChatTemplate != "model" {
-			o.ChatTemplate = ""
-		}
-		o.Datasets, o.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
-		return o
-	case s.Train != nil:
-		o := *s.Train
-		o.Model, o.Data, o.LoRA.InitFrom = "", "", ""
-		o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
-		return o
-	case s.Merge != nil:
-		o := *s.Merge
-		o.Adapter, o.Data = "", ""
-		return o
-	case s.Quantize != nil:
-		o := *s.Quantize
-		o.Model, o.Calibration = "", ""
-		return o
-	case s.Export != nil:
-		o := *s.Export
-		o.Model, o.Imatrix = "", fmt.Sprint(o.Imatrix != "")
-		return o
-	default:
-		o := *s.Eval
-		o.Models, o.Data, o.Reference, o.Baseline = nil, "", "", ""
-		return o
-	}
-}
-
-func withoutPaths(in []data.Source) []data.Source {
-	out := slices.Clone(in)
-	for i := range out {
-		out[i].Path = ""
-	}
-	return out
 }

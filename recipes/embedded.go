@@ -29,6 +29,9 @@ var assets embed.FS
 // embeddedPrefix marks a path inside the program.
 const embeddedPrefix = "embedded:"
 
+// IsEmbedded reports whether a path lies inside the program.
+func IsEmbedded(path string) bool { return strings.HasPrefix(path, embeddedPrefix) }
+
 // unpack puts an embedded file or folder into the user's cache, under a name
 // made from its content, and returns its path.
 func unpack(name string) (string, error) {
@@ -79,26 +82,6 @@ func Embedded() []EmbeddedRecipe {
 		out = append(out, EmbeddedRecipe{strings.TrimSuffix(f.Name(), ".yaml"), strings.TrimPrefix(first, "# ")})
 	}
 	return slices.Clip(out)
-}
-
-// Open reads a recipe: a file, or an embedded one by its name.
-func Open(name string, sets []string) (*Recipe, error) {
-	if _, err := os.Stat(name); err != nil && filepath.Ext(name) == "" {
-		if data, err := yamls.ReadFile(name + ".yaml"); err == nil {
-			return Parse(name, data, sets)
-		}
-	}
-	return Load(name, sets)
-}
-
-// OnlyModelIn is path itself, or the only GGUF in a folder of them.
-func OnlyModelIn(path string) (string, error) {
-	files, _ := filepath.Glob(filepath.Join(path, "*.gguf"))
-	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "-imatrix.gguf") })
-	if len(files) == 1 && !exists(filepath.Join(path, "config.json")) {
-		return files[0], nil
-	}
-	return path, nil
 }
 
 // writeFolder writes small files as a folder that appears whole.

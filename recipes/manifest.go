@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime"
-
-	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 // Manifest lists the hash of every input and output of a run. The same recipe,
@@ -20,7 +18,7 @@ type Manifest struct {
 	Seed    uint64          `json:"seed"`
 	Device  string          `json:"device"`
 	Kernels string          `json:"kernels"`
-	Hash    digest          `json:"hash"`
+	Hash    Digest          `json:"hash"`
 	Stages  []ManifestStage `json:"stages"`
 }
 
@@ -28,16 +26,16 @@ type Manifest struct {
 type ManifestStage struct {
 	Stage   string            `json:"stage"`
 	Kind    string            `json:"kind"`
-	Address digest            `json:"address"`
+	Address Digest            `json:"address"`
 	Inputs  map[string]Source `json:"inputs"`
 	Outputs []FileHash        `json:"outputs"`
 	Notes   []string          `json:"notes,omitempty"`
 }
 
 func (x *run) manifest() ([]byte, error) {
-	m := Manifest{Version: Version, Go: runtime.Version(), Recipe: x.Name, Seed: x.Seed, Device: x.dev.Info().Name, Kernels: cpu.Level(), Hash: x.runHash(), Stages: []ManifestStage{}}
+	m := Manifest{Version: Version, Go: runtime.Version(), Recipe: x.Name, Seed: x.Seed, Device: x.dev.Info().Name, Kernels: x.dev.Info().Level, Hash: x.runHash(), Stages: []ManifestStage{}}
 	for _, j := range x.jobs {
-		if r := x.done[j.Stage.ID]; r != nil && r.Outputs != nil {
+		if r := x.done[j.ID]; r != nil && r.Outputs != nil {
 			m.Stages = append(m.Stages, ManifestStage{r.Stage, r.Kind, r.Address, r.Inputs, r.Outputs, r.Notes})
 		}
 	}
@@ -46,10 +44,10 @@ func (x *run) manifest() ([]byte, error) {
 }
 
 // runHash is over the addresses and outputs of the finished stages, in order.
-func (x *run) runHash() digest {
+func (x *run) runHash() Digest {
 	w := sha256.New()
 	for _, j := range x.jobs {
-		r := x.done[j.Stage.ID]
+		r := x.done[j.ID]
 		if r == nil {
 			continue
 		}
@@ -58,5 +56,5 @@ func (x *run) runHash() digest {
 			fmt.Fprintf(w, " %s %s\n", f.SHA256, f.Path)
 		}
 	}
-	return digest(hex.EncodeToString(w.Sum(nil)))
+	return Digest(hex.EncodeToString(w.Sum(nil)))
 }

@@ -1,4 +1,4 @@
-package recipes
+package recipes_test
 
 import (
 	"bytes"
@@ -10,14 +10,18 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/schema"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 // TestPlanText is the screen of a plan, times and machine left out.
 func TestPlanText(t *testing.T) {
 	dir := tinyModel(t)
-	p, err := tinyRecipe(t, dir).Plan(t.Context(), RunOptions{Dir: filepath.Join(dir, "runs"), MemoryLimit: 1 << 30})
+	p, err := tinyRecipe(t, dir).Plan(t.Context(), recipes.RunOptions{Dir: filepath.Join(dir, "runs"), MemoryLimit: 1 << 30})
 	must(t, err)
 	p.Machine, p.DiskFree = "", 1e12
 	for i := range p.Stages {
@@ -59,26 +63,30 @@ eval perplexity, kl, exact_match, speed of 4 models MEM 66 kB 20 rows, 964 token
 // counts from the sample are those of the ingest.
 func TestPlanIsExact(t *testing.T) {
 	dir := tinyModel(t)
-	opt := RunOptions{Dir: filepath.Join(dir, "runs"), Only: []string{"ingest"}}
-	before, err := tinyRecipe(t, dir).Plan(t.Context(), RunOptions{Dir: opt.Dir})
+	opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs"), Only: []string{"ingest"}}
+	before, err := tinyRecipe(t, dir).Plan(t.Context(), recipes.RunOptions{Dir: opt.Dir})
 	must(t, err)
 	s, err := tinyRecipe(t, dir).Run(t.Context(), opt)
 	must(t, err)
-	rep := s.Results[0].Ingest
+	var rep data.Report
+	state(t, s.Dir, "ingest", &rep)
 	for _, want := range []string{fmt.Sprintf("%d rows", rep.Rows), "5,785 tokens"} {
 		if !strings.Contains(before.Stages[0].Does, want) {
 			t.Errorf("plan says %q, ingest %d rows, %d tokens", before.Stages[0].Does, rep.Rows, rep.TrainTokens+rep.ValTokens)
 		}
 	}
-	p, err := tinyRecipe(t, dir).Plan(t.Context(), RunOptions{Dir: opt.Dir})
+	p, err := tinyRecipe(t, dir).Plan(t.Context(), recipes.RunOptions{Dir: opt.Dir})
 	must(t, err)
 	if !p.Stages[0].Cached || p.Stages[1].Cached {
 		t.Errorf("cached: %+v", p.Stages[:2])
 	}
-	x, err := tinyRecipe(t, dir).prepare(RunOptions{Dir: opt.Dir, Only: []string{"train"}})
+	x, err := tinyRecipe(t, dir).Prepare(recipes.RunOptions{Dir: opt.Dir, Only: []string{"train"}})
 	must(t, err)
-	must(t, x.execute(t.Context()))
-	took := x.dev.Info().Mem.Peak
+	must(t, x.Execute(t.Context()))
+	if now := x.Peak().Now; kernels.Total(now) > 0 { // the next stage begins with this device
+		t.Errorf("the stage left %v in use", now)
+	}
+	took := x.Peak().Peak
 	for i, n := range took {
 		if k := kernels.Purpose(i); k != kernels.Scratch && p.Stages[1].Memory[k.String()] != n { // a backend's own scratch is its own affair
 			t.Errorf("%v: the run took %d bytes, the plan said %d", k, n, p.Stages[1].Memory[k.String()])
@@ -91,7 +99,7 @@ func TestPlanIsExact(t *testing.T) {
 func TestRefusal(t *testing.T) {
 	dir := tinyModel(t)
 	sets := []string{"train.micro_batch_size=8", "train.gradient_accumulation_steps=1"}
-	opt := RunOptions{Dir: filepath.Join(dir, "runs"), MemoryLimit: 2500 << 10}
+	opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs"), MemoryLimit: 2500 << 10}
 	_, err := tinyRecipe(t, dir, sets...).Plan(t.Context(), opt)
 	if fail.Code(err) != 4 || !regexp.MustCompile(`train needs, with checkpointing, .* limit is 2\.4 MiB \(activations `).MatchString(fmt.Sprint(err)) {
 		t.Fatalf("error %v", err)
@@ -110,25 +118,21 @@ func TestRefusal(t *testing.T) {
 
 func TestDiskRefusal(t *testing.T) {
 	dir := tinyModel(t)
-	x, err := tinyRecipe(t, dir).prepare(RunOptions{Dir: filepath.Join(dir, "runs")})
+	x, err := tinyRecipe(t, dir).Prepare(recipes.RunOptions{Dir: filepath.Join(dir, "runs")})
 	must(t, err)
-	p := x.planner(t.Context(), true)
-	defer p.close()
-	p.plan.DiskFree = diskSlack + 1000
-	if err := p.walk(); fail.Code(err) != 4 || !strings.Contains(err.Error(), "of disk") || !strings.Contains(err.Error(), "export 4.5 MB") {
+	if err := x.WalkWithDisk(t.Context(), recipes.DiskSlack+1000); fail.Code(err) != 4 || !strings.Contains(err.Error(), "of disk") || !strings.Contains(err.Error(), "export 4.5 MB") {
 		t.Errorf("error %v", err)
 	}
-	p.plan = &Plan{DiskFree: 1 << 40, Limit: 1 << 40}
-	must(t, p.walk())
+	must(t, x.WalkWithDisk(t.Context(), 1<<40))
 }
 
 // TestPlanRefusesOptions: what a quantizer cannot do with this model is said
 // before work.
 func TestPlanRefusesOptions(t *testing.T) {
 	dir := tinyModel(t)
-	r, err := Parse("q.yaml", fmt.Appendf(nil, "version: 1\nbase_model: %[1]s/model\nstages:\n  - ingest: {datasets: [{path: %[1]s/train.jsonl}]}\n  - quantize: {method: gptq, group_size: 48}\n", dir), nil)
+	r, err := stages.All.Parse("q.yaml", fmt.Appendf(nil, "version: 1\nbase_model: %[1]s/model\nstages:\n  - ingest: {datasets: [{path: %[1]s/train.jsonl}]}\n  - quantize: {method: gptq, group_size: 48}\n", dir), nil)
 	must(t, err)
-	if _, err = r.Run(t.Context(), RunOptions{Dir: dir}); fail.Code(err) != 2 || !strings.Contains(err.Error(), "48") {
+	if _, err = r.Run(t.Context(), recipes.RunOptions{Dir: dir}); fail.Code(err) != 2 || !strings.Contains(err.Error(), "48") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -137,23 +141,19 @@ func TestPlanRefusesOptions(t *testing.T) {
 // it came from.
 func TestFullRunsToTheSameHash(t *testing.T) {
 	dir := tinyModel(t)
-	addresses := func(r *Recipe) []digest {
-		x, err := r.prepare(RunOptions{Dir: filepath.Join(dir, "runs")})
+	addresses := func(r *recipes.Recipe) []recipes.Digest {
+		x, err := r.Prepare(recipes.RunOptions{Dir: filepath.Join(dir, "runs")})
 		must(t, err)
-		var out []digest
-		for _, j := range x.jobs {
-			res, err := x.address(j)
-			must(t, err)
-			out = append(out, res.Address)
-		}
+		out, err := x.Addresses()
+		must(t, err)
 		return out
 	}
 	short := tinyRecipe(t, dir, "train.warmup_ratio=0.1", "eval.gate.perplexity.max=1e6")
 	a := addresses(short)
 	full, defaults, err := short.Full()
 	must(t, err)
-	long, err := Parse("other.yaml", []byte(full), nil)
-	var p Problems
+	long, err := stages.All.Parse("other.yaml", []byte(full), nil)
+	var p schema.Problems
 	if errors.As(err, &p) {
 		t.Fatalf("%v\nin\n%s", err, full)
 	}

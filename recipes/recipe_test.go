@@ -1,13 +1,14 @@
-package recipes
+package recipes_test
 
 import (
 	"encoding/json"
 	"errors"
-	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/recipes/schema"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 const good = `version: 1
@@ -25,24 +26,24 @@ stages:
 `
 
 func TestParse(t *testing.T) {
-	r, err := Parse("support.yaml", []byte(good), []string{"train.lora.r=4", "seed=7", "merge.dtype=f32", `train.lora.target_modules=[q_proj,v_proj]`})
+	r, err := stages.All.Parse("support.yaml", []byte(good), []string{"train.lora.r=4", "seed=7", "merge.dtype=f32", `train.lora.target_modules=[q_proj,v_proj]`})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Name != "support" || r.Seed != 7 || r.Stages[0].Ingest.MaxLength != 128 || r.Stages[0].Ingest.ValSetSize != "5%" {
-		t.Errorf("top: %+v, ingest %+v", r, r.Stages[0].Ingest)
+	if r.Name != "support" || r.Seed != 7 || r.Stages[0].Options.(*stages.Ingest).MaxLength != 128 || r.Stages[0].Options.(*stages.Ingest).ValSetSize != "5%" {
+		t.Errorf("top: %+v, ingest %+v", r, r.Stages[0].Options.(*stages.Ingest))
 	}
-	tr := r.Stages[1].Train
+	tr := r.Stages[1].Options.(*stages.Train)
 	if tr.LoRA.R != 4 || *tr.LearningRate != 2e-4 || len(tr.LoRA.TargetModules.Names) != 2 || *tr.Seed != 7 || tr.EvalSteps.Share != 0.1 {
 		t.Errorf("train: %+v", tr)
 	}
-	if m := r.Stages[2].Merge; m == nil || m.DType != "f32" || m.MaxShardSize != 5e9 {
+	if m := r.Stages[2].Options.(*stages.Merge); m.DType != "f32" || m.MaxShardSize != 5e9 {
 		t.Errorf("merge: %+v", m)
 	}
-	if l := r.Stages[5].Eval.Gate["perplexity"].MaxIncrease; !l.Relative || l.Value != 0.01 {
+	if l := r.Stages[5].Options.(*stages.Eval).Gate["perplexity"].MaxIncrease; !l.Relative || l.Value != 0.01 {
 		t.Errorf("gate: %+v", l)
 	}
-	if m := r.Stages[5].Eval.Models; m[0].Model != "merge" || m[1].Name != "n" {
+	if m := r.Stages[5].Options.(*stages.Eval).Models; m[0].Model != "merge" || m[1].Name != "n" {
 		t.Errorf("models: %+v", m)
 	}
 }
@@ -50,8 +51,8 @@ func TestParse(t *testing.T) {
 // A kind without options is a stage, with and without overrides.
 func TestBareStage(t *testing.T) {
 	for _, sets := range [][]string{nil, {"seed=1"}} {
-		r, err := Parse("r.yaml", []byte("version: 1\nbase_model: m\nstages:\n  - export:\n"), sets)
-		if err != nil || r.Stages[0].Export == nil {
+		r, err := stages.All.Parse("r.yaml", []byte("version: 1\nbase_model: m\nstages:\n  - export:\n"), sets)
+		if err != nil || r.Stages[0].Kind.Name != "export" {
 			t.Errorf("overrides %v: %v", sets, err)
 		}
 	}
@@ -73,8 +74,8 @@ stages:
     eval: {}
     merge: {}
 `
-	_, err := Parse("r.yaml", []byte(src), []string{"nosuch.key=1", "ingest.max_length=many"})
-	var p Problems
+	_, err := stages.All.Parse("r.yaml", []byte(src), []string{"nosuch.key=1", "ingest.max_length=many"})
+	var p schema.Problems
 	if !errors.As(err, &p) {
 		t.Fatalf("error %v", err)
 	}
@@ -101,34 +102,32 @@ stages:
 // The schema is JSON and knows every key the decoder knows.
 func TestSchema(t *testing.T) {
 	var s map[string]any
-	if err := json.Unmarshal(Schema(), &s); err != nil {
+	if err := json.Unmarshal(stages.All.Schema(), &s); err != nil {
 		t.Fatal(err)
 	}
 	props := s["properties"].(map[string]any)
-	for name := range fieldsOf(reflect.TypeFor[Recipe]()) {
-		if props[name] == nil {
-			t.Errorf("schema lacks %s", name)
+	for _, k := range stages.All.Keys("") {
+		if props[k.Name] == nil {
+			t.Errorf("schema lacks %s", k.Name)
 		}
 	}
 	for _, section := range []string{"", "ingest", "train", "train.lora", "merge", "quantize", "export", "eval", "ingest.datasets"} {
-		for _, k := range Keys(section) {
+		for _, k := range stages.All.Keys(section) {
 			if k.Doc == "" {
 				t.Errorf("%s.%s has no doc", section, k.Name)
 			}
 		}
-		if len(Keys(section)) == 0 {
+		if len(stages.All.Keys(section)) == 0 {
 			t.Errorf("no keys in section %q", section)
 		}
 	}
-	if Keys("train.nosuch") != nil {
+	if stages.All.Keys("train.nosuch") != nil {
 		t.Error("keys of a section that does not exist")
 	}
-	for k := range foreign {
-		for _, section := range []string{"", "ingest", "train", "train.lora", "merge", "quantize", "export", "eval"} {
-			for _, own := range Keys(section) {
-				if own.Name == k && k != "dataset" && k != "stage" {
-					t.Errorf("%s is called foreign but is a key of %q", k, section)
-				}
+	for _, section := range []string{"", "ingest", "train", "train.lora", "merge", "quantize", "export", "eval"} {
+		for _, own := range stages.All.Keys(section) {
+			if _, _, ok := schema.Foreign(own.Name); ok {
+				t.Errorf("%s is called foreign but is a key of %q", own.Name, section)
 			}
 		}
 	}
@@ -138,7 +137,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(good), "train.lora.r=4")
 	f.Add([]byte("stages: [{train: }]"), "train.x.y={a: [1]}")
 	f.Fuzz(func(t *testing.T, data []byte, set string) {
-		r, err := Parse("f.yaml", data, []string{set})
+		r, err := stages.All.Parse("f.yaml", data, []string{set})
 		if (r == nil) == (err == nil) {
 			t.Fatalf("recipe %v, error %v", r, err)
 		}

@@ -1,6 +1,7 @@
 package recipes
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
@@ -37,116 +38,158 @@ func (r Ref) String() string {
 	return r.Stage
 }
 
-// resolver finds the inputs of one stage from those above it.
-type resolver struct {
-	r     *Recipe
-	above []*Stage
-	self  *Stage
+// Resolver finds the inputs of one stage from those above it.
+type Resolver struct {
+	Above []*Job // in order
+
+	r    *Recipe
+	self *Stage
 }
 
-func (v *resolver) find(id string) *Stage {
-	for _, s := range v.above {
-		if s.ID == id {
-			return s
+// BaseModel is the recipe's, "" where it has none.
+func (v *Resolver) BaseModel() string { return v.r.BaseModel }
+
+// Find is the stage above with an id, nil where there is none.
+func (v *Resolver) Find(id string) *Job {
+	for _, j := range v.Above {
+		if j.ID == id {
+			return j
 		}
 	}
 	return nil
 }
 
-func (v *resolver) usage(key, hint, format string, args ...any) error {
+// Usagef is an error of the stage's key.
+func (v *Resolver) Usagef(key, hint, format string, args ...any) error {
 	return fail.Usagef(v.r.path+": "+v.self.ID+"."+key, hint, format, args...)
 }
 
-// given resolves a name: a stage above, id/member, or a path.
-func (v *resolver) given(kind RefKind, key, name string, kinds ...string) (Ref, error) {
+// Given resolves a name to what a reference of this kind can stand for: a stage
+// above, id/member, or a path.
+func (v *Resolver) Given(kind RefKind, key, name string) (Ref, error) {
 	id, member, _ := strings.Cut(name, "/")
-	s := v.find(id)
+	s := v.Find(id)
 	if s == nil {
 		for i := range v.r.Stages {
 			if below := &v.r.Stages[i]; below.ID == name {
-				return Ref{}, v.usage(key, "move it up: stages run in order", "stage %s stands below", name)
+				return Ref{}, v.Usagef(key, "move it up: stages run in order", "stage %s stands below", name)
 			}
 		}
 		return Ref{Kind: kind, Path: name, Why: "given"}, nil
 	}
-	ok := len(kinds) == 0
-	for _, k := range kinds {
-		ok = ok || s.Kind() == k
+	if !s.Kind.gives(kind) {
+		return Ref{}, v.Usagef(key, "", "stage %s is a %s stage, want %s", id, s.Kind.Name, strings.Join(v.r.kinds.names(kind), " or "))
 	}
-	if !ok {
-		return Ref{}, v.usage(key, "", "stage %s is a %s stage, want %s", id, s.Kind(), strings.Join(kinds, " or "))
-	}
-	if s.Export != nil {
-		m, err := v.member(key, s, member)
-		return Ref{Kind: kind, Stage: id, Member: m, Why: "given"}, err
-	}
-	if member != "" {
-		return Ref{}, v.usage(key, "", "stage %s has one output, not %q", id, member)
-	}
-	return Ref{Kind: kind, Stage: id, Why: "given"}, nil
-}
-
-func (v *resolver) member(key string, s *Stage, member string) (string, error) {
-	if member == "" && len(s.Export.Type) == 1 {
-		return s.Export.Type[0], nil
-	}
-	for _, t := range s.Export.Type {
-		if t == member {
-			return member, nil
+	made := s.makes()
+	if len(made) == 0 || made[0].Member == "" {
+		if member != "" {
+			return Ref{}, v.Usagef(key, "", "stage %s has one output, not %q", id, member)
 		}
+		return Ref{Kind: kind, Stage: id, Why: "given"}, nil
 	}
-	return "", v.usage(key, "write "+s.ID+"/"+s.Export.Type[0], "stage %s writes %s", s.ID, strings.Join(s.Export.Type, ", "))
+	var names []string
+	for _, m := range made {
+		names = append(names, m.Member)
+	}
+	if member == "" && len(names) == 1 {
+		member = names[0]
+	}
+	if !slices.Contains(names, member) {
+		return Ref{}, v.Usagef(key, "write "+id+"/"+names[0], "stage %s writes %s", id, strings.Join(names, ", "))
+	}
+	return Ref{Kind: kind, Stage: id, Member: member, Why: "given"}, nil
 }
 
-// model resolves a model: given, or the last dense model above. Quantize and
-// export stages never become a default.
-func (v *resolver) model(key, name string) (Ref, error) {
+// Model resolves a model: given, or the last dense model above; what other
+// stages make never becomes a default.
+func (v *Resolver) Model(key, name string) (Ref, error) {
 	if name != "" {
-		return v.given(ModelRef, key, name, "train", "merge", "quantize", "export")
+		return v.Given(ModelRef, key, name)
 	}
-	for i := len(v.above) - 1; i >= 0; i-- {
-		s := v.above[i]
-		if s.Merge != nil || s.Train != nil && s.Train.Adapter == "none" {
-			return Ref{Kind: ModelRef, Stage: s.ID, Why: "the last dense model above"}, nil
-		}
+	if id := v.last(func(m Made) bool { return m.Dense }); id != "" {
+		return Ref{Kind: ModelRef, Stage: id, Why: "the last dense model above"}, nil
 	}
 	if v.r.BaseModel == "" {
-		return Ref{}, v.usage(key, "add base_model to the recipe", "no model above and no base_model")
+		return Ref{}, v.Usagef(key, "add base_model to the recipe", "no model above and no base_model")
 	}
 	return Ref{Kind: ModelRef, Path: v.r.BaseModel, Why: "base_model"}, nil
 }
 
-// data resolves data: given, or the only ingest stage above.
-func (v *resolver) data(key, name string) (Ref, error) {
+// last is the id of the last stage above that makes such a model, "" for none.
+func (v *Resolver) last(wanted func(Made) bool) string {
+	for _, j := range slices.Backward(v.Above) {
+		if slices.ContainsFunc(j.makes(), wanted) {
+			return j.ID
+		}
+	}
+	return ""
+}
+
+// Data resolves data: given, or the only stage above that gives some.
+func (v *Resolver) Data(key, name string) (Ref, error) {
 	if name != "" {
-		return v.given(DataRef, key, name, "ingest")
+		return v.Given(DataRef, key, name)
 	}
 	var found []string
-	for _, s := range v.above {
-		if s.Ingest != nil {
-			found = append(found, s.ID)
+	for _, j := range v.Above {
+		if j.Kind.gives(DataRef) {
+			found = append(found, j.ID)
 		}
 	}
 	switch len(found) {
 	case 0:
-		return Ref{}, v.usage(key, "add an ingest stage above, or name a file", "no data")
+		return Ref{}, v.Usagef(key, "add an ingest stage above, or name a file", "no data")
 	case 1:
 		return Ref{Kind: DataRef, Stage: found[0], Why: "the only ingest stage"}, nil
 	}
-	return Ref{}, v.usage(key, "name one", "several ingest stages: %s", strings.Join(found, ", "))
+	return Ref{}, v.Usagef(key, "name one", "several ingest stages: %s", strings.Join(found, ", "))
 }
 
-// adapter resolves an adapter: given, or the last train stage that makes one.
-func (v *resolver) adapter(key, name string) (Ref, error) {
+// Adapter resolves an adapter: given, or the last train stage that makes one.
+func (v *Resolver) Adapter(key, name string) (Ref, error) {
 	if name != "" {
-		return v.given(AdapterRef, key, name, "train")
+		return v.Given(AdapterRef, key, name)
 	}
-	for i := len(v.above) - 1; i >= 0; i-- {
-		if t := v.above[i].Train; t != nil && t.Adapter != "none" {
-			return Ref{Kind: AdapterRef, Stage: v.above[i].ID, Why: "the last train stage"}, nil
+	if id := v.last(func(m Made) bool { return m.Adapter }); id != "" {
+		return Ref{Kind: AdapterRef, Stage: id, Why: "the last train stage"}, nil
+	}
+	return Ref{}, v.Usagef(key, "name an adapter folder", "no train stage above makes an adapter")
+}
+
+// NamedRef is one model of a recipe by the name that its table shows.
+type NamedRef struct{ Name, Ref string }
+
+// AllModels lists the base and every whole model made above, each by its name.
+func (v *Resolver) AllModels() []NamedRef {
+	var out []NamedRef
+	if v.r.BaseModel != "" {
+		out = append(out, NamedRef{"base", v.r.BaseModel})
+	}
+	for _, j := range v.Above {
+		for _, m := range j.makes() {
+			if m.Adapter {
+				continue
+			}
+			name := j.ID
+			if m.Member != "" {
+				name += "/" + m.Member
+			}
+			out = append(out, NamedRef{name, name})
 		}
 	}
-	return Ref{}, v.usage(key, "name an adapter folder", "no train stage above makes an adapter")
+	return out
+}
+
+// MadeFrom is the default reference of a model: the one of which it is another
+// form. A tuned or merged model has none, since it should differ.
+func (v *Resolver) MadeFrom(m Ref) (Ref, bool) {
+	j := v.Find(m.Stage)
+	if j == nil || !j.Kind.Reforms {
+		return Ref{}, false
+	}
+	ref, ok := j.In("model")
+	ref.Why = "what " + j.ID + " was made from"
+	return ref, ok
 }
 
 // stage returns the stage a reference points to, nil for a path.

@@ -1,4 +1,4 @@
-package recipes
+package recipes_test
 
 import (
 	"bytes"
@@ -17,8 +17,10 @@ import (
 	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/lora"
-	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/quant/gguf"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
+	"github.com/tunekit/tunekit/recipes/stages"
 	"github.com/tunekit/tunekit/train/eval"
 )
 
@@ -56,7 +58,7 @@ func wellFormed(t *testing.T, page []byte) {
 
 func TestReportOfWholeRun(t *testing.T) {
 	dir := tinyModel(t)
-	s, err := tinyRecipe(t, dir).Run(t.Context(), RunOptions{Dir: filepath.Join(dir, "runs")})
+	s, err := tinyRecipe(t, dir).Run(t.Context(), recipes.RunOptions{Dir: filepath.Join(dir, "runs")})
 	must(t, err)
 	page, err := os.ReadFile(filepath.Join(s.Dir, "report.html"))
 	must(t, err)
@@ -75,8 +77,15 @@ func TestReportOfWholeRun(t *testing.T) {
 	if n := strings.Count(text, "<svg"); n < 7 {
 		t.Errorf("%d charts", n)
 	}
-	if n := strings.Count(text, `<div class="answers"`); n != shownAnswers {
+	if n := strings.Count(text, `<div class="answers"`); n != 10 {
 		t.Errorf("%d prompts are shown", n)
+	}
+	var again report.Summary // what a page shows is plain data
+	raw, err := json.Marshal([]any{s, s.Sections, s.Details})
+	must(t, err)
+	must(t, json.Unmarshal(raw, &[]any{&again, &again.Sections, &again.Details}))
+	if redone, err := again.HTML(); err != nil || !bytes.Equal(redone, page) {
+		t.Errorf("the page of the summary's JSON differs, error %v", err)
 	}
 	for _, f := range []string{"summary.md", "tensorboard/train/events.out.tfevents.0000000000.tunekit"} {
 		if !exists(filepath.Join(s.Dir, f)) {
@@ -91,7 +100,7 @@ func TestManifestIsDeterministic(t *testing.T) {
 	dir := tinyModel(t)
 	var got [2][]byte
 	for i, name := range []string{"a", "b"} {
-		s, err := tinyRecipe(t, dir).Run(t.Context(), RunOptions{Dir: filepath.Join(dir, name), Threads: i + 1})
+		s, err := tinyRecipe(t, dir).Run(t.Context(), recipes.RunOptions{Dir: filepath.Join(dir, name), Threads: i + 1})
 		must(t, err)
 		got[i], err = os.ReadFile(filepath.Join(s.Dir, "manifest.json"))
 		must(t, err)
@@ -99,7 +108,7 @@ func TestManifestIsDeterministic(t *testing.T) {
 	if !bytes.Equal(got[0], got[1]) {
 		t.Errorf("manifests differ:\n%s\n%s", got[0], got[1])
 	}
-	var m Manifest
+	var m recipes.Manifest
 	must(t, json.Unmarshal(got[0], &m))
 	if len(m.Stages) != 5 || len(m.Hash) != 64 {
 		t.Errorf("manifest %+v", m)
@@ -115,7 +124,7 @@ func TestManifestIsDeterministic(t *testing.T) {
 func TestReportAfterAnError(t *testing.T) {
 	dir := tinyModel(t)
 	r := tinyRecipe(t, dir, "merge.max_kl=1e-12")
-	opt := RunOptions{Dir: filepath.Join(dir, "runs")}
+	opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs")}
 	s, err := r.Run(t.Context(), opt)
 	if fail.Code(err) != 5 || s == nil || s.Verdict != "gate failed" {
 		t.Fatalf("summary %+v, error %v", s, err)
@@ -148,40 +157,28 @@ func TestReportAfterAnError(t *testing.T) {
 // markup.
 func TestReportOfParts(t *testing.T) {
 	dir := tinyModel(t)
-	x, err := tinyRecipe(t, dir).prepare(RunOptions{Dir: filepath.Join(dir, "runs")})
+	x, err := tinyRecipe(t, dir).Prepare(recipes.RunOptions{Dir: filepath.Join(dir, "runs")})
 	must(t, err)
 	evil := `</pre><script>alert("1")</script>`
-	x.done = map[string]*Result{
-		"ingest": {Stage: "ingest", Kind: "ingest", Ingest: &data.Report{Rows: 3, Bad: []data.BadRow{{RowRef: data.RowRef{File: evil, Row: 3}, RowError: rows.RowError{Reason: evil}}}, Notes: []string{evil}}},
-		"merge":  {Stage: "merge", Kind: "merge", Merge: &MergeResult{Report: &lora.MergeReport{}}, Notes: []string{evil}},
-		"export": {Stage: "export", Kind: "export", Export: &ExportResult{Files: []ExportedFile{{Type: "Q8_0", Tensors: []gguf.Tensor{{To: "Q8_0", Why: evil}}}}}},
-		"eval": {Stage: "eval", Kind: "eval", Eval: &EvalResult{Rows: 2, Overlap: 1, Answers: []Answer{{Prompt: evil, Want: "x", Got: map[string]string{"base": evil}}},
+	done := map[string]*recipes.Result{
+		"ingest": {Left: &data.Report{Rows: 3, Bad: []data.BadRow{{RowRef: data.RowRef{File: evil, Row: 3}, RowError: rows.RowError{Reason: evil}}}, Notes: []string{evil}}},
+		"merge":  {Left: &stages.MergeResult{Report: &lora.MergeReport{}}, Notes: []string{evil}},
+		"export": {Left: &stages.ExportResult{Files: []stages.ExportedFile{{Type: "Q8_0", Tensors: []gguf.Tensor{{To: "Q8_0", Why: evil}}}}}},
+		"eval": {Left: &report.Evaluation{Rows: 2, Overlap: 1, Answers: []report.Answer{{Prompt: evil, Want: "x", Got: map[string]string{"base": evil}}},
 			Metrics: []eval.Metric{{Model: "base", Task: "perplexity", Metric: "perplexity", Value: math.NaN()}}}},
 	}
 	for _, only := range []string{"", "ingest", "merge", "export", "eval"} {
-		y := *x
+		some := done
 		if only != "" {
-			y.done = map[string]*Result{only: x.done[only]}
+			some = map[string]*recipes.Result{only: done[only]}
 		}
-		boom := fail.Numericf("train", evil, "%s", evil)
-		page, err := y.html(y.summary(1, boom), boom)
+		s := x.Summary(some, fail.Numericf("train", evil, "%s", evil))
+		page, err := s.HTML()
 		must(t, err)
 		wellFormed(t, page)
-		if md := y.summary(1, boom).Markdown(); strings.Contains(md, "<script") {
+		if strings.Contains(s.Markdown(), "<script") {
 			t.Error("markup in Markdown")
 		}
-	}
-}
-
-func TestQuantizeView(t *testing.T) {
-	res := &Result{Stage: "gptq", Quantize: &QuantizeResult{Report: &quant.Report{Method: "gptq", Scheme: "W4A16", Group: 64, Samples: 8, Tokens: 1024, Kept: []string{"lm_head"}}, Bits: 4.2}}
-	for i := range 12 {
-		res.Quantize.Layers = append(res.Quantize.Layers, quant.LayerReport{Layer: "model.layers." + string(rune('a'+i)) + ".mlp.up_proj", Method: "gptq", Relative: float64(i) / 100})
-	}
-	res.Quantize.Layers[3].Fallback = "not positive definite"
-	v := quantizeViews(res)
-	if len(v) != 1 || len(v[0].Worst) != shownWorst || v[0].Worst[0][1] != "0.110" || !strings.Contains(v[0].Line, "1 layers fell back") {
-		t.Errorf("view %+v", v)
 	}
 }
 
@@ -193,7 +190,7 @@ func TestSeveralEvals(t *testing.T) {
 		models string
 		tables int
 	}{{"base", 2}, {"{name: before, model: " + dir + "/model}", 1}} {
-		r, err := Parse("two.yaml", fmt.Appendf(nil, `version: 1
+		r, err := stages.All.Parse("two.yaml", fmt.Appendf(nil, `version: 1
 base_model: %[1]s/model
 stages:
   - ingest: {datasets: [{path: %[1]s/train.jsonl}], max_length: 192, val_set_size: 20}
@@ -201,7 +198,7 @@ stages:
   - {id: two, eval: {models: [%[2]s], tasks: [perplexity]}}
 `, dir, strings.Replace(c.models, "base", "{name: base, model: "+dir+"/model}", 1)), nil)
 		must(t, err)
-		s, err := r.Run(t.Context(), RunOptions{Dir: filepath.Join(dir, "runs")})
+		s, err := r.Run(t.Context(), recipes.RunOptions{Dir: filepath.Join(dir, "runs")})
 		must(t, err)
 		rows := 0
 		for _, tab := range s.Tables {
@@ -215,23 +212,10 @@ stages:
 
 func TestFrontMatter(t *testing.T) {
 	card := "---\nlanguage: en\nlicense: \"apache-2.0\"\n---\nlicense: no\n"
-	if got := frontMatter(card, "license"); got != "apache-2.0" {
+	if got := recipes.FrontMatter(card, "license"); got != "apache-2.0" {
 		t.Errorf("got %q", got)
 	}
-	if got := frontMatter("license: mit\n", "license"); got != "" {
+	if got := recipes.FrontMatter("license: mit\n", "license"); got != "" {
 		t.Errorf("got %q without a header", got)
-	}
-}
-
-func TestNumbers(t *testing.T) {
-	for _, c := range []struct{ got, want string }{
-		{sig(0.000171, 3), "0.000171"}, {sig(9.813, 3), "9.81"}, {sig(2.1e-5, 2), "2.1e-5"}, {sig(123456, 3), "123456"},
-		{plusMinus(&Measured{Value: 9.8123, StdErr: 0.1234}, 3), "9.81 ±0.12"}, {plusMinus(&Measured{Value: 4}, 3), "4.00"},
-		{duration(3.21), "3.2 s"}, {duration(140), "2 min"}, {duration(8340), "2 h 19 min"}, {shell("a b"), "'a b'"}, {shell("a/b-1.gguf"), "a/b-1.gguf"},
-		{Size(5e9).String(), "5GB"}, {Size(8 << 30).String(), "8GiB"}, {Size(1001).String(), "1001"},
-	} {
-		if c.got != c.want {
-			t.Errorf("got %q, want %q", c.got, c.want)
-		}
 	}
 }

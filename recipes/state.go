@@ -3,19 +3,15 @@ package recipes
 import (
 	"encoding/json"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/kernels/cpu"
 )
-
-func (x *run) statePath(id string) string { return filepath.Join(x.dir, ".state", id+".json") }
 
 // levelPath holds the kernel level of the last run: what is gone on with, or
 // found unchanged, stays at its level even where the probe now decides otherwise.
-func (x *run) levelPath() string { return filepath.Join(x.dir, ".state", "kernels") }
+func (x *run) levelPath() string { return x.dir.state("kernels") }
 
 func (x *run) recordedLevel() string {
 	raw, err := os.ReadFile(x.levelPath())
@@ -26,80 +22,79 @@ func (x *run) recordedLevel() string {
 }
 
 func (x *run) recordLevel() error {
-	return atomic.WriteFile(x.levelPath(), []byte(cpu.Level()))
+	return atomic.WriteFile(x.levelPath(), []byte(x.dev.Info().Level))
 }
 
 // load returns the recorded result of a stage when its address is the same and
 // its outputs are still there, unchanged.
-func (x *run) load(j *Job, addr digest) (*Result, error) {
-	raw, err := os.ReadFile(x.statePath(j.Stage.ID))
+func (x *run) load(j *Job, addr Digest) (*Result, error) {
+	raw, err := os.ReadFile(x.dir.result(j.ID))
 	if err != nil {
 		return nil, nil
 	}
-	var res Result
-	if json.Unmarshal(raw, &res) != nil || res.Address != addr || res.Outputs == nil {
+	res, err := readResult(raw, j.Kind)
+	if err != nil || res.Address != addr || res.Outputs == nil {
 		return nil, nil
 	}
-	have, err := x.hashes.files(x.stageDir(j.Stage.ID), outputsLeftOut...)
+	have, err := x.hashes.files(x.dir.stage(j.ID), outputsLeftOut...)
 	if err != nil || !slices.Equal(have, res.Outputs) {
 		return nil, nil
 	}
 	res.Cached = true
-	x.timing(&res, false)
-	return &res, nil
+	x.timing(res, false)
+	return res, nil
 }
 
 // outputsLeftOut are files of a stage's folder that are not its artifact.
-var outputsLeftOut = []string{"checkpoints", "metrics.jsonl", speedFile}
+var outputsLeftOut = []string{"checkpoints", "metrics.jsonl", "speed.json"}
 
 // begun reports whether this very work was begun before and not finished.
-func (x *run) begun(id string, addr digest) bool {
+func (x *run) begun(id string, addr Digest) bool {
 	var res Result
-	raw, err := os.ReadFile(x.statePath(id))
+	raw, err := os.ReadFile(x.dir.result(id))
 	return err == nil && json.Unmarshal(raw, &res) == nil && res.Address == addr && res.Outputs == nil
 }
 
 // clear removes what another address left in the stage's folder, and marks the
 // folder as being worked on for this one.
-func (x *run) clear(j *Job, addr digest) error {
+func (x *run) clear(j *Job, addr Digest) error {
 	var res Result
-	raw, err := os.ReadFile(x.statePath(j.Stage.ID))
+	raw, err := os.ReadFile(x.dir.result(j.ID))
 	if err == nil && json.Unmarshal(raw, &res) == nil && res.Address == addr && res.Outputs == nil {
 		return x.unrecorded(j) // the same work, interrupted: its own journal goes on
 	}
-	if _, err := os.Stat(x.stageDir(j.Stage.ID)); err == nil && raw == nil {
-		return fail.Usagef(x.stageDir(j.Stage.ID), "move it away, or give the run another name", "this folder was not made by a run and would be overwritten")
+	if _, err := os.Stat(x.dir.stage(j.ID)); err == nil && raw == nil {
+		return fail.Usagef(x.dir.stage(j.ID), "move it away, or give the run another name", "this folder was not made by a run and would be overwritten")
 	}
-	for _, p := range append([]string{x.stageDir(j.Stage.ID)}, x.leftovers(j.Stage.ID)...) {
+	for _, p := range append([]string{x.dir.stage(j.ID)}, x.leftovers(j.ID)...) {
 		if err := atomic.RemoveAll(p); err != nil {
 			return fail.Limitf(p, "", "%w", err)
 		}
 	}
-	mark, err := json.Marshal(Result{Stage: j.Stage.ID, Kind: j.Stage.Kind(), Address: addr})
+	mark, err := json.Marshal(&Result{Stage: j.ID, Kind: j.Kind.Name, Address: addr})
 	if err != nil {
 		return err
 	}
-	return atomic.WriteFile(x.statePath(j.Stage.ID), mark)
+	return atomic.WriteFile(x.dir.result(j.ID), mark)
 }
 
 // unrecorded removes a folder that was finished and not recorded before the run
 // was killed; making it again costs little where the stage's own state is kept.
-// Exports replace files one by one, quantize stages know theirs by its report.
 func (x *run) unrecorded(j *Job) error {
-	if j.Stage.Export != nil || j.Stage.Quantize != nil {
+	if j.Kind.Keeps {
 		return nil
 	}
-	return atomic.RemoveAll(x.stageDir(j.Stage.ID))
+	return atomic.RemoveAll(x.dir.stage(j.ID))
 }
 
 // leftovers are unfinished writes of a stage's artifact.
 func (x *run) leftovers(id string) []string {
-	return []string{x.stageDir(id) + ".part", x.workDir(id)}
+	return []string{x.dir.stage(id) + ".part", x.dir.work(id)}
 }
 
 func (x *run) save(j *Job, res *Result) error {
 	var err error
-	if res.Outputs, err = x.hashes.files(x.stageDir(j.Stage.ID), outputsLeftOut...); err != nil && !os.IsNotExist(err) {
+	if res.Outputs, err = x.hashes.files(x.dir.stage(j.ID), outputsLeftOut...); err != nil && !os.IsNotExist(err) {
 		return err
 	}
 	if res.Outputs == nil {
@@ -109,7 +104,7 @@ func (x *run) save(j *Job, res *Result) error {
 	if err != nil {
 		return err
 	}
-	if err := atomic.WriteFile(x.statePath(j.Stage.ID), append(raw, '\n')); err != nil {
+	if err := atomic.WriteFile(x.dir.result(j.ID), append(raw, '\n')); err != nil {
 		return err
 	}
 	x.timing(res, true)
@@ -122,7 +117,7 @@ func (x *run) save(j *Job, res *Result) error {
 
 // timing keeps what differs from run to run out of the recorded results.
 func (x *run) timing(res *Result, store bool) {
-	path := filepath.Join(x.dir, ".state", "timing.json")
+	path := x.dir.state("timing.json")
 	all := map[string][2]float64{}
 	if raw, err := os.ReadFile(path); err == nil {
 		_ = json.Unmarshal(raw, &all) // a damaged file only loses times

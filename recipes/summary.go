@@ -2,89 +2,109 @@ package recipes
 
 import (
 	"encoding/json"
-	"encoding/xml"
 	"errors"
-	"fmt"
-	"io"
-	"os"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	"github.com/dustin/go-humanize"
-
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/train/eval"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/recipes/report"
 )
 
-// Summary is what a run ends with. It marshals to summary.json.
-type Summary struct {
-	Name    string        `json:"name"`
-	Dir     string        `json:"dir"`
-	Results []*Result     `json:"-"`
-	Hash    digest        `json:"hash"` // over the addresses and outputs of all stages
-	Took    time.Duration `json:"-"`
-	Seconds float64       `json:"seconds"`
-	Verdict string        `json:"verdict"` // done, incomplete, gate failed, cannot tell, error
-	Err     string        `json:"error,omitempty"`
-	Tables  []Table       `json:"tables"`
-	Stages  []StageLine   `json:"stages"`
-	Facts   []string      `json:"facts,omitempty"` // one line each: rows, fallbacks, overlap
-	Next    []Command     `json:"next,omitempty"`
+// report writes what the run left so far: report.html, summary.md,
+// summary.json, manifest.json. It is called after every run, also after one
+// that ended in an error, whose error it returns. The summary is nil after an
+// error that is not a gate's.
+func (x *run) report(took time.Duration, err error) (*report.Summary, error) {
+	s := x.summary(took, err)
+	if len(x.done) == 0 && err != nil {
+		return nil, err
+	}
+	if werr := x.writeReports(s); err == nil {
+		err = werr
+	}
+	var e *fail.Error
+	if err != nil && !(errors.As(err, &e) && e.Kind == fail.Gate) {
+		return nil, err
+	}
+	return s, err
 }
 
-// StageLine is one stage of a summary.
-type StageLine struct {
-	Stage   string   `json:"stage"`
-	Kind    string   `json:"kind"`
-	State   string   `json:"state"` // done, unchanged, failed, not run
-	Seconds float64  `json:"seconds,omitempty"`
-	Peak    int64    `json:"peak_bytes,omitempty"`
-	Bytes   int64    `json:"bytes,omitempty"` // of its artifact
-	Notes   []string `json:"notes,omitempty"`
-}
-
-// Command is a line to type, for a program.
-type Command struct {
-	For  string `json:"for"`
-	Line string `json:"line"`
+func (x *run) writeReports(s *report.Summary) error {
+	raw, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return err
+	}
+	manifest, err := x.manifest()
+	if err != nil {
+		return err
+	}
+	if s.Details.Recipe, s.Details.Defaults, err = x.Full(); err != nil {
+		return err
+	}
+	page, err := s.HTML()
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{"summary.md": []byte(s.Markdown()), "summary.json": append(raw, '\n'), "manifest.json": manifest, "report.html": page}
+	for _, sec := range s.Sections {
+		for name, data := range sec.Files {
+			if err := atomic.MkdirAll(filepath.Dir(filepath.Join(s.Dir, name))); err != nil {
+				return err
+			}
+			files[name] = data
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := atomic.WriteFile(filepath.Join(s.Dir, name), files[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // summary collects what the run has so far.
-func (x *run) summary(took time.Duration, err error) *Summary {
-	s := &Summary{Name: x.Name, Dir: x.dir, Took: took, Seconds: took.Seconds(), Tables: x.tables()}
+func (x *run) summary(took time.Duration, err error) *report.Summary {
+	s := &report.Summary{Name: x.Name, Dir: string(x.dir), Seconds: took.Seconds(), Hash: string(x.runHash())}
 	complete := true
 	for _, j := range x.jobs {
-		line := StageLine{Stage: j.Stage.ID, Kind: j.Stage.Kind(), State: "not run"}
-		if r := x.done[j.Stage.ID]; r != nil {
-			s.Results = append(s.Results, r)
-			line.State, line.Seconds, line.Peak, line.Notes = "done", r.Seconds, r.Peak, r.Notes
-			if r.Cached {
+		line := report.StageLine{Stage: j.ID, Kind: j.Kind.Name, State: "not run"}
+		res := x.done[j.ID]
+		if res != nil {
+			line.State, line.Seconds, line.Peak, line.Notes = "done", res.Seconds, res.Peak, res.Notes
+			if res.Cached {
 				line.State = "unchanged"
 			}
-			for _, f := range r.Outputs {
+			for _, f := range res.Outputs {
 				line.Bytes += f.Bytes
 			}
 		} else {
 			complete = false
 		}
 		s.Stages = append(s.Stages, line)
+		sec := report.Section{Stage: j.ID}
+		if j.Kind.View != nil {
+			j.Kind.View(x.env, j, res, &sec)
+		}
+		s.Sections = append(s.Sections, sec)
 	}
 	if err != nil && x.at < len(x.jobs) {
 		s.Stages[x.at].State = "failed"
 		s.Err = err.Error()
 	}
-	s.Hash = x.runHash()
-	s.Verdict = s.verdict(complete, err)
-	s.Facts = x.facts()
-	s.Next = x.commands()
+	s.Tables = report.Tables(x.baseRow(), s.Sections, weigh)
+	s.Verdict = verdict(s, complete, err)
+	collect(s)
+	s.Details = x.details(err)
 	return s
 }
 
-func (s *Summary) verdict(complete bool, err error) string {
+func verdict(s *report.Summary, complete bool, err error) string {
 	var e *fail.Error
 	switch {
 	case err == nil && complete:
@@ -94,302 +114,125 @@ func (s *Summary) verdict(complete bool, err error) string {
 	case errors.As(err, &e) && e.Kind == fail.Interrupted:
 		return "interrupted"
 	case errors.As(err, &e) && e.Kind == fail.Gate:
-		for _, r := range s.Results {
-			if r.Eval != nil && anyCheck(r.Eval.Checks, eval.Failed) || r.Merge != nil {
-				return "gate failed"
-			}
+		if slices.ContainsFunc(s.Sections, func(sec report.Section) bool { return sec.Failed }) {
+			return "gate failed"
 		}
 		return "gate cannot tell"
 	}
 	return "error"
 }
 
-func anyCheck(cs []eval.Check, v eval.Verdict) bool {
-	for _, c := range cs {
-		if c.Verdict == v {
-			return true
+// collect takes the facts, the next commands and the tables of the stages: the
+// last model to talk to first.
+func collect(s *report.Summary) {
+	try := ""
+	for _, sec := range s.Sections {
+		for _, f := range sec.Facts {
+			if !slices.Contains(s.Facts, f) { // several stages measure on the same rows
+				s.Facts = append(s.Facts, f)
+			}
+		}
+		s.Next = append(s.Next, sec.Next...)
+		s.Grids = append(s.Grids, sec.Grids...)
+		if sec.Try != "" {
+			try = sec.Try
 		}
 	}
-	return false
+	if try != "" {
+		s.Next = slices.Insert(s.Next, 0, report.Command{For: "try", Line: "tune chat -m " + report.Shell(try)})
+	}
 }
 
-// facts are the counted events of a run, in words.
-func (x *run) facts() []string {
-	var out []string
+// details are what only report.html shows.
+func (x *run) details(err error) report.Details {
+	d := report.Details{Hint: fail.Hint(err), Version: Version, Device: x.dev.Info().Name, Kernels: x.dev.Info().Level, Seed: x.Seed, Licence: x.licence()}
 	for _, j := range x.jobs {
-		r := x.done[j.Stage.ID]
-		if r == nil {
+		res := x.done[j.ID]
+		if res == nil {
 			continue
 		}
-		if r.Ingest != nil {
-			out = append(out, r.Ingest.Line())
+		for _, name := range slices.Sorted(maps.Keys(res.Inputs)) {
+			in := res.Inputs[name]
+			d.Inputs = append(d.Inputs, report.Input{Stage: j.ID, Name: name, Ref: in.Ref, Why: in.Why, Hash: string(in.SHA256)})
 		}
-		if r.Eval != nil {
-			if words := overlapWords(r.Eval); !slices.Contains(out, words) { // several stages measure on the same rows
-				out = append(out, words)
-			}
-		}
-		if r.Export != nil {
-			for _, f := range r.Export.Files {
-				if f.Fallbacks > 0 {
-					out = append(out, fmt.Sprintf("%s/%s: %d of %d matrices fall back to another type", r.Stage, f.Type, f.Fallbacks, matrices(f)))
-				}
-			}
+		for _, f := range res.Outputs {
+			d.Outputs = append(d.Outputs, report.Output{Name: j.ID + "/" + f.Path, Bytes: f.Bytes, Hash: string(f.SHA256)})
 		}
 	}
-	return out
+	return d
 }
 
-func matrices(f ExportedFile) int {
-	n := 0
-	for _, t := range f.Tensors {
-		if len(t.Shape) > 1 {
-			n++
-		}
+// baseRow is the base model in the table, nil where there is none.
+func (x *run) baseRow() *report.Row {
+	if x.BaseModel == "" {
+		return nil
 	}
-	return n
+	return &report.Row{Model: "base", Path: x.BaseModel}
 }
 
-// overlapWords says how many evaluated rows training has seen.
-func overlapWords(e *EvalResult) string {
-	if e.Overlap == 0 {
-		return fmt.Sprintf("none of the %s evaluated rows occurs in training", humanize.Comma(int64(e.Rows)))
-	}
-	return fmt.Sprintf("%s of the %s evaluated rows occur in training: their scores are memory, not skill", humanize.Comma(int64(e.Overlap)), humanize.Comma(int64(e.Rows)))
-}
-
-// commands are the next things to type (serving and trying), best model first.
-func (x *run) commands() []Command {
-	var out []Command
-	chat := ""
-	for _, j := range x.jobs {
-		s := j.Stage
-		if x.done[s.ID] == nil {
-			continue
-		}
-		ref := Ref{Kind: ModelRef, Stage: s.ID}
-		switch {
-		case s.Merge != nil && s.Merge.Format != "gguf":
-			out = append(out, Command{"vLLM", fmt.Sprintf("vllm serve %s --served-model-name %s", shell(x.pathOf(ref)), shell(x.Name))})
-			chat = x.pathOf(ref)
-		case s.Quantize != nil && slices.Contains(s.Quantize.For, "vllm"): // checked against what it loads
-			out = append(out, Command{"vLLM", fmt.Sprintf("vllm serve %s --served-model-name %s", shell(x.pathOf(ref)), shell(x.Name+"-"+s.ID))})
-		case s.Train != nil && s.Train.Adapter != "none" && x.BaseModel != "" && filepath.Ext(x.BaseModel) != ".gguf" && !strings.HasPrefix(x.BaseModel, embeddedPrefix):
-			out = append(out, Command{"vLLM", fmt.Sprintf("vllm serve %s --enable-lora --max-lora-rank %d --lora-modules %s", shell(x.BaseModel), max(8, s.Train.LoRA.R), shell(x.Name+"="+x.pathOf(ref)))})
-		case s.Export != nil && s.Export.Format == "gguf":
-			ref.Member = s.Export.Type[0]
-			chat = x.pathOf(ref)
-			out = append(out, Command{"llama.cpp", fmt.Sprintf("llama-server -m %s --jinja -c %d", shell(chat), x.contextOf(chat))})
-			if exists(filepath.Join(x.stageDir(s.ID), "Modelfile")) {
-				out = append(out, Command{"Ollama", fmt.Sprintf("ollama create %s -f %s && ollama run %s", shell(x.Name), shell(filepath.Join(x.stageDir(s.ID), "Modelfile")), shell(x.Name))})
-			}
-		}
-	}
-	if chat != "" {
-		out = append([]Command{{"try", "tune chat -m " + shell(chat)}}, out...)
-	}
-	return out
-}
-
-// shell quotes a word where a shell would take it apart.
-func shell(s string) string {
-	if s != "" && !strings.ContainsAny(s, " \t\n\"'`$&|;<>()*?[]{}!#~\\") {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-// Print writes the summary for a person.
-func (s *Summary) Print(w io.Writer) {
-	head := fmt.Sprintf("%s in %s · %s", s.Verdict, duration(s.Took.Seconds()), filepath.Join(s.Dir, "report.html"))
-	fmt.Fprintf(w, "%s    hash %s\n", head, s.Hash.short())
-	for _, t := range s.Tables {
-		if len(t.Rows) == 0 {
-			continue
-		}
-		if t.Eval != "" {
-			fmt.Fprintf(w, "\n%s\n", t.Eval)
-		}
-		printGrid(w, t)
-	}
-	for _, f := range s.Facts {
-		fmt.Fprintln(w, f)
-	}
-	for i, c := range s.Next {
-		if i == 2 {
-			fmt.Fprintf(w, "      more in %s\n", filepath.Join(s.Dir, "summary.md"))
-			break
-		}
-		fmt.Fprintf(w, "next: %s\n", c.Line)
-	}
-}
-
-func printGrid(w io.Writer, t Table) {
-	head, right, cells := t.grid()
-	aligned(w, append([][]string{head}, cells...), right)
-}
-
-// aligned writes rows in columns.
-func aligned(w io.Writer, rows [][]string, right []bool) {
-	width := make([]int, len(right))
-	for _, row := range rows {
-		for i, c := range row {
-			width[i] = max(width[i], utf8.RuneCountInString(c))
-		}
-	}
-	for _, row := range rows {
-		var b strings.Builder
-		for i, c := range row {
-			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c))
-			if right[i] {
-				b.WriteString(pad + c + "  ")
-			} else {
-				b.WriteString(c + pad + "  ")
-			}
-		}
-		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
-	}
-}
-
-// duration writes seconds as people say them.
-func duration(sec float64) string {
-	switch {
-	case sec < 9.95:
-		return fmt.Sprintf("%.1f s", sec)
-	case sec < 99.5:
-		return fmt.Sprintf("%.0f s", sec)
-	case sec < 59.5*60:
-		return fmt.Sprintf("%.0f min", sec/60)
-	case sec < 48*3600:
-		m := int(sec/60 + 0.5)
-		return fmt.Sprintf("%d h %02d min", m/60, m%60)
-	}
-	return fmt.Sprintf("%.1f days", sec/86400)
-}
-
-// Markdown is the summary for summary.md and for CI.
-func (s *Summary) Markdown() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# %s: %s\n\n", mdText(s.Name), s.Verdict)
-	fmt.Fprintf(&b, "%s in `%s`, hash `%s` (same inputs give the same hash).\n", duration(s.Seconds), s.Dir, s.Hash.short())
-	if s.Err != "" {
-		fmt.Fprintf(&b, "\n**%s**\n", mdText(s.Err))
-	}
-	for _, t := range s.Tables {
-		mdTable(&b, t)
-	}
-	for _, f := range s.Facts {
-		fmt.Fprintf(&b, "\n- %s", mdText(f))
-	}
-	b.WriteString("\n\n| stage | kind | state | time | peak | artifact |\n|---|---|---|---:|---:|---:|\n")
-	for _, l := range s.Stages {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", mdText(l.Stage), l.Kind, l.State, nonzeroTime(l.Seconds), ibytes(l.Peak), sized(l.Bytes))
-	}
-	if len(s.Next) > 0 {
-		b.WriteString("\n## Use it\n\n```sh\n")
-		for _, c := range s.Next {
-			fmt.Fprintf(&b, "# %s\n%s\n", c.For, c.Line)
-		}
-		b.WriteString("```\n")
-	}
-	return b.String()
-}
-
-func nonzeroTime(sec float64) string {
-	if sec == 0 {
-		return ""
-	}
-	return duration(sec)
-}
-
-func ibytes(n int64) string {
-	if n <= 0 {
-		return ""
-	}
-	return humanize.IBytes(uint64(n))
-}
-
-func mdTable(b *strings.Builder, t Table) {
-	if len(t.Rows) == 0 {
+// weigh fills in size and bits a weight from the files' headers.
+func weigh(r *report.Row) {
+	path, err := ResolvePath(r.Path)
+	if err != nil {
 		return
 	}
-	head, right, cells := t.grid()
-	if t.Eval != "" {
-		fmt.Fprintf(b, "\n## %s\n", mdText(t.Eval))
+	f, err := formats.Open(path)
+	if err != nil {
+		return
 	}
-	fmt.Fprintf(b, "\n| %s |\n|", strings.Join(head, " | "))
-	for _, r := range right {
-		if r {
-			b.WriteString("---:|")
-		} else {
-			b.WriteString("---|")
+	defer f.Close()
+	var held, weights int64
+	r.Bytes = 0
+	for _, t := range f.Tensors() {
+		r.Bytes += t.Stored()
+		if t.Unsupported == "" {
+			held += int64(dtype.Size(t.Type, t.Rows(), t.Cols()))
+			weights += t.Elements()
 		}
 	}
-	b.WriteByte('\n')
-	for _, row := range cells {
-		for i := range row {
-			row[i] = mdText(row[i])
-		}
-		fmt.Fprintf(b, "| %s |\n", strings.Join(row, " | "))
+	if !r.Adapter && weights > 0 {
+		r.Bits = 8 * float64(held) / float64(weights)
 	}
 }
 
-// mdText keeps text from being read as Markdown or HTML.
-func mdText(s string) string {
-	return strings.NewReplacer("|", `\|`, "\n", " ", "<", "&lt;", "*", `\*`, "`", "'", "[", `\[`).Replace(s)
+// licence is what the base says about itself: general.license of a GGUF, or
+// the front matter of a folder's README.md.
+func (x *run) licence() string {
+	if x.BaseModel == "" {
+		return ""
+	}
+	path, err := ResolvePath(x.BaseModel)
+	if err != nil {
+		return ""
+	}
+	r, err := formats.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer r.Close()
+	for _, kv := range r.KV() {
+		if s, ok := kv.Value.(string); ok && (kv.Key == "general.license" || kv.Key == "general.license.name") {
+			return s
+		}
+	}
+	readme, _ := r.File("README.md")
+	return frontMatter(string(readme), "license")
 }
 
-// Append adds the summary to a file: .md, .json (a line) or .xml (JUnit) by its
-// name; a name without one of these endings, as CI systems give it, is
-// Markdown.
-func (s *Summary) Append(path string) error {
-	var add []byte
-	var err error
-	switch strings.ToLower(filepath.Ext(path)) {
-	case ".xml": // one document: replaced, not appended to
-		if add, err = s.junit(); err != nil {
-			return err
-		}
-		return atomic.WriteFile(path, add)
-	case ".json":
-		if add, err = json.Marshal(s); err != nil {
-			return err
-		}
-		add = append(add, '\n')
-	default:
-		add = []byte(s.Markdown() + "\n")
+// frontMatter reads one plain key of a model card's YAML header.
+func frontMatter(card, key string) string {
+	rest, ok := strings.CutPrefix(card, "---\n")
+	if !ok {
+		return ""
 	}
-	old, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fail.Inputf(path, "", "%w", err)
+	head, _, ok := strings.Cut(rest, "\n---")
+	if !ok {
+		return ""
 	}
-	return atomic.WriteFile(path, append(old, add...))
-}
-
-// junit is every evaluation of the run, or a case a stage without one.
-func (s *Summary) junit() ([]byte, error) {
-	type suites struct {
-		XMLName xml.Name     `xml:"testsuites"`
-		Name    string       `xml:"name,attr"`
-		Suites  []junitSuite `xml:"testsuite"`
-	}
-	all := suites{Name: s.Name}
-	for _, r := range s.Results {
-		if r.Eval != nil {
-			all.Suites = append(all.Suites, junitOf(r.Stage, r.Eval))
+	for line := range strings.SplitSeq(head, "\n") {
+		if v, ok := strings.CutPrefix(line, key+":"); ok {
+			return strings.Trim(strings.TrimSpace(v), `"'`)
 		}
 	}
-	stages := junitSuite{Name: "stages"}
-	for _, l := range s.Stages {
-		tc := junitCase{Class: s.Name, Name: l.Stage, Out: l.State}
-		if l.State == "failed" {
-			stages.Failures++
-			tc.Failure = &junitMessage{s.Err}
-		}
-		stages.Cases = append(stages.Cases, tc)
-	}
-	stages.Tests = len(stages.Cases)
-	all.Suites = append(all.Suites, stages)
-	out, err := xml.MarshalIndent(all, "", " ")
-	return append([]byte(xml.Header), append(out, '\n')...), err
+	return ""
 }

@@ -1,4 +1,4 @@
-package recipes
+package recipes_test
 
 import (
 	"encoding/json"
@@ -11,6 +11,8 @@ import (
 	"github.com/tunekit/tunekit/data/corpus"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 const tinyTemplate = `{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}`
@@ -100,9 +102,9 @@ func tinyTensors() []formats.NamedTensor {
 }
 
 // tinyRecipe is a whole job on the tiny model.
-func tinyRecipe(t testing.TB, dir string, sets ...string) *Recipe {
+func tinyRecipe(t testing.TB, dir string, sets ...string) *recipes.Recipe {
 	t.Helper()
-	r, err := Parse("tiny.yaml", fmt.Appendf(nil, `version: 1
+	r, err := stages.All.Parse("tiny.yaml", fmt.Appendf(nil, `version: 1
 base_model: %[1]s/model
 stages:
   - ingest: {datasets: [{path: %[1]s/train.jsonl}], max_length: 192, val_set_size: 20}
@@ -114,3 +116,18 @@ stages:
 	must(t, err)
 	return r
 }
+
+// state reads what a finished stage of a run folder left.
+func state(t testing.TB, run, id string, left any) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(run, ".state", id+".json"))
+	must(t, err)
+	var all map[string]json.RawMessage
+	must(t, json.Unmarshal(raw, &all))
+	var kind string
+	must(t, json.Unmarshal(all["kind"], &kind))
+	must(t, json.Unmarshal(all[kind], left))
+}
+
+// exists reports whether there is something at path.
+func exists(path string) bool { _, err := os.Stat(path); return err == nil }

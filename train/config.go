@@ -16,7 +16,8 @@ import (
 // meanings are Transformers' (TrainingArguments) and, in LoRA, PEFT's. The zero
 // value of a field means "not given": Resolve fills in the default.
 type Config struct {
-	Objective string `yaml:"objective,omitempty" doc:"what is learned" default:"sft" enum:"sft"` // a name of objectives; default sft
+	Objective string   `yaml:"objective,omitempty" doc:"what is learned" default:"sft" enum:"sft|dpo"`                                        // a name of objectives; default sft
+	Beta      *float64 `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" default:"dpo 0.1" range:"0..1000"` // of preference losses
 
 	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"` // lora, qlora, none (full training); default lora
 	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`               // auto, f32, bf16: arithmetic; default auto
@@ -26,8 +27,8 @@ type Config struct {
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"0..100000"`                        // default 3
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"0..1000000000"`                // wins over num_epochs
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" default:"2e-4; full 2e-5; continued adapter 1e-4" range:"0..100"` // default by adapter
-	LRScheduler  string            `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`                        // Transformers' names; default cosine
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" default:"2e-4; full 2e-5; continued adapter 1e-4; dpo 1e-5" range:"0..100"` // default by adapter
+	LRScheduler  string            `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`                                  // Transformers' names; default cosine
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"0..1"` // default 0.03
 	WarmupSteps  *int              `yaml:"warmup_steps" doc:"steps, instead of warmup_ratio" range:"0..1000000000"`
@@ -41,8 +42,8 @@ type Config struct {
 	MaxGradNorm *float64 `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"0..1e30"` // default 1; 0 does not clip
 
 	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"` // auto, true, false
-	EvalSteps             Every  `yaml:"eval_steps" doc:"validation loss every so many steps (or share of all)" default:"10 %"`                                                                                             // default 10 % of the run
-	SaveSteps             Every  `yaml:"save_steps" doc:"checkpoint every so many steps" default:"step 1, then every 10 min"`                                                                                               // default auto: after step 1, then every 10 minutes
+	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`                                                                 // default 10 % of the run
+	SaveSteps             Every  `yaml:"save_steps" type:"auto, steps or share" doc:"checkpoint every so many steps" default:"step 1, then every 10 min"`                                                                   // default auto: after step 1, then every 10 minutes
 	SaveTotalLimit        int    `yaml:"save_total_limit" doc:"checkpoints kept" default:"2" range:"1..1000"`                                                                                                               // default 2
 	LoadBestModelAtEnd    bool   `yaml:"load_best_model_at_end" doc:"keep the weights of the lowest validation loss" default:"false"`
 	Seed                  *int64 `yaml:"seed" doc:"seed of this stage" default:"the recipe's"` // default: the recipe's, 42
@@ -55,6 +56,7 @@ type Config struct {
 func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
 	def(&c.Objective, "sft")
+	c.fillOptions()
 	def(&c.Adapter, "lora")
 	def(&c.DType, "auto")
 	def(&c.MicroBatchSize, 1)
@@ -86,6 +88,8 @@ func defaultRate(c Config) float64 {
 	switch {
 	case c.Adapter == "none":
 		return 2e-5
+	case objectives[c.Objective].rate > 0:
+		return objectives[c.Objective].rate
 	case c.LoRA.InitFrom != "":
 		return 1e-4
 	}
@@ -146,9 +150,6 @@ func (c Config) check(given Config) error {
 	case c.SaveTotalLimit < 1:
 		return bad("save_total_limit", "is %d, it must be at least 1", c.SaveTotalLimit)
 	}
-	if _, ok := objectives[c.Objective]; !ok {
-		return bad("objective", "is %q, known are %s", c.Objective, known(objectives))
-	}
 	if _, ok := optimizers[c.Optimizer]; !ok {
 		return bad("optimizer", "is %q, known are %s", c.Optimizer, known(optimizers))
 	}
@@ -157,6 +158,9 @@ func (c Config) check(given Config) error {
 
 // checkMore holds the rules about pairs of keys.
 func (c Config) checkMore(given Config) error {
+	if err := c.checkObjective(); err != nil {
+		return err
+	}
 	if c.Adapter == "none" && !sameLoRA(c.LoRA) {
 		return fail.Usagef("train.lora", "use adapter: lora, or leave lora out", "lora is given with adapter: none")
 	}

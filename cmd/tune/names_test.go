@@ -14,17 +14,16 @@ var tensorName = regexp.MustCompile(`_proj\b|layers\.(\d|%|$)|\bmodel\.(layers|n
 // speaksNames says who may spell tensor names beside autograd/model/arch, by
 // path, with the reason.
 var speaksNames = map[string]string{
-	"autograd/model/arch/":      "maps the names of files to roles",
-	"quant/gguf/":               "llama.cpp's rules choose types by GGUF names, for architectures that arch does not know, too",
-	"recipes/pocket/gen/":       "writes a checkpoint",
-	"formats/verify.go":         "counts the blocks of any GGUF",
-	"formats/quantconfig.go":    "lm_head is a key of GPTQ's configuration",
-	"lora/values.go":            "PEFT's shorthand for the embedding",
-	"lora/config.go":            "a hint",
-	"lora/match.go":             "a hint",
-	"recipes/recipe.go":         "the documented default of an option",
-	"recipes/defaults.go":       "the default of an option",
-	"cmd/internal/cli/quant.go": "the default of an option",
+	"autograd/model/arch/":       "maps the names of files to roles",
+	"quant/gguf/":                "llama.cpp's rules choose types by GGUF names, for architectures that arch does not know, too",
+	"recipes/pocket/gen/":        "writes a checkpoint",
+	"formats/verify.go":          "counts the blocks of any GGUF",
+	"formats/quantconfig.go":     "lm_head is a key of GPTQ's configuration",
+	"lora/values.go":             "PEFT's shorthand for the embedding",
+	"lora/config.go":             "a hint",
+	"lora/match.go":              "a hint",
+	"recipes/stages/quantize.go": "the default of an option",
+	"cmd/internal/cli/quant.go":  "the default of an option",
 }
 
 // TestNamesStayInArch: who needs to know what a tensor is asks its role.

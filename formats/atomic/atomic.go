@@ -34,6 +34,15 @@ func CreateSized(path string, size int64) (*Writer, error) { return machine.Crea
 // WriteFile writes a whole file at path, replacing what is there.
 func WriteFile(path string, data []byte) error { return machine.WriteFile(path, data) }
 
+// Append adds to the end of a file, or makes it, by writing the whole anew.
+func Append(path string, data []byte) error {
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return failed(path, "reading", err)
+	}
+	return WriteFile(path, append(old, data...))
+}
+
 // Writer is one file being written. It is not safe for concurrent use.
 type Writer struct {
 	d     Disk

@@ -140,6 +140,23 @@ func TestClass(t *testing.T) {
 	}
 }
 
+// TestClose: nothing is held afterwards, and late frees are no error.
+func TestClose(t *testing.T) {
+	c := New(Options{MemoryLimit: 1 << 30})
+	small, err := c.Alloc(kernels.Activations, dtype.Of(dtype.F32), 3)
+	large, err2 := c.Alloc(kernels.Weights, dtype.Of(dtype.F32), mapFrom)
+	if err != nil || err2 != nil || len(c.arena.regions) == 0 {
+		t.Fatal(err, err2, len(c.arena.regions))
+	}
+	c.Close()
+	c.Close()
+	c.Free(small)
+	c.Free(large)
+	if in := c.Info(); len(c.arena.regions) > 0 || kernels.Total(in.Mem.Now) > 0 {
+		t.Errorf("%d regions, in use %v", len(c.arena.regions), in.Mem.Now)
+	}
+}
+
 // TestMisuse: errors of the program panic.
 func TestMisuse(t *testing.T) {
 	c := New(Options{})
@@ -161,12 +178,39 @@ func TestMisuse(t *testing.T) {
 		"short upload":     func() { c.Upload(alloc(3), make([]byte, 8)) },
 		"short load":       func() { c.Load(kernels.Weights, dtype.Of(dtype.F32), 2, 2, make([]byte, 15), kernels.Copy) },
 		"small buffer":     func() { c.Sum(kernels.To(alloc(1)), alloc(3), nil, 4) },
+		"use after close": func() {
+			d := New(Options{})
+			b, _ := d.Alloc(kernels.Activations, dtype.Of(dtype.F32), 3)
+			d.Close()
+			d.Fill(b, 1)
+		},
+		"alloc after close": func() {
+			d := New(Options{})
+			d.Close()
+			d.Alloc(kernels.Activations, dtype.Of(dtype.F32), 3)
+		},
 		"bad sequences": func() {
 			x := alloc(8)
 			s, _ := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), 2)
 			copy(i32(s), []int32{0, 3})
 			h := kernels.Heads{Buffer: x, Tok: 2, Head: 2}
 			c.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 4, H: 1, K: 1, Dk: 2, Seq: s})
+		},
+		"rotation past the head": func() {
+			h := kernels.Heads{Buffer: alloc(4), Tok: 4, Head: 4}
+			c.Rope(h, h, &kernels.RopeArgs{N: 1, H: 1, D: 4, Rot: 2, Off: 3, CS: alloc(2)})
+		},
+		"row of no table": func() {
+			i, _ := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), 1)
+			copy(i32(i), []int32{2})
+			c.Gather(kernels.To(alloc(3)), &kernels.GatherArgs{N: 1, Table: kernels.Mat{Buffer: alloc(6), Rows: 2, Cols: 3, Of: 2}, Idx: i})
+		},
+		"ring too small": func() {
+			i, _ := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), 2)
+			copy(i32(i), []int32{0, 9})
+			h := kernels.Heads{Buffer: alloc(2), Tok: 2, Head: 2}
+			kv := &kernels.KV{Keys: alloc(8), Values: alloc(8), Slots: 1, Max: 4, K: 1, Dk: 2, Ring: true}
+			c.KVAttention(h, h, kv, &kernels.KVAttnArgs{N: 1, H: 1, Slot: c.Slice(i, 0, 1), Pos: c.Slice(i, 1, 1), Scale: 1, Window: 5})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/schema"
 )
 
 // Version is shown by --version and recorded in manifests.
@@ -86,7 +87,7 @@ func printError(w io.Writer, err error) {
 	if err == nil {
 		return
 	}
-	var problems recipes.Problems
+	var problems schema.Problems
 	if errors.As(err, &problems) {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			if strings.HasPrefix(line, " ") {

@@ -10,7 +10,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
 	"github.com/tunekit/tunekit/train/eval"
 )
 
@@ -76,7 +76,7 @@ func benchModel(c *ucli.Context, dev kernels.Backend, r *benchReport, w io.Write
 	return nil
 }
 
-func dtypeName(m *recipes.Loaded) string {
+func dtypeName(m *stages.Loaded) string {
 	if m.BF16 {
 		return "bf16"
 	}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/par"
-	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 // textSpeed is what tune bench --text measures.
@@ -29,7 +29,7 @@ type textSpeed struct {
 
 // benchText tokenizes every line of --text, on all threads.
 func benchText(c *ucli.Context, r *benchReport, w io.Writer) error {
-	tok, err := recipes.TokenizerOf(c.String("model"))
+	tok, err := stages.TokenizerOf(c.String("model"))
 	if err != nil {
 		return err
 	}

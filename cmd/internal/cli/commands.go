@@ -72,3 +72,11 @@ func required(c *ucli.Context, names ...string) error {
 	}
 	return nil
 }
+
+func usagef(c *ucli.Context, format string, args ...any) error {
+	return fail.Usagef("", "tune "+c.Command.FullName()+" --help", format, args...)
+}
+
+func setFlag() ucli.Flag {
+	return &ucli.StringSliceFlag{Name: "set", Usage: "override a key: ID.key=VALUE (may repeat)"}
+}

@@ -11,7 +11,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 const root = "../../.."
@@ -180,7 +180,7 @@ func TestRecipesAndLinksInDocs(t *testing.T) {
 				continue
 			}
 			n++
-			r, err := recipes.Parse(name, []byte(m[2]), nil)
+			r, err := stages.All.Parse(name, []byte(m[2]), nil)
 			if err == nil {
 				_, err = r.Resolve()
 			}

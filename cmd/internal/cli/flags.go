@@ -3,7 +3,7 @@ package cli
 import (
 	"github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/schema"
 )
 
 // modelFlags are common to every command that runs a model.
@@ -32,7 +32,7 @@ func memoryLimit(c *cli.Context) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	n, err := recipes.ParseSize(s)
+	n, err := schema.ParseSize(s)
 	if err != nil {
 		return 0, usagef(c, "--memory-limit: %v", err)
 	}

@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -13,32 +12,8 @@ import (
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/train/eval"
 )
-
-func samplingFlags() []ucli.Flag {
-	return []ucli.Flag{
-		&ucli.IntFlag{Name: "max-new-tokens", Value: 256, Usage: "tokens of an answer"},
-		&ucli.Float64Flag{Name: "temperature", Usage: "0 is greedy"},
-		&ucli.IntFlag{Name: "top-k", Usage: "0: off"},
-		&ucli.Float64Flag{Name: "top-p", Usage: "0: off"},
-		&ucli.Float64Flag{Name: "min-p", Usage: "0: off"},
-		&ucli.Float64Flag{Name: "repetition-penalty", Usage: "0: off"},
-		&ucli.Uint64Flag{Name: "seed", Value: 42},
-	}
-}
-
-func samplingOf(c *ucli.Context) (eval.GenerateOptions, error) {
-	o := eval.GenerateOptions{MaxNew: c.Int("max-new-tokens"), Sampling: eval.Sampling{
-		Temperature: c.Float64("temperature"), TopK: c.Int("top-k"), TopP: c.Float64("top-p"), MinP: c.Float64("min-p"),
-		RepetitionPenalty: c.Float64("repetition-penalty"), Seed: c.Uint64("seed"),
-	}}
-	if o.MaxNew < 1 || o.Temperature < 0 || o.TopK < 0 || o.TopP < 0 || o.TopP > 1 || o.MinP < 0 || o.MinP > 1 || o.RepetitionPenalty < 0 {
-		return o, usagef(c, "a sampling value is out of range")
-	}
-	return o, nil
-}
 
 func generateCommand() *ucli.Command {
 	return &ucli.Command{
@@ -67,6 +42,7 @@ func runGenerate(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer m.Dev.Close()
 	defer m.Close()
 	tok, err := m.Tokenizer()
 	if err != nil {
@@ -166,75 +142,5 @@ func readPrompts(c *ucli.Context, tok *tokenizer.Tokenizer, add func([]int32, er
 		if err := add(tok.TryEncode(text, false)); err != nil {
 			return fail.Inputf(where, "", "%w", err)
 		}
-	}
-}
-
-func chatCommand() *ucli.Command {
-	return &ucli.Command{
-		Name: "chat", Usage: "talk to a model",
-		Description: examples("tune chat -m runs/quickstart/merged", "tune chat -m models/M --adapter runs/support/adapter"),
-		Flags:       modelFlags(append(samplingFlags(), modelFlag(), adapterFlag(), &ucli.StringFlag{Name: "system", Usage: "system message"})...),
-		Action:      runChat,
-	}
-}
-
-func runChat(c *ucli.Context) error {
-	if err := required(c, "model"); err != nil {
-		return err
-	}
-	o, err := samplingOf(c)
-	if err != nil {
-		return err
-	}
-	path, err := recipes.OnlyModelIn(c.String("model"))
-	if err != nil {
-		return err
-	}
-	m, err := openModel(c, path, "auto")
-	if err != nil {
-		return err
-	}
-	defer m.Close()
-	tok, err := m.Tokenizer()
-	if err != nil {
-		return err
-	}
-	if tok.ChatTemplate() == "" {
-		return fail.Inputf(path, "tune generate --prompt …", "the model has no chat template")
-	}
-	tmpl, err := chat.FromTokenizer(tok, chat.Options{Now: time.Now()})
-	if err != nil {
-		return err
-	}
-	o.Stop = tok.EOSIDs()
-	var conv chat.Conversation
-	if s := c.String("system"); s != "" {
-		conv.Messages = append(conv.Messages, chat.NewMessage("system", s))
-	}
-	fmt.Fprintln(c.App.ErrWriter, "an empty line ends; /reset begins anew")
-	in := bufio.NewScanner(os.Stdin)
-	in.Buffer(nil, maxLine)
-	for {
-		fmt.Fprint(c.App.ErrWriter, "> ")
-		if !in.Scan() || in.Text() == "" {
-			return in.Err()
-		}
-		if in.Text() == "/reset" {
-			conv.Messages = conv.Messages[:0]
-			continue
-		}
-		conv.Messages = append(conv.Messages, chat.NewMessage("user", in.Text()))
-		text, err := tmpl.Render(conv, true)
-		if err != nil {
-			return err
-		}
-		stream := tok.Stream(true)
-		o.Token = func(_ int, id int32) { fmt.Fprint(c.App.Writer, stream.Push(id)) }
-		gens, err := eval.Generate(c.Context, m.Model, [][]int32{tok.Encode(text, false)}, o)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(c.App.Writer, stream.Flush())
-		conv.Messages = append(conv.Messages, chat.NewMessage("assistant", tok.Decode(gens[0].IDs, true)))
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 func initCommand() *ucli.Command {
@@ -39,7 +40,7 @@ func runInit(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := recipes.Parse("recipe", []byte(text), nil); err != nil {
+	if _, err := stages.All.Parse("recipe", []byte(text), nil); err != nil {
 		return err
 	}
 	out := c.String("output")
@@ -60,7 +61,7 @@ func starter(c *ucli.Context) (string, error) {
 	for _, d := range c.StringSlice("data") {
 		o.Datasets = append(o.Datasets, data.Source{Path: d, MaxSamples: 2000})
 	}
-	_, rep, _, err := recipes.IngestFiles(c.Context, c.String("model"), o, nil)
+	_, rep, _, err := stages.IngestFiles(c.Context, c.String("model"), o, nil)
 	if err != nil {
 		return "", err
 	}

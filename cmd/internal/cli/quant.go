@@ -9,10 +9,10 @@ import (
 	"github.com/dustin/go-humanize"
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/quant"
-	"github.com/tunekit/tunekit/quant/gguf"
-	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 // folderQuant is the command of a method that makes folders.
@@ -121,6 +121,7 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	job := quant.FolderJob{Path: out, Method: m.Name, Scheme: c.String("scheme"), Format: c.String("format"), For: c.StringSlice("for"),
 		Samples: c.Int("samples"), Ignore: c.StringSlice("ignore"), AllowRequantize: c.Bool("allow-requantize")}
 	values := map[string]any{"actorder": c.String("actorder"), "damp_percent": c.Float64("damp-percent"), "double_quant": !c.Bool("single-quant")}
@@ -138,7 +139,7 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 		return err
 	}
 	progress, clear := bar(c, "quant "+m.Name, "work")
-	rep, err := recipes.QuantizeFolder(c.Context, dev, model, job, c.String("calibration"), c.Int("max-length"), progress)
+	rep, err := stages.QuantizeFolder(c.Context, dev, model, job, c.String("calibration"), c.Int("max-length"), progress)
 	clear()
 	if err != nil {
 		return err
@@ -152,7 +153,7 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	}
 	fmt.Fprintf(c.App.Writer, "%s: %s %s group %d, %.2f bits a weight, %s, %d layers fell back\n", out, m.Name, rep.Scheme, rep.Group, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes)), rep.Fallbacks())
 	if s := c.String("summary"); s != "" {
-		return recipes.AppendText(s, fmt.Sprintf("| %s | %s | %s | %.2f | %s |\n", model, m.Name, out, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
+		return atomic.Append(s, fmt.Appendf(nil, "| %s | %s | %s | %.2f | %s |\n", model, m.Name, out, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
 	}
 	return nil
 }
@@ -184,34 +185,4 @@ func schemeOf(c *ucli.Context, m *quant.Method, scheme string) (string, error) {
 		}
 	}
 	return scheme, nil
-}
-
-func imatrixCommand() *ucli.Command {
-	return &ucli.Command{
-		Name: "imatrix", Usage: "importance matrix over calibration text, in llama.cpp's format",
-		Description: examples("quant imatrix --model models/M --calibration train.jsonl --output M-imatrix.gguf"),
-		Flags: modelFlags(modelFlag(), outputFlag(), forceFlag(),
-			&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
-			&ucli.IntFlag{Name: "samples", Value: 64, Usage: "calibration samples"},
-			&ucli.IntFlag{Name: "max-length", Value: 512, Usage: "tokens a sample"}),
-		Action: func(c *ucli.Context) error {
-			if err := required(c, "model", "output", "calibration"); err != nil {
-				return err
-			}
-			dev, err := openDevice(c)
-			if err != nil {
-				return err
-			}
-			return writeOutput(c, c.String("output"), func() error {
-				progress, clear := bar(c, "imatrix", "tokens")
-				im, err := recipes.CollectImatrix(c.Context, dev, c.String("model"), c.String("calibration"), c.Int("samples"), c.Int("max-length"), progress)
-				clear()
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(c.App.Writer, "%s: %d entries over %d chunks\n", c.String("output"), len(im.Entries), im.Chunks)
-				return gguf.WriteImatrix(c.String("output"), im)
-			})
-		},
-	}
 }

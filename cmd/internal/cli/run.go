@@ -1,12 +1,10 @@
 package cli
 
 import (
-	"os"
-	"strings"
-
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 func runFlags() []ucli.Flag {
@@ -38,7 +36,7 @@ func runCommand() *ucli.Command {
 			if err := args(c, "RECIPE", 1); err != nil {
 				return err
 			}
-			r, err := recipes.Open(c.Args().First(), c.StringSlice("set"))
+			r, err := stages.All.Open(c.Args().First(), c.StringSlice("set"))
 			if err != nil {
 				return err
 			}
@@ -83,7 +81,7 @@ func openRecipe(c *ucli.Context) (*recipes.Recipe, recipes.RunOptions, error) {
 	if err := args(c, "RECIPE", 1); err != nil {
 		return nil, o, err
 	}
-	r, err := recipes.Open(c.Args().First(), c.StringSlice("set"))
+	r, err := stages.All.Open(c.Args().First(), c.StringSlice("set"))
 	return r, o, err
 }
 
@@ -93,45 +91,4 @@ func runOptions(c *ucli.Context) (recipes.RunOptions, error) {
 	var err error
 	o.MemoryLimit, err = memoryLimit(c)
 	return o, err
-}
-
-func planCommand() *ucli.Command {
-	return &ucli.Command{
-		Name: "plan", Usage: "what a recipe would do: sizes, memory, time, disk, what is done already", ArgsUsage: "RECIPE",
-		Description: examples("tune plan support.yaml", "tune plan support.yaml --full"),
-		Flags:       append(runFlags(), &ucli.BoolFlag{Name: "full", Usage: "the recipe with every default filled in and why"}),
-		Action:      runPlan,
-	}
-}
-
-func runPlan(c *ucli.Context) error {
-	r, o, err := openRecipe(c)
-	if err != nil {
-		return err
-	}
-	p, err := r.Plan(c.Context, o)
-	if p != nil {
-		if c.Bool("json") {
-			if werr := writeJSON(c, p); err == nil {
-				err = werr
-			}
-		} else {
-			p.Print(c.App.Writer, c.Bool("full"))
-		}
-	}
-	return err
-}
-
-func cleanCommand() *ucli.Command {
-	return &ucli.Command{
-		Name: "clean", Usage: "remove a run's checkpoints and unfinished work, or all of it but --keep", ArgsUsage: "RUN",
-		Description: examples("tune clean runs/support", "tune clean runs/support --keep merged --keep gguf"),
-		Flags:       []ucli.Flag{&ucli.StringSliceFlag{Name: "keep", Usage: "stages to keep; others are removed"}},
-		Action: func(c *ucli.Context) error {
-			if err := args(c, "RUN", 1); err != nil {
-				return err
-			}
-			return recipes.Clean(strings.TrimSuffix(c.Args().First(), string(os.PathSeparator)), c.StringSlice("keep"))
-		},
-	}
 }

@@ -6,7 +6,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 // trainCommand is a two-stage recipe written as flags: every train key can be
@@ -33,7 +33,7 @@ func trainCommand() *ucli.Command {
 				fmt.Fprintf(&b, "{path: %q}", d)
 			}
 			b.WriteString("]}\n  - train: {}\n")
-			r, err := recipes.Parse("tune train", []byte(b.String()), c.StringSlice("set"))
+			r, err := stages.All.Parse("tune train", []byte(b.String()), c.StringSlice("set"))
 			if err != nil {
 				return err
 			}

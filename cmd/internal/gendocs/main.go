@@ -11,7 +11,7 @@ import (
 
 	"github.com/tunekit/tunekit/cmd/internal/cli"
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 //go:generate go run . ../../../docs/recipe.md ../../../docs/commands.md
@@ -56,7 +56,7 @@ func fill(text string) (string, error) {
 var tables = map[string]func(what string) (string, error){"keys": keys, "flags": flags}
 
 func keys(section string) (string, error) {
-	list := recipes.Keys(strings.TrimPrefix(section, "recipe"))
+	list := stages.All.Keys(strings.TrimPrefix(section, "recipe"))
 	if list == nil {
 		return "", fmt.Errorf("a recipe has no section %q", section)
 	}

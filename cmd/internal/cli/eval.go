@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"context"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/stages"
+)
+
+func evalCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "eval", Usage: "measure models: perplexity, KL, answers, speed; judge them against a baseline",
+		Description: examples("tune eval --model models/M --tasks perplexity --data wiki.txt --context 2048",
+			"tune eval --model M-gptq --model M-awq --reference models/M --tasks perplexity,kl --data held-out.jsonl",
+			"tune eval --model new --tasks perplexity,exact_match --data d.jsonl --baseline b.json --gate perplexity.max_increase=1%"),
+		Flags: modelFlags(
+			&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model to measure (may repeat)"}, adapterFlag(),
+			&ucli.StringFlag{Name: "reference", Usage: "model for kl and top1"},
+			&ucli.StringFlag{Name: "tasks", Value: "perplexity", Usage: strings.Join(stages.Tasks, ",")},
+			&ucli.StringFlag{Name: "data", Usage: "text, JSONL or Parquet"},
+			&ucli.IntFlag{Name: "samples", Usage: "rows or windows used (default: all)"},
+			&ucli.IntFlag{Name: "context", Usage: "tokens a window (default: min(2048, the model's))"},
+			&ucli.IntFlag{Name: "stride", Usage: "tokens between windows (default: context)"},
+			&ucli.IntFlag{Name: "max-new-tokens", Value: 256},
+			&ucli.Float64Flag{Name: "temperature"},
+			&ucli.StringSliceFlag{Name: "gate", Usage: "METRIC.max|min|max_increase|max_decrease=VALUE (may repeat)"},
+			&ucli.StringFlag{Name: "unsure", Value: "fail", Usage: "what a gate that cannot tell does: pass or fail"},
+			&ucli.StringFlag{Name: "baseline", Usage: "file written by --write-baseline"},
+			&ucli.StringFlag{Name: "write-baseline", Usage: "keep this measurement for later gates"},
+			&ucli.StringSliceFlag{Name: "summary", Usage: "append to FILE.md, .json or .xml (may repeat)"}),
+		Action: runEval,
+	}
+}
+
+func runEval(c *ucli.Context) error {
+	if err := required(c, "model", "data"); err != nil {
+		return err
+	}
+	dev, err := openDevice(c)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	r, err := evalRequest(c, dev)
+	if err != nil {
+		return err
+	}
+	w := newWatcher(c.App.ErrWriter, c.Bool("quiet"))
+	r.Progress = func(model, task string, done, total int64) {
+		w.event(recipes.Event{Stage: "eval", What: "progress", Done: done, Total: total, Unit: task, Text: model})
+	}
+	out, err := stages.Evaluate(c.Context, dev, r)
+	w.clear()
+	if out == nil {
+		return err
+	}
+	for _, m := range out.Metrics {
+		if len(r.Models) == 1 {
+			m.Model = ""
+		}
+		if werr := writeJSON(c, m); werr != nil {
+			return werr
+		}
+	}
+	for _, k := range out.Checks {
+		if werr := writeJSON(c, map[string]any{"gate": k}); werr != nil {
+			return werr
+		}
+	}
+	for _, f := range c.StringSlice("summary") {
+		if werr := out.Append(f); err == nil {
+			err = werr
+		}
+	}
+	return err
+}
+
+func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, error) {
+	r := stages.EvalRequest{Tasks: splitComma(c.String("tasks")), Samples: c.Int("samples"), Context: c.Int("context"), Stride: c.Int("stride"),
+		MaxNew: c.Int("max-new-tokens"), Temperature: c.Float64("temperature"), Seed: 42, Baseline: c.String("baseline"), WriteBaseline: c.String("write-baseline"),
+		UnsurePasses: c.String("unsure") == "pass"}
+	name := c.String("dtype")
+	if name == "auto" {
+		name = "f32"
+	}
+	var err error
+	if r.BF16, err = stages.ParseBF16(dev, name); err != nil {
+		return r, err
+	}
+	for _, m := range c.StringSlice("model") {
+		t := stages.EvalTarget{Name: m, Path: m, Adapters: c.StringSlice("adapter"), Reference: c.String("reference")}
+		r.Models = append(r.Models, t)
+	}
+	for _, g := range c.StringSlice("gate") {
+		gate, err := stages.ParseGate(g)
+		if err != nil {
+			return r, err
+		}
+		r.Gates = append(r.Gates, gate)
+	}
+	return r, loadEvalData(c.Context, c.String("data"), &r)
+}
+
+func loadEvalData(ctx context.Context, path string, r *stages.EvalRequest) error {
+	tok, src, err := stages.OpenTokenizer(r.Models[0].Path)
+	if err != nil {
+		return err
+	}
+	spec := src.Spec
+	src.Close()
+	if r.Context == 0 {
+		r.Context = min(2048, spec.MaxPos)
+	}
+	if r.Stride == 0 {
+		r.Stride = r.Context
+	}
+	r.Tokenizer, r.Template = tok, tok.ChatTemplate()
+	r.Rows, r.Text, err = stages.EvalFile(ctx, path, tok, r.Context, spec.MaxPos, spec.V)
+	return err
+}
+
+func splitComma(s string) []string {
+	var out []string
+	for p := range strings.SplitSeq(s, ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -1,0 +1,121 @@
+package cli
+
+import (
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/recipes/schema"
+	"github.com/tunekit/tunekit/recipes/stages"
+)
+
+func mergeCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "merge", Usage: "adapters into weights; prints the KL between adapter and merged model",
+		Description: examples("tune merge --model models/M --adapter runs/support/adapter --output merged",
+			"tune merge --model models/M.gguf --adapter A --output merged.gguf --storage f16"),
+		Flags: modelFlags(modelFlag(), adapterFlag(), outputFlag(), forceFlag(),
+			&ucli.Float64SliceFlag{Name: "weight", Usage: "factor of each adapter, in order (default 1)"},
+			&ucli.StringFlag{Name: "storage", Value: "auto", Usage: "stored type: auto (that of the base), bf16, f16 or f32"},
+			&ucli.StringFlag{Name: "base", Value: "original", Usage: "original, or trained: into the weights as NF4 held them in training"},
+			&ucli.BoolFlag{Name: "trained-nf4", Usage: "the adapter was trained over NF4 (QLoRA): compare with that, too"},
+			&ucli.StringFlag{Name: "data", Usage: "text or rows to measure the KL on (default: generated tokens)"},
+			&ucli.Float64Flag{Name: "max-kl", Usage: "exit 5 when the KL is larger"},
+			&ucli.StringFlag{Name: "max-shard-size", Value: "5GB", Usage: "bytes a file"}),
+		Action: runMerge,
+	}
+}
+
+func runMerge(c *ucli.Context) error {
+	if err := required(c, "model", "adapter", "output"); err != nil {
+		return err
+	}
+	if b := c.String("base"); b != "original" && b != "trained" {
+		return usagef(c, "--base %q: original or trained", b)
+	}
+	shard, err := schema.ParseSize(c.String("max-shard-size"))
+	if err != nil {
+		return usagef(c, "--max-shard-size: %v", err)
+	}
+	return writeOutput(c, c.String("output"), func() error { return mergeTo(c, int64(shard)) })
+}
+
+func mergeTo(c *ucli.Context, shard int64) error {
+	dev, err := openDevice(c)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	progress, clear := bar(c, "merge", "bytes")
+	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
+		Storage: c.String("storage"), Trained: c.String("base") == "trained", MaxShard: shard, Name: nameOf(c.String("output")), Progress: progress}
+	nf4 := c.Bool("trained-nf4") || o.Trained
+	if nf4 {
+		t := dtype.NF4Double
+		o.TrainedAs = &t
+	}
+	rep, err := stages.MergeModel(c.Context, dev, o)
+	clear()
+	if err != nil {
+		return err
+	}
+	out := struct {
+		Output  string `json:"output"`
+		Bytes   int64  `json:"bytes"`
+		Layers  int    `json:"layers"`
+		KL      any    `json:"kl"`
+		Trained any    `json:"kl_to_trained,omitempty"`
+	}{Output: o.Output, Bytes: rep.Bytes, Layers: len(rep.Layers)}
+	batches, err := mergeData(c, o.Model)
+	if err != nil {
+		return err
+	}
+	kl, err := stages.CompareMerged(c.Context, dev, o.Model, o.Trained, o, batches)
+	if err != nil {
+		return err
+	}
+	out.KL = kl
+	if nf4 && !o.Trained {
+		if out.Trained, err = stages.CompareMerged(c.Context, dev, o.Model, true, o, batches); err != nil {
+			return err
+		}
+	}
+	if err := writeJSON(c, out); err != nil {
+		return err
+	}
+	if c.IsSet("max-kl") {
+		return kl.CheckKL(o.Output, c.Float64("max-kl"))
+	}
+	return nil
+}
+
+// mergeData is what a merge is checked on: --data, or 1,024 tokens that run
+// through the vocabulary.
+func mergeData(c *ucli.Context, modelPath string) ([]data.Batch, error) {
+	if f := c.String("data"); f != "" {
+		tok, src, err := stages.OpenTokenizer(modelPath)
+		if err != nil {
+			return nil, err
+		}
+		defer src.Close()
+		rows, text, err := stages.EvalFile(c.Context, f, tok, min(2048, src.Spec.MaxPos), src.Spec.MaxPos, src.Spec.V)
+		if err != nil {
+			return nil, err
+		}
+		if rows.Len() == 0 {
+			n := min(len(text), 4096)
+			rows = data.InMemory(data.Example{IDs: text[:min(n, src.Spec.MaxPos)]})
+		}
+		return stages.KLBatches(rows)
+	}
+	src, err := stages.OpenSource(modelPath)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	ex := data.Example{}
+	for i := range 1024 {
+		ex.IDs = append(ex.IDs, int32((int64(i)*2654435761+12345)%int64(src.Spec.V)))
+	}
+	return stages.KLBatches(data.InMemory(ex))
+}

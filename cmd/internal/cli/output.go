@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/recipes"
+)
+
+// bar returns a progress function for one job.
+func bar(c *ucli.Context, name, unit string) (func(done, total int64), func()) {
+	w := newWatcher(c.App.ErrWriter, c.Bool("quiet"))
+	return func(done, total int64) {
+		w.event(recipes.Event{Stage: name, What: "progress", Done: done, Total: total, Unit: unit})
+	}, w.clear
+}
+
+func outputFlag() ucli.Flag {
+	return &ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "where to write"}
+}
+
+func forceFlag() ucli.Flag {
+	return &ucli.BoolFlag{Name: "force", Usage: "replace what is at --output"}
+}
+
+// writeOutput runs write for a path that must not exist yet. With --force what
+// is there steps aside and comes back when write fails: nothing is lost. The
+// folders above are made.
+func writeOutput(c *ucli.Context, path string, write func() error) error {
+	if _, err := os.Lstat(path); err != nil {
+		if err := atomic.MkdirAll(filepath.Dir(path)); err != nil {
+			return err
+		}
+		return write()
+	}
+	if !c.Bool("force") {
+		return fail.Usagef(path, "--force replaces it", "already exists")
+	}
+	restore, drop, err := atomic.Aside(path)
+	if err != nil {
+		return err
+	}
+	if err := write(); err != nil {
+		return errors.Join(err, restore())
+	}
+	return drop()
+}
+
+func nameOf(path string) string {
+	return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+}

@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/recipes/stages"
+)
+
+func renderCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "render", Usage: "conversations through a chat template, a line at a time",
+		Description: examples("tune render --model models/M --input chats.jsonl", `tune render --chat-template t.jinja --bos-token '<s>' --eos-token '</s>' --input -`),
+		Flags: []ucli.Flag{modelFlag(),
+			&ucli.StringFlag{Name: "chat-template", Usage: "template file, instead of the model's"},
+			&ucli.StringFlag{Name: "bos-token"}, &ucli.StringFlag{Name: "eos-token"},
+			&ucli.StringFlag{Name: "now", Usage: "clock for strftime_now, RFC 3339 (default: the real one)"},
+			&ucli.StringFlag{Name: "input", Value: "-", Usage: `{"messages": […], "tools": …, "add_generation_prompt": true, …} a line`}},
+		Action: runRender,
+	}
+}
+
+func runRender(c *ucli.Context) error {
+	o := chat.Options{BOS: c.String("bos-token"), EOS: c.String("eos-token"), Now: time.Now()}
+	if s := c.String("now"); s != "" {
+		var err error
+		if o.Now, err = time.Parse(time.RFC3339, s); err != nil {
+			return usagef(c, "--now: %v", err)
+		}
+	}
+	var tok *tokenizer.Tokenizer
+	src := ""
+	if m := c.String("model"); m != "" {
+		var err error
+		if tok, err = stages.TokenizerOf(m); err != nil {
+			return err
+		}
+		src = tok.ChatTemplate()
+		if !c.IsSet("bos-token") && tok.BOS() >= 0 {
+			o.BOS = tok.Token(tok.BOS())
+		}
+		if !c.IsSet("eos-token") && tok.EOS() >= 0 {
+			o.EOS = tok.Token(tok.EOS())
+		}
+	}
+	if f := c.String("chat-template"); f != "" {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			return fail.Inputf(f, "", "%w", err)
+		}
+		src = string(raw)
+	}
+	if src == "" {
+		return fail.Usagef("", "--chat-template FILE", "no --chat-template, and the model has none")
+	}
+	tmpl, err := chat.Parse(src, o)
+	if err != nil {
+		return err
+	}
+	return eachLine(c, c.String("input"), func(d *jinja.Dict) (*jinja.Dict, error) {
+		out := jinja.NewDict()
+		text, err := renderLine(tmpl, d)
+		if err != nil {
+			out.Set("error", err.Error())
+			return out, nil
+		}
+		out.Set("text", text)
+		if tok != nil {
+			out.Set("ids", idList(tok.Encode(text, false)))
+		}
+		return out, nil
+	})
+}
+
+// renderLine takes a conversation from a line's fields; those it does not know
+// are template variables.
+func renderLine(t *chat.Template, d *jinja.Dict) (string, error) {
+	conv := chat.Conversation{Extra: map[string]any{}}
+	gen := false
+	for i := range d.Len() {
+		k, v := d.At(i)
+		switch k {
+		case "messages":
+			list, ok := v.([]any)
+			if !ok {
+				return "", fail.Inputf("messages", "", "found %s, want a list", jsonText(v))
+			}
+			for _, x := range list {
+				m, ok := x.(*jinja.Dict)
+				if !ok {
+					return "", fail.Inputf("messages", "", "found %s, want objects", jsonText(x))
+				}
+				conv.Messages = append(conv.Messages, chat.Message{Dict: m})
+			}
+		case "tools":
+			conv.Tools = v
+		case "add_generation_prompt":
+			gen, _ = v.(bool)
+		default:
+			conv.Extra[fmt.Sprint(k)] = v
+		}
+	}
+	return t.Render(conv, gen)
+}

@@ -1,0 +1,56 @@
+package recipes
+
+import (
+	"context"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/recipes/report"
+)
+
+// Prepared is a run that has not begun.
+type Prepared struct{ x *run }
+
+// Prepare is what Run and Plan begin with.
+func (r *Recipe) Prepare(o RunOptions) (*Prepared, error) {
+	x, err := r.prepare(o)
+	return &Prepared{x}, err
+}
+
+// Execute runs the stages without the plan and the report.
+func (p *Prepared) Execute(ctx context.Context) error { return p.x.execute(ctx) }
+
+// Peak is what the last stage's device counted.
+func (p *Prepared) Peak() kernels.MemStats { return p.x.dev.Info().Mem }
+
+// Addresses are those of all stages.
+func (p *Prepared) Addresses() ([]Digest, error) {
+	var out []Digest
+	for _, j := range p.x.jobs {
+		res, err := p.x.address(j)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, res.Address)
+	}
+	return out, nil
+}
+
+// Summary is that of a run in which these stages are done.
+func (p *Prepared) Summary(done map[string]*Result, err error) *report.Summary {
+	p.x.done = done
+	return p.x.summary(1, err)
+}
+
+// WalkWithDisk plans with so many free bytes of disk.
+func (p *Prepared) WalkWithDisk(ctx context.Context, free uint64) error {
+	pl := p.x.planner(ctx, true)
+	defer pl.close()
+	pl.plan.DiskFree = free
+	return pl.walk()
+}
+
+// DiskSlack is what a run leaves free.
+const DiskSlack = diskSlack
+
+// FrontMatter reads one key of a model card.
+var FrontMatter = frontMatter

@@ -1,0 +1,228 @@
+package recipes
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/device"
+)
+
+// Planner computes the plan of a run from names, shapes, types and a look at
+// the data.
+type Planner struct {
+	Context context.Context
+	Env     *Env
+	Rates   Rates // of this machine; zero when Quick
+	Quick   bool  // only what would be refused: memory, disk, impossible options
+	Limit   int64 // bytes of memory that a stage may take; 0: none
+	Sampled int   // rows that counts were estimated from
+
+	x      *run
+	plan   *Plan
+	models map[string]*arch.Source
+	memo   map[string]any
+}
+
+func (x *run) planner(ctx context.Context, quick bool) *Planner {
+	p := &Planner{Context: ctx, Env: x.env, Quick: quick, x: x, models: map[string]*arch.Source{}, memo: map[string]any{}, plan: &Plan{Name: x.Name, Dir: string(x.dir)}}
+	p.Limit = x.dev.Info().Limit
+	p.plan.Limit, p.plan.DiskFree = p.Limit, DiskFree(existing(string(x.dir)))
+	return p
+}
+
+func (p *Planner) close() {
+	for _, m := range p.models {
+		m.Close()
+	}
+}
+
+// Done is what an earlier stage left, nil when it has not run.
+func (p *Planner) Done(j *Job) *Result { return p.x.done[j.ID] }
+
+// Once returns what find gave for this key before in this plan, or calls it.
+func Once[T any](p *Planner, key string, find func() (T, error)) (T, error) {
+	if v, ok := p.memo[key]; ok {
+		return v.(T), nil
+	}
+	v, err := find()
+	if err == nil {
+		p.memo[key] = v
+	}
+	return v, err
+}
+
+// existing is the nearest folder above path that is there.
+func existing(path string) string {
+	for path, _ = filepath.Abs(path); !exists(path) && path != filepath.Dir(path); {
+		path = filepath.Dir(path)
+	}
+	return path
+}
+
+// memoryLimit is what the command line or the recipe allows; 0: not said.
+func (x *run) memoryLimit() int64 {
+	if x.opt.MemoryLimit != 0 {
+		return x.opt.MemoryLimit
+	}
+	return int64(x.MemoryLimit)
+}
+
+// Plan computes what Run would do, without doing it. When it would be refused,
+// the plan is returned together with the error.
+func (r *Recipe) Plan(ctx context.Context, o RunOptions) (*Plan, error) {
+	x, err := r.prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	defer x.dev.Close()
+	p := x.planner(ctx, false)
+	defer p.close()
+	if p.Rates, err = x.probe(); err != nil {
+		return nil, err
+	}
+	p.plan.Machine = p.machine()
+	err = p.walk()
+	p.plan.Sampled = p.Sampled
+	var ferr error
+	if p.plan.Recipe, p.plan.Defaults, ferr = r.Full(); err == nil {
+		err = ferr
+	}
+	return p.plan, err
+}
+
+// check refuses a run that could not end: memory, disk, options that the model
+// or the programs that are to load the result do not allow.
+func (x *run) check(ctx context.Context) error {
+	p := x.planner(ctx, true)
+	defer p.close()
+	return p.walk()
+}
+
+func (p *Planner) machine() string {
+	info := p.x.dev.Info()
+	return fmt.Sprintf("%d cores %s, %s free, %s", max(info.Threads, 1), info.Level, humanize.IBytes(uint64(max(device.HostMemory(), 0))), gpuWords(info.Name))
+}
+
+func gpuWords(device string) string {
+	if strings.HasPrefix(device, "cuda") {
+		return "GPU " + device
+	}
+	return "no GPU"
+}
+
+// walk plans every stage in order and returns the first refusal.
+func (p *Planner) walk() error {
+	var refused error
+	for _, j := range p.x.jobs {
+		s, err := p.stage(j)
+		p.plan.Stages = append(p.plan.Stages, s)
+		if err == nil {
+			continue
+		}
+		switch fail.Kind(fail.Code(err)) {
+		case fail.Usage, fail.Limit:
+			if refused == nil {
+				refused = err
+			}
+		case fail.Input:
+			if !p.Quick && refused == nil {
+				refused = err
+			}
+		}
+	}
+	p.total()
+	if refused != nil {
+		return refused
+	}
+	return p.disk()
+}
+
+func (p *Planner) stage(j *Job) (StagePlan, error) {
+	x := p.x
+	s := StagePlan{Stage: j.ID, Kind: j.Kind.Name}
+	for _, in := range j.Inputs {
+		s.Inputs = append(s.Inputs, PlanInput{in.Name, in.Ref.String(), in.Ref.Why})
+	}
+	res, err := x.address(j)
+	if err != nil {
+		return s, err
+	}
+	old, err := x.load(j, res.Address)
+	if err != nil {
+		return s, err
+	}
+	if old != nil {
+		x.done[j.ID] = old
+		s.Cached, s.Does = true, "done before, with the same inputs"
+		return s, nil
+	}
+	s.GoesOn = x.begun(j.ID, res.Address)
+	if !x.wanted(j.ID) {
+		s.Skipped, s.Does = true, "left out"
+		return s, nil
+	}
+	if err = j.Kind.Plan(p, j, &s); err == nil && s.Counted && s.Peak > p.Limit && p.Limit > 0 {
+		err = p.Refusal(&s, "needs")
+	}
+	if s.GoesOn {
+		s.Note("goes on where it was")
+	}
+	return s, err
+}
+
+func (p *Planner) total() {
+	temp := int64(0)
+	for _, s := range p.plan.Stages {
+		p.plan.Seconds += s.Seconds
+		p.plan.Peak = max(p.plan.Peak, s.Peak)
+		p.plan.Disk += s.Disk
+		temp = max(temp, s.Temp)
+	}
+	p.plan.Disk += temp
+}
+
+// diskSlack is kept free for logs, reports and the rest of the system.
+const diskSlack = 64 << 20
+
+// disk refuses a run whose artifacts and checkpoints would not fit.
+func (p *Planner) disk() error {
+	if p.plan.DiskFree == 0 || p.plan.Disk == 0 || p.plan.Disk+diskSlack <= int64(p.plan.DiskFree) {
+		return nil
+	}
+	var parts []string
+	for _, s := range p.plan.Stages {
+		if s.Disk+s.Temp > 0 {
+			parts = append(parts, fmt.Sprintf("%s %s", s.Stage, humanize.Bytes(uint64(s.Disk+s.Temp))))
+		}
+	}
+	return fail.Limitf(string(p.x.dir), "free some space, or put the run elsewhere: --run-dir DIR", "the run needs %s of disk and %s to spare, %s are free (%s)",
+		humanize.Bytes(uint64(p.plan.Disk)), humanize.Bytes(diskSlack), humanize.Bytes(p.plan.DiskFree), strings.Join(parts, ", "))
+}
+
+// Refusal says by how much a stage does not fit, and what takes the memory.
+func (p *Planner) Refusal(s *StagePlan, words string) *fail.Error {
+	return fail.Limitf("", "", "%s %s %s, limit is %s (%s)", s.Stage, words, humanize.IBytes(uint64(s.Peak)), humanize.IBytes(uint64(p.Limit)), purposes(s.Memory))
+}
+
+// purposes lists bytes by purpose, the largest first.
+func purposes(m map[string]int64) string {
+	names := slices.Sorted(maps.Keys(m))
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(m[b], m[a]) })
+	var parts []string
+	for _, n := range names {
+		if n != kernels.Mapped.String() {
+			parts = append(parts, n+" "+humanize.IBytes(uint64(m[n])))
+		}
+	}
+	return strings.Join(parts, ", ")
+}

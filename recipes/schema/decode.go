@@ -1,0 +1,396 @@
+// Package schema reads and writes YAML by the tags of Go structs, and documents
+// them: yaml (the key), doc, default, enum ("a|b"), range ("lo..hi"), keys (of a
+// map) and type (what the documentation calls a type that reads its own form).
+// Every problem of a text is found at once, each with its line and a caret.
+package schema
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"regexp"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/tunekit/tunekit/formats/fail"
+)
+
+// Decoder turns a YAML tree into structs, collecting every problem.
+type Decoder struct {
+	Problems Problems
+	Given    map[string]string // paths of the keys that were written, and where
+
+	place   string
+	lines   []string
+	placeOf map[*yaml.Node]string // nodes that came from elsewhere than the text
+}
+
+// Setter is a type that reads its own node, because it has several forms.
+type Setter interface{ SetYAML(n *yaml.Node) error }
+
+// Read parses a text; name is the place that messages show. Only what is not
+// YAML, or nothing, is an error here.
+func Read(name string, text []byte) (*Decoder, *yaml.Node, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return nil, nil, fail.Usagef(name, "", "not YAML: %w", err)
+	}
+	if len(doc.Content) == 0 {
+		return nil, nil, fail.Usagef(name, "a recipe begins with version: 1", "the recipe is empty")
+	}
+	d := &Decoder{place: name, lines: strings.Split(string(text), "\n"), placeOf: map[*yaml.Node]string{}, Given: map[string]string{}}
+	return d, Deref(doc.Content[0]), nil
+}
+
+// DecodeNode fills the struct at ptr from one node, without a text to point at;
+// it returns the first problem.
+func DecodeNode(n *yaml.Node, ptr any) error {
+	d := Decoder{}
+	d.Decode(n, reflect.ValueOf(ptr).Elem())
+	if len(d.Problems) > 0 {
+		return fmt.Errorf("%s", d.Problems[0].Msg)
+	}
+	return nil
+}
+
+// Decode fills the struct v from a mapping.
+func (d *Decoder) Decode(n *yaml.Node, v reflect.Value) { d.decodeStruct(n, v, "") }
+
+// Bad notes a problem at a node.
+func (d *Decoder) Bad(n *yaml.Node, path, hint, format string, args ...any) {
+	if i := strings.Index(path, "]."); i > 0 && strings.HasPrefix(path, "stages[") {
+		path = path[i+2:] // the kind says enough
+	}
+	p := Problem{Place: d.place, Line: n.Line, Col: n.Column, Path: path, Msg: fmt.Sprintf(format, args...), Hint: hint}
+	if from, ok := d.placeOf[n]; ok {
+		p.Place, p.Line, p.Col = from, 0, 0
+	} else if n.Line >= 1 && n.Line <= len(d.lines) {
+		p.Source = d.lines[n.Line-1]
+	}
+	d.Problems = append(d.Problems, p)
+}
+
+// Deref follows aliases.
+func Deref(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode && n.Alias != nil {
+		n = n.Alias
+	}
+	return n
+}
+
+// Pairs lists a mapping's keys and values, merge keys (<<) expanded: later
+// and explicit keys win.
+func (d *Decoder) Pairs(n *yaml.Node, path string) (keys, vals []*yaml.Node) {
+	seen := map[string]bool{}
+	add := func(k, v *yaml.Node) {
+		if !seen[k.Value] {
+			seen[k.Value] = true
+			keys, vals = append(keys, k), append(vals, v)
+		}
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if k := n.Content[i]; k.Value != "<<" {
+			if seen[k.Value] {
+				d.Bad(k, path, "remove one", "key %s is given twice", k.Value)
+			}
+			add(k, n.Content[i+1])
+		}
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value != "<<" {
+			continue
+		}
+		v := Deref(n.Content[i+1])
+		from := []*yaml.Node{v}
+		if v.Kind == yaml.SequenceNode {
+			from = v.Content
+		}
+		for _, m := range from {
+			if m = Deref(m); m.Kind == yaml.MappingNode && m != n {
+				ks, vs := d.Pairs(m, path)
+				for j := range ks {
+					add(ks[j], vs[j])
+				}
+			}
+		}
+	}
+	return keys, vals
+}
+
+// IsNull reports a node that leaves the default.
+func IsNull(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) == 0 &&
+		(n.Value == "" || n.Value == "null" || n.Value == "~")
+}
+
+// decode fills v from n. null leaves the default.
+func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag) {
+	n = Deref(n)
+	if IsNull(n) {
+		return
+	}
+	if s, ok := v.Addr().Interface().(Setter); ok {
+		if err := s.SetYAML(n); err != nil {
+			d.Bad(n, path, "", "%v", err)
+		}
+		return
+	}
+	if u, ok := v.Addr().Interface().(yaml.Unmarshaler); ok {
+		if err := u.UnmarshalYAML(n); err != nil {
+			d.Bad(n, path, "", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+		}
+		d.checkEnum(n, path, tag)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		if v.IsNil() {
+			v.Set(reflect.New(v.Type().Elem()))
+		}
+		d.decode(n, v.Elem(), path, tag)
+	case reflect.Struct:
+		d.decodeStruct(n, v, path)
+	case reflect.Map:
+		d.decodeMap(n, v, path, tag)
+	case reflect.Slice:
+		d.decodeSlice(n, v, path, tag)
+	default:
+		d.decodeScalar(n, v, path, tag)
+	}
+}
+
+func describe(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	return strconv.Quote(n.Value)
+}
+
+func (d *Decoder) decodeStruct(n *yaml.Node, v reflect.Value, path string) {
+	if n.Kind != yaml.MappingNode {
+		d.Bad(n, path, "", "found %s, want a mapping of keys", describe(n))
+		return
+	}
+	fields := Fields(v.Type())
+	keys, vals := d.Pairs(n, path)
+	for i, k := range keys {
+		f, ok := fields[k.Value]
+		if !ok {
+			if strings.HasPrefix(k.Value, "x-") {
+				continue
+			}
+			d.unknown(k, path, fields)
+			continue
+		}
+		if d.Given != nil && !IsNull(Deref(vals[i])) {
+			from, ok := d.placeOf[Deref(vals[i])]
+			if !ok {
+				from = d.place
+			}
+			d.Given[Join(path, k.Value)] = from
+		}
+		d.decode(vals[i], v.FieldByIndex(f.Index), Join(path, k.Value), f.Tag)
+	}
+}
+
+// Join is the path of a key below another.
+func Join(path, key string) string {
+	if path == "" || key == "" {
+		return path + key
+	}
+	return path + "." + key
+}
+
+func (d *Decoder) unknown(k *yaml.Node, path string, fields map[string]reflect.StructField) {
+	if tool, hint, ok := Foreign(k.Value); ok {
+		d.Bad(k, path, hint, "unknown key %s (%s)", k.Value, tool)
+		return
+	}
+	var names []string
+	for name := range fields {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	hint := "known keys: " + strings.Join(names, ", ")
+	if near := fail.Nearest(k.Value, names); near != "" {
+		hint = "did you mean " + near + "?"
+	}
+	d.Bad(k, path, hint, "unknown key %s", k.Value)
+}
+
+// Fields maps YAML names to fields; embedded structs are flattened.
+func Fields(t reflect.Type) map[string]reflect.StructField {
+	m := map[string]reflect.StructField{}
+	for _, f := range reflect.VisibleFields(t) {
+		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
+			m[name] = f
+		}
+	}
+	return m
+}
+
+func (d *Decoder) decodeMap(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag) {
+	if n.Kind != yaml.MappingNode {
+		d.Bad(n, path, "", "found %s, want a mapping", describe(n))
+		return
+	}
+	m := reflect.MakeMap(v.Type())
+	keys, vals := d.Pairs(n, path)
+	for i, k := range keys {
+		if allowed := tag.Get("keys"); allowed != "" && !slices.Contains(strings.Split(allowed, "|"), k.Value) {
+			d.Bad(k, path, "known: "+strings.ReplaceAll(allowed, "|", ", "), "unknown name %s", k.Value)
+			continue
+		}
+		e := reflect.New(v.Type().Elem()).Elem()
+		d.decode(vals[i], e, Join(path, k.Value), "")
+		m.SetMapIndex(reflect.ValueOf(k.Value), e)
+	}
+	v.Set(m)
+}
+
+func (d *Decoder) decodeSlice(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag) {
+	items := n.Content
+	if n.Kind == yaml.ScalarNode || n.Kind == yaml.MappingNode { // one value stands for a list of one
+		items = []*yaml.Node{n}
+	}
+	s := reflect.MakeSlice(v.Type(), len(items), len(items))
+	for i, it := range items {
+		d.decode(it, s.Index(i), fmt.Sprintf("%s[%d]", path, i), tag)
+	}
+	v.Set(s)
+}
+
+var (
+	intRE   = regexp.MustCompile(`^[-+]?[0-9]+$`)
+	floatRE = regexp.MustCompile(`^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$`)
+)
+
+func quoted(n *yaml.Node) bool {
+	return n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0
+}
+
+func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag) {
+	if n.Kind != yaml.ScalarNode {
+		d.Bad(n, path, "", "found %s, want %s", describe(n), wants(v.Kind()))
+		return
+	}
+	wrong := func() { d.Bad(n, path, "", "found %s, want %s", describe(n), wants(v.Kind())) }
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(n.Value)
+		d.checkEnum(n, path, tag)
+	case reflect.Bool:
+		if (n.Value != "true" && n.Value != "false") || quoted(n) {
+			wrong()
+			return
+		}
+		v.SetBool(n.Value == "true")
+	case reflect.Int, reflect.Int64:
+		i, err := strconv.ParseInt(strings.TrimPrefix(n.Value, "+"), 10, 64)
+		if err != nil || !intRE.MatchString(n.Value) || quoted(n) {
+			wrong()
+			return
+		}
+		v.SetInt(i)
+		d.checkRange(n, path, tag, float64(i))
+	case reflect.Uint64:
+		u, err := strconv.ParseUint(n.Value, 10, 64)
+		if err != nil || quoted(n) {
+			wrong()
+			return
+		}
+		v.SetUint(u)
+	case reflect.Float64:
+		f, err := strconv.ParseFloat(n.Value, 64)
+		if err != nil || !floatRE.MatchString(n.Value) || quoted(n) || math.IsInf(f, 0) {
+			wrong()
+			return
+		}
+		v.SetFloat(f)
+		d.checkRange(n, path, tag, f)
+	default:
+		panic("schema: field of type " + v.Type().String())
+	}
+}
+
+func wants(k reflect.Kind) string {
+	switch k {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64, reflect.Uint64:
+		return "a whole number"
+	case reflect.Float64:
+		return "a number"
+	}
+	return "text"
+}
+
+func (d *Decoder) checkEnum(n *yaml.Node, path string, tag reflect.StructTag) {
+	allowed := tag.Get("enum")
+	if allowed == "" {
+		return
+	}
+	names := strings.Split(allowed, "|")
+	if slices.Contains(names, n.Value) {
+		return
+	}
+	hint := "known: " + strings.Join(names, ", ")
+	if near := fail.Nearest(n.Value, names); near != "" {
+		hint = "did you mean " + near + "? " + hint
+	}
+	d.Bad(n, path, hint, "found %q", n.Value)
+}
+
+func (d *Decoder) checkRange(n *yaml.Node, path string, tag reflect.StructTag, f float64) {
+	r := tag.Get("range")
+	if r == "" {
+		return
+	}
+	lo, hi, _ := strings.Cut(r, "..")
+	if l, err := strconv.ParseFloat(lo, 64); err == nil && f < l {
+		d.Bad(n, path, "", "found %s, want at least %s", n.Value, lo)
+	} else if h, err := strconv.ParseFloat(hi, 64); err == nil && f > h {
+		d.Bad(n, path, "", "found %s, want at most %s", n.Value, hi)
+	}
+}
+
+// Mark says that a node and what is below it came from place.
+func (d *Decoder) Mark(n *yaml.Node, place string) {
+	d.placeOf[n] = place
+	for _, c := range n.Content {
+		d.Mark(c, place)
+	}
+}
+
+// Child finds or makes the mapping at key.
+func (d *Decoder) Child(n *yaml.Node, key, place string) *yaml.Node {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return Deref(n.Content[i+1])
+		}
+	}
+	v := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	d.Put(n, key, v, place)
+	return v
+}
+
+// Put writes key: v into a mapping.
+func (d *Decoder) Put(n *yaml.Node, key string, v *yaml.Node, place string) {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			n.Content[i+1] = v
+			return
+		}
+	}
+	k := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}
+	d.Mark(k, place)
+	d.placeOf[v] = place
+	n.Content = append(n.Content, k, v)
+}

@@ -1,0 +1,79 @@
+package schema
+
+import (
+	"reflect"
+	"strings"
+)
+
+// Key documents one key of a recipe.
+type Key struct{ Name, Type, Default, Doc string }
+
+// Keys lists the keys of a struct in the order they are declared, or those of a
+// section of it, a path such as "lora". It returns nil for an unknown section.
+func Keys(t reflect.Type, section string) []Key {
+	for part := range strings.SplitSeq(section, ".") {
+		if part == "" {
+			continue
+		}
+		f, ok := Fields(t)[part]
+		if !ok {
+			return nil
+		}
+		t = f.Type
+		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
+			t = t.Elem()
+		}
+		if t.Kind() != reflect.Struct {
+			return nil
+		}
+	}
+	var out []Key
+	for _, f := range reflect.VisibleFields(t) {
+		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
+			out = append(out, Key{name, typeName(f), f.Tag.Get("default"), f.Tag.Get("doc")})
+		}
+	}
+	return out
+}
+
+// typeNames are the forms of this package's own types; others say theirs in the
+// tag type.
+var typeNames = map[reflect.Type]string{
+	reflect.TypeFor[Size]():  "size",
+	reflect.TypeFor[Auto]():  "auto or number",
+	reflect.TypeFor[Bound](): "number or percentage",
+	reflect.TypeFor[Names](): "name or list",
+}
+
+func typeName(f reflect.StructField) string {
+	if e := f.Tag.Get("enum"); e != "" {
+		list := ""
+		if f.Type.Kind() == reflect.Slice {
+			list = "list of "
+		}
+		return list + strings.ReplaceAll(e, "|", ", ")
+	}
+	if name := f.Tag.Get("type"); name != "" {
+		return name
+	}
+	t := f.Type
+	if name, ok := typeNames[t]; ok {
+		return name
+	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true, false"
+	case reflect.Int, reflect.Int64, reflect.Uint64:
+		return "int"
+	case reflect.Float64:
+		return "float"
+	case reflect.Slice:
+		return "list"
+	case reflect.Map, reflect.Struct:
+		return "mapping"
+	}
+	return "text"
+}

@@ -1,0 +1,154 @@
+package stages
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
+	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
+	"github.com/tunekit/tunekit/recipes"
+)
+
+// calibrationText is the text a quantizer sees: the training rows of an ingest
+// stage in order, or a file, put together and cut into samples of length
+// tokens.
+func calibrationText(ctx context.Context, x *recipes.Env, ref recipes.Ref, src *arch.Source, samples, length int) ([][]int32, error) {
+	if ref.Stage != "" {
+		ds, err := dataset(ctx, x, ref, recipes.Ref{})
+		if err != nil {
+			return nil, err
+		}
+		return cut(ds.Train, samples, min(length, src.Spec.MaxPos))
+	}
+	return CalibrationFile(ctx, ref.Path, src, samples, length)
+}
+
+// CalibrationFile reads calibration text from a file with the model's own
+// tokenizer, in samples of at most length tokens and the model's context.
+func CalibrationFile(ctx context.Context, path string, src *arch.Source, samples, length int) ([][]int32, error) {
+	tok, err := openTokenizer(src)
+	if err != nil {
+		return nil, err
+	}
+	length = min(length, src.Spec.MaxPos)
+	rows, text, err := EvalFile(ctx, path, tok, length, src.Spec.MaxPos, src.Spec.V)
+	if err != nil {
+		return nil, err
+	}
+	if rows.Len() == 0 {
+		rows = data.InMemory(data.Example{IDs: text})
+	}
+	out, err := cut(rows, samples, length)
+	if err != nil {
+		return nil, err
+	}
+	if len(out) == 0 {
+		return nil, fail.Inputf(path, "give more text, or a smaller max_length", "fewer than %d tokens", length)
+	}
+	return out, nil
+}
+
+// cut joins rows and cuts them into at most samples pieces of length tokens;
+// a last shorter piece is used only when there is no other.
+func cut(ex data.Examples, samples, length int) ([][]int32, error) {
+	rows, err := ex.ReadTokens(samples * length)
+	if err != nil {
+		return nil, err
+	}
+	var out [][]int32
+	var piece []int32
+	for _, e := range rows {
+		for ids := e.IDs; len(ids) > 0 && len(out) < samples; {
+			n := min(length-len(piece), len(ids))
+			piece, ids = append(piece, ids[:n]...), ids[n:]
+			if len(piece) == length {
+				out, piece = append(out, slices.Clip(piece)), nil
+			}
+		}
+	}
+	if len(out) == 0 && len(piece) > 0 {
+		out = append(out, piece)
+	}
+	return out, nil
+}
+
+// calibrationPlan is how much text a walk over the blocks sees, and what the
+// layers of one input cost.
+type calibrationPlan struct {
+	samples, length int
+	work            func(tokens, in, out float64) float64
+}
+
+// planCalibration adds the cost of a walk over the blocks with calibration text:
+// each block runs on all tokens before and after it is quantized, and every
+// input of a linear map gives a Hessian or a statistic.
+func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, src *arch.Source, c calibrationPlan) error {
+	tokens := int64(c.samples) * int64(c.length)
+	if ref.Stage != "" {
+		if rows, err := rowsOf(p, ref.Stage); err == nil && rows.unknown == "" {
+			tokens = min(tokens, max(rows.trainTokens, 1))
+		}
+	}
+	m, err := dryModel(dry.New(dry.Options{}), src)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	var spent, params, gram, widest float64 // params and gram of the largest block
+	for _, b := range m.Stages {
+		var own, inputs float64
+		for _, step := range b.Steps() {
+			in, out := float64(step.Linears[0].In()), 0.0
+			for _, l := range step.Linears {
+				out += float64(l.W.Rows)
+			}
+			own += in * out
+			inputs += in * in
+			spent += c.work(float64(tokens), in, out)
+			widest = max(widest, in)
+		}
+		params, gram = max(params, own), max(gram, inputs)
+	}
+	s.Seconds += p.Rates.Seconds(dry.Work{Matrix: spent}, false)
+	activations := 2 * 4 * tokens * int64(src.Spec.C)
+	s.Counted = false
+	s.Memory = map[string]int64{"activations": activations, "weights": int64(4 * params), "scratch": int64(4 * gram * 2)}
+	s.Peak = activations + int64(4*params) + int64(4*gram*2)
+	if float64(tokens) < 4*widest {
+		s.Note("%s calibration tokens are few for %d columns: 4 times as many are a good start", humanize.Comma(tokens), int(widest))
+	}
+	return nil
+}
+
+// CollectImatrix is `quant imatrix`.
+func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration string, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
+	src, err := OpenSource(model)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	cal, err := CalibrationFile(ctx, calibration, src, samples, length)
+	if err != nil {
+		return nil, err
+	}
+	return collectImatrix(ctx, dev, src, cal, filepath.Base(calibration), progress)
+}
+
+// collectImatrix runs calibration text through a model as llama-imatrix does:
+// a model whose texts begin with a BOS sees one at the start of every sample.
+func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, cal [][]int32, name string, progress func(done, total int64)) (*gguf.Imatrix, error) {
+	tok, err := openTokenizer(src)
+	if err != nil {
+		return nil, err
+	}
+	o := quant.ImatrixOptions{Datasets: []string{name}, Progress: progress, HasBOS: tok.AddsBOS() && tok.BOS() >= 0, BOS: tok.BOS()}
+	return quant.CollectImatrix(ctx, dev, src, cal, o)
+}

@@ -1,0 +1,492 @@
+package stages
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
+	"github.com/tunekit/tunekit/recipes/schema"
+)
+
+var exportKind = recipes.Kind{
+	Name: "export", Doc: "GGUF or safetensors",
+	New: func() any { return new(Export) }, Left: func() any { return new(ExportResult) },
+	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // replaces files one by one
+	Resolve: resolveExport, Inputs: exportInputs,
+	Address: func(_ *recipes.Addresser, opts any) any {
+		o := *opts.(*Export)
+		o.Model, o.Imatrix = "", fmt.Sprint(o.Imatrix != "")
+		return o
+	},
+	Makes: func(o any) (out []recipes.Made) {
+		for _, t := range o.(*Export).Type {
+			out = append(out, recipes.Made{Member: t})
+		}
+		return out
+	},
+	Path: exportPath,
+	Types: func(_ *recipes.Planner, j *recipes.Job, from *arch.Source, member string) (map[string]dtype.Type, error) {
+		return exportedTypes(j.Options.(*Export), from, member)
+	},
+	Plan: planExport, Run: runExport, View: viewExport,
+}
+
+// Export writes GGUF or safetensors.
+type Export struct {
+	Model              string            `yaml:"model" doc:"stage or path" default:"the last dense model above"`
+	Format             string            `yaml:"format" doc:"file format" enum:"gguf|safetensors" default:"gguf"`
+	Type               schema.Names      `yaml:"type" doc:"one type or a list, one file each" default:"Q4_K_M"`
+	Imatrix            string            `yaml:"imatrix" doc:"imatrix file, ingest stage or text file"`
+	Samples            int               `yaml:"samples" doc:"samples for the imatrix" default:"64" range:"1..1000000"`
+	TensorType         map[string]string `yaml:"tensor_type" doc:"regex on the GGUF name to type"`
+	TokenEmbeddingType string            `yaml:"token_embedding_type" doc:"type of the embedding"`
+	OutputTensorType   string            `yaml:"output_tensor_type" doc:"type of the head"`
+	Pure               bool              `yaml:"pure" doc:"one type for all matrices"`
+	AllowRequantize    bool              `yaml:"allow_requantize" doc:"accept a model that is quantized already"`
+	For                schema.Names      `yaml:"for" doc:"ollama writes a Modelfile" default:"[]"`
+}
+
+// ExportResult is what an export stage leaves for the report.
+type ExportResult struct {
+	Files []ExportedFile `json:"files"`
+}
+
+// ExportedFile is one file of an export.
+type ExportedFile struct {
+	Type      string        `json:"type"`
+	Path      string        `json:"path"`
+	Bits      float64       `json:"bits_per_weight"`
+	Fallbacks int           `json:"fallbacks"`
+	Tensors   []gguf.Tensor `json:"tensors,omitempty"`
+}
+
+func resolveExport(opts any, _ string, _ uint64) {
+	o := opts.(*Export)
+	set(&o.Format, "gguf")
+	if o.Type == nil {
+		o.Type = schema.Names{"Q4_K_M"}
+		if o.Format == "safetensors" {
+			o.Type = schema.Names{"BF16"}
+		}
+	}
+	set(&o.Samples, 64)
+}
+
+func exportInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
+	o := opts.(*Export)
+	model, err := v.Model("model", o.Model)
+	if err != nil {
+		return nil, err
+	}
+	in := []recipes.Input{{Name: "model", Ref: model}}
+	if o.Imatrix != "" {
+		text, err := v.Given(recipes.DataRef, "imatrix", o.Imatrix)
+		if err != nil {
+			return nil, err
+		}
+		in = append(in, recipes.Input{Name: "imatrix", Ref: text})
+	}
+	return in, nil
+}
+
+// exportPath is the file or folder that a member lies in.
+func exportPath(dir, run string, opts any, member string) string {
+	o := opts.(*Export)
+	switch {
+	case o.Format != "safetensors":
+		return filepath.Join(dir, run+"-"+member+".gguf")
+	case len(o.Type) == 1:
+		return dir
+	}
+	return filepath.Join(dir, run+"-"+member)
+}
+
+func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
+	o := j.Options.(*Export)
+	ref, _ := j.In("model")
+	src, err := recipes.ResolvePath(x.Path(ref))
+	if err != nil {
+		return err
+	}
+	left := &ExportResult{}
+	res.Left = left
+	if dir := x.Dir(j); exportPath(dir, x.Name(), o, o.Type[0]) != dir { // else the folder is the artifact
+		if err := atomic.MkdirAll(dir); err != nil {
+			return fail.Limitf(dir, "", "%w", err)
+		}
+	}
+	im, err := importance(ctx, x, j)
+	if err != nil {
+		return err
+	}
+	for _, typ := range o.Type {
+		out := exportPath(x.Dir(j), x.Name(), o, typ)
+		f := ExportedFile{Type: typ, Path: filepath.Base(out)}
+		if o.Format == "safetensors" {
+			err = ExportSafetensors(ctx, src, out, typ, x.Progress("bytes"))
+		} else {
+			f, err = exportGGUF(ctx, x, o, src, out, typ, im)
+		}
+		if err != nil {
+			return err
+		}
+		if err := x.FailOn(j, "fallback", int64(f.Fallbacks)); err != nil {
+			return err
+		}
+		if f.Fallbacks > 0 {
+			res.Notes = append(res.Notes, fmt.Sprintf("%s: %d matrices fall back to another type", typ, f.Fallbacks))
+		}
+		left.Files = append(left.Files, f)
+	}
+	if slices.Contains(o.For, "ollama") {
+		return writeModelfile(x, j, left)
+	}
+	return nil
+}
+
+func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, error) {
+	g := gguf.Options{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
+		AllowRequantize: o.AllowRequantize, Name: x.Name(), Force: true}
+	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		if err != nil {
+			return ExportedFile{}, err
+		}
+		g.Tensors = append(g.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
+	}
+	rep, err := gguf.Write(ctx, src, out, g, x.Progress("weights"))
+	if err != nil {
+		return ExportedFile{}, err
+	}
+	return ExportedFile{Type: typ, Path: filepath.Base(out), Bits: rep.BitsPerWeight(), Fallbacks: rep.Fallbacks, Tensors: rep.Tensors}, nil
+}
+
+// ExportSafetensors writes a model as a plain Hugging Face folder whose
+// matrices are f32, f16 or bf16; quantized ones are decoded.
+func ExportSafetensors(ctx context.Context, model, out, typ string, progress func(done, total int64)) error {
+	kind, ok := map[string]dtype.Kind{"f32": dtype.F32, "f16": dtype.F16, "bf16": dtype.BF16}[strings.ToLower(typ)]
+	if !ok {
+		return fail.Usagef("type", "F32, F16 or BF16", "a safetensors export cannot be %q", typ)
+	}
+	src, err := arch.Open(model)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	files, err := modelFiles(src)
+	if err != nil {
+		return err
+	}
+	name := map[dtype.Kind]string{dtype.F32: "float32", dtype.F16: "float16", dtype.BF16: "bfloat16"}[kind]
+	config, err := src.ConfigJSON(map[string]any{"torch_dtype": name, "dtype": nil, "quantization_config": nil})
+	if err != nil {
+		return err
+	}
+	plan := src.Plan(func(*arch.Tensor) (dtype.Type, string) { return dtype.Of(kind), "" })
+	k, err := arch.CreateFolder(out, &src.Spec, plan, arch.FolderOptions{Config: config, Files: files})
+	if err != nil {
+		return err
+	}
+	defer k.Abort()
+	for i, p := range plan {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !k.Has(p.Tensor) {
+			if err := copyAs(src, k, p); err != nil {
+				return err
+			}
+		}
+		if progress != nil {
+			progress(int64(i+1), int64(len(plan)))
+		}
+	}
+	return k.Commit()
+}
+
+// copyAs converts one tensor.
+func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
+	from, _, err := src.Read(p.Tensor)
+	if err != nil {
+		return err
+	}
+	if from.Type == p.Type {
+		return k.Write(p.Tensor, from)
+	}
+	rows, cols := from.Rows, from.Cols
+	to := block.New(p.Type, rows, cols)
+	step := max(1, (1<<18)/max(cols, 1))
+	x := make([]float32, min(step, rows)*cols)
+	for r := 0; r < rows; r += step {
+		n := min(step, rows-r)
+		for i := range n {
+			block.Decode(x[i*cols:(i+1)*cols], from, r+i, 0, cols)
+		}
+		if err := block.EncodeRows(to, r, n, x[:n*cols], nil); err != nil {
+			return fail.Inputf(p.Name, "choose bf16 or f32", "%w", err)
+		}
+	}
+	return k.Write(p.Tensor, to)
+}
+
+// writeModelfile writes an Ollama Modelfile beside the first file. Ollama reads the
+// chat template from the GGUF itself.
+func writeModelfile(x *recipes.Env, j *recipes.Job, left *ExportResult) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "FROM ./%s\n", left.Files[0].Path)
+	ref, _ := j.In("model")
+	tok, err := TokenizerOf(x.Path(ref))
+	if err != nil {
+		return err
+	}
+	for _, id := range tok.EOSIDs() {
+		fmt.Fprintf(&b, "PARAMETER stop %q\n", tok.Token(id))
+	}
+	return atomic.WriteFile(filepath.Join(x.Dir(j), "Modelfile"), b.Bytes())
+}
+
+// planExport: GGUF files or plain folders.
+func planExport(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
+	ref, _ := j.In("model")
+	src, err := p.Source(ref)
+	if err != nil {
+		return err
+	}
+	o := j.Options.(*Export)
+	params := src.Spec.Params()
+	var does []string
+	for _, typ := range o.Type {
+		types, err := exportedTypes(o, src, typ)
+		if err != nil {
+			return err
+		}
+		bytes := sizeAs(src, types)
+		s.Disk += bytes + 2<<20
+		does = append(does, fmt.Sprintf("%s %.2f", typ, 8*float64(bytes)/float64(params)))
+		if !p.Quick {
+			s.Seconds += encodeSeconds(src, types) + float64(bytes)/1e9
+		}
+		planFallbacks(o, src, typ, s)
+	}
+	s.Does = strings.Join(does, ", ") + " bits a weight"
+	s.Peak = 8 * largest(src)
+	if in, ok := j.In("imatrix"); ok && in.Path == "" {
+		return planCalibration(p, in, s, src, calibrationPlan{o.Samples, imatrixLength, quant.ImatrixWork})
+	}
+	return nil
+}
+
+// planFallbacks counts the matrices that cannot have the type that was meant for
+// them.
+func planFallbacks(o *Export, src *arch.Source, typ string, s *recipes.StagePlan) {
+	if o.Format == "safetensors" {
+		return
+	}
+	choices, err := chooseMix(o, src, typ)
+	if err != nil {
+		return // reported already
+	}
+	fallen, all, why := 0, 0, ""
+	for _, c := range choices {
+		if len(c.Shape) > 1 {
+			all++
+		}
+		if c.Fallback {
+			fallen++
+			why = c.Why
+		}
+	}
+	if fallen > 0 {
+		s.Note("%s: %d of %d matrices fall back (%s)", typ, fallen, all, why)
+	}
+}
+
+// encodeSeconds is how long encoding takes, by the rate of each type.
+func encodeSeconds(src *arch.Source, types map[string]dtype.Type) (sec float64) {
+	perType := map[dtype.Type]float64{}
+	for _, t := range src.Tensors() {
+		perType[types[t.Name]] += float64(t.Len())
+	}
+	for t, n := range perType {
+		if r := encodeRate(t); r > 0 {
+			sec += n / r
+		}
+	}
+	return sec
+}
+
+// exportedTypes lists the types of one file of an export stage.
+func exportedTypes(o *Export, from *arch.Source, typ string) (map[string]dtype.Type, error) {
+	out := map[string]dtype.Type{}
+	if o.Format == "safetensors" {
+		t, err := storageType(strings.ToLower(typ))
+		if err != nil {
+			return nil, err
+		}
+		for _, x := range from.Tensors() {
+			out[x.Name] = *t
+		}
+		return out, nil
+	}
+	choices, err := chooseMix(o, from, typ)
+	if err != nil {
+		return nil, err
+	}
+	to := map[string]dtype.Type{}
+	for _, c := range choices {
+		to[c.Name] = c.To
+	}
+	for _, t := range from.Tensors() {
+		out[t.Name] = to[t.AsGGUF()[0].Name]
+	}
+	return out, nil
+}
+
+// chooseMix chooses the types of a GGUF as the export will.
+func chooseMix(o *Export, from *arch.Source, typ string) ([]gguf.Choice, error) {
+	ft, err := gguf.ParseFileType(typ)
+	if err != nil {
+		return nil, err
+	}
+	mo := gguf.MixOptions{FileType: ft, Importance: o.Imatrix != "", Pure: o.Pure}
+	for _, name := range []struct {
+		key, val string
+		to       **dtype.Kind
+	}{{"output_tensor_type", o.OutputTensorType, &mo.Output}, {"token_embedding_type", o.TokenEmbeddingType, &mo.Embedding}} {
+		if name.val == "" {
+			continue
+		}
+		k, err := gguf.ParseTensorKind(name.key, name.val)
+		if err != nil {
+			return nil, err
+		}
+		*name.to = &k
+	}
+	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		if err != nil {
+			return nil, err
+		}
+		mo.Tensors = append(mo.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
+	}
+	for _, t := range from.Tensors() {
+		if t.Type.Quantized() && !t.Vector && !o.AllowRequantize {
+			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", t.Name, t.Type)
+		}
+	}
+	kv, err := arch.GGUFKeys(&from.Spec, "", 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	return gguf.Mix(gguf.FactsOf(kv), gguf.MixTensors(from), mo)
+}
+
+func viewExport(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {
+	if res == nil {
+		return
+	}
+	o, left := j.Options.(*Export), res.Left.(*ExportResult)
+	path := func(typ string) string { return exportPath(x.Dir(j), x.Name(), o, typ) }
+	for _, t := range o.Type {
+		s.Models = append(s.Models, report.Row{Model: j.ID + "/" + t, Path: path(t)})
+	}
+	for _, f := range left.Files {
+		if f.Fallbacks > 0 {
+			s.Facts = append(s.Facts, fmt.Sprintf("%s/%s: %d of %d matrices fall back to another type", j.ID, f.Type, f.Fallbacks, matrices(f)))
+		}
+	}
+	s.Types = storageTypes(j.ID, left)
+	if o.Format != "gguf" {
+		return
+	}
+	s.Try = path(o.Type[0])
+	s.Next = append(s.Next, report.Command{For: "llama.cpp", Line: fmt.Sprintf("llama-server -m %s --jinja -c %d", report.Shell(s.Try), contextOf(s.Try))})
+	if file := filepath.Join(x.Dir(j), "Modelfile"); exists(file) {
+		name := report.Shell(x.Name())
+		s.Next = append(s.Next, report.Command{For: "Ollama", Line: fmt.Sprintf("ollama create %s -f %s && ollama run %s", name, report.Shell(file), name)})
+	}
+}
+
+// contextOf is the context length to serve a model with.
+func contextOf(path string) int {
+	src, err := arch.Open(path)
+	if err != nil {
+		return 4096
+	}
+	defer src.Close()
+	return min(src.Spec.MaxPos, 8192)
+}
+
+func matrices(f ExportedFile) int {
+	n := 0
+	for _, t := range f.Tensors {
+		if len(t.Shape) > 1 {
+			n++
+		}
+	}
+	return n
+}
+
+// storageTypes says which types a GGUF's tensors got, and why.
+func storageTypes(stage string, left *ExportResult) []report.Types {
+	var out []report.Types
+	for _, f := range left.Files {
+		if len(f.Tensors) == 0 {
+			continue
+		}
+		v := report.Types{Title: fmt.Sprintf("%s/%s: %.2f bits a weight", stage, f.Type, f.Bits)}
+		at := map[[2]string]int{}
+		var bytes []int64
+		for _, t := range f.Tensors {
+			k := [2]string{t.To, t.Why}
+			i, ok := at[k]
+			if !ok {
+				i = len(v.Rows)
+				at[k] = i
+				v.Rows, bytes = append(v.Rows, report.TypeRow{Type: t.To, Why: t.Why}), append(bytes, 0)
+			}
+			v.Rows[i].Count++
+			bytes[i] += t.Bytes
+		}
+		for i := range v.Rows {
+			v.Rows[i].Size = report.Size(bytes[i])
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// encodeRate is how many values a second are quantized to t.
+func encodeRate(t dtype.Type) float64 {
+	const rows, cols = 64, 1024
+	if !dtype.Fits(t, cols) {
+		return 0
+	}
+	if t == dtype.Of(dtype.F32) || t == dtype.Of(dtype.F16) || t == dtype.Of(dtype.BF16) {
+		return 4e8
+	}
+	x := make([]float32, rows*cols)
+	for i := range x {
+		x[i] = float32(i%977)/977 - 0.5
+	}
+	m := block.New(t, rows, cols)
+	began := time.Now()
+	if block.Encode(m, x, nil) != nil {
+		return 0
+	}
+	return rows * cols / max(time.Since(began).Seconds(), 1e-9)
+}

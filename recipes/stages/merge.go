@@ -1,0 +1,389 @@
+package stages
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/lora"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
+	"github.com/tunekit/tunekit/recipes/schema"
+)
+
+var mergeKind = recipes.Kind{
+	Name: "merge", Doc: "adapter into weights",
+	New: func() any { return new(Merge) }, Left: func() any { return new(MergeResult) },
+	Gives:   []recipes.RefKind{recipes.ModelRef},
+	Resolve: resolveMerge, Inputs: mergeInputs,
+	Address: func(_ *recipes.Addresser, opts any) any {
+		o := *opts.(*Merge)
+		o.Adapter, o.Data = "", ""
+		return o
+	},
+	Makes: func(any) []recipes.Made { return []recipes.Made{{Dense: true}} },
+	Types: mergeTypes, Plan: planMerge, Run: runMerge, View: viewMerge,
+}
+
+// Merge adds an adapter to the weights.
+type Merge struct {
+	Adapter      string      `yaml:"adapter" doc:"train stage or PEFT folder" default:"the last train stage"`
+	Base         string      `yaml:"base" doc:"weights as released, or as held in training" enum:"original|trained" default:"original"`
+	MaxKL        float64     `yaml:"max_kl" doc:"largest mean KL between base+adapter and merged" default:"1e-3" range:"0..100"`
+	Data         string      `yaml:"data" doc:"text the KL is measured on" default:"the validation part"`
+	DType        string      `yaml:"dtype" doc:"stored type" enum:"auto|bf16|f16|f32" default:"that of the base (quantized base: bf16)"`
+	MaxShardSize schema.Size `yaml:"max_shard_size" doc:"bytes a file" default:"5GB"`
+	Format       string      `yaml:"format" doc:"file format" enum:"safetensors|gguf" default:"safetensors"`
+}
+
+func resolveMerge(opts any, _ string, _ uint64) {
+	o := opts.(*Merge)
+	set(&o.Base, "original")
+	set(&o.MaxKL, 1e-3)
+	set(&o.DType, "auto")
+	set(&o.MaxShardSize, 5e9)
+	set(&o.Format, "safetensors")
+}
+
+// mergeInputs finds the adapter, and through it the base it was trained on:
+// "original" goes back through quantize stages to what they were made from.
+func mergeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
+	o := opts.(*Merge)
+	ad, err := v.Adapter("adapter", o.Adapter)
+	if err != nil {
+		return nil, err
+	}
+	in := []recipes.Input{{Name: "adapter", Ref: ad}}
+	base := recipes.Ref{Kind: recipes.ModelRef, Path: v.BaseModel(), Why: "base_model"}
+	if t := v.Find(ad.Stage); t != nil {
+		base, _ = t.In("model")
+		base.Why = "what " + ad.Stage + " was trained on"
+		in = append(in, recipes.Input{Name: "trained", Ref: base})
+		for o.Base == "original" {
+			q := v.Find(base.Stage)
+			if q == nil || q.Kind != &quantizeKind {
+				break
+			}
+			base, _ = q.In("model")
+			base.Why = "what " + q.ID + " was made from"
+		}
+	}
+	if base.Path == "" && base.Stage == "" {
+		return nil, v.Usagef("base", "add base_model to the recipe", "no base for the adapter")
+	}
+	in = append(in, recipes.Input{Name: "model", Ref: base})
+	if rows, err := v.Data("data", o.Data); err == nil {
+		in = append(in, recipes.Input{Name: "data", Ref: rows})
+	} else if o.Data != "" {
+		return nil, err
+	}
+	return in, nil
+}
+
+func mergeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
+	t, err := storageType(j.Options.(*Merge).DType)
+	if err != nil {
+		return nil, err
+	}
+	return typesOf(from, lora.Output{Path: mergePath(p.Env, j), Type: t}), nil
+}
+
+// MergeResult is what a merge stage leaves for the report.
+type MergeResult struct {
+	KL      *lora.Divergence  `json:"kl,omitempty"`      // base+adapter against merged
+	Trained *lora.Divergence  `json:"trained,omitempty"` // the model as trained against merged
+	Report  *lora.MergeReport `json:"layers"`
+}
+
+// MergeOptions are what `tune merge` and a merge stage share.
+type MergeOptions struct {
+	Model     string    // base as released
+	Adapters  []string  // PEFT folders
+	Weights   []float64 // factor of each adapter; 1 where there is none
+	Output    string
+	Storage   string      // auto, bf16, f16, f32
+	TrainedAs *dtype.Type // how linear weights were held in training; nil: as in the file
+	Trained   bool        // merge into those
+	MaxShard  int64
+	Name      string
+	Progress  func(done, total int64)
+}
+
+// MergeModel writes base + adapters at o.Output.
+func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora.MergeReport, error) {
+	path, err := recipes.ResolvePath(o.Model)
+	if err != nil {
+		return nil, err
+	}
+	src, err := arch.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	ads, err := readAdapters(o.Adapters, o.Weights)
+	if err != nil {
+		return nil, err
+	}
+	out := lora.Output{Path: o.Output, MaxShard: o.MaxShard, Name: o.Name, Progress: o.Progress}
+	if out.Type, err = storageType(o.Storage); err != nil {
+		return nil, err
+	}
+	if filepath.Ext(o.Output) == ".gguf" {
+		out.Tokenizer, err = tokenizerKeys(src)
+	} else {
+		out.Files, err = modelFiles(src)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return lora.Merge(ctx, dev, src, ads, lora.MergeOptions{Output: out, TrainedAs: o.TrainedAs, Trained: o.Trained})
+}
+
+// klTokens is how much text a merge is checked on when there is much of it.
+const klTokens = 16384
+
+// KLBatches packs rows for a comparison of models.
+func KLBatches(ex data.Examples) ([]data.Batch, error) {
+	rows, err := ex.ReadTokens(klTokens)
+	if err != nil {
+		return nil, err
+	}
+	var out []data.Batch
+	var part []data.Example
+	n := 0
+	for _, e := range rows {
+		if n > 0 && n+len(e.IDs) > 2048 {
+			out = append(out, data.NewBatch(part))
+			part, n = nil, 0
+		}
+		part = append(part, e)
+		n += len(e.IDs)
+	}
+	if n > 0 {
+		out = append(out, data.NewBatch(part))
+	}
+	return out, nil
+}
+
+// CompareMerged measures base with o's adapters, unmerged, against the model
+// that MergeModel wrote at o.Output. With nf4 the base is held as in QLoRA.
+func CompareMerged(ctx context.Context, dev kernels.Backend, base string, nf4 bool, o MergeOptions, batches []data.Batch) (*lora.Divergence, error) {
+	ref, err := LoadModel(dev, base, ModelOptions{Adapters: o.Adapters, Weights: o.Weights, NF4: nf4})
+	if err != nil {
+		return nil, err
+	}
+	defer ref.Close()
+	m, err := LoadModel(dev, o.Output, ModelOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	d, err := lora.Compare(ctx, ref.Model, m.Model, batches)
+	return &d, err
+}
+
+// trainedNF4 reports whether an adapter of this recipe was trained over NF4
+// weights that only training held (adapter: qlora).
+func trainedNF4(x *recipes.Env, j *recipes.Job) bool {
+	ad, _ := j.In("adapter")
+	return ad.Stage != "" && x.Job(ad.Stage).Options.(*Train).Adapter == "qlora"
+}
+
+func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
+	o := j.Options.(*Merge)
+	base, _ := j.In("model")
+	ad, _ := j.In("adapter")
+	mo := MergeOptions{
+		Model: x.Path(base), Adapters: []string{x.Path(ad)}, Output: mergePath(x, j), Storage: o.DType, Trained: o.Base == "trained",
+		MaxShard: int64(o.MaxShardSize), Name: x.Name(), Progress: x.Progress("bytes"),
+	}
+	if trainedNF4(x, j) {
+		t := dtype.NF4Double
+		mo.TrainedAs = &t
+	}
+	rep, err := MergeModel(ctx, x.Device(), mo)
+	if err != nil {
+		return err
+	}
+	left := &MergeResult{Report: rep}
+	res.Left = left
+	rows, err := klRows(ctx, x, j)
+	if err != nil || rows.Len() == 0 {
+		res.Notes = append(res.Notes, "no data to measure the KL of the merge on")
+		return err
+	}
+	batches, err := KLBatches(rows)
+	if err != nil {
+		return err
+	}
+	unmerged := mo.Trained && mo.TrainedAs != nil
+	if left.KL, err = CompareMerged(ctx, x.Device(), mo.Model, unmerged, mo, batches); err != nil {
+		return err
+	}
+	if trained, ok := j.In("trained"); ok && (mo.TrainedAs != nil || x.Path(trained) != mo.Model) {
+		if left.Trained, err = CompareMerged(ctx, x.Device(), x.Path(trained), mo.TrainedAs != nil, mo, batches); err != nil {
+			return err
+		}
+	}
+	return left.KL.CheckKL(x.Where(j), o.MaxKL)
+}
+
+// mergePath is the folder of the stage, or the GGUF in it.
+func mergePath(x *recipes.Env, j *recipes.Job) string {
+	dir := x.Dir(j)
+	if j.Options.(*Merge).Format == "gguf" {
+		return filepath.Join(dir, x.Name()+".gguf")
+	}
+	return dir
+}
+
+// klRows are the rows held back, or the training rows where none are.
+func klRows(ctx context.Context, x *recipes.Env, j *recipes.Job) (data.Examples, error) {
+	ref, ok := j.In("data")
+	if !ok {
+		return data.Examples{}, nil
+	}
+	base, _ := j.In("model")
+	ds, err := dataset(ctx, x, ref, base)
+	if err != nil {
+		return data.Examples{}, err
+	}
+	if ds.Val.Len() > 0 {
+		return ds.Val, nil
+	}
+	return ds.Train, nil
+}
+
+// planMerge: adapter into weights, and the check of the result.
+func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
+	baseRef, _ := j.In("model")
+	base, err := p.Source(baseRef)
+	if err != nil {
+		return err
+	}
+	merged, err := p.Source(recipes.Ref{Kind: recipes.ModelRef, Stage: j.ID})
+	if err != nil {
+		return err
+	}
+	s.Disk = heldBytes(merged)
+	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.LinearType().String()), j.Options.(*Merge).Format)
+	s.Peak = 12 * largest(base)
+	s.Seconds = float64(s.Disk)/3e8 + float64(merged.Spec.Params())/3e8
+	in, ok := j.In("data")
+	if !ok || in.Stage == "" {
+		s.Note("no data to measure the KL of the merge on")
+		return nil
+	}
+	rows, err := rowsOf(p, in.Stage)
+	if err != nil {
+		return err
+	}
+	tokens := int64(klTokens)
+	if rows.unknown == "" {
+		if tokens = rows.valTokens; rows.val == 0 {
+			tokens = rows.trainTokens
+		}
+	}
+	tokens = min(tokens, klTokens)
+	refs := []*arch.Source{base}
+	if trainedNF4(p.Env, j) && !quantized(base) {
+		nf4, err := asNF4(base)
+		if err != nil {
+			return err
+		}
+		refs = append(refs, nf4)
+		if j.Options.(*Merge).Base == "trained" {
+			refs = refs[1:]
+		}
+	}
+	for _, ref := range refs {
+		if err := compared(p, s, ref, merged, tokens); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compared adds the cost of measuring the KL between two models.
+func compared(p *recipes.Planner, s *recipes.StagePlan, ref, m *arch.Source, tokens int64) error {
+	dev := dry.New(dry.Options{})
+	a, err := dryModel(dev, ref)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	b, err := dryModel(dev, m)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	n := int(min(tokens, 2048))
+	if _, err := lora.Compare(p.Context, a, b, []data.Batch{data.NewBatch(zeroRows(max(1, n/256), min(n, 256)))}); err != nil {
+		return err
+	}
+	info := dev.Info()
+	s.CountMemory(info.PeakTotal, info.Mem)
+	s.Seconds += p.Rates.Seconds(times(dev.Work(), float64(tokens)/float64(max(n, 1))), false)
+	return nil
+}
+
+func viewMerge(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {
+	if res == nil {
+		return
+	}
+	o, m := j.Options.(*Merge), res.Left.(*MergeResult)
+	row := report.Row{Model: j.ID, Path: mergePath(x, j)}
+	if m.KL != nil {
+		row.MergeKL = &report.Measured{Value: m.KL.KL, N: int(m.KL.Tokens)}
+		s.Failed = m.KL.CheckKL("", o.MaxKL) != nil
+	}
+	s.Models = append(s.Models, row)
+	s.Layers = mergeLayers(j.ID, m)
+	if dir := x.Dir(j); o.Format != "gguf" {
+		s.Next = append(s.Next, report.Command{For: "vLLM", Line: fmt.Sprintf("vllm serve %s --served-model-name %s", report.Shell(dir), report.Shell(x.Name()))})
+		s.Try = dir
+	}
+}
+
+// mergeLayers compares what quantization of the base moved with what training
+// moved.
+func mergeLayers(stage string, m *MergeResult) []report.Layers {
+	if m.Report == nil || len(m.Report.Layers) == 0 {
+		return nil
+	}
+	v := report.Layers{Title: "Merge: " + stage, WorstTitle: "Largest share of rounding", Head: []string{"layer", "delta/W", "rounding/delta"}}
+	quantized := false
+	for _, l := range m.Report.Layers {
+		quantized = quantized || l.Quant > 0
+	}
+	for _, l := range m.Report.Layers {
+		delta := max(l.Delta, 1e-300)
+		val := report.Layer{Name: l.Name, Value: l.Rounding / delta, Cells: []string{report.Sig(l.Delta/max(l.Weight, 1e-300), 3), report.Sig(l.Rounding/delta, 3)}}
+		if quantized {
+			val.Value = l.QuantOverDelta()
+			val.Cells = append(val.Cells, report.Sig(val.Value, 3))
+		}
+		v.Values = append(v.Values, val)
+	}
+	v.ChartTitle = "‖rounding‖/‖delta‖ by layer"
+	if quantized {
+		v.ChartTitle, v.WorstTitle = "‖quantization‖/‖delta‖ by layer", "Largest ‖quantization‖/‖delta‖"
+		v.Head = append(v.Head, "quant./delta")
+		v.Line = "The base was quantized while the adapter learned. Above 1, that quantization moved a layer further than training did. "
+	}
+	if m.KL != nil {
+		v.Line += fmt.Sprintf("KL of base + adapter to merged: %s over %s tokens (largest %s, same top-1 %.1f %%). ", report.Sig(m.KL.KL, 3), humanize.Comma(m.KL.Tokens), report.Sig(m.KL.Max, 2), 100*m.KL.Top1)
+	}
+	if m.Trained != nil {
+		v.Line += fmt.Sprintf("KL of the model as it was trained to merged: %s (same top-1 %.1f %%).", report.Sig(m.Trained.KL, 3), 100*m.Trained.Top1)
+	}
+	return []report.Layers{v}
+}

@@ -1,0 +1,254 @@
+package stages
+
+import (
+	"bytes"
+	"io"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/rows"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/recipes"
+)
+
+// rowsPlan is what is known of an ingest's rows.
+type rowsPlan struct {
+	sampled     int // rows looked at; 0: all, the ingest has run
+	rows        int64
+	tokens      int64
+	supervised  int64
+	train, val  int64 // samples
+	trainTokens int64
+	valTokens   int64
+	bins        int64 // packed rows of max_length
+	maxLength   int
+	longest     int
+	over        int64 // rows longer than max_length
+	seconds     float64
+	unknown     string        // why nothing is known
+	dataset     *data.Dataset // when the ingest has run
+	examples    data.Examples // of the sample
+}
+
+func (r *rowsPlan) mean() int {
+	if r.train+r.val == 0 {
+		return max(1, r.maxLength/2)
+	}
+	return max(1, int((r.trainTokens+r.valTokens)/(r.train+r.val)))
+}
+
+// planRows is how many rows of each source are looked at.
+const planRows = 2000
+
+// rowsOf finds out about the rows of an ingest stage.
+func rowsOf(p *recipes.Planner, id string) (*rowsPlan, error) {
+	return recipes.Once(p, "rows of "+id, func() (*rowsPlan, error) { return lookAtRows(p, p.Env.Job(id)) })
+}
+
+func lookAtRows(p *recipes.Planner, j *recipes.Job) (*rowsPlan, error) {
+	if res := p.Done(j); res != nil {
+		return knownRows(p, j, res.Left.(*data.Report))
+	}
+	r := &rowsPlan{maxLength: j.Options.(*Ingest).MaxLength}
+	ref, _ := j.In("tokenizer")
+	if ref.Stage != "" && p.Done(p.Env.Job(ref.Stage)) == nil {
+		r.unknown = "its tokenizer comes from " + ref.Stage + ", which has not run"
+		return r, nil
+	}
+	if p.Quick {
+		r.unknown = "not looked at"
+		return r, nil
+	}
+	return r, r.sample(p, j)
+}
+
+// knownRows are those of an ingest that has run.
+func knownRows(p *recipes.Planner, j *recipes.Job, rep *data.Report) (*rowsPlan, error) {
+	ds, err := data.LoadArrow(p.Env.Dir(j))
+	if err != nil {
+		return nil, err
+	}
+	r := &rowsPlan{
+		rows: rep.Rows, tokens: rep.TrainTokens + rep.ValTokens, supervised: rep.TrainSupervised + rep.ValSupervised,
+		train: int64(rep.TrainSamples), val: int64(rep.ValSamples), trainTokens: rep.TrainTokens, valTokens: rep.ValTokens,
+		maxLength: ds.MaxLength, longest: rep.Longest, dataset: ds, examples: ds.Train,
+	}
+	r.bins = packedBins(ds.Train, ds.MaxLength, 1)
+	return r, nil
+}
+
+// packedBins is the number of rows of max tokens that packing makes, for by
+// times as many samples.
+func packedBins(ex data.Examples, most int, by float64) int64 {
+	lengths := make([]int, ex.Len())
+	for i := range lengths {
+		n, _ := ex.Size(i)
+		lengths[i] = min(n, most)
+	}
+	bins := data.PackBFD(lengths, most)
+	if by == 1 || len(bins) == 0 {
+		return int64(len(bins))
+	}
+	fullest := 0
+	for _, b := range bins[:max(1, len(bins)-1)] { // the last bin is only as full as the sample was long
+		for _, i := range b {
+			fullest += lengths[i]
+		}
+	}
+	fill := float64(fullest) / float64(max(1, len(bins)-1)) / float64(most)
+	total := 0
+	for _, n := range lengths {
+		total += n
+	}
+	return int64(math.Ceil(float64(total) * by / (float64(most) * min(1, max(fill, 0.5)))))
+}
+
+// sample reads the first rows and takes the rest to be like them.
+func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
+	o, tok, tmpl, err := ingestParts(p.Env, j)
+	if err != nil {
+		return err
+	}
+	var apart int64 // rows that are held back in files of their own
+	for _, v := range o.ValDatasets {
+		n, err := countRows(v)
+		if err != nil {
+			return err
+		}
+		apart += n
+	}
+	o.ValSetSize, o.Overflow, o.BadRows, o.ValDatasets = "0", "truncate", "drop", nil
+	total := int64(0)
+	for i := range o.Datasets {
+		n, err := countRows(o.Datasets[i])
+		if err != nil {
+			return err
+		}
+		total += n
+		if m := o.Datasets[i].MaxSamples; m == 0 || m > planRows {
+			o.Datasets[i].MaxSamples = planRows
+		}
+	}
+	began := time.Now()
+	ds, rep, err := data.Ingest(p.Context, o, tok, tmpl, nil)
+	if err != nil {
+		return err
+	}
+	if rep.Rows == 0 {
+		return fail.Inputf(o.Datasets[0].Path, "", "no rows")
+	}
+	by := max(1, float64(total)/float64(rep.Rows))
+	r.sampled, r.rows = int(rep.Rows), int64(float64(rep.Rows)*by+0.5)
+	r.seconds = time.Since(began).Seconds() * by
+	r.tokens, r.supervised = int64(by*float64(rep.TrainTokens)), int64(by*float64(rep.TrainSupervised))
+	r.maxLength, r.longest, r.over = rep.MaxLength, rep.Longest, int64(by*float64(rep.Truncated)+0.5)
+	n := int64(float64(ds.Train.Len()) * by)
+	if apart > 0 {
+		more := 1 + float64(apart)/float64(max(n, 1))
+		n += apart
+		r.rows, r.val = r.rows+apart, apart
+		r.tokens, r.supervised, r.seconds = int64(float64(r.tokens)*more), int64(float64(r.supervised)*more), r.seconds*more
+		by *= more
+	} else {
+		r.val = min(n, heldBack(j.Options.(*Ingest).Options, n))
+	}
+	r.train = n - r.val
+	r.valTokens = int64(float64(r.tokens) * float64(r.val) / float64(max(n, 1)))
+	r.trainTokens = r.tokens - r.valTokens
+	r.examples = ds.Train
+	r.bins = packedBins(ds.Train, r.maxLength, by*float64(r.train)/float64(max(n, 1)))
+	return nil
+}
+
+// heldBack is the number of rows that val_set_size takes of n.
+func heldBack(o data.Options, n int64) int64 {
+	s := strings.TrimSpace(o.ValSetSize)
+	if s == "" {
+		return min(512, n/20)
+	}
+	v, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(s, "%")), 64)
+	switch {
+	case err != nil:
+		return 0
+	case strings.HasSuffix(s, "%"):
+		return int64(v / 100 * float64(n))
+	case v < 1:
+		return int64(v * float64(n))
+	}
+	return int64(v)
+}
+
+// countRows is the number of rows of a source, from headers where they say,
+// from line ends where they do not; of a large text file it is an estimate.
+func countRows(s data.Source) (int64, error) {
+	files, err := rows.Files(s.Path, s.Split)
+	if err != nil {
+		return 0, err
+	}
+	var total int64
+	for _, f := range files {
+		n, err := countFile(f)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	if s.MaxSamples > 0 {
+		total = min(total, int64(s.MaxSamples)*int64(len(files)))
+	}
+	if s.Weight > 0 {
+		total = int64(float64(total) * s.Weight)
+	}
+	return total, nil
+}
+
+// countedBytes is how much of a text file is read to count its lines.
+const countedBytes = 64 << 20
+
+func countFile(path string) (int64, error) {
+	r, err := rows.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	n := r.Total()
+	if err := r.Close(); err != nil || n >= 0 {
+		return n, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, fail.Inputf(path, "", "%w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0, fail.Inputf(path, "", "%w", err)
+	}
+	buf := make([]byte, 1<<20)
+	var lines, read int64
+	for read < countedBytes {
+		k, err := f.Read(buf)
+		lines += int64(bytes.Count(buf[:k], []byte("\n")))
+		read += int64(k)
+		if err == io.EOF {
+			return max(lines, 1), nil
+		}
+		if err != nil {
+			return 0, fail.Inputf(path, "", "%w", err)
+		}
+	}
+	return max(1, int64(float64(lines)*float64(st.Size())/float64(read))), nil
+}
+
+// count writes a large number shortly: 2.1 M.
+func count(v float64) string {
+	if v < 10000 {
+		return humanize.Comma(int64(v))
+	}
+	return humanize.SIWithDigits(v, 1, "")
+}

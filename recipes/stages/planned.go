@@ -1,0 +1,96 @@
+package stages
+
+import (
+	"fmt"
+
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/dry"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/lora"
+	"github.com/tunekit/tunekit/recipes"
+)
+
+// dryModel loads src on dev. The caller closes it.
+func dryModel(dev *dry.Dry, src *arch.Source) (*model.Model, error) {
+	return model.Load(dev, src, model.Options{})
+}
+
+// zeroRows are n rows of a number of tokens, all learned but the first half.
+func zeroRows(n, tokens int) []data.Example {
+	out := make([]data.Example, n)
+	for i := range out {
+		out[i] = data.Example{ID: uint64(i), IDs: make([]int32, max(tokens, 2)), Loss: [][2]int32{{int32(max(tokens, 2) / 2), int32(max(tokens, 2))}}}
+	}
+	return out
+}
+
+// times is k times w.
+func times(w dry.Work, k float64) dry.Work {
+	return dry.Work{Matrix: k * w.Matrix, Attention: k * w.Attention, Moved: k * w.Moved}
+}
+
+// less is the work a beyond b.
+func less(a, b dry.Work) dry.Work {
+	return dry.Work{Matrix: a.Matrix - b.Matrix, Attention: a.Attention - b.Attention, Moved: a.Moved - b.Moved}
+}
+
+// typesOf lists the types of the tensors that an output of from will have.
+func typesOf(from *arch.Source, o lora.Output) map[string]dtype.Type {
+	out := map[string]dtype.Type{}
+	for _, t := range o.Plan(from) {
+		out[t.Name] = t.Type
+	}
+	return out
+}
+
+// sizeAs is the number of bytes of a model's tensors in the given types.
+func sizeAs(src *arch.Source, types map[string]dtype.Type) (bytes int64) {
+	for _, t := range src.Tensors() {
+		bytes += int64(dtype.Size(types[t.Name], t.Rows, t.Cols))
+	}
+	return bytes
+}
+
+// heldBytes is the size of a model's tensors as it stores them.
+func heldBytes(src *arch.Source) (bytes int64) {
+	for _, t := range src.Tensors() {
+		bytes += int64(dtype.Size(t.Type, t.Rows, t.Cols))
+	}
+	return bytes
+}
+
+// largest is the number of values of a model's largest tensor.
+func largest(src *arch.Source) (n int64) {
+	for _, t := range src.Tensors() {
+		n = max(n, int64(t.Len()))
+	}
+	return n
+}
+
+// asNF4 is src as qlora holds it: linear weights NF4 in memory, the rest where
+// the file is.
+func asNF4(src *arch.Source) (*arch.Source, error) {
+	for _, t := range src.Tensors() {
+		if t.IsLinear() && !dtype.Fits(dtype.NF4Double, t.Cols) {
+			return nil, fail.Usagef("train.adapter", "adapter: lora", "rows of %d values (%s) cannot be held as NF4", t.Cols, t.Name)
+		}
+	}
+	return recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held {
+		if t.IsLinear() {
+			return recipes.Held{Type: dtype.NF4Double}
+		}
+		return recipes.Held{Type: t.Type, Mapped: recipes.Mappable(t.Type)}
+	})
+}
+
+// asF32 is src as full training holds it.
+func asF32(src *arch.Source) (*arch.Source, error) {
+	return recipes.NewGhost(src, src.Reader.Path(), func(*arch.Tensor) recipes.Held { return recipes.Held{Type: dtype.Of(dtype.F32), Mapped: true} })
+}
+
+func bitsOf(bytes, params int64) string {
+	return fmt.Sprintf("%.2f bits a weight", 8*float64(bytes)/float64(max(params, 1)))
+}

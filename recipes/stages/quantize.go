@@ -1,0 +1,395 @@
+package stages
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/lora"
+	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
+	"github.com/tunekit/tunekit/recipes/schema"
+)
+
+var quantizeKind = recipes.Kind{
+	Name: "quantize", Doc: "NF4, GPTQ, AWQ or round-to-nearest folder",
+	New: func() any { return new(Quantize) }, Left: func() any { return new(QuantizeResult) },
+	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // known by its report
+	Check: checkQuantize, Resolve: resolveQuantize, Inputs: quantizeInputs,
+	Address: func(_ *recipes.Addresser, opts any) any {
+		o := *opts.(*Quantize)
+		o.Model, o.Calibration = "", ""
+		return o
+	},
+	Makes: func(any) []recipes.Made { return []recipes.Made{{}} },
+	Types: quantizeTypes, Plan: planQuantize, Run: runQuantize, View: viewQuantize,
+}
+
+// Quantize writes a quantized folder.
+type Quantize struct {
+	Model           string       `yaml:"model" doc:"stage or path" default:"the last dense model above"`
+	Method          string       `yaml:"method" doc:"how values are chosen" enum:"rtn|gptq|awq|nf4"`
+	Scheme          string       `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W3A16_ASYM|W2A16|W2A16_ASYM|NF4" default:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
+	Format          string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" default:"the method's own"`
+	For             schema.Names `yaml:"for" doc:"programs that must load it" default:"[transformers, vllm]"`
+	GroupSize       schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
+	ActOrder        string       `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
+	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"0..1"`
+	Calibration     string       `yaml:"calibration" doc:"ingest stage or file" default:"the only ingest stage"`
+	Samples         int          `yaml:"samples" doc:"calibration samples" default:"128" range:"1..1000000"`
+	MaxLength       int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"1..10000000"`
+	Ignore          schema.Names `yaml:"ignore" doc:"modules left as they are: names or re:…" default:"[lm_head]"`
+	DoubleQuant     *bool        `yaml:"double_quant" doc:"NF4: quantize the scales too" default:"true"`
+	AllowRequantize bool         `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
+}
+
+func checkQuantize(opts any, bad recipes.Bad) {
+	if o := opts.(*Quantize); o.Method == "" && quant.MethodFor(o.Scheme) == nil {
+		names := quant.FolderMethods()
+		bad("method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
+	}
+}
+
+func resolveQuantize(opts any, _ string, _ uint64) {
+	o := opts.(*Quantize)
+	if m := quant.MethodFor(o.Scheme); o.Method == "" && m != nil { // the scheme names its method
+		o.Method = m.Name
+	}
+	if m, err := quant.MethodNamed(o.Method); err == nil { // checked before
+		set(&o.Scheme, m.Schemes[0])
+		set(&o.Format, m.DefaultFormat(o.Scheme))
+	}
+	set(&o.ActOrder, "static")
+	set(&o.DampPercent, 0.01)
+	set(&o.Samples, 128)
+	set(&o.MaxLength, 2048)
+	if o.DoubleQuant == nil {
+		yes := true
+		o.DoubleQuant = &yes
+	}
+	if o.Ignore == nil {
+		o.Ignore = schema.Names{"lm_head"}
+	}
+	if o.For == nil {
+		o.For = quant.DefaultFor(o.Format)
+	}
+}
+
+func quantizeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
+	o := opts.(*Quantize)
+	model, err := v.Model("model", o.Model)
+	if err != nil {
+		return nil, err
+	}
+	in := []recipes.Input{{Name: "model", Ref: model}}
+	if quant.Calibrated(o.Method) {
+		text, err := v.Data("calibration", o.Calibration)
+		if err != nil {
+			return nil, err
+		}
+		in = append(in, recipes.Input{Name: "calibration", Ref: text})
+	}
+	return in, nil
+}
+
+func quantizeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
+	plan, err := quant.PlanFolder(from, folderJob(p.Env, j))
+	if err != nil {
+		return nil, err
+	}
+	out := typesOf(from, lora.Output{Path: "x"})
+	for _, l := range plan.Layers {
+		out[l+".weight"] = plan.Types[l]
+	}
+	return out, nil
+}
+
+// quantReport is the file beside the weights that says what was done to each
+// layer, a JSON line each.
+const quantReport = "quantization.json"
+
+// QuantizeResult is what a quantize stage leaves for the report.
+type QuantizeResult struct {
+	Report *quant.Report       `json:"report"`
+	Bits   float64             `json:"bits_per_weight"`
+	Layers []quant.LayerReport `json:"layers"`
+}
+
+// folderJob is a quantize stage in package quant's terms.
+func folderJob(x *recipes.Env, j *recipes.Job) quant.FolderJob {
+	o := j.Options.(*Quantize)
+	job := quant.FolderJob{Path: x.Dir(j), Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For,
+		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
+	if m, err := quant.MethodNamed(o.Method); err == nil { // else planning says so
+		values := map[string]any{"actorder": o.ActOrder, "damp_percent": o.DampPercent, "double_quant": o.DoubleQuant == nil || *o.DoubleQuant}
+		job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
+	}
+	if o.GroupSize.Set {
+		job.Group = int(o.GroupSize.Value)
+	}
+	return job
+}
+
+// neighbours are the quantize stages from the running one on that read the
+// same model and the same calibration text and still have to be run: they
+// share one pass over the weights. Each keeps its address, folder and journal.
+func neighbours(x *recipes.Env, j *recipes.Job) []*recipes.Job {
+	group := []*recipes.Job{j}
+	for _, next := range x.Later() {
+		o, ok := next.Options.(*Quantize)
+		if !ok || !sameInputs(j, next) || o.MaxLength != j.Options.(*Quantize).MaxLength || exists(x.Dir(next)) {
+			break
+		}
+		group = append(group, next)
+	}
+	return group
+}
+
+// sameInputs reports whether two stages read the same things; one that needs
+// no calibration fits any.
+func sameInputs(a, b *recipes.Job) bool {
+	for _, name := range []string{"model", "calibration"} {
+		x, okX := a.In(name)
+		y, okY := b.In(name)
+		if okX && okY && x.String() != y.String() {
+			return false
+		}
+	}
+	return true
+}
+
+func runQuantize(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
+	if exists(filepath.Join(x.Dir(j), quantReport)) { // made beside a neighbour
+		x.Note("made in an earlier stage's pass, whose time is that of both")
+		return takeReport(x, j, res)
+	}
+	if err := atomic.RemoveAll(x.Dir(j)); err != nil { // finished, but killed before its report
+		return err
+	}
+	group := neighbours(x, j)
+	ref, _ := j.In("model")
+	path, err := recipes.ResolvePath(x.Path(ref))
+	if err != nil {
+		return err
+	}
+	src, err := arch.Open(path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	files, err := modelFiles(src)
+	if err != nil {
+		return err
+	}
+	var jobs []quant.FolderJob
+	var calibration [][]int32
+	for _, g := range group {
+		if g != j { // its own turn comes: mark it as begun, so that nothing is taken for foreign
+			if err := x.Begin(g); err != nil {
+				return err
+			}
+		}
+		job := folderJob(x, g)
+		job.Files = files
+		jobs = append(jobs, job)
+		if cal, ok := g.In("calibration"); ok && calibration == nil {
+			if calibration, err = calibrationText(ctx, x, cal, src, mostSamples(group), g.Options.(*Quantize).MaxLength); err != nil {
+				return err
+			}
+		}
+	}
+	if len(group) > 1 {
+		x.Note("shared pass with " + group[len(group)-1].ID)
+	}
+	reports, err := quant.Folder(ctx, x.Device(), src, jobs, calibration, x.Progress("work"))
+	if err != nil {
+		return err
+	}
+	for i, r := range reports {
+		if err := atomic.WriteFile(filepath.Join(jobs[i].Path, quantReport), r.Lines()); err != nil {
+			return err
+		}
+	}
+	return takeReport(x, j, res)
+}
+
+// takeReport takes over the report beside a stage's weights.
+func takeReport(x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
+	r, err := readQuantReport(x.Dir(j))
+	if err != nil {
+		return err
+	}
+	res.Left = r
+	res.Notes = append(res.Notes, r.Report.Warnings...)
+	return x.FailOn(j, "fallback", int64(r.Report.Fallbacks()))
+}
+
+func mostSamples(group []*recipes.Job) int {
+	n := 0
+	for _, g := range group {
+		n = max(n, g.Options.(*Quantize).Samples)
+	}
+	return n
+}
+
+func readQuantReport(dir string) (*QuantizeResult, error) {
+	path := filepath.Join(dir, quantReport)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fail.Inputf(path, "remove the folder and run again", "%w", err)
+	}
+	lines := bytes.Split(bytes.TrimSpace(raw), []byte("\n"))
+	r := &QuantizeResult{Report: &quant.Report{}}
+	if err := json.Unmarshal(lines[0], r.Report); err != nil {
+		return nil, fail.Inputf(path, "", "%w", err)
+	}
+	for _, l := range lines[1:] {
+		var layer quant.LayerReport
+		if err := json.Unmarshal(l, &layer); err != nil {
+			return nil, fail.Inputf(path, "", "%w", err)
+		}
+		r.Layers = append(r.Layers, layer)
+	}
+	r.Report.Layers = r.Layers
+	r.Bits = r.Report.BitsPerWeight()
+	return r, nil
+}
+
+// QuantizeFolder is `quant gptq` and its siblings: one model into one folder
+// with its tokenizer and quantization.json.
+func QuantizeFolder(ctx context.Context, dev kernels.Backend, model string, job quant.FolderJob, calibration string, length int, progress func(done, total int64)) (*quant.Report, error) {
+	src, err := OpenSource(model)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	if job.Files, err = modelFiles(src); err != nil {
+		return nil, err
+	}
+	if _, err := quant.PlanFolder(src, job); err != nil { // before text is read
+		return nil, err
+	}
+	var cal [][]int32
+	if quant.Calibrated(job.Method) {
+		if cal, err = CalibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
+			return nil, err
+		}
+	}
+	reps, err := quant.Folder(ctx, dev, src, []quant.FolderJob{job}, cal, progress)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, fail.Interruptedf(job.Path, "run the same command again to go on", "interrupted: %w", err)
+		}
+		return nil, err
+	}
+	return reps[0], atomic.WriteFile(filepath.Join(job.Path, quantReport), reps[0].Lines())
+}
+
+// planQuantize: a quantized folder.
+func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
+	ref, _ := j.In("model")
+	src, err := p.Source(ref)
+	if err != nil {
+		return err
+	}
+	o := j.Options.(*Quantize)
+	plan, err := quant.PlanFolder(src, folderJob(p.Env, j))
+	if err != nil {
+		return err
+	}
+	s.Disk = plan.Bytes
+	s.Does = fmt.Sprintf("%s %s", strings.ToUpper(o.Method), bitsOf(plan.Bytes, plan.Elements))
+	if plan.Group != 0 {
+		s.Note("groups of %d; %d matrices, %d left as they are", plan.Group, len(plan.Layers), len(plan.Kept))
+	} else {
+		s.Note("%d matrices, %d left as they are", len(plan.Layers), len(plan.Kept))
+	}
+	if by := plan.RefusedBy(); len(by) > 0 {
+		s.Note("%s will not load it", strings.Join(by, ", "))
+	}
+	s.Peak = 8 * largest(src)
+	s.Seconds = float64(src.Spec.Params()) / 1e8
+	if in, ok := j.In("calibration"); ok {
+		if err := planCalibration(p, in, s, src, calibrationPlan{o.Samples, min(o.MaxLength, src.Spec.MaxPos), plan.Work}); err != nil {
+			return err
+		}
+		if o.Samples > 32 && s.Seconds > 60 {
+			s.Note("samples: 32, max_length: 512 would take %s", recipes.About(s.Seconds*32*512/float64(o.Samples*min(o.MaxLength, src.Spec.MaxPos))))
+		}
+	}
+	return nil
+}
+
+func viewQuantize(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {
+	if res == nil {
+		return
+	}
+	dir := x.Dir(j)
+	s.Models = append(s.Models, report.Row{Model: j.ID, Path: dir})
+	s.Layers = quantizeLayers(j.ID, res.Left.(*QuantizeResult))
+	if slices.Contains(j.Options.(*Quantize).For, "vllm") { // checked against what it loads
+		s.Next = append(s.Next, report.Command{For: "vLLM", Line: fmt.Sprintf("vllm serve %s --served-model-name %s", report.Shell(dir), report.Shell(x.Name()+"-"+j.ID))})
+	}
+}
+
+// quantizeLayers shows the error of each layer of a quantized folder.
+func quantizeLayers(stage string, q *QuantizeResult) []report.Layers {
+	if q.Report == nil || len(q.Layers) == 0 {
+		return nil
+	}
+	r := q.Report
+	v := report.Layers{Title: "Quantization: " + stage, WorstTitle: "Worst layers", Head: []string{"layer", "error", "weights", "how"}}
+	v.Line = fmt.Sprintf("%s %s, %s a weight in %s layers", r.Method, r.Scheme, report.Sig(q.Bits, 3)+" bits", humanize.Comma(int64(len(q.Layers))))
+	if r.Group != 0 {
+		v.Line += fmt.Sprintf(", groups of %d columns", r.Group)
+	}
+	v.ChartTitle = "‖(Wq−W)·Xᵀ‖²/‖W·Xᵀ‖² by layer"
+	if r.Tokens > 0 {
+		v.Line += fmt.Sprintf(", calibrated on %s tokens in %s samples", humanize.Comma(int64(r.Tokens)), humanize.Comma(int64(r.Samples)))
+	} else {
+		v.ChartTitle = "‖Wq−W‖²/‖W‖² by layer"
+	}
+	v.Line += "."
+	if len(r.Kept) > 0 {
+		v.Line += fmt.Sprintf(" Left as they are: %s.", listed(r.Kept, 3))
+	}
+	fallen := 0
+	for _, l := range q.Layers {
+		how := l.Method
+		switch {
+		case l.Fallback != "":
+			how += ": " + l.Fallback
+			fallen++
+		case l.Damp > 0:
+			how += fmt.Sprintf(", damp %s", report.Sig(l.Damp, 2))
+		case l.Ratio > 0:
+			how += fmt.Sprintf(", ratio %s", report.Sig(l.Ratio, 2))
+		}
+		v.Values = append(v.Values, report.Layer{Name: l.Layer, Value: l.Relative, Cells: []string{report.Sig(l.Relative, 3), report.Sig(l.Weight, 3), how}})
+	}
+	if fallen > 0 {
+		v.Line += fmt.Sprintf(" %d layers fell back to round-to-nearest.", fallen)
+	}
+	return []report.Layers{v}
+}
+
+// listed names the first few of a list.
+func listed(names []string, n int) string {
+	if len(names) <= n {
+		return strings.Join(names, ", ")
+	}
+	return strings.Join(names[:n], ", ") + fmt.Sprintf(" and %d more", len(names)-n)
+}

@@ -1,0 +1,384 @@
+package stages
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
+	"github.com/tunekit/tunekit/lora"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
+	"github.com/tunekit/tunekit/train"
+)
+
+// trial is one way to run a train stage: its options and the length of its
+// rows.
+type trial struct {
+	j         *recipes.Job
+	config    train.Config
+	rows      *rowsPlan
+	maxLength int
+	limit     int64 // 0: none
+}
+
+// rehearsal is what a trial needs.
+type rehearsal struct {
+	*train.Rehearsal
+	work    dry.Work // of the largest micro-batch
+	params  int64
+	summary string
+}
+
+// rehearse runs the stage's own step on a backend that only counts.
+func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
+	dev := dry.New(dry.Options{MemoryLimit: t.limit, Label: p.Env.Device().Info().Name})
+	ref, _ := t.j.In("model")
+	src, err := p.Source(ref)
+	if err != nil {
+		return nil, err
+	}
+	held := src
+	mo := model.Options{Trainable: t.config.Adapter == "none"}
+	switch {
+	case mo.Trainable:
+		held, err = asF32(src)
+	case t.config.Adapter == "qlora" && !quantized(src):
+		held, err = asNF4(src)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := model.Load(dev, held, mo)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	job := train.Job{Config: t.config, Model: m, MaxLength: t.maxLength}
+	job.Config.DType = "f32"
+	if bf16(p, &t.config) {
+		job.Config.DType = "bf16"
+	}
+	job.Config.LoadBestModelAtEnd = false
+	t.fill(p, &job)
+	out := &rehearsal{params: src.Spec.Params(), summary: "all weights"}
+	if t.config.Adapter != "none" {
+		if job.Adapter, err = t.adapter(p, m); err != nil {
+			return nil, err
+		}
+		defer job.Adapter.Close()
+		out.summary = job.Adapter.Summary()
+	}
+	before := dev.Work()
+	if out.Rehearsal, err = train.Rehearse(p.Context, job); err != nil {
+		return nil, err
+	}
+	out.work = less(dev.Work(), before)
+	return out, nil
+}
+
+// fill gives a job the rows of the ingest, or rows like them: one micro-batch
+// of full length.
+func (t *trial) fill(p *recipes.Planner, job *train.Job) {
+	data0, _ := t.j.In("data")
+	ingest := p.Env.Job(data0.Stage).Options.(*Ingest)
+	job.Packing = ingest.Packing
+	if t.rows.dataset != nil && t.maxLength == t.rows.maxLength {
+		job.Train, job.MaxLength = t.rows.dataset.Train, t.rows.dataset.MaxLength
+		job.Shuffle = ingest.Shuffle == nil || *ingest.Shuffle
+		return
+	}
+	per := t.maxLength
+	if job.Packing == "none" {
+		if t.rows.longest > 0 {
+			per = min(per, t.rows.longest)
+		}
+		job.Train = data.InMemory(zeroRows(t.config.MicroBatchSize, per)...)
+		return
+	}
+	mean := per
+	if t.rows.unknown == "" {
+		mean = min(per, t.rows.mean())
+	}
+	tokens := t.config.MicroBatchSize * per
+	rows := zeroRows(max(1, tokens/mean), mean)
+	if rest := tokens - len(rows)*mean; rest > 1 {
+		rows = append(rows, zeroRows(1, rest)...)
+	}
+	job.Train = data.InMemory(rows...)
+	job.Packing, job.Config.MicroBatchSize = "none", len(rows)
+}
+
+// adapter attaches the stage's adapter. What it starts from does not change
+// what it needs.
+func (t *trial) adapter(p *recipes.Planner, m *model.Model) (*lora.Adapter, error) {
+	lc := t.config.LoRA
+	if from, ok := t.j.In("init_from"); ok {
+		if lc.InitFrom = p.Env.Path(from); !exists(lc.InitFrom) {
+			lc = p.Env.Job(from.Stage).Options.(*Train).LoRA
+			lc.InitFrom = ""
+		}
+	}
+	if lc.InitWeights == lora.InitPiSSA || lc.InitWeights == lora.InitOLoRA {
+		lc.InitWeights = lora.InitKaiming
+	}
+	return lora.Start(m, lc, uint64(*t.config.Seed))
+}
+
+func bf16(p *recipes.Planner, c *train.Config) bool {
+	return c.DType == "bf16" || c.DType == "auto" && p.Env.Device().Info().FastBF16
+}
+
+// planTrain: optimizer steps.
+func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
+	o := j.Options.(*Train).Config
+	ref, _ := j.In("data")
+	if ref.Stage == "" {
+		return fail.Usagef(p.Env.Where(j)+".data", "add an ingest stage and name it", "%s is a file; training reads the rows of an ingest stage", ref.Path)
+	}
+	rows, err := rowsOf(p, ref.Stage)
+	if err != nil {
+		return err
+	}
+	t := trial{j: j, config: o, rows: rows, maxLength: rows.maxLength, limit: p.Limit}
+	r, err := t.rehearse(p)
+	if errors.Is(err, kernels.ErrOutOfMemory) {
+		return t.refuse(p, s)
+	}
+	if err != nil {
+		return err
+	}
+	s.CountMemory(r.PeakTotal, r.Memory)
+	steps := t.steps(p, r)
+	s.Temp = r.StateBytes * int64(o.SaveTotalLimit+1)
+	s.Disk = 4*r.Trainable + 8<<10
+	if o.Adapter == "none" {
+		made, err := p.Source(recipes.Ref{Kind: recipes.ModelRef, Stage: s.Stage})
+		if err != nil {
+			return err
+		}
+		s.Disk = heldBytes(made)
+	}
+	s.Does = trainWords(&o) + fmt.Sprintf(" lr %s", report.Sig(*o.LearningRate, 2))
+	if steps > 0 {
+		s.Does += fmt.Sprintf(", %s steps × %s tokens", humanize.Comma(int64(steps)), count(float64(t.stepTokens(r))))
+	}
+	t.time(p, r, s, steps)
+	s.Note("%s of %s trainable (%s %%)", humanize.Comma(r.Trainable), humanize.Comma(r.params), report.Sig(100*float64(r.Trainable)/float64(r.params), 3))
+	if r.Recompute > 0 {
+		s.Note("gradient checkpointing of %d blocks", r.Recompute)
+	}
+	t.warn(p, s, steps, r.params)
+	return nil
+}
+
+func trainWords(o *train.Config) string {
+	if o.Adapter == "none" {
+		return "all weights,"
+	}
+	return fmt.Sprintf("%s r%d α%s", map[string]string{"lora": "LoRA", "qlora": "QLoRA"}[o.Adapter], o.LoRA.R, report.Sig(o.LoRA.Alpha, 2))
+}
+
+// steps is the number of optimizer steps; 0 when the rows are not known.
+func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
+	if t.rows.dataset != nil {
+		return r.Steps
+	}
+	if t.config.MaxSteps > 0 {
+		return t.config.MaxSteps
+	}
+	if t.rows.unknown != "" {
+		return 0
+	}
+	ref, _ := t.j.In("data")
+	n := t.rows.bins
+	if p.Env.Job(ref.Stage).Options.(*Ingest).Packing == "none" {
+		n = t.rows.train
+	}
+	perStep := int64(t.config.MicroBatchSize * t.config.GradientAccumulationSteps)
+	return t.config.Total(int(max(1, (n+perStep-1)/perStep)))
+}
+
+// stepTokens is the tokens of a whole step.
+func (t *trial) stepTokens(r *rehearsal) int64 {
+	if t.rows.dataset != nil {
+		return r.StepTokens
+	}
+	full := int64(r.MicroTokens) * int64(t.config.GradientAccumulationSteps)
+	if t.rows.unknown == "" && t.rows.trainTokens > 0 {
+		full = min(full, t.rows.trainTokens)
+	}
+	return full
+}
+
+// time estimates the steps, and the validations at a third of their work.
+func (t trial) time(p *recipes.Planner, r *rehearsal, s *recipes.StagePlan, steps int) {
+	if steps == 0 || r.MicroTokens == 0 || p.Rates.F32 == 0 {
+		return
+	}
+	work := r.work
+	if r.Recompute > 0 { // attempts that did not fit were counted too
+		free := t
+		free.limit = 0
+		if plain, err := free.rehearse(p); err == nil {
+			work = times(plain.work, 1+0.35*float64(r.Recompute-plain.Recompute)/float64(max(1, t.blocks(p))))
+		}
+	}
+	perToken := p.Rates.Seconds(work, bf16(p, &t.config)) / float64(r.MicroTokens)
+	s.Seconds = float64(steps) * float64(t.stepTokens(r)) * perToken
+	if every := t.config.EvalSteps.Of(steps); every > 0 && !t.config.EvalSteps.Never() {
+		s.Seconds += float64(steps/every) * float64(t.rows.valTokens) * perToken / 3
+	}
+}
+
+func (t *trial) blocks(p *recipes.Planner) int {
+	ref, _ := t.j.In("model")
+	if src, err := p.Source(ref); err == nil {
+		return len(src.Spec.Layers)
+	}
+	return 1
+}
+
+// smallModel is the number of parameters below which a model takes steps
+// several times as large as those usual for language models.
+const smallModel = 50_000_000
+
+// warn says what is unusual for a model of params parameters.
+func (t *trial) warn(p *recipes.Planner, s *recipes.StagePlan, steps int, params int64) {
+	o := &t.config
+	usual := 2e-4
+	if o.Adapter == "none" {
+		usual = 2e-5
+	}
+	if params < smallModel {
+		usual *= 10
+	}
+	if lr := *o.LearningRate; lr < usual/10 || lr > usual*10 {
+		s.Note("learning_rate %s is far from the usual %s", report.Sig(lr, 2), report.Sig(usual, 2))
+	}
+	if steps > 0 && steps < 100 && o.MaxSteps == 0 {
+		s.Note("only %d optimizer steps: fewer gradient_accumulation_steps or more epochs give more", steps)
+	}
+	if t.rows.dataset == nil && t.rows.unknown != "" && !p.Quick {
+		s.Note("steps and time are known once %s has run", dataOf(t.j))
+	}
+}
+
+func dataOf(j *recipes.Job) string {
+	ref, _ := j.In("data")
+	return ref.Stage
+}
+
+// refuse says what the step would need with everything recomputed, and
+// which changes would make it fit.
+func (t trial) refuse(p *recipes.Planner, s *recipes.StagePlan) error {
+	free := t
+	free.limit = 0
+	free.config.GradientCheckpointing = "true"
+	r, err := free.rehearse(p)
+	if err != nil {
+		return err
+	}
+	s.CountMemory(r.PeakTotal, r.Memory)
+	words := "needs"
+	if t.config.GradientCheckpointing != "false" {
+		words = "needs, with checkpointing,"
+	} else {
+		free.config.GradientCheckpointing = "false"
+		if r, err = free.rehearse(p); err != nil {
+			return err
+		}
+		s.CountMemory(r.PeakTotal, r.Memory)
+	}
+	s.Does = trainWords(&t.config)
+	e := p.Refusal(s, words)
+	e.Hint = strings.Join(t.waysOut(p), "\n")
+	if e.Hint == "" {
+		e.Hint = "no smaller batch or length fits: use a smaller base, or more memory"
+	}
+	return e
+}
+
+// waysOut tries smaller settings and lists those that fit, as lines to paste.
+func (t trial) waysOut(p *recipes.Planner) []string {
+	var out []string
+	fits := func(t trial) (string, bool) {
+		r, err := t.rehearse(p)
+		if err != nil {
+			return "", false
+		}
+		return humanize.IBytes(uint64(r.PeakTotal)), true
+	}
+	if t.config.GradientCheckpointing == "false" {
+		v := t
+		v.config.GradientCheckpointing = "auto"
+		if need, ok := fits(v); ok {
+			out = append(out, "gradient_checkpointing: auto → "+need+", same result, slower")
+		}
+	}
+	for mb := t.config.MicroBatchSize / 2; mb >= 1; mb /= 2 {
+		v := t
+		v.config.MicroBatchSize = mb
+		v.config.GradientAccumulationSteps = int(math.Ceil(float64(t.config.GradientAccumulationSteps*t.config.MicroBatchSize) / float64(mb)))
+		if need, ok := fits(v); ok {
+			out = append(out, fmt.Sprintf("micro_batch_size: %d, gradient_accumulation_steps: %d → %s, same result up to rounding", mb, v.config.GradientAccumulationSteps, need))
+			break
+		}
+	}
+	for n := t.maxLength / 2; n >= 64; n /= 2 {
+		v := t
+		v.maxLength, v.rows = n, t.rows.shorter()
+		if need, ok := fits(v); ok {
+			out = append(out, fmt.Sprintf("max_length: %d → %s%s", n, need, t.rows.overWords(n)))
+			break
+		}
+	}
+	if ref, _ := t.j.In("model"); t.config.Adapter == "lora" {
+		if src, err := p.Source(ref); err == nil && !quantized(src) {
+			v := t
+			v.config.Adapter = "qlora"
+			if need, ok := fits(v); ok {
+				out = append(out, "adapter: qlora → "+need)
+			}
+		}
+	}
+	if t.config.Adapter == "none" {
+		v := t
+		v.config.Adapter = "lora"
+		if need, ok := fits(v); ok {
+			out = append(out, "adapter: lora → "+need)
+		}
+	}
+	return out
+}
+
+// shorter is the same rows without their tokens, for another max_length.
+func (r *rowsPlan) shorter() *rowsPlan {
+	c := *r
+	c.dataset = nil
+	return &c
+}
+
+// overWords counts the rows over a shorter max_length.
+func (r *rowsPlan) overWords(n int) string {
+	over := 0
+	for i := range r.examples.Len() {
+		if tokens, _ := r.examples.Size(i); tokens > n {
+			over++
+		}
+	}
+	switch {
+	case r.examples.Len() == 0:
+		return ""
+	case r.sampled > 0 && int64(r.sampled) < r.rows:
+		return fmt.Sprintf(", about %s rows over", humanize.Comma(int64(float64(over)*float64(r.rows)/float64(r.examples.Len()))))
+	}
+	return fmt.Sprintf(", %s rows over", humanize.Comma(int64(over)))
+}

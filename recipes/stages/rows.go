@@ -1,0 +1,158 @@
+package stages
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/recipes"
+)
+
+// ingestParts opens what an ingest reads: tokenizer and chat template.
+func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *tokenizer.Tokenizer, *chat.Template, error) {
+	o := j.Options.(*Ingest).Options
+	ref, _ := j.In("tokenizer")
+	tok, src, err := ingestTokenizer(x.Path(ref))
+	if err != nil {
+		return o, nil, nil, err
+	}
+	defer src.Close()
+	o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
+	o.Datasets, o.ValDatasets = slices.Clone(o.Datasets), slices.Clone(o.ValDatasets) // the recipe keeps its own
+	for _, list := range [][]data.Source{o.Datasets, o.ValDatasets} {
+		for i := range list {
+			if list[i].Path, err = recipes.ResolvePath(list[i].Path); err != nil {
+				return o, nil, nil, err
+			}
+		}
+	}
+	tmpl, err := templateOf(tok, o.ChatTemplate)
+	return o, tok, tmpl, err
+}
+
+// templateOf is the model's own template, a file's, or the text itself; nil
+// when the model has none.
+func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
+	to := chat.Options{Now: clock()}
+	if name == "" || name == "model" {
+		if tok == nil || tok.ChatTemplate() == "" {
+			return nil, nil
+		}
+		return chat.FromTokenizer(tok, to)
+	}
+	where := "chat_template"
+	if !inlineTemplate(name) {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fail.Inputf(name, "chat_template is model, a file, or the template itself", "%w", err)
+		}
+		where, name = name, string(raw)
+	}
+	if tok != nil && tok.BOS() >= 0 {
+		to.BOS = tok.Token(tok.BOS())
+	}
+	if tok != nil && tok.EOS() >= 0 {
+		to.EOS = tok.Token(tok.EOS())
+	}
+	t, err := chat.Parse(name, to)
+	if err != nil {
+		return nil, fail.Inputf(where, fail.Hint(err), "%w", err)
+	}
+	return t, nil
+}
+
+// inlineTemplate tells a template from the name of a file that holds one.
+func inlineTemplate(s string) bool { return strings.ContainsAny(s, "{\n") }
+
+// clock is what templates that print the date see: SOURCE_DATE_EPOCH, else a
+// fixed day, so that the same rows give the same tokens tomorrow.
+func clock() time.Time {
+	var sec int64
+	if _, err := fmt.Sscan(os.Getenv("SOURCE_DATE_EPOCH"), &sec); err == nil {
+		return time.Unix(sec, 0).UTC()
+	}
+	return time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+}
+
+// rowSet is what a data reference stands for, with the keys that shape batches.
+type rowSet struct {
+	*data.Dataset
+	Packing string
+	Shuffle bool
+}
+
+// dataset loads the rows of a data reference: an ingest stage's, or those of a
+// file read with every default and the tokenizer of model.
+func dataset(ctx context.Context, x *recipes.Env, ref, model recipes.Ref) (*rowSet, error) {
+	if ref.Stage == "" {
+		return fileRows(ctx, x, ref.Path, model)
+	}
+	j := x.Job(ref.Stage)
+	s := j.Options.(*Ingest)
+	ds, err := data.LoadArrow(x.Dir(j))
+	if err != nil {
+		return nil, err
+	}
+	return &rowSet{ds, s.Packing, s.Shuffle == nil || *s.Shuffle}, nil
+}
+
+func fileRows(ctx context.Context, x *recipes.Env, path string, model recipes.Ref) (*rowSet, error) {
+	local, err := recipes.ResolvePath(path)
+	if err != nil {
+		return nil, err
+	}
+	ds, _, _, err := IngestFiles(ctx, x.Path(model), data.Options{Datasets: []data.Source{{Path: local}}, Seed: x.Seed(), Name: path}, x.Progress("rows"))
+	if err != nil {
+		return nil, err
+	}
+	return &rowSet{ds, "bfd", true}, nil
+}
+
+// IngestFiles is `tune ingest`: an ingest outside a recipe, with the tokenizer
+// and template of a model.
+func IngestFiles(ctx context.Context, model string, o data.Options, progress func(done, total int64)) (*data.Dataset, *data.Report, *tokenizer.Tokenizer, error) {
+	tok, src, err := ingestTokenizer(model)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer src.Close()
+	o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
+	tmpl, err := templateOf(tok, o.ChatTemplate)
+	if err != nil {
+		return nil, nil, tok, err
+	}
+	ds, rep, err := data.Ingest(ctx, o, tok, tmpl, progress)
+	return ds, rep, tok, err
+}
+
+// EvalFile reads a file for an evaluation: plain text as ids, anything else as
+// rows, which need tok's chat template when they are conversations.
+func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, context, maxPos, vocab int) (rows data.Examples, text []int32, err error) {
+	if ext := strings.ToLower(filepath.Ext(path)); ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw" {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return rows, nil, fail.Inputf(path, "", "%w", err)
+		}
+		ids, err := tok.TryEncode(string(raw), true)
+		return rows, ids, err
+	}
+	tmpl, err := templateOf(tok, "")
+	if err != nil {
+		return rows, nil, err
+	}
+	no := false
+	ds, _, err := data.Ingest(ctx, data.Options{Datasets: []data.Source{{Path: path}}, ValSetSize: "0", Shuffle: &no,
+		MaxLength: context, Overflow: "truncate", Context: maxPos, Vocab: vocab, Name: "eval"}, tok, tmpl, nil)
+	if err != nil {
+		return rows, nil, err
+	}
+	return ds.Train, nil, nil
+}

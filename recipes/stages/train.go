@@ -1,0 +1,353 @@
+package stages
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/lora"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
+	"github.com/tunekit/tunekit/train"
+)
+
+var trainKind = recipes.Kind{
+	Name: "train", Doc: "LoRA, QLoRA or full training",
+	New: func() any { return new(Train) }, Left: func() any { return new(TrainResult) },
+	Gives: []recipes.RefKind{recipes.ModelRef, recipes.AdapterRef},
+	Check: checkTrain, Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
+	Makes: func(o any) []recipes.Made {
+		full := o.(*Train).Adapter == "none"
+		return []recipes.Made{{Dense: full, Adapter: !full}}
+	},
+	Types: func(_ *recipes.Planner, _ *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
+		return typesOf(from, lora.Output{Path: "x"}), nil
+	},
+	Plan: planTrain, Run: runTrain, View: viewTrain,
+}
+
+// Train updates weights or adapters.
+type Train struct {
+	Model        string `yaml:"model" doc:"stage or path to train on" default:"the last dense model above"`
+	Data         string `yaml:"data" doc:"ingest stage or file" default:"the only ingest stage"`
+	train.Config `yaml:",inline"`
+}
+
+// TrainResult is what a train stage leaves for the report.
+type TrainResult struct {
+	Steps     int      `json:"steps"`
+	Loss      float64  `json:"loss"`
+	ValLoss   *float64 `json:"val_loss,omitempty"`
+	Trainable int64    `json:"trainable"`
+	Params    int64    `json:"params"`
+	Tokens    int64    `json:"tokens"`
+	Adapter   string   `json:"adapter,omitempty"` // one line about it
+}
+
+func checkTrain(o any, bad recipes.Bad) {
+	if _, err := o.(*Train).Config.Resolve(42); err != nil {
+		bad("", fail.Hint(err), "%v", err)
+	}
+}
+
+func resolveTrain(opts any, _ string, seed uint64) {
+	o := opts.(*Train)
+	if c, err := o.Config.Resolve(int64(seed)); err == nil { // checked before
+		o.Config = c
+	}
+	if o.Adapter == "none" {
+		return
+	}
+	if c, err := o.LoRA.Resolve(); err == nil && o.LoRA.InitFrom == "" { // else they come from the folder
+		o.LoRA = c
+	}
+}
+
+func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
+	o := opts.(*Train)
+	model, err := v.Model("model", o.Model)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := v.Data("data", o.Data)
+	if err != nil {
+		return nil, err
+	}
+	in := []recipes.Input{{Name: "model", Ref: model}, {Name: "data", Ref: rows}}
+	if o.LoRA.InitFrom != "" {
+		from, err := v.Given(recipes.AdapterRef, "lora.init_from", o.LoRA.InitFrom)
+		if err != nil {
+			return nil, err
+		}
+		in = append(in, recipes.Input{Name: "init_from", Ref: from})
+	}
+	return in, nil
+}
+
+// addressTrain leaves out the rhythm of checkpoints, which changes no result.
+func addressTrain(_ *recipes.Addresser, opts any) any {
+	o := *opts.(*Train)
+	o.Model, o.Data, o.LoRA.InitFrom = "", "", ""
+	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
+	return o
+}
+
+// trainModel loads the model a train stage works on.
+func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, *model.Model, error) {
+	ref, _ := j.In("model")
+	path, err := recipes.ResolvePath(x.Path(ref))
+	if err != nil {
+		return nil, nil, err
+	}
+	src, err := arch.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	mo := model.Options{Trainable: o.Adapter == "none"}
+	if o.Adapter == "qlora" && !quantized(src) {
+		t := dtype.NF4Double
+		mo.Hold = &t
+	}
+	m, err := model.Load(x.Device(), src, mo)
+	if err != nil {
+		src.Close()
+		return nil, nil, err
+	}
+	return src, m, nil
+}
+
+// quantized reports whether the linear layers of a model are already held in
+// a packed type; QLoRA then trains straight over that.
+func quantized(src *arch.Source) bool {
+	return src.LinearType().Quantized()
+}
+
+func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
+	o := j.Options.(*Train).Config
+	ref, _ := j.In("data")
+	mref, _ := j.In("model")
+	ds, err := dataset(ctx, x, ref, mref)
+	if err != nil {
+		return err
+	}
+	src, m, err := trainModel(x, j, &o)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	defer m.Close()
+	job := train.Job{
+		Config: o, Model: m, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
+		Packing: ds.Packing, Shuffle: ds.Shuffle,
+		Dir: x.WorkDir(j), Identity: string(res.Address),
+		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
+	}
+	if err := atomic.MkdirAll(job.Dir); err != nil {
+		return fail.Limitf(job.Dir, "", "%w", err)
+	}
+	left := &TrainResult{Params: src.Spec.Params()}
+	res.Left = left
+	if o.Adapter != "none" {
+		lc := o.LoRA
+		if from, ok := j.In("init_from"); ok {
+			lc.InitFrom = x.Path(from)
+		}
+		if lc.InitFrom != "" {
+			note, err := baseNote(x, j, lc.InitFrom)
+			if err != nil {
+				return err
+			}
+			if note != "" {
+				res.Notes = append(res.Notes, note)
+			}
+		}
+		if job.Adapter, err = lora.Start(m, lc, uint64(*o.Seed)); err != nil {
+			return err
+		}
+		defer job.Adapter.Close()
+		left.Adapter = job.Adapter.Summary()
+	}
+	out, err := train.Run(ctx, job)
+	if err != nil {
+		return err
+	}
+	left.Steps, left.Loss, left.Trainable, left.Tokens = out.Steps, out.Loss, out.Trainable, out.Tokens
+	if !math.IsNaN(out.ValLoss) {
+		left.ValLoss = &out.ValLoss
+	}
+	if err := saveTrained(ctx, x, j, src, m, job.Adapter, out.Steps); err != nil {
+		return err
+	}
+	return keepMetrics(x, j, job.Dir)
+}
+
+func showTraining(x *recipes.Env, p train.Progress) {
+	text := fmt.Sprintf("loss %.4f", p.Loss)
+	if math.IsNaN(p.Loss) {
+		text = "first step"
+	}
+	if !math.IsNaN(p.Val) {
+		text += fmt.Sprintf(" (val %.4f)", p.Val)
+	}
+	text += fmt.Sprintf("  %.0f tok/s", p.PerSecond)
+	if p.Evaluating {
+		text += "  validating"
+	}
+	x.Event(recipes.Event{What: "progress", Done: int64(p.Step), Total: int64(p.Total), Unit: "steps", Text: text, Memory: p.Memory})
+}
+
+// saveTrained writes the adapter as a PEFT folder, or the trained weights as a
+// Hugging Face folder in the base's type.
+func saveTrained(ctx context.Context, x *recipes.Env, j *recipes.Job, src *arch.Source, m *model.Model, ad *lora.Adapter, steps int) error {
+	dir := x.Dir(j)
+	ref, _ := j.In("model")
+	if ad != nil {
+		base, err := x.ContentHash(ref)
+		if err != nil {
+			return err
+		}
+		return ad.Save(dir, lora.SaveOptions{Base: ref.String(), Notes: lora.Notes{BaseHash: string(base), Steps: steps}})
+	}
+	files, err := modelFiles(src)
+	if err != nil {
+		return err
+	}
+	return lora.SaveModel(ctx, m, src, lora.Output{Path: dir, Files: files, Progress: x.Progress("bytes")})
+}
+
+// baseNote tells where the adapter in dir may belong to another base than the
+// one j trains it on: shapes are always compared, content where it is known.
+func baseNote(x *recipes.Env, j *recipes.Job, dir string) (string, error) {
+	f, err := lora.ReadFolder(dir)
+	if err != nil {
+		return "", err
+	}
+	ref, _ := j.In("model")
+	base, err := x.ContentHash(ref)
+	switch {
+	case err != nil:
+		return "", err
+	case f.Notes.BaseHash == "":
+		return fmt.Sprintf("%s: base not verifiable, it names %q; only shapes are compared", dir, f.Base), nil
+	case f.Notes.BaseHash != string(base):
+		return fmt.Sprintf("%s was trained on a base of other content (%q): its shapes fit", dir, f.Base), nil
+	}
+	return "", nil
+}
+
+// keepMetrics copies what a reader wants of the training state into the stage's
+// folder.
+func keepMetrics(x *recipes.Env, j *recipes.Job, work string) error {
+	raw, err := os.ReadFile(filepath.Join(work, "metrics.jsonl"))
+	if err != nil {
+		return err
+	}
+	return atomic.WriteFile(filepath.Join(x.Dir(j), "metrics.jsonl"), raw)
+}
+
+// viewTrain draws the curves of a train stage, of one that was interrupted
+// too.
+func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {
+	if res != nil {
+		viewTrained(x, j, s)
+	}
+	path := metricsPath(x, j)
+	steps, evals, err := train.ReadMetrics(path)
+	if err != nil || len(steps) == 0 {
+		return
+	}
+	v := &report.Curves{Charts: trainCharts(steps, evals)}
+	s.Curves, s.Files = v, tensorboardFile(path, j.ID, steps, evals)
+	last := steps[len(steps)-1]
+	v.Line = fmt.Sprintf("%s steps, last loss %s", humanize.Comma(int64(last.Step)), report.Sig(last.Loss, 4))
+	if n := len(evals); n > 0 {
+		v.Line += fmt.Sprintf(", validation loss %s", report.Sig(evals[n-1].Loss, 4))
+	}
+	if res != nil {
+		t := res.Left.(*TrainResult)
+		v.Line += fmt.Sprintf(" · %s of %s values trained (%s %%) · %s tokens", humanize.Comma(t.Trainable), humanize.Comma(t.Params),
+			report.Sig(100*float64(t.Trainable)/float64(max(t.Params, 1)), 3), humanize.Comma(t.Tokens))
+		if t.Adapter != "" {
+			v.Line += " · " + t.Adapter
+		}
+	}
+}
+
+func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Chart {
+	x := make([]float64, len(steps))
+	col := func(f func(*train.Metrics) float64) []float64 {
+		out := make([]float64, len(steps))
+		for i := range steps {
+			out[i] = f(&steps[i])
+		}
+		return out
+	}
+	for i := range steps {
+		x[i] = float64(steps[i].Step)
+	}
+	loss := col(func(m *train.Metrics) float64 { return m.Loss })
+	curves := []report.Series{{Name: "loss", X: x, Y: loss, Class: "s1"}}
+	if len(loss) >= 100 {
+		curves = []report.Series{{Name: "loss of each step", X: x, Y: loss, Class: "s1", Faint: true}, {Name: "loss (mean around)", X: x, Y: report.Smooth(loss), Class: "s1"}}
+	}
+	if len(evals) > 0 {
+		v := report.Series{Name: "validation loss", Class: "s2", Marks: true}
+		for _, e := range evals {
+			v.X, v.Y = append(v.X, float64(e.Step)), append(v.Y, e.Loss)
+		}
+		curves = append(curves, v)
+	}
+	one := func(title string, zero bool, format report.Format, f func(*train.Metrics) float64) report.Chart {
+		return report.Chart{Title: title, X: "step", Zero: zero, Format: format, Series: []report.Series{{Name: strings.ToLower(title), X: x, Y: col(f), Class: "s1"}}}
+	}
+	most := int64(0)
+	for i := range steps {
+		most = max(most, steps[i].MemoryBytes)
+	}
+	unit, by := "MiB", float64(1<<20)
+	if most >= 4<<30 {
+		unit, by = "GiB", 1<<30
+	}
+	charts := []report.Chart{{Title: "Loss", X: "step", Series: curves, Wide: true}}
+	if len(steps) > 0 {
+		for i, v := range steps[0].Objective { // the same in every step
+			charts = append(charts, one(v.Name, false, report.ThreeDigits, func(m *train.Metrics) float64 { return m.Objective[i].V }))
+		}
+	}
+	return append(charts,
+		one("Learning rate", true, report.TwoDigits, func(m *train.Metrics) float64 { return m.LearningRate }),
+		one("Gradient norm before clipping", true, report.ThreeDigits, func(m *train.Metrics) float64 { return m.GradNorm }),
+		one("Tokens a second", true, report.Thousands, func(m *train.Metrics) float64 { return m.TokensPerSecond }),
+		one("Largest memory so far, "+unit, true, report.ThreeDigits, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }))
+}
+
+// viewTrained says what there is of a finished training, and how to serve it.
+func viewTrained(x *recipes.Env, j *recipes.Job, s *report.Section) {
+	o := j.Options.(*Train)
+	dir := x.Dir(j)
+	s.Models = append(s.Models, report.Row{Model: j.ID, Path: dir, Adapter: o.Adapter != "none"})
+	base := x.BaseModel()
+	if o.Adapter != "none" && base != "" && filepath.Ext(base) != ".gguf" && !recipes.IsEmbedded(base) {
+		s.Next = append(s.Next, report.Command{For: "vLLM", Line: fmt.Sprintf("vllm serve %s --enable-lora --max-lora-rank %d --lora-modules %s",
+			report.Shell(base), max(8, o.LoRA.R), report.Shell(x.Name()+"="+dir))})
+	}
+}
+
+// metricsPath is where the log of a training lies, finished or not.
+func metricsPath(x *recipes.Env, j *recipes.Job) string {
+	path := filepath.Join(x.Dir(j), train.MetricsFile)
+	if !exists(path) {
+		path = filepath.Join(x.WorkDir(j), train.MetricsFile)
+	}
+	return path
+}

@@ -412,6 +412,41 @@ func TestCacheGrow(t *testing.T) {
 	}
 }
 
+// A prompt leaves the same bits in the cache in any company and however it is
+// cut, as long as every step has more than 16 tokens.
+func TestPromptBits(t *testing.T) {
+	m := loadSample(t, dims{C: 96, V: 300, Layers: 2, H: 6, K: 3, D: 16, F: 200}, Options{})
+	ids := tokens(1, 240, 300)
+	run := func(company int, cuts ...int) []float32 {
+		c, err := m.NewCache(1+company, 256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		at := 0
+		for _, n := range cuts {
+			pieces := []Piece{{0, ids[at : at+n]}}
+			for i := range company {
+				pieces = append(pieces, Piece{1 + i, ids[i : 1+3*i]})
+			}
+			if _, err := m.Choose(c, pieces, make([]*kernels.SampleRow, len(pieces))); err != nil {
+				t.Fatal(err)
+			}
+			at += n
+		}
+		out, err := m.Step(c, []Piece{{0, ids[at:]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out[0]
+	}
+	want := run(0, 239)
+	near(t, "cut in halves", run(0, 120, 119), want, 0)
+	near(t, "cut anywhere", run(0, 17, 191, 31), want, 0)
+	near(t, "in company", run(5, 239), want, 0)
+	near(t, "cut in company", run(5, 33, 206), want, 0)
+}
+
 // Choose takes the tokens that the logits of Step say, of whole prompts only.
 func TestChoose(t *testing.T) {
 	m := loadSample(t, tiny, Options{})

@@ -9,10 +9,11 @@
 // # What an answer depends on
 //
 // A request has random numbers of its own, and nothing of another request is
-// ever read. But the results of kernels depend on shapes: on the CPU, a token
-// in a step of more than 16 has the same bits in any company and however a
-// prompt was cut, while steps of fewer tokens (answers being made) are summed in
-// an order that depends on how many there are. So in other company the logits
+// ever read. But the results of kernels depend on shapes. On the CPU a prompt in
+// steps of more than 16 tokens leaves the same bits in the cache in any company
+// and however it was cut; steps of fewer tokens, which are those of answers
+// being made, and logits are summed in an order that depends on how many there
+// are. So in other company, or after a beginning that was there already, logits
 // may differ in their last bits, and the answer where two tokens are that close.
 // Requests that one call of Submit gives to an engine that is new are taken in
 // the same steps every time: their answers are the same.
@@ -90,6 +91,9 @@ type job struct {
 
 // New makes an engine with the memory that its slots have at first.
 func New(m *model.Model, o Options) (*Engine, error) {
+	if o.Slots < 1 {
+		panic("engine: an engine needs slots")
+	}
 	if o.Room == 0 {
 		o.Room = o.Max
 	}
@@ -108,10 +112,15 @@ func New(m *model.Model, o Options) (*Engine, error) {
 // become free, and returns a stream for each. When ctx is over the answers end
 // where they are, with its error. A request that cannot be answered fails alone.
 func (e *Engine) Submit(ctx context.Context, requests ...Request) []*Stream {
+	return e.submit(ctx, nil, requests)
+}
+
+// submit is Submit with a function that hears of the end of every answer.
+func (e *Engine) submit(ctx context.Context, ended func(error), requests []Request) []*Stream {
 	out := make([]*Stream, len(requests))
 	var jobs []*job
 	for i, r := range requests {
-		out[i] = newStream()
+		out[i] = newStream(ended)
 		if err := e.check(&r); err != nil {
 			out[i].end(Answer{End: -1}, err)
 			continue
@@ -146,8 +155,8 @@ func (e *Engine) Close() {
 func (e *Engine) loop() {
 	defer close(e.done)
 	for e.wait() {
-		e.admit()
 		e.cancel()
+		e.admit()
 		if len(e.running) > 0 {
 			e.step()
 		}
@@ -167,13 +176,22 @@ func (e *Engine) wait() bool {
 	return !e.closed
 }
 
-// cancel ends the answers that nobody waits for any more.
+// cancel ends what nobody waits for any more.
 func (e *Engine) cancel() {
 	for _, j := range slices.Clone(e.running) {
 		if err := j.ctx.Err(); err != nil {
 			e.finish(j, "", -1, err)
 		}
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.queue = slices.DeleteFunc(e.queue, func(j *job) bool {
+		err := j.ctx.Err()
+		if err != nil {
+			j.end("", -1, err)
+		}
+		return err != nil
+	})
 }
 
 // admit gives free lanes to the requests that have waited longest.
@@ -192,18 +210,10 @@ func (e *Engine) admit() {
 	}
 }
 
-// next takes a request from the queue if a lane is free for it. It drops those
-// whose context is over.
+// next takes a request from the queue if a lane is free for it.
 func (e *Engine) next() *job {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.queue = slices.DeleteFunc(e.queue, func(j *job) bool {
-		err := j.ctx.Err()
-		if err != nil {
-			j.end("", -1, err)
-		}
-		return err != nil
-	})
 	if len(e.queue) == 0 || len(e.running) == len(e.lanes) {
 		return nil
 	}
@@ -258,7 +268,8 @@ func common(a, b []int32) int {
 }
 
 // step runs the next tokens of every running request and chooses those that
-// follow. An error of the step ends all requests that are part of it.
+// follow. An error (memory) ends the request with most of the tokens; the others
+// are taken again.
 func (e *Engine) step() {
 	var pieces []model.Piece
 	var how []*kernels.SampleRow
@@ -278,11 +289,18 @@ func (e *Engine) step() {
 		}
 	}
 	ids, err := e.m.Choose(e.cache, pieces, how)
+	if err != nil {
+		most := 0
+		for i := range pieces {
+			if len(pieces[i].Tokens) > len(pieces[most].Tokens) {
+				most = i
+			}
+		}
+		e.finish(who[most], "", -1, err)
+		return
+	}
 	for i, j := range who {
-		switch {
-		case err != nil:
-			e.finish(j, "", -1, err)
-		case how[i] != nil:
+		if how[i] != nil {
 			e.take(j, ids[i])
 		}
 	}

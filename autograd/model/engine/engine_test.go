@@ -191,9 +191,13 @@ func TestCompany(t *testing.T) {
 			t.Errorf("%+v: %d tokens through the model, want %d", o, n, need)
 		}
 	}
-	if all, err := Run(t.Context(), m, requests, nil); err != nil {
+	var seen []int64
+	if all, err := Run(t.Context(), m, requests, func(done, total int64) { seen = append(seen, done, total) }); err != nil {
 		t.Error(err)
 	} else {
+		if len(seen) != 40 || seen[0] != 1 || seen[38] != 20 || seen[39] != 20 {
+			t.Errorf("progress %v", seen)
+		}
 		for i := range all {
 			if !slices.Equal(all[i].IDs, want[i].IDs) {
 				t.Errorf("Run: request %d: %v, alone %v", i, all[i], want[i])
@@ -236,14 +240,21 @@ func TestErrors(t *testing.T) {
 func TestMemory(t *testing.T) {
 	m, _ := load(t, 2<<20)
 	e := open(t, m, Options{Slots: 2, Room: 64})
-	all := e.Submit(t.Context(), Request{Prompt: tokens(1, 10), MaxNew: 30}, Request{Prompt: tokens(2, 20000), MaxNew: 5}, Request{Prompt: tokens(3, 10), MaxNew: 30})
-	if _, err := all[1].Answer(); !errors.Is(err, kernels.ErrOutOfMemory) {
-		t.Errorf("20,000 tokens in 2 MiB: %v", err)
-	}
-	for _, i := range []int{0, 2} {
-		if a := answer(t, all[i]); len(a.IDs) != 30 {
-			t.Errorf("an answer of %d tokens beside it", len(a.IDs))
+	short := Request{Prompt: tokens(1, 10), MaxNew: 30}
+	for _, n := range []int{20000, 4000} { // too much for the cache, too much for a step
+		all := e.Submit(t.Context(), short, Request{Prompt: tokens(2, n), MaxNew: 5}, short)
+		if _, err := all[1].Answer(); !errors.Is(err, kernels.ErrOutOfMemory) {
+			t.Errorf("%d tokens in 2 MiB: %v", n, err)
 		}
+		for _, i := range []int{0, 2} {
+			if a := answer(t, all[i]); len(a.IDs) != 30 {
+				t.Errorf("an answer of %d tokens beside %d", len(a.IDs), n)
+			}
+		}
+	}
+	long := Request{Prompt: tokens(2, 4000), MaxNew: 5}
+	if _, err := Run(t.Context(), m, []Request{short, long}, nil); !errors.Is(err, kernels.ErrOutOfMemory) {
+		t.Errorf("Run with 4000 tokens in 2 MiB: %v", err)
 	}
 }
 

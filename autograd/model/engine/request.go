@@ -65,10 +65,11 @@ type Stream struct {
 	over   bool
 	answer Answer
 	err    error
+	ended  func(error) // called at the end; may be nil
 }
 
-func newStream() *Stream {
-	s := &Stream{}
+func newStream(ended func(error)) *Stream {
+	s := &Stream{ended: ended}
 	s.more.L = &s.mu
 	return s
 }
@@ -119,7 +120,6 @@ func (s *Stream) add(t Token) {
 // end publishes the answer with the text of its tokens.
 func (s *Stream) end(a Answer, err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	var text strings.Builder
 	for _, t := range s.tokens {
 		text.WriteString(t.Text)
@@ -127,6 +127,10 @@ func (s *Stream) end(a Answer, err error) {
 	a.Text = text.String()
 	s.answer, s.err, s.over = a, err, true
 	s.more.Broadcast()
+	s.mu.Unlock()
+	if s.ended != nil {
+		s.ended(err)
+	}
 }
 
 // check refuses what can never be answered.
@@ -191,8 +195,8 @@ func (j *job) end(stop string, end int32, err error) {
 const together = 16
 
 // Run answers all requests with an engine of their own, each from its first
-// token on, and calls progress, if set, with the number of answers that are
-// there in order. The first error ends it.
+// token on, and calls progress, if set, after every answer. The first error ends
+// all.
 func Run(ctx context.Context, m *model.Model, requests []Request, progress func(done, total int64)) ([]Answer, error) {
 	o := Options{Slots: min(together, max(len(requests), 1)), Fresh: true}
 	for _, r := range requests {
@@ -203,14 +207,19 @@ func Run(ctx context.Context, m *model.Model, requests []Request, progress func(
 		return nil, err
 	}
 	defer e.Close()
-	out := make([]Answer, len(requests))
-	for i, s := range e.Submit(ctx, requests...) {
-		if out[i], err = s.Answer(); err != nil {
+	ends := make(chan error, len(requests))
+	streams := e.submit(ctx, func(err error) { ends <- err }, requests)
+	for n := range streams {
+		if err := <-ends; err != nil {
 			return nil, err
 		}
 		if progress != nil {
-			progress(int64(i+1), int64(len(requests)))
+			progress(int64(n+1), int64(len(requests)))
 		}
+	}
+	out := make([]Answer, len(requests))
+	for i, s := range streams {
+		out[i], _ = s.Answer()
 	}
 	return out, nil
 }

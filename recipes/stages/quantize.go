@@ -70,7 +70,7 @@ func resolveQuantize(opts any, _ string, _ uint64) {
 	}
 	if m, err := quant.MethodNamed(o.Method); err == nil { // checked before
 		set(&o.Scheme, m.Schemes[0])
-		set(&o.Format, m.Formats[0])
+		set(&o.Format, m.DefaultFormat(o.Scheme))
 	}
 	set(&o.ActOrder, "static")
 	set(&o.DampPercent, 0.01)
@@ -112,7 +112,7 @@ func quantizeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ stri
 	}
 	out := typesOf(from, lora.Output{Path: "x"})
 	for _, l := range plan.Layers {
-		out[l+".weight"] = plan.Type
+		out[l+".weight"] = plan.Types[l]
 	}
 	return out, nil
 }

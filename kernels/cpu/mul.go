@@ -41,11 +41,18 @@ func (c *CPU) Mul(y kernels.Dst, a *kernels.MulArgs) {
 		at := r * cols
 		n := min(cols, a.N*a.C-at)
 		res := tmp[2*cols:][:n]
+		if !y.Add {
+			res = out.into(res, at)
+		}
 		scaled(a.By, res, x.get(tmp[:n], at), s, r, at, tmp[cols:][:n])
 		if !bias.absent() {
 			vec.Axpy(res, 1, bias.get(tmp[:n], 0))
 		}
-		out.store(res, at, y.Add, tmp[3*cols:][:n])
+		if y.Add {
+			out.store(res, at, true, tmp[3*cols:][:n])
+		} else {
+			out.put(res, at)
+		}
 	})
 }
 

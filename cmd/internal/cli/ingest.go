@@ -40,7 +40,7 @@ func runIngest(c *ucli.Context) error {
 		return err
 	}
 	o := data.Options{MaxLength: c.Int("max-length"), Overflow: c.String("overflow"), TrainOn: c.String("train-on"), TrainOnEOS: c.String("train-on-eos"),
-		ValSetSize: c.String("val-set-size"), BadRows: c.String("bad-rows"), Dedup: c.String("dedup"), ChatTemplate: c.String("chat-template"), Seed: 42, Name: "ingest"}
+		ValSetSize: c.String("val-set-size"), BadRows: c.String("bad-rows"), Dedup: c.String("dedup"), ChatTemplate: c.String("chat-template"), Seed: 42, Name: "ingest", Beside: c.String("output")}
 	columns, err := parseColumns(c.String("columns"))
 	if err != nil {
 		return err
@@ -62,6 +62,7 @@ func runIngest(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer ds.Close()
 	shown, err := ds.Train.Read(c.Int("show"))
 	if err != nil {
 		return err

@@ -15,7 +15,7 @@ import (
 
 // runActs are the logits of a model with and without the rounding of its
 // activations.
-func runActs(t *testing.T, src *arch.Source, ids []int32) (with, without []float32) {
+func runActs(t *testing.T, src *arch.Source, ids []int32, act dtype.Type) (with, without []float32) {
 	t.Helper()
 	dev := cpu.New(cpu.Options{})
 	m, err := model.Load(dev, src, model.Options{})
@@ -34,7 +34,7 @@ func runActs(t *testing.T, src *arch.Source, ids []int32) (with, without []float
 	}
 	with = run()
 	for l := range m.Linears() {
-		if l.Act != formats.ActInt8 {
+		if l.Act != act {
 			t.Errorf("%s rounds its inputs to %v", l.Path, l.Act)
 		}
 		l.Act = dtype.Type{}
@@ -53,7 +53,7 @@ func TestActivations(t *testing.T) {
 	for _, v := range want["ids"].values {
 		ids = append(ids, int32(v))
 	}
-	with, without := runActs(t, openSource(t, dir), ids)
+	with, without := runActs(t, openSource(t, dir), ids, formats.ActInt8)
 	golden, plain := want["logits_consumer"].values, want["logits_f32_dequant"].values
 	off := func(a, b []float32) float64 { return distance(a, b) / dot(b, b) }
 	t.Logf("rounded: %.2e; not rounded: %.2e; the references differ by %.2e", off(with, golden), off(without, plain), off(golden, plain))
@@ -62,14 +62,17 @@ func TestActivations(t *testing.T) {
 	}
 	src := openSource(t, testdir.Shared(t, "golden/quant/orig"))
 	cal := text(5, 8, 64, src.Spec.V)
-	for _, method := range []string{"rtn", "gptq"} {
-		path := filepath.Join(t.TempDir(), method)
-		folder(t, src, cal, FolderJob{Path: path, Method: method, Scheme: "W8A8"})
-		with, without := runActs(t, openSource(t, path), ids)
-		whole := logits(t, src, ids)
-		t.Logf("%s: %.2e, with rounded activations %.2e", method, off(without, whole), off(with, whole))
-		if !(off(without, whole) < off(with, whole) && off(with, whole) < 0.02) {
-			t.Errorf("%s: relative errors %g and %g", method, off(without, whole), off(with, whole))
+	whole := logits(t, src, ids)
+	for _, c := range []struct {
+		method, scheme string
+		act            dtype.Type
+	}{{"rtn", "W8A8", formats.ActInt8}, {"gptq", "W8A8", formats.ActInt8}, {"rtn", "FP8_DYNAMIC", formats.ActFP8}} {
+		path := filepath.Join(t.TempDir(), "out")
+		rep := folder(t, src, cal, FolderJob{Path: path, Method: c.method, Scheme: c.scheme})[0]
+		with, without := runActs(t, openSource(t, path), ids, c.act)
+		t.Logf("%s %s: %.2e, with rounded activations %.2e; %s", c.method, c.scheme, off(without, whole), off(with, whole), rep.Type)
+		if !(off(without, whole) > 0 && off(without, whole) < off(with, whole) && off(with, whole) < 0.02) {
+			t.Errorf("%s %s: relative errors %g and %g", c.method, c.scheme, off(without, whole), off(with, whole))
 		}
 	}
 }

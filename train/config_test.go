@@ -1,11 +1,14 @@
 package train
 
 import (
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
-	"github.com/tunekit/tunekit/formats/fail"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 func parse(t *testing.T, text string) Config {
@@ -95,6 +98,18 @@ func TestConfigErrors(t *testing.T) {
 		_, err := parse(t, text).Resolve(1)
 		if fail.Code(err) != int(fail.Usage) || !strings.HasPrefix(err.Error(), key+":") {
 			t.Errorf("%s: error %v, want one of %s", text, err, key)
+		}
+	}
+}
+
+// TestEnumsAreTables: the words that a tag allows are those of the table.
+func TestEnumsAreTables(t *testing.T) {
+	for field, names := range map[string]string{"Objective": known(objectives), "Optimizer": known(optimizers)} {
+		f, _ := reflect.TypeFor[Config]().FieldByName(field)
+		words := strings.Split(f.Tag.Get("enum"), "|")
+		slices.Sort(words)
+		if got := strings.Join(words, ", "); got != names {
+			t.Errorf("%s: the tag has %s, the table %s", field, got, names)
 		}
 	}
 }

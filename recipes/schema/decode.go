@@ -333,31 +333,14 @@ func wants(k reflect.Kind) string {
 }
 
 func (d *Decoder) checkEnum(n *yaml.Node, path string, tag reflect.StructTag) {
-	allowed := tag.Get("enum")
-	if allowed == "" {
-		return
+	if msg, hint := enumProblem(n.Value, tag); msg != "" {
+		d.Bad(n, path, hint, "%s", msg)
 	}
-	names := strings.Split(allowed, "|")
-	if slices.Contains(names, n.Value) {
-		return
-	}
-	hint := "known: " + strings.Join(names, ", ")
-	if near := fail.Nearest(n.Value, names); near != "" {
-		hint = "did you mean " + near + "? " + hint
-	}
-	d.Bad(n, path, hint, "found %q", n.Value)
 }
 
 func (d *Decoder) checkRange(n *yaml.Node, path string, tag reflect.StructTag, f float64) {
-	r := tag.Get("range")
-	if r == "" {
-		return
-	}
-	lo, hi, _ := strings.Cut(r, "..")
-	if l, err := strconv.ParseFloat(lo, 64); err == nil && f < l {
-		d.Bad(n, path, "", "found %s, want at least %s", n.Value, lo)
-	} else if h, err := strconv.ParseFloat(hi, 64); err == nil && f > h {
-		d.Bad(n, path, "", "found %s, want at most %s", n.Value, hi)
+	if msg := rangeProblem(n.Value, f, tag); msg != "" {
+		d.Bad(n, path, "", "%s", msg)
 	}
 }
 

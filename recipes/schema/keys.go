@@ -30,7 +30,7 @@ func Keys(t reflect.Type, section string) []Key {
 	var out []Key
 	for _, f := range reflect.VisibleFields(t) {
 		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
-			out = append(out, Key{name, typeName(f), f.Tag.Get("default"), f.Tag.Get("doc")})
+			out = append(out, Key{name, typeName(f), defaultWords(f.Tag), f.Tag.Get("doc")})
 		}
 	}
 	return out
@@ -76,4 +76,12 @@ func typeName(f reflect.StructField) string {
 		return "mapping"
 	}
 	return "text"
+}
+
+// defaultWords is how a default is documented.
+func defaultWords(tag reflect.StructTag) string {
+	if words := tag.Get("unset"); words != "" {
+		return words
+	}
+	return tag.Get("default")
 }

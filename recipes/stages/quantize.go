@@ -2,6 +2,7 @@ package stages
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -28,7 +29,7 @@ var quantizeKind = recipes.Kind{
 	Name: "quantize", Doc: "NF4, GPTQ, AWQ or round-to-nearest folder",
 	New: func() any { return new(Quantize) }, Left: func() any { return new(QuantizeResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // known by its report
-	Check: checkQuantize, Resolve: resolveQuantize, Inputs: quantizeInputs,
+	Resolve: resolveQuantize, Inputs: quantizeInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Quantize)
 		o.Model, o.Calibration = "", ""
@@ -40,48 +41,35 @@ var quantizeKind = recipes.Kind{
 
 // Quantize writes a quantized folder.
 type Quantize struct {
-	Model           string       `yaml:"model" doc:"stage or path" default:"the last dense model above"`
+	Model           string       `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
 	Method          string       `yaml:"method" doc:"how values are chosen" enum:"rtn|gptq|awq|nf4"`
-	Scheme          string       `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W3A16_ASYM|W2A16|W2A16_ASYM|NF4" default:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
-	Format          string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" default:"the method's own"`
-	For             schema.Names `yaml:"for" doc:"programs that must load it" default:"[transformers, vllm]"`
+	Scheme          string       `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W3A16_ASYM|W2A16|W2A16_ASYM|NF4" unset:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
+	Format          string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" unset:"the method's own"`
+	For             schema.Names `yaml:"for" doc:"programs that must load it" unset:"[transformers, vllm]"`
 	GroupSize       schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
 	ActOrder        string       `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
-	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"0..1"`
-	Calibration     string       `yaml:"calibration" doc:"ingest stage or file" default:"the only ingest stage"`
-	Samples         int          `yaml:"samples" doc:"calibration samples" default:"128" range:"1..1000000"`
-	MaxLength       int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"1..10000000"`
+	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"[0,1]"`
+	Calibration     string       `yaml:"calibration" doc:"ingest stage or file" unset:"the only ingest stage"`
+	Samples         int          `yaml:"samples" doc:"calibration samples" default:"128" range:"[1,1000000]"`
+	MaxLength       int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"[1,10000000]"`
 	Ignore          schema.Names `yaml:"ignore" doc:"modules left as they are: names or re:…" default:"[lm_head]"`
 	DoubleQuant     *bool        `yaml:"double_quant" doc:"NF4: quantize the scales too" default:"true"`
 	AllowRequantize bool         `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
 }
 
-func checkQuantize(opts any, bad recipes.Bad) {
-	if o := opts.(*Quantize); o.Method == "" && quant.MethodFor(o.Scheme) == nil {
-		names := quant.FolderMethods()
-		bad("method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
-	}
-}
-
-func resolveQuantize(opts any, _ string, _ uint64) {
+func resolveQuantize(opts any, _ recipes.Setting, bad recipes.Bad) {
 	o := opts.(*Quantize)
+	schema.Fill(o)
 	if m := quant.MethodFor(o.Scheme); o.Method == "" && m != nil { // the scheme names its method
 		o.Method = m.Name
 	}
-	if m, err := quant.MethodNamed(o.Method); err == nil { // checked before
-		set(&o.Scheme, m.Schemes[0])
-		set(&o.Format, m.Formats[0])
-	}
-	set(&o.ActOrder, "static")
-	set(&o.DampPercent, 0.01)
-	set(&o.Samples, 128)
-	set(&o.MaxLength, 2048)
-	if o.DoubleQuant == nil {
-		yes := true
-		o.DoubleQuant = &yes
-	}
-	if o.Ignore == nil {
-		o.Ignore = schema.Names{"lm_head"}
+	m, err := quant.MethodNamed(o.Method)
+	switch {
+	case o.Method == "":
+		names := quant.FolderMethods()
+		bad("method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
+	case err == nil: // else the tag has said so
+		o.Scheme, o.Format = cmp.Or(o.Scheme, m.Schemes[0]), cmp.Or(o.Format, m.Formats[0])
 	}
 	if o.For == nil {
 		o.For = quant.DefaultFor(o.Format)

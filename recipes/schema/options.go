@@ -131,3 +131,53 @@ func rangeProblem(text string, f float64, tag reflect.StructTag) string {
 	}
 	return ""
 }
+
+// Option is one key of a struct of options, as its tags describe it.
+type Option struct {
+	Key, Doc string
+	Default  string // "" for none
+	Unset    string // what an open value stands for, in words
+	Enum     []string
+	Type     reflect.Type
+}
+
+// Lookup describes a key of the struct at ptr; it panics for one that is not
+// there.
+func Lookup(ptr any, key string) Option {
+	f, ok := Fields(reflect.TypeOf(ptr).Elem())[key]
+	if !ok {
+		panic("schema: no key " + key)
+	}
+	o := Option{Key: key, Doc: f.Tag.Get("doc"), Default: f.Tag.Get("default"), Unset: f.Tag.Get("unset"), Type: f.Type}
+	if o.Type.Kind() == reflect.Pointer {
+		o.Type = o.Type.Elem()
+	}
+	if e := f.Tag.Get("enum"); e != "" {
+		o.Enum = strings.Split(e, "|")
+	}
+	return o
+}
+
+// Set gives a key of the struct at ptr a value, or the values of a list, as flags
+// write them.
+func Set(ptr any, key string, texts ...string) error {
+	v := reflect.ValueOf(ptr).Elem()
+	f := Fields(v.Type())[key]
+	n := &yaml.Node{Kind: yaml.SequenceNode}
+	for _, t := range texts {
+		item := &yaml.Node{Kind: yaml.ScalarNode, Value: t}
+		if f.Type.Kind() == reflect.String {
+			item.Style = yaml.DoubleQuotedStyle // "null" is a word here
+		}
+		n.Content = append(n.Content, item)
+	}
+	if len(texts) == 1 {
+		n = n.Content[0]
+	}
+	d := Decoder{}
+	d.decode(n, v.FieldByIndex(f.Index), key, f.Tag)
+	if len(d.Problems) > 0 {
+		return fail.Usagef("", d.Problems[0].Hint, "%s", d.Problems[0].Msg)
+	}
+	return nil
+}

@@ -26,7 +26,7 @@ var exportKind = recipes.Kind{
 	Name: "export", Doc: "GGUF or safetensors",
 	New: func() any { return new(Export) }, Left: func() any { return new(ExportResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // replaces files one by one
-	Resolve: resolveExport, Inputs: exportInputs,
+	Resolve: func(o any, _ recipes.Setting, _ recipes.Bad) { o.(*Export).Fill() }, Inputs: exportInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Export)
 		o.Model, o.Imatrix = "", fmt.Sprint(o.Imatrix != "")
@@ -74,8 +74,8 @@ type ExportedFile struct {
 	Tensors   []gguf.Tensor `json:"tensors,omitempty"`
 }
 
-func resolveExport(opts any, _ recipes.Setting, _ recipes.Bad) {
-	o := opts.(*Export)
+// Fill sets what is not given.
+func (o *Export) Fill() {
 	schema.Fill(o)
 	if o.Type == nil {
 		o.Type = schema.Names{"Q4_K_M"}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,7 +30,7 @@ var quantizeKind = recipes.Kind{
 	Name: "quantize", Doc: "NF4, GPTQ, AWQ or round-to-nearest folder",
 	New: func() any { return new(Quantize) }, Left: func() any { return new(QuantizeResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // known by its report
-	Resolve: resolveQuantize, Inputs: quantizeInputs,
+	Resolve: func(o any, _ recipes.Setting, bad recipes.Bad) { o.(*Quantize).Fill(bad) }, Inputs: quantizeInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Quantize)
 		o.Model, o.Calibration = "", ""
@@ -45,7 +46,7 @@ type Quantize struct {
 	Method          string       `yaml:"method" doc:"how values are chosen" enum:"rtn|gptq|awq|nf4"`
 	Scheme          string       `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W3A16_ASYM|W2A16|W2A16_ASYM|NF4" unset:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
 	Format          string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" unset:"the method's own"`
-	For             schema.Names `yaml:"for" doc:"programs that must load it" unset:"[transformers, vllm]"`
+	For             schema.Names `yaml:"for" doc:"programs that must load it: transformers, vllm, tgi, exllama" unset:"[transformers, vllm]"`
 	GroupSize       schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
 	ActOrder        string       `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
 	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"[0,1]"`
@@ -57,8 +58,8 @@ type Quantize struct {
 	AllowRequantize bool         `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
 }
 
-func resolveQuantize(opts any, _ recipes.Setting, bad recipes.Bad) {
-	o := opts.(*Quantize)
+// Fill sets what is not given, and reports what tags cannot say.
+func (o *Quantize) Fill(bad recipes.Bad) {
 	schema.Fill(o)
 	if m := quant.MethodFor(o.Scheme); o.Method == "" && m != nil { // the scheme names its method
 		o.Method = m.Name
@@ -68,11 +69,14 @@ func resolveQuantize(opts any, _ recipes.Setting, bad recipes.Bad) {
 	case o.Method == "":
 		names := quant.FolderMethods()
 		bad("method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
-	case err == nil: // else the tag has said so
+	case err == nil: // else its tag says so
 		o.Scheme, o.Format = cmp.Or(o.Scheme, m.Schemes[0]), cmp.Or(o.Format, m.Formats[0])
 	}
 	if o.For == nil {
 		o.For = quant.DefaultFor(o.Format)
+	}
+	if g := o.GroupSize.Value; o.GroupSize.Set && (g != math.Trunc(g) || g == 0 || g < -1) {
+		bad("group_size", "auto, -1 or a number of columns", "found %s", o.GroupSize)
 	}
 }
 
@@ -118,8 +122,13 @@ type QuantizeResult struct {
 
 // folderJob is a quantize stage in package quant's terms.
 func folderJob(x *recipes.Env, j *recipes.Job) quant.FolderJob {
-	o := j.Options.(*Quantize)
-	job := quant.FolderJob{Path: x.Dir(j), Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For,
+	return j.Options.(*Quantize).Job(x.Dir(j))
+}
+
+// Job is the options, filled, in package quant's terms; path is where the folder
+// will be.
+func (o *Quantize) Job(path string) quant.FolderJob {
+	job := quant.FolderJob{Path: path, Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For,
 		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
 	if m, err := quant.MethodNamed(o.Method); err == nil { // else planning says so
 		values := map[string]any{"actorder": o.ActOrder, "damp_percent": o.DampPercent, "double_quant": o.DoubleQuant == nil || *o.DoubleQuant}

@@ -143,7 +143,7 @@ func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect
 		if err := u.UnmarshalYAML(n); err != nil {
 			d.Bad(n, path, "", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
 		}
-		d.checkEnum(n, path, tag)
+		d.checkEnum(n, path, v.Type(), tag)
 		return
 	}
 	switch v.Kind() {
@@ -285,7 +285,7 @@ func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string, tag r
 	switch v.Kind() {
 	case reflect.String:
 		v.SetString(n.Value)
-		d.checkEnum(n, path, tag)
+		d.checkEnum(n, path, v.Type(), tag)
 	case reflect.Bool:
 		if (n.Value != "true" && n.Value != "false") || quoted(n) {
 			wrong()
@@ -332,8 +332,8 @@ func wants(k reflect.Kind) string {
 	return "text"
 }
 
-func (d *Decoder) checkEnum(n *yaml.Node, path string, tag reflect.StructTag) {
-	if msg, hint := enumProblem(n.Value, tag); msg != "" {
+func (d *Decoder) checkEnum(n *yaml.Node, path string, t reflect.Type, tag reflect.StructTag) {
+	if msg, hint := enumProblem(n.Value, t, tag); msg != "" {
 		d.Bad(n, path, hint, "%s", msg)
 	}
 }

@@ -79,8 +79,8 @@ func scalarSchema(t reflect.Type, tag reflect.StructTag) map[string]any {
 	default:
 		s["type"] = "string"
 	}
-	if e := tag.Get("enum"); e != "" {
-		s["enum"] = strings.Split(e, "|")
+	if words := enumOf(t, tag); words != nil {
+		s["enum"] = words
 	}
 	if in, ok := rangeOf(tag); ok {
 		low, high := "minimum", "maximum"

@@ -46,12 +46,12 @@ var typeNames = map[reflect.Type]string{
 }
 
 func typeName(f reflect.StructField) string {
-	if e := f.Tag.Get("enum"); e != "" {
+	if words := enumOf(f.Type, f.Tag); words != nil {
 		list := ""
 		if f.Type.Kind() == reflect.Slice {
 			list = "list of "
 		}
-		return list + strings.ReplaceAll(e, "|", ", ")
+		return list + strings.Join(words, ", ")
 	}
 	if name := f.Tag.Get("type"); name != "" {
 		return name

@@ -62,7 +62,7 @@ func Check(place string, ptr any) error {
 		msg, hint := "", ""
 		switch x.Kind() {
 		case reflect.String:
-			msg, hint = enumProblem(x.String(), f.Tag)
+			msg, hint = enumProblem(x.String(), x.Type(), f.Tag)
 		case reflect.Int, reflect.Int64:
 			msg = rangeProblem(fmt.Sprint(x.Int()), float64(x.Int()), f.Tag)
 		case reflect.Float64:
@@ -75,11 +75,24 @@ func Check(place string, ptr any) error {
 	return nil
 }
 
-// enumProblem says what is wrong with a word that is not in the tag's enum.
-func enumProblem(word string, tag reflect.StructTag) (msg, hint string) {
-	allowed := tag.Get("enum")
-	names := strings.Split(allowed, "|")
-	if allowed == "" || slices.Contains(names, word) {
+// Enum is a type whose words are those of a table, not of a tag.
+type Enum interface{ Enum() []string }
+
+// enumOf lists the words that a field may have; nil: any.
+func enumOf(t reflect.Type, tag reflect.StructTag) []string {
+	if e := tag.Get("enum"); e != "" {
+		return strings.Split(e, "|")
+	}
+	if e, ok := reflect.Zero(t).Interface().(Enum); ok {
+		return e.Enum()
+	}
+	return nil
+}
+
+// enumProblem says what is wrong with a word that a field may not have.
+func enumProblem(word string, t reflect.Type, tag reflect.StructTag) (msg, hint string) {
+	names := enumOf(t, tag)
+	if names == nil || slices.Contains(names, word) {
 		return "", ""
 	}
 	hint = "known: " + strings.Join(names, ", ")
@@ -152,9 +165,7 @@ func Lookup(ptr any, key string) Option {
 	if o.Type.Kind() == reflect.Pointer {
 		o.Type = o.Type.Elem()
 	}
-	if e := f.Tag.Get("enum"); e != "" {
-		o.Enum = strings.Split(e, "|")
-	}
+	o.Enum = enumOf(o.Type, f.Tag)
 	return o
 }
 

@@ -43,8 +43,8 @@ var quantizeKind = recipes.Kind{
 // Quantize writes a quantized folder.
 type Quantize struct {
 	Model           string       `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
-	Method          string       `yaml:"method" doc:"how values are chosen" enum:"rtn|gptq|awq|nf4"`
-	Scheme          string       `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W3A16_ASYM|W2A16|W2A16_ASYM|NF4" unset:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
+	Method          MethodName   `yaml:"method" doc:"how values are chosen"`
+	Scheme          SchemeName   `yaml:"scheme" doc:"bits and symmetry" unset:"the method's own"`
 	Format          string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" unset:"the method's own"`
 	For             schema.Names `yaml:"for" doc:"programs that must load it: transformers, vllm, tgi, exllama" unset:"[transformers, vllm]"`
 	GroupSize       schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
@@ -58,19 +58,31 @@ type Quantize struct {
 	AllowRequantize bool         `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
 }
 
+// MethodName is a method of package quant's table.
+type MethodName string
+
+// Enum lists the methods.
+func (MethodName) Enum() []string { return quant.FolderMethods() }
+
+// SchemeName is a scheme of package quant's table.
+type SchemeName string
+
+// Enum lists the schemes.
+func (SchemeName) Enum() []string { return quant.Schemes() }
+
 // Fill sets what is not given, and reports what tags cannot say.
 func (o *Quantize) Fill(bad recipes.Bad) {
 	schema.Fill(o)
-	if m := quant.MethodFor(o.Scheme); o.Method == "" && m != nil { // the scheme names its method
-		o.Method = m.Name
+	if m := quant.MethodFor(string(o.Scheme)); o.Method == "" && m != nil { // the scheme names its method
+		o.Method = MethodName(m.Name)
 	}
-	m, err := quant.MethodNamed(o.Method)
+	m, err := quant.MethodNamed(string(o.Method))
 	switch {
 	case o.Method == "":
 		names := quant.FolderMethods()
 		bad("method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
 	case err == nil: // else its tag says so
-		o.Scheme, o.Format = cmp.Or(o.Scheme, m.Schemes[0]), cmp.Or(o.Format, m.Formats[0])
+		o.Scheme, o.Format = cmp.Or(o.Scheme, SchemeName(m.Schemes[0])), cmp.Or(o.Format, m.Formats[0])
 	}
 	if o.For == nil {
 		o.For = quant.DefaultFor(o.Format)
@@ -87,7 +99,7 @@ func quantizeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	in := []recipes.Input{{Name: "model", Ref: model}}
-	if quant.Calibrated(o.Method) {
+	if quant.Calibrated(string(o.Method)) {
 		text, err := v.Data("calibration", o.Calibration)
 		if err != nil {
 			return nil, err
@@ -128,9 +140,9 @@ func folderJob(x *recipes.Env, j *recipes.Job) quant.FolderJob {
 // Job is the options, filled, in package quant's terms; path is where the folder
 // will be.
 func (o *Quantize) Job(path string) quant.FolderJob {
-	job := quant.FolderJob{Path: path, Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For,
+	job := quant.FolderJob{Path: path, Method: string(o.Method), Scheme: string(o.Scheme), Format: o.Format, For: o.For,
 		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
-	if m, err := quant.MethodNamed(o.Method); err == nil { // else planning says so
+	if m, err := quant.MethodNamed(string(o.Method)); err == nil { // else planning says so
 		values := map[string]any{"actorder": o.ActOrder, "damp_percent": o.DampPercent, "double_quant": o.DoubleQuant == nil || *o.DoubleQuant}
 		job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
 	}
@@ -308,7 +320,7 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 		return err
 	}
 	s.Disk = plan.Bytes
-	s.Does = fmt.Sprintf("%s %s", strings.ToUpper(o.Method), bitsOf(plan.Bytes, plan.Elements))
+	s.Does = fmt.Sprintf("%s %s", strings.ToUpper(string(o.Method)), bitsOf(plan.Bytes, plan.Elements))
 	if plan.Group != 0 {
 		s.Note("groups of %d; %d matrices, %d left as they are", plan.Group, len(plan.Layers), len(plan.Kept))
 	} else {

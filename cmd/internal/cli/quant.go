@@ -140,12 +140,12 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 
 // quantOptions are the flags as a quantize stage's options.
 func quantOptions(c *ucli.Context, m *quant.Method) (*stages.Quantize, error) {
-	o := &stages.Quantize{Method: m.Name}
+	o := &stages.Quantize{Method: stages.MethodName(m.Name)}
 	err := readOptions(c, o, quantKeys...)
 	if err != nil {
 		return nil, err
 	}
-	if o.Scheme, err = schemeOf(c, m, o.Scheme); err != nil {
+	if err := schemeOfBits(c, m, o); err != nil {
 		return nil, err
 	}
 	if c.Bool("single-quant") {
@@ -158,19 +158,21 @@ func quantOptions(c *ucli.Context, m *quant.Method) (*stages.Quantize, error) {
 	return o, err
 }
 
-// schemeOf joins --bits with the method's usual symmetry.
-func schemeOf(c *ucli.Context, m *quant.Method, scheme string) (string, error) {
+// schemeOfBits joins --bits with the method's usual symmetry.
+func schemeOfBits(c *ucli.Context, m *quant.Method, o *stages.Quantize) error {
 	if !c.IsSet("bits") {
-		return scheme, nil
+		return nil
 	}
-	if scheme != "" && !strings.HasPrefix(scheme, fmt.Sprintf("W%dA16", c.Int("bits"))) {
-		return "", usagef(c, "--bits %d and --scheme %s contradict each other", c.Int("bits"), scheme)
-	}
-	if scheme == "" {
-		scheme = fmt.Sprintf("W%dA16", c.Int("bits"))
-		if strings.HasSuffix(m.Schemes[0], "_ASYM") {
-			scheme += "_ASYM"
+	scheme := fmt.Sprintf("W%dA16", c.Int("bits"))
+	if o.Scheme != "" {
+		if !strings.HasPrefix(string(o.Scheme), scheme) {
+			return usagef(c, "--bits %d and --scheme %s contradict each other", c.Int("bits"), o.Scheme)
 		}
+		return nil
 	}
-	return scheme, nil
+	if strings.HasSuffix(m.Schemes[0], "_ASYM") {
+		scheme += "_ASYM"
+	}
+	o.Scheme = stages.SchemeName(scheme)
+	return nil
 }

@@ -5,9 +5,11 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"testing"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 func rope64(x, cs []float64, n int, s autograd.RopeSpec) []float64 {
@@ -157,4 +159,67 @@ func attentionCases() []gradCase {
 		cases = append(cases, c.gradCase())
 	}
 	return cases
+}
+
+// A cache, filled piece by piece, gives what attention over the whole gives.
+func TestCache(t *testing.T) {
+	dev := cpu.New(cpu.Options{})
+	r := rand.New(rand.NewPCG(3, 5))
+	const n, h, k, dk = 40, 4, 2, 6
+	sinks := newParam(t, dev, "sinks", 1, h, normal(r, h))
+	q, keys, rel := normal(r, n*h*dk), normal(r, n*k*dk), normal(r, relSpan*h)
+	for name, s := range map[string]autograd.AttnSpec{
+		"plain":      {},
+		"sinks":      {Sinks: sinks, Scale: 0.7, Chunk: 16},
+		"soft cap":   {SoftCap: 2, Window: 12},
+		"of latents": {Dv: 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.H, s.K, s.Dk = h, k, dk
+			tape := &autograd.Tape{Dev: dev}
+			defer tape.Free()
+			s.Rel, s.RelZero = tape.Upload(single(rel), relSpan, h), relZero
+			s.Seq = tape.Upload([]int32{0, n}, 2)
+			var values []float32
+			for i := range n * k {
+				values = append(values, single(keys)[i*dk:][:s.Values()]...)
+			}
+			want, err := tape.Values(tape.Attention(tape.Upload(single(q), n, h*dk), tape.Upload(single(keys), n, k*dk), tape.Upload(values, n, k*s.Values()), s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			kv := &kernels.KV{Keys: tape.New(2 * 30 * k * dk).Data, Slots: 2, Max: 30, K: k, Dk: dk, Dv: s.Dv, Ring: s.Window > 0}
+			if s.Window == 0 {
+				kv.Keys, kv.Max = tape.New(2*n*k*dk).Data, n
+			}
+			if s.Dv == 0 {
+				kv.Values = tape.New(2 * kv.Max * k * dk).Data
+			}
+			var got []float32
+			for at, size := 0, 0; at < n; at += size {
+				size = min([]int{7, 1, 12}[at%3], n-at)
+				slot, pos := make([]int32, size), make([]int32, size)
+				for i := range size {
+					slot[i], pos[i] = 1, int32(at+i)
+				}
+				part := func(v []float32, cols int) *autograd.Tensor { return tape.Upload(v[at*cols:][:size*cols], size, cols) }
+				st, pt := tape.Upload(slot, size), tape.Upload(pos, size)
+				var v *autograd.Tensor
+				if kv.Values != nil {
+					v = part(values, k*dk)
+				}
+				tape.CacheAppend(kv, part(single(keys), k*dk), v, st, pt)
+				o, err := tape.Values(tape.CacheAttention(part(single(q), h*dk), kv, st, pt, s))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, o...)
+			}
+			w64 := make([]float64, len(want))
+			for i, x := range want {
+				w64[i] = float64(x)
+			}
+			compare(t, name, got, w64, tolerance)
+		})
+	}
 }

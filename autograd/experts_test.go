@@ -18,7 +18,7 @@ const moeN, moeC, moeF, moeE, moeK, moeR = 6, 5, 4, 4, 2, 2
 // moe is an expert layer: router, first map with bias and adapter, activation,
 // second map, weighted sum.
 func moe(t *autograd.Tape, x *autograd.Tensor, router, w1, b1, w2 *autograd.Param, ad *autograd.LowRank) (*autograd.Tensor, *autograd.Routed) {
-	logits := t.Linear(x, router, nil)
+	logits := t.LinearWide(x, router, nil)
 	r := t.Route(logits, kernels.RouteArgs{K: moeK, Renorm: true, Scale: 1.5})
 	t.Done(logits)
 	in := t.Rows(x, r.Token)
@@ -26,7 +26,7 @@ func moe(t *autograd.Tape, x *autograd.Tensor, router, w1, b1, w2 *autograd.Para
 	t.Done(in)
 	a := t.Act(kernels.SiLU, h, nil)
 	t.Done(h)
-	out := t.ExpertLinear(a, r, w2, nil)
+	out := t.ExpertLinearWide(a, r, w2, nil)
 	t.Done(a)
 	y := t.Combine(out, r.Place, r.Weight)
 	t.Done(out)
@@ -170,4 +170,22 @@ func TestCheckpointExperts(t *testing.T) {
 		compare(t, "tokens in the other order", flipped[i], flip(want), tolerance)
 	}
 	leaks(t, dev)
+}
+
+// What experts read is dropped although the gradient of their weight reads it.
+func TestRowsAreCheap(t *testing.T) {
+	dev := cpu.New(cpu.Options{})
+	r := rand.New(rand.NewPCG(1, 1))
+	w := newParam(t, dev, "w", 3, 5, normal(r, 15))
+	tape := &autograd.Tape{Dev: dev, Record: true}
+	defer tape.Free()
+	rows := tape.Rows(tape.Input(single(normal(r, 20)), 4, 5), tape.Upload([]int32{3, 3, 0}, 3))
+	y := tape.Linear(rows, w, nil)
+	if tape.Done(rows); rows.Data != nil {
+		t.Error("the rows were kept")
+	}
+	tape.SetGrad(y, make([]float32, 9))
+	if err := tape.Backward(); err != nil {
+		t.Error(err)
+	}
 }

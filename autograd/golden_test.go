@@ -255,24 +255,57 @@ func TestNemotronLayers(t *testing.T) {
 	l.same(l.Add(x, l.linear(y, "mixer.out_proj"), 1, 1), "1")
 
 	l.at = "backbone.layers.1.mixer."
-	const experts, width, inner = 4, 48, 24
 	x = l.hidden("1")
 	n := l.norm(x, "backbone.layers.1.norm", 0, 1e-5)
-	stack := func(name string, rows, cols int) *autograd.Param {
-		var all []float32
-		for _, e := range []string{"0", "1", "2", "3"} {
-			all = append(all, l.array("experts."+e+"."+name+".weight")...)
-		}
-		return newParam(l.T, l.dev, name, experts*rows, cols, double(all))
-	}
 	relu2 := func(x *autograd.Tensor) *autograd.Tensor {
 		return l.each(func(x ...float64) float64 { return math.Pow(math.Max(x[0], 0), 2) }, x)
 	}
 	r := l.Route(l.linear(n, "gate"), kernels.RouteArgs{Kind: kernels.RouteSigmoid, K: 2, Bias: l.vector("gate.e_score_correction_bias").Buffer,
 		Groups: 1, TopGroups: 1, Best2: true, Renorm: true, Eps: 1e-20, Scale: 2.5})
-	out := l.ExpertLinear(relu2(l.ExpertLinear(l.Rows(n, r.Token), r, stack("up_proj", inner, width), nil)), r, stack("down_proj", width, inner), nil)
+	out := l.experts(relu2(l.experts(l.Rows(n, r.Token), r, "up_proj")), r, "down_proj")
 	shared := l.linear(relu2(l.linear(n, "shared_experts.up_proj")), "shared_experts.down_proj")
 	l.same(l.Add(x, l.Add(l.Combine(out, r.Place, r.Weight), shared, 1, 1), 1, 1), "2")
+}
+
+// experts is a linear map whose four weights lie apart in the file.
+func (l *layers) experts(x *autograd.Tensor, r *autograd.Routed, name string) *autograd.Tensor {
+	var all []float32
+	for _, e := range []string{"0", "1", "2", "3"} {
+		all = append(all, l.array("experts."+e+"."+name+".weight")...)
+	}
+	return l.ExpertLinear(x, r, newParam(l.T, l.dev, name, len(all)/x.Cols(), x.Cols(), double(all)), nil)
+}
+
+// Phi-3.5-MoE: attention, then the router that chooses one expert after another.
+func TestPhiMoELayer(t *testing.T) {
+	const h, k, d = 4, 2, 12
+	l := openLayers(t, "phimoe", "model.layers.0.")
+	x := l.hidden("0")
+	norm := func(x *autograd.Tensor, name string) *autograd.Tensor {
+		return l.Norm(x, autograd.NormSpec{Kind: kernels.LayerNorm, W: l.vector(name + ".weight"), Bias: l.vector(name + ".bias"), Eps: 1e-5})
+	}
+	lin := func(x *autograd.Tensor, name string) *autograd.Tensor {
+		return l.Linear(x, l.param(name+".weight", len(l.array(name+".bias")), x.Cols()), l.vector(name+".bias"))
+	}
+	n := norm(x, "input_layernorm")
+	var cs []float32
+	for i := range x.Rows() {
+		for j := range d / 2 {
+			sin, cos := math.Sincos(float64(i%(x.Rows()/2)) * math.Pow(10000, -2*float64(j)/d))
+			cs = append(cs, float32(cos), float32(sin))
+		}
+	}
+	rope := func(x *autograd.Tensor) *autograd.Tensor {
+		return l.Tape.Rope(x, l.Upload(cs, x.Rows(), d/2, 2), autograd.RopeSpec{D: d, Rot: d})
+	}
+	o := l.Attention(rope(lin(n, "self_attn.q_proj")), rope(lin(n, "self_attn.k_proj")), lin(n, "self_attn.v_proj"), autograd.AttnSpec{H: h, K: k, Dk: d, Seq: l.seq})
+	x = l.Add(x, lin(o, "self_attn.o_proj"), 1, 1)
+	n = norm(x, "post_attention_layernorm")
+	l.at += "block_sparse_moe."
+	r := l.Route(l.linear(n, "gate"), kernels.RouteArgs{Kind: kernels.RouteSparsemixer, K: 2, Jitter: 0.2})
+	in := l.Rows(n, r.Token)
+	out := l.experts(l.Act(kernels.SiLU, l.experts(in, r, "w1"), l.experts(in, r, "w3")), r, "w2")
+	l.same(l.Add(x, l.Combine(out, r.Place, r.Weight), 1, 1), "1")
 }
 
 // Mamba-2, a whole model on the tape, packed: the gradients of what a state
@@ -309,7 +342,7 @@ func TestMamba2Packed(t *testing.T) {
 			}
 		}
 	}
-	l.LogProb(x, head, l.Upload(target, len(ids)), l.Upload(coef, len(ids)), 0)
+	l.LogProb(x, autograd.HeadSpec{W: head}, l.Upload(target, len(ids)), l.Upload(coef, len(ids)))
 	if err := l.Backward(); err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,12 @@ func (a *LowRank) trains() bool { return a.A.trains() || a.B.trains() }
 // Linear returns x·wᵀ + bias + Σ Scale·drop(x)·Aᵀ·Bᵀ over the adapters: x
 // [N, in], w [out, in] of any storage type, bias [out] or nil, result [N, out].
 func (t *Tape) Linear(x *Tensor, w, bias *Param, ads ...*LowRank) *Tensor {
+	return t.linear(x, nil, w, bias, t.between(), ads)
+}
+
+// LinearWide is Linear whose result is float32 always: what is added to a
+// residual stream, or what a loss or a choice is made of. See Tape.BF16.
+func (t *Tape) LinearWide(x *Tensor, w, bias *Param, ads ...*LowRank) *Tensor {
 	return t.linear(x, nil, w, bias, dtype.F32, ads)
 }
 
@@ -31,13 +37,12 @@ func (t *Tape) Linear(x *Tensor, w, bias *Param, ads ...*LowRank) *Tensor {
 // the part of w [E·out, in] and bias [E·out] (or nil), and of each adapter,
 // that belongs to the expert of sorted row i of r. Result [N·K, out].
 func (t *Tape) ExpertLinear(x *Tensor, r *Routed, w, bias *Param, ads ...*LowRank) *Tensor {
-	return t.linear(x, r, w, bias, dtype.F32, ads)
+	return t.linear(x, r, w, bias, t.between(), ads)
 }
 
-// Inner is Linear whose result only activations, rotations and attention read:
-// see Tape.BF16.
-func (t *Tape) Inner(x *Tensor, w, bias *Param, ads ...*LowRank) *Tensor {
-	return t.linear(x, nil, w, bias, t.between(), ads)
+// ExpertLinearWide is ExpertLinear as LinearWide is Linear.
+func (t *Tape) ExpertLinearWide(x *Tensor, r *Routed, w, bias *Param, ads ...*LowRank) *Tensor {
+	return t.linear(x, r, w, bias, dtype.F32, ads)
 }
 
 func (t *Tape) linear(x *Tensor, r *Routed, w, bias *Param, k dtype.Kind, ads []*LowRank) *Tensor {

@@ -21,22 +21,39 @@ func (t *Tape) Embed(w *Param, ids *Tensor) *Tensor {
 	return y
 }
 
-// Rows returns the rows idx [M] int32 of x [N, C] as [M, C]. A row may be
-// taken more than once, or never.
-func (t *Tape) Rows(x, idx *Tensor) *Tensor { return t.Combine(x, idx, nil) }
+// gather are the operands of y[m] = Σ_j weight[m,j]·x[idx[m,j]].
+func (t *Tape) gather(x *Tensor, table kernels.Buffer, idx, weight *Tensor) *kernels.GatherArgs {
+	a := &kernels.GatherArgs{N: idx.Rows(), K: idx.Cols(), Table: kernels.Mat{Buffer: table, Rows: x.Rows(), Cols: x.Cols(), Of: x.Rows()}, Idx: t.value(idx)}
+	if weight != nil {
+		a.Weight = t.value(weight)
+	}
+	return a
+}
+
+// Rows returns the rows idx [M] int32 of x [N, C] as [M, C], of x's type. A row
+// may be taken more than once, or never. The result is cheap.
+func (t *Tape) Rows(x, idx *Tensor) *Tensor {
+	y := t.alloc(kernels.Activations, x.kind, idx.Rows(), x.Cols())
+	y.needs = x.needs
+	run := func(dst kernels.Buffer) {
+		if a := t.gather(x, t.value(x), idx, nil); t.err == nil {
+			t.Dev.Gather(kernels.To(dst), a)
+		}
+	}
+	run(y.Data)
+	t.record(y, []*Tensor{idx}, func() {
+		dx := t.grad(x)
+		if a := t.gather(x, nil, idx, nil); t.err == nil {
+			t.Dev.GatherBackward(dx, kernels.Dst{}, y.grad.buf, a)
+		}
+	})
+	return t.Cheap(y, run, x, idx)
+}
 
 // Combine returns y[m] = Σ_j weight[m,j]·x[idx[m,j]]: x [N, C], idx [M, K]
 // int32, weight [M, K] or nil (1), result [M, C].
 func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
-	m, saves := idx.Rows(), []*Tensor{idx}
-	args := func(table kernels.Buffer) *kernels.GatherArgs {
-		a := &kernels.GatherArgs{N: m, K: idx.Cols(), Table: kernels.Mat{Buffer: table, Rows: x.Rows(), Cols: x.Cols(), Of: x.Rows()}, Idx: t.value(idx)}
-		if weight != nil {
-			a.Weight = t.value(weight)
-		}
-		return a
-	}
-	needs := x.needs
+	saves, needs := []*Tensor{idx}, x.needs
 	if weight != nil {
 		sameShape("combine: idx and weight", idx, weight)
 		saves, needs = append(saves, weight), needs || weight.needs
@@ -45,10 +62,10 @@ func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
 		}
 	}
 	y := t.made(func(dst kernels.Buffer) {
-		if a := args(t.value(x)); t.err == nil {
+		if a := t.gather(x, t.value(x), idx, weight); t.err == nil {
 			t.Dev.Gather(kernels.To(dst), a)
 		}
-	}, append([]*Tensor{x}, saves...), dtype.F32, m, x.Cols())
+	}, append([]*Tensor{x}, saves...), dtype.F32, idx.Rows(), x.Cols())
 	y.needs = needs
 	t.record(y, saves, func() {
 		dx, dw := t.grad(x), t.grad(weight)
@@ -56,7 +73,7 @@ func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
 		if !dw.Skip() {
 			table = t.value(x)
 		}
-		if a := args(table); t.err == nil {
+		if a := t.gather(x, table, idx, weight); t.err == nil {
 			t.Dev.GatherBackward(dx, dw, y.grad.buf, a)
 		}
 	})
@@ -68,22 +85,25 @@ type NormSpec struct {
 	Kind    kernels.NormKind
 	W, Bias *Param // [C] f32; nil: 1 and 0
 	Eps     float32
-	Inner   bool // only linear maps read the result: see Tape.BF16
 }
 
-// result is the type of the normalised rows.
-func (s NormSpec) result(t *Tape) dtype.Kind {
-	if s.Inner {
-		return t.between()
+// width is C, of which a row of x may hold several: heads with one norm.
+func (s NormSpec) width(x *Tensor) int {
+	c := x.Cols()
+	if s.W != nil {
+		c = s.W.Len()
 	}
-	return dtype.F32
+	if x.Cols()%c != 0 {
+		panic(fmt.Sprintf("autograd: norm %s of %d elements: x %v", s.W.Name, c, x.Shape))
+	}
+	return c
 }
 
 func (s NormSpec) args(n, c int, x kernels.Buffer) *kernels.NormArgs {
 	return &kernels.NormArgs{Kind: s.Kind, N: n, C: c, X: x, W: s.W.buffer(), Bias: s.Bias.buffer(), Eps: s.Eps}
 }
 
-// statsLen is how many numbers a row the statistics have.
+// statsLen is how many numbers a normalised row's statistics have.
 func (s NormSpec) statsLen() int {
 	if s.Kind == kernels.LayerNorm {
 		return 2
@@ -91,12 +111,20 @@ func (s NormSpec) statsLen() int {
 	return 1
 }
 
-// Norm normalises the rows of x [N, C]. The result is cheap.
-func (t *Tape) Norm(x *Tensor, s NormSpec) *Tensor {
-	y, stats := t.alloc(kernels.Activations, s.result(t), x.Rows(), x.Cols()), t.New(x.Rows(), s.statsLen())
+// Norm normalises the rows of x [N, C], or each of the h heads of C elements
+// that a row [h·C] holds. The result is cheap.
+func (t *Tape) Norm(x *Tensor, s NormSpec) *Tensor { return t.norm(x, s, t.between()) }
+
+// NormWide is Norm as LinearWide is Linear.
+func (t *Tape) NormWide(x *Tensor, s NormSpec) *Tensor { return t.norm(x, s, dtype.F32) }
+
+func (t *Tape) norm(x *Tensor, s NormSpec, k dtype.Kind) *Tensor {
+	c := s.width(x)
+	n := x.Len() / c
+	y, stats := t.alloc(kernels.Activations, k, x.Rows(), x.Cols()), t.New(n, s.statsLen())
 	y.needs = x.needs || s.W.trains() || s.Bias.trains()
-	if t.err == nil {
-		t.Dev.Norm(kernels.To(y.Data), kernels.Dst{}, stats.Data, s.args(x.Rows(), x.Cols(), t.value(x)))
+	if xv := t.value(x); t.err == nil {
+		t.Dev.Norm(kernels.To(y.Data), kernels.Dst{}, stats.Data, s.args(n, c, xv))
 	}
 	return t.normed(x, y, stats, s)
 }
@@ -106,7 +134,7 @@ func (t *Tape) Norm(x *Tensor, s NormSpec) *Tensor {
 func (t *Tape) AddNorm(res, x *Tensor, alpha float32, s NormSpec) (sum, y *Tensor) {
 	sameShape("add", res, x)
 	n, c := x.Rows(), x.Cols()
-	sum, y = t.New(n, c), t.alloc(kernels.Activations, s.result(t), n, c)
+	sum, y = t.New(n, c), t.alloc(kernels.Activations, t.between(), n, c)
 	stats := t.New(n, s.statsLen())
 	sum.needs = x.needs || res.needs
 	y.needs = sum.needs || s.W.trains() || s.Bias.trains()
@@ -121,7 +149,8 @@ func (t *Tape) AddNorm(res, x *Tensor, alpha float32, s NormSpec) (sum, y *Tenso
 
 // normed records y = norm(x) with its statistics.
 func (t *Tape) normed(x, y, stats *Tensor, s NormSpec) *Tensor {
-	n, c := x.Rows(), x.Cols()
+	c := s.width(x)
+	n := x.Len() / c
 	t.record(y, []*Tensor{x, stats}, func() {
 		dx, xv := t.grad(x), t.value(x)
 		if t.err == nil {

@@ -117,7 +117,8 @@ type Tape struct {
 	Record bool // keep what Backward needs; also turns dropout on
 	Base   bool // leave adapters out
 	// BF16 rounds both operands of products with base weights and adapters to
-	// bf16. While training, what lies between two products is held so, too.
+	// bf16. While training, what lies between two products is held so, too; what
+	// leaves them for a sum, a loss or a choice stays float32 (LinearWide).
 	BF16 bool
 	Fast bool // or as far as kernels.LinearArgs.Fast allows; evaluation only
 

@@ -22,9 +22,12 @@ type overflow struct {
 type fitted struct {
 	id    uint64 // of the whole row
 	parts []Example
-	all   int64 // supervised tokens of the row
-	head  int64 // of its first max_length tokens
-	kept  int64 // of parts
+	// together says that parts are learned from together, as a group.
+	together bool
+
+	all  int64 // supervised tokens of the row
+	head int64 // of its first max_length tokens
+	kept int64 // of parts
 }
 
 // fit makes the samples of a row without its report.

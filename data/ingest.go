@@ -382,13 +382,12 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 	}
 	switch {
 	case err != nil:
-	case kind == typePreference:
-		err = fail.Usagef(f.path, "type: prompt_completion with columns: {prompt: …, completion: chosen} trains on the chosen answers alone",
-			"holds preference rows, which cannot be trained on yet")
 	case kind != typeTokens && in.enc.tok == nil:
 		err = fail.Usagef(in.o.Name, "take tokenizer.json from where the model was published, or name another tokenizer", "%s is of type %s and there is no tokenizer", f.path, kind)
 	case kind == typeInstruct && in.enc.tmpl == nil:
 		in.note("instruct rows are written in the Alpaca form: the model has no chat template", 0)
+	case kind == typePreference:
+		err = in.checkPreference(f, row)
 	}
 	return kind, err
 }
@@ -396,7 +395,7 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 // take tokenizes a chunk and files its rows in order.
 func (in *ingest) take(f input, kind string, c chunk) error {
 	chunk := c.rows
-	results, fates := make([]encoded, len(chunk)), make([]fitted, len(chunk))
+	results, fates := make([][]encoded, len(chunk)), make([]fitted, len(chunk))
 	errs := make([]error, len(chunk))
 	par.For(len(chunk), 1, func(lo, hi int) {
 		for _, i := range c.order[lo:hi] {
@@ -404,14 +403,7 @@ func (in *ingest) take(f input, kind string, c chunk) error {
 				errs[i] = chunk[i].bad
 				continue
 			}
-			s, err := convert(kind, f.source.Columns, chunk[i].row, in.enc.tmpl != nil)
-			if err == nil {
-				results[i], err = in.enc.encode(s)
-			}
-			if err == nil {
-				fates[i] = fit(chunk[i].ref, results[i], in.o.MaxLength, in.o.Overflow)
-			}
-			errs[i] = err
+			results[i], fates[i], errs[i] = in.tokenize(f, kind, chunk[i])
 		}
 	})
 	for i, r := range chunk {
@@ -425,6 +417,31 @@ func (in *ingest) take(f input, kind string, c chunk) error {
 		in.row(f, r.ref, kind, results[i], fates[i])
 	}
 	return nil
+}
+
+// tokenize encodes the sample of a row, or its two answers, and makes them fit.
+func (in *ingest) tokenize(f input, kind string, r rawRow) ([]encoded, fitted, error) {
+	var samples []sample
+	var err error
+	if kind == typePreference {
+		samples, err = convertPreference(f.source.Columns, r.row)
+	} else {
+		samples = make([]sample, 1)
+		samples[0], err = convert(kind, f.source.Columns, r.row, in.enc.tmpl != nil)
+	}
+	out := make([]encoded, len(samples))
+	for i := range samples {
+		if err == nil {
+			out[i], err = in.enc.encode(samples[i])
+		}
+	}
+	switch {
+	case err != nil:
+		return nil, fitted{}, err
+	case len(out) > 1:
+		return out, fitPair(r.ref, out[0], out[1], in.o.MaxLength, in.o.Overflow), nil
+	}
+	return out, fit(r.ref, out[0], in.o.MaxLength, in.o.Overflow), nil
 }
 
 // bad counts a bad row; errors that are not about a row end the work.
@@ -449,16 +466,20 @@ func (in *ingest) bad(ref RowRef, err error) error {
 }
 
 // row files one tokenized row: duplicates, overflow, part.
-func (in *ingest) row(f input, ref RowRef, kind string, e encoded, fate fitted) {
+func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate fitted) {
 	if in.seen == nil {
 		in.seen, in.notes = map[uint64]bool{}, map[string]int64{}
 	}
-	if e.note != "" {
-		in.notes[e.note]++
-	}
-	if kind != typeTokens && in.o.TrainOnEOS != "none" {
-		in.chats = true
-		in.ends = in.ends || in.enc.supervisesEnd(e)
+	longest := 0
+	for _, e := range samples {
+		longest = max(longest, len(e.ids))
+		if e.note != "" {
+			in.notes[e.note]++
+		}
+		if kind != typeTokens && in.o.TrainOnEOS != "none" {
+			in.chats = true
+			in.ends = in.ends || in.enc.supervisesEnd(e)
+		}
 	}
 	part := fate.id
 	if f.val {
@@ -472,8 +493,10 @@ func (in *ingest) row(f input, ref RowRef, kind string, e encoded, fate fitted) 
 		}
 	}
 	in.seen[part] = true
-	in.report.length(ref, e)
-	in.fate(ref, len(e.ids), fate)
+	for _, e := range samples {
+		in.report.length(ref, e)
+	}
+	in.fate(ref, longest, fate)
 	list := &in.train
 	if f.val {
 		list = &in.val

@@ -6,7 +6,8 @@
 //
 //	N  packed tokens of a batch (sequences lie one after another, no padding)
 //	S  sequences in the batch; C  channels (hidden size); F  feed-forward size
-//	H  query heads; K  key/value heads; D  head size; V  vocabulary; R  LoRA rank
+//	H  query heads; K  key/value heads; D  head size, Dk of queries and keys, Dv of values
+//	V  vocabulary; R  LoRA rank
 //	E  experts, of which a token has K
 //
 // # Rules of every method

@@ -18,7 +18,8 @@ import (
 // meanings are Transformers' (TrainingArguments) and, in LoRA, PEFT's. The zero
 // value of a field means "not given": Resolve fills in the default.
 type Config struct {
-	Objective string `yaml:"objective,omitempty" doc:"what is learned" default:"sft" enum:"sft"`
+	Objective string   `yaml:"objective,omitempty" doc:"what is learned" default:"sft" enum:"sft|dpo"`
+	Beta      *float64 `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" unset:"dpo 0.1" range:"[0,1000]"`
 
 	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"`
 	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
@@ -28,7 +29,7 @@ type Config struct {
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"[0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[0,1000000000]"`
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; continued adapter 1e-4" range:"[0,100]"`
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; continued adapter 1e-4; dpo 1e-5" range:"[0,100]"`
 	LRScheduler  string            `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
@@ -57,6 +58,7 @@ type Config struct {
 func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
 	schema.Fill(&c)
+	c.fillOptions()
 	defp(&c.LearningRate, defaultRate(c))
 	defp(&c.Seed, seed)
 	if given.WarmupSteps != nil {
@@ -69,6 +71,8 @@ func defaultRate(c Config) float64 {
 	switch {
 	case c.Adapter == "none":
 		return 2e-5
+	case objectives[c.Objective].rate > 0:
+		return objectives[c.Objective].rate
 	case c.LoRA.InitFrom != "":
 		return 1e-4
 	}
@@ -88,6 +92,9 @@ func (c Config) check(given Config) error {
 	}
 	if given.WarmupRatio != nil && given.WarmupSteps != nil {
 		return fail.Usagef("train.warmup_steps", "give one of them", "warmup_ratio and warmup_steps are both given")
+	}
+	if err := c.checkObjective(); err != nil {
+		return err
 	}
 	if c.Adapter == "none" && !sameLoRA(c.LoRA) {
 		return fail.Usagef("train.lora", "use adapter: lora, or leave lora out", "lora is given with adapter: none")

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Objective is what a training minimizes: a loss that is a mean over units
@@ -14,6 +18,9 @@ import (
 type Objective interface {
 	// Reads says which log-probabilities Weigh and Score look at.
 	Reads() Reads
+	// Samples is how many samples learn together: 1, or 2 for pairs, the chosen
+	// answer first. A batch holds their groups one after another.
+	Samples() int
 	// Unit names one of what the loss is a mean over: unitToken, "pair".
 	Unit() string
 	// Count is the number of units in b.
@@ -64,9 +71,96 @@ type Value struct {
 // Values are named numbers in an order: an object in JSON.
 type Values []Value
 
-// objectives lists what `objective` can be.
-var objectives = map[string]func(c Config) Objective{
-	"sft": newSFT,
+// objectives lists what `objective` can be: what makes it, the learning rate
+// of adapters where it is not the usual one, and the keys of Config that it has
+// and others have not, with their defaults.
+var objectives = map[string]struct {
+	make    func(c Config) Objective
+	rate    float64
+	options map[string]float64
+}{
+	"sft": {newSFT, 0, nil},
+	"dpo": {newDPO, 1e-5, map[string]float64{"beta": 0.1}},
+}
+
+// objectiveOptions are the keys of c that only some objectives have.
+func (c *Config) objectiveOptions() map[string]**float64 {
+	return map[string]**float64{"beta": &c.Beta}
+}
+
+// fillOptions gives the options of c's objective their defaults.
+func (c *Config) fillOptions() {
+	for key, p := range c.objectiveOptions() {
+		if v, ok := objectives[c.Objective].options[key]; ok {
+			defp(p, v)
+		}
+	}
+}
+
+// checkObjective refuses what an objective cannot go with.
+func (c Config) checkObjective() error {
+	kind := objectives[c.Objective]
+	options := c.objectiveOptions()
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		if _, ok := kind.options[key]; ok || *options[key] == nil {
+			continue
+		}
+		var have []string
+		for name, other := range objectives {
+			if _, ok := other.options[key]; ok {
+				have = append(have, name)
+			}
+		}
+		slices.Sort(have)
+		return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: %s, not %s", key, strings.Join(have, ", "), c.Objective)
+	}
+	if c.Adapter == "none" && kind.make(c).Reads() >= ReadsReference {
+		return fail.Usagef("train.adapter", "use adapter: lora or qlora", "objective: %s compares with the model without its adapter; adapter: none leaves nothing to compare with", c.Objective)
+	}
+	return nil
+}
+
+// checkSamples holds a data set to the objective: its samples stand alone or
+// in groups, as the objective learns from them.
+func (r *run) checkSamples(ex data.Examples) error {
+	want, name := r.objective.Samples(), r.Config.Objective
+	for lo := 0; lo < ex.Len(); {
+		_, group := ex.Size(lo)
+		hi := lo + 1
+		for ; group != 0 && hi < ex.Len(); hi++ {
+			if _, g := ex.Size(hi); g != group {
+				break
+			}
+		}
+		if hi-lo == want {
+			lo = hi
+			continue
+		}
+		e, err := ex.At(lo)
+		if err != nil {
+			return err
+		}
+		if want == 1 {
+			return fail.Usagef("train.objective", "an objective of preferences learns from both; type: prompt_completion with columns: {completion: chosen} makes the chosen answers a data set of their own",
+				"objective: %s would learn the rejected answers too: %s is one of %d answers to a prompt", name, e.From, hi-lo)
+		}
+		return fail.Usagef("train.objective", "ingest rows of type preference: columns chosen and rejected, and prompt", "objective: %s learns from %d answers to a prompt, and %s is %d", name, want, e.From, hi-lo)
+	}
+	return nil
+}
+
+// checkReference refuses adapters that change the model beneath them: what
+// they were trained from is then not the model without its adapter.
+func (r *run) checkReference() error {
+	if r.objective.Reads() < ReadsReference {
+		return nil
+	}
+	for _, p := range r.Adapter.Params() {
+		if p.Group == "whole" || p.Group == "bias" {
+			return fail.Usagef("train.lora", "leave out modules_to_save and bias", "objective: %s compares with the model without its adapter, but %s is trained in its place", r.Config.Objective, p.Name)
+		}
+	}
+	return nil
 }
 
 // add adds o, a score of the same objective, to s; the zero Score takes o's

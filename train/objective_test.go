@@ -2,6 +2,10 @@ package train
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,7 +57,45 @@ func TestScore(t *testing.T) {
 // TestUnknownObjective: the error lists what is known.
 func TestUnknownObjective(t *testing.T) {
 	_, err := Config{Objective: "ppo"}.Resolve(1)
-	if fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), `objective is "ppo", known are`) || !strings.Contains(err.Error(), "sft") {
+	if fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), `train.objective: found "ppo"`) || !strings.Contains(fail.Hint(err), "sft") {
 		t.Errorf("error %v", err)
 	}
+}
+
+// TestObjectives: the tags that a recipe is checked with name what there is,
+// and every option of an objective is a key of Config that says its default.
+func TestObjectives(t *testing.T) {
+	c := reflect.TypeFor[Config]()
+	f, _ := c.FieldByName("Objective")
+	if got, want := f.Tag.Get("enum"), strings.Join(slices.Sorted(maps.Keys(objectives)), "|"); sortedNames(got) != want {
+		t.Errorf("the tag lists %q, there are %q", got, want)
+	}
+	var config Config
+	keys := config.objectiveOptions()
+	for name, kind := range objectives {
+		for key, v := range kind.options {
+			if keys[key] == nil {
+				t.Errorf("%s: no key %s", name, key)
+			}
+			if doc := tagOf(c, key, "unset"); !strings.Contains(doc, fmt.Sprintf("%s %g", name, v)) {
+				t.Errorf("%s: the default of %s is %g, its tag says %q", name, key, v, doc)
+			}
+		}
+	}
+}
+
+func sortedNames(list string) string {
+	names := strings.Split(list, "|")
+	slices.Sort(names)
+	return strings.Join(names, "|")
+}
+
+// tagOf is a tag of the field that yaml calls key.
+func tagOf(t reflect.Type, key, tag string) string {
+	for _, f := range reflect.VisibleFields(t) {
+		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name == key {
+			return f.Tag.Get(tag)
+		}
+	}
+	return ""
 }

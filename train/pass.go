@@ -48,7 +48,7 @@ func (r *run) pass(b *data.Batch, total int64) (Score, error) {
 	var p LogProbs
 	var err error
 	if r.objective.Reads() >= ReadsReference {
-		if p.Reference, err = r.reference(b); err != nil {
+		if p.Reference, err = r.reference(b, total > 0); err != nil {
 			return s, err
 		}
 	}
@@ -79,10 +79,11 @@ func (r *run) pass(b *data.Batch, total int64) (Score, error) {
 }
 
 // reference returns the log-probabilities of b's targets [N] under the model
-// without its adapter.
-func (r *run) reference(b *data.Batch) (logp []float32, err error) {
+// without its adapter, computed as in training or as when measuring: with bf16
+// they round differently, and a new adapter must give the same as none.
+func (r *run) reference(b *data.Batch, training bool) (logp []float32, err error) {
 	err = r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, Base: true, BF16: r.bf16}
+		t := &autograd.Tape{Dev: r.dev, Record: training, Base: true, BF16: r.bf16} // nothing in it learns: it keeps nothing for a gradient
 		defer t.Free()
 		h := r.Model.Hidden(t, inputs(b))
 		if t.Err() != nil {

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,13 +100,20 @@ func begin(j Job) (*run, error) {
 		j.Comm = alone{}
 	}
 	c := j.Config
-	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective](c), saved: -1}
+	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective].make(c), saved: -1}
+	if err := cmp.Or(r.checkSamples(j.Train), r.checkSamples(j.Val), r.checkReference()); err != nil {
+		return nil, err
+	}
 	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true
 	}
 	if c.GradientCheckpointing == "auto" && c.Adapter == "qlora" {
-		j.Model.RecomputeBlocks = max(j.Model.RecomputeBlocks, blocksOver(&j, r.bf16, qloraActivations))
+		n, err := blocksOver(&j, r.bf16, qloraActivations)
+		if err != nil {
+			return nil, err
+		}
+		j.Model.RecomputeBlocks = max(j.Model.RecomputeBlocks, n)
 	}
 	var err error
 	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps * j.Comm.Size(), MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed)}
@@ -246,28 +254,29 @@ func (r *run) fitting(ctx context.Context, s data.Step, total int64) (Metrics, e
 }
 
 // qloraActivations is the memory QLoRA keeps for activations before blocks are
-// recomputed: who holds weights in four bits is short of memory.
+// recomputed: weights are held in four bits where memory is short.
 const qloraActivations = 1 << 30
 
 // blocksOver is how many blocks must be recomputed so that the activations of
-// a full micro-batch stay within budget bytes. Per token a block keeps its two
-// residuals and the log-sum-exp in float32, and q, k, v, the attention's
-// result, gate and up and the adapters' narrow products, with bf16 in bf16.
-func blocksOver(j *Job, bf16 bool, budget int) int {
-	s := &j.Model.Spec
-	tokens := j.Config.MicroBatchSize * j.MaxLength
-	size := 4
-	if bf16 {
-		size = 2
+// a full micro-batch stay within budget bytes: a recomputed block keeps its
+// input alone.
+func blocksOver(j *Job, bf16 bool, budget int64) (int, error) {
+	kept, err := j.Model.Kept(bf16, j.Config.MicroBatchSize, j.MaxLength)
+	if err != nil {
+		return 0, err
 	}
-	whole := tokens * (4*(2*s.C+s.H+2) + size*(2*(s.H+s.K)*s.D+2*s.F+7*j.Config.LoRA.R))
-	input := 4 * tokens * s.C
-	for n := range s.Layers {
-		if (s.Layers-n)*whole+n*input <= budget {
-			return n
+	var sum int64
+	for _, n := range kept {
+		sum += n
+	}
+	input := int64(4 * j.Config.MicroBatchSize * j.MaxLength * j.Model.Spec.C)
+	for n := range kept {
+		if sum <= budget {
+			return n, nil
 		}
+		sum += input - kept[n]
 	}
-	return s.Layers
+	return len(kept), nil
 }
 
 // recomputed is the number of blocks with gradient checkpointing.

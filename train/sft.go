@@ -9,6 +9,8 @@ func newSFT(Config) Objective { return sft{} }
 
 func (sft) Reads() Reads { return ReadsTargets }
 
+func (sft) Samples() int { return 1 }
+
 func (sft) Unit() string { return unitToken }
 
 func (sft) Count(b *data.Batch) int64 { return int64(b.Supervised) }

@@ -113,8 +113,8 @@ func fullExample(id uint64, n int) data.Example {
 // stepFlops counts the products of one token of a step: those of weights, of
 // adapters and of scores that the mask lets through.
 func stepFlops(m *model.Model, ad *lora.Adapter, length int) float64 {
-	s := &m.Spec
-	f := float64(s.Layers) * 7 * float64(length+1) * float64(s.H*s.D)
+	s, a := &m.Spec, m.Spec.Attention()
+	f := float64(len(s.Layers)) * 7 * float64(length+1) * float64(a.H*a.D)
 	base := 4.0
 	if ad == nil {
 		base = 6
@@ -122,7 +122,7 @@ func stepFlops(m *model.Model, ad *lora.Adapter, length int) float64 {
 		for _, p := range ad.Params() {
 			f += 6 * float64(p.Len())
 		}
-		f -= 2 * float64(s.C*(s.H+2*s.K)*s.D) // of the tokens' own gradient
+		f -= 2 * float64(s.C*(a.H+2*a.K)*a.D) // of the tokens' own gradient
 	}
 	for l := range m.Linears() {
 		f += base * float64(l.W.Len())

@@ -1,10 +1,9 @@
 package model
 
 import (
-	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
-	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -29,13 +28,41 @@ func Pack(seqs ...[]int32) Inputs {
 // State is what every block needs beside its input: a batch's tables on the
 // device, owned by the tape they were made on.
 type State struct {
-	N    int
-	IDs  *autograd.Tensor // [N] int32
-	Seq  *autograd.Tensor // [S+1] int32; nil with a cache
-	Rope *autograd.Tensor // [N, rot/2, 2] cosines and sines
+	N     int
+	IDs   *autograd.Tensor   // [N] int32
+	Seq   *autograd.Tensor   // [S+1] int32; nil with a cache
+	Ropes []*autograd.Tensor // [N, Dim/2, 2] each: cosines and sines, as in arch.Spec.Ropes
 
 	cache     *Cache
-	slot, pos *autograd.Tensor
+	slot, pos *autograd.Tensor // [N] int32; nil without a cache
+}
+
+// Tensors lists all tensors of s: what a block reads beside its input.
+func (s *State) Tensors() []*autograd.Tensor {
+	var out []*autograd.Tensor
+	s.visit(func(x **autograd.Tensor) { out = append(out, *x) })
+	return out
+}
+
+// with is s with ts in place of its tensors, in the order of Tensors.
+func (s *State) with(ts []*autograd.Tensor) *State {
+	c := *s
+	c.Ropes = slices.Clone(s.Ropes)
+	c.visit(func(x **autograd.Tensor) { *x, ts = ts[0], ts[1:] })
+	return &c
+}
+
+// visit calls f with every tensor that s has.
+func (s *State) visit(f func(x **autograd.Tensor)) {
+	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.slot, &s.pos}
+	for i := range s.Ropes {
+		all = append(all, &s.Ropes[i])
+	}
+	for _, x := range all {
+		if *x != nil {
+			f(x)
+		}
+	}
 }
 
 // Prepare uploads what a pass over in needs. Errors in in become the tape's.
@@ -54,7 +81,7 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 	}
 	s.IDs = t.Upload(in.IDs, n)
 	s.Seq = t.Upload(in.Seq, len(in.Seq))
-	s.Rope = t.Upload(m.rope.rows(in.Pos, spans(in.Pos, in.Seq)), n, m.rope.rot/2, 2)
+	s.Ropes = m.angles(t, in.Pos, spans(in.Pos, in.Seq))
 	if in.Key != nil {
 		t.Key = t.Upload(in.Key, n)
 	}
@@ -104,49 +131,6 @@ func spans(pos, seq []int32) []int32 {
 		for i := seq[s-1]; i < seq[s]; i++ {
 			out[i] = last
 		}
-	}
-	return out
-}
-
-// ropeTable makes cosines and sines on the host in float64 and keeps those
-// that depend on the position alone.
-type ropeTable struct {
-	spec arch.RopeSpec
-	rot  int
-	freq []float64
-	mag  float64
-	kept []float32 // [positions, rot/2, 2]
-}
-
-// rows returns [N, rot/2, 2] for tokens at positions pos of sequences of
-// lengths span. Dynamic scaling sees each sequence as if it were alone.
-func (r *ropeTable) rows(pos, span []int32) []float32 {
-	out := make([]float32, 0, len(pos)*r.rot)
-	if r.spec.Type == "dynamic" {
-		for i, p := range pos {
-			if i == 0 || span[i] != span[i-1] {
-				r.freq, r.mag = r.spec.Angles(r.rot, int(span[i]))
-			}
-			out = r.append(out, int(p))
-		}
-		return out
-	}
-	if r.freq == nil {
-		r.freq, r.mag = r.spec.Angles(r.rot, 0)
-	}
-	for _, p := range pos {
-		for len(r.kept) < (int(p)+1)*r.rot {
-			r.kept = r.append(r.kept, len(r.kept)/r.rot)
-		}
-		out = append(out, r.kept[int(p)*r.rot:(int(p)+1)*r.rot]...)
-	}
-	return out
-}
-
-func (r *ropeTable) append(out []float32, pos int) []float32 {
-	for _, f := range r.freq {
-		sin, cos := math.Sincos(float64(pos) * f)
-		out = append(out, float32(cos*r.mag), float32(sin*r.mag))
 	}
 	return out
 }

@@ -4,35 +4,42 @@ import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Cache holds the keys and values of several conversations, one a slot.
+// Cache holds what mixers remember of several conversations, one a slot.
 type Cache struct {
 	Slots, Max int // slots, and tokens a slot can hold
 
-	m      *Model
-	layers []kernels.KV
-	n      []int // tokens in each slot
+	m    *Model
+	kept []memory // by mixer
+	n    []int    // tokens in each slot
 }
 
-// NewCache makes a cache for slots conversations of at most max tokens. It
-// takes 8·K·D·Layers bytes a token.
+// mixer is a body that lets tokens see those before them.
+type mixer interface {
+	// remember makes its part of a cache.
+	remember(dev kernels.Backend, slots, max int) (memory, error)
+}
+
+// memory is what one mixer remembers: keys and values, or a state.
+type memory interface {
+	// truncate forgets all but the first n tokens of a slot and returns n; or
+	// everything, and returns 0, where it cannot go back.
+	truncate(slot, n int) int
+	free()
+}
+
+// NewCache makes a cache for slots conversations of at most max tokens. What it
+// takes is the mixers' affair: attention keeps 8·K·D bytes a token and layer.
 func (m *Model) NewCache(slots, max int) (*Cache, error) {
-	s := &m.Spec
 	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots)}
-	for range s.Layers {
-		kv := kernels.KV{Slots: slots, Max: max, K: s.K, Dk: s.D}
-		for _, b := range []*kernels.Buffer{&kv.Keys, &kv.Values} {
-			var err error
-			if *b, err = m.Dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), slots*max*s.K*s.D); err != nil {
-				*b = nil
-				c.layers = append(c.layers, kv)
-				c.Close()
-				return nil, err
-			}
+	for _, x := range m.mixers {
+		kept, err := x.remember(m.Dev, slots, max)
+		if err != nil {
+			c.Close()
+			return nil, err
 		}
-		c.layers = append(c.layers, kv)
+		c.kept = append(c.kept, kept)
 	}
 	return c, nil
 }
@@ -41,15 +48,32 @@ func (m *Model) NewCache(slots, max int) (*Cache, error) {
 func (c *Cache) Len(slot int) int { return c.n[slot] }
 
 // Reset empties a slot.
-func (c *Cache) Reset(slot int) { c.n[slot] = 0 }
+func (c *Cache) Reset(slot int) { c.Truncate(slot, 0) }
+
+// Truncate keeps the first n tokens of a slot, all where it has fewer, and
+// returns how many there are then: none where a mixer cannot go back.
+func (c *Cache) Truncate(slot, n int) int {
+	if n >= c.n[slot] {
+		return c.n[slot]
+	}
+	c.n[slot] = n
+	for _, x := range c.kept {
+		c.n[slot] = min(c.n[slot], x.truncate(slot, n))
+	}
+	if c.n[slot] < n {
+		for _, x := range c.kept {
+			x.truncate(slot, 0)
+		}
+	}
+	return c.n[slot]
+}
 
 // Close gives the memory back.
 func (c *Cache) Close() {
-	for _, kv := range c.layers {
-		c.m.Dev.Free(kv.Keys)
-		c.m.Dev.Free(kv.Values)
+	for _, x := range c.kept {
+		x.free()
 	}
-	c.layers = nil
+	c.kept = nil
 }
 
 // Piece is what one slot gets in a Step: a prompt, or the last token.
@@ -121,7 +145,7 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s := &State{N: n, cache: c}
 	s.IDs = t.Upload(b.ids, n)
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
-	s.Rope = t.Upload(m.rope.rows(b.pos, b.span), n, m.rope.rot/2, 2)
+	s.Ropes = m.angles(t, b.pos, b.span)
 	x := m.Begin(t, s)
 	for _, blk := range m.Stages {
 		y := blk.Forward(t, x, s)
@@ -130,5 +154,5 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	}
 	last := t.Rows(x, t.Upload(b.last, len(b.last)))
 	t.Done(x)
-	return m.Logits(t, m.Norm.Forward(t, last))
+	return m.Logits(t, m.Norm.ForwardWide(t, last))
 }

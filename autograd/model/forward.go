@@ -31,7 +31,7 @@ func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
 		t.Done(x)
 		x = y
 	}
-	h := m.Norm.Forward(t, x)
+	h := m.Norm.ForwardWide(t, x)
 	t.Done(x)
 	return h
 }
@@ -43,10 +43,8 @@ func (m *Model) run(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State) *a
 	}
 	// The tables are inputs too: blocks that are not checkpointed would let them
 	// go before this one runs again.
-	return t.Checkpoint([]*autograd.Tensor{x, s.Rope, s.Seq}, func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {
-		again := *s
-		again.Rope, again.Seq = in[1], in[2]
-		return []*autograd.Tensor{b.Forward(t, in[0], &again)}
+	return t.Checkpoint(append([]*autograd.Tensor{x}, s.Tensors()...), func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {
+		return []*autograd.Tensor{b.Forward(t, in[0], s.with(in[1:]))}
 	})[0]
 }
 
@@ -61,12 +59,12 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	for i, b := range m.Stages {
 		out = append(out, b.Forward(t, out[i], s))
 	}
-	return append(out, m.Norm.Forward(t, out[len(out)-1]))
+	return append(out, m.Norm.ForwardWide(t, out[len(out)-1]))
 }
 
 // Logits returns the logits [N, V] of final hidden states h [N, C].
 func (m *Model) Logits(t *autograd.Tape, h *autograd.Tensor) *autograd.Tensor {
-	x := m.Head.Forward(t, h)
+	x := m.Head.ForwardWide(t, h)
 	y := t.Scale(x, m.Spec.LogitScale)
 	if y != x {
 		t.Done(x)

@@ -19,8 +19,7 @@ func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 	if o.Hold != nil && o.Trainable {
 		panic("model: Hold and Trainable exclude each other")
 	}
-	m := &Model{Spec: src.Spec, Dev: dev, tensors: map[*autograd.Param]*arch.Tensor{}, owned: map[*autograd.Param]bool{}}
-	m.rope.spec, m.rope.rot = src.Spec.Rope, src.Spec.Rot
+	m := newModel(dev, src)
 	l := &loader{m: m, src: src, o: o}
 	l.build()
 	err := dev.Run(l.read)
@@ -29,6 +28,15 @@ func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// newModel is a model without weights.
+func newModel(dev kernels.Backend, src *arch.Source) *Model {
+	m := &Model{Spec: src.Spec, Dev: dev, src: src, tensors: map[*autograd.Param]*arch.Tensor{}, owned: map[*autograd.Param]bool{}}
+	for _, r := range src.Spec.Ropes {
+		m.ropes = append(m.ropes, ropeTable{spec: r})
+	}
+	return m
 }
 
 // loader makes the parameters first, then the modules that use them, then reads
@@ -66,22 +74,39 @@ func (l *loader) build() {
 	}
 }
 
+// block makes layer i of its spec.
 func (l *loader) block(i int) *Block {
-	s := &l.m.Spec
-	b := &Block{Index: i, Path: l.src.LayerPath(i), spec: s, window: s.WindowOf(i)}
+	b := &Block{Index: i, Path: l.src.LayerPath(i), spec: l.m.Spec.Layers[i]}
 	for _, p := range l.m.params {
 		if l.m.tensors[p].Layer == i {
 			b.Params = append(b.Params, p)
 		}
 	}
-	b.AttnNorm, b.MLPNorm = l.norm(i, arch.AttnNorm), l.norm(i, arch.MLPNorm)
-	b.Q, b.K, b.V, b.O = l.linear(i, arch.Q), l.linear(i, arch.K), l.linear(i, arch.V), l.linear(i, arch.O)
-	b.Gate, b.Up, b.Down = l.linear(i, arch.Gate), l.linear(i, arch.Up), l.linear(i, arch.Down)
-	for _, n := range []*nn.Linear{b.Q, b.K, b.V, b.Gate, b.Up} {
-		n.Inner = true
+	norms := map[arch.Role]*nn.Norm{arch.None: nil}
+	norm := func(role arch.Role) *nn.Norm { // the same one where two parts share it
+		if _, ok := norms[role]; !ok {
+			norms[role] = l.norm(i, role)
+		}
+		return norms[role]
 	}
-	b.AttnNorm.Inner, b.MLPNorm.Inner = true, true
+	var subs []sublayer
+	for _, s := range b.spec.Sublayers {
+		subs = append(subs, sublayer{norm(s.Pre), norm(s.Post), l.body(i, s.Body)})
+	}
+	b.wire(subs)
 	return b
+}
+
+// body makes a mixer or a feed-forward part. Each kind is one line here, a file
+// beside this one, and its spec in package arch.
+func (l *loader) body(layer int, spec arch.Body) body {
+	switch s := spec.(type) {
+	case *arch.Attention:
+		return l.attention(layer, s)
+	case *arch.MLP:
+		return l.mlp(layer, s)
+	}
+	panic(fmt.Sprintf("model: no module for %T", spec))
 }
 
 // take gives a tensor's parameter to a module; nil for no tensor.
@@ -96,9 +121,14 @@ func (l *loader) linear(layer int, role arch.Role) *nn.Linear {
 	return &nn.Linear{Path: t.Path(), W: l.take(t), Bias: l.take(l.src.BiasAt(layer, role))}
 }
 
+// norm is the norm of a role; without weights where the model has none for it.
 func (l *loader) norm(layer int, role arch.Role) *nn.Norm {
-	t := l.src.At(layer, role)
-	return &nn.Norm{Path: t.Path(), Kind: kernels.RMSNorm, W: l.take(t), Eps: l.m.Spec.Eps}
+	spec := &l.m.Spec.Norm
+	n := &nn.Norm{Kind: spec.Kind, Eps: spec.Eps}
+	if t := l.src.At(layer, role); t != nil {
+		n.Path, n.W, n.Bias = t.Path(), l.take(t), l.take(l.src.BiasAt(layer, role))
+	}
+	return n
 }
 
 // read fills the parameters.

@@ -48,10 +48,12 @@ type Model struct {
 	// says. Everything else on the model computes as its tape asks.
 	Fast bool
 
+	src     *arch.Source
 	params  []*autograd.Param
 	tensors map[*autograd.Param]*arch.Tensor
 	owned   map[*autograd.Param]bool // has memory of its own
-	rope    ropeTable
+	mixers  []mixer
+	ropes   []ropeTable // as Spec.Ropes
 }
 
 // Params lists every weight once (a tied head is the embedding), in file order:

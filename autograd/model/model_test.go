@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -93,6 +94,30 @@ func TestMemory(t *testing.T) {
 				t.Errorf("left after the step: %v", info.Mem.Now)
 			}
 		})
+	}
+}
+
+// A Llama block keeps its two residuals, the norms' statistics and the
+// log-sum-exp in float32, and what lies between its products, in bf16 with bf16.
+func TestKept(t *testing.T) {
+	dev := dry.New(dry.Options{})
+	zeros := func(n int) []float32 { return make([]float32, n) }
+	m, err := Load(dev, sample(t, smol, zeros), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	adapt(t, m, 16, 0, zeros)
+	for bf16, size := range map[bool]int{false: 4, true: 2} {
+		kept, err := m.Kept(bf16, 2, 300)
+		if err != nil || len(kept) != smol.Layers {
+			t.Fatalf("%d blocks: %v", len(kept), err)
+		}
+		for i, got := range kept {
+			if want := 600 * (4*(2*smol.C+smol.H+2) + size*(2*(smol.H+smol.K)*smol.D+2*smol.F+7*16)); got != int64(want) {
+				t.Errorf("bf16 %v: block %d keeps %d bytes, want %d", bf16, i, got, want)
+			}
+		}
 	}
 }
 
@@ -345,6 +370,11 @@ func TestCacheReuse(t *testing.T) {
 	step(3, 4, 9, 9, 9)
 	c.Reset(0)
 	near(t, "after Reset", step(3, 4, 5, 6), want, 0)
+	step(7, 8)
+	if n := c.Truncate(0, 3); n != 3 || c.Len(0) != 3 || c.Truncate(0, 9) != 3 {
+		t.Errorf("%d tokens are left of %d, want 3", n, c.Len(0))
+	}
+	near(t, "after Truncate", step(6), want, 1e-6)
 }
 
 // Tap sees every Linear once, in order, and layers that share an input share x.
@@ -373,7 +403,7 @@ func TestTap(t *testing.T) {
 }
 
 // Blocks pushed one by one, and parts run alone, give what Hidden gives.
-func TestStages(t *testing.T) {
+func TestBlocks(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
 	in := Pack(tokens(1, 7, tiny.V), tokens(2, 3, tiny.V))
 	tape := &autograd.Tape{Dev: m.Dev}
@@ -382,46 +412,71 @@ func TestStages(t *testing.T) {
 	s := m.Prepare(tape, in)
 	x := m.Begin(tape, s)
 	for _, b := range m.Stages {
-		parts := b.parts()
-		a := parts[0].Forward(tape, b.AttnNorm.Forward(tape, x), s)
-		h := tape.Add(x, a, 1, 1)
-		f := parts[1].Forward(tape, b.MLPNorm.Forward(tape, h), s)
-		whole := values(t, tape, b.Forward(tape, x, s))
-		x = tape.Add(h, f, 1, 1)
-		near(t, b.Path, values(t, tape, x), whole, 1e-6)
+		y := x
+		for _, p := range b.Smooth() {
+			if p.Norm != nil {
+				y = tape.Add(y, p.Part.Forward(tape, p.Norm.Forward(tape, y), s), 1, 1)
+			}
+		}
+		x = b.Forward(tape, x, s)
+		near(t, b.Path, values(t, tape, y), values(t, tape, x), 1e-6)
 	}
-	near(t, "hidden", values(t, tape, m.Norm.Forward(tape, x)), want, 1e-6)
+	near(t, "hidden", values(t, tape, m.Norm.ForwardWide(tape, x)), want, 0)
 }
 
-// A block's steps, one after another, are its Forward: the same bits.
+// In each step the linear maps that it names run, on its last tensor.
 func TestSteps(t *testing.T) {
 	m := loadSample(t, tiny, Options{})
-	in := Pack(tokens(1, 7, tiny.V), tokens(2, 3, tiny.V))
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()
-	s := m.Prepare(tape, in)
-	x := m.Begin(tape, s)
+	s := m.Prepare(tape, Pack(tokens(1, 7, tiny.V), tokens(2, 3, tiny.V)))
+	state := []*autograd.Tensor{m.Begin(tape, s)}
 	for _, b := range m.Stages {
-		var order []*autograd.Param
-		tape.Tap = func(w *autograd.Param, _ *autograd.Tensor, _ *autograd.Routed) { order = append(order, w) }
-		want := b.Forward(tape, x, s)
-		tape.Tap = nil
-		state := []*autograd.Tensor{x}
 		for _, step := range b.Steps() {
 			state = step.In(tape, state)
-			for _, l := range step.Linears {
-				if l.W != order[0] || l.In() != state[len(state)-1].Cols() {
-					t.Fatalf("%s runs after %s", l.Path, order[0].Name)
+			x, ran := state[len(state)-1], []*autograd.Param(nil)
+			tape.Tap = func(w *autograd.Param, in *autograd.Tensor, _ *autograd.Routed) {
+				if in == x {
+					ran = append(ran, w)
 				}
-				order = order[1:]
 			}
 			state = step.Forward(tape, state, s)
+			tape.Tap = nil
+			for i, l := range step.Linears {
+				if i >= len(ran) || ran[i] != l.W || len(ran) != len(step.Linears) {
+					t.Fatalf("%s: %d linear maps read the step's input", l.Path, len(ran))
+				}
+			}
 		}
-		if len(state) != 1 || len(order) != 0 {
-			t.Fatalf("%d tensors come out, %d linear maps are in no step", len(state), len(order))
+		if len(state) != 1 {
+			t.Fatalf("%d tensors come out of %s", len(state), b.Path)
 		}
-		near(t, b.Path, values(t, tape, state[0]), values(t, tape, want), 0)
-		x = want
+	}
+}
+
+// Every tensor of a state is among those that a checkpoint hands on.
+func TestStateTensors(t *testing.T) {
+	var s State
+	n := 0
+	typ := reflect.TypeFor[State]()
+	for i := range typ.NumField() {
+		switch typ.Field(i).Type {
+		case reflect.TypeFor[*autograd.Tensor]():
+			n++
+		case reflect.TypeFor[[]*autograd.Tensor]():
+			n += 2
+		}
+	}
+	one := func() *autograd.Tensor { return &autograd.Tensor{} }
+	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, slot: one(), pos: one()}
+	if got := s.Tensors(); len(got) != n {
+		t.Errorf("%d tensors of %d", len(got), n)
+	}
+	other := s.with(tensors{one(), one(), one(), one(), one(), one()}).Tensors()
+	for i, x := range s.Tensors() {
+		if x == other[i] || slices.Contains(other[:i], other[i]) {
+			t.Errorf("tensor %d is not replaced", i)
+		}
 	}
 }
 

@@ -17,7 +17,6 @@ type Linear struct {
 	Bias     *autograd.Param // [out] f32 or nil
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
 	Scale    *Scale          // of the outputs (DoRA); nil: none; left out while Tape.Base is set
-	Inner    bool            // its results go to activations and attention only: autograd.Tape.Inner
 }
 
 // Scale multiplies each output of a Linear, before its bias, by a number above 0.
@@ -26,15 +25,25 @@ type Scale struct {
 	Bias *autograd.Param // the layer's bias divided by G, [1, out] f32; nil where it has none
 }
 
-// Forward maps x [N, in] to [N, out].
+// Forward maps x [N, in] to [N, out], for what lies between linear maps: see
+// autograd.Tape.Linear.
 func (l *Linear) Forward(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 	if l.Scale == nil || t.Base {
-		if l.Inner {
-			return t.Inner(x, l.W, l.Bias, l.Adapters...)
-		}
 		return t.Linear(x, l.W, l.Bias, l.Adapters...)
 	}
-	raw := t.Linear(x, l.W, l.Scale.Bias, l.Adapters...)
+	return l.scaled(t, x)
+}
+
+// ForwardWide is Forward with a float32 result: see autograd.Tape.LinearWide.
+func (l *Linear) ForwardWide(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	if l.Scale == nil || t.Base {
+		return t.LinearWide(x, l.W, l.Bias, l.Adapters...)
+	}
+	return l.scaled(t, x)
+}
+
+func (l *Linear) scaled(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	raw := t.LinearWide(x, l.W, l.Scale.Bias, l.Adapters...)
 	n := x.Rows()
 	g := t.Embed(l.Scale.G, t.Upload(make([]int32, n), n)) // the one row, n times
 	y := t.Act(kernels.ReLU, g, raw)
@@ -65,16 +74,21 @@ type Norm struct {
 	Kind    kernels.NormKind
 	W, Bias *autograd.Param // [C] f32; nil: 1 and 0
 	Eps     float32
-	Inner   bool // only linear maps read its results
 }
 
 func (n *Norm) spec() autograd.NormSpec {
-	return autograd.NormSpec{Kind: n.Kind, W: n.W, Bias: n.Bias, Eps: n.Eps, Inner: n.Inner}
+	return autograd.NormSpec{Kind: n.Kind, W: n.W, Bias: n.Bias, Eps: n.Eps}
 }
 
-// Forward normalises the rows of x.
+// Forward normalises the rows of x, or the heads of C elements in them, for
+// what lies between linear maps: see autograd.Tape.Norm.
 func (n *Norm) Forward(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 	return t.Norm(x, n.spec())
+}
+
+// ForwardWide is Forward with a float32 result: see autograd.Tape.NormWide.
+func (n *Norm) ForwardWide(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	return t.NormWide(x, n.spec())
 }
 
 // AddForward returns sum = res + alpha·x and the norm of sum.

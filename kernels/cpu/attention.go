@@ -123,7 +123,8 @@ func sequences(a *kernels.AttnArgs) []span {
 	return out
 }
 
-// Attention is softmax(scores)·v within each sequence.
+// Attention is softmax(scores)·v within each sequence. Picked keys have a loop
+// of their own, bf16 that may be rounded its own blocks; the blocks of float32 take all the rest.
 func (c *CPU) Attention(o kernels.Heads, lse kernels.Buffer, q, k, v kernels.Heads, a *kernels.AttnArgs) {
 	want("attention: lse", lse, a.N*a.H)
 	at := c.newAttn(o, q, k, v, a)
@@ -168,16 +169,17 @@ type forward struct {
 	sum    []float32 // [m]
 	kt, v  []float32 // packed keys [blocks][dk][blockKeys], values [chunkTokens][vp]
 	s      []float32 // [block rows, blockKeys]
+	slope  []float32 // [blockKeys] of squeezed scores
 	memory []float32
 }
 
 func (a *attn) newForward(s span, head int) *forward {
 	f := &forward{attn: a, span: s, head: head, m: s.n * a.g}
-	f.memory = a.c.scratch.take((f.m+chunkTokens)*(a.kp+a.vp) + 2*pad16(f.m) + a.rowsTokens*a.g*blockKeys)
+	f.memory = a.c.scratch.take((f.m+chunkTokens)*(a.kp+a.vp) + 2*pad16(f.m) + (a.rowsTokens*a.g+1)*blockKeys)
 	p := f.memory
 	f.q, f.out = cut(&p, f.m*a.kp), cut(&p, f.m*a.vp)
 	f.kt, f.v = cut(&p, chunkTokens*a.kp), cut(&p, chunkTokens*a.vp)
-	f.s = cut(&p, a.rowsTokens*a.g*blockKeys)
+	f.s, f.slope = cut(&p, a.rowsTokens*a.g*blockKeys), cut(&p, blockKeys)
 	f.top, f.sum = cut(&p, f.m), cut(&p, f.m)
 	return f
 }
@@ -228,10 +230,9 @@ func (f *forward) rows(t, nt, k0, n int) {
 			continue
 		}
 		vec.MatMul(f.s, blockKeys, q, f.kp, f.kt[b*f.kp:], blockKeys, m, pad16(w), f.dk, false, false)
-		var slope [blockKeys]float32
 		for r := range m {
 			s, p := f.s[r*blockKeys:r*blockKeys+w], f.pos+t+r/f.g
-			f.shape(s, slope[:w], f.head*f.g+r%f.g, func(j int) int { return p - k0 - b - j })
+			f.shape(s, f.slope[:w], f.head*f.g+r%f.g, func(j int) int { return p - k0 - b - j })
 			f.soften(r0+r, s, p, k0+b)
 		}
 		vec.MatMul(out, f.vp, f.s, blockKeys, f.v[b*f.vp:], f.vp, m, f.vp, w, false, true)

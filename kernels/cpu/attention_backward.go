@@ -152,6 +152,7 @@ type backward struct {
 	q, rdo, rdq []float32 // block of rows [m, kp], [m, vp], [m, kp]
 	p, ds       []float32 // [m, blockKeys]
 	delta, rlse []float32 // [m] Σ do·o, log-sum-exp
+	slope       []float32 // [blockKeys] of squeezed scores
 	rel         []float64 // [g, Span] or nil
 	memory      []float32
 }
@@ -160,11 +161,11 @@ func (a *attnBack) newBackward(p pair, head int, more bool) *backward {
 	b := &backward{attnBack: a, pair: p, head: head, more: more}
 	m := a.rowsTokens * a.g
 	keys, values := chunkTokens*a.kp, chunkTokens*a.vp
-	b.memory = a.c.scratch.take(3*keys + 2*values + m*(2*a.kp+a.vp) + 2*m*blockKeys + 2*m)
+	b.memory = a.c.scratch.take(3*keys + 2*values + m*(2*a.kp+a.vp) + (2*m+1)*blockKeys + 2*m)
 	x := b.memory
 	b.k, b.kt, b.vt, b.dkAcc, b.dvAcc = cut(&x, keys), cut(&x, keys), cut(&x, values), cut(&x, keys), cut(&x, values)
 	b.q, b.rdo, b.rdq = cut(&x, m*a.kp), cut(&x, m*a.vp), cut(&x, m*a.kp)
-	b.p, b.ds = cut(&x, m*blockKeys), cut(&x, m*blockKeys)
+	b.p, b.ds, b.slope = cut(&x, m*blockKeys), cut(&x, m*blockKeys), cut(&x, blockKeys)
 	b.delta, b.rlse = cut(&x, m), cut(&x, m)
 	return b
 }
@@ -220,19 +221,19 @@ func (b *backward) block(t, m, k0, w int) {
 	wp := pad16(w)
 	vec.MatMul(b.p, blockKeys, b.q, b.kp, b.kt[at*b.kp:], blockKeys, m, wp, b.dk, false, false)
 	vec.MatMul(b.ds, blockKeys, b.rdo, b.vp, b.vt[at*b.vp:], blockKeys, m, wp, b.dv, false, false)
-	var slope [blockKeys]float32
 	for r := range m {
 		p, ds := b.p[r*blockKeys:r*blockKeys+w], b.ds[r*blockKeys:r*blockKeys+w]
 		pos, h := t+r/b.g, r%b.g
 		lo, hi := b.visible(pos, k0, w, b.s.keys)
+		p0, ds0, slope := p[lo:hi], ds[lo:hi], b.slope[lo:hi]
 		var rel []float64
 		if b.rel != nil {
 			rel = b.rel[h*b.Span:][:b.Span]
 		}
 		distance := func(j int) int { return pos - k0 - lo - j }
-		b.shape(p[lo:hi], slope[lo:hi], b.head*b.g+h, distance)
-		vec.ExpSum(p[lo:hi], p[lo:hi], b.scale, b.rlse[r])
-		b.unshape(ds[lo:hi], p[lo:hi], slope[lo:hi], b.delta[r], rel, distance)
+		b.shape(p0, slope, b.head*b.g+h, distance)
+		vec.ExpSum(p0, p0, b.scale, b.rlse[r])
+		b.unshape(ds0, p0, slope, b.delta[r], rel, distance)
 		for _, x := range [][]float32{p[:lo], p[hi:], ds[:lo], ds[hi:]} {
 			clear(x)
 		}

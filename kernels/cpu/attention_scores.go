@@ -19,7 +19,7 @@ func (a *attn) shape(s, slope []float32, h int, distance func(j int) int) {
 	}
 	if a.rel != nil {
 		for j, x := range s {
-			s[j] = a.scaled*x + a.rel[a.relAt(distance(j))*a.H+h]
+			s[j] = float32(a.scaled*x) + a.rel[a.relAt(distance(j))*a.H+h]
 		}
 	}
 }

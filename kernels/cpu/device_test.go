@@ -168,6 +168,22 @@ func TestMisuse(t *testing.T) {
 			h := kernels.Heads{Buffer: x, Tok: 2, Head: 2}
 			c.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 4, H: 1, K: 1, Dk: 2, Seq: s})
 		},
+		"rotation past the head": func() {
+			h := kernels.Heads{Buffer: alloc(4), Tok: 4, Head: 4}
+			c.Rope(h, h, &kernels.RopeArgs{N: 1, H: 1, D: 4, Rot: 2, Off: 3, CS: alloc(2)})
+		},
+		"row of no table": func() {
+			i, _ := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), 1)
+			copy(i32(i), []int32{2})
+			c.Gather(kernels.To(alloc(3)), &kernels.GatherArgs{N: 1, Table: kernels.Mat{Buffer: alloc(6), Rows: 2, Cols: 3, Of: 2}, Idx: i})
+		},
+		"ring too small": func() {
+			i, _ := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), 2)
+			copy(i32(i), []int32{0, 9})
+			h := kernels.Heads{Buffer: alloc(2), Tok: 2, Head: 2}
+			kv := &kernels.KV{Keys: alloc(8), Values: alloc(8), Slots: 1, Max: 4, K: 1, Dk: 2, Ring: true}
+			c.KVAttention(h, h, kv, &kernels.KVAttnArgs{N: 1, H: 1, Slot: c.Slice(i, 0, 1), Pos: c.Slice(i, 1, 1), Scale: 1, Window: 5})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

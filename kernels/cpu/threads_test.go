@@ -110,6 +110,22 @@ func manyOps(t *testing.T) map[string][]uint32 {
 	b.AttentionBackward(&kernels.AttnGrads{Q: hv(dq, h), K: hv(dk, k), V: hv(dv, k)}, dy16, o16, lse, q16, k16, v16, aa)
 	keep("attention bf16", lse, dq, dk, dv)
 
+	aa.BF16, aa.Full, aa.Sinks, aa.Rel, aa.Span, aa.RelZero = false, true, b.random(h), b.random(9*h), 9, 4
+	for _, aa.P = range []int{0, 5} { // the blocks, and picked keys
+		if aa.P > 0 {
+			pick := make([]int32, n*aa.P)
+			for i := range pick {
+				pick[i] = int32(i % 13)
+			}
+			aa.Pick = b.ints(pick...)
+		}
+		sinks, rel := b.empty(h), b.empty(9*h)
+		b.Attention(hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
+		g := &kernels.AttnGrads{Q: hv(dq, h), K: hv(dk, k), V: hv(dv, k), Sinks: kernels.To(sinks), Rel: kernels.To(rel)}
+		b.AttentionBackward(g, hv(dy, h), hv(o, h), lse, hv(q, h), hv(kk, k), hv(v, k), aa)
+		keep(fmt.Sprint("attention both ways, picked ", aa.P), o, lse, dq, dk, dv, sinks, rel)
+	}
+
 	act := &kernels.ActArgs{N: n, F: c, Gate: x, Up: dy}
 	b.Act(kernels.To(y), act)
 	b.ActBackward(kernels.To(dx), kernels.Dst{}, dy, act)

@@ -53,32 +53,48 @@ func mustAlloc(t *testing.T, b kernels.Backend) kernels.Buffer {
 	return x
 }
 
+// ints uploads values to d.
+func ints(d *Dry, v ...int32) kernels.Buffer {
+	p := make([]byte, 4*len(v))
+	for i, x := range v {
+		binary.LittleEndian.PutUint32(p[4*i:], uint32(x))
+	}
+	b, _ := d.Alloc(kernels.Activations, dtype.Of(dtype.I32), len(v))
+	d.Upload(b, p)
+	return b
+}
+
 // TestAttentionWork counts visible pairs by brute force.
 func TestAttentionWork(t *testing.T) {
-	for _, window := range []int{0, 1, 5, 100} {
+	for _, a := range []kernels.AttnArgs{{}, {Window: 1}, {Window: 5}, {Window: 100}, {Full: true}, {Full: true, Window: 3, Ahead: 2}, {Chunk: 4}, {NKV: 25}, {NKV: 25, Full: true, Dv: 3}} {
 		d := New(Options{})
-		seq := []int32{0, 7, 7, 30}
-		p := make([]byte, 16)
-		for i, v := range seq {
-			binary.LittleEndian.PutUint32(p[4*i:], uint32(v))
+		seq, keys := []int32{0, 7, 7, 30}, []int32{0, 7, 7, 30}
+		if a.NKV > 0 {
+			keys = []int32{0, 2, 4, 25}
+			a.SeqKV = ints(d, keys...)
 		}
-		sb, _ := d.Alloc(kernels.Activations, dtype.Of(dtype.I32), 4)
-		d.Upload(sb, p)
+		a.N, a.H, a.K, a.Dk, a.Seq = 30, 4, 4, 8, ints(d, seq...)
 		q, _ := d.Alloc(kernels.Activations, dtype.Of(dtype.F32), 30*4*8)
 		h := kernels.Heads{Buffer: q, Tok: 32, Head: 8}
-		d.Attention(h, nil, h, h, h, &kernels.AttnArgs{N: 30, H: 4, K: 4, Dk: 8, Seq: sb, Window: window})
+		d.Attention(h, nil, h, h, h, &a)
 		pairs := 0
 		for s := 1; s < len(seq); s++ {
-			for i := range seq[s] - seq[s-1] {
-				for j := range i + 1 {
-					if window == 0 || int(i-j) < window {
+			n, of := int(seq[s]-seq[s-1]), int(keys[s]-keys[s-1])
+			for i := of - n; i < of; i++ {
+				for j := range of {
+					if (j <= i || a.Full) && (a.Window == 0 || i-j < a.Window) && (a.Ahead == 0 || j-i <= a.Ahead) && (a.Chunk == 0 || i/a.Chunk == j/a.Chunk) {
 						pairs++
 					}
 				}
 			}
 		}
-		if got, want := d.Work().Attention, float64(4*4*8*pairs); got != want {
-			t.Errorf("window %d: %v operations, want %v", window, got, want)
+		want := float64(2 * 4 * (8 + a.Values()) * pairs)
+		if got := d.Work().Attention; got != want {
+			t.Errorf("%+v: %v operations, want %v", a, got, want)
+		}
+		d.AttentionBackward(&kernels.AttnGrads{Q: h, K: h, V: h}, h, h, nil, h, h, h, &a)
+		if got, back := d.Work().Attention-want, float64(2*4*(3*8+2*a.Values())*pairs); got != back {
+			t.Errorf("%+v: %v operations back, want %v", a, got, back)
 		}
 	}
 }

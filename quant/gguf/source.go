@@ -32,7 +32,7 @@ func openInput(path, name string) (*input, error) {
 }
 
 func openGGUF(r formats.Reader) (*input, error) {
-	in := &input{kv: r.KV(), stored: map[string]dtype.Type{}, model: modelFacts(r.KV())}
+	in := &input{kv: r.KV(), stored: map[string]dtype.Type{}, model: FactsOf(r.KV())}
 	byName := map[string]*formats.Tensor{}
 	tensors := r.Tensors()
 	for i := range tensors {
@@ -56,8 +56,8 @@ func openGGUF(r formats.Reader) (*input, error) {
 	return in, nil
 }
 
-// modelFacts reads what the mix asks for.
-func modelFacts(kv []formats.KV) MixModel {
+// FactsOf reads what the mix asks for from the metadata of a GGUF.
+func FactsOf(kv []formats.KV) MixModel {
 	var m MixModel
 	for _, e := range kv {
 		if e.Key == "general.architecture" {
@@ -105,7 +105,7 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
 		return nil, err
 	}
-	in.model = modelFacts(in.kv)
+	in.model = FactsOf(in.kv)
 	pieces := map[string]arch.FileTensor{}
 	for _, t := range s.Tensors() {
 		for _, f := range t.AsGGUF() {

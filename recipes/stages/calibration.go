@@ -90,30 +90,42 @@ type calibrationPlan struct {
 // planCalibration adds the cost of a walk over the blocks with calibration text:
 // each block runs on all tokens before and after it is quantized, and every
 // input of a linear map gives a Hessian or a statistic.
-func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, src *arch.Source, c calibrationPlan) {
+func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, src *arch.Source, c calibrationPlan) error {
 	tokens := int64(c.samples) * int64(c.length)
 	if ref.Stage != "" {
 		if rows, err := rowsOf(p, ref.Stage); err == nil && rows.unknown == "" {
 			tokens = min(tokens, max(rows.trainTokens, 1))
 		}
 	}
-	sp := src.Spec
-	var params, gram, matrix float64
-	for _, io := range [][2]int{{sp.C, (sp.H + 2*sp.K) * sp.D}, {sp.H * sp.D, sp.C}, {sp.C, 2 * sp.F}, {sp.F, sp.C}} {
-		in, out := float64(io[0]), float64(io[1])
-		params += in * out
-		gram += in * in
-		matrix += c.work(float64(tokens), in, out)
+	m, err := dryModel(dry.New(dry.Options{}), src)
+	if err != nil {
+		return err
 	}
-	spent := dry.Work{Matrix: float64(sp.Layers) * matrix}
-	s.Seconds += p.Rates.Seconds(spent, false)
-	activations := 2 * 4 * tokens * int64(sp.C)
+	defer m.Close()
+	var spent, params, gram, widest float64 // params and gram of the largest block
+	for _, b := range m.Stages {
+		var own, inputs float64
+		for _, step := range b.Steps() {
+			in, out := float64(step.Linears[0].In()), 0.0
+			for _, l := range step.Linears {
+				out += float64(l.W.Rows)
+			}
+			own += in * out
+			inputs += in * in
+			spent += c.work(float64(tokens), in, out)
+			widest = max(widest, in)
+		}
+		params, gram = max(params, own), max(gram, inputs)
+	}
+	s.Seconds += p.Rates.Seconds(dry.Work{Matrix: spent}, false)
+	activations := 2 * 4 * tokens * int64(src.Spec.C)
 	s.Counted = false
 	s.Memory = map[string]int64{"activations": activations, "weights": int64(4 * params), "scratch": int64(4 * gram * 2)}
 	s.Peak = activations + int64(4*params) + int64(4*gram*2)
-	if cols := max(sp.C, sp.F); tokens < 4*int64(cols) {
-		s.Note("%s calibration tokens are few for %d columns: 4 times as many are a good start", humanize.Comma(tokens), cols)
+	if float64(tokens) < 4*widest {
+		s.Note("%s calibration tokens are few for %d columns: 4 times as many are a good start", humanize.Comma(tokens), int(widest))
 	}
+	return nil
 }
 
 // CollectImatrix is `quant imatrix`.

@@ -284,7 +284,7 @@ func planExport(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 	s.Does = strings.Join(does, ", ") + " bits a weight"
 	s.Peak = 8 * largest(src)
 	if in, ok := j.In("imatrix"); ok && in.Path == "" {
-		planCalibration(p, in, s, src, calibrationPlan{o.Samples, imatrixLength, quant.ImatrixWork})
+		return planCalibration(p, in, s, src, calibrationPlan{o.Samples, imatrixLength, quant.ImatrixWork})
 	}
 	return nil
 }
@@ -387,8 +387,11 @@ func chooseMix(o *Export, from *arch.Source, typ string) ([]gguf.Choice, error) 
 			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", t.Name, t.Type)
 		}
 	}
-	s := from.Spec
-	return gguf.Mix(gguf.MixModel{Arch: from.Architecture(), Layers: s.Layers, Heads: s.H, KVHeads: s.K}, gguf.MixTensors(from), mo)
+	kv, err := arch.GGUFKeys(&from.Spec, "", 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	return gguf.Mix(gguf.FactsOf(kv), gguf.MixTensors(from), mo)
 }
 
 func viewExport(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {

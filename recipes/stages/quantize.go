@@ -332,7 +332,9 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 	s.Peak = 8 * largest(src)
 	s.Seconds = float64(src.Spec.Params()) / 1e8
 	if in, ok := j.In("calibration"); ok {
-		planCalibration(p, in, s, src, calibrationPlan{o.Samples, min(o.MaxLength, src.Spec.MaxPos), plan.Work})
+		if err := planCalibration(p, in, s, src, calibrationPlan{o.Samples, min(o.MaxLength, src.Spec.MaxPos), plan.Work}); err != nil {
+			return err
+		}
 		if o.Samples > 32 && s.Seconds > 60 {
 			s.Note("samples: 32, max_length: 512 would take %s", recipes.About(s.Seconds*32*512/float64(o.Samples*min(o.MaxLength, src.Spec.MaxPos))))
 		}

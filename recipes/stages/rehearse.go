@@ -241,7 +241,7 @@ func (t trial) time(p *recipes.Planner, r *rehearsal, s *recipes.StagePlan, step
 func (t *trial) blocks(p *recipes.Planner) int {
 	ref, _ := t.j.In("model")
 	if src, err := p.Source(ref); err == nil {
-		return src.Spec.Layers
+		return len(src.Spec.Layers)
 	}
 	return 1
 }

@@ -100,9 +100,10 @@ func (c *Config) Act(keys ...string) kernels.ActKind {
 	return kernels.SiLU
 }
 
-// Rope reads rope_parameters (Transformers 5) or rope_theta and rope_scaling.
-func (c *Config) Rope(maxPos int) RopeSpec {
-	r := RopeSpec{Base: c.Float(10000, "rope_theta"), MaxPos: maxPos}
+// Rope reads rope_parameters (Transformers 5) or rope_theta and rope_scaling,
+// for heads of which dim elements rotate.
+func (c *Config) Rope(dim, maxPos int) RopeSpec {
+	r := RopeSpec{Dim: dim, Base: c.Float(10000, "rope_theta"), MaxPos: maxPos}
 	raw, ok := get[map[string]json.RawMessage](c, "rope_parameters", "rope_scaling")
 	if !ok {
 		return r
@@ -213,9 +214,9 @@ func (m *Metadata) String(d, key string) string {
 // Has reports whether the file holds the tensor.
 func (m *Metadata) Has(tensor string) bool { _, ok := m.shapes[tensor]; return ok }
 
-// Rope reads <prefix>.rope.* and the rope_freqs tensor.
-func (m *Metadata) Rope(maxPos int) RopeSpec {
-	r := RopeSpec{Base: m.Float(10000, "rope.freq_base"), MaxPos: maxPos, Factors: m.freqs}
+// Rope reads <prefix>.rope.* and the rope_freqs tensor; heads have d elements.
+func (m *Metadata) Rope(d, maxPos int) RopeSpec {
+	r := RopeSpec{Dim: m.Int(d, "rope.dimension_count"), Base: m.Float(10000, "rope.freq_base"), MaxPos: maxPos, Factors: m.freqs}
 	if t := m.String("none", "rope.scaling.type"); t != "none" {
 		r.Type = t
 	}
@@ -225,5 +226,8 @@ func (m *Metadata) Rope(maxPos int) RopeSpec {
 		r.AttnFactor = a
 	}
 	r.BetaFast, r.BetaSlow = m.Float(0, "rope.scaling.yarn_beta_fast"), m.Float(0, "rope.scaling.yarn_beta_slow")
+	if r.Factors != nil && len(r.Factors) != r.Dim/2 && m.err == nil {
+		m.err = fmt.Errorf("rope_freqs.weight has %d elements, want %d", len(r.Factors), r.Dim/2)
+	}
 	return r
 }

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/tunekit/tunekit/formats"
@@ -12,63 +13,80 @@ import (
 var llama = Arch{
 	Name: "llama", HF: []string{"LlamaForCausalLM"}, GGUF: "llama",
 	Spec: func(c *Config) (Spec, error) {
-		s, err := decoderSpec(c, "llama")
-		bias := c.Bool(false, "attention_bias")
-		s.AttnBias, s.OutBias = bias, bias
-		s.MLPBias = c.Bool(false, "mlp_bias")
-		return s, err
+		bias, mlp := c.Bool(false, "attention_bias"), c.Bool(false, "mlp_bias")
+		return decoderSpec(c, "llama", func(a *Attention, m *MLP) { a.Bias, a.OutBias, m.Bias = bias, bias, mlp })
 	},
 	GGUFSpec: decoderGGUF,
 	Rules:    func(s *Spec) []Rule { return decoderRules(s, true) },
 	KV:       func(s *Spec) []formats.KV { return decoderKV(s, "llama") },
 	Config: func(s *Spec) []formats.KV {
 		return append(decoderConfig(s, "LlamaForCausalLM", "llama"),
-			formats.KV{Key: "attention_bias", Value: s.AttnBias},
-			formats.KV{Key: "mlp_bias", Value: s.MLPBias})
+			formats.KV{Key: "attention_bias", Value: s.Attention().Bias},
+			formats.KV{Key: "mlp_bias", Value: s.mlp().Bias})
 	},
 }
 
-// decoderSpec reads the keys that the Llama-shaped families share.
-func decoderSpec(c *Config, name string) (Spec, error) {
+// decoder is a layer of the Llama family: attention, then a feed-forward part,
+// each on the normed stream.
+func decoder(mixer, feed Body) *LayerSpec {
+	return &LayerSpec{Sublayers: []Sublayer{{Pre: AttnNorm, Body: mixer}, {Pre: MLPNorm, Body: feed}}}
+}
+
+// decoderSpec reads the keys that the Llama-shaped families share; more says
+// what a family adds to its layers, which are all equal.
+func decoderSpec(c *Config, name string, more func(*Attention, *MLP)) (Spec, error) {
 	s := Spec{
-		Arch: name, C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), Layers: c.Int(-1, "num_hidden_layers"),
-		H: c.Int(-1, "num_attention_heads"), F: c.Int(-1, "intermediate_size"),
-		MaxPos: c.Int(2048, "max_position_embeddings"),
-		Eps:    float32(c.Float(1e-6, "rms_norm_eps")), Act: c.Act("hidden_act"),
-		Tied: c.Bool(false, "tie_word_embeddings"), Pairs: kernels.HalfSplit,
+		Arch: name, C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(2048, "max_position_embeddings"),
+		Norm: NormSpec{Eps: float32(c.Float(1e-6, "rms_norm_eps"))}, Tied: c.Bool(false, "tie_word_embeddings"),
 	}
-	s.K = c.Int(s.H, "num_key_value_heads")
-	if s.H > 0 {
-		s.D = c.Int(s.C/s.H, "head_dim")
+	a := c.attention(s.C)
+	m := &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act")}
+	s.Ropes = []RopeSpec{c.Rope(a.D, s.MaxPos)}
+	more(a, m)
+	if n := c.Int(-1, "num_hidden_layers"); c.err == nil {
+		c.err = s.repeat(n, decoder(a, m))
 	}
-	s.Rot = s.D
-	s.Rope = c.Rope(s.MaxPos)
 	return s, c.err
 }
 
-// decoderGGUF reads <prefix>.* keys; biases and tying follow from the tensors
-// present.
+// attention reads the heads of a model of width width.
+func (c *Config) attention(width int) *Attention {
+	a := &Attention{H: c.Int(-1, "num_attention_heads")}
+	a.K = c.Int(a.H, "num_key_value_heads")
+	if a.H > 0 {
+		a.D = c.Int(width/a.H, "head_dim")
+	}
+	return a
+}
+
+// decoderGGUF reads <prefix>.* keys; biases, norms and tying follow from the
+// tensors present.
 func decoderGGUF(m *Metadata) (Spec, error) {
 	s := Spec{
-		Arch: m.prefix, C: m.Int(-1, "embedding_length"), Layers: m.Int(-1, "block_count"), F: m.Int(-1, "feed_forward_length"),
-		H: m.Int(-1, "attention.head_count"), MaxPos: m.Int(-1, "context_length"),
-		Eps: float32(m.Float(1e-5, "attention.layer_norm_rms_epsilon")), Act: kernels.SiLU, Pairs: kernels.HalfSplit,
-		Tied:     !m.Has("output.weight"),
-		AttnBias: m.Has("blk.0.attn_q.bias"), OutBias: m.Has("blk.0.attn_output.bias"), MLPBias: m.Has("blk.0.ffn_up.bias"),
+		Arch: m.prefix, C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"),
+		Norm: NormSpec{Eps: float32(m.Float(1e-5, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight"),
 	}
-	s.K = m.Int(s.H, "attention.head_count_kv")
-	if s.H > 0 {
-		s.D = m.Int(s.C/s.H, "attention.key_length")
-	}
-	s.Rot = m.Int(s.D, "rope.dimension_count")
 	if emb, ok := m.shapes["token_embd.weight"]; ok && len(emb) == 2 {
 		s.V = int(emb[0])
 	}
-	s.Rope = m.Rope(s.MaxPos)
-	if s.Rope.Factors != nil && len(s.Rope.Factors) != s.Rot/2 {
-		return s, fmt.Errorf("rope_freqs.weight has %d elements, want %d", len(s.Rope.Factors), s.Rot/2)
+	a := m.attention(s.C)
+	s.Ropes = []RopeSpec{m.Rope(a.D, s.MaxPos)}
+	mlp := &MLP{F: m.Int(-1, "feed_forward_length"), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
+	err := s.repeat(m.Int(-1, "block_count"), decoder(a, mlp))
+	return s, cmp.Or(m.err, err)
+}
+
+// attention reads the heads of a model of width width.
+func (m *Metadata) attention(width int) *Attention {
+	a := &Attention{H: m.Int(-1, "attention.head_count"), Bias: m.Has("blk.0.attn_q.bias"), OutBias: m.Has("blk.0.attn_output.bias")}
+	if m.Has("blk.0.attn_q_norm.weight") {
+		a.QKNorm = PerHead
 	}
-	return s, m.err
+	a.K = m.Int(a.H, "attention.head_count_kv")
+	if a.H > 0 {
+		a.D = m.Int(width/a.H, "attention.key_length")
+	}
+	return a
 }
 
 // decoderRules lists the tensors; pairs says that GGUF holds the rows of q and k
@@ -76,22 +94,12 @@ func decoderGGUF(m *Metadata) (Spec, error) {
 func decoderRules(s *Spec, pairs bool) []Rule {
 	b := &rules{layer: -1}
 	b.matrix(Embed, "model.embed_tokens", "token_embd", s.V, s.C)
-	q, kv := s.H*s.D, s.K*s.D
-	qPairs, kPairs := 0, 0
-	if pairs {
-		qPairs, kPairs = s.H, s.K
-	}
-	for i := range s.Layers {
+	for i, l := range s.Layers {
 		b.enter(i, fmt.Sprintf("model.layers.%d.", i), fmt.Sprintf("blk.%d.", i))
 		b.norm(AttnNorm, "input_layernorm", "attn_norm", s.C)
-		b.linear(Q, "self_attn.q_proj", "attn_q", q, s.C, s.AttnBias, qPairs)
-		b.linear(K, "self_attn.k_proj", "attn_k", kv, s.C, s.AttnBias, kPairs)
-		b.linear(V, "self_attn.v_proj", "attn_v", kv, s.C, s.AttnBias, 0)
-		b.linear(O, "self_attn.o_proj", "attn_output", s.C, q, s.OutBias, 0)
+		b.attention(l.Sublayers[0].Body.(*Attention), s.C, pairs)
 		b.norm(MLPNorm, "post_attention_layernorm", "ffn_norm", s.C)
-		b.linear(Gate, "mlp.gate_proj", "ffn_gate", s.F, s.C, s.MLPBias, 0)
-		b.linear(Up, "mlp.up_proj", "ffn_up", s.F, s.C, s.MLPBias, 0)
-		b.linear(Down, "mlp.down_proj", "ffn_down", s.C, s.F, s.MLPBias, 0)
+		b.mlp(l.Sublayers[1].Body.(*MLP), s.C)
 	}
 	b.enter(-1, "", "")
 	b.norm(FinalNorm, "model.norm", "output_norm", s.C)
@@ -99,44 +107,69 @@ func decoderRules(s *Spec, pairs bool) []Rule {
 	return b.list
 }
 
+// attention adds the linear maps of attention under their usual names.
+func (b *rules) attention(a *Attention, width int, pairs bool) {
+	q, kv := a.H*a.D, a.K*a.D
+	qPairs, kPairs := 0, 0
+	if pairs {
+		qPairs, kPairs = a.H, a.K
+	}
+	b.linear(Q, "self_attn.q_proj", "attn_q", q, width, a.Bias, qPairs)
+	b.linear(K, "self_attn.k_proj", "attn_k", kv, width, a.Bias, kPairs)
+	b.linear(V, "self_attn.v_proj", "attn_v", kv, width, a.Bias, 0)
+	b.linear(O, "self_attn.o_proj", "attn_output", width, q, a.OutBias, 0)
+	if a.QKNorm == PerHead {
+		b.norm(QNorm, "self_attn.q_norm", "attn_q_norm", a.D)
+		b.norm(KNorm, "self_attn.k_norm", "attn_k_norm", a.D)
+	}
+}
+
+// mlp adds the linear maps of a gated feed-forward part.
+func (b *rules) mlp(m *MLP, width int) {
+	b.linear(Gate, "mlp.gate_proj", "ffn_gate", m.F, width, m.Bias, 0)
+	b.linear(Up, "mlp.up_proj", "ffn_up", m.F, width, m.Bias, 0)
+	b.linear(Down, "mlp.down_proj", "ffn_down", width, m.F, m.Bias, 0)
+}
+
 // decoderKV is the metadata in the order llama.cpp's converter writes it.
 func decoderKV(s *Spec, p string) []formats.KV {
 	u := func(k string, v int) formats.KV { return formats.KV{Key: p + "." + k, Value: uint32(v)} }
 	f := func(k string, v float64) formats.KV { return formats.KV{Key: p + "." + k, Value: float32(v)} }
+	a, r := s.Attention(), s.rope()
 	kv := []formats.KV{
-		u("block_count", s.Layers), u("context_length", s.MaxPos), u("embedding_length", s.C),
-		u("feed_forward_length", s.F), u("attention.head_count", s.H), u("attention.head_count_kv", s.K),
+		u("block_count", len(s.Layers)), u("context_length", s.MaxPos), u("embedding_length", s.C),
+		u("feed_forward_length", s.mlp().F), u("attention.head_count", a.H), u("attention.head_count_kv", a.K),
 	}
-	if r := s.Rope; r.Factors == nil && (r.Type == "linear" || r.Type == "yarn") {
+	if r.Factors == nil && (r.Type == "linear" || r.Type == "yarn") {
 		kv = append(kv, formats.KV{Key: p + ".rope.scaling.type", Value: r.Type}, f("rope.scaling.factor", r.Factor))
 		if r.Type == "yarn" {
 			kv = append(kv, u("rope.scaling.original_context_length", r.OrigMax))
 		}
 	}
-	return append(kv, f("rope.freq_base", s.Rope.Base), f("attention.layer_norm_rms_epsilon", float64(s.Eps)),
-		u("attention.key_length", s.D), u("attention.value_length", s.D), u("vocab_size", s.V), u("rope.dimension_count", s.Rot))
+	return append(kv, f("rope.freq_base", r.Base), f("attention.layer_norm_rms_epsilon", float64(s.Norm.Eps)),
+		u("attention.key_length", a.D), u("attention.value_length", a.D), u("vocab_size", s.V), u("rope.dimension_count", r.Dim))
 }
 
 // decoderConfig is config.json in the form that both generations of
 // Transformers and the servers read.
 func decoderConfig(s *Spec, class, modelType string) []formats.KV {
-	act := map[kernels.ActKind]string{kernels.SiLU: "silu", kernels.GELU: "gelu", kernels.GELUTanh: "gelu_pytorch_tanh", kernels.ReLU: "relu"}[s.Act]
+	a, m := s.Attention(), s.mlp()
+	act := map[kernels.ActKind]string{kernels.SiLU: "silu", kernels.GELU: "gelu", kernels.GELUTanh: "gelu_pytorch_tanh", kernels.ReLU: "relu"}[m.Act]
 	kv := []formats.KV{
 		{Key: "architectures", Value: []string{class}}, {Key: "model_type", Value: modelType},
-		{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: s.F}, {Key: "num_hidden_layers", Value: s.Layers},
-		{Key: "num_attention_heads", Value: s.H}, {Key: "num_key_value_heads", Value: s.K}, {Key: "head_dim", Value: s.D},
-		{Key: "hidden_act", Value: act}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: "rms_norm_eps", Value: shortFloat(s.Eps)},
-		{Key: "rope_theta", Value: s.Rope.Base}, {Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},
+		{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: m.F}, {Key: "num_hidden_layers", Value: len(s.Layers)},
+		{Key: "num_attention_heads", Value: a.H}, {Key: "num_key_value_heads", Value: a.K}, {Key: "head_dim", Value: a.D},
+		{Key: "hidden_act", Value: act}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: "rms_norm_eps", Value: shortFloat(s.Norm.Eps)},
+		{Key: "rope_theta", Value: s.rope().Base}, {Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},
 	}
-	if r := ropeScaling(s); r != nil {
+	if r := ropeScaling(s.rope()); r != nil {
 		kv = append(kv, formats.KV{Key: "rope_scaling", Value: r})
 	}
 	return kv
 }
 
 // ropeScaling is the rope_scaling object, nil for plain rotation.
-func ropeScaling(s *Spec) map[string]any {
-	r := s.Rope
+func ropeScaling(r RopeSpec) map[string]any {
 	if r.Factors != nil {
 		r = llama3FromFactors(r)
 	}

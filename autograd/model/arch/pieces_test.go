@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -197,14 +198,16 @@ func TestMixedPieces(t *testing.T) {
 }
 
 // TestRulesCover: the pieces of every architecture's tensors hold each row once,
-// and no two tensors share a role or a piece.
+// and no two tensors share a role or a piece. Every architecture has a
+// reference checkpoint of its name.
 func TestRulesCover(t *testing.T) {
 	for _, a := range archs {
-		s := Spec{Arch: a.Name, C: 64, V: 96, Layers: 2, H: 4, K: 2, D: 16, F: 80, Rot: 16, AttnBias: true, OutBias: true, MLPBias: true}
-		list, err := s.Rules()
+		src, err := Open(testdir.Shared(t, "golden/arch/"+a.Name))
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer src.Close()
+		list := src.rules
 		roles, names := map[place]bool{}, map[string]bool{}
 		for i := range list {
 			r := &list[i]

@@ -8,13 +8,10 @@ import (
 var qwen2 = Arch{
 	Name: "qwen2", HF: []string{"Qwen2ForCausalLM"}, GGUF: "qwen2",
 	Spec: func(c *Config) (Spec, error) {
-		s, err := decoderSpec(c, "qwen2")
-		s.AttnBias = true
 		if c.Bool(false, "use_sliding_window") {
 			c.fail("use_sliding_window", "sliding attention of Qwen2 is not supported")
-			err = c.err
 		}
-		return s, err
+		return decoderSpec(c, "qwen2", func(a *Attention, _ *MLP) { a.Bias = true })
 	},
 	GGUFSpec: decoderGGUF,
 	Rules:    func(s *Spec) []Rule { return decoderRules(s, false) },

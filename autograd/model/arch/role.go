@@ -7,7 +7,8 @@ type Role uint8
 
 // The roles. A bias has the role of what it is added to, and Rule.Bias set.
 const (
-	Embed     Role = iota // token embedding
+	None      Role = iota // no part: the absence of one
+	Embed                 // token embedding
 	Head                  // output layer
 	FinalNorm             // before the head
 
@@ -16,6 +17,8 @@ const (
 	K
 	V
 	O
+	QNorm // of queries, and
+	KNorm // of keys
 
 	MLPNorm // before the feed-forward part
 	Gate
@@ -36,7 +39,7 @@ const (
 
 var classes = [numRoles]class{
 	Embed: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, Q: linear, K: linear, V: linear, O: linear,
+	AttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
 	MLPNorm: norm, Gate: linear, Up: linear, Down: linear,
 }
 

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 // RopeSpec is a rotary position embedding with its scaling rule. Zero fields
 // have the defaults of Transformers' modeling_rope_utils.
 type RopeSpec struct {
+	Dim    int // elements of a head that rotate
 	Base   float64
 	Type   string  // "" (plain), linear, dynamic, yarn, llama3
 	Factor float64 // context extension
@@ -29,6 +31,9 @@ type RopeSpec struct {
 }
 
 func (r *RopeSpec) check() error {
+	if err := checkSizes(size{"rotary size", r.Dim, 1 << 14}); err != nil || r.Dim%2 != 0 {
+		return cmp.Or(err, fmt.Errorf("rotary size %d is odd", r.Dim))
+	}
 	if !(r.Base > 0) || math.IsInf(r.Base, 0) {
 		return fmt.Errorf("rotary base is %g", r.Base)
 	}
@@ -49,11 +54,11 @@ func (r *RopeSpec) check() error {
 	return nil
 }
 
-// Angles returns the dim/2 angular frequencies for a batch whose longest
+// Angles returns the Dim/2 angular frequencies for a batch whose longest
 // sequence has seqLen tokens, and the factor on cosines and sines. Only
 // dynamic scaling depends on seqLen.
-func (r RopeSpec) Angles(dim, seqLen int) (freq []float64, scale float64) {
-	base := r.Base
+func (r RopeSpec) Angles(seqLen int) (freq []float64, scale float64) {
+	base, dim := r.Base, r.Dim
 	if r.Type == "dynamic" && r.Factors == nil {
 		if n, m := float64(seqLen), float64(r.MaxPos); n > m {
 			base *= math.Pow(r.Factor*n/m-(r.Factor-1), float64(dim)/float64(dim-2))
@@ -77,7 +82,7 @@ func (r RopeSpec) Angles(dim, seqLen int) (freq []float64, scale float64) {
 	case "llama3":
 		r.llama3(freq)
 	case "yarn":
-		return freq, r.yarn(freq, dim)
+		return freq, r.yarn(freq)
 	}
 	return freq, 1
 }
@@ -99,7 +104,8 @@ func (r RopeSpec) llama3(freq []float64) {
 
 // yarn is YaRN (arXiv 2309.00071, section 3.2): interpolate slow dimensions,
 // keep fast ones, ramp between, and scale the attention.
-func (r RopeSpec) yarn(freq []float64, dim int) float64 {
+func (r RopeSpec) yarn(freq []float64) float64 {
+	dim := r.Dim
 	fast, slow := def(r.BetaFast, 32), def(r.BetaSlow, 1)
 	bound := func(rotations float64) float64 {
 		return float64(dim) * math.Log(float64(r.OrigMax)/(rotations*2*math.Pi)) / (2 * math.Log(r.Base))
@@ -141,14 +147,14 @@ func def(v, d float64) float64 {
 
 // freqFactors are the divisors that GGUF stores as rope_freqs.weight for
 // llama3 scaling; nil for other types.
-func (r RopeSpec) freqFactors(dim int) []float32 {
+func (r RopeSpec) freqFactors() []float32 {
 	if r.Type != "llama3" {
 		return nil
 	}
-	plain := RopeSpec{Base: r.Base}
-	a, _ := plain.Angles(dim, 0)
-	b, _ := r.Angles(dim, 0)
-	out := make([]float32, dim/2)
+	plain := RopeSpec{Dim: r.Dim, Base: r.Base}
+	a, _ := plain.Angles(0)
+	b, _ := r.Angles(0)
+	out := make([]float32, r.Dim/2)
 	for i := range out {
 		out[i] = float32(a[i] / b[i])
 	}
@@ -160,13 +166,12 @@ func (r RopeSpec) freqFactors(dim int) []float32 {
 // (low 1, high 4, 8192 tokens) are tried and must reproduce them; else Type is
 // "factors", which no config.json can express.
 func llama3FromFactors(r RopeSpec) RopeSpec {
-	dim := 2 * len(r.Factors)
 	largest := 0.0
 	for _, f := range r.Factors {
 		largest = math.Max(largest, f)
 	}
-	try := RopeSpec{Base: r.Base, Type: "llama3", Factor: largest, LowFreq: 1, HighFreq: 4, OrigMax: 8192, MaxPos: r.MaxPos}
-	for i, f := range try.freqFactors(dim) {
+	try := RopeSpec{Dim: r.Dim, Base: r.Base, Type: "llama3", Factor: largest, LowFreq: 1, HighFreq: 4, OrigMax: 8192, MaxPos: r.MaxPos}
+	for i, f := range try.freqFactors() {
 		if math.Abs(float64(f)-r.Factors[i]) > 1e-4*r.Factors[i] {
 			try.Type = "factors"
 		}

@@ -150,8 +150,9 @@ func CreateGGUF(path string, s *Spec, kv []formats.KV, plan []Out) (*Sink, error
 // CreateGGUFFile is CreateGGUF for who writes the file's own tensors (see
 // Tensor.AsGGUF), of which each may have a type of its own.
 func CreateGGUFFile(path string, s *Spec, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
-	freqs := s.Rope.freqFactors(s.Rot)
-	for _, f := range s.Rope.Factors {
+	rope := s.rope()
+	freqs := rope.freqFactors()
+	for _, f := range rope.Factors {
 		freqs = append(freqs, float32(f))
 	}
 	if freqs == nil {
@@ -240,7 +241,7 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 	if i < 0 {
 		return nil, fmt.Errorf("arch: no architecture %q", s.Arch)
 	}
-	if s.Rope.Type == "dynamic" {
+	if s.rope().Type == "dynamic" {
 		return nil, fail.Inputf(name, "llama.cpp has no such rule; choose format: safetensors", "dynamic rope scaling cannot be written to GGUF")
 	}
 	kv := []formats.KV{
@@ -290,7 +291,7 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 		}
 		vals, keys = c.raw, slices.Sorted(maps.Keys(c.raw))
 	} else {
-		if r := s.Spec.Rope; r.Factors != nil && llama3FromFactors(r).Type != "llama3" {
+		if r := s.Spec.rope(); r.Factors != nil && llama3FromFactors(r).Type != "llama3" {
 			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "rope_freqs.weight follows no rule that config.json can state")
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {

@@ -11,7 +11,6 @@ package arch
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/tunekit/tunekit/kernels"
 )
@@ -21,41 +20,116 @@ type Spec struct {
 	Arch   string // key of the table in archs.go
 	C      int    // hidden size
 	V      int    // vocabulary rows of the embedding
-	Layers int
-	H, K   int // query and key/value heads
-	D      int // head size
-	F      int // feed-forward size
-	Rot    int // rotated elements of a head
-	MaxPos int // context length
-
-	Eps      float32
-	Act      kernels.ActKind
-	Pairs    kernels.Pairs // in Hugging Face row order
-	Rope     RopeSpec
-	Tied     bool // the head is the embedding
-	AttnBias bool // q, k, v
-	OutBias  bool // attention output
-	MLPBias  bool
-	Window   []int // by layer, 0: full attention; nil: all full
+	MaxPos int    // context length
+	Tied   bool   // the head is the embedding
+	Norm   NormSpec
+	// Layers are the blocks in their order. Equal ones may share a pointer.
+	Layers []*LayerSpec
+	// Ropes are the tables of rotary angles; layers name theirs by index.
+	Ropes []RopeSpec
 
 	// Scalars of some families; 0 stands for the usual value.
-	EmbedScale, LogitScale, ResidualScale, AttnScale float32
+	EmbedScale, LogitScale float32
 }
 
-// WindowOf is the attention window of a layer, 0 for none.
-func (s *Spec) WindowOf(layer int) int {
-	if layer < len(s.Window) {
-		return s.Window[layer]
-	}
-	return 0
+// NormSpec says how all norms of a model work.
+type NormSpec struct {
+	Kind kernels.NormKind
+	Eps  float32
 }
 
-// ScoreScale is the factor on attention scores.
-func (s *Spec) ScoreScale() float32 {
-	if s.AttnScale != 0 {
-		return s.AttnScale
+// LayerSpec is one block: sublayers around a residual stream.
+type LayerSpec struct {
+	// Sublayers in the order they run.
+	Sublayers []Sublayer
+	// Parallel sublayers all read the block's input. Others read what the one
+	// before left.
+	Parallel bool
+	// Residual is the factor on what a sublayer adds to the stream; 0: 1.
+	Residual float32
+}
+
+// Sublayer adds Residual·post(Body(pre(x))) to the residual stream x.
+type Sublayer struct {
+	Pre  Role // norm of its input, or None
+	Body Body
+	Post Role // norm of its output, or None
+}
+
+// Body is a mixer or a feed-forward part: *Attention, *MLP.
+type Body interface {
+	// check reports sizes that no model has or that do not fit the rest of s.
+	check(s *Spec) error
+}
+
+// Attention is causal grouped-query attention.
+type Attention struct {
+	H, K int // query and key/value heads
+	D    int // head size
+	Rope int // index in Spec.Ropes; NoRope: no positions
+
+	QKNorm  QKNorm        // before the rotation
+	Pairs   kernels.Pairs // in Hugging Face row order
+	Bias    bool          // of q, k, v
+	OutBias bool
+	Window  int     // 0: none
+	Scale   float32 // of the scores; 0: 1/√D
+}
+
+// QKNorm says what a norm of queries and keys spans.
+type QKNorm uint8
+
+const (
+	NoQKNorm QKNorm = iota // there is none
+	PerHead                // each head by itself; the heads share the weights
+)
+
+// NoRope stands for the index of a table of angles where nothing rotates.
+const NoRope = -1
+
+// MLP is a gated feed-forward part: down(act(gate(x))·up(x)).
+type MLP struct {
+	F    int // inner size
+	Act  kernels.ActKind
+	Bias bool
+}
+
+// Attention is the first attention among the layers, nil where there is none.
+func (s *Spec) Attention() *Attention { return first[*Attention](s) }
+
+// mlp is the first feed-forward part of its kind.
+func (s *Spec) mlp() *MLP { return first[*MLP](s) }
+
+// rope is the first table of angles, which files describe; empty where nothing
+// rotates.
+func (s *Spec) rope() RopeSpec {
+	if len(s.Ropes) == 0 {
+		return RopeSpec{}
 	}
-	return float32(1 / math.Sqrt(float64(s.D)))
+	return s.Ropes[0]
+}
+
+func first[B Body](s *Spec) (none B) {
+	for _, l := range s.Layers {
+		for i := range l.Sublayers {
+			if b, ok := l.Sublayers[i].Body.(B); ok {
+				return b
+			}
+		}
+	}
+	return none
+}
+
+// repeat makes n equal layers.
+func (s *Spec) repeat(n int, l *LayerSpec) error {
+	if err := checkSizes(size{"layers", n, maxLayers}); err != nil {
+		return err
+	}
+	s.Layers = make([]*LayerSpec, n)
+	for i := range s.Layers {
+		s.Layers[i] = l
+	}
+	return nil
 }
 
 // Limits on what a file may claim, far above every published model.
@@ -66,29 +140,68 @@ const (
 	maxVocab  = 1 << 24
 )
 
-// check refuses sizes that no model has and that would make later arithmetic
-// divide by zero or overflow.
-func (s *Spec) check() error {
-	for _, d := range []struct {
-		name     string
-		v, limit int
-	}{
-		{"hidden size", s.C, maxWidth}, {"vocabulary", s.V, maxVocab}, {"layers", s.Layers, maxLayers},
-		{"attention heads", s.H, maxHeads}, {"key/value heads", s.K, maxHeads}, {"head size", s.D, 1 << 14},
-		{"feed-forward size", s.F, maxWidth}, {"rotary size", s.Rot, 1 << 14}, {"context length", s.MaxPos, 1 << 28},
-	} {
+// size is a number that a file states.
+type size struct {
+	name     string
+	v, limit int
+}
+
+func checkSizes(sizes ...size) error {
+	for _, d := range sizes {
 		if d.v <= 0 || d.v > d.limit {
 			return fmt.Errorf("%s is %d, allowed 1 to %d", d.name, d.v, d.limit)
 		}
 	}
-	if s.H%s.K != 0 {
-		return fmt.Errorf("%d attention heads are no multiple of %d key/value heads", s.H, s.K)
+	return nil
+}
+
+// check refuses sizes that no model has and that would make later arithmetic
+// divide by zero or overflow.
+func (s *Spec) check() error {
+	err := checkSizes(size{"hidden size", s.C, maxWidth}, size{"vocabulary", s.V, maxVocab}, size{"context length", s.MaxPos, 1 << 28})
+	if err != nil {
+		return err
 	}
-	if s.Rot > s.D || s.Rot%2 != 0 {
-		return fmt.Errorf("rotary size %d does not fit head size %d", s.Rot, s.D)
+	if !(s.Norm.Eps > 0 && s.Norm.Eps < 1) {
+		return fmt.Errorf("normalisation epsilon is %g", s.Norm.Eps)
 	}
-	if !(s.Eps > 0 && s.Eps < 1) {
-		return fmt.Errorf("normalisation epsilon is %g", s.Eps)
+	var before *LayerSpec
+	for i, l := range s.Layers {
+		if l == before {
+			continue
+		}
+		before = l
+		for j := range l.Sublayers {
+			if err := l.Sublayers[j].Body.check(s); err != nil {
+				return fmt.Errorf("layer %d: %w", i, err)
+			}
+		}
 	}
-	return s.Rope.check()
+	for i := range s.Ropes {
+		if err := s.Ropes[i].check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Attention) check(s *Spec) error {
+	err := checkSizes(size{"attention heads", a.H, maxHeads}, size{"key/value heads", a.K, maxHeads}, size{"head size", a.D, 1 << 14})
+	if err != nil {
+		return err
+	}
+	if a.H%a.K != 0 {
+		return fmt.Errorf("%d attention heads are no multiple of %d key/value heads", a.H, a.K)
+	}
+	if a.Rope == NoRope {
+		return nil
+	}
+	if rot := s.Ropes[a.Rope].Dim; rot > a.D {
+		return fmt.Errorf("rotary size %d does not fit head size %d", rot, a.D)
+	}
+	return nil
+}
+
+func (m *MLP) check(*Spec) error {
+	return checkSizes(size{"feed-forward size", m.F, maxWidth})
 }

@@ -1,0 +1,105 @@
+package model
+
+import (
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// attention is causal grouped-query attention.
+type attention struct {
+	spec         *arch.Attention
+	q, k, v, o   *nn.Linear
+	qNorm, kNorm *nn.Norm // nil: none
+	seat         int      // of its keys and values in a cache
+}
+
+func (l *loader) attention(layer int, spec *arch.Attention) *attention {
+	a := &attention{spec: spec, seat: len(l.m.mixers)}
+	a.q, a.k, a.v, a.o = l.linear(layer, arch.Q), l.linear(layer, arch.K), l.linear(layer, arch.V), l.linear(layer, arch.O)
+	if spec.QKNorm != arch.NoQKNorm {
+		a.qNorm, a.kNorm = l.norm(layer, arch.QNorm), l.norm(layer, arch.KNorm)
+	}
+	l.m.mixers = append(l.m.mixers, a)
+	return a
+}
+
+func (a *attention) steps() []Step {
+	return []Step{
+		{a.readers(), unchanged, func(t *autograd.Tape, in tensors, s *State) tensors { return tensors{a.attend(t, in[0], s)} }},
+		{[]*nn.Linear{a.o}, unchanged, func(t *autograd.Tape, in tensors, _ *State) tensors { return tensors{a.o.ForwardWide(t, in[0])} }},
+	}
+}
+
+func (a *attention) readers() []*nn.Linear { return []*nn.Linear{a.q, a.k, a.v} }
+
+// smooth: scales between v and o exist only where every query head has a value
+// head of its own.
+func (a *attention) smooth() []Pair {
+	if a.spec.H != a.spec.K {
+		return nil
+	}
+	return []Pair{{Prev: a.v, Next: []*nn.Linear{a.o}, Part: alone(a.o)}}
+}
+
+// attend is attention up to the input of o.
+func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
+	q := a.placed(t, a.q.Forward(t, x), a.qNorm, s)
+	k := a.placed(t, a.k.Forward(t, x), a.kNorm, s)
+	v := a.v.Forward(t, x)
+	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, Window: a.spec.Window}
+	var o *autograd.Tensor
+	if s.cache != nil {
+		kv := s.cache.kept[a.seat].(*keysValues)
+		t.CacheAppend(&kv.KV, k, v, s.slot, s.pos)
+		o = t.CacheAttention(q, &kv.KV, s.slot, s.pos, at)
+	} else {
+		o = t.Attention(q, k, v, at)
+	}
+	t.Done(q, k, v)
+	return o
+}
+
+// placed is a query or key with its norm and its position.
+func (a *attention) placed(t *autograd.Tape, x *autograd.Tensor, norm *nn.Norm, s *State) *autograd.Tensor {
+	if norm != nil {
+		raw := x
+		x = norm.Forward(t, raw)
+		t.Done(raw)
+	}
+	if a.spec.Rope == arch.NoRope {
+		return x
+	}
+	table := s.Ropes[a.spec.Rope]
+	return t.Rope(x, table, autograd.RopeSpec{D: a.spec.D, Rot: 2 * table.Shape[1], Pairs: a.spec.Pairs})
+}
+
+// keysValues are the keys and values of a cache. What lies behind a slot's
+// length is not read, so that shortening a slot takes no work.
+type keysValues struct {
+	kernels.KV
+	dev kernels.Backend
+}
+
+// remember makes the mixer's part of a cache: keys and values in float32.
+func (a *attention) remember(dev kernels.Backend, slots, max int) (memory, error) {
+	kv := &keysValues{kernels.KV{Slots: slots, Max: max, K: a.spec.K, Dk: a.spec.D}, dev}
+	for _, b := range []*kernels.Buffer{&kv.Keys, &kv.Values} {
+		var err error
+		if *b, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), slots*max*a.spec.K*a.spec.D); err != nil {
+			*b = nil
+			kv.free()
+			return nil, err
+		}
+	}
+	return kv, nil
+}
+
+func (kv *keysValues) truncate(_, n int) int { return n }
+
+func (kv *keysValues) free() {
+	kv.dev.Free(kv.Keys)
+	kv.dev.Free(kv.Values)
+}

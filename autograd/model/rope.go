@@ -1,0 +1,61 @@
+package model
+
+import (
+	"math"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+)
+
+// angles uploads the model's tables of angles for tokens at positions pos of
+// sequences of lengths span.
+func (m *Model) angles(t *autograd.Tape, pos, span []int32) []*autograd.Tensor {
+	out := make([]*autograd.Tensor, len(m.ropes))
+	for i := range m.ropes {
+		r := &m.ropes[i]
+		out[i] = t.Upload(r.rows(pos, span), len(pos), r.spec.Dim/2, 2)
+	}
+	return out
+}
+
+// ropeTable makes cosines and sines on the host in float64 and keeps those
+// that depend on the position alone.
+type ropeTable struct {
+	spec arch.RopeSpec
+	freq []float64
+	mag  float64
+	kept []float32 // [positions, Dim/2, 2]
+}
+
+// rows returns [N, Dim/2, 2] for tokens at positions pos of sequences of
+// lengths span. Dynamic scaling sees each sequence as if it were alone.
+func (r *ropeTable) rows(pos, span []int32) []float32 {
+	out, dim := make([]float32, 0, len(pos)*r.spec.Dim), r.spec.Dim
+	if r.spec.Type == "dynamic" {
+		for i, p := range pos {
+			if i == 0 || span[i] != span[i-1] {
+				r.freq, r.mag = r.spec.Angles(int(span[i]))
+			}
+			out = r.append(out, int(p))
+		}
+		return out
+	}
+	if r.freq == nil {
+		r.freq, r.mag = r.spec.Angles(0)
+	}
+	for _, p := range pos {
+		for len(r.kept) < (int(p)+1)*dim {
+			r.kept = r.append(r.kept, len(r.kept)/dim)
+		}
+		out = append(out, r.kept[int(p)*dim:(int(p)+1)*dim]...)
+	}
+	return out
+}
+
+func (r *ropeTable) append(out []float32, pos int) []float32 {
+	for _, f := range r.freq {
+		sin, cos := math.Sincos(float64(pos) * f)
+		out = append(out, float32(cos*r.mag), float32(sin*r.mag))
+	}
+	return out
+}

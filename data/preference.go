@@ -1,0 +1,162 @@
+package data
+
+import (
+	"reflect"
+	"unicode/utf8"
+
+	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/rows"
+	"github.com/tunekit/tunekit/formats/fail"
+)
+
+// convertPreference makes two samples of a row with two answers to a prompt:
+// the chosen one, then the rejected one. Answers are text or messages. Without
+// a prompt of their kind it is what both begin with, as in TRL; where messages
+// have nothing in common, a prompt that is text is what the user says.
+func convertPreference(c columns, row *jinja.Dict) ([]sample, error) {
+	chosen, err := c.answer(row, "chosen")
+	if err != nil {
+		return nil, err
+	}
+	rejected, err := c.answer(row, "rejected")
+	if err != nil {
+		return nil, err
+	}
+	if (chosen.messages == nil) != (rejected.messages == nil) {
+		return nil, bad(c.name(row, "rejected"), "chosen is %s, rejected %s: both must be text or both messages", chosen, rejected)
+	}
+	if reflect.DeepEqual(chosen, rejected) {
+		return nil, bad(c.name(row, "rejected"), "is the same as chosen: there is nothing to prefer")
+	}
+	var prompt answer
+	if c.get(row, "prompt") != nil {
+		if prompt, err = c.answer(row, "prompt"); err != nil {
+			return nil, err
+		}
+	}
+	if chosen.messages == nil {
+		return c.textPair(row, prompt, chosen.text, rejected.text)
+	}
+	return c.chatPair(row, prompt, chosen.messages, rejected.messages)
+}
+
+// checkPreference refuses what cannot be learned from preference rows, of which
+// row is one.
+func (in *ingest) checkPreference(f input, row *jinja.Dict) error {
+	c := columns(f.source.Columns)
+	switch {
+	case !c.has(row, "chosen"):
+		return fail.Usagef(f.path, "a row needs a chosen and a rejected answer; type: prompt_completion leaves the label out",
+			"holds preference rows of one answer and a label, which cannot be trained on yet")
+	case in.o.Overflow == "split":
+		return fail.Usagef(in.o.Name, "overflow: truncate or drop", "overflow: split would part the answers of the preference rows in %s", f.path)
+	case in.o.TrainOn == "all":
+		return fail.Usagef(in.o.Name, "leave train_on out", "train_on: all would compare prompts: of the preference rows in %s only answers are", f.path)
+	}
+	return nil
+}
+
+// answer is a prompt or an answer: text or, where messages is not nil, messages.
+type answer struct {
+	text     string
+	messages []chat.Message
+}
+
+func (a answer) String() string {
+	if a.messages == nil {
+		return "text"
+	}
+	return "messages"
+}
+
+func (c columns) answer(row *jinja.Dict, ours string) (answer, error) {
+	v, name := c.get(row, ours), c.name(row, ours)
+	if s, ok := v.(string); ok {
+		if m, err := c.messages(name, s); err == nil { // the JSON text of some
+			return answer{messages: m}, nil
+		}
+		return answer{text: s}, nil
+	}
+	if _, ok := v.([]any); !ok {
+		return answer{}, bad(name, "is %s, neither text nor messages", rows.KindOf(v))
+	}
+	m, err := c.messages(name, v)
+	return answer{messages: m}, err
+}
+
+// textPair are the samples of answers that are text.
+func (c columns) textPair(row *jinja.Dict, prompt answer, chosen, rejected string) ([]sample, error) {
+	if prompt.messages != nil {
+		return nil, bad(c.name(row, "prompt"), "is messages, the answers are text: all must be text or all messages")
+	}
+	if c.get(row, "prompt") == nil {
+		n := commonText(chosen, rejected)
+		prompt.text, chosen, rejected = chosen[:n], chosen[n:], rejected[n:]
+	}
+	switch "" {
+	case chosen:
+		return nil, bad(c.name(row, "chosen"), "is empty")
+	case rejected:
+		return nil, bad(c.name(row, "rejected"), "is empty")
+	}
+	return []sample{{prompt: prompt.text, completion: chosen, plain: true}, {prompt: prompt.text, completion: rejected, plain: true}}, nil
+}
+
+// commonText is the length of the prompt that two texts begin with: what they
+// have in common but the last character of the shorter one, without a space at
+// its end.
+func commonText(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) {
+		r, size := utf8.DecodeRuneInString(a[n:])
+		if other, _ := utf8.DecodeRuneInString(b[n:]); other != r || n+size >= min(len(a), len(b)) {
+			break
+		}
+		n += size
+	}
+	if n > 0 && a[n-1] == ' ' {
+		n--
+	}
+	return n
+}
+
+// chatPair are the samples of answers that are messages.
+func (c columns) chatPair(row *jinja.Dict, prompt answer, chosen, rejected []chat.Message) ([]sample, error) {
+	n := 0
+	for n+1 < min(len(chosen), len(rejected)) && reflect.DeepEqual(chosen[n], rejected[n]) {
+		n++
+	}
+	before := chosen[:n:n]
+	switch {
+	case prompt.messages != nil && (n < len(prompt.messages) || !reflect.DeepEqual(before[:len(prompt.messages)], prompt.messages)):
+		before, n = prompt.messages, 0 // else the answers repeat it
+	case n == 0 && prompt.text != "":
+		before = []chat.Message{chat.NewMessage("user", prompt.text)}
+	}
+	tools, err := c.tools(row)
+	if err != nil {
+		return nil, err
+	}
+	var out []sample
+	for _, answer := range [][]chat.Message{chosen[n:], rejected[n:]} {
+		conv := &chat.Conversation{Messages: append(before[:len(before):len(before)], answer...), Tools: tools}
+		s := sample{chat: conv, frozen: turns(before)}
+		if err := checkConversation(conv, s.frozen); err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// fitPair makes the samples of a row with two answers: both or, where one does
+// not fit, none.
+func fitPair(ref RowRef, chosen, rejected encoded, limit int, overflow string) fitted {
+	a, b := fit(ref, chosen, limit, overflow), fit(ref, rejected, limit, overflow)
+	f := fitted{id: mix64(a.id) ^ b.id, all: a.all + b.all, head: a.head + b.head}
+	if len(a.parts) > 0 && len(b.parts) > 0 {
+		f.parts, f.kept, f.together = append(a.parts, b.parts...), a.kept+b.kept, true
+	}
+	return f
+}

@@ -1,0 +1,138 @@
+package data
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/data/rows"
+)
+
+// encodePair converts and encodes the two answers of a JSON row.
+func encodePair(t *testing.T, row string) ([]encoded, error) {
+	t.Helper()
+	d := parseRow(t, []byte(row))
+	if kind, err := detect("a.jsonl", nil, d); err != nil || kind != typePreference {
+		t.Fatalf("%s: type %q, %v", row, kind, err)
+	}
+	samples, err := convertPreference(nil, d)
+	if err != nil {
+		return nil, err
+	}
+	o := Options{Datasets: []Source{{Path: "a.jsonl"}}}
+	if err := o.Fill(); err != nil {
+		t.Fatal(err)
+	}
+	e := newEncoding(&o, sharedTokenizer(t, "qwen3"), nil)
+	e.tmpl = chatML{}
+	out := make([]encoded, len(samples))
+	for i, s := range samples {
+		if out[i], err = e.encode(s); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// TestPreferenceForms: each of TRL's forms of a pair has the tokens and the
+// supervision of two rows of prompt and completion.
+func TestPreferenceForms(t *testing.T) {
+	const u, sys = `{"role":"user","content":"q"}`, `{"role":"system","content":"S"}`
+	say := func(s string) string { return `{"role":"assistant","content":"` + s + `"}` }
+	chat := [2]string{`{"prompt":[` + u + `],"completion":[` + say("a") + `]}`, `{"prompt":[` + u + `],"completion":[` + say("b") + `]}`}
+	long := [2]string{`{"prompt":[` + sys + `,` + u + `,` + say("x") + `,` + u + `],"completion":[` + say("a") + `]}`,
+		`{"prompt":[` + sys + `,` + u + `,` + say("x") + `,` + u + `],"completion":[` + say("b") + `,` + u + `,` + say("c") + `]}`}
+	text := [2]string{`{"prompt":"The sky is","completion":" blue."}`, `{"prompt":"The sky is","completion":" green."}`}
+	for _, c := range []struct {
+		row  string
+		want [2]string
+	}{
+		{`{"prompt":"The sky is","chosen":" blue.","rejected":" green."}`, text},
+		{`{"chosen":"The sky is blue.","rejected":"The sky is green."}`, text},
+		{`{"prompt":null,"chosen":"The sky is blue.","rejected":"The sky is green."}`, text},
+		{`{"prompt":"","chosen":"blue","rejected":"blau"}`, [2]string{`{"prompt":"","completion":"blue"}`, `{"prompt":"","completion":"blau"}`}},
+		{`{"chosen":"ab","rejected":"abc"}`, [2]string{`{"prompt":"a","completion":"b"}`, `{"prompt":"a","completion":"bc"}`}},
+		{`{"prompt":"q","chosen":"[{\"a\":1}]","rejected":"[]"}`, [2]string{`{"prompt":"q","completion":"[{\"a\":1}]"}`, `{"prompt":"q","completion":"[]"}`}},
+		{`{"prompt":[` + u + `],"chosen":[` + say("a") + `],"rejected":[` + say("b") + `]}`, chat},
+		{`{"chosen":[` + u + `,` + say("a") + `],"rejected":[` + u + `,` + say("b") + `]}`, chat},
+		{`{"prompt":"q","chosen":[` + u + `,` + say("a") + `],"rejected":[` + u + `,` + say("b") + `]}`, chat},
+		{`{"prompt":"q","chosen":[` + say("a") + `],"rejected":[` + say("b") + `]}`, chat},
+		{`{"prompt":[` + u + `],"chosen":[` + u + `,` + say("a") + `],"rejected":[` + u + `,` + say("b") + `]}`, chat},
+		{`{"chosen":[` + sys + `,` + u + `,` + say("x") + `,` + u + `,` + say("a") + `],"rejected":[` + sys + `,` + u + `,` + say("x") + `,` + u + `,` + say("b") + `,` + u + `,` + say("c") + `]}`, long},
+		{`{"prompt":[` + sys + `,` + u + `,` + say("x") + `,` + u + `],"chosen":[` + say("a") + `],"rejected":[` + say("b") + `,` + u + `,` + say("c") + `]}`, long},
+	} {
+		got, err := encodePair(t, c.row)
+		if err != nil {
+			t.Errorf("%s: %v", c.row, err)
+			continue
+		}
+		for i := range got {
+			_, want, err := chatRow(t, c.want[i], Options{Datasets: []Source{{Path: "a.jsonl"}}}, chatML{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got[i].ids, want.ids) || !slices.Equal(got[i].loss, want.loss) {
+				tok := sharedTokenizer(t, "qwen3")
+				t.Errorf("%s: answer %d is %q learning %q, want %q learning %q", c.row, i, tok.Decode(got[i].ids, false), supervisedText(tok, got[i]),
+					tok.Decode(want.ids, false), supervisedText(tok, want))
+			}
+		}
+	}
+}
+
+// TestPreferenceErrors: what no pair can be made of is an error of the row.
+func TestPreferenceErrors(t *testing.T) {
+	for row, want := range map[string]string{
+		`{"prompt":"q","chosen":"a","rejected":"a"}`:                                            "rejected: is the same as chosen",
+		`{"prompt":"q","chosen":"a","rejected":""}`:                                             "rejected: is empty",
+		`{"prompt":"q","chosen":"","rejected":"b"}`:                                             "chosen: is empty",
+		`{"prompt":"q","chosen":"a","rejected":1}`:                                              "rejected: is a number",
+		`{"prompt":"q","chosen":"a","rejected":[{"role":"assistant","content":"b"}]}`:           "chosen is text, rejected messages",
+		`{"prompt":[{"role":"user","content":"q"}],"chosen":"a","rejected":"b"}`:                "prompt: is messages, the answers are text",
+		`{"chosen":[{"role":"user","content":"q"}],"rejected":[{"role":"user","content":"r"}]}`: "no assistant message",
+		`{"chosen":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],"rejected":[{"role":"user","content":"q"},{"role":"x","content":"r"}]}`: `role "x" is not known`,
+	} {
+		_, err := encodePair(t, row)
+		var bad *rows.RowError
+		if !errors.As(err, &bad) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", row, err, want)
+		}
+	}
+}
+
+// TestCommonText: TRL's rule, on characters.
+func TestCommonText(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{
+		{"The sky is blue.", "The sky is green.", 10}, {"ab", "abc", 1}, {"a", "b", 0}, {"", "x", 0}, {"é1", "é2", 2}, {"é", "è", 0}, {" a", " b", 0}, {"x y z", "x y q", 3},
+	} {
+		if got := commonText(c.a, c.b); got != c.want {
+			t.Errorf("%q and %q have a prompt of %d bytes, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}
+
+// TestFitPair: both answers or none.
+func TestFitPair(t *testing.T) {
+	row := func(n int32) encoded { return encoded{ids: make([]int32, n), loss: [][2]int32{{4, n}}} }
+	for _, c := range []struct {
+		a, b     int32
+		overflow string
+		parts    int
+		all      int64
+		kept     int64
+	}{
+		{8, 6, "drop", 2, 6, 6}, {8, 12, "drop", 0, 12, 0}, {12, 8, "drop", 0, 12, 0}, {12, 8, "truncate", 2, 12, 10}, {8, 8, "error", 2, 8, 8}, {12, 8, "error", 0, 12, 0},
+	} {
+		f := fitPair(RowRef{}, row(c.a), row(c.b), 10, c.overflow)
+		if len(f.parts) != c.parts || f.all != c.all || f.kept != c.kept || f.together != (c.parts > 0) {
+			t.Errorf("%d and %d tokens, %s: %+v", c.a, c.b, c.overflow, f)
+		}
+	}
+	if fitPair(RowRef{}, row(8), row(6), 10, "drop").id == fitPair(RowRef{}, row(6), row(8), 10, "drop").id {
+		t.Error("a pair and its reverse have one hash")
+	}
+}

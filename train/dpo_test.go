@@ -1,0 +1,305 @@
+package train
+
+import (
+	"context"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/lora"
+)
+
+// preferences are the reference's pairs and what it computed for them.
+type preferences struct {
+	Prompts, Chosen, Rejected [][]int32
+	Cases                     []struct {
+		Name     string
+		Loss     float64
+		GradNorm float64 `json:"grad_norm"`
+		Beta     float64
+		Metrics  map[string]float64
+	}
+}
+
+// pairs are the samples: chosen, then rejected.
+func (p *preferences) pairs() []data.Example {
+	var out []data.Example
+	for i, prompt := range p.Prompts {
+		for k, answer := range [][]int32{p.Chosen[i], p.Rejected[i]} {
+			e := data.Example{ID: uint64(2*i + k), IDs: append(prompt[:len(prompt):len(prompt)], answer...), Group: uint32(i + 1)}
+			e.Loss = [][2]int32{{int32(len(prompt)), int32(len(e.IDs))}}
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// goldenPairs is a job on the reference's pairs with its trained adapter.
+func goldenPairs(t *testing.T, c Config) (Job, *preferences) {
+	t.Helper()
+	var p preferences
+	readJSON(t, filepath.Join(testdir.Shared(t, "golden/train/prefs"), "prefs.json"), &p)
+	dir := testdir.Shared(t, "golden/train/lora")
+	src, err := arch.Open(filepath.Join(dir, "base-llama"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { src.Close() })
+	m, err := model.Load(device(t), src, model.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	c.LoRA.InitFrom, c.DType, c.SaveSteps = filepath.Join(dir, "lora/adapter"), "f32", Every{Steps: 1000}
+	if c, err = c.Resolve(1); err != nil {
+		t.Fatal(err)
+	}
+	ad, err := lora.Start(m, c.LoRA, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ad.Close)
+	return Job{Config: c, Model: m, Adapter: ad, Train: data.InMemory(p.pairs()...), MaxLength: 256, Packing: "none", Dir: t.TempDir()}, &p
+}
+
+// TestGoldenDPO compares loss, metrics and gradients of the reference's pairs,
+// at once and pair by pair.
+func TestGoldenDPO(t *testing.T) {
+	grads := arrays(t, filepath.Join(testdir.Shared(t, "golden/train/prefs"), "grads.safetensors"))
+	found := 0
+	for _, micro := range []int{3, 1} {
+		for _, beta := range []float64{0.1, 0.5} {
+			j, p := goldenPairs(t, Config{Objective: "dpo", Beta: &beta, MicroBatchSize: micro, GradientAccumulationSteps: 3 / micro})
+			for _, want := range p.Cases {
+				if !strings.HasPrefix(want.Name, "dpo_sigmoid_b") || want.Beta != beta {
+					continue
+				}
+				found++
+				compareCase(t, j, want.Name, want.Loss, want.GradNorm, want.Metrics, grads)
+			}
+		}
+	}
+	if found != 4 {
+		t.Errorf("%d cases were compared", found)
+	}
+}
+
+func compareCase(t *testing.T, j Job, name string, loss, norm float64, metrics map[string]float64, grads map[string][]float32) {
+	t.Helper()
+	r, err := begin(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.end()
+	s, err := r.loader.Step(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := r.gradients(context.Background(), s, r.count(s.Micro))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := math.Abs(m.Loss - loss); !(d <= 1e-5) {
+		t.Errorf("%s: loss %v, want %v", name, m.Loss, loss)
+	}
+	if d := math.Abs(m.GradNorm/norm - 1); !(d <= 1e-4) {
+		t.Errorf("%s: gradient norm %v, want %v", name, m.GradNorm, norm)
+	}
+	if len(m.Objective) != 6 {
+		t.Errorf("%s: metrics %v", name, m.Objective)
+	}
+	for _, v := range m.Objective {
+		want, ok := metrics[v.Name]
+		if d := math.Abs(v.V - want); !ok || !(d <= 1e-5*max(1, math.Abs(want))) {
+			t.Errorf("%s: %s is %v, want %v", name, v.Name, v.V, want)
+		}
+	}
+	compared := 0
+	for _, q := range r.opt.params {
+		want, ok := grads[name+"."+q.Name]
+		if !ok {
+			continue
+		}
+		compared++
+		diff, size := 0.0, 0.0
+		for i, v := range values(t, r.dev, q.Grad) {
+			diff += (float64(v) - float64(want[i])) * (float64(v) - float64(want[i]))
+			size += float64(want[i]) * float64(want[i])
+		}
+		if d := math.Sqrt(diff / size); !(d <= 1e-4) {
+			t.Errorf("%s: gradient of %s differs by %.2g", name, q.Name, d)
+		}
+	}
+	if compared != 2 {
+		t.Errorf("%s: %d gradients were compared", name, compared)
+	}
+}
+
+// TestDPO: training on pairs raises the margin from zero, validates on pairs,
+// and goes on after an interruption with the same bits.
+func TestDPO(t *testing.T) {
+	j := pairsJob(t)
+	losses(t, j)
+	steps, evals, err := ReadMetrics(filepath.Join(j.Dir, MetricsFile))
+	if err != nil || len(steps) != 12 || len(evals) == 0 {
+		t.Fatalf("%d steps, %d validations, %v", len(steps), len(evals), err)
+	}
+	value := func(v Values, name string) float64 {
+		for _, x := range v {
+			if x.Name == name {
+				return x.V
+			}
+		}
+		t.Fatalf("no %s in %v", name, v)
+		return 0
+	}
+	first, last := steps[0], steps[11]
+	if !(math.Abs(first.Loss-math.Ln2) < 1e-6) || !(math.Abs(value(first.Objective, "rewards/margins")) < 1e-5) {
+		t.Errorf("a new adapter begins with loss %v and %v", first.Loss, first.Objective)
+	}
+	if !(last.Loss < 0.5) || value(last.Objective, "rewards/accuracies") != 1 || !(value(last.Objective, "rewards/margins") > 0.5) {
+		t.Errorf("ends with loss %v and %v", last.Loss, last.Objective)
+	}
+	if e := evals[len(evals)-1]; e.Perplexity != 0 || len(e.Objective) != 6 {
+		t.Errorf("validation %+v", e)
+	}
+	again := pairsJob(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	again.Progress = func(p Progress) {
+		if p.Step == 5 {
+			cancel()
+		}
+	}
+	if _, err := Run(ctx, again); fail.Code(err) != int(fail.Interrupted) {
+		t.Fatalf("error %v", err)
+	}
+	third := pairsJob(t)
+	third.Dir = again.Dir
+	losses(t, third)
+	if hash(t, third) != hash(t, j) || curveOf(t, third.Dir) != curveOf(t, j.Dir) {
+		t.Error("an interruption changes the result")
+	}
+}
+
+// TestReferenceRounds: with bf16, too, a new adapter begins with no reward at
+// all, in training and when measuring.
+func TestReferenceRounds(t *testing.T) {
+	j := pairsJob(t)
+	j.Config.DType, j.Config.MaxSteps = "bf16", 1
+	r, err := begin(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.end()
+	s, err := r.loader.Step(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, total := range []int64{1, 0} {
+		score, err := r.pass(&s.Micro[0], total)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := float64(r.count(s.Micro[:1])); score.Loss != n*math.Ln2 || score.Values[0].V != 0 || score.Values[1].V != 0 {
+			t.Errorf("of %d units: %+v", total, score)
+		}
+	}
+}
+
+// TestReferenceMemory: the pass of the reference keeps nothing for a gradient.
+func TestReferenceMemory(t *testing.T) {
+	var peaks []int64
+	for _, training := range []bool{false, true} {
+		j := pairsJob(t)
+		r, err := begin(j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.end()
+		s, err := r.loader.Step(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.reference(&s.Micro[0], training); err != nil {
+			t.Fatal(err)
+		}
+		peaks = append(peaks, r.dev.Info().Mem.Peak[kernels.Activations])
+	}
+	if peaks[0] == 0 || peaks[1] > peaks[0]*5/4 { // a norm's input lives until its result is read
+		t.Errorf("%d bytes when measuring, %d in training", peaks[0], peaks[1])
+	}
+}
+
+// pairsJob is smallJob on pairs whose chosen answers are of other letters than
+// the rejected ones.
+func pairsJob(t *testing.T) Job {
+	t.Helper()
+	j := smallJob(t, t.TempDir())
+	c := Config{Objective: "dpo", MaxSteps: 12, GradientAccumulationSteps: 2, LearningRate: ptr(1e-2), DType: "f32",
+		SaveSteps: Every{Steps: 2}, EvalSteps: Every{Steps: 5}, LoRA: lora.Config{R: 4}}
+	var err error
+	if j.Config, err = c.Resolve(7); err != nil {
+		t.Fatal(err)
+	}
+	j.Adapter.Close()
+	if j.Adapter, err = lora.Apply(j.Model, j.Config.LoRA, 7); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(j.Adapter.Close)
+	var ex []data.Example
+	for i := range 20 {
+		chosen, rejected := sample(uint64(i)), sample(uint64(i))
+		half := len(chosen.IDs) / 2
+		for k := half; k < len(chosen.IDs); k++ {
+			chosen.IDs[k], rejected.IDs[k] = 97+chosen.IDs[k]%8, 110+rejected.IDs[k]%8
+		}
+		rejected.ID += 100
+		chosen.Group, rejected.Group = uint32(i+1), uint32(i+1)
+		ex = append(ex, chosen, rejected)
+	}
+	j.MaxLength = 128
+	j.Train, j.Val = data.InMemory(ex[:32]...), data.InMemory(ex[32:]...)
+	return j
+}
+
+// TestPairsOnly: single samples, groups for an objective of single samples, full
+// training and weights trained in place are refused.
+func TestPairsOnly(t *testing.T) {
+	refused := func(what string, err error, words string) {
+		t.Helper()
+		if fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: error %v, want %q", what, err, words)
+		}
+	}
+	run := func(change func(*Job)) error {
+		j := pairsJob(t)
+		change(&j)
+		_, err := Run(context.Background(), j)
+		return err
+	}
+	single := smallJob(t, "")
+	refused("single samples", run(func(j *Job) { j.Train = single.Train }), "learns from 2 answers to a prompt")
+	refused("single validation", run(func(j *Job) { j.Val = single.Val }), "learns from 2 answers to a prompt")
+	refused("sft on pairs", run(func(j *Job) { j.Config.Objective = "sft" }), "would learn the rejected answers too")
+	refused("bias", run(func(j *Job) {
+		j.Adapter.Close()
+		ad, err := lora.Apply(j.Model, lora.Config{R: 4, Bias: "all"}, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(ad.Close)
+		j.Adapter = ad
+	}), "is trained in its place")
+	_, err := Config{Objective: "dpo", Adapter: "none"}.Resolve(1)
+	refused("full training", err, "leaves nothing to compare with")
+	_, err = Config{Beta: ptr(0.2)}.Resolve(1)
+	refused("beta of sft", err, "beta belongs to objective: dpo, not sft")
+}

@@ -147,3 +147,6 @@ func (k Kinds) Keys(section string) []schema.Key {
 	}
 	return schema.Keys(k.stageForm(), section)
 }
+
+// Sections lists what Keys knows below a stage, kind by kind.
+func (k Kinds) Sections() []string { return schema.Sections(k.stageForm()) }

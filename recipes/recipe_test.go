@@ -113,7 +113,7 @@ func TestSchema(t *testing.T) {
 			t.Errorf("schema lacks %s", k.Name)
 		}
 	}
-	for _, section := range []string{"", "ingest", "train", "train.lora", "merge", "quantize", "export", "eval", "ingest.datasets"} {
+	for _, section := range append([]string{""}, stages.All.Sections()...) {
 		for _, k := range stages.All.Keys(section) {
 			if k.Doc == "" {
 				t.Errorf("%s.%s has no doc", section, k.Name)
@@ -126,7 +126,7 @@ func TestSchema(t *testing.T) {
 	if stages.All.Keys("train.nosuch") != nil {
 		t.Error("keys of a section that does not exist")
 	}
-	for _, section := range []string{"", "ingest", "train", "train.lora", "merge", "quantize", "export", "eval"} {
+	for _, section := range append([]string{""}, stages.All.Sections()...) {
 		for _, own := range stages.All.Keys(section) {
 			if _, _, ok := schema.Foreign(own.Name); ok {
 				t.Errorf("%s is called foreign but is a key of %q", own.Name, section)

@@ -36,6 +36,26 @@ func Keys(t reflect.Type, section string) []Key {
 	return out
 }
 
+// Sections lists the sections of a struct that Keys knows, in order: "lora",
+// "lora.x".
+func Sections(t reflect.Type) []string {
+	var out []string
+	for _, k := range Keys(t, "") {
+		if Keys(t, k.Name) == nil {
+			continue
+		}
+		out = append(out, k.Name)
+		f := Fields(t)[k.Name].Type
+		for f.Kind() == reflect.Pointer || f.Kind() == reflect.Slice || f.Kind() == reflect.Map {
+			f = f.Elem()
+		}
+		for _, below := range Sections(f) {
+			out = append(out, k.Name+"."+below)
+		}
+	}
+	return out
+}
+
 // typeNames are the forms of this package's own types; others say theirs in the
 // tag type.
 var typeNames = map[reflect.Type]string{

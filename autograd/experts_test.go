@@ -24,7 +24,7 @@ func moe(t *autograd.Tape, x *autograd.Tensor, router, w1, b1, w2 *autograd.Para
 	in := t.Rows(x, r.Token)
 	h := t.ExpertLinear(in, r, w1, b1, ad)
 	t.Done(in)
-	a := t.Act(kernels.SiLU, h, nil)
+	a := t.Act(autograd.ActSpec{}, h, nil)
 	t.Done(h)
 	out := t.ExpertLinearWide(a, r, w2, nil)
 	t.Done(a)

@@ -170,7 +170,7 @@ func (l *layers) vector(name string) *autograd.Param {
 // mlp is x + down(silu(gate)·up) of the normalised x.
 func (l *layers) mlp(x *autograd.Tensor, norm, mlp string, offset float64, eps float32) *autograd.Tensor {
 	n := l.norm(x, norm, offset, eps)
-	a := l.Act(kernels.SiLU, l.linear(n, mlp+".gate_proj"), l.linear(n, mlp+".up_proj"))
+	a := l.Act(autograd.ActSpec{}, l.linear(n, mlp+".gate_proj"), l.linear(n, mlp+".up_proj"))
 	return l.Add(x, l.linear(a, mlp+".down_proj"), 1, 1)
 }
 
@@ -304,7 +304,7 @@ func TestPhiMoELayer(t *testing.T) {
 	l.at += "block_sparse_moe."
 	r := l.Route(l.linear(n, "gate"), kernels.RouteArgs{Kind: kernels.RouteSparsemixer, K: 2, Jitter: 0.2})
 	in := l.Rows(n, r.Token)
-	out := l.experts(l.Act(kernels.SiLU, l.experts(in, r, "w1"), l.experts(in, r, "w3")), r, "w2")
+	out := l.experts(l.Act(autograd.ActSpec{}, l.experts(in, r, "w1"), l.experts(in, r, "w3")), r, "w2")
 	l.same(l.Add(x, l.Combine(out, r.Place, r.Weight), 1, 1), "1")
 }
 
@@ -400,7 +400,7 @@ func (l *layers) mamba2(x *autograd.Tensor, keep func(name string, p *autograd.P
 		inner := groups * h * p
 		y := l.SSMScan(conv(".x"+as, g*h*p, h*p), conv(".b"+as, inner+g*s, s), conv(".c"+as, inner+(groups+g)*s, s), in(2*inner+2*groups*s+g*h, h),
 			autograd.SSMSpec{H: h, P: p, G: 1, S: s, Seq: l.seq, ALog: vector("A_log", "."+as, g*h, h), DtBias: vector("dt_bias", "."+as, g*h, h), D: vector("D", "."+as, g*h, h)})
-		y = l.Act(kernels.SiLU, in(g*h*p, h*p), y)
+		y = l.Act(autograd.ActSpec{}, in(g*h*p, h*p), y)
 		y = l.Norm(y, autograd.NormSpec{W: vector("norm.weight", as, g*h*p, h*p), Eps: 1e-5})
 		var cols []float32
 		for row := range slices.Chunk(l.array("mixer.out_proj.weight"), inner) {

@@ -83,7 +83,9 @@ func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
 // NormSpec is what a norm needs beside its input.
 type NormSpec struct {
 	Kind    kernels.NormKind
-	W, Bias *Param // [C] f32; nil: 1 and 0
+	W, Bias *Param  // [C] f32, or [Heads, C]; nil: 1 and 0
+	Heads   int     // > 1: row n is of head n mod Heads
+	Offset  float32 // of the weights: W is used as Offset + W
 	Eps     float32
 }
 
@@ -91,7 +93,7 @@ type NormSpec struct {
 func (s NormSpec) width(x *Tensor) int {
 	c := x.Cols()
 	if s.W != nil {
-		c = s.W.Len()
+		c = s.W.Len() / max(s.Heads, 1)
 	}
 	if x.Cols()%c != 0 {
 		panic(fmt.Sprintf("autograd: norm %s of %d elements: x %v", s.W.Name, c, x.Shape))
@@ -100,15 +102,7 @@ func (s NormSpec) width(x *Tensor) int {
 }
 
 func (s NormSpec) args(n, c int, x kernels.Buffer) *kernels.NormArgs {
-	return &kernels.NormArgs{Kind: s.Kind, N: n, C: c, X: x, W: s.W.buffer(), Bias: s.Bias.buffer(), Eps: s.Eps}
-}
-
-// statsLen is how many numbers a normalised row's statistics have.
-func (s NormSpec) statsLen() int {
-	if s.Kind == kernels.LayerNorm {
-		return 2
-	}
-	return 1
+	return &kernels.NormArgs{Kind: s.Kind, N: n, C: c, Heads: s.Heads, X: x, W: s.W.buffer(), Bias: s.Bias.buffer(), Offset: s.Offset, Eps: s.Eps}
 }
 
 // Norm normalises the rows of x [N, C], or each of the h heads of C elements
@@ -121,7 +115,7 @@ func (t *Tape) NormWide(x *Tensor, s NormSpec) *Tensor { return t.norm(x, s, dty
 func (t *Tape) norm(x *Tensor, s NormSpec, k dtype.Kind) *Tensor {
 	c := s.width(x)
 	n := x.Len() / c
-	y, stats := t.alloc(kernels.Activations, k, x.Rows(), x.Cols()), t.New(n, s.statsLen())
+	y, stats := t.alloc(kernels.Activations, k, x.Rows(), x.Cols()), t.New(n, s.Kind.StatsLen())
 	y.needs = x.needs || s.W.trains() || s.Bias.trains()
 	if xv := t.value(x); t.err == nil {
 		t.Dev.Norm(kernels.To(y.Data), kernels.Dst{}, stats.Data, s.args(n, c, xv))
@@ -135,7 +129,7 @@ func (t *Tape) AddNorm(res, x *Tensor, alpha float32, s NormSpec) (sum, y *Tenso
 	sameShape("add", res, x)
 	n, c := x.Rows(), x.Cols()
 	sum, y = t.New(n, c), t.alloc(kernels.Activations, t.between(), n, c)
-	stats := t.New(n, s.statsLen())
+	stats := t.New(n, s.Kind.StatsLen())
 	sum.needs = x.needs || res.needs
 	y.needs = sum.needs || s.W.trains() || s.Bias.trains()
 	if t.err == nil {
@@ -167,23 +161,35 @@ func (t *Tape) normed(x, y, stats *Tensor, s NormSpec) *Tensor {
 	}, x)
 }
 
+// ActSpec is an activation: its kind, how gates and ups lie, and its numbers.
+type ActSpec struct {
+	Kind   kernels.ActKind
+	Layout kernels.ActLayout
+	kernels.ActParams
+}
+
 // Act returns act(gate)·up, or act(gate) when up is nil: [N, F] each (SwiGLU:
-// Shazeer 2020, arXiv:2002.05202). The result is cheap.
-func (t *Tape) Act(kind kernels.ActKind, gate, up *Tensor) *Tensor {
+// Shazeer 2020, arXiv:2002.05202). Where the layout has both in gate, it is
+// [N, 2F]. The result is cheap.
+func (t *Tape) Act(s ActSpec, gate, up *Tensor) *Tensor {
 	saves := []*Tensor{gate}
 	needs, held := gate.needs, gate.kind
 	if up != nil {
 		sameShape("act", gate, up)
 		saves = append(saves, up)
 		needs = needs || up.needs
-		held = min(held, up.kind) // bf16 where both are
+		held = dtype.Wider(held, up.kind)
 		up.slope = up.kind
 	}
 	gate.slope = gate.kind
-	y := t.alloc(kernels.Activations, held, gate.Rows(), gate.Cols())
+	n, f := gate.Rows(), gate.Cols()
+	if s.Layout != kernels.Separate {
+		f /= 2
+	}
+	y := t.alloc(kernels.Activations, held, n, f)
 	y.needs, y.slope = needs, held
 	args := func() *kernels.ActArgs {
-		a := &kernels.ActArgs{Kind: kind, N: gate.Rows(), F: gate.Cols(), Gate: t.value(gate)}
+		a := &kernels.ActArgs{Kind: s.Kind, Layout: s.Layout, ActParams: s.ActParams, N: n, F: f, Gate: t.value(gate)}
 		if up != nil {
 			a.Up = t.value(up)
 		}
@@ -210,7 +216,7 @@ func (t *Tape) Add(a, b *Tensor, alpha, beta float32) *Tensor {
 	sameShape("add", a, b)
 	y := t.made(func(dst kernels.Buffer) {
 		if av, bv := t.value(a), t.value(b); t.err == nil {
-			t.Dev.Add(kernels.To(dst), av, bv, a.Len(), alpha, beta)
+			t.Dev.Add(kernels.To(dst), &kernels.AddArgs{N: a.Len(), A: av, B: bv, Alpha: alpha, Beta: beta})
 		}
 	}, []*Tensor{a, b}, dtype.F32, a.Shape...)
 	y.needs = a.needs || b.needs
@@ -226,7 +232,7 @@ func (t *Tape) Scale(x *Tensor, alpha float32) *Tensor {
 	y := t.New(x.Shape...)
 	y.needs = x.needs
 	if xv := t.value(x); t.err == nil {
-		t.Dev.Add(kernels.To(y.Data), xv, nil, y.Len(), alpha, 0)
+		t.Dev.Add(kernels.To(y.Data), &kernels.AddArgs{N: y.Len(), A: xv, Alpha: alpha})
 	}
 	t.record(y, nil, func() { t.pass(x, y, alpha) })
 	return y

@@ -285,10 +285,11 @@ func gradCases() []gradCase {
 				return y
 			},
 			func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
-				return t.Act(kernels.GELUTanh, x[0], nil)
+				return t.Act(autograd.ActSpec{Kind: kernels.GELUTanh}, x[0], nil)
 			}},
 		addNormCase(), shareCase(), mlpCase(),
 	}
+	cases = append(cases, elementwiseCases()...)
 	for _, k := range []kernels.NormKind{kernels.RMSNorm, kernels.LayerNorm} {
 		cases = append(cases, normCase(k))
 	}
@@ -403,7 +404,7 @@ func mlpCase() gradCase {
 			h := t.Norm(x[0], autograd.NormSpec{W: p[1], Eps: 1e-2})
 			g, u := t.Linear(h, p[2], nil), t.Linear(h, p[3], nil)
 			t.Done(h)
-			a := t.Act(kernels.SiLU, g, u)
+			a := t.Act(autograd.ActSpec{}, g, u)
 			t.Done(g, u)
 			d := t.Linear(a, p[4], nil)
 			t.Done(a)
@@ -423,7 +424,7 @@ func actCase(kind kernels.ActKind) gradCase {
 			return y
 		},
 		func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
-			return t.Act(kind, x[0], x[1])
+			return t.Act(autograd.ActSpec{Kind: kind}, x[0], x[1])
 		}}
 }
 

@@ -104,7 +104,7 @@ func TestStickyError(t *testing.T) {
 	tape.Fail(first)
 	tape.Fail(errors.New("second"))
 	y := tape.Linear(tape.Norm(x, autograd.NormSpec{Eps: 1e-3}), w, nil)
-	y = tape.Add(tape.Act(kernels.SiLU, y, y), tape.Scale(y, 3), 1, 1)
+	y = tape.Add(tape.Act(autograd.ActSpec{}, y, y), tape.Scale(y, 3), 1, 1)
 	y = tape.Attention(y, y, y, autograd.AttnSpec{H: 1, K: 1, Dk: 5, Seq: tape.Upload([]int32{0, 4}, 2)})
 	y = tape.Rope(y, tape.New(4, 2, 2), autograd.RopeSpec{D: 5, Rot: 4})
 	y = tape.Checkpoint([]*autograd.Tensor{y, y}, mixed(w))[1]
@@ -140,7 +140,7 @@ func TestPanics(t *testing.T) {
 		},
 		"another reader": func(t *autograd.Tape, x *autograd.Tensor) {
 			y := t.Scale(x, 2)
-			t.Act(kernels.SiLU, y, nil)
+			t.Act(autograd.ActSpec{}, y, nil)
 			t.Rope(y, t.New(2, 2, 2), autograd.RopeSpec{D: 5, Rot: 4})
 		},
 		"Tape.Key": func(t *autograd.Tape, x *autograd.Tensor) {

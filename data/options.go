@@ -69,6 +69,10 @@ type Options struct {
 	Vocab   int    `yaml:"-" json:"vocab,omitempty"`   // rows of the model's embedding; 0 when unknown
 	Name    string `yaml:"-" json:"-"`                 // of the stage, for messages; default "ingest"
 
+	// Beside is where the result will be saved: a temporary folder beside it takes
+	// the tokens that do not fit into HeldBytes. Empty keeps them in memory.
+	Beside string `yaml:"-" json:"-"`
+
 	// OnBad, when not nil, is told every bad row, in order.
 	OnBad func(BadRow) `yaml:"-" json:"-"`
 }

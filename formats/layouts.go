@@ -129,6 +129,9 @@ func ctLayout(p TensorPlan, prefix string) (layout, error) {
 	if err != nil {
 		return layout{}, err
 	}
+	if p.Act != (dtype.Type{}) {
+		return ctUnpacked(p, prefix, groups)
+	}
 	bits := int64(p.Type.Bits())
 	slots := []slot{
 		{role: "packed", name: prefix + ".weight_packed", dtype: "I32", shape: []int64{rows, (cols*bits + 31) / 32}},
@@ -149,11 +152,33 @@ func ctLayout(p TensorPlan, prefix string) (layout, error) {
 	}, nil
 }
 
+// ctUnpacked stores 8-bit codes as they are: what products in 8 bits read.
+func ctUnpacked(p TensorPlan, prefix string, groups int64) (layout, error) {
+	if p.Type.Kind != dtype.Int8 {
+		return layout{}, fmt.Errorf("%v weights have no product with activations of %v in compressed-tensors; W8A8 has", p.Type, p.Act)
+	}
+	slots := []slot{
+		{role: "int8", name: p.Name, dtype: "I8", shape: p.Shape},
+		{role: "scale", name: prefix + ".weight_scale", dtype: p.Type.Scale.Info().ST, shape: []int64{p.Shape[0], groups}},
+	}
+	if p.Type.Flags&dtype.Zero != 0 {
+		slots = append(slots, slot{role: "zero", name: prefix + ".weight_zero_point", dtype: "I8", shape: []int64{p.Shape[0], groups}})
+	}
+	return layout{
+		slots: slots,
+		out: func(m block.Raw) (parts, error) {
+			c, err := block.ExportCT(m, true)
+			return parts{"int8": c.Int8, "scale": c.Scale, "zero": c.ZeroPoint}, err
+		},
+		in: importCTInt8,
+	}, nil
+}
+
 // bnbLayout stores a 4-bit weight of bitsandbytes. float is the dtype the
 // consumer decodes to.
 func bnbLayout(p TensorPlan, float string) (layout, error) {
 	n, ok := product(p.Shape)
-	if !ok || p.Type.Kind != dtype.NF4 && p.Type.Kind != dtype.FP4 || p.Type.Group < 2 {
+	if !ok || !p.Type.Flat() || p.Type.Group < 2 {
 		return layout{}, fmt.Errorf("%v %v cannot be stored in a bitsandbytes folder", p.Type, p.Shape)
 	}
 	code := strings.ToLower(p.Type.Kind.String())

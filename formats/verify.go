@@ -126,7 +126,7 @@ func notFinite(t *Tensor, m block.Raw, row0 int) string {
 			}
 		}
 		return ""
-	case !k.Info().Float && !t.Type.Quantized():
+	case !k.IsFloat() && !t.Type.Quantized():
 		return ""
 	}
 	x := make([]float32, m.Cols)

@@ -12,17 +12,36 @@
 //
 // # Rules of every method
 //
-// Destination first. Activations, gradients and statistics are float32, row
-// major; x, y, u and their gradients in Linear, Norm's y and what Act, Rope and
-// Attention read and write may be bf16 as well, each by itself: such an operand
-// is widened, such a result rounded to nearest even after it was computed (and
-// added to what is there) in float32. A Dst says where a result goes and whether it is added to what is
-// there; the zero Dst is skipped, so a frozen weight costs nothing. An optional
-// Buffer that is absent is a nil interface (never a typed nil). Weights (Mat)
-// may have any storage type. Wrong shapes are programmer errors and panic.
-// Results depend on shapes and values alone: never on the number of threads,
-// free memory or a limit. Methods are called inside Device.Run; an error that
-// a method meets (a lost device) comes out of Run or Download.
+// Destination first, then one struct of operands where there are more than two.
+// Matrices are row major. A Dst says where a result goes and whether it is added
+// to what is there; the zero Dst is skipped, so a frozen weight costs nothing. An
+// optional Buffer that is absent is a nil interface (never a typed nil). Wrong
+// shapes and types are programmer errors and panic. Results depend on shapes and
+// values alone: never on the number of threads, free memory or a limit. Methods
+// are called inside Device.Run; an error that a method meets (a lost device)
+// comes out of Run or Download.
+//
+// # Types of operands
+//
+// Each operand has its type by itself. What is bf16 is widened as it is read; as
+// a result it is rounded to nearest even after it was computed, and added to what
+// is there, in float32.
+//
+//	operand                                          type
+//	activations and their gradients in Net           F32 or BF16
+//	keys and values of a KV                          F32 or BF16
+//	Add's operands and result                        F32, BF16 or F16
+//	weights, a Mat                                   any storage type
+//	weights of Conv1D and the scans                  F32, BF16 or F16
+//	norm weights, biases, Rel, Sinks                 F32
+//	gradients of weights                             F32
+//	states, statistics, angles, weights of Gather    F32
+//	log-probabilities, Coef                          F32
+//	ids, positions, offsets; Drop.Key                I32; I64
+//	all of Tools but what follows                    F32
+//	X and y of FakeQuant                             F32 or BF16
+//	results of RowStats                              F32, or F64 of SumXY and SumDiff
+//	codes of GPTQBlock; ids of Sample                U8; I32
 package kernels
 
 import (
@@ -129,7 +148,7 @@ type Drop struct {
 	Rows Buffer // [rows of the operand] int32: row r is of token Rows[r] and has its key; nil: row n is token n
 }
 
-// MemStats counts bytes by purpose.
+// MemStats counts bytes by purpose: in use now, and at most since ResetCounters.
 type MemStats struct{ Now, Peak [NumPurposes]int64 }
 
 // Total is the sum over all purposes that count against a limit.
@@ -147,10 +166,12 @@ func Total(v [NumPurposes]int64) int64 {
 type Info struct {
 	Name      string // "cpu", "cuda:0", "dry"
 	Level     string // kernel level, e.g. "avx512bf16"
+	Address   string // what results depend on beside their inputs, e.g. "cpu/avx512bf16": part of the address of every result
 	Threads   int
-	FastBF16  bool // a product of bf16 operands is clearly faster than one of f32
+	Limit     int64 // bytes over all counted purposes; 0: none
+	FastBF16  bool  // a product of bf16 operands is clearly faster than one of f32
 	Mem       MemStats
-	PeakTotal int64 // largest sum over all counted purposes at one moment
+	PeakTotal int64 // largest sum over all counted purposes at one moment since ResetCounters
 }
 
 // Use says what Load may do with the host bytes it is given.
@@ -171,9 +192,16 @@ type Backend interface {
 // Device owns memory and order.
 type Device interface {
 	Info() Info
+	// ResetCounters makes what is in use now the peak, so that one device can
+	// serve, and measure, several stages.
+	ResetCounters()
+	// Close gives everything back that the backend holds. Its buffers must not be
+	// used afterwards; to free one then does nothing.
+	Close()
 	// Alloc returns n elements with undefined contents. t must be a plain type.
 	Alloc(p Purpose, t dtype.Type, n int) (Buffer, error)
-	// Load makes a weight of type t from host bytes laid out by dtype.Planes.
+	// Load makes a weight of type t from host bytes laid out by dtype.Planes; nil:
+	// its contents are undefined until Quantize.
 	Load(p Purpose, t dtype.Type, rows, cols int, host []byte, u Use) (Mat, error)
 	// Free gives memory back. The zero interface is ignored; slices need no Free.
 	Free(Buffer)
@@ -181,47 +209,11 @@ type Device interface {
 	Slice(b Buffer, off, n int) Buffer
 	Upload(dst Buffer, src []byte)
 	Download(dst []byte, src Buffer) error
-	// Fill sets every element of a float32 buffer.
+	// Fill sets every element of a buffer of float32 or bf16.
 	Fill(dst Buffer, v float32)
 	// Run calls step on the device's thread and returns its error, or the
 	// first error of a method called inside it.
 	Run(step func() error) error
-}
-
-// NormKind selects the normalisation.
-type NormKind uint8
-
-const (
-	RMSNorm   NormKind = iota // x·W/√(mean x² + Eps)
-	LayerNorm                 // (x-mean)·W/√(var + Eps) + Bias
-)
-
-// NormArgs: rows of width C. With Res set the input is s = Res + Alpha·X,
-// which the forward also writes to sum; the backward takes s as X.
-type NormArgs struct {
-	Kind    NormKind
-	N, C    int
-	X, Res  Buffer // [N, C]; Res nil: none
-	Alpha   float32
-	W, Bias Buffer // [C] f32; nil: 1 and 0
-	Eps     float32
-}
-
-// ActKind is the activation of a gated or plain feed-forward part.
-type ActKind uint8
-
-const (
-	SiLU     ActKind = iota // x·σ(x)
-	GELU                    // erf
-	GELUTanh                // GELU's tanh approximation
-	ReLU                    // max(x, 0)
-)
-
-// ActArgs: y[n,f] = act(Gate[n,f])·Up[n,f]; Up nil: y = act(Gate).
-type ActArgs struct {
-	Kind     ActKind
-	N, F     int
-	Gate, Up Buffer // [N, F]
 }
 
 // Net is the network: fused operations and their gradients.
@@ -254,8 +246,13 @@ type Net interface {
 	Act(y Dst, a *ActArgs)
 	ActBackward(dgate, dup Dst, dy Buffer, a *ActArgs)
 
-	// Add: y = alpha·a + beta·b, n elements; b nil: y = alpha·a. Types F32, BF16, F16 convert.
-	Add(y Dst, a, b Buffer, n int, alpha, beta float32)
+	Add(y Dst, a *AddArgs)
+	Mul(y Dst, a *MulArgs)
+	// MulBackward: dx = dy·S, ds = dy·X summed over what shares a factor, dbias =
+	// column sums of dy. dx may be dy.
+	MulBackward(dx, ds, dbias Dst, dy Buffer, a *MulArgs)
+	// Copy2D: y is as long as the last row that is written needs.
+	Copy2D(y Dst, a *Copy2DArgs)
 
 	// Rope rotates heads (Su et al. 2021, arXiv:2104.09864). y may be x.
 	Rope(y, x Heads, a *RopeArgs)
@@ -287,64 +284,34 @@ type Net interface {
 	LogProb(out *LogProbOut, dx, dw, dbias Dst, a *LogProbArgs)
 }
 
-// Stat is a column statistic.
-type Stat uint8
-
-const (
-	SumSq  Stat = iota // Σ_n x²
-	SumAbs             // Σ_n |x|
-	MaxAbs             // max_n |x|
-)
-
-// OptimKind is an element-wise update rule.
-type OptimKind uint8
-
-const (
-	AdamW OptimKind = iota // torch.optim.AdamW, single tensor, not fused
-	SGD                    // M holds the momentum (Beta1) or is nil
-)
-
-// OptimArgs: one flat range of parameters. Step counts from 1.
-type OptimArgs struct {
-	N                            int
-	P, G, M, V                   Buffer // [N] f32
-	LR, Beta1, Beta2, Eps, Decay float64
-	Step                         int
-	Clip                         Buffer // [1] f32 factor for G; nil: 1. Not finite: nothing is changed
-}
-
-// GPTQArgs: one block of columns of GPTQ's inner loop, transposed so that a
-// column is contiguous. See quant/gptq.go for the algorithm.
-type GPTQArgs struct {
-	Rows, Cols  int    // of this block (Cols ≤ 128)
-	W           Buffer // [Cols, Rows] f32 in: weights; out: dequantized values
-	Err         Buffer // [Cols, Rows] f32 out: (w - q)/U[j,j], for the columns after this block
-	U           Buffer // [Cols, Cols] f32, the block of the upper factor
-	Codes       Buffer // [Cols, Rows] uint8 out
-	Scale, Zero Buffer // [Cols, Rows] f32: of each element's group (zero as a code)
-	MaxCode     int    // 2^bits - 1
-}
-
 // Tools are what optimizers, quantizers and evaluation need.
 type Tools interface {
-	// Gemm: c [m,n] = alpha·op(a)·op(b); a is [m,k] or, with ta, [k,m]; b is [k,n] or, with tb, [n,k].
-	Gemm(c Dst, a, b Buffer, ta, tb bool, m, n, k int, alpha float32)
-	// Gram: h [cols,cols] (full, symmetric) = or += XᵀX of x [rows,cols].
-	Gram(h Dst, x Buffer, rows, cols int)
-	// ColStats: out [cols].
-	ColStats(out Dst, x Buffer, rows, cols int, s Stat)
+	Gemm(c Dst, a *GemmArgs)
+	// Gram with a Dst that adds needs a symmetric h.
+	Gram(h Dst, a *GramArgs)
+	ColStats(out Dst, a *ColStatsArgs)
+	RowStats(out Dst, a *RowStatsArgs)
 	// Sum: out [1] = Σ(a-b)² over n elements, b nil: Σa². Float64 inside, fixed tree.
 	Sum(out Dst, a, b Buffer, n int)
 	// Factor: u = U⁻¹ with H + damp·I = U·Uᵀ (U upper), so uᵀ·u = (H+damp·I)⁻¹ and u is
 	// upper triangular [n,n], zeros below. h is not changed. ErrNotPositive when H is not positive definite.
 	Factor(u, h Buffer, n int, damp float32) error
 	GPTQBlock(g *GPTQArgs)
+	// Quantize encodes x [dst.Rows, dst.Cols] f32 into dst with the bytes of
+	// block.Encode; importance [dst.Cols] f32 weighs the columns, nil: none. A
+	// type whose blocks cross rows must be given whole. An error names a value
+	// that is not finite or too large for its scale.
+	Quantize(dst Mat, x, importance Buffer) error
 	// Dequantize writes m decoded, [m.Rows, m.Cols] f32.
 	Dequantize(dst Buffer, m Mat)
-	Optim(kind OptimKind, o *OptimArgs)
-	// LogitStats: kl[n] = Σ p_ref·(log p_ref - log p), top1[n] = 1 when both have the same argmax.
-	// logits, ref [n, v]; kl, top1 [n] f32.
-	LogitStats(kl, top1 Dst, logits, ref Buffer, n, v int)
+	FakeQuant(y Dst, a *FakeQuantArgs)
+	// Divide: y = X/S, without a Bias. y may be X.
+	Divide(y Dst, a *MulArgs)
+	Optim(o *OptimArgs)
+	// LogitStats: kl[n] = Σ p_ref·(log p_ref - log p), top1[n] = 1 when both have
+	// the same argmax; f32 [N].
+	LogitStats(kl, top1 Dst, a *LogitStatsArgs)
+	Sample(ids Buffer, a *SampleArgs)
 }
 
 // ErrNotPositive is Factor's error for a matrix that is not positive definite.

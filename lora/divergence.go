@@ -85,7 +85,7 @@ func compareRows(ref, m *model.Model, hr, hm *autograd.Tensor, kl, top []float32
 	if t.Err() != nil {
 		return t.Err()
 	}
-	dev.LogitStats(kernels.To(k.Data), kernels.To(s.Data), lm.Data, lr.Data, len(kl), m.Spec.V)
+	dev.LogitStats(kernels.To(k.Data), kernels.To(s.Data), &kernels.LogitStatsArgs{N: len(kl), V: m.Spec.V, Logits: lm.Data, Ref: lr.Data})
 	if err := dev.Download(f32bytes(kl), k.Data); err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 // computed once for each state of the weights, see Refresh.
 type dora struct {
 	m     *autograd.Param // [1, out], trained
-	scale *nn.Scale       // m/‖V‖ and bias/scale; its Grad is m's
+	scale *autograd.Param // [1, out] m/‖V‖; its Grad is m's
 	inv   kernels.Buffer  // [out] 1/‖V‖
 	lin   *nn.Linear
 }
@@ -28,7 +28,7 @@ func (d *dora) free(dev kernels.Backend) {
 	}
 	d.lin.Scale = nil
 	dev.Free(d.inv)
-	for _, p := range []*autograd.Param{d.m, d.scale.G, d.scale.Bias} {
+	for _, p := range []*autograd.Param{d.m, d.scale} {
 		if p != nil {
 			dev.Free(p.Buffer)
 		}
@@ -42,7 +42,7 @@ func (ad *Adapter) addDoRA(l *Layer) error {
 		return err
 	}
 	out := l.Linear.Out()
-	d := &dora{lin: l.Linear, scale: &nn.Scale{}}
+	d := &dora{lin: l.Linear}
 	l.dora = d
 	if d.inv, err = ad.dev.Alloc(kernels.Weights, dtype.Of(dtype.F32), out); err != nil {
 		return err
@@ -50,13 +50,8 @@ func (ad *Adapter) addDoRA(l *Layer) error {
 	if d.m, err = newParam(ad.dev, l.Path+".lora_magnitude_vector", 1, out, norms); err != nil {
 		return err
 	}
-	if d.scale.G, err = newParam(ad.dev, l.Path+".scale", 1, out, norms); err != nil {
+	if d.scale, err = newParam(ad.dev, l.Path+".scale", 1, out, norms); err != nil {
 		return err
-	}
-	if l.Linear.Bias != nil {
-		if d.scale.Bias, err = newParam(ad.dev, l.Path+".scaled_bias", 1, out, norms); err != nil {
-			return err
-		}
 	}
 	l.Linear.Scale = d.scale
 	return ad.refresh(l)
@@ -81,13 +76,13 @@ func (ad *Adapter) norms(l *Layer) ([]float32, error) {
 		for r := 0; r < out; r += step {
 			n := min(step, out-r)
 			ad.dev.Dequantize(ad.dev.Slice(v, 0, n*in), l.Linear.W.RowsOf(r, n))
-			ad.dev.Gemm(kernels.Into(v), ad.dev.Slice(l.LoRA.B.Buffer, r*l.R, n*l.R), l.LoRA.A.Buffer, false, false, n, in, l.R, l.LoRA.Scale)
-			ad.dev.Norm(kernels.Dst{}, kernels.Dst{}, ad.dev.Slice(s, r, n), &kernels.NormArgs{Kind: kernels.RMSNorm, N: n, C: in, X: v})
+			ad.dev.Gemm(kernels.Into(v), &kernels.GemmArgs{A: ad.dev.Slice(l.LoRA.B.Buffer, r*l.R, n*l.R), B: l.LoRA.A.Buffer, M: n, N: in, K: l.R, Alpha: l.LoRA.Scale})
+			ad.dev.RowStats(kernels.To(ad.dev.Slice(s, r, n)), &kernels.RowStatsArgs{Stat: kernels.SumSq, Rows: n, Cols: in, X: v})
 		}
 		return ad.dev.Download(f32bytes(stats), s)
 	})
-	for i, s := range stats { // 1/√(mean of squares)
-		stats[i] = float32(math.Sqrt(float64(in)) / float64(s))
+	for i, s := range stats { // by way of 1/√(mean of squares) in float32, as RMSNorm keeps it
+		stats[i] = float32(math.Sqrt(float64(in)) / float64(float32(1/math.Sqrt(float64(s)/float64(in)))))
 	}
 	return stats, err
 }
@@ -114,32 +109,22 @@ func (ad *Adapter) refresh(l *Layer) error {
 		return err
 	}
 	m := make([]float32, len(norms))
-	bias := make([]float32, len(norms))
-	err = ad.dev.Run(func() error {
-		if d.scale.Bias != nil {
-			if err := ad.dev.Download(f32bytes(bias), d.lin.Bias.Buffer); err != nil {
-				return err
-			}
-		}
-		return ad.dev.Download(f32bytes(m), d.m.Buffer)
-	})
+	err = ad.dev.Run(func() error { return ad.dev.Download(f32bytes(m), d.m.Buffer) })
 	if err != nil {
 		return err
 	}
 	for i, n := range norms {
-		m[i] /= n
-		if !(m[i] > 0) && ad.dev.Info().Name != "dry" {
-			return fail.Numericf(l.Path, "a lower learning_rate", "magnitude %d over its norm is %v, it must be above 0", i, m[i])
+		if n == 0 { // a row of zeros has no direction: nothing for a magnitude to scale
+			m[i] = 0
+			continue
 		}
-		norms[i], bias[i] = 1/n, bias[i]/m[i]
+		m[i] /= n
+		norms[i] = 1 / n
 	}
-	d.scale.G.Grad = d.m.Grad
+	d.scale.Grad = d.m.Grad
 	return ad.dev.Run(func() error {
 		ad.dev.Upload(d.inv, f32bytes(norms))
-		ad.dev.Upload(d.scale.G.Buffer, f32bytes(m))
-		if d.scale.Bias != nil {
-			ad.dev.Upload(d.scale.Bias.Buffer, f32bytes(bias))
-		}
+		ad.dev.Upload(d.scale.Buffer, f32bytes(m))
 		return nil
 	})
 }
@@ -150,8 +135,8 @@ func (ad *Adapter) refresh(l *Layer) error {
 func (ad *Adapter) FinishGradients() error {
 	return ad.dev.Run(func() error {
 		for _, l := range ad.Layers {
-			if l.dora != nil && l.dora.m.Grad != nil { // times 1/‖V‖, which is above 0
-				ad.dev.Act(kernels.To(l.dora.m.Grad), &kernels.ActArgs{Kind: kernels.ReLU, N: 1, F: l.dora.m.Len(), Gate: l.dora.inv, Up: l.dora.m.Grad})
+			if l.dora != nil && l.dora.m.Grad != nil {
+				ad.dev.Mul(kernels.To(l.dora.m.Grad), &kernels.MulArgs{N: 1, C: l.dora.m.Len(), X: l.dora.m.Grad, S: l.dora.inv})
 			}
 		}
 		return nil
@@ -162,7 +147,7 @@ func (ad *Adapter) FinishGradients() error {
 func (ad *Adapter) Freeze() {
 	for _, l := range ad.Layers {
 		if l.dora != nil {
-			l.dora.scale.G.Grad = nil
+			l.dora.scale.Grad = nil
 		}
 	}
 }
@@ -178,8 +163,8 @@ func (ad *Adapter) fillMagnitudes(f *Folder) error {
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(v, func(x float32) bool { return !(x > 0) }) {
-			return fail.Inputf(f.Dir, "", "tensor %s%s.lora_magnitude_vector holds a value that is not above 0", prefix, l.Path)
+		if slices.ContainsFunc(v, func(x float32) bool { return x-x != 0 }) {
+			return fail.Inputf(f.Dir, "", "tensor %s%s.lora_magnitude_vector holds a value that is not finite", prefix, l.Path)
 		}
 		if err := ad.dev.Run(func() error { ad.dev.Upload(l.dora.m.Buffer, f32bytes(v)); return nil }); err != nil {
 			return err

@@ -211,7 +211,10 @@ func magnitude(m []float32, cols int, w, delta []float32) {
 			v := float64(w[i] + d[i])
 			sum += float64(v * v)
 		}
-		g := float32(float64(m[r]) / math.Sqrt(sum))
+		g := float32(0) // a row of zeros stays one
+		if sum != 0 {
+			g = float32(float64(m[r]) / math.Sqrt(sum))
+		}
 		for i := range w {
 			d[i] = float32(g*(w[i]+d[i])) - w[i]
 		}
@@ -248,7 +251,7 @@ func (m *merger) product(dst kernels.Dst, f factor, row0, rows, cols int) error 
 		return err
 	}
 	defer m.dev.Free(b)
-	m.dev.Gemm(dst, b, a, false, false, rows, cols, f.r, f.scale)
+	m.dev.Gemm(dst, &kernels.GemmArgs{A: b, B: a, M: rows, N: cols, K: f.r, Alpha: f.scale})
 	return nil
 }
 

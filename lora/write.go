@@ -41,7 +41,7 @@ func (o *Output) store(t *arch.Tensor) (dtype.Type, string) {
 	switch now := t.Type; {
 	case t.Vector && o.gguf():
 		return dtype.Of(dtype.F32), "vectors of a GGUF are F32"
-	case o.Type != nil && (!t.Vector || now.Kind.Info().Float):
+	case o.Type != nil && (!t.Vector || now.Kind.IsFloat()):
 		return *o.Type, "asked for"
 	case plain(now):
 		return now, "as in the base"

@@ -14,9 +14,10 @@ import (
 
 // layer is one matrix on its way through a method.
 type layer struct {
-	path       string    // module path
-	role       arch.Role // what it is in the model
-	w          []float32 // its own values, [rows, cols]
+	dev        kernels.Backend
+	path       string         // module path
+	role       arch.Role      // what it is in the model
+	w          kernels.Buffer // its own values, [rows, cols] f32; the caller's
 	rows, cols int
 	typ        dtype.Type // what it becomes
 	in         *inputs    // what the method asked to know of its inputs; nil: nothing
@@ -43,7 +44,7 @@ type blockRun struct {
 	*stream
 	b      *model.Block
 	groups []*group
-	w      map[*nn.Linear][]float32 // own weights, once they are read
+	w      map[*nn.Linear]kernels.Buffer // own weights as f32, while they are needed
 }
 
 // quantize searches, moves scales, and rounds every layer of the block. The
@@ -65,7 +66,7 @@ func (r *blockRun) quantize(out *blockOutput, last bool) error {
 			if err := s.search(r, g); err != nil {
 				return err
 			}
-			g.in.tensors = nil
+			g.in.tensors.free()
 			runtime.GC()
 		}
 		if err := r.smooth(out); err != nil {
@@ -87,18 +88,37 @@ func (r *blockRun) free() {
 	for _, g := range r.groups {
 		g.in.free()
 	}
+	for l := range r.w {
+		r.drop(l)
+	}
 }
 
-// weights decodes a linear map's own weight, once.
-func (r *blockRun) weights(l *nn.Linear) ([]float32, error) {
+// weights decodes a linear map's own weight, once until drop.
+func (r *blockRun) weights(l *nn.Linear) (kernels.Buffer, error) {
 	if w, ok := r.w[l]; ok {
 		return w, nil
 	}
-	w, err := r.m.Decode(l.W)
-	if err == nil {
-		err = checkWeights(l.W.Name, w, l.W.Cols, r.plan.typeOf[l.W.Name])
-	}
-	return w, err
+	err := r.dev.Run(func() error {
+		w, err := r.dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), l.W.Len())
+		if err != nil {
+			return err
+		}
+		r.w[l] = w
+		r.dev.Dequantize(w, l.W.Mat)
+		return r.layer(l, nil).check()
+	})
+	return r.w[l], err
+}
+
+// drop gives a decoded weight's memory back.
+func (r *blockRun) drop(l *nn.Linear) {
+	r.dev.Free(r.w[l])
+	delete(r.w, l)
+}
+
+// layer is a linear map whose weight is decoded.
+func (r *blockRun) layer(l *nn.Linear, in *inputs) *layer {
+	return &layer{dev: r.dev, path: l.Path, role: r.m.TensorOf(l.W).Role, w: r.w[l], rows: l.W.Rows, cols: l.W.Cols, typ: r.plan.typeOf[l.W.Name], in: in}
 }
 
 // collect runs the float block on all passes and keeps what the search and the
@@ -122,25 +142,25 @@ func (r *blockRun) collect() error {
 			own &^= needInputs
 		}
 		var err error
-		if g.in, err = newInputs(r.dev, p.Linears[0].W.Cols, own); err != nil {
+		if g.in, err = newInputs(r.dev, p.Linears[0].W.Cols, own, r.room); err != nil {
 			return err
 		}
 		r.groups = append(r.groups, g)
 		for _, l := range p.Linears {
-			if r.w[l], err = r.weights(l); err != nil {
+			if _, err = r.weights(l); err != nil {
 				return err
 			}
 		}
 	}
 	for i := range r.passes {
 		err := r.pass(i, func(t *autograd.Tape, state *model.State) error {
-			in := r.load(i, t)
+			in := r.states.load(i, t)
 			for k, p := range steps {
 				in = p.In(t, in)
 				if t.Err() != nil {
 					return t.Err()
 				}
-				if err := r.groups[k].in.add(in[len(in)-1]); err != nil {
+				if err := r.groups[k].in.add(i, in[len(in)-1]); err != nil {
 					return err
 				}
 				if k < len(steps)-1 {
@@ -182,18 +202,15 @@ func (r *blockRun) round(linears []*nn.Linear, in *inputs, ratio float64, out *b
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
-		w, err := r.weights(l)
-		if err != nil {
+		if _, err := r.weights(l); err != nil {
 			return err
 		}
 		var res *matrixResult
-		err = r.dev.Run(func() (err error) {
-			res, err = r.plan.round(&layer{path: l.Path, role: r.m.TensorOf(l.W).Role, w: w, rows: l.W.Rows, cols: l.W.Cols, typ: r.plan.typeOf[l.W.Name], in: in})
-			return err
-		})
+		err := r.dev.Run(func() (err error) { res, err = r.plan.round(r.layer(l, in)); return err })
 		if err != nil {
 			return err
 		}
+		r.drop(l)
 		res.report.Ratio = ratio
 		if err := r.add(out, l, res); err != nil {
 			return err
@@ -219,8 +236,11 @@ func (r *blockRun) roundInOrder(out *blockOutput, last bool) error {
 		}
 		for i := range r.passes {
 			err := r.pass(i, func(t *autograd.Tape, st *model.State) error {
-				stored, in := r.replay(i, t, st, steps, from, k)
-				return r.keep(i, t, stored, step.Forward(t, in, st))
+				out := step.Forward(t, r.replay(i, t, st, steps, from, k), st)
+				if t.Err() != nil {
+					return t.Err()
+				}
+				return r.states.keep(i, out)
 			})
 			if err != nil {
 				return err
@@ -233,8 +253,8 @@ func (r *blockRun) roundInOrder(out *blockOutput, last bool) error {
 
 // storable reports whether the residual stream and a tensor of cols columns
 // may be kept for all tokens.
-func (s *stream) storable(cols int) bool {
-	return int64(s.tokens)*int64(s.m.Spec.C+cols)*4 <= storeLimit
+func (r *blockRun) storable(cols int) bool {
+	return int64(r.tokens)*int64(r.m.Spec.C+cols)*4 <= storeLimit
 }
 
 // roundStep quantizes the linear maps of step k.
@@ -248,18 +268,18 @@ func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) 
 	if len(todo) == 0 {
 		return nil
 	}
-	known, err := newInputs(r.dev, todo[0].W.Cols, r.plan.method.needs)
+	known, err := newInputs(r.dev, todo[0].W.Cols, r.plan.method.needs, r.room)
 	if err != nil {
 		return err
 	}
 	defer known.free()
 	for i := range r.passes {
 		err := r.pass(i, func(t *autograd.Tape, st *model.State) error {
-			_, in := r.replay(i, t, st, steps, from, k)
+			in := r.replay(i, t, st, steps, from, k)
 			if t.Err() != nil {
 				return t.Err()
 			}
-			return known.add(in[len(in)-1])
+			return known.add(i, in[len(in)-1])
 		})
 		if err != nil {
 			return err
@@ -276,16 +296,19 @@ func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) 
 type inputs struct {
 	dev     kernels.Backend
 	cols    int
-	rows    int         // tokens seen
-	h       *hessian    // XᵀX; nil: not asked for
-	absSum  []float64   // Σ|x| of each column; nil: not asked for
-	tensors [][]float32 // by pass: the inputs themselves, where they are kept
-	keep    bool        // keep tensors
-	factor  *factored   // of h, made by the first layer that asks
+	rows    int       // tokens seen
+	h       *hessian  // XᵀX; nil: not asked for
+	absSum  []float64 // Σ|x| of each column; nil: not asked for
+	tensors *store    // the inputs themselves, one for each pass; nil: not asked for
+	factor  *factored // of h, made by the first layer that asks
 }
 
-func newInputs(dev kernels.Backend, cols int, ask needs) (*inputs, error) {
-	in := &inputs{dev: dev, cols: cols, keep: ask&needInputs != 0}
+// newInputs begins with what ask says; room is the device memory for tensors.
+func newInputs(dev kernels.Backend, cols int, ask needs, room int64) (*inputs, error) {
+	in := &inputs{dev: dev, cols: cols}
+	if ask&needInputs != 0 {
+		in.tensors = newStore(dev, room)
+	}
 	if ask&needColumns != 0 {
 		in.absSum = make([]float64, cols)
 	}
@@ -296,8 +319,8 @@ func newInputs(dev kernels.Backend, cols int, ask needs) (*inputs, error) {
 	return in, err
 }
 
-// add takes the inputs x of one pass.
-func (in *inputs) add(x *autograd.Tensor) error {
+// add takes the inputs x of pass i.
+func (in *inputs) add(i int, x *autograd.Tensor) error {
 	in.rows += x.Rows()
 	if in.h != nil {
 		in.h.add(x.Data, x.Rows())
@@ -307,12 +330,10 @@ func (in *inputs) add(x *autograd.Tensor) error {
 			return err
 		}
 	}
-	if !in.keep {
+	if in.tensors == nil {
 		return nil
 	}
-	v := make([]float32, x.Len())
-	in.tensors = append(in.tensors, v)
-	return down(in.dev, v, x.Data)
+	return in.tensors.keep(i, []*autograd.Tensor{x})
 }
 
 func (in *inputs) sum(x *autograd.Tensor) error {
@@ -322,7 +343,7 @@ func (in *inputs) sum(x *autograd.Tensor) error {
 	if s.err != nil {
 		return s.err
 	}
-	in.dev.ColStats(kernels.To(out), x.Data, x.Rows(), x.Cols(), kernels.SumAbs)
+	in.dev.ColStats(kernels.To(out), &kernels.ColStatsArgs{Stat: kernels.SumAbs, Rows: x.Rows(), Cols: x.Cols(), X: x.Data})
 	v := make([]float32, in.cols)
 	if err := down(in.dev, v, out); err != nil {
 		return err
@@ -340,4 +361,5 @@ func (in *inputs) free() {
 	if in.factor != nil {
 		in.factor.free()
 	}
+	in.tensors.free()
 }

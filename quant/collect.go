@@ -167,7 +167,7 @@ func (s *columnSums) add(dev kernels.Backend, x *autograd.Tensor) error {
 	if mem.err != nil {
 		return mem.err
 	}
-	dev.ColStats(kernels.To(out), x.Data, x.Rows(), x.Cols(), kernels.SumSq)
+	dev.ColStats(kernels.To(out), &kernels.ColStatsArgs{Stat: kernels.SumSq, Rows: x.Rows(), Cols: x.Cols(), X: x.Data})
 	v := make([]float32, len(s.v))
 	if err := down(dev, v, out); err != nil {
 		return err

@@ -109,10 +109,21 @@ func (m *Method) schemeFor(name string) (Scheme, error) {
 	return s, err
 }
 
+// DefaultFormat is the first of the method's layouts that can hold a scheme.
+func (m *Method) DefaultFormat(scheme string) string {
+	s, err := schemeNamed(scheme)
+	for _, f := range m.Formats {
+		if err == nil && s.checkFormat(f) == nil {
+			return f
+		}
+	}
+	return m.Formats[0]
+}
+
 // formatFor finds a layout that m can be stored in.
 func (m *Method) formatFor(name string, s Scheme) (string, error) {
 	if name == "" {
-		return m.Formats[0], nil
+		return m.DefaultFormat(s.Name), nil
 	}
 	if !slices.Contains(m.Formats, name) {
 		return name, fail.Usagef("format", m.Name+" is stored as "+strings.Join(m.Formats, " or "), "%s cannot be stored in the format %q", m.Name, name)

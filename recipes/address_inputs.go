@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 // Addresser is what a kind may add to a stage's address beside its options.
@@ -40,7 +40,7 @@ func (x *run) address(j *Job) (*Result, error) {
 	}
 	a := &Addresser{Env: map[string]string{"seed": fmt.Sprint(x.Seed)}, hashes: x.hashes}
 	if !j.Kind.HostOnly {
-		a.Env["level"], a.Env["device"] = cpu.Level(), x.dev.Info().Name
+		a.Env["device"], a.Env["level"], _ = strings.Cut(x.dev.Info().Address, "/")
 	}
 	res.Address = addressOf(res.Kind, j.Kind.Address(a, j.Options), in, a.Env)
 	x.addr[j.ID] = res.Address

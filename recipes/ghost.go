@@ -72,11 +72,7 @@ func NewGhost(src *arch.Source, path string, pick func(t *arch.Tensor) Held) (*a
 
 // Mappable reports whether a type lies in files as it lies in memory.
 func Mappable(t dtype.Type) bool {
-	switch t.Kind {
-	case dtype.NF4, dtype.FP4, dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8:
-		return false
-	}
-	return true
+	return !t.HasPlanes()
 }
 
 // Source opens the model a reference stands for: its file where it exists, a

@@ -7,19 +7,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/hub"
-
-	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/device"
 )
-
-// OpenDevice opens a compute device. limit 0 means 0.9 of the memory that is
-// available to this process.
-func OpenDevice(name string, threads int, limit int64) (kernels.Backend, error) {
-	if limit == 0 {
-		limit = AvailableMemory() / 10 * 9
-	}
-	return device.Open(name, device.Options{Threads: threads, MemoryLimit: limit})
-}
 
 // ResolvePath maps hf://org/name@revision to the local cache and embedded: to
 // an unpacked copy; other paths stay. It is what every command does with a path

@@ -83,6 +83,9 @@ func TestPlanIsExact(t *testing.T) {
 	x, err := tinyRecipe(t, dir).Prepare(recipes.RunOptions{Dir: opt.Dir, Only: []string{"train"}})
 	must(t, err)
 	must(t, x.Execute(t.Context()))
+	if now := x.Peak().Now; kernels.Total(now) > 0 { // the next stage begins with this device
+		t.Errorf("the stage left %v in use", now)
+	}
 	took := x.Peak().Peak
 	for i, n := range took {
 		if k := kernels.Purpose(i); k != kernels.Scratch && p.Stages[1].Memory[k.String()] != n { // a backend's own scratch is its own affair

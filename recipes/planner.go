@@ -14,6 +14,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/device"
 )
 
 // Planner computes the plan of a run from names, shapes, types and a look at
@@ -34,10 +35,7 @@ type Planner struct {
 
 func (x *run) planner(ctx context.Context, quick bool) *Planner {
 	p := &Planner{Context: ctx, Env: x.env, Quick: quick, x: x, models: map[string]*arch.Source{}, memo: map[string]any{}, plan: &Plan{Name: x.Name, Dir: string(x.dir)}}
-	p.Limit = x.memoryLimit()
-	if p.Limit == 0 {
-		p.Limit = AvailableMemory() / 10 * 9
-	}
+	p.Limit = x.dev.Info().Limit
 	p.plan.Limit, p.plan.DiskFree = p.Limit, DiskFree(existing(string(x.dir)))
 	return p
 }
@@ -86,6 +84,7 @@ func (r *Recipe) Plan(ctx context.Context, o RunOptions) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer x.dev.Close()
 	p := x.planner(ctx, false)
 	defer p.close()
 	if p.Rates, err = x.probe(); err != nil {
@@ -111,7 +110,7 @@ func (x *run) check(ctx context.Context) error {
 
 func (p *Planner) machine() string {
 	info := p.x.dev.Info()
-	return fmt.Sprintf("%d cores %s, %s free, %s", max(info.Threads, 1), info.Level, humanize.IBytes(uint64(max(AvailableMemory(), 0))), gpuWords(info.Name))
+	return fmt.Sprintf("%d cores %s, %s free, %s", max(info.Threads, 1), info.Level, humanize.IBytes(uint64(max(device.HostMemory(), 0))), gpuWords(info.Name))
 }
 
 func gpuWords(device string) string {

@@ -1,11 +1,11 @@
 package recipes
 
 import (
-	"math"
 	"time"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/device"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -25,14 +25,11 @@ const overhead = 1.15
 
 // probe measures the run's device, whatever its memory limit.
 func (x *run) probe() (Rates, error) {
-	name := x.opt.Device
-	if name == "" {
-		name = x.Device
-	}
-	dev, err := OpenDevice(name, x.opt.Threads, math.MaxInt64)
+	dev, err := x.open(device.NoLimit)
 	if err != nil {
 		return Rates{}, err
 	}
+	defer dev.Close()
 	return probe(dev)
 }
 
@@ -64,7 +61,7 @@ func probe(dev kernels.Backend) (r Rates, err error) {
 			a.BF16 = true
 			r.BF16 = 2 * n * c * c / timed(func() { dev.Linear(kernels.To(y), &a) })
 		}
-		r.Moved = 12 * n * c / timed(func() { dev.Add(kernels.To(y), x, x, n*c, 1, 1) })
+		r.Moved = 12 * n * c / timed(func() { dev.Add(kernels.To(y), &kernels.AddArgs{N: n * c, A: x, B: x, Alpha: 1, Beta: 1}) })
 		return nil
 	})
 	return r, err

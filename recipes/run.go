@@ -12,8 +12,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/cpu"
-	"github.com/tunekit/tunekit/kernels/par"
+	"github.com/tunekit/tunekit/kernels/device"
 	"github.com/tunekit/tunekit/recipes/report"
 )
 
@@ -53,9 +52,9 @@ type run struct {
 	hashes *hashes
 	addr   map[string]Digest
 	done   map[string]*Result
-	dev    kernels.Backend
-	at     int  // index of the running job, for events
-	env    *Env // the run as its stages see it
+	dev    kernels.Backend // open from prepare on; who prepared closes it
+	at     int             // index of the running job, for events
+	env    *Env            // the run as its stages see it
 }
 
 // Run executes the recipe: stages whose address and outputs are as recorded
@@ -67,6 +66,7 @@ func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*report.Summary, erro
 	if err != nil {
 		return nil, err
 	}
+	defer x.dev.Close()
 	unlock, err := x.dir.lock()
 	if err != nil {
 		return nil, err
@@ -105,7 +105,8 @@ func (r *Recipe) prepare(opt RunOptions) (*run, error) {
 		return nil, err
 	}
 	x.hashes = loadHashes(x.dir.state("hashes.json"))
-	return x, x.open()
+	x.dev, err = x.open(x.memoryLimit())
+	return x, err
 }
 
 func (r *Recipe) ids() []string {
@@ -116,24 +117,16 @@ func (r *Recipe) ids() []string {
 	return out
 }
 
-// open makes the device.
-func (x *run) open() error {
-	threads := x.opt.Threads
+// open opens the device of the recipe, or that which the command line prefers.
+func (x *run) open(limit int64) (kernels.Backend, error) {
+	threads, name := x.opt.Threads, x.opt.Device
 	if threads == 0 {
 		threads = x.Threads
 	}
-	if threads > 0 {
-		par.SetThreads(threads)
-	}
-	limit := x.memoryLimit()
-	name := x.opt.Device
 	if name == "" {
 		name = x.Device
 	}
-	cpu.PreferLevel(x.recordedLevel())
-	var err error
-	x.dev, err = OpenDevice(name, threads, limit)
-	return err
+	return device.Open(name, device.Options{Threads: threads, MemoryLimit: limit, Level: x.recordedLevel()})
 }
 
 func (x *run) wanted(id string) bool {
@@ -189,9 +182,7 @@ func (x *run) one(ctx context.Context, j *Job, res *Result) error {
 	if err := x.clear(j, res.Address); err != nil {
 		return err
 	}
-	if err := x.open(); err != nil { // memory is counted from here
-		return err
-	}
+	x.dev.ResetCounters() // memory is counted from here
 	x.env.Event(Event{What: "start"})
 	began := time.Now()
 	if err := j.Kind.Run(ctx, x.env, j, res); err != nil {

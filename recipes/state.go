@@ -7,7 +7,6 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 // levelPath holds the kernel level of the last run: what is gone on with, or
@@ -23,7 +22,7 @@ func (x *run) recordedLevel() string {
 }
 
 func (x *run) recordLevel() error {
-	return atomic.WriteFile(x.levelPath(), []byte(cpu.Level()))
+	return atomic.WriteFile(x.levelPath(), []byte(x.dev.Info().Level))
 }
 
 // load returns the recorded result of a stage when its address is the same and

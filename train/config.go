@@ -29,7 +29,7 @@ type Config struct {
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"[0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[0,1000000000]"`
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; continued adapter 1e-4; dpo 1e-5" range:"[0,100]"`
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; dpo 1e-5; continued adapter half" range:"[0,100]"`
 	LRScheduler  string            `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
@@ -59,7 +59,11 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
 	schema.Fill(&c)
 	c.fillOptions()
-	defp(&c.LearningRate, defaultRate(c))
+	rate := c.UsualRate()
+	if c.LoRA.InitFrom != "" && c.Adapter != "none" {
+		rate /= 2
+	}
+	defp(&c.LearningRate, rate)
 	defp(&c.Seed, seed)
 	if given.WarmupSteps != nil {
 		c.WarmupRatio = given.WarmupRatio
@@ -67,14 +71,14 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	return c, c.check(given)
 }
 
-func defaultRate(c Config) float64 {
+// UsualRate is the learning rate for c's objective and kind of training; an
+// adapter that goes on from another one takes half of it.
+func (c Config) UsualRate() float64 {
 	switch {
 	case c.Adapter == "none":
 		return 2e-5
 	case objectives[c.Objective].rate > 0:
 		return objectives[c.Objective].rate
-	case c.LoRA.InitFrom != "":
-		return 1e-4
 	}
 	return 2e-4
 }

@@ -16,7 +16,7 @@ type optimizer struct {
 	n      int
 	g      kernels.Buffer // [n] gradients; every param's Grad is a slice of it
 	m, v   kernels.Buffer // [n] moments, nil where the rule has none
-	one    kernels.Buffer // [1] a sum, then the clip factor
+	sum    kernels.Buffer // [1] Σ g² of what norm looked at last
 }
 
 // newOptimizer allocates gradients and moments, clears the moments and gives
@@ -46,7 +46,7 @@ func newOptimizer(dev kernels.Backend, c Config, ps []param) (*optimizer, error)
 		{&o.g, kernels.Gradients, o.n, true},
 		{&o.m, kernels.Optimizer, o.n, rule.m(c)},
 		{&o.v, kernels.Optimizer, o.n, rule.v(c)},
-		{&o.one, kernels.Scratch, 1, true},
+		{&o.sum, kernels.Scratch, 1, true},
 	} {
 		if err := alloc(a.dst, a.purpose, a.n, a.want); err != nil {
 			o.free()
@@ -71,7 +71,7 @@ func (o *optimizer) free() {
 	for _, p := range o.params {
 		p.Grad = nil
 	}
-	for _, b := range []kernels.Buffer{o.g, o.m, o.v, o.one} {
+	for _, b := range []kernels.Buffer{o.g, o.m, o.v, o.sum} {
 		o.dev.Free(b)
 	}
 }
@@ -81,14 +81,15 @@ func (o *optimizer) clear() error {
 	return o.dev.Run(func() error { o.dev.Fill(o.g, 0); return nil })
 }
 
-// norm is the Euclidean norm of all gradients together.
+// norm is the Euclidean norm of all gradients together. Its square stays on the
+// device for step.
 func (o *optimizer) norm() (float64, error) { return o.normOf(o.g, o.n) }
 
 func (o *optimizer) normOf(b kernels.Buffer, n int) (float64, error) {
 	var sum [1]float32
 	err := o.dev.Run(func() error {
-		o.dev.Sum(kernels.To(o.one), b, nil, n)
-		return o.dev.Download(f32bytes(sum[:]), o.one)
+		o.dev.Sum(kernels.To(o.sum), b, nil, n)
+		return o.dev.Download(f32bytes(sum[:]), o.sum)
 	})
 	return math.Sqrt(float64(sum[0])), err
 }
@@ -104,29 +105,17 @@ func (o *optimizer) bad() string {
 	return ""
 }
 
-// clipFactor is what the gradients of norm are multiplied with
-// (torch.nn.utils.clip_grad_norm_).
-func clipFactor(norm, limit float64) float32 {
-	if limit == 0 {
-		return 1
+// step updates every parameter by the gradients that norm was called for, cut to
+// max_grad_norm: step counts from 1, rate is the schedule's.
+func (o *optimizer) step(step int, rate float64) error {
+	a := &kernels.OptimArgs{
+		Kind: o.kind, G: o.g, M: o.m, V: o.v, Beta1: o.beta1(), Beta2: *o.c.AdamBeta2, Eps: *o.c.AdamEpsilon,
+		Step: step, SumSq: o.sum, MaxNorm: *o.c.MaxGradNorm,
 	}
-	return min(1, float32(limit/(norm+1e-6)))
-}
-
-// step updates every parameter: step counts from 1, rate is the schedule's.
-func (o *optimizer) step(step int, rate, norm float64) error {
-	clip := []float32{clipFactor(norm, *o.c.MaxGradNorm)}
-	return o.dev.Run(func() error {
-		o.dev.Upload(o.one, f32bytes(clip))
-		for _, p := range o.params {
-			o.dev.Optim(o.kind, &kernels.OptimArgs{
-				N: p.Len(), P: p.Buffer, G: p.Grad, M: o.slice(o.m, p), V: o.slice(o.v, p),
-				LR: rate * p.rate, Beta1: o.beta1(), Beta2: *o.c.AdamBeta2, Eps: *o.c.AdamEpsilon, Decay: p.decay,
-				Step: step, Clip: o.one,
-			})
-		}
-		return nil
-	})
+	for _, p := range o.params {
+		a.Spans = append(a.Spans, kernels.OptimSpan{P: p.Buffer, Off: p.off, LR: rate * p.rate, Decay: p.decay})
+	}
+	return o.dev.Run(func() error { o.dev.Optim(a); return nil })
 }
 
 func (o *optimizer) beta1() float64 {

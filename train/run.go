@@ -74,6 +74,9 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 // open sets a run up and, on rank 0, takes the folder and goes on from what
 // lies there.
 func open(j Job) (*run, error) {
+	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
+		return nil, err
+	}
 	if j.Comm.Rank() > 0 {
 		return begin(j)
 	}
@@ -101,7 +104,7 @@ func begin(j Job) (*run, error) {
 	}
 	c := j.Config
 	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective].make(c), saved: -1}
-	if err := cmp.Or(r.checkSamples(j.Train), r.checkSamples(j.Val), r.checkReference()); err != nil {
+	if err := r.checkReference(); err != nil {
 		return nil, err
 	}
 	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
@@ -213,7 +216,7 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 		return m, err
 	}
 	m.LearningRate = r.sched.LR(r.step)
-	if err := r.opt.step(r.step+1, m.LearningRate, m.GradNorm); err != nil {
+	if err := r.opt.step(r.step+1, m.LearningRate); err != nil {
 		return m, err
 	}
 	if err := r.refresh(); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
@@ -176,13 +177,8 @@ func relative(t *testing.T, what string, got, want []float32, tol float64) {
 	near(t, what, got, want, tol*largest)
 }
 
-var llamas = []string{"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias"}
-
-// Cases of architectures that need nothing the Llama family lacks.
-var relatives = []string{"qwen2", "qwen2-yarn"}
-
 func TestGolden(t *testing.T) {
-	for _, name := range append(llamas, relatives...) {
+	for _, name := range archtest.Cases {
 		g := openGolden(t, name)
 		for _, f := range g.files() {
 			t.Run(name+"/"+f, func(t *testing.T) {

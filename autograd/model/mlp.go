@@ -32,7 +32,7 @@ func (m *mlp) smooth() []Pair {
 // gated is the part up to the input of down.
 func (m *mlp) gated(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 	g, u := m.gate.Forward(t, x), m.up.Forward(t, x)
-	a := t.Act(m.spec.Act, g, u)
+	a := t.Act(autograd.ActSpec{Kind: m.spec.Act}, g, u)
 	t.Done(g, u)
 	return a
 }

@@ -16,13 +16,7 @@ type Linear struct {
 	W        *autograd.Param // [out, in], any storage type
 	Bias     *autograd.Param // [out] f32 or nil
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
-	Scale    *Scale          // of the outputs (DoRA); nil: none; left out while Tape.Base is set
-}
-
-// Scale multiplies each output of a Linear, before its bias, by a number above 0.
-type Scale struct {
-	G    *autograd.Param // [1, out] f32
-	Bias *autograd.Param // the layer's bias divided by G, [1, out] f32; nil where it has none
+	Scale    *autograd.Param // [1, out] f32: a factor of each output before its bias (DoRA); nil: none; left out while Tape.Base is set
 }
 
 // Forward maps x [N, in] to [N, out], for what lies between linear maps: see
@@ -43,11 +37,9 @@ func (l *Linear) ForwardWide(t *autograd.Tape, x *autograd.Tensor) *autograd.Ten
 }
 
 func (l *Linear) scaled(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	raw := t.LinearWide(x, l.W, l.Scale.Bias, l.Adapters...)
-	n := x.Rows()
-	g := t.Embed(l.Scale.G, t.Upload(make([]int32, n), n)) // the one row, n times
-	y := t.Act(kernels.ReLU, g, raw)
-	t.Done(g, raw)
+	raw := t.LinearWide(x, l.W, nil, l.Adapters...)
+	y := t.MulColumns(raw, l.Scale, l.Bias)
+	t.Done(raw)
 	return y
 }
 

@@ -38,7 +38,7 @@ func (b broken) NormBackward(dx, dw, db kernels.Dst, dy, stats kernels.Buffer, a
 	wrong := *a
 	wrong.Eps = 0.1
 	b.Backend.NormBackward(dx, dw, db, dy, stats, &wrong)
-	b.Backend.Add(dx, dy, nil, a.N*a.C, 1, 0)
+	b.Backend.Add(dx, &kernels.AddArgs{N: a.N * a.C, A: dy, Alpha: 1})
 }
 
 func TestCheckNotices(t *testing.T) {
@@ -105,7 +105,7 @@ func tapeCases(r *rand.Rand) []tapeCase {
 			}},
 		{reference.SwiGLU(act["gate"], act["up"]), act, nil,
 			func(t *autograd.Tape, x tensors, p params) *autograd.Tensor {
-				return t.Act(kernels.SiLU, x["gate"], x["up"])
+				return t.Act(autograd.ActSpec{}, x["gate"], x["up"])
 			}},
 		{reference.Rope(rot["x"], angle, 8, false), rot, nil,
 			func(t *autograd.Tape, x tensors, p params) *autograd.Tensor {

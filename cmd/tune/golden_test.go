@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
@@ -45,7 +46,7 @@ func values(t formats.NamedTensor) []float64 {
 // and from GGUF, and with padding on either side.
 func TestLogits(t *testing.T) {
 	root := testdir.Shared(t, "golden/arch")
-	for _, name := range []string{"llama", "llama-bias", "llama-dynamic", "llama-linear", "llama-llama3", "llama-yarn", "qwen2"} {
+	for _, name := range archtest.Cases {
 		var g struct {
 			Noise float64 `json:"noise_float64_throughout"`
 		}

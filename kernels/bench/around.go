@@ -48,12 +48,12 @@ func elementwise() []row {
 		}),
 		r("residual sum", 3*n*c, func(x *env) func() {
 			y, a, b := x.empty(n*c), x.random(n*c), x.random(n*c)
-			return func() { x.Add(kernels.To(y), a, b, n*c, 1, 1) }
+			return func() { x.Add(kernels.To(y), &kernels.AddArgs{N: n * c, A: a, B: b, Alpha: 1, Beta: 1}) }
 		}),
 		r("AdamW", 7*params, func(x *env) func() {
-			o := &kernels.OptimArgs{N: params, P: x.random(params), G: x.random(params), M: x.empty(params), V: x.empty(params),
-				LR: 1e-4, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Decay: 0.01, Step: 1}
-			return func() { x.Optim(kernels.AdamW, o) }
+			o := &kernels.OptimArgs{Spans: []kernels.OptimSpan{{P: x.random(params), LR: 1e-4, Decay: 0.01}},
+				G: x.random(params), M: x.empty(params), V: x.empty(params), Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Step: 1}
+			return func() { x.Optim(o) }
 		}),
 		r("embedding rows", 2*n*c, func(x *env) func() {
 			table, y := x.weight(dtype.Of(dtype.F32), 49152, c), x.empty(n*c)

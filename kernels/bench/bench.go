@@ -213,7 +213,7 @@ func (x *env) half(f kernels.Buffer) kernels.Buffer {
 	}
 	b := x.alloc(dtype.BF16, f.Len())
 	if x.err == nil {
-		x.Add(kernels.To(b), f, nil, f.Len(), 1, 0)
+		x.Add(kernels.To(b), &kernels.AddArgs{N: f.Len(), A: f, Alpha: 1})
 	}
 	return b
 }

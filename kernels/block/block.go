@@ -43,7 +43,7 @@ func (m Raw) Check() error {
 	if m.Rows < 0 || m.Cols < 0 || !dtype.Fits(m.Type, m.Cols) {
 		return fmt.Errorf("a row of %d columns is no whole number of %v blocks", m.Cols, m.Type)
 	}
-	if (m.Type.Kind == dtype.NF4 || m.Type.Kind == dtype.FP4) && m.Type.Group < 1 {
+	if m.Type.Flat() && m.Type.Group < 1 {
 		return fmt.Errorf("%v needs a block size, not %d", m.Type.Kind, m.Type.Group)
 	}
 	if want := dtype.Size(m.Type, m.Rows, m.Cols); len(m.Data) != want {

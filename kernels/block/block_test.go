@@ -27,6 +27,7 @@ var types = []dtype.Type{
 	{Kind: dtype.Int4, Group: 128, Scale: dtype.BF16}, {Kind: dtype.Int4, Group: 32, Scale: dtype.F16, Flags: dtype.Zero},
 	{Kind: dtype.Int4, Group: 64, Scale: dtype.F16, Flags: dtype.Zero | dtype.Perm}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32},
 	{Kind: dtype.Int8, Group: 128, Scale: dtype.F16, Flags: dtype.Perm},
+	{Kind: dtype.F8E4M3, Group: 128, Scale: dtype.F32}, {Kind: dtype.F8E5M2, Group: -1, Scale: dtype.BF16},
 }
 
 // noise is n values like those of a weight matrix.
@@ -244,7 +245,7 @@ func FuzzEncode(f *testing.F) {
 		y := make([]float32, 512)
 		block.DecodeAll(y, m)
 		for i, v := range y {
-			if ty.Kind >= dtype.NF4 {
+			if ty.HasPlanes() {
 				break // scales of half precision may overflow
 			}
 			if v != v || math.IsInf(float64(v), 0) && math.Abs(float64(x[i])) < 1e38 {
@@ -265,7 +266,7 @@ func BenchmarkEncode(b *testing.B) {
 		w[i] *= w[i]
 	}
 	for _, ty := range types {
-		blocks := ty.Kind >= dtype.Q4_0 && ty.Kind < dtype.NF4
+		blocks := ty.Kind.Info().Family == dtype.GGML
 		for _, im := range [][]float32{nil, w} {
 			if im != nil && (!blocks || ty.Kind == dtype.Q8_0) || ty.Flags&dtype.Perm != 0 {
 				continue

@@ -19,7 +19,15 @@ func Decode(dst []float32, m Raw, row, col, n int) {
 		return
 	}
 	dst = dst[:n]
-	switch k := m.Type.Kind; k {
+	switch t := m.Type; {
+	case t.Flat():
+		decodeBook(dst, m, row*m.Cols+col)
+		return
+	case t.Grouped():
+		decodeGroups(dst, m, row, col)
+		return
+	}
+	switch m.Type.Kind {
 	case dtype.F32:
 		GetF32(dst, m.Data[4*(row*m.Cols+col):])
 	case dtype.F16:
@@ -30,10 +38,6 @@ func Decode(dst []float32, m Raw, row, col, n int) {
 		GetE4M3(dst, m.Data[row*m.Cols+col:])
 	case dtype.F8E5M2:
 		GetE5M2(dst, m.Data[row*m.Cols+col:])
-	case dtype.NF4, dtype.FP4:
-		decodeBook(dst, m, row*m.Cols+col)
-	case dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8:
-		decodeInt(dst, m, row, col)
 	default:
 		decodeUnits(dst, m, row, col)
 	}

@@ -43,7 +43,8 @@ var rowEncoders = [...]rowEncoder{
 
 // CanEncode reports whether Encode knows the kind.
 func CanEncode(k dtype.Kind) bool {
-	return k >= dtype.NF4 || int(k) < len(rowEncoders) && rowEncoders[k] != nil
+	t := dtype.Of(k)
+	return t.HasPlanes() || int(k) < len(rowEncoders) && rowEncoders[k] != nil
 }
 
 // EncodeRows quantizes x [rows*Cols] into the rows row0 … row0+rows of m, for
@@ -59,19 +60,19 @@ func EncodeRows(m Raw, row0, rows int, x, importance []float32) error {
 	if err := checkImportance(importance); err != nil {
 		return err
 	}
-	if k := m.Type.Kind; k >= dtype.NF4 {
+	if m.Type.HasPlanes() {
 		if err := checkFinite(x, row0, m.Cols); err != nil {
 			return err
 		}
 	}
-	switch m.Type.Kind {
-	case dtype.NF4, dtype.FP4:
+	switch {
+	case m.Type.Flat():
 		if rows != m.Rows {
 			panic("block: EncodeRows: blocks of " + m.Type.String() + " cross rows; encode the whole matrix")
 		}
 		return encodeBook(m, x)
-	case dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8:
-		return encodeInt(m, row0, rows, x)
+	case m.Type.Grouped():
+		return encodeGroups(m, row0, rows, x)
 	}
 	f, stride := rowEncoders[m.Type.Kind], 0
 	if m.Rows > 0 {
@@ -84,7 +85,7 @@ func EncodeRows(m Raw, row0, rows int, x, importance []float32) error {
 	var bad atomic.Bool
 	par.For(rows, rowGrain(m.Cols), func(lo, hi int) {
 		part := x[lo*m.Cols : hi*m.Cols]
-		if m.Type.Kind >= dtype.Q4_0 && !Finite(part) {
+		if m.Type.Quantized() && !Finite(part) {
 			bad.Store(true)
 			return
 		}
@@ -96,16 +97,19 @@ func EncodeRows(m Raw, row0, rows int, x, importance []float32) error {
 	return checkScales(m, row0, rows)
 }
 
-func encodeInt(m Raw, row0, rows int, x []float32) error {
+func encodeGroups(m Raw, row0, rows int, x []float32) error {
 	if m.Type.Flags&dtype.Perm != 0 {
 		if err := m.Check(); err != nil {
 			return err
 		}
 	}
-	p := dtype.Planes(m.Type, m.Rows, m.Cols)
+	p, encode := dtype.Planes(m.Type, m.Rows, m.Cols), encodeIntRow
+	if m.Type.Kind.Info().Family == dtype.Micro {
+		encode = encodeMicroRow
+	}
 	par.For(rows, rowGrain(m.Cols), func(lo, hi int) {
 		for r := lo; r < hi; r++ {
-			encodeIntRow(m, &p, row0+r, x[r*m.Cols:(r+1)*m.Cols])
+			encode(m, &p, row0+r, x[r*m.Cols:(r+1)*m.Cols])
 		}
 	})
 	return nil

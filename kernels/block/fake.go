@@ -28,3 +28,14 @@ func plainUnscaled(v, s []float32, scale, zero, top float32) {
 		v[j] = float32((q-zero)*scale) / s[j]
 	}
 }
+
+// FakeMicro is FakeInt for a Micro type: each value is rounded to nearest on the
+// group's scale (see MicroScale).
+func FakeMicro(dst, x, s []float32, limit float32, t dtype.Type) {
+	dst, s = dst[:len(x)], s[:len(x)]
+	lo, hi := scaled(dst, x, s, limit)
+	c, scale := microOf(t.Kind), MicroScale(t, max(hi, -lo))
+	for j, y := range dst {
+		dst[j] = c.widen(c.roundMicro(y, scale)) * scale / s[j]
+	}
+}

@@ -77,7 +77,7 @@ func TestLevels(t *testing.T) {
 		t.Skip("this processor runs plain Go only")
 	}
 	for _, ty := range types {
-		if !ty.Quantized() || ty.Kind >= dtype.NF4 {
+		if ty.Kind.Info().Family != dtype.GGML {
 			continue
 		}
 		t.Run(ty.String(), func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestFiniteLevels(t *testing.T) {
 // TestFakeInt: every level rounds a group to the same values.
 func TestFakeInt(t *testing.T) {
 	for _, ty := range types {
-		if ty.Kind < dtype.Int2 || ty.Flags&dtype.Perm != 0 {
+		if ty.Kind.Info().Family != dtype.Int || ty.Flags&dtype.Perm != 0 {
 			continue
 		}
 		for _, n := range []int{16, 48, 50, 128} {

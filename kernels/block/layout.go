@@ -57,7 +57,7 @@ func newIntMatrix(m Raw, bits ...int) (*intMatrix, error) {
 	t := m.Type
 	ok := false
 	for _, b := range bits {
-		ok = ok || t.Bits() == b && t.Kind >= dtype.Int2
+		ok = ok || t.Bits() == b && t.Kind.Info().Family == dtype.Int
 	}
 	if !ok {
 		return nil, fmt.Errorf("%v is not a type of this layout (%v bits)", t, bits)
@@ -502,7 +502,7 @@ func ExportBnB(m Raw) (BnB, error) {
 }
 
 func bookPlanes(m Raw) (p [dtype.NumPlanes][]byte, err error) {
-	if k := m.Type.Kind; k != dtype.NF4 && k != dtype.FP4 {
+	if !m.Type.Flat() {
 		return p, fmt.Errorf("%v is not a 4-bit type of bitsandbytes", m.Type)
 	}
 	if err := m.Check(); err != nil {

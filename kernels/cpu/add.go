@@ -10,9 +10,10 @@ import (
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
-// Add is y = alpha·a + beta·b over n elements, b nil y = alpha·a. Each of the
-// three is F32, BF16 or F16; the arithmetic is float32. y may be a or b.
-func (c *CPU) Add(y kernels.Dst, a, b kernels.Buffer, n int, alpha, beta float32) {
+// Add is y = Alpha·A + Beta·B, B nil y = Alpha·A. Each of the three is F32, BF16
+// or F16; the arithmetic is float32. y may be A or B.
+func (c *CPU) Add(y kernels.Dst, args *kernels.AddArgs) {
+	n, a, b := args.N, args.A, args.B
 	want("add: y", y.Buffer, n)
 	want("add: a", a, n)
 	want("add: b", b, n)
@@ -33,10 +34,10 @@ func (c *CPU) Add(y kernels.Dst, a, b kernels.Buffer, n int, alpha, beta float32
 		if plain && !y.Add {
 			out = f32(y.Buffer)[lo:hi]
 		}
-		if alpha == 1 && z == nil {
+		if args.Alpha == 1 && z == nil {
 			copy(out, x)
 		} else {
-			vec.Lin2(out, alpha, x, beta, z)
+			vec.Lin2(out, args.Alpha, x, args.Beta, z)
 		}
 		switch {
 		case plain && y.Add:

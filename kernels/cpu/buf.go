@@ -35,6 +35,9 @@ func (b *Buf) live() []byte {
 	if b.freed || b.root != nil && b.root.freed {
 		panic("cpu: buffer used after it was freed")
 	}
+	if b.dev.closed {
+		panic("cpu: buffer used after its device was closed")
+	}
 	return b.mem
 }
 
@@ -88,7 +91,7 @@ func aligned(p []byte, t dtype.Type) bool {
 	switch {
 	case !t.Quantized():
 		a = t.Kind.Info().Bytes
-	case t.Kind < dtype.NF4:
+	case !t.HasPlanes():
 		a = 1 // GGUF blocks are read as bytes
 	}
 	return uintptr(unsafe.Pointer(&p[0]))%uintptr(a) == 0

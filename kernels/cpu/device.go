@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/par"
 )
@@ -31,8 +32,13 @@ type CPU struct {
 	limit int64
 	arena *arena
 
+	closed  bool
 	scratch scratch
 }
+
+// DefaultLimit is the memory limit of a process that was given none: 0.9 of
+// what is available, 0 (none) where the system does not say.
+func DefaultLimit() int64 { return AvailableMemory() / 10 * 9 }
 
 // New returns a backend. Threads applies to the whole process (see par).
 func New(o Options) *CPU {
@@ -47,9 +53,26 @@ func (c *CPU) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return kernels.Info{
-		Name: "cpu", Level: levelName(), Threads: par.Threads(), FastBF16: fastBF16(),
+		Name: "cpu", Level: levelName(), Address: "cpu/" + levelName(), Threads: par.Threads(), Limit: c.limit, FastBF16: fastBF16(),
 		Mem: c.mem, PeakTotal: c.peak,
 	}
+}
+
+// ResetCounters makes what is in use now the peak.
+func (c *CPU) ResetCounters() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mem.Peak, c.peak = c.mem.Now, kernels.Total(c.mem.Now)
+}
+
+// Close gives the memory of the backend back to the system. Using a buffer of
+// it afterwards panics; freeing one does nothing. Closing twice is allowed.
+func (c *CPU) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	c.arena.release()
+	c.mem.Now, c.scratch.free = [kernels.NumPurposes]int64{}, nil
 }
 
 // Run calls step. The CPU has no queue, so methods have finished when they
@@ -89,6 +112,9 @@ func (c *CPU) Alloc(p kernels.Purpose, t dtype.Type, n int) (kernels.Buffer, err
 func (c *CPU) alloc(p kernels.Purpose, t dtype.Type, n, size int) (*Buf, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		panic("cpu: alloc: the device was closed")
+	}
 	if err := c.count(p, size); err != nil {
 		return nil, err
 	}
@@ -120,14 +146,20 @@ func (c *CPU) uncount(p kernels.Purpose, size int) { c.mem.Now[p] -= int64(size)
 // Load makes a [rows, cols] weight of type t from bytes laid out by
 // dtype.Planes. With kernels.Borrow the bytes are read where they are, unless
 // they are not aligned for their type; then, and with kernels.Copy, they are
-// copied, and what was to be Mapped counts as Weights.
+// copied, and what was to be Mapped counts as Weights. Without bytes the
+// contents are undefined until Quantize.
 func (c *CPU) Load(p kernels.Purpose, t dtype.Type, rows, cols int, host []byte, u kernels.Use) (kernels.Mat, error) {
 	size := dtype.Size(t, rows, cols)
-	if len(host) < size {
+	if host != nil && len(host) < size {
 		panic(fmt.Sprintf("cpu: load: %d bytes for %d×%d of %v, which has %d", len(host), rows, cols, t, size))
 	}
-	host = host[:size:size]
-	b, err := c.load(p, t, rows*cols, host, u)
+	var b *Buf
+	var err error
+	if host == nil {
+		b, err = c.alloc(p, t, rows*cols, size)
+	} else {
+		b, err = c.load(p, t, rows*cols, host[:size:size], u)
+	}
 	if err != nil {
 		return kernels.Mat{}, err
 	}
@@ -168,6 +200,9 @@ func (c *CPU) Free(b kernels.Buffer) {
 	defer c.mu.Unlock()
 	if x.dev != c {
 		panic("cpu: free: buffer of another device")
+	}
+	if c.closed {
+		return
 	}
 	if x.freed {
 		panic("cpu: free: buffer was freed before")
@@ -214,9 +249,16 @@ func (c *CPU) Download(dst []byte, src kernels.Buffer) error {
 	return nil
 }
 
-// Fill sets every element of a float32 buffer to v.
+// Fill sets every element of a buffer of float32 or bf16 to v.
 func (c *CPU) Fill(dst kernels.Buffer, v float32) {
-	d := f32(dst)
+	if d := plainOf(dst); d.h != nil {
+		setAll(d.h, block.BF16(v))
+	} else {
+		setAll(d.f, v)
+	}
+}
+
+func setAll[T any](d []T, v T) {
 	par.For(len(d), elemGrain, func(lo, hi int) {
 		part := d[lo:hi]
 		for i := range part {

@@ -140,6 +140,23 @@ func TestClass(t *testing.T) {
 	}
 }
 
+// TestClose: nothing is held afterwards, and late frees are no error.
+func TestClose(t *testing.T) {
+	c := New(Options{MemoryLimit: 1 << 30})
+	small, err := c.Alloc(kernels.Activations, dtype.Of(dtype.F32), 3)
+	large, err2 := c.Alloc(kernels.Weights, dtype.Of(dtype.F32), mapFrom)
+	if err != nil || err2 != nil || len(c.arena.regions) == 0 {
+		t.Fatal(err, err2, len(c.arena.regions))
+	}
+	c.Close()
+	c.Close()
+	c.Free(small)
+	c.Free(large)
+	if in := c.Info(); len(c.arena.regions) > 0 || kernels.Total(in.Mem.Now) > 0 {
+		t.Errorf("%d regions, in use %v", len(c.arena.regions), in.Mem.Now)
+	}
+}
+
 // TestMisuse: errors of the program panic.
 func TestMisuse(t *testing.T) {
 	c := New(Options{})
@@ -161,6 +178,17 @@ func TestMisuse(t *testing.T) {
 		"short upload":     func() { c.Upload(alloc(3), make([]byte, 8)) },
 		"short load":       func() { c.Load(kernels.Weights, dtype.Of(dtype.F32), 2, 2, make([]byte, 15), kernels.Copy) },
 		"small buffer":     func() { c.Sum(kernels.To(alloc(1)), alloc(3), nil, 4) },
+		"use after close": func() {
+			d := New(Options{})
+			b, _ := d.Alloc(kernels.Activations, dtype.Of(dtype.F32), 3)
+			d.Close()
+			d.Fill(b, 1)
+		},
+		"alloc after close": func() {
+			d := New(Options{})
+			d.Close()
+			d.Alloc(kernels.Activations, dtype.Of(dtype.F32), 3)
+		},
 		"bad sequences": func() {
 			x := alloc(8)
 			s, _ := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), 2)

@@ -71,7 +71,7 @@ func TestFactorSameBitsAtAnyThreads(t *testing.T) {
 		const n = 200
 		x := buffer(t, c, "x", random(300*n))
 		h := buffer(t, c, "h", make([]float32, n*n))
-		c.Gram(kernels.To(h.buf()), x.buf(), 300, n)
+		c.Gram(kernels.To(h.buf()), &kernels.GramArgs{Rows: 300, Cols: n, X: x.buf()})
 		sameBits(t, fmt.Sprint("factor ", n), func() []float32 {
 			u := buffer(t, c, "u", make([]float32, n*n))
 			if err := c.Factor(u.buf(), h.buf(), n, 1); err != nil {

@@ -142,7 +142,7 @@ func TestGemm(t *testing.T) {
 					}
 				}
 				out := buffer(t, c, what, fill(m*n, old))
-				c.Gemm(kernels.Dst{Buffer: out.buf(), Add: add}, buffer(t, c, "a", a).buf(), buffer(t, c, "b", b).buf(), ta, tb, m, n, k, 0.5)
+				c.Gemm(kernels.Dst{Buffer: out.buf(), Add: add}, &kernels.GemmArgs{A: buffer(t, c, "a", a).buf(), B: buffer(t, c, "b", b).buf(), TA: ta, TB: tb, M: m, N: n, K: k, Alpha: 0.5})
 				close64(t, what, out.values(), want, 1e-6*math.Sqrt(float64(k)+9))
 			}
 		}
@@ -157,7 +157,7 @@ func TestGemmBlocks(t *testing.T) {
 			m, n, k := s[0], s[1], s[2]
 			a, b := random(m*k), random(n*k)
 			out := buffer(t, c, "c", fill(m*n, 1))
-			c.Gemm(kernels.To(out.buf()), buffer(t, c, "a", a).buf(), buffer(t, c, "b", b).buf(), false, true, m, n, k, 1)
+			c.Gemm(kernels.To(out.buf()), &kernels.GemmArgs{A: buffer(t, c, "a", a).buf(), B: buffer(t, c, "b", b).buf(), TB: true, M: m, N: n, K: k, Alpha: 1})
 			close64(t, fmt.Sprint(s), out.values(), mul64(a, b, false, true, m, n, k), 1e-6*math.Sqrt(float64(k)))
 		}
 	})
@@ -167,11 +167,11 @@ func TestGemmNothing(t *testing.T) {
 	c := New(Options{})
 	out := buffer(t, c, "c", fill(6, 3))
 	a := buffer(t, c, "a", nil)
-	c.Gemm(kernels.Into(out.buf()), a.buf(), a.buf(), false, false, 2, 3, 0, 1)
+	c.Gemm(kernels.Into(out.buf()), &kernels.GemmArgs{A: a.buf(), B: a.buf(), M: 2, N: 3, K: 0, Alpha: 1})
 	close64(t, "add nothing", out.values(), []float64{3, 3, 3, 3, 3, 3}, 0)
-	c.Gemm(kernels.To(out.buf()), a.buf(), a.buf(), false, false, 2, 3, 0, 1)
+	c.Gemm(kernels.To(out.buf()), &kernels.GemmArgs{A: a.buf(), B: a.buf(), M: 2, N: 3, K: 0, Alpha: 1})
 	close64(t, "write nothing", out.values(), make([]float64, 6), 0)
-	c.Gemm(kernels.Dst{}, a.buf(), a.buf(), false, false, 2, 3, 0, 1)
+	c.Gemm(kernels.Dst{}, &kernels.GemmArgs{A: a.buf(), B: a.buf(), M: 2, N: 3, K: 0, Alpha: 1})
 }
 
 func TestGram(t *testing.T) {
@@ -182,9 +182,9 @@ func TestGram(t *testing.T) {
 			x := random(rows * cols)
 			want := mul64(x, x, true, false, cols, cols, rows)
 			h := buffer(t, c, "h", fill(cols*cols, float32(math.NaN())))
-			c.Gram(kernels.To(h.buf()), buffer(t, c, "x", x).buf(), rows, cols)
+			c.Gram(kernels.To(h.buf()), &kernels.GramArgs{Rows: rows, Cols: cols, X: buffer(t, c, "x", x).buf()})
 			close64(t, fmt.Sprint("gram ", s), h.values(), want, 2e-6*math.Sqrt(float64(rows)))
-			c.Gram(kernels.Into(h.buf()), buffer(t, c, "x", x).buf(), rows, cols)
+			c.Gram(kernels.Into(h.buf()), &kernels.GramArgs{Rows: rows, Cols: cols, X: buffer(t, c, "x", x).buf()})
 			for i := range want {
 				want[i] *= 2
 			}
@@ -228,7 +228,7 @@ func TestGemmSameBitsAtAnyThreads(t *testing.T) {
 			a, b := buffer(t, c, "a", random(m*k)), buffer(t, c, "b", random(n*k))
 			sameBits(t, fmt.Sprint(s), func() []float32 {
 				out := buffer(t, c, "c", fill(m*n, 1))
-				c.Gemm(kernels.To(out.buf()), a.buf(), b.buf(), false, true, m, n, k, 1)
+				c.Gemm(kernels.To(out.buf()), &kernels.GemmArgs{A: a.buf(), B: b.buf(), TB: true, M: m, N: n, K: k, Alpha: 1})
 				return out.values()
 			})
 		}
@@ -243,7 +243,7 @@ func TestScratchLimit(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		c.Gemm(kernels.To(b), b, b, false, true, 400, 400, 500, 1)
+		c.Gemm(kernels.To(b), &kernels.GemmArgs{A: b, B: b, TB: true, M: 400, N: 400, K: 500, Alpha: 1})
 		return nil
 	})
 	if me, ok := err.(*kernels.MemoryError); !ok || me.Purpose != kernels.Scratch {

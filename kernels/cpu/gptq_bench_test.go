@@ -67,7 +67,7 @@ func BenchmarkGram(b *testing.B) {
 			c := New(Options{})
 			const rows = 2048
 			h, x := benchBuffer(b, c, n*n), benchBuffer(b, c, rows*n)
-			measure(b, float64(rows)*float64(n)*float64(n), false, func() { c.Gram(kernels.Into(h), x, rows, n) })
+			measure(b, float64(rows)*float64(n)*float64(n), false, func() { c.Gram(kernels.Into(h), &kernels.GramArgs{Rows: rows, Cols: n, X: x}) })
 		})
 	}
 }

@@ -154,7 +154,7 @@ func TestGPTQAgainstGPTQModel(t *testing.T) {
 func gptqLayer(t *testing.T, w, x, scales, zeros []float32, rows, cols, samples, block int) []byte {
 	c := New(Options{})
 	h, u := buffer(t, c, "h", fill(cols*cols, 0)), buffer(t, c, "u", fill(cols*cols, 0))
-	c.Gram(kernels.To(h.buf()), buffer(t, c, "x", x).buf(), samples, cols)
+	c.Gram(kernels.To(h.buf()), &kernels.GramArgs{Rows: samples, Cols: cols, X: buffer(t, c, "x", x).buf()})
 	v, mean := h.values(), 0.0
 	wt := make([]float32, rows*cols) // [cols, rows]
 	for j := range cols {

@@ -173,22 +173,22 @@ func columnSums(out []float32, x plain, rows, cols int, add bool) {
 	})
 }
 
-// Gemm: c [m,n] = alpha·op(a)·op(b).
-func (c *CPU) Gemm(dst kernels.Dst, a, b kernels.Buffer, ta, tb bool, m, n, k int, alpha float32) {
+// Gemm: dst [M,N] = Alpha·op(A)·op(B).
+func (c *CPU) Gemm(dst kernels.Dst, a *kernels.GemmArgs) {
 	if dst.Skip() {
 		return
 	}
-	want("gemm: c", dst.Buffer, m*n)
-	want("gemm: a", a, m*k)
-	want("gemm: b", b, k*n)
-	x, y := rowsF32(f32(a), k), colsF32(f32(b), n)
-	if ta {
-		x = colsF32(f32(a), m)
+	want("gemm: c", dst.Buffer, a.M*a.N)
+	want("gemm: a", a.A, a.M*a.K)
+	want("gemm: b", a.B, a.K*a.N)
+	x, y := rowsF32(f32(a.A), a.K), colsF32(f32(a.B), a.N)
+	if a.TA {
+		x = colsF32(f32(a.A), a.M)
 	}
-	if tb {
-		y = rowsF32(f32(b), k)
+	if a.TB {
+		y = rowsF32(f32(a.B), a.K)
 	}
-	c.gemm(f32(dst.Buffer), n, m, n, dst.Add, product{k: k, a: x, b: y, alpha: alpha})
+	c.gemm(f32(dst.Buffer), a.N, a.M, a.N, dst.Add, product{k: a.K, a: x, b: y, alpha: a.Alpha})
 }
 
 // Dequantize writes m decoded, [m.Rows, m.Cols].

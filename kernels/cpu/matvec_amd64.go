@@ -112,7 +112,7 @@ func (w *mvWeight) integers(u *unitType, row0 int) bool {
 func (w *mvWeight) codes(u *unitType, row0 int) bool {
 	w.rowBytes = u.row
 	w.data = u.raw.Data[row0*u.row:]
-	return u.raw.Type.Kind < dtype.NF4 || w.apart(u, row0)
+	return !u.raw.Type.HasPlanes() || w.apart(u, row0)
 }
 
 // blocks sets the kernel of a type with blocks of 32, which want x's scales

@@ -13,3 +13,6 @@ func mapMemory(n int) ([]byte, error) {
 	}
 	return p, err
 }
+
+// unmapMemory gives back what mapMemory took.
+func unmapMemory(p []byte) { _ = unix.Munmap(p) } // fails for a range that was not mapped only

@@ -61,9 +61,9 @@ func BenchmarkElementwise(b *testing.B) {
 		"RMSNorm":         func() { x.Norm(kernels.To(r), kernels.Dst{}, stats, norm) },
 		"RMSNormBackward": func() { x.NormBackward(kernels.Into(r), kernels.Into(dw), kernels.Dst{}, t, stats, norm) },
 		"Rope":            func() { x.Rope(h, h, rope) },
-		"Copy":            func() { x.Add(kernels.To(r), p, nil, n*c, 1, 0) },
+		"Copy":            func() { x.Add(kernels.To(r), &kernels.AddArgs{N: n * c, A: p, Alpha: 1}) },
 		"AdamW": func() {
-			x.Optim(kernels.AdamW, &kernels.OptimArgs{N: n * c, P: p, G: q, M: r, V: s, LR: 1e-3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Step: 1})
+			x.Optim(&kernels.OptimArgs{Spans: []kernels.OptimSpan{{P: p, LR: 1e-3}}, G: q, M: r, V: s, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Step: 1})
 		},
 		"Sum": func() { x.Sum(kernels.To(dw), p, nil, n*c) },
 	} {

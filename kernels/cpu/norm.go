@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -11,66 +12,81 @@ import (
 // norm is one call's operands as slices.
 type norm struct {
 	*kernels.NormArgs
-	x, res, w, bias, stats []float32
+	x, res         plain
+	w, bias, stats []float32
+	offset         []float32 // scratch that holds Offset + W; nil: none
 }
 
-func newNorm(a *kernels.NormArgs, stats kernels.Buffer) *norm {
-	n := a.N * a.C
+func (c *CPU) newNorm(a *kernels.NormArgs, stats kernels.Buffer) *norm {
+	n, rows := a.N*a.C, a.WeightRows()
 	want("norm: x", a.X, n)
 	want("norm: res", a.Res, n)
-	want("norm: w", a.W, a.C)
-	want("norm: bias", a.Bias, a.C)
-	want("norm: stats", stats, a.N*statsLen(a.Kind))
-	return &norm{a, f32(a.X), f32(a.Res), f32(a.W), f32(a.Bias), f32(stats)}
+	want("norm: w", a.W, rows*a.C)
+	want("norm: bias", a.Bias, rows*a.C)
+	want("norm: stats", stats, a.N*a.Kind.StatsLen())
+	if a.N%rows != 0 {
+		panic(fmt.Sprintf("cpu: norm: %d rows of %d heads", a.N, rows))
+	}
+	m := &norm{NormArgs: a, x: plainOf(a.X), res: plainOf(a.Res), w: f32(a.W), bias: f32(a.Bias), stats: f32(stats)}
+	if a.Offset != 0 && m.w != nil {
+		m.offset = c.scratch.take(rows * a.C)
+		vec.Shift(m.offset, m.w[:rows*a.C], a.Offset)
+		m.w = m.offset
+	}
+	return m
 }
 
-// statsLen is the number of statistics a row.
-func statsLen(k kernels.NormKind) int {
-	if k == kernels.LayerNorm {
-		return 2
+// weight is the part of w or bias that row i is multiplied with or added to.
+func (m *norm) weight(w []float32, i int) []float32 {
+	if w == nil {
+		return nil
 	}
-	return 1
+	return w[i%m.WeightRows()*m.C:][:m.C]
 }
 
 // Norm normalises rows (RMSNorm: Zhang, Sennrich 2019, arXiv:1910.07467;
 // LayerNorm: Ba et al. 2016, arXiv:1607.06450). Statistics are 1/√(mean x²+Eps),
 // or the mean and 1/σ; stats nil: not kept.
 func (c *CPU) Norm(y, sum kernels.Dst, stats kernels.Buffer, a *kernels.NormArgs) {
-	m := newNorm(a, stats)
+	m := c.newNorm(a, stats)
+	defer c.scratch.give(m.offset)
 	want("norm: y", y.Buffer, a.N*a.C)
 	want("norm: sum", sum.Buffer, a.N*a.C)
-	yd, sd := plainOf(y.Buffer), f32(sum.Buffer)
+	yd, sd := plainOf(y.Buffer), plainOf(sum.Buffer)
 	par.For(a.N, rowGrain(a.C), func(lo, hi int) {
-		tmp := c.scratch.take(3 * a.C)
+		tmp := c.scratch.take(4 * a.C)
 		defer c.scratch.give(tmp)
-		s, out, extra := tmp[:a.C], tmp[a.C:2*a.C], tmp[2*a.C:]
+		s, out, extra, wide := tmp[:a.C], tmp[a.C:2*a.C], tmp[2*a.C:3*a.C], tmp[3*a.C:]
 		for i := lo; i < hi; i++ {
-			row := m.input(i, s)
-			if sd != nil {
-				store(sd[i*a.C:(i+1)*a.C], row, sum.Add)
+			at := i * a.C
+			row := m.input(i, s, wide)
+			if !sd.absent() {
+				sd.store(row, at, sum.Add, extra)
+				if sd.h != nil && !sum.Add {
+					row = sd.get(s, at)
+				}
 			}
 			centred, r := m.measure(i, row, out)
 			switch {
 			case yd.absent():
 			case y.Add:
-				m.apply(out, centred, r)
-				yd.store(out, i*a.C, true, extra)
+				m.apply(i, out, centred, r)
+				yd.store(out, at, true, extra)
 			default:
-				dst := yd.into(out, i*a.C)
-				m.apply(dst, centred, r)
-				yd.put(dst, i*a.C)
+				dst := yd.into(out, at)
+				m.apply(i, dst, centred, r)
+				yd.put(dst, at)
 			}
 		}
 	})
 }
 
 // input is row i of what is normalised: X, or Res + Alpha·X in s.
-func (m *norm) input(i int, s []float32) []float32 {
-	x := m.x[i*m.C : (i+1)*m.C]
-	if m.res == nil {
-		return x
+func (m *norm) input(i int, s, wide []float32) []float32 {
+	if m.res.absent() {
+		return m.x.get(s, i*m.C)
 	}
-	vec.Lin2(s, 1, m.res[i*m.C:(i+1)*m.C], m.Alpha, x)
+	vec.Lin2(s, 1, m.res.get(s, i*m.C), m.Alpha, m.x.get(wide, i*m.C))
 	return s
 }
 
@@ -94,11 +110,11 @@ func (m *norm) measure(i int, row, tmp []float32) (centred []float32, r float32)
 	return tmp, r
 }
 
-// apply writes the normalised row. y may be centred.
-func (m *norm) apply(y, centred []float32, r float32) {
-	vec.MulScale(y, centred, m.w, r)
+// apply writes the normalised row i. y may be centred.
+func (m *norm) apply(i int, y, centred []float32, r float32) {
+	vec.MulScale(y, centred, m.weight(m.w, i), r)
 	if m.bias != nil {
-		vec.Axpy(y, 1, m.bias)
+		vec.Axpy(y, 1, m.weight(m.bias, i))
 	}
 }
 
@@ -112,49 +128,57 @@ func normParts(n, c int) (rows, parts int) {
 // NormBackward: dx, and the column sums dw and db, of Norm over a.X (with a
 // residual: the sum that the forward wrote).
 func (c *CPU) NormBackward(dx, dw, db kernels.Dst, dy, stats kernels.Buffer, a *kernels.NormArgs) {
-	m := newNorm(a, stats)
+	m := c.newNorm(a, stats)
+	defer c.scratch.give(m.offset)
 	for _, b := range []kernels.Buffer{dx.Buffer, dy} {
 		want("norm backward: dx, dy", b, a.N*a.C)
 	}
-	want("norm backward: dw", dw.Buffer, a.C)
-	want("norm backward: db", db.Buffer, a.C)
-	g, d := f32(dy), f32(dx.Buffer)
-	rows, parts := normParts(a.N, a.C)
-	sums := c.scratch.take(2 * parts * a.C)
+	heads := a.WeightRows()
+	width := heads * a.C
+	want("norm backward: dw", dw.Buffer, width)
+	want("norm backward: db", db.Buffer, width)
+	g, d := plainOf(dy), plainOf(dx.Buffer)
+	tokens, parts := normParts(a.N/heads, width)
+	sums := c.scratch.take(2 * parts * width)
 	defer c.scratch.give(sums)
-	par.For(a.N, rows, func(lo, hi int) {
-		tmp := c.scratch.take(2 * a.C)
+	par.For(a.N/heads, tokens, func(lo, hi int) {
+		tmp := c.scratch.take(5 * a.C)
 		defer c.scratch.give(tmp)
-		p := lo / rows
-		pw, pb := sums[2*p*a.C:(2*p+1)*a.C], sums[(2*p+1)*a.C:(2*p+2)*a.C]
+		p := lo / tokens
+		pw, pb := sums[2*p*width:(2*p+1)*width], sums[(2*p+1)*width:(2*p+2)*width]
 		clear(pw)
 		clear(pb)
-		for i := lo; i < hi; i++ {
-			at := i * a.C
-			row := m.backRow(i, g[at:at+a.C], m.x[at:at+a.C], tmp)
+		for i := lo * heads; i < hi*heads; i++ {
+			at, head := i*a.C, i%heads*a.C
+			row := m.backRow(i, g.get(tmp[2*a.C:3*a.C], at), m.x.get(tmp[3*a.C:4*a.C], at), tmp)
 			if !dw.Skip() {
-				row.addW(pw)
+				row.addW(pw[head:][:a.C])
 			}
 			if !db.Skip() {
-				vec.Axpy(pb, 1, row.dy)
+				vec.Axpy(pb[head:][:a.C], 1, row.dy)
 			}
-			if d != nil {
-				row.dx(d[at:at+a.C], m.w, dx.Add, tmp[:a.C])
+			switch w := m.weight(m.w, i); {
+			case d.absent():
+			case d.h == nil:
+				row.dx(d.f[at:at+a.C], w, dx.Add, tmp[:a.C])
+			default:
+				row.dx(tmp[:a.C], w, false, nil)
+				d.store(tmp[:a.C], at, dx.Add, tmp[4*a.C:])
 			}
 		}
 	})
-	foldParts(dw, sums, parts, 2*a.C, a.C, 0)
-	foldParts(db, sums, parts, 2*a.C, a.C, a.C)
+	for i, dst := range []kernels.Dst{dw, db} {
+		if !dst.Skip() {
+			foldParts(f32(dst.Buffer)[:width], dst.Add, sums, parts, 2*width, i*width)
+		}
+	}
 }
 
 // foldParts writes or adds the sum of parts, stride apart, in order.
-func foldParts(dst kernels.Dst, sums []float32, parts, stride, n, off int) {
-	if dst.Skip() {
-		return
-	}
-	out := f32(dst.Buffer)[:n]
+func foldParts(out []float32, add bool, sums []float32, parts, stride, off int) {
+	n := len(out)
 	if parts == 0 {
-		if !dst.Add {
+		if !add {
 			clear(out)
 		}
 		return
@@ -163,7 +187,7 @@ func foldParts(dst kernels.Dst, sums []float32, parts, stride, n, off int) {
 	for p := 1; p < parts; p++ {
 		vec.Axpy(total, 1, sums[p*stride+off:p*stride+off+n])
 	}
-	store(out, total, dst.Add)
+	store(out, total, add)
 }
 
 // backRow is one row of the backward pass: dy, the values that were scaled by

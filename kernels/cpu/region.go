@@ -43,6 +43,15 @@ func (a *arena) cut(size int) (piece, error) {
 	return piece{bytes: r.cut(n), region: r}, nil
 }
 
+// release gives everything back to the system. Pieces that are still out there
+// must not be touched any more.
+func (a *arena) release() {
+	for _, r := range a.regions {
+		unmapMemory(r.mem)
+	}
+	*a = *newArena()
+}
+
 // cut takes n bytes from the lowest hole that has them; nil: there is none.
 func (r *region) cut(n int) []byte {
 	for i := range r.free {

@@ -65,7 +65,7 @@ func (b *bench) half(x kernels.Buffer) kernels.Buffer {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Add(kernels.To(h), x, nil, x.Len(), 1, 0)
+	b.Add(kernels.To(h), &kernels.AddArgs{N: x.Len(), A: x, Alpha: 1})
 	return h
 }
 
@@ -130,10 +130,11 @@ func manyOps(t *testing.T) map[string][]uint32 {
 	b.Act(kernels.To(y), act)
 	b.ActBackward(kernels.To(dx), kernels.Dst{}, dy, act)
 	sums := b.empty(2)
-	b.ColStats(kernels.To(dw), x, n, c, kernels.SumSq)
+	b.ColStats(kernels.To(dw), &kernels.ColStatsArgs{Stat: kernels.SumSq, Rows: n, Cols: c, X: x})
 	b.Sum(kernels.To(sums), x, dy, n*c)
 	b.GatherBackward(kernels.To(o), kernels.Dst{}, dy, &kernels.GatherArgs{N: n, Table: kernels.Mat{Rows: 1, Cols: c}, Idx: b.ints(make([]int32, n)...)})
 	keep("rest", y, dx, dw, b.Slice(sums, 0, 1), o)
+	b.elementwiseOps(x, dy, w, keep)
 	b.expertOps(x, keep)
 	b.scanOps(x, keep)
 	return out
@@ -163,6 +164,37 @@ func (b *bench) scanOps(x kernels.Buffer, keep func(name string, bufs ...kernels
 	b.SSMScan(heads(y.Buffer, h, d), hx, bc, bc, sa)
 	b.SSMScanBackward(sg, hx, hx, bc, bc, sa)
 	keep("ssm", y.Buffer, sg.X.Buffer, sg.B.Buffer, sg.C.Buffer, sg.Dt.Buffer, sg.ALog.Buffer)
+}
+
+// elementwiseOps runs what treats elements, rows or groups by themselves.
+func (b *bench) elementwiseOps(x, dy, w kernels.Buffer, keep func(name string, bufs ...kernels.Buffer)) {
+	const n, c = 700, 96
+	e := func(n int) kernels.Dst { return kernels.To(b.empty(n)) }
+	for _, by := range []kernels.MulBy{kernels.ByElement, kernels.ByRow, kernels.ByCol} {
+		a := &kernels.MulArgs{N: n, C: c, By: by, X: x, S: dy}
+		y, dx, ds, dbias := e(n*c), e(n*c), e(a.Factors()), e(c)
+		b.Mul(y, a)
+		b.MulBackward(dx, ds, dbias, dy, a)
+		keep(fmt.Sprint("mul by ", by), y.Buffer, dx.Buffer, ds.Buffer, dbias.Buffer)
+	}
+	act := &kernels.ActArgs{Kind: kernels.GELU, Layout: kernels.Interleaved, N: n, F: c / 2, Gate: x}
+	y, dx := e(n*c/2), e(n*c)
+	b.Act(y, act)
+	b.ActBackward(dx, kernels.Dst{}, dy, act)
+	heads := &kernels.NormArgs{N: n * 6, C: 16, Heads: 6, X: x, W: w, Offset: 1, Eps: 1e-5}
+	ny, nx, nw, stats := e(n*c), e(n*c), e(c), b.empty(n*6)
+	b.Norm(ny, kernels.Dst{}, stats, heads)
+	b.NormBackward(nx, nw, kernels.Dst{}, dy, stats, heads)
+	keep("act and norm", y.Buffer, dx.Buffer, ny.Buffer, nx.Buffer, nw.Buffer)
+
+	fake, runs, gram := e(n*c), e(n*3), e(2*c*c)
+	b.FakeQuant(fake, &kernels.FakeQuantArgs{Type: dtype.Type{Kind: dtype.Int4, Group: 32, Scale: dtype.F16}, Rows: n, Cols: c, X: x})
+	b.RowStats(runs, &kernels.RowStatsArgs{Stat: kernels.SumXY, Rows: n, Cols: c, Run: 32, X: x, Y: dy})
+	b.Gram(gram, &kernels.GramArgs{Rows: n, Cols: c, X: x, Groups: kernels.Groups{Offsets: b.ints(0, 200, n), Count: 2}})
+	p, q, m, v := b.random(40000), b.random(30000), b.random(70010), b.empty(70010)
+	b.Fill(v, 0.5)
+	b.Optim(&kernels.OptimArgs{Spans: []kernels.OptimSpan{{P: p, LR: 1e-3}, {P: q, Off: 40010, LR: 1e-2, Decay: 0.1}}, G: b.random(70010), M: m, V: v, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, Step: 3})
+	keep("tools", fake.Buffer, runs.Buffer, gram.Buffer, p, q, m, v)
 }
 
 // expertOps routes the 96 logits of each row of x.

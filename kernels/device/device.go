@@ -1,7 +1,10 @@
-// Package device chooses a compute backend by name.
+// Package device opens a compute backend by name. It is the only package above
+// the backends that knows which there are; everybody else holds a
+// kernels.Backend.
 package device
 
 import (
+	"math"
 	"strconv"
 	"strings"
 
@@ -10,20 +13,31 @@ import (
 	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
-// Options of a device.
+// NoLimit as a MemoryLimit lets a backend take all the memory there is.
+const NoLimit = math.MaxInt64
+
+// Options of a device. A field that a backend has no use for is ignored.
 type Options struct {
 	Threads     int   // of the CPU; 0: as many as GOMAXPROCS allows
-	MemoryLimit int64 // bytes; 0: none
+	MemoryLimit int64 // bytes; 0: the backend decides (on the CPU 0.9 of the memory that is available)
+	// Level of earlier results (kernels.Info.Level), to go on with: taken where
+	// the processor has it and TUNE_KERNELS forces none. "": the backend's choice.
+	Level string
 }
 
 // Open returns the backend called name: "cpu", "auto" or "" (the fastest there
-// is), or "cuda:N". An unknown name is a usage error; a device that cannot be
-// used here is a limit error that says why.
+// is), or "cuda:N". The caller closes it. An unknown name is a usage error; a
+// device that cannot be used here is a limit error that says why. No kernel may
+// be running: threads and kernel level of the CPU belong to the process.
 func Open(name string, o Options) (kernels.Backend, error) {
 	switch name {
 	case "", "auto", "cpu":
 		if err := cpu.CheckLevel(); err != nil {
 			return nil, fail.Usagef("device", "unset TUNE_KERNELS to let the program choose", "%w", err)
+		}
+		cpu.PreferLevel(o.Level)
+		if o.MemoryLimit == 0 {
+			o.MemoryLimit = cpu.DefaultLimit()
 		}
 		return cpu.New(cpu.Options{Threads: o.Threads, MemoryLimit: o.MemoryLimit}), nil
 	}
@@ -37,6 +51,10 @@ func isIndex(s string) bool {
 	n, err := strconv.Atoi(s)
 	return err == nil && n >= 0
 }
+
+// HostMemory is what this process may still take of the host's memory, in
+// bytes; 0 when unknown.
+func HostMemory() int64 { return cpu.AvailableMemory() }
 
 // Entry is one device that Open knows.
 type Entry struct {

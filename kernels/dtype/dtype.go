@@ -10,7 +10,8 @@ package dtype
 
 import "fmt"
 
-// Kind is the family of a storage type.
+// Kind is the encoding of one value of a storage type. Its order means nothing:
+// it is compared with == only, everything else about it stands in Info.
 type Kind uint8
 
 // The kinds. F32 is zero, so the zero Type is plain float32.
@@ -55,6 +56,19 @@ const (
 	numKinds
 )
 
+// Family groups the kinds whose bytes are laid out alike.
+type Family uint8
+
+// The families.
+const (
+	Float    Family = iota // plain floating point of 16 bits or more
+	Integer                // plain integers and booleans
+	GGML                   // blocks of llama.cpp: scales lie among the codes
+	Codebook               // codes that index a table; blocks run flat over the tensor, scales apart
+	Int                    // integer codes, scales and zeros of column groups apart
+	Micro                  // floating point of 8 bits or less: plain, or with a scale for every group of columns apart
+)
+
 // Flags are the optional parts of a Type.
 type Flags uint8
 
@@ -67,53 +81,54 @@ const (
 // Type is one storage type. It is comparable; the zero value is F32.
 type Type struct {
 	Kind  Kind
-	Group int32 // columns (flat elements for NF4, FP4) that share a scale; -1 = the whole row; 0 for kinds with fixed blocks
-	Scale Kind  // type of the stored scales of NF4, FP4 and Int kinds; F32, F16 or BF16
+	Group int32 // columns (flat elements of a Codebook) that share a scale; -1 = the whole row; 0 for kinds with fixed blocks and for plain ones
+	Scale Kind  // type of the stored scales of Codebook, Int and Micro kinds; F32, F16 or BF16
 	Flags Flags
 }
 
 // Info is what the arithmetic of sizes needs about a Kind.
 type Info struct {
-	Name  string // as in GGUF and in our flags: "Q4_K", "BF16", "NF4"
-	Block int    // elements that share one packed block; 1 for plain types
-	Bytes int    // bytes of one block of codes; for Int3 the 12 bytes of 32 codes
-	Unit  int    // smallest run of elements that can be decoded on its own
-	GGUF  int    // ggml_type id, -1 when GGUF has none
-	ST    string // safetensors dtype name, "" when it has none
-	Float bool   // plain floating point, no blocks
+	Name   string // as in GGUF and in our flags: "Q4_K", "BF16", "NF4"
+	Family Family
+	Block  int    // elements that share one packed block; 1 for plain types
+	Bytes  int    // bytes of one block of codes; for Int3 the 12 bytes of 32 codes
+	Unit   int    // smallest run of elements that can be decoded on its own
+	Bits   int    // of one code where codes lie apart from their scales (Codebook, Int, Micro); 0 for others
+	GGUF   int    // ggml_type id, -1 when GGUF has none
+	ST     string // safetensors dtype name, "" when it has none
 }
 
 var infos = [numKinds]Info{
-	F32:    {"F32", 1, 4, 1, 0, "F32", true},
-	F16:    {"F16", 1, 2, 1, 1, "F16", true},
-	BF16:   {"BF16", 1, 2, 1, 30, "BF16", true},
-	F64:    {"F64", 1, 8, 1, 28, "F64", true},
-	F8E4M3: {"F8_E4M3", 1, 1, 1, -1, "F8_E4M3", true},
-	F8E5M2: {"F8_E5M2", 1, 1, 1, -1, "F8_E5M2", true},
-	I8:     {"I8", 1, 1, 1, 24, "I8", false},
-	I16:    {"I16", 1, 2, 1, 25, "I16", false},
-	I32:    {"I32", 1, 4, 1, 26, "I32", false},
-	I64:    {"I64", 1, 8, 1, 27, "I64", false},
-	U8:     {"U8", 1, 1, 1, -1, "U8", false},
-	Bool:   {"BOOL", 1, 1, 1, -1, "BOOL", false},
-	Q4_0:   {"Q4_0", 32, 18, 32, 2, "", false},
-	Q4_1:   {"Q4_1", 32, 20, 32, 3, "", false},
-	Q5_0:   {"Q5_0", 32, 22, 32, 6, "", false},
-	Q5_1:   {"Q5_1", 32, 24, 32, 7, "", false},
-	Q8_0:   {"Q8_0", 32, 34, 32, 8, "", false},
-	Q2_K:   {"Q2_K", 256, 84, 16, 10, "", false},
-	Q3_K:   {"Q3_K", 256, 110, 16, 11, "", false},
-	Q4_K:   {"Q4_K", 256, 144, 32, 12, "", false},
-	Q5_K:   {"Q5_K", 256, 176, 32, 13, "", false},
-	Q6_K:   {"Q6_K", 256, 210, 16, 14, "", false},
-	IQ4_NL: {"IQ4_NL", 32, 18, 32, 20, "", false},
-	IQ4_XS: {"IQ4_XS", 256, 136, 32, 23, "", false},
-	NF4:    {"NF4", 2, 1, 2, -1, "", false},
-	FP4:    {"FP4", 2, 1, 2, -1, "", false},
-	Int2:   {"INT2", 4, 1, 4, -1, "", false},
-	Int3:   {"INT3", 32, 12, 32, -1, "", false},
-	Int4:   {"INT4", 2, 1, 2, -1, "", false},
-	Int8:   {"INT8", 1, 1, 1, -1, "", false},
+	F32:    {"F32", Float, 1, 4, 1, 0, 0, "F32"},
+	F16:    {"F16", Float, 1, 2, 1, 0, 1, "F16"},
+	BF16:   {"BF16", Float, 1, 2, 1, 0, 30, "BF16"},
+	F64:    {"F64", Float, 1, 8, 1, 0, 28, "F64"},
+	F8E4M3: {"F8_E4M3", Micro, 1, 1, 1, 8, -1, "F8_E4M3"},
+	F8E5M2: {"F8_E5M2", Micro, 1, 1, 1, 8, -1, "F8_E5M2"},
+	I8:     {"I8", Integer, 1, 1, 1, 0, 24, "I8"},
+	I16:    {"I16", Integer, 1, 2, 1, 0, 25, "I16"},
+	I32:    {"I32", Integer, 1, 4, 1, 0, 26, "I32"},
+	I64:    {"I64", Integer, 1, 8, 1, 0, 27, "I64"},
+	U8:     {"U8", Integer, 1, 1, 1, 0, -1, "U8"},
+	Bool:   {"BOOL", Integer, 1, 1, 1, 0, -1, "BOOL"},
+	Q4_0:   {"Q4_0", GGML, 32, 18, 32, 0, 2, ""},
+	Q4_1:   {"Q4_1", GGML, 32, 20, 32, 0, 3, ""},
+	Q5_0:   {"Q5_0", GGML, 32, 22, 32, 0, 6, ""},
+	Q5_1:   {"Q5_1", GGML, 32, 24, 32, 0, 7, ""},
+	Q8_0:   {"Q8_0", GGML, 32, 34, 32, 0, 8, ""},
+	Q2_K:   {"Q2_K", GGML, 256, 84, 16, 0, 10, ""},
+	Q3_K:   {"Q3_K", GGML, 256, 110, 16, 0, 11, ""},
+	Q4_K:   {"Q4_K", GGML, 256, 144, 32, 0, 12, ""},
+	Q5_K:   {"Q5_K", GGML, 256, 176, 32, 0, 13, ""},
+	Q6_K:   {"Q6_K", GGML, 256, 210, 16, 0, 14, ""},
+	IQ4_NL: {"IQ4_NL", GGML, 32, 18, 32, 0, 20, ""},
+	IQ4_XS: {"IQ4_XS", GGML, 256, 136, 32, 0, 23, ""},
+	NF4:    {"NF4", Codebook, 2, 1, 2, 4, -1, ""},
+	FP4:    {"FP4", Codebook, 2, 1, 2, 4, -1, ""},
+	Int2:   {"INT2", Int, 4, 1, 4, 2, -1, ""},
+	Int3:   {"INT3", Int, 32, 12, 32, 3, -1, ""},
+	Int4:   {"INT4", Int, 2, 1, 2, 4, -1, ""},
+	Int8:   {"INT8", Int, 1, 1, 1, 8, -1, ""},
 }
 
 // Info returns the facts of k. It panics on a Kind that does not exist.
@@ -121,7 +136,7 @@ func (k Kind) Info() Info { return infos[k] }
 
 // String returns the name used in flags, plans and GGUF.
 func (k Kind) String() string {
-	if k < numKinds {
+	if int(k) < len(infos) {
 		return infos[k].Name
 	}
 	return fmt.Sprintf("Kind(%d)", uint8(k))
@@ -191,20 +206,60 @@ func Of(k Kind) Type { return Type{Kind: k} }
 // NF4Double is QLoRA's type: NF4, 64 elements a block, scales quantized again.
 var NF4Double = Type{Kind: NF4, Group: 64, Flags: Nested}
 
-// Quantized reports whether values of t must be decoded before use.
-func (t Type) Quantized() bool { return t.Kind >= Q4_0 }
+// Plain reports whether k stores every value by itself, as memory of any
+// purpose may: floats and integers. A Micro kind with a Group is not plain.
+func (k Kind) Plain() bool {
+	switch k.Info().Family {
+	case Float, Integer, Micro:
+		return true
+	}
+	return false
+}
 
-// Bits is the width of one code of the Int kinds, NF4 and FP4; 0 for others.
+// IsFloat reports whether k is plain floating point, of 8 bits too.
+func (k Kind) IsFloat() bool {
+	f := k.Info().Family
+	return f == Float || f == Micro
+}
+
+// Wider is the kind that holds the values of both floats a and b: the wider of
+// the two, and F32 for BF16 beside F16. It panics unless both are of family Float.
+func Wider(a, b Kind) Kind {
+	x, y := a.Info(), b.Info()
+	switch {
+	case x.Family != Float || y.Family != Float:
+		panic(fmt.Sprintf("dtype: the wider of %v and %v", a, b))
+	case a == b || x.Bytes > y.Bytes:
+		return a
+	case x.Bytes < y.Bytes:
+		return b
+	}
+	return F32
+}
+
+// Quantized reports whether values of t share scales or tables and must be
+// decoded before use.
+func (t Type) Quantized() bool { return !t.Kind.Plain() || t.Group != 0 }
+
+// Grouped reports whether groups of columns have a scale each, apart from the
+// codes: the Int kinds, and Micro kinds with a Group.
+func (t Type) Grouped() bool {
+	f := t.Kind.Info().Family
+	return f == Int || f == Micro && t.Group != 0
+}
+
+// Flat reports whether blocks run on from row to row, so that the matrix can
+// only be written as a whole.
+func (t Type) Flat() bool { return t.Kind.Info().Family == Codebook }
+
+// HasPlanes reports whether a matrix of t has other planes beside its codes.
+func (t Type) HasPlanes() bool { return t.Grouped() || t.Flat() }
+
+// Bits is the width of one code of a type whose codes lie apart from their
+// scales; 0 for others.
 func (t Type) Bits() int {
-	switch t.Kind {
-	case Int2:
-		return 2
-	case Int3:
-		return 3
-	case Int4, NF4, FP4:
-		return 4
-	case Int8:
-		return 8
+	if t.HasPlanes() {
+		return t.Kind.Info().Bits
 	}
 	return 0
 }
@@ -226,7 +281,7 @@ func (t Type) String() string {
 	if t.Flags&Perm != 0 {
 		s += " perm"
 	}
-	if t.Kind >= Int2 && t.Scale != F32 {
+	if t.Grouped() && t.Scale != F32 {
 		s += " " + t.Scale.String()
 	}
 	return s
@@ -240,7 +295,8 @@ type Plane struct{ Off, Len int }
 //	Codes   plain and GGUF types: the rows one after another.
 //	        NF4, FP4: ⌈rows·cols/2⌉ bytes over the flat tensor, first element in the high nibble.
 //	        Int kinds: rows one after another, ⌈cols·bits/8⌉ bytes each, codes 0..2^bits-1, least significant bits first.
-//	Scales  NF4, FP4: an f32 (nested: uint8) a block of Group flat elements. Int kinds: [rows, groups] of type Scale.
+//	        Micro kinds: rows one after another.
+//	Scales  NF4, FP4: an f32 (nested: uint8) a block of Group flat elements. Int and grouped Micro kinds: [rows, groups] of type Scale.
 //	Zeros   Int kinds with Zero: [rows, groups] uint8, the code that means 0.
 //	Nested  the f32 scale of each 256 scale codes, then one f32 offset, then the 256 f32 of the code map.
 //	Perm    [cols] int32: the group of each column.
@@ -253,7 +309,7 @@ const (
 	NumPlanes
 )
 
-// Groups is the number of scale groups a row of an Int kind has.
+// Groups is the number of scale groups a row of a grouped type has.
 func (t Type) Groups(cols int) int {
 	if t.Group <= 0 {
 		return 1
@@ -270,8 +326,8 @@ func Planes(t Type, rows, cols int) [NumPlanes]Plane {
 	}
 	var n [NumPlanes]int
 	in := t.Kind.Info()
-	switch t.Kind {
-	case NF4, FP4:
+	switch {
+	case t.Flat():
 		n[Codes] = (rows*cols + 1) / 2
 		blocks := ceil(rows*cols, int(t.Group))
 		n[Scales] = 4 * blocks
@@ -279,7 +335,7 @@ func Planes(t Type, rows, cols int) [NumPlanes]Plane {
 			n[Scales] = blocks
 			n[NestedScales] = 4 * (ceil(blocks, 256) + 1 + 256)
 		}
-	case Int2, Int3, Int4, Int8:
+	case t.Grouped():
 		n[Codes] = rows * ((cols*t.Bits() + 7) / 8)
 		n[Scales] = rows * t.Groups(cols) * t.Scale.Info().Bytes
 		if t.Flags&Zero != 0 {
@@ -304,8 +360,7 @@ func Planes(t Type, rows, cols int) [NumPlanes]Plane {
 
 // Fits reports whether rows of cols elements can be stored as t.
 func Fits(t Type, cols int) bool {
-	switch t.Kind {
-	case NF4, FP4, Int2, Int3, Int4, Int8:
+	if t.HasPlanes() {
 		return t.Kind != Int3 || cols%32 == 0
 	}
 	return cols%t.Kind.Info().Block == 0

@@ -57,7 +57,7 @@ func (s *suite) place(c *kvCase, n int) kernels.Buffer {
 		return s.up(x)
 	}
 	b := s.alloc(dtype.BF16, n)
-	s.b.Add(kernels.To(b), s.up(x), nil, n, 1, 0)
+	s.b.Add(kernels.To(b), &kernels.AddArgs{N: n, A: s.up(x), Alpha: 1})
 	return b
 }
 

@@ -15,7 +15,7 @@ const halfTol = 0x1.02p-8
 // half makes a bf16 buffer of x, and rounds x to it.
 func (s *suite) half(x []float64) kernels.Buffer {
 	b := s.alloc(dtype.BF16, len(x))
-	s.b.Add(kernels.To(b), s.up(x), nil, len(x), 1, 0)
+	s.b.Add(kernels.To(b), &kernels.AddArgs{N: len(x), A: s.up(x), Alpha: 1})
 	for i, v := range s.full(b) {
 		x[i] = float64(v)
 	}
@@ -25,7 +25,7 @@ func (s *suite) half(x []float64) kernels.Buffer {
 // full returns the values of a buffer of float32 or bf16.
 func (s *suite) full(b kernels.Buffer) []float32 {
 	y := s.alloc(dtype.F32, b.Len())
-	s.b.Add(kernels.To(y), b, nil, b.Len(), 1, 0)
+	s.b.Add(kernels.To(y), &kernels.AddArgs{N: b.Len(), A: b, Alpha: 1})
 	return s.get(y)
 }
 
@@ -84,26 +84,6 @@ func testHalf(s *suite) {
 		c.t = dtype.Of(dtype.F32)
 		s.in("linear "+c.String(), func(s *suite) { s.halfLinear(c) })
 	}
-	s.in("norm", func(s *suite) {
-		for _, c := range [][2]int{{1, 1}, {5, 67}, {90, 576}} {
-			x, w, stats := s.up(s.normal(c[0]*c[1], 1)), s.up(s.normal(c[1], 1)), s.alloc(dtype.F32, c[0])
-			s.halves([]int{c[0] * c[1]}, func(_ bool, d []kernels.Dst) {
-				s.b.Norm(d[0], kernels.Dst{}, stats, &kernels.NormArgs{N: c[0], C: c[1], X: x, W: w, Eps: 1e-5})
-			})
-		}
-	})
-	s.in("act", func(s *suite) {
-		for _, kind := range []kernels.ActKind{kernels.SiLU, kernels.GELUTanh} {
-			for _, n := range []int{1, 67, 20000} {
-				gate, up, dy := s.twin(n), s.twin(n), s.twin(n)
-				args := func(half bool) *kernels.ActArgs {
-					return &kernels.ActArgs{Kind: kind, N: 1, F: n, Gate: gate.pick(half), Up: up.pick(half)}
-				}
-				s.halves([]int{n}, func(half bool, d []kernels.Dst) { s.b.Act(d[0], args(half)) })
-				s.halves([]int{n, n}, func(half bool, d []kernels.Dst) { s.b.ActBackward(d[0], d[1], dy.pick(half), args(half)) })
-			}
-		}
-	})
 	s.in("rope", func(s *suite) {
 		const n, h, d, rot = 9, 3, 20, 12
 		x, cs := s.twin(n*h*d), s.up(s.normal(n*rot, 1))

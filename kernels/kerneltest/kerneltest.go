@@ -49,11 +49,15 @@ var groups = []struct {
 	{"Norm", testNorm},
 	{"Act", testAct},
 	{"Add", testAdd},
+	{"Mul", testMul},
+	{"Copy2D", testCopy2D},
 	{"Half", testHalf},
+	{"HalfElementwise", testHalfElementwise},
 	{"Rope", testRope},
 	{"Attention", testAttention},
 	{"KV", testKV},
 	{"ColStats", testColStats},
+	{"RowStats", testRowStats},
 	{"Sum", testSum},
 	{"Optim", testOptim},
 	{"LogitStats", testLogitStats},
@@ -62,6 +66,9 @@ var groups = []struct {
 	{"Factor", testFactor},
 	{"GPTQBlock", testGPTQ},
 	{"Dequantize", testDequantize},
+	{"Quantize", testQuantize},
+	{"FakeQuant", testFakeQuant},
+	{"Sample", testSample},
 }
 
 // suite is one running group.

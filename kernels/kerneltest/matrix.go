@@ -17,21 +17,38 @@ func testGemm(s *suite) {
 			want := scaled(matmul64(a, b, ta, tb, c.m, c.n, c.k), 0.75)
 			ab, bb := s.up(a), s.up(b)
 			s.check([]result{{name: fmt.Sprintf("%d×%d×%d %v %v", c.m, c.n, c.k, ta, tb), n: c.m * c.n, want: want, tol: f32Tol}},
-				func(d []kernels.Dst) { s.b.Gemm(d[0], ab, bb, ta, tb, c.m, c.n, c.k, 0.75) })
+				func(d []kernels.Dst) {
+					s.b.Gemm(d[0], &kernels.GemmArgs{A: ab, B: bb, TA: ta, TB: tb, M: c.m, N: c.n, K: c.k, Alpha: 0.75})
+				})
 		}
 	}
 }
 
 func testGram(s *suite) {
+	s.in("groups", func(s *suite) {
+		const rows, cols = 50, 33
+		x := s.normal(rows*cols, 1)
+		groups, at := s.offsets(rows)
+		var want []float64
+		for g := range 3 {
+			part := x[int(at[g])*cols : int(at[g+1])*cols]
+			want = append(want, matmul64(part, part, true, false, cols, cols, len(part)/cols)...)
+		}
+		xb := s.up(x)
+		s.once("write", []result{{name: "h", n: len(want), want: want, tol: f32Tol}}, []mode{writing},
+			func(d []kernels.Dst) {
+				s.b.Gram(d[0], &kernels.GramArgs{Rows: rows, Cols: cols, X: xb, Groups: groups})
+			})
+	})
 	for _, c := range []struct{ rows, cols int }{{1, 1}, {5, 40}, {300, 33}, {70, 130}} {
 		x := s.normal(c.rows*c.cols, 1)
 		xb := s.up(x)
 		want := matmul64(x, x, true, false, c.cols, c.cols, c.rows)
 		name := fmt.Sprintf("%d×%d", c.rows, c.cols)
 		s.once("write", []result{{name: name, n: len(want), want: want, tol: f32Tol}}, []mode{writing},
-			func(d []kernels.Dst) { s.b.Gram(d[0], xb, c.rows, c.cols) })
+			func(d []kernels.Dst) { s.b.Gram(d[0], &kernels.GramArgs{Rows: c.rows, Cols: c.cols, X: xb}) })
 		h := s.up(want) // what a Gram matrix is added to is symmetric
-		s.b.Gram(kernels.Into(h), xb, c.rows, c.cols)
+		s.b.Gram(kernels.Into(h), &kernels.GramArgs{Rows: c.rows, Cols: c.cols, X: xb})
 		s.close(name+" (add)", s.get(h), scaled(want, 2), f32Tol)
 	}
 }
@@ -120,16 +137,7 @@ func (s *suite) gptq(rows, cols, most int) {
 }
 
 func testDequantize(s *suite) {
-	for _, k := range dtype.Kinds() {
-		t := dtype.Of(k)
-		switch k {
-		case dtype.F64, dtype.F8E4M3, dtype.F8E5M2, dtype.I8, dtype.I16, dtype.I32, dtype.I64, dtype.U8, dtype.Bool:
-			continue // not types of weights
-		case dtype.NF4, dtype.FP4:
-			t.Group = 64
-		case dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8:
-			t.Group, t.Scale, t.Flags = 32, dtype.F16, dtype.Zero
-		}
+	for _, t := range storageTypes() {
 		m, want := s.weights(t, 11, 256, 1)
 		y := s.alloc(dtype.F32, 11*256)
 		s.b.Dequantize(y, m)

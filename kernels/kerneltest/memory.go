@@ -104,6 +104,12 @@ func testCounts(s *suite) {
 	if after.Mem.Now != before.Now {
 		s.Errorf("after Free %v, before %v", after.Mem.Now, before.Now)
 	}
+	defer func() {
+		s.b.ResetCounters()
+		if in := s.b.Info(); in.Mem.Peak != in.Mem.Now || in.PeakTotal != kernels.Total(in.Mem.Now) {
+			s.Errorf("after ResetCounters in use %v, peak %v, total %d", in.Mem.Now, in.Mem.Peak, in.PeakTotal)
+		}
+	}()
 	if after.Mem.Peak[kernels.Optimizer] < before.Now[kernels.Optimizer]+2000 || after.PeakTotal < kernels.Total(before.Now)+2000 {
 		s.Errorf("peak %v, total %d", after.Mem.Peak, after.PeakTotal)
 	}

@@ -319,7 +319,7 @@ func refuse(src string, choices []Choice, rep *Report, o *Options) error {
 
 func quantizedName(s string) bool {
 	for _, k := range dtype.Kinds() {
-		if k < dtype.Q4_0 && k.String() == s {
+		if k.Plain() && k.String() == s {
 			return false
 		}
 	}

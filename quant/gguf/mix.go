@@ -273,7 +273,7 @@ func (x *mixer) choose(c *Choice) error {
 		kind, why = *x.o.Embedding, "token embedding type"
 	case x.o.Output != nil && cat == catOutput:
 		kind, why = *x.o.Output, "output tensor type"
-	case def >= dtype.Q4_0:
+	case !def.Plain():
 		var err error
 		if kind, why, err = x.mixed(c, cat, kind, why); err != nil {
 			return err

@@ -82,7 +82,8 @@ func (o *Quantize) Fill(bad recipes.Bad) {
 		names := quant.FolderMethods()
 		bad("method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
 	case err == nil: // else its tag says so
-		o.Scheme, o.Format = cmp.Or(o.Scheme, SchemeName(m.Schemes[0])), cmp.Or(o.Format, m.Formats[0])
+		o.Scheme = cmp.Or(o.Scheme, SchemeName(m.Schemes[0]))
+		o.Format = cmp.Or(o.Format, m.DefaultFormat(string(o.Scheme)))
 	}
 	if o.For == nil {
 		o.For = quant.DefaultFor(o.Format)
@@ -116,7 +117,7 @@ func quantizeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ stri
 	}
 	out := typesOf(from, lora.Output{Path: "x"})
 	for _, l := range plan.Layers {
-		out[l+".weight"] = plan.Type
+		out[l+".weight"] = plan.Types[l]
 	}
 	return out, nil
 }

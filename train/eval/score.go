@@ -147,7 +147,7 @@ func compare(t *autograd.Tape, m, ref *model.Model, h, hr *autograd.Tensor, owne
 		if t.Err() != nil {
 			return t.Err()
 		}
-		m.Dev.LogitStats(kernels.To(kl), kernels.To(top), a.Data, r.Data, rows, v)
+		m.Dev.LogitStats(kernels.To(kl), kernels.To(top), &kernels.LogitStatsArgs{N: rows, V: v, Logits: a.Data, Ref: r.Data})
 		k, err := download(m.Dev, kl, rows)
 		if err != nil {
 			return err

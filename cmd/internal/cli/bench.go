@@ -57,6 +57,7 @@ func runBench(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	in := dev.Info()
 	r := &benchReport{Version: Version, CPU: cpuName(), Device: in.Name, Level: in.Level, Threads: in.Threads}
 	w := c.App.Writer

@@ -39,6 +39,7 @@ func runChat(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer m.Dev.Close()
 	defer m.Close()
 	tok, err := m.Tokenizer()
 	if err != nil {

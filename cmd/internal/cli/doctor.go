@@ -71,12 +71,13 @@ func diagnose(c *ucli.Context) (*doctorReport, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer dev.Close()
 	wd, err := os.Getwd()
 	if err != nil {
 		return nil, err
 	}
-	r := &doctorReport{Version: Version, Go: runtime.Version(), CPU: cpuName(), Cores: runtime.NumCPU(), Level: cpu.Level(), Features: cpu.Supported(),
-		Peak: cpu.Measure(), Memory: uint64(recipes.AvailableMemory()), Disk: recipes.DiskFree(wd), Devices: device.List(), Paths: map[string]string{}}
+	r := &doctorReport{Version: Version, Go: runtime.Version(), CPU: cpuName(), Cores: runtime.NumCPU(), Level: dev.Info().Level, Features: cpu.Supported(),
+		Peak: cpu.Measure(), Memory: uint64(device.HostMemory()), Disk: recipes.DiskFree(wd), Devices: device.List(), Paths: map[string]string{}}
 	found, err := reference.Check(dev)
 	if err != nil {
 		return nil, err

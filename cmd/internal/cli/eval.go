@@ -41,6 +41,7 @@ func runEval(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	r, err := evalRequest(c, dev)
 	if err != nil {
 		return err

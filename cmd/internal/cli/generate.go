@@ -42,6 +42,7 @@ func runGenerate(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer m.Dev.Close()
 	defer m.Close()
 	tok, err := m.Tokenizer()
 	if err != nil {

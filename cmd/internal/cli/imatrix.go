@@ -25,6 +25,7 @@ func imatrixCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
+			defer dev.Close()
 			return writeOutput(c, c.String("output"), func() error {
 				progress, clear := bar(c, "imatrix", "tokens")
 				im, err := stages.CollectImatrix(c.Context, dev, c.String("model"), c.String("calibration"), c.Int("samples"), c.Int("max-length"), progress)

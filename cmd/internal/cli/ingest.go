@@ -39,7 +39,7 @@ func runIngest(c *ucli.Context) error {
 	if err := required(c, "model", "data"); err != nil {
 		return err
 	}
-	o, src := data.Options{Seed: 42, Name: "ingest"}, data.Source{Type: "auto"}
+	o, src := data.Options{Seed: 42, Name: "ingest", Beside: c.String("output")}, data.Source{Type: "auto"}
 	if err := errors.Join(readOptions(c, &o, ingestKeys...), readOptions(c, &src, "type")); err != nil {
 		return err
 	}
@@ -66,6 +66,7 @@ func runIngest(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer ds.Close()
 	shown, err := ds.Train.Read(c.Int("show"))
 	if err != nil {
 		return err

@@ -37,6 +37,7 @@ func runLogits(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer m.Dev.Close()
 	defer m.Close()
 	out, err := in.logits(m, c.Bool("hidden"))
 	if err != nil {

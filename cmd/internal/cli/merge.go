@@ -44,6 +44,7 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	progress, clear := bar(c, "merge", "bytes")
 	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
 		Storage: c.String("storage"), Trained: opts.Base == "trained", MaxShard: int64(opts.MaxShardSize), Name: nameOf(c.String("output")), Progress: progress}

@@ -4,7 +4,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/par"
+	"github.com/tunekit/tunekit/kernels/device"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
@@ -15,20 +15,22 @@ func openDevice(c *ucli.Context) (kernels.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n := c.Int("threads"); n > 0 {
-		par.SetThreads(n)
-	}
-	return recipes.OpenDevice(c.String("device"), c.Int("threads"), limit)
+	return device.Open(c.String("device"), device.Options{Threads: c.Int("threads"), MemoryLimit: limit})
 }
 
-// openModel loads --model with its --adapter folders. dflt is what --dtype
+// openModel loads --model with its --adapter folders; the caller closes it and
+// then its device. dflt is what --dtype
 // auto means for this command: exact arithmetic for measurements.
 func openModel(c *ucli.Context, path, auto string) (*stages.Loaded, error) {
 	dev, err := openDevice(c)
 	if err != nil {
 		return nil, err
 	}
-	return openModelOn(c, dev, path, auto)
+	m, err := openModelOn(c, dev, path, auto)
+	if err != nil {
+		dev.Close()
+	}
+	return m, err
 }
 
 func openModelOn(c *ucli.Context, dev kernels.Backend, path, auto string) (*stages.Loaded, error) {

@@ -118,6 +118,7 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	if err != nil {
 		return err
 	}
+	defer dev.Close()
 	progress, clear := bar(c, "quant "+m.Name, "work")
 	rep, err := stages.QuantizeFolder(c.Context, dev, model, o.Job(out), c.String("calibration"), o.MaxLength, progress)
 	clear()

@@ -1,5 +1,5 @@
-// Package archtest makes checkpoints of any size that exist in memory only,
-// for tests and benchmarks.
+// Package archtest lists the reference checkpoints of architectures, and makes
+// checkpoints of any size that exist in memory only, for tests and benchmarks.
 package archtest
 
 import (
@@ -11,6 +11,16 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
+
+// Cases are the folders of golden/arch whose architectures are known: tiny
+// checkpoints with what Transformers, PEFT and llama.cpp's converter make of
+// them. Each is run, generated from, trained, adapted, merged, quantized and
+// converted by the golden tests of autograd/model, autograd/model/arch, lora,
+// quant and cmd/tune. A new architecture adds its cases here.
+var Cases = []string{
+	"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias",
+	"qwen2", "qwen2-yarn",
+}
 
 // Dims are the sizes of a made-up Llama.
 type Dims struct {

@@ -1,0 +1,182 @@
+package arch_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+func open(t *testing.T, path string) *arch.Source {
+	t.Helper()
+	s, err := arch.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// widened is a matrix as float32.
+func widened(t *testing.T, m block.Raw) []byte {
+	t.Helper()
+	x := make([]float32, m.Rows*m.Cols)
+	block.DecodeAll(x, m)
+	out := block.New(dtype.Of(dtype.F32), m.Rows, m.Cols)
+	if err := block.Encode(out, x, nil); err != nil {
+		t.Fatal(err)
+	}
+	return out.Data
+}
+
+// TestGGUF: the tensors and keys of a GGUF are those of llama.cpp's converter,
+// and what is written comes back.
+func TestGGUF(t *testing.T) {
+	for _, name := range archtest.Cases {
+		t.Run(name, func(t *testing.T) {
+			dir := testdir.Shared(t, "golden/arch/"+name)
+			src := open(t, dir)
+			kv, err := arch.GGUFKeys(&src.Spec, "model", 0, nil)
+			if err != nil {
+				if !strings.Contains(err.Error(), "dynamic") {
+					t.Fatal(err)
+				}
+				return
+			}
+			checkConverted(t, dir, src, kv)
+
+			path := filepath.Join(t.TempDir(), "model.gguf")
+			plan := src.Plan(func(*arch.Tensor) (dtype.Type, string) { return dtype.Of(dtype.F32), "" })
+			sink, err := arch.CreateGGUF(path, &src.Spec, kv, plan)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sink.Abort()
+			for _, o := range plan {
+				m, _, err := src.Read(o.Tensor)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m = block.Raw{Type: o.Type, Rows: m.Rows, Cols: m.Cols, Data: widened(t, m)}
+				if err := sink.Write(o.Tensor, m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := sink.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			checkSame(t, src, open(t, path))
+		})
+	}
+}
+
+// checkConverted compares with the converter's tensors and keys.
+func checkConverted(t *testing.T, dir string, src *arch.Source, kv []formats.KV) {
+	t.Helper()
+	var want struct {
+		Metadata map[string]struct{ Value any }
+		Tensors  []struct {
+			Name, SHA256 string
+			Shape        []int64
+		}
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "gguf.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &want)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, x := range src.Tensors() {
+		for _, f := range x.AsGGUF() {
+			m, err := src.ReadAs(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := sha256.Sum256(widened(t, m))
+			shape := slices.Clone(f.Shape)
+			slices.Reverse(shape)
+			got[f.Name] = hex.EncodeToString(sum[:]) + string(mustJSON(t, shape))
+		}
+	}
+	for _, x := range want.Tensors {
+		if x.Name == "rope_freqs.weight" { // made by the writer
+			continue
+		}
+		if got[x.Name] != x.SHA256+string(mustJSON(t, x.Shape)) {
+			t.Errorf("%s is not the converter's: %s %v", x.Name, got[x.Name], x.Shape)
+		}
+		delete(got, x.Name)
+	}
+	for name := range got {
+		t.Errorf("the converter writes no %s", name)
+	}
+	have := map[string]any{}
+	for _, e := range kv {
+		have[e.Key] = e.Value
+	}
+	prefix := have["general.architecture"].(string) + "."
+	for key, v := range want.Metadata {
+		if key != "general.architecture" && key != "general.size_label" && !strings.HasPrefix(key, prefix) {
+			continue
+		}
+		if a, b := mustJSON(t, have[key]), mustJSON(t, v.Value); !bytes.Equal(a, b) && !sameFloat(have[key], v.Value) {
+			t.Errorf("%s is %s, the converter writes %s", key, a, b)
+		}
+	}
+}
+
+// sameFloat compares a float32 with what JSON says of it.
+func sameFloat(have, want any) bool {
+	f, ok := have.(float32)
+	w, is := want.(float64)
+	return ok && is && f == float32(w)
+}
+
+func mustJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// checkSame compares a model with the one that was read back from a GGUF of it.
+func checkSame(t *testing.T, a, b *arch.Source) {
+	t.Helper()
+	if !reflect.DeepEqual(a.Spec.Layers, b.Spec.Layers) {
+		t.Errorf("layers come back as %s, were %s", mustJSON(t, b.Spec.Layers), mustJSON(t, a.Spec.Layers))
+	}
+	if a.Architecture() != b.Architecture() || len(a.Tensors()) != len(b.Tensors()) {
+		t.Errorf("%s of %d tensors comes back as %s of %d", a.Architecture(), len(a.Tensors()), b.Architecture(), len(b.Tensors()))
+	}
+	for i, x := range a.Tensors() {
+		y := b.Tensors()[i]
+		m, _, err := a.Read(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, _, err := b.Read(y)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Name != y.Name || !bytes.Equal(widened(t, m), widened(t, n)) {
+			t.Errorf("%s comes back as another %s", x.Name, y.Name)
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// Quantize encodes x into the rows of dst, whose memory is the device's own.
+func (c *CPU) Quantize(dst kernels.Mat, x, importance kernels.Buffer) error {
+	n := dst.Rows * dst.Cols
+	want("quantize: x", x, n)
+	want("quantize: importance", importance, dst.Cols)
+	b := dst.Buffer.(*Buf)
+	if len(b.mem) > 0 && b.block.bytes == nil {
+		panic("cpu: quantize: the weight lies in borrowed memory")
+	}
+	b.few.Store(nil) // what was prepared from the old values
+	return block.EncodeRows(rawMat(dst), dst.Row0, dst.Rows, f32(x)[:n], part(f32(importance), 0, dst.Cols))
+}
+
+// FakeQuant rounds groups as an Int or Micro type would store them.
+func (c *CPU) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
+	want("fakequant: y", y.Buffer, a.Rows*a.Cols)
+	want("fakequant: x", a.X, a.Rows*a.Cols)
+	want("fakequant: colscale", a.ColScale, a.Cols)
+	if y.Skip() {
+		return
+	}
+	size := int(a.Type.Group)
+	if size <= 0 {
+		size = max(a.Cols, 1)
+	}
+	groups := (a.Cols + size - 1) / size
+	want("fakequant: clip", a.Clip, a.Rows*groups)
+	round := fakeOf(a.Type)
+	x, out, scale, clip := plainOf(a.X), plainOf(y.Buffer), f32(a.ColScale), f32(a.Clip)
+	if scale == nil {
+		scale = make([]float32, a.Cols)
+		for i := range scale {
+			scale[i] = 1
+		}
+	}
+	par.For(a.Rows*groups, rowGrain(size), func(lo, hi int) {
+		tmp := c.scratch.take(3 * size)
+		defer c.scratch.give(tmp)
+		for g := lo; g < hi; g++ {
+			col := g % groups * size
+			n, at := min(size, a.Cols-col), g/groups*a.Cols+col
+			limit := float32(math.Inf(1))
+			if clip != nil {
+				limit = clip[g]
+			}
+			res := tmp[size:][:n]
+			round(res, x.get(tmp[:n], at), scale[col:col+n], limit, a.Type)
+			out.store(res, at, y.Add, tmp[2*size:][:n])
+		}
+	})
+}
+
+func fakeOf(t dtype.Type) func(dst, x, s []float32, limit float32, t dtype.Type) {
+	if t.Kind == dtype.F32 {
+		return keepWithin
+	}
+	switch t.Kind.Info().Family {
+	case dtype.Int:
+		return block.FakeInt
+	case dtype.Micro:
+		return block.FakeMicro
+	}
+	panic(fmt.Sprintf("cpu: fakequant: %v is neither an integer nor a small float type, nor F32", t))
+}
+
+// keepWithin keeps x·s within limits.
+func keepWithin(dst, x, s []float32, limit float32, _ dtype.Type) {
+	for j, v := range x {
+		dst[j] = min(max(v*s[j], -limit), limit) / s[j]
+	}
+}

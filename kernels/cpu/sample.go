@@ -1,0 +1,164 @@
+package cpu
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// Sample chooses a token for every row of logits.
+func (c *CPU) Sample(ids kernels.Buffer, a *kernels.SampleArgs) {
+	want("sample: ids", ids, len(a.Rows))
+	want("sample: logits", a.Logits, len(a.Rows)*a.V)
+	out, logits := i32(ids), f32(a.Logits)
+	par.For(len(a.Rows), 1, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			out[i] = sample(&a.Rows[i], logits[i*a.V:(i+1)*a.V])
+		}
+	})
+}
+
+// sample picks greedily the lowest id of the largest value, else by one random
+// number.
+func sample(s *kernels.SampleRow, logits []float32) int32 {
+	if s.Temperature == 0 && !penalizes(s) {
+		return largest(logits)
+	}
+	p := probs(s, logits)
+	if s.Temperature == 0 {
+		return largest(p)
+	}
+	u := uniform(s.Seed, s.Stream, s.Step)
+	last := int32(0)
+	for i, v := range p {
+		if v == 0 {
+			continue
+		}
+		last = int32(i)
+		if u -= v; u < 0 {
+			break
+		}
+	}
+	return last
+}
+
+// largest is the lowest index of the largest element.
+func largest[T float32 | float64](x []T) int32 {
+	best := 0
+	for i, v := range x {
+		if v > x[best] {
+			best = i
+		}
+	}
+	return int32(best)
+}
+
+func penalizes(s *kernels.SampleRow) bool {
+	return s.RepetitionPenalty != 0 && s.RepetitionPenalty != 1
+}
+
+// probs are the probabilities of every token after the filters. Removed tokens
+// are exactly 0.
+func probs(s *kernels.SampleRow, logits []float32) []float64 {
+	x := make([]float64, len(logits))
+	for i, v := range logits {
+		x[i] = float64(v)
+	}
+	if penalizes(s) {
+		penalize(x, s.Seen, s.RepetitionPenalty)
+	}
+	if t := s.Temperature; t != 0 && t != 1 {
+		for i := range x {
+			x[i] /= t
+		}
+	}
+	if k := s.TopK; k > 0 && k < len(x) {
+		sorted := slices.Sorted(slices.Values(x))
+		least := sorted[len(x)-k]
+		remove(x, func(v float64) bool { return v < least })
+	}
+	if p := s.TopP; p > 0 && p < 1 {
+		topP(x, p)
+	}
+	if p := s.MinP; p > 0 {
+		best := slices.Max(x)
+		remove(x, func(v float64) bool { return math.Exp(v-best) < p })
+	}
+	return softmax(x)
+}
+
+// penalize makes the tokens seen so far less likely, each once (Keskar et al.
+// 2019, arXiv:1909.05858).
+func penalize(x []float64, seen []int32, penalty float64) {
+	done := map[int32]bool{}
+	for _, id := range seen {
+		if done[id] || int(id) >= len(x) {
+			continue
+		}
+		done[id] = true
+		if x[id] > 0 {
+			x[id] /= penalty
+		} else {
+			x[id] *= penalty
+		}
+	}
+}
+
+// remove makes the tokens for which out says so impossible.
+func remove(x []float64, out func(float64) bool) {
+	for i, v := range x {
+		if out(v) {
+			x[i] = math.Inf(-1)
+		}
+	}
+}
+
+// topP keeps the smallest set of most likely tokens whose probability reaches
+// p: going up from the least likely, tokens go while their sum is at most 1-p
+// (Holtzman et al. 2020, arXiv:1904.09751).
+func topP(x []float64, p float64) {
+	probs := softmax(x)
+	var order []int
+	for i, v := range x {
+		if !math.IsInf(v, -1) {
+			order = append(order, i)
+		}
+	}
+	slices.SortFunc(order, func(a, b int) int { // of equal ones the lowest id stays longest
+		return cmp.Or(cmp.Compare(probs[a], probs[b]), b-a)
+	})
+	sum := 0.0
+	for _, i := range order[:max(len(order)-1, 0)] {
+		if sum += probs[i]; sum > 1-p {
+			break
+		}
+		x[i] = math.Inf(-1)
+	}
+}
+
+func softmax(x []float64) []float64 {
+	best := slices.Max(x)
+	out := make([]float64, len(x))
+	sum := 0.0
+	for i, v := range x {
+		out[i] = math.Exp(v - best)
+		sum += out[i]
+	}
+	for i := range out {
+		out[i] /= sum
+	}
+	return out
+}
+
+// uniform is a number in [0, 1) from a counter (SplitMix64's finalizer).
+func uniform(seed, stream, step uint64) float64 {
+	z := seed*0x9e3779b97f4a7c15 ^ stream*0xbf58476d1ce4e5b9 ^ (step+1)*0x94d049bb133111eb
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	z = (z ^ z>>31) * 0x9e3779b97f4a7c15
+	z ^= z >> 29
+	return float64(z>>11) / (1 << 53)
+}

@@ -1,0 +1,120 @@
+package lora
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/cpu"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// peftFolder writes the adapter of a reference case as PEFT does, and returns
+// its folder, the rows of the case and the logits [rows, width, V] with it.
+func peftFolder(t *testing.T, dir string) (folder string, rows [][]int32, want []float32) {
+	t.Helper()
+	list, _, err := formats.ReadSafetensors(filepath.Join(dir, "golden.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var adapter []formats.NamedTensor
+	for _, a := range list {
+		switch name, ok := strings.CutPrefix(a.Name, "lora."); {
+		case ok:
+			v := make([]float32, len(a.Data)/2) // exact in bf16
+			block.GetBF16(v, a.Data)
+			adapter = append(adapter, formats.NamedTensor{Name: name, DType: "F32", Shape: a.Shape, Data: f32bytes(v)})
+		case a.Name == "lora_logits":
+			want = make([]float32, len(a.Data)/4)
+			block.GetF32(want, a.Data)
+		case a.Name == "input_ids":
+			width := int(a.Shape[1])
+			for i := range int(a.Shape[0]) * width {
+				if i%width == 0 {
+					rows = append(rows, nil)
+				}
+				rows[i/width] = append(rows[i/width], int32(a.Data[8*i])|int32(a.Data[8*i+1])<<8)
+			}
+		}
+	}
+	var g struct {
+		Config map[string]any `json:"lora_config"`
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "golden.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &g)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key := range g.Config { // remarks of the generator
+		if strings.Contains(key, "(") {
+			delete(g.Config, key)
+		}
+	}
+	for key, v := range map[string]any{"init_lora_weights": true, "inference_mode": true, "task_type": "CAUSAL_LM"} { // as save_pretrained writes them
+		g.Config[key] = v
+	}
+	folder = t.TempDir()
+	if b, err = json.Marshal(g.Config); err == nil {
+		err = os.WriteFile(filepath.Join(folder, "adapter_config.json"), b, 0o666)
+	}
+	if err == nil {
+		err = formats.WriteSafetensors(filepath.Join(folder, "adapter_model.safetensors"), adapter, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return folder, rows, want
+}
+
+// TestGoldenArchs: PEFT's adapter of every architecture gives PEFT's logits,
+// attached and merged, and is written as PEFT keeps it.
+func TestGoldenArchs(t *testing.T) {
+	for _, name := range archtest.Cases {
+		t.Run(name, func(t *testing.T) {
+			dir := testdir.Shared(t, "golden/arch/"+name)
+			folder, rows, want := peftFolder(t, dir)
+			largest := 0.0
+			for _, v := range want {
+				largest = math.Max(largest, math.Abs(float64(v)))
+			}
+			src, m := loadModel(t, dir)
+			ad, err := Load(m, folder)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if off := logitsOff(t, m, rows, len(rows[0]), want); !(off <= 1e-4*largest) {
+				t.Errorf("attached: logits within %g, allowed %g", off, 1e-4*largest)
+			}
+			roundTrip(t, ad, folder)
+			ad.Close()
+			f, err := ReadFolder(folder)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f32 := dtype.Of(dtype.F32)
+			for _, file := range []string{"merged", "merged.gguf"} {
+				if strings.HasSuffix(file, ".gguf") && strings.Contains(name, "dynamic") {
+					continue // a rule that GGUF cannot state
+				}
+				out := filepath.Join(t.TempDir(), file)
+				if _, err := Merge(context.Background(), cpu.New(cpu.Options{}), src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out, Type: &f32}}); err != nil {
+					t.Fatal(err)
+				}
+				_, merged := loadModel(t, out)
+				if off := logitsOff(t, merged, rows, len(rows[0]), want); !(off <= 1e-4*largest) {
+					t.Errorf("%s: logits within %g, allowed %g", file, off, 1e-4*largest)
+				}
+			}
+		})
+	}
+}

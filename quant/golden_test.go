@@ -1,0 +1,93 @@
+package quant
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu"
+)
+
+// Every architecture is walked block by block: GPTQ and AWQ quantize all its
+// linear maps, with less error of outputs than the weights lose by rounding;
+// their folders open again and compute what the model does within what the bits
+// leave. An interrupted walk is taken up again to the same files.
+func TestGoldenArchs(t *testing.T) {
+	for _, name := range archtest.Cases {
+		t.Run(name, func(t *testing.T) {
+			src := openSource(t, testdir.Shared(t, "golden/arch/"+name))
+			dir := t.TempDir()
+			jobs := []FolderJob{
+				{Method: "gptq", Scheme: "W8A16"}, {Method: "rtn", Scheme: "W8A16"},
+				{Method: "awq", Scheme: "W4A16_ASYM"}, {Method: "rtn", Scheme: "W4A16_ASYM"},
+			}
+			for i := range jobs {
+				j := &jobs[i]
+				j.Path, j.Format, j.Group, j.For = filepath.Join(dir, j.Method+j.Scheme), "compressed-tensors", 16, []string{"transformers"}
+			}
+			cal := text(3, 24, 40, src.Spec.V)
+			reports := folder(t, src, cal, jobs...)
+			ids := text(4, 1, 60, src.Spec.V)[0]
+			want := logits(t, src, ids)
+			for i, j := range jobs {
+				made := openSource(t, j.Path)
+				for _, x := range made.Tensors() {
+					if x.Type.Quantized() != x.IsLinear() {
+						t.Errorf("%s: %s is %v", j.Method, x.Name, x.Type)
+					}
+				}
+				share := map[string]float64{"W8A16": 3e-3, "W4A16_ASYM": 0.5}[j.Scheme]
+				if off := distance(logits(t, made, ids), want); !(off < share*dot(want, want)) {
+					t.Errorf("%s %s: logits are off by %g of %g", j.Method, j.Scheme, off, dot(want, want))
+				}
+				if n := reports[i].Fallbacks(); n > 0 {
+					t.Errorf("%s: %d layers rounded to nearest", j.Method, n)
+				}
+				if i%2 == 1 && !(relative(reports[i-1]) < relative(reports[i])) {
+					t.Errorf("%s: errors of %g, rounding %g", jobs[i-1].Method, relative(reports[i-1]), relative(reports[i]))
+				}
+			}
+			again(t, src.Reader.Path(), cal, jobs[0], jobs[2])
+		})
+	}
+}
+
+// relative is the sum of the layers' relative errors.
+func relative(r *Report) (sum float64) {
+	for _, l := range r.Layers {
+		sum += l.Relative
+	}
+	return sum
+}
+
+// again makes the folders of jobs once more, stopped in the middle, and wants
+// the same files.
+func again(t *testing.T, model string, cal [][]int32, jobs ...FolderJob) {
+	t.Helper()
+	for _, j := range jobs {
+		first := hashes(t, j.Path)
+		j.Path += "-again"
+		ctx, stop := context.WithCancel(context.Background())
+		src := openSource(t, model)
+		_, err := Folder(ctx, cpu.New(cpu.Options{}), src, []FolderJob{j}, cal, func(done, total int64) {
+			if done > total/2 {
+				stop()
+			}
+		})
+		if fail.Code(err) != int(fail.Interrupted) {
+			t.Fatalf("stopped: %v", err)
+		}
+		dev := cpu.New(cpu.Options{})
+		if _, err := Folder(context.Background(), dev, src, []FolderJob{j}, cal, nil); err != nil {
+			t.Fatal(err)
+		}
+		same(t, j.Method+" taken up again", hashes(t, j.Path), first)
+		if now := dev.Info().Mem.Now; kernels.Total(now) != 0 {
+			t.Errorf("memory is left: %v", now)
+		}
+	}
+}

@@ -41,7 +41,7 @@ type Method struct {
 }
 
 // methods is what there is, in the order of help and errors.
-var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method}
+var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method, &hqqMethod}
 
 // needs are statistics of a layer's inputs over the calibration text.
 type needs uint8

@@ -25,7 +25,9 @@ examples
 
 var quantOverview = func() string {
 	methods := strings.Join(quant.FolderMethods(), " ")
-	line := func(names, what string) string { return fmt.Sprintf("  %-*s  %s\n", max(20, len(methods)), names, what) }
+	line := func(names, what string) string {
+		return fmt.Sprintf("  %-*s  %s\n", max(20, len(methods)), names, what)
+	}
 	return "quant - quantize language models                       quant METHOD --help for flags\n\n" +
 		line(methods, "a folder for Transformers, vLLM, TGI, ExLlama") +
 		line("gguf imatrix", "a file for llama.cpp, Ollama, LM Studio") + `

@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,7 +43,7 @@ var evalKind = recipes.Kind{
 	Fit: func(j *recipes.Job, spec *arch.Spec) error {
 		o := j.Options.(*Eval)
 		o.Context = min(2048, spec.MaxPos)
-		set(&o.Stride, o.Context)
+		o.Stride = cmp.Or(o.Stride, o.Context)
 		return nil
 	},
 	Plan: planEval, Run: runEval, View: viewEval,
@@ -50,16 +51,16 @@ var evalKind = recipes.Kind{
 
 // Eval measures models from their own files.
 type Eval struct {
-	Models       []EvalModel      `yaml:"models" type:"list of names or mappings" doc:"stages, paths or {name, model, adapter}" default:"all models above"`
+	Models       []EvalModel      `yaml:"models" type:"list of names or mappings" doc:"stages, paths or {name, model, adapter}" unset:"all models above"`
 	Tasks        schema.Names     `yaml:"tasks" doc:"perplexity, kl, top1, exact_match, speed" default:"[perplexity, kl]"`
-	Data         string           `yaml:"data" doc:"ingest stage or file" default:"the validation part"`
-	Samples      int              `yaml:"samples" doc:"rows used" default:"all" range:"0..1000000000"`
-	Reference    string           `yaml:"reference" doc:"model for kl and top1" default:"what each model was made from"`
+	Data         string           `yaml:"data" doc:"ingest stage or file" unset:"the validation part"`
+	Samples      int              `yaml:"samples" doc:"rows used" unset:"all" range:"[0,1000000000]"`
+	Reference    string           `yaml:"reference" doc:"model for kl and top1" unset:"what each model was made from"`
 	Baseline     string           `yaml:"baseline" doc:"file written by --write-baseline"`
-	Context      int              `yaml:"context" doc:"tokens a window" default:"2048, or the model's" range:"2..10000000"`
-	Stride       int              `yaml:"stride" doc:"tokens between windows" default:"context" range:"0..10000000"`
-	MaxNewTokens int              `yaml:"max_new_tokens" doc:"of a generated answer" default:"256" range:"1..1000000"`
-	Temperature  float64          `yaml:"temperature" doc:"0 is greedy" default:"0" range:"0..100"`
+	Context      int              `yaml:"context" doc:"tokens a window" unset:"2048, or the model's" range:"[2,10000000]"`
+	Stride       int              `yaml:"stride" doc:"tokens between windows" unset:"context" range:"[0,10000000]"`
+	MaxNewTokens int              `yaml:"max_new_tokens" doc:"of a generated answer" default:"256" range:"[1,1000000]"`
+	Temperature  float64          `yaml:"temperature" doc:"0 is greedy" default:"0" range:"[0,100]"`
 	Gate         map[string]Limit `yaml:"gate" doc:"metric to limit" keys:"perplexity|kl|top1|exact_match"`
 	Unsure       string           `yaml:"unsure" doc:"what a gate that cannot tell does" enum:"pass|fail" default:"fail"`
 }
@@ -95,14 +96,10 @@ func (m *EvalModel) SetYAML(n *yaml.Node) error {
 	return nil
 }
 
-func resolveEval(opts any, _ string, _ uint64) {
+func resolveEval(opts any, _ recipes.Setting, _ recipes.Bad) {
 	o := opts.(*Eval)
-	if o.Tasks == nil {
-		o.Tasks = schema.Names{"perplexity", "kl"}
-	}
-	set(&o.Stride, o.Context)
-	set(&o.MaxNewTokens, 256)
-	set(&o.Unsure, "fail")
+	schema.Fill(o)
+	o.Stride = cmp.Or(o.Stride, o.Context)
 }
 
 func evalInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {

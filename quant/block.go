@@ -7,7 +7,6 @@ import (
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
-	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -121,8 +120,11 @@ func (r *blockRun) collect() error {
 		if g.pair == nil || g.pair.Norm == nil {
 			own &^= needInputs
 		}
+		if len(r.chosen(p)) == 0 {
+			own = needNothing
+		}
 		var err error
-		if g.in, err = newInputs(r.dev, p.Linears[0].W.Cols, own); err != nil {
+		if g.in, err = newInputs(r.dev, p.Linears[0], own); err != nil {
 			return err
 		}
 		r.groups = append(r.groups, g)
@@ -140,7 +142,7 @@ func (r *blockRun) collect() error {
 				if t.Err() != nil {
 					return t.Err()
 				}
-				if err := r.groups[k].in.add(in[len(in)-1]); err != nil {
+				if err := r.groups[k].in.observe(t, &p, in); err != nil {
 					return err
 				}
 				if k < len(steps)-1 {
@@ -187,8 +189,13 @@ func (r *blockRun) round(linears []*nn.Linear, in *inputs, ratio float64, out *b
 			return err
 		}
 		var res *matrixResult
+		whole := &layer{path: l.Path, role: r.m.TensorOf(l.W).Role, w: w, rows: l.W.Rows, cols: l.W.Cols, typ: r.plan.typeOf[l.W.Name], in: in}
 		err = r.dev.Run(func() (err error) {
-			res, err = r.plan.round(&layer{path: l.Path, role: r.m.TensorOf(l.W).Role, w: w, rows: l.W.Rows, cols: l.W.Cols, typ: r.plan.typeOf[l.W.Name], in: in})
+			if in.experts == nil {
+				res, err = r.plan.round(whole)
+			} else {
+				res, err = roundExperts(whole, r.plan.round)
+			}
 			return err
 		})
 		if err != nil {
@@ -214,7 +221,7 @@ func (r *blockRun) roundInOrder(out *blockOutput, last bool) error {
 		}
 		runtime.GC() // a step's matrices are short-lived and large: the heap would double before it is collected
 		end := k == len(steps)-1
-		if end && last || !end && !r.storable(steps[k+1].Linears[0].W.Cols) {
+		if end && last || !end && (steps[k+1].Routed != nil || !r.storable(steps[k+1].Linears[0].W.Cols)) {
 			continue
 		}
 		for i := range r.passes {
@@ -237,18 +244,24 @@ func (s *stream) storable(cols int) bool {
 	return int64(s.tokens)*int64(s.m.Spec.C+cols)*4 <= storeLimit
 }
 
-// roundStep quantizes the linear maps of step k.
-func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) error {
-	var todo []*nn.Linear
-	for _, l := range steps[k].Linears {
+// chosen are the linear maps of a step that are to be quantized.
+func (r *blockRun) chosen(p model.Step) []*nn.Linear {
+	var out []*nn.Linear
+	for _, l := range p.Linears {
 		if r.plan.quantize[l.W.Name] {
-			todo = append(todo, l)
+			out = append(out, l)
 		}
 	}
+	return out
+}
+
+// roundStep quantizes the linear maps of step k.
+func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) error {
+	todo := r.chosen(steps[k])
 	if len(todo) == 0 {
 		return nil
 	}
-	known, err := newInputs(r.dev, todo[0].W.Cols, r.plan.method.needs)
+	known, err := newInputs(r.dev, todo[0], r.plan.method.needs)
 	if err != nil {
 		return err
 	}
@@ -259,7 +272,7 @@ func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) 
 			if t.Err() != nil {
 				return t.Err()
 			}
-			return known.add(in[len(in)-1])
+			return known.observe(t, &steps[k], in)
 		})
 		if err != nil {
 			return err
@@ -270,74 +283,4 @@ func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) 
 		ratio = r.groups[k].ratio
 	}
 	return r.round(todo, known, ratio, out)
-}
-
-// inputs is what is known of the inputs that a group of layers shares.
-type inputs struct {
-	dev     kernels.Backend
-	cols    int
-	rows    int         // tokens seen
-	h       *hessian    // XᵀX; nil: not asked for
-	absSum  []float64   // Σ|x| of each column; nil: not asked for
-	tensors [][]float32 // by pass: the inputs themselves, where they are kept
-	keep    bool        // keep tensors
-	factor  *factored   // of h, made by the first layer that asks
-}
-
-func newInputs(dev kernels.Backend, cols int, ask needs) (*inputs, error) {
-	in := &inputs{dev: dev, cols: cols, keep: ask&needInputs != 0}
-	if ask&needColumns != 0 {
-		in.absSum = make([]float64, cols)
-	}
-	var err error
-	if ask&needHessian != 0 {
-		in.h, err = newHessian(dev, cols)
-	}
-	return in, err
-}
-
-// add takes the inputs x of one pass.
-func (in *inputs) add(x *autograd.Tensor) error {
-	in.rows += x.Rows()
-	if in.h != nil {
-		in.h.add(x.Data, x.Rows())
-	}
-	if in.absSum != nil {
-		if err := in.sum(x); err != nil {
-			return err
-		}
-	}
-	if !in.keep {
-		return nil
-	}
-	v := make([]float32, x.Len())
-	in.tensors = append(in.tensors, v)
-	return down(in.dev, v, x.Data)
-}
-
-func (in *inputs) sum(x *autograd.Tensor) error {
-	s := scratch{dev: in.dev}
-	defer s.free()
-	out := s.alloc(dtype.F32, in.cols)
-	if s.err != nil {
-		return s.err
-	}
-	in.dev.ColStats(kernels.To(out), &kernels.ColStatsArgs{Stat: kernels.SumAbs, Rows: x.Rows(), Cols: x.Cols(), X: x.Data})
-	v := make([]float32, in.cols)
-	if err := down(in.dev, v, out); err != nil {
-		return err
-	}
-	for c, y := range v {
-		in.absSum[c] += float64(y)
-	}
-	return nil
-}
-
-func (in *inputs) free() {
-	if in.h != nil {
-		in.h.free()
-	}
-	if in.factor != nil {
-		in.factor.free()
-	}
 }

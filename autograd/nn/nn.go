@@ -13,8 +13,9 @@ type LoRA = autograd.LowRank
 // Linear is y = x·Wᵀ + Bias, plus its adapters.
 type Linear struct {
 	Path     string          // module path as on the hub: model.layers.0.self_attn.q_proj
-	W        *autograd.Param // [out, in], any storage type
+	W        *autograd.Param // [out, in], any storage type; of experts one below another
 	Bias     *autograd.Param // [out] f32 or nil
+	Experts  int             // that W holds; 0: it is one map for all tokens
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
 	Scale    *autograd.Param // [1, out] f32: a factor of each output before its bias (DoRA); nil: none; left out while Tape.Base is set
 }
@@ -43,11 +44,22 @@ func (l *Linear) scaled(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 	return y
 }
 
+// ForwardExperts maps each row of x [N·K, in], sorted as r says, by the map of
+// its expert to [N·K, out]; with adapters that have a part for each expert.
+func (l *Linear) ForwardExperts(t *autograd.Tape, x *autograd.Tensor, r *autograd.Routed) *autograd.Tensor {
+	return t.ExpertLinear(x, r, l.W, l.Bias, l.Adapters...)
+}
+
+// ForwardExpertsWide is ForwardExperts with a float32 result.
+func (l *Linear) ForwardExpertsWide(t *autograd.Tape, x *autograd.Tensor, r *autograd.Routed) *autograd.Tensor {
+	return t.ExpertLinearWide(x, r, l.W, l.Bias, l.Adapters...)
+}
+
 // In is the number of inputs.
 func (l *Linear) In() int { return l.W.Cols }
 
 // Out is the number of outputs.
-func (l *Linear) Out() int { return l.W.Rows }
+func (l *Linear) Out() int { return l.W.Rows / max(l.Experts, 1) }
 
 // Embedding is a table of vectors.
 type Embedding struct {
@@ -90,8 +102,11 @@ func (n *Norm) AddForward(t *autograd.Tape, res, x *autograd.Tensor, alpha float
 
 // Slot is a place where an adapter can attach: Linear or Embed is set.
 type Slot struct {
-	Path   string
+	Path   string // of the module
 	Linear *Linear
 	Embed  *Embedding
 	Head   bool // Linear is the output layer
+	// Param is set where Linear's weight is a parameter of the module by itself,
+	// as those of experts and routers are: its name there.
+	Param string
 }

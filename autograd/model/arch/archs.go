@@ -36,6 +36,7 @@ var archs = []*Arch{
 	&llama,
 	&qwen2,
 	&qwen3,
+	&mixtral,
 }
 
 func byHF(name, modelType string) *Arch {

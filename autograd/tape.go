@@ -184,6 +184,14 @@ func (t *Tape) View(x *Tensor, row, n int) *Tensor {
 	return y
 }
 
+// Borrow returns a tensor over float32 values that are the caller's. The tape
+// does not free them; they must stay as they are until it is freed.
+func (t *Tape) Borrow(b kernels.Buffer, shape ...int) *Tensor {
+	x := &Tensor{Shape: shape, kind: dtype.F32, tape: t}
+	x.Data = t.Dev.Slice(b, 0, x.Len())
+	return x
+}
+
 // Upload returns a tensor with a copy of v, which is []float32, []int32 or []int64.
 func (t *Tape) Upload(v any, shape ...int) *Tensor {
 	var k dtype.Kind

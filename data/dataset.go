@@ -81,6 +81,15 @@ type Dataset struct {
 	Vocab int    // size of the tokenizer that made the ids
 	// MaxLength is the longest length an Example may have.
 	MaxLength int
+
+	close func() // nil: nothing to remove
+}
+
+// Close removes what Ingest kept in a file; the samples cannot be read any more.
+func (d *Dataset) Close() {
+	if d.close != nil {
+		d.close()
+	}
 }
 
 // countTokens returns the number of tokens and of supervised tokens in ex.

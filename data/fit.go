@@ -164,28 +164,28 @@ func (in *ingest) finish() (*Dataset, error) {
 		return nil, err
 	}
 	in.overlap()
-	d := &Dataset{Key: in.report.Key, MaxLength: in.o.MaxLength, Vocab: int(in.enc.vocab)}
-	var val []Example
-	for _, it := range in.val {
-		val = append(val, it.Example)
+	samples, err := in.kept.samples()
+	if err != nil {
+		return nil, err
 	}
 	train := in.weighted()
+	d := &Dataset{Key: in.report.Key, MaxLength: in.o.MaxLength, Vocab: int(in.enc.vocab), close: in.kept.close}
+	d.Train, d.Val = examples(samples, train), examples(samples, in.val)
+	if err := in.report.finish(d); err != nil { // while samples are read in the order in which they lie
+		return nil, err
+	}
 	if *in.o.Shuffle {
 		p := permutation(len(train), in.o.Seed, 1<<63)
-		mixed := make([]Example, len(p))
+		mixed := make([]item, len(p))
 		for i, k := range p {
 			mixed[i] = train[k]
 		}
-		train = mixed
+		d.Train = examples(samples, mixed)
 	}
-	d.Train, d.Val = InMemory(train...), InMemory(val...)
 	for _, n := range []string{noteSeam, noteStraddle, noteControl, noteNoBOS} {
 		if c := in.notes[n]; c > 0 {
 			in.note(n, c)
 		}
-	}
-	if err := in.report.finish(d); err != nil {
-		return nil, err
 	}
 	if d.Train.Len() == 0 {
 		return nil, fail.Inputf(in.o.Name, "see the report for what happened to each row", "no row to train on (%s rows read)", group(in.report.Rows))
@@ -238,11 +238,11 @@ func (in *ingest) holdBack() error {
 // rowCopies counts the rows (not the samples they were split into) of each content.
 func (in *ingest) rowCopies() map[uint64]int {
 	out := map[uint64]int{}
-	var last RowRef
+	last := int64(0)
 	for _, it := range in.train {
-		if it.From != last {
+		if it.nth != last {
 			out[it.row]++
-			last = it.From
+			last = it.nth
 		}
 	}
 	return out
@@ -254,18 +254,18 @@ func (in *ingest) overlap() {
 	for _, it := range in.val {
 		held[it.row] = true
 	}
-	var last RowRef
+	last := int64(0)
 	for _, it := range in.train {
-		if held[it.row] && it.From != last {
+		if held[it.row] && it.nth != last {
 			in.report.Overlap++
-			last = it.From
+			last = it.nth
 		}
 	}
 }
 
 // weighted repeats training samples by their dataset's weight.
-func (in *ingest) weighted() []Example {
-	out := make([]Example, 0, len(in.train))
+func (in *ingest) weighted() []item {
+	out := make([]item, 0, len(in.train))
 	for _, it := range in.train {
 		n := int(it.weight)
 		if share(it.row, 0x77656967, it.weight-float64(n)) {
@@ -277,7 +277,7 @@ func (in *ingest) weighted() []Example {
 			in.report.Repeated += int64(n - 1)
 		}
 		for range n {
-			out = append(out, it.Example)
+			out = append(out, it)
 		}
 	}
 	return out

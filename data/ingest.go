@@ -28,8 +28,15 @@ import (
 // counts of what happened. progress may be nil; it gets the rows read and the
 // rows known so far. Errors name file and row and are of kind fail.Input (a
 // bad row or file) or fail.Usage (a bad key); on an error about rows the
-// report is returned too, with the first 20 bad rows.
+// report is returned too, with the first 20 bad rows. Of each row
+// about 100 bytes are held besides its tokens, for which see Options.Beside; the
+// caller that sets it closes the Dataset.
 func Ingest(ctx context.Context, o Options, tok *tokenizer.Tokenizer, tmpl *chat.Template, progress func(done, total int64)) (*Dataset, *Report, error) {
+	return ingestHolding(ctx, HeldBytes, o, tok, tmpl, progress)
+}
+
+// ingestHolding is Ingest with a limit on the tokens held.
+func ingestHolding(ctx context.Context, limit int64, o Options, tok *tokenizer.Tokenizer, tmpl *chat.Template, progress func(done, total int64)) (*Dataset, *Report, error) {
 	if err := o.Fill(); err != nil {
 		return nil, nil, err
 	}
@@ -37,6 +44,7 @@ func Ingest(ctx context.Context, o Options, tok *tokenizer.Tokenizer, tmpl *chat
 		return nil, nil, err
 	}
 	in := &ingest{ctx: ctx, o: &o, enc: newEncoding(&o, tok, tmpl), progress: progress, report: newReport(&o)}
+	in.kept = store{dir: o.Beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: o.MaxLength}}
 	inputs, err := resolve(&o)
 	if err != nil {
 		return nil, nil, err
@@ -45,19 +53,29 @@ func Ingest(ctx context.Context, o Options, tok *tokenizer.Tokenizer, tmpl *chat
 	if tok != nil {
 		defer tok.Forget()
 	}
+	d, err := in.run(inputs, tok, tmpl)
+	if err != nil {
+		in.kept.close()
+		return nil, in.report, err
+	}
+	return d, in.report, nil
+}
+
+// run reads every file and makes the dataset.
+func (in *ingest) run(inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Template) (*Dataset, error) {
 	for _, input := range inputs {
 		if err := in.file(input); err != nil {
-			return nil, in.report, err
+			return nil, err
 		}
 	}
-	if in.report.Key, err = key(&o, inputs, tok, tmpl); err != nil {
-		return nil, in.report, err
+	var err error
+	if in.report.Key, err = key(in.o, inputs, tok, tmpl); err != nil {
+		return nil, err
 	}
 	if err := in.verdict(); err != nil {
-		return nil, in.report, err
+		return nil, err
 	}
-	d, err := in.finish()
-	return d, in.report, err
+	return in.finish()
 }
 
 // ingestVersion changes when the same inputs give other tokens, masks or hashes
@@ -201,6 +219,7 @@ type ingest struct {
 	progress func(done, total int64)
 	report   *Report
 
+	kept       store
 	train, val []item
 	taken      map[int]int // rows read, by source
 	seen       map[uint64]bool
@@ -212,11 +231,13 @@ type ingest struct {
 	known      int64 // rows of the files opened so far
 }
 
-// item is a sample with what decides its fate.
+// item is a sample, or several that are learned from together, with what decides
+// its fate.
 type item struct {
-	Example
-	row    uint64 // hash of the whole row, before splitting
-	weight float64
+	first, n int32  // samples of ingest.kept
+	row      uint64 // hash of the whole row, before splitting
+	nth      int64  // of the rows read
+	weight   float64
 }
 
 // Rows are tokenized in parallel, a chunk at a time, before their results are
@@ -414,7 +435,9 @@ func (in *ingest) take(f input, kind string, c chunk) error {
 			}
 			continue
 		}
-		in.row(f, r.ref, kind, results[i], fates[i])
+		if err := in.row(f, r.ref, kind, results[i], fates[i]); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -466,7 +489,7 @@ func (in *ingest) bad(ref RowRef, err error) error {
 }
 
 // row files one tokenized row: duplicates, overflow, part.
-func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate fitted) {
+func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate fitted) error {
 	if in.seen == nil {
 		in.seen, in.notes = map[uint64]bool{}, map[string]int64{}
 	}
@@ -489,7 +512,7 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 		in.report.Duplicates++
 		if in.o.Dedup == "exact" {
 			in.report.drop("duplicate")
-			return
+			return nil
 		}
 	}
 	in.seen[part] = true
@@ -501,9 +524,20 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 	if f.val {
 		list = &in.val
 	}
-	for _, ex := range fate.parts {
-		*list = append(*list, item{ex, fate.id, cmp.Or(f.source.Weight, 1)})
+	it := item{first: int32(in.kept.n), n: 1, row: fate.id, nth: in.report.Rows, weight: cmp.Or(f.source.Weight, 1)}
+	if fate.together {
+		it.n = int32(len(fate.parts))
 	}
+	for i, ex := range fate.parts {
+		if err := in.kept.add(ex); err != nil {
+			return err
+		}
+		if i%int(it.n) == 0 {
+			*list = append(*list, it)
+			it.first += it.n
+		}
+	}
+	return nil
 }
 
 func (in *ingest) note(s string, n int64) {

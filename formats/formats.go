@@ -57,7 +57,8 @@ type Tensor struct {
 	Name  string
 	Shape []int64 // outermost first, as in PyTorch; empty for a scalar
 	Type  dtype.Type
-	Parts []Part // where it is stored; one for plain types
+	Act   dtype.Type // what inputs of the product with it are rounded to; the zero Type: not at all
+	Parts []Part     // where it is stored; one for plain types
 	// Unsupported is the name of a stored type that has no dtype ("IQ2_XXS",
 	// "U16"): such a tensor can be listed and hashed, but Read refuses it and
 	// Type means nothing. Empty for all others.
@@ -119,7 +120,8 @@ type TensorPlan struct {
 	Name  string
 	Shape []int64 // outermost first
 	Type  dtype.Type
-	Why   string // for people: why this type; not written
+	Act   dtype.Type // what inputs of the product with it are rounded to: ActInt8, ActFP8, the zero Type for not at all
+	Why   string     // for people: why this type; not written
 	// Linear says that it is the matrix of a linear module: the configuration of
 	// a quantized folder names those that stay as they are.
 	Linear bool

@@ -178,7 +178,7 @@ func (g *grouper) ctPacked(prefix string, w *array) error {
 		err = g.errShape(w)
 	}
 	if err == nil {
-		g.activationScales(prefix)
+		err = g.inputs(prefix)
 	}
 	return err
 }
@@ -274,7 +274,7 @@ func (g *grouper) ctScale(prefix string, scale *array) error {
 		err = g.errShape(w)
 	}
 	if err == nil {
-		g.activationScales(prefix)
+		err = g.inputs(prefix)
 	}
 	return err
 }

@@ -122,12 +122,18 @@ func awqLayout(p TensorPlan, prefix string) (layout, error) {
 }
 
 func ctLayout(p TensorPlan, prefix string) (layout, error) {
-	rows, cols, groups, err := matrix(p, dtype.Int4, dtype.Int8)
+	rows, cols, groups, err := matrix(p, dtype.Int4, dtype.Int8, dtype.F8E4M3)
 	if err == nil && p.Type.Flags&dtype.Perm != 0 {
 		err = fmt.Errorf("compressed-tensors has no activation order by group")
 	}
 	if err != nil {
 		return layout{}, err
+	}
+	if p.Type.Kind == dtype.F8E4M3 {
+		return ctFloat8(p, prefix, groups), nil
+	}
+	if p.Act != (dtype.Type{}) {
+		return ctUnpacked(p, prefix, groups)
 	}
 	bits := int64(p.Type.Bits())
 	slots := []slot{
@@ -147,6 +153,46 @@ func ctLayout(p TensorPlan, prefix string) (layout, error) {
 		},
 		in: importCTPacked,
 	}, nil
+}
+
+// ctUnpacked stores 8-bit codes as they are: what products in 8 bits read.
+func ctUnpacked(p TensorPlan, prefix string, groups int64) (layout, error) {
+	if p.Type.Kind != dtype.Int8 {
+		return layout{}, fmt.Errorf("%v weights have no product with activations of %v in compressed-tensors; W8A8 has", p.Type, p.Act)
+	}
+	slots := []slot{
+		{role: "int8", name: p.Name, dtype: "I8", shape: p.Shape},
+		{role: "scale", name: prefix + ".weight_scale", dtype: p.Type.Scale.Info().ST, shape: []int64{p.Shape[0], groups}},
+	}
+	if p.Type.Flags&dtype.Zero != 0 {
+		slots = append(slots, slot{role: "zero", name: prefix + ".weight_zero_point", dtype: "I8", shape: []int64{p.Shape[0], groups}})
+	}
+	return layout{
+		slots: slots,
+		out: func(m block.Raw) (parts, error) {
+			c, err := block.ExportCT(m, true)
+			return parts{"int8": c.Int8, "scale": c.Scale, "zero": c.ZeroPoint}, err
+		},
+		in: importCTInt8,
+	}, nil
+}
+
+// ctFloat8 stores 8-bit floats and the scales of their rows.
+func ctFloat8(p TensorPlan, prefix string, groups int64) layout {
+	return layout{
+		slots: []slot{
+			{role: "weight", name: p.Name, dtype: p.Type.Kind.Info().ST, shape: p.Shape},
+			{role: "scale", name: prefix + ".weight_scale", dtype: p.Type.Scale.Info().ST, shape: []int64{p.Shape[0], groups}},
+		},
+		out: func(m block.Raw) (parts, error) {
+			return parts{"weight": m.Plane(dtype.Codes), "scale": m.Plane(dtype.Scales)}, nil
+		},
+		in: func(m block.Raw, p parts) error {
+			copy(m.Plane(dtype.Codes), p["weight"])
+			copy(m.Plane(dtype.Scales), p["scale"])
+			return nil
+		},
+	}
 }
 
 // bnbLayout stores a 4-bit weight of bitsandbytes. float is the dtype the

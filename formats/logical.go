@@ -286,9 +286,13 @@ func (g *grouper) errShape(a *array) error {
 	return corrupt(a.src.path, "tensor %s has shape %v of %s, which fits no known layout", quote(a.name), a.shape, a.dtype)
 }
 
-// activationScales are arrays beside a weight that scale its input or output.
-func (g *grouper) activationScales(prefix string) {
+// inputs notes what a weight's inputs are rounded to, and attaches the arrays
+// that scale its input or output.
+func (g *grouper) inputs(prefix string) error {
+	act, err := g.activations(prefix)
+	g.made[len(g.made)-1].Act = act
 	g.extra(prefix+".input_scale", prefix+".input_zero_point", prefix+".input_global_scale", prefix+".output_scale", prefix+".output_zero_point")
+	return err
 }
 
 // sizeOf reads a non-negative whole JSON number.

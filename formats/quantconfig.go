@@ -82,8 +82,8 @@ func quantizationConfig(o FolderOptions) (object, error) {
 
 // typeGroup are the modules whose weights have one type.
 type typeGroup struct {
-	typ     dtype.Type
-	modules []string
+	typ, act dtype.Type
+	modules  []string
 }
 
 // typeGroups sorts the quantized modules of a plan by type, the type of most
@@ -94,9 +94,9 @@ func typeGroups(plan []TensorPlan) []typeGroup {
 		if !p.Type.Quantized() {
 			continue
 		}
-		i := slices.IndexFunc(groups, func(g typeGroup) bool { return g.typ == p.Type })
+		i := slices.IndexFunc(groups, func(g typeGroup) bool { return g.typ == p.Type && g.act == p.Act })
 		if i < 0 {
-			i, groups = len(groups), append(groups, typeGroup{typ: p.Type})
+			i, groups = len(groups), append(groups, typeGroup{typ: p.Type, act: p.Act})
 		}
 		groups[i].modules = append(groups[i].modules, strings.TrimSuffix(p.Name, ".weight"))
 	}
@@ -169,12 +169,14 @@ func ctConfig(groups []typeGroup, kept []string) object {
 				targets = append(targets, m)
 			}
 		}
-		config = append(config, member{fmt.Sprintf("group_%d", i), object{
-			{"input_activations", nil}, {"output_activations", nil}, {"targets", targets}, {"weights", ctWeights(g.typ)},
-		}})
+		group := object{{"input_activations", ctActivations(g.act)}, {"output_activations", nil}, {"targets", targets}, {"weights", ctWeights(g.typ)}}
+		if f := ctFormat(g); f != ctFormat(typeGroup{}) {
+			group = append(object{{"format", f}}, group...)
+		}
+		config = append(config, member{fmt.Sprintf("group_%d", i), group})
 	}
 	return object{
-		{"config_groups", config}, {"format", "pack-quantized"}, {"global_compression_ratio", nil}, {"ignore", kept},
+		{"config_groups", config}, {"format", ctFormats(groups)}, {"global_compression_ratio", nil}, {"ignore", kept},
 		{"kv_cache_scheme", nil}, {"quant_method", "compressed-tensors"}, {"quantization_status", "compressed"},
 	}
 }
@@ -184,9 +186,13 @@ func ctWeights(t dtype.Type) object {
 	if t.Group < 0 {
 		strategy, size = "channel", nil
 	}
+	kind := "int"
+	if t.Kind == dtype.F8E4M3 {
+		kind = "float"
+	}
 	return object{
 		{"actorder", nil}, {"block_structure", nil}, {"dynamic", false}, {"group_size", size}, {"num_bits", t.Bits()},
-		{"observer", "minmax"}, {"observer_kwargs", object{}}, {"strategy", strategy}, {"symmetric", t.Flags&dtype.Zero == 0}, {"type", "int"},
+		{"observer", "minmax"}, {"observer_kwargs", object{}}, {"strategy", strategy}, {"symmetric", t.Flags&dtype.Zero == 0}, {"type", kind},
 	}
 }
 

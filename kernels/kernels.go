@@ -40,6 +40,7 @@
 //	ids, positions, offsets; Drop.Key                I32; I64
 //	all of Tools but what follows                    F32
 //	X and y of FakeQuant                             F32 or BF16
+//	results of RowStats                              F32, or F64 of SumXY and SumDiff
 //	codes of GPTQBlock; ids of Sample                U8; I32
 package kernels
 
@@ -304,6 +305,8 @@ type Tools interface {
 	// Dequantize writes m decoded, [m.Rows, m.Cols] f32.
 	Dequantize(dst Buffer, m Mat)
 	FakeQuant(y Dst, a *FakeQuantArgs)
+	// Divide: y = X/S, without a Bias. y may be X.
+	Divide(y Dst, a *MulArgs)
 	Optim(o *OptimArgs)
 	// LogitStats: kl[n] = Σ p_ref·(log p_ref - log p), top1[n] = 1 when both have
 	// the same argmax; f32 [N].

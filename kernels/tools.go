@@ -38,10 +38,13 @@ type GramArgs struct {
 type Stat uint8
 
 const (
-	SumSq  Stat = iota // Σ x²
-	SumAbs             // Σ |x|
-	MaxAbs             // max |x|; a Dst that adds takes the larger
-	SumXY              // Σ x·y in float64, in order; of rows only
+	SumSq   Stat = iota // Σ x²
+	SumAbs              // Σ |x|
+	MaxAbs              // max |x|; a Dst that adds takes the larger
+	Max                 // max x; a Dst that adds takes the larger
+	Min                 // min x; a Dst that adds takes the smaller
+	SumXY               // Σ x·y in float64, in order; of rows only
+	SumDiff             // Σ (x-y)² in float64, in order; of rows only
 )
 
 // ColStatsArgs: the statistic of every column of X [Rows, Cols], for every
@@ -54,12 +57,13 @@ type ColStatsArgs struct {
 }
 
 // RowStatsArgs: the statistic of every run of Run columns of X [Rows, Cols]:
-// out [Rows, Cols/Run]. Cols is a multiple of Run.
+// out [Rows, Cols/Run], float32, or float64 for SumXY and SumDiff. Cols is a
+// multiple of Run.
 type RowStatsArgs struct {
 	Stat       Stat
 	Rows, Cols int
 	Run        int    // 0: whole rows
-	X, Y       Buffer // Y: of SumXY
+	X, Y       Buffer // Y: of SumXY and SumDiff
 }
 
 // Runs is the number of results a row.
@@ -74,7 +78,8 @@ func (a *RowStatsArgs) Runs() int {
 // stored as Type and read back, for a search or an activation that is quantized
 // where it is used. Type is an Int kind (Group -1: one scale for every row, as
 // for a token), rounded on the grid of block.IntGrid, or a Micro kind with or
-// without a Group. Cols is a multiple of its Group. X and y are float32 or bf16.
+// without a Group, or F32, as which values are only cut, group by group. Cols is
+// a multiple of its Group. X and y are float32 or bf16.
 type FakeQuantArgs struct {
 	Type       dtype.Type
 	Rows, Cols int

@@ -1,15 +1,12 @@
 package quant
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // awqMethod is AWQ (Lin et al. 2023, arXiv:2306.00978): scales for the columns
@@ -26,29 +23,34 @@ var awqMethod = Method{
 // roundAWQ cuts ranges and rounds to nearest. Queries and keys are not cut:
 // their product is what matters (AutoAWQ).
 func roundAWQ(l *layer) (*matrixResult, error) {
-	v, cut := l.w, 0
-	if l.role != arch.Q && l.role != arch.K {
-		gram, err := l.in.h.host()
-		if err != nil {
-			return nil, err
-		}
-		clip, n, err := clipRanges(l.in.dev, l.w, gram, l.cols, l.typ)
-		if err != nil {
-			return nil, err
-		}
-		v, cut = append([]float32(nil), l.w...), n
-		size := len(v) / len(clip)
-		for g, limit := range clip {
-			clamp(v[g*size:(g+1)*size], limit)
-		}
+	if l.role == arch.Q || l.role == arch.K {
+		return l.encode(l.w)
 	}
-	m := block.New(l.typ, l.rows, l.cols)
-	if err := block.Encode(m, v, nil); err != nil {
-		return nil, fmt.Errorf("%s: %w", l.path, err)
+	s := scratch{dev: l.dev}
+	defer s.free()
+	clip, cut, err := clipRanges(l, l.in.h.buf)
+	if err != nil {
+		return nil, err
 	}
-	rep, err := measure(l.in.h, l.w, m)
-	rep.Clipped = cut
-	return &matrixResult{m, rep}, err
+	limits, v := s.up(clip), s.alloc(dtype.F32, l.rows*l.cols)
+	if s.err != nil {
+		return nil, s.err
+	}
+	plain := dtype.Type{Kind: dtype.F32, Group: int32(l.group())} // cut by group and not rounded
+	l.dev.FakeQuant(kernels.To(v), &kernels.FakeQuantArgs{Type: plain, Rows: l.rows, Cols: l.cols, X: l.w, Clip: limits})
+	r, err := l.encode(v)
+	if err == nil {
+		r.report.Clipped = cut
+	}
+	return r, err
+}
+
+// group is the number of columns that share a scale.
+func (l *layer) group() int {
+	if l.typ.Group > 0 {
+		return int(l.typ.Group)
+	}
+	return l.cols
 }
 
 // awqRatios is how many exponents the search for scales tries: 0, 1/20 … 19/20.
@@ -116,62 +118,34 @@ func weightMeans(ws [][]float32, cols int, groups []int) []float32 {
 	return out
 }
 
-// fakeQuant writes Q(w·s)/s for w [rows, cols], rounded to nearest on the grid
-// of t. s nil is all ones; clip [rows·groups] bounds |w·s| in each group, nil: none.
-func fakeQuant(dst, w, s, clip []float32, cols int, t dtype.Type) {
-	group := int(t.Group)
-	if group <= 0 {
-		group = cols
-	}
-	ones := make([]float32, group)
-	for j := range ones {
-		ones[j] = 1
-	}
-	par.For(len(w)/group, max(1, reduceGrain/group), func(first, last int) {
-		for g := first; g < last; g++ {
-			at, by, limit := g*group, ones, float32(math.Inf(1))
-			if s != nil {
-				by = s[at%cols:][:group]
-			}
-			if clip != nil {
-				limit = clip[g]
-			}
-			block.FakeInt(dst[at:at+group], w[at:at+group], by, limit, t)
-		}
-	})
-}
-
-func clamp(v []float32, limit float32) {
-	for j, x := range v {
-		v[j] = min(max(x, -limit), limit)
-	}
-}
-
 // clipSteps of clipGrid: ranges from whole to just above half are tried.
 const clipSteps, clipGrid = 10, 20
 
-// clipRanges finds the largest magnitude to keep in each group of w [rows,
-// cols] so that the group's output changes least on inputs with gram = XᵀX
+// clipRanges finds the largest magnitude to keep in each group of the layer's
+// weights so that the group's output changes least on inputs with gram = XᵀX
 // [cols, cols] (AutoAWQ's search, which looks at each group alone). The result
 // is [rows·groups], and how many groups lost some of their range.
-func clipRanges(dev kernels.Backend, w, gram []float32, cols int, t dtype.Type) (clip []float32, cut int, err error) {
-	group := int(t.Group)
-	if group <= 0 {
-		group = cols
+func clipRanges(l *layer, gram kernels.Buffer) (clip []float32, cut int, err error) {
+	s := scratch{dev: l.dev}
+	defer s.free()
+	size := l.group()
+	groups := l.cols / size
+	tops, clip := make([]float32, l.rows*groups), make([]float32, l.rows*groups)
+	out := s.alloc(dtype.F32, len(tops))
+	if s.err != nil {
+		return nil, 0, s.err
 	}
-	rows, groups := len(w)/cols, cols/group
-	clip = make([]float32, rows*groups)
+	l.dev.RowStats(kernels.To(out), &kernels.RowStatsArgs{Stat: kernels.MaxAbs, Rows: l.rows, Cols: l.cols, Run: size, X: l.w})
+	if err := down(l.dev, tops, out); err != nil {
+		return nil, 0, err
+	}
 	for g := range groups {
-		if err := clipGroup(dev, clip, w, gram, cols, g, t); err != nil {
+		if err := clipGroup(l, gram, g, tops, clip); err != nil {
 			return nil, 0, err
 		}
 	}
 	for i, c := range clip {
-		top := float32(0)
-		for _, v := range w[i*group : (i+1)*group] {
-			top = max(top, v, -v)
-		}
-		if c < top {
+		if c < tops[i] {
 			cut++
 		}
 	}
@@ -179,82 +153,38 @@ func clipRanges(dev kernels.Backend, w, gram []float32, cols int, t dtype.Type) 
 }
 
 // clipGroup fills clip for group g of every row.
-func clipGroup(dev kernels.Backend, clip, w, gram []float32, cols, g int, t dtype.Type) error {
-	size := int(t.Group)
-	if size <= 0 {
-		size = cols
-	}
-	rows, groups := len(w)/cols, cols/size
-	own := make([]float32, rows*size) // this group of every row
-	tops := make([]float32, rows)
-	grain := max(1, reduceGrain/size)
-	par.For(rows, grain, func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			part := w[r*cols+g*size:][:size]
-			copy(own[r*size:], part)
-			for _, v := range part {
-				tops[r] = max(tops[r], v, -v)
-			}
-		}
-	})
-	gg := make([]float32, size*size)
-	for i := range size {
-		copy(gg[i*size:], gram[(g*size+i)*cols+g*size:][:size])
-	}
+func clipGroup(l *layer, gram kernels.Buffer, g int, tops, clip []float32) error {
+	dev, rows, size := l.dev, l.rows, l.group()
+	groups := l.cols / size
 	s := scratch{dev: dev}
 	defer s.free()
-	gb, d, y := s.up(gg), s.alloc(dtype.F32, rows*size), s.alloc(dtype.F32, rows*size)
+	own, gg := s.alloc(dtype.F32, rows*size), s.alloc(dtype.F32, size*size)
+	d, y, limit, e := s.alloc(dtype.F32, rows*size), s.alloc(dtype.F32, rows*size), s.alloc(dtype.F32, rows), s.alloc(dtype.F64, rows)
 	if s.err != nil {
 		return s.err
 	}
-	t.Group = int32(size)
-	limit, diff, out := make([]float32, rows), make([]float32, rows*size), make([]float32, rows*size)
-	best := make([]float64, rows)
+	columns(dev, own, l.w, g*size, l.cols, rows, size)
+	columns(dev, gg, gram, g*size*l.cols+g*size, l.cols, size, size)
+	typ := l.typ
+	typ.Group = int32(size)
+	keep, off, best := make([]float32, rows), make([]float64, rows), make([]float64, rows)
 	for step := range clipSteps {
-		for r, top := range tops {
-			limit[r] = top * (1 - float32(step)/clipGrid)
+		for r := range keep {
+			keep[r] = tops[r*groups+g] * (1 - float32(step)/clipGrid)
 		}
-		fakeQuant(diff, own, nil, limit, size, t)
-		minus(diff, own)
-		dev.Upload(d, f32Bytes(diff))
-		dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: d, B: gb, M: rows, N: size, K: size, Alpha: 1})
-		if err := down(dev, out, y); err != nil {
+		dev.Upload(limit, f32Bytes(keep))
+		dev.FakeQuant(kernels.To(d), &kernels.FakeQuantArgs{Type: typ, Rows: rows, Cols: size, X: own, Clip: limit})
+		subtract(dev, d, own, rows*size)
+		dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: d, B: gg, M: rows, N: size, K: size, Alpha: 1})
+		dev.RowStats(kernels.To(e), &kernels.RowStatsArgs{Stat: kernels.SumXY, Rows: rows, Cols: size, X: y, Y: d})
+		if err := dev.Download(bytesOf(off), e); err != nil {
 			return err
 		}
-		par.For(rows, grain, func(lo, hi int) {
-			for r := lo; r < hi; r++ {
-				e := 0.0
-				for j, v := range out[r*size : (r+1)*size] {
-					e += float64(v) * float64(diff[r*size+j])
-				}
-				if step == 0 || e < best[r] {
-					best[r], clip[r*groups+g] = e, limit[r]
-				}
+		for r, v := range off {
+			if step == 0 || v < best[r] {
+				best[r], clip[r*groups+g] = v, keep[r]
 			}
-		})
+		}
 	}
 	return nil
-}
-
-// minus takes b from a.
-func minus(a, b []float32) {
-	par.For(len(a), reduceGrain, func(lo, hi int) {
-		x := a[lo:hi]
-		for i, v := range b[lo:hi] {
-			x[i] -= v
-		}
-	})
-}
-
-// unscale divides rows and columns of gram [n,n] by s: the inputs' after they
-// were divided.
-func unscale(gram, s []float32) {
-	n := len(s)
-	par.For(n, max(1, reduceGrain/n), func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			for j, v := range s {
-				gram[i*n+j] /= s[i] * v
-			}
-		}
-	})
 }

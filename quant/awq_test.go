@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
@@ -35,15 +36,27 @@ func compareAWQ(t *testing.T, l *layers, name string, c layerCase) {
 	if c.Duo {
 		wMean = weightMeans(both, cols, []int{c.Group, c.Group})
 	}
+	fake := func(w, scale, clip []float32) []float32 {
+		a := &kernels.FakeQuantArgs{Type: typ, Rows: len(w) / cols, Cols: cols, X: upload(t, dev, w), ColScale: upload(t, dev, scale)}
+		if clip != nil {
+			a.Clip = upload(t, dev, clip)
+		}
+		y := upload(t, dev, w)
+		dev.FakeQuant(kernels.To(y), a)
+		out := make([]float32, len(w))
+		if err := down(dev, out, y); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
 	loss := func(ratio float64) float64 {
 		sum := 0.0
 		for _, w := range both {
-			d := make([]float32, len(w))
-			fakeQuant(d, w, awqScales(ratio, xMean, wMean), nil, cols, typ)
+			d := fake(w, awqScales(ratio, xMean, wMean), nil)
 			for j := range d {
 				d[j] -= w[j]
 			}
-			e, err := h.energy(d, len(w)/cols)
+			e, err := h.energy(upload(t, dev, d), len(w)/cols)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,16 +83,14 @@ func compareAWQ(t *testing.T, l *layers, name string, c layerCase) {
 			}
 		}
 	}
-	gram, err := h.host()
-	if err != nil {
-		t.Fatal(err)
-	}
 	scaled := make([]float32, len(w.values))
 	for i, v := range w.values {
 		scaled[i] = v * s[i%cols]
 	}
-	unscale(gram, s)
-	clip, _, err := clipRanges(dev, scaled, gram, cols, typ)
+	if err := h.unscale(s); err != nil {
+		t.Fatal(err)
+	}
+	clip, _, err := clipRanges(&layer{dev: dev, w: upload(t, dev, scaled), rows: w.rows(), cols: cols, typ: typ}, h.buf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +100,7 @@ func compareAWQ(t *testing.T, l *layers, name string, c layerCase) {
 			differ++
 		}
 	}
-	got := make([]float32, len(w.values))
-	fakeQuant(got, w.values, s, clip, cols, typ)
+	got := fake(w.values, s, clip)
 	e := errorOf(got, w.values, x)
 	t.Logf("exponent %g, %d of %d ranges differ, error %.6g, reference %.6g", ratio, differ, len(clip), e, c.Clip)
 	if e > 1.005*c.Clip {

@@ -7,9 +7,9 @@ import (
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -30,7 +30,11 @@ func searchAWQ(r *blockRun, g *group) error {
 	for _, l := range g.linears {
 		groups = append(groups, int(a.plan.typeOf[l.W.Name].Group))
 	}
-	wMean := weightMeans(a.weightsOf(g.linears), cols, groups)
+	ws, err := a.weightsOf(g.linears)
+	if err != nil {
+		return err
+	}
+	wMean := weightMeans(ws, cols, groups)
 	scales, loss := make([][]float32, awqRatios), make([]float64, awqRatios)
 	for i := range scales {
 		scales[i] = awqScales(float64(i)/awqRatios, xMean, wMean)
@@ -72,6 +76,7 @@ func (a *awqSearch) partLosses(g *group, scales [][]float32, loss []float64) err
 	if err != nil {
 		return err
 	}
+	defer want.free()
 	first := make([]float64, len(scales))
 	order := make([]int, len(scales))
 	for i, s := range scales {
@@ -95,35 +100,45 @@ func (a *awqSearch) partLosses(g *group, scales [][]float32, loss []float64) err
 }
 
 // hessianLoss is the squared output error of the step's linear maps.
-func (a *awqSearch) hessianLoss(g *group, s []float32) (float64, error) {
+func (a *awqSearch) hessianLoss(g *group, by []float32) (float64, error) {
 	sum := 0.0
-	for _, l := range g.linears {
-		w := a.w[l]
-		d := make([]float32, len(w))
-		fakeQuant(d, w, s, nil, len(s), a.plan.typeOf[l.W.Name])
-		minus(d, w)
-		err := a.dev.Run(func() error {
-			e, err := g.in.h.energy(d, l.W.Rows)
-			sum += e
-			return err
-		})
-		if err != nil {
-			return 0, err
+	err := a.dev.Run(func() error {
+		s := scratch{dev: a.dev}
+		defer s.free()
+		scale, largest := s.up(by), 0
+		for _, l := range g.linears {
+			largest = max(largest, l.W.Len())
 		}
-	}
-	return sum, nil
+		d := s.alloc(dtype.F32, largest)
+		if s.err != nil {
+			return s.err
+		}
+		for _, l := range g.linears {
+			a.fake(d, l, scale)
+			subtract(a.dev, d, a.w[l], l.W.Len())
+			e, err := g.in.h.energy(d, l.W.Rows)
+			if err != nil {
+				return err
+			}
+			sum += e
+		}
+		return nil
+	})
+	return sum, err
+}
+
+// fake writes what a linear map's weight becomes by being scaled and rounded.
+func (a *awqSearch) fake(dst kernels.Buffer, l *nn.Linear, scale kernels.Buffer) {
+	a.dev.FakeQuant(kernels.To(dst), &kernels.FakeQuantArgs{Type: a.plan.typeOf[l.W.Name], Rows: l.W.Rows, Cols: l.W.Cols, X: a.w[l], ColScale: scale})
 }
 
 // outputs runs the pair's part on every pass with the weights that are in place.
-func (a *awqSearch) outputs(g *group) ([][]float32, error) {
-	var out [][]float32
+func (a *awqSearch) outputs(g *group) (*store, error) {
+	out := newStore(a.dev, a.room)
 	for i := range a.passes {
-		err := a.part(i, g, func(y *autograd.Tensor) error {
-			v := make([]float32, y.Len())
-			out = append(out, v)
-			return down(a.dev, v, y.Data)
-		})
+		err := a.part(i, g, func(y *autograd.Tensor) error { return out.keep(i, []*autograd.Tensor{y}) })
 		if err != nil {
+			out.free()
 			return nil, err
 		}
 	}
@@ -133,8 +148,7 @@ func (a *awqSearch) outputs(g *group) ([][]float32, error) {
 // part runs the pair's part on the input of pass i.
 func (a *awqSearch) part(i int, g *group, f func(y *autograd.Tensor) error) error {
 	return a.pass(i, func(t *autograd.Tape, state *model.State) error {
-		x := g.in.tensors[i]
-		y := g.pair.Part.Forward(t, t.Upload(x, len(x)/g.in.cols, g.in.cols), state)
+		y := g.pair.Part.Forward(t, g.in.tensors.load(i, t)[0], state)
 		if t.Err() != nil {
 			return t.Err()
 		}
@@ -142,30 +156,47 @@ func (a *awqSearch) part(i int, g *group, f func(y *autograd.Tensor) error) erro
 	})
 }
 
+// place puts the weights of a group, scaled and rounded, in the model.
+func (a *awqSearch) place(g *group, by []float32) error {
+	return a.dev.Run(func() error {
+		s := scratch{dev: a.dev}
+		defer s.free()
+		scale := s.up(by)
+		if s.err != nil {
+			return s.err
+		}
+		for _, l := range g.linears {
+			w, err := a.dev.Load(kernels.Weights, dtype.Of(dtype.F32), l.W.Rows, l.W.Cols, nil, kernels.Copy)
+			if err != nil {
+				return err
+			}
+			a.fake(w.Buffer, l, scale)
+			a.put(l.W, w)
+		}
+		return nil
+	})
+}
+
 // partLoss is the squared error of the part's output on passes from … to-1 with
 // rounded weights.
-func (a *awqSearch) partLoss(g *group, s []float32, want [][]float32, from, to int) (float64, error) {
+func (a *awqSearch) partLoss(g *group, by []float32, want *store, from, to int) (float64, error) {
 	if from >= to {
 		return 0, nil
 	}
 	saved := a.set
 	a.set = nil
 	defer func() { a.restore(); a.set = saved }()
-	for _, l := range g.linears {
-		d := make([]float32, l.W.Len())
-		fakeQuant(d, a.w[l], s, nil, len(s), a.plan.typeOf[l.W.Name])
-		if err := a.replace(l.W, block.Raw{Type: dtype.Of(dtype.F32), Rows: l.W.Rows, Cols: l.W.Cols, Data: f32Bytes(d)}); err != nil {
-			return 0, err
-		}
+	if err := a.place(g, by); err != nil {
+		return 0, err
 	}
 	sum := 0.0
 	for i := from; i < to; i++ {
 		err := a.part(i, g, func(y *autograd.Tensor) error {
-			m := scratch{dev: a.dev}
-			defer m.free()
-			w, e := m.up(want[i]), m.alloc(dtype.F32, 1)
-			if m.err != nil {
-				return m.err
+			s := scratch{dev: a.dev}
+			defer s.free()
+			w, e := want.buffer(i, &s), s.alloc(dtype.F32, 1)
+			if s.err != nil {
+				return s.err
 			}
 			a.dev.Sum(kernels.To(e), y.Data, w, y.Len())
 			v := make([]float32, 1)

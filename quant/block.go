@@ -7,15 +7,17 @@ import (
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // layer is one matrix on its way through a method.
 type layer struct {
-	path       string    // module path
-	role       arch.Role // what it is in the model
-	w          []float32 // its own values, [rows, cols]
+	dev        kernels.Backend
+	path       string         // module path
+	role       arch.Role      // what it is in the model
+	w          kernels.Buffer // its own values, [rows, cols] f32; the caller's
 	rows, cols int
 	typ        dtype.Type // what it becomes
 	in         *inputs    // what the method asked to know of its inputs; nil: nothing
@@ -42,7 +44,7 @@ type blockRun struct {
 	*stream
 	b      *model.Block
 	groups []*group
-	w      map[*nn.Linear][]float32 // own weights, once they are read
+	w      map[*nn.Linear]kernels.Buffer // own weights as f32, while they are needed
 }
 
 // quantize searches, moves scales, and rounds every layer of the block. The
@@ -64,7 +66,7 @@ func (r *blockRun) quantize(out *blockOutput, last bool) error {
 			if err := s.search(r, g); err != nil {
 				return err
 			}
-			g.in.tensors = nil
+			g.in.tensors.free()
 			runtime.GC()
 		}
 		if err := r.smooth(out); err != nil {
@@ -86,18 +88,37 @@ func (r *blockRun) free() {
 	for _, g := range r.groups {
 		g.in.free()
 	}
+	for l := range r.w {
+		r.drop(l)
+	}
 }
 
-// weights decodes a linear map's own weight, once.
-func (r *blockRun) weights(l *nn.Linear) ([]float32, error) {
+// weights decodes a linear map's own weight, once until drop.
+func (r *blockRun) weights(l *nn.Linear) (kernels.Buffer, error) {
 	if w, ok := r.w[l]; ok {
 		return w, nil
 	}
-	w, err := r.m.Decode(l.W)
-	if err == nil {
-		err = checkWeights(l.W.Name, w, l.W.Cols, r.plan.typeOf[l.W.Name])
-	}
-	return w, err
+	err := r.dev.Run(func() error {
+		w, err := r.dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), l.W.Len())
+		if err != nil {
+			return err
+		}
+		r.w[l] = w
+		r.dev.Dequantize(w, l.W.Mat)
+		return r.layer(l, nil).check()
+	})
+	return r.w[l], err
+}
+
+// drop gives a decoded weight's memory back.
+func (r *blockRun) drop(l *nn.Linear) {
+	r.dev.Free(r.w[l])
+	delete(r.w, l)
+}
+
+// layer is a linear map whose weight is decoded.
+func (r *blockRun) layer(l *nn.Linear, in *inputs) *layer {
+	return &layer{dev: r.dev, path: l.Path, role: r.m.TensorOf(l.W).Role, w: r.w[l], rows: l.W.Rows, cols: l.W.Cols, typ: r.plan.typeOf[l.W.Name], in: in}
 }
 
 // collect runs the float block on all passes and keeps what the search and the
@@ -124,25 +145,25 @@ func (r *blockRun) collect() error {
 			own = needNothing
 		}
 		var err error
-		if g.in, err = newInputs(r.dev, p.Linears[0], own); err != nil {
+		if g.in, err = newInputs(r.dev, p.Linears[0], own, r.room); err != nil {
 			return err
 		}
 		r.groups = append(r.groups, g)
 		for _, l := range p.Linears {
-			if r.w[l], err = r.weights(l); err != nil {
+			if _, err = r.weights(l); err != nil {
 				return err
 			}
 		}
 	}
 	for i := range r.passes {
 		err := r.pass(i, func(t *autograd.Tape, state *model.State) error {
-			in := r.load(i, t)
+			in := r.states.load(i, t)
 			for k, p := range steps {
 				in = p.In(t, in)
 				if t.Err() != nil {
 					return t.Err()
 				}
-				if err := r.groups[k].in.observe(t, &p, in); err != nil {
+				if err := r.groups[k].in.observe(i, t, &p, in); err != nil {
 					return err
 				}
 				if k < len(steps)-1 {
@@ -184,13 +205,12 @@ func (r *blockRun) round(linears []*nn.Linear, in *inputs, ratio float64, out *b
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
-		w, err := r.weights(l)
-		if err != nil {
+		if _, err := r.weights(l); err != nil {
 			return err
 		}
 		var res *matrixResult
-		whole := &layer{path: l.Path, role: r.m.TensorOf(l.W).Role, w: w, rows: l.W.Rows, cols: l.W.Cols, typ: r.plan.typeOf[l.W.Name], in: in}
-		err = r.dev.Run(func() (err error) {
+		whole := r.layer(l, in)
+		err := r.dev.Run(func() (err error) {
 			if in.experts == nil {
 				res, err = r.plan.round(whole)
 			} else {
@@ -201,6 +221,7 @@ func (r *blockRun) round(linears []*nn.Linear, in *inputs, ratio float64, out *b
 		if err != nil {
 			return err
 		}
+		r.drop(l)
 		res.report.Ratio = ratio
 		if err := r.add(out, l, res); err != nil {
 			return err
@@ -226,8 +247,11 @@ func (r *blockRun) roundInOrder(out *blockOutput, last bool) error {
 		}
 		for i := range r.passes {
 			err := r.pass(i, func(t *autograd.Tape, st *model.State) error {
-				stored, in := r.replay(i, t, st, steps, from, k)
-				return r.keep(i, t, stored, step.Forward(t, in, st))
+				out := step.Forward(t, r.replay(i, t, st, steps, from, k), st)
+				if t.Err() != nil {
+					return t.Err()
+				}
+				return r.states.keep(i, out)
 			})
 			if err != nil {
 				return err
@@ -240,8 +264,8 @@ func (r *blockRun) roundInOrder(out *blockOutput, last bool) error {
 
 // storable reports whether the residual stream and a tensor of cols columns
 // may be kept for all tokens.
-func (s *stream) storable(cols int) bool {
-	return int64(s.tokens)*int64(s.m.Spec.C+cols)*4 <= storeLimit
+func (r *blockRun) storable(cols int) bool {
+	return int64(r.tokens)*int64(r.m.Spec.C+cols)*4 <= storeLimit
 }
 
 // chosen are the linear maps of a step that are to be quantized.
@@ -261,18 +285,18 @@ func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) 
 	if len(todo) == 0 {
 		return nil
 	}
-	known, err := newInputs(r.dev, todo[0], r.plan.method.needs)
+	known, err := newInputs(r.dev, todo[0], r.plan.method.needs, r.room)
 	if err != nil {
 		return err
 	}
 	defer known.free()
 	for i := range r.passes {
 		err := r.pass(i, func(t *autograd.Tape, st *model.State) error {
-			_, in := r.replay(i, t, st, steps, from, k)
+			in := r.replay(i, t, st, steps, from, k)
 			if t.Err() != nil {
 				return t.Err()
 			}
-			return known.observe(t, &steps[k], in)
+			return known.observe(i, t, &steps[k], in)
 		})
 		if err != nil {
 			return err

@@ -13,12 +13,12 @@ import (
 // about the stack: the mean of relative errors.
 func roundExperts(l *layer, round func(*layer) (*matrixResult, error)) (*matrixResult, error) {
 	n := len(l.in.experts)
-	rows, size := l.rows/n, len(l.w)/n
+	rows := l.rows / n
 	out := &matrixResult{raw: block.New(l.typ, l.rows, l.cols)}
 	rep, idle := &out.report, 0
 	for e, in := range l.in.experts {
 		own := *l
-		own.path, own.w, own.rows, own.in = fmt.Sprintf("%s, expert %d", l.path, e), l.w[e*size:(e+1)*size], rows, in
+		own.path, own.w, own.rows, own.in = fmt.Sprintf("%s, expert %d", l.path, e), l.dev.Slice(l.w, e*rows*l.cols, rows*l.cols), rows, in
 		turn := round
 		if in.rows == 0 {
 			idle++

@@ -40,6 +40,7 @@ type FolderJob struct {
 type FolderPlan struct {
 	Type     dtype.Type            // of the quantized weights but those of overrides
 	Types    map[string]dtype.Type // of every quantized module
+	Acts     map[string]dtype.Type // of the inputs of those whose inputs are rounded, too
 	Scheme   string
 	Format   string
 	Group    int      // resolved: 0 only for NF4
@@ -69,7 +70,7 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, Types: map[string]dtype.Type{}, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
+	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, Types: map[string]dtype.Type{}, Acts: map[string]dtype.Type{}, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
 	if p.search, err = searchFor(m, job.Search); err != nil {
 		return nil, err
 	}
@@ -89,10 +90,8 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if p.keep, err = p.keepType(src); err != nil {
 		return nil, err
 	}
-	if s.Weight.Group == 0 {
-		if p.Group, err = resolveGroup(job.Group, layers); err != nil {
-			return nil, err
-		}
+	if p.Group, err = s.resolveGroup(job.Group, layers); err != nil {
+		return nil, err
 	}
 	if err := p.types(s, layers); err != nil {
 		return nil, err
@@ -296,7 +295,10 @@ func (p *FolderPlan) lay(src *arch.Source) {
 		}
 		return dtype.Of(p.keep), "asked for"
 	})
-	for _, o := range p.outs {
+	for i, o := range p.outs {
+		if p.quantize[o.Name] {
+			p.outs[i].Act = p.Acts[o.Path()]
+		}
 		p.typeOf[o.Name] = o.Type
 		p.Bytes += int64(dtype.Size(o.Type, o.Rows, o.Cols))
 		p.Elements += int64(o.Len())

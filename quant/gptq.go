@@ -17,7 +17,7 @@ import (
 // rounded one after another, and what each leaves is made good by the rest.
 var gptqMethod = Method{
 	Name: "gptq", Title: "GPTQ, calibrated (arXiv 2210.17323)",
-	Schemes: integerSchemes(), Formats: []string{formats.GPTQ, formats.CompressedTensors},
+	Schemes: append(integerSchemes(), "W8A8"), Formats: []string{formats.GPTQ, formats.CompressedTensors},
 	Options: func() any { return &GPTQOptions{ActOrder: orderStatic, Damp: 0.01} },
 	storage: gptqStorage, meta: gptqMeta,
 	needs: needHessian, inOrder: true, round: roundGPTQ,
@@ -29,7 +29,7 @@ var gptqMethod = Method{
 // GPTQOptions are what a job can say of GPTQ.
 type GPTQOptions struct {
 	ActOrder string  `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware"`
-	Damp     float64 `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" range:"0..1"`
+	Damp     float64 `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" range:"[0,1]"`
 }
 
 // gptqStorage checks the options; the order by group needs an index of columns.
@@ -64,7 +64,7 @@ func roundGPTQ(l *layer) (*matrixResult, error) {
 	if f.u == nil {
 		return fallback(l, "the Hessian is not positive definite whatever is added to it")
 	}
-	return feedBack(f, l.w, l.rows, gptqSpec{typ: l.typ, order: o.ActOrder})
+	return feedBack(f, l, gptqSpec{order: o.ActOrder})
 }
 
 // factored is the Hessian made ready. Layers of one group share it; those of
@@ -84,9 +84,8 @@ func (in *inputs) factored(order string, group int, damp float64) (*factored, er
 // gptqBlock is the number of columns between two updates of the whole weight.
 const gptqBlock = 128
 
-// gptqSpec is what the rounding of one layer depends on. typ is of an Int kind.
+// gptqSpec is what the rounding of one layer depends on beside its type.
 type gptqSpec struct {
-	typ   dtype.Type
 	order string
 	// fixed takes every group's scale from the weights as they were before any
 	// error was spread, as llm-compressor does. The static order implies it.
@@ -96,33 +95,35 @@ type gptqSpec struct {
 	mse float64
 }
 
-// feedBack quantizes w [rows, n] by error feedback (Frantar et al. 2022,
-// arXiv:2210.17323, algorithm 1): columns are rounded in the order of f, and
-// each one's error is spread over those not yet rounded so that the output on
+// feedBack quantizes a layer of an Int type by error feedback (Frantar et al.
+// 2022, arXiv:2210.17323, algorithm 1): columns are rounded in the order of f,
+// and each one's error is spread over those not yet rounded so that the output on
 // the calibration inputs changes least. Inputs that were always zero get weight
 // 0. A group's range includes zero and is symmetric around it without
 // dtype.Zero: a group of positive weights keeps its largest (GPTQModel 7.7
 // gives such a group half the scale it needs and clips it).
-func feedBack(f *factored, w []float32, rows int, o gptqSpec) (*matrixResult, error) {
-	n := f.h.n
-	g := &gptqRun{f: f, o: o, rows: rows, n: n, size: int(o.typ.Group), groups: o.typ.Groups(n)}
+func feedBack(f *factored, l *layer, o gptqSpec) (*matrixResult, error) {
+	g := &gptqRun{f: f, o: o, typ: l.typ, rows: l.rows, n: l.cols, size: int(l.typ.Group), groups: l.typ.Groups(l.cols), s: scratch{dev: l.dev}}
+	defer g.s.free()
 	if g.size <= 0 {
-		g.size = n
+		g.size = g.n
 	}
 	if o.order == orderStatic {
 		g.o.fixed = true
 	}
-	g.load(w)
+	if err := g.load(l.w); err != nil {
+		return nil, err
+	}
 	if g.o.fixed {
-		for c := 0; c < n; c += g.size {
-			g.find(c/g.size, g.pick(w, c))
+		if err := g.fix(); err != nil {
+			return nil, err
 		}
 	}
 	if err := g.run(); err != nil {
 		return nil, err
 	}
 	raw := g.pack()
-	rep, err := measure(f.h, w, raw)
+	rep, err := measure(l, raw)
 	rep.Damp, rep.Dead = f.damp, f.deadColumns()
 	return &matrixResult{raw, rep}, err
 }
@@ -132,42 +133,56 @@ func feedBack(f *factored, w []float32, rows int, o gptqSpec) (*matrixResult, er
 type gptqRun struct {
 	f             *factored
 	o             gptqSpec
+	typ           dtype.Type
 	rows, n       int
 	size, groups  int
-	wt            []float32 // [n, rows]
-	scales, zeros []float32 // [groups, rows]
-	codes         []byte    // [n, rows]
+	s             scratch
+	wt            kernels.Buffer    // [n, rows]
+	grid          [2]kernels.Buffer // scales and zeros, [groups, rows]
+	scales, zeros []float32         // the same for packing
+	codes         []byte            // [n, rows]
 }
 
 // load transposes w into the order of the columns.
-func (g *gptqRun) load(w []float32) {
-	g.wt = make([]float32, g.n*g.rows)
+func (g *gptqRun) load(w kernels.Buffer) error {
+	g.wt = g.s.alloc(dtype.F32, g.n*g.rows)
+	g.grid = [2]kernels.Buffer{g.s.alloc(dtype.F32, g.groups*g.rows), g.s.alloc(dtype.F32, g.groups*g.rows)}
+	if g.s.err != nil {
+		return g.s.err
+	}
 	g.codes = make([]byte, g.n*g.rows)
 	g.scales, g.zeros = make([]float32, g.groups*g.rows), make([]float32, g.groups*g.rows)
-	par.For(g.n, max(1, reduceGrain/g.rows), func(lo, hi int) {
-		for p := lo; p < hi; p++ {
-			c := g.f.column(p)
-			if g.f.dead[c] {
-				continue
-			}
-			for r := range g.rows {
-				g.wt[p*g.rows+r] = w[r*g.n+c]
-			}
+	dev := g.s.dev
+	for p := range g.n {
+		c := g.f.column(p)
+		if g.f.dead[c] {
+			dev.Fill(dev.Slice(g.wt, p*g.rows, g.rows), 0)
+			continue
 		}
-	})
+		dev.Copy2D(kernels.To(g.wt), &kernels.Copy2DArgs{Rows: g.rows, Cols: 1, X: w, XOff: c, XStride: g.n, YOff: p * g.rows, YStride: 1})
+	}
+	return nil
 }
 
-// pick is the columns c … c+size of w, transposed, dead ones zero.
-func (g *gptqRun) pick(w []float32, c int) []float32 {
-	out := make([]float32, g.size*g.rows)
-	for j := range g.size {
-		if !g.f.dead[c+j] {
-			for r := range g.rows {
-				out[j*g.rows+r] = w[r*g.n+c+j]
-			}
+// fix chooses the grids of all groups from the weights as they are.
+func (g *gptqRun) fix() error {
+	place := make([]int, g.n)
+	for p := range g.n {
+		place[g.f.column(p)] = p
+	}
+	s := scratch{dev: g.s.dev}
+	defer s.free()
+	x, at := s.alloc(dtype.F32, g.size*g.rows), s.ints(place)
+	if s.err != nil {
+		return s.err
+	}
+	for c := 0; c < g.n; c += g.size {
+		s.dev.Gather(kernels.To(x), &kernels.GatherArgs{N: g.size, Table: matrix(g.wt, g.n, g.rows), Idx: s.dev.Slice(at, c, g.size)})
+		if err := g.find(c/g.size, x); err != nil {
+			return err
 		}
 	}
-	return out
+	return nil
 }
 
 // groupAt is the scale group of the column at a place.
@@ -179,22 +194,59 @@ func (g *gptqRun) groupAt(place int) int {
 }
 
 // find chooses the grid of a group from its columns x [size, rows].
-func (g *gptqRun) find(group int, x []float32) {
-	par.For(g.rows, max(1, reduceGrain/g.size), func(lo, hi int) {
-		v := make([]float32, g.size)
-		for r := lo; r < hi; r++ {
-			low, high := float32(0), float32(0)
-			for j := range v {
-				v[j] = x[j*g.rows+r]
-				low, high = min(low, v[j]), max(high, v[j])
-			}
-			s, z := block.IntGrid(g.o.typ, low, high)
-			if g.o.mse > 0 {
-				s, z = shrink(g.o.typ, v, low, high, g.o.mse)
-			}
-			g.scales[group*g.rows+r], g.zeros[group*g.rows+r] = s, z
+func (g *gptqRun) find(group int, x kernels.Buffer) error {
+	low, high, err := g.ends(x)
+	if err != nil {
+		return err
+	}
+	scales, zeros := g.scales[group*g.rows:][:g.rows], g.zeros[group*g.rows:][:g.rows]
+	for r := range g.rows {
+		scales[r], zeros[r] = block.IntGrid(g.typ, low[r], high[r])
+	}
+	if g.o.mse > 0 {
+		if err := g.shrink(x, low, high, scales, zeros); err != nil {
+			return err
 		}
-	})
+	}
+	g.s.dev.Upload(g.s.dev.Slice(g.grid[0], group*g.rows, g.rows), f32Bytes(scales))
+	g.s.dev.Upload(g.s.dev.Slice(g.grid[1], group*g.rows, g.rows), f32Bytes(zeros))
+	return nil
+}
+
+// ends are the smallest and the largest value of every row, and zero.
+func (g *gptqRun) ends(x kernels.Buffer) (low, high []float32, err error) {
+	s := scratch{dev: g.s.dev}
+	defer s.free()
+	out := s.alloc(dtype.F32, g.rows)
+	if s.err != nil {
+		return nil, nil, s.err
+	}
+	low, high = make([]float32, g.rows), make([]float32, g.rows)
+	for i, v := range [][]float32{low, high} {
+		s.dev.ColStats(kernels.To(out), &kernels.ColStatsArgs{Stat: []kernels.Stat{kernels.Min, kernels.Max}[i], Rows: g.size, Cols: g.rows, X: x})
+		if err := down(s.dev, v, out); err != nil {
+			return nil, nil, err
+		}
+	}
+	for r := range g.rows {
+		low[r], high[r] = min(low[r], 0), max(high[r], 0)
+	}
+	return low, high, nil
+}
+
+// shrink chooses the best of shrunk ranges for each row.
+func (g *gptqRun) shrink(x kernels.Buffer, low, high, scales, zeros []float32) error {
+	all, v := make([]float32, g.size*g.rows), make([]float32, g.size)
+	if err := down(g.s.dev, all, x); err != nil {
+		return err
+	}
+	for r := range g.rows {
+		for j := range v {
+			v[j] = all[j*g.rows+r]
+		}
+		scales[r], zeros[r] = shrink(g.typ, v, low[r], high[r], g.o.mse)
+	}
+	return nil
 }
 
 // shrink tries ranges from the whole one down to a fifth of it and takes the
@@ -224,18 +276,17 @@ func rounded(x, scale, zero, top float32) float32 {
 
 // run takes the blocks of columns one after another.
 func (g *gptqRun) run() error {
-	s := scratch{dev: g.f.h.dev}
-	defer s.free()
-	w := s.up(g.wt)
+	s := &g.s
 	k := gptqKernel{
 		err: s.alloc(dtype.F32, gptqBlock*g.rows), scale: s.alloc(dtype.F32, gptqBlock*g.rows), zero: s.alloc(dtype.F32, gptqBlock*g.rows),
 		codes: s.alloc(dtype.U8, gptqBlock*g.rows), u: s.alloc(dtype.F32, gptqBlock*gptqBlock), rest: s.alloc(dtype.F32, gptqBlock*g.n),
+		group: s.alloc(dtype.I32, gptqBlock),
 	}
 	if s.err != nil {
 		return s.err
 	}
 	for at := 0; at < g.n; at += gptqBlock {
-		if err := g.block(&k, w, at, min(gptqBlock, g.n-at)); err != nil {
+		if err := g.block(&k, at, min(gptqBlock, g.n-at)); err != nil {
 			return err
 		}
 	}
@@ -243,62 +294,63 @@ func (g *gptqRun) run() error {
 }
 
 // gptqKernel is the memory of one block.
-type gptqKernel struct{ err, scale, zero, codes, u, rest kernels.Buffer }
+type gptqKernel struct{ err, scale, zero, codes, u, rest, group kernels.Buffer }
 
 // block rounds the columns at … at+b and spreads their errors over the rest.
-func (g *gptqRun) block(k *gptqKernel, w kernels.Buffer, at, b int) error {
-	dev, rows := g.f.h.dev, g.rows
-	if err := g.ranges(w, at, b); err != nil {
+func (g *gptqRun) block(k *gptqKernel, at, b int) error {
+	dev, rows := g.s.dev, g.rows
+	if err := g.ranges(at, b); err != nil {
 		return err
 	}
-	scale, zero := make([]float32, b*rows), make([]float32, b*rows)
-	for j := range b {
-		i := g.groupAt(at + j)
-		copy(scale[j*rows:], g.scales[i*rows:][:rows])
-		copy(zero[j*rows:], g.zeros[i*rows:][:rows])
+	groups := make([]int32, b)
+	for j := range groups {
+		groups[j] = int32(g.groupAt(at + j))
 	}
 	part := func(x kernels.Buffer, n int) kernels.Buffer { return dev.Slice(x, 0, n) }
 	a := &kernels.GPTQArgs{
-		Rows: rows, Cols: b, W: dev.Slice(w, at*rows, b*rows), Err: part(k.err, b*rows), U: part(k.u, b*b), Codes: part(k.codes, b*rows),
-		Scale: part(k.scale, b*rows), Zero: part(k.zero, b*rows), MaxCode: 1<<g.o.typ.Bits() - 1,
+		Rows: rows, Cols: b, W: dev.Slice(g.wt, at*rows, b*rows), Err: part(k.err, b*rows), U: part(k.u, b*b), Codes: part(k.codes, b*rows),
+		Scale: part(k.scale, b*rows), Zero: part(k.zero, b*rows), MaxCode: 1<<g.typ.Bits() - 1,
 	}
-	dev.Upload(a.Scale, f32Bytes(scale))
-	dev.Upload(a.Zero, f32Bytes(zero))
+	own := part(k.group, b)
+	dev.Upload(own, bytesOf(groups))
+	for i, dst := range []kernels.Buffer{a.Scale, a.Zero} {
+		dev.Gather(kernels.To(dst), &kernels.GatherArgs{N: b, Table: matrix(g.grid[i], g.groups, rows), Idx: own})
+	}
 	columns(dev, a.U, g.f.u, at*g.n+at, g.n, b, b)
 	dev.GPTQBlock(a)
 	if after := g.n - at - b; after > 0 {
 		rest := part(k.rest, b*after)
 		columns(dev, rest, g.f.u, at*g.n+at+b, g.n, b, after)
-		dev.Gemm(kernels.Into(dev.Slice(w, (at+b)*rows, after*rows)), &kernels.GemmArgs{A: rest, B: a.Err, TA: true, M: after, N: rows, K: b, Alpha: -1})
+		dev.Gemm(kernels.Into(dev.Slice(g.wt, (at+b)*rows, after*rows)), &kernels.GemmArgs{A: rest, B: a.Err, TA: true, M: after, N: rows, K: b, Alpha: -1})
 	}
 	return dev.Download(g.codes[at*rows:(at+b)*rows], a.Codes)
 }
 
 // ranges chooses the grids of the groups that begin in a block of columns, from
 // the weights as they are before the block.
-func (g *gptqRun) ranges(w kernels.Buffer, at, b int) error {
+func (g *gptqRun) ranges(at, b int) error {
 	if g.o.fixed {
 		return nil
 	}
-	dev := g.f.h.dev
 	for p := (at + g.size - 1) / g.size * g.size; p < at+b; p += g.size {
-		x := make([]float32, g.size*g.rows)
-		if err := down(dev, x, dev.Slice(w, p*g.rows, len(x))); err != nil {
+		if err := g.find(g.groupAt(p), g.s.dev.Slice(g.wt, p*g.rows, g.size*g.rows)); err != nil {
 			return err
 		}
-		g.find(g.groupAt(p), x)
 	}
 	return nil
 }
 
+// packGrain is the number of codes that one thread packs.
+const packGrain = 1 << 15
+
 // pack puts codes and grids into the storage type, columns back in their places.
 func (g *gptqRun) pack() block.Raw {
-	m := block.New(g.o.typ, g.rows, g.n)
+	m := block.New(g.typ, g.rows, g.n)
 	place := make([]int, g.n)
 	for p := range g.n {
 		place[g.f.column(p)] = p
 	}
-	par.For(g.rows, max(1, reduceGrain/g.n), func(lo, hi int) {
+	par.For(g.rows, max(1, packGrain/g.n), func(lo, hi int) {
 		codes, scales, zeros := make([]byte, g.n), make([]float32, g.groups), make([]float32, g.groups)
 		for r := lo; r < hi; r++ {
 			for c, p := range place {

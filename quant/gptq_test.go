@@ -53,7 +53,7 @@ func TestDamping(t *testing.T) {
 		f.free()
 	}
 	h := hessianOf(t, dev, layerArray{[]int64{100, 64}, normal(2, 6400)})
-	r, err := fallback(&layer{w: w, rows: 8, cols: 64, typ: w4, in: &inputs{h: h}}, "a reason")
+	r, err := fallback(layerOf(t, h, w, 8, w4), "a reason")
 	if err != nil || r.report.Fallback != "a reason" || r.report.Method != "rtn" || !(r.report.Error > 0) {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -83,7 +83,7 @@ func TestDeadColumns(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := feedBack(f, w, 16, gptqSpec{typ: typ, order: order})
+		r, err := feedBack(f, layerOf(t, h, w, 16, typ), gptqSpec{order: order})
 		f.free()
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +98,7 @@ func TestDeadColumns(t *testing.T) {
 				t.Fatalf("%s: row %d, column %d is %g", order, i/64, c, v)
 			}
 		}
-		near, err := fallback(&layer{w: w, rows: 16, cols: 64, typ: w4, in: &inputs{h: h}}, "")
+		near, err := fallback(layerOf(t, h, w, 16, w4), "")
 		if err != nil || r.report.Dead != 2 || r.report.Error >= near.report.Error {
 			t.Errorf("%s: %+v against %+v, %v", order, r.report, near.report, err)
 		}
@@ -119,7 +119,7 @@ func TestPositiveGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.free()
-	r, err := feedBack(f, w, 4, gptqSpec{typ: w4, order: orderStatic})
+	r, err := feedBack(f, layerOf(t, h, w, 4, w4), gptqSpec{order: orderStatic})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,12 +141,16 @@ func TestWeightsThatDoNotFit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out")
 	w := normal(8, 64)
 	w[3] = 1e6
-	if err := checkWeights("x", w, 64, w4); err == nil || !strings.Contains(err.Error(), "x") {
+	dev := cpu.New(cpu.Options{})
+	of := func(w []float32) *layer {
+		return &layer{dev: dev, path: "x", w: upload(t, dev, w), rows: 1, cols: 64, typ: w4}
+	}
+	if err := of(w).check(); err == nil || !strings.Contains(err.Error(), "x") {
 		t.Errorf("too large for f16 scales: %v", err)
 	}
 	w[3] = float32(math.NaN())
-	if err := checkWeights("x", w, 64, w4); err == nil {
-		t.Error("NaN passes")
+	if err := of(w).check(); err == nil || !strings.Contains(err.Error(), "row 0, column 3") {
+		t.Errorf("NaN: %v", err)
 	}
 	h := &hessian{dev: cpu.New(cpu.Options{}), n: 2, rows: 1}
 	h.buf = upload(t, h.dev, []float32{float32(math.NaN()), 0, 0, 1})

@@ -7,7 +7,6 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // hessian is XᵀX [n,n] over the inputs that a group of linear maps shares. GPTQ
@@ -40,36 +39,30 @@ func (in *inputs) hessian() *hessian {
 	return in.h
 }
 
-// host downloads the matrix.
-func (h *hessian) host() ([]float32, error) {
-	v := make([]float32, h.n*h.n)
-	return v, down(h.dev, v, h.buf)
-}
-
 // unscale makes it the matrix of the inputs divided by s.
-func (h *hessian) unscale(s []float32) error {
-	m, err := h.host()
-	if err == nil {
-		unscale(m, s)
-		h.dev.Upload(h.buf, f32Bytes(m))
+func (h *hessian) unscale(v []float32) error {
+	s := scratch{dev: h.dev}
+	defer s.free()
+	by, outer := s.up(v), s.alloc(dtype.F32, h.n*h.n)
+	if s.err != nil {
+		return s.err
 	}
-	return err
+	h.dev.Gemm(kernels.To(outer), &kernels.GemmArgs{A: by, B: by, M: h.n, N: h.n, K: 1, Alpha: 1})
+	h.dev.Divide(kernels.To(h.buf), &kernels.MulArgs{N: h.n, C: h.n, X: h.buf, S: outer})
+	return nil
 }
 
 // energy is Σ over the rows w of (w·H·wᵀ): the squared output of w [rows, n].
-func (h *hessian) energy(w []float32, rows int) (float64, error) {
+func (h *hessian) energy(w kernels.Buffer, rows int) (float64, error) {
 	s := scratch{dev: h.dev}
 	defer s.free()
-	a, y := s.up(w), s.alloc(dtype.F32, rows*h.n)
+	y := s.alloc(dtype.F32, rows*h.n)
 	if s.err != nil {
 		return 0, s.err
 	}
-	h.dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: a, B: h.buf, M: rows, N: h.n, K: h.n, Alpha: 1})
-	v := make([]float32, rows*h.n)
-	if err := down(h.dev, v, y); err != nil {
-		return 0, err
-	}
-	return max(dot(v, w), 0), nil
+	h.dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: w, B: h.buf, M: rows, N: h.n, K: h.n, Alpha: 1})
+	sum, err := s.sum(kernels.SumXY, y, w, rows*h.n)
+	return max(sum, 0), err
 }
 
 // Orders of the columns in GPTQ.
@@ -150,15 +143,20 @@ func (f *factored) deadColumns() int {
 // the whole mean diagonal, while the matrix is not positive definite (AutoGPTQ
 // issue 572: a fixed share fails on real models).
 func factor(h *hessian, order string, group int, damp float64) (*factored, error) {
-	m, err := h.host()
-	if err != nil {
+	s := scratch{dev: h.dev}
+	defer s.free()
+	n := h.n
+	m, d := s.alloc(dtype.F32, n*n), s.alloc(dtype.F32, n)
+	if s.err != nil {
+		return nil, s.err
+	}
+	h.dev.Copy2D(kernels.To(d), &kernels.Copy2DArgs{Rows: n, Cols: 1, X: h.buf, XStride: n + 1, YStride: 1})
+	diag, mean := make([]float32, n), 0.0
+	if err := down(h.dev, diag, d); err != nil {
 		return nil, err
 	}
-	n := h.n
 	f := &factored{h: h, dead: make([]bool, n), group: group}
-	diag, mean := make([]float32, n), 0.0
 	for i := range n {
-		diag[i] = m[i*n+i]
 		mean += float64(diag[i]) / float64(n)
 		f.dead[i] = diag[i] == 0
 	}
@@ -166,42 +164,44 @@ func factor(h *hessian, order string, group int, damp float64) (*factored, error
 		return nil, fail.Numericf("calibration", "does the model compute finite values on this text?", "the inputs of a layer are not finite")
 	}
 	f.perm = columnOrder(order, diag, group)
-	for i := range n {
-		if f.dead[i] {
-			m[i*n+i] = float32(max(mean, 1))
+	if err := f.permute(&s, m); err != nil {
+		return nil, err
+	}
+	one := []float32{float32(max(mean, 1))}
+	for p := range n {
+		if f.dead[f.column(p)] {
+			h.dev.Upload(h.dev.Slice(m, p*n+p, 1), f32Bytes(one))
 		}
 	}
-	if f.perm != nil {
-		m = permuted(m, f.perm)
+	return f, f.decompose(&s, m, damp, max(mean, 1e-30))
+}
+
+// permute writes h with rows and columns in the order of f to m.
+func (f *factored) permute(s *scratch, m kernels.Buffer) error {
+	h, n := f.h, f.h.n
+	if f.perm == nil {
+		copyTo(h.dev, m, h.buf, n*n)
+		return nil
 	}
-	return f, f.decompose(m, damp, max(mean, 1e-30))
+	rows, order := s.alloc(dtype.F32, n*n), s.ints(f.perm)
+	if s.err != nil {
+		return s.err
+	}
+	h.dev.Gather(kernels.To(rows), &kernels.GatherArgs{N: n, Table: matrix(h.buf, n, n), Idx: order})
+	for j, p := range f.perm {
+		h.dev.Copy2D(kernels.To(m), &kernels.Copy2DArgs{Rows: n, Cols: 1, X: rows, XOff: p, XStride: n, YOff: j, YStride: n})
+	}
+	return nil
 }
 
-// permuted is the symmetric matrix with rows and columns in the given order.
-func permuted(m []float32, perm []int) []float32 {
-	n := len(perm)
-	out := make([]float32, len(m))
-	par.For(n, max(1, reduceGrain/n), func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			row := m[perm[i]*n:][:n]
-			for j, p := range perm {
-				out[i*n+j] = row[p]
-			}
-		}
-	})
-	return out
-}
-
-func (f *factored) decompose(m []float32, damp, mean float64) error {
-	s := scratch{dev: f.h.dev}
-	defer s.free()
-	a, u := s.up(m), s.alloc(dtype.F32, len(m))
+func (f *factored) decompose(s *scratch, m kernels.Buffer, damp, mean float64) error {
+	u := s.alloc(dtype.F32, f.h.n*f.h.n)
 	if s.err != nil {
 		return s.err
 	}
 	for f.damp = damp; ; f.damp = min(10*f.damp, 1) {
 		f.add = f.damp * mean
-		err := f.h.dev.Factor(u, a, f.h.n, float32(f.add))
+		err := f.h.dev.Factor(u, m, f.h.n, float32(f.add))
 		if err == nil {
 			f.u = s.take(u)
 			return nil

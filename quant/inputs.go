@@ -12,22 +12,23 @@ import (
 type inputs struct {
 	dev     kernels.Backend
 	cols    int
-	rows    int         // tokens seen
-	h       *hessian    // XᵀX; nil: not asked for
-	absSum  []float64   // Σ|x| of each column; nil: not asked for
-	tensors [][]float32 // by pass: the inputs themselves, where they are kept
-	keep    bool        // keep tensors
-	factor  *factored   // of h, made by the first layer that asks
-	experts []*inputs   // of each expert, instead of all this; nil: the layers are for every token
+	rows    int            // tokens seen
+	h       *hessian       // XᵀX; nil: not asked for
+	absSum  []float64      // Σ|x| of each column; nil: not asked for
+	peaks   kernels.Buffer // max|x| of each column; nil: not asked for
+	tensors *store         // the inputs themselves, one for each pass; nil: not asked for
+	factor  *factored      // of h, made by the first layer that asks
+	experts []*inputs      // of each expert, instead of all this; nil: the layers are for every token
 }
 
-// newInputs makes room for what is asked of the inputs of l and the layers beside it.
-func newInputs(dev kernels.Backend, l *nn.Linear, ask needs) (*inputs, error) {
+// newInputs begins with what ask says of the inputs of l and the layers beside
+// it; room is the device memory for tensors.
+func newInputs(dev kernels.Backend, l *nn.Linear, ask needs, room int64) (*inputs, error) {
 	cols := l.W.Cols
-	in := &inputs{dev: dev, cols: cols, keep: ask&needInputs != 0}
+	in := &inputs{dev: dev, cols: cols}
 	if ask != needNothing && l.Experts > 0 {
 		for range l.Experts {
-			own, err := newInputs(dev, &nn.Linear{W: l.W}, ask)
+			own, err := newInputs(dev, &nn.Linear{W: l.W}, ask, room)
 			if err != nil {
 				in.free()
 				return nil, err
@@ -36,6 +37,9 @@ func newInputs(dev kernels.Backend, l *nn.Linear, ask needs) (*inputs, error) {
 		}
 		return in, nil
 	}
+	if ask&needInputs != 0 {
+		in.tensors = newStore(dev, room)
+	}
 	if ask&needColumns != 0 {
 		in.absSum = make([]float64, cols)
 	}
@@ -43,14 +47,17 @@ func newInputs(dev kernels.Backend, l *nn.Linear, ask needs) (*inputs, error) {
 	if ask&needHessian != 0 {
 		in.h, err = newHessian(dev, cols)
 	}
+	if ask&needPeaks != 0 && err == nil {
+		in.peaks, err = dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), cols)
+	}
 	return in, err
 }
 
-// observe takes the inputs of a step in one pass: state is what its In made.
-func (in *inputs) observe(t *autograd.Tape, p *model.Step, state []*autograd.Tensor) error {
+// observe takes the inputs of a step in pass i: state is what its In made.
+func (in *inputs) observe(i int, t *autograd.Tape, p *model.Step, state []*autograd.Tensor) error {
 	x := state[len(state)-1]
 	if in.experts == nil {
-		return in.add(x)
+		return in.add(i, x)
 	}
 	at, err := t.Ints(p.Routed(state).Group)
 	if err != nil {
@@ -58,7 +65,7 @@ func (in *inputs) observe(t *autograd.Tape, p *model.Step, state []*autograd.Ten
 	}
 	for e, own := range in.experts {
 		if n := int(at[e+1] - at[e]); n > 0 {
-			if err := own.add(t.View(x, int(at[e]), n)); err != nil {
+			if err := own.add(i, t.View(x, int(at[e]), n)); err != nil {
 				return err
 			}
 		}
@@ -66,8 +73,11 @@ func (in *inputs) observe(t *autograd.Tape, p *model.Step, state []*autograd.Ten
 	return nil
 }
 
-// add takes the inputs x of one pass.
-func (in *inputs) add(x *autograd.Tensor) error {
+// add takes the inputs x of pass i.
+func (in *inputs) add(i int, x *autograd.Tensor) error {
+	if in.peaks != nil {
+		in.dev.ColStats(kernels.Dst{Buffer: in.peaks, Add: in.rows > 0}, &kernels.ColStatsArgs{Stat: kernels.MaxAbs, Rows: x.Rows(), Cols: x.Cols(), X: x.Data})
+	}
 	in.rows += x.Rows()
 	if in.h != nil {
 		in.h.add(x.Data, x.Rows())
@@ -77,12 +87,10 @@ func (in *inputs) add(x *autograd.Tensor) error {
 			return err
 		}
 	}
-	if !in.keep {
+	if in.tensors == nil {
 		return nil
 	}
-	v := make([]float32, x.Len())
-	in.tensors = append(in.tensors, v)
-	return down(in.dev, v, x.Data)
+	return in.tensors.keep(i, []*autograd.Tensor{x})
 }
 
 func (in *inputs) sum(x *autograd.Tensor) error {
@@ -113,4 +121,6 @@ func (in *inputs) free() {
 	if in.factor != nil {
 		in.factor.free()
 	}
+	in.dev.Free(in.peaks)
+	in.tensors.free()
 }

@@ -121,6 +121,12 @@ func upload(t *testing.T, dev kernels.Backend, v []float32) kernels.Buffer {
 	return b
 }
 
+// layerOf is a layer of weights w whose inputs have the matrix h.
+func layerOf(t *testing.T, h *hessian, w []float32, rows int, typ dtype.Type) *layer {
+	t.Helper()
+	return &layer{dev: h.dev, path: "layer", w: upload(t, h.dev, w), rows: rows, cols: len(w) / rows, typ: typ, in: &inputs{dev: h.dev, h: h}}
+}
+
 func hessianOf(t *testing.T, dev kernels.Backend, x layerArray) *hessian {
 	t.Helper()
 	h, err := newHessian(dev, x.cols())
@@ -252,16 +258,16 @@ func compareGPTQ(t *testing.T, l *layers, h *hessian, w, x layerArray, tool, nam
 	if tool == "llmcompressor" {
 		o.fixed, c.Sym = true, strings.Contains(c.Args, "'symmetric': 'True'")
 	}
-	o.typ = gridOf(c.Bits, c.Sym, c.Group)
+	typ := gridOf(c.Bits, c.Sym, c.Group)
 	if o.order == orderGroup {
-		o.typ.Flags |= dtype.Perm
+		typ.Flags |= dtype.Perm
 	}
 	f, err := factor(h, o.order, c.Group, c.Damp)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.free()
-	got, err := feedBack(f, w.values, w.rows(), o)
+	got, err := feedBack(f, layerOf(t, h, w.values, w.rows(), typ), o)
 	if err != nil {
 		t.Fatal(err)
 	}

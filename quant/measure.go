@@ -3,24 +3,38 @@ package quant
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/kernels/par"
 )
 
-// measure compares a quantized matrix with what it stands for; h nil: the
-// weights alone.
-func measure(h *hessian, w []float32, m block.Raw) (rep LayerReport, err error) {
-	d := make([]float32, len(w))
-	block.DecodeAll(d, m)
-	off, all := distance(d, w), dot(w, w)
+// measure compares a quantized matrix with what it stands for: on the layer's
+// inputs where they are known, else the weights alone.
+func measure(l *layer, m block.Raw) (rep LayerReport, err error) {
+	s := scratch{dev: l.dev}
+	defer s.free()
+	n := l.rows * l.cols
+	d, w := s.alloc(dtype.F32, n), s.load(m)
+	if s.err != nil {
+		return rep, s.err
+	}
+	l.dev.Dequantize(d, w)
+	off, err := s.sum(kernels.SumDiff, d, l.w, n)
+	if err != nil {
+		return rep, err
+	}
+	all, err := s.sum(kernels.SumXY, l.w, l.w, n)
+	if err != nil {
+		return rep, err
+	}
 	rep.Weight = ratio(math.Sqrt(off), math.Sqrt(all))
-	if h != nil {
-		minus(d, w)
-		if off, err = h.energy(d, m.Rows); err == nil {
-			all, err = h.energy(w, m.Rows)
+	if h := l.in.hessian(); h != nil {
+		subtract(l.dev, d, l.w, n)
+		if off, err = h.energy(d, l.rows); err == nil {
+			all, err = h.energy(l.w, l.rows)
 		}
 	}
 	rep.Error, rep.Relative = off, ratio(off, all)
@@ -35,56 +49,35 @@ func ratio(a, b float64) float64 {
 	return a / b
 }
 
-// checkWeights refuses values that are not finite and those whose scales the type cannot hold.
-func checkWeights(name string, w []float32, cols int, t dtype.Type) error {
-	if err := formats.CheckFinite(name, w, 0, cols); err != nil {
+// check refuses weights that are not finite and those whose scales the type
+// cannot hold.
+func (l *layer) check() error {
+	s := scratch{dev: l.dev}
+	defer s.free()
+	tops := s.alloc(dtype.F32, l.rows)
+	if s.err != nil || l.rows == 0 {
+		return s.err
+	}
+	l.dev.RowStats(kernels.To(tops), &kernels.RowStatsArgs{Stat: kernels.MaxAbs, Rows: l.rows, Cols: l.cols, X: l.w})
+	v := make([]float32, l.rows)
+	if err := down(l.dev, v, tops); err != nil {
 		return err
 	}
-	if t.Scale != dtype.F16 || t.Kind.Info().Family != dtype.Int {
-		return nil
+	if r := slices.IndexFunc(v, func(x float32) bool { return x-x != 0 }); r >= 0 {
+		row := make([]float32, l.cols)
+		if err := down(l.dev, row, l.dev.Slice(l.w, r*l.cols, l.cols)); err != nil {
+			return err
+		}
+		return formats.CheckFinite(l.path, row, r, l.cols)
 	}
-	largest := float32(0)
-	for _, v := range w {
-		largest = max(largest, v, -v)
-	}
-	if largest > 32000 {
-		return fmt.Errorf("%s: the largest weight is %g: too large for scales of 16 bits", name, largest)
+	if l.typ.Scale == dtype.F16 && l.typ.Kind.Info().Family == dtype.Int && slices.Max(v) > 32000 {
+		return fmt.Errorf("%s: the largest weight is %g: too large for scales of 16 bits", l.path, slices.Max(v))
 	}
 	return nil
 }
 
-// reduceGrain is the number of elements of one partial sum.
-const reduceGrain = 1 << 15
-
-// reduce adds f over fixed pieces of [0, n), in order.
-func reduce(n int, f func(lo, hi int) float64) float64 {
-	parts := make([]float64, (n+reduceGrain-1)/reduceGrain)
-	par.For(n, reduceGrain, func(lo, hi int) { parts[lo/reduceGrain] = f(lo, hi) })
-	sum := 0.0
-	for _, v := range parts {
-		sum += v
-	}
-	return sum
-}
-
-func dot(a, b []float32) float64 {
-	return reduce(len(a), func(lo, hi int) float64 {
-		sum := 0.0
-		for i, v := range a[lo:hi] {
-			sum += float64(v) * float64(b[lo+i])
-		}
-		return sum
-	})
-}
-
-// distance is Σ(a-b)².
-func distance(a, b []float32) float64 {
-	return reduce(len(a), func(lo, hi int) float64 {
-		sum := 0.0
-		for i, v := range a[lo:hi] {
-			d := float64(v) - float64(b[lo+i])
-			sum += float64(d * d)
-		}
-		return sum
-	})
+// values downloads the layer's weights.
+func (l *layer) values() ([]float32, error) {
+	w := make([]float32, l.rows*l.cols)
+	return w, down(l.dev, w, l.w)
 }

@@ -41,7 +41,7 @@ type Method struct {
 }
 
 // methods is what there is, in the order of help and errors.
-var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method}
+var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method, &hqqMethod, &smoothMethod}
 
 // needs are statistics of a layer's inputs over the calibration text.
 type needs uint8
@@ -49,6 +49,7 @@ type needs uint8
 const (
 	needHessian needs = 1 << iota // XᵀX
 	needColumns                   // Σ|x| of each column
+	needPeaks                     // max|x| of each column
 	needInputs                    // the inputs themselves, where a part of a block judges the scales
 	needNothing needs = 0
 )
@@ -109,10 +110,21 @@ func (m *Method) schemeFor(name string) (Scheme, error) {
 	return s, err
 }
 
+// DefaultFormat is the first of the method's layouts that can hold a scheme.
+func (m *Method) DefaultFormat(scheme string) string {
+	s, err := schemeNamed(scheme)
+	for _, f := range m.Formats {
+		if err == nil && s.checkFormat(f) == nil {
+			return f
+		}
+	}
+	return m.Formats[0]
+}
+
 // formatFor finds a layout that m can be stored in.
 func (m *Method) formatFor(name string, s Scheme) (string, error) {
 	if name == "" {
-		return m.Formats[0], nil
+		return m.DefaultFormat(s.Name), nil
 	}
 	if !slices.Contains(m.Formats, name) {
 		return name, fail.Usagef("format", m.Name+" is stored as "+strings.Join(m.Formats, " or "), "%s cannot be stored in the format %q", m.Name, name)

@@ -57,7 +57,7 @@ func (p *FolderPlan) types(s Scheme, layers []linear) error {
 		return err
 	}
 	for _, l := range layers {
-		t := p.Type
+		t, act := p.Type, s.Act
 		if o := l.own; o != nil {
 			own, err := p.method.schemeFor(o.Scheme)
 			if err != nil {
@@ -66,12 +66,14 @@ func (p *FolderPlan) types(s Scheme, layers []linear) error {
 			if err := own.checkFormat(p.Format); err != nil {
 				return err
 			}
-			group := p.Group
-			if o.Group != 0 {
-				if group, err = resolveGroup(o.Group, []linear{l}); err != nil {
-					return err
-				}
+			group := o.Group
+			if group == 0 && own.Weight.Group == 0 {
+				group = p.Group
 			}
+			if group, err = own.resolveGroup(group, []linear{l}); err != nil {
+				return err
+			}
+			act = own.Act
 			if t, err = p.typeIn(own, group); err != nil {
 				return err
 			}
@@ -80,6 +82,9 @@ func (p *FolderPlan) types(s Scheme, layers []linear) error {
 			return fail.Usagef("overrides", "format: gptq or compressed-tensors", "%s would be %v and the others %v: the configuration of a folder in the format %s has room for one type", l.name, t, p.Type, p.Format)
 		}
 		p.Types[l.name] = t
+		if act != (dtype.Type{}) {
+			p.Acts[l.name] = act
+		}
 	}
 	return nil
 }

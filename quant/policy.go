@@ -17,6 +17,7 @@ type artifact struct {
 	sym    bool
 	group  int
 	index  bool // columns have a group index, which permutes them
+	act    bool // activations are rounded, too
 }
 
 // artifacts are what the plan will write: one for each type of weight.
@@ -24,7 +25,7 @@ func (p *FolderPlan) artifacts() []artifact {
 	var out []artifact
 	for _, l := range p.Layers {
 		t := p.Types[l]
-		a := artifact{p.Format, t.Bits(), t.Flags&dtype.Zero == 0, int(t.Group), t.Flags&dtype.Perm != 0}
+		a := artifact{p.Format, t.Bits(), t.Flags&dtype.Zero == 0, int(t.Group), t.Flags&dtype.Perm != 0, p.Acts[l] != dtype.Type{}}
 		if !slices.Contains(out, a) {
 			out = append(out, a)
 		}
@@ -54,7 +55,7 @@ var rules = []rule{
 	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.index }, "actorder", "actorder: static gives the same order without g_idx", "desc_act=True is no longer supported"},
 	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.bits < 4 }, "scheme", "scheme: W4A16", "Unsupported quantization config: bits=2 and bits=3"},
 	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.bits == 8 }, "scheme", "scheme: W4A16", "no kernel for 8-bit weights (uint8b128)"},
-	{"vllm", func(a artifact) bool { return a.format == formats.CompressedTensors && a.bits == 8 }, "scheme", "scheme: W4A16", "no WNA16 kernel for uint8b128"},
+	{"vllm", func(a artifact) bool { return a.format == formats.CompressedTensors && a.bits == 8 && !a.act }, "scheme", "scheme: W4A16", "no WNA16 kernel for uint8b128"},
 	{"vllm", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "unknown quantization method bitsandbytes"},
 	{"transformers", func(a artifact) bool { return a.format == formats.GPTQ && a.bits == 4 && a.group == -1 }, "group_size", "group_size: 128, 64 or 32", "expect qGroupSize to be 32, 64, 128 or 256"},
 	{"tgi", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "bitsandbytes weights are quantized when a model is loaded, not read"},

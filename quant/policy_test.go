@@ -49,6 +49,8 @@ func TestConsumers(t *testing.T) {
 		{FolderJob{Method: "awq", Scheme: "W4A16"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "awq", Format: "compressed-tensors"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "rtn"}, nil, ""},
+		{FolderJob{Method: "rtn", Scheme: "W8A8"}, []string{"tgi", "exllama"}, "scheme"},
+		{FolderJob{Method: "rtn", Scheme: "FP8_DYNAMIC"}, []string{"tgi", "exllama"}, "scheme"},
 		{FolderJob{Method: "rtn", Format: "awq", Scheme: "W4A16_ASYM"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "nf4"}, []string{"vllm", "tgi", "exllama"}, "method"},
 	} {
@@ -98,6 +100,8 @@ func TestPlanErrors(t *testing.T) {
 		{"format", orig, FolderJob{Method: "gptq", Format: "awq"}, "format", "gptq or compressed-tensors"},
 		{"format of other bits", orig, FolderJob{Method: "rtn", Format: "awq", Scheme: "W8A16"}, "format", "4 bits"},
 		{"format of few bits", orig, FolderJob{Method: "rtn", Format: "compressed-tensors", Scheme: "W3A16"}, "format", "4 or 8"},
+		{"activations in a format without", orig, FolderJob{Method: "rtn", Scheme: "W8A8", Format: "gptq"}, "format", "compressed-tensors"},
+		{"groups of whole rows", orig, FolderJob{Method: "rtn", Scheme: "W8A8", Group: 64}, "group_size", "one scale for every row"},
 		{"group", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "96 columns (model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj and 4 more)"},
 		{"group's way out", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "auto takes 32"},
 		{"negative group", orig, FolderJob{Method: "gptq", Group: -2}, "group_size", "-2"},
@@ -180,6 +184,8 @@ func TestLayouts(t *testing.T) {
 		"autoround-auto_awq-asym":       {Method: "awq", Group: 128},
 		"ct-w4a16-g128-sym-gptq-static": {Method: "gptq", Format: "compressed-tensors", Group: 128},
 		"ct-w4a16-g128-asym-rtn":        {Method: "rtn", Format: "compressed-tensors", Scheme: "W4A16_ASYM", Group: 128},
+		"ct-w8a8-int8":                  {Method: "rtn", Scheme: "W8A8"},
+		"ct-fp8-dynamic":                {Method: "rtn", Scheme: "FP8_DYNAMIC"},
 		"bnb-nf4":                       {Method: "nf4", Options: &NF4Options{}},
 		"bnb-nf4-dq":                    {Method: "nf4"},
 	} {

@@ -4,24 +4,37 @@ import (
 	"fmt"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 )
 
 // rtnMethod rounds every weight to the nearest value of its group's grid.
 var rtnMethod = Method{
 	Name: "rtn", Title: "round to nearest",
-	Schemes: integerSchemes(), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ},
+	Schemes: append(integerSchemes(), "W8A8", "FP8_DYNAMIC"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ},
 	round: roundNearest,
 }
 
 // roundNearest rounds to the nearest values of the layer's type.
-func roundNearest(l *layer) (*matrixResult, error) {
-	m := block.New(l.typ, l.rows, l.cols)
-	if err := block.Encode(m, l.w, nil); err != nil {
+func roundNearest(l *layer) (*matrixResult, error) { return l.encode(l.w) }
+
+// encode stores v [rows, cols], what the layer's weights were made for the type.
+func (l *layer) encode(v kernels.Buffer) (*matrixResult, error) {
+	s := scratch{dev: l.dev}
+	defer s.free()
+	m := s.empty(l.typ, l.rows, l.cols)
+	if s.err != nil {
+		return nil, s.err
+	}
+	if err := l.dev.Quantize(m, v, nil); err != nil {
 		return nil, fmt.Errorf("%s: %w", l.path, err)
 	}
-	rep, err := measure(l.in.hessian(), l.w, m)
-	return &matrixResult{m, rep}, err
+	raw := block.New(l.typ, l.rows, l.cols)
+	if err := l.dev.Download(raw.Data, m.Buffer); err != nil {
+		return nil, err
+	}
+	rep, err := measure(l, raw)
+	return &matrixResult{raw, rep}, err
 }
 
 // fallback rounds to nearest where a method cannot do its own, and says why.

@@ -32,6 +32,7 @@ func Folder(ctx context.Context, dev kernels.Backend, src *arch.Source, jobs []F
 	if err := r.plan(jobs, calibration); err != nil {
 		return nil, err
 	}
+	defer r.free()
 	if err := r.open(); err != nil {
 		return nil, errors.Join(err, r.suspend()) // what is there already is kept
 	}
@@ -175,7 +176,7 @@ func (r *folderRun) direct(o *output) error {
 			}
 			continue
 		}
-		if err := o.quantize(out.Tensor, out.Type); err != nil {
+		if err := o.quantize(r.dev, out.Tensor, out.Type); err != nil {
 			return err
 		}
 		r.done += int64(out.Len())
@@ -289,36 +290,45 @@ func (o *output) decode(x *arch.Tensor) ([]float32, error) {
 
 // quantize makes and writes a weight that needs no calibration text, or
 // measures what an earlier run wrote.
-func (o *output) quantize(x *arch.Tensor, t dtype.Type) error {
-	w, err := o.decode(x)
+func (o *output) quantize(dev kernels.Backend, x *arch.Tensor, t dtype.Type) error {
+	v, err := o.decode(x)
 	if err != nil {
 		return err
 	}
-	if err := checkWeights(x.Name, w, x.Cols, t); err != nil {
-		return err
-	}
-	var rep LayerReport
-	if o.sink.Has(x) {
+	var r *matrixResult
+	err = dev.Run(func() error {
+		s := scratch{dev: dev}
+		defer s.free()
+		l := &layer{dev: dev, path: x.Path(), role: x.Role, w: s.up(v), rows: x.Rows, cols: x.Cols, typ: t}
+		if s.err != nil {
+			return s.err
+		}
+		if err := l.check(); err != nil {
+			return err
+		}
+		if !o.sink.Has(x) {
+			r, err = o.plan.round(l)
+			return err
+		}
 		m, err := o.sink.Read(x, t)
 		if err != nil {
 			return err
 		}
-		if rep, err = measure(nil, w, m); err != nil {
-			return err
-		}
-		rep.Method = o.plan.method.Name
-	} else {
-		r, err := o.plan.round(&layer{path: x.Path(), role: x.Role, w: w, rows: x.Rows, cols: x.Cols, typ: t})
-		if err != nil {
-			return err
-		}
+		r = &matrixResult{raw: m}
+		r.report, err = measure(l, m)
+		r.report.Method = o.plan.method.Name
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !o.sink.Has(x) {
 		if err := o.sink.Write(x, r.raw); err != nil {
 			return err
 		}
-		rep = r.report
 	}
-	o.plan.label(&rep, x.Path())
-	o.reports[x.Path()] = rep
+	o.plan.label(&r.report, x.Path())
+	o.reports[x.Path()] = r.report
 	return nil
 }
 

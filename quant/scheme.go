@@ -15,18 +15,23 @@ type Scheme struct {
 	// Weight is their storage type. Group 0 leaves the columns that share a
 	// scale to the job, and the type of the scales to the folder's layout.
 	Weight dtype.Type
+	// Act is what the inputs of the layers are rounded to where the folder is run,
+	// token by token; the zero Type: nothing.
+	Act dtype.Type
 }
 
 var schemes = []Scheme{
-	{"W4A16", dtype.Type{Kind: dtype.Int4}},
-	{"W4A16_ASYM", dtype.Type{Kind: dtype.Int4, Flags: dtype.Zero}},
-	{"W8A16", dtype.Type{Kind: dtype.Int8}},
-	{"W8A16_ASYM", dtype.Type{Kind: dtype.Int8, Flags: dtype.Zero}},
-	{"W3A16", dtype.Type{Kind: dtype.Int3}},
-	{"W3A16_ASYM", dtype.Type{Kind: dtype.Int3, Flags: dtype.Zero}},
-	{"W2A16", dtype.Type{Kind: dtype.Int2}},
-	{"W2A16_ASYM", dtype.Type{Kind: dtype.Int2, Flags: dtype.Zero}},
-	{"NF4", dtype.Type{Kind: dtype.NF4, Group: 64}},
+	{Name: "W4A16", Weight: dtype.Type{Kind: dtype.Int4}},
+	{Name: "W4A16_ASYM", Weight: dtype.Type{Kind: dtype.Int4, Flags: dtype.Zero}},
+	{Name: "W8A16", Weight: dtype.Type{Kind: dtype.Int8}},
+	{Name: "W8A16_ASYM", Weight: dtype.Type{Kind: dtype.Int8, Flags: dtype.Zero}},
+	{Name: "W3A16", Weight: dtype.Type{Kind: dtype.Int3}},
+	{Name: "W3A16_ASYM", Weight: dtype.Type{Kind: dtype.Int3, Flags: dtype.Zero}},
+	{Name: "W2A16", Weight: dtype.Type{Kind: dtype.Int2}},
+	{Name: "W2A16_ASYM", Weight: dtype.Type{Kind: dtype.Int2, Flags: dtype.Zero}},
+	{Name: "W8A8", Weight: dtype.Type{Kind: dtype.Int8, Group: -1}, Act: formats.ActInt8},
+	{Name: "FP8_DYNAMIC", Weight: dtype.Type{Kind: dtype.F8E4M3, Group: -1}, Act: formats.ActFP8},
+	{Name: "NF4", Weight: dtype.Type{Kind: dtype.NF4, Group: 64}},
 }
 
 // Schemes lists the names of the schemes, for help and errors.
@@ -62,6 +67,8 @@ func schemeNamed(name string) (Scheme, error) {
 func (s Scheme) checkFormat(format string) error {
 	bits := s.Weight.Bits()
 	switch {
+	case s.Act != dtype.Type{} && format != formats.CompressedTensors:
+		return fail.Usagef("format", "use format: compressed-tensors", "the %s layout has no room for what %s says of activations", format, s.Name)
 	case format == formats.AWQ && bits != 4:
 		return fail.Usagef("format", "use format: gptq", "the AWQ layout holds 4 bits a weight, %s has %d", s.Name, bits)
 	case format == formats.CompressedTensors && bits < 4:
@@ -70,12 +77,27 @@ func (s Scheme) checkFormat(format string) error {
 	return nil
 }
 
+// resolveGroup is the columns that share a scale: the scheme's own, 0 where its
+// blocks are no columns, or what group asks for.
+func (s Scheme) resolveGroup(group int, layers []linear) (int, error) {
+	switch own := int(s.Weight.Group); {
+	case own == 0:
+		return resolveGroup(group, layers)
+	case own > 0:
+		return 0, nil
+	case group != 0 && group != own:
+		return 0, fail.Usagef("group_size", "leave it out", "%s has one scale for every row, group_size is %d", s.Name, group)
+	default:
+		return own, nil
+	}
+}
+
 // in is the storage type of weights in groups of columns in a layout. keep is
 // the type of what stays unquantized: compressed-tensors scales have it, the
 // others' are F16.
 func (s Scheme) in(format string, group int, keep dtype.Kind) dtype.Type {
 	t := s.Weight
-	if t.Group != 0 {
+	if t.Flat() {
 		return t
 	}
 	t.Group, t.Scale = int32(group), dtype.F16

@@ -7,6 +7,7 @@ import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -28,16 +29,7 @@ func (r *blockRun) smooth(out *blockOutput) error {
 		if err != nil {
 			return err
 		}
-		for _, l := range g.linears {
-			w := r.w[l]
-			for i := range w {
-				w[i] *= g.scales[i%len(g.scales)]
-			}
-		}
-		if g.in.h == nil {
-			continue
-		}
-		if err := r.dev.Run(func() error { return g.in.h.unscale(g.scales) }); err != nil {
+		if err := r.dev.Run(func() error { return r.scale(g) }); err != nil {
 			return err
 		}
 	}
@@ -47,18 +39,40 @@ func (r *blockRun) smooth(out *blockOutput) error {
 	return nil
 }
 
+// scale multiplies the columns of a group's weights, and makes its Hessian that
+// of the inputs divided.
+func (r *blockRun) scale(g *group) error {
+	s := scratch{dev: r.dev}
+	defer s.free()
+	by := s.up(g.scales)
+	if s.err != nil {
+		return s.err
+	}
+	for _, l := range g.linears {
+		r.dev.Mul(kernels.To(r.w[l]), &kernels.MulArgs{N: l.W.Rows, C: l.W.Cols, X: r.w[l], S: by, By: kernels.ByCol})
+	}
+	if g.in.h == nil {
+		return nil
+	}
+	return g.in.h.unscale(g.scales)
+}
+
 // place puts the moved weights in the model: what is rounded in order runs the
 // block between its layers.
 func (r *blockRun) place() error {
-	for _, g := range r.groups {
-		for _, l := range g.linears {
-			raw := block.Raw{Type: dtype.Of(dtype.F32), Rows: l.W.Rows, Cols: l.W.Cols, Data: f32Bytes(r.w[l])}
-			if err := r.replace(l.W, raw); err != nil {
-				return err
+	return r.dev.Run(func() error {
+		for _, g := range r.groups {
+			for _, l := range g.linears {
+				w, err := r.dev.Load(kernels.Weights, dtype.Of(dtype.F32), l.W.Rows, l.W.Cols, nil, kernels.Copy)
+				if err != nil {
+					return err
+				}
+				copyTo(r.dev, w.Buffer, r.w[l], l.W.Len())
+				r.put(l.W, w)
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func (r *blockRun) divideNorm(g *group, out *blockOutput) error {
@@ -122,12 +136,18 @@ func (r *blockRun) divided(p *autograd.Param, s []float32, out *blockOutput) (bl
 // divideRows divides the output of the linear map before by the scales.
 func (r *blockRun) divideRows(g *group, out *blockOutput) error {
 	prev := g.pair.Prev
-	w := r.w[prev]
-	for i := range w {
-		w[i] /= g.scales[i/prev.W.Cols]
-	}
-	if prev.Bias == nil {
+	err := r.dev.Run(func() error {
+		s := scratch{dev: r.dev}
+		defer s.free()
+		by := s.up(g.scales)
+		if s.err != nil {
+			return s.err
+		}
+		r.dev.Divide(kernels.To(r.w[prev]), &kernels.MulArgs{N: prev.W.Rows, C: prev.W.Cols, X: r.w[prev], S: by, By: kernels.ByRow})
 		return nil
+	})
+	if err != nil || prev.Bias == nil {
+		return err
 	}
 	m, err := r.divided(prev.Bias, g.scales, out)
 	if err != nil {
@@ -137,10 +157,14 @@ func (r *blockRun) divideRows(g *group, out *blockOutput) error {
 }
 
 // weightsOf are the weights of linear maps, in their order.
-func (r *blockRun) weightsOf(linears []*nn.Linear) [][]float32 {
+func (r *blockRun) weightsOf(linears []*nn.Linear) ([][]float32, error) {
 	var ws [][]float32
 	for _, l := range linears {
-		ws = append(ws, r.w[l])
+		w := make([]float32, l.W.Len())
+		if err := down(r.dev, w, r.w[l]); err != nil {
+			return nil, err
+		}
+		ws = append(ws, w)
 	}
-	return ws
+	return ws, nil
 }

@@ -1,72 +1,148 @@
 package quant
 
 import (
-	"slices"
-
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// load uploads the stored state of pass i.
-func (s *stream) load(i int, t *autograd.Tape) []*autograd.Tensor {
-	n := 0
-	for _, q := range s.passes[i] {
-		n += len(q)
-	}
+// store keeps tensors of every pass between two runs over the calibration text:
+// on the device as far as it has room for them, else in host memory. Where they
+// lie changes no result.
+type store struct {
+	dev    kernels.Backend
+	room   int64 // bytes that may still be taken on the device; below 0: any number
+	passes map[int][]*held
+}
+
+// held is one tensor.
+type held struct {
+	rows, cols int
+	buf        kernels.Buffer // on the device, or
+	host       []float32      // here
+	loaded     *autograd.Tensor
+}
+
+func newStore(dev kernels.Backend, room int64) *store {
+	return &store{dev: dev, room: room, passes: map[int][]*held{}}
+}
+
+// load puts the tensors of pass i on a tape. What lies on the device is not
+// copied: it stays the store's until keep.
+func (s *store) load(i int, t *autograd.Tape) []*autograd.Tensor {
 	var out []*autograd.Tensor
-	for _, v := range s.states[i] {
-		out = append(out, t.Upload(v, n, len(v)/n))
+	for _, h := range s.passes[i] {
+		if h.buf != nil {
+			h.loaded = t.Borrow(h.buf, h.rows, h.cols)
+		} else {
+			h.loaded = t.Upload(h.host, h.rows, h.cols)
+		}
+		out = append(out, h.loaded)
 	}
 	return out
 }
 
-// keep stores a state of pass i. in are the tensors that load made: what is
-// still the same is not copied again.
-func (s *stream) keep(i int, t *autograd.Tape, in, out []*autograd.Tensor) error {
-	old := s.states[i]
-	now := make([][]float32, len(out))
-	for j, x := range out {
-		if j < len(in) && in[j] == x {
-			now[j], old[j] = old[j], nil
+// keep makes xs the tensors of pass i. Those that load gave for it stay as they
+// are; the memory of the others is used again.
+func (s *store) keep(i int, xs []*autograd.Tensor) error {
+	old := s.passes[i]
+	now := make([]*held, len(xs))
+	for j, x := range xs {
+		for k, h := range old {
+			if h != nil && h.loaded == x {
+				now[j], old[k] = h, nil
+			}
 		}
 	}
-	for _, v := range old {
-		if v != nil {
-			s.spare = append(s.spare, v)
-		}
-	}
-	for j, x := range out {
+	for j, x := range xs {
 		if now[j] != nil {
 			continue
 		}
-		now[j] = s.room(x.Len())
-		if t.Err() != nil {
-			return t.Err()
-		}
-		if err := down(s.dev, now[j], x.Data); err != nil {
+		h, err := s.place(x, old)
+		if err != nil {
 			return err
 		}
+		now[j] = h
+		s.passes[i] = now // what is there is freed in the end, whatever happens
 	}
-	s.states[i] = now
+	s.passes[i] = now
+	for _, h := range old {
+		s.drop(h)
+	}
 	return nil
 }
 
-// room is memory for a state of n values.
-func (s *stream) room(n int) []float32 {
-	for i, v := range s.spare {
-		if len(v) == n {
-			s.spare = slices.Delete(s.spare, i, i+1)
-			return v
+// place copies x to memory of a tensor that is not needed any more, or to new.
+func (s *store) place(x *autograd.Tensor, old []*held) (*held, error) {
+	for k, h := range old {
+		if h != nil && h.rows*h.cols == x.Len() {
+			old[k] = nil
+			h.rows, h.cols = x.Rows(), x.Cols()
+			return h, s.fill(h, x)
 		}
 	}
-	return make([]float32, n)
+	h := &held{rows: x.Rows(), cols: x.Cols()}
+	if bytes := int64(4 * x.Len()); s.room < 0 || bytes <= s.room {
+		var err error
+		if h.buf, err = s.dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), x.Len()); err != nil {
+			return nil, err
+		}
+		if s.room >= 0 {
+			s.room -= bytes
+		}
+	} else {
+		h.host = make([]float32, x.Len())
+	}
+	return h, s.fill(h, x)
 }
 
-// replay runs the steps from … k-1 on the stored state of pass i and returns it
-// and what step k's Forward takes.
-func (s *stream) replay(i int, t *autograd.Tape, st *model.State, steps []model.Step, from, k int) (stored, in []*autograd.Tensor) {
-	stored = s.load(i, t)
-	in = stored
+func (s *store) fill(h *held, x *autograd.Tensor) error {
+	if h.buf == nil {
+		return down(s.dev, h.host, x.Data)
+	}
+	copyTo(s.dev, h.buf, x.Data, x.Len())
+	return nil
+}
+
+// buffer is the only tensor of pass i on the device; in s where it must be
+// brought there.
+func (s *store) buffer(i int, m *scratch) kernels.Buffer {
+	if h := s.passes[i][0]; h.buf != nil {
+		return h.buf
+	} else {
+		return m.up(h.host)
+	}
+}
+
+func (s *store) drop(h *held) {
+	if h == nil || h.buf == nil {
+		return
+	}
+	s.dev.Free(h.buf)
+	if s.room >= 0 {
+		s.room += int64(4 * h.rows * h.cols)
+	}
+	h.buf = nil
+}
+
+// free gives back all device memory.
+func (s *store) free() {
+	if s == nil {
+		return
+	}
+	for _, list := range s.passes {
+		for _, h := range list {
+			s.drop(h)
+		}
+	}
+	s.passes = nil
+}
+
+// replay runs the steps from … k-1 on the stored state of pass i and returns
+// what step k's Forward takes.
+func (s *stream) replay(i int, t *autograd.Tape, st *model.State, steps []model.Step, from, k int) (in []*autograd.Tensor) {
+	in = s.states.load(i, t)
 	for j := from; j < k; j++ {
 		x := steps[j].In(t, in)
 		y := steps[j].Forward(t, x, st)
@@ -75,7 +151,7 @@ func (s *stream) replay(i int, t *autograd.Tape, st *model.State, steps []model.
 		}
 		in = y
 	}
-	return stored, steps[k].In(t, in)
+	return steps[k].In(t, in)
 }
 
 // finished gives back tensors that are not among the kept ones.

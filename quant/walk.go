@@ -26,6 +26,7 @@ type walk struct {
 	m        *model.Model
 	streams  []*stream
 	progress func(done, total int64)
+	room     int64 // bytes of device memory for one store of tensors; below 0: any number
 	done     int64 // weights quantized
 	total    int64
 }
@@ -37,8 +38,7 @@ type stream struct {
 	*output
 	passes [][][]int32
 	tokens int
-	states [][][]float32 // by pass: the tensors of the state before the step in work
-	spare  [][]float32   // memory of earlier states
+	states *store // the tensors of the state before the step in work
 	set    []replaced
 }
 
@@ -50,6 +50,7 @@ type replaced struct {
 
 // run quantizes all blocks for all streams.
 func (w *walk) run() error {
+	w.room = w.roomFor(len(w.streams))
 	for _, s := range w.streams {
 		if err := s.begin(); err != nil {
 			return err
@@ -68,17 +69,40 @@ func (w *walk) run() error {
 	return nil
 }
 
+// stores is how many stores of tensors a stream may hold at one moment, and one
+// for all that is not in them.
+const stores = 8
+
+// roomFor shares what the device has left among n streams.
+func (w *walk) roomFor(n int) int64 {
+	info := w.dev.Info()
+	if info.Limit == 0 {
+		return -1
+	}
+	return max(info.Limit-kernels.Total(info.Mem.Now), 0) / int64(stores*n)
+}
+
+// free gives back what the streams hold between blocks.
+func (w *walk) free() {
+	for _, s := range w.streams {
+		s.states.free()
+	}
+}
+
 // begin embeds the calibration text with the embedding as it is written.
 func (s *stream) begin() error {
 	defer s.restore()
 	if err := s.asWritten(s.m.Embed.W); err != nil {
 		return err
 	}
-	s.states = make([][][]float32, len(s.passes))
+	s.states = newStore(s.dev, s.room)
 	for i := range s.passes {
 		err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
 			x := s.m.Begin(t, st)
-			return s.keep(i, t, nil, []*autograd.Tensor{x})
+			if t.Err() != nil {
+				return t.Err()
+			}
+			return s.states.keep(i, []*autograd.Tensor{x})
 		})
 		if err != nil {
 			return err
@@ -126,7 +150,7 @@ func (s *stream) block(b *model.Block, last bool) error {
 		}
 	}
 	out := newBlockOutput()
-	run := &blockRun{stream: s, b: b, w: map[*nn.Linear][]float32{}}
+	run := &blockRun{stream: s, b: b, w: map[*nn.Linear]kernels.Buffer{}}
 	if err := run.quantize(out, last); err != nil {
 		return err
 	}
@@ -194,8 +218,11 @@ func (s *stream) forward(b *model.Block, last bool) error {
 	}
 	for i := range s.passes {
 		err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
-			in := s.load(i, t)
-			return s.keep(i, t, in, []*autograd.Tensor{b.Forward(t, in[0], st)})
+			y := b.Forward(t, s.states.load(i, t)[0], st)
+			if t.Err() != nil {
+				return t.Err()
+			}
+			return s.states.keep(i, []*autograd.Tensor{y})
 		})
 		if err != nil {
 			return err
@@ -215,16 +242,21 @@ func (s *stream) replace(p *autograd.Param, m block.Raw) error {
 	if err != nil {
 		return err
 	}
+	s.put(p, w)
+	return nil
+}
+
+// put makes w, which the stream then owns, the model's until restore.
+func (s *stream) put(p *autograd.Param, w kernels.Mat) {
 	for _, r := range s.set {
 		if r.p == p { // a second replacement: the first goes
 			s.dev.Free(p.Buffer)
 			p.Mat = w
-			return nil
+			return
 		}
 	}
 	s.set = append(s.set, replaced{p, p.Mat})
 	p.Mat = w
-	return nil
 }
 
 // restore puts the model's own weights back.

@@ -97,12 +97,9 @@ func (c *Config) fillOptions() {
 	}
 }
 
-// checkObjective refuses an unknown objective, and what it cannot go with.
+// checkObjective refuses what an objective cannot go with.
 func (c Config) checkObjective() error {
-	kind, ok := objectives[c.Objective]
-	if !ok {
-		return fail.Usagef("train.objective", "", "objective is %q, known are %s", c.Objective, known(objectives))
-	}
+	kind := objectives[c.Objective]
 	options := c.objectiveOptions()
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		if _, ok := kind.options[key]; ok || *options[key] == nil {
@@ -123,10 +120,13 @@ func (c Config) checkObjective() error {
 	return nil
 }
 
-// checkSamples holds a data set to the objective: its samples stand alone or
-// in groups, as the objective learns from them.
-func (r *run) checkSamples(ex data.Examples) error {
-	want, name := r.objective.Samples(), r.Config.Objective
+// Samples is how many samples of a data set c's objective learns from together.
+func (c Config) Samples() int { return objectives[c.Objective].make(c).Samples() }
+
+// CheckSamples holds a data set to c's objective: its samples stand alone or in
+// groups, as the objective learns from them.
+func (c Config) CheckSamples(ex data.Examples) error {
+	want, name := c.Samples(), c.Objective
 	for lo := 0; lo < ex.Len(); {
 		_, group := ex.Size(lo)
 		hi := lo + 1

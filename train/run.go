@@ -74,6 +74,9 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 // open sets a run up and, on rank 0, takes the folder and goes on from what
 // lies there.
 func open(j Job) (*run, error) {
+	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
+		return nil, err
+	}
 	if j.Comm.Rank() > 0 {
 		return begin(j)
 	}
@@ -101,7 +104,7 @@ func begin(j Job) (*run, error) {
 	}
 	c := j.Config
 	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective].make(c), saved: -1}
-	if err := cmp.Or(r.checkSamples(j.Train), r.checkSamples(j.Val), r.checkReference()); err != nil {
+	if err := r.checkReference(); err != nil {
 		return nil, err
 	}
 	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
@@ -261,7 +264,11 @@ const qloraActivations = 1 << 30
 // a full micro-batch stay within budget bytes: a recomputed block keeps its
 // input alone.
 func blocksOver(j *Job, bf16 bool, budget int64) (int, error) {
-	kept, err := j.Model.Kept(bf16, j.Config.MicroBatchSize, j.MaxLength)
+	rows := j.Config.MicroBatchSize
+	if j.Packing == "none" { // a row is a sample, or all that learn together
+		rows *= j.Config.Samples()
+	}
+	kept, err := j.Model.Kept(bf16, rows, j.MaxLength)
 	if err != nil {
 		return 0, err
 	}
@@ -269,7 +276,7 @@ func blocksOver(j *Job, bf16 bool, budget int64) (int, error) {
 	for _, n := range kept {
 		sum += n
 	}
-	input := int64(4 * j.Config.MicroBatchSize * j.MaxLength * j.Model.Spec.C)
+	input := int64(4 * rows * j.MaxLength * j.Model.Spec.C)
 	for n := range kept {
 		if sum <= budget {
 			return n, nil

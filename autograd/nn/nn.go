@@ -5,6 +5,7 @@ package nn
 import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // LoRA is a low-rank adapter of a Linear.
@@ -17,27 +18,32 @@ type Linear struct {
 	Bias     *autograd.Param // [out] f32 or nil
 	Experts  int             // that W holds; 0: it is one map for all tokens
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
+	Act      dtype.Type      // what the input is rounded to, row by row, before the product; the zero Type: not at all
 	Scale    *autograd.Param // [1, out] f32: a factor of each output before its bias (DoRA); nil: none; left out while Tape.Base is set
 }
 
 // Forward maps x [N, in] to [N, out], for what lies between linear maps: see
 // autograd.Tape.Linear.
 func (l *Linear) Forward(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	if l.Scale == nil || t.Base {
-		return t.Linear(x, l.W, l.Bias, l.Adapters...)
-	}
-	return l.scaled(t, x)
+	return l.forward(t, x, t.Linear)
 }
 
 // ForwardWide is Forward with a float32 result: see autograd.Tape.LinearWide.
 func (l *Linear) ForwardWide(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	if l.Scale == nil || t.Base {
-		return t.LinearWide(x, l.W, l.Bias, l.Adapters...)
-	}
-	return l.scaled(t, x)
+	return l.forward(t, x, t.LinearWide)
 }
 
-func (l *Linear) scaled(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+// product is a product of a tape.
+type product func(x *autograd.Tensor, w, bias *autograd.Param, adapters ...*LoRA) *autograd.Tensor
+
+func (l *Linear) forward(t *autograd.Tape, x *autograd.Tensor, linear product) *autograd.Tensor {
+	if l.Act != (dtype.Type{}) {
+		x = t.FakeQuant(x, l.Act)
+		defer t.Done(x)
+	}
+	if l.Scale == nil || t.Base {
+		return linear(x, l.W, l.Bias, l.Adapters...)
+	}
 	raw := t.LinearWide(x, l.W, nil, l.Adapters...)
 	y := t.MulColumns(raw, l.Scale, l.Bias)
 	t.Done(raw)
@@ -45,14 +51,19 @@ func (l *Linear) scaled(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 }
 
 // ForwardExperts maps each row of x [N·K, in], sorted as r says, by the map of
-// its expert to [N·K, out]; with adapters that have a part for each expert.
+// its expert to [N·K, out]; with adapters that have a part for each expert, and
+// without Scale.
 func (l *Linear) ForwardExperts(t *autograd.Tape, x *autograd.Tensor, r *autograd.Routed) *autograd.Tensor {
-	return t.ExpertLinear(x, r, l.W, l.Bias, l.Adapters...)
+	return l.forward(t, x, func(x *autograd.Tensor, w, bias *autograd.Param, adapters ...*LoRA) *autograd.Tensor {
+		return t.ExpertLinear(x, r, w, bias, adapters...)
+	})
 }
 
 // ForwardExpertsWide is ForwardExperts with a float32 result.
 func (l *Linear) ForwardExpertsWide(t *autograd.Tape, x *autograd.Tensor, r *autograd.Routed) *autograd.Tensor {
-	return t.ExpertLinearWide(x, r, l.W, l.Bias, l.Adapters...)
+	return l.forward(t, x, func(x *autograd.Tensor, w, bias *autograd.Param, adapters ...*LoRA) *autograd.Tensor {
+		return t.ExpertLinearWide(x, r, w, bias, adapters...)
+	})
 }
 
 // In is the number of inputs.

@@ -33,7 +33,17 @@ func openArrow(path string) (Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, total, err := ArrowBatches(f)
+	info, err := f.Stat()
+	var r *ipc.Reader
+	total := int64(0)
+	if err == nil {
+		r, err = arrowFrom(f, info.Size(), func(b recordBatch) error {
+			if !b.dictionary {
+				total += b.rows
+			}
+			return nil
+		})
+	}
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -41,39 +51,66 @@ func openArrow(path string) (Reader, error) {
 	return &arrowRows{f: f, r: r, total: total}, nil
 }
 
-// ArrowBatches reads the record batches of an Arrow IPC file or stream, whose
-// metadata it checked, and tells how many rows there are in all. It may panic on
-// damaged contents. f stays the caller's and is read until the reader, which the
-// caller releases, is done.
-func ArrowBatches(f *os.File) (batches *ipc.Reader, rows int64, err error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	return arrowFrom(f, info.Size())
+// ArrowBatch says where the columns of a record batch lie in their file, for
+// those who read them there. Columns stand in the order of the format: a list
+// before its elements.
+type ArrowBatch struct {
+	Lengths []int64    // of columns and lists' elements, in values
+	Buffers [][2]int64 // offset and bytes: of each column the validity bits (unused: there are no nulls), then list offsets or values
 }
 
-func arrowFrom(r io.ReaderAt, size int64) (*ipc.Reader, int64, error) {
+// ArrowLayout checks the metadata of an Arrow IPC file or stream of size bytes
+// and says what columns it has and where its record batches lie. Compressed
+// batches, dictionaries and nulls are errors. It may panic on a damaged schema.
+func ArrowLayout(r io.ReaderAt, size int64) (*arrow.Schema, []ArrowBatch, error) {
+	var out []ArrowBatch
+	stream, err := arrowFrom(r, size, func(b recordBatch) error {
+		if b.compressed || b.dictionary {
+			return errors.New("is compressed or a dictionary")
+		}
+		var at ArrowBatch
+		for i := range b.nodes.n {
+			length, nulls := b.node(i)
+			if nulls != 0 {
+				return fmt.Errorf("column node %d has %d nulls", i, nulls)
+			}
+			at.Lengths = append(at.Lengths, length)
+		}
+		for i := range b.buffers.n {
+			offset, length := b.buffer(i)
+			at.Buffers = append(at.Buffers, [2]int64{b.body + offset, length})
+		}
+		out = append(out, at)
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer stream.Release()
+	return stream.Schema(), out, nil
+}
+
+// arrowFrom reads a file or stream of size bytes after every record batch,
+// dictionaries included, was checked and given to each.
+func arrowFrom(r io.ReaderAt, size int64, each func(recordBatch) error) (*ipc.Reader, error) {
 	var magic [8]byte
 	if _, err := r.ReadAt(magic[:], 0); err != nil {
-		return nil, 0, errors.New("not Arrow IPC: too short")
+		return nil, errors.New("not Arrow IPC: too short")
 	}
 	start := int64(0)
 	if string(magic[:6]) == "ARROW1" {
 		end, err := arrowFooter(r, size)
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		start, size = 8, end
 	} else if string(magic[:4]) == "FEA1" {
-		return nil, 0, errors.New("the first Feather format; write it again as Feather 2 (Arrow IPC)")
+		return nil, errors.New("the first Feather format; write it again as Feather 2 (Arrow IPC)")
 	}
-	total, err := checkArrow(r, start, size)
-	if err != nil {
-		return nil, 0, err
+	if err := checkArrow(r, start, size, each); err != nil {
+		return nil, err
 	}
-	stream, err := ipc.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, start, size-start), 1<<16))
-	return stream, total, err
+	return ipc.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, start, size-start), 1<<16))
 }
 
 // arrowFooter returns where the stream inside an Arrow file ends: before the

@@ -17,9 +17,10 @@ const (
 )
 
 // checkArrow walks the messages of an IPC stream of size bytes at offset start
-// of r, before the library takes memory for what they claim. The layout is
-// https://arrow.apache.org/docs/format/Columnar.html, section IPC.
-func checkArrow(r io.ReaderAt, start, size int64) (rows int64, err error) {
+// of r, before the library takes memory for what they claim, and gives each the
+// batches. The layout is https://arrow.apache.org/docs/format/Columnar.html,
+// section IPC.
+func checkArrow(r io.ReaderAt, start, size int64, each func(recordBatch) error) error {
 	at := start
 	for n := 0; ; n++ {
 		meta, body, err := readMessage(r, &at, size)
@@ -27,15 +28,13 @@ func checkArrow(r io.ReaderAt, start, size int64) (rows int64, err error) {
 			err = errors.New("no schema")
 		}
 		if err == nil && meta == nil {
-			return rows, nil
+			return nil
 		}
 		if err == nil {
-			var k int64
-			k, err = checkMessage(r, meta, at, body, n == 0)
-			rows += k
+			err = checkMessage(r, meta, at, body, n == 0, each)
 		}
 		if err != nil {
-			return 0, fmt.Errorf("Arrow message %d: %w", n, err)
+			return fmt.Errorf("Arrow message %d: %w", n, err)
 		}
 		at += body
 	}
@@ -77,33 +76,37 @@ func readMessage(r io.ReaderAt, at *int64, size int64) (meta flat, body int64, e
 
 // checkMessage checks a Message (1 header type, 2 header, 3 body length):
 // 1 schema first, then 2 dictionary and 3 record batches.
-func checkMessage(r io.ReaderAt, m flat, at, body int64, first bool) (rows int64, err error) {
+func checkMessage(r io.ReaderAt, m flat, at, body int64, first bool, each func(recordBatch) error) error {
 	root, _ := m.root()
 	kind := m.byte(root, 1)
 	header, ok := m.table(root, 2)
 	if !ok {
-		return 0, errors.New("has no header")
+		return errors.New("has no header")
 	}
 	if first != (kind == 1) {
-		return 0, fmt.Errorf("is of kind %d, out of place", kind)
+		return fmt.Errorf("is of kind %d, out of place", kind)
 	}
 	switch kind {
 	case 1:
 		if m.int16(header, 0) != 0 {
-			return 0, errors.New("big-endian data is not supported")
+			return errors.New("big-endian data is not supported")
 		}
 		left := maxArrowFields
-		return 0, errors.Join(m.checkFields(header, 1, 0, &left), m.checkVector(header, 2))
+		return errors.Join(m.checkFields(header, 1, 0, &left), m.checkVector(header, 2))
 	case 2: // DictionaryBatch: 1 data
 		if header, ok = m.table(header, 1); !ok {
-			return 0, errors.New("dictionary without data")
+			return errors.New("dictionary without data")
 		}
-		_, err := checkBatch(r, m, header, at, body)
-		return 0, err
 	case 3:
-		return checkBatch(r, m, header, at, body)
+	default:
+		return fmt.Errorf("is of kind %d", kind)
 	}
-	return 0, fmt.Errorf("is of kind %d", kind)
+	b, err := checkBatch(r, m, header, at, body)
+	if err != nil {
+		return err
+	}
+	b.dictionary = kind == 2
+	return each(b)
 }
 
 // checkFields counts Fields (5 children) so that neither depth nor shared
@@ -143,49 +146,70 @@ func (m flat) checkVector(table, slot int) error {
 	return err
 }
 
+// recordBatch is the metadata of a record batch or dictionary.
+type recordBatch struct {
+	meta                   flat
+	body                   int64 // where it begins in the file
+	rows                   int64
+	nodes, buffers         pairs
+	compressed, dictionary bool
+}
+
+// pairs are n structs of two int64 at a position of a message.
+type pairs struct{ at, n int }
+
+// node returns the values and nulls of column i, a list's elements being the
+// next column.
+func (b recordBatch) node(i int) (length, nulls int64) {
+	return b.meta.i64(b.nodes.at + 16*i), b.meta.i64(b.nodes.at + 16*i + 8)
+}
+
+// buffer is where a buffer lies in the body.
+func (b recordBatch) buffer(i int) (offset, length int64) {
+	return b.meta.i64(b.buffers.at + 16*i), b.meta.i64(b.buffers.at + 16*i + 8)
+}
+
 // checkBatch checks a RecordBatch: 0 length, 1 nodes (length, nulls), 2 buffers
 // (offset, length), 3 compression.
-func checkBatch(r io.ReaderAt, m flat, batch int, at, body int64) (int64, error) {
-	rows := m.int64(batch, 0, 0)
-	if rows < 0 || rows > max(8*body, freeArrowRows) {
-		return 0, fmt.Errorf("claims %d rows in %d bytes", rows, body)
+func checkBatch(r io.ReaderAt, m flat, batch int, at, body int64) (recordBatch, error) {
+	b := recordBatch{meta: m, body: at, rows: m.int64(batch, 0, 0)}
+	if b.rows < 0 || b.rows > max(8*body, freeArrowRows) {
+		return b, fmt.Errorf("claims %d rows in %d bytes", b.rows, body)
 	}
-	nodes, n, err := m.vector(batch, 1)
-	if err != nil {
-		return 0, err
+	var err error
+	if b.nodes.at, b.nodes.n, err = m.vector(batch, 1); err != nil {
+		return b, err
 	}
-	for i := range n {
-		length, nulls := m.i64(nodes+16*i), m.i64(nodes+16*i+8)
-		if length < 0 || nulls < 0 || nulls > length || length > max(8*body, freeArrowRows) {
-			return 0, fmt.Errorf("column node %d claims %d values, %d nulls", i, length, nulls)
+	for i := range b.nodes.n {
+		if length, nulls := b.node(i); length < 0 || nulls < 0 || nulls > length || length > max(8*body, freeArrowRows) {
+			return b, fmt.Errorf("column node %d claims %d values, %d nulls", i, length, nulls)
 		}
 	}
-	_, compressed := m.table(batch, 3)
-	buffers, n, err := m.vector(batch, 2)
-	if err != nil {
-		return 0, err
+	_, b.compressed = m.table(batch, 3)
+	if b.buffers.at, b.buffers.n, err = m.vector(batch, 2); err != nil {
+		return b, err
 	}
 	total := body
-	for i := range n {
-		offset, length := m.i64(buffers+16*i), m.i64(buffers+16*i+8)
+	for i := range b.buffers.n {
+		offset, length := b.buffer(i)
 		if offset < 0 || length < 0 || offset > body || length > body-offset {
-			return 0, fmt.Errorf("buffer %d lies outside the body", i)
+			return b, fmt.Errorf("buffer %d lies outside the body", i)
 		}
-		if compressed && length >= 8 {
+		if b.compressed && length >= 8 {
 			var head [8]byte
 			if _, err := r.ReadAt(head[:], at+offset); err != nil {
-				return 0, err
+				return b, err
 			}
 			raw := int64(binary.LittleEndian.Uint64(head[:]))
 			if raw < -1 || raw > maxArrowBatch {
-				return 0, fmt.Errorf("buffer %d claims %d bytes decompressed", i, raw)
+				return b, fmt.Errorf("buffer %d claims %d bytes decompressed", i, raw)
 			}
 			if total += raw; total > maxArrowBatch {
-				return 0, fmt.Errorf("a batch of more than %d bytes", int64(maxArrowBatch))
+				return b, fmt.Errorf("a batch of more than %d bytes", int64(maxArrowBatch))
 			}
 		}
 	}
-	return rows, nil
+	return b, nil
 }
 
 // flat is a FlatBuffers message; every access is checked, and what lies

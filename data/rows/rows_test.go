@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -331,9 +332,64 @@ func TestArrow(t *testing.T) {
 	}
 }
 
+// TestArrowLayout finds the values of a plain column where it says, and refuses
+// what cannot be read in place.
+func TestArrowLayout(t *testing.T) {
+	schema := arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int32}, {Name: "of", Type: arrow.ListOfNonNullable(arrow.PrimitiveTypes.Uint16)}}, nil)
+	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+	defer b.Release()
+	for _, row := range []string{`{"n":7,"of":[1,2,3]}`, `{"n":-8,"of":[]}`, `{"n":9,"of":[60000]}`} {
+		if err := b.UnmarshalJSON([]byte(row)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rec := b.NewRecord()
+	defer rec.Release()
+	for _, stream := range []bool{false, true} {
+		file := writeArrow(t, rec, stream, []ipc.Option{ipc.WithSchema(schema)})
+		got, batches, err := ArrowLayout(bytes.NewReader(file), int64(len(file)))
+		if err != nil || !got.Equal(schema) || len(batches) != 2 {
+			t.Fatalf("%v, %d batches (%v)", got, len(batches), err)
+		}
+		for _, at := range batches {
+			if !slices.Equal(at.Lengths, []int64{3, 3, 4}) || len(at.Buffers) != 6 {
+				t.Fatalf("columns of %v in %d buffers", at.Lengths, len(at.Buffers))
+			}
+			for buffer, want := range map[int]string{1: "\a\x00\x00\x00\xf8\xff\xff\xff\t\x00\x00\x00", 3: "\x00\x00\x00\x00\x03\x00\x00\x00\x03\x00\x00\x00\x04\x00\x00\x00", 5: "\x01\x00\x02\x00\x03\x00\x60\xea"} {
+				if lies := string(file[at.Buffers[buffer][0]:][:len(want)]); lies != want || at.Buffers[buffer][1] < int64(len(want)) {
+					t.Errorf("buffer %d is %q, want %q", buffer, lies, want)
+				}
+			}
+		}
+	}
+	for want, file := range map[string][]byte{
+		"compressed":    writeArrow(t, rec, true, []ipc.Option{ipc.WithSchema(schema), ipc.WithZstd()}),
+		"dictionary":    arrowFile(t, true),
+		"not Arrow IPC": []byte("PAR1PAR1PAR1PAR1"),
+		"column node":   nullArrow(t),
+	} {
+		if _, _, err := ArrowLayout(bytes.NewReader(file), int64(len(file))); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// nullArrow is a table with a null.
+func nullArrow(t *testing.T) []byte {
+	schema := arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int32, Nullable: true}}, nil)
+	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
+	defer b.Release()
+	if err := b.UnmarshalJSON([]byte(`{"n":null}`)); err != nil {
+		t.Fatal(err)
+	}
+	rec := b.NewRecord()
+	defer rec.Release()
+	return writeArrow(t, rec, true, []ipc.Option{ipc.WithSchema(schema)})
+}
+
 func scanArrow(b []byte) (n int, err error) {
 	defer recoverTo("x.arrow", &err)
-	r, _, err := arrowFrom(bytes.NewReader(b), int64(len(b)))
+	r, err := arrowFrom(bytes.NewReader(b), int64(len(b)), func(recordBatch) error { return nil })
 	if err != nil {
 		return 0, err
 	}

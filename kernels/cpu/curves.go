@@ -10,25 +10,19 @@ import (
 
 // A curve computes an activation's values v and slopes s; v or s may be x.
 
+// curves are the activations without numbers of their own.
+var curves = map[kernels.ActKind]func(v, s, x []float32){
+	kernels.GELU: vec.GELU.Slope, kernels.GELUTanh: vec.GELUTanh.Slope, kernels.Tanh: vec.Tanh.Slope, kernels.ReLU: relu,
+	kernels.ReLU2: curve64(relu2), kernels.Sigmoid: curve64(sigmoid), kernels.Softplus: curve64(softplus),
+	kernels.QuickGELU: curve64(swish(1.702, math.Inf(1))),
+}
+
 // curveOf is the curve of an activation other than SiLU.
 func curveOf(a *kernels.ActArgs) func(v, s, x []float32) {
+	if f := curves[a.Kind]; f != nil {
+		return f
+	}
 	switch a.Kind {
-	case kernels.GELU:
-		return vec.GELU.Slope
-	case kernels.GELUTanh:
-		return vec.GELUTanh.Slope
-	case kernels.Tanh:
-		return vec.Tanh.Slope
-	case kernels.ReLU:
-		return relu
-	case kernels.ReLU2:
-		return curve64(relu2)
-	case kernels.Sigmoid:
-		return curve64(sigmoid)
-	case kernels.Softplus:
-		return curve64(softplus)
-	case kernels.QuickGELU:
-		return curve64(swish(1.702, math.Inf(1)))
 	case kernels.XIELU:
 		return curve64(xielu(a.ActParams))
 	case kernels.ClampedSwiGLU:

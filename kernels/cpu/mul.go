@@ -19,7 +19,7 @@ func mulOf(what string, a *kernels.MulArgs) (x, s, bias plain) {
 	return plainOf(a.X), plainOf(a.S), plainOf(a.Bias)
 }
 
-// rows is how the work of a is split: a product by element has no rows.
+// mulRows is how the work is split: a product by element has pieces for rows.
 func mulRows(a *kernels.MulArgs) (rows, cols int) {
 	if a.By == kernels.ByElement {
 		rows = (a.N*a.C + actPiece - 1) / actPiece
@@ -41,9 +41,47 @@ func (c *CPU) Mul(y kernels.Dst, a *kernels.MulArgs) {
 		at := r * cols
 		n := min(cols, a.N*a.C-at)
 		res := tmp[2*cols:][:n]
+		if !y.Add {
+			res = out.into(res, at)
+		}
 		scaled(a.By, res, x.get(tmp[:n], at), s, r, at, tmp[cols:][:n])
 		if !bias.absent() {
 			vec.Axpy(res, 1, bias.get(tmp[:n], 0))
+		}
+		if y.Add {
+			out.store(res, at, true, tmp[3*cols:][:n])
+		} else {
+			out.put(res, at)
+		}
+	})
+}
+
+// Divide is y = X/S.
+func (c *CPU) Divide(y kernels.Dst, a *kernels.MulArgs) {
+	want("divide: y", y.Buffer, a.N*a.C)
+	x, s, _ := mulOf("divide", a)
+	if a.Bias != nil {
+		panic("cpu: divide: there is no bias")
+	}
+	if y.Skip() {
+		return
+	}
+	out := plainOf(y.Buffer)
+	rows, cols := mulRows(a)
+	c.eachRow(rows, 4*cols, func(r int, tmp []float32) {
+		at := r * cols
+		n := min(cols, a.N*a.C-at)
+		v, res, by := x.get(tmp[:n], at), tmp[2*cols:][:n], tmp[cols:][:n]
+		switch a.By {
+		case kernels.ByElement:
+			by = s.get(by, at)
+		case kernels.ByCol:
+			by = s.get(by, 0)
+		default:
+			setEach(by, s.get(by[:1], r)[0])
+		}
+		for i, d := range by {
+			res[i] = v[i] / d
 		}
 		out.store(res, at, y.Add, tmp[3*cols:][:n])
 	})
@@ -144,6 +182,14 @@ func (c *CPU) Copy2D(y kernels.Dst, a *kernels.Copy2DArgs) {
 	want("copy2d: x", a.X, a.XOff+(a.Rows-1)*a.XStride+a.Cols)
 	want("copy2d: y", y.Buffer, a.YOff+(a.Rows-1)*a.YStride+a.Cols)
 	x, out := plainOf(a.X), plainOf(y.Buffer)
+	if a.Cols == 1 && x.f != nil && out.f != nil && !y.Add { // columns: a row is one element
+		par.For(a.Rows, elemGrain, func(lo, hi int) {
+			for r := lo; r < hi; r++ {
+				out.f[a.YOff+r*a.YStride] = x.f[a.XOff+r*a.XStride]
+			}
+		})
+		return
+	}
 	c.eachRow(a.Rows, 2*a.Cols, func(r int, tmp []float32) {
 		out.store(x.get(tmp[:a.Cols], a.XOff+r*a.XStride), a.YOff+r*a.YStride, y.Add, tmp[a.Cols:])
 	})

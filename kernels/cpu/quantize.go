@@ -63,11 +63,21 @@ func (c *CPU) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 }
 
 func fakeOf(t dtype.Type) func(dst, x, s []float32, limit float32, t dtype.Type) {
+	if t.Kind == dtype.F32 {
+		return keepWithin
+	}
 	switch t.Kind.Info().Family {
 	case dtype.Int:
 		return block.FakeInt
 	case dtype.Micro:
 		return block.FakeMicro
 	}
-	panic(fmt.Sprintf("cpu: fakequant: %v is neither an integer nor a small float type", t))
+	panic(fmt.Sprintf("cpu: fakequant: %v is neither an integer nor a small float type, nor F32", t))
+}
+
+// keepWithin keeps x·s within limits.
+func keepWithin(dst, x, s []float32, limit float32, _ dtype.Type) {
+	for j, v := range x {
+		dst[j] = min(max(v*s[j], -limit), limit) / s[j]
+	}
 }

@@ -3,15 +3,16 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
+	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // ColStats reduces the columns of every group of rows. Rows are summed in parts
-// of a size that depends on the shape, and the parts in order; a MaxAbs that adds
-// takes the larger.
+// of a size that depends on the shape, and the parts in order.
 func (c *CPU) ColStats(out kernels.Dst, a *kernels.ColStatsArgs) {
 	if out.Skip() {
 		return
@@ -26,29 +27,61 @@ func (c *CPU) ColStats(out kernels.Dst, a *kernels.ColStatsArgs) {
 }
 
 func (c *CPU) colStats(dst []float32, into bool, xs []float32, rows, cols int, s kernels.Stat) {
-	add := map[kernels.Stat]func(y, x []float32){kernels.SumSq: vec.AddSq, kernels.SumAbs: vec.AddAbs, kernels.MaxAbs: vec.MaxAbs}[s]
-	if add == nil {
-		panic(fmt.Sprintf("cpu: colstats: no statistic %d", s))
-	}
+	add, start := colStat(s)
 	per, parts := normParts(rows, cols)
 	sums := c.scratch.take(parts * cols)
 	defer c.scratch.give(sums)
 	par.For(rows, per, func(lo, hi int) {
 		acc := sums[lo/per*cols : (lo/per+1)*cols]
-		clear(acc)
+		setEach(acc, start)
 		for i := lo; i < hi; i++ {
 			add(acc, xs[i*cols:(i+1)*cols])
 		}
 	})
-	if s != kernels.MaxAbs {
+	if s == kernels.SumSq || s == kernels.SumAbs {
 		foldParts(dst, into, sums, parts, cols, 0)
 		return
 	}
 	if !into {
-		clear(dst)
+		setEach(dst, start)
 	}
 	for p := range parts {
-		vec.MaxAbs(dst, sums[p*cols:(p+1)*cols])
+		add(dst, sums[p*cols:(p+1)*cols])
+	}
+}
+
+// colStat is how a row enters a statistic of columns, and what there is before.
+func colStat(s kernels.Stat) (add func(y, x []float32), start float32) {
+	switch s {
+	case kernels.SumSq:
+		return vec.AddSq, 0
+	case kernels.SumAbs:
+		return vec.AddAbs, 0
+	case kernels.MaxAbs:
+		return vec.MaxAbs, 0
+	case kernels.Max:
+		return maxInto, float32(math.Inf(-1))
+	case kernels.Min:
+		return minInto, float32(math.Inf(1))
+	}
+	panic(fmt.Sprintf("cpu: colstats: no statistic %d", s))
+}
+
+func maxInto(y, x []float32) {
+	for i, v := range x {
+		y[i] = max(y[i], v)
+	}
+}
+
+func minInto(y, x []float32) {
+	for i, v := range x {
+		y[i] = min(y[i], v)
+	}
+}
+
+func setEach(y []float32, v float32) {
+	for i := range y {
+		y[i] = v
 	}
 }
 
@@ -67,26 +100,47 @@ func (c *CPU) RowStats(out kernels.Dst, a *kernels.RowStatsArgs) {
 	want("rowstats: out", out.Buffer, n)
 	want("rowstats: x", a.X, n*run)
 	want("rowstats: y", a.Y, n*run)
-	d, x, y := f32(out.Buffer), f32(a.X), f32(a.Y)
+	x, y := f32(a.X), f32(a.Y)
+	store := rowStore(out, a.Stat)
 	par.For(n, rowGrain(run), func(lo, hi int) {
 		for i := lo; i < hi; i++ {
-			v := rowStat(a.Stat, x[i*run:(i+1)*run], part(y, i*run, (i+1)*run))
-			switch {
-			case out.Add && a.Stat == kernels.MaxAbs:
-				v = max(v, d[i])
-			case out.Add:
-				v += d[i]
-			}
-			d[i] = v
+			store(i, rowStat(a.Stat, x[i*run:(i+1)*run], part(y, i*run, (i+1)*run)))
 		}
 	})
 }
 
-func rowStat(s kernels.Stat, x, y []float32) float32 {
+// rowStore puts the statistic of a run where it belongs.
+func rowStore(out kernels.Dst, s kernels.Stat) func(i int, v float64) {
+	if out.Type().Kind == dtype.F64 {
+		d := elems[float64](out.Buffer, dtype.F64)
+		return func(i int, v float64) {
+			if out.Add {
+				v += d[i]
+			}
+			d[i] = v
+		}
+	}
+	d := f32(out.Buffer)
+	return func(i int, v float64) {
+		x := float32(v)
+		switch {
+		case !out.Add:
+		case s == kernels.MaxAbs || s == kernels.Max:
+			x = max(x, d[i])
+		case s == kernels.Min:
+			x = min(x, d[i])
+		default:
+			x += d[i]
+		}
+		d[i] = x
+	}
+}
+
+func rowStat(s kernels.Stat, x, y []float32) float64 {
 	sum, top := 0.0, float32(0)
 	switch s {
 	case kernels.SumSq:
-		return vec.Dot(x, x)
+		return float64(vec.Dot(x, x))
 	case kernels.SumAbs:
 		for _, v := range x {
 			sum += math.Abs(float64(v))
@@ -95,15 +149,24 @@ func rowStat(s kernels.Stat, x, y []float32) float32 {
 		for i, v := range x {
 			sum += float64(v) * float64(y[i])
 		}
+	case kernels.SumDiff:
+		for i, v := range x {
+			d := float64(v) - float64(y[i])
+			sum += float64(d * d)
+		}
 	case kernels.MaxAbs:
 		for _, v := range x {
 			top = max(top, v, -v)
 		}
-		return top
+		return float64(top)
+	case kernels.Max:
+		return float64(slices.Max(x))
+	case kernels.Min:
+		return float64(slices.Min(x))
 	default:
 		panic(fmt.Sprintf("cpu: rowstats: no statistic %d", s))
 	}
-	return float32(sum)
+	return sum
 }
 
 // Sum is Σ(a-b)², b nil Σa², in float64: chunks of elemGrain, added in order.

@@ -88,6 +88,13 @@ func (d *Dry) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 	d.add("FakeQuant", moved(y.Buffer, a.X))
 }
 
+// Divide counts what it reads and writes.
+func (d *Dry) Divide(y kernels.Dst, a *kernels.MulArgs) {
+	need("divide: y", y.Buffer, a.N*a.C)
+	needMul(a)
+	d.add("Divide", moved(y.Buffer, a.X, a.S))
+}
+
 // Optim counts what it reads and writes.
 func (d *Dry) Optim(o *kernels.OptimArgs) {
 	var w Work

@@ -274,6 +274,9 @@ func (s *suite) mul(n, c int, by kernels.MulBy, biased bool) {
 	}
 	dyb := s.up(dy)
 	s.check([]result{{name: "y", n: n * c, want: y, tol: 1e-6}}, func(d []kernels.Dst) { s.b.Mul(d[0], a) })
+	if !biased {
+		s.divide(a, x, f)
+	}
 	grads := []result{{name: "dx", n: n * c, want: dx, tol: 1e-6}, {name: "ds", n: len(f), want: df, tol: f32Tol}}
 	if biased {
 		grads = append(grads, result{name: "dbias", n: c, want: db, tol: f32Tol})
@@ -285,6 +288,21 @@ func (s *suite) mul(n, c int, by kernels.MulBy, biased bool) {
 	in := s.up(append([]float64{}, dy...))
 	s.b.MulBackward(kernels.To(in), kernels.Dst{}, kernels.Dst{}, in, a)
 	s.close("dx in place of dy", s.get(in), dx, 1e-6)
+}
+
+// divide is the same operands' quotient.
+func (s *suite) divide(a *kernels.MulArgs, x, f []float64) {
+	s.Helper()
+	by, want := make([]float64, len(f)), make([]float64, len(x))
+	for i, v := range f {
+		by[i] = math.Copysign(0.5+math.Abs(v), v)
+	}
+	for i, v := range x {
+		want[i] = v / by[mulAt(a.By, i, a.C)]
+	}
+	d := *a
+	d.S = s.up(by)
+	s.check([]result{{name: "quotient", n: len(want), want: want, tol: 1e-6}}, func(y []kernels.Dst) { s.b.Divide(y[0], &d) })
 }
 
 func testCopy2D(s *suite) {

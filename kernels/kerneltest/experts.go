@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -62,22 +63,29 @@ func (s *suite) values(x []float64, half bool) kernels.Buffer {
 	return s.up(x)
 }
 
+// sortedDrop is drop of rows that lie in the order opposite to their tokens',
+// with the keys of the rows.
+func (s *suite) sortedDrop(p float32, n int) (*kernels.Drop, []int64) {
+	d, keys := s.drop(p, n)
+	if d == nil {
+		return nil, nil
+	}
+	rows := make([]int32, n)
+	for i := range rows {
+		rows[i] = int32(n - 1 - i)
+	}
+	d.Rows = s.ints(rows)
+	slices.Reverse(keys)
+	return d, keys
+}
+
 func (s *suite) experts(c expertsCase) {
 	group, n := s.group(c.rows)
 	parts := len(c.rows)
 	w, wx := s.weights(c.t, parts*c.out, c.in, 1)
 	x, dy := s.normal(n*c.in, 1), s.normal(n*c.out, 1)
 	xb, dyb := s.values(x, c.half), s.values(dy, c.half)
-	drop, keys := s.drop(c.drop, n)
-	if drop != nil { // sorted row r is of token n-1-r
-		rows := make([]int32, n)
-		moved := make([]int64, n)
-		for i := range rows {
-			rows[i] = int32(n - 1 - i)
-			moved[i] = keys[n-1-i]
-		}
-		drop.Rows, keys = s.ints(rows), moved
-	}
+	drop, keys := s.sortedDrop(c.drop, n)
 	a := &kernels.LinearArgs{N: n, X: xb, W: w, BF16: c.bf16, Drop: drop, Group: group, Experts: parts}
 	tol, round := f32Tol, func(x []float64) []float64 { return x }
 	if c.bf16 {

@@ -1,6 +1,7 @@
 package kerneltest
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -25,8 +26,13 @@ func testRowStats(s *suite) {
 		}
 		x, y := s.normal(n, 1), s.normal(n, 1)
 		xb, yb := s.up(x), s.up(y)
-		for stat := kernels.SumSq; stat <= kernels.SumXY; stat++ {
+		for stat := kernels.SumSq; stat <= kernels.SumDiff; stat++ {
 			want := make([]float64, n/run)
+			if stat == kernels.Max || stat == kernels.Min {
+				for i := range want {
+					want[i] = x[i*run]
+				}
+			}
 			for i, v := range x {
 				switch at := &want[i/run]; stat {
 				case kernels.SumSq:
@@ -35,27 +41,57 @@ func testRowStats(s *suite) {
 					*at += math.Abs(v)
 				case kernels.MaxAbs:
 					*at = math.Max(*at, math.Abs(v))
+				case kernels.Max:
+					*at = math.Max(*at, v)
+				case kernels.Min:
+					*at = math.Min(*at, v)
+				case kernels.SumDiff:
+					*at += (v - y[i]) * (v - y[i])
 				default:
 					*at += v * y[i]
 				}
 			}
 			a := &kernels.RowStatsArgs{Stat: stat, Rows: c.rows, Cols: c.cols, Run: c.run, X: xb}
-			if stat == kernels.SumXY {
+			if stat >= kernels.SumXY {
 				a.Y = yb
 			}
 			r := []result{{name: fmt.Sprintf("stat %d of %d×%d by %d", stat, c.rows, c.cols, run), n: len(want), want: want, tol: 1e-6}}
 			op := func(d []kernels.Dst) { s.b.RowStats(d[0], a) }
-			if stat != kernels.MaxAbs {
+			if stat == kernels.SumSq || stat == kernels.SumAbs || stat >= kernels.SumXY {
 				s.check(r, op)
+				if stat >= kernels.SumXY {
+					s.exactSums(a, want)
+				}
 				continue
 			}
 			s.once("write", r, []mode{writing}, op)
-			high := s.alloc(dtype.F32, len(want))
-			s.b.Fill(high, 100)
-			s.b.RowStats(kernels.Into(high), a)
-			if v := s.get(high); slices.ContainsFunc(v, func(v float32) bool { return v != 100 }) {
-				s.Errorf("the larger of 100 and %v is %v", want, v)
+			far := float32(100)
+			if stat == kernels.Min {
+				far = -far
 			}
+			held := s.alloc(dtype.F32, len(want))
+			s.b.Fill(held, far)
+			s.b.RowStats(kernels.Into(held), a)
+			if v := s.get(held); slices.ContainsFunc(v, func(v float32) bool { return v != far }) {
+				s.Errorf("stat %d of %g and %v is %v", stat, far, want, v)
+			}
+		}
+	}
+}
+
+// exactSums are sums that keep the digits of float64.
+func (s *suite) exactSums(a *kernels.RowStatsArgs, want []float64) {
+	s.Helper()
+	b := s.alloc(dtype.F64, len(want))
+	s.b.RowStats(kernels.To(b), a)
+	s.b.RowStats(kernels.Into(b), a)
+	raw := make([]byte, 8*len(want))
+	if err := s.b.Download(raw, b); err != nil {
+		s.Fatal(err)
+	}
+	for i, w := range want {
+		if v := math.Float64frombits(binary.LittleEndian.Uint64(raw[8*i:])); math.Abs(v-2*w) > 1e-12*float64(a.Cols) {
+			s.Errorf("stat %d, run %d: twice %.15g is %.15g", a.Stat, i, w, v)
 		}
 	}
 }
@@ -153,7 +189,7 @@ func testFakeQuant(s *suite) {
 	for _, t := range []dtype.Type{
 		{Kind: dtype.Int4, Group: 32, Scale: dtype.F32}, {Kind: dtype.Int4, Group: 128, Scale: dtype.F16, Flags: dtype.Zero},
 		{Kind: dtype.Int3, Group: 32, Scale: dtype.BF16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32, Flags: dtype.Zero},
-		dtype.Of(dtype.F8E4M3), {Kind: dtype.F8E4M3, Group: -1, Scale: dtype.F32}, {Kind: dtype.F8E5M2, Group: 64, Scale: dtype.BF16},
+		dtype.Of(dtype.F32), {Kind: dtype.F32, Group: 64}, dtype.Of(dtype.F8E4M3), {Kind: dtype.F8E4M3, Group: -1, Scale: dtype.F32}, {Kind: dtype.F8E5M2, Group: 64, Scale: dtype.BF16},
 	} {
 		for _, how := range []string{"plain", "scale", "clip", "scale clip", "bf16"} {
 			s.in(t.String()+" "+how, func(s *suite) { s.fakeQuant(t, how) })
@@ -206,6 +242,12 @@ func fake64(dst, x, s []float64, clip float64, t dtype.Type) {
 	for j, v := range x {
 		dst[j] = math.Max(-clip, math.Min(float64(float32(v*s[j])), clip))
 		lo, hi = math.Min(lo, dst[j]), math.Max(hi, dst[j])
+	}
+	if t.Kind == dtype.F32 {
+		for j := range dst {
+			dst[j] /= s[j]
+		}
+		return
 	}
 	if t.Kind.Info().Family == dtype.Int {
 		sc, z := block.IntGrid(t, float32(lo), float32(hi))

@@ -260,9 +260,15 @@ func (s *suite) delta(c deltaCase, gap int) {
 		d = append(d, kernels.Dst{}, kernels.Dst{})
 		s.b.DeltaScanBackward(&kernels.DeltaGrads{Q: vk.of(d[0]), K: vk.of(d[1]), V: vv.of(d[2]), Gate: d[3], Beta: d[4], ALog: d[5], DtBias: d[6]}, do, q, k, v, a)
 	})
-	if gap > 0 {
-		return
+	if gap == 0 {
+		s.resumedDelta(c, a, in, want)
+		s.halfDelta(a, vk, vv, w)
 	}
+}
+
+// resumedDelta runs the batch in two halves.
+func (s *suite) resumedDelta(c deltaCase, a *kernels.DeltaArgs, in *deltaOperands, want []float64) {
+	w := c.width()
 	slot, state := s.slots(len(c.seq)-1, c.h*c.dk*c.dv)
 	dense := func(x []float64, rows []int, h, d int) kernels.Heads {
 		return s.heads(views(len(rows), h, d)[0], take(x, rows, h*d))
@@ -275,7 +281,6 @@ func (s *suite) delta(c deltaCase, gap int) {
 		s.b.DeltaScan(kernels.Heads{Buffer: o, Tok: c.h * c.dv, Head: c.dv}, dense(in.q, rows, c.k, c.dk), dense(in.k, rows, c.k, c.dk), dense(in.v, rows, c.h, c.dv), &b)
 		return o
 	})
-	s.halfDelta(a, vk, vv, w)
 }
 
 // halfDelta compares operands and results of bf16 with those of float32.
@@ -427,9 +432,14 @@ func (s *suite) ssm(c ssmCase, gap int) {
 		}
 		s.b.SSMScanBackward(g, dyh, x, b, cc, a)
 	})
-	if gap > 0 {
-		return
+	if gap == 0 {
+		s.resumedSSM(c, a, in, want)
+		s.halfSSM(a, vx, vb)
 	}
+}
+
+// resumedSSM runs the batch in two halves.
+func (s *suite) resumedSSM(c ssmCase, a *kernels.SSMArgs, in *ssmOperands, want []float64) {
 	slot, state := s.slots(len(c.seq)-1, c.h*c.p*c.s)
 	dense := func(x []float64, rows []int, h, d int) kernels.Heads {
 		return s.heads(views(len(rows), h, d)[0], take(x, rows, h*d))
@@ -441,7 +451,6 @@ func (s *suite) ssm(c ssmCase, gap int) {
 		s.b.SSMScan(kernels.Heads{Buffer: y, Tok: c.h * c.p, Head: c.p}, dense(in.x, rows, c.h, c.p), dense(in.b, rows, c.g, c.s), dense(in.c, rows, c.g, c.s), &half)
 		return y
 	})
-	s.halfSSM(a, vx, vb)
 }
 
 // halfSSM compares operands and results of bf16 with those of float32.

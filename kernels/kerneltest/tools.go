@@ -27,16 +27,26 @@ func testColStats(s *suite) {
 	for _, c := range []struct{ rows, cols int }{{0, 3}, {1, 1}, {3, 67}, {100, 16}, {2000, 33}} {
 		x := s.normal(c.rows*c.cols, 1)
 		xb := s.up(x)
-		for stat := kernels.SumSq; stat <= kernels.MaxAbs; stat++ {
+		for stat := kernels.SumSq; stat <= kernels.Min; stat++ {
+			if stat > kernels.MaxAbs && c.rows == 0 {
+				continue // nothing has no largest
+			}
 			want := make([]float64, c.cols)
+			if stat > kernels.MaxAbs {
+				copy(want, x)
+			}
 			for i, v := range x {
 				switch j := i % c.cols; stat {
 				case kernels.SumSq:
 					want[j] += v * v
 				case kernels.SumAbs:
 					want[j] += math.Abs(v)
-				default:
+				case kernels.MaxAbs:
 					want[j] = math.Max(want[j], math.Abs(v))
+				case kernels.Max:
+					want[j] = math.Max(want[j], v)
+				default:
+					want[j] = math.Min(want[j], v)
 				}
 			}
 			name := fmt.Sprintf("stat %d of %d×%d", stat, c.rows, c.cols)
@@ -44,21 +54,27 @@ func testColStats(s *suite) {
 			op := func(d []kernels.Dst) {
 				s.b.ColStats(d[0], &kernels.ColStatsArgs{Stat: stat, Rows: c.rows, Cols: c.cols, X: xb})
 			}
-			if stat != kernels.MaxAbs {
+			if stat < kernels.MaxAbs {
 				s.check(r, op)
 				continue
 			}
 			s.once("write", r, []mode{writing}, op)
 			prev := s.normal(c.cols, 2)
 			for j, p := range prev {
-				prev[j] = math.Abs(p)
+				if stat == kernels.MaxAbs {
+					prev[j] = math.Abs(p)
+				}
 			}
 			pb := s.up(prev)
 			s.b.ColStats(kernels.Into(pb), &kernels.ColStatsArgs{Stat: stat, Rows: c.rows, Cols: c.cols, X: xb})
 			for j, p := range prev {
-				want[j] = math.Max(want[j], p)
+				if stat == kernels.Min {
+					want[j] = math.Min(want[j], p)
+				} else {
+					want[j] = math.Max(want[j], p)
+				}
 			}
-			s.close(name+" (larger)", s.get(pb), want, 0)
+			s.close(name+" (with what is there)", s.get(pb), want, 0)
 		}
 	}
 }

@@ -100,7 +100,8 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 		if t.rows.longest > 0 {
 			per = min(per, t.rows.longest)
 		}
-		job.Train = data.InMemory(zeroRows(t.config.MicroBatchSize, per)...)
+		job.Config.MicroBatchSize *= t.config.Samples() // each a row here
+		job.Train = data.InMemory(zeroRows(job.Config.MicroBatchSize, per)...)
 		return
 	}
 	mean := per
@@ -145,6 +146,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	}
 	rows, err := rowsOf(p, ref.Stage)
 	if err != nil {
+		return err
+	}
+	if err := o.CheckSamples(rows.examples); err != nil {
 		return err
 	}
 	t := trial{j: j, config: o, rows: rows, maxLength: rows.maxLength, limit: p.Limit}
@@ -200,7 +204,7 @@ func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
 	ref, _ := t.j.In("data")
 	n := t.rows.bins
 	if p.Env.Job(ref.Stage).Options.(*Ingest).Packing == "none" {
-		n = t.rows.train
+		n = t.rows.train / int64(t.config.Samples())
 	}
 	perStep := int64(t.config.MicroBatchSize * t.config.GradientAccumulationSteps)
 	return t.config.Total(int(max(1, (n+perStep-1)/perStep)))
@@ -253,10 +257,7 @@ const smallModel = 50_000_000
 // warn says what is unusual for a model of params parameters.
 func (t *trial) warn(p *recipes.Planner, s *recipes.StagePlan, steps int, params int64) {
 	o := &t.config
-	usual := 2e-4
-	if o.Adapter == "none" {
-		usual = 2e-5
-	}
+	usual := o.UsualRate()
 	if params < smallModel {
 		usual *= 10
 	}

@@ -19,6 +19,7 @@ import (
 type Out struct {
 	*Tensor
 	Type dtype.Type // as written
+	Act  dtype.Type // what inputs of the product with it are rounded to, as written; the zero Type: not at all
 	Why  string     // shown in plans: what chose the type
 }
 
@@ -34,7 +35,7 @@ func (s *Source) Plan(pick func(t *Tensor) (dtype.Type, string)) []Out {
 	var out []Out
 	for _, t := range s.tensors {
 		typ, why := pick(t)
-		out = append(out, Out{t, typ, why})
+		out = append(out, Out{Tensor: t, Type: typ, Why: why})
 	}
 	return out
 }
@@ -129,7 +130,7 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 			return nil, fail.Usagef(where, "", "%w", err)
 		}
 		for _, f := range o.Tensor.as(pieces) {
-			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Why: o.Why, Linear: o.IsLinear()})
+			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()})
 		}
 	}
 	return out, nil

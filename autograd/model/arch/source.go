@@ -32,6 +32,9 @@ type Tensor struct {
 	// Type is how it is held in memory: as stored, or F32 where it is put
 	// together from pieces whose types differ or cannot be joined.
 	Type dtype.Type
+	// Act is what the inputs of the product with it are rounded to; the zero Type:
+	// not at all.
+	Act dtype.Type
 
 	pieces []Piece // as in the open file
 	stored []*formats.Tensor
@@ -222,6 +225,10 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		if err := p.checkShape(r, f); err != nil {
 			return nil, fail.Inputf(s.Reader.Path(), "the config does not describe these weights", "%w", wrapCorrupt(err))
 		}
+		if len(t.stored) > 0 && f.Act != t.Act {
+			return nil, fail.Inputf(s.Reader.Path(), "", "%s: its pieces round their inputs to %v and %v: one product has one", r.Name, t.Act, f.Act)
+		}
+		t.Act = f.Act
 		t.stored = append(t.stored, f)
 		types = append(types, f.Type)
 	}

@@ -1,0 +1,48 @@
+package formats
+
+import (
+	"runtime"
+	"runtime/debug"
+)
+
+// Mapped is a file that is read where it lies: the system brings its pages into
+// memory when they are looked at and takes them back when it needs the room. On
+// systems that cannot map, the file is read whole. It is let go of when nothing
+// refers to it any more. Safe for concurrent use.
+type Mapped struct {
+	path string
+	b    []byte
+}
+
+// OpenMapped opens a regular file.
+func OpenMapped(path string) (*Mapped, error) {
+	s, err := openSource(path)
+	if err != nil {
+		return nil, err
+	}
+	defer s.f.Close()
+	m := &Mapped{path: path}
+	if m.b = mapFile(s.f, s.size); m.b != nil {
+		runtime.AddCleanup(m, unmapFile, m.b)
+		return m, nil
+	}
+	m.b, err = s.read(0, s.size)
+	return m, err
+}
+
+// Read gives f the bytes of the file, which must neither be changed nor kept. A
+// page that cannot be had (the file was cut, the disk fails) ends f, and is an
+// error of kind fail.Input that wraps ErrCorrupt.
+func (m *Mapped) Read(f func(b []byte) error) (err error) {
+	defer runtime.KeepAlive(m)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		r := recover()
+		if _, fault := r.(interface{ Addr() uintptr }); fault {
+			err = corrupt(m.path, "it cannot be read: it was cut while it was in use, or the disk fails (%v)", r)
+		} else if r != nil {
+			panic(r)
+		}
+	}()
+	return f(m.b)
+}

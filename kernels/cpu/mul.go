@@ -19,7 +19,7 @@ func mulOf(what string, a *kernels.MulArgs) (x, s, bias plain) {
 	return plainOf(a.X), plainOf(a.S), plainOf(a.Bias)
 }
 
-// rows is how the work of a is split: a product by element has no rows.
+// mulRows is how the work is split: a product by element has pieces for rows.
 func mulRows(a *kernels.MulArgs) (rows, cols int) {
 	if a.By == kernels.ByElement {
 		rows = (a.N*a.C + actPiece - 1) / actPiece

@@ -277,9 +277,9 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 		}
 		src.Close()
 		r.Tokenizer = tok
-		r.Rows, train = ds.Val, []data.Examples{ds.Train}
+		r.Rows, train = ds.Val.Firsts(), []data.Examples{ds.Train}
 		if r.Rows.Len() == 0 {
-			r.Rows = ds.Train
+			r.Rows = ds.Train.Firsts()
 			x.Note("nothing is held back: measuring on the training rows")
 		}
 	} else {

@@ -1,10 +1,17 @@
 package cli
 
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tunekit/tunekit/quant"
+)
+
 // overview fits one screen: verbs by job, then three examples.
-const overview = `tune - tune, quantize and test language models          tune COMMAND --help for examples
+var overview = `tune - tune, quantize and test language models          tune COMMAND --help for examples
 
   start     init doctor pull schema         data, train  ingest train merge
-  run       run plan validate clean         quantize     quant nf4|rtn|gptq|awq|gguf|imatrix, export
+  run       run plan validate clean         quantize     quant ` + strings.Join(quant.FolderMethods(), "|") + `|gguf|imatrix, export
   look      inspect verify graph            try, judge   chat generate eval compare bench
   scripts   logits tokenize render          shell        completion bash|zsh|fish
 
@@ -16,9 +23,9 @@ examples
   tune help recipe, tune help recipe.train: the keys of a recipe
 `
 
-const quantOverview = `quant - quantize language models                       quant METHOD --help for flags
+var quantOverview = `quant - quantize language models                       quant METHOD --help for flags
 
-  nf4 rtn gptq awq      a folder for Transformers, vLLM, TGI, ExLlama
+` + fmt.Sprintf("  %-20s  a folder for Transformers, vLLM, TGI, ExLlama", strings.Join(quant.FolderMethods(), " ")) + `
   gguf imatrix          a file for llama.cpp, Ollama, LM Studio
 
 examples

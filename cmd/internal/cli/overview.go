@@ -23,12 +23,16 @@ examples
   tune help recipe, tune help recipe.train: the keys of a recipe
 `
 
-var quantOverview = `quant - quantize language models                       quant METHOD --help for flags
-
-` + fmt.Sprintf("  %-20s  a folder for Transformers, vLLM, TGI, ExLlama", strings.Join(quant.FolderMethods(), " ")) + `
-  gguf imatrix          a file for llama.cpp, Ollama, LM Studio
-
+var quantOverview = func() string {
+	methods := strings.Join(quant.FolderMethods(), " ")
+	line := func(names, what string) string {
+		return fmt.Sprintf("  %-*s  %s\n", max(20, len(methods)), names, what)
+	}
+	return "quant - quantize language models                       quant METHOD --help for flags\n\n" +
+		line(methods, "a folder for Transformers, vLLM, TGI, ExLlama") +
+		line("gguf imatrix", "a file for llama.cpp, Ollama, LM Studio") + `
 examples
   quant gptq --model models/M --calibration data.jsonl --output M-gptq
   quant gguf --model models/M --type Q4_K_M --imatrix M.imatrix.gguf --output M-Q4_K_M.gguf
 `
+}()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -445,12 +446,12 @@ func planModel(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, m *arch
 		s.Seconds += p.Rates.Seconds(times(dev.Work(), float64(tokens)/float64(n*window)), false)
 	}
 	if has("exact_match") {
-		prompts := make([][]int32, 16)
-		for i := range prompts {
-			prompts[i] = make([]int32, max(window-int(answer), 1))
+		requests := make([]engine.Request, 16)
+		for i := range requests {
+			requests[i] = engine.Request{Prompt: make([]int32, max(window-int(answer), 1)), MaxNew: o.MaxNewTokens, Stop: []int32{0}}
 		}
 		before := dev.Work()
-		if _, err := eval.Generate(p.Context, mod, prompts, eval.GenerateOptions{MaxNew: o.MaxNewTokens, Stop: []int32{0}}); err != nil {
+		if _, err := engine.Run(p.Context, mod, requests, nil); err != nil {
 			return err
 		}
 		batches := max(1, float64(rows)/16)

@@ -32,7 +32,7 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Name != "support" || r.Seed != 7 || r.Stages[0].Options.(*stages.Ingest).MaxLength != 128 || r.Stages[0].Options.(*stages.Ingest).ValSetSize != "5%" {
+	if r.Name != "support" || *r.Seed != 7 || r.Stages[0].Options.(*stages.Ingest).MaxLength != 128 || r.Stages[0].Options.(*stages.Ingest).ValSetSize != "5%" {
 		t.Errorf("top: %+v, ingest %+v", r, r.Stages[0].Options.(*stages.Ingest))
 	}
 	tr := r.Stages[1].Options.(*stages.Train)
@@ -170,6 +170,11 @@ func TestTags(t *testing.T) {
 			t.Error(err)
 		}
 		for name, f := range schema.Fields(typ) {
+			if kind := f.Type.Kind(); kind >= reflect.Int && kind <= reflect.Float64 && f.Tag.Get("default") != "0" && name != "version" {
+				if err := schema.Set(v.Interface(), name, "0"); err == nil {
+					t.Errorf("%v.%s: 0 is allowed and would be taken for a key that is not given; the tag's range must exclude it, or the field be a pointer", typ, name)
+				}
+			}
 			words := strings.Fields(f.Tag.Get("unset"))
 			if f.Tag.Get("doc") == "" || len(words) == 1 && f.Tag.Get("enum") != "" && strings.Contains(f.Tag.Get("enum"), words[0]) {
 				t.Errorf("%v.%s: tags %q", typ, name, f.Tag)

@@ -413,11 +413,16 @@ func viewExport(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.S
 		return
 	}
 	s.Try = path(o.Type[0])
-	s.Next = append(s.Next, report.Command{For: "llama.cpp", Line: fmt.Sprintf("llama-server -m %s --jinja -c %d", report.Shell(s.Try), contextOf(s.Try))})
+	s.Next = append(s.Next, llamaServer(s.Try))
 	if file := filepath.Join(x.Dir(j), "Modelfile"); exists(file) {
 		name := report.Shell(x.Name())
 		s.Next = append(s.Next, report.Command{For: "Ollama", Line: fmt.Sprintf("ollama create %s -f %s && ollama run %s", name, report.Shell(file), name)})
 	}
+}
+
+// llamaServer serves a GGUF.
+func llamaServer(path string) report.Command {
+	return report.Command{For: "llama.cpp", Line: fmt.Sprintf("llama-server -m %s --jinja -c %d", report.Shell(path), contextOf(path))}
 }
 
 // contextOf is the context length to serve a model with.

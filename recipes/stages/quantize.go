@@ -49,7 +49,7 @@ type Quantize struct {
 	For             schema.Names `yaml:"for" doc:"programs that must load it: transformers, vllm, tgi, exllama" unset:"[transformers, vllm]"`
 	GroupSize       schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
 	ActOrder        string       `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
-	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"[0,1]"`
+	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"(0,1)"`
 	Search          SearchName   `yaml:"search,omitempty" doc:"method whose search for scales goes first" unset:"the method's own"`
 	Overrides       schema.Names `yaml:"overrides,omitempty" doc:"modules with a scheme of their own, the first match counts: NAME=SCHEME, re:…=SCHEME/GROUP"`
 	Calibration     string       `yaml:"calibration" doc:"ingest stage or file" unset:"the only ingest stage"`

@@ -1,7 +1,6 @@
 package stages
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -57,7 +56,7 @@ type Export struct {
 	OutputTensorType   string            `yaml:"output_tensor_type" doc:"type of the head"`
 	Pure               bool              `yaml:"pure" doc:"one type for all matrices"`
 	AllowRequantize    bool              `yaml:"allow_requantize" doc:"accept a model that is quantized already"`
-	For                schema.Names      `yaml:"for" doc:"ollama writes a Modelfile" unset:"[]"`
+	For                schema.Names      `yaml:"for" doc:"ollama writes a Modelfile: the first file, the chat template in Ollama's syntax, stop tokens" unset:"[]"`
 }
 
 // ExportResult is what an export stage leaves for the report.
@@ -135,10 +134,11 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 	for _, typ := range o.Type {
 		out := exportPath(x.Dir(j), x.Name(), o, typ)
 		f := ExportedFile{Type: typ, Path: filepath.Base(out)}
+		var notes []string
 		if o.Format == "safetensors" {
 			err = ExportSafetensors(ctx, src, out, typ, x.Progress("bytes"))
 		} else {
-			f, err = exportGGUF(ctx, x, o, src, out, typ, im)
+			f, notes, err = exportGGUF(ctx, x, o, src, out, typ, im)
 		}
 		if err != nil {
 			return err
@@ -149,29 +149,34 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 		if f.Fallbacks > 0 {
 			res.Notes = append(res.Notes, fmt.Sprintf("%s: %d matrices fall back to another type", typ, f.Fallbacks))
 		}
+		res.Notes = append(res.Notes, notes...)
 		left.Files = append(left.Files, f)
 	}
 	if slices.Contains(o.For, "ollama") {
-		return writeModelfile(x, j, left)
+		note, err := writeModelfile(x, j, left)
+		if note != "" {
+			res.Notes = append(res.Notes, note)
+		}
+		return err
 	}
 	return nil
 }
 
-func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, error) {
+func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, []string, error) {
 	g := gguf.Options{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
 		AllowRequantize: o.AllowRequantize, Name: x.Name(), Force: true}
 	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
 		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
 		if err != nil {
-			return ExportedFile{}, err
+			return ExportedFile{}, nil, err
 		}
 		g.Tensors = append(g.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
 	}
 	rep, err := gguf.Write(ctx, src, out, g, x.Progress("weights"))
 	if err != nil {
-		return ExportedFile{}, err
+		return ExportedFile{}, nil, err
 	}
-	return ExportedFile{Type: typ, Path: filepath.Base(out), Bits: rep.BitsPerWeight(), Fallbacks: rep.Fallbacks, Tensors: rep.Tensors}, nil
+	return ExportedFile{Type: typ, Path: filepath.Base(out), Bits: rep.BitsPerWeight(), Fallbacks: rep.Fallbacks, Tensors: rep.Tensors}, rep.Notes(), nil
 }
 
 // ExportSafetensors writes a model as a plain Hugging Face folder whose
@@ -240,22 +245,6 @@ func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
 		}
 	}
 	return k.Write(p.Tensor, to)
-}
-
-// writeModelfile writes an Ollama Modelfile beside the first file. Ollama reads the
-// chat template from the GGUF itself.
-func writeModelfile(x *recipes.Env, j *recipes.Job, left *ExportResult) error {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "FROM ./%s\n", left.Files[0].Path)
-	ref, _ := j.In("model")
-	tok, err := TokenizerOf(x.Path(ref))
-	if err != nil {
-		return err
-	}
-	for _, id := range tok.EOSIDs() {
-		fmt.Fprintf(&b, "PARAMETER stop %q\n", tok.Token(id))
-	}
-	return atomic.WriteFile(filepath.Join(x.Dir(j), "Modelfile"), b.Bytes())
 }
 
 // planExport: GGUF files or plain folders.

@@ -3,6 +3,7 @@ package arch
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -73,6 +74,9 @@ func FromReader(r formats.Reader) (*Source, error) {
 	}
 	if err == nil {
 		err = s.Spec.check()
+	}
+	if errors.Is(err, ErrUnknown) {
+		return nil, fail.Inputf(r.Path(), "", "%w", err)
 	}
 	if err != nil {
 		return nil, fail.Inputf(r.Path(), "", "%w", wrapCorrupt(err))

@@ -1,7 +1,6 @@
 package arch
 
 import (
-	"cmp"
 	"fmt"
 
 	"github.com/tunekit/tunekit/formats"
@@ -13,6 +12,7 @@ import (
 type MoE struct {
 	E, K   int
 	F      int // inner size of an expert
+	Dense  int // of a layer without experts, where files state it beside F; 0: they don't
 	Act    kernels.ActKind
 	Route  kernels.RouteKind
 	Renorm bool // a token's weights sum to 1
@@ -32,7 +32,11 @@ func (s *Spec) moe() *MoE { return first[*MoE](s) }
 // activation and, where m states none, its inner size.
 func (s *Spec) withExperts(m MoE) {
 	if mlp := s.mlp(); mlp != nil {
-		m.F, m.Act = cmp.Or(m.F, mlp.F), mlp.Act
+		if m.Act = mlp.Act; m.F == 0 {
+			m.F = mlp.F
+		} else {
+			m.Dense = mlp.F
+		}
 	}
 	for _, l := range s.Layers {
 		for i := range l.Sublayers {
@@ -80,5 +84,9 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 
 // expertKV are the keys of experts below prefix p.
 func expertKV(m *MoE, p string) []formats.KV {
-	return []formats.KV{{Key: p + ".expert_count", Value: uint32(m.E)}, {Key: p + ".expert_used_count", Value: uint32(m.K)}}
+	kv := []formats.KV{{Key: p + ".expert_count", Value: uint32(m.E)}, {Key: p + ".expert_used_count", Value: uint32(m.K)}}
+	if m.Dense > 0 {
+		kv = append(kv, formats.KV{Key: p + ".expert_feed_forward_length", Value: uint32(m.F)})
+	}
+	return kv
 }

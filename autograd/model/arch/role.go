@@ -12,7 +12,8 @@ const (
 	Head                  // output layer
 	FinalNorm             // before the head
 
-	AttnNorm // before attention
+	AttnNorm     // before attention
+	PostAttnNorm // behind it
 	Q
 	K
 	V
@@ -20,7 +21,8 @@ const (
 	QNorm // of queries, and
 	KNorm // of keys
 
-	MLPNorm // before the feed-forward part
+	MLPNorm     // before the feed-forward part
+	PostMLPNorm // behind it
 	Gate
 	Up
 	Down
@@ -43,8 +45,8 @@ const (
 
 var classes = [numRoles]class{
 	Embed: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
-	MLPNorm: norm, Gate: linear, Up: linear, Down: linear,
+	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
+	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
 	Router: table, ExpertGateUp: linear, ExpertDown: linear,
 }
 

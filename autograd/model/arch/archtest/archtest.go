@@ -18,7 +18,7 @@ import (
 // converted by the golden tests of autograd/model, autograd/model/arch, lora,
 // quant and cmd/tune. A new architecture adds its cases here.
 var Cases = []string{
-	"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias",
+	"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias", "internlm3",
 	"qwen2", "qwen2-yarn", "qwen3", "mixtral",
 }
 

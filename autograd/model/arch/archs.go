@@ -36,6 +36,7 @@ var archs = []*Arch{
 	&llama,
 	&qwen2,
 	&qwen3,
+	&qwen3moe,
 	&mixtral,
 }
 

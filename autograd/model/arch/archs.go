@@ -38,6 +38,7 @@ var archs = []*Arch{
 	&qwen3,
 	&qwen3moe,
 	&mixtral,
+	&olmo2,
 }
 
 func byHF(name, modelType string) *Arch {

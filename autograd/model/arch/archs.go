@@ -39,6 +39,7 @@ var archs = []*Arch{
 	&qwen3moe,
 	&mixtral,
 	&olmo2,
+	&cohere,
 }
 
 func byHF(name, modelType string) *Arch {

@@ -56,9 +56,9 @@ func (w *walk) run() error {
 			return err
 		}
 	}
-	for i, b := range w.m.Stages {
+	for i, b := range w.m.Blocks {
 		for _, s := range w.streams {
-			if err := s.block(b, i == len(w.m.Stages)-1); err != nil {
+			if err := s.block(b, i == len(w.m.Blocks)-1); err != nil {
 				return fmt.Errorf("%s: %w", b.Path, err)
 			}
 		}

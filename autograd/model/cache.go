@@ -217,7 +217,7 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
 	s.Ropes = m.angles(t, b.pos, b.span)
 	x := m.Begin(t, s)
-	for _, blk := range m.Stages {
+	for _, blk := range m.Blocks {
 		y := blk.Forward(t, x, s)
 		t.Done(x)
 		x = y

@@ -61,7 +61,7 @@ func (l *loader) build() {
 	embed := l.src.At(-1, arch.Embed)
 	m.Embed = &nn.Embedding{Path: embed.Path(), W: l.take(embed)}
 	for i := range s.Layers {
-		m.Stages = append(m.Stages, l.block(i))
+		m.Blocks = append(m.Blocks, l.block(i))
 	}
 	m.Norm = l.norm(-1, arch.FinalNorm)
 	if s.Tied {

@@ -103,7 +103,7 @@ func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, 
 	}
 	defer m.Close()
 	var spent, params, gram, widest float64 // params and gram of the largest block
-	for _, b := range m.Stages {
+	for _, b := range m.Blocks {
 		var own, inputs float64
 		for _, step := range b.Steps() {
 			in, out := float64(step.Linears[0].In()), 0.0

@@ -248,11 +248,7 @@ func runQuantize(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recip
 	}
 	group := neighbours(x, j)
 	ref, _ := j.In("model")
-	path, err := recipes.ResolvePath(x.Path(ref))
-	if err != nil {
-		return err
-	}
-	src, err := arch.Open(path)
+	src, err := OpenSource(x.Path(ref))
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,11 @@ const (
 	ExpertGateUp // of all experts, gate rows before up rows
 	ExpertDown   // of all experts
 
+	SharedRouter // the weight of the expert that serves every token
+	SharedGate   // of that expert
+	SharedUp
+	SharedDown
+
 	numRoles
 )
 
@@ -48,6 +53,7 @@ var classes = [numRoles]class{
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
 	Router: table, ExpertGateUp: linear, ExpertDown: linear,
+	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }
 
 // IsLinear reports whether the role is that of a linear map of a block: what

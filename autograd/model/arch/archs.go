@@ -37,6 +37,7 @@ var archs = []*Arch{
 	&qwen2,
 	&qwen3,
 	&qwen3moe,
+	&qwen2moe,
 	&mixtral,
 	&olmo2,
 	&cohere,

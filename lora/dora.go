@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -60,7 +61,7 @@ func (ad *Adapter) addDoRA(l *Layer) error {
 // norms returns ‖W + s·B·A‖ of every row, decoding some rows at a time.
 func (ad *Adapter) norms(l *Layer) ([]float32, error) {
 	in, out := l.Linear.In(), l.Linear.Out()
-	step := min(chunkRows(in), out)
+	step := min(arch.ChunkRows(in), out)
 	stats := make([]float32, out)
 	err := ad.dev.Run(func() error {
 		v, err := ad.dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), step*in)

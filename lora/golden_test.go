@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
@@ -107,7 +108,7 @@ func TestGoldenArchs(t *testing.T) {
 					continue // a rule that GGUF cannot state
 				}
 				out := filepath.Join(t.TempDir(), file)
-				if _, err := Merge(context.Background(), cpu.New(cpu.Options{}), src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out, Type: &f32}}); err != nil {
+				if _, err := Merge(context.Background(), cpu.New(cpu.Options{}), src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out, Type: &f32}}); err != nil {
 					t.Fatal(err)
 				}
 				_, merged := loadModel(t, out)

@@ -191,56 +191,9 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 	if err != nil {
 		return err
 	}
-	name := map[dtype.Kind]string{dtype.F32: "float32", dtype.F16: "float16", dtype.BF16: "bfloat16"}[kind]
-	config, err := src.ConfigJSON(map[string]any{"torch_dtype": name, "dtype": nil, "quantization_config": nil})
-	if err != nil {
-		return err
-	}
-	plan := src.Plan(func(*arch.Tensor) (dtype.Type, string) { return dtype.Of(kind), "" })
-	k, err := arch.CreateFolder(out, &src.Spec, plan, arch.FolderOptions{Config: config, Files: files})
-	if err != nil {
-		return err
-	}
-	defer k.Abort()
-	for i, p := range plan {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if !k.Has(p.Tensor) {
-			if err := copyAs(src, k, p); err != nil {
-				return err
-			}
-		}
-		if progress != nil {
-			progress(int64(i+1), int64(len(plan)))
-		}
-	}
-	return k.Commit()
-}
-
-// copyAs converts one tensor.
-func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
-	from, _, err := src.Read(p.Tensor)
-	if err != nil {
-		return err
-	}
-	if from.Type == p.Type {
-		return k.Write(p.Tensor, from)
-	}
-	rows, cols := from.Rows, from.Cols
-	to := block.New(p.Type, rows, cols)
-	step := max(1, (1<<18)/max(cols, 1))
-	x := make([]float32, min(step, rows)*cols)
-	for r := 0; r < rows; r += step {
-		n := min(step, rows-r)
-		for i := range n {
-			block.Decode(x[i*cols:(i+1)*cols], from, r+i, 0, cols)
-		}
-		if err := block.EncodeRows(to, r, n, x[:n*cols], nil); err != nil {
-			return fail.Inputf(p.Name, "choose bf16 or f32", "%w", err)
-		}
-	}
-	return k.Write(p.Tensor, to)
+	t := dtype.Of(kind)
+	d := arch.Dense{Path: out, Type: &t, Files: files, Progress: progress}
+	return d.Write(ctx, src, nil)
 }
 
 // writeModelfile writes an Ollama Modelfile beside the first file. Ollama reads the

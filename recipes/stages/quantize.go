@@ -17,7 +17,6 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
@@ -110,7 +109,7 @@ func quantizeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ stri
 	if err != nil {
 		return nil, err
 	}
-	out := typesOf(from, lora.Output{Path: "x"})
+	out := typesOf(from, arch.Dense{Path: "x"})
 	for _, l := range plan.Layers {
 		out[l+".weight"] = plan.Types[l]
 	}

@@ -78,3 +78,12 @@ func Examples(ex []data.Example, context int) []Sample {
 	}
 	return out
 }
+
+// Whole are samples that count at every position.
+func Whole(ex []data.Example) []Sample {
+	out := make([]Sample, len(ex))
+	for i, e := range ex {
+		out[i] = Sample{IDs: e.IDs, At: [][2]int32{{0, int32(len(e.IDs))}}}
+	}
+	return out
+}

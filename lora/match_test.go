@@ -5,8 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tunekit/tunekit/formats/fail"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // twoLayers is a model of two layers, an embedding and a head.

@@ -296,11 +296,12 @@ func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) 
 type inputs struct {
 	dev     kernels.Backend
 	cols    int
-	rows    int       // tokens seen
-	h       *hessian  // XᵀX; nil: not asked for
-	absSum  []float64 // Σ|x| of each column; nil: not asked for
-	tensors *store    // the inputs themselves, one for each pass; nil: not asked for
-	factor  *factored // of h, made by the first layer that asks
+	rows    int            // tokens seen
+	h       *hessian       // XᵀX; nil: not asked for
+	absSum  []float64      // Σ|x| of each column; nil: not asked for
+	peaks   kernels.Buffer // max|x| of each column; nil: not asked for
+	tensors *store         // the inputs themselves, one for each pass; nil: not asked for
+	factor  *factored      // of h, made by the first layer that asks
 }
 
 // newInputs begins with what ask says; room is the device memory for tensors.
@@ -316,11 +317,17 @@ func newInputs(dev kernels.Backend, cols int, ask needs, room int64) (*inputs, e
 	if ask&needHessian != 0 {
 		in.h, err = newHessian(dev, cols)
 	}
+	if ask&needPeaks != 0 && err == nil {
+		in.peaks, err = dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), cols)
+	}
 	return in, err
 }
 
 // add takes the inputs x of pass i.
 func (in *inputs) add(i int, x *autograd.Tensor) error {
+	if in.peaks != nil {
+		in.dev.ColStats(kernels.Dst{Buffer: in.peaks, Add: in.rows > 0}, &kernels.ColStatsArgs{Stat: kernels.MaxAbs, Rows: x.Rows(), Cols: x.Cols(), X: x.Data})
+	}
 	in.rows += x.Rows()
 	if in.h != nil {
 		in.h.add(x.Data, x.Rows())
@@ -361,5 +368,6 @@ func (in *inputs) free() {
 	if in.factor != nil {
 		in.factor.free()
 	}
+	in.dev.Free(in.peaks)
 	in.tensors.free()
 }

@@ -29,7 +29,7 @@ var gptqMethod = Method{
 // GPTQOptions are what a job can say of GPTQ.
 type GPTQOptions struct {
 	ActOrder string  `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware"`
-	Damp     float64 `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" range:"0..1"`
+	Damp     float64 `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" range:"[0,1]"`
 }
 
 // gptqStorage checks the options; the order by group needs an index of columns.

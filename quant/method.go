@@ -41,7 +41,7 @@ type Method struct {
 }
 
 // methods is what there is, in the order of help and errors.
-var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method}
+var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method, &hqqMethod, &smoothMethod}
 
 // needs are statistics of a layer's inputs over the calibration text.
 type needs uint8
@@ -49,6 +49,7 @@ type needs uint8
 const (
 	needHessian needs = 1 << iota // XᵀX
 	needColumns                   // Σ|x| of each column
+	needPeaks                     // max|x| of each column
 	needInputs                    // the inputs themselves, where a part of a block judges the scales
 	needNothing needs = 0
 )

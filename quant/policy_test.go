@@ -50,6 +50,7 @@ func TestConsumers(t *testing.T) {
 		{FolderJob{Method: "awq", Format: "compressed-tensors"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "rtn"}, nil, ""},
 		{FolderJob{Method: "rtn", Scheme: "W8A8"}, []string{"tgi", "exllama"}, "scheme"},
+		{FolderJob{Method: "rtn", Scheme: "FP8_DYNAMIC"}, []string{"tgi", "exllama"}, "scheme"},
 		{FolderJob{Method: "rtn", Format: "awq", Scheme: "W4A16_ASYM"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "nf4"}, []string{"vllm", "tgi", "exllama"}, "method"},
 	} {
@@ -184,6 +185,7 @@ func TestLayouts(t *testing.T) {
 		"ct-w4a16-g128-sym-gptq-static": {Method: "gptq", Format: "compressed-tensors", Group: 128},
 		"ct-w4a16-g128-asym-rtn":        {Method: "rtn", Format: "compressed-tensors", Scheme: "W4A16_ASYM", Group: 128},
 		"ct-w8a8-int8":                  {Method: "rtn", Scheme: "W8A8"},
+		"ct-fp8-dynamic":                {Method: "rtn", Scheme: "FP8_DYNAMIC"},
 		"bnb-nf4":                       {Method: "nf4", Options: &NF4Options{}},
 		"bnb-nf4-dq":                    {Method: "nf4"},
 	} {

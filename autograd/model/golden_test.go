@@ -189,6 +189,7 @@ func TestGolden(t *testing.T) {
 		}
 		t.Run(name+"/lora", g.checkLora)
 		t.Run(name+"/full", g.checkFull)
+		t.Run(name+"/bf16", g.checkBF16)
 	}
 }
 
@@ -324,11 +325,11 @@ func (g *golden) adapter(t *testing.T, dev kernels.Backend, path, ab string) *au
 }
 
 // backward runs loss and gradients of the case's rows and returns the results.
-func (g *golden) backward(t *testing.T, m *Model) (logp []float32, coef []float32) {
+func (g *golden) backward(t *testing.T, m *Model, bf16 bool) (logp []float32, coef []float32) {
 	t.Helper()
 	rows := g.rows(t, "input_ids")
 	target, coef := targets(rows)
-	tape := &autograd.Tape{Dev: m.Dev, Record: true}
+	tape := &autograd.Tape{Dev: m.Dev, Record: true, BF16: bf16}
 	defer tape.Free()
 	h := m.Hidden(tape, Pack(rows...))
 	r := m.LogProb(tape, h, target, coef)
@@ -357,7 +358,7 @@ func (g *golden) checkLora(t *testing.T) {
 	near(t, "logits with adapters off", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "logits"), 10*g.noise)
 	tape.Free()
 
-	logp, coef := g.backward(t, m)
+	logp, coef := g.backward(t, m, false)
 	checkLoss(t, "lora_loss", logp, coef, len(g.rows(t, "input_ids")[0]), g.floats(t, "lora_loss"))
 	grads := g.checkGrads(t, m, params, "lora_grad.")
 	g.checkCheckpointed(t, m, params, grads)
@@ -369,22 +370,57 @@ func (g *golden) checkFull(t *testing.T) {
 	for _, p := range m.Params() {
 		trainable(t, m.Dev, p)
 	}
-	g.backward(t, m)
+	g.backward(t, m, false)
 	grads := g.checkGrads(t, m, m.Params(), "grad.")
 	g.checkCheckpointed(t, m, m.Params(), grads)
+}
+
+// checkBF16 trains in bf16: the loss is near the reference's, and the gradients
+// are the same bits with gradient checkpointing.
+func (g *golden) checkBF16(t *testing.T) {
+	m := g.load(t, "config.json", Options{Trainable: true})
+	for _, p := range m.Params() {
+		trainable(t, m.Dev, p)
+	}
+	logp, coef := g.backward(t, m, true)
+	got, want := 0.0, 0.0
+	for i, v := range logp {
+		got -= float64(v * coef[i])
+	}
+	for _, v := range g.floats(t, "loss") {
+		want += float64(v) / float64(len(g.rows(t, "input_ids")))
+	}
+	if !(math.Abs(got-want) < 0.03*want) {
+		t.Errorf("loss %g, want about %g", got, want)
+	}
+	plain := m.gradients(t, m.Params())
+	for _, p := range m.Params() {
+		m.Dev.Fill(p.Grad, 0)
+	}
+	m.GradientCheckpointing = true
+	g.backward(t, m, true)
+	for name, v := range m.gradients(t, m.Params()) {
+		near(t, "checkpointed gradient of "+name, v, plain[name], 0)
+	}
+}
+
+// gradients are those of params by name.
+func (m *Model) gradients(t *testing.T, params []*autograd.Param) map[string][]float32 {
+	t.Helper()
+	out := map[string][]float32{}
+	for _, p := range params {
+		out[p.Name] = make([]float32, p.Len())
+		if err := m.Dev.Download(bytesOf(out[p.Name]), p.Grad); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
 }
 
 // checkGrads compares every gradient the case has, and returns all of params.
 func (g *golden) checkGrads(t *testing.T, m *Model, params []*autograd.Param, prefix string) map[string][]float32 {
 	t.Helper()
-	got := map[string][]float32{}
-	for _, p := range params {
-		v := make([]float32, p.Len())
-		if err := m.Dev.Download(bytesOf(v), p.Grad); err != nil {
-			t.Fatal(err)
-		}
-		got[p.Name] = v
-	}
+	got := m.gradients(t, params)
 	n := 0
 	for name := range g.arrays {
 		if p, ok := strings.CutPrefix(name, prefix); ok {
@@ -409,13 +445,9 @@ func (g *golden) checkCheckpointed(t *testing.T, m *Model, params []*autograd.Pa
 		m.Dev.Fill(p.Grad, 0)
 	}
 	m.GradientCheckpointing = true
-	g.backward(t, m)
-	for _, p := range params {
-		got := make([]float32, p.Len())
-		if err := m.Dev.Download(bytesOf(got), p.Grad); err != nil {
-			t.Fatal(err)
-		}
-		near(t, "checkpointed gradient of "+p.Name, got, want[p.Name], 0)
+	g.backward(t, m, false)
+	for name, v := range m.gradients(t, params) {
+		near(t, "checkpointed gradient of "+name, v, want[name], 0)
 	}
 	if left := m.Dev.Info().Mem.Now; left[kernels.Activations] != 0 || left[kernels.Scratch] != 0 {
 		t.Errorf("%d bytes of activations, %d of scratch are left", left[kernels.Activations], left[kernels.Scratch])

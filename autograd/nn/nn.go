@@ -5,6 +5,7 @@ package nn
 import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // LoRA is a low-rank adapter of a Linear.
@@ -16,27 +17,32 @@ type Linear struct {
 	W        *autograd.Param // [out, in], any storage type
 	Bias     *autograd.Param // [out] f32 or nil
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
+	Act      dtype.Type      // what the input is rounded to, row by row, before the product; the zero Type: not at all
 	Scale    *autograd.Param // [1, out] f32: a factor of each output before its bias (DoRA); nil: none; left out while Tape.Base is set
 }
 
 // Forward maps x [N, in] to [N, out], for what lies between linear maps: see
 // autograd.Tape.Linear.
 func (l *Linear) Forward(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	if l.Scale == nil || t.Base {
-		return t.Linear(x, l.W, l.Bias, l.Adapters...)
-	}
-	return l.scaled(t, x)
+	return l.forward(t, x, t.Linear)
 }
 
 // ForwardWide is Forward with a float32 result: see autograd.Tape.LinearWide.
 func (l *Linear) ForwardWide(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	if l.Scale == nil || t.Base {
-		return t.LinearWide(x, l.W, l.Bias, l.Adapters...)
-	}
-	return l.scaled(t, x)
+	return l.forward(t, x, t.LinearWide)
 }
 
-func (l *Linear) scaled(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+// product is Linear or LinearWide of a tape.
+type product func(x *autograd.Tensor, w, bias *autograd.Param, adapters ...*LoRA) *autograd.Tensor
+
+func (l *Linear) forward(t *autograd.Tape, x *autograd.Tensor, linear product) *autograd.Tensor {
+	if l.Act != (dtype.Type{}) {
+		x = t.FakeQuant(x, l.Act)
+		defer t.Done(x)
+	}
+	if l.Scale == nil || t.Base {
+		return linear(x, l.W, l.Bias, l.Adapters...)
+	}
 	raw := t.LinearWide(x, l.W, nil, l.Adapters...)
 	y := t.MulColumns(raw, l.Scale, l.Bias)
 	t.Done(raw)

@@ -21,9 +21,8 @@ var ingestKind = recipes.Kind{
 	Name: "ingest", Doc: "rows to tokens",
 	New: func() any { return new(Ingest) }, Left: func() any { return new(data.Report) },
 	Gives: []recipes.RefKind{recipes.DataRef}, HostOnly: true,
-	Check: checkIngest, Inputs: ingestInputs, Address: addressIngest,
-	Resolve: func(o any, id string, seed uint64) { o.(*Ingest).Seed, o.(*Ingest).Name = seed, id },
-	Shape:   func(j *recipes.Job) (recipes.Ref, bool) { return j.In("tokenizer") },
+	Resolve: resolveIngest, Inputs: ingestInputs, Address: addressIngest,
+	Shape: func(j *recipes.Job) (recipes.Ref, bool) { return j.In("tokenizer") },
 	Fit: func(j *recipes.Job, spec *arch.Spec) error {
 		o := j.Options.(*Ingest)
 		o.Context, o.Vocab = spec.MaxPos, spec.V
@@ -37,8 +36,10 @@ type Ingest struct {
 	data.Options `yaml:",inline"`
 }
 
-func checkIngest(opts any, bad recipes.Bad) {
+// resolveIngest leaves the defaults to Fit, where the model is known.
+func resolveIngest(opts any, s recipes.Setting, bad recipes.Bad) {
 	o := opts.(*Ingest)
+	o.Seed, o.Name = s.Seed, s.ID
 	if len(o.Datasets) == 0 {
 		bad("datasets", "datasets: [{path: data/train.parquet}]", "no data sets")
 	}

@@ -2,9 +2,11 @@ package stages
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,7 +29,7 @@ var quantizeKind = recipes.Kind{
 	Name: "quantize", Doc: "NF4, GPTQ, AWQ or round-to-nearest folder",
 	New: func() any { return new(Quantize) }, Left: func() any { return new(QuantizeResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // known by its report
-	Check: checkQuantize, Resolve: resolveQuantize, Inputs: quantizeInputs,
+	Resolve: func(o any, _ recipes.Setting, bad recipes.Bad) { o.(*Quantize).Fill(bad) }, Inputs: quantizeInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Quantize)
 		o.Model, o.Calibration = "", ""
@@ -39,51 +41,54 @@ var quantizeKind = recipes.Kind{
 
 // Quantize writes a quantized folder.
 type Quantize struct {
-	Model           string       `yaml:"model" doc:"stage or path" default:"the last dense model above"`
-	Method          string       `yaml:"method" doc:"how values are chosen" enum:"rtn|gptq|awq|nf4"`
-	Scheme          string       `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W3A16_ASYM|W2A16|W2A16_ASYM|NF4" default:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
-	Format          string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" default:"the method's own"`
-	For             schema.Names `yaml:"for" doc:"programs that must load it" default:"[transformers, vllm]"`
+	Model           string       `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
+	Method          MethodName   `yaml:"method" doc:"how values are chosen"`
+	Scheme          SchemeName   `yaml:"scheme" doc:"bits and symmetry" unset:"the method's own"`
+	Format          string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" unset:"the method's own"`
+	For             schema.Names `yaml:"for" doc:"programs that must load it: transformers, vllm, tgi, exllama" unset:"[transformers, vllm]"`
 	GroupSize       schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
 	ActOrder        string       `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
-	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"0..1"`
-	Calibration     string       `yaml:"calibration" doc:"ingest stage or file" default:"the only ingest stage"`
-	Samples         int          `yaml:"samples" doc:"calibration samples" default:"128" range:"1..1000000"`
-	MaxLength       int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"1..10000000"`
+	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"[0,1]"`
+	Calibration     string       `yaml:"calibration" doc:"ingest stage or file" unset:"the only ingest stage"`
+	Samples         int          `yaml:"samples" doc:"calibration samples" default:"128" range:"[1,1000000]"`
+	MaxLength       int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"[1,10000000]"`
 	Ignore          schema.Names `yaml:"ignore" doc:"modules left as they are: names or re:…" default:"[lm_head]"`
 	DoubleQuant     *bool        `yaml:"double_quant" doc:"NF4: quantize the scales too" default:"true"`
 	AllowRequantize bool         `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
 }
 
-func checkQuantize(opts any, bad recipes.Bad) {
-	if o := opts.(*Quantize); o.Method == "" && quant.MethodFor(o.Scheme) == nil {
+// MethodName is a method of package quant's table.
+type MethodName string
+
+// Enum lists the methods.
+func (MethodName) Enum() []string { return quant.FolderMethods() }
+
+// SchemeName is a scheme of package quant's table.
+type SchemeName string
+
+// Enum lists the schemes.
+func (SchemeName) Enum() []string { return quant.Schemes() }
+
+// Fill sets what is not given, and reports what tags cannot say.
+func (o *Quantize) Fill(bad recipes.Bad) {
+	schema.Fill(o)
+	if m := quant.MethodFor(string(o.Scheme)); o.Method == "" && m != nil { // the scheme names its method
+		o.Method = MethodName(m.Name)
+	}
+	m, err := quant.MethodNamed(string(o.Method))
+	switch {
+	case o.Method == "":
 		names := quant.FolderMethods()
 		bad("method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
-	}
-}
-
-func resolveQuantize(opts any, _ string, _ uint64) {
-	o := opts.(*Quantize)
-	if m := quant.MethodFor(o.Scheme); o.Method == "" && m != nil { // the scheme names its method
-		o.Method = m.Name
-	}
-	if m, err := quant.MethodNamed(o.Method); err == nil { // checked before
-		set(&o.Scheme, m.Schemes[0])
-		set(&o.Format, m.DefaultFormat(o.Scheme))
-	}
-	set(&o.ActOrder, "static")
-	set(&o.DampPercent, 0.01)
-	set(&o.Samples, 128)
-	set(&o.MaxLength, 2048)
-	if o.DoubleQuant == nil {
-		yes := true
-		o.DoubleQuant = &yes
-	}
-	if o.Ignore == nil {
-		o.Ignore = schema.Names{"lm_head"}
+	case err == nil: // else its tag says so
+		o.Scheme = cmp.Or(o.Scheme, SchemeName(m.Schemes[0]))
+		o.Format = cmp.Or(o.Format, m.DefaultFormat(string(o.Scheme)))
 	}
 	if o.For == nil {
 		o.For = quant.DefaultFor(o.Format)
+	}
+	if g := o.GroupSize.Value; o.GroupSize.Set && (g != math.Trunc(g) || g == 0 || g < -1) {
+		bad("group_size", "auto, -1 or a number of columns", "found %s", o.GroupSize)
 	}
 }
 
@@ -94,7 +99,7 @@ func quantizeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	in := []recipes.Input{{Name: "model", Ref: model}}
-	if quant.Calibrated(o.Method) {
+	if quant.Calibrated(string(o.Method)) {
 		text, err := v.Data("calibration", o.Calibration)
 		if err != nil {
 			return nil, err
@@ -129,10 +134,15 @@ type QuantizeResult struct {
 
 // folderJob is a quantize stage in package quant's terms.
 func folderJob(x *recipes.Env, j *recipes.Job) quant.FolderJob {
-	o := j.Options.(*Quantize)
-	job := quant.FolderJob{Path: x.Dir(j), Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For,
+	return j.Options.(*Quantize).Job(x.Dir(j))
+}
+
+// Job is the options, filled, in package quant's terms; path is where the folder
+// will be.
+func (o *Quantize) Job(path string) quant.FolderJob {
+	job := quant.FolderJob{Path: path, Method: string(o.Method), Scheme: string(o.Scheme), Format: o.Format, For: o.For,
 		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
-	if m, err := quant.MethodNamed(o.Method); err == nil { // else planning says so
+	if m, err := quant.MethodNamed(string(o.Method)); err == nil { // else planning says so
 		values := map[string]any{"actorder": o.ActOrder, "damp_percent": o.DampPercent, "double_quant": o.DoubleQuant == nil || *o.DoubleQuant}
 		job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
 	}
@@ -310,7 +320,7 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 		return err
 	}
 	s.Disk = plan.Bytes
-	s.Does = fmt.Sprintf("%s %s", strings.ToUpper(o.Method), bitsOf(plan.Bytes, plan.Elements))
+	s.Does = fmt.Sprintf("%s %s", strings.ToUpper(string(o.Method)), bitsOf(plan.Bytes, plan.Elements))
 	if plan.Group != 0 {
 		s.Note("groups of %d; %d matrices, %d left as they are", plan.Group, len(plan.Layers), len(plan.Kept))
 	} else {

@@ -31,6 +31,7 @@ type Arch struct {
 var archs = []*Arch{
 	&llama,
 	&qwen2,
+	&qwen3,
 }
 
 func byHF(name, modelType string) *Arch {

@@ -3,8 +3,10 @@ package formats
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -58,7 +60,7 @@ func WriteAdapter(dir string, a *Adapter, files map[string][]byte) error {
 	if err := d.WriteFile(adapterConfig, a.Config); err != nil {
 		return err
 	}
-	for _, name := range sortedKeys(files) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if !plainName(name) || name == adapterConfig || name == adapterWeights {
 			return fail.Inputf(dir, "", "file name %s cannot be used in the folder", quote(name))
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -125,7 +126,7 @@ func TestF16Overflow(t *testing.T) {
 				for j := range v {
 					v[j] = 300
 				}
-				a.Tensors[i].Data = f32bytes(v)
+				a.Tensors[i].Data = kernels.Bytes(v)
 			}
 		}
 	})

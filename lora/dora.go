@@ -80,7 +80,7 @@ func (ad *Adapter) norms(l *Layer) ([]float32, error) {
 			ad.dev.Gemm(kernels.Into(v), &kernels.GemmArgs{A: ad.dev.Slice(l.LoRA.B.Buffer, r*l.R, n*l.R), B: l.LoRA.A.Buffer, M: n, N: in, K: l.R, Alpha: l.LoRA.Scale})
 			ad.dev.RowStats(kernels.To(ad.dev.Slice(s, r, n)), &kernels.RowStatsArgs{Stat: kernels.SumSq, Rows: n, Cols: in, X: v})
 		}
-		return ad.dev.Download(f32bytes(stats), s)
+		return ad.dev.Download(kernels.Bytes(stats), s)
 	})
 	for i, s := range stats { // by way of 1/√(mean of squares) in float32, as RMSNorm keeps it
 		stats[i] = float32(math.Sqrt(float64(in)) / float64(float32(1/math.Sqrt(float64(s)/float64(in)))))
@@ -110,7 +110,7 @@ func (ad *Adapter) refresh(l *Layer) error {
 		return err
 	}
 	m := make([]float32, len(norms))
-	err = ad.dev.Run(func() error { return ad.dev.Download(f32bytes(m), d.m.Buffer) })
+	err = ad.dev.Run(func() error { return ad.dev.Download(kernels.Bytes(m), d.m.Buffer) })
 	if err != nil {
 		return err
 	}
@@ -124,8 +124,8 @@ func (ad *Adapter) refresh(l *Layer) error {
 	}
 	d.scale.Grad = d.m.Grad
 	return ad.dev.Run(func() error {
-		ad.dev.Upload(d.inv, f32bytes(norms))
-		ad.dev.Upload(d.scale.Buffer, f32bytes(m))
+		ad.dev.Upload(d.inv, kernels.Bytes(norms))
+		ad.dev.Upload(d.scale.Buffer, kernels.Bytes(m))
 		return nil
 	})
 }
@@ -167,7 +167,7 @@ func (ad *Adapter) fillMagnitudes(f *Folder) error {
 		if slices.ContainsFunc(v, func(x float32) bool { return x-x != 0 }) {
 			return fail.Inputf(f.Dir, "", "tensor %s%s.lora_magnitude_vector holds a value that is not finite", prefix, l.Path)
 		}
-		if err := ad.dev.Run(func() error { ad.dev.Upload(l.dora.m.Buffer, f32bytes(v)); return nil }); err != nil {
+		if err := ad.dev.Run(func() error { ad.dev.Upload(l.dora.m.Buffer, kernels.Bytes(v)); return nil }); err != nil {
 			return err
 		}
 		if err := ad.refresh(l); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -32,7 +33,7 @@ func peftFolder(t *testing.T, dir string) (folder string, rows [][]int32, want [
 		case ok:
 			v := make([]float32, len(a.Data)/2) // exact in bf16
 			block.GetBF16(v, a.Data)
-			adapter = append(adapter, formats.NamedTensor{Name: name, DType: "F32", Shape: a.Shape, Data: f32bytes(v)})
+			adapter = append(adapter, formats.NamedTensor{Name: name, DType: "F32", Shape: a.Shape, Data: kernels.Bytes(v)})
 		case a.Name == "lora_logits":
 			want = make([]float32, len(a.Data)/4)
 			block.GetF32(want, a.Data)

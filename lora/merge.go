@@ -237,7 +237,7 @@ func (m *merger) delta(name string, row0, cols int, delta []float32) error {
 				return err
 			}
 		}
-		return m.dev.Download(f32bytes(delta), sum)
+		return m.dev.Download(kernels.Bytes(delta), sum)
 	})
 }
 
@@ -259,7 +259,7 @@ func (m *merger) product(dst kernels.Dst, f factor, row0, rows, cols int) error 
 func (m *merger) upload(v []float32) (kernels.Buffer, error) {
 	b, err := m.dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), len(v))
 	if err == nil {
-		m.dev.Upload(b, f32bytes(v))
+		m.dev.Upload(b, kernels.Bytes(v))
 	}
 	return b, err
 }
@@ -359,6 +359,6 @@ func (e *trained) Touches(t *arch.Tensor) bool { return e.params[t.Name] != nil 
 // Apply takes the rows from the device.
 func (e *trained) Apply(t *arch.Tensor, row0 int, w []float32) error {
 	return e.m.Dev.Run(func() error {
-		return e.m.Dev.Download(f32bytes(w), e.m.Dev.Slice(e.params[t.Name], row0*t.Cols, len(w)))
+		return e.m.Dev.Download(kernels.Bytes(w), e.m.Dev.Slice(e.params[t.Name], row0*t.Cols, len(w)))
 	})
 }

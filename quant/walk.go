@@ -236,7 +236,7 @@ func (s *stream) replace(p *autograd.Param, m block.Raw) error {
 	if s.m.TensorOf(p).Vector { // held as F32
 		v := make([]float32, p.Cols)
 		block.DecodeAll(v, m)
-		m = block.Raw{Type: dtype.Of(dtype.F32), Rows: 1, Cols: p.Cols, Data: f32Bytes(v)}
+		m = block.Raw{Type: dtype.Of(dtype.F32), Rows: 1, Cols: p.Cols, Data: kernels.Bytes(v)}
 	}
 	w, err := s.dev.Load(kernels.Weights, m.Type, m.Rows, m.Cols, m.Data, kernels.Borrow)
 	if err != nil {

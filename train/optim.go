@@ -89,7 +89,7 @@ func (o *optimizer) normOf(b kernels.Buffer, n int) (float64, error) {
 	var sum [1]float32
 	err := o.dev.Run(func() error {
 		o.dev.Sum(kernels.To(o.sum), b, nil, n)
-		return o.dev.Download(f32bytes(sum[:]), o.sum)
+		return o.dev.Download(kernels.Bytes(sum[:]), o.sum)
 	})
 	return math.Sqrt(float64(sum[0])), err
 }

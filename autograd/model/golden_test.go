@@ -315,7 +315,7 @@ func (g *golden) adapter(t *testing.T, dev kernels.Backend, path, ab string) *au
 	if len(a.shape) != 2 {
 		t.Fatalf("no adapter weight %s", name)
 	}
-	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), a.Rows, a.Cols, bytesOf(g.floats(t, "lora."+name)), kernels.Copy)
+	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), a.Rows, a.Cols, kernels.Bytes(g.floats(t, "lora."+name)), kernels.Copy)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -410,7 +410,7 @@ func (m *Model) gradients(t *testing.T, params []*autograd.Param) map[string][]f
 	out := map[string][]float32{}
 	for _, p := range params {
 		out[p.Name] = make([]float32, p.Len())
-		if err := m.Dev.Download(bytesOf(out[p.Name]), p.Grad); err != nil {
+		if err := m.Dev.Download(kernels.Bytes(out[p.Name]), p.Grad); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,9 +1,6 @@
 package train
 
 import (
-	"maps"
-	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
@@ -103,10 +100,3 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
-// TestOptimizersAreTheTable: the words that the tag allows are those of the table.
-func TestOptimizersAreTheTable(t *testing.T) {
-	f, _ := reflect.TypeFor[Config]().FieldByName("Optimizer")
-	if got, want := sortedNames(f.Tag.Get("enum")), strings.Join(slices.Sorted(maps.Keys(optimizers)), "|"); got != want {
-		t.Errorf("the tag has %s, the table %s", got, want)
-	}
-}

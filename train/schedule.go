@@ -73,7 +73,7 @@ func (c Config) warmup(total int) int {
 	return int(math.Ceil(float64(total) * *c.WarmupRatio))
 }
 
-func known[T any](m map[string]T) string { return strings.Join(slices.Sorted(maps.Keys(m)), ", ") }
+func known[T any](m map[string]T) string { return strings.Join(names(m), ", ") }
 
 // num reads a number from the arguments.
 func (c *curve) num(key string, missing float64) float64 {

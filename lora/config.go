@@ -31,7 +31,7 @@ type Config struct {
 	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random) or gaussian" default:"true"`
 	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"[0,1e6]"`
 
-	TargetParameters      Strings      `yaml:"target_parameters" doc:"fused expert tensors: not supported yet"`
+	TargetParameters      Strings      `yaml:"target_parameters" doc:"parameters of experts and routers: mlp.experts.gate_up_proj …"`
 	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding to train: not supported yet"`
 
 	InitFrom string `yaml:"init_from" doc:"start from this PEFT adapter folder"`
@@ -80,8 +80,8 @@ func (c Config) check() error {
 // supported names the keys of PEFT that this version has no code for.
 func (c Config) supported() error {
 	switch {
-	case len(c.TargetParameters) > 0:
-		return fail.Usagef("lora.target_parameters", "train without it", "target_parameters (adapters on fused experts) is not supported yet")
+	case len(c.TargetParameters) > 0 && (c.Dropout > 0 || c.UseDoRA || c.Bias != "none"):
+		return fail.Usagef("lora.target_parameters", "dropout: 0, use_dora: false, bias: none", "PEFT has no dropout, DoRA or biases with target_parameters and would not read the adapter")
 	case len(c.TrainableTokenIndices) > 0:
 		return fail.Usagef("lora.trainable_token_indices", "modules_to_save: [embed_tokens] trains the whole table", "trainable_token_indices is not supported yet")
 	case c.UseDoRA && c.Dropout > 0:

@@ -66,6 +66,18 @@ func FolderMethods() []string {
 	return names
 }
 
+// SearchMethods lists the names of those whose search may go before another
+// method's rounding.
+func SearchMethods() []string {
+	var names []string
+	for _, m := range methods {
+		if m.search != nil {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
 // MethodNamed finds a method.
 func MethodNamed(name string) (*Method, error) {
 	i := slices.IndexFunc(methods, func(m *Method) bool { return m.Name == name })
@@ -87,12 +99,6 @@ func MethodFor(scheme string) *Method {
 		}
 	}
 	return only
-}
-
-// Calibrated reports whether a method needs calibration text.
-func Calibrated(name string) bool {
-	m, err := MethodNamed(name)
-	return err == nil && m.Calibrated()
 }
 
 // Calibrated reports whether the method needs calibration text.

@@ -28,8 +28,12 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 
 func (a *attention) steps() []Step {
 	return []Step{
-		{a.readers(), unchanged, func(t *autograd.Tape, in tensors, s *State) tensors { return tensors{a.attend(t, in[0], s)} }},
-		{[]*nn.Linear{a.o}, unchanged, func(t *autograd.Tape, in tensors, _ *State) tensors { return tensors{a.o.ForwardWide(t, in[0])} }},
+		{Linears: a.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
+			return tensors{a.attend(t, in[0], s)}
+		}},
+		{Linears: []*nn.Linear{a.o}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
+			return tensors{a.o.ForwardWide(t, in[0])}
+		}},
 	}
 }
 

@@ -308,20 +308,48 @@ func trainable(t *testing.T, dev kernels.Backend, p *autograd.Param) {
 	p.Grad = b
 }
 
-func (g *golden) adapter(t *testing.T, dev kernels.Backend, path, ab string) *autograd.Param {
+// adapter is PEFT's A or B of a linear map. Of experts it keeps B [out, r·E], the
+// expert fastest.
+func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab string) *autograd.Param {
 	t.Helper()
+	path := l.Path
+	if l.Experts > 0 {
+		path = strings.TrimSuffix(strings.TrimSuffix(path, ".down_proj"), "gate_up_proj")
+		if strings.HasSuffix(path, ".") {
+			path += "base_layer"
+		}
+	}
 	name := "base_model.model." + path + ".lora_" + ab + ".weight"
 	a := g.arrays["lora."+name]
 	if len(a.shape) != 2 {
 		t.Fatalf("no adapter weight %s", name)
 	}
-	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), a.Rows, a.Cols, kernels.Bytes(g.floats(t, "lora."+name)), kernels.Copy)
+	v, rows, cols := g.floats(t, "lora."+name), a.Rows, a.Cols
+	if l.Experts > 0 && ab == "B" {
+		r := cols / l.Experts
+		v = swapped(v, rows, r, l.Experts)
+		rows, cols = rows*l.Experts, r
+	}
+	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, kernels.Bytes(v), kernels.Copy)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &autograd.Param{Name: name, Mat: w}
 	trainable(t, dev, p)
 	return p
+}
+
+// swapped turns [out, r, E] into [E, out, r].
+func swapped(v []float32, out, r, e int) []float32 {
+	y := make([]float32, len(v))
+	for o := range out {
+		for j := range r {
+			for x := range e {
+				y[(x*out+o)*r+j] = v[(o*r+j)*e+x]
+			}
+		}
+	}
+	return y
 }
 
 // backward runs loss and gradients of the case's rows and returns the results.
@@ -346,7 +374,7 @@ func (g *golden) checkLora(t *testing.T) {
 	m := g.load(t, "config.json", Options{})
 	var params []*autograd.Param
 	for l := range m.Linears() {
-		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l.Path, "A"), B: g.adapter(t, m.Dev, l.Path, "B"), Scale: g.scale}
+		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A"), B: g.adapter(t, m.Dev, l, "B"), Scale: g.scale}
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
@@ -420,7 +448,7 @@ func (m *Model) gradients(t *testing.T, params []*autograd.Param) map[string][]f
 // checkGrads compares every gradient the case has, and returns all of params.
 func (g *golden) checkGrads(t *testing.T, m *Model, params []*autograd.Param, prefix string) map[string][]float32 {
 	t.Helper()
-	got := m.gradients(t, params)
+	got := m.pieces(t, m.gradients(t, params))
 	n := 0
 	for name := range g.arrays {
 		if p, ok := strings.CutPrefix(name, prefix); ok {
@@ -429,13 +457,49 @@ func (g *golden) checkGrads(t *testing.T, m *Model, params []*autograd.Param, pr
 				t.Errorf("no gradient of %s", p)
 				continue
 			}
-			relative(t, name, got[p], g.floats(t, name), 1e-4)
+			want := g.floats(t, name)
+			if a := g.arrays[name]; strings.Contains(p, ".experts.") && strings.Contains(p, ".lora_B.") {
+				e := g.arrays[strings.Replace(name, ".lora_B.", ".lora_A.", 1)].Rows / rankOf(params, p)
+				want = swapped(want, a.Rows, a.Cols/e, e)
+			}
+			relative(t, name, got[p], want, 1e-4)
 		}
 	}
 	if n == 0 {
 		t.Errorf("the case has no %s…", prefix)
 	}
-	return got
+	return m.gradients(t, params)
+}
+
+// rankOf is the rank of an adapter's B.
+func rankOf(params []*autograd.Param, name string) int {
+	for _, p := range params {
+		if p.Name == name {
+			return p.Cols
+		}
+	}
+	return 0
+}
+
+// pieces are gradients under the names that a Hugging Face folder has for the
+// weights.
+func (m *Model) pieces(t *testing.T, grads map[string][]float32) map[string][]float32 {
+	t.Helper()
+	for p, x := range m.tensors {
+		v, ok := grads[p.Name]
+		if !ok {
+			continue
+		}
+		for _, f := range x.AsHF() {
+			r, err := f.Take(block.Raw{Type: dtype.Of(dtype.F32), Rows: p.Rows, Cols: p.Cols, Data: kernels.Bytes(v)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			grads[f.Name] = make([]float32, r.Rows*r.Cols)
+			block.DecodeAll(grads[f.Name], r)
+		}
+	}
+	return grads
 }
 
 // checkCheckpointed wants the same bits with gradient checkpointing.

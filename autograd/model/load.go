@@ -104,6 +104,8 @@ func (l *loader) body(layer int, spec arch.Body) body {
 		return l.attention(layer, s)
 	case *arch.MLP:
 		return l.mlp(layer, s)
+	case *arch.MoE:
+		return l.moe(layer, s)
 	}
 	panic(fmt.Sprintf("model: no module for %T", spec))
 }
@@ -117,7 +119,7 @@ func (l *loader) take(t *arch.Tensor) *autograd.Param {
 
 func (l *loader) linear(layer int, role arch.Role) *nn.Linear {
 	t := l.src.At(layer, role)
-	n := &nn.Linear{Path: t.Path(), W: l.take(t), Bias: l.take(l.src.BiasAt(layer, role))}
+	n := &nn.Linear{Path: t.Path(), W: l.take(t), Bias: l.take(l.src.BiasAt(layer, role)), Experts: t.Experts}
 	if !l.o.Trainable && l.o.Hold == nil { // a weight of another type has other inputs
 		n.Act = t.Act
 	}

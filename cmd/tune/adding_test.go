@@ -64,9 +64,9 @@ var adding = map[string][]added{
 	},
 }
 
-// untested are rows of which no name says enough: what a layout is called is in
-// every place that asks what goes with it.
-var untested = []string{"folder layout"}
+// untested are rows of which no name says enough: a layout's is in every place
+// that asks what goes with it, and options are TestTags'.
+var untested = []string{"folder layout", "option of a stage"}
 
 // TestAddingThings: a new thing takes the files that the documentation names, and
 // no more. Packages that check others (kerneltest, archtest) don't count.

@@ -422,14 +422,7 @@ func planModel(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, m *arch
 		return err
 	}
 	defer mod.Close()
-	has := func(task string) bool {
-		for _, t := range o.Tasks {
-			if t == task {
-				return true
-			}
-		}
-		return false
-	}
+	has := func(task string) bool { return slices.Contains(o.Tasks, task) }
 	window := int(min(int64(o.Context), max(tokens/max(rows, 1), 2)))
 	if rows == 0 {
 		window = o.Context

@@ -112,7 +112,8 @@ func planIngest(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 		about = "~"
 		p.Sampled += r.sampled
 	}
-	s.Does = fmt.Sprintf("%s%s rows → %s%s tokens, %s%s × %s", about, humanize.Comma(r.rows), about, count(float64(r.tokens)), about, humanize.Comma(r.bins), humanize.Comma(int64(r.maxLength)))
+	s.Does = fmt.Sprintf("%s%s rows → %s%s tokens, %s%s × %s",
+		about, humanize.Comma(r.rows), about, count(float64(r.tokens)), about, humanize.Comma(r.bins), humanize.Comma(int64(r.maxLength)))
 	s.Seconds = r.seconds
 	s.Disk = 4*r.tokens + 40*(r.train+r.val)
 	s.Peak = 2 * s.Disk
@@ -120,7 +121,8 @@ func planIngest(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 		s.Temp = s.Disk
 		s.Peak = 2*data.HeldBytes + 100*(r.train+r.val)
 	}
-	s.Note("val %s rows; %s over %s (longest%s %s)", humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))
+	s.Note("val %s rows; %s over %s (longest%s %s)",
+		humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))
 	if r.over > 0 && j.Options.(*Ingest).Overflow == "error" {
 		s.Note("rows over max_length are an error here: overflow: drop, truncate or split")
 	}

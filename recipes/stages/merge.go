@@ -112,11 +112,7 @@ type MergeOptions struct {
 
 // MergeModel writes base + adapters at o.Output.
 func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora.MergeReport, error) {
-	path, err := recipes.ResolvePath(o.Model)
-	if err != nil {
-		return nil, err
-	}
-	src, err := arch.Open(path)
+	src, err := OpenSource(o.Model)
 	if err != nil {
 		return nil, err
 	}
@@ -363,7 +359,8 @@ func mergeLayers(stage string, m *MergeResult) []report.Layers {
 		v.Line = "The base was quantized while the adapter learned. Above 1, that quantization moved a layer further than training did. "
 	}
 	if m.KL != nil {
-		v.Line += fmt.Sprintf("KL of base + adapter to merged: %s over %s tokens (largest %s, same top-1 %.1f %%). ", report.Sig(m.KL.KL, 3), humanize.Comma(m.KL.Tokens), report.Sig(m.KL.Max, 2), 100*m.KL.Top1)
+		v.Line += fmt.Sprintf("KL of base + adapter to merged: %s over %s tokens (largest %s, same top-1 %.1f %%). ",
+			report.Sig(m.KL.KL, 3), humanize.Comma(m.KL.Tokens), report.Sig(m.KL.Max, 2), 100*m.KL.Top1)
 	}
 	if m.Trained != nil {
 		v.Line += fmt.Sprintf("KL of the model as it was trained to merged: %s (same top-1 %.1f %%).", report.Sig(m.Trained.KL, 3), 100*m.Trained.Top1)

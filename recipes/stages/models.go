@@ -35,11 +35,7 @@ type Loaded struct {
 
 // LoadModel opens a model by path or hf:// reference. The caller closes it.
 func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error) {
-	local, err := recipes.ResolvePath(path)
-	if err != nil {
-		return nil, err
-	}
-	src, err := arch.Open(local)
+	src, err := OpenSource(path)
 	if err != nil {
 		return nil, err
 	}
@@ -130,11 +126,7 @@ func OpenTokenizer(path string) (*tokenizer.Tokenizer, *arch.Source, error) {
 // ingestTokenizer is OpenTokenizer for rows: a model without a tokenizer has
 // none, which rows of type tokens do not need.
 func ingestTokenizer(path string) (*tokenizer.Tokenizer, *arch.Source, error) {
-	local, err := recipes.ResolvePath(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	src, err := arch.Open(local)
+	src, err := OpenSource(path)
 	if err != nil {
 		return nil, nil, err
 	}

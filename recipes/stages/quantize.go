@@ -49,6 +49,8 @@ type Quantize struct {
 	GroupSize       schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
 	ActOrder        string       `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
 	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"[0,1]"`
+	Search          SearchName   `yaml:"search,omitempty" doc:"method whose search for scales goes first" unset:"the method's own"`
+	Overrides       schema.Names `yaml:"overrides,omitempty" doc:"modules with a scheme of their own, the first match counts: NAME=SCHEME, re:…=SCHEME/GROUP"`
 	Calibration     string       `yaml:"calibration" doc:"ingest stage or file" unset:"the only ingest stage"`
 	Samples         int          `yaml:"samples" doc:"calibration samples" default:"128" range:"[1,1000000]"`
 	MaxLength       int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"[1,10000000]"`
@@ -62,6 +64,12 @@ type MethodName string
 
 // Enum lists the methods.
 func (MethodName) Enum() []string { return quant.FolderMethods() }
+
+// SearchName is a method of the table that moves scales.
+type SearchName string
+
+// Enum lists these methods.
+func (SearchName) Enum() []string { return quant.SearchMethods() }
 
 // SchemeName is a scheme of package quant's table.
 type SchemeName string
@@ -87,6 +95,9 @@ func (o *Quantize) Fill(bad recipes.Bad) {
 	if o.For == nil {
 		o.For = quant.DefaultFor(o.Format)
 	}
+	if _, err := quant.ParseOverrides(o.Overrides); err != nil {
+		bad("overrides", fail.Hint(err), "%v", err)
+	}
 	if g := o.GroupSize.Value; o.GroupSize.Set && (g != math.Trunc(g) || g == 0 || g < -1) {
 		bad("group_size", "auto, -1 or a number of columns", "found %s", o.GroupSize)
 	}
@@ -99,7 +110,7 @@ func quantizeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	in := []recipes.Input{{Name: "model", Ref: model}}
-	if quant.Calibrated(string(o.Method)) {
+	if job := o.Job(""); job.Calibrated() {
 		text, err := v.Data("calibration", o.Calibration)
 		if err != nil {
 			return nil, err
@@ -146,6 +157,8 @@ func (o *Quantize) Job(path string) quant.FolderJob {
 		values := map[string]any{"actorder": o.ActOrder, "damp_percent": o.DampPercent, "double_quant": o.DoubleQuant == nil || *o.DoubleQuant}
 		job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
 	}
+	job.Search = string(o.Search)
+	job.Overrides, _ = quant.ParseOverrides(o.Overrides) // checked when they were filled
 	if o.GroupSize.Set {
 		job.Group = int(o.GroupSize.Value)
 	}
@@ -190,11 +203,7 @@ func runQuantize(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recip
 	}
 	group := neighbours(x, j)
 	ref, _ := j.In("model")
-	path, err := recipes.ResolvePath(x.Path(ref))
-	if err != nil {
-		return err
-	}
-	src, err := arch.Open(path)
+	src, err := OpenSource(x.Path(ref))
 	if err != nil {
 		return err
 	}
@@ -292,7 +301,7 @@ func QuantizeFolder(ctx context.Context, dev kernels.Backend, model string, job 
 		return nil, err
 	}
 	var cal [][]int32
-	if quant.Calibrated(job.Method) {
+	if job.Calibrated() {
 		if cal, err = CalibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
 			return nil, err
 		}

@@ -98,11 +98,7 @@ func addressTrain(_ *recipes.Addresser, opts any) any {
 // trainModel loads the model a train stage works on.
 func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, *model.Model, error) {
 	ref, _ := j.In("model")
-	path, err := recipes.ResolvePath(x.Path(ref))
-	if err != nil {
-		return nil, nil, err
-	}
-	src, err := arch.Open(path)
+	src, err := OpenSource(x.Path(ref))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -151,20 +147,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
 	if o.Adapter != "none" {
-		lc := o.LoRA
-		if from, ok := j.In("init_from"); ok {
-			lc.InitFrom = x.Path(from)
-		}
-		if lc.InitFrom != "" {
-			note, err := baseNote(x, j, lc.InitFrom)
-			if err != nil {
-				return err
-			}
-			if note != "" {
-				res.Notes = append(res.Notes, note)
-			}
-		}
-		if job.Adapter, err = lora.Start(m, lc, uint64(*o.Seed)); err != nil {
+		if job.Adapter, err = startAdapter(x, j, m, res); err != nil {
 			return err
 		}
 		defer job.Adapter.Close()
@@ -182,6 +165,25 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	return keepMetrics(x, j, job.Dir)
+}
+
+// startAdapter attaches the adapter that j trains, new or from a folder.
+func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.Result) (*lora.Adapter, error) {
+	o := j.Options.(*Train)
+	lc := o.LoRA
+	if from, ok := j.In("init_from"); ok {
+		lc.InitFrom = x.Path(from)
+	}
+	if lc.InitFrom != "" {
+		note, err := baseNote(x, j, lc.InitFrom)
+		if err != nil {
+			return nil, err
+		}
+		if note != "" {
+			res.Notes = append(res.Notes, note)
+		}
+	}
+	return lora.Start(m, lc, uint64(*o.Seed))
 }
 
 func showTraining(x *recipes.Env, p train.Progress) {

@@ -68,6 +68,7 @@ func converse(c *ucli.Context, tok *tokenizer.Tokenizer, tmpl *chat.Template, e 
 	if s := c.String("system"); s != "" {
 		conv.Messages = append(conv.Messages, chat.NewMessage("system", s))
 	}
+	begin := len(conv.Messages)
 	fmt.Fprintln(c.App.ErrWriter, "an empty line ends; /reset begins anew")
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, maxLine)
@@ -77,7 +78,7 @@ func converse(c *ucli.Context, tok *tokenizer.Tokenizer, tmpl *chat.Template, e 
 			return in.Err()
 		}
 		if in.Text() == "/reset" {
-			conv.Messages = conv.Messages[:0]
+			conv.Messages = conv.Messages[:begin]
 			continue
 		}
 		conv.Messages = append(conv.Messages, chat.NewMessage("user", in.Text()))

@@ -16,7 +16,7 @@ import (
 )
 
 // quantKeys are the keys of a quantize stage that quant METHOD has as flags.
-var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "damp_percent", "samples", "max_length", "ignore", "allow_requantize"}
+var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "damp_percent", "search", "overrides", "samples", "max_length", "ignore", "allow_requantize"}
 
 // folderQuant is the command of a method that makes folders.
 func folderQuant(m *quant.Method) *ucli.Command {
@@ -74,7 +74,7 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if err := required(c, "output"); err != nil {
 		return err
 	}
-	if m.Calibrated() && !c.IsSet("calibration") {
+	if (m.Calibrated() || c.IsSet("search")) && !c.IsSet("calibration") {
 		return usagef(c, "--calibration is required: poor calibration text would be silent")
 	}
 	models, err := modelList(c)

@@ -249,7 +249,7 @@ func length(v any) int {
 func (v *verifier) folder(a *artifact) {
 	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", adapterConfig} {
 		if b, ok := a.File(name); ok {
-			if err := CheckJSON(filepath.Join(a.dir, name), b); err != nil {
+			if err := checkJSON(filepath.Join(a.dir, name), b); err != nil {
 				v.add("%v", err)
 			}
 		}

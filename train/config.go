@@ -109,7 +109,7 @@ func (c Config) check(given Config) error {
 	if given.LoadBestModelAtEnd && c.EvalSteps.Never() {
 		return fail.Usagef("train.load_best_model_at_end", "set eval_steps", "load_best_model_at_end needs validation, eval_steps is 0")
 	}
-	if _, err := NewSchedule(c, 100); err != nil {
+	if _, err := newSchedule(c, 100); err != nil {
 		return err
 	}
 	if c.Adapter == "none" || c.LoRA.InitFrom != "" {
@@ -174,14 +174,14 @@ func (e Every) Of(total int) int {
 // (a number below 1, or a percentage).
 func (e *Every) UnmarshalYAML(n *yaml.Node) error {
 	var err error
-	*e, err = ParseEvery(n.Value)
+	*e, err = parseEvery(n.Value)
 	if n.Kind != yaml.ScalarNode || err != nil {
 		return fmt.Errorf("line %d: auto, a number of steps or a share of the run (0.1, 10%%) is needed, found %q", n.Line, n.Value)
 	}
 	return nil
 }
 
-// MarshalYAML writes the form ParseEvery reads.
+// MarshalYAML writes the form parseEvery reads.
 func (e Every) MarshalYAML() (any, error) {
 	switch {
 	case e.Auto:
@@ -192,8 +192,8 @@ func (e Every) MarshalYAML() (any, error) {
 	return e.Steps, nil
 }
 
-// ParseEvery reads the text form of Every.
-func ParseEvery(s string) (Every, error) {
+// parseEvery reads the text form of Every.
+func parseEvery(s string) (Every, error) {
 	if s == "auto" {
 		return Every{Auto: true}, nil
 	}

@@ -50,12 +50,12 @@ func TestEvery(t *testing.T) {
 	for text, want := range map[string]Every{
 		"auto": {Auto: true}, "50": {Steps: 50}, "0.1": {Share: 0.1}, "10%": {Share: 0.1}, "0": {Off: true},
 	} {
-		if got, err := ParseEvery(text); err != nil || got != want {
+		if got, err := parseEvery(text); err != nil || got != want {
 			t.Errorf("%s: %+v %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"-1", "1.5", "x", "", "0%", "200%", "nan", "inf", "1e300"} {
-		if got, err := ParseEvery(text); err == nil {
+		if got, err := parseEvery(text); err == nil {
 			t.Errorf("%q was read as %+v", text, got)
 		}
 	}

@@ -46,8 +46,8 @@ var schedules = map[string]struct {
 	"warmup_stable_decay":       {[]string{"num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"}, warmupStableDecay},
 }
 
-// NewSchedule returns the schedule c asks for, over total optimizer steps.
-func NewSchedule(c Config, total int) (*Schedule, error) {
+// newSchedule returns the schedule c asks for, over total optimizer steps.
+func newSchedule(c Config, total int) (*Schedule, error) {
 	kind, ok := schedules[c.LRScheduler]
 	if !ok {
 		return nil, fail.Usagef("train.lr_scheduler", "", "lr_scheduler is %q, known are %s", c.LRScheduler, known(schedules))

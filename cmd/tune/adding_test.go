@@ -114,6 +114,42 @@ func addingRows(t *testing.T) map[string]string {
 	return rows
 }
 
+// TestLayers: the drawing of docs/architecture.md has every package, and imports
+// go down in it, or to the left.
+func TestLayers(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, drawing, _ := strings.Cut(string(doc), "\n```\n")
+	drawing, _, _ = strings.Cut(drawing, "\n```\n")
+	at := map[string]int{} // the later, the lower or the further left
+	for line := range strings.Lines(drawing) {
+		words := strings.Fields(line)
+		slices.Reverse(words)
+		for _, w := range words {
+			at[w] = len(at)
+		}
+	}
+	hidden := regexp.MustCompile(`/internal/|test(dir)?$|/gen$|gendocs$|interop$`) // parts of one package, or not in the programs
+	eachSource(t, func(rel string, _ *token.FileSet, f *ast.File) {
+		pkg := path.Dir(rel)
+		if hidden.MatchString(pkg) && pkg != "cmd/internal/cli" && pkg != "kernels/kerneltest" {
+			return
+		}
+		here, ok := at[pkg]
+		if !ok {
+			t.Errorf("%s: the layers of docs/architecture.md lack package %s", rel, pkg)
+		}
+		for _, spec := range f.Imports {
+			imp, _ := strconv.Unquote(spec.Path.Value)
+			if own, ok := strings.CutPrefix(imp, module); ok && !hidden.MatchString(own) && at[own] <= here {
+				t.Errorf("%s imports %s, which docs/architecture.md draws above or to the right", rel, own)
+			}
+		}
+	})
+}
+
 // filesNaming lists the files with an identifier or a string, not an import,
 // that names a.
 func filesNaming(t *testing.T, a added) (files []string) {

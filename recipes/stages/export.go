@@ -158,20 +158,29 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 }
 
 func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, error) {
-	g := gguf.Options{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
-		AllowRequantize: o.AllowRequantize, Name: x.Name(), Force: true}
-	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
-		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
-		if err != nil {
-			return ExportedFile{}, err
-		}
-		g.Tensors = append(g.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
+	g, err := o.gguf(typ)
+	if err != nil {
+		return ExportedFile{}, err
 	}
-	rep, err := gguf.Write(ctx, src, out, g, x.Progress("weights"))
+	g.Imatrix, g.Name, g.Force = im, x.Name(), true
+	rep, err := gguf.Write(ctx, src, out, *g, x.Progress("weights"))
 	if err != nil {
 		return ExportedFile{}, err
 	}
 	return ExportedFile{Type: typ, Path: filepath.Base(out), Bits: rep.BitsPerWeight(), Fallbacks: rep.Fallbacks, Tensors: rep.Tensors}, nil
+}
+
+// gguf are the options of the file of a type.
+func (o *Export) gguf(typ string) (*gguf.Options, error) {
+	g := &gguf.Options{Type: typ, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType, AllowRequantize: o.AllowRequantize}
+	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		if err != nil {
+			return nil, err
+		}
+		g.Tensors = append(g.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
+	}
+	return g, nil
 }
 
 // ExportSafetensors writes a model as a plain Hugging Face folder whose
@@ -310,41 +319,11 @@ func exportedTypes(o *Export, from *arch.Source, typ string) (map[string]dtype.T
 
 // chooseMix chooses the types of a GGUF as the export will.
 func chooseMix(o *Export, from *arch.Source, typ string) ([]gguf.Choice, error) {
-	ft, err := gguf.ParseFileType(typ)
+	g, err := o.gguf(typ)
 	if err != nil {
 		return nil, err
 	}
-	mo := gguf.MixOptions{FileType: ft, Importance: o.Imatrix != "", Pure: o.Pure}
-	for _, name := range []struct {
-		key, val string
-		to       **dtype.Kind
-	}{{"output_tensor_type", o.OutputTensorType, &mo.Output}, {"token_embedding_type", o.TokenEmbeddingType, &mo.Embedding}} {
-		if name.val == "" {
-			continue
-		}
-		k, err := gguf.ParseTensorKind(name.key, name.val)
-		if err != nil {
-			return nil, err
-		}
-		*name.to = &k
-	}
-	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
-		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
-		if err != nil {
-			return nil, err
-		}
-		mo.Tensors = append(mo.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
-	}
-	for _, t := range from.Tensors() {
-		if t.Type.Quantized() && !t.Vector && !o.AllowRequantize {
-			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", t.Name, t.Type)
-		}
-	}
-	kv, err := arch.GGUFKeys(&from.Spec, "", 0, nil)
-	if err != nil {
-		return nil, err
-	}
-	return gguf.Mix(gguf.FactsOf(kv), gguf.MixTensors(from), mo)
+	return gguf.MixOf(from, g, o.Imatrix != "")
 }
 
 func viewExport(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {

@@ -302,7 +302,7 @@ func QuantizeFolder(ctx context.Context, dev kernels.Backend, model string, job 
 	}
 	var cal [][]int32
 	if job.Calibrated() {
-		if cal, err = CalibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
+		if cal, err = calibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
 			return nil, err
 		}
 	}

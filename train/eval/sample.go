@@ -18,8 +18,8 @@ type Sample struct {
 	At [][2]int32
 }
 
-// Positions is the number of positions that count.
-func (s *Sample) Positions() int {
+// positions is the number of positions that count.
+func (s *Sample) positions() int {
 	n := 0
 	for _, r := range s.At {
 		n += int(r[1] - r[0])
@@ -29,7 +29,7 @@ func (s *Sample) Positions() int {
 
 // Targets is the number of tokens predicted.
 func (s *Sample) Targets() int {
-	n := s.Positions()
+	n := s.positions()
 	if k := len(s.At); k > 0 && int(s.At[k-1][1]) == len(s.IDs) {
 		n--
 	}

@@ -186,7 +186,7 @@ func (o *Export) gguf(typ string) (*gguf.Options, error) {
 // ExportSafetensors writes a model as a plain Hugging Face folder whose
 // matrices are f32, f16 or bf16; quantized ones are decoded.
 func ExportSafetensors(ctx context.Context, model, out, typ string, progress func(done, total int64)) error {
-	kind, ok := map[string]dtype.Kind{"f32": dtype.F32, "f16": dtype.F16, "bf16": dtype.BF16}[strings.ToLower(typ)]
+	kind, ok := floatTypes[strings.ToLower(typ)]
 	if !ok {
 		return fail.Usagef("type", "F32, F16 or BF16", "a safetensors export cannot be %q", typ)
 	}

@@ -252,12 +252,15 @@ func tokenizerKeys(src *arch.Source) ([]formats.KV, error) {
 	return tok.GGUFKeys()
 }
 
+// floatTypes are the types that unquantized weights are written in.
+var floatTypes = map[string]dtype.Kind{"f32": dtype.F32, "f16": dtype.F16, "bf16": dtype.BF16}
+
 // storageType reads a dtype option; auto is nil.
 func storageType(name string) (*dtype.Type, error) {
 	if name == "" || name == "auto" {
 		return nil, nil
 	}
-	k, ok := map[string]dtype.Kind{"bf16": dtype.BF16, "f16": dtype.F16, "f32": dtype.F32}[name]
+	k, ok := floatTypes[name]
 	if !ok {
 		return nil, fail.Usagef("", "auto, bf16, f16 or f32", "storage type %q", name)
 	}

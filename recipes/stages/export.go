@@ -186,9 +186,9 @@ func (o *Export) gguf(typ string) (*gguf.Options, error) {
 // ExportSafetensors writes a model as a plain Hugging Face folder whose
 // matrices are f32, f16 or bf16; quantized ones are decoded.
 func ExportSafetensors(ctx context.Context, model, out, typ string, progress func(done, total int64)) error {
-	kind, ok := floatTypes[strings.ToLower(typ)]
-	if !ok {
-		return fail.Usagef("type", "F32, F16 or BF16", "a safetensors export cannot be %q", typ)
+	t, err := floatType(typ)
+	if err != nil {
+		return err
 	}
 	src, err := arch.Open(model)
 	if err != nil {
@@ -199,9 +199,16 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 	if err != nil {
 		return err
 	}
-	t := dtype.Of(kind)
 	d := arch.Dense{Path: out, Type: &t, Files: files, Progress: progress}
 	return d.Write(ctx, src, nil)
+}
+
+// floatType is the type of a safetensors export.
+func floatType(name string) (dtype.Type, error) {
+	if k, ok := floatTypes[strings.ToLower(name)]; ok {
+		return dtype.Of(k), nil
+	}
+	return dtype.Type{}, fail.Usagef("type", "F32, F16 or BF16", "a safetensors export cannot be %q", name)
 }
 
 // writeModelfile writes an Ollama Modelfile beside the first file. Ollama reads the
@@ -294,12 +301,12 @@ func encodeSeconds(src *arch.Source, types map[string]dtype.Type) (sec float64) 
 func exportedTypes(o *Export, from *arch.Source, typ string) (map[string]dtype.Type, error) {
 	out := map[string]dtype.Type{}
 	if o.Format == "safetensors" {
-		t, err := storageType(strings.ToLower(typ))
+		t, err := floatType(typ)
 		if err != nil {
 			return nil, err
 		}
 		for _, x := range from.Tensors() {
-			out[x.Name] = *t
+			out[x.Name] = t
 		}
 		return out, nil
 	}

@@ -27,7 +27,7 @@ import (
 )
 
 var quantizeKind = recipes.Kind{
-	Name: "quantize", Doc: "NF4, GPTQ, AWQ or round-to-nearest folder",
+	Name: "quantize", Doc: "quantized folder, by one of several methods",
 	New: func() any { return new(Quantize) }, Left: func() any { return new(QuantizeResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // known by its report
 	Resolve: func(o any, _ recipes.Setting, bad recipes.Bad) { o.(*Quantize).Fill(bad) }, Inputs: quantizeInputs,

@@ -24,10 +24,10 @@ type added struct {
 // rows.
 var adding = map[string][]added{
 	"architecture": {
-		{`(?i)qwen3($|[^5])`, "autograd/model/arch/archs.go autograd/model/arch/qwen3.go", ""},
+		{`(?i)^qwen3(ForCausalLM)?$`, "autograd/model/arch/archs.go autograd/model/arch/qwen3.go", ""},
 	},
 	"mixer, feed-forward part": {
-		{`(?i)^mlp$`, "autograd/model/load.go autograd/model/mlp.go", "autograd/model/arch/"},
+		{`(?i)^moe$`, "autograd/model/load.go autograd/model/moe.go", "autograd/model/arch/"},
 	},
 	"quantization method": {
 		{`(?i)hqq`, "quant/hqq.go quant/method.go", ""},

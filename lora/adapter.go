@@ -161,7 +161,7 @@ func newParam(dev kernels.Backend, name string, rows, cols int, v []float32) (*a
 	if err != nil {
 		return nil, err
 	}
-	err = dev.Run(func() error { dev.Upload(buf, f32bytes(v)); return nil })
+	err = dev.Run(func() error { dev.Upload(buf, kernels.Bytes(v)); return nil })
 	return &autograd.Param{Name: prefix + name, Mat: kernels.Mat{Buffer: buf, Rows: rows, Cols: cols, Of: rows}}, err
 }
 

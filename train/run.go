@@ -124,7 +124,7 @@ func begin(j Job) (*run, error) {
 		return nil, err
 	}
 	r.total = c.Total(r.loader.StepsPerEpoch())
-	if r.sched, err = NewSchedule(c, r.total); err != nil {
+	if r.sched, err = newSchedule(c, r.total); err != nil {
 		return nil, err
 	}
 	if j.Val.Len() > 0 && !c.EvalSteps.Never() {

@@ -110,7 +110,7 @@ type Piece struct {
 func (m *Model) Step(c *Cache, pieces []Piece) ([][]float32, error) {
 	flat := make([]float32, len(pieces)*m.Spec.V)
 	err := m.advance(c, pieces, func(int) bool { return true }, func(t *autograd.Tape, logits *autograd.Tensor) error {
-		return m.Dev.Download(bytesOf(flat), logits.Data)
+		return m.Dev.Download(kernels.Bytes(flat), logits.Data)
 	})
 	if err != nil {
 		return nil, err

@@ -330,7 +330,7 @@ func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab str
 		v = swapped(v, rows, r, l.Experts)
 		rows, cols = rows*l.Experts, r
 	}
-	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, bytesOf(v), kernels.Copy)
+	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, kernels.Bytes(v), kernels.Copy)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,7 +441,7 @@ func (m *Model) gradients(t *testing.T, params []*autograd.Param) map[string][]f
 	out := map[string][]float32{}
 	for _, p := range params {
 		out[p.Name] = make([]float32, p.Len())
-		if err := m.Dev.Download(bytesOf(out[p.Name]), p.Grad); err != nil {
+		if err := m.Dev.Download(kernels.Bytes(out[p.Name]), p.Grad); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -494,7 +494,7 @@ func (m *Model) pieces(t *testing.T, grads map[string][]float32) map[string][]fl
 			continue
 		}
 		for _, f := range x.AsHF() {
-			r, err := f.Take(block.Raw{Type: dtype.Of(dtype.F32), Rows: p.Rows, Cols: p.Cols, Data: bytesOf(v)})
+			r, err := f.Take(block.Raw{Type: dtype.Of(dtype.F32), Rows: p.Rows, Cols: p.Cols, Data: kernels.Bytes(v)})
 			if err != nil {
 				t.Fatal(err)
 			}

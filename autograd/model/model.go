@@ -128,7 +128,7 @@ func (m *Model) Decode(p *autograd.Param) ([]float32, error) {
 		}
 		defer m.Dev.Free(b)
 		m.Dev.Dequantize(b, p.Mat)
-		return m.Dev.Download(bytesOf(out), b)
+		return m.Dev.Download(kernels.Bytes(out), b)
 	})
 	return out, err
 }

@@ -26,7 +26,7 @@ func adapt(t *testing.T, m *Model, r int, dropout float32, fill func(n int) []fl
 	t.Helper()
 	var all []*autograd.Param
 	param := func(name string, rows, cols int) *autograd.Param {
-		w, err := m.Dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, bytesOf(fill(rows*cols)), kernels.Copy)
+		w, err := m.Dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, kernels.Bytes(fill(rows*cols)), kernels.Copy)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +185,7 @@ func grads(t *testing.T, m *Model, params []*autograd.Param, step uint32, ins ..
 	out := make([][]float32, len(params))
 	for i, p := range params {
 		out[i] = make([]float32, p.Len())
-		if err := m.Dev.Download(bytesOf(out[i]), p.Grad); err != nil {
+		if err := m.Dev.Download(kernels.Bytes(out[i]), p.Grad); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -249,19 +249,19 @@ func TestDropoutGradient(t *testing.T) {
 	got := grads(t, m, params, 1, in)
 	for _, i := range []int{0, 1, 8, 13, 20} {
 		p, w := params[i], make([]float32, params[i].Len())
-		if err := m.Dev.Download(bytesOf(w), p.Buffer); err != nil {
+		if err := m.Dev.Download(kernels.Bytes(w), p.Buffer); err != nil {
 			t.Fatal(err)
 		}
 		at := largest(got[i])
 		move := func(d float32) float64 {
 			v := slices.Clone(w)
 			v[at] += d
-			m.Dev.Upload(p.Buffer, bytesOf(v))
+			m.Dev.Upload(p.Buffer, kernels.Bytes(v))
 			return loss()
 		}
 		const h = 1e-2
 		want := (move(h) - move(-h)) / (2 * h)
-		m.Dev.Upload(p.Buffer, bytesOf(w))
+		m.Dev.Upload(p.Buffer, kernels.Bytes(w))
 		if d := math.Abs(float64(got[i][at]) - want); d > 2e-3*math.Abs(want) {
 			t.Errorf("%s[%d]: gradient %g, central difference %g", p.Name, at, got[i][at], want)
 		}
@@ -609,7 +609,7 @@ func hiddenOf(t *testing.T, m *Model, ids []int32) []float32 {
 
 // setF32 puts float32 values in the place of a weight.
 func setF32(m *Model, p *autograd.Param, v []float32) error {
-	w, err := m.Dev.Load(kernels.Weights, dtype.Of(dtype.F32), p.Rows, p.Cols, bytesOf(v), kernels.Copy)
+	w, err := m.Dev.Load(kernels.Weights, dtype.Of(dtype.F32), p.Rows, p.Cols, kernels.Bytes(v), kernels.Copy)
 	if err != nil {
 		return err
 	}
@@ -697,7 +697,7 @@ func TestTrainableIsFlat(t *testing.T) {
 		t.Fatalf("flat buffer of %v, parameters %d, spec says %d", m.Flat, total, m.Spec.Params())
 	}
 	flat := make([]float32, total)
-	if err := m.Dev.Download(bytesOf(flat), m.Flat); err != nil {
+	if err := m.Dev.Download(kernels.Bytes(flat), m.Flat); err != nil {
 		t.Fatal(err)
 	}
 	off := 0

@@ -116,11 +116,12 @@ type Metadata struct {
 	kv     map[string]any
 	shapes map[string][]int64 // tensors present, by GGUF name
 	freqs  []float64          // rope_freqs.weight
+	asked  map[string]bool    // keys that were read
 	err    error
 }
 
 func newMetadata(prefix string, kvs []formats.KV) *Metadata {
-	m := &Metadata{prefix: prefix, kv: map[string]any{}, shapes: map[string][]int64{}}
+	m := &Metadata{prefix: prefix, kv: map[string]any{}, shapes: map[string][]int64{}, asked: map[string]bool{}}
 	for _, kv := range kvs {
 		m.kv[kv.Key] = kv.Value
 	}
@@ -155,6 +156,7 @@ func number(v any) (float64, bool) {
 
 // Float returns a numeric key below the prefix; d when absent.
 func (m *Metadata) Float(d float64, key string) float64 {
+	m.asked[key] = true
 	v, ok := m.kv[m.prefix+"."+key]
 	if !ok {
 		return d

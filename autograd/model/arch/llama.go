@@ -71,7 +71,6 @@ func decoderGGUF(m *Metadata) (Spec, error) {
 	}
 	a := m.attention(s.C)
 	s.Ropes = []RopeSpec{m.Rope(a.D, s.MaxPos)}
-	m.refuse(a.D)
 	mlp := &MLP{F: m.Int(-1, "feed_forward_length"), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
 	err := s.repeat(m.Int(-1, "block_count"), decoder(a, mlp))
 	return s, cmp.Or(m.err, err)

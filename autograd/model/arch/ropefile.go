@@ -217,8 +217,8 @@ func ropeScaling(r RopeSpec) map[string]any {
 	return nil
 }
 
-// neutral are keys below a prefix that change what a model of some family
-// computes, and do nothing in the Llama family with one of these values.
+// neutral are keys below a prefix that change what models of some families
+// compute, and the values with which they do not.
 var neutral = map[string][]float64{
 	"attention.scale": {0}, "attention.clamp_kqv": {0}, "attention.max_alibi_bias": {0}, "attention.sliding_window": {0}, "attention.causal": {1},
 	"attn_logit_softcapping": {0}, "final_logit_softcapping": {0}, "embedding_scale": {0, 1}, "logit_scale": {0, 1}, "residual_scale": {0, 1},
@@ -227,11 +227,14 @@ var neutral = map[string][]float64{
 	"use_parallel_residual": {0},
 }
 
-// refuse notes keys that say what the Llama family does not compute; its heads
-// have d elements.
-func (m *Metadata) refuse(d int) {
+// refuse is the error about a key that says what the model does not compute: one
+// that its family has not read, with a value that matters. a may be nil.
+func (m *Metadata) refuse(a *Attention) error {
 	for _, key := range slices.Sorted(maps.Keys(neutral)) {
 		v, ok := m.kv[m.prefix+"."+key]
+		if m.asked[key] {
+			continue
+		}
 		if b, is := v.(bool); is {
 			v = map[bool]uint8{true: 1}[b]
 		}
@@ -239,12 +242,16 @@ func (m *Metadata) refuse(d int) {
 			m.fail(key, "is %v, which a model of architecture %s does not have", m.kv[m.prefix+"."+key], m.prefix)
 		}
 	}
-	if n := m.Int(d, "attention.value_length"); n != d {
-		m.fail("attention.value_length", "is %d, with keys of %d elements; they must be equal", n, d)
+	if a == nil {
+		return m.err
 	}
-	if n := m.Int(d, "rope.dimension_count"); n != d && m.prefix == "llama" {
-		m.fail("rope.dimension_count", "is %d, but heads have %d elements; in this architecture they rotate as a whole", n, d)
+	if n := m.Int(a.D, "attention.value_length"); n != a.D {
+		m.fail("attention.value_length", "is %d, with keys of %d elements; they must be equal", n, a.D)
 	}
+	if n := m.Int(a.D, "rope.dimension_count"); n != a.D && m.prefix == "llama" {
+		m.fail("rope.dimension_count", "is %d, but heads have %d elements; in this architecture they rotate as a whole", n, a.D)
+	}
+	return m.err
 }
 
 func (m *Metadata) fail(key, format string, args ...any) {

@@ -155,9 +155,8 @@ func TestRopeKeys(t *testing.T) {
 			RopeSpec{Dim: 32, Base: 10000, Type: "yarn", Factor: 4, OrigMax: 256, AttnFactor: 1.5 * (1 + 0.1*math.Log(4))}},
 	} {
 		got := c.m.Rope(32, 1024)
-		c.m.refuse(32)
-		if c.m.err != nil {
-			t.Fatalf("%v: %v", c.m.kv, c.m.err)
+		if err := c.m.refuse(&Attention{D: 32}); err != nil {
+			t.Fatalf("%v: %v", c.m.kv, err)
 		}
 		sameAngles(t, "GGUF", got, c.want)
 	}
@@ -167,13 +166,16 @@ func TestRopeKeys(t *testing.T) {
 	} {
 		m := metadata(bad...)
 		m.Rope(32, 1024)
-		m.refuse(32)
-		if m.err == nil || !strings.Contains(m.err.Error(), bad[0].(string)) {
-			t.Errorf("%v: error %v does not name the key", bad, m.err)
+		if err := m.refuse(&Attention{D: 32}); err == nil || !strings.Contains(err.Error(), bad[0].(string)) {
+			t.Errorf("%v: error %v does not name the key", bad, err)
 		}
 	}
 	m := metadata("attention.causal", true, "attention.scale", float32(0), "attention.value_length", uint32(32))
-	if m.refuse(32); m.err != nil {
-		t.Errorf("values without effect are refused: %v", m.err)
+	if err := m.refuse(&Attention{D: 32}); err != nil {
+		t.Errorf("values without effect are refused: %v", err)
+	}
+	m = metadata("attention.sliding_window", uint32(16))
+	if m.Int(0, "attention.sliding_window"); m.refuse(&Attention{D: 32}) != nil {
+		t.Error("a key that the family has read is refused")
 	}
 }

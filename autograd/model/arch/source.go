@@ -138,8 +138,10 @@ func (s *Source) readGGUF() error {
 		}
 	}
 	var err error
-	s.Spec, err = s.arch.GGUFSpec(m)
-	return err
+	if s.Spec, err = s.arch.GGUFSpec(m); err != nil {
+		return err
+	}
+	return m.refuse(s.Spec.Attention())
 }
 
 func floats(r formats.Reader, t *formats.Tensor) ([]float64, error) {

@@ -113,12 +113,13 @@ func (o *Options) check() error {
 			return err
 		}
 	}
-	_, err := o.valRows(1)
+	_, err := o.ValRows(1)
 	return err
 }
 
-// valRows is how many of n rows are held back.
-func (o *Options) valRows(n int) (int, error) {
+// ValRows is how many of n rows are held back; val_set_size that is no number of
+// rows, share or percentage is an error of kind fail.Usage.
+func (o *Options) ValRows(n int) (int, error) {
 	s := strings.TrimSpace(o.ValSetSize)
 	if s == "" {
 		if len(o.ValDatasets) > 0 {

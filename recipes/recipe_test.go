@@ -190,3 +190,23 @@ func TestTags(t *testing.T) {
 		t.Errorf("only %d structs were looked at", len(seen))
 	}
 }
+
+// TestValuesAreChecked: a value that its stage would refuse is refused before any
+// stage runs.
+func TestValuesAreChecked(t *testing.T) {
+	for set, want := range map[string]string{
+		"g.for=[foo]": `"foo"`, "export.for=[lmstudio]": `"lmstudio"`, "export.type=Q9_K": "Q9_K", "export.token_embedding_type=Q9": "Q9",
+		"export.tensor_type={a: Q9_K}": "Q9_K", "check.tasks=[exactmatch]": "did you mean exact_match?", "ingest.val_set_size=banana": "banana",
+		"ingest.val_set_size=-1": "-1", "merge.max_shard_size=0": "above 0", "memory_limit=0": "above 0", "train.max_steps=0": "at least 1",
+	} {
+		_, err := stages.All.Parse("r.yaml", []byte(good), []string{set})
+		if fail.Code(err) != 2 || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v does not say %s", set, err, want)
+		}
+	}
+	for _, set := range []string{"seed=0", "merge.max_kl=0", "export.for=[ollama]", "export.type=q4_k_m", "ingest.val_set_size=0"} {
+		if _, err := stages.All.Parse("r.yaml", []byte(good), []string{set}); err != nil {
+			t.Errorf("%s: %v", set, err)
+		}
+	}
+}

@@ -96,9 +96,12 @@ func (m *EvalModel) SetYAML(n *yaml.Node) error {
 	return nil
 }
 
-func resolveEval(opts any, _ recipes.Setting, _ recipes.Bad) {
+func resolveEval(opts any, _ recipes.Setting, bad recipes.Bad) {
 	o := opts.(*Eval)
 	schema.Fill(o)
+	if err := checkTasks(o.Tasks); err != nil {
+		bad("tasks", fail.Hint(err), "%v", err)
+	}
 	o.Stride = cmp.Or(o.Stride, o.Context)
 }
 

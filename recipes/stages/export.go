@@ -25,7 +25,7 @@ var exportKind = recipes.Kind{
 	Name: "export", Doc: "GGUF or safetensors",
 	New: func() any { return new(Export) }, Left: func() any { return new(ExportResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // replaces files one by one
-	Resolve: func(o any, _ recipes.Setting, _ recipes.Bad) { o.(*Export).Fill() }, Inputs: exportInputs,
+	Resolve: resolveExport, Inputs: exportInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Export)
 		o.Model, o.Imatrix = "", fmt.Sprint(o.Imatrix != "")
@@ -80,6 +80,40 @@ func (o *Export) Fill() {
 		o.Type = schema.Names{"Q4_K_M"}
 		if o.Format == "safetensors" {
 			o.Type = schema.Names{"BF16"}
+		}
+	}
+}
+
+// servers are who an export can be for.
+var servers = []string{"ollama", "llama.cpp"}
+
+func resolveExport(opts any, _ recipes.Setting, bad recipes.Bad) {
+	o := opts.(*Export)
+	o.Fill()
+	for _, t := range o.Type {
+		var err error
+		if o.Format == "safetensors" {
+			_, err = floatType(t)
+		} else {
+			_, err = gguf.ParseFileType(t)
+		}
+		if err != nil {
+			bad("type", fail.Hint(err), "%v", err)
+		}
+	}
+	if o.Format != "safetensors" {
+		if _, err := o.gguf(""); err != nil {
+			bad("tensor_type", fail.Hint(err), "%v", err)
+		}
+		for key, name := range map[string]string{"token_embedding_type": o.TokenEmbeddingType, "output_tensor_type": o.OutputTensorType} {
+			if _, err := gguf.ParseTensorKind(key, name); name != "" && err != nil {
+				bad(key, fail.Hint(err), "%v", err)
+			}
+		}
+	}
+	for _, who := range o.For {
+		if !slices.Contains(servers, who) {
+			bad("for", "known: "+strings.Join(servers, ", "), "found %q", who)
 		}
 	}
 }

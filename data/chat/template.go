@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/tunekit/tunekit/data/jinja"
@@ -36,6 +38,47 @@ func (m Message) Content() (string, bool) {
 	return s, ok
 }
 
+// Texts are the texts of the message: its content, or those of the content's parts.
+func (m Message) Texts() []string {
+	v, _ := m.Get("content")
+	switch v := v.(type) {
+	case string:
+		return []string{v}
+	case []any:
+		var out []string
+		for _, part := range v {
+			if p, ok := part.(*jinja.Dict); ok {
+				if s, ok := p.Get("text"); ok {
+					out = append(out, fmt.Sprint(s))
+				}
+			}
+		}
+		return out
+	}
+	return nil
+}
+
+// CheckText refuses content that is more than text: pictures and other parts that
+// a model of text does not see.
+func (m Message) CheckText() error {
+	v, _ := m.Get("content")
+	list, _ := v.([]any)
+	for i, part := range list {
+		p, ok := part.(*jinja.Dict)
+		if !ok {
+			return fmt.Errorf(`content: part %d is %v, not an object such as {"type": "text", "text": "…"}`, i, part)
+		}
+		if kind := p.String("type"); kind != "text" {
+			return fmt.Errorf("content: part %d is of type %q: text only", i, kind)
+		}
+		text, _ := p.Get("text")
+		if _, ok := text.(string); !ok {
+			return fmt.Errorf("content: part %d: text is %v", i, text)
+		}
+	}
+	return nil
+}
+
 // with is a copy of the message with one field set.
 func (m Message) with(key string, v any) Message {
 	c := m.Clone()
@@ -62,6 +105,10 @@ type Template struct {
 	o     Options
 	tmpl  *jinja.Template
 	stops []string // spellings of end-of-turn tokens: the EOS and the well-known
+
+	// parts tells whether the template writes content given as a list of parts;
+	// others would print the list.
+	parts func() bool
 }
 
 // Parse reads a chat template in transformers' Jinja. Errors name the
@@ -75,7 +122,17 @@ func Parse(src string, o Options) (*Template, error) {
 	if o.EOS != "" {
 		stops = slices.Insert(stops, 0, o.EOS)
 	}
-	return &Template{src: src, o: o, tmpl: tmpl, stops: stops}, nil
+	t := &Template{src: src, o: o, tmpl: tmpl, stops: stops}
+	t.parts = sync.OnceValue(t.writesParts)
+	return t, nil
+}
+
+// writesParts renders a message of one part and looks for its text alone.
+func (t *Template) writesParts() bool {
+	const text = "\ue000part\ue002"
+	ask := Message{jinja.NewDict("role", "user", "content", []any{jinja.NewDict("type", "text", "text", text)})}
+	got, _, err := t.renderAs(Conversation{Messages: []Message{ask}}, true)
+	return err == nil && strings.Contains(got, text) && !strings.Contains(got, "'"+text) && !strings.Contains(got, `"`+text)
 }
 
 // FromTokenizer parses the chat template that came with a tokenizer; a BOS or
@@ -125,7 +182,28 @@ func (t *Template) Render(c Conversation, addGenerationPrompt bool) (string, err
 	return text, err
 }
 
+// render gives the text and the ranges of {% generation %} blocks. Content in parts
+// of text is joined, with line breaks as servers do, for a template that would
+// print the list.
 func (t *Template) render(c Conversation, prompt bool) (string, [][2]int, error) {
+	inParts := func(m Message) bool {
+		v, _ := m.Get("content")
+		_, ok := v.([]any)
+		return ok && m.CheckText() == nil
+	}
+	if slices.ContainsFunc(c.Messages, inParts) && !t.parts() {
+		c.Messages = slices.Clone(c.Messages)
+		for i, m := range c.Messages {
+			if inParts(m) {
+				c.Messages[i] = m.with("content", strings.Join(m.Texts(), "\n"))
+			}
+		}
+	}
+	return t.renderAs(c, prompt)
+}
+
+// renderAs is render of messages as they are.
+func (t *Template) renderAs(c Conversation, prompt bool) (string, [][2]int, error) {
 	messages := make([]any, len(c.Messages))
 	for i, m := range c.Messages {
 		messages[i] = m.Dict

@@ -271,3 +271,28 @@ func TestTemplateErrors(t *testing.T) {
 		t.Errorf("a template that drops the answer: %v", err)
 	}
 }
+
+// Text in parts reaches a template that writes parts as it is, and others as one
+// text; a picture reaches both as it is.
+func TestTextInParts(t *testing.T) {
+	part := func(s string) any { return jinja.NewDict("type", "text", "text", s) }
+	for src, want := range map[string]string{
+		"{% for m in messages %}{{ m.content }}{% endfor %}":                                                           "a\nb",
+		"{% for m in messages %}{{ m['content'] | trim }}{% endfor %}":                                                 "a\nb",
+		"{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}":                                               "<a\nb>",
+		"{% for m in messages %}{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endfor %}":                        "[a][b]",
+		"{% for m in messages %}{% if m.content is string %}s{% else %}{{ m.content[1].text }}{% endif %}{% endfor %}": "s",
+	} {
+		tmpl, err := Parse(src, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := Message{jinja.NewDict("role", "user", "content", []any{part("a"), part("b")})}
+		if got, err := tmpl.Render(Conversation{Messages: []Message{m}}, false); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", src, got, err, want)
+		}
+		if c, _ := m.Get("content"); len(c.([]any)) != 2 {
+			t.Error("the caller's message changed")
+		}
+	}
+}

@@ -36,10 +36,32 @@ func (t *Tokenizer) GGUFKeysFor(rows int) ([]formats.KV, error) {
 			kv = append(kv, formats.KV{Key: ggufTok + e.key + "_token_id", Value: uint32(e.id)})
 		}
 	}
+	more, err := t.ggufEnds()
+	if err != nil {
+		return nil, fail.Inputf("tokenizer", "keep this model in the Hugging Face format", "cannot be written to GGUF: %w", err)
+	}
+	kv = append(kv, more...)
 	kv = append(kv, formats.KV{Key: ggufTok + "add_bos_token", Value: t.AddsBOS()})
 	kv = append(kv, formats.KV{Key: ggufTok + "add_eos_token", Value: t.AddsEOS()})
 	if t.template != "" {
 		kv = append(kv, formats.KV{Key: "tokenizer.chat_template", Value: t.template})
+	}
+	return kv, nil
+}
+
+// ggufEnds are the keys of ends beside the EOS that llama.cpp does not know by
+// their spelling; it has room for two, of a turn and of a message.
+func (t *Tokenizer) ggufEnds() ([]formats.KV, error) {
+	keys := []string{"eot", "eom"}
+	var kv []formats.KV
+	for _, id := range t.ends {
+		if id == t.eos || slices.Contains(endTokens, t.vocab[id]) && t.kinds[id] != kindNormal {
+			continue
+		}
+		if len(kv) == len(keys) {
+			return nil, fmt.Errorf("it ends texts with %d tokens beside the EOS that llama.cpp does not know by name, GGUF has keys for %d (eos_token_id of generation_config.json)", len(kv)+1, len(keys))
+		}
+		kv = append(kv, formats.KV{Key: ggufTok + keys[len(kv)] + "_token_id", Value: uint32(id)})
 	}
 	return kv, nil
 }

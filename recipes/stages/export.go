@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
@@ -234,6 +235,9 @@ func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
 		n := min(step, rows-r)
 		for i := range n {
 			block.Decode(x[i*cols:(i+1)*cols], from, r+i, 0, cols)
+		}
+		if err := formats.CheckFinite(p.Name, x[:n*cols], r, cols); err != nil {
+			return err
 		}
 		if err := block.EncodeRows(to, r, n, x[:n*cols], nil); err != nil {
 			return fail.Inputf(p.Name, "choose bf16 or f32", "%w", err)

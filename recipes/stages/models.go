@@ -98,19 +98,24 @@ func (l *Loaded) Close() {
 	l.Src.Close()
 }
 
-// Tokenizer reads the model's tokenizer and checks that it fits the model.
+// Tokenizer reads the model's tokenizer. It may have tokens without a row in the
+// embedding: an id that a model does not have is an error where it is used.
 func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) { return openTokenizer(l.Src) }
 
 func openTokenizer(src *arch.Source) (*tokenizer.Tokenizer, error) {
-	tok, err := tokenizer.Open(src.Reader)
-	if err != nil {
-		return nil, err
+	return tokenizer.Open(src.Reader)
+}
+
+// checkRows refuses ids of text that have no row in an embedding of rows rows.
+// A tokenizer may have tokens beyond it, which most texts do not hold.
+func checkRows(where string, tok *tokenizer.Tokenizer, ids []int32, rows int) error {
+	for _, id := range ids {
+		if int(id) >= rows {
+			return fail.Inputf(where, "use the tokenizer that came with the model, or resize the embedding",
+				"token id %d (%q): the embedding has %d rows, the tokenizer %d tokens", id, tok.Token(id), rows, tok.Size())
+		}
 	}
-	if tok.Size() > src.Spec.V {
-		return nil, fail.Inputf(src.Reader.Path(), "the tokenizer belongs to another model",
-			"tokenizer has %d tokens, the embedding %d rows", tok.Size(), src.Spec.V)
-	}
-	return tok, nil
+	return nil
 }
 
 // OpenTokenizer reads the tokenizer of a model without its weights.
@@ -225,16 +230,14 @@ func hasTokenizer(src *arch.Source) bool {
 	return false
 }
 
-// tokenizerKeys are a model's tokenizer as GGUF metadata.
+// tokenizerKeys are a model's tokenizer as GGUF metadata. A model without one is an
+// error: no program can use such a file.
 func tokenizerKeys(src *arch.Source) ([]formats.KV, error) {
-	if !hasTokenizer(src) {
-		return nil, nil
-	}
 	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}
-	return tok.GGUFKeys()
+	return tok.GGUFKeysFor(src.Spec.V)
 }
 
 // storageType reads a dtype option; auto is nil.

@@ -142,6 +142,9 @@ func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, contex
 			return rows, nil, fail.Inputf(path, "", "%w", err)
 		}
 		ids, err := tok.TryEncode(string(raw), true)
+		if err == nil {
+			err = checkRows(path, tok, ids, vocab)
+		}
 		return rows, ids, err
 	}
 	tmpl, err := templateOf(tok, "")

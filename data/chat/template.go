@@ -109,6 +109,9 @@ type Template struct {
 	// parts tells whether the template writes content given as a list of parts;
 	// others would print the list.
 	parts func() bool
+
+	tools *Template // of conversations with tools, where there is one of its own
+	names []string  // of the templates there are, none of them the default
 }
 
 // Parse reads a chat template in transformers' Jinja. Errors name the
@@ -135,20 +138,62 @@ func (t *Template) writesParts() bool {
 	return err == nil && strings.Contains(got, text) && !strings.Contains(got, "'"+text) && !strings.Contains(got, `"`+text)
 }
 
-// FromTokenizer parses the chat template that came with a tokenizer; a BOS or
-// EOS that o leaves out is the tokenizer's own. A tokenizer without a template
+// FromTokenizer parses the chat templates that came with a tokenizer, of which each
+// conversation takes its own as in Transformers: tool_use where it has tools, else
+// default. A BOS or EOS that o leaves out is the tokenizer's own. A tokenizer without a template
 // is an error of kind fail.Input.
 func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
-	if t.ChatTemplate() == "" {
+	list := t.ChatTemplates()
+	if len(list) == 0 {
 		return nil, fail.Inputf("tokenizer", "give a chat template (chat_template: a file or the text)", "it has no chat template")
 	}
 	o.BOS = cmp.Or(o.BOS, t.Token(t.BOS()))
 	o.EOS = cmp.Or(o.EOS, t.Token(t.EOS()))
-	return Parse(t.ChatTemplate(), o)
+	out := &Template{o: o}
+	var tools *Template
+	var names []string
+	for _, n := range list {
+		p, err := Parse(n.Text, o)
+		if err != nil {
+			return nil, err
+		}
+		switch n.Name {
+		case tokenizer.DefaultTemplate:
+			out = p
+		case tokenizer.ToolTemplate:
+			tools = p
+		}
+		if n.Name != tokenizer.DefaultTemplate {
+			names = append(names, n.Name)
+		}
+	}
+	if out.tmpl == nil && tools != nil {
+		out.stops = tools.stops
+	}
+	out.tools, out.names = tools, names
+	return out, nil
 }
 
-// Source is the template's text, as it was parsed.
-func (t *Template) Source() string { return t.src }
+// of is the template of a conversation: that of conversations with tools where it has
+// some and there is one, else the default.
+func (t *Template) of(c Conversation) (*Template, error) {
+	switch {
+	case c.Tools != nil && t.tools != nil:
+		return t.tools, nil
+	case t.tmpl == nil:
+		return nil, fail.Inputf("chat template", "give the one that is meant as chat_template", "the model has templates called %s and none called default", strings.Join(t.names, ", "))
+	}
+	return t, nil
+}
+
+// Source is the template's text, as it was parsed; that of conversations with tools
+// follows after a NUL where it is another.
+func (t *Template) Source() string {
+	if t.tools != nil {
+		return t.src + "\x00" + t.tools.src
+	}
+	return t.src
+}
 
 // Options are what the template was parsed with.
 func (t *Template) Options() Options { return t.o }
@@ -186,6 +231,10 @@ func (t *Template) Render(c Conversation, addGenerationPrompt bool) (string, err
 // of text is joined, with line breaks as servers do, for a template that would
 // print the list.
 func (t *Template) render(c Conversation, prompt bool) (string, [][2]int, error) {
+	t, err := t.of(c)
+	if err != nil {
+		return "", nil, err
+	}
 	inParts := func(m Message) bool {
 		v, _ := m.Get("content")
 		_, ok := v.([]any)

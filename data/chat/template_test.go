@@ -296,3 +296,32 @@ func TestTextInParts(t *testing.T) {
 		}
 	}
 }
+
+// Of named templates a conversation takes its own, and names them all where there is
+// none for it.
+func TestNamedTemplates(t *testing.T) {
+	render := func(config string, tools any) (string, error) {
+		tok, err := tokenizer.Parse([]byte(`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}`), []byte(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tmpl, err := FromTokenizer(tok, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tmpl.Render(Conversation{Messages: []Message{NewMessage("user", "q")}, Tools: tools}, false)
+	}
+	const tool = `{"name":"tool_use","template":"T{{ tools | length }}"}`
+	both := `{"chat_template":[{"name":"default","template":"D"},` + tool + `]}`
+	for _, c := range []struct {
+		config, want string
+		tools        any
+	}{{both, "D", nil}, {both, "T1", []any{"t"}}, {`{"chat_template":[` + tool + `]}`, "T1", []any{"t"}}, {`{"chat_template":"D"}`, "D", []any{"t"}}} {
+		if got, err := render(c.config, c.tools); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v; want %q", c.config, got, err, c.want)
+		}
+	}
+	if _, err := render(`{"chat_template":[`+tool+`]}`, nil); err == nil || !strings.Contains(err.Error(), "tool_use") {
+		t.Error(err)
+	}
+}

@@ -127,7 +127,7 @@ func FromGGUF(kv []formats.KV) (*Tokenizer, error) {
 	for _, e := range kv {
 		g.kv[e.Key] = e.Value
 	}
-	t := &Tokenizer{template: g.str("tokenizer.chat_template")}
+	t := &Tokenizer{templates: g.readTemplates(kv)}
 	name := g.str(ggufTok + "model")
 	if err := t.ggufTokens(g); err != nil {
 		return nil, err

@@ -31,6 +31,7 @@ type Loaded struct {
 	*model.Model
 	BF16     bool
 	adapters []*lora.Adapter
+	dirs     []string // of the adapters
 }
 
 // LoadModel opens a model by path or hf:// reference. The caller closes it.
@@ -39,7 +40,7 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{Path: path, Src: src, BF16: o.BF16}
+	l := &Loaded{Path: path, Src: src, BF16: o.BF16, dirs: o.Adapters}
 	mo := model.Options{}
 	if o.NF4 {
 		t := dtype.NF4Double
@@ -98,9 +99,13 @@ func (l *Loaded) Close() {
 	l.Src.Close()
 }
 
-// Tokenizer reads the model's tokenizer. It may have tokens without a row in the
+// Tokenizer reads the model's tokenizer, with the chat templates of its adapters
+// where they have some. It may have tokens without a row in the
 // embedding: an id that a model does not have is an error where it is used.
-func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) { return openTokenizer(l.Src) }
+func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) {
+	tok, _, err := servedTokenizer(l.Src, l.dirs)
+	return tok, err
+}
 
 func openTokenizer(src *arch.Source) (*tokenizer.Tokenizer, error) {
 	return tokenizer.Open(src.Reader)
@@ -228,16 +233,6 @@ func hasTokenizer(src *arch.Source) bool {
 		}
 	}
 	return false
-}
-
-// tokenizerKeys are a model's tokenizer as GGUF metadata. A model without one is an
-// error: no program can use such a file.
-func tokenizerKeys(src *arch.Source) ([]formats.KV, error) {
-	tok, err := tokenizer.Open(src.Reader)
-	if err != nil {
-		return nil, err
-	}
-	return tok.GGUFKeysFor(src.Spec.V)
 }
 
 // storageType reads a dtype option; auto is nil.

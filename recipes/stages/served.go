@@ -93,7 +93,7 @@ func keepTemplate(dir string, t *chat.Template) error {
 // or with its own where t is nil.
 func trainedFiles(src *arch.Source, t *chat.Template) (map[string][]byte, error) {
 	if !hasTokenizer(src) {
-		return modelFiles(src)
+		return baseFiles(src)
 	}
 	tok, err := openTokenizer(src)
 	if err != nil {
@@ -105,11 +105,11 @@ func trainedFiles(src *arch.Source, t *chat.Template) (map[string][]byte, error)
 	return servedFiles(src, tok)
 }
 
-// servedFiles are modelFiles with the tokenizer that is served, and with a
+// servedFiles are baseFiles with the tokenizer that is served, and with a
 // generation_config.json that stops where its chat template ends a turn: the programs
 // that read the folder know no other ends.
 func servedFiles(src *arch.Source, tok *tokenizer.Tokenizer) (map[string][]byte, error) {
-	out, err := modelFiles(src)
+	out, err := baseFiles(src)
 	if err != nil || tok == nil {
 		return out, err
 	}

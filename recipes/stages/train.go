@@ -31,7 +31,7 @@ var trainKind = recipes.Kind{
 		return []recipes.Made{{Dense: full, Adapter: !full}}
 	},
 	Types: func(_ *recipes.Planner, _ *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
-		return typesOf(from, lora.Output{Path: "x"}), nil
+		return typesOf(from, arch.Dense{Path: "x"}), nil
 	},
 	Plan: planTrain, Run: runTrain, View: viewTrain,
 }
@@ -224,7 +224,7 @@ func saveTrained(ctx context.Context, x *recipes.Env, j *recipes.Job, src *arch.
 	if err != nil {
 		return err
 	}
-	return lora.SaveModel(ctx, m, src, lora.Output{Path: dir, Files: files, Progress: x.Progress("bytes")})
+	return lora.SaveModel(ctx, m, src, arch.Dense{Path: dir, Files: files, Progress: x.Progress("bytes")})
 }
 
 // baseNote tells where the adapter in dir may belong to another base than the

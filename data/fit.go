@@ -182,7 +182,7 @@ func (in *ingest) finish() (*Dataset, error) {
 		}
 		d.Train = examples(samples, mixed)
 	}
-	for _, n := range []string{noteSeam, noteStraddle, noteControl, noteNoBOS} {
+	for _, n := range []string{noteSeam, noteStraddle, noteControl, noteCutEnd, noteNoBOS} {
 		if c := in.notes[n]; c > 0 {
 			in.note(n, c)
 		}

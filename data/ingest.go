@@ -81,7 +81,7 @@ func (in *ingest) run(inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Templ
 
 // ingestVersion changes when the same inputs give other tokens, masks or hashes
 // of samples, by which rows are held back.
-const ingestVersion = "tunekit ingest 2"
+const ingestVersion = "tunekit ingest 3"
 
 // input is one file of a dataset.
 type input struct {
@@ -336,6 +336,9 @@ func (in *ingest) chunk(r rows.Reader, f input, n int) (read []rawRow, last bool
 		in.taken[f.index]++
 		next := rawRow{row: row, ref: RowRef{f.path, number}, bad: bad}
 		if row != nil {
+			if rows.FillsIn(f.path) {
+				dropNulls(row)
+			}
 			next.size = textSize(row)
 		}
 		text += next.size
@@ -487,7 +490,10 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 		}
 		if kind != typeTokens && in.o.TrainOnEOS != "none" {
 			in.chats = true
-			in.ends = in.ends || in.enc.supervisesEnd(e)
+			in.ends = in.ends || in.enc.supervisesEnd(e.ids, e.loss)
+			if in.o.Overflow == "truncate" && len(e.ids) > in.o.MaxLength && in.enc.lostEnd(e, in.o.MaxLength) {
+				in.notes[noteCutEnd]++
+			}
 		}
 	}
 	part := fate.id

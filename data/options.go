@@ -21,7 +21,7 @@ type Source struct {
 	// tokens or preference.
 	Type string `yaml:"type" json:"type,omitempty" doc:"what the columns mean" default:"auto" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference"`
 	// Columns maps our names to the file's: messages, role, content, tools,
-	// system, prompt, completion, instruction, input, output, text, input_ids,
+	// system, prompt, completion, instruction, input, output, history, text, input_ids,
 	// labels, attention_mask, chosen, rejected.
 	Columns map[string]string `yaml:"columns" json:"columns,omitempty" doc:"our column names to yours, e.g. {messages: conv, role: from, content: value}"`
 	// Split takes the files of a folder or glob whose name or folder says so

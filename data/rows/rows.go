@@ -81,6 +81,16 @@ func Open(path string) (r Reader, err error) {
 	return &guarded{path, r}, nil
 }
 
+// FillsIn tells whether every structure of a file's column has the fields of all,
+// so that null stands for a field that a row never had.
+func FillsIn(path string) bool {
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".parquet", ".arrow", ".feather", ".ipc":
+		return true
+	}
+	return false
+}
+
 // guarded turns the panics and plain errors of a reader into typed errors.
 type guarded struct {
 	path string

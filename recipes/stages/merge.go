@@ -11,6 +11,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -111,6 +112,7 @@ type MergeOptions struct {
 	MaxShard  int64
 	Name      string
 	Progress  func(done, total int64)
+	Note      func(string) // is told what was decided; may be nil
 }
 
 // MergeModel writes base + adapters at o.Output.
@@ -128,10 +130,23 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if out.Type, err = storageType(o.Storage); err != nil {
 		return nil, err
 	}
-	if filepath.Ext(o.Output) == ".gguf" {
-		out.Tokenizer, err = tokenizerKeys(src)
+	gguf := filepath.Ext(o.Output) == ".gguf"
+	var tok *tokenizer.Tokenizer // of a GGUF always: without one no program can use it
+	if gguf || hasTokenizer(src) {
+		var notes []string
+		if tok, notes, err = servedTokenizer(src, o.Adapters); err != nil {
+			return nil, err
+		}
+		for _, n := range notes {
+			if o.Note != nil {
+				o.Note(n)
+			}
+		}
+	}
+	if gguf {
+		out.Tokenizer, err = tok.GGUFKeysFor(src.Spec.V)
 	} else {
-		out.Files, err = baseFiles(src)
+		out.Files, err = servedFiles(src, tok)
 	}
 	if err != nil {
 		return nil, err
@@ -186,6 +201,7 @@ func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	mo := MergeOptions{
 		Model: x.Path(base), Adapters: []string{x.Path(ad)}, Output: mergePath(x, j), Storage: o.DType, Trained: o.Base == "trained",
 		MaxShard: int64(o.MaxShardSize), Name: x.Name(), Progress: x.Progress("bytes"),
+		Note: func(s string) { res.Notes = append(res.Notes, s) },
 	}
 	if trainedNF4(x, j) {
 		t := dtype.NF4Double

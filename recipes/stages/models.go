@@ -33,6 +33,7 @@ type Loaded struct {
 	*model.Model
 	BF16     bool
 	adapters []*lora.Adapter
+	dirs     []string // of the adapters
 }
 
 // LoadModel opens a model by path or hf:// reference. The caller closes it.
@@ -41,7 +42,7 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{Path: path, Src: src, BF16: o.BF16}
+	l := &Loaded{Path: path, Src: src, BF16: o.BF16, dirs: o.Adapters}
 	mo := model.Options{}
 	if o.NF4 {
 		t := dtype.NF4Double
@@ -100,19 +101,28 @@ func (l *Loaded) Close() {
 	l.Src.Close()
 }
 
-// Tokenizer reads the model's tokenizer and checks that it fits the model.
-func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) { return openTokenizer(l.Src) }
+// Tokenizer reads the model's tokenizer, with the chat templates of its adapters
+// where they have some. It may have tokens without a row in the
+// embedding: an id that a model does not have is an error where it is used.
+func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) {
+	tok, _, err := servedTokenizer(l.Src, l.dirs)
+	return tok, err
+}
 
 func openTokenizer(src *arch.Source) (*tokenizer.Tokenizer, error) {
-	tok, err := tokenizer.Open(src.Reader)
-	if err != nil {
-		return nil, err
+	return tokenizer.Open(src.Reader)
+}
+
+// checkRows refuses ids of text that have no row in an embedding of rows rows.
+// A tokenizer may have tokens beyond it, which most texts do not hold.
+func checkRows(where string, tok *tokenizer.Tokenizer, ids []int32, rows int) error {
+	for _, id := range ids {
+		if int(id) >= rows {
+			return fail.Inputf(where, "use the tokenizer that came with the model, or resize the embedding",
+				"token id %d (%q): the embedding has %d rows, the tokenizer %d tokens", id, tok.Token(id), rows, tok.Size())
+		}
 	}
-	if tok.Size() > src.Spec.V {
-		return nil, fail.Inputf(src.Reader.Path(), "the tokenizer belongs to another model",
-			"tokenizer has %d tokens, the embedding %d rows", tok.Size(), src.Spec.V)
-	}
-	return tok, nil
+	return nil
 }
 
 // OpenTokenizer reads the tokenizer of a model without its weights.
@@ -274,18 +284,6 @@ func VerifyModel(path string) (note string, err error) {
 		_, err = tokenizer.Open(src.Reader)
 	}
 	return "", err
-}
-
-// tokenizerKeys are a model's tokenizer as GGUF metadata.
-func tokenizerKeys(src *arch.Source) ([]formats.KV, error) {
-	if !hasTokenizer(src) {
-		return nil, nil
-	}
-	tok, err := tokenizer.Open(src.Reader)
-	if err != nil {
-		return nil, err
-	}
-	return tok.GGUFKeys()
 }
 
 // floatTypes are the types that unquantized weights are written in.

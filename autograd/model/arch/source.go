@@ -199,6 +199,9 @@ func (s *Source) bind() error {
 		for _, f := range t.stored {
 			delete(files, f.Name)
 		}
+		if !decoded(t.Type) {
+			return fail.Inputf(s.Reader.Path(), "store the model in F32, F16 or BF16", "tensor %s is %v, a type whose values are not read as weights", t.stored[0].Name, t.Type)
+		}
 		if t.Tied { // a copy
 			continue
 		}
@@ -210,6 +213,15 @@ func (s *Source) bind() error {
 		return fail.Inputf(s.Reader.Path(), "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", left, s.arch.Name)
 	}
 	return nil
+}
+
+// decoded tells whether values of a type can be read as weights.
+func decoded(t dtype.Type) bool {
+	switch t.Kind {
+	case dtype.F64, dtype.I8, dtype.I16, dtype.I32, dtype.I64, dtype.U8, dtype.Bool:
+		return t.Grouped() || t.Flat()
+	}
+	return true
 }
 
 // find collects the pieces of a tensor; nil when it is absent and may be.

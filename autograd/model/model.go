@@ -78,8 +78,8 @@ func (m *Model) Linears() iter.Seq[*nn.Linear] {
 }
 
 // Slots lists the places where adapters attach, with their paths on the hub:
-// the linear maps of the blocks, the embedding, and the head when it is a
-// matrix of its own.
+// the linear maps of the blocks, the embedding, and the head, whose matrix is
+// the embedding's where they are tied.
 func (m *Model) Slots() iter.Seq[nn.Slot] {
 	return func(yield func(nn.Slot) bool) {
 		for l := range m.Linears() {
@@ -96,9 +96,7 @@ func (m *Model) Slots() iter.Seq[nn.Slot] {
 		if !yield(nn.Slot{Path: m.Embed.Path, Embed: m.Embed}) {
 			return
 		}
-		if !m.Spec.Tied {
-			yield(nn.Slot{Path: m.Head.Path, Linear: m.Head, Head: true})
-		}
+		yield(nn.Slot{Path: m.Head.Path, Linear: m.Head, Head: true})
 	}
 }
 

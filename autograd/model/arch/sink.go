@@ -318,6 +318,11 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			return nil, err
 		}
 		vals, keys = c.raw, slices.Sorted(maps.Keys(c.raw))
+		if s.untied {
+			if err := put("tie_word_embeddings", false); err != nil {
+				return nil, err
+			}
+		}
 	} else {
 		if r := s.Spec.rope(); r.Factors != nil && llama3FromFactors(r).Type != "llama3" {
 			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "rope_freqs.weight follows no rule that config.json can state")

@@ -24,6 +24,7 @@ type Source struct {
 	tensors []*Tensor
 	at      map[place]*Tensor
 	named   map[string]*Tensor
+	untied  bool // the config says otherwise
 }
 
 // Tensor is a tensor of an open model.
@@ -196,9 +197,7 @@ func (s *Source) bind() error {
 		if t.Tied { // a copy
 			continue
 		}
-		s.tensors = append(s.tensors, t)
-		s.at[place{t.Layer, t.Role, t.Bias}] = t
-		s.named[t.Name] = t
+		s.add(t)
 	}
 	if left := smallest(files); left != "" {
 		return fail.Inputf(s.Reader.Path(), "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", left, s.arch.Name)
@@ -281,6 +280,30 @@ func (s *Source) LayerPath(layer int) string {
 		}
 	}
 	return ""
+}
+
+// Untie gives a tied head a matrix of its own: the embedding's, read again. A
+// model written from s is untied; on one that is, it does nothing.
+func (s *Source) Untie() {
+	if !s.Spec.Tied {
+		return
+	}
+	embed := s.At(-1, Embed)
+	s.Spec.Tied, s.untied = false, true
+	s.rules = s.arch.Rules(&s.Spec)
+	for i := range s.rules {
+		if r := &s.rules[i]; r.Role == Head {
+			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, pieces: embed.pieces, stored: embed.stored}
+			s.add(t)
+		}
+	}
+}
+
+// add makes t one of the tensors.
+func (s *Source) add(t *Tensor) {
+	s.tensors = append(s.tensors, t)
+	s.at[place{t.Layer, t.Role, t.Bias}] = t
+	s.named[t.Name] = t
 }
 
 // HeadPath is the module path of the output layer, tied or not.

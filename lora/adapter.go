@@ -291,7 +291,7 @@ func (ad *Adapter) Close() {
 		ad.dev.Free(l.LoRA.B.Buffer)
 		l.dora.free(ad.dev)
 	}
-	for _, w := range append(ad.whole, ad.kept...) {
+	for _, w := range slices.Backward(append(ad.whole, ad.kept...)) { // the last one may lie over another
 		w.set(w.base)
 		ad.dev.Free(w.param.Buffer)
 	}

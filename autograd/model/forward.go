@@ -83,9 +83,10 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 	if len(m.Head.Adapters) > 0 && !t.Base {
 		if t.Record {
 			t.Fail(fail.Usagef(m.Head.Path, "leave "+m.Head.Path+" out of the target modules", "an adapter of the head cannot be trained"))
+		} else {
+			w = m.adaptedHead(t)
+			defer m.Dev.Free(w.Buffer)
 		}
-		w = m.adaptedHead(t)
-		defer m.Dev.Free(w.Buffer)
 	}
 	tg := t.Upload(target, n)
 	var c *autograd.Tensor

@@ -183,6 +183,9 @@ func (s *Source) bind() error {
 	for i := range tensors {
 		files[tensors[i].Name] = &tensors[i]
 	}
+	if err := s.readTie(files); err != nil {
+		return err
+	}
 	for i := range s.rules {
 		t, err := s.find(&s.rules[i], files)
 		if err != nil {
@@ -191,8 +194,9 @@ func (s *Source) bind() error {
 		if t == nil {
 			continue
 		}
-		for _, f := range t.stored {
+		for i, f := range t.stored {
 			delete(files, f.Name)
+			delete(files, t.pieces[i].Name) // under which another may stand for it
 		}
 		if t.Tied { // a copy
 			continue
@@ -217,6 +221,9 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		}
 		if !ok && (r.Optional || r.Tied) {
 			return nil, nil
+		}
+		if !ok && r.Role == Head {
+			return nil, s.headless(p.Name)
 		}
 		if !ok {
 			return nil, fail.Inputf(s.Reader.Path(), "the file is incomplete or its config belongs to another model", "%w", wrapCorrupt(fmt.Errorf("tensor %s is missing", p.Name)))

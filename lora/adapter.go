@@ -58,18 +58,18 @@ type Param struct {
 }
 
 // modules lists what can be adapted or saved in m.
-func modules(m *model.Model) (mods []Module, slots []nn.Slot) {
-	for s := range m.Slots() {
-		mod := Module{Path: s.Path, Param: s.Param, index: len(slots)}
+func modules(m *model.Model) (mods []Module, ports []nn.Port) {
+	for s := range m.Ports() {
+		mod := Module{Path: s.Path, Param: s.Param, index: len(ports)}
 		if s.Embed != nil {
 			mod.Kind = EmbeddingModule
 		} else {
 			mod.Bias = s.Linear.Bias != nil
 			mod.Head = s.Head
 		}
-		mods, slots = append(mods, mod), append(slots, s)
+		mods, ports = append(mods, mod), append(ports, s)
 	}
-	return mods, slots
+	return mods, ports
 }
 
 // Apply attaches new adapters to the layers of m that c chooses. Their values
@@ -81,13 +81,13 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	mods, slots := modules(m)
+	mods, ports := modules(m)
 	chosen, err := Match(c, mods)
 	if err != nil {
 		return nil, err
 	}
 	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev}
-	err = ad.build(slots, chosen, func(l *Layer) (a, b []float32, err error) {
+	err = ad.build(ports, chosen, func(l *Layer) (a, b []float32, err error) {
 		a, b = initial(c.InitWeights, seed, l.stored, l.R, l.Linear.Experts, l.Linear.In(), l.Linear.Out())
 		return a, b, nil
 	})
@@ -99,11 +99,11 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 
 // build attaches an adapter to every chosen layer, with values from fill. After
 // an error nothing is attached.
-func (ad *Adapter) build(slots []nn.Slot, chosen []Module, fill func(*Layer) (a, b []float32, err error)) error {
+func (ad *Adapter) build(ports []nn.Port, chosen []Module, fill func(*Layer) (a, b []float32, err error)) error {
 	stored := storedPaths(chosen)
 	var err error
 	for i, mod := range chosen {
-		if err = ad.attach(slots[mod.index], stored[i], uint32(i+1), fill); err != nil {
+		if err = ad.attach(ports[mod.index], stored[i], uint32(i+1), fill); err != nil {
 			break
 		}
 		if ad.Config.UseDoRA {
@@ -113,10 +113,10 @@ func (ad *Adapter) build(slots []nn.Slot, chosen []Module, fill func(*Layer) (a,
 		}
 	}
 	if err == nil {
-		err = ad.takeBiases(slots, chosen)
+		err = ad.takeBiases(ports, chosen)
 	}
 	if err == nil {
-		err = ad.takeModules(slots)
+		err = ad.takeModules(ports)
 	}
 	if err != nil {
 		ad.Close()
@@ -124,8 +124,8 @@ func (ad *Adapter) build(slots []nn.Slot, chosen []Module, fill func(*Layer) (a,
 	return err
 }
 
-// attach makes the adapter of one slot, which PEFT keeps under the path stored.
-func (ad *Adapter) attach(s nn.Slot, stored string, site uint32, fill func(*Layer) (a, b []float32, err error)) error {
+// attach makes the adapter of one port, which PEFT keeps under the path stored.
+func (ad *Adapter) attach(s nn.Port, stored string, site uint32, fill func(*Layer) (a, b []float32, err error)) error {
 	if s.Linear == nil {
 		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole table", "an adapter on the embedding %s is not supported", s.Path)
 	}
@@ -165,16 +165,16 @@ func newParam(dev kernels.Backend, name string, rows, cols int, v []float32) (*a
 	if err != nil {
 		return nil, err
 	}
-	err = dev.Run(func() error { dev.Upload(buf, f32bytes(v)); return nil })
+	err = dev.Run(func() error { dev.Upload(buf, kernels.Bytes(v)); return nil })
 	return &autograd.Param{Name: prefix + name, Mat: kernels.Mat{Buffer: buf, Rows: rows, Cols: cols, Of: rows}}, err
 }
 
 // takeBiases lists the biases that bias: lora_only or all trains.
-func (ad *Adapter) takeBiases(slots []nn.Slot, chosen []Module) error {
+func (ad *Adapter) takeBiases(ports []nn.Port, chosen []Module) error {
 	if ad.Config.Bias == "none" {
 		return nil
 	}
-	for i, s := range slots {
+	for i, s := range ports {
 		if s.Linear == nil || s.Linear.Bias == nil {
 			continue
 		}
@@ -197,10 +197,10 @@ func (ad *Adapter) takeBiases(slots []nn.Slot, chosen []Module) error {
 }
 
 // takeModules replaces the modules of modules_to_save by trainable copies.
-func (ad *Adapter) takeModules(slots []nn.Slot) error {
+func (ad *Adapter) takeModules(ports []nn.Port) error {
 	for _, name := range ad.Config.ModulesToSave {
 		found := false
-		for _, s := range slots {
+		for _, s := range ports {
 			if s.Param != "" || s.Path != name && !strings.HasSuffix(s.Path, "."+name) {
 				continue
 			}
@@ -218,7 +218,7 @@ func (ad *Adapter) takeModules(slots []nn.Slot) error {
 
 // takeModule replaces one module. Of an embedding and a head that are tied, the
 // other one stays as it was: from then on they are two, as in PEFT.
-func (ad *Adapter) takeModule(s nn.Slot) error {
+func (ad *Adapter) takeModule(s nn.Port) error {
 	if slices.ContainsFunc(ad.Layers, func(l Layer) bool { return l.Path == s.Path }) {
 		return fail.Usagef("lora.modules_to_save", "name it in exclude_modules", "%s is in modules_to_save and has an adapter", s.Path)
 	}

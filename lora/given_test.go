@@ -13,10 +13,10 @@ import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -97,7 +97,7 @@ func mergedModel(t *testing.T, base, folder, name string) (*arch.Source, *model.
 	}
 	f32 := dtype.Of(dtype.F32)
 	out := filepath.Join(t.TempDir(), name)
-	if _, err := Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out, Type: &f32}}); err != nil {
+	if _, err := Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out, Type: &f32}}); err != nil {
 		t.Fatal(err)
 	}
 	return loadModel(t, out)
@@ -203,7 +203,7 @@ func table(t *testing.T, src *arch.Source, stored string, k float32) formats.Nam
 	for i := range v {
 		v[i] *= k
 	}
-	return formats.NamedTensor{Name: prefix + stored, DType: "F32", Shape: e.Shape(), Data: f32bytes(v)}
+	return formats.NamedTensor{Name: prefix + stored, DType: "F32", Shape: e.Shape(), Data: kernels.Bytes(v)}
 }
 
 // TestTables: tables stored whole, on a tied base. Attached and merged are the
@@ -229,7 +229,7 @@ func TestTables(t *testing.T) {
 			name  string
 			shape []int64
 		}{{"lm_head.lora_A.weight", []int64{8, int64(e.Cols)}}, {"lm_head.lora_B.weight", []int64{int64(e.Rows), 8}}} {
-			a.Tensors = append(a.Tensors, formats.NamedTensor{Name: prefix + x.name, DType: "F32", Shape: x.shape, Data: f32bytes(v[:x.shape[0]*x.shape[1]])})
+			a.Tensors = append(a.Tensors, formats.NamedTensor{Name: prefix + x.name, DType: "F32", Shape: x.shape, Data: kernels.Bytes(v[:x.shape[0]*x.shape[1]])})
 		}
 	}
 	for _, c := range []struct {
@@ -310,7 +310,7 @@ func badTables(t *testing.T, m *model.Model, src *arch.Source, good string) {
 			t.Fatal(err)
 		}
 		out := filepath.Join(t.TempDir(), "m")
-		_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out}})
+		_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out}})
 		if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), text) {
 			t.Errorf("Merge: %v, want an error about %s", err, text)
 		}
@@ -336,7 +336,7 @@ func TestTrainedTable(t *testing.T) {
 	for i := range v {
 		v[i] = float32(i%17-8) / 20
 	}
-	if err := m.Dev.Run(func() error { m.Dev.Upload(p.Buffer, f32bytes(v)); return nil }); err != nil {
+	if err := m.Dev.Run(func() error { m.Dev.Upload(p.Buffer, kernels.Bytes(v)); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "adapter")
@@ -344,13 +344,14 @@ func TestTrainedTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, merged := mergedModel(t, base, out, "m")
-	d, err := Compare(context.Background(), m, merged, []data.Batch{data.NewBatch([]data.Example{{IDs: rows[0]}})})
-	if err != nil || !(d.KL < 1e-7) {
-		t.Errorf("KL of the merge %g, %v", d.KL, err)
+	trained := logitsOf(t, m, rows)
+	off, size := farthest(logitsOf(t, merged, rows), trained), farthest(trained, make([]float32, len(trained)))
+	if !(off <= 1e-5*size) {
+		t.Errorf("merged logits of up to %g off by %g", size, off)
 	}
 	ad.Close()
 	beside := edited(t, filepath.Join(dir, "tied_lora", "adapter"), func(a *formats.Adapter) {
-		a.Tensors = append(a.Tensors, table(t, src, "model.embed_tokens.weight", 1.5), formats.NamedTensor{Name: prefix + "model.norm.weight", DType: "F32", Shape: []int64{64}, Data: f32bytes(v[:64])})
+		a.Tensors = append(a.Tensors, table(t, src, "model.embed_tokens.weight", 1.5), formats.NamedTensor{Name: prefix + "model.norm.weight", DType: "F32", Shape: []int64{64}, Data: kernels.Bytes(v[:64])})
 	})
 	want := withAdapter(t, m, beside, rows)
 	if ad, err = Start(m, Config{InitFrom: beside}, 1); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 )
 
 // Load attaches the adapter of a PEFT folder to m. Every tensor of the folder
@@ -28,13 +29,13 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	for _, t := range f.tensors {
 		t.used = false
 	}
-	mods, slots := modules(m)
+	mods, ports := modules(m)
 	chosen, err := f.choose(c, mods)
 	if err != nil {
 		return nil, f.blame(err)
 	}
 	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, loaded: true}
-	err = ad.build(slots, chosen, func(l *Layer) ([]float32, []float32, error) {
+	err = ad.build(ports, chosen, func(l *Layer) ([]float32, []float32, error) {
 		return f.layer(l.stored, l.R, l.Linear.Out(), l.Linear.In(), l.Linear.Experts)
 	})
 	if err != nil {
@@ -119,7 +120,7 @@ func (ad *Adapter) fillWhole(f *Folder) error {
 		if err != nil {
 			return err
 		}
-		if err := ad.dev.Run(func() error { ad.dev.Upload(w.param.Buffer, f32bytes(v)); return nil }); err != nil {
+		if err := ad.dev.Run(func() error { ad.dev.Upload(w.param.Buffer, kernels.Bytes(v)); return nil }); err != nil {
 			return err
 		}
 	}

@@ -8,21 +8,26 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
+// fewTokens is the number of calibration tokens below which an expert's inputs
+// say less about it than its own weights do.
+const fewTokens = 16
+
 // roundExperts rounds the matrices of a stack one by one, each for the tokens
-// that were sent to it: one that got none is rounded to nearest. The report is
-// about the stack: the mean of relative errors.
+// that were sent to it: one that got few is rounded to nearest. The report is
+// about the stack: the mean of relative errors, and how many fell back.
 func roundExperts(l *layer, round func(*layer) (*matrixResult, error)) (*matrixResult, error) {
 	n := len(l.in.experts)
 	rows := l.rows / n
 	out := &matrixResult{raw: block.New(l.typ, l.rows, l.cols)}
-	rep, idle := &out.report, 0
+	rep := &out.report
 	for e, in := range l.in.experts {
 		own := *l
 		own.path, own.w, own.rows, own.in = fmt.Sprintf("%s, expert %d", l.path, e), l.dev.Slice(l.w, e*rows*l.cols, rows*l.cols), rows, in
 		turn := round
-		if in.rows == 0 {
-			idle++
-			turn = func(l *layer) (*matrixResult, error) { return fallback(l, "no token of the text is sent to it") }
+		if in.rows < fewTokens {
+			turn = func(l *layer) (*matrixResult, error) {
+				return fallback(l, fmt.Sprintf("%d tokens of the text are sent to it, %d are needed", in.rows, fewTokens))
+			}
 		}
 		r, err := turn(&own)
 		if err != nil {
@@ -31,7 +36,11 @@ func roundExperts(l *layer, round func(*layer) (*matrixResult, error)) (*matrixR
 		if err := stack(out.raw, r.raw, e); err != nil {
 			return nil, fmt.Errorf("%s: %w", own.path, err)
 		}
-		if in.rows > 0 || rep.Method == "" {
+		if r.report.Fallback != "" {
+			rep.Experts++
+			rep.Fallback = r.report.Fallback
+		}
+		if r.report.Fallback == "" || rep.Method == "" {
 			rep.Method = r.report.Method
 		}
 		rep.Error += r.report.Error
@@ -42,8 +51,8 @@ func roundExperts(l *layer, round func(*layer) (*matrixResult, error)) (*matrixR
 		rep.Clipped += r.report.Clipped
 	}
 	rep.Weight = math.Sqrt(rep.Weight)
-	if idle > 0 {
-		rep.Fallback = fmt.Sprintf("no token of the text is sent to %d of %d experts", idle, n)
+	if rep.Experts > 0 {
+		rep.Fallback = fmt.Sprintf("%d of %d experts; of the last, %s", rep.Experts, n, rep.Fallback)
 	}
 	return out, nil
 }

@@ -105,11 +105,11 @@ func TestPlanErrors(t *testing.T) {
 		{"group", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "96 columns (model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj and 4 more)"},
 		{"group's way out", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "auto takes 32"},
 		{"negative group", orig, FolderJob{Method: "gptq", Group: -2}, "group_size", "-2"},
-		{"order", orig, FolderJob{Method: "gptq", Options: ordered("desc")}, "actorder", "static, aware, none or group"},
+		{"order", orig, FolderJob{Method: "gptq", Options: ordered("desc")}, "gptq.actorder", "static, none, group, aware"},
 		{"options of another method", orig, FolderJob{Method: "awq", Options: ordered("group")}, "method", "*quant.GPTQOptions"},
 		{"a search without scales", orig, FolderJob{Method: "gptq", Search: "rtn"}, "search", "searches nothing"},
 		{"order in another format", orig, FolderJob{Method: "gptq", Format: "compressed-tensors", Options: ordered("group")}, "actorder", "static"},
-		{"damp", orig, FolderJob{Method: "gptq", Options: &GPTQOptions{ActOrder: orderStatic, Damp: 1.5}}, "damp_percent", "1.5"},
+		{"damp", orig, FolderJob{Method: "gptq", Options: &GPTQOptions{DampPercent: 1.5}}, "gptq.damp_percent", "1.5"},
 		{"samples", orig, FolderJob{Method: "gptq", Samples: -1}, "samples", "-1"},
 		{"program", orig, FolderJob{Method: "gptq", For: []string{"ollama"}}, "for", "ollama"},
 		{"ignore", orig, FolderJob{Method: "gptq", Ignore: []string{"model.layers.7.mlp.up_proj"}}, "ignore", "matches no module"},
@@ -139,12 +139,12 @@ func TestParseOverride(t *testing.T) {
 	for text, want := range map[string]Override{
 		"down_proj=W8A16": {"down_proj", "W8A16", 0}, "re:(a=b)=W4A16/32": {"re:(a=b)", "W4A16", 32}, "o_proj=W8A16_ASYM/-1": {"o_proj", "W8A16_ASYM", -1},
 	} {
-		if got, err := ParseOverride(text); err != nil || got != want {
+		if got, err := parseOverride(text); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"down_proj", "=W8A16", "a=W8A16/0", "a=W8A16/x", "a=W8A16/-2"} {
-		_, err := ParseOverride(text)
+		_, err := parseOverride(text)
 		usage(t, text, err, "overrides", "PATTERN=SCHEME")
 	}
 }
@@ -186,7 +186,7 @@ func TestLayouts(t *testing.T) {
 		"ct-w4a16-g128-asym-rtn":        {Method: "rtn", Format: "compressed-tensors", Scheme: "W4A16_ASYM", Group: 128},
 		"ct-w8a8-int8":                  {Method: "rtn", Scheme: "W8A8"},
 		"ct-fp8-dynamic":                {Method: "rtn", Scheme: "FP8_DYNAMIC"},
-		"bnb-nf4":                       {Method: "nf4", Options: &NF4Options{}},
+		"bnb-nf4":                       {Method: "nf4", Options: &NF4Options{DoubleQuant: new(bool)}},
 		"bnb-nf4-dq":                    {Method: "nf4"},
 	} {
 		t.Run(name, func(t *testing.T) {

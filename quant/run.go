@@ -156,25 +156,22 @@ func (r *folderRun) quantize() error {
 // direct writes the tensors of a job that need no calibration: all of them, or
 // what lies outside the blocks.
 func (r *folderRun) direct(o *output) error {
+	var kept, rounded []arch.Out
 	for _, out := range o.plan.outs {
-		if o.plan.calibrated() && out.Layer >= 0 {
-			continue
+		switch {
+		case o.plan.calibrated() && out.Layer >= 0:
+		case o.plan.quantize[out.Name]:
+			rounded = append(rounded, out)
+		default:
+			kept = append(kept, out)
 		}
+	}
+	if err := arch.Copy(r.ctx, o.from, o.sink, kept, nil, nil); err != nil {
+		return err
+	}
+	for _, out := range rounded {
 		if err := r.ctx.Err(); err != nil {
 			return err
-		}
-		if !o.plan.quantize[out.Name] {
-			if o.sink.Has(out.Tensor) {
-				continue
-			}
-			m, err := o.convert(out.Tensor, out.Type)
-			if err != nil {
-				return err
-			}
-			if err := o.sink.Write(out.Tensor, m); err != nil {
-				return err
-			}
-			continue
 		}
 		if err := o.quantize(r.dev, out.Tensor, out.Type); err != nil {
 			return err
@@ -214,7 +211,7 @@ func (r *folderRun) abort() {
 // open starts or goes on with the folder.
 func (o *output) open() error {
 	p, j := o.plan, o.plan.job
-	config, err := o.from.ConfigJSON(map[string]any{"quantization_config": nil, dtypeKey(o.from): dtypeNames[p.keep]})
+	config, err := o.from.ConfigAs(p.keep)
 	if err != nil {
 		return err
 	}
@@ -236,16 +233,6 @@ func (o *output) open() error {
 	return err
 }
 
-var dtypeNames = map[dtype.Kind]string{dtype.F32: "float32", dtype.F16: "float16", dtype.BF16: "bfloat16"}
-
-// dtypeKey is what config.json calls the type of the weights.
-func dtypeKey(src *arch.Source) string {
-	if strings.Contains(string(src.Reader.Config()), `"dtype"`) {
-		return "dtype"
-	}
-	return "torch_dtype"
-}
-
 // quantization is what the folder's quantization_config says beyond its layout.
 func (p *FolderPlan) quantization() ([]byte, error) {
 	if p.method.meta == nil || p.Format != formats.GPTQ {
@@ -254,26 +241,6 @@ func (p *FolderPlan) quantization() ([]byte, error) {
 	meta := p.method.meta(p.options)
 	meta["quantizer"] = []string{"tunekit"}
 	return json.Marshal(map[string]any{"meta": meta})
-}
-
-// convert reads a tensor and stores it as t.
-func (o *output) convert(x *arch.Tensor, t dtype.Type) (block.Raw, error) {
-	w, err := o.decode(x)
-	if err != nil {
-		return block.Raw{}, err
-	}
-	m := block.New(t, x.Rows, x.Cols)
-	if err := block.Encode(m, w, nil); err != nil {
-		return m, fail.Numericf(x.Name, "store the unquantized weights as bf16 or f32", "%w", err)
-	}
-	if t.Kind == dtype.F16 {
-		back := make([]float32, len(w))
-		block.DecodeAll(back, m)
-		if err := formats.CheckFinite(x.Name, back, 0, x.Cols); err != nil {
-			return m, fail.Limitf(x.Name, "store the unquantized weights as bf16", "a value is too large for f16")
-		}
-	}
-	return m, nil
 }
 
 // decode reads a tensor as float32.
@@ -345,8 +312,18 @@ func (o *output) report() *Report {
 	for _, l := range o.plan.Layers {
 		r.Layers = append(r.Layers, o.reports[l])
 	}
-	if n := r.Fallbacks(); n > 0 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%d of %d layers were rounded to nearest: no damping made their Hessian positive definite", n, len(r.Layers)))
+	layers, experts := 0, 0
+	for _, l := range r.Layers {
+		experts += l.Experts
+		if l.Fallback != "" && l.Experts == 0 {
+			layers++
+		}
+	}
+	if layers > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d of %d layers were rounded to nearest: no damping made their Hessian positive definite", layers, len(r.Layers)))
+	}
+	if experts > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d experts were rounded to nearest, most likely for want of text: fewer than %d tokens are sent to them", experts, fewTokens))
 	}
 	return &r
 }

@@ -28,7 +28,7 @@ func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
 	if t.Err() != nil {
 		return x
 	}
-	for _, b := range m.Stages {
+	for _, b := range m.Blocks {
 		y := m.run(t, b, x, s)
 		t.Done(x)
 		x = y
@@ -58,7 +58,7 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	if t.Err() != nil {
 		return out
 	}
-	for i, b := range m.Stages {
+	for i, b := range m.Blocks {
 		out = append(out, b.Forward(t, out[i], s))
 	}
 	return append(out, m.Norm.ForwardWide(t, out[len(out)-1]))

@@ -2,7 +2,6 @@ package model
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -61,7 +60,7 @@ func (l *loader) build() {
 	embed := l.src.At(-1, arch.Embed)
 	m.Embed = &nn.Embedding{Path: embed.Path(), W: l.take(embed)}
 	for i := range s.Layers {
-		m.Stages = append(m.Stages, l.block(i))
+		m.Blocks = append(m.Blocks, l.block(i))
 	}
 	m.Norm = l.norm(-1, arch.FinalNorm)
 	if s.Tied {
@@ -197,7 +196,7 @@ func convert(name string, r block.Raw, t dtype.Type) (block.Raw, error) {
 	x := make([]float32, r.Rows*r.Cols)
 	block.DecodeAll(x, r)
 	if t == dtype.Of(dtype.F32) {
-		return block.Raw{Type: t, Rows: r.Rows, Cols: r.Cols, Data: bytesOf(x)}, nil
+		return block.Raw{Type: t, Rows: r.Rows, Cols: r.Cols, Data: kernels.Bytes(x)}, nil
 	}
 	out := block.New(t, r.Rows, r.Cols)
 	if err := block.Encode(out, x, nil); err != nil {
@@ -232,12 +231,4 @@ func (l *loader) readFlat() error {
 		off += p.Len()
 	}
 	return nil
-}
-
-// bytesOf views v as bytes.
-func bytesOf[T float32 | int32](v []T) []byte {
-	if len(v) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), len(v)*4)
 }

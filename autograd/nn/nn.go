@@ -111,8 +111,8 @@ func (n *Norm) AddForward(t *autograd.Tape, res, x *autograd.Tensor, alpha float
 	return t.AddNorm(res, x, alpha, n.spec())
 }
 
-// Slot is a place where an adapter can attach: Linear or Embed is set.
-type Slot struct {
+// Port is a place where an adapter can attach: Linear or Embed is set.
+type Port struct {
 	Path   string // of the module
 	Linear *Linear
 	Embed  *Embedding

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -19,7 +20,6 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
@@ -27,7 +27,7 @@ import (
 )
 
 var quantizeKind = recipes.Kind{
-	Name: "quantize", Doc: "NF4, GPTQ, AWQ or round-to-nearest folder",
+	Name: "quantize", Doc: "quantized folder, by one of several methods",
 	New: func() any { return new(Quantize) }, Left: func() any { return new(QuantizeResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // known by its report
 	Resolve: func(o any, _ recipes.Setting, bad recipes.Bad) { o.(*Quantize).Fill(bad) }, Inputs: quantizeInputs,
@@ -42,22 +42,21 @@ var quantizeKind = recipes.Kind{
 
 // Quantize writes a quantized folder.
 type Quantize struct {
-	Model           string       `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
-	Method          MethodName   `yaml:"method" doc:"how values are chosen"`
-	Scheme          SchemeName   `yaml:"scheme" doc:"bits and symmetry" unset:"the method's own"`
-	Format          string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" unset:"the method's own"`
-	For             schema.Names `yaml:"for" doc:"programs that must load it: transformers, vllm, tgi, exllama" unset:"[transformers, vllm]"`
-	GroupSize       schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
-	ActOrder        string       `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
-	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"[0,1]"`
-	Search          SearchName   `yaml:"search,omitempty" doc:"method whose search for scales goes first" unset:"the method's own"`
-	Overrides       schema.Names `yaml:"overrides,omitempty" doc:"modules with a scheme of their own, the first match counts: NAME=SCHEME, re:…=SCHEME/GROUP"`
-	Calibration     string       `yaml:"calibration" doc:"ingest stage or file" unset:"the only ingest stage"`
-	Samples         int          `yaml:"samples" doc:"calibration samples" default:"128" range:"[1,1000000]"`
-	MaxLength       int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"[1,10000000]"`
-	Ignore          schema.Names `yaml:"ignore" doc:"modules left as they are: names or re:…" default:"[lm_head]"`
-	DoubleQuant     *bool        `yaml:"double_quant" doc:"NF4: quantize the scales too" default:"true"`
-	AllowRequantize bool         `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
+	Model             string       `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
+	Method            MethodName   `yaml:"method" doc:"how values are chosen"`
+	Scheme            SchemeName   `yaml:"scheme" doc:"bits and symmetry" unset:"the method's own"`
+	Format            string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" unset:"the method's own"`
+	For               schema.Names `yaml:"for" doc:"programs that must load it: transformers, vllm, tgi, exllama" unset:"[transformers, vllm]"`
+	GroupSize         schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
+	quant.GPTQOptions `yaml:",inline"`
+	Search            SearchName   `yaml:"search,omitempty" doc:"method whose search for scales goes first" unset:"the method's own"`
+	Overrides         schema.Names `yaml:"overrides,omitempty" doc:"modules with a scheme of their own, the first match counts: NAME=SCHEME, re:…=SCHEME/GROUP"`
+	Calibration       string       `yaml:"calibration" doc:"ingest stage or file" unset:"the only ingest stage"`
+	Samples           int          `yaml:"samples" doc:"calibration samples" default:"128" range:"[1,1000000]"`
+	MaxLength         int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"[1,10000000]"`
+	Ignore            schema.Names `yaml:"ignore" doc:"modules left as they are: names or re:…" default:"[lm_head]"`
+	quant.NF4Options  `yaml:",inline"`
+	AllowRequantize   bool `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
 }
 
 // MethodName is a method of package quant's table.
@@ -96,6 +95,9 @@ func (o *Quantize) Fill(bad recipes.Bad) {
 	if o.For == nil {
 		o.For = quant.DefaultFor(o.Format)
 	}
+	if err == nil {
+		o.strangers(bad)
+	}
 	if _, err := quant.ParseOverrides(o.Overrides); err != nil {
 		bad("overrides", fail.Hint(err), "%v", err)
 	}
@@ -126,7 +128,7 @@ func quantizeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ stri
 	if err != nil {
 		return nil, err
 	}
-	out := typesOf(from, lora.Output{Path: "x"})
+	out := typesOf(from, arch.Dense{Path: "x"})
 	for _, l := range plan.Layers {
 		out[l+".weight"] = plan.Types[l]
 	}
@@ -149,15 +151,56 @@ func folderJob(x *recipes.Env, j *recipes.Job) quant.FolderJob {
 	return j.Options.(*Quantize).Job(x.Dir(j))
 }
 
+// own are the options of the method itself, nil where it has none.
+func (o *Quantize) own() any {
+	m, err := quant.MethodNamed(string(o.Method))
+	if err != nil || m.Options == nil { // planning says what is wrong with a name
+		return nil
+	}
+	for _, f := range o.ofMethods() {
+		if f.Type() == reflect.TypeOf(m.Options()) {
+			return f.Interface()
+		}
+	}
+	panic("stages: the keys of a quantize stage lack the options of " + m.Name)
+}
+
+// ofMethods are pointers to the options that belong to one method each.
+func (o *Quantize) ofMethods() []reflect.Value {
+	var out []reflect.Value
+	v := reflect.ValueOf(o).Elem()
+	for i := range v.NumField() {
+		if v.Type().Field(i).Anonymous {
+			out = append(out, v.Field(i).Addr())
+		}
+	}
+	return out
+}
+
+// strangers reports options of other methods that are not left at their default.
+func (o *Quantize) strangers(bad recipes.Bad) {
+	mine := o.own()
+	for _, p := range o.ofMethods() {
+		if mine != nil && p.Type() == reflect.TypeOf(mine) {
+			continue
+		}
+		unset := reflect.New(p.Type().Elem())
+		schema.Fill(unset.Interface())
+		for i := range p.Elem().NumField() {
+			if !reflect.DeepEqual(p.Elem().Field(i).Interface(), unset.Elem().Field(i).Interface()) {
+				key := p.Type().Elem().Field(i).Tag.Get("yaml")
+				bad(key, "leave it out", "%s has no option %s", o.Method, key)
+			}
+		}
+	}
+}
+
 // Job is the options, filled, in package quant's terms; path is where the folder
 // will be.
 func (o *Quantize) Job(path string) quant.FolderJob {
 	job := quant.FolderJob{Path: path, Method: string(o.Method), Scheme: string(o.Scheme), Format: o.Format, For: o.For,
 		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
-	if m, err := quant.MethodNamed(string(o.Method)); err == nil { // else planning says so
-		values := map[string]any{"actorder": o.ActOrder, "damp_percent": o.DampPercent, "double_quant": o.DoubleQuant == nil || *o.DoubleQuant}
-		job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
-	}
+	job.Options = o.own()
 	job.Search = string(o.Search)
 	job.Overrides, _ = quant.ParseOverrides(o.Overrides) // checked when they were filled
 	if o.GroupSize.Set {
@@ -303,7 +346,7 @@ func QuantizeFolder(ctx context.Context, dev kernels.Backend, model string, job 
 	}
 	var cal [][]int32
 	if job.Calibrated() {
-		if cal, err = CalibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
+		if cal, err = calibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
 			return nil, err
 		}
 	}

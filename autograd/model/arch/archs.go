@@ -36,7 +36,11 @@ var archs = []*Arch{
 	&llama,
 	&qwen2,
 	&qwen3,
+	&qwen3moe,
+	&qwen2moe,
 	&mixtral,
+	&olmo2,
+	&cohere,
 }
 
 func byHF(name, modelType string) *Arch {

@@ -10,6 +10,7 @@
 package arch
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -80,8 +81,9 @@ type Attention struct {
 type QKNorm uint8
 
 const (
-	NoQKNorm QKNorm = iota // there is none
-	PerHead                // each head by itself; the heads share the weights
+	NoQKNorm   QKNorm = iota // there is none
+	PerHead                  // each head by itself; the heads share the weights
+	WholeWidth               // all heads of a token together
 )
 
 // NoRope stands for the index of a table of angles where nothing rotates.
@@ -104,7 +106,7 @@ func (s *Spec) mlp() *MLP { return first[*MLP](s) }
 // state them.
 func (s *Spec) feed() (f int, act kernels.ActKind) {
 	if m := s.moe(); m != nil {
-		return m.F, m.Act
+		return cmp.Or(m.Dense, m.F), m.Act
 	}
 	m := s.mlp()
 	return m.F, m.Act

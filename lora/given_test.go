@@ -327,7 +327,7 @@ func TestTrainedTable(t *testing.T) {
 	base := filepath.Join(dir, "base-qwen2")
 	src, m := loadModel(t, base)
 	rows, _ := evalBatch(t, dir)
-	ad, err := Apply(m, Config{R: 2, InitWeights: InitNonZero, ModulesToSave: Strings{"embed_tokens"}}, 3)
+	ad, err := Apply(m, Config{R: 2, Alpha: 1, InitWeights: InitNonZero, ModulesToSave: Strings{"embed_tokens"}}, 3)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,15 +13,14 @@ import (
 
 // lostTexts says what a rendered conversation is without, one note a kind of
 // thing. Many templates leave something out on purpose (reasoning of earlier
-// turns), so that it is said and counted, and no error.
-// A short text may be a part of some markup: what the assistant says is looked
+// turns), so that it is said and counted, and no error. A short text may be a part of some markup: what the assistant says is looked
 // for in its own turns, the rest outside them and beside control tokens.
 func (e *encoding) lostTexts(text string, c *chat.Conversation, spans [][2]int) []string {
 	var out []string
 	var turns []*rendered
 	others, from := "", 0
 	for _, s := range spans {
-		turns = append(turns, &rendered{text: text[s[0]:s[1]]})
+		turns = append(turns, &rendered{text: text[s[0]:s[1]], before: text[from:s[0]]})
 		others, from = others+text[from:s[0]]+"\n", s[1]
 	}
 	rest := &rendered{text: e.markup.Replace(others + text[from:]), strip: e.markup}
@@ -96,6 +95,7 @@ type rendered struct {
 	text     string
 	squeezed string // without white space, which templates trim and JSON is free in
 	strip    *strings.Replacer
+	before   string // what a turn may begin with: <think> of a prompt that asks for reasoning
 }
 
 // has reports whether s is in the text, as it is or as JSON writes it.
@@ -110,7 +110,7 @@ func (r *rendered) has(s string) bool {
 		r.squeezed = withoutSpace(r.text)
 	}
 	s = withoutSpace(s)
-	if strings.Contains(r.squeezed, s) {
+	if strings.Contains(r.squeezed, s) || r.before != "" && strings.HasPrefix(s, "<think>") && strings.Contains(withoutSpace(r.before+r.text), s) {
 		return true
 	}
 	b, err := json.Marshal(s)

@@ -25,7 +25,7 @@ func (c Config) saves(path string) bool {
 // baseName is the name that a tensor stored whole has in the base.
 func baseName(stored string) string { return strings.Replace(stored, ".base_layer.", ".", 1) }
 
-// stored is the name of the tensor that holds a weight of the base whole, ""
+// storedAs is the name of the tensor that holds a weight of the base whole, ""
 // where there is none.
 func (f *Folder) storedAs(name string) string {
 	dot := strings.LastIndexByte(name, '.')
@@ -44,8 +44,8 @@ func (f *Folder) unties(embed, head string) bool {
 	return own(embed) || own(head) || f.tensors[head+".lora_A.weight"] != nil
 }
 
-// tieTables lets the table that PEFT stored by itself stand for the other one
-// of a tied base, too. Two that differ are an error: one was lost when they were
+// tieTables checks that the two tables which PEFT stored by itself are one on a
+// tied base. Two that differ are an error: one would be lost when they are
 // loaded into one.
 func (f *Folder) tieTables(embed, head string) error {
 	e, h := f.storedAs(embed+".weight"), f.storedAs(head+".weight")

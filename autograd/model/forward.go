@@ -12,12 +12,7 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 	if t.Err() != nil {
 		return t.New(s.N, m.Spec.C)
 	}
-	x := m.Embed.Forward(t, s.IDs)
-	y := t.Scale(x, m.Spec.EmbedScale)
-	if y != x {
-		t.Done(x)
-	}
-	return y
+	return scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale)
 }
 
 // Hidden returns the hidden states after the final norm [N, C], ready for
@@ -66,8 +61,20 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 
 // Logits returns the logits [N, V] of final hidden states h [N, C].
 func (m *Model) Logits(t *autograd.Tape, h *autograd.Tensor) *autograd.Tensor {
-	x := m.Head.ForwardWide(t, h)
-	y := t.Scale(x, m.Spec.LogitScale)
+	x := scaled(t, m.Head.ForwardWide(t, h), m.Spec.LogitScale)
+	softCap := m.Spec.LogitCap
+	if softCap == 0 {
+		return x
+	}
+	x = scaled(t, x, 1/softCap)
+	y := t.Act(autograd.ActSpec{Kind: kernels.Tanh}, x, nil)
+	t.Done(x)
+	return scaled(t, y, softCap)
+}
+
+// scaled is alpha·x (0: x) in place of x.
+func scaled(t *autograd.Tape, x *autograd.Tensor, alpha float32) *autograd.Tensor {
+	y := t.Scale(x, alpha)
 	if y != x {
 		t.Done(x)
 	}
@@ -93,7 +100,7 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	return t.LogProb(h, autograd.HeadSpec{W: w, Scale: m.Spec.LogitScale}, tg, c)
+	return t.LogProb(h, autograd.HeadSpec{W: w, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
 }
 
 // adaptedHead is the head's matrix with its adapters in it, float32, in memory

@@ -129,7 +129,7 @@ func (l *loader) linear(layer int, role arch.Role) *nn.Linear {
 // norm is the norm of a role; without weights where the model has none for it.
 func (l *loader) norm(layer int, role arch.Role) *nn.Norm {
 	spec := &l.m.Spec.Norm
-	n := &nn.Norm{Kind: spec.Kind, Eps: spec.Eps}
+	n := &nn.Norm{Kind: spec.Kind, Eps: spec.Eps, Offset: spec.Offset}
 	if t := l.src.At(layer, role); t != nil {
 		n.Path, n.W, n.Bias = t.Path(), l.take(t), l.take(l.src.BiasAt(layer, role))
 	}

@@ -41,6 +41,7 @@ var archs = []*Arch{
 	&mixtral,
 	&olmo2,
 	&cohere,
+	&gemma2,
 }
 
 func byHF(name, modelType string) *Arch {

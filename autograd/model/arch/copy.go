@@ -70,14 +70,19 @@ func (o Out) Bytes() int64 { return int64(dtype.Size(o.Type, o.Rows, o.Cols)) }
 // not depend on the machine.
 func ChunkRows(cols int) int { return max(1, 1<<20/max(cols, 1)) }
 
-// readAs reads o's tensor, changed by e.
+// readAs reads o's tensor, changed by e. What is copied as bytes is looked
+// through all the same: a damaged model is refused, not passed on.
 func (s *Source) readAs(o Out, e Edit) (block.Raw, error) {
 	in, _, err := s.Read(o.Tensor)
-	touched := e != nil && e.Touches(o.Tensor)
-	if err != nil || !touched && in.Type == o.Type {
+	if err != nil {
 		return in, err
 	}
-	out := block.New(o.Type, in.Rows, in.Cols)
+	touched := e != nil && e.Touches(o.Tensor)
+	same := !touched && in.Type == o.Type
+	out := in
+	if !same {
+		out = block.New(o.Type, in.Rows, in.Cols)
+	}
 	step := ChunkRows(in.Cols)
 	w := make([]float32, min(step, in.Rows)*in.Cols)
 	for r := 0; r < in.Rows; r += step {
@@ -91,6 +96,9 @@ func (s *Source) readAs(o Out, e Edit) (block.Raw, error) {
 		}
 		if err := checkFits(o, r, w); err != nil {
 			return out, err
+		}
+		if same {
+			continue
 		}
 		if err := block.EncodeRows(out, r, n, w, nil); err != nil {
 			return out, fmt.Errorf("%s: %w", o.Name, err)

@@ -110,7 +110,7 @@ func decoderRules(s *Spec, pairs bool) []Rule { return namedRules(s, pairs, usua
 
 // namedRules is decoderRules with names of a family's own.
 func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
-	b := &rules{layer: -1}
+	b := &rules{layer: -1, addOne: s.Norm.Offset == 1}
 	b.matrix(Embed, "model.embed_tokens", "token_embd", s.V, s.C)
 	for i, l := range s.Layers {
 		b.enter(i, fmt.Sprintf("model.layers.%d.", i), fmt.Sprintf("blk.%d.", i))

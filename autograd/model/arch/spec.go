@@ -31,12 +31,14 @@ type Spec struct {
 
 	// Scalars of some families; 0 stands for the usual value.
 	EmbedScale, LogitScale float32
+	LogitCap               float32 // a logit z becomes LogitCap·tanh(z/LogitCap); 0: none
 }
 
 // NormSpec says how all norms of a model work.
 type NormSpec struct {
-	Kind kernels.NormKind
-	Eps  float32
+	Kind   kernels.NormKind
+	Eps    float32
+	Offset float32 // of the weights: w is used as Offset + w; GGUF holds the sum
 }
 
 // LayerSpec is one block: sublayers around a residual stream.
@@ -75,6 +77,7 @@ type Attention struct {
 	OutBias bool
 	Window  int     // 0: none
 	Scale   float32 // of the scores; 0: 1/√D
+	SoftCap float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
 }
 
 // QKNorm says what a norm of queries and keys spans.

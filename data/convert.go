@@ -374,6 +374,12 @@ func prune(v any) any {
 func (c columns) tools(row *jinja.Dict) (any, error) {
 	v := c.get(row, "tools")
 	name := c.name(row, "tools")
+	if older, ok := row.Get("functions"); ok && older != nil {
+		if v != nil {
+			return nil, bad("functions", "%s and its older form functions are both given", name)
+		}
+		v, name = functionTools(older), "functions"
+	}
 	if s, ok := v.(string); ok {
 		if strings.TrimSpace(s) == "" {
 			return nil, nil

@@ -21,7 +21,8 @@ type encoding struct {
 	eos     string // train_on_eos
 	vocab   int32  // ids must be below; 0 unknown
 	ends    []int32
-	control []string // the special tokens' texts
+	control []string          // the special tokens' texts
+	markup  *strings.Replacer // takes them out
 }
 
 // spanner is what encoding needs of a Template.
@@ -47,6 +48,11 @@ func newEncoding(o *Options, tok *tokenizer.Tokenizer, tmpl *chat.Template) *enc
 			e.control = append(e.control, s)
 		}
 	}
+	pairs := make([]string, 0, 2*len(e.control))
+	for _, s := range e.control {
+		pairs = append(pairs, s, "")
+	}
+	e.markup = strings.NewReplacer(pairs...)
 	return e
 }
 
@@ -54,7 +60,8 @@ func newEncoding(o *Options, tok *tokenizer.Tokenizer, tmpl *chat.Template) *enc
 type encoded struct {
 	ids  []int32
 	loss [][2]int32
-	note string // what was done that the user should know, or ""
+	note string   // what was done that the user should know, or ""
+	lost []string // of the row's texts, by the template
 }
 
 // Notes that encode leaves; the report counts them.
@@ -236,7 +243,7 @@ func (e *encoding) chat(s *sample) (encoded, error) {
 	for _, i := range s.muted {
 		muted = append(muted, turns[i])
 	}
-	return encoded{ids: ids, loss: without(e.supervise(ids, turns, s.frozen), muted), note: note}, nil
+	return encoded{ids: ids, loss: without(e.supervise(ids, turns, s.frozen), muted), note: note, lost: e.lostTexts(text, c, spans)}, nil
 }
 
 // templateError makes what a template failed with an error of the row.
@@ -399,6 +406,9 @@ func checkRendered(text string, c *chat.Conversation, spans [][2]int) error {
 		return bad("", "%s: the template writes %d of %d assistant turns", noSupervised, len(spans), want)
 	}
 	for i, m := range c.Messages {
+		if err := olderCall(text, i, m); err != nil {
+			return err
+		}
 		calls, _ := m.Get("tool_calls")
 		list, _ := calls.([]any)
 		for _, call := range list {

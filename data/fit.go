@@ -3,6 +3,7 @@ package data
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -182,9 +183,11 @@ func (in *ingest) finish() (*Dataset, error) {
 		}
 		d.Train = examples(samples, mixed)
 	}
-	for _, n := range []string{noteSeam, noteStraddle, noteControl, noteCutEnd, noteNoBOS} {
+	first := []string{noteSeam, noteStraddle, noteControl, noteCutEnd, noteNoBOS}
+	for _, n := range append(first, slices.Sorted(maps.Keys(in.notes))...) {
 		if c := in.notes[n]; c > 0 {
 			in.note(n, c)
+			delete(in.notes, n)
 		}
 	}
 	if d.Train.Len() == 0 {

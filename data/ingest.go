@@ -488,6 +488,9 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 		if e.note != "" {
 			in.notes[e.note]++
 		}
+		for _, n := range e.lost {
+			in.notes[n]++
+		}
 		if kind != typeTokens && in.o.TrainOnEOS != "none" {
 			in.chats = true
 			in.ends = in.ends || in.enc.supervisesEnd(e.ids, e.loss)

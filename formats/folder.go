@@ -70,7 +70,11 @@ func (a *artifact) weights() (string, error) {
 			pickles = append(pickles, e.Name())
 		}
 	}
-	for _, name := range []string{"model" + indexName, "model.safetensors", "adapter_model.safetensors"} {
+	const single, index = "model.safetensors", "model" + indexName
+	if have[single] && have[index] {
+		return a.oneOf(single, index, have)
+	}
+	for _, name := range []string{index, single, adapterWeights} {
 		if have[name] {
 			return name, nil
 		}
@@ -84,6 +88,31 @@ func (a *artifact) weights() (string, error) {
 		return "", pickled(filepath.Join(a.dir, pickles[0]))
 	}
 	return "", fail.Inputf(a.dir, "a model folder holds config.json and model.safetensors (or model.safetensors.index.json)", "no safetensors file in this folder")
+}
+
+// oneOf chooses between a single file and an index. Other programs do not agree
+// on which of two whole sets counts, so that both there is an error; an index
+// without any of its files is left over, and one that names the single file is
+// of one set.
+func (a *artifact) oneOf(single, index string, have map[string]bool) (string, error) {
+	of, _, err := readIndex(filepath.Join(a.dir, index))
+	if err != nil {
+		return "", err
+	}
+	var shards []string
+	for _, file := range of {
+		if file == single {
+			return index, nil
+		}
+		if have[file] && !slices.Contains(shards, file) {
+			shards = append(shards, file)
+		}
+	}
+	if len(shards) == 0 {
+		return single, nil
+	}
+	slices.Sort(shards)
+	return "", unsupported(a.dir, "remove the one that is out of date", "two sets of weights: %s, and %s with %s", single, index, list(shards))
 }
 
 // list names at most 20.

@@ -20,8 +20,10 @@ type Adapter struct {
 	Layers  []Layer
 	Modules []Module // every module of the model that could take an adapter
 
-	dev   kernels.Backend
-	whole []*whole
+	dev    kernels.Backend
+	whole  []*whole
+	kept   []*whole // of a folder: weights of the base that PEFT stored beside; not trained
+	loaded bool     // from a folder, where all that counts is that each tensor has its place
 }
 
 // Layer is the adapter of one linear layer.
@@ -38,10 +40,12 @@ type Layer struct {
 
 // whole is a weight or bias of the base that is trained and stored whole.
 type whole struct {
-	name  string // as stored
-	param *autograd.Param
-	set   func(*autograd.Param) // puts another parameter in its place
-	base  *autograd.Param       // what was there before
+	name   string // as stored
+	param  *autograd.Param
+	set    func(*autograd.Param) // puts another parameter in its place
+	base   *autograd.Param       // what was there before
+	table  bool                  // embedding or head: as many rows as there are tokens
+	vector bool
 }
 
 // Param is a trainable parameter of an adapter.
@@ -77,47 +81,47 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return build(m, c, func(Module) bool { return false }, func(l *Layer) (a, b []float32, err error) {
-		a, b = initial(c.InitWeights, seed, l.stored, l.R, l.Linear.Experts, l.Linear.In(), l.Linear.Out())
-		return a, b, nil
-	})
-}
-
-// build attaches an adapter to every layer that c or also chooses, with values
-// from fill.
-func build(m *model.Model, c Config, also func(Module) bool, fill func(*Layer) (a, b []float32, err error)) (*Adapter, error) {
 	mods, ports := modules(m)
 	chosen, err := Match(c, mods)
 	if err != nil {
 		return nil, err
 	}
-	for _, mod := range mods {
-		if also(mod) && !slices.Contains(chosen, mod) {
-			chosen = append(chosen, mod)
-		}
-	}
-	slices.SortFunc(chosen, func(a, b Module) int { return a.index - b.index })
 	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev}
-	stored := storedPaths(chosen)
-	for i, mod := range chosen {
-		err := ad.attach(ports[mod.index], stored[i], uint32(i+1), fill)
-		if err == nil && c.UseDoRA {
-			err = ad.addDoRA(&ad.Layers[i])
-		}
-		if err != nil {
-			ad.Close()
-			return nil, err
-		}
-	}
-	if err := ad.takeBiases(ports, chosen); err != nil {
-		ad.Close()
-		return nil, err
-	}
-	if err := ad.takeModules(ports); err != nil {
-		ad.Close()
+	err = ad.build(ports, chosen, func(l *Layer) (a, b []float32, err error) {
+		a, b = initial(c.InitWeights, seed, l.stored, l.R, l.Linear.Experts, l.Linear.In(), l.Linear.Out())
+		return a, b, nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	return ad, nil
+}
+
+// build attaches an adapter to every chosen layer, with values from fill. After
+// an error nothing is attached.
+func (ad *Adapter) build(ports []nn.Port, chosen []Module, fill func(*Layer) (a, b []float32, err error)) error {
+	stored := storedPaths(chosen)
+	var err error
+	for i, mod := range chosen {
+		if err = ad.attach(ports[mod.index], stored[i], uint32(i+1), fill); err != nil {
+			break
+		}
+		if ad.Config.UseDoRA {
+			if err = ad.addDoRA(&ad.Layers[i]); err != nil {
+				break
+			}
+		}
+	}
+	if err == nil {
+		err = ad.takeBiases(ports, chosen)
+	}
+	if err == nil {
+		err = ad.takeModules(ports)
+	}
+	if err != nil {
+		ad.Close()
+	}
+	return err
 }
 
 // attach makes the adapter of one port, which PEFT keeps under the path stored.
@@ -125,8 +129,8 @@ func (ad *Adapter) attach(s nn.Port, stored string, site uint32, fill func(*Laye
 	if s.Linear == nil {
 		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole table", "an adapter on the embedding %s is not supported", s.Path)
 	}
-	if s.Head {
-		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole head", "an adapter on the head %s is not supported", s.Path)
+	if s.Head && (!ad.loaded || ad.Config.UseDoRA) {
+		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole head", "an adapter on the head %s is not supported in training, nor with use_dora", s.Path)
 	}
 	mod := Module{Path: s.Path, Param: s.Param}
 	r, alpha, err := ad.Config.rankAlpha(mod.name())
@@ -182,11 +186,11 @@ func (ad *Adapter) takeBiases(ports []nn.Port, chosen []Module) error {
 			continue
 		}
 		lin := s.Linear
-		if err := ad.take(name, lin.Bias, func(p *autograd.Param) { lin.Bias = p }); err != nil {
+		if err := ad.take(name, false, lin.Bias, func(p *autograd.Param) { lin.Bias = p }); err != nil {
 			return err
 		}
 	}
-	if len(ad.whole) == 0 {
+	if len(ad.whole) == 0 && !ad.loaded {
 		return fail.Usagef("lora.bias", "bias: none", "bias is %s, but no chosen layer has a bias", ad.Config.Bias)
 	}
 	return nil
@@ -201,50 +205,39 @@ func (ad *Adapter) takeModules(ports []nn.Port) error {
 				continue
 			}
 			found = true
-			if err := ad.takeModule(s, ports); err != nil {
+			if err := ad.takeModule(s); err != nil {
 				return err
 			}
 		}
-		if !found {
+		if !found && !ad.loaded {
 			return fail.Usagef("lora.modules_to_save", "modules are called "+examples(ad.Modules), "modules_to_save: %q matches no module", name)
 		}
 	}
 	return nil
 }
 
-func (ad *Adapter) takeModule(s nn.Port, ports []nn.Port) error {
+// takeModule replaces one module. Of an embedding and a head that are tied, the
+// other one stays as it was: from then on they are two, as in PEFT.
+func (ad *Adapter) takeModule(s nn.Port) error {
 	if slices.ContainsFunc(ad.Layers, func(l Layer) bool { return l.Path == s.Path }) {
 		return fail.Usagef("lora.modules_to_save", "name it in exclude_modules", "%s is in modules_to_save and has an adapter", s.Path)
 	}
+	table := s.Embed != nil || s.Head
 	if s.Embed != nil {
-		if tied(s.Embed.W, ports) {
-			return fail.Usagef("lora.modules_to_save", "train with adapter: none, or without "+s.Path, "%s is also the head (tied); training a copy of it would untie them", s.Path)
-		}
-		return ad.take(s.Path+".weight", s.Embed.W, func(p *autograd.Param) { s.Embed.W = p })
+		return ad.take(s.Path+".weight", table, s.Embed.W, func(p *autograd.Param) { s.Embed.W = p })
 	}
-	if s.Head && tied(s.Linear.W, ports) {
-		return fail.Usagef("lora.modules_to_save", "train with adapter: none, or without "+s.Path, "%s is also the embedding (tied); training a copy of it would untie them", s.Path)
-	}
-	err := ad.take(s.Path+".weight", s.Linear.W, func(p *autograd.Param) { s.Linear.W = p })
+	err := ad.take(s.Path+".weight", table, s.Linear.W, func(p *autograd.Param) { s.Linear.W = p })
 	if err != nil || s.Linear.Bias == nil {
 		return err
 	}
-	return ad.take(s.Path+".bias", s.Linear.Bias, func(p *autograd.Param) { s.Linear.Bias = p })
-}
-
-// tied reports whether two ports share the parameter w.
-func tied(w *autograd.Param, ports []nn.Port) bool {
-	n := 0
-	for _, s := range ports {
-		if s.Embed != nil && s.Embed.W == w || s.Linear != nil && s.Linear.W == w {
-			n++
-		}
-	}
-	return n > 1
+	return ad.take(s.Path+".bias", false, s.Linear.Bias, func(p *autograd.Param) { s.Linear.Bias = p })
 }
 
 // take puts a float32 copy of p in its place.
-func (ad *Adapter) take(name string, p *autograd.Param, set func(*autograd.Param)) error {
+func (ad *Adapter) take(name string, table bool, p *autograd.Param, set func(*autograd.Param)) error {
+	if strings.HasPrefix(p.Name, prefix) {
+		return fail.Inputf(name, "give one of the adapters, or merge them one after the other", "two adapters store it whole")
+	}
 	buf, err := ad.dev.Alloc(kernels.Weights, dtype.Of(dtype.F32), p.Len())
 	if err != nil {
 		return err
@@ -254,7 +247,7 @@ func (ad *Adapter) take(name string, p *autograd.Param, set func(*autograd.Param
 		return err
 	}
 	own := &autograd.Param{Name: prefix + name, Mat: kernels.Mat{Buffer: buf, Rows: p.Rows, Cols: p.Cols, Of: p.Rows}}
-	ad.whole = append(ad.whole, &whole{prefix + name, own, set, p})
+	ad.whole = append(ad.whole, &whole{name: prefix + name, param: own, set: set, base: p, table: table})
 	set(own)
 	return nil
 }
@@ -298,11 +291,11 @@ func (ad *Adapter) Close() {
 		ad.dev.Free(l.LoRA.B.Buffer)
 		l.dora.free(ad.dev)
 	}
-	for _, w := range ad.whole {
+	for _, w := range slices.Backward(append(ad.whole, ad.kept...)) { // the last one may lie over another
 		w.set(w.base)
 		ad.dev.Free(w.param.Buffer)
 	}
-	ad.Layers, ad.whole = nil, nil
+	ad.Layers, ad.whole, ad.kept = nil, nil, nil
 }
 
 // Summary is one line about the adapter for plans and logs.

@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -22,6 +23,7 @@ type Folder struct {
 	Notes  Notes  // of tunekit.json; zero when another program wrote it
 
 	tensors map[string]*stored // by name without prefix
+	adapter string             // its name in the names of the tensors, where they have one
 }
 
 // Notes are what PEFT's files have no place for, in tunekit.json.
@@ -55,7 +57,7 @@ func ReadFolder(dir string) (*Folder, error) {
 	if f.Config.TargetModules.Empty() && len(f.Config.TargetParameters) == 0 {
 		return nil, fail.Inputf(where, "", "target_modules is missing")
 	}
-	if f.Config, err = f.Config.Resolve(); err != nil {
+	if err := f.Config.check(); err != nil { // with no default of a recipe: 0 is 0 here
 		return nil, fail.Inputf(where, "", "%w", err)
 	}
 	if f.Notes, err = readNotes(dir); err != nil {
@@ -75,9 +77,15 @@ func ReadFolder(dir string) (*Folder, error) {
 // add decodes one tensor.
 func (f *Folder) add(t *formats.NamedTensor) error {
 	where := filepath.Join(f.Dir, "adapter_model.safetensors")
-	name, ok := strings.CutPrefix(t.Name, prefix)
-	if !ok {
-		return fail.Inputf(where, "", "tensor %s: PEFT's names begin with %s", t.Name, prefix)
+	name, adapter, err := plainName(where, t.Name)
+	if err != nil {
+		return err
+	}
+	if adapter != "" && f.adapter != "" && adapter != f.adapter {
+		return fail.Inputf(where, "save one adapter in one folder", "tensor %s belongs to adapter %s, others to %s", t.Name, adapter, f.adapter)
+	}
+	if f.adapter = cmp.Or(adapter, f.adapter); f.tensors[name] != nil {
+		return fail.Inputf(where, "one of them is left from training", "two tensors are named %s%s without the wrappers of training; one is %s", prefix, name, t.Name)
 	}
 	for _, part := range []struct{ part, key string }{
 		{"lora_embedding_", "adapters on an embedding"},
@@ -205,7 +213,11 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 	}
 	a := &formats.Adapter{Config: conf}
 	err = ad.dev.Run(func() error {
-		for _, p := range ad.Params() {
+		params := ad.Params()
+		for _, w := range ad.kept {
+			params = append(params, Param{Param: w.param, Shape: w.shape()})
+		}
+		for _, p := range params {
 			v := make([]float32, p.Len())
 			if err := ad.dev.Download(kernels.Bytes(v), p.Buffer); err != nil {
 				return err

@@ -29,7 +29,13 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	for _, t := range f.tensors {
 		t.used = false
 	}
-	ad, err := build(m, c, f.adaptsRouter, func(l *Layer) ([]float32, []float32, error) {
+	mods, ports := modules(m)
+	chosen, err := f.choose(c, mods)
+	if err != nil {
+		return nil, f.blame(err)
+	}
+	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, loaded: true}
+	err = ad.build(ports, chosen, func(l *Layer) ([]float32, []float32, error) {
 		return f.layer(l.stored, l.R, l.Linear.Out(), l.Linear.In(), l.Linear.Experts)
 	})
 	if err != nil {
@@ -38,6 +44,9 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	err = ad.fillMagnitudes(f)
 	if err == nil {
 		err = ad.fillWhole(f)
+	}
+	if err == nil {
+		err = ad.takeParams(m, f)
 	}
 	if err != nil {
 		ad.Close()
@@ -48,6 +57,23 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 		return nil, err
 	}
 	return ad, nil
+}
+
+// choose returns the modules that the folder has adapters for: those its config
+// names, and routers. A name of the config that is none of this base's does no
+// harm: every tensor must find its place, and every module chosen its tensors.
+func (f *Folder) choose(c Config, mods []Module) ([]Module, error) {
+	_, chosen, err := choose(c, mods)
+	if err != nil {
+		return nil, err
+	}
+	for _, mod := range mods {
+		if f.adaptsRouter(mod) && !slices.Contains(chosen, mod) {
+			chosen = append(chosen, mod)
+		}
+	}
+	slices.SortFunc(chosen, func(a, b Module) int { return a.index - b.index })
+	return chosen, nil
 }
 
 // adaptsRouter reports whether mod is a router with an adapter in the folder:
@@ -63,6 +89,10 @@ func (w Weighted) Attach(m *model.Model) (*Adapter, error) {
 	ad, err := w.Folder.Attach(m, w.Folder.Config)
 	if err != nil {
 		return nil, err
+	}
+	if w.Weight != 1 && (len(ad.whole) > 0 || len(ad.kept) > 0 || ad.Config.UseDoRA) {
+		ad.Close()
+		return nil, fail.Inputf(w.Folder.Dir, "give it weight 1", "weight %g: what an adapter stores whole (modules, biases, DoRA's magnitudes) has no part of it", w.Weight)
 	}
 	for _, l := range ad.Layers {
 		l.LoRA.Scale *= float32(w.Weight)
@@ -86,7 +116,7 @@ func (ad *Adapter) fillWhole(f *Folder) error {
 		if strings.HasSuffix(name, ".bias") {
 			shape = shape[1:]
 		}
-		v, err := f.take(name, shape...)
+		v, err := f.takeWhole(name, w.table, shape...)
 		if err != nil {
 			return err
 		}
@@ -111,6 +141,9 @@ func Start(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	c, err = c.inherit(f)
 	if err != nil {
 		return nil, err
+	}
+	if f.tensors[m.Head.Path+".lora_A.weight"] != nil {
+		return nil, fail.Usagef("lora.init_from", "merge it first, then train on the merged model", "%s has an adapter on the head %s, which cannot be trained", f.Dir, m.Head.Path)
 	}
 	return f.Attach(m, c)
 }

@@ -60,19 +60,9 @@ const (
 // name, pattern or layer that matches nothing is an error (PEFT ignores most of
 // these). See peft/tuners/tuners_utils.py, check_target_module_exists.
 func Match(c Config, mods []Module) ([]Module, error) {
-	m, err := newMatcher(c)
+	m, out, err := choose(c, mods)
 	if err != nil {
 		return nil, err
-	}
-	var out []Module
-	for _, mod := range mods {
-		ok, err := m.target(mod)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			out = append(out, mod)
-		}
 	}
 	if err := m.unmatched(mods); err != nil {
 		return nil, err
@@ -81,6 +71,25 @@ func Match(c Config, mods []Module) ([]Module, error) {
 		return nil, fail.Usagef("lora.target_modules", "modules are called "+examples(mods), "target_modules %s matches no module", c.TargetModules)
 	}
 	return out, m.patterns(out)
+}
+
+// choose is Match without a word about what matches nothing.
+func choose(c Config, mods []Module) (*matcher, []Module, error) {
+	m, err := newMatcher(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	var out []Module
+	for _, mod := range mods {
+		ok, err := m.target(mod)
+		if err != nil {
+			return nil, nil, err
+		}
+		if ok {
+			out = append(out, mod)
+		}
+	}
+	return m, out, nil
 }
 
 type matcher struct {

@@ -57,7 +57,13 @@ func (l MergedLayer) QuantOverDelta() float64 { return l.Quant / l.Delta }
 // in float32, rounded once to the stored type. Every tensor of every adapter is
 // used, or it is an error. Tensors stream one at a time.
 func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters []Weighted, o MergeOptions) (*MergeReport, error) {
-	m := &merger{dev: dev, src: src, o: o, layers: map[string][]factor{}, whole: map[string][]float32{}, norms: map[string]*MergedLayer{}}
+	m := &merger{dev: dev, src: src, o: o, layers: map[string][]factor{}, whole: map[string][]float32{}, from: map[string]*Folder{}, norms: map[string]*MergedLayer{}}
+	for _, a := range adapters {
+		if src.Spec.Tied && a.Folder.unties(src.At(-1, arch.Embed).Path(), src.HeadPath()) {
+			src.Untie()
+			m.tied = true
+		}
+	}
 	for _, a := range adapters {
 		if err := m.take(a); err != nil {
 			return nil, err
@@ -84,7 +90,9 @@ type merger struct {
 	o      MergeOptions
 	layers map[string][]factor  // by weight name
 	whole  map[string][]float32 // by tensor name
+	from   map[string]*Folder   // whose whole is
 	norms  map[string]*MergedLayer
+	tied   bool      // the base, before an adapter made two of embedding and head
 	held   []float32 // the tensor in work as held in training, where asked for
 }
 
@@ -103,41 +111,39 @@ func (m *merger) take(w Weighted) error {
 	for _, t := range f.tensors {
 		t.used = false
 	}
+	mods, tensors := sourceModules(m.src)
+	chosen, err := f.choose(f.Config, mods)
+	if err != nil {
+		return f.blame(err)
+	}
+	stored := storedPaths(chosen)
+	for i, mod := range chosen {
+		if err := m.takeLayer(w, tensors[mod.index], mod, stored[i]); err != nil {
+			return err
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
-		if path, ok := strings.CutSuffix(name, ".lora_A.weight"); ok {
-			if err := m.takeLayer(w, path); err != nil {
-				return err
-			}
-			continue
-		}
-		if strings.HasSuffix(name, ".lora_magnitude_vector") && f.Config.UseDoRA {
-			continue // with its A; one that has none is left over
-		}
-		if path, ok := strings.CutSuffix(name, ".lora_B.weight"); ok {
-			if f.tensors[path+".lora_A.weight"] == nil {
-				return f.missing(path + ".lora_A.weight")
-			}
-			continue
+		if f.tensors[name].used || strings.Contains(name, ".lora_") {
+			continue // the second is left over
 		}
 		if err := m.takeWhole(w, name); err != nil {
 			return err
 		}
 	}
+	m.shareTables(w)
 	return f.leftover()
 }
 
-func (m *merger) takeLayer(w Weighted, path string) error {
-	f, pattern := w.Folder, path
-	t := m.src.Named(path + ".weight")
-	if p := f.parameters(m.src)[path]; p != nil {
-		module, name := p.Parameter()
-		t, pattern = p, module+"."+name
+func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) error {
+	f := w.Folder
+	if mod.Kind == EmbeddingModule || mod.Head && f.Config.UseDoRA {
+		return fail.Inputf(f.Dir, "merge the adapter in PEFT", "an adapter on %s is not supported", mod.Path)
 	}
-	if t == nil || t.Vector {
-		return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "was made for another base: it has no layer %s", path)
+	if t == nil { // a tied head without tensors of its own
+		return f.missing(path + ".lora_A.weight")
 	}
 	name, parts := t.Name, max(t.Experts, 1)
-	r, alpha, err := f.Config.rankAlpha(pattern)
+	r, alpha, err := f.Config.rankAlpha(mod.name())
 	if err != nil {
 		return err
 	}
@@ -159,40 +165,43 @@ func (m *merger) takeLayer(w Weighted, path string) error {
 	return nil
 }
 
-// parameters are the tensors of src that are parameters by themselves and have
-// an adapter in f, by the path under which PEFT keeps it.
-func (f *Folder) parameters(src *arch.Source) map[string]*arch.Tensor {
-	m := &matcher{c: f.Config, used: map[string]bool{}}
-	var chosen []Module
-	var found []*arch.Tensor
-	for _, t := range src.Tensors() {
-		module, name := t.Parameter()
-		mod := Module{Path: module, Param: name}
-		if name != "" && (m.parameter(mod) || f.adaptsRouter(mod)) {
-			chosen, found = append(chosen, mod), append(found, t)
-		}
-	}
-	out := map[string]*arch.Tensor{}
-	for i, path := range storedPaths(chosen) {
-		out[path] = found[i]
-	}
-	return out
-}
-
 // takeWhole finds the place of a tensor that replaces one of the base.
 func (m *merger) takeWhole(w Weighted, stored string) error {
-	f := w.Folder
-	name := strings.Replace(stored, ".base_layer.", ".", 1)
-	t := m.src.Named(name)
+	f, name := w.Folder, baseName(stored)
+	t, embed := m.src.Named(name), m.src.At(-1, arch.Embed)
+	if m.src.Spec.Tied && name == m.src.HeadPath()+".weight" { // the embedding's, under the name of the head
+		if err := f.tieTables(embed.Path(), m.src.HeadPath()); err != nil {
+			return err
+		}
+		t, name = embed, embed.Name
+	}
 	if t == nil {
 		return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "tensor %s%s has no place in this model", prefix, stored)
 	}
-	if _, twice := m.whole[name]; twice || w.Weight != 1 {
+	v, err := f.takeWhole(stored, t.Role == arch.Embed || t.Role == arch.Head, t.Shape()...)
+	if err != nil {
+		return err
+	}
+	if by, twice := m.from[name]; twice && by != f || w.Weight != 1 {
 		return fail.Inputf(f.Dir, "merge this adapter alone, with weight 1", "%s is stored whole and cannot be combined", name)
 	}
-	v, err := f.take(stored, t.Shape()...)
-	m.whole[name] = v
-	return err
+	m.whole[name], m.from[name] = v, f
+	return nil
+}
+
+// shareTables gives a table that PEFT stored by itself to the other one, too,
+// where the base tied them and the adapter does not.
+func (m *merger) shareTables(w Weighted) {
+	if !m.tied {
+		return
+	}
+	embed, head := m.src.At(-1, arch.Embed), m.src.At(-1, arch.Head)
+	for _, p := range [][2]*arch.Tensor{{embed, head}, {head, embed}} {
+		v, other := m.whole[p[0].Name], m.whole[p[1].Name]
+		if v != nil && other == nil && m.from[p[0].Name] == w.Folder && !w.Folder.Config.saves(p[0].Path()) && !w.Folder.Config.saves(p[1].Path()) {
+			m.whole[p[1].Name], m.from[p[1].Name] = v, w.Folder
+		}
+	}
 }
 
 // Touches reports whether an adapter changes the tensor.

@@ -45,7 +45,7 @@ var harmless = []string{"auto_mapping", "corda_config", "eva_config", "loftq_con
 // parseConfig reads an adapter_config.json. A key that changes the arithmetic
 // in a way this package lacks is an error that names it.
 func parseConfig(where string, data []byte) (*configFile, error) {
-	f := &configFile{}
+	f := &configFile{R: 8, Alpha: 8, Bias: "none", InitWeights: InitKaiming} // LoraConfig's own defaults, not those of a recipe
 	all := map[string]any{}
 	if err := json.Unmarshal(data, &all); err != nil {
 		return nil, fail.Inputf(where, "", "no valid JSON: %w", err)
@@ -59,6 +59,11 @@ func parseConfig(where string, data []byte) (*configFile, error) {
 	known, err := fieldNames()
 	if err != nil {
 		return nil, err
+	}
+	for _, k := range []string{"r", "lora_alpha", "bias"} {
+		if v, ok := all[k]; ok && v == nil {
+			return nil, fail.Inputf(where, "give it a value, or leave it out for PEFT's default", "%s is null", k)
+		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		if known[k] || slices.Contains(harmless, k) || neutral(all[k]) {

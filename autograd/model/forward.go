@@ -4,6 +4,7 @@ import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // Begin returns the input of the first block [N, C]: the embedded tokens.
@@ -85,13 +86,35 @@ func scaled(t *autograd.Tape, x *autograd.Tensor, alpha float32) *autograd.Tenso
 // added; see autograd.Tape.LogProb. Mark h as Done when no other call follows.
 func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
 	n := h.Rows()
+	w := m.Head.W
 	if len(m.Head.Adapters) > 0 && !t.Base {
-		t.Fail(fail.Usagef(m.Head.Path, "leave "+m.Head.Path+" out of the target modules", "an adapter of the head cannot be trained or scored"))
+		if t.Record {
+			t.Fail(fail.Usagef(m.Head.Path, "leave "+m.Head.Path+" out of the target modules", "an adapter of the head cannot be trained"))
+		} else {
+			w = m.adaptedHead(t)
+			defer m.Dev.Free(w.Buffer)
+		}
 	}
 	tg := t.Upload(target, n)
 	var c *autograd.Tensor
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	return t.LogProb(h, autograd.HeadSpec{W: m.Head.W, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
+	return t.LogProb(h, autograd.HeadSpec{W: w, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
+}
+
+// adaptedHead is the head's matrix with its adapters in it, float32, in memory
+// that the caller frees.
+func (m *Model) adaptedHead(t *autograd.Tape) *autograd.Param {
+	w := m.Head.W
+	buf, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), w.Len())
+	if err != nil {
+		t.Fail(err)
+		return &autograd.Param{Mat: kernels.Mat{Rows: w.Rows, Cols: w.Cols}}
+	}
+	m.Dev.Dequantize(buf, w.Mat)
+	for _, a := range m.Head.Adapters {
+		m.Dev.Gemm(kernels.Into(buf), &kernels.GemmArgs{A: a.B.Buffer, B: a.A.Buffer, M: w.Rows, N: w.Cols, K: a.A.Rows, Alpha: a.Scale})
+	}
+	return &autograd.Param{Name: w.Name, Mat: kernels.Mat{Buffer: buf, Rows: w.Rows, Cols: w.Cols, Of: w.Rows}}
 }

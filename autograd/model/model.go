@@ -78,8 +78,8 @@ func (m *Model) Linears() iter.Seq[*nn.Linear] {
 }
 
 // Ports lists the places where adapters attach, with their paths on the hub:
-// the linear maps of the blocks, the embedding, and the head when it is a
-// matrix of its own.
+// the linear maps of the blocks, the embedding, and the head, whose matrix is
+// the embedding's where they are tied.
 func (m *Model) Ports() iter.Seq[nn.Port] {
 	return func(yield func(nn.Port) bool) {
 		for l := range m.Linears() {
@@ -96,9 +96,7 @@ func (m *Model) Ports() iter.Seq[nn.Port] {
 		if !yield(nn.Port{Path: m.Embed.Path, Embed: m.Embed}) {
 			return
 		}
-		if !m.Spec.Tied {
-			yield(nn.Port{Path: m.Head.Path, Linear: m.Head, Head: true})
-		}
+		yield(nn.Port{Path: m.Head.Path, Linear: m.Head, Head: true})
 	}
 }
 

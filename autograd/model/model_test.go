@@ -285,17 +285,58 @@ func TestThreads(t *testing.T) {
 	}
 }
 
-// The fused head has no place for an adapter: it says so instead of leaving it out.
+// An adapter on the head is part of the fused log-probabilities as of the
+// logits; that it has no gradient there is said instead of leaving it out.
 func TestHeadAdapter(t *testing.T) {
-	m := loadSample(t, tiny, Options{})
-	m.Head.Adapters = []*nn.LoRA{{}}
+	for _, tied := range []bool{false, true} {
+		s := tiny
+		s.Tied = tied
+		headAdapter(t, loadSample(t, s, Options{}))
+	}
+}
+
+func headAdapter(t *testing.T, m *Model) {
+	fill := random(5)
+	low := func(rows, cols int) *autograd.Param {
+		p := &autograd.Param{Mat: kernels.Mat{Rows: rows, Cols: cols, Of: rows}}
+		buf, err := m.Dev.Alloc(kernels.Weights, dtype.Of(dtype.F32), rows*cols)
+		if p.Buffer = buf; err == nil {
+			err = setF32(m, p, fill(rows*cols))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	ids := tokens(1, 4, tiny.V)
+	before := scores(t, m, ids)
+	m.Head.Adapters = []*nn.LoRA{{A: low(3, tiny.C), B: low(tiny.V, 3), Scale: 0.5}}
+	quiet := &autograd.Tape{Dev: m.Dev}
+	defer quiet.Free()
+	logits := values(t, quiet, m.Logits(quiet, m.Hidden(quiet, Inputs{IDs: ids})))
+	got := scores(t, m, ids)
+	for i, id := range ids {
+		row, sum := logits[i*tiny.V:][:tiny.V], 0.0
+		for _, z := range row {
+			sum += math.Exp(float64(z))
+		}
+		if want := float64(row[id]) - math.Log(sum); math.Abs(float64(got[i])-want) > 1e-4 || got[i] == before[i] {
+			t.Errorf("token %d: log p %g, the logits give %g, without the adapter %g", i, got[i], want, before[i])
+		}
+	}
 	tape := &autograd.Tape{Dev: m.Dev, Record: true}
 	defer tape.Free()
-	ids := tokens(1, 4, tiny.V)
 	m.LogProb(tape, m.Hidden(tape, Inputs{IDs: ids}), ids, nil)
 	if err := tape.Backward(); fail.Code(err) != int(fail.Usage) {
 		t.Errorf("an adapter on lm_head: %v", err)
 	}
+}
+
+// scores are the log-probabilities of ids after themselves.
+func scores(t *testing.T, m *Model, ids []int32) []float32 {
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	return values(t, tape, m.LogProb(tape, m.Hidden(tape, Inputs{IDs: ids}), ids, nil).LogP)
 }
 
 func largest(v []float32) int {
@@ -744,7 +785,7 @@ func lastLogits(t *testing.T, m *Model, ids []int32) []float32 {
 	return v[len(v)-m.Spec.V:]
 }
 
-// Ports are found by their paths on the hub; a tied head is none.
+// Ports are found by their paths on the hub, a tied head, too.
 func TestPorts(t *testing.T) {
 	for _, tied := range []bool{false, true} {
 		s := tiny
@@ -757,7 +798,7 @@ func TestPorts(t *testing.T) {
 			}
 			seen[port.Path] = true
 		}
-		if len(seen) != 7*2+1+map[bool]int{false: 1}[tied] || !seen["model.layers.1.mlp.down_proj"] || !seen["model.embed_tokens"] || seen["lm_head"] == tied {
+		if len(seen) != 7*2+2 || !seen["model.layers.1.mlp.down_proj"] || !seen["model.embed_tokens"] || !seen["lm_head"] {
 			t.Errorf("tied %v: %v", tied, seen)
 		}
 	}

@@ -253,8 +253,8 @@ func hasTokenizer(src *arch.Source) bool {
 }
 
 // VerifyModel refuses a whole artifact that could not be loaded as the model it is:
-// config and tensors, and the tokenizer where there is one. Adapters and files of
-// other things pass; note says where a model is of an architecture that is not
+// config and tensors, and the tokenizer where there is one, or an adapter that could
+// not be read. Files of other things pass; note says where a model is of an architecture that is not
 // known, of which only the file can be checked.
 func VerifyModel(path string) (note string, err error) {
 	r, err := formats.Open(path)
@@ -262,7 +262,11 @@ func VerifyModel(path string) (note string, err error) {
 		return "", err
 	}
 	defer r.Close()
-	if _, adapter := r.File("adapter_config.json"); adapter || r.Format() != "gguf" && r.Config() == nil {
+	if _, adapter := r.File("adapter_config.json"); adapter && r.Config() == nil {
+		_, err := lora.ReadFolder(path)
+		return "", err
+	}
+	if r.Format() != "gguf" && r.Config() == nil {
 		return "", nil
 	}
 	for _, kv := range r.KV() {

@@ -318,6 +318,11 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			return nil, err
 		}
 		vals, keys = c.raw, slices.Sorted(maps.Keys(c.raw))
+		if s.untied {
+			if err := put("tie_word_embeddings", false); err != nil {
+				return nil, err
+			}
+		}
 	} else {
 		if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.Attention().D); err != nil {
 			return nil, err

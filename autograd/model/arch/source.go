@@ -25,6 +25,7 @@ type Source struct {
 	tensors []*Tensor
 	at      map[place]*Tensor
 	named   map[string]*Tensor
+	untied  bool // the config says otherwise
 }
 
 // Tensor is a tensor of an open model.
@@ -188,6 +189,9 @@ func (s *Source) bind() error {
 	for i := range tensors {
 		files[tensors[i].Name] = &tensors[i]
 	}
+	if err := s.readTie(files); err != nil {
+		return err
+	}
 	for i := range s.rules {
 		t, err := s.find(&s.rules[i], files)
 		if err != nil {
@@ -196,8 +200,9 @@ func (s *Source) bind() error {
 		if t == nil {
 			continue
 		}
-		for _, f := range t.stored {
+		for i, f := range t.stored {
 			delete(files, f.Name)
+			delete(files, t.pieces[i].Name) // under which another may stand for it
 		}
 		if !decoded(t.Type) {
 			return fail.Inputf(s.Reader.Path(), "store the model in F32, F16 or BF16", "tensor %s is %v, a type whose values are not read as weights", t.stored[0].Name, t.Type)
@@ -205,9 +210,7 @@ func (s *Source) bind() error {
 		if t.Tied { // a copy
 			continue
 		}
-		s.tensors = append(s.tensors, t)
-		s.at[place{t.Layer, t.Role, t.Bias}] = t
-		s.named[t.Name] = t
+		s.add(t)
 	}
 	if left := smallest(files); left != "" {
 		return fail.Inputf(s.Reader.Path(), "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", left, s.arch.Name)
@@ -236,6 +239,9 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		}
 		if !ok && (r.Optional || r.Tied) {
 			return nil, nil
+		}
+		if !ok && r.Role == Head {
+			return nil, s.headless(p.Name)
 		}
 		if !ok {
 			return nil, fail.Inputf(s.Reader.Path(), "the file is incomplete or its config belongs to another model", "%w", wrapCorrupt(fmt.Errorf("tensor %s is missing", p.Name)))
@@ -299,6 +305,30 @@ func (s *Source) LayerPath(layer int) string {
 		}
 	}
 	return ""
+}
+
+// Untie gives a tied head a matrix of its own: the embedding's, read again. A
+// model written from s is untied; on one that is, it does nothing.
+func (s *Source) Untie() {
+	if !s.Spec.Tied {
+		return
+	}
+	embed := s.At(-1, Embed)
+	s.Spec.Tied, s.untied = false, true
+	s.rules = s.arch.Rules(&s.Spec)
+	for i := range s.rules {
+		if r := &s.rules[i]; r.Role == Head {
+			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, pieces: embed.pieces, stored: embed.stored}
+			s.add(t)
+		}
+	}
+}
+
+// add makes t one of the tensors.
+func (s *Source) add(t *Tensor) {
+	s.tensors = append(s.tensors, t)
+	s.at[place{t.Layer, t.Role, t.Bias}] = t
+	s.named[t.Name] = t
 }
 
 // HeadPath is the module path of the output layer, tied or not.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,7 +38,11 @@ func writeOutput(c *ucli.Context, path string, write func() error) error {
 		if err := atomic.MkdirAll(filepath.Dir(path)); err != nil {
 			return err
 		}
-		return write()
+		werr := write()
+		if werr != nil && errors.Is(err, fs.ErrNotExist) { // written whole, but not what was asked for
+			werr = errors.Join(werr, os.RemoveAll(path))
+		}
+		return werr
 	}
 	if !c.Bool("force") {
 		return fail.Usagef(path, "--force replaces it", "already exists")

@@ -1,0 +1,143 @@
+package lora
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/fail"
+)
+
+// PEFT stores weights whole for two reasons, which differ where the head is
+// tied. A module of modules_to_save is a copy beside the base's: a saved
+// embedding leaves the head as it was, and the model is tied no more. Tables
+// that PEFT stores by itself, because tokens were added or a table has an
+// adapter, are the base's own: what is loaded into one is in both.
+
+// saves reports whether modules_to_save names the module at path.
+func (c Config) saves(path string) bool {
+	return slices.ContainsFunc(c.ModulesToSave, func(name string) bool { return path == name || strings.HasSuffix(path, "."+name) })
+}
+
+// baseName is the name that a tensor stored whole has in the base.
+func baseName(stored string) string { return strings.Replace(stored, ".base_layer.", ".", 1) }
+
+// storedAs is the name of the tensor that holds a weight of the base whole, ""
+// where there is none.
+func (f *Folder) storedAs(name string) string {
+	dot := strings.LastIndexByte(name, '.')
+	for _, n := range []string{name, name[:dot] + ".base_layer" + name[dot:]} {
+		if f.tensors[n] != nil {
+			return n
+		}
+	}
+	return ""
+}
+
+// unties reports whether a tied head and the embedding are two matrices once
+// the adapter is in.
+func (f *Folder) unties(embed, head string) bool {
+	own := func(path string) bool { return f.Config.saves(path) && f.storedAs(path+".weight") != "" }
+	return own(embed) || own(head) || f.tensors[head+".lora_A.weight"] != nil
+}
+
+// tieTables checks that the two tables which PEFT stored by itself are one on a
+// tied base. Two that differ are an error: one would be lost when they are
+// loaded into one.
+func (f *Folder) tieTables(embed, head string) error {
+	e, h := f.storedAs(embed+".weight"), f.storedAs(head+".weight")
+	if e == "" || h == "" || f.Config.saves(embed) || f.Config.saves(head) {
+		return nil
+	}
+	if !slices.Equal(f.tensors[e].data, f.tensors[h].data) {
+		return fail.Inputf(f.Dir, "name them in modules_to_save of adapter_config.json if they were trained as two", "%s%s and %s%s differ, and the base ties them", prefix, e, prefix, h)
+	}
+	return nil
+}
+
+// takeWhole is take for a weight of the base that is stored whole. The error for
+// a table of another height says what made it.
+func (f *Folder) takeWhole(stored string, table bool, shape ...int64) ([]float32, error) {
+	t := f.tensors[stored]
+	if table && t != nil && len(t.shape) == 2 && t.shape[1] == shape[1] && t.shape[0] != shape[0] {
+		return nil, fail.Inputf(f.Dir, "give the base resized as it was in training (resize_token_embeddings, then save_pretrained)",
+			"tokens were added to the vocabulary: %s%s has %d rows, this base %d", prefix, stored, t.shape[0], shape[0])
+	}
+	return f.take(stored, shape...)
+}
+
+// takeParams puts what PEFT stored without being asked for over the base's own
+// weights, also over those that two modules share.
+func (ad *Adapter) takeParams(m *model.Model, f *Folder) error {
+	params := map[string]*autograd.Param{}
+	for _, p := range m.Params() {
+		params[p.Name] = p
+	}
+	if m.Spec.Tied {
+		params[m.Head.Path+".weight"] = params[m.Embed.Path+".weight"]
+		if err := f.tieTables(m.Embed.Path, m.Head.Path); err != nil {
+			return err
+		}
+	}
+	for _, stored := range slices.Sorted(maps.Keys(f.tensors)) {
+		p := params[baseName(stored)]
+		if f.tensors[stored].used || p == nil {
+			continue
+		}
+		t := m.TensorOf(p)
+		v, err := f.takeWhole(stored, t.Role == arch.Embed || t.Role == arch.Head, t.Shape()...)
+		if err != nil {
+			return err
+		}
+		if err := ad.overwrite(stored, p, v, t.Vector); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// overwrite puts values over p for as long as the adapter is there.
+func (ad *Adapter) overwrite(stored string, p *autograd.Param, v []float32, vector bool) error {
+	own, err := newParam(ad.dev, stored, p.Rows, p.Cols, v)
+	if err != nil {
+		return err
+	}
+	base := &autograd.Param{Mat: p.Mat}
+	set := func(q *autograd.Param) { p.Mat = q.Mat }
+	ad.kept = append(ad.kept, &whole{name: prefix + stored, param: own, set: set, base: base, vector: vector})
+	set(own)
+	return nil
+}
+
+// sourceModules lists what modules lists of a model, of its file; tensors are
+// their weights, nil for a tied head.
+func sourceModules(src *arch.Source) (mods []Module, tensors []*arch.Tensor) {
+	for _, t := range src.Tensors() {
+		if t.Vector {
+			continue
+		}
+		mod := Module{Path: t.Path(), Head: t.Role == arch.Head, index: len(mods)}
+		if module, name := t.Parameter(); name != "" {
+			mod.Path, mod.Param = module, name
+		}
+		if t.Role == arch.Embed {
+			mod.Kind = EmbeddingModule
+		}
+		mods, tensors = append(mods, mod), append(tensors, t)
+	}
+	if src.Spec.Tied {
+		mods, tensors = append(mods, Module{Path: src.HeadPath(), Head: true, index: len(mods)}), append(tensors, nil)
+	}
+	return mods, tensors
+}
+
+// shape is w's as stored.
+func (w *whole) shape() []int {
+	if w.vector {
+		return []int{w.param.Len()}
+	}
+	return []int{w.param.Rows, w.param.Cols}
+}

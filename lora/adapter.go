@@ -21,6 +21,7 @@ type Adapter struct {
 	Modules []Module // every module of the model that could take an adapter
 
 	dev   kernels.Backend
+	model *model.Model
 	whole []*whole
 }
 
@@ -87,7 +88,7 @@ func build(m *model.Model, c Config, fill func(*Layer) (a, b []float32, err erro
 	if err != nil {
 		return nil, err
 	}
-	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev}
+	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m}
 	for i, mod := range chosen {
 		err := ad.attach(slots[mod.index], uint32(i+1), fill)
 		if err == nil && c.UseDoRA {
@@ -236,7 +237,9 @@ func (ad *Adapter) take(name string, p *autograd.Param, set func(*autograd.Param
 	if err != nil {
 		return err
 	}
-	err = ad.dev.Run(func() error { ad.dev.Dequantize(buf, p.Mat); return nil })
+	err = ad.dev.Run(func() error {
+		return ad.model.With(p, func() error { ad.dev.Dequantize(buf, p.Mat); return nil })
+	})
 	if err != nil {
 		return err
 	}

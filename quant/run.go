@@ -144,7 +144,7 @@ func (r *folderRun) quantize() error {
 	if len(r.streams) == 0 {
 		return nil
 	}
-	m, err := model.Load(r.dev, r.src, model.Options{})
+	m, err := model.Load(r.dev, r.src, model.Options{Stream: true})
 	if err != nil {
 		return err
 	}

@@ -174,6 +174,7 @@ func (r *folderRun) direct(o *output) error {
 			if err := o.sink.Write(out.Tensor, m); err != nil {
 				return err
 			}
+			o.from.Forget(out.Tensor)
 			continue
 		}
 		if err := o.quantize(r.dev, out.Tensor, out.Type); err != nil {
@@ -256,50 +257,70 @@ func (p *FolderPlan) quantization() ([]byte, error) {
 	return json.Marshal(map[string]any{"meta": meta})
 }
 
-// convert reads a tensor and stores it as t.
+// convertRows is how many values of a matrix are in memory as float32 at once
+// while it is stored as another plain type.
+const convertRows = 1 << 19
+
+// convert reads a tensor, checks its values and stores them as t, which is
+// plain. Bytes that stay as they are may be those of the mapped file.
 func (o *output) convert(x *arch.Tensor, t dtype.Type) (block.Raw, error) {
-	w, err := o.decode(x)
+	in, _, err := o.from.Read(x)
 	if err != nil {
-		return block.Raw{}, err
+		return in, err
 	}
-	m := block.New(t, x.Rows, x.Cols)
-	if err := block.Encode(m, w, nil); err != nil {
-		return m, fail.Numericf(x.Name, "store the unquantized weights as bf16 or f32", "%w", err)
+	m := in
+	if in.Type != t {
+		m = block.New(t, x.Rows, x.Cols)
 	}
-	if t.Kind == dtype.F16 {
-		back := make([]float32, len(w))
-		block.DecodeAll(back, m)
-		if err := formats.CheckFinite(x.Name, back, 0, x.Cols); err != nil {
-			return m, fail.Limitf(x.Name, "store the unquantized weights as bf16", "a value is too large for f16")
+	step := min(max(convertRows/max(x.Cols, 1), 1), x.Rows)
+	all := make([]float32, step*x.Cols)
+	for r := 0; r < x.Rows; r += step {
+		w := all[:min(step, x.Rows-r)*x.Cols]
+		block.DecodeRows(w, in, r)
+		if err := formats.CheckFinite(x.Name, w, r, x.Cols); err != nil {
+			return m, err
+		}
+		if in.Type == t {
+			continue
+		}
+		if err := block.EncodeRows(m, r, len(w)/x.Cols, w, nil); err != nil {
+			return m, fail.Numericf(x.Name, "store the unquantized weights as bf16 or f32", "%w", err)
+		}
+		if t.Kind == dtype.F16 {
+			block.DecodeRows(w, m, r)
+			if err := formats.CheckFinite(x.Name, w, r, x.Cols); err != nil {
+				return m, fail.Limitf(x.Name, "store the unquantized weights as bf16", "a value is too large for f16")
+			}
 		}
 	}
 	return m, nil
 }
 
-// decode reads a tensor as float32.
-func (o *output) decode(x *arch.Tensor) ([]float32, error) {
-	in, _, err := o.from.Read(x)
+// values is a tensor of the source as float32.
+func (s *scratch) values(from *arch.Source, x *arch.Tensor) kernels.Buffer {
+	in, _, err := from.Read(x)
 	if err != nil {
-		return nil, err
+		s.err = err
+		return nil
 	}
-	w := make([]float32, x.Len())
-	block.DecodeAll(w, in)
-	o.from.Forget(x)
-	return w, formats.CheckFinite(x.Name, w, 0, x.Cols)
+	v := s.alloc(dtype.F32, x.Len())
+	w, err := s.dev.Load(kernels.Mapped, in.Type, in.Rows, in.Cols, in.Data, kernels.Borrow)
+	if w = s.hold(w, err); s.err == nil {
+		s.dev.Dequantize(v, w)
+		s.dev.Free(s.take(w.Buffer))
+		from.Forget(x)
+	}
+	return v
 }
 
 // quantize makes and writes a weight that needs no calibration text, or
 // measures what an earlier run wrote.
 func (o *output) quantize(dev kernels.Backend, x *arch.Tensor, t dtype.Type) error {
-	v, err := o.decode(x)
-	if err != nil {
-		return err
-	}
 	var r *matrixResult
-	err = dev.Run(func() error {
+	err := dev.Run(func() (err error) {
 		s := scratch{dev: dev}
 		defer s.free()
-		l := &layer{dev: dev, path: x.Path(), role: x.Role, w: s.up(v), rows: x.Rows, cols: x.Cols, typ: t}
+		l := &layer{dev: dev, path: x.Path(), role: x.Role, w: s.values(o.from, x), rows: x.Rows, cols: x.Cols, typ: t}
 		if s.err != nil {
 			return s.err
 		}

@@ -233,9 +233,7 @@ func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
 	x := make([]float32, min(step, rows)*cols)
 	for r := 0; r < rows; r += step {
 		n := min(step, rows-r)
-		for i := range n {
-			block.Decode(x[i*cols:(i+1)*cols], from, r+i, 0, cols)
-		}
+		block.DecodeRows(x[:n*cols], from, r)
 		if err := block.EncodeRows(to, r, n, x[:n*cols], nil); err != nil {
 			return fail.Inputf(p.Name, "choose bf16 or f32", "%w", err)
 		}

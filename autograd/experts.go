@@ -36,6 +36,11 @@ func (r *Routed) Tensors() []*Tensor {
 	return []*Tensor{r.Idx, r.Weight, r.Token, r.Place, r.Group, r.Probs}
 }
 
+// RoutedOf is the Routed whose Tensors are ts.
+func RoutedOf(ts []*Tensor) *Routed {
+	return &Routed{Idx: ts[0], Weight: ts[1], Token: ts[2], Place: ts[3], Group: ts[4], Probs: ts[5]}
+}
+
 // reads lists what a linear map over experts reads of r; nothing of nil.
 func (r *Routed) reads() []*Tensor {
 	if r == nil {

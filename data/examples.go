@@ -59,6 +59,24 @@ func (x Examples) ReadTokens(n int) ([]Example, error) {
 	return x.Read(k)
 }
 
+// Firsts leaves out all but the first sample of each group, the chosen answer of
+// a pair; what is left stands alone.
+func (x Examples) Firsts() Examples {
+	v := &view{of: x.src}
+	last := uint32(0)
+	for i := range x.Len() {
+		_, group := x.Size(i)
+		if group == 0 || group != last {
+			v.order = append(v.order, int32(i))
+		}
+		last = group
+	}
+	if len(v.order) == x.Len() {
+		return x
+	}
+	return Examples{v}
+}
+
 // list is samples in memory.
 type list []Example
 

@@ -413,7 +413,7 @@ func TestSetErrors(t *testing.T) {
 		{text, Options{}, nil, fail.Usage, "there is no tokenizer", ""},
 		{tokens, Options{Vocab: 3}, nil, fail.Input, "row 1: token id 3, the model has 3: the tokenizer does not match the model", ""},
 		{text, Options{Vocab: 100}, tok, fail.Input, "the tokenizer does not match the model", ""},
-		{text, Options{Overflow: "cut"}, tok, fail.Usage, `overflow: "cut" is not known`, "truncate"},
+		{text, Options{Overflow: "cut"}, tok, fail.Usage, `ingest.overflow: found "cut"`, "truncate"},
 		{text, Options{MaxLength: 4096, Context: 2048}, tok, fail.Usage, "more than the model's context of 2048", "max_length: 2048"},
 		{text, Options{AddTokens: []string{"<new>"}}, tok, fail.Usage, `does not know "<new>"`, ""},
 		{"", Options{}, tok, fail.Input, "no row to train on", ""},

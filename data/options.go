@@ -9,13 +9,14 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/recipes/schema"
 )
 
 // Source is one entry of `datasets`.
 type Source struct {
 	// Path is a file, a folder or a glob, of Parquet, JSONL, JSON, CSV, TSV,
 	// Arrow IPC or plain text files.
-	Path string `yaml:"path" json:"path" doc:"file, folder or glob: Parquet, JSONL, CSV, Arrow" default:"required"`
+	Path string `yaml:"path" json:"path" doc:"file, folder or glob: Parquet, JSONL, CSV, Arrow" unset:"required"`
 	// Type is auto (by columns), text, chat, instruct, prompt_completion,
 	// tokens or preference.
 	Type string `yaml:"type" json:"type,omitempty" doc:"what the columns mean" default:"auto" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference"`
@@ -28,36 +29,36 @@ type Source struct {
 	Split string `yaml:"split" json:"split,omitempty" doc:"part of the path to choose, e.g. train"`
 	// Weight repeats the training rows: 2 takes each twice, 0.5 takes half of
 	// them, chosen by content. 0 means 1.
-	Weight float64 `yaml:"weight" json:"weight,omitempty" doc:"repeat (2) or thin (0.5) the rows" default:"1" range:"0..1000"`
+	Weight float64 `yaml:"weight" json:"weight,omitempty" doc:"repeat (2) or thin (0.5) the rows" default:"1" range:"[0,1000]"`
 	// MaxSamples takes the first rows only; 0 means all.
-	MaxSamples int `yaml:"max_samples" json:"max_samples,omitempty" doc:"first rows only" default:"all" range:"0..9000000000000"`
+	MaxSamples int `yaml:"max_samples" json:"max_samples,omitempty" doc:"first rows only" unset:"all" range:"[0,9000000000000]"`
 }
 
 // Options are the keys of an ingest stage. The zero value of a key means its
 // default; Fill writes the defaults out.
 type Options struct {
-	Datasets    []Source `yaml:"datasets" json:"datasets" doc:"files to read" default:"required"`
+	Datasets    []Source `yaml:"datasets" json:"datasets" doc:"files to read" unset:"required"`
 	ValDatasets []Source `yaml:"val_datasets" json:"val_datasets,omitempty" doc:"files held back instead"`
 
 	// Tokenizer and ChatTemplate are resolved by the caller, who passes the
 	// results to Ingest; here they are only names for messages.
-	Tokenizer    string `yaml:"tokenizer" json:"tokenizer,omitempty" doc:"model whose tokenizer is used" default:"base_model"`
-	ChatTemplate string `yaml:"chat_template" json:"chat_template,omitempty" doc:"model, a file, or the template itself" default:"model"`
+	Tokenizer    string `yaml:"tokenizer" json:"tokenizer,omitempty" doc:"model whose tokenizer is used" unset:"base_model"`
+	ChatTemplate string `yaml:"chat_template" json:"chat_template,omitempty" doc:"model, a file, or the template itself" unset:"model"`
 
-	MaxLength int    `yaml:"max_length" json:"max_length,omitempty" doc:"tokens a sample may have" default:"min(2048, context)" range:"0..10000000"` // tokens; default min(2048, Context)
-	Overflow  string `yaml:"overflow" json:"overflow,omitempty" doc:"what happens to longer ones" default:"error" enum:"error|drop|truncate|split"`  // error, drop, truncate, split
+	MaxLength int    `yaml:"max_length" json:"max_length,omitempty" doc:"tokens a sample may have" unset:"min(2048, context)" range:"[0,10000000]"`
+	Overflow  string `yaml:"overflow" json:"overflow,omitempty" doc:"what happens to longer ones" default:"error" enum:"error|drop|truncate|split"`
 
-	Packing    string `yaml:"packing" json:"packing,omitempty" doc:"best-fit decreasing without attention across samples" default:"bfd" enum:"bfd|none"` // bfd, none (used by the Loader)
-	TrainOn    string `yaml:"train_on" json:"train_on,omitempty" doc:"which turns are learned" default:"assistant" enum:"assistant|last|all"`            // assistant, last, all
-	TrainOnEOS string `yaml:"train_on_eos" json:"train_on_eos,omitempty" doc:"which end tokens are learned" default:"turn" enum:"turn|last|all|none"`    // turn, last, all, none
+	Packing    string `yaml:"packing" json:"packing,omitempty" doc:"best-fit decreasing without attention across samples" default:"bfd" enum:"bfd|none"`
+	TrainOn    string `yaml:"train_on" json:"train_on,omitempty" doc:"which turns are learned" default:"assistant" enum:"assistant|last|all"`
+	TrainOnEOS string `yaml:"train_on_eos" json:"train_on_eos,omitempty" doc:"which end tokens are learned" default:"turn" enum:"turn|last|all|none"`
 
 	// ValSetSize is a number of rows ("200"), a share ("0.05", "5%") or "0";
 	// empty means 5 %, at most 512 rows, and 0 where ValDatasets are given.
-	ValSetSize string `yaml:"val_set_size" json:"val_set_size,omitempty" doc:"rows, share or 0, held back by content hash" default:"5 %, at most 512 rows"`
+	ValSetSize string `yaml:"val_set_size" json:"val_set_size,omitempty" doc:"rows, share or 0, held back by content hash" unset:"5 %, at most 512 rows"`
 
-	Shuffle *bool  `yaml:"shuffle" json:"shuffle,omitempty" doc:"shuffle by seed" default:"true"`                               // default true
-	Dedup   string `yaml:"dedup" json:"dedup,omitempty" doc:"drop equal rows; always counted" default:"none" enum:"none|exact"` // none, exact (always counted)
-	BadRows string `yaml:"bad_rows" json:"bad_rows,omitempty" doc:"rows that cannot be used" default:"error" enum:"error|drop"` // error, drop
+	Shuffle *bool  `yaml:"shuffle" json:"shuffle,omitempty" doc:"shuffle by seed" default:"true"`
+	Dedup   string `yaml:"dedup" json:"dedup,omitempty" doc:"drop equal rows; always counted" default:"none" enum:"none|exact"`
+	BadRows string `yaml:"bad_rows" json:"bad_rows,omitempty" doc:"rows that cannot be used" default:"error" enum:"error|drop"`
 
 	// AddTokens are added at the end of the vocabulary by the caller before
 	// Ingest; it only checks that the tokenizer knows each of them.
@@ -82,17 +83,8 @@ func (o *Options) Fill() error {
 	if o.Name == "" {
 		o.Name = "ingest"
 	}
+	schema.Fill(o)
 	o.MaxLength = cmp.Or(o.MaxLength, defaultMaxLength(o.Context))
-	o.Overflow = cmp.Or(o.Overflow, "error")
-	o.Packing = cmp.Or(o.Packing, "bfd")
-	o.TrainOn = cmp.Or(o.TrainOn, "assistant")
-	o.TrainOnEOS = cmp.Or(o.TrainOnEOS, "turn")
-	o.Dedup = cmp.Or(o.Dedup, "none")
-	o.BadRows = cmp.Or(o.BadRows, "error")
-	if o.Shuffle == nil {
-		yes := true
-		o.Shuffle = &yes
-	}
 	return o.check()
 }
 
@@ -104,20 +96,8 @@ func defaultMaxLength(context int) int {
 }
 
 func (o *Options) check() error {
-	for _, k := range []struct {
-		key, value string
-		known      []string
-	}{
-		{"overflow", o.Overflow, []string{"error", "drop", "truncate", "split"}},
-		{"packing", o.Packing, []string{"bfd", "none"}},
-		{"train_on", o.TrainOn, []string{"assistant", "last", "all"}},
-		{"train_on_eos", o.TrainOnEOS, []string{"turn", "last", "all", "none"}},
-		{"dedup", o.Dedup, []string{"none", "exact"}},
-		{"bad_rows", o.BadRows, []string{"error", "drop"}},
-	} {
-		if !slices.Contains(k.known, k.value) {
-			return fail.Usagef(o.Name, k.key+" is one of "+strings.Join(k.known, ", "), "%s: %q is not known", k.key, k.value)
-		}
+	if err := schema.Check(o.Name, o); err != nil {
+		return err
 	}
 	if o.MaxLength < 2 || o.MaxLength > 1<<24 {
 		return fail.Usagef(o.Name, "", "max_length: %d is not a length in tokens", o.MaxLength)

@@ -2,6 +2,8 @@ package data
 
 import (
 	"errors"
+	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -134,5 +136,58 @@ func TestFitPair(t *testing.T) {
 	}
 	if fitPair(RowRef{}, row(8), row(6), 10, "drop").id == fitPair(RowRef{}, row(6), row(8), 10, "drop").id {
 		t.Error("a pair and its reverse have one hash")
+	}
+}
+
+// TestPreferenceIngest: pairs stay next to each other and in order through
+// shuffling, weights, holding back, saving and loading, with a number of their own.
+func TestPreferenceIngest(t *testing.T) {
+	var lines []any
+	for i := range 30 {
+		lines = append(lines, map[string]any{"prompt": "row ", "chosen": fmt.Sprint(i, " good"), "rejected": fmt.Sprint(i, " bad and longer")})
+	}
+	tok := sharedTokenizer(t, "qwen3")
+	o := Options{Datasets: []Source{{Path: jsonlFile(t, lines...), Weight: 2.5}}, ValSetSize: "5"}
+	d, r := ingestOne(t, o, tok, nil)
+	if r.Rows != 30 || r.Kept != 30 || r.Types[typePreference] != 30 || d.Val.Len() != 10 || d.Train.Len() < 2*50 || d.Train.Len() > 2*75 {
+		t.Errorf("%d rows, %d kept, %v, samples %d and %d", r.Rows, r.Kept, r.Types, d.Train.Len(), d.Val.Len())
+	}
+	dir := filepath.Join(t.TempDir(), "saved")
+	if err := d.SaveArrow(dir); err != nil {
+		t.Fatal(err)
+	}
+	again, err := LoadArrow(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, ex := range map[string]Examples{"train": d.Train, "val": d.Val, "train again": again.Train, "val again": again.Val} {
+		all, err := ex.Read(ex.Len())
+		if err != nil {
+			t.Fatal(err)
+		}
+		groups := map[uint32]bool{}
+		for i := 0; i+1 < len(all); i += 2 {
+			a, b := all[i], all[i+1]
+			if a.Group == 0 || a.Group != b.Group || groups[a.Group] || a.From != b.From {
+				t.Fatalf("%s: samples %d and %d are of groups %d and %d, rows %v and %v", what, i, i+1, a.Group, b.Group, a.From, b.From)
+			}
+			groups[a.Group] = true
+			if x, y := tok.Decode(a.IDs, true), tok.Decode(b.IDs, true); !strings.HasSuffix(x, " good") || !strings.HasSuffix(y, " bad and longer") {
+				t.Fatalf("%s: %q before %q", what, x, y)
+			}
+		}
+		first, err := ex.Firsts().Read(ex.Len())
+		if err != nil || len(first) != ex.Len()/2 {
+			t.Fatalf("%s: %d first samples, %v", what, len(first), err)
+		}
+		for i, e := range first {
+			if e.ID != all[2*i].ID || e.Group != 0 {
+				t.Fatalf("%s: first sample %d is %+v", what, i, e)
+			}
+		}
+	}
+	single := InMemory(Example{ID: 1}, Example{ID: 2})
+	if first := single.Firsts(); first.Len() != 2 || first.ID(1) != 2 {
+		t.Errorf("of samples that stand alone %d are first", first.Len())
 	}
 }

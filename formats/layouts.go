@@ -122,12 +122,15 @@ func awqLayout(p TensorPlan, prefix string) (layout, error) {
 }
 
 func ctLayout(p TensorPlan, prefix string) (layout, error) {
-	rows, cols, groups, err := matrix(p, dtype.Int4, dtype.Int8)
+	rows, cols, groups, err := matrix(p, dtype.Int4, dtype.Int8, dtype.F8E4M3)
 	if err == nil && p.Type.Flags&dtype.Perm != 0 {
 		err = fmt.Errorf("compressed-tensors has no activation order by group")
 	}
 	if err != nil {
 		return layout{}, err
+	}
+	if p.Type.Kind == dtype.F8E4M3 {
+		return ctFloat8(p, prefix, groups), nil
 	}
 	if p.Act != (dtype.Type{}) {
 		return ctUnpacked(p, prefix, groups)
@@ -172,6 +175,24 @@ func ctUnpacked(p TensorPlan, prefix string, groups int64) (layout, error) {
 		},
 		in: importCTInt8,
 	}, nil
+}
+
+// ctFloat8 stores 8-bit floats and the scales of their rows.
+func ctFloat8(p TensorPlan, prefix string, groups int64) layout {
+	return layout{
+		slots: []slot{
+			{role: "weight", name: p.Name, dtype: p.Type.Kind.Info().ST, shape: p.Shape},
+			{role: "scale", name: prefix + ".weight_scale", dtype: p.Type.Scale.Info().ST, shape: []int64{p.Shape[0], groups}},
+		},
+		out: func(m block.Raw) (parts, error) {
+			return parts{"weight": m.Plane(dtype.Codes), "scale": m.Plane(dtype.Scales)}, nil
+		},
+		in: func(m block.Raw, p parts) error {
+			copy(m.Plane(dtype.Codes), p["weight"])
+			copy(m.Plane(dtype.Scales), p["scale"])
+			return nil
+		},
+	}
 }
 
 // bnbLayout stores a 4-bit weight of bitsandbytes. float is the dtype the

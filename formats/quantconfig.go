@@ -186,9 +186,13 @@ func ctWeights(t dtype.Type) object {
 	if t.Group < 0 {
 		strategy, size = "channel", nil
 	}
+	kind := "int"
+	if t.Kind == dtype.F8E4M3 {
+		kind = "float"
+	}
 	return object{
 		{"actorder", nil}, {"block_structure", nil}, {"dynamic", false}, {"group_size", size}, {"num_bits", t.Bits()},
-		{"observer", "minmax"}, {"observer_kwargs", object{}}, {"strategy", strategy}, {"symmetric", t.Flags&dtype.Zero == 0}, {"type", "int"},
+		{"observer", "minmax"}, {"observer_kwargs", object{}}, {"strategy", strategy}, {"symmetric", t.Flags&dtype.Zero == 0}, {"type", kind},
 	}
 }
 

@@ -27,12 +27,14 @@ type Adapter struct {
 
 // Layer is the adapter of one linear layer.
 type Layer struct {
-	Path   string
+	Path   string // of its module
 	R      int
 	Alpha  float64
 	Linear *nn.Linear
 	LoRA   *nn.LoRA
-	dora   *dora // nil without use_dora
+	dora   *dora  // nil without use_dora
+	param  string // as Module.Param
+	stored string // the path under which PEFT keeps it
 }
 
 // whole is a weight or bias of the base that is trained and stored whole.
@@ -49,12 +51,13 @@ type Param struct {
 	Shape           []int  // as stored
 	Group           string // A, B, magnitude, bias, whole: LoRA+ gives B its own rate
 	Decay           bool   // weight decay applies: not to biases
+	experts         int    // of a B that holds one for each; stored as [out, r·E]
 }
 
 // modules lists what can be adapted or saved in m.
 func modules(m *model.Model) (mods []Module, slots []nn.Slot) {
 	for s := range m.Slots() {
-		mod := Module{Path: s.Path, index: len(slots)}
+		mod := Module{Path: s.Path, Param: s.Param, index: len(slots)}
 		if s.Embed != nil {
 			mod.Kind = EmbeddingModule
 		} else {
@@ -75,22 +78,30 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return build(m, c, func(l *Layer) (a, b []float32, err error) {
-		a, b = initial(c.InitWeights, seed, l.Path, l.R, l.Linear.In(), l.Linear.Out())
+	return build(m, c, func(Module) bool { return false }, func(l *Layer) (a, b []float32, err error) {
+		a, b = initial(c.InitWeights, seed, l.stored, l.R, l.Linear.Experts, l.Linear.In(), l.Linear.Out())
 		return a, b, nil
 	})
 }
 
-// build attaches an adapter to every chosen layer, with values from fill.
-func build(m *model.Model, c Config, fill func(*Layer) (a, b []float32, err error)) (*Adapter, error) {
+// build attaches an adapter to every layer that c or also chooses, with values
+// from fill.
+func build(m *model.Model, c Config, also func(Module) bool, fill func(*Layer) (a, b []float32, err error)) (*Adapter, error) {
 	mods, slots := modules(m)
 	chosen, err := Match(c, mods)
 	if err != nil {
 		return nil, err
 	}
+	for _, mod := range mods {
+		if also(mod) && !slices.Contains(chosen, mod) {
+			chosen = append(chosen, mod)
+		}
+	}
+	slices.SortFunc(chosen, func(a, b Module) int { return a.index - b.index })
 	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m}
+	stored := storedPaths(chosen)
 	for i, mod := range chosen {
-		err := ad.attach(slots[mod.index], uint32(i+1), fill)
+		err := ad.attach(slots[mod.index], stored[i], uint32(i+1), fill)
 		if err == nil && c.UseDoRA {
 			err = ad.addDoRA(&ad.Layers[i])
 		}
@@ -110,28 +121,30 @@ func build(m *model.Model, c Config, fill func(*Layer) (a, b []float32, err erro
 	return ad, nil
 }
 
-// attach makes the adapter of one slot.
-func (ad *Adapter) attach(s nn.Slot, site uint32, fill func(*Layer) (a, b []float32, err error)) error {
+// attach makes the adapter of one slot, which PEFT keeps under the path stored.
+func (ad *Adapter) attach(s nn.Slot, stored string, site uint32, fill func(*Layer) (a, b []float32, err error)) error {
 	if s.Linear == nil {
 		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole table", "an adapter on the embedding %s is not supported", s.Path)
 	}
 	if s.Head {
 		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole head", "an adapter on the head %s is not supported", s.Path)
 	}
-	r, alpha, err := ad.Config.rankAlpha(s.Path)
+	mod := Module{Path: s.Path, Param: s.Param}
+	r, alpha, err := ad.Config.rankAlpha(mod.name())
 	if err != nil {
 		return err
 	}
-	l := Layer{Path: s.Path, R: r, Alpha: alpha, Linear: s.Linear}
+	l := Layer{Path: s.Path, R: r, Alpha: alpha, Linear: s.Linear, param: s.Param, stored: stored}
 	a, b, err := fill(&l)
 	if err != nil {
 		return err
 	}
 	l.LoRA = &nn.LoRA{Scale: ad.Config.scale(r, alpha), Dropout: float32(ad.Config.Dropout), Site: site}
-	if l.LoRA.A, err = newParam(ad.dev, s.Path+".lora_A.weight", r, s.Linear.In(), a); err != nil {
+	e := max(s.Linear.Experts, 1)
+	if l.LoRA.A, err = newParam(ad.dev, stored+".lora_A.weight", e*r, s.Linear.In(), a); err != nil {
 		return err
 	}
-	if l.LoRA.B, err = newParam(ad.dev, s.Path+".lora_B.weight", s.Linear.Out(), r, b); err != nil {
+	if l.LoRA.B, err = newParam(ad.dev, stored+".lora_B.weight", e*s.Linear.Out(), r, b); err != nil {
 		ad.dev.Free(l.LoRA.A.Buffer)
 		return err
 	}
@@ -185,7 +198,7 @@ func (ad *Adapter) takeModules(slots []nn.Slot) error {
 	for _, name := range ad.Config.ModulesToSave {
 		found := false
 		for _, s := range slots {
-			if s.Path != name && !strings.HasSuffix(s.Path, "."+name) {
+			if s.Param != "" || s.Path != name && !strings.HasSuffix(s.Path, "."+name) {
 				continue
 			}
 			found = true
@@ -253,19 +266,20 @@ func (ad *Adapter) take(name string, p *autograd.Param, set func(*autograd.Param
 func (ad *Adapter) Params() []Param {
 	var out []Param
 	for _, l := range ad.Layers {
+		e := max(l.Linear.Experts, 1)
 		out = append(out,
-			Param{l.LoRA.A, []int{l.R, l.LoRA.A.Cols}, "A", true},
-			Param{l.LoRA.B, []int{l.LoRA.B.Rows, l.R}, "B", true})
+			Param{Param: l.LoRA.A, Shape: []int{l.LoRA.A.Rows, l.LoRA.A.Cols}, Group: "A", Decay: true},
+			Param{Param: l.LoRA.B, Shape: []int{l.LoRA.B.Rows / e, l.R * e}, Group: "B", Decay: true, experts: l.Linear.Experts})
 		if l.dora != nil {
-			out = append(out, Param{l.dora.m, []int{l.dora.m.Len()}, "magnitude", true})
+			out = append(out, Param{Param: l.dora.m, Shape: []int{l.dora.m.Len()}, Group: "magnitude", Decay: true})
 		}
 	}
 	for _, w := range ad.whole {
 		if strings.HasSuffix(w.name, ".bias") {
-			out = append(out, Param{w.param, []int{w.param.Len()}, "bias", false})
+			out = append(out, Param{Param: w.param, Shape: []int{w.param.Len()}, Group: "bias"})
 			continue
 		}
-		out = append(out, Param{w.param, []int{w.param.Rows, w.param.Cols}, "whole", true})
+		out = append(out, Param{Param: w.param, Shape: []int{w.param.Rows, w.param.Cols}, Group: "whole", Decay: true})
 	}
 	return out
 }

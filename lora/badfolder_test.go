@@ -148,7 +148,7 @@ func TestF16Overflow(t *testing.T) {
 func TestUnsupported(t *testing.T) {
 	dir := testdir.Shared(t, "golden/train/lora")
 	for variant, key := range map[string]string{
-		"lora_embedding": "embedding", "vocab_resize": "trainable_token_indices", "moe_experts": "target_parameters",
+		"lora_embedding": "embedding", "vocab_resize": "trainable_token_indices",
 		"pissa": "init_lora_weights", "olora": "init_lora_weights", "loftq": "init_lora_weights",
 	} {
 		_, err := ReadFolder(filepath.Join(dir, variant, "adapter"))

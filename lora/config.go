@@ -5,34 +5,36 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tunekit/tunekit/formats/fail"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/recipes/schema"
 )
 
 // Config is the `lora` part of a train stage. Keys and meanings are PEFT's
 // (LoraConfig of 0.21), without the lora_ prefix. The zero value of a field
 // means "not given": Resolve fills in the default.
 type Config struct {
-	R               int     `yaml:"r" doc:"rank" default:"16" range:"1..65536"`                                                    // rank; default 16
-	Alpha           float64 `yaml:"alpha" doc:"scale is alpha/r" default:"32" range:"0..1e9"`                                      // default 32, whatever r is
-	Dropout         float64 `yaml:"dropout" doc:"on the adapter's input" default:"0" range:"0..0.99"`                              // of the adapter's input
-	TargetModules   Targets `yaml:"target_modules" type:"text or list" doc:"all-linear, names, or one regex" default:"all-linear"` // default all-linear
-	ExcludeModules  Targets `yaml:"exclude_modules" type:"text or list" doc:"names or one regex"`                                  //
-	RankPattern     Pattern `yaml:"rank_pattern" type:"mapping" doc:"module (regex) to rank"`                                      // module → r; the first match counts
-	AlphaPattern    Pattern `yaml:"alpha_pattern" type:"mapping" doc:"module (regex) to alpha"`                                    // module → alpha
+	R               int     `yaml:"r" doc:"rank" default:"16" range:"[1,65536]"`
+	Alpha           float64 `yaml:"alpha" doc:"scale is alpha/r" default:"32" range:"[0,1e9]"`
+	Dropout         float64 `yaml:"dropout" doc:"on the adapter's input" default:"0" range:"[0,1)"`
+	TargetModules   Targets `yaml:"target_modules" type:"text or list" doc:"all-linear, names, or one regex" default:"all-linear"`
+	ExcludeModules  Targets `yaml:"exclude_modules" type:"text or list" doc:"names or one regex"`
+	RankPattern     Pattern `yaml:"rank_pattern" type:"mapping" doc:"module (regex) to rank"`
+	AlphaPattern    Pattern `yaml:"alpha_pattern" type:"mapping" doc:"module (regex) to alpha"`
 	Layers          Ints    `yaml:"layers_to_transform" doc:"layer numbers only"`
-	LayersPattern   Strings `yaml:"layers_pattern" doc:"name before the layer number" default:"any"` // name before the layer number; default: any
+	LayersPattern   Strings `yaml:"layers_pattern" doc:"name before the layer number" unset:"any"`
 	ModulesToSave   Strings `yaml:"modules_to_save" doc:"modules trained whole"`
-	Bias            string  `yaml:"bias" doc:"which biases are trained" default:"none" enum:"none|all|lora_only"` // none, lora_only, all
+	Bias            string  `yaml:"bias" doc:"which biases are trained" default:"none" enum:"none|all|lora_only"`
 	UseRSLoRA       bool    `yaml:"use_rslora" doc:"scale is alpha/√r" default:"false"`
 	UseDoRA         bool    `yaml:"use_dora" doc:"weight-decomposed adapter" default:"false"`
-	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random) or gaussian" default:"true"` // default true
-	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"0..1e6"`                                  // B learns at ratio × learning_rate
+	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random) or gaussian" default:"true"`
+	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"[0,1e6]"`
 
-	TargetParameters      Strings      `yaml:"target_parameters" doc:"fused expert tensors: not supported yet"`
+	TargetParameters      Strings      `yaml:"target_parameters" doc:"parameters of experts and routers: mlp.experts.gate_up_proj …"`
 	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding to train: not supported yet"`
 
-	InitFrom string `yaml:"init_from" doc:"start from this PEFT adapter folder"` // a PEFT folder to go on from
+	InitFrom string `yaml:"init_from" doc:"start from this PEFT adapter folder"`
 }
 
 // The initialisations of init_lora_weights.
@@ -47,39 +49,20 @@ const (
 // Resolve returns c with every default filled in, or every impossible value as
 // one error. Values that come from init_from are not checked here: see Load.
 func (c Config) Resolve() (Config, error) {
-	if c.R == 0 {
-		c.R = 16
+	if c.TargetModules.Empty() {
+		c.TargetModules = Targets{} // an empty list is none given
 	}
-	if c.Alpha == 0 {
-		c.Alpha = 32
-	}
-	if c.TargetModules.Empty() && len(c.TargetParameters) == 0 {
-		c.TargetModules = Targets{All: true}
-	}
-	if c.Bias == "" {
-		c.Bias = "none"
-	}
-	if c.InitWeights == "" {
-		c.InitWeights = InitKaiming
-	}
+	schema.Fill(&c)
 	return c, c.check()
 }
 
 // check refuses values no model could make sense of.
 func (c Config) check() error {
-	switch {
-	case c.R < 1:
-		return fail.Usagef("lora.r", "", "r is %d, it must be at least 1", c.R)
-	case c.Alpha <= 0 || math.IsInf(c.Alpha, 0) || math.IsNaN(c.Alpha):
-		return fail.Usagef("lora.alpha", "", "alpha is %g, it must be above 0", c.Alpha)
-	case !(c.Dropout >= 0 && c.Dropout < 1):
-		return fail.Usagef("lora.dropout", "", "dropout is %g, it must be at least 0 and below 1", c.Dropout)
-	case c.LoRAPlusLRRatio < 0:
-		return fail.Usagef("lora.loraplus_lr_ratio", "", "loraplus_lr_ratio is %g, it must be above 0", c.LoRAPlusLRRatio)
-	case c.ExcludeModules.All:
+	if err := schema.Check("lora", &c); err != nil {
+		return err
+	}
+	if c.ExcludeModules.All {
 		return fail.Usagef("lora.exclude_modules", "give names or a regular expression", "exclude_modules cannot be all-linear")
-	case !slices.Contains([]string{"none", "lora_only", "all"}, c.Bias):
-		return fail.Usagef("lora.bias", "", "bias is %q, known are none, lora_only, all", c.Bias)
 	}
 	for _, e := range c.RankPattern {
 		if e.Value < 1 || e.Value != math.Trunc(e.Value) {
@@ -97,8 +80,8 @@ func (c Config) check() error {
 // supported names the keys of PEFT that this version has no code for.
 func (c Config) supported() error {
 	switch {
-	case len(c.TargetParameters) > 0:
-		return fail.Usagef("lora.target_parameters", "train without it", "target_parameters (adapters on fused experts) is not supported yet")
+	case len(c.TargetParameters) > 0 && (c.Dropout > 0 || c.UseDoRA || c.Bias != "none"):
+		return fail.Usagef("lora.target_parameters", "dropout: 0, use_dora: false, bias: none", "PEFT has no dropout, DoRA or biases with target_parameters and would not read the adapter")
 	case len(c.TrainableTokenIndices) > 0:
 		return fail.Usagef("lora.trainable_token_indices", "modules_to_save: [embed_tokens] trains the whole table", "trainable_token_indices is not supported yet")
 	case c.UseDoRA && c.Dropout > 0:

@@ -51,7 +51,7 @@ func ReadFolder(dir string) (*Folder, error) {
 		return nil, err
 	}
 	f := &Folder{Dir: dir, Config: c.config(), Base: c.BaseModel, tensors: map[string]*stored{}}
-	if f.Config.TargetModules.Empty() {
+	if f.Config.TargetModules.Empty() && len(f.Config.TargetParameters) == 0 {
 		return nil, fail.Inputf(where, "", "target_modules is missing")
 	}
 	if f.Config, err = f.Config.Resolve(); err != nil {
@@ -80,7 +80,7 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 	}
 	for _, part := range []struct{ part, key string }{
 		{"lora_embedding_", "adapters on an embedding"},
-		{"token_adapter", "trainable_token_indices"}, {".experts.", "target_parameters"},
+		{"token_adapter", "trainable_token_indices"},
 	} {
 		if strings.Contains(name, part.part) {
 			return fail.Inputf(where, "merge the adapter in PEFT", "tensor %s: %s is not supported", t.Name, part.key)
@@ -128,9 +128,17 @@ func (f *Folder) missing(name string) error {
 	return fail.Inputf(f.Dir, "is adapter_config.json its own?", "tensor %s%s is missing", prefix, name)
 }
 
-// layer returns A and B of the adapter of a layer [out, in] with rank r. The
-// error for other sizes states them by module, as people know it.
-func (f *Folder) layer(path string, r, out, in int) (a, b []float32, err error) {
+// layer returns A and B of the adapter of a layer [out, in] with rank r, of
+// experts [E·r, in] and [E·out, r]. The error for other sizes states them by
+// module, as people know it.
+func (f *Folder) layer(path string, r, out, in, experts int) (a, b []float32, err error) {
+	if experts > 0 {
+		if a, err = f.take(path+".lora_A.weight", int64(experts*r), int64(in)); err != nil {
+			return nil, nil, err
+		}
+		b, err = f.take(path+".lora_B.weight", int64(out), int64(r*experts))
+		return a, fromPEFT(b, r, experts), err
+	}
 	ta, tb := f.tensors[path+".lora_A.weight"], f.tensors[path+".lora_B.weight"]
 	if ta != nil && tb != nil && len(ta.shape) == 2 && len(tb.shape) == 2 && (ta.shape[1] != int64(in) || tb.shape[0] != int64(out)) {
 		return nil, nil, fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base),
@@ -141,6 +149,28 @@ func (f *Folder) layer(path string, r, out, in int) (a, b []float32, err error) 
 	}
 	b, err = f.take(path+".lora_B.weight", int64(out), int64(r))
 	return a, b, err
+}
+
+// fromPEFT turns B of experts as PEFT keeps it [out, r, E] into [E, out, r].
+func fromPEFT(b []float32, r, experts int) []float32 {
+	out := len(b) / (r * experts)
+	v := make([]float32, len(b))
+	for i := range b {
+		o, j, e := i/(r*experts), i/experts%r, i%experts
+		v[(e*out+o)*r+j] = b[i]
+	}
+	return v
+}
+
+// toPEFT is the inverse of fromPEFT.
+func toPEFT(b []float32, r, experts int) []float32 {
+	out := len(b) / (r * experts)
+	v := make([]float32, len(b))
+	for i := range v {
+		o, j, e := i/(r*experts), i/experts%r, i%experts
+		v[i] = b[(e*out+o)*r+j]
+	}
+	return v
 }
 
 // leftover is an error that names the first tensor nobody took.
@@ -164,7 +194,9 @@ type SaveOptions struct {
 func (ad *Adapter) Save(dir string, o SaveOptions) error {
 	var chosen []string
 	for _, l := range ad.Layers {
-		chosen = append(chosen, l.Path)
+		if l.param == "" {
+			chosen = append(chosen, l.Path)
+		}
 	}
 	conf, err := fileOf(ad.Config, o.Base, chosen, ad.Modules).encode()
 	if err != nil {
@@ -173,11 +205,14 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 	a := &formats.Adapter{Config: conf}
 	err = ad.dev.Run(func() error {
 		for _, p := range ad.Params() {
-			b := make([]byte, 4*p.Len())
-			if err := ad.dev.Download(b, p.Buffer); err != nil {
+			v := make([]float32, p.Len())
+			if err := ad.dev.Download(f32bytes(v), p.Buffer); err != nil {
 				return err
 			}
-			t := formats.NamedTensor{Name: p.Name, DType: "F32", Data: b}
+			if p.experts > 0 {
+				v = toPEFT(v, p.Cols, p.experts)
+			}
+			t := formats.NamedTensor{Name: p.Name, DType: "F32", Data: f32bytes(v)}
 			for _, d := range p.Shape {
 				t.Shape = append(t.Shape, int64(d))
 			}

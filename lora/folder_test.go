@@ -119,7 +119,7 @@ func TestGoldenFolders(t *testing.T) {
 	for variant, base := range map[string]string{
 		"lora": "base-llama", "dora": "base-llama", "rslora": "base-llama", "patterns": "base-llama", "layers_to_transform": "base-llama",
 		"modules_to_save": "base-llama", "loraplus": "base-llama", "tied_lora": "base-qwen2", "lora_bias": "base-qwen2",
-		"qlora_f32": "qlora_f32/base-nf4",
+		"qlora_f32": "qlora_f32/base-nf4", "moe_experts": "base-mixtral",
 	} {
 		t.Run(variant, func(t *testing.T) {
 			src, m := loadModel(t, filepath.Join(dir, base))

@@ -5,8 +5,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
 
 // FuzzConfigFile: any adapter_config.json is read or refused, and what was read

@@ -28,8 +28,8 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	for _, t := range f.tensors {
 		t.used = false
 	}
-	ad, err := build(m, c, func(l *Layer) ([]float32, []float32, error) {
-		return f.layer(l.Path, l.R, l.Linear.Out(), l.Linear.In())
+	ad, err := build(m, c, f.adaptsRouter, func(l *Layer) ([]float32, []float32, error) {
+		return f.layer(l.stored, l.R, l.Linear.Out(), l.Linear.In(), l.Linear.Experts)
 	})
 	if err != nil {
 		return nil, f.blame(err)
@@ -47,6 +47,13 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 		return nil, err
 	}
 	return ad, nil
+}
+
+// adaptsRouter reports whether mod is a router with an adapter in the folder:
+// PEFT adapts the routers of some architectures beside their experts without
+// saying so in its config.
+func (f *Folder) adaptsRouter(mod Module) bool {
+	return mod.Param == "weight" && f.tensors[mod.Path+".lora_A.weight"] != nil
 }
 
 // Attach attaches the adapter to m with its change multiplied by w.Weight, which
@@ -117,6 +124,7 @@ func (c Config) inherit(f *Folder) (Config, error) {
 	}{
 		{"r", c.R != 0, c.R == out.R, c.R, out.R},
 		{"alpha", c.Alpha != 0, c.Alpha == out.Alpha, c.Alpha, out.Alpha},
+		{"target_parameters", len(c.TargetParameters) > 0, slices.Equal(sorted(c.TargetParameters), sorted(out.TargetParameters)), c.TargetParameters, out.TargetParameters},
 		{"target_modules", !c.TargetModules.Empty(), c.TargetModules.same(out.TargetModules), c.TargetModules, out.TargetModules},
 		{"exclude_modules", !c.ExcludeModules.Empty(), c.ExcludeModules.same(out.ExcludeModules), c.ExcludeModules, out.ExcludeModules},
 		{"rank_pattern", len(c.RankPattern) > 0, slices.Equal(c.RankPattern, out.RankPattern), c.RankPattern, out.RankPattern},

@@ -8,16 +8,42 @@ import (
 	"time"
 
 	"github.com/dlclark/regexp2/v2"
+
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Module is what matching needs to know about a layer that could take an adapter.
 type Module struct {
 	Path  string // Hugging Face module path: model.layers.0.self_attn.q_proj
+	Param string // set for a parameter of the module, which target_parameters chooses: gate_up_proj
 	Kind  Kind
 	Head  bool // the output layer; all-linear leaves it out
 	Bias  bool // it has a bias
 	index int
+}
+
+// name is what patterns see.
+func (m Module) name() string {
+	if m.Param == "" {
+		return m.Path
+	}
+	return m.Path + "." + m.Param
+}
+
+// storedPaths are the paths under which PEFT keeps the adapters of chosen: a
+// module's, or of parameters of one module, which it wraps one after another,
+// those of the wrappers: the last one is outermost.
+func storedPaths(chosen []Module) []string {
+	out := make([]string, len(chosen))
+	for i, m := range chosen {
+		out[i] = m.Path
+		for _, n := range chosen[i+1:] {
+			if m.Param != "" && n.Path == m.Path {
+				out[i] += ".base_layer"
+			}
+		}
+	}
+	return out
 }
 
 // Kind is what a module is.
@@ -93,6 +119,9 @@ func (m *matcher) target(mod Module) (bool, error) {
 	if mod.Kind == OtherModule {
 		return false, nil
 	}
+	if mod.Param != "" {
+		return m.parameter(mod), nil
+	}
 	if out, err := m.listed("exclude_modules", m.c.ExcludeModules, m.except, mod); out || err != nil {
 		return false, err
 	}
@@ -114,6 +143,18 @@ func (m *matcher) target(mod Module) (bool, error) {
 	}
 	m.layers[n] = true
 	return true, nil
+}
+
+// parameter says whether target_parameters chooses mod.
+func (m *matcher) parameter(mod Module) bool {
+	found := false
+	for _, name := range m.c.TargetParameters {
+		if mod.name() == name || strings.HasSuffix(mod.name(), "."+name) {
+			m.used["target_parameters "+name] = true
+			found = true
+		}
+	}
+	return found
 }
 
 // listed says whether t chooses mod, and notes which name did.
@@ -140,7 +181,7 @@ func (m *matcher) unmatched(mods []Module) error {
 	for _, l := range []struct {
 		key string
 		t   Targets
-	}{{"target_modules", m.c.TargetModules}, {"exclude_modules", m.c.ExcludeModules}} {
+	}{{"target_modules", m.c.TargetModules}, {"exclude_modules", m.c.ExcludeModules}, {"target_parameters", Targets{Names: m.c.TargetParameters}}} {
 		for _, name := range l.t.Names {
 			if !m.used[l.key+" "+name] {
 				return fail.Usagef("lora."+l.key, "modules are called "+examples(mods), "%s: %q matches no module", l.key, name)
@@ -167,7 +208,7 @@ func (m *matcher) patterns(chosen []Module) error {
 	}{{"rank_pattern", m.c.RankPattern}, {"alpha_pattern", m.c.AlphaPattern}} {
 		used := map[int]bool{}
 		for _, mod := range chosen {
-			i, err := l.p.find(mod.Path)
+			i, err := l.p.find(mod.name())
 			if err != nil {
 				return err
 			}
@@ -226,7 +267,7 @@ func layerOf(path string, names []string) (int, bool) {
 func examples(mods []Module) string {
 	var names []string
 	for _, m := range mods {
-		last := m.Path[strings.LastIndexByte(m.Path, '.')+1:]
+		last := m.name()[strings.LastIndexByte(m.name(), '.')+1:]
 		if m.Kind != OtherModule && !slices.Contains(names, last) {
 			names = append(names, last)
 		}

@@ -5,8 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tunekit/tunekit/formats/fail"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // twoLayers is a model of two layers, an embedding and a head.
@@ -146,10 +147,10 @@ func TestRankAlpha(t *testing.T) {
 
 // TestInitial: values depend on seed and name alone and have the stated spread.
 func TestInitial(t *testing.T) {
-	a, b := initial(InitKaiming, 1, "x", 8, 64, 32)
-	again, _ := initial(InitKaiming, 1, "x", 8, 64, 32)
-	other, _ := initial(InitKaiming, 1, "y", 8, 64, 32)
-	seeded, _ := initial(InitKaiming, 2, "x", 8, 64, 32)
+	a, b := initial(InitKaiming, 1, "x", 8, 0, 64, 32)
+	again, _ := initial(InitKaiming, 1, "x", 8, 0, 64, 32)
+	other, _ := initial(InitKaiming, 1, "y", 8, 0, 64, 32)
+	seeded, _ := initial(InitKaiming, 2, "x", 8, 0, 64, 32)
 	same := func(x, y []float32) int {
 		n := 0
 		for i := range x {
@@ -175,7 +176,7 @@ func TestInitial(t *testing.T) {
 			t.Fatal("B is not zero")
 		}
 	}
-	g, _ := initial(InitGaussian, 1, "x", 4, 4096, 32)
+	g, _ := initial(InitGaussian, 1, "x", 4, 0, 4096, 32)
 	sum, sq = 0, 0
 	for _, v := range g {
 		sum, sq = sum+float64(v), sq+float64(v)*float64(v)
@@ -184,7 +185,7 @@ func TestInitial(t *testing.T) {
 	if m, d := sum/n, sq/n; m > 0.01 || m < -0.01 || d < 0.06 || d > 0.065 {
 		t.Errorf("normal of deviation 1/4: mean %g, mean square %g", m, d)
 	}
-	_, b = initial(InitNonZero, 1, "x", 8, 64, 32)
+	_, b = initial(InitNonZero, 1, "x", 8, 0, 64, 32)
 	if b[0] == 0 && b[1] == 0 {
 		t.Error("init_lora_weights false leaves B zero")
 	}

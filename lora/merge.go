@@ -92,6 +92,7 @@ type merger struct {
 type factor struct {
 	a, b  []float32
 	r     int
+	parts int // experts, each with rows of its own in a and b
 	scale float32
 	m     []float32 // DoRA's magnitude; nil: none
 }
@@ -126,20 +127,25 @@ func (m *merger) take(w Weighted) error {
 }
 
 func (m *merger) takeLayer(w Weighted, path string) error {
-	f, name := w.Folder, path+".weight"
-	t := m.src.Named(name)
+	f, pattern := w.Folder, path
+	t := m.src.Named(path + ".weight")
+	if p := f.parameters(m.src)[path]; p != nil {
+		module, name := p.Parameter()
+		t, pattern = p, module+"."+name
+	}
 	if t == nil || t.Vector {
 		return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "was made for another base: it has no layer %s", path)
 	}
-	r, alpha, err := f.Config.rankAlpha(path)
+	name, parts := t.Name, max(t.Experts, 1)
+	r, alpha, err := f.Config.rankAlpha(pattern)
 	if err != nil {
 		return err
 	}
-	a, b, err := f.layer(path, r, t.Rows, t.Cols)
+	a, b, err := f.layer(path, r, t.Rows/parts, t.Cols, t.Experts)
 	if err != nil {
 		return err
 	}
-	one := factor{a: a, b: b, r: r, scale: float32(w.Weight) * f.Config.scale(r, alpha)}
+	one := factor{a: a, b: b, r: r, parts: parts, scale: float32(w.Weight) * f.Config.scale(r, alpha)}
 	if f.Config.UseDoRA {
 		if one.m, err = f.take(path+".lora_magnitude_vector", int64(t.Rows)); err != nil {
 			return err
@@ -151,6 +157,26 @@ func (m *merger) takeLayer(w Weighted, path string) error {
 	}
 	m.norms[name] = &MergedLayer{Name: name}
 	return nil
+}
+
+// parameters are the tensors of src that are parameters by themselves and have
+// an adapter in f, by the path under which PEFT keeps it.
+func (f *Folder) parameters(src *arch.Source) map[string]*arch.Tensor {
+	m := &matcher{c: f.Config, used: map[string]bool{}}
+	var chosen []Module
+	var found []*arch.Tensor
+	for _, t := range src.Tensors() {
+		module, name := t.Parameter()
+		mod := Module{Path: module, Param: name}
+		if name != "" && (m.parameter(mod) || f.adaptsRouter(mod)) {
+			chosen, found = append(chosen, mod), append(found, t)
+		}
+	}
+	out := map[string]*arch.Tensor{}
+	for i, path := range storedPaths(chosen) {
+		out[path] = found[i]
+	}
+	return out
 }
 
 // takeWhole finds the place of a tensor that replaces one of the base.
@@ -232,26 +258,35 @@ func (m *merger) delta(name string, row0, cols int, delta []float32) error {
 		}
 		defer m.dev.Free(sum)
 		for i, f := range m.layers[name] {
-			if err := m.product(kernels.Dst{Buffer: sum, Add: i > 0}, f, row0, rows, cols); err != nil {
-				return err
+			size := len(f.b) / f.r / f.parts // rows of one expert
+			for at := row0; at < row0+rows; {
+				e := at / size
+				n := min(row0+rows, (e+1)*size) - at
+				dst := kernels.Dst{Buffer: m.dev.Slice(sum, (at-row0)*cols, n*cols), Add: i > 0}
+				a := f.a[e*f.r*cols : (e+1)*f.r*cols]
+				if err := m.product(dst, a, f.b[at*f.r:(at+n)*f.r], f, cols); err != nil {
+					return err
+				}
+				at += n
 			}
 		}
 		return m.dev.Download(f32bytes(delta), sum)
 	})
 }
 
-func (m *merger) product(dst kernels.Dst, f factor, row0, rows, cols int) error {
-	a, err := m.upload(f.a)
+// product is scale·b·a of some rows.
+func (m *merger) product(dst kernels.Dst, fa, fb []float32, f factor, cols int) error {
+	a, err := m.upload(fa)
 	if err != nil {
 		return err
 	}
 	defer m.dev.Free(a)
-	b, err := m.upload(f.b[row0*f.r : (row0+rows)*f.r])
+	b, err := m.upload(fb)
 	if err != nil {
 		return err
 	}
 	defer m.dev.Free(b)
-	m.dev.Gemm(dst, &kernels.GemmArgs{A: b, B: a, M: rows, N: cols, K: f.r, Alpha: f.scale})
+	m.dev.Gemm(dst, &kernels.GemmArgs{A: b, B: a, M: len(fb) / f.r, N: cols, K: f.r, Alpha: f.scale})
 	return nil
 }
 

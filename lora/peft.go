@@ -102,8 +102,6 @@ func (f *configFile) supported(where string) error {
 	switch {
 	case f.LoRABias:
 		return fail.Inputf(where, hint, "lora_bias is not supported")
-	case len(f.TargetParameters) > 0:
-		return fail.Inputf(where, hint, "target_parameters is not supported")
 	case len(f.TokenIndices) > 0:
 		return fail.Inputf(where, hint, "trainable_token_indices is not supported")
 	case f.R < 1:
@@ -121,7 +119,7 @@ func (f *configFile) supported(where string) error {
 func (f *configFile) config() Config {
 	return Config{
 		R: f.R, Alpha: f.Alpha, Dropout: f.Dropout,
-		TargetModules: Targets(f.TargetModules), ExcludeModules: Targets(f.ExcludeModules),
+		TargetModules: Targets(f.TargetModules), TargetParameters: f.TargetParameters, ExcludeModules: Targets(f.ExcludeModules),
 		RankPattern: f.RankPattern, AlphaPattern: f.AlphaPattern,
 		Layers: f.Layers, LayersPattern: f.LayersPattern, ModulesToSave: f.ModulesToSave,
 		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: InitKaiming,
@@ -135,7 +133,7 @@ func fileOf(c Config, base string, chosen []string, all []Module) *configFile {
 	return &configFile{
 		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: InitKaiming,
 		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, UseRSLoRA: c.UseRSLoRA, UseDoRA: c.UseDoRA,
-		TargetModules: jsonTargets(explicit(c, chosen, all)), ExcludeModules: jsonTargets(c.ExcludeModules),
+		TargetModules: jsonTargets(explicit(c, chosen, all)), TargetParameters: c.TargetParameters, ExcludeModules: jsonTargets(c.ExcludeModules),
 		RankPattern: c.RankPattern, AlphaPattern: c.AlphaPattern,
 		Layers: c.Layers, LayersPattern: c.LayersPattern, ModulesToSave: c.ModulesToSave,
 	}
@@ -154,7 +152,7 @@ func explicit(c Config, chosen []string, all []Module) Targets {
 			names = append(names, last)
 		}
 	}
-	c.TargetModules = Targets{Names: sorted(names)}
+	c.TargetModules, c.TargetParameters = Targets{Names: sorted(names)}, nil
 	again, err := Match(c, all)
 	same := err == nil && slices.EqualFunc(again, chosen, func(m Module, p string) bool { return m.Path == p })
 	if !same {

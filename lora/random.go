@@ -47,16 +47,18 @@ func (s stream) normal(n int, sigma float64) []float32 {
 	return v
 }
 
-// initial returns A [r, in] and B [out, r] of a new adapter (peft/tuners/lora
-// /layer.py, reset_lora_parameters). A's Kaiming bound with a = √5 is 1/√in.
-func initial(how Init, seed uint64, path string, r, in, out int) (a, b []float32) {
+// initial returns A [r, in] and B [out, r] of a new adapter, of experts [E·r, in]
+// and [E·out, r] (peft/tuners/lora/layer.py, reset_lora_parameters). A's Kaiming
+// bound with a = √5 is 1/√in.
+func initial(how Init, seed uint64, path string, r, experts, in, out int) (a, b []float32) {
 	s := newStream(seed, path+".lora_A.weight")
+	na, nb := max(experts, 1)*r*in, max(experts, 1)*out*r
 	switch how {
 	case InitGaussian:
-		return s.normal(r*in, 1/float64(r)), make([]float32, out*r)
+		return s.normal(na, 1/float64(r)), make([]float32, nb)
 	case InitNonZero:
 		t := newStream(seed, path+".lora_B.weight")
-		return s.uniform(r*in, 1/math.Sqrt(float64(in))), t.uniform(out*r, 1/math.Sqrt(float64(r)))
+		return s.uniform(na, 1/math.Sqrt(float64(in))), t.uniform(nb, 1/math.Sqrt(float64(r)))
 	}
-	return s.uniform(r*in, 1/math.Sqrt(float64(in))), make([]float32, out*r)
+	return s.uniform(na, 1/math.Sqrt(float64(in))), make([]float32, nb)
 }

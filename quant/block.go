@@ -141,8 +141,11 @@ func (r *blockRun) collect() error {
 		if g.pair == nil || g.pair.Norm == nil {
 			own &^= needInputs
 		}
+		if len(r.chosen(p)) == 0 {
+			own = needNothing
+		}
 		var err error
-		if g.in, err = newInputs(r.dev, p.Linears[0].W.Cols, own, r.room); err != nil {
+		if g.in, err = newInputs(r.dev, p.Linears[0], own, r.room); err != nil {
 			return err
 		}
 		r.groups = append(r.groups, g)
@@ -160,7 +163,7 @@ func (r *blockRun) collect() error {
 				if t.Err() != nil {
 					return t.Err()
 				}
-				if err := r.groups[k].in.add(i, in[len(in)-1]); err != nil {
+				if err := r.groups[k].in.observe(i, t, &p, in); err != nil {
 					return err
 				}
 				if k < len(steps)-1 {
@@ -206,7 +209,15 @@ func (r *blockRun) round(linears []*nn.Linear, in *inputs, ratio float64, out *b
 			return err
 		}
 		var res *matrixResult
-		err := r.dev.Run(func() (err error) { res, err = r.plan.round(r.layer(l, in)); return err })
+		whole := r.layer(l, in)
+		err := r.dev.Run(func() (err error) {
+			if in.experts == nil {
+				res, err = r.plan.round(whole)
+			} else {
+				res, err = roundExperts(whole, r.plan.round)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -231,7 +242,7 @@ func (r *blockRun) roundInOrder(out *blockOutput, last bool) error {
 		}
 		runtime.GC() // a step's matrices are short-lived and large: the heap would double before it is collected
 		end := k == len(steps)-1
-		if end && last || !end && !r.storable(steps[k+1].Linears[0].W.Cols) {
+		if end && last || !end && (steps[k+1].Routed != nil || !r.storable(steps[k+1].Linears[0].W.Cols)) {
 			continue
 		}
 		for i := range r.passes {
@@ -257,18 +268,24 @@ func (r *blockRun) storable(cols int) bool {
 	return int64(r.tokens)*int64(r.m.Spec.C+cols)*4 <= storeLimit
 }
 
-// roundStep quantizes the linear maps of step k.
-func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) error {
-	var todo []*nn.Linear
-	for _, l := range steps[k].Linears {
+// chosen are the linear maps of a step that are to be quantized.
+func (r *blockRun) chosen(p model.Step) []*nn.Linear {
+	var out []*nn.Linear
+	for _, l := range p.Linears {
 		if r.plan.quantize[l.W.Name] {
-			todo = append(todo, l)
+			out = append(out, l)
 		}
 	}
+	return out
+}
+
+// roundStep quantizes the linear maps of step k.
+func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) error {
+	todo := r.chosen(steps[k])
 	if len(todo) == 0 {
 		return nil
 	}
-	known, err := newInputs(r.dev, todo[0].W.Cols, r.plan.method.needs, r.room)
+	known, err := newInputs(r.dev, todo[0], r.plan.method.needs, r.room)
 	if err != nil {
 		return err
 	}
@@ -279,7 +296,7 @@ func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) 
 			if t.Err() != nil {
 				return t.Err()
 			}
-			return known.add(i, in[len(in)-1])
+			return known.observe(i, t, &steps[k], in)
 		})
 		if err != nil {
 			return err
@@ -290,76 +307,4 @@ func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) 
 		ratio = r.groups[k].ratio
 	}
 	return r.round(todo, known, ratio, out)
-}
-
-// inputs is what is known of the inputs that a group of layers shares.
-type inputs struct {
-	dev     kernels.Backend
-	cols    int
-	rows    int       // tokens seen
-	h       *hessian  // XᵀX; nil: not asked for
-	absSum  []float64 // Σ|x| of each column; nil: not asked for
-	tensors *store    // the inputs themselves, one for each pass; nil: not asked for
-	factor  *factored // of h, made by the first layer that asks
-}
-
-// newInputs begins with what ask says; room is the device memory for tensors.
-func newInputs(dev kernels.Backend, cols int, ask needs, room int64) (*inputs, error) {
-	in := &inputs{dev: dev, cols: cols}
-	if ask&needInputs != 0 {
-		in.tensors = newStore(dev, room)
-	}
-	if ask&needColumns != 0 {
-		in.absSum = make([]float64, cols)
-	}
-	var err error
-	if ask&needHessian != 0 {
-		in.h, err = newHessian(dev, cols)
-	}
-	return in, err
-}
-
-// add takes the inputs x of pass i.
-func (in *inputs) add(i int, x *autograd.Tensor) error {
-	in.rows += x.Rows()
-	if in.h != nil {
-		in.h.add(x.Data, x.Rows())
-	}
-	if in.absSum != nil {
-		if err := in.sum(x); err != nil {
-			return err
-		}
-	}
-	if in.tensors == nil {
-		return nil
-	}
-	return in.tensors.keep(i, []*autograd.Tensor{x})
-}
-
-func (in *inputs) sum(x *autograd.Tensor) error {
-	s := scratch{dev: in.dev}
-	defer s.free()
-	out := s.alloc(dtype.F32, in.cols)
-	if s.err != nil {
-		return s.err
-	}
-	in.dev.ColStats(kernels.To(out), &kernels.ColStatsArgs{Stat: kernels.SumAbs, Rows: x.Rows(), Cols: x.Cols(), X: x.Data})
-	v := make([]float32, in.cols)
-	if err := down(in.dev, v, out); err != nil {
-		return err
-	}
-	for c, y := range v {
-		in.absSum[c] += float64(y)
-	}
-	return nil
-}
-
-func (in *inputs) free() {
-	if in.h != nil {
-		in.h.free()
-	}
-	if in.factor != nil {
-		in.factor.free()
-	}
-	in.tensors.free()
 }

@@ -44,7 +44,7 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 		return nil, err
 	}
 	defer m.Close()
-	c := &collector{m: m, sums: map[*autograd.Param]*columnSums{}}
+	c := &collector{m: m, sums: map[*autograd.Param][]*columnSums{}}
 	im := &gguf.Imatrix{Datasets: o.Datasets, Chunks: len(seqs)}
 	var done, total int64
 	for _, s := range seqs {
@@ -66,11 +66,13 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 		}
 	}
 	for l := range m.Linears() {
-		s := c.sums[l.W]
 		for _, f := range m.TensorOf(l.W).AsGGUF() {
-			e := gguf.ImatrixEntry{Name: f.Name, Sums: make([]float32, len(s.v)), Counts: []float32{float32(s.rows)}}
-			for i, v := range s.v {
-				e.Sums[i] = float32(v)
+			e := gguf.ImatrixEntry{Name: f.Name}
+			for _, s := range c.sums[l.W] {
+				for _, v := range s.v {
+					e.Sums = append(e.Sums, float32(v))
+				}
+				e.Counts = append(e.Counts, float32(s.rows))
 			}
 			im.Entries = append(im.Entries, e)
 		}
@@ -135,7 +137,7 @@ type columnSums struct {
 
 type collector struct {
 	m    *model.Model
-	sums map[*autograd.Param]*columnSums
+	sums map[*autograd.Param][]*columnSums // of each expert, or one
 }
 
 // pass adds the sums of one packed pass.
@@ -144,20 +146,38 @@ func (c *collector) pass(seqs [][]int32) error {
 	t := &autograd.Tape{Dev: dev}
 	defer t.Free()
 	var last *autograd.Tensor // layers that share an input follow one another
-	var shared *columnSums
-	t.Tap = func(w *autograd.Param, x *autograd.Tensor, _ *autograd.Routed) {
+	var shared []*columnSums
+	t.Tap = func(w *autograd.Param, x *autograd.Tensor, r *autograd.Routed) {
 		if x == last {
 			c.sums[w] = shared
 			return
 		}
-		if c.sums[w] == nil {
-			c.sums[w] = &columnSums{v: make([]float64, w.Cols)}
+		for len(c.sums[w]) < r.Experts() {
+			c.sums[w] = append(c.sums[w], &columnSums{v: make([]float64, w.Cols)})
 		}
 		last, shared = x, c.sums[w]
-		t.Fail(shared.add(dev, x))
+		t.Fail(addRows(t, shared, x, r))
 	}
 	c.m.Hidden(t, model.Pack(seqs...))
 	return t.Err()
+}
+
+// addRows adds the rows of x to the sums of their experts, all to the one where
+// r is nil.
+func addRows(t *autograd.Tape, sums []*columnSums, x *autograd.Tensor, r *autograd.Routed) error {
+	if r == nil {
+		return sums[0].add(t.Dev, x)
+	}
+	at, err := t.Ints(r.Group)
+	if err != nil {
+		return err
+	}
+	for e, s := range sums {
+		if n := int(at[e+1] - at[e]); n > 0 && err == nil {
+			err = s.add(t.Dev, t.View(x, int(at[e]), n))
+		}
+	}
+	return err
 }
 
 func (s *columnSums) add(dev kernels.Backend, x *autograd.Tensor) error {

@@ -36,6 +36,12 @@ type FolderJob struct {
 	Files    map[string][]byte // go into the folder beside the weights: tokenizer, generation config
 }
 
+// Calibrated reports whether the job needs calibration text.
+func (j *FolderJob) Calibrated() bool {
+	m, err := MethodNamed(j.Method)
+	return err == nil && (j.Search != "" || m.Calibrated())
+}
+
 // FolderPlan is what a job will make, known before any work.
 type FolderPlan struct {
 	Type     dtype.Type            // of the quantized weights but those of overrides
@@ -117,7 +123,7 @@ func searchFor(m *Method, name string) (*Method, error) {
 			return nil, err
 		}
 		if m.search == nil {
-			return nil, fail.Usagef("search", "leave it out, or name a method that moves scales", "%s searches nothing", name)
+			return nil, fail.Usagef("search", "leave it out, or name "+strings.Join(SearchMethods(), " or "), "%s searches nothing", name)
 		}
 	}
 	if m.search == nil {
@@ -126,8 +132,8 @@ func searchFor(m *Method, name string) (*Method, error) {
 	return m, nil
 }
 
-// calibrated reports whether the job needs calibration text.
-func (p *FolderPlan) calibrated() bool { return p.search != nil || p.method.needs != needNothing }
+// calibrated reports whether the blocks are walked with calibration text.
+func (p *FolderPlan) calibrated() bool { return p.job.Calibrated() }
 
 // Work is the floating-point operations that the job spends on a group of layers
 // with in inputs and out outputs in all, on tokens tokens.

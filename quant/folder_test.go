@@ -195,7 +195,7 @@ func logits(t *testing.T, src *arch.Source, ids []int32) []float32 {
 }
 
 // ordered are GPTQ's options with another order of the columns.
-func ordered(order string) *GPTQOptions { return &GPTQOptions{ActOrder: order, Damp: 0.01} }
+func ordered(order string) *GPTQOptions { return &GPTQOptions{ActOrder: order} }
 
 // jobs are one of each method over the same groups.
 func testJobs(dir string, group int) []FolderJob {

@@ -3,7 +3,6 @@ package quant
 import (
 	"fmt"
 	"math"
-	"slices"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -18,7 +17,7 @@ import (
 var gptqMethod = Method{
 	Name: "gptq", Title: "GPTQ, calibrated (arXiv 2210.17323)",
 	Schemes: append(integerSchemes(), "W8A8"), Formats: []string{formats.GPTQ, formats.CompressedTensors},
-	Options: func() any { return &GPTQOptions{ActOrder: orderStatic, Damp: 0.01} },
+	Options: func() any { return new(GPTQOptions) },
 	storage: gptqStorage, meta: gptqMeta,
 	needs: needHessian, inOrder: true, round: roundGPTQ,
 	work: func(tokens, in, out float64) float64 {
@@ -28,36 +27,32 @@ var gptqMethod = Method{
 
 // GPTQOptions are what a job can say of GPTQ.
 type GPTQOptions struct {
-	ActOrder string  `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware"`
-	Damp     float64 `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" range:"0..1"`
+	ActOrder    string  `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
+	DampPercent float64 `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"(0,1)"`
 }
 
-// gptqStorage checks the options; the order by group needs an index of columns.
+// gptqStorage: the order by group needs an index of columns.
 func gptqStorage(options any, format string, t dtype.Type) (dtype.Type, error) {
-	o := options.(*GPTQOptions)
-	switch {
-	case !slices.Contains([]string{orderStatic, orderAware, orderNone, orderGroup}, o.ActOrder):
-		return t, fail.Usagef("actorder", "static, aware, none or group", "no column order is called %q", o.ActOrder)
-	case o.ActOrder == orderGroup && format != formats.GPTQ:
-		return t, fail.Usagef("actorder", "actorder: static", "only gptq folders can hold a column order")
-	case !(o.Damp > 0 && o.Damp < 1):
-		return t, fail.Usagef("damp_percent", "for example 0.01", "damp_percent is %g, it must lie between 0 and 1", o.Damp)
-	case o.ActOrder == orderGroup:
-		t.Flags |= dtype.Perm
+	if options.(*GPTQOptions).ActOrder != orderGroup {
+		return t, nil
 	}
+	if format != formats.GPTQ {
+		return t, fail.Usagef("actorder", "actorder: static", "only gptq folders can hold a column order")
+	}
+	t.Flags |= dtype.Perm
 	return t, nil
 }
 
 func gptqMeta(options any) map[string]any {
 	o := options.(*GPTQOptions)
-	return map[string]any{"damp_percent": o.Damp, "static_groups": o.ActOrder == orderStatic, "true_sequential": true}
+	return map[string]any{"damp_percent": o.DampPercent, "static_groups": o.ActOrder == orderStatic, "true_sequential": true}
 }
 
 // roundGPTQ rounds a layer by error feedback, or to nearest where its Hessian
 // cannot be factored.
 func roundGPTQ(l *layer) (*matrixResult, error) {
 	o := l.options.(*GPTQOptions)
-	f, err := l.in.factored(o.ActOrder, int(l.typ.Group), o.Damp)
+	f, err := l.in.factored(o.ActOrder, int(l.typ.Group), o.DampPercent)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.path, err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/recipes/schema"
 )
 
 // Method is a way of quantizing folders: one file that fills it in, and one
@@ -19,7 +20,7 @@ type Method struct {
 	Title   string     // a line of help
 	Schemes []string   // that it makes; the first is taken when none is asked for
 	Formats []string   // layouts that can hold its folders; the first is its own
-	Options func() any // its options, a new struct with the defaults, whose tags recipes read; nil: none
+	Options func() any // a new struct for its options, whose tags say all of them; nil: none
 
 	// storage is the type of the quantized weights where options change it, and
 	// refuses options that do not go with each other; nil: t.
@@ -41,7 +42,7 @@ type Method struct {
 }
 
 // methods is what there is, in the order of help and errors.
-var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method}
+var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method, &hqqMethod, &smoothMethod}
 
 // needs are statistics of a layer's inputs over the calibration text.
 type needs uint8
@@ -49,6 +50,7 @@ type needs uint8
 const (
 	needHessian needs = 1 << iota // XᵀX
 	needColumns                   // Σ|x| of each column
+	needPeaks                     // max|x| of each column
 	needInputs                    // the inputs themselves, where a part of a block judges the scales
 	needNothing needs = 0
 )
@@ -61,6 +63,18 @@ func FolderMethods() []string {
 	var names []string
 	for _, m := range methods {
 		names = append(names, m.Name)
+	}
+	return names
+}
+
+// SearchMethods lists the names of those whose search may go before another
+// method's rounding.
+func SearchMethods() []string {
+	var names []string
+	for _, m := range methods {
+		if m.search != nil {
+			names = append(names, m.Name)
+		}
 	}
 	return names
 }
@@ -86,12 +100,6 @@ func MethodFor(scheme string) *Method {
 		}
 	}
 	return only
-}
-
-// Calibrated reports whether a method needs calibration text.
-func Calibrated(name string) bool {
-	m, err := MethodNamed(name)
-	return err == nil && m.Calibrated()
 }
 
 // Calibrated reports whether the method needs calibration text.
@@ -131,34 +139,22 @@ func (m *Method) formatFor(name string, s Scheme) (string, error) {
 	return name, s.checkFormat(name)
 }
 
-// SetOptions is the method's options with the values that get gives under the
-// fields' keys; a key that get does not know keeps its default. nil: the method
-// has no options.
-func (m *Method) SetOptions(get func(key string) (any, bool)) any {
-	if m.Options == nil {
-		return nil
-	}
-	o := m.Options()
-	v := reflect.ValueOf(o).Elem()
-	for i := range v.NumField() {
-		if x, ok := get(v.Type().Field(i).Tag.Get("yaml")); ok {
-			v.Field(i).Set(reflect.ValueOf(x))
-		}
-	}
-	return o
-}
-
-// optionsOf are a job's options for m: given, or the defaults.
+// optionsOf are a job's options for m: a copy of what is given, what is not set
+// filled from the tags.
 func (m *Method) optionsOf(given any) (any, error) {
 	var o any
 	if m.Options != nil {
 		o = m.Options()
 	}
-	if given == nil {
-		return o, nil
+	if given != nil {
+		if want, got := fmt.Sprintf("%T", o), fmt.Sprintf("%T", given); want != got {
+			return nil, fail.Usagef("method", "", "%s takes options of the type %s, found %s", m.Name, want, got)
+		}
+		reflect.ValueOf(o).Elem().Set(reflect.ValueOf(given).Elem())
 	}
-	if want, got := fmt.Sprintf("%T", o), fmt.Sprintf("%T", given); want != got {
-		return nil, fail.Usagef("method", "", "%s takes options of the type %s, found %s", m.Name, want, got)
+	if o == nil {
+		return nil, nil
 	}
-	return given, nil
+	schema.Fill(o)
+	return o, schema.Check(m.Name, o)
 }

@@ -10,17 +10,17 @@ import (
 var nf4Method = Method{
 	Name: "nf4", Title: "NF4 with double quantization, for bitsandbytes",
 	Schemes: []string{"NF4"}, Formats: []string{formats.Bitsandbytes},
-	Options: func() any { return &NF4Options{DoubleQuant: true} },
+	Options: func() any { return new(NF4Options) },
 	storage: nf4Storage, round: roundNearest,
 }
 
 // NF4Options are what a job can say of NF4.
 type NF4Options struct {
-	DoubleQuant bool `yaml:"double_quant" doc:"NF4: quantize the scales too" flag:"single-quant" off:"NF4: leave the scales in f32"`
+	DoubleQuant *bool `yaml:"double_quant" doc:"NF4: quantize the scales too" default:"true"`
 }
 
 func nf4Storage(options any, _ string, t dtype.Type) (dtype.Type, error) {
-	if options.(*NF4Options).DoubleQuant {
+	if *options.(*NF4Options).DoubleQuant {
 		t.Flags |= dtype.Nested
 	}
 	return t, nil

@@ -50,6 +50,7 @@ func TestConsumers(t *testing.T) {
 		{FolderJob{Method: "awq", Format: "compressed-tensors"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "rtn"}, nil, ""},
 		{FolderJob{Method: "rtn", Scheme: "W8A8"}, []string{"tgi", "exllama"}, "scheme"},
+		{FolderJob{Method: "rtn", Scheme: "FP8_DYNAMIC"}, []string{"tgi", "exllama"}, "scheme"},
 		{FolderJob{Method: "rtn", Format: "awq", Scheme: "W4A16_ASYM"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "nf4"}, []string{"vllm", "tgi", "exllama"}, "method"},
 	} {
@@ -104,11 +105,11 @@ func TestPlanErrors(t *testing.T) {
 		{"group", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "96 columns (model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj and 4 more)"},
 		{"group's way out", odd, FolderJob{Method: "gptq", Group: 128}, "group_size", "auto takes 32"},
 		{"negative group", orig, FolderJob{Method: "gptq", Group: -2}, "group_size", "-2"},
-		{"order", orig, FolderJob{Method: "gptq", Options: ordered("desc")}, "actorder", "static, aware, none or group"},
+		{"order", orig, FolderJob{Method: "gptq", Options: ordered("desc")}, "gptq.actorder", "static, none, group, aware"},
 		{"options of another method", orig, FolderJob{Method: "awq", Options: ordered("group")}, "method", "*quant.GPTQOptions"},
 		{"a search without scales", orig, FolderJob{Method: "gptq", Search: "rtn"}, "search", "searches nothing"},
 		{"order in another format", orig, FolderJob{Method: "gptq", Format: "compressed-tensors", Options: ordered("group")}, "actorder", "static"},
-		{"damp", orig, FolderJob{Method: "gptq", Options: &GPTQOptions{ActOrder: orderStatic, Damp: 1.5}}, "damp_percent", "1.5"},
+		{"damp", orig, FolderJob{Method: "gptq", Options: &GPTQOptions{DampPercent: 1.5}}, "gptq.damp_percent", "1.5"},
 		{"samples", orig, FolderJob{Method: "gptq", Samples: -1}, "samples", "-1"},
 		{"program", orig, FolderJob{Method: "gptq", For: []string{"ollama"}}, "for", "ollama"},
 		{"ignore", orig, FolderJob{Method: "gptq", Ignore: []string{"model.layers.7.mlp.up_proj"}}, "ignore", "matches no module"},
@@ -184,7 +185,8 @@ func TestLayouts(t *testing.T) {
 		"ct-w4a16-g128-sym-gptq-static": {Method: "gptq", Format: "compressed-tensors", Group: 128},
 		"ct-w4a16-g128-asym-rtn":        {Method: "rtn", Format: "compressed-tensors", Scheme: "W4A16_ASYM", Group: 128},
 		"ct-w8a8-int8":                  {Method: "rtn", Scheme: "W8A8"},
-		"bnb-nf4":                       {Method: "nf4", Options: &NF4Options{}},
+		"ct-fp8-dynamic":                {Method: "rtn", Scheme: "FP8_DYNAMIC"},
+		"bnb-nf4":                       {Method: "nf4", Options: &NF4Options{DoubleQuant: new(bool)}},
 		"bnb-nf4-dq":                    {Method: "nf4"},
 	} {
 		t.Run(name, func(t *testing.T) {

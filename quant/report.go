@@ -36,6 +36,7 @@ type LayerReport struct {
 	Ratio    float64 `json:"ratio,omitempty"`        // AWQ: the exponent that was chosen
 	Clipped  int     `json:"clipped,omitempty"`      // AWQ: groups whose range was cut
 	Fallback string  `json:"fallback,omitempty"`     // why the layer was rounded to nearest
+	Experts  int     `json:"experts,omitempty"`      // of a stack: how many were rounded to nearest, for which Fallback says why
 }
 
 // BitsPerWeight is the mean over all tensors.

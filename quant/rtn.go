@@ -11,7 +11,7 @@ import (
 // rtnMethod rounds every weight to the nearest value of its group's grid.
 var rtnMethod = Method{
 	Name: "rtn", Title: "round to nearest",
-	Schemes: append(integerSchemes(), "W8A8"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ},
+	Schemes: append(integerSchemes(), "W8A8", "FP8_DYNAMIC"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ},
 	round: roundNearest,
 }
 

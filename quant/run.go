@@ -366,8 +366,18 @@ func (o *output) report() *Report {
 	for _, l := range o.plan.Layers {
 		r.Layers = append(r.Layers, o.reports[l])
 	}
-	if n := r.Fallbacks(); n > 0 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%d of %d layers were rounded to nearest: no damping made their Hessian positive definite", n, len(r.Layers)))
+	layers, experts := 0, 0
+	for _, l := range r.Layers {
+		experts += l.Experts
+		if l.Fallback != "" && l.Experts == 0 {
+			layers++
+		}
+	}
+	if layers > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d of %d layers were rounded to nearest: no damping made their Hessian positive definite", layers, len(r.Layers)))
+	}
+	if experts > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%d experts were rounded to nearest, most likely for want of text: fewer than %d tokens are sent to them", experts, fewTokens))
 	}
 	return &r
 }

@@ -30,6 +30,7 @@ var schemes = []Scheme{
 	{Name: "W2A16", Weight: dtype.Type{Kind: dtype.Int2}},
 	{Name: "W2A16_ASYM", Weight: dtype.Type{Kind: dtype.Int2, Flags: dtype.Zero}},
 	{Name: "W8A8", Weight: dtype.Type{Kind: dtype.Int8, Group: -1}, Act: formats.ActInt8},
+	{Name: "FP8_DYNAMIC", Weight: dtype.Type{Kind: dtype.F8E4M3, Group: -1}, Act: formats.ActFP8},
 	{Name: "NF4", Weight: dtype.Type{Kind: dtype.NF4, Group: 64}},
 }
 
@@ -96,7 +97,7 @@ func (s Scheme) resolveGroup(group int, layers []linear) (int, error) {
 // others' are F16.
 func (s Scheme) in(format string, group int, keep dtype.Kind) dtype.Type {
 	t := s.Weight
-	if t.Kind == dtype.NF4 {
+	if t.Flat() {
 		return t
 	}
 	t.Group, t.Scale = int32(group), dtype.F16

@@ -25,8 +25,7 @@ type Kind struct {
 	Keeps    bool // a killed stage knows what of its folder is whole, and goes on there
 	Measures bool // runs again for --write-baseline
 
-	Check   func(o any, bad Bad)                                                                      // what tags cannot say
-	Resolve func(o any, id string, seed uint64)                                                       // defaults that depend on other values
+	Resolve func(o any, s Setting, bad Bad)                                                           // fills in what is not given, and checks what tags cannot say
 	Inputs  func(v *Resolver, o any) ([]Input, error)                                                 // what it reads
 	Full    func(j *Job) any                                                                          // the options with references that have no key of their own filled in
 	Shape   func(j *Job) (Ref, bool)                                                                  // the model on whose shape options depend
@@ -44,6 +43,12 @@ type Kind struct {
 // Bad notes a problem of a stage's options: key is a path below the stage's id,
 // "" for the stage as a whole.
 type Bad func(key, hint, format string, args ...any)
+
+// Setting is what options can depend on beside themselves.
+type Setting struct {
+	ID   string // of the stage
+	Seed uint64 // of the recipe
+}
 
 // Made is one model that a stage makes.
 type Made struct {
@@ -96,7 +101,7 @@ func (k *Kind) gives(what RefKind) bool {
 // each kind, of which one is set.
 func (k Kinds) stageForm() reflect.Type {
 	fields := []reflect.StructField{{Name: "ID", Type: reflect.TypeFor[string](),
-		Tag: `yaml:"id" doc:"folder below the run, and how other stages refer to it" default:"the kind"`}}
+		Tag: `yaml:"id" doc:"folder below the run, and how other stages refer to it" unset:"the kind"`}}
 	for _, kind := range k {
 		fields = append(fields, reflect.StructField{
 			Name: strings.ToUpper(kind.Name[:1]) + kind.Name[1:], Type: reflect.TypeOf(kind.New()),
@@ -142,3 +147,6 @@ func (k Kinds) Keys(section string) []schema.Key {
 	}
 	return schema.Keys(k.stageForm(), section)
 }
+
+// Sections lists what Keys knows below a stage, kind by kind.
+func (k Kinds) Sections() []string { return schema.Sections(k.stageForm()) }

@@ -22,13 +22,13 @@ import (
 // Recipe is one YAML file.
 type Recipe struct {
 	Version           int         `yaml:"version" doc:"must be 1"`
-	Name              string      `yaml:"name" doc:"name of the run folder" default:"the file's name"`
+	Name              string      `yaml:"name" doc:"name of the run folder" unset:"the file's name"`
 	BaseModel         string      `yaml:"base_model" doc:"Hugging Face folder, .gguf file or hf://org/name@revision (from the local cache)"`
 	Seed              uint64      `yaml:"seed" doc:"seed of every random choice" default:"42"`
 	Device            string      `yaml:"device" doc:"where to compute" enum:"auto|cpu|cuda:0" default:"auto"`
-	Threads           int         `yaml:"threads" doc:"worker threads; never changes a result" default:"all cores" range:"0..4096"`
-	MemoryLimit       schema.Size `yaml:"memory_limit" doc:"refuse what would need more" default:"0.9 of the available memory"`
-	DeviceMemoryLimit schema.Size `yaml:"device_memory_limit" doc:"the same for the GPU" default:"0.95 of its free memory"`
+	Threads           int         `yaml:"threads" doc:"worker threads; never changes a result" unset:"all cores" range:"[0,4096]"`
+	MemoryLimit       schema.Size `yaml:"memory_limit" doc:"refuse what would need more" unset:"0.9 of the available memory"`
+	DeviceMemoryLimit schema.Size `yaml:"device_memory_limit" doc:"the same for the GPU" unset:"0.95 of its free memory"`
 	FailOn            []string    `yaml:"fail_on" doc:"make these an error" enum:"fallback|truncated|dropped|duplicates|unpinned|low_steps"`
 	Stages            []Stage
 
@@ -67,33 +67,17 @@ func (k Kinds) Parse(name string, data []byte, sets []string) (*Recipe, error) {
 	d.Decode(root, form)
 	r := &Recipe{kinds: k, path: name, given: d.Given}
 	k.read(form, r)
+	schema.Fill(r)
+	if r.Name == "" {
+		base := filepath.Base(r.path)
+		r.Name = strings.TrimSuffix(base, filepath.Ext(base))
+	}
 	c := checker{d, root, map[string]bool{}}
 	c.recipe(r, form.FieldByName("Stages"))
 	if len(d.Problems) > 0 {
 		return nil, d.Problems
 	}
-	r.resolveDefaults()
 	return r, nil
-}
-
-// resolveDefaults fills what the recipe leaves open and does not depend on
-// files.
-func (r *Recipe) resolveDefaults() {
-	if r.Name == "" {
-		base := filepath.Base(r.path)
-		r.Name = strings.TrimSuffix(base, filepath.Ext(base))
-	}
-	if r.Seed == 0 {
-		r.Seed = 42
-	}
-	if r.Device == "" {
-		r.Device = "auto"
-	}
-	for _, s := range r.Stages {
-		if s.Kind.Resolve != nil {
-			s.Kind.Resolve(s.Options, s.ID, r.Seed)
-		}
-	}
 }
 
 var idRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
@@ -131,14 +115,15 @@ func (c *checker) recipe(r *Recipe, stages reflect.Value) {
 			n = schema.Deref(list.Content[i])
 		}
 		s := Stage{ID: stages.Index(i).Field(0).String()}
-		if c.stage(n, stages.Index(i), &s, r.kinds) {
+		if c.stage(n, stages.Index(i), &s, r.kinds, r.Seed) {
 			r.Stages = append(r.Stages, s)
 		}
 	}
 }
 
-// stage finds the kind of a stage and checks it; false: it has none.
-func (c *checker) stage(n *yaml.Node, form reflect.Value, s *Stage, kinds Kinds) bool {
+// stage finds the kind of a stage, checks it and fills in its defaults; false: it
+// has none.
+func (c *checker) stage(n *yaml.Node, form reflect.Value, s *Stage, kinds Kinds, seed uint64) bool {
 	found := 0
 	for i, k := range kinds {
 		if o := form.Field(i + 1); !o.IsNil() { // the id is the first field
@@ -165,11 +150,9 @@ func (c *checker) stage(n *yaml.Node, form reflect.Value, s *Stage, kinds Kinds)
 		c.Bad(n, s.ID, "give each an id of its own", "two stages are called %s", s.ID)
 	}
 	c.seen[s.ID] = true
-	if s.Kind.Check != nil {
-		s.Kind.Check(s.Options, func(key, hint, format string, args ...any) {
-			c.Bad(n, schema.Join(s.ID, key), hint, format, args...)
-		})
-	}
+	s.Kind.Resolve(s.Options, Setting{s.ID, seed}, func(key, hint, format string, args ...any) {
+		c.Bad(n, schema.Join(s.ID, key), hint, format, args...)
+	})
 	return true
 }
 

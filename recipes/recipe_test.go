@@ -3,10 +3,12 @@ package recipes_test
 import (
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/schema"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
@@ -88,7 +90,7 @@ stages:
 		`found "truncat"`, "did you mean truncate?",
 		`found "no", want true or false`,
 		`found "1_000", want a number`,
-		"want at most 0.99", "warmup_ratio and warmup_steps",
+		"want less than 1", "warmup_ratio and warmup_steps",
 		"exactly one kind, found 2",
 		"--set #1: nosuch.key", `--set #2`, `found "many"`,
 		"    6 |       cutoff_len: 1024\n      |       ^",
@@ -111,7 +113,7 @@ func TestSchema(t *testing.T) {
 			t.Errorf("schema lacks %s", k.Name)
 		}
 	}
-	for _, section := range []string{"", "ingest", "train", "train.lora", "merge", "quantize", "export", "eval", "ingest.datasets"} {
+	for _, section := range append([]string{""}, stages.All.Sections()...) {
 		for _, k := range stages.All.Keys(section) {
 			if k.Doc == "" {
 				t.Errorf("%s.%s has no doc", section, k.Name)
@@ -124,7 +126,7 @@ func TestSchema(t *testing.T) {
 	if stages.All.Keys("train.nosuch") != nil {
 		t.Error("keys of a section that does not exist")
 	}
-	for _, section := range []string{"", "ingest", "train", "train.lora", "merge", "quantize", "export", "eval"} {
+	for _, section := range append([]string{""}, stages.All.Sections()...) {
 		for _, own := range stages.All.Keys(section) {
 			if _, _, ok := schema.Foreign(own.Name); ok {
 				t.Errorf("%s is called foreign but is a key of %q", own.Name, section)
@@ -142,4 +144,44 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("recipe %v, error %v", r, err)
 		}
 	})
+}
+
+// TestTags: every default of every struct of options can be read, is allowed by
+// its own tag, and is written once: in the tag.
+func TestTags(t *testing.T) {
+	seen := map[reflect.Type]bool{}
+	var walk func(reflect.Type)
+	walk = func(typ reflect.Type) {
+		switch typ.Kind() {
+		case reflect.Pointer, reflect.Slice, reflect.Map:
+			walk(typ.Elem())
+			return
+		case reflect.Struct:
+		default:
+			return
+		}
+		if seen[typ] {
+			return
+		}
+		seen[typ] = true
+		v := reflect.New(typ)
+		schema.Fill(v.Interface())
+		if err := schema.Check(typ.String(), v.Interface()); err != nil {
+			t.Error(err)
+		}
+		for name, f := range schema.Fields(typ) {
+			words := strings.Fields(f.Tag.Get("unset"))
+			if f.Tag.Get("doc") == "" || len(words) == 1 && f.Tag.Get("enum") != "" && strings.Contains(f.Tag.Get("enum"), words[0]) {
+				t.Errorf("%v.%s: tags %q", typ, name, f.Tag)
+			}
+			walk(f.Type)
+		}
+	}
+	walk(reflect.TypeFor[recipes.Recipe]())
+	for _, k := range stages.All {
+		walk(reflect.TypeOf(k.New()))
+	}
+	if len(seen) < 10 {
+		t.Errorf("only %d structs were looked at", len(seen))
+	}
 }

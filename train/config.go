@@ -7,46 +7,48 @@ import (
 	"strconv"
 	"strings"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/lora"
-	"go.yaml.in/yaml/v4"
+	"github.com/tunekit/tunekit/recipes/schema"
 )
 
 // Config is the train stage of a recipe, less what names its inputs. Keys and
 // meanings are Transformers' (TrainingArguments) and, in LoRA, PEFT's. The zero
 // value of a field means "not given": Resolve fills in the default.
 type Config struct {
-	Objective string   `yaml:"objective,omitempty" doc:"what is learned" default:"sft" enum:"sft|dpo"`                                        // a name of objectives; default sft
-	Beta      *float64 `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" default:"dpo 0.1" range:"0..1000"` // of preference losses
+	Objective string   `yaml:"objective,omitempty" doc:"what is learned" default:"sft" enum:"sft|dpo"`
+	Beta      *float64 `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" unset:"dpo 0.1" range:"[0,1000]"`
 
-	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"` // lora, qlora, none (full training); default lora
-	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`               // auto, f32, bf16: arithmetic; default auto
+	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"`
+	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
 
-	MicroBatchSize            int     `yaml:"micro_batch_size" doc:"rows of max_length (packed) or samples" default:"1" range:"1..65536"` // default 1
-	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps" doc:"micro batches a step" default:"16" range:"1..65536"`       // default 16
-	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"0..100000"`                        // default 3
-	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"0..1000000000"`                // wins over num_epochs
+	MicroBatchSize            int     `yaml:"micro_batch_size" doc:"rows of max_length (packed) or samples" default:"1" range:"[1,65536]"`
+	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps" doc:"micro batches a step" default:"16" range:"[1,65536]"`
+	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"[0,100000]"`
+	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[0,1000000000]"`
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" default:"2e-4; full 2e-5; dpo 1e-5; continued adapter half" range:"0..100"` // default by adapter
-	LRScheduler  string            `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`                                  // Transformers' names; default cosine
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; dpo 1e-5; continued adapter half" range:"[0,100]"`
+	LRScheduler  string            `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
-	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"0..1"` // default 0.03
-	WarmupSteps  *int              `yaml:"warmup_steps" doc:"steps, instead of warmup_ratio" range:"0..1000000000"`
+	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
+	WarmupSteps  *int              `yaml:"warmup_steps" doc:"steps, instead of warmup_ratio" range:"[0,1000000000]"`
 
-	Optimizer   string   `yaml:"optimizer" doc:"update rule" default:"adamw" enum:"adamw|sgd"` // adamw, sgd
-	AdamBeta1   *float64 `yaml:"adam_beta1" doc:"first moment" default:"0.9" range:"0..1"`
-	AdamBeta2   *float64 `yaml:"adam_beta2" doc:"second moment" default:"0.999" range:"0..1"`
-	AdamEpsilon *float64 `yaml:"adam_epsilon" doc:"added to the root" default:"1e-8" range:"0..1"`
-	Momentum    float64  `yaml:"momentum" doc:"of sgd" default:"0" range:"0..1"` // of sgd
-	WeightDecay float64  `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"0..10"`
-	MaxGradNorm *float64 `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"0..1e30"` // default 1; 0 does not clip
+	Optimizer   string   `yaml:"optimizer" doc:"update rule" default:"adamw" enum:"adamw|sgd"`
+	AdamBeta1   *float64 `yaml:"adam_beta1" doc:"first moment" default:"0.9" range:"[0,1)"`
+	AdamBeta2   *float64 `yaml:"adam_beta2" doc:"second moment" default:"0.999" range:"[0,1)"`
+	AdamEpsilon *float64 `yaml:"adam_epsilon" doc:"added to the root" default:"1e-8" range:"[0,1]"`
+	Momentum    float64  `yaml:"momentum" doc:"of sgd" default:"0" range:"[0,1)"`
+	WeightDecay float64  `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"[0,10]"`
+	MaxGradNorm *float64 `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
 
-	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"` // auto, true, false
-	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`                                                                 // default 10 % of the run
-	SaveSteps             Every  `yaml:"save_steps" type:"auto, steps or share" doc:"checkpoint every so many steps" default:"step 1, then every 10 min"`                                                                   // default auto: after step 1, then every 10 minutes
-	SaveTotalLimit        int    `yaml:"save_total_limit" doc:"checkpoints kept" default:"2" range:"1..1000"`                                                                                                               // default 2
+	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"`
+	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`
+	SaveSteps             Every  `yaml:"save_steps" type:"auto, steps or share" doc:"checkpoint every so many steps" default:"auto" unset:"step 1, then every 10 min"`
+	SaveTotalLimit        int    `yaml:"save_total_limit" doc:"checkpoints kept" default:"2" range:"[1,1000]"`
 	LoadBestModelAtEnd    bool   `yaml:"load_best_model_at_end" doc:"keep the weights of the lowest validation loss" default:"false"`
-	Seed                  *int64 `yaml:"seed" doc:"seed of this stage" default:"the recipe's"` // default: the recipe's, 42
+	Seed                  *int64 `yaml:"seed" doc:"seed of this stage" unset:"the recipe's"`
 
 	LoRA lora.Config `yaml:"lora" doc:"adapter shape, PEFT's keys"`
 }
@@ -55,35 +57,16 @@ type Config struct {
 // value as an error. seed is the recipe's.
 func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
-	def(&c.Objective, "sft")
+	schema.Fill(&c)
 	c.fillOptions()
-	def(&c.Adapter, "lora")
-	def(&c.DType, "auto")
-	def(&c.MicroBatchSize, 1)
-	def(&c.GradientAccumulationSteps, 16)
-	def(&c.NumEpochs, 3)
-	def(&c.LRScheduler, "cosine")
-	def(&c.Optimizer, "adamw")
-	def(&c.GradientCheckpointing, "auto")
-	def(&c.SaveTotalLimit, 2)
 	rate := c.UsualRate()
 	if c.LoRA.InitFrom != "" && c.Adapter != "none" {
 		rate /= 2
 	}
 	defp(&c.LearningRate, rate)
-	defp(&c.AdamBeta1, 0.9)
-	defp(&c.AdamBeta2, 0.999)
-	defp(&c.AdamEpsilon, 1e-8)
-	defp(&c.MaxGradNorm, 1)
 	defp(&c.Seed, seed)
-	if c.WarmupSteps == nil {
-		defp(&c.WarmupRatio, 0.03)
-	}
-	if c.EvalSteps == (Every{}) {
-		c.EvalSteps = Every{Share: 0.1}
-	}
-	if c.SaveSteps == (Every{}) {
-		c.SaveSteps = Every{Auto: true}
+	if given.WarmupSteps != nil {
+		c.WarmupRatio = given.WarmupRatio
 	}
 	return c, c.check(given)
 }
@@ -100,13 +83,6 @@ func (c Config) UsualRate() float64 {
 	return 2e-4
 }
 
-func def[T comparable](p *T, v T) {
-	var zero T
-	if *p == zero {
-		*p = v
-	}
-}
-
 func defp[T any](p **T, v T) {
 	if *p == nil {
 		*p = &v
@@ -115,53 +91,12 @@ func defp[T any](p **T, v T) {
 
 // check refuses impossible values; given is the configuration before defaults.
 func (c Config) check(given Config) error {
-	bad := func(key, format string, args ...any) error {
-		return fail.Usagef("train."+key, "", key+" "+format, args...)
+	if err := schema.Check("train", &c); err != nil {
+		return err
 	}
-	switch {
-	case !slices.Contains([]string{"lora", "qlora", "none"}, c.Adapter):
-		return bad("adapter", "is %q, known are lora, qlora, none", c.Adapter)
-	case !slices.Contains([]string{"auto", "f32", "bf16"}, c.DType):
-		return bad("dtype", "is %q, known are auto, f32, bf16", c.DType)
-	case c.MicroBatchSize < 1:
-		return bad("micro_batch_size", "is %d, it must be at least 1", c.MicroBatchSize)
-	case c.GradientAccumulationSteps < 1:
-		return bad("gradient_accumulation_steps", "is %d, it must be at least 1", c.GradientAccumulationSteps)
-	case !(c.NumEpochs > 0) || math.IsInf(c.NumEpochs, 0):
-		return bad("num_epochs", "is %g, it must be above 0", c.NumEpochs)
-	case c.MaxSteps < 0:
-		return bad("max_steps", "is %d, it must be above 0", c.MaxSteps)
-	case !(*c.LearningRate >= 0) || math.IsInf(*c.LearningRate, 0):
-		return bad("learning_rate", "is %g, it must not be negative", *c.LearningRate)
-	case given.WarmupRatio != nil && given.WarmupSteps != nil:
+	if given.WarmupRatio != nil && given.WarmupSteps != nil {
 		return fail.Usagef("train.warmup_steps", "give one of them", "warmup_ratio and warmup_steps are both given")
-	case c.WarmupRatio != nil && !(*c.WarmupRatio >= 0 && *c.WarmupRatio <= 1):
-		return bad("warmup_ratio", "is %g, it must be from 0 to 1", *c.WarmupRatio)
-	case c.WarmupSteps != nil && *c.WarmupSteps < 0:
-		return bad("warmup_steps", "is %d, it must not be negative", *c.WarmupSteps)
-	case !(*c.AdamBeta1 >= 0 && *c.AdamBeta1 < 1):
-		return bad("adam_beta1", "is %g, it must be at least 0 and below 1", *c.AdamBeta1)
-	case !(*c.AdamBeta2 >= 0 && *c.AdamBeta2 < 1):
-		return bad("adam_beta2", "is %g, it must be at least 0 and below 1", *c.AdamBeta2)
-	case !(*c.AdamEpsilon >= 0):
-		return bad("adam_epsilon", "is %g, it must not be negative", *c.AdamEpsilon)
-	case !(c.Momentum >= 0 && c.Momentum < 1):
-		return bad("momentum", "is %g, it must be at least 0 and below 1", c.Momentum)
-	case !(c.WeightDecay >= 0):
-		return bad("weight_decay", "is %g, it must not be negative", c.WeightDecay)
-	case !(*c.MaxGradNorm >= 0):
-		return bad("max_grad_norm", "is %g, it must not be negative", *c.MaxGradNorm)
-	case c.SaveTotalLimit < 1:
-		return bad("save_total_limit", "is %d, it must be at least 1", c.SaveTotalLimit)
 	}
-	if _, ok := optimizers[c.Optimizer]; !ok {
-		return bad("optimizer", "is %q, known are %s", c.Optimizer, known(optimizers))
-	}
-	return c.checkMore(given)
-}
-
-// checkMore holds the rules about pairs of keys.
-func (c Config) checkMore(given Config) error {
 	if err := c.checkObjective(); err != nil {
 		return err
 	}

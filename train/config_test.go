@@ -1,11 +1,15 @@
 package train
 
 import (
+	"maps"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
-	"github.com/tunekit/tunekit/formats/fail"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 func parse(t *testing.T, text string) Config {
@@ -96,5 +100,13 @@ func TestConfigErrors(t *testing.T) {
 		if fail.Code(err) != int(fail.Usage) || !strings.HasPrefix(err.Error(), key+":") {
 			t.Errorf("%s: error %v, want one of %s", text, err, key)
 		}
+	}
+}
+
+// TestOptimizersAreTheTable: the words that the tag allows are those of the table.
+func TestOptimizersAreTheTable(t *testing.T) {
+	f, _ := reflect.TypeFor[Config]().FieldByName("Optimizer")
+	if got, want := sortedNames(f.Tag.Get("enum")), strings.Join(slices.Sorted(maps.Keys(optimizers)), "|"); got != want {
+		t.Errorf("the tag has %s, the table %s", got, want)
 	}
 }

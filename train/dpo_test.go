@@ -143,7 +143,7 @@ func compareCase(t *testing.T, j Job, name string, loss, norm float64, metrics m
 }
 
 // TestDPO: training on pairs raises the margin from zero, validates on pairs,
-// and goes on after an interruption with the same bits.
+// and has the same bits with gradient checkpointing and after an interruption.
 func TestDPO(t *testing.T) {
 	j := pairsJob(t)
 	losses(t, j)
@@ -169,6 +169,12 @@ func TestDPO(t *testing.T) {
 	}
 	if e := evals[len(evals)-1]; e.Perplexity != 0 || len(e.Objective) != 6 {
 		t.Errorf("validation %+v", e)
+	}
+	slim := pairsJob(t)
+	slim.Config.GradientCheckpointing = "true"
+	losses(t, slim)
+	if hash(t, slim) != hash(t, j) {
+		t.Error("gradient checkpointing changes the result")
 	}
 	again := pairsJob(t)
 	ctx, cancel := context.WithCancel(context.Background())

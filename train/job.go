@@ -7,13 +7,14 @@ import (
 	"encoding/json"
 	"math"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/lora"
-	"go.yaml.in/yaml/v4"
 )
 
 // Job is one training: what is trained on what, and where its state is kept.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/gofrs/flock"
+
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 )

@@ -97,12 +97,9 @@ func (c *Config) fillOptions() {
 	}
 }
 
-// checkObjective refuses an unknown objective, and what it cannot go with.
+// checkObjective refuses what an objective cannot go with.
 func (c Config) checkObjective() error {
-	kind, ok := objectives[c.Objective]
-	if !ok {
-		return fail.Usagef("train.objective", "", "objective is %q, known are %s", c.Objective, known(objectives))
-	}
+	kind := objectives[c.Objective]
 	options := c.objectiveOptions()
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		if _, ok := kind.options[key]; ok || *options[key] == nil {

@@ -57,7 +57,7 @@ func TestScore(t *testing.T) {
 // TestUnknownObjective: the error lists what is known.
 func TestUnknownObjective(t *testing.T) {
 	_, err := Config{Objective: "ppo"}.Resolve(1)
-	if fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), `objective is "ppo", known are`) || !strings.Contains(err.Error(), "sft") {
+	if fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), `train.objective: found "ppo"`) || !strings.Contains(fail.Hint(err), "sft") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -77,7 +77,7 @@ func TestObjectives(t *testing.T) {
 			if keys[key] == nil {
 				t.Errorf("%s: no key %s", name, key)
 			}
-			if doc := tagOf(c, key, "default"); !strings.Contains(doc, fmt.Sprintf("%s %g", name, v)) {
+			if doc := tagOf(c, key, "unset"); !strings.Contains(doc, fmt.Sprintf("%s %g", name, v)) {
 				t.Errorf("%s: the default of %s is %g, its tag says %q", name, key, v, doc)
 			}
 		}

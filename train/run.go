@@ -271,7 +271,11 @@ const qloraActivations = 1 << 30
 // a full micro-batch stay within budget bytes: a recomputed block keeps its
 // input alone.
 func blocksOver(j *Job, bf16 bool, budget int64) (int, error) {
-	kept, err := j.Model.Kept(bf16, j.Config.MicroBatchSize, j.MaxLength)
+	rows := j.Config.MicroBatchSize
+	if j.Packing == "none" { // a row is a sample, or all that learn together
+		rows *= j.Config.Samples()
+	}
+	kept, err := j.Model.Kept(bf16, rows, j.MaxLength)
 	if err != nil {
 		return 0, err
 	}
@@ -279,7 +283,7 @@ func blocksOver(j *Job, bf16 bool, budget int64) (int, error) {
 	for _, n := range kept {
 		sum += n
 	}
-	input := int64(4 * j.Config.MicroBatchSize * j.MaxLength * j.Model.Spec.C)
+	input := int64(4 * rows * j.MaxLength * j.Model.Spec.C)
 	for n := range kept {
 		if sum <= budget {
 			return n, nil

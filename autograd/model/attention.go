@@ -28,8 +28,12 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 
 func (a *attention) steps() []Step {
 	return []Step{
-		{a.readers(), unchanged, func(t *autograd.Tape, in tensors, s *State) tensors { return tensors{a.attend(t, in[0], s)} }},
-		{[]*nn.Linear{a.o}, unchanged, func(t *autograd.Tape, in tensors, _ *State) tensors { return tensors{a.o.ForwardWide(t, in[0])} }},
+		{Linears: a.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
+			return tensors{a.attend(t, in[0], s)}
+		}},
+		{Linears: []*nn.Linear{a.o}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
+			return tensors{a.o.ForwardWide(t, in[0])}
+		}},
 	}
 }
 
@@ -85,10 +89,15 @@ type keysValues struct {
 
 // remember makes the mixer's part of a cache: keys and values in float32.
 func (a *attention) remember(dev kernels.Backend, slots, max int) (memory, error) {
-	kv := &keysValues{kernels.KV{Slots: slots, Max: max, K: a.spec.K, Dk: a.spec.D}, dev}
+	return newKeysValues(dev, kernels.KV{Slots: slots, Max: max, K: a.spec.K, Dk: a.spec.D})
+}
+
+func newKeysValues(dev kernels.Backend, of kernels.KV) (*keysValues, error) {
+	kv := &keysValues{of, dev}
+	kv.Keys, kv.Values = nil, nil
 	for _, b := range []*kernels.Buffer{&kv.Keys, &kv.Values} {
 		var err error
-		if *b, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), slots*max*a.spec.K*a.spec.D); err != nil {
+		if *b, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), of.Slots*of.Max*of.K*of.Dk); err != nil {
 			*b = nil
 			kv.free()
 			return nil, err
@@ -98,6 +107,29 @@ func (a *attention) remember(dev kernels.Backend, slots, max int) (memory, error
 }
 
 func (kv *keysValues) truncate(_, n int) int { return n }
+
+func (kv *keysValues) grow(max int, held []int) error {
+	if max <= kv.Max { // grown when another mixer could not
+		return nil
+	}
+	of := kv.KV
+	of.Max = max
+	wide, err := newKeysValues(kv.dev, of)
+	if err != nil {
+		return err
+	}
+	row := kv.K * kv.Dk
+	for slot, n := range held {
+		a := kernels.Copy2DArgs{Rows: n, Cols: row, XOff: slot * kv.Max * row, XStride: row, YOff: slot * max * row, YStride: row}
+		a.X = kv.Keys
+		kv.dev.Copy2D(kernels.To(wide.Keys), &a)
+		a.X = kv.Values
+		kv.dev.Copy2D(kernels.To(wide.Values), &a)
+	}
+	kv.free()
+	*kv = *wide
+	return nil
+}
 
 func (kv *keysValues) free() {
 	kv.dev.Free(kv.Keys)

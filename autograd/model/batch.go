@@ -98,10 +98,11 @@ func (m *Model) checkInputs(in Inputs) error {
 			panic("model: Seq decreases")
 		}
 	}
-	return m.checkIDs(in.IDs)
+	return m.CheckIDs(in.IDs)
 }
 
-func (m *Model) checkIDs(ids []int32) error {
+// CheckIDs returns an error where an id is no token of the model.
+func (m *Model) CheckIDs(ids []int32) error {
 	for i, id := range ids {
 		if id < 0 || int(id) >= m.Spec.V {
 			return fail.Inputf("tokens", "is the tokenizer the model's own?", "token %d of the batch has id %d, the model has %d", i, id, m.Spec.V)

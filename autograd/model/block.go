@@ -25,6 +25,10 @@ type Block struct {
 // them and what follows. A block's Forward is its steps, one after another.
 type Step struct {
 	Linears []*nn.Linear
+	// Routed is set where Linears are of experts: which rows of their input, in
+	// what In made, are whose. Such a step follows the one before on the same
+	// tape: the state between them has more than rows of tokens in float32.
+	Routed func(in []*autograd.Tensor) *autograd.Routed
 	// In maps what the step before returned (for the first, the block's input
 	// alone) to what Forward takes. What goes in stays the caller's to mark as
 	// Done; a result may be one of the inputs.

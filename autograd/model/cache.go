@@ -26,6 +26,8 @@ type memory interface {
 	// truncate forgets all but the first n tokens of a slot and returns n; or
 	// everything, and returns 0, where it cannot go back.
 	truncate(slot, n int) int
+	// grow makes room for max tokens a slot; the first held[i] of slot i stay.
+	grow(max int, held []int) error
 	free()
 }
 
@@ -68,6 +70,26 @@ func (c *Cache) Truncate(slot, n int) int {
 	return c.n[slot]
 }
 
+// Grow gives every slot room for max tokens, which takes new memory a mixer at a
+// time. On an error the cache is as before.
+func (c *Cache) Grow(max int) error {
+	if max <= c.Max {
+		return nil
+	}
+	err := c.m.Dev.Run(func() error {
+		for _, x := range c.kept {
+			if err := x.grow(max, c.n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		c.Max = max
+	}
+	return err
+}
+
 // Close gives the memory back.
 func (c *Cache) Close() {
 	for _, x := range c.kept {
@@ -86,41 +108,86 @@ type Piece struct {
 // returns the logits [V] after the last token of each. On an error the cache
 // is as before.
 func (m *Model) Step(c *Cache, pieces []Piece) ([][]float32, error) {
-	b, err := c.place(pieces)
-	if err != nil {
-		return nil, err
-	}
 	flat := make([]float32, len(pieces)*m.Spec.V)
-	err = m.Dev.Run(func() error {
-		t := &autograd.Tape{Dev: m.Dev, Fast: m.Fast}
-		defer t.Free()
-		y := m.step(t, c, b)
-		if t.Err() != nil {
-			return t.Err()
-		}
-		return m.Dev.Download(bytesOf(flat), y.Data)
+	err := m.advance(c, pieces, func(int) bool { return true }, func(t *autograd.Tape, logits *autograd.Tensor) error {
+		return m.Dev.Download(bytesOf(flat), logits.Data)
 	})
 	if err != nil {
 		return nil, err
 	}
 	out := make([][]float32, len(pieces))
-	for i, p := range pieces {
-		c.n[p.Slot] += len(p.Tokens)
+	for i := range out {
 		out[i] = flat[i*m.Spec.V : (i+1)*m.Spec.V]
 	}
 	return out, nil
 }
 
+// Choose appends the pieces as Step does and returns the token that follows
+// each, chosen on the device as how[i] says; -1 where how[i] is nil: of such a
+// piece, a part of a prompt, no logits are made.
+func (m *Model) Choose(c *Cache, pieces []Piece, how []*kernels.SampleRow) ([]int32, error) {
+	out := make([]int32, len(pieces))
+	var rows []kernels.SampleRow
+	for i, r := range how {
+		if out[i] = -1; r != nil {
+			rows = append(rows, *r)
+		}
+	}
+	err := m.advance(c, pieces, func(i int) bool { return how[i] != nil }, func(t *autograd.Tape, logits *autograd.Tensor) error {
+		x := t.Upload(make([]int32, len(rows)), len(rows))
+		if t.Err() != nil {
+			return t.Err()
+		}
+		m.Dev.Sample(x.Data, &kernels.SampleArgs{V: m.Spec.V, Logits: logits.Data, Rows: rows})
+		ids, err := t.Ints(x)
+		if err != nil {
+			return err
+		}
+		for i := range out {
+			if how[i] != nil {
+				out[i], ids = ids[0], ids[1:]
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// advance runs the pieces and calls use with the logits of those that wants
+// names [rows, V], where it names any.
+func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use func(t *autograd.Tape, logits *autograd.Tensor) error) error {
+	b, err := c.place(pieces, wants)
+	if err != nil {
+		return err
+	}
+	err = m.Dev.Run(func() error {
+		t := &autograd.Tape{Dev: m.Dev, Fast: m.Fast}
+		defer t.Free()
+		y := m.step(t, c, b)
+		if t.Err() != nil || y == nil {
+			return t.Err()
+		}
+		return use(t, y)
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range pieces {
+		c.n[p.Slot] += len(p.Tokens)
+	}
+	return nil
+}
+
 // placed are the tokens of a step with their places in the cache.
 type placed struct {
 	ids, slot, pos, span []int32
-	last                 []int32 // row of each piece's last token
+	last                 []int32 // rows of which logits are wanted
 }
 
-func (c *Cache) place(pieces []Piece) (placed, error) {
+func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 	var b placed
 	seen := make([]bool, c.Slots)
-	for _, p := range pieces {
+	for i, p := range pieces {
 		if p.Slot < 0 || p.Slot >= c.Slots || len(p.Tokens) == 0 || seen[p.Slot] {
 			panic("model: a step's pieces need tokens and slots of their own")
 		}
@@ -129,17 +196,20 @@ func (c *Cache) place(pieces []Piece) (placed, error) {
 		if n > c.Max {
 			return b, fail.Limitf("cache", "shorten the prompt or raise the context length", "slot %d would hold %d tokens, it has room for %d", p.Slot, n, c.Max)
 		}
-		for i, id := range p.Tokens {
+		for j, id := range p.Tokens {
 			b.ids = append(b.ids, id)
 			b.slot = append(b.slot, int32(p.Slot))
-			b.pos = append(b.pos, int32(c.n[p.Slot]+i))
+			b.pos = append(b.pos, int32(c.n[p.Slot]+j))
 			b.span = append(b.span, int32(n))
 		}
-		b.last = append(b.last, int32(len(b.ids)-1))
+		if wants(i) {
+			b.last = append(b.last, int32(len(b.ids)-1))
+		}
 	}
-	return b, c.m.checkIDs(b.ids)
+	return b, c.m.CheckIDs(b.ids)
 }
 
+// step returns the logits of the rows in b.last, nil where there are none.
 func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	n := len(b.ids)
 	s := &State{N: n, cache: c}
@@ -151,6 +221,9 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 		y := m.forward(t, blk, x, s)
 		t.Done(x)
 		x = y
+	}
+	if len(b.last) == 0 {
+		return nil
 	}
 	last := t.Rows(x, t.Upload(b.last, len(b.last)))
 	t.Done(x)

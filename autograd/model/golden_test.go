@@ -189,6 +189,7 @@ func TestGolden(t *testing.T) {
 		}
 		t.Run(name+"/lora", g.checkLora)
 		t.Run(name+"/full", g.checkFull)
+		t.Run(name+"/bf16", g.checkBF16)
 	}
 }
 
@@ -307,14 +308,29 @@ func trainable(t *testing.T, dev kernels.Backend, p *autograd.Param) {
 	p.Grad = b
 }
 
-func (g *golden) adapter(t *testing.T, dev kernels.Backend, path, ab string) *autograd.Param {
+// adapter is PEFT's A or B of a linear map. Of experts it keeps B [out, r·E], the
+// expert fastest.
+func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab string) *autograd.Param {
 	t.Helper()
+	path := l.Path
+	if l.Experts > 0 {
+		path = strings.TrimSuffix(strings.TrimSuffix(path, ".down_proj"), "gate_up_proj")
+		if strings.HasSuffix(path, ".") {
+			path += "base_layer"
+		}
+	}
 	name := "base_model.model." + path + ".lora_" + ab + ".weight"
 	a := g.arrays["lora."+name]
 	if len(a.shape) != 2 {
 		t.Fatalf("no adapter weight %s", name)
 	}
-	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), a.Rows, a.Cols, bytesOf(g.floats(t, "lora."+name)), kernels.Copy)
+	v, rows, cols := g.floats(t, "lora."+name), a.Rows, a.Cols
+	if l.Experts > 0 && ab == "B" {
+		r := cols / l.Experts
+		v = swapped(v, rows, r, l.Experts)
+		rows, cols = rows*l.Experts, r
+	}
+	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, bytesOf(v), kernels.Copy)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,12 +339,25 @@ func (g *golden) adapter(t *testing.T, dev kernels.Backend, path, ab string) *au
 	return p
 }
 
+// swapped turns [out, r, E] into [E, out, r].
+func swapped(v []float32, out, r, e int) []float32 {
+	y := make([]float32, len(v))
+	for o := range out {
+		for j := range r {
+			for x := range e {
+				y[(x*out+o)*r+j] = v[(o*r+j)*e+x]
+			}
+		}
+	}
+	return y
+}
+
 // backward runs loss and gradients of the case's rows and returns the results.
-func (g *golden) backward(t *testing.T, m *Model) (logp []float32, coef []float32) {
+func (g *golden) backward(t *testing.T, m *Model, bf16 bool) (logp []float32, coef []float32) {
 	t.Helper()
 	rows := g.rows(t, "input_ids")
 	target, coef := targets(rows)
-	tape := &autograd.Tape{Dev: m.Dev, Record: true}
+	tape := &autograd.Tape{Dev: m.Dev, Record: true, BF16: bf16}
 	defer tape.Free()
 	h := m.Hidden(tape, Pack(rows...))
 	r := m.LogProb(tape, h, target, coef)
@@ -345,7 +374,7 @@ func (g *golden) checkLora(t *testing.T) {
 	m := g.load(t, "config.json", Options{})
 	var params []*autograd.Param
 	for l := range m.Linears() {
-		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l.Path, "A"), B: g.adapter(t, m.Dev, l.Path, "B"), Scale: g.scale}
+		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A"), B: g.adapter(t, m.Dev, l, "B"), Scale: g.scale}
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
@@ -357,7 +386,7 @@ func (g *golden) checkLora(t *testing.T) {
 	near(t, "logits with adapters off", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "logits"), 10*g.noise)
 	tape.Free()
 
-	logp, coef := g.backward(t, m)
+	logp, coef := g.backward(t, m, false)
 	checkLoss(t, "lora_loss", logp, coef, len(g.rows(t, "input_ids")[0]), g.floats(t, "lora_loss"))
 	grads := g.checkGrads(t, m, params, "lora_grad.")
 	g.checkCheckpointed(t, m, params, grads)
@@ -369,22 +398,57 @@ func (g *golden) checkFull(t *testing.T) {
 	for _, p := range m.Params() {
 		trainable(t, m.Dev, p)
 	}
-	g.backward(t, m)
+	g.backward(t, m, false)
 	grads := g.checkGrads(t, m, m.Params(), "grad.")
 	g.checkCheckpointed(t, m, m.Params(), grads)
+}
+
+// checkBF16 trains in bf16: the loss is near the reference's, and the gradients
+// are the same bits with gradient checkpointing.
+func (g *golden) checkBF16(t *testing.T) {
+	m := g.load(t, "config.json", Options{Trainable: true})
+	for _, p := range m.Params() {
+		trainable(t, m.Dev, p)
+	}
+	logp, coef := g.backward(t, m, true)
+	got, want := 0.0, 0.0
+	for i, v := range logp {
+		got -= float64(v * coef[i])
+	}
+	for _, v := range g.floats(t, "loss") {
+		want += float64(v) / float64(len(g.rows(t, "input_ids")))
+	}
+	if !(math.Abs(got-want) < 0.03*want) {
+		t.Errorf("loss %g, want about %g", got, want)
+	}
+	plain := m.gradients(t, m.Params())
+	for _, p := range m.Params() {
+		m.Dev.Fill(p.Grad, 0)
+	}
+	m.GradientCheckpointing = true
+	g.backward(t, m, true)
+	for name, v := range m.gradients(t, m.Params()) {
+		near(t, "checkpointed gradient of "+name, v, plain[name], 0)
+	}
+}
+
+// gradients are those of params by name.
+func (m *Model) gradients(t *testing.T, params []*autograd.Param) map[string][]float32 {
+	t.Helper()
+	out := map[string][]float32{}
+	for _, p := range params {
+		out[p.Name] = make([]float32, p.Len())
+		if err := m.Dev.Download(bytesOf(out[p.Name]), p.Grad); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
 }
 
 // checkGrads compares every gradient the case has, and returns all of params.
 func (g *golden) checkGrads(t *testing.T, m *Model, params []*autograd.Param, prefix string) map[string][]float32 {
 	t.Helper()
-	got := map[string][]float32{}
-	for _, p := range params {
-		v := make([]float32, p.Len())
-		if err := m.Dev.Download(bytesOf(v), p.Grad); err != nil {
-			t.Fatal(err)
-		}
-		got[p.Name] = v
-	}
+	got := m.pieces(t, m.gradients(t, params))
 	n := 0
 	for name := range g.arrays {
 		if p, ok := strings.CutPrefix(name, prefix); ok {
@@ -393,13 +457,49 @@ func (g *golden) checkGrads(t *testing.T, m *Model, params []*autograd.Param, pr
 				t.Errorf("no gradient of %s", p)
 				continue
 			}
-			relative(t, name, got[p], g.floats(t, name), 1e-4)
+			want := g.floats(t, name)
+			if a := g.arrays[name]; strings.Contains(p, ".experts.") && strings.Contains(p, ".lora_B.") {
+				e := g.arrays[strings.Replace(name, ".lora_B.", ".lora_A.", 1)].Rows / rankOf(params, p)
+				want = swapped(want, a.Rows, a.Cols/e, e)
+			}
+			relative(t, name, got[p], want, 1e-4)
 		}
 	}
 	if n == 0 {
 		t.Errorf("the case has no %s…", prefix)
 	}
-	return got
+	return m.gradients(t, params)
+}
+
+// rankOf is the rank of an adapter's B.
+func rankOf(params []*autograd.Param, name string) int {
+	for _, p := range params {
+		if p.Name == name {
+			return p.Cols
+		}
+	}
+	return 0
+}
+
+// pieces are gradients under the names that a Hugging Face folder has for the
+// weights.
+func (m *Model) pieces(t *testing.T, grads map[string][]float32) map[string][]float32 {
+	t.Helper()
+	for p, x := range m.tensors {
+		v, ok := grads[p.Name]
+		if !ok {
+			continue
+		}
+		for _, f := range x.AsHF() {
+			r, err := f.Take(block.Raw{Type: dtype.Of(dtype.F32), Rows: p.Rows, Cols: p.Cols, Data: bytesOf(v)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			grads[f.Name] = make([]float32, r.Rows*r.Cols)
+			block.DecodeAll(grads[f.Name], r)
+		}
+	}
+	return grads
 }
 
 // checkCheckpointed wants the same bits with gradient checkpointing.
@@ -409,13 +509,9 @@ func (g *golden) checkCheckpointed(t *testing.T, m *Model, params []*autograd.Pa
 		m.Dev.Fill(p.Grad, 0)
 	}
 	m.GradientCheckpointing = true
-	g.backward(t, m)
-	for _, p := range params {
-		got := make([]float32, p.Len())
-		if err := m.Dev.Download(bytesOf(got), p.Grad); err != nil {
-			t.Fatal(err)
-		}
-		near(t, "checkpointed gradient of "+p.Name, got, want[p.Name], 0)
+	g.backward(t, m, false)
+	for name, v := range m.gradients(t, params) {
+		near(t, "checkpointed gradient of "+name, v, want[name], 0)
 	}
 	if left := m.Dev.Info().Mem.Now; left[kernels.Activations] != 0 || left[kernels.Scratch] != 0 {
 		t.Errorf("%d bytes of activations, %d of scratch are left", left[kernels.Activations], left[kernels.Scratch])

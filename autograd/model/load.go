@@ -103,6 +103,8 @@ func (l *loader) body(layer int, spec arch.Body) body {
 		return l.attention(layer, s)
 	case *arch.MLP:
 		return l.mlp(layer, s)
+	case *arch.MoE:
+		return l.moe(layer, s)
 	}
 	panic(fmt.Sprintf("model: no module for %T", spec))
 }
@@ -116,7 +118,11 @@ func (l *loader) take(t *arch.Tensor) *autograd.Param {
 
 func (l *loader) linear(layer int, role arch.Role) *nn.Linear {
 	t := l.src.At(layer, role)
-	return &nn.Linear{Path: t.Path(), W: l.take(t), Bias: l.take(l.src.BiasAt(layer, role))}
+	n := &nn.Linear{Path: t.Path(), W: l.take(t), Bias: l.take(l.src.BiasAt(layer, role)), Experts: t.Experts}
+	if !l.o.Trainable && l.o.Hold == nil { // a weight of another type has other inputs
+		n.Act = t.Act
+	}
+	return n
 }
 
 // norm is the norm of a role; without weights where the model has none for it.

@@ -18,8 +18,12 @@ func (l *loader) mlp(layer int, spec *arch.MLP) *mlp {
 
 func (m *mlp) steps() []Step {
 	return []Step{
-		{m.readers(), unchanged, func(t *autograd.Tape, in tensors, _ *State) tensors { return tensors{m.gated(t, in[0])} }},
-		{[]*nn.Linear{m.down}, unchanged, func(t *autograd.Tape, in tensors, _ *State) tensors { return tensors{m.down.ForwardWide(t, in[0])} }},
+		{Linears: m.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
+			return tensors{m.gated(t, in[0])}
+		}},
+		{Linears: []*nn.Linear{m.down}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
+			return tensors{m.down.ForwardWide(t, in[0])}
+		}},
 	}
 }
 

@@ -89,7 +89,13 @@ func (m *Model) Linears() iter.Seq[*nn.Linear] {
 func (m *Model) Slots() iter.Seq[nn.Slot] {
 	return func(yield func(nn.Slot) bool) {
 		for l := range m.Linears() {
-			if !yield(nn.Slot{Path: l.Path, Linear: l}) {
+			s := nn.Slot{Path: l.Path, Linear: l}
+			if t := m.tensors[l.W]; t != nil { // nil: another weight is in its place
+				if module, name := t.Parameter(); name != "" {
+					s.Path, s.Param = module, name
+				}
+			}
+			if !yield(s) {
 				return
 			}
 		}

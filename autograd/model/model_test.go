@@ -377,6 +377,102 @@ func TestCacheReuse(t *testing.T) {
 	near(t, "after Truncate", step(6), want, 1e-6)
 }
 
+// A cache that has grown holds what it held, and one that could not is as before.
+func TestCacheGrow(t *testing.T) {
+	m, err := Load(cpu.New(cpu.Options{MemoryLimit: 8 << 20}), sample(t, tiny, random(7)), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	a, b := tokens(1, 20, tiny.V), tokens(2, 33, tiny.V)
+	run := func(room int) [][]float32 {
+		c, err := m.NewCache(3, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := m.Step(c, []Piece{{2, a[:19]}, {0, b[:32]}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Grow(1 << 20); !errors.Is(err, kernels.ErrOutOfMemory) || c.Max != room {
+			t.Errorf("room for 2^20 tokens: %v, then %d", err, c.Max)
+		}
+		if err := c.Grow(64); err != nil || c.Max != 64 || c.Len(2) != 19 {
+			t.Fatalf("room for %d tokens, %d held, %v", c.Max, c.Len(2), err)
+		}
+		out, err := m.Step(c, []Piece{{0, b[32:]}, {1, b[:40-len(a)]}, {2, a[19:]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	want := run(64)
+	for i, y := range run(32) {
+		near(t, fmt.Sprint("piece ", i, " in a cache that has grown"), y, want[i], 0)
+	}
+}
+
+// A prompt leaves the same bits in the cache in any company and however it is
+// cut, as long as every step has more than 16 tokens.
+func TestPromptBits(t *testing.T) {
+	m := loadSample(t, dims{C: 96, V: 300, Layers: 2, H: 6, K: 3, D: 16, F: 200}, Options{})
+	ids := tokens(1, 240, 300)
+	run := func(company int, cuts ...int) []float32 {
+		c, err := m.NewCache(1+company, 256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		at := 0
+		for _, n := range cuts {
+			pieces := []Piece{{0, ids[at : at+n]}}
+			for i := range company {
+				pieces = append(pieces, Piece{1 + i, ids[i : 1+3*i]})
+			}
+			if _, err := m.Choose(c, pieces, make([]*kernels.SampleRow, len(pieces))); err != nil {
+				t.Fatal(err)
+			}
+			at += n
+		}
+		out, err := m.Step(c, []Piece{{0, ids[at:]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out[0]
+	}
+	want := run(0, 239)
+	near(t, "cut in halves", run(0, 120, 119), want, 0)
+	near(t, "cut anywhere", run(0, 17, 191, 31), want, 0)
+	near(t, "in company", run(5, 239), want, 0)
+	near(t, "cut in company", run(5, 33, 206), want, 0)
+}
+
+// Choose takes the tokens that the logits of Step say, of whole prompts only.
+func TestChoose(t *testing.T) {
+	m := loadSample(t, tiny, Options{})
+	pieces := []Piece{{0, tokens(1, 5, tiny.V)}, {1, tokens(2, 9, tiny.V)}, {2, tokens(3, 1, tiny.V)}}
+	fresh := func() *Cache {
+		c, err := m.NewCache(3, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+		return c
+	}
+	logits, err := m.Step(fresh(), pieces)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := fresh()
+	got, err := m.Choose(c, pieces, []*kernels.SampleRow{{}, nil, {RepetitionPenalty: 1e6, Seen: []int32{argmax(logits[2])}}})
+	if err != nil || got[0] != argmax(logits[0]) || got[1] != -1 || got[2] == argmax(logits[2]) || c.Len(1) != 9 {
+		t.Errorf("tokens %v, %d held, %v", got, c.Len(1), err)
+	}
+	if got, err = m.Choose(c, []Piece{{0, got[:1]}}, []*kernels.SampleRow{nil}); err != nil || got[0] != -1 || c.Len(0) != 6 {
+		t.Errorf("tokens %v, %d held, %v", got, c.Len(0), err)
+	}
+}
+
 // Tap sees every Linear once, in order, and layers that share an input share x.
 func TestTap(t *testing.T) {
 	m := loadSample(t, tiny, Options{})

@@ -157,6 +157,9 @@ func (w wiring) around(b body) []Step {
 				return w.leave(t, in[:w.held], out[0])
 			},
 		}
+		if step.Routed != nil {
+			out[i].Routed = func(in tensors) *autograd.Routed { return step.Routed(in[w.held:]) }
+		}
 	}
 	return out
 }

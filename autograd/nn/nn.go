@@ -5,6 +5,7 @@ package nn
 import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // LoRA is a low-rank adapter of a Linear.
@@ -13,41 +14,63 @@ type LoRA = autograd.LowRank
 // Linear is y = x·Wᵀ + Bias, plus its adapters.
 type Linear struct {
 	Path     string          // module path as on the hub: model.layers.0.self_attn.q_proj
-	W        *autograd.Param // [out, in], any storage type
+	W        *autograd.Param // [out, in], any storage type; of experts one below another
 	Bias     *autograd.Param // [out] f32 or nil
+	Experts  int             // that W holds; 0: it is one map for all tokens
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
+	Act      dtype.Type      // what the input is rounded to, row by row, before the product; the zero Type: not at all
 	Scale    *autograd.Param // [1, out] f32: a factor of each output before its bias (DoRA); nil: none; left out while Tape.Base is set
 }
 
 // Forward maps x [N, in] to [N, out], for what lies between linear maps: see
 // autograd.Tape.Linear.
 func (l *Linear) Forward(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	if l.Scale == nil || t.Base {
-		return t.Linear(x, l.W, l.Bias, l.Adapters...)
-	}
-	return l.scaled(t, x)
+	return l.forward(t, x, t.Linear)
 }
 
 // ForwardWide is Forward with a float32 result: see autograd.Tape.LinearWide.
 func (l *Linear) ForwardWide(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	if l.Scale == nil || t.Base {
-		return t.LinearWide(x, l.W, l.Bias, l.Adapters...)
-	}
-	return l.scaled(t, x)
+	return l.forward(t, x, t.LinearWide)
 }
 
-func (l *Linear) scaled(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+// product is a product of a tape.
+type product func(x *autograd.Tensor, w, bias *autograd.Param, adapters ...*LoRA) *autograd.Tensor
+
+func (l *Linear) forward(t *autograd.Tape, x *autograd.Tensor, linear product) *autograd.Tensor {
+	if l.Act != (dtype.Type{}) {
+		x = t.FakeQuant(x, l.Act)
+		defer t.Done(x)
+	}
+	if l.Scale == nil || t.Base {
+		return linear(x, l.W, l.Bias, l.Adapters...)
+	}
 	raw := t.LinearWide(x, l.W, nil, l.Adapters...)
 	y := t.MulColumns(raw, l.Scale, l.Bias)
 	t.Done(raw)
 	return y
 }
 
+// ForwardExperts maps each row of x [N·K, in], sorted as r says, by the map of
+// its expert to [N·K, out]; with adapters that have a part for each expert, and
+// without Scale.
+func (l *Linear) ForwardExperts(t *autograd.Tape, x *autograd.Tensor, r *autograd.Routed) *autograd.Tensor {
+	return l.forward(t, x, func(x *autograd.Tensor, w, bias *autograd.Param, adapters ...*LoRA) *autograd.Tensor {
+		return t.ExpertLinear(x, r, w, bias, adapters...)
+	})
+}
+
+// ForwardExpertsWide is ForwardExperts with a float32 result.
+func (l *Linear) ForwardExpertsWide(t *autograd.Tape, x *autograd.Tensor, r *autograd.Routed) *autograd.Tensor {
+	return l.forward(t, x, func(x *autograd.Tensor, w, bias *autograd.Param, adapters ...*LoRA) *autograd.Tensor {
+		return t.ExpertLinearWide(x, r, w, bias, adapters...)
+	})
+}
+
 // In is the number of inputs.
 func (l *Linear) In() int { return l.W.Cols }
 
 // Out is the number of outputs.
-func (l *Linear) Out() int { return l.W.Rows }
+func (l *Linear) Out() int { return l.W.Rows / max(l.Experts, 1) }
 
 // Embedding is a table of vectors.
 type Embedding struct {
@@ -90,8 +113,11 @@ func (n *Norm) AddForward(t *autograd.Tape, res, x *autograd.Tensor, alpha float
 
 // Slot is a place where an adapter can attach: Linear or Embed is set.
 type Slot struct {
-	Path   string
+	Path   string // of the module
 	Linear *Linear
 	Embed  *Embedding
 	Head   bool // Linear is the output layer
+	// Param is set where Linear's weight is a parameter of the module by itself,
+	// as those of experts and routers are: its name there.
+	Param string
 }

@@ -23,6 +23,7 @@ var layers = []string{
 	"autograd autograd/reference data kernels/device kernels/kerneltest kernels/bench autograd/model/arch/archtest",
 	"autograd/nn",
 	"autograd/model",
+	"autograd/model/engine",
 	"train/eval quant/gguf",
 	"lora quant recipes/report", // and train, which holds the adapter that it trains
 	"train train/mpi",

@@ -23,7 +23,6 @@ var speaksNames = map[string]string{
 	"lora/config.go":             "a hint",
 	"lora/match.go":              "a hint",
 	"recipes/stages/quantize.go": "the default of an option",
-	"cmd/internal/cli/quant.go":  "the default of an option",
 }
 
 // TestNamesStayInArch: who needs to know what a tensor is asks its role.

@@ -143,7 +143,7 @@ func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect
 		if err := u.UnmarshalYAML(n); err != nil {
 			d.Bad(n, path, "", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
 		}
-		d.checkEnum(n, path, tag)
+		d.checkEnum(n, path, v.Type(), tag)
 		return
 	}
 	switch v.Kind() {
@@ -285,7 +285,7 @@ func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string, tag r
 	switch v.Kind() {
 	case reflect.String:
 		v.SetString(n.Value)
-		d.checkEnum(n, path, tag)
+		d.checkEnum(n, path, v.Type(), tag)
 	case reflect.Bool:
 		if (n.Value != "true" && n.Value != "false") || quoted(n) {
 			wrong()
@@ -332,32 +332,15 @@ func wants(k reflect.Kind) string {
 	return "text"
 }
 
-func (d *Decoder) checkEnum(n *yaml.Node, path string, tag reflect.StructTag) {
-	allowed := tag.Get("enum")
-	if allowed == "" {
-		return
+func (d *Decoder) checkEnum(n *yaml.Node, path string, t reflect.Type, tag reflect.StructTag) {
+	if msg, hint := enumProblem(n.Value, t, tag); msg != "" {
+		d.Bad(n, path, hint, "%s", msg)
 	}
-	names := strings.Split(allowed, "|")
-	if slices.Contains(names, n.Value) {
-		return
-	}
-	hint := "known: " + strings.Join(names, ", ")
-	if near := fail.Nearest(n.Value, names); near != "" {
-		hint = "did you mean " + near + "? " + hint
-	}
-	d.Bad(n, path, hint, "found %q", n.Value)
 }
 
 func (d *Decoder) checkRange(n *yaml.Node, path string, tag reflect.StructTag, f float64) {
-	r := tag.Get("range")
-	if r == "" {
-		return
-	}
-	lo, hi, _ := strings.Cut(r, "..")
-	if l, err := strconv.ParseFloat(lo, 64); err == nil && f < l {
-		d.Bad(n, path, "", "found %s, want at least %s", n.Value, lo)
-	} else if h, err := strconv.ParseFloat(hi, 64); err == nil && f > h {
-		d.Bad(n, path, "", "found %s, want at most %s", n.Value, hi)
+	if msg := rangeProblem(n.Value, f, tag); msg != "" {
+		d.Bad(n, path, "", "%s", msg)
 	}
 }
 

@@ -90,7 +90,7 @@ func (w *Full) why(path string, tag reflect.StructTag, value string) string {
 	if a, ok := w.Answers[path]; ok {
 		return a.Why
 	}
-	if d := tag.Get("default"); d != "" && d != "required" && !sameValue(d, value) {
+	if d := defaultWords(tag); d != "" && d != "required" && !sameValue(d, value) {
 		return "default: " + d
 	}
 	return "default"

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -80,16 +79,18 @@ func scalarSchema(t reflect.Type, tag reflect.StructTag) map[string]any {
 	default:
 		s["type"] = "string"
 	}
-	if e := tag.Get("enum"); e != "" {
-		s["enum"] = strings.Split(e, "|")
+	if words := enumOf(t, tag); words != nil {
+		s["enum"] = words
 	}
-	if lo, hi, ok := strings.Cut(tag.Get("range"), ".."); ok {
-		if f, err := strconv.ParseFloat(lo, 64); err == nil {
-			s["minimum"] = f
+	if in, ok := rangeOf(tag); ok {
+		low, high := "minimum", "maximum"
+		if in.above {
+			low = "exclusiveMinimum"
 		}
-		if f, err := strconv.ParseFloat(hi, 64); err == nil {
-			s["maximum"] = f
+		if in.belowHi {
+			high = "exclusiveMaximum"
 		}
+		s[low], s[high] = in.low, in.high
 	}
 	return s
 }
@@ -100,12 +101,12 @@ func structSchema(t reflect.Type) map[string]any {
 	for name, f := range Fields(t) {
 		p := schemaOf(f.Type, f.Tag)
 		doc := f.Tag.Get("doc")
-		if d := f.Tag.Get("default"); d != "" {
+		if d := defaultWords(f.Tag); d != "" {
 			doc += " (default: " + d + ")"
 		}
 		p = map[string]any{"allOf": []any{p}, "description": doc}
 		props[name] = p
-		if f.Tag.Get("default") == "required" {
+		if f.Tag.Get("unset") == "required" {
 			required = append(required, name)
 		}
 	}

@@ -30,7 +30,27 @@ func Keys(t reflect.Type, section string) []Key {
 	var out []Key
 	for _, f := range reflect.VisibleFields(t) {
 		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
-			out = append(out, Key{name, typeName(f), f.Tag.Get("default"), f.Tag.Get("doc")})
+			out = append(out, Key{name, typeName(f), defaultWords(f.Tag), f.Tag.Get("doc")})
+		}
+	}
+	return out
+}
+
+// Sections lists the sections of a struct that Keys knows, in order: "lora",
+// "lora.x".
+func Sections(t reflect.Type) []string {
+	var out []string
+	for _, k := range Keys(t, "") {
+		if Keys(t, k.Name) == nil {
+			continue
+		}
+		out = append(out, k.Name)
+		f := Fields(t)[k.Name].Type
+		for f.Kind() == reflect.Pointer || f.Kind() == reflect.Slice || f.Kind() == reflect.Map {
+			f = f.Elem()
+		}
+		for _, below := range Sections(f) {
+			out = append(out, k.Name+"."+below)
 		}
 	}
 	return out
@@ -46,12 +66,12 @@ var typeNames = map[reflect.Type]string{
 }
 
 func typeName(f reflect.StructField) string {
-	if e := f.Tag.Get("enum"); e != "" {
+	if words := enumOf(f.Type, f.Tag); words != nil {
 		list := ""
 		if f.Type.Kind() == reflect.Slice {
 			list = "list of "
 		}
-		return list + strings.ReplaceAll(e, "|", ", ")
+		return list + strings.Join(words, ", ")
 	}
 	if name := f.Tag.Get("type"); name != "" {
 		return name
@@ -76,4 +96,12 @@ func typeName(f reflect.StructField) string {
 		return "mapping"
 	}
 	return "text"
+}
+
+// defaultWords is how a default is documented.
+func defaultWords(tag reflect.StructTag) string {
+	if words := tag.Get("unset"); words != "" {
+		return words
+	}
+	return tag.Get("default")
 }

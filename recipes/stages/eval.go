@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -41,7 +43,7 @@ var evalKind = recipes.Kind{
 	Fit: func(j *recipes.Job, spec *arch.Spec) error {
 		o := j.Options.(*Eval)
 		o.Context = min(2048, spec.MaxPos)
-		set(&o.Stride, o.Context)
+		o.Stride = cmp.Or(o.Stride, o.Context)
 		return nil
 	},
 	Plan: planEval, Run: runEval, View: viewEval,
@@ -49,16 +51,16 @@ var evalKind = recipes.Kind{
 
 // Eval measures models from their own files.
 type Eval struct {
-	Models       []EvalModel      `yaml:"models" type:"list of names or mappings" doc:"stages, paths or {name, model, adapter}" default:"all models above"`
+	Models       []EvalModel      `yaml:"models" type:"list of names or mappings" doc:"stages, paths or {name, model, adapter}" unset:"all models above"`
 	Tasks        schema.Names     `yaml:"tasks" doc:"perplexity, kl, top1, exact_match, speed" default:"[perplexity, kl]"`
-	Data         string           `yaml:"data" doc:"ingest stage or file" default:"the validation part"`
-	Samples      int              `yaml:"samples" doc:"rows used" default:"all" range:"0..1000000000"`
-	Reference    string           `yaml:"reference" doc:"model for kl and top1" default:"what each model was made from"`
+	Data         string           `yaml:"data" doc:"ingest stage or file" unset:"the validation part"`
+	Samples      int              `yaml:"samples" doc:"rows used" unset:"all" range:"[0,1000000000]"`
+	Reference    string           `yaml:"reference" doc:"model for kl and top1" unset:"what each model was made from"`
 	Baseline     string           `yaml:"baseline" doc:"file written by --write-baseline"`
-	Context      int              `yaml:"context" doc:"tokens a window" default:"2048, or the model's" range:"2..10000000"`
-	Stride       int              `yaml:"stride" doc:"tokens between windows" default:"context" range:"0..10000000"`
-	MaxNewTokens int              `yaml:"max_new_tokens" doc:"of a generated answer" default:"256" range:"1..1000000"`
-	Temperature  float64          `yaml:"temperature" doc:"0 is greedy" default:"0" range:"0..100"`
+	Context      int              `yaml:"context" doc:"tokens a window" unset:"2048, or the model's" range:"[2,10000000]"`
+	Stride       int              `yaml:"stride" doc:"tokens between windows" unset:"context" range:"[0,10000000]"`
+	MaxNewTokens int              `yaml:"max_new_tokens" doc:"of a generated answer" default:"256" range:"[1,1000000]"`
+	Temperature  float64          `yaml:"temperature" doc:"0 is greedy" default:"0" range:"[0,100]"`
 	Gate         map[string]Limit `yaml:"gate" doc:"metric to limit" keys:"perplexity|kl|top1|exact_match"`
 	Unsure       string           `yaml:"unsure" doc:"what a gate that cannot tell does" enum:"pass|fail" default:"fail"`
 }
@@ -94,14 +96,10 @@ func (m *EvalModel) SetYAML(n *yaml.Node) error {
 	return nil
 }
 
-func resolveEval(opts any, _ string, _ uint64) {
+func resolveEval(opts any, _ recipes.Setting, _ recipes.Bad) {
 	o := opts.(*Eval)
-	if o.Tasks == nil {
-		o.Tasks = schema.Names{"perplexity", "kl"}
-	}
-	set(&o.Stride, o.Context)
-	set(&o.MaxNewTokens, 256)
-	set(&o.Unsure, "fail")
+	schema.Fill(o)
+	o.Stride = cmp.Or(o.Stride, o.Context)
 }
 
 func evalInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
@@ -280,9 +278,9 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 		}
 		src.Close()
 		r.Tokenizer = tok
-		r.Rows, train = ds.Val, []data.Examples{ds.Train}
+		r.Rows, train = ds.Val.Firsts(), []data.Examples{ds.Train}
 		if r.Rows.Len() == 0 {
-			r.Rows = ds.Train
+			r.Rows = ds.Train.Firsts()
 			x.Note("nothing is held back: measuring on the training rows")
 		}
 	} else {
@@ -424,14 +422,7 @@ func planModel(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, m *arch
 		return err
 	}
 	defer mod.Close()
-	has := func(task string) bool {
-		for _, t := range o.Tasks {
-			if t == task {
-				return true
-			}
-		}
-		return false
-	}
+	has := func(task string) bool { return slices.Contains(o.Tasks, task) }
 	window := int(min(int64(o.Context), max(tokens/max(rows, 1), 2)))
 	if rows == 0 {
 		window = o.Context
@@ -455,12 +446,12 @@ func planModel(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, m *arch
 		s.Seconds += p.Rates.Seconds(times(dev.Work(), float64(tokens)/float64(n*window)), false)
 	}
 	if has("exact_match") {
-		prompts := make([][]int32, 16)
-		for i := range prompts {
-			prompts[i] = make([]int32, max(window-int(answer), 1))
+		requests := make([]engine.Request, 16)
+		for i := range requests {
+			requests[i] = engine.Request{Prompt: make([]int32, max(window-int(answer), 1)), MaxNew: o.MaxNewTokens, Stop: []int32{0}}
 		}
 		before := dev.Work()
-		if _, err := eval.Generate(p.Context, mod, prompts, eval.GenerateOptions{MaxNew: o.MaxNewTokens, Stop: []int32{0}}); err != nil {
+		if _, err := engine.Run(p.Context, mod, requests, nil); err != nil {
 			return err
 		}
 		batches := max(1, float64(rows)/16)

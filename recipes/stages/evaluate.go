@@ -171,8 +171,8 @@ func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 		add(ms...)
 	}
 	if e.wants("exact_match") {
-		a, err := eval.ExactMatch(ctx, m.Model, e.Tokenizer, e.qs, eval.GenerateOptions{MaxNew: e.MaxNew,
-			Sampling: eval.Sampling{Temperature: e.Temperature, Seed: e.Seed}, Progress: e.progress(t.Name, "exact_match")})
+		a, err := eval.ExactMatch(ctx, m.Model, e.Tokenizer, e.qs, eval.AnswerOptions{MaxNew: e.MaxNew,
+			Sampling: kernels.SampleRow{Temperature: e.Temperature, Seed: e.Seed}, Progress: e.progress(t.Name, "exact_match")})
 		if err != nil {
 			return err
 		}

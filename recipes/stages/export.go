@@ -26,7 +26,7 @@ var exportKind = recipes.Kind{
 	Name: "export", Doc: "GGUF or safetensors",
 	New: func() any { return new(Export) }, Left: func() any { return new(ExportResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // replaces files one by one
-	Resolve: resolveExport, Inputs: exportInputs,
+	Resolve: func(o any, _ recipes.Setting, _ recipes.Bad) { o.(*Export).Fill() }, Inputs: exportInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Export)
 		o.Model, o.Imatrix = "", fmt.Sprint(o.Imatrix != "")
@@ -47,17 +47,17 @@ var exportKind = recipes.Kind{
 
 // Export writes GGUF or safetensors.
 type Export struct {
-	Model              string            `yaml:"model" doc:"stage or path" default:"the last dense model above"`
+	Model              string            `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
 	Format             string            `yaml:"format" doc:"file format" enum:"gguf|safetensors" default:"gguf"`
-	Type               schema.Names      `yaml:"type" doc:"one type or a list, one file each" default:"Q4_K_M"`
+	Type               schema.Names      `yaml:"type" doc:"one type or a list, one file each" unset:"Q4_K_M"`
 	Imatrix            string            `yaml:"imatrix" doc:"imatrix file, ingest stage or text file"`
-	Samples            int               `yaml:"samples" doc:"samples for the imatrix" default:"64" range:"1..1000000"`
+	Samples            int               `yaml:"samples" doc:"samples for the imatrix" default:"64" range:"[1,1000000]"`
 	TensorType         map[string]string `yaml:"tensor_type" doc:"regex on the GGUF name to type"`
 	TokenEmbeddingType string            `yaml:"token_embedding_type" doc:"type of the embedding"`
 	OutputTensorType   string            `yaml:"output_tensor_type" doc:"type of the head"`
 	Pure               bool              `yaml:"pure" doc:"one type for all matrices"`
 	AllowRequantize    bool              `yaml:"allow_requantize" doc:"accept a model that is quantized already"`
-	For                schema.Names      `yaml:"for" doc:"ollama writes a Modelfile" default:"[]"`
+	For                schema.Names      `yaml:"for" doc:"ollama writes a Modelfile" unset:"[]"`
 }
 
 // ExportResult is what an export stage leaves for the report.
@@ -74,16 +74,15 @@ type ExportedFile struct {
 	Tensors   []gguf.Tensor `json:"tensors,omitempty"`
 }
 
-func resolveExport(opts any, _ string, _ uint64) {
-	o := opts.(*Export)
-	set(&o.Format, "gguf")
+// Fill sets what is not given.
+func (o *Export) Fill() {
+	schema.Fill(o)
 	if o.Type == nil {
 		o.Type = schema.Names{"Q4_K_M"}
 		if o.Format == "safetensors" {
 			o.Type = schema.Names{"BF16"}
 		}
 	}
-	set(&o.Samples, 64)
 }
 
 func exportInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
@@ -178,7 +177,7 @@ func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ st
 // ExportSafetensors writes a model as a plain Hugging Face folder whose
 // matrices are f32, f16 or bf16; quantized ones are decoded.
 func ExportSafetensors(ctx context.Context, model, out, typ string, progress func(done, total int64)) error {
-	kind, ok := map[string]dtype.Kind{"f32": dtype.F32, "f16": dtype.F16, "bf16": dtype.BF16}[strings.ToLower(typ)]
+	kind, ok := floatTypes[strings.ToLower(typ)]
 	if !ok {
 		return fail.Usagef("type", "F32, F16 or BF16", "a safetensors export cannot be %q", typ)
 	}

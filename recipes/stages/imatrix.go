@@ -4,7 +4,6 @@ import (
 	"context"
 	"path/filepath"
 
-	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes"
@@ -31,11 +30,7 @@ func importance(ctx context.Context, x *recipes.Env, j *recipes.Job) (*gguf.Imat
 		return gguf.ReadImatrix(kept)
 	}
 	mref, _ := j.In("model")
-	path, err := recipes.ResolvePath(x.Path(mref))
-	if err != nil {
-		return nil, err
-	}
-	src, err := arch.Open(path)
+	src, err := OpenSource(x.Path(mref))
 	if err != nil {
 		return nil, err
 	}

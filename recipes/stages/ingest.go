@@ -21,9 +21,8 @@ var ingestKind = recipes.Kind{
 	Name: "ingest", Doc: "rows to tokens",
 	New: func() any { return new(Ingest) }, Left: func() any { return new(data.Report) },
 	Gives: []recipes.RefKind{recipes.DataRef}, HostOnly: true,
-	Check: checkIngest, Inputs: ingestInputs, Address: addressIngest,
-	Resolve: func(o any, id string, seed uint64) { o.(*Ingest).Seed, o.(*Ingest).Name = seed, id },
-	Shape:   func(j *recipes.Job) (recipes.Ref, bool) { return j.In("tokenizer") },
+	Resolve: resolveIngest, Inputs: ingestInputs, Address: addressIngest,
+	Shape: func(j *recipes.Job) (recipes.Ref, bool) { return j.In("tokenizer") },
 	Fit: func(j *recipes.Job, spec *arch.Spec) error {
 		o := j.Options.(*Ingest)
 		o.Context, o.Vocab = spec.MaxPos, spec.V
@@ -37,8 +36,10 @@ type Ingest struct {
 	data.Options `yaml:",inline"`
 }
 
-func checkIngest(opts any, bad recipes.Bad) {
+// resolveIngest leaves the defaults to Fit, where the model is known.
+func resolveIngest(opts any, s recipes.Setting, bad recipes.Bad) {
 	o := opts.(*Ingest)
+	o.Seed, o.Name = s.Seed, s.ID
 	if len(o.Datasets) == 0 {
 		bad("datasets", "datasets: [{path: data/train.parquet}]", "no data sets")
 	}
@@ -111,7 +112,8 @@ func planIngest(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 		about = "~"
 		p.Sampled += r.sampled
 	}
-	s.Does = fmt.Sprintf("%s%s rows → %s%s tokens, %s%s × %s", about, humanize.Comma(r.rows), about, count(float64(r.tokens)), about, humanize.Comma(r.bins), humanize.Comma(int64(r.maxLength)))
+	s.Does = fmt.Sprintf("%s%s rows → %s%s tokens, %s%s × %s",
+		about, humanize.Comma(r.rows), about, count(float64(r.tokens)), about, humanize.Comma(r.bins), humanize.Comma(int64(r.maxLength)))
 	s.Seconds = r.seconds
 	s.Disk = 4*r.tokens + 40*(r.train+r.val)
 	s.Peak = 2 * s.Disk
@@ -119,7 +121,8 @@ func planIngest(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 		s.Temp = s.Disk
 		s.Peak = 2*data.HeldBytes + 100*(r.train+r.val)
 	}
-	s.Note("val %s rows; %s over %s (longest%s %s)", humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))
+	s.Note("val %s rows; %s over %s (longest%s %s)",
+		humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))
 	if r.over > 0 && j.Options.(*Ingest).Overflow == "error" {
 		s.Note("rows over max_length are an error here: overflow: drop, truncate or split")
 	}

@@ -23,7 +23,7 @@ var mergeKind = recipes.Kind{
 	Name: "merge", Doc: "adapter into weights",
 	New: func() any { return new(Merge) }, Left: func() any { return new(MergeResult) },
 	Gives:   []recipes.RefKind{recipes.ModelRef},
-	Resolve: resolveMerge, Inputs: mergeInputs,
+	Resolve: func(o any, _ recipes.Setting, _ recipes.Bad) { schema.Fill(o) }, Inputs: mergeInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Merge)
 		o.Adapter, o.Data = "", ""
@@ -35,22 +35,13 @@ var mergeKind = recipes.Kind{
 
 // Merge adds an adapter to the weights.
 type Merge struct {
-	Adapter      string      `yaml:"adapter" doc:"train stage or PEFT folder" default:"the last train stage"`
+	Adapter      string      `yaml:"adapter" doc:"train stage or PEFT folder" unset:"the last train stage"`
 	Base         string      `yaml:"base" doc:"weights as released, or as held in training" enum:"original|trained" default:"original"`
-	MaxKL        float64     `yaml:"max_kl" doc:"largest mean KL between base+adapter and merged" default:"1e-3" range:"0..100"`
-	Data         string      `yaml:"data" doc:"text the KL is measured on" default:"the validation part"`
-	DType        string      `yaml:"dtype" doc:"stored type" enum:"auto|bf16|f16|f32" default:"that of the base (quantized base: bf16)"`
+	MaxKL        float64     `yaml:"max_kl" doc:"largest mean KL between base+adapter and merged" default:"1e-3" range:"[0,100]"`
+	Data         string      `yaml:"data" doc:"text the KL is measured on" unset:"the validation part"`
+	DType        string      `yaml:"dtype" doc:"stored type" enum:"auto|bf16|f16|f32" default:"auto" unset:"that of the base (quantized base: bf16)"`
 	MaxShardSize schema.Size `yaml:"max_shard_size" doc:"bytes a file" default:"5GB"`
 	Format       string      `yaml:"format" doc:"file format" enum:"safetensors|gguf" default:"safetensors"`
-}
-
-func resolveMerge(opts any, _ string, _ uint64) {
-	o := opts.(*Merge)
-	set(&o.Base, "original")
-	set(&o.MaxKL, 1e-3)
-	set(&o.DType, "auto")
-	set(&o.MaxShardSize, 5e9)
-	set(&o.Format, "safetensors")
 }
 
 // mergeInputs finds the adapter, and through it the base it was trained on:
@@ -119,11 +110,7 @@ type MergeOptions struct {
 
 // MergeModel writes base + adapters at o.Output.
 func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora.MergeReport, error) {
-	path, err := recipes.ResolvePath(o.Model)
-	if err != nil {
-		return nil, err
-	}
-	src, err := arch.Open(path)
+	src, err := OpenSource(o.Model)
 	if err != nil {
 		return nil, err
 	}
@@ -380,7 +367,8 @@ func mergeLayers(stage string, m *MergeResult) []report.Layers {
 		v.Line = "The base was quantized while the adapter learned. Above 1, that quantization moved a layer further than training did. "
 	}
 	if m.KL != nil {
-		v.Line += fmt.Sprintf("KL of base + adapter to merged: %s over %s tokens (largest %s, same top-1 %.1f %%). ", report.Sig(m.KL.KL, 3), humanize.Comma(m.KL.Tokens), report.Sig(m.KL.Max, 2), 100*m.KL.Top1)
+		v.Line += fmt.Sprintf("KL of base + adapter to merged: %s over %s tokens (largest %s, same top-1 %.1f %%). ",
+			report.Sig(m.KL.KL, 3), humanize.Comma(m.KL.Tokens), report.Sig(m.KL.Max, 2), 100*m.KL.Top1)
 	}
 	if m.Trained != nil {
 		v.Line += fmt.Sprintf("KL of the model as it was trained to merged: %s (same top-1 %.1f %%).", report.Sig(m.Trained.KL, 3), 100*m.Trained.Top1)

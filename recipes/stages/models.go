@@ -35,11 +35,7 @@ type Loaded struct {
 
 // LoadModel opens a model by path or hf:// reference. The caller closes it.
 func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error) {
-	local, err := recipes.ResolvePath(path)
-	if err != nil {
-		return nil, err
-	}
-	src, err := arch.Open(local)
+	src, err := OpenSource(path)
 	if err != nil {
 		return nil, err
 	}
@@ -130,11 +126,7 @@ func OpenTokenizer(path string) (*tokenizer.Tokenizer, *arch.Source, error) {
 // ingestTokenizer is OpenTokenizer for rows: a model without a tokenizer has
 // none, which rows of type tokens do not need.
 func ingestTokenizer(path string) (*tokenizer.Tokenizer, *arch.Source, error) {
-	local, err := recipes.ResolvePath(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	src, err := arch.Open(local)
+	src, err := OpenSource(path)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -245,12 +237,15 @@ func tokenizerKeys(src *arch.Source) ([]formats.KV, error) {
 	return tok.GGUFKeys()
 }
 
+// floatTypes are the types that unquantized weights are written in.
+var floatTypes = map[string]dtype.Kind{"f32": dtype.F32, "f16": dtype.F16, "bf16": dtype.BF16}
+
 // storageType reads a dtype option; auto is nil.
 func storageType(name string) (*dtype.Type, error) {
 	if name == "" || name == "auto" {
 		return nil, nil
 	}
-	k, ok := map[string]dtype.Kind{"bf16": dtype.BF16, "f16": dtype.F16, "f32": dtype.F32}[name]
+	k, ok := floatTypes[name]
 	if !ok {
 		return nil, fail.Usagef("", "auto, bf16, f16 or f32", "storage type %q", name)
 	}

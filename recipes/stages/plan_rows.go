@@ -115,22 +115,16 @@ func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
 	if err != nil {
 		return err
 	}
-	var apart int64 // rows that are held back in files of their own
-	for _, v := range o.ValDatasets {
-		n, err := countRows(v)
-		if err != nil {
-			return err
-		}
-		apart += n
+	apart, err := countAll(o.ValDatasets) // held back in files of their own
+	if err != nil {
+		return err
+	}
+	total, err := countAll(o.Datasets)
+	if err != nil {
+		return err
 	}
 	o.ValSetSize, o.Overflow, o.BadRows, o.ValDatasets = "0", "truncate", "drop", nil
-	total := int64(0)
 	for i := range o.Datasets {
-		n, err := countRows(o.Datasets[i])
-		if err != nil {
-			return err
-		}
-		total += n
 		if m := o.Datasets[i].MaxSamples; m == 0 || m > planRows {
 			o.Datasets[i].MaxSamples = planRows
 		}
@@ -182,6 +176,18 @@ func heldBack(o data.Options, n int64) int64 {
 		return int64(v * float64(n))
 	}
 	return int64(v)
+}
+
+// countAll is the number of rows of several sources.
+func countAll(list []data.Source) (total int64, err error) {
+	for _, s := range list {
+		n, err := countRows(s)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return total, nil
 }
 
 // countRows is the number of rows of a source, from headers where they say,

@@ -2,11 +2,14 @@ package stages
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -28,7 +31,7 @@ var quantizeKind = recipes.Kind{
 	Name: "quantize", Doc: "NF4, GPTQ, AWQ or round-to-nearest folder",
 	New: func() any { return new(Quantize) }, Left: func() any { return new(QuantizeResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // known by its report
-	Check: checkQuantize, Resolve: resolveQuantize, Inputs: quantizeInputs,
+	Resolve: func(o any, _ recipes.Setting, bad recipes.Bad) { o.(*Quantize).Fill(bad) }, Inputs: quantizeInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Quantize)
 		o.Model, o.Calibration = "", ""
@@ -40,51 +43,67 @@ var quantizeKind = recipes.Kind{
 
 // Quantize writes a quantized folder.
 type Quantize struct {
-	Model           string       `yaml:"model" doc:"stage or path" default:"the last dense model above"`
-	Method          string       `yaml:"method" doc:"how values are chosen" enum:"rtn|gptq|awq|nf4"`
-	Scheme          string       `yaml:"scheme" doc:"bits and symmetry" enum:"W4A16|W4A16_ASYM|W8A16|W8A16_ASYM|W3A16|W3A16_ASYM|W2A16|W2A16_ASYM|NF4" default:"gptq, rtn W4A16; awq W4A16_ASYM; nf4 NF4"`
-	Format          string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" default:"the method's own"`
-	For             schema.Names `yaml:"for" doc:"programs that must load it" default:"[transformers, vllm]"`
-	GroupSize       schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
-	ActOrder        string       `yaml:"actorder" doc:"GPTQ column order; group is desc_act, aware orders whole groups" enum:"static|none|group|aware" default:"static"`
-	DampPercent     float64      `yaml:"damp_percent" doc:"of the mean Hessian diagonal, raised when needed" default:"0.01" range:"0..1"`
-	Calibration     string       `yaml:"calibration" doc:"ingest stage or file" default:"the only ingest stage"`
-	Samples         int          `yaml:"samples" doc:"calibration samples" default:"128" range:"1..1000000"`
-	MaxLength       int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"1..10000000"`
-	Ignore          schema.Names `yaml:"ignore" doc:"modules left as they are: names or re:…" default:"[lm_head]"`
-	DoubleQuant     *bool        `yaml:"double_quant" doc:"NF4: quantize the scales too" default:"true"`
-	AllowRequantize bool         `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
+	Model             string       `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
+	Method            MethodName   `yaml:"method" doc:"how values are chosen"`
+	Scheme            SchemeName   `yaml:"scheme" doc:"bits and symmetry" unset:"the method's own"`
+	Format            string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" unset:"the method's own"`
+	For               schema.Names `yaml:"for" doc:"programs that must load it: transformers, vllm, tgi, exllama" unset:"[transformers, vllm]"`
+	GroupSize         schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
+	quant.GPTQOptions `yaml:",inline"`
+	Search            SearchName   `yaml:"search,omitempty" doc:"method whose search for scales goes first" unset:"the method's own"`
+	Overrides         schema.Names `yaml:"overrides,omitempty" doc:"modules with a scheme of their own, the first match counts: NAME=SCHEME, re:…=SCHEME/GROUP"`
+	Calibration       string       `yaml:"calibration" doc:"ingest stage or file" unset:"the only ingest stage"`
+	Samples           int          `yaml:"samples" doc:"calibration samples" default:"128" range:"[1,1000000]"`
+	MaxLength         int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"[1,10000000]"`
+	Ignore            schema.Names `yaml:"ignore" doc:"modules left as they are: names or re:…" default:"[lm_head]"`
+	quant.NF4Options  `yaml:",inline"`
+	AllowRequantize   bool `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
 }
 
-func checkQuantize(opts any, bad recipes.Bad) {
-	if o := opts.(*Quantize); o.Method == "" && quant.MethodFor(o.Scheme) == nil {
+// MethodName is a method of package quant's table.
+type MethodName string
+
+// Enum lists the methods.
+func (MethodName) Enum() []string { return quant.FolderMethods() }
+
+// SearchName is a method of the table that moves scales.
+type SearchName string
+
+// Enum lists these methods.
+func (SearchName) Enum() []string { return quant.SearchMethods() }
+
+// SchemeName is a scheme of package quant's table.
+type SchemeName string
+
+// Enum lists the schemes.
+func (SchemeName) Enum() []string { return quant.Schemes() }
+
+// Fill sets what is not given, and reports what tags cannot say.
+func (o *Quantize) Fill(bad recipes.Bad) {
+	schema.Fill(o)
+	if m := quant.MethodFor(string(o.Scheme)); o.Method == "" && m != nil { // the scheme names its method
+		o.Method = MethodName(m.Name)
+	}
+	m, err := quant.MethodNamed(string(o.Method))
+	switch {
+	case o.Method == "":
 		names := quant.FolderMethods()
 		bad("method", strings.Join(names[:len(names)-1], ", ")+" or "+names[len(names)-1], "no method")
-	}
-}
-
-func resolveQuantize(opts any, _ string, _ uint64) {
-	o := opts.(*Quantize)
-	if m := quant.MethodFor(o.Scheme); o.Method == "" && m != nil { // the scheme names its method
-		o.Method = m.Name
-	}
-	if m, err := quant.MethodNamed(o.Method); err == nil { // checked before
-		set(&o.Scheme, m.Schemes[0])
-		set(&o.Format, m.DefaultFormat(o.Scheme))
-	}
-	set(&o.ActOrder, "static")
-	set(&o.DampPercent, 0.01)
-	set(&o.Samples, 128)
-	set(&o.MaxLength, 2048)
-	if o.DoubleQuant == nil {
-		yes := true
-		o.DoubleQuant = &yes
-	}
-	if o.Ignore == nil {
-		o.Ignore = schema.Names{"lm_head"}
+	case err == nil: // else its tag says so
+		o.Scheme = cmp.Or(o.Scheme, SchemeName(m.Schemes[0]))
+		o.Format = cmp.Or(o.Format, m.DefaultFormat(string(o.Scheme)))
 	}
 	if o.For == nil {
 		o.For = quant.DefaultFor(o.Format)
+	}
+	if err == nil {
+		o.strangers(bad)
+	}
+	if _, err := quant.ParseOverrides(o.Overrides); err != nil {
+		bad("overrides", fail.Hint(err), "%v", err)
+	}
+	if g := o.GroupSize.Value; o.GroupSize.Set && (g != math.Trunc(g) || g == 0 || g < -1) {
+		bad("group_size", "auto, -1 or a number of columns", "found %s", o.GroupSize)
 	}
 }
 
@@ -95,7 +114,7 @@ func quantizeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	in := []recipes.Input{{Name: "model", Ref: model}}
-	if quant.Calibrated(o.Method) {
+	if job := o.Job(""); job.Calibrated() {
 		text, err := v.Data("calibration", o.Calibration)
 		if err != nil {
 			return nil, err
@@ -130,13 +149,61 @@ type QuantizeResult struct {
 
 // folderJob is a quantize stage in package quant's terms.
 func folderJob(x *recipes.Env, j *recipes.Job) quant.FolderJob {
-	o := j.Options.(*Quantize)
-	job := quant.FolderJob{Path: x.Dir(j), Method: o.Method, Scheme: o.Scheme, Format: o.Format, For: o.For,
-		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
-	if m, err := quant.MethodNamed(o.Method); err == nil { // else planning says so
-		values := map[string]any{"actorder": o.ActOrder, "damp_percent": o.DampPercent, "double_quant": o.DoubleQuant == nil || *o.DoubleQuant}
-		job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
+	return j.Options.(*Quantize).Job(x.Dir(j))
+}
+
+// own are the options of the method itself, nil where it has none.
+func (o *Quantize) own() any {
+	m, err := quant.MethodNamed(string(o.Method))
+	if err != nil || m.Options == nil { // planning says what is wrong with a name
+		return nil
 	}
+	for _, f := range o.ofMethods() {
+		if f.Type() == reflect.TypeOf(m.Options()) {
+			return f.Interface()
+		}
+	}
+	panic("stages: the keys of a quantize stage lack the options of " + m.Name)
+}
+
+// ofMethods are pointers to the options that belong to one method each.
+func (o *Quantize) ofMethods() []reflect.Value {
+	var out []reflect.Value
+	v := reflect.ValueOf(o).Elem()
+	for i := range v.NumField() {
+		if v.Type().Field(i).Anonymous {
+			out = append(out, v.Field(i).Addr())
+		}
+	}
+	return out
+}
+
+// strangers reports options of other methods that are not left at their default.
+func (o *Quantize) strangers(bad recipes.Bad) {
+	mine := o.own()
+	for _, p := range o.ofMethods() {
+		if mine != nil && p.Type() == reflect.TypeOf(mine) {
+			continue
+		}
+		unset := reflect.New(p.Type().Elem())
+		schema.Fill(unset.Interface())
+		for i := range p.Elem().NumField() {
+			if !reflect.DeepEqual(p.Elem().Field(i).Interface(), unset.Elem().Field(i).Interface()) {
+				key := p.Type().Elem().Field(i).Tag.Get("yaml")
+				bad(key, "leave it out", "%s has no option %s", o.Method, key)
+			}
+		}
+	}
+}
+
+// Job is the options, filled, in package quant's terms; path is where the folder
+// will be.
+func (o *Quantize) Job(path string) quant.FolderJob {
+	job := quant.FolderJob{Path: path, Method: string(o.Method), Scheme: string(o.Scheme), Format: o.Format, For: o.For,
+		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
+	job.Options = o.own()
+	job.Search = string(o.Search)
+	job.Overrides, _ = quant.ParseOverrides(o.Overrides) // checked when they were filled
 	if o.GroupSize.Set {
 		job.Group = int(o.GroupSize.Value)
 	}
@@ -181,11 +248,7 @@ func runQuantize(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recip
 	}
 	group := neighbours(x, j)
 	ref, _ := j.In("model")
-	path, err := recipes.ResolvePath(x.Path(ref))
-	if err != nil {
-		return err
-	}
-	src, err := arch.Open(path)
+	src, err := OpenSource(x.Path(ref))
 	if err != nil {
 		return err
 	}
@@ -283,7 +346,7 @@ func QuantizeFolder(ctx context.Context, dev kernels.Backend, model string, job 
 		return nil, err
 	}
 	var cal [][]int32
-	if quant.Calibrated(job.Method) {
+	if job.Calibrated() {
 		if cal, err = CalibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
 			return nil, err
 		}
@@ -311,7 +374,7 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 		return err
 	}
 	s.Disk = plan.Bytes
-	s.Does = fmt.Sprintf("%s %s", strings.ToUpper(o.Method), bitsOf(plan.Bytes, plan.Elements))
+	s.Does = fmt.Sprintf("%s %s", strings.ToUpper(string(o.Method)), bitsOf(plan.Bytes, plan.Elements))
 	if plan.Group != 0 {
 		s.Note("groups of %d; %d matrices, %d left as they are", plan.Group, len(plan.Layers), len(plan.Kept))
 	} else {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/quant"
@@ -49,5 +51,43 @@ func TestQuantizeView(t *testing.T) {
 	first, second := strings.Index(string(page), `<td class="r">0.110`), strings.Index(string(page), `<td class="r">0.100`)
 	if err != nil || first < 0 || first > second {
 		t.Errorf("the worst layer is not the first, error %v", err)
+	}
+}
+
+// The options as they are written, which addresses depend on: what is not asked
+// for leaves them as they were before there was such a key.
+func TestQuantizeWritten(t *testing.T) {
+	o := &Quantize{Method: "gptq"}
+	o.Fill(func(key, hint, format string, args ...any) { t.Errorf("%s: "+format, append([]any{key}, args...)...) })
+	raw, err := yaml.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for line := range strings.Lines(string(raw)) {
+		if key, _, ok := strings.Cut(line, ":"); ok && line[0] != ' ' {
+			keys = append(keys, key)
+		}
+	}
+	want := "model method scheme format for group_size actorder damp_percent calibration samples max_length ignore double_quant allow_requantize"
+	if got := strings.Join(keys, " "); got != want {
+		t.Errorf("keys %s, want %s", got, want)
+	}
+	if m := o.Job("out").Options.(*quant.GPTQOptions); m.ActOrder != "static" || m.DampPercent != 0.01 {
+		t.Errorf("%+v", m)
+	}
+}
+
+// Every method finds its options among the stage's keys, and another method's
+// are refused where they say something.
+func TestMethodOptions(t *testing.T) {
+	for _, m := range quant.Methods() {
+		bad := map[string]bool{}
+		o := &Quantize{Method: MethodName(m.Name), GPTQOptions: quant.GPTQOptions{ActOrder: "none"}}
+		o.Fill(func(key, _, _ string, _ ...any) { bad[key] = true })
+		_, own := o.Job("out").Options.(*quant.GPTQOptions)
+		if (o.Job("out").Options == nil) != (m.Options == nil) || bad["actorder"] == own || len(bad) > 1 {
+			t.Errorf("%s: options %T, refused %v", m.Name, o.Job("out").Options, bad)
+		}
 	}
 }

@@ -154,5 +154,5 @@ func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, contex
 	if err != nil {
 		return rows, nil, err
 	}
-	return ds.Train, nil, nil
+	return ds.Train.Firsts(), nil, nil
 }

@@ -6,12 +6,4 @@ package stages
 import "github.com/tunekit/tunekit/recipes"
 
 // All is the table of kinds. A new one is one line here and one file.
-var All = recipes.Kinds{&ingestKind, &trainKind, &mergeKind, &quantizeKind, &exportKind, &evalKind}
-
-// set gives *p the value v when it is zero.
-func set[T comparable](p *T, v T) {
-	var zero T
-	if *p == zero {
-		*p = v
-	}
-}
+var All = recipes.Kinds{&ingestKind, &trainKind, &mergeKind, &quantizeKind, &exportKind, &evalKind, &benchKind}

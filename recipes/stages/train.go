@@ -24,8 +24,8 @@ import (
 var trainKind = recipes.Kind{
 	Name: "train", Doc: "LoRA, QLoRA or full training",
 	New: func() any { return new(Train) }, Left: func() any { return new(TrainResult) },
-	Gives: []recipes.RefKind{recipes.ModelRef, recipes.AdapterRef},
-	Check: checkTrain, Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
+	Gives:   []recipes.RefKind{recipes.ModelRef, recipes.AdapterRef},
+	Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
 	Makes: func(o any) []recipes.Made {
 		full := o.(*Train).Adapter == "none"
 		return []recipes.Made{{Dense: full, Adapter: !full}}
@@ -38,8 +38,8 @@ var trainKind = recipes.Kind{
 
 // Train updates weights or adapters.
 type Train struct {
-	Model        string `yaml:"model" doc:"stage or path to train on" default:"the last dense model above"`
-	Data         string `yaml:"data" doc:"ingest stage or file" default:"the only ingest stage"`
+	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
+	Data         string `yaml:"data" doc:"ingest stage or file" unset:"the only ingest stage"`
 	train.Config `yaml:",inline"`
 }
 
@@ -54,23 +54,16 @@ type TrainResult struct {
 	Adapter   string   `json:"adapter,omitempty"` // one line about it
 }
 
-func checkTrain(o any, bad recipes.Bad) {
-	if _, err := o.(*Train).Config.Resolve(42); err != nil {
+func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
+	o := opts.(*Train)
+	c, err := o.Config.Resolve(int64(s.Seed))
+	if err != nil {
 		bad("", fail.Hint(err), "%v", err)
 	}
-}
-
-func resolveTrain(opts any, _ string, seed uint64) {
-	o := opts.(*Train)
-	if c, err := o.Config.Resolve(int64(seed)); err == nil { // checked before
-		o.Config = c
+	if c.Adapter != "none" && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
+		c.LoRA, _ = c.LoRA.Resolve() // checked with the rest
 	}
-	if o.Adapter == "none" {
-		return
-	}
-	if c, err := o.LoRA.Resolve(); err == nil && o.LoRA.InitFrom == "" { // else they come from the folder
-		o.LoRA = c
-	}
+	o.Config = c
 }
 
 func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
@@ -105,11 +98,7 @@ func addressTrain(_ *recipes.Addresser, opts any) any {
 // trainModel loads the model a train stage works on.
 func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, *model.Model, error) {
 	ref, _ := j.In("model")
-	path, err := recipes.ResolvePath(x.Path(ref))
-	if err != nil {
-		return nil, nil, err
-	}
-	src, err := arch.Open(path)
+	src, err := OpenSource(x.Path(ref))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -158,20 +147,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
 	if o.Adapter != "none" {
-		lc := o.LoRA
-		if from, ok := j.In("init_from"); ok {
-			lc.InitFrom = x.Path(from)
-		}
-		if lc.InitFrom != "" {
-			note, err := baseNote(x, j, lc.InitFrom)
-			if err != nil {
-				return err
-			}
-			if note != "" {
-				res.Notes = append(res.Notes, note)
-			}
-		}
-		if job.Adapter, err = lora.Start(m, lc, uint64(*o.Seed)); err != nil {
+		if job.Adapter, err = startAdapter(x, j, m, res); err != nil {
 			return err
 		}
 		defer job.Adapter.Close()
@@ -189,6 +165,25 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	return keepMetrics(x, j, job.Dir)
+}
+
+// startAdapter attaches the adapter that j trains, new or from a folder.
+func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.Result) (*lora.Adapter, error) {
+	o := j.Options.(*Train)
+	lc := o.LoRA
+	if from, ok := j.In("init_from"); ok {
+		lc.InitFrom = x.Path(from)
+	}
+	if lc.InitFrom != "" {
+		note, err := baseNote(x, j, lc.InitFrom)
+		if err != nil {
+			return nil, err
+		}
+		if note != "" {
+			res.Notes = append(res.Notes, note)
+		}
+	}
+	return lora.Start(m, lc, uint64(*o.Seed))
 }
 
 func showTraining(x *recipes.Env, p train.Progress) {

@@ -4,6 +4,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model"
@@ -78,6 +79,19 @@ func fastKL(b *testing.B, m *model.Model, ids []int32) (kl, same float64) {
 	}
 	n := float64(len(ids))
 	return kl / n, same / n
+}
+
+func softmax(x []float64) []float64 {
+	best := slices.Max(x)
+	out, sum := make([]float64, len(x)), 0.0
+	for i, v := range x {
+		out[i] = math.Exp(v - best)
+		sum += out[i]
+	}
+	for i := range out {
+		out[i] /= sum
+	}
+	return out
 }
 
 // stepper feeds tokens one by one and returns the logits after each.

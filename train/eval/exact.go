@@ -6,8 +6,10 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/kernels"
 )
 
 // Question is a prompt with the answer it should get.
@@ -40,19 +42,26 @@ type Answers struct {
 	Right []float64 // 1 where the answer equals what was wanted, surrounding space aside
 }
 
+// AnswerOptions say how questions are answered.
+type AnswerOptions struct {
+	MaxNew   int               // tokens of an answer
+	Sampling kernels.SampleRow // question i has stream i
+	Progress func(done, total int64)
+}
+
 // ExactMatch answers every question.
-func ExactMatch(ctx context.Context, m *model.Model, tok *tokenizer.Tokenizer, qs []Question, o GenerateOptions) (*Answers, error) {
-	prompts := make([][]int32, len(qs))
+func ExactMatch(ctx context.Context, m *model.Model, tok *tokenizer.Tokenizer, qs []Question, o AnswerOptions) (*Answers, error) {
+	requests := make([]engine.Request, len(qs))
 	for i, q := range qs {
-		prompts[i] = q.Prompt
+		requests[i] = engine.Request{Prompt: q.Prompt, MaxNew: o.MaxNew, Sampling: o.Sampling, Stop: tok.EOSIDs()}
+		requests[i].Sampling.Stream = uint64(i)
 	}
-	o.Stop = tok.EOSIDs()
-	gens, err := Generate(ctx, m, prompts, o)
+	got, err := engine.Run(ctx, m, requests, o.Progress)
 	if err != nil {
 		return nil, err
 	}
 	a := &Answers{Text: make([]string, len(qs)), Right: make([]float64, len(qs))}
-	for i, g := range gens {
+	for i, g := range got {
 		a.Text[i] = tok.Decode(g.IDs, true)
 		if strings.TrimSpace(a.Text[i]) == strings.TrimSpace(qs[i].Want) {
 			a.Right[i] = 1

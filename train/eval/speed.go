@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/kernels"
 )
 
 // The workload of Speed.
@@ -51,8 +52,9 @@ func Measure(ctx context.Context, m *model.Model, text []int32, prompt, fresh in
 		return nil, err
 	}
 	defer cache.Close()
+	greedy := []*kernels.SampleRow{{}}
 	t := time.Now()
-	logits, err := m.Step(cache, []model.Piece{{Tokens: ids}})
+	next, err := m.Choose(cache, []model.Piece{{Tokens: ids}}, greedy)
 	p.PromptTime = time.Since(t)
 	for range p.New - 1 {
 		if err == nil {
@@ -62,8 +64,7 @@ func Measure(ctx context.Context, m *model.Model, text []int32, prompt, fresh in
 			return nil, err
 		}
 		t := time.Now()
-		id := Sampling{}.next(logits[0], nil, 0, 0)
-		logits, err = m.Step(cache, []model.Piece{{Tokens: []int32{id}}})
+		next, err = m.Choose(cache, []model.Piece{{Tokens: next}}, greedy)
 		p.Each = append(p.Each, float32(time.Since(t).Seconds()*1000))
 	}
 	slices.Sort(p.Each)

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,9 @@ type Arch struct {
 	Name string   // the key of the table, and model_type in config.json
 	HF   []string // architectures in config.json
 	GGUF string   // general.architecture
+	// IsGGUF says, where several architectures share GGUF, that a file is of this
+	// one; nil: where it is of no other.
+	IsGGUF func(m *Metadata) bool
 	// Spec reads config.json (of either generation) into a Spec.
 	Spec func(c *Config) (Spec, error)
 	// GGUFSpec reads GGUF metadata; tensors are the names present.
@@ -31,6 +35,8 @@ type Arch struct {
 var archs = []*Arch{
 	&llama,
 	&qwen2,
+	&qwen3,
+	&mixtral,
 }
 
 func byHF(name, modelType string) *Arch {
@@ -42,13 +48,17 @@ func byHF(name, modelType string) *Arch {
 	return nil
 }
 
-func byGGUF(name string) *Arch {
+func byGGUF(name string, m *Metadata) (found *Arch) {
 	for _, a := range archs {
-		if a.GGUF == name {
+		switch {
+		case a.GGUF != name:
+		case a.IsGGUF == nil:
+			found = cmp.Or(found, a)
+		case a.IsGGUF(m):
 			return a
 		}
 	}
-	return nil
+	return found
 }
 
 // Names lists the supported architectures.

@@ -91,7 +91,10 @@ func (m *Metadata) attention(width int) *Attention {
 
 // decoderRules lists the tensors; pairs says that GGUF holds the rows of q and k
 // in rotation pairs.
-func decoderRules(s *Spec, pairs bool) []Rule {
+func decoderRules(s *Spec, pairs bool) []Rule { return expertRules(s, pairs, hubExperts) }
+
+// expertRules is decoderRules where experts have names of their own.
+func expertRules(s *Spec, pairs bool, names expertNames) []Rule {
 	b := &rules{layer: -1}
 	b.matrix(Embed, "model.embed_tokens", "token_embd", s.V, s.C)
 	for i, l := range s.Layers {
@@ -99,7 +102,12 @@ func decoderRules(s *Spec, pairs bool) []Rule {
 		b.norm(AttnNorm, "input_layernorm", "attn_norm", s.C)
 		b.attention(l.Sublayers[0].Body.(*Attention), s.C, pairs)
 		b.norm(MLPNorm, "post_attention_layernorm", "ffn_norm", s.C)
-		b.mlp(l.Sublayers[1].Body.(*MLP), s.C)
+		switch m := l.Sublayers[1].Body.(type) {
+		case *MLP:
+			b.mlp(m, s.C)
+		case *MoE:
+			b.experts(m, s.C, names)
+		}
 	}
 	b.enter(-1, "", "")
 	b.norm(FinalNorm, "model.norm", "output_norm", s.C)
@@ -136,15 +144,19 @@ func decoderKV(s *Spec, p string) []formats.KV {
 	u := func(k string, v int) formats.KV { return formats.KV{Key: p + "." + k, Value: uint32(v)} }
 	f := func(k string, v float64) formats.KV { return formats.KV{Key: p + "." + k, Value: float32(v)} }
 	a, r := s.Attention(), s.rope()
+	inner, _ := s.feed()
 	kv := []formats.KV{
 		u("block_count", len(s.Layers)), u("context_length", s.MaxPos), u("embedding_length", s.C),
-		u("feed_forward_length", s.mlp().F), u("attention.head_count", a.H), u("attention.head_count_kv", a.K),
+		u("feed_forward_length", inner), u("attention.head_count", a.H), u("attention.head_count_kv", a.K),
 	}
 	if r.Factors == nil && (r.Type == "linear" || r.Type == "yarn") {
 		kv = append(kv, formats.KV{Key: p + ".rope.scaling.type", Value: r.Type}, f("rope.scaling.factor", r.Factor))
 		if r.Type == "yarn" {
 			kv = append(kv, u("rope.scaling.original_context_length", r.OrigMax))
 		}
+	}
+	if m := s.moe(); m != nil {
+		kv = append(kv, expertKV(m, p)...)
 	}
 	return append(kv, f("rope.freq_base", r.Base), f("attention.layer_norm_rms_epsilon", float64(s.Norm.Eps)),
 		u("attention.key_length", a.D), u("attention.value_length", a.D), u("vocab_size", s.V), u("rope.dimension_count", r.Dim))
@@ -153,11 +165,12 @@ func decoderKV(s *Spec, p string) []formats.KV {
 // decoderConfig is config.json in the form that both generations of
 // Transformers and the servers read.
 func decoderConfig(s *Spec, class, modelType string) []formats.KV {
-	a, m := s.Attention(), s.mlp()
-	act := map[kernels.ActKind]string{kernels.SiLU: "silu", kernels.GELU: "gelu", kernels.GELUTanh: "gelu_pytorch_tanh", kernels.ReLU: "relu"}[m.Act]
+	a := s.Attention()
+	inner, kind := s.feed()
+	act := map[kernels.ActKind]string{kernels.SiLU: "silu", kernels.GELU: "gelu", kernels.GELUTanh: "gelu_pytorch_tanh", kernels.ReLU: "relu"}[kind]
 	kv := []formats.KV{
 		{Key: "architectures", Value: []string{class}}, {Key: "model_type", Value: modelType},
-		{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: m.F}, {Key: "num_hidden_layers", Value: len(s.Layers)},
+		{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: inner}, {Key: "num_hidden_layers", Value: len(s.Layers)},
 		{Key: "num_attention_heads", Value: a.H}, {Key: "num_key_value_heads", Value: a.K}, {Key: "head_dim", Value: a.D},
 		{Key: "hidden_act", Value: act}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: "rms_norm_eps", Value: shortFloat(s.Norm.Eps)},
 		{Key: "rope_theta", Value: s.rope().Base}, {Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},

@@ -25,6 +25,10 @@ const (
 	Up
 	Down
 
+	Router       // scores of experts
+	ExpertGateUp // of all experts, gate rows before up rows
+	ExpertDown   // of all experts
+
 	numRoles
 )
 
@@ -32,7 +36,7 @@ const (
 type class uint8
 
 const (
-	table  class = iota // looked up by row, or a matrix outside the blocks
+	table  class = iota // looked up by row, a matrix outside the blocks, or a router
 	linear              // a linear map of a block
 	norm                // weights of a normalisation
 )
@@ -41,6 +45,7 @@ var classes = [numRoles]class{
 	Embed: table, Head: table, FinalNorm: norm,
 	AttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
 	MLPNorm: norm, Gate: linear, Up: linear, Down: linear,
+	Router: table, ExpertGateUp: linear, ExpertDown: linear,
 }
 
 // IsLinear reports whether the role is that of a linear map of a block: what

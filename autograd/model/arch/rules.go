@@ -19,6 +19,7 @@ type Rule struct {
 	// one row, too.
 	Rows, Cols int
 	Vector     bool
+	Experts    int // that lie one below another; 0: it is no stack
 
 	HF, GGUF []Piece
 	Optional bool // it may be absent
@@ -30,6 +31,17 @@ type Rule struct {
 // Path is the module the tensor belongs to: its name without ".weight" or ".bias".
 func (r *Rule) Path() string {
 	return strings.TrimSuffix(strings.TrimSuffix(r.Name, ".weight"), ".bias")
+}
+
+// Parameter is the module that the tensor is a parameter of by itself, as those
+// of experts and routers are, and its name there; "" where it is the weight of
+// a module of its own.
+func (r *Rule) Parameter() (module, name string) {
+	if r.Experts == 0 && r.Role != Router {
+		return "", ""
+	}
+	dot := strings.LastIndexByte(r.Name, '.')
+	return r.Name[:dot], r.Name[dot+1:]
 }
 
 // IsLinear reports whether it is the matrix of a linear map of a block.

@@ -54,6 +54,13 @@ type FileTensor struct {
 // AsGGUF lists a tensor as a GGUF holds it.
 func (t *Tensor) AsGGUF() []FileTensor { return t.as(t.GGUF) }
 
+// AsHF lists a tensor as a Hugging Face folder holds it.
+func (t *Tensor) AsHF() []FileTensor { return t.as(t.HF) }
+
+// Take returns the piece of m, which is the whole tensor in memory or something
+// of its shape. The result may share m's bytes.
+func (f FileTensor) Take(m block.Raw) (block.Raw, error) { return f.piece.scatter(f.Of.Rule, m) }
+
 func (t *Tensor) as(pieces []Piece) []FileTensor {
 	var out []FileTensor
 	for i := range pieces {
@@ -81,7 +88,7 @@ func (s *Source) ReadAs(f FileTensor) (block.Raw, error) {
 			return m, fail.Inputf(s.Reader.Path(), "", "%s: %w", f.Of.Name, err)
 		}
 	}
-	if m, err = f.piece.scatter(f.Of.Rule, m); err != nil {
+	if m, err = f.Take(m); err != nil {
 		return m, fail.Inputf(s.Reader.Path(), "", "%w", err)
 	}
 	return m, nil
@@ -249,7 +256,7 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 		{Key: "general.architecture", Value: archs[i].GGUF},
 		{Key: "general.type", Value: "model"},
 		{Key: "general.name", Value: name},
-		{Key: "general.size_label", Value: sizeLabel(s.Params())},
+		{Key: "general.size_label", Value: s.sizeLabel()},
 		{Key: "general.file_type", Value: fileType},
 	}
 	kv = append(kv, archs[i].KV(s)...)
@@ -257,7 +264,27 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 	return append(kv, tok...), nil
 }
 
-func sizeLabel(n int64) string {
+// sizeLabel is the number of weights as GGUF files state it: of experts, their
+// number and what a model with one of them would have.
+func (s *Spec) sizeLabel() string {
+	m := s.moe()
+	if m == nil {
+		return humanCount(s.Params())
+	}
+	list, err := s.Rules()
+	if err != nil {
+		panic(err)
+	}
+	n := s.Params()
+	for i := range list {
+		if r := &list[i]; r.Role == ExpertGateUp || r.Role == ExpertDown {
+			n -= int64(r.Len()) / int64(m.E) * int64(m.E-1)
+		}
+	}
+	return fmt.Sprintf("%dx%s", m.E, humanCount(n))
+}
+
+func humanCount(n int64) string {
 	switch f := float64(n); {
 	case f >= 1e9:
 		return fmt.Sprintf("%.1fB", f/1e9)

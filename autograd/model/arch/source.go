@@ -117,10 +117,10 @@ func (s *Source) readGGUF() error {
 			name, _ = kv.Value.(string)
 		}
 	}
-	if s.arch = byGGUF(name); s.arch == nil {
+	m := newMetadata(name, kvs)
+	if s.arch = byGGUF(name, m); s.arch == nil {
 		return unknown(name, fmt.Sprintf("general.architecture %q", name), func(a *Arch) []string { return []string{a.GGUF} })
 	}
-	m := newMetadata(name, kvs)
 	tensors := s.Reader.Tensors()
 	for i := range tensors {
 		t := &tensors[i]

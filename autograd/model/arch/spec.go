@@ -56,7 +56,7 @@ type Sublayer struct {
 	Post Role // norm of its output, or None
 }
 
-// Body is a mixer or a feed-forward part: *Attention, *MLP.
+// Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE.
 type Body interface {
 	// check reports sizes that no model has or that do not fit the rest of s.
 	check(s *Spec) error
@@ -97,8 +97,18 @@ type MLP struct {
 // Attention is the first attention among the layers, nil where there is none.
 func (s *Spec) Attention() *Attention { return first[*Attention](s) }
 
-// mlp is the first feed-forward part of its kind.
+// mlp is the first feed-forward part of its kind, nil where there is none.
 func (s *Spec) mlp() *MLP { return first[*MLP](s) }
+
+// feed is the inner size and the activation of the feed-forward parts, as files
+// state them.
+func (s *Spec) feed() (f int, act kernels.ActKind) {
+	if m := s.moe(); m != nil {
+		return m.F, m.Act
+	}
+	m := s.mlp()
+	return m.F, m.Act
+}
 
 // rope is the first table of angles, which files describe; empty where nothing
 // rotates.

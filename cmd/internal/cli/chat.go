@@ -8,10 +8,11 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
-	"github.com/tunekit/tunekit/train/eval"
 )
 
 func chatCommand() *ucli.Command {
@@ -27,14 +28,11 @@ func runChat(c *ucli.Context) error {
 	if err := required(c, "model"); err != nil {
 		return err
 	}
-	o, err := samplingOf(c)
+	r, err := requestOf(c)
 	if err != nil {
 		return err
 	}
 	path := recipes.OnlyModelIn(c.String("model"))
-	if err != nil {
-		return err
-	}
 	m, err := openModel(c, path, "auto")
 	if err != nil {
 		return err
@@ -52,11 +50,25 @@ func runChat(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	o.Stop = tok.EOSIDs()
+	e, err := engine.New(m.Model, engine.Options{Slots: 1, Room: chatRoom})
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	r.Stop = tok.EOSIDs()
+	return converse(c, tok, tmpl, e, r)
+}
+
+// chatRoom is how many tokens a conversation has memory for at first.
+const chatRoom = 1024
+
+// converse answers the lines of standard input, each with what was said before.
+func converse(c *ucli.Context, tok *tokenizer.Tokenizer, tmpl *chat.Template, e *engine.Engine, r engine.Request) error {
 	var conv chat.Conversation
 	if s := c.String("system"); s != "" {
 		conv.Messages = append(conv.Messages, chat.NewMessage("system", s))
 	}
+	begin := len(conv.Messages)
 	fmt.Fprintln(c.App.ErrWriter, "an empty line ends; /reset begins anew")
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, maxLine)
@@ -66,7 +78,7 @@ func runChat(c *ucli.Context) error {
 			return in.Err()
 		}
 		if in.Text() == "/reset" {
-			conv.Messages = conv.Messages[:0]
+			conv.Messages = conv.Messages[:begin]
 			continue
 		}
 		conv.Messages = append(conv.Messages, chat.NewMessage("user", in.Text()))
@@ -74,13 +86,16 @@ func runChat(c *ucli.Context) error {
 		if err != nil {
 			return err
 		}
-		stream := tok.Stream(true)
-		o.Token = func(_ int, id int32) { fmt.Fprint(c.App.Writer, stream.Push(id)) }
-		gens, err := eval.Generate(c.Context, m.Model, [][]int32{tok.Encode(text, false)}, o)
+		r.Prompt, r.Text = tok.Encode(text, false), tok.Stream(true)
+		s := e.Submit(c.Context, r)[0]
+		for t := range s.Tokens() {
+			fmt.Fprint(c.App.Writer, t.Text)
+		}
+		a, err := s.Answer()
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(c.App.Writer, stream.Flush())
-		conv.Messages = append(conv.Messages, chat.NewMessage("assistant", tok.Decode(gens[0].IDs, true)))
+		fmt.Fprintln(c.App.Writer)
+		conv.Messages = append(conv.Messages, chat.NewMessage("assistant", tok.Decode(a.IDs, true)))
 	}
 }

@@ -240,7 +240,7 @@ func TestDependenciesInDocs(t *testing.T) {
 func TestAllCommandsInDocs(t *testing.T) {
 	page := pages(t)["docs/commands.md"]
 	each(commands(), func(c *ucli.Command) {
-		heading := regexp.MustCompile(`(?m)^### .*\b` + regexp.QuoteMeta(c.Name) + `\b`)
+		heading := regexp.MustCompile(`(?m)^(### .*|\| .quant )\b` + regexp.QuoteMeta(c.Name) + `\b`) // or a line of the table of methods
 		if !heading.MatchString(page) && len(c.Subcommands) == 0 {
 			t.Errorf("docs/commands.md has no section for %s", c.FullName())
 		}
@@ -248,4 +248,54 @@ func TestAllCommandsInDocs(t *testing.T) {
 			t.Errorf("the overview does not name %s", c.Name)
 		}
 	})
+}
+
+// The table of what can be added names files that exist, and in each the
+// identifier whose line is to be written.
+func TestAddingThings(t *testing.T) {
+	page := pages(t)["docs/architecture.md"]
+	_, page, _ = strings.Cut(page, "## Adding things")
+	page, _, _ = strings.Cut(page, "\n## ")
+	path := regexp.MustCompile(`[a-z]+(/[A-Za-z0-9_.]+)+`)
+	name := regexp.MustCompile("`([A-Za-z]+)` in ([a-z/]+[a-z]+(\\.go)?)")
+	rows := 0
+	for line := range strings.Lines(page) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 5 || strings.Contains(cells[1], "--") || cells[1] == " new " {
+			continue
+		}
+		rows++
+		for _, p := range path.FindAllString(strings.Join(cells, "|"), -1) {
+			p = strings.TrimRight(strings.ReplaceAll(p, "NAME", "*"), ".")
+			found, _ := filepath.Glob(filepath.Join(root, p))
+			for _, from := range []string{"autograd/model/", "train/"} { // short for what stands beside it
+				more, _ := filepath.Glob(filepath.Join(root, from, p))
+				found = append(found, more...)
+			}
+			if len(found) == 0 {
+				t.Errorf("%s: nothing is called %s", cells[1], p)
+			}
+		}
+		for _, m := range name.FindAllStringSubmatch(cells[3], -1) {
+			file := filepath.Join(root, m[2])
+			if _, err := os.Stat(file); err != nil {
+				file = filepath.Join(root, "autograd/model", m[2])
+			}
+			files := []string{file}
+			if m[3] == "" { // a package
+				files, _ = filepath.Glob(filepath.Join(file, "*.go"))
+			}
+			has := false
+			for _, f := range files {
+				raw, _ := os.ReadFile(f)
+				has = has || regexp.MustCompile(`\b`+m[1]+`\b`).Match(raw)
+			}
+			if !has && m[2] != "commands.go" {
+				t.Errorf("%s: no %s in %s", cells[1], m[1], m[2])
+			}
+		}
+	}
+	if rows < 8 {
+		t.Errorf("only %d rows", rows)
+	}
 }

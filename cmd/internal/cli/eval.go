@@ -8,8 +8,12 @@ import (
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/schema"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
+
+// evalKeys are the keys of an eval stage that tune eval has as flags.
+var evalKeys = []string{"samples", "context", "stride", "max_new_tokens", "temperature", "unsure", "baseline"}
 
 func evalCommand() *ucli.Command {
 	return &ucli.Command{
@@ -17,21 +21,14 @@ func evalCommand() *ucli.Command {
 		Description: examples("tune eval --model models/M --tasks perplexity --data wiki.txt --context 2048",
 			"tune eval --model M-gptq --model M-awq --reference models/M --tasks perplexity,kl --data held-out.jsonl",
 			"tune eval --model new --tasks perplexity,exact_match --data d.jsonl --baseline b.json --gate perplexity.max_increase=1%"),
-		Flags: modelFlags(
+		Flags: modelFlags(append(optionFlags(&stages.Eval{}, evalKeys...),
 			&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model to measure (may repeat)"}, adapterFlag(),
 			&ucli.StringFlag{Name: "reference", Usage: "model for kl and top1"},
 			&ucli.StringFlag{Name: "tasks", Value: "perplexity", Usage: strings.Join(stages.Tasks, ",")},
 			&ucli.StringFlag{Name: "data", Usage: "text, JSONL or Parquet"},
-			&ucli.IntFlag{Name: "samples", Usage: "rows or windows used (default: all)"},
-			&ucli.IntFlag{Name: "context", Usage: "tokens a window (default: min(2048, the model's))"},
-			&ucli.IntFlag{Name: "stride", Usage: "tokens between windows (default: context)"},
-			&ucli.IntFlag{Name: "max-new-tokens", Value: 256},
-			&ucli.Float64Flag{Name: "temperature"},
 			&ucli.StringSliceFlag{Name: "gate", Usage: "METRIC.max|min|max_increase|max_decrease=VALUE (may repeat)"},
-			&ucli.StringFlag{Name: "unsure", Value: "fail", Usage: "what a gate that cannot tell does: pass or fail"},
-			&ucli.StringFlag{Name: "baseline", Usage: "file written by --write-baseline"},
 			&ucli.StringFlag{Name: "write-baseline", Usage: "keep this measurement for later gates"},
-			&ucli.StringSliceFlag{Name: "summary", Usage: "append to FILE.md, .json or .xml (may repeat)"}),
+			&ucli.StringSliceFlag{Name: "summary", Usage: "append to FILE.md, .json or .xml (may repeat)"})...),
 		Action: runEval,
 	}
 }
@@ -80,9 +77,14 @@ func runEval(c *ucli.Context) error {
 }
 
 func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, error) {
-	r := stages.EvalRequest{Tasks: splitComma(c.String("tasks")), Samples: c.Int("samples"), Context: c.Int("context"), Stride: c.Int("stride"),
-		MaxNew: c.Int("max-new-tokens"), Temperature: c.Float64("temperature"), Seed: 42, Baseline: c.String("baseline"), WriteBaseline: c.String("write-baseline"),
-		UnsurePasses: c.String("unsure") == "pass"}
+	var o stages.Eval
+	if err := readOptions(c, &o, evalKeys...); err != nil {
+		return stages.EvalRequest{}, err
+	}
+	schema.Fill(&o)
+	r := stages.EvalRequest{Tasks: splitComma(c.String("tasks")), Samples: o.Samples, Context: o.Context, Stride: o.Stride,
+		MaxNew: o.MaxNewTokens, Temperature: o.Temperature, Seed: 42, Baseline: o.Baseline, WriteBaseline: c.String("write-baseline"),
+		UnsurePasses: o.Unsure == "pass"}
 	name := c.String("dtype")
 	if name == "auto" {
 		name = "f32"

@@ -8,11 +8,11 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/train/eval"
 )
 
 func generateCommand() *ucli.Command {
@@ -34,7 +34,7 @@ func runGenerate(c *ucli.Context) error {
 	if c.IsSet("prompt") == c.IsSet("input") {
 		return usagef(c, "give --prompt or --input")
 	}
-	o, err := samplingOf(c)
+	r, err := requestOf(c)
 	if err != nil {
 		return err
 	}
@@ -48,13 +48,14 @@ func runGenerate(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	o.Stop = tok.EOSIDs()
-	var prompts [][]int32
+	r.Stop = tok.EOSIDs()
+	var requests []engine.Request
 	add := func(ids []int32, err error) error {
 		if err == nil && len(ids) == 0 {
 			err = fail.Inputf("prompt", "", "no tokens")
 		}
-		prompts = append(prompts, ids)
+		r.Prompt, r.Sampling.Stream = ids, uint64(len(requests))
+		requests = append(requests, r)
 		return err
 	}
 	if c.IsSet("prompt") {
@@ -65,30 +66,31 @@ func runGenerate(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	gens, err := eval.Generate(c.Context, m.Model, prompts, o)
+	answers, err := engine.Run(c.Context, m.Model, requests, nil)
 	if err != nil {
 		return err
 	}
-	for i, g := range gens {
-		line := struct {
-			Text   string  `json:"text"`
-			IDs    []int32 `json:"ids"`
-			Prompt int     `json:"prompt_tokens"`
-			New    int     `json:"new_tokens"`
-			Stop   string  `json:"stop"`
-		}{tok.Decode(g.IDs, true), g.IDs, len(prompts[i]), len(g.IDs), g.Stop}
-		if g.End >= 0 {
-			line.IDs = append(line.IDs, g.End)
-			line.New++
-		}
-		if line.IDs == nil {
-			line.IDs = []int32{}
-		}
-		if err := writeJSON(c, line); err != nil {
+	for i, a := range answers {
+		if err := writeAnswer(c, tok, len(requests[i].Prompt), a); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeAnswer writes a line of JSON; its ids hold the one that stopped the answer.
+func writeAnswer(c *ucli.Context, tok *tokenizer.Tokenizer, prompt int, a engine.Answer) error {
+	ids := append([]int32{}, a.IDs...)
+	if a.End >= 0 {
+		ids = append(ids, a.End)
+	}
+	return writeJSON(c, struct {
+		Text   string  `json:"text"`
+		IDs    []int32 `json:"ids"`
+		Prompt int     `json:"prompt_tokens"`
+		New    int     `json:"new_tokens"`
+		Stop   string  `json:"stop"`
+	}{tok.Decode(a.IDs, true), ids, prompt, len(ids), a.Stop})
 }
 
 // readPrompts turns every line of --input into ids: text as the tokenizer

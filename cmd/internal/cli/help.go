@@ -30,7 +30,7 @@ func helpCommand() *ucli.Command {
 			}
 			keys := stages.All.Keys(strings.TrimPrefix(section, "."))
 			if keys == nil {
-				return fail.Usagef("", "recipe, recipe.stages, .ingest, .ingest.datasets, .train, .train.lora, .merge, .quantize, .export, .eval, .eval.gate", "no section %q", topic)
+				return fail.Usagef("", "recipe, recipe.stages, ."+strings.Join(stages.All.Sections(), ", ."), "no section %q", topic)
 			}
 			w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "key\ttype\tdefault\tmeaning")

@@ -3,8 +3,10 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	ucli "github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v4"
@@ -15,22 +17,20 @@ import (
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
+// ingestKeys are the keys of an ingest stage that tune ingest has as flags.
+var ingestKeys = []string{"max_length", "overflow", "train_on", "train_on_eos", "val_set_size", "bad_rows", "dedup", "chat_template"}
+
 func ingestCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "ingest", Usage: "check data files and turn them into tokens; without --output it only checks",
 		Description: examples("tune ingest --model models/M --data d.parquet --show 5 --errors bad.jsonl", "tune ingest --model models/M --data 'train/*.jsonl' --output tokens"),
-		Flags: []ucli.Flag{modelFlag(), outputFlag(), forceFlag(),
+		Flags: slices.Concat([]ucli.Flag{modelFlag(), outputFlag(), forceFlag(),
 			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"},
-			&ucli.StringFlag{Name: "type", Value: "auto", Usage: "auto, text, chat, instruct, prompt_completion, tokens"},
-			&ucli.StringFlag{Name: "columns", Usage: "our names to yours as YAML: {messages: conv}"},
-			&ucli.IntFlag{Name: "max-length", Usage: "tokens a sample may have"},
-			&ucli.StringFlag{Name: "overflow", Value: "error"}, &ucli.StringFlag{Name: "train-on", Value: "assistant"},
-			&ucli.StringFlag{Name: "train-on-eos", Value: "turn"}, &ucli.StringFlag{Name: "val-set-size"},
-			&ucli.StringFlag{Name: "bad-rows", Value: "error"}, &ucli.StringFlag{Name: "dedup", Value: "none"},
-			&ucli.StringFlag{Name: "chat-template", Usage: "model, a file, or the template"},
-			&ucli.IntFlag{Name: "show", Usage: "print so many samples, learned text marked"},
-			&ucli.StringFlag{Name: "errors", Usage: "write the bad rows to this JSONL file"},
-			&ucli.BoolFlag{Name: "json"}, &ucli.BoolFlag{Name: "quiet"}},
+			&ucli.StringFlag{Name: "columns", Usage: "our names to yours as YAML: {messages: conv}"}},
+			optionFlags(&data.Source{}, "type"), optionFlags(&data.Options{}, ingestKeys...),
+			[]ucli.Flag{&ucli.IntFlag{Name: "show", Usage: "print so many samples, learned text marked"},
+				&ucli.StringFlag{Name: "errors", Usage: "write the bad rows to this JSONL file"},
+				&ucli.BoolFlag{Name: "json"}, &ucli.BoolFlag{Name: "quiet"}}),
 		Action: runIngest,
 	}
 }
@@ -39,14 +39,18 @@ func runIngest(c *ucli.Context) error {
 	if err := required(c, "model", "data"); err != nil {
 		return err
 	}
-	o := data.Options{MaxLength: c.Int("max-length"), Overflow: c.String("overflow"), TrainOn: c.String("train-on"), TrainOnEOS: c.String("train-on-eos"),
-		ValSetSize: c.String("val-set-size"), BadRows: c.String("bad-rows"), Dedup: c.String("dedup"), ChatTemplate: c.String("chat-template"), Seed: 42, Name: "ingest", Beside: c.String("output")}
-	columns, err := parseColumns(c.String("columns"))
+	o, src := data.Options{Seed: 42, Name: "ingest", Beside: c.String("output")}, data.Source{Type: "auto"}
+	if err := errors.Join(readOptions(c, &o, ingestKeys...), readOptions(c, &src, "type")); err != nil {
+		return err
+	}
+	var err error
+	src.Columns, err = parseColumns(c.String("columns"))
 	if err != nil {
 		return err
 	}
 	for _, p := range c.StringSlice("data") {
-		o.Datasets = append(o.Datasets, data.Source{Path: p, Type: c.String("type"), Columns: columns})
+		src.Path = p
+		o.Datasets = append(o.Datasets, src)
 	}
 	progress, clear := bar(c, "ingest", "rows")
 	ds, rep, tok, err := stages.IngestFiles(c.Context, c.String("model"), o, progress)

@@ -9,19 +9,20 @@ import (
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
+// mergeKeys are the keys of a merge stage that tune merge has as flags.
+var mergeKeys = []string{"base", "max_shard_size"}
+
 func mergeCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "merge", Usage: "adapters into weights; prints the KL between adapter and merged model",
 		Description: examples("tune merge --model models/M --adapter runs/support/adapter --output merged",
 			"tune merge --model models/M.gguf --adapter A --output merged.gguf --storage f16"),
-		Flags: modelFlags(modelFlag(), adapterFlag(), outputFlag(), forceFlag(),
+		Flags: modelFlags(append(optionFlags(&stages.Merge{}, mergeKeys...), modelFlag(), adapterFlag(), outputFlag(), forceFlag(),
 			&ucli.Float64SliceFlag{Name: "weight", Usage: "factor of each adapter, in order (default 1)"},
 			&ucli.StringFlag{Name: "storage", Value: "auto", Usage: "stored type: auto (that of the base), bf16, f16 or f32"},
-			&ucli.StringFlag{Name: "base", Value: "original", Usage: "original, or trained: into the weights as NF4 held them in training"},
 			&ucli.BoolFlag{Name: "trained-nf4", Usage: "the adapter was trained over NF4 (QLoRA): compare with that, too"},
 			&ucli.StringFlag{Name: "data", Usage: "text or rows to measure the KL on (default: generated tokens)"},
-			&ucli.Float64Flag{Name: "max-kl", Usage: "exit 5 when the KL is larger"},
-			&ucli.StringFlag{Name: "max-shard-size", Value: "5GB", Usage: "bytes a file"}),
+			&ucli.Float64Flag{Name: "max-kl", Usage: "exit 5 when the KL is larger"})...),
 		Action: runMerge,
 	}
 }
@@ -30,17 +31,15 @@ func runMerge(c *ucli.Context) error {
 	if err := required(c, "model", "adapter", "output"); err != nil {
 		return err
 	}
-	if b := c.String("base"); b != "original" && b != "trained" {
-		return usagef(c, "--base %q: original or trained", b)
+	var o stages.Merge
+	if err := readOptions(c, &o, mergeKeys...); err != nil {
+		return err
 	}
-	shard, err := schema.ParseSize(c.String("max-shard-size"))
-	if err != nil {
-		return usagef(c, "--max-shard-size: %v", err)
-	}
-	return writeOutput(c, c.String("output"), func() error { return mergeTo(c, int64(shard)) })
+	schema.Fill(&o)
+	return writeOutput(c, c.String("output"), func() error { return mergeTo(c, &o) })
 }
 
-func mergeTo(c *ucli.Context, shard int64) error {
+func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 	dev, err := openDevice(c)
 	if err != nil {
 		return err
@@ -48,7 +47,7 @@ func mergeTo(c *ucli.Context, shard int64) error {
 	defer dev.Close()
 	progress, clear := bar(c, "merge", "bytes")
 	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
-		Storage: c.String("storage"), Trained: c.String("base") == "trained", MaxShard: shard, Name: nameOf(c.String("output")), Progress: progress}
+		Storage: c.String("storage"), Trained: opts.Base == "trained", MaxShard: int64(opts.MaxShardSize), Name: nameOf(c.String("output")), Progress: progress}
 	nf4 := c.Bool("trained-nf4") || o.Trained
 	if nf4 {
 		t := dtype.NF4Double

@@ -1,10 +1,17 @@
 package cli
 
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tunekit/tunekit/quant"
+)
+
 // overview fits one screen: verbs by job, then three examples.
-const overview = `tune - tune, quantize and test language models          tune COMMAND --help for examples
+var overview = `tune - tune, quantize and test language models          tune COMMAND --help for examples
 
   start     init doctor pull schema         data, train  ingest train merge
-  run       run plan validate clean         quantize     quant nf4|rtn|gptq|awq|gguf|imatrix, export
+  run       run plan validate clean         quantize     quant ` + strings.Join(quant.FolderMethods(), "|") + `|gguf|imatrix, export
   look      inspect verify graph            try, judge   chat generate eval compare bench
   scripts   logits tokenize render          shell        completion bash|zsh|fish
 
@@ -16,12 +23,16 @@ examples
   tune help recipe, tune help recipe.train: the keys of a recipe
 `
 
-const quantOverview = `quant - quantize language models                       quant METHOD --help for flags
-
-  nf4 rtn gptq awq      a folder for Transformers, vLLM, TGI, ExLlama
-  gguf imatrix          a file for llama.cpp, Ollama, LM Studio
-
+var quantOverview = func() string {
+	methods := strings.Join(quant.FolderMethods(), " ")
+	line := func(names, what string) string {
+		return fmt.Sprintf("  %-*s  %s\n", max(20, len(methods)), names, what)
+	}
+	return "quant - quantize language models                       quant METHOD --help for flags\n\n" +
+		line(methods, "a folder for Transformers, vLLM, TGI, ExLlama") +
+		line("gguf imatrix", "a file for llama.cpp, Ollama, LM Studio") + `
 examples
   quant gptq --model models/M --calibration data.jsonl --output M-gptq
   quant gguf --model models/M --type Q4_K_M --imatrix M.imatrix.gguf --output M-Q4_K_M.gguf
 `
+}()

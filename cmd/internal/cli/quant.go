@@ -15,26 +15,19 @@ import (
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
+// quantKeys are the keys of a quantize stage that quant METHOD has as flags.
+var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "damp_percent", "search", "overrides", "samples", "max_length", "ignore", "allow_requantize"}
+
 // folderQuant is the command of a method that makes folders.
 func folderQuant(m *quant.Method) *ucli.Command {
-	flags := modelFlags(
+	flags := modelFlags(append(optionFlags(&stages.Quantize{}, quantKeys...),
 		&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model, or @FILE with one a line (may repeat)"},
 		&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "folder; {name}, {method} and {group_size} expand"},
 		forceFlag(),
 		&ucli.IntFlag{Name: "bits", Usage: "4 or 8 (2, 3 where the format allows); else by --scheme"},
-		&ucli.StringFlag{Name: "group-size", Value: "auto", Usage: "columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row"},
-		&ucli.StringFlag{Name: "scheme", Usage: strings.Join(quant.Schemes(), ", ")},
-		&ucli.StringFlag{Name: "format", Usage: "gptq, awq, compressed-tensors, bitsandbytes (default: the method's own)"},
-		&ucli.StringSliceFlag{Name: "for", Usage: "programs that must load it: transformers, vllm, tgi, exllama (may repeat)"},
-		&ucli.StringFlag{Name: "actorder", Value: "static", Usage: "GPTQ: static, none, or group (desc_act)"},
-		&ucli.Float64Flag{Name: "damp-percent", Value: 0.01, Usage: "GPTQ: of the mean Hessian diagonal, raised when needed"},
 		&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
-		&ucli.IntFlag{Name: "samples", Value: 128, Usage: "calibration samples"},
-		&ucli.IntFlag{Name: "max-length", Value: 2048, Usage: "tokens a calibration sample"},
-		&ucli.StringSliceFlag{Name: "ignore", Usage: "module left as it is: name or re:… (may repeat; default lm_head)"},
 		&ucli.BoolFlag{Name: "single-quant", Usage: "NF4: leave the scales in f32"},
-		&ucli.BoolFlag{Name: "allow-requantize", Usage: "accept a model that is quantized already"},
-		&ucli.StringFlag{Name: "summary", Usage: "append one row a model to FILE.md"})
+		&ucli.StringFlag{Name: "summary", Usage: "append one row a model to FILE.md"})...)
 	return &ucli.Command{
 		Name: m.Name, Usage: m.Title, Flags: flags,
 		Description: examples(fmt.Sprintf("quant %s --model models/M --output M-%s%s", m.Name, m.Name, calExample(m)),
@@ -81,7 +74,7 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if err := required(c, "output"); err != nil {
 		return err
 	}
-	if m.Calibrated() && !c.IsSet("calibration") {
+	if (m.Calibrated() || c.IsSet("search")) && !c.IsSet("calibration") {
 		return usagef(c, "--calibration is required: poor calibration text would be silent")
 	}
 	models, err := modelList(c)
@@ -117,29 +110,17 @@ func quantOne(c *ucli.Context, m *quant.Method, model string, many bool) error {
 }
 
 func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
+	o, err := quantOptions(c, m)
+	if err != nil {
+		return err
+	}
 	dev, err := openDevice(c)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	job := quant.FolderJob{Path: out, Method: m.Name, Scheme: c.String("scheme"), Format: c.String("format"), For: c.StringSlice("for"),
-		Samples: c.Int("samples"), Ignore: c.StringSlice("ignore"), AllowRequantize: c.Bool("allow-requantize")}
-	values := map[string]any{"actorder": c.String("actorder"), "damp_percent": c.Float64("damp-percent"), "double_quant": !c.Bool("single-quant")}
-	job.Options = m.SetOptions(func(key string) (any, bool) { v, ok := values[key]; return v, ok })
-	if len(job.For) == 0 {
-		job.For = nil
-	}
-	if len(job.Ignore) == 0 {
-		job.Ignore = []string{"lm_head"}
-	}
-	if job.Group, err = groupSize(c); err != nil {
-		return err
-	}
-	if job.Scheme, err = schemeOf(c, m, job.Scheme); err != nil {
-		return err
-	}
 	progress, clear := bar(c, "quant "+m.Name, "work")
-	rep, err := stages.QuantizeFolder(c.Context, dev, model, job, c.String("calibration"), c.Int("max-length"), progress)
+	rep, err := stages.QuantizeFolder(c.Context, dev, model, o.Job(out), c.String("calibration"), o.MaxLength, progress)
 	clear()
 	if err != nil {
 		return err
@@ -158,31 +139,41 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	return nil
 }
 
-func groupSize(c *ucli.Context) (int, error) {
-	s := c.String("group-size")
-	if s == "auto" {
-		return 0, nil
+// quantOptions are the flags as a quantize stage's options.
+func quantOptions(c *ucli.Context, m *quant.Method) (*stages.Quantize, error) {
+	o := &stages.Quantize{Method: stages.MethodName(m.Name)}
+	err := readOptions(c, o, quantKeys...)
+	if err != nil {
+		return nil, err
 	}
-	var n int
-	if _, err := fmt.Sscanf(s, "%d", &n); err != nil || n == 0 || n < -1 || fmt.Sprint(n) != s {
-		return 0, usagef(c, "--group-size %q: auto, -1 or a number of columns", s)
+	if err := schemeOfBits(c, m, o); err != nil {
+		return nil, err
 	}
-	return n, nil
+	if c.Bool("single-quant") {
+		no := false
+		o.DoubleQuant = &no
+	}
+	o.Fill(func(key, hint, format string, args ...any) {
+		err = fail.Usagef("", hint, "--"+flagName(key)+": "+format, args...)
+	})
+	return o, err
 }
 
-// schemeOf joins --bits with the method's usual symmetry.
-func schemeOf(c *ucli.Context, m *quant.Method, scheme string) (string, error) {
+// schemeOfBits joins --bits with the method's usual symmetry.
+func schemeOfBits(c *ucli.Context, m *quant.Method, o *stages.Quantize) error {
 	if !c.IsSet("bits") {
-		return scheme, nil
+		return nil
 	}
-	if scheme != "" && !strings.HasPrefix(scheme, fmt.Sprintf("W%dA16", c.Int("bits"))) {
-		return "", usagef(c, "--bits %d and --scheme %s contradict each other", c.Int("bits"), scheme)
-	}
-	if scheme == "" {
-		scheme = fmt.Sprintf("W%dA16", c.Int("bits"))
-		if strings.HasSuffix(m.Schemes[0], "_ASYM") {
-			scheme += "_ASYM"
+	scheme := fmt.Sprintf("W%dA16", c.Int("bits"))
+	if o.Scheme != "" {
+		if !strings.HasPrefix(string(o.Scheme), scheme) {
+			return usagef(c, "--bits %d and --scheme %s contradict each other", c.Int("bits"), o.Scheme)
 		}
+		return nil
 	}
-	return scheme, nil
+	if strings.HasSuffix(m.Schemes[0], "_ASYM") {
+		scheme += "_ASYM"
+	}
+	o.Scheme = stages.SchemeName(scheme)
+	return nil
 }

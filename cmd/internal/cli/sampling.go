@@ -3,7 +3,8 @@ package cli
 import (
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/train/eval"
+	"github.com/tunekit/tunekit/autograd/model/engine"
+	"github.com/tunekit/tunekit/kernels"
 )
 
 func samplingFlags() []ucli.Flag {
@@ -18,13 +19,15 @@ func samplingFlags() []ucli.Flag {
 	}
 }
 
-func samplingOf(c *ucli.Context) (eval.GenerateOptions, error) {
-	o := eval.GenerateOptions{MaxNew: c.Int("max-new-tokens"), Sampling: eval.Sampling{
+// requestOf is a request without a prompt, as the sampling flags say.
+func requestOf(c *ucli.Context) (engine.Request, error) {
+	r := engine.Request{MaxNew: c.Int("max-new-tokens"), Sampling: kernels.SampleRow{
 		Temperature: c.Float64("temperature"), TopK: c.Int("top-k"), TopP: c.Float64("top-p"), MinP: c.Float64("min-p"),
 		RepetitionPenalty: c.Float64("repetition-penalty"), Seed: c.Uint64("seed"),
 	}}
-	if o.MaxNew < 1 || o.Temperature < 0 || o.TopK < 0 || o.TopP < 0 || o.TopP > 1 || o.MinP < 0 || o.MinP > 1 || o.RepetitionPenalty < 0 {
-		return o, usagef(c, "a sampling value is out of range")
+	s := &r.Sampling
+	if r.MaxNew < 1 || s.Temperature < 0 || s.TopK < 0 || s.TopP < 0 || s.TopP > 1 || s.MinP < 0 || s.MinP > 1 || s.RepetitionPenalty < 0 {
+		return r, usagef(c, "a sampling value is out of range")
 	}
-	return o, nil
+	return r, nil
 }

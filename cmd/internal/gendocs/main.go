@@ -1,6 +1,7 @@
 // Command gendocs fills the tables of the documentation from what they
 // describe: <!-- keys train --> … <!-- end --> from the keys of a recipe,
-// <!-- flags quant gptq --> … <!-- end --> from the flags of a command.
+// <!-- flags quant gptq --> … <!-- end --> from the flags of a command,
+// <!-- methods folders --> … <!-- end --> from the methods that make folders.
 package main
 
 import (
@@ -11,6 +12,7 @@ import (
 
 	"github.com/tunekit/tunekit/cmd/internal/cli"
 	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
@@ -37,7 +39,7 @@ func update(path string) error {
 	return atomic.WriteFile(path, []byte(text))
 }
 
-var region = regexp.MustCompile(`(?s)<!-- (keys|flags) ([a-z0-9._ -]+) -->\n.*?<!-- end -->`)
+var region = regexp.MustCompile(`(?s)<!-- (keys|flags|methods) ([a-z0-9._ -]+) -->\n.*?<!-- end -->`)
 
 // fill replaces what stands between the marks.
 func fill(text string) (string, error) {
@@ -53,7 +55,7 @@ func fill(text string) (string, error) {
 	return out, err
 }
 
-var tables = map[string]func(what string) (string, error){"keys": keys, "flags": flags}
+var tables = map[string]func(what string) (string, error){"keys": keys, "flags": flags, "methods": methods}
 
 func keys(section string) (string, error) {
 	list := stages.All.Keys(strings.TrimPrefix(section, "recipe"))
@@ -85,6 +87,15 @@ func flags(command string) (string, error) {
 			doc += " (may repeat)"
 		}
 		row(&b, name, f.Default, strings.TrimSpace(doc))
+	}
+	return b.String(), nil
+}
+
+func methods(string) (string, error) {
+	var b strings.Builder
+	b.WriteString("| command | what it does | schemes, the first by itself | formats, likewise |\n|---|---|---|---|\n")
+	for _, m := range quant.Methods() {
+		row(&b, "`quant "+m.Name+"`", m.Title, strings.Join(m.Schemes, ", "), strings.Join(m.Formats, ", "))
 	}
 	return b.String(), nil
 }

@@ -19,7 +19,7 @@ import (
 // quant and cmd/tune. A new architecture adds its cases here.
 var Cases = []string{
 	"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias",
-	"qwen2", "qwen2-yarn",
+	"qwen2", "qwen2-yarn", "qwen3", "mixtral",
 }
 
 // Dims are the sizes of a made-up Llama.

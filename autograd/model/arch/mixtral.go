@@ -1,0 +1,37 @@
+package arch
+
+import (
+	"cmp"
+
+	"github.com/tunekit/tunekit/formats"
+)
+
+// mixtral is Llama with experts in place of each feed-forward part. In GGUF both
+// are called llama.
+var mixtral = Arch{
+	Name: "mixtral", HF: []string{"MixtralForCausalLM"}, GGUF: "llama",
+	IsGGUF: func(m *Metadata) bool { return m.Int(0, "expert_count") > 0 },
+	Spec: func(c *Config) (Spec, error) {
+		if c.Int(0, "sliding_window") > 0 {
+			c.fail("sliding_window", "sliding attention of Mixtral is not supported")
+		}
+		s, err := decoderSpec(c, "mixtral", func(*Attention, *MLP) {})
+		s.withExperts(MoE{E: c.Int(-1, "num_local_experts"), K: c.Int(-1, "num_experts_per_tok"), Renorm: true})
+		return s, cmp.Or(err, c.err)
+	},
+	GGUFSpec: func(m *Metadata) (Spec, error) {
+		s, err := decoderGGUF(m)
+		e := m.experts()
+		s.Arch, e.Renorm = "mixtral", true
+		s.withExperts(e)
+		return s, err
+	},
+	Rules: func(s *Spec) []Rule {
+		return expertRules(s, true, expertNames{"block_sparse_moe.gate", "block_sparse_moe.experts.%d.w1", "block_sparse_moe.experts.%d.w3", "block_sparse_moe.experts.%d.w2"})
+	},
+	KV: func(s *Spec) []formats.KV { return decoderKV(s, "llama") },
+	Config: func(s *Spec) []formats.KV {
+		return append(decoderConfig(s, "MixtralForCausalLM", "mixtral"),
+			formats.KV{Key: "num_local_experts", Value: s.moe().E}, formats.KV{Key: "num_experts_per_tok", Value: s.moe().K})
+	},
+}

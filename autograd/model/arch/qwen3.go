@@ -1,0 +1,23 @@
+package arch
+
+import (
+	"github.com/tunekit/tunekit/formats"
+)
+
+// qwen3 is Qwen2 with a norm of each query and key instead of their biases.
+var qwen3 = Arch{
+	Name: "qwen3", HF: []string{"Qwen3ForCausalLM"}, GGUF: "qwen3",
+	Spec: func(c *Config) (Spec, error) {
+		if c.Bool(false, "use_sliding_window") {
+			c.fail("use_sliding_window", "sliding attention of Qwen3 is not supported")
+		}
+		bias := c.Bool(false, "attention_bias")
+		return decoderSpec(c, "qwen3", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = PerHead, bias, bias })
+	},
+	GGUFSpec: decoderGGUF,
+	Rules:    func(s *Spec) []Rule { return decoderRules(s, false) },
+	KV:       func(s *Spec) []formats.KV { return decoderKV(s, "qwen3") },
+	Config: func(s *Spec) []formats.KV {
+		return append(decoderConfig(s, "Qwen3ForCausalLM", "qwen3"), formats.KV{Key: "attention_bias", Value: s.Attention().Bias})
+	},
+}

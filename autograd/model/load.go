@@ -21,8 +21,7 @@ func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 	m := newModel(dev, src, o)
 	l := &loader{m: m, src: src, o: o}
 	l.build()
-	err := dev.Run(l.read)
-	if err != nil {
+	if err := l.read(); err != nil {
 		m.Close()
 		return nil, err
 	}
@@ -139,7 +138,7 @@ func (l *loader) norm(layer int, role arch.Role) *nn.Norm {
 func (l *loader) read() error {
 	m := l.m
 	if !l.o.Trainable {
-		err := m.settle(l.o.Stream)
+		err := m.settle()
 		for _, p := range m.params { // the system may have mapped what was copied beside what was read later
 			if m.owned[p] && (m.tensors[p].Vector || p.Type() != m.tensors[p].Type) {
 				m.src.Forget(m.tensors[p])
@@ -148,7 +147,7 @@ func (l *loader) read() error {
 		return err
 	}
 	m.stay.kept = len(m.Stages)
-	return l.readFlat()
+	return m.Dev.Run(l.readFlat)
 }
 
 // readFlat loads every weight as float32 into one buffer.

@@ -32,11 +32,9 @@ func (m *Model) Acquire(b *Block) error {
 		return nil
 	}
 	if m.stay.users[i] == 0 {
-		for _, p := range b.Params {
-			if err := m.bind(p); err != nil {
-				m.unbindAll(b)
-				return err
-			}
+		if err := m.bindAll(b); err != nil {
+			m.unbindAll(b)
+			return err
 		}
 	}
 	m.stay.users[i]++
@@ -58,10 +56,10 @@ func (m *Model) Release(b *Block) {
 // With calls f while p, a weight of the model, is in memory.
 func (m *Model) With(p *autograd.Param, f func() error) error {
 	if m.tensors[p] != nil && p.Buffer == nil {
+		defer m.unbind(p)
 		if err := m.bind(p); err != nil {
 			return err
 		}
-		defer m.unbind(p)
 	}
 	return f()
 }
@@ -81,32 +79,34 @@ func (m *Model) Evict() bool {
 }
 
 // settle brings into memory what stays there.
-func (m *Model) settle(stream bool) error {
-	for _, p := range m.params {
-		if m.tensors[p].Layer < 0 {
-			if err := m.bind(p); err != nil {
-				return err
+func (m *Model) settle() error {
+	err := m.Dev.Run(func() error {
+		for _, p := range m.params {
+			if m.tensors[p].Layer < 0 {
+				if err := m.bind(p); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	if stream {
 		return nil
+	})
+	if err != nil || m.options.Stream {
+		return err
 	}
 	info := m.Dev.Info()
 	room := int64(math.MaxInt64)
 	if info.Limit > 0 {
-		room = kernels.Total(info.Mem.Now) + (info.Limit-kernels.Total(info.Mem.Now))/2
+		now := kernels.Total(info.Mem.Now)
+		room = now + (info.Limit-now)/2
 	}
 	for _, b := range m.Stages {
-		err := m.Acquire(b)
-		if errors.Is(err, kernels.ErrOutOfMemory) {
-			return nil
-		}
-		if err != nil {
+		err := m.Dev.Run(func() error { return m.bindAll(b) })
+		over := errors.Is(err, kernels.ErrOutOfMemory)
+		if err != nil && !over {
 			return err
 		}
-		if kernels.Total(m.Dev.Info().Mem.Now) > room {
-			m.Release(b)
+		if over || kernels.Total(m.Dev.Info().Mem.Now) > room {
+			m.unbindAll(b)
 			return nil
 		}
 		m.stay.kept++
@@ -136,50 +136,49 @@ func (m *Model) bind(p *autograd.Param) error {
 	if err != nil {
 		return err
 	}
-	use, purpose := kernels.Copy, kernels.Weights
+	if want := m.heldType(p); want != r.Type {
+		defer m.src.Forget(t)
+		return m.convert(p, r, want)
+	}
 	if borrow && !t.Vector {
-		use, purpose = kernels.Borrow, kernels.Mapped
+		return m.load(p, kernels.Mapped, r.Type, r.Data, kernels.Borrow)
 	}
-	if want := m.heldType(p); want == r.Type {
-		p.Mat, err = m.Dev.Load(purpose, r.Type, r.Rows, r.Cols, r.Data, use)
-	} else {
-		err = m.convert(p, r, want)
+	defer m.src.Forget(t)
+	return m.load(p, kernels.Weights, r.Type, r.Data, kernels.Copy)
+}
+
+// load gives p memory.
+func (m *Model) load(p *autograd.Param, purpose kernels.Purpose, t dtype.Type, data []byte, use kernels.Use) error {
+	w, err := m.Dev.Load(purpose, t, p.Rows, p.Cols, data, use)
+	if err == nil {
+		p.Mat, m.owned[p] = w, true
 	}
-	if purpose == kernels.Weights || m.heldType(p) != r.Type {
-		m.src.Forget(t)
-	}
-	m.owned[p] = err == nil
 	return err
 }
 
 // convert makes p of r, held as t, by way of float32.
-func (m *Model) convert(p *autograd.Param, r block.Raw, t dtype.Type) (err error) {
+func (m *Model) convert(p *autograd.Param, r block.Raw, t dtype.Type) error {
 	if !dtype.Fits(t, r.Cols) {
 		return fail.Inputf(p.Name, "choose a type whose blocks divide the rows", "rows of %d elements cannot be held as %v", r.Cols, t)
 	}
-	if p.Mat, err = m.Dev.Load(kernels.Weights, t, r.Rows, r.Cols, nil, kernels.Copy); err != nil {
+	if err := m.load(p, kernels.Weights, t, nil, kernels.Copy); err != nil {
 		return err
 	}
 	if t == dtype.Of(dtype.F32) {
-		err = m.decode(p.Buffer, r)
-	} else {
-		var x kernels.Buffer
-		if x, err = m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), p.Len()); err == nil {
-			if err = m.decode(x, r); err == nil {
-				err = m.Dev.Quantize(p.Mat, x, nil)
-			}
-			m.Dev.Free(x)
-		}
+		return m.decode(p.Buffer, r)
 	}
-	if err == nil {
-		return nil
-	}
-	m.Dev.Free(p.Buffer)
-	p.Buffer = nil
-	if errors.Is(err, kernels.ErrOutOfMemory) {
+	x, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), p.Len())
+	if err != nil {
 		return err
 	}
-	return fail.Inputf(p.Name, "", "held as %v: %w", t, err)
+	defer m.Dev.Free(x)
+	if err := m.decode(x, r); err != nil {
+		return err
+	}
+	if err := m.Dev.Quantize(p.Mat, x, nil); err != nil {
+		return fail.Inputf(p.Name, "", "held as %v: %w", t, err)
+	}
+	return nil
 }
 
 // decode writes the values of r to x.
@@ -200,6 +199,16 @@ func (m *Model) unbind(p *autograd.Param) {
 	}
 	delete(m.owned, p)
 	p.Buffer = nil
+}
+
+// bindAll binds the weights of a block; after an error call unbindAll.
+func (m *Model) bindAll(b *Block) error {
+	for _, p := range b.Params {
+		if err := m.bind(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m *Model) unbindAll(b *Block) {

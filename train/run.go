@@ -252,7 +252,7 @@ func (r *run) fitting(ctx context.Context, s data.Step, total int64) (Metrics, e
 			return m, err
 		}
 		if r.Config.GradientCheckpointing != "auto" || r.recomputed() == n {
-			if !r.Model.Evict() {
+			if r.Config.GradientCheckpointing == "false" || !r.Model.Evict() {
 				return m, err
 			}
 			r.log("memory is short: fewer blocks stay in memory from step %d (same result, slower)", r.step+1)

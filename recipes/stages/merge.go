@@ -11,7 +11,6 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
@@ -301,7 +300,7 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 
 // compared adds the cost of measuring the KL between two models.
 func compared(p *recipes.Planner, s *recipes.StagePlan, ref, m *arch.Source, tokens int64) error {
-	dev := dry.New(dry.Options{})
+	dev := device(p)
 	a, err := dryModel(dev, ref)
 	if err != nil {
 		return err

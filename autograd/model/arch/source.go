@@ -314,6 +314,15 @@ func (s *Source) Read(t *Tensor) (m block.Raw, borrow bool, err error) {
 	return m, borrow, nil
 }
 
+// Mapped reports whether Read borrows a tensor's bytes from the mapped file.
+func (s *Source) Mapped(t *Tensor) bool {
+	if len(t.pieces) != 1 || !t.pieces[0].whole() {
+		return false
+	}
+	_, ok := s.Reader.Map(t.stored[0])
+	return ok
+}
+
 // bytes are a stored tensor's, where it is mapped if that is possible.
 func (s *Source) bytes(f *formats.Tensor) (data []byte, borrow bool, err error) {
 	if data, ok := s.Reader.Map(f); ok {

@@ -53,6 +53,9 @@ func New(o Options) *CPU {
 		par.SetThreads(o.Threads)
 	}
 	c := &CPU{limit: o.MemoryLimit, arena: newArena(), process: o.Process && o.MemoryLimit > 0}
+	if c.process {
+		c.arena.limit = int(c.limit)
+	}
 	c.limitHeap()
 	return c
 }

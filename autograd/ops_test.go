@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
-	"unsafe"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/kernels"
@@ -31,7 +30,7 @@ type gradCase struct {
 // newParam makes a trainable f32 parameter.
 func newParam(tb testing.TB, dev kernels.Backend, name string, rows, cols int, v []float64) *autograd.Param {
 	tb.Helper()
-	m, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, bytesOf(single(v)), kernels.Copy)
+	m, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, kernels.Bytes(single(v)), kernels.Copy)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -41,10 +40,6 @@ func newParam(tb testing.TB, dev kernels.Backend, name string, rows, cols int, v
 	}
 	dev.Fill(g, 0)
 	return &autograd.Param{Name: name, Mat: m, Grad: g}
-}
-
-func bytesOf(v []float32) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), 4*len(v))
 }
 
 func single(v []float64) []float32 {
@@ -58,7 +53,7 @@ func single(v []float64) []float32 {
 func download(tb testing.TB, dev kernels.Backend, b kernels.Buffer) []float32 {
 	tb.Helper()
 	v := make([]float32, b.Len())
-	if err := dev.Download(bytesOf(v), b); err != nil {
+	if err := dev.Download(kernels.Bytes(v), b); err != nil {
 		tb.Fatal(err)
 	}
 	return v

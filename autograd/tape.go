@@ -20,7 +20,6 @@ package autograd
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -199,11 +198,11 @@ func (t *Tape) Upload(v any, shape ...int) *Tensor {
 	var b []byte
 	switch v := v.(type) {
 	case []float32:
-		k, b = dtype.F32, bytesOf(v)
+		k, b = dtype.F32, kernels.Bytes(v)
 	case []int32:
-		k, b = dtype.I32, bytesOf(v)
+		k, b = dtype.I32, kernels.Bytes(v)
 	case []int64:
-		k, b = dtype.I64, bytesOf(v)
+		k, b = dtype.I64, kernels.Bytes(v)
 	default:
 		panic(fmt.Sprintf("autograd: upload: %T is not []float32, []int32 or []int64", v))
 	}
@@ -248,15 +247,7 @@ func download[T float32 | int32](t *Tape, b kernels.Buffer, n int) ([]T, error) 
 	if t.err != nil {
 		return nil, t.err
 	}
-	return v, t.Dev.Download(bytesOf(v), b)
-}
-
-// bytesOf views v as bytes.
-func bytesOf[T float32 | int32 | int64](v []T) []byte {
-	if len(v) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), len(v)*int(unsafe.Sizeof(v[0])))
+	return v, t.Dev.Download(kernels.Bytes(v), b)
 }
 
 // value returns x's data, made again where it was dropped.
@@ -458,7 +449,7 @@ func (t *Tape) scratch(n int) kernels.Buffer {
 // by itself.
 func (t *Tape) SetGrad(y *Tensor, dy []float32) {
 	if d := t.grad(y); !d.Skip() {
-		t.Dev.Upload(d.Buffer, bytesOf(dy))
+		t.Dev.Upload(d.Buffer, kernels.Bytes(dy))
 	}
 }
 

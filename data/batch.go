@@ -42,12 +42,3 @@ func (b *Batch) append(e *Example) {
 	b.Seq = append(b.Seq, int32(len(b.IDs)))
 	b.Group = append(b.Group, e.Group)
 }
-
-// NewBatch packs the samples of ex into one batch, in their order.
-func NewBatch(ex []Example) Batch {
-	b := Batch{Seq: []int32{0}}
-	for i := range ex {
-		b.append(&ex[i])
-	}
-	return b
-}

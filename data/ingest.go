@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"sync"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/par"
 )
@@ -118,7 +118,13 @@ func hashes(ctx context.Context, inputs []input, tok *tokenizer.Tokenizer) (stop
 	for i := range inputs {
 		path := inputs[i].path
 		if known[path] == nil {
-			hash := sync.OnceValues(func() (string, error) { return hashFile(ctx, path) })
+			hash := sync.OnceValues(func() (string, error) {
+				sum, err := formats.HashFile(ctx, path)
+				if err != nil {
+					return "", rows.FileError(path, err)
+				}
+				return sum, nil
+			})
 			known[path] = hash
 			work = append(work, func() { hash() })
 		}
@@ -132,29 +138,6 @@ func hashes(ctx context.Context, inputs []input, tok *tokenizer.Tokenizer) (stop
 		}
 	}()
 	return func() { cancel(); <-done }
-}
-
-func hashFile(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", rows.FileError(path, err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	buf := make([]byte, 1<<18)
-	for {
-		n, err := f.Read(buf)
-		h.Write(buf[:n])
-		if err == io.EOF {
-			return hex.EncodeToString(h.Sum(nil)), nil
-		}
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return "", rows.FileError(path, err)
-		}
-	}
 }
 
 // key hashes the options without paths, the files' contents in their order, the

@@ -107,16 +107,15 @@ func TestPaddingFreeGolden(t *testing.T) {
 	}
 	for _, want := range g.Rows {
 		m := rows.MicroBatches[want.MicroBatch]
-		var ex []Example
+		b := Batch{Seq: []int32{0}}
 		for i := range m.InputIDs {
 			s := sample{ids: m.InputIDs[i], labels: m.Labels[i]}
 			if err := s.unpad(m.AttentionMask[i]); err != nil {
 				t.Fatal(err)
 			}
 			e := (&encoding{}).tokens(s)
-			ex = append(ex, Example{IDs: e.ids, Loss: tidy(e.loss)})
+			b.append(&Example{IDs: e.ids, Loss: tidy(e.loss)})
 		}
-		b := NewBatch(ex)
 		if !slices.Equal(b.IDs, want.IDs) || !slices.Equal(b.Pos, want.Pos) || b.Supervised != want.NumItems {
 			t.Errorf("micro-batch %d: packed otherwise (%d supervised, want %d)", want.MicroBatch, b.Supervised, want.NumItems)
 		}

@@ -3,8 +3,10 @@ package formats
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -12,7 +14,7 @@ import (
 
 // Adapter is a PEFT adapter folder: adapter_config.json and its tensors.
 type Adapter struct {
-	Config  []byte        // adapter_config.json, checked by CheckJSON
+	Config  []byte        // adapter_config.json, checked as all JSON of files is
 	Tensors []NamedTensor // of adapter_model.safetensors
 }
 
@@ -44,7 +46,7 @@ func ReadAdapter(dir string) (*Adapter, error) {
 
 // WriteAdapter writes a PEFT folder atomically, with further files (README.md).
 func WriteAdapter(dir string, a *Adapter, files map[string][]byte) error {
-	if err := CheckJSON(adapterConfig, a.Config); err != nil {
+	if err := checkJSON(adapterConfig, a.Config); err != nil {
 		return err
 	}
 	d, err := atomic.Dir(dir)
@@ -58,7 +60,7 @@ func WriteAdapter(dir string, a *Adapter, files map[string][]byte) error {
 	if err := d.WriteFile(adapterConfig, a.Config); err != nil {
 		return err
 	}
-	for _, name := range sortedKeys(files) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if !plainName(name) || name == adapterConfig || name == adapterWeights {
 			return fail.Inputf(dir, "", "file name %s cannot be used in the folder", quote(name))
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -149,7 +150,7 @@ func (a *artifact) sharded(index string) ([]array, error) {
 		all = append(all, arrays...)
 	}
 	if len(seen) != len(of) {
-		for _, name := range sortedKeys(of) {
+		for _, name := range slices.Sorted(maps.Keys(of)) {
 			if _, ok := seen[name]; !ok {
 				return nil, corrupt(path, "weight_map puts tensor %s in %s, which has none of this name", quote(name), of[name])
 			}
@@ -159,15 +160,6 @@ func (a *artifact) sharded(index string) ([]array, error) {
 		a.warnings = append(a.warnings, fmt.Sprintf("%s: metadata.total_size is %d, the tensors take %d bytes", index, total, bytes))
 	}
 	return all, nil
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // missing reports the files of an index that are not there.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 
@@ -36,7 +37,7 @@ func createFolder(d atomic.Disk, dir string, o FolderOptions) (Writer, error) {
 	if err := w.shards(&plan, o, small); err != nil {
 		return nil, err
 	}
-	for _, name := range sortedKeys(small) {
+	for _, name := range slices.Sorted(maps.Keys(small)) {
 		w.head = append(w.head, headBytes{len(plan.Files), small[name]})
 		plan.Files = append(plan.Files, atomic.PlanFile{Name: name, Size: int64(len(small[name]))})
 	}

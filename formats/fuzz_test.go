@@ -112,7 +112,7 @@ func FuzzAdapterConfig(f *testing.F) {
 	f.Add([]byte(`{"rank_pattern":{"^model\\.layers\\.[0-3]":4}} `))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		o, err := parseObject("adapter_config.json", b)
-		if check := CheckJSON("adapter_config.json", b); (check == nil) != (err == nil) && !(check == nil && strings.Contains(err.Error(), "expected a JSON object")) {
+		if check := checkJSON("adapter_config.json", b); (check == nil) != (err == nil) && !(check == nil && strings.Contains(err.Error(), "expected a JSON object")) {
 			t.Fatalf("CheckJSON: %v, parse: %v", check, err)
 		}
 		if err != nil {

@@ -82,11 +82,11 @@ func marshal(v any) ([]byte, error) {
 	return []byte(strings.TrimSuffix(sb.String(), "\n")), nil
 }
 
-// CheckJSON reports what makes JSON from an untrusted file unsafe to decode:
+// checkJSON reports what makes JSON from an untrusted file unsafe to decode:
 // bad syntax, a key that occurs twice in one object, text that is no UTF-8,
 // nesting deeper than 64, anything behind the value. where names the file. A
 // leading byte order mark is accepted.
-func CheckJSON(where string, data []byte) error {
+func checkJSON(where string, data []byte) error {
 	p := newJSON(where, string(data))
 	if err := p.skip(); err != nil {
 		return err
@@ -94,7 +94,7 @@ func CheckJSON(where string, data []byte) error {
 	return p.end()
 }
 
-// parseJSON decodes a whole file strictly, see CheckJSON.
+// parseJSON decodes a whole file strictly, see checkJSON.
 func parseJSON(where string, data []byte) (any, error) {
 	p := newJSON(where, string(data))
 	v, err := p.value()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -120,7 +121,7 @@ func stLayout(slots []slot, meta map[string]string) ([]byte, int64, error) {
 	o := object{}
 	if len(meta) > 0 {
 		m := object{}
-		for _, k := range sortedKeys(meta) {
+		for _, k := range slices.Sorted(maps.Keys(meta)) {
 			m = append(m, member{k, meta[k]})
 		}
 		o = append(o, member{"__metadata__", m})

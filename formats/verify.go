@@ -3,9 +3,11 @@ package formats
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
@@ -229,7 +231,7 @@ func (v *verifier) vocabulary(k keys) {
 			v.add("tokenizer.ggml.merges is %T, expected an array of strings", s)
 		}
 	}
-	for _, name := range sortedKeys(k) {
+	for _, name := range slices.Sorted(maps.Keys(k)) {
 		if id, ok := asUint(k[name]); ok && strings.HasPrefix(name, "tokenizer.ggml.") && strings.HasSuffix(name, "_token_id") && id >= uint64(n) && id != math.MaxUint32 {
 			v.add("%s is %d, the vocabulary has %d tokens", name, id, n)
 		}
@@ -247,7 +249,7 @@ func length(v any) int {
 func (v *verifier) folder(a *artifact) {
 	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", adapterConfig} {
 		if b, ok := a.File(name); ok {
-			if err := CheckJSON(filepath.Join(a.dir, name), b); err != nil {
+			if err := checkJSON(filepath.Join(a.dir, name), b); err != nil {
 				v.add("%v", err)
 			}
 		}

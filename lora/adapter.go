@@ -55,18 +55,18 @@ type Param struct {
 }
 
 // modules lists what can be adapted or saved in m.
-func modules(m *model.Model) (mods []Module, slots []nn.Slot) {
-	for s := range m.Slots() {
-		mod := Module{Path: s.Path, Param: s.Param, index: len(slots)}
+func modules(m *model.Model) (mods []Module, ports []nn.Port) {
+	for s := range m.Ports() {
+		mod := Module{Path: s.Path, Param: s.Param, index: len(ports)}
 		if s.Embed != nil {
 			mod.Kind = EmbeddingModule
 		} else {
 			mod.Bias = s.Linear.Bias != nil
 			mod.Head = s.Head
 		}
-		mods, slots = append(mods, mod), append(slots, s)
+		mods, ports = append(mods, mod), append(ports, s)
 	}
-	return mods, slots
+	return mods, ports
 }
 
 // Apply attaches new adapters to the layers of m that c chooses. Their values
@@ -87,7 +87,7 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 // build attaches an adapter to every layer that c or also chooses, with values
 // from fill.
 func build(m *model.Model, c Config, also func(Module) bool, fill func(*Layer) (a, b []float32, err error)) (*Adapter, error) {
-	mods, slots := modules(m)
+	mods, ports := modules(m)
 	chosen, err := Match(c, mods)
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func build(m *model.Model, c Config, also func(Module) bool, fill func(*Layer) (
 	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m}
 	stored := storedPaths(chosen)
 	for i, mod := range chosen {
-		err := ad.attach(slots[mod.index], stored[i], uint32(i+1), fill)
+		err := ad.attach(ports[mod.index], stored[i], uint32(i+1), fill)
 		if err == nil && c.UseDoRA {
 			err = ad.addDoRA(&ad.Layers[i])
 		}
@@ -110,19 +110,19 @@ func build(m *model.Model, c Config, also func(Module) bool, fill func(*Layer) (
 			return nil, err
 		}
 	}
-	if err := ad.takeBiases(slots, chosen); err != nil {
+	if err := ad.takeBiases(ports, chosen); err != nil {
 		ad.Close()
 		return nil, err
 	}
-	if err := ad.takeModules(slots); err != nil {
+	if err := ad.takeModules(ports); err != nil {
 		ad.Close()
 		return nil, err
 	}
 	return ad, nil
 }
 
-// attach makes the adapter of one slot, which PEFT keeps under the path stored.
-func (ad *Adapter) attach(s nn.Slot, stored string, site uint32, fill func(*Layer) (a, b []float32, err error)) error {
+// attach makes the adapter of one port, which PEFT keeps under the path stored.
+func (ad *Adapter) attach(s nn.Port, stored string, site uint32, fill func(*Layer) (a, b []float32, err error)) error {
 	if s.Linear == nil {
 		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole table", "an adapter on the embedding %s is not supported", s.Path)
 	}
@@ -162,16 +162,16 @@ func newParam(dev kernels.Backend, name string, rows, cols int, v []float32) (*a
 	if err != nil {
 		return nil, err
 	}
-	err = dev.Run(func() error { dev.Upload(buf, f32bytes(v)); return nil })
+	err = dev.Run(func() error { dev.Upload(buf, kernels.Bytes(v)); return nil })
 	return &autograd.Param{Name: prefix + name, Mat: kernels.Mat{Buffer: buf, Rows: rows, Cols: cols, Of: rows}}, err
 }
 
 // takeBiases lists the biases that bias: lora_only or all trains.
-func (ad *Adapter) takeBiases(slots []nn.Slot, chosen []Module) error {
+func (ad *Adapter) takeBiases(ports []nn.Port, chosen []Module) error {
 	if ad.Config.Bias == "none" {
 		return nil
 	}
-	for i, s := range slots {
+	for i, s := range ports {
 		if s.Linear == nil || s.Linear.Bias == nil {
 			continue
 		}
@@ -194,15 +194,15 @@ func (ad *Adapter) takeBiases(slots []nn.Slot, chosen []Module) error {
 }
 
 // takeModules replaces the modules of modules_to_save by trainable copies.
-func (ad *Adapter) takeModules(slots []nn.Slot) error {
+func (ad *Adapter) takeModules(ports []nn.Port) error {
 	for _, name := range ad.Config.ModulesToSave {
 		found := false
-		for _, s := range slots {
+		for _, s := range ports {
 			if s.Param != "" || s.Path != name && !strings.HasSuffix(s.Path, "."+name) {
 				continue
 			}
 			found = true
-			if err := ad.takeModule(s, slots); err != nil {
+			if err := ad.takeModule(s, ports); err != nil {
 				return err
 			}
 		}
@@ -213,17 +213,17 @@ func (ad *Adapter) takeModules(slots []nn.Slot) error {
 	return nil
 }
 
-func (ad *Adapter) takeModule(s nn.Slot, slots []nn.Slot) error {
+func (ad *Adapter) takeModule(s nn.Port, ports []nn.Port) error {
 	if slices.ContainsFunc(ad.Layers, func(l Layer) bool { return l.Path == s.Path }) {
 		return fail.Usagef("lora.modules_to_save", "name it in exclude_modules", "%s is in modules_to_save and has an adapter", s.Path)
 	}
 	if s.Embed != nil {
-		if tied(s.Embed.W, slots) {
+		if tied(s.Embed.W, ports) {
 			return fail.Usagef("lora.modules_to_save", "train with adapter: none, or without "+s.Path, "%s is also the head (tied); training a copy of it would untie them", s.Path)
 		}
 		return ad.take(s.Path+".weight", s.Embed.W, func(p *autograd.Param) { s.Embed.W = p })
 	}
-	if s.Head && tied(s.Linear.W, slots) {
+	if s.Head && tied(s.Linear.W, ports) {
 		return fail.Usagef("lora.modules_to_save", "train with adapter: none, or without "+s.Path, "%s is also the embedding (tied); training a copy of it would untie them", s.Path)
 	}
 	err := ad.take(s.Path+".weight", s.Linear.W, func(p *autograd.Param) { s.Linear.W = p })
@@ -233,10 +233,10 @@ func (ad *Adapter) takeModule(s nn.Slot, slots []nn.Slot) error {
 	return ad.take(s.Path+".bias", s.Linear.Bias, func(p *autograd.Param) { s.Linear.Bias = p })
 }
 
-// tied reports whether two slots share the parameter w.
-func tied(w *autograd.Param, slots []nn.Slot) bool {
+// tied reports whether two ports share the parameter w.
+func tied(w *autograd.Param, ports []nn.Port) bool {
 	n := 0
-	for _, s := range slots {
+	for _, s := range ports {
 		if s.Embed != nil && s.Embed.W == w || s.Linear != nil && s.Linear.W == w {
 			n++
 		}

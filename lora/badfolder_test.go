@@ -8,9 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -78,7 +80,7 @@ func TestBadFolders(t *testing.T) {
 		f, err := ReadFolder(folder)
 		if err == nil {
 			out := filepath.Join(t.TempDir(), "m")
-			_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out}})
+			_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out}})
 			if _, serr := os.Stat(out); serr == nil {
 				t.Errorf("%s: something was written", c.name)
 			}
@@ -107,7 +109,7 @@ func TestOtherBase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: filepath.Join(t.TempDir(), "m")}})
+	_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: filepath.Join(t.TempDir(), "m")}})
 	if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), "made for another base") {
 		t.Errorf("Merge: %v", err)
 	}
@@ -124,7 +126,7 @@ func TestF16Overflow(t *testing.T) {
 				for j := range v {
 					v[j] = 300
 				}
-				a.Tensors[i].Data = f32bytes(v)
+				a.Tensors[i].Data = kernels.Bytes(v)
 			}
 		}
 	})
@@ -134,7 +136,7 @@ func TestF16Overflow(t *testing.T) {
 	}
 	out := filepath.Join(t.TempDir(), "m")
 	f16 := dtype.Of(dtype.F16)
-	_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out, Type: &f16}})
+	_, err = Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out, Type: &f16}})
 	if fail.Code(err) != int(fail.Limit) || !strings.Contains(err.Error(), "model.layers.1.mlp.up_proj.weight") || !strings.Contains(err.Error(), "65504") {
 		t.Errorf("error %v", err)
 	}

@@ -141,8 +141,8 @@ func (t Targets) String() string {
 	return strings.Join(t.Names, ", ")
 }
 
-// ParseTargets reads PEFT's string form: all-linear or a regular expression.
-func ParseTargets(s string) Targets {
+// parseTargets reads PEFT's string form: all-linear or a regular expression.
+func parseTargets(s string) Targets {
 	if strings.EqualFold(s, "all-linear") {
 		return Targets{All: true}
 	}
@@ -158,7 +158,7 @@ func (t *Targets) UnmarshalYAML(n *yaml.Node) error {
 	if err := n.Decode(&s); err != nil {
 		return err
 	}
-	*t = ParseTargets(s)
+	*t = parseTargets(s)
 	return nil
 }
 

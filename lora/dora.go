@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -60,7 +61,7 @@ func (ad *Adapter) addDoRA(l *Layer) error {
 // norms returns ‖W + s·B·A‖ of every row, decoding some rows at a time.
 func (ad *Adapter) norms(l *Layer) ([]float32, error) {
 	in, out := l.Linear.In(), l.Linear.Out()
-	step := min(chunkRows(in), out)
+	step := min(arch.ChunkRows(in), out)
 	stats := make([]float32, out)
 	err := ad.dev.Run(func() error {
 		v, err := ad.dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), step*in)
@@ -80,7 +81,7 @@ func (ad *Adapter) norms(l *Layer) ([]float32, error) {
 				ad.dev.Gemm(kernels.Into(v), &kernels.GemmArgs{A: ad.dev.Slice(l.LoRA.B.Buffer, r*l.R, n*l.R), B: l.LoRA.A.Buffer, M: n, N: in, K: l.R, Alpha: l.LoRA.Scale})
 				ad.dev.RowStats(kernels.To(ad.dev.Slice(s, r, n)), &kernels.RowStatsArgs{Stat: kernels.SumSq, Rows: n, Cols: in, X: v})
 			}
-			return ad.dev.Download(f32bytes(stats), s)
+			return ad.dev.Download(kernels.Bytes(stats), s)
 		})
 	})
 	for i, s := range stats { // by way of 1/√(mean of squares) in float32, as RMSNorm keeps it
@@ -111,7 +112,7 @@ func (ad *Adapter) refresh(l *Layer) error {
 		return err
 	}
 	m := make([]float32, len(norms))
-	err = ad.dev.Run(func() error { return ad.dev.Download(f32bytes(m), d.m.Buffer) })
+	err = ad.dev.Run(func() error { return ad.dev.Download(kernels.Bytes(m), d.m.Buffer) })
 	if err != nil {
 		return err
 	}
@@ -125,8 +126,8 @@ func (ad *Adapter) refresh(l *Layer) error {
 	}
 	d.scale.Grad = d.m.Grad
 	return ad.dev.Run(func() error {
-		ad.dev.Upload(d.inv, f32bytes(norms))
-		ad.dev.Upload(d.scale.Buffer, f32bytes(m))
+		ad.dev.Upload(d.inv, kernels.Bytes(norms))
+		ad.dev.Upload(d.scale.Buffer, kernels.Bytes(m))
 		return nil
 	})
 }
@@ -168,7 +169,7 @@ func (ad *Adapter) fillMagnitudes(f *Folder) error {
 		if slices.ContainsFunc(v, func(x float32) bool { return x-x != 0 }) {
 			return fail.Inputf(f.Dir, "", "tensor %s%s.lora_magnitude_vector holds a value that is not finite", prefix, l.Path)
 		}
-		if err := ad.dev.Run(func() error { ad.dev.Upload(l.dora.m.Buffer, f32bytes(v)); return nil }); err != nil {
+		if err := ad.dev.Run(func() error { ad.dev.Upload(l.dora.m.Buffer, kernels.Bytes(v)); return nil }); err != nil {
 			return err
 		}
 		if err := ad.refresh(l); err != nil {

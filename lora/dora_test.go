@@ -51,15 +51,15 @@ func TestMagnitudes(t *testing.T) {
 	l.Linear.Bias, err = newParam(dev, "bias", 1, out, bias)
 	must(t, err)
 	dev.Fill(grad, 0)
-	dev.Upload(l.LoRA.A.Buffer, f32bytes(a))
-	dev.Upload(l.LoRA.B.Buffer, f32bytes(b))
-	dev.Upload(l.dora.m.Buffer, f32bytes(mag))
+	dev.Upload(l.LoRA.A.Buffer, kernels.Bytes(a))
+	dev.Upload(l.LoRA.B.Buffer, kernels.Bytes(b))
+	dev.Upload(l.dora.m.Buffer, kernels.Bytes(mag))
 	must(t, ad.Refresh())
 	w := make([]float32, out*in)
 	wb, err := dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), out*in)
 	must(t, err)
 	dev.Dequantize(wb, l.Linear.W.Mat)
-	must(t, dev.Download(f32bytes(w), wb))
+	must(t, dev.Download(kernels.Bytes(w), wb))
 
 	tape := &autograd.Tape{Dev: dev, Record: true}
 	defer tape.Free()
@@ -70,7 +70,7 @@ func TestMagnitudes(t *testing.T) {
 	must(t, tape.Backward())
 	must(t, ad.FinishGradients())
 	dm := make([]float32, out)
-	must(t, dev.Download(f32bytes(dm), grad))
+	must(t, dev.Download(kernels.Bytes(dm), grad))
 
 	for o := range out {
 		v, sq := make([]float64, in), 0.0

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 )
 
@@ -206,13 +207,13 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 	err = ad.dev.Run(func() error {
 		for _, p := range ad.Params() {
 			v := make([]float32, p.Len())
-			if err := ad.dev.Download(f32bytes(v), p.Buffer); err != nil {
+			if err := ad.dev.Download(kernels.Bytes(v), p.Buffer); err != nil {
 				return err
 			}
 			if p.experts > 0 {
 				v = toPEFT(v, p.Cols, p.experts)
 			}
-			t := formats.NamedTensor{Name: p.Name, DType: "F32", Data: f32bytes(v)}
+			t := formats.NamedTensor{Name: p.Name, DType: "F32", Data: kernels.Bytes(v)}
 			for _, d := range p.Shape {
 				t.Shape = append(t.Shape, int64(d))
 			}

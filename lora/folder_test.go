@@ -21,6 +21,7 @@ import (
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/train/eval"
 )
 
 // loadModel opens a base of the reference runs.
@@ -149,7 +150,7 @@ func TestGoldenFolders(t *testing.T) {
 				t.Fatal(err)
 			}
 			f32 := dtype.Of(dtype.F32)
-			report, err := Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out, Type: &f32}})
+			report, err := Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out, Type: &f32}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -174,8 +175,7 @@ func checkKL(t *testing.T, m, merged *model.Model, adapter string, rows [][]int3
 	for _, r := range rows {
 		ex = append(ex, data.Example{IDs: r})
 	}
-	batch := []data.Batch{data.NewBatch(ex)}
-	base, err := Compare(context.Background(), m, merged, batch)
+	base, err := eval.Diverge(context.Background(), merged, m, eval.Whole(ex))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func checkKL(t *testing.T, m, merged *model.Model, adapter string, rows [][]int3
 		t.Fatal(err)
 	}
 	defer ad.Close()
-	d, err := Compare(context.Background(), m, merged, batch)
+	d, err := eval.Diverge(context.Background(), merged, m, eval.Whole(ex))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,10 +192,10 @@ func checkKL(t *testing.T, m, merged *model.Model, adapter string, rows [][]int3
 	if !(d.KL >= 0 && d.KL < 1e-7) || base.KL < 1e-3 || d.Top1 < 0.999 {
 		t.Errorf("KL to merged: with adapter %g, without %g; top-1 %g", d.KL, base.KL, d.Top1)
 	}
-	if err := d.CheckKL("merge", 1e-3); err != nil {
+	if err := d.CheckMerge("merge", 1e-3); err != nil {
 		t.Error(err)
 	}
-	if err := base.CheckKL("merge", 1e-6); fail.Code(err) != int(fail.Gate) {
+	if err := base.CheckMerge("merge", 1e-6); fail.Code(err) != int(fail.Gate) {
 		t.Errorf("gate: %v", err)
 	}
 }
@@ -282,7 +282,7 @@ func TestMergedWeights(t *testing.T) {
 	}
 	want := arrays(t, filepath.Join(dir, "lora", "merged.safetensors"))
 	out := filepath.Join(t.TempDir(), "m")
-	if _, err := Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out, MaxShard: 100_000}}); err != nil {
+	if _, err := Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out, MaxShard: 100_000}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(out, "model.safetensors.index.json")); err != nil {
@@ -327,7 +327,7 @@ func TestMergeTypes(t *testing.T) {
 		for _, name := range []string{"folder", "file.gguf"} {
 			out := filepath.Join(t.TempDir(), name)
 			tp := dtype.Of(k)
-			o := MergeOptions{Output: Output{Path: out, Type: &tp, Name: "test"}, TrainedAs: &dtype.NF4Double}
+			o := MergeOptions{Dense: arch.Dense{Path: out, Type: &tp, Name: "test"}, TrainedAs: &dtype.NF4Double}
 			r, err := Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, o)
 			if err != nil {
 				t.Fatal(k, name, err)
@@ -368,7 +368,7 @@ func TestMergeTrained(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "m")
-	if _, err := Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: out}, TrainedAs: &dtype.NF4Double, Trained: true}); err != nil {
+	if _, err := Merge(context.Background(), m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out}, TrainedAs: &dtype.NF4Double, Trained: true}); err != nil {
 		t.Fatal(err)
 	}
 	_, mm := loadModel(t, out)
@@ -392,7 +392,7 @@ func TestTwoAdapters(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := func(as ...Weighted) *MergeReport {
-		r, err := Merge(context.Background(), m.Dev, src, as, MergeOptions{Output: Output{Path: filepath.Join(t.TempDir(), "m")}})
+		r, err := Merge(context.Background(), m.Dev, src, as, MergeOptions{Dense: arch.Dense{Path: filepath.Join(t.TempDir(), "m")}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 )
@@ -21,7 +22,7 @@ func TestMergeInterrupted(t *testing.T) {
 	}
 	whole := filepath.Join(t.TempDir(), "whole")
 	merge := func(ctx context.Context, path string, progress func(done, total int64)) error {
-		_, err := Merge(ctx, m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Output: Output{Path: path, Progress: progress}})
+		_, err := Merge(ctx, m.Dev, src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: path, Progress: progress}})
 		return err
 	}
 	if err := merge(context.Background(), whole, nil); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 )
 
 // Load attaches the adapter of a PEFT folder to m. Every tensor of the folder
@@ -89,7 +90,7 @@ func (ad *Adapter) fillWhole(f *Folder) error {
 		if err != nil {
 			return err
 		}
-		if err := ad.dev.Run(func() error { ad.dev.Upload(w.param.Buffer, f32bytes(v)); return nil }); err != nil {
+		if err := ad.dev.Run(func() error { ad.dev.Upload(w.param.Buffer, kernels.Bytes(v)); return nil }); err != nil {
 			return err
 		}
 	}

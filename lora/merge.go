@@ -25,7 +25,7 @@ type Weighted struct {
 
 // MergeOptions say what is merged into what.
 type MergeOptions struct {
-	Output
+	arch.Dense
 	// TrainedAs is how linear weights were held in training (dtype.NF4Double),
 	// nil: as in the file. Trained merges into those weights instead of the
 	// original ones; either way the report compares the two.
@@ -63,12 +63,12 @@ func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters 
 			return nil, err
 		}
 	}
-	if err := write(ctx, src, &o.Output, m); err != nil {
+	if err := o.Write(ctx, src, m); err != nil {
 		return nil, err
 	}
 	r := &MergeReport{Whole: slices.Sorted(maps.Keys(m.whole))}
 	for _, p := range o.Plan(src) {
-		r.Bytes += size(p)
+		r.Bytes += p.Bytes()
 		if l, ok := m.norms[p.Name]; ok {
 			l.Delta, l.Weight, l.Rounding, l.Quant = math.Sqrt(l.Delta), math.Sqrt(l.Weight), math.Sqrt(l.Rounding), math.Sqrt(l.Quant)
 			r.Layers = append(r.Layers, *l)
@@ -195,12 +195,13 @@ func (m *merger) takeWhole(w Weighted, stored string) error {
 	return err
 }
 
-func (m *merger) touches(t *arch.Tensor) bool {
+// Touches reports whether an adapter changes the tensor.
+func (m *merger) Touches(t *arch.Tensor) bool {
 	return m.layers[t.Name] != nil || m.whole[t.Name] != nil
 }
 
-// apply adds the deltas to the rows w, or puts the whole values in their place.
-func (m *merger) apply(t *arch.Tensor, row0 int, w []float32) error {
+// Apply adds the deltas to the rows w, or puts the whole values in their place.
+func (m *merger) Apply(t *arch.Tensor, row0 int, w []float32) error {
 	if v, ok := m.whole[t.Name]; ok {
 		copy(w, v[row0*t.Cols:])
 	} else if m.o.TrainedAs != nil {
@@ -223,7 +224,7 @@ func (m *merger) apply(t *arch.Tensor, row0 int, w []float32) error {
 	for i := range w {
 		w[i] += delta[i]
 	}
-	stored, _ := m.o.store(t)
+	stored, _ := m.o.TypeOf(t)
 	l.Rounding += lost(stored, w)
 	return nil
 }
@@ -270,7 +271,7 @@ func (m *merger) delta(name string, row0, cols int, delta []float32) error {
 				at += n
 			}
 		}
-		return m.dev.Download(f32bytes(delta), sum)
+		return m.dev.Download(kernels.Bytes(delta), sum)
 	})
 }
 
@@ -293,7 +294,7 @@ func (m *merger) product(dst kernels.Dst, fa, fb []float32, f factor, cols int) 
 func (m *merger) upload(v []float32) (kernels.Buffer, error) {
 	b, err := m.dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), len(v))
 	if err == nil {
-		m.dev.Upload(b, f32bytes(v))
+		m.dev.Upload(b, kernels.Bytes(v))
 	}
 	return b, err
 }
@@ -373,12 +374,12 @@ func sums(n int, f func(i int) float64) float64 {
 }
 
 // SaveModel writes a fully trained model: src's tensors with m's values.
-func SaveModel(ctx context.Context, m *model.Model, src *arch.Source, o Output) error {
+func SaveModel(ctx context.Context, m *model.Model, src *arch.Source, o arch.Dense) error {
 	e := &trained{m: m, params: map[string]kernels.Buffer{}}
 	for _, p := range m.Params() {
 		e.params[p.Name] = p.Buffer
 	}
-	return write(ctx, src, &o, e)
+	return o.Write(ctx, src, e)
 }
 
 // trained is the edit that puts a trained model's values in place.
@@ -387,10 +388,12 @@ type trained struct {
 	params map[string]kernels.Buffer
 }
 
-func (e *trained) touches(t *arch.Tensor) bool { return e.params[t.Name] != nil }
+// Touches reports whether the model trains the tensor.
+func (e *trained) Touches(t *arch.Tensor) bool { return e.params[t.Name] != nil }
 
-func (e *trained) apply(t *arch.Tensor, row0 int, w []float32) error {
+// Apply takes the rows from the device.
+func (e *trained) Apply(t *arch.Tensor, row0 int, w []float32) error {
 	return e.m.Dev.Run(func() error {
-		return e.m.Dev.Download(f32bytes(w), e.m.Dev.Slice(e.params[t.Name], row0*t.Cols, len(w)))
+		return e.m.Dev.Download(kernels.Bytes(w), e.m.Dev.Slice(e.params[t.Name], row0*t.Cols, len(w)))
 	})
 }

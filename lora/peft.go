@@ -179,7 +179,7 @@ func (t *jsonTargets) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] == '"' {
 		var s string
 		err := json.Unmarshal(b, &s)
-		*t = jsonTargets(ParseTargets(s))
+		*t = jsonTargets(parseTargets(s))
 		return err
 	}
 	return json.Unmarshal(b, &t.Names)

@@ -172,12 +172,12 @@ func clipGroup(l *layer, gram kernels.Buffer, g int, tops, clip []float32) error
 		for r := range keep {
 			keep[r] = tops[r*groups+g] * (1 - float32(step)/clipGrid)
 		}
-		dev.Upload(limit, f32Bytes(keep))
+		dev.Upload(limit, kernels.Bytes(keep))
 		dev.FakeQuant(kernels.To(d), &kernels.FakeQuantArgs{Type: typ, Rows: rows, Cols: size, X: own, Clip: limit})
 		subtract(dev, d, own, rows*size)
 		dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: d, B: gg, M: rows, N: size, K: size, Alpha: 1})
 		dev.RowStats(kernels.To(e), &kernels.RowStatsArgs{Stat: kernels.SumXY, Rows: rows, Cols: size, X: y, Y: d})
-		if err := dev.Download(bytesOf(off), e); err != nil {
+		if err := dev.Download(kernels.Bytes(off), e); err != nil {
 			return err
 		}
 		for r, v := range off {

@@ -26,10 +26,6 @@ type ImatrixOptions struct {
 	Progress func(done, total int64) // tokens
 }
 
-// passTokens is how many tokens are packed into one pass over a model. It is a
-// constant: sums must not depend on the machine.
-const passTokens = 2048
-
 // CollectImatrix runs the model as it is over calibration text and sums the
 // squares of the input columns of every linear map of its blocks, under GGUF
 // names. Like llama-imatrix (without --process-output) it leaves the head out.
@@ -114,19 +110,9 @@ func chunks(calibration [][]int32, o ImatrixOptions) ([][]int32, error) {
 	return out, nil
 }
 
-// passes packs sequences, in order, into passes of at most passTokens; a longer
-// one has a pass of its own.
+// passes are sequences, in order, packed for passes over a model.
 func passes(seqs [][]int32) [][][]int32 {
-	var out [][][]int32
-	n := 0
-	for _, s := range seqs {
-		if len(out) == 0 || n+len(s) > passTokens {
-			out, n = append(out, nil), 0
-		}
-		out[len(out)-1] = append(out[len(out)-1], s)
-		n += len(s)
-	}
-	return out
+	return model.Passes(seqs, func(s []int32) int { return len(s) })
 }
 
 // columnSums are Σx² of the input columns of layers that share an input.

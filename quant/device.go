@@ -1,8 +1,6 @@
 package quant
 
 import (
-	"unsafe"
-
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -33,7 +31,7 @@ func (s *scratch) alloc(k dtype.Kind, n int) kernels.Buffer {
 func (s *scratch) up(v []float32) kernels.Buffer {
 	b := s.alloc(dtype.F32, len(v))
 	if s.err == nil && len(v) > 0 {
-		s.dev.Upload(b, f32Bytes(v))
+		s.dev.Upload(b, kernels.Bytes(v))
 	}
 	return b
 }
@@ -46,7 +44,7 @@ func (s *scratch) ints(v []int) kernels.Buffer {
 	}
 	b := s.alloc(dtype.I32, len(v))
 	if s.err == nil && len(v) > 0 {
-		s.dev.Upload(b, bytesOf(w))
+		s.dev.Upload(b, kernels.Bytes(w))
 	}
 	return b
 }
@@ -101,7 +99,7 @@ func down(dev kernels.Backend, v []float32, b kernels.Buffer) error {
 	if len(v) == 0 {
 		return nil
 	}
-	return dev.Download(f32Bytes(v), b)
+	return dev.Download(kernels.Bytes(v), b)
 }
 
 // matrix views a buffer [rows, cols] as a matrix.
@@ -123,16 +121,6 @@ func subtract(dev kernels.Backend, a, b kernels.Buffer, n int) {
 // stride elements, to dst [rows, cols].
 func columns(dev kernels.Backend, dst, x kernels.Buffer, at, stride, rows, cols int) {
 	dev.Copy2D(kernels.To(dst), &kernels.Copy2DArgs{Rows: rows, Cols: cols, X: x, XOff: at, XStride: stride, YStride: cols})
-}
-
-// f32Bytes views v as bytes.
-func f32Bytes(v []float32) []byte { return bytesOf(v) }
-
-func bytesOf[T float32 | float64 | int32](v []T) []byte {
-	if len(v) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), len(v)*int(unsafe.Sizeof(v[0])))
 }
 
 // sumPiece is the number of elements of one partial sum. It is a constant: sums
@@ -158,7 +146,7 @@ func (s *scratch) sum(stat kernels.Stat, x, y kernels.Buffer, n int) (float64, e
 	if len(parts) == 0 {
 		return 0, nil
 	}
-	if err := s.dev.Download(bytesOf(parts), s.dev.Slice(out, 0, len(parts))); err != nil {
+	if err := s.dev.Download(kernels.Bytes(parts), s.dev.Slice(out, 0, len(parts))); err != nil {
 		return 0, err
 	}
 	sum := 0.0

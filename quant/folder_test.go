@@ -368,7 +368,7 @@ func TestWalkUsesWhatItWrites(t *testing.T) {
 			tape := &autograd.Tape{Dev: dev, BF16: dev.Info().FastBF16}
 			state := m.States(tape, model.Pack(seqs...))[small.layers-1 : small.layers]
 			if s.plan.method.inOrder { // stopped before the last linear map of the block
-				for _, step := range m.Stages[small.layers-1].Steps()[:3] {
+				for _, step := range m.Blocks[small.layers-1].Steps()[:3] {
 					state = step.Forward(tape, step.In(tape, state), m.Prepare(tape, model.Pack(seqs...)))
 				}
 			}

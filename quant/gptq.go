@@ -203,8 +203,8 @@ func (g *gptqRun) find(group int, x kernels.Buffer) error {
 			return err
 		}
 	}
-	g.s.dev.Upload(g.s.dev.Slice(g.grid[0], group*g.rows, g.rows), f32Bytes(scales))
-	g.s.dev.Upload(g.s.dev.Slice(g.grid[1], group*g.rows, g.rows), f32Bytes(zeros))
+	g.s.dev.Upload(g.s.dev.Slice(g.grid[0], group*g.rows, g.rows), kernels.Bytes(scales))
+	g.s.dev.Upload(g.s.dev.Slice(g.grid[1], group*g.rows, g.rows), kernels.Bytes(zeros))
 	return nil
 }
 
@@ -307,7 +307,7 @@ func (g *gptqRun) block(k *gptqKernel, at, b int) error {
 		Scale: part(k.scale, b*rows), Zero: part(k.zero, b*rows), MaxCode: 1<<g.typ.Bits() - 1,
 	}
 	own := part(k.group, b)
-	dev.Upload(own, bytesOf(groups))
+	dev.Upload(own, kernels.Bytes(groups))
 	for i, dst := range []kernels.Buffer{a.Scale, a.Zero} {
 		dev.Gather(kernels.To(dst), &kernels.GatherArgs{N: b, Table: matrix(g.grid[i], g.groups, rows), Idx: own})
 	}

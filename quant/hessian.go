@@ -170,7 +170,7 @@ func factor(h *hessian, order string, group int, damp float64) (*factored, error
 	one := []float32{float32(max(mean, 1))}
 	for p := range n {
 		if f.dead[f.column(p)] {
-			h.dev.Upload(h.dev.Slice(m, p*n+p, 1), f32Bytes(one))
+			h.dev.Upload(h.dev.Slice(m, p*n+p, 1), kernels.Bytes(one))
 		}
 	}
 	return f, f.decompose(&s, m, damp, max(mean, 1e-30))

@@ -117,7 +117,7 @@ func upload(t *testing.T, dev kernels.Backend, v []float32) kernels.Buffer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { dev.Free(b) })
-	dev.Upload(b, f32Bytes(v))
+	dev.Upload(b, kernels.Bytes(v))
 	return b
 }
 

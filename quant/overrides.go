@@ -16,8 +16,8 @@ type Override struct {
 	Group   int    // columns that share a scale; 0: as in the rest of the folder; -1: the whole row
 }
 
-// ParseOverride reads PATTERN=SCHEME or PATTERN=SCHEME/GROUP.
-func ParseOverride(s string) (Override, error) {
+// parseOverride reads PATTERN=SCHEME or PATTERN=SCHEME/GROUP.
+func parseOverride(s string) (Override, error) {
 	bad := fail.Usagef("overrides", "for example re:.*[.]mlp[.]=W8A16 or re:.*[.]0[.]=W4A16/32", "%q is not of the form PATTERN=SCHEME or PATTERN=SCHEME/GROUP", s)
 	i := strings.LastIndexByte(s, '=')
 	if i <= 0 {
@@ -40,7 +40,7 @@ func ParseOverride(s string) (Override, error) {
 func ParseOverrides(list []string) ([]Override, error) {
 	var out []Override
 	for _, s := range list {
-		o, err := ParseOverride(s)
+		o, err := parseOverride(s)
 		if err != nil {
 			return nil, err
 		}

@@ -139,12 +139,12 @@ func TestParseOverride(t *testing.T) {
 	for text, want := range map[string]Override{
 		"down_proj=W8A16": {"down_proj", "W8A16", 0}, "re:(a=b)=W4A16/32": {"re:(a=b)", "W4A16", 32}, "o_proj=W8A16_ASYM/-1": {"o_proj", "W8A16_ASYM", -1},
 	} {
-		if got, err := ParseOverride(text); err != nil || got != want {
+		if got, err := parseOverride(text); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"down_proj", "=W8A16", "a=W8A16/0", "a=W8A16/x", "a=W8A16/-2"} {
-		_, err := ParseOverride(text)
+		_, err := parseOverride(text)
 		usage(t, text, err, "overrides", "PATTERN=SCHEME")
 	}
 }

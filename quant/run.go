@@ -14,7 +14,6 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -156,26 +155,22 @@ func (r *folderRun) quantize() error {
 // direct writes the tensors of a job that need no calibration: all of them, or
 // what lies outside the blocks.
 func (r *folderRun) direct(o *output) error {
+	var kept, rounded []arch.Out
 	for _, out := range o.plan.outs {
-		if o.plan.calibrated() && out.Layer >= 0 {
-			continue
+		switch {
+		case o.plan.calibrated() && out.Layer >= 0:
+		case o.plan.quantize[out.Name]:
+			rounded = append(rounded, out)
+		default:
+			kept = append(kept, out)
 		}
+	}
+	if err := arch.Copy(r.ctx, o.from, o.sink, kept, nil, nil); err != nil {
+		return err
+	}
+	for _, out := range rounded {
 		if err := r.ctx.Err(); err != nil {
 			return err
-		}
-		if !o.plan.quantize[out.Name] {
-			if o.sink.Has(out.Tensor) {
-				continue
-			}
-			m, err := o.convert(out.Tensor, out.Type)
-			if err != nil {
-				return err
-			}
-			if err := o.sink.Write(out.Tensor, m); err != nil {
-				return err
-			}
-			o.from.Forget(out.Tensor)
-			continue
 		}
 		if err := o.quantize(r.dev, out.Tensor, out.Type); err != nil {
 			return err
@@ -215,7 +210,7 @@ func (r *folderRun) abort() {
 // open starts or goes on with the folder.
 func (o *output) open() error {
 	p, j := o.plan, o.plan.job
-	config, err := o.from.ConfigJSON(map[string]any{"quantization_config": nil, dtypeKey(o.from): dtypeNames[p.keep]})
+	config, err := o.from.ConfigAs(p.keep)
 	if err != nil {
 		return err
 	}
@@ -237,16 +232,6 @@ func (o *output) open() error {
 	return err
 }
 
-var dtypeNames = map[dtype.Kind]string{dtype.F32: "float32", dtype.F16: "float16", dtype.BF16: "bfloat16"}
-
-// dtypeKey is what config.json calls the type of the weights.
-func dtypeKey(src *arch.Source) string {
-	if strings.Contains(string(src.Reader.Config()), `"dtype"`) {
-		return "dtype"
-	}
-	return "torch_dtype"
-}
-
 // quantization is what the folder's quantization_config says beyond its layout.
 func (p *FolderPlan) quantization() ([]byte, error) {
 	if p.method.meta == nil || p.Format != formats.GPTQ {
@@ -255,45 +240,6 @@ func (p *FolderPlan) quantization() ([]byte, error) {
 	meta := p.method.meta(p.options)
 	meta["quantizer"] = []string{"tunekit"}
 	return json.Marshal(map[string]any{"meta": meta})
-}
-
-// convertRows is how many values of a matrix are in memory as float32 at once
-// while it is stored as another plain type.
-const convertRows = 1 << 19
-
-// convert reads a tensor, checks its values and stores them as t, which is
-// plain. Bytes that stay as they are may be those of the mapped file.
-func (o *output) convert(x *arch.Tensor, t dtype.Type) (block.Raw, error) {
-	in, _, err := o.from.Read(x)
-	if err != nil {
-		return in, err
-	}
-	m := in
-	if in.Type != t {
-		m = block.New(t, x.Rows, x.Cols)
-	}
-	step := min(max(convertRows/max(x.Cols, 1), 1), x.Rows)
-	all := make([]float32, step*x.Cols)
-	for r := 0; r < x.Rows; r += step {
-		w := all[:min(step, x.Rows-r)*x.Cols]
-		block.DecodeRows(w, in, r)
-		if err := formats.CheckFinite(x.Name, w, r, x.Cols); err != nil {
-			return m, err
-		}
-		if in.Type == t {
-			continue
-		}
-		if err := block.EncodeRows(m, r, len(w)/x.Cols, w, nil); err != nil {
-			return m, fail.Numericf(x.Name, "store the unquantized weights as bf16 or f32", "%w", err)
-		}
-		if t.Kind == dtype.F16 {
-			block.DecodeRows(w, m, r)
-			if err := formats.CheckFinite(x.Name, w, r, x.Cols); err != nil {
-				return m, fail.Limitf(x.Name, "store the unquantized weights as bf16", "a value is too large for f16")
-			}
-		}
-	}
-	return m, nil
 }
 
 // values is a tensor of the source as float32.

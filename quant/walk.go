@@ -56,12 +56,12 @@ func (w *walk) run() error {
 			return err
 		}
 	}
-	for i, b := range w.m.Stages {
+	for i, b := range w.m.Blocks {
 		if err := w.dev.Run(func() error { return w.m.Acquire(b) }); err != nil {
 			return err
 		}
 		for _, s := range w.streams {
-			if err := s.block(b, i == len(w.m.Stages)-1); err != nil {
+			if err := s.block(b, i == len(w.m.Blocks)-1); err != nil {
 				return fmt.Errorf("%s: %w", b.Path, err)
 			}
 		}
@@ -237,7 +237,7 @@ func (s *stream) replace(p *autograd.Param, m block.Raw) error {
 	if s.m.TensorOf(p).Vector { // held as F32
 		v := make([]float32, p.Cols)
 		block.DecodeAll(v, m)
-		m = block.Raw{Type: dtype.Of(dtype.F32), Rows: 1, Cols: p.Cols, Data: f32Bytes(v)}
+		m = block.Raw{Type: dtype.Of(dtype.F32), Rows: 1, Cols: p.Cols, Data: kernels.Bytes(v)}
 	}
 	w, err := s.dev.Load(kernels.Weights, m.Type, m.Rows, m.Cols, m.Data, kernels.Borrow)
 	if err != nil {
@@ -276,7 +276,7 @@ func (s *stream) asWritten(p *autograd.Param) error {
 	if s.m.TensorOf(p).Type == t {
 		return nil
 	}
-	m, err := s.convert(s.m.TensorOf(p), t)
+	m, err := s.from.ReadOut(arch.Out{Tensor: s.m.TensorOf(p), Type: t})
 	if err != nil {
 		return err
 	}
@@ -303,15 +303,17 @@ func (s *stream) add(out *blockOutput, l *nn.Linear, r *matrixResult) error {
 
 // write stores one weight of a block.
 func (s *stream) write(p *autograd.Param, out *blockOutput) error {
-	if s.sink.Has(s.m.TensorOf(p)) {
+	t := s.m.TensorOf(p)
+	if s.sink.Has(t) {
 		return nil
 	}
 	m, ok := out.raws[p.Name]
 	if !ok {
 		var err error
-		if m, err = s.convert(s.m.TensorOf(p), s.plan.typeOf[p.Name]); err != nil {
+		if m, err = s.from.ReadOut(arch.Out{Tensor: t, Type: s.plan.typeOf[p.Name]}); err != nil {
 			return err
 		}
+		defer s.from.Forget(t)
 	}
-	return s.sink.Write(s.m.TensorOf(p), m)
+	return s.sink.Write(t, m)
 }

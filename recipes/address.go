@@ -1,11 +1,11 @@
 package recipes
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tunekit/tunekit/formats"
 )
 
 // Digest is a sha256 in hexadecimal.
@@ -80,24 +82,13 @@ func (h *hashes) sum(path string) (Digest, error) {
 	if old, ok := h.Seen[abs]; ok && old.Size == id.Size && old.MTime == id.MTime && old.Inode == id.Inode {
 		return old.SHA256, nil
 	}
-	if id.SHA256, err = hashFile(path); err != nil {
-		return "", err
-	}
-	h.Seen[abs] = id
-	return id.SHA256, nil
-}
-
-func hashFile(path string) (Digest, error) {
-	f, err := os.Open(path)
+	sum, err := formats.HashFile(context.Background(), path)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	w := sha256.New()
-	if _, err := io.Copy(w, f); err != nil {
-		return "", err
-	}
-	return Digest(hex.EncodeToString(w.Sum(nil))), nil
+	id.SHA256 = Digest(sum)
+	h.Seen[abs] = id
+	return id.SHA256, nil
 }
 
 // tree is the hash of a file, or of a folder's files by relative name.

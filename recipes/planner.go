@@ -114,10 +114,10 @@ func (p *Planner) machine() string {
 }
 
 func gpuWords(device string) string {
-	if strings.HasPrefix(device, "cuda") {
-		return "GPU " + device
+	if device == "cpu" {
+		return "no GPU"
 	}
-	return "no GPU"
+	return "GPU " + device
 }
 
 // walk plans every stage in order and returns the first refusal.

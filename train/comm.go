@@ -137,12 +137,12 @@ func (o *optimizer) sumGradients(c Comm) error {
 	for off := 0; off < o.n; off += stateChunk {
 		v := v[:min(stateChunk, o.n-off)]
 		part := o.dev.Slice(o.g, off, len(v))
-		err := o.dev.Run(func() error { return o.dev.Download(f32bytes(v), part) })
+		err := o.dev.Run(func() error { return o.dev.Download(kernels.Bytes(v), part) })
 		if err == nil {
 			err = c.Sum(v)
 		}
 		if err == nil {
-			err = o.dev.Run(func() error { o.dev.Upload(part, f32bytes(v)); return nil })
+			err = o.dev.Run(func() error { o.dev.Upload(part, kernels.Bytes(v)); return nil })
 		}
 		if err != nil {
 			return err

@@ -184,7 +184,7 @@ func firstGradients(j Job) ([]float32, Metrics, error) {
 	m, err := r.gradients(context.Background(), s, r.count(s.Micro))
 	g := make([]float32, r.opt.n)
 	if err == nil {
-		err = r.dev.Run(func() error { return r.dev.Download(f32bytes(g), r.opt.g) })
+		err = r.dev.Run(func() error { return r.dev.Download(kernels.Bytes(g), r.opt.g) })
 	}
 	return g, m, err
 }

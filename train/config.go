@@ -18,8 +18,8 @@ import (
 // meanings are Transformers' (TrainingArguments) and, in LoRA, PEFT's. The zero
 // value of a field means "not given": Resolve fills in the default.
 type Config struct {
-	Objective string   `yaml:"objective,omitempty" doc:"what is learned" default:"sft" enum:"sft|dpo"`
-	Beta      *float64 `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" unset:"dpo 0.1" range:"[0,1000]"`
+	Objective ObjectiveName `yaml:"objective,omitempty" doc:"what is learned" default:"sft"`
+	Beta      *float64      `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" unset:"dpo 0.1" range:"[0,1000]"`
 
 	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"`
 	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
@@ -35,13 +35,13 @@ type Config struct {
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
 	WarmupSteps  *int              `yaml:"warmup_steps" doc:"steps, instead of warmup_ratio" range:"[0,1000000000]"`
 
-	Optimizer   string   `yaml:"optimizer" doc:"update rule" default:"adamw" enum:"adamw|sgd"`
-	AdamBeta1   *float64 `yaml:"adam_beta1" doc:"first moment" default:"0.9" range:"[0,1)"`
-	AdamBeta2   *float64 `yaml:"adam_beta2" doc:"second moment" default:"0.999" range:"[0,1)"`
-	AdamEpsilon *float64 `yaml:"adam_epsilon" doc:"added to the root" default:"1e-8" range:"[0,1]"`
-	Momentum    float64  `yaml:"momentum" doc:"of sgd" default:"0" range:"[0,1)"`
-	WeightDecay float64  `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"[0,10]"`
-	MaxGradNorm *float64 `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
+	Optimizer   OptimizerName `yaml:"optimizer" doc:"update rule" default:"adamw"`
+	AdamBeta1   *float64      `yaml:"adam_beta1" doc:"first moment" default:"0.9" range:"[0,1)"`
+	AdamBeta2   *float64      `yaml:"adam_beta2" doc:"second moment" default:"0.999" range:"[0,1)"`
+	AdamEpsilon *float64      `yaml:"adam_epsilon" doc:"added to the root" default:"1e-8" range:"[0,1]"`
+	Momentum    float64       `yaml:"momentum" doc:"of sgd" default:"0" range:"[0,1)"`
+	WeightDecay float64       `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"[0,10]"`
+	MaxGradNorm *float64      `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
 
 	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"`
 	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`
@@ -109,7 +109,7 @@ func (c Config) check(given Config) error {
 	if given.LoadBestModelAtEnd && c.EvalSteps.Never() {
 		return fail.Usagef("train.load_best_model_at_end", "set eval_steps", "load_best_model_at_end needs validation, eval_steps is 0")
 	}
-	if _, err := NewSchedule(c, 100); err != nil {
+	if _, err := newSchedule(c, 100); err != nil {
 		return err
 	}
 	if c.Adapter == "none" || c.LoRA.InitFrom != "" {
@@ -174,14 +174,14 @@ func (e Every) Of(total int) int {
 // (a number below 1, or a percentage).
 func (e *Every) UnmarshalYAML(n *yaml.Node) error {
 	var err error
-	*e, err = ParseEvery(n.Value)
+	*e, err = parseEvery(n.Value)
 	if n.Kind != yaml.ScalarNode || err != nil {
 		return fmt.Errorf("line %d: auto, a number of steps or a share of the run (0.1, 10%%) is needed, found %q", n.Line, n.Value)
 	}
 	return nil
 }
 
-// MarshalYAML writes the form ParseEvery reads.
+// MarshalYAML writes the form parseEvery reads.
 func (e Every) MarshalYAML() (any, error) {
 	switch {
 	case e.Auto:
@@ -192,8 +192,8 @@ func (e Every) MarshalYAML() (any, error) {
 	return e.Steps, nil
 }
 
-// ParseEvery reads the text form of Every.
-func ParseEvery(s string) (Every, error) {
+// parseEvery reads the text form of Every.
+func parseEvery(s string) (Every, error) {
 	if s == "auto" {
 		return Every{Auto: true}, nil
 	}

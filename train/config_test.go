@@ -1,9 +1,6 @@
 package train
 
 import (
-	"maps"
-	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
@@ -53,12 +50,12 @@ func TestEvery(t *testing.T) {
 	for text, want := range map[string]Every{
 		"auto": {Auto: true}, "50": {Steps: 50}, "0.1": {Share: 0.1}, "10%": {Share: 0.1}, "0": {Off: true},
 	} {
-		if got, err := ParseEvery(text); err != nil || got != want {
+		if got, err := parseEvery(text); err != nil || got != want {
 			t.Errorf("%s: %+v %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"-1", "1.5", "x", "", "0%", "200%", "nan", "inf", "1e300"} {
-		if got, err := ParseEvery(text); err == nil {
+		if got, err := parseEvery(text); err == nil {
 			t.Errorf("%q was read as %+v", text, got)
 		}
 	}
@@ -103,10 +100,3 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
-// TestOptimizersAreTheTable: the words that the tag allows are those of the table.
-func TestOptimizersAreTheTable(t *testing.T) {
-	f, _ := reflect.TypeFor[Config]().FieldByName("Optimizer")
-	if got, want := sortedNames(f.Tag.Get("enum")), strings.Join(slices.Sorted(maps.Keys(optimizers)), "|"); got != want {
-		t.Errorf("the tag has %s, the table %s", got, want)
-	}
-}

@@ -302,7 +302,7 @@ func compareSaved(t *testing.T, name, base string, m *model.Model) {
 	}
 	defer src.Close()
 	out := filepath.Join(t.TempDir(), "model")
-	if err := lora.SaveModel(context.Background(), m, src, lora.Output{Path: out}); err != nil {
+	if err := lora.SaveModel(context.Background(), m, src, arch.Dense{Path: out}); err != nil {
 		t.Fatal(err)
 	}
 	got, want := arrays(t, filepath.Join(out, "model.safetensors")), arrays(t, filepath.Join(dir, name, "model.safetensors"))

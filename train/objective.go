@@ -74,7 +74,7 @@ type Values []Value
 // objectives lists what `objective` can be: what makes it, the learning rate
 // of adapters where it is not the usual one, and the keys of Config that it has
 // and others have not, with their defaults.
-var objectives = map[string]struct {
+var objectives = map[ObjectiveName]struct {
 	make    func(c Config) Objective
 	rate    float64
 	options map[string]float64
@@ -82,6 +82,12 @@ var objectives = map[string]struct {
 	"sft": {newSFT, 0, nil},
 	"dpo": {newDPO, 1e-5, map[string]float64{"beta": 0.1}},
 }
+
+// ObjectiveName is an objective of the table.
+type ObjectiveName string
+
+// Enum lists the objectives.
+func (ObjectiveName) Enum() []string { return names(objectives) }
 
 // objectiveOptions are the keys of c that only some objectives have.
 func (c *Config) objectiveOptions() map[string]**float64 {
@@ -108,7 +114,7 @@ func (c Config) checkObjective() error {
 		var have []string
 		for name, other := range objectives {
 			if _, ok := other.options[key]; ok {
-				have = append(have, name)
+				have = append(have, string(name))
 			}
 		}
 		slices.Sort(have)

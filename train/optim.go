@@ -89,7 +89,7 @@ func (o *optimizer) normOf(b kernels.Buffer, n int) (float64, error) {
 	var sum [1]float32
 	err := o.dev.Run(func() error {
 		o.dev.Sum(kernels.To(o.sum), b, nil, n)
-		return o.dev.Download(f32bytes(sum[:]), o.sum)
+		return o.dev.Download(kernels.Bytes(sum[:]), o.sum)
 	})
 	return math.Sqrt(float64(sum[0])), err
 }
@@ -109,20 +109,13 @@ func (o *optimizer) bad() string {
 // max_grad_norm: step counts from 1, rate is the schedule's.
 func (o *optimizer) step(step int, rate float64) error {
 	a := &kernels.OptimArgs{
-		Kind: o.kind, G: o.g, M: o.m, V: o.v, Beta1: o.beta1(), Beta2: *o.c.AdamBeta2, Eps: *o.c.AdamEpsilon,
+		Kind: o.kind, G: o.g, M: o.m, V: o.v, Beta1: optimizers[o.c.Optimizer].beta1(o.c), Beta2: *o.c.AdamBeta2, Eps: *o.c.AdamEpsilon,
 		Step: step, SumSq: o.sum, MaxNorm: *o.c.MaxGradNorm,
 	}
 	for _, p := range o.params {
 		a.Spans = append(a.Spans, kernels.OptimSpan{P: p.Buffer, Off: p.off, LR: rate * p.rate, Decay: p.decay})
 	}
 	return o.dev.Run(func() error { o.dev.Optim(a); return nil })
-}
-
-func (o *optimizer) beta1() float64 {
-	if o.kind == kernels.SGD {
-		return o.c.Momentum
-	}
-	return *o.c.AdamBeta1
 }
 
 // slice views p's part of a flat buffer; a nil interface stays one.

@@ -54,7 +54,7 @@ func place(t *testing.T, dev kernels.Backend, name string, v []float32) *autogra
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := dev.Run(func() error { dev.Upload(b, f32bytes(v)); return nil }); err != nil {
+	if err := dev.Run(func() error { dev.Upload(b, kernels.Bytes(v)); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return &autograd.Param{Name: name, Mat: kernels.Mat{Buffer: b, Rows: 1, Cols: len(v), Of: 1}}
@@ -63,7 +63,7 @@ func place(t *testing.T, dev kernels.Backend, name string, v []float32) *autogra
 func values(t *testing.T, dev kernels.Backend, b kernels.Buffer) []float32 {
 	t.Helper()
 	v := make([]float32, b.Len())
-	if err := dev.Run(func() error { return dev.Download(f32bytes(v), b) }); err != nil {
+	if err := dev.Run(func() error { return dev.Download(kernels.Bytes(v), b) }); err != nil {
 		t.Fatal(err)
 	}
 	return v
@@ -119,7 +119,7 @@ func TestOptimizers(t *testing.T) {
 				if len(g) != p.Len() {
 					t.Fatalf("no gradient of %s in step %d", p.Name, s)
 				}
-				dev.Run(func() error { dev.Upload(p.Grad, f32bytes(g)); return nil })
+				dev.Run(func() error { dev.Upload(p.Grad, kernels.Bytes(g)); return nil })
 			}
 			if _, err := o.norm(); err != nil {
 				t.Fatal(err)

@@ -124,7 +124,7 @@ func begin(j Job) (*run, error) {
 		return nil, err
 	}
 	r.total = c.Total(r.loader.StepsPerEpoch())
-	if r.sched, err = NewSchedule(c, r.total); err != nil {
+	if r.sched, err = newSchedule(c, r.total); err != nil {
 		return nil, err
 	}
 	if j.Val.Len() > 0 && !c.EvalSteps.Never() {
@@ -247,7 +247,7 @@ func (r *run) read() (data.Step, int64, error) {
 func (r *run) fitting(ctx context.Context, s data.Step, total int64) (Metrics, error) {
 	for {
 		m, err := r.gradients(ctx, s, total)
-		n := len(r.Model.Stages)
+		n := len(r.Model.Blocks)
 		if !errors.Is(err, kernels.ErrOutOfMemory) {
 			return m, err
 		}
@@ -296,7 +296,7 @@ func blocksOver(j *Job, bf16 bool, budget int64) (int, error) {
 // recomputed is the number of blocks with gradient checkpointing.
 func (r *run) recomputed() int {
 	if r.Model.GradientCheckpointing {
-		return len(r.Model.Stages)
+		return len(r.Model.Blocks)
 	}
 	return r.Model.RecomputeBlocks
 }

@@ -46,8 +46,8 @@ var schedules = map[string]struct {
 	"warmup_stable_decay":       {[]string{"num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"}, warmupStableDecay},
 }
 
-// NewSchedule returns the schedule c asks for, over total optimizer steps.
-func NewSchedule(c Config, total int) (*Schedule, error) {
+// newSchedule returns the schedule c asks for, over total optimizer steps.
+func newSchedule(c Config, total int) (*Schedule, error) {
 	kind, ok := schedules[c.LRScheduler]
 	if !ok {
 		return nil, fail.Usagef("train.lr_scheduler", "", "lr_scheduler is %q, known are %s", c.LRScheduler, known(schedules))
@@ -73,7 +73,7 @@ func (c Config) warmup(total int) int {
 	return int(math.Ceil(float64(total) * *c.WarmupRatio))
 }
 
-func known[T any](m map[string]T) string { return strings.Join(slices.Sorted(maps.Keys(m)), ", ") }
+func known[T any](m map[string]T) string { return strings.Join(names(m), ", ") }
 
 // num reads a number from the arguments.
 func (c *curve) num(key string, missing float64) float64 {

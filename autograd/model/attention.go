@@ -53,7 +53,7 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 	q := a.placed(t, a.q.Forward(t, x), a.qNorm, s)
 	k := a.placed(t, a.k.Forward(t, x), a.kNorm, s)
 	v := a.v.Forward(t, x)
-	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, Window: a.spec.Window}
+	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window}
 	var o *autograd.Tensor
 	if s.cache != nil {
 		kv := s.cache.kept[a.seat].(*keysValues)

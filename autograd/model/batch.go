@@ -25,6 +25,28 @@ func Pack(seqs ...[]int32) Inputs {
 	return in
 }
 
+// passTokens is how many tokens are packed into one pass over a model. It is a
+// constant: results must not depend on the machine.
+const passTokens = 2048
+
+// Passes splits items, in order, into runs for one pass over a model each, by
+// their sizes in tokens: at most 2,048 together, or one longer item alone. The
+// runs share items' memory.
+func Passes[T any](items []T, size func(T) int) [][]T {
+	var out [][]T
+	from, n := 0, 0
+	for i, x := range items {
+		if i > from && n+size(x) > passTokens {
+			out, from, n = append(out, items[from:i]), i, 0
+		}
+		n += size(x)
+	}
+	if from < len(items) {
+		out = append(out, items[from:])
+	}
+	return out
+}
+
 // State is what every block needs beside its input: a batch's tables on the
 // device, owned by the tape they were made on.
 type State struct {
@@ -65,7 +87,8 @@ func (s *State) visit(f func(x **autograd.Tensor)) {
 	}
 }
 
-// Prepare uploads what a pass over in needs. Errors in in become the tape's.
+// Prepare uploads what a pass over in needs. What is wrong with in becomes the
+// tape's error.
 func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 	n := len(in.IDs)
 	if in.Seq == nil {

@@ -110,7 +110,7 @@ type Piece struct {
 func (m *Model) Step(c *Cache, pieces []Piece) ([][]float32, error) {
 	flat := make([]float32, len(pieces)*m.Spec.V)
 	err := m.advance(c, pieces, func(int) bool { return true }, func(t *autograd.Tape, logits *autograd.Tensor) error {
-		return m.Dev.Download(bytesOf(flat), logits.Data)
+		return m.Dev.Download(kernels.Bytes(flat), logits.Data)
 	})
 	if err != nil {
 		return nil, err
@@ -217,7 +217,7 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
 	s.Ropes = m.angles(t, b.pos, b.span)
 	x := m.Begin(t, s)
-	for _, blk := range m.Stages {
+	for _, blk := range m.Blocks {
 		y := m.forward(t, blk, x, s)
 		t.Done(x)
 		x = y

@@ -3,6 +3,7 @@ package model
 import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 )
 
 // Begin returns the input of the first block [N, C]: the embedded tokens.
@@ -10,12 +11,7 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 	if t.Err() != nil {
 		return t.New(s.N, m.Spec.C)
 	}
-	x := m.Embed.Forward(t, s.IDs)
-	y := t.Scale(x, m.Spec.EmbedScale)
-	if y != x {
-		t.Done(x)
-	}
-	return y
+	return scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale)
 }
 
 // Hidden returns the hidden states after the final norm [N, C], ready for
@@ -26,7 +22,7 @@ func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
 	if t.Err() != nil {
 		return x
 	}
-	for _, b := range m.Stages {
+	for _, b := range m.Blocks {
 		y := m.run(t, b, x, s)
 		t.Done(x)
 		x = y
@@ -71,7 +67,7 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	if t.Err() != nil {
 		return out
 	}
-	for i, b := range m.Stages {
+	for i, b := range m.Blocks {
 		out = append(out, m.forward(t, b, out[i], s))
 	}
 	return append(out, m.Norm.ForwardWide(t, out[len(out)-1]))
@@ -79,8 +75,20 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 
 // Logits returns the logits [N, V] of final hidden states h [N, C].
 func (m *Model) Logits(t *autograd.Tape, h *autograd.Tensor) *autograd.Tensor {
-	x := m.Head.ForwardWide(t, h)
-	y := t.Scale(x, m.Spec.LogitScale)
+	x := scaled(t, m.Head.ForwardWide(t, h), m.Spec.LogitScale)
+	softCap := m.Spec.LogitCap
+	if softCap == 0 {
+		return x
+	}
+	x = scaled(t, x, 1/softCap)
+	y := t.Act(autograd.ActSpec{Kind: kernels.Tanh}, x, nil)
+	t.Done(x)
+	return scaled(t, y, softCap)
+}
+
+// scaled is alpha·x (0: x) in place of x.
+func scaled(t *autograd.Tape, x *autograd.Tensor, alpha float32) *autograd.Tensor {
+	y := t.Scale(x, alpha)
 	if y != x {
 		t.Done(x)
 	}
@@ -100,5 +108,5 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	return t.LogProb(h, autograd.HeadSpec{W: m.Head.W, Scale: m.Spec.LogitScale}, tg, c)
+	return t.LogProb(h, autograd.HeadSpec{W: m.Head.W, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
 }

@@ -26,7 +26,7 @@ func (m *Model) Kept(bf16 bool, seqs, length int) ([]int64, error) {
 	s := g.Prepare(t, Pack(batch...))
 	x := t.Input(make([]float32, s.N*m.Spec.C), s.N, m.Spec.C)
 	var out []int64
-	for _, b := range g.Stages {
+	for _, b := range g.Blocks {
 		before := g.Dev.Info().Mem.Now[kernels.Activations]
 		y := b.Forward(t, x, s)
 		t.Done(x)
@@ -45,8 +45,8 @@ func (m *Model) ghost() (*Model, error) {
 			return nil, err
 		}
 	}
-	for i, b := range g.Stages {
-		own := m.Stages[i].Linears()
+	for i, b := range g.Blocks {
+		own := m.Blocks[i].Linears()
 		for j, l := range b.Linears() {
 			for _, a := range own[j].Adapters {
 				c := &nn.LoRA{A: &autograd.Param{}, B: &autograd.Param{}, Scale: a.Scale}

@@ -2,7 +2,6 @@ package model
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -58,7 +57,7 @@ func (l *loader) build() {
 	embed := l.src.At(-1, arch.Embed)
 	m.Embed = &nn.Embedding{Path: embed.Path(), W: l.take(embed)}
 	for i := range s.Layers {
-		m.Stages = append(m.Stages, l.block(i))
+		m.Blocks = append(m.Blocks, l.block(i))
 	}
 	m.Norm = l.norm(-1, arch.FinalNorm)
 	if s.Tied {
@@ -127,7 +126,7 @@ func (l *loader) linear(layer int, role arch.Role) *nn.Linear {
 // norm is the norm of a role; without weights where the model has none for it.
 func (l *loader) norm(layer int, role arch.Role) *nn.Norm {
 	spec := &l.m.Spec.Norm
-	n := &nn.Norm{Kind: spec.Kind, Eps: spec.Eps}
+	n := &nn.Norm{Kind: spec.Kind, Eps: spec.Eps, Offset: spec.Offset}
 	if t := l.src.At(layer, role); t != nil {
 		n.Path, n.W, n.Bias = t.Path(), l.take(t), l.take(l.src.BiasAt(layer, role))
 	}
@@ -146,7 +145,7 @@ func (l *loader) read() error {
 		}
 		return err
 	}
-	m.stay.kept = len(m.Stages)
+	m.stay.kept = len(m.Blocks)
 	return m.Dev.Run(l.readFlat)
 }
 
@@ -175,12 +174,4 @@ func (l *loader) readFlat() error {
 		off += p.Len()
 	}
 	return nil
-}
-
-// bytesOf views v as bytes.
-func bytesOf[T float32 | int32](v []T) []byte {
-	if len(v) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), len(v)*4)
 }

@@ -35,7 +35,7 @@ type Model struct {
 	Spec   arch.Spec
 	Dev    kernels.Backend
 	Embed  *nn.Embedding
-	Stages []*Block // the decoder layers
+	Blocks []*Block // the decoder layers
 	Norm   *nn.Norm // final
 	Head   *nn.Linear
 
@@ -73,7 +73,7 @@ func (m *Model) TensorOf(p *autograd.Param) *arch.Tensor { return m.tensors[p] }
 // Linears lists the linear maps of the blocks.
 func (m *Model) Linears() iter.Seq[*nn.Linear] {
 	return func(yield func(*nn.Linear) bool) {
-		for _, b := range m.Stages {
+		for _, b := range m.Blocks {
 			for _, l := range b.Linears() {
 				if !yield(l) {
 					return
@@ -83,13 +83,13 @@ func (m *Model) Linears() iter.Seq[*nn.Linear] {
 	}
 }
 
-// Slots lists the places where adapters attach, with their paths on the hub:
+// Ports lists the places where adapters attach, with their paths on the hub:
 // the linear maps of the blocks, the embedding, and the head when it is a
 // matrix of its own.
-func (m *Model) Slots() iter.Seq[nn.Slot] {
-	return func(yield func(nn.Slot) bool) {
+func (m *Model) Ports() iter.Seq[nn.Port] {
+	return func(yield func(nn.Port) bool) {
 		for l := range m.Linears() {
-			s := nn.Slot{Path: l.Path, Linear: l}
+			s := nn.Port{Path: l.Path, Linear: l}
 			if t := m.tensors[l.W]; t != nil { // nil: another weight is in its place
 				if module, name := t.Parameter(); name != "" {
 					s.Path, s.Param = module, name
@@ -99,11 +99,11 @@ func (m *Model) Slots() iter.Seq[nn.Slot] {
 				return
 			}
 		}
-		if !yield(nn.Slot{Path: m.Embed.Path, Embed: m.Embed}) {
+		if !yield(nn.Port{Path: m.Embed.Path, Embed: m.Embed}) {
 			return
 		}
 		if !m.Spec.Tied {
-			yield(nn.Slot{Path: m.Head.Path, Linear: m.Head, Head: true})
+			yield(nn.Port{Path: m.Head.Path, Linear: m.Head, Head: true})
 		}
 	}
 }
@@ -131,7 +131,7 @@ func (m *Model) Decode(p *autograd.Param) ([]float32, error) {
 		defer m.Dev.Free(b)
 		return m.With(p, func() error {
 			m.Dev.Dequantize(b, p.Mat)
-			return m.Dev.Download(bytesOf(out), b)
+			return m.Dev.Download(kernels.Bytes(out), b)
 		})
 	})
 	return out, err

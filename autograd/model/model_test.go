@@ -26,7 +26,7 @@ func adapt(t *testing.T, m *Model, r int, dropout float32, fill func(n int) []fl
 	t.Helper()
 	var all []*autograd.Param
 	param := func(name string, rows, cols int) *autograd.Param {
-		w, err := m.Dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, bytesOf(fill(rows*cols)), kernels.Copy)
+		w, err := m.Dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, kernels.Bytes(fill(rows*cols)), kernels.Copy)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +185,7 @@ func grads(t *testing.T, m *Model, params []*autograd.Param, step uint32, ins ..
 	out := make([][]float32, len(params))
 	for i, p := range params {
 		out[i] = make([]float32, p.Len())
-		if err := m.Dev.Download(bytesOf(out[i]), p.Grad); err != nil {
+		if err := m.Dev.Download(kernels.Bytes(out[i]), p.Grad); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -249,19 +249,19 @@ func TestDropoutGradient(t *testing.T) {
 	got := grads(t, m, params, 1, in)
 	for _, i := range []int{0, 1, 8, 13, 20} {
 		p, w := params[i], make([]float32, params[i].Len())
-		if err := m.Dev.Download(bytesOf(w), p.Buffer); err != nil {
+		if err := m.Dev.Download(kernels.Bytes(w), p.Buffer); err != nil {
 			t.Fatal(err)
 		}
 		at := largest(got[i])
 		move := func(d float32) float64 {
 			v := slices.Clone(w)
 			v[at] += d
-			m.Dev.Upload(p.Buffer, bytesOf(v))
+			m.Dev.Upload(p.Buffer, kernels.Bytes(v))
 			return loss()
 		}
 		const h = 1e-2
 		want := (move(h) - move(-h)) / (2 * h)
-		m.Dev.Upload(p.Buffer, bytesOf(w))
+		m.Dev.Upload(p.Buffer, kernels.Bytes(w))
 		if d := math.Abs(float64(got[i][at]) - want); d > 2e-3*math.Abs(want) {
 			t.Errorf("%s[%d]: gradient %g, central difference %g", p.Name, at, got[i][at], want)
 		}
@@ -507,7 +507,7 @@ func TestBlocks(t *testing.T) {
 	want := values(t, tape, m.Hidden(tape, in))
 	s := m.Prepare(tape, in)
 	x := m.Begin(tape, s)
-	for _, b := range m.Stages {
+	for _, b := range m.Blocks {
 		y := x
 		for _, p := range b.Smooth() {
 			if p.Norm != nil {
@@ -522,30 +522,34 @@ func TestBlocks(t *testing.T) {
 
 // In each step the linear maps that it names run, on its last tensor.
 func TestSteps(t *testing.T) {
-	m := loadSample(t, tiny, Options{})
-	tape := &autograd.Tape{Dev: m.Dev}
-	defer tape.Free()
-	s := m.Prepare(tape, Pack(tokens(1, 7, tiny.V), tokens(2, 3, tiny.V)))
-	state := []*autograd.Tensor{m.Begin(tape, s)}
-	for _, b := range m.Stages {
-		for _, step := range b.Steps() {
-			state = step.In(tape, state)
-			x, ran := state[len(state)-1], []*autograd.Param(nil)
-			tape.Tap = func(w *autograd.Param, in *autograd.Tensor, _ *autograd.Routed) {
-				if in == x {
-					ran = append(ran, w)
+	for _, name := range archtest.Cases {
+		m := openGolden(t, name).load(t, "config.json", Options{})
+		tape := &autograd.Tape{Dev: m.Dev}
+		defer tape.Free()
+		s := m.Prepare(tape, Pack(tokens(1, 7, m.Spec.V), tokens(2, 3, m.Spec.V)))
+		x := m.Begin(tape, s)
+		for _, b := range m.Blocks {
+			state := []*autograd.Tensor{x}
+			for _, step := range b.Steps() {
+				state = step.In(tape, state)
+				read, ran := state[len(state)-1], []*autograd.Param(nil)
+				tape.Tap = func(w *autograd.Param, in *autograd.Tensor, r *autograd.Routed) {
+					if in == read && (r != nil) == (step.Routed != nil) {
+						ran = append(ran, w)
+					}
+				}
+				state = step.Forward(tape, state, s)
+				tape.Tap = nil
+				for i, l := range step.Linears {
+					if i >= len(ran) || ran[i] != l.W || len(ran) != len(step.Linears) {
+						t.Fatalf("%s: %s: %d linear maps read the step's input", name, l.Path, len(ran))
+					}
 				}
 			}
-			state = step.Forward(tape, state, s)
-			tape.Tap = nil
-			for i, l := range step.Linears {
-				if i >= len(ran) || ran[i] != l.W || len(ran) != len(step.Linears) {
-					t.Fatalf("%s: %d linear maps read the step's input", l.Path, len(ran))
-				}
+			if len(state) != 1 {
+				t.Fatalf("%s: %d tensors come out of %s", name, len(state), b.Path)
 			}
-		}
-		if len(state) != 1 {
-			t.Fatalf("%d tensors come out of %s", len(state), b.Path)
+			x = state[0]
 		}
 	}
 }
@@ -583,7 +587,7 @@ func TestSmooth(t *testing.T) {
 		ids := tokens(1, 9, s.V)
 		want := hiddenOf(t, m, ids)
 		pairs := 0
-		for _, b := range m.Stages {
+		for _, b := range m.Blocks {
 			for _, p := range b.Smooth() {
 				smooth(t, m, p)
 				pairs++
@@ -605,7 +609,7 @@ func hiddenOf(t *testing.T, m *Model, ids []int32) []float32 {
 
 // setF32 puts float32 values in the place of a weight.
 func setF32(m *Model, p *autograd.Param, v []float32) error {
-	w, err := m.Dev.Load(kernels.Weights, dtype.Of(dtype.F32), p.Rows, p.Cols, bytesOf(v), kernels.Copy)
+	w, err := m.Dev.Load(kernels.Weights, dtype.Of(dtype.F32), p.Rows, p.Cols, kernels.Bytes(v), kernels.Copy)
 	if err != nil {
 		return err
 	}
@@ -693,7 +697,7 @@ func TestTrainableIsFlat(t *testing.T) {
 		t.Fatalf("flat buffer of %v, parameters %d, spec says %d", m.Flat, total, m.Spec.Params())
 	}
 	flat := make([]float32, total)
-	if err := m.Dev.Download(bytesOf(flat), m.Flat); err != nil {
+	if err := m.Dev.Download(kernels.Bytes(flat), m.Flat); err != nil {
 		t.Fatal(err)
 	}
 	off := 0
@@ -740,18 +744,18 @@ func lastLogits(t *testing.T, m *Model, ids []int32) []float32 {
 	return v[len(v)-m.Spec.V:]
 }
 
-// Slots are found by their paths on the hub; a tied head is none.
-func TestSlots(t *testing.T) {
+// Ports are found by their paths on the hub; a tied head is none.
+func TestPorts(t *testing.T) {
 	for _, tied := range []bool{false, true} {
 		s := tiny
 		s.Tied = tied
 		m := loadSample(t, s, Options{})
 		seen := map[string]bool{}
-		for slot := range m.Slots() {
-			if seen[slot.Path] || (slot.Linear == nil) == (slot.Embed == nil) {
-				t.Errorf("slot %+v", slot)
+		for port := range m.Ports() {
+			if seen[port.Path] || (port.Linear == nil) == (port.Embed == nil) {
+				t.Errorf("port %+v", port)
 			}
-			seen[slot.Path] = true
+			seen[port.Path] = true
 		}
 		if len(seen) != 7*2+1+map[bool]int{false: 1}[tied] || !seen["model.layers.1.mlp.down_proj"] || !seen["model.embed_tokens"] || seen["lm_head"] == tied {
 			t.Errorf("tied %v: %v", tied, seen)

@@ -22,7 +22,7 @@ type residency struct {
 }
 
 // Streamed reports whether some blocks are in memory only while they run.
-func (m *Model) Streamed() bool { return m.stay.kept < len(m.Stages) }
+func (m *Model) Streamed() bool { return m.stay.kept < len(m.Blocks) }
 
 // Acquire brings a block's weights into memory. Every call that returns nil
 // needs a Release.
@@ -71,7 +71,7 @@ func (m *Model) Evict() bool {
 	if m.Flat != nil || m.stay.kept == 0 {
 		return false
 	}
-	for _, b := range m.Stages[n:m.stay.kept] {
+	for _, b := range m.Blocks[n:m.stay.kept] {
 		m.unbindAll(b)
 	}
 	m.stay.kept = n
@@ -99,7 +99,7 @@ func (m *Model) settle() error {
 		now := kernels.Total(info.Mem.Now)
 		room = now + (info.Limit-now)/2
 	}
-	for _, b := range m.Stages {
+	for _, b := range m.Blocks {
 		err := m.Dev.Run(func() error { return m.bindAll(b) })
 		over := errors.Is(err, kernels.ErrOutOfMemory)
 		if err != nil && !over {

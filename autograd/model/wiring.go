@@ -166,13 +166,13 @@ func (w wiring) around(b body) []Step {
 
 func join(a, b tensors) tensors { return append(a[:len(a):len(a)], b...) }
 
-// pairsOf are the pairs of sublayer i: its norm, if nothing else reads it, and
-// those inside.
+// pairsOf are the pairs of sublayer i: its norm, if nothing else reads it and its
+// weights can be scaled as they are stored, and those inside.
 func pairsOf(subs []sublayer, i int) []Pair {
 	sub := &subs[i]
 	var pairs []Pair
 	shared := sharedNorm(subs)
-	if next := sub.body.readers(); sub.pre != nil && !shared && next != nil {
+	if next := sub.body.readers(); sub.pre != nil && sub.pre.Offset == 0 && !shared && next != nil {
 		steps := sub.body.steps()
 		pairs = append(pairs, Pair{Norm: sub.pre, Next: next, Part: Part{next, func(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
 			return runSteps(t, steps, x, s)

@@ -89,10 +89,11 @@ type Norm struct {
 	Kind    kernels.NormKind
 	W, Bias *autograd.Param // [C] f32; nil: 1 and 0
 	Eps     float32
+	Offset  float32 // of the weights: W is used as Offset + W
 }
 
 func (n *Norm) spec() autograd.NormSpec {
-	return autograd.NormSpec{Kind: n.Kind, W: n.W, Bias: n.Bias, Eps: n.Eps}
+	return autograd.NormSpec{Kind: n.Kind, W: n.W, Bias: n.Bias, Eps: n.Eps, Offset: n.Offset}
 }
 
 // Forward normalises the rows of x, or the heads of C elements in them, for
@@ -111,8 +112,8 @@ func (n *Norm) AddForward(t *autograd.Tape, res, x *autograd.Tensor, alpha float
 	return t.AddNorm(res, x, alpha, n.spec())
 }
 
-// Slot is a place where an adapter can attach: Linear or Embed is set.
-type Slot struct {
+// Port is a place where an adapter can attach: Linear or Embed is set.
+type Port struct {
 	Path   string // of the module
 	Linear *Linear
 	Embed  *Embedding

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"unsafe"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -60,7 +59,7 @@ func (c *checker) random(rows, cols int) (Matrix, kernels.Buffer) {
 		v[i] = float32(c.r.NormFloat64())
 		m.Data[i] = float64(v[i])
 	}
-	return m, c.upload(dtype.F32, asBytes(v))
+	return m, c.upload(dtype.F32, kernels.Bytes(v))
 }
 
 func (c *checker) upload(k dtype.Kind, b []byte) kernels.Buffer {
@@ -83,10 +82,6 @@ func (c *checker) alloc(k dtype.Kind, n int) kernels.Buffer {
 
 // out is memory for a result.
 func (c *checker) out(m Matrix) kernels.Buffer { return c.alloc(dtype.F32, len(m.Data)) }
-
-func asBytes[T float32 | int32](v []T) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(&v[0])), 4*len(v))
-}
 
 func mat(b kernels.Buffer, m Matrix) kernels.Mat {
 	return kernels.Mat{Buffer: b, Rows: m.Rows, Cols: m.Cols, Of: m.Rows}
@@ -120,7 +115,7 @@ func (c *checker) compare(l *Layer, dy Matrix, got map[string]kernels.Buffer) {
 
 func (c *checker) diff(want Matrix, b kernels.Buffer) (float64, error) {
 	v := make([]float32, len(want.Data))
-	if err := c.dev.Download(asBytes(v), b); err != nil {
+	if err := c.dev.Download(kernels.Bytes(v), b); err != nil {
 		return 0, err
 	}
 	worst, largest := 0.0, 0.0
@@ -218,7 +213,7 @@ func (c *checker) angles(n, half int) (Matrix, kernels.Buffer) {
 		sin, cos := math.Sincos(m.Data[i])
 		cs = append(cs, float32(cos), float32(sin))
 	}
-	return m, c.upload(dtype.F32, asBytes(cs))
+	return m, c.upload(dtype.F32, kernels.Bytes(cs))
 }
 
 func (c *checker) attention() {
@@ -228,7 +223,7 @@ func (c *checker) attention() {
 	ks, bk := c.random(n, k*d)
 	vs, bv := c.random(n, k*d)
 	dy, bdy := c.random(n, h*d)
-	bseq := c.upload(dtype.I32, asBytes(seq))
+	bseq := c.upload(dtype.I32, kernels.Bytes(seq))
 	lse := c.alloc(dtype.F32, n*h)
 	got := map[string]kernels.Buffer{"y": c.out(dy), "q": c.out(q), "k": c.out(ks), "v": c.out(vs)}
 	if c.err != nil {
@@ -255,20 +250,20 @@ func (c *checker) crossEntropy() {
 	}
 	logp := c.alloc(dtype.F32, n)
 	got := map[string]kernels.Buffer{"h": c.out(h), "w": c.out(w)}
-	bt, bc := c.upload(dtype.I32, asBytes(t32)), c.upload(dtype.F32, asBytes(c32))
+	bt, bc := c.upload(dtype.I32, kernels.Bytes(t32)), c.upload(dtype.F32, kernels.Bytes(c32))
 	if c.err != nil {
 		return
 	}
 	c.dev.LogProb(&kernels.LogProbOut{LogP: logp}, kernels.To(got["h"]), kernels.To(got["w"]), kernels.Dst{},
 		&kernels.LogProbArgs{N: n, X: bh, W: mat(bw, w), Target: bt, Coef: bc})
 	loss := make([]float32, n)
-	if c.err = c.dev.Download(asBytes(loss), logp); c.err != nil {
+	if c.err = c.dev.Download(kernels.Bytes(loss), logp); c.err != nil {
 		return
 	}
 	sum := 0.0
 	for i, v := range loss {
 		sum -= coef[i] * float64(v)
 	}
-	got["y"] = c.upload(dtype.F32, asBytes([]float32{float32(sum)}))
+	got["y"] = c.upload(dtype.F32, kernels.Bytes([]float32{float32(sum)}))
 	c.compare(CrossEntropy(h, w, target, coef), full(1, 1, 1), got)
 }

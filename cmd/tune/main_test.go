@@ -152,10 +152,10 @@ func cmdPoke(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), raw, 0o644))
 }
 
-// cmdWaitFor waits until a file exists: waitfor FILE.
+// cmdWaitFor waits until a file has content: waitfor FILE.
 func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 	for range 6000 { // a minute
-		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+		if st, err := os.Stat(ts.MkAbs(args[0])); err == nil && st.Size() > 0 {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

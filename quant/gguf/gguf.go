@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
@@ -143,21 +144,9 @@ func free(src, out string, force bool) error {
 
 // planTypes chooses all types and checks that the conversion is allowed.
 func planTypes(in *input, o *Options) ([]Choice, *Report, error) {
-	mo := MixOptions{Importance: o.Imatrix != nil, Pure: o.Pure, LeaveOutput: o.LeaveOutput, Tensors: o.Tensors}
-	var err error
-	if mo.FileType, err = ParseFileType(o.Type); err != nil {
+	mo, err := o.mix(o.Imatrix != nil)
+	if err != nil {
 		return nil, nil, err
-	}
-	if mo.Output, err = optionalKind("output-tensor-type", o.OutputType); err != nil {
-		return nil, nil, err
-	}
-	if mo.Embedding, err = optionalKind("token-embedding-type", o.EmbeddingType); err != nil {
-		return nil, nil, err
-	}
-	for _, t := range o.Tensors {
-		if err := encodable("tensor-type "+t.Pattern, t.Type); err != nil {
-			return nil, nil, err
-		}
 	}
 	choices, err := Mix(in.model, in.tensors, mo)
 	if err != nil {
@@ -165,6 +154,46 @@ func planTypes(in *input, o *Options) ([]Choice, *Report, error) {
 	}
 	rep, err := describe(in, choices, o)
 	return choices, rep, err
+}
+
+// MixOf chooses the types that Write with o will give the tensors of a model,
+// which may exist in a plan only. importance says that there will be a matrix.
+func MixOf(src *arch.Source, o *Options, importance bool) ([]Choice, error) {
+	mo, err := o.mix(importance)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range src.Tensors() {
+		if t.Type.Quantized() && !t.Vector && !o.AllowRequantize {
+			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", t.Name, t.Type)
+		}
+	}
+	kv, err := arch.GGUFKeys(&src.Spec, "", 0, nil)
+	if err != nil {
+		return nil, err
+	}
+	return Mix(factsOf(kv), mixTensors(src), mo)
+}
+
+// mix is what o says of types.
+func (o *Options) mix(importance bool) (MixOptions, error) {
+	mo := MixOptions{Importance: importance, Pure: o.Pure, LeaveOutput: o.LeaveOutput, Tensors: o.Tensors}
+	var err error
+	if mo.FileType, err = ParseFileType(o.Type); err != nil {
+		return mo, err
+	}
+	if mo.Output, err = optionalKind("output-tensor-type", o.OutputType); err != nil {
+		return mo, err
+	}
+	if mo.Embedding, err = optionalKind("token-embedding-type", o.EmbeddingType); err != nil {
+		return mo, err
+	}
+	for _, t := range o.Tensors {
+		if err := encodable("tensor-type "+t.Pattern, t.Type); err != nil {
+			return mo, err
+		}
+	}
+	return mo, nil
 }
 
 func optionalKind(flag, name string) (*dtype.Kind, error) {

@@ -32,7 +32,7 @@ func openInput(path, name string) (*input, error) {
 }
 
 func openGGUF(r formats.Reader) (*input, error) {
-	in := &input{kv: r.KV(), stored: map[string]dtype.Type{}, model: FactsOf(r.KV())}
+	in := &input{kv: r.KV(), stored: map[string]dtype.Type{}, model: factsOf(r.KV())}
 	byName := map[string]*formats.Tensor{}
 	tensors := r.Tensors()
 	for i := range tensors {
@@ -56,8 +56,8 @@ func openGGUF(r formats.Reader) (*input, error) {
 	return in, nil
 }
 
-// FactsOf reads what the mix asks for from the metadata of a GGUF.
-func FactsOf(kv []formats.KV) MixModel {
+// factsOf reads what the mix asks for from the metadata of a GGUF.
+func factsOf(kv []formats.KV) MixModel {
 	var m MixModel
 	for _, e := range kv {
 		if e.Key == "general.architecture" {
@@ -105,7 +105,7 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
 		return nil, err
 	}
-	in.model = FactsOf(in.kv)
+	in.model = factsOf(in.kv)
 	pieces := map[string]arch.FileTensor{}
 	for _, t := range s.Tensors() {
 		for _, f := range t.AsGGUF() {
@@ -113,7 +113,7 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 			in.stored[f.Name] = f.Type
 		}
 	}
-	in.tensors = MixTensors(s)
+	in.tensors = mixTensors(s)
 	in.read = func(n string) ([]byte, error) {
 		m, err := s.ReadAs(pieces[n])
 		return m.Data, err
@@ -124,9 +124,9 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 	return in, nil
 }
 
-// MixTensors are the tensors of a model as a conversion to GGUF gives them: plain
+// mixTensors are the tensors of a model as a conversion to GGUF gives them: plain
 // vectors in F32, everything else as it is.
-func MixTensors(src *arch.Source) []MixTensor {
+func mixTensors(src *arch.Source) []MixTensor {
 	var out []MixTensor
 	for _, t := range src.Tensors() {
 		for _, f := range t.AsGGUF() {

@@ -28,12 +28,12 @@ func calibrationText(ctx context.Context, x *recipes.Env, ref recipes.Ref, src *
 		}
 		return cut(ds.Train, samples, min(length, src.Spec.MaxPos))
 	}
-	return CalibrationFile(ctx, ref.Path, src, samples, length)
+	return calibrationFile(ctx, ref.Path, src, samples, length)
 }
 
-// CalibrationFile reads calibration text from a file with the model's own
+// calibrationFile reads calibration text from a file with the model's own
 // tokenizer, in samples of at most length tokens and the model's context.
-func CalibrationFile(ctx context.Context, path string, src *arch.Source, samples, length int) ([][]int32, error) {
+func calibrationFile(ctx context.Context, path string, src *arch.Source, samples, length int) ([][]int32, error) {
 	tok, err := openTokenizer(src)
 	if err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, 
 	}
 	defer m.Close()
 	var spent, params, gram, widest float64 // params and gram of the largest block
-	for _, b := range m.Stages {
+	for _, b := range m.Blocks {
 		var own, inputs float64
 		for _, step := range b.Steps() {
 			in, out := float64(step.Linears[0].In()), 0.0
@@ -135,7 +135,7 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration
 		return nil, err
 	}
 	defer src.Close()
-	cal, err := CalibrationFile(ctx, calibration, src, samples, length)
+	cal, err := calibrationFile(ctx, calibration, src, samples, length)
 	if err != nil {
 		return nil, err
 	}

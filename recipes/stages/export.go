@@ -158,28 +158,37 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 }
 
 func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, error) {
-	g := gguf.Options{Type: typ, Imatrix: im, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType,
-		AllowRequantize: o.AllowRequantize, Name: x.Name(), Force: true}
-	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
-		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
-		if err != nil {
-			return ExportedFile{}, err
-		}
-		g.Tensors = append(g.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
+	g, err := o.gguf(typ)
+	if err != nil {
+		return ExportedFile{}, err
 	}
-	rep, err := gguf.Write(ctx, src, out, g, x.Progress("weights"))
+	g.Imatrix, g.Name, g.Force = im, x.Name(), true
+	rep, err := gguf.Write(ctx, src, out, *g, x.Progress("weights"))
 	if err != nil {
 		return ExportedFile{}, err
 	}
 	return ExportedFile{Type: typ, Path: filepath.Base(out), Bits: rep.BitsPerWeight(), Fallbacks: rep.Fallbacks, Tensors: rep.Tensors}, nil
 }
 
+// gguf are the options of the file of a type.
+func (o *Export) gguf(typ string) (*gguf.Options, error) {
+	g := &gguf.Options{Type: typ, Pure: o.Pure, OutputType: o.OutputTensorType, EmbeddingType: o.TokenEmbeddingType, AllowRequantize: o.AllowRequantize}
+	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
+		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
+		if err != nil {
+			return nil, err
+		}
+		g.Tensors = append(g.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
+	}
+	return g, nil
+}
+
 // ExportSafetensors writes a model as a plain Hugging Face folder whose
 // matrices are f32, f16 or bf16; quantized ones are decoded.
 func ExportSafetensors(ctx context.Context, model, out, typ string, progress func(done, total int64)) error {
-	kind, ok := floatTypes[strings.ToLower(typ)]
-	if !ok {
-		return fail.Usagef("type", "F32, F16 or BF16", "a safetensors export cannot be %q", typ)
+	t, err := floatType(typ)
+	if err != nil {
+		return err
 	}
 	src, err := arch.Open(model)
 	if err != nil {
@@ -190,54 +199,16 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 	if err != nil {
 		return err
 	}
-	name := map[dtype.Kind]string{dtype.F32: "float32", dtype.F16: "float16", dtype.BF16: "bfloat16"}[kind]
-	config, err := src.ConfigJSON(map[string]any{"torch_dtype": name, "dtype": nil, "quantization_config": nil})
-	if err != nil {
-		return err
-	}
-	plan := src.Plan(func(*arch.Tensor) (dtype.Type, string) { return dtype.Of(kind), "" })
-	k, err := arch.CreateFolder(out, &src.Spec, plan, arch.FolderOptions{Config: config, Files: files})
-	if err != nil {
-		return err
-	}
-	defer k.Abort()
-	for i, p := range plan {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if !k.Has(p.Tensor) {
-			if err := copyAs(src, k, p); err != nil {
-				return err
-			}
-		}
-		if progress != nil {
-			progress(int64(i+1), int64(len(plan)))
-		}
-	}
-	return k.Commit()
+	d := arch.Dense{Path: out, Type: &t, Files: files, Progress: progress}
+	return d.Write(ctx, src, nil)
 }
 
-// copyAs converts one tensor.
-func copyAs(src *arch.Source, k *arch.Sink, p arch.Out) error {
-	from, _, err := src.Read(p.Tensor)
-	if err != nil {
-		return err
+// floatType is the type of a safetensors export.
+func floatType(name string) (dtype.Type, error) {
+	if k, ok := floatTypes[strings.ToLower(name)]; ok {
+		return dtype.Of(k), nil
 	}
-	if from.Type == p.Type {
-		return k.Write(p.Tensor, from)
-	}
-	rows, cols := from.Rows, from.Cols
-	to := block.New(p.Type, rows, cols)
-	step := max(1, (1<<18)/max(cols, 1))
-	x := make([]float32, min(step, rows)*cols)
-	for r := 0; r < rows; r += step {
-		n := min(step, rows-r)
-		block.DecodeRows(x[:n*cols], from, r)
-		if err := block.EncodeRows(to, r, n, x[:n*cols], nil); err != nil {
-			return fail.Inputf(p.Name, "choose bf16 or f32", "%w", err)
-		}
-	}
-	return k.Write(p.Tensor, to)
+	return dtype.Type{}, fail.Usagef("type", "F32, F16 or BF16", "a safetensors export cannot be %q", name)
 }
 
 // writeModelfile writes an Ollama Modelfile beside the first file. Ollama reads the
@@ -330,12 +301,12 @@ func encodeSeconds(src *arch.Source, types map[string]dtype.Type) (sec float64) 
 func exportedTypes(o *Export, from *arch.Source, typ string) (map[string]dtype.Type, error) {
 	out := map[string]dtype.Type{}
 	if o.Format == "safetensors" {
-		t, err := storageType(strings.ToLower(typ))
+		t, err := floatType(typ)
 		if err != nil {
 			return nil, err
 		}
 		for _, x := range from.Tensors() {
-			out[x.Name] = *t
+			out[x.Name] = t
 		}
 		return out, nil
 	}
@@ -355,41 +326,11 @@ func exportedTypes(o *Export, from *arch.Source, typ string) (map[string]dtype.T
 
 // chooseMix chooses the types of a GGUF as the export will.
 func chooseMix(o *Export, from *arch.Source, typ string) ([]gguf.Choice, error) {
-	ft, err := gguf.ParseFileType(typ)
+	g, err := o.gguf(typ)
 	if err != nil {
 		return nil, err
 	}
-	mo := gguf.MixOptions{FileType: ft, Importance: o.Imatrix != "", Pure: o.Pure}
-	for _, name := range []struct {
-		key, val string
-		to       **dtype.Kind
-	}{{"output_tensor_type", o.OutputTensorType, &mo.Output}, {"token_embedding_type", o.TokenEmbeddingType, &mo.Embedding}} {
-		if name.val == "" {
-			continue
-		}
-		k, err := gguf.ParseTensorKind(name.key, name.val)
-		if err != nil {
-			return nil, err
-		}
-		*name.to = &k
-	}
-	for _, pattern := range slices.Sorted(maps.Keys(o.TensorType)) {
-		k, err := gguf.ParseTensorKind("tensor_type", o.TensorType[pattern])
-		if err != nil {
-			return nil, err
-		}
-		mo.Tensors = append(mo.Tensors, gguf.TensorType{Pattern: pattern, Type: k})
-	}
-	for _, t := range from.Tensors() {
-		if t.Type.Quantized() && !t.Vector && !o.AllowRequantize {
-			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", t.Name, t.Type)
-		}
-	}
-	kv, err := arch.GGUFKeys(&from.Spec, "", 0, nil)
-	if err != nil {
-		return nil, err
-	}
-	return gguf.Mix(gguf.FactsOf(kv), gguf.MixTensors(from), mo)
+	return gguf.MixOf(from, g, o.Imatrix != "")
 }
 
 func viewExport(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {

@@ -3,6 +3,7 @@ package stages
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/recipes/schema"
+	"github.com/tunekit/tunekit/train/eval"
 )
 
 var mergeKind = recipes.Kind{
@@ -83,13 +85,13 @@ func mergeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string)
 	if err != nil {
 		return nil, err
 	}
-	return typesOf(from, lora.Output{Path: mergePath(p.Env, j), Type: t}), nil
+	return typesOf(from, arch.Dense{Path: mergePath(p.Env, j), Type: t}), nil
 }
 
 // MergeResult is what a merge stage leaves for the report.
 type MergeResult struct {
-	KL      *lora.Divergence  `json:"kl,omitempty"`      // base+adapter against merged
-	Trained *lora.Divergence  `json:"trained,omitempty"` // the model as trained against merged
+	KL      *eval.Divergence  `json:"kl,omitempty"`      // base+adapter against merged
+	Trained *eval.Divergence  `json:"trained,omitempty"` // the model as trained against merged
 	Report  *lora.MergeReport `json:"layers"`
 }
 
@@ -118,50 +120,40 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if err != nil {
 		return nil, err
 	}
-	out := lora.Output{Path: o.Output, MaxShard: o.MaxShard, Name: o.Name, Progress: o.Progress}
+	out := arch.Dense{Path: o.Output, MaxShard: o.MaxShard, Name: o.Name, Progress: o.Progress}
 	if out.Type, err = storageType(o.Storage); err != nil {
 		return nil, err
 	}
 	if filepath.Ext(o.Output) == ".gguf" {
 		out.Tokenizer, err = tokenizerKeys(src)
 	} else {
-		out.Files, err = modelFiles(src)
+		out.Files, err = baseFiles(src)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return lora.Merge(ctx, dev, src, ads, lora.MergeOptions{Output: out, TrainedAs: o.TrainedAs, Trained: o.Trained})
+	return lora.Merge(ctx, dev, src, ads, lora.MergeOptions{Dense: out, TrainedAs: o.TrainedAs, Trained: o.Trained})
 }
 
 // klTokens is how much text a merge is checked on when there is much of it.
 const klTokens = 16384
 
-// KLBatches packs rows for a comparison of models.
-func KLBatches(ex data.Examples) ([]data.Batch, error) {
+// KLSamples are what the models of a merge are compared on: the supervised
+// tokens of rows, or all where none is.
+func KLSamples(ex data.Examples) ([]eval.Sample, error) {
 	rows, err := ex.ReadTokens(klTokens)
 	if err != nil {
 		return nil, err
 	}
-	var out []data.Batch
-	var part []data.Example
-	n := 0
-	for _, e := range rows {
-		if n > 0 && n+len(e.IDs) > 2048 {
-			out = append(out, data.NewBatch(part))
-			part, n = nil, 0
-		}
-		part = append(part, e)
-		n += len(e.IDs)
+	if s := eval.Examples(rows, math.MaxInt); len(s) > 0 {
+		return s, nil
 	}
-	if n > 0 {
-		out = append(out, data.NewBatch(part))
-	}
-	return out, nil
+	return eval.Whole(rows), nil
 }
 
 // CompareMerged measures base with o's adapters, unmerged, against the model
 // that MergeModel wrote at o.Output. With nf4 the base is held as in QLoRA.
-func CompareMerged(ctx context.Context, dev kernels.Backend, base string, nf4 bool, o MergeOptions, batches []data.Batch) (*lora.Divergence, error) {
+func CompareMerged(ctx context.Context, dev kernels.Backend, base string, nf4 bool, o MergeOptions, samples []eval.Sample) (*eval.Divergence, error) {
 	ref, err := LoadModel(dev, base, ModelOptions{Adapters: o.Adapters, Weights: o.Weights, NF4: nf4})
 	if err != nil {
 		return nil, err
@@ -172,7 +164,7 @@ func CompareMerged(ctx context.Context, dev kernels.Backend, base string, nf4 bo
 		return nil, err
 	}
 	defer m.Close()
-	d, err := lora.Compare(ctx, ref.Model, m.Model, batches)
+	d, err := eval.Diverge(ctx, m.Model, ref.Model, samples)
 	return &d, err
 }
 
@@ -206,20 +198,20 @@ func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		res.Notes = append(res.Notes, "no data to measure the KL of the merge on")
 		return err
 	}
-	batches, err := KLBatches(rows)
+	samples, err := KLSamples(rows)
 	if err != nil {
 		return err
 	}
 	unmerged := mo.Trained && mo.TrainedAs != nil
-	if left.KL, err = CompareMerged(ctx, x.Device(), mo.Model, unmerged, mo, batches); err != nil {
+	if left.KL, err = CompareMerged(ctx, x.Device(), mo.Model, unmerged, mo, samples); err != nil {
 		return err
 	}
 	if trained, ok := j.In("trained"); ok && (mo.TrainedAs != nil || x.Path(trained) != mo.Model) {
-		if left.Trained, err = CompareMerged(ctx, x.Device(), x.Path(trained), mo.TrainedAs != nil, mo, batches); err != nil {
+		if left.Trained, err = CompareMerged(ctx, x.Device(), x.Path(trained), mo.TrainedAs != nil, mo, samples); err != nil {
 			return err
 		}
 	}
-	return left.KL.CheckKL(x.Where(j), o.MaxKL)
+	return left.KL.CheckMerge(x.Where(j), o.MaxKL)
 }
 
 // mergePath is the folder of the stage, or the GGUF in it.
@@ -312,7 +304,7 @@ func compared(p *recipes.Planner, s *recipes.StagePlan, ref, m *arch.Source, tok
 	}
 	defer b.Close()
 	n := int(min(tokens, 2048))
-	if _, err := lora.Compare(p.Context, a, b, []data.Batch{data.NewBatch(zeroRows(max(1, n/256), min(n, 256)))}); err != nil {
+	if _, err := eval.Diverge(p.Context, b, a, eval.Examples(zeroRows(max(1, n/256), min(n, 256)), n)); err != nil {
 		return err
 	}
 	info := dev.Info()
@@ -329,7 +321,7 @@ func viewMerge(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 	row := report.Row{Model: j.ID, Path: mergePath(x, j)}
 	if m.KL != nil {
 		row.MergeKL = &report.Measured{Value: m.KL.KL, N: int(m.KL.Tokens)}
-		s.Failed = m.KL.CheckKL("", o.MaxKL) != nil
+		s.Failed = m.KL.CheckMerge("", o.MaxKL) != nil
 	}
 	s.Models = append(s.Models, row)
 	s.Layers = mergeLayers(j.ID, m)

@@ -11,7 +11,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/lora"
+	"github.com/tunekit/tunekit/train/eval"
 )
 
 // TestCompareMerged: rounding to bf16 loses less than quantizing the base did,
@@ -19,15 +19,15 @@ import (
 // adapters are compared with the weights they were merged with.
 func TestCompareMerged(t *testing.T) {
 	dir := testdir.Shared(t, "golden/train/lora")
-	batches := goldenRows(t, filepath.Join(dir, "batches.json"))
+	samples := goldenRows(t, filepath.Join(dir, "batches.json"))
 	dev := cpu.New(cpu.Options{})
 	adapter := filepath.Join(dir, "qlora_f32", "adapter")
-	measure := func(nf4 bool, o MergeOptions) *lora.Divergence {
+	measure := func(nf4 bool, o MergeOptions) *eval.Divergence {
 		t.Helper()
 		o.Model, o.Output = filepath.Join(dir, "base-llama"), filepath.Join(t.TempDir(), "m")
 		_, err := MergeModel(context.Background(), dev, o)
 		must(t, err)
-		kl, err := CompareMerged(context.Background(), dev, o.Model, nf4, o, batches)
+		kl, err := CompareMerged(context.Background(), dev, o.Model, nf4, o, samples)
 		must(t, err)
 		return kl
 	}
@@ -47,7 +47,7 @@ func TestCompareMerged(t *testing.T) {
 }
 
 // goldenRows are the evaluation rows of a training golden, without padding.
-func goldenRows(t *testing.T, path string) []data.Batch {
+func goldenRows(t *testing.T, path string) []eval.Sample {
 	t.Helper()
 	var f struct {
 		Eval struct {
@@ -66,9 +66,9 @@ func goldenRows(t *testing.T, path string) []data.Batch {
 		}
 		rows = append(rows, data.Example{IDs: ids[:n]})
 	}
-	batches, err := KLBatches(data.InMemory(rows...))
+	samples, err := KLSamples(data.InMemory(rows...))
 	must(t, err)
-	return batches
+	return samples
 }
 
 func must(t testing.TB, err error) {

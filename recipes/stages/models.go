@@ -212,6 +212,21 @@ func modelFiles(src *arch.Source) (map[string][]byte, error) {
 	return out, nil
 }
 
+// baseFiles are modelFiles and what else of the model's folder belongs to a new
+// version of its weights: the tokenizer's other forms, the licence.
+func baseFiles(src *arch.Source) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+		"vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json", "LICENSE", "LICENSE.txt"} {
+		if b, ok := src.Reader.File(name); ok {
+			out[name] = b
+		}
+	}
+	files, err := modelFiles(src)
+	maps.Copy(out, files)
+	return out, err
+}
+
 func hasTokenizer(src *arch.Source) bool {
 	if src.Reader.Format() != "gguf" {
 		_, ok := src.Reader.File("tokenizer.json")

@@ -10,7 +10,6 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
 )
 
@@ -58,7 +57,7 @@ func less(a, b dry.Work) dry.Work {
 }
 
 // typesOf lists the types of the tensors that an output of from will have.
-func typesOf(from *arch.Source, o lora.Output) map[string]dtype.Type {
+func typesOf(from *arch.Source, o arch.Dense) map[string]dtype.Type {
 	out := map[string]dtype.Type{}
 	for _, t := range o.Plan(from) {
 		out[t.Name] = t.Type

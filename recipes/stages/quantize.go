@@ -20,7 +20,6 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
@@ -28,7 +27,7 @@ import (
 )
 
 var quantizeKind = recipes.Kind{
-	Name: "quantize", Doc: "NF4, GPTQ, AWQ or round-to-nearest folder",
+	Name: "quantize", Doc: "quantized folder, by one of several methods",
 	New: func() any { return new(Quantize) }, Left: func() any { return new(QuantizeResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // known by its report
 	Resolve: func(o any, _ recipes.Setting, bad recipes.Bad) { o.(*Quantize).Fill(bad) }, Inputs: quantizeInputs,
@@ -129,7 +128,7 @@ func quantizeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ stri
 	if err != nil {
 		return nil, err
 	}
-	out := typesOf(from, lora.Output{Path: "x"})
+	out := typesOf(from, arch.Dense{Path: "x"})
 	for _, l := range plan.Layers {
 		out[l+".weight"] = plan.Types[l]
 	}
@@ -347,7 +346,7 @@ func QuantizeFolder(ctx context.Context, dev kernels.Backend, model string, job 
 	}
 	var cal [][]int32
 	if job.Calibrated() {
-		if cal, err = CalibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
+		if cal, err = calibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
 			return nil, err
 		}
 	}

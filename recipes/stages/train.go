@@ -31,7 +31,7 @@ var trainKind = recipes.Kind{
 		return []recipes.Made{{Dense: full, Adapter: !full}}
 	},
 	Types: func(_ *recipes.Planner, _ *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
-		return typesOf(from, lora.Output{Path: "x"}), nil
+		return typesOf(from, arch.Dense{Path: "x"}), nil
 	},
 	Plan: planTrain, Run: runTrain, View: viewTrain,
 }
@@ -213,11 +213,11 @@ func saveTrained(ctx context.Context, x *recipes.Env, j *recipes.Job, src *arch.
 		}
 		return ad.Save(dir, lora.SaveOptions{Base: ref.String(), Notes: lora.Notes{BaseHash: string(base), Steps: steps}})
 	}
-	files, err := modelFiles(src)
+	files, err := baseFiles(src)
 	if err != nil {
 		return err
 	}
-	return lora.SaveModel(ctx, m, src, lora.Output{Path: dir, Files: files, Progress: x.Progress("bytes")})
+	return lora.SaveModel(ctx, m, src, arch.Dense{Path: dir, Files: files, Progress: x.Progress("bytes")})
 }
 
 // baseNote tells where the adapter in dir may belong to another base than the

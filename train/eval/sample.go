@@ -18,8 +18,8 @@ type Sample struct {
 	At [][2]int32
 }
 
-// Positions is the number of positions that count.
-func (s *Sample) Positions() int {
+// positions is the number of positions that count.
+func (s *Sample) positions() int {
 	n := 0
 	for _, r := range s.At {
 		n += int(r[1] - r[0])
@@ -29,7 +29,7 @@ func (s *Sample) Positions() int {
 
 // Targets is the number of tokens predicted.
 func (s *Sample) Targets() int {
-	n := s.Positions()
+	n := s.positions()
 	if k := len(s.At); k > 0 && int(s.At[k-1][1]) == len(s.IDs) {
 		n--
 	}
@@ -75,6 +75,15 @@ func Examples(ex []data.Example, context int) []Sample {
 		if len(s.At) > 0 {
 			out = append(out, s)
 		}
+	}
+	return out
+}
+
+// Whole are samples that count at every position.
+func Whole(ex []data.Example) []Sample {
+	out := make([]Sample, len(ex))
+	for i, e := range ex {
+		out[i] = Sample{IDs: e.IDs, At: [][2]int32{{0, int32(len(e.IDs))}}}
 	}
 	return out
 }

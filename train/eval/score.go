@@ -29,10 +29,6 @@ type ScoreOptions struct {
 	Progress func(done, total int64)
 }
 
-// batchTokens is how many tokens are packed into one pass. It is a constant:
-// a result must not depend on the machine.
-const batchTokens = 2048
-
 // compareRows is how many rows of logits are held at a time.
 const compareRows = 128
 
@@ -40,24 +36,24 @@ const compareRows = 128
 // models' distributions at every position that counts. The models must have
 // one vocabulary.
 func Run(ctx context.Context, m, ref *model.Model, samples []Sample, o ScoreOptions) ([]Score, error) {
+	size := func(s Sample) int { return len(s.IDs) }
 	var total, done int64
 	for _, s := range samples {
-		total += int64(len(s.IDs))
+		total += int64(size(s))
 	}
 	out := make([]Score, len(samples))
-	for i := 0; i < len(samples); {
+	at := 0
+	for _, pass := range model.Passes(samples, size) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		j, n := i, 0
-		for j < len(samples) && (j == i || n+len(samples[j].IDs) <= batchTokens) {
-			n += len(samples[j].IDs)
-			j++
-		}
-		if err := scoreBatch(m, ref, samples[i:j], out[i:j], o); err != nil {
+		if err := scoreBatch(m, ref, pass, out[at:at+len(pass)], o); err != nil {
 			return nil, err
 		}
-		i, done = j, done+int64(n)
+		at += len(pass)
+		for _, s := range pass {
+			done += int64(size(s))
+		}
 		if o.Progress != nil {
 			o.Progress(done, total)
 		}

@@ -36,7 +36,12 @@ var archs = []*Arch{
 	&llama,
 	&qwen2,
 	&qwen3,
+	&qwen3moe,
+	&qwen2moe,
 	&mixtral,
+	&olmo2,
+	&cohere,
+	&gemma2,
 }
 
 func byHF(name, modelType string) *Arch {

@@ -79,34 +79,59 @@ func decoderGGUF(m *Metadata) (Spec, error) {
 // attention reads the heads of a model of width width.
 func (m *Metadata) attention(width int) *Attention {
 	a := &Attention{H: m.Int(-1, "attention.head_count"), Bias: m.Has("blk.0.attn_q.bias"), OutBias: m.Has("blk.0.attn_output.bias")}
-	if m.Has("blk.0.attn_q_norm.weight") {
-		a.QKNorm = PerHead
-	}
 	a.K = m.Int(a.H, "attention.head_count_kv")
 	if a.H > 0 {
 		a.D = m.Int(width/a.H, "attention.key_length")
 	}
+	if norm := m.shapes["blk.0.attn_q_norm.weight"]; len(norm) == 1 {
+		a.QKNorm = WholeWidth
+		if norm[0] == int64(a.D) {
+			a.QKNorm = PerHead
+		}
+	}
 	return a
 }
 
-// decoderRules lists the tensors; pairs says that GGUF holds the rows of q and k
-// in rotation pairs.
-func decoderRules(s *Spec, pairs bool) []Rule { return expertRules(s, pairs, hubExperts) }
+// layerNames are what families name differently within a layer.
+type layerNames struct {
+	norms   map[Role][2]string // in Hugging Face files and in GGUF
+	experts expertNames
+}
 
-// expertRules is decoderRules where experts have names of their own.
-func expertRules(s *Spec, pairs bool, names expertNames) []Rule {
-	b := &rules{layer: -1}
+// usualNames are Llama's and those of most experts.
+var usualNames = layerNames{
+	map[Role][2]string{AttnNorm: {"input_layernorm", "attn_norm"}, MLPNorm: {"post_attention_layernorm", "ffn_norm"}},
+	hubExperts,
+}
+
+// decoderRules lists the tensors under their usual names; pairs says that GGUF
+// holds the rows of q and k in rotation pairs.
+func decoderRules(s *Spec, pairs bool) []Rule { return namedRules(s, pairs, usualNames) }
+
+// namedRules is decoderRules with names of a family's own.
+func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
+	b := &rules{layer: -1, addOne: s.Norm.Offset == 1}
 	b.matrix(Embed, "model.embed_tokens", "token_embd", s.V, s.C)
 	for i, l := range s.Layers {
 		b.enter(i, fmt.Sprintf("model.layers.%d.", i), fmt.Sprintf("blk.%d.", i))
-		b.norm(AttnNorm, "input_layernorm", "attn_norm", s.C)
-		b.attention(l.Sublayers[0].Body.(*Attention), s.C, pairs)
-		b.norm(MLPNorm, "post_attention_layernorm", "ffn_norm", s.C)
-		switch m := l.Sublayers[1].Body.(type) {
-		case *MLP:
-			b.mlp(m, s.C)
-		case *MoE:
-			b.experts(m, s.C, names)
+		seen := map[Role]bool{None: true}
+		norm := func(role Role) { // once where two parts share it
+			if !seen[role] {
+				seen[role] = true
+				b.norm(role, names.norms[role][0], names.norms[role][1], s.C)
+			}
+		}
+		for _, sub := range l.Sublayers {
+			norm(sub.Pre)
+			switch m := sub.Body.(type) {
+			case *Attention:
+				b.attention(m, s.C, pairs)
+			case *MLP:
+				b.mlp(m, s.C)
+			case *MoE:
+				b.experts(m, s.C, names.experts)
+			}
+			norm(sub.Post)
 		}
 	}
 	b.enter(-1, "", "")
@@ -126,9 +151,13 @@ func (b *rules) attention(a *Attention, width int, pairs bool) {
 	b.linear(K, "self_attn.k_proj", "attn_k", kv, width, a.Bias, kPairs)
 	b.linear(V, "self_attn.v_proj", "attn_v", kv, width, a.Bias, 0)
 	b.linear(O, "self_attn.o_proj", "attn_output", width, q, a.OutBias, 0)
-	if a.QKNorm == PerHead {
-		b.norm(QNorm, "self_attn.q_norm", "attn_q_norm", a.D)
-		b.norm(KNorm, "self_attn.k_norm", "attn_k_norm", a.D)
+	switch a.QKNorm {
+	case PerHead:
+		q, kv = a.D, a.D
+		fallthrough
+	case WholeWidth:
+		b.norm(QNorm, "self_attn.q_norm", "attn_q_norm", q)
+		b.norm(KNorm, "self_attn.k_norm", "attn_k_norm", kv)
 	}
 }
 
@@ -158,8 +187,20 @@ func decoderKV(s *Spec, p string) []formats.KV {
 	if m := s.moe(); m != nil {
 		kv = append(kv, expertKV(m, p)...)
 	}
-	return append(kv, f("rope.freq_base", r.Base), f("attention.layer_norm_rms_epsilon", float64(s.Norm.Eps)),
+	eps := "attention.layer_norm_rms_epsilon"
+	if s.Norm.Kind == kernels.LayerNorm {
+		eps = "attention.layer_norm_epsilon"
+	}
+	return append(kv, f("rope.freq_base", r.Base), f(eps, float64(s.Norm.Eps)),
 		u("attention.key_length", a.D), u("attention.value_length", a.D), u("vocab_size", s.V), u("rope.dimension_count", r.Dim))
+}
+
+// epsKey is what config.json calls the norms' epsilon.
+func epsKey(n NormSpec) string {
+	if n.Kind == kernels.LayerNorm {
+		return "layer_norm_eps"
+	}
+	return "rms_norm_eps"
 }
 
 // decoderConfig is config.json in the form that both generations of
@@ -172,7 +213,7 @@ func decoderConfig(s *Spec, class, modelType string) []formats.KV {
 		{Key: "architectures", Value: []string{class}}, {Key: "model_type", Value: modelType},
 		{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: inner}, {Key: "num_hidden_layers", Value: len(s.Layers)},
 		{Key: "num_attention_heads", Value: a.H}, {Key: "num_key_value_heads", Value: a.K}, {Key: "head_dim", Value: a.D},
-		{Key: "hidden_act", Value: act}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: "rms_norm_eps", Value: shortFloat(s.Norm.Eps)},
+		{Key: "hidden_act", Value: act}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: epsKey(s.Norm), Value: shortFloat(s.Norm.Eps)},
 		{Key: "rope_theta", Value: s.rope().Base}, {Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},
 	}
 	if r := ropeScaling(s.rope()); r != nil {

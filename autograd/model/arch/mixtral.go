@@ -27,7 +27,9 @@ var mixtral = Arch{
 		return s, err
 	},
 	Rules: func(s *Spec) []Rule {
-		return expertRules(s, true, expertNames{"block_sparse_moe.gate", "block_sparse_moe.experts.%d.w1", "block_sparse_moe.experts.%d.w3", "block_sparse_moe.experts.%d.w2"})
+		names := usualNames
+		names.experts = expertNames{"block_sparse_moe.gate", "block_sparse_moe.experts.%d.w1", "block_sparse_moe.experts.%d.w3", "block_sparse_moe.experts.%d.w2"}
+		return namedRules(s, true, names)
 	},
 	KV: func(s *Spec) []formats.KV { return decoderKV(s, "llama") },
 	Config: func(s *Spec) []formats.KV {

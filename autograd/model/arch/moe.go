@@ -1,7 +1,6 @@
 package arch
 
 import (
-	"cmp"
 	"fmt"
 
 	"github.com/tunekit/tunekit/formats"
@@ -13,6 +12,8 @@ import (
 type MoE struct {
 	E, K   int
 	F      int // inner size of an expert
+	Dense  int // of a layer without experts, where files state it beside F; 0: they don't
+	Shared int // inner size of one more expert that serves every token, as much as a gate says; 0: none
 	Act    kernels.ActKind
 	Route  kernels.RouteKind
 	Renorm bool // a token's weights sum to 1
@@ -21,6 +22,9 @@ type MoE struct {
 func (m *MoE) check(*Spec) error {
 	if err := checkSizes(size{"experts", m.E, 1 << 14}, size{"experts per token", m.K, m.E}, size{"feed-forward size", m.F, maxWidth}); err != nil {
 		return err
+	}
+	if m.Shared < 0 || m.Shared > maxWidth {
+		return fmt.Errorf("size of the shared expert is %d", m.Shared)
 	}
 	return checkSizes(size{"experts' rows", 2 * m.E * m.F, 1 << 30})
 }
@@ -32,7 +36,11 @@ func (s *Spec) moe() *MoE { return first[*MoE](s) }
 // activation and, where m states none, its inner size.
 func (s *Spec) withExperts(m MoE) {
 	if mlp := s.mlp(); mlp != nil {
-		m.F, m.Act = cmp.Or(m.F, mlp.F), mlp.Act
+		if m.Act = mlp.Act; m.F == 0 {
+			m.F = mlp.F
+		} else {
+			m.Dense = mlp.F
+		}
 	}
 	for _, l := range s.Layers {
 		for i := range l.Sublayers {
@@ -45,7 +53,7 @@ func (s *Spec) withExperts(m MoE) {
 
 // experts reads the numbers of experts; of a model without any they are 0.
 func (m *Metadata) experts() MoE {
-	return MoE{E: m.Int(0, "expert_count"), K: m.Int(0, "expert_used_count"), F: m.Int(0, "expert_feed_forward_length")}
+	return MoE{E: m.Int(0, "expert_count"), K: m.Int(0, "expert_used_count"), F: m.Int(0, "expert_feed_forward_length"), Shared: m.Int(0, "expert_shared_feed_forward_length")}
 }
 
 // expertNames are the names of a layer's router and of one expert's maps in
@@ -76,9 +84,22 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 	for e := range m.E {
 		out.HF = append(out.HF, Piece{Name: b.hf + fmt.Sprintf(n.down, e) + ".weight", Rows: Rows{e * width, width, width, 1}})
 	}
+	if m.Shared > 0 {
+		b.matrix(SharedRouter, "mlp.shared_expert_gate", "ffn_gate_inp_shexp", 1, width)
+		b.matrix(SharedGate, "mlp.shared_expert.gate_proj", "ffn_gate_shexp", m.Shared, width)
+		b.matrix(SharedUp, "mlp.shared_expert.up_proj", "ffn_up_shexp", m.Shared, width)
+		b.matrix(SharedDown, "mlp.shared_expert.down_proj", "ffn_down_shexp", width, m.Shared)
+	}
 }
 
 // expertKV are the keys of experts below prefix p.
 func expertKV(m *MoE, p string) []formats.KV {
-	return []formats.KV{{Key: p + ".expert_count", Value: uint32(m.E)}, {Key: p + ".expert_used_count", Value: uint32(m.K)}}
+	kv := []formats.KV{{Key: p + ".expert_count", Value: uint32(m.E)}, {Key: p + ".expert_used_count", Value: uint32(m.K)}}
+	if m.Dense > 0 {
+		kv = append(kv, formats.KV{Key: p + ".expert_feed_forward_length", Value: uint32(m.F)})
+	}
+	if m.Shared > 0 {
+		kv = append(kv, formats.KV{Key: p + ".expert_shared_feed_forward_length", Value: uint32(m.Shared)})
+	}
+	return kv
 }

@@ -12,7 +12,8 @@ const (
 	Head                  // output layer
 	FinalNorm             // before the head
 
-	AttnNorm // before attention
+	AttnNorm     // before attention
+	PostAttnNorm // behind it
 	Q
 	K
 	V
@@ -20,7 +21,8 @@ const (
 	QNorm // of queries, and
 	KNorm // of keys
 
-	MLPNorm // before the feed-forward part
+	MLPNorm     // before the feed-forward part
+	PostMLPNorm // behind it
 	Gate
 	Up
 	Down
@@ -28,6 +30,11 @@ const (
 	Router       // scores of experts
 	ExpertGateUp // of all experts, gate rows before up rows
 	ExpertDown   // of all experts
+
+	SharedRouter // the weight of the expert that serves every token
+	SharedGate   // of that expert
+	SharedUp
+	SharedDown
 
 	numRoles
 )
@@ -43,9 +50,10 @@ const (
 
 var classes = [numRoles]class{
 	Embed: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
-	MLPNorm: norm, Gate: linear, Up: linear, Down: linear,
+	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
+	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
 	Router: table, ExpertGateUp: linear, ExpertDown: linear,
+	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }
 
 // IsLinear reports whether the role is that of a linear map of a block: what

@@ -74,6 +74,7 @@ type rules struct {
 	list     []Rule
 	layer    int
 	hf, gguf string // what the names of the layer begin with
+	addOne   bool   // GGUF holds 1 more than a norm's weights
 }
 
 // enter makes the rules that follow those of a layer; -1 leaves the blocks.
@@ -108,7 +109,7 @@ func (b *rules) linear(role Role, hf, gguf string, out, in int, bias bool, pairs
 
 // norm adds the weights of a normalisation of n values.
 func (b *rules) norm(role Role, hf, gguf string, n int) {
-	b.vector(role, hf+".weight", gguf+".weight", n)
+	b.vector(role, hf+".weight", gguf+".weight", n).GGUF[0].AddOne = b.addOne
 }
 
 // Rules lists every tensor of a model of this shape, in the order of its files.

@@ -10,6 +10,7 @@
 package arch
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -30,12 +31,14 @@ type Spec struct {
 
 	// Scalars of some families; 0 stands for the usual value.
 	EmbedScale, LogitScale float32
+	LogitCap               float32 // a logit z becomes LogitCap·tanh(z/LogitCap); 0: none
 }
 
 // NormSpec says how all norms of a model work.
 type NormSpec struct {
-	Kind kernels.NormKind
-	Eps  float32
+	Kind   kernels.NormKind
+	Eps    float32
+	Offset float32 // of the weights: w is used as Offset + w; GGUF holds the sum
 }
 
 // LayerSpec is one block: sublayers around a residual stream.
@@ -74,14 +77,16 @@ type Attention struct {
 	OutBias bool
 	Window  int     // 0: none
 	Scale   float32 // of the scores; 0: 1/√D
+	SoftCap float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
 }
 
 // QKNorm says what a norm of queries and keys spans.
 type QKNorm uint8
 
 const (
-	NoQKNorm QKNorm = iota // there is none
-	PerHead                // each head by itself; the heads share the weights
+	NoQKNorm   QKNorm = iota // there is none
+	PerHead                  // each head by itself; the heads share the weights
+	WholeWidth               // all heads of a token together
 )
 
 // NoRope stands for the index of a table of angles where nothing rotates.
@@ -104,7 +109,7 @@ func (s *Spec) mlp() *MLP { return first[*MLP](s) }
 // state them.
 func (s *Spec) feed() (f int, act kernels.ActKind) {
 	if m := s.moe(); m != nil {
-		return m.F, m.Act
+		return cmp.Or(m.Dense, m.F), m.Act
 	}
 	m := s.mlp()
 	return m.F, m.Act

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -89,7 +90,7 @@ func printIngest(c *ucli.Context, rep *data.Report) {
 	}
 	w := c.App.Writer
 	fmt.Fprintf(w, "%d rows: %d kept, %d truncated, %d split", rep.Rows, rep.Kept, rep.Truncated, rep.Split)
-	for _, k := range sortedKeys(rep.Dropped) {
+	for _, k := range slices.Sorted(maps.Keys(rep.Dropped)) {
 		fmt.Fprintf(w, ", %d %s", rep.Dropped[k], k)
 	}
 	fmt.Fprintf(w, "\n%d to train on (%d tokens, %d learned), %d held back; %d duplicates; longest %d tokens (%s)\n", rep.TrainSamples, rep.TrainTokens, rep.TrainSupervised,

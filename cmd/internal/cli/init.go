@@ -2,8 +2,10 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
@@ -94,7 +96,7 @@ func starter(c *ucli.Context) (string, error) {
 
 func kinds(rep *data.Report) string {
 	var out []string
-	for _, k := range sortedKeys(rep.Types) {
+	for _, k := range slices.Sorted(maps.Keys(rep.Types)) {
 		out = append(out, fmt.Sprintf("%d %s rows", rep.Types[k], k))
 	}
 	return strings.Join(out, ", ")

@@ -3,6 +3,8 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
@@ -48,7 +50,7 @@ func printReport(c *ucli.Context, rep formats.Report) {
 		fmt.Fprintf(out, "%s\n", raw)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for _, k := range sortedKeys(rep.Metadata) {
+	for _, k := range slices.Sorted(maps.Keys(rep.Metadata)) {
 		fmt.Fprintf(w, "%s\t%s\n", k, ellipsis(fmt.Sprint(rep.Metadata[k]), 100))
 	}
 	fmt.Fprintln(w)

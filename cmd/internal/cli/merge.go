@@ -7,6 +7,7 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/recipes/schema"
 	"github.com/tunekit/tunekit/recipes/stages"
+	"github.com/tunekit/tunekit/train/eval"
 )
 
 // mergeKeys are the keys of a merge stage that tune merge has as flags.
@@ -65,17 +66,17 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 		KL      any    `json:"kl"`
 		Trained any    `json:"kl_to_trained,omitempty"`
 	}{Output: o.Output, Bytes: rep.Bytes, Layers: len(rep.Layers)}
-	batches, err := mergeData(c, o.Model)
+	samples, err := mergeData(c, o.Model)
 	if err != nil {
 		return err
 	}
-	kl, err := stages.CompareMerged(c.Context, dev, o.Model, o.Trained, o, batches)
+	kl, err := stages.CompareMerged(c.Context, dev, o.Model, o.Trained, o, samples)
 	if err != nil {
 		return err
 	}
 	out.KL = kl
 	if nf4 && !o.Trained {
-		if out.Trained, err = stages.CompareMerged(c.Context, dev, o.Model, true, o, batches); err != nil {
+		if out.Trained, err = stages.CompareMerged(c.Context, dev, o.Model, true, o, samples); err != nil {
 			return err
 		}
 	}
@@ -83,14 +84,14 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 		return err
 	}
 	if c.IsSet("max-kl") {
-		return kl.CheckKL(o.Output, c.Float64("max-kl"))
+		return kl.CheckMerge(o.Output, c.Float64("max-kl"))
 	}
 	return nil
 }
 
 // mergeData is what a merge is checked on: --data, or 1,024 tokens that run
 // through the vocabulary.
-func mergeData(c *ucli.Context, modelPath string) ([]data.Batch, error) {
+func mergeData(c *ucli.Context, modelPath string) ([]eval.Sample, error) {
 	if f := c.String("data"); f != "" {
 		tok, src, err := stages.OpenTokenizer(modelPath)
 		if err != nil {
@@ -105,7 +106,7 @@ func mergeData(c *ucli.Context, modelPath string) ([]data.Batch, error) {
 			n := min(len(text), 4096)
 			rows = data.InMemory(data.Example{IDs: text[:min(n, src.Spec.MaxPos)]})
 		}
-		return stages.KLBatches(rows)
+		return stages.KLSamples(rows)
 	}
 	src, err := stages.OpenSource(modelPath)
 	if err != nil {
@@ -116,5 +117,5 @@ func mergeData(c *ucli.Context, modelPath string) ([]data.Batch, error) {
 	for i := range 1024 {
 		ex.IDs = append(ex.IDs, int32((int64(i)*2654435761+12345)%int64(src.Spec.V)))
 	}
-	return stages.KLBatches(data.InMemory(ex))
+	return stages.KLSamples(data.InMemory(ex))
 }

@@ -1,11 +1,5 @@
 package cli
 
-import (
-	"maps"
-	"slices"
-	"strconv"
-)
+import "strconv"
 
 func itoa(i int) string { return strconv.Itoa(i) }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

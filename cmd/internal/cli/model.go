@@ -19,8 +19,8 @@ func openDevice(c *ucli.Context) (kernels.Backend, error) {
 }
 
 // openModel loads --model with its --adapter folders; the caller closes it and
-// then its device. dflt is what --dtype
-// auto means for this command: exact arithmetic for measurements.
+// then its device. auto is what --dtype auto means for this command: exact
+// arithmetic for measurements.
 func openModel(c *ucli.Context, path, auto string) (*stages.Loaded, error) {
 	dev, err := openDevice(c)
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 // converted by the golden tests of autograd/model, autograd/model/arch, lora,
 // quant and cmd/tune. A new architecture adds its cases here.
 var Cases = []string{
-	"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias",
-	"qwen2", "qwen2-yarn", "qwen3", "mixtral",
+	"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias", "internlm3",
+	"qwen2", "qwen2-yarn", "qwen3", "qwen3-moe", "qwen2-moe", "mixtral", "olmo2", "cohere", "gemma2",
 }
 
 // Dims are the sizes of a made-up Llama.

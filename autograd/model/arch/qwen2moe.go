@@ -1,0 +1,42 @@
+package arch
+
+import (
+	"cmp"
+
+	"github.com/tunekit/tunekit/formats"
+)
+
+// qwen2moe is Qwen2 with experts, one of them for every token, in place of each
+// feed-forward part.
+var qwen2moe = Arch{
+	Name: "qwen2_moe", HF: []string{"Qwen2MoeForCausalLM"}, GGUF: "qwen2moe",
+	Spec: func(c *Config) (Spec, error) {
+		if dense, _ := get[[]int](c, "mlp_only_layers"); len(dense) > 0 || c.Int(1, "decoder_sparse_step") != 1 {
+			c.fail("mlp_only_layers, decoder_sparse_step", "layers without experts are not supported")
+		}
+		if c.Bool(false, "norm_topk_prob") {
+			c.fail("norm_topk_prob", "found true: weights of experts that sum to 1 are not supported in Qwen2-MoE")
+		}
+		if c.Bool(false, "use_sliding_window") {
+			c.fail("use_sliding_window", "sliding attention of Qwen2 is not supported")
+		}
+		bias := c.Bool(true, "qkv_bias")
+		s, err := decoderSpec(c, "qwen2_moe", func(a *Attention, _ *MLP) { a.Bias = bias })
+		s.withExperts(MoE{E: c.Int(-1, "num_experts"), K: c.Int(-1, "num_experts_per_tok"), F: c.Int(-1, "moe_intermediate_size"), Shared: c.Int(-1, "shared_expert_intermediate_size")})
+		return s, cmp.Or(err, c.err)
+	},
+	GGUFSpec: func(m *Metadata) (Spec, error) {
+		s, err := decoderGGUF(m)
+		s.Arch = "qwen2_moe"
+		s.withExperts(m.experts())
+		return s, err
+	},
+	Rules: func(s *Spec) []Rule { return decoderRules(s, false) },
+	KV:    func(s *Spec) []formats.KV { return decoderKV(s, "qwen2moe") },
+	Config: func(s *Spec) []formats.KV {
+		m := s.moe()
+		return append(decoderConfig(s, "Qwen2MoeForCausalLM", "qwen2_moe"), formats.KV{Key: "qkv_bias", Value: s.Attention().Bias},
+			formats.KV{Key: "num_experts", Value: m.E}, formats.KV{Key: "num_experts_per_tok", Value: m.K}, formats.KV{Key: "moe_intermediate_size", Value: m.F},
+			formats.KV{Key: "shared_expert_intermediate_size", Value: m.Shared}, formats.KV{Key: "norm_topk_prob", Value: false})
+	},
+}

@@ -136,6 +136,7 @@ type Tape struct {
 	all  []*Tensor
 	redo bool // first pass of a checkpointed region: dropout is on though nothing is recorded
 	lazy bool // second pass: results are made when they are first read
+	free []func()
 	err  error
 }
 
@@ -486,9 +487,17 @@ func hasGrad(out []*Tensor) bool {
 	return false
 }
 
+// OnFree has f called by Free. In a checkpointed region the tape is freed when
+// the region has run, and again when its gradient has.
+func (t *Tape) OnFree(f func()) { t.free = append(t.free, f) }
+
 // Free gives back everything the tape still holds. It may be called at any
 // time, also after an error, and more than once.
 func (t *Tape) Free() {
+	for _, f := range t.free {
+		f()
+	}
+	t.free = nil
 	for _, x := range t.all {
 		t.freeGrad(x)
 		t.freeData(x)

@@ -294,7 +294,8 @@ type Tools interface {
 	// Sum: out [1] = Σ(a-b)² over n elements, b nil: Σa². Float64 inside, fixed tree.
 	Sum(out Dst, a, b Buffer, n int)
 	// Factor: u = U⁻¹ with H + damp·I = U·Uᵀ (U upper), so uᵀ·u = (H+damp·I)⁻¹ and u is
-	// upper triangular [n,n], zeros below. h is not changed. ErrNotPositive when H is not positive definite.
+	// upper triangular [n,n], zeros below. h is not changed; u may be h, which then is
+	// unchanged after an error only. ErrNotPositive when H is not positive definite.
 	Factor(u, h Buffer, n int, damp float32) error
 	GPTQBlock(g *GPTQArgs)
 	// Quantize encodes x [dst.Rows, dst.Cols] f32 into dst with the bytes of

@@ -21,6 +21,7 @@ type Adapter struct {
 	Modules []Module // every module of the model that could take an adapter
 
 	dev    kernels.Backend
+	model  *model.Model
 	whole  []*whole
 	kept   []*whole // of a folder: weights of the base that PEFT stored beside; not trained
 	loaded bool     // from a folder, where all that counts is that each tensor has its place
@@ -86,7 +87,7 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev}
+	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m}
 	err = ad.build(ports, chosen, func(l *Layer) (a, b []float32, err error) {
 		a, b = initial(c.InitWeights, seed, l.stored, l.R, l.Linear.Experts, l.Linear.In(), l.Linear.Out())
 		return a, b, nil
@@ -242,7 +243,9 @@ func (ad *Adapter) take(name string, table bool, p *autograd.Param, set func(*au
 	if err != nil {
 		return err
 	}
-	err = ad.dev.Run(func() error { ad.dev.Dequantize(buf, p.Mat); return nil })
+	err = ad.dev.Run(func() error {
+		return ad.model.With(p, func() error { ad.dev.Dequantize(buf, p.Mat); return nil })
+	})
 	if err != nil {
 		return err
 	}

@@ -74,13 +74,15 @@ func (ad *Adapter) norms(l *Layer) ([]float32, error) {
 			return err
 		}
 		defer ad.dev.Free(s)
-		for r := 0; r < out; r += step {
-			n := min(step, out-r)
-			ad.dev.Dequantize(ad.dev.Slice(v, 0, n*in), l.Linear.W.RowsOf(r, n))
-			ad.dev.Gemm(kernels.Into(v), &kernels.GemmArgs{A: ad.dev.Slice(l.LoRA.B.Buffer, r*l.R, n*l.R), B: l.LoRA.A.Buffer, M: n, N: in, K: l.R, Alpha: l.LoRA.Scale})
-			ad.dev.RowStats(kernels.To(ad.dev.Slice(s, r, n)), &kernels.RowStatsArgs{Stat: kernels.SumSq, Rows: n, Cols: in, X: v})
-		}
-		return ad.dev.Download(kernels.Bytes(stats), s)
+		return ad.model.With(l.Linear.W, func() error {
+			for r := 0; r < out; r += step {
+				n := min(step, out-r)
+				ad.dev.Dequantize(ad.dev.Slice(v, 0, n*in), l.Linear.W.RowsOf(r, n))
+				ad.dev.Gemm(kernels.Into(v), &kernels.GemmArgs{A: ad.dev.Slice(l.LoRA.B.Buffer, r*l.R, n*l.R), B: l.LoRA.A.Buffer, M: n, N: in, K: l.R, Alpha: l.LoRA.Scale})
+				ad.dev.RowStats(kernels.To(ad.dev.Slice(s, r, n)), &kernels.RowStatsArgs{Stat: kernels.SumSq, Rows: n, Cols: in, X: v})
+			}
+			return ad.dev.Download(kernels.Bytes(stats), s)
+		})
 	})
 	for i, s := range stats { // by way of 1/√(mean of squares) in float32, as RMSNorm keeps it
 		stats[i] = float32(math.Sqrt(float64(in)) / float64(float32(1/math.Sqrt(float64(s)/float64(in)))))

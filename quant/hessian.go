@@ -146,7 +146,7 @@ func factor(h *hessian, order string, group int, damp float64) (*factored, error
 	s := scratch{dev: h.dev}
 	defer s.free()
 	n := h.n
-	m, d := s.alloc(dtype.F32, n*n), s.alloc(dtype.F32, n)
+	m, d := s.alloc(dtype.F32, n*n), s.alloc(dtype.F32, n) // m becomes the factor
 	if s.err != nil {
 		return nil, s.err
 	}
@@ -164,7 +164,7 @@ func factor(h *hessian, order string, group int, damp float64) (*factored, error
 		return nil, fail.Numericf("calibration", "does the model compute finite values on this text?", "the inputs of a layer are not finite")
 	}
 	f.perm = columnOrder(order, diag, group)
-	if err := f.permute(&s, m); err != nil {
+	if err := f.permute(m); err != nil {
 		return nil, err
 	}
 	one := []float32{float32(max(mean, 1))}
@@ -177,8 +177,10 @@ func factor(h *hessian, order string, group int, damp float64) (*factored, error
 }
 
 // permute writes h with rows and columns in the order of f to m.
-func (f *factored) permute(s *scratch, m kernels.Buffer) error {
+func (f *factored) permute(m kernels.Buffer) error {
 	h, n := f.h, f.h.n
+	s := scratch{dev: h.dev}
+	defer s.free()
 	if f.perm == nil {
 		copyTo(h.dev, m, h.buf, n*n)
 		return nil
@@ -194,16 +196,13 @@ func (f *factored) permute(s *scratch, m kernels.Buffer) error {
 	return nil
 }
 
+// decompose puts the factor in the place of m.
 func (f *factored) decompose(s *scratch, m kernels.Buffer, damp, mean float64) error {
-	u := s.alloc(dtype.F32, f.h.n*f.h.n)
-	if s.err != nil {
-		return s.err
-	}
 	for f.damp = damp; ; f.damp = min(10*f.damp, 1) {
 		f.add = f.damp * mean
-		err := f.h.dev.Factor(u, m, f.h.n, float32(f.add))
+		err := f.h.dev.Factor(m, m, f.h.n, float32(f.add))
 		if err == nil {
-			f.u = s.take(u)
+			f.u = s.take(m)
 			return nil
 		}
 		if !errors.Is(err, kernels.ErrNotPositive) {

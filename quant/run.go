@@ -14,7 +14,6 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -144,7 +143,7 @@ func (r *folderRun) quantize() error {
 	if len(r.streams) == 0 {
 		return nil
 	}
-	m, err := model.Load(r.dev, r.src, model.Options{})
+	m, err := model.Load(r.dev, r.src, model.Options{Stream: true})
 	if err != nil {
 		return err
 	}
@@ -243,30 +242,31 @@ func (p *FolderPlan) quantization() ([]byte, error) {
 	return json.Marshal(map[string]any{"meta": meta})
 }
 
-// decode reads a tensor as float32.
-func (o *output) decode(x *arch.Tensor) ([]float32, error) {
-	in, _, err := o.from.Read(x)
+// values is a tensor of the source as float32.
+func (s *scratch) values(from *arch.Source, x *arch.Tensor) kernels.Buffer {
+	in, _, err := from.Read(x)
 	if err != nil {
-		return nil, err
+		s.err = err
+		return nil
 	}
-	w := make([]float32, x.Len())
-	block.DecodeAll(w, in)
-	o.from.Forget(x)
-	return w, formats.CheckFinite(x.Name, w, 0, x.Cols)
+	v := s.alloc(dtype.F32, x.Len())
+	w, err := s.dev.Load(kernels.Mapped, in.Type, in.Rows, in.Cols, in.Data, kernels.Borrow)
+	if w = s.hold(w, err); s.err == nil {
+		s.dev.Dequantize(v, w)
+		s.dev.Free(s.take(w.Buffer))
+		from.Forget(x)
+	}
+	return v
 }
 
 // quantize makes and writes a weight that needs no calibration text, or
 // measures what an earlier run wrote.
 func (o *output) quantize(dev kernels.Backend, x *arch.Tensor, t dtype.Type) error {
-	v, err := o.decode(x)
-	if err != nil {
-		return err
-	}
 	var r *matrixResult
-	err = dev.Run(func() error {
+	err := dev.Run(func() (err error) {
 		s := scratch{dev: dev}
 		defer s.free()
-		l := &layer{dev: dev, path: x.Path(), role: x.Role, w: s.up(v), rows: x.Rows, cols: x.Cols, typ: t}
+		l := &layer{dev: dev, path: x.Path(), role: x.Role, w: s.values(o.from, x), rows: x.Rows, cols: x.Cols, typ: t}
 		if s.err != nil {
 			return s.err
 		}

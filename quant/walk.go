@@ -57,14 +57,15 @@ func (w *walk) run() error {
 		}
 	}
 	for i, b := range w.m.Blocks {
+		if err := w.dev.Run(func() error { return w.m.Acquire(b) }); err != nil {
+			return err
+		}
 		for _, s := range w.streams {
 			if err := s.block(b, i == len(w.m.Blocks)-1); err != nil {
 				return fmt.Errorf("%s: %w", b.Path, err)
 			}
 		}
-		for _, p := range b.Params {
-			w.src.Forget(w.m.TensorOf(p))
-		}
+		w.m.Release(b)
 	}
 	return nil
 }

@@ -14,7 +14,6 @@ type ghost struct {
 	config  []byte
 	tensors []formats.Tensor
 	mapped  map[string]bool
-	zeros   []byte // shared by all tensors; never written, so the system keeps no page of it
 }
 
 func (g *ghost) Path() string               { return g.path }
@@ -26,27 +25,10 @@ func (g *ghost) Tensors() []formats.Tensor  { return g.tensors }
 func (g *ghost) Warnings() []string         { return nil }
 func (g *ghost) Close() error               { return nil }
 
-func (g *ghost) Read(t *formats.Tensor) ([]byte, error) {
-	return g.take(dtype.Size(t.Type, t.Rows(), t.Cols())), nil
-}
-
-func (g *ghost) ReadRows(t *formats.Tensor, _, rows int) ([]byte, error) {
-	return g.take(dtype.Size(t.Type, rows, t.Cols())), nil
-}
-
-func (g *ghost) Map(t *formats.Tensor) ([]byte, bool) {
-	if !g.mapped[t.Name] {
-		return nil, false
-	}
-	return g.take(dtype.Size(t.Type, t.Rows(), t.Cols())), true
-}
-
-func (g *ghost) take(n int) []byte {
-	if n > len(g.zeros) {
-		g.zeros = make([]byte, n)
-	}
-	return g.zeros[:n]
-}
+// No tensor has bytes: see arch.InMemory.
+func (g *ghost) Read(*formats.Tensor) ([]byte, error)               { return nil, nil }
+func (g *ghost) ReadRows(*formats.Tensor, int, int) ([]byte, error) { return nil, nil }
+func (g *ghost) Map(t *formats.Tensor) ([]byte, bool)               { return nil, g.mapped[t.Name] }
 
 // Held is how a ghost holds one tensor.
 type Held struct {

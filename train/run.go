@@ -248,8 +248,15 @@ func (r *run) fitting(ctx context.Context, s data.Step, total int64) (Metrics, e
 	for {
 		m, err := r.gradients(ctx, s, total)
 		n := len(r.Model.Blocks)
-		if !errors.Is(err, kernels.ErrOutOfMemory) || r.Config.GradientCheckpointing != "auto" || r.recomputed() == n {
+		if !errors.Is(err, kernels.ErrOutOfMemory) {
 			return m, err
+		}
+		if r.Config.GradientCheckpointing != "auto" || r.recomputed() == n {
+			if r.Config.GradientCheckpointing == "false" || !r.Model.Evict() {
+				return m, err
+			}
+			r.log("memory is short: fewer blocks stay in memory from step %d (same result, slower)", r.step+1)
+			continue
 		}
 		r.Model.RecomputeBlocks = min(n, r.Model.RecomputeBlocks+(n+7)/8)
 		r.log("memory is short: gradient checkpointing of %d of %d blocks from step %d (same result, slower)", r.Model.RecomputeBlocks, n, r.step+1)

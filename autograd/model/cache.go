@@ -218,7 +218,7 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s.Ropes = m.angles(t, b.pos, b.span)
 	x := m.Begin(t, s)
 	for _, blk := range m.Blocks {
-		y := blk.Forward(t, x, s)
+		y := m.forward(t, blk, x, s)
 		t.Done(x)
 		x = y
 	}

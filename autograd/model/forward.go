@@ -33,16 +33,31 @@ func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
 	return h
 }
 
-// run is one block, checkpointed where that is wanted.
+// run is one block, checkpointed where that is wanted or its weights do not stay.
 func (m *Model) run(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State) *autograd.Tensor {
-	if !m.GradientCheckpointing && b.Index >= m.RecomputeBlocks {
-		return b.Forward(t, x, s)
+	if !m.GradientCheckpointing && b.Index >= m.RecomputeBlocks && (b.Index < m.stay.kept || !t.Record) {
+		return m.forward(t, b, x, s)
 	}
 	// The tables are inputs too: blocks that are not checkpointed would let them
 	// go before this one runs again.
 	return t.Checkpoint(append([]*autograd.Tensor{x}, s.Tensors()...), func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {
-		return []*autograd.Tensor{b.Forward(t, in[0], s.with(in[1:]))}
+		return []*autograd.Tensor{m.forward(t, b, in[0], s.with(in[1:]))}
 	})[0]
+}
+
+// forward is one block with its weights in memory: until the tape is freed when
+// it records, as its gradient reads them.
+func (m *Model) forward(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State) *autograd.Tensor {
+	if err := m.Acquire(b); err != nil {
+		t.Fail(err)
+		return t.New(s.N, m.Spec.C)
+	}
+	if t.Record {
+		t.OnFree(func() { m.Release(b) })
+	} else {
+		defer m.Release(b)
+	}
+	return b.Forward(t, x, s)
 }
 
 // States returns the input of every block, the last block's output and, at the
@@ -54,7 +69,7 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 		return out
 	}
 	for i, b := range m.Blocks {
-		out = append(out, b.Forward(t, out[i], s))
+		out = append(out, m.forward(t, b, out[i], s))
 	}
 	return append(out, m.Norm.ForwardWide(t, out[len(out)-1]))
 }

@@ -38,10 +38,10 @@ func (m *Model) Kept(bf16 bool, seqs, length int) ([]int64, error) {
 
 // ghost is m with its adapters on a backend that only counts. It needs no Close.
 func (m *Model) ghost() (*Model, error) {
-	g := newModel(dry.New(dry.Options{}), m.src)
+	g := newModel(dry.New(dry.Options{}), m.src, Options{})
 	(&loader{m: g, src: m.src}).build()
 	for i, p := range g.params {
-		if err := shadow(g.Dev, p, m.params[i]); err != nil {
+		if err := shadow(g.Dev, p, m.params[i], m.heldType(m.params[i])); err != nil {
 			return nil, err
 		}
 	}
@@ -51,10 +51,10 @@ func (m *Model) ghost() (*Model, error) {
 			for _, a := range own[j].Adapters {
 				c := &nn.LoRA{A: &autograd.Param{}, B: &autograd.Param{}, Scale: a.Scale}
 				l.Adapters = append(l.Adapters, c)
-				if err := shadow(g.Dev, c.A, a.A); err != nil {
+				if err := shadow(g.Dev, c.A, a.A, a.A.Type()); err != nil {
 					return nil, err
 				}
-				if err := shadow(g.Dev, c.B, a.B); err != nil {
+				if err := shadow(g.Dev, c.B, a.B, a.B.Type()); err != nil {
 					return nil, err
 				}
 			}
@@ -63,9 +63,9 @@ func (m *Model) ghost() (*Model, error) {
 	return g, nil
 }
 
-// shadow makes p a weight like own that is only counted.
-func shadow(dev kernels.Backend, p, own *autograd.Param) (err error) {
-	if p.Mat, err = dev.Load(kernels.Mapped, own.Type(), own.Rows, own.Cols, nil, kernels.Borrow); err == nil && own.Grad != nil {
+// shadow makes p a weight of type t like own that is only counted.
+func shadow(dev kernels.Backend, p, own *autograd.Param, t dtype.Type) (err error) {
+	if p.Mat, err = dev.Load(kernels.Mapped, t, own.Rows, own.Cols, nil, kernels.Borrow); err == nil && own.Grad != nil {
 		p.Grad, err = dev.Alloc(kernels.Gradients, dtype.Of(dtype.F32), own.Len())
 	}
 	return err

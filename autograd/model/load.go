@@ -6,23 +6,21 @@ import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
-	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Load reads a model. Weights whose file layout is the memory layout are used
-// where the file is mapped, so src must stay open until Close.
+// Load reads a model, or so much of it as the device's limit allows: see
+// Acquire. Weights whose file layout is the memory layout are used where the
+// file is mapped, and others are read again, so src must stay open until Close.
 func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 	if o.Hold != nil && o.Trainable {
 		panic("model: Hold and Trainable exclude each other")
 	}
-	m := newModel(dev, src)
+	m := newModel(dev, src, o)
 	l := &loader{m: m, src: src, o: o}
 	l.build()
-	err := dev.Run(l.read)
-	if err != nil {
+	if err := l.read(); err != nil {
 		m.Close()
 		return nil, err
 	}
@@ -30,8 +28,8 @@ func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 }
 
 // newModel is a model without weights.
-func newModel(dev kernels.Backend, src *arch.Source) *Model {
-	m := &Model{Spec: src.Spec, Dev: dev, src: src, tensors: map[*autograd.Param]*arch.Tensor{}, owned: map[*autograd.Param]bool{}}
+func newModel(dev kernels.Backend, src *arch.Source, o Options) *Model {
+	m := &Model{Spec: src.Spec, Dev: dev, src: src, options: o, stay: residency{users: make([]int, len(src.Spec.Layers))}, tensors: map[*autograd.Param]*arch.Tensor{}, owned: map[*autograd.Param]bool{}}
 	for _, r := range src.Spec.Ropes {
 		m.ropes = append(m.ropes, ropeTable{spec: r})
 	}
@@ -46,7 +44,6 @@ type loader struct {
 	o   Options
 
 	params map[*arch.Tensor]*autograd.Param // not yet in a module
-	copied []*arch.Tensor                   // not read where they are mapped
 }
 
 // build makes the modules with parameters that have names and shapes only.
@@ -138,71 +135,18 @@ func (l *loader) norm(layer int, role arch.Role) *nn.Norm {
 
 // read fills the parameters.
 func (l *loader) read() error {
-	if l.o.Trainable {
-		return l.readFlat()
-	}
-	for _, p := range l.m.params {
-		if err := l.readParam(p); err != nil {
-			return err
+	m := l.m
+	if !l.o.Trainable {
+		err := m.settle()
+		for _, p := range m.params { // the system may have mapped what was copied beside what was read later
+			if m.owned[p] && (m.tensors[p].Vector || p.Type() != m.tensors[p].Type) {
+				m.src.Forget(m.tensors[p])
+			}
 		}
-		l.m.owned[p] = true
-	}
-	for _, t := range l.copied { // the system may have mapped them again beside what was read later
-		l.src.Forget(t)
-	}
-	return nil
-}
-
-// readParam loads one weight as it is held: vectors as float32, linear weights
-// as Hold, everything else as in the file. Matrices held as in the file are read
-// where it is mapped; not so vectors, because a system with large pages maps
-// megabytes around each.
-func (l *loader) readParam(p *autograd.Param) error {
-	t := l.m.tensors[p]
-	r, borrow, err := l.src.Read(t)
-	if err != nil {
 		return err
 	}
-	want := r.Type
-	if t.Vector {
-		want = dtype.Of(dtype.F32)
-	} else if t.IsLinear() && l.o.Hold != nil {
-		want = *l.o.Hold
-	}
-	if want != r.Type {
-		if r, err = convert(p.Name, r, want); err != nil {
-			return err
-		}
-		borrow = false
-	}
-	if borrow && !t.Vector {
-		p.Mat, err = l.m.Dev.Load(kernels.Mapped, r.Type, r.Rows, r.Cols, r.Data, kernels.Borrow)
-		return err
-	}
-	p.Mat, err = l.m.Dev.Load(kernels.Weights, r.Type, r.Rows, r.Cols, r.Data, kernels.Copy)
-	l.src.Forget(t)
-	l.copied = append(l.copied, t)
-	return err
-}
-
-// convert decodes r and encodes it as t.
-func convert(name string, r block.Raw, t dtype.Type) (block.Raw, error) {
-	if r.Type == t {
-		return r, nil
-	}
-	if !dtype.Fits(t, r.Cols) {
-		return r, fail.Inputf(name, "choose a type whose blocks divide the rows", "rows of %d elements cannot be held as %v", r.Cols, t)
-	}
-	x := make([]float32, r.Rows*r.Cols)
-	block.DecodeAll(x, r)
-	if t == dtype.Of(dtype.F32) {
-		return block.Raw{Type: t, Rows: r.Rows, Cols: r.Cols, Data: kernels.Bytes(x)}, nil
-	}
-	out := block.New(t, r.Rows, r.Cols)
-	if err := block.Encode(out, x, nil); err != nil {
-		return r, fail.Inputf(name, "", "held as %v: %w", t, err)
-	}
-	return out, nil
+	m.stay.kept = len(m.Blocks)
+	return m.Dev.Run(l.readFlat)
 }
 
 // readFlat loads every weight as float32 into one buffer.
@@ -222,11 +166,10 @@ func (l *loader) readFlat() error {
 		if err != nil {
 			return err
 		}
-		if r, err = convert(p.Name, r, dtype.Of(dtype.F32)); err != nil {
+		p.Buffer = l.m.Dev.Slice(l.m.Flat, off, p.Len())
+		if err := l.m.decode(p.Buffer, r); err != nil {
 			return err
 		}
-		p.Buffer = l.m.Dev.Slice(l.m.Flat, off, p.Len())
-		l.m.Dev.Upload(p.Buffer, r.Data)
 		l.src.Forget(t)
 		off += p.Len()
 	}

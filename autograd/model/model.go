@@ -23,6 +23,10 @@ type Options struct {
 	// Trainable holds every weight as float32 in one flat buffer, for training
 	// all of them. It excludes Hold.
 	Trainable bool
+	// Stream keeps no block in memory, for who takes one after another between
+	// Acquire and Release. Without it as many blocks stay as the device's limit
+	// leaves room for, all where it has none.
+	Stream bool
 }
 
 // Model is a decoder-only transformer with its weights on a device. It is used
@@ -49,6 +53,8 @@ type Model struct {
 	Fast bool
 
 	src     *arch.Source
+	options Options
+	stay    residency
 	params  []*autograd.Param
 	tensors map[*autograd.Param]*arch.Tensor
 	owned   map[*autograd.Param]bool // has memory of its own
@@ -103,17 +109,13 @@ func (m *Model) Ports() iter.Seq[nn.Port] {
 // Close gives the weights' memory back. Adapters belong to whoever made them.
 func (m *Model) Close() {
 	for _, p := range m.params {
-		m.release(p)
+		if m.owned[p] {
+			m.Dev.Free(p.Buffer)
+			delete(m.owned, p)
+		}
 	}
 	m.Dev.Free(m.Flat)
 	m.Flat, m.params = nil, nil
-}
-
-func (m *Model) release(p *autograd.Param) {
-	if m.owned[p] {
-		m.Dev.Free(p.Buffer)
-		delete(m.owned, p)
-	}
 }
 
 // Decode returns a weight as float32 values [p.Rows·p.Cols].
@@ -125,8 +127,10 @@ func (m *Model) Decode(p *autograd.Param) ([]float32, error) {
 			return err
 		}
 		defer m.Dev.Free(b)
-		m.Dev.Dequantize(b, p.Mat)
-		return m.Dev.Download(kernels.Bytes(out), b)
+		return m.With(p, func() error {
+			m.Dev.Dequantize(b, p.Mat)
+			return m.Dev.Download(kernels.Bytes(out), b)
+		})
 	})
 	return out, err
 }

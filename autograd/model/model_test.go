@@ -654,7 +654,7 @@ func setF32(m *Model, p *autograd.Param, v []float32) error {
 	if err != nil {
 		return err
 	}
-	m.release(p)
+	m.unbind(p)
 	p.Mat, m.owned[p] = w, true
 	return nil
 }

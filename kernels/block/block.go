@@ -78,9 +78,14 @@ func DecodeAll(dst []float32, m Raw) {
 	if len(dst) != m.Rows*m.Cols {
 		panic(fmt.Sprintf("block: DecodeAll: %d values for %d×%d", len(dst), m.Rows, m.Cols))
 	}
-	par.For(m.Rows, rowGrain(m.Cols), func(lo, hi int) {
+	DecodeRows(dst, m, 0)
+}
+
+// DecodeRows decodes rows from row0 on, as many as fill dst, in parallel.
+func DecodeRows(dst []float32, m Raw, row0 int) {
+	par.For(len(dst)/max(m.Cols, 1), rowGrain(m.Cols), func(lo, hi int) {
 		for r := lo; r < hi; r++ {
-			Decode(dst[r*m.Cols:(r+1)*m.Cols], m, r, 0, m.Cols)
+			Decode(dst[r*m.Cols:(r+1)*m.Cols], m, row0+r, 0, m.Cols)
 		}
 	})
 }

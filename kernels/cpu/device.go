@@ -9,6 +9,7 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"runtime/debug"
 	"sync"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -21,6 +22,9 @@ import (
 type Options struct {
 	Threads     int   // 0: as many as GOMAXPROCS allows
 	MemoryLimit int64 // bytes over all purposes but Mapped; 0: none
+	// Process makes the limit that of the process: the collector keeps the Go heap
+	// to what the backend, at its peak, leaves of it, as far as it can.
+	Process bool
 }
 
 // CPU computes on the processor. It implements kernels.Backend. Alloc, Load,
@@ -31,6 +35,9 @@ type CPU struct {
 	peak  int64 // largest counted total
 	limit int64
 	arena *arena
+
+	process bool
+	heapFor int64 // peak that the limit of the Go heap was last set for
 
 	closed  bool
 	scratch scratch
@@ -45,7 +52,22 @@ func New(o Options) *CPU {
 	if o.Threads > 0 {
 		par.SetThreads(o.Threads)
 	}
-	return &CPU{limit: o.MemoryLimit, arena: newArena()}
+	c := &CPU{limit: o.MemoryLimit, arena: newArena(), process: o.Process && o.MemoryLimit > 0}
+	if c.process {
+		c.arena.limit = int(c.limit)
+	}
+	c.limitHeap()
+	return c
+}
+
+// limitHeap tells the collector what is left for the Go heap: memory that the
+// backend once touched stays with the process. An eighth is left in any case,
+// or it would do nothing but collect.
+func (c *CPU) limitHeap() {
+	if c.process {
+		debug.SetMemoryLimit(max(c.limit-c.peak, c.limit/8))
+		c.heapFor = c.peak
+	}
 }
 
 // Info describes the backend and what its memory is used for.
@@ -71,6 +93,9 @@ func (c *CPU) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
+	if c.process {
+		debug.SetMemoryLimit(math.MaxInt64)
+	}
 	c.arena.release()
 	c.mem.Now, c.scratch.free = [kernels.NumPurposes]int64{}, nil
 }
@@ -137,7 +162,9 @@ func (c *CPU) count(p kernels.Purpose, size int) error {
 	}
 	c.mem.Now[p] += int64(size)
 	c.mem.Peak[p] = max(c.mem.Peak[p], c.mem.Now[p])
-	c.peak = max(c.peak, total)
+	if c.peak = max(c.peak, total); c.peak-c.heapFor > c.limit/16 {
+		c.limitHeap()
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -75,17 +76,26 @@ func TestReuse(t *testing.T) {
 }
 
 // TestRegion: blocks never overlap, free neighbours become one hole, and the
-// lowest place is taken first.
+// lowest place is taken first; with a limit, pages of free memory go back before
+// more is touched than that, and what is in use stays as it is.
 func TestRegion(t *testing.T) {
+	for _, limit := range []int{0, 128 << 20} {
+		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) { testRegion(t, limit) })
+	}
+}
+
+func testRegion(t *testing.T, limit int) {
 	a := newArena()
+	a.limit = limit
 	r := rand.New(rand.NewPCG(1, 2))
 	type block struct {
 		piece
 		mark byte
 	}
 	var live []block
+	used := 0
 	for i := range 2000 {
-		if len(live) > 0 && r.IntN(5) < 2 {
+		if len(live) > 0 && (r.IntN(5) < 2 || limit > 0 && used > limit-2<<20) {
 			j := r.IntN(len(live))
 			b := live[j]
 			for k := 0; k < len(b.bytes); k += 4096 {
@@ -93,6 +103,7 @@ func TestRegion(t *testing.T) {
 					t.Fatal("a block was overwritten")
 				}
 			}
+			used -= roundUp(len(b.bytes), 64)
 			a.give(b.piece)
 			live = slices.Delete(live, j, j+1)
 			continue
@@ -108,12 +119,20 @@ func TestRegion(t *testing.T) {
 			p.bytes[k] = byte(i)
 		}
 		live = append(live, block{p, byte(i)})
+		used += roundUp(len(p.bytes), 64)
+		touched := 0
+		for _, r := range a.regions {
+			touched += r.touched
+		}
+		if touched < used || limit > 0 && touched > limit {
+			t.Fatalf("%d bytes are touched, %d in use", touched, used)
+		}
 	}
 	for _, b := range live {
 		a.give(b.piece)
 	}
 	for _, r := range a.regions {
-		if len(r.free) != 1 || r.free[0] != (hole{0, len(r.mem)}) {
+		if len(r.free) != 1 || r.free[0].at != 0 || r.free[0].size != len(r.mem) {
 			t.Errorf("holes %v of a free region of %d bytes", r.free, len(r.mem))
 		}
 	}

@@ -6,3 +6,5 @@ package cpu
 func mapMemory(int) ([]byte, error) { return nil, nil }
 
 func unmapMemory([]byte) {}
+
+func forgetMemory([]byte) {}

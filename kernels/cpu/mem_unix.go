@@ -2,7 +2,12 @@
 
 package cpu
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
 
 // mapMemory takes n zeroed bytes from the operating system, in large pages
 // where it has them.
@@ -16,3 +21,13 @@ func mapMemory(n int) ([]byte, error) {
 
 // unmapMemory gives back what mapMemory took.
 func unmapMemory(p []byte) { _ = unix.Munmap(p) } // fails for a range that was not mapped only
+
+// forgetMemory lets the system have the whole pages of p, whose contents are
+// not needed any more.
+func forgetMemory(p []byte) {
+	page := os.Getpagesize()
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(p))) & uintptr(page-1))
+	if n := (len(p) - skip) &^ (page - 1); n > 0 {
+		_ = unix.Madvise(p[skip:skip+n], unix.MADV_DONTNEED) // without it they stay
+	}
+}

@@ -10,12 +10,16 @@ import (
 // repeated sequence of blocks touches are few and always the same. Pages that
 // were never touched cost nothing.
 type region struct {
-	mem  []byte
-	free []hole // by address; no two of them touch
+	mem     []byte
+	free    []hole // by address; no two of them touch
+	touched int    // bytes that are in use or were: the most that the system holds
 }
 
 // hole is free memory of a region.
-type hole struct{ at, size int }
+type hole struct {
+	at, size int
+	touched  int // so many bytes of it, from the first on, may have been in use
+}
 
 // regionSize is the least that is mapped at a time.
 const regionSize = 256 << 20
@@ -24,7 +28,15 @@ const regionSize = 256 << 20
 // Where nothing can be mapped the piece has no region.
 func (a *arena) cut(size int) (piece, error) {
 	n := roundUp(size, 64)
-	total := 0
+	total, touched := 0, n
+	for _, r := range a.regions {
+		touched += r.touched
+	}
+	if a.limit > 0 && touched > a.limit {
+		for _, r := range a.regions {
+			r.forget()
+		}
+	}
 	for _, r := range a.regions {
 		if p := r.cut(n); p != nil {
 			return piece{bytes: p, region: r}, nil
@@ -38,7 +50,7 @@ func (a *arena) cut(size int) (piece, error) {
 	if mem == nil || err != nil {
 		return piece{}, err
 	}
-	r := &region{mem: mem, free: []hole{{0, len(mem)}}}
+	r := &region{mem: mem, free: []hole{{size: len(mem)}}}
 	a.regions = append(a.regions, r)
 	return piece{bytes: r.cut(n), region: r}, nil
 }
@@ -59,6 +71,8 @@ func (r *region) cut(n int) []byte {
 		if h.size < n {
 			continue
 		}
+		r.touched += max(n-h.touched, 0)
+		h.touched = max(h.touched-n, 0)
 		p := r.mem[h.at : h.at+n : h.at+n]
 		h.at, h.size = h.at+n, h.size-n
 		if h.size == 0 {
@@ -71,15 +85,26 @@ func (r *region) cut(n int) []byte {
 
 // join makes p, which was cut from r, free again.
 func (r *region) join(p []byte) {
-	h := hole{int(uintptr(unsafe.Pointer(&p[0])) - uintptr(unsafe.Pointer(&r.mem[0]))), len(p)}
+	h := hole{int(uintptr(unsafe.Pointer(&p[0])) - uintptr(unsafe.Pointer(&r.mem[0]))), len(p), len(p)}
 	i, _ := slices.BinarySearchFunc(r.free, h, func(a, b hole) int { return a.at - b.at })
 	if i < len(r.free) && r.free[i].at == h.at+h.size {
-		h.size += r.free[i].size
+		h.size, h.touched = h.size+r.free[i].size, h.touched+r.free[i].touched
 		r.free = slices.Delete(r.free, i, i+1)
 	}
 	if i > 0 && r.free[i-1].at+r.free[i-1].size == h.at {
-		r.free[i-1].size += h.size
+		l := &r.free[i-1]
+		r.touched += l.size - l.touched
+		l.size, l.touched = l.size+h.size, l.size+h.touched
 		return
 	}
 	r.free = slices.Insert(r.free, i, h)
+}
+
+// forget gives the pages of free memory back to the system.
+func (r *region) forget() {
+	for i := range r.free {
+		h := &r.free[i]
+		forgetMemory(r.mem[h.at : h.at+h.touched])
+		r.touched, h.touched = r.touched-h.touched, 0
+	}
 }

@@ -39,7 +39,7 @@ func Open(name string, o Options) (kernels.Backend, error) {
 		if o.MemoryLimit == 0 {
 			o.MemoryLimit = cpu.DefaultLimit()
 		}
-		return cpu.New(cpu.Options{Threads: o.Threads, MemoryLimit: o.MemoryLimit}), nil
+		return cpu.New(cpu.Options{Threads: o.Threads, MemoryLimit: o.MemoryLimit, Process: true}), nil
 	}
 	if n, ok := strings.CutPrefix(name, "cuda"); ok && (n == "" || isIndex(strings.TrimPrefix(n, ":"))) {
 		return nil, fail.Limitf("device", "use device: cpu", "%s asked, but this build has no CUDA backend, so no GPU can be used", name)

@@ -18,6 +18,7 @@ import (
 // Options of a dry backend.
 type Options struct {
 	MemoryLimit int64  // bytes over all purposes but Mapped; 0: none
+	Beyond      bool   // the limit is told, and nothing refused
 	Label       string // what errors and Info call the device; "": dry
 }
 
@@ -145,7 +146,7 @@ func (d *Dry) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, er
 	total := kernels.Total(d.mem.Now)
 	if p != kernels.Mapped {
 		total += size
-		if d.o.MemoryLimit > 0 && total > d.o.MemoryLimit {
+		if d.o.MemoryLimit > 0 && total > d.o.MemoryLimit && !d.o.Beyond {
 			return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: d.o.MemoryLimit, InUse: d.mem.Now, DeviceLabel: d.o.Label}
 		}
 	}

@@ -43,10 +43,16 @@ func (d *Dry) Sum(out kernels.Dst, a, b kernels.Buffer, n int) {
 	d.add("Sum", moved(a, b))
 }
 
-// Factor counts a factorisation and an inverse, and always succeeds.
+// Factor counts a factorisation and an inverse, with float64 memory for it, and
+// always succeeds but for that.
 func (d *Dry) Factor(u, h kernels.Buffer, n int, _ float32) error {
 	need("factor: u", u, n*n)
 	need("factor: h", h, n*n)
+	s, err := d.Alloc(kernels.Scratch, dtype.Of(dtype.F64), n*n)
+	if err != nil {
+		return err
+	}
+	d.Free(s)
 	d.add("Factor", Work{Matrix: product(n, n, n) / 3})
 	return nil
 }

@@ -64,6 +64,10 @@ func testFactor(s *suite) {
 			s.Fatalf("n %d: %v", n, err)
 		}
 		s.close("h afterwards", s.get(hb), h, 0)
+		if err := s.b.Factor(hb, hb, n, damp); err != nil {
+			s.Fatalf("n %d: in place of h: %v", n, err)
+		}
+		s.sameValues("in place of h", s.get(hb), s.get(ub))
 		u := make([]float64, n*n)
 		for i, v := range s.get(ub) {
 			if i/n > i%n && v != 0 {
@@ -86,9 +90,10 @@ func testFactor(s *suite) {
 		}
 	}
 	bad := s.up([]float64{1, 2, 2, 1})
-	if err := s.b.Factor(s.alloc(dtype.F32, 4), bad, 2, 0); !errors.Is(err, kernels.ErrNotPositive) {
+	if err := s.b.Factor(bad, bad, 2, 0); !errors.Is(err, kernels.ErrNotPositive) {
 		s.Errorf("a matrix that is not positive definite: %v", err)
 	}
+	s.close("a matrix that is not positive definite", s.get(bad), []float64{1, 2, 2, 1}, 0)
 }
 
 // testGPTQ follows the block's own codes in float64: each must be a nearest one

@@ -419,7 +419,7 @@ func evalRows(p *recipes.Planner, j *recipes.Job) (rows, tokens int64, answer fl
 // answers a token at a time.
 func planModel(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, m *arch.Source, refRef *recipes.Ref, rows, tokens int64, answer float64) error {
 	o := j.Options.(*Eval)
-	dev := dry.New(dry.Options{})
+	dev := device(p)
 	mod, err := dryModel(dev, m)
 	if err != nil {
 		return err

@@ -15,7 +15,6 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
@@ -320,7 +319,7 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 
 // compared adds the cost of measuring the KL between two models.
 func compared(p *recipes.Planner, s *recipes.StagePlan, ref, m *arch.Source, tokens int64) error {
-	dev := dry.New(dry.Options{})
+	dev := device(p)
 	a, err := dryModel(dev, ref)
 	if err != nil {
 		return err

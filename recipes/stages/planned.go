@@ -2,6 +2,7 @@ package stages
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -14,7 +15,26 @@ import (
 
 // dryModel loads src on dev. The caller closes it.
 func dryModel(dev *dry.Dry, src *arch.Source) (*model.Model, error) {
+	src, err := shapesOf(src)
+	if err != nil {
+		return nil, err
+	}
 	return model.Load(dev, src, model.Options{})
+}
+
+// shapesOf is src without what has to be put together or decoded on reading: a
+// plan reads headers.
+func shapesOf(src *arch.Source) (*arch.Source, error) {
+	if !slices.ContainsFunc(src.Tensors(), func(t *arch.Tensor) bool { return !src.Mapped(t) }) {
+		return src, nil
+	}
+	return recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held { return recipes.Held{Type: t.Type, Mapped: src.Mapped(t)} })
+}
+
+// device counts for a stage: it knows the limit, which decides what of a model
+// stays in memory, and goes beyond it, so that a refusal can say by how much.
+func device(p *recipes.Planner) *dry.Dry {
+	return dry.New(dry.Options{MemoryLimit: p.Limit, Beyond: true})
 }
 
 // zeroRows are n rows of a number of tokens, all learned but the first half.
@@ -69,25 +89,28 @@ func largest(src *arch.Source) (n int64) {
 	return n
 }
 
+// checkNF4 refuses a model whose linear weights cannot be held as NF4.
+func checkNF4(src *arch.Source) error {
+	for _, t := range src.Tensors() {
+		if t.IsLinear() && !dtype.Fits(dtype.NF4Double, t.Cols) {
+			return fail.Usagef("train.adapter", "adapter: lora", "rows of %d values (%s) cannot be held as NF4", t.Cols, t.Name)
+		}
+	}
+	return nil
+}
+
 // asNF4 is src as qlora holds it: linear weights NF4 in memory, the rest where
 // the file is.
 func asNF4(src *arch.Source) (*arch.Source, error) {
-	for _, t := range src.Tensors() {
-		if t.IsLinear() && !dtype.Fits(dtype.NF4Double, t.Cols) {
-			return nil, fail.Usagef("train.adapter", "adapter: lora", "rows of %d values (%s) cannot be held as NF4", t.Cols, t.Name)
-		}
+	if err := checkNF4(src); err != nil {
+		return nil, err
 	}
 	return recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held {
 		if t.IsLinear() {
 			return recipes.Held{Type: dtype.NF4Double}
 		}
-		return recipes.Held{Type: t.Type, Mapped: recipes.Mappable(t.Type)}
+		return recipes.Held{Type: t.Type, Mapped: src.Mapped(t)}
 	})
-}
-
-// asF32 is src as full training holds it.
-func asF32(src *arch.Source) (*arch.Source, error) {
-	return recipes.NewGhost(src, src.Reader.Path(), func(*arch.Tensor) recipes.Held { return recipes.Held{Type: dtype.Of(dtype.F32), Mapped: true} })
 }
 
 func bitsOf(bytes, params int64) string {

@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
+	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
@@ -45,14 +46,15 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 	if err != nil {
 		return nil, err
 	}
-	held := src
 	mo := model.Options{Trainable: t.config.Adapter == "none"}
-	switch {
-	case mo.Trainable:
-		held, err = asF32(src)
-	case t.config.Adapter == "qlora" && !quantized(src):
-		held, err = asNF4(src)
+	if t.config.Adapter == "qlora" && !quantized(src) {
+		if err := checkNF4(src); err != nil {
+			return nil, err
+		}
+		hold := dtype.NF4Double
+		mo.Hold = &hold
 	}
+	held, err := shapesOf(src)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
-	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // Edit changes weights on their way from a model to its copy.
@@ -88,7 +87,7 @@ func (s *Source) readAs(o Out, e Edit) (block.Raw, error) {
 	for r := 0; r < in.Rows; r += step {
 		n := min(step, in.Rows-r)
 		w := w[:n*in.Cols]
-		decodeRows(w, in, r)
+		block.DecodeRows(w, in, r)
 		if touched {
 			if err := e.Apply(o.Tensor, r, w); err != nil {
 				return out, err
@@ -105,15 +104,6 @@ func (s *Source) readAs(o Out, e Edit) (block.Raw, error) {
 		}
 	}
 	return out, nil
-}
-
-// decodeRows decodes the rows of m from row0 on that fill w.
-func decodeRows(w []float32, m block.Raw, row0 int) {
-	par.For(len(w)/m.Cols, max(1, 1<<14/m.Cols), func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			block.Decode(w[i*m.Cols:(i+1)*m.Cols], m, row0+i, 0, m.Cols)
-		}
-	})
 }
 
 // largestF16 is the largest finite half.

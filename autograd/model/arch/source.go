@@ -167,7 +167,8 @@ func ignorable(name string) bool {
 }
 
 // InMemory is the Format of a Reader whose tensors are named and shaped as in
-// memory: a model that exists in a plan only.
+// memory: a model that exists in a plan only. Where it has no bytes, Read gives
+// none: that is enough for a backend that only counts.
 const InMemory = "memory"
 
 // pieces says where the file keeps a tensor.
@@ -356,10 +357,22 @@ func (s *Source) Read(t *Tensor) (m block.Raw, borrow bool, err error) {
 	if err != nil {
 		return m, false, err
 	}
+	if m.Data == nil && s.Reader.Format() == InMemory {
+		return m, borrow, nil
+	}
 	if err = m.Check(); err != nil {
 		return m, false, fail.Inputf(s.Reader.Path(), "", "%s: %w", t.Name, err)
 	}
 	return m, borrow, nil
+}
+
+// Mapped reports whether Read borrows a tensor's bytes from the mapped file.
+func (s *Source) Mapped(t *Tensor) bool {
+	if len(t.pieces) != 1 || !t.pieces[0].whole() {
+		return false
+	}
+	_, ok := s.Reader.Map(t.stored[0])
+	return ok
 }
 
 // bytes are a stored tensor's, where it is mapped if that is possible.

@@ -1,0 +1,218 @@
+package model
+
+import (
+	"errors"
+	"math"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// residency says which weights of a model are in memory. What lies outside the
+// blocks is always there; so are the first blocks, as many as fit into half of
+// what the device's limit leaves. The weights of the others are there between
+// Acquire and Release only and are made from the file again each time. Where
+// weights lie never changes a result.
+type residency struct {
+	kept  int   // blocks that stay
+	users []int // by block: calls of Acquire without their Release
+}
+
+// Streamed reports whether some blocks are in memory only while they run.
+func (m *Model) Streamed() bool { return m.stay.kept < len(m.Blocks) }
+
+// Acquire brings a block's weights into memory. Every call that returns nil
+// needs a Release.
+func (m *Model) Acquire(b *Block) error {
+	i := b.Index
+	if i < m.stay.kept {
+		return nil
+	}
+	if m.stay.users[i] == 0 {
+		if err := m.bindAll(b); err != nil {
+			m.unbindAll(b)
+			return err
+		}
+	}
+	m.stay.users[i]++
+	return nil
+}
+
+// Release ends a use of a block's weights. With the last one they go, and so
+// does the system's copy of the part of the file that was read.
+func (m *Model) Release(b *Block) {
+	i := b.Index
+	if i < m.stay.kept {
+		return
+	}
+	if m.stay.users[i]--; m.stay.users[i] == 0 {
+		m.unbindAll(b)
+	}
+}
+
+// With calls f while p, a weight of the model, is in memory.
+func (m *Model) With(p *autograd.Param, f func() error) error {
+	if m.tensors[p] != nil && p.Buffer == nil {
+		defer m.unbind(p)
+		if err := m.bind(p); err != nil {
+			return err
+		}
+	}
+	return f()
+}
+
+// Evict halves the number of blocks that stay in memory, for a caller who met
+// the limit; false when there are none. No block may be in use.
+func (m *Model) Evict() bool {
+	n := m.stay.kept / 2
+	if m.Flat != nil || m.stay.kept == 0 {
+		return false
+	}
+	for _, b := range m.Blocks[n:m.stay.kept] {
+		m.unbindAll(b)
+	}
+	m.stay.kept = n
+	return true
+}
+
+// settle brings into memory what stays there.
+func (m *Model) settle() error {
+	err := m.Dev.Run(func() error {
+		for _, p := range m.params {
+			if m.tensors[p].Layer < 0 {
+				if err := m.bind(p); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || m.options.Stream {
+		return err
+	}
+	info := m.Dev.Info()
+	room := int64(math.MaxInt64)
+	if info.Limit > 0 {
+		now := kernels.Total(info.Mem.Now)
+		room = now + (info.Limit-now)/2
+	}
+	for _, b := range m.Blocks {
+		err := m.Dev.Run(func() error { return m.bindAll(b) })
+		over := errors.Is(err, kernels.ErrOutOfMemory)
+		if err != nil && !over {
+			return err
+		}
+		if over || kernels.Total(m.Dev.Info().Mem.Now) > room {
+			m.unbindAll(b)
+			return nil
+		}
+		m.stay.kept++
+	}
+	return nil
+}
+
+// heldType is the type that a weight has in memory: vectors are float32, linear
+// weights as Options.Hold says, everything else as in the file.
+func (m *Model) heldType(p *autograd.Param) dtype.Type {
+	t := m.tensors[p]
+	switch {
+	case t.Vector || m.options.Trainable:
+		return dtype.Of(dtype.F32)
+	case t.IsLinear() && m.options.Hold != nil:
+		return *m.options.Hold
+	}
+	return t.Type
+}
+
+// bind reads a weight as it is held. A matrix held as in the file is read where
+// the file is mapped; not so a vector, because a system with large pages maps
+// megabytes around each.
+func (m *Model) bind(p *autograd.Param) error {
+	t := m.tensors[p]
+	r, borrow, err := m.src.Read(t)
+	if err != nil {
+		return err
+	}
+	if want := m.heldType(p); want != r.Type {
+		defer m.src.Forget(t)
+		return m.convert(p, r, want)
+	}
+	if borrow && !t.Vector {
+		return m.load(p, kernels.Mapped, r.Type, r.Data, kernels.Borrow)
+	}
+	defer m.src.Forget(t)
+	return m.load(p, kernels.Weights, r.Type, r.Data, kernels.Copy)
+}
+
+// load gives p memory.
+func (m *Model) load(p *autograd.Param, purpose kernels.Purpose, t dtype.Type, data []byte, use kernels.Use) error {
+	w, err := m.Dev.Load(purpose, t, p.Rows, p.Cols, data, use)
+	if err == nil {
+		p.Mat, m.owned[p] = w, true
+	}
+	return err
+}
+
+// convert makes p of r, held as t, by way of float32.
+func (m *Model) convert(p *autograd.Param, r block.Raw, t dtype.Type) error {
+	if !dtype.Fits(t, r.Cols) {
+		return fail.Inputf(p.Name, "choose a type whose blocks divide the rows", "rows of %d elements cannot be held as %v", r.Cols, t)
+	}
+	if err := m.load(p, kernels.Weights, t, nil, kernels.Copy); err != nil {
+		return err
+	}
+	if t == dtype.Of(dtype.F32) {
+		return m.decode(p.Buffer, r)
+	}
+	x, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), p.Len())
+	if err != nil {
+		return err
+	}
+	defer m.Dev.Free(x)
+	if err := m.decode(x, r); err != nil {
+		return err
+	}
+	if err := m.Dev.Quantize(p.Mat, x, nil); err != nil {
+		return fail.Inputf(p.Name, "", "held as %v: %w", t, err)
+	}
+	return nil
+}
+
+// decode writes the values of r to x.
+func (m *Model) decode(x kernels.Buffer, r block.Raw) error {
+	w, err := m.Dev.Load(kernels.Mapped, r.Type, r.Rows, r.Cols, r.Data, kernels.Borrow)
+	if err == nil {
+		m.Dev.Dequantize(x, w)
+		m.Dev.Free(w.Buffer)
+	}
+	return err
+}
+
+// unbind gives a weight's memory back.
+func (m *Model) unbind(p *autograd.Param) {
+	if m.owned[p] {
+		m.Dev.Free(p.Buffer)
+		m.src.Forget(m.tensors[p])
+	}
+	delete(m.owned, p)
+	p.Buffer = nil
+}
+
+// bindAll binds the weights of a block; after an error call unbindAll.
+func (m *Model) bindAll(b *Block) error {
+	for _, p := range b.Params {
+		if err := m.bind(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Model) unbindAll(b *Block) {
+	for _, p := range b.Params {
+		m.unbind(p)
+	}
+}

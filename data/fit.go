@@ -197,7 +197,7 @@ func (in *ingest) finish() (*Dataset, error) {
 // has the smallest hashes, so that the order of rows does not matter and
 // copies of a row stay on one side.
 func (in *ingest) holdBack() error {
-	if n, err := in.o.valRows(math.MaxInt32); err != nil || n == 0 {
+	if n, err := in.o.ValRows(math.MaxInt32); err != nil || n == 0 {
 		return err // none of any number: the rows need not be counted
 	}
 	copies := in.rowCopies()
@@ -207,7 +207,7 @@ func (in *ingest) holdBack() error {
 		order = append(order, id)
 		rows += n
 	}
-	want, err := in.o.valRows(rows)
+	want, err := in.o.ValRows(rows)
 	if err != nil || want == 0 {
 		return err
 	}

@@ -45,10 +45,11 @@ func ingestHolding(ctx context.Context, limit int64, o Options, tok *tokenizer.T
 	}
 	in := &ingest{ctx: ctx, o: &o, enc: newEncoding(&o, tok, tmpl), progress: progress, report: newReport(&o)}
 	in.kept = store{dir: o.Beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: o.MaxLength}}
-	inputs, err := resolve(&o)
+	inputs, notes, err := resolve(&o)
 	if err != nil {
 		return nil, nil, err
 	}
+	in.report.Notes = append(in.report.Notes, notes...)
 	defer hashes(ctx, inputs, tok)()
 	if tok != nil {
 		defer tok.Forget()
@@ -91,19 +92,21 @@ type input struct {
 	hash   func() (string, error) // waits for it
 }
 
-// resolve lists the files.
-func resolve(o *Options) ([]input, error) {
-	var inputs []input
+// resolve lists the files, and what is to be said of the choice.
+func resolve(o *Options) (inputs []input, notes []string, err error) {
 	for i, s := range slices.Concat(o.Datasets, o.ValDatasets) {
-		files, err := rows.Files(s.Path, s.Split)
+		files, note, err := rows.Files(s.Path, s.Split)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		if note != "" {
+			notes = append(notes, note)
 		}
 		for _, f := range files {
 			inputs = append(inputs, input{source: s, index: i, val: i >= len(o.Datasets), path: f})
 		}
 	}
-	return inputs, nil
+	return inputs, notes, nil
 }
 
 // hashes begins to hash the tokenizer and the files of inputs, one after the

@@ -1,6 +1,8 @@
 package stages
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -248,6 +250,40 @@ func hasTokenizer(src *arch.Source) bool {
 		}
 	}
 	return false
+}
+
+// VerifyModel refuses a whole artifact that could not be loaded as the model it is:
+// config and tensors, and the tokenizer where there is one. Adapters and files of
+// other things pass; note says where a model is of an architecture that is not
+// known, of which only the file can be checked.
+func VerifyModel(path string) (note string, err error) {
+	r, err := formats.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	if _, adapter := r.File("adapter_config.json"); adapter || r.Format() != "gguf" && r.Config() == nil {
+		return "", nil
+	}
+	for _, kv := range r.KV() {
+		if kind, _ := kv.Value.(string); kv.Key == "general.type" && kind != "model" {
+			return "", nil
+		}
+	}
+	if len(r.Tensors()) == 0 { // a vocabulary alone
+		return "", nil
+	}
+	src, err := arch.FromReader(r)
+	switch {
+	case errors.Is(err, arch.ErrUnknown):
+		return fmt.Sprintf("%v; its file was checked, not what it means", err), nil
+	case err != nil:
+		return "", err
+	}
+	if hasTokenizer(src) {
+		_, err = tokenizer.Open(src.Reader)
+	}
+	return "", err
 }
 
 // floatTypes are the types that unquantized weights are written in.

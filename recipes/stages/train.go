@@ -158,6 +158,11 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	left.Steps, left.Loss, left.Trainable, left.Tokens = out.Steps, out.Loss, out.Trainable, out.Tokens
+	if out.Steps < fewSteps {
+		if err := x.FailOn(j, "low_steps", int64(out.Steps)); err != nil {
+			return err
+		}
+	}
 	if !math.IsNaN(out.ValLoss) {
 		left.ValLoss = &out.ValLoss
 	}

@@ -3,6 +3,7 @@ package arch
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -74,6 +75,9 @@ func FromReader(r formats.Reader) (*Source, error) {
 	if err == nil {
 		err = s.Spec.check()
 	}
+	if errors.Is(err, ErrUnknown) {
+		return nil, fail.Inputf(r.Path(), "", "%w", err)
+	}
 	if err != nil {
 		return nil, fail.Inputf(r.Path(), "", "%w", wrapCorrupt(err))
 	}
@@ -134,8 +138,10 @@ func (s *Source) readGGUF() error {
 		}
 	}
 	var err error
-	s.Spec, err = s.arch.GGUFSpec(m)
-	return err
+	if s.Spec, err = s.arch.GGUFSpec(m); err != nil {
+		return err
+	}
+	return m.refuse(s.Spec.Attention())
 }
 
 func floats(r formats.Reader, t *formats.Tensor) ([]float64, error) {

@@ -6,6 +6,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 func verifyCommand() *ucli.Command {
@@ -22,6 +23,11 @@ func verifyCommand() *ucli.Command {
 			}
 			if err := formats.Verify(path); err != nil {
 				return err
+			}
+			if note, err := stages.VerifyModel(path); err != nil {
+				return err
+			} else if note != "" {
+				fmt.Fprintln(c.App.ErrWriter, "note: "+note)
 			}
 			fmt.Fprintln(c.App.Writer, "ok")
 			return nil

@@ -157,9 +157,9 @@ func TestToolCalls(t *testing.T) {
 	if want := `[{"type":"function","function":{"name":"find","arguments":{"b":1,"a":2}}}]<|im_end|>|a<|im_end|>`; err != nil || supervisedText(tok, e) != want {
 		t.Errorf("%q, %v", supervisedText(tok, e), err)
 	}
-	openAI := `{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":null,"tool_calls":[{"id":null,"type":"function","function":{"name":"find","arguments":"{\"z\":[1]}"}}]}]}`
+	openAI := `{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":null,"tool_calls":[{"type":"function","function":{"name":"find","arguments":"{\"z\":[1],\"y\":null}"}}]}]}`
 	_, e, err = chatRow(t, openAI, o, chatML{})
-	if want := `[{"type":"function","function":{"name":"find","arguments":{"z":[1]}}}]<|im_end|>`; err != nil || supervisedText(tok, e) != want {
+	if want := `[{"type":"function","function":{"name":"find","arguments":{"z":[1],"y":null}}}]<|im_end|>`; err != nil || supervisedText(tok, e) != want {
 		t.Errorf("%q, %v", supervisedText(tok, e), err)
 	}
 	if _, _, err := chatRow(t, openAI, o, chatML{dropCalls: true}); err == nil || !strings.Contains(err.Error(), "writes no tool calls (find is lost)") {

@@ -20,6 +20,9 @@ type sample struct {
 
 	chat   *chat.Conversation // chat, instruct, conversational prompt and completion
 	frozen int                // assistant messages at the start that are not trained on
+	muted  []int              // those that say themselves that they are not, in order
+	asks   string             // a message of another role that says it is learned
+	spares string             // one that says it is not
 
 	ids, labels []int32 // tokens; labels may be nil
 }
@@ -102,12 +105,11 @@ func convertPromptChat(c columns, row *jinja.Dict, p, q any) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	conv := &chat.Conversation{Messages: append(prompt, completion...)}
-	if conv.Tools, err = c.tools(row); err != nil {
+	conv, err := c.conversation(row, append(prompt, completion...))
+	if err != nil {
 		return sample{}, err
 	}
-	s := sample{chat: conv, frozen: turns(prompt)}
-	return s, checkConversation(conv, s.frozen)
+	return chatSample(conv, turns(prompt))
 }
 
 func convertInstruct(c columns, row *jinja.Dict, hasTemplate bool) (sample, error) {
@@ -130,13 +132,23 @@ func convertInstruct(c columns, row *jinja.Dict, hasTemplate bool) (sample, erro
 	if err != nil {
 		return sample{}, err
 	}
+	history, err := c.history(row)
+	if err == nil {
+		err = checkMedia(row)
+	}
+	if err != nil {
+		return sample{}, err
+	}
 	if !hasTemplate {
+		if len(history) > 0 {
+			return sample{}, bad(c.name(row, "history"), "earlier turns need a chat template, and the model has none")
+		}
 		return sample{prompt: alpaca(instruction, input), completion: output, plain: true}, nil
 	}
 	if input != "" {
 		instruction += "\n" + input
 	}
-	conv := &chat.Conversation{Messages: []chat.Message{chat.NewMessage("user", instruction), chat.NewMessage("assistant", output)}}
+	conv := &chat.Conversation{Messages: append(history, chat.NewMessage("user", instruction), chat.NewMessage("assistant", output))}
 	withSystem(conv, system)
 	return sample{chat: conv}, nil
 }
@@ -165,16 +177,29 @@ func convertChat(c columns, row *jinja.Dict) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	conv := &chat.Conversation{Messages: messages}
+	conv, err := c.conversation(row, messages)
+	if err != nil {
+		return sample{}, err
+	}
 	system, err := c.text(row, "system", true)
 	if err != nil {
 		return sample{}, err
 	}
 	withSystem(conv, system)
-	if conv.Tools, err = c.tools(row); err != nil {
-		return sample{}, err
+	return chatSample(conv, 0)
+}
+
+// conversation is messages with what else a row tells the template.
+func (c columns) conversation(row *jinja.Dict, messages []chat.Message) (*chat.Conversation, error) {
+	conv := &chat.Conversation{Messages: messages}
+	err := checkMedia(row)
+	if err == nil {
+		conv.Tools, err = c.tools(row)
 	}
-	return sample{chat: conv}, checkConversation(conv, 0)
+	if err == nil {
+		conv.Extra, err = templateVars(row)
+	}
+	return conv, err
 }
 
 // roles are the names of roles in datasets and what templates call them.
@@ -196,6 +221,11 @@ func (c columns) messages(column string, v any) ([]chat.Message, error) {
 		v = parsed
 	}
 	list, ok := v.([]any)
+	if d, isObject := v.(*jinja.Dict); isObject {
+		if list, ok = unzipped(d); !ok {
+			return nil, bad(column, "is an object, not a list of messages; an object of lists has as many of each: {role: [user, …], content: [hello, …]}")
+		}
+	}
 	if !ok {
 		return nil, bad(column, "is %s, not a list of messages", rows.KindOf(v))
 	}
@@ -218,9 +248,8 @@ func (c columns) messages(column string, v any) ([]chat.Message, error) {
 }
 
 // message brings a message into the form that chat templates expect: role and
-// content first, ShareGPT's function_call as a tool call, null fields (which
-// Parquet puts into every message of a column) left out, tool arguments
-// written as JSON text parsed.
+// content first, ShareGPT's function_call as a tool call, null fields left out,
+// tool arguments written as JSON text parsed. Parts other than text are refused.
 func (c columns) message(d *jinja.Dict) (chat.Message, error) {
 	roleKey, contentKey := c.name(d, "role"), c.name(d, "content")
 	name, ok := c.get(d, "role").(string)
@@ -232,14 +261,18 @@ func (c columns) message(d *jinja.Dict) (chat.Message, error) {
 		return chat.Message{}, fmt.Errorf("role %q is not known", name)
 	}
 	content := c.get(d, "content")
-	if role == "function_call" {
-		return functionCall(content)
-	}
 	m := chat.Message{Dict: jinja.NewDict("role", role, "content", content)}
+	if role == "function_call" {
+		var err error
+		if m, err = functionCall(content); err != nil {
+			return chat.Message{}, err
+		}
+		content = ""
+	}
 	for i := range d.Len() {
 		k, v := d.At(i)
 		if k != roleKey && k != contentKey && v != nil {
-			m.Set(k, prune(v))
+			m.Set(k, v)
 		}
 	}
 	calls, err := toolCalls(m)
@@ -248,6 +281,7 @@ func (c columns) message(d *jinja.Dict) (chat.Message, error) {
 	}
 	switch content.(type) {
 	case string, []any:
+		return m, m.CheckText()
 	case nil:
 		if !calls {
 			return chat.Message{}, fmt.Errorf("%s has no content", role)
@@ -277,8 +311,7 @@ func functionCall(content any) (chat.Message, error) {
 	}
 	m := chat.NewMessage("assistant", "")
 	m.Set("tool_calls", calls)
-	_, err = toolCalls(m)
-	return m, err
+	return m, nil
 }
 
 // toolCalls checks a message's tool calls and parses arguments that are JSON
@@ -336,7 +369,8 @@ func prune(v any) any {
 	return v
 }
 
-// tools is the tools column: a list of descriptions or the JSON text of one.
+// tools is the tools column: a list of descriptions, each an object or its JSON
+// text, or the JSON text of the list.
 func (c columns) tools(row *jinja.Dict) (any, error) {
 	v := c.get(row, "tools")
 	name := c.name(row, "tools")
@@ -356,16 +390,31 @@ func (c columns) tools(row *jinja.Dict) (any, error) {
 		}
 		v = parsed
 	}
-	switch v := v.(type) {
-	case nil:
-		return nil, nil
-	case []any:
-		if len(v) == 0 {
-			return nil, nil
+	if d, ok := v.(*jinja.Dict); ok {
+		if list, ok := unzipped(d); ok {
+			v = list
 		}
-		return prune(v), nil
 	}
-	return nil, bad(name, "is %s, not a list of tools", rows.KindOf(v))
+	list, ok := v.([]any)
+	if !ok && v != nil {
+		return nil, bad(name, "is %s, not a list of tools", rows.KindOf(v))
+	}
+	if len(list) == 0 {
+		return nil, nil
+	}
+	for i, tool := range list {
+		if s, ok := tool.(string); ok { // JSON text, for columns that hold one kind of value
+			parsed, err := rows.ParseJSON([]byte(s))
+			if err != nil {
+				return nil, bad(name, "tool %d: %v", i, err)
+			}
+			list[i] = parsed
+		}
+		if _, ok := list[i].(*jinja.Dict); !ok {
+			return nil, bad(name, "tool %d is %s, not an object", i, rows.KindOf(list[i]))
+		}
+	}
+	return list, nil
 }
 
 // turns counts the assistant's messages.
@@ -400,10 +449,16 @@ func convertTokens(c columns, row *jinja.Dict) (sample, error) {
 		return sample{}, bad(c.name(row, "input_ids"), "is empty")
 	}
 	s := sample{ids: ids}
+	if err := checkPacked(c, row); err != nil {
+		return sample{}, err
+	}
 	if c.get(row, "labels") != nil {
 		if s.labels, err = c.ints(row, "labels"); err != nil {
 			return sample{}, err
 		}
+	}
+	if err := s.mask(c, row); err != nil {
+		return sample{}, err
 	}
 	if c.get(row, "attention_mask") != nil {
 		mask, err := c.ints(row, "attention_mask")

@@ -68,6 +68,7 @@ type encoded struct {
 const (
 	noteSeam    = "a token straddled the seam of prompt and answer: tokenized apart, as at inference"
 	noteControl = "control tokens written in a message were encoded as text"
+	noteCutEnd  = "every learned end token was cut off (overflow: truncate): of these the model does not learn to stop"
 	noteNoBOS   = "the chat template writes no BOS although the tokenizer puts one before plain text: kept as the template has it"
 )
 
@@ -84,7 +85,7 @@ func (e *encoding) encode(s sample) (encoded, error) {
 	case s.plain:
 		out, err = e.prompt(s.prompt, s.completion)
 	default:
-		out, err = e.chat(s.chat, s.frozen)
+		out, err = e.chat(&s)
 	}
 	if err == nil {
 		err = e.check(out.ids)
@@ -203,8 +204,12 @@ func (e *encoding) continuation(s string) []int32 {
 }
 
 // chat renders a conversation with the model's template and supervises what
-// the assistant wrote after the first frozen messages.
-func (e *encoding) chat(c *chat.Conversation, frozen int) (encoded, error) {
+// the assistant wrote after the first frozen messages, without muted ones.
+func (e *encoding) chat(s *sample) (encoded, error) {
+	c := s.chat
+	if err := s.checkAsked(e.trainOn); err != nil {
+		return encoded{}, err
+	}
 	if e.tmpl == nil {
 		return encoded{}, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or of type text or prompt_completion",
 			"the model has no chat template and the dataset is of type chat")
@@ -217,8 +222,8 @@ func (e *encoding) chat(c *chat.Conversation, frozen int) (encoded, error) {
 		return encoded{}, err
 	}
 	cuts := make([]int, 0, 2*len(spans))
-	for _, s := range spans {
-		cuts = append(cuts, s[0], s[1])
+	for _, span := range spans {
+		cuts = append(cuts, span[0], span[1])
 	}
 	ids, at, note, err := e.cut(text, c, cuts)
 	if err != nil {
@@ -234,7 +239,11 @@ func (e *encoding) chat(c *chat.Conversation, frozen int) (encoded, error) {
 	for i := range spans {
 		turns = append(turns, [2]int32{at[2*i], at[2*i+1]})
 	}
-	return encoded{ids: ids, loss: e.supervise(ids, turns, frozen), note: note, lost: e.lostTexts(text, c, spans)}, nil
+	var muted [][2]int32
+	for _, i := range s.muted {
+		muted = append(muted, turns[i])
+	}
+	return encoded{ids: ids, loss: without(e.supervise(ids, turns, s.frozen), muted), note: note, lost: e.lostTexts(text, c, spans)}, nil
 }
 
 // templateError makes what a template failed with an error of the row.
@@ -340,9 +349,10 @@ func (e *encoding) apart(text string, ids []int32, cuts []int) (at []int32) {
 func (e *encoding) forged(c *chat.Conversation) []string {
 	var out []string
 	for _, m := range c.Messages {
-		s, ok := m.Content()
-		if ok && e.hasControl(s) {
-			out = append(out, strings.TrimSpace(s))
+		for _, s := range m.Texts() {
+			if e.hasControl(s) {
+				out = append(out, strings.TrimSpace(s))
+			}
 		}
 	}
 	return out
@@ -465,11 +475,18 @@ func (e *encoding) spell(id int32) string {
 }
 
 // supervisesEnd tells whether an end token is supervised.
-func (e *encoding) supervisesEnd(out encoded) bool {
-	for _, r := range out.loss {
-		if slices.ContainsFunc(out.ids[r[0]:r[1]], e.isEnd) {
+func (e *encoding) supervisesEnd(ids []int32, loss [][2]int32) bool {
+	for _, r := range loss {
+		if slices.ContainsFunc(ids[r[0]:r[1]], e.isEnd) {
 			return true
 		}
 	}
 	return false
+}
+
+// lostEnd tells whether the first limit tokens are without the supervised end tokens
+// of the whole.
+func (e *encoding) lostEnd(out encoded, limit int) bool {
+	head := window(Example{IDs: out.ids, Loss: out.loss}, 0, limit)
+	return e.supervisesEnd(out.ids, out.loss) && !e.supervisesEnd(head.IDs, head.Loss)
 }

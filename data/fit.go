@@ -183,7 +183,7 @@ func (in *ingest) finish() (*Dataset, error) {
 		}
 		d.Train = examples(samples, mixed)
 	}
-	first := []string{noteSeam, noteStraddle, noteControl, noteNoBOS}
+	first := []string{noteSeam, noteStraddle, noteControl, noteCutEnd, noteNoBOS}
 	for _, n := range append(first, slices.Sorted(maps.Keys(in.notes))...) {
 		if c := in.notes[n]; c > 0 {
 			in.note(n, c)
@@ -200,7 +200,7 @@ func (in *ingest) finish() (*Dataset, error) {
 // has the smallest hashes, so that the order of rows does not matter and
 // copies of a row stay on one side.
 func (in *ingest) holdBack() error {
-	if n, err := in.o.valRows(math.MaxInt32); err != nil || n == 0 {
+	if n, err := in.o.ValRows(math.MaxInt32); err != nil || n == 0 {
 		return err // none of any number: the rows need not be counted
 	}
 	copies := in.rowCopies()
@@ -210,7 +210,7 @@ func (in *ingest) holdBack() error {
 		order = append(order, id)
 		rows += n
 	}
-	want, err := in.o.valRows(rows)
+	want, err := in.o.ValRows(rows)
 	if err != nil || want == 0 {
 		return err
 	}

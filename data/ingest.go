@@ -45,10 +45,11 @@ func ingestHolding(ctx context.Context, limit int64, o Options, tok *tokenizer.T
 	}
 	in := &ingest{ctx: ctx, o: &o, enc: newEncoding(&o, tok, tmpl), progress: progress, report: newReport(&o)}
 	in.kept = store{dir: o.Beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: o.MaxLength}}
-	inputs, err := resolve(&o)
+	inputs, notes, err := resolve(&o)
 	if err != nil {
 		return nil, nil, err
 	}
+	in.report.Notes = append(in.report.Notes, notes...)
 	defer hashes(ctx, inputs, tok)()
 	if tok != nil {
 		defer tok.Forget()
@@ -80,7 +81,7 @@ func (in *ingest) run(inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Templ
 
 // ingestVersion changes when the same inputs give other tokens, masks or hashes
 // of samples, by which rows are held back.
-const ingestVersion = "tunekit ingest 2"
+const ingestVersion = "tunekit ingest 3"
 
 // input is one file of a dataset.
 type input struct {
@@ -91,19 +92,21 @@ type input struct {
 	hash   func() (string, error) // waits for it
 }
 
-// resolve lists the files.
-func resolve(o *Options) ([]input, error) {
-	var inputs []input
+// resolve lists the files, and what is to be said of the choice.
+func resolve(o *Options) (inputs []input, notes []string, err error) {
 	for i, s := range slices.Concat(o.Datasets, o.ValDatasets) {
-		files, err := rows.Files(s.Path, s.Split)
+		files, note, err := rows.Files(s.Path, s.Split)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		if note != "" {
+			notes = append(notes, note)
 		}
 		for _, f := range files {
 			inputs = append(inputs, input{source: s, index: i, val: i >= len(o.Datasets), path: f})
 		}
 	}
-	return inputs, nil
+	return inputs, notes, nil
 }
 
 // hashes begins to hash the tokenizer and the files of inputs, one after the
@@ -333,6 +336,9 @@ func (in *ingest) chunk(r rows.Reader, f input, n int) (read []rawRow, last bool
 		in.taken[f.index]++
 		next := rawRow{row: row, ref: RowRef{f.path, number}, bad: bad}
 		if row != nil {
+			if rows.FillsIn(f.path) {
+				dropNulls(row)
+			}
 			next.size = textSize(row)
 		}
 		text += next.size
@@ -487,7 +493,10 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 		}
 		if kind != typeTokens && in.o.TrainOnEOS != "none" {
 			in.chats = true
-			in.ends = in.ends || in.enc.supervisesEnd(e)
+			in.ends = in.ends || in.enc.supervisesEnd(e.ids, e.loss)
+			if in.o.Overflow == "truncate" && len(e.ids) > in.o.MaxLength && in.enc.lostEnd(e, in.o.MaxLength) {
+				in.notes[noteCutEnd]++
+			}
 		}
 	}
 	part := fate.id

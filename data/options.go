@@ -21,7 +21,7 @@ type Source struct {
 	// tokens or preference.
 	Type string `yaml:"type" json:"type,omitempty" doc:"what the columns mean" default:"auto" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference"`
 	// Columns maps our names to the file's: messages, role, content, tools,
-	// system, prompt, completion, instruction, input, output, text, input_ids,
+	// system, prompt, completion, instruction, input, output, history, text, input_ids,
 	// labels, attention_mask, chosen, rejected.
 	Columns map[string]string `yaml:"columns" json:"columns,omitempty" doc:"our column names to yours, e.g. {messages: conv, role: from, content: value}"`
 	// Split takes the files of a folder or glob whose name or folder says so
@@ -29,9 +29,9 @@ type Source struct {
 	Split string `yaml:"split" json:"split,omitempty" doc:"part of the path to choose, e.g. train"`
 	// Weight repeats the training rows: 2 takes each twice, 0.5 takes half of
 	// them, chosen by content. 0 means 1.
-	Weight float64 `yaml:"weight" json:"weight,omitempty" doc:"repeat (2) or thin (0.5) the rows" default:"1" range:"[0,1000]"`
+	Weight float64 `yaml:"weight" json:"weight,omitempty" doc:"repeat (2) or thin (0.5) the rows" default:"1" range:"(0,1000]"`
 	// MaxSamples takes the first rows only; 0 means all.
-	MaxSamples int `yaml:"max_samples" json:"max_samples,omitempty" doc:"first rows only" unset:"all" range:"[0,9000000000000]"`
+	MaxSamples int `yaml:"max_samples" json:"max_samples,omitempty" doc:"first rows only" unset:"all" range:"[1,9000000000000]"`
 }
 
 // Options are the keys of an ingest stage. The zero value of a key means its
@@ -45,7 +45,7 @@ type Options struct {
 	Tokenizer    string `yaml:"tokenizer" json:"tokenizer,omitempty" doc:"model whose tokenizer is used" unset:"base_model"`
 	ChatTemplate string `yaml:"chat_template" json:"chat_template,omitempty" doc:"model, a file, or the template itself" unset:"model"`
 
-	MaxLength int    `yaml:"max_length" json:"max_length,omitempty" doc:"tokens a sample may have" unset:"min(2048, context)" range:"[0,10000000]"`
+	MaxLength int    `yaml:"max_length" json:"max_length,omitempty" doc:"tokens a sample may have" unset:"min(2048, context)" range:"[2,10000000]"`
 	Overflow  string `yaml:"overflow" json:"overflow,omitempty" doc:"what happens to longer ones" default:"error" enum:"error|drop|truncate|split"`
 
 	Packing    string `yaml:"packing" json:"packing,omitempty" doc:"best-fit decreasing without attention across samples" default:"bfd" enum:"bfd|none"`
@@ -113,12 +113,13 @@ func (o *Options) check() error {
 			return err
 		}
 	}
-	_, err := o.valRows(1)
+	_, err := o.ValRows(1)
 	return err
 }
 
-// valRows is how many of n rows are held back.
-func (o *Options) valRows(n int) (int, error) {
+// ValRows is how many of n rows are held back; val_set_size that is no number of
+// rows, share or percentage is an error of kind fail.Usage.
+func (o *Options) ValRows(n int) (int, error) {
 	s := strings.TrimSpace(o.ValSetSize)
 	if s == "" {
 		if len(o.ValDatasets) > 0 {

@@ -134,15 +134,14 @@ func (c columns) chatPair(row *jinja.Dict, prompt answer, chosen, rejected []cha
 	case n == 0 && prompt.text != "":
 		before = []chat.Message{chat.NewMessage("user", prompt.text)}
 	}
-	tools, err := c.tools(row)
-	if err != nil {
-		return nil, err
-	}
 	var out []sample
 	for _, answer := range [][]chat.Message{chosen[n:], rejected[n:]} {
-		conv := &chat.Conversation{Messages: append(before[:len(before):len(before)], answer...), Tools: tools}
-		s := sample{chat: conv, frozen: turns(before)}
-		if err := checkConversation(conv, s.frozen); err != nil {
+		conv, err := c.conversation(row, append(before[:len(before):len(before)], answer...))
+		if err != nil {
+			return nil, err
+		}
+		s, err := chatSample(conv, turns(before))
+		if err != nil {
 			return nil, err
 		}
 		out = append(out, s)

@@ -10,14 +10,14 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// without takes single-token ranges out of ranges.
+// without takes holes, which are in order, out of ranges.
 func without(loss, holes [][2]int32) [][2]int32 {
 	var out [][2]int32
 	for _, r := range loss {
 		for _, h := range holes {
-			if h[0] >= r[0] && h[0] < r[1] {
-				out = append(out, [2]int32{r[0], h[0]})
-				r[0] = h[1]
+			if h[0] < r[1] && h[1] > r[0] {
+				out = append(out, [2]int32{r[0], max(r[0], h[0])})
+				r[0] = min(r[1], h[1])
 			}
 		}
 		out = append(out, r)

@@ -29,7 +29,7 @@ func (g *grouper) bnb4(name, code string, state *array) error {
 	if s.nested {
 		typ.Flags, absmaxType = dtype.Nested, "U8"
 	}
-	weight, err := g.need(name, "U8")
+	weight, err := g.need(name, "U8", "I8", "F16", "BF16", "F32", "F64") // bnb_4bit_quant_storage: bytes under any label
 	if err != nil {
 		return err
 	}
@@ -125,6 +125,15 @@ func (g *grouper) bnbInt8(prefix string, scb *array) error {
 	}
 	if err := shaped(scb, w.shape[0]); err != nil {
 		return err
+	}
+	if f := g.by[prefix+".weight_format"]; f != nil {
+		b, err := f.read()
+		if err != nil {
+			return err
+		}
+		if len(b) != 1 || b[0] != 0 {
+			return unsupported(w.src.path, "save the model with a bitsandbytes that stores rows", "tensor %s is %v: only the format of plain rows (0) is read", quote(f.name), b)
+		}
 	}
 	err = g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"weight", "scb"}, []*array{w, scb}, importInt8Rows)
 	if err == nil {

@@ -11,9 +11,19 @@ import (
 
 // How the stored arrays of one weight become a matrix in memory.
 
+// importGPTQ reads zeros as the label says. All zero points of a symmetric matrix
+// are the middle, so there the stored words say by themselves which version they
+// have: tools wrote either under either label.
 func importGPTQ(v2 bool) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
-		return block.ImportGPTQ(m, block.GPTQ{QWeight: p["qweight"], QZeros: p["qzeros"], Scales: p["scales"], GIdx: p["g_idx"], V2: v2})
+		q := block.GPTQ{QWeight: p["qweight"], QZeros: p["qzeros"], Scales: p["scales"], GIdx: p["g_idx"], V2: v2}
+		err := block.ImportGPTQ(m, q)
+		if err != nil && m.Type.Flags&dtype.Zero == 0 {
+			if q.V2 = !v2; block.ImportGPTQ(m, q) == nil {
+				return nil
+			}
+		}
+		return err
 	}
 }
 

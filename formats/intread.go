@@ -3,6 +3,7 @@ package formats
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -111,8 +112,30 @@ func (g *grouper) gptq(prefix string, q *array) error {
 	if err = errors.Join(err, e); err != nil {
 		return err
 	}
-	version, _ := g.config.get("checkpoint_format").(string)
+	version, err := g.packing("gptq", "gptq_v2")
+	if err != nil {
+		return err
+	}
 	return g.add(prefix+".weight", typ, []int64{out, in}, roles, arrays, importGPTQ(version == "gptq_v2"))
+}
+
+// packing is how the configuration says that codes are packed, the first of known
+// where it does not say.
+func (g *grouper) packing(known ...string) (string, error) {
+	if g.flag("is_marlin_format", false) {
+		return "", unsupported(g.where, "save the model in the format "+known[0], "quantization_config.is_marlin_format is true")
+	}
+	for _, key := range []string{"checkpoint_format", "format", "version"} { // GPTQModel's words, AutoAWQ's
+		v, _ := g.config.get(key).(string)
+		switch v = strings.ToLower(v); {
+		case v == "", key == "version" && known[0] == "gptq": // there it is a program's
+		case slices.Contains(known, v):
+			return v, nil
+		default:
+			return "", unsupported(g.where, "save the model in the format "+known[0], "quantization_config.%s is %s; known here: %s", key, quote(v), strings.Join(known, ", "))
+		}
+	}
+	return known[0], nil
 }
 
 // groupSize checks the shapes [groups, out] of scales and [groups, words] of
@@ -133,8 +156,8 @@ func (g *grouper) groupSize(scales, zeros *array, in, out, words int64) (int32, 
 }
 
 func (g *grouper) awq(prefix string, q *array) error {
-	if v, ok := g.config.get("version").(string); ok && !strings.EqualFold(v, "gemm") {
-		return unsupported(g.where, "only version gemm is read", "quantization_config.version is %s", quote(v))
+	if _, err := g.packing("gemm"); err != nil {
+		return err
 	}
 	if bits, ok, err := g.number("bits", "w_bit"); err != nil || ok && bits != 4 {
 		return corrupt(g.where, "quantization_config.bits is %d, AWQ has 4 (%v)", bits, err)

@@ -72,6 +72,10 @@ func (g *grouper) readConfig() error {
 		switch q := o.get("quantization_config").(type) {
 		case object:
 			g.config = q
+			t, _ := q.get("transform_config").(object)
+			if groups, _ := t.get("config_groups").(object); len(groups) > 0 {
+				return unsupported(g.where, "quantize the model without transforms", "quantization_config.transform_config: weights that a transform has turned are not read")
+			}
 			return nil
 		case nil:
 		default:

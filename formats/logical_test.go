@@ -150,3 +150,92 @@ func roundBF16(b []byte) []byte {
 	}
 	return out
 }
+
+// relabelled copies a golden folder with its arrays and the text of its config
+// changed.
+func relabelled(t *testing.T, golden string, change func(*NamedTensor), config func(string) string) Reader {
+	t.Helper()
+	from := testdir.Shared(t, golden)
+	tensors, _, err := ReadSafetensors(filepath.Join(from, "model.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range tensors {
+		change(&tensors[i])
+	}
+	text, err := os.ReadFile(filepath.Join(from, "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config(string(text))), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteSafetensors(filepath.Join(dir, "model.safetensors"), tensors, nil); err != nil {
+		t.Fatal(err)
+	}
+	return mustOpen(t, dir)
+}
+
+// sameWeights compares all tensors of two folders by value.
+func sameWeights(t *testing.T, a, b Reader) {
+	t.Helper()
+	tensors := a.Tensors()
+	for i := range tensors {
+		if sum(values(t, a, &tensors[i])) != sum(values(t, b, find(t, b, tensors[i].Name))) {
+			t.Errorf("%s has other values", tensors[i].Name)
+		}
+	}
+}
+
+// TestStorageOfBytes: bitsandbytes stores packed codes under any label
+// (bnb_4bit_quant_storage), the bytes being the same.
+func TestStorageOfBytes(t *testing.T) {
+	for _, golden := range []string{"golden/blocks/bnb_model/nf4_double", "golden/blocks/bnb_model/fp4_double"} {
+		want := mustOpen(t, testdir.Shared(t, golden))
+		for typ, size := range map[string]int64{"I8": 1, "BF16": 2, "F16": 2, "F32": 4} {
+			sameWeights(t, want, relabelled(t, golden, func(n *NamedTensor) {
+				if n.DType == "U8" && strings.HasSuffix(n.Name, ".weight") {
+					n.DType, n.Shape = typ, []int64{int64(len(n.Data)) / size, 1}
+				}
+			}, func(s string) string { return s }))
+		}
+	}
+}
+
+// TestSymmetricZeros: the zeros of a symmetric matrix say by themselves whether
+// they are stored less one, whatever the label is.
+func TestSymmetricZeros(t *testing.T) {
+	const golden = "golden/quant/gptq-4b-g128-sym"
+	want := mustOpen(t, testdir.Shared(t, golden))
+	as := func(version string) func(string) string {
+		return func(s string) string {
+			const had = `"checkpoint_format": "gptq"`
+			if !strings.Contains(s, had) {
+				t.Fatalf("%s does not say %s", golden, had)
+			}
+			return strings.Replace(s, had, `"checkpoint_format": "`+version+`"`, 1)
+		}
+	}
+	zeros := func(b byte) func(*NamedTensor) {
+		return func(n *NamedTensor) {
+			if strings.HasSuffix(n.Name, ".qzeros") {
+				for i := range n.Data {
+					n.Data[i] = b
+				}
+			}
+		}
+	}
+	sameWeights(t, want, relabelled(t, golden, zeros(0x88), as("gptq")))
+	sameWeights(t, want, relabelled(t, golden, zeros(0x77), as("gptq_v2")))
+	r := relabelled(t, golden, zeros(0x99), as("gptq"))
+	for i := range r.Tensors() {
+		if ten := &r.Tensors()[i]; ten.Type.Quantized() {
+			if _, err := r.Read(ten); err == nil || !strings.Contains(err.Error(), "zero point") {
+				t.Errorf("%s: zeros of neither version: %v", ten.Name, err)
+			}
+			return
+		}
+	}
+	t.Fatal("no quantized tensor")
+}

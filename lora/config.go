@@ -16,7 +16,7 @@ import (
 // means "not given": Resolve fills in the default.
 type Config struct {
 	R               int     `yaml:"r" doc:"rank" default:"16" range:"[1,65536]"`
-	Alpha           float64 `yaml:"alpha" doc:"scale is alpha/r" default:"32" range:"[0,1e9]"`
+	Alpha           float64 `yaml:"alpha" doc:"scale is alpha/r" default:"32" range:"(0,1e9]"`
 	Dropout         float64 `yaml:"dropout" doc:"on the adapter's input" default:"0" range:"[0,1)"`
 	TargetModules   Targets `yaml:"target_modules" type:"text or list" doc:"all-linear, names, or one regex" default:"all-linear"`
 	ExcludeModules  Targets `yaml:"exclude_modules" type:"text or list" doc:"names or one regex"`
@@ -29,7 +29,7 @@ type Config struct {
 	UseRSLoRA       bool    `yaml:"use_rslora" doc:"scale is alpha/√r" default:"false"`
 	UseDoRA         bool    `yaml:"use_dora" doc:"weight-decomposed adapter" default:"false"`
 	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random) or gaussian" default:"true"`
-	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"[0,1e6]"`
+	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"(0,1e6]"`
 
 	TargetParameters      Strings      `yaml:"target_parameters" doc:"parameters of experts and routers: mlp.experts.gate_up_proj …"`
 	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding to train: not supported yet"`

@@ -1,11 +1,11 @@
 package quant
 
 import (
-	"fmt"
 	"math"
 	"slices"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -71,7 +71,7 @@ func (l *layer) check() error {
 		return formats.CheckFinite(l.path, row, r, l.cols)
 	}
 	if l.typ.Scale == dtype.F16 && l.typ.Kind.Info().Family == dtype.Int && slices.Max(v) > 32000 {
-		return fmt.Errorf("%s: the largest weight is %g: too large for scales of 16 bits", l.path, slices.Max(v))
+		return fail.Inputf(l.path, "leave this matrix out with ignore, or choose nf4", "the largest weight is %g: too large for scales of 16 bits", slices.Max(v))
 	}
 	return nil
 }

@@ -74,12 +74,20 @@ func DefaultFor(format string) []string {
 	return []string{"transformers", "vllm"}
 }
 
-// checkConsumers refuses options that a program among names does not load.
-func (p *FolderPlan) checkConsumers(names []string) error {
+// CheckFor refuses a name of no program whose rules are known.
+func CheckFor(names []string) error {
 	for _, n := range names {
 		if !slices.Contains(consumers, n) {
 			return fail.Usagef("for", "one of "+strings.Join(consumers, ", "), "no rules are known for %q", n)
 		}
+	}
+	return nil
+}
+
+// checkConsumers refuses options that a program among names does not load.
+func (p *FolderPlan) checkConsumers(names []string) error {
+	if err := CheckFor(names); err != nil {
+		return err
 	}
 	for _, r := range rules {
 		if slices.Contains(names, r.consumer) && slices.ContainsFunc(p.artifacts(), r.when) {

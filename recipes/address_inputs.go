@@ -38,7 +38,7 @@ func (x *run) address(j *Job) (*Result, error) {
 		in[i.Name] = h
 		res.Inputs[i.Name] = Source{Ref: i.Ref.String(), Why: i.Ref.Why, SHA256: h}
 	}
-	a := &Addresser{Env: map[string]string{"seed": fmt.Sprint(x.Seed)}, hashes: x.hashes}
+	a := &Addresser{Env: map[string]string{"seed": fmt.Sprint(*x.Seed)}, hashes: x.hashes}
 	if !j.Kind.HostOnly {
 		a.Env["device"], a.Env["level"], _ = strings.Cut(x.dev.Info().Address, "/")
 	}

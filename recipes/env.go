@@ -14,7 +14,7 @@ type Env struct{ x *run }
 func (e *Env) Name() string { return e.x.Name }
 
 // Seed is the recipe's.
-func (e *Env) Seed() uint64 { return e.x.Seed }
+func (e *Env) Seed() uint64 { return *e.x.Seed }
 
 // BaseModel is the recipe's, "" where it has none.
 func (e *Env) BaseModel() string { return e.x.BaseModel }

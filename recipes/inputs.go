@@ -1,5 +1,12 @@
 package recipes
 
+import (
+	"slices"
+
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/formats/hub"
+)
+
 // Input is one resolved input of a stage under the key it answers.
 type Input struct {
 	Name string
@@ -34,5 +41,28 @@ func (r *Recipe) Resolve() ([]*Job, error) {
 		}
 		jobs = append(jobs, &Job{v.self, in})
 	}
-	return jobs, nil
+	return jobs, r.pinned(jobs)
+}
+
+// pinned refuses models of the hub without a commit where the recipe asks for it:
+// what a branch or tag stands for can change.
+func (r *Recipe) pinned(jobs []*Job) error {
+	if !slices.Contains(r.FailOn, "unpinned") {
+		return nil
+	}
+	for _, j := range jobs {
+		for _, in := range j.Inputs {
+			if !hub.IsRef(in.Ref.Path) {
+				continue
+			}
+			ref, err := hub.Parse(in.Ref.Path)
+			if err != nil {
+				return err
+			}
+			if !ref.Pinned() {
+				return fail.Usagef(r.path+": "+j.ID+"."+in.Name, "name a commit, 40 hexadecimal digits; fail_on lists unpinned", "%s is unpinned", in.Ref.Path)
+			}
+		}
+	}
+	return nil
 }

@@ -33,7 +33,7 @@ type ManifestStage struct {
 }
 
 func (x *run) manifest() ([]byte, error) {
-	m := Manifest{Version: Version, Go: runtime.Version(), Recipe: x.Name, Seed: x.Seed, Device: x.dev.Info().Name, Kernels: x.dev.Info().Level, Hash: x.runHash(), Stages: []ManifestStage{}}
+	m := Manifest{Version: Version, Go: runtime.Version(), Recipe: x.Name, Seed: *x.Seed, Device: x.dev.Info().Name, Kernels: x.dev.Info().Level, Hash: x.runHash(), Stages: []ManifestStage{}}
 	for _, j := range x.jobs {
 		if r := x.done[j.ID]; r != nil && r.Outputs != nil {
 			m.Stages = append(m.Stages, ManifestStage{r.Stage, r.Kind, r.Address, r.Inputs, r.Outputs, r.Notes})

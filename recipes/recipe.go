@@ -24,9 +24,9 @@ type Recipe struct {
 	Version           int         `yaml:"version" doc:"must be 1"`
 	Name              string      `yaml:"name" doc:"name of the run folder" unset:"the file's name"`
 	BaseModel         string      `yaml:"base_model" doc:"Hugging Face folder, .gguf file or hf://org/name@revision (from the local cache)"`
-	Seed              uint64      `yaml:"seed" doc:"seed of every random choice" default:"42"`
+	Seed              *uint64     `yaml:"seed" doc:"seed of every random choice" default:"42"`
 	Device            string      `yaml:"device" doc:"where to compute" enum:"auto|cpu|cuda:0" default:"auto"`
-	Threads           int         `yaml:"threads" doc:"worker threads; never changes a result" unset:"all cores" range:"[0,4096]"`
+	Threads           int         `yaml:"threads" doc:"worker threads; never changes a result" unset:"all cores" range:"[1,4096]"`
 	MemoryLimit       schema.Size `yaml:"memory_limit" doc:"refuse what would need more" unset:"0.9 of the available memory"`
 	DeviceMemoryLimit schema.Size `yaml:"device_memory_limit" doc:"the same for the GPU" unset:"0.95 of its free memory"`
 	FailOn            []string    `yaml:"fail_on" doc:"make these an error" enum:"fallback|truncated|dropped|duplicates|unpinned|low_steps"`
@@ -115,7 +115,7 @@ func (c *checker) recipe(r *Recipe, stages reflect.Value) {
 			n = schema.Deref(list.Content[i])
 		}
 		s := Stage{ID: stages.Index(i).Field(0).String()}
-		if c.stage(n, stages.Index(i), &s, r.kinds, r.Seed) {
+		if c.stage(n, stages.Index(i), &s, r.kinds, *r.Seed) {
 			r.Stages = append(r.Stages, s)
 		}
 	}

@@ -32,7 +32,7 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Name != "support" || r.Seed != 7 || r.Stages[0].Options.(*stages.Ingest).MaxLength != 128 || r.Stages[0].Options.(*stages.Ingest).ValSetSize != "5%" {
+	if r.Name != "support" || *r.Seed != 7 || r.Stages[0].Options.(*stages.Ingest).MaxLength != 128 || r.Stages[0].Options.(*stages.Ingest).ValSetSize != "5%" {
 		t.Errorf("top: %+v, ingest %+v", r, r.Stages[0].Options.(*stages.Ingest))
 	}
 	tr := r.Stages[1].Options.(*stages.Train)
@@ -170,6 +170,11 @@ func TestTags(t *testing.T) {
 			t.Error(err)
 		}
 		for name, f := range schema.Fields(typ) {
+			if kind := f.Type.Kind(); kind >= reflect.Int && kind <= reflect.Float64 && f.Tag.Get("default") != "0" && name != "version" {
+				if err := schema.Set(v.Interface(), name, "0"); err == nil {
+					t.Errorf("%v.%s: 0 is allowed and would be taken for a key that is not given; the tag's range must exclude it, or the field be a pointer", typ, name)
+				}
+			}
 			words := strings.Fields(f.Tag.Get("unset"))
 			if f.Tag.Get("doc") == "" || len(words) == 1 && f.Tag.Get("enum") != "" && strings.Contains(f.Tag.Get("enum"), words[0]) {
 				t.Errorf("%v.%s: tags %q", typ, name, f.Tag)
@@ -183,5 +188,25 @@ func TestTags(t *testing.T) {
 	}
 	if len(seen) < 10 {
 		t.Errorf("only %d structs were looked at", len(seen))
+	}
+}
+
+// TestValuesAreChecked: a value that its stage would refuse is refused before any
+// stage runs.
+func TestValuesAreChecked(t *testing.T) {
+	for set, want := range map[string]string{
+		"g.for=[foo]": `"foo"`, "export.for=[lmstudio]": `"lmstudio"`, "export.type=Q9_K": "Q9_K", "export.token_embedding_type=Q9": "Q9",
+		"export.tensor_type={a: Q9_K}": "Q9_K", "check.tasks=[exactmatch]": "did you mean exact_match?", "ingest.val_set_size=banana": "banana",
+		"ingest.val_set_size=-1": "-1", "merge.max_shard_size=0": "above 0", "memory_limit=0": "above 0", "train.max_steps=0": "at least 1",
+	} {
+		_, err := stages.All.Parse("r.yaml", []byte(good), []string{set})
+		if fail.Code(err) != 2 || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v does not say %s", set, err, want)
+		}
+	}
+	for _, set := range []string{"seed=0", "merge.max_kl=0", "export.for=[ollama]", "export.type=q4_k_m", "ingest.val_set_size=0"} {
+		if _, err := stages.All.Parse("r.yaml", []byte(good), []string{set}); err != nil {
+			t.Errorf("%s: %v", set, err)
+		}
 	}
 }

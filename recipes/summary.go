@@ -145,7 +145,7 @@ func collect(s *report.Summary) {
 
 // details are what only report.html shows.
 func (x *run) details(err error) report.Details {
-	d := report.Details{Hint: fail.Hint(err), Version: Version, Device: x.dev.Info().Name, Kernels: x.dev.Info().Level, Seed: x.Seed, Licence: x.licence()}
+	d := report.Details{Hint: fail.Hint(err), Version: Version, Device: x.dev.Info().Name, Kernels: x.dev.Info().Level, Seed: *x.Seed, Licence: x.licence()}
 	for _, j := range x.jobs {
 		res := x.done[j.ID]
 		if res == nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
@@ -45,5 +46,34 @@ stages:
 	must(t, os.WriteFile(filepath.Join(dir, "model", "NOTICE"), []byte("other"), 0o644))
 	if notes := fmt.Sprint(train("fourth", filepath.Join(dir, "runs", "second", "train"))); !strings.Contains(notes, "base of other content") {
 		t.Errorf("another base: %s", notes)
+	}
+}
+
+// TestFailOn: low_steps refuses a training that hardly trains, and unpinned a
+// model of the hub that can change.
+func TestFailOn(t *testing.T) {
+	dir := tinyModel(t)
+	r := tinyRecipe(t, dir, "fail_on=[low_steps]", "train.max_steps=1")
+	_, err := r.Run(t.Context(), recipes.RunOptions{Dir: filepath.Join(dir, "runs"), Only: []string{"ingest", "train"}})
+	if fail.Code(err) != 3 || !strings.Contains(err.Error(), "1 low_steps") {
+		t.Errorf("error %v", err)
+	}
+	for ref, code := range map[string]int{"hf://a/b": 2, "hf://a/b@main": 2, "hf://a/b@" + strings.Repeat("0", 40): 0} {
+		_, err := tinyRecipe(t, dir, "fail_on=[unpinned]", "base_model="+ref).Resolve()
+		if err == nil != (code == 0) || err != nil && (fail.Code(err) != code || !strings.Contains(err.Error(), "unpinned")) {
+			t.Errorf("%s: error %v", ref, err)
+		}
+	}
+}
+
+// TestMergeGGUF: a merge stage writes the file that it says, and later stages
+// read it.
+func TestMergeGGUF(t *testing.T) {
+	dir := tinyModel(t)
+	r := tinyRecipe(t, dir, "merge.format=gguf", "merge.max_kl=1", "train.max_steps=2")
+	_, err := r.Run(t.Context(), recipes.RunOptions{Dir: filepath.Join(dir, "runs")})
+	must(t, err)
+	if !exists(filepath.Join(dir, "runs", "tiny", "merge", "tiny.gguf")) {
+		t.Error("no merge/tiny.gguf")
 	}
 }

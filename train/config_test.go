@@ -99,4 +99,3 @@ func TestConfigErrors(t *testing.T) {
 		}
 	}
 }
-

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/tunekit/tunekit/data/jinja"
@@ -36,6 +38,47 @@ func (m Message) Content() (string, bool) {
 	return s, ok
 }
 
+// Texts are the texts of the message: its content, or those of the content's parts.
+func (m Message) Texts() []string {
+	v, _ := m.Get("content")
+	switch v := v.(type) {
+	case string:
+		return []string{v}
+	case []any:
+		var out []string
+		for _, part := range v {
+			if p, ok := part.(*jinja.Dict); ok {
+				if s, ok := p.Get("text"); ok {
+					out = append(out, fmt.Sprint(s))
+				}
+			}
+		}
+		return out
+	}
+	return nil
+}
+
+// CheckText refuses content that is more than text: pictures and other parts that
+// a model of text does not see.
+func (m Message) CheckText() error {
+	v, _ := m.Get("content")
+	list, _ := v.([]any)
+	for i, part := range list {
+		p, ok := part.(*jinja.Dict)
+		if !ok {
+			return fmt.Errorf(`content: part %d is %v, not an object such as {"type": "text", "text": "…"}`, i, part)
+		}
+		if kind := p.String("type"); kind != "text" {
+			return fmt.Errorf("content: part %d is of type %q: text only", i, kind)
+		}
+		text, _ := p.Get("text")
+		if _, ok := text.(string); !ok {
+			return fmt.Errorf("content: part %d: text is %v", i, text)
+		}
+	}
+	return nil
+}
+
 // with is a copy of the message with one field set.
 func (m Message) with(key string, v any) Message {
 	c := m.Clone()
@@ -62,6 +105,13 @@ type Template struct {
 	o     Options
 	tmpl  *jinja.Template
 	stops []string // spellings of end-of-turn tokens: the EOS and the well-known
+
+	// parts tells whether the template writes content given as a list of parts;
+	// others would print the list.
+	parts func() bool
+
+	tools *Template // of conversations with tools, where there is one of its own
+	names []string  // of the templates there are, none of them the default
 }
 
 // Parse reads a chat template in transformers' Jinja. Errors name the
@@ -75,23 +125,75 @@ func Parse(src string, o Options) (*Template, error) {
 	if o.EOS != "" {
 		stops = slices.Insert(stops, 0, o.EOS)
 	}
-	return &Template{src: src, o: o, tmpl: tmpl, stops: stops}, nil
+	t := &Template{src: src, o: o, tmpl: tmpl, stops: stops}
+	t.parts = sync.OnceValue(t.writesParts)
+	return t, nil
 }
 
-// FromTokenizer parses the chat template that came with a tokenizer; a BOS or
-// EOS that o leaves out is the tokenizer's own. A tokenizer without a template
+// writesParts renders a message of one part and looks for its text alone.
+func (t *Template) writesParts() bool {
+	const text = "\ue000part\ue002"
+	ask := Message{jinja.NewDict("role", "user", "content", []any{jinja.NewDict("type", "text", "text", text)})}
+	got, _, err := t.renderAs(Conversation{Messages: []Message{ask}}, true)
+	return err == nil && strings.Contains(got, text) && !strings.Contains(got, "'"+text) && !strings.Contains(got, `"`+text)
+}
+
+// FromTokenizer parses the chat templates that came with a tokenizer, of which each
+// conversation takes its own as in Transformers: tool_use where it has tools, else
+// default. A BOS or EOS that o leaves out is the tokenizer's own. A tokenizer without a template
 // is an error of kind fail.Input.
 func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
-	if t.ChatTemplate() == "" {
+	list := t.ChatTemplates()
+	if len(list) == 0 {
 		return nil, fail.Inputf("tokenizer", "give a chat template (chat_template: a file or the text)", "it has no chat template")
 	}
 	o.BOS = cmp.Or(o.BOS, t.Token(t.BOS()))
 	o.EOS = cmp.Or(o.EOS, t.Token(t.EOS()))
-	return Parse(t.ChatTemplate(), o)
+	out := &Template{o: o}
+	var tools *Template
+	var names []string
+	for _, n := range list {
+		p, err := Parse(n.Text, o)
+		if err != nil {
+			return nil, err
+		}
+		switch n.Name {
+		case tokenizer.DefaultTemplate:
+			out = p
+		case tokenizer.ToolTemplate:
+			tools = p
+		}
+		if n.Name != tokenizer.DefaultTemplate {
+			names = append(names, n.Name)
+		}
+	}
+	if out.tmpl == nil && tools != nil {
+		out.stops = tools.stops
+	}
+	out.tools, out.names = tools, names
+	return out, nil
 }
 
-// Source is the template's text, as it was parsed.
-func (t *Template) Source() string { return t.src }
+// of is the template of a conversation: that of conversations with tools where it has
+// some and there is one, else the default.
+func (t *Template) of(c Conversation) (*Template, error) {
+	switch {
+	case c.Tools != nil && t.tools != nil:
+		return t.tools, nil
+	case t.tmpl == nil:
+		return nil, fail.Inputf("chat template", "give the one that is meant as chat_template", "the model has templates called %s and none called default", strings.Join(t.names, ", "))
+	}
+	return t, nil
+}
+
+// Source is the template's text, as it was parsed; that of conversations with tools
+// follows after a NUL where it is another.
+func (t *Template) Source() string {
+	if t.tools != nil {
+		return t.src + "\x00" + t.tools.src
+	}
+	return t.src
+}
 
 // Options are what the template was parsed with.
 func (t *Template) Options() Options { return t.o }
@@ -125,7 +227,32 @@ func (t *Template) Render(c Conversation, addGenerationPrompt bool) (string, err
 	return text, err
 }
 
+// render gives the text and the ranges of {% generation %} blocks. Content in parts
+// of text is joined, with line breaks as servers do, for a template that would
+// print the list.
 func (t *Template) render(c Conversation, prompt bool) (string, [][2]int, error) {
+	t, err := t.of(c)
+	if err != nil {
+		return "", nil, err
+	}
+	inParts := func(m Message) bool {
+		v, _ := m.Get("content")
+		_, ok := v.([]any)
+		return ok && m.CheckText() == nil
+	}
+	if slices.ContainsFunc(c.Messages, inParts) && !t.parts() {
+		c.Messages = slices.Clone(c.Messages)
+		for i, m := range c.Messages {
+			if inParts(m) {
+				c.Messages[i] = m.with("content", strings.Join(m.Texts(), "\n"))
+			}
+		}
+	}
+	return t.renderAs(c, prompt)
+}
+
+// renderAs is render of messages as they are.
+func (t *Template) renderAs(c Conversation, prompt bool) (string, [][2]int, error) {
 	messages := make([]any, len(c.Messages))
 	for i, m := range c.Messages {
 		messages[i] = m.Dict

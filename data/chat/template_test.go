@@ -271,3 +271,57 @@ func TestTemplateErrors(t *testing.T) {
 		t.Errorf("a template that drops the answer: %v", err)
 	}
 }
+
+// Text in parts reaches a template that writes parts as it is, and others as one
+// text; a picture reaches both as it is.
+func TestTextInParts(t *testing.T) {
+	part := func(s string) any { return jinja.NewDict("type", "text", "text", s) }
+	for src, want := range map[string]string{
+		"{% for m in messages %}{{ m.content }}{% endfor %}":                                                           "a\nb",
+		"{% for m in messages %}{{ m['content'] | trim }}{% endfor %}":                                                 "a\nb",
+		"{% for m in messages %}{{ '<' + m.content + '>' }}{% endfor %}":                                               "<a\nb>",
+		"{% for m in messages %}{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endfor %}":                        "[a][b]",
+		"{% for m in messages %}{% if m.content is string %}s{% else %}{{ m.content[1].text }}{% endif %}{% endfor %}": "s",
+	} {
+		tmpl, err := Parse(src, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := Message{jinja.NewDict("role", "user", "content", []any{part("a"), part("b")})}
+		if got, err := tmpl.Render(Conversation{Messages: []Message{m}}, false); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", src, got, err, want)
+		}
+		if c, _ := m.Get("content"); len(c.([]any)) != 2 {
+			t.Error("the caller's message changed")
+		}
+	}
+}
+
+// Of named templates a conversation takes its own, and names them all where there is
+// none for it.
+func TestNamedTemplates(t *testing.T) {
+	render := func(config string, tools any) (string, error) {
+		tok, err := tokenizer.Parse([]byte(`{"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}`), []byte(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tmpl, err := FromTokenizer(tok, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tmpl.Render(Conversation{Messages: []Message{NewMessage("user", "q")}, Tools: tools}, false)
+	}
+	const tool = `{"name":"tool_use","template":"T{{ tools | length }}"}`
+	both := `{"chat_template":[{"name":"default","template":"D"},` + tool + `]}`
+	for _, c := range []struct {
+		config, want string
+		tools        any
+	}{{both, "D", nil}, {both, "T1", []any{"t"}}, {`{"chat_template":[` + tool + `]}`, "T1", []any{"t"}}, {`{"chat_template":"D"}`, "D", []any{"t"}}} {
+		if got, err := render(c.config, c.tools); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v; want %q", c.config, got, err, c.want)
+		}
+	}
+	if _, err := render(`{"chat_template":[`+tool+`]}`, nil); err == nil || !strings.Contains(err.Error(), "tool_use") {
+		t.Error(err)
+	}
+}

@@ -78,7 +78,10 @@ func readParquetMeta(r io.ReaderAt, size int64) (*parquetMeta, error) {
 		return nil, err
 	}
 	t := &thriftReader{r: bytes.NewReader(footer), left: n, nodes: 4 << 20}
-	t.stats = func(depth int, id int64) bool { return depth == 3 && id == 12 } // ColumnMetaData
+	t.isOdd = func(depth int, id int64, s thrift) bool {
+		return depth == 3 && id == 12 && oddStatistics(s) || // of ColumnMetaData
+			depth == 1 && id == 10 && s.has(11) // the LogicalType of a SchemaElement: UNKNOWN, a column of nulls only
+	}
 	meta, err := t.structure(0)
 	if err != nil {
 		return nil, fmt.Errorf("footer: %w", err)
@@ -92,6 +95,10 @@ func readParquetMeta(r io.ReaderAt, size int64) (*parquetMeta, error) {
 	}
 	return out, err
 }
+
+// oddStatistics tells whether a Statistics has one of is_max_value_exact and
+// is_min_value_exact without the other.
+func oddStatistics(s thrift) bool { return s.has(7) != s.has(8) }
 
 // moved are ranges that were counted from the place at.
 func moved(s []byteRange, at int64) []byteRange {
@@ -249,7 +256,9 @@ func checkPages(r io.ReaderAt, c parquetChunk) (hide []byteRange, err error) {
 	seen, at := int64(0), c.start
 	for seen < c.values {
 		t := &thriftReader{r: br, left: maxPageHeader, nodes: 1 << 16}
-		t.stats = func(depth int, id int64) bool { return depth == 1 && (id == 5 || id == 8) } // DataPageHeader, DataPageHeaderV2
+		t.isOdd = func(depth int, id int64, s thrift) bool {
+			return depth == 1 && (id == 5 || id == 8) && oddStatistics(s) // of DataPageHeader, DataPageHeaderV2
+		}
 		h, err := t.structure(0)
 		if err != nil {
 			return nil, fmt.Errorf("page header: %w", err)

@@ -6,10 +6,12 @@ import (
 	"slices"
 )
 
-// hidden reads a file with the statistics covered that parquet-go cannot read:
-// of is_max_value_exact and is_min_value_exact (fields 7 and 8 of Statistics,
-// later than the library) it skips a byte too many, which goes well when both
-// are there. Writers leave one out where one of the values is too long.
+// hidden reads a file with those structures covered that parquet-go cannot read.
+// Statistics: of is_max_value_exact and is_min_value_exact (fields 7 and 8, later
+// than the library) it skips a byte too many, which goes well when both are
+// there; writers leave one out where one of the values is too long. The logical
+// type of a column of nulls only: without it the column is one of whole numbers
+// that are all absent.
 type hidden struct {
 	io.ReaderAt
 	patches []patch // in order of their places
@@ -27,6 +29,8 @@ func (h *hidden) hide(s byteRange) {
 	n := s.to - s.from - 3 // without the field's head, a length of one byte and the end
 	cover := []byte{0xf8, byte(n)}
 	switch {
+	case n == 0: // for which a structure has to do: the library misreads no bytes
+		cover[0] = 0xfc
 	case n >= 1<<14:
 		n -= 2
 		cover = []byte{0xf8, byte(n) | 0x80, byte(n>>7) | 0x80, byte(n >> 14)}

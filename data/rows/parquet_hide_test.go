@@ -6,6 +6,7 @@ import (
 	"io"
 	"testing"
 
+	"github.com/parquet-go/parquet-go"
 	wire "github.com/parquet-go/parquet-go/encoding/thrift"
 	"github.com/parquet-go/parquet-go/format"
 )
@@ -27,7 +28,7 @@ func TestHiddenStatistics(t *testing.T) {
 	for _, n := range []int{0, 1, 100, 120, 121, 122, 123, 124, 125, 126, 127, 128, 130, 4000, 16370, 16375, 16376, 16377, 16378, 16379, 16380, 16385, 70000} {
 		file := append(bytes.Repeat([]byte{7}, 11), pageHeader(n)...)
 		r := &thriftReader{r: bytes.NewReader(file[11:]), left: maxPageHeader, nodes: 100}
-		r.stats = func(depth int, id int64) bool { return depth == 1 && id == 5 }
+		r.isOdd = func(depth int, id int64, s thrift) bool { return depth == 1 && id == 5 && oddStatistics(s) }
 		if h, err := r.structure(0); err != nil || h.sub(5).num(1) != 5 || len(r.odd) != 1 {
 			t.Fatalf("%d: %v %v %v", n, h, err, r.odd)
 		}
@@ -48,5 +49,54 @@ func TestHiddenStatistics(t *testing.T) {
 				t.Fatalf("%d bytes in steps of %d: %v %+v", n, step, err, h)
 			}
 		}
+	}
+}
+
+// A column of nulls only has the logical type UNKNOWN in files of pyarrow, which
+// the library cannot read.
+func TestNullColumn(t *testing.T) {
+	var b bytes.Buffer
+	w := parquet.NewGenericWriter[struct {
+		Text  string
+		Extra *int32 `parquet:",optional"`
+	}](&b)
+	if _, err := w.Write(make([]struct {
+		Text  string
+		Extra *int32 `parquet:",optional"`
+	}, 3)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file := b.Bytes()
+	n := len(file) - 8 - int(binary.LittleEndian.Uint32(file[len(file)-8:]))
+	var meta format.FileMetaData
+	if err := wire.Unmarshal(new(wire.CompactProtocol), file[n:len(file)-8], &meta); err != nil {
+		t.Fatal(err)
+	}
+	last := &meta.Schema[len(meta.Schema)-1]
+	last.ConvertedType, last.LogicalType = nil, &format.LogicalType{Unknown: new(format.NullType)}
+	footer, err := wire.Marshal(new(wire.CompactProtocol), &meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file = append(append(file[:n:n], footer...), "\x00\x00\x00\x00PAR1"...)
+	binary.LittleEndian.PutUint32(file[len(file)-8:], uint32(len(footer)))
+	p, err := parquetFrom(bytes.NewReader(file), int64(len(file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		row, _, err := p.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, ok := row.Get("Extra"); v != nil || !ok {
+			t.Fatalf("%v %v", v, ok)
+		}
+	}
+	if _, _, err := p.Next(); err != io.EOF {
+		t.Fatal(err)
 	}
 }

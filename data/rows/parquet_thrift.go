@@ -33,9 +33,9 @@ type thriftReader struct {
 	r     io.ByteReader
 	left  int64
 	nodes int
-	read  int64                          // bytes so far
-	stats func(depth int, id int64) bool // tells which fields are a Statistics
-	odd   []byteRange                    // the contents of those that parquet-go misreads
+	read  int64                                    // bytes so far
+	isOdd func(depth int, id int64, s thrift) bool // tells which structures parquet-go misreads
+	odd   []byteRange                              // their contents
 }
 
 // byteRange is a range of bytes.
@@ -118,7 +118,7 @@ func (t *thriftReader) structure(depth int) (thrift, error) {
 		if out[int16(id)], err = t.value(kind, depth); err != nil {
 			return nil, err
 		}
-		if s, ok := out[int16(id)].(thrift); ok && t.stats != nil && t.stats(depth, id) && s.has(7) != s.has(8) {
+		if s, ok := out[int16(id)].(thrift); ok && t.isOdd != nil && t.isOdd(depth, id, s) {
 			t.odd = append(t.odd, byteRange{from, t.read})
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/data/jinja"
@@ -82,6 +81,16 @@ func Open(path string) (r Reader, err error) {
 	return &guarded{path, r}, nil
 }
 
+// FillsIn tells whether every structure of a file's column has the fields of all,
+// so that null stands for a field that a row never had.
+func FillsIn(path string) bool {
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".parquet", ".arrow", ".feather", ".ipc":
+		return true
+	}
+	return false
+}
+
 // guarded turns the panics and plain errors of a reader into typed errors.
 type guarded struct {
 	path string
@@ -125,76 +134,6 @@ func missing(path string) error {
 		abs = path
 	}
 	return fail.Inputf(path, "paths are relative to the working directory; tried "+abs, "no such file or folder")
-}
-
-// Files expands a path (file, folder or glob) to the data files in it, in
-// order. split, when not empty, keeps those whose name or folder begins with
-// it ("train-00000-of-00002.parquet", "test/a.jsonl").
-func Files(path, split string) ([]string, error) {
-	files, err := expand(path)
-	if err != nil {
-		return nil, err
-	}
-	if split != "" {
-		all := files
-		files = slices.DeleteFunc(slices.Clone(all), func(f string) bool { return !inSplit(f, split) })
-		if len(files) == 0 {
-			return nil, fail.Inputf(path, "split takes files named "+split+"*.parquet or in a folder "+split,
-				"none of %d files belongs to split %q (first: %s)", len(all), split, all[0])
-		}
-	}
-	return files, nil
-}
-
-func inSplit(file, split string) bool {
-	base := filepath.Base(file)
-	rest, ok := strings.CutPrefix(base, split)
-	if ok && (rest == "" || strings.ContainsAny(rest[:1], "-_.")) {
-		return true
-	}
-	return slices.Contains(strings.Split(filepath.ToSlash(filepath.Dir(file)), "/"), split)
-}
-
-func expand(path string) ([]string, error) {
-	info, err := os.Stat(path)
-	if err == nil && !info.IsDir() {
-		return []string{path}, nil
-	}
-	var files []string
-	if err == nil {
-		files, err = walkFiles(path)
-	} else if strings.ContainsAny(path, "*?[") {
-		files, err = filepath.Glob(path)
-	} else {
-		return nil, missing(path)
-	}
-	if err != nil {
-		return nil, fail.Inputf(path, "", "%w", err)
-	}
-	if len(files) == 0 {
-		return nil, fail.Inputf(path, "data files end in "+rowFormats, "no data file matches")
-	}
-	slices.Sort(files)
-	return files, nil
-}
-
-// walkFiles lists the data files below a folder; hidden names are left out.
-func walkFiles(root string) ([]string, error) {
-	var files []string
-	err := filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		hidden := p != root && strings.HasPrefix(d.Name(), ".")
-		if d.IsDir() && hidden {
-			return filepath.SkipDir
-		}
-		if !d.IsDir() && !hidden && formatsByExt[strings.ToLower(filepath.Ext(p))] != nil {
-			files = append(files, p)
-		}
-		return nil
-	})
-	return files, err
 }
 
 // textFile is a plain text file: one row with the column text.

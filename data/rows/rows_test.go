@@ -76,7 +76,7 @@ func TestParquetChat(t *testing.T) {
 	if len(want) != 704 {
 		t.Fatalf("%d expected rows", len(want))
 	}
-	files, err := Files(filepath.Join(dir, "duckdb-messages-*.parquet"), "")
+	files, _, err := Files(filepath.Join(dir, "duckdb-messages-*.parquet"), "")
 	if err != nil || len(files) != 14 {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
@@ -556,7 +556,7 @@ func TestFiles(t *testing.T) {
 		{"t*.*", "", "test.jsonl testing.csv train-00000.parquet"},
 		{"notes.pdf", "", "notes.pdf"},
 	} {
-		files, err := Files(filepath.Join(dir, c.path), c.split)
+		files, _, err := Files(filepath.Join(dir, c.path), c.split)
 		for i := range files {
 			files[i], _ = filepath.Rel(dir, files[i])
 		}
@@ -565,11 +565,11 @@ func TestFiles(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{"nothing": "no such file", "z*.parquet": "no data file"} {
-		if _, err := Files(filepath.Join(dir, path), ""); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := Files(filepath.Join(dir, path), ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	if _, err := Files(dir, "validation"); err == nil || !strings.Contains(err.Error(), "none of 4 files") {
+	if _, _, err := Files(dir, "validation"); err == nil || !strings.Contains(err.Error(), "none of 4 files") {
 		t.Errorf("split: %v", err)
 	}
 }

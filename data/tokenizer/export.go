@@ -36,10 +36,29 @@ func (t *Tokenizer) GGUFKeysFor(rows int) ([]formats.KV, error) {
 			kv = append(kv, formats.KV{Key: ggufTok + e.key + "_token_id", Value: uint32(e.id)})
 		}
 	}
+	more, err := t.ggufEnds()
+	if err != nil {
+		return nil, fail.Inputf("tokenizer", "keep this model in the Hugging Face format", "cannot be written to GGUF: %w", err)
+	}
+	kv = append(kv, more...)
 	kv = append(kv, formats.KV{Key: ggufTok + "add_bos_token", Value: t.AddsBOS()})
 	kv = append(kv, formats.KV{Key: ggufTok + "add_eos_token", Value: t.AddsEOS()})
-	if t.template != "" {
-		kv = append(kv, formats.KV{Key: "tokenizer.chat_template", Value: t.template})
+	return append(kv, t.ggufTemplates()...), nil
+}
+
+// ggufEnds are the keys of ends beside the EOS that llama.cpp does not know by
+// their spelling; it has room for two, of a turn and of a message.
+func (t *Tokenizer) ggufEnds() ([]formats.KV, error) {
+	keys := []string{"eot", "eom"}
+	var kv []formats.KV
+	for _, id := range t.ends {
+		if id == t.eos || slices.Contains(endTokens, t.vocab[id]) && t.kinds[id] != kindNormal {
+			continue
+		}
+		if len(kv) == len(keys) {
+			return nil, fmt.Errorf("it ends texts with %d tokens beside the EOS that llama.cpp does not know by name, GGUF has keys for %d (eos_token_id of generation_config.json)", len(kv)+1, len(keys))
+		}
+		kv = append(kv, formats.KV{Key: ggufTok + keys[len(kv)] + "_token_id", Value: uint32(id)})
 	}
 	return kv, nil
 }
@@ -129,7 +148,7 @@ func (t *Tokenizer) spmPrefix(m *bpe) (bool, error) {
 	if !m.byteFallback {
 		return false, fmt.Errorf("BPE over characters without byte_fallback is not supported")
 	}
-	rewritten := func(s string) string {
+	rewritten := func(s string, first bool) string {
 		for _, n := range t.norm {
 			s = n.apply(s)
 		}
@@ -139,15 +158,18 @@ func (t *Tokenizer) spmPrefix(m *bpe) (bool, error) {
 			next, p := emit, t.pre[i]
 			emit = func(s string, first bool) { p.split(s, first, next) }
 		}
-		emit(s, true)
+		emit(s, first)
 		return b.String()
 	}
 	const probe = "a  b\tc\nÅ\u0041\u030aﬁ  "
 	want := strings.ReplaceAll(probe, " ", "▁")
-	switch rewritten(probe) {
+	switch rewritten(probe, true) {
 	case want:
 		return false, nil
 	case "▁" + want:
+		if rewritten(probe, false) == want { // llama.cpp writes one after every special token
+			return false, fmt.Errorf("it puts a space before the beginning of a text only (prepend_scheme first), GGUF has a flag for a space after every special token, too: ids would differ")
+		}
 		return true, nil
 	}
 	return false, fmt.Errorf("its normalizer does more than writing ▁ for spaces: %s", clip(string(t.pipe.text[0])))
@@ -299,8 +321,8 @@ func (t *Tokenizer) hfConfig() []byte {
 	}
 	d.Set("clean_up_tokenization_spaces", false)
 	d.Set("added_tokens_decoder", t.hfAddedDecoder())
-	if t.template != "" {
-		d.Set("chat_template", t.template)
+	if t.templates != nil {
+		d.Set("chat_template", t.templateJSON())
 	}
 	return indented(d)
 }

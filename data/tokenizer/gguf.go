@@ -25,6 +25,11 @@ func Open(r formats.Reader) (*Tokenizer, error) {
 	}
 	data, ok := r.File("tokenizer.json")
 	if !ok {
+		for _, other := range []string{"vocab.json", "tokenizer.model", "vocab.txt"} {
+			if _, ok := r.File(other); ok {
+				return nil, badTokenizer(r.Path(), "has %s and no tokenizer.json; AutoTokenizer.from_pretrained(…).save_pretrained(…) of Transformers writes one", other)
+			}
+		}
 		return nil, badTokenizer(r.Path(), "has no tokenizer.json")
 	}
 	config, _ := r.File("tokenizer_config.json")
@@ -122,7 +127,7 @@ func FromGGUF(kv []formats.KV) (*Tokenizer, error) {
 	for _, e := range kv {
 		g.kv[e.Key] = e.Value
 	}
-	t := &Tokenizer{template: g.str("tokenizer.chat_template")}
+	t := &Tokenizer{templates: g.readTemplates(kv)}
 	name := g.str(ggufTok + "model")
 	if err := t.ggufTokens(g); err != nil {
 		return nil, err

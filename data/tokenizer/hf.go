@@ -408,7 +408,7 @@ func (t *Tokenizer) readConfig(config []byte) error {
 		return fmt.Errorf("is no JSON object")
 	}
 	t.config = c
-	t.template = templateOf(c)
+	t.templates = templatesOf(c)
 	return t.readSpecial(c)
 }
 
@@ -443,21 +443,4 @@ func (t *Tokenizer) specialID(c *jinja.Dict, key string, id *int32) error {
 	}
 	*id = n
 	return nil
-}
-
-// templateOf is the chat template of a tokenizer_config.json: a text, or in a
-// list of named ones the one called default.
-func templateOf(c *jinja.Dict) string {
-	v, _ := c.Get("chat_template")
-	list, ok := v.([]any)
-	if !ok {
-		s, _ := v.(string)
-		return s
-	}
-	for _, e := range list {
-		if d, ok := e.(*jinja.Dict); ok && d.String("name") == "default" {
-			return d.String("template")
-		}
-	}
-	return ""
 }

@@ -41,14 +41,14 @@ func (t *Tokenizer) readMore() error {
 		}
 	}
 	if src, ok := t.files["chat_template.jinja"]; ok {
-		t.template = string(src)
+		t.setDefault(string(src))
 	}
 	chat, err := t.dict("chat_template.json")
 	if err != nil {
 		return err
 	}
-	if s := chat.String("chat_template"); s != "" && t.template == "" {
-		t.template = s
+	if s := chat.String("chat_template"); s != "" && t.templates == nil {
+		t.setDefault(s)
 	}
 	ends, err := t.endsFromConfig()
 	if err != nil {

@@ -38,7 +38,7 @@ type Tokenizer struct {
 
 	bos, eos, pad, unk int32
 	ends               []int32
-	template           string
+	templates          []NamedTemplate
 	config             *jinja.Dict       // tokenizer_config.json
 	files              map[string][]byte // the Hugging Face files it came from
 	merges             []string          // "a b", for GGUF; nil where scores are used
@@ -272,9 +272,6 @@ func (t *Tokenizer) Size() int { return len(t.vocab) }
 
 // Hash is the SHA-256, in hex, of everything that shapes the ids.
 func (t *Tokenizer) Hash() string { return t.hash() }
-
-// ChatTemplate is the template that came with the tokenizer, or "".
-func (t *Tokenizer) ChatTemplate() string { return t.template }
 
 var endTokens = []string{
 	"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|endoftext|>", "<|end_of_text|>",

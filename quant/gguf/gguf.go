@@ -6,6 +6,7 @@ package gguf
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -61,6 +62,30 @@ type Report struct {
 // BitsPerWeight is the mean over all tensors.
 func (r *Report) BitsPerWeight() float64 {
 	return float64(r.Bytes) * 8 / float64(max(r.Elements, 1))
+}
+
+// Notes say, one a line, what an importance matrix did not do: matrices that were
+// quantized without it, and entries of it that no tensor has. The embedding never
+// has one: its rows are looked up.
+func (r *Report) Notes() []string {
+	var out []string
+	without := slices.DeleteFunc(slices.Clone(r.NoImportance), func(n string) bool { return categorize(n) == catEmbedding })
+	if n := len(without); n > 0 {
+		out = append(out, fmt.Sprintf("no importance for %d of %d tensors: %s", n, len(r.Tensors), someOf(without)))
+	}
+	if n := len(r.UnusedEntries); n > 0 {
+		out = append(out, fmt.Sprintf("%d entries of the importance matrix belong to no tensor: %s", n, someOf(r.UnusedEntries)))
+	}
+	return out
+}
+
+// someOf are the first few of names.
+func someOf(names []string) string {
+	const few = 4
+	if len(names) > few {
+		return strings.Join(names[:few], ", ") + " …"
+	}
+	return strings.Join(names, ", ")
 }
 
 // input is a model on its way to GGUF, in GGUF's names.

@@ -365,3 +365,16 @@ func FuzzImatrixDat(f *testing.F) {
 		}
 	})
 }
+
+// TestNotes: matrices without importance are named, but for the embedding.
+func TestNotes(t *testing.T) {
+	r := Report{Tensors: make([]Tensor, 9), NoImportance: []string{"token_embd.weight", "blk.0.attn_q.weight"}, UnusedEntries: []string{"a", "b", "c", "d", "e"}}
+	want := []string{"no importance for 1 of 9 tensors: blk.0.attn_q.weight", "5 entries of the importance matrix belong to no tensor: a, b, c, d …"}
+	if got := r.Notes(); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	r = Report{NoImportance: []string{"token_embd.weight"}}
+	if got := r.Notes(); len(got) > 0 {
+		t.Errorf("of the embedding alone: %q", got)
+	}
+}

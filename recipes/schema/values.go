@@ -30,12 +30,12 @@ func ParseSize(s string) (Size, error) {
 			continue
 		}
 		f, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
-		if err != nil || !(f >= 0) || f*u.factor > 1<<62 {
+		if err != nil || !(f*u.factor >= 1) || f*u.factor > 1<<62 {
 			break
 		}
 		return Size(f * u.factor), nil
 	}
-	return 0, fmt.Errorf("found %q, want a size such as 8GiB or 500MB", s)
+	return 0, fmt.Errorf("found %q, want a size above 0 such as 8GiB or 500MB", s)
 }
 
 // SetYAML reads a size.

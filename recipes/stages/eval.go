@@ -54,11 +54,11 @@ type Eval struct {
 	Models       []EvalModel      `yaml:"models" type:"list of names or mappings" doc:"stages, paths or {name, model, adapter}" unset:"all models above"`
 	Tasks        schema.Names     `yaml:"tasks" doc:"perplexity, kl, top1, exact_match, speed" default:"[perplexity, kl]"`
 	Data         string           `yaml:"data" doc:"ingest stage or file" unset:"the validation part"`
-	Samples      int              `yaml:"samples" doc:"rows used" unset:"all" range:"[0,1000000000]"`
+	Samples      int              `yaml:"samples" doc:"rows used" unset:"all" range:"[1,1000000000]"`
 	Reference    string           `yaml:"reference" doc:"model for kl and top1" unset:"what each model was made from"`
 	Baseline     string           `yaml:"baseline" doc:"file written by --write-baseline"`
 	Context      int              `yaml:"context" doc:"tokens a window" unset:"2048, or the model's" range:"[2,10000000]"`
-	Stride       int              `yaml:"stride" doc:"tokens between windows" unset:"context" range:"[0,10000000]"`
+	Stride       int              `yaml:"stride" doc:"tokens between windows" unset:"context" range:"[1,10000000]"`
 	MaxNewTokens int              `yaml:"max_new_tokens" doc:"of a generated answer" default:"256" range:"[1,1000000]"`
 	Temperature  float64          `yaml:"temperature" doc:"0 is greedy" default:"0" range:"[0,100]"`
 	Gate         map[string]Limit `yaml:"gate" doc:"metric to limit" keys:"perplexity|kl|top1|exact_match"`
@@ -96,9 +96,12 @@ func (m *EvalModel) SetYAML(n *yaml.Node) error {
 	return nil
 }
 
-func resolveEval(opts any, _ recipes.Setting, _ recipes.Bad) {
+func resolveEval(opts any, _ recipes.Setting, bad recipes.Bad) {
 	o := opts.(*Eval)
 	schema.Fill(o)
+	if err := checkTasks(o.Tasks); err != nil {
+		bad("tasks", fail.Hint(err), "%v", err)
+	}
 	o.Stride = cmp.Or(o.Stride, o.Context)
 }
 

@@ -99,8 +99,9 @@ func Evaluate(ctx context.Context, dev kernels.Backend, r EvalRequest) (*report.
 
 func (e *evaluation) wants(task string) bool { return slices.Contains(e.Tasks, task) }
 
-func (e *evaluation) prepare() error {
-	for _, t := range e.Tasks {
+// checkTasks refuses a task that there is not.
+func checkTasks(tasks []string) error {
+	for _, t := range tasks {
 		if !slices.Contains(Tasks, t) {
 			hint := "known: " + strings.Join(Tasks, ", ")
 			if near := fail.Nearest(t, Tasks); near != "" {
@@ -108,6 +109,13 @@ func (e *evaluation) prepare() error {
 			}
 			return fail.Usagef("tasks", hint, "unknown task %q", t)
 		}
+	}
+	return nil
+}
+
+func (e *evaluation) prepare() error {
+	if err := checkTasks(e.Tasks); err != nil {
+		return err
 	}
 	var err error
 	if e.Rows.Len() > 0 {

@@ -1,7 +1,6 @@
 package stages
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -26,7 +25,7 @@ var exportKind = recipes.Kind{
 	Name: "export", Doc: "GGUF or safetensors",
 	New: func() any { return new(Export) }, Left: func() any { return new(ExportResult) },
 	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // replaces files one by one
-	Resolve: func(o any, _ recipes.Setting, _ recipes.Bad) { o.(*Export).Fill() }, Inputs: exportInputs,
+	Resolve: resolveExport, Inputs: exportInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Export)
 		o.Model, o.Imatrix = "", fmt.Sprint(o.Imatrix != "")
@@ -57,7 +56,7 @@ type Export struct {
 	OutputTensorType   string            `yaml:"output_tensor_type" doc:"type of the head"`
 	Pure               bool              `yaml:"pure" doc:"one type for all matrices"`
 	AllowRequantize    bool              `yaml:"allow_requantize" doc:"accept a model that is quantized already"`
-	For                schema.Names      `yaml:"for" doc:"ollama writes a Modelfile" unset:"[]"`
+	For                schema.Names      `yaml:"for" doc:"ollama writes a Modelfile: the first file, the chat template in Ollama's syntax, stop tokens" unset:"[]"`
 }
 
 // ExportResult is what an export stage leaves for the report.
@@ -81,6 +80,40 @@ func (o *Export) Fill() {
 		o.Type = schema.Names{"Q4_K_M"}
 		if o.Format == "safetensors" {
 			o.Type = schema.Names{"BF16"}
+		}
+	}
+}
+
+// servers are who an export can be for.
+var servers = []string{"ollama", "llama.cpp"}
+
+func resolveExport(opts any, _ recipes.Setting, bad recipes.Bad) {
+	o := opts.(*Export)
+	o.Fill()
+	for _, t := range o.Type {
+		var err error
+		if o.Format == "safetensors" {
+			_, err = floatType(t)
+		} else {
+			_, err = gguf.ParseFileType(t)
+		}
+		if err != nil {
+			bad("type", fail.Hint(err), "%v", err)
+		}
+	}
+	if o.Format != "safetensors" {
+		if _, err := o.gguf(""); err != nil {
+			bad("tensor_type", fail.Hint(err), "%v", err)
+		}
+		for key, name := range map[string]string{"token_embedding_type": o.TokenEmbeddingType, "output_tensor_type": o.OutputTensorType} {
+			if _, err := gguf.ParseTensorKind(key, name); name != "" && err != nil {
+				bad(key, fail.Hint(err), "%v", err)
+			}
+		}
+	}
+	for _, who := range o.For {
+		if !slices.Contains(servers, who) {
+			bad("for", "known: "+strings.Join(servers, ", "), "found %q", who)
 		}
 	}
 }
@@ -135,10 +168,11 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 	for _, typ := range o.Type {
 		out := exportPath(x.Dir(j), x.Name(), o, typ)
 		f := ExportedFile{Type: typ, Path: filepath.Base(out)}
+		var notes []string
 		if o.Format == "safetensors" {
 			err = ExportSafetensors(ctx, src, out, typ, x.Progress("bytes"))
 		} else {
-			f, err = exportGGUF(ctx, x, o, src, out, typ, im)
+			f, notes, err = exportGGUF(ctx, x, o, src, out, typ, im)
 		}
 		if err != nil {
 			return err
@@ -149,25 +183,30 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 		if f.Fallbacks > 0 {
 			res.Notes = append(res.Notes, fmt.Sprintf("%s: %d matrices fall back to another type", typ, f.Fallbacks))
 		}
+		res.Notes = append(res.Notes, notes...)
 		left.Files = append(left.Files, f)
 	}
 	if slices.Contains(o.For, "ollama") {
-		return writeModelfile(x, j, left)
+		note, err := writeModelfile(x, j, left)
+		if note != "" {
+			res.Notes = append(res.Notes, note)
+		}
+		return err
 	}
 	return nil
 }
 
-func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, error) {
+func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ string, im *gguf.Imatrix) (ExportedFile, []string, error) {
 	g, err := o.gguf(typ)
 	if err != nil {
-		return ExportedFile{}, err
+		return ExportedFile{}, nil, err
 	}
 	g.Imatrix, g.Name, g.Force = im, x.Name(), true
 	rep, err := gguf.Write(ctx, src, out, *g, x.Progress("weights"))
 	if err != nil {
-		return ExportedFile{}, err
+		return ExportedFile{}, nil, err
 	}
-	return ExportedFile{Type: typ, Path: filepath.Base(out), Bits: rep.BitsPerWeight(), Fallbacks: rep.Fallbacks, Tensors: rep.Tensors}, nil
+	return ExportedFile{Type: typ, Path: filepath.Base(out), Bits: rep.BitsPerWeight(), Fallbacks: rep.Fallbacks, Tensors: rep.Tensors}, rep.Notes(), nil
 }
 
 // gguf are the options of the file of a type.
@@ -209,22 +248,6 @@ func floatType(name string) (dtype.Type, error) {
 		return dtype.Of(k), nil
 	}
 	return dtype.Type{}, fail.Usagef("type", "F32, F16 or BF16", "a safetensors export cannot be %q", name)
-}
-
-// writeModelfile writes an Ollama Modelfile beside the first file. Ollama reads the
-// chat template from the GGUF itself.
-func writeModelfile(x *recipes.Env, j *recipes.Job, left *ExportResult) error {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "FROM ./%s\n", left.Files[0].Path)
-	ref, _ := j.In("model")
-	tok, err := TokenizerOf(x.Path(ref))
-	if err != nil {
-		return err
-	}
-	for _, id := range tok.EOSIDs() {
-		fmt.Fprintf(&b, "PARAMETER stop %q\n", tok.Token(id))
-	}
-	return atomic.WriteFile(filepath.Join(x.Dir(j), "Modelfile"), b.Bytes())
 }
 
 // planExport: GGUF files or plain folders.
@@ -352,11 +375,16 @@ func viewExport(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.S
 		return
 	}
 	s.Try = path(o.Type[0])
-	s.Next = append(s.Next, report.Command{For: "llama.cpp", Line: fmt.Sprintf("llama-server -m %s --jinja -c %d", report.Shell(s.Try), contextOf(s.Try))})
+	s.Next = append(s.Next, llamaServer(s.Try))
 	if file := filepath.Join(x.Dir(j), "Modelfile"); exists(file) {
 		name := report.Shell(x.Name())
 		s.Next = append(s.Next, report.Command{For: "Ollama", Line: fmt.Sprintf("ollama create %s -f %s && ollama run %s", name, report.Shell(file), name)})
 	}
+}
+
+// llamaServer serves a GGUF.
+func llamaServer(path string) report.Command {
+	return report.Command{For: "llama.cpp", Line: fmt.Sprintf("llama-server -m %s --jinja -c %d", report.Shell(path), contextOf(path))}
 }
 
 // contextOf is the context length to serve a model with.

@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
 )
@@ -42,6 +43,9 @@ func resolveIngest(opts any, s recipes.Setting, bad recipes.Bad) {
 	o.Seed, o.Name = s.Seed, s.ID
 	if len(o.Datasets) == 0 {
 		bad("datasets", "datasets: [{path: data/train.parquet}]", "no data sets")
+	}
+	if _, err := o.ValRows(1); err != nil {
+		bad("", fail.Hint(err), "%v", err)
 	}
 	for _, ds := range slices.Concat(o.Datasets, o.ValDatasets) {
 		if ds.Path == "" {

@@ -11,6 +11,9 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -32,6 +35,7 @@ var mergeKind = recipes.Kind{
 		return o
 	},
 	Makes: func(any) []recipes.Made { return []recipes.Made{{Dense: true}} },
+	Path:  func(dir, run string, o any, _ string) string { return mergedPath(dir, run, o.(*Merge)) },
 	Types: mergeTypes, Plan: planMerge, Run: runMerge, View: viewMerge,
 }
 
@@ -39,7 +43,7 @@ var mergeKind = recipes.Kind{
 type Merge struct {
 	Adapter      string      `yaml:"adapter" doc:"train stage or PEFT folder" unset:"the last train stage"`
 	Base         string      `yaml:"base" doc:"weights as released, or as held in training" enum:"original|trained" default:"original"`
-	MaxKL        float64     `yaml:"max_kl" doc:"largest mean KL between base+adapter and merged" default:"1e-3" range:"[0,100]"`
+	MaxKL        *float64    `yaml:"max_kl" doc:"largest mean KL between base+adapter and merged" default:"1e-3" range:"[0,100]"`
 	Data         string      `yaml:"data" doc:"text the KL is measured on" unset:"the validation part"`
 	DType        string      `yaml:"dtype" doc:"stored type" enum:"auto|bf16|f16|f32" default:"auto" unset:"that of the base (quantized base: bf16)"`
 	MaxShardSize schema.Size `yaml:"max_shard_size" doc:"bytes a file" default:"5GB"`
@@ -108,6 +112,7 @@ type MergeOptions struct {
 	MaxShard  int64
 	Name      string
 	Progress  func(done, total int64)
+	Note      func(string) // is told what was decided; may be nil
 }
 
 // MergeModel writes base + adapters at o.Output.
@@ -125,10 +130,23 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if out.Type, err = storageType(o.Storage); err != nil {
 		return nil, err
 	}
-	if filepath.Ext(o.Output) == ".gguf" {
-		out.Tokenizer, err = tokenizerKeys(src)
+	gguf := filepath.Ext(o.Output) == ".gguf"
+	var tok *tokenizer.Tokenizer // of a GGUF always: without one no program can use it
+	if gguf || hasTokenizer(src) {
+		var notes []string
+		if tok, notes, err = servedTokenizer(src, o.Adapters); err != nil {
+			return nil, err
+		}
+		for _, n := range notes {
+			if o.Note != nil {
+				o.Note(n)
+			}
+		}
+	}
+	if gguf {
+		out.Tokenizer, err = tok.GGUFKeysFor(src.Spec.V)
 	} else {
-		out.Files, err = baseFiles(src)
+		out.Files, err = servedFiles(src, tok)
 	}
 	if err != nil {
 		return nil, err
@@ -183,10 +201,16 @@ func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	mo := MergeOptions{
 		Model: x.Path(base), Adapters: []string{x.Path(ad)}, Output: mergePath(x, j), Storage: o.DType, Trained: o.Base == "trained",
 		MaxShard: int64(o.MaxShardSize), Name: x.Name(), Progress: x.Progress("bytes"),
+		Note: func(s string) { res.Notes = append(res.Notes, s) },
 	}
 	if trainedNF4(x, j) {
 		t := dtype.NF4Double
 		mo.TrainedAs = &t
+	}
+	if o.Format == "gguf" { // else the folder is the artifact
+		if err := atomic.MkdirAll(x.Dir(j)); err != nil {
+			return fail.Limitf(x.Dir(j), "", "%w", err)
+		}
 	}
 	rep, err := MergeModel(ctx, x.Device(), mo)
 	if err != nil {
@@ -212,14 +236,17 @@ func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 			return err
 		}
 	}
-	return left.KL.CheckMerge(x.Where(j), o.MaxKL)
+	return left.KL.CheckMerge(x.Where(j), *o.MaxKL)
 }
 
 // mergePath is the folder of the stage, or the GGUF in it.
 func mergePath(x *recipes.Env, j *recipes.Job) string {
-	dir := x.Dir(j)
-	if j.Options.(*Merge).Format == "gguf" {
-		return filepath.Join(dir, x.Name()+".gguf")
+	return mergedPath(x.Dir(j), x.Name(), j.Options.(*Merge))
+}
+
+func mergedPath(dir, run string, o *Merge) string {
+	if o.Format == "gguf" {
+		return filepath.Join(dir, run+".gguf")
 	}
 	return dir
 }
@@ -322,11 +349,14 @@ func viewMerge(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 	row := report.Row{Model: j.ID, Path: mergePath(x, j)}
 	if m.KL != nil {
 		row.MergeKL = &report.Measured{Value: m.KL.KL, N: int(m.KL.Tokens)}
-		s.Failed = m.KL.CheckMerge("", o.MaxKL) != nil
+		s.Failed = m.KL.CheckMerge("", *o.MaxKL) != nil
 	}
 	s.Models = append(s.Models, row)
 	s.Layers = mergeLayers(j.ID, m)
-	if dir := x.Dir(j); o.Format != "gguf" {
+	if dir := x.Dir(j); o.Format == "gguf" {
+		s.Try = row.Path
+		s.Next = append(s.Next, llamaServer(row.Path))
+	} else {
 		s.Next = append(s.Next, report.Command{For: "vLLM", Line: fmt.Sprintf("vllm serve %s --served-model-name %s", report.Shell(dir), report.Shell(x.Name()))})
 		s.Try = dir
 	}

@@ -1,6 +1,8 @@
 package stages
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -31,6 +33,7 @@ type Loaded struct {
 	*model.Model
 	BF16     bool
 	adapters []*lora.Adapter
+	dirs     []string // of the adapters
 }
 
 // LoadModel opens a model by path or hf:// reference. The caller closes it.
@@ -39,7 +42,7 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{Path: path, Src: src, BF16: o.BF16}
+	l := &Loaded{Path: path, Src: src, BF16: o.BF16, dirs: o.Adapters}
 	mo := model.Options{}
 	if o.NF4 {
 		t := dtype.NF4Double
@@ -98,19 +101,28 @@ func (l *Loaded) Close() {
 	l.Src.Close()
 }
 
-// Tokenizer reads the model's tokenizer and checks that it fits the model.
-func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) { return openTokenizer(l.Src) }
+// Tokenizer reads the model's tokenizer, with the chat templates of its adapters
+// where they have some. It may have tokens without a row in the
+// embedding: an id that a model does not have is an error where it is used.
+func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) {
+	tok, _, err := servedTokenizer(l.Src, l.dirs)
+	return tok, err
+}
 
 func openTokenizer(src *arch.Source) (*tokenizer.Tokenizer, error) {
-	tok, err := tokenizer.Open(src.Reader)
-	if err != nil {
-		return nil, err
+	return tokenizer.Open(src.Reader)
+}
+
+// checkRows refuses ids of text that have no row in an embedding of rows rows.
+// A tokenizer may have tokens beyond it, which most texts do not hold.
+func checkRows(where string, tok *tokenizer.Tokenizer, ids []int32, rows int) error {
+	for _, id := range ids {
+		if int(id) >= rows {
+			return fail.Inputf(where, "use the tokenizer that came with the model, or resize the embedding",
+				"token id %d (%q): the embedding has %d rows, the tokenizer %d tokens", id, tok.Token(id), rows, tok.Size())
+		}
 	}
-	if tok.Size() > src.Spec.V {
-		return nil, fail.Inputf(src.Reader.Path(), "the tokenizer belongs to another model",
-			"tokenizer has %d tokens, the embedding %d rows", tok.Size(), src.Spec.V)
-	}
-	return tok, nil
+	return nil
 }
 
 // OpenTokenizer reads the tokenizer of a model without its weights.
@@ -240,16 +252,42 @@ func hasTokenizer(src *arch.Source) bool {
 	return false
 }
 
-// tokenizerKeys are a model's tokenizer as GGUF metadata.
-func tokenizerKeys(src *arch.Source) ([]formats.KV, error) {
-	if !hasTokenizer(src) {
-		return nil, nil
-	}
-	tok, err := tokenizer.Open(src.Reader)
+// VerifyModel refuses a whole artifact that could not be loaded as the model it is:
+// config and tensors, and the tokenizer where there is one, or an adapter that could
+// not be read. Files of other things pass; note says where a model is of an architecture that is not
+// known, of which only the file can be checked.
+func VerifyModel(path string) (note string, err error) {
+	r, err := formats.Open(path)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	return tok.GGUFKeys()
+	defer r.Close()
+	if _, adapter := r.File("adapter_config.json"); adapter && r.Config() == nil {
+		_, err := lora.ReadFolder(path)
+		return "", err
+	}
+	if r.Format() != "gguf" && r.Config() == nil {
+		return "", nil
+	}
+	for _, kv := range r.KV() {
+		if kind, _ := kv.Value.(string); kv.Key == "general.type" && kind != "model" {
+			return "", nil
+		}
+	}
+	if len(r.Tensors()) == 0 { // a vocabulary alone
+		return "", nil
+	}
+	src, err := arch.FromReader(r)
+	switch {
+	case errors.Is(err, arch.ErrUnknown):
+		return fmt.Sprintf("%v; its file was checked, not what it means", err), nil
+	case err != nil:
+		return "", err
+	}
+	if hasTokenizer(src) {
+		_, err = tokenizer.Open(src.Reader)
+	}
+	return "", err
 }
 
 // floatTypes are the types that unquantized weights are written in.

@@ -193,7 +193,7 @@ func countAll(list []data.Source) (total int64, err error) {
 // countRows is the number of rows of a source, from headers where they say,
 // from line ends where they do not; of a large text file it is an estimate.
 func countRows(s data.Source) (int64, error) {
-	files, err := rows.Files(s.Path, s.Split)
+	files, _, err := rows.Files(s.Path, s.Split)
 	if err != nil {
 		return 0, err
 	}

@@ -98,6 +98,9 @@ func (o *Quantize) Fill(bad recipes.Bad) {
 	if err == nil {
 		o.strangers(bad)
 	}
+	if err := quant.CheckFor(o.For); err != nil {
+		bad("for", fail.Hint(err), "%v", err)
+	}
 	if _, err := quant.ParseOverrides(o.Overrides); err != nil {
 		bad("overrides", fail.Hint(err), "%v", err)
 	}

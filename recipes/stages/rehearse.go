@@ -254,6 +254,10 @@ func (t *trial) blocks(p *recipes.Planner) int {
 // several times as large as those usual for language models.
 const smallModel = 50_000_000
 
+// fewSteps is the number of optimizer steps below which a training is taken for
+// a mistake: plans warn of it, and low_steps of fail_on refuses it.
+const fewSteps = 100
+
 // warn says what is unusual for a model of params parameters.
 func (t *trial) warn(p *recipes.Planner, s *recipes.StagePlan, steps int, params int64) {
 	o := &t.config
@@ -264,7 +268,7 @@ func (t *trial) warn(p *recipes.Planner, s *recipes.StagePlan, steps int, params
 	if lr := *o.LearningRate; lr < usual/10 || lr > usual*10 {
 		s.Note("learning_rate %s is far from the usual %s", report.Sig(lr, 2), report.Sig(usual, 2))
 	}
-	if steps > 0 && steps < 100 && o.MaxSteps == 0 {
+	if steps > 0 && steps < fewSteps && o.MaxSteps == 0 {
 		s.Note("only %d optimizer steps: fewer gradient_accumulation_steps or more epochs give more", steps)
 	}
 	if t.rows.dataset == nil && t.rows.unknown != "" && !p.Quick {

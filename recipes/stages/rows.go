@@ -43,7 +43,7 @@ func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *tokenizer.Token
 func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
 	to := chat.Options{Now: clock()}
 	if name == "" || name == "model" {
-		if tok == nil || tok.ChatTemplate() == "" {
+		if tok == nil || len(tok.ChatTemplates()) == 0 {
 			return nil, nil
 		}
 		return chat.FromTokenizer(tok, to)
@@ -142,6 +142,9 @@ func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, contex
 			return rows, nil, fail.Inputf(path, "", "%w", err)
 		}
 		ids, err := tok.TryEncode(string(raw), true)
+		if err == nil {
+			err = checkRows(path, tok, ids, vocab)
+		}
 		return rows, ids, err
 	}
 	tmpl, err := templateOf(tok, "")

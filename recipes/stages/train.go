@@ -158,6 +158,11 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	left.Steps, left.Loss, left.Trainable, left.Tokens = out.Steps, out.Loss, out.Trainable, out.Tokens
+	if out.Steps < fewSteps {
+		if err := x.FailOn(j, "low_steps", int64(out.Steps)); err != nil {
+			return err
+		}
+	}
 	if !math.IsNaN(out.ValLoss) {
 		left.ValLoss = &out.ValLoss
 	}
@@ -206,14 +211,21 @@ func showTraining(x *recipes.Env, p train.Progress) {
 func saveTrained(ctx context.Context, x *recipes.Env, j *recipes.Job, src *arch.Source, m *model.Model, ad *lora.Adapter, steps int) error {
 	dir := x.Dir(j)
 	ref, _ := j.In("model")
+	tmpl, err := trainedTemplate(x, j, src)
+	if err != nil {
+		return err
+	}
 	if ad != nil {
 		base, err := x.ContentHash(ref)
 		if err != nil {
 			return err
 		}
-		return ad.Save(dir, lora.SaveOptions{Base: ref.String(), Notes: lora.Notes{BaseHash: string(base), Steps: steps}})
+		if err := ad.Save(dir, lora.SaveOptions{Base: ref.String(), Notes: lora.Notes{BaseHash: string(base), Steps: steps}}); err != nil {
+			return err
+		}
+		return keepTemplate(dir, tmpl)
 	}
-	files, err := baseFiles(src)
+	files, err := trainedFiles(src, tmpl)
 	if err != nil {
 		return err
 	}

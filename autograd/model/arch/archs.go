@@ -2,6 +2,7 @@ package arch
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -77,6 +78,10 @@ func Names() []string {
 
 func known() string { return strings.Join(Names(), ", ") }
 
+// ErrUnknown marks an architecture that the table does not have: there is nothing
+// wrong with its files.
+var ErrUnknown = errors.New("is not supported")
+
 // unknown is the error about an architecture that a file names and the table
 // does not; ours are the names it is compared with.
 func unknown(name, what string, ours func(*Arch) []string) error {
@@ -88,5 +93,5 @@ func unknown(name, what string, ours func(*Arch) []string) error {
 	if n := fail.Nearest(name, names); n != "" {
 		near = "; did you mean " + n + "?"
 	}
-	return fmt.Errorf("%s is not supported; known: %s%s", what, known(), near)
+	return fmt.Errorf("%s %w; known: %s%s", what, ErrUnknown, known(), near)
 }

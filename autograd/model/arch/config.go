@@ -44,6 +44,16 @@ func get[T any](c *Config, keys ...string) (v T, ok bool) {
 	return v, false
 }
 
+// assume gives keys that are absent the values that the class of a family has
+// for them in Transformers. An explicit null stays one.
+func (c *Config) assume(defaults map[string]string) {
+	for key, value := range defaults {
+		if _, has := c.raw[key]; !has {
+			c.raw[key] = json.RawMessage(value)
+		}
+	}
+}
+
 // Int returns an integer key, or d when it is absent; d < 0 makes it required.
 func (c *Config) Int(d int, keys ...string) int {
 	v, ok := get[float64](c, keys...)
@@ -100,49 +110,18 @@ func (c *Config) Act(keys ...string) kernels.ActKind {
 	return kernels.SiLU
 }
 
-// Rope reads rope_parameters (Transformers 5) or rope_theta and rope_scaling,
-// for heads of which dim elements rotate.
-func (c *Config) Rope(dim, maxPos int) RopeSpec {
-	r := RopeSpec{Dim: dim, Base: c.Float(10000, "rope_theta"), MaxPos: maxPos}
-	raw, ok := get[map[string]json.RawMessage](c, "rope_parameters", "rope_scaling")
-	if !ok {
-		return r
-	}
-	s := &Config{raw: raw}
-	r.Base = s.Float(r.Base, "rope_theta")
-	if r.Type = s.String("default", "rope_type", "type"); r.Type == "default" {
-		r.Type = ""
-	}
-	r.OrigMax = s.Int(0, "original_max_position_embeddings")
-	if r.OrigMax == 0 {
-		r.OrigMax = c.Int(maxPos, "original_max_position_embeddings")
-	}
-	r.Factor = s.Float(0, "factor")
-	if r.Factor == 0 && r.OrigMax > 0 {
-		r.Factor = float64(maxPos) / float64(r.OrigMax)
-	}
-	r.LowFreq, r.HighFreq = s.Float(0, "low_freq_factor"), s.Float(0, "high_freq_factor")
-	r.AttnFactor = s.Float(0, "attention_factor")
-	r.BetaFast, r.BetaSlow = s.Float(0, "beta_fast"), s.Float(0, "beta_slow")
-	r.MScale, r.MScaleAll = s.Float(0, "mscale"), s.Float(0, "mscale_all_dim")
-	r.NoTruncate = !s.Bool(true, "truncate")
-	if s.err != nil && c.err == nil {
-		c.err = s.err
-	}
-	return r
-}
-
 // Metadata reads GGUF keys below an architecture's prefix.
 type Metadata struct {
 	prefix string
 	kv     map[string]any
 	shapes map[string][]int64 // tensors present, by GGUF name
 	freqs  []float64          // rope_freqs.weight
+	asked  map[string]bool    // keys that were read
 	err    error
 }
 
 func newMetadata(prefix string, kvs []formats.KV) *Metadata {
-	m := &Metadata{prefix: prefix, kv: map[string]any{}, shapes: map[string][]int64{}}
+	m := &Metadata{prefix: prefix, kv: map[string]any{}, shapes: map[string][]int64{}, asked: map[string]bool{}}
 	for _, kv := range kvs {
 		m.kv[kv.Key] = kv.Value
 	}
@@ -177,6 +156,7 @@ func number(v any) (float64, bool) {
 
 // Float returns a numeric key below the prefix; d when absent.
 func (m *Metadata) Float(d float64, key string) float64 {
+	m.asked[key] = true
 	v, ok := m.kv[m.prefix+"."+key]
 	if !ok {
 		return d
@@ -213,21 +193,3 @@ func (m *Metadata) String(d, key string) string {
 
 // Has reports whether the file holds the tensor.
 func (m *Metadata) Has(tensor string) bool { _, ok := m.shapes[tensor]; return ok }
-
-// Rope reads <prefix>.rope.* and the rope_freqs tensor; heads have d elements.
-func (m *Metadata) Rope(d, maxPos int) RopeSpec {
-	r := RopeSpec{Dim: m.Int(d, "rope.dimension_count"), Base: m.Float(10000, "rope.freq_base"), MaxPos: maxPos, Factors: m.freqs}
-	if t := m.String("none", "rope.scaling.type"); t != "none" {
-		r.Type = t
-	}
-	r.Factor = m.Float(1, "rope.scaling.factor")
-	r.OrigMax = m.Int(maxPos, "rope.scaling.original_context_length")
-	if a := m.Float(0, "rope.scaling.attn_factor"); a != 0 && a != 1 {
-		r.AttnFactor = a
-	}
-	r.BetaFast, r.BetaSlow = m.Float(0, "rope.scaling.yarn_beta_fast"), m.Float(0, "rope.scaling.yarn_beta_slow")
-	if r.Factors != nil && len(r.Factors) != r.Dim/2 && m.err == nil {
-		m.err = fmt.Errorf("rope_freqs.weight has %d elements, want %d", len(r.Factors), r.Dim/2)
-	}
-	return r
-}

@@ -94,7 +94,7 @@ func (s *Source) readAs(o Out, e Edit) (block.Raw, error) {
 				return out, err
 			}
 		}
-		if err := checkFits(o, r, w); err != nil {
+		if err := checkFits(o, r, w, touched); err != nil {
 			return out, err
 		}
 		if same {
@@ -119,12 +119,16 @@ func decodeRows(w []float32, m block.Raw, row0 int) {
 // largestF16 is the largest finite half.
 const largestF16 = 65504
 
-// checkFits refuses values that o's type cannot hold.
-func checkFits(o Out, row0 int, w []float32) error {
+// checkFits refuses values that o's type cannot hold. Those that are not finite are
+// the source's fault unless it was touched: then of what was added to it.
+func checkFits(o Out, row0 int, w []float32, touched bool) error {
 	for i, v := range w {
 		a := math.Abs(float64(v))
 		row, col := row0+i/o.Cols, i%o.Cols
 		if math.IsNaN(a) || math.IsInf(a, 0) {
+			if !touched {
+				return fail.Inputf(o.Name, "the source model is damaged; tune verify lists what is wrong with it", "row %d, column %d is %v", row, col, v)
+			}
 			return fail.Numericf(o.Name, "is the model, or what is added to it, damaged? tune verify lists what is wrong with a model", "row %d, column %d is %v", row, col, v)
 		}
 		if a > largestF16 && o.Type.Kind == dtype.F16 {

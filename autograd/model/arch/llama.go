@@ -178,12 +178,7 @@ func decoderKV(s *Spec, p string) []formats.KV {
 		u("block_count", len(s.Layers)), u("context_length", s.MaxPos), u("embedding_length", s.C),
 		u("feed_forward_length", inner), u("attention.head_count", a.H), u("attention.head_count_kv", a.K),
 	}
-	if r.Factors == nil && (r.Type == "linear" || r.Type == "yarn") {
-		kv = append(kv, formats.KV{Key: p + ".rope.scaling.type", Value: r.Type}, f("rope.scaling.factor", r.Factor))
-		if r.Type == "yarn" {
-			kv = append(kv, u("rope.scaling.original_context_length", r.OrigMax))
-		}
-	}
+	kv = append(kv, r.ggufScaling(p)...)
 	if m := s.moe(); m != nil {
 		kv = append(kv, expertKV(m, p)...)
 	}
@@ -220,25 +215,4 @@ func decoderConfig(s *Spec, class, modelType string) []formats.KV {
 		kv = append(kv, formats.KV{Key: "rope_scaling", Value: r})
 	}
 	return kv
-}
-
-// ropeScaling is the rope_scaling object, nil for plain rotation.
-func ropeScaling(r RopeSpec) map[string]any {
-	if r.Factors != nil {
-		r = llama3FromFactors(r)
-	}
-	switch r.Type {
-	case "linear", "dynamic":
-		return map[string]any{"rope_type": r.Type, "factor": r.Factor}
-	case "yarn":
-		m := map[string]any{"rope_type": r.Type, "factor": r.Factor, "original_max_position_embeddings": r.OrigMax}
-		if r.AttnFactor != 0 {
-			m["attention_factor"] = r.AttnFactor
-		}
-		return m
-	case "llama3":
-		return map[string]any{"rope_type": r.Type, "factor": r.Factor, "low_freq_factor": r.LowFreq,
-			"high_freq_factor": r.HighFreq, "original_max_position_embeddings": r.OrigMax}
-	}
-	return nil
 }

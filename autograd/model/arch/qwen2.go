@@ -8,6 +8,7 @@ import (
 var qwen2 = Arch{
 	Name: "qwen2", HF: []string{"Qwen2ForCausalLM"}, GGUF: "qwen2",
 	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "32"})
 		if c.Bool(false, "use_sliding_window") {
 			c.fail("use_sliding_window", "sliding attention of Qwen2 is not supported")
 		}

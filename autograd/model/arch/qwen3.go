@@ -8,6 +8,7 @@ import (
 var qwen3 = Arch{
 	Name: "qwen3", HF: []string{"Qwen3ForCausalLM"}, GGUF: "qwen3",
 	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "32", "head_dim": "128"})
 		if c.Bool(false, "use_sliding_window") {
 			c.fail("use_sliding_window", "sliding attention of Qwen3 is not supported")
 		}

@@ -18,13 +18,15 @@ type RopeSpec struct {
 	LowFreq, HighFreq float64
 	// yarn, llama3: context length before extension
 	OrigMax int
+	// AttnFactor is the factor on cosines and sines; 0: that of the type, which
+	// is 1 but for yarn.
+	AttnFactor float64
 	// yarn
-	AttnFactor         float64 // 0: derived from Factor
 	BetaFast, BetaSlow float64
 	MScale, MScaleAll  float64
 	NoTruncate         bool // keep the correction range fractional
 	// Factors divide the plain frequencies element by element (rope_freqs of
-	// GGUF files); when set, Type is ignored.
+	// GGUF files), before the rule.
 	Factors []float64
 
 	MaxPos int // the model's context length, for dynamic
@@ -49,7 +51,7 @@ func (r *RopeSpec) check() error {
 		return fmt.Errorf("rope scaling %q is not supported; known: default, linear, dynamic, yarn, llama3", r.Type)
 	}
 	if !(r.Factor >= 1) || math.IsInf(r.Factor, 0) {
-		return fmt.Errorf("rope scaling factor is %g", r.Factor)
+		return fmt.Errorf("rope scaling factor of %s is %g, want 1 or more", r.Type, r.Factor)
 	}
 	return nil
 }
@@ -59,7 +61,7 @@ func (r *RopeSpec) check() error {
 // dynamic scaling depends on seqLen.
 func (r RopeSpec) Angles(seqLen int) (freq []float64, scale float64) {
 	base, dim := r.Base, r.Dim
-	if r.Type == "dynamic" && r.Factors == nil {
+	if r.Type == "dynamic" {
 		if n, m := float64(seqLen), float64(r.MaxPos); n > m {
 			base *= math.Pow(r.Factor*n/m-(r.Factor-1), float64(dim)/float64(dim-2))
 		}
@@ -68,12 +70,10 @@ func (r RopeSpec) Angles(seqLen int) (freq []float64, scale float64) {
 	for i := range freq {
 		freq[i] = 1 / math.Pow(base, float64(2*i)/float64(dim))
 	}
-	if r.Factors != nil {
-		for i := range freq {
-			freq[i] /= r.Factors[i]
-		}
-		return freq, 1
+	for i, f := range r.Factors {
+		freq[i] /= f
 	}
+	scale = 1
 	switch r.Type {
 	case "linear":
 		for i := range freq {
@@ -82,9 +82,9 @@ func (r RopeSpec) Angles(seqLen int) (freq []float64, scale float64) {
 	case "llama3":
 		r.llama3(freq)
 	case "yarn":
-		return freq, r.yarn(freq)
+		scale = r.yarn(freq)
 	}
-	return freq, 1
+	return freq, def(r.AttnFactor, scale)
 }
 
 // llama3 slows long wavelengths by Factor and blends in between (Llama 3.1).
@@ -103,7 +103,7 @@ func (r RopeSpec) llama3(freq []float64) {
 }
 
 // yarn is YaRN (arXiv 2309.00071, section 3.2): interpolate slow dimensions,
-// keep fast ones, ramp between, and scale the attention.
+// keep fast ones and ramp between. It returns what scales the attention.
 func (r RopeSpec) yarn(freq []float64) float64 {
 	dim := r.Dim
 	fast, slow := def(r.BetaFast, 32), def(r.BetaSlow, 1)
@@ -121,9 +121,6 @@ func (r RopeSpec) yarn(freq []float64) float64 {
 	for i, f := range freq {
 		ramp := math.Min(math.Max((float64(i)-low)/(high-low), 0), 1)
 		freq[i] = f/r.Factor*ramp + f*(1-ramp)
-	}
-	if r.AttnFactor != 0 {
-		return r.AttnFactor
 	}
 	if r.MScale != 0 && r.MScaleAll != 0 {
 		return mscale(r.Factor, r.MScale) / mscale(r.Factor, r.MScaleAll)

@@ -249,8 +249,8 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 	if i < 0 {
 		return nil, fmt.Errorf("arch: no architecture %q", s.Arch)
 	}
-	if s.rope().Type == "dynamic" {
-		return nil, fail.Inputf(name, "llama.cpp has no such rule; choose format: safetensors", "dynamic rope scaling cannot be written to GGUF")
+	if err := s.rope().checkGGUF(name); err != nil {
+		return nil, err
 	}
 	kv := []formats.KV{
 		{Key: "general.architecture", Value: archs[i].GGUF},
@@ -324,8 +324,8 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			}
 		}
 	} else {
-		if r := s.Spec.rope(); r.Factors != nil && llama3FromFactors(r).Type != "llama3" {
-			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "rope_freqs.weight follows no rule that config.json can state")
+		if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.Attention().D); err != nil {
+			return nil, err
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {
 			if err := put(kv.Key, kv.Value); err != nil {

@@ -3,6 +3,7 @@ package arch
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -75,6 +76,9 @@ func FromReader(r formats.Reader) (*Source, error) {
 	if err == nil {
 		err = s.Spec.check()
 	}
+	if errors.Is(err, ErrUnknown) {
+		return nil, fail.Inputf(r.Path(), "", "%w", err)
+	}
 	if err != nil {
 		return nil, fail.Inputf(r.Path(), "", "%w", wrapCorrupt(err))
 	}
@@ -135,8 +139,10 @@ func (s *Source) readGGUF() error {
 		}
 	}
 	var err error
-	s.Spec, err = s.arch.GGUFSpec(m)
-	return err
+	if s.Spec, err = s.arch.GGUFSpec(m); err != nil {
+		return err
+	}
+	return m.refuse(s.Spec.Attention())
 }
 
 func floats(r formats.Reader, t *formats.Tensor) ([]float64, error) {
@@ -198,6 +204,9 @@ func (s *Source) bind() error {
 			delete(files, f.Name)
 			delete(files, t.pieces[i].Name) // under which another may stand for it
 		}
+		if !decoded(t.Type) {
+			return fail.Inputf(s.Reader.Path(), "store the model in F32, F16 or BF16", "tensor %s is %v, a type whose values are not read as weights", t.stored[0].Name, t.Type)
+		}
 		if t.Tied { // a copy
 			continue
 		}
@@ -207,6 +216,15 @@ func (s *Source) bind() error {
 		return fail.Inputf(s.Reader.Path(), "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", left, s.arch.Name)
 	}
 	return nil
+}
+
+// decoded tells whether values of a type can be read as weights.
+func decoded(t dtype.Type) bool {
+	switch t.Kind {
+	case dtype.F64, dtype.I8, dtype.I16, dtype.I32, dtype.I64, dtype.U8, dtype.Bool:
+		return t.Grouped() || t.Flat()
+	}
+	return true
 }
 
 // find collects the pieces of a tensor; nil when it is absent and may be.

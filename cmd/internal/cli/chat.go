@@ -43,7 +43,7 @@ func runChat(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	if tok.ChatTemplate() == "" {
+	if len(tok.ChatTemplates()) == 0 {
 		return fail.Inputf(path, "tune generate --prompt …", "the model has no chat template")
 	}
 	tmpl, err := chat.FromTokenizer(tok, chat.Options{Now: time.Now()})

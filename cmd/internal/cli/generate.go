@@ -129,7 +129,7 @@ func readPrompts(c *ucli.Context, tok *tokenizer.Tokenizer, add func([]int32, er
 			continue
 		}
 		if tmpl == nil {
-			if tok.ChatTemplate() == "" {
+			if len(tok.ChatTemplates()) == 0 {
 				return fail.Inputf(where, "use prompts", "the model has no chat template for messages")
 			}
 			if tmpl, err = chat.FromTokenizer(tok, chat.Options{Now: time.Now()}); err != nil {

@@ -49,6 +49,9 @@ func printGGUF(c *ucli.Context, rep *gguf.Report, all bool) {
 			fmt.Fprintf(c.App.Writer, "%-32s %-6s → %-6s %s\n", t.Name, t.From, t.To, t.Why)
 		}
 	}
+	for _, n := range rep.Notes() {
+		fmt.Fprintln(c.App.Writer, n)
+	}
 	fmt.Fprintf(c.App.Writer, "%.2f bits a weight, %d bytes of tensors, %d fallbacks\n", rep.BitsPerWeight(), rep.Bytes, rep.Fallbacks)
 }
 

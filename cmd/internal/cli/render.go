@@ -42,7 +42,6 @@ func runRender(c *ucli.Context) error {
 		if tok, err = stages.TokenizerOf(m); err != nil {
 			return err
 		}
-		src = tok.ChatTemplate()
 		if !c.IsSet("bos-token") && tok.BOS() >= 0 {
 			o.BOS = tok.Token(tok.BOS())
 		}
@@ -57,10 +56,16 @@ func runRender(c *ucli.Context) error {
 		}
 		src = string(raw)
 	}
-	if src == "" {
-		return fail.Usagef("", "--chat-template FILE", "no --chat-template, and the model has none")
+	var tmpl *chat.Template
+	var err error
+	switch {
+	case src != "":
+		tmpl, err = chat.Parse(src, o)
+	case tok != nil && len(tok.ChatTemplates()) > 0:
+		tmpl, err = chat.FromTokenizer(tok, o)
+	default:
+		err = fail.Usagef("", "--chat-template FILE", "no --chat-template, and the model has none")
 	}
-	tmpl, err := chat.Parse(src, o)
 	if err != nil {
 		return err
 	}

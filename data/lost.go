@@ -13,8 +13,9 @@ import (
 
 // lostTexts says what a rendered conversation is without, one note a kind of
 // thing. Many templates leave something out on purpose (reasoning of earlier
-// turns), so that it is said and counted, and no error. A short text may be a part of some markup: what the assistant says is looked
-// for in its own turns, the rest outside them and beside control tokens.
+// turns), so that it is said and counted, and no error. A short text may be a
+// part of some markup: what the assistant says is looked for in its own turns,
+// the rest outside them and beside control tokens.
 func (e *encoding) lostTexts(text string, c *chat.Conversation, spans [][2]int) []string {
 	var out []string
 	var turns []*rendered

@@ -40,7 +40,7 @@ func writeOutput(c *ucli.Context, path string, write func() error) error {
 		}
 		werr := write()
 		if werr != nil && errors.Is(err, fs.ErrNotExist) { // written whole, but not what was asked for
-			werr = errors.Join(werr, os.RemoveAll(path))
+			werr = errors.Join(werr, atomic.RemoveAll(path))
 		}
 		return werr
 	}

@@ -254,8 +254,8 @@ func hasTokenizer(src *arch.Source) bool {
 
 // VerifyModel refuses a whole artifact that could not be loaded as the model it is:
 // config and tensors, and the tokenizer where there is one, or an adapter that could
-// not be read. Files of other things pass; note says where a model is of an architecture that is not
-// known, of which only the file can be checked.
+// not be read. Files of other things pass; note says where a model is of an
+// architecture that is not known, of which only the file can be checked.
 func VerifyModel(path string) (note string, err error) {
 	r, err := formats.Open(path)
 	if err != nil {

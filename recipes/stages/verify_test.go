@@ -11,8 +11,8 @@ import (
 )
 
 // TestVerifyModel: a folder whose tensors are sound and whose config describes
-// another model is refused, as loading it is; what is no model or of an unknown
-// architecture passes.
+// another model is refused, as loading it is, and an adapter that cannot be read;
+// what is no model or of an unknown architecture passes.
 func TestVerifyModel(t *testing.T) {
 	folder := func(name, config string) string {
 		dir := t.TempDir()
@@ -33,7 +33,10 @@ func TestVerifyModel(t *testing.T) {
 	if err != nil || !strings.Contains(note, "BertModel") || strings.Contains(note, "corrupt") {
 		t.Errorf("an unknown architecture: note %q, error %v", note, err)
 	}
-	if note, err = VerifyModel(folder("adapter_config.json", `{}`)); err != nil || note != "" {
-		t.Errorf("an adapter: note %q, error %v", note, err)
+	if _, err = VerifyModel(folder("adapter_config.json", `{}`)); fail.Code(err) != 3 || !strings.Contains(err.Error(), "adapter_model.safetensors") {
+		t.Errorf("an adapter without its weights: error %v", err)
+	}
+	if note, err = VerifyModel(folder("notes.json", `{}`)); err != nil || note != "" {
+		t.Errorf("no model: note %q, error %v", note, err)
 	}
 }

@@ -19,7 +19,7 @@ test: fmt vet staticcheck generate-check ## every check that needs neither netwo
 
 test-arm64: ## the kernels on an emulated arm64 (qemu-user-static)
 	GOARCH=arm64 $(GO) vet ./kernels/...
-	GOARCH=arm64 $(GO) test -exec qemu-aarch64-static ./kernels ./kernels/block ./kernels/cpu/... ./kernels/internal/... ./kernels/par
+	GOARCH=arm64 $(GO) test -timeout 30m -exec qemu-aarch64-static ./kernels ./kernels/block ./kernels/cpu/... ./kernels/internal/... ./kernels/par
 
 RACE = CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short
 test-race: ## data races in what runs on several threads, on plain Go kernels (gcc)

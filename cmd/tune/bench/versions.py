@@ -22,7 +22,8 @@ from sections import train_recipe
 def call(bin, name, *args):
     """Runs bin/NAME; returns its output and seconds."""
     t = time.perf_counter()
-    p = subprocess.run([str(bin / name), *map(str, args), "--threads", str(THREADS)], cwd=ROOT, capture_output=True, text=True)
+    threads = [] if args[0] == "ingest" else ["--threads", str(THREADS)]  # it has its own
+    p = subprocess.run([str(bin / name), *map(str, args), *threads], cwd=ROOT, capture_output=True, text=True)
     if p.returncode != 0:
         raise Failed(f"{bin / name} {' '.join(map(str, args))}: {p.stderr.strip()[-400:]}")
     return p.stdout, time.perf_counter() - t

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
@@ -34,7 +35,7 @@ func calibrationText(ctx context.Context, x *recipes.Env, ref recipes.Ref, src *
 // calibrationFile reads calibration text from a file with the model's own
 // tokenizer, in samples of at most length tokens and the model's context.
 func calibrationFile(ctx context.Context, path string, src *arch.Source, samples, length int) ([][]int32, error) {
-	tok, err := openTokenizer(src)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +146,7 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration
 // collectImatrix runs calibration text through a model as llama-imatrix does:
 // a model whose texts begin with a BOS sees one at the start of every sample.
 func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, cal [][]int32, name string, progress func(done, total int64)) (*gguf.Imatrix, error) {
-	tok, err := openTokenizer(src)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}

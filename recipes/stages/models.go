@@ -109,10 +109,6 @@ func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) {
 	return tok, err
 }
 
-func openTokenizer(src *arch.Source) (*tokenizer.Tokenizer, error) {
-	return tokenizer.Open(src.Reader)
-}
-
 // checkRows refuses ids of text that have no row in an embedding of rows rows.
 // A tokenizer may have tokens beyond it, which most texts do not hold.
 func checkRows(where string, tok *tokenizer.Tokenizer, ids []int32, rows int) error {
@@ -129,7 +125,7 @@ func checkRows(where string, tok *tokenizer.Tokenizer, ids []int32, rows int) er
 func OpenTokenizer(path string) (*tokenizer.Tokenizer, *arch.Source, error) {
 	tok, src, err := ingestTokenizer(path)
 	if err == nil && tok == nil {
-		_, err = openTokenizer(src) // says what is missing
+		_, err = tokenizer.Open(src.Reader) // says what is missing
 		src.Close()
 	}
 	return tok, src, err
@@ -145,7 +141,7 @@ func ingestTokenizer(path string) (*tokenizer.Tokenizer, *arch.Source, error) {
 	if !hasTokenizer(src) {
 		return nil, src, nil
 	}
-	tok, err := openTokenizer(src)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		src.Close()
 		return nil, nil, err

@@ -26,7 +26,7 @@ const templateFile = "chat_template.jinja"
 // templates of the last adapter whose folder has some, since what was trained is what
 // must be served. A note says which were taken and why.
 func servedTokenizer(src *arch.Source, adapters []string) (tok *tokenizer.Tokenizer, notes []string, err error) {
-	if tok, err = openTokenizer(src); err != nil {
+	if tok, err = tokenizer.Open(src.Reader); err != nil {
 		return nil, nil, err
 	}
 	for _, dir := range adapters {
@@ -70,7 +70,7 @@ func trainedTemplate(x *recipes.Env, j *recipes.Job, src *arch.Source) (*chat.Te
 	if name == "" || name == "model" || !hasTokenizer(src) {
 		return nil, nil
 	}
-	tok, err := openTokenizer(src)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func trainedFiles(src *arch.Source, t *chat.Template) (map[string][]byte, error)
 	if !hasTokenizer(src) {
 		return baseFiles(src)
 	}
-	tok, err := openTokenizer(src)
+	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,7 @@ func TestEndsOfTurns(t *testing.T) {
 	src, err := arch.Open(filepath.Join("..", "pocket", "model"))
 	must(t, err)
 	defer src.Close()
-	tok, err := openTokenizer(src)
+	tok, err := tokenizer.Open(src.Reader)
 	must(t, err)
 	for in, want := range map[string]string{
 		`{"eos_token_id":0,"top_k":4}`: "[0 2]", `{"eos_token_id":[0,2]}`: "[0 2]", `{"eos_token_id":2}`: "2", `{"top_k":4}`: "<nil>",

@@ -129,8 +129,11 @@ func (m *Model) heldType(p *autograd.Param) dtype.Type {
 
 // bind reads a weight as it is held. A matrix held as in the file is read where
 // the file is mapped; not so a vector, because a system with large pages maps
-// megabytes around each.
+// megabytes around each. What an adapter has put in the weight's place stays.
 func (m *Model) bind(p *autograd.Param) error {
+	if p.Buffer != nil {
+		return nil
+	}
 	t := m.tensors[p]
 	r, borrow, err := m.src.Read(t)
 	if err != nil {
@@ -191,12 +194,13 @@ func (m *Model) decode(x kernels.Buffer, r block.Raw) error {
 	return err
 }
 
-// unbind gives a weight's memory back.
+// unbind gives a weight's memory back, unless it is another's.
 func (m *Model) unbind(p *autograd.Param) {
-	if m.owned[p] {
-		m.Dev.Free(p.Buffer)
-		m.src.Forget(m.tensors[p])
+	if !m.owned[p] {
+		return
 	}
+	m.Dev.Free(p.Buffer)
+	m.src.Forget(m.tensors[p])
 	delete(m.owned, p)
 	p.Buffer = nil
 }

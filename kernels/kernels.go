@@ -60,11 +60,12 @@ const (
 	Gradients                  // of what is trained
 	Optimizer                  // its moments
 	Scratch                    // of one operation
+	Host                       // held by the caller, where that is the same memory
 	Mapped                     // file pages, not ours to limit
 	NumPurposes                // how many there are
 )
 
-var purposes = [NumPurposes]string{"weights", "activations", "gradients", "optimizer", "scratch", "mapped"}
+var purposes = [NumPurposes]string{"weights", "activations", "gradients", "optimizer", "scratch", "host", "mapped"}
 
 func (p Purpose) String() string { return purposes[p] }
 
@@ -203,6 +204,10 @@ type Device interface {
 	// Load makes a weight of type t from host bytes laid out by dtype.Planes; nil:
 	// its contents are undefined until Quantize.
 	Load(p Purpose, t dtype.Type, rows, cols int, host []byte, u Use) (Mat, error)
+	// Host counts n bytes that the caller holds in the host's memory, until
+	// release, and refuses them as Alloc does. A device with memory of its own
+	// counts nothing.
+	Host(n int64) (release func(), err error)
 	// Free gives memory back. The zero interface is ignored; slices need no Free.
 	Free(Buffer)
 	// Slice views elements [off, off+n) of a plain buffer.

@@ -69,7 +69,12 @@ func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters 
 			return nil, err
 		}
 	}
-	if err := o.Write(ctx, src, m); err != nil {
+	release, err := dev.Host(m.memory())
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := o.Write(ctx, dev, src, m); err != nil {
 		return nil, err
 	}
 	r := &MergeReport{Whole: slices.Sorted(maps.Keys(m.whole))}
@@ -204,6 +209,47 @@ func (m *merger) shareTables(w Weighted) {
 	}
 }
 
+// memory is what the adapters take, and the largest weight as held in training.
+func (m *merger) memory() int64 {
+	n := 0
+	for _, list := range m.layers {
+		for _, f := range list {
+			n += 4 * (len(f.a) + len(f.b) + len(f.m))
+		}
+	}
+	for _, v := range m.whole {
+		n += 4 * len(v)
+	}
+	return int64(n) + heldMemory(m.src, m.o.TrainedAs, func(t *arch.Tensor) bool { return m.layers[t.Name] != nil })
+}
+
+// heldMemory is what held takes for the largest of src's chosen tensors; nothing
+// without a type.
+func heldMemory(src *arch.Source, typ *dtype.Type, chosen func(t *arch.Tensor) bool) (n int64) {
+	for _, t := range src.Tensors() {
+		if typ != nil && chosen(t) {
+			n = max(n, int64(4*t.Len()+dtype.Size(*typ, t.Rows, t.Cols)))
+		}
+	}
+	return n
+}
+
+// MergeMemory is the bytes of memory that Merge takes beside the device's, for an
+// adapter with so many values on every linear map of src's blocks.
+func MergeMemory(src *arch.Source, o MergeOptions, values int64) int64 {
+	return 4*values + heldMemory(src, o.TrainedAs, blockLinear) + arch.CopyMemory(src, o.Plan(src), linearEdit{})
+}
+
+func blockLinear(t *arch.Tensor) bool { return t.Layer >= 0 && t.IsLinear() }
+
+// linearEdit stands for an adapter that is yet to be trained.
+type linearEdit struct{}
+
+func (linearEdit) Touches(t *arch.Tensor) bool { return blockLinear(t) }
+func (linearEdit) Apply(*arch.Tensor, int, []float32) error {
+	panic("lora: an adapter that does not exist")
+}
+
 // Touches reports whether an adapter changes the tensor.
 func (m *merger) Touches(t *arch.Tensor) bool {
 	return m.layers[t.Name] != nil || m.whole[t.Name] != nil
@@ -317,7 +363,7 @@ func (m *merger) requantized(t *arch.Tensor, row0 int, w []float32) error {
 	}
 	if row0 == 0 {
 		var err error
-		if m.held, err = held(m.src, t, *m.o.TrainedAs); err != nil {
+		if m.held, err = held(m.held, m.src, t, *m.o.TrainedAs); err != nil {
 			return err
 		}
 	}
@@ -332,13 +378,18 @@ func (m *merger) requantized(t *arch.Tensor, row0 int, w []float32) error {
 	return nil
 }
 
-// held is a weight as it was held in training: quantized to typ and decoded.
-func held(src *arch.Source, t *arch.Tensor, typ dtype.Type) ([]float32, error) {
+// held is a weight as it was held in training: quantized to typ and decoded. It
+// lies in memory where that has room.
+func held(memory []float32, src *arch.Source, t *arch.Tensor, typ dtype.Type) ([]float32, error) {
 	m, _, err := src.Read(t)
 	if err != nil {
 		return nil, err
 	}
-	w := make([]float32, t.Len())
+	w := memory[:0]
+	if cap(w) < t.Len() {
+		w = make([]float32, 0, t.Len())
+	}
+	w = w[:t.Len()]
 	block.DecodeAll(w, m)
 	q := block.New(typ, t.Rows, t.Cols)
 	if err := block.Encode(q, w, nil); err != nil {
@@ -388,7 +439,7 @@ func SaveModel(ctx context.Context, m *model.Model, src *arch.Source, o arch.Den
 	for _, p := range m.Params() {
 		e.params[p.Name] = p.Buffer
 	}
-	return o.Write(ctx, src, e)
+	return o.Write(ctx, m.Dev, src, e)
 }
 
 // trained is the edit that puts a trained model's values in place.

@@ -88,32 +88,39 @@ func awqScales(ratio float64, xMean, wMean []float32) []float32 {
 	return s
 }
 
-// weightMeans is the mean over all rows of the matrices of |w| relative to the
-// largest of its group, [cols]. groups are the matrices' group sizes, -1 for
-// whole rows.
-func weightMeans(ws [][]float32, cols int, groups []int) []float32 {
-	sum, rows := make([]float64, cols), 0
-	for i, w := range ws {
-		group := groups[i]
-		if group <= 0 {
-			group = cols
+// means are those of |w| relative to the largest of its group, by column, over
+// the rows of matrices.
+type means struct {
+	sum  []float64
+	rows int
+}
+
+func newMeans(cols int) *means { return &means{sum: make([]float64, cols)} }
+
+// add takes rows w with groups of group columns, below 1: whole rows.
+func (m *means) add(w []float32, group int) {
+	cols := len(m.sum)
+	if group <= 0 {
+		group = cols
+	}
+	m.rows += len(w) / cols
+	for at := 0; at < len(w); at += group {
+		g, c := w[at:at+group], at%cols
+		top := float32(0)
+		for _, v := range g {
+			top = max(top, v, -v)
 		}
-		rows += len(w) / cols
-		for at := 0; at < len(w); at += group {
-			g, c := w[at:at+group], at%cols
-			top := float32(0)
-			for _, v := range g {
-				top = max(top, v, -v)
-			}
-			top += 1e-6
-			for j, v := range g {
-				sum[c+j] += math.Abs(float64(v / top))
-			}
+		top += 1e-6
+		for j, v := range g {
+			m.sum[c+j] += math.Abs(float64(v / top))
 		}
 	}
-	out := make([]float32, cols)
-	for c, v := range sum {
-		out[c] = float32(v / float64(rows))
+}
+
+func (m *means) values() []float32 {
+	out := make([]float32, len(m.sum))
+	for c, v := range m.sum {
+		out[c] = float32(v / float64(m.rows))
 	}
 	return out
 }

@@ -34,7 +34,11 @@ func compareAWQ(t *testing.T, l *layers, name string, c layerCase) {
 	both := [][]float32{w.values, w2.values}
 	var wMean []float32
 	if c.Duo {
-		wMean = weightMeans(both, cols, []int{c.Group, c.Group})
+		m := newMeans(cols)
+		for _, w := range both {
+			m.add(w, c.Group)
+		}
+		wMean = m.values()
 	}
 	fake := func(w, scale, clip []float32) []float32 {
 		a := &kernels.FakeQuantArgs{Type: typ, Rows: len(w) / cols, Cols: cols, X: upload(t, dev, w), ColScale: upload(t, dev, scale)}

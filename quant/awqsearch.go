@@ -7,6 +7,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -26,15 +27,10 @@ func searchAWQ(r *blockRun, g *group) error {
 	for c, v := range g.in.absSum {
 		xMean[c] = float32(v / float64(g.in.rows))
 	}
-	var groups []int
-	for _, l := range g.linears {
-		groups = append(groups, int(a.plan.typeOf[l.W.Name].Group))
-	}
-	ws, err := a.weightsOf(g.linears)
+	wMean, err := a.weightMeans(g.linears, cols)
 	if err != nil {
 		return err
 	}
-	wMean := weightMeans(ws, cols, groups)
 	scales, loss := make([][]float32, awqRatios), make([]float64, awqRatios)
 	for i := range scales {
 		scales[i] = awqScales(float64(i)/awqRatios, xMean, wMean)
@@ -56,6 +52,25 @@ func searchAWQ(r *blockRun, g *group) error {
 		return fail.Numericf(g.linears[0].Path, "does the model compute finite values on this text?", "no scale gives a finite output")
 	}
 	return nil
+}
+
+// weightMeans is the mean over all rows of linear maps of |w| relative to the
+// largest of its group, [cols]; the rows are read a few at a time.
+func (a *awqSearch) weightMeans(linears []*nn.Linear, cols int) ([]float32, error) {
+	m := newMeans(cols)
+	step := arch.ChunkRows(cols)
+	for _, l := range linears {
+		group := int(a.plan.typeOf[l.W.Name].Group)
+		for r := 0; r < l.W.Rows; r += step {
+			n := min(step, l.W.Rows-r)
+			w := make([]float32, n*cols)
+			if err := down(a.dev, w, a.dev.Slice(a.w[l], r*cols, n*cols)); err != nil {
+				return nil, err
+			}
+			m.add(w, group)
+		}
+	}
+	return m.values(), nil
 }
 
 func (a *awqSearch) hessianLosses(g *group, scales [][]float32, loss []float64) (err error) {
@@ -134,7 +149,7 @@ func (a *awqSearch) fake(dst kernels.Buffer, l *nn.Linear, scale kernels.Buffer)
 
 // outputs runs the pair's part on every pass with the weights that are in place.
 func (a *awqSearch) outputs(g *group) (*store, error) {
-	out := newStore(a.dev, a.room)
+	out := a.newStore()
 	for i := range a.passes {
 		err := a.part(i, g, func(y *autograd.Tensor) error { return out.keep(i, []*autograd.Tensor{y}) })
 		if err != nil {

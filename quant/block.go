@@ -145,7 +145,7 @@ func (r *blockRun) collect() error {
 			own = needNothing
 		}
 		var err error
-		if g.in, err = newInputs(r.dev, p.Linears[0], own, r.room); err != nil {
+		if g.in, err = r.newInputs(p.Linears[0], own); err != nil {
 			return err
 		}
 		r.groups = append(r.groups, g)
@@ -285,7 +285,7 @@ func (r *blockRun) roundStep(steps []model.Step, from, k int, out *blockOutput) 
 	if len(todo) == 0 {
 		return nil
 	}
-	known, err := newInputs(r.dev, todo[0], r.plan.method.needs, r.room)
+	known, err := r.newInputs(todo[0], r.plan.method.needs)
 	if err != nil {
 		return err
 	}

@@ -349,7 +349,7 @@ func TestWalkUsesWhatItWrites(t *testing.T) {
 		FolderJob{Path: filepath.Join(dir, "mixed-gptq"), Method: "gptq", Group: 32, For: []string{}, Overrides: []Override{{"re:.*k_proj", "W8A16_ASYM", 0}}},
 		FolderJob{Path: filepath.Join(dir, "scaled"), Method: "gptq", Search: "awq", Group: 32},
 		FolderJob{Path: filepath.Join(dir, "scaled-rtn"), Method: "rtn", Search: "awq", Group: 32})
-	r := &folderRun{walk: walk{ctx: context.Background(), dev: dev, src: src}}
+	r := &folderRun{walk: walk{ctx: context.Background(), dev: dev, src: src, disk: &spill{}}}
 	if err := errors.Join(r.plan(jobs, text(3, 60, 40, small.v)), r.open(), r.quantize()); err != nil {
 		t.Fatal(err)
 	}

@@ -22,13 +22,14 @@ type inputs struct {
 }
 
 // newInputs begins with what ask says of the inputs of l and the layers beside
-// it; room is the device memory for tensors.
-func newInputs(dev kernels.Backend, l *nn.Linear, ask needs, room int64) (*inputs, error) {
+// it.
+func (w *walk) newInputs(l *nn.Linear, ask needs) (*inputs, error) {
+	dev := w.dev
 	cols := l.W.Cols
 	in := &inputs{dev: dev, cols: cols}
 	if ask != needNothing && l.Experts > 0 {
 		for range l.Experts {
-			own, err := newInputs(dev, &nn.Linear{W: l.W}, ask, room)
+			own, err := w.newInputs(&nn.Linear{W: l.W}, ask)
 			if err != nil {
 				in.free()
 				return nil, err
@@ -38,7 +39,7 @@ func newInputs(dev kernels.Backend, l *nn.Linear, ask needs, room int64) (*input
 		return in, nil
 	}
 	if ask&needInputs != 0 {
-		in.tensors = newStore(dev, room)
+		in.tensors = w.newStore()
 	}
 	if ask&needColumns != 0 {
 		in.absSum = make([]float64, cols)

@@ -14,6 +14,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -27,7 +28,7 @@ import (
 // finished block and gives the same bytes. No folder appears before all are
 // complete. The reports are in the order of jobs.
 func Folder(ctx context.Context, dev kernels.Backend, src *arch.Source, jobs []FolderJob, calibration [][]int32, progress func(done, total int64)) ([]*Report, error) {
-	r := &folderRun{walk: walk{ctx: ctx, dev: dev, src: src, progress: progress}}
+	r := &folderRun{walk: walk{ctx: ctx, dev: dev, src: src, progress: progress, disk: &spill{path: jobs[0].Path}}}
 	if err := r.plan(jobs, calibration); err != nil {
 		return nil, err
 	}
@@ -63,7 +64,7 @@ type folderRun struct {
 type output struct {
 	from    *arch.Source
 	plan    *FolderPlan
-	sink    *arch.Sink
+	sink    *arch.Sink // nil: a plan
 	log     *layerLog
 	reports map[string]LayerReport // by module
 	rep     Report
@@ -152,10 +153,9 @@ func (r *folderRun) quantize() error {
 	return r.walk.run()
 }
 
-// direct writes the tensors of a job that need no calibration: all of them, or
-// what lies outside the blocks.
-func (r *folderRun) direct(o *output) error {
-	var kept, rounded []arch.Out
+// outside are the tensors that need no calibration text: those that are not
+// quantized, and those that are.
+func (o *output) outside() (kept, rounded []arch.Out) {
 	for _, out := range o.plan.outs {
 		switch {
 		case o.plan.calibrated() && out.Layer >= 0:
@@ -165,7 +165,14 @@ func (r *folderRun) direct(o *output) error {
 			kept = append(kept, out)
 		}
 	}
-	if err := arch.Copy(r.ctx, o.from, o.sink, kept, nil, nil); err != nil {
+	return kept, rounded
+}
+
+// direct writes the tensors of a job that need no calibration: all of them, or
+// what lies outside the blocks.
+func (r *folderRun) direct(o *output) error {
+	kept, rounded := o.outside()
+	if err := arch.Copy(r.ctx, r.dev, o.from, o.sink, kept, nil, nil); err != nil {
 		return err
 	}
 	for _, out := range rounded {
@@ -181,6 +188,17 @@ func (r *folderRun) direct(o *output) error {
 		}
 	}
 	return nil
+}
+
+// has reports whether an earlier run wrote a tensor.
+func (o *output) has(t *arch.Tensor) bool { return o.sink != nil && o.sink.Has(t) }
+
+// readOut is a tensor as the folder will hold it; in a plan without bytes.
+func (o *output) readOut(out arch.Out) (block.Raw, error) {
+	if o.sink == nil {
+		return block.Raw{Type: out.Type, Rows: out.Rows, Cols: out.Cols}, nil
+	}
+	return o.from.ReadOut(out)
 }
 
 func (r *folderRun) suspend() error {
@@ -273,7 +291,7 @@ func (o *output) quantize(dev kernels.Backend, x *arch.Tensor, t dtype.Type) err
 		if err := l.check(); err != nil {
 			return err
 		}
-		if !o.sink.Has(x) {
+		if !o.has(x) {
 			r, err = o.plan.round(l)
 			return err
 		}
@@ -289,7 +307,7 @@ func (o *output) quantize(dev kernels.Backend, x *arch.Tensor, t dtype.Type) err
 	if err != nil {
 		return err
 	}
-	if !o.sink.Has(x) {
+	if o.sink != nil && !o.sink.Has(x) {
 		if err := o.sink.Write(x, r.raw); err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ import (
 	"math"
 
 	"github.com/tunekit/tunekit/autograd"
-	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
@@ -154,17 +153,4 @@ func (r *blockRun) divideRows(g *group, out *blockOutput) error {
 		return err
 	}
 	return r.replace(prev.Bias, m)
-}
-
-// weightsOf are the weights of linear maps, in their order.
-func (r *blockRun) weightsOf(linears []*nn.Linear) ([][]float32, error) {
-	var ws [][]float32
-	for _, l := range linears {
-		w := make([]float32, l.W.Len())
-		if err := down(r.dev, w, r.w[l]); err != nil {
-			return nil, err
-		}
-		ws = append(ws, w)
-	}
-	return ws, nil
 }

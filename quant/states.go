@@ -3,29 +3,84 @@ package quant
 import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // store keeps tensors of every pass between two runs over the calibration text:
-// on the device as far as it has room for them, else in host memory. Where they
-// lie changes no result.
+// on the device as far as it has room for them, else on disk. Where they lie
+// changes no result.
 type store struct {
 	dev    kernels.Backend
 	room   int64 // bytes that may still be taken on the device; below 0: any number
+	disk   *spill
 	passes map[int][]*held
 }
 
 // held is one tensor.
 type held struct {
 	rows, cols int
-	buf        kernels.Buffer // on the device, or
-	host       []float32      // here
+	buf        kernels.Buffer // on the device; nil:
+	at         int64          // its place on disk
 	loaded     *autograd.Tensor
 }
 
-func newStore(dev kernels.Backend, room int64) *store {
-	return &store{dev: dev, room: room, passes: map[int][]*held{}}
+func newStore(dev kernels.Backend, room int64, disk *spill) *store {
+	return &store{dev: dev, room: room, disk: disk, passes: map[int][]*held{}}
+}
+
+// spill is the disk that stores share: memory may be the smaller of the two.
+type spill struct {
+	path  string // the file is beside it; "": a plan, which only counts
+	f     *atomic.Scratch
+	end   int64
+	holes map[int][]int64 // places that are free again, by number of values
+}
+
+// take finds a place for n values.
+func (d *spill) take(n int) (int64, error) {
+	if list := d.holes[n]; len(list) > 0 {
+		d.holes[n] = list[:len(list)-1]
+		return list[len(list)-1], nil
+	}
+	if d.f == nil && d.path != "" {
+		var err error
+		if d.f, err = atomic.NewScratch(d.path); err != nil {
+			return 0, err
+		}
+	}
+	at := d.end
+	d.end += int64(4 * n)
+	return at, nil
+}
+
+// give takes a place of n values back.
+func (d *spill) give(at int64, n int) {
+	if d.holes == nil {
+		d.holes = map[int][]int64{}
+	}
+	d.holes[n] = append(d.holes[n], at)
+}
+
+func (d *spill) write(x []float32, at int64) error {
+	if d.f == nil {
+		return nil
+	}
+	return d.f.WriteAt(kernels.Bytes(x), at)
+}
+
+func (d *spill) read(x []float32, at int64) error {
+	if d.f == nil {
+		return nil
+	}
+	return d.f.ReadAt(kernels.Bytes(x), at)
+}
+
+func (d *spill) close() {
+	if d.f != nil {
+		d.f.Close()
+	}
 }
 
 // load puts the tensors of pass i on a tape. What lies on the device is not
@@ -36,7 +91,9 @@ func (s *store) load(i int, t *autograd.Tape) []*autograd.Tensor {
 		if h.buf != nil {
 			h.loaded = t.Borrow(h.buf, h.rows, h.cols)
 		} else {
-			h.loaded = t.Upload(h.host, h.rows, h.cols)
+			x := make([]float32, h.rows*h.cols)
+			t.Fail(s.disk.read(x, h.at))
+			h.loaded = t.Upload(x, h.rows, h.cols)
 		}
 		out = append(out, h.loaded)
 	}
@@ -92,14 +149,21 @@ func (s *store) place(x *autograd.Tensor, old []*held) (*held, error) {
 			s.room -= bytes
 		}
 	} else {
-		h.host = make([]float32, x.Len())
+		var err error
+		if h.at, err = s.disk.take(x.Len()); err != nil {
+			return nil, err
+		}
 	}
 	return h, s.fill(h, x)
 }
 
 func (s *store) fill(h *held, x *autograd.Tensor) error {
 	if h.buf == nil {
-		return down(s.dev, h.host, x.Data)
+		v := make([]float32, x.Len())
+		if err := down(s.dev, v, x.Data); err != nil {
+			return err
+		}
+		return s.disk.write(v, h.at)
 	}
 	copyTo(s.dev, h.buf, x.Data, x.Len())
 	return nil
@@ -108,15 +172,23 @@ func (s *store) fill(h *held, x *autograd.Tensor) error {
 // buffer is the only tensor of pass i on the device; in s where it must be
 // brought there.
 func (s *store) buffer(i int, m *scratch) kernels.Buffer {
-	if h := s.passes[i][0]; h.buf != nil {
+	h := s.passes[i][0]
+	if h.buf != nil {
 		return h.buf
-	} else {
-		return m.up(h.host)
 	}
+	x := make([]float32, h.rows*h.cols)
+	if err := s.disk.read(x, h.at); err != nil && m.err == nil {
+		m.err = err
+	}
+	return m.up(x)
 }
 
 func (s *store) drop(h *held) {
-	if h == nil || h.buf == nil {
+	if h == nil {
+		return
+	}
+	if h.buf == nil {
+		s.disk.give(h.at, h.rows*h.cols)
 		return
 	}
 	s.dev.Free(h.buf)

@@ -1,6 +1,8 @@
 package quant
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -15,7 +17,8 @@ func TestStore(t *testing.T) {
 	const rows, cols = 4, 8
 	for _, room := range []int64{-1, 0, 4 * rows * cols, 8 * rows * cols} {
 		dev := cpu.New(cpu.Options{})
-		s := newStore(dev, room)
+		disk := &spill{path: filepath.Join(t.TempDir(), "out")}
+		s := newStore(dev, room, disk)
 		want := map[int][][]float32{}
 		for round := range uint64(3) {
 			for pass := range 2 {
@@ -48,6 +51,13 @@ func TestStore(t *testing.T) {
 		s.free()
 		if used := kernels.Total(dev.Info().Mem.Now); used != 0 {
 			t.Errorf("room %d: %d bytes are left", room, used)
+		}
+		if want := int64(16 * rows * cols); room == 0 && disk.end != want || room < 0 && disk.end != 0 {
+			t.Errorf("room %d: %d bytes of the disk", room, disk.end)
+		}
+		disk.close()
+		if left, _ := os.ReadDir(filepath.Dir(disk.path)); len(left) > 0 {
+			t.Errorf("room %d: %v is left", room, left)
 		}
 	}
 }

@@ -27,6 +27,7 @@ type walk struct {
 	streams  []*stream
 	progress func(done, total int64)
 	room     int64 // bytes of device memory for one store of tensors; below 0: any number
+	disk     *spill
 	done     int64 // weights quantized
 	total    int64
 }
@@ -48,24 +49,40 @@ type replaced struct {
 	old kernels.Mat
 }
 
-// run quantizes all blocks for all streams.
-func (w *walk) run() error {
+// start embeds the calibration text for all streams.
+func (w *walk) start() error {
 	w.room = w.roomFor(len(w.streams))
 	for _, s := range w.streams {
 		if err := s.begin(); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// run quantizes all blocks for all streams.
+func (w *walk) run() error {
+	if err := w.start(); err != nil {
+		return err
+	}
 	for i, b := range w.m.Blocks {
-		if err := w.dev.Run(func() error { return w.m.Acquire(b) }); err != nil {
+		if err := w.block(b, i == len(w.m.Blocks)-1); err != nil {
 			return err
 		}
-		for _, s := range w.streams {
-			if err := s.block(b, i == len(w.m.Blocks)-1); err != nil {
-				return fmt.Errorf("%s: %w", b.Path, err)
-			}
+	}
+	return nil
+}
+
+// block quantizes one block for all streams.
+func (w *walk) block(b *model.Block, last bool) error {
+	if err := w.dev.Run(func() error { return w.m.Acquire(b) }); err != nil {
+		return err
+	}
+	defer w.m.Release(b)
+	for _, s := range w.streams {
+		if err := s.block(b, last); err != nil {
+			return fmt.Errorf("%s: %w", b.Path, err)
 		}
-		w.m.Release(b)
 	}
 	return nil
 }
@@ -83,11 +100,15 @@ func (w *walk) roomFor(n int) int64 {
 	return max(info.Limit-kernels.Total(info.Mem.Now), 0) / int64(stores*n)
 }
 
+// newStore has a stream's share of the device, and the disk for the rest.
+func (w *walk) newStore() *store { return newStore(w.dev, w.room, w.disk) }
+
 // free gives back what the streams hold between blocks.
 func (w *walk) free() {
 	for _, s := range w.streams {
 		s.states.free()
 	}
+	w.disk.close()
 }
 
 // begin embeds the calibration text with the embedding as it is written.
@@ -96,7 +117,7 @@ func (s *stream) begin() error {
 	if err := s.asWritten(s.m.Embed.W); err != nil {
 		return err
 	}
-	s.states = newStore(s.dev, s.room)
+	s.states = s.newStore()
 	for i := range s.passes {
 		err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
 			x := s.m.Begin(t, st)
@@ -155,8 +176,10 @@ func (s *stream) block(b *model.Block, last bool) error {
 	if err := run.quantize(out, last); err != nil {
 		return err
 	}
-	if err := s.log.add(out.reports); err != nil {
-		return err
+	if s.log != nil {
+		if err := s.log.add(out.reports); err != nil {
+			return err
+		}
 	}
 	for _, p := range b.Params {
 		if err := s.write(p, out); err != nil {
@@ -172,7 +195,7 @@ func (s *stream) block(b *model.Block, last bool) error {
 // finished reports whether an earlier run wrote all of these.
 func (s *stream) finished(params []*autograd.Param) bool {
 	for _, p := range params {
-		if !s.sink.Has(s.m.TensorOf(p)) {
+		if !s.has(s.m.TensorOf(p)) {
 			return false
 		}
 	}
@@ -234,7 +257,7 @@ func (s *stream) forward(b *model.Block, last bool) error {
 
 // replace puts a matrix in place of the model's until restore.
 func (s *stream) replace(p *autograd.Param, m block.Raw) error {
-	if s.m.TensorOf(p).Vector { // held as F32
+	if s.m.TensorOf(p).Vector && m.Data != nil { // held as F32
 		v := make([]float32, p.Cols)
 		block.DecodeAll(v, m)
 		m = block.Raw{Type: dtype.Of(dtype.F32), Rows: 1, Cols: p.Cols, Data: kernels.Bytes(v)}
@@ -276,7 +299,7 @@ func (s *stream) asWritten(p *autograd.Param) error {
 	if s.m.TensorOf(p).Type == t {
 		return nil
 	}
-	m, err := s.from.ReadOut(arch.Out{Tensor: s.m.TensorOf(p), Type: t})
+	m, err := s.readOut(arch.Out{Tensor: s.m.TensorOf(p), Type: t})
 	if err != nil {
 		return err
 	}
@@ -304,13 +327,13 @@ func (s *stream) add(out *blockOutput, l *nn.Linear, r *matrixResult) error {
 // write stores one weight of a block.
 func (s *stream) write(p *autograd.Param, out *blockOutput) error {
 	t := s.m.TensorOf(p)
-	if s.sink.Has(t) {
+	if s.has(t) || s.sink == nil {
 		return nil
 	}
 	m, ok := out.raws[p.Name]
 	if !ok {
 		var err error
-		if m, err = s.from.ReadOut(arch.Out{Tensor: t, Type: s.plan.typeOf[p.Name]}); err != nil {
+		if m, err = s.readOut(arch.Out{Tensor: t, Type: s.plan.typeOf[p.Name]}); err != nil {
 			return err
 		}
 		defer s.from.Forget(t)

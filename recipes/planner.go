@@ -123,7 +123,8 @@ func gpuWords(device string) string {
 // walk plans every stage in order and returns the first refusal.
 func (p *Planner) walk() error {
 	var refused error
-	for _, j := range p.x.jobs {
+	for i, j := range p.x.jobs {
+		p.x.at = i
 		s, err := p.stage(j)
 		p.plan.Stages = append(p.plan.Stages, s)
 		if err == nil {

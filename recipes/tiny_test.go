@@ -17,9 +17,15 @@ import (
 
 const tinyTemplate = `{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}`
 
-// tinyModel writes a Llama of 64 columns with a tokenizer and a chat template,
-// and rows for it. It returns the folder of both.
+// tinyModel writes a Llama of two layers of 64 columns with a tokenizer and a
+// chat template, and rows for it. It returns the folder of both.
 func tinyModel(t testing.TB) string {
+	t.Helper()
+	return tinyModelOf(t, 2)
+}
+
+// tinyModelOf is tinyModel with a number of layers.
+func tinyModelOf(t testing.TB, layers int) string {
 	t.Helper()
 	dir := t.TempDir()
 	texts := func(yield func(string) bool) {
@@ -45,11 +51,11 @@ func tinyModel(t testing.TB) string {
 	write("tokenizer.json", tok)
 	write("tokenizer_config.json", map[string]any{"bos_token": "<s>", "eos_token": "</s>", "chat_template": tinyTemplate, "tokenizer_class": "PreTrainedTokenizerFast"})
 	write("config.json", map[string]any{
-		"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "hidden_size": 64, "vocab_size": 512, "num_hidden_layers": 2,
+		"architectures": []string{"LlamaForCausalLM"}, "model_type": "llama", "hidden_size": 64, "vocab_size": 512, "num_hidden_layers": layers,
 		"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "max_position_embeddings": 256,
 		"rms_norm_eps": 1e-5, "hidden_act": "silu", "rope_theta": 10000.0, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
 		"bos_token_id": 0, "eos_token_id": 1})
-	must(t, formats.WriteSafetensors(filepath.Join(m, "model.safetensors"), tinyTensors(), nil))
+	must(t, formats.WriteSafetensors(filepath.Join(m, "model.safetensors"), tinyTensors(layers), nil))
 	rows, err := os.Create(filepath.Join(dir, "train.jsonl"))
 	must(t, err)
 	must(t, corpus.WriteJSONL(rows, corpus.Task(1, 120, corpus.Train)))
@@ -64,7 +70,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func tinyTensors() []formats.NamedTensor {
+func tinyTensors(layers int) []formats.NamedTensor {
 	var out []formats.NamedTensor
 	state := uint64(7)
 	add := func(name string, scale float64, shape ...int64) {
@@ -85,7 +91,7 @@ func tinyTensors() []formats.NamedTensor {
 		out = append(out, formats.NamedTensor{Name: name, Shape: shape, DType: "BF16", Data: raw})
 	}
 	add("model.embed_tokens.weight", 0.5, 512, 64)
-	for i := range 2 {
+	for i := range layers {
 		p := fmt.Sprintf("model.layers.%d.", i)
 		add(p+"input_layernorm.weight", 1, 64)
 		add(p+"self_attn.q_proj.weight", 0.2, 64, 64)

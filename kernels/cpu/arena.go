@@ -19,7 +19,7 @@ type arena struct {
 	kept    int             // bytes in free
 	live    int             // bytes of small blocks handed out
 	busy    int             // largest live
-	limit   int             // bytes of regions from which on the system gets pages of free memory back; 0: never
+	limit   int             // bytes, with those of the Go runtime, from which on the system gets pages of free memory back; 0: never
 }
 
 // piece is a block of memory.

@@ -37,7 +37,8 @@ type CPU struct {
 	arena *arena
 
 	process bool
-	heapFor int64 // peak that the limit of the Go heap was last set for
+	own     int64 // largest total of what lies outside the Go heap
+	heapFor int64 // own that the limit of the Go heap was last set for
 
 	closed  bool
 	scratch scratch
@@ -65,8 +66,8 @@ func New(o Options) *CPU {
 // or it would do nothing but collect.
 func (c *CPU) limitHeap() {
 	if c.process {
-		debug.SetMemoryLimit(max(c.limit-c.peak, c.limit/8))
-		c.heapFor = c.peak
+		debug.SetMemoryLimit(max(c.limit-c.own, c.limit/8))
+		c.heapFor = c.own
 	}
 }
 
@@ -85,6 +86,7 @@ func (c *CPU) ResetCounters() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mem.Peak, c.peak = c.mem.Now, kernels.Total(c.mem.Now)
+	c.own = c.peak - c.mem.Now[kernels.Host]
 }
 
 // Close gives the memory of the backend back to the system. Using a buffer of
@@ -162,10 +164,25 @@ func (c *CPU) count(p kernels.Purpose, size int) error {
 	}
 	c.mem.Now[p] += int64(size)
 	c.mem.Peak[p] = max(c.mem.Peak[p], c.mem.Now[p])
-	if c.peak = max(c.peak, total); c.peak-c.heapFor > c.limit/16 {
+	c.peak = max(c.peak, total)
+	if c.own = max(c.own, total-c.mem.Now[kernels.Host]); c.own-c.heapFor > c.limit/16 {
 		c.limitHeap()
 	}
 	return nil
+}
+
+// Host counts memory of the caller's: it is of the same kind.
+func (c *CPU) Host(n int64) (release func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.count(kernels.Host, int(n)); err != nil {
+		return nil, err
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.uncount(kernels.Host, int(n))
+	}, nil
 }
 
 func (c *CPU) uncount(p kernels.Purpose, size int) { c.mem.Now[p] -= int64(size) }

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"runtime/metrics"
 	"slices"
 	"unsafe"
 )
@@ -32,7 +33,7 @@ func (a *arena) cut(size int) (piece, error) {
 	for _, r := range a.regions {
 		touched += r.touched
 	}
-	if a.limit > 0 && touched > a.limit {
+	if a.limit > 0 && touched > a.limit/2 && touched+goMemory() > a.limit {
 		for _, r := range a.regions {
 			r.forget()
 		}
@@ -53,6 +54,13 @@ func (a *arena) cut(size int) (piece, error) {
 	r := &region{mem: mem, free: []hole{{size: len(mem)}}}
 	a.regions = append(a.regions, r)
 	return piece{bytes: r.cut(n), region: r}, nil
+}
+
+// goMemory is the bytes that the Go runtime holds of the system's memory.
+func goMemory() int {
+	m := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(m)
+	return int(m[0].Value.Uint64() - m[1].Value.Uint64())
 }
 
 // release gives everything back to the system. Pieces that are still out there

@@ -158,6 +158,15 @@ func (d *Dry) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, er
 	return b, nil
 }
 
+// Host counts memory of the caller's.
+func (d *Dry) Host(n int64) (release func(), err error) {
+	b, err := d.take(kernels.Host, dtype.Of(dtype.U8), int(n), n)
+	if err != nil {
+		return nil, err
+	}
+	return func() { d.Free(b) }, nil
+}
+
 // Load counts a weight. host may be nil: a plan knows shapes, not bytes.
 func (d *Dry) Load(p kernels.Purpose, t dtype.Type, rows, cols int, _ []byte, _ kernels.Use) (kernels.Mat, error) {
 	b, err := d.take(p, t, rows*cols, int64(dtype.Size(t, rows, cols)))
@@ -214,7 +223,11 @@ func (d *Dry) Upload(dst kernels.Buffer, src []byte) {
 // Download gives zeros.
 func (d *Dry) Download(dst []byte, src kernels.Buffer) error {
 	x := src.(*Buf)
-	if len(dst) != x.n*x.t.Kind.Info().Bytes {
+	size := x.n * x.t.Kind.Info().Bytes
+	if x.t.Quantized() {
+		size = int(x.size)
+	}
+	if len(dst) != size {
 		panic(fmt.Sprintf("dry: download: %d elements of %v into %d bytes", x.n, x.t, len(dst)))
 	}
 	clear(dst)

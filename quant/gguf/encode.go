@@ -56,6 +56,23 @@ func (g *encoder) room(n int) []byte {
 	return g.out[0][:n]
 }
 
+// Memory is the bytes of memory that Write takes for tensors of these choices: two
+// of them encoded, and some rows as float32.
+func Memory(choices []Choice) int64 {
+	var out [2]int
+	rows := 0
+	for i := range choices {
+		c := &choices[i]
+		if c.Type == c.To {
+			continue
+		}
+		p := formats.TensorPlan{Shape: c.Shape, Type: c.To}
+		out[0], out[1] = max(out[1], p.Size()), out[0]
+		rows = max(rows, min(max(1, encodeStep/max(p.Cols(), 1)), p.Rows())*p.Cols())
+	}
+	return int64(out[0]) + int64(out[1]) + 4*int64(rows)
+}
+
 func (g *encoder) suspend(out string) error {
 	if err := g.w.Suspend(); err != nil {
 		return err

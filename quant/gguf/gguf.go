@@ -16,6 +16,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -103,7 +104,9 @@ type input struct {
 // file at out. Tensors, their order and the metadata are those of
 // llama-quantize. progress is called with elements done and in all; it may be
 // nil. A cancelled run is suspended and goes on when called again.
-func Write(ctx context.Context, src, out string, o Options, progress func(done, total int64)) (*Report, error) {
+//
+// dev counts the memory that this takes.
+func Write(ctx context.Context, dev kernels.Backend, src, out string, o Options, progress func(done, total int64)) (*Report, error) {
 	if !o.DryRun {
 		if err := free(src, out, o.Force); err != nil {
 			return nil, err
@@ -129,6 +132,11 @@ func Write(ctx context.Context, src, out string, o Options, progress func(done, 
 	for i, c := range choices {
 		plan[i] = formats.TensorPlan{Name: c.Name, Shape: c.Shape, Type: c.To, Why: c.Why}
 	}
+	release, err := dev.Host(Memory(choices))
+	if err != nil {
+		return rep, err
+	}
+	defer release()
 	w, err := in.create(out, kv, plan)
 	if err != nil {
 		return rep, err

@@ -17,6 +17,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -201,7 +202,7 @@ func TestGGUFRefusals(t *testing.T) {
 	src := filepath.Join(dir, "source.gguf")
 	out := filepath.Join(t.TempDir(), "out.gguf")
 	run := func(src string, o Options) error {
-		_, err := Write(context.Background(), src, out, o, nil)
+		_, err := Write(context.Background(), dry.New(dry.Options{}), src, out, o, nil)
 		return err
 	}
 	small, err := ReadImatrix(filepath.Join(dir, "imatrix.gguf"))
@@ -285,7 +286,7 @@ func TestGGUFExperts(t *testing.T) {
 func TestGGUFDryRun(t *testing.T) {
 	dir, g := golden(t)
 	out := filepath.Join(t.TempDir(), "out.gguf")
-	rep, err := Write(context.Background(), filepath.Join(dir, "source.gguf"), out, Options{Type: "Q4_K_M", DryRun: true}, nil)
+	rep, err := Write(context.Background(), dry.New(dry.Options{}), filepath.Join(dir, "source.gguf"), out, Options{Type: "Q4_K_M", DryRun: true}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/dry"
 )
 
 // TestGGUFFromFolder writes a Hugging Face model as BF16 and reads the same
@@ -19,7 +20,7 @@ import (
 func TestGGUFFromFolder(t *testing.T) {
 	src := testdir.Shared(t, "golden/quant/orig")
 	out := filepath.Join(t.TempDir(), "m.gguf")
-	rep, err := Write(context.Background(), src, out, Options{Type: "BF16", Name: "orig"}, nil)
+	rep, err := Write(context.Background(), dry.New(dry.Options{}), src, out, Options{Type: "BF16", Name: "orig"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,7 @@ func TestGGUFTwice(t *testing.T) {
 	src, dir := testdir.Shared(t, "golden/quant/orig"), t.TempDir()
 	step, direct, twice := filepath.Join(dir, "bf16.gguf"), filepath.Join(dir, "direct.gguf"), filepath.Join(dir, "twice.gguf")
 	for _, x := range []struct{ src, out, ty string }{{src, step, "BF16"}, {src, direct, "Q4_K_M"}, {step, twice, "q4_k_m"}} {
-		if _, err := Write(context.Background(), x.src, x.out, Options{Type: x.ty, Name: "m"}, nil); err != nil {
+		if _, err := Write(context.Background(), dry.New(dry.Options{}), x.src, x.out, Options{Type: x.ty, Name: "m"}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -116,7 +117,7 @@ func TestGGUFInterrupted(t *testing.T) {
 	for stop := 1; stop < 12; stop += 5 {
 		ctx, cancel := context.WithCancel(context.Background())
 		n := 0
-		_, err := Write(ctx, src, out, Options{Type: "Q4_K_M"}, func(done, total int64) {
+		_, err := Write(ctx, dry.New(dry.Options{}), src, out, Options{Type: "Q4_K_M"}, func(done, total int64) {
 			if n++; n == stop {
 				cancel()
 			}
@@ -129,20 +130,20 @@ func TestGGUFInterrupted(t *testing.T) {
 			t.Fatal("an unfinished run published its output")
 		}
 	}
-	_, err := Write(context.Background(), src, out, Options{Type: "Q4_K_M"}, nil)
+	_, err := Write(context.Background(), dry.New(dry.Options{}), src, out, Options{Type: "Q4_K_M"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if hash(readFile(t, out)) != g.Runs[0].SHA {
 		t.Error("the resumed file differs")
 	}
-	if _, err := Write(context.Background(), src, out, Options{Type: "Q4_K_M"}, nil); fail.Code(err) != 2 || !strings.Contains(err.Error(), "exists") {
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), src, out, Options{Type: "Q4_K_M"}, nil); fail.Code(err) != 2 || !strings.Contains(err.Error(), "exists") {
 		t.Errorf("an existing output: %v", err)
 	}
-	if _, err := Write(context.Background(), src, out, Options{Type: "Q4_K_M", Force: true}, nil); err != nil {
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), src, out, Options{Type: "Q4_K_M", Force: true}, nil); err != nil {
 		t.Errorf("with force: %v", err)
 	}
-	if _, err := Write(context.Background(), out, out, Options{Type: "Q8_0", Force: true}, nil); fail.Code(err) != 2 {
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), out, out, Options{Type: "Q8_0", Force: true}, nil); fail.Code(err) != 2 {
 		t.Errorf("output over input: %v", err)
 	}
 }
@@ -152,18 +153,18 @@ func TestGGUFRequantize(t *testing.T) {
 	dir, _ := golden(t)
 	tmp := t.TempDir()
 	q8, q4 := filepath.Join(tmp, "q8.gguf"), filepath.Join(tmp, "q4.gguf")
-	if _, err := Write(context.Background(), filepath.Join(dir, "source.gguf"), q8, Options{Type: "Q8_0"}, nil); err != nil {
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), filepath.Join(dir, "source.gguf"), q8, Options{Type: "Q8_0"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Write(context.Background(), q8, q4, Options{Type: "Q4_0"}, nil)
+	_, err := Write(context.Background(), dry.New(dry.Options{}), q8, q4, Options{Type: "Q4_0"}, nil)
 	if fail.Code(err) != 3 || !strings.Contains(err.Error(), "output.weight") || !strings.Contains(fail.Hint(err), "--allow-requantize") {
 		t.Errorf("without the option: %v", err)
 	}
-	if _, err := Write(context.Background(), q8, q4, Options{Type: "Q4_0", AllowRequantize: true}, nil); err != nil {
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), q8, q4, Options{Type: "Q4_0", AllowRequantize: true}, nil); err != nil {
 		t.Errorf("with it: %v", err)
 	}
 	same := filepath.Join(tmp, "copy.gguf")
-	if _, err := Write(context.Background(), q8, same, Options{Type: "COPY"}, nil); err != nil {
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), q8, same, Options{Type: "COPY"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(readFile(t, q8), readFile(t, same)) {
@@ -183,10 +184,10 @@ func TestGGUFRequantize(t *testing.T) {
 		}
 	}
 	x := filepath.Join(tmp, "x.gguf")
-	if _, err := Write(context.Background(), gptq, x, Options{Type: "Q8_0"}, nil); fail.Code(err) != 3 || !strings.Contains(err.Error(), "already quantized") {
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), gptq, x, Options{Type: "Q8_0"}, nil); fail.Code(err) != 3 || !strings.Contains(err.Error(), "already quantized") {
 		t.Errorf("a GPTQ folder without the option: %v", err)
 	}
-	if _, err := Write(context.Background(), gptq, x, Options{Type: "Q8_0", AllowRequantize: true}, nil); err != nil {
+	if _, err := Write(context.Background(), dry.New(dry.Options{}), gptq, x, Options{Type: "Q8_0", AllowRequantize: true}, nil); err != nil {
 		t.Errorf("a GPTQ folder with it: %v", err)
 	}
 }

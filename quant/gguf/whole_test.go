@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+
+	"github.com/tunekit/tunekit/kernels/dry"
 )
 
 // TestGGUFWhole writes whole files and compares their hash.
@@ -17,7 +19,7 @@ func TestGGUFWhole(t *testing.T) {
 		}
 		out := filepath.Join(t.TempDir(), "out.gguf")
 		var last, total int64
-		rep, err := Write(context.Background(), filepath.Join(dir, "source.gguf"), out, runOptions(t, dir, r), func(d, n int64) {
+		rep, err := Write(context.Background(), dry.New(dry.Options{}), filepath.Join(dir, "source.gguf"), out, runOptions(t, dir, r), func(d, n int64) {
 			if d <= last {
 				t.Errorf("progress goes from %d to %d", last, d)
 			}

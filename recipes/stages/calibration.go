@@ -88,45 +88,38 @@ type calibrationPlan struct {
 	work            func(tokens, in, out float64) float64
 }
 
-// planCalibration adds the cost of a walk over the blocks with calibration text:
-// each block runs on all tokens before and after it is quantized, and every
-// input of a linear map gives a Hessian or a statistic.
-func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, src *arch.Source, c calibrationPlan) error {
-	tokens := int64(c.samples) * int64(c.length)
+// planCalibration adds the time of a walk over the blocks with calibration text,
+// and returns text of that size: each block runs on all tokens before and after it
+// is quantized, and every input of a linear map gives a Hessian or a statistic.
+func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, src *arch.Source, c calibrationPlan) ([][]int32, error) {
+	tokens := c.samples * c.length
 	if ref.Stage != "" {
 		if rows, err := rowsOf(p, ref.Stage); err == nil && rows.unknown == "" {
-			tokens = min(tokens, max(rows.trainTokens, 1))
+			tokens = int(min(int64(tokens), max(rows.trainTokens, 1)))
 		}
 	}
 	m, err := dryModel(dry.New(dry.Options{}), src)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer m.Close()
-	var spent, params, gram, widest float64 // params and gram of the largest block
+	var spent, widest float64
 	for _, b := range m.Blocks {
-		var own, inputs float64
 		for _, step := range b.Steps() {
 			in, out := float64(step.Linears[0].In()), 0.0
 			for _, l := range step.Linears {
 				out += float64(l.W.Rows)
 			}
-			own += in * out
-			inputs += in * in
 			spent += c.work(float64(tokens), in, out)
 			widest = max(widest, in)
 		}
-		params, gram = max(params, own), max(gram, inputs)
 	}
 	s.Seconds += p.Rates.Seconds(dry.Work{Matrix: spent}, false)
-	activations := 2 * 4 * tokens * int64(src.Spec.C)
-	s.Counted = false
-	s.Memory = map[string]int64{"activations": activations, "weights": int64(4 * params), "scratch": int64(4 * gram * 2)}
-	s.Peak = activations + int64(4*params) + int64(4*gram*2)
 	if float64(tokens) < 4*widest {
-		s.Note("%s calibration tokens are few for %d columns: 4 times as many are a good start", humanize.Comma(tokens), int(widest))
+		s.Note("%s calibration tokens are few for %d columns: 4 times as many are a good start", humanize.Comma(int64(tokens)), int(widest))
 	}
-	return nil
+	seq := make([]int32, min(c.length, tokens))
+	return slices.Repeat([][]int32{seq}, tokens/len(seq)), nil
 }
 
 // CollectImatrix is `quant imatrix`.

@@ -12,7 +12,9 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/quant/gguf"
@@ -170,7 +172,7 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 		f := ExportedFile{Type: typ, Path: filepath.Base(out)}
 		var notes []string
 		if o.Format == "safetensors" {
-			err = ExportSafetensors(ctx, src, out, typ, x.Progress("bytes"))
+			err = ExportSafetensors(ctx, x.Device(), src, out, typ, x.Progress("bytes"))
 		} else {
 			f, notes, err = exportGGUF(ctx, x, o, src, out, typ, im)
 		}
@@ -202,7 +204,7 @@ func exportGGUF(ctx context.Context, x *recipes.Env, o *Export, src, out, typ st
 		return ExportedFile{}, nil, err
 	}
 	g.Imatrix, g.Name, g.Force = im, x.Name(), true
-	rep, err := gguf.Write(ctx, src, out, *g, x.Progress("weights"))
+	rep, err := gguf.Write(ctx, x.Device(), src, out, *g, x.Progress("weights"))
 	if err != nil {
 		return ExportedFile{}, nil, err
 	}
@@ -224,7 +226,7 @@ func (o *Export) gguf(typ string) (*gguf.Options, error) {
 
 // ExportSafetensors writes a model as a plain Hugging Face folder whose
 // matrices are f32, f16 or bf16; quantized ones are decoded.
-func ExportSafetensors(ctx context.Context, model, out, typ string, progress func(done, total int64)) error {
+func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ string, progress func(done, total int64)) error {
 	t, err := floatType(typ)
 	if err != nil {
 		return err
@@ -239,7 +241,7 @@ func ExportSafetensors(ctx context.Context, model, out, typ string, progress fun
 		return err
 	}
 	d := arch.Dense{Path: out, Type: &t, Files: files, Progress: progress}
-	return d.Write(ctx, src, nil)
+	return d.Write(ctx, dev, src, nil)
 }
 
 // floatType is the type of a safetensors export.
@@ -274,11 +276,50 @@ func planExport(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 		planFallbacks(o, src, typ, s)
 	}
 	s.Does = strings.Join(does, ", ") + " bits a weight"
-	s.Peak = 8 * largest(src)
+	work := dry.New(dry.Options{})
+	for _, typ := range o.Type {
+		n, err := exportMemory(o, src, typ)
+		if err != nil {
+			return err
+		}
+		release, err := work.Host(n)
+		if err != nil {
+			return err
+		}
+		release()
+	}
+	info := work.Info()
+	s.CountMemory(info.PeakTotal, info.Mem)
 	if in, ok := j.In("imatrix"); ok && in.Path == "" {
-		return planCalibration(p, in, s, src, calibrationPlan{o.Samples, imatrixLength, quant.ImatrixWork})
+		text, err := planCalibration(p, in, s, src, calibrationPlan{o.Samples, imatrixLength, quant.ImatrixWork})
+		if err != nil {
+			return err
+		}
+		if src, err = shapesOf(src); err != nil {
+			return err
+		}
+		dev := device(p)
+		if _, err := quant.CollectImatrix(p.Context, dev, src, text, quant.ImatrixOptions{}); err != nil {
+			return err
+		}
+		info = dev.Info()
+		s.CountMemory(info.PeakTotal, info.Mem)
 	}
 	return nil
+}
+
+// exportMemory is what one file of an export takes.
+func exportMemory(o *Export, src *arch.Source, typ string) (int64, error) {
+	if o.Format == "safetensors" {
+		t, err := floatType(typ)
+		if err != nil {
+			return 0, err
+		}
+		d := arch.Dense{Path: "x", Type: &t}
+		return arch.CopyMemory(src, d.Plan(src), nil), nil
+	}
+	choices, err := chooseMix(o, src, typ)
+	return gguf.Memory(choices), err
 }
 
 // planFallbacks counts the matrices that cannot have the type that was meant for

@@ -9,12 +9,14 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
@@ -280,7 +282,10 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	}
 	s.Disk = heldBytes(merged)
 	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.LinearType().String()), j.Options.(*Merge).Format)
-	s.Peak = 12 * largest(base)
+	t := mergedTrial(p, j)
+	if err := mergeMemory(p, j, s, base, t); err != nil {
+		return err
+	}
 	s.Seconds = float64(s.Disk)/3e8 + float64(merged.Spec.Params())/3e8
 	in, ok := j.In("data")
 	if !ok || in.Stage == "" {
@@ -298,33 +303,106 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		}
 	}
 	tokens = min(tokens, klTokens)
-	refs := []*arch.Source{base}
+	refs := []model.Options{{}}
 	if trainedNF4(p.Env, j) && !quantized(base) {
-		nf4, err := asNF4(base)
-		if err != nil {
+		if err := checkNF4(base); err != nil {
 			return err
 		}
-		refs = append(refs, nf4)
+		nf4 := dtype.NF4Double
+		refs = append(refs, model.Options{Hold: &nf4})
 		if j.Options.(*Merge).Base == "trained" {
 			refs = refs[1:]
 		}
 	}
 	for _, ref := range refs {
-		if err := compared(p, s, ref, merged, tokens); err != nil {
+		if err := compared(p, j, s, base, ref, t, merged, tokens); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// compared adds the cost of measuring the KL between two models.
-func compared(p *recipes.Planner, s *recipes.StagePlan, ref, m *arch.Source, tokens int64) error {
+// mergedTrial is the training of a merge's adapter, nil where the recipe has none.
+func mergedTrial(p *recipes.Planner, j *recipes.Job) *trial {
+	ad, _ := j.In("adapter")
+	if ad.Stage == "" {
+		return nil
+	}
+	of := p.Env.Job(ad.Stage)
+	return &trial{j: of, config: of.Options.(*Train).Config}
+}
+
+// adapted attaches the adapter of a merge to m: the one that t is to train, or
+// those of files.
+func adapted(p *recipes.Planner, j *recipes.Job, t *trial, m *model.Model) (values int64, close func(), err error) {
+	if t != nil {
+		a, err := t.adapter(p, m)
+		if err != nil {
+			return 0, nil, err
+		}
+		return a.Trainable(), a.Close, nil
+	}
+	ad, _ := j.In("adapter")
+	l := &Loaded{Model: m}
+	close = func() {
+		for _, a := range l.adapters {
+			a.Close()
+		}
+	}
+	if err := l.attach([]string{ad.Path}, nil); err != nil {
+		close()
+		return 0, nil, err
+	}
+	for _, a := range l.adapters {
+		values += a.Trainable()
+	}
+	return values, close, nil
+}
+
+// mergeMemory counts what writing the merged weights takes.
+func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *arch.Source, t *trial) error {
 	dev := device(p)
-	a, err := dryModel(dev, ref)
+	m, err := dryModelAs(dev, base, model.Options{Stream: true})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	values, close, err := adapted(p, j, t, m)
+	if err != nil {
+		return err
+	}
+	defer close()
+	o := lora.MergeOptions{Dense: arch.Dense{Path: mergePath(p.Env, j)}}
+	if o.Type, err = storageType(j.Options.(*Merge).DType); err != nil {
+		return err
+	}
+	if trainedNF4(p.Env, j) {
+		nf4 := dtype.NF4Double
+		o.TrainedAs = &nf4
+	}
+	work := dry.New(dry.Options{})
+	if _, err := work.Host(lora.MergeMemory(base, o, values)); err != nil {
+		return err
+	}
+	info := work.Info()
+	s.CountMemory(info.PeakTotal, info.Mem)
+	return nil
+}
+
+// compared adds the cost of measuring the KL between two models: base with the
+// adapter, loaded as o says, and m.
+func compared(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *arch.Source, o model.Options, t *trial, m *arch.Source, tokens int64) error {
+	dev := device(p)
+	a, err := dryModelAs(dev, base, o)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
+	_, close, err := adapted(p, j, t, a)
+	if err != nil {
+		return err
+	}
+	defer close()
 	b, err := dryModel(dev, m)
 	if err != nil {
 		return err

@@ -15,11 +15,16 @@ import (
 
 // dryModel loads src on dev. The caller closes it.
 func dryModel(dev *dry.Dry, src *arch.Source) (*model.Model, error) {
+	return dryModelAs(dev, src, model.Options{})
+}
+
+// dryModelAs loads src on dev as o says. The caller closes it.
+func dryModelAs(dev *dry.Dry, src *arch.Source, o model.Options) (*model.Model, error) {
 	src, err := shapesOf(src)
 	if err != nil {
 		return nil, err
 	}
-	return model.Load(dev, src, model.Options{})
+	return model.Load(dev, src, o)
 }
 
 // shapesOf is src without what has to be put together or decoded on reading: a
@@ -81,14 +86,6 @@ func heldBytes(src *arch.Source) (bytes int64) {
 	return bytes
 }
 
-// largest is the number of values of a model's largest tensor.
-func largest(src *arch.Source) (n int64) {
-	for _, t := range src.Tensors() {
-		n = max(n, int64(t.Len()))
-	}
-	return n
-}
-
 // checkNF4 refuses a model whose linear weights cannot be held as NF4.
 func checkNF4(src *arch.Source) error {
 	for _, t := range src.Tensors() {
@@ -97,20 +94,6 @@ func checkNF4(src *arch.Source) error {
 		}
 	}
 	return nil
-}
-
-// asNF4 is src as qlora holds it: linear weights NF4 in memory, the rest where
-// the file is.
-func asNF4(src *arch.Source) (*arch.Source, error) {
-	if err := checkNF4(src); err != nil {
-		return nil, err
-	}
-	return recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held {
-		if t.IsLinear() {
-			return recipes.Held{Type: dtype.NF4Double}
-		}
-		return recipes.Held{Type: t.Type, Mapped: src.Mapped(t)}
-	})
 }
 
 func bitsOf(bytes, params int64) string {

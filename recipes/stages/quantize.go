@@ -385,16 +385,47 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 	if by := plan.RefusedBy(); len(by) > 0 {
 		s.Note("%s will not load it", strings.Join(by, ", "))
 	}
-	s.Peak = 8 * largest(src)
 	s.Seconds = float64(src.Spec.Params()) / 1e8
+	group := neighbours(p.Env, j)
+	var text [][]int32
 	if in, ok := j.In("calibration"); ok {
-		if err := planCalibration(p, in, s, src, calibrationPlan{o.Samples, min(o.MaxLength, src.Spec.MaxPos), plan.Work}); err != nil {
+		if text, err = planCalibration(p, in, s, src, calibrationPlan{mostSamples(group), min(o.MaxLength, src.Spec.MaxPos), plan.Work}); err != nil {
 			return err
 		}
 		if o.Samples > 32 && s.Seconds > 60 {
 			s.Note("samples: 32, max_length: 512 would take %s", recipes.About(s.Seconds*32*512/float64(o.Samples*min(o.MaxLength, src.Spec.MaxPos))))
 		}
 	}
+	return rehearseQuantize(p, group, s, src, text)
+}
+
+// rehearseQuantize counts the memory of the pass that makes a group of folders.
+// That of the first is the pass's, the others are found done.
+func rehearseQuantize(p *recipes.Planner, group []*recipes.Job, s *recipes.StagePlan, src *arch.Source, text [][]int32) error {
+	const shared = "shared pass of "
+	first, err := recipes.Once(p, shared+group[0].ID, func() (string, error) { return group[0].ID, nil })
+	if err != nil || first != group[0].ID {
+		s.Note("made in the pass of %s", first)
+		return err
+	}
+	var jobs []quant.FolderJob
+	for _, j := range group {
+		jobs = append(jobs, folderJob(p.Env, j))
+		if _, err := recipes.Once(p, shared+j.ID, func() (string, error) { return first, nil }); err != nil {
+			return err
+		}
+	}
+	if src, err = shapesOf(src); err != nil {
+		return err
+	}
+	dev := device(p)
+	disk, err := quant.Rehearse(p.Context, dev, src, jobs, text)
+	if err != nil {
+		return err
+	}
+	info := dev.Info()
+	s.CountMemory(info.PeakTotal, info.Mem)
+	s.Temp += disk
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -24,7 +25,15 @@ type Edit interface {
 // shown to e. e may be nil: no change. progress is called with bytes done and in
 // all; it may be nil. When ctx ends, Copy returns its error between two tensors,
 // and k may be suspended.
-func Copy(ctx context.Context, s *Source, k *Sink, outs []Out, e Edit, progress func(done, total int64)) error {
+//
+// dev counts the memory that this takes.
+func Copy(ctx context.Context, dev kernels.Backend, s *Source, k *Sink, outs []Out, e Edit, progress func(done, total int64)) error {
+	c := copier{s: s, k: k, e: e}
+	release, err := dev.Host(c.memory(outs))
+	if err != nil {
+		return err
+	}
+	defer release()
 	var done, total int64
 	for _, o := range outs {
 		total += o.Bytes()
@@ -33,7 +42,7 @@ func Copy(ctx context.Context, s *Source, k *Sink, outs []Out, e Edit, progress 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := copyOne(s, k, o, e); err != nil {
+		if err := c.copy(o); err != nil {
 			return err
 		}
 		done += o.Bytes()
@@ -44,22 +53,61 @@ func Copy(ctx context.Context, s *Source, k *Sink, outs []Out, e Edit, progress 
 	return nil
 }
 
-func copyOne(s *Source, k *Sink, o Out, e Edit) error {
-	written := k.Has(o.Tensor)
-	if written && (e == nil || !e.Touches(o.Tensor)) {
+// CopyMemory is the bytes of memory that Copy takes.
+func CopyMemory(s *Source, outs []Out, e Edit) int64 {
+	c := copier{s: s, e: e}
+	return c.memory(outs)
+}
+
+// copier is one call of Copy. Its memory serves one tensor after another.
+type copier struct {
+	s    *Source
+	k    *Sink
+	e    Edit
+	out  []byte    // a tensor as written
+	rows []float32 // some rows of it
+}
+
+func (c *copier) copy(o Out) error {
+	written := c.k.Has(o.Tensor)
+	if written && !c.touches(o) {
 		return nil
 	}
-	m, err := s.readAs(o, e)
+	m, err := c.read(o)
 	if err != nil || written {
 		return err
 	}
-	defer s.Forget(o.Tensor)
-	return k.Write(o.Tensor, m)
+	defer c.s.Forget(o.Tensor)
+	return c.k.Write(o.Tensor, m)
+}
+
+func (c *copier) touches(o Out) bool { return c.e != nil && c.e.Touches(o.Tensor) }
+
+// same reports whether a tensor is copied as bytes.
+func (c *copier) same(o Out) bool { return !c.touches(o) && o.Tensor.Type == o.Type }
+
+// memory is what the largest tensors need: as read, where that is not the file's,
+// some rows as float32, and as written.
+func (c *copier) memory(outs []Out) int64 {
+	var read, rows, out int64
+	for _, o := range outs {
+		rows = max(rows, int64(min(ChunkRows(o.Cols), o.Rows))*int64(o.Cols)*4)
+		if !c.same(o) {
+			out = max(out, o.Bytes())
+		}
+		if !c.s.Mapped(o.Tensor) {
+			read = max(read, int64(dtype.Size(o.Tensor.Type, o.Rows, o.Cols)))
+		}
+	}
+	return read + rows + out
 }
 
 // ReadOut returns the tensor of o, which is s's, in the type it is written as.
 // Its bytes may be those of the mapped file, which end with Close.
-func (s *Source) ReadOut(o Out) (block.Raw, error) { return s.readAs(o, nil) }
+func (s *Source) ReadOut(o Out) (block.Raw, error) {
+	c := copier{s: s}
+	return c.read(o)
+}
 
 // Bytes is the size of the tensor as written.
 func (o Out) Bytes() int64 { return int64(dtype.Size(o.Type, o.Rows, o.Cols)) }
@@ -69,27 +117,35 @@ func (o Out) Bytes() int64 { return int64(dtype.Size(o.Type, o.Rows, o.Cols)) }
 // not depend on the machine.
 func ChunkRows(cols int) int { return max(1, 1<<20/max(cols, 1)) }
 
-// readAs reads o's tensor, changed by e. What is copied as bytes is looked
-// through all the same: a damaged model is refused, not passed on.
-func (s *Source) readAs(o Out, e Edit) (block.Raw, error) {
-	in, _, err := s.Read(o.Tensor)
+// read is o's tensor, changed by the edit; its bytes are good until the next call.
+// What is copied as bytes is looked through all the same: a damaged model is
+// refused, not passed on.
+func (c *copier) read(o Out) (block.Raw, error) {
+	in, _, err := c.s.Read(o.Tensor)
 	if err != nil {
 		return in, err
 	}
-	touched := e != nil && e.Touches(o.Tensor)
-	same := !touched && in.Type == o.Type
+	touched, same := c.touches(o), c.same(o)
 	out := in
 	if !same {
-		out = block.New(o.Type, in.Rows, in.Cols)
+		if n := int(o.Bytes()); cap(c.out) < n {
+			c.out = make([]byte, n)
+		}
+		c.out = c.out[:o.Bytes()]
+		clear(c.out)
+		out = block.Raw{Type: o.Type, Rows: in.Rows, Cols: in.Cols, Data: c.out}
 	}
 	step := ChunkRows(in.Cols)
-	w := make([]float32, min(step, in.Rows)*in.Cols)
+	if n := min(step, in.Rows) * in.Cols; len(c.rows) < n {
+		c.rows = make([]float32, n)
+	}
+	w := c.rows
 	for r := 0; r < in.Rows; r += step {
 		n := min(step, in.Rows-r)
 		w := w[:n*in.Cols]
 		block.DecodeRows(w, in, r)
 		if touched {
-			if err := e.Apply(o.Tensor, r, w); err != nil {
+			if err := c.e.Apply(o.Tensor, r, w); err != nil {
 				return out, err
 			}
 		}

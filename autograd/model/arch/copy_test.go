@@ -9,6 +9,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -33,7 +34,7 @@ func TestCopyDamaged(t *testing.T) {
 		defer src.Close()
 		for _, kind := range []dtype.Kind{dtype.F32, dtype.BF16} {
 			typ, dir := dtype.Of(kind), filepath.Join(t.TempDir(), "out")
-			err := (&arch.Dense{Path: dir, Type: &typ}).Write(t.Context(), src, nil)
+			err := (&arch.Dense{Path: dir, Type: &typ}).Write(t.Context(), dry.New(dry.Options{}), src, nil)
 			if fail.Code(err) != int(fail.Input) {
 				t.Errorf("tensor %d as %v: %v, want bad input", damaged, kind, err)
 			}

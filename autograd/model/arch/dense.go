@@ -8,6 +8,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -45,16 +46,16 @@ func isDense(t dtype.Type) bool {
 // Plan lists what writing src's tensors to d will make. It reads no weights.
 func (d *Dense) Plan(src *Source) []Out { return src.Plan(d.TypeOf) }
 
-// Write copies src to d tensor by tensor, as Copy does with e. A write that ctx
+// Write copies src to d tensor by tensor, as Copy does with dev and e. A write that ctx
 // ends goes on where it was at the next call; any other error removes it.
-func (d *Dense) Write(ctx context.Context, src *Source, e Edit) error {
+func (d *Dense) Write(ctx context.Context, dev kernels.Backend, src *Source, e Edit) error {
 	plan := d.Plan(src)
 	sink, err := d.create(src, plan)
 	if err != nil {
 		return err
 	}
 	defer sink.Abort()
-	err = Copy(ctx, src, sink, plan, e, d.Progress)
+	err = Copy(ctx, dev, src, sink, plan, e, d.Progress)
 	switch {
 	case err == nil:
 		return sink.Commit()

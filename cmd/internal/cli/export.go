@@ -35,10 +35,15 @@ func exportCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
+			dev, err := openDevice(c)
+			if err != nil {
+				return err
+			}
+			defer dev.Close()
 			progress, clear := bar(c, "export", "tensors")
 			defer clear()
 			return writeOutput(c, c.String("output"), func() error {
-				return stages.ExportSafetensors(c.Context, path, c.String("output"), o.Type[0], progress)
+				return stages.ExportSafetensors(c.Context, dev, path, c.String("output"), o.Type[0], progress)
 			})
 		},
 	}

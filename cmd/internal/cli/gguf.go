@@ -30,8 +30,13 @@ func ggufJob(c *ucli.Context, o gguf.Options) error {
 			return err
 		}
 	}
+	dev, err := openDevice(c)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
 	progress, clear := bar(c, "quant gguf", "weights")
-	rep, err := gguf.Write(c.Context, path, c.String("output"), o, progress)
+	rep, err := gguf.Write(c.Context, dev, path, c.String("output"), o, progress)
 	clear()
 	if err != nil {
 		return err

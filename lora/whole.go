@@ -105,10 +105,8 @@ func (ad *Adapter) overwrite(stored string, p *autograd.Param, v []float32, vect
 	if err != nil {
 		return err
 	}
-	base := &autograd.Param{Mat: p.Mat}
-	set := func(q *autograd.Param) { p.Mat = q.Mat }
-	ad.kept = append(ad.kept, &whole{name: prefix + stored, param: own, set: set, base: base, vector: vector})
-	set(own)
+	restore := ad.model.Cover(p, own.Mat)
+	ad.kept = append(ad.kept, &whole{name: prefix + stored, param: own, set: func(*autograd.Param) { restore() }, vector: vector})
 	return nil
 }
 

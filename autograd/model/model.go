@@ -58,6 +58,7 @@ type Model struct {
 	params  []*autograd.Param
 	tensors map[*autograd.Param]*arch.Tensor
 	owned   map[*autograd.Param]bool // has memory of its own
+	covered map[*autograd.Param]*cover
 	mixers  []mixer
 	ropes   []ropeTable // as Spec.Ropes
 }
@@ -110,7 +111,7 @@ func (m *Model) Ports() iter.Seq[nn.Port] {
 func (m *Model) Close() {
 	for _, p := range m.params {
 		if m.owned[p] {
-			m.Dev.Free(p.Buffer)
+			m.Dev.Free(m.place(p).Buffer)
 			delete(m.owned, p)
 		}
 	}

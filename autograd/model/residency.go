@@ -64,6 +64,33 @@ func (m *Model) With(p *autograd.Param, f func() error) error {
 	return f()
 }
 
+// cover is what others have put in place of a weight.
+type cover struct {
+	own    kernels.Mat // the model's; without a buffer where it is not in memory
+	layers int
+}
+
+// Cover puts w, which the caller owns, in place of a weight until restore, which is
+// to be called in the reverse order of Cover.
+func (m *Model) Cover(p *autograd.Param, w kernels.Mat) (restore func()) {
+	c := m.covered[p]
+	if c == nil {
+		c = &cover{own: p.Mat}
+		m.covered[p] = c
+	}
+	c.layers++
+	under := p.Mat
+	p.Mat = w
+	return func() {
+		if c.layers--; c.layers > 0 {
+			p.Mat = under
+			return
+		}
+		p.Mat = c.own
+		delete(m.covered, p)
+	}
+}
+
 // Evict halves the number of blocks that stay in memory, for a caller who met
 // the limit; false when there are none. No block may be in use.
 func (m *Model) Evict() bool {
@@ -129,7 +156,7 @@ func (m *Model) heldType(p *autograd.Param) dtype.Type {
 
 // bind reads a weight as it is held. A matrix held as in the file is read where
 // the file is mapped; not so a vector, because a system with large pages maps
-// megabytes around each. What an adapter has put in the weight's place stays.
+// megabytes around each. What covers the weight stays, and needs none of it.
 func (m *Model) bind(p *autograd.Param) error {
 	if p.Buffer != nil {
 		return nil
@@ -194,15 +221,24 @@ func (m *Model) decode(x kernels.Buffer, r block.Raw) error {
 	return err
 }
 
-// unbind gives a weight's memory back, unless it is another's.
+// unbind gives a weight's memory back, not that of what covers it.
 func (m *Model) unbind(p *autograd.Param) {
 	if !m.owned[p] {
 		return
 	}
-	m.Dev.Free(p.Buffer)
+	own := m.place(p)
+	m.Dev.Free(own.Buffer)
 	m.src.Forget(m.tensors[p])
 	delete(m.owned, p)
-	p.Buffer = nil
+	own.Buffer = nil
+}
+
+// place is where the model keeps its own matrix of a weight.
+func (m *Model) place(p *autograd.Param) *kernels.Mat {
+	if c := m.covered[p]; c != nil {
+		return &c.own
+	}
+	return &p.Mat
 }
 
 // bindAll binds the weights of a block; after an error call unbindAll.

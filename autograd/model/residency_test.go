@@ -125,3 +125,49 @@ func TestStreamedLimit(t *testing.T) {
 		t.Errorf("%d bytes are left behind", weights(m)-outside)
 	}
 }
+
+// What covers a weight is used wherever the weight itself lies, also after its
+// block has left memory, and goes with restore alone.
+func TestCoverStays(t *testing.T) {
+	hidden := func(m *Model) []float32 {
+		tape := &autograd.Tape{Dev: m.Dev}
+		defer tape.Free()
+		return values(t, tape, m.Hidden(tape, Inputs{IDs: tokens(1, 20, deep.V)}))
+	}
+	var base, covered []float32
+	for _, stay := range []int{6, 3, 0} {
+		dev := cpu.New(cpu.Options{})
+		m := loadDeep(t, dev, false)
+		if base == nil {
+			base = hidden(m)
+		}
+		p := m.Blocks[4].Linears()[0].W
+		x, err := dev.Alloc(kernels.Weights, dtype.Of(dtype.F32), p.Len())
+		if err != nil {
+			t.Fatal(err)
+		}
+		dev.Upload(x, kernels.Bytes(random(11)(p.Len())))
+		restore := m.Cover(p, kernels.Mat{Buffer: x, Rows: p.Rows, Cols: p.Cols, Of: p.Rows})
+		again := m.Cover(p, kernels.Mat{Buffer: x, Rows: p.Rows, Cols: p.Cols, Of: p.Rows})
+		for m.stay.kept > stay {
+			m.Evict()
+		}
+		again()
+		got := hidden(m)
+		if covered == nil {
+			covered = got
+		}
+		if !reflect.DeepEqual(got, covered) || reflect.DeepEqual(got, base) {
+			t.Errorf("%d blocks stay: not the values with what covers a weight", stay)
+		}
+		restore()
+		if !reflect.DeepEqual(hidden(m), base) {
+			t.Errorf("%d blocks stay: restored, other values than before", stay)
+		}
+		m.Close()
+		dev.Free(x)
+		if left := kernels.Total(dev.Info().Mem.Now); left != 0 {
+			t.Errorf("%d blocks stay: %d bytes are left", stay, left)
+		}
+	}
+}

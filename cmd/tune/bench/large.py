@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A model larger than the memory limit through every stage: what the plan says, what is counted, what the process takes.
 
-    python3 cmd/tune/bench/large.py [--shape llama-8b] [--limit 4GiB] [--train-limit 8GiB] [STAGE …]
+    python3 cmd/tune/bench/large.py [--shape llama-8b] [--limit 4GiB] [--train-limit 8GiB] [--layers N] [STAGE …]
 
 Makes the shape with random weights (random_model.py), writes a recipe with all stages that hold a model, and runs each
 in a process of its own under the limit. For each stage it prints the peak that the plan predicted, the peak that was
@@ -86,22 +86,23 @@ def size(text):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--shape", choices=random_model.SHAPES, default="llama-8b")
+    p.add_argument("--layers", type=int, help="another number of them: the peak of a walk over blocks does not depend on it, its time does")
     p.add_argument("--limit", default="4GiB")
     p.add_argument("--train-limit", default="8GiB")
     p.add_argument("stages", nargs="*", choices=[[], *STAGES], default=STAGES)
     a = p.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    model = WORK / a.shape
+    model = WORK / (f"{a.shape}-{a.layers}" if a.layers else a.shape)
     if not (model / "model.safetensors.index.json").exists():
         subprocess.run([sys.executable, str(pathlib.Path(__file__).parent / "random_model.py"), a.shape, str(model),
-                        "--tokenizer", str(SHARED / "tokenizer-json/llama3")], check=True)
-    path, dir = recipe(model, a.stages), WORK / "large-runs"
+                        "--tokenizer", str(SHARED / "tokenizer-json/llama3"), *(["--layers", str(a.layers)] if a.layers else [])], check=True)
+    path, dir = recipe(model, a.stages), WORK / f"{model.name}-runs"
     base = [str(path), "--run-dir", str(dir)]
     code, _, _, err = run(["run", *base, "--quiet", "--only", "data"])
     if code != 0:
         sys.exit(err)
     bad = 0
-    print(f"{a.shape}, {SAMPLES}×{LENGTH} tokens")
+    print(f"{model.name}, {SAMPLES}×{LENGTH} tokens")
     print("stage      limit   planned   counted  of plan  anonymous      time")
     for id in [s for s in STAGES if s in a.stages]:
         limit = a.train_limit if id == "adapter" else a.limit

@@ -108,10 +108,12 @@ def main():
     p.add_argument("shape", choices=SHAPES)
     p.add_argument("output", type=pathlib.Path)
     p.add_argument("--tokenizer", type=pathlib.Path, help="folder whose tokenizer files are copied")
+    p.add_argument("--layers", type=int, help="another number of them")
     p.add_argument("--seed", type=int, default=1)
     a = p.parse_args()
     a.output.mkdir(parents=True, exist_ok=True)
-    shape = SHAPES[a.shape]
+    shape = list(SHAPES[a.shape])
+    shape[2] = a.layers or shape[2]
     (a.output / "config.json").write_text(json.dumps(config(shape), indent=2))
     if a.tokenizer:
         for f in a.tokenizer.glob("*.json"):

@@ -132,8 +132,8 @@ func searchFor(m *Method, name string) (*Method, error) {
 	return m, nil
 }
 
-// calibrated reports whether the blocks are walked with calibration text.
-func (p *FolderPlan) calibrated() bool { return p.job.Calibrated() }
+// Calibrated reports whether the blocks are walked with calibration text.
+func (p *FolderPlan) Calibrated() bool { return p.job.Calibrated() }
 
 // Work is the floating-point operations that the job spends on a group of layers
 // with in inputs and out outputs in all, on tokens tokens.

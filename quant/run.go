@@ -85,7 +85,7 @@ func (r *folderRun) plan(jobs []FolderJob, calibration [][]int32) error {
 			}
 		}
 		r.outputs = append(r.outputs, o)
-		if !p.calibrated() {
+		if !p.Calibrated() {
 			continue
 		}
 		s, err := r.stream(o, calibration)
@@ -158,7 +158,7 @@ func (r *folderRun) quantize() error {
 func (o *output) outside() (kept, rounded []arch.Out) {
 	for _, out := range o.plan.outs {
 		switch {
-		case o.plan.calibrated() && out.Layer >= 0:
+		case o.plan.Calibrated() && out.Layer >= 0:
 		case o.plan.quantize[out.Name]:
 			rounded = append(rounded, out)
 		default:

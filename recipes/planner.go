@@ -123,6 +123,7 @@ func gpuWords(device string) string {
 // walk plans every stage in order and returns the first refusal.
 func (p *Planner) walk() error {
 	var refused error
+	defer func(at int) { p.x.at = at }(p.x.at)
 	for i, j := range p.x.jobs {
 		p.x.at = i
 		s, err := p.stage(j)

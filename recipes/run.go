@@ -168,6 +168,11 @@ func (x *run) execute(ctx context.Context) error {
 			}
 			return err
 		}
+		if slices.Contains(j.Kind.Gives, DataRef) { // now what later stages will read is known
+			if err := x.check(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -89,12 +89,16 @@ type calibrationPlan struct {
 }
 
 // planCalibration adds the time of a walk over the blocks with calibration text,
-// and returns text of that size: each block runs on all tokens before and after it
+// and returns text of that size, nil before a run has looked at the rows: each block runs on all tokens before and after it
 // is quantized, and every input of a linear map gives a Hessian or a statistic.
 func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, src *arch.Source, c calibrationPlan) ([][]int32, error) {
 	tokens := c.samples * c.length
 	if ref.Stage != "" {
-		if rows, err := rowsOf(p, ref.Stage); err == nil && rows.unknown == "" {
+		rows, err := rowsOf(p, ref.Stage)
+		switch {
+		case err != nil || p.Quick && rows.unknown != "":
+			return nil, err
+		case rows.unknown == "":
 			tokens = int(min(int64(tokens), max(rows.trainTokens, 1)))
 		}
 	}

@@ -353,6 +353,11 @@ func writeEval(x *recipes.Env, j *recipes.Job, out *report.Evaluation) error {
 // planEval: every model measured from its own file.
 func planEval(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	o := j.Options.(*Eval)
+	if in, _ := j.In("data"); in.Stage != "" && p.Quick { // nothing is refused on a guess
+		if r, err := rowsOf(p, in.Stage); err != nil || r.unknown != "" {
+			return err
+		}
+	}
 	rows, tokens, answer := evalRows(p, j)
 	var models int
 	for _, in := range j.Inputs {

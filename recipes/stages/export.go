@@ -291,8 +291,8 @@ func planExport(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 	info := work.Info()
 	s.CountMemory(info.PeakTotal, info.Mem)
 	if in, ok := j.In("imatrix"); ok && in.Path == "" {
-		text, err := planCalibration(p, in, s, src, calibrationPlan{o.Samples, imatrixLength, quant.ImatrixWork})
-		if err != nil {
+		text, err := planCalibration(p, in, s, src, calibrationPlan{o.Samples, min(imatrixLength, src.Spec.MaxPos), quant.ImatrixWork})
+		if err != nil || text == nil {
 			return err
 		}
 		if src, err = shapesOf(src); err != nil {

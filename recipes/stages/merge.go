@@ -293,7 +293,7 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		return nil
 	}
 	rows, err := rowsOf(p, in.Stage)
-	if err != nil {
+	if err != nil || p.Quick && rows.unknown != "" { // nothing is refused on a guess
 		return err
 	}
 	tokens := int64(klTokens)

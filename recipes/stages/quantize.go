@@ -396,6 +396,9 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 			s.Note("samples: 32, max_length: 512 would take %s", recipes.About(s.Seconds*32*512/float64(o.Samples*min(o.MaxLength, src.Spec.MaxPos))))
 		}
 	}
+	if text == nil && plan.Calibrated() { // nothing is refused on a guess
+		return nil
+	}
 	return rehearseQuantize(p, group, s, src, text)
 }
 

@@ -20,14 +20,14 @@ from common import ROOT, SHARED, WORK
 
 import random_model
 
-SAMPLES, LENGTH = 4, 256  # calibration and training text: enough for every kernel to run, not to learn
+SAMPLES, LENGTH = 4, 128  # calibration and training text: enough for every kernel to run, not to learn
 STAGES = ["adapter", "merged", "gptq", "awq", "gguf", "dense", "check"]
 
 
 def rows():
     """Token rows of a fixed pattern: the weights are random, so the text need not be one."""
     out = WORK / f"large-rows-{LENGTH}.jsonl"
-    lines = [[(7 * i * i + 13 * r + i) % 120000 + 5 for i in range(LENGTH)] for r in range(8)]
+    lines = [[(7 * i * i + 13 * r + i) % 120000 + 5 for i in range(LENGTH)] for r in range(SAMPLES)]
     out.write_text("".join(json.dumps({"input_ids": ids}) + "\n" for ids in lines))
     return out
 
@@ -109,8 +109,7 @@ def main():
         plan = subprocess.run([str(ROOT / "bin/tune"), "plan", *base, "--memory-limit", limit, "--json"], cwd=ROOT, capture_output=True, text=True)
         want = next((s.get("peak_bytes", 0) for s in json.loads(plan.stdout)["stages"] if s["stage"] == id), 0) if plan.returncode == 0 else 0
         code, seconds, anon, err = run(["run", *base, "--quiet", "--only", id, "--memory-limit", limit])
-        state = dir / "large/.state" / f"{id}.json"
-        counted = json.loads(state.read_text()).get("peak_bytes", 0) if state.exists() else 0
+        counted = json.loads((dir / "large/.state/timing.json").read_text()).get(id, [0, 0])[1]
         ok = code == 0 and counted <= size(limit) and anon <= size(limit) and want and abs(counted / want - 1) <= 0.1
         bad += not ok
         ratio = f"{counted / want:8.2f}" if want else "       –"

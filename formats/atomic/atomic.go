@@ -203,6 +203,12 @@ func isTemp(name, base string) bool {
 	return err == nil && (base == "" || name[:i] == base)
 }
 
+// Reserved reports whether this package gives such a name to what is unfinished:
+// the end of the name would make it remove the file or folder.
+func Reserved(name string) bool {
+	return strings.HasSuffix(name, partSuffix) || isTemp(name, "") || isTemp(strings.Replace(name, asideMark, tempMark, 1), "")
+}
+
 // sweep removes temporaries of path whose writers are dead.
 func (d Disk) sweep(path string) { d.clean(filepath.Dir(path), filepath.Base(path)) }
 

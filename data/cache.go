@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/apache/arrow/go/v15/arrow"
 
@@ -27,7 +29,7 @@ type cacheInfo struct {
 	Vocab     int      `json:"vocab"`
 	MaxLength int      `json:"max_length"`
 	Groups    bool     `json:"groups,omitempty"` // there is a column of groups
-	Files     []string `json:"files"`            // the column file counts in these
+	Files     []string `json:"files"`            // the column file counts in these; in the file: shortNames
 	Train     int      `json:"train_samples"`
 	Val       int      `json:"val_samples"`
 }
@@ -75,6 +77,7 @@ func (d *Dataset) SaveArrow(dir string) error {
 	if err := info.save(f, "val.arrow", d.Val); err != nil {
 		return err
 	}
+	info.Files = shortNames(info.Files)
 	b, err := json.MarshalIndent(info, "", " ")
 	if err != nil {
 		return err
@@ -83,6 +86,29 @@ func (d *Dataset) SaveArrow(dir string) error {
 		return err
 	}
 	return f.Commit()
+}
+
+// shortNames are the ends of paths, as long as it takes to tell them apart: what
+// is written must not depend on where the data lies, nor say it.
+func shortNames(paths []string) []string {
+	tail := func(path string, n int) string {
+		parts := strings.Split(filepath.ToSlash(path), "/")
+		return strings.Join(parts[max(0, len(parts)-n):], "/")
+	}
+	out, short := slices.Clone(paths), make([]bool, len(paths))
+	for n := 1; slices.Contains(short, false); n++ {
+		count := map[string]int{}
+		for _, p := range paths {
+			count[tail(p, n)]++
+		}
+		for i, p := range paths {
+			if !short[i] {
+				out[i] = tail(p, n)
+				short[i] = count[out[i]] == 1 || out[i] == p
+			}
+		}
+	}
+	return out
 }
 
 // save writes one file.

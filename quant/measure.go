@@ -12,7 +12,8 @@ import (
 )
 
 // measure compares a quantized matrix with what it stands for: on the layer's
-// inputs where they are known, else the weights alone.
+// inputs where they are known, else the weights alone. It refuses what is not
+// finite, such as the scales of weights near the end of float32.
 func measure(l *layer, m block.Raw) (rep LayerReport, err error) {
 	s := scratch{dev: l.dev}
 	defer s.free()
@@ -38,6 +39,9 @@ func measure(l *layer, m block.Raw) (rep LayerReport, err error) {
 		}
 	}
 	rep.Error, rep.Relative = off, ratio(off, all)
+	if x := rep.Error + rep.Relative + rep.Weight; err == nil && x-x != 0 {
+		return rep, fail.Inputf(l.path, "leave this matrix out with ignore; tune verify looks at the whole model", "stored as %v it would not be finite: its weights or inputs are too large", l.typ)
+	}
 	return rep, err
 }
 

@@ -53,25 +53,41 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	if ref.Kind == DataRef {
-		files, err := filepath.Glob(path)
-		if err == nil && len(files) > 0 && !(len(files) == 1 && files[0] == path) {
-			var all []string
-			for _, f := range files {
-				h, err := x.hashes.tree(f)
-				if err != nil {
-					return "", fail.Inputf(f, "", "%w", err)
-				}
-				all = append(all, string(h))
-			}
-			return addressOf("glob", all, nil, nil), nil
+	if ref.Kind == DataRef && !exists(path) { // rows are read in the same order: a name before a pattern
+		if files, err := filepath.Glob(path); err == nil && len(files) > 0 {
+			return x.contentOfGlob(path, files)
 		}
 	}
 	h, err := x.hashes.tree(path)
 	if err != nil {
 		return "", x.missing(path, err)
 	}
+	if st, err := os.Stat(path); err == nil && !st.IsDir() && ref.Kind == DataRef {
+		h = addressOf("file", strings.ToLower(filepath.Ext(path)), map[string]Digest{"": h}, nil) // the ending is the format
+	}
 	return h, nil
+}
+
+// contentOfGlob hashes files by their names below the pattern's fixed part: splits
+// and formats go by them, and so does the order of rows.
+func (x *run) contentOfGlob(pattern string, files []string) (Digest, error) {
+	root := filepath.Dir(pattern)
+	for strings.ContainsAny(root, "*?[\\") {
+		root = filepath.Dir(root)
+	}
+	all := map[string]Digest{}
+	for _, f := range files {
+		h, err := x.hashes.tree(f)
+		if err != nil {
+			return "", fail.Inputf(f, "", "%w", err)
+		}
+		name, err := filepath.Rel(root, f)
+		if err != nil {
+			return "", fail.Inputf(f, "", "%w", err)
+		}
+		all[filepath.ToSlash(name)] = h
+	}
+	return addressOf("glob", nil, all, nil), nil
 }
 
 func (x *run) missing(path string, err error) error {

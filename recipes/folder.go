@@ -2,6 +2,10 @@ package recipes
 
 import (
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/gofrs/flock"
 
@@ -26,8 +30,50 @@ func (f folder) state(name string) string { return filepath.Join(string(f), ".st
 
 func (f folder) result(id string) string { return f.state(id + ".json") }
 
-// lock takes the folder; a second run in it is refused.
-func (f folder) lock() (unlock func(), err error) {
+var idRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
+// taken are names in a run folder, and in its .state, that are no stage's.
+var taken = []string{"report.html", "summary.md", "summary.json", "manifest.json", "tensorboard", "hashes", "timing"}
+
+// badID says what keeps an id from being the name of a stage's folder, "" for
+// nothing.
+func badID(id string) string {
+	switch {
+	case !idRE.MatchString(id):
+		return "cannot be a folder name"
+	case len(id) > maxName:
+		return tooLong
+	case slices.ContainsFunc(taken, func(name string) bool { return strings.EqualFold(name, id) }):
+		return "is what a run calls a file of its own"
+	case atomic.Reserved(id):
+		return "ends like the name of an unfinished artifact"
+	}
+	return ""
+}
+
+// badName says what keeps a recipe's name from being that of a folder right
+// below the folder of runs, "" for nothing.
+func badName(name string) string {
+	switch {
+	case name == "" || strings.HasPrefix(name, ".") || strings.ContainsAny(name, `/\`) || strings.ContainsFunc(name, unicode.IsControl):
+		return "cannot be a folder name"
+	case len(name) > maxName:
+		return tooLong
+	case atomic.Reserved(name):
+		return "ends like the name of an unfinished artifact"
+	}
+	return ""
+}
+
+// maxName leaves room for what file names add to the name of a run or a stage.
+const (
+	maxName = 150
+	tooLong = "is longer than 150 bytes"
+)
+
+// lock takes the folder, for runs and for who removes parts of it; the hint is
+// for those who find it taken.
+func (f folder) lock(hint string) (unlock func(), err error) {
 	if err := atomic.MkdirAll(f.state("")); err != nil {
 		return nil, fail.Limitf(string(f), "", "%w", err)
 	}
@@ -37,7 +83,7 @@ func (f folder) lock() (unlock func(), err error) {
 		return nil, fail.Limitf(string(f), "", "%w", err)
 	}
 	if !ok {
-		return nil, fail.Usagef(string(f), "wait for it, or give this run another name: --set name=…", "another run is working in this folder")
+		return nil, fail.Usagef(string(f), hint, "another run is working in this folder")
 	}
 	return func() { l.Unlock() }, nil
 }

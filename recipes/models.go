@@ -1,6 +1,7 @@
 package recipes
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,10 +29,10 @@ func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // OnlyModelIn is path itself, or the only GGUF in a folder of them.
 func OnlyModelIn(path string) string {
-	files, _ := filepath.Glob(filepath.Join(path, "*.gguf"))
+	files, _ := fs.Glob(os.DirFS(path), "*.gguf") // the folder's own name is no pattern
 	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "-imatrix.gguf") })
 	if len(files) == 1 && !exists(filepath.Join(path, "config.json")) {
-		return files[0]
+		return filepath.Join(path, files[0])
 	}
 	return path
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -80,8 +79,6 @@ func (k Kinds) Parse(name string, data []byte, sets []string) (*Recipe, error) {
 	return r, nil
 }
 
-var idRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
-
 // checker holds what tags cannot say of a recipe.
 type checker struct {
 	*schema.Decoder
@@ -104,6 +101,9 @@ func (c *checker) at(key string) *yaml.Node {
 func (c *checker) recipe(r *Recipe, stages reflect.Value) {
 	if r.Version != 1 {
 		c.Bad(c.at("version"), "version", "write version: 1", "this program reads version 1, found %d", r.Version)
+	}
+	if why := badName(r.Name); why != "" {
+		c.Bad(c.at("name"), "name", "write name: and one plain word: it becomes a folder below runs/", "name %q %s", r.Name, why)
 	}
 	if stages.Len() == 0 {
 		c.Bad(c.at("stages"), "stages", "", "no stages")
@@ -140,8 +140,8 @@ func (c *checker) stage(n *yaml.Node, form reflect.Value, s *Stage, kinds Kinds,
 	if s.ID == "" {
 		s.ID = s.Kind.Name
 	}
-	if !idRE.MatchString(s.ID) {
-		c.Bad(n, s.ID, "letters, digits, dot, dash and underscore", "%q cannot be a folder name", s.ID)
+	if why := badID(s.ID); why != "" {
+		c.Bad(n, s.ID, "choose another id: letters, digits, dot, dash and underscore", "id %q %s", s.ID, why)
 	}
 	if _, ok := schema.Fields(kinds.form())[s.ID]; ok {
 		c.Bad(n, s.ID, "choose another id: --set would mean the recipe's key", "id %s is a key of the recipe", s.ID)

@@ -3,6 +3,7 @@ package recipes_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -208,5 +209,31 @@ func TestValuesAreChecked(t *testing.T) {
 		if _, err := stages.All.Parse("r.yaml", []byte(good), []string{set}); err != nil {
 			t.Errorf("%s: %v", set, err)
 		}
+	}
+}
+
+// TestMergeKeys: merge keys that lead back to themselves, or stand for more keys
+// than anyone could have written, are a problem of the recipe.
+func TestMergeKeys(t *testing.T) {
+	bomb := "version: 1\nx-0: &a0 {max_length: 64}\n"
+	for i := 1; i < 12; i++ {
+		bomb += fmt.Sprintf("x-%d: &a%d {<<: [%s]}\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d,", i-1), 10), ","))
+	}
+	for text, want := range map[string]string{
+		"version: 1\nx-a: &a {k: 1, <<: &b {j: 2, <<: *a}}\nstages:\n  - ingest: {<<: *a}\n": "a mapping merges itself",
+		"version: 1\nx-a: &a {k: 1, <<: *a}\nstages:\n  - ingest: {<<: *a}\n":                "a mapping merges itself",
+		bomb + "stages:\n  - ingest: {<<: *a11}\n":                                           "stand for more than 100000 keys",
+	} {
+		_, err := stages.All.Parse("r.yaml", []byte(text), nil)
+		if fail.Code(err) != 2 || !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+		if n := strings.Count(fmt.Sprint(err), want); n > 2 {
+			t.Errorf("said %d times", n)
+		}
+	}
+	r, err := stages.All.Parse("r.yaml", []byte("version: 1\nbase_model: m\nx-a: &a {max_length: 64}\nx-b: &b {<<: *a, overflow: drop}\nstages:\n  - ingest: {<<: [*b, *a], datasets: [{path: d}]}\n"), nil)
+	if err != nil || r.Stages[0].Options.(*stages.Ingest).MaxLength != 64 || r.Stages[0].Options.(*stages.Ingest).Overflow != "drop" {
+		t.Errorf("merged twice: %v", err)
 	}
 }

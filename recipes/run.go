@@ -67,7 +67,7 @@ func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*report.Summary, erro
 		return nil, err
 	}
 	defer x.dev.Close()
-	unlock, err := x.dir.lock()
+	unlock, err := x.dir.lock("wait for it, or give this run another name: --set name=…")
 	if err != nil {
 		return nil, err
 	}

@@ -42,14 +42,19 @@ func writeFixtures(dir string) error {
 			return err
 		}
 	}
-	// nan has a token that is not a number, nanweight a weight.
+	// nan has a token that is not a number, nanweight a weight; huge has weights
+	// near the end of float32.
 	for name, at := range map[string]struct {
-		tensor string
-		index  int
-	}{"nan": {"model.embed_tokens.weight", 300 * 64}, "nanweight": {"model.layers.1.mlp.down_proj.weight", 77}} {
+		tensor   string
+		index, n int
+		value    float64
+	}{"nan": {"model.embed_tokens.weight", 300 * 64, 1, math.NaN()}, "nanweight": {"model.layers.1.mlp.down_proj.weight", 77, 1, math.NaN()},
+		"huge": {"model.layers.0.mlp.up_proj.weight", 3 * 64, 6 * 64, 3e38}} {
 		if err := writeModel(filepath.Join(dir, name), 64, tok, template, func(tensor string, w []float32) {
-			if tensor == at.tensor {
-				w[at.index] = float32(math.NaN())
+			for i := range at.n {
+				if tensor == at.tensor {
+					w[at.index+i] = float32(at.value)
+				}
 			}
 		}); err != nil {
 			return err

@@ -28,6 +28,8 @@ stages:
     quantize: {method: nf4}
   - id: gguf
     export: {type: [Q8_0, Q4_0], imatrix: ingest, samples: 4}
+  - id: plain
+    export: {format: safetensors, type: F16}
   - eval: {tasks: [perplexity, kl, exact_match], max_new_tokens: 4}
 `
 
@@ -128,7 +130,7 @@ func TestSameBits(t *testing.T) {
 // moments are paths between whose appearing and being recorded a kill is worst.
 var moments = []string{
 	"ingest", ".work/train/metrics.jsonl", "train", "train/metrics.jsonl", ".state/merge.json", "merge", "gptq", "gptq/quantization.json", "awq/quantization.json",
-	"nf4", "gguf/r-Q8_0.gguf", "gguf/r-Q4_0.gguf", "eval", "manifest.json",
+	"nf4", "gguf/r-Q8_0.gguf", "gguf/r-Q4_0.gguf", "plain", "eval", "manifest.json",
 }
 
 // kill starts the recipe and kills it when due, unless it ends before.
@@ -164,7 +166,7 @@ func kill(t *testing.T, dir, runs string, due func() bool) {
 // complete checks that what lies under a final name is whole.
 func complete(t *testing.T, run string) {
 	t.Helper()
-	for _, name := range []string{"train", "merge", "gptq", "awq", "nf4", "gguf/r-Q8_0.gguf", "gguf/r-Q4_0.gguf"} {
+	for _, name := range []string{"train", "merge", "gptq", "awq", "nf4", "gguf/r-Q8_0.gguf", "gguf/r-Q4_0.gguf", "plain"} {
 		path := filepath.Join(run, name)
 		if _, err := os.Stat(path); err != nil {
 			continue

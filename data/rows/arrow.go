@@ -13,6 +13,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/ipc"
+	"github.com/apache/arrow/go/v15/arrow/memory"
 
 	"github.com/tunekit/tunekit/data/jinja"
 )
@@ -26,7 +27,10 @@ type arrowRows struct {
 	at     int
 	number int64
 	total  int64
+	last   budget // of the row read last
 }
+
+func (a *arrowRows) row() budget { return a.last }
 
 func openArrow(path string) (Reader, error) {
 	f, err := os.Open(path)
@@ -110,8 +114,37 @@ func arrowFrom(r io.ReaderAt, size int64, each func(recordBatch) error) (*ipc.Re
 	if err := checkArrow(r, start, size, each); err != nil {
 		return nil, err
 	}
-	return ipc.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, start, size-start), 1<<16))
+	return ipc.NewReader(bufio.NewReaderSize(io.NewSectionReader(r, start, size-start), 1<<16), ipc.WithAllocator(&boundedMemory{}))
 }
+
+// boundedMemory is the memory of a stream's buffers: what the library reads
+// otherwise than it was checked ends in a panic that a reader turns into an error,
+// not in the end of the program.
+type boundedMemory struct {
+	memory.GoAllocator
+	held int64
+}
+
+// maxArrowHeld is a batch, the next one and the dictionaries of both.
+const maxArrowHeld = 2 * maxArrowBatch
+
+func (b *boundedMemory) take(n int) {
+	if b.held += int64(n); n > maxArrowBatch || b.held > maxArrowHeld {
+		panic(fmt.Sprintf("its buffers take %d bytes, at most %d are allowed", b.held, int64(maxArrowHeld)))
+	}
+}
+
+func (b *boundedMemory) Allocate(size int) []byte {
+	b.take(size)
+	return b.GoAllocator.Allocate(size)
+}
+
+func (b *boundedMemory) Reallocate(size int, old []byte) []byte {
+	b.take(size - len(old))
+	return b.GoAllocator.Reallocate(size, old)
+}
+
+func (b *boundedMemory) Free(p []byte) { b.held -= int64(len(p)) }
 
 // arrowFooter returns where the stream inside an Arrow file ends: before the
 // footer, its length and the magic.
@@ -151,8 +184,10 @@ func (a *arrowRows) Next() (*jinja.Dict, int64, error) {
 	a.at++
 	a.number++
 	d := &jinja.Dict{}
+	b := &a.last
+	*b = budget{}
 	for c, col := range a.rec.Columns() {
-		v, err := arrowValue(col, i)
+		v, err := b.arrowValue(col, i)
 		name := a.rec.ColumnName(c)
 		if err != nil {
 			return nil, a.number, fmt.Errorf("column %s: %w", name, err)
@@ -166,7 +201,10 @@ func (a *arrowRows) Next() (*jinja.Dict, int64, error) {
 }
 
 // arrowValue is value i of an array as a plain value of its own memory.
-func arrowValue(a arrow.Array, i int) (any, error) {
+func (b *budget) arrowValue(a arrow.Array, i int) (any, error) {
+	if err := b.value(); err != nil {
+		return nil, err
+	}
 	if a.IsNull(i) {
 		return nil, nil
 	}
@@ -176,26 +214,26 @@ func arrowValue(a arrow.Array, i int) (any, error) {
 	case *array.Boolean:
 		return a.Value(i), nil
 	case *array.String:
-		return arrowText(a.Value(i)), nil
+		return b.arrowText(a.Value(i))
 	case *array.LargeString:
-		return arrowText(a.Value(i)), nil
+		return b.arrowText(a.Value(i))
 	case *array.StringView:
-		return arrowText(a.Value(i)), nil
+		return b.arrowText(a.Value(i))
 	case *array.Binary:
-		return bytesOrText(a.Value(i), false), nil
+		return b.arrowBytes(a.Value(i))
 	case *array.LargeBinary:
-		return bytesOrText(a.Value(i), false), nil
+		return b.arrowBytes(a.Value(i))
 	case *array.Struct:
-		return arrowStruct(a, i)
+		return b.arrowStruct(a, i)
 	case *array.Map: // before List: a Map is one
-		return arrowMap(a, i)
+		return b.arrowMap(a, i)
 	case array.ListLike:
 		from, to := a.ValueOffsets(i)
-		return arrowList(a.ListValues(), from, to)
+		return b.arrowList(a.ListValues(), from, to)
 	case *array.Dictionary:
-		return arrowValue(a.Dictionary(), a.GetValueIndex(i))
+		return b.arrowValue(a.Dictionary(), a.GetValueIndex(i))
 	case array.ExtensionArray:
-		return arrowValue(a.Storage(), i)
+		return b.arrowValue(a.Storage(), i)
 	}
 	return arrowNumber(a, i)
 }
@@ -233,17 +271,24 @@ func arrowNumber(a arrow.Array, i int) (any, error) {
 	return nil, fmt.Errorf("values of type %s cannot be read", a.DataType())
 }
 
-func arrowText(s string) any {
-	if !utf8.ValidString(s) {
-		return badText{}
-	}
-	return strings.Clone(s)
+func (b *budget) arrowBytes(raw []byte) (any, error) {
+	return bytesOrText(raw, false), b.text(len(raw))
 }
 
-func arrowStruct(a *array.Struct, i int) (any, error) {
+func (b *budget) arrowText(s string) (any, error) {
+	if err := b.text(len(s)); err != nil {
+		return nil, err
+	}
+	if !utf8.ValidString(s) {
+		return badText{}, nil
+	}
+	return strings.Clone(s), nil
+}
+
+func (b *budget) arrowStruct(a *array.Struct, i int) (any, error) {
 	d := &jinja.Dict{}
 	for f := range a.NumField() {
-		v, err := arrowValue(a.Field(f), i)
+		v, err := b.arrowValue(a.Field(f), i)
 		if err != nil {
 			return nil, err
 		}
@@ -252,13 +297,16 @@ func arrowStruct(a *array.Struct, i int) (any, error) {
 	return d, nil
 }
 
-func arrowList(values arrow.Array, from, to int64) (any, error) {
-	if from < 0 || to < from || to > int64(values.Len()) || to-from > maxRowValues {
+func (b *budget) arrowList(values arrow.Array, from, to int64) (any, error) {
+	if from < 0 || to < from || to > int64(values.Len()) {
 		return nil, fmt.Errorf("list of values %d to %d of %d", from, to, values.Len())
+	}
+	if err := b.values(to - from); err != nil { // before the list is made
+		return nil, err
 	}
 	out := make([]any, 0, to-from)
 	for k := from; k < to; k++ {
-		v, err := arrowValue(values, int(k))
+		v, err := b.arrowValue(values, int(k))
 		if err != nil {
 			return nil, err
 		}
@@ -267,13 +315,13 @@ func arrowList(values arrow.Array, from, to int64) (any, error) {
 	return out, nil
 }
 
-func arrowMap(a *array.Map, i int) (any, error) {
+func (b *budget) arrowMap(a *array.Map, i int) (any, error) {
 	from, to := a.ValueOffsets(i)
-	keys, err := arrowList(a.Keys(), from, to)
+	keys, err := b.arrowList(a.Keys(), from, to)
 	if err != nil {
 		return nil, err
 	}
-	values, err := arrowList(a.Items(), from, to)
+	values, err := b.arrowList(a.Items(), from, to)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ const (
 // batches. The layout is https://arrow.apache.org/docs/format/Columnar.html,
 // section IPC.
 func checkArrow(r io.ReaderAt, start, size int64, each func(recordBatch) error) error {
-	at := start
+	at, views := start, 0
 	for n := 0; ; n++ {
 		meta, body, err := readMessage(r, &at, size)
 		if err == nil && meta == nil && n == 0 {
@@ -31,7 +31,7 @@ func checkArrow(r io.ReaderAt, start, size int64, each func(recordBatch) error) 
 			return nil
 		}
 		if err == nil {
-			err = checkMessage(r, meta, at, body, n == 0, each)
+			err = checkMessage(r, meta, at, body, n == 0, &views, each)
 		}
 		if err != nil {
 			return fmt.Errorf("Arrow message %d: %w", n, err)
@@ -75,8 +75,9 @@ func readMessage(r io.ReaderAt, at *int64, size int64) (meta flat, body int64, e
 }
 
 // checkMessage checks a Message (1 header type, 2 header, 3 body length):
-// 1 schema first, then 2 dictionary and 3 record batches.
-func checkMessage(r io.ReaderAt, m flat, at, body int64, first bool, each func(recordBatch) error) error {
+// 1 schema first, then 2 dictionary and 3 record batches. views is the number of
+// columns of views in the schema.
+func checkMessage(r io.ReaderAt, m flat, at, body int64, first bool, views *int, each func(recordBatch) error) error {
 	root, _ := m.root()
 	kind := m.byte(root, 1)
 	header, ok := m.table(root, 2)
@@ -91,8 +92,10 @@ func checkMessage(r io.ReaderAt, m flat, at, body int64, first bool, each func(r
 		if m.int16(header, 0) != 0 {
 			return errors.New("big-endian data is not supported")
 		}
-		left := maxArrowFields
-		return errors.Join(m.checkFields(header, 1, 0, &left), m.checkVector(header, 2))
+		f := fieldCount{left: maxArrowFields}
+		err := errors.Join(m.checkFields(header, 1, 0, &f), m.checkVector(header, 2))
+		*views = f.views
+		return err
 	case 2: // DictionaryBatch: 1 data
 		if header, ok = m.table(header, 1); !ok {
 			return errors.New("dictionary without data")
@@ -101,7 +104,10 @@ func checkMessage(r io.ReaderAt, m flat, at, body int64, first bool, each func(r
 	default:
 		return fmt.Errorf("is of kind %d", kind)
 	}
-	b, err := checkBatch(r, m, header, at, body)
+	if kind == 2 {
+		views = new(int) // dictionaries hold none
+	}
+	b, err := checkBatch(r, m, header, at, body, *views)
 	if err != nil {
 		return err
 	}
@@ -109,9 +115,16 @@ func checkMessage(r io.ReaderAt, m flat, at, body int64, first bool, each func(r
 	return each(b)
 }
 
-// checkFields counts Fields (5 children) so that neither depth nor shared
-// offsets can make a small file large.
-func (m flat) checkFields(table, slot, depth int, left *int) error {
+// fieldCount counts the fields of a schema.
+type fieldCount struct {
+	left       int // how many more there may be
+	views      int // columns of views, whose buffers a batch counts
+	dictionary int // depth below a field whose values lie in a dictionary
+}
+
+// checkFields counts Fields (4 dictionary, 5 children) so that neither depth nor
+// shared offsets can make a small file large.
+func (m flat) checkFields(table, slot, depth int, f *fieldCount) error {
 	vec, n, err := m.vector(table, slot)
 	if err == nil && depth > maxArrowDepth {
 		err = fmt.Errorf("fields are nested deeper than %d", maxArrowDepth)
@@ -120,25 +133,36 @@ func (m flat) checkFields(table, slot, depth int, left *int) error {
 		return err
 	}
 	for i := range n {
-		if *left--; *left < 0 {
+		if f.left--; f.left < 0 {
 			return fmt.Errorf("more than %d fields", maxArrowFields)
 		}
 		field, ok := m.follow(vec + 4*i)
 		if !ok {
 			return errors.New("field outside its message")
 		}
-		if kind := m.byte(field, 2); kind == 0 || kind == arrowUnion || kind == arrowRunEnd {
+		kind := m.byte(field, 2)
+		if kind == 0 || kind == arrowUnion || kind == arrowRunEnd {
 			return fmt.Errorf("field of type %d is not supported", kind)
 		}
-		if err := errors.Join(m.checkFields(field, 5, depth+1, left), m.checkVector(field, 6)); err != nil {
+		inside := f.dictionary
+		if m.has(field, 4) {
+			f.dictionary++
+		}
+		if kind == arrowBinaryView || kind == arrowTextView {
+			if f.views++; f.dictionary > 0 {
+				return errors.New("a dictionary of views is not supported")
+			}
+		}
+		if err := errors.Join(m.checkFields(field, 5, depth+1, f), m.checkVector(field, 6)); err != nil {
 			return err
 		}
+		f.dictionary = inside
 	}
 	return nil
 }
 
-// Types of Schema.fbs that rows do not have.
-const arrowUnion, arrowRunEnd = 14, 22
+// Types of Schema.fbs: two that rows do not have, and views.
+const arrowUnion, arrowRunEnd, arrowBinaryView, arrowTextView = 14, 22, 23, 24
 
 // checkVector checks the length of a list that we do not read (metadata).
 func (m flat) checkVector(table, slot int) error {
@@ -170,8 +194,8 @@ func (b recordBatch) buffer(i int) (offset, length int64) {
 }
 
 // checkBatch checks a RecordBatch: 0 length, 1 nodes (length, nulls), 2 buffers
-// (offset, length), 3 compression.
-func checkBatch(r io.ReaderAt, m flat, batch int, at, body int64) (recordBatch, error) {
+// (offset, length), 3 compression, 4 buffers of each of the columns of views.
+func checkBatch(r io.ReaderAt, m flat, batch int, at, body int64, views int) (recordBatch, error) {
 	b := recordBatch{meta: m, body: at, rows: m.int64(batch, 0, 0)}
 	if b.rows < 0 || b.rows > max(8*body, freeArrowRows) {
 		return b, fmt.Errorf("claims %d rows in %d bytes", b.rows, body)
@@ -185,7 +209,14 @@ func checkBatch(r io.ReaderAt, m flat, batch int, at, body int64) (recordBatch, 
 			return b, fmt.Errorf("column node %d claims %d values, %d nulls", i, length, nulls)
 		}
 	}
-	_, b.compressed = m.table(batch, 3)
+	if b.compressed = m.has(batch, 3); b.compressed {
+		if _, ok := m.table(batch, 3); !ok {
+			return b, errors.New("its compression lies outside its message")
+		}
+	}
+	if err := m.checkCounts(batch, 4, views); err != nil {
+		return b, err
+	}
 	if b.buffers.at, b.buffers.n, err = m.vector(batch, 2); err != nil {
 		return b, err
 	}
@@ -210,6 +241,23 @@ func checkBatch(r io.ReaderAt, m flat, batch int, at, body int64) (recordBatch, 
 		}
 	}
 	return b, nil
+}
+
+// checkCounts checks the list of int64 that says how many buffers of its own each
+// column of views has: the library makes room for them before it looks, and reads
+// a count for each column whatever the length of the list.
+func (m flat) checkCounts(batch, slot, views int) error {
+	at, n, err := m.vector(batch, slot)
+	_, buffers, err2 := m.vector(batch, 2)
+	if err = errors.Join(err, err2); err == nil && m.has(batch, slot) && n < views {
+		err = fmt.Errorf("counts the buffers of %d columns of views, there are %d", n, views)
+	}
+	for i := 0; i < n && err == nil; i++ {
+		if c := m.i64(at + 8*i); c < 0 || c > int64(buffers) {
+			err = fmt.Errorf("column %d of views claims %d buffers of %d", i, c, buffers)
+		}
+	}
+	return err
 }
 
 // flat is a FlatBuffers message; every access is checked, and what lies
@@ -255,6 +303,17 @@ func (m flat) field(table, slot int) (int, bool) {
 	return table + off, off > 0 && table+off < len(m)
 }
 
+// has tells whether a table says that it has a field, wherever that lies.
+func (m flat) has(table, slot int) bool {
+	back, ok := m.u32(table)
+	vtable := table - int(int32(back))
+	if !ok || vtable < 0 || vtable > len(m)-4 {
+		return false
+	}
+	entry := vtable + 4 + 2*slot
+	return 4+2*slot < int(binary.LittleEndian.Uint16(m[vtable:])) && (entry > len(m)-2 || binary.LittleEndian.Uint16(m[entry:]) != 0)
+}
+
 func (m flat) byte(table, slot int) byte {
 	if at, ok := m.field(table, slot); ok {
 		return m[at]
@@ -287,7 +346,7 @@ func (m flat) table(table, slot int) (int, bool) {
 // vector is the position of the first element and the number of elements, none
 // when the field is absent; every element takes at least 4 bytes.
 func (m flat) vector(table, slot int) (at, n int, err error) {
-	if _, there := m.field(table, slot); !there {
+	if !m.has(table, slot) {
 		return 0, 0, nil
 	}
 	at, ok := m.table(table, slot)

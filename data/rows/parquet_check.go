@@ -26,7 +26,6 @@ const (
 	maxRatio       = 200
 	maxPageValues  = 1 << 24
 	maxPageHeader  = 1 << 20
-	maxRowValues   = 1 << 22 // of one column in one row
 )
 
 // parquetMeta is what the checks need of a footer, all of it checked.
@@ -49,6 +48,8 @@ type parquetChunk struct {
 	codec       int64
 	values      int64
 	nulls       int64 // as its statistics claim; 0 without them
+
+	data, dictionary int64 // where the pages begin, as the footer says
 }
 
 // readParquetMeta checks magic, footer and schema of a file of size bytes.
@@ -232,7 +233,7 @@ func checkGroup(g thrift, leaves int, end int64) (parquetGroup, error) {
 		if chunk.has(1) {
 			return out, fmt.Errorf("column %d lies in another file (%q)", i, chunk.text(1))
 		}
-		p := parquetChunk{start: m.num(9), size: m.num(7), codec: m.num(4), values: m.num(5)}
+		p := parquetChunk{start: m.num(9), size: m.num(7), codec: m.num(4), values: m.num(5), data: m.num(9), dictionary: m.num(11)}
 		if d := m.num(11); d > 0 && d < p.start {
 			p.start = d
 		}
@@ -250,15 +251,12 @@ func checkGroup(g thrift, leaves int, end int64) (parquetGroup, error) {
 // checkPages walks the page headers of a chunk and holds their sizes and
 // counts to the limits; compressed pages that do not say what they hold are
 // decompressed once, into nothing, since a library would go on for as long as a
-// bomb gives. It returns what must be hidden from the library.
-func checkPages(r io.ReaderAt, c parquetChunk) (hide []byteRange, err error) {
+// bomb gives. It returns what the library must read in place of the headers.
+func checkPages(r io.ReaderAt, c parquetChunk) (plain []patch, err error) {
 	br := bufio.NewReaderSize(io.NewSectionReader(r, c.start, c.size), 1<<16)
 	seen, at := int64(0), c.start
 	for seen < c.values {
 		t := &thriftReader{r: br, left: maxPageHeader, nodes: 1 << 16}
-		t.isOdd = func(depth int, id int64, s thrift) bool {
-			return depth == 1 && (id == 5 || id == 8) && oddStatistics(s) // of DataPageHeader, DataPageHeaderV2
-		}
 		h, err := t.structure(0)
 		if err != nil {
 			return nil, fmt.Errorf("page header: %w", err)
@@ -271,13 +269,17 @@ func checkPages(r io.ReaderAt, c parquetChunk) (hide []byteRange, err error) {
 		if err := checkPageData(br, h, c.codec); err != nil {
 			return nil, err
 		}
-		hide = append(hide, moved(t.odd, at)...)
+		head, err := plainHeader(h, t.read)
+		if err != nil {
+			return nil, fmt.Errorf("page header: %w", err)
+		}
+		plain = append(plain, patch{at, head})
 		at += t.read + h.num(3)
 	}
 	if seen != c.values {
 		return nil, fmt.Errorf("pages hold %d values, the column claims %d", seen, c.values)
 	}
-	return hide, nil
+	return plain, nil
 }
 
 // checkPageHeader checks PageHeader (1 type, 2 uncompressed, 3 compressed

@@ -1,6 +1,7 @@
 package rows
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/encoding"
+	"github.com/parquet-go/parquet-go/format"
 
 	"github.com/tunekit/tunekit/data/jinja"
 )
@@ -25,6 +28,7 @@ type parquetRows struct {
 	group  int   // being read
 	left   int64 // rows of it still to come
 	number int64
+	budget budget // of the row
 }
 
 // node is one element of the schema.
@@ -37,6 +41,7 @@ type node struct {
 	first    *leaf // of the leaves below it
 	leaf     *leaf // itself, when it has no children
 	list     bool  // a LIST: unwraps to its elements
+	bare     bool  // the repeated part of a LIST around elements
 	dict     bool  // a MAP: unwraps to a dictionary
 }
 
@@ -49,7 +54,7 @@ type leaf struct {
 	values parquet.ValueReader
 	buf    []parquet.Value
 	at     int
-	taken  int // in the row
+	row    *budget
 	conv   func(parquet.Value) any
 }
 
@@ -94,14 +99,17 @@ func parquetFrom(r io.ReaderAt, size int64) (*parquetRows, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := meta.agrees(file.Metadata()); err != nil {
+		return nil, err
+	}
 	for i, g := range meta.groups {
 		for j, c := range g.chunks {
-			hide, err := checkPages(r, c)
+			plain, err := checkPages(r, c)
 			if err != nil {
 				return nil, fmt.Errorf("row group %d, column %d: %w", i, j, err)
 			}
-			for _, s := range hide {
-				view.hide(s)
+			for _, p := range plain {
+				view.patch(p)
 			}
 		}
 	}
@@ -113,6 +121,27 @@ func parquetFrom(r io.ReaderAt, size int64) (*parquetRows, error) {
 	}
 	return p, p.checkFlat()
 }
+
+// agrees checks that the library read in the footer what was checked.
+func (m *parquetMeta) agrees(f *format.FileMetaData) error {
+	if len(f.RowGroups) != len(m.groups) {
+		return errFooter
+	}
+	for i, g := range m.groups {
+		if f.RowGroups[i].NumRows != g.rows || len(f.RowGroups[i].Columns) != len(g.chunks) {
+			return errFooter
+		}
+		for j, c := range g.chunks {
+			d := &f.RowGroups[i].Columns[j].MetaData
+			if int64(d.Codec) != c.codec || d.NumValues != c.values || d.TotalCompressedSize != c.size || d.DataPageOffset != c.data || d.DictionaryPageOffset != c.dictionary {
+				return errFooter
+			}
+		}
+	}
+	return nil
+}
+
+var errFooter = errors.New("the footer can be read in two ways")
 
 // checkFlat checks that columns without lists have a value a row, and columns
 // that must have values no nulls.
@@ -143,7 +172,7 @@ func (p *parquetRows) build(c *parquet.Column, rep, def byte) *node {
 	}
 	n.rep, n.def = rep, def
 	if c.Leaf() {
-		n.leaf = &leaf{index: len(p.leaves), column: c, conv: converter(c)}
+		n.leaf = &leaf{index: len(p.leaves), column: c, conv: converter(c), row: &p.budget}
 		n.first = n.leaf
 		p.leaves = append(p.leaves, n.leaf)
 		return n
@@ -168,8 +197,12 @@ func (n *node) annotate(element thrift) {
 		converted = element.num(6)
 	}
 	n.list = logical.has(3) || converted == 3
+	inner := n.children[0] // one that is the element itself has these names, by the format's rules
+	inner.bare = n.list && len(inner.children) == 1 && inner.name != "array" && inner.name != n.name+"_tuple"
 	n.dict = (logical.has(2) || converted == 1 || converted == 2) && len(n.children[0].children) == 2
 }
+
+func (p *parquetRows) row() budget { return p.budget }
 
 func (p *parquetRows) Total() int64 { return p.meta.rows }
 
@@ -204,7 +237,7 @@ func (p *parquetRows) Next() (*jinja.Dict, int64, error) {
 	}
 	p.left--
 	p.number++
-	row, bad, err := p.row()
+	row, bad, err := p.assemble()
 	if err != nil {
 		return nil, p.number, fmt.Errorf("row %d: %w", p.number, err)
 	}
@@ -214,13 +247,11 @@ func (p *parquetRows) Next() (*jinja.Dict, int64, error) {
 	return row, p.number, nil
 }
 
-// row assembles one row and checks that each column stands at the next one.
-func (p *parquetRows) row() (*jinja.Dict, *RowError, error) {
+// assemble makes one row and checks that each column stands at the next one.
+func (p *parquetRows) assemble() (*jinja.Dict, *RowError, error) {
 	d := &jinja.Dict{}
 	var bad *RowError
-	for _, l := range p.leaves {
-		l.taken = 0
-	}
+	p.budget = budget{}
 	for _, c := range p.root.children {
 		v, err := c.read()
 		if err != nil {
@@ -290,6 +321,9 @@ func (n *node) read() (any, error) {
 		return out, n.skip()
 	}
 	for {
+		if err := n.first.row.value(); err != nil {
+			return nil, err
+		}
 		e, err := n.single()
 		if err != nil {
 			return nil, err
@@ -332,6 +366,9 @@ func (n *node) single() (any, error) {
 	if n.leaf != nil {
 		return n.leaf.take()
 	}
+	if n.bare {
+		return n.children[0].read()
+	}
 	if n.list || n.dict {
 		return n.unwrap()
 	}
@@ -359,12 +396,6 @@ func (n *node) unwrap() (any, error) {
 	}
 	if n.dict {
 		return toDict(list, inner), nil
-	}
-	if len(inner.children) != 1 || inner.name == "array" || inner.name == n.name+"_tuple" {
-		return list, nil // the repeated group is the element itself
-	}
-	for i, e := range list {
-		_, list[i] = e.(*jinja.Dict).At(0)
 	}
 	return list, nil
 }
@@ -447,7 +478,10 @@ func (l *leaf) fill() (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		l.page, l.values = page, page.Values()
+		l.page = page
+		if l.values, err = l.valuesOf(page); err != nil {
+			return false, err
+		}
 	}
 	if cap(l.buf) == 0 {
 		l.buf = make([]parquet.Value, 256)
@@ -467,11 +501,84 @@ func (l *leaf) fill() (bool, error) {
 func (l *leaf) take() (any, error) {
 	v := l.buf[l.at]
 	l.at++
-	if l.taken++; l.taken > maxRowValues {
-		return nil, fmt.Errorf("a row has more than %d values", maxRowValues)
-	}
 	if v.IsNull() {
 		return nil, errLevels
 	}
+	if k := v.Kind(); k == parquet.ByteArray || k == parquet.FixedLenByteArray {
+		if err := l.row.text(len(v.ByteArray())); err != nil {
+			return nil, err
+		}
+	}
 	return l.conv(v), nil
+}
+
+// valuesOf reads a page whose levels were compared with its values: where there
+// are fewer than the levels say, the library would look for the next for ever.
+func (l *leaf) valuesOf(page parquet.Page) (parquet.ValueReader, error) {
+	defs := page.DefinitionLevels()
+	if l.column.MaxDefinitionLevel() == 0 || len(defs) == 0 {
+		return page.Values(), nil
+	}
+	top := byte(l.column.MaxDefinitionLevel())
+	want := bytes.Count(defs, []byte{top})
+	data, have := page.Data(), want
+	switch {
+	case page.Dictionary() != nil:
+		have = len(data.Int32())
+	case data.Kind() == encoding.Boolean: // only whole bytes can be counted
+		if len(data.Boolean()) < (want+7)/8 {
+			return nil, errLevels
+		}
+		return &boolValues{column: page.Column(), reps: page.RepetitionLevels(), defs: defs, top: top, bits: data.Boolean()}, nil
+	case data.Kind() == encoding.Int32:
+		have = len(data.Int32())
+	case data.Kind() == encoding.Int64:
+		have = len(data.Int64())
+	case data.Kind() == encoding.Int96:
+		have = len(data.Int96())
+	case data.Kind() == encoding.Float:
+		have = len(data.Float())
+	case data.Kind() == encoding.Double:
+		have = len(data.Double())
+	case data.Kind() == encoding.ByteArray:
+		_, offsets := data.ByteArray()
+		have = len(offsets) - 1
+	case data.Kind() == encoding.FixedLenByteArray:
+		raw, size := data.FixedLenByteArray()
+		have = len(raw) / max(size, 1)
+	}
+	if have != want {
+		return nil, errLevels
+	}
+	return page.Values(), nil
+}
+
+// boolValues reads the booleans of a page by its levels.
+type boolValues struct {
+	column     int
+	reps, defs []byte // reps may be empty
+	top        byte   // the level of values that are there
+	bits       []byte
+	at, bit    int
+}
+
+// ReadValues is that of parquet.ValueReader.
+func (b *boolValues) ReadValues(out []parquet.Value) (n int, err error) {
+	for n < len(out) && b.at < len(b.defs) {
+		v, rep := parquet.NullValue(), 0
+		if b.defs[b.at] == b.top {
+			v = parquet.BooleanValue(b.bits[b.bit/8]>>(b.bit%8)&1 != 0)
+			b.bit++
+		}
+		if len(b.reps) > 0 {
+			rep = int(b.reps[b.at])
+		}
+		out[n] = v.Level(rep, int(b.defs[b.at]), b.column)
+		b.at++
+		n++
+	}
+	if b.at == len(b.defs) {
+		err = io.EOF
+	}
+	return n, err
 }

@@ -19,7 +19,44 @@ import (
 const (
 	maxLine     = 64 << 20  // bytes of a JSONL line or a CSV record
 	maxJSONFile = 256 << 20 // bytes of a JSON array or a text file
+
+	maxRowValues = 1 << 22   // of lists and columns of a row
+	maxRowText   = 256 << 20 // bytes of text and binary values of a row
+
+	freeGrowth = 256 << 20 // bytes that the rows of any columnar file may take
+	maxGrowth  = 10_000    // bytes of rows for each of a larger one
 )
+
+// budget is what a row of a columnar file takes. A few bytes can stand for any
+// number of values there, since lists and dictionaries say things once.
+type budget struct{ taken, bytes int64 }
+
+// size is about what the row takes in memory.
+func (b budget) size() int64 { return 64*(b.taken+1) + b.bytes }
+
+// value takes one more value.
+func (b *budget) value() error {
+	b.taken++
+	return b.values(0)
+}
+
+// values refuses a row that n more values would make too large.
+func (b *budget) values(n int64) error {
+	if b.taken+n > maxRowValues {
+		return fmt.Errorf("%w: more than %d values", errRowSize, maxRowValues)
+	}
+	return nil
+}
+
+// text takes so many more bytes of text.
+func (b *budget) text(n int) error {
+	if b.bytes += int64(n); b.bytes > maxRowText {
+		return fmt.Errorf("%w: more than %d MiB of text", errRowSize, maxRowText>>20)
+	}
+	return nil
+}
+
+var errRowSize = errors.New("the row is too large")
 
 // Reader reads the rows of one file as dictionaries of its columns, in the
 // values of jinja.ParseJSON; binary columns that are no text are []byte.
@@ -78,7 +115,11 @@ func Open(path string) (r Reader, err error) {
 	if err != nil {
 		return nil, FileError(path, err)
 	}
-	return &guarded{path, r}, nil
+	g := &guarded{path: path, Reader: r}
+	if st, err := os.Stat(path); err == nil {
+		g.allowed = max(freeGrowth, maxGrowth*st.Size())
+	}
+	return g, nil
 }
 
 // FillsIn tells whether every structure of a file's column has the fields of all,
@@ -95,11 +136,17 @@ func FillsIn(path string) bool {
 type guarded struct {
 	path string
 	Reader
+	taken, allowed int64 // bytes of rows so far, and of all
 }
 
 func (g *guarded) Next() (row *jinja.Dict, number int64, err error) {
 	defer recoverTo(g.path, &err)
 	row, number, err = g.Reader.Next()
+	if b, ok := g.Reader.(interface{ row() budget }); ok && err == nil {
+		if g.taken += b.row().size(); g.taken > g.allowed {
+			return nil, number, fail.Limitf(g.path, "write the rows that are meant into another file", "row %d: the rows so far take %d MiB, more than %d times the file", number, g.taken>>20, maxGrowth)
+		}
+	}
 	var bad *RowError
 	if err == nil || err == io.EOF || errors.As(err, &bad) {
 		return row, number, err
@@ -124,6 +171,9 @@ func FileError(path string, err error) error {
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		return missing(path)
+	}
+	if errors.Is(err, errRowSize) {
+		return fail.Limitf(path, "leave out the columns that training does not need, or make several rows of it", "%w", err)
 	}
 	return fail.Inputf(path, "the file is damaged, cut off or of another kind; write it again, or look at it with the program that made it", "%w", err)
 }

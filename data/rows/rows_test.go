@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -616,6 +617,53 @@ func TestBombs(t *testing.T) {
 	} {
 		if _, err := checkPageHeader(h); err == nil {
 			t.Errorf("page header %v is no error", h)
+		}
+	}
+}
+
+// TestHostile: small files (pyarrow 26 wrote them; some have one byte changed) that
+// once took all memory or all time. nulls: levels of more values than there are.
+// lz4: a page header that can be read in two ways. buffers, view: counts outside
+// of their lists. The others are sound and unfold: lists of null, lists and
+// dictionaries said once and used many times.
+func TestHostile(t *testing.T) {
+	for name, want := range map[string]int{"nulls.parquet": 3, "lz4.parquet": 0, "onelist.parquet": 4, "manylists.parquet": 4,
+		"buffers.arrow": 3, "view.arrow": 3, "dictlist.arrow": 4, "dictstr.arrow": 4, "listview.arrow": 4} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		r, err := Open(filepath.Join("testdata/hostile", name))
+		if err == nil {
+			for err == nil {
+				_, _, err = r.Next()
+			}
+			r.Close()
+		}
+		runtime.ReadMemStats(&after)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		if fail.Code(err) != want {
+			t.Errorf("%s: %v, want exit code %d", name, err, want)
+		}
+		if took := int64(after.TotalAlloc-before.TotalAlloc) >> 20; took > 800 {
+			t.Errorf("%s: %d MiB were taken", name, took)
+		}
+	}
+}
+
+// TestHostileBytes: the same files with any byte changed are rows or an error.
+func TestHostileBytes(t *testing.T) {
+	for name, scan := range map[string]func([]byte) (int, error){"nulls.parquet": scanParquet, "lz4.parquet": scanParquet, "buffers.arrow": scanArrow, "view.arrow": scanArrow} {
+		file, err := os.ReadFile(filepath.Join("testdata/hostile", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range file {
+			for _, x := range []byte{1, 2, 4, 8, 16, 32, 64, 128, 255} {
+				bad := bytes.Clone(file)
+				bad[i] ^= x
+				scan(bad)
+			}
 		}
 	}
 }

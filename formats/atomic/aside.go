@@ -16,6 +16,9 @@ func Aside(path string) (restore, drop func() error, err error) { return machine
 
 func (d Disk) aside(path string) (restore, drop func() error, err error) {
 	path = filepath.Clean(path)
+	if err := Ordinary(path); err != nil {
+		return nil, nil, err
+	}
 	old := strings.Replace(tempName(path), tempMark, asideMark, 1) // no sweep of temporaries may take it
 	if err := d.FS.Rename(path, old); err != nil {
 		return nil, nil, failed(path, "moving it aside", err)

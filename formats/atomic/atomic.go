@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Disk writes to one file system. The package's functions use the machine's;
@@ -34,13 +36,43 @@ func CreateSized(path string, size int64) (*Writer, error) { return machine.Crea
 // WriteFile writes a whole file at path, replacing what is there.
 func WriteFile(path string, data []byte) error { return machine.WriteFile(path, data) }
 
-// Append adds to the end of a file, or makes it, by writing the whole anew.
+// Append adds to the end of a file, or makes it, by writing the whole anew. Where
+// path is a link, what it points to grows.
 func Append(path string, data []byte) error {
+	if err := Ordinary(path); err != nil {
+		return err
+	}
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
 	old, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return failed(path, "reading", err)
 	}
 	return WriteFile(path, append(old, data...))
+}
+
+// Ordinary refuses a path that holds a device, a pipe or a socket, or a link to
+// one: renamed to, it would become a file for everyone who uses it.
+func Ordinary(path string) error {
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().IsRegular() || st.IsDir() {
+		return nil
+	}
+	return fail.Usagef(path, "name a file", "is a device, a pipe or a socket, and a file would take its place")
+}
+
+// Own refuses a path that holds something other than a command wrote there
+// before: what is written beside a result replaces only its like. An empty file
+// is anyone's.
+func Own(path, what string, is func() bool) error {
+	if err := Ordinary(path); err != nil {
+		return err
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().IsRegular() && (st.Size() == 0 || is()) {
+		return nil
+	}
+	return fail.Usagef(path, "name another file, or move this one away", "exists and is not %s: it would be lost", what)
 }
 
 // Writer is one file being written. It is not safe for concurrent use.
@@ -60,6 +92,9 @@ func (d Disk) Create(path string, size int64) (*Writer, error) {
 	path = filepath.Clean(path)
 	if st, err := d.FS.Lstat(path); err == nil && st.IsDir() {
 		return nil, failed(path, "creating", errors.New("a folder has this name"))
+	}
+	if err := Ordinary(path); err != nil {
+		return nil, err
 	}
 	d.sweep(path)
 	f, temp, err := d.temp(path)
@@ -201,6 +236,12 @@ func isTemp(name, base string) bool {
 	}
 	_, err := hex.DecodeString(name[i+len(tempMark):])
 	return err == nil && (base == "" || name[:i] == base)
+}
+
+// Reserved reports whether this package gives such a name to what is unfinished:
+// the end of the name would make it remove the file or folder.
+func Reserved(name string) bool {
+	return strings.HasSuffix(name, partSuffix) || isTemp(name, "") || isTemp(strings.Replace(name, asideMark, tempMark, 1), "")
 }
 
 // sweep removes temporaries of path whose writers are dead.

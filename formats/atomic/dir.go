@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // Folder is a folder being written under a temporary name; it appears whole at
@@ -250,7 +252,8 @@ func (d Disk) RemoveAll(path string) error {
 	return failed(path, "removing", err)
 }
 
-// Symlink makes path a symbolic link to target, replacing what is there.
+// Symlink makes path a symbolic link to target, replacing what is there. Callers
+// that were not told to replace a file ask OnlyLink first.
 func Symlink(target, path string) error {
 	path = filepath.Clean(path)
 	temp := tempName(path)
@@ -264,4 +267,12 @@ func Symlink(target, path string) error {
 		err = syncDir(filepath.Dir(path))
 	}
 	return failed(path, "linking", err)
+}
+
+// OnlyLink refuses a path that holds something other than a symbolic link.
+func OnlyLink(path string) error {
+	if st, err := os.Lstat(path); err == nil && st.Mode()&fs.ModeSymlink == 0 {
+		return fail.Usagef(path, "name another path, or move this away", "exists and is not a link: it would be lost")
+	}
+	return nil
 }

@@ -102,7 +102,7 @@ func (d Disk) refuse(path string, plan Plan) error {
 	case err == nil && !plan.Dir && st.IsDir():
 		return failed(path, "creating", errors.New("a folder has this name"))
 	}
-	return nil
+	return Ordinary(path)
 }
 
 func (p *Partial) part(name string) string { return filepath.Join(p.path+partSuffix, name) }

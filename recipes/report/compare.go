@@ -2,6 +2,7 @@ package report
 
 import (
 	"encoding/json"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,14 +27,15 @@ type Compared struct {
 // smallest first. resolve finds the file or folder of a model that the run did
 // not make.
 func Compare(run string, resolve func(path string) (string, error)) ([]Compared, error) {
-	files, _ := filepath.Glob(filepath.Join(run, "*", "eval.json"))
+	files, _ := fs.Glob(os.DirFS(run), "*/eval.json") // the folder's own name is no pattern
 	if len(files) == 0 {
 		return nil, fail.Usagef(run, "add an eval stage", "no evaluation in this run")
 	}
 	at := map[string]int{}
 	var out []Compared
 	for _, f := range files {
-		metrics, err := readMetrics(filepath.Dir(f))
+		stage := filepath.Dir(f)
+		metrics, err := readMetrics(filepath.Join(run, stage))
 		if err != nil {
 			return nil, err
 		}
@@ -41,7 +43,7 @@ func Compare(run string, resolve func(path string) (string, error)) ([]Compared,
 			i, ok := at[m.Model]
 			if !ok {
 				c := Compared{Name: m.Model, Metrics: map[string]float64{}}
-				c.locate(run, filepath.Base(filepath.Dir(f)), resolve)
+				c.locate(run, stage, resolve)
 				i, out = len(out), append(out, c)
 				at[m.Model] = i
 			}
@@ -87,8 +89,8 @@ func (c *Compared) locate(run, stage string, resolve func(string) (string, error
 	id, member, _ := strings.Cut(c.Name, "/")
 	c.Path = filepath.Join(run, id)
 	if member != "" {
-		if m, _ := filepath.Glob(filepath.Join(c.Path, "*-"+member+".gguf")); len(m) == 1 {
-			c.Path = m[0]
+		if m, _ := fs.Glob(os.DirFS(c.Path), "*-"+member+".gguf"); len(m) == 1 {
+			c.Path = filepath.Join(c.Path, m[0])
 		}
 	}
 	if c.Bytes = weightBytes(c.Path); c.Bytes > 0 {
@@ -118,9 +120,9 @@ func weightBytes(path string) int64 {
 	}
 	var n int64
 	for _, pattern := range []string{"*.safetensors", "*.gguf"} {
-		files, _ := filepath.Glob(filepath.Join(path, pattern))
+		files, _ := fs.Glob(os.DirFS(path), pattern)
 		for _, f := range files {
-			if st, err := os.Stat(f); err == nil {
+			if st, err := os.Stat(filepath.Join(path, f)); err == nil {
 				n += st.Size()
 			}
 		}

@@ -38,7 +38,7 @@ func (r *Evaluation) Append(path string) error {
 		if err != nil {
 			return err
 		}
-		return atomic.WriteFile(path, raw)
+		return writeJUnit(path, raw)
 	case ".json", ".jsonl":
 		raw, err := json.Marshal(r)
 		if err != nil {

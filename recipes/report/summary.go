@@ -4,9 +4,11 @@
 package report
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -182,7 +184,7 @@ func (s *Summary) Append(path string) error {
 		if add, err = s.junit(); err != nil {
 			return err
 		}
-		return atomic.WriteFile(path, add)
+		return writeJUnit(path, add)
 	case ".json":
 		if add, err = json.Marshal(s); err != nil {
 			return err
@@ -192,4 +194,24 @@ func (s *Summary) Append(path string) error {
 		add = []byte(s.Markdown() + "\n")
 	}
 	return atomic.Append(path, add)
+}
+
+// SummaryTo refuses a path that a summary cannot be written to. Text and JSON
+// grow at their end; JUnit is one document and replaces only another.
+func SummaryTo(path string) error {
+	if strings.ToLower(filepath.Ext(path)) != ".xml" {
+		return atomic.Ordinary(path)
+	}
+	return atomic.Own(path, "a JUnit report", func() bool {
+		raw, err := os.ReadFile(path)
+		return err == nil && bytes.Contains(raw[:min(len(raw), 4096)], []byte("<testsuite"))
+	})
+}
+
+// writeJUnit replaces a JUnit report.
+func writeJUnit(path string, raw []byte) error {
+	if err := SummaryTo(path); err != nil {
+		return err
+	}
+	return atomic.WriteFile(path, raw)
 }

@@ -27,7 +27,12 @@ type Decoder struct {
 	place   string
 	lines   []string
 	placeOf map[*yaml.Node]string // nodes that came from elsewhere than the text
+	open    []*yaml.Node          // mappings whose merge keys are being expanded
+	merged  int                   // keys that came in by merge keys
 }
+
+// maxMerged keeps a few lines of merge keys from standing for any number of keys.
+const maxMerged = 100_000
 
 // Setter is a type that reads its own node, because it has several forms.
 type Setter interface{ SetYAML(n *yaml.Node) error }
@@ -100,7 +105,13 @@ func (d *Decoder) Pairs(n *yaml.Node, path string) (keys, vals []*yaml.Node) {
 			add(k, n.Content[i+1])
 		}
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	if slices.Contains(d.open, n) {
+		d.Bad(n, path, "take the << out of it, or what it names", "a mapping merges itself")
+		return keys, vals
+	}
+	d.open = append(d.open, n)
+	defer func() { d.open = d.open[:len(d.open)-1] }()
+	for i := 0; i+1 < len(n.Content) && d.merged <= maxMerged; i += 2 {
 		if n.Content[i].Value != "<<" {
 			continue
 		}
@@ -110,8 +121,15 @@ func (d *Decoder) Pairs(n *yaml.Node, path string) (keys, vals []*yaml.Node) {
 			from = v.Content
 		}
 		for _, m := range from {
-			if m = Deref(m); m.Kind == yaml.MappingNode && m != n {
+			if m = Deref(m); m.Kind == yaml.MappingNode && d.merged <= maxMerged {
 				ks, vs := d.Pairs(m, path)
+				if d.merged > maxMerged {
+					break // said already
+				}
+				if d.merged += len(m.Content)/2 + 1; d.merged > maxMerged {
+					d.Bad(n, path, "name each mapping once in <<", "its merge keys stand for more than %d keys", maxMerged)
+					break
+				}
 				for j := range ks {
 					add(ks[j], vs[j])
 				}

@@ -172,6 +172,9 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 		f := ExportedFile{Type: typ, Path: filepath.Base(out)}
 		var notes []string
 		if o.Format == "safetensors" {
+			if err := atomic.RemoveAll(out); err != nil { // finished, but killed before it was recorded
+				return err
+			}
 			err = ExportSafetensors(ctx, x.Device(), src, out, typ, x.Progress("bytes"))
 		} else {
 			f, notes, err = exportGGUF(ctx, x, o, src, out, typ, im)

@@ -3,6 +3,7 @@ package stages
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -156,7 +157,7 @@ func TokenizerOf(path string) (*tokenizer.Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if weights, _ := filepath.Glob(filepath.Join(local, "*.safetensors")); len(weights) == 0 && exists(filepath.Join(local, "tokenizer.json")) {
+	if weights, _ := fs.Glob(os.DirFS(local), "*.safetensors"); len(weights) == 0 && exists(filepath.Join(local, "tokenizer.json")) {
 		return tokenizer.Open(tokenizerFolder{dir: local})
 	}
 	r, err := formats.Open(local)

@@ -178,8 +178,23 @@ type Baseline struct {
 	Models map[string]map[string]Series `json:"models"`
 }
 
-// WriteBaseline stores b as JSON.
+// BaselineTo refuses a path that holds something other than a baseline.
+func BaselineTo(path string) error {
+	return atomic.Own(path, "a baseline", func() bool {
+		var have struct {
+			Task   *string
+			Models map[string]json.RawMessage
+		}
+		raw, err := os.ReadFile(path)
+		return err == nil && json.Unmarshal(raw, &have) == nil && have.Task != nil && have.Models != nil // of any version
+	})
+}
+
+// WriteBaseline stores b as JSON, where there is nothing or another baseline.
 func WriteBaseline(path string, b Baseline) error {
+	if err := BaselineTo(path); err != nil {
+		return err
+	}
 	b.Version = 1
 	raw, err := json.MarshalIndent(b, "", " ")
 	if err != nil {

@@ -204,9 +204,9 @@ func (s *Source) bind() error {
 		for i, f := range t.stored {
 			delete(files, f.Name)
 			delete(files, t.pieces[i].Name) // under which another may stand for it
-		}
-		if !decoded(t.Type) {
-			return fail.Inputf(s.Reader.Path(), "store the model in F32, F16 or BF16", "tensor %s is %v, a type whose values are not read as weights", t.stored[0].Name, t.Type)
+			if !decoded(f.Type) {           // of each piece: together they may be held as another type
+				return fail.Inputf(s.Reader.Path(), "store the model in F32, F16 or BF16", "tensor %s is %v, a type whose values are not read as weights", f.Name, f.Type)
+			}
 		}
 		if t.Tied { // a copy
 			continue

@@ -35,6 +35,11 @@ func runCompare(c *ucli.Context) error {
 	if err := args(c, "RUN", 1); err != nil {
 		return err
 	}
+	if l := c.String("link"); l != "" {
+		if err := atomic.OnlyLink(l); err != nil {
+			return err
+		}
+	}
 	rows, err := report.Compare(c.Args().First(), recipes.ResolvePath)
 	if err != nil {
 		return err

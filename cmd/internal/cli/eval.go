@@ -37,6 +37,9 @@ func runEval(c *ucli.Context) error {
 	if err := required(c, "model", "data"); err != nil {
 		return err
 	}
+	if err := besides(c); err != nil {
+		return err
+	}
 	dev, err := openDevice(c)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -52,6 +53,11 @@ func runIngest(c *ucli.Context) error {
 	for _, p := range c.StringSlice("data") {
 		src.Path = p
 		o.Datasets = append(o.Datasets, src)
+	}
+	if f := c.String("errors"); f != "" {
+		if err := badRowsTo(f); err != nil {
+			return err
+		}
 	}
 	progress, clear := bar(c, "ingest", "rows")
 	ds, rep, tok, err := stages.IngestFiles(c.Context, c.String("model"), o, progress)
@@ -113,6 +119,22 @@ func parseColumns(s string) (map[string]string, error) {
 		return nil, fail.Usagef("--columns", "{messages: conv, role: from, content: value}", "%w", err)
 	}
 	return m, nil
+}
+
+// badRowsTo refuses a file that holds something other than bad rows, such as the
+// data itself.
+func badRowsTo(path string) error {
+	return atomic.Own(path, "a list of bad rows", func() bool {
+		f, err := os.Open(path)
+		if err != nil {
+			return false
+		}
+		defer f.Close()
+		d := json.NewDecoder(io.LimitReader(f, 1<<20))
+		d.DisallowUnknownFields()
+		var b data.BadRow
+		return d.Decode(&b) == nil && b.File != "" && b.Reason != ""
+	})
 }
 
 // writeLines writes values as JSON lines.

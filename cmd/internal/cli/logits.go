@@ -3,12 +3,14 @@ package cli
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
@@ -29,6 +31,9 @@ func runLogits(c *ucli.Context) error {
 	if err := required(c, "model", "input", "output"); err != nil {
 		return err
 	}
+	if err := logitsTo(c.String("output")); err != nil {
+		return err
+	}
 	in, err := readIDs(c.String("input"))
 	if err != nil {
 		return err
@@ -44,6 +49,19 @@ func runLogits(c *ucli.Context) error {
 		return err
 	}
 	return formats.WriteSafetensors(c.String("output"), out, nil)
+}
+
+// logitsTo refuses a file that holds something other than logits, such as the ids
+// themselves or a model.
+func logitsTo(path string) error {
+	return atomic.Own(path, "a file of logits", func() bool {
+		r, err := formats.Open(path)
+		if err != nil {
+			return false
+		}
+		defer r.Close()
+		return slices.ContainsFunc(r.Tensors(), func(t formats.Tensor) bool { return t.Name == "logits" })
+	})
 }
 
 // padded is a batch as Transformers has it: rows of one length with a mask.

@@ -12,6 +12,8 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
+	"github.com/tunekit/tunekit/train/eval"
 )
 
 // bar returns a progress function for one job.
@@ -59,4 +61,23 @@ func writeOutput(c *ucli.Context, path string, write func() error) error {
 
 func nameOf(path string) string {
 	return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+}
+
+// besides refuses, before any work, the files that a command is to write beside
+// its result and that hold something else.
+func besides(c *ucli.Context) error {
+	if f := c.String("write-baseline"); f != "" {
+		if err := eval.BaselineTo(f); err != nil {
+			return err
+		}
+	}
+	for _, f := range append(c.StringSlice("summary"), c.String("summary")) { // quant has only one
+		if f == "" {
+			continue
+		}
+		if err := report.SummaryTo(f); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -81,6 +81,9 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if err != nil {
 		return err
 	}
+	if err := besides(c); err != nil {
+		return err
+	}
 	if len(models) > 1 && !strings.Contains(c.String("output"), "{name}") {
 		return usagef(c, "--output needs {name} with several models")
 	}

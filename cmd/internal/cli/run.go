@@ -51,6 +51,9 @@ func runRecipe(c *ucli.Context, r *recipes.Recipe) error {
 	if err != nil {
 		return err
 	}
+	if err := besides(c); err != nil {
+		return err
+	}
 	w := newWatcher(c.App.ErrWriter, c.Bool("quiet"))
 	if c.Bool("json") {
 		w.json = func(e recipes.Event) { _ = writeJSON(c, e) }

@@ -1,6 +1,9 @@
 package recipes
 
 import (
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/gofrs/flock"
@@ -25,6 +28,26 @@ func (f folder) work(id string) string { return filepath.Join(string(f), ".work"
 func (f folder) state(name string) string { return filepath.Join(string(f), ".state", name) }
 
 func (f folder) result(id string) string { return f.state(id + ".json") }
+
+// own refuses a folder with files in it that no run made.
+func (f folder) own() error {
+	if _, err := os.Lstat(f.state("")); err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir(string(f))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fail.Usagef(string(f), "give this run another name: --set name=…", "%w", err)
+	}
+	for _, e := range entries {
+		if e.Name()[0] != '.' {
+			return fail.Usagef(string(f), "move it away, or give this run another name: --set name=…", "no run made this folder, and %s lies in it", e.Name())
+		}
+	}
+	return nil
+}
 
 // lock takes the folder; a second run in it is refused.
 func (f folder) lock() (unlock func(), err error) {

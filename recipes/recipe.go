@@ -68,11 +68,19 @@ func (k Kinds) Parse(name string, data []byte, sets []string) (*Recipe, error) {
 	r := &Recipe{kinds: k, path: name, given: d.Given}
 	k.read(form, r)
 	schema.Fill(r)
-	if r.Name == "" {
+	given := r.Name != ""
+	if !given {
 		base := filepath.Base(r.path)
 		r.Name = strings.TrimSuffix(base, filepath.Ext(base))
 	}
 	c := checker{d, root, map[string]bool{}}
+	if r.Name == "" || r.Name[0] == '.' || strings.ContainsAny(r.Name, `/\`) {
+		at, from := c.at("name"), "the name"
+		if !given {
+			from = "the file's name, the run's where it has none,"
+		}
+		c.Bad(at, "name", "name: support makes runs/support; --run-dir chooses another parent", "%s %q is no name of a folder below --run-dir", from, r.Name)
+	}
 	c.recipe(r, form.FieldByName("Stages"))
 	if len(d.Problems) > 0 {
 		return nil, d.Problems

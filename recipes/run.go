@@ -98,7 +98,7 @@ func (r *Recipe) prepare(opt RunOptions) (*run, error) {
 			return nil, fail.Usagef("", "stages: "+strings.Join(r.ids(), ", "), "no stage %q", id)
 		}
 	}
-	if err := x.present(); err != nil {
+	if err := errors.Join(x.dir.own(), x.present()); err != nil {
 		return nil, err
 	}
 	if err := x.fit(); err != nil {

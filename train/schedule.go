@@ -1,6 +1,7 @@
 package train
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -60,6 +61,15 @@ func newSchedule(c Config, total int) (*Schedule, error) {
 	cv := &curve{rate: *c.LearningRate, warmup: c.warmup(total), total: total, args: c.LRArgs}
 	s := &Schedule{rate: cv.rate, factor: kind.make(cv)}
 	return s, cv.err
+}
+
+// Rising says where a training of so many steps ends before its warm-up does, ""
+// where it does not or steps is 0.
+func (c Config) Rising(steps int) string {
+	if w := c.warmup(steps); steps > 0 && w > steps {
+		return fmt.Sprintf("warmup_steps %d is more than the %d steps there are: learning_rate %g is never reached", w, steps, *c.LearningRate)
+	}
+	return ""
 }
 
 // warmup is the number of warm-up steps, rounded up as Transformers does.

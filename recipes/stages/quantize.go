@@ -104,6 +104,9 @@ func (o *Quantize) Fill(bad recipes.Bad) {
 	if _, err := quant.ParseOverrides(o.Overrides); err != nil {
 		bad("overrides", fail.Hint(err), "%v", err)
 	}
+	if job := o.Job(""); err == nil && o.Calibration != "" && !job.Calibrated() {
+		bad("calibration", "leave it out, or choose a method that reads text", "%s reads no text", o.Method)
+	}
 	if g := o.GroupSize.Value; o.GroupSize.Set && (g != math.Trunc(g) || g == 0 || g < -1) {
 		bad("group_size", "auto, -1 or a number of columns", "found %s", o.GroupSize)
 	}

@@ -19,30 +19,30 @@ import (
 func initCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "init", Usage: "write a recipe for a model and data files, after reading both",
-		Description: examples("tune init --model models/M --data 'data/*.parquet' --for ollama -o support.yaml", "tune init --list"),
+		Description: examples("tune init --model models/M --data 'data/*.parquet' --for ollama -o support.yaml", "tune init --list", "tune init --copy quickstart -o mine.yaml"),
 		Flags: []ucli.Flag{modelFlag(), outputFlag(), forceFlag(),
 			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"},
 			&ucli.StringFlag{Name: "for", Value: "llama.cpp", Usage: "who will serve it: ollama, llama.cpp, vllm, transformers"},
-			&ucli.BoolFlag{Name: "list", Usage: "the embedded recipes; -o NAME.yaml with --model NAME copies one"}},
+			&ucli.StringFlag{Name: "copy", Usage: "write the embedded recipe of this name instead"},
+			&ucli.BoolFlag{Name: "list", Usage: "the embedded recipes"}},
 		Action: runInit,
 	}
 }
 
 func runInit(c *ucli.Context) error {
 	if c.Bool("list") {
+		for _, name := range []string{"model", "data", "output", "copy"} {
+			if c.IsSet(name) {
+				return usagef(c, "--list takes no --%s; --copy NAME writes one of the list", name)
+			}
+		}
 		for _, e := range recipes.Embedded() {
 			fmt.Fprintf(c.App.Writer, "%-12s %s\n", e.Name, e.Doc)
 		}
 		return nil
 	}
-	if err := required(c, "model", "data"); err != nil {
-		return err
-	}
-	text, err := starter(c)
+	text, err := recipeText(c)
 	if err != nil {
-		return err
-	}
-	if _, err := stages.All.Parse("recipe", []byte(text), nil); err != nil {
 		return err
 	}
 	out := c.String("output")
@@ -55,6 +55,24 @@ func runInit(c *ucli.Context) error {
 	}
 	fmt.Fprintf(c.App.ErrWriter, "wrote %s; next: tune plan %s\n", out, out)
 	return nil
+}
+
+// recipeText is an embedded recipe, or one for --model and --data.
+func recipeText(c *ucli.Context) (string, error) {
+	if name := c.String("copy"); name != "" {
+		if c.IsSet("model") || c.IsSet("data") {
+			return "", usagef(c, "--copy takes the recipe as it is, without --model and --data")
+		}
+		return recipes.EmbeddedText(name)
+	}
+	if err := required(c, "model", "data"); err != nil {
+		return "", err
+	}
+	text, err := starter(c)
+	if err == nil {
+		_, err = stages.All.Parse("recipe", []byte(text), nil)
+	}
+	return text, err
 }
 
 // starter writes a recipe that names what it found in the model and the data.

@@ -15,7 +15,11 @@ func openDevice(c *ucli.Context) (kernels.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return device.Open(c.String("device"), device.Options{Threads: c.Int("threads"), MemoryLimit: limit})
+	n, err := threads(c)
+	if err != nil {
+		return nil, err
+	}
+	return device.Open(c.String("device"), device.Options{Threads: n, MemoryLimit: limit})
 }
 
 // openModel loads --model with its --adapter folders; the caller closes it and

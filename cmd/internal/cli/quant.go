@@ -77,6 +77,13 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if (m.Calibrated() || c.IsSet("search")) && !c.IsSet("calibration") {
 		return usagef(c, "--calibration is required: poor calibration text would be silent")
 	}
+	if !m.Calibrated() && !c.IsSet("search") {
+		for _, name := range []string{"calibration", "samples", "max-length"} {
+			if c.IsSet(name) {
+				return usagef(c, "--%s: %s reads no calibration text", name, m.Name)
+			}
+		}
+	}
 	models, err := modelList(c)
 	if err != nil {
 		return err
@@ -132,7 +139,11 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	if c.Bool("json") {
 		return writeJSON(c, line)
 	}
-	fmt.Fprintf(c.App.Writer, "%s: %s %s group %d, %.2f bits a weight, %s, %d layers fell back\n", out, m.Name, rep.Scheme, rep.Group, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes)), rep.Fallbacks())
+	group := ""
+	if rep.Group != 0 { // else the scheme says it
+		group = fmt.Sprintf(" group %d", rep.Group)
+	}
+	fmt.Fprintf(c.App.Writer, "%s: %s %s%s, %.2f bits a weight, %s, %d layers fell back\n", out, m.Name, rep.Scheme, group, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes)), rep.Fallbacks())
 	if s := c.String("summary"); s != "" {
 		return atomic.Append(s, fmt.Appendf(nil, "| %s | %s | %s | %.2f | %s |\n", model, m.Name, out, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
 	}

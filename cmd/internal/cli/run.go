@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/recipes"
@@ -87,8 +89,9 @@ func openRecipe(c *ucli.Context) (*recipes.Recipe, recipes.RunOptions, error) {
 
 // runOptions are the flags that say how to run a recipe.
 func runOptions(c *ucli.Context) (recipes.RunOptions, error) {
-	o := recipes.RunOptions{Dir: c.String("run-dir"), Only: c.StringSlice("only"), From: c.String("from"), Device: c.String("device"), Threads: c.Int("threads")}
-	var err error
-	o.MemoryLimit, err = memoryLimit(c)
-	return o, err
+	o := recipes.RunOptions{Dir: c.String("run-dir"), Only: c.StringSlice("only"), From: c.String("from"), Device: c.String("device")}
+	var err, lerr error
+	o.Threads, err = threads(c)
+	o.MemoryLimit, lerr = memoryLimit(c)
+	return o, errors.Join(err, lerr)
 }

@@ -38,10 +38,15 @@ func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *tokenizer.Token
 	return o, tok, tmpl, err
 }
 
-// templateOf is the model's own template, a file's, or the text itself; nil
-// when the model has none.
+// templateOf is ChatTemplate with the clock of a run.
 func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
-	to := chat.Options{Now: clock()}
+	return ChatTemplate(tok, name, clock())
+}
+
+// ChatTemplate is the model's own template, a file's, or the text itself; nil
+// when the model has none. now is what it sees of the clock.
+func ChatTemplate(tok *tokenizer.Tokenizer, name string, now time.Time) (*chat.Template, error) {
+	to := chat.Options{Now: now}
 	if name == "" || name == "model" {
 		if tok == nil || len(tok.ChatTemplates()) == 0 {
 			return nil, nil

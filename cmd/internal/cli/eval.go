@@ -6,6 +6,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/schema"
@@ -13,7 +14,7 @@ import (
 )
 
 // evalKeys are the keys of an eval stage that tune eval has as flags.
-var evalKeys = []string{"samples", "context", "stride", "max_new_tokens", "temperature", "unsure", "baseline"}
+var evalKeys = []string{"samples", "context", "stride", "max_new_tokens", "temperature", "filter", "unsure", "baseline"}
 
 func evalCommand() *ucli.Command {
 	return &ucli.Command{
@@ -23,6 +24,7 @@ func evalCommand() *ucli.Command {
 			"tune eval --model new --tasks perplexity,exact_match --data d.jsonl --baseline b.json --gate perplexity.max_increase=1%"),
 		Flags: modelFlags(append(optionFlags(&stages.Eval{}, evalKeys...),
 			&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model to measure (may repeat)"}, adapterFlag(),
+			&ucli.StringSliceFlag{Name: "name", Usage: "of each --model, in order, for tables and baselines (default: its path)"},
 			&ucli.StringFlag{Name: "reference", Usage: "model for kl and top1"},
 			&ucli.StringFlag{Name: "tasks", Value: "perplexity", Usage: strings.Join(stages.Tasks, ",")},
 			&ucli.StringFlag{Name: "data", Usage: "text, JSONL or Parquet"},
@@ -83,7 +85,7 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 	}
 	schema.Fill(&o)
 	r := stages.EvalRequest{Tasks: splitComma(c.String("tasks")), Samples: o.Samples, Context: o.Context, Stride: o.Stride,
-		MaxNew: o.MaxNewTokens, Temperature: o.Temperature, Seed: 42, Baseline: o.Baseline, WriteBaseline: c.String("write-baseline"),
+		MaxNew: o.MaxNewTokens, Filter: o.Filter, Temperature: o.Temperature, Seed: 42, Baseline: o.Baseline, WriteBaseline: c.String("write-baseline"),
 		UnsurePasses: o.Unsure == "pass"}
 	name := c.String("dtype")
 	if name == "auto" {
@@ -93,8 +95,21 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 	if r.BF16, err = stages.ParseBF16(dev, name); err != nil {
 		return r, err
 	}
-	for _, m := range c.StringSlice("model") {
-		t := stages.EvalTarget{Name: m, Path: m, Adapters: c.StringSlice("adapter"), Reference: c.String("reference")}
+	names := c.StringSlice("name")
+	if len(names) > len(c.StringSlice("model")) {
+		return r, usagef(c, "%d --name for %d --model", len(names), len(c.StringSlice("model")))
+	}
+	seen := map[string]bool{}
+	for i, m := range c.StringSlice("model") {
+		name := m
+		if i < len(names) {
+			name = names[i]
+		}
+		if seen[name] {
+			return r, fail.Usagef("--name", "give each --model a --name of its own", "two models are called %s", name)
+		}
+		seen[name] = true
+		t := stages.EvalTarget{Name: name, Path: m, Adapters: c.StringSlice("adapter"), Reference: c.String("reference")}
 		r.Models = append(r.Models, t)
 	}
 	for _, g := range c.StringSlice("gate") {

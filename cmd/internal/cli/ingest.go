@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes/stages"
@@ -73,6 +74,12 @@ func runIngest(c *ucli.Context) error {
 		return err
 	}
 	for i := range shown {
+		if c.Bool("json") {
+			if err := writeJSON(c, sampleOf(&shown[i], tok)); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := data.Show(c.App.Writer, &shown[i], tok, isTerminal(os.Stdout)); err != nil {
 			return err
 		}
@@ -81,6 +88,33 @@ func runIngest(c *ucli.Context) error {
 		return writeOutput(c, c.String("output"), func() error { return ds.SaveArrow(c.String("output")) })
 	}
 	return nil
+}
+
+// sampleOf is a sample of --show for programs: its ids, and the text of its pieces.
+func sampleOf(e *data.Example, tok *tokenizer.Tokenizer) any {
+	type piece struct {
+		Text    string `json:"text"`
+		Learned bool   `json:"learned"`
+	}
+	s := struct {
+		Sample  string     `json:"sample"`
+		IDs     []int32    `json:"ids"`
+		Learned [][2]int32 `json:"learned"` // ranges [start, end) of ids
+		Pieces  []piece    `json:"pieces,omitempty"`
+	}{e.From.String(), e.IDs, e.Loss, nil}
+	add := func(from, to int32, learned bool) {
+		if from < to && tok != nil {
+			s.Pieces = append(s.Pieces, piece{tok.Decode(e.IDs[from:to], false), learned})
+		}
+	}
+	at := int32(0)
+	for _, r := range e.Loss {
+		add(at, r[0], false)
+		add(r[0], r[1], true)
+		at = r[1]
+	}
+	add(at, int32(len(e.IDs)), false)
+	return s
 }
 
 func printIngest(c *ucli.Context, rep *data.Report) {

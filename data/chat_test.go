@@ -323,7 +323,7 @@ func TestIngestChat(t *testing.T) {
 	chats := filepath.Join(testdir.Shared(t, "parquet-chat"), "duckdb-messages-zstd-v2.parquet")
 	o := Options{Datasets: []Source{{Path: chats}}, Overflow: "split", MaxLength: 256}
 	_, _, err = Ingest(context.Background(), o, tok, tmpl, nil)
-	if err == nil || !strings.Contains(err.Error(), "row 501: message 3: the template writes no tool calls") || !strings.Contains(fail.Hint(err), "tune ingest --show 501") {
+	if err == nil || !strings.Contains(err.Error(), "row 501: message 3: the template writes no tool calls") || !strings.Contains(fail.Hint(err), "tune ingest --errors") {
 		t.Errorf("a template without tools: %v", err)
 	}
 	o.BadRows = "drop"

@@ -119,7 +119,7 @@ func (in *ingest) verdict() error {
 		if r.badRows > 1 {
 			what = fmt.Sprintf("%s (and %s more bad rows of %s)", what, group(r.badRows-1), group(r.Rows))
 		}
-		return fail.Inputf("", fmt.Sprintf("tune ingest --show %d; bad_rows: drop leaves them out", in.first.Row), "%s", what)
+		return fail.Inputf("", "tune ingest --errors bad.jsonl writes all of them; bad_rows: drop leaves them out", "%s", what)
 	}
 	if in.tooLong.rows > 0 && in.o.Overflow == "error" {
 		return in.overflowError()

@@ -108,7 +108,7 @@ func (x *run) present() error {
 func (x *run) besideHint(path string) string {
 	p := filepath.Join(filepath.Dir(x.path), path)
 	if _, err := os.Stat(p); err == nil && !filepath.IsAbs(path) {
-		return "it lies beside the recipe: paths are relative to the working directory (-C " + filepath.Dir(x.path) + ")"
+		return "it lies beside the recipe: paths are relative to the working directory, write " + p
 	}
 	return "paths are relative to the working directory"
 }

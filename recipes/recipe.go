@@ -59,6 +59,7 @@ func (k Kinds) Parse(name string, data []byte, sets []string) (*Recipe, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.Homes = k.homes()
 	k.eachStage(root, func(string, *yaml.Node) {}) // "- merge:" alone is a stage with every default
 	for i, s := range sets {
 		k.applySet(d, root, s, fmt.Sprintf("--set #%d", i+1))
@@ -159,6 +160,10 @@ func (c *checker) stage(n *yaml.Node, form reflect.Value, s *Stage, kinds Kinds,
 	}
 	c.seen[s.ID] = true
 	s.Kind.Resolve(s.Options, Setting{s.ID, seed}, func(key, hint, format string, args ...any) {
+		msg := fmt.Sprintf(format, args...)
+		if slices.ContainsFunc(c.Problems, func(p schema.Problem) bool { return strings.HasPrefix(p.Path, s.Kind.Name) && strings.HasSuffix(msg, p.Msg) }) {
+			return // a word that was refused where it stands
+		}
 		c.Bad(n, schema.Join(s.ID, key), hint, format, args...)
 	})
 	return true

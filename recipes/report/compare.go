@@ -82,7 +82,7 @@ func Compare(run string, resolve func(path string) (string, error)) ([]Compared,
 		}
 	}
 	if len(out) == 0 {
-		return nil, fail.Usagef(run, "tune run the recipe again: its eval stage did not come to an end", "the evaluation in this run measured nothing")
+		return nil, fail.Usagef(run, "run the recipe again: its eval stage did not come to an end", "the evaluation in this run measured nothing")
 	}
 	equalThemselves(out, refs)
 	slices.SortStableFunc(out, func(a, b Compared) int { return int(min(1, max(-1, a.Bytes-b.Bytes))) })

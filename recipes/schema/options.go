@@ -99,6 +99,9 @@ func enumProblem(word string, t reflect.Type, tag reflect.StructTag) (msg, hint 
 	if near := fail.Nearest(word, names); near != "" {
 		hint = "did you mean " + near + "? " + hint
 	}
+	if ours := foreignWords[strings.ToLower(word)]; slices.Contains(names, ours) {
+		hint = "here it is " + ours + ". known: " + strings.Join(names, ", ")
+	}
 	return fmt.Sprintf("found %q", word), hint
 }
 

@@ -167,11 +167,22 @@ func CommandNames(name string) [][]string {
 }
 
 func usageError(c *ucli.Context, err error, _ bool) error {
-	hint := "tune --help"
-	if c.Command != nil && c.Command.Name != "" {
-		hint = "tune " + c.Command.FullName() + " --help"
+	return fail.Usagef("", helpOf(c), "%w", err)
+}
+
+// helpOf is the line that shows the help of a command.
+func helpOf(c *ucli.Context) string {
+	name := ""
+	if c.Command != nil {
+		name = c.Command.Name
 	}
-	return fail.Usagef("", hint, "%w", err)
+	switch {
+	case name == "" || name == c.App.Name:
+		return c.App.Name + " --help"
+	case slices.ContainsFunc(quantCommands(), func(q *ucli.Command) bool { return q.Name == name }):
+		return "quant " + name + " --help"
+	}
+	return "tune " + name + " --help"
 }
 
 func unknownCommand(cmds []*ucli.Command, arg string) error {

@@ -23,6 +23,11 @@ func helpCommand() *ucli.Command {
 			}
 			section, ok := strings.CutPrefix(topic, "recipe")
 			if !ok {
+				for _, q := range quantCommands() { // tune help gptq is that of quant gptq
+					if q.Name == topic {
+						return c.App.RunContext(c.Context, []string{c.App.Name, "quant", topic, "--help"})
+					}
+				}
 				if c.App.Command(topic) == nil {
 					return unknownCommand(c.App.Commands, topic)
 				}

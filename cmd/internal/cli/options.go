@@ -62,7 +62,7 @@ func readOptions(c *ucli.Context, ptr any, keys ...string) error {
 		if err := schema.Set(ptr, key, texts...); err != nil {
 			hint := fail.Hint(err)
 			if hint == "" {
-				hint = "tune " + c.Command.FullName() + " --help"
+				hint = helpOf(c)
 			}
 			return fail.Usagef("", hint, "--%s: %v", name, err)
 		}

@@ -54,7 +54,7 @@ type Options struct {
 
 	// ValSetSize is a number of rows ("200"), a share ("0.05", "5%") or "0";
 	// empty means 5 %, at most 512 rows, and 0 where ValDatasets are given.
-	ValSetSize string `yaml:"val_set_size" json:"val_set_size,omitempty" doc:"rows, share or 0, held back by content hash" unset:"5 %, at most 512 rows"`
+	ValSetSize string `yaml:"val_set_size" type:"rows or share" json:"val_set_size,omitempty" doc:"rows, share or 0, held back by content hash" unset:"5 %, at most 512 rows"`
 
 	Shuffle *bool  `yaml:"shuffle" json:"shuffle,omitempty" doc:"shuffle by seed" default:"true"`
 	Dedup   string `yaml:"dedup" json:"dedup,omitempty" doc:"drop equal rows; always counted" default:"none" enum:"none|exact"`

@@ -161,7 +161,9 @@ func (c *checker) stage(n *yaml.Node, form reflect.Value, s *Stage, kinds Kinds,
 	c.seen[s.ID] = true
 	s.Kind.Resolve(s.Options, Setting{s.ID, seed}, func(key, hint, format string, args ...any) {
 		msg := fmt.Sprintf(format, args...)
-		if slices.ContainsFunc(c.Problems, func(p schema.Problem) bool { return strings.HasPrefix(p.Path, s.Kind.Name) && strings.HasSuffix(msg, p.Msg) }) {
+		if slices.ContainsFunc(c.Problems, func(p schema.Problem) bool {
+			return strings.HasPrefix(p.Path, s.Kind.Name) && strings.HasSuffix(msg, p.Msg)
+		}) {
 			return // a word that was refused where it stands
 		}
 		c.Bad(n, schema.Join(s.ID, key), hint, format, args...)

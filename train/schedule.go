@@ -30,8 +30,14 @@ type curve struct {
 	err           error
 }
 
+// ScheduleName is a schedule of the table.
+type ScheduleName string
+
+// Enum lists the schedules.
+func (ScheduleName) Enum() []string { return names(schedules) }
+
 // schedules lists what lr_scheduler can be: its arguments and its factor.
-var schedules = map[string]struct {
+var schedules = map[ScheduleName]struct {
 	args []string
 	make func(c *curve) func(step int) float64
 }{
@@ -83,7 +89,7 @@ func (c Config) warmup(total int) int {
 	return int(math.Ceil(float64(total) * *c.WarmupRatio))
 }
 
-func known[T any](m map[string]T) string { return strings.Join(names(m), ", ") }
+func known[K ~string, T any](m map[K]T) string { return strings.Join(names(m), ", ") }
 
 // num reads a number from the arguments.
 func (c *curve) num(key string, missing float64) float64 {

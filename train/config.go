@@ -147,7 +147,9 @@ func (Scalar) JSONSchema() map[string]any {
 type Auto string
 
 // JSONSchema lists the three, quoted or not.
-func (Auto) JSONSchema() map[string]any { return map[string]any{"enum": []any{"auto", true, false, "true", "false"}} }
+func (Auto) JSONSchema() map[string]any {
+	return map[string]any{"enum": []any{"auto", true, false, "true", "false"}}
+}
 
 // UnmarshalYAML accepts auto or a bool.
 func (a *Auto) UnmarshalYAML(n *yaml.Node) error {

@@ -74,7 +74,7 @@ var foreign = map[string]foreignKey{
 	"train_type":                      {"ms-swift", "here it is adapter: lora, qlora or none"},
 	"tuner_type":                      {"ms-swift", "here it is adapter: lora, qlora or none"},
 	"stage":                           {"LLaMA-Factory", "here it is objective: sft"},
-	"rl":                              {"axolotl", "here it is objective: sft or dpo"},
+	"rl":                              {"axolotl", "here it is objective"},
 	"bf16":                            {"axolotl, Transformers", "here it is dtype: bf16"},
 	"fp16":                            {"axolotl, Transformers", "here it is dtype: f32 or bf16"},
 	"tf32":                            {"axolotl", "here it is dtype: f32 or bf16"},
@@ -152,7 +152,7 @@ var foreignWords = map[string]string{
 	"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw", "adamw_apex_fused": "adamw", "adam": "adamw", "paged_adamw_32bit": "adamw",
 	// types of rows
 	"sharegpt": "chat", "chat_template": "chat", "conversational": "chat", "messages": "chat", "openai": "chat", "chatml": "chat", "alpaca": "instruct",
-	"completion": "text", "pretrain": "text", "pretraining": "text", "plain_text": "text", "input_output": "prompt_completion", "dpo": "preference",
+	"completion": "text", "pretrain": "text", "pretraining": "text", "plain_text": "text", "input_output": "prompt_completion",
 	// arithmetic and storage
 	"bfloat16": "bf16", "float16": "f16", "fp16": "f16", "half": "f16", "float32": "f32", "fp32": "f32",
 	// methods of training and quantization

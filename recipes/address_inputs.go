@@ -74,19 +74,29 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 	return h, nil
 }
 
+// ContentHash is the hash of what is at a path or reference, outside a run.
+func ContentHash(path string) (Digest, error) {
+	local, err := ResolvePath(path)
+	if err != nil {
+		return "", err
+	}
+	h, err := (&hashes{Seen: map[string]seenFile{}}).tree(local)
+	if err != nil {
+		return "", fail.Inputf(path, "", "%w", err)
+	}
+	return h, nil
+}
+
 // JobAddress is the address of what a command does as a stage of kind would: the
 // options, the content of its inputs (paths by name) and the device.
 func JobAddress(kind *Kind, opts any, inputs map[string]string, device string) (Digest, error) {
 	a := &Addresser{Env: map[string]string{}, hashes: &hashes{Seen: map[string]seenFile{}}}
 	a.Env["device"], a.Env["level"], _ = strings.Cut(device, "/")
 	in := map[string]Digest{}
-	for name, p := range inputs {
-		path, err := ResolvePath(p)
-		if err != nil {
+	for name, path := range inputs {
+		var err error
+		if in[name], err = ContentHash(path); err != nil {
 			return "", err
-		}
-		if in[name], err = a.hashes.tree(path); err != nil {
-			return "", fail.Inputf(p, "", "%w", err)
 		}
 	}
 	return addressOf(kind.Name, kind.Address(a, opts), in, a.Env), nil

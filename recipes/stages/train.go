@@ -345,8 +345,11 @@ func viewTrained(x *recipes.Env, j *recipes.Job, s *report.Section) {
 	s.Models = append(s.Models, report.Row{Model: j.ID, Path: dir, Adapter: o.Adapter != "none"})
 	base := x.BaseModel()
 	if o.Adapter != "none" && base != "" && filepath.Ext(base) != ".gguf" && !recipes.IsEmbedded(base) {
-		s.Next = append(s.Next, report.Command{For: "vLLM", Line: fmt.Sprintf("vllm serve %s --enable-lora --max-lora-rank %d --lora-modules %s",
-			report.Shell(base), max(8, o.LoRA.R), report.Shell(x.Name()+"="+dir))})
+		line := fmt.Sprintf("vllm serve %s --enable-lora --max-lora-rank %d --lora-modules %s", report.Shell(base), max(8, o.LoRA.R), report.Shell(x.Name()+"="+dir))
+		if t := filepath.Join(dir, templateFile); exists(t) { // vLLM takes the base's
+			line += " --chat-template " + report.Shell(t)
+		}
+		s.Next = append(s.Next, report.Command{For: "vLLM", Line: line})
 	}
 }
 

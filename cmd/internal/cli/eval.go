@@ -84,7 +84,12 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 	schema.Fill(&o)
 	r := stages.EvalRequest{Tasks: splitComma(c.String("tasks")), Samples: o.Samples, Context: o.Context, Stride: o.Stride,
 		MaxNew: o.MaxNewTokens, Temperature: o.Temperature, Seed: 42, Baseline: o.Baseline, WriteBaseline: c.String("write-baseline"),
-		UnsurePasses: o.Unsure == "pass"}
+		UnsurePasses: o.Unsure == "pass", Note: noteOn(c)}
+	for _, t := range r.Tasks {
+		if (t == "kl" || t == "top1") && !c.IsSet("reference") {
+			return r, usagef(c, "%s compares with a reference: --reference is required", t)
+		}
+	}
 	name := c.String("dtype")
 	if name == "auto" {
 		name = "f32"
@@ -108,7 +113,7 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 }
 
 func loadEvalData(ctx context.Context, path string, r *stages.EvalRequest) error {
-	tok, src, err := stages.OpenTokenizer(r.Models[0].Path)
+	tok, src, err := stages.OpenTokenizer(r.Models[0].Path, r.Models[0].Adapters...)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"fmt"
-
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/data"
@@ -51,7 +49,7 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 	progress, clear := bar(c, "merge", "bytes")
 	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
 		Storage: c.String("storage"), Trained: opts.Base == "trained", MaxShard: int64(opts.MaxShardSize), Name: nameOf(c.String("output")), Progress: progress,
-		Note: func(s string) { fmt.Fprintln(c.App.ErrWriter, s) }}
+		Note: noteOn(c)}
 	nf4 := c.Bool("trained-nf4") || o.Trained
 	if nf4 {
 		t := dtype.NF4Double
@@ -96,7 +94,7 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 // through the vocabulary.
 func mergeData(c *ucli.Context, modelPath string) ([]eval.Sample, error) {
 	if f := c.String("data"); f != "" {
-		tok, src, err := stages.OpenTokenizer(modelPath)
+		tok, src, err := stages.OpenTokenizer(modelPath, c.StringSlice("adapter")...)
 		if err != nil {
 			return nil, err
 		}

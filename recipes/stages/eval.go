@@ -299,7 +299,7 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 		spec := src.Spec
 		src.Close()
 		r.Tokenizer = tok
-		if r.Rows, r.Text, err = EvalFile(ctx, ref.Path, tok, r.Context, spec.MaxPos, spec.V); err != nil {
+		if r.Rows, r.Text, err = EvalFile(ctx, data.HeldBack(ref.Path), tok, r.Context, spec.MaxPos, spec.V, x.Note); err != nil {
 			return 0, err
 		}
 		for _, other := range x.Jobs() {

@@ -16,6 +16,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -336,17 +337,20 @@ func readQuantReport(dir string) (*QuantizeResult, error) {
 // Quantization is what `quant gptq` and its siblings do: one model into one folder
 // with its tokenizer and quantization.json.
 type Quantization struct {
-	Model, Calibration, Output string // paths; no Calibration where the method needs none
-	Options                    *Quantize
+	Model, Output string
+	Calibration   data.Source // none where the method needs none
+	Options       *Quantize
 }
 
 // address is what the folder will be made of.
 func (q *Quantization) address(dev kernels.Backend) (recipes.Digest, error) {
-	in := map[string]string{"model": q.Model}
+	in, env := map[string]string{"model": q.Model}, map[string]string{}
 	if job := q.Options.Job(""); job.Calibrated() {
-		in["calibration"] = q.Calibration
+		rows := q.Calibration
+		in["calibration"], rows.Path = rows.Path, ""
+		env["rows"] = fmt.Sprint(rows)
 	}
-	return recipes.JobAddress(&quantizeKind, q.Options, in, dev.Info().Address)
+	return recipes.JobAddress(&quantizeKind, q.Options, in, dev.Info().Address, env)
 }
 
 // Done reports whether the output is there, finished, and made of the same model,

@@ -208,6 +208,7 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 	var before, after []string
 	given := map[ucli.Flag]string{}
 	var last, near ucli.Flag // the flag before rest, before the first argument
+	known := true            // of all flags: the parser says which one is not
 	for len(rest) > 0 {
 		arg := rest[0]
 		rest = rest[1:]
@@ -225,6 +226,7 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 		before = append(before, arg)
 		name, value, joined := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 		last = flagOf(flags, name)
+		known = known && last != nil
 		takes := !joined && takesValue(last)
 		if takes {
 			if len(rest) == 0 {
@@ -240,7 +242,7 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 			given[last] = value
 		}
 	}
-	if len(after) > 0 && cmd != nil && len(cmd.Subcommands) == 0 && cmd.ArgsUsage == "" {
+	if known && len(after) > 0 && cmd != nil && len(cmd.Subcommands) == 0 && cmd.ArgsUsage == "" {
 		return nil, fail.Usagef("", moreHint(near), "unexpected argument %q", after[0])
 	}
 	out = append(out, before...)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -21,7 +22,7 @@ var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "d
 
 // folderQuant is the command of a method that makes folders.
 func folderQuant(m *quant.Method) *ucli.Command {
-	flags := modelFlags(append(optionFlags(&stages.Quantize{}, quantKeys...),
+	flags := modelFlags(append(slices.Concat(optionFlags(&stages.Quantize{}, quantKeys...), sourceFlags()),
 		&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model, or @FILE with one a line (may repeat)"},
 		&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "folder; {name}, {method} and {group_size} expand"},
 		forceFlag(),
@@ -78,6 +79,11 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if (m.Calibrated() || c.IsSet("search")) && !c.IsSet("calibration") {
 		return usagef(c, "--calibration is required: poor calibration text would be silent")
 	}
+	for _, name := range []string{"calibration", "type", "split", "columns"} {
+		if c.IsSet(name) && !m.Calibrated() && !c.IsSet("search") {
+			return usagef(c, "--%s: %s reads no calibration text", name, m.Name)
+		}
+	}
 	models, err := modelList(c)
 	if err != nil {
 		return err
@@ -89,6 +95,10 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if err != nil {
 		return err
 	}
+	text, err := sourceOf(c, c.String("calibration"))
+	if err != nil {
+		return err
+	}
 	var jobs []*stages.Quantization
 	made := map[string]string{}
 	for _, model := range models {
@@ -97,7 +107,7 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 			return fail.Usagef("", "give them one at a time, each with an --output of its own", "%s and %s would both be written to %s", twin, model, out)
 		}
 		made[filepath.Clean(out)] = model
-		jobs = append(jobs, &stages.Quantization{Model: model, Calibration: c.String("calibration"), Output: out, Options: o})
+		jobs = append(jobs, &stages.Quantization{Model: model, Calibration: text, Output: out, Options: o})
 	}
 	var worst error
 	for _, q := range jobs {

@@ -66,7 +66,7 @@ func (c chatML) Spans(conv chat.Conversation) (string, [][2]int, error) {
 func chatRow(t *testing.T, row string, o Options, tmpl spanner) (string, encoded, error) {
 	t.Helper()
 	d := parseRow(t, []byte(row))
-	kind, err := detect("a.jsonl", nil, d)
+	kind, err := detect("a.jsonl", nil, d, false)
 	if err != nil {
 		return "", encoded{}, err
 	}
@@ -270,7 +270,7 @@ func TestRealChats(t *testing.T) {
 				break
 			}
 			rows++
-			kind, err := detect(c.file, nil, row)
+			kind, err := detect(c.file, nil, row, false)
 			if err != nil || kind != c.kind {
 				t.Fatalf("%s row %d: type %s, %v", c.file, n, kind, err)
 			}

@@ -3,6 +3,7 @@ package recipes
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,15 +57,7 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 	if ref.Kind == DataRef {
 		files, err := filepath.Glob(path)
 		if err == nil && len(files) > 0 && !(len(files) == 1 && files[0] == path) {
-			var all []string
-			for _, f := range files {
-				h, err := x.hashes.tree(f)
-				if err != nil {
-					return "", fail.Inputf(f, "", "%w", err)
-				}
-				all = append(all, string(h))
-			}
-			return addressOf("glob", all, nil, nil), nil
+			return x.hashes.all(files)
 		}
 	}
 	h, err := x.hashes.tree(path)
@@ -72,6 +65,54 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 		return "", x.missing(path, err)
 	}
 	return h, nil
+}
+
+// ContentHash is the hash of what is at a path or reference, outside a run.
+func ContentHash(path string) (Digest, error) {
+	local, err := ResolvePath(path)
+	if err != nil {
+		return "", err
+	}
+	h := &hashes{Seen: map[string]seenFile{}}
+	sum, err := h.tree(local)
+	if errors.Is(err, fs.ErrNotExist) {
+		if files, _ := filepath.Glob(local); len(files) > 0 {
+			return h.all(files)
+		}
+	}
+	if err != nil {
+		return "", fail.Inputf(path, "", "%w", err)
+	}
+	return sum, nil
+}
+
+// all is the hash of several files or folders, in their order.
+func (h *hashes) all(files []string) (Digest, error) {
+	var all []string
+	for _, f := range files {
+		sum, err := h.tree(f)
+		if err != nil {
+			return "", fail.Inputf(f, "", "%w", err)
+		}
+		all = append(all, string(sum))
+	}
+	return addressOf("glob", all, nil, nil), nil
+}
+
+// JobAddress is the address of what a command does as a stage of kind would: the
+// options, the content of its inputs (paths by name), the device, and env for what
+// a stage would say elsewhere.
+func JobAddress(kind *Kind, opts any, inputs map[string]string, device string, env map[string]string) (Digest, error) {
+	a := &Addresser{Env: env, hashes: &hashes{Seen: map[string]seenFile{}}}
+	a.Env["device"], a.Env["level"], _ = strings.Cut(device, "/")
+	in := map[string]Digest{}
+	for name, path := range inputs {
+		var err error
+		if in[name], err = ContentHash(path); err != nil {
+			return "", err
+		}
+	}
+	return addressOf(kind.Name, kind.Address(a, opts), in, a.Env), nil
 }
 
 func (x *run) missing(path string, err error) error {

@@ -413,12 +413,11 @@ func metadata(kv []formats.KV, o *Options) ([]formats.KV, error) {
 	return append(out, add...), nil
 }
 
-// baseName is the last part of a path, without ending.
+// baseName is the last part of a path, of a GGUF file without its ending.
 func baseName(path string) string {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		abs = path
 	}
-	b := filepath.Base(abs)
-	return b[:len(b)-len(filepath.Ext(b))]
+	return strings.TrimSuffix(filepath.Base(abs), ".gguf")
 }

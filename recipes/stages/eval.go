@@ -138,6 +138,11 @@ func evalInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		}
 		in = append(in, recipes.Input{Name: "reference", Ref: ref})
 	}
+	comparing := func(task string) bool { return task == "kl" || task == "top1" }
+	compared := slices.ContainsFunc(in, func(i recipes.Input) bool { return strings.HasPrefix(i.Name, "reference") })
+	if i := slices.IndexFunc(o.Tasks, comparing); i >= 0 && !compared && !slices.ContainsFunc(o.Tasks, func(t string) bool { return !comparing(t) }) {
+		return nil, v.Usagef("tasks", "name a reference", "%s compares with a reference, and none of the models has one", o.Tasks[i])
+	}
 	rows, err := v.Data("data", o.Data)
 	if err != nil {
 		return nil, err
@@ -247,7 +252,7 @@ func runEval(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.R
 	r := EvalRequest{
 		Models: targets(x, j), Tasks: o.Tasks, Samples: o.Samples, Context: o.Context, Stride: o.Stride, MaxNew: o.MaxNewTokens,
 		Filter: o.Filter, Temperature: o.Temperature, Seed: x.Seed(), Baseline: o.Baseline, WriteBaseline: x.WriteBaseline(),
-		Gates: o.gates(), UnsurePasses: o.Unsure == "pass",
+		Gates: o.gates(), UnsurePasses: o.Unsure == "pass", Note: x.Note,
 		Progress: func(model, task string, done, total int64) {
 			x.Event(recipes.Event{What: "progress", Done: done, Total: total, Unit: task, Text: model})
 		},
@@ -294,14 +299,14 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 			x.Note("nothing is held back: measuring on the training rows")
 		}
 	} else {
-		tok, src, err := OpenTokenizer(r.Models[0].Path)
+		tok, src, err := OpenTokenizer(r.Models[0].Path, r.Models[0].Adapters...)
 		if err != nil {
 			return 0, err
 		}
 		spec := src.Spec
 		src.Close()
 		r.Tokenizer = tok
-		if r.Rows, r.Text, err = EvalFile(ctx, ref.Path, tok, r.Context, spec.MaxPos, spec.V); err != nil {
+		if r.Rows, r.Text, err = EvalFile(ctx, data.HeldBack(ref.Path), tok, r.Context, spec.MaxPos, spec.V, x.Note); err != nil {
 			return 0, err
 		}
 		for _, other := range x.Jobs() {

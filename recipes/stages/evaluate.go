@@ -59,6 +59,7 @@ type EvalRequest struct {
 	Gates         []Gate
 	UnsurePasses  bool
 	Progress      func(model, task string, done, total int64)
+	Note          func(string) // is told what the adapters' folders decide; may be nil
 }
 
 // shownAnswers is how many prompts a report shows.
@@ -178,7 +179,7 @@ func (e *evaluation) progress(model, task string) func(done, total int64) {
 // model runs every task on one model.
 func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 	began := time.Now()
-	m, err := LoadModel(e.dev, t.Path, ModelOptions{Adapters: t.Adapters, BF16: e.BF16})
+	m, err := LoadModel(e.dev, t.Path, ModelOptions{Adapters: t.Adapters, BF16: e.BF16, Note: e.Note})
 	if err != nil {
 		return err
 	}

@@ -127,8 +127,8 @@ func planIngest(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 	}
 	s.Note("val %s rows; %s over %s (longest%s %s)",
 		humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))
-	if r.over > 0 && j.Options.(*Ingest).Overflow == "error" {
-		s.Note("rows over max_length are an error here: overflow: drop, truncate or split")
+	if r.bad > 0 {
+		s.Note("%s%s rows cannot be used and are left out: tune ingest says why", about, humanize.Comma(r.bad))
 	}
 	return nil
 }

@@ -129,17 +129,15 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if out.Type, err = storageType(o.Storage); err != nil {
 		return nil, err
 	}
+	note := noteTo(o.Note)
+	if err := otherBase(o.Model, ads, true, note); err != nil {
+		return nil, err
+	}
 	gguf := filepath.Ext(o.Output) == ".gguf"
 	var tok *tokenizer.Tokenizer // of a GGUF always: without one no program can use it
 	if gguf || hasTokenizer(src) {
-		var notes []string
-		if tok, notes, err = servedTokenizer(src, o.Adapters); err != nil {
+		if tok, err = servedTokenizer(src, o.Adapters, note); err != nil {
 			return nil, err
-		}
-		for _, n := range notes {
-			if o.Note != nil {
-				o.Note(n)
-			}
 		}
 	}
 	if gguf {

@@ -34,6 +34,7 @@ func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *tokenizer.Token
 			}
 		}
 	}
+	o.KeepParts()
 	tmpl, err := templateOf(tok, o.ChatTemplate)
 	return o, tok, tmpl, err
 }
@@ -139,9 +140,11 @@ func IngestFiles(ctx context.Context, model string, o data.Options, progress fun
 }
 
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
-// rows, which need tok's chat template when they are conversations.
-func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, context, maxPos, vocab int) (rows data.Examples, text []int32, err error) {
-	if ext := strings.ToLower(filepath.Ext(path)); ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw" {
+// rows, which need tok's chat template when they are conversations. note is told
+// what was chosen of a folder.
+func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, context, maxPos, vocab int, note func(string)) (rows data.Examples, text []int32, err error) {
+	path := file.Path
+	if isText(file) {
 		raw, err := os.ReadFile(path)
 		if err != nil {
 			return rows, nil, fail.Inputf(path, "", "%w", err)
@@ -157,10 +160,24 @@ func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, contex
 		return rows, nil, err
 	}
 	no := false
-	ds, _, err := data.Ingest(ctx, data.Options{Datasets: []data.Source{{Path: path}}, ValSetSize: "0", Shuffle: &no,
+	ds, rep, err := data.Ingest(ctx, data.Options{Datasets: []data.Source{file}, ValSetSize: "0", Shuffle: &no,
 		MaxLength: context, Overflow: "truncate", Context: maxPos, Vocab: vocab, Name: "eval"}, tok, tmpl, nil)
 	if err != nil {
 		return rows, nil, err
 	}
+	for _, n := range rep.Notes {
+		note(n)
+	}
 	return ds.Train.Firsts(), nil, nil
+}
+
+// isText reports whether a file is one text: by its ending, where nothing says that
+// it has columns.
+func isText(file data.Source) bool {
+	if file.Type != "" && file.Type != "auto" || len(file.Columns) > 0 {
+		return false
+	}
+	ext := strings.ToLower(filepath.Ext(file.Path))
+	st, err := os.Stat(file.Path)
+	return (ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw") && err == nil && !st.IsDir()
 }

@@ -40,7 +40,7 @@ var trainKind = recipes.Kind{
 // Train updates weights or adapters.
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
-	Data         string `yaml:"data" doc:"ingest stage or file" unset:"the only ingest stage"`
+	Data         string `yaml:"data" doc:"ingest stage" unset:"the only ingest stage"`
 	train.Config `yaml:",inline"`
 }
 

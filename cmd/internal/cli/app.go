@@ -199,9 +199,12 @@ func unknownCommand(cmds []*ucli.Command, arg string) error {
 
 // permute moves flags before positional arguments, command by command: the
 // parser stops at the first positional, so that `run r.yaml --dry-run` would
-// run. "--" ends flags.
+// run. "--" ends flags. What the parser would drop without a word is an error: an
+// argument of a command that takes none, which an unquoted glob makes, and all but
+// the last value of a flag that takes one.
 func permute(app *ucli.App, argv []string) ([]string, error) {
 	var out []string
+	var cmd *ucli.Command
 	cmds, flags := app.Commands, app.Flags
 	rest := argv
 	for len(rest) > 0 {
@@ -209,13 +212,20 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 		if i < 0 {
 			break
 		}
-		out, flags = append(out, rest[0]), cmds[i].Flags
-		cmds, rest = cmds[i].Subcommands, rest[1:]
+		cmd = cmds[i]
+		out, flags = append(out, rest[0]), cmd.Flags
+		cmds, rest = cmd.Subcommands, rest[1:]
 	}
 	var before, after []string
+	given := map[ucli.Flag]string{}
+	var last, near ucli.Flag // the flag before rest, before the first argument
+	known := true            // of all flags: the parser says which one is not
 	for len(rest) > 0 {
 		arg := rest[0]
 		rest = rest[1:]
+		if len(after) == 0 {
+			near = last
+		}
 		if arg == "--" {
 			after = append(after, rest...)
 			break
@@ -225,12 +235,26 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 			continue
 		}
 		before = append(before, arg)
-		if takesValue(flags, arg) {
+		name, value, joined := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		last = flagOf(flags, name)
+		known = known && last != nil
+		takes := !joined && takesValue(last)
+		if takes {
 			if len(rest) == 0 {
 				return nil, fail.Usagef("", "", "flag %s needs a value", arg)
 			}
-			before, rest = append(before, rest[0]), rest[1:]
+			value = rest[0]
+			before, rest = append(before, value), rest[1:]
 		}
+		if was, twice := given[last]; twice && !repeats(last) && (takes || joined) {
+			return nil, fail.Usagef("", "leave one of them out", "--%s takes one value, found %q and %q", last.Names()[0], was, value)
+		}
+		if last != nil {
+			given[last] = value
+		}
+	}
+	if known && len(after) > 0 && cmd != nil && len(cmd.Subcommands) == 0 && cmd.ArgsUsage == "" {
+		return nil, fail.Usagef("", moreHint(near), "unexpected argument %q", after[0])
 	}
 	out = append(out, before...)
 	if len(after) > 0 {
@@ -239,19 +263,39 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 	return out, nil
 }
 
+// moreHint says what to do with an argument that follows the value of a flag.
+func moreHint(f ucli.Flag) string {
+	switch {
+	case f == nil:
+		return "what a command works on is given by flags: add --help"
+	case repeats(f):
+		return fmt.Sprintf("quote a glob, or give the flag to every value: --%[1]s A --%[1]s B", f.Names()[0])
+	case takesValue(f):
+		return fmt.Sprintf("quote a value of several words; --%s takes one", f.Names()[0])
+	}
+	return fmt.Sprintf("--%s takes no value", f.Names()[0])
+}
+
 func isNumber(s string) bool { return len(s) > 1 && s[1] >= '0' && s[1] <= '9' }
 
-// takesValue reports whether the next argument belongs to the flag.
-func takesValue(flags []ucli.Flag, arg string) bool {
-	name := strings.TrimLeft(arg, "-")
-	if strings.Contains(name, "=") {
-		return false
-	}
+// flagOf is the flag of this name; nil when there is none.
+func flagOf(flags []ucli.Flag, name string) ucli.Flag {
 	for _, f := range flags {
 		if slices.Contains(f.Names(), name) {
-			d, ok := f.(ucli.DocGenerationFlag)
-			return ok && d.TakesValue()
+			return f
 		}
 	}
-	return false
+	return nil
+}
+
+// takesValue reports whether the next argument belongs to the flag.
+func takesValue(f ucli.Flag) bool {
+	d, ok := f.(ucli.DocGenerationFlag)
+	return ok && d.TakesValue()
+}
+
+// repeats reports whether the flag keeps every value that it is given.
+func repeats(f ucli.Flag) bool {
+	d, ok := f.(ucli.DocGenerationSliceFlag)
+	return ok && d.IsSliceFlag()
 }

@@ -12,6 +12,9 @@ func completionCommand() *ucli.Command {
 		Name: "completion", Usage: "print a completion script: bash, zsh or fish", ArgsUsage: "SHELL",
 		Description: examples(`eval "$(tune completion bash)"`, "tune completion fish > ~/.config/fish/completions/tune.fish"),
 		Action: func(c *ucli.Context) error {
+			if err := args(c, "SHELL", 1); err != nil {
+				return err
+			}
 			script, ok := map[string]string{"bash": bashCompletion, "zsh": zshCompletion}[c.Args().First()]
 			if c.Args().First() == "fish" {
 				var err error

@@ -1,11 +1,12 @@
 package cli
 
 import (
-	"context"
+	"slices"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes"
@@ -22,7 +23,7 @@ func evalCommand() *ucli.Command {
 		Description: examples("tune eval --model models/M --tasks perplexity --data wiki.txt --context 2048",
 			"tune eval --model M-gptq --model M-awq --reference models/M --tasks perplexity,kl --data held-out.jsonl",
 			"tune eval --model new --tasks perplexity,exact_match --data d.jsonl --baseline b.json --gate perplexity.max_increase=1%"),
-		Flags: modelFlags(append(optionFlags(&stages.Eval{}, evalKeys...),
+		Flags: modelFlags(append(slices.Concat(optionFlags(&stages.Eval{}, evalKeys...), sourceFlags()),
 			&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model to measure (may repeat)"}, adapterFlag(),
 			&ucli.StringSliceFlag{Name: "name", Usage: "of each --model, in order, for tables and baselines (default: its path)"},
 			&ucli.StringFlag{Name: "reference", Usage: "model for kl and top1"},
@@ -86,7 +87,12 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 	schema.Fill(&o)
 	r := stages.EvalRequest{Tasks: splitComma(c.String("tasks")), Samples: o.Samples, Context: o.Context, Stride: o.Stride,
 		MaxNew: o.MaxNewTokens, Filter: o.Filter, Temperature: o.Temperature, Seed: 42, Baseline: o.Baseline, WriteBaseline: c.String("write-baseline"),
-		UnsurePasses: o.Unsure == "pass"}
+		UnsurePasses: o.Unsure == "pass", Note: noteOn(c)}
+	for _, t := range r.Tasks {
+		if (t == "kl" || t == "top1") && !c.IsSet("reference") {
+			return r, usagef(c, "%s compares with a reference: --reference is required", t)
+		}
+	}
 	name := c.String("dtype")
 	if name == "auto" {
 		name = "f32"
@@ -119,11 +125,18 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 		}
 		r.Gates = append(r.Gates, gate)
 	}
-	return r, loadEvalData(c.Context, c.String("data"), &r)
+	return r, loadEvalData(c, &r)
 }
 
-func loadEvalData(ctx context.Context, path string, r *stages.EvalRequest) error {
-	tok, src, err := stages.OpenTokenizer(r.Models[0].Path)
+func loadEvalData(c *ucli.Context, r *stages.EvalRequest) error {
+	file, err := sourceOf(c, c.String("data"))
+	if err != nil {
+		return err
+	}
+	if file.Split == "" {
+		file.Split = data.HeldBack(file.Path).Split
+	}
+	tok, src, err := stages.OpenTokenizer(r.Models[0].Path, r.Models[0].Adapters...)
 	if err != nil {
 		return err
 	}
@@ -136,7 +149,7 @@ func loadEvalData(ctx context.Context, path string, r *stages.EvalRequest) error
 		r.Stride = r.Context
 	}
 	r.Tokenizer, r.Template = tok, tok.ChatTemplate()
-	r.Rows, r.Text, err = stages.EvalFile(ctx, path, tok, r.Context, spec.MaxPos, spec.V)
+	r.Rows, r.Text, err = stages.EvalFile(c.Context, file, tok, r.Context, spec.MaxPos, spec.V, noteOn(c))
 	return err
 }
 

@@ -13,7 +13,7 @@ func exportCommand() *ucli.Command {
 		Name: "export", Usage: "a model as GGUF or as a plain safetensors folder",
 		Description: examples("tune export --model merged --format gguf --type Q4_K_M --output M-Q4_K_M.gguf",
 			"tune export --model M-Q4_K_M.gguf --format safetensors --type BF16 --output M-bf16"),
-		Flags: modelFlags(append(optionFlags(&stages.Export{}, "format"), modelFlag(), outputFlag(), forceFlag(),
+		Flags: modelFlags(append(optionFlags(&stages.Export{}, "format"), modelFlag(), nameOutputFlag(), forceFlag(),
 			&ucli.StringFlag{Name: "type", Usage: "Q4_K_M, Q8_0, F16, … (gguf; default Q4_K_M) or BF16, F16, F32 (safetensors; default BF16)"},
 			&ucli.StringFlag{Name: "imatrix", Usage: "importance matrix"})...),
 		Action: func(c *ucli.Context) error {
@@ -37,8 +37,8 @@ func exportCommand() *ucli.Command {
 			}
 			progress, clear := bar(c, "export", "tensors")
 			defer clear()
-			return writeOutput(c, c.String("output"), func() error {
-				return stages.ExportSafetensors(c.Context, path, c.String("output"), o.Type[0], progress)
+			return writeOutput(c, outputOf(c, path), func() error {
+				return stages.ExportSafetensors(c.Context, path, outputOf(c, path), o.Type[0], progress)
 			})
 		},
 	}

@@ -26,12 +26,12 @@ func ggufJob(c *ucli.Context, o gguf.Options) error {
 		o.Name = nameOf(path)
 	}
 	if !o.DryRun {
-		if err := atomic.MkdirAll(filepath.Dir(c.String("output"))); err != nil {
+		if err := atomic.MkdirAll(filepath.Dir(outputOf(c, path))); err != nil {
 			return err
 		}
 	}
 	progress, clear := bar(c, "quant gguf", "weights")
-	rep, err := gguf.Write(c.Context, path, c.String("output"), o, progress)
+	rep, err := gguf.Write(c.Context, path, outputOf(c, path), o, progress)
 	clear()
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func quantGGUFCommand() *ucli.Command {
 		Name: "gguf", Usage: "a GGUF file, as llama-quantize writes it",
 		Description: examples("quant gguf --model models/M --type Q4_K_M --output M-Q4_K_M.gguf", "quant gguf --model M.gguf --type Q4_0 --imatrix im.gguf --output M-Q4_0.gguf --dry-run",
 			"types: "+strings.Join(gguf.FileTypes(), " ")),
-		Flags: modelFlags(modelFlag(), outputFlag(), forceFlag(),
+		Flags: modelFlags(modelFlag(), nameOutputFlag(), forceFlag(),
 			&ucli.StringFlag{Name: "type", Usage: "Q4_K_M, Q8_0, …"},
 			&ucli.StringFlag{Name: "imatrix", Usage: "importance matrix, GGUF or .dat"},
 			&ucli.BoolFlag{Name: "pure", Usage: "one type for all matrices"},

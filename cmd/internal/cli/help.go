@@ -16,6 +16,9 @@ func helpCommand() *ucli.Command {
 		Name: "help", Usage: "the keys of a recipe: tune help recipe.train", ArgsUsage: "[COMMAND | recipe[.SECTION]]",
 		Description: examples("tune help run", "tune help recipe", "tune help recipe.train.lora"),
 		Action: func(c *ucli.Context) error {
+			if c.NArg() > 1 {
+				return args(c, "[COMMAND | recipe[.SECTION]]", 1)
+			}
 			topic := c.Args().First()
 			if topic == "" {
 				fmt.Fprint(c.App.Writer, overview)

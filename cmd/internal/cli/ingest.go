@@ -3,19 +3,16 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 
 	ucli "github.com/urfave/cli/v2"
-	"go.yaml.in/yaml/v4"
 
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
@@ -27,9 +24,8 @@ func ingestCommand() *ucli.Command {
 		Name: "ingest", Usage: "check data files and turn them into tokens; without --output it only checks",
 		Description: examples("tune ingest --model models/M --data d.parquet --show 5 --errors bad.jsonl", "tune ingest --model models/M --data 'train/*.jsonl' --output tokens"),
 		Flags: slices.Concat([]ucli.Flag{modelFlag(), outputFlag(), forceFlag(),
-			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"},
-			&ucli.StringFlag{Name: "columns", Usage: "our names to yours as YAML: {messages: conv}"}},
-			optionFlags(&data.Source{}, "type"), optionFlags(&data.Options{}, ingestKeys...),
+			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"}},
+			sourceFlags(), optionFlags(&data.Options{}, ingestKeys...),
 			[]ucli.Flag{&ucli.IntFlag{Name: "show", Usage: "print so many samples, learned text marked"},
 				&ucli.StringFlag{Name: "errors", Usage: "write the bad rows to this JSONL file"},
 				&ucli.BoolFlag{Name: "json"}, &ucli.BoolFlag{Name: "quiet"}}),
@@ -41,17 +37,15 @@ func runIngest(c *ucli.Context) error {
 	if err := required(c, "model", "data"); err != nil {
 		return err
 	}
-	o, src := data.Options{Seed: 42, Name: "ingest", Beside: c.String("output")}, data.Source{Type: "auto"}
-	if err := errors.Join(readOptions(c, &o, ingestKeys...), readOptions(c, &src, "type")); err != nil {
-		return err
-	}
-	var err error
-	src.Columns, err = parseColumns(c.String("columns"))
-	if err != nil {
+	o := data.Options{Seed: 42, Name: "ingest", Beside: c.String("output")}
+	if err := readOptions(c, &o, ingestKeys...); err != nil {
 		return err
 	}
 	for _, p := range c.StringSlice("data") {
-		src.Path = p
+		src, err := sourceOf(c, p)
+		if err != nil {
+			return err
+		}
 		o.Datasets = append(o.Datasets, src)
 	}
 	progress, clear := bar(c, "ingest", "rows")
@@ -135,18 +129,6 @@ func printIngest(c *ucli.Context, rep *data.Report) {
 	for _, b := range rep.Bad {
 		fmt.Fprintf(w, "%s: %s %s\n", b.RowRef, b.Column, b.Reason)
 	}
-}
-
-// parseColumns reads --columns, a YAML mapping.
-func parseColumns(s string) (map[string]string, error) {
-	if s == "" {
-		return nil, nil
-	}
-	m := map[string]string{}
-	if err := yaml.Unmarshal([]byte(s), &m); err != nil {
-		return nil, fail.Usagef("--columns", "{messages: conv, role: from, content: value}", "%w", err)
-	}
-	return m, nil
 }
 
 // writeLines writes values as JSON lines.

@@ -7,7 +7,9 @@ import (
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
+	"go.yaml.in/yaml/v4"
 
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes/schema"
 )
@@ -44,6 +46,38 @@ func optionFlags(ptr any, keys ...string) []ucli.Flag {
 		}
 	}
 	return out
+}
+
+// sourceKeys are the keys of a dataset that commands with data have as flags.
+var sourceKeys = []string{"type", "split"}
+
+// sourceFlags are the flags that say how data files are read; sourceOf reads them.
+func sourceFlags() []ucli.Flag {
+	return append(optionFlags(&data.Source{}, sourceKeys...),
+		&ucli.StringFlag{Name: "columns", Usage: "our names to yours as YAML: {messages: conv}"})
+}
+
+// sourceOf is a data file with these flags.
+func sourceOf(c *ucli.Context, path string) (data.Source, error) {
+	src := data.Source{Path: path}
+	if err := readOptions(c, &src, sourceKeys...); err != nil {
+		return src, err
+	}
+	var err error
+	src.Columns, err = parseColumns(c.String("columns"))
+	return src, err
+}
+
+// parseColumns reads --columns, a YAML mapping.
+func parseColumns(s string) (map[string]string, error) {
+	if s == "" {
+		return nil, nil
+	}
+	m := map[string]string{}
+	if err := yaml.Unmarshal([]byte(s), &m); err != nil {
+		return nil, fail.Usagef("--columns", "{messages: conv, role: from, content: value}", "%w", err)
+	}
+	return m, nil
 }
 
 func flagName(key string) string { return strings.ReplaceAll(key, "_", "-") }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
@@ -20,7 +22,7 @@ var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "d
 
 // folderQuant is the command of a method that makes folders.
 func folderQuant(m *quant.Method) *ucli.Command {
-	flags := modelFlags(append(optionFlags(&stages.Quantize{}, quantKeys...),
+	flags := modelFlags(append(slices.Concat(optionFlags(&stages.Quantize{}, quantKeys...), sourceFlags()),
 		&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model, or @FILE with one a line (may repeat)"},
 		&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "folder; {name}, {method} and {group_size} expand"},
 		forceFlag(),
@@ -69,7 +71,7 @@ func modelList(c *ucli.Context) ([]string, error) {
 }
 
 // runFolderQuant quantizes every model; with several, a failure does not stop
-// the rest, finished outputs are skipped, and the highest exit code wins.
+// the rest, outputs that the same job made are skipped, and the highest exit code wins.
 func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if err := required(c, "output"); err != nil {
 		return err
@@ -77,11 +79,9 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if (m.Calibrated() || c.IsSet("search")) && !c.IsSet("calibration") {
 		return usagef(c, "--calibration is required: poor calibration text would be silent")
 	}
-	if !m.Calibrated() && !c.IsSet("search") {
-		for _, name := range []string{"calibration", "samples", "max-length"} {
-			if c.IsSet(name) {
-				return usagef(c, "--%s: %s reads no calibration text", name, m.Name)
-			}
+	for _, name := range []string{"calibration", "samples", "max-length", "type", "split", "columns"} {
+		if c.IsSet(name) && !m.Calibrated() && !c.IsSet("search") {
+			return usagef(c, "--%s: %s reads no calibration text", name, m.Name)
 		}
 	}
 	models, err := modelList(c)
@@ -91,11 +91,29 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if len(models) > 1 && !strings.Contains(c.String("output"), "{name}") {
 		return usagef(c, "--output needs {name} with several models")
 	}
-	var worst error
+	o, err := quantOptions(c, m)
+	if err != nil {
+		return err
+	}
+	text, err := sourceOf(c, c.String("calibration"))
+	if err != nil {
+		return err
+	}
+	var jobs []*stages.Quantization
+	made := map[string]string{}
 	for _, model := range models {
-		err := quantOne(c, m, model, len(models) > 1)
-		if err != nil && len(models) > 1 {
-			printError(c.App.ErrWriter, fmt.Errorf("%s: %w", model, err))
+		out := strings.NewReplacer("{name}", nameOf(model), "{method}", m.Name, "{group_size}", c.String("group-size")).Replace(c.String("output"))
+		if twin, twice := made[filepath.Clean(out)]; twice {
+			return fail.Usagef("", "give them one at a time, each with an --output of its own", "%s and %s would both be written to %s", twin, model, out)
+		}
+		made[filepath.Clean(out)] = model
+		jobs = append(jobs, &stages.Quantization{Model: model, Calibration: text, Output: out, Options: o})
+	}
+	var worst error
+	for _, q := range jobs {
+		err := quantOne(c, q, len(jobs) > 1)
+		if err != nil && len(jobs) > 1 {
+			printError(c.App.ErrWriter, fmt.Errorf("%s: %w", q.Model, err))
 		}
 		if fail.Code(err) > fail.Code(worst) {
 			worst = err
@@ -107,27 +125,27 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	return worst
 }
 
-func quantOne(c *ucli.Context, m *quant.Method, model string, many bool) error {
-	out := strings.NewReplacer("{name}", nameOf(strings.TrimSuffix(model, string(filepath.Separator))), "{method}", m.Name, "{group_size}", c.String("group-size")).Replace(c.String("output"))
-	if _, err := os.Stat(out); err == nil && many && !c.Bool("force") {
-		fmt.Fprintln(c.App.ErrWriter, out+": done already")
-		return nil
-	}
-	return writeOutput(c, out, func() error { return quantTo(c, m, model, out) })
-}
-
-func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
-	o, err := quantOptions(c, m)
-	if err != nil {
-		return err
-	}
+func quantOne(c *ucli.Context, q *stages.Quantization, many bool) error {
 	dev, err := openDevice(c)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	progress, clear := bar(c, "quant "+m.Name, "work")
-	rep, err := stages.QuantizeFolder(c.Context, dev, model, o.Job(out), c.String("calibration"), o.MaxLength, progress)
+	if many && !c.Bool("force") {
+		if done, err := q.Done(dev); err != nil || done {
+			if done {
+				fmt.Fprintln(c.App.ErrWriter, q.Output+": done already")
+			}
+			return err
+		}
+	}
+	return writeOutput(c, q.Output, func() error { return quantTo(c, dev, q) })
+}
+
+func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) error {
+	method := string(q.Options.Method)
+	progress, clear := bar(c, "quant "+method, "work")
+	rep, err := q.Run(c.Context, dev, progress)
 	clear()
 	if err != nil {
 		return err
@@ -135,7 +153,7 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	for _, w := range rep.Warnings {
 		fmt.Fprintln(c.App.ErrWriter, "warning: "+w)
 	}
-	line := map[string]any{"model": model, "output": out, "method": m.Name, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()}
+	line := map[string]any{"model": q.Model, "output": q.Output, "method": method, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()}
 	if c.Bool("json") {
 		return writeJSON(c, line)
 	}
@@ -143,9 +161,9 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	if rep.Group != 0 { // else the scheme says it
 		group = fmt.Sprintf(" group %d", rep.Group)
 	}
-	fmt.Fprintf(c.App.Writer, "%s: %s %s%s, %.2f bits a weight, %s, %d layers fell back\n", out, m.Name, rep.Scheme, group, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes)), rep.Fallbacks())
+	fmt.Fprintf(c.App.Writer, "%s: %s %s%s, %.2f bits a weight, %s, %d layers fell back\n", q.Output, method, rep.Scheme, group, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes)), rep.Fallbacks())
 	if s := c.String("summary"); s != "" {
-		return atomic.Append(s, fmt.Appendf(nil, "| %s | %s | %s | %.2f | %s |\n", model, m.Name, out, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
+		return atomic.Append(s, fmt.Appendf(nil, "| %s | %s | %s | %.2f | %s |\n", q.Model, method, q.Output, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
 	}
 	return nil
 }

@@ -157,6 +157,12 @@ type Option struct {
 	Type     reflect.Type
 }
 
+// Has reports whether the struct at ptr has a key.
+func Has(ptr any, key string) bool {
+	_, ok := Fields(reflect.TypeOf(ptr).Elem())[key]
+	return ok
+}
+
 // Lookup describes a key of the struct at ptr; it panics for one that is not
 // there.
 func Lookup(ptr any, key string) Option {

@@ -58,6 +58,12 @@ func signalContext() (context.Context, func()) {
 }
 
 func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writer) int {
+	if len(argv) > 0 && argv[0] == completeWord {
+		for _, w := range complete(name, argv[1:]) {
+			fmt.Fprintln(stdout, w)
+		}
+		return 0
+	}
 	app := newApp(name, stdout, stderr)
 	args, err := permute(app, argv)
 	if err == nil {
@@ -111,7 +117,6 @@ func newApp(name string, stdout, stderr io.Writer) *ucli.App {
 		HideHelpCommand:           true,
 		Flags:                     []ucli.Flag{ucli.HelpFlag}, // a command of our own is called help
 		DisableSliceFlagSeparator: true,
-		EnableBashCompletion:      true,
 		Commands:                  commands(),
 		ExitErrHandler:            func(*ucli.Context, error) {},
 		OnUsageError:              usageError,

@@ -44,8 +44,8 @@ func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
 	return ChatTemplate(tok, name, clock())
 }
 
-// ChatTemplate is the model's own template, a file's, or the text itself; nil
-// when the model has none. now is what it sees of the clock.
+// ChatTemplate is the model's own template, one of the program by its name, a
+// file's, or the text itself; nil when the model has none. now is what it sees of the clock.
 func ChatTemplate(tok *tokenizer.Tokenizer, name string, now time.Time) (*chat.Template, error) {
 	to := chat.Options{Now: now}
 	if name == "" || name == "model" {
@@ -54,13 +54,21 @@ func ChatTemplate(tok *tokenizer.Tokenizer, name string, now time.Time) (*chat.T
 		}
 		return chat.FromTokenizer(tok, to)
 	}
-	where := "chat_template"
-	if !inlineTemplate(name) {
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			return nil, fail.Inputf(name, "chat_template is model, a file, or the template itself", "%w", err)
+	where := name
+	text, err := TemplateText(name)
+	if err != nil {
+		return nil, err
+	}
+	if inlineTemplate(name) {
+		where = "chat_template"
+	}
+	if builtin, ok := chat.Builtin(name); ok {
+		text = builtin
+		if tok != nil {
+			if err := chat.CheckBuiltin(name, tok); err != nil {
+				return nil, err
+			}
 		}
-		where, name = name, string(raw)
 	}
 	if tok != nil && tok.BOS() >= 0 {
 		to.BOS = tok.Token(tok.BOS())
@@ -68,11 +76,34 @@ func ChatTemplate(tok *tokenizer.Tokenizer, name string, now time.Time) (*chat.T
 	if tok != nil && tok.EOS() >= 0 {
 		to.EOS = tok.Token(tok.EOS())
 	}
-	t, err := chat.Parse(name, to)
+	t, err := chat.Parse(text, to)
 	if err != nil {
 		return nil, fail.Inputf(where, fail.Hint(err), "%w", err)
 	}
 	return t, nil
+}
+
+// TemplateText is a chat template without its file: the name of one in the program
+// or the text stay, a file's name becomes what it holds.
+func TemplateText(name string) (string, error) {
+	if !fileTemplate(name) {
+		return name, nil
+	}
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		hint := "a file, the template itself, or one of " + strings.Join(chat.Builtins(), ", ")
+		if near := fail.Nearest(name, chat.Builtins()); near != "" {
+			hint = "did you mean " + near + "? " + hint
+		}
+		return "", fail.Inputf(name, hint, "%w", err)
+	}
+	return string(raw), nil
+}
+
+// fileTemplate tells the name of a file from the other ways to give a template.
+func fileTemplate(s string) bool {
+	_, builtin := chat.Builtin(s)
+	return s != "" && s != "model" && !builtin && !inlineTemplate(s)
 }
 
 // inlineTemplate tells a template from the name of a file that holds one.
@@ -155,7 +186,7 @@ func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, c
 		}
 		return rows, ids, err
 	}
-	tmpl, err := templateOf(tok, "")
+	tmpl, err := templateOf(tok, file.Template)
 	if err != nil {
 		return rows, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/reference"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/quant/gguf"
 	"github.com/tunekit/tunekit/recipes"
@@ -140,11 +141,13 @@ func flagWords(command, flag string, words []string) []string {
 	case flag == "tasks":
 		return stages.Tasks
 	case flag == "device":
-		return []string{"auto", "cpu", "cuda:0"}
+		return []string{"auto", "cpu"}
 	case flag == "dtype":
 		return []string{"auto", "f32", "bf16"}
 	case flag == "storage":
 		return []string{"auto", "f32", "f16", "bf16"}
+	case flag == "chat-template":
+		return append([]string{"model", anyFile}, chat.Builtins()...)
 	case flag == "copy":
 		return recipeNames()
 	case flag == "only" || flag == "from":

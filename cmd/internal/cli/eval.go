@@ -3,6 +3,7 @@ package cli
 import (
 	"slices"
 	"strings"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -149,6 +150,13 @@ func loadEvalData(c *ucli.Context, r *stages.EvalRequest) error {
 		r.Stride = r.Context
 	}
 	r.Tokenizer, r.Template = tok, tok.ChatTemplate()
+	if file.Template != "" {
+		tmpl, err := stages.ChatTemplate(tok, file.Template, time.Time{})
+		if err != nil {
+			return err
+		}
+		r.Template = tmpl.Source()
+	}
 	r.Rows, r.Text, err = stages.EvalFile(c.Context, file, tok, r.Context, spec.MaxPos, spec.V, noteOn(c))
 	return err
 }

@@ -39,7 +39,7 @@ func generateCommand() *ucli.Command {
 
 // templateFlag takes the place of a model's own chat template.
 func templateFlag() ucli.Flag {
-	return &ucli.StringFlag{Name: "chat-template", Usage: "model, a file, or the template itself", Value: "model"}
+	return &ucli.StringFlag{Name: "chat-template", Usage: "model, a name (chatml, llama3, gemma …), a file, or the template itself", Value: "model"}
 }
 
 // prompt is a request with what is said of it beside the answer.

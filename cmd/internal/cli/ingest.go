@@ -17,7 +17,7 @@ import (
 )
 
 // ingestKeys are the keys of an ingest stage that tune ingest has as flags.
-var ingestKeys = []string{"max_length", "overflow", "train_on", "train_on_eos", "val_set_size", "bad_rows", "dedup", "chat_template"}
+var ingestKeys = []string{"max_length", "overflow", "train_on", "train_on_eos", "val_set_size", "bad_rows", "dedup"}
 
 func ingestCommand() *ucli.Command {
 	return &ucli.Command{
@@ -46,7 +46,7 @@ func runIngest(c *ucli.Context) error {
 		if err != nil {
 			return err
 		}
-		o.Datasets = append(o.Datasets, src)
+		o.Datasets, o.ChatTemplate = append(o.Datasets, src), src.Template
 	}
 	progress, clear := bar(c, "ingest", "rows")
 	ds, rep, tok, err := stages.IngestFiles(c.Context, c.String("model"), o, progress)
@@ -127,7 +127,7 @@ func printIngest(c *ucli.Context, rep *data.Report) {
 		fmt.Fprintln(w, n)
 	}
 	for _, b := range rep.Bad {
-		fmt.Fprintf(w, "%s: %s %s\n", b.RowRef, b.Column, b.Reason)
+		fmt.Fprintf(w, "%s: %s\n", b.RowRef, b.Error())
 	}
 }
 

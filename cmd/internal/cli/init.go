@@ -96,6 +96,9 @@ func starter(c *ucli.Context) (string, error) {
 	if held != "" {
 		fmt.Fprintf(&b, "      val_datasets:\n%s", held)
 	}
+	if key := templateKey(c, ""); key != "" {
+		fmt.Fprintf(&b, "      %s\n", key)
+	}
 	length := roundLength(found.longest)
 	fmt.Fprintf(&b, "      max_length: %d    # the longest of the first %d rows has %d tokens\n", min(length, found.context), found.rows, found.longest)
 	if found.longest > found.context {
@@ -155,7 +158,7 @@ func lookAt(c *ucli.Context) (*found, error) {
 		}
 		first := src
 		first.MaxSamples = initRows
-		o := data.Options{Datasets: []data.Source{first}, ValSetSize: "0", BadRows: "drop", Overflow: "truncate", Name: "init"}
+		o := data.Options{Datasets: []data.Source{first}, ValSetSize: "0", BadRows: "drop", Overflow: "truncate", ChatTemplate: src.Template, Name: "init"}
 		_, rep, _, err := stages.IngestFiles(c.Context, c.String("model"), o, nil)
 		if err != nil {
 			return nil, err

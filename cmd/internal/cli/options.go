@@ -12,6 +12,7 @@ import (
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes/schema"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 // optionFlags are flags for keys of the struct of options at ptr, with the
@@ -53,19 +54,41 @@ var sourceKeys = []string{"type", "split"}
 
 // sourceFlags are the flags that say how data files are read; sourceOf reads them.
 func sourceFlags() []ucli.Flag {
-	return append(optionFlags(&data.Source{}, sourceKeys...),
+	return append(optionFlags(&data.Source{}, sourceKeys...), templateFlag(),
 		&ucli.StringFlag{Name: "columns", Usage: "our names to yours as YAML: {messages: conv}"})
 }
 
 // sourceOf is a data file with these flags.
 func sourceOf(c *ucli.Context, path string) (data.Source, error) {
 	src := data.Source{Path: path}
+	var err error
+	if src.Template, err = templateText(c); err != nil {
+		return src, err
+	}
 	if err := readOptions(c, &src, sourceKeys...); err != nil {
 		return src, err
 	}
-	var err error
 	src.Columns, err = parseColumns(c.String("columns"))
 	return src, err
+}
+
+// templateText is --chat-template: a name, or what a file holds; "" for the model's
+// own.
+func templateText(c *ucli.Context) (string, error) {
+	name := c.String("chat-template")
+	if name == "" || name == "model" {
+		return "", nil
+	}
+	return stages.TemplateText(name)
+}
+
+// templateKey is --chat-template as a key of an ingest stage, after before; "" where
+// it is the model's.
+func templateKey(c *ucli.Context, before string) string {
+	if name := c.String("chat-template"); name != "" && name != "model" {
+		return fmt.Sprintf("%schat_template: %q", before, name)
+	}
+	return ""
 }
 
 // parseColumns reads --columns, a YAML mapping.

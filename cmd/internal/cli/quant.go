@@ -79,7 +79,7 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if (m.Calibrated() || c.IsSet("search")) && !c.IsSet("calibration") {
 		return usagef(c, "--calibration is required: poor calibration text would be silent")
 	}
-	for _, name := range []string{"calibration", "samples", "max-length", "type", "split", "columns"} {
+	for _, name := range []string{"calibration", "samples", "max-length", "type", "split", "columns", "chat-template"} {
 		if c.IsSet(name) && !m.Calibrated() && !c.IsSet("search") {
 			return usagef(c, "--%s: %s reads no calibration text", name, m.Name)
 		}

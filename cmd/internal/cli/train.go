@@ -36,7 +36,7 @@ func trainCommand() *ucli.Command {
 				}
 				b.WriteString(sourceText(src))
 			}
-			b.WriteString("]}\n  - train: {}\n")
+			b.WriteString("]" + templateKey(c, ", ") + "}\n  - train: {}\n")
 			r, err := stages.All.Parse("tune train", []byte(b.String()), c.StringSlice("set"))
 			if err != nil {
 				return err

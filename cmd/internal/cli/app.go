@@ -239,9 +239,14 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 			after = append(after, arg)
 			continue
 		}
-		before = append(before, arg)
 		name, value, joined := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		last = flagOf(flags, name)
+		if last = flagOf(flags, name); last != nil { // by one name: the parser refuses two
+			arg = "--" + last.Names()[0]
+			if joined {
+				arg += "=" + value
+			}
+		}
+		before = append(before, arg)
 		known = known && last != nil
 		takes := !joined && takesValue(last)
 		if takes {

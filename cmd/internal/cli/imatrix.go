@@ -13,7 +13,7 @@ func imatrixCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "imatrix", Usage: "importance matrix over calibration text, in llama.cpp's format",
 		Description: examples("quant imatrix --model models/M --calibration train.jsonl --output M-imatrix.gguf"),
-		Flags: modelFlags(append(sourceFlags(), modelFlag(), nameOutputFlag(), forceFlag(),
+		Flags: modelFlags(append(append(sourceFlags(), batchFlags("")...),
 			&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
 			&ucli.IntFlag{Name: "samples", Value: 64, Usage: "calibration samples"},
 			&ucli.IntFlag{Name: "max-length", Value: 512, Usage: "tokens a sample"})...),
@@ -21,25 +21,35 @@ func imatrixCommand() *ucli.Command {
 			if err := required(c, "model", "output", "calibration"); err != nil {
 				return err
 			}
+			text, err := sourceOf(c, c.String("calibration"))
+			if err != nil {
+				return err
+			}
+			list, many, err := tasks(c, nil)
+			if err != nil {
+				return err
+			}
 			dev, err := openDevice(c)
 			if err != nil {
 				return err
 			}
 			defer dev.Close()
-			text, err := sourceOf(c, c.String("calibration"))
-			if err != nil {
-				return err
-			}
-			out := outputOf(c, c.String("model"))
-			return writeOutput(c, out, func() error {
-				progress, clear := bar(c, "imatrix", "tokens")
-				im, err := stages.CollectImatrix(c.Context, dev, c.String("model"), text, c.Int("samples"), c.Int("max-length"), progress)
-				clear()
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(c.App.Writer, "%s: %d entries over %d chunks\n", out, len(im.Entries), im.Chunks)
-				return gguf.WriteImatrix(out, im)
+			return batch(c, list, many, func(t task) (o *outcome, err error) {
+				err = writeOutput(c, t.Output, func() error {
+					progress, clear := bar(c, "imatrix", "tokens")
+					im, err := stages.CollectImatrix(c.Context, dev, t.Model, text, c.Int("samples"), c.Int("max-length"), progress)
+					clear()
+					if err != nil {
+						return err
+					}
+					o = &outcome{text: fmt.Sprintf("%s: %d entries over %d chunks\n", t.Output, len(im.Entries), im.Chunks), how: "imatrix", json: struct {
+						task
+						Entries int `json:"entries"`
+						Chunks  int `json:"chunks"`
+					}{t, len(im.Entries), im.Chunks}}
+					return gguf.WriteImatrix(t.Output, im)
+				})
+				return o, err
 			})
 		},
 	}

@@ -26,11 +26,6 @@ func outputFlag() ucli.Flag {
 	return &ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "where to write"}
 }
 
-// nameOutputFlag is --output where outputOf reads it.
-func nameOutputFlag() ucli.Flag {
-	return &ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "where to write; {name} is the model's"}
-}
-
 func forceFlag() ucli.Flag {
 	return &ucli.BoolFlag{Name: "force", Usage: "replace what is at --output"}
 }
@@ -60,11 +55,6 @@ func writeOutput(c *ucli.Context, path string, write func() error) error {
 		return errors.Join(err, restore())
 	}
 	return drop()
-}
-
-// outputOf is --output of a command with one model; {name} is the model's.
-func outputOf(c *ucli.Context, model string) string {
-	return strings.ReplaceAll(c.String("output"), "{name}", nameOf(model))
 }
 
 // nameOf is the last part of a model's path, of a file without its ending: the dot

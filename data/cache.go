@@ -158,6 +158,44 @@ func LoadArrow(dir string) (d *Dataset, err error) {
 	return &Dataset{Train: Examples{train}, Val: Examples{val}, Key: info.Key, Vocab: info.Vocab, MaxLength: info.MaxLength}, nil
 }
 
+// cacheOf is the dataset.json of a folder that SaveArrow wrote; nil for any other path.
+func cacheOf(dir string) *cacheInfo {
+	info := &cacheInfo{}
+	b, err := readInfo(filepath.Join(dir, "dataset.json"))
+	if err != nil || json.Unmarshal(b, info) != nil || info.Version == 0 || info.Key == "" {
+		return nil
+	}
+	return info
+}
+
+// HeldBack is a source for a measurement: the held-back part of a folder that an
+// ingest wrote, where it has one, else the path as it is.
+func HeldBack(path string) Source {
+	if c := cacheOf(path); c != nil && c.Val > 0 {
+		return Source{Path: path, Split: "val"}
+	}
+	return Source{Path: path}
+}
+
+// KeepParts makes what earlier ingests held back stay so: where all datasets are
+// folders that SaveArrow wrote, and nothing else is asked for.
+func (o *Options) KeepParts() {
+	if o.ValSetSize != "" || len(o.ValDatasets) > 0 {
+		return
+	}
+	var val []Source
+	for _, s := range o.Datasets {
+		c := cacheOf(s.Path)
+		if c == nil || s.Split != "" {
+			return
+		}
+		if s.Split = "val"; c.Val > 0 {
+			val = append(val, s)
+		}
+	}
+	o.ValDatasets = val
+}
+
 // readInfo reads at most maxInfo bytes: a longer file is no JSON when cut there.
 func readInfo(path string) ([]byte, error) {
 	f, err := os.Open(path)

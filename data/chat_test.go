@@ -66,7 +66,7 @@ func (c chatML) Spans(conv chat.Conversation) (string, [][2]int, error) {
 func chatRow(t *testing.T, row string, o Options, tmpl spanner) (string, encoded, error) {
 	t.Helper()
 	d := parseRow(t, []byte(row))
-	kind, err := detect("a.jsonl", nil, d)
+	kind, err := detect("a.jsonl", nil, d, false)
 	if err != nil {
 		return "", encoded{}, err
 	}
@@ -270,7 +270,7 @@ func TestRealChats(t *testing.T) {
 				break
 			}
 			rows++
-			kind, err := detect(c.file, nil, row)
+			kind, err := detect(c.file, nil, row, false)
 			if err != nil || kind != c.kind {
 				t.Fatalf("%s row %d: type %s, %v", c.file, n, kind, err)
 			}
@@ -323,7 +323,7 @@ func TestIngestChat(t *testing.T) {
 	chats := filepath.Join(testdir.Shared(t, "parquet-chat"), "duckdb-messages-zstd-v2.parquet")
 	o := Options{Datasets: []Source{{Path: chats}}, Overflow: "split", MaxLength: 256}
 	_, _, err = Ingest(context.Background(), o, tok, tmpl, nil)
-	if err == nil || !strings.Contains(err.Error(), "row 501: message 3: the template writes no tool calls") || !strings.Contains(fail.Hint(err), "tune ingest --show 501") {
+	if err == nil || !strings.Contains(err.Error(), "row 501: message 3: the template writes no tool calls") || !strings.Contains(fail.Hint(err), "tune ingest --errors") {
 		t.Errorf("a template without tools: %v", err)
 	}
 	o.BadRows = "drop"

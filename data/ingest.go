@@ -37,6 +37,7 @@ func Ingest(ctx context.Context, o Options, tok *tokenizer.Tokenizer, tmpl *chat
 
 // ingestHolding is Ingest with a limit on the tokens held.
 func ingestHolding(ctx context.Context, limit int64, o Options, tok *tokenizer.Tokenizer, tmpl *chat.Template, progress func(done, total int64)) (*Dataset, *Report, error) {
+	o.KeepParts()
 	if err := o.Fill(); err != nil {
 		return nil, nil, err
 	}
@@ -101,6 +102,9 @@ func resolve(o *Options) (inputs []input, notes []string, err error) {
 		}
 		if note != "" {
 			notes = append(notes, note)
+		}
+		if c := cacheOf(s.Path); c != nil && c.Vocab > 0 && o.Vocab > 0 && c.Vocab != o.Vocab {
+			return nil, nil, fail.Usagef(s.Path, "ingest the rows again with this model", "holds tokens of a model with %d of them, this one has %d", c.Vocab, o.Vocab)
 		}
 		for _, f := range files {
 			inputs = append(inputs, input{source: s, index: i, val: i >= len(o.Datasets), path: f})
@@ -386,7 +390,7 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 	kind, row := f.source.Type, chunk[i].row
 	var err error
 	if kind == "" || kind == "auto" {
-		kind, err = detect(f.path, f.source.Columns, row)
+		kind, err = detect(f.path, f.source.Columns, row, in.enc.tmpl != nil)
 	} else {
 		err = checkType(f.path, kind, f.source.Columns, row)
 	}

@@ -88,7 +88,8 @@ func (c columns) has(row *jinja.Dict, ours string) bool {
 }
 
 // detect finds the type of a file by the columns of its first row.
-func detect(file string, c columns, row *jinja.Dict) (string, error) {
+// chats is whether the model has a chat template, for the hint.
+func detect(file string, c columns, row *jinja.Dict, chats bool) (string, error) {
 	for _, t := range datasetTypes {
 		for _, set := range t.needs {
 			if !slices.ContainsFunc(set, func(n string) bool { return !c.has(row, n) }) {
@@ -99,7 +100,7 @@ func detect(file string, c columns, row *jinja.Dict) (string, error) {
 			}
 		}
 	}
-	return "", fail.Inputf(file, guess(row), "columns [%s] fit no dataset type", strings.Join(rowKeys(row), ", "))
+	return "", fail.Inputf(file, guess(row, chats), "columns [%s] fit no dataset type", strings.Join(rowKeys(row), ", "))
 }
 
 func isBool(v any) bool { _, ok := v.(bool); return ok }
@@ -114,10 +115,13 @@ func rowKeys(row *jinja.Dict) []string {
 }
 
 // guess writes out what the columns may mean.
-func guess(row *jinja.Dict) string {
+func guess(row *jinja.Dict, chats bool) string {
 	has := func(n string) bool { _, ok := row.Get(n); return ok }
 	for _, g := range guesses {
 		if has(g[0]) && has(g[1]) {
+			if chats { // a question without its template is none the model was made for
+				return fmt.Sprintf("type: instruct with columns: {instruction: %s, output: %s}, or prompt_completion, which writes no chat template", g[0], g[1])
+			}
 			return fmt.Sprintf("type: prompt_completion with columns: {prompt: %s, completion: %s}", g[0], g[1])
 		}
 	}

@@ -30,6 +30,9 @@ type Source struct {
 	// Weight repeats the training rows: 2 takes each twice, 0.5 takes half of
 	// them, chosen by content. 0 means 1.
 	Weight float64 `yaml:"weight" json:"weight,omitempty" doc:"repeat (2) or thin (0.5) the rows" default:"1" range:"(0,1000]"`
+	// Template is the chat template that a command without a recipe reads the rows
+	// with: a name or the text; empty means the model's.
+	Template string `yaml:"-" json:"-"`
 	// MaxSamples takes the first rows only; 0 means all.
 	MaxSamples int `yaml:"max_samples" json:"max_samples,omitempty" doc:"first rows only" unset:"all" range:"[1,9000000000000]"`
 }
@@ -43,7 +46,7 @@ type Options struct {
 	// Tokenizer and ChatTemplate are resolved by the caller, who passes the
 	// results to Ingest; here they are only names for messages.
 	Tokenizer    string `yaml:"tokenizer" json:"tokenizer,omitempty" doc:"model whose tokenizer is used" unset:"base_model"`
-	ChatTemplate string `yaml:"chat_template" json:"chat_template,omitempty" doc:"model, a file, or the template itself" unset:"model"`
+	ChatTemplate string `yaml:"chat_template" json:"chat_template,omitempty" doc:"model, a name (chatml, llama3, gemma …), a file, or the template itself" unset:"model"`
 
 	MaxLength int    `yaml:"max_length" json:"max_length,omitempty" doc:"tokens a sample may have" unset:"min(2048, context)" range:"[2,10000000]"`
 	Overflow  string `yaml:"overflow" json:"overflow,omitempty" doc:"what happens to longer ones" default:"error" enum:"error|drop|truncate|split"`
@@ -54,7 +57,7 @@ type Options struct {
 
 	// ValSetSize is a number of rows ("200"), a share ("0.05", "5%") or "0";
 	// empty means 5 %, at most 512 rows, and 0 where ValDatasets are given.
-	ValSetSize string `yaml:"val_set_size" json:"val_set_size,omitempty" doc:"rows, share or 0, held back by content hash" unset:"5 %, at most 512 rows"`
+	ValSetSize string `yaml:"val_set_size" type:"rows or share" json:"val_set_size,omitempty" doc:"rows, share or 0, held back by content hash" unset:"5 %, at most 512 rows"`
 
 	Shuffle *bool  `yaml:"shuffle" json:"shuffle,omitempty" doc:"shuffle by seed" default:"true"`
 	Dedup   string `yaml:"dedup" json:"dedup,omitempty" doc:"drop equal rows; always counted" default:"none" enum:"none|exact"`

@@ -15,7 +15,7 @@ import (
 func encodePair(t *testing.T, row string) ([]encoded, error) {
 	t.Helper()
 	d := parseRow(t, []byte(row))
-	if kind, err := detect("a.jsonl", nil, d); err != nil || kind != typePreference {
+	if kind, err := detect("a.jsonl", nil, d, false); err != nil || kind != typePreference {
 		t.Fatalf("%s: type %q, %v", row, kind, err)
 	}
 	samples, err := convertPreference(nil, d)

@@ -129,7 +129,7 @@ type chatGolden struct {
 
 func (g *chatGolden) row(raw json.RawMessage, want sftRow) {
 	d := parseRow(g.T, raw)
-	kind, err := detect("x", nil, d)
+	kind, err := detect("x", nil, d, false)
 	if err != nil {
 		g.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
-const corruptHint = "the file is damaged or was not fully downloaded; fetch it again, or run tune verify on it"
+const corruptHint = "the file is damaged or was not fully downloaded; fetch it again"
 
 // corrupt reports a damaged or hostile file; where is the file, with a field
 // where one is known. It wraps ErrCorrupt.

@@ -149,6 +149,9 @@ func parseTargets(s string) Targets {
 	return Targets{Regex: s}
 }
 
+// JSONSchema is a name, a pattern or a list of names.
+func (Targets) JSONSchema() map[string]any { return oneOrMoreSchema("string") }
+
 // UnmarshalYAML accepts a string or a list of names.
 func (t *Targets) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind == yaml.SequenceNode {

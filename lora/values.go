@@ -19,6 +19,11 @@ type PatternEntry struct {
 // expression for it) to a number. The first entry that matches counts.
 type Pattern []PatternEntry
 
+// JSONSchema is a mapping from modules to numbers.
+func (Pattern) JSONSchema() map[string]any {
+	return map[string]any{"type": "object", "additionalProperties": map[string]any{"type": "number"}}
+}
+
 // UnmarshalYAML reads a mapping and keeps its order.
 func (p *Pattern) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.MappingNode {
@@ -102,6 +107,9 @@ func (p *Pattern) UnmarshalJSON(data []byte) error {
 // Strings is a list that may be written as one string.
 type Strings []string
 
+// JSONSchema is a string or a list.
+func (Strings) JSONSchema() map[string]any { return oneOrMoreSchema("string") }
+
 // UnmarshalYAML accepts a string or a list.
 func (s *Strings) UnmarshalYAML(n *yaml.Node) error { return oneOrMore((*[]string)(s), n) }
 
@@ -111,11 +119,19 @@ func (s *Strings) UnmarshalJSON(b []byte) error { return oneOrMoreJSON((*[]strin
 // Ints is a list that may be written as one number.
 type Ints []int
 
+// JSONSchema is a whole number or a list.
+func (Ints) JSONSchema() map[string]any { return oneOrMoreSchema("integer") }
+
 // UnmarshalYAML accepts a number or a list.
 func (s *Ints) UnmarshalYAML(n *yaml.Node) error { return oneOrMore((*[]int)(s), n) }
 
 // UnmarshalJSON accepts a number, a list or null.
 func (s *Ints) UnmarshalJSON(b []byte) error { return oneOrMoreJSON((*[]int)(s), b) }
+
+func oneOrMoreSchema(kind string) map[string]any {
+	one := map[string]any{"type": kind}
+	return map[string]any{"anyOf": []any{one, map[string]any{"type": "array", "items": one}}}
+}
 
 func oneOrMore[T any](dst *[]T, n *yaml.Node) error {
 	if n.Kind == yaml.SequenceNode {
@@ -147,6 +163,11 @@ func oneOrMoreJSON[T any](dst *[]T, b []byte) error {
 
 // Init is init_lora_weights: true, false or the name of a method.
 type Init string
+
+// JSONSchema lists those that an adapter can start with.
+func (Init) JSONSchema() map[string]any {
+	return map[string]any{"enum": []any{true, false, string(InitKaiming), string(InitNonZero), string(InitGaussian)}}
+}
 
 // UnmarshalYAML accepts a bool or a string.
 func (i *Init) UnmarshalYAML(n *yaml.Node) error {
@@ -181,6 +202,12 @@ func (i Init) MarshalJSON() ([]byte, error) {
 
 // TokenIndices maps an embedding's name to the rows that are trained.
 type TokenIndices map[string][]int
+
+// JSONSchema is a list of rows, or one for each embedding.
+func (TokenIndices) JSONSchema() map[string]any {
+	rows := map[string]any{"type": "array", "items": map[string]any{"type": "integer"}}
+	return map[string]any{"anyOf": []any{rows, map[string]any{"type": "object", "additionalProperties": rows}}}
+}
 
 // UnmarshalYAML accepts a list (for embed_tokens) or a map.
 func (t *TokenIndices) UnmarshalYAML(n *yaml.Node) error {

@@ -74,6 +74,9 @@ func DefaultFor(format string) []string {
 	return []string{"transformers", "vllm"}
 }
 
+// Programs lists the programs that there are rules for.
+func Programs() []string { return slices.Clone(consumers) }
+
 // CheckFor refuses a name of no program whose rules are known.
 func CheckFor(names []string) error {
 	for _, n := range names {

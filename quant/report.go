@@ -16,8 +16,9 @@ type Report struct {
 	Tokens   int           `json:"tokens,omitempty"`
 	Bytes    int64         `json:"bytes"` // of tensors, quantized and not
 	Elements int64         `json:"elements"`
-	Kept     []string      `json:"kept"` // matrices that stay unquantized
-	Layers   []LayerReport `json:"-"`    // see Lines
+	Kept     []string      `json:"kept"`              // matrices that stay unquantized
+	Address  string        `json:"address,omitempty"` // of a folder that no stage made: hash of model, text and options
+	Layers   []LayerReport `json:"-"`                 // see Lines
 	Warnings []string      `json:"warnings,omitempty"`
 }
 

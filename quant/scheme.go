@@ -83,6 +83,8 @@ func (s Scheme) resolveGroup(group int, layers []linear) (int, error) {
 	switch own := int(s.Weight.Group); {
 	case own == 0:
 		return resolveGroup(group, layers)
+	case own > 0 && group != 0 && group != own:
+		return 0, fail.Usagef("group_size", "leave it out", "%s has blocks of %d columns, group_size is %d", s.Name, own, group)
 	case own > 0:
 		return 0, nil
 	case group != 0 && group != own:

@@ -3,6 +3,7 @@ package recipes
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,7 +56,7 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 	}
 	if ref.Kind == DataRef && !exists(path) { // rows are read in the same order: a name before a pattern
 		if files, err := filepath.Glob(path); err == nil && len(files) > 0 {
-			return x.contentOfGlob(path, files)
+			return x.hashes.glob(path, files)
 		}
 	}
 	h, err := x.hashes.tree(path)
@@ -68,16 +69,16 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 	return h, nil
 }
 
-// contentOfGlob hashes files by their names below the pattern's fixed part: splits
+// glob hashes files by their names below the pattern's fixed part: splits
 // and formats go by them, and so does the order of rows.
-func (x *run) contentOfGlob(pattern string, files []string) (Digest, error) {
+func (h *hashes) glob(pattern string, files []string) (Digest, error) {
 	root := filepath.Dir(pattern)
 	for strings.ContainsAny(root, "*?[\\") {
 		root = filepath.Dir(root)
 	}
 	all := map[string]Digest{}
 	for _, f := range files {
-		h, err := x.hashes.tree(f)
+		sum, err := h.tree(f)
 		if err != nil {
 			return "", fail.Inputf(f, "", "%w", err)
 		}
@@ -85,9 +86,44 @@ func (x *run) contentOfGlob(pattern string, files []string) (Digest, error) {
 		if err != nil {
 			return "", fail.Inputf(f, "", "%w", err)
 		}
-		all[filepath.ToSlash(name)] = h
+		all[filepath.ToSlash(name)] = sum
 	}
 	return addressOf("glob", nil, all, nil), nil
+}
+
+// ContentHash is the hash of what is at a path or reference, outside a run.
+func ContentHash(path string) (Digest, error) {
+	local, err := ResolvePath(path)
+	if err != nil {
+		return "", err
+	}
+	h := &hashes{Seen: map[string]seenFile{}}
+	sum, err := h.tree(local)
+	if errors.Is(err, fs.ErrNotExist) {
+		if files, _ := filepath.Glob(local); len(files) > 0 {
+			return h.glob(local, files)
+		}
+	}
+	if err != nil {
+		return "", fail.Inputf(path, "", "%w", err)
+	}
+	return sum, nil
+}
+
+// JobAddress is the address of what a command does as a stage of kind would: the
+// options, the content of its inputs (paths by name), the device, and env for what
+// a stage would say elsewhere.
+func JobAddress(kind *Kind, opts any, inputs map[string]string, device string, env map[string]string) (Digest, error) {
+	a := &Addresser{Env: env, hashes: &hashes{Seen: map[string]seenFile{}}}
+	a.Env["device"], a.Env["level"], _ = strings.Cut(device, "/")
+	in := map[string]Digest{}
+	for name, path := range inputs {
+		var err error
+		if in[name], err = ContentHash(path); err != nil {
+			return "", err
+		}
+	}
+	return addressOf(kind.Name, kind.Address(a, opts), in, a.Env), nil
 }
 
 func (x *run) missing(path string, err error) error {
@@ -124,7 +160,7 @@ func (x *run) present() error {
 func (x *run) besideHint(path string) string {
 	p := filepath.Join(filepath.Dir(x.path), path)
 	if _, err := os.Stat(p); err == nil && !filepath.IsAbs(path) {
-		return "it lies beside the recipe: paths are relative to the working directory (-C " + filepath.Dir(x.path) + ")"
+		return "it lies beside the recipe: paths are relative to the working directory, write " + p
 	}
 	return "paths are relative to the working directory"
 }

@@ -11,12 +11,18 @@ import (
 )
 
 // Clean removes a run's checkpoints and unfinished work; with keep, also every
-// stage's artifact that is not listed.
-func Clean(dir string, keep []string) error {
+// stage's artifact that is not listed, for which said is called with its folder.
+// Where keep names what is no stage of the run, nothing is removed.
+func Clean(dir string, keep []string, said func(path string)) error {
 	f := folder(dir)
-	states, err := f.states()
+	ids, err := f.states()
 	if err != nil {
 		return err
+	}
+	for _, id := range keep {
+		if !slices.Contains(ids, id) {
+			return fail.Usagef(dir, "its finished stages: "+strings.Join(ids, ", "), "--keep %s: the run has no such stage", id)
+		}
 	}
 	unlock, err := f.lock("wait for it, or stop it")
 	if err != nil {
@@ -25,11 +31,10 @@ func Clean(dir string, keep []string) error {
 	defer unlock()
 	atomic.Clean(dir)
 	remove := []string{filepath.Join(dir, ".work")}
-	if len(keep) > 0 {
-		for _, id := range states {
-			if !slices.Contains(keep, id) {
-				remove = append(remove, f.stage(id), f.result(id))
-			}
+	for _, id := range ids {
+		if len(keep) > 0 && !slices.Contains(keep, id) {
+			said(f.stage(id))
+			remove = append(remove, f.stage(id), f.result(id))
 		}
 	}
 	for _, p := range remove {

@@ -84,6 +84,19 @@ func Embedded() []EmbeddedRecipe {
 	return slices.Clip(out)
 }
 
+// EmbeddedText is an embedded recipe as it is written.
+func EmbeddedText(name string) (string, error) {
+	raw, err := yamls.ReadFile(name + ".yaml")
+	if err != nil {
+		var known []string
+		for _, e := range Embedded() {
+			known = append(known, e.Name)
+		}
+		return "", fail.Usagef("--copy", "known: "+strings.Join(known, ", "), "no recipe %q in the program", name)
+	}
+	return string(raw), nil
+}
+
 // writeFolder writes small files as a folder that appears whole.
 func writeFolder(path string, files map[string][]byte) error {
 	f, err := atomic.Dir(path)

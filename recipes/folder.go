@@ -1,6 +1,9 @@
 package recipes
 
 import (
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -70,6 +73,26 @@ const (
 	maxName = 150
 	tooLong = "is longer than 150 bytes"
 )
+
+// own refuses a folder with files in it that no run made.
+func (f folder) own() error {
+	if _, err := os.Lstat(f.state("")); err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir(string(f))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fail.Usagef(string(f), "give this run another name: --set name=…", "%w", err)
+	}
+	for _, e := range entries {
+		if e.Name()[0] != '.' {
+			return fail.Usagef(string(f), "move it away, or give this run another name: --set name=…", "no run made this folder, and %s lies in it", e.Name())
+		}
+	}
+	return nil
+}
 
 // lock takes the folder, for runs and for who removes parts of it; the hint is
 // for those who find it taken.

@@ -148,5 +148,22 @@ func (k Kinds) Keys(section string) []schema.Key {
 	return schema.Keys(k.stageForm(), section)
 }
 
+// homes are the sections of keys that few sections have.
+func (k Kinds) homes() map[string]string {
+	all := map[string][]string{}
+	for _, section := range k.Sections() {
+		for _, key := range k.Keys(section) {
+			all[key.Name] = append(all[key.Name], section)
+		}
+	}
+	out := map[string]string{}
+	for key, sections := range all {
+		if len(sections) <= 3 {
+			out[key] = strings.Join(sections, ", ")
+		}
+	}
+	return out
+}
+
 // Sections lists what Keys knows below a stage, kind by kind.
 func (k Kinds) Sections() []string { return schema.Sections(k.stageForm()) }

@@ -58,6 +58,7 @@ func (k Kinds) Parse(name string, data []byte, sets []string) (*Recipe, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.Homes = k.homes()
 	k.eachStage(root, func(string, *yaml.Node) {}) // "- merge:" alone is a stage with every default
 	for i, s := range sets {
 		k.applySet(d, root, s, fmt.Sprintf("--set #%d", i+1))
@@ -67,11 +68,19 @@ func (k Kinds) Parse(name string, data []byte, sets []string) (*Recipe, error) {
 	r := &Recipe{kinds: k, path: name, given: d.Given}
 	k.read(form, r)
 	schema.Fill(r)
-	if r.Name == "" {
+	given := r.Name != ""
+	if !given {
 		base := filepath.Base(r.path)
 		r.Name = strings.TrimSuffix(base, filepath.Ext(base))
 	}
 	c := checker{d, root, map[string]bool{}}
+	if r.Name == "" || r.Name[0] == '.' || strings.ContainsAny(r.Name, `/\`) {
+		at, from := c.at("name"), "the name"
+		if !given {
+			from = "the file's name, the run's where it has none,"
+		}
+		c.Bad(at, "name", "name: support makes runs/support; --run-dir chooses another parent", "%s %q is no name of a folder below --run-dir", from, r.Name)
+	}
 	c.recipe(r, form.FieldByName("Stages"))
 	if len(d.Problems) > 0 {
 		return nil, d.Problems
@@ -151,6 +160,12 @@ func (c *checker) stage(n *yaml.Node, form reflect.Value, s *Stage, kinds Kinds,
 	}
 	c.seen[s.ID] = true
 	s.Kind.Resolve(s.Options, Setting{s.ID, seed}, func(key, hint, format string, args ...any) {
+		msg := fmt.Sprintf(format, args...)
+		if slices.ContainsFunc(c.Problems, func(p schema.Problem) bool {
+			return strings.HasPrefix(p.Path, s.Kind.Name) && strings.HasSuffix(msg, p.Msg)
+		}) {
+			return // a word that was refused where it stands
+		}
 		c.Bad(n, schema.Join(s.ID, key), hint, format, args...)
 	})
 	return true

@@ -28,6 +28,8 @@ type Event struct {
 	Text   string  `json:"text,omitempty"`
 	Memory int64   `json:"memory_bytes,omitempty"`
 	Took   float64 `json:"seconds,omitempty"`
+	// Numbers are what Text says, for programs: loss, val_loss, tokens_per_second.
+	Numbers map[string]float64 `json:"numbers,omitempty"`
 }
 
 // RunOptions are what the machine and the command line decide; none of them
@@ -98,7 +100,7 @@ func (r *Recipe) prepare(opt RunOptions) (*run, error) {
 			return nil, fail.Usagef("", "stages: "+strings.Join(r.ids(), ", "), "no stage %q", id)
 		}
 	}
-	if err := x.present(); err != nil {
+	if err := errors.Join(x.dir.own(), x.present()); err != nil {
 		return nil, err
 	}
 	if err := x.fit(); err != nil {

@@ -37,12 +37,26 @@ func (x *run) load(j *Job, addr Digest) (*Result, error) {
 		return nil, nil
 	}
 	have, err := x.hashes.files(x.dir.stage(j.ID), outputsLeftOut...)
-	if err != nil || !slices.Equal(have, res.Outputs) {
+	if err != nil || !slices.Equal(have, res.Outputs) || !x.named(j) {
 		return nil, nil
 	}
 	res.Cached = true
 	x.timing(res, false)
 	return res, nil
+}
+
+// named reports whether what a stage made is where references to it look: some
+// names hold that of the run, whose folder may have been moved.
+func (x *run) named(j *Job) bool {
+	if j.Kind.Path == nil {
+		return true
+	}
+	for _, m := range j.makes() {
+		if !exists(j.Kind.Path(x.dir.stage(j.ID), x.Name, j.Options, m.Member)) {
+			return false
+		}
+	}
+	return true
 }
 
 // outputsLeftOut are files of a stage's folder that are not its artifact.

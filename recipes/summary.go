@@ -18,8 +18,8 @@ import (
 
 // report writes what the run left so far: report.html, summary.md,
 // summary.json, manifest.json. It is called after every run, also after one
-// that ended in an error, whose error it returns. The summary is nil after an
-// error that is not a gate's.
+// that ended in an error, whose error it returns. The summary is nil where no
+// stage has come to an end.
 func (x *run) report(took time.Duration, err error) (*report.Summary, error) {
 	s := x.summary(took, err)
 	if len(x.done) == 0 && err != nil {
@@ -27,10 +27,6 @@ func (x *run) report(took time.Duration, err error) (*report.Summary, error) {
 	}
 	if werr := x.writeReports(s); err == nil {
 		err = werr
-	}
-	var e *fail.Error
-	if err != nil && !(errors.As(err, &e) && e.Kind == fail.Gate) {
-		return nil, err
 	}
 	return s, err
 }
@@ -123,7 +119,7 @@ func verdict(s *report.Summary, complete bool, err error) string {
 }
 
 // collect takes the facts, the next commands and the tables of the stages: the
-// last model to talk to first.
+// last model to talk to first, then what the recipe asks for.
 func collect(s *report.Summary) {
 	try := ""
 	for _, sec := range s.Sections {
@@ -138,6 +134,15 @@ func collect(s *report.Summary) {
 			try = sec.Try
 		}
 	}
+	slices.SortStableFunc(s.Next, func(a, b report.Command) int {
+		switch {
+		case a.Asked == b.Asked:
+			return 0
+		case a.Asked:
+			return -1
+		}
+		return 1
+	})
 	if try != "" {
 		s.Next = slices.Insert(s.Next, 0, report.Command{For: "try", Line: "tune chat -m " + report.Shell(try)})
 	}

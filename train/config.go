@@ -30,7 +30,7 @@ type Config struct {
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
 	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; dpo 1e-5; continued adapter half" range:"[0,100]"`
-	LRScheduler  string            `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
+	LRScheduler  ScheduleName      `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
 	WarmupSteps  *int              `yaml:"warmup_steps" doc:"steps, instead of warmup_ratio" range:"[0,1000000000]"`
@@ -138,8 +138,18 @@ func (s *Scalar) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
+// JSONSchema says so.
+func (Scalar) JSONSchema() map[string]any {
+	return map[string]any{"type": []string{"number", "string", "boolean"}}
+}
+
 // Auto is auto, true or false.
 type Auto string
+
+// JSONSchema lists the three, quoted or not.
+func (Auto) JSONSchema() map[string]any {
+	return map[string]any{"enum": []any{"auto", true, false, "true", "false"}}
+}
 
 // UnmarshalYAML accepts auto or a bool.
 func (a *Auto) UnmarshalYAML(n *yaml.Node) error {
@@ -157,6 +167,11 @@ type Every struct {
 	Share float64
 	Auto  bool
 	Off   bool
+}
+
+// JSONSchema lists the forms of Every.
+func (Every) JSONSchema() map[string]any {
+	return map[string]any{"anyOf": []any{map[string]any{"const": "auto"}, map[string]any{"type": "number", "minimum": 0}, map[string]any{"type": "string", "pattern": `^[0-9.]+ ?%$`}}}
 }
 
 // Never reports whether it was switched off.

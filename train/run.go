@@ -124,6 +124,9 @@ func begin(j Job) (*run, error) {
 		return nil, err
 	}
 	r.total = c.Total(r.loader.StepsPerEpoch())
+	if w := c.Rising(r.total); w != "" && j.Log != nil {
+		j.Log(w)
+	}
 	if r.sched, err = newSchedule(c, r.total); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -29,8 +30,14 @@ type curve struct {
 	err           error
 }
 
+// ScheduleName is a schedule of the table.
+type ScheduleName string
+
+// Enum lists the schedules.
+func (ScheduleName) Enum() []string { return names(schedules) }
+
 // schedules lists what lr_scheduler can be: its arguments and its factor.
-var schedules = map[string]struct {
+var schedules = map[ScheduleName]struct {
 	args []string
 	make func(c *curve) func(step int) float64
 }{
@@ -62,6 +69,15 @@ func newSchedule(c Config, total int) (*Schedule, error) {
 	return s, cv.err
 }
 
+// Rising says where a training of so many steps ends before its warm-up does, ""
+// where it does not or steps is 0.
+func (c Config) Rising(steps int) string {
+	if w := c.warmup(steps); steps > 0 && w > steps {
+		return fmt.Sprintf("warmup_steps %d is more than the %d steps there are: learning_rate %g is never reached", w, steps, *c.LearningRate)
+	}
+	return ""
+}
+
 // warmup is the number of warm-up steps, rounded up as Transformers does.
 func (c Config) warmup(total int) int {
 	if c.WarmupSteps != nil {
@@ -73,7 +89,7 @@ func (c Config) warmup(total int) int {
 	return int(math.Ceil(float64(total) * *c.WarmupRatio))
 }
 
-func known[T any](m map[string]T) string { return strings.Join(names(m), ", ") }
+func known[K ~string, T any](m map[K]T) string { return strings.Join(names(m), ", ") }
 
 // num reads a number from the arguments.
 func (c *curve) num(key string, missing float64) float64 {

@@ -41,7 +41,7 @@ func TestSchedules(t *testing.T) {
 		for k, v := range s.Args {
 			args[k] = Scalar(fmt.Sprint(v))
 		}
-		got, err := newSchedule(Config{LRScheduler: s.Name, LearningRate: &s.LR, WarmupSteps: &s.Warmup, LRArgs: args}, s.Total)
+		got, err := newSchedule(Config{LRScheduler: ScheduleName(s.Name), LearningRate: &s.LR, WarmupSteps: &s.Warmup, LRArgs: args}, s.Total)
 		if err != nil {
 			t.Errorf("%s %v: %v", s.Name, s.Args, err)
 			continue
@@ -54,7 +54,7 @@ func TestSchedules(t *testing.T) {
 		}
 	}
 	for name := range schedules {
-		if !seen[name] {
+		if !seen[string(name)] {
 			t.Errorf("no reference for %s", name)
 		}
 	}

@@ -10,6 +10,7 @@ package reference
 
 import (
 	"fmt"
+	"strings"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -179,5 +180,18 @@ func (l *Layer) Dot() (string, error) {
 	if l.err != nil {
 		return "", l.err
 	}
-	return l.g.ToDot(), nil
+	var b strings.Builder
+	b.WriteString("digraph layer {\n\trankdir=TB;\n\tnode [fontname=monospace shape=box];\n")
+	for _, n := range l.g.AllNodes() { // in the order in which they were made
+		label, style := n.Name(), " style=filled"
+		if op := n.Op(); op != nil {
+			label, style = op.String(), ""
+		}
+		fmt.Fprintf(&b, "\tn%d [label=%q%s];\n", n.ID(), fmt.Sprintf("%s\n%v", label, n.Shape()), style)
+		for from := l.g.From(n.ID()); from.Next(); {
+			fmt.Fprintf(&b, "\tn%d -> n%d;\n", from.Node().ID(), n.ID())
+		}
+	}
+	b.WriteString("}\n")
+	return b.String(), nil
 }

@@ -102,6 +102,9 @@ func TestGraph(t *testing.T) {
 		if err != nil || strings.Count(both, "->") <= strings.Count(plain, "->") {
 			t.Errorf("%s: gradients add no edges (%v)", name, err)
 		}
+		if again, err := Graph(name, true); again != both || err != nil || strings.Contains(both, "0x") {
+			t.Errorf("%s: another graph each time (%v)", name, err)
+		}
 	}
 	if _, err := Graph("softmax", false); fail.Code(err) != int(fail.Usage) {
 		t.Errorf("unknown layer: %v", err)

@@ -58,6 +58,26 @@ func Files(path, split string) (files []string, note string, err error) {
 // splits are the names that data sets give their parts.
 var splits = []string{"train", "validation", "valid", "val", "dev", "test", "eval"}
 
+// HeldOut is the split of a folder that a training on its split train
+// may be measured on: "" where not all of its files are parts of splits, or only one is.
+func HeldOut(path string) string {
+	st, err := os.Stat(path)
+	if err != nil || !st.IsDir() {
+		return ""
+	}
+	files, err := walkFiles(path)
+	if err != nil {
+		return ""
+	}
+	if _, note := trainOnly(path, files); note == "" {
+		return ""
+	}
+	i := slices.IndexFunc(splits[1:], func(s string) bool {
+		return slices.ContainsFunc(files, func(f string) bool { return inSplit(path, f, s) })
+	})
+	return splits[1+i]
+}
+
 // trainOnly keeps the split train of a folder that has another one, too: a model
 // must not learn by accident what it is tested on.
 func trainOnly(root string, all []string) (files []string, note string) {
@@ -137,6 +157,10 @@ func walkFiles(root string) ([]string, error) {
 // describes reports a file that describes a data set or is derived from one.
 func describes(path string) bool {
 	name := strings.ToLower(filepath.Base(path))
+	if name == "dataset.json" { // of a folder with tokens, as data.SaveArrow writes it
+		_, err := os.Stat(filepath.Join(filepath.Dir(path), "train.arrow"))
+		return err == nil
+	}
 	return slices.Contains(datasetFiles, name) || strings.HasPrefix(name, cachePrefix) && filepath.Ext(name) == ".arrow"
 }
 

@@ -96,7 +96,7 @@ func Resolve(ref string) (dir, commit string, err error) {
 }
 
 func resolve(cache string, r Ref) (dir, commit string, err error) {
-	absent := fail.Inputf(r.String(), "tune pull "+r.String()+", or add --pull", "not in the local cache (%s)", cache)
+	absent := fail.Inputf(r.String(), "tune pull "+r.String(), "not in the local cache (%s)", cache)
 	repo := repoDir(cache, r)
 	commit = r.Revision
 	if !r.Pinned() {

@@ -198,7 +198,7 @@ func MixOf(src *arch.Source, o *Options, importance bool) ([]Choice, error) {
 	}
 	for _, t := range src.Tensors() {
 		if t.Type.Quantized() && !t.Vector && !o.AllowRequantize {
-			return nil, fail.Inputf("export", "start from the float model, or set allow_requantize and accept the loss", "%s is already %v", t.Name, t.Type)
+			return nil, fail.Inputf("export", "start from the float model, or accept the loss with --allow-requantize, in a recipe allow_requantize: true", "%s is already %v", t.Name, t.Type)
 		}
 	}
 	kv, err := arch.GGUFKeys(&src.Spec, "", 0, nil)
@@ -373,7 +373,7 @@ func refuse(src string, choices []Choice, rep *Report, o *Options) error {
 		}
 		from := rep.Tensors[i].From
 		if from != rep.Tensors[i].To && quantizedName(from) && !o.AllowRequantize {
-			return fail.Inputf(src, "start from the float model, or use --allow-requantize and accept the loss", "%s is already quantized (%s); requantizing it to %v is not allowed", c.Name, from, c.To)
+			return fail.Inputf(src, "start from the float model, or accept the loss with --allow-requantize, in a recipe allow_requantize: true", "%s is already quantized (%s); requantizing it to %v is not allowed", c.Name, from, c.To)
 		}
 	}
 	return nil
@@ -421,12 +421,11 @@ func metadata(kv []formats.KV, o *Options) ([]formats.KV, error) {
 	return append(out, add...), nil
 }
 
-// baseName is the last part of a path, without ending.
+// baseName is the last part of a path, of a GGUF file without its ending.
 func baseName(path string) string {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		abs = path
 	}
-	b := filepath.Base(abs)
-	return b[:len(b)-len(filepath.Ext(b))]
+	return strings.TrimSuffix(filepath.Base(abs), ".gguf")
 }

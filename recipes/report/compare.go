@@ -1,8 +1,10 @@
 package report
 
 import (
+	"cmp"
 	"encoding/json"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +23,34 @@ type Compared struct {
 	Metrics map[string]float64 `json:"metrics"`
 	Pareto  bool               `json:"pareto"`             // nothing is both smaller and better
 	Out     string             `json:"left_out,omitempty"` // by which limit
+
+	ref string // what the evaluation took it from
+}
+
+// equalThemselves gives the models that others were compared with the values of a
+// model compared with itself.
+func equalThemselves(out []Compared, refs map[string]bool) {
+	for i := range out {
+		if _, measured := out[i].Metrics["kl"]; !measured && out[i].ref != "" && refs[out[i].ref] {
+			out[i].Metrics["kl"], out[i].Metrics["top1"] = 0, 1
+		}
+	}
+}
+
+// inputsOf are the references of an eval stage's inputs by name.
+func inputsOf(run, stage string) map[string]string {
+	var state struct {
+		Inputs map[string]struct{ Ref string }
+	}
+	raw, err := os.ReadFile(filepath.Join(run, ".state", stage+".json"))
+	if err != nil || json.Unmarshal(raw, &state) != nil {
+		return nil
+	}
+	out := map[string]string{}
+	for name, in := range state.Inputs {
+		out[name] = in.Ref
+	}
+	return out
 }
 
 // Compare reads what the evaluations in a run folder measured: its models, the
@@ -31,7 +61,7 @@ func Compare(run string, resolve func(path string) (string, error)) ([]Compared,
 	if len(files) == 0 {
 		return nil, fail.Usagef(run, "add an eval stage", "no evaluation in this run")
 	}
-	at := map[string]int{}
+	at, refs := map[string]int{}, map[string]bool{}
 	var out []Compared
 	for _, f := range files {
 		stage := filepath.Dir(f)
@@ -43,13 +73,20 @@ func Compare(run string, resolve func(path string) (string, error)) ([]Compared,
 			i, ok := at[m.Model]
 			if !ok {
 				c := Compared{Name: m.Model, Metrics: map[string]float64{}}
-				c.locate(run, stage, resolve)
+				inputs := inputsOf(run, stage)
+				c.locate(run, inputs, resolve)
+				c.ref = inputs["models["+c.Name+"]"]
+				refs[cmp.Or(inputs["references["+c.Name+"]"], inputs["reference"])] = true
 				i, out = len(out), append(out, c)
 				at[m.Model] = i
 			}
 			out[i].Metrics[m.Metric] = m.Value
 		}
 	}
+	if len(out) == 0 {
+		return nil, fail.Usagef(run, "run the recipe again: its eval stage did not come to an end", "the evaluation in this run measured nothing")
+	}
+	equalThemselves(out, refs)
 	slices.SortStableFunc(out, func(a, b Compared) int { return int(min(1, max(-1, a.Bytes-b.Bytes))) })
 	best := 0.0
 	for i := range out {
@@ -85,7 +122,7 @@ func readMetrics(dir string) ([]eval.Metric, error) {
 
 // locate finds a model's files: a stage's folder, a file in it, or what the
 // eval stage took from elsewhere, such as the base.
-func (c *Compared) locate(run, stage string, resolve func(string) (string, error)) {
+func (c *Compared) locate(run string, inputs map[string]string, resolve func(string) (string, error)) {
 	id, member, _ := strings.Cut(c.Name, "/")
 	c.Path = filepath.Join(run, id)
 	if member != "" {
@@ -97,14 +134,7 @@ func (c *Compared) locate(run, stage string, resolve func(string) (string, error
 		return
 	}
 	c.Path = ""
-	var state struct {
-		Inputs map[string]struct{ Ref string }
-	}
-	raw, err := os.ReadFile(filepath.Join(run, ".state", stage+".json"))
-	if err != nil || json.Unmarshal(raw, &state) != nil {
-		return
-	}
-	if path, err := resolve(state.Inputs["models["+c.Name+"]"].Ref); err == nil {
+	if path, err := resolve(inputs["models["+c.Name+"]"]); err == nil {
 		c.Path, c.Bytes = path, weightBytes(path)
 	}
 }
@@ -128,6 +158,17 @@ func weightBytes(path string) int64 {
 		}
 	}
 	return n
+}
+
+// Metrics lists what was measured of any model, sorted.
+func Metrics(list []Compared) []string {
+	all := map[string]bool{}
+	for _, c := range list {
+		for name := range c.Metrics {
+			all[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
 }
 
 // LeaveOut marks the models larger than a number of bytes; text is how the

@@ -3,6 +3,8 @@ package report
 import (
 	"encoding/xml"
 	"fmt"
+	"slices"
+	"strconv"
 
 	"github.com/tunekit/tunekit/train/eval"
 )
@@ -13,17 +15,20 @@ type junitSuite struct {
 	Tests    int         `xml:"tests,attr"`
 	Failures int         `xml:"failures,attr"`
 	Skipped  int         `xml:"skipped,attr"`
+	Time     string      `xml:"time,attr,omitempty"` // seconds
 	Cases    []junitCase `xml:"testcase"`
 }
 
 type junitCase struct {
 	Class   string        `xml:"classname,attr"`
 	Name    string        `xml:"name,attr"`
+	Time    string        `xml:"time,attr,omitempty"`
 	Failure *junitMessage `xml:"failure,omitempty"`
 	Out     string        `xml:"system-out,omitempty"`
 }
 
 type junitMessage struct {
+	Type    string `xml:"type,attr"` // fail, unsure or error
 	Message string `xml:"message,attr"`
 }
 
@@ -37,10 +42,10 @@ func (r *Evaluation) JUnit(name string) ([]byte, error) {
 func junitOf(name string, r *Evaluation) junitSuite {
 	s := junitSuite{Name: name}
 	for _, c := range r.Checks {
-		tc := junitCase{Class: name + "." + c.Model, Name: c.Metric + " " + c.Limit, Out: fmt.Sprintf("value %g, 95 %% interval of the difference %g to %g", c.Value, c.Low, c.High)}
+		tc := junitCase{Class: name + "." + c.Model, Name: c.Metric + " " + c.Limit, Out: fmt.Sprintf("value %g, 95 %% interval of what is limited %g to %g", c.Value, c.Low, c.High)}
 		if c.Verdict != eval.Pass {
 			s.Failures++
-			tc.Failure = &junitMessage{fmt.Sprintf("%s: %s is %g, limit %s", c.Verdict, c.Metric, c.Value, c.Limit)}
+			tc.Failure = &junitMessage{string(c.Verdict), c.String()}
 		}
 		s.Cases = append(s.Cases, tc)
 	}
@@ -61,17 +66,21 @@ func (s *Summary) junit() ([]byte, error) {
 		Suites  []junitSuite `xml:"testsuite"`
 	}
 	all := suites{Name: s.Name}
+	judged := map[string]bool{} // stages whose failure is a case of their own suite
 	for _, r := range s.Sections {
 		if r.Evaluation != nil {
-			all.Suites = append(all.Suites, junitOf(r.Stage, r.Evaluation))
+			suite := junitOf(r.Stage, r.Evaluation)
+			suite.Time = seconds(s.stage(r.Stage).Seconds)
+			judged[r.Stage] = suite.Failures > 0
+			all.Suites = append(all.Suites, suite)
 		}
 	}
-	stages := junitSuite{Name: "stages"}
+	stages := junitSuite{Name: "stages", Time: seconds(s.Seconds)}
 	for _, l := range s.Stages {
-		tc := junitCase{Class: s.Name, Name: l.Stage, Out: l.State}
-		if l.State == "failed" {
+		tc := junitCase{Class: s.Name, Name: l.Stage, Out: l.State, Time: seconds(l.Seconds)}
+		if l.State == "failed" && !judged[l.Stage] {
 			stages.Failures++
-			tc.Failure = &junitMessage{s.Err}
+			tc.Failure = &junitMessage{"error", s.Err}
 		}
 		stages.Cases = append(stages.Cases, tc)
 	}
@@ -79,4 +88,15 @@ func (s *Summary) junit() ([]byte, error) {
 	all.Suites = append(all.Suites, stages)
 	out, err := xml.MarshalIndent(all, "", " ")
 	return append([]byte(xml.Header), append(out, '\n')...), err
+}
+
+func seconds(s float64) string { return strconv.FormatFloat(s, 'f', 3, 64) }
+
+// stage is the line of a stage; every section has one.
+func (s *Summary) stage(id string) StageLine {
+	i := slices.IndexFunc(s.Stages, func(l StageLine) bool { return l.Stage == id })
+	if i < 0 {
+		return StageLine{}
+	}
+	return s.Stages[i]
 }

@@ -69,9 +69,13 @@ type StageLine struct {
 
 // Command is a line to type, for a program.
 type Command struct {
-	For  string `json:"for"`
-	Line string `json:"line"`
+	For   string `json:"for"`
+	Line  string `json:"line"`
+	Asked bool   `json:"-"` // the recipe names the program
 }
+
+// shownCommands is how many a screen shows.
+const shownCommands = 3
 
 // Shell quotes a word where a shell would take it apart.
 func Shell(s string) string {
@@ -103,7 +107,7 @@ func (s *Summary) Print(w io.Writer) {
 		fmt.Fprintln(w, f)
 	}
 	for i, c := range s.Next {
-		if i == 2 {
+		if i == shownCommands {
 			fmt.Fprintf(w, "      more in %s\n", filepath.Join(s.Dir, "summary.md"))
 			break
 		}

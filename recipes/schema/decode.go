@@ -23,6 +23,7 @@ import (
 type Decoder struct {
 	Problems Problems
 	Given    map[string]string // paths of the keys that were written, and where
+	Homes    map[string]string // keys of the sections that have them, for those written elsewhere
 
 	place   string
 	lines   []string
@@ -228,6 +229,14 @@ func Join(path, key string) string {
 
 func (d *Decoder) unknown(k *yaml.Node, path string, fields map[string]reflect.StructField) {
 	if tool, hint, ok := Foreign(k.Value); ok {
+		if key, more, _ := strings.Cut(strings.TrimPrefix(hint, "here it is "), ":"); d.Homes[key] != "" {
+			if _, here := fields[key]; !here {
+				hint = "here it is " + key + ", of " + d.Homes[key]
+				if more != "" {
+					hint += ":" + more
+				}
+			}
+		}
 		d.Bad(k, path, hint, "unknown key %s (%s)", k.Value, tool)
 		return
 	}
@@ -237,7 +246,9 @@ func (d *Decoder) unknown(k *yaml.Node, path string, fields map[string]reflect.S
 	}
 	sort.Strings(names)
 	hint := "known keys: " + strings.Join(names, ", ")
-	if near := fail.Nearest(k.Value, names); near != "" {
+	if home := d.Homes[k.Value]; home != "" {
+		hint = "it is a key of " + home
+	} else if near := fail.Nearest(k.Value, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}
 	d.Bad(k, path, hint, "unknown key %s", k.Value)

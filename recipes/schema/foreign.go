@@ -145,6 +145,30 @@ var foreign = map[string]foreignKey{
 	"gen_kwargs":                      {"lm-eval", "here it is max_new_tokens and temperature"},
 }
 
+// foreignWords are values of other programs in ours, for the hint of an unknown
+// word.
+var foreignWords = map[string]string{
+	// optimizers
+	"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw", "adamw_apex_fused": "adamw", "adam": "adamw", "paged_adamw_32bit": "adamw",
+	// types of rows
+	"sharegpt": "chat", "chat_template": "chat", "conversational": "chat", "messages": "chat", "openai": "chat", "chatml": "chat", "alpaca": "instruct",
+	"completion": "text", "pretrain": "text", "pretraining": "text", "plain_text": "text", "input_output": "prompt_completion",
+	// arithmetic and storage
+	"bfloat16": "bf16", "float16": "f16", "fp16": "f16", "half": "f16", "float32": "f32", "fp32": "f32",
+	// methods of training and quantization
+	"full": "none", "freeze": "none", "bnb": "nf4", "bitsandbytes": "nf4", "autoawq": "awq", "autogptq": "gptq", "gptqmodel": "gptq",
+	"pt": "sft", "supervised": "sft",
+}
+
+// ForeignKeys lists the hints of all keys of other programs.
+func ForeignKeys() map[string]string {
+	out := map[string]string{}
+	for k, f := range foreign {
+		out[k] = f.hint
+	}
+	return out
+}
+
 // Foreign says which program has a key that we spell otherwise, and how to
 // write it here.
 func Foreign(key string) (tool, hint string, ok bool) {

@@ -32,6 +32,9 @@ func text(pattern string) map[string]any {
 
 func constant(v any) map[string]any { return map[string]any{"const": v} }
 
+// OwnSchema is a type that reads its own node and says which forms it takes.
+type OwnSchema interface{ JSONSchema() map[string]any }
+
 func schemaOf(t reflect.Type, tag reflect.StructTag) map[string]any {
 	switch t {
 	case reflect.TypeFor[Size]():
@@ -42,6 +45,9 @@ func schemaOf(t reflect.Type, tag reflect.StructTag) map[string]any {
 		return oneOf(number, constant("auto"), text(`^[0-9.]+%$`))
 	case reflect.TypeFor[Names]():
 		return oneOf(map[string]any{"type": "string"}, map[string]any{"type": "array", "items": map[string]any{"type": "string"}})
+	}
+	if own, ok := reflect.Zero(t).Interface().(OwnSchema); ok {
+		return own.JSONSchema()
 	}
 	if t.Kind() == reflect.Struct && reflect.PointerTo(t).Implements(reflect.TypeFor[Setter]()) { // a name stands for the whole
 		return oneOf(map[string]any{"type": "string"}, structSchema(t))
@@ -79,6 +85,9 @@ func scalarSchema(t reflect.Type, tag reflect.StructTag) map[string]any {
 	default:
 		s["type"] = "string"
 	}
+	if tag.Get("type") == "rows or share" {
+		return oneOf(map[string]any{"type": "number", "minimum": 0}, text(`^[0-9.]+ ?%?$`))
+	}
 	if words := enumOf(t, tag); words != nil {
 		s["enum"] = words
 	}
@@ -92,6 +101,9 @@ func scalarSchema(t reflect.Type, tag reflect.StructTag) map[string]any {
 		}
 		s[low], s[high] = in.low, in.high
 	}
+	if t.Kind() == reflect.Float64 { // some readers of YAML take 2e-4 for text
+		return oneOf(s, text(`^[-+]?[0-9.]+[eE][-+]?[0-9]+$`))
+	}
 	return s
 }
 
@@ -104,11 +116,13 @@ func structSchema(t reflect.Type) map[string]any {
 		if d := defaultWords(f.Tag); d != "" {
 			doc += " (default: " + d + ")"
 		}
-		p = map[string]any{"allOf": []any{p}, "description": doc}
-		props[name] = p
 		if f.Tag.Get("unset") == "required" {
 			required = append(required, name)
+		} else {
+			p = oneOf(p, map[string]any{"type": "null"}) // the default
 		}
+		p = map[string]any{"allOf": []any{p}, "description": doc}
+		props[name] = p
 	}
 	s := map[string]any{"type": "object", "properties": props, "additionalProperties": false,
 		"patternProperties": map[string]any{"^x-": map[string]any{}}}

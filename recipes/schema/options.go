@@ -99,6 +99,9 @@ func enumProblem(word string, t reflect.Type, tag reflect.StructTag) (msg, hint 
 	if near := fail.Nearest(word, names); near != "" {
 		hint = "did you mean " + near + "? " + hint
 	}
+	if ours := foreignWords[strings.ToLower(word)]; slices.Contains(names, ours) {
+		hint = "here it is " + ours + ". known: " + strings.Join(names, ", ")
+	}
 	return fmt.Sprintf("found %q", word), hint
 }
 
@@ -152,6 +155,12 @@ type Option struct {
 	Unset    string // what an open value stands for, in words
 	Enum     []string
 	Type     reflect.Type
+}
+
+// Has reports whether the struct at ptr has a key.
+func Has(ptr any, key string) bool {
+	_, ok := Fields(reflect.TypeOf(ptr).Elem())[key]
+	return ok
 }
 
 // Lookup describes a key of the struct at ptr; it panics for one that is not

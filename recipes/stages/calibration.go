@@ -29,18 +29,18 @@ func calibrationText(ctx context.Context, x *recipes.Env, ref recipes.Ref, src *
 		}
 		return cut(ds.Train, samples, min(length, src.Spec.MaxPos))
 	}
-	return calibrationFile(ctx, ref.Path, src, samples, length)
+	return calibrationFile(ctx, data.Source{Path: ref.Path}, src, samples, length)
 }
 
 // calibrationFile reads calibration text from a file with the model's own
 // tokenizer, in samples of at most length tokens and the model's context.
-func calibrationFile(ctx context.Context, path string, src *arch.Source, samples, length int) ([][]int32, error) {
+func calibrationFile(ctx context.Context, file data.Source, src *arch.Source, samples, length int) ([][]int32, error) {
 	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}
 	length = min(length, src.Spec.MaxPos)
-	rows, text, err := EvalFile(ctx, path, tok, length, src.Spec.MaxPos, src.Spec.V)
+	rows, text, err := EvalFile(ctx, file, tok, length, src.Spec.MaxPos, src.Spec.V, noteTo(nil))
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func calibrationFile(ctx context.Context, path string, src *arch.Source, samples
 		return nil, err
 	}
 	if len(out) == 0 {
-		return nil, fail.Inputf(path, "give more text, or a smaller max_length", "fewer than %d tokens", length)
+		return nil, fail.Inputf(file.Path, "give more text, or a smaller max_length", "fewer than %d tokens", length)
 	}
 	return out, nil
 }
@@ -127,7 +127,7 @@ func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, 
 }
 
 // CollectImatrix is `quant imatrix`.
-func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration string, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
+func CollectImatrix(ctx context.Context, dev kernels.Backend, model string, calibration data.Source, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
 	src, err := OpenSource(model)
 	if err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, model, calibration
 	if err != nil {
 		return nil, err
 	}
-	return collectImatrix(ctx, dev, src, cal, filepath.Base(calibration), progress)
+	return collectImatrix(ctx, dev, src, cal, filepath.Base(calibration.Path), progress)
 }
 
 // collectImatrix runs calibration text through a model as llama-imatrix does:

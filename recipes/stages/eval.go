@@ -61,6 +61,7 @@ type Eval struct {
 	Stride       int              `yaml:"stride" doc:"tokens between windows" unset:"context" range:"[1,10000000]"`
 	MaxNewTokens int              `yaml:"max_new_tokens" doc:"of a generated answer" default:"256" range:"[1,1000000]"`
 	Temperature  float64          `yaml:"temperature" doc:"0 is greedy" default:"0" range:"[0,100]"`
+	Filter       string           `yaml:"filter,omitempty" doc:"regular expression of what counts in an answer: its first group, or the match; e.g. '#### (-?[0-9.,]+)'" unset:"the whole answer"`
 	Gate         map[string]Limit `yaml:"gate" doc:"metric to limit" keys:"perplexity|kl|top1|exact_match"`
 	Unsure       string           `yaml:"unsure" doc:"what a gate that cannot tell does" enum:"pass|fail" default:"fail"`
 }
@@ -102,6 +103,12 @@ func resolveEval(opts any, _ recipes.Setting, bad recipes.Bad) {
 	if err := checkTasks(o.Tasks); err != nil {
 		bad("tasks", fail.Hint(err), "%v", err)
 	}
+	if _, err := eval.NewFilter(o.Filter); err != nil {
+		bad("filter", "a pattern such as '#### (-?[0-9.,]+)'", "%v", err)
+	}
+	if o.Filter != "" && !slices.Contains(o.Tasks, "exact_match") {
+		bad("filter", "add exact_match to tasks", "filter belongs to exact_match, which is not among the tasks")
+	}
 	o.Stride = cmp.Or(o.Stride, o.Context)
 }
 
@@ -130,6 +137,11 @@ func evalInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 			return nil, err
 		}
 		in = append(in, recipes.Input{Name: "reference", Ref: ref})
+	}
+	comparing := func(task string) bool { return task == "kl" || task == "top1" }
+	compared := slices.ContainsFunc(in, func(i recipes.Input) bool { return strings.HasPrefix(i.Name, "reference") })
+	if i := slices.IndexFunc(o.Tasks, comparing); i >= 0 && !compared && !slices.ContainsFunc(o.Tasks, func(t string) bool { return !comparing(t) }) {
+		return nil, v.Usagef("tasks", "name a reference", "%s compares with a reference, and none of the models has one", o.Tasks[i])
 	}
 	rows, err := v.Data("data", o.Data)
 	if err != nil {
@@ -239,8 +251,8 @@ func runEval(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.R
 	o := j.Options.(*Eval)
 	r := EvalRequest{
 		Models: targets(x, j), Tasks: o.Tasks, Samples: o.Samples, Context: o.Context, Stride: o.Stride, MaxNew: o.MaxNewTokens,
-		Temperature: o.Temperature, Seed: x.Seed(), Baseline: o.Baseline, WriteBaseline: x.WriteBaseline(),
-		Gates: o.gates(), UnsurePasses: o.Unsure == "pass",
+		Filter: o.Filter, Temperature: o.Temperature, Seed: x.Seed(), Baseline: o.Baseline, WriteBaseline: x.WriteBaseline(),
+		Gates: o.gates(), UnsurePasses: o.Unsure == "pass", Note: x.Note,
 		Progress: func(model, task string, done, total int64) {
 			x.Event(recipes.Event{What: "progress", Done: done, Total: total, Unit: task, Text: model})
 		},
@@ -287,14 +299,14 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 			x.Note("nothing is held back: measuring on the training rows")
 		}
 	} else {
-		tok, src, err := OpenTokenizer(r.Models[0].Path)
+		tok, src, err := OpenTokenizer(r.Models[0].Path, r.Models[0].Adapters...)
 		if err != nil {
 			return 0, err
 		}
 		spec := src.Spec
 		src.Close()
 		r.Tokenizer = tok
-		if r.Rows, r.Text, err = EvalFile(ctx, ref.Path, tok, r.Context, spec.MaxPos, spec.V); err != nil {
+		if r.Rows, r.Text, err = EvalFile(ctx, data.HeldBack(ref.Path), tok, r.Context, spec.MaxPos, spec.V, x.Note); err != nil {
 			return 0, err
 		}
 		for _, other := range x.Jobs() {
@@ -506,7 +518,8 @@ func viewEval(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Sec
 		}
 		s.Measured = append(s.Measured, row)
 	}
-	s.Answers = answered(models, e)
+	filter, _ := eval.NewFilter(o.Filter) // checked with the recipe
+	s.Answers = answered(models, e, filter)
 }
 
 // overlapWords says how many evaluated rows training has seen.
@@ -520,17 +533,13 @@ func overlapWords(e *report.Evaluation) string {
 func gateLines(e *report.Evaluation) []report.Gate {
 	var out []report.Gate
 	for _, c := range e.Checks {
-		t := fmt.Sprintf("%s: %s is %s, limit %s", c.Model, c.Metric, report.Sig(c.Value, 4), c.Limit)
-		if c.Needed > 0 {
-			t += fmt.Sprintf("; about %s samples would decide", humanize.Comma(int64(c.Needed)))
-		}
-		out = append(out, report.Gate{Verdict: string(c.Verdict), Text: t})
+		out = append(out, report.Gate{Verdict: string(c.Verdict), Text: c.String()})
 	}
 	return out
 }
 
 // answered puts the answers of the models side by side.
-func answered(models []EvalTarget, e *report.Evaluation) []report.Answered {
+func answered(models []EvalTarget, e *report.Evaluation, filter eval.Filter) []report.Answered {
 	var out []report.Answered
 	for _, a := range e.Answers {
 		it := report.Answered{Prompt: printable(a.Prompt), Want: printable(a.Want)}
@@ -542,7 +551,7 @@ func answered(models []EvalTarget, e *report.Evaluation) []report.Answered {
 			t := report.AnswerText{Model: m.Name, Text: printable(got)}
 			if a.Want != "" {
 				t.Class = "wrong"
-				if strings.TrimSpace(got) == strings.TrimSpace(a.Want) {
+				if filter.Same(got, a.Want) {
 					t.Class = "right"
 				}
 			}

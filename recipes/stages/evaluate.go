@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -49,6 +50,7 @@ type EvalRequest struct {
 	Context       int
 	Stride        int
 	MaxNew        int
+	Filter        string // of answers; see eval.NewFilter
 	Temperature   float64
 	Seed          uint64
 	BF16          bool
@@ -57,6 +59,7 @@ type EvalRequest struct {
 	Gates         []Gate
 	UnsurePasses  bool
 	Progress      func(model, task string, done, total int64)
+	Note          func(string) // is told what the adapters' folders decide; may be nil
 }
 
 // shownAnswers is how many prompts a report shows.
@@ -67,6 +70,7 @@ type evaluation struct {
 	dev     kernels.Backend
 	samples []eval.Sample
 	qs      []eval.Question
+	filter  eval.Filter
 	series  map[string]map[string]eval.Series
 	out     *report.Evaluation
 }
@@ -142,6 +146,26 @@ func (e *evaluation) prepare() error {
 	if e.wants("exact_match") && len(e.qs) == 0 {
 		return fail.Inputf("data", "exact_match needs rows with prompts and answers", "no prompts in the data")
 	}
+	return e.prepareFilter()
+}
+
+// prepareFilter refuses a pattern that does not find its part in what is wanted.
+func (e *evaluation) prepareFilter() error {
+	var err error
+	if e.filter, err = eval.NewFilter(e.Filter); err != nil {
+		return fail.Usagef("filter", "a pattern such as '#### (-?[0-9.,]+)'", "%w", err)
+	}
+	if !e.wants("exact_match") {
+		if e.Filter != "" {
+			return fail.Usagef("filter", "add exact_match to tasks", "filter belongs to exact_match, which is not among the tasks")
+		}
+		return nil
+	}
+	for i, q := range e.qs {
+		if _, ok := e.filter.Of(q.Want); !ok {
+			return fail.Inputf("filter", "every right answer must hold what counts", "%s matches nothing in the answer of row %d: %.80q", e.Filter, i+1, q.Want)
+		}
+	}
 	return nil
 }
 
@@ -155,7 +179,7 @@ func (e *evaluation) progress(model, task string) func(done, total int64) {
 // model runs every task on one model.
 func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 	began := time.Now()
-	m, err := LoadModel(e.dev, t.Path, ModelOptions{Adapters: t.Adapters, BF16: e.BF16})
+	m, err := LoadModel(e.dev, t.Path, ModelOptions{Adapters: t.Adapters, BF16: e.BF16, Note: e.Note})
 	if err != nil {
 		return err
 	}
@@ -179,7 +203,7 @@ func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 		add(ms...)
 	}
 	if e.wants("exact_match") {
-		a, err := eval.ExactMatch(ctx, m.Model, e.Tokenizer, e.qs, eval.AnswerOptions{MaxNew: e.MaxNew,
+		a, err := eval.ExactMatch(ctx, m.Model, e.Tokenizer, e.qs, eval.AnswerOptions{MaxNew: e.MaxNew, Filter: e.filter,
 			Sampling: kernels.SampleRow{Temperature: e.Temperature, Seed: e.Seed}, Progress: e.progress(t.Name, "exact_match")})
 		if err != nil {
 			return err
@@ -290,6 +314,9 @@ func (e *evaluation) taskHash() string {
 		w(int64(e.Seed))
 		w(int64(e.Context))
 		w(int64(e.Stride))
+		if e.Filter != "" {
+			w(e.Filter)
+		}
 	})
 }
 
@@ -330,7 +357,9 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 			if relative {
 				b, ok := base.Models[t.Name][g.Metric]
 				if !ok {
-					return fail.Inputf(e.Baseline, "make it again with --write-baseline", "has no %s of model %s", g.Metric, t.Name)
+					names := slices.Sorted(maps.Keys(base.Models))
+					return fail.Inputf(e.Baseline, "name the model as the baseline does (--name, in a recipe name:), or make it again with --write-baseline",
+						"has no %s of model %s; it has %s", g.Metric, t.Name, strings.Join(names, ", "))
 				}
 				old = &b
 			}
@@ -342,10 +371,10 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 			e.out.Checks = append(e.out.Checks, c)
 			switch {
 			case c.Verdict == eval.Failed:
-				bad = append(bad, fmt.Sprintf("%s %s is %.4g, limit %s", t.Name, g.Metric, c.Value, c.Limit))
+				bad = append(bad, c.String())
 			case c.Verdict == eval.Unsure && !e.UnsurePasses:
 				unsure++
-				bad = append(bad, fmt.Sprintf("%s %s is %.4g, limit %s: cannot tell, about %d samples would", t.Name, g.Metric, c.Value, c.Limit, c.Needed))
+				bad = append(bad, c.String())
 			}
 		}
 		if !found {
@@ -355,7 +384,7 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 	if len(bad) == 0 {
 		return nil
 	}
-	hint := "see report.html"
+	hint := ""
 	if unsure == len(bad) {
 		hint = "measure more samples, or set unsure: pass"
 	}

@@ -419,10 +419,12 @@ func viewExport(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.S
 		return
 	}
 	s.Try = path(o.Type[0])
-	s.Next = append(s.Next, llamaServer(s.Try))
+	serve := llamaServer(s.Try)
+	serve.Asked = slices.Contains(o.For, "llama.cpp")
+	s.Next = append(s.Next, serve)
 	if file := filepath.Join(x.Dir(j), "Modelfile"); exists(file) {
 		name := report.Shell(x.Name())
-		s.Next = append(s.Next, report.Command{For: "Ollama", Line: fmt.Sprintf("ollama create %s -f %s && ollama run %s", name, report.Shell(file), name)})
+		s.Next = append(s.Next, report.Command{For: "Ollama", Asked: true, Line: fmt.Sprintf("ollama create %s -f %s && ollama run %s", name, report.Shell(file), name)})
 	}
 }
 

@@ -64,7 +64,7 @@ func ingestInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 	for i, d := range slices.Concat(o.Datasets, o.ValDatasets) {
 		in = append(in, recipes.Input{Name: fmt.Sprintf("datasets[%d]", i), Ref: recipes.Ref{Kind: recipes.DataRef, Path: d.Path, Why: "given"}})
 	}
-	if t := o.ChatTemplate; t != "" && t != "model" && !inlineTemplate(t) {
+	if t := o.ChatTemplate; fileTemplate(t) {
 		in = append(in, recipes.Input{Name: "chat_template", Ref: recipes.Ref{Kind: recipes.TemplateRef, Path: t, Why: "given"}})
 	}
 	return in, nil
@@ -85,7 +85,7 @@ func tokenizerOf(v *recipes.Resolver, name string) (recipes.Ref, error) {
 func addressIngest(a *recipes.Addresser, opts any) any {
 	o := *opts.(*Ingest)
 	o.Tokenizer = ""
-	if !inlineTemplate(o.ChatTemplate) && o.ChatTemplate != "model" {
+	if fileTemplate(o.ChatTemplate) {
 		o.ChatTemplate = ""
 	}
 	o.Datasets, o.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
@@ -127,8 +127,8 @@ func planIngest(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 	}
 	s.Note("val %s rows; %s over %s (longest%s %s)",
 		humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))
-	if r.over > 0 && j.Options.(*Ingest).Overflow == "error" {
-		s.Note("rows over max_length are an error here: overflow: drop, truncate or split")
+	if r.bad > 0 {
+		s.Note("%s%s rows cannot be used and are left out: tune ingest says why", about, humanize.Comma(r.bad))
 	}
 	return nil
 }

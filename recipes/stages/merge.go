@@ -131,17 +131,15 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if out.Type, err = storageType(o.Storage); err != nil {
 		return nil, err
 	}
+	note := noteTo(o.Note)
+	if err := otherBase(o.Model, ads, true, note); err != nil {
+		return nil, err
+	}
 	gguf := filepath.Ext(o.Output) == ".gguf"
 	var tok *tokenizer.Tokenizer // of a GGUF always: without one no program can use it
 	if gguf || hasTokenizer(src) {
-		var notes []string
-		if tok, notes, err = servedTokenizer(src, o.Adapters); err != nil {
+		if tok, err = servedTokenizer(src, o.Adapters, note); err != nil {
 			return nil, err
-		}
-		for _, n := range notes {
-			if o.Note != nil {
-				o.Note(n)
-			}
 		}
 	}
 	if gguf {
@@ -429,6 +427,9 @@ func viewMerge(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 		s.Failed = m.KL.CheckMerge("", *o.MaxKL) != nil
 	}
 	s.Models = append(s.Models, row)
+	if t := m.Trained; t != nil {
+		s.Facts = append(s.Facts, fmt.Sprintf("%s: KL %s to the model as it was trained, over a quantized base (same top-1 %.1f %%)", j.ID, report.Sig(t.KL, 3), 100*t.Top1))
+	}
 	s.Layers = mergeLayers(j.ID, m)
 	if dir := x.Dir(j); o.Format == "gguf" {
 		s.Try = row.Path
@@ -446,9 +447,9 @@ func mergeLayers(stage string, m *MergeResult) []report.Layers {
 		return nil
 	}
 	v := report.Layers{Title: "Merge: " + stage, WorstTitle: "Largest share of rounding", Head: []string{"layer", "delta/W", "rounding/delta"}}
-	quantized := false
+	quantized, rounded := false, false
 	for _, l := range m.Report.Layers {
-		quantized = quantized || l.Quant > 0
+		quantized, rounded = quantized || l.Quant > 0, rounded || l.Rounding > 0
 	}
 	for _, l := range m.Report.Layers {
 		delta := max(l.Delta, 1e-300)
@@ -464,6 +465,13 @@ func mergeLayers(stage string, m *MergeResult) []report.Layers {
 		v.ChartTitle, v.WorstTitle = "‖quantization‖/‖delta‖ by layer", "Largest ‖quantization‖/‖delta‖"
 		v.Head = append(v.Head, "quant./delta")
 		v.Line = "The base was quantized while the adapter learned. Above 1, that quantization moved a layer further than training did. "
+	}
+	if !quantized && !rounded { // a merge in f32
+		v.ChartTitle, v.WorstTitle = "‖delta‖/‖W‖ by layer", "Largest ‖delta‖/‖W‖"
+		v.Line = "Nothing was rounded. "
+		for i, l := range m.Report.Layers {
+			v.Values[i].Value = l.Delta / max(l.Weight, 1e-300)
+		}
 	}
 	if m.KL != nil {
 		v.Line += fmt.Sprintf("KL of base + adapter to merged: %s over %s tokens (largest %s, same top-1 %.1f %%). ",

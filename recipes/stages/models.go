@@ -21,10 +21,11 @@ import (
 
 // ModelOptions say how a model is loaded.
 type ModelOptions struct {
-	Adapters []string  // PEFT folders, summed
-	Weights  []float64 // factor of each; 1 where there is none
-	NF4      bool      // hold the linear layers as NF4, as QLoRA does
-	BF16     bool      // arithmetic
+	Adapters []string     // PEFT folders, summed
+	Weights  []float64    // factor of each; 1 where there is none
+	NF4      bool         // hold the linear layers as NF4, as QLoRA does
+	BF16     bool         // arithmetic
+	Note     func(string) // is told what the adapters' folders decide; may be nil
 }
 
 // Loaded is a model ready to run, with its tokenizer.
@@ -35,6 +36,7 @@ type Loaded struct {
 	BF16     bool
 	adapters []*lora.Adapter
 	dirs     []string // of the adapters
+	note     func(string)
 }
 
 // LoadModel opens a model by path or hf:// reference. The caller closes it.
@@ -43,7 +45,7 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 	if err != nil {
 		return nil, err
 	}
-	l := &Loaded{Path: path, Src: src, BF16: o.BF16, dirs: o.Adapters}
+	l := &Loaded{Path: path, Src: src, BF16: o.BF16, dirs: o.Adapters, note: noteTo(o.Note)}
 	mo := model.Options{}
 	if o.NF4 {
 		t := dtype.NF4Double
@@ -63,6 +65,12 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 
 func (l *Loaded) attach(dirs []string, weights []float64) error {
 	ads, err := readAdapters(dirs, weights)
+	if err == nil {
+		err = otherBase(l.Path, ads, false, l.note)
+	}
+	if err != nil {
+		return err
+	}
 	for _, w := range ads {
 		a, err := w.Attach(l.Model)
 		if err != nil {
@@ -70,7 +78,35 @@ func (l *Loaded) attach(dirs []string, weights []float64) error {
 		}
 		l.adapters = append(l.adapters, a)
 	}
-	return err
+	return nil
+}
+
+// noteTo is f, or a function that drops what it is told.
+func noteTo(f func(string)) func(string) {
+	if f == nil {
+		return func(string) {}
+	}
+	return f
+}
+
+// otherBase notes the adapters that say to belong to a base of other content than
+// the model at path. One that names this very path is believed unless sure is set,
+// since all of a large model would be read.
+func otherBase(path string, ads []lora.Weighted, sure bool, note func(string)) error {
+	for _, w := range ads {
+		f := w.Folder
+		if f.Notes.BaseHash == "" || f.Base == path && !sure {
+			continue
+		}
+		h, err := recipes.ContentHash(path)
+		if err != nil {
+			return err
+		}
+		if f.Notes.BaseHash != string(h) {
+			note(fmt.Sprintf("%s was trained on a base of other content than %s (%q): only its shapes fit", f.Dir, path, f.Base))
+		}
+	}
+	return nil
 }
 
 // readAdapters reads PEFT folders; a weight that is not given is 1.
@@ -106,8 +142,7 @@ func (l *Loaded) Close() {
 // where they have some. It may have tokens without a row in the
 // embedding: an id that a model does not have is an error where it is used.
 func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) {
-	tok, _, err := servedTokenizer(l.Src, l.dirs)
-	return tok, err
+	return servedTokenizer(l.Src, l.dirs, l.note)
 }
 
 // checkRows refuses ids of text that have no row in an embedding of rows rows.
@@ -122,11 +157,15 @@ func checkRows(where string, tok *tokenizer.Tokenizer, ids []int32, rows int) er
 	return nil
 }
 
-// OpenTokenizer reads the tokenizer of a model without its weights.
-func OpenTokenizer(path string) (*tokenizer.Tokenizer, *arch.Source, error) {
-	tok, src, err := ingestTokenizer(path)
-	if err == nil && tok == nil {
-		_, err = tokenizer.Open(src.Reader) // says what is missing
+// OpenTokenizer reads the tokenizer of a model with adapters, as Loaded.Tokenizer
+// does, without its weights.
+func OpenTokenizer(path string, adapters ...string) (*tokenizer.Tokenizer, *arch.Source, error) {
+	src, err := OpenSource(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	tok, err := servedTokenizer(src, adapters, noteTo(nil))
+	if err != nil {
 		src.Close()
 	}
 	return tok, src, err

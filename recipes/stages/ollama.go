@@ -33,6 +33,7 @@ func writeModelfile(x *recipes.Env, j *recipes.Job, left *ExportResult) (note st
 			fmt.Fprintf(&b, "TEMPLATE \"\"\"%s\"\"\"\n", text)
 		}
 	}
+	fmt.Fprintf(&b, "PARAMETER num_ctx %d\n", contextOf(filepath.Join(x.Dir(j), left.Files[0].Path))) // Ollama's own is shorter
 	for _, id := range tok.EOSIDs() {
 		fmt.Fprintf(&b, "PARAMETER stop %q\n", tok.Token(id))
 	}

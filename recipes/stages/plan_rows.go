@@ -5,7 +5,7 @@ import (
 	"io"
 	"math"
 	"os"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -30,6 +30,7 @@ type rowsPlan struct {
 	maxLength   int
 	longest     int
 	over        int64 // rows longer than max_length
+	bad         int64 // rows that are left out
 	seconds     float64
 	unknown     string        // why nothing is known
 	dataset     *data.Dataset // when the ingest has run
@@ -109,7 +110,8 @@ func packedBins(ex data.Examples, most int, by float64) int64 {
 	return int64(math.Ceil(float64(total) * by / (float64(most) * min(1, max(fill, 0.5)))))
 }
 
-// sample reads the first rows and takes the rest to be like them.
+// sample reads the first rows as the stage will, errors included, and takes the
+// rest to be like them.
 func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
 	o, tok, tmpl, err := ingestParts(p.Env, j)
 	if err != nil {
@@ -123,7 +125,7 @@ func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
 	if err != nil {
 		return err
 	}
-	o.ValSetSize, o.Overflow, o.BadRows, o.ValDatasets = "0", "truncate", "drop", nil
+	o.ValSetSize, o.ValDatasets = "0", nil
 	for i := range o.Datasets {
 		if m := o.Datasets[i].MaxSamples; m == 0 || m > planRows {
 			o.Datasets[i].MaxSamples = planRows
@@ -141,7 +143,8 @@ func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
 	r.sampled, r.rows = int(rep.Rows), int64(float64(rep.Rows)*by+0.5)
 	r.seconds = time.Since(began).Seconds() * by
 	r.tokens, r.supervised = int64(by*float64(rep.TrainTokens)), int64(by*float64(rep.TrainSupervised))
-	r.maxLength, r.longest, r.over = rep.MaxLength, rep.Longest, int64(by*float64(rep.Truncated)+0.5)
+	r.bad = int64(by*float64(rep.Dropped["bad_row"]) + 0.5)
+	r.maxLength, r.longest, r.over = rep.MaxLength, rep.Longest, int64(by*float64(rep.Truncated+rep.Split+rep.Dropped["too_long"])+0.5)
 	n := int64(float64(ds.Train.Len()) * by)
 	if apart > 0 {
 		more := 1 + float64(apart)/float64(max(n, 1))
@@ -150,7 +153,11 @@ func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
 		r.tokens, r.supervised, r.seconds = int64(float64(r.tokens)*more), int64(float64(r.supervised)*more), r.seconds*more
 		by *= more
 	} else {
-		r.val = min(n, heldBack(j.Options.(*Ingest).Options, n))
+		held, err := j.Options.(*Ingest).ValRows(int(r.rows))
+		if err != nil {
+			return err
+		}
+		r.val = n * min(int64(held), r.rows) / max(r.rows, 1) // samples of a row stay together
 	}
 	r.train = n - r.val
 	r.valTokens = int64(float64(r.tokens) * float64(r.val) / float64(max(n, 1)))
@@ -158,24 +165,6 @@ func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
 	r.examples = ds.Train
 	r.bins = packedBins(ds.Train, r.maxLength, by*float64(r.train)/float64(max(n, 1)))
 	return nil
-}
-
-// heldBack is the number of rows that val_set_size takes of n.
-func heldBack(o data.Options, n int64) int64 {
-	s := strings.TrimSpace(o.ValSetSize)
-	if s == "" {
-		return min(512, n/20)
-	}
-	v, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(s, "%")), 64)
-	switch {
-	case err != nil:
-		return 0
-	case strings.HasSuffix(s, "%"):
-		return int64(v / 100 * float64(n))
-	case v < 1:
-		return int64(v * float64(n))
-	}
-	return int64(v)
 }
 
 // countAll is the number of rows of several sources.
@@ -237,9 +226,13 @@ func countFile(path string) (int64, error) {
 	}
 	buf := make([]byte, 1<<20)
 	var lines, read int64
+	ends := func(b []byte) int64 { return int64(bytes.Count(b, []byte("\n"))) }
+	if ext := strings.ToLower(filepath.Ext(path)); ext == ".csv" || ext == ".tsv" {
+		lines, ends = -1, recordEnds() // without the names of columns
+	}
 	for read < countedBytes {
 		k, err := f.Read(buf)
-		lines += int64(bytes.Count(buf[:k], []byte("\n")))
+		lines += ends(buf[:k])
 		read += int64(k)
 		if err == io.EOF {
 			return max(lines, 1), nil
@@ -249,6 +242,22 @@ func countFile(path string) (int64, error) {
 		}
 	}
 	return max(1, int64(float64(lines)*float64(st.Size())/float64(read))), nil
+}
+
+// recordEnds counts the line ends outside of quotes in consecutive parts of a CSV file.
+func recordEnds() func([]byte) int64 {
+	quoted := false
+	return func(part []byte) (n int64) {
+		for _, c := range part {
+			switch {
+			case c == '"':
+				quoted = !quoted
+			case c == '\n' && !quoted:
+				n++
+			}
+		}
+		return n
+	}
 }
 
 // count writes a large number shortly: 2.1 M.

@@ -16,6 +16,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -103,6 +104,9 @@ func (o *Quantize) Fill(bad recipes.Bad) {
 	}
 	if _, err := quant.ParseOverrides(o.Overrides); err != nil {
 		bad("overrides", fail.Hint(err), "%v", err)
+	}
+	if job := o.Job(""); err == nil && o.Calibration != "" && !job.Calibrated() {
+		bad("calibration", "leave it out, or choose a method that reads text", "%s reads no text", o.Method)
 	}
 	if g := o.GroupSize.Value; o.GroupSize.Set && (g != math.Trunc(g) || g == 0 || g < -1) {
 		bad("group_size", "auto, -1 or a number of columns", "found %s", o.GroupSize)
@@ -333,23 +337,63 @@ func readQuantReport(dir string) (*QuantizeResult, error) {
 	return r, nil
 }
 
-// QuantizeFolder is `quant gptq` and its siblings: one model into one folder
+// Quantization is what `quant gptq` and its siblings do: one model into one folder
 // with its tokenizer and quantization.json.
-func QuantizeFolder(ctx context.Context, dev kernels.Backend, model string, job quant.FolderJob, calibration string, length int, progress func(done, total int64)) (*quant.Report, error) {
-	src, err := OpenSource(model)
+type Quantization struct {
+	Model, Output string
+	Calibration   data.Source // none where the method needs none
+	Options       *Quantize
+}
+
+// address is what the folder will be made of.
+func (q *Quantization) address(dev kernels.Backend) (recipes.Digest, error) {
+	in, env := map[string]string{"model": q.Model}, map[string]string{}
+	if job := q.Options.Job(""); job.Calibrated() {
+		rows := q.Calibration
+		in["calibration"], rows.Path = rows.Path, ""
+		env["rows"] = fmt.Sprint(rows)
+	}
+	return recipes.JobAddress(&quantizeKind, q.Options, in, dev.Info().Address, env)
+}
+
+// Done reports whether the output is there, finished, and made of the same model,
+// calibration text and options; one that is there and made of anything else is an error.
+func (q *Quantization) Done(dev kernels.Backend) (bool, error) {
+	if !exists(q.Output) {
+		return false, nil
+	}
+	r, err := readQuantReport(q.Output)
+	if err != nil {
+		return false, fail.Usagef(q.Output, "--force replaces it", "already exists, and no %s says what it was made of", quantReport)
+	}
+	want, err := q.address(dev)
+	if err == nil && r.Report.Address != string(want) {
+		err = fail.Usagef(q.Output, "--force replaces it", "already exists, made of another model or calibration, with other options, kernels or another version")
+	}
+	return err == nil, err
+}
+
+// Run does it.
+func (q *Quantization) Run(ctx context.Context, dev kernels.Backend, progress func(done, total int64)) (*quant.Report, error) {
+	src, err := OpenSource(q.Model)
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
+	job := q.Options.Job(q.Output)
 	if job.Files, err = modelFiles(src); err != nil {
 		return nil, err
 	}
 	if _, err := quant.PlanFolder(src, job); err != nil { // before text is read
 		return nil, err
 	}
+	address, err := q.address(dev)
+	if err != nil {
+		return nil, err
+	}
 	var cal [][]int32
 	if job.Calibrated() {
-		if cal, err = calibrationFile(ctx, calibration, src, job.Samples, length); err != nil {
+		if cal, err = calibrationFile(ctx, q.Calibration, src, job.Samples, q.Options.MaxLength); err != nil {
 			return nil, err
 		}
 	}
@@ -360,6 +404,7 @@ func QuantizeFolder(ctx context.Context, dev kernels.Backend, model string, job 
 		}
 		return nil, err
 	}
+	reps[0].Address = string(address)
 	return reps[0], atomic.WriteFile(filepath.Join(job.Path, quantReport), reps[0].Lines())
 }
 

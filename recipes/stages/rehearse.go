@@ -273,6 +273,9 @@ func (t *trial) warn(p *recipes.Planner, s *recipes.StagePlan, steps int, params
 	if steps > 0 && steps < fewSteps && o.MaxSteps == 0 {
 		s.Note("only %d optimizer steps: fewer gradient_accumulation_steps or more epochs give more", steps)
 	}
+	if w := o.Rising(steps); w != "" {
+		s.Note("%s", w)
+	}
 	if t.rows.dataset == nil && t.rows.unknown != "" && !p.Quick {
 		s.Note("steps and time are known once %s has run", dataOf(t.j))
 	}

@@ -34,27 +34,41 @@ func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *tokenizer.Token
 			}
 		}
 	}
+	o.KeepParts()
 	tmpl, err := templateOf(tok, o.ChatTemplate)
 	return o, tok, tmpl, err
 }
 
-// templateOf is the model's own template, a file's, or the text itself; nil
-// when the model has none.
+// templateOf is ChatTemplate with the clock of a run.
 func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
-	to := chat.Options{Now: clock()}
+	return ChatTemplate(tok, name, clock())
+}
+
+// ChatTemplate is the model's own template, one of the program by its name, a
+// file's, or the text itself; nil when the model has none. now is what it sees of the clock.
+func ChatTemplate(tok *tokenizer.Tokenizer, name string, now time.Time) (*chat.Template, error) {
+	to := chat.Options{Now: now}
 	if name == "" || name == "model" {
 		if tok == nil || len(tok.ChatTemplates()) == 0 {
 			return nil, nil
 		}
 		return chat.FromTokenizer(tok, to)
 	}
-	where := "chat_template"
-	if !inlineTemplate(name) {
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			return nil, fail.Inputf(name, "chat_template is model, a file, or the template itself", "%w", err)
+	where := name
+	text, err := TemplateText(name)
+	if err != nil {
+		return nil, err
+	}
+	if inlineTemplate(name) {
+		where = "chat_template"
+	}
+	if builtin, ok := chat.Builtin(name); ok {
+		text = builtin
+		if tok != nil {
+			if err := chat.CheckBuiltin(name, tok); err != nil {
+				return nil, err
+			}
 		}
-		where, name = name, string(raw)
 	}
 	if tok != nil && tok.BOS() >= 0 {
 		to.BOS = tok.Token(tok.BOS())
@@ -62,11 +76,34 @@ func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
 	if tok != nil && tok.EOS() >= 0 {
 		to.EOS = tok.Token(tok.EOS())
 	}
-	t, err := chat.Parse(name, to)
+	t, err := chat.Parse(text, to)
 	if err != nil {
 		return nil, fail.Inputf(where, fail.Hint(err), "%w", err)
 	}
 	return t, nil
+}
+
+// TemplateText is a chat template without its file: the name of one in the program
+// or the text stay, a file's name becomes what it holds.
+func TemplateText(name string) (string, error) {
+	if !fileTemplate(name) {
+		return name, nil
+	}
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		hint := "a file, the template itself, or one of " + strings.Join(chat.Builtins(), ", ")
+		if near := fail.Nearest(name, chat.Builtins()); near != "" {
+			hint = "did you mean " + near + "? " + hint
+		}
+		return "", fail.Inputf(name, hint, "%w", err)
+	}
+	return string(raw), nil
+}
+
+// fileTemplate tells the name of a file from the other ways to give a template.
+func fileTemplate(s string) bool {
+	_, builtin := chat.Builtin(s)
+	return s != "" && s != "model" && !builtin && !inlineTemplate(s)
 }
 
 // inlineTemplate tells a template from the name of a file that holds one.
@@ -134,9 +171,11 @@ func IngestFiles(ctx context.Context, model string, o data.Options, progress fun
 }
 
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
-// rows, which need tok's chat template when they are conversations.
-func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, context, maxPos, vocab int) (rows data.Examples, text []int32, err error) {
-	if ext := strings.ToLower(filepath.Ext(path)); ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw" {
+// rows, which need tok's chat template when they are conversations. note is told
+// what was chosen of a folder.
+func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, context, maxPos, vocab int, note func(string)) (rows data.Examples, text []int32, err error) {
+	path := file.Path
+	if isText(file) {
 		raw, err := os.ReadFile(path)
 		if err != nil {
 			return rows, nil, fail.Inputf(path, "", "%w", err)
@@ -147,15 +186,29 @@ func EvalFile(ctx context.Context, path string, tok *tokenizer.Tokenizer, contex
 		}
 		return rows, ids, err
 	}
-	tmpl, err := templateOf(tok, "")
+	tmpl, err := templateOf(tok, file.Template)
 	if err != nil {
 		return rows, nil, err
 	}
 	no := false
-	ds, _, err := data.Ingest(ctx, data.Options{Datasets: []data.Source{{Path: path}}, ValSetSize: "0", Shuffle: &no,
+	ds, rep, err := data.Ingest(ctx, data.Options{Datasets: []data.Source{file}, ValSetSize: "0", Shuffle: &no,
 		MaxLength: context, Overflow: "truncate", Context: maxPos, Vocab: vocab, Name: "eval"}, tok, tmpl, nil)
 	if err != nil {
 		return rows, nil, err
 	}
+	for _, n := range rep.Notes {
+		note(n)
+	}
 	return ds.Train.Firsts(), nil, nil
+}
+
+// isText reports whether a file is one text: by its ending, where nothing says that
+// it has columns.
+func isText(file data.Source) bool {
+	if file.Type != "" && file.Type != "auto" || len(file.Columns) > 0 {
+		return false
+	}
+	ext := strings.ToLower(filepath.Ext(file.Path))
+	st, err := os.Stat(file.Path)
+	return (ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw") && err == nil && !st.IsDir()
 }

@@ -24,22 +24,23 @@ const templateFile = "chat_template.jinja"
 
 // servedTokenizer is the tokenizer of a model with adapters: its own, with the chat
 // templates of the last adapter whose folder has some, since what was trained is what
-// must be served. A note says which were taken and why.
-func servedTokenizer(src *arch.Source, adapters []string) (tok *tokenizer.Tokenizer, notes []string, err error) {
-	if tok, err = tokenizer.Open(src.Reader); err != nil {
-		return nil, nil, err
+// must be served. note is told which were taken and why.
+func servedTokenizer(src *arch.Source, adapters []string, note func(string)) (*tokenizer.Tokenizer, error) {
+	tok, err := tokenizer.Open(src.Reader)
+	if err != nil {
+		return nil, err
 	}
 	for _, dir := range adapters {
 		list, err := adapterTemplates(dir)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if len(list) > 0 && !slices.Equal(list, tok.ChatTemplates()) {
 			tok.SetChatTemplates(list)
-			notes = append(notes, fmt.Sprintf("the chat template is that of %s, which differs from the base's", dir))
+			note(fmt.Sprintf("the chat template is that of %s, which differs from the base's", dir))
 		}
 	}
-	return tok, notes, nil
+	return tok, nil
 }
 
 // adapterTemplates are the chat templates in an adapter's folder; none where it has

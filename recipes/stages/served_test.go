@@ -23,14 +23,16 @@ func TestServedTemplate(t *testing.T) {
 	must(t, err)
 	defer src.Close()
 	dir := t.TempDir()
-	tok, notes, err := servedTokenizer(src, []string{dir})
+	var notes []string
+	note := func(s string) { notes = append(notes, s) }
+	tok, err := servedTokenizer(src, []string{dir}, note)
 	if err != nil || len(notes) != 0 {
 		t.Fatal(notes, err)
 	}
 	own := tok.ChatTemplate()
 	const other = "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|end|>{% endfor %}"
 	must(t, os.WriteFile(filepath.Join(dir, templateFile), []byte(other), 0o666))
-	tok, notes, err = servedTokenizer(src, []string{dir})
+	tok, err = servedTokenizer(src, []string{dir}, note)
 	if err != nil || len(notes) != 1 || !strings.Contains(notes[0], "chat template") || tok.ChatTemplate() != other || own == other {
 		t.Fatal(notes, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -39,7 +40,7 @@ var trainKind = recipes.Kind{
 // Train updates weights or adapters.
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
-	Data         string `yaml:"data" doc:"ingest stage or file" unset:"the only ingest stage"`
+	Data         string `yaml:"data" doc:"ingest stage" unset:"the only ingest stage"`
 	train.Config `yaml:",inline"`
 }
 
@@ -192,18 +193,24 @@ func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.R
 }
 
 func showTraining(x *recipes.Env, p train.Progress) {
-	text := fmt.Sprintf("loss %.4f", p.Loss)
-	if math.IsNaN(p.Loss) {
-		text = "first step"
+	numbers := map[string]float64{}
+	text := "first step"
+	if !math.IsNaN(p.Loss) {
+		numbers["loss"] = p.Loss
+		text = fmt.Sprintf("loss %.4f", p.Loss)
 	}
 	if !math.IsNaN(p.Val) {
+		numbers["val_loss"] = p.Val
 		text += fmt.Sprintf(" (val %.4f)", p.Val)
 	}
-	text += fmt.Sprintf("  %.0f tok/s", p.PerSecond)
+	if p.PerSecond > 0 {
+		numbers["tokens_per_second"] = p.PerSecond
+		text += fmt.Sprintf("  %.0f tok/s", p.PerSecond)
+	}
 	if p.Evaluating {
 		text += "  validating"
 	}
-	x.Event(recipes.Event{What: "progress", Done: int64(p.Step), Total: int64(p.Total), Unit: "steps", Text: text, Memory: p.Memory})
+	x.Event(recipes.Event{What: "progress", Done: int64(p.Step), Total: int64(p.Total), Unit: "steps", Text: text, Memory: p.Memory, Numbers: numbers})
 }
 
 // saveTrained writes the adapter as a PEFT folder, or the trained weights as a
@@ -343,11 +350,54 @@ func viewTrained(x *recipes.Env, j *recipes.Job, s *report.Section) {
 	o := j.Options.(*Train)
 	dir := x.Dir(j)
 	s.Models = append(s.Models, report.Row{Model: j.ID, Path: dir, Adapter: o.Adapter != "none"})
-	base := x.BaseModel()
-	if o.Adapter != "none" && base != "" && filepath.Ext(base) != ".gguf" && !recipes.IsEmbedded(base) {
-		s.Next = append(s.Next, report.Command{For: "vLLM", Line: fmt.Sprintf("vllm serve %s --enable-lora --max-lora-rank %d --lora-modules %s",
-			report.Shell(base), max(8, o.LoRA.R), report.Shell(x.Name()+"="+dir))})
+	if line := vllmAdapter(x.BaseModel(), x.Name(), dir); o.Adapter != "none" && line != "" {
+		s.Next = append(s.Next, report.Command{For: "vLLM", Line: line})
 	}
+}
+
+// vllmRanks are the ranks that vLLM makes room for.
+var vllmRanks = []int{8, 16, 32, 64, 128, 256, 320, 512}
+
+// vllmRank is the smallest of them that an adapter fits into, 0 for none.
+func vllmRank(r int) int {
+	if i, _ := slices.BinarySearch(vllmRanks, r); i < len(vllmRanks) {
+		return vllmRanks[i]
+	}
+	return 0
+}
+
+// vllmAdapter is the line that serves an adapter over its base with vLLM, "" where
+// vLLM refuses or misreads one of the two: it knows plain LoRA with one rank and
+// one alpha, and no files of the program.
+func vllmAdapter(base, name, dir string) string {
+	if base == "" || filepath.Ext(base) == ".gguf" || recipes.IsEmbedded(base) {
+		return ""
+	}
+	f, err := lora.ReadFolder(dir)
+	if err != nil {
+		return ""
+	}
+	c := f.Config
+	if c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters) > 0 {
+		return ""
+	}
+	rank := vllmRank(c.R)
+	if rank == 0 {
+		return ""
+	}
+	line := "vllm serve " + report.Shell(base)
+	if repo, ok := strings.CutPrefix(base, "hf://"); ok {
+		repo, revision, pinned := strings.Cut(repo, "@")
+		line = "vllm serve " + report.Shell(repo)
+		if pinned {
+			line += " --revision " + report.Shell(revision)
+		}
+	}
+	line += fmt.Sprintf(" --enable-lora --max-lora-rank %d --lora-modules %s", rank, report.Shell(name+"="+dir))
+	if file := filepath.Join(dir, templateFile); exists(file) { // else vLLM takes the base's
+		line += " --chat-template " + report.Shell(file)
+	}
+	return line
 }
 
 // metricsPath is where the log of a training lies, finished or not.

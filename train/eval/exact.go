@@ -2,7 +2,9 @@ package eval
 
 import (
 	"context"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model"
@@ -36,16 +38,64 @@ func Questions(ex []data.Example, tok *tokenizer.Tokenizer) []Question {
 	return out
 }
 
+// Filter finds the part of an answer that counts. The zero value takes all of it.
+type Filter struct{ re *regexp.Regexp }
+
+// NewFilter takes the first match of a pattern, of which the first group where it
+// has some; "" takes the whole answer.
+func NewFilter(pattern string) (f Filter, err error) {
+	if pattern != "" {
+		f.re, err = regexp.Compile(pattern)
+	}
+	return f, err
+}
+
+// Of is the part of a text that counts, without the space around it; false where
+// nothing matches.
+func (f Filter) Of(text string) (string, bool) {
+	if f.re == nil {
+		return strings.TrimSpace(text), true
+	}
+	m := f.re.FindStringSubmatch(text)
+	if m == nil {
+		return "", false
+	}
+	return strings.TrimSpace(m[min(1, len(m)-1)]), true
+}
+
+// Same reports whether an answer says what was wanted. What a pattern has found
+// is compared as numbers where it is some: 1,000 and 1000. are one.
+func (f Filter) Same(got, want string) bool {
+	g, ok := f.Of(got)
+	w, ok2 := f.Of(want)
+	if !ok || !ok2 {
+		return false
+	}
+	if f.re != nil {
+		a, err := number(g)
+		b, err2 := number(w)
+		if err == nil && err2 == nil {
+			return a == b
+		}
+	}
+	return g == w
+}
+
+func number(s string) (float64, error) {
+	return strconv.ParseFloat(strings.TrimSuffix(strings.ReplaceAll(strings.TrimPrefix(s, "$"), ",", ""), "."), 64)
+}
+
 // Answers is what a model answered.
 type Answers struct {
 	Text  []string
-	Right []float64 // 1 where the answer equals what was wanted, surrounding space aside
+	Right []float64 // 1 where the answer is what was wanted
 }
 
 // AnswerOptions say how questions are answered.
 type AnswerOptions struct {
 	MaxNew   int               // tokens of an answer
 	Sampling kernels.SampleRow // question i has stream i
+	Filter   Filter            // what counts of an answer
 	Progress func(done, total int64)
 }
 
@@ -63,7 +113,7 @@ func ExactMatch(ctx context.Context, m *model.Model, tok *tokenizer.Tokenizer, q
 	a := &Answers{Text: make([]string, len(qs)), Right: make([]float64, len(qs))}
 	for i, g := range got {
 		a.Text[i] = tok.Decode(g.IDs, true)
-		if strings.TrimSpace(a.Text[i]) == strings.TrimSpace(qs[i].Want) {
+		if o.Filter.Same(a.Text[i], qs[i].Want) {
 			a.Right[i] = 1
 		}
 	}

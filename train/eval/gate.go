@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -58,9 +59,9 @@ type Check struct {
 	Limit    string  `json:"limit"`
 	Value    float64 `json:"value"`
 	Baseline float64 `json:"baseline,omitempty"`
-	Low      float64 `json:"low"` // 95 % interval of what is limited
+	Low      float64 `json:"low"` // 95 % interval of what is limited: the value, or its change, a relative one as a share
 	High     float64 `json:"high"`
-	Bound    float64 `json:"bound"`
+	Bound    float64 `json:"bound"` // the limit, in the same terms
 	Verdict  Verdict `json:"verdict"`
 	Needed   int     `json:"samples_needed,omitempty"` // to decide, when unsure
 }
@@ -103,11 +104,16 @@ func Judge(now Series, base *Series, l Limit) (Check, error) {
 		return c, fmt.Errorf("unknown limit %q", l.Kind)
 	}
 	mean, se := interval(worse, now.Weight)
-	c.Low, c.High, c.Bound = mean-z95*se, mean+z95*se, bound
+	low, high := mean-z95*se, mean+z95*se
+	c.Bound = l.Value
+	c.Low, c.High = l.said(low, c.Baseline, now.Log), l.said(high, c.Baseline, now.Log)
+	if c.Low > c.High { // more is better
+		c.Low, c.High = c.High, c.Low
+	}
 	switch {
-	case c.Low > bound:
+	case low > bound:
 		c.Verdict = Failed
-	case c.High <= bound:
+	case high <= bound:
 		c.Verdict = Pass
 	default:
 		c.Verdict = Unsure
@@ -122,6 +128,56 @@ func inner(v float64, log bool) float64 {
 		return math.Log(v)
 	}
 	return v
+}
+
+// said is a mean of what Judge compares in the terms of the limit: the metric
+// itself, or how much it rose or fell.
+func (l Limit) said(mean, base float64, log bool) float64 {
+	switch {
+	case l.Kind == "max" && log:
+		return math.Exp(mean)
+	case l.Kind == "min" && log:
+		return math.Exp(-mean)
+	case l.Kind == "min":
+		return -mean
+	case l.Kind == "max":
+		return mean
+	}
+	if log {
+		share := math.Expm1(mean)
+		if l.Kind == "max_decrease" {
+			share = -math.Expm1(-mean)
+		}
+		if l.Relative {
+			return share
+		}
+		return share * base
+	}
+	if l.Relative {
+		return mean / math.Abs(base)
+	}
+	return mean
+}
+
+// String is a sentence: what was measured, what it was before, and the limit.
+func (c *Check) String() string {
+	was := ""
+	if c.compared() {
+		was = fmt.Sprintf(", was %.4g", c.Baseline)
+		if c.Baseline != 0 {
+			was += fmt.Sprintf(" (%+.3g %%)", 100*(c.Value-c.Baseline)/math.Abs(c.Baseline))
+		}
+	}
+	s := fmt.Sprintf("%s %s is %.4g%s, limit %s", c.Model, c.Metric, c.Value, was, c.Limit)
+	if c.Verdict == Unsure {
+		s += fmt.Sprintf(": cannot tell, about %d samples would", c.Needed)
+	}
+	return s
+}
+
+// compared tells whether the check is of a change.
+func (c *Check) compared() bool {
+	return strings.HasPrefix(c.Limit, "max_")
 }
 
 func scaled(x []float64, by float64) []float64 {

@@ -99,3 +99,66 @@ func TestBaseline(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCheckSays: interval, bound and sentence are in the terms of the limit.
+func TestCheckSays(t *testing.T) {
+	flat := func(v float64, log bool) Series { return series(40, func(int) float64 { return v }, log) }
+	for _, c := range []struct {
+		now, base, limit float64 // values of the metric
+		l                Limit
+		log              bool
+		low              float64
+		text             string
+	}{
+		{8, 0, 9, Limit{Kind: "max", Value: 9}, true, 8, "m perplexity is 8, limit max 9"},
+		{8, 0, 7, Limit{Kind: "min", Value: 7}, true, 8, "m perplexity is 8, limit min 7"},
+		{0.5, 0, 0.4, Limit{Kind: "min", Value: 0.4}, false, 0.5, "m perplexity is 0.5, limit min 0.4"},
+		{8.8, 8, 0.2, Limit{Kind: "max_increase", Value: 0.2, Relative: true}, true, 0.1, "m perplexity is 8.8, was 8 (+10 %), limit max_increase 20%"},
+		{8.8, 8, 2, Limit{Kind: "max_increase", Value: 2}, true, 0.8, "m perplexity is 8.8, was 8 (+10 %), limit max_increase 2"},
+		{0.6, 0.8, 0.5, Limit{Kind: "max_decrease", Value: 0.5, Relative: true}, false, 0.25, "m perplexity is 0.6, was 0.8 (-25 %), limit max_decrease 50%"},
+		{6, 8, 3, Limit{Kind: "max_decrease", Value: 3}, true, 2, "m perplexity is 6, was 8 (-25 %), limit max_decrease 3"},
+		{6, 8, 0.3, Limit{Kind: "max_decrease", Value: 0.3, Relative: true}, true, 0.25, "m perplexity is 6, was 8 (-25 %), limit max_decrease 30%"},
+	} {
+		mean := func(v float64) float64 {
+			if c.log {
+				return math.Log(v)
+			}
+			return v
+		}
+		var base *Series
+		if c.base != 0 {
+			b := flat(mean(c.base), c.log)
+			base = &b
+		}
+		got, err := Judge(flat(mean(c.now), c.log), base, c.l)
+		got.Model, got.Metric = "m", "perplexity"
+		if err != nil || math.Abs(got.Low-c.low) > 1e-9 || math.Abs(got.High-c.low) > 1e-9 || got.Bound != c.limit || got.Verdict != Pass {
+			t.Errorf("%+v: %+v, %v", c, got, err)
+		}
+		if got.String() != c.text {
+			t.Errorf("%q, want %q", got.String(), c.text)
+		}
+	}
+}
+
+func TestFilter(t *testing.T) {
+	sum, err := NewFilter(`#### (-?[0-9.,]+)`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, _ := NewFilter("")
+	word, _ := NewFilter(`yes|no`)
+	for _, c := range []struct {
+		f         Filter
+		got, want string
+		same      bool
+	}{
+		{sum, "first 5, so #### 1000.", "#### 1,000", true}, {sum, "#### 5", "other words #### 5.0", true}, {sum, "#### 5 #### 6", "#### 6", false},
+		{sum, "5", "#### 5", false}, {sum, "#### 5", "5", false}, {sum, "#### -5", "#### 5", false},
+		{plain, " a \n", "a", true}, {plain, "1,000", "1000", false}, {word, "I say yes", "yes", true}, {word, "no and yes", "yes", false},
+	} {
+		if c.f.Same(c.got, c.want) != c.same {
+			t.Errorf("%q for %q: want %v", c.got, c.want, c.same)
+		}
+	}
+}

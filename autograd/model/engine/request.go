@@ -194,15 +194,21 @@ func (j *job) end(stop string, end int32, err error) {
 // products of a step without prompts are made for few rows.
 const together = 16
 
-// Run answers all requests with an engine of their own, each from its first
-// token on, and calls progress, if set, after every answer. The first error ends
-// all.
-func Run(ctx context.Context, m *model.Model, requests []Request, progress func(done, total int64)) ([]Answer, error) {
+// For makes an engine for these requests: with room for the longest, as many
+// side by side as together allows, each computed from its first token on. What one
+// Submit of all of them gives is the same every time.
+func For(m *model.Model, requests []Request) (*Engine, error) {
 	o := Options{Slots: min(together, max(len(requests), 1)), Fresh: true}
 	for _, r := range requests {
 		o.Max = max(o.Max, len(r.Prompt)+r.MaxNew)
 	}
-	e, err := New(m, o)
+	return New(m, o)
+}
+
+// Run answers all requests with the engine that is made For them, and calls
+// progress, if set, after every answer. The first error ends all.
+func Run(ctx context.Context, m *model.Model, requests []Request, progress func(done, total int64)) ([]Answer, error) {
+	e, err := For(m, requests)
 	if err != nil {
 		return nil, err
 	}

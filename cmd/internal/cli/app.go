@@ -58,6 +58,12 @@ func signalContext() (context.Context, func()) {
 }
 
 func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writer) int {
+	if len(argv) > 0 && argv[0] == completeWord {
+		for _, w := range complete(name, argv[1:]) {
+			fmt.Fprintln(stdout, w)
+		}
+		return 0
+	}
 	app := newApp(name, stdout, stderr)
 	args, err := permute(app, argv)
 	if err == nil {
@@ -111,7 +117,6 @@ func newApp(name string, stdout, stderr io.Writer) *ucli.App {
 		HideHelpCommand:           true,
 		Flags:                     []ucli.Flag{ucli.HelpFlag}, // a command of our own is called help
 		DisableSliceFlagSeparator: true,
-		EnableBashCompletion:      true,
 		Commands:                  commands(),
 		ExitErrHandler:            func(*ucli.Context, error) {},
 		OnUsageError:              usageError,
@@ -167,11 +172,22 @@ func CommandNames(name string) [][]string {
 }
 
 func usageError(c *ucli.Context, err error, _ bool) error {
-	hint := "tune --help"
-	if c.Command != nil && c.Command.Name != "" {
-		hint = "tune " + c.Command.FullName() + " --help"
+	return fail.Usagef("", helpOf(c), "%w", err)
+}
+
+// helpOf is the line that shows the help of a command.
+func helpOf(c *ucli.Context) string {
+	name := ""
+	if c.Command != nil {
+		name = c.Command.Name
 	}
-	return fail.Usagef("", hint, "%w", err)
+	switch {
+	case name == "" || name == c.App.Name:
+		return c.App.Name + " --help"
+	case slices.ContainsFunc(quantCommands(), func(q *ucli.Command) bool { return q.Name == name }):
+		return "quant " + name + " --help"
+	}
+	return "tune " + name + " --help"
 }
 
 func unknownCommand(cmds []*ucli.Command, arg string) error {
@@ -188,9 +204,12 @@ func unknownCommand(cmds []*ucli.Command, arg string) error {
 
 // permute moves flags before positional arguments, command by command: the
 // parser stops at the first positional, so that `run r.yaml --dry-run` would
-// run. "--" ends flags.
+// run. "--" ends flags. What the parser would drop without a word is an error: an
+// argument of a command that takes none, which an unquoted glob makes, and all but
+// the last value of a flag that takes one.
 func permute(app *ucli.App, argv []string) ([]string, error) {
 	var out []string
+	var cmd *ucli.Command
 	cmds, flags := app.Commands, app.Flags
 	rest := argv
 	for len(rest) > 0 {
@@ -198,13 +217,20 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 		if i < 0 {
 			break
 		}
-		out, flags = append(out, rest[0]), cmds[i].Flags
-		cmds, rest = cmds[i].Subcommands, rest[1:]
+		cmd = cmds[i]
+		out, flags = append(out, rest[0]), cmd.Flags
+		cmds, rest = cmd.Subcommands, rest[1:]
 	}
 	var before, after []string
+	given := map[ucli.Flag]string{}
+	var last, near ucli.Flag // the flag before rest, before the first argument
+	known := true            // of all flags: the parser says which one is not
 	for len(rest) > 0 {
 		arg := rest[0]
 		rest = rest[1:]
+		if len(after) == 0 {
+			near = last
+		}
 		if arg == "--" {
 			after = append(after, rest...)
 			break
@@ -213,13 +239,32 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 			after = append(after, arg)
 			continue
 		}
+		name, value, joined := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if last = flagOf(flags, name); last != nil { // by one name: the parser refuses two
+			arg = "--" + last.Names()[0]
+			if joined {
+				arg += "=" + value
+			}
+		}
 		before = append(before, arg)
-		if takesValue(flags, arg) {
+		known = known && last != nil
+		takes := !joined && takesValue(last)
+		if takes {
 			if len(rest) == 0 {
 				return nil, fail.Usagef("", "", "flag %s needs a value", arg)
 			}
-			before, rest = append(before, rest[0]), rest[1:]
+			value = rest[0]
+			before, rest = append(before, value), rest[1:]
 		}
+		if was, twice := given[last]; twice && !repeats(last) && (takes || joined) {
+			return nil, fail.Usagef("", "leave one of them out", "--%s takes one value, found %q and %q", last.Names()[0], was, value)
+		}
+		if last != nil {
+			given[last] = value
+		}
+	}
+	if known && len(after) > 0 && cmd != nil && len(cmd.Subcommands) == 0 && cmd.ArgsUsage == "" {
+		return nil, fail.Usagef("", moreHint(near), "unexpected argument %q", after[0])
 	}
 	out = append(out, before...)
 	if len(after) > 0 {
@@ -228,19 +273,39 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 	return out, nil
 }
 
+// moreHint says what to do with an argument that follows the value of a flag.
+func moreHint(f ucli.Flag) string {
+	switch {
+	case f == nil:
+		return "what a command works on is given by flags: add --help"
+	case repeats(f):
+		return fmt.Sprintf("quote a glob, or give the flag to every value: --%[1]s A --%[1]s B", f.Names()[0])
+	case takesValue(f):
+		return fmt.Sprintf("quote a value of several words; --%s takes one", f.Names()[0])
+	}
+	return fmt.Sprintf("--%s takes no value", f.Names()[0])
+}
+
 func isNumber(s string) bool { return len(s) > 1 && s[1] >= '0' && s[1] <= '9' }
 
-// takesValue reports whether the next argument belongs to the flag.
-func takesValue(flags []ucli.Flag, arg string) bool {
-	name := strings.TrimLeft(arg, "-")
-	if strings.Contains(name, "=") {
-		return false
-	}
+// flagOf is the flag of this name; nil when there is none.
+func flagOf(flags []ucli.Flag, name string) ucli.Flag {
 	for _, f := range flags {
 		if slices.Contains(f.Names(), name) {
-			d, ok := f.(ucli.DocGenerationFlag)
-			return ok && d.TakesValue()
+			return f
 		}
 	}
-	return false
+	return nil
+}
+
+// takesValue reports whether the next argument belongs to the flag.
+func takesValue(f ucli.Flag) bool {
+	d, ok := f.(ucli.DocGenerationFlag)
+	return ok && d.TakesValue()
+}
+
+// repeats reports whether the flag keeps every value that it is given.
+func repeats(f ucli.Flag) bool {
+	d, ok := f.(ucli.DocGenerationSliceFlag)
+	return ok && d.IsSliceFlag()
 }

@@ -1,8 +1,8 @@
 package cli
 
 import (
-	"os"
-	"strings"
+	"fmt"
+	"path/filepath"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -18,7 +18,9 @@ func cleanCommand() *ucli.Command {
 			if err := args(c, "RUN", 1); err != nil {
 				return err
 			}
-			return recipes.Clean(strings.TrimSuffix(c.Args().First(), string(os.PathSeparator)), c.StringSlice("keep"))
+			return recipes.Clean(filepath.Clean(c.Args().First()), c.StringSlice("keep"), func(path string) {
+				fmt.Fprintln(c.App.ErrWriter, "removed "+path)
+			})
 		},
 	}
 }

@@ -46,7 +46,7 @@ func args(c *ucli.Context, want string, n int) error {
 	if c.NArg() == n {
 		return nil
 	}
-	return fail.Usagef("", "tune "+c.Command.Name+" "+want, "found %d arguments, want %d", c.NArg(), n)
+	return fail.Usagef("", strings.TrimSuffix(helpOf(c), " --help")+" "+want, "found %d arguments, want %d", c.NArg(), n)
 }
 
 // openInput opens a file, or standard input for "-".
@@ -67,14 +67,14 @@ func examples(lines ...string) string { return "examples:\n  " + strings.Join(li
 func required(c *ucli.Context, names ...string) error {
 	for _, n := range names {
 		if !c.IsSet(n) {
-			return fail.Usagef("", "tune "+c.Command.FullName()+" --help", "--%s is required", n)
+			return fail.Usagef("", helpOf(c), "--%s is required", n)
 		}
 	}
 	return nil
 }
 
 func usagef(c *ucli.Context, format string, args ...any) error {
-	return fail.Usagef("", "tune "+c.Command.FullName()+" --help", format, args...)
+	return fail.Usagef("", helpOf(c), format, args...)
 }
 
 func setFlag() ucli.Flag {

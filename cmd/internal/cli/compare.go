@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -59,6 +60,11 @@ func runCompare(c *ucli.Context) error {
 	if c.String("pick") == "" {
 		return nil
 	}
+	if metric, ok := strings.CutPrefix(c.String("pick"), "best "); ok {
+		if err := knownMetric(rows, "--pick", metric); err != nil {
+			return err
+		}
+	}
 	best, ok := report.Pick(rows, c.String("pick"))
 	if !ok {
 		return usagef(c, "--pick %q: smallest, or \"best METRIC\"", c.String("pick"))
@@ -92,10 +98,26 @@ func leaveOut(c *ucli.Context, rows []report.Compared) error {
 			if !ok || err != nil {
 				return usagef(c, "--%s %q: METRIC=VALUE", kind, s)
 			}
+			if err := knownMetric(rows, "--"+kind, metric); err != nil {
+				return err
+			}
 			report.LeaveOutBy(rows, kind, metric, limit, s)
 		}
 	}
 	return nil
+}
+
+// knownMetric refuses a metric that was measured of no model.
+func knownMetric(rows []report.Compared, flag, metric string) error {
+	known := report.Metrics(rows)
+	if slices.Contains(known, metric) {
+		return nil
+	}
+	hint := "measured: " + strings.Join(known, ", ")
+	if near := fail.Nearest(metric, known); near != "" {
+		hint = "did you mean " + near + "? " + hint
+	}
+	return fail.Usagef(flag, hint, "%q was not measured in this run", metric)
 }
 
 func printRows(c *ucli.Context, rows []report.Compared) {

@@ -2,9 +2,20 @@ package cli
 
 import (
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tunekit/tunekit/autograd/reference"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/quant/gguf"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/schema"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 func completionCommand() *ucli.Command {
@@ -12,39 +23,239 @@ func completionCommand() *ucli.Command {
 		Name: "completion", Usage: "print a completion script: bash, zsh or fish", ArgsUsage: "SHELL",
 		Description: examples(`eval "$(tune completion bash)"`, "tune completion fish > ~/.config/fish/completions/tune.fish"),
 		Action: func(c *ucli.Context) error {
-			script, ok := map[string]string{"bash": bashCompletion, "zsh": zshCompletion}[c.Args().First()]
-			if c.Args().First() == "fish" {
-				var err error
-				if script, err = c.App.ToFishCompletion(); err != nil {
-					return err
-				}
-			} else if !ok {
+			if err := args(c, "SHELL", 1); err != nil {
+				return err
+			}
+			script, ok := shells[c.Args().First()]
+			if !ok {
 				return usagef(c, "found %q, want bash, zsh or fish", c.Args().First())
 			}
-			_, err := fmt.Fprint(c.App.Writer, strings.ReplaceAll(script, "PROG", c.App.Name))
+			names := c.App.Name
+			if names != "quant" {
+				names += " tunekit quant" // each completes itself
+			}
+			_, err := fmt.Fprint(c.App.Writer, strings.NewReplacer("NAMES", names, "PROG", c.App.Name, "HIDDEN", completeWord, "@files", anyFile).Replace(script))
 			return err
 		},
 	}
 }
 
-const bashCompletion = `_PROG_complete() {
-  local cur="${COMP_WORDS[COMP_CWORD]}" words=("${COMP_WORDS[@]:0:COMP_CWORD}")
-  [[ "$cur" == -* ]] && words+=("$cur")
-  COMPREPLY=($(compgen -W "$("${words[@]}" --generate-bash-completion 2>/dev/null)" -- "$cur") $(compgen -f -- "$cur"))
-}
-complete -o filenames -F _PROG_complete PROG
-`
+const (
+	completeWord = "__complete" // the first argument of a program that a shell asks
+	anyFile      = "@files"     // a candidate: files, too
+)
 
-const zshCompletion = `#compdef PROG
-_PROG() {
-  local -a opts
-  local cur=${words[-1]}
-  if [[ "$cur" == -* ]]; then
-    opts=("${(@f)$(${words[@]:0:#words[@]-1} ${cur} --generate-bash-completion 2>/dev/null)}")
-  else
-    opts=("${(@f)$(${words[@]:0:#words[@]-1} --generate-bash-completion 2>/dev/null)}")
-  fi
-  [[ "${opts[1]}" != "" ]] && _describe 'values' opts || _files
+// complete lists what can stand for the last of the words on a command line.
+func complete(name string, words []string) []string {
+	last := len(words) - 1
+	if last < 0 {
+		return nil
+	}
+	app := newApp(name, io.Discard, io.Discard)
+	cmds := app.Commands
+	var cmd *ucli.Command
+	i := 0
+	for ; i < last; i++ {
+		at := slices.IndexFunc(cmds, func(c *ucli.Command) bool { return c.HasName(words[i]) })
+		if at < 0 {
+			break
+		}
+		cmd = cmds[at]
+		cmds = cmd.Subcommands
+	}
+	var all []string
+	switch flag := flagBefore(cmd, words[i:last]); {
+	case flag != "":
+		all = flagWords(cmd.Name, flag, words[i:last])
+	case strings.HasPrefix(words[last], "-"):
+		all = flagNames(cmd)
+	case cmd == nil || len(cmds) > 0:
+		for _, c := range cmds {
+			all = append(all, c.Name)
+		}
+	default:
+		all = argumentWords(app, cmd)
+	}
+	var out []string
+	for _, s := range all {
+		if s == anyFile || strings.HasPrefix(s, words[last]) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
-compdef _PROG PROG
-`
+
+// flagBefore is the flag of a command whose value comes next, "" for none.
+func flagBefore(cmd *ucli.Command, words []string) string {
+	if cmd == nil || len(words) == 0 || !strings.HasPrefix(words[len(words)-1], "-") {
+		return ""
+	}
+	f := flagOf(cmd.Flags, strings.TrimLeft(words[len(words)-1], "-"))
+	if f == nil || !takesValue(f) {
+		return ""
+	}
+	return f.Names()[0]
+}
+
+func flagNames(cmd *ucli.Command) []string {
+	out := []string{"--help"}
+	if cmd == nil {
+		return append(out, "--version")
+	}
+	for _, f := range cmd.Flags {
+		out = append(out, "--"+f.Names()[0])
+	}
+	return out
+}
+
+// optionsOf are the structs of options that a command has flags of.
+func optionsOf(command string) []any {
+	switch command {
+	case "export":
+		return []any{&stages.Export{}}
+	case "merge":
+		return []any{&stages.Merge{}, &data.Source{}}
+	case "eval":
+		return []any{&stages.Eval{}, &data.Source{}}
+	case "ingest", "init", "train", "imatrix":
+		return []any{&data.Options{}, &data.Source{}}
+	case "gguf":
+		return nil
+	}
+	if slices.Contains(quant.FolderMethods(), command) {
+		return []any{&stages.Quantize{}, &data.Source{}}
+	}
+	return nil
+}
+
+// flagWords are the values of a flag; words are those of the line so far.
+func flagWords(command, flag string, words []string) []string {
+	key := strings.ReplaceAll(flag, "-", "_")
+	switch {
+	case flag == "type" && (command == "gguf" || command == "export"), strings.HasSuffix(flag, "-type") && command == "gguf":
+		return append(gguf.FileTypes(), "F32")
+	case flag == "for" && command == "init":
+		return []string{"ollama", "llama.cpp", "vllm", "transformers"}
+	case flag == "for":
+		return quant.Programs()
+	case flag == "tasks":
+		return stages.Tasks
+	case flag == "device":
+		return []string{"auto", "cpu"}
+	case flag == "dtype":
+		return []string{"auto", "f32", "bf16"}
+	case flag == "storage":
+		return []string{"auto", "f32", "f16", "bf16"}
+	case flag == "chat-template":
+		return append([]string{"model", anyFile}, chat.Builtins()...)
+	case flag == "copy":
+		return recipeNames()
+	case flag == "only" || flag == "from":
+		return stageNames(words)
+	case flag == "set":
+		return setKeys()
+	}
+	for _, o := range optionsOf(command) {
+		if schema.Has(o, key) {
+			if enum := schema.Lookup(o, key).Enum; enum != nil {
+				return enum
+			}
+		}
+	}
+	return []string{anyFile}
+}
+
+func recipeNames() []string {
+	var out []string
+	for _, e := range recipes.Embedded() {
+		out = append(out, e.Name)
+	}
+	return out
+}
+
+// stageNames are the stages of the first of the words that is a recipe.
+func stageNames(words []string) []string {
+	for _, w := range words {
+		if r, err := stages.All.Open(w, nil); err == nil {
+			var out []string
+			for _, s := range r.Stages {
+				out = append(out, s.ID)
+			}
+			return out
+		}
+	}
+	return nil
+}
+
+// setKeys are the keys of a recipe as --set writes them, of stages by their kinds.
+func setKeys() []string {
+	var out []string
+	for _, section := range append([]string{""}, stages.All.Sections()...) {
+		for _, k := range stages.All.Keys(section) {
+			if k.Name != "stages" {
+				out = append(out, schema.Join(section, k.Name)+"=")
+			}
+		}
+	}
+	return out
+}
+
+// argumentWords are what the argument of a command can be.
+func argumentWords(app *ucli.App, cmd *ucli.Command) []string {
+	switch cmd.Name {
+	case "run", "plan", "validate":
+		return append(recipeNames(), anyFile)
+	case "completion":
+		return []string{"bash", "fish", "zsh"}
+	case "graph":
+		return reference.Names()
+	case "help":
+		out := []string{"recipe", "recipe.stages"}
+		for _, s := range stages.All.Sections() {
+			out = append(out, "recipe."+s)
+		}
+		for _, c := range slices.Concat(app.Commands, quantCommands()) {
+			out = append(out, c.Name)
+		}
+		return out
+	}
+	return []string{anyFile}
+}
+
+// shells are scripts that ask the program itself.
+var shells = map[string]string{
+	"bash": `_PROG_complete() {
+  local cur="${COMP_WORDS[COMP_CWORD]}" all
+  all="$("${COMP_WORDS[0]}" HIDDEN "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)"
+  COMPREPLY=($(compgen -W "${all//@files/}" -- "$cur"))
+  [[ "$all" == *@files* ]] && COMPREPLY+=($(compgen -f -- "$cur"))
+  [[ "${COMPREPLY[0]}" == *= ]] && compopt -o nospace 2>/dev/null
+  return 0
+}
+complete -o filenames -F _PROG_complete NAMES
+`,
+	"zsh": `#compdef NAMES
+_PROG() {
+  local -a all
+  all=("${(@f)$(${words[1]} HIDDEN "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+  (( ${all[(I)@files]} )) && _files
+  all=(${all:#@files})
+  compadd -a all
+}
+compdef _PROG NAMES
+`,
+	"fish": `function __PROG_complete
+  set -l words (commandline -opc)
+  for w in ($words[1] HIDDEN $words[2..] (commandline -ct) 2>/dev/null)
+    if test "$w" = @files
+      __fish_complete_path (commandline -ct)
+    else
+      echo $w
+    end
+  end
+end
+for p in NAMES
+  complete -c $p -f -a '(__PROG_complete)'
+end
+`,
+}

@@ -1,11 +1,14 @@
 package cli
 
 import (
-	"context"
+	"slices"
 	"strings"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/schema"
@@ -13,7 +16,7 @@ import (
 )
 
 // evalKeys are the keys of an eval stage that tune eval has as flags.
-var evalKeys = []string{"samples", "context", "stride", "max_new_tokens", "temperature", "unsure", "baseline"}
+var evalKeys = []string{"samples", "context", "stride", "max_new_tokens", "temperature", "filter", "unsure", "baseline"}
 
 func evalCommand() *ucli.Command {
 	return &ucli.Command{
@@ -21,8 +24,9 @@ func evalCommand() *ucli.Command {
 		Description: examples("tune eval --model models/M --tasks perplexity --data wiki.txt --context 2048",
 			"tune eval --model M-gptq --model M-awq --reference models/M --tasks perplexity,kl --data held-out.jsonl",
 			"tune eval --model new --tasks perplexity,exact_match --data d.jsonl --baseline b.json --gate perplexity.max_increase=1%"),
-		Flags: modelFlags(append(optionFlags(&stages.Eval{}, evalKeys...),
+		Flags: modelFlags(append(slices.Concat(optionFlags(&stages.Eval{}, evalKeys...), sourceFlags()),
 			&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model to measure (may repeat)"}, adapterFlag(),
+			&ucli.StringSliceFlag{Name: "name", Usage: "of each --model, in order, for tables and baselines (default: its path)"},
 			&ucli.StringFlag{Name: "reference", Usage: "model for kl and top1"},
 			&ucli.StringFlag{Name: "tasks", Value: "perplexity", Usage: strings.Join(stages.Tasks, ",")},
 			&ucli.StringFlag{Name: "data", Usage: "text, JSONL or Parquet"},
@@ -86,8 +90,13 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 	}
 	schema.Fill(&o)
 	r := stages.EvalRequest{Tasks: splitComma(c.String("tasks")), Samples: o.Samples, Context: o.Context, Stride: o.Stride,
-		MaxNew: o.MaxNewTokens, Temperature: o.Temperature, Seed: 42, Baseline: o.Baseline, WriteBaseline: c.String("write-baseline"),
-		UnsurePasses: o.Unsure == "pass"}
+		MaxNew: o.MaxNewTokens, Filter: o.Filter, Temperature: o.Temperature, Seed: 42, Baseline: o.Baseline, WriteBaseline: c.String("write-baseline"),
+		UnsurePasses: o.Unsure == "pass", Note: noteOn(c)}
+	for _, t := range r.Tasks {
+		if (t == "kl" || t == "top1") && !c.IsSet("reference") {
+			return r, usagef(c, "%s compares with a reference: --reference is required", t)
+		}
+	}
 	name := c.String("dtype")
 	if name == "auto" {
 		name = "f32"
@@ -96,8 +105,21 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 	if r.BF16, err = stages.ParseBF16(dev, name); err != nil {
 		return r, err
 	}
-	for _, m := range c.StringSlice("model") {
-		t := stages.EvalTarget{Name: m, Path: m, Adapters: c.StringSlice("adapter"), Reference: c.String("reference")}
+	names := c.StringSlice("name")
+	if len(names) > len(c.StringSlice("model")) {
+		return r, usagef(c, "%d --name for %d --model", len(names), len(c.StringSlice("model")))
+	}
+	seen := map[string]bool{}
+	for i, m := range c.StringSlice("model") {
+		name := m
+		if i < len(names) {
+			name = names[i]
+		}
+		if seen[name] {
+			return r, fail.Usagef("--name", "give each --model a --name of its own", "two models are called %s", name)
+		}
+		seen[name] = true
+		t := stages.EvalTarget{Name: name, Path: m, Adapters: c.StringSlice("adapter"), Reference: c.String("reference")}
 		r.Models = append(r.Models, t)
 	}
 	for _, g := range c.StringSlice("gate") {
@@ -107,11 +129,18 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 		}
 		r.Gates = append(r.Gates, gate)
 	}
-	return r, loadEvalData(c.Context, c.String("data"), &r)
+	return r, loadEvalData(c, &r)
 }
 
-func loadEvalData(ctx context.Context, path string, r *stages.EvalRequest) error {
-	tok, src, err := stages.OpenTokenizer(r.Models[0].Path)
+func loadEvalData(c *ucli.Context, r *stages.EvalRequest) error {
+	file, err := sourceOf(c, c.String("data"))
+	if err != nil {
+		return err
+	}
+	if file.Split == "" {
+		file.Split = data.HeldBack(file.Path).Split
+	}
+	tok, src, err := stages.OpenTokenizer(r.Models[0].Path, r.Models[0].Adapters...)
 	if err != nil {
 		return err
 	}
@@ -124,7 +153,14 @@ func loadEvalData(ctx context.Context, path string, r *stages.EvalRequest) error
 		r.Stride = r.Context
 	}
 	r.Tokenizer, r.Template = tok, tok.ChatTemplate()
-	r.Rows, r.Text, err = stages.EvalFile(ctx, path, tok, r.Context, spec.MaxPos, spec.V)
+	if file.Template != "" {
+		tmpl, err := stages.ChatTemplate(tok, file.Template, time.Time{})
+		if err != nil {
+			return err
+		}
+		r.Template = tmpl.Source()
+	}
+	r.Rows, r.Text, err = stages.EvalFile(c.Context, file, tok, r.Context, spec.MaxPos, spec.V, noteOn(c))
 	return err
 }
 

@@ -26,6 +26,15 @@ func adapterFlag() cli.Flag {
 	return &cli.StringSliceFlag{Name: "adapter", Usage: "PEFT adapter folder (may repeat)"}
 }
 
+// threads reads --threads; 0 when it is not given.
+func threads(c *cli.Context) (int, error) {
+	n := c.Int("threads")
+	if n < 0 {
+		return 0, usagef(c, "--threads %d: want at least 1, or 0 for all cores", n)
+	}
+	return n, nil
+}
+
 // memoryLimit reads --memory-limit; 0 when it is not given.
 func memoryLimit(c *cli.Context) (int64, error) {
 	s := c.String("memory-limit")

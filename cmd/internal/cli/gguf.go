@@ -5,59 +5,90 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/quant/gguf"
 )
 
-// ggufJob writes one GGUF and prints its bits a weight and every fallback.
-func ggufJob(c *ucli.Context, o gguf.Options) error {
-	path, err := resolvePath(c.String("model"))
+// ggufJobs writes a GGUF of each model and says its bits a weight and what fell back.
+func ggufJobs(c *ucli.Context, o gguf.Options) error {
+	list, many, err := tasks(c, map[string]string{"type": o.Type})
 	if err != nil {
 		return err
 	}
 	if f := c.String("imatrix"); f != "" {
+		if many {
+			return usagef(c, "--imatrix belongs to one model, there are several")
+		}
 		if o.Imatrix, err = gguf.ReadImatrix(f); err != nil {
 			return err
 		}
 	}
-	if o.Name == "" {
-		o.Name = nameOf(path)
+	return batch(c, list, many, func(t task) (*outcome, error) { return ggufTo(c, t, o) })
+}
+
+func ggufTo(c *ucli.Context, t task, o gguf.Options) (*outcome, error) {
+	path, err := resolvePath(t.Model)
+	if err != nil {
+		return nil, err
 	}
+	o.Name = nameOf(path)
 	if !o.DryRun {
-		if err := atomic.MkdirAll(filepath.Dir(c.String("output"))); err != nil {
-			return err
+		if err := atomic.MkdirAll(filepath.Dir(t.Output)); err != nil {
+			return nil, err
 		}
 	}
 	dev, err := openDevice(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer dev.Close()
 	progress, clear := bar(c, "quant gguf", "weights")
-	rep, err := gguf.Write(c.Context, dev, path, c.String("output"), o, progress)
+	rep, err := gguf.Write(c.Context, dev, path, t.Output, o, progress)
 	clear()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if c.Bool("json") {
-		return writeJSON(c, rep)
-	}
-	printGGUF(c, rep, o.DryRun)
-	return nil
+	return &outcome{text: ggufText(rep, o.DryRun, c.Bool("quiet")), json: struct {
+		task
+		*gguf.Report
+	}{t, rep}, how: o.Type, bits: rep.BitsPerWeight(), size: humanize.Bytes(uint64(rep.Bytes))}, nil
 }
 
-func printGGUF(c *ucli.Context, rep *gguf.Report, all bool) {
+// ggufText lists every tensor, or what fell back together where the types and the
+// reason are the same, and the sums.
+func ggufText(rep *gguf.Report, all, quiet bool) string {
+	var b strings.Builder
+	type fall struct{ from, to, why string }
+	first, count := map[fall]string{}, map[fall]int{}
+	var order []fall
 	for _, t := range rep.Tensors {
-		if t.Fallback || all {
-			fmt.Fprintf(c.App.Writer, "%-32s %-6s → %-6s %s\n", t.Name, t.From, t.To, t.Why)
+		if all {
+			fmt.Fprintf(&b, "%-32s %-6s → %-6s %s\n", t.Name, t.From, t.To, t.Why)
+			continue
+		}
+		if !t.Fallback || quiet {
+			continue
+		}
+		f := fall{t.From, t.To, t.Why}
+		if count[f]++; count[f] == 1 {
+			order, first[f] = append(order, f), t.Name
 		}
 	}
-	for _, n := range rep.Notes() {
-		fmt.Fprintln(c.App.Writer, n)
+	for _, f := range order {
+		what := first[f]
+		if n := count[f]; n > 1 {
+			what = fmt.Sprintf("%d matrices, %s …", n, what)
+		}
+		fmt.Fprintf(&b, "%s: %s → %s, %s\n", what, f.from, f.to, f.why)
 	}
-	fmt.Fprintf(c.App.Writer, "%.2f bits a weight, %d bytes of tensors, %d fallbacks\n", rep.BitsPerWeight(), rep.Bytes, rep.Fallbacks)
+	for _, n := range rep.Notes() {
+		fmt.Fprintln(&b, n)
+	}
+	fmt.Fprintf(&b, "%.2f bits a weight, %d bytes of tensors, %d fallbacks\n", rep.BitsPerWeight(), rep.Bytes, rep.Fallbacks)
+	return b.String()
 }
 
 func quantGGUFCommand() *ucli.Command {
@@ -65,7 +96,7 @@ func quantGGUFCommand() *ucli.Command {
 		Name: "gguf", Usage: "a GGUF file, as llama-quantize writes it",
 		Description: examples("quant gguf --model models/M --type Q4_K_M --output M-Q4_K_M.gguf", "quant gguf --model M.gguf --type Q4_0 --imatrix im.gguf --output M-Q4_0.gguf --dry-run",
 			"types: "+strings.Join(gguf.FileTypes(), " ")),
-		Flags: modelFlags(modelFlag(), outputFlag(), forceFlag(),
+		Flags: modelFlags(append(batchFlags(" and {type}"),
 			&ucli.StringFlag{Name: "type", Usage: "Q4_K_M, Q8_0, …"},
 			&ucli.StringFlag{Name: "imatrix", Usage: "importance matrix, GGUF or .dat"},
 			&ucli.BoolFlag{Name: "pure", Usage: "one type for all matrices"},
@@ -74,7 +105,7 @@ func quantGGUFCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "token-embedding-type", Usage: "type of the embedding"},
 			&ucli.BoolFlag{Name: "leave-output-tensor", Usage: "the head keeps its type"},
 			&ucli.BoolFlag{Name: "allow-requantize", Usage: "accept a model that is quantized already"},
-			&ucli.BoolFlag{Name: "dry-run", Usage: "plan only"}),
+			&ucli.BoolFlag{Name: "dry-run", Usage: "plan only"})...),
 		Action: func(c *ucli.Context) error {
 			if err := required(c, "model", "type"); err != nil {
 				return err
@@ -93,7 +124,7 @@ func quantGGUFCommand() *ucli.Command {
 				}
 				o.Tensors = append(o.Tensors, t)
 			}
-			return ggufJob(c, o)
+			return ggufJobs(c, o)
 		},
 	}
 }

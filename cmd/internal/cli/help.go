@@ -16,6 +16,9 @@ func helpCommand() *ucli.Command {
 		Name: "help", Usage: "the keys of a recipe: tune help recipe.train", ArgsUsage: "[COMMAND | recipe[.SECTION]]",
 		Description: examples("tune help run", "tune help recipe", "tune help recipe.train.lora"),
 		Action: func(c *ucli.Context) error {
+			if c.NArg() > 1 {
+				return args(c, "[COMMAND | recipe[.SECTION]]", 1)
+			}
 			topic := c.Args().First()
 			if topic == "" {
 				fmt.Fprint(c.App.Writer, overview)
@@ -23,6 +26,11 @@ func helpCommand() *ucli.Command {
 			}
 			section, ok := strings.CutPrefix(topic, "recipe")
 			if !ok {
+				for _, q := range quantCommands() { // tune help gptq is that of quant gptq
+					if q.Name == topic {
+						return c.App.RunContext(c.Context, []string{c.App.Name, "quant", topic, "--help"})
+					}
+				}
 				if c.App.Command(topic) == nil {
 					return unknownCommand(c.App.Commands, topic)
 				}

@@ -13,12 +13,20 @@ func imatrixCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "imatrix", Usage: "importance matrix over calibration text, in llama.cpp's format",
 		Description: examples("quant imatrix --model models/M --calibration train.jsonl --output M-imatrix.gguf"),
-		Flags: modelFlags(modelFlag(), outputFlag(), forceFlag(),
+		Flags: modelFlags(append(append(sourceFlags(), batchFlags("")...),
 			&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
 			&ucli.IntFlag{Name: "samples", Value: 64, Usage: "calibration samples"},
-			&ucli.IntFlag{Name: "max-length", Value: 512, Usage: "tokens a sample"}),
+			&ucli.IntFlag{Name: "max-length", Value: 512, Usage: "tokens a sample"})...),
 		Action: func(c *ucli.Context) error {
 			if err := required(c, "model", "output", "calibration"); err != nil {
+				return err
+			}
+			text, err := sourceOf(c, c.String("calibration"))
+			if err != nil {
+				return err
+			}
+			list, many, err := tasks(c, nil)
+			if err != nil {
 				return err
 			}
 			dev, err := openDevice(c)
@@ -26,15 +34,22 @@ func imatrixCommand() *ucli.Command {
 				return err
 			}
 			defer dev.Close()
-			return writeOutput(c, c.String("output"), func() error {
-				progress, clear := bar(c, "imatrix", "tokens")
-				im, err := stages.CollectImatrix(c.Context, dev, c.String("model"), c.String("calibration"), c.Int("samples"), c.Int("max-length"), progress)
-				clear()
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(c.App.Writer, "%s: %d entries over %d chunks\n", c.String("output"), len(im.Entries), im.Chunks)
-				return gguf.WriteImatrix(c.String("output"), im)
+			return batch(c, list, many, func(t task) (o *outcome, err error) {
+				err = writeOutput(c, t.Output, func() error {
+					progress, clear := bar(c, "imatrix", "tokens")
+					im, err := stages.CollectImatrix(c.Context, dev, t.Model, text, c.Int("samples"), c.Int("max-length"), progress)
+					clear()
+					if err != nil {
+						return err
+					}
+					o = &outcome{text: fmt.Sprintf("%s: %d entries over %d chunks\n", t.Output, len(im.Entries), im.Chunks), how: "imatrix", json: struct {
+						task
+						Entries int `json:"entries"`
+						Chunks  int `json:"chunks"`
+					}{t, len(im.Entries), im.Chunks}}
+					return gguf.WriteImatrix(t.Output, im)
+				})
+				return o, err
 			})
 		},
 	}

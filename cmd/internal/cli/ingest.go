@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,25 +10,23 @@ import (
 	"slices"
 
 	ucli "github.com/urfave/cli/v2"
-	"go.yaml.in/yaml/v4"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 // ingestKeys are the keys of an ingest stage that tune ingest has as flags.
-var ingestKeys = []string{"max_length", "overflow", "train_on", "train_on_eos", "val_set_size", "bad_rows", "dedup", "chat_template"}
+var ingestKeys = []string{"max_length", "overflow", "train_on", "train_on_eos", "val_set_size", "bad_rows", "dedup"}
 
 func ingestCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "ingest", Usage: "check data files and turn them into tokens; without --output it only checks",
 		Description: examples("tune ingest --model models/M --data d.parquet --show 5 --errors bad.jsonl", "tune ingest --model models/M --data 'train/*.jsonl' --output tokens"),
 		Flags: slices.Concat([]ucli.Flag{modelFlag(), outputFlag(), forceFlag(),
-			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"},
-			&ucli.StringFlag{Name: "columns", Usage: "our names to yours as YAML: {messages: conv}"}},
-			optionFlags(&data.Source{}, "type"), optionFlags(&data.Options{}, ingestKeys...),
+			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"}},
+			sourceFlags(), optionFlags(&data.Options{}, ingestKeys...),
 			[]ucli.Flag{&ucli.IntFlag{Name: "show", Usage: "print so many samples, learned text marked"},
 				&ucli.StringFlag{Name: "errors", Usage: "write the bad rows to this JSONL file"},
 				&ucli.BoolFlag{Name: "json"}, &ucli.BoolFlag{Name: "quiet"}}),
@@ -41,18 +38,16 @@ func runIngest(c *ucli.Context) error {
 	if err := required(c, "model", "data"); err != nil {
 		return err
 	}
-	o, src := data.Options{Seed: 42, Name: "ingest", Beside: c.String("output")}, data.Source{Type: "auto"}
-	if err := errors.Join(readOptions(c, &o, ingestKeys...), readOptions(c, &src, "type")); err != nil {
-		return err
-	}
-	var err error
-	src.Columns, err = parseColumns(c.String("columns"))
-	if err != nil {
+	o := data.Options{Seed: 42, Name: "ingest", Beside: c.String("output")}
+	if err := readOptions(c, &o, ingestKeys...); err != nil {
 		return err
 	}
 	for _, p := range c.StringSlice("data") {
-		src.Path = p
-		o.Datasets = append(o.Datasets, src)
+		src, err := sourceOf(c, p)
+		if err != nil {
+			return err
+		}
+		o.Datasets, o.ChatTemplate = append(o.Datasets, src), src.Template
 	}
 	if f := c.String("errors"); f != "" {
 		if err := badRowsTo(f); err != nil {
@@ -79,6 +74,12 @@ func runIngest(c *ucli.Context) error {
 		return err
 	}
 	for i := range shown {
+		if c.Bool("json") {
+			if err := writeJSON(c, sampleOf(&shown[i], tok)); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := data.Show(c.App.Writer, &shown[i], tok, isTerminal(os.Stdout)); err != nil {
 			return err
 		}
@@ -87,6 +88,33 @@ func runIngest(c *ucli.Context) error {
 		return writeOutput(c, c.String("output"), func() error { return ds.SaveArrow(c.String("output")) })
 	}
 	return nil
+}
+
+// sampleOf is a sample of --show for programs: its ids, and the text of its pieces.
+func sampleOf(e *data.Example, tok *tokenizer.Tokenizer) any {
+	type piece struct {
+		Text    string `json:"text"`
+		Learned bool   `json:"learned"`
+	}
+	s := struct {
+		Sample  string     `json:"sample"`
+		IDs     []int32    `json:"ids"`
+		Learned [][2]int32 `json:"learned"` // ranges [start, end) of ids
+		Pieces  []piece    `json:"pieces,omitempty"`
+	}{e.From.String(), e.IDs, e.Loss, nil}
+	add := func(from, to int32, learned bool) {
+		if from < to && tok != nil {
+			s.Pieces = append(s.Pieces, piece{tok.Decode(e.IDs[from:to], false), learned})
+		}
+	}
+	at := int32(0)
+	for _, r := range e.Loss {
+		add(at, r[0], false)
+		add(r[0], r[1], true)
+		at = r[1]
+	}
+	add(at, int32(len(e.IDs)), false)
+	return s
 }
 
 func printIngest(c *ucli.Context, rep *data.Report) {
@@ -105,20 +133,8 @@ func printIngest(c *ucli.Context, rep *data.Report) {
 		fmt.Fprintln(w, n)
 	}
 	for _, b := range rep.Bad {
-		fmt.Fprintf(w, "%s: %s %s\n", b.RowRef, b.Column, b.Reason)
+		fmt.Fprintf(w, "%s: %s\n", b.RowRef, b.Error())
 	}
-}
-
-// parseColumns reads --columns, a YAML mapping.
-func parseColumns(s string) (map[string]string, error) {
-	if s == "" {
-		return nil, nil
-	}
-	m := map[string]string{}
-	if err := yaml.Unmarshal([]byte(s), &m); err != nil {
-		return nil, fail.Usagef("--columns", "{messages: conv, role: from, content: value}", "%w", err)
-	}
-	return m, nil
 }
 
 // badRowsTo refuses a file that holds something other than bad rows, such as the

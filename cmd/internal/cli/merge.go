@@ -1,9 +1,8 @@
 package cli
 
 import (
-	"fmt"
-
 	ucli "github.com/urfave/cli/v2"
+	"slices"
 
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -20,7 +19,7 @@ func mergeCommand() *ucli.Command {
 		Name: "merge", Usage: "adapters into weights; prints the KL between adapter and merged model",
 		Description: examples("tune merge --model models/M --adapter runs/support/adapter --output merged",
 			"tune merge --model models/M.gguf --adapter A --output merged.gguf --storage f16"),
-		Flags: modelFlags(append(optionFlags(&stages.Merge{}, mergeKeys...), modelFlag(), adapterFlag(), outputFlag(), forceFlag(),
+		Flags: modelFlags(append(slices.Concat(optionFlags(&stages.Merge{}, mergeKeys...), sourceFlags()), modelFlag(), adapterFlag(), outputFlag(), forceFlag(),
 			&ucli.Float64SliceFlag{Name: "weight", Usage: "factor of each adapter, in order (default 1)"},
 			&ucli.StringFlag{Name: "storage", Value: "auto", Usage: "stored type: auto (that of the base), bf16, f16 or f32"},
 			&ucli.BoolFlag{Name: "trained-nf4", Usage: "the adapter was trained over NF4 (QLoRA): compare with that, too"},
@@ -51,7 +50,7 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 	progress, clear := bar(c, "merge", "bytes")
 	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
 		Storage: c.String("storage"), Trained: opts.Base == "trained", MaxShard: int64(opts.MaxShardSize), Name: nameOf(c.String("output")), Progress: progress,
-		Note: func(s string) { fmt.Fprintln(c.App.ErrWriter, s) }}
+		Note: noteOn(c)}
 	nf4 := c.Bool("trained-nf4") || o.Trained
 	if nf4 {
 		t := dtype.NF4Double
@@ -96,12 +95,16 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 // through the vocabulary.
 func mergeData(c *ucli.Context, modelPath string) ([]eval.Sample, error) {
 	if f := c.String("data"); f != "" {
-		tok, src, err := stages.OpenTokenizer(modelPath)
+		file, err := sourceOf(c, f)
+		if err != nil {
+			return nil, err
+		}
+		tok, src, err := stages.OpenTokenizer(modelPath, c.StringSlice("adapter")...)
 		if err != nil {
 			return nil, err
 		}
 		defer src.Close()
-		rows, text, err := stages.EvalFile(c.Context, f, tok, min(2048, src.Spec.MaxPos), src.Spec.MaxPos, src.Spec.V)
+		rows, text, err := stages.EvalFile(c.Context, file, tok, min(2048, src.Spec.MaxPos), src.Spec.MaxPos, src.Spec.V, noteOn(c))
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -15,7 +17,11 @@ func openDevice(c *ucli.Context) (kernels.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return device.Open(c.String("device"), device.Options{Threads: c.Int("threads"), MemoryLimit: limit})
+	n, err := threads(c)
+	if err != nil {
+		return nil, err
+	}
+	return device.Open(c.String("device"), device.Options{Threads: n, MemoryLimit: limit})
 }
 
 // openModel loads --model with its --adapter folders; the caller closes it and
@@ -42,11 +48,16 @@ func openModelOn(c *ucli.Context, dev kernels.Backend, path, auto string) (*stag
 	if err != nil {
 		return nil, err
 	}
-	m, err := stages.LoadModel(dev, path, stages.ModelOptions{Adapters: c.StringSlice("adapter"), BF16: bf16})
+	m, err := stages.LoadModel(dev, path, stages.ModelOptions{Adapters: c.StringSlice("adapter"), BF16: bf16, Note: noteOn(c)})
 	if err == nil {
 		m.Fast = name != "f32"
 	}
 	return m, err
+}
+
+// noteOn tells the user what a command found out.
+func noteOn(c *ucli.Context) func(string) {
+	return func(s string) { fmt.Fprintln(c.App.ErrWriter, "note: "+s) }
 }
 
 // resolvePath maps hf://… to the local cache; other paths stay.

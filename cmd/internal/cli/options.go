@@ -7,9 +7,12 @@ import (
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
+	"go.yaml.in/yaml/v4"
 
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes/schema"
+	"github.com/tunekit/tunekit/recipes/stages"
 )
 
 // optionFlags are flags for keys of the struct of options at ptr, with the
@@ -46,6 +49,60 @@ func optionFlags(ptr any, keys ...string) []ucli.Flag {
 	return out
 }
 
+// sourceKeys are the keys of a dataset that commands with data have as flags.
+var sourceKeys = []string{"type", "split"}
+
+// sourceFlags are the flags that say how data files are read; sourceOf reads them.
+func sourceFlags() []ucli.Flag {
+	return append(optionFlags(&data.Source{}, sourceKeys...), templateFlag(),
+		&ucli.StringFlag{Name: "columns", Usage: "our names to yours as YAML: {messages: conv}"})
+}
+
+// sourceOf is a data file with these flags.
+func sourceOf(c *ucli.Context, path string) (data.Source, error) {
+	src := data.Source{Path: path}
+	var err error
+	if src.Template, err = templateText(c); err != nil {
+		return src, err
+	}
+	if err := readOptions(c, &src, sourceKeys...); err != nil {
+		return src, err
+	}
+	src.Columns, err = parseColumns(c.String("columns"))
+	return src, err
+}
+
+// templateText is --chat-template: a name, or what a file holds; "" for the model's
+// own.
+func templateText(c *ucli.Context) (string, error) {
+	name := c.String("chat-template")
+	if name == "" || name == "model" {
+		return "", nil
+	}
+	return stages.TemplateText(name)
+}
+
+// templateKey is --chat-template as a key of an ingest stage, after before; "" where
+// it is the model's.
+func templateKey(c *ucli.Context, before string) string {
+	if name := c.String("chat-template"); name != "" && name != "model" {
+		return fmt.Sprintf("%schat_template: %q", before, name)
+	}
+	return ""
+}
+
+// parseColumns reads --columns, a YAML mapping.
+func parseColumns(s string) (map[string]string, error) {
+	if s == "" {
+		return nil, nil
+	}
+	m := map[string]string{}
+	if err := yaml.Unmarshal([]byte(s), &m); err != nil {
+		return nil, fail.Usagef("--columns", "{messages: conv, role: from, content: value}", "%w", err)
+	}
+	return m, nil
+}
+
 func flagName(key string) string { return strings.ReplaceAll(key, "_", "-") }
 
 // readOptions takes the given ones of these flags over into the options at ptr.
@@ -62,7 +119,7 @@ func readOptions(c *ucli.Context, ptr any, keys ...string) error {
 		if err := schema.Set(ptr, key, texts...); err != nil {
 			hint := fail.Hint(err)
 			if hint == "" {
-				hint = "tune " + c.Command.FullName() + " --help"
+				hint = helpOf(c)
 			}
 			return fail.Usagef("", hint, "--%s: %v", name, err)
 		}

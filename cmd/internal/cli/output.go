@@ -59,8 +59,10 @@ func writeOutput(c *ucli.Context, path string, write func() error) error {
 	return drop()
 }
 
+// nameOf is the last part of a model's path, of a file without its ending: the dot
+// in the name of a folder (Llama-3.2-1B) begins none.
 func nameOf(path string) string {
-	return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+	return strings.TrimSuffix(filepath.Base(path), ".gguf")
 }
 
 // besides refuses, before any work, the files that a command is to write beside

@@ -14,13 +14,16 @@ import (
 )
 
 // watcher shows what a run is doing: one redrawn line on a terminal, else a
-// plain line every 30 seconds and at every start and end.
+// plain line every 30 seconds, at every start and end, and for every tenth of a
+// training.
 type watcher struct {
 	mu       sync.Mutex
 	w        io.Writer
 	terminal bool
 	json     func(recipes.Event)
 	quiet    bool
+	logEvery int64     // steps between lines of a training, on a terminal too; 0: as above
+	logged   int64     // step of the last one
 	began    time.Time // of the phase in work
 	phase    string
 	first    int64
@@ -84,10 +87,15 @@ func (p *watcher) clear() {
 func (p *watcher) progress(where string, e recipes.Event) {
 	now := time.Now()
 	if phase := where + e.Unit + fmt.Sprint(e.Total); phase != p.phase {
-		p.phase, p.began, p.first, p.drawn = phase, now, e.Done, now
+		p.phase, p.began, p.first, p.drawn, p.logged = phase, now, e.Done, now, e.Done
 		if !p.terminal {
 			return
 		}
+	}
+	if p.logs(e) {
+		p.logged, p.drawn = e.Done, now
+		p.line(p.status(where, e, now))
+		return
 	}
 	every := redraw
 	if !p.terminal {
@@ -104,6 +112,17 @@ func (p *watcher) progress(where string, e recipes.Event) {
 	}
 	fmt.Fprint(p.w, "\r\x1b[K"+s)
 	p.open = true
+}
+
+// logs reports whether a step of a training has a line of its own.
+func (p *watcher) logs(e recipes.Event) bool {
+	if e.Unit != "steps" || e.Total == 0 || e.Done == p.logged {
+		return false
+	}
+	if p.logEvery > 0 {
+		return e.Done/p.logEvery > p.logged/p.logEvery || e.Done == e.Total
+	}
+	return !p.terminal && e.Done*10/e.Total > p.logged*10/e.Total
 }
 
 // status is one line: place, bar, counts, the stage's own words, memory and

@@ -2,15 +2,14 @@ package cli
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
 	ucli "github.com/urfave/cli/v2"
 
-	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
@@ -20,14 +19,11 @@ var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "d
 
 // folderQuant is the command of a method that makes folders.
 func folderQuant(m *quant.Method) *ucli.Command {
-	flags := modelFlags(append(optionFlags(&stages.Quantize{}, quantKeys...),
-		&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model, or @FILE with one a line (may repeat)"},
-		&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "folder; {name}, {method} and {group_size} expand"},
-		forceFlag(),
-		&ucli.IntFlag{Name: "bits", Usage: "4 or 8 (2, 3 where the format allows); else by --scheme"},
-		&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
-		&ucli.BoolFlag{Name: "single-quant", Usage: "NF4: leave the scales in f32"},
-		&ucli.StringFlag{Name: "summary", Usage: "append one row a model to FILE.md"})...)
+	flags := modelFlags(append(slices.Concat(optionFlags(&stages.Quantize{}, quantKeys...), sourceFlags()),
+		append(batchFlags(", {method} and {group_size}"),
+			&ucli.IntFlag{Name: "bits", Usage: "4 or 8 (2, 3 where the format allows); else by --scheme"},
+			&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
+			&ucli.BoolFlag{Name: "single-quant", Usage: "NF4: leave the scales in f32"})...)...)
 	return &ucli.Command{
 		Name: m.Name, Usage: m.Title, Flags: flags,
 		Description: examples(fmt.Sprintf("quant %s --model models/M --output M-%s%s", m.Name, m.Name, calExample(m)),
@@ -43,33 +39,8 @@ func calExample(m *quant.Method) string {
 	return ""
 }
 
-// models expands @FILE.
-func modelList(c *ucli.Context) ([]string, error) {
-	var out []string
-	for _, m := range c.StringSlice("model") {
-		name, ok := strings.CutPrefix(m, "@")
-		if !ok {
-			out = append(out, m)
-			continue
-		}
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			return nil, fail.Usagef(name, "", "%w", err)
-		}
-		for line := range strings.Lines(string(raw)) {
-			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
-				out = append(out, line)
-			}
-		}
-	}
-	if len(out) == 0 {
-		return nil, usagef(c, "--model is required")
-	}
-	return out, nil
-}
-
 // runFolderQuant quantizes every model; with several, a failure does not stop
-// the rest, finished outputs are skipped, and the highest exit code wins.
+// the rest, outputs that the same job made are skipped, and the highest exit code wins.
 func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if err := required(c, "output"); err != nil {
 		return err
@@ -77,69 +48,76 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 	if (m.Calibrated() || c.IsSet("search")) && !c.IsSet("calibration") {
 		return usagef(c, "--calibration is required: poor calibration text would be silent")
 	}
-	models, err := modelList(c)
+	for _, name := range []string{"calibration", "samples", "max-length", "type", "split", "columns", "chat-template"} {
+		if c.IsSet(name) && !m.Calibrated() && !c.IsSet("search") {
+			return usagef(c, "--%s: %s reads no calibration text", name, m.Name)
+		}
+	}
+	if strings.Contains(c.String("output"), "{group_size}") && c.String("group-size") == "auto" {
+		return usagef(c, "--output has {group_size}: give --group-size, which auto chooses for each model")
+	}
+	list, many, err := tasks(c, map[string]string{"method": m.Name, "group_size": c.String("group-size")})
 	if err != nil {
 		return err
 	}
 	if err := besides(c); err != nil {
 		return err
 	}
-	if len(models) > 1 && !strings.Contains(c.String("output"), "{name}") {
-		return usagef(c, "--output needs {name} with several models")
-	}
-	var worst error
-	for _, model := range models {
-		err := quantOne(c, m, model, len(models) > 1)
-		if err != nil && len(models) > 1 {
-			printError(c.App.ErrWriter, fmt.Errorf("%s: %w", model, err))
-		}
-		if fail.Code(err) > fail.Code(worst) {
-			worst = err
-		}
-		if c.Context.Err() != nil {
-			break
-		}
-	}
-	return worst
-}
-
-func quantOne(c *ucli.Context, m *quant.Method, model string, many bool) error {
-	out := strings.NewReplacer("{name}", nameOf(strings.TrimSuffix(model, string(filepath.Separator))), "{method}", m.Name, "{group_size}", c.String("group-size")).Replace(c.String("output"))
-	if _, err := os.Stat(out); err == nil && many && !c.Bool("force") {
-		fmt.Fprintln(c.App.ErrWriter, out+": done already")
-		return nil
-	}
-	return writeOutput(c, out, func() error { return quantTo(c, m, model, out) })
-}
-
-func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 	o, err := quantOptions(c, m)
 	if err != nil {
 		return err
 	}
-	dev, err := openDevice(c)
+	text, err := sourceOf(c, c.String("calibration"))
 	if err != nil {
 		return err
 	}
+	return batch(c, list, many, func(t task) (*outcome, error) {
+		return quantOne(c, &stages.Quantization{Model: t.Model, Calibration: text, Output: t.Output, Options: o}, many)
+	})
+}
+
+func quantOne(c *ucli.Context, q *stages.Quantization, many bool) (out *outcome, err error) {
+	dev, err := openDevice(c)
+	if err != nil {
+		return nil, err
+	}
 	defer dev.Close()
-	progress, clear := bar(c, "quant "+m.Name, "work")
-	rep, err := stages.QuantizeFolder(c.Context, dev, model, o.Job(out), c.String("calibration"), o.MaxLength, progress)
+	if many && !c.Bool("force") {
+		if done, err := q.Done(dev); err != nil || done {
+			if done {
+				fmt.Fprintln(c.App.ErrWriter, q.Output+": done already")
+			}
+			return nil, err
+		}
+	}
+	err = writeOutput(c, q.Output, func() error {
+		out, err = quantTo(c, dev, q)
+		return err
+	})
+	return out, err
+}
+
+func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) (*outcome, error) {
+	method := string(q.Options.Method)
+	progress, clear := bar(c, "quant "+method, "work")
+	rep, err := q.Run(c.Context, dev, progress)
 	clear()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, w := range rep.Warnings {
 		fmt.Fprintln(c.App.ErrWriter, "warning: "+w)
 	}
-	line := map[string]any{"model": model, "output": out, "method": m.Name, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()}
-	if c.Bool("json") {
-		return writeJSON(c, line)
+	group := ""
+	if rep.Group != 0 { // else the scheme says it
+		group = fmt.Sprintf(" group %d", rep.Group)
 	}
-	fmt.Fprintf(c.App.Writer, "%s: %s %s group %d, %.2f bits a weight, %s, %d layers fell back\n", out, m.Name, rep.Scheme, rep.Group, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes)), rep.Fallbacks())
-	if s := c.String("summary"); s != "" {
-		return atomic.Append(s, fmt.Appendf(nil, "| %s | %s | %s | %.2f | %s |\n", model, m.Name, out, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
-	}
-	return nil
+	size := humanize.Bytes(uint64(rep.Bytes))
+	return &outcome{
+		text: fmt.Sprintf("%s: %s %s%s, %.2f bits a weight, %s, %d layers fell back\n", q.Output, method, rep.Scheme, group, rep.BitsPerWeight(), size, rep.Fallbacks()),
+		json: map[string]any{"model": q.Model, "output": q.Output, "method": method, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()},
+		how:  method + " " + rep.Scheme, bits: rep.BitsPerWeight(), size: size,
+	}, nil
 }
 
 // quantOptions are the flags as a quantize stage's options.

@@ -50,6 +50,15 @@ func runRender(c *ucli.Context) error {
 		}
 	}
 	if f := c.String("chat-template"); f != "" {
+		text, ok := chat.Builtin(f)
+		src = text
+		if ok && tok != nil {
+			if err := chat.CheckBuiltin(f, tok); err != nil {
+				return err
+			}
+		}
+	}
+	if f := c.String("chat-template"); f != "" && src == "" {
 		raw, err := os.ReadFile(f)
 		if err != nil {
 			return fail.Inputf(f, "", "%w", err)

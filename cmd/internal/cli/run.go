@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"errors"
+
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
@@ -20,13 +24,17 @@ func runFlags() []ucli.Flag {
 	}
 }
 
+func logEveryFlag() ucli.Flag {
+	return &ucli.IntFlag{Name: "log-every", Usage: "a line for every so many steps of a training (default: on a terminal none, else every tenth of it)"}
+}
+
 func runCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "run", Usage: "run a recipe; finished stages are not run again", ArgsUsage: "RECIPE",
 		Description: examples("tune run quickstart", "tune run support.yaml --set train.lora.r=8", "tune run support.yaml --dry-run"),
 		Flags: append(runFlags(),
 			&ucli.BoolFlag{Name: "dry-run", Usage: "plan only"},
-			&ucli.BoolFlag{Name: "quiet", Usage: "no progress"},
+			&ucli.BoolFlag{Name: "quiet", Usage: "no progress"}, logEveryFlag(),
 			&ucli.StringFlag{Name: "write-baseline", Usage: "keep what eval stages measure as the baseline of later gates"},
 			&ucli.StringSliceFlag{Name: "summary", Usage: "append the summary to FILE.md, .json or .xml (may repeat)"}),
 		Action: func(c *ucli.Context) error {
@@ -55,6 +63,9 @@ func runRecipe(c *ucli.Context, r *recipes.Recipe) error {
 		return err
 	}
 	w := newWatcher(c.App.ErrWriter, c.Bool("quiet"))
+	if w.logEvery = int64(c.Int("log-every")); w.logEvery < 0 || w.logEvery == 0 && c.IsSet("log-every") {
+		return usagef(c, "--log-every %d: want at least 1", w.logEvery)
+	}
 	if c.Bool("json") {
 		w.json = func(e recipes.Event) { _ = writeJSON(c, e) }
 	}
@@ -62,7 +73,11 @@ func runRecipe(c *ucli.Context, r *recipes.Recipe) error {
 	o.WriteBaseline = c.String("write-baseline")
 	sum, err := r.Run(c.Context, o)
 	w.clear()
-	if sum != nil && !c.Bool("json") {
+	if sum != nil && c.Bool("json") {
+		if werr := writeJSON(c, result{"result", sum}); err == nil {
+			err = werr
+		}
+	} else if sum != nil && (err == nil || fail.Code(err) == int(fail.Gate)) {
 		sum.Print(c.App.Writer)
 	}
 	for _, f := range c.StringSlice("summary") {
@@ -73,6 +88,12 @@ func runRecipe(c *ucli.Context, r *recipes.Recipe) error {
 		}
 	}
 	return err
+}
+
+// result is the last line of a run in JSON: its summary.json.
+type result struct {
+	Event string `json:"event"`
+	*report.Summary
 }
 
 // openRecipe reads the recipe argument and the flags that say how to run it.
@@ -90,8 +111,9 @@ func openRecipe(c *ucli.Context) (*recipes.Recipe, recipes.RunOptions, error) {
 
 // runOptions are the flags that say how to run a recipe.
 func runOptions(c *ucli.Context) (recipes.RunOptions, error) {
-	o := recipes.RunOptions{Dir: c.String("run-dir"), Only: c.StringSlice("only"), From: c.String("from"), Device: c.String("device"), Threads: c.Int("threads")}
-	var err error
-	o.MemoryLimit, err = memoryLimit(c)
-	return o, err
+	o := recipes.RunOptions{Dir: c.String("run-dir"), Only: c.StringSlice("only"), From: c.String("from"), Device: c.String("device")}
+	var err, lerr error
+	o.Threads, err = threads(c)
+	o.MemoryLimit, lerr = memoryLimit(c)
+	return o, errors.Join(err, lerr)
 }

@@ -101,6 +101,9 @@ func scan(a *artifact, t *Tensor) string {
 		}
 		return notFinite(t, m, 0)
 	}
+	if t.Parts[0].Len == 0 {
+		return "" // no values, in however many rows
+	}
 	step := max(1, (4<<20)/max(t.Cols(), 1))
 	for row := 0; row < t.Rows(); row += step {
 		n := min(step, t.Rows()-row)

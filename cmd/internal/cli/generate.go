@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -105,8 +106,11 @@ func readPrompts(c *ucli.Context, tok *tokenizer.Tokenizer, add func([]int32, er
 	br := bufio.NewReaderSize(r, 1<<20)
 	for n := 1; ; n++ {
 		line, err := readLine(br)
+		if err == io.EOF {
+			return nil
+		}
 		if err != nil {
-			return nil // end of input
+			return fail.Inputf(c.String("input"), "", "line %d: %w", n, err)
 		}
 		if strings.TrimSpace(string(line)) == "" {
 			continue

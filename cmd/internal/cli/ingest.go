@@ -73,7 +73,7 @@ func runIngest(c *ucli.Context) error {
 		return err
 	}
 	for i := range shown {
-		if err := data.Show(c.App.Writer, &shown[i], tok, isTerminal(os.Stdout)); err != nil {
+		if err := data.Show(coloured(c.App.Writer), &shown[i], tok, isTerminal(os.Stdout)); err != nil {
 			return err
 		}
 	}

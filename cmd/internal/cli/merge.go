@@ -51,7 +51,7 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 	progress, clear := bar(c, "merge", "bytes")
 	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
 		Storage: c.String("storage"), Trained: opts.Base == "trained", MaxShard: int64(opts.MaxShardSize), Name: nameOf(c.String("output")), Progress: progress,
-		Note: func(s string) { fmt.Fprintln(c.App.ErrWriter, s) }}
+		Note: func(s string) { fmt.Fprintln(c.App.ErrWriter, harmless(s)) }}
 	nf4 := c.Bool("trained-nf4") || o.Trained
 	if nf4 {
 		t := dtype.NF4Double

@@ -126,7 +126,7 @@ func quantTo(c *ucli.Context, m *quant.Method, model, out string) error {
 		return err
 	}
 	for _, w := range rep.Warnings {
-		fmt.Fprintln(c.App.ErrWriter, "warning: "+w)
+		fmt.Fprintln(c.App.ErrWriter, "warning: "+harmless(w))
 	}
 	line := map[string]any{"model": model, "output": out, "method": m.Name, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()}
 	if c.Bool("json") {

@@ -33,8 +33,9 @@ type Reader interface {
 	// __metadata__ strings.
 	KV() []KV
 	// File returns a small file beside the weights of a folder, e.g.
-	// tokenizer.json. The name must be plain, without a path.
-	File(name string) ([]byte, bool)
+	// tokenizer.json: nil where there is none, an error where there is one that
+	// cannot be read. The name must be plain, without a path.
+	File(name string) ([]byte, error)
 	// Tensors lists the logical tensors in file order. The slice is shared.
 	Tensors() []Tensor
 	// Read returns a whole tensor in the layout of dtype.Planes, in new memory.

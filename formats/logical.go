@@ -83,8 +83,11 @@ func (g *grouper) readConfig() error {
 		}
 	}
 	for _, f := range [][2]string{{"quantize_config.json", "gptq"}, {"quant_config.json", "awq"}} {
-		b, ok := g.a.File(f[0])
-		if !ok {
+		b, err := g.a.File(f[0])
+		if err != nil {
+			return err
+		}
+		if b == nil {
 			continue
 		}
 		where := filepath.Join(g.a.dir, f[0])

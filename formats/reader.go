@@ -2,6 +2,7 @@ package formats
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,12 +115,22 @@ func (a *artifact) KV() []KV           { return a.kv }
 func (a *artifact) Tensors() []Tensor  { return a.tensors }
 func (a *artifact) Warnings() []string { return a.warnings }
 
-func (a *artifact) File(name string) ([]byte, bool) {
+func (a *artifact) File(name string) ([]byte, error) {
 	if a.dir == "" || !plainName(name) {
-		return nil, false
+		return nil, nil
 	}
-	b, err := smallFile(filepath.Join(a.dir, name), maxSmall)
-	return b, err == nil
+	return SideFile(filepath.Join(a.dir, name))
+}
+
+// SideFile reads a small file that need not be there: nil where it is not. One
+// that is there and cannot be read is an error of kind fail.Input, so that no
+// template or tokenizer is missing without a word.
+func SideFile(path string) ([]byte, error) {
+	b, err := smallFile(path, maxSmall)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
 }
 
 func (a *artifact) Read(t *Tensor) ([]byte, error) {

@@ -99,11 +99,11 @@ func TestOpenFolders(t *testing.T) {
 		if r.Format() != "hf" || len(r.Config()) == 0 || len(r.Tensors()) == 0 {
 			t.Errorf("%s: format %s, %d bytes of config, %d tensors", dir, r.Format(), len(r.Config()), len(r.Tensors()))
 		}
-		if b, ok := r.File("generation_config.json"); ok && len(b) == 0 {
+		if b, err := r.File("generation_config.json"); err != nil || b != nil && len(b) == 0 {
 			t.Errorf("%s: empty generation_config.json", dir)
 		}
 		for _, bad := range []string{"../config.json", "/etc/passwd", "..", "", "a/b", `a\b`} {
-			if _, ok := r.File(bad); ok {
+			if b, err := r.File(bad); b != nil || err != nil {
 				t.Errorf("%s: File(%q) was read", dir, bad)
 			}
 		}

@@ -101,6 +101,9 @@ func scan(a *artifact, t *Tensor) string {
 		}
 		return notFinite(t, m, 0)
 	}
+	if t.Parts[0].Len == 0 {
+		return "" // no values, in however many rows
+	}
 	step := max(1, (4<<20)/max(t.Cols(), 1))
 	for row := 0; row < t.Rows(); row += step {
 		n := min(step, t.Rows()-row)
@@ -248,13 +251,16 @@ func length(v any) int {
 // folder checks the JSON beside the weights, and the pairs of an adapter.
 func (v *verifier) folder(a *artifact) {
 	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", adapterConfig} {
-		if b, ok := a.File(name); ok {
-			if err := checkJSON(filepath.Join(a.dir, name), b); err != nil {
-				v.add("%v", err)
-			}
+		b, err := a.File(name)
+		if err == nil && b != nil {
+			err = checkJSON(filepath.Join(a.dir, name), b)
+		}
+		if err != nil {
+			v.add("%v", err)
 		}
 	}
-	_, adapter := a.File(adapterConfig)
+	b, err := a.File(adapterConfig)
+	adapter := b != nil || err != nil
 	if a.config == nil && !adapter {
 		v.add("config.json is missing")
 	}

@@ -159,3 +159,17 @@ func TestVerifyFolder(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyEmptyTensor reads a tensor of no values at once, however many rows
+// its shape counts.
+func TestVerifyEmptyTensor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.safetensors")
+	for _, shape := range []string{"[4611686018427387904,0]", "[0,4611686018427387904]", "[0]", "[3,0]"} {
+		if err := os.WriteFile(path, st(`{"a":{"dtype":"F32","shape":`+shape+`,"data_offsets":[0,0]}}`, 0), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := Verify(path); err != nil {
+			t.Errorf("%s: %v", shape, err)
+		}
+	}
+}

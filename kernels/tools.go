@@ -103,7 +103,8 @@ type SampleRow struct {
 }
 
 // SampleArgs: ids [len(Rows)] int32, one token for each row of Logits
-// [len(Rows), V] f32. Probabilities are float64 inside.
+// [len(Rows), V] f32, -1 for a row with a value that is NaN or +Inf.
+// Probabilities are float64 inside.
 type SampleArgs struct {
 	V      int
 	Logits Buffer

@@ -35,6 +35,10 @@ func (x *run) address(j *Job) (*Result, error) {
 			if h, err = x.contentOf(i.Ref); err != nil {
 				return nil, err
 			}
+			if was, ok := x.inputs[i.Ref.Path]; ok && was != h && i.Ref.Kind != DataRef { // data has splits
+				return nil, fail.Inputf(i.Ref.Path, "run the recipe again: the stages that read it before are made anew", "changed while the recipe ran: stage %s would read other content than a stage before it", j.ID)
+			}
+			x.inputs[i.Ref.Path] = h
 		}
 		in[i.Name] = h
 		res.Inputs[i.Name] = Source{Ref: i.Ref.String(), Why: i.Ref.Why, SHA256: h}

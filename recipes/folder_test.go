@@ -62,14 +62,14 @@ func TestCleanStaysInside(t *testing.T) {
 		must(t, os.MkdirAll(filepath.Dir(filepath.Join(runs, name)), 0o755))
 		must(t, os.WriteFile(filepath.Join(runs, name), []byte(text), 0o644))
 	}
-	for _, name := range []string{"...json", "..json", ".json", "a.json", "a.part.json", "manifest.json.json", "timing.json"} {
+	for _, name := range []string{"...json", "..json", ".json", "a.json", "b.json", "a.part.json", "manifest.json.json", "timing.json"} {
 		write("evil/.state/"+name, "{}")
 	}
 	write("other", "kept")
 	write("evil/a/file", "")
 	write("evil/a.part/file", "")
 	write("evil/manifest.json", "")
-	must(t, recipes.Clean(filepath.Join(runs, "evil"), []string{"x"}))
+	must(t, recipes.Clean(filepath.Join(runs, "evil"), []string{"b"}, func(string) {}))
 	for _, name := range []string{"other", "evil/.state/...json", "evil/.state/timing.json", "evil/a.part/file", "evil/manifest.json"} {
 		if !exists(filepath.Join(runs, name)) {
 			t.Errorf("%s is gone", name)
@@ -83,7 +83,7 @@ func TestCleanStaysInside(t *testing.T) {
 	write("records/b.json", "{}") // of another program
 	must(t, os.Mkdir(filepath.Join(runs, "linked"), 0o755))
 	must(t, os.Symlink("../records", filepath.Join(runs, "linked", ".state")))
-	if err := recipes.Clean(filepath.Join(runs, "linked"), []string{"x"}); fail.Code(err) != 2 {
+	if err := recipes.Clean(filepath.Join(runs, "linked"), []string{"x"}, func(string) {}); fail.Code(err) != 2 {
 		t.Errorf("a linked folder of records: %v", err)
 	}
 	if !exists(filepath.Join(runs, "records", "b.json")) || exists(filepath.Join(runs, "records", "lock")) {

@@ -16,14 +16,14 @@ type ghost struct {
 	mapped  map[string]bool
 }
 
-func (g *ghost) Path() string               { return g.path }
-func (g *ghost) Format() string             { return arch.InMemory }
-func (g *ghost) Config() []byte             { return g.config }
-func (g *ghost) KV() []formats.KV           { return nil }
-func (g *ghost) File(string) ([]byte, bool) { return nil, false }
-func (g *ghost) Tensors() []formats.Tensor  { return g.tensors }
-func (g *ghost) Warnings() []string         { return nil }
-func (g *ghost) Close() error               { return nil }
+func (g *ghost) Path() string                { return g.path }
+func (g *ghost) Format() string              { return arch.InMemory }
+func (g *ghost) Config() []byte              { return g.config }
+func (g *ghost) KV() []formats.KV            { return nil }
+func (g *ghost) File(string) ([]byte, error) { return nil, nil }
+func (g *ghost) Tensors() []formats.Tensor   { return g.tensors }
+func (g *ghost) Warnings() []string          { return nil }
+func (g *ghost) Close() error                { return nil }
 
 // No tensor has bytes: see arch.InMemory.
 func (g *ghost) Read(*formats.Tensor) ([]byte, error)               { return nil, nil }

@@ -2,6 +2,8 @@ package recipes_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -78,6 +80,21 @@ bench models[export/F16] = export/F16 (given)`
 		if _, err := read(text); fail.Code(err) != 2 || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", text, err, want)
 		}
+	}
+}
+
+// TestModelChangesDuringRun: stages of one run never read two versions of a
+// model.
+func TestModelChangesDuringRun(t *testing.T) {
+	dir := tinyModel(t)
+	p, err := tinyRecipe(t, dir).Prepare(recipes.RunOptions{Dir: dir})
+	must(t, err)
+	_, err = p.Addresses()
+	must(t, err)
+	model := filepath.Join(dir, "model", "generation_config.json")
+	must(t, os.WriteFile(model, []byte("{}"), 0o644))
+	if _, err = p.Addresses(); fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), "changed while the recipe ran") {
+		t.Errorf("%v", err)
 	}
 }
 

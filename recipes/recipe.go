@@ -5,7 +5,10 @@
 package recipes
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -43,12 +46,31 @@ func (k Kinds) Open(name string, sets []string) (*Recipe, error) {
 			return k.Parse(name, data, sets)
 		}
 	}
-	data, err := os.ReadFile(name)
+	data, err := readRecipe(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fail.Usagef(name, "", "reading the recipe: %w", err)
+	}
 	if err != nil {
 		abs, _ := filepath.Abs(name)
 		return nil, fail.Usagef(name, "paths are relative to the working directory; tune init --list shows the embedded recipes", "no such recipe (tried %s): %w", abs, err)
 	}
 	return k.Parse(name, data, sets)
+}
+
+// maxRecipe is the longest recipe, in bytes.
+const maxRecipe = 16 << 20
+
+func readRecipe(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxRecipe+1))
+	if err == nil && len(data) > maxRecipe {
+		err = fmt.Errorf("longer than %d bytes", maxRecipe)
+	}
+	return data, err
 }
 
 // Parse reads and checks a recipe; name is shown in messages, sets are values

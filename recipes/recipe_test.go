@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -99,6 +101,25 @@ stages:
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("missing %q in:\n%v", want, err)
 		}
+	}
+}
+
+// TestOneDocument: nothing of a recipe's file is left out without a word, and a
+// file that never ends is refused.
+func TestOneDocument(t *testing.T) {
+	const head = "version: 1\nname: a\nstages: [{ingest: {datasets: [{path: x}]}}, {train: {}}]\nbase_model: m\n"
+	for text, want := range map[string]string{head: "", head + "...\n": "", "---\n" + head: "", head + "---\nversion: 1\n": "r.yaml:5: a second document", head + "---\n}{": "not YAML",
+		strings.Replace(head, "train: {}", "train: {learning_rate: 0}", 1): "want more than 0"} {
+		if _, err := stages.All.Parse("r.yaml", []byte(text), nil); fmt.Sprint(err) != "<nil>" && want == "" || !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "r.yaml")
+	f, err := os.Create(path)
+	must(t, err)
+	must(t, errors.Join(f.Truncate(1<<40), f.Close()))
+	if _, err := stages.All.Open(path, nil); fail.Code(err) != 2 || !strings.Contains(err.Error(), "longer than 16777216 bytes") {
+		t.Errorf("a file of a terabyte: %v", err)
 	}
 }
 

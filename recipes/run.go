@@ -52,6 +52,7 @@ type run struct {
 	dir    folder // runs/NAME
 	jobs   []*Job
 	hashes *hashes
+	inputs map[string]Digest // content of the paths that stages of this run have read
 	addr   map[string]Digest
 	done   map[string]*Result
 	dev    kernels.Backend // open from prepare on; who prepared closes it
@@ -89,7 +90,7 @@ func (r *Recipe) prepare(opt RunOptions) (*run, error) {
 	if opt.Dir == "" {
 		opt.Dir = "runs"
 	}
-	x := &run{Recipe: r, opt: opt, dir: folder(filepath.Join(opt.Dir, r.Name)), addr: map[string]Digest{}, done: map[string]*Result{}}
+	x := &run{Recipe: r, opt: opt, dir: folder(filepath.Join(opt.Dir, r.Name)), addr: map[string]Digest{}, done: map[string]*Result{}, inputs: map[string]Digest{}}
 	x.env = &Env{x}
 	var err error
 	if x.jobs, err = r.Resolve(); err != nil {

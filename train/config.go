@@ -29,7 +29,7 @@ type Config struct {
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"(0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; dpo 1e-5; continued adapter half" range:"[0,100]"`
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; dpo 1e-5; continued adapter half" range:"(0,100]"`
 	LRScheduler  ScheduleName      `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`

@@ -2,10 +2,10 @@ package train
 
 import (
 	"context"
-	"math"
 	"time"
 
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/train/eval"
 )
 
 // validate measures the loss on the rows held back and reports whether it is
@@ -34,7 +34,7 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 	m := EvalMetrics{Step: r.step, Epoch: float64(r.step) / float64(r.loader.StepsPerEpoch()),
 		Loss: mean.Loss, Supervised: supervised, Objective: mean.Values, Seconds: time.Since(start).Seconds()}
 	if r.objective.Unit() == unitToken {
-		m.Perplexity = math.Exp(mean.Loss)
+		m.Perplexity = eval.PerplexityOf(mean.Loss)
 	}
 	return improved, r.metrics.write(m)
 }

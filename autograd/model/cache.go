@@ -145,6 +145,9 @@ func (m *Model) Choose(c *Cache, pieces []Piece, how []*kernels.SampleRow) ([]in
 		}
 		for i := range out {
 			if how[i] != nil {
+				if ids[0] < 0 {
+					return fail.Numericf("", "--dtype f32 has a wider range; does tune verify find its weights finite?", "the model's logits are not finite")
+				}
 				out[i], ids = ids[0], ids[1:]
 			}
 		}

@@ -23,19 +23,29 @@ func Open(r formats.Reader) (*Tokenizer, error) {
 		}
 		return t, nil
 	}
-	data, ok := r.File("tokenizer.json")
-	if !ok {
+	data, err := r.File("tokenizer.json")
+	if err != nil {
+		return nil, err
+	}
+	if data == nil {
 		for _, other := range []string{"vocab.json", "tokenizer.model", "vocab.txt"} {
-			if _, ok := r.File(other); ok {
+			if b, err := r.File(other); b != nil || err != nil {
 				return nil, badTokenizer(r.Path(), "has %s and no tokenizer.json; AutoTokenizer.from_pretrained(…).save_pretrained(…) of Transformers writes one", other)
 			}
 		}
 		return nil, badTokenizer(r.Path(), "has no tokenizer.json")
 	}
-	config, _ := r.File("tokenizer_config.json")
+	config, err := r.File("tokenizer_config.json")
+	if err != nil {
+		return nil, err
+	}
 	more := map[string][]byte{}
 	for _, name := range moreFiles {
-		if b, ok := r.File(name); ok {
+		b, err := r.File(name)
+		if err != nil {
+			return nil, err
+		}
+		if b != nil {
 			more[name] = b
 		}
 	}

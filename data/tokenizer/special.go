@@ -9,6 +9,9 @@ var moreFiles = []string{
 	"special_tokens_map.json", "generation_config.json", "config.json", "chat_template.jinja", "chat_template.json",
 }
 
+// Files are the names a tokenizer is read from in a Hugging Face folder.
+var Files = append([]string{"tokenizer.json", "tokenizer_config.json"}, moreFiles...)
+
 // dict parses a JSON object among the files; nil without one.
 func (t *Tokenizer) dict(name string) (*jinja.Dict, error) {
 	raw, ok := t.files[name]

@@ -36,6 +36,15 @@ func CreateSized(path string, size int64) (*Writer, error) { return machine.Crea
 // WriteFile writes a whole file at path, replacing what is there.
 func WriteFile(path string, data []byte) error { return machine.WriteFile(path, data) }
 
+// Rename gives a finished file or folder its name, at which nothing is.
+func Rename(from, to string) error {
+	to = filepath.Clean(to)
+	if err := machine.publish(from, to); err != nil {
+		return failed(to, "renaming", err)
+	}
+	return failed(to, "syncing the folder", syncDir(filepath.Dir(to)))
+}
+
 // Append adds to the end of a file, or makes it, by writing the whole anew. Where
 // path is a link, what it points to grows.
 func Append(path string, data []byte) error {

@@ -22,8 +22,13 @@ func (c *CPU) Sample(ids kernels.Buffer, a *kernels.SampleArgs) {
 }
 
 // sample picks greedily the lowest id of the largest value, else by one random
-// number.
+// number; -1 where a value is NaN or +Inf.
 func sample(s *kernels.SampleRow, logits []float32) int32 {
+	for _, v := range logits {
+		if !(v <= math.MaxFloat32) {
+			return -1
+		}
+	}
 	if s.Temperature == 0 && !penalizes(s) {
 		return largest(logits)
 	}

@@ -301,6 +301,16 @@ func testSample(s *suite) {
 	if id := many(kernels.SampleRow{RepetitionPenalty: 5, Seen: []int32{7, 7, 3, 31}}, 1)[0]; id == 7 || id == 31 {
 		s.Errorf("token %d in spite of its penalty", id)
 	}
+	for _, bad := range []float64{math.NaN(), math.Inf(1)} {
+		keep := logits[20]
+		logits[20] = bad
+		for _, r := range []kernels.SampleRow{{}, {Temperature: 1}, {TopK: 3, TopP: 0.5, Temperature: 0.7}, {RepetitionPenalty: 1.5}} {
+			if id := many(r, 1)[0]; id != -1 {
+				s.Errorf("%+v with a logit of %v: token %d", r, bad, id)
+			}
+		}
+		logits[20] = keep
+	}
 	logits[31] = 8
 	const n = 4000
 	for _, r := range []kernels.SampleRow{{Temperature: 1}, {Temperature: 0.7, TopK: 5}, {Temperature: 2, TopP: 0.8}, {Temperature: 3, MinP: 0.2}} {

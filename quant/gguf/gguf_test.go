@@ -223,6 +223,7 @@ func TestGGUFRefusals(t *testing.T) {
 		"unknown tensor type":        {2, run(src, Options{Type: "Q8_0", OutputType: "Q9"}), "output-tensor-type"},
 		"cannot be encoded":          {2, run(src, Options{Type: "Q8_0", EmbeddingType: "NF4"}), "NF4"},
 		"not a regular expression":   {2, run(src, Options{Type: "Q8_0", Tensors: []TensorType{{"(", dtype.Q8_0}}}), "("},
+		"matches no tensor":          {2, run(src, Options{Type: "Q8_0", Tensors: []TensorType{{"attn_vv", dtype.Q8_0}}}), "attn_vv"},
 		"values, the tensor needs":   {3, run(src, Options{Type: "Q4_K_M", Imatrix: &wrong}), "128"},
 		"no entry for any tensor":    {3, run(src, Options{Type: "Q4_K_M", Imatrix: &other}), "blk.9"},
 		"no such file":               {3, run(src+"x", Options{Type: "Q8_0"}), "sourc"},

@@ -121,6 +121,9 @@ func Mix(m MixModel, tensors []MixTensor, o MixOptions) ([]Choice, error) {
 		if err != nil {
 			return nil, fail.Usagef("tensor-type "+t.Pattern, "", "not a regular expression: %v", err)
 		}
+		if !slices.ContainsFunc(tensors, func(m MixTensor) bool { return re.MatchString(m.Name) }) {
+			return nil, fail.Usagef("tensor-type "+t.Pattern, "tensors have GGUF names, for example blk.0.attn_v.weight", "matches no tensor of the model")
+		}
 		x.overrides = append(x.overrides, re)
 	}
 	out := make([]Choice, len(tensors))

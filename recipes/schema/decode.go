@@ -5,7 +5,9 @@
 package schema
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"math"
 	"reflect"
 	"regexp"
@@ -41,8 +43,14 @@ type Setter interface{ SetYAML(n *yaml.Node) error }
 // Read parses a text; name is the place that messages show. Only what is not
 // YAML, or nothing, is an error here.
 func Read(name string, text []byte) (*Decoder, *yaml.Node, error) {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil {
+	var doc, more yaml.Node
+	documents := yaml.NewDecoder(bytes.NewReader(text))
+	if err := documents.Decode(&doc); err != nil && err != io.EOF {
+		return nil, nil, fail.Usagef(name, "", "not YAML: %w", err)
+	}
+	if err := documents.Decode(&more); err == nil {
+		return nil, nil, fail.Usagef(fmt.Sprintf("%s:%d", name, more.Line), "make it a file of its own", "a second document begins here; a recipe is one")
+	} else if err != io.EOF {
 		return nil, nil, fail.Usagef(name, "", "not YAML: %w", err)
 	}
 	if len(doc.Content) == 0 {
@@ -167,10 +175,15 @@ func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
+		bad := len(d.Problems)
+		to := v
 		if v.IsNil() {
-			v.Set(reflect.New(v.Type().Elem()))
+			to = reflect.New(v.Type().Elem())
 		}
-		d.decode(n, v.Elem(), path, tag)
+		d.decode(n, to.Elem(), path, tag)
+		if len(d.Problems) == bad || to.Elem().Kind() == reflect.Struct { // a number that was none stays unset: one problem, not two
+			v.Set(to)
+		}
 	case reflect.Struct:
 		d.decodeStruct(n, v, path)
 	case reflect.Map:

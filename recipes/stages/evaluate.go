@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -88,7 +89,9 @@ func Evaluate(ctx context.Context, dev kernels.Backend, r EvalRequest) (*report.
 		return nil, err
 	}
 	for _, m := range r.Models {
-		if err := e.model(ctx, m); err != nil {
+		if err := e.model(ctx, m); fail.Code(err) == int(fail.Numeric) {
+			return nil, fail.Numericf(m.Path, fail.Hint(err), "%w", err)
+		} else if err != nil {
 			return nil, err
 		}
 	}
@@ -366,6 +369,11 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 			c, err := eval.Judge(now, old, g.Limit)
 			if err != nil {
 				return fail.Inputf(e.Baseline, "make it again with --write-baseline", "%s of %s: %w", g.Metric, t.Name, err)
+			}
+			for _, x := range []float64{c.Value, c.Baseline, c.Low, c.High, c.Bound} {
+				if math.IsNaN(x) || math.IsInf(x, 0) {
+					return fail.Inputf(e.Baseline, "make it again with --write-baseline", "%s of %s: its numbers give %v", g.Metric, t.Name, x)
+				}
 			}
 			c.Model, c.Metric = t.Name, g.Metric
 			e.out.Checks = append(e.out.Checks, c)

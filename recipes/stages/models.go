@@ -217,9 +217,8 @@ type tokenizerFolder struct {
 func (f tokenizerFolder) Path() string   { return f.dir }
 func (f tokenizerFolder) Format() string { return "hf" }
 
-func (f tokenizerFolder) File(name string) ([]byte, bool) {
-	raw, err := os.ReadFile(filepath.Join(f.dir, name))
-	return raw, err == nil
+func (f tokenizerFolder) File(name string) ([]byte, error) {
+	return formats.SideFile(filepath.Join(f.dir, name))
 }
 
 // ParseBF16 reads a dtype option: auto is bf16 where the machine multiplies it
@@ -240,13 +239,21 @@ func ParseBF16(dev kernels.Backend, name string) (bool, error) {
 // Hugging Face folder has them.
 func modelFiles(src *arch.Source) (map[string][]byte, error) {
 	out := map[string][]byte{}
-	for _, name := range []string{"generation_config.json"} {
-		if raw, ok := src.Reader.File(name); ok {
-			out[name] = raw
-		}
+	const name = "generation_config.json"
+	raw, err := copied(src, name)
+	if err != nil {
+		return nil, err
+	}
+	if raw != nil {
+		out[name] = raw
 	}
 	if !hasTokenizer(src) {
 		return out, nil
+	}
+	for _, name := range tokenizer.Files {
+		if err := within(src.Reader.Path(), name); err != nil {
+			return nil, err
+		}
 	}
 	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
@@ -266,7 +273,11 @@ func baseFiles(src *arch.Source) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
 		"vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json", "LICENSE", "LICENSE.txt"} {
-		if b, ok := src.Reader.File(name); ok {
+		b, err := copied(src, name)
+		if err != nil {
+			return nil, err
+		}
+		if b != nil {
 			out[name] = b
 		}
 	}
@@ -275,10 +286,44 @@ func baseFiles(src *arch.Source) (map[string][]byte, error) {
 	return out, err
 }
 
+// copied reads a file of the model that a new model is given, too: nil where
+// there is none.
+func copied(src *arch.Source, name string) ([]byte, error) {
+	if err := within(src.Reader.Path(), name); err != nil {
+		return nil, err
+	}
+	return src.Reader.File(name)
+}
+
+// within refuses a link that leads out of a model's folder: what it holds is
+// copied as it is into models that are given to others. In a cache of models the
+// folder of the repository holds what its snapshots link to.
+func within(dir, name string) error {
+	if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
+		return nil // whoever reads it says what is wrong, if anything is
+	}
+	real, err := filepath.EvalSymlinks(filepath.Join(dir, name))
+	if err != nil {
+		return fail.Inputf(filepath.Join(dir, name), "", "%w", err)
+	}
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return fail.Inputf(dir, "", "%w", err)
+	}
+	if up := filepath.Dir(root); filepath.Base(up) == "snapshots" {
+		root = filepath.Dir(up)
+	}
+	if rel, err := filepath.Rel(root, real); err != nil || !filepath.IsLocal(rel) {
+		return fail.Inputf(filepath.Join(dir, name), "copy the file there if it belongs to the model, or remove the link", "is a link to %q, outside of the folder; it would be copied into the new model", real)
+	}
+	return nil
+}
+
+// hasTokenizer also counts one that cannot be read: whoever opens it says why.
 func hasTokenizer(src *arch.Source) bool {
 	if src.Reader.Format() != "gguf" {
-		_, ok := src.Reader.File("tokenizer.json")
-		return ok
+		b, err := src.Reader.File("tokenizer.json")
+		return b != nil || err != nil
 	}
 	for _, kv := range src.Reader.KV() {
 		if kv.Key == "tokenizer.ggml.tokens" {
@@ -298,7 +343,11 @@ func VerifyModel(path string) (note string, err error) {
 		return "", err
 	}
 	defer r.Close()
-	if _, adapter := r.File("adapter_config.json"); adapter && r.Config() == nil {
+	b, err := r.File("adapter_config.json")
+	if err != nil {
+		return "", err
+	}
+	if b != nil && r.Config() == nil {
 		_, err := lora.ReadFolder(path)
 		return "", err
 	}

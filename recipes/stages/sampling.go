@@ -23,9 +23,9 @@ type generation struct {
 // generation_config.json says; false where it says nothing of it.
 func (l *Loaded) Sampling() (s kernels.SampleRow, given bool, err error) {
 	const name = "generation_config.json"
-	raw, ok := l.Src.Reader.File(name)
-	if !ok {
-		return s, false, nil
+	raw, err := l.Src.Reader.File(name)
+	if err != nil || raw == nil {
+		return s, false, err
 	}
 	var g generation
 	if err := json.Unmarshal(raw, &g); err != nil {

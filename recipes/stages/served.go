@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
@@ -46,8 +46,11 @@ func servedTokenizer(src *arch.Source, adapters []string, note func(string)) (*t
 // adapterTemplates are the chat templates in an adapter's folder; none where it has
 // none of its own.
 func adapterTemplates(dir string) ([]tokenizer.NamedTemplate, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, templateFile))
-	if err == nil {
+	raw, err := formats.SideFile(filepath.Join(dir, templateFile))
+	if err != nil {
+		return nil, err
+	}
+	if raw != nil {
 		return []tokenizer.NamedTemplate{{Name: tokenizer.DefaultTemplate, Text: string(raw)}}, nil
 	}
 	if exists(filepath.Join(dir, "tokenizer.json")) {

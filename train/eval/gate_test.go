@@ -162,3 +162,12 @@ func TestFilter(t *testing.T) {
 		}
 	}
 }
+
+// TestPerplexityOf: a loss that no exponential can hold still gives a number.
+func TestPerplexityOf(t *testing.T) {
+	for loss, want := range map[float64]float64{0: 1, 1: math.E, 710: math.MaxFloat64, math.Inf(1): math.MaxFloat64} {
+		if got := PerplexityOf(loss); got != want {
+			t.Errorf("%v: %v, want %v", loss, got, want)
+		}
+	}
+}

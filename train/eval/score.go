@@ -8,6 +8,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -106,6 +107,9 @@ func scoreBatch(m, ref *model.Model, samples []Sample, out []Score, o ScoreOptio
 		}
 		for i, own := range b.owner {
 			if b.target[i] >= 0 {
+				if !finite(lp[i]) {
+					return notFinite("log-probability", lp[i])
+				}
 				out[own].Targets++
 				out[own].NLL -= float64(lp[i])
 			}
@@ -154,6 +158,9 @@ func compare(t *autograd.Tape, m, ref *model.Model, h, hr *autograd.Tensor, owne
 		}
 		t.Done(it, x, y, a, r)
 		for i := range rows {
+			if !finite(k[i]) {
+				return notFinite("divergence from its reference", k[i])
+			}
 			sc := &out[owner[lo+i]]
 			sc.Pos++
 			sc.KL += float64(k[i])
@@ -162,6 +169,12 @@ func compare(t *autograd.Tape, m, ref *model.Model, h, hr *autograd.Tensor, owne
 		}
 	}
 	return nil
+}
+
+func finite(x float32) bool { return x-x == 0 }
+
+func notFinite(what string, x float32) error {
+	return fail.Numericf("", "--dtype f32 has a wider range; does tune verify find its weights finite?", "the model's %s is %v at a token", what, x)
 }
 
 func download(dev kernels.Backend, b kernels.Buffer, n int) ([]float32, error) {
@@ -190,9 +203,12 @@ type Metric struct {
 // from the spread between samples (the tokens of one are not independent).
 func Perplexity(scores []Score) Metric {
 	mean, se, n := ratio(scores, func(s *Score) (float64, float64) { return s.NLL, float64(s.Targets) })
-	ppl := math.Exp(mean)
-	return Metric{Task: "perplexity", Metric: "perplexity", Value: ppl, StdErr: ppl * se, N: int(n)}
+	ppl := PerplexityOf(mean)
+	return Metric{Task: "perplexity", Metric: "perplexity", Value: ppl, StdErr: math.Min(ppl*se, math.MaxFloat64), N: int(n)}
 }
+
+// PerplexityOf is exp(loss), at most the largest number that JSON can hold.
+func PerplexityOf(loss float64) float64 { return math.Min(math.Exp(loss), math.MaxFloat64) }
 
 // KL is the mean divergence from the reference a position, its 99 % and median
 // positions, and the share of positions where both think the same token most

@@ -40,7 +40,7 @@ func (c *Config) Rope(dim, maxPos int) RopeSpec {
 		r.OrigMax = c.Int(maxPos, "original_max_position_embeddings")
 	}
 	r.Factor = s.Float(0, "factor")
-	if r.Factor == 0 && r.Type == "yarn" && r.OrigMax > 0 {
+	if !s.has("factor") && r.Type == "yarn" && r.OrigMax > 0 {
 		r.Factor = float64(maxPos) / float64(r.OrigMax)
 	}
 	r.LowFreq, r.HighFreq = s.Float(0, "low_freq_factor"), s.Float(0, "high_freq_factor")

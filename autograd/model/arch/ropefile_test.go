@@ -65,6 +65,7 @@ func TestRopePlaces(t *testing.T) {
 		`, "rope_parameters": {"rope_type": "linear", "type": "dynamic", "factor": 2}`:                       "rope_type linear dynamic",
 		`, "rope_parameters": {"full_attention": {"rope_type": "default"}}`:                                  "full_attention",
 		`, "rope_scaling": {"type": "linear"}`:                                                               "linear factor",
+		`, "rope_scaling": {"type": "yarn", "factor": 0, "original_max_position_embeddings": 64}`:            "yarn factor 0",
 		`, "partial_rotary_factor": 0.5`:                                                                     "partial_rotary_factor",
 		`, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 10000.0}`: "partial_rotary_factor",
 	} {

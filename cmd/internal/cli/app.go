@@ -29,23 +29,32 @@ const Version = recipes.Version
 // Main runs the binary called name ("tune", "quant", "tunekit") and returns
 // its exit code.
 func Main(name string, argv []string) int {
-	ctx, stop := signalContext()
+	ctx, stop := signalContext(saves(name, argv))
 	defer stop()
 	return run(ctx, name, argv, os.Stdout, os.Stderr)
 }
 
-// signalContext is cancelled by the first interrupt; the second one ends the
-// process at once (nothing is ever half-written).
-func signalContext() (context.Context, func()) {
+// saves reports whether an interrupted command has something to save first, or
+// ends in its own way. All others only read, or write a small file whole.
+func saves(name string, argv []string) bool {
+	return name == "quant" || len(argv) > 0 && slices.Contains([]string{"run", "train", "merge", "export", "pull", "quant", "chat"}, argv[0])
+}
+
+// signalContext is cancelled by the first interrupt where something is to be
+// saved; the second one, elsewhere the first, ends the process at once (nothing
+// is ever half-written).
+func signalContext(saves bool) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ch := make(chan os.Signal, 2)
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		if _, ok := <-ch; !ok {
-			return
+		if saves {
+			if _, ok := <-ch; !ok {
+				return
+			}
+			fmt.Fprintln(os.Stderr, "tune: saving the last finished step; interrupt again to stop at once")
+			cancel()
 		}
-		fmt.Fprintln(os.Stderr, "tune: saving the last finished step; interrupt again to stop at once")
-		cancel()
 		if s, ok := <-ch; ok {
 			code := 130
 			if s == syscall.SIGTERM {
@@ -64,23 +73,39 @@ func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writ
 		}
 		return 0
 	}
-	app := newApp(name, stdout, stderr)
-	args, err := permute(app, argv)
+	out := &console{w: stdout}
+	err := limits(command(ctx, newApp(name, out, stderr), argv))
 	if err == nil {
-		err = app.RunContext(ctx, append([]string{name}, args...))
+		err = out.failure()
 	}
-	err = limits(err)
 	printError(stderr, err)
 	return fail.Code(err)
 }
 
-// limits marks what ran out of memory or disk as such, wherever it was met.
+// command runs the one that argv names.
+func command(ctx context.Context, app *ucli.App, argv []string) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = crashed(r)
+		}
+	}()
+	args, err := permute(app, argv)
+	if err != nil {
+		return err
+	}
+	return app.RunContext(ctx, append([]string{app.Name}, args...))
+}
+
+// limits marks what ran out of memory or disk as such, and what was interrupted,
+// wherever it was met.
 func limits(err error) error {
 	var known *fail.Error
 	if errors.As(err, &known) && known.Kind == fail.Limit {
 		return err
 	}
 	switch {
+	case known == nil && errors.Is(err, context.Canceled):
+		return fail.Interruptedf("", "the same command goes on", "interrupted")
 	case errors.Is(err, kernels.ErrOutOfMemory):
 		return fail.Limitf("", "a smaller model, fewer tokens at a time or a larger --memory-limit", "%w", err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
@@ -95,7 +120,7 @@ func printError(w io.Writer, err error) {
 	}
 	var problems schema.Problems
 	if errors.As(err, &problems) {
-		for line := range strings.SplitSeq(err.Error(), "\n") {
+		for line := range strings.SplitSeq(harmless(err.Error()), "\n") {
 			if strings.HasPrefix(line, " ") {
 				fmt.Fprintln(w, line)
 			} else {
@@ -104,9 +129,9 @@ func printError(w io.Writer, err error) {
 		}
 		return
 	}
-	fmt.Fprintf(w, "tune: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n      "))
+	fmt.Fprintf(w, "tune: %s\n", strings.ReplaceAll(harmless(err.Error()), "\n", "\n      "))
 	if h := fail.Hint(err); h != "" {
-		fmt.Fprintf(w, "tune: hint: %s\n", h)
+		fmt.Fprintf(w, "tune: hint: %s\n", harmless(h))
 	}
 }
 
@@ -125,7 +150,7 @@ func newApp(name string, stdout, stderr io.Writer) *ucli.App {
 			if arg := c.Args().First(); arg != "" {
 				return unknownCommand(c.App.Commands, arg)
 			}
-			fmt.Fprint(stdout, overview)
+			fmt.Fprint(c.App.Writer, overview)
 			return nil
 		},
 		CustomAppHelpTemplate: overview,
@@ -138,7 +163,7 @@ func newApp(name string, stdout, stderr io.Writer) *ucli.App {
 			if arg := c.Args().First(); arg != "" {
 				return unknownCommand(c.App.Commands, arg)
 			}
-			fmt.Fprint(stdout, quantOverview)
+			fmt.Fprint(c.App.Writer, quantOverview)
 			return nil
 		}
 	}

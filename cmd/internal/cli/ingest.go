@@ -80,7 +80,7 @@ func runIngest(c *ucli.Context) error {
 			}
 			continue
 		}
-		if err := data.Show(c.App.Writer, &shown[i], tok, isTerminal(os.Stdout)); err != nil {
+		if err := data.Show(coloured(c.App.Writer), &shown[i], tok, isTerminal(os.Stdout)); err != nil {
 			return err
 		}
 	}

@@ -59,7 +59,7 @@ func printReport(c *ucli.Context, rep formats.Report) {
 	}
 	w.Flush()
 	for _, warn := range rep.Warnings {
-		fmt.Fprintln(c.App.ErrWriter, "warning: "+warn)
+		fmt.Fprintln(c.App.ErrWriter, "warning: "+harmless(warn))
 	}
 }
 

@@ -44,6 +44,9 @@ func runLogits(c *ucli.Context) error {
 	}
 	defer m.Dev.Close()
 	defer m.Close()
+	if err := in.check(c.String("input"), m.Spec.V, m.Spec.MaxPos); err != nil {
+		return err
+	}
 	out, err := in.logits(m, c.Bool("hidden"))
 	if err != nil {
 		return err
@@ -104,6 +107,31 @@ func readIDs(path string) (*padded, error) {
 		return nil, fail.Inputf(path, "", "no tensor input_ids")
 	}
 	return p, nil
+}
+
+// check holds ids to the vocabulary, and positions and lengths to the context,
+// before either becomes a number of 32 bits. Masked places may hold anything.
+func (p *padded) check(path string, vocab, context int) error {
+	for b := range p.b {
+		kept := 0
+		for t := range p.t {
+			i := b*p.t + t
+			if p.mask != nil && p.mask[i] == 0 {
+				continue
+			}
+			kept++
+			if id := p.ids[i]; id < 0 || id >= int64(vocab) {
+				return fail.Inputf(path, "is it of this model's tokenizer?", "input_ids[%d,%d] is %d, the model has %d tokens", b, t, id, vocab)
+			}
+			if p.pos != nil && (p.pos[i] < 0 || p.pos[i] >= int64(context)) {
+				return fail.Inputf(path, "", "position_ids[%d,%d] is %d, the model's context has %d", b, t, p.pos[i], context)
+			}
+		}
+		if kept > context {
+			return fail.Inputf(path, "give fewer tokens in a row", "row %d has %d tokens, the model's context has %d", b, kept, context)
+		}
+	}
+	return nil
 }
 
 // pack drops the masked tokens: row b keeps its others, in order. at[i] is the

@@ -1,10 +1,15 @@
 package cli
 
 import (
+	"errors"
+	"path/filepath"
+	"strings"
+
 	ucli "github.com/urfave/cli/v2"
 	"slices"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/recipes/schema"
 	"github.com/tunekit/tunekit/recipes/stages"
@@ -41,14 +46,33 @@ func runMerge(c *ucli.Context) error {
 	return writeOutput(c, c.String("output"), func() error { return mergeTo(c, &o) })
 }
 
-func mergeTo(c *ucli.Context, opts *stages.Merge) error {
+// unmeasured is where a merged model lies until it has been compared, so that
+// what was killed before is never taken for one that passed.
+func unmeasured(output string) string {
+	ext := filepath.Ext(output)
+	if ext != ".gguf" {
+		ext = ""
+	}
+	return strings.TrimSuffix(filepath.Clean(output), ext) + ".unmeasured" + ext
+}
+
+func mergeTo(c *ucli.Context, opts *stages.Merge) (err error) {
+	output, work := c.String("output"), unmeasured(c.String("output"))
+	if err := atomic.RemoveAll(work); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil { // a part that was not finished stays: the same command goes on with it
+			err = errors.Join(err, atomic.RemoveAll(work))
+		}
+	}()
 	dev, err := openDevice(c)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
 	progress, clear := bar(c, "merge", "bytes")
-	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: c.String("output"),
+	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: work,
 		Storage: c.String("storage"), Trained: opts.Base == "trained", MaxShard: int64(opts.MaxShardSize), Name: nameOf(c.String("output")), Progress: progress,
 		Note: noteOn(c)}
 	nf4 := c.Bool("trained-nf4") || o.Trained
@@ -67,7 +91,7 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 		Layers  int    `json:"layers"`
 		KL      any    `json:"kl"`
 		Trained any    `json:"kl_to_trained,omitempty"`
-	}{Output: o.Output, Bytes: rep.Bytes, Layers: len(rep.Layers)}
+	}{Output: output, Bytes: rep.Bytes, Layers: len(rep.Layers)}
 	samples, err := mergeData(c, o.Model)
 	if err != nil {
 		return err
@@ -86,9 +110,11 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) error {
 		return err
 	}
 	if c.IsSet("max-kl") {
-		return kl.CheckMerge(o.Output, c.Float64("max-kl"))
+		if err := kl.CheckMerge(output, c.Float64("max-kl")); err != nil {
+			return err
+		}
 	}
-	return nil
+	return atomic.Rename(work, output)
 }
 
 // mergeData is what a merge is checked on: --data, or 1,024 tokens that run

@@ -57,7 +57,7 @@ func openModelOn(c *ucli.Context, dev kernels.Backend, path, auto string) (*stag
 
 // noteOn tells the user what a command found out.
 func noteOn(c *ucli.Context) func(string) {
-	return func(s string) { fmt.Fprintln(c.App.ErrWriter, "note: "+s) }
+	return func(s string) { fmt.Fprintln(c.App.ErrWriter, "note: "+harmless(s)) }
 }
 
 // resolvePath maps hf://… to the local cache; other paths stay.

@@ -36,6 +36,9 @@ func forceFlag() ucli.Flag {
 // is there steps aside and comes back when write fails: nothing is lost. The
 // folders above are made.
 func writeOutput(c *ucli.Context, path string, write func() error) error {
+	if err := atomic.Recover(path); err != nil {
+		return err
+	}
 	if _, err := os.Lstat(path); err != nil {
 		if err := atomic.MkdirAll(filepath.Dir(path)); err != nil {
 			return err

@@ -74,7 +74,7 @@ func (p *watcher) event(e recipes.Event) {
 // line prints a finished line, over the bar if there is one.
 func (p *watcher) line(s string) {
 	p.clear()
-	fmt.Fprintln(p.w, s)
+	fmt.Fprintln(p.w, harmless(s))
 }
 
 func (p *watcher) clear() {
@@ -107,7 +107,7 @@ func (p *watcher) progress(where string, e recipes.Event) {
 	p.drawn = now
 	s := p.status(where, e, now)
 	if !p.terminal {
-		fmt.Fprintln(p.w, s)
+		fmt.Fprintln(p.w, harmless(s))
 		return
 	}
 	fmt.Fprint(p.w, "\r\x1b[K"+s)

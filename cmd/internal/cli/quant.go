@@ -106,7 +106,7 @@ func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) (*out
 		return nil, err
 	}
 	for _, w := range rep.Warnings {
-		fmt.Fprintln(c.App.ErrWriter, "warning: "+w)
+		fmt.Fprintln(c.App.ErrWriter, "warning: "+harmless(w))
 	}
 	group := ""
 	if rep.Group != 0 { // else the scheme says it

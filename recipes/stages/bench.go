@@ -99,18 +99,18 @@ func planBench(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 			return fail.Usagef(p.Env.Where(j)+".prompt", fmt.Sprintf("prompt and decode together: at most %d", m.Spec.MaxPos),
 				"%d + %d tokens are more than the context of %s", longest, o.Decode, benchName(in.Name))
 		}
-		dev := dry.New(dry.Options{})
-		mod, err := dryModel(dev, m)
+		err = counted(p, s, func(dev *dry.Dry) error {
+			mod, err := dryModel(dev, m)
+			if err != nil {
+				return err
+			}
+			defer mod.Close()
+			_, err = MeasureSpeed(p.Context, &Loaded{Model: mod}, longest, o.Decode, 1, func(int64, int64) {})
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		_, err = MeasureSpeed(p.Context, &Loaded{Model: mod}, longest, o.Decode, 1, func(int64, int64) {})
-		info := dev.Info()
-		mod.Close()
-		if err != nil {
-			return err
-		}
-		s.CountMemory(info.PeakTotal, info.Mem)
 		for _, n := range o.Prompt {
 			read := dry.Work{Matrix: 2 * float64(n) * float64(m.Spec.Params())}
 			s.Seconds += float64(o.Rounds) * (p.Rates.Seconds(read, o.DType != "f32") + float64(o.Decode)*stepSeconds(p, m, 1))

@@ -435,8 +435,15 @@ func evalRows(p *recipes.Planner, j *recipes.Job) (rows, tokens int64, answer fl
 // planModel adds the cost of one model: one pass for perplexity and KL, and
 // answers a token at a time.
 func planModel(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, m *arch.Source, refRef *recipes.Ref, rows, tokens int64, answer float64) error {
+	seconds := s.Seconds
+	return counted(p, s, func(dev *dry.Dry) error {
+		s.Seconds = seconds
+		return rehearseEval(p, j, s, dev, m, refRef, rows, tokens, answer)
+	})
+}
+
+func rehearseEval(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, dev *dry.Dry, m *arch.Source, refRef *recipes.Ref, rows, tokens int64, answer float64) error {
 	o := j.Options.(*Eval)
-	dev := device(p)
 	mod, err := dryModel(dev, m)
 	if err != nil {
 		return err
@@ -480,8 +487,6 @@ func planModel(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, m *arch
 	if has("speed") {
 		s.Seconds += 64*stepSeconds(p, m, 1) + p.Rates.Seconds(dry.Work{Matrix: 1024 * float64(m.Spec.Params())}, false)
 	}
-	info := dev.Info()
-	s.CountMemory(info.PeakTotal, info.Mem)
 	return nil
 }
 

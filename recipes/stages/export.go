@@ -279,20 +279,13 @@ func planExport(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 		planFallbacks(o, src, typ, s)
 	}
 	s.Does = strings.Join(does, ", ") + " bits a weight"
-	work := dry.New(dry.Options{})
 	for _, typ := range o.Type {
 		n, err := exportMemory(o, src, typ)
 		if err != nil {
 			return err
 		}
-		release, err := work.Host(n)
-		if err != nil {
-			return err
-		}
-		release()
+		countHost(s, n)
 	}
-	info := work.Info()
-	s.CountMemory(info.PeakTotal, info.Mem)
 	if in, ok := j.In("imatrix"); ok && in.Path == "" {
 		text, err := planCalibration(p, in, s, src, calibrationPlan{o.Samples, min(imatrixLength, src.Spec.MaxPos), quant.ImatrixWork})
 		if err != nil || text == nil {
@@ -301,12 +294,10 @@ func planExport(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 		if src, err = shapesOf(src); err != nil {
 			return err
 		}
-		dev := device(p)
-		if _, err := quant.CollectImatrix(p.Context, dev, src, text, quant.ImatrixOptions{}); err != nil {
+		return counted(p, s, func(dev *dry.Dry) error {
+			_, err := quant.CollectImatrix(p.Context, dev, src, text, quant.ImatrixOptions{})
 			return err
-		}
-		info = dev.Info()
-		s.CountMemory(info.PeakTotal, info.Mem)
+		})
 	}
 	return nil
 }

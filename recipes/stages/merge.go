@@ -359,8 +359,7 @@ func adapted(p *recipes.Planner, j *recipes.Job, t *trial, m *model.Model) (valu
 
 // mergeMemory counts what writing the merged weights takes.
 func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *arch.Source, t *trial) error {
-	dev := device(p)
-	m, err := dryModelAs(dev, base, model.Options{Stream: true})
+	m, err := dryModelAs(dry.New(dry.Options{}), base, model.Options{Stream: true})
 	if err != nil {
 		return err
 	}
@@ -378,42 +377,37 @@ func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base 
 		nf4 := dtype.NF4Double
 		o.TrainedAs = &nf4
 	}
-	work := dry.New(dry.Options{})
-	if _, err := work.Host(lora.MergeMemory(base, o, values)); err != nil {
-		return err
-	}
-	info := work.Info()
-	s.CountMemory(info.PeakTotal, info.Mem)
+	countHost(s, lora.MergeMemory(base, o, values))
 	return nil
 }
 
 // compared adds the cost of measuring the KL between two models: base with the
 // adapter, loaded as o says, and m.
 func compared(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *arch.Source, o model.Options, t *trial, m *arch.Source, tokens int64) error {
-	dev := device(p)
-	a, err := dryModelAs(dev, base, o)
-	if err != nil {
-		return err
-	}
-	defer a.Close()
-	_, close, err := adapted(p, j, t, a)
-	if err != nil {
-		return err
-	}
-	defer close()
-	b, err := dryModel(dev, m)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
 	n := int(min(tokens, 2048))
-	if _, err := eval.Diverge(p.Context, b, a, eval.Examples(zeroRows(max(1, n/256), min(n, 256)), n)); err != nil {
+	var work dry.Work
+	err := counted(p, s, func(dev *dry.Dry) error {
+		a, err := dryModelAs(dev, base, o)
+		if err != nil {
+			return err
+		}
+		defer a.Close()
+		_, close, err := adapted(p, j, t, a)
+		if err != nil {
+			return err
+		}
+		defer close()
+		b, err := dryModel(dev, m)
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		_, err = eval.Diverge(p.Context, b, a, eval.Examples(zeroRows(max(1, n/256), min(n, 256)), n))
+		work = dev.Work()
 		return err
-	}
-	info := dev.Info()
-	s.CountMemory(info.PeakTotal, info.Mem)
-	s.Seconds += p.Rates.Seconds(times(dev.Work(), float64(tokens)/float64(max(n, 1))), false)
-	return nil
+	})
+	s.Seconds += p.Rates.Seconds(times(work, float64(tokens)/float64(max(n, 1))), false)
+	return err
 }
 
 func viewMerge(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {

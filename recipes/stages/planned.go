@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/recipes"
@@ -36,10 +38,30 @@ func shapesOf(src *arch.Source) (*arch.Source, error) {
 	return recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held { return recipes.Held{Type: t.Type, Mapped: src.Mapped(t)} })
 }
 
-// device counts for a stage: it knows the limit, which decides what of a model
-// stays in memory, and goes beyond it, so that a refusal can say by how much.
-func device(p *recipes.Planner) *dry.Dry {
-	return dry.New(dry.Options{MemoryLimit: p.Limit, Beyond: true})
+// counted runs a stage's code on a backend that only counts, under the limit: it
+// decides what of a model stays in memory. What does not fit is run again beyond
+// it, so that a refusal can say by how much.
+func counted(p *recipes.Planner, s *recipes.StagePlan, f func(dev *dry.Dry) error) error {
+	for _, beyond := range []bool{false, true} {
+		dev := dry.New(dry.Options{MemoryLimit: p.Limit, Beyond: beyond})
+		err := f(dev)
+		if !beyond && errors.Is(err, kernels.ErrOutOfMemory) {
+			continue
+		}
+		info := dev.Info()
+		if err == nil {
+			s.CountMemory(info.PeakTotal, info.Mem)
+		}
+		return err
+	}
+	panic("unreachable")
+}
+
+// countHost counts memory that a stage takes beside the device's.
+func countHost(s *recipes.StagePlan, n int64) {
+	var m kernels.MemStats
+	m.Peak[kernels.Host] = n
+	s.CountMemory(n, m)
 }
 
 // zeroRows are n rows of a number of tokens, all learned but the first half.

@@ -20,6 +20,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/recipes"
@@ -466,15 +467,13 @@ func rehearseQuantize(p *recipes.Planner, group []*recipes.Job, s *recipes.Stage
 	if src, err = shapesOf(src); err != nil {
 		return err
 	}
-	dev := device(p)
-	disk, err := quant.Rehearse(p.Context, dev, src, jobs, text)
-	if err != nil {
+	var disk int64
+	err = counted(p, s, func(dev *dry.Dry) (err error) {
+		disk, err = quant.Rehearse(p.Context, dev, src, jobs, text)
 		return err
-	}
-	info := dev.Info()
-	s.CountMemory(info.PeakTotal, info.Mem)
+	})
 	s.Temp += disk
-	return nil
+	return err
 }
 
 func viewQuantize(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {

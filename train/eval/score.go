@@ -2,6 +2,7 @@ package eval
 
 import (
 	"context"
+	"errors"
 	"encoding/binary"
 	"math"
 	"slices"
@@ -48,7 +49,7 @@ func Run(ctx context.Context, m, ref *model.Model, samples []Sample, o ScoreOpti
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := scoreBatch(m, ref, pass, out[at:at+len(pass)], o); err != nil {
+		if err := scorePass(m, ref, pass, out[at:at+len(pass)], o); err != nil {
 			return nil, err
 		}
 		at += len(pass)
@@ -60,6 +61,20 @@ func Run(ctx context.Context, m, ref *model.Model, samples []Sample, o ScoreOpti
 		}
 	}
 	return out, nil
+}
+
+// scorePass scores samples. Where memory is short, fewer blocks of the models stay
+// in it, which changes no score.
+func scorePass(m, ref *model.Model, samples []Sample, out []Score, o ScoreOptions) error {
+	for {
+		scores := make([]Score, len(samples))
+		err := scoreBatch(m, ref, samples, scores, o)
+		if errors.Is(err, kernels.ErrOutOfMemory) && (ref != nil && ref.Evict() || m.Evict()) {
+			continue
+		}
+		copy(out, scores)
+		return err
+	}
 }
 
 // batch is a packed pass: rows are the positions that count.

@@ -370,6 +370,9 @@ func planEval(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		if err != nil {
 			return err
 		}
+		if err := fitsContext(o.Context, m.Spec.MaxPos, in.Ref.String()); err != nil {
+			return err
+		}
 		ref := referenceOf(j, strings.TrimSuffix(name, "]"))
 		if err := planModel(p, j, s, m, ref, rows, tokens, answer); err != nil {
 			return err

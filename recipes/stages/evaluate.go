@@ -162,6 +162,9 @@ func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 	}
 	defer m.Close()
 	load := time.Since(began)
+	if err := fitsContext(e.Context, m.Spec.MaxPos, t.Path); err != nil {
+		return err
+	}
 	if e.Tokenizer != nil && e.Tokenizer.Size() > m.Spec.V {
 		return fail.Inputf(t.Path, "models of one evaluation share a tokenizer", "the data's tokenizer has %d tokens, this model %d", e.Tokenizer.Size(), m.Spec.V)
 	}
@@ -197,6 +200,14 @@ func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 		add(ms...)
 		add(eval.Metric{Task: "speed", Metric: "load_seconds", Value: load.Seconds(), N: 1},
 			eval.Metric{Task: "speed", Metric: "peak_memory_bytes", Value: float64(e.dev.Info().PeakTotal), N: 1})
+	}
+	return nil
+}
+
+// fitsContext refuses windows that a model has no positions for.
+func fitsContext(window, most int, path string) error {
+	if most > 0 && window > most {
+		return fail.Usagef("context", fmt.Sprintf("context: %d", most), "windows of %d tokens, the context of %s is %d", window, path, most)
 	}
 	return nil
 }

@@ -199,7 +199,9 @@ func showTraining(x *recipes.Env, p train.Progress) {
 	if !math.IsNaN(p.Val) {
 		text += fmt.Sprintf(" (val %.4f)", p.Val)
 	}
-	text += fmt.Sprintf("  %.0f tok/s", p.PerSecond)
+	if p.PerSecond > 0 { // NaN before the first step
+		text += fmt.Sprintf("  %.0f tok/s", p.PerSecond)
+	}
 	if p.Evaluating {
 		text += "  validating"
 	}

@@ -55,6 +55,9 @@ func runGenerate(c *ucli.Context) error {
 		if err == nil && len(ids) == 0 {
 			err = fail.Inputf("prompt", "", "no tokens")
 		}
+		if err == nil {
+			err = m.CheckPrompt(ids)
+		}
 		r.Prompt, r.Sampling.Stream = ids, uint64(len(requests))
 		requests = append(requests, r)
 		return err
@@ -67,16 +70,49 @@ func runGenerate(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	answers, err := engine.Run(c.Context, m.Model, requests, nil)
+	e, streams, err := engine.Start(c.Context, m.Model, requests)
 	if err != nil {
 		return err
 	}
-	for i, a := range answers {
+	defer e.Close()
+	return writeAnswers(c, tok, requests, streams)
+}
+
+// stopInterrupted is why an answer ended that Ctrl-C cut short.
+const stopInterrupted = "interrupted"
+
+// writeAnswers writes the answers in the order of their prompts, each when it is
+// there; after an interrupt, what there is of those in the making.
+func writeAnswers(c *ucli.Context, tok *tokenizer.Tokenizer, requests []engine.Request, streams []*engine.Stream) error {
+	unit := "answers"
+	if len(streams) == 1 {
+		unit = "tokens"
+	}
+	progress, clear := bar(c, "generate", unit)
+	defer clear()
+	for i, s := range streams {
+		n := int64(0)
+		for range s.Tokens() {
+			if n++; len(streams) == 1 {
+				progress(n, int64(requests[i].MaxNew))
+			}
+		}
+		a, err := s.Answer()
+		if err != nil && (c.Context.Err() == nil || len(a.IDs) == 0) {
+			return err
+		}
+		if err != nil {
+			a.Stop = stopInterrupted
+		}
+		clear()
 		if err := writeAnswer(c, tok, len(requests[i].Prompt), a); err != nil {
 			return err
 		}
+		if len(streams) > 1 {
+			progress(int64(i+1), int64(len(streams)))
+		}
 	}
-	return nil
+	return c.Context.Err()
 }
 
 // writeAnswer writes a line of JSON; its ids hold the one that stopped the answer.

@@ -61,7 +61,7 @@ func (r *Evaluation) markdown() []byte {
 		fmt.Fprintf(&b, "| %s | %s | %.5g | %.2g | %d |\n", m.Model, m.Metric, m.Value, m.StdErr, m.N)
 	}
 	for _, c := range r.Checks {
-		fmt.Fprintf(&b, "\n%s: %s %s, limit %s: **%s**\n", c.Model, c.Metric, fmt.Sprintf("%.5g", c.Value), c.Limit, c.Verdict)
+		fmt.Fprintf(&b, "\n%s: **%s**\n", c, c.Verdict)
 	}
 	return b.Bytes()
 }

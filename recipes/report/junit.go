@@ -37,7 +37,7 @@ func (r *Evaluation) JUnit(name string) ([]byte, error) {
 func junitOf(name string, r *Evaluation) junitSuite {
 	s := junitSuite{Name: name}
 	for _, c := range r.Checks {
-		tc := junitCase{Class: name + "." + c.Model, Name: c.Metric + " " + c.Limit, Out: fmt.Sprintf("value %g, 95 %% interval of the difference %g to %g", c.Value, c.Low, c.High)}
+		tc := junitCase{Class: name + "." + c.Model, Name: c.Metric + " " + c.Limit, Out: fmt.Sprintf("value %g, 95 %% interval of what is limited %g to %g", c.Value, c.Low, c.High)}
 		if c.Verdict != eval.Pass {
 			s.Failures++
 			tc.Failure = &junitMessage{fmt.Sprintf("%s: %s is %g, limit %s", c.Verdict, c.Metric, c.Value, c.Limit)}

@@ -57,6 +57,7 @@ type EvalRequest struct {
 	Gates         []Gate
 	UnsurePasses  bool
 	Progress      func(model, task string, done, total int64)
+	Report        string       // hint to where a failed gate is explained
 	Note          func(string) // is told what the adapters' folders decide; may be nil
 }
 
@@ -315,11 +316,41 @@ func (e *evaluation) baseline() (*eval.Baseline, error) {
 	}
 	if e.Baseline == "" {
 		if needed {
-			return nil, fail.Usagef("gate", "baseline: FILE, made with --write-baseline FILE", "a limit on a change needs a baseline")
+			return nil, errNoBaseline()
 		}
 		return nil, nil
 	}
 	return eval.ReadBaseline(e.Baseline, e.dataHash(), e.taskHash())
+}
+
+func errNoBaseline() error {
+	return fail.Usagef("gate", "baseline: FILE, made with --write-baseline FILE", "a limit on a change needs a baseline")
+}
+
+// checkBaseline finds before any work what judging these models by the gates of o
+// would find at the end: no baseline, or one without what is to be compared.
+func (o *Eval) checkBaseline(models []string) error {
+	if o.Baseline == "" {
+		if slices.ContainsFunc(o.gates(), func(g Gate) bool { return strings.HasPrefix(g.Kind, "max_") }) {
+			return errNoBaseline()
+		}
+		return nil
+	}
+	b, err := eval.OpenBaseline(o.Baseline)
+	if err != nil {
+		return err
+	}
+	for _, g := range o.gates() {
+		for _, m := range models {
+			if !strings.HasPrefix(g.Kind, "max_") || g.Metric == "kl" || g.Metric == "top1" { // which models without a reference have not
+				continue
+			}
+			if _, _, err := b.Series(m, g.Metric); err != nil {
+				return fail.Inputf(o.Baseline, "make it again with --write-baseline, or name the model as it is named there", "%w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // judge applies every gate to every model it speaks about.
@@ -339,25 +370,27 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 			}
 			found = true
 			var old *eval.Series
+			of := t.Name
 			if relative {
-				b, ok := base.Models[t.Name][g.Metric]
-				if !ok {
-					return fail.Inputf(e.Baseline, "make it again with --write-baseline", "has no %s of model %s", g.Metric, t.Name)
+				var err error
+				if old, of, err = base.Series(t.Name, g.Metric); err != nil {
+					return fail.Inputf(e.Baseline, "make it again with --write-baseline, or name the model as it is named there", "%w", err)
 				}
-				old = &b
 			}
 			c, err := eval.Judge(now, old, g.Limit)
 			if err != nil {
 				return fail.Inputf(e.Baseline, "make it again with --write-baseline", "%s of %s: %w", g.Metric, t.Name, err)
 			}
-			c.Model, c.Metric = t.Name, g.Metric
+			if c.Model, c.Metric = t.Name, g.Metric; of != t.Name {
+				c.Of = of
+			}
 			e.out.Checks = append(e.out.Checks, c)
 			switch {
 			case c.Verdict == eval.Failed:
-				bad = append(bad, fmt.Sprintf("%s %s is %.4g, limit %s", t.Name, g.Metric, c.Value, c.Limit))
+				bad = append(bad, c.String())
 			case c.Verdict == eval.Unsure && !e.UnsurePasses:
 				unsure++
-				bad = append(bad, fmt.Sprintf("%s %s is %.4g, limit %s: cannot tell, about %d samples would", t.Name, g.Metric, c.Value, c.Limit, c.Needed))
+				bad = append(bad, fmt.Sprintf("%s: cannot tell, about %d samples would", c, c.Needed))
 			}
 		}
 		if !found {
@@ -367,7 +400,7 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 	if len(bad) == 0 {
 		return nil
 	}
-	hint := "see report.html"
+	hint := cmp.Or(e.Report, "--summary FILE.md keeps the measurements")
 	if unsure == len(bad) {
 		hint = "measure more samples, or set unsure: pass"
 	}

@@ -99,3 +99,41 @@ func TestBaseline(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Interval and bound are said in the unit of the limit: of a perplexity no logarithms,
+// of a change in percent shares of the baseline.
+func TestCheckUnits(t *testing.T) {
+	series := func(log bool, v ...float64) Series {
+		s := Series{Log: log}
+		for _, x := range v {
+			if log {
+				x = math.Log(x)
+			}
+			s.Sum, s.Weight = append(s.Sum, x), append(s.Weight, 1)
+		}
+		return s
+	}
+	for _, c := range []struct {
+		now, base Series
+		limit     Limit
+		middle    float64 // of an interval of no width
+	}{
+		{series(true, 2.2, 2.2), Series{}, Limit{Kind: "max", Value: 3}, 2.2},
+		{series(true, 2.2, 2.2), Series{}, Limit{Kind: "min", Value: 2}, 2.2},
+		{series(true, 2.2, 4.4), series(true, 2, 4), Limit{Kind: "max_increase", Value: 0.2, Relative: true}, 0.1},
+		{series(true, 2.2, 2.2), series(true, 2, 2), Limit{Kind: "max_increase", Value: 0.3}, 0.2},
+		{series(true, 1.8, 1.8), series(true, 2, 2), Limit{Kind: "max_decrease", Value: 0.3}, 0.2},
+		{series(false, 0.5, 0.5), Series{}, Limit{Kind: "min", Value: 0.4}, 0.5},
+		{series(false, 0.4, 0.4), series(false, 0.5, 0.5), Limit{Kind: "max_decrease", Value: 0.3, Relative: true}, 0.2},
+		{series(false, 0.4, 0.4), series(false, 0.5, 0.5), Limit{Kind: "max_decrease", Value: 0.2}, 0.1},
+	} {
+		got, err := Judge(c.now, &c.base, c.limit)
+		if err != nil || got.Verdict != Pass || math.Abs(got.Low-c.middle) > 1e-9 || math.Abs(got.High-c.middle) > 1e-9 || got.Bound != c.limit.Value {
+			t.Errorf("%v: %+v, %v; want %g", c.limit, got, err, c.middle)
+		}
+	}
+	wide, err := Judge(series(true, 2, 3), nil, Limit{Kind: "min", Value: 1})
+	if err != nil || !(wide.Low < wide.Value && wide.Value < wide.High && wide.Low > 0) {
+		t.Errorf("%+v, %v", wide, err)
+	}
+}

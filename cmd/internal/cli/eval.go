@@ -24,6 +24,7 @@ func evalCommand() *ucli.Command {
 			"tune eval --model new --tasks perplexity,exact_match --data d.jsonl --baseline b.json --gate perplexity.max_increase=1%"),
 		Flags: modelFlags(append(slices.Concat(optionFlags(&stages.Eval{}, evalKeys...), sourceFlags()),
 			&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model to measure (may repeat)"}, adapterFlag(),
+			&ucli.StringSliceFlag{Name: "name", Usage: "name of the model at its place, in baselines and gates (default: its path; may repeat)"},
 			&ucli.StringFlag{Name: "reference", Usage: "model for kl and top1"},
 			&ucli.StringFlag{Name: "tasks", Value: "perplexity", Usage: strings.Join(stages.Tasks, ",")},
 			&ucli.StringFlag{Name: "data", Usage: "text, JSONL or Parquet"},
@@ -99,14 +100,28 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 	if r.BF16, err = stages.ParseBF16(dev, name); err != nil {
 		return r, err
 	}
-	for _, m := range c.StringSlice("model") {
-		t := stages.EvalTarget{Name: m, Path: m, Adapters: c.StringSlice("adapter"), Reference: c.String("reference")}
+	models, names := c.StringSlice("model"), c.StringSlice("name")
+	if len(names) > len(models) {
+		return r, usagef(c, "%d names for %d models: a name belongs to the model at its place", len(names), len(models))
+	}
+	for i, m := range models {
+		name := m
+		if i < len(names) {
+			name = names[i]
+		}
+		if slices.ContainsFunc(r.Models, func(t stages.EvalTarget) bool { return t.Name == name }) {
+			return r, usagef(c, "two models are called %s: --name gives them others", name)
+		}
+		t := stages.EvalTarget{Name: name, Path: m, Adapters: c.StringSlice("adapter"), Reference: c.String("reference")}
 		r.Models = append(r.Models, t)
 	}
 	for _, g := range c.StringSlice("gate") {
 		gate, err := stages.ParseGate(g)
 		if err != nil {
 			return r, err
+		}
+		if !slices.Contains(r.Tasks, gate.Metric) {
+			return r, usagef(c, "--gate %s: %s is not among --tasks", g, gate.Metric)
 		}
 		r.Gates = append(r.Gates, gate)
 	}

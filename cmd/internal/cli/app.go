@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -34,29 +33,6 @@ func Main(name string, argv []string) int {
 	return run(ctx, name, argv, os.Stdout, os.Stderr)
 }
 
-// signalContext is cancelled by the first interrupt; the second one ends the
-// process at once (nothing is ever half-written).
-func signalContext() (context.Context, func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	ch := make(chan os.Signal, 2)
-	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		if _, ok := <-ch; !ok {
-			return
-		}
-		fmt.Fprintln(os.Stderr, "tune: saving the last finished step; interrupt again to stop at once")
-		cancel()
-		if s, ok := <-ch; ok {
-			code := 130
-			if s == syscall.SIGTERM {
-				code = 143
-			}
-			os.Exit(code)
-		}
-	}()
-	return ctx, func() { signal.Stop(ch); close(ch); cancel() }
-}
-
 func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writer) int {
 	if len(argv) > 0 && argv[0] == completeWord {
 		for _, w := range complete(name, argv[1:]) {
@@ -68,6 +44,9 @@ func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writ
 	args, err := permute(app, argv)
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{name}, args...))
+	}
+	if code, ok := stopped(ctx, err, stderr); ok {
+		return code
 	}
 	err = limits(err)
 	printError(stderr, err)

@@ -62,7 +62,7 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 	}
 	h, err := x.hashes.tree(path)
 	if err != nil {
-		return "", x.missing(path, err)
+		return "", x.missing(path, "", err)
 	}
 	return h, nil
 }
@@ -115,12 +115,21 @@ func JobAddress(kind *Kind, opts any, inputs map[string]string, device string, e
 	return addressOf(kind.Name, kind.Address(a, opts), in, a.Env), nil
 }
 
-func (x *run) missing(path string, err error) error {
+// missing says where a file was looked for; key is what names it, "" where that is
+// not known.
+func (x *run) missing(path, key string, err error) error {
 	abs, aerr := filepath.Abs(path)
 	if aerr != nil {
 		abs = path
 	}
-	return fail.Inputf(path, x.besideHint(path), "no such file (tried %s): %w", abs, errors.Unwrap(err))
+	text := fmt.Sprintf("no such file (tried %s)", abs)
+	if key != "" {
+		text += fmt.Sprintf(", which %s: %s names", x.path, key)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fail.Inputf(path, x.besideHint(path), "%s: %w", text, errors.Unwrap(err))
+	}
+	return fail.Inputf(path, x.besideHint(path), "%s", text)
 }
 
 // present checks that the files and folders which stages name are there.
@@ -138,7 +147,7 @@ func (x *run) present() error {
 				continue
 			}
 			if _, err := os.Stat(path); err != nil {
-				return x.missing(path, err)
+				return x.missing(path, j.ID+"."+in.Name, err)
 			}
 		}
 	}

@@ -178,6 +178,9 @@ func unknownCommand(cmds []*ucli.Command, arg string) error {
 	if near := fail.Nearest(arg, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}
+	if arg == "version" {
+		hint = "tune --version"
+	}
 	return fail.Usagef("", hint, "unknown command %q", arg)
 }
 

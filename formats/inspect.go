@@ -1,6 +1,7 @@
 package formats
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"reflect"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/par"
@@ -22,6 +24,42 @@ type Report struct {
 	Config   json.RawMessage `json:"config,omitempty"`
 	Tensors  []TensorReport  `json:"tensors"`
 	Warnings []string        `json:"warnings,omitempty"`
+
+	Parameters int64        `json:"parameters"`      // values of the tensors, as they are decoded
+	Bits       float64      `json:"bits_per_weight"` // of all of them, scales included
+	Types      []TypeReport `json:"types"`           // the largest share first
+}
+
+// TypeReport is what a Report has of one type.
+type TypeReport struct {
+	DType   string `json:"dtype"`
+	Tensors int    `json:"tensors"`
+	Bytes   int64  `json:"bytes"`
+}
+
+// sum fills in what the tensors are together.
+func (r *Report) sum(tensors []Tensor) {
+	at := map[string]int{}
+	var stored int64
+	for i := range tensors {
+		t := &tensors[i]
+		name := r.Tensors[i].DType
+		j, ok := at[name]
+		if !ok {
+			j = len(r.Types)
+			at[name], r.Types = j, append(r.Types, TypeReport{DType: name})
+		}
+		r.Types[j].Tensors++
+		r.Types[j].Bytes += t.Stored()
+		if t.Unsupported == "" {
+			stored += t.Stored()
+			r.Parameters += t.Elements()
+		}
+	}
+	if r.Parameters > 0 {
+		r.Bits = 8 * float64(stored) / float64(r.Parameters)
+	}
+	slices.SortStableFunc(r.Types, func(a, b TypeReport) int { return cmp.Compare(b.Bytes, a.Bytes) })
 }
 
 // TensorReport is one tensor of a Report. SHA256 is over the stored bytes of
@@ -69,6 +107,7 @@ func Inspect(path string, hash bool) (Report, error) {
 	} else {
 		one(0, len(a.tensors))
 	}
+	r.sum(a.tensors)
 	return r, errors.Join(errs...)
 }
 

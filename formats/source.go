@@ -2,10 +2,12 @@ package formats
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 
 	"github.com/tunekit/tunekit/formats/fail"
@@ -41,12 +43,18 @@ func openSource(path string) (*source, error) {
 	return &source{name: filepath.Base(path), path: path, r: f, f: f, size: st.Size()}, nil
 }
 
+// hubName is how the hub calls a model.
+var hubName = regexp.MustCompile(`^[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*$`)
+
 func openError(path string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		err = pe.Err
 	}
 	hint := "check the path"
+	if hubName.MatchString(path) {
+		hint += fmt.Sprintf("; a model of the hub is hf://%[1]s after tune pull hf://%[1]s", path)
+	}
 	if errors.Is(err, fs.ErrPermission) {
 		hint = "you may not read it; check its permissions"
 	}

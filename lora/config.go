@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -45,6 +46,28 @@ const (
 	InitPiSSA    Init = "pissa"    // the singular vectors of W; trains on the residual
 	InitOLoRA    Init = "olora"    // QR of W; trains on the residual
 )
+
+// Summary is the shape of an adapter in one line.
+func (c Config) Summary() string {
+	scale := "α"
+	if c.UseRSLoRA {
+		scale = "rsLoRA α"
+	}
+	out := fmt.Sprintf("r%d %s%g on %s", c.R, scale, c.Alpha, c.TargetModules)
+	if c.UseDoRA {
+		out += ", DoRA"
+	}
+	if len(c.RankPattern)+len(c.AlphaPattern) > 0 {
+		out += ", with patterns"
+	}
+	if len(c.TargetParameters) > 0 {
+		out += ", parameters " + strings.Join(c.TargetParameters, ", ")
+	}
+	if len(c.ModulesToSave) > 0 {
+		out += ", whole " + strings.Join(c.ModulesToSave, ", ")
+	}
+	return out
+}
 
 // Resolve returns c with every default filled in, or every impossible value as
 // one error. Values that come from init_from are not checked here: see Load.

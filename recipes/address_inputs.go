@@ -65,7 +65,7 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 	}
 	h, err := x.hashes.tree(path)
 	if err != nil {
-		return "", x.missing(path, err)
+		return "", x.missing(path, "", err)
 	}
 	if st, err := os.Stat(path); err == nil && !st.IsDir() && ref.Kind == DataRef {
 		h = addressOf("file", strings.ToLower(filepath.Ext(path)), map[string]Digest{"": h}, nil) // the ending is the format
@@ -130,12 +130,21 @@ func JobAddress(kind *Kind, opts any, inputs map[string]string, device string, e
 	return addressOf(kind.Name, kind.Address(a, opts), in, a.Env), nil
 }
 
-func (x *run) missing(path string, err error) error {
+// missing says where a file was looked for; key is what names it, "" where that is
+// not known.
+func (x *run) missing(path, key string, err error) error {
 	abs, aerr := filepath.Abs(path)
 	if aerr != nil {
 		abs = path
 	}
-	return fail.Inputf(path, x.besideHint(path), "no such file (tried %s): %w", abs, errors.Unwrap(err))
+	text := fmt.Sprintf("no such file (tried %s)", abs)
+	if key != "" {
+		text += fmt.Sprintf(", which %s: %s names", x.path, key)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fail.Inputf(path, x.besideHint(path), "%s: %w", text, errors.Unwrap(err))
+	}
+	return fail.Inputf(path, x.besideHint(path), "%s", text)
 }
 
 // present checks that the files and folders which stages name are there.
@@ -153,7 +162,7 @@ func (x *run) present() error {
 				continue
 			}
 			if _, err := os.Stat(path); err != nil {
-				return x.missing(path, err)
+				return x.missing(path, j.ID+"."+in.Name, err)
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/formats/hub"
 )
 
@@ -21,7 +22,26 @@ func ResolvePath(path string) (string, error) {
 		dir, _, err := hub.Resolve(path)
 		return dir, err
 	}
-	return path, nil
+	return path, runFolder(path)
+}
+
+// runFolder refuses the folder of a run where one of its stages is meant.
+func runFolder(path string) error {
+	if !exists(folder(path).state("")) {
+		return nil
+	}
+	states, _ := filepath.Glob(folder(path).result("*"))
+	var parts []string
+	for _, s := range states {
+		id := strings.TrimSuffix(filepath.Base(s), ".json")
+		if made := folder(path).stage(id); exists(made) {
+			parts = append(parts, OnlyModelIn(made))
+		}
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return fail.Inputf(path, "name one of its parts: "+strings.Join(parts, ", "), "this is the folder of a run")
 }
 
 // exists reports whether there is something at path.

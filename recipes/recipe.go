@@ -47,12 +47,12 @@ func (k Kinds) Open(name string, sets []string) (*Recipe, error) {
 		}
 	}
 	data, err := readRecipe(name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fail.Usagef(name, "", "reading the recipe: %w", err)
-	}
 	if err != nil {
 		abs, _ := filepath.Abs(name)
-		return nil, fail.Usagef(name, "paths are relative to the working directory; tune init --list shows the embedded recipes", "no such recipe (tried %s): %w", abs, err)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fail.Usagef(name, "a recipe is a file", "cannot read it: %w", err)
+		}
+		return nil, fail.Usagef(name, "paths are relative to the working directory; tune init --list shows the embedded recipes", "no such recipe (tried %s)", abs)
 	}
 	return k.Parse(name, data, sets)
 }

@@ -134,6 +134,15 @@ func (m *Model) CheckIDs(ids []int32) error {
 	return nil
 }
 
+// CheckPrompt returns an error where a prompt has ids that are no tokens, or leaves no
+// room for an answer in the model's context.
+func (m *Model) CheckPrompt(ids []int32) error {
+	if m.Spec.MaxPos > 0 && len(ids) >= m.Spec.MaxPos {
+		return fail.Inputf("prompt", "shorten it, or take a model with a longer context", "%d tokens leave no room for an answer: the model's context is %d", len(ids), m.Spec.MaxPos)
+	}
+	return m.CheckIDs(ids)
+}
+
 func restart(seq []int32, n int) []int32 {
 	pos := make([]int32, n)
 	for s := 1; s < len(seq); s++ {

@@ -67,6 +67,9 @@ func (s *Summary) HTML() ([]byte, error) {
 		Details: s.Details, Name: s.Name, Verdict: s.Verdict, Err: s.Err, Took: Duration(s.Seconds), Hash: s.Hash,
 		Facts: s.Facts, Next: s.Next, Inputs: s.Details.Inputs, Defaults: s.Details.Defaults,
 	}
+	if p.Hint == "see report.html" {
+		p.Hint = ""
+	}
 	p.Class = map[string]string{"done": "ok", "incomplete": "unsure", "interrupted": "unsure", "gate cannot tell": "unsure"}[s.Verdict]
 	if p.Class == "" {
 		p.Class = "bad"

@@ -109,6 +109,11 @@ func resolveEval(opts any, _ recipes.Setting, bad recipes.Bad) {
 	if o.Filter != "" && !slices.Contains(o.Tasks, "exact_match") {
 		bad("filter", "add exact_match to tasks", "filter belongs to exact_match, which is not among the tasks")
 	}
+	for _, metric := range slices.Sorted(maps.Keys(o.Gate)) {
+		if !slices.Contains(o.Tasks, metric) {
+			bad("gate", "add "+metric+" to tasks", "a limit on %s, which is not measured", metric)
+		}
+	}
 	o.Stride = cmp.Or(o.Stride, o.Context)
 }
 
@@ -124,7 +129,10 @@ func evalInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, v.Usagef("models", "name a model", "no models above")
 	}
 	var in []recipes.Input
-	for _, m := range models {
+	for i, m := range models {
+		if slices.ContainsFunc(models[:i], func(o EvalModel) bool { return o.row() == m.row() }) {
+			return nil, v.Usagef("models", "give one of them another name", "two models are called %s", m.row())
+		}
 		refs, err := m.inputs(v, o.Reference == "")
 		if err != nil {
 			return nil, err
@@ -140,8 +148,12 @@ func evalInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 	}
 	comparing := func(task string) bool { return task == "kl" || task == "top1" }
 	compared := slices.ContainsFunc(in, func(i recipes.Input) bool { return strings.HasPrefix(i.Name, "reference") })
-	if i := slices.IndexFunc(o.Tasks, comparing); i >= 0 && !compared && !slices.ContainsFunc(o.Tasks, func(t string) bool { return !comparing(t) }) {
-		return nil, v.Usagef("tasks", "name a reference", "%s compares with a reference, and none of the models has one", o.Tasks[i])
+	if i := slices.IndexFunc(o.Tasks, comparing); i >= 0 && !compared {
+		_, kl := o.Gate["kl"]
+		_, top1 := o.Gate["top1"]
+		if kl || top1 || !slices.ContainsFunc(o.Tasks, func(t string) bool { return !comparing(t) }) {
+			return nil, v.Usagef("tasks", "name a reference", "%s compares with a reference, and none of the models has one", o.Tasks[i])
+		}
 	}
 	rows, err := v.Data("data", o.Data)
 	if err != nil {
@@ -150,24 +162,21 @@ func evalInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 	return append(in, recipes.Input{Name: "data", Ref: rows}), nil
 }
 
+// row is the model's name in the table.
+func (m *EvalModel) row() string { return cmp.Or(m.Name, m.Model, m.Adapter) }
+
 // inputs are a model, its adapter and, if wanted, what it is compared with.
 func (m *EvalModel) inputs(v *recipes.Resolver, compared bool) ([]recipes.Input, error) {
-	name := m.Name
+	name := m.row()
 	var ref recipes.Ref
 	var err error
 	if m.Model != "" {
 		ref, err = v.Given(recipes.ModelRef, "models", m.Model)
-		if name == "" {
-			name = m.Model
-		}
 	} else {
 		ref, err = v.Model("models", "")
 	}
 	if err != nil {
 		return nil, err
-	}
-	if name == "" {
-		name = m.Adapter
 	}
 	in := []recipes.Input{{Name: "models[" + name + "]", Ref: ref}}
 	if m.Adapter != "" {
@@ -252,7 +261,7 @@ func runEval(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.R
 	r := EvalRequest{
 		Models: targets(x, j), Tasks: o.Tasks, Samples: o.Samples, Context: o.Context, Stride: o.Stride, MaxNew: o.MaxNewTokens,
 		Filter: o.Filter, Temperature: o.Temperature, Seed: x.Seed(), Baseline: o.Baseline, WriteBaseline: x.WriteBaseline(),
-		Gates: o.gates(), UnsurePasses: o.Unsure == "pass", Note: x.Note,
+		Gates: o.gates(), UnsurePasses: o.Unsure == "pass", Note: x.Note, Report: "see report.html",
 		Progress: func(model, task string, done, total int64) {
 			x.Event(recipes.Event{What: "progress", Done: done, Total: total, Unit: task, Text: model})
 		},
@@ -371,15 +380,18 @@ func planEval(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		}
 	}
 	rows, tokens, answer := evalRows(p, j)
-	var models int
+	var names []string
 	for _, in := range j.Inputs {
 		name, ok := strings.CutPrefix(in.Name, "models[")
 		if !ok {
 			continue
 		}
-		models++
+		names = append(names, strings.TrimSuffix(name, "]"))
 		m, err := p.Source(in.Ref)
 		if err != nil {
+			return err
+		}
+		if err := fitsContext(o.Context, m.Spec.MaxPos, in.Ref.String()); err != nil {
 			return err
 		}
 		ref := referenceOf(j, strings.TrimSuffix(name, "]"))
@@ -387,7 +399,12 @@ func planEval(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 			return err
 		}
 	}
-	s.Does = fmt.Sprintf("%s of %d models", strings.Join(o.Tasks, ", "), models)
+	if p.Env.WriteBaseline() == "" {
+		if err := o.checkBaseline(names); err != nil {
+			return err
+		}
+	}
+	s.Does = fmt.Sprintf("%s of %d models", strings.Join(o.Tasks, ", "), len(names))
 	if rows > 0 {
 		s.Note("%s rows, %s tokens each model", humanize.Comma(rows), count(float64(tokens)))
 	}
@@ -538,7 +555,11 @@ func overlapWords(e *report.Evaluation) string {
 func gateLines(e *report.Evaluation) []report.Gate {
 	var out []report.Gate
 	for _, c := range e.Checks {
-		out = append(out, report.Gate{Verdict: string(c.Verdict), Text: c.String()})
+		t := c.String()
+		if c.Needed > 0 {
+			t += fmt.Sprintf("; about %s samples would decide", humanize.Comma(int64(c.Needed)))
+		}
+		out = append(out, report.Gate{Verdict: string(c.Verdict), Text: t})
 	}
 	return out
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -60,6 +59,7 @@ type EvalRequest struct {
 	Gates         []Gate
 	UnsurePasses  bool
 	Progress      func(model, task string, done, total int64)
+	Report        string       // hint to where a failed gate is explained
 	Note          func(string) // is told what the adapters' folders decide; may be nil
 }
 
@@ -188,6 +188,9 @@ func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 	}
 	defer m.Close()
 	load := time.Since(began)
+	if err := fitsContext(e.Context, m.Spec.MaxPos, t.Path); err != nil {
+		return err
+	}
 	if e.Tokenizer != nil && e.Tokenizer.Size() > m.Spec.V {
 		return fail.Inputf(t.Path, "models of one evaluation share a tokenizer", "the data's tokenizer has %d tokens, this model %d", e.Tokenizer.Size(), m.Spec.V)
 	}
@@ -223,6 +226,14 @@ func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 		add(ms...)
 		add(eval.Metric{Task: "speed", Metric: "load_seconds", Value: load.Seconds(), N: 1},
 			eval.Metric{Task: "speed", Metric: "peak_memory_bytes", Value: float64(e.dev.Info().PeakTotal), N: 1})
+	}
+	return nil
+}
+
+// fitsContext refuses windows that a model has no positions for.
+func fitsContext(window, most int, path string) error {
+	if most > 0 && window > most {
+		return fail.Usagef("context", fmt.Sprintf("context: %d", most), "windows of %d tokens, the context of %s is %d", window, path, most)
 	}
 	return nil
 }
@@ -333,11 +344,41 @@ func (e *evaluation) baseline() (*eval.Baseline, error) {
 	}
 	if e.Baseline == "" {
 		if needed {
-			return nil, fail.Usagef("gate", "baseline: FILE, made with --write-baseline FILE", "a limit on a change needs a baseline")
+			return nil, errNoBaseline()
 		}
 		return nil, nil
 	}
 	return eval.ReadBaseline(e.Baseline, e.dataHash(), e.taskHash())
+}
+
+func errNoBaseline() error {
+	return fail.Usagef("gate", "baseline: FILE, made with --write-baseline FILE", "a limit on a change needs a baseline")
+}
+
+// checkBaseline finds before any work what judging these models by the gates of o
+// would find at the end: no baseline, or one without what is to be compared.
+func (o *Eval) checkBaseline(models []string) error {
+	if o.Baseline == "" {
+		if slices.ContainsFunc(o.gates(), func(g Gate) bool { return strings.HasPrefix(g.Kind, "max_") }) {
+			return errNoBaseline()
+		}
+		return nil
+	}
+	b, err := eval.OpenBaseline(o.Baseline)
+	if err != nil {
+		return err
+	}
+	for _, g := range o.gates() {
+		for _, m := range models {
+			if !strings.HasPrefix(g.Kind, "max_") || g.Metric == "kl" || g.Metric == "top1" { // which models without a reference have not
+				continue
+			}
+			if _, _, err := b.Series(m, g.Metric); err != nil {
+				return fail.Inputf(o.Baseline, "make it again with --write-baseline, or name the model as it is named there", "%w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // judge applies every gate to every model it speaks about.
@@ -357,14 +398,12 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 			}
 			found = true
 			var old *eval.Series
+			of := t.Name
 			if relative {
-				b, ok := base.Models[t.Name][g.Metric]
-				if !ok {
-					names := slices.Sorted(maps.Keys(base.Models))
-					return fail.Inputf(e.Baseline, "name the model as the baseline does (--name, in a recipe name:), or make it again with --write-baseline",
-						"has no %s of model %s; it has %s", g.Metric, t.Name, strings.Join(names, ", "))
+				var err error
+				if old, of, err = base.Series(t.Name, g.Metric); err != nil {
+					return fail.Inputf(e.Baseline, "make it again with --write-baseline, or name the model as it is named there", "%w", err)
 				}
-				old = &b
 			}
 			c, err := eval.Judge(now, old, g.Limit)
 			if err != nil {
@@ -375,14 +414,16 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 					return fail.Inputf(e.Baseline, "make it again with --write-baseline", "%s of %s: its numbers give %v", g.Metric, t.Name, x)
 				}
 			}
-			c.Model, c.Metric = t.Name, g.Metric
+			if c.Model, c.Metric = t.Name, g.Metric; of != t.Name {
+				c.Of = of
+			}
 			e.out.Checks = append(e.out.Checks, c)
 			switch {
 			case c.Verdict == eval.Failed:
 				bad = append(bad, c.String())
 			case c.Verdict == eval.Unsure && !e.UnsurePasses:
 				unsure++
-				bad = append(bad, c.String())
+				bad = append(bad, fmt.Sprintf("%s: cannot tell, about %d samples would", c, c.Needed))
 			}
 		}
 		if !found {
@@ -392,7 +433,7 @@ func (e *evaluation) judge(base *eval.Baseline) error {
 	if len(bad) == 0 {
 		return nil
 	}
-	hint := ""
+	hint := cmp.Or(e.Report, "--summary FILE.md keeps the measurements")
 	if unsure == len(bad) {
 		hint = "measure more samples, or set unsure: pass"
 	}

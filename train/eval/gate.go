@@ -3,9 +3,11 @@ package eval
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/atomic"
@@ -59,9 +61,10 @@ type Check struct {
 	Limit    string  `json:"limit"`
 	Value    float64 `json:"value"`
 	Baseline float64 `json:"baseline,omitempty"`
-	Low      float64 `json:"low"` // 95 % interval of what is limited: the value, or its change, a relative one as a share
+	Of       string  `json:"baseline_model,omitempty"` // whose value that is, where its name is another
+	Low      float64 `json:"low"`                      // 95 % interval of what is limited: the metric, or how much worse it is (a share of the baseline for limits in percent)
 	High     float64 `json:"high"`
-	Bound    float64 `json:"bound"` // the limit, in the same terms
+	Bound    float64 `json:"bound"` // the limit in the same unit
 	Verdict  Verdict `json:"verdict"`
 	Needed   int     `json:"samples_needed,omitempty"` // to decide, when unsure
 }
@@ -104,22 +107,63 @@ func Judge(now Series, base *Series, l Limit) (Check, error) {
 		return c, fmt.Errorf("unknown limit %q", l.Kind)
 	}
 	mean, se := interval(worse, now.Weight)
-	low, high := mean-z95*se, mean+z95*se
-	c.Bound = l.Value
-	c.Low, c.High = l.said(low, c.Baseline, now.Log), l.said(high, c.Baseline, now.Log)
-	if c.Low > c.High { // more is better
-		c.Low, c.High = c.High, c.Low
-	}
+	c.Low, c.High, c.Bound = mean-z95*se, mean+z95*se, bound
 	switch {
-	case low > bound:
+	case c.Low > bound:
 		c.Verdict = Failed
-	case high <= bound:
+	case c.High <= bound:
 		c.Verdict = Pass
 	default:
 		c.Verdict = Unsure
 		c.Needed = int(math.Ceil(float64(len(now.Sum)) * math.Pow(z95*se/math.Abs(bound-mean), 2)))
 	}
+	c.outer(l, now.Log)
 	return c, nil
+}
+
+// outer turns interval and bound, which are of means with more being worse, into what
+// the limit is said in.
+func (c *Check) outer(l Limit, log bool) {
+	share := math.Abs(c.Baseline)
+	if !l.Relative {
+		share = 1
+	}
+	out := func(v float64) float64 { return v / share } // of a difference
+	switch {
+	case l.Kind == "min":
+		c.Low, c.High = c.High, c.Low
+		out = func(v float64) float64 { return outermost(-v, log) }
+	case l.Kind == "max":
+		out = func(v float64) float64 { return outermost(v, log) }
+	case log:
+		sign := 1.0
+		if l.Kind == "max_decrease" {
+			sign = -1
+		}
+		out = func(v float64) float64 { return sign * math.Expm1(sign*v) * c.Baseline / share }
+	}
+	c.Low, c.High, c.Bound = out(c.Low), out(c.High), l.Value
+}
+
+// outermost is the inverse of inner.
+func outermost(v float64, log bool) float64 {
+	if log {
+		return math.Exp(v)
+	}
+	return v
+}
+
+// String says it in words: the value, the baseline and the limit.
+func (c Check) String() string {
+	s := fmt.Sprintf("%s %s is %.4g", c.Model, c.Metric, c.Value)
+	if c.Baseline != 0 {
+		was := ""
+		if c.Of != "" {
+			was = c.Of + " "
+		}
+		s += fmt.Sprintf(" (%swas %.4g, %+.2g %%)", was, c.Baseline, 100*(c.Value-c.Baseline)/math.Abs(c.Baseline))
+	}
+	return s + ", limit " + c.Limit
 }
 
 // inner is the value of a mean that gives the metric v.
@@ -128,56 +172,6 @@ func inner(v float64, log bool) float64 {
 		return math.Log(v)
 	}
 	return v
-}
-
-// said is a mean of what Judge compares in the terms of the limit: the metric
-// itself, or how much it rose or fell.
-func (l Limit) said(mean, base float64, log bool) float64 {
-	switch {
-	case l.Kind == "max" && log:
-		return math.Exp(mean)
-	case l.Kind == "min" && log:
-		return math.Exp(-mean)
-	case l.Kind == "min":
-		return -mean
-	case l.Kind == "max":
-		return mean
-	}
-	if log {
-		share := math.Expm1(mean)
-		if l.Kind == "max_decrease" {
-			share = -math.Expm1(-mean)
-		}
-		if l.Relative {
-			return share
-		}
-		return share * base
-	}
-	if l.Relative {
-		return mean / math.Abs(base)
-	}
-	return mean
-}
-
-// String is a sentence: what was measured, what it was before, and the limit.
-func (c *Check) String() string {
-	was := ""
-	if c.compared() {
-		was = fmt.Sprintf(", was %.4g", c.Baseline)
-		if c.Baseline != 0 {
-			was += fmt.Sprintf(" (%+.3g %%)", 100*(c.Value-c.Baseline)/math.Abs(c.Baseline))
-		}
-	}
-	s := fmt.Sprintf("%s %s is %.4g%s, limit %s", c.Model, c.Metric, c.Value, was, c.Limit)
-	if c.Verdict == Unsure {
-		s += fmt.Sprintf(": cannot tell, about %d samples would", c.Needed)
-	}
-	return s
-}
-
-// compared tells whether the check is of a change.
-func (c *Check) compared() bool {
-	return strings.HasPrefix(c.Limit, "max_")
 }
 
 func scaled(x []float64, by float64) []float64 {
@@ -268,6 +262,21 @@ func WriteBaseline(path string, b Baseline) error {
 // these settings. A missing file is a usage error; one from other data is bad
 // input; neither is ever a pass.
 func ReadBaseline(path, data, task string) (*Baseline, error) {
+	b, err := OpenBaseline(path)
+	if err != nil {
+		return nil, err
+	}
+	if b.Data != data {
+		return nil, fail.Inputf(path, "on main, run again with --write-baseline "+path, "was made from other data (%.4s… ≠ %.4s…)", b.Data, data)
+	}
+	if b.Task != task {
+		return nil, fail.Inputf(path, "on main, run again with --write-baseline "+path, "was made with other settings (%.4s… ≠ %.4s…)", b.Task, task)
+	}
+	return b, nil
+}
+
+// OpenBaseline reads a baseline of any data and settings.
+func OpenBaseline(path string) (*Baseline, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fail.Usagef(path, "make it on the main branch with --write-baseline "+path, "no baseline: %w", err)
@@ -279,12 +288,6 @@ func ReadBaseline(path, data, task string) (*Baseline, error) {
 	if b.Version != 1 {
 		return nil, fail.Inputf(path, "make it again with --write-baseline "+path, "baseline version %d, this program reads 1", b.Version)
 	}
-	if b.Data != data {
-		return nil, fail.Inputf(path, "on main, run again with --write-baseline "+path, "was made from other data (%.4s… ≠ %.4s…)", b.Data, data)
-	}
-	if b.Task != task {
-		return nil, fail.Inputf(path, "on main, run again with --write-baseline "+path, "was made with other settings (%.4s… ≠ %.4s…)", b.Task, task)
-	}
 	for m, series := range b.Models {
 		for k, s := range series {
 			if len(s.Sum) != len(s.Weight) || len(s.Sum) == 0 {
@@ -293,4 +296,22 @@ func ReadBaseline(path, data, task string) (*Baseline, error) {
 		}
 	}
 	return &b, nil
+}
+
+// Series is what the baseline has of a metric of a model by name, and the name of the
+// model that it is of: a baseline of one model is that of every model.
+func (b *Baseline) Series(model, metric string) (*Series, string, error) {
+	if s, ok := b.Models[model][metric]; ok {
+		return &s, model, nil
+	}
+	names := slices.Sorted(maps.Keys(b.Models))
+	if _, named := b.Models[model]; !named && len(names) == 1 {
+		if s, ok := b.Models[names[0]][metric]; ok {
+			return &s, names[0], nil
+		}
+	}
+	if len(names) == 0 {
+		return nil, "", fmt.Errorf("has no models")
+	}
+	return nil, "", fmt.Errorf("has no %s of model %s, but of %s: %s", metric, model, strings.Join(names, ", "), strings.Join(slices.Sorted(maps.Keys(b.Models[names[0]])), ", "))
 }

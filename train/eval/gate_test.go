@@ -100,44 +100,41 @@ func TestBaseline(t *testing.T) {
 	}
 }
 
-// TestCheckSays: interval, bound and sentence are in the terms of the limit.
-func TestCheckSays(t *testing.T) {
-	flat := func(v float64, log bool) Series { return series(40, func(int) float64 { return v }, log) }
-	for _, c := range []struct {
-		now, base, limit float64 // values of the metric
-		l                Limit
-		log              bool
-		low              float64
-		text             string
-	}{
-		{8, 0, 9, Limit{Kind: "max", Value: 9}, true, 8, "m perplexity is 8, limit max 9"},
-		{8, 0, 7, Limit{Kind: "min", Value: 7}, true, 8, "m perplexity is 8, limit min 7"},
-		{0.5, 0, 0.4, Limit{Kind: "min", Value: 0.4}, false, 0.5, "m perplexity is 0.5, limit min 0.4"},
-		{8.8, 8, 0.2, Limit{Kind: "max_increase", Value: 0.2, Relative: true}, true, 0.1, "m perplexity is 8.8, was 8 (+10 %), limit max_increase 20%"},
-		{8.8, 8, 2, Limit{Kind: "max_increase", Value: 2}, true, 0.8, "m perplexity is 8.8, was 8 (+10 %), limit max_increase 2"},
-		{0.6, 0.8, 0.5, Limit{Kind: "max_decrease", Value: 0.5, Relative: true}, false, 0.25, "m perplexity is 0.6, was 0.8 (-25 %), limit max_decrease 50%"},
-		{6, 8, 3, Limit{Kind: "max_decrease", Value: 3}, true, 2, "m perplexity is 6, was 8 (-25 %), limit max_decrease 3"},
-		{6, 8, 0.3, Limit{Kind: "max_decrease", Value: 0.3, Relative: true}, true, 0.25, "m perplexity is 6, was 8 (-25 %), limit max_decrease 30%"},
-	} {
-		mean := func(v float64) float64 {
-			if c.log {
-				return math.Log(v)
+// Interval and bound are said in the unit of the limit: of a perplexity no logarithms,
+// of a change in percent shares of the baseline.
+func TestCheckUnits(t *testing.T) {
+	series := func(log bool, v ...float64) Series {
+		s := Series{Log: log}
+		for _, x := range v {
+			if log {
+				x = math.Log(x)
 			}
-			return v
+			s.Sum, s.Weight = append(s.Sum, x), append(s.Weight, 1)
 		}
-		var base *Series
-		if c.base != 0 {
-			b := flat(mean(c.base), c.log)
-			base = &b
+		return s
+	}
+	for _, c := range []struct {
+		now, base Series
+		limit     Limit
+		middle    float64 // of an interval of no width
+	}{
+		{series(true, 2.2, 2.2), Series{}, Limit{Kind: "max", Value: 3}, 2.2},
+		{series(true, 2.2, 2.2), Series{}, Limit{Kind: "min", Value: 2}, 2.2},
+		{series(true, 2.2, 4.4), series(true, 2, 4), Limit{Kind: "max_increase", Value: 0.2, Relative: true}, 0.1},
+		{series(true, 2.2, 2.2), series(true, 2, 2), Limit{Kind: "max_increase", Value: 0.3}, 0.2},
+		{series(true, 1.8, 1.8), series(true, 2, 2), Limit{Kind: "max_decrease", Value: 0.3}, 0.2},
+		{series(false, 0.5, 0.5), Series{}, Limit{Kind: "min", Value: 0.4}, 0.5},
+		{series(false, 0.4, 0.4), series(false, 0.5, 0.5), Limit{Kind: "max_decrease", Value: 0.3, Relative: true}, 0.2},
+		{series(false, 0.4, 0.4), series(false, 0.5, 0.5), Limit{Kind: "max_decrease", Value: 0.2}, 0.1},
+	} {
+		got, err := Judge(c.now, &c.base, c.limit)
+		if err != nil || got.Verdict != Pass || math.Abs(got.Low-c.middle) > 1e-9 || math.Abs(got.High-c.middle) > 1e-9 || got.Bound != c.limit.Value {
+			t.Errorf("%v: %+v, %v; want %g", c.limit, got, err, c.middle)
 		}
-		got, err := Judge(flat(mean(c.now), c.log), base, c.l)
-		got.Model, got.Metric = "m", "perplexity"
-		if err != nil || math.Abs(got.Low-c.low) > 1e-9 || math.Abs(got.High-c.low) > 1e-9 || got.Bound != c.limit || got.Verdict != Pass {
-			t.Errorf("%+v: %+v, %v", c, got, err)
-		}
-		if got.String() != c.text {
-			t.Errorf("%q, want %q", got.String(), c.text)
-		}
+	}
+	wide, err := Judge(series(true, 2, 3), nil, Limit{Kind: "min", Value: 1})
+	if err != nil || !(wide.Low < wide.Value && wide.Value < wide.High && wide.Low > 0) {
+		t.Errorf("%+v, %v", wide, err)
 	}
 }
 

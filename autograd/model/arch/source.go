@@ -79,6 +79,9 @@ func FromReader(r formats.Reader) (*Source, error) {
 	if errors.Is(err, ErrUnknown) {
 		return nil, fail.Inputf(r.Path(), "", "%w", err)
 	}
+	if errors.Is(err, errAdapter) {
+		return nil, fail.Inputf(r.Path(), "give its base as the model, and this as the adapter (--adapter)", "%w", err)
+	}
 	if err != nil {
 		return nil, fail.Inputf(r.Path(), "", "%w", wrapCorrupt(err))
 	}
@@ -89,9 +92,14 @@ func FromReader(r formats.Reader) (*Source, error) {
 // wrapCorrupt marks err as the file's fault unless it already says more.
 func wrapCorrupt(err error) error { return fmt.Errorf("%w: %w", formats.ErrCorrupt, err) }
 
+var errAdapter = errors.New("this is an adapter, not a model")
+
 func (s *Source) readConfig() error {
 	data := s.Reader.Config()
 	if data == nil {
+		if raw, err := s.Reader.File("adapter_config.json"); err == nil && raw != nil {
+			return errAdapter
+		}
 		return fmt.Errorf("no config.json beside the weights")
 	}
 	c, err := parseConfig(data)

@@ -239,6 +239,7 @@ func TestErrors(t *testing.T) {
 // When memory for a longer conversation is missing, the others go on.
 func TestMemory(t *testing.T) {
 	m, _ := load(t, 2<<20)
+	m.Spec.MaxPos = 1 << 16
 	e := open(t, m, Options{Slots: 2, Room: 64})
 	short := Request{Prompt: tokens(1, 10), MaxNew: 30}
 	for _, n := range []int{20000, 4000} { // too much for the cache, too much for a step
@@ -259,6 +260,24 @@ func TestMemory(t *testing.T) {
 }
 
 // A request that is cancelled ends where it is; its tokens can be used again.
+// An answer ends where the model's context does, and a prompt that fills it is refused.
+func TestContext(t *testing.T) {
+	m, _ := load(t, 0)
+	m.Spec.MaxPos = 40
+	for _, c := range []struct {
+		prompt, most, want int
+		stop               string
+	}{{30, 10, 10, StopLength}, {30, 11, 10, StopRoom}, {39, 100, 1, StopRoom}} {
+		got, err := Run(context.Background(), m, []Request{{Prompt: tokens(1, c.prompt), MaxNew: c.most}}, nil)
+		if err != nil || len(got[0].IDs) != c.want || got[0].Stop != c.stop {
+			t.Errorf("%d tokens, %d wanted: %+v, %v", c.prompt, c.most, got, err)
+		}
+	}
+	if _, err := Run(context.Background(), m, []Request{{Prompt: tokens(1, 40), MaxNew: 1}}, nil); fail.Code(err) != int(fail.Input) {
+		t.Error(err)
+	}
+}
+
 func TestCancel(t *testing.T) {
 	m, count := load(t, 0)
 	long := Request{Prompt: tokens(1, 100), MaxNew: 900}

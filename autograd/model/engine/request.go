@@ -43,16 +43,17 @@ type Token struct {
 
 // Why an answer ended.
 const (
-	StopEOS    = "eos"    // a token of Request.Stop
-	StopLength = "length" // MaxNew tokens
-	StopText   = "text"   // a text of Request.StopTexts
+	StopEOS    = "eos"     // a token of Request.Stop
+	StopLength = "length"  // MaxNew tokens
+	StopText   = "text"    // a text of Request.StopTexts
+	StopRoom   = "context" // the model's context is full
 )
 
 // Answer is a finished answer, or with an error as much as there is of it.
 type Answer struct {
 	IDs    []int32 // new tokens, without the one that stopped it
 	Text   string  // of these, up to a stop text; "" without a Decoder
-	Stop   string  // StopEOS, StopLength or StopText; "" with an error
+	Stop   string  // why it ended; "" with an error
 	End    int32   // the token of Request.Stop that stopped it, else -1
 	Reused int     // tokens of the prompt that were there already
 }
@@ -149,11 +150,20 @@ func (e *Engine) check(r *Request) error {
 			return fail.Usagef("request", "give a text and a decoder", "stop text %q cannot be looked for", s)
 		}
 	}
-	return e.m.CheckIDs(r.Prompt)
+	return e.m.CheckPrompt(r.Prompt)
+}
+
+// most is how many tokens the answer may have: no more than the model's context has
+// room for after the prompt.
+func (j *job) most(context int) int {
+	if context > 0 {
+		return min(j.MaxNew, context-len(j.Prompt))
+	}
+	return j.MaxNew
 }
 
 // need is how many tokens a cache must have room for.
-func (j *job) need() int { return len(j.Prompt) + j.MaxNew }
+func (j *job) need(context int) int { return len(j.Prompt) + j.most(context) }
 
 // made is how many tokens the answer has.
 func (j *job) made() int { return len(j.ids) - len(j.Prompt) }
@@ -194,27 +204,34 @@ func (j *job) end(stop string, end int32, err error) {
 // products of a step without prompts are made for few rows.
 const together = 16
 
-// For makes an engine for these requests: with room for the longest, as many
-// side by side as together allows, each computed from its first token on. What one
-// Submit of all of them gives is the same every time.
-func For(m *model.Model, requests []Request) (*Engine, error) {
+// Start is an engine of their own for requests, each answered from its first token
+// on, with their streams. The caller closes it.
+func Start(ctx context.Context, m *model.Model, requests []Request) (*Engine, []*Stream, error) {
+	return start(ctx, m, requests, nil)
+}
+
+func start(ctx context.Context, m *model.Model, requests []Request, ended func(error)) (*Engine, []*Stream, error) {
 	o := Options{Slots: min(together, max(len(requests), 1)), Fresh: true}
 	for _, r := range requests {
 		o.Max = max(o.Max, len(r.Prompt)+r.MaxNew)
 	}
-	return New(m, o)
+	e, err := New(m, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return e, e.submit(ctx, ended, requests), nil
 }
 
-// Run answers all requests with the engine that is made For them, and calls
-// progress, if set, after every answer. The first error ends all.
+// Run answers all requests with an engine of their own, each from its first
+// token on, and calls progress, if set, after every answer. The first error ends
+// all.
 func Run(ctx context.Context, m *model.Model, requests []Request, progress func(done, total int64)) ([]Answer, error) {
-	e, err := For(m, requests)
+	ends := make(chan error, len(requests))
+	e, streams, err := start(ctx, m, requests, func(err error) { ends <- err })
 	if err != nil {
 		return nil, err
 	}
 	defer e.Close()
-	ends := make(chan error, len(requests))
-	streams := e.submit(ctx, func(err error) { ends <- err }, requests)
 	for n := range streams {
 		if err := <-ends; err != nil {
 			return nil, err

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -37,33 +36,7 @@ func Main(name string, argv []string) int {
 // saves reports whether an interrupted command has something to save first, or
 // ends in its own way. All others only read, or write a small file whole.
 func saves(name string, argv []string) bool {
-	return name == "quant" || len(argv) > 0 && slices.Contains([]string{"run", "train", "merge", "export", "pull", "quant", "chat"}, argv[0])
-}
-
-// signalContext is cancelled by the first interrupt where something is to be
-// saved; the second one, elsewhere the first, ends the process at once (nothing
-// is ever half-written).
-func signalContext(saves bool) (context.Context, func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	ch := make(chan os.Signal, 2)
-	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		if saves {
-			if _, ok := <-ch; !ok {
-				return
-			}
-			fmt.Fprintln(os.Stderr, "tune: saving the last finished step; interrupt again to stop at once")
-			cancel()
-		}
-		if s, ok := <-ch; ok {
-			code := 130
-			if s == syscall.SIGTERM {
-				code = 143
-			}
-			os.Exit(code)
-		}
-	}()
-	return ctx, func() { signal.Stop(ch); close(ch); cancel() }
+	return name == "quant" || len(argv) > 0 && slices.Contains([]string{"run", "train", "merge", "export", "pull", "quant", "chat", "generate"}, argv[0])
 }
 
 func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writer) int {
@@ -74,8 +47,11 @@ func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writ
 		return 0
 	}
 	out := &console{w: stdout}
-	err := limits(command(ctx, newApp(name, out, stderr), argv))
-	if err == nil {
+	err := command(ctx, newApp(name, out, stderr), argv)
+	if code, ok := stopped(ctx, err, stderr); ok {
+		return code
+	}
+	if err = limits(err); err == nil {
 		err = out.failure()
 	}
 	printError(stderr, err)
@@ -223,6 +199,9 @@ func unknownCommand(cmds []*ucli.Command, arg string) error {
 	hint := "tune --help lists the commands"
 	if near := fail.Nearest(arg, names); near != "" {
 		hint = "did you mean " + near + "?"
+	}
+	if arg == "version" {
+		hint = "tune --version"
 	}
 	return fail.Usagef("", hint, "unknown command %q", arg)
 }

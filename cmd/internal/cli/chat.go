@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -62,7 +63,7 @@ func runChat(c *ucli.Context) error {
 		return err
 	}
 	defer e.Close()
-	return converse(c, tok, tmpl, e, r)
+	return converse(c, m, tok, tmpl, e, r)
 }
 
 // chatRequest samples as the flags say, then the model, then as is usual.
@@ -127,12 +128,13 @@ func (v *conversation) command(line string) (say string, over, known bool) {
 }
 
 // converse answers the lines of standard input, each with what was said before.
-func converse(c *ucli.Context, tok *tokenizer.Tokenizer, tmpl *chat.Template, e *engine.Engine, r engine.Request) error {
+func converse(c *ucli.Context, m *stages.Loaded, tok *tokenizer.Tokenizer, tmpl *chat.Template, e *engine.Engine, r engine.Request) error {
 	v := conversation{system: c.String("system")}
 	v.reset()
-	fmt.Fprintln(c.App.ErrWriter, "an empty line ends; /help lists the commands")
+	fmt.Fprintln(c.App.ErrWriter, "an empty line ends; Ctrl-C stops an answer; /help lists the commands")
 	in := newLineReader(os.Stdin, c.App.ErrWriter)
 	for {
+		onInterrupt(c.Context, func() { fmt.Fprintln(c.App.ErrWriter); os.Exit(0) })
 		line, err := in.paragraph("> ")
 		if err == io.EOF || err == nil && line == "" {
 			return nil
@@ -153,14 +155,14 @@ func converse(c *ucli.Context, tok *tokenizer.Tokenizer, tmpl *chat.Template, e 
 			}
 		}
 		v.Messages = append(v.Messages, chat.NewMessage("user", line))
-		if err := reply(c, tok, tmpl, e, r, &v); err != nil {
+		if err := reply(c, m, tok, tmpl, e, r, &v); err != nil {
 			return err
 		}
 	}
 }
 
 // reply makes the answer to a conversation, shows it as it comes and adds it.
-func reply(c *ucli.Context, tok *tokenizer.Tokenizer, tmpl *chat.Template, e *engine.Engine, r engine.Request, v *conversation) error {
+func reply(c *ucli.Context, m *stages.Loaded, tok *tokenizer.Tokenizer, tmpl *chat.Template, e *engine.Engine, r engine.Request, v *conversation) error {
 	text, err := tmpl.Render(v.Conversation, true)
 	if err != nil {
 		return err
@@ -168,16 +170,18 @@ func reply(c *ucli.Context, tok *tokenizer.Tokenizer, tmpl *chat.Template, e *en
 	if r.Prompt, err = tok.TryEncode(text, false); err != nil {
 		return err
 	}
-	r.Text = tok.Stream(true)
-	s := e.Submit(c.Context, r)[0]
-	if !c.Bool("json") {
-		for t := range s.Tokens() {
-			fmt.Fprint(c.App.Writer, t.Text)
-		}
+	if err := m.CheckPrompt(r.Prompt); err != nil {
+		noteOn(c)(err.Error() + "; this turn is left out, /reset begins anew")
+		v.Messages = v.Messages[:len(v.Messages)-1]
+		return nil
 	}
-	a, err := s.Answer()
+	r.Text = tok.Stream(true)
+	a, err := answer(c, e, r)
 	if err != nil {
 		return err
+	}
+	if a.Stop == engine.StopRoom {
+		defer noteOn(c)("the model's context is full; /reset begins anew")
 	}
 	said := tok.Decode(a.IDs, true)
 	if a.Stop == engine.StopText {
@@ -193,4 +197,22 @@ func reply(c *ucli.Context, tok *tokenizer.Tokenizer, tmpl *chat.Template, e *en
 	}
 	fmt.Fprintln(c.App.Writer)
 	return nil
+}
+
+// answer shows an answer as it comes, until Ctrl-C at most.
+func answer(c *ucli.Context, e *engine.Engine, r engine.Request) (engine.Answer, error) {
+	ctx, cancel := context.WithCancel(c.Context)
+	defer cancel()
+	onInterrupt(c.Context, cancel)
+	s := e.Submit(ctx, r)[0]
+	for t := range s.Tokens() {
+		if !c.Bool("json") {
+			fmt.Fprint(c.App.Writer, t.Text)
+		}
+	}
+	a, err := s.Answer()
+	if err != nil && ctx.Err() != nil && c.Context.Err() == nil {
+		a.Stop, err = stopInterrupted, nil
+	}
+	return a, err
 }

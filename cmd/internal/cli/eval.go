@@ -8,7 +8,6 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/data"
-	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/schema"
@@ -26,7 +25,7 @@ func evalCommand() *ucli.Command {
 			"tune eval --model new --tasks perplexity,exact_match --data d.jsonl --baseline b.json --gate perplexity.max_increase=1%"),
 		Flags: modelFlags(append(slices.Concat(optionFlags(&stages.Eval{}, evalKeys...), sourceFlags()),
 			&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model to measure (may repeat)"}, adapterFlag(),
-			&ucli.StringSliceFlag{Name: "name", Usage: "of each --model, in order, for tables and baselines (default: its path)"},
+			&ucli.StringSliceFlag{Name: "name", Usage: "name of the model at its place, in baselines and gates (default: its path; may repeat)"},
 			&ucli.StringFlag{Name: "reference", Usage: "model for kl and top1"},
 			&ucli.StringFlag{Name: "tasks", Value: "perplexity", Usage: strings.Join(stages.Tasks, ",")},
 			&ucli.StringFlag{Name: "data", Usage: "text, JSONL or Parquet"},
@@ -105,20 +104,18 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 	if r.BF16, err = stages.ParseBF16(dev, name); err != nil {
 		return r, err
 	}
-	names := c.StringSlice("name")
-	if len(names) > len(c.StringSlice("model")) {
-		return r, usagef(c, "%d --name for %d --model", len(names), len(c.StringSlice("model")))
+	models, names := c.StringSlice("model"), c.StringSlice("name")
+	if len(names) > len(models) {
+		return r, usagef(c, "%d names for %d models: a name belongs to the model at its place", len(names), len(models))
 	}
-	seen := map[string]bool{}
-	for i, m := range c.StringSlice("model") {
+	for i, m := range models {
 		name := m
 		if i < len(names) {
 			name = names[i]
 		}
-		if seen[name] {
-			return r, fail.Usagef("--name", "give each --model a --name of its own", "two models are called %s", name)
+		if slices.ContainsFunc(r.Models, func(t stages.EvalTarget) bool { return t.Name == name }) {
+			return r, usagef(c, "two models are called %s: --name gives them others", name)
 		}
-		seen[name] = true
 		t := stages.EvalTarget{Name: name, Path: m, Adapters: c.StringSlice("adapter"), Reference: c.String("reference")}
 		r.Models = append(r.Models, t)
 	}
@@ -126,6 +123,9 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 		gate, err := stages.ParseGate(g)
 		if err != nil {
 			return r, err
+		}
+		if !slices.Contains(r.Tasks, gate.Metric) {
+			return r, usagef(c, "--gate %s: %s is not among --tasks", g, gate.Metric)
 		}
 		r.Gates = append(r.Gates, gate)
 	}
@@ -148,6 +148,9 @@ func loadEvalData(c *ucli.Context, r *stages.EvalRequest) error {
 	src.Close()
 	if r.Context == 0 {
 		r.Context = min(2048, spec.MaxPos)
+	}
+	if spec.MaxPos > 0 && r.Context > spec.MaxPos {
+		return usagef(c, "--context %d is more than the model's context of %d", r.Context, spec.MaxPos)
 	}
 	if r.Stride == 0 {
 		r.Stride = r.Context

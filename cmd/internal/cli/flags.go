@@ -14,7 +14,7 @@ func modelFlags(more ...cli.Flag) []cli.Flag {
 		&cli.StringFlag{Name: "memory-limit", Usage: "refuse what would need more, e.g. 8GiB (default: 0.9 of the available memory)", EnvVars: []string{"TUNE_MEMORY_LIMIT"}},
 		&cli.StringFlag{Name: "dtype", Value: "auto", Usage: "arithmetic: auto, f32 or bf16"},
 		&cli.BoolFlag{Name: "json", Usage: "one JSON object a line on standard output"},
-		&cli.BoolFlag{Name: "quiet", Usage: "no progress"},
+		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress"},
 	}, more...)
 }
 

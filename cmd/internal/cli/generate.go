@@ -78,19 +78,22 @@ func runGenerate(c *ucli.Context) error {
 	var list []prompt
 	if c.IsSet("prompt") {
 		if r.Prompt, err = onePrompt(c, tok); err == nil {
-			list = []prompt{{Request: r}}
+			list, err = []prompt{{Request: r}}, m.CheckPrompt(r.Prompt)
 		}
 	} else {
-		list, err = readPrompts(c, tok, r)
+		list, err = readPrompts(c, m, tok, r)
 	}
 	if err != nil {
 		return err
 	}
-	return answer(c, m, tok, list)
+	return answers(c, m, tok, list)
 }
 
-// answer makes the answers and writes each as soon as those before it are there.
-func answer(c *ucli.Context, m *stages.Loaded, tok *tokenizer.Tokenizer, list []prompt) error {
+// stopInterrupted is why an answer ended that Ctrl-C cut short.
+const stopInterrupted = "interrupted"
+
+// answers makes the answers of prompts.
+func answers(c *ucli.Context, m *stages.Loaded, tok *tokenizer.Tokenizer, list []prompt) error {
 	requests := make([]engine.Request, len(list))
 	for i := range list {
 		requests[i] = list[i].Request
@@ -99,34 +102,52 @@ func answer(c *ucli.Context, m *stages.Loaded, tok *tokenizer.Tokenizer, list []
 			requests[i].Text = tok.Stream(true)
 		}
 	}
-	e, err := engine.For(m.Model, requests)
+	e, streams, err := engine.Start(c.Context, m.Model, requests)
 	if err != nil {
 		return err
 	}
 	defer e.Close()
-	progress, clear := bar(c, "generate", "answers")
+	return writeAnswers(c, tok, list, streams)
+}
+
+// writeAnswers writes each answer as soon as those before it are there; after an
+// interrupt, what there is of those in the making.
+func writeAnswers(c *ucli.Context, tok *tokenizer.Tokenizer, list []prompt, streams []*engine.Stream) error {
+	unit := "answers"
+	if len(list) == 1 {
+		unit = "tokens"
+	}
+	progress, clear := bar(c, "generate", unit)
 	defer clear()
-	for i, s := range e.Submit(c.Context, requests...) {
-		if c.Bool("stream") {
-			for t := range s.Tokens() {
+	for i, s := range streams {
+		n := int64(0)
+		for t := range s.Tokens() {
+			if n++; c.Bool("stream") {
 				fmt.Fprint(c.App.Writer, t.Text)
+			} else if len(list) == 1 {
+				progress(n, int64(list[i].MaxNew))
 			}
-			fmt.Fprintln(c.App.Writer)
 		}
 		a, err := s.Answer()
-		if err != nil {
+		if err != nil && (c.Context.Err() == nil || len(a.IDs) == 0) {
 			return err
 		}
-		if c.Bool("stream") {
-			continue
+		if err != nil {
+			a.Stop = stopInterrupted
 		}
 		clear()
+		if c.Bool("stream") {
+			fmt.Fprintln(c.App.Writer)
+			continue
+		}
 		if err := writeAnswer(c, tok, &list[i], a); err != nil {
 			return err
 		}
-		progress(int64(i+1), int64(len(list)))
+		if len(list) > 1 {
+			progress(int64(i+1), int64(len(list)))
+		}
 	}
-	return nil
+	return c.Context.Err()
 }
 
 // writeAnswer writes a line of JSON: the answer, then what its row had beside the
@@ -200,7 +221,7 @@ const promptRow = `{"prompt": "…"} or {"messages": […]}`
 
 // readPrompts turns every line of --input into a request like r: text as the
 // tokenizer takes it, conversations through the chat template.
-func readPrompts(c *ucli.Context, tok *tokenizer.Tokenizer, r engine.Request) ([]prompt, error) {
+func readPrompts(c *ucli.Context, m *stages.Loaded, tok *tokenizer.Tokenizer, r engine.Request) ([]prompt, error) {
 	in, err := openInput(c.String("input"))
 	if err != nil {
 		return nil, err
@@ -227,6 +248,9 @@ func readPrompts(c *ucli.Context, tok *tokenizer.Tokenizer, r engine.Request) ([
 			return nil, fail.Inputf(where, promptRow, "not a JSON object: %.60s", line)
 		}
 		p, err := rows.read(d, r)
+		if err == nil {
+			err = m.CheckPrompt(p.Prompt)
+		}
 		if err != nil {
 			return nil, fail.Inputf(where, fail.Hint(err), "%w", err)
 		}

@@ -29,7 +29,7 @@ func ingestCommand() *ucli.Command {
 			sourceFlags(), optionFlags(&data.Options{}, ingestKeys...),
 			[]ucli.Flag{&ucli.IntFlag{Name: "show", Usage: "print so many samples, learned text marked"},
 				&ucli.StringFlag{Name: "errors", Usage: "write the bad rows to this JSONL file"},
-				&ucli.BoolFlag{Name: "json"}, &ucli.BoolFlag{Name: "quiet"}}),
+				&ucli.BoolFlag{Name: "json"}, &ucli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress"}}),
 		Action: runIngest,
 	}
 }

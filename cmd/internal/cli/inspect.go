@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/lora"
 )
 
 func inspectCommand() *ucli.Command {
@@ -45,6 +47,14 @@ func inspectCommand() *ucli.Command {
 func printReport(c *ucli.Context, rep formats.Report) {
 	out := c.App.Writer
 	fmt.Fprintf(out, "%s  %s  %s  %d tensors\n", rep.Path, rep.Format, humanize.Bytes(uint64(rep.Bytes)), len(rep.Tensors))
+	var types []string
+	for _, t := range rep.Types {
+		types = append(types, fmt.Sprintf("%d × %s %s", t.Tensors, t.DType, humanize.Bytes(uint64(t.Bytes))))
+	}
+	fmt.Fprintf(out, "%s parameters, %.2f bits each: %s\n", humanize.Comma(rep.Parameters), rep.Bits, strings.Join(types, ", "))
+	if f, err := lora.ReadFolder(rep.Path); err == nil {
+		fmt.Fprintf(out, "adapter of %s: %s\n", f.Base, f.Config.Summary())
+	}
 	if rep.Config != nil {
 		raw, _ := json.MarshalIndent(rep.Config, "", "  ")
 		fmt.Fprintf(out, "%s\n", raw)

@@ -16,7 +16,7 @@ var overview = `tune - tune, quantize and test language models          tune COM
   scripts   logits tokenize render          shell        completion bash|zsh|fish
 
 examples
-  tune run quickstart                                    tune and test the embedded model, in three minutes
+  tune run quickstart                                    tune and test the embedded model, in a minute or three
   tune init --model models/M --data 'data/*.parquet' -o r.yaml && tune plan r.yaml && tune run r.yaml
   quant gguf --model models/M --output M-Q4_K_M.gguf --type Q4_K_M
 

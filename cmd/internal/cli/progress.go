@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
 
@@ -17,24 +19,28 @@ import (
 // plain line every 30 seconds, at every start and end, and for every tenth of a
 // training.
 type watcher struct {
-	mu       sync.Mutex
-	w        io.Writer
-	terminal bool
-	json     func(recipes.Event)
-	quiet    bool
-	logEvery int64     // steps between lines of a training, on a terminal too; 0: as above
-	logged   int64     // step of the last one
-	began    time.Time // of the phase in work
-	phase    string
-	first    int64
-	drawn    time.Time
-	open     bool // a bar is on the screen
+	mu    sync.Mutex
+	w     io.Writer
+	width func() int // of the terminal, now; nil: w is none
+	json  func(recipes.Event)
+	quiet bool
+
+	logEvery int64 // steps between lines of a training, on a terminal too; 0: as above
+	logged   int64 // step of the last one
+
+	began time.Time // of the phase in work
+	phase string
+	first int64
+	drawn time.Time
+	open  bool // a bar is on the screen
 }
 
 func newWatcher(w io.Writer, quiet bool) *watcher {
-	f, isFile := w.(*os.File)
-	term := isFile && isTerminal(f) && os.Getenv("TERM") != "dumb" && os.Getenv("CI") == ""
-	return &watcher{w: w, terminal: term, quiet: quiet}
+	p := &watcher{w: w, quiet: quiet}
+	if f, ok := w.(*os.File); ok && isTerminal(f) && os.Getenv("TERM") != "dumb" && os.Getenv("CI") == "" {
+		p.width = func() int { return cmp.Or(columns(f), 80) }
+	}
+	return p
 }
 
 const (
@@ -88,30 +94,46 @@ func (p *watcher) progress(where string, e recipes.Event) {
 	now := time.Now()
 	if phase := where + e.Unit + fmt.Sprint(e.Total); phase != p.phase {
 		p.phase, p.began, p.first, p.drawn, p.logged = phase, now, e.Done, now, e.Done
-		if !p.terminal {
+		if p.width == nil {
 			return
 		}
 	}
 	if p.logs(e) {
 		p.logged, p.drawn = e.Done, now
-		p.line(p.status(where, e, now))
+		p.line(strings.Join(p.status(where, e, now), "  "))
 		return
 	}
 	every := redraw
-	if !p.terminal {
+	if p.width == nil {
 		every = plain
 	}
 	if now.Sub(p.drawn) < every {
 		return
 	}
 	p.drawn = now
-	s := p.status(where, e, now)
-	if !p.terminal {
-		fmt.Fprintln(p.w, harmless(s))
+	fields := p.status(where, e, now)
+	if p.width == nil {
+		fmt.Fprintln(p.w, harmless(strings.Join(fields, "  ")))
 		return
 	}
-	fmt.Fprint(p.w, "\r\x1b[K"+s)
+	fmt.Fprint(p.w, "\r\x1b[K"+fitting(fields, p.width()-1)) // in the last column some terminals wrap
 	p.open = true
+}
+
+// fitting is a line of as many fields as width columns have room for, from the left;
+// of the first what fits.
+func fitting(fields []string, width int) string {
+	line := fields[0]
+	for _, f := range fields[1:] {
+		if utf8.RuneCountInString(line)+2+utf8.RuneCountInString(f) > width {
+			break
+		}
+		line += "  " + f
+	}
+	if r := []rune(line); len(r) > width {
+		line = string(r[:max(width, 0)])
+	}
+	return line
 }
 
 // logs reports whether a step of a training has a line of its own.
@@ -122,15 +144,15 @@ func (p *watcher) logs(e recipes.Event) bool {
 	if p.logEvery > 0 {
 		return e.Done/p.logEvery > p.logged/p.logEvery || e.Done == e.Total
 	}
-	return !p.terminal && e.Done*10/e.Total > p.logged*10/e.Total
+	return p.width == nil && e.Done*10/e.Total > p.logged*10/e.Total
 }
 
-// status is one line: place, bar, counts, the stage's own words, memory and
-// the time left.
-func (p *watcher) status(where string, e recipes.Event, now time.Time) string {
+// status is one line in fields, what matters most first: place, bar and counts, the
+// stage's own words, the time left and memory.
+func (p *watcher) status(where string, e recipes.Event, now time.Time) []string {
 	var b strings.Builder
 	b.WriteString(where)
-	if p.terminal && e.Total > 0 {
+	if p.width != nil && e.Total > 0 {
 		const width = 18
 		full := int(float64(width) * min(1, float64(e.Done)/float64(e.Total)))
 		fmt.Fprintf(&b, " ▕%s%s▏", strings.Repeat("█", full), strings.Repeat(" ", width-full))
@@ -142,23 +164,24 @@ func (p *watcher) status(where string, e recipes.Event, now time.Time) string {
 	} else {
 		fmt.Fprintf(&b, " %s %s", humanize.Comma(e.Done), e.Unit)
 	}
+	out := []string{b.String()}
 	if e.Text != "" {
-		b.WriteString("  " + e.Text)
+		out = append(out, strings.Split(e.Text, "  ")...)
 	}
 	took := now.Sub(p.began)
 	if done := e.Done - p.first; done > 0 && took > time.Second {
 		if e.Text == "" && e.Unit != "bytes" {
-			fmt.Fprintf(&b, "  %s/s", humanize.SIWithDigits(float64(done)/took.Seconds(), 1, ""))
+			out = append(out, humanize.SIWithDigits(float64(done)/took.Seconds(), 1, "")+"/s")
 		}
 		if e.Total > e.Done {
 			left := time.Duration(float64(took) * float64(e.Total-e.Done) / float64(done))
-			fmt.Fprintf(&b, "  left %s", short(left))
+			out = append(out, "left "+short(left))
 		}
 	}
 	if e.Memory > 0 {
-		fmt.Fprintf(&b, "  %s", humanize.IBytes(uint64(e.Memory)))
+		out = append(out, humanize.IBytes(uint64(e.Memory)))
 	}
-	return b.String()
+	return out
 }
 
 func short(d time.Duration) string {

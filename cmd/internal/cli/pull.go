@@ -14,7 +14,7 @@ func pullCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "pull", Usage: "fetch a model into the local Hugging Face cache", ArgsUsage: "hf://org/name[@revision]",
 		Description: examples("tune pull hf://HuggingFaceTB/SmolLM2-135M-Instruct@main"),
-		Flags:       []ucli.Flag{&ucli.BoolFlag{Name: "quiet"}},
+		Flags:       []ucli.Flag{&ucli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress"}},
 		Action: func(c *ucli.Context) error {
 			if err := args(c, "hf://org/name[@revision]", 1); err != nil {
 				return err

@@ -34,7 +34,7 @@ func runCommand() *ucli.Command {
 		Description: examples("tune run quickstart", "tune run support.yaml --set train.lora.r=8", "tune run support.yaml --dry-run"),
 		Flags: append(runFlags(),
 			&ucli.BoolFlag{Name: "dry-run", Usage: "plan only"},
-			&ucli.BoolFlag{Name: "quiet", Usage: "no progress"}, logEveryFlag(),
+			&ucli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress"}, logEveryFlag(),
 			&ucli.StringFlag{Name: "write-baseline", Usage: "keep what eval stages measure as the baseline of later gates"},
 			&ucli.StringSliceFlag{Name: "summary", Usage: "append the summary to FILE.md, .json or .xml (may repeat)"}),
 		Action: func(c *ucli.Context) error {

@@ -19,7 +19,7 @@ func trainCommand() *ucli.Command {
 		Flags: append(append(runFlags(), sourceFlags()...), modelFlag(),
 			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"},
 			&ucli.StringFlag{Name: "name", Value: "train", Usage: "of the run folder"},
-			&ucli.BoolFlag{Name: "quiet", Usage: "no progress"}, logEveryFlag()),
+			&ucli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress"}, logEveryFlag()),
 		Action: func(c *ucli.Context) error {
 			if err := required(c, "model", "data"); err != nil {
 				return err

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -107,7 +109,7 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 			return fail.Usagef("", "give them one at a time, each with an --output of its own", "%s and %s would both be written to %s", twin, model, out)
 		}
 		made[filepath.Clean(out)] = model
-		jobs = append(jobs, &stages.Quantization{Model: model, Calibration: text, Output: out, Options: o})
+		jobs = append(jobs, &stages.Quantization{Model: model, Calibration: text, Output: out, Options: o, AnyFor: !c.IsSet("for"), Note: noteOn(c)})
 	}
 	var worst error
 	for _, q := range jobs {
@@ -148,7 +150,7 @@ func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) error
 	rep, err := q.Run(c.Context, dev, progress)
 	clear()
 	if err != nil {
-		return err
+		return inFlags(err)
 	}
 	for _, w := range rep.Warnings {
 		fmt.Fprintln(c.App.ErrWriter, "warning: "+w)
@@ -162,6 +164,21 @@ func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) error
 		return atomic.Append(s, fmt.Appendf(nil, "| %s | %s | %s | %.2f | %s |\n", q.Model, method, q.Output, rep.BitsPerWeight(), humanize.Bytes(uint64(rep.Bytes))))
 	}
 	return nil
+}
+
+// keyOf finds the keys of a stage in a hint.
+var keyOf = regexp.MustCompile(`\b(` + strings.Join(append(quantKeys, "method"), "|") + `): `)
+
+// inFlags says an error about a key of a quantize stage with the flag of that name.
+func inFlags(err error) error {
+	var e *fail.Error
+	if !errors.As(err, &e) || !slices.Contains(quantKeys, e.Where) {
+		return err
+	}
+	hint := keyOf.ReplaceAllStringFunc(e.Hint, func(key string) string { return "--" + flagName(strings.TrimSuffix(key, ": ")) + " " })
+	hint = strings.NewReplacer("--method ", "quant ", " out of for", " out of --for").Replace(hint)
+	text := strings.TrimPrefix(e.Error(), e.Where+": ")
+	return &fail.Error{Kind: e.Kind, Where: "--" + flagName(e.Where), Hint: hint, Msg: text}
 }
 
 // quantOptions are the flags as a quantize stage's options.

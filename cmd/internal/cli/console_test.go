@@ -39,8 +39,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestInterrupted: a command that ended because it was asked to is no fault.
-func TestInterrupted(t *testing.T) {
+// TestInterruptedCommand: a command that ended because it was asked to is no fault.
+func TestInterruptedCommand(t *testing.T) {
 	if code := fail.Code(limits(errors.Join(errors.New("walk"), context.Canceled))); code != int(fail.Interrupted) {
 		t.Errorf("exit %d", code)
 	}

@@ -9,10 +9,7 @@ import (
 // memory when they are looked at and takes them back when it needs the room. On
 // systems that cannot map, the file is read whole. It is let go of when nothing
 // refers to it any more. Safe for concurrent use.
-type Mapped struct {
-	path string
-	b    []byte
-}
+type Mapped struct{ b []byte }
 
 // OpenMapped opens a regular file.
 func OpenMapped(path string) (*Mapped, error) {
@@ -21,7 +18,7 @@ func OpenMapped(path string) (*Mapped, error) {
 		return nil, err
 	}
 	defer s.f.Close()
-	m := &Mapped{path: path}
+	m := &Mapped{}
 	if m.b = mapFile(s.f, s.size); m.b != nil {
 		runtime.AddCleanup(m, unmapFile, m.b)
 		return m, nil
@@ -35,14 +32,31 @@ func OpenMapped(path string) (*Mapped, error) {
 // error of kind fail.Input that wraps ErrCorrupt.
 func (m *Mapped) Read(f func(b []byte) error) (err error) {
 	defer runtime.KeepAlive(m)
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
+	defer CatchFaults(&err)()
+	return f(m.b)
+}
+
+// CatchFaults begins a time in which pages of mapped files that cannot be had (a
+// file was cut, the disk fails) are no end of the program: what it returns is to
+// be deferred at once, and turns such a fault on this goroutine into an error of
+// kind fail.Input that wraps ErrCorrupt and names the file. Other goroutines have
+// to call it themselves.
+func CatchFaults(err *error) (end func()) {
+	before := debug.SetPanicOnFault(true)
+	return func() {
+		debug.SetPanicOnFault(before)
 		r := recover()
-		if _, fault := r.(interface{ Addr() uintptr }); fault {
-			err = corrupt(m.path, "it cannot be read: it was cut while it was in use, or the disk fails (%v)", r)
-		} else if r != nil {
+		if r == nil {
+			return
+		}
+		fault, ok := r.(interface{ Addr() uintptr })
+		if !ok {
 			panic(r)
 		}
-	}()
-	return f(m.b)
+		path := mappedAt(fault.Addr())
+		if path == "" {
+			panic(r)
+		}
+		*err = corrupt(path, "it cannot be read: it was cut while it was in use, or the disk fails (%v)", r)
+	}
 }

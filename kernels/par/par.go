@@ -8,6 +8,7 @@ package par
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -205,6 +206,8 @@ func watch(ok func() bool) bool {
 
 // work is the life of a worker.
 func (p *pool) work() {
+	debug.SetPanicOnFault(true) // raised again in the caller, who knows what it read
+
 	var last *job
 	fresh := func() bool {
 		j := p.job.Load()

@@ -32,7 +32,12 @@ func (g *encoder) write(name string, data []byte) error {
 	}
 	written := make(chan error, 1)
 	g.written = written
-	go func() { written <- g.w.Write(name, data) }()
+	go func() {
+		var err error
+		defer func() { written <- err }()
+		defer formats.CatchFaults(&err)() // the data may be the model's own
+		err = g.w.Write(name, data)
+	}()
 	return nil
 }
 

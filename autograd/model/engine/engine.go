@@ -27,6 +27,7 @@ import (
 	"sync"
 
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 )
 
@@ -157,13 +158,25 @@ func (e *Engine) loop() {
 	for e.wait() {
 		e.cancel()
 		e.admit()
-		if len(e.running) > 0 {
-			e.step()
+		if len(e.running) == 0 {
+			continue
+		}
+		if err := e.safely(e.step); err != nil {
+			for _, j := range slices.Clone(e.running) {
+				e.finish(j, "", -1, err)
+			}
 		}
 	}
 	for _, j := range slices.Concat(e.running, e.queue) {
 		j.end("", -1, errClosed)
 	}
+}
+
+// safely calls step, in which the model's file may turn out to be unreadable.
+func (e *Engine) safely(step func()) (err error) {
+	defer formats.CatchFaults(&err)()
+	step()
+	return nil
 }
 
 // wait returns when there is work, and false when the engine is to be closed.

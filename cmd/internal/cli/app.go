@@ -16,6 +16,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes"
@@ -65,6 +66,7 @@ func command(ctx context.Context, app *ucli.App, argv []string) (err error) {
 			err = crashed(r)
 		}
 	}()
+	defer formats.CatchFaults(&err)()
 	args, err := permute(app, argv)
 	if err != nil {
 		return err

@@ -63,6 +63,9 @@ func field(v any, name string) (any, bool) {
 		return nil, false
 	}
 	return &function{name: name, call: func(m *machine, a args) (any, error) {
+		if err := m.read(append(a.pos[:len(a.pos):len(a.pos)], v)...); err != nil {
+			return nil, err
+		}
 		return f(m, v, &call{args: a, name: name})
 	}}, true
 }
@@ -85,6 +88,9 @@ func unsafe(v any, name string) undefined {
 // item is v[by]: an entry first, then a method or field.
 func (m *machine) item(v, by any) (any, error) {
 	by = unbool(by)
+	if err := m.read(v, by); err != nil {
+		return nil, err
+	}
 	switch x := v.(type) {
 	case undefined:
 		return nil, fmt.Errorf("%s", x.what)
@@ -128,9 +134,6 @@ func at2(x []any, by any) (any, bool) {
 }
 
 func (m *machine) runeAt(s string, n int64) (any, error) {
-	if err := m.step(len(s) >> 10); err != nil {
-		return nil, err
-	}
 	if n < 0 {
 		n += int64(utf8.RuneCountInString(s))
 	}
@@ -149,6 +152,9 @@ func (m *machine) slice(v any, n [3]*int64) (any, error) {
 	case undefined:
 		return nil, fmt.Errorf("%s", x.what)
 	case string:
+		if err := m.step(len(x) >> 6); err != nil { // four bytes for each of it
+			return nil, err
+		}
 		r := []rune(x)
 		idx, err := m.sliceIndex(len(r), n)
 		out := make([]rune, len(idx))

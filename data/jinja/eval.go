@@ -103,6 +103,18 @@ func (m *machine) step(n int) error {
 	return nil
 }
 
+// read counts the text among values that is about to be looked through, 64 bytes a
+// step.
+func (m *machine) read(values ...any) error {
+	n := 0
+	for _, v := range values {
+		if s, ok := v.(string); ok {
+			n += len(s)
+		}
+	}
+	return m.step(n >> 6)
+}
+
 // grow counts n bytes of text that are about to be made.
 func (m *machine) grow(n int) error {
 	if n < 0 || n > maxOutput || m.bytes+n > 8*maxOutput {

@@ -11,8 +11,22 @@ import (
 // filterFunc is a filter: v | name(args).
 type filterFunc func(m *machine, v any, c *call) (any, error)
 
-// filterNamed finds a filter; nil when there is none of that name.
+// filterNamed is a filter that counts the text it looks through, nil for none.
 func filterNamed(name string) filterFunc {
+	f := builtinFilter(name)
+	if f == nil {
+		return nil
+	}
+	return func(m *machine, v any, c *call) (any, error) {
+		if err := m.read(append(c.pos[:len(c.pos):len(c.pos)], v)...); err != nil {
+			return nil, err
+		}
+		return f(m, v, c)
+	}
+}
+
+// builtinFilter finds a filter; nil when there is none of that name.
+func builtinFilter(name string) filterFunc {
 	switch name {
 	case "abs":
 		return absFilter

@@ -118,6 +118,9 @@ func truncateFilter(m *machine, v any, c *call) (any, error) {
 	if err := firstError(err, c.done()); err != nil {
 		return nil, err
 	}
+	if err := m.step(len(s) >> 6); err != nil { // four bytes for each of it
+		return nil, err
+	}
 	r := []rune(s)
 	keep := n - int64(utf8.RuneCountInString(end))
 	if keep < 0 || leeway < 0 {

@@ -73,6 +73,38 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// Looking through long texts and lists costs steps by their length, so that it comes
+// to an end.
+func TestLongReads(t *testing.T) {
+	const size = 1 << 16
+	text := strings.Repeat("a", size)
+	list := make([]any, size/64)
+	vars := map[string]any{"s": text, "t": text, "w": strings.Repeat("a ", size/2), "l": list, "d": NewDict(text, int64(1)), "e": NewDict(text, int64(1))}
+	for _, look := range []string{"s.find('b')", "s.count('b')", "'b' in s", "s == t", "s < t", "s[-1]", "s[0:1]", "s[9999999]", "s|length", "s|truncate(3)", "s|wordcount", "w|wordcount",
+		"s.startswith(t)", "s is lower", "s is eq t", "l.index(0)", "l.count(0)", "1 in l", "d[s]", "s in d", "d.get(s)", "[s]|map('length')|list", "[s]|select('eq', t)|list", "d == e"} {
+		tmpl, err := Parse("{% set x = " + look + " %}")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &machine{o: &Options{}, main: &strings.Builder{}}
+		f := &frame{m, (&scope{vars: m.globals()}).child(), m.main}
+		for k, v := range vars {
+			f.s.set(k, v)
+		}
+		_ = runAll(f, tmpl.body) // what is not found is an error, and has been looked for
+		if m.steps < size/64 {
+			t.Errorf("%s: %d steps for %d bytes", look, m.steps, size)
+		}
+	}
+	tmpl, err := Parse("{% for i in range(200) %}{% if 'x' in s or s.find('y') >= 0 or s.startswith('z') or s == '' %}bad{% endif %}{% endfor %}ok")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, _, err := tmpl.Render(map[string]any{"s": strings.Repeat("a", 200_000)}, Options{}); err != nil || out != "ok" {
+		t.Errorf("hundreds of looks at a long message: %q, %v", out, err)
+	}
+}
+
 // What users write is data: it is never run as a template.
 func TestContentIsData(t *testing.T) {
 	tmpl, err := Parse("{{ x }}{% set y %}{{ x }}{% endset %}{{ y }}")

@@ -70,14 +70,14 @@ func (m *machine) find(v, want any, hit func(int) bool) error {
 	}
 	for i, e := range items {
 		same, err := m.equalDeep(e, want)
-		if err != nil {
+		if err := firstError(err, m.step(itemCost)); err != nil {
 			return err
 		}
 		if same && hit(i) {
 			return nil
 		}
 	}
-	return m.step(itemCost * len(items))
+	return nil
 }
 
 // onString makes a method of a function of a string.

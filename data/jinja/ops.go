@@ -245,6 +245,9 @@ func (m *machine) iterate(v any) ([]any, error) {
 	case *Dict:
 		return append([]any(nil), x.keysOf()...), m.step(x.Len())
 	case string:
+		if err := m.step(len(x)); err != nil {
+			return nil, err
+		}
 		out := make([]any, 0, len(x))
 		for _, r := range x {
 			out = append(out, string(r))
@@ -328,7 +331,10 @@ func (m *machine) equal(a, b any) (bool, error) {
 		}
 	case string:
 		y, ok := b.(string)
-		return ok && x == y, nil
+		if !ok || len(x) != len(y) {
+			return false, nil
+		}
+		return x == y, m.read(x)
 	case []any:
 		y, ok := b.([]any)
 		return m.equalLists(x, y, ok)
@@ -374,6 +380,9 @@ func (m *machine) equalDicts(x, y *Dict, ok bool) (bool, error) {
 	}
 	for i := range x.Len() {
 		k, v := x.At(i)
+		if err := firstError(m.step(1), m.read(k)); err != nil {
+			return false, err
+		}
 		w, has := y.Get(k)
 		if !has {
 			return false, nil
@@ -430,7 +439,7 @@ func (m *machine) order(op string, a, b any) (int, error) {
 		}
 	case string:
 		if y, ok := b.(string); ok {
-			return strings.Compare(x, y), nil
+			return strings.Compare(x, y), m.read(x[:min(len(x), len(y))])
 		}
 	case []any:
 		if y, ok := b.([]any); ok {
@@ -470,7 +479,10 @@ func (m *machine) contains(v, item any) (bool, error) {
 		if !ok {
 			return false, fmt.Errorf("'in <string>' requires string as left operand, not %s", typeName(item))
 		}
-		return strings.Contains(x, s), m.step(len(x) >> 10)
+		if err := m.read(x, s); err != nil {
+			return false, err
+		}
+		return strings.Contains(x, s), nil
 	case *Dict:
 		if !hashable(item) {
 			if _, ok := item.(undefined); ok {
@@ -479,7 +491,7 @@ func (m *machine) contains(v, item any) (bool, error) {
 			return false, fmt.Errorf("unhashable type: '%s'", typeName(item))
 		}
 		_, ok := x.Get(item)
-		return ok, nil
+		return ok, m.read(item)
 	}
 	items, err := m.iterate(v)
 	if err != nil {

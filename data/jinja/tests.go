@@ -19,8 +19,22 @@ func comparing(op string) testFunc {
 	}
 }
 
-// testNamed finds a test; nil when there is none of that name.
+// testNamed is a test that counts the text it looks through, nil for none.
 func testNamed(name string) testFunc {
+	f := builtinTest(name)
+	if f == nil {
+		return nil
+	}
+	return func(m *machine, v any, c *call) (bool, error) {
+		if err := m.read(append(c.pos[:len(c.pos):len(c.pos)], v)...); err != nil {
+			return false, err
+		}
+		return f(m, v, c)
+	}
+}
+
+// builtinTest finds a test; nil when there is none of that name.
+func builtinTest(name string) testFunc {
 	switch name {
 	case "==", "eq", "equalto":
 		return comparing("==")

@@ -318,15 +318,28 @@ func openCSV(path string, comma rune) (Reader, error) {
 		f.Close()
 		return nil, err
 	}
-	for i, h := range c.head {
-		for _, earlier := range c.head[:i] {
-			if h == earlier {
-				f.Close()
-				return nil, fmt.Errorf("column %q occurs twice in the first line", h)
-			}
-		}
+	if err := checkHead(c.head); err != nil {
+		f.Close()
+		return nil, err
 	}
 	return c, nil
+}
+
+// maxColumns is how many columns any kind of file may have.
+const maxColumns = 10_000
+
+func checkHead(head []string) error {
+	if len(head) > maxColumns {
+		return fmt.Errorf("the first line names %d columns (at most %d)", len(head), maxColumns)
+	}
+	seen := make(map[string]bool, len(head))
+	for _, h := range head {
+		if seen[h] {
+			return fmt.Errorf("column %q occurs twice in the first line", h)
+		}
+		seen[h] = true
+	}
+	return nil
 }
 
 func (c *csvFile) Next() (*jinja.Dict, int64, error) {

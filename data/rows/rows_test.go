@@ -521,6 +521,7 @@ func TestBadFiles(t *testing.T) {
 		{"a.json", `[1`, "not JSON"},
 		{"a.csv", "", "empty file"},
 		{"a.csv", "a,a\n", "occurs twice"},
+		{"a.csv", strings.Repeat("c,", 10_000) + "d\n", "names 10001 columns (at most 10000)"},
 		{"a.arrow", "ARROW1\x00\x00garbage garbage", "no footer"},
 		{"a.arrow", "x", "too short"},
 		{"a.txt", "\xff\xfeh\x00", "UTF-16"},

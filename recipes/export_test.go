@@ -52,5 +52,8 @@ func (p *Prepared) WalkWithDisk(ctx context.Context, free uint64) error {
 // DiskSlack is what a run leaves free.
 const DiskSlack = diskSlack
 
+// Unpack puts an embedded file or folder into the cache.
+var Unpack = unpack
+
 // FrontMatter reads one key of a model card.
 var FrontMatter = frontMatter

@@ -515,3 +515,22 @@ func TestDamagedCache(t *testing.T) {
 		}
 	}
 }
+
+// FuzzListing: whatever a server says a repository holds, only files with safe
+// names, sizes and hashes are fetched.
+func FuzzListing(f *testing.F) {
+	f.Add([]byte(`[{"rfilename":"config.json","size":2,"blobId":"0123456789abcdef0123456789abcdef01234567"},{"rfilename":"a/model.safetensors","size":1,"lfs":{"sha256":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","size":3}}]`))
+	f.Add([]byte(`[{"rfilename":"../x","size":-1,"blobId":"../../x"},{"rfilename":"CON.json"}]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var all []file
+		if json.Unmarshal(b, &all) != nil {
+			return
+		}
+		files, err := (&puller{ref: Ref{"org/name", "main"}}).choose(all)
+		for _, x := range files {
+			if err == nil && (!filepath.IsLocal(x.Name) || strings.ContainsAny(x.key(), "/\\.") || x.Size < 0) {
+				t.Errorf("%+v", x)
+			}
+		}
+	})
+}

@@ -49,6 +49,9 @@ func (p *Prepared) WalkWithDisk(ctx context.Context, free uint64) error {
 	return pl.walk()
 }
 
+// Hashed is how many files were read through to know their content.
+func (p *Prepared) Hashed() int { return len(p.x.hashes.Seen) }
+
 // DiskSlack is what a run leaves free.
 const DiskSlack = diskSlack
 

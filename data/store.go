@@ -10,7 +10,7 @@ import (
 
 // HeldBytes is how much memory an ingest gives to tokens before they go to a
 // file, where Options.Beside allows one.
-const HeldBytes = 512 << 20
+const HeldBytes = 32 << 20
 
 // store keeps the samples of an ingest in the order of their rows: in memory,
 // or, when there are more than limit bytes of them and there is a place for it,

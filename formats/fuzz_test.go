@@ -163,3 +163,22 @@ func FuzzOpenFolder(f *testing.F) {
 		}
 	})
 }
+
+// FuzzIndex: an index that is accepted names plain files only.
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte(`{"metadata":{"total_size":8},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"a":"../x"}}`))
+	f.Add([]byte(`{"metadata":null,"weight_map":{},"weight_map":{"a":"b"}} `))
+	path := filepath.Join(f.TempDir(), "model.safetensors.index.json")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		of, _, err := readIndex(path)
+		for tensor, file := range of {
+			if err == nil && filepath.Base(file) != file {
+				t.Fatalf("%q in %q", tensor, file)
+			}
+		}
+	})
+}

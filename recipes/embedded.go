@@ -1,6 +1,7 @@
 package recipes
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -57,7 +58,7 @@ func unpack(name string) (string, error) {
 	}
 	dir := filepath.Join(root, "tunekit", "embedded", hex.EncodeToString(h.Sum(nil))[:16])
 	path := filepath.Join(dir, filepath.Base(name))
-	if exists(path) {
+	if unpacked(path, files) {
 		return path, nil
 	}
 	if err := atomic.MkdirAll(dir); err != nil {
@@ -66,7 +67,41 @@ func unpack(name string) (string, error) {
 	if raw, ok := files[""]; ok {
 		return path, atomic.WriteFile(path, raw)
 	}
-	return path, writeFolder(path, files)
+	if exists(path) && !unpacked(path, files) { // damaged, or another user's where the cache is a shared folder
+		if err := atomic.RemoveAll(path); err != nil {
+			return "", fail.Limitf(path, "remove it, or set XDG_CACHE_HOME", "it does not hold what the program unpacks there: %w", err)
+		}
+	}
+	if err := writeFolder(path, files); err != nil && !unpacked(path, files) { // another process may have been first
+		return "", err
+	}
+	return path, nil
+}
+
+// unpacked reports whether path holds these files, and nothing else.
+func unpacked(path string, files map[string][]byte) bool {
+	if raw, ok := files[""]; ok {
+		return holds(path, raw)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil || len(entries) != len(files) {
+		return false
+	}
+	for name, raw := range files {
+		if !holds(filepath.Join(path, name), raw) {
+			return false
+		}
+	}
+	return true
+}
+
+func holds(path string, raw []byte) bool {
+	st, err := os.Lstat(path)
+	if err != nil || !st.Mode().IsRegular() || st.Size() != int64(len(raw)) {
+		return false
+	}
+	got, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(got, raw)
 }
 
 // EmbeddedRecipe is a recipe that needs no file.

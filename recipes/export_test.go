@@ -49,8 +49,14 @@ func (p *Prepared) WalkWithDisk(ctx context.Context, free uint64) error {
 	return pl.walk()
 }
 
+// Hashed is how many files were read through to know their content.
+func (p *Prepared) Hashed() int { return len(p.x.hashes.Seen) }
+
 // DiskSlack is what a run leaves free.
 const DiskSlack = diskSlack
+
+// Unpack puts an embedded file or folder into the cache.
+var Unpack = unpack
 
 // FrontMatter reads one key of a model card.
 var FrontMatter = frontMatter

@@ -59,6 +59,20 @@ eval perplexity, kl, exact_match, speed of 4 models MEM 66 kB 20 rows, 964 token
 	}
 }
 
+// TestPlanReadsHeaders: the plan of a recipe that never ran reads no input through.
+func TestPlanReadsHeaders(t *testing.T) {
+	dir := tinyModel(t)
+	p, err := tinyRecipe(t, dir).Prepare(recipes.RunOptions{Dir: filepath.Join(dir, "runs")})
+	must(t, err)
+	must(t, p.WalkWithDisk(t.Context(), 1<<40))
+	if n := p.Hashed(); n != 0 {
+		t.Errorf("%d files were read through", n)
+	}
+	if _, err := p.Addresses(); err != nil || p.Hashed() == 0 {
+		t.Errorf("addresses without content: %v", err)
+	}
+}
+
 // TestPlanIsExact: memory counted without weights is what the run takes, and
 // counts from the sample are those of the ingest.
 func TestPlanIsExact(t *testing.T) {

@@ -155,25 +155,28 @@ func (p *Planner) stage(j *Job) (StagePlan, error) {
 	for _, in := range j.Inputs {
 		s.Inputs = append(s.Inputs, PlanInput{in.Name, in.Ref.String(), in.Ref.Why})
 	}
-	res, err := x.address(j)
-	if err != nil {
-		return s, err
+	if x.recorded() { // else nothing can be done before, and no input is read through to know that
+		res, err := x.address(j)
+		if err != nil {
+			return s, err
+		}
+		old, err := x.load(j, res.Address)
+		if err != nil {
+			return s, err
+		}
+		if old != nil {
+			x.done[j.ID] = old
+			s.Cached, s.Does = true, "done before, with the same inputs"
+			return s, nil
+		}
+		s.GoesOn = x.begun(j.ID, res.Address)
 	}
-	old, err := x.load(j, res.Address)
-	if err != nil {
-		return s, err
-	}
-	if old != nil {
-		x.done[j.ID] = old
-		s.Cached, s.Does = true, "done before, with the same inputs"
-		return s, nil
-	}
-	s.GoesOn = x.begun(j.ID, res.Address)
 	if !x.wanted(j.ID) {
 		s.Skipped, s.Does = true, "left out"
 		return s, nil
 	}
-	if err = j.Kind.Plan(p, j, &s); err == nil && s.Counted && s.Peak > p.Limit && p.Limit > 0 {
+	err := j.Kind.Plan(p, j, &s)
+	if err == nil && s.Counted && s.Peak > p.Limit && p.Limit > 0 {
 		err = p.Refusal(&s, "needs")
 	}
 	if s.GoesOn {

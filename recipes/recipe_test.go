@@ -160,6 +160,7 @@ func TestSchema(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good), "train.lora.r=4")
 	f.Add([]byte("stages: [{train: }]"), "train.x.y={a: [1]}")
+	f.Add([]byte("x-a: &a {max_length: 1}\nx-b: &b {<<: [*a, *a], max_length: 2}\nstages:\n- ingest: {<<: *b}\n"), "ingest.<<={a: 1}")
 	f.Fuzz(func(t *testing.T, data []byte, set string) {
 		r, err := stages.All.Parse("f.yaml", data, []string{set})
 		if (r == nil) == (err == nil) {

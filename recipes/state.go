@@ -62,6 +62,11 @@ func (x *run) named(j *Job) bool {
 // outputsLeftOut are files of a stage's folder that are not its artifact.
 var outputsLeftOut = []string{"checkpoints", "metrics.jsonl", "speed.json"}
 
+// recorded reports whether the run folder knows of any stage of the recipe.
+func (x *run) recorded() bool {
+	return slices.ContainsFunc(x.ids(), func(id string) bool { return exists(x.dir.result(id)) })
+}
+
 // begun reports whether this very work was begun before and not finished.
 func (x *run) begun(id string, addr Digest) bool {
 	var res Result

@@ -250,6 +250,7 @@ func scanParquet(b []byte) (n int, err error) {
 func FuzzParquet(f *testing.F) {
 	f.Add(flatFile(f, 25))
 	f.Add([]byte("PAR1\x15\x00\x00\x01\x00\x00\x00PAR1"))
+	addSeeds(f, ".parquet")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		scanParquet(b)
 	})
@@ -421,6 +422,7 @@ func TestArrowDamaged(t *testing.T) {
 func FuzzArrow(f *testing.F) {
 	f.Add(arrowFile(f, true))
 	f.Add(arrowFile(f, true, ipc.WithLZ4()))
+	addSeeds(f, ".arrow")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		scanArrow(b)
 	})

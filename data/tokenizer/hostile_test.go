@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
+	"github.com/tunekit/tunekit/formats"
 	"slices"
 	"strings"
 	"sync"
@@ -307,5 +308,65 @@ func FuzzEncodeDecode(f *testing.F) {
 				t.Errorf("%q streamed as %q", s, b.String())
 			}
 		}
+	})
+}
+
+// FuzzTokenizerConfig: the small files beside tokenizer.json give a tokenizer
+// that works, or a typed error.
+func FuzzTokenizerConfig(f *testing.F) {
+	tokenizer := []byte(tinyJSON(f))
+	f.Add([]byte(`{"bos_token":"<s>","eos_token":{"content":"</s>","lstrip":false},"add_bos_token":true,"chat_template":[{"name":"default","template":"{{ messages }}"}],"added_tokens_decoder":{"1":{"content":"a","special":true}}}`),
+		[]byte(`{"bos_token":"<s>","additional_special_tokens":["<|x|>"]}`), []byte(`{"eos_token_id":[1,2]}`))
+	f.Add([]byte(`{"chat_template":"{{ bos_token }}","clean_up_tokenization_spaces":true}`), []byte(`{"eos_token":{"content":"</s>"}}`), []byte(`{"eos_token_id":3}`))
+	f.Fuzz(func(t *testing.T, config, special, generation []byte) {
+		tok, err := parseHF(tokenizer, config, map[string][]byte{"special_tokens_map.json": special, "generation_config.json": generation})
+		if err != nil {
+			var e *fail.Error
+			if !errors.As(err, &e) && !errors.Is(err, ErrFormat) {
+				t.Errorf("%T: %v", err, err)
+			}
+			return
+		}
+		if ids, err := tok.TryEncode("ab <s> a", true); err == nil {
+			tok.Decode(ids, true)
+		}
+		for _, id := range tok.EOSIDs() {
+			if id < 0 || int(id) >= tok.Size() {
+				t.Errorf("end %d of %d tokens", id, tok.Size())
+			}
+		}
+	})
+}
+
+// FuzzGGUFKeys: any tokenizer keys of a GGUF give a tokenizer that works, or an
+// error.
+func FuzzGGUFKeys(f *testing.F) {
+	f.Add("gpt2", "qwen2", "a|b|ab|<s>", "a b", []byte{1, 1, 1, 3}, []byte{0, 0, 0, 0}, uint32(3), "{{ messages }}")
+	f.Add("llama", "default", "<unk>|<s>|\u2581a|<0x41>|a", "", []byte{2, 3, 1, 6, 1}, []byte{0, 0, 9, 0, 1}, uint32(1), "")
+	f.Fuzz(func(t *testing.T, model, pre, tokens, merges string, types, scores []byte, bos uint32, template string) {
+		list := strings.Split(tokens, "|")
+		kinds, weights := make([]int32, len(types)), make([]float32, len(scores))
+		for i, b := range types {
+			kinds[i] = int32(b)
+		}
+		for i, b := range scores {
+			weights[i] = -float32(b)
+		}
+		tok, err := FromGGUF([]formats.KV{{Key: "tokenizer.ggml.model", Value: model}, {Key: "tokenizer.ggml.pre", Value: pre}, {Key: "tokenizer.ggml.tokens", Value: list},
+			{Key: "tokenizer.ggml.merges", Value: strings.Split(merges, "|")}, {Key: "tokenizer.ggml.token_type", Value: kinds}, {Key: "tokenizer.ggml.scores", Value: weights},
+			{Key: "tokenizer.ggml.bos_token_id", Value: bos}, {Key: "tokenizer.chat_template", Value: template}})
+		if err != nil {
+			return
+		}
+		ids, err := tok.TryEncode("ab <s> a\u00e9", true)
+		if err != nil {
+			return
+		}
+		for _, id := range ids {
+			if id < 0 || int(id) >= tok.Size() {
+				t.Errorf("id %d of %d tokens", id, tok.Size())
+			}
+		}
+		tok.Decode(ids, false)
 	})
 }

@@ -53,6 +53,9 @@ func (d Disk) Dir(path string) (*Folder, error) {
 			}
 			lock.Close()
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // taken for a dead writer's before it was locked
+		}
 		if err != nil {
 			d.FS.RemoveAll(temp)
 			return nil, failed(path, "locking a temporary folder", err)

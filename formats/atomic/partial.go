@@ -115,6 +115,24 @@ func (p *Partial) file(i int) string {
 	return p.part(dataName)
 }
 
+// open opens a file of the plan, which must be one of its own: in a folder that
+// others may write to, a link in its place would lead the writing elsewhere.
+func (p *Partial) open(i, flag int) (File, error) {
+	f, err := p.d.FS.OpenFile(p.file(i), flag|noFollow, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && (!st.Mode().IsRegular() || links(st) > 1) {
+		err = fmt.Errorf("%s is a link or no regular file; remove %s", p.file(i), p.path+partSuffix)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // lock makes path.part and takes the journal's lock.
 func (p *Partial) lock() error {
 	for range 100 {
@@ -122,8 +140,12 @@ func (p *Partial) lock() error {
 		if err := p.d.FS.Mkdir(dir, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		if st, err := p.d.FS.Lstat(dir); err == nil && !st.IsDir() {
+		st, err := p.d.FS.Lstat(dir)
+		if err == nil && !st.IsDir() {
 			return fmt.Errorf("%s is in the way", dir)
+		}
+		if err == nil && foreign(st) {
+			return fmt.Errorf("%s belongs to another user, who could change what is written; remove it or write elsewhere", dir)
 		}
 		f, err := p.d.FS.OpenFile(p.part(journalName), os.O_RDWR|os.O_CREATE, 0o666)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -230,7 +252,7 @@ func (p *Partial) files() error {
 }
 
 func (p *Partial) reserve(i int, size int64) error {
-	f, err := p.d.FS.OpenFile(p.file(i), os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := p.open(i, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return err
 	}
@@ -256,7 +278,7 @@ func (p *Partial) intact(r record) bool {
 		if off < 0 || n < 0 || n > size || off > size-n {
 			return false
 		}
-		f, err := p.d.FS.OpenFile(p.file(int(file)), os.O_RDONLY, 0)
+		f, err := p.open(int(file), os.O_RDONLY)
 		if err != nil {
 			return false
 		}
@@ -315,7 +337,7 @@ func (p *Partial) put(q Piece) error {
 	if n := int64(len(q.Data)); q.Off < 0 || n > size || q.Off > size-n {
 		return fmt.Errorf("%d bytes at %d lie outside a file of %d", n, q.Off, size)
 	}
-	f, err := p.d.FS.OpenFile(p.file(q.File), os.O_RDWR, 0)
+	f, err := p.open(q.File, os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -338,7 +360,7 @@ func (p *Partial) append(line []byte) error {
 
 // ReadAt reads bytes of a file of the plan that were written before.
 func (p *Partial) ReadAt(file int, b []byte, off int64) error {
-	f, err := p.d.FS.OpenFile(p.file(file), os.O_RDONLY, 0)
+	f, err := p.open(file, os.O_RDONLY)
 	if err != nil {
 		return failed(p.path, "reading back", err)
 	}
@@ -400,7 +422,7 @@ func (p *Partial) rename() error {
 }
 
 func (p *Partial) sync(i int, size int64) error {
-	f, err := p.d.FS.OpenFile(p.file(i), os.O_RDWR, 0)
+	f, err := p.open(i, os.O_RDWR)
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,9 @@ func weights(n int) []byte {
 func (s *server) puller(t *testing.T, ref string, o Options) *puller {
 	t.Helper()
 	o.Endpoint = s.URL
-	o.Wait = func(context.Context, int) bool { return true }
+	if o.Wait == nil {
+		o.Wait = func(context.Context, time.Duration) bool { return true }
+	}
 	r, err := Parse(ref)
 	if err != nil {
 		t.Fatal(err)
@@ -430,4 +432,105 @@ func TestStop(t *testing.T) {
 	if _, _, err := s.puller(t, "hf://org/name", Options{}).pull(t.Context()); err != nil || fmt.Sprint(s.ranges) != "[bytes=500-]" {
 		t.Errorf("the next run asked for %v: %v", s.ranges, err)
 	}
+}
+
+// TestStalls: a server that says nothing, or too little for ever, ends in an error
+// and not in a command that waits.
+func TestStalls(t *testing.T) {
+	hold := func(r *http.Request) { <-r.Context().Done() }
+	for name, answer := range map[string]func(w http.ResponseWriter, r *http.Request, data []byte) bool{
+		"no answer": func(w http.ResponseWriter, r *http.Request, data []byte) bool { hold(r); return true },
+		"within a body": func(w http.ResponseWriter, r *http.Request, data []byte) bool {
+			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+			w.Write(data[:10])
+			w.(http.Flusher).Flush()
+			hold(r)
+			return true
+		},
+		"drops": func(w http.ResponseWriter, r *http.Request, data []byte) bool {
+			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+			for r.Context().Err() == nil {
+				w.Write(data[:1])
+				w.(http.Flusher).Flush()
+				time.Sleep(5 * time.Millisecond)
+			}
+			return true
+		},
+	} {
+		s := newServer(t, map[string][]byte{"model.safetensors": weights(1 << 20)})
+		s.answer = answer
+		_, _, err := s.puller(t, "hf://org/name", Options{Stall: 50 * time.Millisecond}).pull(t.Context())
+		if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), "the server sent less than") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestPauses: a server that is asked too often says when to come again; what a
+// redirect is refused for is not asked for again.
+func TestPauses(t *testing.T) {
+	data := weights(100)
+	s := newServer(t, map[string][]byte{"model.safetensors": data})
+	var pauses []time.Duration
+	o := Options{Wait: func(_ context.Context, d time.Duration) bool { pauses = append(pauses, d); return true }}
+	busy := []string{"120", "", "999999"}
+	s.answer = func(w http.ResponseWriter, r *http.Request, data []byte) bool {
+		if len(busy) == 0 {
+			return false
+		}
+		w.Header().Set("Retry-After", busy[0])
+		w.WriteHeader(http.StatusTooManyRequests)
+		busy = busy[1:]
+		return true
+	}
+	if _, _, err := s.puller(t, "hf://org/name", o).pull(t.Context()); err != nil || fmt.Sprint(pauses) != "[2m0s 2s 10m0s]" {
+		t.Errorf("%v, %v", pauses, err)
+	}
+	s = newServer(t, map[string][]byte{"model.safetensors": data})
+	s.answer, pauses = redirectTo("file:///etc/passwd"), nil
+	if _, _, err := s.puller(t, "hf://org/name", o).pull(t.Context()); fail.Code(err) != int(fail.Input) || len(pauses) > 0 || !strings.Contains(err.Error(), "a redirect to file:// is refused") {
+		t.Errorf("%v, %v", pauses, err)
+	}
+}
+
+// TestDamagedCache: what was changed in the cache is fetched again.
+func TestDamagedCache(t *testing.T) {
+	data := weights(1000)
+	s := newServer(t, map[string][]byte{"model.safetensors": data, "config.json": []byte("{}")})
+	dir, _, err := s.puller(t, "hf://org/name", Options{}).pull(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][]byte{"model.safetensors": data, "config.json": []byte("{}")} {
+		path := filepath.Join(dir, name)
+		bad := bytes.Clone(want)
+		bad[len(bad)-1] ^= 1
+		if err := os.WriteFile(path, bad, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s.ranges = nil
+		_, _, err := s.puller(t, "hf://org/name", Options{}).pull(t.Context())
+		if got, _ := os.ReadFile(path); err != nil || !bytes.Equal(got, want) || len(s.ranges) != 1 {
+			t.Errorf("%s: %v after %d requests: %v", name, bytes.Equal(got, want), len(s.ranges), err)
+		}
+	}
+}
+
+// FuzzListing: whatever a server says a repository holds, only files with safe
+// names, sizes and hashes are fetched.
+func FuzzListing(f *testing.F) {
+	f.Add([]byte(`[{"rfilename":"config.json","size":2,"blobId":"0123456789abcdef0123456789abcdef01234567"},{"rfilename":"a/model.safetensors","size":1,"lfs":{"sha256":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","size":3}}]`))
+	f.Add([]byte(`[{"rfilename":"../x","size":-1,"blobId":"../../x"},{"rfilename":"CON.json"}]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var all []file
+		if json.Unmarshal(b, &all) != nil {
+			return
+		}
+		files, err := (&puller{ref: Ref{"org/name", "main"}}).choose(all)
+		for _, x := range files {
+			if err == nil && (!filepath.IsLocal(x.Name) || strings.ContainsAny(x.key(), "/\\.") || x.Size < 0) {
+				t.Errorf("%+v", x)
+			}
+		}
+	})
 }

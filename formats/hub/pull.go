@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +26,9 @@ import (
 
 const (
 	maxListing = 64 << 20
+	stall      = time.Minute
+	stallBytes = 64 << 10         // what a server sends at least in this time
+	maxPause   = 10 * time.Minute // longer than a server may ask to wait
 	maxFiles   = 100_000
 	chunkSize  = 8 << 20
 	attempts   = 5
@@ -37,10 +41,15 @@ type Options struct {
 	Endpoint string
 	Token    string
 	Cache    string
-	Include  func(name string) bool          // nil: everything that can be read here; never pickles
-	Progress func(done, total int64)         // bytes; may be nil
-	Client   *http.Client                    // nil: a plain one
-	Wait     func(context.Context, int) bool // pause before attempt n, false to give up; nil: 1, 2, 4, 8 seconds
+	Include  func(name string) bool  // nil: everything that can be read here; never pickles
+	Progress func(done, total int64) // bytes; may be nil
+	Client   *http.Client            // nil: a plain one
+	// Wait pauses before another attempt, for 1, 2, 4, 8 seconds or what the server
+	// asked for; false gives up. Nil: sleep.
+	Wait func(context.Context, time.Duration) bool
+	// Stall is how long a server may take for its answer, and for every 64 KiB of
+	// it; 0: a minute.
+	Stall time.Duration
 }
 
 // file is one file of a repository.
@@ -138,6 +147,9 @@ func newPuller(r Ref, o Options) (*puller, error) {
 	if o.Wait == nil {
 		o.Wait = wait
 	}
+	if o.Stall == 0 {
+		o.Stall = stall
+	}
 	p := &puller{ref: r, o: o, endpoint: u, chunk: chunkSize}
 	c := http.Client{}
 	if o.Client != nil {
@@ -179,26 +191,31 @@ func token() string {
 	return strings.TrimSpace(string(b))
 }
 
-func wait(ctx context.Context, n int) bool {
+func wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(time.Second << (n - 1)):
+	case <-time.After(d):
 		return true
 	}
 }
 
+// refused is an error of redirect, which no other attempt changes.
+type refused string
+
+func (r refused) Error() string { return string(r) }
+
 // redirect follows the hub to its content servers without taking the token along.
 func (p *puller) redirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
-		return errors.New("more than 10 redirects")
+		return refused("more than 10 redirects")
 	}
 	if !secure(req.URL) || req.URL.User != nil {
-		return fmt.Errorf("a redirect to %s://%s is refused", req.URL.Scheme, req.URL.Hostname())
+		return refused(fmt.Sprintf("a redirect to %.20s://%.200s is refused", req.URL.Scheme, req.URL.Hostname()))
 	}
 	ip := net.ParseIP(req.URL.Hostname())
 	if ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()) && req.URL.Host != p.endpoint.Host && !p.local() {
-		return fmt.Errorf("a redirect to the local address %s is refused", ip)
+		return refused(fmt.Sprintf("a redirect to the local address %s is refused", ip))
 	}
 	if req.URL.Host != p.endpoint.Host || req.URL.Scheme != p.endpoint.Scheme {
 		req.Header.Del("Authorization")
@@ -218,7 +235,8 @@ func (p *puller) get(ctx context.Context, from int64, path ...string) (*http.Res
 	if path[0] == "api" {
 		u.RawQuery = "blobs=true"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	w := watch(ctx, p.o.Stall)
+	req, err := http.NewRequestWithContext(w.ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -232,8 +250,14 @@ func (p *puller) get(ctx context.Context, from int64, path ...string) (*http.Res
 	}
 	resp, err := p.client.Do(req)
 	if err != nil {
-		return nil, retry{err}
+		defer w.Close()
+		var r refused
+		if errors.As(err, &r) {
+			return nil, fail.Inputf(p.ref.String(), "", "%w", r)
+		}
+		return nil, retry{error: w.why(err)}
 	}
+	w.body, resp.Body = resp.Body, w
 	if err := p.status(resp); err != nil {
 		resp.Body.Close()
 		return nil, err
@@ -241,8 +265,59 @@ func (p *puller) get(ctx context.Context, from int64, path ...string) (*http.Res
 	return resp, nil
 }
 
-// retry marks an error that another attempt may not meet.
-type retry struct{ error }
+// watched is the body of an answer; it ends in an error when too little of it,
+// or nothing, comes for too long.
+type watched struct {
+	ctx   context.Context
+	end   context.CancelCauseFunc
+	stall time.Duration
+	timer *time.Timer
+	body  io.ReadCloser
+	n     int // bytes since the timer began
+}
+
+func watch(ctx context.Context, stall time.Duration) *watched {
+	w := &watched{stall: stall}
+	w.ctx, w.end = context.WithCancelCause(ctx)
+	w.timer = time.AfterFunc(stall, func() { w.end(fmt.Errorf("the server sent less than %d bytes in %v", stallBytes, stall)) })
+	return w
+}
+
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.body.Read(b)
+	if w.n += n; w.n >= stallBytes {
+		w.n = 0
+		w.timer.Reset(w.stall)
+	}
+	if err != nil && err != io.EOF {
+		err = w.why(err)
+	}
+	return n, err
+}
+
+// why is the reason for which the watch ended what gave err, err if it did not.
+func (w *watched) why(err error) error {
+	if cause := context.Cause(w.ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (w *watched) Close() error {
+	w.timer.Stop()
+	defer w.end(nil)
+	if w.body == nil {
+		return nil
+	}
+	return w.body.Close()
+}
+
+// retry marks an error that another attempt may not meet, and when the server
+// wants it at the earliest.
+type retry struct {
+	error
+	after time.Duration
+}
 
 func (r retry) Unwrap() error { return r.error }
 
@@ -259,10 +334,22 @@ func (p *puller) status(resp *http.Response) error {
 	case c == http.StatusNotFound:
 		return fail.Inputf(where, "check the name and the revision", "the server has no such model or revision")
 	case c == http.StatusTooManyRequests || c >= 500:
-		return retry{fmt.Errorf("the server answered %s", resp.Status)}
+		return retry{fmt.Errorf("the server answered %s", resp.Status), retryAfter(resp)}
 	default:
 		return fail.Inputf(where, "", "the server answered %s", resp.Status)
 	}
+}
+
+// retryAfter is how long the server asks to wait, 0 where it does not say.
+func retryAfter(resp *http.Response) time.Duration {
+	text := resp.Header.Get("Retry-After")
+	if n, err := strconv.Atoi(text); err == nil && n > 0 {
+		return time.Duration(min(n, int(maxPause/time.Second))) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(0, time.Until(at)), maxPause)
+	}
+	return 0
 }
 
 // try repeats f while its errors may be passing ones.
@@ -276,7 +363,7 @@ func (p *puller) try(ctx context.Context, f func() error) error {
 		if ctx.Err() != nil {
 			return fail.Interruptedf(p.ref.String(), "run the same command to go on", "the download was stopped")
 		}
-		if n == attempts || !p.o.Wait(ctx, n) {
+		if n == attempts || !p.o.Wait(ctx, max(passing.after, time.Second<<(n-1))) {
 			return fail.Inputf(p.ref.String(), "check the network, then run the same command: it goes on where it was", "%w", passing.error)
 		}
 	}
@@ -296,7 +383,7 @@ func (p *puller) list(ctx context.Context) (commit string, files []file, err err
 		defer resp.Body.Close()
 		b, err := io.ReadAll(io.LimitReader(resp.Body, maxListing+1))
 		if err != nil {
-			return retry{err}
+			return retry{error: err}
 		}
 		if len(b) > maxListing {
 			return fail.Limitf(p.ref.String(), "", "the list of files is longer than %d bytes", maxListing)
@@ -381,7 +468,7 @@ func (p *puller) fetch(ctx context.Context, repo, commit string, f *file) error 
 	if !links() {
 		blob = link
 	}
-	if st, err := os.Stat(blob); err != nil || st.Size() != f.Size {
+	if !whole(blob, f) { // absent, or changed since it was written
 		if err := p.download(ctx, blob, commit, f); err != nil {
 			return err
 		}
@@ -419,7 +506,7 @@ func (p *puller) download(ctx context.Context, blob, commit string, f *file) err
 	if err != nil {
 		return err
 	}
-	if got, err := p.contentHash(part, f); err != nil || got != f.key() {
+	if got, err := f.hash(func(b []byte, at int64) error { return part.ReadAt(0, b, at) }); err != nil || got != f.key() {
 		part.Abort()
 		return errors.Join(err, fail.Inputf(p.ref.String(), "run the same command again; if it stays so, the repository is damaged",
 			"file %s has hash %s, expected %s; it was removed", f.Name, got, f.key()))
@@ -450,7 +537,7 @@ func (p *puller) stream(ctx context.Context, part *atomic.Partial, commit string
 	for at < f.Size {
 		b := buf[:min(p.chunk, f.Size-at)]
 		if _, err := io.ReadFull(resp.Body, b); err != nil {
-			return retry{fmt.Errorf("file %s ended after %d of %d bytes: %w", f.Name, at, f.Size, err)}
+			return retry{error: fmt.Errorf("file %s ended after %d of %d bytes: %w", f.Name, at, f.Size, err)}
 		}
 		if !part.Has(chunk(at)) {
 			if err := part.Write(chunk(at), atomic.Piece{Off: at, Data: b}); err != nil {
@@ -478,17 +565,34 @@ func (p *puller) start(resp *http.Response, asked int64, f *file) (int64, error)
 	return from, nil
 }
 
-// contentHash is the SHA-256 of a large file, git's blob hash of a small one.
-func (p *puller) contentHash(part *atomic.Partial, f *file) (string, error) {
+// whole reports whether the file at path has the content that f names.
+func whole(path string, f *file) bool {
+	r, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer r.Close()
+	if st, err := r.Stat(); err != nil || st.Size() != f.Size || !st.Mode().IsRegular() {
+		return false
+	}
+	got, err := f.hash(func(b []byte, at int64) error {
+		_, err := r.ReadAt(b, at)
+		return err
+	})
+	return err == nil && got == f.key()
+}
+
+// hash is the SHA-256 of a large file, git's blob hash of a small one.
+func (f *file) hash(read func(b []byte, at int64) error) (string, error) {
 	var h hash.Hash = sha256.New()
 	if f.LFS == nil {
 		h = sha1.New()
 		fmt.Fprintf(h, "blob %d\x00", f.Size)
 	}
-	buf := make([]byte, min(p.chunk, f.Size))
-	for at := int64(0); at < f.Size; at += p.chunk {
-		b := buf[:min(p.chunk, f.Size-at)]
-		if err := part.ReadAt(0, b, at); err != nil {
+	buf := make([]byte, min(chunkSize, f.Size))
+	for at := int64(0); at < f.Size; at += chunkSize {
+		b := buf[:min(chunkSize, f.Size-at)]
+		if err := read(b, at); err != nil {
 			return "", err
 		}
 		h.Write(b)

@@ -380,3 +380,30 @@ func TestNotes(t *testing.T) {
 		t.Errorf("of the embedding alone: %q", got)
 	}
 }
+
+// FuzzImatrixGGUF: an importance matrix that passes its check has a value for
+// every sum.
+func FuzzImatrixGGUF(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "m.gguf")
+	if err := WriteImatrix(path, &Imatrix{Datasets: []string{"a"}, Chunks: 2, ChunkSize: 8, Entries: []ImatrixEntry{{Name: "blk.0.attn_q.weight", Sums: []float32{1, 2}, Counts: []float32{2}}}}); err != nil {
+		f.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		m, err := ReadImatrix(path)
+		if err == nil && m.Check() == nil {
+			for _, e := range m.Entries {
+				if len(e.Values()) != len(e.Sums) {
+					t.Fatal("values are lost")
+				}
+			}
+		}
+	})
+}

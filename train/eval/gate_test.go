@@ -3,6 +3,7 @@ package eval
 import (
 	"math"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -167,4 +168,29 @@ func TestPerplexityOf(t *testing.T) {
 			t.Errorf("%v: %v, want %v", loss, got, want)
 		}
 	}
+}
+
+// FuzzBaseline: any baseline is refused or judged.
+func FuzzBaseline(f *testing.F) {
+	f.Add([]byte(`{"version":1,"data":"d","task":"t","models":{"m":{"kl":{"sum":[1,2],"weight":[1,1]}}}}`))
+	f.Add([]byte(`{"version":1,"data":"d","task":"t","models":{"m":{"kl":{"sum":[1e308,-1e308],"weight":[0,-1],"log":true}}}}`))
+	path := filepath.Join(f.TempDir(), "b.json")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		base, err := ReadBaseline(path, "d", "t")
+		if err != nil {
+			return
+		}
+		for _, series := range base.Models {
+			for _, s := range series {
+				for _, now := range []Series{s, {Sum: []float64{1, 2}, Weight: []float64{1, 1}}} {
+					for _, kind := range []string{"max", "min", "max_increase", "max_decrease"} {
+						_, _ = Judge(now, &s, Limit{Kind: kind, Value: 0.01, Relative: true})
+					}
+				}
+			}
+		}
+	})
 }

@@ -1,6 +1,10 @@
 package cli
 
 import (
+	"encoding/binary"
+	"github.com/tunekit/tunekit/formats/fail"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -33,4 +37,42 @@ func TestPaddedCheck(t *testing.T) {
 			t.Errorf("%+v: no error, want %q", c.p, c.want)
 		}
 	}
+}
+
+// FuzzIDs: ids of any file are refused, or fit the model they are given to.
+func FuzzIDs(f *testing.F) {
+	header := func(s string, data ...byte) []byte {
+		return append(append(binary.LittleEndian.AppendUint64(nil, uint64(len(s))), s...), data...)
+	}
+	f.Add(header(`{"input_ids":{"dtype":"I64","shape":[1,2],"data_offsets":[0,16]}}`, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0))
+	f.Add(header(`{"attention_mask":{"dtype":"I64","shape":[1,1],"data_offsets":[8,16]},"input_ids":{"dtype":"I64","shape":[1,1],"data_offsets":[0,8]}}`, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+	f.Add(header(`{"input_ids":{"dtype":"I64","shape":[4611686018427387904,0],"data_offsets":[0,0]},"position_ids":{"dtype":"I64","shape":[0,0],"data_offsets":[0,0]}}`))
+	path := filepath.Join(f.TempDir(), "ids.safetensors")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p, err := readIDs(path)
+		if err != nil || p.check(path, 10, 8) != nil {
+			return
+		}
+		in, at := p.pack()
+		for i, id := range in.IDs {
+			if id < 0 || id >= 10 || in.Pos[i] < 0 || in.Pos[i] >= 8 || at[i] >= p.b*p.t {
+				t.Fatalf("id %d at position %d, place %d of %d", id, in.Pos[i], at[i], p.b*p.t)
+			}
+		}
+	})
+}
+
+// FuzzColumns: --columns is a mapping or a usage error.
+func FuzzColumns(f *testing.F) {
+	for _, s := range []string{"{messages: conv, role: from}", "a: &x b\nc: *x", "{<<: [{a: b}]}", "[a]", "{a: {b: c}}"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if _, err := parseColumns(s); err != nil && fail.Code(err) != int(fail.Usage) {
+			t.Errorf("%q: %v", s, err)
+		}
+	})
 }

@@ -43,7 +43,7 @@ type Options struct {
 	// Tokenizer and ChatTemplate are resolved by the caller, who passes the
 	// results to Ingest; here they are only names for messages.
 	Tokenizer    string `yaml:"tokenizer" json:"tokenizer,omitempty" doc:"model whose tokenizer is used" unset:"base_model"`
-	ChatTemplate string `yaml:"chat_template" json:"chat_template,omitempty" doc:"model, a file, or the template itself" unset:"model"`
+	ChatTemplate string `yaml:"chat_template" json:"chat_template,omitempty" doc:"model, a file, the template itself, or one by name: chatml, llama3" unset:"model"`
 
 	MaxLength int    `yaml:"max_length" json:"max_length,omitempty" doc:"tokens a sample may have" unset:"min(2048, context)" range:"[2,10000000]"`
 	Overflow  string `yaml:"overflow" json:"overflow,omitempty" doc:"what happens to longer ones" default:"error" enum:"error|drop|truncate|split"`

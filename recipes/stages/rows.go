@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -39,7 +40,7 @@ func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *tokenizer.Token
 	return o, tok, tmpl, err
 }
 
-// templateOf is the model's own template, a file's, or the text itself; nil
+// templateOf is the model's own template, a file's, one by name, or the text itself; nil
 // when the model has none.
 func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
 	to := chat.Options{Now: clock()}
@@ -53,10 +54,11 @@ func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
 	if !inlineTemplate(name) {
 		raw, err := os.ReadFile(name)
 		if err != nil {
-			return nil, fail.Inputf(name, "chat_template is model, a file, or the template itself", "%w", err)
+			return nil, fail.Inputf(name, "chat_template is model, a file, the template itself, or "+chat.Names(), "%w", err)
 		}
 		where, name = name, string(raw)
 	}
+	name = cmp.Or(chat.Named(name), name)
 	if tok != nil && tok.BOS() >= 0 {
 		to.BOS = tok.Token(tok.BOS())
 	}
@@ -70,8 +72,9 @@ func templateOf(tok *tokenizer.Tokenizer, name string) (*chat.Template, error) {
 	return t, nil
 }
 
-// inlineTemplate tells a template from the name of a file that holds one.
-func inlineTemplate(s string) bool { return strings.ContainsAny(s, "{\n") }
+// inlineTemplate tells a template, or the name of one inside the program, from the
+// name of a file that holds one.
+func inlineTemplate(s string) bool { return strings.ContainsAny(s, "{\n") || chat.Named(s) != "" }
 
 // clock is what templates that print the date see: SOURCE_DATE_EPOCH, else a
 // fixed day, so that the same rows give the same tokens tomorrow.

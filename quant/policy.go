@@ -100,6 +100,20 @@ func (p *FolderPlan) checkConsumers(names []string) error {
 	return nil
 }
 
+// LoadedBy drops from names the programs known to refuse the folder that a job makes,
+// and says why each does.
+func (p *FolderPlan) LoadedBy(names []string) (by, why []string) {
+	for _, n := range names {
+		i := slices.IndexFunc(rules, func(r rule) bool { return r.consumer == n && slices.ContainsFunc(p.artifacts(), r.when) })
+		if i < 0 {
+			by = append(by, n)
+		} else {
+			why = append(why, n+" refuses what this writes: "+rules[i].says)
+		}
+	}
+	return by, why
+}
+
 // RefusedBy lists the programs known to refuse the folder that a job makes.
 func (p *FolderPlan) RefusedBy() []string {
 	var out []string

@@ -137,8 +137,8 @@ func (m *Model) CheckIDs(ids []int32) error {
 // CheckPrompt returns an error where a prompt has ids that are no tokens, or leaves no
 // room for an answer in the model's context.
 func (m *Model) CheckPrompt(ids []int32) error {
-	if m.Spec.MaxPos > 0 && len(ids) >= m.Spec.MaxPos {
-		return fail.Inputf("prompt", "shorten it, or take a model with a longer context", "%d tokens leave no room for an answer: the model's context is %d", len(ids), m.Spec.MaxPos)
+	if n := m.Spec.Context(); n > 0 && len(ids) >= n {
+		return fail.Inputf("prompt", "shorten it, or take a model with a longer context", "%d tokens leave no room for an answer: the model's context is %d", len(ids), n)
 	}
 	return m.CheckIDs(ids)
 }

@@ -43,7 +43,7 @@ func (t *Tokenizer) GGUFKeysFor(rows int) ([]formats.KV, error) {
 	kv = append(kv, more...)
 	kv = append(kv, formats.KV{Key: ggufTok + "add_bos_token", Value: t.AddsBOS()})
 	kv = append(kv, formats.KV{Key: ggufTok + "add_eos_token", Value: t.AddsEOS()})
-	return append(kv, t.ggufTemplates()...), nil
+	return slices.Concat(kv, t.ggufTemplates(), t.sampling), nil
 }
 
 // ggufEnds are the keys of ends beside the EOS that llama.cpp does not know by
@@ -357,6 +357,7 @@ func (t *Tokenizer) hfGeneration() []byte {
 	if t.pad >= 0 {
 		d.Set("pad_token_id", int64(t.pad))
 	}
+	t.hfSampling(d)
 	return indented(d)
 }
 

@@ -147,6 +147,7 @@ func FromGGUF(kv []formats.KV) (*Tokenizer, error) {
 		err = g.err
 	}
 	if err == nil {
+		t.samplingFromGGUF(g.kv)
 		t.setEnds(g.id(ggufTok+"eot_token_id", len(t.vocab), -1), g.id(ggufTok+"eom_token_id", len(t.vocab), -1))
 		err = t.finish()
 	}

@@ -50,6 +50,9 @@ func (t *Tokenizer) readMore() error {
 	if s := chat.String("chat_template"); s != "" && t.templates == nil {
 		t.setDefault(s)
 	}
+	if err := t.samplingFromConfig(); err != nil {
+		return err
+	}
 	ends, err := t.endsFromConfig()
 	if err != nil {
 		return err

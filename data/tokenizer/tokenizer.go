@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -39,6 +40,7 @@ type Tokenizer struct {
 	bos, eos, pad, unk int32
 	ends               []int32
 	templates          []NamedTemplate
+	sampling           []formats.KV      // how to choose tokens, with GGUF's keys
 	config             *jinja.Dict       // tokenizer_config.json
 	files              map[string][]byte // the Hugging Face files it came from
 	merges             []string          // "a b", for GGUF; nil where scores are used

@@ -386,7 +386,7 @@ func planEval(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		if err != nil {
 			return err
 		}
-		if err := fitsContext(o.Context, m.Spec.MaxPos, in.Ref.String()); err != nil {
+		if err := fitsContext(o.Context, m.Spec.Context(), in.Ref.String()); err != nil {
 			return err
 		}
 		ref := referenceOf(j, strings.TrimSuffix(name, "]"))

@@ -185,7 +185,7 @@ func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 	}
 	defer m.Close()
 	load := time.Since(began)
-	if err := fitsContext(e.Context, m.Spec.MaxPos, t.Path); err != nil {
+	if err := fitsContext(e.Context, m.Spec.Context(), t.Path); err != nil {
 		return err
 	}
 	if e.Tokenizer != nil && e.Tokenizer.Size() > m.Spec.V {

@@ -343,6 +343,30 @@ type Quantization struct {
 	Model, Output string
 	Calibration   data.Source // none where the method needs none
 	Options       *Quantize
+	AnyFor        bool         // nobody said who must load it: one of Options.For is enough
+	Note          func(string) // is told of the others; may be nil
+}
+
+// job is what is to be done. Where nobody said who must load the folder, it is for
+// those of the usual programs that do.
+func (q *Quantization) job(src *arch.Source) (quant.FolderJob, error) {
+	job := q.Options.Job(q.Output)
+	if !q.AnyFor {
+		return job, nil
+	}
+	any := job
+	any.For = []string{}
+	plan, err := quant.PlanFolder(src, any)
+	if err != nil {
+		return job, err
+	}
+	if by, why := plan.LoadedBy(job.For); len(by) > 0 {
+		job.For = by
+		for _, w := range why {
+			noteTo(q.Note)(w)
+		}
+	}
+	return job, nil
 }
 
 // address is what the folder will be made of.
@@ -380,7 +404,10 @@ func (q *Quantization) Run(ctx context.Context, dev kernels.Backend, progress fu
 		return nil, err
 	}
 	defer src.Close()
-	job := q.Options.Job(q.Output)
+	job, err := q.job(src)
+	if err != nil {
+		return nil, err
+	}
 	if job.Files, err = modelFiles(src); err != nil {
 		return nil, err
 	}

@@ -78,8 +78,8 @@ func Names() []string {
 
 func known() string { return strings.Join(Names(), ", ") }
 
-// ErrUnknown marks an architecture that the table does not have: there is nothing
-// wrong with its files.
+// ErrUnknown marks an architecture that the table does not have, and what the table's
+// do not have of one: there is nothing wrong with the files.
 var ErrUnknown = errors.New("is not supported")
 
 // unknown is the error about an architecture that a file names and the table

@@ -13,7 +13,7 @@ var cohere = Arch{
 	Name: "cohere", HF: []string{"CohereForCausalLM"}, GGUF: "command-r",
 	Spec: func(c *Config) (Spec, error) {
 		if c.Bool(false, "use_qk_norm") || c.Bool(false, "attention_bias") {
-			c.fail("use_qk_norm, attention_bias", "norms of queries and keys and biases of Cohere are not supported")
+			c.lack("use_qk_norm, attention_bias", "norms of queries and keys and biases of Cohere are not supported")
 		}
 		s, err := decoderSpec(c, "cohere", func(*Attention, *MLP) {})
 		s.Tied = c.Bool(true, "tie_word_embeddings")

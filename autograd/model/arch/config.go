@@ -29,6 +29,20 @@ func (c *Config) fail(key, format string, args ...any) {
 	}
 }
 
+// lack is fail for something valid that the program does not do.
+func (c *Config) lack(key, format string, args ...any) {
+	if c.err == nil {
+		c.fail(key, format, args...)
+		c.err = lack{c.err}
+	}
+}
+
+// lack is an error about a model that there is nothing wrong with.
+type lack struct{ error }
+
+// Is makes it one of ErrUnknown.
+func (lack) Is(target error) bool { return target == ErrUnknown }
+
 // get decodes the first of keys that is present and not null.
 func get[T any](c *Config, keys ...string) (v T, ok bool) {
 	for _, k := range keys {
@@ -105,7 +119,7 @@ func (c *Config) Act(keys ...string) kernels.ActKind {
 	case "relu":
 		return kernels.ReLU
 	default:
-		c.fail(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, relu", name)
+		c.lack(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, relu", name)
 	}
 	return kernels.SiLU
 }

@@ -14,7 +14,7 @@ var gemma2 = Arch{
 	Name: "gemma2", HF: []string{"Gemma2ForCausalLM"}, GGUF: "gemma2",
 	Spec: func(c *Config) (Spec, error) {
 		if c.Bool(false, "attention_bias") {
-			c.fail("attention_bias", "biases of Gemma 2 are not supported")
+			c.lack("attention_bias", "biases of Gemma 2 are not supported")
 		}
 		act, scalar := c.Act("hidden_activation", "hidden_act"), c.Float(256, "query_pre_attn_scalar")
 		s, err := decoderSpec(c, "gemma2", func(a *Attention, m *MLP) {
@@ -23,7 +23,7 @@ var gemma2 = Arch{
 				return
 			}
 			if a.Scale = float32(1 / math.Sqrt(scalar)); c.Int(0, "num_hidden_layers") != gemma27B {
-				c.fail("query_pre_attn_scalar", "found %g, supported is the size of a head, %d", scalar, a.D)
+				c.lack("query_pre_attn_scalar", "found %g, supported is the size of a head, %d", scalar, a.D)
 			}
 		})
 		s.Tied = c.Bool(true, "tie_word_embeddings")

@@ -10,7 +10,7 @@ var olmo2 = Arch{
 	Name: "olmo2", HF: []string{"Olmo2ForCausalLM"}, GGUF: "olmo2",
 	Spec: func(c *Config) (Spec, error) {
 		if c.Bool(false, "attention_bias") {
-			c.fail("attention_bias", "biases of OLMo 2 are not supported")
+			c.lack("attention_bias", "biases of OLMo 2 are not supported")
 		}
 		s, err := decoderSpec(c, "olmo2", func(a *Attention, _ *MLP) { a.QKNorm = WholeWidth })
 		s.normsBehind()

@@ -10,7 +10,7 @@ var qwen2 = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "32"})
 		if c.Bool(false, "use_sliding_window") {
-			c.fail("use_sliding_window", "sliding attention of Qwen2 is not supported")
+			c.lack("use_sliding_window", "sliding attention of Qwen2 is not supported")
 		}
 		return decoderSpec(c, "qwen2", func(a *Attention, _ *MLP) { a.Bias = true })
 	},

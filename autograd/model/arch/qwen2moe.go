@@ -12,13 +12,13 @@ var qwen2moe = Arch{
 	Name: "qwen2_moe", HF: []string{"Qwen2MoeForCausalLM"}, GGUF: "qwen2moe",
 	Spec: func(c *Config) (Spec, error) {
 		if dense, _ := get[[]int](c, "mlp_only_layers"); len(dense) > 0 || c.Int(1, "decoder_sparse_step") != 1 {
-			c.fail("mlp_only_layers, decoder_sparse_step", "layers without experts are not supported")
+			c.lack("mlp_only_layers, decoder_sparse_step", "layers without experts are not supported")
 		}
 		if c.Bool(false, "norm_topk_prob") {
-			c.fail("norm_topk_prob", "found true: weights of experts that sum to 1 are not supported in Qwen2-MoE")
+			c.lack("norm_topk_prob", "found true: weights of experts that sum to 1 are not supported in Qwen2-MoE")
 		}
 		if c.Bool(false, "use_sliding_window") {
-			c.fail("use_sliding_window", "sliding attention of Qwen2 is not supported")
+			c.lack("use_sliding_window", "sliding attention of Qwen2 is not supported")
 		}
 		bias := c.Bool(true, "qkv_bias")
 		s, err := decoderSpec(c, "qwen2_moe", func(a *Attention, _ *MLP) { a.Bias = bias })

@@ -10,7 +10,7 @@ var qwen3 = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "32", "head_dim": "128"})
 		if c.Bool(false, "use_sliding_window") {
-			c.fail("use_sliding_window", "sliding attention of Qwen3 is not supported")
+			c.lack("use_sliding_window", "sliding attention of Qwen3 is not supported")
 		}
 		bias := c.Bool(false, "attention_bias")
 		return decoderSpec(c, "qwen3", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = PerHead, bias, bias })

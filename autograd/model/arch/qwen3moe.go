@@ -11,13 +11,13 @@ var qwen3moe = Arch{
 	Name: "qwen3_moe", HF: []string{"Qwen3MoeForCausalLM"}, GGUF: "qwen3moe",
 	Spec: func(c *Config) (Spec, error) {
 		if dense, _ := get[[]int](c, "mlp_only_layers"); len(dense) > 0 || c.Int(1, "decoder_sparse_step") != 1 {
-			c.fail("mlp_only_layers, decoder_sparse_step", "layers without experts are not supported")
+			c.lack("mlp_only_layers, decoder_sparse_step", "layers without experts are not supported")
 		}
 		if !c.Bool(false, "norm_topk_prob") {
-			c.fail("norm_topk_prob", "found false: weights of experts that do not sum to 1 are not supported")
+			c.lack("norm_topk_prob", "found false: weights of experts that do not sum to 1 are not supported")
 		}
 		if c.Bool(false, "use_sliding_window") {
-			c.fail("use_sliding_window", "sliding attention of Qwen3 is not supported")
+			c.lack("use_sliding_window", "sliding attention of Qwen3 is not supported")
 		}
 		bias := c.Bool(false, "attention_bias")
 		s, err := decoderSpec(c, "qwen3_moe", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = PerHead, bias, bias })

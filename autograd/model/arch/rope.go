@@ -48,7 +48,7 @@ func (r *RopeSpec) check() error {
 			return fmt.Errorf("llama3 rope scaling needs 0 < low_freq_factor < high_freq_factor and original_max_position_embeddings, has %g, %g, %d", r.LowFreq, r.HighFreq, r.OrigMax)
 		}
 	default:
-		return fmt.Errorf("rope scaling %q is not supported; known: default, linear, dynamic, yarn, llama3", r.Type)
+		return lack{fmt.Errorf("rope scaling %q is not supported; known: default, linear, dynamic, yarn, llama3", r.Type)}
 	}
 	if !(r.Factor >= 1) || math.IsInf(r.Factor, 0) {
 		return fmt.Errorf("rope scaling factor of %s is %g, want 1 or more", r.Type, r.Factor)

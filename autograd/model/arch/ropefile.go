@@ -72,7 +72,7 @@ func (c *Config) ropeRule() *Config {
 	}
 	for _, key := range slices.Sorted(maps.Keys(rule)) {
 		if text := bytes.TrimSpace(rule[key]); len(text) > 0 && text[0] == '{' {
-			c.fail("rope_parameters", "%s is %.40s, which rope of this architecture does not have", key, text)
+			c.lack("rope_parameters", "%s is %.40s, which rope of this architecture does not have", key, text)
 		}
 	}
 	return &Config{raw: rule}
@@ -104,7 +104,7 @@ func (c *Config) has(key string) bool {
 // wholeHeads refuses heads of which only a part rotates.
 func (c *Config) wholeHeads() {
 	if f := c.Float(1, "partial_rotary_factor"); f != 1 {
-		c.fail("partial_rotary_factor", "is %g; heads of this architecture rotate as a whole", f)
+		c.lack("partial_rotary_factor", "is %g; heads of this architecture rotate as a whole", f)
 	}
 }
 
@@ -120,7 +120,7 @@ func (m *Metadata) Rope(d, maxPos int) RopeSpec {
 	case t == "linear" || t == "yarn":
 		r.Type = t
 	default:
-		m.fail("rope.scaling.type", "%q is not supported; known: none, linear, yarn", t)
+		m.lack("rope.scaling.type", "%q is not supported; known: none, linear, yarn", t)
 	}
 	r.OrigMax = m.Int(maxPos, "rope.scaling.original_context_length")
 	if a := m.Float(1, "rope.scaling.attn_factor"); !(a > 0) {
@@ -239,19 +239,27 @@ func (m *Metadata) refuse(a *Attention) error {
 			v = map[bool]uint8{true: 1}[b]
 		}
 		if f, is := number(v); ok && (!is || !slices.Contains(neutral[key], f)) {
-			m.fail(key, "is %v, which a model of architecture %s does not have", m.kv[m.prefix+"."+key], m.prefix)
+			m.lack(key, "is %v, which a model of architecture %s does not have", m.kv[m.prefix+"."+key], m.prefix)
 		}
 	}
 	if a == nil {
 		return m.err
 	}
 	if n := m.Int(a.D, "attention.value_length"); n != a.D {
-		m.fail("attention.value_length", "is %d, with keys of %d elements; they must be equal", n, a.D)
+		m.lack("attention.value_length", "is %d, with keys of %d elements; they must be equal", n, a.D)
 	}
 	if n := m.Int(a.D, "rope.dimension_count"); n != a.D && m.prefix == "llama" {
-		m.fail("rope.dimension_count", "is %d, but heads have %d elements; in this architecture they rotate as a whole", n, a.D)
+		m.lack("rope.dimension_count", "is %d, but heads have %d elements; in this architecture they rotate as a whole", n, a.D)
 	}
 	return m.err
+}
+
+// lack is fail for something valid that the program does not do.
+func (m *Metadata) lack(key, format string, args ...any) {
+	if m.err == nil {
+		m.fail(key, format, args...)
+		m.err = lack{m.err}
+	}
 }
 
 func (m *Metadata) fail(key, format string, args ...any) {

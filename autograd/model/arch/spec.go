@@ -170,6 +170,18 @@ func checkSizes(sizes ...size) error {
 	return nil
 }
 
+// Context is how many tokens a text may have: the context length, or to where the
+// scaling of positions stretches it.
+func (s *Spec) Context() int {
+	n := s.MaxPos
+	for _, r := range s.Ropes {
+		if r.Type != "" && r.Factor > 1 {
+			n = max(n, int(float64(cmp.Or(r.OrigMax, s.MaxPos))*r.Factor))
+		}
+	}
+	return n
+}
+
 // check refuses sizes that no model has and that would make later arithmetic
 // divide by zero or overflow.
 func (s *Spec) check() error {

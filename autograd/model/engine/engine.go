@@ -198,7 +198,7 @@ func (e *Engine) cancel() {
 func (e *Engine) admit() {
 	for j := e.next(); j != nil; j = e.next() {
 		slot, held := e.seat(j.ids)
-		if need := j.need(e.m.Spec.MaxPos); need > e.cache.Max {
+		if need := j.need(e.m.Spec.Context()); need > e.cache.Max {
 			if err := e.cache.Grow(e.room(need)); err != nil {
 				j.end("", -1, err)
 				continue
@@ -332,7 +332,7 @@ func (e *Engine) take(j *job, id int32) {
 		e.finish(j, StopText, -1, nil)
 	case j.made() == j.MaxNew:
 		e.finish(j, StopLength, -1, nil)
-	case j.made() == j.most(e.m.Spec.MaxPos):
+	case j.made() == j.most(e.m.Spec.Context()):
 		e.finish(j, StopRoom, -1, nil)
 	}
 }

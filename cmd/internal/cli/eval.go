@@ -146,8 +146,8 @@ func loadEvalData(c *ucli.Context, r *stages.EvalRequest) error {
 	if r.Context == 0 {
 		r.Context = min(2048, spec.MaxPos)
 	}
-	if spec.MaxPos > 0 && r.Context > spec.MaxPos {
-		return usagef(c, "--context %d is more than the model's context of %d", r.Context, spec.MaxPos)
+	if n := spec.Context(); n > 0 && r.Context > n {
+		return usagef(c, "--context %d is more than the model's context of %d", r.Context, n)
 	}
 	if r.Stride == 0 {
 		r.Stride = r.Context

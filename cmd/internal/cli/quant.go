@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -69,7 +71,7 @@ func runFolderQuant(c *ucli.Context, m *quant.Method) error {
 		return err
 	}
 	return batch(c, list, many, func(t task) (*outcome, error) {
-		return quantOne(c, &stages.Quantization{Model: t.Model, Calibration: text, Output: t.Output, Options: o}, many)
+		return quantOne(c, &stages.Quantization{Model: t.Model, Calibration: text, Output: t.Output, Options: o, AnyFor: !c.IsSet("for"), Note: noteOn(c)}, many)
 	})
 }
 
@@ -100,7 +102,7 @@ func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) (*out
 	rep, err := q.Run(c.Context, dev, progress)
 	clear()
 	if err != nil {
-		return nil, err
+		return nil, inFlags(err)
 	}
 	for _, w := range rep.Warnings {
 		fmt.Fprintln(c.App.ErrWriter, "warning: "+w)
@@ -115,6 +117,21 @@ func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) (*out
 		json: map[string]any{"model": q.Model, "output": q.Output, "method": method, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()},
 		how:  method + " " + rep.Scheme, bits: rep.BitsPerWeight(), size: size,
 	}, nil
+}
+
+// keyOf finds the keys of a stage in a hint.
+var keyOf = regexp.MustCompile(`\b(` + strings.Join(append(quantKeys, "method"), "|") + `): `)
+
+// inFlags says an error about a key of a quantize stage with the flag of that name.
+func inFlags(err error) error {
+	var e *fail.Error
+	if !errors.As(err, &e) || !slices.Contains(quantKeys, e.Where) {
+		return err
+	}
+	hint := keyOf.ReplaceAllStringFunc(e.Hint, func(key string) string { return "--" + flagName(strings.TrimSuffix(key, ": ")) + " " })
+	hint = strings.NewReplacer("--method ", "quant ", " out of for", " out of --for").Replace(hint)
+	text := strings.TrimPrefix(e.Error(), e.Where+": ")
+	return &fail.Error{Kind: e.Kind, Where: "--" + flagName(e.Where), Hint: hint, Msg: text}
 }
 
 // quantOptions are the flags as a quantize stage's options.

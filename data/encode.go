@@ -211,7 +211,7 @@ func (e *encoding) chat(s *sample) (encoded, error) {
 		return encoded{}, err
 	}
 	if e.tmpl == nil {
-		return encoded{}, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or of type text or prompt_completion",
+		return encoded{}, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or "+strings.Join(chat.Builtins(), ", ")+" by name, or rows of type text or prompt_completion",
 			"the model has no chat template and the dataset is of type chat")
 	}
 	text, spans, err := e.tmpl.Spans(*c)
@@ -413,14 +413,14 @@ func checkRendered(text string, c *chat.Conversation, spans [][2]int) error {
 		list, _ := calls.([]any)
 		for _, call := range list {
 			if name := functionName(call); !strings.Contains(text, name) {
-				return bad("", "message %d: the template writes no tool calls (%s is lost)", i, name)
+				return bad("", "message %d: the template writes no tool calls (%s is lost); chat_template: chatml does", i, name)
 			}
 		}
 	}
 	tools, _ := c.Tools.([]any)
 	for _, tool := range tools {
 		if name := functionName(tool); name != "" && !strings.Contains(text, name) {
-			return bad("tools", "the template writes no tools (%s is lost)", name)
+			return bad("tools", "the template writes no tools (%s is lost); chat_template: chatml does", name)
 		}
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
 )
@@ -120,11 +119,7 @@ func (in *ingest) verdict() error {
 		if r.badRows > 1 {
 			what = fmt.Sprintf("%s (and %s more bad rows of %s)", what, group(r.badRows-1), group(r.Rows))
 		}
-		hint := ""
-		if strings.Contains(in.first.Reason, "writes no tool") {
-			hint = "chat_template: hermes or qwen writes tools; "
-		}
-		return fail.Inputf("", hint+"tune ingest --errors bad.jsonl writes all of them; bad_rows: drop leaves them out", "%s", what)
+		return fail.Inputf("", "tune ingest --errors bad.jsonl writes all of them; bad_rows: drop leaves them out", "%s", what)
 	}
 	if in.tooLong.rows > 0 && in.o.Overflow == "error" {
 		return in.overflowError()

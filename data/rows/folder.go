@@ -17,7 +17,7 @@ import (
 // order. split, when not empty, keeps those whose name or folder says so
 // ("train-00000-of-00002.parquet", "gsm8k-test.arrow", "test/a.jsonl"). Of a
 // folder that holds other splits beside train, train is taken where none is
-// asked for; note says so, and is "" otherwise. What `datasets` saved with
+// asked for; of a pattern all are taken. note says so, and is "" otherwise. What `datasets` saved with
 // save_to_disk is read by its own list of files.
 func Files(path, split string) (files []string, note string, err error) {
 	root := ""
@@ -43,6 +43,8 @@ func Files(path, split string) (files []string, note string, err error) {
 	if split == "" {
 		if root == path {
 			files, note = trainOnly(root, files)
+		} else if _, several := trainOnly(root, files); several != "" { // of a pattern each file was asked for
+			note = path + ": files of several splits are all used; split: train takes one"
 		}
 		return files, note, nil
 	}

@@ -65,8 +65,17 @@ func TestFolders(t *testing.T) {
 			t.Errorf("%s: error %v", text, err)
 		}
 	}
+	several := folderOf(t, map[string]string{"train-0.jsonl": "", "test-0.jsonl": ""})
+	files, note, err := Files(filepath.Join(several, "*.jsonl"), "")
+	if err != nil || len(files) != 2 || !strings.Contains(note, "several splits are all used") {
+		t.Errorf("%v, %q, %v", files, note, err)
+	}
+	files, note, err = Files(filepath.Join(several, "train*.jsonl"), "")
+	if err != nil || len(files) != 1 || note != "" {
+		t.Errorf("%v, %q, %v", files, note, err)
+	}
 	root := folderOf(t, map[string]string{"test/data/train-0.parquet": "", "test/data/test-0.parquet": ""})
-	files, _, err := Files(filepath.Join(root, "test", "data"), "test")
+	files, _, err = Files(filepath.Join(root, "test", "data"), "test")
 	if err != nil || len(files) != 1 || filepath.Base(files[0]) != "test-0.parquet" {
 		t.Errorf("a folder above the one given counts as a split: %v, %v", files, err)
 	}

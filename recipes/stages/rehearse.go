@@ -189,7 +189,11 @@ func trainWords(o *train.Config) string {
 	if o.Adapter == "none" {
 		return "all weights,"
 	}
-	return fmt.Sprintf("%s r%d α%s", map[string]string{"lora": "LoRA", "qlora": "QLoRA"}[o.Adapter], o.LoRA.R, report.Sig(o.LoRA.Alpha, 2))
+	kind := map[string]string{"lora": "LoRA", "qlora": "QLoRA"}[o.Adapter]
+	if o.LoRA.InitFrom != "" { // which has its own rank and scale
+		return kind + " from " + o.LoRA.InitFrom
+	}
+	return fmt.Sprintf("%s r%d α%s", kind, o.LoRA.R, report.Sig(o.LoRA.Alpha, 2))
 }
 
 // steps is the number of optimizer steps; 0 when the rows are not known.

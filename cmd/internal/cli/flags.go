@@ -12,7 +12,7 @@ func modelFlags(more ...cli.Flag) []cli.Flag {
 		&cli.StringFlag{Name: "device", Value: "auto", Usage: "auto, cpu or cuda:0", EnvVars: []string{"TUNE_DEVICE"}},
 		&cli.IntFlag{Name: "threads", Usage: "worker threads (default: all cores); never changes a result", EnvVars: []string{"TUNE_THREADS"}},
 		&cli.StringFlag{Name: "memory-limit", Usage: "refuse what would need more, e.g. 8GiB (default: 0.9 of the available memory)", EnvVars: []string{"TUNE_MEMORY_LIMIT"}},
-		&cli.StringFlag{Name: "dtype", Value: "auto", Usage: "arithmetic: auto, f32 or bf16"},
+		&cli.StringFlag{Name: "dtype", Value: "auto", Usage: "arithmetic: auto, f32 or bf16; auto rounds what quantized weights are multiplied with to 8 bits where answers are made, as llama.cpp does, f32 does not"},
 		&cli.BoolFlag{Name: "json", Usage: "one JSON object a line on standard output"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress"},
 	}, more...)

@@ -19,7 +19,7 @@ func renderCommand() *ucli.Command {
 		Name: "render", Usage: "conversations through a chat template, a line at a time",
 		Description: examples("tune render --model models/M --input chats.jsonl", `tune render --chat-template t.jinja --bos-token '<s>' --eos-token '</s>' --input -`),
 		Flags: []ucli.Flag{modelFlag(),
-			&ucli.StringFlag{Name: "chat-template", Usage: "template file, instead of the model's"},
+			&ucli.StringFlag{Name: "chat-template", Usage: "template file, or chatml or llama3, instead of the model's"},
 			&ucli.StringFlag{Name: "bos-token"}, &ucli.StringFlag{Name: "eos-token"},
 			&ucli.StringFlag{Name: "now", Usage: "clock for strftime_now, RFC 3339 (default: the real one)"},
 			&ucli.StringFlag{Name: "input", Value: "-", Usage: `{"messages": […], "tools": …, "add_generation_prompt": true, …} a line`}},

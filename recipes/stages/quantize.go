@@ -355,9 +355,9 @@ func (q *Quantization) job(src *arch.Source) (quant.FolderJob, error) {
 	if !q.AnyFor {
 		return job, nil
 	}
-	any := job
-	any.For = []string{}
-	plan, err := quant.PlanFolder(src, any)
+	plain := job
+	plain.For = []string{}
+	plan, err := quant.PlanFolder(src, plain)
 	if err != nil {
 		return job, err
 	}

@@ -112,11 +112,41 @@ func (g *gemm) isPast() bool {
 // run computes C where there is something to compute.
 func (g *gemm) run(c *CPU) {
 	panels := ceilDiv(g.n, panelWidth)
-	if panels < 8 && ceilDiv(g.m, g.mr) >= panels {
+	if g.isNarrow(panels) {
 		g.narrow(c, panels)
 		return
 	}
 	g.blocked(c, panels)
+}
+
+func (g *gemm) isNarrow(panels int) bool { return panels < 8 && ceilDiv(g.m, g.mr) >= panels }
+
+// ProductScratch is the bytes of scratch memory for a product of k terms that makes m
+// rows of n.
+func ProductScratch(m, n, k int, bf16 bool) int64 {
+	if m == 0 || n == 0 || k == 0 {
+		return 0
+	}
+	g := &gemm{m: m, n: n}
+	g.plan([]product{{k: k, bf16: bf16}})
+	panels := ceilDiv(n, panelWidth)
+	size, area := g.blockedSize(panels)
+	if g.isNarrow(panels) {
+		size, area = g.narrowSize(panels)
+	}
+	return 4 * int64(size+g.areaSize(area))
+}
+
+// blockedSize is the floats of a block of rows of A, and of a worker's panels of B.
+func (g *gemm) blockedSize(panels int) (rows, area int) {
+	mb := roundUp(ceilDiv(g.m, ceilDiv(g.m, maxRows)), g.mr)
+	group := max(1, min(maxGroup, panels, groupSize/(g.depth*panelWidth)))
+	return ceilDiv(mb, g.mr) * (g.depth*g.mr + 16), group * (g.depth*panelWidth + 16)
+}
+
+// narrowSize is the floats of all of B, and of a worker's panel of A.
+func (g *gemm) narrowSize(panels int) (all, area int) {
+	return panels * (g.depth*panelWidth + 16), g.depth*g.mr + 16
 }
 
 // plan cuts the terms into passes and joins passes into rounds.
@@ -175,10 +205,11 @@ func (g *gemm) blocked(c *CPU, panels int) {
 	mb := roundUp(ceilDiv(g.m, blocks), g.mr)
 	span, bspan := g.depth*g.mr+16, g.depth*panelWidth+16
 	group := max(1, min(maxGroup, panels, groupSize/(g.depth*panelWidth)))
-	buf := c.workspace(ceilDiv(mb, g.mr)*span + g.areaSize(group*bspan))
+	size, area := g.blockedSize(panels)
+	buf := c.workspace(size + g.areaSize(area))
 	defer buf.free()
-	g.abuf = buf.take(ceilDiv(mb, g.mr) * span)
-	g.areas = newAreas(buf, group*bspan)
+	g.abuf = buf.take(size)
+	g.areas = newAreas(buf, area)
 	g.past = g.isPast()
 	for i0 := 0; i0 < g.m; i0 += mb {
 		m := min(mb, g.m-i0)
@@ -218,11 +249,11 @@ func (g *gemm) blocked(c *CPU, panels int) {
 func (g *gemm) narrow(c *CPU, panels int) {
 	span := g.depth*panelWidth + 16
 	rows := dealRows(g.m, g.mr)
-	apanel := g.depth*g.mr + 16
-	buf := c.workspace(panels*span + g.areaSize(apanel))
+	size, area := g.narrowSize(panels)
+	buf := c.workspace(size + g.areaSize(area))
 	defer buf.free()
-	bbuf := buf.take(panels * span)
-	g.areas = newAreas(buf, apanel)
+	bbuf := buf.take(size)
+	g.areas = newAreas(buf, area)
 	for _, round := range g.rounds {
 		par.For(panels, 1, func(lo, hi int) {
 			w := g.areas.get()

@@ -2,6 +2,7 @@ package dry
 
 import (
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 // Rope counts what it reads and writes.
@@ -117,6 +118,27 @@ func (d *Dry) KVAttention(o, q kernels.Heads, c *kernels.KV, args *kernels.KVAtt
 	d.add("KVAttention", Work{Attention: 2 * float64(a.H) * float64(a.Dk+a.Values()) * keys, Moved: float64(c.K) * row * keys})
 }
 
+// answered is the number of rows that LogProb makes logits of: without a target a
+// row needs none where only log-probabilities are asked for.
+func answered(out *kernels.LogProbOut, a *kernels.LogProbArgs) int {
+	list := values(a.Target)
+	if out.LSE != nil || out.Argmax != nil || list == nil {
+		return a.N
+	}
+	n := 0
+	for _, t := range list[:a.N] {
+		n += b2i(t >= 0)
+	}
+	return n
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // LogProb counts the product of the head, once more for each gradient of its operands.
 func (d *Dry) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *kernels.LogProbArgs) {
 	need("logprob: x", a.X, a.N*a.W.Cols)
@@ -129,6 +151,7 @@ func (d *Dry) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *ker
 	need("logprob: dx", dx.Buffer, a.N*a.W.Cols)
 	need("logprob: dw", dw.Buffer, a.W.Rows*a.W.Cols)
 	need("logprob: dbias", dbias.Buffer, a.W.Rows)
+	d.scratch(cpu.LogProbScratch(answered(out, a), a.W.Rows, a.W.Cols, false))
 	times := 1.0
 	for _, g := range []kernels.Dst{dx, dw} {
 		if !g.Skip() && a.Coef != nil {

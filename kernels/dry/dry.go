@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -125,8 +126,35 @@ func (d *Dry) ResetCounters() {
 // Close has nothing to give back; what was counted can still be read.
 func (d *Dry) Close() {}
 
-// Run calls step.
-func (d *Dry) Run(step func() error) error { return step() }
+// Run calls step. A method that cannot get its scratch memory ends it there.
+func (d *Dry) Run(step func() error) (err error) {
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case scratchFailed:
+			err = v.err
+		default:
+			panic(v)
+		}
+	}()
+	return step()
+}
+
+// scratchFailed carries an error from the depth of a method to Run.
+type scratchFailed struct{ err error }
+
+// scratch counts the working memory of one method, which on the CPU is a share of
+// the peak that plans must know.
+func (d *Dry) scratch(size int64) {
+	b, err := d.take(kernels.Scratch, dtype.Of(dtype.U8), int(size), size)
+	if err != nil {
+		panic(scratchFailed{err})
+	}
+	d.Free(b)
+}
+
+// product counts the working memory of one product.
+func (d *Dry) product(m, n, k int, bf16 bool) { d.scratch(cpu.ProductScratch(m, n, k, bf16)) }
 
 // Alloc counts n elements of a plain type.
 func (d *Dry) Alloc(p kernels.Purpose, t dtype.Type, n int) (kernels.Buffer, error) {

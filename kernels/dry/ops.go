@@ -40,6 +40,7 @@ func (d *Dry) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 	need("linear: x", a.X, a.N*a.W.Cols)
 	need("linear: group", a.Group, a.Parts()+1)
 	w := product(a.N, a.W.Cols, out)
+	d.product(a.N, out, a.W.Cols, a.BF16)
 	if a.U != nil {
 		need("linear: u", a.U, a.N*a.B.Cols)
 		w += product(a.N, a.B.Cols, out)
@@ -57,12 +58,14 @@ func (d *Dry) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *ke
 	need("linear backward: group", a.Group, a.Parts()+1)
 	var w Work
 	if !dx.Skip() {
+		d.product(a.N, a.W.Cols, out, a.BF16)
 		w.Matrix += product(a.N, a.W.Cols, out)
 		if a.U != nil {
 			w.Matrix += product(a.N, a.B.Rows/a.Parts(), a.W.Cols)
 		}
 	}
 	if !dw.Skip() {
+		d.product(out, a.W.Cols, a.N, a.BF16)
 		w.Matrix += product(a.N, a.W.Cols, out)
 	}
 	if !dbias.Skip() {

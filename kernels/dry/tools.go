@@ -10,6 +10,7 @@ func (d *Dry) Gemm(c kernels.Dst, a *kernels.GemmArgs) {
 	need("gemm: c", c.Buffer, a.M*a.N)
 	need("gemm: a", a.A, a.M*a.K)
 	need("gemm: b", a.B, a.N*a.K)
+	d.product(a.M, a.N, a.K, false)
 	d.add("Gemm", Work{Matrix: product(a.M, a.K, a.N)})
 }
 

@@ -37,7 +37,7 @@ func Main(name string, argv []string) int {
 // saves reports whether an interrupted command has something to save first, or
 // ends in its own way. All others only read, or write a small file whole.
 func saves(name string, argv []string) bool {
-	return name == "quant" || len(argv) > 0 && slices.Contains([]string{"run", "train", "merge", "export", "pull", "quant", "chat", "generate"}, argv[0])
+	return name == "quant" || len(argv) > 0 && slices.Contains([]string{"run", "train", "merge", "export", "pull", "quant", "chat"}, argv[0])
 }
 
 func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writer) int {

@@ -102,6 +102,7 @@ func answers(c *ucli.Context, m *stages.Loaded, tok *tokenizer.Tokenizer, list [
 			requests[i].Text = tok.Stream(true)
 		}
 	}
+	savesNow(c.Context) // the answers that are there
 	e, streams, err := engine.Start(c.Context, m.Model, requests)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 type interrupts struct {
 	mu      sync.Mutex
 	instead func() // of ending the command, on Ctrl-C; nil: nothing
+	saves   bool   // there is something to save
 	by      os.Signal
 }
 
@@ -26,7 +27,7 @@ type interruptsKey struct{}
 // saved; the second one, elsewhere the first, ends the process at once (nothing
 // is ever half-written).
 func signalContext(saves bool) (context.Context, func()) {
-	in := &interrupts{}
+	in := &interrupts{saves: saves}
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), interruptsKey{}, in))
 	ch := make(chan os.Signal, 2)
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
@@ -35,7 +36,7 @@ func signalContext(saves bool) (context.Context, func()) {
 			if in.take(s) {
 				continue
 			}
-			if !saves {
+			if !in.saving() {
 				os.Exit(stoppedBy(s))
 			}
 			fmt.Fprintln(os.Stderr, "tune: stopping, and saving the last finished step where there is one; interrupt again to stop at once")
@@ -60,6 +61,21 @@ func (in *interrupts) take(s os.Signal) bool {
 	}
 	in.by = s
 	return false
+}
+
+func (in *interrupts) saving() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.saves
+}
+
+// savesNow says that from here on an interrupted command has something to save.
+func savesNow(ctx context.Context) {
+	if in, ok := ctx.Value(interruptsKey{}).(*interrupts); ok {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		in.saves = true
+	}
 }
 
 // onInterrupt makes f what Ctrl-C does instead of ending the command; nil: as before.

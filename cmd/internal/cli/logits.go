@@ -44,7 +44,7 @@ func runLogits(c *ucli.Context) error {
 	}
 	defer m.Dev.Close()
 	defer m.Close()
-	if err := in.check(c.String("input"), m.Spec.V, m.Spec.MaxPos); err != nil {
+	if err := in.check(c.String("input"), m.Spec.V, m.Spec.Context()); err != nil {
 		return err
 	}
 	out, err := in.logits(m, c.Bool("hidden"))

@@ -173,6 +173,15 @@ type Info struct {
 	FastBF16  bool  // a product of bf16 operands is clearly faster than one of f32
 	Mem       MemStats
 	PeakTotal int64 // largest sum over all counted purposes at one moment since ResetCounters
+	Working   Working
+}
+
+// Working says how many bytes of Scratch methods take while they run, for plans.
+type Working interface {
+	// Product is for m rows of n, sums of k products.
+	Product(m, n, k int, bf16 bool) int64
+	// LogProb is for n tokens, a head of v rows and c columns.
+	LogProb(n, v, c int, bf16 bool) int64
 }
 
 // Use says what Load may do with the host bytes it is given.

@@ -77,7 +77,7 @@ func (c *CPU) Info() kernels.Info {
 	defer c.mu.Unlock()
 	return kernels.Info{
 		Name: "cpu", Level: levelName(), Address: "cpu/" + levelName(), Threads: par.Threads(), Limit: c.limit, FastBF16: fastBF16(),
-		Mem: c.mem, PeakTotal: c.peak,
+		Mem: c.mem, PeakTotal: c.peak, Working: working{},
 	}
 }
 

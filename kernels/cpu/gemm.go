@@ -121,9 +121,11 @@ func (g *gemm) run(c *CPU) {
 
 func (g *gemm) isNarrow(panels int) bool { return panels < 8 && ceilDiv(g.m, g.mr) >= panels }
 
-// ProductScratch is the bytes of scratch memory for a product of k terms that makes m
-// rows of n.
-func ProductScratch(m, n, k int, bf16 bool) int64 {
+// working implements kernels.Working.
+type working struct{}
+
+// Product counts packed operands.
+func (working) Product(m, n, k int, bf16 bool) int64 {
 	if m == 0 || n == 0 || k == 0 {
 		return 0
 	}

@@ -18,11 +18,10 @@ func logProbRows(n, v int) int {
 	return max(1, min(n, 512, max(32, logProbElems/max(v, 1)/32*32)))
 }
 
-// LogProbScratch is the bytes of scratch memory for the logits of n rows of a head of v
-// rows and c columns.
-func LogProbScratch(n, v, c int, bf16 bool) int64 {
+// LogProb counts the logits held at a time, and their product.
+func (w working) LogProb(n, v, c int, bf16 bool) int64 {
 	rows := logProbRows(n, v)
-	return 4*int64(rows)*int64(v) + ProductScratch(rows, v, c, bf16)
+	return 4*int64(rows)*int64(v) + w.Product(rows, v, c, bf16)
 }
 
 // logProb is one call.

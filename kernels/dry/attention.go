@@ -2,7 +2,6 @@ package dry
 
 import (
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 // Rope counts what it reads and writes.
@@ -151,7 +150,9 @@ func (d *Dry) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *ker
 	need("logprob: dx", dx.Buffer, a.N*a.W.Cols)
 	need("logprob: dw", dw.Buffer, a.W.Rows*a.W.Cols)
 	need("logprob: dbias", dbias.Buffer, a.W.Rows)
-	d.scratch(cpu.LogProbScratch(answered(out, a), a.W.Rows, a.W.Cols, false))
+	if d.o.Working != nil {
+		d.scratch(d.o.Working.LogProb(answered(out, a), a.W.Rows, a.W.Cols, false))
+	}
 	times := 1.0
 	for _, g := range []kernels.Dst{dx, dw} {
 		if !g.Skip() && a.Coef != nil {

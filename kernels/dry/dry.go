@@ -12,15 +12,15 @@ import (
 	"sync"
 
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // Options of a dry backend.
 type Options struct {
-	MemoryLimit int64  // bytes over all purposes but Mapped; 0: none
-	Beyond      bool   // the limit is told, and nothing refused
-	Label       string // what errors and Info call the device; "": dry
+	MemoryLimit int64           // bytes over all purposes but Mapped; 0: none
+	Beyond      bool            // the limit is told, and nothing refused
+	Label       string          // what errors and Info call the device; "": dry
+	Working     kernels.Working // of the device that is planned for; nil: methods work in no memory
 }
 
 // Work is what methods were asked to compute.
@@ -143,8 +143,7 @@ func (d *Dry) Run(step func() error) (err error) {
 // scratchFailed carries an error from the depth of a method to Run.
 type scratchFailed struct{ err error }
 
-// scratch counts the working memory of one method, which on the CPU is a share of
-// the peak that plans must know.
+// scratch counts the working memory of one method.
 func (d *Dry) scratch(size int64) {
 	b, err := d.take(kernels.Scratch, dtype.Of(dtype.U8), int(size), size)
 	if err != nil {
@@ -154,7 +153,11 @@ func (d *Dry) scratch(size int64) {
 }
 
 // product counts the working memory of one product.
-func (d *Dry) product(m, n, k int, bf16 bool) { d.scratch(cpu.ProductScratch(m, n, k, bf16)) }
+func (d *Dry) product(m, n, k int, bf16 bool) {
+	if d.o.Working != nil {
+		d.scratch(d.o.Working.Product(m, n, k, bf16))
+	}
+}
 
 // Alloc counts n elements of a plain type.
 func (d *Dry) Alloc(p kernels.Purpose, t dtype.Type, n int) (kernels.Buffer, error) {

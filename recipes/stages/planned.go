@@ -43,7 +43,7 @@ func shapesOf(src *arch.Source) (*arch.Source, error) {
 // it, so that a refusal can say by how much.
 func counted(p *recipes.Planner, s *recipes.StagePlan, f func(dev *dry.Dry) error) error {
 	for _, beyond := range []bool{false, true} {
-		dev := dry.New(dry.Options{MemoryLimit: p.Limit, Beyond: beyond})
+		dev := dry.New(dry.Options{MemoryLimit: p.Limit, Beyond: beyond, Working: p.Env.Device().Info().Working})
 		err := f(dev)
 		if !beyond && errors.Is(err, kernels.ErrOutOfMemory) {
 			continue

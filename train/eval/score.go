@@ -2,8 +2,8 @@ package eval
 
 import (
 	"context"
-	"errors"
 	"encoding/binary"
+	"errors"
 	"math"
 	"slices"
 

@@ -370,3 +370,23 @@ func FuzzGGUFKeys(f *testing.F) {
 		tok.Decode(ids, false)
 	})
 }
+
+// Normalizers that make a text longer and longer are an error of the limit kind,
+// where the text is encoded or where the file is read.
+func TestRunawayNormalizer(t *testing.T) {
+	double := strings.TrimSuffix(strings.Repeat(`{"type":"Replace","pattern":{"String":"a"},"content":"aa"},`, 40), ",")
+	long := `{"type":"Replace","pattern":{"String":"a"},"content":"` + strings.Repeat("b", 1<<21) + `"}`
+	pattern := `{"type":"Replace","pattern":{"Regex":"a"},"content":"` + strings.Repeat("b", 1<<21) + `"}`
+	for _, list := range []string{double, long, pattern} {
+		tok, err := Parse([]byte(swap(t, tinyJSON(t), `"normalizer": null`, `"normalizer": {"type":"Sequence","normalizers":[`+list+`]}`)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tok.TryEncode("a", false); fail.Code(err) != int(fail.Limit) {
+			t.Errorf("%.60s: got %v", list, err)
+		}
+		if ids := tok.Encode("z", false); len(ids) == 0 {
+			t.Errorf("%.60s: no ids after the failure", list)
+		}
+	}
+}

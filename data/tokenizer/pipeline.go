@@ -113,23 +113,26 @@ func (t *Tokenizer) compile() error {
 		}
 		t.dec = d
 	}
-	t.indexAdded()
+	if err := t.indexAdded(); err != nil {
+		return fmt.Errorf("normalizer: %w", err)
+	}
 	return nil
 }
 
-func (t *Tokenizer) indexAdded() {
+func (t *Tokenizer) indexAdded() error {
 	t.raw, t.normed = newAddedTrie(), newAddedTrie()
 	for _, a := range t.added {
 		if !a.Normalized {
 			t.raw.add(a.Content, a)
 			continue
 		}
-		s := a.Content
-		for _, n := range t.norm {
-			s = n.apply(s)
+		s, err := t.normalize(a.Content)
+		if err != nil {
+			return err
 		}
 		t.normed.add(s, a)
 	}
+	return nil
 }
 
 func (t *Tokenizer) compilePre() error {
@@ -173,10 +176,31 @@ func (t *Tokenizer) setBytes(m *bpe) {
 const knownNormalizers = "Lowercase, NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence, Strip, StripAccents"
 
 // normalizer rewrites a text.
-type normalizer struct{ apply func(string) string }
+type normalizer struct {
+	apply func(string) string
+	most  func(string) int // bytes that apply may make; nil: not many times those there are
+}
+
+// growth is how many times longer normalizers may make a text, beside some room: a
+// letter becomes eighteen by NFKD at most, and a file could double it forty times.
+const growth, growthRoom = 20, 1 << 20
+
+// normalize rewrites a text by all normalizers.
+func (t *Tokenizer) normalize(s string) (string, error) {
+	most := growth*len(s) + growthRoom
+	for _, n := range t.norm {
+		if n.most != nil && n.most(s) > most {
+			return "", fmt.Errorf("its normalizers would make more than %d bytes of a text of %d", most, len(s))
+		}
+		if s = n.apply(s); len(s) > most {
+			return "", fmt.Errorf("its normalizers make %d bytes of a text, allowed are %d", len(s), most)
+		}
+	}
+	return s, nil
+}
 
 func compileNormalizer(c *component) ([]normalizer, error) {
-	one := func(f func(string) string) ([]normalizer, error) { return []normalizer{{f}}, nil }
+	one := func(f func(string) string) ([]normalizer, error) { return []normalizer{{apply: f}}, nil }
 	switch c.Type {
 	case "Sequence":
 		var out []normalizer
@@ -240,14 +264,30 @@ func compileReplace(c *component) (normalizer, error) {
 		if from == "" {
 			return normalizer{}, fmt.Errorf("Replace has an empty pattern")
 		}
-		return normalizer{func(s string) string { return strings.ReplaceAll(s, from, c.Content) }}, nil
+		return normalizer{
+			apply: func(s string) string { return strings.ReplaceAll(s, from, c.Content) },
+			most:  func(s string) int { return len(s) + strings.Count(s, from)*len(c.Content) },
+		}, nil
 	case c.Pattern != nil && c.Pattern.Regex != nil:
 		re, err := compilePattern(*c.Pattern.Regex)
 		if err != nil {
 			return normalizer{}, err
 		}
 		r := &regexSplitter{re: re}
-		return normalizer{func(s string) string { return r.replace(s, c.Content) }}, nil
+		return normalizer{
+			apply: func(s string) string { return r.replace(s, c.Content) },
+			most: func(s string) (n int) {
+				if len(c.Content) < growth { // a match has a letter or lies between two
+					return 0
+				}
+				for _, p := range r.matches(s) {
+					if n += p.hi - p.lo; p.match {
+						n += len(c.Content)
+					}
+				}
+				return n
+			},
+		}, nil
 	}
 	return normalizer{}, fmt.Errorf("Replace has no pattern")
 }

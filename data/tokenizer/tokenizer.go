@@ -157,8 +157,9 @@ func (e *encoder) found(id int32) { e.out = append(e.out, id) }
 
 // segment encodes what lies between two added tokens.
 func (e *encoder) segment(s string, first bool) {
-	for _, n := range e.t.norm {
-		s = n.apply(s)
+	s, err := e.t.normalize(s)
+	if err != nil {
+		panic(errPattern{err})
 	}
 	e.t.normed.split(s, e.plain, func(s string, f bool) {
 		if s != "" {

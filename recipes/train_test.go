@@ -77,3 +77,28 @@ func TestMergeGGUF(t *testing.T) {
 		t.Error("no merge/tiny.gguf")
 	}
 }
+
+// TestMergeOfFolder: a merge of an adapter that lies in a folder is planned, and
+// takes what the plan says.
+func TestMergeOfFolder(t *testing.T) {
+	dir := tinyModel(t)
+	opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs")}
+	first := opt
+	first.Only = []string{"ingest", "train"}
+	_, err := tinyRecipe(t, dir, "train.max_steps=1").Run(t.Context(), first)
+	must(t, err)
+	r, err := stages.All.Parse("merge.yaml", fmt.Appendf(nil, `version: 1
+base_model: %[1]s/model
+stages:
+  - ingest: {datasets: [{path: %[1]s/train.jsonl}], max_length: 192, val_set_size: 20}
+  - merge: {adapter: %[1]s/runs/tiny/train}
+`, dir), nil)
+	must(t, err)
+	p, err := r.Plan(t.Context(), opt)
+	must(t, err)
+	s, err := r.Run(t.Context(), opt)
+	must(t, err)
+	if want, got := p.Stages[1].Peak, s.Stages[1].Peak; want == 0 || got > want+512<<10 || want > got+512<<10 {
+		t.Errorf("the plan said %d bytes, the merge took %d", want, got)
+	}
+}

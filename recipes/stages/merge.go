@@ -341,18 +341,23 @@ func adapted(p *recipes.Planner, j *recipes.Job, t *trial, m *model.Model) (valu
 		return a.Trainable(), a.Close, nil
 	}
 	ad, _ := j.In("adapter")
-	l := &Loaded{Model: m}
+	var list []*lora.Adapter
 	close = func() {
-		for _, a := range l.adapters {
+		for _, a := range list {
 			a.Close()
 		}
 	}
-	if err := l.attach([]string{ad.Path}, nil); err != nil {
-		close()
-		return 0, nil, err
+	ads, err := readAdapters([]string{ad.Path}, nil)
+	for _, w := range ads {
+		a, err := w.Attach(m)
+		if err != nil {
+			close()
+			return 0, nil, err
+		}
+		list, values = append(list, a), values+a.Trainable()
 	}
-	for _, a := range l.adapters {
-		values += a.Trainable()
+	if err != nil {
+		return 0, nil, err
 	}
 	return values, close, nil
 }

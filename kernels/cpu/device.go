@@ -106,18 +106,7 @@ func (c *CPU) Close() {
 // return and only step itself can fail.
 //
 // A method that cannot get the scratch memory it needs ends the step there.
-func (c *CPU) Run(step func() error) (err error) {
-	defer func() {
-		switch v := recover().(type) {
-		case nil:
-		case scratchFailed:
-			err = v.err
-		default:
-			panic(v)
-		}
-	}()
-	return step()
-}
+func (c *CPU) Run(step func() error) error { return kernels.Step(step) }
 
 // Alloc returns n elements of a plain type with undefined contents. It fails
 // with a kernels.MemoryError when that would break the limit.

@@ -8,10 +8,6 @@ import (
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
-// scratchFailed carries the error of a scratch allocation from the depth of a
-// method to Run, which returns it.
-type scratchFailed struct{ err error }
-
 // workspace is float32 memory for the time of one method. Parts taken from it
 // start at multiples of 64 bytes.
 type workspace struct {
@@ -21,12 +17,12 @@ type workspace struct {
 }
 
 // workspace takes n floats, counted as kernels.Scratch. Over the limit it panics
-// with scratchFailed.
+// with kernels.Failed.
 func (c *CPU) workspace(n int) *workspace {
 	n += 16 * 8 // what rounding parts up may add
 	b, err := c.alloc(kernels.Scratch, dtype.Type{}, n, 4*n)
 	if err != nil {
-		panic(scratchFailed{err})
+		panic(kernels.Failed{Err: err})
 	}
 	return &workspace{c, b, f32(b)}
 }

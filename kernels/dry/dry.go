@@ -127,27 +127,13 @@ func (d *Dry) ResetCounters() {
 func (d *Dry) Close() {}
 
 // Run calls step. A method that cannot get its scratch memory ends it there.
-func (d *Dry) Run(step func() error) (err error) {
-	defer func() {
-		switch v := recover().(type) {
-		case nil:
-		case scratchFailed:
-			err = v.err
-		default:
-			panic(v)
-		}
-	}()
-	return step()
-}
-
-// scratchFailed carries an error from the depth of a method to Run.
-type scratchFailed struct{ err error }
+func (d *Dry) Run(step func() error) error { return kernels.Step(step) }
 
 // scratch counts the working memory of one method.
 func (d *Dry) scratch(size int64) {
 	b, err := d.take(kernels.Scratch, dtype.Of(dtype.U8), int(size), size)
 	if err != nil {
-		panic(scratchFailed{err})
+		panic(kernels.Failed{Err: err})
 	}
 	d.Free(b)
 }

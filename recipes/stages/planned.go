@@ -42,19 +42,19 @@ func shapesOf(src *arch.Source) (*arch.Source, error) {
 // decides what of a model stays in memory. What does not fit is run again beyond
 // it, so that a refusal can say by how much.
 func counted(p *recipes.Planner, s *recipes.StagePlan, f func(dev *dry.Dry) error) error {
-	for _, beyond := range []bool{false, true} {
-		dev := dry.New(dry.Options{MemoryLimit: p.Limit, Beyond: beyond, Working: p.Env.Device().Info().Working})
-		err := f(dev)
-		if !beyond && errors.Is(err, kernels.ErrOutOfMemory) {
-			continue
-		}
-		info := dev.Info()
-		if err == nil {
-			s.CountMemory(info.PeakTotal, info.Mem)
-		}
-		return err
+	o := dry.Options{MemoryLimit: p.Limit, Working: p.Env.Device().Info().Working}
+	dev := dry.New(o)
+	err := f(dev)
+	if errors.Is(err, kernels.ErrOutOfMemory) {
+		o.Beyond = true
+		dev = dry.New(o)
+		err = f(dev)
 	}
-	panic("unreachable")
+	if err == nil {
+		info := dev.Info()
+		s.CountMemory(info.PeakTotal, info.Mem)
+	}
+	return err
 }
 
 // countHost counts memory that a stage takes beside the device's.

@@ -65,9 +65,11 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 		for _, f := range m.TensorOf(l.W).AsGGUF() {
 			e := gguf.ImatrixEntry{Name: f.Name}
 			for _, s := range c.sums[l.W] {
-				for _, v := range s.v {
-					e.Sums = append(e.Sums, float32(v))
+				sums := make([]float32, len(s.v))
+				for i, v := range s.v {
+					sums[i] = float32(v)
 				}
+				e.Sums = append(e.Sums, f.Columns(sums)...)
 				e.Counts = append(e.Counts, float32(s.rows))
 			}
 			im.Entries = append(im.Entries, e)

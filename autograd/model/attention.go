@@ -28,11 +28,11 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 
 func (a *attention) steps() []Step {
 	return []Step{
-		{Linears: a.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
+		{Linears: a.readers(), In: scaledBy(a.spec.InScale), Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			return tensors{a.attend(t, in[0], s)}
 		}},
 		{Linears: []*nn.Linear{a.o}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{a.o.ForwardWide(t, in[0])}
+			return tensors{scaled(t, a.o.ForwardWide(t, in[0]), a.spec.OutScale)}
 		}},
 	}
 }
@@ -50,8 +50,14 @@ func (a *attention) smooth() []Pair {
 
 // attend is attention up to the input of o.
 func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
-	q := a.placed(t, a.q.Forward(t, x), a.qNorm, s)
-	k := a.placed(t, a.k.Forward(t, x), a.kNorm, s)
+	raw, gate := a.q.Forward(t, x), (*autograd.Tensor)(nil)
+	if a.spec.QGate {
+		both := raw
+		raw, gate = t.HeadColumns(both, 2*a.spec.D, 0, a.spec.D), t.HeadColumns(both, 2*a.spec.D, a.spec.D, a.spec.D)
+		t.Done(both)
+	}
+	q := a.placed(t, raw, a.qNorm, s)
+	k := a.placed(t, scaled(t, a.k.Forward(t, x), a.spec.KeyScale), a.kNorm, s)
 	v := a.v.Forward(t, x)
 	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window}
 	var o *autograd.Tensor
@@ -63,6 +69,11 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 		o = t.Attention(q, k, v, at)
 	}
 	t.Done(q, k, v)
+	if gate != nil {
+		all := o
+		o = t.Act(autograd.ActSpec{Kind: kernels.Sigmoid}, gate, all)
+		t.Done(all, gate)
+	}
 	return o
 }
 
@@ -80,8 +91,7 @@ func (a *attention) placed(t *autograd.Tape, x *autograd.Tensor, norm *nn.Norm, 
 	return t.Rope(x, table, autograd.RopeSpec{D: a.spec.D, Rot: 2 * table.Shape[1], Pairs: a.spec.Pairs})
 }
 
-// keysValues are the keys and values of a cache. What lies behind a slot's
-// length is not read, so that shortening a slot takes no work.
+// keysValues are the keys and values of a cache.
 type keysValues struct {
 	kernels.KV
 	dev kernels.Backend
@@ -106,7 +116,9 @@ func newKeysValues(dev kernels.Backend, of kernels.KV) (*keysValues, error) {
 	return kv, nil
 }
 
-func (kv *keysValues) truncate(_, n int) int { return n }
+func (kv *keysValues) begin(int) {}
+
+func (kv *keysValues) shortens() bool { return true }
 
 func (kv *keysValues) grow(max int, held []int) error {
 	if max <= kv.Max { // grown when another mixer could not

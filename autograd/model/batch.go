@@ -52,11 +52,12 @@ func Passes[T any](items []T, size func(T) int) [][]T {
 type State struct {
 	N     int
 	IDs   *autograd.Tensor   // [N] int32
-	Seq   *autograd.Tensor   // [S+1] int32; nil with a cache
+	Seq   *autograd.Tensor   // [S+1] int32: where sequences, or with a cache its pieces, begin
 	Ropes []*autograd.Tensor // [N, Dim/2, 2] each: cosines and sines, as in arch.Spec.Ropes
 
 	cache     *Cache
 	slot, pos *autograd.Tensor // [N] int32; nil without a cache
+	slots     *autograd.Tensor // [S] int32: the slot of each piece; nil without a cache
 }
 
 // Tensors lists all tensors of s: what a block reads beside its input.
@@ -76,7 +77,7 @@ func (s *State) with(ts []*autograd.Tensor) *State {
 
 // visit calls f with every tensor that s has.
 func (s *State) visit(f func(x **autograd.Tensor)) {
-	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.slot, &s.pos}
+	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.slot, &s.pos, &s.slots}
 	for i := range s.Ropes {
 		all = append(all, &s.Ropes[i])
 	}

@@ -103,6 +103,16 @@ func (l *loader) body(layer int, spec arch.Body) body {
 		return l.mlp(layer, s)
 	case *arch.MoE:
 		return l.moe(layer, s)
+	case *arch.Beside:
+		return l.beside(layer, s)
+	case *arch.ShortConv:
+		return l.shortConv(layer, s)
+	case *arch.DeltaNet:
+		return l.deltaNet(layer, s)
+	case *arch.Mamba2:
+		return l.mamba2(layer, s)
+	case *arch.Mamba1:
+		return l.mamba1(layer, s)
 	}
 	panic(fmt.Sprintf("model: no module for %T", spec))
 }

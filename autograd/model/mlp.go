@@ -22,7 +22,7 @@ func (m *mlp) steps() []Step {
 			return tensors{m.gated(t, in[0])}
 		}},
 		{Linears: []*nn.Linear{m.down}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{m.down.ForwardWide(t, in[0])}
+			return tensors{scaled(t, m.down.ForwardWide(t, in[0]), m.spec.OutScale)}
 		}},
 	}
 }
@@ -36,6 +36,7 @@ func (m *mlp) smooth() []Pair {
 // gated is the part up to the input of down.
 func (m *mlp) gated(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 	g, u := m.gate.Forward(t, x), m.up.Forward(t, x)
+	g = scaled(t, g, m.spec.GateScale)
 	a := t.Act(autograd.ActSpec{Kind: m.spec.Act}, g, u)
 	t.Done(g, u)
 	return a

@@ -15,7 +15,7 @@ import (
 type Arch struct {
 	Name string   // the key of the table, and model_type in config.json
 	HF   []string // architectures in config.json
-	GGUF string   // general.architecture
+	GGUF string   // general.architecture; "": llama.cpp has no such models
 	// IsGGUF says, where several architectures share GGUF, that a file is of this
 	// one; nil: where it is of no other.
 	IsGGUF func(m *Metadata) bool
@@ -27,9 +27,17 @@ type Arch struct {
 	Rules func(s *Spec) []Rule
 	// KV is the metadata a GGUF of this architecture carries after general.*.
 	KV func(s *Spec) []formats.KV
+	// NoGGUF says what a model of this shape has that a GGUF of this architecture
+	// cannot say, "" for nothing; nil: nothing.
+	NoGGUF func(s *Spec) string
 	// Config is what config.json says about a model of this shape, for
 	// folders written from a GGUF.
 	Config func(s *Spec) []formats.KV
+	// PartRotates is set where config.json can say that a part of a head rotates.
+	PartRotates bool
+	// Drops are what names of tensors begin with in Hugging Face folders that
+	// Transformers, too, does not load: extra layers that guess further tokens.
+	Drops []string
 }
 
 // archs is the table. A new architecture is one line here and one file.
@@ -43,6 +51,14 @@ var archs = []*Arch{
 	&olmo2,
 	&cohere,
 	&gemma2,
+	&lfm2,
+	&qwen3next,
+	&qwen35,
+	&qwen35moe,
+	&olmoHybrid,
+	&mamba2,
+	&jamba,
+	&falconH1,
 }
 
 func byHF(name, modelType string) *Arch {
@@ -57,7 +73,7 @@ func byHF(name, modelType string) *Arch {
 func byGGUF(name string, m *Metadata) (found *Arch) {
 	for _, a := range archs {
 		switch {
-		case a.GGUF != name:
+		case a.GGUF != name || name == "":
 		case a.IsGGUF == nil:
 			found = cmp.Or(found, a)
 		case a.IsGGUF(m):
@@ -89,6 +105,7 @@ func unknown(name, what string, ours func(*Arch) []string) error {
 	for _, a := range archs {
 		names = append(names, ours(a)...)
 	}
+	names = slices.DeleteFunc(names, func(n string) bool { return n == "" })
 	near := ""
 	if n := fail.Nearest(name, names); n != "" {
 		near = "; did you mean " + n + "?"

@@ -28,8 +28,8 @@ func (d *Dense) gguf() bool { return strings.EqualFold(filepath.Ext(d.Path), ".g
 // TypeOf is the type a tensor is written as, and why.
 func (d *Dense) TypeOf(t *Tensor) (dtype.Type, string) {
 	switch now := t.Type; {
-	case t.Vector && d.gguf():
-		return dtype.Of(dtype.F32), "vectors of a GGUF are F32"
+	case (t.Vector || t.Role.IsState()) && d.gguf():
+		return dtype.Of(dtype.F32), "vectors, convolutions and scans of a GGUF are F32"
 	case d.Type != nil && (!t.Vector || now.Kind.IsFloat()):
 		return *d.Type, "asked for"
 	case isDense(now):

@@ -123,13 +123,23 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 		}
 		for _, sub := range l.Sublayers {
 			norm(sub.Pre)
-			switch m := sub.Body.(type) {
-			case *Attention:
-				b.attention(m, s.C, pairs)
-			case *MLP:
-				b.mlp(m, s.C)
-			case *MoE:
-				b.experts(m, s.C, names.experts)
+			for _, part := range parts(sub.Body) {
+				switch m := part.(type) {
+				case *Attention:
+					b.attention(m, s.C, pairs)
+				case *MLP:
+					b.mlp(m, s.C)
+				case *MoE:
+					b.experts(m, s.C, names.experts)
+				case *ShortConv:
+					b.shortConv(m, s.C)
+				case *DeltaNet:
+					b.deltaNet(m, s.C)
+				case *Mamba2:
+					b.mamba2(m, s.C)
+				case *Mamba1:
+					b.mamba1(m, s.C)
+				}
 			}
 			norm(sub.Post)
 		}
@@ -143,11 +153,15 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 // attention adds the linear maps of attention under their usual names.
 func (b *rules) attention(a *Attention, width int, pairs bool) {
 	q, kv := a.H*a.D, a.K*a.D
+	made := q
+	if a.QGate {
+		made = 2 * q
+	}
 	qPairs, kPairs := 0, 0
 	if pairs {
 		qPairs, kPairs = a.H, a.K
 	}
-	b.linear(Q, "self_attn.q_proj", "attn_q", q, width, a.Bias, qPairs)
+	b.linear(Q, "self_attn.q_proj", "attn_q", made, width, a.Bias, qPairs)
 	b.linear(K, "self_attn.k_proj", "attn_k", kv, width, a.Bias, kPairs)
 	b.linear(V, "self_attn.v_proj", "attn_v", kv, width, a.Bias, 0)
 	b.linear(O, "self_attn.o_proj", "attn_output", width, q, a.OutBias, 0)

@@ -31,6 +31,22 @@ const (
 	ExpertGateUp // of all experts, gate rows before up rows
 	ExpertDown   // of all experts
 
+	MixIn     // of a mixer with a state: what it convolves, and maybe more
+	MixGate   // gate of its output
+	MixBeta   // how much of a token a delta rule writes
+	MixDecay  // how much of its state a delta rule keeps
+	MixOut    // its output
+	MixNorm   // norm of its output, by head or group
+	Conv      // its causal convolution, [channels, taps]
+	ALog      // logs of its rates of decay
+	DtBias    // of its time steps
+	Skip      // how much of its input a selective scan passes on
+	StepParts // time step, input and output of a selective scan (Mamba-1)
+	StepUp    // time steps of all channels from those of low rank
+	StepNorm  // of the low-rank time step,
+	BNorm     // of the scan's input
+	CNorm     // and of its output
+
 	SharedRouter // the weight of the expert that serves every token
 	SharedGate   // of that expert
 	SharedUp
@@ -43,9 +59,11 @@ const (
 type class uint8
 
 const (
-	table  class = iota // looked up by row, a matrix outside the blocks, or a router
+	table  class = iota // looked up by row, a matrix outside the blocks, or a small map inside that stays as it is
 	linear              // a linear map of a block
 	norm                // weights of a normalisation
+	filter              // weights of a convolution
+	state               // numbers of a scan
 )
 
 var classes = [numRoles]class{
@@ -53,6 +71,8 @@ var classes = [numRoles]class{
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
 	Router: table, ExpertGateUp: linear, ExpertDown: linear,
+	MixIn: linear, MixGate: linear, MixBeta: linear, MixDecay: linear, MixOut: linear, MixNorm: norm,
+	Conv: filter, ALog: state, DtBias: state, Skip: state, StepParts: linear, StepUp: table, StepNorm: norm, BNorm: norm, CNorm: norm,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }
 
@@ -63,5 +83,10 @@ func (r Role) IsLinear() bool { return classes[r] == linear }
 // IsNorm reports whether the role is that of a normalisation.
 func (r Role) IsNorm() bool { return classes[r] == norm }
 
-// Decays reports whether weight decay applies to weights of the role.
-func (r Role) Decays() bool { return !r.IsNorm() }
+// IsState reports whether the role is that of a convolution or of a scan, which
+// work with float32 weights.
+func (r Role) IsState() bool { return classes[r] == filter || classes[r] == state }
+
+// Decays reports whether weight decay applies to weights of the role: rates of
+// decay and time steps are no sizes that should shrink.
+func (r Role) Decays() bool { return !r.IsNorm() && classes[r] != state }

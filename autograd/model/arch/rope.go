@@ -30,6 +30,10 @@ type RopeSpec struct {
 	Factors []float64
 
 	MaxPos int // the model's context length, for dynamic
+
+	// Sections are the pairs that rotate by time, height and width of what a
+	// larger model sees. Text has one position for all three.
+	Sections []int
 }
 
 func (r *RopeSpec) check() error {

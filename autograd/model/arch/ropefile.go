@@ -18,13 +18,38 @@ import (
 // Rope reads rope_parameters (Transformers 5) or rope_theta and rope_scaling,
 // for heads of which dim elements rotate.
 func (c *Config) Rope(dim, maxPos int) RopeSpec {
-	r := RopeSpec{Dim: dim, Base: c.Float(c.Float(10000, "default_theta"), "rope_theta"), MaxPos: maxPos}
 	c.wholeHeads()
-	s := c.ropeRule()
+	rule := c.ropeRule()
+	if rule != nil {
+		rule.wholeHeads()
+	}
+	return c.ropeBy(rule, dim, maxPos)
+}
+
+// partRope is Rope for heads of d elements, of which the share that
+// partial_rotary_factor states rotates, or share where it is absent.
+func (c *Config) partRope(d, maxPos int, share float64) RopeSpec {
+	const key = "partial_rotary_factor"
+	rule := c.ropeRule()
+	if share = c.Float(share, key); rule != nil {
+		if s := rule.Float(share, key); c.has(key) && s != share {
+			c.fail(key, "is %g, but %g beside the scaling rule; remove one", share, s)
+		} else {
+			share = s
+		}
+	}
+	if !(share > 0 && share <= 1) {
+		c.fail(key, "is %g, want more than 0 and at most 1", share)
+	}
+	return c.ropeBy(rule, int(float64(d)*share), maxPos)
+}
+
+// ropeBy is the table that rule states, nil: none. dim elements of a head rotate.
+func (c *Config) ropeBy(s *Config, dim, maxPos int) RopeSpec {
+	r := RopeSpec{Dim: dim, Base: c.Float(c.Float(10000, "default_theta"), "rope_theta"), MaxPos: maxPos}
 	if s == nil {
 		return r
 	}
-	s.wholeHeads()
 	r.Base = s.Float(r.Base, "rope_theta")
 	if c.has("rope_theta") && r.Base != c.Float(0, "rope_theta") {
 		c.fail("rope_theta", "is %s, but %g beside the scaling rule; remove one", c.raw["rope_theta"], r.Base)
@@ -177,11 +202,12 @@ func (r RopeSpec) checkGGUF(name string) error {
 	return nil
 }
 
-// checkConfig refuses a rule that config.json cannot state, of heads of d elements.
-func (r RopeSpec) checkConfig(path string, d int) error {
+// checkConfig refuses a rule that config.json cannot state, of heads of d
+// elements, all of which rotate unless part is set.
+func (r RopeSpec) checkConfig(path string, d int, part bool) error {
 	const hint = "write a GGUF instead"
 	switch {
-	case r.Dim != d:
+	case r.Dim != d && !part:
 		return fail.Inputf(path, hint, "%d of %d elements of a head rotate, which config.json cannot state for this architecture", r.Dim, d)
 	case r.Factors != nil && (r.Type != "" || llama3FromFactors(r).Type != "llama3"):
 		return fail.Inputf(path, hint, "rope_freqs.weight follows no rule that config.json can state")

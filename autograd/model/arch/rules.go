@@ -22,8 +22,9 @@ type Rule struct {
 	Experts    int // that lie one below another; 0: it is no stack
 
 	HF, GGUF []Piece
-	Optional bool // it may be absent
-	Tied     bool // it is the embedding; a file may hold a copy, which is not read
+	Also     [][]Piece // other forms in which Hugging Face folders keep it, which are read and not written
+	Optional bool      // it may be absent
+	Tied     bool      // it is the embedding; a file may hold a copy, which is not read
 
 	layerPath string // the layer's module
 }

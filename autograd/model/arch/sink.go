@@ -57,6 +57,13 @@ func (t *Tensor) AsGGUF() []FileTensor { return t.as(t.GGUF) }
 // AsHF lists a tensor as a Hugging Face folder holds it.
 func (t *Tensor) AsHF() []FileTensor { return t.as(t.HF) }
 
+// AsStored lists a tensor as the open file holds it.
+func (t *Tensor) AsStored() []FileTensor { return t.as(t.pieces) }
+
+// Columns puts numbers that belong to the columns of the tensor into the order of
+// the file's columns.
+func (f FileTensor) Columns(x []float32) []float32 { return f.piece.order(x) }
+
 // Take returns the piece of m, which is the whole tensor in memory or something
 // of its shape. The result may share m's bytes.
 func (f FileTensor) Take(m block.Raw) (block.Raw, error) { return f.piece.scatter(f.Of.Rule, m) }
@@ -249,7 +256,7 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 	if i < 0 {
 		return nil, fmt.Errorf("arch: no architecture %q", s.Arch)
 	}
-	if err := s.rope().checkGGUF(name); err != nil {
+	if err := archs[i].checkGGUF(s, name); err != nil {
 		return nil, err
 	}
 	kv := []formats.KV{
@@ -262,6 +269,25 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 	kv = append(kv, archs[i].KV(s)...)
 	kv = append(kv, formats.KV{Key: "general.quantization_version", Value: uint32(2)})
 	return append(kv, tok...), nil
+}
+
+// checkGGUF refuses a model called name that a GGUF cannot hold.
+func (a *Arch) checkGGUF(s *Spec, name string) error {
+	const hint = "choose format: safetensors"
+	if a.GGUF == "" {
+		return fail.Inputf(name, hint, "a model of architecture %s cannot be written to GGUF: llama.cpp does not have it", a.Name)
+	}
+	if a.NoGGUF != nil {
+		if what := a.NoGGUF(s); what != "" {
+			return fail.Inputf(name, hint, "%s cannot be written to GGUF: llama.cpp has no key for it", what)
+		}
+	}
+	for i := range s.Ropes {
+		if err := s.Ropes[i].checkGGUF(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sizeLabel is the number of weights as GGUF files state it: of experts, their
@@ -324,8 +350,10 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			}
 		}
 	} else {
-		if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.Attention().D); err != nil {
-			return nil, err
+		if a := s.Spec.Attention(); a != nil && a.Rope != NoRope {
+			if err := s.Spec.rope().checkConfig(s.Reader.Path(), a.D, s.arch.PartRotates); err != nil {
+				return nil, err
+			}
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {
 			if err := put(kv.Key, kv.Value); err != nil {

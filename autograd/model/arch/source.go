@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
@@ -221,6 +223,9 @@ func (s *Source) bind() error {
 		}
 		s.add(t)
 	}
+	maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
+		return s.Reader.Format() == "hf" && slices.ContainsFunc(s.arch.Drops, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	})
 	if left := smallest(files); left != "" {
 		return fail.Inputf(s.Reader.Path(), "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", left, s.arch.Name)
 	}
@@ -238,14 +243,11 @@ func decoded(t dtype.Type) bool {
 
 // find collects the pieces of a tensor; nil when it is absent and may be.
 func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error) {
-	t := &Tensor{Rule: r, pieces: s.pieces(r)}
+	t := &Tensor{Rule: r, pieces: s.form(r, files)}
 	var types []dtype.Type
 	for i := range t.pieces {
 		p := &t.pieces[i]
-		f, ok := files[p.Name]
-		if !ok && s.Reader.Format() != "gguf" {
-			f, ok = files[strings.TrimPrefix(p.Name, "model.")] // saved without the head
-		}
+		f, ok := s.file(files, p.Name)
 		if !ok && (r.Optional || r.Tied) {
 			return nil, nil
 		}
@@ -267,6 +269,34 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 	}
 	t.Type = memoryType(r, t.pieces, types)
 	return t, nil
+}
+
+// file is the tensor that a file has under a name.
+func (s *Source) file(files map[string]*formats.Tensor, name string) (*formats.Tensor, bool) {
+	f, ok := files[name]
+	if !ok && s.Reader.Format() != "gguf" {
+		f, ok = files[strings.TrimPrefix(name, "model.")] // saved without the head
+	}
+	return f, ok
+}
+
+// form is where the file keeps a tensor: of several forms the first that is
+// there whole, else the usual one.
+func (s *Source) form(r *Rule, files map[string]*formats.Tensor) []Piece {
+	usual := s.pieces(r)
+	if s.Reader.Format() != "hf" {
+		return usual
+	}
+	for _, form := range append([][]Piece{usual}, r.Also...) {
+		missing := slices.ContainsFunc(form, func(p Piece) bool {
+			f, ok := s.file(files, p.Name)
+			return !ok || p.checkShape(r, f) != nil
+		})
+		if !missing {
+			return form
+		}
+	}
+	return usual
 }
 
 // smallest makes the error independent of map order.

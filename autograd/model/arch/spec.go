@@ -59,7 +59,8 @@ type Sublayer struct {
 	Post Role // norm of its output, or None
 }
 
-// Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE.
+// Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE, *ShortConv,
+// *DeltaNet, *Mamba2, *Mamba1, *Beside.
 type Body interface {
 	// check reports sizes that no model has or that do not fit the rest of s.
 	check(s *Spec) error
@@ -78,6 +79,9 @@ type Attention struct {
 	Window  int     // 0: none
 	Scale   float32 // of the scores; 0: 1/√D
 	SoftCap float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
+	QGate   bool    // q makes of each head a query, then a gate: the sigmoid of it multiplies what o reads
+	// Factors on what it reads and makes, and on keys before all else; 0: 1.
+	InScale, OutScale, KeyScale float32
 }
 
 // QKNorm says what a norm of queries and keys spans.
@@ -97,6 +101,8 @@ type MLP struct {
 	F    int // inner size
 	Act  kernels.ActKind
 	Bias bool
+	// Factors on what gate and down make; 0: 1.
+	GateScale, OutScale float32
 }
 
 // Attention is the first attention among the layers, nil where there is none.
@@ -126,13 +132,43 @@ func (s *Spec) rope() RopeSpec {
 
 func first[B Body](s *Spec) (none B) {
 	for _, l := range s.Layers {
-		for i := range l.Sublayers {
-			if b, ok := l.Sublayers[i].Body.(B); ok {
-				return b
-			}
+		if b, ok := bodyOf[B](l); ok {
+			return b
 		}
 	}
 	return none
+}
+
+// bodyOf is the first part of its kind in a layer.
+func bodyOf[B Body](l *LayerSpec) (b B, ok bool) {
+	for i := range l.Sublayers {
+		for _, part := range parts(l.Sublayers[i].Body) {
+			if b, ok = part.(B); ok {
+				return b, true
+			}
+		}
+	}
+	return b, false
+}
+
+// parts are the bodies that b is made of.
+func parts(b Body) []Body {
+	if all, ok := b.(*Beside); ok {
+		return all.Bodies
+	}
+	return []Body{b}
+}
+
+// Beside is bodies that read one input, and whose outputs are summed.
+type Beside struct{ Bodies []Body }
+
+func (b *Beside) check(s *Spec) error {
+	for _, part := range b.Bodies {
+		if err := part.check(s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // repeat makes n equal layers.

@@ -7,16 +7,21 @@ type Role uint8
 
 // The roles. A bias has the role of what it is added to, and Rule.Bias set.
 const (
-	None      Role = iota // no part: the absence of one
-	Embed                 // token embedding
-	Head                  // output layer
-	FinalNorm             // before the head
+	None       Role = iota // no part: the absence of one
+	Embed                  // token embedding
+	EmbedNorm              // behind it
+	Position               // embedding of positions
+	ProjectIn              // from the width of the embedding to that of the blocks, and
+	ProjectOut             // back, before the head
+	Head                   // output layer
+	FinalNorm              // before the head
 
 	AttnNorm     // before attention
 	PostAttnNorm // behind it
 	Q
 	K
 	V
+	QKV // q, k and v in one
 	O
 	QNorm // of queries, and
 	KNorm // of keys
@@ -26,6 +31,11 @@ const (
 	Gate
 	Up
 	Down
+
+	ActPos  // numbers of an activation: see XIELU
+	ActNeg  //
+	ActBeta // these two are not trained
+	ActEps
 
 	Router       // scores of experts
 	ExpertGateUp // of all experts, gate rows before up rows
@@ -43,15 +53,17 @@ const (
 type class uint8
 
 const (
-	table  class = iota // looked up by row, a matrix outside the blocks, or a router
+	table  class = iota // looked up by row, a matrix outside the blocks, a router, or a number that is trained
 	linear              // a linear map of a block
 	norm                // weights of a normalisation
+	fixed               // a number that training leaves alone
 )
 
 var classes = [numRoles]class{
-	Embed: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
+	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
+	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
+	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, ExpertGateUp: linear, ExpertDown: linear,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }
@@ -64,4 +76,4 @@ func (r Role) IsLinear() bool { return classes[r] == linear }
 func (r Role) IsNorm() bool { return classes[r] == norm }
 
 // Decays reports whether weight decay applies to weights of the role.
-func (r Role) Decays() bool { return !r.IsNorm() }
+func (r Role) Decays() bool { return !r.IsNorm() && classes[r] != fixed }

@@ -78,7 +78,9 @@ func (c *Config) mptAttention(a *Attention) (most float64) {
 		c.lack("attn_config.clip_qkv", "is %g: clipped queries, keys and values of MPT are not supported", clip)
 	}
 	a.Scale = float32(in.Float(0, "softmax_scale"))
-	most = in.Float(8, "alibi_bias_max")
+	if most = in.Float(8, "alibi_bias_max"); !(most > 0 && most <= 64) {
+		c.fail("attn_config.alibi_bias_max", "is %g, allowed more than 0 to 64", most)
+	}
 	if in.err != nil && c.err == nil {
 		c.err = in.err
 	}

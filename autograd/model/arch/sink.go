@@ -12,6 +12,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -314,7 +315,15 @@ func difference(a, b reflect.Value, path string) string {
 	case (a.Kind() == reflect.Pointer || a.Kind() == reflect.Interface) && a.Kind() == b.Kind() && !a.IsNil() && !b.IsNil():
 		return difference(a.Elem(), b.Elem(), path)
 	}
-	return fmt.Sprintf("%s %v instead of %v", path, b.Interface(), a.Interface())
+	return fmt.Sprintf("%s %v instead of %v", path, named(b.Interface()), named(a.Interface()))
+}
+
+// named is the name of what has one in config.json, else v.
+func named(v any) any {
+	if act, ok := v.(kernels.ActKind); ok {
+		return actNames[act]
+	}
+	return v
 }
 
 // sizeLabel is the number of weights as GGUF files state it: of experts, their

@@ -25,7 +25,7 @@ import (
 // family's models use, and what the refusal to write a GGUF says; "": there is none.
 var variants = []struct{ base, change, refused string }{
 	{"starcoder2", `{"use_bias": false, "sliding_window": null, "tie_word_embeddings": false, "head_dim": 16}`, ""},
-	{"starcoder2", `{"sliding_window": 3, "num_key_value_heads": 4, "hidden_act": "gelu"}`, "Act gelu_pytorch_tanh instead of gelu"},
+	{"starcoder2", `{"sliding_window": 3, "num_key_value_heads": 4, "hidden_act": "relu"}`, "Act gelu_pytorch_tanh instead of relu"},
 	{"phi", `{"num_key_value_heads": 1, "qk_layernorm": true, "tie_word_embeddings": true, "rope_parameters": null, "rope_theta": 500, "partial_rotary_factor": 1.0}`, ""},
 	{"stablelm", `{"use_parallel_residual": true, "qk_layernorm": true, "use_qkv_bias": false, "num_key_value_heads": 1, "tie_word_embeddings": true}`, ""},
 	{"nemotron", `{"attention_bias": true, "mlp_bias": true, "head_dim": 20, "tie_word_embeddings": true, "rope_parameters": {"rope_type": "linear", "factor": 2, "partial_rotary_factor": 0.4, "rope_theta": 10000.0}}`, ""},

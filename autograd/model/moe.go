@@ -19,7 +19,7 @@ func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 	m := &moe{spec: spec, router: l.linear(layer, arch.Router), gateUp: l.linear(layer, arch.ExpertGateUp), down: l.linear(layer, arch.ExpertDown)}
 	if spec.Shared > 0 {
 		m.share = l.linear(layer, arch.SharedRouter)
-		m.shared = &mlp{&arch.MLP{F: spec.Shared, Act: spec.Act}, l.linear(layer, arch.SharedGate), l.linear(layer, arch.SharedUp), l.linear(layer, arch.SharedDown)}
+		m.shared = &mlp{spec: &arch.MLP{F: spec.Shared, Act: spec.Act}, gate: l.linear(layer, arch.SharedGate), up: l.linear(layer, arch.SharedUp), down: l.linear(layer, arch.SharedDown)}
 	}
 	return m
 }
@@ -79,7 +79,7 @@ func (m *moe) sharedSteps() []Step {
 		{Linears: m.shared.readers(), In: func(_ *autograd.Tape, in tensors) tensors {
 			return tensors{in[1], in[2], in[0]}
 		}, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{in[0], in[1], m.shared.gated(t, in[2])}
+			return tensors{in[0], in[1], m.shared.inner(t, in[2])}
 		}},
 		{Linears: []*nn.Linear{m.shared.down}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 			whole := m.shared.down.ForwardWide(t, in[2])

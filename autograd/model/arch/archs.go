@@ -15,7 +15,7 @@ import (
 type Arch struct {
 	Name string   // the key of the table, and model_type in config.json
 	HF   []string // architectures in config.json
-	GGUF string   // general.architecture; "": llama.cpp has no such models
+	GGUF string   // general.architecture; "": llama.cpp has no such architecture, and GGUFSpec and KV are nil
 	// IsGGUF says, where several architectures share GGUF, that a file is of this
 	// one; nil: where it is of no other.
 	IsGGUF func(m *Metadata) bool
@@ -33,8 +33,13 @@ type Arch struct {
 	// Config is what config.json says about a model of this shape, for
 	// folders written from a GGUF.
 	Config func(s *Spec) []formats.KV
+	// Read completes the Spec with what files of Hugging Face keep in tensors and
+	// GGUF among its keys; nil: nothing.
+	Read func(s *Source) error
 	// PartRotates is set where config.json can say that a part of a head rotates.
 	PartRotates bool
+	// Folds is set where GGUF has the factors of a Spec's layers in the weights.
+	Folds bool
 	// Drops are what names of tensors begin with in Hugging Face folders that
 	// Transformers, too, does not load: extra layers that guess further tokens.
 	Drops []string
@@ -51,6 +56,20 @@ var archs = []*Arch{
 	&olmo2,
 	&cohere,
 	&gemma2,
+	&starcoder2,
+	&phi,
+	&stablelm,
+	&nemotron,
+	&arcee,
+	&apertus,
+	&gptNeoX,
+	&falcon,
+	&gptJ,
+	&mpt,
+	&bloom,
+	&gptBigCode,
+	&gpt2,
+	&opt,
 	&lfm2,
 	&qwen3next,
 	&qwen35,
@@ -59,6 +78,7 @@ var archs = []*Arch{
 	&mamba2,
 	&jamba,
 	&falconH1,
+	&nemotronH,
 }
 
 func byHF(name, modelType string) *Arch {

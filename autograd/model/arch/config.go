@@ -142,12 +142,14 @@ func (c *Config) Act(keys ...string) kernels.ActKind {
 		return kernels.SiLU
 	case "gelu":
 		return kernels.GELU
-	case "gelu_pytorch_tanh", "gelu_new":
+	case "gelu_pytorch_tanh", "gelu_new", "gelu_fast":
 		return kernels.GELUTanh
 	case "relu":
 		return kernels.ReLU
+	case "relu2":
+		return kernels.ReLU2
 	default:
-		c.lack(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, relu", name)
+		c.lack(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2", name)
 	}
 	return kernels.SiLU
 }
@@ -276,6 +278,20 @@ func (m *Metadata) String(d, key string) string {
 		return s
 	}
 	return d
+}
+
+// Bool returns a flag below the prefix; d when absent.
+func (m *Metadata) Bool(d bool, key string) bool {
+	m.asked[key] = true
+	v, ok := m.kv[m.prefix+"."+key]
+	if !ok {
+		return d
+	}
+	b, ok := v.(bool)
+	if !ok && m.err == nil {
+		m.err = fmt.Errorf("%s.%s: found %T, want a flag", m.prefix, key, v)
+	}
+	return b
 }
 
 // Has reports whether the file holds the tensor.

@@ -11,7 +11,7 @@ import (
 // falconH1 has attention and Mamba-2 beside each other in every layer, and
 // factors at every corner. GGUF holds the factors in the weights.
 var falconH1 = Arch{
-	Name: "falcon_h1", HF: []string{"FalconH1ForCausalLM"}, GGUF: "falcon-h1",
+	Name: "falcon_h1", HF: []string{"FalconH1ForCausalLM"}, GGUF: "falcon-h1", Folds: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"vocab_size": "128000", "hidden_size": "4096", "intermediate_size": "14336", "num_hidden_layers": "32", "num_attention_heads": "32",
 			"num_key_value_heads": "8", "max_position_embeddings": "8192", "mamba_d_ssm": "1024"})

@@ -7,16 +7,21 @@ type Role uint8
 
 // The roles. A bias has the role of what it is added to, and Rule.Bias set.
 const (
-	None      Role = iota // no part: the absence of one
-	Embed                 // token embedding
-	Head                  // output layer
-	FinalNorm             // before the head
+	None       Role = iota // no part: the absence of one
+	Embed                  // token embedding
+	EmbedNorm              // behind it
+	Position               // embedding of positions
+	ProjectIn              // from the width of the embedding to that of the blocks, and
+	ProjectOut             // back, before the head
+	Head                   // output layer
+	FinalNorm              // before the head
 
 	AttnNorm     // before attention
 	PostAttnNorm // behind it
 	Q
 	K
 	V
+	QKV // q, k and v in one
 	O
 	QNorm // of queries, and
 	KNorm // of keys
@@ -26,6 +31,11 @@ const (
 	Gate
 	Up
 	Down
+
+	ActPos  // numbers of an activation: see XIELU
+	ActNeg  //
+	ActBeta // these two are not trained
+	ActEps
 
 	Router       // scores of experts
 	ExpertGateUp // of all experts, gate rows before up rows
@@ -59,17 +69,19 @@ const (
 type class uint8
 
 const (
-	table  class = iota // looked up by row, a matrix outside the blocks, or a small map inside that stays as it is
+	table  class = iota // looked up by row, a matrix outside the blocks, a number that is trained, or a small map that stays as it is
 	linear              // a linear map of a block
 	norm                // weights of a normalisation
 	filter              // weights of a convolution
 	state               // numbers of a scan
+	fixed               // a number that training leaves alone
 )
 
 var classes = [numRoles]class{
-	Embed: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
+	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
+	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
+	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, ExpertGateUp: linear, ExpertDown: linear,
 	MixIn: linear, MixGate: linear, MixBeta: linear, MixDecay: linear, MixOut: linear, MixNorm: norm,
 	Conv: filter, ALog: state, DtBias: state, Skip: state, StepParts: linear, StepUp: table, StepNorm: norm, BNorm: norm, CNorm: norm,
@@ -89,4 +101,4 @@ func (r Role) IsState() bool { return classes[r] == filter || classes[r] == stat
 
 // Decays reports whether weight decay applies to weights of the role: rates of
 // decay and time steps are no sizes that should shrink.
-func (r Role) Decays() bool { return !r.IsNorm() && classes[r] != state }
+func (r Role) Decays() bool { return !r.IsNorm() && classes[r] != state && classes[r] != fixed }

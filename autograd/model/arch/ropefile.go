@@ -19,34 +19,43 @@ import (
 // for heads of which dim elements rotate.
 func (c *Config) Rope(dim, maxPos int) RopeSpec {
 	c.wholeHeads()
-	rule := c.ropeRule()
-	if rule != nil {
-		rule.wholeHeads()
+	if s := c.ropeRule(); s != nil {
+		s.wholeHeads()
+		if s.err != nil && c.err == nil {
+			c.err = s.err
+		}
 	}
-	return c.ropeBy(rule, dim, maxPos)
+	return c.rope(dim, maxPos)
 }
 
-// partRope is Rope for heads of d elements, of which the share that
-// partial_rotary_factor states rotates, or share where it is absent.
+// partRope is Rope for heads of d elements of which the share that
+// partial_rotary_factor states rotates, beside the rule or in it; share where it
+// is absent.
 func (c *Config) partRope(d, maxPos int, share float64) RopeSpec {
 	const key = "partial_rotary_factor"
-	rule := c.ropeRule()
-	if share = c.Float(share, key); rule != nil {
-		if s := rule.Float(share, key); c.has(key) && s != share {
-			c.fail(key, "is %g, but %g beside the scaling rule; remove one", share, s)
-		} else {
-			share = s
+	beside := c.has(key)
+	share = c.Float(share, key)
+	if s := c.ropeRule(); s != nil && s.has(key) {
+		in := s.Float(share, key)
+		if beside && in != share {
+			c.fail(key, "is %g, but %g in the scaling rule; remove one", share, in)
+		}
+		share = in
+		if s.err != nil && c.err == nil {
+			c.err = s.err
 		}
 	}
 	if !(share > 0 && share <= 1) {
-		c.fail(key, "is %g, want more than 0 and at most 1", share)
+		c.fail(key, "is %g, allowed 0 to 1", share)
+		return RopeSpec{}
 	}
-	return c.ropeBy(rule, int(float64(d)*share), maxPos)
+	return c.rope(int(float64(d)*share), maxPos)
 }
 
-// ropeBy is the table that rule states, nil: none. dim elements of a head rotate.
-func (c *Config) ropeBy(s *Config, dim, maxPos int) RopeSpec {
+// rope is Rope for dim elements.
+func (c *Config) rope(dim, maxPos int) RopeSpec {
 	r := RopeSpec{Dim: dim, Base: c.Float(c.Float(10000, "default_theta"), "rope_theta"), MaxPos: maxPos}
+	s := c.ropeRule()
 	if s == nil {
 		return r
 	}
@@ -202,8 +211,8 @@ func (r RopeSpec) checkGGUF(name string) error {
 	return nil
 }
 
-// checkConfig refuses a rule that config.json cannot state, of heads of d
-// elements, all of which rotate unless part is set.
+// checkConfig refuses a rule that config.json cannot state, of heads of d elements;
+// part says that it can state how many of them rotate.
 func (r RopeSpec) checkConfig(path string, d int, part bool) error {
 	const hint = "write a GGUF instead"
 	switch {

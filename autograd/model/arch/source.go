@@ -88,7 +88,10 @@ func FromReader(r formats.Reader) (*Source, error) {
 		return nil, fail.Inputf(r.Path(), "", "%w", wrapCorrupt(err))
 	}
 	s.rules = s.arch.Rules(&s.Spec)
-	return s, s.bind()
+	if err := s.bind(); err != nil || s.arch.Read == nil || r.Format() == "gguf" {
+		return s, err
+	}
+	return s, s.arch.Read(s)
 }
 
 // wrapCorrupt marks err as the file's fault unless it already says more.
@@ -171,9 +174,21 @@ func floats(r formats.Reader, t *formats.Tensor) ([]float64, error) {
 }
 
 // ignorable tensors carry no weights of their own.
-func ignorable(name string) bool {
-	return strings.HasSuffix(name, "rotary_emb.inv_freq") || name == ropeFreqs ||
-		strings.HasSuffix(name, ".attention.masked_bias")
+func ignorable(t *formats.Tensor) bool {
+	mask := len(t.Shape) == 4 && (strings.HasSuffix(t.Name, ".attention.bias") || strings.HasSuffix(t.Name, ".attn.bias")) // which keys a token sees
+	return mask || t.Name == ropeFreqs || strings.HasSuffix(t.Name, "rotary_emb.inv_freq") ||
+		strings.HasSuffix(t.Name, ".attention.masked_bias") || strings.HasSuffix(t.Name, ".attn.masked_bias")
+}
+
+// withoutHead is the name of a tensor in a checkpoint that was saved without the
+// head, where the rest stands by itself.
+func withoutHead(name string) string {
+	for _, base := range []string{"model.", "transformer.", "gpt_neox."} {
+		if rest, ok := strings.CutPrefix(name, base); ok {
+			return rest
+		}
+	}
+	return name
 }
 
 // InMemory is the Format of a Reader whose tensors are named and shaped as in
@@ -251,11 +266,15 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		if !ok && (r.Optional || r.Tied) {
 			return nil, nil
 		}
-		if !ok && r.Role == Head {
+		if !ok && r.Role == Head && !r.Bias {
 			return nil, s.headless(p.Name)
 		}
 		if !ok {
 			return nil, fail.Inputf(s.Reader.Path(), "the file is incomplete or its config belongs to another model", "%w", wrapCorrupt(fmt.Errorf("tensor %s is missing", p.Name)))
+		}
+		if len(t.pieces) == 1 {
+			t.pieces = storedAs(t.pieces, f.Type)
+			p = &t.pieces[0]
 		}
 		if err := p.checkShape(r, f); err != nil {
 			return nil, fail.Inputf(s.Reader.Path(), "the config does not describe these weights", "%w", wrapCorrupt(err))
@@ -267,7 +286,9 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		t.stored = append(t.stored, f)
 		types = append(types, f.Type)
 	}
-	t.Type = memoryType(r, t.pieces, types)
+	if t.Type = dtype.Of(dtype.F32); len(types) > 0 {
+		t.Type = memoryType(r, t.pieces, types)
+	}
 	return t, nil
 }
 
@@ -275,7 +296,7 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 func (s *Source) file(files map[string]*formats.Tensor, name string) (*formats.Tensor, bool) {
 	f, ok := files[name]
 	if !ok && s.Reader.Format() != "gguf" {
-		f, ok = files[strings.TrimPrefix(name, "model.")] // saved without the head
+		f, ok = files[withoutHead(name)]
 	}
 	return f, ok
 }
@@ -302,8 +323,8 @@ func (s *Source) form(r *Rule, files map[string]*formats.Tensor) []Piece {
 // smallest makes the error independent of map order.
 func smallest(m map[string]*formats.Tensor) string {
 	out := ""
-	for name := range m {
-		if !ignorable(name) && (out == "" || name < out) {
+	for name, t := range m {
+		if !ignorable(t) && (out == "" || name < out) {
 			out = name
 		}
 	}
@@ -356,7 +377,7 @@ func (s *Source) Untie() {
 	s.Spec.Tied, s.untied = false, true
 	s.rules = s.arch.Rules(&s.Spec)
 	for i := range s.rules {
-		if r := &s.rules[i]; r.Role == Head {
+		if r := &s.rules[i]; r.Role == Head && !r.Bias {
 			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, pieces: embed.pieces, stored: embed.stored}
 			s.add(t)
 		}
@@ -387,9 +408,12 @@ func headPath(list []Rule) string {
 // until Close, and not to be written to.
 func (s *Source) Read(t *Tensor) (m block.Raw, borrow bool, err error) {
 	m = block.Raw{Type: t.Type, Rows: t.Rows, Cols: t.Cols}
-	if len(t.pieces) == 1 && t.pieces[0].whole() {
+	switch {
+	case len(t.pieces) == 0:
+		m, err = encodeAs(t.Type, t.Rows, t.Cols, t.Values)
+	case len(t.pieces) == 1 && t.pieces[0].whole():
 		m.Data, borrow, err = s.bytes(t.stored[0])
-	} else {
+	default:
 		m, err = s.join(t)
 	}
 	if err != nil {

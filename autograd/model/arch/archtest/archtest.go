@@ -20,7 +20,9 @@ import (
 var Cases = []string{
 	"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias", "internlm3",
 	"qwen2", "qwen2-yarn", "qwen3", "qwen3-moe", "qwen2-moe", "mixtral", "olmo2", "cohere", "gemma2",
-	"lfm2", "qwen3-next", "qwen3-5", "qwen3-5-moe", "olmo-hybrid", "mamba2", "jamba", "falcon-h1",
+	"starcoder2", "phi", "stablelm", "nemotron", "arcee", "apertus",
+	"gpt-neox", "falcon", "falcon-new", "falcon-alibi", "gptj", "mpt", "bloom", "gpt-bigcode", "gpt2", "opt",
+	"lfm2", "qwen3-next", "qwen3-5", "qwen3-5-moe", "olmo-hybrid", "mamba2", "jamba", "falcon-h1", "nemotron-h",
 }
 
 // Dims are the sizes of a made-up Llama.

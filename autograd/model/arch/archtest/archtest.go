@@ -22,6 +22,7 @@ var Cases = []string{
 	"qwen2", "qwen2-yarn", "qwen3", "qwen3-moe", "qwen2-moe", "mixtral", "olmo2", "cohere", "gemma2",
 	"starcoder2", "phi", "stablelm", "nemotron", "arcee", "apertus",
 	"gpt-neox", "falcon", "falcon-new", "falcon-alibi", "gptj", "mpt", "bloom", "gpt-bigcode", "gpt2", "opt",
+	"mistral", "mistral-nemo", "ministral", "ministral3", "mistral3", "seed-oss", "smollm3", "hunyuan-dense", "granite",
 }
 
 // Dims are the sizes of a made-up Llama.

@@ -15,6 +15,10 @@ type Cache struct {
 	m    *Model
 	kept []memory // by mixer
 	n    []int    // tokens in each slot
+	// turn is a length beyond which all angles of a text are others, so that its
+	// tokens, ids by slot, must be computed again; 0: there is none.
+	turn int
+	ids  [][]int32
 }
 
 // mixer is a body that lets tokens see those before them.
@@ -38,7 +42,7 @@ type memory interface {
 // NewCache makes a cache for slots conversations of at most max tokens. What it
 // takes is the mixers' affair: attention keeps 8·K·D bytes a token and layer.
 func (m *Model) NewCache(slots, max int) (*Cache, error) {
-	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots)}
+	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots), turn: m.Spec.Turn(), ids: make([][]int32, slots)}
 	for _, x := range m.mixers {
 		kept, err := x.remember(m.Dev, slots, max)
 		if err != nil {
@@ -60,6 +64,7 @@ func (c *Cache) Reset(slot int) { c.Truncate(slot, 0) }
 // returns how many there are then: none where a mixer cannot go back.
 func (c *Cache) Truncate(slot, n int) int {
 	c.n[slot] = c.Kept(slot, n)
+	c.ids[slot] = c.ids[slot][:min(c.n[slot], len(c.ids[slot]))]
 	return c.n[slot]
 }
 
@@ -68,7 +73,7 @@ func (c *Cache) Kept(slot, n int) int {
 	if n >= c.n[slot] {
 		return c.n[slot]
 	}
-	if !c.shortens() {
+	if c.n[slot] > c.turn && n <= c.turn || !c.shortens() {
 		return 0
 	}
 	return n
@@ -115,8 +120,9 @@ type Piece struct {
 
 // Step appends the pieces to their slots, prompts and single tokens mixed, and
 // returns the logits [V] after the last token of each. On an error the cache
-// is as before; but of a mixer that keeps a state, the slots of the pieces are
-// empty.
+// is as before, but for slots that are empty then: those that were being computed
+// again, where a text outgrows the length at which longrope changes all its angles,
+// and of a mixer that keeps a state those of the pieces.
 func (m *Model) Step(c *Cache, pieces []Piece) ([][]float32, error) {
 	flat := make([]float32, len(pieces)*m.Spec.V)
 	err := m.advance(c, pieces, func(int) bool { return true }, func(t *autograd.Tape, logits *autograd.Tensor) error {
@@ -176,12 +182,9 @@ func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use fu
 	err = m.Dev.Run(func() error {
 		t := &autograd.Tape{Dev: m.Dev, Fast: m.Fast}
 		defer t.Free()
-		for _, p := range pieces {
-			if c.n[p.Slot] > 0 {
-				continue
-			}
+		for _, slot := range b.fresh {
 			for _, x := range c.kept {
-				x.begin(p.Slot)
+				x.begin(slot)
 			}
 		}
 		y := m.step(t, c, b)
@@ -190,14 +193,24 @@ func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use fu
 		}
 		return use(t, y)
 	})
+	if err != nil {
+		for _, slot := range b.again { // what it held is lost
+			c.Reset(slot)
+		}
+		for _, p := range pieces {
+			if !c.shortens() { // a state may have moved on
+				c.Reset(p.Slot)
+			}
+		}
+		return err
+	}
 	for _, p := range pieces {
-		if err == nil {
-			c.n[p.Slot] += len(p.Tokens)
-		} else if !c.shortens() { // a state may have moved on
-			c.n[p.Slot] = 0
+		c.n[p.Slot] += len(p.Tokens)
+		if c.turn > 0 {
+			c.ids[p.Slot] = append(c.ids[p.Slot], p.Tokens...)
 		}
 	}
-	return err
+	return nil
 }
 
 // placed are the tokens of a step with their places in the cache.
@@ -205,6 +218,8 @@ type placed struct {
 	ids, slot, pos, span []int32
 	seq, slots           []int32 // where the tokens of each piece begin, and its slot
 	last                 []int32 // rows of which logits are wanted
+	fresh                []int   // slots that begin with their first token
+	again                []int   // those that held it before
 }
 
 func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
@@ -215,14 +230,22 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 			panic("model: a step's pieces need tokens and slots of their own")
 		}
 		seen[p.Slot] = true
-		n := c.n[p.Slot] + len(p.Tokens)
+		from, tokens := c.n[p.Slot], p.Tokens
+		n := from + len(tokens)
+		if from > 0 && from <= c.turn && n > c.turn {
+			from, tokens = 0, slices.Concat(c.ids[p.Slot], tokens)
+			b.again = append(b.again, p.Slot)
+		}
+		if from == 0 {
+			b.fresh = append(b.fresh, p.Slot)
+		}
 		if n > c.Max {
 			return b, fail.Limitf("cache", "shorten the prompt or raise the context length", "slot %d would hold %d tokens, it has room for %d", p.Slot, n, c.Max)
 		}
-		for j, id := range p.Tokens {
+		for j, id := range tokens {
 			b.ids = append(b.ids, id)
 			b.slot = append(b.slot, int32(p.Slot))
-			b.pos = append(b.pos, int32(c.n[p.Slot]+j))
+			b.pos = append(b.pos, int32(from+j))
 			b.span = append(b.span, int32(n))
 		}
 		b.seq, b.slots = append(b.seq, int32(len(b.ids))), append(b.slots, int32(p.Slot))

@@ -28,7 +28,7 @@ type Arch struct {
 	// KV is the metadata a GGUF of this architecture carries after general.*.
 	KV func(s *Spec) []formats.KV
 	// NoGGUF says what a model of this shape has that a GGUF of this architecture
-	// cannot say, "" for nothing; nil: nothing.
+	// cannot say, "" for nothing; nil: nothing but what is read back otherwise.
 	NoGGUF func(s *Spec) string
 	// Config is what config.json says about a model of this shape, for
 	// folders written from a GGUF.
@@ -38,6 +38,10 @@ type Arch struct {
 	Read func(s *Source) error
 	// PartRotates is set where config.json can say that a part of a head rotates.
 	PartRotates bool
+	// Carried are what names of tensors begin with in Hugging Face folders that
+	// belong to other parts of a larger model, such as one that sees images.
+	// They are not run; who writes the model takes them along unchanged.
+	Carried []string
 	// Folds is set where GGUF has the factors of a Spec's layers in the weights.
 	Folds bool
 	// Drops are what names of tensors begin with in Hugging Face folders that
@@ -70,6 +74,25 @@ var archs = []*Arch{
 	&gptBigCode,
 	&gpt2,
 	&opt,
+	&mistral,
+	&ministral,
+	&ministral3,
+	&mistral3,
+	&seedOss,
+	&smollm3,
+	&hunyuanDense,
+	&granite,
+	&gemma,
+	&gemma3,
+	&vaultGemma,
+	&cohere2,
+	&exaone4,
+	&glm4,
+	&phi3,
+	&olmo,
+	&olmo3,
+	&ernie45,
+	&qwen2VL,
 	&lfm2,
 	&qwen3next,
 	&qwen35,
@@ -79,6 +102,7 @@ var archs = []*Arch{
 	&jamba,
 	&falconH1,
 	&nemotronH,
+	&graniteHybrid,
 }
 
 func byHF(name, modelType string) *Arch {

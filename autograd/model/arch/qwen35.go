@@ -104,6 +104,9 @@ func (c *Config) qwenHybrid(name string) Spec {
 	if rule := c.ropeRule(); rule != nil {
 		rope.Sections, _ = get[[]int](rule, "mrope_section")
 	}
+	if n := rope.Sections; n != nil && (len(n) != 3 || n[0]+n[1]+n[2] != rope.Dim/2) {
+		c.fail("rope_parameters", "mrope_section is %v, want three numbers that make %d", n, rope.Dim/2)
+	}
 	s.Ropes = []RopeSpec{rope}
 	s.emptyLayers(c)
 	return s

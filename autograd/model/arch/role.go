@@ -30,6 +30,7 @@ const (
 	PostMLPNorm // behind it
 	Gate
 	Up
+	GateUp // gate and up in one
 	Down
 
 	ActPos  // numbers of an activation: see XIELU
@@ -62,6 +63,8 @@ const (
 	SharedUp
 	SharedDown
 
+	Carried // of a part of a larger model that is not run
+
 	numRoles
 )
 
@@ -80,7 +83,7 @@ const (
 var classes = [numRoles]class{
 	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm,
-	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
+	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, GateUp: linear, Down: linear,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, ExpertGateUp: linear, ExpertDown: linear,
 	MixIn: linear, MixGate: linear, MixBeta: linear, MixDecay: linear, MixOut: linear, MixNorm: norm,

@@ -129,7 +129,7 @@ func logitsOf(t *testing.T, path string, ids []int32) (whole, cached []float32) 
 	return whole, cached
 }
 
-func within(t *testing.T, what string, got, want []float32, tol float64) {
+func near(t *testing.T, what string, got, want []float32, tol float64) {
 	t.Helper()
 	if len(got) != len(want) {
 		t.Fatalf("%s: %d values, want %d", what, len(got), len(want))
@@ -151,7 +151,7 @@ func TestVariants(t *testing.T) {
 		t.Run(fmt.Sprint(v.base, i), func(t *testing.T) {
 			dir := made(t, v.base, v.change)
 			want, cached := logitsOf(t, dir, ids)
-			within(t, "with a cache", cached, want, 1e-4)
+			near(t, "with a cache", cached, want, 1e-4)
 			src := open(t, dir)
 			for _, name := range []string{"a.gguf", "b"} {
 				out := filepath.Join(t.TempDir(), name)
@@ -164,7 +164,7 @@ func TestVariants(t *testing.T) {
 					t.Fatalf("%v, want refusal %q", err, v.refused)
 				}
 				got, _ := logitsOf(t, out, ids)
-				within(t, name, got, want, 1e-5)
+				near(t, name, got, want, 1e-5)
 				src = open(t, out)
 			}
 		})

@@ -22,7 +22,9 @@ var Cases = []string{
 	"qwen2", "qwen2-yarn", "qwen3", "qwen3-moe", "qwen2-moe", "mixtral", "olmo2", "cohere", "gemma2",
 	"starcoder2", "phi", "stablelm", "nemotron", "arcee", "apertus",
 	"gpt-neox", "falcon", "falcon-new", "falcon-alibi", "gptj", "mpt", "bloom", "gpt-bigcode", "gpt2", "opt",
-	"lfm2", "qwen3-next", "qwen3-5", "qwen3-5-moe", "olmo-hybrid", "mamba2", "jamba", "falcon-h1", "nemotron-h",
+	"mistral", "mistral-nemo", "ministral", "ministral3", "mistral3", "seed-oss", "smollm3", "hunyuan-dense", "granite",
+	"gemma", "gemma3", "vaultgemma", "cohere-qknorm", "cohere2", "exaone4", "glm4", "phi3", "phi3-longrope", "olmo", "olmo3", "ernie4-5", "qwen2-vl",
+	"lfm2", "qwen3-next", "qwen3-5", "qwen3-5-moe", "olmo-hybrid", "mamba2", "jamba", "falcon-h1", "nemotron-h", "granite-hybrid-dense",
 }
 
 // Dims are the sizes of a made-up Llama.

@@ -13,7 +13,8 @@ type attention struct {
 	spec         *arch.Attention
 	q, k, v, o   *nn.Linear
 	qNorm, kNorm *nn.Norm // nil: none
-	seat         int      // of its keys and values in a cache
+	sinks        *autograd.Param
+	seat         int // of its keys and values in a cache
 }
 
 func (l *loader) attention(layer int, spec *arch.Attention) *attention {
@@ -21,6 +22,9 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	a.q, a.k, a.v, a.o = l.linear(layer, arch.Q), l.linear(layer, arch.K), l.linear(layer, arch.V), l.linear(layer, arch.O)
 	if spec.QKNorm != arch.NoQKNorm {
 		a.qNorm, a.kNorm = l.norm(layer, arch.QNorm), l.norm(layer, arch.KNorm)
+	}
+	if spec.Sinks {
+		a.sinks = l.take(l.src.At(layer, arch.Sinks))
 	}
 	l.m.mixers = append(l.m.mixers, a)
 	return a
@@ -53,7 +57,7 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 	q := a.placed(t, a.q.Forward(t, x), a.qNorm, s)
 	k := a.placed(t, a.k.Forward(t, x), a.kNorm, s)
 	v := a.v.Forward(t, x)
-	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window}
+	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window, Sinks: a.sinks}
 	var o *autograd.Tensor
 	if s.cache != nil {
 		kv := s.cache.kept[a.seat].(*keysValues)
@@ -95,13 +99,14 @@ func (a *attention) remember(dev kernels.Backend, slots, max int) (memory, error
 func newKeysValues(dev kernels.Backend, of kernels.KV) (*keysValues, error) {
 	kv := &keysValues{of, dev}
 	kv.Keys, kv.Values = nil, nil
-	for _, b := range []*kernels.Buffer{&kv.Keys, &kv.Values} {
-		var err error
-		if *b, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), of.Slots*of.Max*of.K*of.Dk); err != nil {
-			*b = nil
-			kv.free()
-			return nil, err
-		}
+	var err error
+	rows := of.Slots * of.Max * of.K
+	if kv.Keys, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), rows*of.Dk); err != nil {
+		return nil, err
+	}
+	if kv.Values, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), rows*of.ValueSize()); err != nil {
+		dev.Free(kv.Keys)
+		return nil, err
 	}
 	return kv, nil
 }
@@ -118,13 +123,12 @@ func (kv *keysValues) grow(max int, held []int) error {
 	if err != nil {
 		return err
 	}
-	row := kv.K * kv.Dk
 	for slot, n := range held {
-		a := kernels.Copy2DArgs{Rows: n, Cols: row, XOff: slot * kv.Max * row, XStride: row, YOff: slot * max * row, YStride: row}
-		a.X = kv.Keys
-		kv.dev.Copy2D(kernels.To(wide.Keys), &a)
-		a.X = kv.Values
-		kv.dev.Copy2D(kernels.To(wide.Values), &a)
+		move := func(to, from kernels.Buffer, row int) {
+			kv.dev.Copy2D(kernels.To(to), &kernels.Copy2DArgs{Rows: n, Cols: row, X: from, XOff: slot * kv.Max * row, XStride: row, YOff: slot * max * row, YStride: row})
+		}
+		move(wide.Keys, kv.Keys, kv.K*kv.Dk)
+		move(wide.Values, kv.Values, kv.K*kv.ValueSize())
 	}
 	kv.free()
 	*kv = *wide

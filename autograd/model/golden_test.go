@@ -308,10 +308,8 @@ func trainable(t *testing.T, dev kernels.Backend, p *autograd.Param) {
 	p.Grad = b
 }
 
-// adapter is PEFT's A or B of a linear map. Of experts it keeps B [out, r·E], the
-// expert fastest.
-func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab string) *autograd.Param {
-	t.Helper()
+// adapterName is PEFT's name of A or B of a linear map.
+func adapterName(l *nn.Linear, ab string) string {
 	path := l.Path
 	if l.Experts > 0 {
 		path = strings.TrimSuffix(strings.TrimSuffix(path, ".down_proj"), "gate_up_proj")
@@ -319,7 +317,14 @@ func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab str
 			path += "base_layer"
 		}
 	}
-	name := "base_model.model." + path + ".lora_" + ab + ".weight"
+	return "base_model.model." + path + ".lora_" + ab + ".weight"
+}
+
+// adapter is PEFT's A or B of a linear map. Of experts it keeps B [out, r·E], the
+// expert fastest.
+func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab string) *autograd.Param {
+	t.Helper()
+	name := adapterName(l, ab)
 	a := g.arrays["lora."+name]
 	if len(a.shape) != 2 {
 		t.Fatalf("no adapter weight %s", name)
@@ -374,12 +379,17 @@ func (g *golden) checkLora(t *testing.T) {
 	m := g.load(t, "config.json", Options{})
 	var params []*autograd.Param
 	for l := range m.Linears() {
-		if t := m.TensorOf(l.W); t.Role == arch.Router && g.arrays["lora.base_model.model."+t.Path()+".lora_A.weight"].shape == nil {
-			continue // PEFT adapts the routers of some architectures only
+		if g.arrays["lora."+adapterName(l, "A")].shape == nil {
+			continue // PEFT adapts the routers and shared experts of some architectures only
 		}
 		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A"), B: g.adapter(t, m.Dev, l, "B"), Scale: g.scale}
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
+	}
+	for name := range g.arrays {
+		if p, ok := strings.CutPrefix(name, "lora."); ok && rankOf(params, strings.Replace(p, ".lora_A.", ".lora_B.", 1)) == 0 {
+			t.Errorf("no linear map takes %s", name)
+		}
 	}
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()

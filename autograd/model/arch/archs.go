@@ -27,6 +27,12 @@ type Arch struct {
 	Rules func(s *Spec) []Rule
 	// KV is the metadata a GGUF of this architecture carries after general.*.
 	KV func(s *Spec) []formats.KV
+	// NoGGUF says what a model of this shape has that a GGUF of this architecture
+	// cannot say, "" for nothing; nil: nothing.
+	NoGGUF func(s *Spec) string
+	// Untruncated is set where yarn's correction range is fractional in all models,
+	// which a GGUF does not say.
+	Untruncated bool
 	// Config is what config.json says about a model of this shape, for
 	// folders written from a GGUF.
 	Config func(s *Spec) []formats.KV
@@ -40,6 +46,12 @@ var archs = []*Arch{
 	&qwen3moe,
 	&qwen2moe,
 	&mixtral,
+	&deepseek2,
+	&deepseek3,
+	&glm4moelite,
+	&olmoe,
+	&granitemoe,
+	&gptoss,
 	&olmo2,
 	&cohere,
 	&gemma2,

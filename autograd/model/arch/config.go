@@ -205,5 +205,14 @@ func (m *Metadata) String(d, key string) string {
 	return d
 }
 
+// Bool returns a flag below the prefix; d when absent.
+func (m *Metadata) Bool(d bool, key string) bool {
+	m.asked[key] = true
+	if b, ok := m.kv[m.prefix+"."+key].(bool); ok {
+		return b
+	}
+	return d
+}
+
 // Has reports whether the file holds the tensor.
 func (m *Metadata) Has(tensor string) bool { _, ok := m.shapes[tensor]; return ok }

@@ -162,7 +162,12 @@ func checkSame(t *testing.T, a, b *arch.Source) {
 	if !reflect.DeepEqual(a.Spec.Layers, b.Spec.Layers) {
 		t.Errorf("layers come back as %s, were %s", mustJSON(t, b.Spec.Layers), mustJSON(t, a.Spec.Layers))
 	}
-	if a.Architecture() != b.Architecture() || len(a.Tensors()) != len(b.Tensors()) {
+	// In GGUF some have the name of one that computes the same.
+	name := a.Architecture()
+	if n, ok := map[string]string{"glm4_moe_lite": "deepseek_v3", "solar_open": "glm4_moe"}[name]; ok {
+		name = n
+	}
+	if name != b.Architecture() || len(a.Tensors()) != len(b.Tensors()) {
 		t.Errorf("%s of %d tensors comes back as %s of %d", a.Architecture(), len(a.Tensors()), b.Architecture(), len(b.Tensors()))
 	}
 	for i, x := range a.Tensors() {

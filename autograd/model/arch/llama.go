@@ -126,6 +126,8 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 			switch m := sub.Body.(type) {
 			case *Attention:
 				b.attention(m, s.C, pairs)
+			case *MLA:
+				b.mla(m, s.C, false)
 			case *MLP:
 				b.mlp(m, s.C)
 			case *MoE:
@@ -151,6 +153,9 @@ func (b *rules) attention(a *Attention, width int, pairs bool) {
 	b.linear(K, "self_attn.k_proj", "attn_k", kv, width, a.Bias, kPairs)
 	b.linear(V, "self_attn.v_proj", "attn_v", kv, width, a.Bias, 0)
 	b.linear(O, "self_attn.o_proj", "attn_output", width, q, a.OutBias, 0)
+	if a.Sinks {
+		b.vector(Sinks, "self_attn.sinks", "attn_sinks.weight", a.H)
+	}
 	switch a.QKNorm {
 	case PerHead:
 		q, kv = a.D, a.D
@@ -198,17 +203,21 @@ func epsKey(n NormSpec) string {
 	return "rms_norm_eps"
 }
 
+// actName is what config.json calls an activation.
+func actName(kind kernels.ActKind) string {
+	return map[kernels.ActKind]string{kernels.SiLU: "silu", kernels.GELU: "gelu", kernels.GELUTanh: "gelu_pytorch_tanh", kernels.ReLU: "relu"}[kind]
+}
+
 // decoderConfig is config.json in the form that both generations of
 // Transformers and the servers read.
 func decoderConfig(s *Spec, class, modelType string) []formats.KV {
 	a := s.Attention()
 	inner, kind := s.feed()
-	act := map[kernels.ActKind]string{kernels.SiLU: "silu", kernels.GELU: "gelu", kernels.GELUTanh: "gelu_pytorch_tanh", kernels.ReLU: "relu"}[kind]
 	kv := []formats.KV{
 		{Key: "architectures", Value: []string{class}}, {Key: "model_type", Value: modelType},
 		{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: inner}, {Key: "num_hidden_layers", Value: len(s.Layers)},
 		{Key: "num_attention_heads", Value: a.H}, {Key: "num_key_value_heads", Value: a.K}, {Key: "head_dim", Value: a.D},
-		{Key: "hidden_act", Value: act}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: epsKey(s.Norm), Value: shortFloat(s.Norm.Eps)},
+		{Key: "hidden_act", Value: actName(kind)}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: epsKey(s.Norm), Value: shortFloat(s.Norm.Eps)},
 		{Key: "rope_theta", Value: s.rope().Base}, {Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},
 	}
 	if r := ropeScaling(s.rope()); r != nil {

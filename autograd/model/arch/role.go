@@ -20,6 +20,14 @@ const (
 	O
 	QNorm // of queries, and
 	KNorm // of keys
+	Sinks // scores of attention that have no value
+
+	QA     // to the latent of queries
+	QANorm // of that latent
+	QB     // from it to the queries
+	KVA    // to the latent of keys and values, and the rotated part of keys
+	KVANorm
+	KVB
 
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
@@ -28,6 +36,7 @@ const (
 	Down
 
 	Router       // scores of experts
+	RouteBias    // of those scores where experts are chosen; it never weighs
 	ExpertGateUp // of all experts, gate rows before up rows
 	ExpertDown   // of all experts
 
@@ -43,16 +52,18 @@ const (
 type class uint8
 
 const (
-	table  class = iota // looked up by row, a matrix outside the blocks, or a router
+	table  class = iota // looked up by row, a matrix outside the blocks, a router, or sinks
 	linear              // a linear map of a block
 	norm                // weights of a normalisation
+	fixed               // nothing that training changes
 )
 
 var classes = [numRoles]class{
 	Embed: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
+	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table,
+	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
-	Router: table, ExpertGateUp: linear, ExpertDown: linear,
+	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }
 
@@ -64,4 +75,4 @@ func (r Role) IsLinear() bool { return classes[r] == linear }
 func (r Role) IsNorm() bool { return classes[r] == norm }
 
 // Decays reports whether weight decay applies to weights of the role.
-func (r Role) Decays() bool { return !r.IsNorm() }
+func (r Role) Decays() bool { return classes[r] != norm && classes[r] != fixed }

@@ -61,6 +61,19 @@ func (t *Tensor) AsHF() []FileTensor { return t.as(t.HF) }
 // of its shape. The result may share m's bytes.
 func (f FileTensor) Take(m block.Raw) (block.Raw, error) { return f.piece.scatter(f.Of.Rule, m) }
 
+// Matrices is the number of matrices that the file's tensor is made of, whose columns
+// are those of the tensor in memory; 0 where they are not, because it is transposed.
+func (f FileTensor) Matrices() int {
+	if f.piece.Transpose {
+		return 0
+	}
+	n := 1
+	for _, d := range f.Shape[:max(len(f.Shape)-2, 0)] {
+		n *= int(d)
+	}
+	return n
+}
+
 func (t *Tensor) as(pieces []Piece) []FileTensor {
 	var out []FileTensor
 	for i := range pieces {
@@ -249,7 +262,7 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 	if i < 0 {
 		return nil, fmt.Errorf("arch: no architecture %q", s.Arch)
 	}
-	if err := s.rope().checkGGUF(name); err != nil {
+	if err := archs[i].checkGGUF(s, name); err != nil {
 		return nil, err
 	}
 	kv := []formats.KV{
@@ -262,6 +275,31 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 	kv = append(kv, archs[i].KV(s)...)
 	kv = append(kv, formats.KV{Key: "general.quantization_version", Value: uint32(2)})
 	return append(kv, tok...), nil
+}
+
+// checkGGUF refuses a model called name that a GGUF cannot hold.
+func (a *Arch) checkGGUF(s *Spec, name string) error {
+	const hint = "choose format: safetensors"
+	if a.GGUF == "" {
+		return fail.Inputf(name, hint, "a model of architecture %s cannot be written to GGUF: llama.cpp does not have it", a.Name)
+	}
+	if a.NoGGUF != nil {
+		if what := a.NoGGUF(s); what != "" {
+			return fail.Inputf(name, hint, "%s cannot be written to GGUF: llama.cpp has no key for it", what)
+		}
+	}
+	for _, r := range s.Ropes {
+		if a.Untruncated && r.Type == "yarn" {
+			if !r.NoTruncate {
+				return fail.Inputf(name, hint, "yarn rope scaling with truncate: true cannot be written to GGUF: of this architecture it says false")
+			}
+			r.NoTruncate = false
+		}
+		if err := r.checkGGUF(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sizeLabel is the number of weights as GGUF files state it: of experts, their
@@ -277,7 +315,7 @@ func (s *Spec) sizeLabel() string {
 	}
 	n := s.Params()
 	for i := range list {
-		if r := &list[i]; r.Role == ExpertGateUp || r.Role == ExpertDown {
+		if r := &list[i]; r.Experts > 0 { // biases of experts count as they are
 			n -= int64(r.Len()) / int64(m.E) * int64(m.E-1)
 		}
 	}
@@ -324,7 +362,7 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			}
 		}
 	} else {
-		if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.Attention().D); err != nil {
+		if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.rotatable()); err != nil {
 			return nil, err
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {

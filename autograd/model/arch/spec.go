@@ -76,6 +76,7 @@ type Attention struct {
 	Bias    bool          // of q, k, v
 	OutBias bool
 	Window  int     // 0: none
+	Sinks   bool    // every head has a score of its own that takes a share and has no value
 	Scale   float32 // of the scores; 0: 1/√D
 	SoftCap float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
 }

@@ -3,6 +3,7 @@ package quant
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -43,7 +44,7 @@ func TestGoldenArchs(t *testing.T) {
 					}
 				}
 				share := map[string]float64{"W8A16": 1e-2, "W4A16_ASYM": 0.5}[j.Scheme]
-				if off := distance(logits(t, made, ids), want); !(off < share*dot(want, want)) {
+				if off := apart(src, logits(t, made, ids), want); !(off < share*dot(want, want)) {
 					t.Errorf("%s %s: logits are off by %g of %g", j.Method, j.Scheme, off, dot(want, want))
 				}
 				if n := reports[i].Fallbacks(); n > 0 {
@@ -57,6 +58,24 @@ func TestGoldenArchs(t *testing.T) {
 			again(t, src.Reader.Path(), cal, jobs[0], jobs[2])
 		})
 	}
+}
+
+// apart is the distance of logits, of a model with routers without the twentieth of
+// the tokens that are farthest off: one whose two best experts score alike goes to
+// another after the least change, and then computes something else.
+func apart(src *arch.Source, got, want []float32) (sum float64) {
+	var tokens []float64
+	for i := 0; i < len(want); i += src.Spec.V {
+		tokens = append(tokens, distance(got[i:i+src.Spec.V], want[i:i+src.Spec.V]))
+	}
+	slices.Sort(tokens)
+	if slices.ContainsFunc(src.Tensors(), func(x *arch.Tensor) bool { return x.Role == arch.Router }) {
+		tokens = tokens[:len(tokens)-len(tokens)/20]
+	}
+	for _, d := range tokens {
+		sum += d
+	}
+	return sum
 }
 
 // checkImatrix: every linear map has sums for what it read, of experts for each

@@ -292,19 +292,32 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 // expert, or have all, gguf those of all experts.
 func (b *rules) stack(role Role, m *MoE, n expertNames, name string, out, in int, hf []string, gguf ...Piece) {
 	w := b.add(Rule{Role: role, Experts: m.E, Rows: m.E * out, Cols: in}, n.experts+"."+name, "")
-	w.HF, w.GGUF = nil, nil
-	rows := out / len(hf)
-	switch {
-	case n.up != "":
+	w.GGUF = nil
+	together := []Piece{{Name: w.Name, Shape: []int64{int64(m.E), int64(out), int64(in)}}}
+	apart := func(hf []string) (list []Piece) {
+		rows := out / len(hf)
 		for e := range m.E {
 			for i, f := range hf {
-				w.HF = append(w.HF, Piece{Name: b.hf + fmt.Sprintf(f, e), Rows: Rows{(e*len(hf) + i) * rows, rows, rows, 1}})
+				at := Rows{(e*len(hf) + i) * rows, rows, rows, 1}
+				if m.InTurn && len(hf) > 1 {
+					at = Rows{e*out + i, 1, 2, rows}
+				}
+				list = append(list, Piece{Name: b.hf + fmt.Sprintf(f, e), Rows: at, Shape: []int64{int64(rows), int64(in)}})
 			}
 		}
-	case n.transposed:
-		w.HF = []Piece{{Name: b.hf + hf[0], Rows: Rows{0, out, out, m.E}, Transpose: true}}
-	default:
-		w.HF = []Piece{{Name: b.hf + hf[0], Shape: []int64{int64(m.E), int64(out), int64(in)}}}
+		return list
+	}
+	if n.up != "" {
+		w.HF, w.Other = apart(hf), together
+	} else {
+		each := []string{n.experts + ".%d.down_proj.weight"}
+		if role == ExpertGateUp {
+			each = []string{n.experts + ".%d.gate_proj.weight", n.experts + ".%d.up_proj.weight"}
+		}
+		w.HF, w.Other = together, apart(each)
+		if w.HF[0].Name = b.hf + hf[0]; n.transposed {
+			w.HF = []Piece{{Name: b.hf + hf[0], Rows: Rows{0, out, out, m.E}, Transpose: true}}
+		}
 	}
 	for _, p := range gguf {
 		part := int64(out / len(gguf))

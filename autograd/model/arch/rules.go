@@ -22,6 +22,9 @@ type Rule struct {
 	Experts    int // that lie one below another; 0: it is no stack
 
 	HF, GGUF []Piece
+	// Other is the other way in which Hugging Face files keep experts: one by one
+	// where HF has them together, together where it has them one by one.
+	Other    []Piece
 	Optional bool // it may be absent
 	Tied     bool // it is the embedding; a file may hold a copy, which is not read
 

@@ -26,8 +26,9 @@ type Out struct {
 // Sink writes a model's tensors, given in Hugging Face orientation, into a
 // folder or a GGUF. Nothing is visible at the destination before Commit.
 type Sink struct {
-	w    formats.Writer
-	gguf bool
+	w     formats.Writer
+	gguf  bool
+	apart map[string]bool // names of tensors that are stored as Rule.Other says
 }
 
 // Plan lists every tensor of the model with the type that pick chooses.
@@ -124,14 +125,20 @@ func CreateFolder(dir string, s *Spec, plan []Out, o FolderOptions) (*Sink, erro
 	if err != nil {
 		return nil, err
 	}
-	k := &Sink{}
+	k := &Sink{apart: map[string]bool{}}
+	for _, o := range plan { // what quantizes has a name for every matrix
+		k.apart[o.Name] = o.Type.Quantized() && len(o.Other) > 0 && len(o.HF[0].fileShape(o.Rule)) > 2
+	}
 	tp, err := k.files(dir, plan)
 	if err != nil {
 		return nil, err
 	}
 	k.w, err = formats.CreateFolder(dir, formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout,
 		Quantization: o.Quantization, Head: headPath(list)})
-	return k, err
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // files are the tensors of the file that k writes.
@@ -150,8 +157,11 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 }
 
 func (k *Sink) pieces(t *Tensor) []Piece {
-	if k.gguf {
+	switch {
+	case k.gguf:
 		return t.GGUF
+	case k.apart[t.Name]:
+		return t.Other
 	}
 	return t.HF
 }
@@ -164,8 +174,10 @@ func CreateGGUF(path string, s *Spec, kv []formats.KV, plan []Out) (*Sink, error
 	if err != nil {
 		return nil, err
 	}
-	k.w, err = CreateGGUFFile(path, s, kv, tp)
-	return k, err
+	if k.w, err = CreateGGUFFile(path, s, kv, tp); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // CreateGGUFFile is CreateGGUF for who writes the file's own tensors (see

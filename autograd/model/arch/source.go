@@ -239,6 +239,9 @@ func decoded(t dtype.Type) bool {
 // find collects the pieces of a tensor; nil when it is absent and may be.
 func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error) {
 	t := &Tensor{Rule: r, pieces: s.pieces(r)}
+	if _, ok := files[t.pieces[0].Name]; !ok && s.Reader.Format() == "hf" && len(r.Other) > 0 && files[r.Other[0].Name] != nil {
+		t.pieces = r.Other
+	}
 	var types []dtype.Type
 	for i := range t.pieces {
 		p := &t.pieces[i]

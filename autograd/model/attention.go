@@ -11,7 +11,9 @@ import (
 // attention is causal grouped-query attention.
 type attention struct {
 	spec         *arch.Attention
-	q, k, v, o   *nn.Linear
+	q, k, v      *nn.Linear // nil: qkv makes all three
+	qkv          *nn.Linear
+	o            *nn.Linear
 	qNorm, kNorm *nn.Norm // nil: none
 	sinks        *autograd.Param
 	seat         int // of its keys and values in a cache
@@ -19,12 +21,20 @@ type attention struct {
 
 func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	a := &attention{spec: spec, seat: len(l.m.mixers)}
-	a.q, a.k, a.v, a.o = l.linear(layer, arch.Q), l.linear(layer, arch.K), l.linear(layer, arch.V), l.linear(layer, arch.O)
+	if !spec.Fused {
+		a.q, a.k, a.v = l.linear(layer, arch.Q), l.linear(layer, arch.K), l.linear(layer, arch.V)
+	} else {
+		a.qkv = l.linear(layer, arch.QKV)
+	}
+	a.o = l.linear(layer, arch.O)
 	if spec.QKNorm != arch.NoQKNorm {
 		a.qNorm, a.kNorm = l.norm(layer, arch.QNorm), l.norm(layer, arch.KNorm)
 	}
 	if spec.Sinks {
 		a.sinks = l.take(l.src.At(layer, arch.Sinks))
+	}
+	if spec.QKNorm == arch.OwnPerHead {
+		a.qNorm.Heads, a.kNorm.Heads = spec.H, spec.K
 	}
 	l.m.mixers = append(l.m.mixers, a)
 	return a
@@ -41,12 +51,17 @@ func (a *attention) steps() []Step {
 	}
 }
 
-func (a *attention) readers() []*nn.Linear { return []*nn.Linear{a.q, a.k, a.v} }
+func (a *attention) readers() []*nn.Linear {
+	if a.qkv != nil {
+		return []*nn.Linear{a.qkv}
+	}
+	return []*nn.Linear{a.q, a.k, a.v}
+}
 
-// smooth: scales between v and o exist only where every query head has a value
-// head of its own.
+// smooth: scales between v and o exist only where v is a map by itself and every
+// query head has a value head of its own.
 func (a *attention) smooth() []Pair {
-	if a.spec.H != a.spec.K {
+	if a.v == nil || a.spec.H != a.spec.K {
 		return nil
 	}
 	return []Pair{{Prev: a.v, Next: []*nn.Linear{a.o}, Part: alone(a.o)}}
@@ -54,10 +69,12 @@ func (a *attention) smooth() []Pair {
 
 // attend is attention up to the input of o.
 func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
-	q := a.placed(t, a.q.Forward(t, x), a.qNorm, s)
-	k := a.placed(t, a.k.Forward(t, x), a.kNorm, s)
-	v := a.v.Forward(t, x)
+	q, k, v := a.project(t, x)
+	q, k = a.placed(t, q, a.qNorm, s), a.placed(t, k, a.kNorm, s)
 	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window, Sinks: a.sinks}
+	if a.spec.ALiBi {
+		at.Rel = s.Rel
+	}
 	var o *autograd.Tensor
 	if s.cache != nil {
 		kv := s.cache.kept[a.seat].(*keysValues)
@@ -68,6 +85,23 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 	}
 	t.Done(q, k, v)
 	return o
+}
+
+// project makes queries, keys and values of x.
+func (a *attention) project(t *autograd.Tape, x *autograd.Tensor) (q, k, v *autograd.Tensor) {
+	if a.qkv == nil {
+		return a.q.Forward(t, x), a.k.Forward(t, x), a.v.Forward(t, x)
+	}
+	runs := 1 // of queries, keys and values
+	if a.spec.ByKey {
+		runs = a.spec.K
+	}
+	of, kv := a.spec.H/runs*a.spec.D, a.spec.K/runs*a.spec.D
+	all := a.qkv.Forward(t, x)
+	q = t.HeadColumns(all, of+2*kv, 0, of)
+	k, v = t.HeadColumns(all, of+2*kv, of, kv), t.HeadColumns(all, of+2*kv, of+kv, kv)
+	t.Done(all)
+	return q, k, v
 }
 
 // placed is a query or key with its norm and its position.

@@ -55,6 +55,9 @@ type State struct {
 	Seq   *autograd.Tensor   // [S+1] int32; nil with a cache
 	Ropes []*autograd.Tensor // [N, Dim/2, 2] each: cosines and sines, as in arch.Spec.Ropes
 
+	Places *autograd.Tensor // [N] int32: rows of the table of positions; nil: the model has none
+	Rel    *autograd.Tensor // [span, H]: what scores lose with distance; nil: nothing
+
 	cache     *Cache
 	slot, pos *autograd.Tensor // [N] int32; nil without a cache
 }
@@ -76,7 +79,7 @@ func (s *State) with(ts []*autograd.Tensor) *State {
 
 // visit calls f with every tensor that s has.
 func (s *State) visit(f func(x **autograd.Tensor)) {
-	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.slot, &s.pos}
+	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.slot, &s.pos}
 	for i := range s.Ropes {
 		all = append(all, &s.Ropes[i])
 	}
@@ -104,7 +107,7 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 	}
 	s.IDs = t.Upload(in.IDs, n)
 	s.Seq = t.Upload(in.Seq, len(in.Seq))
-	s.Ropes = m.angles(t, in.Pos, spans(in.Pos, in.Seq))
+	m.position(t, s, in.Pos, spans(in.Pos, in.Seq))
 	if in.Key != nil {
 		t.Key = t.Upload(in.Key, n)
 	}
@@ -121,7 +124,21 @@ func (m *Model) checkInputs(in Inputs) error {
 			panic("model: Seq decreases")
 		}
 	}
+	if err := m.checkPositions(in.Pos); err != nil {
+		return err
+	}
 	return m.CheckIDs(in.IDs)
+}
+
+// checkPositions returns an error where a position has no row in the model's table.
+func (m *Model) checkPositions(pos []int32) error {
+	rows := m.Spec.Positions - m.Spec.PosOffset
+	for _, p := range pos {
+		if m.Spec.Positions > 0 && int(p) >= rows {
+			return fail.Inputf("tokens", "cut the texts, or take a model with a longer context", "a text goes beyond position %d, the last in the model's table", rows-1)
+		}
+	}
+	return nil
 }
 
 // CheckIDs returns an error where an id is no token of the model.

@@ -209,6 +209,9 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 			b.last = append(b.last, int32(len(b.ids)-1))
 		}
 	}
+	if err := c.m.checkPositions(b.pos); err != nil {
+		return b, err
+	}
 	return b, c.m.CheckIDs(b.ids)
 }
 
@@ -218,7 +221,7 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s := &State{N: n, cache: c}
 	s.IDs = t.Upload(b.ids, n)
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
-	s.Ropes = m.angles(t, b.pos, b.span)
+	m.position(t, s, b.pos, b.span)
 	x := m.Begin(t, s)
 	for _, blk := range m.Blocks {
 		y := m.forward(t, blk, x, s)
@@ -230,5 +233,5 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	}
 	last := t.Rows(x, t.Upload(b.last, len(b.last)))
 	t.Done(x)
-	return m.Logits(t, m.Norm.ForwardWide(t, last))
+	return m.Logits(t, m.finish(t, last))
 }

@@ -59,9 +59,21 @@ func (l *loader) build() {
 	for i := range s.Layers {
 		m.Blocks = append(m.Blocks, l.block(i))
 	}
-	m.Norm = l.norm(-1, arch.FinalNorm)
+	if s.EmbedNorm {
+		m.EmbedNorm = l.norm(-1, arch.EmbedNorm)
+	}
+	if s.Positions > 0 {
+		pos := l.src.At(-1, arch.Position)
+		m.Positions = &nn.Embedding{Path: pos.Path(), W: l.take(pos)}
+	}
+	if s.EmbedWidth > 0 {
+		m.ProjectIn, m.ProjectOut = l.linear(-1, arch.ProjectIn), l.linear(-1, arch.ProjectOut)
+	}
+	if !s.NoFinalNorm {
+		m.Norm = l.norm(-1, arch.FinalNorm)
+	}
 	if s.Tied {
-		m.Head = &nn.Linear{Path: l.src.HeadPath(), W: m.Embed.W}
+		m.Head = &nn.Linear{Path: l.src.HeadPath(), W: m.Embed.W, Bias: l.take(l.src.BiasAt(-1, arch.Head))}
 	} else {
 		m.Head = l.linear(-1, arch.Head)
 	}

@@ -25,7 +25,7 @@ func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 		m.share = l.linear(layer, arch.SharedRouter)
 	}
 	if spec.Shared > 0 {
-		m.shared = &mlp{&arch.MLP{F: spec.Shared, Act: spec.Act}, l.linear(layer, arch.SharedGate), l.linear(layer, arch.SharedUp), l.linear(layer, arch.SharedDown)}
+		m.shared = &mlp{spec: &arch.MLP{F: spec.Shared, Act: spec.Act}, gate: l.linear(layer, arch.SharedGate), up: l.linear(layer, arch.SharedUp), down: l.linear(layer, arch.SharedDown)}
 	}
 	return m
 }
@@ -118,7 +118,7 @@ func (m *moe) sharedSteps() []Step {
 			return join(in[1:], in[:1])
 		}, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 			last := len(in) - 1
-			return join(in[:last], tensors{m.shared.gated(t, in[last])})
+			return join(in[:last], tensors{m.shared.inner(t, in[last])})
 		}},
 		{Linears: []*nn.Linear{m.shared.down}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 			last := len(in) - 1

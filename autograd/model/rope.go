@@ -2,10 +2,34 @@ package model
 
 import (
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 )
+
+// position uploads what a pass reads of the positions pos of its tokens, in
+// sequences of lengths span.
+func (m *Model) position(t *autograd.Tape, s *State, pos, span []int32) {
+	s.Ropes = m.angles(t, pos, span)
+	if m.Spec.Positions > 0 {
+		rows := make([]int32, len(pos))
+		for i, p := range pos {
+			rows[i] = p + int32(m.Spec.PosOffset)
+		}
+		s.Places = t.Upload(rows, len(rows))
+	}
+	if h := len(m.Spec.Slopes); h > 0 {
+		n := int(slices.Max(span))
+		rel := make([]float32, 0, n*h)
+		for distance := range n {
+			for _, slope := range m.Spec.Slopes {
+				rel = append(rel, -slope*float32(distance))
+			}
+		}
+		s.Rel = t.Upload(rel, n, h)
+	}
+}
 
 // angles uploads the model's tables of angles for tokens at positions pos of
 // sequences of lengths span.

@@ -15,7 +15,7 @@ import (
 type Arch struct {
 	Name string   // the key of the table, and model_type in config.json
 	HF   []string // architectures in config.json
-	GGUF string   // general.architecture
+	GGUF string   // general.architecture; "": llama.cpp has no such architecture, and GGUFSpec and KV are nil
 	// IsGGUF says, where several architectures share GGUF, that a file is of this
 	// one; nil: where it is of no other.
 	IsGGUF func(m *Metadata) bool
@@ -36,6 +36,11 @@ type Arch struct {
 	// Config is what config.json says about a model of this shape, for
 	// folders written from a GGUF.
 	Config func(s *Spec) []formats.KV
+	// Read completes the Spec with what files of Hugging Face keep in tensors and
+	// GGUF among its keys; nil: nothing.
+	Read func(s *Source) error
+	// PartRotates is set where config.json can say that a part of a head rotates.
+	PartRotates bool
 }
 
 // archs is the table. A new architecture is one line here and one file.
@@ -55,6 +60,20 @@ var archs = []*Arch{
 	&olmo2,
 	&cohere,
 	&gemma2,
+	&starcoder2,
+	&phi,
+	&stablelm,
+	&nemotron,
+	&arcee,
+	&apertus,
+	&gptNeoX,
+	&falcon,
+	&gptJ,
+	&mpt,
+	&bloom,
+	&gptBigCode,
+	&gpt2,
+	&opt,
 }
 
 func byHF(name, modelType string) *Arch {
@@ -69,7 +88,7 @@ func byHF(name, modelType string) *Arch {
 func byGGUF(name string, m *Metadata) (found *Arch) {
 	for _, a := range archs {
 		switch {
-		case a.GGUF != name:
+		case a.GGUF != name || name == "":
 		case a.IsGGUF == nil:
 			found = cmp.Or(found, a)
 		case a.IsGGUF(m):
@@ -101,6 +120,7 @@ func unknown(name, what string, ours func(*Arch) []string) error {
 	for _, a := range archs {
 		names = append(names, ours(a)...)
 	}
+	names = slices.DeleteFunc(names, func(n string) bool { return n == "" })
 	near := ""
 	if n := fail.Nearest(name, names); n != "" {
 		near = "; did you mean " + n + "?"

@@ -68,6 +68,13 @@ func (c *Config) assume(defaults map[string]string) {
 	}
 }
 
+// rename gives a key that is absent the value of another name of it.
+func (c *Config) rename(old, key string) {
+	if raw, has := c.raw[old]; has && c.raw[key] == nil {
+		c.raw[key] = raw
+	}
+}
+
 // Int returns an integer key, or d when it is absent; d < 0 makes it required.
 func (c *Config) Int(d int, keys ...string) int {
 	v, ok := get[float64](c, keys...)
@@ -114,12 +121,14 @@ func (c *Config) Act(keys ...string) kernels.ActKind {
 		return kernels.SiLU
 	case "gelu":
 		return kernels.GELU
-	case "gelu_pytorch_tanh", "gelu_new":
+	case "gelu_pytorch_tanh", "gelu_new", "gelu_fast":
 		return kernels.GELUTanh
 	case "relu":
 		return kernels.ReLU
+	case "relu2":
+		return kernels.ReLU2
 	default:
-		c.lack(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, relu", name)
+		c.lack(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2", name)
 	}
 	return kernels.SiLU
 }
@@ -208,10 +217,15 @@ func (m *Metadata) String(d, key string) string {
 // Bool returns a flag below the prefix; d when absent.
 func (m *Metadata) Bool(d bool, key string) bool {
 	m.asked[key] = true
-	if b, ok := m.kv[m.prefix+"."+key].(bool); ok {
-		return b
+	v, ok := m.kv[m.prefix+"."+key]
+	if !ok {
+		return d
 	}
-	return d
+	b, ok := v.(bool)
+	if !ok && m.err == nil {
+		m.err = fmt.Errorf("%s.%s: found %T, want a flag", m.prefix, key, v)
+	}
+	return b
 }
 
 // Has reports whether the file holds the tensor.

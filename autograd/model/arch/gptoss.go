@@ -46,19 +46,6 @@ var gptoss = Arch{
 		return append(decoderKV(s, "gpt-oss"), formats.KV{Key: "gpt-oss.attention.sliding_window", Value: uint32(s.Attention().Window)},
 			formats.KV{Key: "gpt-oss.expert_feed_forward_length", Value: uint32(s.moe().F)})
 	},
-	NoGGUF: func(s *Spec) string {
-		m := s.moe()
-		for i, l := range s.Layers {
-			if a := l.Sublayers[0].Body.(*Attention); (a.Window > 0) != (i%2 == 0) {
-				return "a window in other layers than every second"
-			}
-		}
-		switch p := m.ActParams; {
-		case p.Alpha != 1.702 || p.Limit != 7:
-			return "swiglu_alpha and swiglu_limit other than 1.702 and 7"
-		}
-		return ""
-	},
 	Config: func(s *Spec) []formats.KV {
 		m, a := s.moe(), s.Attention()
 		return append(decoderConfig(s, "GptOssForCausalLM", "gpt_oss"), formats.KV{Key: "attention_bias", Value: a.Bias},

@@ -78,30 +78,56 @@ func decoderGGUF(m *Metadata) (Spec, error) {
 
 // attention reads the heads of a model of width width.
 func (m *Metadata) attention(width int) *Attention {
-	a := &Attention{H: m.Int(-1, "attention.head_count"), Bias: m.Has("blk.0.attn_q.bias"), OutBias: m.Has("blk.0.attn_output.bias")}
+	a := &Attention{H: m.Int(-1, "attention.head_count"), Bias: m.Has("blk.0.attn_q.bias") || m.Has("blk.0.attn_qkv.bias"), OutBias: m.Has("blk.0.attn_output.bias")}
 	a.K = m.Int(a.H, "attention.head_count_kv")
 	if a.H > 0 {
 		a.D = m.Int(width/a.H, "attention.key_length")
 	}
-	if norm := m.shapes["blk.0.attn_q_norm.weight"]; len(norm) == 1 {
+	switch norm := m.shapes["blk.0.attn_q_norm.weight"]; {
+	case len(norm) == 2:
+		a.QKNorm = OwnPerHead
+	case len(norm) == 1 && norm[0] == int64(a.D):
+		a.QKNorm = PerHead
+	case len(norm) == 1:
 		a.QKNorm = WholeWidth
-		if norm[0] == int64(a.D) {
-			a.QKNorm = PerHead
-		}
 	}
 	return a
 }
 
-// layerNames are what families name differently within a layer.
+// layerNames are what families name differently.
 type layerNames struct {
-	norms   map[Role][2]string // in Hugging Face files and in GGUF
+	norms   map[Role][2]string // of a layer, in Hugging Face files and in GGUF
 	experts expertNames
+	modules map[Role][2]string // linear maps, tables and the final norm, where they are not called as usual
+	layers  string             // what names of layer %d begin with in Hugging Face files; "": as usual
+	// byHead: Hugging Face files hold the norms of heads one by one, norms.N.
+	byHead bool
+	// transposed: Hugging Face files hold the linear maps as [in, out].
+	transposed bool
+}
+
+// usualModules are the usual names of what is no norm of a layer.
+var usualModules = map[Role][2]string{
+	Embed: {"model.embed_tokens", "token_embd"}, FinalNorm: {"model.norm", "output_norm"}, Head: {"lm_head", "output"},
+	EmbedNorm: {"model.embed_norm", "token_embd_norm"}, Position: {"model.embed_positions", "position_embd"},
+	Q: {"self_attn.q_proj", "attn_q"}, K: {"self_attn.k_proj", "attn_k"}, V: {"self_attn.v_proj", "attn_v"},
+	QKV: {"self_attn.qkv_proj", "attn_qkv"}, O: {"self_attn.o_proj", "attn_output"},
+	QNorm: {"self_attn.q_norm", "attn_q_norm"}, KNorm: {"self_attn.k_norm", "attn_k_norm"},
+	Gate: {"mlp.gate_proj", "ffn_gate"}, Up: {"mlp.up_proj", "ffn_up"}, Down: {"mlp.down_proj", "ffn_down"},
+}
+
+// of are the names of a module, in Hugging Face files and in GGUF.
+func (n *layerNames) of(role Role) [2]string {
+	if name, ok := n.modules[role]; ok {
+		return name
+	}
+	return usualModules[role]
 }
 
 // usualNames are Llama's and those of most experts.
 var usualNames = layerNames{
-	map[Role][2]string{AttnNorm: {"input_layernorm", "attn_norm"}, MLPNorm: {"post_attention_layernorm", "ffn_norm"}},
-	hubExperts,
+	norms:   map[Role][2]string{AttnNorm: {"input_layernorm", "attn_norm"}, MLPNorm: {"post_attention_layernorm", "ffn_norm"}},
+	experts: hubExperts,
 }
 
 // decoderRules lists the tensors under their usual names; pairs says that GGUF
@@ -110,10 +136,10 @@ func decoderRules(s *Spec, pairs bool) []Rule { return namedRules(s, pairs, usua
 
 // namedRules is decoderRules with names of a family's own.
 func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
-	b := &rules{layer: -1, addOne: s.Norm.Offset == 1}
-	b.matrix(Embed, "model.embed_tokens", "token_embd", s.V, s.C)
+	b := &rules{layer: -1, addOne: s.Norm.Offset == 1, bias: s.Norm.Bias, names: names}
+	b.embedding(s)
 	for i, l := range s.Layers {
-		b.enter(i, fmt.Sprintf("model.layers.%d.", i), fmt.Sprintf("blk.%d.", i))
+		b.enter(i, fmt.Sprintf(cmp.Or(names.layers, "model.layers.%d."), i), fmt.Sprintf("blk.%d.", i))
 		seen := map[Role]bool{None: true}
 		norm := func(role Role) { // once where two parts share it
 			if !seen[role] {
@@ -137,40 +163,108 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 		}
 	}
 	b.enter(-1, "", "")
-	b.norm(FinalNorm, "model.norm", "output_norm", s.C)
-	b.matrix(Head, "lm_head", "output", s.V, s.C).Tied = s.Tied
+	b.head(s)
 	return b.list
 }
 
-// attention adds the linear maps of attention under their usual names.
+// embedding adds what comes before the blocks.
+func (b *rules) embedding(s *Spec) {
+	embed, norm, pos, in := b.names.of(Embed), b.names.of(EmbedNorm), b.names.of(Position), b.names.of(ProjectIn)
+	b.matrix(Embed, embed[0], embed[1], s.V, s.embedWidth())
+	if s.EmbedNorm {
+		b.norm(EmbedNorm, norm[0], norm[1], s.C)
+	}
+	if s.Positions > 0 {
+		b.matrix(Position, pos[0], pos[1], s.Positions, s.C)
+	}
+	if s.EmbedWidth > 0 {
+		b.matrix(ProjectIn, in[0], in[1], s.C, s.EmbedWidth)
+	}
+}
+
+// head adds what comes behind the blocks.
+func (b *rules) head(s *Spec) {
+	norm, out, head := b.names.of(FinalNorm), b.names.of(ProjectOut), b.names.of(Head)
+	if !s.NoFinalNorm {
+		b.norm(FinalNorm, norm[0], norm[1], s.C)
+	}
+	if s.EmbedWidth > 0 {
+		b.matrix(ProjectOut, out[0], out[1], s.EmbedWidth, s.C)
+	}
+	b.matrix(Head, head[0], head[1], s.V, s.embedWidth()).Tied = s.Tied
+	if s.HeadBias {
+		b.vector(Head, head[0]+".bias", head[1]+".bias", s.V).Bias = true
+	}
+}
+
+// attention adds the linear maps of attention and its norms.
 func (b *rules) attention(a *Attention, width int, pairs bool) {
 	q, kv := a.H*a.D, a.K*a.D
 	qPairs, kPairs := 0, 0
 	if pairs {
 		qPairs, kPairs = a.H, a.K
 	}
-	b.linear(Q, "self_attn.q_proj", "attn_q", q, width, a.Bias, qPairs)
-	b.linear(K, "self_attn.k_proj", "attn_k", kv, width, a.Bias, kPairs)
-	b.linear(V, "self_attn.v_proj", "attn_v", kv, width, a.Bias, 0)
-	b.linear(O, "self_attn.o_proj", "attn_output", width, q, a.OutBias, 0)
+	if !a.Fused {
+		b.part(Q, q, width, a.Bias, qPairs)
+		b.part(K, kv, width, a.Bias, kPairs)
+		b.part(V, kv, width, a.Bias, 0)
+	} else {
+		b.fused(a, width)
+	}
+	b.part(O, width, q, a.OutBias, 0)
 	if a.Sinks {
 		b.vector(Sinks, "self_attn.sinks", "attn_sinks.weight", a.H)
 	}
+	qn, kn := b.names.of(QNorm), b.names.of(KNorm)
 	switch a.QKNorm {
 	case PerHead:
-		q, kv = a.D, a.D
-		fallthrough
+		b.norm(QNorm, qn[0], qn[1], a.D)
+		b.norm(KNorm, kn[0], kn[1], a.D)
 	case WholeWidth:
-		b.norm(QNorm, "self_attn.q_norm", "attn_q_norm", q)
-		b.norm(KNorm, "self_attn.k_norm", "attn_k_norm", kv)
+		b.norm(QNorm, qn[0], qn[1], q)
+		b.norm(KNorm, kn[0], kn[1], kv)
+	case OwnPerHead:
+		b.headNorms(QNorm, qn, a.H, a.D)
+		b.headNorms(KNorm, kn, a.K, a.D)
 	}
 }
 
-// mlp adds the linear maps of a gated feed-forward part.
+// fused adds the map of queries, keys and values.
+func (b *rules) fused(a *Attention, width int) {
+	first := len(b.list)
+	b.part(QKV, (a.H+2*a.K)*a.D, width, a.Bias, 0)
+	for i := first; i < len(b.list) && a.ByKey; i++ {
+		b.list[i].GGUF[0].Parts = []int{a.H / a.K * a.D, a.D, a.D}
+	}
+}
+
+// headNorms adds the weights of norms of h heads of d elements: a vector to
+// whoever asks what the tensor is, a matrix in files, or a vector a head.
+func (b *rules) headNorms(role Role, name [2]string, h, d int) {
+	r := b.vector(role, name[0]+".weight", name[1]+".weight", h*d)
+	r.GGUF[0].Shape = []int64{int64(h), int64(d)}
+	if r.HF[0].Shape = r.GGUF[0].Shape; !b.names.byHead {
+		return
+	}
+	r.HF = nil
+	for i := range h {
+		r.HF = append(r.HF, Piece{Name: fmt.Sprintf("%s%s.norms.%d.weight", b.hf, name[0], i), Rows: Rows{i * d, d, d, 1}})
+	}
+}
+
+// mlp adds the linear maps of a feed-forward part.
 func (b *rules) mlp(m *MLP, width int) {
-	b.linear(Gate, "mlp.gate_proj", "ffn_gate", m.F, width, m.Bias, 0)
-	b.linear(Up, "mlp.up_proj", "ffn_up", m.F, width, m.Bias, 0)
-	b.linear(Down, "mlp.down_proj", "ffn_down", width, m.F, m.Bias, 0)
+	if !m.Ungated {
+		b.part(Gate, m.F, width, m.Bias, 0)
+	}
+	b.part(Up, m.F, width, m.Bias, 0)
+	b.part(Down, width, m.F, m.Bias, 0)
+	if x := m.XIELU; x != nil {
+		b.number(ActPos, "mlp.act_fn.alpha_p", x.Pos, []int64{1})
+		b.number(ActNeg, "mlp.act_fn.alpha_n", x.Neg, []int64{1})
+		b.number(ActBeta, "mlp.act_fn.beta", x.Beta, []int64{})
+		b.number(ActEps, "mlp.act_fn.eps", x.Eps, []int64{})
+	}
 }
 
 // decoderKV is the metadata in the order llama.cpp's converter writes it.
@@ -203,10 +297,8 @@ func epsKey(n NormSpec) string {
 	return "rms_norm_eps"
 }
 
-// actName is what config.json calls an activation.
-func actName(kind kernels.ActKind) string {
-	return map[kernels.ActKind]string{kernels.SiLU: "silu", kernels.GELU: "gelu", kernels.GELUTanh: "gelu_pytorch_tanh", kernels.ReLU: "relu"}[kind]
-}
+// actNames are config.json's names of activations.
+var actNames = map[kernels.ActKind]string{kernels.SiLU: "silu", kernels.GELU: "gelu", kernels.GELUTanh: "gelu_pytorch_tanh", kernels.ReLU: "relu", kernels.ReLU2: "relu2"}
 
 // decoderConfig is config.json in the form that both generations of
 // Transformers and the servers read.
@@ -217,7 +309,7 @@ func decoderConfig(s *Spec, class, modelType string) []formats.KV {
 		{Key: "architectures", Value: []string{class}}, {Key: "model_type", Value: modelType},
 		{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: inner}, {Key: "num_hidden_layers", Value: len(s.Layers)},
 		{Key: "num_attention_heads", Value: a.H}, {Key: "num_key_value_heads", Value: a.K}, {Key: "head_dim", Value: a.D},
-		{Key: "hidden_act", Value: actName(kind)}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: epsKey(s.Norm), Value: shortFloat(s.Norm.Eps)},
+		{Key: "hidden_act", Value: actNames[kind]}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: epsKey(s.Norm), Value: shortFloat(s.Norm.Eps)},
 		{Key: "rope_theta", Value: s.rope().Base}, {Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},
 	}
 	if r := ropeScaling(s.rope()); r != nil {

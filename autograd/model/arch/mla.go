@@ -165,7 +165,7 @@ func latentConfig(s *Spec, class, modelType string) []formats.KV {
 		{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: inner}, {Key: "num_hidden_layers", Value: len(s.Layers)},
 		{Key: "num_attention_heads", Value: a.H}, {Key: "num_key_value_heads", Value: a.H}, {Key: "q_lora_rank", Value: nil}, {Key: "kv_lora_rank", Value: a.KVRank},
 		{Key: "qk_nope_head_dim", Value: a.Nope}, {Key: "qk_rope_head_dim", Value: a.Rot}, {Key: "v_head_dim", Value: a.V},
-		{Key: "hidden_act", Value: actName(act)}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: "rms_norm_eps", Value: shortFloat(s.Norm.Eps)},
+		{Key: "hidden_act", Value: actNames[act]}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: "rms_norm_eps", Value: shortFloat(s.Norm.Eps)},
 		{Key: "rope_theta", Value: s.rope().Base}, {Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},
 	}
 	if a.QRank > 0 {

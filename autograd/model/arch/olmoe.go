@@ -28,12 +28,6 @@ var olmoe = Arch{
 	},
 	Rules: func(s *Spec) []Rule { return decoderRules(s, false) },
 	KV:    func(s *Spec) []formats.KV { return decoderKV(s, "olmoe") },
-	NoGGUF: func(s *Spec) string {
-		if s.moe().Route.Renorm {
-			return "norm_topk_prob: true"
-		}
-		return ""
-	},
 	Config: func(s *Spec) []formats.KV {
 		m := s.moe()
 		return append(decoderConfig(s, "OlmoeForCausalLM", "olmoe"), formats.KV{Key: "attention_bias", Value: s.Attention().Bias},

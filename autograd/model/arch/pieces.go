@@ -20,6 +20,11 @@ type Piece struct {
 	// heads of rotated queries and keys so, gpt-oss the gate and up rows of an
 	// expert. 0: none.
 	Pairs int
+	// Parts are the numbers of rows of the parts that every run of rows as long as
+	// their sum is made of in memory. The file holds the first parts of all runs,
+	// then the second, and so on: a fused projection by heads, which GGUF has by
+	// kind. nil: none; it excludes Rows and Pairs.
+	Parts []int
 	// Transpose: every run of rows [Count, cols] is stored as [cols, Count].
 	Transpose bool
 	AddOne    bool // the file holds 1 more (norms of Gemma in GGUF)
@@ -41,9 +46,25 @@ func (r Rows) of(n int) Rows {
 	return r
 }
 
+// storedAs are the pieces of a tensor as a file holds them in type t: what is quantized is
+// stored as the matrix of a linear map, [out, in], also where the plain weight is
+// transposed.
+func storedAs(pieces []Piece, t dtype.Type) []Piece {
+	if !t.Quantized() || !slices.ContainsFunc(pieces, func(p Piece) bool { return p.Transpose && p.Rows == (Rows{}) }) {
+		return pieces
+	}
+	pieces = slices.Clone(pieces)
+	for i := range pieces {
+		if pieces[i].Rows == (Rows{}) {
+			pieces[i].Transpose = false
+		}
+	}
+	return pieces
+}
+
 // whole reports whether the file holds the tensor as it lies in memory.
 func (p *Piece) whole() bool {
-	return p.Rows == (Rows{}) && p.Pairs == 0 && !p.changesValues()
+	return p.Rows == (Rows{}) && p.Pairs == 0 && p.Parts == nil && !p.changesValues()
 }
 
 // changesValues reports whether more than the order of rows differs, which only
@@ -79,6 +100,9 @@ func (p *Piece) fileShape(r *Rule) []int64 {
 // row is where row i of the piece, in the order of the file and not transposed,
 // lies in a tensor of n rows.
 func (p *Piece) row(i, n int) int {
+	if p.Parts != nil {
+		return p.dealt(i, n)
+	}
 	r := p.Rows.of(n)
 	if p.Pairs > 0 {
 		part := r.Count * r.Times / p.Pairs
@@ -87,6 +111,23 @@ func (p *Piece) row(i, n int) int {
 		i = first + i/2 + i%2*(part/2)
 	}
 	return r.Start + i/r.Count*r.Step + i%r.Count
+}
+
+// dealt is row for Parts.
+func (p *Piece) dealt(i, n int) int {
+	run := 0
+	for _, size := range p.Parts {
+		run += size
+	}
+	runs, first := n/run, 0
+	for _, size := range p.Parts {
+		if i < runs*size {
+			return i/size*run + first + i%size
+		}
+		i -= runs * size
+		first += size
+	}
+	panic("arch: a row behind the last part")
 }
 
 // rowBytes is the length of one row in each plane of a type; ok says that rows

@@ -2,7 +2,6 @@ package arch
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 
 	"github.com/tunekit/tunekit/formats"
@@ -36,8 +35,7 @@ var qwen2moe = Arch{
 		names.experts.shared = "mlp.shared_expert"
 		return namedRules(s, false, names)
 	},
-	KV:     func(s *Spec) []formats.KV { return decoderKV(s, "qwen2moe") },
-	NoGGUF: func(s *Spec) string { return s.noSteps(false) },
+	KV: func(s *Spec) []formats.KV { return decoderKV(s, "qwen2moe") },
 	Config: func(s *Spec) []formats.KV {
 		m := s.moe()
 		return append(decoderConfig(s, "Qwen2MoeForCausalLM", "qwen2_moe"), formats.KV{Key: "qkv_bias", Value: s.Attention().Bias},
@@ -56,17 +54,4 @@ func (c *Config) sparseSteps() func(layer int) bool {
 		step = 1
 	}
 	return func(i int) bool { return (i+1)%step == 0 && !slices.Contains(dense, i) }
-}
-
-// noSteps says what of a Qwen with experts llama.cpp has no key for: it takes
-// experts in all layers for granted, and whether weights sum to 1.
-func (s *Spec) noSteps(renorm bool) string {
-	for _, l := range s.Layers {
-		if m, ok := l.Sublayers[1].Body.(*MoE); !ok {
-			return "a layer without experts"
-		} else if m.Route.Renorm != renorm {
-			return fmt.Sprintf("norm_topk_prob: %v", m.Route.Renorm)
-		}
-	}
-	return ""
 }

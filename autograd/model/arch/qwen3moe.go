@@ -27,9 +27,8 @@ var qwen3moe = Arch{
 		s.withExperts(e, nil)
 		return s, err
 	},
-	Rules:  func(s *Spec) []Rule { return decoderRules(s, false) },
-	KV:     func(s *Spec) []formats.KV { return decoderKV(s, "qwen3moe") },
-	NoGGUF: func(s *Spec) string { return s.noSteps(true) },
+	Rules: func(s *Spec) []Rule { return decoderRules(s, false) },
+	KV:    func(s *Spec) []formats.KV { return decoderKV(s, "qwen3moe") },
 	Config: func(s *Spec) []formats.KV {
 		m := s.moe()
 		return append(decoderConfig(s, "Qwen3MoeForCausalLM", "qwen3_moe"), formats.KV{Key: "attention_bias", Value: s.Attention().Bias},

@@ -7,16 +7,21 @@ type Role uint8
 
 // The roles. A bias has the role of what it is added to, and Rule.Bias set.
 const (
-	None      Role = iota // no part: the absence of one
-	Embed                 // token embedding
-	Head                  // output layer
-	FinalNorm             // before the head
+	None       Role = iota // no part: the absence of one
+	Embed                  // token embedding
+	EmbedNorm              // behind it
+	Position               // embedding of positions
+	ProjectIn              // from the width of the embedding to that of the blocks, and
+	ProjectOut             // back, before the head
+	Head                   // output layer
+	FinalNorm              // before the head
 
 	AttnNorm     // before attention
 	PostAttnNorm // behind it
 	Q
 	K
 	V
+	QKV // q, k and v in one
 	O
 	QNorm // of queries, and
 	KNorm // of keys
@@ -35,6 +40,11 @@ const (
 	Up
 	Down
 
+	ActPos  // numbers of an activation: see XIELU
+	ActNeg  //
+	ActBeta // these two are not trained
+	ActEps
+
 	Router       // scores of experts
 	RouteBias    // of those scores where experts are chosen; it never weighs
 	ExpertGateUp // of all experts, gate rows before up rows
@@ -52,17 +62,18 @@ const (
 type class uint8
 
 const (
-	table  class = iota // looked up by row, a matrix outside the blocks, a router, or sinks
+	table  class = iota // looked up by row, a matrix outside the blocks, a router, or a number that is trained
 	linear              // a linear map of a block
 	norm                // weights of a normalisation
-	fixed               // nothing that training changes
+	fixed               // a number that training leaves alone
 )
 
 var classes = [numRoles]class{
-	Embed: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table,
+	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
+	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table,
 	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
+	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }
@@ -75,4 +86,4 @@ func (r Role) IsLinear() bool { return classes[r] == linear }
 func (r Role) IsNorm() bool { return classes[r] == norm }
 
 // Decays reports whether weight decay applies to weights of the role.
-func (r Role) Decays() bool { return classes[r] != norm && classes[r] != fixed }
+func (r Role) Decays() bool { return !r.IsNorm() && classes[r] != fixed }

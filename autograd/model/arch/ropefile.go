@@ -18,13 +18,47 @@ import (
 // Rope reads rope_parameters (Transformers 5) or rope_theta and rope_scaling,
 // for heads of which dim elements rotate.
 func (c *Config) Rope(dim, maxPos int) RopeSpec {
-	r := RopeSpec{Dim: dim, Base: c.Float(c.Float(10000, "default_theta"), "rope_theta"), MaxPos: maxPos}
 	c.wholeHeads()
+	if s := c.ropeRule(); s != nil {
+		s.wholeHeads()
+		if s.err != nil && c.err == nil {
+			c.err = s.err
+		}
+	}
+	return c.rope(dim, maxPos)
+}
+
+// partRope is Rope for heads of d elements of which the share that
+// partial_rotary_factor states rotates, beside the rule or in it; share where it
+// is absent.
+func (c *Config) partRope(d, maxPos int, share float64) RopeSpec {
+	const key = "partial_rotary_factor"
+	beside := c.has(key)
+	share = c.Float(share, key)
+	if s := c.ropeRule(); s != nil && s.has(key) {
+		in := s.Float(share, key)
+		if beside && in != share {
+			c.fail(key, "is %g, but %g in the scaling rule; remove one", share, in)
+		}
+		share = in
+		if s.err != nil && c.err == nil {
+			c.err = s.err
+		}
+	}
+	if !(share > 0 && share <= 1) {
+		c.fail(key, "is %g, allowed 0 to 1", share)
+		return RopeSpec{}
+	}
+	return c.rope(int(float64(d)*share), maxPos)
+}
+
+// rope is Rope for dim elements.
+func (c *Config) rope(dim, maxPos int) RopeSpec {
+	r := RopeSpec{Dim: dim, Base: c.Float(c.Float(10000, "default_theta"), "rope_theta"), MaxPos: maxPos}
 	s := c.ropeRule()
 	if s == nil {
 		return r
 	}
-	s.wholeHeads()
 	r.Base = s.Float(r.Base, "rope_theta")
 	if c.has("rope_theta") && r.Base != c.Float(0, "rope_theta") {
 		c.fail("rope_theta", "is %s, but %g beside the scaling rule; remove one", c.raw["rope_theta"], r.Base)
@@ -183,11 +217,12 @@ func (r RopeSpec) checkGGUF(name string) error {
 	return nil
 }
 
-// checkConfig refuses a rule that config.json cannot state, of heads of d elements.
-func (r RopeSpec) checkConfig(path string, d int) error {
+// checkConfig refuses a rule that config.json cannot state, of heads of d elements;
+// part says that it can state how many of them rotate.
+func (r RopeSpec) checkConfig(path string, d int, part bool) error {
 	const hint = "write a GGUF instead"
 	switch {
-	case r.Dim != d:
+	case r.Dim != d && !part:
 		return fail.Inputf(path, hint, "%d of %d elements of a head rotate, which config.json cannot state for this architecture", r.Dim, d)
 	case r.Factors != nil && (r.Type != "" || llama3FromFactors(r).Type != "llama3"):
 		return fail.Inputf(path, hint, "rope_freqs.weight follows no rule that config.json can state")

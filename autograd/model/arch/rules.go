@@ -25,8 +25,9 @@ type Rule struct {
 	// Other is the other way in which Hugging Face files keep experts: one by one
 	// where HF has them together, together where it has them one by one.
 	Other    []Piece
-	Optional bool // it may be absent
-	Tied     bool // it is the embedding; a file may hold a copy, which is not read
+	Values   []float32 // of a tensor that files of a kind have no piece of: they state it otherwise
+	Optional bool      // it may be absent
+	Tied     bool      // it is the embedding; a file may hold a copy, which is not read
 
 	layerPath string // the layer's module
 }
@@ -78,6 +79,8 @@ type rules struct {
 	layer    int
 	hf, gguf string // what the names of the layer begin with
 	addOne   bool   // GGUF holds 1 more than a norm's weights
+	bias     bool   // norms have biases
+	names    layerNames
 }
 
 // enter makes the rules that follow those of a layer; -1 leaves the blocks.
@@ -110,9 +113,31 @@ func (b *rules) linear(role Role, hf, gguf string, out, in int, bias bool, pairs
 	}
 }
 
+// part is linear under the names that the role has in the family's files.
+func (b *rules) part(role Role, out, in int, bias bool, pairs int) {
+	name := b.names.of(role)
+	b.linear(role, name[0], name[1], out, in, bias, pairs)
+	if b.names.transposed {
+		r := &b.list[len(b.list)-1]
+		if r.Bias {
+			r = &b.list[len(b.list)-2]
+		}
+		r.HF[0].Transpose = true
+	}
+}
+
 // norm adds the weights of a normalisation of n values.
 func (b *rules) norm(role Role, hf, gguf string, n int) {
 	b.vector(role, hf+".weight", gguf+".weight", n).GGUF[0].AddOne = b.addOne
+	if b.bias {
+		b.vector(role, hf+".bias", gguf+".bias", n).Bias = true
+	}
+}
+
+// number adds a tensor of one value, which GGUF states among its keys.
+func (b *rules) number(role Role, hf string, value float32, shape []int64) {
+	r := b.vector(role, hf, "", 1)
+	r.HF[0].Shape, r.GGUF, r.Values = shape, nil, []float32{value}
 }
 
 // Rules lists every tensor of a model of this shape, in the order of its files.

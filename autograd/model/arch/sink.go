@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 
 	"github.com/tunekit/tunekit/formats"
@@ -56,7 +57,7 @@ type FileTensor struct {
 func (t *Tensor) AsGGUF() []FileTensor { return t.as(t.GGUF) }
 
 // AsHF lists a tensor as a Hugging Face folder holds it.
-func (t *Tensor) AsHF() []FileTensor { return t.as(t.HF) }
+func (t *Tensor) AsHF() []FileTensor { return t.as(storedAs(t.HF, t.Type)) }
 
 // Take returns the piece of m, which is the whole tensor in memory or something
 // of its shape. The result may share m's bytes.
@@ -145,7 +146,7 @@ func CreateFolder(dir string, s *Spec, plan []Out, o FolderOptions) (*Sink, erro
 func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 	var out []formats.TensorPlan
 	for _, o := range plan {
-		pieces := k.pieces(o.Tensor)
+		pieces := k.pieces(o.Tensor, o.Type)
 		if err := canStore(o.Rule, pieces, o.Type); err != nil {
 			return nil, fail.Usagef(where, "", "%w", err)
 		}
@@ -156,14 +157,15 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 	return out, nil
 }
 
-func (k *Sink) pieces(t *Tensor) []Piece {
+// pieces are those of t, written as typ.
+func (k *Sink) pieces(t *Tensor, typ dtype.Type) []Piece {
 	switch {
 	case k.gguf:
 		return t.GGUF
 	case k.apart[t.Name]:
 		return t.Other
 	}
-	return t.HF
+	return storedAs(t.HF, typ)
 }
 
 // CreateGGUF starts a GGUF file. kv is complete metadata (see GGUFKeys); plan
@@ -211,13 +213,13 @@ const ropeFreqs = "rope_freqs.weight"
 
 // Has reports whether an earlier, interrupted write already finished t.
 func (k *Sink) Has(t *Tensor) bool {
-	return !slices.ContainsFunc(k.pieces(t), func(p Piece) bool { return !k.w.Has(p.Name) })
+	return !slices.ContainsFunc(k.pieces(t, t.Type), func(p Piece) bool { return !k.w.Has(p.Name) })
 }
 
 // Write stores a tensor of its planned type, in Hugging Face orientation. The
 // bytes are not kept.
 func (k *Sink) Write(t *Tensor, m block.Raw) error {
-	pieces := k.pieces(t)
+	pieces := k.pieces(t, m.Type)
 	for i := range pieces {
 		p := &pieces[i]
 		if k.w.Has(p.Name) {
@@ -236,7 +238,7 @@ func (k *Sink) Write(t *Tensor, m block.Raw) error {
 
 // Read returns a finished tensor as it was given to Write, of type typ.
 func (k *Sink) Read(t *Tensor, typ dtype.Type) (block.Raw, error) {
-	pieces := k.pieces(t)
+	pieces := k.pieces(t, typ)
 	m := block.Raw{Type: typ, Rows: t.Rows, Cols: t.Cols}
 	if len(pieces) == 1 && pieces[0].whole() {
 		var err error
@@ -285,6 +287,9 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 		{Key: "general.file_type", Value: fileType},
 	}
 	kv = append(kv, archs[i].KV(s)...)
+	if what := archs[i].lost(s, kv); what != "" {
+		return nil, fail.Inputf(name, "choose format: safetensors", "a GGUF of architecture %s cannot state this model: it would be read with %s", archs[i].GGUF, what)
+	}
 	kv = append(kv, formats.KV{Key: "general.quantization_version", Value: uint32(2)})
 	return append(kv, tok...), nil
 }
@@ -293,7 +298,7 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 func (a *Arch) checkGGUF(s *Spec, name string) error {
 	const hint = "choose format: safetensors"
 	if a.GGUF == "" {
-		return fail.Inputf(name, hint, "a model of architecture %s cannot be written to GGUF: llama.cpp does not have it", a.Name)
+		return fail.Inputf(name, hint, "a model of architecture %s cannot be written to GGUF: llama.cpp does not know it", a.Name)
 	}
 	if a.NoGGUF != nil {
 		if what := a.NoGGUF(s); what != "" {
@@ -312,6 +317,51 @@ func (a *Arch) checkGGUF(s *Spec, name string) error {
 		}
 	}
 	return nil
+}
+
+// lost says in what a model that is read from a GGUF with the keys kv differs from
+// s; "" where it does not.
+func (a *Arch) lost(s *Spec, kv []formats.KV) string {
+	m := newMetadata(a.GGUF, kv)
+	list := a.Rules(s)
+	for i := range list {
+		for j := range list[i].GGUF {
+			if p := &list[i].GGUF[j]; !list[i].Tied {
+				m.shapes[p.Name] = p.fileShape(&list[i])
+			}
+		}
+	}
+	back, err := a.GGUFSpec(m)
+	if err != nil {
+		return err.Error()
+	}
+	if what := difference(reflect.ValueOf(s.Norm), reflect.ValueOf(back.Norm), "norms"); what != "" {
+		return what
+	}
+	return difference(reflect.ValueOf(s.Layers), reflect.ValueOf(back.Layers), "layers")
+}
+
+// difference names the first part at path in which b differs from a.
+func difference(a, b reflect.Value, path string) string {
+	switch {
+	case reflect.DeepEqual(a.Interface(), b.Interface()):
+		return ""
+	case a.Type() == b.Type() && a.Kind() == reflect.Struct:
+		for i := range a.NumField() {
+			if what := difference(a.Field(i), b.Field(i), path+"."+a.Type().Field(i).Name); what != "" {
+				return what
+			}
+		}
+	case a.Type() == b.Type() && a.Kind() == reflect.Slice && a.Len() == b.Len():
+		for i := range a.Len() {
+			if what := difference(a.Index(i), b.Index(i), fmt.Sprintf("%s[%d]", path, i)); what != "" {
+				return what
+			}
+		}
+	case (a.Kind() == reflect.Pointer || a.Kind() == reflect.Interface) && a.Kind() == b.Kind() && !a.IsNil() && !b.IsNil():
+		return difference(a.Elem(), b.Elem(), path)
+	}
+	return fmt.Sprintf("%s %v instead of %v", path, b.Interface(), a.Interface())
 }
 
 // sizeLabel is the number of weights as GGUF files state it: of experts, their
@@ -374,8 +424,10 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			}
 		}
 	} else {
-		if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.rotatable()); err != nil {
-			return nil, err
+		if len(s.Spec.Ropes) > 0 {
+			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.rotatable(), s.arch.PartRotates); err != nil {
+				return nil, err
+			}
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {
 			if err := put(kv.Key, kv.Value); err != nil {

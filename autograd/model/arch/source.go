@@ -86,7 +86,10 @@ func FromReader(r formats.Reader) (*Source, error) {
 		return nil, fail.Inputf(r.Path(), "", "%w", wrapCorrupt(err))
 	}
 	s.rules = s.arch.Rules(&s.Spec)
-	return s, s.bind()
+	if err := s.bind(); err != nil || s.arch.Read == nil || r.Format() == "gguf" {
+		return s, err
+	}
+	return s, s.arch.Read(s)
 }
 
 // wrapCorrupt marks err as the file's fault unless it already says more.
@@ -169,9 +172,21 @@ func floats(r formats.Reader, t *formats.Tensor) ([]float64, error) {
 }
 
 // ignorable tensors carry no weights of their own.
-func ignorable(name string) bool {
-	return strings.HasSuffix(name, "rotary_emb.inv_freq") || name == ropeFreqs ||
-		strings.HasSuffix(name, ".attention.masked_bias")
+func ignorable(t *formats.Tensor) bool {
+	mask := len(t.Shape) == 4 && (strings.HasSuffix(t.Name, ".attention.bias") || strings.HasSuffix(t.Name, ".attn.bias")) // which keys a token sees
+	return mask || t.Name == ropeFreqs || strings.HasSuffix(t.Name, "rotary_emb.inv_freq") ||
+		strings.HasSuffix(t.Name, ".attention.masked_bias") || strings.HasSuffix(t.Name, ".attn.masked_bias")
+}
+
+// withoutHead is the name of a tensor in a checkpoint that was saved without the
+// head, where the rest stands by itself.
+func withoutHead(name string) string {
+	for _, base := range []string{"model.", "transformer.", "gpt_neox."} {
+		if rest, ok := strings.CutPrefix(name, base); ok {
+			return rest
+		}
+	}
+	return name
 }
 
 // InMemory is the Format of a Reader whose tensors are named and shaped as in
@@ -239,7 +254,7 @@ func decoded(t dtype.Type) bool {
 // find collects the pieces of a tensor; nil when it is absent and may be.
 func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error) {
 	t := &Tensor{Rule: r, pieces: s.pieces(r)}
-	if _, ok := files[t.pieces[0].Name]; !ok && s.Reader.Format() == "hf" && len(r.Other) > 0 && files[r.Other[0].Name] != nil {
+	if s.Reader.Format() == "hf" && len(r.Other) > 0 && files[r.HF[0].Name] == nil && files[r.Other[0].Name] != nil {
 		t.pieces = r.Other
 	}
 	var types []dtype.Type
@@ -247,16 +262,20 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		p := &t.pieces[i]
 		f, ok := files[p.Name]
 		if !ok && s.Reader.Format() != "gguf" {
-			f, ok = files[strings.TrimPrefix(p.Name, "model.")] // saved without the head
+			f, ok = files[withoutHead(p.Name)]
 		}
 		if !ok && (r.Optional || r.Tied) {
 			return nil, nil
 		}
-		if !ok && r.Role == Head {
+		if !ok && r.Role == Head && !r.Bias {
 			return nil, s.headless(p.Name)
 		}
 		if !ok {
 			return nil, fail.Inputf(s.Reader.Path(), "the file is incomplete or its config belongs to another model", "%w", wrapCorrupt(fmt.Errorf("tensor %s is missing", p.Name)))
+		}
+		if len(t.pieces) == 1 {
+			t.pieces = storedAs(t.pieces, f.Type)
+			p = &t.pieces[0]
 		}
 		if err := p.checkShape(r, f); err != nil {
 			return nil, fail.Inputf(s.Reader.Path(), "the config does not describe these weights", "%w", wrapCorrupt(err))
@@ -268,15 +287,17 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		t.stored = append(t.stored, f)
 		types = append(types, f.Type)
 	}
-	t.Type = memoryType(r, t.pieces, types)
+	if t.Type = dtype.Of(dtype.F32); len(types) > 0 {
+		t.Type = memoryType(r, t.pieces, types)
+	}
 	return t, nil
 }
 
 // smallest makes the error independent of map order.
 func smallest(m map[string]*formats.Tensor) string {
 	out := ""
-	for name := range m {
-		if !ignorable(name) && (out == "" || name < out) {
+	for name, t := range m {
+		if !ignorable(t) && (out == "" || name < out) {
 			out = name
 		}
 	}
@@ -329,7 +350,7 @@ func (s *Source) Untie() {
 	s.Spec.Tied, s.untied = false, true
 	s.rules = s.arch.Rules(&s.Spec)
 	for i := range s.rules {
-		if r := &s.rules[i]; r.Role == Head {
+		if r := &s.rules[i]; r.Role == Head && !r.Bias {
 			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, pieces: embed.pieces, stored: embed.stored}
 			s.add(t)
 		}
@@ -360,9 +381,12 @@ func headPath(list []Rule) string {
 // until Close, and not to be written to.
 func (s *Source) Read(t *Tensor) (m block.Raw, borrow bool, err error) {
 	m = block.Raw{Type: t.Type, Rows: t.Rows, Cols: t.Cols}
-	if len(t.pieces) == 1 && t.pieces[0].whole() {
+	switch {
+	case len(t.pieces) == 0:
+		m, err = encodeAs(t.Type, t.Rows, t.Cols, t.Values)
+	case len(t.pieces) == 1 && t.pieces[0].whole():
 		m.Data, borrow, err = s.bytes(t.stored[0])
-	} else {
+	default:
 		m, err = s.join(t)
 	}
 	if err != nil {

@@ -24,10 +24,22 @@ type Spec struct {
 	MaxPos int    // context length
 	Tied   bool   // the head is the embedding
 	Norm   NormSpec
+
+	EmbedWidth  int  // of embedding and head, where maps between it and C stand around the blocks; 0: C
+	EmbedNorm   bool // the embedding is normalised
+	Positions   int  // rows of a table that is added to the embedding, by position; 0: none
+	PosOffset   int  // the row of position 0
+	NoFinalNorm bool // the last block's output goes to the head as it is
+	HeadBias    bool
+
 	// Layers are the blocks in their order. Equal ones may share a pointer.
 	Layers []*LayerSpec
 	// Ropes are the tables of rotary angles; layers name theirs by index.
 	Ropes []RopeSpec
+	// Slopes [H] are those of linear biases (ALiBi, Press et al. 2021,
+	// arXiv:2108.12409): the score of head h loses Slopes[h] for every token that
+	// the key lies behind the query.
+	Slopes []float32
 
 	// Scalars of some families; 0 stands for the usual value.
 	EmbedScale, LogitScale float32
@@ -39,6 +51,7 @@ type NormSpec struct {
 	Kind   kernels.NormKind
 	Eps    float32
 	Offset float32 // of the weights: w is used as Offset + w; GGUF holds the sum
+	Bias   bool
 }
 
 // LayerSpec is one block: sublayers around a residual stream.
@@ -48,6 +61,9 @@ type LayerSpec struct {
 	// Parallel sublayers all read the block's input. Others read what the one
 	// before left.
 	Parallel bool
+	// NormSum puts the norms Post behind the sum: a sublayer makes the stream x
+	// Post(x + Body(x)).
+	NormSum bool
 	// Residual is the factor on what a sublayer adds to the stream; 0: 1.
 	Residual float32
 }
@@ -71,6 +87,9 @@ type Attention struct {
 	D    int // head size
 	Rope int // index in Spec.Ropes; NoRope: no positions
 
+	Fused   bool          // q, k and v are one map: all queries, then all keys, then all values
+	ByKey   bool          // of Fused: for every key head its queries, the key and the value; not so in GGUF
+	ALiBi   bool          // scores fall with distance as Spec.Slopes say
 	QKNorm  QKNorm        // before the rotation
 	Pairs   kernels.Pairs // in Hugging Face row order
 	Bias    bool          // of q, k, v
@@ -88,17 +107,27 @@ const (
 	NoQKNorm   QKNorm = iota // there is none
 	PerHead                  // each head by itself; the heads share the weights
 	WholeWidth               // all heads of a token together
+	OwnPerHead               // each head by itself, with weights of its own
 )
 
 // NoRope stands for the index of a table of angles where nothing rotates.
 const NoRope = -1
 
-// MLP is a gated feed-forward part: down(act(gate(x))·up(x)).
+// MLP is a feed-forward part: down(act(gate(x))·up(x)), or without a gate
+// down(act(up(x))).
 type MLP struct {
-	F    int // inner size
-	Act  kernels.ActKind
-	Bias bool
+	F       int // inner size
+	Act     kernels.ActKind
+	Ungated bool
+	Bias    bool
+	XIELU   *XIELU // of an activation of that kind, else nil
 }
+
+// XIELU are the numbers of an activation xIELU as files state them (Huang, Schlag
+// 2024, arXiv:2411.13010): for x > 0 it is softplus(Pos)·x² + Beta·x, else
+// (Beta + softplus(Neg))·(e^min(x, Eps) - 1 - x) + Beta·x. Pos and Neg are those of
+// the file: training changes the model's.
+type XIELU struct{ Pos, Neg, Beta, Eps float32 }
 
 // Attention is the first attention among the layers, nil where there is none.
 func (s *Spec) Attention() *Attention { return first[*Attention](s) }
@@ -135,6 +164,9 @@ func first[B Body](s *Spec) (none B) {
 	}
 	return none
 }
+
+// embedWidth is the number of columns of embedding and head.
+func (s *Spec) embedWidth() int { return cmp.Or(s.EmbedWidth, s.C) }
 
 // repeat makes n equal layers.
 func (s *Spec) repeat(n int, l *LayerSpec) error {
@@ -210,6 +242,9 @@ func (s *Spec) check() error {
 			return err
 		}
 	}
+	if s.Positions < 0 || s.Positions > maxVocab || s.EmbedWidth < 0 || s.EmbedWidth > maxWidth {
+		return fmt.Errorf("%d positions, embedding of width %d", s.Positions, s.EmbedWidth)
+	}
 	return nil
 }
 
@@ -220,6 +255,9 @@ func (a *Attention) check(s *Spec) error {
 	}
 	if a.H%a.K != 0 {
 		return fmt.Errorf("%d attention heads are no multiple of %d key/value heads", a.H, a.K)
+	}
+	if a.ALiBi && len(s.Slopes) != a.H {
+		return fmt.Errorf("%d slopes for %d attention heads", len(s.Slopes), a.H)
 	}
 	if a.Rope == NoRope {
 		return nil

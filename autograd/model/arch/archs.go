@@ -57,6 +57,7 @@ var archs = []*Arch{
 	&olmoe,
 	&granitemoe,
 	&gptoss,
+	&phimoe,
 	&olmo2,
 	&cohere,
 	&gemma2,

@@ -241,10 +241,13 @@ type expertNames struct {
 	// number. Where up is "", gate and down are of all, gate rows before up rows
 	// or in turn as in memory.
 	gate, up, down string
-	transposed     bool   // files have the columns of those two as rows
-	selects        string // the bias of the choice
-	selectsGGUF    string // "": exp_probs_b.bias
-	selectsShape   []int64
+	transposed     bool // files have the columns of those two as rows
+	// flat: gate, up and down are matrices [E·F, C] of all experts, down with its
+	// columns as rows.
+	flat         bool
+	selects      string // the bias of the choice
+	selectsGGUF  string // "": exp_probs_b.bias
+	selectsShape []int64
 }
 
 // hubExperts are the usual ones.
@@ -307,9 +310,19 @@ func (b *rules) stack(role Role, m *MoE, n expertNames, name string, out, in int
 		}
 		return list
 	}
-	if n.up != "" {
+	switch {
+	case n.flat && role == ExpertDown:
+		w.HF = []Piece{{Name: b.hf + n.down, Rows: Rows{0, out, out, m.E}, Transpose: true, Shape: []int64{int64(m.E * in), int64(out)}}}
+		w.Other = apart([]string{n.experts + ".%d.w2"})
+	case n.flat:
+		w.HF = nil
+		for i, f := range hf {
+			w.HF = append(w.HF, Piece{Name: b.hf + f, Rows: Rows{i * m.F, m.F, out, m.E}, Shape: []int64{int64(m.E * m.F), int64(in)}})
+		}
+		w.Other = apart([]string{n.experts + ".%d.w1", n.experts + ".%d.v1"})
+	case n.up != "":
 		w.HF, w.Other = apart(hf), together
-	} else {
+	default:
 		each := []string{n.experts + ".%d.down_proj.weight"}
 		if role == ExpertGateUp {
 			each = []string{n.experts + ".%d.gate_proj.weight", n.experts + ".%d.up_proj.weight"}

@@ -13,6 +13,7 @@ type attention struct {
 	spec         *arch.Attention
 	q, k, v      *nn.Linear // nil: qkv makes all three
 	qkv          *nn.Linear
+	gate         *nn.Linear // nil: none
 	o            *nn.Linear
 	qNorm, kNorm *nn.Norm // nil: none
 	sinks        *autograd.Param
@@ -27,6 +28,9 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 		a.qkv = l.linear(layer, arch.QKV)
 	}
 	a.o = l.linear(layer, arch.O)
+	if spec.Gate {
+		a.gate = l.linear(layer, arch.AttnGate)
+	}
 	if spec.QKNorm != arch.NoQKNorm {
 		a.qNorm, a.kNorm = l.norm(layer, arch.QNorm), l.norm(layer, arch.KNorm)
 	}
@@ -52,16 +56,20 @@ func (a *attention) steps() []Step {
 }
 
 func (a *attention) readers() []*nn.Linear {
+	list := []*nn.Linear{a.q, a.k, a.v}
 	if a.qkv != nil {
-		return []*nn.Linear{a.qkv}
+		list = []*nn.Linear{a.qkv}
 	}
-	return []*nn.Linear{a.q, a.k, a.v}
+	if a.gate != nil {
+		list = append(list, a.gate)
+	}
+	return list
 }
 
-// smooth: scales between v and o exist only where v is a map by itself and every
-// query head has a value head of its own.
+// smooth: scales between v and o exist only where v is a map by itself that is
+// not cut off and every query head has a value head of its own.
 func (a *attention) smooth() []Pair {
-	if a.v == nil || a.spec.H != a.spec.K {
+	if a.v == nil || a.spec.H != a.spec.K || a.spec.Clip > 0 {
 		return nil
 	}
 	return []Pair{{Prev: a.v, Next: []*nn.Linear{a.o}, Part: alone(a.o)}}
@@ -70,8 +78,17 @@ func (a *attention) smooth() []Pair {
 // attend is attention up to the input of o.
 func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
 	q, k, v := a.project(t, x)
+	var gate *autograd.Tensor
+	if a.gate != nil {
+		gate = a.gate.Forward(t, x)
+	}
 	q, k = a.placed(t, q, a.qNorm, s), a.placed(t, k, a.kNorm, s)
-	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window, Sinks: a.sinks}
+	if a.spec.Temperature {
+		even := q
+		q = t.Mul(even, s.Temper, kernels.ByRow)
+		t.Done(even)
+	}
+	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window, Chunk: a.spec.Chunk, Sinks: a.sinks}
 	if a.spec.ALiBi {
 		at.Rel = s.Rel
 	}
@@ -84,38 +101,64 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 		o = t.Attention(q, k, v, at)
 	}
 	t.Done(q, k, v)
+	if gate != nil {
+		all := o
+		o = t.Act(autograd.ActSpec{Kind: kernels.Sigmoid}, gate, all)
+		t.Done(all, gate)
+	}
 	return o
 }
 
 // project makes queries, keys and values of x.
 func (a *attention) project(t *autograd.Tape, x *autograd.Tensor) (q, k, v *autograd.Tensor) {
 	if a.qkv == nil {
-		return a.q.Forward(t, x), a.k.Forward(t, x), a.v.Forward(t, x)
+		return a.clipped(t, a.q.Forward(t, x)), a.clipped(t, a.k.Forward(t, x)), a.clipped(t, a.v.Forward(t, x))
 	}
 	runs := 1 // of queries, keys and values
 	if a.spec.ByKey {
 		runs = a.spec.K
 	}
 	of, kv := a.spec.H/runs*a.spec.D, a.spec.K/runs*a.spec.D
-	all := a.qkv.Forward(t, x)
+	all := a.clipped(t, a.qkv.Forward(t, x))
 	q = t.HeadColumns(all, of+2*kv, 0, of)
 	k, v = t.HeadColumns(all, of+2*kv, of, kv), t.HeadColumns(all, of+2*kv, of+kv, kv)
 	t.Done(all)
 	return q, k, v
 }
 
-// placed is a query or key with its norm and its position.
-func (a *attention) placed(t *autograd.Tape, x *autograd.Tensor, norm *nn.Norm, s *State) *autograd.Tensor {
-	if norm != nil {
-		raw := x
-		x = norm.Forward(t, raw)
-		t.Done(raw)
-	}
-	if a.spec.Rope == arch.NoRope {
+// clipped is x within ±Clip, in place of x.
+func (a *attention) clipped(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	if a.spec.Clip == 0 {
 		return x
 	}
-	table := s.Ropes[a.spec.Rope]
-	return t.Rope(x, table, autograd.RopeSpec{D: a.spec.D, Rot: 2 * table.Shape[1], Pairs: a.spec.Pairs})
+	y := t.Act(autograd.ActSpec{Kind: kernels.Clip, ActParams: kernels.ActParams{Limit: a.spec.Clip}}, x, nil)
+	t.Done(x)
+	return y
+}
+
+// placed is a query or key with its norm and its position.
+func (a *attention) placed(t *autograd.Tape, x *autograd.Tensor, norm *nn.Norm, s *State) *autograd.Tensor {
+	if !a.spec.NormLast {
+		x = normed(t, x, norm)
+	}
+	if a.spec.Rope != arch.NoRope {
+		table := s.Ropes[a.spec.Rope]
+		x = t.Rope(x, table, autograd.RopeSpec{D: a.spec.D, Rot: 2 * table.Shape[1], Pairs: a.spec.Pairs})
+	}
+	if a.spec.NormLast {
+		x = normed(t, x, norm)
+	}
+	return x
+}
+
+// normed is the norm of x in place of x; nil: x.
+func normed(t *autograd.Tape, x *autograd.Tensor, norm *nn.Norm) *autograd.Tensor {
+	if norm == nil {
+		return x
+	}
+	y := norm.Forward(t, x)
+	t.Done(x)
+	return y
 }
 
 // keysValues are the keys and values of a cache. What lies behind a slot's

@@ -57,6 +57,7 @@ type State struct {
 
 	Places *autograd.Tensor // [N] int32: rows of the table of positions; nil: the model has none
 	Rel    *autograd.Tensor // [span, H]: what scores lose with distance; nil: nothing
+	Temper *autograd.Tensor // [N]: factors of queries by position; nil: none
 
 	cache     *Cache
 	slot, pos *autograd.Tensor // [N] int32; nil without a cache
@@ -79,7 +80,7 @@ func (s *State) with(ts []*autograd.Tensor) *State {
 
 // visit calls f with every tensor that s has.
 func (s *State) visit(f func(x **autograd.Tensor)) {
-	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.slot, &s.pos}
+	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.slot, &s.pos}
 	for i := range s.Ropes {
 		all = append(all, &s.Ropes[i])
 	}

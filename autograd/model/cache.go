@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -13,6 +15,10 @@ type Cache struct {
 	m    *Model
 	kept []memory // by mixer
 	n    []int    // tokens in each slot
+	// turn is a length beyond which all angles of a text are others, so that its
+	// tokens, ids by slot, must be computed again; 0: there is none.
+	turn int
+	ids  [][]int32
 }
 
 // mixer is a body that lets tokens see those before them.
@@ -34,7 +40,7 @@ type memory interface {
 // NewCache makes a cache for slots conversations of at most max tokens. What it
 // takes is the mixers' affair: attention keeps 4·K·(Dk+Dv) bytes a token and layer.
 func (m *Model) NewCache(slots, max int) (*Cache, error) {
-	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots)}
+	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots), turn: m.Spec.Turn(), ids: make([][]int32, slots)}
 	for _, x := range m.mixers {
 		kept, err := x.remember(m.Dev, slots, max)
 		if err != nil {
@@ -58,6 +64,9 @@ func (c *Cache) Truncate(slot, n int) int {
 	if n >= c.n[slot] {
 		return c.n[slot]
 	}
+	if c.n[slot] > c.turn && n <= c.turn {
+		n = 0
+	}
 	c.n[slot] = n
 	for _, x := range c.kept {
 		c.n[slot] = min(c.n[slot], x.truncate(slot, n))
@@ -67,6 +76,7 @@ func (c *Cache) Truncate(slot, n int) int {
 			x.truncate(slot, 0)
 		}
 	}
+	c.ids[slot] = c.ids[slot][:min(c.n[slot], len(c.ids[slot]))]
 	return c.n[slot]
 }
 
@@ -106,7 +116,8 @@ type Piece struct {
 
 // Step appends the pieces to their slots, prompts and single tokens mixed, and
 // returns the logits [V] after the last token of each. On an error the cache
-// is as before.
+// is as before, but for slots that were being computed again, which are empty:
+// a text that outgrows the length at which longrope changes all its angles.
 func (m *Model) Step(c *Cache, pieces []Piece) ([][]float32, error) {
 	flat := make([]float32, len(pieces)*m.Spec.V)
 	err := m.advance(c, pieces, func(int) bool { return true }, func(t *autograd.Tape, logits *autograd.Tensor) error {
@@ -173,10 +184,16 @@ func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use fu
 		return use(t, y)
 	})
 	if err != nil {
+		for _, slot := range b.again { // what it held is lost
+			c.Reset(slot)
+		}
 		return err
 	}
 	for _, p := range pieces {
 		c.n[p.Slot] += len(p.Tokens)
+		if c.turn > 0 {
+			c.ids[p.Slot] = append(c.ids[p.Slot], p.Tokens...)
+		}
 	}
 	return nil
 }
@@ -185,6 +202,7 @@ func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use fu
 type placed struct {
 	ids, slot, pos, span []int32
 	last                 []int32 // rows of which logits are wanted
+	again                []int   // slots that are computed from their first token on
 }
 
 func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
@@ -195,14 +213,19 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 			panic("model: a step's pieces need tokens and slots of their own")
 		}
 		seen[p.Slot] = true
-		n := c.n[p.Slot] + len(p.Tokens)
+		from, tokens := c.n[p.Slot], p.Tokens
+		n := from + len(tokens)
+		if from > 0 && from <= c.turn && n > c.turn {
+			from, tokens = 0, slices.Concat(c.ids[p.Slot], tokens)
+			b.again = append(b.again, p.Slot)
+		}
 		if n > c.Max {
 			return b, fail.Limitf("cache", "shorten the prompt or raise the context length", "slot %d would hold %d tokens, it has room for %d", p.Slot, n, c.Max)
 		}
-		for j, id := range p.Tokens {
+		for j, id := range tokens {
 			b.ids = append(b.ids, id)
 			b.slot = append(b.slot, int32(p.Slot))
-			b.pos = append(b.pos, int32(c.n[p.Slot]+j))
+			b.pos = append(b.pos, int32(from+j))
 			b.span = append(b.span, int32(n))
 		}
 		if wants(i) {

@@ -50,8 +50,7 @@ func openGolden(t *testing.T, name string) *golden {
 		g.arrays[a.Name] = array{a.Shape, block.Raw{Type: a.Type, Rows: a.Rows(), Cols: a.Cols(), Data: data}}
 	}
 	var meta struct {
-		Noise float64 `json:"noise_float64_throughout"`
-		Lora  struct {
+		Lora struct {
 			R     int     `json:"r"`
 			Alpha float32 `json:"lora_alpha"`
 		} `json:"lora_config"`
@@ -60,10 +59,13 @@ func openGolden(t *testing.T, name string) *golden {
 	if err == nil {
 		err = json.Unmarshal(data, &meta)
 	}
-	if err != nil || meta.Noise == 0 || meta.Lora.R == 0 {
+	if err == nil {
+		g.noise, err = archtest.Noise(data)
+	}
+	if err != nil || meta.Lora.R == 0 {
 		t.Fatalf("golden.json: %v %+v", err, meta)
 	}
-	g.noise, g.scale = meta.Noise, meta.Lora.Alpha/float32(meta.Lora.R)
+	g.scale = meta.Lora.Alpha / float32(meta.Lora.R)
 	return g
 }
 

@@ -4,19 +4,26 @@ import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/kernels"
 )
 
 // mlp is a feed-forward part: down(act(gate(x))·up(x)), or down(act(up(x))).
 type mlp struct {
 	spec           *arch.MLP
-	gate, up, down *nn.Linear // gate nil: it is not gated
-	xielu          *xielu     // nil: another activation
+	gate, up, down *nn.Linear // gate nil: it is not gated, or gateUp makes both
+	gateUp         *nn.Linear
+	xielu          *xielu // nil: another activation
 }
 
 func (l *loader) mlp(layer int, spec *arch.MLP) *mlp {
-	m := &mlp{spec: spec, up: l.linear(layer, arch.Up), down: l.linear(layer, arch.Down)}
-	if !spec.Ungated {
-		m.gate = l.linear(layer, arch.Gate)
+	m := &mlp{spec: spec, down: l.linear(layer, arch.Down)}
+	switch {
+	case spec.Fused:
+		m.gateUp = l.linear(layer, arch.GateUp)
+	case spec.Ungated:
+		m.up = l.linear(layer, arch.Up)
+	default:
+		m.gate, m.up = l.linear(layer, arch.Gate), l.linear(layer, arch.Up)
 	}
 	if spec.XIELU != nil {
 		m.xielu = l.xielu(layer, spec.XIELU)
@@ -36,14 +43,17 @@ func (m *mlp) steps() []Step {
 }
 
 func (m *mlp) readers() []*nn.Linear {
-	if m.gate == nil {
+	switch {
+	case m.gateUp != nil:
+		return []*nn.Linear{m.gateUp}
+	case m.gate == nil:
 		return []*nn.Linear{m.up}
 	}
 	return []*nn.Linear{m.gate, m.up}
 }
 
 // smooth: without a gate the activation stands between up and down, and does not
-// let scales through.
+// let scales through; nor can a part of one map take them up.
 func (m *mlp) smooth() []Pair {
 	if m.gate == nil {
 		return nil
@@ -53,6 +63,12 @@ func (m *mlp) smooth() []Pair {
 
 // inner is the part up to the input of down.
 func (m *mlp) inner(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	if m.gateUp != nil {
+		both := m.gateUp.Forward(t, x)
+		a := t.Act(autograd.ActSpec{Kind: m.spec.Act, Layout: kernels.Halves}, both, nil)
+		t.Done(both)
+		return a
+	}
 	if m.gate == nil {
 		u := m.up.Forward(t, x)
 		defer t.Done(u)

@@ -12,6 +12,13 @@ import (
 // sequences of lengths span.
 func (m *Model) position(t *autograd.Tape, s *State, pos, span []int32) {
 	s.Ropes = m.angles(t, pos, span)
+	if grow := m.Spec.Temperature; grow.Every > 0 {
+		by := make([]float32, len(pos))
+		for i, p := range pos {
+			by[i] = float32(grow.At(int(p)))
+		}
+		s.Temper = t.Upload(by, len(by))
+	}
 	if m.Spec.Positions > 0 {
 		rows := make([]int32, len(pos))
 		for i, p := range pos {
@@ -52,10 +59,10 @@ type ropeTable struct {
 }
 
 // rows returns [N, Dim/2, 2] for tokens at positions pos of sequences of
-// lengths span. Dynamic scaling sees each sequence as if it were alone.
+// lengths span. Rules that go by lengths see each sequence as if it were alone.
 func (r *ropeTable) rows(pos, span []int32) []float32 {
 	out, dim := make([]float32, 0, len(pos)*r.spec.Dim), r.spec.Dim
-	if r.spec.Type == "dynamic" {
+	if r.spec.BySpan() {
 		for i, p := range pos {
 			if i == 0 || span[i] != span[i-1] {
 				r.freq, r.mag = r.spec.Angles(int(span[i]))

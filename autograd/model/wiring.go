@@ -189,7 +189,7 @@ func pairsOf(subs []sublayer, i int) []Pair {
 	sub := &subs[i]
 	var pairs []Pair
 	shared := sharedNorm(subs)
-	if next := sub.body.readers(); sub.pre != nil && sub.pre.Offset == 0 && !shared && next != nil {
+	if next := sub.body.readers(); sub.pre != nil && sub.pre.W != nil && sub.pre.Offset == 0 && !shared && next != nil {
 		steps := sub.body.steps()
 		pairs = append(pairs, Pair{Norm: sub.pre, Next: next, Part: Part{next, func(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
 			return runSteps(t, steps, x, s)

@@ -163,6 +163,9 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 			return fail.Limitf(dir, "", "%w", err)
 		}
 	}
+	if err := noteCarried(src, o.Format != "safetensors", res); err != nil {
+		return err
+	}
 	im, err := importance(ctx, x, j)
 	if err != nil {
 		return err
@@ -197,6 +200,19 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 			res.Notes = append(res.Notes, note)
 		}
 		return err
+	}
+	return nil
+}
+
+// noteCarried notes what becomes of the other parts of the model at path.
+func noteCarried(path string, gguf bool, res *recipes.Result) error {
+	src, err := OpenSource(path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if text := src.CarriedNote(gguf); text != "" {
+		res.Notes = append(res.Notes, text)
 	}
 	return nil
 }

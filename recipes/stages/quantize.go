@@ -459,6 +459,9 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 	} else {
 		s.Note("%d matrices, %d left as they are", len(plan.Layers), len(plan.Kept))
 	}
+	if text := src.CarriedNote(false); text != "" {
+		s.Note("%s", text)
+	}
 	if by := plan.RefusedBy(); len(by) > 0 {
 		s.Note("%s will not load it", strings.Join(by, ", "))
 	}

@@ -28,7 +28,7 @@ type Arch struct {
 	// KV is the metadata a GGUF of this architecture carries after general.*.
 	KV func(s *Spec) []formats.KV
 	// NoGGUF says what a model of this shape has that a GGUF of this architecture
-	// cannot say, "" for nothing; nil: nothing.
+	// cannot say, "" for nothing; nil: nothing but what is read back otherwise.
 	NoGGUF func(s *Spec) string
 	// Untruncated is set where yarn's correction range is fractional in all models,
 	// which a GGUF does not say.
@@ -41,6 +41,10 @@ type Arch struct {
 	Read func(s *Source) error
 	// PartRotates is set where config.json can say that a part of a head rotates.
 	PartRotates bool
+	// Carried are what names of tensors begin with in Hugging Face folders that
+	// belong to other parts of a larger model, such as one that sees images.
+	// They are not run; who writes the model takes them along unchanged.
+	Carried []string
 }
 
 // archs is the table. A new architecture is one line here and one file.
@@ -58,6 +62,16 @@ var archs = []*Arch{
 	&granitemoe,
 	&gptoss,
 	&phimoe,
+	&glm4moe,
+	&solaropen,
+	&dots1,
+	&exaonemoe,
+	&ernie45moe,
+	&minimaxm2,
+	&hyv3,
+	&afmoe,
+	&cohere2moe,
+	&hunyuanmoe,
 	&olmo2,
 	&cohere,
 	&gemma2,
@@ -75,6 +89,14 @@ var archs = []*Arch{
 	&gptBigCode,
 	&gpt2,
 	&opt,
+	&mistral,
+	&ministral,
+	&ministral3,
+	&mistral3,
+	&seedOss,
+	&smollm3,
+	&hunyuanDense,
+	&granite,
 }
 
 func byHF(name, modelType string) *Arch {

@@ -52,3 +52,14 @@ func (s *Spec) besideEachOther(eps, logits float32) {
 		a.Pairs = kernels.Adjacent
 	}
 }
+
+// placedNear gives the layers that local names a window, and leaves positions to
+// them alone.
+func (s *Spec) placedNear(local []bool, window int) {
+	far := make([]bool, len(local))
+	for i := range local {
+		far[i] = !local[i]
+	}
+	s.vary(far, func(a *Attention) { a.Rope = NoRope })
+	s.vary(local, func(a *Attention) { a.Window = window })
+}

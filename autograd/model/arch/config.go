@@ -3,7 +3,9 @@ package arch
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -75,6 +77,63 @@ func (c *Config) rename(old, key string) {
 	}
 }
 
+// text is what is said about the half of a larger model that reads text, or c
+// where the model is that half alone. Whether it is tied is said of the whole.
+func (c *Config) text() *Config {
+	inner, ok := get[map[string]json.RawMessage](c, "text_config")
+	if !ok {
+		return c
+	}
+	t := &Config{raw: maps.Clone(inner), err: c.err}
+	if tied, has := c.raw["tie_word_embeddings"]; has {
+		t.raw["tie_word_embeddings"] = tied
+	}
+	return t
+}
+
+// windowed says which of n layers attend to a window: those that layer_types
+// calls sliding, or where it is absent those for which local says so.
+func (c *Config) windowed(n int, local func(layer int) bool) []bool {
+	if n < 0 || n > maxLayers { // as decoderSpec reports
+		return nil
+	}
+	types, ok := get[[]string](c, "layer_types")
+	if ok && len(types) != n {
+		c.fail("layer_types", "has %d layers, the model %d", len(types), n)
+		return nil
+	}
+	out := make([]bool, n)
+	for i := range out {
+		switch {
+		case !ok:
+			out[i] = local(i)
+		case types[i] == "sliding_attention":
+			out[i] = true
+		case types[i] != "full_attention":
+			c.lack("layer_types", "layer %d is %q; known: full_attention, sliding_attention", i, types[i])
+		}
+	}
+	return out
+}
+
+// lastFull are layers of which the last of every n sees everything, the others
+// a window; n below 1: all see everything.
+func lastFull(n int) func(layer int) bool {
+	return func(layer int) bool { return n > 0 && (layer+1)%n != 0 }
+}
+
+// window is the size of the windows that layers have; 0 where none has one.
+func (c *Config) window(local []bool) int {
+	if !slices.Contains(local, true) {
+		return 0
+	}
+	n := c.Int(0, "sliding_window")
+	if n < 1 {
+		c.fail("sliding_window", "is %d or missing, but some layers attend to a window", n)
+	}
+	return n
+}
+
 // Int returns an integer key, or d when it is absent; d < 0 makes it required.
 func (c *Config) Int(d int, keys ...string) int {
 	v, ok := get[float64](c, keys...)
@@ -139,8 +198,10 @@ type Metadata struct {
 	kv     map[string]any
 	shapes map[string][]int64 // tensors present, by GGUF name
 	freqs  []float64          // rope_freqs.weight
-	asked  map[string]bool    // keys that were read
-	err    error
+	// rope_factors_short.weight, rope_factors_long.weight
+	short, long []float64
+	asked       map[string]bool // keys that were read
+	err         error
 }
 
 func newMetadata(prefix string, kvs []formats.KV) *Metadata {
@@ -226,6 +287,30 @@ func (m *Metadata) Bool(d bool, key string) bool {
 		m.err = fmt.Errorf("%s.%s: found %T, want a flag", m.prefix, key, v)
 	}
 	return b
+}
+
+// windowed says which of n layers attend to a window: as the list or the period
+// in attention.sliding_window_pattern says, whose last layer sees everything, or
+// where it is absent as period does.
+func (m *Metadata) windowed(n, period int) []bool {
+	if n < 0 || n > maxLayers {
+		return nil
+	}
+	const key = "attention.sliding_window_pattern"
+	m.asked[key] = true
+	list, ok := m.kv[m.prefix+"."+key].([]bool)
+	if ok && len(list) != n {
+		m.fail(key, "has %d layers, the model %d", len(list), n)
+		return nil
+	}
+	if ok {
+		return list
+	}
+	out, local := make([]bool, n), lastFull(m.Int(period, key))
+	for i := range out {
+		out[i] = local(i)
+	}
+	return out
 }
 
 // Has reports whether the file holds the tensor.

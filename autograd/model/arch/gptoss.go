@@ -2,8 +2,6 @@ package arch
 
 import (
 	"cmp"
-	"reflect"
-	"slices"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -23,7 +21,9 @@ var gptoss = Arch{
 		bias := c.Bool(true, "attention_bias")
 		s, err := decoderSpec(c, "gpt_oss", func(a *Attention, _ *MLP) { a.Bias, a.OutBias, a.Sinks = bias, bias, true })
 		s.withExperts(gptossExperts(c.Int(-1, "num_local_experts"), c.Int(-1, "num_experts_per_tok"), c.Float(1.702, "swiglu_alpha"), c.Float(7, "swiglu_limit")), nil)
-		s.window(c.Int(0, "sliding_window"), c.slidingLayers(func(i int) bool { return i%2 == 0 }))
+		local := c.windowed(len(s.Layers), lastFull(2))
+		size := c.window(local)
+		s.vary(local, func(a *Attention) { a.Window = size })
 		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
@@ -34,7 +34,8 @@ var gptoss = Arch{
 		s.Arch, s.Ropes[0].NoTruncate, s.Attention().Sinks = "gpt_oss", s.Ropes[0].Type == "yarn", true
 		e := m.experts()
 		s.withExperts(gptossExperts(e.E, e.K, 1.702, 7), nil)
-		s.window(m.Int(0, "attention.sliding_window"), func(i int) bool { return i%2 == 0 })
+		size := m.Int(0, "attention.sliding_window")
+		s.vary(m.windowed(len(s.Layers), 2), func(a *Attention) { a.Window = size })
 		return s, m.err
 	},
 	Rules: func(s *Spec) []Rule {
@@ -43,67 +44,16 @@ var gptoss = Arch{
 			experts: expertNames{router: "mlp.router", experts: "mlp.experts", gate: "mlp.experts.gate_up_proj", down: "mlp.experts.down_proj", transposed: true}})
 	},
 	KV: func(s *Spec) []formats.KV {
-		return append(decoderKV(s, "gpt-oss"), formats.KV{Key: "gpt-oss.attention.sliding_window", Value: uint32(s.Attention().Window)},
-			formats.KV{Key: "gpt-oss.expert_feed_forward_length", Value: uint32(s.moe().F)})
+		return append(append(decoderKV(s, "gpt-oss"), formats.KV{Key: "gpt-oss.expert_feed_forward_length", Value: uint32(s.moe().F)}), s.windowKV("gpt-oss", 2, false)...)
 	},
 	Config: func(s *Spec) []formats.KV {
 		m, a := s.moe(), s.Attention()
-		return append(decoderConfig(s, "GptOssForCausalLM", "gpt_oss"), formats.KV{Key: "attention_bias", Value: a.Bias},
-			formats.KV{Key: "num_local_experts", Value: m.E}, formats.KV{Key: "num_experts_per_tok", Value: m.K}, formats.KV{Key: "layer_types", Value: s.slidingTypes()}, formats.KV{Key: "hidden_act", Value: "silu"},
-			formats.KV{Key: "sliding_window", Value: a.Window}, formats.KV{Key: "swiglu_limit", Value: shortFloat(m.ActParams.Limit)}, formats.KV{Key: "swiglu_alpha", Value: shortFloat(m.ActParams.Alpha)})
+		return append(append(decoderConfig(s, "GptOssForCausalLM", "gpt_oss"), s.windowConfig()...), formats.KV{Key: "attention_bias", Value: a.Bias},
+			formats.KV{Key: "num_local_experts", Value: m.E}, formats.KV{Key: "num_experts_per_tok", Value: m.K}, formats.KV{Key: "hidden_act", Value: "silu"},
+			formats.KV{Key: "swiglu_limit", Value: shortFloat(m.ActParams.Limit)}, formats.KV{Key: "swiglu_alpha", Value: shortFloat(m.ActParams.Alpha)})
 	},
 }
 
 func gptossExperts(experts, k int, alpha, limit float64) MoE {
 	return MoE{E: experts, K: k, Act: kernels.ClampedSwiGLU, ActParams: kernels.ActParams{Alpha: float32(alpha), Limit: float32(limit)}, InTurn: true, Bias: true, Route: chosenAlone}
-}
-
-// slidingLayers reads which layers attend to a window; usual says it where the
-// config does not.
-func (c *Config) slidingLayers(usual func(layer int) bool) func(layer int) bool {
-	types := c.layerTypes("layer_types", "sliding_attention", "full_attention")
-	if types == nil {
-		return usual
-	}
-	return func(i int) bool { return i < len(types) && types[i] == "sliding_attention" }
-}
-
-// slidingTypes are the words that slidingLayers reads.
-func (s *Spec) slidingTypes() []string {
-	var types []string
-	for _, l := range s.Layers {
-		types = append(types, map[bool]string{true: "sliding_attention", false: "full_attention"}[l.Sublayers[0].Body.(*Attention).Window > 0])
-	}
-	return types
-}
-
-// window gives the layers that local chooses attention to so many tokens.
-func (s *Spec) window(size int, local func(layer int) bool) {
-	s.each(func(i int, a *Attention) {
-		if size > 0 && local(i) {
-			a.Window = size
-		}
-	})
-}
-
-// each changes the attention of every layer by the layer's number. Layers that come
-// out equal share a pointer.
-func (s *Spec) each(change func(layer int, a *Attention)) {
-	var made []*LayerSpec
-	for i, l := range s.Layers {
-		own := *l
-		own.Sublayers = slices.Clone(l.Sublayers)
-		for j := range own.Sublayers {
-			if a, ok := own.Sublayers[j].Body.(*Attention); ok {
-				b := *a
-				change(i, &b)
-				own.Sublayers[j].Body = &b
-			}
-		}
-		same := slices.IndexFunc(made, func(x *LayerSpec) bool { return reflect.DeepEqual(x, &own) })
-		if same < 0 {
-			same, made = len(made), append(made, &own)
-		}
-		s.Layers[i] = made[same]
-	}
 }

@@ -35,13 +35,18 @@ func decoder(mixer, feed Body) *LayerSpec {
 // decoderSpec reads the keys that the Llama-shaped families share; more says
 // what a family adds to its layers, which are all equal.
 func decoderSpec(c *Config, name string, more func(*Attention, *MLP)) (Spec, error) {
+	return rotatedSpec(c, name, func(d, maxPos int) []RopeSpec { return []RopeSpec{c.Rope(d, maxPos)} }, more)
+}
+
+// rotatedSpec is decoderSpec with tables of a family's own for heads of d elements.
+func rotatedSpec(c *Config, name string, ropes func(d, maxPos int) []RopeSpec, more func(*Attention, *MLP)) (Spec, error) {
 	s := Spec{
 		Arch: name, C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(2048, "max_position_embeddings"),
 		Norm: NormSpec{Eps: float32(c.Float(1e-6, "rms_norm_eps"))}, Tied: c.Bool(false, "tie_word_embeddings"),
 	}
 	a := c.attention(s.C)
 	m := &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act")}
-	s.Ropes = []RopeSpec{c.Rope(a.D, s.MaxPos)}
+	s.Ropes = ropes(a.D, s.MaxPos)
 	more(a, m)
 	if n := c.Int(-1, "num_hidden_layers"); c.err == nil {
 		c.err = s.repeat(n, decoder(a, m))
@@ -71,7 +76,10 @@ func decoderGGUF(m *Metadata) (Spec, error) {
 	}
 	a := m.attention(s.C)
 	s.Ropes = []RopeSpec{m.Rope(a.D, s.MaxPos)}
-	mlp := &MLP{F: m.Int(-1, "feed_forward_length"), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
+	mlp := &MLP{F: m.feedLength(), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
+	if up := m.shapes["blk.0.ffn_up.weight"]; len(up) == 2 && up[0] == 2*int64(mlp.F) {
+		mlp.Fused = true
+	}
 	err := s.repeat(m.Int(-1, "block_count"), decoder(a, mlp))
 	return s, cmp.Or(m.err, err)
 }
@@ -113,7 +121,7 @@ var usualModules = map[Role][2]string{
 	Q: {"self_attn.q_proj", "attn_q"}, K: {"self_attn.k_proj", "attn_k"}, V: {"self_attn.v_proj", "attn_v"},
 	QKV: {"self_attn.qkv_proj", "attn_qkv"}, O: {"self_attn.o_proj", "attn_output"},
 	QNorm: {"self_attn.q_norm", "attn_q_norm"}, KNorm: {"self_attn.k_norm", "attn_k_norm"},
-	Gate: {"mlp.gate_proj", "ffn_gate"}, Up: {"mlp.up_proj", "ffn_up"}, Down: {"mlp.down_proj", "ffn_down"},
+	Gate: {"mlp.gate_proj", "ffn_gate"}, Up: {"mlp.up_proj", "ffn_up"}, GateUp: {"mlp.gate_up_proj", "ffn_up"}, Down: {"mlp.down_proj", "ffn_down"},
 }
 
 // of are the names of a module, in Hugging Face files and in GGUF.
@@ -136,7 +144,7 @@ func decoderRules(s *Spec, pairs bool) []Rule { return namedRules(s, pairs, usua
 
 // namedRules is decoderRules with names of a family's own.
 func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
-	b := &rules{layer: -1, addOne: s.Norm.Offset == 1, bias: s.Norm.Bias, names: names}
+	b := &rules{layer: -1, addOne: s.Norm.Offset == 1, bare: s.Norm.Bare, bias: s.Norm.Bias, names: names}
 	b.embedding(s)
 	for i, l := range s.Layers {
 		b.enter(i, fmt.Sprintf(cmp.Or(names.layers, "model.layers.%d."), i), fmt.Sprintf("blk.%d.", i))
@@ -212,6 +220,9 @@ func (b *rules) attention(a *Attention, width int, pairs bool) {
 		b.fused(a, width)
 	}
 	b.part(O, width, q, a.OutBias, 0)
+	if a.Gate {
+		b.matrix(AttnGate, "self_attn.gate_proj", "attn_gate", q, width)
+	}
 	if a.Sinks {
 		b.vector(Sinks, "self_attn.sinks", "attn_sinks.weight", a.H)
 	}
@@ -254,10 +265,15 @@ func (b *rules) headNorms(role Role, name [2]string, h, d int) {
 
 // mlp adds the linear maps of a feed-forward part.
 func (b *rules) mlp(m *MLP, width int) {
-	if !m.Ungated {
+	switch {
+	case m.Fused:
+		b.part(GateUp, 2*m.F, width, m.Bias, 0)
+	case m.Ungated:
+		b.part(Up, m.F, width, m.Bias, 0)
+	default:
 		b.part(Gate, m.F, width, m.Bias, 0)
+		b.part(Up, m.F, width, m.Bias, 0)
 	}
-	b.part(Up, m.F, width, m.Bias, 0)
 	b.part(Down, width, m.F, m.Bias, 0)
 	if x := m.XIELU; x != nil {
 		b.number(ActPos, "mlp.act_fn.alpha_p", x.Pos, []int64{1})

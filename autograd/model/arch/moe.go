@@ -148,6 +148,18 @@ func (c *Config) only(key string, values ...string) {
 	}
 }
 
+// feedLength is the inner size of feed-forward parts; that of experts where there
+// are no others.
+func (m *Metadata) feedLength() int {
+	if n := m.Int(0, "feed_forward_length"); n > 0 {
+		return n
+	}
+	if n := m.Int(0, "expert_feed_forward_length"); n > 0 {
+		return n
+	}
+	return m.Int(-1, "feed_forward_length")
+}
+
 // experts reads the numbers of experts; of a model without any they are 0.
 func (m *Metadata) experts() MoE {
 	return MoE{E: m.Int(0, "expert_count"), K: m.Int(0, "expert_used_count"), F: m.Int(0, "expert_feed_forward_length"), Shared: m.Int(0, "expert_shared_feed_forward_length")}

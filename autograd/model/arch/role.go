@@ -27,6 +27,8 @@ const (
 	KNorm // of keys
 	Sinks // scores of attention that have no value
 
+	AttnGate // whose sigmoid multiplies what attention makes
+
 	QA     // to the latent of queries
 	QANorm // of that latent
 	QB     // from it to the queries
@@ -38,6 +40,7 @@ const (
 	PostMLPNorm // behind it
 	Gate
 	Up
+	GateUp // gate and up in one
 	Down
 
 	ActPos  // numbers of an activation: see XIELU
@@ -55,6 +58,8 @@ const (
 	SharedUp
 	SharedDown
 
+	Carried // of a part of a larger model that is not run
+
 	numRoles
 )
 
@@ -70,9 +75,9 @@ const (
 
 var classes = [numRoles]class{
 	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table,
+	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
 	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear,
-	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
+	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, GateUp: linear, Down: linear,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,

@@ -79,8 +79,22 @@ type rules struct {
 	layer    int
 	hf, gguf string // what the names of the layer begin with
 	addOne   bool   // GGUF holds 1 more than a norm's weights
+	bare     bool   // norms have no weights
 	bias     bool   // norms have biases
 	names    layerNames
+}
+
+// rename lets names in Hugging Face files that begin with from begin with to:
+// there the text half of a larger model is called otherwise than in memory.
+func rename(list []Rule, from, to string) {
+	for i := range list {
+		for j := range list[i].HF {
+			p := &list[i].HF[j]
+			if rest, ok := strings.CutPrefix(p.Name, from); ok {
+				p.Name = to + rest
+			}
+		}
+	}
 }
 
 // enter makes the rules that follow those of a layer; -1 leaves the blocks.
@@ -128,6 +142,9 @@ func (b *rules) part(role Role, out, in int, bias bool, pairs int) {
 
 // norm adds the weights of a normalisation of n values.
 func (b *rules) norm(role Role, hf, gguf string, n int) {
+	if b.bare {
+		return
+	}
 	b.vector(role, hf+".weight", gguf+".weight", n).GGUF[0].AddOne = b.addOne
 	if b.bias {
 		b.vector(role, hf+".bias", gguf+".bias", n).Bias = true

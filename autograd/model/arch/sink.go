@@ -32,10 +32,11 @@ type Sink struct {
 	apart map[string]bool // names of tensors that are stored as Rule.Other says
 }
 
-// Plan lists every tensor of the model with the type that pick chooses.
+// Plan lists every tensor of the model, and of what is carried along with it,
+// with the type that pick chooses.
 func (s *Source) Plan(pick func(t *Tensor) (dtype.Type, string)) []Out {
 	var out []Out
-	for _, t := range s.tensors {
+	for _, t := range append(s.tensors[:len(s.tensors):len(s.tensors)], s.carried...) {
 		typ, why := pick(t)
 		out = append(out, Out{Tensor: t, Type: typ, Why: why})
 	}
@@ -151,7 +152,7 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 			return nil, fail.Usagef(where, "", "%w", err)
 		}
 		for _, f := range o.Tensor.as(pieces) {
-			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()})
+			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear() || o.Role == Carried && len(f.Shape) == 2})
 		}
 	}
 	return out, nil
@@ -185,31 +186,38 @@ func CreateGGUF(path string, s *Spec, kv []formats.KV, plan []Out) (*Sink, error
 // CreateGGUFFile is CreateGGUF for who writes the file's own tensors (see
 // Tensor.AsGGUF), of which each may have a type of its own.
 func CreateGGUFFile(path string, s *Spec, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
-	rope := s.rope()
-	freqs := rope.freqFactors()
-	for _, f := range rope.Factors {
-		freqs = append(freqs, float32(f))
+	tables := s.rope().tables()
+	var first []formats.TensorPlan
+	for _, t := range tables {
+		first = append(first, formats.TensorPlan{Name: t.name, Shape: []int64{int64(len(t.values))}})
 	}
-	if freqs == nil {
-		return formats.CreateGGUF(path, kv, plan)
-	}
-	w, err := formats.CreateGGUF(path, kv, append([]formats.TensorPlan{{Name: ropeFreqs, Shape: []int64{int64(len(freqs))}}}, plan...))
-	if err != nil || w.Has(ropeFreqs) {
-		return w, err
-	}
-	raw := make([]byte, 0, 4*len(freqs))
-	for _, f := range freqs {
-		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(f))
-	}
-	if err := w.Write(ropeFreqs, raw); err != nil {
-		w.Abort()
+	w, err := formats.CreateGGUF(path, kv, append(first, plan...))
+	if err != nil {
 		return nil, err
+	}
+	for _, t := range tables {
+		if w.Has(t.name) {
+			continue
+		}
+		raw := make([]byte, 0, 4*len(t.values))
+		for _, f := range t.values {
+			raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(f))
+		}
+		if err := w.Write(t.name, raw); err != nil {
+			w.Abort()
+			return nil, err
+		}
 	}
 	return w, nil
 }
 
-// ropeFreqs are the divisors of rotary frequencies in a GGUF.
-const ropeFreqs = "rope_freqs.weight"
+// What a GGUF calls divisors of rotary frequencies: of every text, of short and
+// of long ones.
+const (
+	ropeFreqs = "rope_freqs.weight"
+	ropeShort = "rope_factors_short.weight"
+	ropeLong  = "rope_factors_long.weight"
+)
 
 // Has reports whether an earlier, interrupted write already finished t.
 func (k *Sink) Has(t *Tensor) bool {
@@ -336,6 +344,9 @@ func (a *Arch) lost(s *Spec, kv []formats.KV) string {
 		return err.Error()
 	}
 	if what := difference(reflect.ValueOf(s.Norm), reflect.ValueOf(back.Norm), "norms"); what != "" {
+		return what
+	}
+	if what := difference(reflect.ValueOf(s.Temperature), reflect.ValueOf(back.Temperature), "temperature"); what != "" {
 		return what
 	}
 	return difference(reflect.ValueOf(s.Layers), reflect.ValueOf(back.Layers), "layers")

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
@@ -23,6 +25,7 @@ type Source struct {
 	arch    *Arch
 	rules   []Rule
 	tensors []*Tensor
+	carried []*Tensor // of parts that are not run
 	at      map[place]*Tensor
 	named   map[string]*Tensor
 	untied  bool // the config says otherwise
@@ -141,12 +144,12 @@ func (s *Source) readGGUF() error {
 	for i := range tensors {
 		t := &tensors[i]
 		m.shapes[t.Name] = t.Shape
-		if t.Name == ropeFreqs {
+		if to := map[string]*[]float64{ropeFreqs: &m.freqs, ropeShort: &m.short, ropeLong: &m.long}[t.Name]; to != nil {
 			f, err := floats(s.Reader, t)
 			if err != nil {
 				return err
 			}
-			m.freqs = f
+			*to = f
 		}
 	}
 	var err error
@@ -174,7 +177,7 @@ func floats(r formats.Reader, t *formats.Tensor) ([]float64, error) {
 // ignorable tensors carry no weights of their own.
 func ignorable(t *formats.Tensor) bool {
 	mask := len(t.Shape) == 4 && (strings.HasSuffix(t.Name, ".attention.bias") || strings.HasSuffix(t.Name, ".attn.bias")) // which keys a token sees
-	return mask || t.Name == ropeFreqs || strings.HasSuffix(t.Name, "rotary_emb.inv_freq") ||
+	return mask || t.Name == ropeFreqs || t.Name == ropeShort || t.Name == ropeLong || strings.HasSuffix(t.Name, "rotary_emb.inv_freq") ||
 		strings.HasSuffix(t.Name, ".attention.masked_bias") || strings.HasSuffix(t.Name, ".attn.masked_bias")
 }
 
@@ -236,10 +239,46 @@ func (s *Source) bind() error {
 		}
 		s.add(t)
 	}
+	s.carry(files)
 	if left := smallest(files); left != "" {
 		return fail.Inputf(s.Reader.Path(), "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", left, s.arch.Name)
 	}
 	return nil
+}
+
+// carry takes the tensors of parts that are not run out of files.
+func (s *Source) carry(files map[string]*formats.Tensor) {
+	if s.Reader.Format() == "gguf" {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		f := files[name]
+		part := slices.ContainsFunc(s.arch.Carried, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if !part || f.Unsupported != "" || !decoded(f.Type) {
+			continue
+		}
+		delete(files, name)
+		r := &Rule{Role: Carried, Layer: -1, Name: name, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
+			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}}
+		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})
+	}
+}
+
+// Carried lists tensors of a larger model's other parts: Plan has them, Tensors
+// does not.
+func (s *Source) Carried() []*Tensor { return s.carried }
+
+// CarriedNote says what becomes of the other parts of a larger model where it is
+// written, to a GGUF or to a folder; "" where it has none.
+func (s *Source) CarriedNote(gguf bool) string {
+	if len(s.carried) == 0 {
+		return ""
+	}
+	part, _, _ := strings.Cut(s.carried[0].Name, ".")
+	if gguf {
+		return fmt.Sprintf("%d tensors of other parts (%s …) are left out: a GGUF holds the part that reads text", len(s.carried), part)
+	}
+	return fmt.Sprintf("%d tensors of other parts (%s …) are taken along unchanged", len(s.carried), part)
 }
 
 // decoded tells whether values of a type can be read as weights.

@@ -12,6 +12,8 @@ package arch
 import (
 	"cmp"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
 )
@@ -23,6 +25,7 @@ type Spec struct {
 	V      int    // vocabulary rows of the embedding
 	MaxPos int    // context length
 	Tied   bool   // the head is the embedding
+	Half   bool   // of a larger model, in whose folder names begin otherwise
 	Norm   NormSpec
 
 	EmbedWidth  int  // of embedding and head, where maps between it and C stand around the blocks; 0: C
@@ -44,6 +47,27 @@ type Spec struct {
 	// Scalars of some families; 0 stands for the usual value.
 	EmbedScale, LogitScale float32
 	LogitCap               float32 // a logit z becomes LogitCap·tanh(z/LogitCap); 0: none
+	// Temperature is of the layers whose attention has it.
+	Temperature Temperature
+}
+
+// Temperature is a factor on the queries that grows with their position p:
+// 1 + Beta·ln(1 + ⌊(p+Shift)/Every⌋).
+type Temperature struct {
+	Beta         float32
+	Every, Shift int
+}
+
+// At is the factor at position p.
+func (t Temperature) At(p int) float64 {
+	return 1 + float64(t.Beta)*math.Log(1+float64((p+t.Shift)/t.Every))
+}
+
+func (t Temperature) check() error {
+	if !(math.Abs(float64(t.Beta)) <= 1e6) || t.Every < 1 || t.Shift < 0 {
+		return fmt.Errorf("queries grow by %g every %d positions", t.Beta, t.Every)
+	}
+	return nil
 }
 
 // NormSpec says how all norms of a model work.
@@ -51,6 +75,7 @@ type NormSpec struct {
 	Kind   kernels.NormKind
 	Eps    float32
 	Offset float32 // of the weights: w is used as Offset + w; GGUF holds the sum
+	Bare   bool    // there are no weights
 	Bias   bool
 }
 
@@ -87,17 +112,23 @@ type Attention struct {
 	D    int // head size
 	Rope int // index in Spec.Ropes; NoRope: no positions
 
-	Fused   bool          // q, k and v are one map: all queries, then all keys, then all values
-	ByKey   bool          // of Fused: for every key head its queries, the key and the value; not so in GGUF
-	ALiBi   bool          // scores fall with distance as Spec.Slopes say
-	QKNorm  QKNorm        // before the rotation
-	Pairs   kernels.Pairs // in Hugging Face row order
-	Bias    bool          // of q, k, v
-	OutBias bool
-	Window  int     // 0: none
-	Sinks   bool    // every head has a score of its own that takes a share and has no value
-	Scale   float32 // of the scores; 0: 1/√D
-	SoftCap float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
+	Fused    bool          // q, k and v are one map: all queries, then all keys, then all values
+	ByKey    bool          // of Fused: for every key head its queries, the key and the value; not so in GGUF
+	ALiBi    bool          // scores fall with distance as Spec.Slopes say
+	QKNorm   QKNorm        // before the rotation
+	NormLast bool          // the norm follows the rotation instead
+	Pairs    kernels.Pairs // in Hugging Face row order
+	Bias     bool          // of q, k, v
+	OutBias  bool
+	Gate     bool    // the sigmoid of one more map of the input multiplies what o reads
+	Clip     float32 // q, k and v are cut off at ±Clip before all else; 0: not
+	Window   int     // 0: none
+	Chunk    int     // a token sees no key of an earlier chunk of so many positions; 0: all
+	Sinks    bool    // every head has a score of its own that takes a share and has no value
+	Scale    float32 // of the scores; 0: 1/√D
+	SoftCap  float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
+	// Temperature multiplies the queries by Spec.Temperature.
+	Temperature bool
 }
 
 // QKNorm says what a norm of queries and keys spans.
@@ -119,6 +150,7 @@ type MLP struct {
 	F       int // inner size
 	Act     kernels.ActKind
 	Ungated bool
+	Fused   bool // gate and up are one map: all rows of the gate, then those of up
 	Bias    bool
 	XIELU   *XIELU // of an activation of that kind, else nil
 }
@@ -152,6 +184,53 @@ func (s *Spec) rope() RopeSpec {
 		return RopeSpec{}
 	}
 	return s.Ropes[0]
+}
+
+// vary gives the layers that chosen names a changed copy of their attention.
+func (s *Spec) vary(chosen []bool, change func(*Attention)) {
+	made := map[*LayerSpec]*LayerSpec{}
+	for i, l := range s.Layers {
+		if i >= len(chosen) || !chosen[i] {
+			continue
+		}
+		if made[l] == nil {
+			c := *l
+			c.Sublayers = slices.Clone(l.Sublayers)
+			for j := range c.Sublayers {
+				if a, ok := c.Sublayers[j].Body.(*Attention); ok {
+					b := *a
+					change(&b)
+					c.Sublayers[j].Body = &b
+				}
+			}
+			made[l] = &c
+		}
+		s.Layers[i] = made[l]
+	}
+}
+
+// attentions are those of the layers, nil where a layer has none.
+func (s *Spec) attentions() []*Attention {
+	out := make([]*Attention, len(s.Layers))
+	for i, l := range s.Layers {
+		for j := range l.Sublayers {
+			if a, ok := l.Sublayers[j].Body.(*Attention); ok {
+				out[i] = a
+			}
+		}
+	}
+	return out
+}
+
+// windows says which layers attend to a window, and its size; 0 where none does.
+func (s *Spec) windows() (local []bool, size int) {
+	local = make([]bool, len(s.Layers))
+	for i, a := range s.attentions() {
+		if a != nil && a.Window > 0 {
+			local[i], size = true, a.Window
+		}
+	}
+	return local, size
 }
 
 func first[B Body](s *Spec) (none B) {
@@ -215,6 +294,17 @@ func (s *Spec) Context() int {
 	return n
 }
 
+// Turn is the length beyond which all angles of a text are others (longrope); 0:
+// there is none.
+func (s *Spec) Turn() int {
+	for _, r := range s.Ropes {
+		if r.Type == "longrope" {
+			return r.OrigMax
+		}
+	}
+	return 0
+}
+
 // check refuses sizes that no model has and that would make later arithmetic
 // divide by zero or overflow.
 func (s *Spec) check() error {
@@ -255,6 +345,17 @@ func (a *Attention) check(s *Spec) error {
 	}
 	if a.H%a.K != 0 {
 		return fmt.Errorf("%d attention heads are no multiple of %d key/value heads", a.H, a.K)
+	}
+	if a.Window < 0 || a.Window > 1<<28 {
+		return fmt.Errorf("attention window is %d", a.Window)
+	}
+	if !(a.Clip >= 0) {
+		return fmt.Errorf("queries, keys and values are cut off at %g", a.Clip)
+	}
+	if a.Temperature {
+		if err := s.Temperature.check(); err != nil {
+			return err
+		}
 	}
 	if a.ALiBi && len(s.Slopes) != a.H {
 		return fmt.Errorf("%d slopes for %d attention heads", len(s.Slopes), a.H)

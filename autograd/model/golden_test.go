@@ -102,6 +102,18 @@ type withConfig struct {
 
 func (r withConfig) Config() []byte { return r.config }
 
+// withKV is a GGUF with more metadata.
+type withKV struct {
+	formats.Reader
+	more []formats.KV
+}
+
+func (r withKV) KV() []formats.KV { return append(r.Reader.KV(), r.more...) }
+
+// unsaid is what the converter leaves out of a case's GGUF, whose model it is not
+// without.
+var unsaid = map[string][]formats.KV{"gemma3": {{Key: "gemma3.attention.sliding_window_pattern", Value: uint32(3)}}}
+
 // open opens the case's checkpoint: file is the name of its config, or a GGUF.
 func (g *golden) open(t *testing.T, file string) *arch.Source {
 	t.Helper()
@@ -112,6 +124,9 @@ func (g *golden) open(t *testing.T, file string) *arch.Source {
 	r, err := formats.Open(path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if more := unsaid[filepath.Base(g.dir)]; path != g.dir && more != nil {
+		r = withKV{r, more}
 	}
 	if path == g.dir {
 		data, err := os.ReadFile(filepath.Join(g.dir, file))

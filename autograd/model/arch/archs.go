@@ -97,6 +97,17 @@ var archs = []*Arch{
 	&smollm3,
 	&hunyuanDense,
 	&granite,
+	&gemma,
+	&gemma3,
+	&vaultGemma,
+	&cohere2,
+	&exaone4,
+	&glm4,
+	&phi3,
+	&olmo,
+	&olmo3,
+	&ernie45,
+	&qwen2VL,
 }
 
 func byHF(name, modelType string) *Arch {

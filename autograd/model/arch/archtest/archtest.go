@@ -25,6 +25,7 @@ var Cases = []string{
 	"starcoder2", "phi", "stablelm", "nemotron", "arcee", "apertus",
 	"gpt-neox", "falcon", "falcon-new", "falcon-alibi", "gptj", "mpt", "bloom", "gpt-bigcode", "gpt2", "opt",
 	"mistral", "mistral-nemo", "ministral", "ministral3", "mistral3", "seed-oss", "smollm3", "hunyuan-dense", "granite",
+	"gemma", "gemma3", "vaultgemma", "cohere-qknorm", "cohere2", "exaone4", "glm4", "phi3", "phi3-longrope", "olmo", "olmo3", "ernie4-5", "qwen2-vl",
 }
 
 // Noise is the largest difference of a case's logits between float32 and float64, as

@@ -68,14 +68,3 @@ var afmoe = Arch{
 			formats.KV{Key: "score_func", Value: "sigmoid"}, formats.KV{Key: "route_norm", Value: true}, formats.KV{Key: "mup_enabled", Value: s.EmbedScale != 0})
 	},
 }
-
-// normsAround puts norms before and behind the parts of every layer.
-func (s *Spec) normsAround() {
-	done := map[*LayerSpec]bool{}
-	for _, l := range s.Layers {
-		if !done[l] {
-			done[l] = true
-			l.Sublayers[0].Post, l.Sublayers[1].Post = PostAttnNorm, PostMLPNorm
-		}
-	}
-}

@@ -2,7 +2,6 @@ package arch
 
 import (
 	"cmp"
-	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 )
@@ -22,7 +21,7 @@ var exaonemoe = Arch{
 		m := c.latentExperts(biasedSigmoid)
 		m.Select = true
 		s.withExperts(m, c.sparseLayers(1))
-		if local := c.windowed(len(s.Layers), c.exaonePattern()); c.has("sliding_window") { // else every layer knows positions
+		if local := c.windowed(len(s.Layers), c.exaonePattern(len(s.Layers))); c.has("sliding_window") { // else every layer knows positions
 			s.placedNear(local, c.window(local))
 		}
 		return s, cmp.Or(err, c.err)
@@ -56,19 +55,4 @@ var exaonemoe = Arch{
 		kv := append(append(decoderConfig(s, "ExaoneMoeForCausalLM", "exaone_moe"), s.expertConfig()...), s.windowConfig()...)
 		return append(kv, formats.KV{Key: "num_experts", Value: s.moe().E}, formats.KV{Key: "num_shared_experts", Value: s.moe().Shared / s.moe().F})
 	},
-}
-
-// exaonePattern reads sliding_window_pattern: every so manyth layer sees
-// everything, or a letter for each of some layers in turn, L with a window.
-func (c *Config) exaonePattern() func(layer int) bool {
-	if letters, ok := c.raw["sliding_window_pattern"]; ok && len(letters) > 0 && letters[0] == '"' {
-		pattern, last := c.String("", "sliding_window_pattern"), c.Int(1, "num_hidden_layers")-1
-		if strings.Trim(pattern, "LG") != "" || pattern == "" {
-			c.lack("sliding_window_pattern", "found %q, want the letters L and G", pattern)
-			return nil
-		}
-		return func(i int) bool { return i != last && pattern[i%len(pattern)] == 'L' }
-	}
-	n := c.Int(0, "sliding_window_pattern")
-	return func(i int) bool { return n > 0 && (i+1)%n != 0 }
 }

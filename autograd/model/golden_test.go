@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -28,8 +27,6 @@ type golden struct {
 	arrays map[string]array
 	noise  float64 // largest difference of logits between float32 and float64
 	scale  float32 // of LoRA
-
-	targets []string // modules with an adapter
 }
 
 type array struct {
@@ -53,21 +50,22 @@ func openGolden(t *testing.T, name string) *golden {
 		g.arrays[a.Name] = array{a.Shape, block.Raw{Type: a.Type, Rows: a.Rows(), Cols: a.Cols(), Data: data}}
 	}
 	var meta struct {
-		Noise float64 `json:"noise_float64_throughout"`
-		Lora  struct {
+		Lora struct {
 			R     int     `json:"r"`
 			Alpha float32 `json:"lora_alpha"`
 		} `json:"lora_config"`
-		Targets []string `json:"lora_targets"`
 	}
 	data, err := os.ReadFile(filepath.Join(g.dir, "golden.json"))
 	if err == nil {
 		err = json.Unmarshal(data, &meta)
 	}
-	if err != nil || meta.Noise == 0 || meta.Lora.R == 0 || len(meta.Targets) == 0 {
+	if err == nil {
+		g.noise, err = archtest.Noise(data)
+	}
+	if err != nil || meta.Lora.R == 0 {
 		t.Fatalf("golden.json: %v %+v", err, meta)
 	}
-	g.noise, g.scale, g.targets = meta.Noise, meta.Lora.Alpha/float32(meta.Lora.R), meta.Targets
+	g.scale = meta.Lora.Alpha / float32(meta.Lora.R)
 	return g
 }
 
@@ -333,10 +331,8 @@ func trainable(t *testing.T, dev kernels.Backend, p *autograd.Param) {
 	p.Grad = b
 }
 
-// adapter is PEFT's A or B of a linear map. Of experts it keeps B [out, r·E], the
-// expert fastest.
-func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab string) *autograd.Param {
-	t.Helper()
+// adapterName is PEFT's name of A or B of a linear map.
+func adapterName(l *nn.Linear, ab string) string {
 	path := l.Path
 	if l.Experts > 0 {
 		path = strings.TrimSuffix(strings.TrimSuffix(path, ".down_proj"), "gate_up_proj")
@@ -344,7 +340,14 @@ func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab str
 			path += "base_layer"
 		}
 	}
-	name := "base_model.model." + path + ".lora_" + ab + ".weight"
+	return "base_model.model." + path + ".lora_" + ab + ".weight"
+}
+
+// adapter is PEFT's A or B of a linear map. Of experts it keeps B [out, r·E], the
+// expert fastest.
+func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab string) *autograd.Param {
+	t.Helper()
+	name := adapterName(l, ab)
 	a := g.arrays["lora."+name]
 	if len(a.shape) != 2 {
 		t.Fatalf("no adapter weight %s", name)
@@ -399,15 +402,17 @@ func (g *golden) checkLora(t *testing.T) {
 	m := g.load(t, "config.json", Options{})
 	var params []*autograd.Param
 	for l := range m.Linears() {
-		if l.Experts == 0 && !slices.Contains(g.targets, l.Path) {
-			continue // PEFT adapts routers, shared experts and mixers of some architectures only
+		if g.arrays["lora."+adapterName(l, "A")].shape == nil {
+			continue // PEFT adapts the routers and shared experts of some architectures only
 		}
 		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A"), B: g.adapter(t, m.Dev, l, "B"), Scale: g.scale}
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
-	if len(params) != 2*len(g.targets) {
-		t.Errorf("%d adapters, PEFT has %d", len(params)/2, len(g.targets))
+	for name := range g.arrays {
+		if p, ok := strings.CutPrefix(name, "lora."); ok && rankOf(params, strings.Replace(p, ".lora_A.", ".lora_B.", 1)) == 0 {
+			t.Errorf("no linear map takes %s", name)
+		}
 	}
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()

@@ -164,7 +164,9 @@ func (m *Metadata) shortConv() *ShortConv {
 }
 
 func lfm2Rules(s *Spec) []Rule {
-	names := layerNames{norms: map[Role][2]string{AttnNorm: {"operator_norm", "attn_norm"}, MLPNorm: {"ffn_norm", "ffn_norm"}}}
+	names := layerNames{norms: map[Role][2]string{AttnNorm: {"operator_norm", "attn_norm"}, MLPNorm: {"ffn_norm", "ffn_norm"}},
+		experts: expertNames{router: "feed_forward.gate", experts: "feed_forward.experts", gate: "feed_forward.experts.%d.w1.weight",
+			up: "feed_forward.experts.%d.w3.weight", down: "feed_forward.experts.%d.w2.weight", selects: "feed_forward.expert_bias"}}
 	return respell(namedRules(s, false, names), []string{"self_attn.q_norm", "self_attn.q_layernorm", "self_attn.k_norm", "self_attn.k_layernorm",
 		"self_attn.o_proj", "self_attn.out_proj", "mlp.gate_proj", "feed_forward.w1", "mlp.up_proj", "feed_forward.w3", "mlp.down_proj", "feed_forward.w2",
 		"model.norm", "model.embedding_norm"}, nil, []string{"output_norm", "token_embd_norm"})

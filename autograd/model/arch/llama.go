@@ -76,7 +76,7 @@ func decoderGGUF(m *Metadata) (Spec, error) {
 	}
 	a := m.attention(s.C)
 	s.Ropes = []RopeSpec{m.Rope(a.D, s.MaxPos)}
-	mlp := &MLP{F: m.Int(-1, "feed_forward_length"), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
+	mlp := &MLP{F: m.feedLength(), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
 	if up := m.shapes["blk.0.ffn_up.weight"]; len(up) == 2 && up[0] == 2*int64(mlp.F) {
 		mlp.Fused = true
 	}
@@ -164,6 +164,8 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 				switch m := part.(type) {
 				case *Attention:
 					b.attention(m, s.C, pairs)
+				case *MLA:
+					b.mla(m, s.C, false)
 				case *MLP:
 					b.mlp(m, s.C)
 				case *MoE:
@@ -235,6 +237,12 @@ func (b *rules) attention(a *Attention, width int, pairs bool) {
 		b.fused(a, width)
 	}
 	b.part(O, width, q, a.OutBias, 0)
+	if a.Gate {
+		b.matrix(AttnGate, "self_attn.gate_proj", "attn_gate", q, width)
+	}
+	if a.Sinks {
+		b.vector(Sinks, "self_attn.sinks", "attn_sinks.weight", a.H)
+	}
 	qn, kn := b.names.of(QNorm), b.names.of(KNorm)
 	switch a.QKNorm {
 	case PerHead:

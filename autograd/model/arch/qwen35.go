@@ -59,13 +59,12 @@ var qwen3next = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"vocab_size": "151936", "hidden_size": "2048", "intermediate_size": "5632", "num_hidden_layers": "48", "num_key_value_heads": "2",
 			"moe_intermediate_size": "512", "shared_expert_intermediate_size": "512", "num_experts_per_tok": "10", "num_experts": "512"})
-		if dense, _ := get[[]int](c, "mlp_only_layers"); len(dense) > 0 || c.Int(1, "decoder_sparse_step") != 1 {
-			c.lack("mlp_only_layers, decoder_sparse_step", "layers without experts are not supported")
-		}
 		s := c.qwenHybrid("qwen3_next")
 		e := c.qwenExperts(c.Bool(true, "norm_topk_prob"))
 		e.Dense = c.Int(-1, "intermediate_size")
-		s.deltaLayers(c.fullLayers(len(s.Layers)), c.gatedAttention(s.C), c.deltaNet(ByKeyHead), e)
+		full, a, d := c.fullLayers(len(s.Layers)), c.gatedAttention(s.C), c.deltaNet(ByKeyHead)
+		s.deltaLayers(full, a, d, &MLP{F: e.Dense, Act: e.Act})
+		s.withExperts(*e, c.sparseSteps())
 		return s, c.err
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
@@ -78,14 +77,14 @@ var qwen3next = Arch{
 	Rules: qwenHybridRules,
 	KV:    func(s *Spec) []formats.KV { return deltaKV(s, "qwen3next") },
 	NoGGUF: func(s *Spec) string {
-		if m := s.moe(); m != nil && !m.Renorm {
+		if m := s.moe(); m != nil && !m.Route.Renorm {
 			return "norm_topk_prob: false"
 		}
 		return s.irregular()
 	},
 	Config: func(s *Spec) []formats.KV {
 		m := s.moe()
-		return append(deltaConfig(s, "Qwen3NextForCausalLM", "qwen3_next"), formats.KV{Key: "intermediate_size", Value: m.Dense}, formats.KV{Key: "norm_topk_prob", Value: m.Renorm})
+		return append(deltaConfig(s, "Qwen3NextForCausalLM", "qwen3_next"), formats.KV{Key: "intermediate_size", Value: m.Dense}, formats.KV{Key: "norm_topk_prob", Value: m.Route.Renorm})
 	},
 	Drops: []string{"mtp."},
 }
@@ -148,7 +147,7 @@ func (c *Config) deltaNet(in DeltaIn) *DeltaNet {
 // qwenExperts reads the experts, of which one serves every token.
 func (c *Config) qwenExperts(renorm bool) *MoE {
 	return &MoE{E: c.Int(-1, "num_experts"), K: c.Int(-1, "num_experts_per_tok"), F: c.Int(-1, "moe_intermediate_size"), Shared: c.Int(-1, "shared_expert_intermediate_size"),
-		Act: c.Act("hidden_act"), Renorm: renorm}
+		SharedGated: true, Act: c.Act("hidden_act"), Route: kernels.RouteArgs{Renorm: renorm}}
 }
 
 // deltaLayers makes the layers: attention where full says so, else a delta net,
@@ -192,27 +191,16 @@ func (m *Metadata) qwenHybrid(name string, in DeltaIn) (Spec, []bool, *Attention
 // qwenExperts reads the experts.
 func (m *Metadata) qwenExperts() *MoE {
 	e := m.experts()
-	e.Renorm = true
+	e.SharedGated, e.Route.Renorm = true, true
 	return &e
 }
 
-// qwenHybridRules lists the tensors. Experts may lie in files as in memory, too.
+// qwenHybridRules lists the tensors.
 func qwenHybridRules(s *Spec) []Rule {
-	list := namedRules(s, false, layerNames{
-		norms:   map[Role][2]string{AttnNorm: {"input_layernorm", "attn_norm"}, MLPNorm: {"post_attention_layernorm", "post_attention_norm"}},
-		experts: hubExperts,
-	})
-	stackedToo(list, s.moe())
-	return list
-}
-
-// stackedToo lets files have the experts of all layers in one tensor each.
-func stackedToo(list []Rule, m *MoE) {
-	for i := range list {
-		if r := &list[i]; r.Role == ExpertGateUp || r.Role == ExpertDown {
-			r.Also = append(r.Also, []Piece{{Name: r.Name, Shape: []int64{int64(m.E), int64(r.Rows / m.E), int64(r.Cols)}}})
-		}
-	}
+	names := layerNames{experts: hubExperts,
+		norms: map[Role][2]string{AttnNorm: {"input_layernorm", "attn_norm"}, MLPNorm: {"post_attention_layernorm", "post_attention_norm"}}}
+	names.experts.shared = "mlp.shared_expert"
+	return namedRules(s, false, names)
 }
 
 // interval is the number of layers of which the last has attention, 0 where that

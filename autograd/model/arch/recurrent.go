@@ -178,7 +178,7 @@ func respell(list []Rule, memory, hf, gguf []string) []Rule {
 	for i := range list {
 		r := &list[i]
 		r.Name, r.layerPath = in.Replace(r.Name), in.Replace(r.layerPath)
-		for _, form := range append([][]Piece{r.HF}, r.Also...) {
+		for _, form := range append([][]Piece{r.HF, r.Other}, r.Also...) {
 			for j := range form {
 				form[j].Name = out.Replace(in.Replace(form[j].Name))
 			}

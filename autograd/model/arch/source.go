@@ -296,6 +296,9 @@ func decoded(t dtype.Type) bool {
 // find collects the pieces of a tensor; nil when it is absent and may be.
 func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error) {
 	t := &Tensor{Rule: r, pieces: s.form(r, files)}
+	if s.Reader.Format() == "hf" && len(r.Other) > 0 && files[r.HF[0].Name] == nil && files[r.Other[0].Name] != nil {
+		t.pieces = r.Other
+	}
 	var types []dtype.Type
 	for i := range t.pieces {
 		p := &t.pieces[i]

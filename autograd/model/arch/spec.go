@@ -121,8 +121,11 @@ type Attention struct {
 	Pairs    kernels.Pairs // in Hugging Face row order
 	Bias     bool          // of q, k, v
 	OutBias  bool
+	Gate     bool    // the sigmoid of one more map of the input multiplies what o reads
 	Clip     float32 // q, k and v are cut off at ±Clip before all else; 0: not
 	Window   int     // 0: none
+	Chunk    int     // a token sees no key of an earlier chunk of so many positions; 0: all
+	Sinks    bool    // every head has a score of its own that takes a share and has no value
 	Scale    float32 // of the scores; 0: 1/√D
 	SoftCap  float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
 	// Temperature multiplies the queries by Spec.Temperature.

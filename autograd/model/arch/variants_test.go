@@ -38,13 +38,13 @@ var variants = []struct{ base, change, refused string }{
 	{"falcon-alibi", `{"multi_query": true, "num_attention_heads": 6, "bias": false, "parallel_attn": true}`, "Rope 0 instead of -1"},
 	{"gptj", `{"rotary_dim": 16, "tie_word_embeddings": true, "n_inner": 64, "activation_function": "relu"}`, "does not know it"},
 	{"mpt", `{"n_heads": 6, "attn_config": {"alibi": true, "alibi_bias_max": 4, "softmax_scale": 0.2}, "tie_word_embeddings": true}`, "Scale 0 instead of 0.2"},
-	{"mpt", `{"n_heads": 3, "attn_config": {"alibi": true, "alibi_bias_max": 16}}`, ""},
+	{"mpt", `{"n_heads": 3, "attn_config": {"alibi": true, "alibi_bias_max": 16, "clip_qkv": 0.7}}`, ""},
 	{"bloom", `{"n_head": 3, "seq_length": 100, "tie_word_embeddings": false}`, ""},
 	{"gpt-bigcode", `{"multi_query": false, "scale_attn_weights": false, "n_inner": 64, "tie_word_embeddings": false}`, "K 1 instead of 4"},
 	{"gpt2", `{"scale_attn_by_inverse_layer_idx": true, "n_inner": 64, "tie_word_embeddings": false}`, "Scale 0 instead of"},
 	{"gpt2", `{"n_head": 6, "n_layer": 3}`, ""},
 	{"opt", `{"do_layer_norm_before": false, "word_embed_proj_dim": 32, "enable_bias": false}`, "does not know it"},
-	{"opt", `{"_remove_final_layer_norm": true, "tie_word_embeddings": false, "activation_function": "gelu"}`, "does not know it"},
+	{"opt", `{"_remove_final_layer_norm": true, "layer_norm_elementwise_affine": false, "tie_word_embeddings": false, "activation_function": "gelu"}`, "does not know it"},
 }
 
 // made writes a checkpoint of a variant with random weights.

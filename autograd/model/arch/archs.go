@@ -118,6 +118,8 @@ var archs = []*Arch{
 	&qwen3next,
 	&qwen35,
 	&qwen35moe,
+	&qwen35VL,
+	&qwen35moeVL,
 	&olmoHybrid,
 	&mamba2,
 	&jamba,

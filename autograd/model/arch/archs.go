@@ -125,6 +125,7 @@ var archs = []*Arch{
 	&jamba,
 	&falconH1,
 	&nemotronH,
+	&nemotronHMoE,
 	&graniteHybrid,
 }
 

@@ -125,6 +125,9 @@ func (s *Source) readConfig() error {
 	if s.Spec, err = s.arch.Spec(c); err != nil {
 		return err
 	}
+	if own := slices.IndexFunc(archs, func(a *Arch) bool { return a.Name == s.Spec.Arch }); own >= 0 { // a class may stand for several
+		s.arch = archs[own]
+	}
 	return nil
 }
 

@@ -100,7 +100,7 @@ var falcon = Arch{
 // Products of slope and position, which are rounded to bf16 there, are not here:
 // that matters beyond position 256 or with more than 8 heads.
 func (s *Spec) falconSlopes(a *Attention) {
-	a.ALiBi, s.Slopes = true, alibiSlopes(min(a.H, maxHeads), 8)
+	a.ALiBi, s.Slopes = true, alibiSlopes(min(a.H, maxHeads))
 	roundBF16(s.Slopes)
 	for i := range s.Slopes {
 		s.Slopes[i] *= float32(2 / math.Sqrt(float64(a.D)))

@@ -9,6 +9,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -132,7 +133,11 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 			return nil, fail.Usagef(where, "", "%w", err)
 		}
 		for _, f := range o.Tensor.as(pieces) {
-			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear() || o.Role == Carried && len(f.Shape) == 2})
+			p := formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()}
+			if o.Role == Carried {
+				p.Part, _, _ = strings.Cut(f.Name, ".")
+			}
+			out = append(out, p)
 		}
 	}
 	return out, nil

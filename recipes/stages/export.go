@@ -380,7 +380,10 @@ func exportedTypes(o *Export, from *arch.Source, typ string) (map[string]dtype.T
 		to[c.Name] = c.To
 	}
 	for _, t := range from.Tensors() {
-		out[t.Name] = to[t.AsGGUF()[0].Name]
+		out[t.Name] = t.Type // a number among the keys
+		if files := t.AsGGUF(); len(files) > 0 {
+			out[t.Name] = to[files[0].Name]
+		}
 	}
 	return out, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -326,7 +327,8 @@ func (a *Arch) lost(s *Spec, kv []formats.KV) string {
 	return difference(reflect.ValueOf(s.Layers), reflect.ValueOf(back.Layers), "layers")
 }
 
-// difference names the first part at path in which b differs from a.
+// difference names the first part at path in which b differs from a. Kinds of GELU
+// are one to GGUF: llama.cpp computes all of them by the approximation with tanh.
 func difference(a, b reflect.Value, path string) string {
 	switch {
 	case reflect.DeepEqual(a.Interface(), b.Interface()):
@@ -337,16 +339,30 @@ func difference(a, b reflect.Value, path string) string {
 				return what
 			}
 		}
+		return ""
 	case a.Type() == b.Type() && a.Kind() == reflect.Slice && a.Len() == b.Len():
 		for i := range a.Len() {
 			if what := difference(a.Index(i), b.Index(i), fmt.Sprintf("%s[%d]", path, i)); what != "" {
 				return what
 			}
 		}
+		return ""
+	case isGELU(a.Interface()) && isGELU(b.Interface()):
+		return ""
 	case (a.Kind() == reflect.Pointer || a.Kind() == reflect.Interface) && a.Kind() == b.Kind() && !a.IsNil() && !b.IsNil():
 		return difference(a.Elem(), b.Elem(), path)
 	}
-	return fmt.Sprintf("%s %v instead of %v", path, b.Interface(), a.Interface())
+	return fmt.Sprintf("%s %v instead of %v", path, named(b.Interface()), named(a.Interface()))
+}
+
+func isGELU(v any) bool { return v == kernels.GELU || v == kernels.GELUTanh }
+
+// named is the name of what has one in config.json, else v.
+func named(v any) any {
+	if act, ok := v.(kernels.ActKind); ok {
+		return actNames[act]
+	}
+	return v
 }
 
 // sizeLabel is the number of weights as GGUF files state it: of experts, their

@@ -15,19 +15,27 @@ type attention struct {
 	qkv          *nn.Linear
 	o            *nn.Linear
 	qNorm, kNorm *nn.Norm // nil: none
+	vNorm        *nn.Norm // without weights; nil: none
 	seat         int      // of its keys and values in a cache
 }
 
 func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	a := &attention{spec: spec, seat: len(l.m.mixers)}
 	if !spec.Fused {
-		a.q, a.k, a.v = l.linear(layer, arch.Q), l.linear(layer, arch.K), l.linear(layer, arch.V)
+		a.q, a.k = l.linear(layer, arch.Q), l.linear(layer, arch.K)
+		if !spec.KeyValue {
+			a.v = l.linear(layer, arch.V)
+		}
 	} else {
 		a.qkv = l.linear(layer, arch.QKV)
 	}
 	a.o = l.linear(layer, arch.O)
 	if spec.QKNorm != arch.NoQKNorm {
 		a.qNorm, a.kNorm = l.norm(layer, arch.QNorm), l.norm(layer, arch.KNorm)
+	}
+	if spec.VNorm {
+		norm := l.m.Spec.Norm
+		a.vNorm = &nn.Norm{Kind: norm.Kind, Eps: norm.Eps, Width: spec.D}
 	}
 	if spec.QKNorm == arch.OwnPerHead {
 		a.qNorm.Heads, a.kNorm.Heads = spec.H, spec.K
@@ -51,13 +59,16 @@ func (a *attention) readers() []*nn.Linear {
 	if a.qkv != nil {
 		return []*nn.Linear{a.qkv}
 	}
+	if a.v == nil {
+		return []*nn.Linear{a.q, a.k}
+	}
 	return []*nn.Linear{a.q, a.k, a.v}
 }
 
 // smooth: scales between v and o exist only where v is a map by itself that is
 // not cut off and every query head has a value head of its own.
 func (a *attention) smooth() []Pair {
-	if a.v == nil || a.spec.H != a.spec.K || a.spec.Clip > 0 {
+	if a.v == nil || a.spec.H != a.spec.K || a.spec.Clip > 0 || a.spec.VNorm {
 		return nil
 	}
 	return []Pair{{Prev: a.v, Next: []*nn.Linear{a.o}, Part: alone(a.o)}}
@@ -66,6 +77,15 @@ func (a *attention) smooth() []Pair {
 // attend is attention up to the input of o.
 func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
 	q, k, v := a.project(t, x)
+	if a.spec.KeyValue {
+		v = k
+	}
+	if a.vNorm != nil {
+		raw := v
+		if v = a.vNorm.Forward(t, raw); raw != k {
+			t.Done(raw)
+		}
+	}
 	q, k = a.placed(t, q, a.qNorm, s), a.placed(t, k, a.kNorm, s)
 	if a.spec.Temperature {
 		even := q
@@ -90,6 +110,9 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 
 // project makes queries, keys and values of x.
 func (a *attention) project(t *autograd.Tape, x *autograd.Tensor) (q, k, v *autograd.Tensor) {
+	if a.spec.KeyValue {
+		return a.q.Forward(t, x), a.k.Forward(t, x), nil
+	}
 	if a.qkv == nil {
 		return a.clipped(t, a.q.Forward(t, x)), a.clipped(t, a.k.Forward(t, x)), a.clipped(t, a.v.Forward(t, x))
 	}

@@ -396,6 +396,12 @@ func (g *golden) checkLora(t *testing.T) {
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
+	if m.Parts != nil { // a linear map outside the blocks
+		l := m.Parts.Project
+		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A"), B: g.adapter(t, m.Dev, l, "B"), Scale: g.scale}
+		l.Adapters = append(l.Adapters, ad)
+		params = append(params, ad.A, ad.B)
+	}
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()
 	in := Pack(g.rows(t, "input_ids")...)

@@ -28,6 +28,15 @@ const (
 
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
+
+	PartEmbed   // embedding of tokens for every layer
+	PartProject // from the embedding to what every layer gets
+	PartNorm    // behind that
+	PartGate    // from the stream to a layer's own part
+	PartBack    // and back
+	PostPartNorm
+	LayerScale // factor on what leaves a layer
+
 	Gate
 	Up
 	GateUp // gate and up in one
@@ -66,6 +75,7 @@ var classes = [numRoles]class{
 	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, GateUp: linear, Down: linear,
+	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, ExpertGateUp: linear, ExpertDown: linear,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,

@@ -9,7 +9,6 @@ import (
 	"math"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -136,7 +135,7 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 		for _, f := range o.Tensor.as(pieces) {
 			p := formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()}
 			if o.Role == Carried {
-				p.Part, _, _ = strings.Cut(f.Name, ".")
+				p.Part = o.layerPath
 			}
 			out = append(out, p)
 		}
@@ -429,6 +428,9 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.Attention().D, s.arch.PartRotates); err != nil {
 				return nil, err
 			}
+		}
+		if s.arch.Config == nil {
+			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "config.json of a model of architecture %s cannot be made of what a GGUF says", s.arch.Name)
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {
 			if err := put(kv.Key, kv.Value); err != nil {

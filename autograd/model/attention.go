@@ -17,13 +17,17 @@ type attention struct {
 	o            *nn.Linear
 	qNorm, kNorm *nn.Norm // nil: none
 	sinks        *autograd.Param
-	seat         int // of its keys and values in a cache
+	vNorm        *nn.Norm // without weights; nil: none
+	seat         int      // of its keys and values in a cache
 }
 
 func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	a := &attention{spec: spec, seat: len(l.m.mixers)}
 	if !spec.Fused {
-		a.q, a.k, a.v = l.linear(layer, arch.Q), l.linear(layer, arch.K), l.linear(layer, arch.V)
+		a.q, a.k = l.linear(layer, arch.Q), l.linear(layer, arch.K)
+		if !spec.KeyValue {
+			a.v = l.linear(layer, arch.V)
+		}
 	} else {
 		a.qkv = l.linear(layer, arch.QKV)
 	}
@@ -36,6 +40,10 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	}
 	if spec.Sinks {
 		a.sinks = l.take(l.src.At(layer, arch.Sinks))
+	}
+	if spec.VNorm {
+		norm := l.m.Spec.Norm
+		a.vNorm = &nn.Norm{Kind: norm.Kind, Eps: norm.Eps, Width: spec.D}
 	}
 	if spec.QKNorm == arch.OwnPerHead {
 		a.qNorm.Heads, a.kNorm.Heads = spec.H, spec.K
@@ -56,12 +64,11 @@ func (a *attention) steps() []Step {
 }
 
 func (a *attention) readers() []*nn.Linear {
-	list := []*nn.Linear{a.q, a.k, a.v}
-	if a.qkv != nil {
-		list = []*nn.Linear{a.qkv}
-	}
-	if a.gate != nil {
-		list = append(list, a.gate)
+	var list []*nn.Linear
+	for _, l := range []*nn.Linear{a.q, a.k, a.v, a.qkv, a.gate} {
+		if l != nil {
+			list = append(list, l)
+		}
 	}
 	return list
 }
@@ -69,7 +76,7 @@ func (a *attention) readers() []*nn.Linear {
 // smooth: scales between v and o exist only where v is a map by itself that is
 // not cut off and every query head has a value head of its own.
 func (a *attention) smooth() []Pair {
-	if a.v == nil || a.spec.H != a.spec.K || a.spec.Clip > 0 {
+	if a.v == nil || a.spec.H != a.spec.K || a.spec.Clip > 0 || a.spec.VNorm {
 		return nil
 	}
 	return []Pair{{Prev: a.v, Next: []*nn.Linear{a.o}, Part: alone(a.o)}}
@@ -86,6 +93,15 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 	}
 	if a.gate != nil {
 		gate = a.gate.Forward(t, x)
+	}
+	if a.spec.KeyValue {
+		v = k
+	}
+	if a.vNorm != nil {
+		raw := v
+		if v = a.vNorm.Forward(t, raw); raw != k {
+			t.Done(raw)
+		}
 	}
 	q, k = a.placed(t, q, a.qNorm, s), a.placed(t, scaled(t, k, a.spec.KeyScale), a.kNorm, s)
 	if a.spec.Temperature {
@@ -116,6 +132,9 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 
 // project makes queries, keys and values of x.
 func (a *attention) project(t *autograd.Tape, x *autograd.Tensor) (q, k, v *autograd.Tensor) {
+	if a.spec.KeyValue {
+		return a.q.Forward(t, x), a.k.Forward(t, x), nil
+	}
 	if a.qkv == nil {
 		return a.clipped(t, a.q.Forward(t, x)), a.clipped(t, a.k.Forward(t, x)), a.clipped(t, a.v.Forward(t, x))
 	}

@@ -263,7 +263,7 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	n := len(b.ids)
 	s := &State{N: n, cache: c}
-	s.IDs = t.Upload(b.ids, n)
+	s.IDs = t.Upload(m.embedded(b.ids), n)
 	s.Seq, s.slots = t.Upload(b.seq, len(b.seq)), t.Upload(b.slots, len(b.slots))
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
 	m.position(t, s, b.pos, b.span)

@@ -409,6 +409,12 @@ func (g *golden) checkLora(t *testing.T) {
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
+	if m.Parts != nil { // a linear map outside the blocks
+		l := m.Parts.Project
+		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A"), B: g.adapter(t, m.Dev, l, "B"), Scale: g.scale}
+		l.Adapters = append(l.Adapters, ad)
+		params = append(params, ad.A, ad.B)
+	}
 	for name := range g.arrays {
 		if p, ok := strings.CutPrefix(name, "lora."); ok && rankOf(params, strings.Replace(p, ".lora_A.", ".lora_B.", 1)) == 0 {
 			t.Errorf("no linear map takes %s", name)

@@ -105,6 +105,7 @@ var archs = []*Arch{
 	&gemma,
 	&gemma3,
 	&vaultGemma,
+	&gemma4,
 	&cohere2,
 	&exaone4,
 	&glm4,

@@ -38,6 +38,15 @@ const (
 
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
+
+	PartEmbed   // embedding of tokens for every layer
+	PartProject // from the embedding to what every layer gets
+	PartNorm    // behind that
+	PartGate    // from the stream to a layer's own part
+	PartBack    // and back
+	PostPartNorm
+	LayerScale // factor on what leaves a layer
+
 	Gate
 	Up
 	GateUp // gate and up in one
@@ -96,6 +105,7 @@ var classes = [numRoles]class{
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
 	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, GateUp: linear, Down: linear,
+	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	MixIn: linear, MixGate: linear, MixBeta: linear, MixDecay: linear, MixOut: linear, MixNorm: norm,

@@ -30,7 +30,7 @@ type Rule struct {
 	Optional bool      // it may be absent
 	Tied     bool      // it is the embedding; a file may hold a copy, which is not read
 
-	layerPath string // the layer's module
+	layerPath string // the layer's module, or that of another part of a larger model
 }
 
 // Path is the module the tensor belongs to: its name without ".weight" or ".bias".

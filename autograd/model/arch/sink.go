@@ -160,7 +160,11 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 			return nil, fail.Usagef(where, "", "%w", err)
 		}
 		for _, f := range o.Tensor.as(pieces) {
-			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear() || o.Role == Carried && len(f.Shape) == 2})
+			p := formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()}
+			if o.Role == Carried {
+				p.Part = o.layerPath
+			}
+			out = append(out, p)
 		}
 	}
 	return out, nil
@@ -462,6 +466,9 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.rotatable(), s.arch.PartRotates); err != nil {
 				return nil, err
 			}
+		}
+		if s.arch.Config == nil {
+			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "config.json of a model of architecture %s cannot be made of what a GGUF says", s.arch.Name)
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {
 			if err := put(kv.Key, kv.Value); err != nil {

@@ -259,13 +259,13 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		f := files[name]
-		part := slices.ContainsFunc(s.arch.Carried, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
-		if !part || f.Unsupported != "" || !decoded(f.Type) {
+		part := slices.IndexFunc(s.arch.Carried, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if part < 0 || f.Unsupported != "" || !decoded(f.Type) {
 			continue
 		}
 		delete(files, name)
 		r := &Rule{Role: Carried, Layer: -1, Name: name, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
-			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}}
+			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(s.arch.Carried[part], ".")}
 		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})
 	}
 }
@@ -280,7 +280,7 @@ func (s *Source) CarriedNote(gguf bool) string {
 	if len(s.carried) == 0 {
 		return ""
 	}
-	part, _, _ := strings.Cut(s.carried[0].Name, ".")
+	part := s.carried[0].layerPath
 	if gguf {
 		return fmt.Sprintf("%d tensors of other parts (%s …) are left out: a GGUF holds the part that reads text", len(s.carried), part)
 	}

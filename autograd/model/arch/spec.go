@@ -35,6 +35,15 @@ type Spec struct {
 	NoFinalNorm bool // the last block's output goes to the head as it is
 	HeadBias    bool
 
+	// Part is the number of inputs that every layer gets of its own (*Part): from a
+	// table by token, and from a projection of the embedding; 0: none.
+	Part int
+
+	// Stand are tokens that stand for what is no text; without it they are embedded
+	// as StandAs is.
+	Stand   []int32
+	StandAs int32
+
 	// Layers are the blocks in their order. Equal ones may share a pointer.
 	Layers []*LayerSpec
 	// Ropes are the tables of rotary angles; layers name theirs by index.
@@ -91,6 +100,8 @@ type LayerSpec struct {
 	NormSum bool
 	// Residual is the factor on what a sublayer adds to the stream; 0: 1.
 	Residual float32
+	// Scaled: what leaves the layer is multiplied by a number in the file.
+	Scaled bool
 }
 
 // Sublayer adds Residual·post(Body(pre(x))) to the residual stream x.
@@ -127,6 +138,8 @@ type Attention struct {
 	Chunk    int     // a token sees no key of an earlier chunk of so many positions; 0: all
 	Sinks    bool    // every head has a score of its own that takes a share and has no value
 	Scale    float32 // of the scores; 0: 1/√D
+	VNorm    bool    // each value is normalised, without weights
+	KeyValue bool    // values are the keys before their norm and rotation; there is no v
 	SoftCap  float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
 	// Temperature multiplies the queries by Spec.Temperature.
 	Temperature bool
@@ -159,6 +172,17 @@ type MLP struct {
 	XIELU   *XIELU // of an activation of that kind, else nil
 	// Factors on what gate and down make; 0: 1.
 	GateScale, OutScale float32
+}
+
+// Part is a layer's own part of what comes of the tokens beside the stream:
+// back(act(gate(x))·part).
+type Part struct {
+	P   int // inner size
+	Act kernels.ActKind
+}
+
+func (p *Part) check(*Spec) error {
+	return checkSizes(size{"inputs of a layer", p.P, maxWidth})
 }
 
 // XIELU are the numbers of an activation xIELU as files state them (Huang, Schlag
@@ -367,6 +391,9 @@ func (s *Spec) check() error {
 		if err := s.Ropes[i].check(); err != nil {
 			return err
 		}
+	}
+	if s.Part < 0 || s.Part > maxWidth || s.Part*len(s.Layers) > 1<<24 {
+		return fmt.Errorf("%d layers with %d inputs each", len(s.Layers), s.Part)
 	}
 	if s.Positions < 0 || s.Positions > maxVocab || s.EmbedWidth < 0 || s.EmbedWidth > maxWidth {
 		return fmt.Errorf("%d positions, embedding of width %d", s.Positions, s.EmbedWidth)

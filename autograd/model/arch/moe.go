@@ -325,13 +325,13 @@ func (b *rules) stack(role Role, m *MoE, n expertNames, name string, out, in int
 	switch {
 	case n.flat && role == ExpertDown:
 		w.HF = []Piece{{Name: b.hf + n.down, Rows: Rows{0, out, out, m.E}, Transpose: true, Shape: []int64{int64(m.E * in), int64(out)}}}
-		w.Other = apart([]string{n.experts + ".%d.w2"})
+		w.Other = apart([]string{n.experts + ".%d.w2.weight"})
 	case n.flat:
 		w.HF = nil
 		for i, f := range hf {
 			w.HF = append(w.HF, Piece{Name: b.hf + f, Rows: Rows{i * m.F, m.F, out, m.E}, Shape: []int64{int64(m.E * m.F), int64(in)}})
 		}
-		w.Other = apart([]string{n.experts + ".%d.w1", n.experts + ".%d.v1"})
+		w.Other = apart([]string{n.experts + ".%d.w1.weight", n.experts + ".%d.v1.weight"})
 	case n.up != "":
 		w.HF, w.Other = apart(hf), together
 	default:

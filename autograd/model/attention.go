@@ -37,8 +37,11 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	if spec.Sinks {
 		a.sinks = l.take(l.src.At(layer, arch.Sinks))
 	}
-	if spec.QKNorm == arch.OwnPerHead {
+	switch spec.QKNorm {
+	case arch.OwnPerHead:
 		a.qNorm.Heads, a.kNorm.Heads = spec.H, spec.K
+	case arch.Bare:
+		a.qNorm.Width, a.kNorm.Width = spec.D, spec.D
 	}
 	l.m.mixers = append(l.m.mixers, a)
 	return a

@@ -75,6 +75,7 @@ var archs = []*Arch{
 	&minicpm3,
 	&mistral4,
 	&dbrx,
+	&llama4,
 	&olmo2,
 	&cohere,
 	&gemma2,

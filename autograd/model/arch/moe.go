@@ -176,12 +176,15 @@ func (m *Metadata) routed(s *Spec) {
 		e.Shared = n * cmp.Or(e.F, m.Int(0, "feed_forward_length"))
 	}
 	m.Int(0, "leading_dense_block_count") // the tensors say it, too
-	sparse := make([]bool, len(s.Layers))
-	for i := range sparse {
-		sparse[i] = m.Has(fmt.Sprintf("blk.%d.ffn_gate_inp.weight", i))
+	for i := range s.Layers {
 		e.Select = e.Select || m.Has(fmt.Sprintf("blk.%d.exp_probs_b.bias", i)) || m.Has(fmt.Sprintf("blk.%d.exp_probs_b", i))
 	}
-	s.withExperts(e, func(i int) bool { return sparse[i] })
+	s.withExperts(e, m.sparse)
+}
+
+// sparse reports whether a layer has experts: it has a router.
+func (m *Metadata) sparse(layer int) bool {
+	return m.Has(fmt.Sprintf("blk.%d.ffn_gate_inp.weight", layer))
 }
 
 // Values of expert_gating_func.
@@ -257,6 +260,7 @@ type expertNames struct {
 	// flat: gate, up and down are matrices [E·F, C] of all experts, down with its
 	// columns as rows.
 	flat         bool
+	turned       bool   // as Rule.Turned
 	selects      string // the bias of the choice
 	selectsGGUF  string // "": exp_probs_b.bias
 	selectsShape []int64
@@ -306,7 +310,7 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 // name in memory, hf the tensors of Hugging Face files that share the rows of an
 // expert, or have all, gguf those of all experts.
 func (b *rules) stack(role Role, m *MoE, n expertNames, name string, out, in int, hf []string, gguf ...Piece) {
-	w := b.add(Rule{Role: role, Experts: m.E, Rows: m.E * out, Cols: in}, n.experts+"."+name, "")
+	w := b.add(Rule{Role: role, Experts: m.E, Rows: m.E * out, Cols: in, Turned: n.turned}, n.experts+"."+name, "")
 	w.GGUF = nil
 	together := []Piece{{Name: w.Name, Shape: []int64{int64(m.E), int64(out), int64(in)}}}
 	apart := func(hf []string) (list []Piece) {

@@ -139,6 +139,7 @@ const (
 	PerHead                  // each head by itself; the heads share the weights
 	WholeWidth               // all heads of a token together
 	OwnPerHead               // each head by itself, with weights of its own
+	Bare                     // each head by itself, without weights
 )
 
 // NoRope stands for the index of a table of angles where nothing rotates.

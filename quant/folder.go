@@ -224,7 +224,7 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 		return nil, fail.Usagef("overrides", "the first match counts", "%q matches no module that is quantized and that no earlier one takes", patterns[i])
 	}
 	for i, ok := range used {
-		if pat := p.job.Ignore[i]; !ok && pat != src.HeadPath() { // a tied head has no tensor
+		if pat := p.job.Ignore[i]; !ok && pat != src.HeadPath() && pat != arch.UsualHead { // a tied head has no tensor, and others have other names
 			return nil, fail.Usagef("ignore", "module names such as "+src.At(0, arch.Down).Path()+", or re: and a regular expression", "%q matches no module", pat)
 		}
 	}

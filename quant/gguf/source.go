@@ -101,7 +101,7 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 	if name == "" {
 		name = baseName(r.Path())
 	}
-	in := &input{stored: map[string]dtype.Type{}}
+	in := &input{stored: map[string]dtype.Type{}, leftOut: s.CarriedNote(true)}
 	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,9 @@ var falcon = Arch{
 		c.assume(map[string]string{"activation": `"gelu"`})
 		c.rename("n_head", "num_attention_heads")
 		c.rename("n_layer", "num_hidden_layers")
+		if c.Bool(false, "apply_residual_connection_post_layernorm") {
+			c.lack("apply_residual_connection_post_layernorm", "is true: a residual stream of normed values is not supported")
+		}
 		s := Spec{
 			Arch: "falcon", C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(2048, "max_position_embeddings"),
 			Norm: c.layerNorms("layer_norm_epsilon"), Tied: c.Bool(true, "tie_word_embeddings"),

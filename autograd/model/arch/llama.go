@@ -115,9 +115,12 @@ type layerNames struct {
 	transposed bool
 }
 
+// UsualHead is what most families call the output layer, and users who mean it.
+const UsualHead = "lm_head"
+
 // usualModules are the usual names of what is no norm of a layer.
 var usualModules = map[Role][2]string{
-	Embed: {"model.embed_tokens", "token_embd"}, FinalNorm: {"model.norm", "output_norm"}, Head: {"lm_head", "output"},
+	Embed: {"model.embed_tokens", "token_embd"}, FinalNorm: {"model.norm", "output_norm"}, Head: {UsualHead, "output"},
 	EmbedNorm: {"model.embed_norm", "token_embd_norm"}, Position: {"model.embed_positions", "position_embd"},
 	Q: {"self_attn.q_proj", "attn_q"}, K: {"self_attn.k_proj", "attn_k"}, V: {"self_attn.v_proj", "attn_v"},
 	QKV: {"self_attn.qkv_proj", "attn_qkv"}, O: {"self_attn.o_proj", "attn_output"},

@@ -36,6 +36,7 @@ var mpt = Arch{
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, a, f := m.older("mpt", kernels.GELU)
+		a.Clip = float32(m.Float(0, "attention.clamp_kqv"))
 		a.ALiBi, s.Slopes = true, alibiSlopes(min(a.H, maxHeads), m.Float(8, "attention.max_alibi_bias"))
 		if m.Float(8, "attention.max_alibi_bias") == 0 {
 			m.lack("attention.max_alibi_bias", "is 0; an MPT without linear biases is not supported")
@@ -49,14 +50,22 @@ var mpt = Arch{
 		}})
 	},
 	KV: func(s *Spec) []formats.KV {
-		return append(olderKV(s, "mpt"), formats.KV{Key: "mpt.attention.max_alibi_bias", Value: float32(s.mostALiBi())})
+		kv := append(olderKV(s, "mpt"), formats.KV{Key: "mpt.attention.max_alibi_bias", Value: float32(s.mostALiBi())})
+		if clip := s.Attention().Clip; clip > 0 {
+			kv = append(kv, formats.KV{Key: "mpt.attention.clamp_kqv", Value: clip})
+		}
+		return kv
 	},
 	Config: func(s *Spec) []formats.KV {
+		attn := map[string]any{"model_type": "", "alibi": true, "alibi_bias_max": s.mostALiBi(), "clip_qkv": nil}
+		if clip := s.Attention().Clip; clip > 0 {
+			attn["clip_qkv"] = shortFloat(clip)
+		}
 		return []formats.KV{
 			{Key: "architectures", Value: []string{"MptForCausalLM"}}, {Key: "model_type", Value: "mpt"}, {Key: "d_model", Value: s.C},
 			{Key: "n_layers", Value: len(s.Layers)}, {Key: "n_heads", Value: s.Attention().H}, {Key: "max_seq_len", Value: s.MaxPos},
 			{Key: "expansion_ratio", Value: 4}, {Key: "no_bias", Value: true}, {Key: "layer_norm_epsilon", Value: shortFloat(s.Norm.Eps)},
-			{Key: "attn_config", Value: map[string]any{"model_type": "", "alibi": true, "alibi_bias_max": s.mostALiBi()}},
+			{Key: "attn_config", Value: attn},
 			{Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},
 		}
 	},
@@ -74,11 +83,10 @@ func (c *Config) mptAttention(a *Attention) (most float64) {
 	if kind := in.String("multihead_attention", "attn_type"); kind != "multihead_attention" {
 		c.lack("attn_config.attn_type", "%q is not supported; known: multihead_attention", kind)
 	}
-	if clip := in.Float(0, "clip_qkv"); clip != 0 {
-		c.lack("attn_config.clip_qkv", "is %g: clipped queries, keys and values of MPT are not supported", clip)
+	a.Clip, a.Scale = float32(in.Float(0, "clip_qkv")), float32(in.Float(0, "softmax_scale"))
+	if most = in.Float(8, "alibi_bias_max"); !(most > 0 && most <= 64) {
+		c.fail("attn_config.alibi_bias_max", "is %g, allowed more than 0 to 64", most)
 	}
-	a.Scale = float32(in.Float(0, "softmax_scale"))
-	most = in.Float(8, "alibi_bias_max")
 	if in.err != nil && c.err == nil {
 		c.err = in.err
 	}

@@ -72,12 +72,17 @@ func beside(mixer, feed Body, own bool) *LayerSpec {
 // olderKV are the keys that llama.cpp's converter writes for all of these families.
 func olderKV(s *Spec, p string) []formats.KV {
 	f, _ := s.feed()
-	return []formats.KV{
+	a := s.Attention()
+	kv := []formats.KV{
 		{Key: p + ".block_count", Value: uint32(len(s.Layers))}, {Key: p + ".context_length", Value: uint32(s.MaxPos)},
 		{Key: p + ".embedding_length", Value: uint32(s.C)}, {Key: p + ".feed_forward_length", Value: uint32(f)},
-		{Key: p + ".attention.head_count", Value: uint32(s.Attention().H)},
+		{Key: p + ".attention.head_count", Value: uint32(a.H)},
 		{Key: p + ".attention.layer_norm_epsilon", Value: s.Norm.Eps},
 	}
+	if a.H*a.D != s.C {
+		kv = append(kv, formats.KV{Key: p + ".attention.key_length", Value: uint32(a.D)}, formats.KV{Key: p + ".attention.value_length", Value: uint32(a.D)})
+	}
+	return kv
 }
 
 // keyHeads is the number of key heads as GGUF states it.

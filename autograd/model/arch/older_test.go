@@ -32,8 +32,8 @@ func TestOlderLacks(t *testing.T) {
 	for _, c := range []struct{ a, key, value string }{
 		{"mpt", "expansion_ratio", "2"}, {"mpt", "no_bias", "false"}, {"mpt", "logit_scale", "0.5"}, {"mpt", "attn_config", `{"alibi": false}`},
 		{"mpt", "attn_config", `{"qk_ln": true}`}, {"mpt", "attn_config", `{"attn_type": "multiquery_attention"}`}, {"mpt", "norm_type", `"rmsnorm"`},
-		{"bloom", "apply_residual_connection_post_layernorm", "true"}, {"falcon", "num_ln_in_parallel_attn", "2"}, {"falcon-new", "parallel_attn", "false"},
-		{"gpt2", "add_cross_attention", "true"}, {"gptj", "rotary_dim", "null"}, {"opt", "layer_norm_elementwise_affine", "false"},
+		{"bloom", "apply_residual_connection_post_layernorm", "true"}, {"falcon", "num_ln_in_parallel_attn", "2"}, {"falcon", "apply_residual_connection_post_layernorm", "true"}, {"falcon-new", "parallel_attn", "false"},
+		{"gpt2", "add_cross_attention", "true"}, {"gptj", "rotary_dim", "null"},
 		{"apertus", "hidden_act", `"silu"`}, {"apertus", "qk_norm", "false"}, {"apertus", "post_norm", "true"}, {"apertus", "mlp_bias", "true"},
 	} {
 		config, err := parseConfig(testdir.ReadFile(t, testdir.Shared(t, "golden/arch/"+c.a)+"/config.json"))

@@ -11,13 +11,11 @@ var opt = Arch{
 	Name: "opt", HF: []string{"OPTForCausalLM"},
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"activation_function": `"relu"`})
-		if !c.Bool(true, "layer_norm_elementwise_affine") {
-			c.lack("layer_norm_elementwise_affine", "is false: norms of OPT without weights are not supported")
-		}
+		affine := c.Bool(true, "layer_norm_elementwise_affine")
 		before, bias := c.Bool(true, "do_layer_norm_before"), c.Bool(true, "enable_bias")
 		s := Spec{
 			Arch: "opt", C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(2048, "max_position_embeddings"),
-			Norm: NormSpec{Kind: kernels.LayerNorm, Eps: 1e-5, Bias: true}, Tied: c.Bool(true, "tie_word_embeddings"),
+			Norm: NormSpec{Kind: kernels.LayerNorm, Eps: 1e-5, Bias: affine, Bare: !affine}, Tied: c.Bool(true, "tie_word_embeddings"),
 			NoFinalNorm: !before || c.Bool(false, "_remove_final_layer_norm"), PosOffset: 2,
 		}
 		s.Positions = s.MaxPos + s.PosOffset

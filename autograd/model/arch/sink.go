@@ -9,9 +9,11 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -152,7 +154,11 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 			return nil, fail.Usagef(where, "", "%w", err)
 		}
 		for _, f := range o.Tensor.as(pieces) {
-			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear() || o.Role == Carried && len(f.Shape) == 2})
+			p := formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()}
+			if o.Role == Carried {
+				p.Part, _, _ = strings.Cut(f.Name, ".")
+			}
+			out = append(out, p)
 		}
 	}
 	return out, nil
@@ -352,7 +358,8 @@ func (a *Arch) lost(s *Spec, kv []formats.KV) string {
 	return difference(reflect.ValueOf(s.Layers), reflect.ValueOf(back.Layers), "layers")
 }
 
-// difference names the first part at path in which b differs from a.
+// difference names the first part at path in which b differs from a. Kinds of GELU
+// are one to GGUF: llama.cpp computes all of them by the approximation with tanh.
 func difference(a, b reflect.Value, path string) string {
 	switch {
 	case reflect.DeepEqual(a.Interface(), b.Interface()):
@@ -363,16 +370,30 @@ func difference(a, b reflect.Value, path string) string {
 				return what
 			}
 		}
+		return ""
 	case a.Type() == b.Type() && a.Kind() == reflect.Slice && a.Len() == b.Len():
 		for i := range a.Len() {
 			if what := difference(a.Index(i), b.Index(i), fmt.Sprintf("%s[%d]", path, i)); what != "" {
 				return what
 			}
 		}
+		return ""
+	case isGELU(a.Interface()) && isGELU(b.Interface()):
+		return ""
 	case (a.Kind() == reflect.Pointer || a.Kind() == reflect.Interface) && a.Kind() == b.Kind() && !a.IsNil() && !b.IsNil():
 		return difference(a.Elem(), b.Elem(), path)
 	}
-	return fmt.Sprintf("%s %v instead of %v", path, b.Interface(), a.Interface())
+	return fmt.Sprintf("%s %v instead of %v", path, named(b.Interface()), named(a.Interface()))
+}
+
+func isGELU(v any) bool { return v == kernels.GELU || v == kernels.GELUTanh }
+
+// named is the name of what has one in config.json, else v.
+func named(v any) any {
+	if act, ok := v.(kernels.ActKind); ok {
+		return actNames[act]
+	}
+	return v
 }
 
 // sizeLabel is the number of weights as GGUF files state it: of experts, their

@@ -153,6 +153,8 @@ func latentNoGGUF(s *Spec) string {
 	a, r := s.mla(), s.rope()
 	_, scale := r.Angles(0)
 	switch {
+	case s.scattered() != "":
+		return s.scattered()
 	case a.Pairs != kernels.Adjacent:
 		return "rope_interleave: false"
 	case r.Type != "" && r.Type != "yarn":

@@ -101,6 +101,18 @@ func (s *Spec) denseLayers() int {
 	return len(s.Layers)
 }
 
+// scattered says what of the places of experts a number of leading layers without
+// them does not say.
+func (s *Spec) scattered() string {
+	first := s.denseLayers()
+	for i, sparse := range s.sparse() {
+		if i > first && !sparse {
+			return fmt.Sprintf("layer %d without experts behind such with them", i)
+		}
+	}
+	return ""
+}
+
 // from chooses the layers from the nth on.
 func from(n int) func(layer int) bool { return func(i int) bool { return i >= n } }
 

@@ -214,7 +214,9 @@ func (s *Source) bind() error {
 	files := map[string]*formats.Tensor{}
 	tensors := s.Reader.Tensors()
 	for i := range tensors {
-		files[tensors[i].Name] = &tensors[i]
+		if !slices.Contains(tensors[i].Shape, 0) { // maps of no expert carry nothing
+			files[tensors[i].Name] = &tensors[i]
+		}
 	}
 	if err := s.readTie(files); err != nil {
 		return err

@@ -21,6 +21,7 @@ var exaonemoe = Arch{
 		m := c.latentExperts(biasedSigmoid)
 		m.Select = true
 		s.withExperts(m, c.sparseLayers(1))
+		s.Predict = c.predicting()
 		if local := c.windowed(len(s.Layers), c.exaonePattern(len(s.Layers))); c.has("sliding_window") { // else every layer knows positions
 			s.placedNear(local, c.window(local))
 		}

@@ -71,5 +71,6 @@ func glm4Spec(c *Config, name string, share float64, dense int) (Spec, error) {
 	m := c.latentExperts(biasedSigmoid)
 	m.Select = true
 	s.withExperts(m, c.sparseLayers(dense))
+	s.Predict = c.predicting()
 	return s, cmp.Or(err, c.err)
 }

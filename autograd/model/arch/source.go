@@ -253,9 +253,13 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 	if s.Reader.Format() == "gguf" {
 		return
 	}
+	others := slices.Clone(s.arch.Carried)
+	for i := range s.Spec.Predict {
+		others = append(others, fmt.Sprintf("model.layers.%d.", len(s.Spec.Layers)+i))
+	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		f := files[name]
-		part := slices.ContainsFunc(s.arch.Carried, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		part := slices.ContainsFunc(others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 		if !part || f.Unsupported != "" || !decoded(f.Type) {
 			continue
 		}

@@ -37,6 +37,9 @@ type Spec struct {
 
 	// Layers are the blocks in their order. Equal ones may share a pointer.
 	Layers []*LayerSpec
+	// Predict is the number of layers behind these that predict further tokens: files
+	// have them, and they are carried along, not run.
+	Predict int
 	// Ropes are the tables of rotary angles; layers name theirs by index.
 	Ropes []RopeSpec
 	// Slopes [H] are those of linear biases (ALiBi, Press et al. 2021,

@@ -88,7 +88,8 @@ var falcon = Arch{
 			norms = 2
 		}
 		inner, act := s.feed()
-		kv := slices.DeleteFunc(decoderConfig(s, "FalconForCausalLM", "falcon"), func(kv formats.KV) bool { return kv.Key == "head_dim" }) // which Falcon's class computes and does not take
+		kv := decoderConfig(s, "FalconForCausalLM", "falcon")
+		kv = slices.DeleteFunc(kv, func(kv formats.KV) bool { return kv.Key == "head_dim" }) // Falcon's class takes none
 		return append(kv, formats.KV{Key: "ffn_hidden_size", Value: inner}, formats.KV{Key: "activation", Value: actNames[act]},
 			formats.KV{Key: "layer_norm_epsilon", Value: shortFloat(s.Norm.Eps)}, formats.KV{Key: "num_kv_heads", Value: a.K}, formats.KV{Key: "alibi", Value: false},
 			formats.KV{Key: "bias", Value: false}, formats.KV{Key: "multi_query", Value: true}, formats.KV{Key: "parallel_attn", Value: true},

@@ -44,7 +44,9 @@ var mpt = Arch{
 		return m.layers(s, decoder(a, f))
 	},
 	Rules: func(s *Spec) []Rule {
-		return namedRules(s, false, layerNames{layers: "transformer.blocks.%d.", norms: map[Role][2]string{AttnNorm: {"norm_1", "attn_norm"}, MLPNorm: {"norm_2", "ffn_norm"}}, modules: map[Role][2]string{
+		return namedRules(s, false, layerNames{layers: "transformer.blocks.%d.", norms: map[Role][2]string{
+			AttnNorm: {"norm_1", "attn_norm"}, MLPNorm: {"norm_2", "ffn_norm"},
+		}, modules: map[Role][2]string{
 			Embed: {"transformer.wte", "token_embd"}, FinalNorm: {"transformer.norm_f", "output_norm"},
 			QKV: {"attn.Wqkv", "attn_qkv"}, O: {"attn.out_proj", "attn_output"}, Up: {"ffn.up_proj", "ffn_up"}, Down: {"ffn.down_proj", "ffn_down"},
 		}})

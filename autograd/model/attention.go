@@ -13,10 +13,12 @@ type attention struct {
 	spec         *arch.Attention
 	q, k, v      *nn.Linear // nil: qkv makes all three
 	qkv          *nn.Linear
+	gate         *nn.Linear // nil: none
 	o            *nn.Linear
 	qNorm, kNorm *nn.Norm // nil: none
 	vNorm        *nn.Norm // without weights; nil: none
-	seat         int      // of its keys and values in a cache
+	sinks        *autograd.Param
+	seat         int // of its keys and values in a cache
 }
 
 func (l *loader) attention(layer int, spec *arch.Attention) *attention {
@@ -30,6 +32,9 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 		a.qkv = l.linear(layer, arch.QKV)
 	}
 	a.o = l.linear(layer, arch.O)
+	if spec.Gate {
+		a.gate = l.linear(layer, arch.AttnGate)
+	}
 	if spec.QKNorm != arch.NoQKNorm {
 		a.qNorm, a.kNorm = l.norm(layer, arch.QNorm), l.norm(layer, arch.KNorm)
 	}
@@ -37,8 +42,14 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 		norm := l.m.Spec.Norm
 		a.vNorm = &nn.Norm{Kind: norm.Kind, Eps: norm.Eps, Width: spec.D}
 	}
-	if spec.QKNorm == arch.OwnPerHead {
+	if spec.Sinks {
+		a.sinks = l.take(l.src.At(layer, arch.Sinks))
+	}
+	switch spec.QKNorm {
+	case arch.OwnPerHead:
 		a.qNorm.Heads, a.kNorm.Heads = spec.H, spec.K
+	case arch.Bare:
+		a.qNorm.Width, a.kNorm.Width = spec.D, spec.D
 	}
 	l.m.mixers = append(l.m.mixers, a)
 	return a
@@ -56,13 +67,17 @@ func (a *attention) steps() []Step {
 }
 
 func (a *attention) readers() []*nn.Linear {
+	list := []*nn.Linear{a.q, a.k, a.v}
 	if a.qkv != nil {
-		return []*nn.Linear{a.qkv}
+		list = []*nn.Linear{a.qkv}
 	}
-	if a.v == nil {
-		return []*nn.Linear{a.q, a.k}
+	if a.v == nil && a.qkv == nil {
+		list = []*nn.Linear{a.q, a.k}
 	}
-	return []*nn.Linear{a.q, a.k, a.v}
+	if a.gate != nil {
+		list = append(list, a.gate)
+	}
+	return list
 }
 
 // smooth: scales between v and o exist only where v is a map by itself that is
@@ -77,6 +92,10 @@ func (a *attention) smooth() []Pair {
 // attend is attention up to the input of o.
 func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
 	q, k, v := a.project(t, x)
+	var gate *autograd.Tensor
+	if a.gate != nil {
+		gate = a.gate.Forward(t, x)
+	}
 	if a.spec.KeyValue {
 		v = k
 	}
@@ -92,7 +111,7 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 		q = t.Mul(even, s.Temper, kernels.ByRow)
 		t.Done(even)
 	}
-	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window}
+	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window, Chunk: a.spec.Chunk, Sinks: a.sinks}
 	if a.spec.ALiBi {
 		at.Rel = s.Rel
 	}
@@ -105,6 +124,11 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 		o = t.Attention(q, k, v, at)
 	}
 	t.Done(q, k, v)
+	if gate != nil {
+		all := o
+		o = t.Act(autograd.ActSpec{Kind: kernels.Sigmoid}, gate, all)
+		t.Done(all, gate)
+	}
 	return o
 }
 
@@ -178,13 +202,14 @@ func (a *attention) remember(dev kernels.Backend, slots, max int) (memory, error
 func newKeysValues(dev kernels.Backend, of kernels.KV) (*keysValues, error) {
 	kv := &keysValues{of, dev}
 	kv.Keys, kv.Values = nil, nil
-	for _, b := range []*kernels.Buffer{&kv.Keys, &kv.Values} {
-		var err error
-		if *b, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), of.Slots*of.Max*of.K*of.Dk); err != nil {
-			*b = nil
-			kv.free()
-			return nil, err
-		}
+	var err error
+	rows := of.Slots * of.Max * of.K
+	if kv.Keys, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), rows*of.Dk); err != nil {
+		return nil, err
+	}
+	if kv.Values, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), rows*of.ValueSize()); err != nil {
+		dev.Free(kv.Keys)
+		return nil, err
 	}
 	return kv, nil
 }
@@ -201,13 +226,12 @@ func (kv *keysValues) grow(max int, held []int) error {
 	if err != nil {
 		return err
 	}
-	row := kv.K * kv.Dk
 	for slot, n := range held {
-		a := kernels.Copy2DArgs{Rows: n, Cols: row, XOff: slot * kv.Max * row, XStride: row, YOff: slot * max * row, YStride: row}
-		a.X = kv.Keys
-		kv.dev.Copy2D(kernels.To(wide.Keys), &a)
-		a.X = kv.Values
-		kv.dev.Copy2D(kernels.To(wide.Values), &a)
+		move := func(to, from kernels.Buffer, row int) {
+			kv.dev.Copy2D(kernels.To(to), &kernels.Copy2DArgs{Rows: n, Cols: row, X: from, XOff: slot * kv.Max * row, XStride: row, YOff: slot * max * row, YStride: row})
+		}
+		move(wide.Keys, kv.Keys, kv.K*kv.Dk)
+		move(wide.Values, kv.Values, kv.K*kv.ValueSize())
 	}
 	kv.free()
 	*kv = *wide

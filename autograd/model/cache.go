@@ -38,7 +38,7 @@ type memory interface {
 }
 
 // NewCache makes a cache for slots conversations of at most max tokens. What it
-// takes is the mixers' affair: attention keeps 8·K·D bytes a token and layer.
+// takes is the mixers' affair: attention keeps 4·K·(Dk+Dv) bytes a token and layer.
 func (m *Model) NewCache(slots, max int) (*Cache, error) {
 	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots), turn: m.Spec.Turn(), ids: make([][]int32, slots)}
 	for _, x := range m.mixers {

@@ -118,6 +118,8 @@ func (l *loader) body(layer int, spec arch.Body) body {
 	switch s := spec.(type) {
 	case *arch.Attention:
 		return l.attention(layer, s)
+	case *arch.MLA:
+		return l.mla(layer, s)
 	case *arch.MLP:
 		return l.mlp(layer, s)
 	case *arch.MoE:

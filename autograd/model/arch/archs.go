@@ -30,6 +30,9 @@ type Arch struct {
 	// NoGGUF says what a model of this shape has that a GGUF of this architecture
 	// cannot say, "" for nothing; nil: nothing but what is read back otherwise.
 	NoGGUF func(s *Spec) string
+	// Untruncated is set where yarn's correction range is fractional in all models,
+	// which a GGUF does not say.
+	Untruncated bool
 	// Config is what config.json says about a model of this shape, for
 	// folders written from a GGUF.
 	Config func(s *Spec) []formats.KV
@@ -52,6 +55,27 @@ var archs = []*Arch{
 	&qwen3moe,
 	&qwen2moe,
 	&mixtral,
+	&deepseek2,
+	&deepseek3,
+	&glm4moelite,
+	&olmoe,
+	&granitemoe,
+	&gptoss,
+	&phimoe,
+	&glm4moe,
+	&solaropen,
+	&dots1,
+	&exaonemoe,
+	&ernie45moe,
+	&minimaxm2,
+	&hyv3,
+	&afmoe,
+	&cohere2moe,
+	&hunyuanmoe,
+	&minicpm3,
+	&mistral4,
+	&dbrx,
+	&llama4,
 	&olmo2,
 	&cohere,
 	&gemma2,

@@ -189,7 +189,7 @@ func mustJSON(t *testing.T, v any) []byte {
 
 // within are architectures that come back from a GGUF as another: that of the
 // half that reads text, or one that differs in what this model does not have.
-var within = map[string][]string{"llama": {"mistral"}, "ministral3": {"mistral3"}}
+var within = map[string][]string{"llama": {"mistral"}, "ministral3": {"mistral3"}, "deepseek_v3": {"glm4_moe_lite"}, "glm4_moe": {"solar_open"}}
 
 // checkSame compares a model with the one that was read back from a GGUF of it.
 func checkSame(t *testing.T, a, b *arch.Source) {

@@ -76,7 +76,7 @@ func decoderGGUF(m *Metadata) (Spec, error) {
 	}
 	a := m.attention(s.C)
 	s.Ropes = []RopeSpec{m.Rope(a.D, s.MaxPos)}
-	mlp := &MLP{F: m.Int(-1, "feed_forward_length"), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
+	mlp := &MLP{F: m.feedLength(), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
 	if up := m.shapes["blk.0.ffn_up.weight"]; len(up) == 2 && up[0] == 2*int64(mlp.F) {
 		mlp.Fused = true
 	}
@@ -106,6 +106,7 @@ func (m *Metadata) attention(width int) *Attention {
 type layerNames struct {
 	norms   map[Role][2]string // of a layer, in Hugging Face files and in GGUF
 	experts expertNames
+	oneKVB  bool               // a GGUF has one tensor that makes keys and values of their latent
 	modules map[Role][2]string // linear maps, tables and the final norm, where they are not called as usual
 	layers  string             // what names of layer %d begin with in Hugging Face files; "": as usual
 	// byHead: Hugging Face files hold the norms of heads one by one, norms.N.
@@ -165,6 +166,8 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 			switch m := sub.Body.(type) {
 			case *Attention:
 				b.attention(m, s.C, pairs)
+			case *MLA:
+				b.mla(m, s.C, names.oneKVB)
 			case *MLP:
 				b.mlp(m, s.C)
 			case *MoE:
@@ -237,6 +240,12 @@ func (b *rules) attention(a *Attention, width int, pairs bool) {
 		b.fused(a, width)
 	}
 	b.part(O, width, q, a.OutBias, 0)
+	if a.Gate {
+		b.matrix(AttnGate, "self_attn.gate_proj", "attn_gate", q, width)
+	}
+	if a.Sinks {
+		b.vector(Sinks, "self_attn.sinks", "attn_sinks.weight", a.H)
+	}
 	qn, kn := b.names.of(QNorm), b.names.of(KNorm)
 	switch a.QKNorm {
 	case PerHead:

@@ -25,6 +25,16 @@ const (
 	O
 	QNorm // of queries, and
 	KNorm // of keys
+	Sinks // scores of attention that have no value
+
+	AttnGate // whose sigmoid multiplies what attention makes
+
+	QA     // to the latent of queries
+	QANorm // of that latent
+	QB     // from it to the queries
+	KVA    // to the latent of keys and values, and the rotated part of keys
+	KVANorm
+	KVB
 
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
@@ -48,6 +58,7 @@ const (
 	ActEps
 
 	Router       // scores of experts
+	RouteBias    // of those scores where experts are chosen; it never weighs
 	ExpertGateUp // of all experts, gate rows before up rows
 	ExpertDown   // of all experts
 
@@ -73,11 +84,12 @@ const (
 
 var classes = [numRoles]class{
 	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm,
+	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
+	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, GateUp: linear, Down: linear,
 	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
-	Router: table, ExpertGateUp: linear, ExpertDown: linear,
+	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }
 

@@ -28,8 +28,9 @@ type Out struct {
 // Sink writes a model's tensors, given in Hugging Face orientation, into a
 // folder or a GGUF. Nothing is visible at the destination before Commit.
 type Sink struct {
-	w    formats.Writer
-	gguf bool
+	w     formats.Writer
+	gguf  bool
+	apart map[string]bool // names of tensors that are stored as Rule.Other says
 }
 
 // Plan lists every tensor of the model, and of what is carried along with it,
@@ -63,6 +64,19 @@ func (t *Tensor) AsHF() []FileTensor { return t.as(storedAs(t.HF, t.Type)) }
 // Take returns the piece of m, which is the whole tensor in memory or something
 // of its shape. The result may share m's bytes.
 func (f FileTensor) Take(m block.Raw) (block.Raw, error) { return f.piece.scatter(f.Of.Rule, m) }
+
+// Matrices is the number of matrices that the file's tensor is made of, whose columns
+// are those of the tensor in memory; 0 where they are not, because it is transposed.
+func (f FileTensor) Matrices() int {
+	if f.piece.Transpose {
+		return 0
+	}
+	n := 1
+	for _, d := range f.Shape[:max(len(f.Shape)-2, 0)] {
+		n *= int(d)
+	}
+	return n
+}
 
 func (t *Tensor) as(pieces []Piece) []FileTensor {
 	var out []FileTensor
@@ -114,14 +128,20 @@ func CreateFolder(dir string, s *Spec, plan []Out, o FolderOptions) (*Sink, erro
 	if err != nil {
 		return nil, err
 	}
-	k := &Sink{}
+	k := &Sink{apart: map[string]bool{}}
+	for _, o := range plan { // what quantizes has a name for every matrix
+		k.apart[o.Name] = o.Type.Quantized() && len(o.Other) >= o.Experts && len(o.HF) < o.Experts
+	}
 	tp, err := k.files(dir, plan)
 	if err != nil {
 		return nil, err
 	}
 	k.w, err = formats.CreateFolder(dir, formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout,
 		Quantization: o.Quantization, Head: headPath(list)})
-	return k, err
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // files are the tensors of the file that k writes.
@@ -145,8 +165,11 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 
 // pieces are those of t, written as typ.
 func (k *Sink) pieces(t *Tensor, typ dtype.Type) []Piece {
-	if k.gguf {
+	switch {
+	case k.gguf:
 		return t.GGUF
+	case k.apart[t.Name]:
+		return t.Other
 	}
 	return storedAs(t.HF, typ)
 }
@@ -159,8 +182,10 @@ func CreateGGUF(path string, s *Spec, kv []formats.KV, plan []Out) (*Sink, error
 	if err != nil {
 		return nil, err
 	}
-	k.w, err = CreateGGUFFile(path, s, kv, tp)
-	return k, err
+	if k.w, err = CreateGGUFFile(path, s, kv, tp); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // CreateGGUFFile is CreateGGUF for who writes the file's own tensors (see
@@ -293,8 +318,14 @@ func (a *Arch) checkGGUF(s *Spec, name string) error {
 			return fail.Inputf(name, hint, "%s cannot be written to GGUF: llama.cpp has no key for it", what)
 		}
 	}
-	for i := range s.Ropes {
-		if err := s.Ropes[i].checkGGUF(name); err != nil {
+	for _, r := range s.Ropes {
+		if a.Untruncated && r.Type == "yarn" {
+			if !r.NoTruncate {
+				return fail.Inputf(name, hint, "yarn rope scaling with truncate: true cannot be written to GGUF: of this architecture it says false")
+			}
+			r.NoTruncate = false
+		}
+		if err := r.checkGGUF(name); err != nil {
 			return err
 		}
 	}
@@ -377,7 +408,7 @@ func (s *Spec) sizeLabel() string {
 	}
 	n := s.Params()
 	for i := range list {
-		if r := &list[i]; r.Role == ExpertGateUp || r.Role == ExpertDown {
+		if r := &list[i]; r.Experts > 0 { // biases of experts count as they are
 			n -= int64(r.Len()) / int64(m.E) * int64(m.E-1)
 		}
 	}
@@ -425,7 +456,7 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 		}
 	} else {
 		if len(s.Spec.Ropes) > 0 {
-			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.Attention().D, s.arch.PartRotates); err != nil {
+			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.rotatable(), s.arch.PartRotates); err != nil {
 				return nil, err
 			}
 		}

@@ -46,6 +46,9 @@ type Spec struct {
 
 	// Layers are the blocks in their order. Equal ones may share a pointer.
 	Layers []*LayerSpec
+	// Predict is the number of layers behind these that predict further tokens: files
+	// have them, and they are carried along, not run.
+	Predict int
 	// Ropes are the tables of rotary angles; layers name theirs by index.
 	Ropes []RopeSpec
 	// Slopes [H] are those of linear biases (ALiBi, Press et al. 2021,
@@ -131,8 +134,11 @@ type Attention struct {
 	Pairs    kernels.Pairs // in Hugging Face row order
 	Bias     bool          // of q, k, v
 	OutBias  bool
+	Gate     bool    // the sigmoid of one more map of the input multiplies what o reads
 	Clip     float32 // q, k and v are cut off at ±Clip before all else; 0: not
 	Window   int     // 0: none
+	Chunk    int     // a token sees no key of an earlier chunk of so many positions; 0: all
+	Sinks    bool    // every head has a score of its own that takes a share and has no value
 	Scale    float32 // of the scores; 0: 1/√D
 	VNorm    bool    // each value is normalised, without weights
 	KeyValue bool    // values are the keys before their norm and rotation; there is no v
@@ -149,6 +155,7 @@ const (
 	PerHead                  // each head by itself; the heads share the weights
 	WholeWidth               // all heads of a token together
 	OwnPerHead               // each head by itself, with weights of its own
+	Bare                     // each head by itself, without weights
 )
 
 // NoRope stands for the index of a table of angles where nothing rotates.

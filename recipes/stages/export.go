@@ -163,9 +163,6 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 			return fail.Limitf(dir, "", "%w", err)
 		}
 	}
-	if err := noteCarried(src, o.Format != "safetensors", res); err != nil {
-		return err
-	}
 	im, err := importance(ctx, x, j)
 	if err != nil {
 		return err
@@ -178,7 +175,7 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 			if err := atomic.RemoveAll(out); err != nil { // finished, but killed before it was recorded
 				return err
 			}
-			err = ExportSafetensors(ctx, x.Device(), src, out, typ, x.Progress("bytes"))
+			err = ExportSafetensors(ctx, x.Device(), src, out, typ, x.Progress("bytes"), func(text string) { notes = append(notes, text) })
 		} else {
 			f, notes, err = exportGGUF(ctx, x, o, src, out, typ, im)
 		}
@@ -200,19 +197,6 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 			res.Notes = append(res.Notes, note)
 		}
 		return err
-	}
-	return nil
-}
-
-// noteCarried notes what becomes of the other parts of the model at path.
-func noteCarried(path string, gguf bool, res *recipes.Result) error {
-	src, err := OpenSource(path)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	if text := src.CarriedNote(gguf); text != "" {
-		res.Notes = append(res.Notes, text)
 	}
 	return nil
 }
@@ -245,7 +229,7 @@ func (o *Export) gguf(typ string) (*gguf.Options, error) {
 
 // ExportSafetensors writes a model as a plain Hugging Face folder whose
 // matrices are f32, f16 or bf16; quantized ones are decoded.
-func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ string, progress func(done, total int64)) error {
+func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ string, progress func(done, total int64), note func(string)) error {
 	t, err := floatType(typ)
 	if err != nil {
 		return err
@@ -255,6 +239,9 @@ func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ
 		return err
 	}
 	defer src.Close()
+	if text := src.CarriedNote(false); text != "" {
+		noteTo(note)(text)
+	}
 	files, err := modelFiles(src)
 	if err != nil {
 		return err

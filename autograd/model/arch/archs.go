@@ -30,6 +30,9 @@ type Arch struct {
 	// NoGGUF says what a model of this shape has that a GGUF of this architecture
 	// cannot say, "" for nothing; nil: nothing but what is read back otherwise.
 	NoGGUF func(s *Spec) string
+	// Untruncated is set where yarn's correction range is fractional in all models,
+	// which a GGUF does not say.
+	Untruncated bool
 	// Config is what config.json says about a model of this shape, for
 	// folders written from a GGUF.
 	Config func(s *Spec) []formats.KV
@@ -42,6 +45,11 @@ type Arch struct {
 	// belong to other parts of a larger model, such as one that sees images.
 	// They are not run; who writes the model takes them along unchanged.
 	Carried []string
+	// Folds is set where GGUF has the factors of a Spec's layers in the weights.
+	Folds bool
+	// Drops are what names of tensors begin with in Hugging Face folders that
+	// Transformers, too, does not load: extra layers that guess further tokens.
+	Drops []string
 }
 
 // archs is the table. A new architecture is one line here and one file.
@@ -52,6 +60,23 @@ var archs = []*Arch{
 	&qwen3moe,
 	&qwen2moe,
 	&mixtral,
+	&deepseek2,
+	&deepseek3,
+	&glm4moelite,
+	&olmoe,
+	&granitemoe,
+	&gptoss,
+	&phimoe,
+	&glm4moe,
+	&solaropen,
+	&dots1,
+	&exaonemoe,
+	&ernie45moe,
+	&minimaxm2,
+	&hyv3,
+	&afmoe,
+	&cohere2moe,
+	&hunyuanmoe,
 	&olmo2,
 	&cohere,
 	&gemma2,
@@ -80,6 +105,7 @@ var archs = []*Arch{
 	&gemma,
 	&gemma3,
 	&vaultGemma,
+	&gemma4,
 	&cohere2,
 	&exaone4,
 	&glm4,
@@ -88,6 +114,20 @@ var archs = []*Arch{
 	&olmo3,
 	&ernie45,
 	&qwen2VL,
+	&lfm2,
+	&lfm2moe,
+	&qwen3next,
+	&qwen35,
+	&qwen35moe,
+	&qwen35VL,
+	&qwen35moeVL,
+	&olmoHybrid,
+	&mamba2,
+	&jamba,
+	&falconH1,
+	&nemotronH,
+	&nemotronHMoE,
+	&graniteHybrid,
 }
 
 func byHF(name, modelType string) *Arch {

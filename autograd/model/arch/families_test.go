@@ -85,6 +85,10 @@ func TestLayouts(t *testing.T) {
 		{&olmo3, nil, "w1w1w1f0"},
 		{&olmo3, map[string]any{"layer_types": types(f, w, f, w)}, "f0w1f0w1"},
 		{&phi3, map[string]any{"sliding_window": 8}, "w0w0w0w0"},
+		{&qwen2, map[string]any{"sliding_window": 8, "max_window_layers": 2}, "f0f0f0f0"},
+		{&qwen2, map[string]any{"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 2}, "f0f0w0w0"},
+		{&qwen3, map[string]any{"use_sliding_window": true}, "f0f0f0f0"},
+		{&qwen3, map[string]any{"use_sliding_window": true, "layer_types": types(w, f, f, f)}, "w0f0f0f0"},
 	} {
 		s, err := familySpec(t, c.arch, c.change)
 		if err != nil {

@@ -44,7 +44,7 @@ func TestUnsupportedIsNotCorrupt(t *testing.T) {
 		"architecture": {map[string]any{"architectures": []string{"MambaForCausalLM"}, "model_type": "mamba"}, true},
 		"rope":         {map[string]any{"rope_scaling": map[string]any{"rope_type": "su", "factor": 2}}, true},
 		"activation":   {map[string]any{"hidden_act": "mish"}, true},
-		"window":       {map[string]any{"architectures": []string{"Qwen2ForCausalLM"}, "model_type": "qwen2", "use_sliding_window": true, "sliding_window": 16, "max_window_layers": 1}, true},
+		"window":       {map[string]any{"architectures": []string{"Qwen3MoeForCausalLM"}, "model_type": "qwen3_moe", "use_sliding_window": true, "sliding_window": 16, "max_window_layers": 1, "norm_topk_prob": true}, true},
 		"partial":      {map[string]any{"partial_rotary_factor": 0.5}, true},
 		"heads":        {map[string]any{"num_attention_heads": 0}, false},
 		"factor":       {map[string]any{"rope_scaling": map[string]any{"rope_type": "linear", "factor": 0.5}}, false},

@@ -76,7 +76,7 @@ func decoderGGUF(m *Metadata) (Spec, error) {
 	}
 	a := m.attention(s.C)
 	s.Ropes = []RopeSpec{m.Rope(a.D, s.MaxPos)}
-	mlp := &MLP{F: m.Int(-1, "feed_forward_length"), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
+	mlp := &MLP{F: m.feedLength(), Act: kernels.SiLU, Bias: m.Has("blk.0.ffn_up.bias")}
 	if up := m.shapes["blk.0.ffn_up.weight"]; len(up) == 2 && up[0] == 2*int64(mlp.F) {
 		mlp.Fused = true
 	}
@@ -123,6 +123,8 @@ var usualModules = map[Role][2]string{
 	EmbedNorm: {"model.embed_norm", "token_embd_norm"}, Position: {"model.embed_positions", "position_embd"},
 	Q: {"self_attn.q_proj", "attn_q"}, K: {"self_attn.k_proj", "attn_k"}, V: {"self_attn.v_proj", "attn_v"},
 	QKV: {"self_attn.qkv_proj", "attn_qkv"}, O: {"self_attn.o_proj", "attn_output"},
+	PartEmbed: {"model.embed_tokens_per_layer", "per_layer_token_embd"}, PartProject: {"model.per_layer_model_projection", "per_layer_model_proj"},
+	PartNorm: {"model.per_layer_projection_norm", "per_layer_proj_norm"}, PartGate: {"per_layer_input_gate", "inp_gate"}, PartBack: {"per_layer_projection", "proj"},
 	QNorm: {"self_attn.q_norm", "attn_q_norm"}, KNorm: {"self_attn.k_norm", "attn_k_norm"},
 	Gate: {"mlp.gate_proj", "ffn_gate"}, Up: {"mlp.up_proj", "ffn_up"}, GateUp: {"mlp.gate_up_proj", "ffn_up"}, Down: {"mlp.down_proj", "ffn_down"},
 }
@@ -160,15 +162,33 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 		}
 		for _, sub := range l.Sublayers {
 			norm(sub.Pre)
-			switch m := sub.Body.(type) {
-			case *Attention:
-				b.attention(m, s.C, pairs)
-			case *MLP:
-				b.mlp(m, s.C)
-			case *MoE:
-				b.experts(m, s.C, names.experts)
+			for _, part := range parts(sub.Body) {
+				switch m := part.(type) {
+				case *Attention:
+					b.attention(m, s.C, pairs)
+				case *MLA:
+					b.mla(m, s.C, false)
+				case *MLP:
+					b.mlp(m, s.C)
+				case *MoE:
+					b.experts(m, s.C, names.experts)
+				case *Part:
+					b.part(PartGate, m.P, s.C, false, 0)
+					b.part(PartBack, s.C, m.P, false, 0)
+				case *ShortConv:
+					b.shortConv(m, s.C)
+				case *DeltaNet:
+					b.deltaNet(m, s.C)
+				case *Mamba2:
+					b.mamba2(m, s.C)
+				case *Mamba1:
+					b.mamba1(m, s.C)
+				}
 			}
 			norm(sub.Post)
+		}
+		if l.Scaled {
+			b.vector(LayerScale, "layer_scalar", "layer_output_scale.weight", 1)
 		}
 	}
 	b.enter(-1, "", "")
@@ -185,6 +205,12 @@ func (b *rules) embedding(s *Spec) {
 	}
 	if s.Positions > 0 {
 		b.matrix(Position, pos[0], pos[1], s.Positions, s.C)
+	}
+	if wide := s.Part * len(s.Layers); wide > 0 {
+		table, project, partNorm := b.names.of(PartEmbed), b.names.of(PartProject), b.names.of(PartNorm)
+		b.matrix(PartEmbed, table[0], table[1], s.V, wide)
+		b.matrix(PartProject, project[0], project[1], wide, s.C)
+		b.norm(PartNorm, partNorm[0], partNorm[1], s.Part)
 	}
 	if s.EmbedWidth > 0 {
 		b.matrix(ProjectIn, in[0], in[1], s.C, s.EmbedWidth)
@@ -209,18 +235,30 @@ func (b *rules) head(s *Spec) {
 // attention adds the linear maps of attention and its norms.
 func (b *rules) attention(a *Attention, width int, pairs bool) {
 	q, kv := a.H*a.D, a.K*a.D
+	made := q
+	if a.QGate {
+		made = 2 * q
+	}
 	qPairs, kPairs := 0, 0
 	if pairs {
 		qPairs, kPairs = a.H, a.K
 	}
 	if !a.Fused {
-		b.part(Q, q, width, a.Bias, qPairs)
+		b.part(Q, made, width, a.Bias, qPairs)
 		b.part(K, kv, width, a.Bias, kPairs)
-		b.part(V, kv, width, a.Bias, 0)
+		if !a.KeyValue {
+			b.part(V, kv, width, a.Bias, 0)
+		}
 	} else {
 		b.fused(a, width)
 	}
 	b.part(O, width, q, a.OutBias, 0)
+	if a.Gate {
+		b.matrix(AttnGate, "self_attn.gate_proj", "attn_gate", q, width)
+	}
+	if a.Sinks {
+		b.vector(Sinks, "self_attn.sinks", "attn_sinks.weight", a.H)
+	}
 	qn, kn := b.names.of(QNorm), b.names.of(KNorm)
 	switch a.QKNorm {
 	case PerHead:

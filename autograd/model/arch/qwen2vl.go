@@ -14,10 +14,9 @@ var qwen2VL = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		t := c.text()
 		t.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "8", "rms_norm_eps": "1e-5", "default_theta": "1e6"})
-		if t.Bool(false, "use_sliding_window") {
-			t.lack("use_sliding_window", "sliding attention of Qwen2-VL is not supported")
-		}
+		t.assume(map[string]string{"max_window_layers": "80"})
 		s, err := rotatedSpec(t, "qwen2_vl", t.sectionRope, func(a *Attention, _ *MLP) { a.Bias = true })
+		s.lateWindows(t)
 		return s, cmp.Or(err, t.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {

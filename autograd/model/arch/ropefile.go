@@ -325,7 +325,7 @@ func shortFloats(v []float64) []float64 {
 var neutral = map[string][]float64{
 	"attention.scale": {0}, "attention.clamp_kqv": {0}, "attention.max_alibi_bias": {0}, "attention.sliding_window": {0}, "attention.causal": {1},
 	"attn_logit_softcapping": {0}, "final_logit_softcapping": {0}, "embedding_scale": {0, 1}, "logit_scale": {0, 1}, "residual_scale": {0, 1},
-	"expert_gating_func": {0, 1}, "expert_shared_count": {0}, "expert_weights_scale": {0, 1}, "leading_dense_block_count": {0}, "nextn_predict_layers": {0},
+	"expert_gating_func": {0, 1}, "expert_group_count": {0, 1}, "expert_shared_count": {0}, "expert_weights_scale": {0, 1}, "leading_dense_block_count": {0}, "nextn_predict_layers": {0},
 	"rope.scaling.yarn_attn_factor": {1}, "rope.scaling.yarn_ext_factor": {-1, 1}, "rope.scaling.yarn_log_multiplier": {0},
 	"use_parallel_residual": {0},
 }
@@ -346,6 +346,9 @@ func (m *Metadata) refuse(a *Attention) error {
 		}
 	}
 	if a == nil {
+		return m.err
+	}
+	if m.asked["attention.value_length"] {
 		return m.err
 	}
 	if n := m.Int(a.D, "attention.value_length"); n != a.D {

@@ -28,8 +28,9 @@ type Out struct {
 // Sink writes a model's tensors, given in Hugging Face orientation, into a
 // folder or a GGUF. Nothing is visible at the destination before Commit.
 type Sink struct {
-	w    formats.Writer
-	gguf bool
+	w     formats.Writer
+	gguf  bool
+	apart map[string]bool // names of tensors that are stored as Rule.Other says
 }
 
 // Plan lists every tensor of the model, and of what is carried along with it,
@@ -60,9 +61,29 @@ func (t *Tensor) AsGGUF() []FileTensor { return t.as(t.GGUF) }
 // AsHF lists a tensor as a Hugging Face folder holds it.
 func (t *Tensor) AsHF() []FileTensor { return t.as(storedAs(t.HF, t.Type)) }
 
+// AsStored lists a tensor as the open file holds it.
+func (t *Tensor) AsStored() []FileTensor { return t.as(t.pieces) }
+
+// Columns puts numbers that belong to the columns of the tensor into the order of
+// the file's columns.
+func (f FileTensor) Columns(x []float32) []float32 { return f.piece.order(x) }
+
 // Take returns the piece of m, which is the whole tensor in memory or something
 // of its shape. The result may share m's bytes.
 func (f FileTensor) Take(m block.Raw) (block.Raw, error) { return f.piece.scatter(f.Of.Rule, m) }
+
+// Matrices is the number of matrices that the file's tensor is made of, whose columns
+// are those of the tensor in memory; 0 where they are not, because it is transposed.
+func (f FileTensor) Matrices() int {
+	if f.piece.Transpose {
+		return 0
+	}
+	n := 1
+	for _, d := range f.Shape[:max(len(f.Shape)-2, 0)] {
+		n *= int(d)
+	}
+	return n
+}
 
 func (t *Tensor) as(pieces []Piece) []FileTensor {
 	var out []FileTensor
@@ -114,14 +135,20 @@ func CreateFolder(dir string, s *Spec, plan []Out, o FolderOptions) (*Sink, erro
 	if err != nil {
 		return nil, err
 	}
-	k := &Sink{}
+	k := &Sink{apart: map[string]bool{}}
+	for _, o := range plan { // what quantizes has a name for every matrix
+		k.apart[o.Name] = o.Type.Quantized() && len(o.Other) > 0 && len(o.HF[0].fileShape(o.Rule)) > 2
+	}
 	tp, err := k.files(dir, plan)
 	if err != nil {
 		return nil, err
 	}
 	k.w, err = formats.CreateFolder(dir, formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout,
 		Quantization: o.Quantization, Head: headPath(list)})
-	return k, err
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // files are the tensors of the file that k writes.
@@ -133,7 +160,11 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 			return nil, fail.Usagef(where, "", "%w", err)
 		}
 		for _, f := range o.Tensor.as(pieces) {
-			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear() || o.Role == Carried && len(f.Shape) == 2})
+			p := formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()}
+			if o.Role == Carried {
+				p.Part = o.layerPath
+			}
+			out = append(out, p)
 		}
 	}
 	return out, nil
@@ -141,8 +172,11 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 
 // pieces are those of t, written as typ.
 func (k *Sink) pieces(t *Tensor, typ dtype.Type) []Piece {
-	if k.gguf {
+	switch {
+	case k.gguf:
 		return t.GGUF
+	case k.apart[t.Name]:
+		return t.Other
 	}
 	return storedAs(t.HF, typ)
 }
@@ -155,8 +189,10 @@ func CreateGGUF(path string, s *Spec, kv []formats.KV, plan []Out) (*Sink, error
 	if err != nil {
 		return nil, err
 	}
-	k.w, err = CreateGGUFFile(path, s, kv, tp)
-	return k, err
+	if k.w, err = CreateGGUFFile(path, s, kv, tp); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // CreateGGUFFile is CreateGGUF for who writes the file's own tensors (see
@@ -271,7 +307,7 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 		{Key: "general.file_type", Value: fileType},
 	}
 	kv = append(kv, archs[i].KV(s)...)
-	if what := archs[i].lost(s, kv); what != "" {
+	if what := archs[i].lost(s, kv); what != "" && !archs[i].Folds {
 		return nil, fail.Inputf(name, "choose format: safetensors", "a GGUF of architecture %s cannot state this model: it would be read with %s", archs[i].GGUF, what)
 	}
 	kv = append(kv, formats.KV{Key: "general.quantization_version", Value: uint32(2)})
@@ -289,8 +325,14 @@ func (a *Arch) checkGGUF(s *Spec, name string) error {
 			return fail.Inputf(name, hint, "%s cannot be written to GGUF: llama.cpp has no key for it", what)
 		}
 	}
-	for i := range s.Ropes {
-		if err := s.Ropes[i].checkGGUF(name); err != nil {
+	for _, r := range s.Ropes {
+		if a.Untruncated && r.Type == "yarn" {
+			if !r.NoTruncate {
+				return fail.Inputf(name, hint, "yarn rope scaling with truncate: true cannot be written to GGUF: of this architecture it says false")
+			}
+			r.NoTruncate = false
+		}
+		if err := r.checkGGUF(name); err != nil {
 			return err
 		}
 	}
@@ -373,7 +415,7 @@ func (s *Spec) sizeLabel() string {
 	}
 	n := s.Params()
 	for i := range list {
-		if r := &list[i]; r.Role == ExpertGateUp || r.Role == ExpertDown {
+		if r := &list[i]; r.Experts > 0 { // biases of experts count as they are
 			n -= int64(r.Len()) / int64(m.E) * int64(m.E-1)
 		}
 	}
@@ -421,9 +463,12 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 		}
 	} else {
 		if len(s.Spec.Ropes) > 0 {
-			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.Attention().D, s.arch.PartRotates); err != nil {
+			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.rotatable(), s.arch.PartRotates); err != nil {
 				return nil, err
 			}
+		}
+		if s.arch.Config == nil {
+			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "config.json of a model of architecture %s cannot be made of what a GGUF says", s.arch.Name)
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {
 			if err := put(kv.Key, kv.Value); err != nil {

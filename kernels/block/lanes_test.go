@@ -77,7 +77,7 @@ func TestLevels(t *testing.T) {
 		t.Skip("this processor runs plain Go only")
 	}
 	for _, ty := range types {
-		if ty.Kind.Info().Family != dtype.GGML {
+		if ty.Kind.Info().Family != dtype.GGML || !block.HasLanes(ty.Kind) {
 			continue
 		}
 		t.Run(ty.String(), func(t *testing.T) {
@@ -86,6 +86,39 @@ func TestLevels(t *testing.T) {
 				for name, x := range awkward(shape[0] * shape[1]) {
 					for i, w := range importances(shape[1]) {
 						same(t, fmt.Sprintf("%s %v importance %d", name, shape, i), ty, shape[0], shape[1], x, w)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestAwkward: types that are plain Go on every level decode to finite values, or
+// say that they cannot hold the weights.
+func TestAwkward(t *testing.T) {
+	for _, ty := range types {
+		if ty.Kind.Info().Family != dtype.GGML || block.HasLanes(ty.Kind) {
+			continue
+		}
+		t.Run(ty.String(), func(t *testing.T) {
+			const rows, cols = 2, 512
+			for name, x := range awkward(rows * cols) {
+				for i, w := range importances(cols) {
+					if w == nil && block.NeedsImportance(ty.Kind) {
+						continue
+					}
+					m, y := block.New(ty, rows, cols), make([]float32, rows*cols)
+					if err := block.Encode(m, x, w); err != nil {
+						if !errors.Is(err, block.ErrNotFinite) {
+							t.Errorf("%s importance %d: %v", name, i, err)
+						}
+						continue
+					}
+					block.DecodeAll(y, m)
+					for j, v := range y {
+						if v-v != 0 {
+							t.Fatalf("%s importance %d: %v decodes to %v", name, i, x[j], v)
+						}
 					}
 				}
 			}

@@ -141,20 +141,49 @@ func encodeTQ1_0(dst []byte, x, _ []float32) {
 // fp4Values are twice the values of 4-bit floats (E2M1).
 var fp4Values = [16]float32{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}
 
-// nearestFP4 is the code of the value of d·fp4Values nearest to v, the smaller
+// encodeFP4 sets the codes of the values of d·fp4Values nearest to x, the smaller
 // magnitude of two. What rounds to zero has code 0.
-func nearestFP4(v, d float32) uint8 {
-	x := abs32(v)
-	best, code := x, uint8(0)
-	for i := 1; i < 8; i++ {
+func encodeFP4(l []uint8, x []float32, amax, d float32) {
+	code := fp4Code
+	if amax > 16*d || 12*d > math.MaxFloat32 {
+		code = fp4Far
+	}
+	for i, v := range x {
+		c := code(abs32(v), d)
+		if v < 0 && c > 0 {
+			c |= 8
+		}
+		l[i] = c
+	}
+}
+
+// fp4Code is the code of a magnitude up to 16·d where all values are finite: the
+// number of midpoints below it.
+func fp4Code(x, d float32) (c uint8) {
+	if x > 3.5*d {
+		c = 4
+	}
+	if x > fp4Mid[c+1]*d {
+		c += 2
+	}
+	if x > fp4Mid[c]*d {
+		c++
+	}
+	return c
+}
+
+var fp4Mid = [7]float32{0.5, 1.5, 2.5, 3.5, 5, 7, 10}
+
+// fp4Far compares the distances themselves: far beyond all values, or where some
+// are infinite, the first of the least is not always the nearest.
+func fp4Far(x, d float32) (c uint8) {
+	best := x
+	for i := uint8(1); i < 8; i++ {
 		if e := abs32(float32(fp4Values[i]*d) - x); e < best {
-			best, code = e, uint8(i)
+			best, c = e, i
 		}
 	}
-	if v < 0 && code > 0 {
-		code |= 8
-	}
-	return code
+	return c
 }
 
 // halfE8M0 is half of the power of two that an E8M0 byte stands for.
@@ -186,10 +215,7 @@ func encodeMXFP4(dst []byte, x, _ []float32) {
 			log := float32(math.Log2(float64(amax)))
 			dst[0] = uint8(max(math.Floor(float64(log))-2+127, 0))
 		}
-		d := halfE8M0(dst[0])
-		for i, v := range x[:32] {
-			l[i] = nearestFP4(v, d)
-		}
+		encodeFP4(l[:], x[:32], amax, halfE8M0(dst[0]))
 		packNibbles(dst[1:], &l)
 	}
 }
@@ -239,14 +265,15 @@ func decodeNVFP4(dst []float32, b []byte, u int) {
 }
 
 func encodeNVFP4(dst []byte, x, _ []float32) {
+	var l [16]uint8
 	for ; len(x) > 0; x, dst = x[64:], dst[36:] {
 		for s := range 4 {
 			b := x[16*s : 16*s+16]
 			amax, _ := extreme(b)
 			dst[s] = ue4m3(amax / 6)
-			d := halfUE4M3(dst[s])
+			encodeFP4(l[:], b, amax, halfUE4M3(dst[s]))
 			for i := range 8 {
-				dst[4+8*s+i] = nearestFP4(b[i], d) | nearestFP4(b[i+8], d)<<4
+				dst[4+8*s+i] = l[i] | l[i+8]<<4
 			}
 		}
 	}

@@ -135,3 +135,27 @@ func TestLattices(t *testing.T) {
 		}
 	}
 }
+
+// TestFP4Code compares counting midpoints with comparing distances, about every
+// midpoint and value.
+func TestFP4Code(t *testing.T) {
+	for scale := range 256 {
+		for _, d := range []float32{halfE8M0(uint8(scale)), halfUE4M3(uint8(scale))} {
+			if 12*d > math.MaxFloat32 {
+				continue
+			}
+			for i := range 64 {
+				v := float32(i) / 4 * d
+				for range 3 {
+					v = math.Nextafter32(v, -1)
+				}
+				for range 6 {
+					if x := max(v, 0); x <= 16*d && fp4Code(x, d) != fp4Far(x, d) {
+						t.Fatalf("%v in units of %v is code %d, want %d", x, d, fp4Code(x, d), fp4Far(x, d))
+					}
+					v = math.Nextafter32(v, math.MaxFloat32)
+				}
+			}
+		}
+	}
+}

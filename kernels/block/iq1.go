@@ -267,10 +267,7 @@ func cut16(codes *[16]uint8, x, weight []float32) (scale float32, sides uint8, o
 	for a := range 17 {
 		middle := low // of those below b
 		for b := a; b < 17; b++ {
-			sums := middle
-			for j := b; j < 16; j++ {
-				sums.add(&terms[j][2])
-			}
+			sums := middle.with(terms[b:])
 			for s := range 4 {
 				qx, q2 := sums.qx[s], sums.q2[s]
 				if q2 > 0 && float32(qx*qx) > float32(best*q2) {
@@ -306,4 +303,16 @@ func (s *cutSums) add(t *cutSums) {
 		s.qx[i] += t.qx[i]
 		s.q2[i] += t.q2[i]
 	}
+}
+
+// with is s and the terms of code 2 of the elements that are left, one after another.
+func (s *cutSums) with(left [][3]cutSums) cutSums {
+	a0, a1, a2, a3 := s.qx[0], s.qx[1], s.qx[2], s.qx[3]
+	b0, b1, b2, b3 := s.q2[0], s.q2[1], s.q2[2], s.q2[3]
+	for j := range left {
+		t := &left[j][2]
+		a0, a1, a2, a3 = a0+t.qx[0], a1+t.qx[1], a2+t.qx[2], a3+t.qx[3]
+		b0, b1, b2, b3 = b0+t.q2[0], b1+t.q2[1], b2+t.q2[2], b3+t.q2[3]
+	}
+	return cutSums{[4]float32{a0, a1, a2, a3}, [4]float32{b0, b1, b2, b3}}
 }

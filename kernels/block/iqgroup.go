@@ -122,14 +122,18 @@ func (s *iqGroup) fit(f *iqFit) (sumQX, sumQ2 float32) {
 // and keeps the points that fit best. scale is what there is without any.
 func (s *iqGroup) search(largest, scale float32, tries int, step float32) float32 {
 	outer := float32(2*s.g.top + 1)
-	var best float32
+	var best, qx, q2 float32
 	var try iqFit
+	var fitted [8]uint16 // the points that qx and q2 are of
 	for i := -tries; i <= tries; i++ {
 		id := (outer + float32(float32(i)*step)) / largest
 		for k := range s.n / s.g.dims {
 			try.points[k], try.exact[k] = s.place(k, 1/id, id)
 		}
-		qx, q2 := s.fit(&try)
+		if i == -tries || try.points != fitted {
+			qx, q2 = s.fit(&try)
+			fitted = try.points
+		}
 		if q2 > 0 && float32(qx*qx) > float32(best*q2) {
 			scale = qx / q2
 			best = float32(scale * qx)

@@ -119,24 +119,53 @@ func (g *lattice) halfDistances(half int) []uint8 {
 
 // closest is the index of the neighbour of code, which is no point itself, whose
 // Σ weight·(scale·level - x)² is least, the first of equals. levels are what
-// coordinates stand for.
+// coordinates stand for. Sums are made in order; since they cannot fall, a
+// neighbour is left where its sum has reached the least.
 func (g *lattice) closest(code uint16, x, weight []float32, scale float32, levels *[8]float32) uint16 {
-	var cost [8][8]float32 // of each coordinate and value
-	for i, v := range x[:g.dims] {
-		for c := range g.top + 1 {
-			diff := float32(scale*levels[c]) - v
-			cost[i][c] = float32(float32(weight[i]*diff) * diff)
-		}
-	}
 	at := -1 - g.near[code]
 	list := g.lists[at+1:][:g.lists[at]]
+	if g.dims == 4 {
+		return g.closest4(list, (*[4]float32)(x), (*[4]float32)(weight), scale, levels)
+	}
+	return g.closest8(list, (*[8]float32)(x), (*[8]float32)(weight), scale, levels)
+}
+
+func (g *lattice) closest4(list []uint16, x, weight *[4]float32, scale float32, levels *[8]float32) uint16 {
+	var cost [4][8]float32 // of each coordinate and value
+	for c, l := range levels {
+		v := float32(scale * l)
+		for i, w := range weight {
+			diff := v - x[i]
+			cost[i][c] = float32(float32(w*diff) * diff)
+		}
+	}
 	best, index := float32(math.MaxFloat32), list[0]
 	for _, j := range list {
 		p := &g.coords[j]
-		sum := cost[0][p[0]&7] + cost[1][p[1]&7] + cost[2][p[2]&7] + cost[3][p[3]&7]
-		if g.dims == 8 {
-			sum = sum + cost[4][p[4]&7] + cost[5][p[5]&7] + cost[6][p[6]&7] + cost[7][p[7]&7]
+		if sum := cost[0][p[0]&7] + cost[1][p[1]&7] + cost[2][p[2]&7] + cost[3][p[3]&7]; sum < best {
+			best, index = sum, j
 		}
+	}
+	return index
+}
+
+func (g *lattice) closest8(list []uint16, x, weight *[8]float32, scale float32, levels *[8]float32) uint16 {
+	var cost [8][4]float32
+	for c, l := range levels[:3] {
+		v := float32(scale * l)
+		for i, w := range weight {
+			diff := v - x[i]
+			cost[i][c&3] = float32(float32(w*diff) * diff)
+		}
+	}
+	best, index := float32(math.MaxFloat32), list[0]
+	for _, j := range list {
+		p := &g.coords[j]
+		sum := cost[0][p[0]&3] + cost[1][p[1]&3] + cost[2][p[2]&3] + cost[3][p[3]&3]
+		if sum >= best {
+			continue
+		}
+		sum = sum + cost[4][p[4]&3] + cost[5][p[5]&3] + cost[6][p[6]&3] + cost[7][p[7]&3]
 		if sum < best {
 			best, index = sum, j
 		}

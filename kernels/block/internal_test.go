@@ -73,7 +73,8 @@ func TestRoundAway(t *testing.T) {
 	}
 }
 
-// HasLanes reports whether a kind has a vector encoder at the current level.
+// HasLanes reports whether a kind has an encoder of many blocks at a time at the
+// current level.
 func HasLanes(k dtype.Kind) bool { return laneEncoder(k) != nil }
 
 // DynamicMap is for tests against bitsandbytes.

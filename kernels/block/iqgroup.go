@@ -88,19 +88,30 @@ func (s *iqGroup) flip(scale float32, even bool) float32 {
 	return -scale
 }
 
-// place is the point for elements k·dims on, under a scale and its inverse.
-func (s *iqGroup) place(k int, scale, inverse float32) (point uint16, exact bool) {
-	g := s.g
-	at := k * g.dims
-	code := uint16(0)
-	for i, v := range s.x[at : at+g.dims] {
-		c := min(max(nearest(float32(0.5*(float32(inverse*v)-1))), 0), int32(g.top))
-		code |= uint16(c) << (g.bits * i)
+// round sets codes to the packed coordinates, rounded to nearest, of every g.dims
+// elements under the inverse of a scale.
+func (s *iqGroup) round(codes *[8]uint16, inverse float32) {
+	if s.roundLanes(codes, inverse) {
+		return
 	}
-	if j := g.near[code]; j >= 0 {
+	g := s.g
+	for k := range s.n / g.dims {
+		codes[k] = 0
+		for i, v := range s.x[k*g.dims:][:g.dims] {
+			c := min(max(nearest(float32(0.5*(float32(inverse*v)-1))), 0), int32(g.top))
+			codes[k] |= uint16(c) << (g.bits * i)
+		}
+	}
+}
+
+// place is the point for elements k·dims on, whose code is given: that of the
+// code, or the neighbour that is closest under the scale.
+func (s *iqGroup) place(k int, code uint16, scale float32) (point uint16, exact bool) {
+	if j := s.g.near[code]; j >= 0 {
 		return uint16(j), true
 	}
-	return g.closest(code, s.x[at:], s.root[at:], scale, &oddLevels), false
+	at := k * s.g.dims
+	return s.g.closest(code, s.x[at:], s.root[at:], scale, &oddLevels), false
 }
 
 // fit is the weighted Σxq and Σq² of points, whose quotient is the best scale for
@@ -124,11 +135,12 @@ func (s *iqGroup) search(largest, scale float32, tries int, step float32) float3
 	outer := float32(2*s.g.top + 1)
 	var best, qx, q2 float32
 	var try iqFit
-	var fitted [8]uint16 // the points that qx and q2 are of
+	var codes, fitted [8]uint16 // fitted are the points that qx and q2 are of
 	for i := -tries; i <= tries; i++ {
 		id := (outer + float32(float32(i)*step)) / largest
+		s.round(&codes, id)
 		for k := range s.n / s.g.dims {
-			try.points[k], try.exact[k] = s.place(k, 1/id, id)
+			try.points[k], try.exact[k] = s.place(k, codes[k], 1/id)
 		}
 		if i == -tries || try.points != fitted {
 			qx, q2 = s.fit(&try)
@@ -149,9 +161,11 @@ func (s *iqGroup) again(scale float32, all bool) float32 {
 	if !(scale > 0) {
 		return scale
 	}
+	var codes [8]uint16
+	s.round(&codes, 1/scale)
 	for k := range s.n / s.g.dims {
 		if all || !s.exact[k] {
-			s.points[k], _ = s.place(k, scale, 1/scale)
+			s.points[k], _ = s.place(k, codes[k], scale)
 		}
 	}
 	if qx, q2 := s.fit(&s.iqFit); q2 > 0 {

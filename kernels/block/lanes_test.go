@@ -77,14 +77,21 @@ func TestLevels(t *testing.T) {
 		t.Skip("this processor runs plain Go only")
 	}
 	for _, ty := range types {
-		if ty.Kind.Info().Family != dtype.GGML || !block.HasLanes(ty.Kind) {
+		if ty.Kind.Info().Family != dtype.GGML {
 			continue
 		}
 		t.Run(ty.String(), func(t *testing.T) {
 			n := ty.Kind.Info().Block
-			for _, shape := range [][2]int{{1, n}, {3, 5 * n}, {37, n}, {5, 11 * n}, {2, 32 * n}} {
+			shapes := [][2]int{{1, n}, {3, 5 * n}, {37, n}, {5, 11 * n}, {2, 32 * n}}
+			if !block.HasLanes(ty.Kind) {
+				shapes = [][2]int{{3, 2 * n}} // one block at a time on every level
+			}
+			for _, shape := range shapes {
 				for name, x := range awkward(shape[0] * shape[1]) {
 					for i, w := range importances(shape[1]) {
+						if w == nil && block.NeedsImportance(ty.Kind) {
+							continue
+						}
 						same(t, fmt.Sprintf("%s %v importance %d", name, shape, i), ty, shape[0], shape[1], x, w)
 					}
 				}
@@ -93,8 +100,8 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// TestAwkward: types that are plain Go on every level decode to finite values, or
-// say that they cannot hold the weights.
+// TestAwkward: types that take a block at a time decode to finite values, or say
+// that they cannot hold the weights.
 func TestAwkward(t *testing.T) {
 	for _, ty := range types {
 		if ty.Kind.Info().Family != dtype.GGML || block.HasLanes(ty.Kind) {

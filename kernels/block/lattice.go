@@ -22,6 +22,7 @@ type lattice struct {
 	coords [][8]uint8 // of every point
 	near   []int32    // by packed coordinates: the index of their point, or -1-i where lists[i:] begins with their neighbours
 	lists  []uint16   // how many neighbours, and their indices, nearest first; one list after another
+	packed []uint16   // the same in packed coordinates, with room for reading on
 }
 
 // The lattices, by the types that first had them. IQ1_M shares that of IQ1_S.
@@ -90,6 +91,12 @@ func (g *lattice) prepare() {
 		}
 		g.lists[count] = uint16(len(g.lists) - count - 1)
 	}
+	g.packed = make([]uint16, len(g.lists)+16)
+	for at := 0; at < len(g.lists); at += 1 + int(g.lists[at]) {
+		for i, j := range g.lists[at+1:][:g.lists[at]] {
+			g.packed[at+1+i] = g.points[j]
+		}
+	}
 }
 
 // inside reports whether all coordinates of packed ones are in use.
@@ -122,8 +129,11 @@ func (g *lattice) halfDistances(half int) []uint8 {
 // coordinates stand for. Sums are made in order; since they cannot fall, a
 // neighbour is left where its sum has reached the least.
 func (g *lattice) closest(code uint16, x, weight []float32, scale float32, levels *[8]float32) uint16 {
-	at := -1 - g.near[code]
+	at := int(-1 - g.near[code])
 	list := g.lists[at+1:][:g.lists[at]]
+	if i, ok := g.closestLanes(at+1, len(list), x, weight, scale, levels); ok {
+		return list[i]
+	}
 	if g.dims == 4 {
 		return g.closest4(list, (*[4]float32)(x), (*[4]float32)(weight), scale, levels)
 	}

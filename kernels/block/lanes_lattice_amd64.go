@@ -48,3 +48,12 @@ func (s *iqGroup) roundLanes(codes *[8]uint16, inverse float32) bool {
 	}
 	return true
 }
+
+// expandLanes is expand, where the level has vectors for it.
+func (r *eights) expandLanes(dst []float32) bool {
+	if level.Current() < level.AVX512 || len(dst)%16 != 0 {
+		return false
+	}
+	lanes.ExpandEights(len(dst), &r.values[0], &r.signs[0], &r.scales[0], &dst[0])
+	return true
+}

@@ -12,6 +12,8 @@ func (g *lattice) closestLanes(at, n int, x, weight []float32, scale float32, le
 
 func (s *iqGroup) roundLanes(codes *[8]uint16, inverse float32) bool { return false }
 
+func (r *eights) expandLanes(dst []float32) bool { return false }
+
 // Finite reports whether no value is NaN or infinite.
 func Finite(x []float32) bool { return plainFinite(x) }
 

@@ -100,6 +100,37 @@ func TestLevels(t *testing.T) {
 	}
 }
 
+// TestDecodeLevels: every level decodes any bytes to the values of plain Go.
+func TestDecodeLevels(t *testing.T) {
+	const rows, cols = 3, 1024
+	r := rand.New(rand.NewPCG(3, 17))
+	for _, ty := range types {
+		if ty.Kind.Info().Family != dtype.GGML {
+			continue
+		}
+		m := block.New(ty, rows, cols)
+		for i := range m.Data {
+			m.Data[i] = byte(r.Uint32())
+		}
+		var want []float32
+		for _, l := range level.Supported() {
+			restore := level.Force(l)
+			got := make([]float32, rows*cols+1)
+			for i := range rows {
+				block.Decode(got[i*cols:], m, i, 0, cols)
+				block.Decode(got[i*cols+96:], m, i, 96, 160) // a part that ends within a block
+			}
+			restore()
+			if want == nil {
+				want = got
+			}
+			if !sameBits(got, want) {
+				t.Errorf("%v decodes to other values at %v", ty, l)
+			}
+		}
+	}
+}
+
 // TestAwkward: types that take a block at a time decode to finite values, or say
 // that they cannot hold the weights.
 func TestAwkward(t *testing.T) {

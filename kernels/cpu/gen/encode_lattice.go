@@ -21,6 +21,8 @@ func lattices() {
 	data("places", func(i int) int { return i })
 	data("shifts8", func(i int) int { return i % 8 * 2 })
 	data("shifts4", func(i int) int { return i % 4 * 3 })
+	data("halves", func(i int) int { return i / 8 })
+	expandEights()
 	for _, dims := range []int{8, 4} {
 		latticeCodes(dims)
 		latticeClosest(dims)
@@ -109,5 +111,28 @@ func latticeClosest(dims int) {
 	e("VMOVDQA32 Z21, K1, Z2")
 	least("VPMINSD", 2, 1)
 	e("VMOVD X2, (DI)")
+	ret()
+}
+
+func expandEights() {
+	text("ExpandEights", "writes n values, a multiple of 16, times the scale of their eight, with their sign turned where a bit of signs is set.",
+		arg{"n", "int", "AX"}, arg{"values", "*uint8", "BX"}, arg{"signs", "*uint8", "CX"}, arg{"scales", "*float32", "DX"}, arg{"dst", "*float32", "DI"})
+	broadcast(1<<31, 31)
+	e("VMOVUPS halves<>(SB), Z30")
+	label("loop")
+	e("VPMOVSXBD (BX), Z0")
+	e("VCVTDQ2PS Z0, Z0")
+	e("VMOVSD (DX), X1")
+	e("VPERMPS Z1, Z30, Z1")
+	zMul(1, 0, 0)
+	e("KMOVW (CX), K1")
+	e("VPXORD Z31, Z0, K1, Z0")
+	e("VMOVUPS Z0, (DI)")
+	e("ADDQ $16, BX")
+	e("ADDQ $2, CX")
+	e("ADDQ $8, DX")
+	e("ADDQ $64, DI")
+	e("SUBQ $16, AX")
+	e("JGT loop")
 	ret()
 }

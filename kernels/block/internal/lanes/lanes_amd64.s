@@ -1317,6 +1317,51 @@ DATA shifts4<>+52(SB)/4, $3
 DATA shifts4<>+56(SB)/4, $6
 DATA shifts4<>+60(SB)/4, $9
 GLOBL shifts4<>(SB), RODATA|NOPTR, $64
+DATA halves<>+0(SB)/4, $0
+DATA halves<>+4(SB)/4, $0
+DATA halves<>+8(SB)/4, $0
+DATA halves<>+12(SB)/4, $0
+DATA halves<>+16(SB)/4, $0
+DATA halves<>+20(SB)/4, $0
+DATA halves<>+24(SB)/4, $0
+DATA halves<>+28(SB)/4, $0
+DATA halves<>+32(SB)/4, $1
+DATA halves<>+36(SB)/4, $1
+DATA halves<>+40(SB)/4, $1
+DATA halves<>+44(SB)/4, $1
+DATA halves<>+48(SB)/4, $1
+DATA halves<>+52(SB)/4, $1
+DATA halves<>+56(SB)/4, $1
+DATA halves<>+60(SB)/4, $1
+GLOBL halves<>(SB), RODATA|NOPTR, $64
+
+// func ExpandEights(n int, values *uint8, signs *uint8, scales *float32, dst *float32)
+TEXT ·ExpandEights(SB), NOSPLIT, $0-40
+	MOVQ n+0(FP), AX
+	MOVQ values+8(FP), BX
+	MOVQ signs+16(FP), CX
+	MOVQ scales+24(FP), DX
+	MOVQ dst+32(FP), DI
+	MOVL $0x80000000, R11
+	VPBROADCASTD R11, Z31
+	VMOVUPS halves<>(SB), Z30
+loop:
+	VPMOVSXBD (BX), Z0
+	VCVTDQ2PS Z0, Z0
+	VMOVSD (DX), X1
+	VPERMPS Z1, Z30, Z1
+	VMULPS Z1, Z0, Z0
+	KMOVW (CX), K1
+	VPXORD Z31, Z0, K1, Z0
+	VMOVUPS Z0, (DI)
+	ADDQ $16, BX
+	ADDQ $2, CX
+	ADDQ $8, DX
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JGT loop
+	VZEROUPPER
+	RET
 
 // func LatticeCodes8(n int, x *float32, inverse float32, top float32, codes *uint32)
 TEXT ·LatticeCodes8(SB), NOSPLIT, $0-32

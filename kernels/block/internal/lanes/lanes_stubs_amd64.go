@@ -97,6 +97,11 @@ func CodesAbove(blocks int, x *float32, codes *byte, step int, id *float32, base
 //go:noescape
 func CodesIQ4(blocks int, x *float32, codes *byte, step int, id *float32)
 
+// ExpandEights writes n values, a multiple of 16, times the scale of their eight, with their sign turned where a bit of signs is set.
+//
+//go:noescape
+func ExpandEights(n int, values *uint8, signs *uint8, scales *float32, dst *float32)
+
 // LatticeCodes8 sets codes[i] to the packed coordinates of the 8 elements that i is among: nearest(½(inverse·x - 1)) within 0 and top; n is a multiple of 16.
 //
 //go:noescape

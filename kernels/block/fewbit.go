@@ -20,13 +20,13 @@ func trit(v float32) int {
 
 // Q1_0: f16 d, 128 signs: 1 is d, 0 is -d. A unit is 32 elements.
 func decodeQ1_0(dst []float32, b []byte, u int) {
-	d := [2]float32{-f16at(b), f16at(b)}
-	for ; len(dst) > 0; dst, u = dst[32:], u+1 {
-		y, w := (*[32]float32)(dst), le.Uint32(b[2+4*u:])
-		for i := range y {
-			y[i] = d[w>>i&1]
-		}
+	var r eights
+	d := f16at(b)
+	for i, s := range b[2+4*u:][:len(dst)/8] {
+		le.PutUint64(r.values[8*i:], bytes01)
+		r.signs[i], r.scales[i] = ^s, d
 	}
+	r.expand(dst)
 }
 
 // encodeQ1_0 keeps the mean magnitude.
@@ -47,14 +47,24 @@ func encodeQ1_0(dst []byte, x, _ []float32) {
 // Q2_0: f16 d, 64 2-bit codes that are one more than the value. A unit is 32
 // elements.
 func decodeQ2_0(dst []float32, b []byte, u int) {
+	var r eights
 	d := f16at(b)
-	for ; len(dst) > 0; dst, u = dst[32:], u+1 {
-		y, q := (*[32]float32)(dst), (*[8]byte)(b[2+8*u:])
-		for i := range y {
-			y[i] = float32(int(q[i/4]>>(i%4*2)&3)-1) * d
+	for i, q := range b[2+8*u:][:len(dst)/4] {
+		le.PutUint32(r.values[4*i:], pairs[q])
+		r.scales[i/2] = d
+	}
+	r.expand(dst)
+}
+
+// pairs are the four values of a byte of Q2_0, a byte each.
+var pairs = func() (t [256]uint32) {
+	for b := range t {
+		for i := range 4 {
+			t[b] |= uint32(uint8(b>>(2*i)&3-1)) << (8 * i)
 		}
 	}
-}
+	return t
+}()
 
 func encodeQ2_0(dst []byte, x, _ []float32) {
 	for ; len(x) > 0; x, dst = x[64:], dst[18:] {
@@ -71,14 +81,15 @@ func encodeQ2_0(dst []byte, x, _ []float32) {
 // TQ2_0: 64 bytes of four 2-bit codes 32 elements apart, one more than the
 // value, f16 d. A unit is 32 elements.
 func decodeTQ2_0(dst []float32, b []byte, u int) {
+	var r eights
 	d := f16at(b[64:])
-	for ; len(dst) > 0; dst, u = dst[32:], u+1 {
-		y, q := (*[32]float32)(dst), (*[32]byte)(b[u/4*32:])
-		shift := u % 4 * 2
-		for i, v := range q {
-			y[i] = float32(int(v>>shift&3)-1) * d
-		}
+	for i := range len(dst) / 8 {
+		at := 32*u + 8*i
+		q := le.Uint64(b[at/128*32+at%32:]) >> (at % 128 / 32 * 2) & bytes03
+		le.PutUint64(r.values[8*i:], ((q|bytes80)-bytes01)^bytes80) // less one in every byte
+		r.scales[i] = d
 	}
+	r.expand(dst)
 }
 
 func encodeTQ2_0(dst []byte, x, _ []float32) {
@@ -115,12 +126,27 @@ func tritPlace(i int) (at, trit int) {
 // TQ1_0: 52 bytes of trits, see tritPlace, f16 d. A byte is a fraction in base
 // three, rounded up to 1/256. A unit is 16 elements.
 func decodeTQ1_0(dst []float32, b []byte, u int) {
+	var r eights
 	d := f16at(b[52:])
-	for i := range dst {
-		at, n := tritPlace(16*u + i)
-		dst[i] = float32(int(uint(b[at]*pow3[n])*3>>8)-1) * d
+	for k := range len(dst) / 16 {
+		r.scales[2*k], r.scales[2*k+1] = d, d
+		y := r.values[16*k:][:16]
+		if u+k == 15 {
+			for i := range y {
+				y[i] = tritOf(b[48+i%4], pow3[i/4])
+			}
+			continue
+		}
+		at, n := tritPlace(16 * (u + k))
+		for i, q := range b[at:][:16] {
+			y[i] = tritOf(q, pow3[n])
+		}
 	}
+	r.expand(dst)
 }
+
+// tritOf is the value of a trit of a byte, by the power of three that brings it to the top.
+func tritOf(b, power uint8) uint8 { return uint8(uint(b*power)*3>>8) - 1 }
 
 func encodeTQ1_0(dst []byte, x, _ []float32) {
 	for ; len(x) > 0; x, dst = x[256:], dst[54:] {

@@ -3,8 +3,8 @@ package block
 import "math/bits"
 
 // Decoders of the types that store points of a lattice: 256 elements a block, a
-// unit of 32. They look up the numbers of eights of elements, their signs and
-// scales, and multiply them all at once.
+// unit of 32. They, and others of few bits, look up the numbers of eights of
+// elements, their signs and scales, and multiply them all at once.
 
 // eights are up to 256 decoded elements before they are multiplied.
 type eights struct {

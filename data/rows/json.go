@@ -3,12 +3,10 @@ package rows
 import (
 	"bufio"
 	"bytes"
-	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/jinja"
@@ -172,13 +170,7 @@ type jsonl struct {
 	buf  []byte
 }
 
-func openJSONL(path string) (Reader, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	return newJSONL(f, f), nil
-}
+func openJSONL(t *Text) (Reader, error) { return newJSONL(t, t), nil }
 
 func newJSONL(r io.Reader, c io.Closer) *jsonl {
 	return &jsonl{f: c, r: bufio.NewReaderSize(r, 1<<16)}
@@ -243,8 +235,9 @@ type jsonArray struct {
 
 // openJSON reads a .json file: an array of rows, one row, or JSONL under
 // another name.
-func openJSON(path string) (Reader, error) {
-	b, err := readLimited(path, maxJSONFile)
+func openJSON(t *Text) (Reader, error) {
+	defer t.Close()
+	b, err := t.limited(maxJSONFile)
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +255,7 @@ func openJSON(path string) (Reader, error) {
 	case *jinja.Dict:
 		return &jsonArray{rows: []any{v}}, nil
 	}
-	return nil, fail.Inputf(path, "write an array of objects, or one object a line", "the file holds %s", KindOf(v))
+	return nil, fail.Inputf(t.path, "write an array of objects, or one object a line", "the file holds %s", KindOf(v))
 }
 
 // looksLikeLines tells JSONL from one object over several lines: the first
@@ -288,101 +281,3 @@ func (a *jsonArray) Next() (*jinja.Dict, int64, error) {
 
 func (a *jsonArray) Total() int64 { return int64(len(a.rows)) }
 func (a *jsonArray) Close() error { return nil }
-
-// csvFile reads CSV with a header line; every value is text.
-type csvFile struct {
-	f     *os.File
-	limit *recordLimit
-	r     *csv.Reader
-	head  []string
-}
-
-func openCSV(path string, comma rune) (Reader, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	br := bufio.NewReaderSize(f, 1<<16)
-	if b, _ := br.Peek(3); bytes.Equal(b, utf8BOM) {
-		br.Discard(3)
-	}
-	limit := &recordLimit{r: br}
-	c := &csvFile{f: f, limit: limit, r: csv.NewReader(limit)}
-	c.r.Comma = comma
-	c.r.FieldsPerRecord = -1
-	c.head, err = c.r.Read()
-	if err == io.EOF {
-		err = errors.New("empty file: the first line names the columns")
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	if err := checkHead(c.head); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return c, nil
-}
-
-// maxColumns is how many columns any kind of file may have.
-const maxColumns = 10_000
-
-func checkHead(head []string) error {
-	if len(head) > maxColumns {
-		return fmt.Errorf("the first line names %d columns (at most %d)", len(head), maxColumns)
-	}
-	seen := make(map[string]bool, len(head))
-	for _, h := range head {
-		if seen[h] {
-			return fmt.Errorf("column %q occurs twice in the first line", h)
-		}
-		seen[h] = true
-	}
-	return nil
-}
-
-func (c *csvFile) Next() (*jinja.Dict, int64, error) {
-	c.limit.n = 0
-	rec, err := c.r.Read()
-	if err == io.EOF {
-		return nil, 0, err
-	}
-	var parse *csv.ParseError
-	if errors.As(err, &parse) {
-		return nil, int64(parse.StartLine), &RowError{Reason: parse.Err.Error()}
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	line, _ := c.r.FieldPos(0)
-	if len(rec) != len(c.head) {
-		return nil, int64(line), &RowError{Reason: fmt.Sprintf("%d fields, the first line names %d", len(rec), len(c.head))}
-	}
-	d := &jinja.Dict{}
-	for i, v := range rec {
-		if !utf8.ValidString(v) {
-			return nil, int64(line), &RowError{Column: c.head[i], Reason: "not UTF-8"}
-		}
-		d.Set(c.head[i], v)
-	}
-	return d, int64(line), nil
-}
-
-func (c *csvFile) Total() int64 { return -1 }
-func (c *csvFile) Close() error { return c.f.Close() }
-
-// recordLimit fails when one record takes more than maxLine bytes: an unclosed
-// quote would otherwise swallow the rest of a large file.
-type recordLimit struct {
-	r io.Reader
-	n int // bytes since the record began
-}
-
-func (l *recordLimit) Read(p []byte) (int, error) {
-	n, err := l.r.Read(p)
-	if l.n += n; l.n > maxLine {
-		return n, fmt.Errorf("a record is longer than %d MiB (an unclosed quote?)", maxLine>>20)
-	}
-	return n, err
-}

@@ -256,7 +256,7 @@ func matchers(option string, patterns []string) ([]func(string) bool, error) {
 func (p *FolderPlan) keepType(src *arch.Source) (dtype.Kind, error) {
 	if k := p.job.Keep; k != nil {
 		if *k != dtype.F32 && *k != dtype.F16 && *k != dtype.BF16 {
-			return *k, fail.Usagef("dtype", "bf16, f16 or f32", "%v cannot hold the unquantized weights", *k)
+			return *k, fail.Usagef("keep_dtype", "bf16, f16 or f32", "%v cannot hold the unquantized weights", *k)
 		}
 		return *k, nil
 	}

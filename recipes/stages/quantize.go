@@ -57,6 +57,7 @@ type Quantize struct {
 	Samples           int          `yaml:"samples" doc:"calibration samples" default:"128" range:"[1,1000000]"`
 	MaxLength         int          `yaml:"max_length" doc:"tokens a calibration sample" default:"2048" range:"[1,10000000]"`
 	Ignore            schema.Names `yaml:"ignore" doc:"modules left as they are: names or re:…" default:"[lm_head]"`
+	KeepDType         string       `yaml:"keep_dtype,omitempty" doc:"type of what is not quantized" enum:"auto|bf16|f16|f32" unset:"as in the model; bf16 where that is quantized"`
 	quant.NF4Options  `yaml:",inline"`
 	AllowRequantize   bool `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
 }
@@ -211,6 +212,9 @@ func (o *Quantize) Job(path string) quant.FolderJob {
 	job.Options = o.own()
 	job.Search = string(o.Search)
 	job.Overrides, _ = quant.ParseOverrides(o.Overrides) // checked when they were filled
+	if t, err := storageType(o.KeepDType); err == nil && t != nil { // an enum
+		job.Keep = &t.Kind
+	}
 	if o.GroupSize.Set {
 		job.Group = int(o.GroupSize.Value)
 	}

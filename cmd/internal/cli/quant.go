@@ -17,7 +17,7 @@ import (
 )
 
 // quantKeys are the keys of a quantize stage that quant METHOD has as flags.
-var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "damp_percent", "search", "overrides", "samples", "max_length", "ignore", "allow_requantize"}
+var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "damp_percent", "search", "overrides", "samples", "max_length", "ignore", "keep_dtype", "allow_requantize"}
 
 // folderQuant is the command of a method that makes folders.
 func folderQuant(m *quant.Method) *ucli.Command {

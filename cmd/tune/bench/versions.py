@@ -36,15 +36,16 @@ def steps(base, **settings):
         fresh(WORK / "runs/versions")
         call(bin, "tune", "run", recipe, "--run-dir", WORK / "runs", "--quiet")
         lines = (WORK / "runs/versions/train/metrics.jsonl").read_text().splitlines()
-        return max(m["tokens_per_second"] for m in map(json.loads, lines) if m.get("step", 0) > 1 and "tokens_per_second" in m)
+        return max(m["tokens_per_second"] for m in map(json.loads, lines) if m.get("step", 0) > 1 and "tokens_per_second" in m),
     return measure
 
 
-def model(path, field):
-    """Prompt or decode tokens/s of a model; both come from one run of a build."""
+def model(path):
+    """Prompt and decode tokens/s of a model."""
     def measure(bin):
         out, _ = call(bin, "tune", "bench", "--model", path(), "--json", "--quiet", "--rounds", 2)
-        return json.loads(out)["model"][field]
+        m = json.loads(out)["model"]
+        return m["prompt_tokens_per_second"], m["decode_tokens_per_second"]
     return measure
 
 
@@ -54,7 +55,7 @@ def job(work, *args):
         out = fresh(WORK / "versions-out")
         _, took = call(bin, *(a() if callable(a) else a for a in args), "--output", out)
         fresh(out)
-        return work / took
+        return work / took,
     return measure
 
 
@@ -67,18 +68,18 @@ def corpus():
 
 
 def rows():
+    """What is measured: names of the numbers, their unit, and a function that gives them for a build."""
     f32 = folder
-    yield "LoRA step, f32", "tokens/s", steps(f32, dtype="f32")
-    yield "LoRA step, bf16", "tokens/s", steps(lambda: folder("BF16"), dtype="bf16")
-    yield "QLoRA step, bf16, checkpointing", "tokens/s", steps(lambda: folder("BF16"), adapter="qlora", dtype="bf16", gradient_checkpointing=True)
+    yield ["LoRA step, f32"], "tokens/s", steps(f32, dtype="f32")
+    yield ["LoRA step, bf16"], "tokens/s", steps(lambda: folder("BF16"), dtype="bf16")
+    yield ["QLoRA step, bf16, checkpointing"], "tokens/s", steps(lambda: folder("BF16"), adapter="qlora", dtype="bf16", gradient_checkpointing=True)
     for name, path in {"BF16": lambda: gguf("BF16"), "Q8_0": lambda: gguf("Q8_0"), "Q4_K_M": lambda: gguf("Q4_K_M"),
                        "GPTQ": lambda: quantized("gptq"), "AWQ": lambda: quantized("awq")}.items():
-        yield f"prompt of 512, {name}", "tokens/s", model(path, "prompt_tokens_per_second")
-        yield f"decode after 512, {name}", "tokens/s", model(path, "decode_tokens_per_second")
+        yield [f"prompt of 512, {name}", f"decode after 512, {name}"], "tokens/s", model(path)
     calibration = ("--calibration", token_rows, "--max-length", 512, "--group-size", 64, "--quiet")
-    yield "GPTQ of 8×512 tokens", "1/s", job(1, "quant", "gptq", "--model", f32, *calibration, "--samples", 8)
-    yield "AWQ of 4×512 tokens", "1/s", job(1, "quant", "awq", "--model", f32, *calibration, "--samples", 4)
-    yield "ingest of 30 MB of text", "MB/s", job(30, "tune", "ingest", "--model", f32, "--data", corpus, "--overflow", "split", "--max-length", 2048, "--val-set-size", 0)
+    yield ["GPTQ of 8×512 tokens"], "1/s", job(1, "quant", "gptq", "--model", f32, *calibration, "--samples", 8)
+    yield ["AWQ of 4×512 tokens"], "1/s", job(1, "quant", "awq", "--model", f32, *calibration, "--samples", 4)
+    yield ["ingest of 30 MB of text"], "MB/s", job(30, "tune", "ingest", "--model", f32, "--data", corpus, "--overflow", "split", "--max-length", 2048, "--val-set-size", 0)
 
 
 def main():
@@ -87,15 +88,15 @@ def main():
     WORK.mkdir(parents=True, exist_ok=True)
     only = re.compile(os.environ.get("ONLY", ""))
     print(f"{MODEL}, {THREADS} threads, best of {rounds} rounds in turn\n\n| | unit | before | now | ratio |\n|---|---|---|---|---|")
-    for what, unit, measure in rows():
-        if not only.search(what):
+    for names, unit, measure in rows():
+        if not any(map(only.search, names)):
             continue
         got = {before: [], ROOT / "bin": []}
-        for _ in range(rounds):
-            for bin in got:
+        for i in range(rounds):
+            for bin in sorted(got, reverse=i % 2):  # who goes first changes
                 got[bin].append(measure(bin))
-        a, b = (max(v) for v in got.values())
-        print(f"| {what} | {unit} | {a:.4g} | {b:.4g} | {b / a:.3f} |", flush=True)
+        for what, a, b in zip(names, *(zip(*v) for v in got.values())):
+            print(f"| {what} | {unit} | {max(a):.4g} | {max(b):.4g} | {max(b) / max(a):.3f} |", flush=True)
 
 
 if __name__ == "__main__":

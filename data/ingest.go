@@ -159,6 +159,9 @@ func key(o *Options, inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Templa
 	plain := *o
 	plain.Datasets, plain.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
 	plain.Tokenizer, plain.ChatTemplate, plain.Packing, plain.Context = "", "", "", 0
+	if plain.Reasoning == "keep" { // as before there were others
+		plain.Reasoning = ""
+	}
 	shaped := struct {
 		Version   string
 		Options   Options

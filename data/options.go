@@ -61,8 +61,8 @@ type Options struct {
 	TrainOnEOS string `yaml:"train_on_eos" json:"train_on_eos,omitempty" doc:"which end tokens are learned" default:"turn" enum:"turn|last|all|none"`
 
 	// Reasoning says what becomes of the reasoning of assistant messages: of a field
-	// for it, or between <think> and </think>. Empty means keep.
-	Reasoning string `yaml:"reasoning" json:"reasoning,omitempty" doc:"of assistant messages, in fields or <think>: learn it, show it without learning it, or leave it out" unset:"keep" enum:"keep|mask|drop"`
+	// for it, or between <think> and </think>.
+	Reasoning string `yaml:"reasoning" json:"reasoning,omitempty" doc:"of assistant messages, in fields or <think>: learn it, show it without learning it, or leave it out" default:"keep" enum:"keep|mask|drop"`
 
 	// ValSetSize is a number of rows ("200"), a share ("0.05", "5%") or "0";
 	// empty means 5 %, at most 512 rows, and 0 where ValDatasets are given.

@@ -85,6 +85,9 @@ func tokenizerOf(v *recipes.Resolver, name string) (recipes.Ref, error) {
 func addressIngest(a *recipes.Addresser, opts any) any {
 	o := *opts.(*Ingest)
 	o.Tokenizer = ""
+	if o.Reasoning == "keep" { // as before there were others
+		o.Reasoning = ""
+	}
 	if fileTemplate(o.ChatTemplate) {
 		o.ChatTemplate = ""
 	}

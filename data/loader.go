@@ -29,7 +29,7 @@ type Loader struct {
 	ex     Examples
 	opt    LoaderOptions
 	starts *vector[int32] // of groups, and the number of samples; nil: every sample is a group of its own
-	rows   int           // of an epoch: the same in every epoch
+	rows   int            // of an epoch: the same in every epoch
 
 	mu     sync.Mutex
 	epoch  int // of layout

@@ -92,7 +92,7 @@ func (a *vector[T]) close() {
 // full.
 type idSet struct {
 	slots *vector[uint64] // 0: free
-	shift int            // of a hash to its slot
+	shift int             // of a hash to its slot
 	n     int
 	zero  bool // the hash 0 is in it
 }

@@ -57,17 +57,23 @@ func ParseJSON(b []byte) (any, error) {
 }
 
 // checkJSON finds what encoding/json lets pass: duplicate keys of an object
-// and lone surrogates in \u escapes. Anything else it leaves to the parser.
+// and lone surrogates in \u escapes, and more values than a row may have, each of
+// which takes more memory than the text that says it. Anything else it leaves to the
+// parser.
 func checkJSON(b []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
 	var open []map[string]bool // of objects; nil for arrays
 	key := false               // the next string is a key of the innermost object
+	var row budget
 	for {
 		at := dec.InputOffset()
 		tok, err := dec.Token()
 		if err != nil {
 			return nil //nolint:nilerr // the parser reports it
+		}
+		if err := row.value(); err != nil { // keys and ends count, too
+			return err
 		}
 		if s, ok := tok.(string); ok {
 			if err := checkSurrogates(b[at:dec.InputOffset()]); err != nil {
@@ -227,10 +233,10 @@ func (j *jsonl) readLine() ([]byte, error) {
 func (j *jsonl) Total() int64 { return -1 }
 func (j *jsonl) Close() error { return j.f.Close() }
 
-// jsonArray holds the rows of a JSON file: an array of objects, or one object.
+// jsonArray reads the rows of a JSON file that is an array, one at a time.
 type jsonArray struct {
-	rows []any
-	at   int
+	dec   *json.Decoder
+	n, at int64
 }
 
 // openJSON reads a .json file: an array of rows, one row, or JSONL under
@@ -245,18 +251,72 @@ func openJSON(t *Text) (Reader, error) {
 	if looksLikeLines(b) {
 		return newJSONL(bytes.NewReader(b), io.NopCloser(nil)), nil
 	}
+	if len(b) > 0 && b[0] == '[' {
+		return newJSONArray(b)
+	}
 	v, err := ParseJSON(b)
 	if err != nil {
 		return nil, err
 	}
-	switch v := v.(type) {
-	case []any:
-		return &jsonArray{rows: v}, nil
-	case *jinja.Dict:
-		return &jsonArray{rows: []any{v}}, nil
+	if d, ok := v.(*jinja.Dict); ok {
+		return &oneRow{row: d}, nil
 	}
 	return nil, fail.Inputf(t.path, "write an array of objects, or one object a line", "the file holds %s", KindOf(v))
 }
+
+// newJSONArray checks an array as a whole and counts its elements.
+func newJSONArray(b []byte) (*jsonArray, error) {
+	a := &jsonArray{}
+	var element json.RawMessage
+	for round := range 2 {
+		a.dec = json.NewDecoder(bytes.NewReader(b))
+		if _, err := a.dec.Token(); err != nil {
+			return nil, fmt.Errorf("not JSON: %w", err)
+		}
+		if round == 1 {
+			break
+		}
+		for ; a.dec.More(); a.n++ {
+			if err := a.dec.Decode(&element); err != nil {
+				return nil, fmt.Errorf("not JSON: %w", noEnd(err))
+			}
+		}
+		if _, err := a.dec.Token(); err != nil {
+			return nil, fmt.Errorf("not JSON: %w", noEnd(err))
+		}
+		if _, err := a.dec.Token(); err != io.EOF {
+			return nil, fmt.Errorf("not JSON: more than one value (offset %d)", a.dec.InputOffset())
+		}
+	}
+	return a, nil
+}
+
+// noEnd is an end of the text where more was to come.
+func noEnd(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (a *jsonArray) Next() (*jinja.Dict, int64, error) {
+	if a.at == a.n {
+		return nil, 0, io.EOF
+	}
+	a.at++
+	var element json.RawMessage
+	if err := a.dec.Decode(&element); err != nil {
+		return nil, a.at, err
+	}
+	d, err := parseRow(element)
+	if err != nil {
+		return nil, a.at, &RowError{Reason: err.Error()}
+	}
+	return d, a.at, nil
+}
+
+func (a *jsonArray) Total() int64 { return a.n }
+func (a *jsonArray) Close() error { return nil }
 
 // looksLikeLines tells JSONL from one object over several lines: the first
 // line is complete JSON and something follows it.
@@ -264,20 +324,3 @@ func looksLikeLines(b []byte) bool {
 	end := bytes.IndexByte(b, '\n')
 	return len(b) > 0 && b[0] == '{' && end > 0 && json.Valid(b[:end])
 }
-
-func (a *jsonArray) Next() (*jinja.Dict, int64, error) {
-	if a.at == len(a.rows) {
-		return nil, 0, io.EOF
-	}
-	v := a.rows[a.at]
-	a.rows[a.at] = nil
-	a.at++
-	d, ok := v.(*jinja.Dict)
-	if !ok {
-		return nil, int64(a.at), &RowError{Reason: "a row is a JSON object, not " + KindOf(v)}
-	}
-	return d, int64(a.at), nil
-}
-
-func (a *jsonArray) Total() int64 { return int64(len(a.rows)) }
-func (a *jsonArray) Close() error { return nil }

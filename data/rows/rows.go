@@ -204,12 +204,13 @@ func missing(path string) error {
 	return fail.Inputf(path, "paths are relative to the working directory; tried "+abs, "no such file or folder")
 }
 
-// textFile is a plain text file: one row with the column text.
-type textFile struct {
-	text string
+// oneRow is a file that is one row.
+type oneRow struct {
+	row  *jinja.Dict
 	done bool
 }
 
+// openText reads a plain text file: one row with the column text.
 func openText(t *Text) (Reader, error) {
 	defer t.Close()
 	b, err := t.limited(maxJSONFile)
@@ -220,16 +221,16 @@ func openText(t *Text) (Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &textFile{text: text}, nil
+	return &oneRow{row: jinja.NewDict("text", text)}, nil
 }
 
-func (t *textFile) Next() (*jinja.Dict, int64, error) {
-	if t.done {
+func (o *oneRow) Next() (*jinja.Dict, int64, error) {
+	if o.done {
 		return nil, 0, io.EOF
 	}
-	t.done = true
-	return jinja.NewDict("text", t.text), 1, nil
+	o.done = true
+	return o.row, 1, nil
 }
 
-func (t *textFile) Total() int64 { return 1 }
-func (t *textFile) Close() error { return nil }
+func (o *oneRow) Total() int64 { return 1 }
+func (o *oneRow) Close() error { return nil }

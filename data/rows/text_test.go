@@ -3,6 +3,7 @@ package rows
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
 
+	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -194,5 +196,43 @@ func TestRepeatedRow(t *testing.T) {
 	}
 	if fail.Code(err) != int(fail.Limit) || n < 1_000_000 || n > 10_000_000 {
 		t.Errorf("%d rows, then %v", n, err)
+	}
+}
+
+// TestJSONRows: an array is read a row at a time: one that is bad is no other's, and
+// one of millions of values is refused before they are made.
+func TestJSONRows(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.json")
+	many := strings.Repeat("[],", 1<<22) + "1"
+	for text, want := range map[string]string{
+		`[{"a":1}, {"a":1,"a":2}, 3, {"a":2}]`: "1 bad bad 2",
+		`[]`:                                   "",
+		` [ {"a":1} ] `:                        "1",
+		`[{"a":1},{"a":"\ud800"}]`:             "1 bad",
+		`[{"a":1},{"a":[` + many + `]}]`:       "1 bad",
+		`[{"a":1},{"a":2]`:                     "not JSON: invalid character",
+		`[{"a":1},{"a":2}`:                     "not JSON: unexpected EOF",
+		`[{"a":1},`:                            "not JSON: ",
+		`[{"a":1}] [2]`:                        "not JSON: more than one value",
+		`[{"a":1} {"a":2}]`:                    "not JSON: ",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		r, err := Open(path)
+		for err == nil {
+			var row *jinja.Dict
+			var bad *RowError
+			if row, _, err = r.Next(); errors.As(err, &bad) {
+				got, err = append(got, "bad"), nil
+			} else if err == nil {
+				a, _ := row.Get("a")
+				got = append(got, fmt.Sprint(a))
+			}
+		}
+		if text := strings.Join(got, " "); errors.Is(err, io.EOF) && text != want || !errors.Is(err, io.EOF) && !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40s: %q, %v, want %q", text, got, err, want)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package rows
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,4 +56,27 @@ func TestCard(t *testing.T) {
 			t.Errorf("%.30s: %v, want %v", glob, !want, want)
 		}
 	}
+}
+
+// FuzzCard: a card of any bytes gives files of its folder, or an error.
+func FuzzCard(f *testing.F) {
+	for _, s := range []string{"configs:\n- config_name: a\n  data_files:\n  - split: train\n    path: [a/*, '**/b.jsonl']\n", "configs: [{config_name: a, data_files: {train: x, test: [y]}, default: true}, {data_files: z}]\n",
+		"x: &x [*.jsonl]\nconfigs: [{data_files: *x}]\n", "configs: 3\n"} {
+		f.Add([]byte("---\n" + s + "---\n"))
+	}
+	dir := f.TempDir()
+	for _, name := range []string{"b.jsonl", "train.csv"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(filepath.Join(dir, "README.md"), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		files, _, err := Files(dir, "")
+		if err == nil && (len(files) < 1 || len(files) > 2) {
+			t.Errorf("%v", files)
+		}
+	})
 }

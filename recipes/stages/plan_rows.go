@@ -267,7 +267,7 @@ func countRows(s data.Source) (int64, error) {
 		total += n
 	}
 	if s.MaxSamples > 0 {
-		total = min(total, int64(s.MaxSamples)*int64(len(files)))
+		total = min(total, int64(s.MaxSamples))
 	}
 	if s.Weight > 0 {
 		total = int64(float64(total) * s.Weight)

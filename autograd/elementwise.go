@@ -61,28 +61,68 @@ func (t *Tape) MulColumns(x *Tensor, w, bias *Param) *Tensor {
 	return t.Cheap(y, run, x)
 }
 
-// Columns returns the n columns of x [N, C] from column first on, as [N, n]: a
-// part of what one product made for several readers.
-func (t *Tape) Columns(x *Tensor, first, n int) *Tensor {
-	rows, c := x.Rows(), x.Cols()
-	if first < 0 || n < 1 || first+n > c {
-		panic(fmt.Sprintf("autograd: columns %d+%d of %v", first, n, x.Shape))
+// Columns returns the n columns of x [N, C] from column first on, as [N, n].
+func (t *Tape) Columns(x *Tensor, first, n int) *Tensor { return t.HeadColumns(x, x.Cols(), first, n) }
+
+// HeadColumns returns elements first … first+n of every head of x [N, h·d], as
+// [N, h·n]: a part of what one product made for several readers.
+func (t *Tape) HeadColumns(x *Tensor, d, first, n int) *Tensor {
+	if first < 0 || n < 1 || first+n > d || x.Cols()%d != 0 {
+		panic(fmt.Sprintf("autograd: elements %d+%d of heads of %d: x %v", first, n, d, x.Shape))
 	}
-	y := t.alloc(kernels.Activations, x.kind, rows, n)
+	rows := x.Len() / d // heads of all tokens
+	y := t.alloc(kernels.Activations, x.kind, x.Rows(), x.Cols()/d*n)
 	x.slope = x.kind
 	y.needs, y.slope = x.needs, x.kind
 	if xv := t.value(x); t.err == nil {
-		t.Dev.Copy2D(kernels.To(y.Data), &kernels.Copy2DArgs{Rows: rows, Cols: n, X: xv, XOff: first, XStride: c, YStride: n})
+		t.Dev.Copy2D(kernels.To(y.Data), &kernels.Copy2DArgs{Rows: rows, Cols: n, X: xv, XOff: first, XStride: d, YStride: n})
 	}
 	t.record(y, nil, func() {
 		dx := t.grad(x)
 		if t.err != nil {
 			return
 		}
-		if !dx.Add { // the other columns' readers add theirs
+		if !dx.Add { // the other elements' readers add theirs
 			t.Dev.Fill(dx.Buffer, 0)
 		}
-		t.Dev.Copy2D(kernels.Into(dx.Buffer), &kernels.Copy2DArgs{Rows: rows, Cols: n, X: y.grad.buf, XStride: n, YOff: first, YStride: c})
+		t.Dev.Copy2D(kernels.Into(dx.Buffer), &kernels.Copy2DArgs{Rows: rows, Cols: n, X: y.grad.buf, XStride: n, YOff: first, YStride: d})
+	})
+	return y
+}
+
+// JoinHeads returns [N, h·(d+n)]: each of the h heads of d elements of x [N, h·d],
+// followed by the token's row of tail [N, n], which all of its heads share. Both
+// have one type.
+func (t *Tape) JoinHeads(x, tail *Tensor, d int) *Tensor {
+	if x.Rows() != tail.Rows() || x.Cols()%d != 0 || x.kind != tail.kind {
+		panic(fmt.Sprintf("autograd: heads of %d of x %v and tail %v", d, x.Shape, tail.Shape))
+	}
+	rows, h, n := x.Rows(), x.Cols()/d, tail.Cols()
+	wide := d + n
+	y := t.alloc(kernels.Activations, x.kind, rows, h*wide)
+	x.slope = x.kind // that of tail is a sum over heads
+	y.needs, y.slope = x.needs || tail.needs, x.kind
+	if xv, tv := t.value(x), t.value(tail); t.err == nil {
+		t.Dev.Copy2D(kernels.To(y.Data), &kernels.Copy2DArgs{Rows: rows * h, Cols: d, X: xv, XStride: d, YStride: wide})
+		for i := range h {
+			t.Dev.Copy2D(kernels.To(y.Data), &kernels.Copy2DArgs{Rows: rows, Cols: n, X: tv, XStride: n, YOff: i*wide + d, YStride: h * wide})
+		}
+	}
+	t.record(y, nil, func() {
+		dx, dt := t.grad(x), t.grad(tail)
+		if t.err != nil {
+			return
+		}
+		if !dx.Skip() {
+			t.Dev.Copy2D(dx, &kernels.Copy2DArgs{Rows: rows * h, Cols: d, X: y.grad.buf, XStride: wide, YStride: d})
+		}
+		for i := range h {
+			if dt.Skip() {
+				break
+			}
+			t.Dev.Copy2D(dt, &kernels.Copy2DArgs{Rows: rows, Cols: n, X: y.grad.buf, XOff: i*wide + d, XStride: h * wide, YStride: n})
+			dt.Add = true
+		}
 	})
 	return y
 }

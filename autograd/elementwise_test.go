@@ -50,6 +50,28 @@ func elementwiseCases() []gradCase {
 				a, b := t.Columns(x[0], 2, 2), t.Columns(x[0], 0, 2)
 				return t.Add(t.Mul(a, b, kernels.ByElement), a, 1, 1)
 			}},
+		{"columns of heads", [][2]int{{n, c}}, []bool{false}, // of two heads; the first element of each is read twice, the last by nobody
+			func(in [][]float64) []float64 {
+				return each(2*n, func(i int) float64 { h := i * c / 2; return in[0][h]*in[0][h+1] + in[0][h] })
+			},
+			func(t *autograd.Tape, x []*autograd.Tensor, _ []*autograd.Param) *autograd.Tensor {
+				a, b := t.HeadColumns(x[0], c/2, 0, 1), t.HeadColumns(x[0], c/2, 1, 1)
+				return t.Add(t.Mul(a, b, kernels.ByElement), a, 1, 1)
+			}},
+		{"join heads", [][2]int{{n, c}, {n, 2}}, []bool{false, false}, // two heads and a tail
+			func(in [][]float64) []float64 {
+				const d, wide = c / 2, c/2 + 2
+				return each(n*2*wide, func(i int) float64 {
+					row, head, k := i/(2*wide), i/wide%2, i%wide
+					if k < d {
+						return in[0][row*c+head*d+k]
+					}
+					return in[1][row*2+k-d]
+				})
+			},
+			func(t *autograd.Tape, x []*autograd.Tensor, _ []*autograd.Param) *autograd.Tensor {
+				return t.JoinHeads(x[0], x[1], c/2)
+			}},
 		{"norm of heads", [][2]int{{2 * n, c}, {2, c}, {2, c}}, []bool{false, true, true},
 			func(in [][]float64) []float64 {
 				var y []float64

@@ -85,6 +85,7 @@ type NormSpec struct {
 	Kind    kernels.NormKind
 	W, Bias *Param  // [C] f32, or [Heads, C]; nil: 1 and 0
 	Heads   int     // > 1: row n is of head n mod Heads
+	Width   int     // C where there is no W; 0: a row of x
 	Offset  float32 // of the weights: W is used as Offset + W
 	Eps     float32
 }
@@ -92,11 +93,14 @@ type NormSpec struct {
 // width is C, of which a row of x may hold several: heads with one norm.
 func (s NormSpec) width(x *Tensor) int {
 	c := x.Cols()
-	if s.W != nil {
+	switch {
+	case s.W != nil:
 		c = s.W.Len() / max(s.Heads, 1)
+	case s.Width > 0:
+		c = s.Width
 	}
 	if x.Cols()%c != 0 {
-		panic(fmt.Sprintf("autograd: norm %s of %d elements: x %v", s.W.Name, c, x.Shape))
+		panic(fmt.Sprintf("autograd: norm of %d elements: x %v", c, x.Shape))
 	}
 	return c
 }

@@ -126,6 +126,9 @@ type TensorPlan struct {
 	// Linear says that it is the matrix of a linear module: the configuration of
 	// a quantized folder names those that stay as they are.
 	Linear bool
+	// Part is the first part of the name of a tensor that belongs to another part
+	// of a larger model, which stays as it is; "": it is of the model itself.
+	Part string
 }
 
 // Rows is as Tensor.Rows.

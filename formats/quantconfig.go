@@ -50,14 +50,20 @@ func quantizationConfig(o FolderOptions) (object, error) {
 	var q object
 	switch kept := keptLinears(o); o.Layout {
 	case GPTQ:
-		q = gptqConfig(groups, kept, o.Head)
+		q = gptqConfig(groups, kept, otherParts(o), o.Head)
 	case CompressedTensors:
+		for _, part := range otherParts(o) {
+			kept = append(kept, `re:.*`+regexp.QuoteMeta(part)+`\..*`)
+		}
 		q = ctConfig(groups, kept)
 	case AWQ, Bitsandbytes:
 		if len(groups) > 1 {
 			a, b := groups[0], groups[1]
 			return nil, fmt.Errorf("modules %s and %s have different types, %v and %v; the configuration of %s has room for one: format gptq and compressed-tensors hold several",
 				quote(a.modules[0]), quote(b.modules[0]), a.typ, b.typ, o.Layout)
+		}
+		for _, part := range otherParts(o) { // as the file and as Transformers name it
+			kept = append(kept, part, "model."+part)
 		}
 		if typ := groups[0].typ; o.Layout == AWQ {
 			q = awqConfig(typ, kept)
@@ -113,7 +119,7 @@ func keptLinears(o FolderOptions) []string {
 		module := strings.TrimSuffix(p.Name, ".weight")
 		if module == o.Head {
 			head = !p.Type.Quantized()
-		} else if p.Linear && !p.Type.Quantized() {
+		} else if p.Linear && p.Part == "" && !p.Type.Quantized() {
 			kept = append(kept, module)
 		}
 	}
@@ -124,9 +130,20 @@ func keptLinears(o FolderOptions) []string {
 	return kept
 }
 
+// otherParts are those of a larger model that stay as they are.
+func otherParts(o FolderOptions) []string {
+	var parts []string
+	for _, p := range o.Plan {
+		if p.Part != "" && !slices.Contains(parts, p.Part) {
+			parts = append(parts, p.Part)
+		}
+	}
+	return parts
+}
+
 // gptqConfig says what is exceptional in GPTQModel's "dynamic": a module by
 // regular expression, "-:" left as it is, "+:" with values of its own.
-func gptqConfig(groups []typeGroup, kept []string, headModule string) object {
+func gptqConfig(groups []typeGroup, kept, parts []string, headModule string) object {
 	t := groups[0].typ
 	head := !slices.Contains(kept, headModule)
 	q := object{
@@ -139,6 +156,9 @@ func gptqConfig(groups []typeGroup, kept []string, headModule string) object {
 		if k != headModule {
 			dynamic = append(dynamic, member{"-:^" + regexp.QuoteMeta(k) + "$", object{}})
 		}
+	}
+	for _, part := range parts {
+		dynamic = append(dynamic, member{`-:.*` + regexp.QuoteMeta(part) + `\..*`, object{}})
 	}
 	for _, g := range groups[1:] {
 		own := object{{"bits", g.typ.Bits()}, {"desc_act", g.typ.Flags&dtype.Perm != 0}, {"group_size", int(g.typ.Group)}, {"sym", g.typ.Flags&dtype.Zero == 0}}

@@ -121,7 +121,7 @@ func sourceModules(src *arch.Source) (mods []Module, tensors []*arch.Tensor) {
 		if module, name := t.Parameter(); name != "" {
 			mod.Path, mod.Param = module, name
 		}
-		if t.Role == arch.Embed {
+		if t.Role == arch.Embed || t.Role == arch.Position {
 			mod.Kind = EmbeddingModule
 		}
 		mods, tensors = append(mods, mod), append(tensors, t)

@@ -23,7 +23,7 @@ var awqMethod = Method{
 // roundAWQ cuts ranges and rounds to nearest. Queries and keys are not cut:
 // their product is what matters (AutoAWQ).
 func roundAWQ(l *layer) (*matrixResult, error) {
-	if l.role == arch.Q || l.role == arch.K {
+	if l.role == arch.Q || l.role == arch.K || l.role == arch.QKV {
 		return l.encode(l.w)
 	}
 	s := scratch{dev: l.dev}

@@ -63,14 +63,9 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 	}
 	for l := range m.Linears() {
 		for _, f := range m.TensorOf(l.W).AsGGUF() {
-			e := gguf.ImatrixEntry{Name: f.Name}
-			for _, s := range c.sums[l.W] {
-				for _, v := range s.v {
-					e.Sums = append(e.Sums, float32(v))
-				}
-				e.Counts = append(e.Counts, float32(s.rows))
+			if e := c.entry(l.W, f); len(e.Counts) > 0 {
+				im.Entries = append(im.Entries, e)
 			}
-			im.Entries = append(im.Entries, e)
 		}
 	}
 	if err := im.Check(); err != nil {
@@ -146,6 +141,24 @@ func (c *collector) pass(seqs [][]int32) error {
 	}
 	c.m.Hidden(t, model.Pack(seqs...))
 	return t.Err()
+}
+
+// entry is what was seen of a weight, for one of the tensors that a GGUF keeps it in.
+// The parts of the heads of latent attention read one input; of their transposed
+// keys llama.cpp counts another, the queries, so that there is nothing to say.
+func (c *collector) entry(w *autograd.Param, f arch.FileTensor) gguf.ImatrixEntry {
+	e := gguf.ImatrixEntry{Name: f.Name}
+	sums := c.sums[w]
+	for i := range f.Matrices() {
+		s := sums[i%len(sums)]
+		of := make([]float32, len(s.v))
+		for i, v := range s.v {
+			of[i] = float32(v)
+		}
+		e.Sums = append(e.Sums, f.Columns(of)...)
+		e.Counts = append(e.Counts, float32(s.rows))
+	}
+	return e
 }
 
 // addRows adds the rows of x to the sums of their experts, all to the one where

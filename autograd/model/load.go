@@ -59,9 +59,25 @@ func (l *loader) build() {
 	for i := range s.Layers {
 		m.Blocks = append(m.Blocks, l.block(i))
 	}
-	m.Norm = l.norm(-1, arch.FinalNorm)
+	if s.Part > 0 {
+		table := l.src.At(-1, arch.PartEmbed)
+		m.Parts = &Parts{&nn.Embedding{Path: table.Path(), W: l.take(table)}, l.linear(-1, arch.PartProject), l.norm(-1, arch.PartNorm)}
+	}
+	if s.EmbedNorm {
+		m.EmbedNorm = l.norm(-1, arch.EmbedNorm)
+	}
+	if s.Positions > 0 {
+		pos := l.src.At(-1, arch.Position)
+		m.Positions = &nn.Embedding{Path: pos.Path(), W: l.take(pos)}
+	}
+	if s.EmbedWidth > 0 {
+		m.ProjectIn, m.ProjectOut = l.linear(-1, arch.ProjectIn), l.linear(-1, arch.ProjectOut)
+	}
+	if !s.NoFinalNorm {
+		m.Norm = l.norm(-1, arch.FinalNorm)
+	}
 	if s.Tied {
-		m.Head = &nn.Linear{Path: l.src.HeadPath(), W: m.Embed.W}
+		m.Head = &nn.Linear{Path: l.src.HeadPath(), W: m.Embed.W, Bias: l.take(l.src.BiasAt(-1, arch.Head))}
 	} else {
 		m.Head = l.linear(-1, arch.Head)
 	}
@@ -90,6 +106,9 @@ func (l *loader) block(i int) *Block {
 		subs = append(subs, sublayer{norm(s.Pre), norm(s.Post), l.body(i, s.Body)})
 	}
 	b.wire(subs)
+	if b.spec.Scaled {
+		b.scaleBy(l.take(l.src.At(i, arch.LayerScale)))
+	}
 	return b
 }
 
@@ -99,10 +118,24 @@ func (l *loader) body(layer int, spec arch.Body) body {
 	switch s := spec.(type) {
 	case *arch.Attention:
 		return l.attention(layer, s)
+	case *arch.MLA:
+		return l.mla(layer, s)
 	case *arch.MLP:
 		return l.mlp(layer, s)
 	case *arch.MoE:
 		return l.moe(layer, s)
+	case *arch.Beside:
+		return l.beside(layer, s)
+	case *arch.ShortConv:
+		return l.shortConv(layer, s)
+	case *arch.DeltaNet:
+		return l.deltaNet(layer, s)
+	case *arch.Mamba2:
+		return l.mamba2(layer, s)
+	case *arch.Mamba1:
+		return l.mamba1(layer, s)
+	case *arch.Part:
+		return l.part(layer, s)
 	}
 	panic(fmt.Sprintf("model: no module for %T", spec))
 }

@@ -4,38 +4,81 @@ import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
+	"github.com/tunekit/tunekit/kernels"
 )
 
-// mlp is a gated feed-forward part: down(act(gate(x))·up(x)).
+// mlp is a feed-forward part: down(act(gate(x))·up(x)), or down(act(up(x))).
 type mlp struct {
 	spec           *arch.MLP
-	gate, up, down *nn.Linear
+	gate, up, down *nn.Linear // gate nil: it is not gated, or gateUp makes both
+	gateUp         *nn.Linear
+	xielu          *xielu // nil: another activation
 }
 
 func (l *loader) mlp(layer int, spec *arch.MLP) *mlp {
-	return &mlp{spec, l.linear(layer, arch.Gate), l.linear(layer, arch.Up), l.linear(layer, arch.Down)}
+	m := &mlp{spec: spec, down: l.linear(layer, arch.Down)}
+	switch {
+	case spec.Fused:
+		m.gateUp = l.linear(layer, arch.GateUp)
+	case spec.Ungated:
+		m.up = l.linear(layer, arch.Up)
+	default:
+		m.gate, m.up = l.linear(layer, arch.Gate), l.linear(layer, arch.Up)
+	}
+	if spec.XIELU != nil {
+		m.xielu = l.xielu(layer, spec.XIELU)
+	}
+	return m
 }
 
 func (m *mlp) steps() []Step {
 	return []Step{
 		{Linears: m.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{m.gated(t, in[0])}
+			return tensors{m.inner(t, in[0])}
 		}},
 		{Linears: []*nn.Linear{m.down}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{m.down.ForwardWide(t, in[0])}
+			return tensors{scaled(t, m.down.ForwardWide(t, in[0]), m.spec.OutScale)}
 		}},
 	}
 }
 
-func (m *mlp) readers() []*nn.Linear { return []*nn.Linear{m.gate, m.up} }
+func (m *mlp) readers() []*nn.Linear {
+	switch {
+	case m.gateUp != nil:
+		return []*nn.Linear{m.gateUp}
+	case m.gate == nil:
+		return []*nn.Linear{m.up}
+	}
+	return []*nn.Linear{m.gate, m.up}
+}
 
+// smooth: without a gate the activation stands between up and down, and does not
+// let scales through; nor can a part of one map take them up.
 func (m *mlp) smooth() []Pair {
+	if m.gate == nil {
+		return nil
+	}
 	return []Pair{{Prev: m.up, Next: []*nn.Linear{m.down}, Part: alone(m.down)}}
 }
 
-// gated is the part up to the input of down.
-func (m *mlp) gated(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+// inner is the part up to the input of down.
+func (m *mlp) inner(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	if m.gateUp != nil {
+		both := m.gateUp.Forward(t, x)
+		a := t.Act(autograd.ActSpec{Kind: m.spec.Act, Layout: kernels.Halves}, both, nil)
+		t.Done(both)
+		return a
+	}
+	if m.gate == nil {
+		u := m.up.Forward(t, x)
+		defer t.Done(u)
+		if m.xielu != nil {
+			return m.xielu.forward(t, u)
+		}
+		return t.Act(autograd.ActSpec{Kind: m.spec.Act}, u, nil)
+	}
 	g, u := m.gate.Forward(t, x), m.up.Forward(t, x)
+	g = scaled(t, g, m.spec.GateScale)
 	a := t.Act(autograd.ActSpec{Kind: m.spec.Act}, g, u)
 	t.Done(g, u)
 	return a

@@ -36,8 +36,14 @@ type Model struct {
 	Dev    kernels.Backend
 	Embed  *nn.Embedding
 	Blocks []*Block // the decoder layers
-	Norm   *nn.Norm // final
+	Norm   *nn.Norm // final; nil: none
 	Head   *nn.Linear
+
+	// Of some families, else nil: see arch.Spec.
+	Positions             *nn.Embedding
+	EmbedNorm             *nn.Norm
+	ProjectIn, ProjectOut *nn.Linear
+	Parts                 *Parts
 
 	// Flat [Σ Len of Params] f32 holds all weights one after another in the
 	// order of Params when Options.Trainable was set, else nil.
@@ -85,7 +91,7 @@ func (m *Model) Linears() iter.Seq[*nn.Linear] {
 }
 
 // Ports lists the places where adapters attach, with their paths on the hub:
-// the linear maps of the blocks, the embedding, and the head, whose matrix is
+// the linear maps of the blocks, those around them, the embeddings, and the head, whose matrix is
 // the embedding's where they are tied.
 func (m *Model) Ports() iter.Seq[nn.Port] {
 	return func(yield func(nn.Port) bool) {
@@ -100,8 +106,19 @@ func (m *Model) Ports() iter.Seq[nn.Port] {
 				return
 			}
 		}
-		if !yield(nn.Port{Path: m.Embed.Path, Embed: m.Embed}) {
-			return
+		around, tables := []*nn.Linear{m.ProjectIn, m.ProjectOut}, []*nn.Embedding{m.Embed, m.Positions}
+		if m.Parts != nil {
+			around, tables = append(around, m.Parts.Project), append(tables, m.Parts.Table)
+		}
+		for _, e := range tables {
+			if e != nil && !yield(nn.Port{Path: e.Path, Embed: e}) {
+				return
+			}
+		}
+		for _, l := range around {
+			if l != nil && !yield(nn.Port{Path: l.Path, Linear: l}) {
+				return
+			}
 		}
 		yield(nn.Port{Path: m.Head.Path, Linear: m.Head, Head: true})
 	}

@@ -11,15 +11,24 @@ import (
 type moe struct {
 	spec                 *arch.MoE
 	router, gateUp, down *nn.Linear
-	shared               *mlp       // nil: none
-	share                *nn.Linear // how much of it a token takes, [1, C]
+	selects              *autograd.Param // [1, E], added to scores where experts are chosen; nil: none
+	shared               *mlp            // nil: none
+	share                *nn.Linear      // how much of it a token takes, [1, C]; nil: all
 }
 
 func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 	m := &moe{spec: spec, router: l.linear(layer, arch.Router), gateUp: l.linear(layer, arch.ExpertGateUp), down: l.linear(layer, arch.ExpertDown)}
-	if spec.Shared > 0 {
+	if spec.Select {
+		m.selects = l.take(l.src.At(layer, arch.RouteBias))
+	}
+	if spec.SharedGated {
 		m.share = l.linear(layer, arch.SharedRouter)
-		m.shared = &mlp{&arch.MLP{F: spec.Shared, Act: spec.Act}, l.linear(layer, arch.SharedGate), l.linear(layer, arch.SharedUp), l.linear(layer, arch.SharedDown)}
+	}
+	if spec.Shared > 0 {
+		m.shared = &mlp{spec: &arch.MLP{F: spec.Shared, Act: spec.Act}, up: l.linear(layer, arch.SharedUp), down: l.linear(layer, arch.SharedDown)}
+		if !spec.Ungated {
+			m.shared.gate = l.linear(layer, arch.SharedGate)
+		}
 	}
 	return m
 }
@@ -29,63 +38,104 @@ func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 // every state until it is used.
 func (m *moe) steps() []Step {
 	held := 0
-	steps := []Step{{Linears: []*nn.Linear{m.router}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
+	first := Step{Linears: []*nn.Linear{m.router}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 		return tensors{in[0], m.router.ForwardWide(t, in[0])}
-	}}}
-	if m.shared != nil {
+	}}
+	switch {
+	case m.share != nil:
 		held = 2
-		steps[0] = Step{Linears: []*nn.Linear{m.router, m.share}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
+		first = Step{Linears: []*nn.Linear{m.router, m.share}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 			logits, raw := m.router.ForwardWide(t, in[0]), m.share.ForwardWide(t, in[0])
 			share := t.Act(autograd.ActSpec{Kind: kernels.Sigmoid}, raw, nil)
 			t.Done(raw)
 			return tensors{in[0], share, logits}
 		}}
+	case m.shared != nil:
+		held = 1
 	}
-	steps = append(steps, m.expertSteps(held)...)
+	steps := append([]Step{first}, m.expertSteps(held)...)
 	if m.shared != nil {
 		steps = append(steps, m.sharedSteps()...)
 	}
 	return steps
 }
 
+// route sends tokens to experts by their logits.
+func (m *moe) route(t *autograd.Tape, logits *autograd.Tensor) *autograd.Routed {
+	a := m.spec.Route
+	a.K = m.spec.K
+	if m.selects != nil {
+		a.Bias = m.selects.Buffer
+	}
+	return t.Route(logits, a)
+}
+
 // expertSteps are the routed experts'. They begin with the input, first, and the
 // logits, last, and end with held tensors and the output.
 func (m *moe) expertSteps(held int) []Step {
 	routed := func(in tensors) *autograd.Routed { return autograd.RoutedOf(in[held : len(in)-1]) }
+	act := autograd.ActSpec{Kind: m.spec.Act, Layout: kernels.Halves, ActParams: m.spec.ActParams}
+	switch {
+	case m.spec.Ungated:
+		act.Layout = kernels.Separate
+	case m.spec.InTurn:
+		act.Layout = kernels.Interleaved
+	}
 	return []Step{
 		{Linears: []*nn.Linear{m.gateUp}, Routed: routed, In: func(t *autograd.Tape, in tensors) tensors {
-			r := t.Route(in[len(in)-1], kernels.RouteArgs{Kind: m.spec.Route, K: m.spec.K, Renorm: m.spec.Renorm})
-			return append(join(in[:held], r.Tensors()), t.Rows(in[0], r.Token))
+			r := m.route(t, in[len(in)-1])
+			rows := t.Rows(in[0], r.Token)
+			if m.spec.WeighInput { // there is one choice a token, so that its weight lies where the token does
+				x, w := rows, t.Rows(r.Weight, r.Token)
+				rows = t.Mul(x, w, kernels.ByRow)
+				t.Done(x, w)
+			}
+			return append(join(in[:held], r.Tensors()), rows)
 		}, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 			last := len(in) - 1
 			h := m.gateUp.ForwardExperts(t, in[last], routed(in))
-			a := t.Act(autograd.ActSpec{Kind: m.spec.Act, Layout: kernels.Halves}, h, nil)
+			a := t.Act(act, h, nil)
 			t.Done(h)
 			return join(in[:last], tensors{a})
 		}},
 		{Linears: []*nn.Linear{m.down}, Routed: routed, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 			r := routed(in)
 			rows := m.down.ForwardExpertsWide(t, in[len(in)-1], r)
-			y := t.Combine(rows, r.Place, r.Weight)
+			weight := r.Weight
+			if m.spec.WeighInput {
+				weight = nil
+			}
+			y := t.Combine(rows, r.Place, weight)
 			t.Done(rows)
 			return join(in[:held], tensors{y})
 		}},
 	}
 }
 
-// sharedSteps are the shared expert's, from input, share and the others' output.
+// sharedSteps are the shared expert's, from input, share (where there is one) and
+// the others' output.
 func (m *moe) sharedSteps() []Step {
+	part := float32(1)
+	if m.spec.Average {
+		part = 0.5
+	}
 	return []Step{
 		{Linears: m.shared.readers(), In: func(_ *autograd.Tape, in tensors) tensors {
-			return tensors{in[1], in[2], in[0]}
+			return join(in[1:], in[:1])
 		}, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{in[0], in[1], m.shared.gated(t, in[2])}
+			last := len(in) - 1
+			return join(in[:last], tensors{m.shared.inner(t, in[last])})
 		}},
 		{Linears: []*nn.Linear{m.shared.down}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			whole := m.shared.down.ForwardWide(t, in[2])
-			part := t.Mul(whole, in[0], kernels.ByRow)
-			y := t.Add(in[1], part, 1, 1)
-			t.Done(whole, part)
+			last := len(in) - 1
+			own := m.shared.down.ForwardWide(t, in[last])
+			if m.share != nil {
+				whole := own
+				own = t.Mul(whole, in[0], kernels.ByRow)
+				t.Done(whole)
+			}
+			y := t.Add(in[last-1], own, part, part)
+			t.Done(own)
 			return tensors{y}
 		}},
 	}

@@ -2,10 +2,44 @@ package model
 
 import (
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 )
+
+// position uploads what a pass reads of the positions pos of its tokens, in
+// sequences of lengths span.
+func (m *Model) position(t *autograd.Tape, s *State, pos, span []int32) {
+	s.Ropes = m.angles(t, pos, span)
+	if m.Parts != nil && t.Err() == nil {
+		s.Parts = m.parts(t, s.IDs)
+	}
+	if grow := m.Spec.Temperature; grow.Every > 0 {
+		by := make([]float32, len(pos))
+		for i, p := range pos {
+			by[i] = float32(grow.At(int(p)))
+		}
+		s.Temper = t.Upload(by, len(by))
+	}
+	if m.Spec.Positions > 0 {
+		rows := make([]int32, len(pos))
+		for i, p := range pos {
+			rows[i] = p + int32(m.Spec.PosOffset)
+		}
+		s.Places = t.Upload(rows, len(rows))
+	}
+	if h := len(m.Spec.Slopes); h > 0 {
+		n := int(slices.Max(span))
+		rel := make([]float32, 0, n*h)
+		for distance := range n {
+			for _, slope := range m.Spec.Slopes {
+				rel = append(rel, -slope*float32(distance))
+			}
+		}
+		s.Rel = t.Upload(rel, n, h)
+	}
+}
 
 // angles uploads the model's tables of angles for tokens at positions pos of
 // sequences of lengths span.
@@ -28,10 +62,10 @@ type ropeTable struct {
 }
 
 // rows returns [N, Dim/2, 2] for tokens at positions pos of sequences of
-// lengths span. Dynamic scaling sees each sequence as if it were alone.
+// lengths span. Rules that go by lengths see each sequence as if it were alone.
 func (r *ropeTable) rows(pos, span []int32) []float32 {
 	out, dim := make([]float32, 0, len(pos)*r.spec.Dim), r.spec.Dim
-	if r.spec.Type == "dynamic" {
+	if r.spec.BySpan() {
 		for i, p := range pos {
 			if i == 0 || span[i] != span[i-1] {
 				r.freq, r.mag = r.spec.Angles(int(span[i]))

@@ -34,8 +34,11 @@ func (b *Block) wire(subs []sublayer) {
 	}
 	for i := range subs {
 		w := sequential(subs, i, scale)
-		if b.spec.Parallel {
+		switch {
+		case b.spec.Parallel:
 			w = parallel(subs, i, scale)
+		case b.spec.NormSum:
+			w = normedSum(&subs[i], scale)
 		}
 		b.steps = append(b.steps, w.around(subs[i].body)...)
 		b.pairs = append(b.pairs, pairsOf(subs, i)...)
@@ -70,6 +73,20 @@ func sequential(subs []sublayer, i int, scale float32) wiring {
 			sum := t.Add(block[0], y, 1, scale)
 			t.Done(y)
 			return tensors{sum}
+		},
+	}
+}
+
+// normedSum is the wiring in which a sublayer reads the stream, and the norm of its
+// sum with what the sublayer makes is the stream.
+func normedSum(sub *sublayer, scale float32) wiring {
+	return wiring{
+		held:  1,
+		enter: func(_ *autograd.Tape, in tensors) (tensors, *autograd.Tensor) { return in, in[0] },
+		leave: func(t *autograd.Tape, block tensors, y *autograd.Tensor) tensors {
+			sum := t.Add(block[0], y, 1, scale)
+			t.Done(y)
+			return tensors{sub.after(t, sum)}
 		},
 	}
 }
@@ -147,7 +164,9 @@ func (w wiring) around(b body) []Step {
 					return join(in[:w.held], step.In(t, in[w.held:]))
 				}
 				block, x := w.enter(t, in)
-				return join(block, step.In(t, tensors{x}))
+				all := join(block, step.In(t, tensors{x}))
+				release(t, tensors{x}, join(all, in), nil)
+				return all
 			},
 			Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 				out := step.Forward(t, in[w.held:], s)
@@ -172,7 +191,7 @@ func pairsOf(subs []sublayer, i int) []Pair {
 	sub := &subs[i]
 	var pairs []Pair
 	shared := sharedNorm(subs)
-	if next := sub.body.readers(); sub.pre != nil && sub.pre.Offset == 0 && !shared && next != nil {
+	if next := sub.body.readers(); sub.pre != nil && sub.pre.W != nil && sub.pre.Offset == 0 && !shared && next != nil {
 		steps := sub.body.steps()
 		pairs = append(pairs, Pair{Norm: sub.pre, Next: next, Part: Part{next, func(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
 			return runSteps(t, steps, x, s)

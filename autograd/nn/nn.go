@@ -87,13 +87,15 @@ func (e *Embedding) Forward(t *autograd.Tape, ids *autograd.Tensor) *autograd.Te
 type Norm struct {
 	Path    string
 	Kind    kernels.NormKind
-	W, Bias *autograd.Param // [C] f32; nil: 1 and 0
+	W, Bias *autograd.Param // [C] f32, or [Heads, C]; nil: 1 and 0
+	Heads   int             // > 1: row n is of head n mod Heads
+	Width   int             // C where there is no W; 0: a row of the input
 	Eps     float32
 	Offset  float32 // of the weights: W is used as Offset + W
 }
 
 func (n *Norm) spec() autograd.NormSpec {
-	return autograd.NormSpec{Kind: n.Kind, W: n.W, Bias: n.Bias, Eps: n.Eps, Offset: n.Offset}
+	return autograd.NormSpec{Kind: n.Kind, W: n.W, Bias: n.Bias, Heads: n.Heads, Width: n.Width, Eps: n.Eps, Offset: n.Offset}
 }
 
 // Forward normalises the rows of x, or the heads of C elements in them, for

@@ -65,7 +65,7 @@ func TestCutInUse(t *testing.T) {
 		defer formats.CatchFaults(&err)()
 		return stages.ExportSafetensors(t.Context(), dry.New(dry.Options{}), m, filepath.Join(dir, "out"), "F32", func(done, total int64) {
 			_ = os.Truncate(filepath.Join(m, "model.safetensors"), 4096)
-		})
+		}, nil)
 	}()
 	if fail.Code(err) != 3 || !strings.Contains(err.Error(), "model.safetensors") {
 		t.Errorf("a copy: %v", err)

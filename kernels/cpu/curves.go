@@ -27,6 +27,8 @@ func curveOf(a *kernels.ActArgs) func(v, s, x []float32) {
 		return curve64(xielu(a.ActParams))
 	case kernels.ClampedSwiGLU:
 		return curve64(swish(float64(a.Alpha), limitOf(a.Limit)))
+	case kernels.Clip:
+		return clip(float32(limitOf(a.Limit)))
 	}
 	panic(fmt.Sprintf("cpu: act: no activation %d", a.Kind))
 }
@@ -40,6 +42,17 @@ func relu(v, s, x []float32) {
 			v[i], s[i] = x, x
 		default:
 			v[i], s[i] = 0, 0
+		}
+	}
+}
+
+func clip(limit float32) func(v, s, x []float32) {
+	return func(v, s, x []float32) {
+		for i, x := range x {
+			v[i], s[i] = min(max(x, -limit), limit), 1
+			if x > limit || x < -limit {
+				s[i] = 0
+			}
 		}
 	}
 }

@@ -143,6 +143,8 @@ func act64(a *kernels.ActArgs, g, u float64) float64 {
 			return u * (float64(a.AlphaP)*g*g + float64(a.Beta)*g)
 		}
 		return u * (float64(a.AlphaN)*(math.Exp(math.Min(g, float64(a.Eps)))-1-g) + float64(a.Beta)*g)
+	case kernels.Clip:
+		return u * math.Max(-float64(a.Limit), math.Min(g, float64(a.Limit)))
 	case kernels.ClampedSwiGLU:
 		g, u = math.Min(g, float64(a.Limit)), math.Max(-float64(a.Limit), math.Min(u, float64(a.Limit)))
 		return g * sigma(float64(a.Alpha)*g) * (u + 1)
@@ -150,11 +152,11 @@ func act64(a *kernels.ActArgs, g, u float64) float64 {
 	panic("no such activation")
 }
 
-// actParams are the numbers of the models that have any: gpt-oss and Apertus.
+// actParams are the numbers of the models that have any: gpt-oss, Apertus and OLMo.
 var actParams = kernels.ActParams{Limit: 2, Alpha: 1.702, AlphaP: 0.8, AlphaN: 0.9, Beta: 0.5, Eps: -1e-6}
 
 func testAct(s *suite) {
-	for k := kernels.SiLU; k <= kernels.ClampedSwiGLU; k++ {
+	for k := kernels.SiLU; k <= kernels.Clip; k++ {
 		for _, c := range []struct{ n, f int }{{1, 1}, {3, 17}, {7, 1536}, {0, 4}} {
 			for _, layout := range []kernels.ActLayout{kernels.Separate, kernels.Halves, kernels.Interleaved} {
 				a := kernels.ActArgs{Kind: k, Layout: layout, ActParams: actParams, N: c.n, F: c.f}
@@ -192,7 +194,7 @@ func (s *suite) act(a kernels.ActArgs, gated bool) {
 		}
 		const h = 1e-6
 		for _, kink := range []float64{0, float64(a.Limit)} { // stay off the places without a slope
-			if math.Abs(g[i]-kink) < 1e-4 {
+			if math.Abs(math.Abs(g[i])-kink) < 1e-4 {
 				g[i] += 1e-3
 			}
 			if math.Abs(math.Abs(up[i])-kink) < 1e-4 {

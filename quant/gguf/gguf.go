@@ -58,6 +58,7 @@ type Report struct {
 	NoImportance  []string `json:"no_importance,omitempty"`  // quantized without, though a matrix is given
 	UnusedEntries []string `json:"unused_entries,omitempty"` // of the matrix: no tensor has the name
 	NeedsImatrix  bool     `json:"needs_imatrix,omitempty"`  // the real run will refuse
+	LeftOut       string   `json:"left_out,omitempty"`       // other parts of a larger model, in words
 }
 
 // BitsPerWeight is the mean over all tensors.
@@ -65,11 +66,14 @@ func (r *Report) BitsPerWeight() float64 {
 	return float64(r.Bytes) * 8 / float64(max(r.Elements, 1))
 }
 
-// Notes say, one a line, what an importance matrix did not do: matrices that were
-// quantized without it, and entries of it that no tensor has. The embedding never
+// Notes say, one a line, which parts of a larger model are left out, and what an
+// importance matrix did not do: matrices that were quantized without it, and entries of it that no tensor has. The embedding never
 // has one: its rows are looked up.
 func (r *Report) Notes() []string {
 	var out []string
+	if r.LeftOut != "" {
+		out = append(out, r.LeftOut)
+	}
 	without := slices.DeleteFunc(slices.Clone(r.NoImportance), func(n string) bool { return categorize(n) == catEmbedding })
 	if n := len(without); n > 0 {
 		out = append(out, fmt.Sprintf("no importance for %d of %d tensors: %s", n, len(r.Tensors), someOf(without)))
@@ -95,6 +99,7 @@ type input struct {
 	kv      []formats.KV
 	tensors []MixTensor           // types as a conversion to GGUF would give them
 	stored  map[string]dtype.Type // types as they lie in the file
+	leftOut string                // what a GGUF has no place for, in words
 	read    func(name string) ([]byte, error)
 	create  func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error)
 	close   func() error
@@ -186,6 +191,9 @@ func planTypes(in *input, o *Options) ([]Choice, *Report, error) {
 		return nil, nil, err
 	}
 	rep, err := describe(in, choices, o)
+	if rep != nil {
+		rep.LeftOut = in.leftOut
+	}
 	return choices, rep, err
 }
 

@@ -175,7 +175,7 @@ func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 			if err := atomic.RemoveAll(out); err != nil { // finished, but killed before it was recorded
 				return err
 			}
-			err = ExportSafetensors(ctx, x.Device(), src, out, typ, x.Progress("bytes"))
+			err = ExportSafetensors(ctx, x.Device(), src, out, typ, x.Progress("bytes"), func(text string) { notes = append(notes, text) })
 		} else {
 			f, notes, err = exportGGUF(ctx, x, o, src, out, typ, im)
 		}
@@ -229,7 +229,7 @@ func (o *Export) gguf(typ string) (*gguf.Options, error) {
 
 // ExportSafetensors writes a model as a plain Hugging Face folder whose
 // matrices are f32, f16 or bf16; quantized ones are decoded.
-func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ string, progress func(done, total int64)) error {
+func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ string, progress func(done, total int64), note func(string)) error {
 	t, err := floatType(typ)
 	if err != nil {
 		return err
@@ -239,6 +239,9 @@ func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ
 		return err
 	}
 	defer src.Close()
+	if text := src.CarriedNote(false); text != "" {
+		noteTo(note)(text)
+	}
 	files, err := modelFiles(src)
 	if err != nil {
 		return err
@@ -377,7 +380,10 @@ func exportedTypes(o *Export, from *arch.Source, typ string) (map[string]dtype.T
 		to[c.Name] = c.To
 	}
 	for _, t := range from.Tensors() {
-		out[t.Name] = to[t.AsGGUF()[0].Name]
+		out[t.Name] = t.Type // a number among the keys
+		if files := t.AsGGUF(); len(files) > 0 {
+			out[t.Name] = to[files[0].Name]
+		}
 	}
 	return out, nil
 }

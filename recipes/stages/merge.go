@@ -142,6 +142,9 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 		return nil, err
 	}
 	gguf := filepath.Ext(o.Output) == ".gguf"
+	if text := src.CarriedNote(gguf); text != "" {
+		note(text)
+	}
 	var tok *tokenizer.Tokenizer // of a GGUF always: without one no program can use it
 	if gguf || hasTokenizer(src) {
 		if tok, err = servedTokenizer(src, o.Adapters, note); err != nil {

@@ -211,7 +211,7 @@ func (o *Quantize) Job(path string) quant.FolderJob {
 		Samples: o.Samples, Ignore: o.Ignore, AllowRequantize: o.AllowRequantize}
 	job.Options = o.own()
 	job.Search = string(o.Search)
-	job.Overrides, _ = quant.ParseOverrides(o.Overrides) // checked when they were filled
+	job.Overrides, _ = quant.ParseOverrides(o.Overrides)            // checked when they were filled
 	if t, err := storageType(o.KeepDType); err == nil && t != nil { // an enum
 		job.Keep = &t.Kind
 	}
@@ -356,6 +356,9 @@ type Quantization struct {
 // those of the usual programs that do.
 func (q *Quantization) job(src *arch.Source) (quant.FolderJob, error) {
 	job := q.Options.Job(q.Output)
+	if text := src.CarriedNote(false); text != "" {
+		noteTo(q.Note)(text)
+	}
 	if !q.AnyFor {
 		return job, nil
 	}
@@ -458,6 +461,9 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 		s.Note("groups of %d; %d matrices, %d left as they are", plan.Group, len(plan.Layers), len(plan.Kept))
 	} else {
 		s.Note("%d matrices, %d left as they are", len(plan.Layers), len(plan.Kept))
+	}
+	if text := src.CarriedNote(false); text != "" {
+		s.Note("%s", text)
 	}
 	if by := plan.RefusedBy(); len(by) > 0 {
 		s.Note("%s will not load it", strings.Join(by, ", "))

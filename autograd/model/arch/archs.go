@@ -15,7 +15,7 @@ import (
 type Arch struct {
 	Name string   // the key of the table, and model_type in config.json
 	HF   []string // architectures in config.json
-	GGUF string   // general.architecture
+	GGUF string   // general.architecture; "": llama.cpp has no such architecture, and GGUFSpec and KV are nil
 	// IsGGUF says, where several architectures share GGUF, that a file is of this
 	// one; nil: where it is of no other.
 	IsGGUF func(m *Metadata) bool
@@ -27,9 +27,29 @@ type Arch struct {
 	Rules func(s *Spec) []Rule
 	// KV is the metadata a GGUF of this architecture carries after general.*.
 	KV func(s *Spec) []formats.KV
+	// NoGGUF says what a model of this shape has that a GGUF of this architecture
+	// cannot say, "" for nothing; nil: nothing but what is read back otherwise.
+	NoGGUF func(s *Spec) string
+	// Untruncated is set where yarn's correction range is fractional in all models,
+	// which a GGUF does not say.
+	Untruncated bool
 	// Config is what config.json says about a model of this shape, for
 	// folders written from a GGUF.
 	Config func(s *Spec) []formats.KV
+	// Read completes the Spec with what files of Hugging Face keep in tensors and
+	// GGUF among its keys; nil: nothing.
+	Read func(s *Source) error
+	// PartRotates is set where config.json can say that a part of a head rotates.
+	PartRotates bool
+	// Carried are what names of tensors begin with in Hugging Face folders that
+	// belong to other parts of a larger model, such as one that sees images.
+	// They are not run; who writes the model takes them along unchanged.
+	Carried []string
+	// Folds is set where GGUF has the factors of a Spec's layers in the weights.
+	Folds bool
+	// Drops are what names of tensors begin with in Hugging Face folders that
+	// Transformers, too, does not load: extra layers that guess further tokens.
+	Drops []string
 }
 
 // archs is the table. A new architecture is one line here and one file.
@@ -40,9 +60,78 @@ var archs = []*Arch{
 	&qwen3moe,
 	&qwen2moe,
 	&mixtral,
+	&deepseek2,
+	&deepseek3,
+	&glm4moelite,
+	&olmoe,
+	&granitemoe,
+	&gptoss,
+	&phimoe,
+	&glm4moe,
+	&solaropen,
+	&dots1,
+	&exaonemoe,
+	&ernie45moe,
+	&minimaxm2,
+	&hyv3,
+	&afmoe,
+	&cohere2moe,
+	&hunyuanmoe,
+	&minicpm3,
+	&mistral4,
+	&dbrx,
+	&llama4,
 	&olmo2,
 	&cohere,
 	&gemma2,
+	&starcoder2,
+	&phi,
+	&stablelm,
+	&nemotron,
+	&arcee,
+	&apertus,
+	&gptNeoX,
+	&falcon,
+	&gptJ,
+	&mpt,
+	&bloom,
+	&gptBigCode,
+	&gpt2,
+	&opt,
+	&mistral,
+	&ministral,
+	&ministral3,
+	&mistral3,
+	&seedOss,
+	&smollm3,
+	&hunyuanDense,
+	&granite,
+	&gemma,
+	&gemma3,
+	&vaultGemma,
+	&gemma4,
+	&cohere2,
+	&exaone4,
+	&glm4,
+	&phi3,
+	&olmo,
+	&olmo3,
+	&ernie45,
+	&qwen2VL,
+	&lfm2,
+	&lfm2moe,
+	&qwen3next,
+	&qwen35,
+	&qwen35moe,
+	&qwen35VL,
+	&qwen35moeVL,
+	&olmoHybrid,
+	&mamba2,
+	&jamba,
+	&falconH1,
+	&nemotronH,
+	&nemotronHMoE,
+	&graniteHybrid,
 }
 
 func byHF(name, modelType string) *Arch {
@@ -73,7 +162,7 @@ func (a *Arch) goesWith(class, modelType string) bool {
 func byGGUF(name string, m *Metadata) (found *Arch) {
 	for _, a := range archs {
 		switch {
-		case a.GGUF != name:
+		case a.GGUF != name || name == "":
 		case a.IsGGUF == nil:
 			found = cmp.Or(found, a)
 		case a.IsGGUF(m):
@@ -105,6 +194,7 @@ func unknown(name, what string, ours func(*Arch) []string) error {
 	for _, a := range archs {
 		names = append(names, ours(a)...)
 	}
+	names = slices.DeleteFunc(names, func(n string) bool { return n == "" })
 	near := ""
 	if n := fail.Nearest(name, names); n != "" {
 		near = "; did you mean " + n + "?"

@@ -3,7 +3,10 @@ package arch
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
+	"strconv"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -17,7 +20,7 @@ type Config struct {
 
 func parseConfig(data []byte) (*Config, error) {
 	c := &Config{}
-	if err := json.Unmarshal(data, &c.raw); err != nil {
+	if err := json.Unmarshal(formats.FiniteJSON(data), &c.raw); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	return c, nil
@@ -68,6 +71,70 @@ func (c *Config) assume(defaults map[string]string) {
 	}
 }
 
+// rename gives a key that is absent the value of another name of it.
+func (c *Config) rename(old, key string) {
+	if raw, has := c.raw[old]; has && c.raw[key] == nil {
+		c.raw[key] = raw
+	}
+}
+
+// text is what is said about the half of a larger model that reads text, or c
+// where the model is that half alone. Whether it is tied is said of the whole.
+func (c *Config) text() *Config {
+	inner, ok := get[map[string]json.RawMessage](c, "text_config")
+	if !ok {
+		return c
+	}
+	t := &Config{raw: maps.Clone(inner), err: c.err}
+	if tied, has := c.raw["tie_word_embeddings"]; has {
+		t.raw["tie_word_embeddings"] = tied
+	}
+	return t
+}
+
+// windowed says which of n layers attend to a window: those that layer_types
+// calls sliding, or where it is absent those for which local says so.
+func (c *Config) windowed(n int, local func(layer int) bool) []bool {
+	if n < 0 || n > maxLayers { // as decoderSpec reports
+		return nil
+	}
+	types, ok := get[[]string](c, "layer_types")
+	if ok && len(types) != n {
+		c.fail("layer_types", "has %d layers, the model %d", len(types), n)
+		return nil
+	}
+	out := make([]bool, n)
+	for i := range out {
+		switch {
+		case !ok:
+			out[i] = local(i)
+		case types[i] == "sliding_attention":
+			out[i] = true
+		case types[i] != "full_attention":
+			c.lack("layer_types", "layer %d is %q; known: full_attention, sliding_attention", i, types[i])
+		}
+	}
+	return out
+}
+
+// lastFull are layers of which the last of every n sees everything, the others
+// a window; n below 1: all see everything.
+func lastFull(n int) func(layer int) bool {
+	return func(layer int) bool { return n > 0 && (layer+1)%n != 0 }
+}
+
+// window is the size of the windows that layers have; 0 where none has one.
+func (c *Config) window(local []bool) int {
+	if !slices.Contains(local, true) {
+		return 0
+	}
+	n := c.Int(0, "sliding_window")
+	if n < 1 {
+		c.fail("sliding_window", "is %d or missing, but some layers attend to a window", n)
+	}
+	return n
+}
+
 // Int returns an integer key, or d when it is absent; d < 0 makes it required.
 func (c *Config) Int(d int, keys ...string) int {
 	v, ok := get[float64](c, keys...)
@@ -81,6 +148,25 @@ func (c *Config) Int(d int, keys ...string) int {
 		c.fail(keys[0], "found %g, want an integer", v)
 	}
 	return int(v)
+}
+
+// pythonFloat is a number that may be infinite: {"__float__": "Infinity"}.
+type pythonFloat float64
+
+// UnmarshalJSON reads a number or the object that stands for one.
+func (f *pythonFloat) UnmarshalJSON(b []byte) error {
+	var x struct {
+		Float string `json:"__float__"`
+	}
+	if err := json.Unmarshal(b, (*float64)(f)); err == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, &x); err != nil {
+		return err
+	}
+	v, err := strconv.ParseFloat(x.Float, 64)
+	*f = pythonFloat(v)
+	return err
 }
 
 // Float returns a number, or d when it is absent.
@@ -114,12 +200,14 @@ func (c *Config) Act(keys ...string) kernels.ActKind {
 		return kernels.SiLU
 	case "gelu":
 		return kernels.GELU
-	case "gelu_pytorch_tanh", "gelu_new":
+	case "gelu_pytorch_tanh", "gelu_new", "gelu_fast":
 		return kernels.GELUTanh
 	case "relu":
 		return kernels.ReLU
+	case "relu2":
+		return kernels.ReLU2
 	default:
-		c.lack(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, relu", name)
+		c.lack(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2", name)
 	}
 	return kernels.SiLU
 }
@@ -130,8 +218,10 @@ type Metadata struct {
 	kv     map[string]any
 	shapes map[string][]int64 // tensors present, by GGUF name
 	freqs  []float64          // rope_freqs.weight
-	asked  map[string]bool    // keys that were read
-	err    error
+	// rope_factors_short.weight, rope_factors_long.weight
+	short, long []float64
+	asked       map[string]bool // keys that were read
+	err         error
 }
 
 func newMetadata(prefix string, kvs []formats.KV) *Metadata {
@@ -197,12 +287,95 @@ func (m *Metadata) Int(d int, key string) int {
 	return int(f)
 }
 
+// ints is a list of whole numbers in a GGUF.
+func ints(v any) ([]int, bool) {
+	switch x := v.(type) {
+	case []int8:
+		return whole(x), true
+	case []uint8:
+		return whole(x), true
+	case []int16:
+		return whole(x), true
+	case []uint16:
+		return whole(x), true
+	case []int32:
+		return whole(x), true
+	case []uint32:
+		return whole(x), true
+	case []int64:
+		return whole(x), true
+	case []uint64:
+		return whole(x), true
+	}
+	return nil, false
+}
+
+func whole[T int8 | uint8 | int16 | uint16 | int32 | uint32 | int64 | uint64](x []T) []int {
+	out := make([]int, len(x))
+	for i, v := range x {
+		out[i] = int(v)
+	}
+	return out
+}
+
+// perLayer reads a key that states one number, or one for each of n layers; d
+// when absent, d < 0 makes it required.
+func (m *Metadata) perLayer(d, n int, key string) []int {
+	list, ok := ints(m.kv[m.prefix+"."+key])
+	m.asked[key] = true
+	if ok && len(list) != n {
+		m.fail(key, "has %d entries for %d layers", len(list), n)
+	}
+	if ok {
+		return append(list, make([]int, n)...)[:n]
+	}
+	return slices.Repeat([]int{m.Int(d, key)}, n)
+}
+
 // String returns a string key below the prefix; d when absent.
 func (m *Metadata) String(d, key string) string {
 	if s, ok := m.kv[m.prefix+"."+key].(string); ok {
 		return s
 	}
 	return d
+}
+
+// Bool returns a flag below the prefix; d when absent.
+func (m *Metadata) Bool(d bool, key string) bool {
+	m.asked[key] = true
+	v, ok := m.kv[m.prefix+"."+key]
+	if !ok {
+		return d
+	}
+	b, ok := v.(bool)
+	if !ok && m.err == nil {
+		m.err = fmt.Errorf("%s.%s: found %T, want a flag", m.prefix, key, v)
+	}
+	return b
+}
+
+// windowed says which of n layers attend to a window: as the list or the period
+// in attention.sliding_window_pattern says, whose last layer sees everything, or
+// where it is absent as period does.
+func (m *Metadata) windowed(n, period int) []bool {
+	if n < 0 || n > maxLayers {
+		return nil
+	}
+	const key = "attention.sliding_window_pattern"
+	m.asked[key] = true
+	list, ok := m.kv[m.prefix+"."+key].([]bool)
+	if ok && len(list) != n {
+		m.fail(key, "has %d layers, the model %d", len(list), n)
+		return nil
+	}
+	if ok {
+		return list
+	}
+	out, local := make([]bool, n), lastFull(m.Int(period, key))
+	for i := range out {
+		out[i] = local(i)
+	}
+	return out
 }
 
 // Has reports whether the file holds the tensor.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
@@ -28,8 +29,10 @@ func (d *Dense) gguf() bool { return strings.EqualFold(filepath.Ext(d.Path), ".g
 // TypeOf is the type a tensor is written as, and why.
 func (d *Dense) TypeOf(t *Tensor) (dtype.Type, string) {
 	switch now := t.Type; {
-	case t.Vector && d.gguf():
-		return dtype.Of(dtype.F32), "vectors of a GGUF are F32"
+	case t.Role == Carried && isDense(now):
+		return now, "carried along unchanged"
+	case (t.Vector || t.Role.IsState()) && d.gguf():
+		return dtype.Of(dtype.F32), "vectors, convolutions and scans of a GGUF are F32"
 	case d.Type != nil && (!t.Vector || now.Kind.IsFloat()):
 		return *d.Type, "asked for"
 	case isDense(now):
@@ -44,7 +47,13 @@ func isDense(t dtype.Type) bool {
 }
 
 // Plan lists what writing src's tensors to d will make. It reads no weights.
-func (d *Dense) Plan(src *Source) []Out { return src.Plan(d.TypeOf) }
+func (d *Dense) Plan(src *Source) []Out {
+	plan := src.Plan(d.TypeOf)
+	if d.gguf() { // which has no place for other parts
+		plan = slices.DeleteFunc(plan, func(o Out) bool { return o.Role == Carried })
+	}
+	return plan
+}
 
 // Write copies src to d tensor by tensor, as Copy does with dev and e. A write that ctx
 // ends goes on where it was at the next call; any other error removes it.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels"
 )
 
 // mixtral is Llama with experts in place of each feed-forward part. In GGUF both
@@ -18,19 +19,19 @@ var mixtral = Arch{
 			c.lack("sliding_window", "sliding attention of Mixtral is not supported")
 		}
 		s, err := decoderSpec(c, "mixtral", func(*Attention, *MLP) {})
-		s.withExperts(MoE{E: c.Int(-1, "num_local_experts"), K: c.Int(-1, "num_experts_per_tok"), Renorm: true})
+		s.withExperts(MoE{E: c.Int(-1, "num_local_experts"), K: c.Int(-1, "num_experts_per_tok"), Route: kernels.RouteArgs{Renorm: true}}, nil)
 		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, err := decoderGGUF(m)
 		e := m.experts()
-		s.Arch, e.Renorm = "mixtral", true
-		s.withExperts(e)
+		s.Arch, e.Route.Renorm = "mixtral", true
+		s.withExperts(e, nil)
 		return s, err
 	},
 	Rules: func(s *Spec) []Rule {
 		names := usualNames
-		names.experts = expertNames{"block_sparse_moe.gate", "block_sparse_moe.experts.%d.w1", "block_sparse_moe.experts.%d.w3", "block_sparse_moe.experts.%d.w2"}
+		names.experts = sparseBlock
 		return namedRules(s, true, names)
 	},
 	KV: func(s *Spec) []formats.KV { return decoderKV(s, "llama") },
@@ -39,3 +40,8 @@ var mixtral = Arch{
 			formats.KV{Key: "num_local_experts", Value: s.moe().E}, formats.KV{Key: "num_experts_per_tok", Value: s.moe().K})
 	},
 }
+
+// sparseBlock are the names that Mixtral and its likes have in files.
+var sparseBlock = expertNames{router: "mlp.gate", experts: "mlp.experts", fileRouter: "block_sparse_moe.gate",
+	gate: "block_sparse_moe.experts.%d.w1.weight", up: "block_sparse_moe.experts.%d.w3.weight", down: "block_sparse_moe.experts.%d.w2.weight",
+	selects: "block_sparse_moe.e_score_correction_bias"}

@@ -1,6 +1,9 @@
 package arch
 
 import (
+	"cmp"
+	"encoding/json"
+
 	"github.com/tunekit/tunekit/formats"
 )
 
@@ -9,13 +12,29 @@ var qwen2 = Arch{
 	Name: "qwen2", HF: []string{"Qwen2ForCausalLM"}, GGUF: "qwen2",
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "32"})
-		if c.Bool(false, "use_sliding_window") {
-			c.lack("use_sliding_window", "sliding attention of Qwen2 is not supported")
-		}
-		return decoderSpec(c, "qwen2", func(a *Attention, _ *MLP) { a.Bias = true })
+		s, err := decoderSpec(c, "qwen2", func(a *Attention, _ *MLP) { a.Bias = true })
+		s.lateWindows(c)
+		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: decoderGGUF,
 	Rules:    func(s *Spec) []Rule { return decoderRules(s, false) },
 	KV:       func(s *Spec) []formats.KV { return decoderKV(s, "qwen2") },
 	Config:   func(s *Spec) []formats.KV { return decoderConfig(s, "Qwen2ForCausalLM", "qwen2") },
+}
+
+// lateWindows gives a window to the layers of a Qwen that have one where
+// use_sliding_window asks for any: those that layer_types names, or all from
+// max_window_layers on.
+func (s *Spec) lateWindows(c *Config) {
+	late := func(int) bool { return false }
+	if c.Bool(false, "use_sliding_window") {
+		c.assume(map[string]string{"sliding_window": "4096", "max_window_layers": "28"})
+		first, size := c.Int(28, "max_window_layers"), c.Int(0, "sliding_window")
+		late = func(i int) bool { return i >= first && size > 0 }
+	} else {
+		c.raw["sliding_window"] = json.RawMessage("null")
+	}
+	local := c.windowed(len(s.Layers), late)
+	window := c.window(local)
+	s.vary(local, func(a *Attention) { a.Window = window })
 }

@@ -1,6 +1,8 @@
 package arch
 
 import (
+	"cmp"
+
 	"github.com/tunekit/tunekit/formats"
 )
 
@@ -9,11 +11,10 @@ var qwen3 = Arch{
 	Name: "qwen3", HF: []string{"Qwen3ForCausalLM"}, GGUF: "qwen3",
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "32", "head_dim": "128"})
-		if c.Bool(false, "use_sliding_window") {
-			c.lack("use_sliding_window", "sliding attention of Qwen3 is not supported")
-		}
 		bias := c.Bool(false, "attention_bias")
-		return decoderSpec(c, "qwen3", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = PerHead, bias, bias })
+		s, err := decoderSpec(c, "qwen3", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = PerHead, bias, bias })
+		s.lateWindows(c)
+		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: decoderGGUF,
 	Rules:    func(s *Spec) []Rule { return decoderRules(s, false) },

@@ -4,31 +4,27 @@ import (
 	"cmp"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels"
 )
 
 // qwen3moe is Qwen3 with experts in place of each feed-forward part.
 var qwen3moe = Arch{
 	Name: "qwen3_moe", HF: []string{"Qwen3MoeForCausalLM"}, GGUF: "qwen3moe",
 	Spec: func(c *Config) (Spec, error) {
-		if dense, _ := get[[]int](c, "mlp_only_layers"); len(dense) > 0 || c.Int(1, "decoder_sparse_step") != 1 {
-			c.lack("mlp_only_layers, decoder_sparse_step", "layers without experts are not supported")
-		}
-		if !c.Bool(false, "norm_topk_prob") {
-			c.lack("norm_topk_prob", "found false: weights of experts that do not sum to 1 are not supported")
-		}
 		if c.Bool(false, "use_sliding_window") {
 			c.lack("use_sliding_window", "sliding attention of Qwen3 is not supported")
 		}
 		bias := c.Bool(false, "attention_bias")
 		s, err := decoderSpec(c, "qwen3_moe", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = PerHead, bias, bias })
-		s.withExperts(MoE{E: c.Int(-1, "num_experts", "num_local_experts"), K: c.Int(-1, "num_experts_per_tok"), F: c.Int(-1, "moe_intermediate_size"), Renorm: true})
+		s.withExperts(MoE{E: c.Int(-1, "num_experts", "num_local_experts"), K: c.Int(-1, "num_experts_per_tok"), F: c.Int(-1, "moe_intermediate_size"),
+			Route: kernels.RouteArgs{Renorm: c.Bool(false, "norm_topk_prob")}}, c.sparseSteps())
 		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, err := decoderGGUF(m)
 		e := m.experts()
-		s.Arch, e.Renorm = "qwen3_moe", true
-		s.withExperts(e)
+		s.Arch, e.Route.Renorm = "qwen3_moe", true
+		s.withExperts(e, nil)
 		return s, err
 	},
 	Rules: func(s *Spec) []Rule { return decoderRules(s, false) },
@@ -37,6 +33,6 @@ var qwen3moe = Arch{
 		m := s.moe()
 		return append(decoderConfig(s, "Qwen3MoeForCausalLM", "qwen3_moe"), formats.KV{Key: "attention_bias", Value: s.Attention().Bias},
 			formats.KV{Key: "num_experts", Value: m.E}, formats.KV{Key: "num_experts_per_tok", Value: m.K},
-			formats.KV{Key: "moe_intermediate_size", Value: m.F}, formats.KV{Key: "norm_topk_prob", Value: true})
+			formats.KV{Key: "moe_intermediate_size", Value: m.F}, formats.KV{Key: "norm_topk_prob", Value: m.Route.Renorm})
 	},
 }

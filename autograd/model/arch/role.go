@@ -7,34 +7,83 @@ type Role uint8
 
 // The roles. A bias has the role of what it is added to, and Rule.Bias set.
 const (
-	None      Role = iota // no part: the absence of one
-	Embed                 // token embedding
-	Head                  // output layer
-	FinalNorm             // before the head
+	None       Role = iota // no part: the absence of one
+	Embed                  // token embedding
+	EmbedNorm              // behind it
+	Position               // embedding of positions
+	ProjectIn              // from the width of the embedding to that of the blocks, and
+	ProjectOut             // back, before the head
+	Head                   // output layer
+	FinalNorm              // before the head
 
 	AttnNorm     // before attention
 	PostAttnNorm // behind it
 	Q
 	K
 	V
+	QKV // q, k and v in one
 	O
 	QNorm // of queries, and
 	KNorm // of keys
+	Sinks // scores of attention that have no value
+
+	AttnGate // whose sigmoid multiplies what attention makes
+
+	QA     // to the latent of queries
+	QANorm // of that latent
+	QB     // from it to the queries
+	KVA    // to the latent of keys and values, and the rotated part of keys
+	KVANorm
+	KVB
 
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
+
+	PartEmbed   // embedding of tokens for every layer
+	PartProject // from the embedding to what every layer gets
+	PartNorm    // behind that
+	PartGate    // from the stream to a layer's own part
+	PartBack    // and back
+	PostPartNorm
+	LayerScale // factor on what leaves a layer
+
 	Gate
 	Up
+	GateUp // gate and up in one
 	Down
 
+	ActPos  // numbers of an activation: see XIELU
+	ActNeg  //
+	ActBeta // these two are not trained
+	ActEps
+
 	Router       // scores of experts
+	RouteBias    // of those scores where experts are chosen; it never weighs
 	ExpertGateUp // of all experts, gate rows before up rows
 	ExpertDown   // of all experts
+
+	MixIn     // of a mixer with a state: what it convolves, and maybe more
+	MixGate   // gate of its output
+	MixBeta   // how much of a token a delta rule writes
+	MixDecay  // how much of its state a delta rule keeps
+	MixOut    // its output
+	MixNorm   // norm of its output, by head or group
+	Conv      // its causal convolution, [channels, taps]
+	ALog      // logs of its rates of decay
+	DtBias    // of its time steps
+	Skip      // how much of its input a selective scan passes on
+	StepParts // time step, input and output of a selective scan (Mamba-1)
+	StepUp    // time steps of all channels from those of low rank
+	StepNorm  // of the low-rank time step,
+	BNorm     // of the scan's input
+	CNorm     // and of its output
 
 	SharedRouter // the weight of the expert that serves every token
 	SharedGate   // of that expert
 	SharedUp
 	SharedDown
+
+	Carried // of a part of a larger model that is not run
 
 	numRoles
 )
@@ -43,16 +92,24 @@ const (
 type class uint8
 
 const (
-	table  class = iota // looked up by row, a matrix outside the blocks, or a router
+	table  class = iota // looked up by row, a matrix outside the blocks, a number that is trained, or a small map that stays as it is
 	linear              // a linear map of a block
 	norm                // weights of a normalisation
+	filter              // weights of a convolution
+	state               // numbers of a scan
+	fixed               // a number that training leaves alone
 )
 
 var classes = [numRoles]class{
-	Embed: table, Head: table, FinalNorm: norm,
-	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, O: linear, QNorm: norm, KNorm: norm,
-	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, Down: linear,
-	Router: table, ExpertGateUp: linear, ExpertDown: linear,
+	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
+	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
+	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear,
+	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, GateUp: linear, Down: linear,
+	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
+	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
+	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
+	MixIn: linear, MixGate: linear, MixBeta: linear, MixDecay: linear, MixOut: linear, MixNorm: norm,
+	Conv: filter, ALog: state, DtBias: state, Skip: state, StepParts: linear, StepUp: table, StepNorm: norm, BNorm: norm, CNorm: norm,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }
 
@@ -63,5 +120,10 @@ func (r Role) IsLinear() bool { return classes[r] == linear }
 // IsNorm reports whether the role is that of a normalisation.
 func (r Role) IsNorm() bool { return classes[r] == norm }
 
-// Decays reports whether weight decay applies to weights of the role.
-func (r Role) Decays() bool { return !r.IsNorm() }
+// IsState reports whether the role is that of a convolution or of a scan, which
+// work with float32 weights.
+func (r Role) IsState() bool { return classes[r] == filter || classes[r] == state }
+
+// Decays reports whether weight decay applies to weights of the role: rates of
+// decay and time steps are no sizes that should shrink.
+func (r Role) Decays() bool { return !r.IsNorm() && classes[r] != state && classes[r] != fixed }

@@ -12,22 +12,29 @@ import (
 type RopeSpec struct {
 	Dim    int // elements of a head that rotate
 	Base   float64
-	Type   string  // "" (plain), linear, dynamic, yarn, llama3
+	Type   string  // "" (plain), linear, dynamic, yarn, llama3, longrope
 	Factor float64 // context extension
 	// llama3
 	LowFreq, HighFreq float64
-	// yarn, llama3: context length before extension
+	// yarn, llama3, longrope: context length before extension
 	OrigMax int
 	// AttnFactor is the factor on cosines and sines; 0: that of the type, which
-	// is 1 but for yarn.
+	// is 1 but for yarn and longrope.
 	AttnFactor float64
 	// yarn
 	BetaFast, BetaSlow float64
 	MScale, MScaleAll  float64
 	NoTruncate         bool // keep the correction range fractional
+	// longrope: divisors of the plain frequencies in sequences of up to OrigMax
+	// tokens, and in longer ones
+	Short, Long []float64
 	// Factors divide the plain frequencies element by element (rope_freqs of
 	// GGUF files), before the rule.
 	Factors []float64
+
+	// Sections are the numbers of angles of each of three positions (mrope), which
+	// are the same one in text; nil: there is one position.
+	Sections []int
 
 	MaxPos int // the model's context length, for dynamic
 }
@@ -47,8 +54,10 @@ func (r *RopeSpec) check() error {
 		if !(r.LowFreq > 0 && r.HighFreq > r.LowFreq) || r.OrigMax <= 0 {
 			return fmt.Errorf("llama3 rope scaling needs 0 < low_freq_factor < high_freq_factor and original_max_position_embeddings, has %g, %g, %d", r.LowFreq, r.HighFreq, r.OrigMax)
 		}
+	case "longrope":
+		return r.checkLong()
 	default:
-		return lack{fmt.Errorf("rope scaling %q is not supported; known: default, linear, dynamic, yarn, llama3", r.Type)}
+		return lack{fmt.Errorf("rope scaling %q is not supported; known: default, linear, dynamic, yarn, llama3, longrope", r.Type)}
 	}
 	if !(r.Factor >= 1) || math.IsInf(r.Factor, 0) {
 		return fmt.Errorf("rope scaling factor of %s is %g, want 1 or more", r.Type, r.Factor)
@@ -56,9 +65,29 @@ func (r *RopeSpec) check() error {
 	return nil
 }
 
+func (r *RopeSpec) checkLong() error {
+	for name, list := range map[string][]float64{"long_factor": r.Long, "short_factor": r.Short} {
+		if len(list) != r.Dim/2 {
+			return fmt.Errorf("longrope scaling has %d numbers in %s, want %d", len(list), name, r.Dim/2)
+		}
+		for _, f := range list {
+			if !(f > 0) || math.IsInf(f, 0) {
+				return fmt.Errorf("longrope scaling has %g in %s", f, name)
+			}
+		}
+	}
+	if r.OrigMax < 2 || !(r.Factor > 0) || math.IsInf(r.Factor, 0) {
+		return fmt.Errorf("longrope scaling extends %d tokens by %g", r.OrigMax, r.Factor)
+	}
+	return nil
+}
+
+// BySpan reports whether the angles of a token depend on how long its sequence is.
+func (r *RopeSpec) BySpan() bool { return r.Type == "dynamic" || r.Type == "longrope" }
+
 // Angles returns the Dim/2 angular frequencies for a batch whose longest
 // sequence has seqLen tokens, and the factor on cosines and sines. Only
-// dynamic scaling depends on seqLen.
+// dynamic scaling and longrope depend on seqLen.
 func (r RopeSpec) Angles(seqLen int) (freq []float64, scale float64) {
 	base, dim := r.Base, r.Dim
 	if r.Type == "dynamic" {
@@ -83,6 +112,8 @@ func (r RopeSpec) Angles(seqLen int) (freq []float64, scale float64) {
 		r.llama3(freq)
 	case "yarn":
 		scale = r.yarn(freq)
+	case "longrope":
+		scale = r.longrope(freq, seqLen)
 	}
 	return freq, def(r.AttnFactor, scale)
 }
@@ -128,6 +159,22 @@ func (r RopeSpec) yarn(freq []float64) float64 {
 	return mscale(r.Factor, 1)
 }
 
+// longrope is LongRoPE (arXiv 2402.13753): searched divisors, and what makes up
+// for the entropy of longer texts.
+func (r RopeSpec) longrope(freq []float64, seqLen int) float64 {
+	by := r.Short
+	if seqLen > r.OrigMax {
+		by = r.Long
+	}
+	for i := range freq {
+		freq[i] /= by[i]
+	}
+	if r.Factor <= 1 {
+		return 1
+	}
+	return math.Sqrt(1 + math.Log(r.Factor)/math.Log(float64(r.OrigMax)))
+}
+
 func mscale(factor, m float64) float64 {
 	if factor <= 1 {
 		return 1
@@ -156,6 +203,33 @@ func (r RopeSpec) freqFactors() []float32 {
 		out[i] = float32(a[i] / b[i])
 	}
 	return out
+}
+
+// ropeTensor is a tensor of a GGUF that belongs to a rule.
+type ropeTensor struct {
+	name   string
+	values []float32
+}
+
+// tables are the tensors in which a GGUF keeps divisors of frequencies.
+func (r RopeSpec) tables() (list []ropeTensor) {
+	add := func(name string, v []float64) {
+		if t := (ropeTensor{name: name}); len(v) > 0 {
+			for _, f := range v {
+				t.values = append(t.values, float32(f))
+			}
+			list = append(list, t)
+		}
+	}
+	if f := r.freqFactors(); f != nil {
+		list = append(list, ropeTensor{ropeFreqs, f})
+	}
+	add(ropeFreqs, r.Factors)
+	if r.Type == "longrope" {
+		add(ropeLong, r.Long)
+		add(ropeShort, r.Short)
+	}
+	return list
 }
 
 // llama3FromFactors recovers the llama3 parameters from the divisors a GGUF

@@ -18,13 +18,79 @@ import (
 // Rope reads rope_parameters (Transformers 5) or rope_theta and rope_scaling,
 // for heads of which dim elements rotate.
 func (c *Config) Rope(dim, maxPos int) RopeSpec {
-	r := RopeSpec{Dim: dim, Base: c.Float(c.Float(10000, "default_theta"), "rope_theta"), MaxPos: maxPos}
 	c.wholeHeads()
+	if s := c.ropeRule(); s != nil {
+		s.wholeHeads()
+		if s.err != nil && c.err == nil {
+			c.err = s.err
+		}
+	}
+	return c.rope(dim, maxPos)
+}
+
+// partRope is Rope for heads of d elements of which the share that
+// partial_rotary_factor states rotates, beside the rule or in it; share where it
+// is absent.
+func (c *Config) partRope(d, maxPos int, share float64) RopeSpec {
+	const key = "partial_rotary_factor"
+	beside := c.has(key)
+	share = c.Float(share, key)
+	if s := c.ropeRule(); s != nil && s.has(key) {
+		in := s.Float(share, key)
+		if beside && in != share {
+			c.fail(key, "is %g, but %g in the scaling rule; remove one", share, in)
+		}
+		share = in
+		if s.err != nil && c.err == nil {
+			c.err = s.err
+		}
+	}
+	if !(share > 0 && share <= 1) {
+		c.fail(key, "is %g, allowed 0 to 1", share)
+		return RopeSpec{}
+	}
+	return c.rope(int(float64(d)*share), maxPos)
+}
+
+// ropePair reads the tables of layers that see everything and of those with a
+// window: rope_parameters with a rule for each, or one rule for the former and
+// local for the base of the latter, which then rotate plainly. d is the head size.
+func (c *Config) ropePair(d, maxPos int, local float64) []RopeSpec {
+	kinds, _ := get[map[string]json.RawMessage](c, "rope_parameters")
+	if kinds["full_attention"] == nil && kinds["sliding_attention"] == nil {
+		return []RopeSpec{c.Rope(d, maxPos), {Dim: d, Base: local, MaxPos: maxPos}}
+	}
+	for _, key := range []string{"rope_scaling", "rope_local_base_freq"} {
+		if c.has(key) {
+			c.fail(key, "stands beside rope_parameters with a rule for each kind of layer; keep the one that the model was trained with")
+		}
+	}
+	one := func(kind, base string) RopeSpec {
+		k := &Config{raw: map[string]json.RawMessage{"default_theta": json.RawMessage(base)}}
+		if rule := kinds[kind]; rule != nil {
+			k.raw["rope_parameters"] = rule
+		}
+		r := k.Rope(d, maxPos)
+		if k.err != nil && c.err == nil {
+			c.err = k.err
+		}
+		return r
+	}
+	base := c.Float(10000, "default_theta")
+	full := one("full_attention", fmt.Sprint(base))
+	if c.has("rope_theta") && full.Base != c.Float(0, "rope_theta") {
+		c.fail("rope_theta", "is %s, but %g in rope_parameters; remove one", c.raw["rope_theta"], full.Base)
+	}
+	return []RopeSpec{full, one("sliding_attention", fmt.Sprint(local))}
+}
+
+// rope is Rope for dim elements.
+func (c *Config) rope(dim, maxPos int) RopeSpec {
+	r := RopeSpec{Dim: dim, Base: c.Float(c.Float(10000, "default_theta"), "rope_theta"), MaxPos: maxPos}
 	s := c.ropeRule()
 	if s == nil {
 		return r
 	}
-	s.wholeHeads()
 	r.Base = s.Float(r.Base, "rope_theta")
 	if c.has("rope_theta") && r.Base != c.Float(0, "rope_theta") {
 		c.fail("rope_theta", "is %s, but %g beside the scaling rule; remove one", c.raw["rope_theta"], r.Base)
@@ -40,13 +106,16 @@ func (c *Config) Rope(dim, maxPos int) RopeSpec {
 		r.OrigMax = c.Int(maxPos, "original_max_position_embeddings")
 	}
 	r.Factor = s.Float(0, "factor")
-	if !s.has("factor") && r.Type == "yarn" && r.OrigMax > 0 {
+	byLength := r.Type == "yarn" || r.Type == "longrope" || r.Type == "su"
+	if !s.has("factor") && byLength && r.OrigMax > 0 {
 		r.Factor = float64(maxPos) / float64(r.OrigMax)
 	}
 	r.LowFreq, r.HighFreq = s.Float(0, "low_freq_factor"), s.Float(0, "high_freq_factor")
-	if r.Type == "yarn" {
+	if byLength {
 		r.AttnFactor = s.Float(0, "attention_factor")
 	}
+	r.Short, _ = get[[]float64](s, "short_factor")
+	r.Long, _ = get[[]float64](s, "long_factor")
 	r.BetaFast, r.BetaSlow = s.Float(0, "beta_fast"), s.Float(0, "beta_slow")
 	r.MScale, r.MScaleAll = s.Float(0, "mscale"), s.Float(0, "mscale_all_dim")
 	r.NoTruncate = !s.Bool(true, "truncate")
@@ -123,9 +192,12 @@ func (m *Metadata) Rope(d, maxPos int) RopeSpec {
 		m.lack("rope.scaling.type", "%q is not supported; known: none, linear, yarn", t)
 	}
 	r.OrigMax = m.Int(maxPos, "rope.scaling.original_context_length")
+	if m.long != nil || m.short != nil {
+		r.Type, r.Long, r.Short, r.Factor = "longrope", m.long, m.short, float64(maxPos)/float64(max(r.OrigMax, 1))
+	}
 	if a := m.Float(1, "rope.scaling.attn_factor"); !(a > 0) {
 		m.fail("rope.scaling.attn_factor", "is %g, want more than 0", a)
-	} else if a != 1 {
+	} else if a != 1 || r.Type == "longrope" {
 		r.AttnFactor = a * r.typeScale()
 	}
 	r.BetaFast, r.BetaSlow = m.Float(0, "rope.scaling.yarn_beta_fast"), m.Float(0, "rope.scaling.yarn_beta_slow")
@@ -152,9 +224,15 @@ func (r RopeSpec) ggufScaling(p string) (kv []formats.KV) {
 	}
 	if r.Type == "yarn" {
 		put("original_context_length", uint32(r.OrigMax))
+		if r.BetaFast != 0 {
+			put("yarn_beta_fast", float32(r.BetaFast))
+		}
+		if r.BetaSlow != 0 {
+			put("yarn_beta_slow", float32(r.BetaSlow))
+		}
 	}
 	if r.Dim > 0 {
-		if _, scale := r.Angles(0); float32(scale/r.typeScale()) != 1 {
+		if _, scale := r.Angles(0); float32(scale/r.typeScale()) != 1 || r.Type == "longrope" {
 			put("attn_factor", float32(scale/r.typeScale()))
 		}
 	}
@@ -177,15 +255,16 @@ func (r RopeSpec) checkGGUF(name string) error {
 	return nil
 }
 
-// checkConfig refuses a rule that config.json cannot state, of heads of d elements.
-func (r RopeSpec) checkConfig(path string, d int) error {
+// checkConfig refuses a rule that config.json cannot state, of heads of d elements;
+// part says that it can state how many of them rotate.
+func (r RopeSpec) checkConfig(path string, d int, part bool) error {
 	const hint = "write a GGUF instead"
 	switch {
-	case r.Dim != d:
+	case r.Dim != d && !part:
 		return fail.Inputf(path, hint, "%d of %d elements of a head rotate, which config.json cannot state for this architecture", r.Dim, d)
 	case r.Factors != nil && (r.Type != "" || llama3FromFactors(r).Type != "llama3"):
 		return fail.Inputf(path, hint, "rope_freqs.weight follows no rule that config.json can state")
-	case r.Type != "yarn" && r.AttnFactor != 0:
+	case r.Type != "yarn" && r.Type != "longrope" && r.AttnFactor != 0:
 		return fail.Inputf(path, hint, "rope.scaling.attn_factor without yarn is nothing that config.json can state")
 	}
 	return nil
@@ -210,6 +289,8 @@ func ropeScaling(r RopeSpec) map[string]any {
 			m["truncate"] = false
 		}
 		return m
+	case "longrope":
+		return r.longScaling()
 	case "llama3":
 		return map[string]any{"rope_type": r.Type, "factor": r.Factor, "low_freq_factor": r.LowFreq,
 			"high_freq_factor": r.HighFreq, "original_max_position_embeddings": r.OrigMax}
@@ -217,12 +298,34 @@ func ropeScaling(r RopeSpec) map[string]any {
 	return nil
 }
 
+// longScaling is rope_scaling of a longrope rule, whose context length stands
+// beside it; the factor on cosines and sines only where it is not what the
+// lengths say.
+func (r RopeSpec) longScaling() map[string]any {
+	m := map[string]any{"type": "longrope", "long_factor": shortFloats(r.Long), "short_factor": shortFloats(r.Short)}
+	plain := r
+	plain.AttnFactor = 0
+	_, scale := r.Angles(0)
+	if _, usual := plain.Angles(0); float32(scale) != float32(usual) {
+		m["attention_factor"] = shortFloat(float32(scale))
+	}
+	return m
+}
+
+func shortFloats(v []float64) []float64 {
+	out := make([]float64, len(v))
+	for i, f := range v {
+		out[i] = shortFloat(float32(f))
+	}
+	return out
+}
+
 // neutral are keys below a prefix that change what models of some families
 // compute, and the values with which they do not.
 var neutral = map[string][]float64{
 	"attention.scale": {0}, "attention.clamp_kqv": {0}, "attention.max_alibi_bias": {0}, "attention.sliding_window": {0}, "attention.causal": {1},
 	"attn_logit_softcapping": {0}, "final_logit_softcapping": {0}, "embedding_scale": {0, 1}, "logit_scale": {0, 1}, "residual_scale": {0, 1},
-	"expert_gating_func": {0, 1}, "expert_shared_count": {0}, "expert_weights_scale": {0, 1}, "leading_dense_block_count": {0}, "nextn_predict_layers": {0},
+	"expert_gating_func": {0, 1}, "expert_group_count": {0, 1}, "expert_shared_count": {0}, "expert_weights_scale": {0, 1}, "leading_dense_block_count": {0}, "nextn_predict_layers": {0},
 	"rope.scaling.yarn_attn_factor": {1}, "rope.scaling.yarn_ext_factor": {-1, 1}, "rope.scaling.yarn_log_multiplier": {0},
 	"use_parallel_residual": {0},
 }
@@ -243,6 +346,9 @@ func (m *Metadata) refuse(a *Attention) error {
 		}
 	}
 	if a == nil {
+		return m.err
+	}
+	if m.asked["attention.value_length"] {
 		return m.err
 	}
 	if n := m.Int(a.D, "attention.value_length"); n != a.D {

@@ -22,10 +22,18 @@ type Rule struct {
 	Experts    int // that lie one below another; 0: it is no stack
 
 	HF, GGUF []Piece
-	Optional bool // it may be absent
-	Tied     bool // it is the embedding; a file may hold a copy, which is not read
+	Also     [][]Piece // other forms in which Hugging Face folders keep it, which are read and not written
+	// Other is the other way in which Hugging Face files keep experts: one by one
+	// where HF has them together, together where it has them one by one.
+	Other []Piece
+	// Turned says that PEFT takes the matrix of an expert for its transpose, as the
+	// parameter of Transformers lies: A and B of an adapter have changed places.
+	Turned   bool
+	Values   []float32 // of a tensor that files of a kind have no piece of: they state it otherwise
+	Optional bool      // it may be absent
+	Tied     bool      // it is the embedding; a file may hold a copy, which is not read
 
-	layerPath string // the layer's module
+	layerPath string // the layer's module, or that of another part of a larger model
 }
 
 // Path is the module the tensor belongs to: its name without ".weight" or ".bias".
@@ -75,6 +83,22 @@ type rules struct {
 	layer    int
 	hf, gguf string // what the names of the layer begin with
 	addOne   bool   // GGUF holds 1 more than a norm's weights
+	bare     bool   // norms have no weights
+	bias     bool   // norms have biases
+	names    layerNames
+}
+
+// rename lets names in Hugging Face files that begin with from begin with to:
+// there the text half of a larger model is called otherwise than in memory.
+func rename(list []Rule, from, to string) {
+	for i := range list {
+		for j := range list[i].HF {
+			p := &list[i].HF[j]
+			if rest, ok := strings.CutPrefix(p.Name, from); ok {
+				p.Name = to + rest
+			}
+		}
+	}
 }
 
 // enter makes the rules that follow those of a layer; -1 leaves the blocks.
@@ -107,9 +131,34 @@ func (b *rules) linear(role Role, hf, gguf string, out, in int, bias bool, pairs
 	}
 }
 
+// part is linear under the names that the role has in the family's files.
+func (b *rules) part(role Role, out, in int, bias bool, pairs int) {
+	name := b.names.of(role)
+	b.linear(role, name[0], name[1], out, in, bias, pairs)
+	if b.names.transposed {
+		r := &b.list[len(b.list)-1]
+		if r.Bias {
+			r = &b.list[len(b.list)-2]
+		}
+		r.HF[0].Transpose = true
+	}
+}
+
 // norm adds the weights of a normalisation of n values.
 func (b *rules) norm(role Role, hf, gguf string, n int) {
+	if b.bare {
+		return
+	}
 	b.vector(role, hf+".weight", gguf+".weight", n).GGUF[0].AddOne = b.addOne
+	if b.bias {
+		b.vector(role, hf+".bias", gguf+".bias", n).Bias = true
+	}
+}
+
+// number adds a tensor of one value, which GGUF states among its keys.
+func (b *rules) number(role Role, hf string, value float32, shape []int64) {
+	r := b.vector(role, hf, "", 1)
+	r.HF[0].Shape, r.GGUF, r.Values = shape, nil, []float32{value}
 }
 
 // Rules lists every tensor of a model of this shape, in the order of its files.

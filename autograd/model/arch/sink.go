@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -26,14 +28,16 @@ type Out struct {
 // Sink writes a model's tensors, given in Hugging Face orientation, into a
 // folder or a GGUF. Nothing is visible at the destination before Commit.
 type Sink struct {
-	w    formats.Writer
-	gguf bool
+	w     formats.Writer
+	gguf  bool
+	apart map[string]bool // names of tensors that are stored as Rule.Other says
 }
 
-// Plan lists every tensor of the model with the type that pick chooses.
+// Plan lists every tensor of the model, and of what is carried along with it,
+// with the type that pick chooses.
 func (s *Source) Plan(pick func(t *Tensor) (dtype.Type, string)) []Out {
 	var out []Out
-	for _, t := range s.tensors {
+	for _, t := range append(s.tensors[:len(s.tensors):len(s.tensors)], s.carried...) {
 		typ, why := pick(t)
 		out = append(out, Out{Tensor: t, Type: typ, Why: why})
 	}
@@ -55,11 +59,31 @@ type FileTensor struct {
 func (t *Tensor) AsGGUF() []FileTensor { return t.as(t.GGUF) }
 
 // AsHF lists a tensor as a Hugging Face folder holds it.
-func (t *Tensor) AsHF() []FileTensor { return t.as(t.HF) }
+func (t *Tensor) AsHF() []FileTensor { return t.as(storedAs(t.HF, t.Type)) }
+
+// AsStored lists a tensor as the open file holds it.
+func (t *Tensor) AsStored() []FileTensor { return t.as(t.pieces) }
+
+// Columns puts numbers that belong to the columns of the tensor into the order of
+// the file's columns.
+func (f FileTensor) Columns(x []float32) []float32 { return f.piece.order(x) }
 
 // Take returns the piece of m, which is the whole tensor in memory or something
 // of its shape. The result may share m's bytes.
 func (f FileTensor) Take(m block.Raw) (block.Raw, error) { return f.piece.scatter(f.Of.Rule, m) }
+
+// Matrices is the number of matrices that the file's tensor is made of, whose columns
+// are those of the tensor in memory; 0 where they are not, because it is transposed.
+func (f FileTensor) Matrices() int {
+	if f.piece.Transpose {
+		return 0
+	}
+	n := 1
+	for _, d := range f.Shape[:max(len(f.Shape)-2, 0)] {
+		n *= int(d)
+	}
+	return n
+}
 
 func (t *Tensor) as(pieces []Piece) []FileTensor {
 	var out []FileTensor
@@ -111,36 +135,50 @@ func CreateFolder(dir string, s *Spec, plan []Out, o FolderOptions) (*Sink, erro
 	if err != nil {
 		return nil, err
 	}
-	k := &Sink{}
+	k := &Sink{apart: map[string]bool{}}
+	for _, o := range plan { // what quantizes has a name for every matrix
+		k.apart[o.Name] = o.Type.Quantized() && len(o.Other) >= o.Experts && len(o.HF) < o.Experts
+	}
 	tp, err := k.files(dir, plan)
 	if err != nil {
 		return nil, err
 	}
 	k.w, err = formats.CreateFolder(dir, formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout,
 		Quantization: o.Quantization, Head: headPath(list)})
-	return k, err
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // files are the tensors of the file that k writes.
 func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 	var out []formats.TensorPlan
 	for _, o := range plan {
-		pieces := k.pieces(o.Tensor)
+		pieces := k.pieces(o.Tensor, o.Type)
 		if err := canStore(o.Rule, pieces, o.Type); err != nil {
 			return nil, fail.Usagef(where, "", "%w", err)
 		}
 		for _, f := range o.Tensor.as(pieces) {
-			out = append(out, formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()})
+			p := formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()}
+			if o.Role == Carried {
+				p.Part = o.layerPath
+			}
+			out = append(out, p)
 		}
 	}
 	return out, nil
 }
 
-func (k *Sink) pieces(t *Tensor) []Piece {
-	if k.gguf {
+// pieces are those of t, written as typ.
+func (k *Sink) pieces(t *Tensor, typ dtype.Type) []Piece {
+	switch {
+	case k.gguf:
 		return t.GGUF
+	case k.apart[t.Name]:
+		return t.Other
 	}
-	return t.HF
+	return storedAs(t.HF, typ)
 }
 
 // CreateGGUF starts a GGUF file. kv is complete metadata (see GGUFKeys); plan
@@ -151,48 +189,57 @@ func CreateGGUF(path string, s *Spec, kv []formats.KV, plan []Out) (*Sink, error
 	if err != nil {
 		return nil, err
 	}
-	k.w, err = CreateGGUFFile(path, s, kv, tp)
-	return k, err
+	if k.w, err = CreateGGUFFile(path, s, kv, tp); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // CreateGGUFFile is CreateGGUF for who writes the file's own tensors (see
 // Tensor.AsGGUF), of which each may have a type of its own.
 func CreateGGUFFile(path string, s *Spec, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
-	rope := s.rope()
-	freqs := rope.freqFactors()
-	for _, f := range rope.Factors {
-		freqs = append(freqs, float32(f))
+	tables := s.rope().tables()
+	var first []formats.TensorPlan
+	for _, t := range tables {
+		first = append(first, formats.TensorPlan{Name: t.name, Shape: []int64{int64(len(t.values))}})
 	}
-	if freqs == nil {
-		return formats.CreateGGUF(path, kv, plan)
-	}
-	w, err := formats.CreateGGUF(path, kv, append([]formats.TensorPlan{{Name: ropeFreqs, Shape: []int64{int64(len(freqs))}}}, plan...))
-	if err != nil || w.Has(ropeFreqs) {
-		return w, err
-	}
-	raw := make([]byte, 0, 4*len(freqs))
-	for _, f := range freqs {
-		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(f))
-	}
-	if err := w.Write(ropeFreqs, raw); err != nil {
-		w.Abort()
+	w, err := formats.CreateGGUF(path, kv, append(first, plan...))
+	if err != nil {
 		return nil, err
+	}
+	for _, t := range tables {
+		if w.Has(t.name) {
+			continue
+		}
+		raw := make([]byte, 0, 4*len(t.values))
+		for _, f := range t.values {
+			raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(f))
+		}
+		if err := w.Write(t.name, raw); err != nil {
+			w.Abort()
+			return nil, err
+		}
 	}
 	return w, nil
 }
 
-// ropeFreqs are the divisors of rotary frequencies in a GGUF.
-const ropeFreqs = "rope_freqs.weight"
+// What a GGUF calls divisors of rotary frequencies: of every text, of short and
+// of long ones.
+const (
+	ropeFreqs = "rope_freqs.weight"
+	ropeShort = "rope_factors_short.weight"
+	ropeLong  = "rope_factors_long.weight"
+)
 
 // Has reports whether an earlier, interrupted write already finished t.
 func (k *Sink) Has(t *Tensor) bool {
-	return !slices.ContainsFunc(k.pieces(t), func(p Piece) bool { return !k.w.Has(p.Name) })
+	return !slices.ContainsFunc(k.pieces(t, t.Type), func(p Piece) bool { return !k.w.Has(p.Name) })
 }
 
 // Write stores a tensor of its planned type, in Hugging Face orientation. The
 // bytes are not kept.
 func (k *Sink) Write(t *Tensor, m block.Raw) error {
-	pieces := k.pieces(t)
+	pieces := k.pieces(t, m.Type)
 	for i := range pieces {
 		p := &pieces[i]
 		if k.w.Has(p.Name) {
@@ -211,7 +258,7 @@ func (k *Sink) Write(t *Tensor, m block.Raw) error {
 
 // Read returns a finished tensor as it was given to Write, of type typ.
 func (k *Sink) Read(t *Tensor, typ dtype.Type) (block.Raw, error) {
-	pieces := k.pieces(t)
+	pieces := k.pieces(t, typ)
 	m := block.Raw{Type: typ, Rows: t.Rows, Cols: t.Cols}
 	if len(pieces) == 1 && pieces[0].whole() {
 		var err error
@@ -249,7 +296,7 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 	if i < 0 {
 		return nil, fmt.Errorf("arch: no architecture %q", s.Arch)
 	}
-	if err := s.rope().checkGGUF(name); err != nil {
+	if err := archs[i].checkGGUF(s, name); err != nil {
 		return nil, err
 	}
 	kv := []formats.KV{
@@ -260,8 +307,99 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 		{Key: "general.file_type", Value: fileType},
 	}
 	kv = append(kv, archs[i].KV(s)...)
+	if what := archs[i].lost(s, kv); what != "" && !archs[i].Folds {
+		return nil, fail.Inputf(name, "choose format: safetensors", "a GGUF of architecture %s cannot state this model: it would be read with %s", archs[i].GGUF, what)
+	}
 	kv = append(kv, formats.KV{Key: "general.quantization_version", Value: uint32(2)})
 	return append(kv, tok...), nil
+}
+
+// checkGGUF refuses a model called name that a GGUF cannot hold.
+func (a *Arch) checkGGUF(s *Spec, name string) error {
+	const hint = "choose format: safetensors"
+	if a.GGUF == "" {
+		return fail.Inputf(name, hint, "a model of architecture %s cannot be written to GGUF: llama.cpp does not know it", a.Name)
+	}
+	if a.NoGGUF != nil {
+		if what := a.NoGGUF(s); what != "" {
+			return fail.Inputf(name, hint, "%s cannot be written to GGUF: llama.cpp has no key for it", what)
+		}
+	}
+	for _, r := range s.Ropes {
+		if a.Untruncated && r.Type == "yarn" {
+			if !r.NoTruncate {
+				return fail.Inputf(name, hint, "yarn rope scaling with truncate: true cannot be written to GGUF: of this architecture it says false")
+			}
+			r.NoTruncate = false
+		}
+		if err := r.checkGGUF(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lost says in what a model that is read from a GGUF with the keys kv differs from
+// s; "" where it does not.
+func (a *Arch) lost(s *Spec, kv []formats.KV) string {
+	m := newMetadata(a.GGUF, kv)
+	list := a.Rules(s)
+	for i := range list {
+		for j := range list[i].GGUF {
+			if p := &list[i].GGUF[j]; !list[i].Tied {
+				m.shapes[p.Name] = p.fileShape(&list[i])
+			}
+		}
+	}
+	back, err := a.GGUFSpec(m)
+	if err != nil {
+		return err.Error()
+	}
+	if what := difference(reflect.ValueOf(s.Norm), reflect.ValueOf(back.Norm), "norms"); what != "" {
+		return what
+	}
+	if what := difference(reflect.ValueOf(s.Temperature), reflect.ValueOf(back.Temperature), "temperature"); what != "" {
+		return what
+	}
+	return difference(reflect.ValueOf(s.Layers), reflect.ValueOf(back.Layers), "layers")
+}
+
+// difference names the first part at path in which b differs from a. Kinds of GELU
+// are one to GGUF: llama.cpp computes all of them by the approximation with tanh.
+func difference(a, b reflect.Value, path string) string {
+	switch {
+	case reflect.DeepEqual(a.Interface(), b.Interface()):
+		return ""
+	case a.Type() == b.Type() && a.Kind() == reflect.Struct:
+		for i := range a.NumField() {
+			if what := difference(a.Field(i), b.Field(i), path+"."+a.Type().Field(i).Name); what != "" {
+				return what
+			}
+		}
+		return ""
+	case a.Type() == b.Type() && a.Kind() == reflect.Slice && a.Len() == b.Len():
+		for i := range a.Len() {
+			if what := difference(a.Index(i), b.Index(i), fmt.Sprintf("%s[%d]", path, i)); what != "" {
+				return what
+			}
+		}
+		return ""
+	case isGELU(a.Interface()) && isGELU(b.Interface()):
+		return ""
+	case (a.Kind() == reflect.Pointer || a.Kind() == reflect.Interface) && a.Kind() == b.Kind() && !a.IsNil() && !b.IsNil():
+		return difference(a.Elem(), b.Elem(), path)
+	}
+	return fmt.Sprintf("%s %v instead of %v", path, named(b.Interface()), named(a.Interface()))
+}
+
+func isGELU(v any) bool { return v == kernels.GELU || v == kernels.GELUTanh }
+
+// named is the name of what has one in config.json, else v.
+func named(v any) any {
+	if act, ok := v.(kernels.ActKind); ok {
+		return actNames[act]
+	}
+	return v
 }
 
 // sizeLabel is the number of weights as GGUF files state it: of experts, their
@@ -277,7 +415,7 @@ func (s *Spec) sizeLabel() string {
 	}
 	n := s.Params()
 	for i := range list {
-		if r := &list[i]; r.Role == ExpertGateUp || r.Role == ExpertDown {
+		if r := &list[i]; r.Experts > 0 { // biases of experts count as they are
 			n -= int64(r.Len()) / int64(m.E) * int64(m.E-1)
 		}
 	}
@@ -324,8 +462,13 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			}
 		}
 	} else {
-		if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.Attention().D); err != nil {
-			return nil, err
+		if len(s.Spec.Ropes) > 0 {
+			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.rotatable(), s.arch.PartRotates); err != nil {
+				return nil, err
+			}
+		}
+		if s.arch.Config == nil {
+			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "config.json of a model of architecture %s cannot be made of what a GGUF says", s.arch.Name)
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {
 			if err := put(kv.Key, kv.Value); err != nil {

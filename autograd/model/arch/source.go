@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
@@ -23,6 +25,7 @@ type Source struct {
 	arch    *Arch
 	rules   []Rule
 	tensors []*Tensor
+	carried []*Tensor // of parts that are not run
 	at      map[place]*Tensor
 	named   map[string]*Tensor
 	untied  bool // the config says otherwise
@@ -86,7 +89,10 @@ func FromReader(r formats.Reader) (*Source, error) {
 		return nil, fail.Inputf(r.Path(), "", "%w", wrapCorrupt(err))
 	}
 	s.rules = s.arch.Rules(&s.Spec)
-	return s, s.bind()
+	if err := s.bind(); err != nil || s.arch.Read == nil || r.Format() == "gguf" {
+		return s, err
+	}
+	return s, s.arch.Read(s)
 }
 
 // wrapCorrupt marks err as the file's fault unless it already says more.
@@ -123,6 +129,9 @@ func (s *Source) readConfig() error {
 	if s.Spec, err = s.arch.Spec(c); err != nil {
 		return err
 	}
+	if own := slices.IndexFunc(archs, func(a *Arch) bool { return a.Name == s.Spec.Arch }); own >= 0 { // a class may stand for several
+		s.arch = archs[own]
+	}
 	return nil
 }
 
@@ -142,12 +151,12 @@ func (s *Source) readGGUF() error {
 	for i := range tensors {
 		t := &tensors[i]
 		m.shapes[t.Name] = t.Shape
-		if t.Name == ropeFreqs {
+		if to := map[string]*[]float64{ropeFreqs: &m.freqs, ropeShort: &m.short, ropeLong: &m.long}[t.Name]; to != nil {
 			f, err := floats(s.Reader, t)
 			if err != nil {
 				return err
 			}
-			m.freqs = f
+			*to = f
 		}
 	}
 	var err error
@@ -173,9 +182,21 @@ func floats(r formats.Reader, t *formats.Tensor) ([]float64, error) {
 }
 
 // ignorable tensors carry no weights of their own.
-func ignorable(name string) bool {
-	return strings.HasSuffix(name, "rotary_emb.inv_freq") || name == ropeFreqs ||
-		strings.HasSuffix(name, ".attention.masked_bias")
+func ignorable(t *formats.Tensor) bool {
+	mask := len(t.Shape) == 4 && (strings.HasSuffix(t.Name, ".attention.bias") || strings.HasSuffix(t.Name, ".attn.bias")) // which keys a token sees
+	return mask || t.Name == ropeFreqs || t.Name == ropeShort || t.Name == ropeLong || strings.HasSuffix(t.Name, "rotary_emb.inv_freq") ||
+		strings.HasSuffix(t.Name, ".attention.masked_bias") || strings.HasSuffix(t.Name, ".attn.masked_bias")
+}
+
+// withoutHead is the name of a tensor in a checkpoint that was saved without the
+// head, where the rest stands by itself.
+func withoutHead(name string) string {
+	for _, base := range []string{"model.", "transformer.", "gpt_neox."} {
+		if rest, ok := strings.CutPrefix(name, base); ok {
+			return rest
+		}
+	}
+	return name
 }
 
 // InMemory is the Format of a Reader whose tensors are named and shaped as in
@@ -200,7 +221,9 @@ func (s *Source) bind() error {
 	files := map[string]*formats.Tensor{}
 	tensors := s.Reader.Tensors()
 	for i := range tensors {
-		files[tensors[i].Name] = &tensors[i]
+		if !slices.Contains(tensors[i].Shape, 0) { // maps of no expert carry nothing
+			files[tensors[i].Name] = &tensors[i]
+		}
 	}
 	if err := s.readTie(files); err != nil {
 		return err
@@ -225,10 +248,53 @@ func (s *Source) bind() error {
 		}
 		s.add(t)
 	}
+	s.carry(files)
+	maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
+		return s.Reader.Format() == "hf" && slices.ContainsFunc(s.arch.Drops, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	})
 	if left := smallest(files); left != "" {
 		return fail.Inputf(s.Reader.Path(), "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", left, s.arch.Name)
 	}
 	return nil
+}
+
+// carry takes the tensors of parts that are not run out of files.
+func (s *Source) carry(files map[string]*formats.Tensor) {
+	if s.Reader.Format() == "gguf" {
+		return
+	}
+	others := slices.Clone(s.arch.Carried)
+	for i := range s.Spec.Predict {
+		others = append(others, fmt.Sprintf("model.layers.%d.", len(s.Spec.Layers)+i))
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		f := files[name]
+		part := slices.IndexFunc(others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if part < 0 || f.Unsupported != "" || !decoded(f.Type) {
+			continue
+		}
+		delete(files, name)
+		r := &Rule{Role: Carried, Layer: -1, Name: name, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
+			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(others[part], ".")}
+		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})
+	}
+}
+
+// Carried lists tensors of a larger model's other parts: Plan has them, Tensors
+// does not.
+func (s *Source) Carried() []*Tensor { return s.carried }
+
+// CarriedNote says what becomes of the other parts of a larger model where it is
+// written, to a GGUF or to a folder; "" where it has none.
+func (s *Source) CarriedNote(gguf bool) string {
+	if len(s.carried) == 0 {
+		return ""
+	}
+	part := s.carried[0].layerPath
+	if gguf {
+		return fmt.Sprintf("%d tensors of other parts (%s …) are left out: a GGUF holds the part that reads text", len(s.carried), part)
+	}
+	return fmt.Sprintf("%d tensors of other parts (%s …) are taken along unchanged", len(s.carried), part)
 }
 
 // decoded tells whether values of a type can be read as weights.
@@ -242,22 +308,26 @@ func decoded(t dtype.Type) bool {
 
 // find collects the pieces of a tensor; nil when it is absent and may be.
 func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error) {
-	t := &Tensor{Rule: r, pieces: s.pieces(r)}
+	t := &Tensor{Rule: r, pieces: s.form(r, files)}
+	if s.Reader.Format() == "hf" && len(r.Other) > 0 && files[r.HF[0].Name] == nil && files[r.Other[0].Name] != nil {
+		t.pieces = r.Other
+	}
 	var types []dtype.Type
 	for i := range t.pieces {
 		p := &t.pieces[i]
-		f, ok := files[p.Name]
-		if !ok && s.Reader.Format() != "gguf" {
-			f, ok = files[strings.TrimPrefix(p.Name, "model.")] // saved without the head
-		}
+		f, ok := s.file(files, p.Name)
 		if !ok && (r.Optional || r.Tied) {
 			return nil, nil
 		}
-		if !ok && r.Role == Head {
+		if !ok && r.Role == Head && !r.Bias {
 			return nil, s.headless(p.Name)
 		}
 		if !ok {
 			return nil, fail.Inputf(s.Reader.Path(), "the file is incomplete or its config belongs to another model", "%w", wrapCorrupt(fmt.Errorf("tensor %s is missing", p.Name)))
+		}
+		if len(t.pieces) == 1 {
+			t.pieces = storedAs(t.pieces, f.Type)
+			p = &t.pieces[0]
 		}
 		if err := p.checkShape(r, f); err != nil {
 			return nil, fail.Inputf(s.Reader.Path(), "the config does not describe these weights", "%w", wrapCorrupt(err))
@@ -269,15 +339,45 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		t.stored = append(t.stored, f)
 		types = append(types, f.Type)
 	}
-	t.Type = memoryType(r, t.pieces, types)
+	if t.Type = dtype.Of(dtype.F32); len(types) > 0 {
+		t.Type = memoryType(r, t.pieces, types)
+	}
 	return t, nil
+}
+
+// file is the tensor that a file has under a name.
+func (s *Source) file(files map[string]*formats.Tensor, name string) (*formats.Tensor, bool) {
+	f, ok := files[name]
+	if !ok && s.Reader.Format() != "gguf" {
+		f, ok = files[withoutHead(name)]
+	}
+	return f, ok
+}
+
+// form is where the file keeps a tensor: of several forms the first that is
+// there whole, else the usual one.
+func (s *Source) form(r *Rule, files map[string]*formats.Tensor) []Piece {
+	usual := s.pieces(r)
+	if s.Reader.Format() != "hf" {
+		return usual
+	}
+	for _, form := range append([][]Piece{usual}, r.Also...) {
+		missing := slices.ContainsFunc(form, func(p Piece) bool {
+			f, ok := s.file(files, p.Name)
+			return !ok || p.checkShape(r, f) != nil
+		})
+		if !missing {
+			return form
+		}
+	}
+	return usual
 }
 
 // smallest makes the error independent of map order.
 func smallest(m map[string]*formats.Tensor) string {
 	out := ""
-	for name := range m {
-		if !ignorable(name) && (out == "" || name < out) {
+	for name, t := range m {
+		if !ignorable(t) && (out == "" || name < out) {
 			out = name
 		}
 	}
@@ -330,7 +430,7 @@ func (s *Source) Untie() {
 	s.Spec.Tied, s.untied = false, true
 	s.rules = s.arch.Rules(&s.Spec)
 	for i := range s.rules {
-		if r := &s.rules[i]; r.Role == Head {
+		if r := &s.rules[i]; r.Role == Head && !r.Bias {
 			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, pieces: embed.pieces, stored: embed.stored}
 			s.add(t)
 		}
@@ -361,9 +461,12 @@ func headPath(list []Rule) string {
 // until Close, and not to be written to.
 func (s *Source) Read(t *Tensor) (m block.Raw, borrow bool, err error) {
 	m = block.Raw{Type: t.Type, Rows: t.Rows, Cols: t.Cols}
-	if len(t.pieces) == 1 && t.pieces[0].whole() {
+	switch {
+	case len(t.pieces) == 0:
+		m, err = encodeAs(t.Type, t.Rows, t.Cols, t.Values)
+	case len(t.pieces) == 1 && t.pieces[0].whole():
 		m.Data, borrow, err = s.bytes(t.stored[0])
-	} else {
+	default:
 		m, err = s.join(t)
 	}
 	if err != nil {

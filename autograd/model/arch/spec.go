@@ -12,6 +12,8 @@ package arch
 import (
 	"cmp"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
 )
@@ -23,15 +25,61 @@ type Spec struct {
 	V      int    // vocabulary rows of the embedding
 	MaxPos int    // context length
 	Tied   bool   // the head is the embedding
+	Half   bool   // of a larger model, in whose folder names begin otherwise
 	Norm   NormSpec
+
+	EmbedWidth  int  // of embedding and head, where maps between it and C stand around the blocks; 0: C
+	EmbedNorm   bool // the embedding is normalised
+	Positions   int  // rows of a table that is added to the embedding, by position; 0: none
+	PosOffset   int  // the row of position 0
+	NoFinalNorm bool // the last block's output goes to the head as it is
+	HeadBias    bool
+
+	// Part is the number of inputs that every layer gets of its own (*Part): from a
+	// table by token, and from a projection of the embedding; 0: none.
+	Part int
+
+	// Stand are tokens that stand for what is no text; without it they are embedded
+	// as StandAs is.
+	Stand   []int32
+	StandAs int32
+
 	// Layers are the blocks in their order. Equal ones may share a pointer.
 	Layers []*LayerSpec
+	// Predict is the number of layers behind these that predict further tokens: files
+	// have them, and they are carried along, not run.
+	Predict int
 	// Ropes are the tables of rotary angles; layers name theirs by index.
 	Ropes []RopeSpec
+	// Slopes [H] are those of linear biases (ALiBi, Press et al. 2021,
+	// arXiv:2108.12409): the score of head h loses Slopes[h] for every token that
+	// the key lies behind the query.
+	Slopes []float32
 
 	// Scalars of some families; 0 stands for the usual value.
 	EmbedScale, LogitScale float32
 	LogitCap               float32 // a logit z becomes LogitCap·tanh(z/LogitCap); 0: none
+	// Temperature is of the layers whose attention has it.
+	Temperature Temperature
+}
+
+// Temperature is a factor on the queries that grows with their position p:
+// 1 + Beta·ln(1 + ⌊(p+Shift)/Every⌋).
+type Temperature struct {
+	Beta         float32
+	Every, Shift int
+}
+
+// At is the factor at position p.
+func (t Temperature) At(p int) float64 {
+	return 1 + float64(t.Beta)*math.Log(1+float64((p+t.Shift)/t.Every))
+}
+
+func (t Temperature) check() error {
+	if !(math.Abs(float64(t.Beta)) <= 1e6) || t.Every < 1 || t.Shift < 0 {
+		return fmt.Errorf("queries grow by %g every %d positions", t.Beta, t.Every)
+	}
+	return nil
 }
 
 // NormSpec says how all norms of a model work.
@@ -39,6 +87,8 @@ type NormSpec struct {
 	Kind   kernels.NormKind
 	Eps    float32
 	Offset float32 // of the weights: w is used as Offset + w; GGUF holds the sum
+	Bare   bool    // there are no weights
+	Bias   bool
 }
 
 // LayerSpec is one block: sublayers around a residual stream.
@@ -48,8 +98,13 @@ type LayerSpec struct {
 	// Parallel sublayers all read the block's input. Others read what the one
 	// before left.
 	Parallel bool
+	// NormSum puts the norms Post behind the sum: a sublayer makes the stream x
+	// Post(x + Body(x)).
+	NormSum bool
 	// Residual is the factor on what a sublayer adds to the stream; 0: 1.
 	Residual float32
+	// Scaled: what leaves the layer is multiplied by a number in the file.
+	Scaled bool
 }
 
 // Sublayer adds Residual·post(Body(pre(x))) to the residual stream x.
@@ -59,7 +114,8 @@ type Sublayer struct {
 	Post Role // norm of its output, or None
 }
 
-// Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE.
+// Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE, *ShortConv,
+// *DeltaNet, *Mamba2, *Mamba1, *Beside.
 type Body interface {
 	// check reports sizes that no model has or that do not fit the rest of s.
 	check(s *Spec) error
@@ -71,13 +127,28 @@ type Attention struct {
 	D    int // head size
 	Rope int // index in Spec.Ropes; NoRope: no positions
 
-	QKNorm  QKNorm        // before the rotation
-	Pairs   kernels.Pairs // in Hugging Face row order
-	Bias    bool          // of q, k, v
-	OutBias bool
-	Window  int     // 0: none
-	Scale   float32 // of the scores; 0: 1/√D
-	SoftCap float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
+	Fused    bool          // q, k and v are one map: all queries, then all keys, then all values
+	ByKey    bool          // of Fused: for every key head its queries, the key and the value; not so in GGUF
+	ALiBi    bool          // scores fall with distance as Spec.Slopes say
+	QKNorm   QKNorm        // before the rotation
+	NormLast bool          // the norm follows the rotation instead
+	Pairs    kernels.Pairs // in Hugging Face row order
+	Bias     bool          // of q, k, v
+	OutBias  bool
+	Gate     bool    // the sigmoid of one more map of the input multiplies what o reads
+	Clip     float32 // q, k and v are cut off at ±Clip before all else; 0: not
+	Window   int     // 0: none
+	Chunk    int     // a token sees no key of an earlier chunk of so many positions; 0: all
+	Sinks    bool    // every head has a score of its own that takes a share and has no value
+	Scale    float32 // of the scores; 0: 1/√D
+	VNorm    bool    // each value is normalised, without weights
+	KeyValue bool    // values are the keys before their norm and rotation; there is no v
+	SoftCap  float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
+	// Temperature multiplies the queries by Spec.Temperature.
+	Temperature bool
+	QGate       bool // q makes of each head a query, then a gate: the sigmoid of it multiplies what o reads
+	// Factors on what it reads and makes, and on keys before all else; 0: 1.
+	InScale, OutScale, KeyScale float32
 }
 
 // QKNorm says what a norm of queries and keys spans.
@@ -87,17 +158,42 @@ const (
 	NoQKNorm   QKNorm = iota // there is none
 	PerHead                  // each head by itself; the heads share the weights
 	WholeWidth               // all heads of a token together
+	OwnPerHead               // each head by itself, with weights of its own
+	Bare                     // each head by itself, without weights
 )
 
 // NoRope stands for the index of a table of angles where nothing rotates.
 const NoRope = -1
 
-// MLP is a gated feed-forward part: down(act(gate(x))·up(x)).
+// MLP is a feed-forward part: down(act(gate(x))·up(x)), or without a gate
+// down(act(up(x))).
 type MLP struct {
-	F    int // inner size
-	Act  kernels.ActKind
-	Bias bool
+	F       int // inner size
+	Act     kernels.ActKind
+	Ungated bool
+	Fused   bool // gate and up are one map: all rows of the gate, then those of up
+	Bias    bool
+	XIELU   *XIELU // of an activation of that kind, else nil
+	// Factors on what gate and down make; 0: 1.
+	GateScale, OutScale float32
 }
+
+// Part is a layer's own part of what comes of the tokens beside the stream:
+// back(act(gate(x))·part).
+type Part struct {
+	P   int // inner size
+	Act kernels.ActKind
+}
+
+func (p *Part) check(*Spec) error {
+	return checkSizes(size{"inputs of a layer", p.P, maxWidth})
+}
+
+// XIELU are the numbers of an activation xIELU as files state them (Huang, Schlag
+// 2024, arXiv:2411.13010): for x > 0 it is softplus(Pos)·x² + Beta·x, else
+// (Beta + softplus(Neg))·(e^min(x, Eps) - 1 - x) + Beta·x. Pos and Neg are those of
+// the file: training changes the model's.
+type XIELU struct{ Pos, Neg, Beta, Eps float32 }
 
 // Attention is the first attention among the layers, nil where there is none.
 func (s *Spec) Attention() *Attention { return first[*Attention](s) }
@@ -124,16 +220,96 @@ func (s *Spec) rope() RopeSpec {
 	return s.Ropes[0]
 }
 
+// vary gives the layers that chosen names a changed copy of their attention.
+func (s *Spec) vary(chosen []bool, change func(*Attention)) {
+	made := map[*LayerSpec]*LayerSpec{}
+	for i, l := range s.Layers {
+		if i >= len(chosen) || !chosen[i] {
+			continue
+		}
+		if made[l] == nil {
+			c := *l
+			c.Sublayers = slices.Clone(l.Sublayers)
+			for j := range c.Sublayers {
+				if a, ok := c.Sublayers[j].Body.(*Attention); ok {
+					b := *a
+					change(&b)
+					c.Sublayers[j].Body = &b
+				}
+			}
+			made[l] = &c
+		}
+		s.Layers[i] = made[l]
+	}
+}
+
+// attentions are those of the layers, nil where a layer has none.
+func (s *Spec) attentions() []*Attention {
+	out := make([]*Attention, len(s.Layers))
+	for i, l := range s.Layers {
+		for j := range l.Sublayers {
+			if a, ok := l.Sublayers[j].Body.(*Attention); ok {
+				out[i] = a
+			}
+		}
+	}
+	return out
+}
+
+// windows says which layers attend to a window, and its size; 0 where none does.
+func (s *Spec) windows() (local []bool, size int) {
+	local = make([]bool, len(s.Layers))
+	for i, a := range s.attentions() {
+		if a != nil && a.Window > 0 {
+			local[i], size = true, a.Window
+		}
+	}
+	return local, size
+}
+
 func first[B Body](s *Spec) (none B) {
 	for _, l := range s.Layers {
-		for i := range l.Sublayers {
-			if b, ok := l.Sublayers[i].Body.(B); ok {
-				return b
-			}
+		if b, ok := bodyOf[B](l); ok {
+			return b
 		}
 	}
 	return none
 }
+
+// bodyOf is the first part of its kind in a layer.
+func bodyOf[B Body](l *LayerSpec) (b B, ok bool) {
+	for i := range l.Sublayers {
+		for _, part := range parts(l.Sublayers[i].Body) {
+			if b, ok = part.(B); ok {
+				return b, true
+			}
+		}
+	}
+	return b, false
+}
+
+// parts are the bodies that b is made of.
+func parts(b Body) []Body {
+	if all, ok := b.(*Beside); ok {
+		return all.Bodies
+	}
+	return []Body{b}
+}
+
+// Beside is bodies that read one input, and whose outputs are summed.
+type Beside struct{ Bodies []Body }
+
+func (b *Beside) check(s *Spec) error {
+	for _, part := range b.Bodies {
+		if err := part.check(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// embedWidth is the number of columns of embedding and head.
+func (s *Spec) embedWidth() int { return cmp.Or(s.EmbedWidth, s.C) }
 
 // repeat makes n equal layers.
 func (s *Spec) repeat(n int, l *LayerSpec) error {
@@ -182,6 +358,17 @@ func (s *Spec) Context() int {
 	return n
 }
 
+// Turn is the length beyond which all angles of a text are others (longrope); 0:
+// there is none.
+func (s *Spec) Turn() int {
+	for _, r := range s.Ropes {
+		if r.Type == "longrope" {
+			return r.OrigMax
+		}
+	}
+	return 0
+}
+
 // check refuses sizes that no model has and that would make later arithmetic
 // divide by zero or overflow.
 func (s *Spec) check() error {
@@ -209,6 +396,12 @@ func (s *Spec) check() error {
 			return err
 		}
 	}
+	if s.Part < 0 || s.Part > maxWidth || s.Part*len(s.Layers) > 1<<24 {
+		return fmt.Errorf("%d layers with %d inputs each", len(s.Layers), s.Part)
+	}
+	if s.Positions < 0 || s.Positions > maxVocab || s.EmbedWidth < 0 || s.EmbedWidth > maxWidth {
+		return fmt.Errorf("%d positions, embedding of width %d", s.Positions, s.EmbedWidth)
+	}
 	return nil
 }
 
@@ -219,6 +412,20 @@ func (a *Attention) check(s *Spec) error {
 	}
 	if a.H%a.K != 0 {
 		return fmt.Errorf("%d attention heads are no multiple of %d key/value heads", a.H, a.K)
+	}
+	if a.Window < 0 || a.Window > 1<<28 {
+		return fmt.Errorf("attention window is %d", a.Window)
+	}
+	if !(a.Clip >= 0) {
+		return fmt.Errorf("queries, keys and values are cut off at %g", a.Clip)
+	}
+	if a.Temperature {
+		if err := s.Temperature.check(); err != nil {
+			return err
+		}
+	}
+	if a.ALiBi && len(s.Slopes) != a.H {
+		return fmt.Errorf("%d slopes for %d attention heads", len(s.Slopes), a.H)
 	}
 	if a.Rope == NoRope {
 		return nil

@@ -2,7 +2,6 @@ package arch
 
 import (
 	"bytes"
-	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -20,17 +19,17 @@ func (s *Source) readTie(files map[string]*formats.Tensor) error {
 	}
 	var embed, head *Rule
 	for i := range s.rules {
-		switch r := &s.rules[i]; r.Role {
-		case Embed:
+		switch r := &s.rules[i]; {
+		case r.Role == Embed:
 			embed = r
-		case Head:
+		case r.Role == Head && !r.Bias:
 			head = r
 		}
 	}
 	name := s.pieces(embed)[0].Name
 	e, h := files[name], files[s.pieces(head)[0].Name]
 	if e == nil {
-		e = files[strings.TrimPrefix(name, "model.")]
+		e = files[withoutHead(name)]
 	}
 	switch {
 	case h == nil:

@@ -50,7 +50,9 @@ func exportCommand() *ucli.Command {
 				defer dev.Close()
 				progress, clear := bar(c, "export", "tensors")
 				defer clear()
-				err = writeOutput(c, t.Output, func() error { return stages.ExportSafetensors(c.Context, dev, path, t.Output, o.Type[0], progress) })
+				err = writeOutput(c, t.Output, func() error {
+					return stages.ExportSafetensors(c.Context, dev, path, t.Output, o.Type[0], progress, noteOn(c))
+				})
 				return &outcome{json: t, how: o.Type[0]}, err
 			})
 		},

@@ -1,0 +1,139 @@
+package arch
+
+import (
+	"cmp"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// deepseek2 is DeepSeek V2: latent attention, and experts beside shared ones
+// behind the first layers. In GGUF its successors are called so, too.
+var deepseek2 = Arch{
+	Name: "deepseek_v2", HF: []string{"DeepseekV2ForCausalLM"}, GGUF: "deepseek2",
+	IsGGUF: func(m *Metadata) bool { return m.Int(gateSoftmax, "expert_gating_func") != gateSigmoid },
+	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "2048", "kv_lora_rank": "512", "q_lora_rank": "1536", "qk_nope_head_dim": "128", "qk_rope_head_dim": "64", "v_head_dim": "128",
+			"n_shared_experts": "2", "routed_scaling_factor": "1.0"})
+		c.only("scoring_func", `"softmax"`)
+		c.only("moe_layer_freq", "1")
+		s, err := latentSpec(c, "deepseek_v2", kernels.Adjacent)
+		m := c.latentExperts(kernels.RouteArgs{})
+		m.Route.Renorm = false // norm_topk_prob counts for nothing in this family
+		switch how := c.String("greedy", "topk_method"); how {
+		case "greedy":
+			m.Route.Groups, m.Route.TopGroups = 0, 0
+		case "group_limited_greedy":
+		default:
+			c.lack("topk_method", "%q is not supported; known: greedy, group_limited_greedy", how)
+		}
+		s.withExperts(m, c.sparseLayers(0))
+		return s, cmp.Or(err, c.err)
+	},
+	GGUFSpec: func(m *Metadata) (Spec, error) { return deepseekGGUF(m, "deepseek_v2") },
+	Rules:    func(s *Spec) []Rule { return decoderRules(s, false) },
+	KV:       func(s *Spec) []formats.KV { return deepseekKV(s, "deepseek2") },
+	NoGGUF:   latentNoGGUF,
+	Config: func(s *Spec) []formats.KV {
+		how := "greedy"
+		if s.moe().Route.Groups > 1 {
+			how = "group_limited_greedy"
+		}
+		return append(deepseekConfig(s, "DeepseekV2ForCausalLM", "deepseek_v2"), formats.KV{Key: "topk_method", Value: how})
+	},
+}
+
+// deepseek3 is DeepSeek V3, R1, and Kimi K2: V2 with a bias where experts and
+// their groups are chosen.
+var deepseek3 = Arch{
+	Name: "deepseek_v3", HF: []string{"DeepseekV3ForCausalLM"}, GGUF: "deepseek2",
+	IsGGUF: func(m *Metadata) bool { return m.Int(gateSoftmax, "expert_gating_func") == gateSigmoid },
+	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "4096", "kv_lora_rank": "512", "q_lora_rank": "1536", "qk_nope_head_dim": "128", "qk_rope_head_dim": "64", "v_head_dim": "128",
+			"n_group": "8", "topk_group": "4", "n_routed_experts": "256", "num_experts_per_tok": "8", "n_shared_experts": "1", "norm_topk_prob": "true", "routed_scaling_factor": "2.5"})
+		return deepseek3Spec(c, "deepseek_v3", 3)
+	},
+	GGUFSpec: func(m *Metadata) (Spec, error) { return deepseekGGUF(m, "deepseek_v3") },
+	Rules:    func(s *Spec) []Rule { return decoderRules(s, false) },
+	KV:       func(s *Spec) []formats.KV { return deepseekKV(s, "deepseek2") },
+	NoGGUF:   latentNoGGUF,
+	Config: func(s *Spec) []formats.KV {
+		return append(deepseekConfig(s, "DeepseekV3ForCausalLM", "deepseek_v3"), formats.KV{Key: "scoring_func", Value: "sigmoid"}, formats.KV{Key: "topk_method", Value: "noaux_tc"})
+	},
+}
+
+// glm4moelite is GLM 4.7 Flash: DeepSeek V3 by another name, also in GGUF, where
+// nothing tells them apart.
+var glm4moelite = Arch{
+	Name: "glm4_moe_lite", HF: []string{"Glm4MoeLiteForCausalLM"}, GGUF: "deepseek2",
+	IsGGUF: func(*Metadata) bool { return false },
+	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "202752", "rms_norm_eps": "1e-5", "kv_lora_rank": "512", "q_lora_rank": "768", "qk_nope_head_dim": "192", "qk_rope_head_dim": "64", "v_head_dim": "256",
+			"n_group": "1", "topk_group": "1", "n_routed_experts": "64", "num_experts_per_tok": "4", "n_shared_experts": "1", "norm_topk_prob": "true", "routed_scaling_factor": "1.8"})
+		return deepseek3Spec(c, "glm4_moe_lite", 1)
+	},
+	GGUFSpec: deepseek3.GGUFSpec,
+	Rules:    deepseek3.Rules,
+	KV:       deepseek3.KV,
+	NoGGUF:   latentNoGGUF,
+	Config:   deepseek3.Config,
+}
+
+// deepseek3Spec reads config.json of DeepSeek V3 and its likes, of whose layers
+// the first dense have no experts unless it says so.
+func deepseek3Spec(c *Config, name string, dense int) (Spec, error) {
+	c.only("scoring_func", `"sigmoid"`)
+	c.only("topk_method", `"noaux_tc"`)
+	c.only("moe_layer_freq", "1")
+	pairs := kernels.Adjacent
+	if !c.Bool(true, "rope_interleave") {
+		pairs = kernels.HalfSplit
+	}
+	s, err := latentSpec(c, name, pairs)
+	m := c.latentExperts(biasedSigmoid)
+	m.Select = true
+	s.withExperts(m, c.sparseLayers(dense))
+	s.Predict = c.predicting()
+	return s, cmp.Or(err, c.err)
+}
+
+// predicting reads the number of layers that predict further tokens.
+func (c *Config) predicting() int {
+	n := c.Int(0, "num_nextn_predict_layers")
+	if n < 0 || n > maxLayers {
+		c.fail("num_nextn_predict_layers", "is %d, allowed 0 to %d", n, maxLayers)
+		return 0
+	}
+	return n
+}
+
+// biasedSigmoid is how DeepSeek V3 and many after it route: each score by itself,
+// a bias where experts are chosen, and groups by the sum of their two best.
+var biasedSigmoid = kernels.RouteArgs{Kind: kernels.RouteSigmoid, Best2: true, Eps: 1e-20}
+
+// latentExperts reads experts under the names that DeepSeek gave their numbers.
+func (c *Config) latentExperts(r kernels.RouteArgs) MoE {
+	r.Renorm, r.Scale = c.Bool(true, "norm_topk_prob"), float32(c.Float(1, "routed_scaling_factor"))
+	r.Groups, r.TopGroups = groups(c.Int(1, "n_group"), c.Int(1, "topk_group"))
+	m := MoE{E: c.Int(-1, "n_routed_experts"), K: c.Int(-1, "num_experts_per_tok"), F: c.Int(-1, "moe_intermediate_size"), Route: r}
+	m.Shared = m.F * c.Int(0, "n_shared_experts")
+	return m
+}
+
+// deepseekGGUF reads a GGUF of DeepSeek V2 or V3.
+func deepseekGGUF(m *Metadata, name string) (Spec, error) {
+	s, err := latentGGUF(m)
+	s.Arch = name
+	m.routed(&s)
+	return s, cmp.Or(err, m.err)
+}
+
+// deepseekKV are the keys that deepseekGGUF reads.
+func deepseekKV(s *Spec, p string) []formats.KV {
+	return append(append(latentKV(s, p), expertKV(s.moe(), p)...), s.routerKV(p)...)
+}
+
+// deepseekConfig is config.json of DeepSeek V2 or V3 but for how experts are chosen.
+func deepseekConfig(s *Spec, class, modelType string) []formats.KV {
+	return append(latentConfig(s, class, modelType), s.expertConfig()...)
+}

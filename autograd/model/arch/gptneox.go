@@ -1,0 +1,59 @@
+package arch
+
+import (
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// gptNeoX is GPT-NeoX and Pythia: attention and feed-forward part beside each other
+// with a norm each, rotation of a part of each head, and queries, keys and values in
+// one map, head by head.
+var gptNeoX = Arch{
+	Name: "gpt_neox", HF: []string{"GPTNeoXForCausalLM"}, GGUF: "gptneox", PartRotates: true,
+	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"hidden_act": `"gelu"`})
+		c.rename("rotary_pct", "partial_rotary_factor")
+		c.rename("rotary_emb_base", "rope_theta")
+		s := Spec{
+			Arch: "gpt_neox", C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(2048, "max_position_embeddings"),
+			Norm: c.layerNorms("layer_norm_eps"), Tied: c.Bool(false, "tie_word_embeddings"),
+		}
+		a := heads(c.Int(-1, "num_attention_heads"), s.C)
+		a.Fused, a.ByKey, a.Rope = true, true, 0
+		a.Bias = c.Bool(true, "attention_bias")
+		a.OutBias = a.Bias
+		s.Ropes = []RopeSpec{c.partRope(a.D, s.MaxPos, 0.25)}
+		f := &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act"), Ungated: true, Bias: true}
+		return c.layers(s, "num_hidden_layers", gptNeoXLayer(a, f, c.Bool(true, "use_parallel_residual")))
+	},
+	GGUFSpec: func(m *Metadata) (Spec, error) {
+		s, a, f := m.older("gpt_neox", kernels.GELU)
+		a.ByKey, a.Rope = true, 0
+		s.Ropes = []RopeSpec{m.Rope(a.D, s.MaxPos)}
+		return m.layers(s, gptNeoXLayer(a, f, m.Bool(true, "use_parallel_residual")))
+	},
+	Rules: func(s *Spec) []Rule {
+		return namedRules(s, false, layerNames{norms: usualNames.norms, layers: "gpt_neox.layers.%d.", modules: map[Role][2]string{
+			Embed: {"gpt_neox.embed_in", "token_embd"}, FinalNorm: {"gpt_neox.final_layer_norm", "output_norm"}, Head: {"embed_out", "output"},
+			QKV: {"attention.query_key_value", "attn_qkv"}, O: {"attention.dense", "attn_output"},
+			Up: {"mlp.dense_h_to_4h", "ffn_up"}, Down: {"mlp.dense_4h_to_h", "ffn_down"},
+		}})
+	},
+	KV: func(s *Spec) []formats.KV {
+		kv := append(olderKV(s, "gptneox"), rotationKV(s, "gptneox")...)
+		return append(kv, formats.KV{Key: "gptneox.use_parallel_residual", Value: s.Layers[0].Parallel})
+	},
+	Config: func(s *Spec) []formats.KV {
+		r := s.rope()
+		return append(partConfig(s, "GPTNeoXForCausalLM", "gpt_neox"), formats.KV{Key: "attention_bias", Value: s.Attention().Bias},
+			formats.KV{Key: "rotary_pct", Value: float64(r.Dim) / float64(s.Attention().D)}, formats.KV{Key: "rotary_emb_base", Value: r.Base},
+			formats.KV{Key: "use_parallel_residual", Value: s.Layers[0].Parallel})
+	},
+}
+
+func gptNeoXLayer(a *Attention, f *MLP, parallel bool) *LayerSpec {
+	if parallel {
+		return beside(a, f, true)
+	}
+	return decoder(a, f)
+}

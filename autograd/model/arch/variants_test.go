@@ -1,0 +1,212 @@
+package arch_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu"
+)
+
+// variants are configs of a reference checkpoint with other values of keys that the
+// family's models use, and what the refusal to write a GGUF says; "": there is none.
+var variants = []struct{ base, change, refused string }{
+	{"starcoder2", `{"use_bias": false, "sliding_window": null, "tie_word_embeddings": false, "head_dim": 16}`, ""},
+	{"starcoder2", `{"sliding_window": 3, "num_key_value_heads": 4, "hidden_act": "relu"}`, "Act gelu_pytorch_tanh instead of relu"},
+	{"phi", `{"num_key_value_heads": 1, "qk_layernorm": true, "tie_word_embeddings": true, "rope_parameters": null, "rope_theta": 500, "partial_rotary_factor": 1.0}`, ""},
+	{"stablelm", `{"use_parallel_residual": true, "qk_layernorm": true, "use_qkv_bias": false, "num_key_value_heads": 1, "tie_word_embeddings": true}`, ""},
+	{"nemotron", `{"attention_bias": true, "mlp_bias": true, "head_dim": 20, "tie_word_embeddings": true, "rope_parameters": {"rope_type": "linear", "factor": 2, "partial_rotary_factor": 0.4, "rope_theta": 10000.0}}`, ""},
+	{"arcee", `{"attention_bias": true, "mlp_bias": true, "rope_parameters": null, "rope_theta": 777.0, "tie_word_embeddings": true}`, ""},
+	{"apertus", `{"attention_bias": true, "tie_word_embeddings": true, "num_key_value_heads": 4, "rope_parameters": null}`, ""},
+	{"gpt-neox", `{"attention_bias": false, "use_parallel_residual": false, "tie_word_embeddings": true, "rope_parameters": null, "rotary_pct": 0.5, "rotary_emb_base": 300}`, ""},
+	{"falcon", `{"new_decoder_architecture": true, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1, "ffn_hidden_size": 64}`, ""},
+	{"falcon", `{"multi_query": false, "bias": true, "tie_word_embeddings": false}`, "Bias false instead of true"},
+	{"falcon", `{"parallel_attn": false}`, "Sublayers[1].Pre"},
+	{"falcon-alibi", `{"multi_query": true, "num_attention_heads": 6, "bias": false, "parallel_attn": true}`, "Rope 0 instead of -1"},
+	{"gptj", `{"rotary_dim": 16, "tie_word_embeddings": true, "n_inner": 64, "activation_function": "relu"}`, "does not know it"},
+	{"mpt", `{"n_heads": 6, "attn_config": {"alibi": true, "alibi_bias_max": 8, "softmax_scale": 0.2}, "tie_word_embeddings": true}`, "Scale 0 instead of 0.2"},
+	{"mpt", `{"n_heads": 3, "attn_config": {"alibi": true, "alibi_bias_max": 8, "clip_qkv": 0.7}}`, ""},
+	{"bloom", `{"n_head": 3, "seq_length": 100, "tie_word_embeddings": false}`, ""},
+	{"gpt-bigcode", `{"multi_query": false, "scale_attn_weights": false, "n_inner": 64, "tie_word_embeddings": false}`, "K 1 instead of 4"},
+	{"gpt2", `{"scale_attn_by_inverse_layer_idx": true, "n_inner": 64, "tie_word_embeddings": false}`, "Scale 0 instead of"},
+	{"gpt2", `{"n_head": 6, "n_layer": 3}`, ""},
+	{"opt", `{"do_layer_norm_before": false, "word_embed_proj_dim": 32, "enable_bias": false}`, "does not know it"},
+	{"opt", `{"_remove_final_layer_norm": true, "layer_norm_elementwise_affine": false, "tie_word_embeddings": false, "activation_function": "gelu"}`, "does not know it"},
+	{"olmoe", `{"norm_topk_prob": true}`, "Renorm"},
+	{"olmoe", `{"attention_bias": true, "num_key_value_heads": 2, "tie_word_embeddings": true}`, ""},
+	{"granite-moe", `{"attention_bias": true, "tie_word_embeddings": false, "rope_parameters": null, "logits_scaling": 6, "num_experts_per_tok": 1}`, ""},
+	{"gpt-oss", `{"attention_bias": false, "tie_word_embeddings": true, "num_experts_per_tok": 1}`, ""},
+	{"gpt-oss", `{"layer_types": ["full_attention", "sliding_attention"]}`, "Window"},
+	{"gpt-oss", `{"swiglu_limit": 5}`, "Limit 7 instead of 5"},
+	{"phimoe", `{"attention_bias": false, "lm_head_bias": false, "tie_word_embeddings": true}`, ""},
+	{"phimoe", `{"rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64, "short_mscale": 1.24, "long_mscale": 1.24, "short_factor": [1, 1.1, 1.2, 1.3, 1.4, 1.5], "long_factor": [2, 3, 4, 5, 6, 7]}}`, "longrope"},
+	{"phimoe", `{"sliding_window": 5}`, "Window"},
+	{"dbrx", `{"attn_config": {"kv_n_heads": 4, "clip_qkv": null}, "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 1, "moe_normalize_expert_weights": null}}`, "moe_normalize_expert_weights"},
+	{"deepseek2", `{"q_lora_rank": null, "n_shared_experts": null, "n_group": null, "first_k_dense_replace": 0, "routed_scaling_factor": 16.0, "tie_word_embeddings": true}`, ""},
+	{"deepseek2", `{"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1, "rope_parameters": null}`, ""},
+	{"deepseek3", `{"norm_topk_prob": false, "n_group": 1, "topk_group": 1, "q_lora_rank": null, "first_k_dense_replace": 0, "n_shared_experts": 2}`, ""},
+	{"deepseek3", `{"rope_interleave": false, "tie_word_embeddings": true}`, "rope_interleave"},
+	{"deepseek3", `{"rope_parameters": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32, "rope_theta": 10000.0, "mscale": 1.0, "mscale_all_dim": 0.7}}`, "mscale"},
+	{"glm4-moe-lite", `{"mlp_layer_types": ["sparse", "sparse"], "n_group": 3, "topk_group": 2, "norm_topk_prob": false}`, ""},
+	{"minicpm3", `{"q_lora_rank": null, "rope_parameters": null, "tie_word_embeddings": false, "v_head_dim": 10}`, ""},
+	{"minicpm3", `{"scale_emb": 1, "scale_depth": null, "dim_model_base": null}`, "scale_emb"},
+	{"mistral4", `{"q_lora_rank": null, "first_k_dense_replace": 1, "norm_topk_prob": false, "n_group": 2, "rope_interleave": false, "n_shared_experts": 0}`, "does not know it"},
+	{"glm4-moe", `{"use_qk_norm": true, "attention_bias": false, "n_shared_experts": 0, "first_k_dense_replace": 0, "norm_topk_prob": false, "tie_word_embeddings": true, "n_group": 2}`, ""},
+	{"solar-open", `{"attention_bias": true, "rope_parameters": null, "n_shared_experts": 2}`, ""},
+	{"dots1", `{"norm_topk_prob": false, "attention_bias": true, "first_k_dense_replace": 0, "num_key_value_heads": 2, "n_group": 2}`, ""},
+	{"dots1", `{"sliding_window": 7, "layer_types": null, "max_window_layers": 1}`, "Window"},
+	{"exaone-moe", `{"sliding_window_pattern": "LLG", "layer_types": null, "norm_topk_prob": false, "tie_word_embeddings": true}`, ""},
+	{"exaone-moe", `{"sliding_window": null, "layer_types": null, "mlp_layer_types": ["sparse", "sparse", "dense", "sparse"], "first_k_dense_replace": null}`, "layer 2 without experts"},
+	{"exaone-moe", `{"sliding_window": null, "layer_types": null, "mlp_layer_types": ["dense", "dense", "sparse", "sparse"], "first_k_dense_replace": null}`, ""},
+	{"ernie4-5-moe", `{"moe_layer_interval": 2, "moe_layer_start_index": 0, "moe_layer_end_index": -1, "moe_num_shared_experts": 0, "tie_word_embeddings": false}`, ""},
+	{"hunyuan-moe", `{"moe_topk": 1, "attention_bias": true, "tie_word_embeddings": true, "rope_parameters": {"rope_type": "dynamic", "alpha": 1000, "factor": 1, "rope_theta": 10000.0}}`, ""},
+	{"minimax-m2", `{"rope_parameters": null, "rotary_dim": 16, "rope_theta": 1000, "tie_word_embeddings": true}`, ""},
+	{"hy-v3", `{"attention_bias": true, "num_shared_experts": 2, "mlp_layer_types": ["sparse", "dense"], "tie_word_embeddings": true}`, ""},
+	{"cohere2-moe", `{"expert_selection_fn": "softmax", "num_shared_experts": 2, "prefix_dense_sliding_window_pattern": 2, "mlp_layer_types": null, "layer_types": null, "first_k_dense_replace": 2}`, "Rope 0 instead of -1"},
+	{"cohere2-moe", `{"expert_selection_fn": "softmax", "num_shared_experts": 2, "mlp_layer_types": null, "layer_types": null, "first_k_dense_replace": 2}`, ""},
+	{"cohere2-moe", `{"shared_expert_combination_strategy": "sum", "norm_topk_prob": false}`, "Average"},
+	{"cohere2-moe", `{"rms_norm_eps": 1e-5, "num_shared_experts": 0}`, "norms"},
+	{"afmoe", `{"mup_enabled": false, "num_dense_layers": 0}`, "mup_enabled"},
+	{"afmoe", `{"num_shared_experts": 2, "tie_word_embeddings": true, "layer_types": null, "global_attn_every_n_layers": 2}`, ""},
+	{"llama4", `{"use_qk_norm": false, "moe_layers": null, "interleave_moe_layer_step": 1, "attention_bias": true, "tie_word_embeddings": true, "attention_chunk_size": 8192}`, ""},
+	{"llama4", `{"attn_temperature_tuning": false}`, "temperature"},
+	{"qwen3-moe", `{"norm_topk_prob": false}`, "Renorm"},
+	{"qwen2-moe", `{"mlp_only_layers": [0], "qkv_bias": false}`, "Sublayers[1].Body"},
+}
+
+// made writes a checkpoint of a variant with random weights.
+func made(t *testing.T, base, change string) string {
+	t.Helper()
+	var config, other map[string]any
+	for data, to := range map[string]*map[string]any{string(testdir.ReadFile(t, testdir.Shared(t, "golden/arch/"+base)+"/config.json")): &config, change: &other} {
+		if err := json.Unmarshal([]byte(data), to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for k, v := range other {
+		config[k] = v
+	}
+	raw, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := arch.RulesOf(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tensors []formats.NamedTensor
+	for i := range list {
+		r := &list[i]
+		for j := range r.HF {
+			if r.Tied {
+				continue
+			}
+			p := &r.HF[j]
+			n, seed := int64(1), fnv.New64a()
+			for _, d := range p.FileShape(r) {
+				n *= d
+			}
+			seed.Write([]byte(p.Name))
+			rng := rand.New(rand.NewPCG(1, seed.Sum64()))
+			v := make([]float32, n)
+			for i := range v {
+				v[i] = float32(0.3 * rng.NormFloat64())
+				if r.Role.IsNorm() && !r.Bias {
+					v[i]++
+				}
+			}
+			tensors = append(tensors, formats.NamedTensor{Name: p.Name, DType: "F32", Shape: p.FileShape(r), Data: kernels.Bytes(v)})
+		}
+	}
+	dir := t.TempDir()
+	if err = os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o666); err == nil {
+		err = formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), tensors, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// logitsOf are the logits of ids in one pass, and token by token with a cache.
+func logitsOf(t *testing.T, path string, ids []int32) (whole, cached []float32) {
+	t.Helper()
+	m, err := model.Load(cpu.New(cpu.Options{}), open(t, path), model.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	if whole, err = tape.Values(m.Logits(tape, m.Hidden(tape, model.Pack(ids)))); err != nil {
+		t.Fatal(err)
+	}
+	c, err := m.NewCache(1, len(ids))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, id := range ids {
+		z, err := m.Step(c, []model.Piece{{Slot: 0, Tokens: []int32{id}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cached = append(cached, z[0]...)
+	}
+	return whole, cached
+}
+
+func near(t *testing.T, what string, got, want []float32, tol float64) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d values, want %d", what, len(got), len(want))
+	}
+	for i := range want {
+		if d := math.Abs(float64(got[i] - want[i])); !(d <= tol) {
+			t.Errorf("%s: [%d] is %g, want %g", what, i, got[i], want[i])
+			return
+		}
+	}
+}
+
+// Variants of the families' models compute with a cache what they compute without,
+// and the same after a way through a GGUF and back into a folder, where a GGUF can
+// state them; where not, it is refused.
+func TestVariants(t *testing.T) {
+	ids := []int32{1, 40, 3, 3, 200, 17, 99, 5, 60, 61, 62}
+	for i, v := range variants {
+		t.Run(fmt.Sprint(v.base, i), func(t *testing.T) {
+			dir := made(t, v.base, v.change)
+			want, cached := logitsOf(t, dir, ids)
+			near(t, "with a cache", cached, want, 1e-4)
+			src := open(t, dir)
+			for _, name := range []string{"a.gguf", "b"} {
+				out := filepath.Join(t.TempDir(), name)
+				d := arch.Dense{Path: out, Name: "m"}
+				err := d.Write(context.Background(), cpu.New(cpu.Options{}), src, nil)
+				if v.refused != "" && err != nil && strings.Contains(err.Error(), v.refused) {
+					return
+				}
+				if err != nil || v.refused != "" {
+					t.Fatalf("%v, want refusal %q", err, v.refused)
+				}
+				got, _ := logitsOf(t, out, ids)
+				near(t, name, got, want, 1e-5)
+				src = open(t, out)
+			}
+		})
+	}
+}

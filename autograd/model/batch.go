@@ -59,6 +59,7 @@ type State struct {
 	Rel    *autograd.Tensor // [span, H]: what scores lose with distance; nil: nothing
 	Temper *autograd.Tensor // [N]: factors of queries by position; nil: none
 
+	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache
 	slot, pos *autograd.Tensor // [N] int32; nil without a cache
 }
@@ -108,6 +109,10 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 	}
 	s.IDs = t.Upload(in.IDs, n)
 	s.Seq = t.Upload(in.Seq, len(in.Seq))
+	for i := 1; i < len(in.Seq); i++ {
+		from, to := int(in.Seq[i-1]), int(in.Seq[i])
+		s.runs = append(s.runs, autograd.PickRun{From: from, To: to, First: from, Keys: to - from})
+	}
 	m.position(t, s, in.Pos, spans(in.Pos, in.Seq))
 	if in.Key != nil {
 		t.Key = t.Upload(in.Key, n)

@@ -238,12 +238,26 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 	return b, c.m.CheckIDs(b.ids)
 }
 
+// runs are the pieces of the step with the keys that their slots hold then.
+func (b *placed) runs() []autograd.PickRun {
+	var out []autograd.PickRun
+	for i, slot := range b.slot {
+		if i == 0 || slot != b.slot[i-1] {
+			out = append(out, autograd.PickRun{From: i, First: int(slot)})
+		}
+		r := &out[len(out)-1]
+		r.To, r.Keys = i+1, int(b.pos[i])+1
+	}
+	return out
+}
+
 // step returns the logits of the rows in b.last, nil where there are none.
 func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	n := len(b.ids)
 	s := &State{N: n, cache: c}
 	s.IDs = t.Upload(b.ids, n)
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
+	s.runs = b.runs()
 	m.position(t, s, b.pos, b.span)
 	x := m.Begin(t, s)
 	for _, blk := range m.Blocks {

@@ -1,6 +1,8 @@
 package autograd
 
 import (
+	"fmt"
+
 	"github.com/tunekit/tunekit/kernels"
 )
 
@@ -25,17 +27,40 @@ func (r Recurrent) buffers(t *Tape) (state, slot kernels.Buffer) {
 
 // ConvSpec is what a causal convolution needs beside its input.
 type ConvSpec struct {
-	W, Bias *Param  // [C, Taps], [C] or nil; f32
+	W, Bias *Param  // [All, Taps], [All] or nil; f32
+	First   int     // x's channels are C of All, from this one on
 	Seq     *Tensor // [S+1] int32
 	SiLU    bool
 	State   Recurrent // [Slots, Taps-1, C]
 }
 
+// part are the n elements of a weight's memory from element first on, nil of nil.
+func (t *Tape) part(b kernels.Buffer, first, n int) kernels.Buffer {
+	if b == nil || t.err != nil {
+		return nil
+	}
+	return t.Dev.Slice(b, first, n)
+}
+
+// partDst is where the gradient of a part is added.
+func (t *Tape) partDst(p *Param, first, n int) kernels.Dst {
+	d := p.dst()
+	if !d.Skip() {
+		d.Buffer = t.Dev.Slice(d.Buffer, first, n)
+	}
+	return d
+}
+
 // Conv1D convolves every channel of x [N, C] along its sequence, causally.
 func (t *Tape) Conv1D(x *Tensor, s ConvSpec) *Tensor {
 	n, c := x.Rows(), x.Cols()
+	taps := s.W.Cols
+	if s.First < 0 || s.First+c > s.W.Rows {
+		panic(fmt.Sprintf("autograd: convolution %s: channels %d+%d of %d", s.W.Name, s.First, c, s.W.Rows))
+	}
 	args := func() *kernels.ConvArgs {
-		a := &kernels.ConvArgs{N: n, C: c, Taps: s.W.Cols, X: t.value(x), W: s.W.Buffer, Bias: s.Bias.buffer(), Seq: s.Seq.Data, SiLU: s.SiLU}
+		a := &kernels.ConvArgs{N: n, C: c, Taps: taps, X: t.value(x), W: t.part(s.W.Buffer, s.First*taps, c*taps), Bias: t.part(s.Bias.buffer(), s.First, c),
+			Seq: s.Seq.Data, SiLU: s.SiLU}
 		a.State, a.Slot = s.State.buffers(t)
 		return a
 	}
@@ -47,7 +72,7 @@ func (t *Tape) Conv1D(x *Tensor, s ConvSpec) *Tensor {
 	t.record(y, []*Tensor{x, s.Seq}, func() {
 		dx, a := t.grad(x), args()
 		if t.err == nil {
-			t.Dev.Conv1DBackward(dx, s.W.dst(), s.Bias.dst(), y.grad.buf, a)
+			t.Dev.Conv1DBackward(dx, t.partDst(s.W, s.First*taps, c*taps), t.partDst(s.Bias, s.First, c), y.grad.buf, a)
 		}
 	})
 	return y

@@ -27,7 +27,7 @@ func eachToken(f func(n int, first bool)) {
 func seqOf(t *autograd.Tape) *autograd.Tensor { return t.Upload(scanSeq, len(scanSeq)) }
 
 func scanCases() []gradCase {
-	return []gradCase{convCase(true), convCase(false), deltaCase(false), deltaCase(true), ssmCase(false), ssmCase(true)}
+	return []gradCase{convCase(true), convCase(false), convPartCase(), deltaCase(false), deltaCase(true), ssmCase(false), ssmCase(true)}
 }
 
 func convCase(silu bool) gradCase {
@@ -57,6 +57,28 @@ func convCase(silu bool) gradCase {
 		},
 		func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
 			return t.Conv1D(x[0], autograd.ConvSpec{W: p[1], Bias: p[2], Seq: seqOf(t), SiLU: silu})
+		}}
+}
+
+// convPartCase convolves the last two of three channels with their part of a weight.
+func convPartCase() gradCase {
+	const all, taps = 3, 2
+	return gradCase{"part of a convolution", [][2]int{{scanN, all - 1}, {all, taps}, {1, all}}, []bool{false, true, true},
+		func(in [][]float64) []float64 {
+			y := make([]float64, scanN*(all-1))
+			eachToken(func(n int, first bool) {
+				for ch := range all - 1 {
+					sum := in[2][1+ch] + in[1][(1+ch)*taps+1]*in[0][n*(all-1)+ch]
+					if !first {
+						sum += in[1][(1+ch)*taps] * in[0][(n-1)*(all-1)+ch]
+					}
+					y[n*(all-1)+ch] = sum
+				}
+			})
+			return y
+		},
+		func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
+			return t.Conv1D(x[0], autograd.ConvSpec{W: p[1], Bias: p[2], First: 1, Seq: seqOf(t)})
 		}}
 }
 

@@ -49,7 +49,7 @@ func (a *artifact) readConfig() error {
 	if err != nil {
 		return err
 	}
-	a.config = []byte(strings.TrimPrefix(string(b), "\ufeff"))
+	a.config = FiniteJSON([]byte(strings.TrimPrefix(string(b), "\ufeff")))
 	_, err = parseObject(path, a.config)
 	return err
 }

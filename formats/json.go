@@ -1,7 +1,9 @@
 package formats
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -115,6 +117,35 @@ func parseObject(where string, data []byte) (object, error) {
 		return nil, corrupt(where, "found %s, expected a JSON object", kindOf(v))
 	}
 	return o, nil
+}
+
+// FiniteJSON is JSON with what Python writes for infinite numbers, the bare words
+// Infinity and -Infinity, as Transformers 5 states them: {"__float__": "Infinity"}.
+// Text in quotes stays as it is.
+func FiniteJSON(b []byte) []byte {
+	var out []byte
+	quoted, from := false, 0
+	for i := 0; i < len(b); i++ {
+		switch {
+		case b[i] == '"':
+			quoted = !quoted
+		case quoted && b[i] == '\\':
+			i++
+		case !quoted && (b[i] == 'I' || b[i] == '-'):
+			for _, word := range []string{"Infinity", "-Infinity"} {
+				if bytes.HasPrefix(b[i:], []byte(word)) {
+					out = append(append(out, b[from:i]...), fmt.Sprintf(`{"__float__": %q}`, word)...)
+					i += len(word) - 1
+					from = i + 1
+					break
+				}
+			}
+		}
+	}
+	if from == 0 {
+		return b
+	}
+	return append(out, b[from:]...)
 }
 
 func kindOf(v any) string {

@@ -175,7 +175,11 @@ func (v *verifier) gguf(a *artifact) {
 			v.add("%s.%s is %v, expected a number above 0", arch, key, k[arch+"."+key])
 		}
 	}
-	for _, key := range []string{"attention.head_count", "attention.key_length", "attention.value_length", "rope.dimension_count"} {
+	attends := slices.ContainsFunc(a.tensors, func(t Tensor) bool { return strings.Contains(t.Name, ".attn_q") })
+	if n, ok := k.uint(arch + ".attention.head_count"); ok && n == 0 && attends {
+		v.add("%s.attention.head_count is 0", arch)
+	}
+	for _, key := range []string{"attention.key_length", "attention.value_length", "rope.dimension_count"} {
 		if n, ok := k.uint(arch + "." + key); ok && n == 0 {
 			v.add("%s.%s is 0", arch, key)
 		}

@@ -151,9 +151,11 @@ func (c *collector) entry(w *autograd.Param, f arch.FileTensor) gguf.ImatrixEntr
 	sums := c.sums[w]
 	for i := range f.Matrices() {
 		s := sums[i%len(sums)]
-		for _, v := range s.v {
-			e.Sums = append(e.Sums, float32(v))
+		of := make([]float32, len(s.v))
+		for i, v := range s.v {
+			of[i] = float32(v)
 		}
+		e.Sums = append(e.Sums, f.Columns(of)...)
 		e.Counts = append(e.Counts, float32(s.rows))
 	}
 	return e

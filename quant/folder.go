@@ -225,13 +225,23 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 	}
 	for i, ok := range used {
 		if pat := p.job.Ignore[i]; !ok && pat != src.HeadPath() && pat != arch.UsualHead { // a tied head has no tensor, and others have other names
-			return nil, fail.Usagef("ignore", "module names such as "+src.At(0, arch.Down).Path()+", or re: and a regular expression", "%q matches no module", pat)
+			return nil, fail.Usagef("ignore", "module names such as "+someModule(src)+", or re: and a regular expression", "%q matches no module", pat)
 		}
 	}
 	if len(layers) == 0 {
 		return nil, fail.Usagef("ignore", "", "every layer is ignored: nothing is left to quantize")
 	}
 	return layers, nil
+}
+
+// someModule is a module of the model, for hints.
+func someModule(src *arch.Source) string {
+	for _, t := range src.Tensors() {
+		if t.IsLinear() {
+			return t.Path()
+		}
+	}
+	return src.HeadPath()
 }
 
 // matchers compiles patterns: a module name, the last parts of one, or re:…,

@@ -2,6 +2,7 @@ package quant
 
 import (
 	"context"
+	"encoding/json"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -45,6 +46,9 @@ func TestGoldenArchs(t *testing.T) {
 					}
 				}
 				share := map[string]float64{"W8A16": 1e-2, "W4A16_ASYM": 0.5}[j.Scheme]
+				if sensitive(t, src.Reader.Path()) {
+					share = map[string]float64{"W8A16": 4e-2, "W4A16_ASYM": 0.8}[j.Scheme]
+				}
 				if off := apart(src, logits(t, made, ids), want); !(off < share*dot(want, want)) {
 					t.Errorf("%s %s: logits are off by %g of %g", j.Method, j.Scheme, off, dot(want, want))
 				}
@@ -61,6 +65,18 @@ func TestGoldenArchs(t *testing.T) {
 			again(t, src.Reader.Path(), cal, jobs[0], jobs[2])
 		})
 	}
+}
+
+// sensitive reports whether the logits of a case move by more than 1e-3 when every
+// weight moves by a millionth, as the case says: twice as far as those of the others.
+func sensitive(t *testing.T, dir string) bool {
+	t.Helper()
+	var g map[string]any
+	if err := json.Unmarshal(testdir.ReadFile(t, filepath.Join(dir, "golden.json")), &g); err != nil {
+		t.Fatal(err)
+	}
+	move, _ := g["logits change when every weight moves by 1e-6 (relative)"].(float64)
+	return move > 1e-3
 }
 
 // apart is the distance of logits, of a model with routers without the quarter of

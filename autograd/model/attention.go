@@ -17,13 +17,17 @@ type attention struct {
 	o            *nn.Linear
 	qNorm, kNorm *nn.Norm // nil: none
 	sinks        *autograd.Param
-	seat         int // of its keys and values in a cache
+	vNorm        *nn.Norm // without weights; nil: none
+	seat         int      // of its keys and values in a cache
 }
 
 func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	a := &attention{spec: spec, seat: len(l.m.mixers)}
 	if !spec.Fused {
-		a.q, a.k, a.v = l.linear(layer, arch.Q), l.linear(layer, arch.K), l.linear(layer, arch.V)
+		a.q, a.k = l.linear(layer, arch.Q), l.linear(layer, arch.K)
+		if !spec.KeyValue {
+			a.v = l.linear(layer, arch.V)
+		}
 	} else {
 		a.qkv = l.linear(layer, arch.QKV)
 	}
@@ -37,6 +41,10 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	if spec.Sinks {
 		a.sinks = l.take(l.src.At(layer, arch.Sinks))
 	}
+	if spec.VNorm {
+		norm := l.m.Spec.Norm
+		a.vNorm = &nn.Norm{Kind: norm.Kind, Eps: norm.Eps, Width: spec.D}
+	}
 	switch spec.QKNorm {
 	case arch.OwnPerHead:
 		a.qNorm.Heads, a.kNorm.Heads = spec.H, spec.K
@@ -49,22 +57,21 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 
 func (a *attention) steps() []Step {
 	return []Step{
-		{Linears: a.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
+		{Linears: a.readers(), In: scaledBy(a.spec.InScale), Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			return tensors{a.attend(t, in[0], s)}
 		}},
 		{Linears: []*nn.Linear{a.o}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{a.o.ForwardWide(t, in[0])}
+			return tensors{scaled(t, a.o.ForwardWide(t, in[0]), a.spec.OutScale)}
 		}},
 	}
 }
 
 func (a *attention) readers() []*nn.Linear {
-	list := []*nn.Linear{a.q, a.k, a.v}
-	if a.qkv != nil {
-		list = []*nn.Linear{a.qkv}
-	}
-	if a.gate != nil {
-		list = append(list, a.gate)
+	var list []*nn.Linear
+	for _, l := range []*nn.Linear{a.q, a.k, a.v, a.qkv, a.gate} {
+		if l != nil {
+			list = append(list, l)
+		}
 	}
 	return list
 }
@@ -72,7 +79,7 @@ func (a *attention) readers() []*nn.Linear {
 // smooth: scales between v and o exist only where v is a map by itself that is
 // not cut off and every query head has a value head of its own.
 func (a *attention) smooth() []Pair {
-	if a.v == nil || a.spec.H != a.spec.K || a.spec.Clip > 0 {
+	if a.v == nil || a.spec.H != a.spec.K || a.spec.Clip > 0 || a.spec.VNorm {
 		return nil
 	}
 	return []Pair{{Prev: a.v, Next: []*nn.Linear{a.o}, Part: alone(a.o)}}
@@ -82,10 +89,24 @@ func (a *attention) smooth() []Pair {
 func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
 	q, k, v := a.project(t, x)
 	var gate *autograd.Tensor
+	if d := a.spec.D; a.spec.QGate {
+		both := q
+		q, gate = t.HeadColumns(both, 2*d, 0, d), t.HeadColumns(both, 2*d, d, d)
+		t.Done(both)
+	}
 	if a.gate != nil {
 		gate = a.gate.Forward(t, x)
 	}
-	q, k = a.placed(t, q, a.qNorm, s), a.placed(t, k, a.kNorm, s)
+	if a.spec.KeyValue {
+		v = k
+	}
+	if a.vNorm != nil {
+		raw := v
+		if v = a.vNorm.Forward(t, raw); raw != k {
+			t.Done(raw)
+		}
+	}
+	q, k = a.placed(t, q, a.qNorm, s), a.placed(t, scaled(t, k, a.spec.KeyScale), a.kNorm, s)
 	if a.spec.Temperature {
 		even := q
 		q = t.Mul(even, s.Temper, kernels.ByRow)
@@ -114,6 +135,9 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 
 // project makes queries, keys and values of x.
 func (a *attention) project(t *autograd.Tape, x *autograd.Tensor) (q, k, v *autograd.Tensor) {
+	if a.spec.KeyValue {
+		return a.q.Forward(t, x), a.k.Forward(t, x), nil
+	}
 	if a.qkv == nil {
 		return a.clipped(t, a.q.Forward(t, x)), a.clipped(t, a.k.Forward(t, x)), a.clipped(t, a.v.Forward(t, x))
 	}
@@ -164,8 +188,7 @@ func normed(t *autograd.Tape, x *autograd.Tensor, norm *nn.Norm) *autograd.Tenso
 	return y
 }
 
-// keysValues are the keys and values of a cache. What lies behind a slot's
-// length is not read, so that shortening a slot takes no work.
+// keysValues are the keys and values of a cache.
 type keysValues struct {
 	kernels.KV
 	dev kernels.Backend
@@ -195,7 +218,9 @@ func newKeysValues(dev kernels.Backend, of kernels.KV, values bool) (*keysValues
 	return kv, nil
 }
 
-func (kv *keysValues) truncate(_, n int) int { return n }
+func (kv *keysValues) begin(int) {}
+
+func (kv *keysValues) shortens() bool { return true }
 
 func (kv *keysValues) grow(max int, held []int) error {
 	if max <= kv.Max { // grown when another mixer could not

@@ -52,16 +52,18 @@ func Passes[T any](items []T, size func(T) int) [][]T {
 type State struct {
 	N     int
 	IDs   *autograd.Tensor   // [N] int32
-	Seq   *autograd.Tensor   // [S+1] int32; nil with a cache
+	Seq   *autograd.Tensor   // [S+1] int32: where sequences, or with a cache its pieces, begin
 	Ropes []*autograd.Tensor // [N, Dim/2, 2] each: cosines and sines, as in arch.Spec.Ropes
 
 	Places *autograd.Tensor // [N] int32: rows of the table of positions; nil: the model has none
 	Rel    *autograd.Tensor // [span, H]: what scores lose with distance; nil: nothing
 	Temper *autograd.Tensor // [N]: factors of queries by position; nil: none
+	Parts  *autograd.Tensor // [N, layers·P]: what every layer gets of its own; nil: nothing
 
 	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache
 	slot, pos *autograd.Tensor // [N] int32; nil without a cache
+	slots     *autograd.Tensor // [S] int32: the slot of each piece; nil without a cache
 }
 
 // Tensors lists all tensors of s: what a block reads beside its input.
@@ -81,7 +83,7 @@ func (s *State) with(ts []*autograd.Tensor) *State {
 
 // visit calls f with every tensor that s has.
 func (s *State) visit(f func(x **autograd.Tensor)) {
-	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.slot, &s.pos}
+	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.Parts, &s.slot, &s.pos, &s.slots}
 	for i := range s.Ropes {
 		all = append(all, &s.Ropes[i])
 	}
@@ -107,7 +109,7 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 	if t.Err() != nil {
 		return s
 	}
-	s.IDs = t.Upload(in.IDs, n)
+	s.IDs = t.Upload(m.embedded(in.IDs), n)
 	s.Seq = t.Upload(in.Seq, len(in.Seq))
 	for i := 1; i < len(in.Seq); i++ {
 		from, to := int(in.Seq[i-1]), int(in.Seq[i])
@@ -155,6 +157,21 @@ func (m *Model) CheckIDs(ids []int32) error {
 		}
 	}
 	return nil
+}
+
+// embedded are the tokens whose embeddings ids have: themselves, but for those that
+// stand for what is no text.
+func (m *Model) embedded(ids []int32) []int32 {
+	if len(m.Spec.Stand) == 0 {
+		return ids
+	}
+	out := slices.Clone(ids)
+	for i, id := range ids {
+		if slices.Contains(m.Spec.Stand, id) {
+			out[i] = m.Spec.StandAs
+		}
+	}
+	return out
 }
 
 // CheckPrompt returns an error where a prompt has ids that are no tokens, or leaves no

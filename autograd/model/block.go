@@ -117,5 +117,13 @@ func alone(l *nn.Linear) Part {
 	return Part{[]*nn.Linear{l}, func(t *autograd.Tape, x *autograd.Tensor, _ *State) *autograd.Tensor { return l.ForwardWide(t, x) }}
 }
 
+// scaledBy is the In of a step that reads alpha (0: 1) times what the step before
+// left.
+func scaledBy(alpha float32) func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {
+	return func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {
+		return []*autograd.Tensor{t.Scale(in[0], alpha)}
+	}
+}
+
 // unchanged is the In of a step that reads what the step before left.
 func unchanged(_ *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor { return in }

@@ -29,9 +29,11 @@ type mixer interface {
 
 // memory is what one mixer remembers: keys and values, or a state.
 type memory interface {
-	// truncate forgets all but the first n tokens of a slot and returns n; or
-	// everything, and returns 0, where it cannot go back.
-	truncate(slot, n int) int
+	// begin prepares a slot for its first tokens; inside Dev.Run.
+	begin(slot int)
+	// shortens reports whether a slot can go back to its first tokens. What lies
+	// behind a slot's length is then not read.
+	shortens() bool
 	// grow makes room for max tokens a slot; the first held[i] of slot i stay.
 	grow(max int, held []int) error
 	free()
@@ -61,23 +63,25 @@ func (c *Cache) Reset(slot int) { c.Truncate(slot, 0) }
 // Truncate keeps the first n tokens of a slot, all where it has fewer, and
 // returns how many there are then: none where a mixer cannot go back.
 func (c *Cache) Truncate(slot, n int) int {
+	c.n[slot] = c.Kept(slot, n)
+	c.ids[slot] = c.ids[slot][:min(c.n[slot], len(c.ids[slot]))]
+	return c.n[slot]
+}
+
+// Kept is how many tokens Truncate would leave.
+func (c *Cache) Kept(slot, n int) int {
 	if n >= c.n[slot] {
 		return c.n[slot]
 	}
-	if c.n[slot] > c.turn && n <= c.turn {
-		n = 0
+	if c.n[slot] > c.turn && n <= c.turn || !c.shortens() {
+		return 0
 	}
-	c.n[slot] = n
-	for _, x := range c.kept {
-		c.n[slot] = min(c.n[slot], x.truncate(slot, n))
-	}
-	if c.n[slot] < n {
-		for _, x := range c.kept {
-			x.truncate(slot, 0)
-		}
-	}
-	c.ids[slot] = c.ids[slot][:min(c.n[slot], len(c.ids[slot]))]
-	return c.n[slot]
+	return n
+}
+
+// shortens reports whether slots can go back to their first tokens.
+func (c *Cache) shortens() bool {
+	return !slices.ContainsFunc(c.kept, func(x memory) bool { return !x.shortens() })
 }
 
 // Grow gives every slot room for max tokens, which takes new memory a mixer at a
@@ -116,8 +120,9 @@ type Piece struct {
 
 // Step appends the pieces to their slots, prompts and single tokens mixed, and
 // returns the logits [V] after the last token of each. On an error the cache
-// is as before, but for slots that were being computed again, which are empty:
-// a text that outgrows the length at which longrope changes all its angles.
+// is as before, but for slots that are empty then: those that were being computed
+// again, where a text outgrows the length at which longrope changes all its angles,
+// and of a mixer that keeps a state those of the pieces.
 func (m *Model) Step(c *Cache, pieces []Piece) ([][]float32, error) {
 	flat := make([]float32, len(pieces)*m.Spec.V)
 	err := m.advance(c, pieces, func(int) bool { return true }, func(t *autograd.Tape, logits *autograd.Tensor) error {
@@ -177,6 +182,11 @@ func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use fu
 	err = m.Dev.Run(func() error {
 		t := &autograd.Tape{Dev: m.Dev, Fast: m.Fast}
 		defer t.Free()
+		for _, slot := range b.fresh {
+			for _, x := range c.kept {
+				x.begin(slot)
+			}
+		}
 		y := m.step(t, c, b)
 		if t.Err() != nil || y == nil {
 			return t.Err()
@@ -186,6 +196,11 @@ func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use fu
 	if err != nil {
 		for _, slot := range b.again { // what it held is lost
 			c.Reset(slot)
+		}
+		for _, p := range pieces {
+			if !c.shortens() { // a state may have moved on
+				c.Reset(p.Slot)
+			}
 		}
 		return err
 	}
@@ -201,12 +216,14 @@ func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use fu
 // placed are the tokens of a step with their places in the cache.
 type placed struct {
 	ids, slot, pos, span []int32
+	seq, slots           []int32 // where the tokens of each piece begin, and its slot
 	last                 []int32 // rows of which logits are wanted
-	again                []int   // slots that are computed from their first token on
+	fresh                []int   // slots that begin with their first token
+	again                []int   // those that held it before
 }
 
 func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
-	var b placed
+	b := placed{seq: []int32{0}}
 	seen := make([]bool, c.Slots)
 	for i, p := range pieces {
 		if p.Slot < 0 || p.Slot >= c.Slots || len(p.Tokens) == 0 || seen[p.Slot] {
@@ -219,6 +236,9 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 			from, tokens = 0, slices.Concat(c.ids[p.Slot], tokens)
 			b.again = append(b.again, p.Slot)
 		}
+		if from == 0 {
+			b.fresh = append(b.fresh, p.Slot)
+		}
 		if n > c.Max {
 			return b, fail.Limitf("cache", "shorten the prompt or raise the context length", "slot %d would hold %d tokens, it has room for %d", p.Slot, n, c.Max)
 		}
@@ -228,6 +248,7 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 			b.pos = append(b.pos, int32(from+j))
 			b.span = append(b.span, int32(n))
 		}
+		b.seq, b.slots = append(b.seq, int32(len(b.ids))), append(b.slots, int32(p.Slot))
 		if wants(i) {
 			b.last = append(b.last, int32(len(b.ids)-1))
 		}
@@ -255,7 +276,8 @@ func (b *placed) runs() []autograd.PickRun {
 func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	n := len(b.ids)
 	s := &State{N: n, cache: c}
-	s.IDs = t.Upload(b.ids, n)
+	s.IDs = t.Upload(m.embedded(b.ids), n)
+	s.Seq, s.slots = t.Upload(b.seq, len(b.seq)), t.Upload(b.slots, len(b.slots))
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
 	s.runs = b.runs()
 	m.position(t, s, b.pos, b.span)

@@ -59,6 +59,10 @@ func (l *loader) build() {
 	for i := range s.Layers {
 		m.Blocks = append(m.Blocks, l.block(i))
 	}
+	if s.Part > 0 {
+		table := l.src.At(-1, arch.PartEmbed)
+		m.Parts = &Parts{&nn.Embedding{Path: table.Path(), W: l.take(table)}, l.linear(-1, arch.PartProject), l.norm(-1, arch.PartNorm)}
+	}
 	if s.EmbedNorm {
 		m.EmbedNorm = l.norm(-1, arch.EmbedNorm)
 	}
@@ -102,6 +106,9 @@ func (l *loader) block(i int) *Block {
 		subs = append(subs, sublayer{norm(s.Pre), norm(s.Post), l.body(i, s.Body)})
 	}
 	b.wire(subs)
+	if b.spec.Scaled {
+		b.scaleBy(l.take(l.src.At(i, arch.LayerScale)))
+	}
 	return b
 }
 
@@ -117,6 +124,18 @@ func (l *loader) body(layer int, spec arch.Body) body {
 		return l.mlp(layer, s)
 	case *arch.MoE:
 		return l.moe(layer, s)
+	case *arch.Beside:
+		return l.beside(layer, s)
+	case *arch.ShortConv:
+		return l.shortConv(layer, s)
+	case *arch.DeltaNet:
+		return l.deltaNet(layer, s)
+	case *arch.Mamba2:
+		return l.mamba2(layer, s)
+	case *arch.Mamba1:
+		return l.mamba1(layer, s)
+	case *arch.Part:
+		return l.part(layer, s)
 	}
 	panic(fmt.Sprintf("model: no module for %T", spec))
 }

@@ -37,7 +37,7 @@ func (m *mlp) steps() []Step {
 			return tensors{m.inner(t, in[0])}
 		}},
 		{Linears: []*nn.Linear{m.down}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{m.down.ForwardWide(t, in[0])}
+			return tensors{scaled(t, m.down.ForwardWide(t, in[0]), m.spec.OutScale)}
 		}},
 	}
 }
@@ -78,6 +78,7 @@ func (m *mlp) inner(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 		return t.Act(autograd.ActSpec{Kind: m.spec.Act}, u, nil)
 	}
 	g, u := m.gate.Forward(t, x), m.up.Forward(t, x)
+	g = scaled(t, g, m.spec.GateScale)
 	a := t.Act(autograd.ActSpec{Kind: m.spec.Act}, g, u)
 	t.Done(g, u)
 	return a

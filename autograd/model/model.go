@@ -43,6 +43,7 @@ type Model struct {
 	Positions             *nn.Embedding
 	EmbedNorm             *nn.Norm
 	ProjectIn, ProjectOut *nn.Linear
+	Parts                 *Parts
 
 	// Flat [Σ Len of Params] f32 holds all weights one after another in the
 	// order of Params when Options.Trainable was set, else nil.
@@ -105,12 +106,16 @@ func (m *Model) Ports() iter.Seq[nn.Port] {
 				return
 			}
 		}
-		for _, e := range []*nn.Embedding{m.Embed, m.Positions} {
+		around, tables := []*nn.Linear{m.ProjectIn, m.ProjectOut}, []*nn.Embedding{m.Embed, m.Positions}
+		if m.Parts != nil {
+			around, tables = append(around, m.Parts.Project), append(tables, m.Parts.Table)
+		}
+		for _, e := range tables {
 			if e != nil && !yield(nn.Port{Path: e.Path, Embed: e}) {
 				return
 			}
 		}
-		for _, l := range []*nn.Linear{m.ProjectIn, m.ProjectOut} {
+		for _, l := range around {
 			if l != nil && !yield(nn.Port{Path: l.Path, Linear: l}) {
 				return
 			}

@@ -609,11 +609,11 @@ func TestStateTensors(t *testing.T) {
 		}
 	}
 	one := func() *autograd.Tensor { return &autograd.Tensor{} }
-	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), Temper: one(), slot: one(), pos: one()}
+	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), Temper: one(), Parts: one(), slot: one(), pos: one(), slots: one()}
 	if got := s.Tensors(); len(got) != n {
 		t.Errorf("%d tensors of %d", len(got), n)
 	}
-	other := s.with(tensors{one(), one(), one(), one(), one(), one(), one(), one(), one()}).Tensors()
+	other := s.with(tensors{one(), one(), one(), one(), one(), one(), one(), one(), one(), one(), one()}).Tensors()
 	for i, x := range s.Tensors() {
 		if x == other[i] || slices.Contains(other[:i], other[i]) {
 			t.Errorf("tensor %d is not replaced", i)

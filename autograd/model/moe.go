@@ -25,7 +25,10 @@ func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 		m.share = l.linear(layer, arch.SharedRouter)
 	}
 	if spec.Shared > 0 {
-		m.shared = &mlp{spec: &arch.MLP{F: spec.Shared, Act: spec.Act}, gate: l.linear(layer, arch.SharedGate), up: l.linear(layer, arch.SharedUp), down: l.linear(layer, arch.SharedDown)}
+		m.shared = &mlp{spec: &arch.MLP{F: spec.Shared, Act: spec.Act}, up: l.linear(layer, arch.SharedUp), down: l.linear(layer, arch.SharedDown)}
+		if !spec.Ungated {
+			m.shared.gate = l.linear(layer, arch.SharedGate)
+		}
 	}
 	return m
 }
@@ -72,7 +75,10 @@ func (m *moe) route(t *autograd.Tape, logits *autograd.Tensor) *autograd.Routed 
 func (m *moe) expertSteps(held int) []Step {
 	routed := func(in tensors) *autograd.Routed { return autograd.RoutedOf(in[held : len(in)-1]) }
 	act := autograd.ActSpec{Kind: m.spec.Act, Layout: kernels.Halves, ActParams: m.spec.ActParams}
-	if m.spec.InTurn {
+	switch {
+	case m.spec.Ungated:
+		act.Layout = kernels.Separate
+	case m.spec.InTurn:
 		act.Layout = kernels.Interleaved
 	}
 	return []Step{

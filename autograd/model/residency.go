@@ -141,12 +141,13 @@ func (m *Model) settle() error {
 	return nil
 }
 
-// heldType is the type that a weight has in memory: vectors are float32, linear
-// weights as Options.Hold says, everything else as in the file.
+// heldType is the type that a weight has in memory: vectors and weights of
+// convolutions and scans are float32, linear weights as Options.Hold says,
+// everything else as in the file.
 func (m *Model) heldType(p *autograd.Param) dtype.Type {
 	t := m.tensors[p]
 	switch {
-	case t.Vector || m.options.Trainable:
+	case t.Vector || t.Role.IsState() || m.options.Trainable:
 		return dtype.Of(dtype.F32)
 	case t.IsLinear() && m.options.Hold != nil:
 		return *m.options.Hold

@@ -12,6 +12,9 @@ import (
 // sequences of lengths span.
 func (m *Model) position(t *autograd.Tape, s *State, pos, span []int32) {
 	s.Ropes = m.angles(t, pos, span)
+	if m.Parts != nil && t.Err() == nil {
+		s.Parts = m.parts(t, s.IDs)
+	}
 	if grow := m.Spec.Temperature; grow.Every > 0 {
 		by := make([]float32, len(pos))
 		for i, p := range pos {

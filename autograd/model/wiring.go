@@ -164,7 +164,9 @@ func (w wiring) around(b body) []Step {
 					return join(in[:w.held], step.In(t, in[w.held:]))
 				}
 				block, x := w.enter(t, in)
-				return join(block, step.In(t, tensors{x}))
+				all := join(block, step.In(t, tensors{x}))
+				release(t, tensors{x}, join(all, in), nil)
+				return all
 			},
 			Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 				out := step.Forward(t, in[w.held:], s)

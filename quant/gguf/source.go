@@ -125,13 +125,13 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 }
 
 // mixTensors are the tensors of a model as a conversion to GGUF gives them: plain
-// vectors in F32, everything else as it is.
+// vectors and the weights of convolutions and scans in F32, everything else as it is.
 func mixTensors(src *arch.Source) []MixTensor {
 	var out []MixTensor
 	for _, t := range src.Tensors() {
 		for _, f := range t.AsGGUF() {
 			m := MixTensor{Name: f.Name, Shape: f.Shape, Type: f.Type}
-			if len(m.Shape) < 2 && !m.Type.Quantized() {
+			if (len(m.Shape) < 2 || t.Role.IsState()) && !m.Type.Quantized() {
 				m.Type = dtype.Of(dtype.F32)
 			}
 			out = append(out, m)

@@ -15,7 +15,8 @@ var apertus = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "65536", "rms_norm_eps": "1e-5", "hidden_act": `"xielu"`})
 		if !c.has("rope_parameters") && !c.has("rope_scaling") && !c.has("rope_theta") {
-			c.assume(map[string]string{"rope_theta": "12000000", "rope_parameters": `{"rope_type": "llama3", "factor": 8, "original_max_position_embeddings": 8192, "low_freq_factor": 1, "high_freq_factor": 4}`})
+			c.assume(map[string]string{"rope_theta": "12000000",
+				"rope_parameters": `{"rope_type": "llama3", "factor": 8, "original_max_position_embeddings": 8192, "low_freq_factor": 1, "high_freq_factor": 4}`})
 		}
 		for key, usual := range map[string]bool{"post_norm": false, "qk_norm": true, "mlp_bias": false} {
 			if v := c.Bool(usual, key); v != usual {
@@ -69,7 +70,8 @@ var apertus = Arch{
 		return s, nil
 	},
 	Rules: func(s *Spec) []Rule {
-		return namedRules(s, false, layerNames{norms: map[Role][2]string{AttnNorm: {"attention_layernorm", "attn_norm"}, MLPNorm: {"feedforward_layernorm", "ffn_norm"}}})
+		return namedRules(s, false, layerNames{norms: map[Role][2]string{
+			AttnNorm: {"attention_layernorm", "attn_norm"}, MLPNorm: {"feedforward_layernorm", "ffn_norm"}}})
 	},
 	KV: func(s *Spec) []formats.KV {
 		var pos, neg, beta, eps []float32

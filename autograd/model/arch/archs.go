@@ -45,6 +45,11 @@ type Arch struct {
 	// belong to other parts of a larger model, such as one that sees images.
 	// They are not run; who writes the model takes them along unchanged.
 	Carried []string
+	// Folds is set where GGUF has the factors of a Spec's layers in the weights.
+	Folds bool
+	// Drops are what names of tensors begin with in Hugging Face folders that
+	// Transformers, too, does not load: extra layers that guess further tokens.
+	Drops []string
 }
 
 // archs is the table. A new architecture is one line here and one file.
@@ -105,6 +110,7 @@ var archs = []*Arch{
 	&gemma,
 	&gemma3,
 	&vaultGemma,
+	&gemma4,
 	&cohere2,
 	&exaone4,
 	&glm4,
@@ -113,6 +119,20 @@ var archs = []*Arch{
 	&olmo3,
 	&ernie45,
 	&qwen2VL,
+	&lfm2,
+	&lfm2moe,
+	&qwen3next,
+	&qwen35,
+	&qwen35moe,
+	&qwen35VL,
+	&qwen35moeVL,
+	&olmoHybrid,
+	&mamba2,
+	&jamba,
+	&falconH1,
+	&nemotronH,
+	&nemotronHMoE,
+	&graniteHybrid,
 }
 
 func byHF(name, modelType string) *Arch {

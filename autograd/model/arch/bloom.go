@@ -53,5 +53,5 @@ var bloom = Arch{
 
 // bloom makes a attention with linear biases.
 func (s *Spec) bloom(a *Attention) {
-	a.Fused, a.ByKey, a.ALiBi, s.Slopes = true, true, true, alibiSlopes(min(a.H, maxHeads), 8)
+	a.Fused, a.ByKey, a.ALiBi, s.Slopes = true, true, true, alibiSlopes(min(a.H, maxHeads))
 }

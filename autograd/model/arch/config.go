@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -19,7 +20,7 @@ type Config struct {
 
 func parseConfig(data []byte) (*Config, error) {
 	c := &Config{}
-	if err := json.Unmarshal(data, &c.raw); err != nil {
+	if err := json.Unmarshal(formats.FiniteJSON(data), &c.raw); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	return c, nil
@@ -149,6 +150,25 @@ func (c *Config) Int(d int, keys ...string) int {
 	return int(v)
 }
 
+// pythonFloat is a number that may be infinite: {"__float__": "Infinity"}.
+type pythonFloat float64
+
+// UnmarshalJSON reads a number or the object that stands for one.
+func (f *pythonFloat) UnmarshalJSON(b []byte) error {
+	var x struct {
+		Float string `json:"__float__"`
+	}
+	if err := json.Unmarshal(b, (*float64)(f)); err == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, &x); err != nil {
+		return err
+	}
+	v, err := strconv.ParseFloat(x.Float, 64)
+	*f = pythonFloat(v)
+	return err
+}
+
 // Float returns a number, or d when it is absent.
 func (c *Config) Float(d float64, keys ...string) float64 {
 	if v, ok := get[float64](c, keys...); ok {
@@ -265,6 +285,51 @@ func (m *Metadata) Int(d int, key string) int {
 		return -1
 	}
 	return int(f)
+}
+
+// ints is a list of whole numbers in a GGUF.
+func ints(v any) ([]int, bool) {
+	switch x := v.(type) {
+	case []int8:
+		return whole(x), true
+	case []uint8:
+		return whole(x), true
+	case []int16:
+		return whole(x), true
+	case []uint16:
+		return whole(x), true
+	case []int32:
+		return whole(x), true
+	case []uint32:
+		return whole(x), true
+	case []int64:
+		return whole(x), true
+	case []uint64:
+		return whole(x), true
+	}
+	return nil, false
+}
+
+func whole[T int8 | uint8 | int16 | uint16 | int32 | uint32 | int64 | uint64](x []T) []int {
+	out := make([]int, len(x))
+	for i, v := range x {
+		out[i] = int(v)
+	}
+	return out
+}
+
+// perLayer reads a key that states one number, or one for each of n layers; d
+// when absent, d < 0 makes it required.
+func (m *Metadata) perLayer(d, n int, key string) []int {
+	list, ok := ints(m.kv[m.prefix+"."+key])
+	m.asked[key] = true
+	if ok && len(list) != n {
+		m.fail(key, "has %d entries for %d layers", len(list), n)
+	}
+	if ok {
+		return append(list, make([]int, n)...)[:n]
+	}
+	return slices.Repeat([]int{m.Int(d, key)}, n)
 }
 
 // String returns a string key below the prefix; d when absent.

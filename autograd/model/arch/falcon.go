@@ -2,6 +2,7 @@ package arch
 
 import (
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -87,7 +88,9 @@ var falcon = Arch{
 			norms = 2
 		}
 		inner, act := s.feed()
-		return append(decoderConfig(s, "FalconForCausalLM", "falcon"), formats.KV{Key: "ffn_hidden_size", Value: inner}, formats.KV{Key: "activation", Value: actNames[act]},
+		kv := decoderConfig(s, "FalconForCausalLM", "falcon")
+		kv = slices.DeleteFunc(kv, func(kv formats.KV) bool { return kv.Key == "head_dim" }) // Falcon's class takes none
+		return append(kv, formats.KV{Key: "ffn_hidden_size", Value: inner}, formats.KV{Key: "activation", Value: actNames[act]},
 			formats.KV{Key: "layer_norm_epsilon", Value: shortFloat(s.Norm.Eps)}, formats.KV{Key: "num_kv_heads", Value: a.K}, formats.KV{Key: "alibi", Value: false},
 			formats.KV{Key: "bias", Value: false}, formats.KV{Key: "multi_query", Value: true}, formats.KV{Key: "parallel_attn", Value: true},
 			formats.KV{Key: "new_decoder_architecture", Value: a.K > 1 || norms == 2}, formats.KV{Key: "num_ln_in_parallel_attn", Value: norms})
@@ -100,7 +103,7 @@ var falcon = Arch{
 // Products of slope and position, which are rounded to bf16 there, are not here:
 // that matters beyond position 256 or with more than 8 heads.
 func (s *Spec) falconSlopes(a *Attention) {
-	a.ALiBi, s.Slopes = true, alibiSlopes(min(a.H, maxHeads), 8)
+	a.ALiBi, s.Slopes = true, alibiSlopes(min(a.H, maxHeads))
 	roundBF16(s.Slopes)
 	for i := range s.Slopes {
 		s.Slopes[i] *= float32(2 / math.Sqrt(float64(a.D)))

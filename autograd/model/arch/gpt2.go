@@ -34,7 +34,9 @@ var gpt2 = Arch{
 }
 
 // gptNames are those of GPT-2.
-var gptNames = layerNames{layers: "transformer.h.%d.", norms: map[Role][2]string{AttnNorm: {"ln_1", "attn_norm"}, MLPNorm: {"ln_2", "ffn_norm"}}, modules: map[Role][2]string{
+var gptNames = layerNames{layers: "transformer.h.%d.", norms: map[Role][2]string{
+	AttnNorm: {"ln_1", "attn_norm"}, MLPNorm: {"ln_2", "ffn_norm"},
+}, modules: map[Role][2]string{
 	Embed: {"transformer.wte", "token_embd"}, Position: {"transformer.wpe", "position_embd"}, FinalNorm: {"transformer.ln_f", "output_norm"},
 	QKV: {"attn.c_attn", "attn_qkv"}, O: {"attn.c_proj", "attn_output"}, Up: {"mlp.c_fc", "ffn_up"}, Down: {"mlp.c_proj", "ffn_down"},
 }}

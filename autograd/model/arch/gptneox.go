@@ -23,7 +23,8 @@ var gptNeoX = Arch{
 		a.Bias = c.Bool(true, "attention_bias")
 		a.OutBias = a.Bias
 		s.Ropes = []RopeSpec{c.partRope(a.D, s.MaxPos, 0.25)}
-		return c.layers(s, "num_hidden_layers", gptNeoXLayer(a, &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act"), Ungated: true, Bias: true}, c.Bool(true, "use_parallel_residual")))
+		f := &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act"), Ungated: true, Bias: true}
+		return c.layers(s, "num_hidden_layers", gptNeoXLayer(a, f, c.Bool(true, "use_parallel_residual")))
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, a, f := m.older("gpt_neox", kernels.GELU)

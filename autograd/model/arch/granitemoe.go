@@ -29,8 +29,7 @@ var granitemoe = Arch{
 	},
 	Rules: func(s *Spec) []Rule {
 		names := usualNames
-		names.experts = expertNames{router: "block_sparse_moe.router.layer", experts: "block_sparse_moe.experts",
-			gate: "block_sparse_moe.input_linear.weight", down: "block_sparse_moe.output_linear.weight"}
+		names.experts = granitemoeNames
 		return namedRules(s, true, names)
 	},
 	KV: func(s *Spec) []formats.KV {
@@ -47,6 +46,10 @@ var granitemoe = Arch{
 		return append(kv, s.factorConfig()...)
 	},
 }
+
+// granitemoeNames are those of its experts.
+var granitemoeNames = expertNames{router: "block_sparse_moe.router.layer", experts: "block_sparse_moe.experts",
+	gate: "block_sparse_moe.input_linear.weight", down: "block_sparse_moe.output_linear.weight"}
 
 // chosenAlone is a softmax over the chosen experts.
 var chosenAlone = kernels.RouteArgs{Kind: kernels.RouteSoftmaxTopK}

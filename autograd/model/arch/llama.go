@@ -124,6 +124,8 @@ var usualModules = map[Role][2]string{
 	EmbedNorm: {"model.embed_norm", "token_embd_norm"}, Position: {"model.embed_positions", "position_embd"},
 	Q: {"self_attn.q_proj", "attn_q"}, K: {"self_attn.k_proj", "attn_k"}, V: {"self_attn.v_proj", "attn_v"},
 	QKV: {"self_attn.qkv_proj", "attn_qkv"}, O: {"self_attn.o_proj", "attn_output"},
+	PartEmbed: {"model.embed_tokens_per_layer", "per_layer_token_embd"}, PartProject: {"model.per_layer_model_projection", "per_layer_model_proj"},
+	PartNorm: {"model.per_layer_projection_norm", "per_layer_proj_norm"}, PartGate: {"per_layer_input_gate", "inp_gate"}, PartBack: {"per_layer_projection", "proj"},
 	QNorm: {"self_attn.q_norm", "attn_q_norm"}, KNorm: {"self_attn.k_norm", "attn_k_norm"},
 	Gate: {"mlp.gate_proj", "ffn_gate"}, Up: {"mlp.up_proj", "ffn_up"}, GateUp: {"mlp.gate_up_proj", "ffn_up"}, Down: {"mlp.down_proj", "ffn_down"},
 }
@@ -161,17 +163,33 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 		}
 		for _, sub := range l.Sublayers {
 			norm(sub.Pre)
-			switch m := sub.Body.(type) {
-			case *Attention:
-				b.attention(m, s.C, pairs)
-			case *MLA:
-				b.mla(m, s.C, names.oneKVB)
-			case *MLP:
-				b.mlp(m, s.C)
-			case *MoE:
-				b.experts(m, s.C, names.experts)
+			for _, part := range parts(sub.Body) {
+				switch m := part.(type) {
+				case *Attention:
+					b.attention(m, s.C, pairs)
+				case *MLA:
+					b.mla(m, s.C, names.oneKVB)
+				case *MLP:
+					b.mlp(m, s.C)
+				case *MoE:
+					b.experts(m, s.C, names.experts)
+				case *Part:
+					b.part(PartGate, m.P, s.C, false, 0)
+					b.part(PartBack, s.C, m.P, false, 0)
+				case *ShortConv:
+					b.shortConv(m, s.C)
+				case *DeltaNet:
+					b.deltaNet(m, s.C)
+				case *Mamba2:
+					b.mamba2(m, s.C)
+				case *Mamba1:
+					b.mamba1(m, s.C)
+				}
 			}
 			norm(sub.Post)
+		}
+		if l.Scaled {
+			b.vector(LayerScale, "layer_scalar", "layer_output_scale.weight", 1)
 		}
 	}
 	b.enter(-1, "", "")
@@ -188,6 +206,12 @@ func (b *rules) embedding(s *Spec) {
 	}
 	if s.Positions > 0 {
 		b.matrix(Position, pos[0], pos[1], s.Positions, s.C)
+	}
+	if wide := s.Part * len(s.Layers); wide > 0 {
+		table, project, partNorm := b.names.of(PartEmbed), b.names.of(PartProject), b.names.of(PartNorm)
+		b.matrix(PartEmbed, table[0], table[1], s.V, wide)
+		b.matrix(PartProject, project[0], project[1], wide, s.C)
+		b.norm(PartNorm, partNorm[0], partNorm[1], s.Part)
 	}
 	if s.EmbedWidth > 0 {
 		b.matrix(ProjectIn, in[0], in[1], s.C, s.EmbedWidth)
@@ -212,14 +236,20 @@ func (b *rules) head(s *Spec) {
 // attention adds the linear maps of attention and its norms.
 func (b *rules) attention(a *Attention, width int, pairs bool) {
 	q, kv := a.H*a.D, a.K*a.D
+	made := q
+	if a.QGate {
+		made = 2 * q
+	}
 	qPairs, kPairs := 0, 0
 	if pairs {
 		qPairs, kPairs = a.H, a.K
 	}
 	if !a.Fused {
-		b.part(Q, q, width, a.Bias, qPairs)
+		b.part(Q, made, width, a.Bias, qPairs)
 		b.part(K, kv, width, a.Bias, kPairs)
-		b.part(V, kv, width, a.Bias, 0)
+		if !a.KeyValue {
+			b.part(V, kv, width, a.Bias, 0)
+		}
 	} else {
 		b.fused(a, width)
 	}

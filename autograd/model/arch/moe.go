@@ -18,6 +18,7 @@ type MoE struct {
 
 	Act       kernels.ActKind
 	ActParams kernels.ActParams
+	Ungated   bool // experts have no gate: what ExpertGateUp and SharedUp name is up alone
 	InTurn    bool // gate and up rows of an expert alternate; else all gate rows come first
 	Bias      bool // of the router and of the experts' maps
 
@@ -301,7 +302,11 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 	if n.up == "" {
 		files = files[:1]
 	}
-	b.stack(ExpertGateUp, m, n, "gate_up_proj", 2*m.F, width, files, Piece{Name: "ffn_gate_exps", Rows: gate}, Piece{Name: "ffn_up_exps", Rows: up})
+	if m.Ungated {
+		b.stack(ExpertGateUp, m, n, "up_proj", m.F, width, files[1:], Piece{Name: "ffn_up_exps"})
+	} else {
+		b.stack(ExpertGateUp, m, n, "gate_up_proj", 2*m.F, width, files, Piece{Name: "ffn_gate_exps", Rows: gate}, Piece{Name: "ffn_up_exps", Rows: up})
+	}
 	b.stack(ExpertDown, m, n, "down_proj", width, m.F, []string{n.down}, Piece{Name: "ffn_down_exps"})
 	if m.Shared == 0 {
 		return
@@ -314,6 +319,9 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 		hf, gguf string
 		out, in  int
 	}{{SharedGate, ".gate_proj", "ffn_gate_shexp", m.Shared, width}, {SharedUp, ".up_proj", "ffn_up_shexp", m.Shared, width}, {SharedDown, ".down_proj", "ffn_down_shexp", width, m.Shared}} {
+		if x.role == SharedGate && m.Ungated {
+			continue
+		}
 		b.matrix(x.role, n.shared+x.hf, x.gguf, x.out, x.in).HF[0].Name = b.hf + cmp.Or(n.fileShared, n.shared) + x.hf + ".weight"
 	}
 }

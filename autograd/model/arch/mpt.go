@@ -2,7 +2,6 @@ package arch
 
 import (
 	"encoding/json"
-	"math"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -31,33 +30,36 @@ var mpt = Arch{
 		}
 		a := heads(c.Int(-1, "n_heads", "num_attention_heads"), s.C)
 		a.Fused, a.Bias, a.OutBias, a.ALiBi = true, false, false, true
-		s.Slopes = alibiSlopes(min(a.H, maxHeads), c.mptAttention(a))
+		s.Slopes = alibiSlopes(min(a.H, maxHeads))
+		c.mptAttention(a)
 		return c.layers(s, "n_layers", decoder(a, &MLP{F: 4 * s.C, Act: kernels.GELU, Ungated: true}))
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, a, f := m.older("mpt", kernels.GELU)
 		a.Clip = float32(m.Float(0, "attention.clamp_kqv"))
-		a.ALiBi, s.Slopes = true, alibiSlopes(min(a.H, maxHeads), m.Float(8, "attention.max_alibi_bias"))
-		if m.Float(8, "attention.max_alibi_bias") == 0 {
-			m.lack("attention.max_alibi_bias", "is 0; an MPT without linear biases is not supported")
+		a.ALiBi, s.Slopes = true, alibiSlopes(min(a.H, maxHeads))
+		if most := m.Float(8, "attention.max_alibi_bias"); most != 8 {
+			m.lack("attention.max_alibi_bias", "is %g; supported is 8", most)
 		}
 		return m.layers(s, decoder(a, f))
 	},
 	Rules: func(s *Spec) []Rule {
-		return namedRules(s, false, layerNames{layers: "transformer.blocks.%d.", norms: map[Role][2]string{AttnNorm: {"norm_1", "attn_norm"}, MLPNorm: {"norm_2", "ffn_norm"}}, modules: map[Role][2]string{
+		return namedRules(s, false, layerNames{layers: "transformer.blocks.%d.", norms: map[Role][2]string{
+			AttnNorm: {"norm_1", "attn_norm"}, MLPNorm: {"norm_2", "ffn_norm"},
+		}, modules: map[Role][2]string{
 			Embed: {"transformer.wte", "token_embd"}, FinalNorm: {"transformer.norm_f", "output_norm"},
 			QKV: {"attn.Wqkv", "attn_qkv"}, O: {"attn.out_proj", "attn_output"}, Up: {"ffn.up_proj", "ffn_up"}, Down: {"ffn.down_proj", "ffn_down"},
 		}})
 	},
 	KV: func(s *Spec) []formats.KV {
-		kv := append(olderKV(s, "mpt"), formats.KV{Key: "mpt.attention.max_alibi_bias", Value: float32(s.mostALiBi())})
+		kv := append(olderKV(s, "mpt"), formats.KV{Key: "mpt.attention.max_alibi_bias", Value: float32(8)})
 		if clip := s.Attention().Clip; clip > 0 {
 			kv = append(kv, formats.KV{Key: "mpt.attention.clamp_kqv", Value: clip})
 		}
 		return kv
 	},
 	Config: func(s *Spec) []formats.KV {
-		attn := map[string]any{"model_type": "", "alibi": true, "alibi_bias_max": s.mostALiBi(), "clip_qkv": nil}
+		attn := map[string]any{"model_type": "", "alibi": true, "alibi_bias_max": 8, "clip_qkv": nil}
 		if clip := s.Attention().Clip; clip > 0 {
 			attn["clip_qkv"] = shortFloat(clip)
 		}
@@ -71,8 +73,9 @@ var mpt = Arch{
 	},
 }
 
-// mptAttention reads attn_config into a and returns the largest exponent of slopes.
-func (c *Config) mptAttention(a *Attention) (most float64) {
+// mptAttention reads attn_config into a. The largest exponent of slopes is 8 in all
+// published models, and in Transformers whatever the file says.
+func (c *Config) mptAttention(a *Attention) {
 	raw, _ := get[map[string]json.RawMessage](c, "attn_config")
 	in := &Config{raw: raw}
 	for key, neutral := range map[string]bool{"qk_ln": false, "prefix_lm": false, "attn_uses_sequence_id": false, "alibi": true} {
@@ -84,21 +87,10 @@ func (c *Config) mptAttention(a *Attention) (most float64) {
 		c.lack("attn_config.attn_type", "%q is not supported; known: multihead_attention", kind)
 	}
 	a.Clip, a.Scale = float32(in.Float(0, "clip_qkv")), float32(in.Float(0, "softmax_scale"))
-	if most = in.Float(8, "alibi_bias_max"); !(most > 0 && most <= 64) {
-		c.fail("attn_config.alibi_bias_max", "is %g, allowed more than 0 to 64", most)
+	if most := in.Float(8, "alibi_bias_max"); most != 8 {
+		c.lack("attn_config.alibi_bias_max", "is %g; supported is 8", most)
 	}
 	if in.err != nil && c.err == nil {
 		c.err = in.err
 	}
-	return most
-}
-
-// mostALiBi is the exponent that the slopes of a model reach, as files state it.
-func (s *Spec) mostALiBi() float64 {
-	h := len(s.Slopes)
-	whole := 1
-	for whole*2 <= h {
-		whole *= 2
-	}
-	return math.Round(-math.Log2(float64(s.Slopes[whole-1]))*1e6) / 1e6
 }

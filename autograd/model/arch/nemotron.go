@@ -20,7 +20,8 @@ var nemotron = Arch{
 		a.Bias = c.Bool(false, "attention_bias")
 		a.OutBias = a.Bias
 		s.Ropes = []RopeSpec{c.partRope(a.D, s.MaxPos, 0.5)}
-		return c.layers(s, "num_hidden_layers", decoder(a, &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act"), Ungated: true, Bias: c.Bool(false, "mlp_bias")}))
+		f := &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act"), Ungated: true, Bias: c.Bool(false, "mlp_bias")}
+		return c.layers(s, "num_hidden_layers", decoder(a, f))
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, a, f := m.older("nemotron", kernels.ReLU2)

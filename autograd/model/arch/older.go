@@ -121,10 +121,11 @@ func gptConfig(s *Spec, class, modelType string) []formats.KV {
 	}
 }
 
-// alibiSlopes are the slopes of h heads: a geometric series that ends at 2^-most,
-// and where h is no power of two every second term of the next finer series (Press
-// et al. 2021, arXiv:2108.12409).
-func alibiSlopes(h int, most float64) []float32 {
+// alibiSlopes are the slopes of h heads: a geometric series that ends at 2^-8, and
+// where h is no power of two every second term of the next finer series (Press et
+// al. 2021, arXiv:2108.12409).
+func alibiSlopes(h int) []float32 {
+	const most = 8
 	out := make([]float32, 0, max(h, 0))
 	whole := 1
 	for whole*2 <= h {

@@ -32,8 +32,11 @@ var opt = Arch{
 	},
 	Rules: func(s *Spec) []Rule {
 		attn, feed := [2]string{"self_attn_layer_norm", "attn_norm"}, [2]string{"final_layer_norm", "ffn_norm"}
-		return namedRules(s, false, layerNames{layers: "model.decoder.layers.%d.", norms: map[Role][2]string{AttnNorm: attn, PostAttnNorm: attn, MLPNorm: feed, PostMLPNorm: feed}, modules: map[Role][2]string{
-			Embed: {"model.decoder.embed_tokens", "token_embd"}, Position: {"model.decoder.embed_positions", "position_embd"}, FinalNorm: {"model.decoder.final_layer_norm", "output_norm"},
+		return namedRules(s, false, layerNames{layers: "model.decoder.layers.%d.", norms: map[Role][2]string{
+			AttnNorm: attn, PostAttnNorm: attn, MLPNorm: feed, PostMLPNorm: feed,
+		}, modules: map[Role][2]string{
+			Embed: {"model.decoder.embed_tokens", "token_embd"}, Position: {"model.decoder.embed_positions", "position_embd"},
+			FinalNorm: {"model.decoder.final_layer_norm", "output_norm"},
 			ProjectIn: {"model.decoder.project_in", "token_proj_in"}, ProjectOut: {"model.decoder.project_out", "token_proj_out"},
 			O: {"self_attn.out_proj", "attn_output"}, Up: {"fc1", "ffn_up"}, Down: {"fc2", "ffn_down"},
 		}})

@@ -2,6 +2,7 @@ package arch
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/tunekit/tunekit/formats"
@@ -11,10 +12,15 @@ import (
 
 // Piece is a tensor of a file: some rows of a tensor in memory, changed in ways
 // that can be undone. From memory to file, rows are chosen, put in pairs and
-// transposed, and one is added. Of a vector the elements are the rows.
+// transposed, columns are put in another order, and values are changed. Of a
+// vector the elements are the rows.
 type Piece struct {
 	Name string
 	Rows Rows
+	Then []Rows // further rows, behind those of Rows
+	// Columns are runs of columns in the order of the file, all of them; nil: as
+	// in memory.
+	Columns []Rows
 	// Pairs is the number of equal parts whose halves alternate in the file:
 	// rows i and i+n/2 of a part of n rows are neighbours there. GGUF stores the
 	// heads of rotated queries and keys so, gpt-oss the gate and up rows of an
@@ -28,9 +34,24 @@ type Piece struct {
 	// Transpose: every run of rows [Count, cols] is stored as [cols, Count].
 	Transpose bool
 	AddOne    bool // the file holds 1 more (norms of Gemma in GGUF)
+	NegExp    bool // the file holds -exp of the value (rates of decay in GGUF)
+	// Factors are of the rows in order, which the file holds multiplied; nil: none.
+	Factors []Factor
 	// Shape in the file; nil: [Count, cols], with the number of runs in front
 	// where there are several.
 	Shape []int64
+}
+
+// Factor is one after another of By on each of Rows rows.
+type Factor struct {
+	Rows int
+	By   []float32
+}
+
+// factors are by on n rows; nothing where none of them changes a value.
+func factors(n int, by ...float32) []Factor {
+	by = slices.DeleteFunc(by, func(f float32) bool { return f == 0 || f == 1 })
+	return []Factor{{n, by}}
 }
 
 // Rows are Times runs of Count rows of a tensor in memory, one run every Step
@@ -69,13 +90,25 @@ func (p *Piece) whole() bool {
 
 // changesValues reports whether more than the order of rows differs, which only
 // plain types allow.
-func (p *Piece) changesValues() bool { return p.Transpose || p.AddOne }
+func (p *Piece) changesValues() bool {
+	return p.Transpose || p.AddOne || p.NegExp || p.Columns != nil || p.Factors != nil
+}
 
 // size is the number of rows of the tensor that the piece holds.
 func (p *Piece) size(rows int) int {
 	r := p.Rows.of(rows)
-	return r.Count * r.Times
+	n := r.Count * r.Times
+	for _, r := range p.Then {
+		n += r.len()
+	}
+	return n
 }
+
+// len is the number of rows of r.
+func (r Rows) len() int { return r.Count * max(r.Times, 1) }
+
+// at is where row i of r lies in its tensor.
+func (r Rows) at(i int) int { return r.Start + i/r.Count*r.Step + i%r.Count }
 
 // fileShape is the piece's shape in its file.
 func (p *Piece) fileShape(r *Rule) []int64 {
@@ -85,6 +118,10 @@ func (p *Piece) fileShape(r *Rule) []int64 {
 	rows, cols := r.units()
 	run := p.Rows.of(rows)
 	shape := []int64{int64(run.Count), int64(cols)}
+	if p.Then != nil {
+		run.Times = 1
+		shape[0] = int64(p.size(rows))
+	}
 	switch {
 	case r.Vector:
 		shape = shape[:1]
@@ -110,7 +147,56 @@ func (p *Piece) row(i, n int) int {
 		i -= first
 		i = first + i/2 + i%2*(part/2)
 	}
-	return r.Start + i/r.Count*r.Step + i%r.Count
+	if p.Then == nil || i < r.len() {
+		return r.at(i)
+	}
+	i -= r.len()
+	for _, r := range p.Then {
+		if i < r.len() {
+			return r.at(i)
+		}
+		i -= r.len()
+	}
+	panic(fmt.Sprintf("arch: %s has no row %d more", p.Name, i))
+}
+
+// order puts what belongs to the columns of a tensor, such as their importance,
+// into the order that the file has them in. Without another order it is x itself.
+func (p *Piece) order(x []float32) []float32 {
+	if p.Columns == nil {
+		return x
+	}
+	out := make([]float32, 0, len(x))
+	for _, r := range p.Columns {
+		for i := range r.len() {
+			out = append(out, x[r.at(i)])
+		}
+	}
+	return out
+}
+
+// columns moves the columns of rows of cols values between the orders of memory
+// and file.
+func (p *Piece) columns(x []float32, cols int, back bool) {
+	if p.Columns == nil {
+		return
+	}
+	at := make([]float32, cols) // where each column of the file is in memory
+	for i := range at {
+		at[i] = float32(i)
+	}
+	at = p.order(at)
+	row := make([]float32, cols)
+	for from := 0; from < len(x); from += cols {
+		copy(row, x[from:from+cols])
+		for f, m := range at {
+			if back {
+				x[from+int(m)] = row[f]
+			} else {
+				x[from+f] = row[int(m)]
+			}
+		}
+	}
 }
 
 // dealt is row for Parts.
@@ -156,7 +242,7 @@ func canStore(r *Rule, pieces []Piece, t dtype.Type) error {
 		p := &pieces[i]
 		switch {
 		case p.changesValues() && t.Quantized():
-			return fmt.Errorf("%s is stored transposed or shifted, which %v does not allow; leave it unquantized", p.Name, t)
+			return fmt.Errorf("%s is stored transposed, shifted or with its columns in another order, which %v does not allow; leave it unquantized", p.Name, t)
 		case !p.whole() && !cut:
 			return fmt.Errorf("%s holds rows of %s in another place or order: rows of %v cannot be reordered; choose another type", p.Name, r.Name, t)
 		}
@@ -196,8 +282,13 @@ func (p *Piece) gather(r *Rule, mem, file block.Raw) error {
 		if p.Transpose {
 			x = transposed(x, p.Rows.of(rows), cols, true)
 		}
+		p.columns(x, cols, true)
+		p.multiply(x, cols, true)
 		if p.AddOne {
 			addAll(x, -1)
+		}
+		if err := p.logs(x); err != nil {
+			return err
 		}
 		var err error
 		if file, err = encodeAs(mem.Type, p.size(rows), cols, x); err != nil {
@@ -224,6 +315,13 @@ func (p *Piece) scatter(r *Rule, mem block.Raw) (block.Raw, error) {
 	if p.AddOne {
 		addAll(x, 1)
 	}
+	p.multiply(x, cols, false)
+	if p.NegExp {
+		for i, v := range x {
+			x[i] = float32(-math.Exp(float64(v)))
+		}
+	}
+	p.columns(x, cols, false)
 	if p.Transpose {
 		x = transposed(x, p.Rows.of(rows), cols, false)
 	}
@@ -274,6 +372,36 @@ func transposed(x []float32, r Rows, cols int, back bool) []float32 {
 		}
 	}
 	return out
+}
+
+// multiply applies the factors to rows of cols values, each rounded; back: divides.
+func (p *Piece) multiply(x []float32, cols int, back bool) {
+	for _, f := range p.Factors {
+		rows := x[:f.Rows*cols]
+		x = x[f.Rows*cols:]
+		for _, by := range f.By {
+			if back {
+				by = 1 / by
+			}
+			for i := range rows {
+				rows[i] *= by
+			}
+		}
+	}
+}
+
+// logs undoes NegExp.
+func (p *Piece) logs(x []float32) error {
+	for i, v := range x {
+		if !p.NegExp {
+			break
+		}
+		if !(v < 0) {
+			return fmt.Errorf("%s: value %d is %g, a rate of decay is below 0", p.Name, i, v)
+		}
+		x[i] = float32(math.Log(-float64(v)))
+	}
+	return nil
 }
 
 func addAll(x []float32, d float32) {

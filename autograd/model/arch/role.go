@@ -42,6 +42,15 @@ const (
 
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
+
+	PartEmbed   // embedding of tokens for every layer
+	PartProject // from the embedding to what every layer gets
+	PartNorm    // behind that
+	PartGate    // from the stream to a layer's own part
+	PartBack    // and back
+	PostPartNorm
+	LayerScale // factor on what leaves a layer
+
 	Gate
 	Up
 	GateUp // gate and up in one
@@ -57,6 +66,22 @@ const (
 	ExpertGateUp // of all experts, gate rows before up rows
 	ExpertDown   // of all experts
 
+	MixIn     // of a mixer with a state: what it convolves, and maybe more
+	MixGate   // gate of its output
+	MixBeta   // how much of a token a delta rule writes
+	MixDecay  // how much of its state a delta rule keeps
+	MixOut    // its output
+	MixNorm   // norm of its output, by head or group
+	Conv      // its causal convolution, [channels, taps]
+	ALog      // logs of its rates of decay
+	DtBias    // of its time steps
+	Skip      // how much of its input a selective scan passes on
+	StepParts // time step, input and output of a selective scan (Mamba-1)
+	StepUp    // time steps of all channels from those of low rank
+	StepNorm  // of the low-rank time step,
+	BNorm     // of the scan's input
+	CNorm     // and of its output
+
 	SharedRouter // the weight of the expert that serves every token
 	SharedGate   // of that expert
 	SharedUp
@@ -71,9 +96,11 @@ const (
 type class uint8
 
 const (
-	table  class = iota // looked up by row, a matrix outside the blocks, a router, or a number that is trained
+	table  class = iota // looked up by row, a matrix outside the blocks, a number that is trained, or a small map that stays as it is
 	linear              // a linear map of a block
 	norm                // weights of a normalisation
+	filter              // weights of a convolution
+	state               // numbers of a scan
 	fixed               // a number that training leaves alone
 )
 
@@ -82,8 +109,11 @@ var classes = [numRoles]class{
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
 	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear, IndexQ: table, IndexK: table, IndexW: table, IndexNorm: norm,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, GateUp: linear, Down: linear,
+	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
+	MixIn: linear, MixGate: linear, MixBeta: linear, MixDecay: linear, MixOut: linear, MixNorm: norm,
+	Conv: filter, ALog: state, DtBias: state, Skip: state, StepParts: linear, StepUp: table, StepNorm: norm, BNorm: norm, CNorm: norm,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }
 
@@ -94,5 +124,10 @@ func (r Role) IsLinear() bool { return classes[r] == linear }
 // IsNorm reports whether the role is that of a normalisation.
 func (r Role) IsNorm() bool { return classes[r] == norm }
 
-// Decays reports whether weight decay applies to weights of the role.
-func (r Role) Decays() bool { return !r.IsNorm() && classes[r] != fixed }
+// IsState reports whether the role is that of a convolution or of a scan, which
+// work with float32 weights.
+func (r Role) IsState() bool { return classes[r] == filter || classes[r] == state }
+
+// Decays reports whether weight decay applies to weights of the role: rates of
+// decay and time steps are no sizes that should shrink.
+func (r Role) Decays() bool { return !r.IsNorm() && classes[r] != state && classes[r] != fixed }

@@ -348,6 +348,9 @@ func (m *Metadata) refuse(a *Attention) error {
 	if a == nil {
 		return m.err
 	}
+	if m.asked["attention.value_length"] {
+		return m.err
+	}
 	if n := m.Int(a.D, "attention.value_length"); n != a.D {
 		m.lack("attention.value_length", "is %d, with keys of %d elements; they must be equal", n, a.D)
 	}

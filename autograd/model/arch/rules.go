@@ -22,6 +22,7 @@ type Rule struct {
 	Experts    int // that lie one below another; 0: it is no stack
 
 	HF, GGUF []Piece
+	Also     [][]Piece // other forms in which Hugging Face folders keep it, which are read and not written
 	// Other is the other way in which Hugging Face files keep experts: one by one
 	// where HF has them together, together where it has them one by one.
 	Other []Piece
@@ -32,7 +33,7 @@ type Rule struct {
 	Optional bool      // it may be absent
 	Tied     bool      // it is the embedding; a file may hold a copy, which is not read
 
-	layerPath string // the layer's module
+	layerPath string // the layer's module, or that of another part of a larger model
 }
 
 // Path is the module the tensor belongs to: its name without ".weight" or ".bias".

@@ -9,7 +9,6 @@ import (
 	"math"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -61,6 +60,13 @@ func (t *Tensor) AsGGUF() []FileTensor { return t.as(t.GGUF) }
 
 // AsHF lists a tensor as a Hugging Face folder holds it.
 func (t *Tensor) AsHF() []FileTensor { return t.as(storedAs(t.HF, t.Type)) }
+
+// AsStored lists a tensor as the open file holds it.
+func (t *Tensor) AsStored() []FileTensor { return t.as(t.pieces) }
+
+// Columns puts numbers that belong to the columns of the tensor into the order of
+// the file's columns.
+func (f FileTensor) Columns(x []float32) []float32 { return f.piece.order(x) }
 
 // Take returns the piece of m, which is the whole tensor in memory or something
 // of its shape. The result may share m's bytes.
@@ -156,7 +162,7 @@ func (k *Sink) files(where string, plan []Out) ([]formats.TensorPlan, error) {
 		for _, f := range o.Tensor.as(pieces) {
 			p := formats.TensorPlan{Name: f.Name, Shape: f.Shape, Type: o.Type, Act: o.Act, Why: o.Why, Linear: o.IsLinear()}
 			if o.Role == Carried {
-				p.Part, _, _ = strings.Cut(f.Name, ".")
+				p.Part = o.layerPath
 			}
 			out = append(out, p)
 		}
@@ -301,7 +307,7 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 		{Key: "general.file_type", Value: fileType},
 	}
 	kv = append(kv, archs[i].KV(s)...)
-	if what := archs[i].lost(s, kv); what != "" {
+	if what := archs[i].lost(s, kv); what != "" && !archs[i].Folds {
 		return nil, fail.Inputf(name, "choose format: safetensors", "a GGUF of architecture %s cannot state this model: it would be read with %s", archs[i].GGUF, what)
 	}
 	kv = append(kv, formats.KV{Key: "general.quantization_version", Value: uint32(2)})
@@ -460,6 +466,9 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.rotatable(), s.arch.PartRotates); err != nil {
 				return nil, err
 			}
+		}
+		if s.arch.Config == nil {
+			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "config.json of a model of architecture %s cannot be made of what a GGUF says", s.arch.Name)
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {
 			if err := put(kv.Key, kv.Value); err != nil {

@@ -125,6 +125,9 @@ func (s *Source) readConfig() error {
 	if s.Spec, err = s.arch.Spec(c); err != nil {
 		return err
 	}
+	if own := slices.IndexFunc(archs, func(a *Arch) bool { return a.Name == s.Spec.Arch }); own >= 0 { // a class may stand for several
+		s.arch = archs[own]
+	}
 	return nil
 }
 
@@ -242,6 +245,9 @@ func (s *Source) bind() error {
 		s.add(t)
 	}
 	s.carry(files)
+	maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
+		return s.Reader.Format() == "hf" && slices.ContainsFunc(s.arch.Drops, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	})
 	if left := smallest(files); left != "" {
 		return fail.Inputf(s.Reader.Path(), "this checkpoint has parts that its architecture does not know; converting it would lose them", "tensor %s has no place in %s", left, s.arch.Name)
 	}
@@ -259,13 +265,13 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		f := files[name]
-		part := slices.ContainsFunc(others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
-		if !part || f.Unsupported != "" || !decoded(f.Type) {
+		part := slices.IndexFunc(others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if part < 0 || f.Unsupported != "" || !decoded(f.Type) {
 			continue
 		}
 		delete(files, name)
 		r := &Rule{Role: Carried, Layer: -1, Name: name, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
-			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}}
+			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(others[part], ".")}
 		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})
 	}
 }
@@ -280,7 +286,7 @@ func (s *Source) CarriedNote(gguf bool) string {
 	if len(s.carried) == 0 {
 		return ""
 	}
-	part, _, _ := strings.Cut(s.carried[0].Name, ".")
+	part := s.carried[0].layerPath
 	if gguf {
 		return fmt.Sprintf("%d tensors of other parts (%s …) are left out: a GGUF holds the part that reads text", len(s.carried), part)
 	}
@@ -298,17 +304,14 @@ func decoded(t dtype.Type) bool {
 
 // find collects the pieces of a tensor; nil when it is absent and may be.
 func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error) {
-	t := &Tensor{Rule: r, pieces: s.pieces(r)}
+	t := &Tensor{Rule: r, pieces: s.form(r, files)}
 	if s.Reader.Format() == "hf" && len(r.Other) > 0 && files[r.HF[0].Name] == nil && files[r.Other[0].Name] != nil {
 		t.pieces = r.Other
 	}
 	var types []dtype.Type
 	for i := range t.pieces {
 		p := &t.pieces[i]
-		f, ok := files[p.Name]
-		if !ok && s.Reader.Format() != "gguf" {
-			f, ok = files[withoutHead(p.Name)]
-		}
+		f, ok := s.file(files, p.Name)
 		if !ok && (r.Optional || r.Tied) {
 			return nil, nil
 		}
@@ -336,6 +339,34 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		t.Type = memoryType(r, t.pieces, types)
 	}
 	return t, nil
+}
+
+// file is the tensor that a file has under a name.
+func (s *Source) file(files map[string]*formats.Tensor, name string) (*formats.Tensor, bool) {
+	f, ok := files[name]
+	if !ok && s.Reader.Format() != "gguf" {
+		f, ok = files[withoutHead(name)]
+	}
+	return f, ok
+}
+
+// form is where the file keeps a tensor: of several forms the first that is
+// there whole, else the usual one.
+func (s *Source) form(r *Rule, files map[string]*formats.Tensor) []Piece {
+	usual := s.pieces(r)
+	if s.Reader.Format() != "hf" {
+		return usual
+	}
+	for _, form := range append([][]Piece{usual}, r.Also...) {
+		missing := slices.ContainsFunc(form, func(p Piece) bool {
+			f, ok := s.file(files, p.Name)
+			return !ok || p.checkShape(r, f) != nil
+		})
+		if !missing {
+			return form
+		}
+	}
+	return usual
 }
 
 // smallest makes the error independent of map order.

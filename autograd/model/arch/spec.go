@@ -35,6 +35,15 @@ type Spec struct {
 	NoFinalNorm bool // the last block's output goes to the head as it is
 	HeadBias    bool
 
+	// Part is the number of inputs that every layer gets of its own (*Part): from a
+	// table by token, and from a projection of the embedding; 0: none.
+	Part int
+
+	// Stand are tokens that stand for what is no text; without it they are embedded
+	// as StandAs is.
+	Stand   []int32
+	StandAs int32
+
 	// Layers are the blocks in their order. Equal ones may share a pointer.
 	Layers []*LayerSpec
 	// Predict is the number of layers behind these that predict further tokens: files
@@ -94,6 +103,8 @@ type LayerSpec struct {
 	NormSum bool
 	// Residual is the factor on what a sublayer adds to the stream; 0: 1.
 	Residual float32
+	// Scaled: what leaves the layer is multiplied by a number in the file.
+	Scaled bool
 }
 
 // Sublayer adds Residual·post(Body(pre(x))) to the residual stream x.
@@ -103,7 +114,8 @@ type Sublayer struct {
 	Post Role // norm of its output, or None
 }
 
-// Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE.
+// Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE, *ShortConv,
+// *DeltaNet, *Mamba2, *Mamba1, *Beside.
 type Body interface {
 	// check reports sizes that no model has or that do not fit the rest of s.
 	check(s *Spec) error
@@ -129,9 +141,14 @@ type Attention struct {
 	Chunk    int     // a token sees no key of an earlier chunk of so many positions; 0: all
 	Sinks    bool    // every head has a score of its own that takes a share and has no value
 	Scale    float32 // of the scores; 0: 1/√D
+	VNorm    bool    // each value is normalised, without weights
+	KeyValue bool    // values are the keys before their norm and rotation; there is no v
 	SoftCap  float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
 	// Temperature multiplies the queries by Spec.Temperature.
 	Temperature bool
+	QGate       bool // q makes of each head a query, then a gate: the sigmoid of it multiplies what o reads
+	// Factors on what it reads and makes, and on keys before all else; 0: 1.
+	InScale, OutScale, KeyScale float32
 }
 
 // QKNorm says what a norm of queries and keys spans.
@@ -157,6 +174,19 @@ type MLP struct {
 	Fused   bool // gate and up are one map: all rows of the gate, then those of up
 	Bias    bool
 	XIELU   *XIELU // of an activation of that kind, else nil
+	// Factors on what gate and down make; 0: 1.
+	GateScale, OutScale float32
+}
+
+// Part is a layer's own part of what comes of the tokens beside the stream:
+// back(act(gate(x))·part).
+type Part struct {
+	P   int // inner size
+	Act kernels.ActKind
+}
+
+func (p *Part) check(*Spec) error {
+	return checkSizes(size{"inputs of a layer", p.P, maxWidth})
 }
 
 // XIELU are the numbers of an activation xIELU as files state them (Huang, Schlag
@@ -239,13 +269,43 @@ func (s *Spec) windows() (local []bool, size int) {
 
 func first[B Body](s *Spec) (none B) {
 	for _, l := range s.Layers {
-		for i := range l.Sublayers {
-			if b, ok := l.Sublayers[i].Body.(B); ok {
-				return b
-			}
+		if b, ok := bodyOf[B](l); ok {
+			return b
 		}
 	}
 	return none
+}
+
+// bodyOf is the first part of its kind in a layer.
+func bodyOf[B Body](l *LayerSpec) (b B, ok bool) {
+	for i := range l.Sublayers {
+		for _, part := range parts(l.Sublayers[i].Body) {
+			if b, ok = part.(B); ok {
+				return b, true
+			}
+		}
+	}
+	return b, false
+}
+
+// parts are the bodies that b is made of.
+func parts(b Body) []Body {
+	if all, ok := b.(*Beside); ok {
+		return all.Bodies
+	}
+	return []Body{b}
+}
+
+// Beside is bodies that read one input, and whose outputs are summed.
+type Beside struct{ Bodies []Body }
+
+func (b *Beside) check(s *Spec) error {
+	for _, part := range b.Bodies {
+		if err := part.check(s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // embedWidth is the number of columns of embedding and head.
@@ -335,6 +395,9 @@ func (s *Spec) check() error {
 		if err := s.Ropes[i].check(); err != nil {
 			return err
 		}
+	}
+	if s.Part < 0 || s.Part > maxWidth || s.Part*len(s.Layers) > 1<<24 {
+		return fmt.Errorf("%d layers with %d inputs each", len(s.Layers), s.Part)
 	}
 	if s.Positions < 0 || s.Positions > maxVocab || s.EmbedWidth < 0 || s.EmbedWidth > maxWidth {
 		return fmt.Errorf("%d positions, embedding of width %d", s.Positions, s.EmbedWidth)

@@ -24,7 +24,8 @@ var stablelm = Arch{
 			a.QKNorm = OwnPerHead
 		}
 		s.Ropes = []RopeSpec{c.partRope(a.D, s.MaxPos, 0.25)}
-		return c.layers(s, "num_hidden_layers", stablelmLayer(a, &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act")}, c.Bool(false, "use_parallel_residual")))
+		f := &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act")}
+		return c.layers(s, "num_hidden_layers", stablelmLayer(a, f, c.Bool(false, "use_parallel_residual")))
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, a, f := m.older("stablelm", kernels.SiLU)

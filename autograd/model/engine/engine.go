@@ -259,7 +259,7 @@ func (e *Engine) seat(prompt []int32) (slot, held int) {
 		}
 		n, score := 0, 0
 		if !e.o.Fresh {
-			n = common(l.ids[:e.cache.Len(i)], prompt[:len(prompt)-1])
+			n = e.cache.Kept(i, common(l.ids[:e.cache.Len(i)], prompt[:len(prompt)-1]))
 		}
 		if 2*n >= e.cache.Len(i) {
 			score = n

@@ -243,8 +243,8 @@ func (t *Tokenizer) hfTokenizer() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\n\"added_tokens\":[")
 	for i, a := range t.sortedAdded() {
-		fmt.Fprintf(&b, "%s\n{\"id\":%d,\"content\":%s,\"single_word\":false,\"lstrip\":%t,\"rstrip\":%t,\"normalized\":false,\"special\":%t}",
-			comma(i), a.ID, quoteJSON(a.Content), a.LStrip, a.RStrip, a.Special)
+		fmt.Fprintf(&b, "%s\n{\"id\":%d,\"content\":%s,\"single_word\":%t,\"lstrip\":%t,\"rstrip\":%t,\"normalized\":%t,\"special\":%t}",
+			comma(i), a.ID, quoteJSON(a.Content), a.SingleWord, a.LStrip, a.RStrip, a.Normalized, a.Special)
 	}
 	b.WriteString("\n]")
 	for i, key := range pipelineKeys {

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,21 @@ import (
 
 // vocabFiles are the vocabularies of folders without tokenizer.json.
 var vocabFiles = []string{"vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"}
+
+// Found tells whether a folder has a tokenizer, also one that cannot be read; file
+// returns a file of the folder, nil where there is none.
+func Found(file func(name string) ([]byte, error)) bool {
+	names := []string{"tokenizer.json"}
+	for _, c := range tokenizerClasses {
+		names = append(names, c.file)
+	}
+	for _, name := range names {
+		if b, err := file(name); b != nil || err != nil {
+			return true
+		}
+	}
+	return false
+}
 
 // tokenizerClass is a tokenizer class of Transformers: what it does that its
 // vocabulary file does not say.
@@ -35,6 +51,12 @@ var tokenizerClasses = []tokenizerClass{
 		bos: "<|endoftext|>", eos: "<|endoftext|>", unk: "<|endoftext|>"},
 	{name: "Qwen2Tokenizer", models: []string{"qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next"}, file: "vocab.json", read: (*slow).qwen2,
 		eos: "<|endoftext|>", unk: "<|endoftext|>", pad: "<|endoftext|>"},
+	{name: "LlamaTokenizer", models: []string{"llama", "mistral", "mixtral", "phi3"}, file: "tokenizer.model", read: (*slow).llama,
+		bos: "<s>", eos: "</s>", unk: "<unk>", addBOS: true},
+	{name: "GemmaTokenizer", models: []string{"gemma", "gemma2", "gemma3", "gemma3_text"}, file: "tokenizer.model", read: (*slow).gemma,
+		bos: "<bos>", eos: "<eos>", unk: "<unk>", pad: "<pad>", addBOS: true},
+	{name: "T5Tokenizer", models: []string{"t5", "mt5", "umt5"}, file: "tokenizer.model", read: (*slow).t5,
+		eos: "</s>", unk: "<unk>", pad: "<pad>", addEOS: true},
 }
 
 func classNames(file string) string {
@@ -59,12 +81,10 @@ type slow struct {
 
 // convertSlow reads the vocabulary of a folder without tokenizer.json by the
 // rules of its tokenizer class. It returns the tokenizer.json and the
-// tokenizer_config.json that say the same.
+// tokenizer_config.json that say the same, and adds the vocabulary's files to more,
+// the files beside them.
 func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast, full []byte, err error) {
-	s := &slow{files: map[string][]byte{}}
-	for name, b := range more {
-		s.files[name] = b
-	}
+	s := &slow{files: more}
 	for _, name := range vocabFiles {
 		b, err := r.File(name)
 		if err != nil {
@@ -74,10 +94,10 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 			s.files[name] = b
 		}
 	}
+	s.t = &Tokenizer{bos: -1, eos: -1, pad: -1, unk: -1, files: maps.Clone(more)}
 	if config != nil {
-		s.files["tokenizer_config.json"] = config
+		s.t.files["tokenizer_config.json"] = config
 	}
-	s.t = &Tokenizer{bos: -1, eos: -1, pad: -1, unk: -1, files: s.files}
 	if s.config, err = s.dict("tokenizer_config.json"); err != nil {
 		return nil, nil, err
 	}

@@ -83,6 +83,9 @@ func checkVectors(t *testing.T, tok *Tokenizer, model string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if files["vocab.json"] == nil && files["tokenizer.model"] == nil {
+		t.Error("the original vocabulary is not among the files")
+	}
 	again, err := Parse(files["tokenizer.json"], files["tokenizer_config.json"])
 	if err != nil {
 		t.Fatal(err)

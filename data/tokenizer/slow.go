@@ -14,7 +14,7 @@ import (
 )
 
 // vocabFiles are the vocabularies of folders without tokenizer.json.
-var vocabFiles = []string{"vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"}
+var vocabFiles = []string{"vocab.json", "merges.txt", "tokenizer.model", "tekken.json", "qwen.tiktoken", "added_tokens.json"}
 
 // Found tells whether a folder has a tokenizer, also one that cannot be read; file
 // returns a file of the folder, nil where there is none.
@@ -57,12 +57,28 @@ var tokenizerClasses = []tokenizerClass{
 		bos: "<bos>", eos: "<eos>", unk: "<unk>", pad: "<pad>", addBOS: true},
 	{name: "T5Tokenizer", models: []string{"t5", "mt5", "umt5"}, file: "tokenizer.model", read: (*slow).t5,
 		eos: "</s>", unk: "<unk>", pad: "<pad>", addEOS: true},
+	{name: genericClass, file: "tokenizer.model", read: (*slow).llama3, bos: "<|begin_of_text|>", eos: "<|end_of_text|>", addBOS: true},
+	{name: "MistralCommonBackend", file: "tekken.json", read: (*slow).tekken, bos: "<s>", eos: "</s>", unk: "<unk>", pad: "<pad>", addBOS: true},
+	{name: "QWenTokenizer", models: []string{"qwen"}, file: "qwen.tiktoken", read: (*slow).qwen1, eos: "<|endoftext|>"},
 }
 
-func classNames(file string) string {
+// genericClass is the class of folders that need no class of their own; among those
+// without tokenizer.json Llama 3 has it.
+const genericClass = "PreTrainedTokenizer"
+
+func classNamed(name string) *tokenizerClass {
+	for i := range tokenizerClasses {
+		if tokenizerClasses[i].name == name {
+			return &tokenizerClasses[i]
+		}
+	}
+	return nil
+}
+
+func classNames() string {
 	var names []string
 	for _, c := range tokenizerClasses {
-		if file == "" || c.file == file {
+		if c.name != genericClass {
 			names = append(names, c.name)
 		}
 	}
@@ -111,7 +127,6 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 	if raw == nil {
 		return nil, nil, badTokenizer(s.class.file, "is missing, and so is tokenizer.json: the tokenizer class %s needs one of them", s.class.name)
 	}
-	changed := s.fillConfig()
 	if err := s.class.read(s, raw); err != nil {
 		var e *fail.Error
 		if errors.As(err, &e) { // about another file
@@ -119,6 +134,7 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 		}
 		return nil, nil, badTokenizer(s.class.file, "%v", err)
 	}
+	changed := s.fillConfig()
 	if err := s.addAll(); err != nil {
 		return nil, nil, err
 	}
@@ -161,21 +177,31 @@ func (s *slow) findClass() (*tokenizerClass, error) {
 	if name == "" {
 		where, name = "config.json", model.String("tokenizer_class")
 	}
-	if name != "" {
-		for i := range tokenizerClasses {
-			if tokenizerClasses[i].name == strings.TrimSuffix(name, "Fast") {
-				return &tokenizerClasses[i], nil
-			}
-		}
-		return nil, badTokenizer(where, "tokenizer_class %q is not supported without a tokenizer.json (known: %s); AutoTokenizer.from_pretrained(…).save_pretrained(…) of Transformers writes one", clip(name), classNames(""))
-	}
 	kind := model.String("model_type")
+	name = strings.TrimSuffix(name, "Fast")
+	if (name == "" || name == genericClass) && kind == "llama" && isTiktoken(s.files["tokenizer.model"]) {
+		return classNamed(genericClass), nil
+	}
+	tekken := s.files["tekken.json"] != nil
+	if name == "" && tekken {
+		name = "MistralCommonBackend"
+	}
+	if name != "" {
+		c := classNamed(name)
+		if c == nil || c.name == genericClass {
+			return nil, badTokenizer(where, "tokenizer_class %q is not supported without a tokenizer.json (known: %s); AutoTokenizer.from_pretrained(…).save_pretrained(…) of Transformers writes one", clip(name), classNames())
+		}
+		if tekken && s.files[c.file] == nil {
+			c = classNamed("MistralCommonBackend")
+		}
+		return c, nil
+	}
 	for i := range tokenizerClasses {
 		if kind != "" && slices.Contains(tokenizerClasses[i].models, kind) {
 			return &tokenizerClasses[i], nil
 		}
 	}
-	return nil, badTokenizer("tokenizer_config.json", "there is no tokenizer.json, and neither tokenizer_class (known: %s) nor model_type %q of config.json says how to read the vocabulary", classNames(""), clip(kind))
+	return nil, badTokenizer("tokenizer_config.json", "there is no tokenizer.json, and neither tokenizer_class (known: %s) nor model_type %q of config.json says how to read the vocabulary", classNames(), clip(kind))
 }
 
 // fillConfig writes into the configuration the special tokens that it leaves to
@@ -190,7 +216,9 @@ func (s *slow) fillConfig() (changed bool) {
 		if v, ok := s.special.Get(d.key); ok {
 			s.config.Set(d.key, v)
 			changed = true
-		} else if d.content != "" {
+			continue
+		}
+		if _, known := s.t.ids[d.content]; known || d.content != "" && s.class.file != "tekken.json" { // that lists all there are
 			s.config.Set(d.key, d.content)
 			changed = true
 		}

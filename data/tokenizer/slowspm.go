@@ -10,6 +10,9 @@ import (
 
 // readPieces makes the vocabulary and the model of a tokenizer.model.
 func (s *slow) readPieces(raw []byte) (*spmFile, error) {
+	if isTiktoken(raw) {
+		return nil, fmt.Errorf("is a tiktoken file, which the class %s does not read", s.class.name)
+	}
 	f, err := parseSPM(raw)
 	if err == nil {
 		err = f.supported()
@@ -38,7 +41,7 @@ func (s *slow) readPieces(raw []byte) (*spmFile, error) {
 	if t.unk < 0 {
 		return nil, fmt.Errorf("no piece is of type UNKNOWN")
 	}
-	return f, nil
+	return f, affordable(t.vocab)
 }
 
 // pieceModel builds the model that the pieces are for.

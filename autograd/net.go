@@ -85,7 +85,7 @@ type NormSpec struct {
 	Kind    kernels.NormKind
 	W, Bias *Param  // [C] f32, or [Heads, C]; nil: 1 and 0
 	Heads   int     // > 1: row n is of head n mod Heads
-	Width   int     // C where W is nil; 0: the whole row
+	Width   int     // C where there is no W; 0: a row of x
 	Offset  float32 // of the weights: W is used as Offset + W
 	Eps     float32
 }

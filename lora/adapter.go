@@ -37,6 +37,7 @@ type Layer struct {
 	dora   *dora  // nil without use_dora
 	param  string // as Module.Param
 	stored string // the path under which PEFT keeps it
+	turned bool   // as arch.Rule.Turned
 }
 
 // whole is a weight or bias of the base that is trained and stored whole.
@@ -56,6 +57,7 @@ type Param struct {
 	Group           string // A, B, magnitude, bias, whole: LoRA+ gives B its own rate
 	Decay           bool   // weight decay applies: not to biases
 	experts         int    // of a B that holds one for each; stored as [out, r·E]
+	turned          int    // experts whose matrices [Rows/turned, Cols] are stored transposed, A as B and B as A; 0: none
 }
 
 // modules lists what can be adapted or saved in m.
@@ -139,16 +141,23 @@ func (ad *Adapter) attach(s nn.Port, stored string, site uint32, fill func(*Laye
 		return err
 	}
 	l := Layer{Path: s.Path, R: r, Alpha: alpha, Linear: s.Linear, param: s.Param, stored: stored}
+	if t := ad.model.TensorOf(s.Linear.W); t != nil {
+		l.turned = t.Turned
+	}
 	a, b, err := fill(&l)
 	if err != nil {
 		return err
 	}
 	l.LoRA = &nn.LoRA{Scale: ad.Config.scale(r, alpha), Dropout: float32(ad.Config.Dropout), Site: site}
 	e := max(s.Linear.Experts, 1)
-	if l.LoRA.A, err = newParam(ad.dev, stored+".lora_A.weight", e*r, s.Linear.In(), a); err != nil {
+	nameA, nameB := stored+".lora_A.weight", stored+".lora_B.weight"
+	if l.turned {
+		nameA, nameB = nameB, nameA
+	}
+	if l.LoRA.A, err = newParam(ad.dev, nameA, e*r, s.Linear.In(), a); err != nil {
 		return err
 	}
-	if l.LoRA.B, err = newParam(ad.dev, stored+".lora_B.weight", e*s.Linear.Out(), r, b); err != nil {
+	if l.LoRA.B, err = newParam(ad.dev, nameB, e*s.Linear.Out(), r, b); err != nil {
 		ad.dev.Free(l.LoRA.A.Buffer)
 		return err
 	}
@@ -260,9 +269,13 @@ func (ad *Adapter) Params() []Param {
 	var out []Param
 	for _, l := range ad.Layers {
 		e := max(l.Linear.Experts, 1)
-		out = append(out,
-			Param{Param: l.LoRA.A, Shape: []int{l.LoRA.A.Rows, l.LoRA.A.Cols}, Group: "A", Decay: true},
-			Param{Param: l.LoRA.B, Shape: []int{l.LoRA.B.Rows / e, l.R * e}, Group: "B", Decay: true, experts: l.Linear.Experts})
+		a := Param{Param: l.LoRA.A, Shape: []int{l.LoRA.A.Rows, l.LoRA.A.Cols}, Group: "A", Decay: true}
+		b := Param{Param: l.LoRA.B, Shape: []int{l.LoRA.B.Rows / e, l.R * e}, Group: "B", Decay: true, experts: l.Linear.Experts}
+		if l.turned {
+			a.Shape, a.turned, a.experts = []int{l.LoRA.A.Cols, l.R * e}, e, e
+			b.Shape, b.turned, b.experts = []int{l.R * e, l.LoRA.B.Rows / e}, e, 0
+		}
+		out = append(out, a, b)
 		if l.dora != nil {
 			out = append(out, Param{Param: l.dora.m, Shape: []int{l.dora.m.Len()}, Group: "magnitude", Decay: true})
 		}

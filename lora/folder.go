@@ -140,7 +140,11 @@ func (f *Folder) missing(name string) error {
 // layer returns A and B of the adapter of a layer [out, in] with rank r, of
 // experts [E·r, in] and [E·out, r]. The error for other sizes states them by
 // module, as people know it.
-func (f *Folder) layer(path string, r, out, in, experts int) (a, b []float32, err error) {
+func (f *Folder) layer(path string, r, out, in, experts int, turned bool) (a, b []float32, err error) {
+	if turned {
+		b, a, err = f.layer(path, r, in, out, experts, false)
+		return transposed(a, experts, in, r), transposed(b, experts, r, out), err
+	}
 	if experts > 0 {
 		if a, err = f.take(path+".lora_A.weight", int64(experts*r), int64(in)); err != nil {
 			return nil, nil, err
@@ -180,6 +184,16 @@ func toPEFT(b []float32, r, experts int) []float32 {
 		v[i] = b[(e*out+o)*r+j]
 	}
 	return v
+}
+
+// transposed swaps rows and columns of each of the matrices [rows, cols] of experts.
+func transposed(v []float32, experts, rows, cols int) []float32 {
+	out := make([]float32, len(v))
+	for i := range v {
+		e, row, col := i/(rows*cols), i/cols%rows, i%cols
+		out[(e*cols+col)*rows+row] = v[i]
+	}
+	return out
 }
 
 // leftover is an error that names the first tensor nobody took.
@@ -222,8 +236,13 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 			if err := ad.dev.Download(kernels.Bytes(v), p.Buffer); err != nil {
 				return err
 			}
+			r := p.Cols
+			if p.turned > 0 {
+				r = p.Rows / p.turned // of A, which is stored as B
+				v = transposed(v, p.turned, p.Rows/p.turned, p.Cols)
+			}
 			if p.experts > 0 {
-				v = toPEFT(v, p.Cols, p.experts)
+				v = toPEFT(v, r, p.experts)
 			}
 			t := formats.NamedTensor{Name: p.Name, DType: "F32", Data: kernels.Bytes(v)}
 			for _, d := range p.Shape {

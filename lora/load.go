@@ -36,7 +36,7 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	}
 	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m, loaded: true}
 	err = ad.build(ports, chosen, func(l *Layer) ([]float32, []float32, error) {
-		return f.layer(l.stored, l.R, l.Linear.Out(), l.Linear.In(), l.Linear.Experts)
+		return f.layer(l.stored, l.R, l.Linear.Out(), l.Linear.In(), l.Linear.Experts, l.turned)
 	})
 	if err != nil {
 		return nil, f.blame(err)

@@ -152,7 +152,7 @@ func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) 
 	if err != nil {
 		return err
 	}
-	a, b, err := f.layer(path, r, t.Rows/parts, t.Cols, t.Experts)
+	a, b, err := f.layer(path, r, t.Rows/parts, t.Cols, t.Experts, t.Turned)
 	if err != nil {
 		return err
 	}

@@ -45,8 +45,11 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 		norm := l.m.Spec.Norm
 		a.vNorm = &nn.Norm{Kind: norm.Kind, Eps: norm.Eps, Width: spec.D}
 	}
-	if spec.QKNorm == arch.OwnPerHead {
+	switch spec.QKNorm {
+	case arch.OwnPerHead:
 		a.qNorm.Heads, a.kNorm.Heads = spec.H, spec.K
+	case arch.Bare:
+		a.qNorm.Width, a.kNorm.Width = spec.D, spec.D
 	}
 	l.m.mixers = append(l.m.mixers, a)
 	return a

@@ -27,6 +27,8 @@ type golden struct {
 	arrays map[string]array
 	noise  float64 // largest difference of logits between float32 and float64
 	scale  float32 // of LoRA
+	// experts of the adapters by name, below 0 where PEFT takes A and B for each other
+	experts map[string]int
 }
 
 type array struct {
@@ -345,19 +347,14 @@ func adapterName(l *nn.Linear, ab string) string {
 
 // adapter is PEFT's A or B of a linear map. Of experts it keeps B [out, r·E], the
 // expert fastest.
-func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab string) *autograd.Param {
+func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab string, turned bool) *autograd.Param {
 	t.Helper()
 	name := adapterName(l, ab)
 	a := g.arrays["lora."+name]
 	if len(a.shape) != 2 {
 		t.Fatalf("no adapter weight %s", name)
 	}
-	v, rows, cols := g.floats(t, "lora."+name), a.Rows, a.Cols
-	if l.Experts > 0 && ab == "B" {
-		r := cols / l.Experts
-		v = swapped(v, rows, r, l.Experts)
-		rows, cols = rows*l.Experts, r
-	}
+	v, rows, cols := g.layout(name, l.Experts, turned, g.floats(t, "lora."+name))
 	w, err := dev.Load(kernels.Weights, dtype.Of(dtype.F32), rows, cols, kernels.Bytes(v), kernels.Copy)
 	if err != nil {
 		t.Fatal(err)
@@ -365,6 +362,32 @@ func (g *golden) adapter(t *testing.T, dev kernels.Backend, l *nn.Linear, ab str
 	p := &autograd.Param{Name: name, Mat: w}
 	trainable(t, dev, p)
 	return p
+}
+
+// layout puts values of an adapter from PEFT's order into [rows, cols] of ours. Turned
+// are those whose A and B PEFT takes for each other.
+func (g *golden) layout(name string, experts int, turned bool, v []float32) (out []float32, rows, cols int) {
+	a := g.arrays["lora."+name]
+	rows, cols = a.Rows, a.Cols
+	if experts > 0 && strings.Contains(name, ".lora_B.") {
+		v, rows, cols = swapped(v, rows, cols/experts, experts), rows*experts, cols/experts
+	}
+	if turned {
+		one := rows / experts
+		y := make([]float32, len(v))
+		for i := range v {
+			e, row, col := i/(one*cols), i/cols%one, i%cols
+			y[(e*cols+col)*one+row] = v[i]
+		}
+		v, rows, cols = y, cols*experts, one
+	}
+	if g.experts == nil {
+		g.experts = map[string]int{}
+	}
+	if g.experts[name] = experts; turned {
+		g.experts[name] = -experts
+	}
+	return v, rows, cols
 }
 
 // swapped turns [out, r, E] into [E, out, r].
@@ -405,13 +428,17 @@ func (g *golden) checkLora(t *testing.T) {
 		if g.arrays["lora."+adapterName(l, "A")].shape == nil {
 			continue // PEFT adapts the routers and shared experts of some architectures only
 		}
-		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A"), B: g.adapter(t, m.Dev, l, "B"), Scale: g.scale}
+		turned, a, b := m.TensorOf(l.W).Turned, "A", "B"
+		if turned {
+			a, b = b, a
+		}
+		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, a, turned), B: g.adapter(t, m.Dev, l, b, turned), Scale: g.scale}
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
 	if m.Parts != nil { // a linear map outside the blocks
 		l := m.Parts.Project
-		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A"), B: g.adapter(t, m.Dev, l, "B"), Scale: g.scale}
+		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A", false), B: g.adapter(t, m.Dev, l, "B", false), Scale: g.scale}
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
@@ -506,9 +533,8 @@ func (g *golden) checkGrads(t *testing.T, m *Model, params []*autograd.Param, pr
 				near(t, "reference's "+name, want, make([]float32, len(want)), shift[p])
 				continue
 			}
-			if a := g.arrays[name]; strings.Contains(p, ".experts.") && strings.Contains(p, ".lora_B.") {
-				e := g.arrays[strings.Replace(name, ".lora_B.", ".lora_A.", 1)].Rows / rankOf(params, p)
-				want = swapped(want, a.Rows, a.Cols/e, e)
+			if e := g.experts[p]; e != 0 {
+				want, _, _ = g.layout(p, max(e, -e), e < 0, want)
 			}
 			relative(t, name, got[p], want, tol)
 		}

@@ -87,7 +87,13 @@ func (a *mla) smooth() []Pair {
 
 // queries are those of x with their positions, [N, H·(Nope+Rot)].
 func (a *mla) queries(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
-	return a.rotated(t, a.qb.Forward(t, x), a.spec.Nope, s)
+	q := a.rotated(t, a.qb.Forward(t, x), a.spec.Nope, s)
+	if !a.spec.Temperature {
+		return q
+	}
+	grown := t.Mul(q, s.Temper, kernels.ByRow)
+	t.Done(q)
+	return grown
 }
 
 // rotated gives each head of x the position of its token, in the elements from

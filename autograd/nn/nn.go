@@ -89,7 +89,7 @@ type Norm struct {
 	Kind    kernels.NormKind
 	W, Bias *autograd.Param // [C] f32, or [Heads, C]; nil: 1 and 0
 	Heads   int             // > 1: row n is of head n mod Heads
-	Width   int             // C where W is nil; 0: the whole row
+	Width   int             // C where there is no W; 0: a row of the input
 	Eps     float32
 	Offset  float32 // of the weights: W is used as Offset + W
 }

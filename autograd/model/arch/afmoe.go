@@ -58,7 +58,7 @@ var afmoe = Arch{
 		if s.EmbedScale == 0 {
 			return "mup_enabled: false"
 		}
-		return ""
+		return s.scattered()
 	},
 	Config: func(s *Spec) []formats.KV {
 		m := s.moe()

@@ -93,7 +93,18 @@ func deepseek3Spec(c *Config, name string, dense int) (Spec, error) {
 	m := c.latentExperts(biasedSigmoid)
 	m.Select = true
 	s.withExperts(m, c.sparseLayers(dense))
+	s.Predict = c.predicting()
 	return s, cmp.Or(err, c.err)
+}
+
+// predicting reads the number of layers that predict further tokens.
+func (c *Config) predicting() int {
+	n := c.Int(0, "num_nextn_predict_layers")
+	if n < 0 || n > maxLayers {
+		c.fail("num_nextn_predict_layers", "is %d, allowed 0 to %d", n, maxLayers)
+		return 0
+	}
+	return n
 }
 
 // biasedSigmoid is how DeepSeek V3 and many after it route: each score by itself,

@@ -32,8 +32,9 @@ var dots1 = Arch{
 		m.routed(&s)
 		return s, m.err
 	},
-	Rules: func(s *Spec) []Rule { return decoderRules(s, false) },
-	KV:    func(s *Spec) []formats.KV { return append(decoderKV(s, "dots1"), s.routerKV("dots1")...) },
+	Rules:  func(s *Spec) []Rule { return decoderRules(s, false) },
+	NoGGUF: (*Spec).scattered,
+	KV:     func(s *Spec) []formats.KV { return append(decoderKV(s, "dots1"), s.routerKV("dots1")...) },
 	Config: func(s *Spec) []formats.KV {
 		return append(append(decoderConfig(s, "Dots1ForCausalLM", "dots1"), s.expertConfig()...), formats.KV{Key: "attention_bias", Value: s.Attention().Bias}, formats.KV{Key: "sliding_window", Value: nil})
 	},

@@ -21,6 +21,7 @@ var exaonemoe = Arch{
 		m := c.latentExperts(biasedSigmoid)
 		m.Select = true
 		s.withExperts(m, c.sparseLayers(1))
+		s.Predict = c.predicting()
 		if local := c.windowed(len(s.Layers), c.exaonePattern(len(s.Layers))); c.has("sliding_window") { // else every layer knows positions
 			s.placedNear(local, c.window(local))
 		}
@@ -43,6 +44,7 @@ var exaonemoe = Arch{
 		names.experts.selects = "mlp.e_score_correction_bias"
 		return namedRules(s, false, names)
 	},
+	NoGGUF: (*Spec).scattered,
 	KV: func(s *Spec) []formats.KV {
 		kv := append(append(decoderKV(s, "exaone-moe"), s.routerKV("exaone-moe")...), formats.KV{Key: "exaone-moe.expert_shared_feed_forward_length", Value: uint32(s.moe().Shared)},
 			formats.KV{Key: "exaone-moe.nextn_predict_layers", Value: uint32(0)})

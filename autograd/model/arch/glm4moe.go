@@ -28,6 +28,7 @@ var glm4moe = Arch{
 		names.norms = map[Role][2]string{AttnNorm: {"input_layernorm", "attn_norm"}, MLPNorm: {"post_attention_layernorm", "post_attention_norm"}}
 		return namedRules(s, false, names)
 	},
+	NoGGUF: (*Spec).scattered,
 	KV: func(s *Spec) []formats.KV {
 		return append(append(decoderKV(s, "glm4moe"), s.routerKV("glm4moe")...), formats.KV{Key: "glm4moe.nextn_predict_layers", Value: uint32(0)})
 	},
@@ -54,6 +55,7 @@ var solaropen = Arch{
 	GGUFSpec: glm4moe.GGUFSpec,
 	Rules:    glm4moe.Rules,
 	KV:       glm4moe.KV,
+	NoGGUF:   glm4moe.NoGGUF,
 	Config:   glm4moe.Config,
 }
 
@@ -69,5 +71,6 @@ func glm4Spec(c *Config, name string, share float64, dense int) (Spec, error) {
 	m := c.latentExperts(biasedSigmoid)
 	m.Select = true
 	s.withExperts(m, c.sparseLayers(dense))
+	s.Predict = c.predicting()
 	return s, cmp.Or(err, c.err)
 }

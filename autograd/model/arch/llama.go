@@ -106,6 +106,7 @@ func (m *Metadata) attention(width int) *Attention {
 type layerNames struct {
 	norms   map[Role][2]string // of a layer, in Hugging Face files and in GGUF
 	experts expertNames
+	oneKVB  bool               // a GGUF has one tensor that makes keys and values of their latent
 	modules map[Role][2]string // linear maps, tables and the final norm, where they are not called as usual
 	layers  string             // what names of layer %d begin with in Hugging Face files; "": as usual
 	// byHead: Hugging Face files hold the norms of heads one by one, norms.N.
@@ -167,7 +168,7 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 				case *Attention:
 					b.attention(m, s.C, pairs)
 				case *MLA:
-					b.mla(m, s.C, false)
+					b.mla(m, s.C, names.oneKVB)
 				case *MLP:
 					b.mlp(m, s.C)
 				case *MoE:

@@ -22,6 +22,8 @@ type MLA struct {
 	Rope   int // index in Spec.Ropes
 	Pairs  kernels.Pairs
 	Scale  float32 // of the scores; 0: 1/√(Nope+Rot)
+	// Temperature multiplies the queries by Spec.Temperature.
+	Temperature bool
 }
 
 // LatentEps is what the norms of latents add to the variance: that of the class
@@ -36,6 +38,11 @@ func (a *MLA) check(s *Spec) error {
 	}
 	if a.QRank < 0 || a.QRank > maxWidth {
 		return fmt.Errorf("rank of queries is %d", a.QRank)
+	}
+	if a.Temperature {
+		if err := s.Temperature.check(); err != nil {
+			return err
+		}
 	}
 	if rot := s.Ropes[a.Rope].Dim; rot != a.Rot {
 		return fmt.Errorf("rotary size %d, but %d elements of a head rotate", rot, a.Rot)
@@ -146,6 +153,8 @@ func latentNoGGUF(s *Spec) string {
 	a, r := s.mla(), s.rope()
 	_, scale := r.Angles(0)
 	switch {
+	case s.scattered() != "":
+		return s.scattered()
 	case a.Pairs != kernels.Adjacent:
 		return "rope_interleave: false"
 	case r.Type != "" && r.Type != "yarn":

@@ -102,6 +102,18 @@ func (s *Spec) denseLayers() int {
 	return len(s.Layers)
 }
 
+// scattered says what of the places of experts a number of leading layers without
+// them does not say.
+func (s *Spec) scattered() string {
+	first := s.denseLayers()
+	for i, sparse := range s.sparse() {
+		if i > first && !sparse {
+			return fmt.Sprintf("layer %d without experts behind such with them", i)
+		}
+	}
+	return ""
+}
+
 // from chooses the layers from the nth on.
 func from(n int) func(layer int) bool { return func(i int) bool { return i >= n } }
 
@@ -177,12 +189,15 @@ func (m *Metadata) routed(s *Spec) {
 		e.Shared = n * cmp.Or(e.F, m.Int(0, "feed_forward_length"))
 	}
 	m.Int(0, "leading_dense_block_count") // the tensors say it, too
-	sparse := make([]bool, len(s.Layers))
-	for i := range sparse {
-		sparse[i] = m.Has(fmt.Sprintf("blk.%d.ffn_gate_inp.weight", i))
+	for i := range s.Layers {
 		e.Select = e.Select || m.Has(fmt.Sprintf("blk.%d.exp_probs_b.bias", i)) || m.Has(fmt.Sprintf("blk.%d.exp_probs_b", i))
 	}
-	s.withExperts(e, func(i int) bool { return sparse[i] })
+	s.withExperts(e, m.sparse)
+}
+
+// sparse reports whether a layer has experts: it has a router.
+func (m *Metadata) sparse(layer int) bool {
+	return m.Has(fmt.Sprintf("blk.%d.ffn_gate_inp.weight", layer))
 }
 
 // Values of expert_gating_func.
@@ -258,6 +273,7 @@ type expertNames struct {
 	// flat: gate, up and down are matrices [E·F, C] of all experts, down with its
 	// columns as rows.
 	flat         bool
+	turned       bool   // as Rule.Turned
 	selects      string // the bias of the choice
 	selectsGGUF  string // "": exp_probs_b.bias
 	selectsShape []int64
@@ -314,7 +330,7 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 // name in memory, hf the tensors of Hugging Face files that share the rows of an
 // expert, or have all, gguf those of all experts.
 func (b *rules) stack(role Role, m *MoE, n expertNames, name string, out, in int, hf []string, gguf ...Piece) {
-	w := b.add(Rule{Role: role, Experts: m.E, Rows: m.E * out, Cols: in}, n.experts+"."+name, "")
+	w := b.add(Rule{Role: role, Experts: m.E, Rows: m.E * out, Cols: in, Turned: n.turned}, n.experts+"."+name, "")
 	w.GGUF = nil
 	together := []Piece{{Name: w.Name, Shape: []int64{int64(m.E), int64(out), int64(in)}}}
 	apart := func(hf []string) (list []Piece) {
@@ -333,13 +349,13 @@ func (b *rules) stack(role Role, m *MoE, n expertNames, name string, out, in int
 	switch {
 	case n.flat && role == ExpertDown:
 		w.HF = []Piece{{Name: b.hf + n.down, Rows: Rows{0, out, out, m.E}, Transpose: true, Shape: []int64{int64(m.E * in), int64(out)}}}
-		w.Other = apart([]string{n.experts + ".%d.w2"})
+		w.Other = apart([]string{n.experts + ".%d.w2.weight"})
 	case n.flat:
 		w.HF = nil
 		for i, f := range hf {
 			w.HF = append(w.HF, Piece{Name: b.hf + f, Rows: Rows{i * m.F, m.F, out, m.E}, Shape: []int64{int64(m.E * m.F), int64(in)}})
 		}
-		w.Other = apart([]string{n.experts + ".%d.w1", n.experts + ".%d.v1"})
+		w.Other = apart([]string{n.experts + ".%d.w1.weight", n.experts + ".%d.v1.weight"})
 	case n.up != "":
 		w.HF, w.Other = apart(hf), together
 	default:

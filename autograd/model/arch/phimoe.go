@@ -17,6 +17,7 @@ var phimoe = Arch{
 			return s, err
 		}
 		s.Norm, s.HeadBias = c.layerNorms("rms_norm_eps"), c.Bool(false, "lm_head_bias")
+		c.shortLongrope(&s.Ropes[0])
 		if w := c.Int(0, "sliding_window"); w < s.MaxPos {
 			s.Attention().Window = w
 		}
@@ -66,4 +67,19 @@ var phimoe = Arch{
 
 func sparsemixer(jitter float64) kernels.RouteArgs {
 	return kernels.RouteArgs{Kind: kernels.RouteSparsemixer, Jitter: float32(jitter)}
+}
+
+// shortLongrope makes r what Phi 3.5 MoE computes of a longrope rule: the short
+// factors in texts of any length, and a factor on cosines and sines that the rule
+// states.
+func (c *Config) shortLongrope(r *RopeSpec) {
+	rule := c.ropeRule()
+	if r.Type != "longrope" || rule == nil {
+		return
+	}
+	short, long := rule.Float(0, "short_mscale"), rule.Float(0, "long_mscale")
+	if short != long || !(short > 0) {
+		c.lack("rope_scaling", "short_mscale is %g and long_mscale %g; only equal ones above 0 are supported", short, long)
+	}
+	r.Long, r.AttnFactor = r.Short, long
 }

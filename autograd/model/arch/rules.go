@@ -25,7 +25,10 @@ type Rule struct {
 	Also     [][]Piece // other forms in which Hugging Face folders keep it, which are read and not written
 	// Other is the other way in which Hugging Face files keep experts: one by one
 	// where HF has them together, together where it has them one by one.
-	Other    []Piece
+	Other []Piece
+	// Turned says that PEFT takes the matrix of an expert for its transpose, as the
+	// parameter of Transformers lies: A and B of an adapter have changed places.
+	Turned   bool
 	Values   []float32 // of a tensor that files of a kind have no piece of: they state it otherwise
 	Optional bool      // it may be absent
 	Tied     bool      // it is the embedding; a file may hold a copy, which is not read

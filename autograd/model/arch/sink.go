@@ -137,7 +137,7 @@ func CreateFolder(dir string, s *Spec, plan []Out, o FolderOptions) (*Sink, erro
 	}
 	k := &Sink{apart: map[string]bool{}}
 	for _, o := range plan { // what quantizes has a name for every matrix
-		k.apart[o.Name] = o.Type.Quantized() && len(o.Other) > 0 && len(o.HF[0].fileShape(o.Rule)) > 2
+		k.apart[o.Name] = o.Type.Quantized() && len(o.Other) >= o.Experts && len(o.HF) < o.Experts
 	}
 	tp, err := k.files(dir, plan)
 	if err != nil {

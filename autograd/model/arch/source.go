@@ -217,7 +217,9 @@ func (s *Source) bind() error {
 	files := map[string]*formats.Tensor{}
 	tensors := s.Reader.Tensors()
 	for i := range tensors {
-		files[tensors[i].Name] = &tensors[i]
+		if !slices.Contains(tensors[i].Shape, 0) { // maps of no expert carry nothing
+			files[tensors[i].Name] = &tensors[i]
+		}
 	}
 	if err := s.readTie(files); err != nil {
 		return err
@@ -257,15 +259,19 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 	if s.Reader.Format() == "gguf" {
 		return
 	}
+	others := slices.Clone(s.arch.Carried)
+	for i := range s.Spec.Predict {
+		others = append(others, fmt.Sprintf("model.layers.%d.", len(s.Spec.Layers)+i))
+	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		f := files[name]
-		part := slices.IndexFunc(s.arch.Carried, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		part := slices.IndexFunc(others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 		if part < 0 || f.Unsupported != "" || !decoded(f.Type) {
 			continue
 		}
 		delete(files, name)
 		r := &Rule{Role: Carried, Layer: -1, Name: name, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
-			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(s.arch.Carried[part], ".")}
+			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(others[part], ".")}
 		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})
 	}
 }

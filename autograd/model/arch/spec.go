@@ -46,6 +46,9 @@ type Spec struct {
 
 	// Layers are the blocks in their order. Equal ones may share a pointer.
 	Layers []*LayerSpec
+	// Predict is the number of layers behind these that predict further tokens: files
+	// have them, and they are carried along, not run.
+	Predict int
 	// Ropes are the tables of rotary angles; layers name theirs by index.
 	Ropes []RopeSpec
 	// Slopes [H] are those of linear biases (ALiBi, Press et al. 2021,
@@ -156,6 +159,7 @@ const (
 	PerHead                  // each head by itself; the heads share the weights
 	WholeWidth               // all heads of a token together
 	OwnPerHead               // each head by itself, with weights of its own
+	Bare                     // each head by itself, without weights
 )
 
 // NoRope stands for the index of a table of angles where nothing rotates.

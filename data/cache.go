@@ -12,6 +12,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow"
 
 	"github.com/tunekit/tunekit/data/rows"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -32,6 +33,10 @@ type cacheInfo struct {
 	Files     []string `json:"files"`            // the column file counts in these; in the file: shortNames
 	Train     int      `json:"train_samples"`
 	Val       int      `json:"val_samples"`
+
+	Tokens    int    `json:"tokens,omitempty"`        // of the tokenizer
+	Spellings string `json:"tokens_sha256,omitempty"` // of them
+	Template  string `json:"chat_template,omitempty"` // where it is not the tokenizer's own
 }
 
 // schema is the table of both files: one sample a row. Tokens take 2 bytes
@@ -64,13 +69,9 @@ func (d *Dataset) SaveArrow(dir string) error {
 		return err
 	}
 	defer f.Abort()
-	info := cacheInfo{Version: cacheVersion, Key: d.Key, Vocab: d.Vocab, MaxLength: d.MaxLength, Train: d.Train.Len(), Val: d.Val.Len()}
-	for _, ex := range []Examples{d.Train, d.Val} {
-		for i := 0; i < ex.Len() && !info.Groups; i++ {
-			_, group := ex.Size(i)
-			info.Groups = group != 0
-		}
-	}
+	info := cacheInfo{Version: cacheVersion, Key: d.Key, Vocab: d.Vocab, MaxLength: d.MaxLength, Train: d.Train.Len(), Val: d.Val.Len(),
+		Tokens: d.Tokens, Spellings: d.Spellings, Template: d.Template}
+	info.Groups = grouped(d.Train) || grouped(d.Val)
 	if err := info.save(f, "train.arrow", d.Train); err != nil {
 		return err
 	}
@@ -113,10 +114,11 @@ func shortNames(paths []string) []string {
 
 // save writes one file.
 func (c *cacheInfo) save(f *atomic.Folder, name string, ex Examples) error {
-	w, err := newTableWriter(f, name, c)
+	out, err := f.Create(name)
 	if err != nil {
 		return err
 	}
+	w := newTableWriter(out, c)
 	for i := range ex.Len() {
 		e, err := ex.At(i)
 		if err == nil {
@@ -131,7 +133,7 @@ func (c *cacheInfo) save(f *atomic.Folder, name string, ex Examples) error {
 }
 
 // LoadArrow opens what SaveArrow wrote. The samples stay in the files, which are
-// mapped; 12 bytes each are held (16 with groups). The layout and the lengths are
+// mapped; of each 4,096 of them about 500 bytes are held. The layout and the lengths are
 // checked now, a sample's tokens and ranges, against its hash too, when it is
 // read: a damaged folder is an error that wraps formats.ErrCorrupt.
 func LoadArrow(dir string) (d *Dataset, err error) {
@@ -155,7 +157,35 @@ func LoadArrow(dir string) (d *Dataset, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dataset{Train: Examples{train}, Val: Examples{val}, Key: info.Key, Vocab: info.Vocab, MaxLength: info.MaxLength}, nil
+	return &Dataset{Train: Examples{train}, Val: Examples{val}, Key: info.Key, Vocab: info.Vocab, MaxLength: info.MaxLength,
+		Tokens: info.Tokens, Spellings: info.Spellings, Template: info.Template}, nil
+}
+
+// IsCache tells whether dir is a folder that SaveArrow wrote.
+func IsCache(dir string) bool { return cacheOf(dir) != nil }
+
+// LoadFor is LoadArrow for a model with this tokenizer (nil: it has none) and so many
+// rows in its embedding: ids that mean other tokens to it are an error of kind
+// fail.Usage.
+func LoadFor(dir string, tok *tokenizer.Tokenizer, vocab int) (*Dataset, error) {
+	d, err := LoadArrow(dir)
+	if err != nil {
+		return nil, err
+	}
+	return d, cacheOf(dir).fits(dir, tok, vocab)
+}
+
+// fits checks that a tokenizer and an embedding are those that the ids were made for,
+// as far as the cache says.
+func (c *cacheInfo) fits(path string, tok *tokenizer.Tokenizer, vocab int) error {
+	const hint = "ingest the rows again with this model"
+	if c.Vocab > 0 && vocab > 0 && c.Vocab != vocab {
+		return fail.Usagef(path, hint, "holds tokens of a model with %d of them, this one has %d", c.Vocab, vocab)
+	}
+	if c.Spellings != "" && tok != nil && (c.Tokens < 0 || tok.Spellings(c.Tokens) != c.Spellings) {
+		return fail.Usagef(path, hint, "holds ids of another tokenizer: they mean other tokens to this model")
+	}
+	return nil
 }
 
 // cacheOf is the dataset.json of a folder that SaveArrow wrote; nil for any other path.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sort"
+	"sync/atomic"
 
 	"github.com/apache/arrow/go/v15/arrow"
 
@@ -12,8 +13,8 @@ import (
 	"github.com/tunekit/tunekit/formats"
 )
 
-// table is one Arrow file of the cache as a source: an index in memory, the
-// samples in the mapped file.
+// table is one Arrow file of the cache as a source: where the record batches lie
+// is held, all of the samples is read from the mapped file.
 type table struct {
 	file    *formats.Mapped
 	path    string
@@ -21,10 +22,9 @@ type table struct {
 	width   int // bytes of a token
 	batches []rows.ArrowBatch
 	firsts  []int // sample of each batch
+	n       int   // samples
 
-	tokens []int32  // of each sample
-	ids    []uint64 // of each sample
-	groups []uint32 // of each sample; nil without groups
+	broken atomic.Pointer[error] // of a page that could not be had
 }
 
 // The columns of a table by their place in rows.ArrowBatch: Lengths and the
@@ -48,7 +48,12 @@ func openTable(path string, info *cacheInfo, n int) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &table{file: file, path: path, info: info, width: 4}
+	return newTable(file, path, info, n)
+}
+
+// newTable makes the index of a file of n samples.
+func newTable(file *formats.Mapped, path string, info *cacheInfo, n int) (*table, error) {
+	t := &table{file: file, path: path, info: info, width: 4, n: n}
 	if info.schema().Field(1).Type.(*arrow.ListType).Elem().ID() == arrow.UINT16 {
 		t.width = 2
 	}
@@ -65,7 +70,7 @@ func openTable(path string, info *cacheInfo, n int) (*table, error) {
 	})
 }
 
-// index finds the batches and reads the numbers of tokens, IDs and groups.
+// index finds the batches and checks the numbers of tokens.
 func (t *table) index(b []byte, n int) error {
 	schema, batches, err := rows.ArrowLayout(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
@@ -85,20 +90,15 @@ func (t *table) index(b []byte, n int) error {
 	if total != n {
 		return fmt.Errorf("%d samples, dataset.json says %d", total, n)
 	}
-	t.batches, t.tokens, t.ids = batches, make([]int32, 0, n), make([]uint64, 0, n)
-	for _, batch := range batches {
+	t.batches = batches
+	for k, batch := range batches {
 		for i := range int(batch.Lengths[0]) {
 			lo, hi, err := span(b, batch, colIDs, colTokens, i)
 			if err == nil && hi-lo > int64(t.info.MaxLength) {
 				err = fmt.Errorf("%d tokens, dataset.json says at most %d", hi-lo, t.info.MaxLength)
 			}
 			if err != nil {
-				return fmt.Errorf("sample %d: %v", len(t.tokens), err)
-			}
-			t.tokens = append(t.tokens, int32(hi-lo))
-			t.ids = append(t.ids, number64(b, batch, colID, i))
-			if t.info.Groups {
-				t.groups = append(t.groups, number32(b, batch, colGroup, i))
+				return fmt.Errorf("sample %d: %v", t.firsts[k]+i, err)
 			}
 		}
 	}
@@ -148,18 +148,51 @@ func span(b []byte, batch rows.ArrowBatch, list, elements place, i int) (lo, hi 
 	return lo, hi, nil
 }
 
-func (t *table) count() int { return len(t.tokens) }
+func (t *table) count() int { return t.n }
 
-func (t *table) id(i int) uint64 { return t.ids[i] }
+// place is the batch of sample i, and its row there.
+func (t *table) place(i int) (batch *rows.ArrowBatch, row int) {
+	k := sort.SearchInts(t.firsts, i+1) - 1
+	return &t.batches[k], i - t.firsts[k]
+}
+
+// look reads from the index. A page that cannot be had any more makes every later
+// read an error.
+func (t *table) look(f func(b []byte) error) {
+	if err := t.file.Read(f); err != nil {
+		t.broken.Store(&err)
+	}
+}
+
+func (t *table) id(i int) (id uint64) {
+	batch, row := t.place(i)
+	t.look(func(b []byte) error {
+		id = number64(b, *batch, colID, row)
+		return nil
+	})
+	return id
+}
 
 func (t *table) size(i int) (tokens int, group uint32) {
-	if t.groups != nil {
-		group = t.groups[i]
-	}
-	return int(t.tokens[i]), group
+	batch, row := t.place(i)
+	t.look(func(b []byte) error {
+		lo, hi, err := span(b, *batch, colIDs, colTokens, row)
+		tokens = int(hi - lo)
+		if t.info.Groups {
+			group = number32(b, *batch, colGroup, row)
+		}
+		if err != nil {
+			return corrupt(t.path, "sample %d: %v", i, err)
+		}
+		return nil
+	})
+	return tokens, group
 }
 
 func (t *table) read(i int) (e Example, err error) {
+	if broken := t.broken.Load(); broken != nil {
+		return e, *broken
+	}
 	err = t.file.Read(func(b []byte) error {
 		e, err = t.sample(b, i)
 		if err == nil {
@@ -175,11 +208,12 @@ func (t *table) read(i int) (e Example, err error) {
 
 // sample copies sample i.
 func (t *table) sample(b []byte, i int) (e Example, err error) {
-	k := sort.SearchInts(t.firsts, i+1) - 1
-	batch := t.batches[k]
-	_, e.Group = t.size(i)
-	e.ID = t.ids[i]
-	i -= t.firsts[k]
+	at, i := t.place(i)
+	batch := *at
+	e.ID = number64(b, batch, colID, i)
+	if t.info.Groups {
+		e.Group = number32(b, batch, colGroup, i)
+	}
 	file := int(int32(number32(b, batch, colFile, i)))
 	if file < 0 || file >= len(t.info.Files) {
 		return e, fmt.Errorf("file %d", file)

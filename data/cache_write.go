@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/ipc"
 	"github.com/apache/arrow/go/v15/arrow/memory"
 
-	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
@@ -35,12 +35,9 @@ type tableWriter struct {
 	done    chan error // what came of it, once: after an error or the last record
 }
 
-// newTableWriter begins a file. Files that samples come from are added to info.
-func newTableWriter(f *atomic.Folder, name string, info *cacheInfo) (*tableWriter, error) {
-	out, err := f.Create(name)
-	if err != nil {
-		return nil, err
-	}
+// newTableWriter begins a file, which it closes. Files that samples come from are
+// added to info.
+func newTableWriter(out io.WriteCloser, info *cacheInfo) *tableWriter {
 	w := &tableWriter{info: info, schema: info.schema(), files: map[string]int32{}, records: make(chan arrow.Record, 1), done: make(chan error, 1)}
 	for i, file := range info.Files {
 		w.files[file] = int32(i)
@@ -56,7 +53,7 @@ func newTableWriter(f *atomic.Folder, name string, info *cacheInfo) (*tableWrite
 		}
 		w.done <- errors.Join(err, to.Close(), out.Close())
 	}()
-	return w, nil
+	return w
 }
 
 // add appends a sample, which must not change any more.

@@ -45,33 +45,37 @@ func (e *Example) Answer() (prompt, answer []int32) {
 
 // SharedPrompts counts the samples of val whose prompt (as Answer gives it) is
 // also the prompt of a sample of one of train. Samples without a prompt do not
-// count. Of train only hashes that val has are held.
-func SharedPrompts(val Examples, train ...Examples) (int, error) {
-	prompts := map[uint64]int{} // samples of val by the hash of their prompt
-	for i := range val.Len() {
-		e, err := val.At(i)
-		if err != nil {
-			return 0, err
-		}
-		if p, _ := e.Answer(); len(p) > 0 {
-			prompts[contentID(p, nil)]++
-		}
-	}
-	n := 0
-	for _, ex := range train {
-		for i := 0; i < ex.Len() && len(prompts) > 0; i++ {
-			e, err := ex.At(i)
+// count. Hashes of a million samples of val are held at a time.
+func SharedPrompts(val Examples, train ...Examples) (n int, err error) {
+	for from := 0; from < val.Len(); from += promptsAtOnce {
+		prompts := map[uint64]int{} // samples of val by the hash of their prompt
+		for i := from; i < min(from+promptsAtOnce, val.Len()); i++ {
+			e, err := val.At(i)
 			if err != nil {
 				return 0, err
 			}
-			p, _ := e.Answer()
-			id := contentID(p, nil)
-			n += prompts[id]
-			delete(prompts, id)
+			if p, _ := e.Answer(); len(p) > 0 {
+				prompts[contentID(p, nil)]++
+			}
+		}
+		for _, ex := range train {
+			for i := 0; i < ex.Len() && len(prompts) > 0; i++ {
+				e, err := ex.At(i)
+				if err != nil {
+					return 0, err
+				}
+				p, _ := e.Answer()
+				id := contentID(p, nil)
+				n += prompts[id]
+				delete(prompts, id)
+			}
 		}
 	}
 	return n, nil
 }
+
+// promptsAtOnce is of how many samples SharedPrompts holds the hashes.
+const promptsAtOnce = 1 << 20
 
 // Dataset is what Ingest returns: rows to train on and rows held back.
 type Dataset struct {
@@ -81,6 +85,13 @@ type Dataset struct {
 	Vocab int    // size of the tokenizer that made the ids
 	// MaxLength is the longest length an Example may have.
 	MaxLength int
+	// Tokens and Spellings say which ids they are: the size of the tokenizer, and
+	// the hash of all its tokens; 0 and "" for rows that came as ids.
+	Tokens    int
+	Spellings string
+	// Template is the chat template that rows were written with where it is not the
+	// tokenizer's own, else "".
+	Template string
 
 	close func() // nil: nothing to remove
 }

@@ -3,6 +3,7 @@ package data
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,8 +18,10 @@ import (
 type encoding struct {
 	tok     *tokenizer.Tokenizer // nil when every dataset is of type tokens
 	tmpl    spanner              // nil without a chat template
+	vars    map[string]any       // of the template, for rows that do not set them
 	trainOn string
 	eos     string // train_on_eos
+	reasons string // reasoning
 	vocab   int32  // ids must be below; 0 unknown
 	ends    []int32
 	control []string          // the special tokens' texts
@@ -32,7 +35,7 @@ type spanner interface {
 
 // newEncoding resolves options that are filled in.
 func newEncoding(o *Options, tok *tokenizer.Tokenizer, tmpl *chat.Template) *encoding {
-	e := &encoding{tok: tok, trainOn: o.TrainOn, eos: o.TrainOnEOS, vocab: int32(o.Vocab)}
+	e := &encoding{tok: tok, trainOn: o.TrainOn, eos: o.TrainOnEOS, reasons: o.Reasoning, vocab: int32(o.Vocab), vars: o.templateKwargs()}
 	if tmpl != nil {
 		e.tmpl = tmpl
 	}
@@ -74,9 +77,16 @@ const (
 
 // encode tokenizes one sample. The error is a *BadRow, or a *fail.Error that
 // concerns the whole set.
-func (e *encoding) encode(s sample) (encoded, error) {
-	var out encoded
-	var err error
+func (e *encoding) encode(s sample) (out encoded, err error) {
+	defer func() { // a part of a text may take longer than the whole
+		if r := recover(); r != nil {
+			limit, ok := r.(*fail.Error)
+			if !ok {
+				panic(r)
+			}
+			err = bad("", "%v", limit)
+		}
+	}()
 	switch {
 	case s.ids != nil:
 		out = e.tokens(s)
@@ -214,6 +224,14 @@ func (e *encoding) chat(s *sample) (encoded, error) {
 		return encoded{}, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or "+strings.Join(chat.Builtins(), ", ")+" by name, or rows of type text or prompt_completion",
 			"the model has no chat template and the dataset is of type chat")
 	}
+	if len(e.vars) > 0 {
+		vars := maps.Clone(e.vars)
+		maps.Copy(vars, c.Extra)
+		c.Extra = vars
+	}
+	if e.reasons == "drop" {
+		c = withoutReasoning(c)
+	}
 	text, spans, err := e.tmpl.Spans(*c)
 	if err != nil {
 		return encoded{}, templateError(err)
@@ -221,9 +239,20 @@ func (e *encoding) chat(s *sample) (encoded, error) {
 	if err := checkRendered(text, c, spans); err != nil {
 		return encoded{}, err
 	}
-	cuts := make([]int, 0, 2*len(spans))
-	for _, span := range spans {
-		cuts = append(cuts, span[0], span[1])
+	var cuts []int
+	var hidden [][2]int // places in cuts
+	ends := make([][2]int, len(spans))
+	for i, span := range spans {
+		ends[i][0] = len(cuts)
+		cuts = append(cuts, span[0])
+		if e.reasons == "mask" {
+			for _, r := range reasoningIn(text[span[0]:span[1]], assistant(c, i)) {
+				hidden = append(hidden, [2]int{len(cuts), len(cuts) + 1})
+				cuts = append(cuts, span[0]+r[0], span[0]+r[1])
+			}
+		}
+		ends[i][1] = len(cuts)
+		cuts = append(cuts, span[1])
 	}
 	ids, at, note, err := e.cut(text, c, cuts)
 	if err != nil {
@@ -236,14 +265,18 @@ func (e *encoding) chat(s *sample) (encoded, error) {
 		note = noteNoBOS
 	}
 	turns := make([][2]int32, 0, len(spans))
-	for i := range spans {
-		turns = append(turns, [2]int32{at[2*i], at[2*i+1]})
+	for _, end := range ends {
+		turns = append(turns, [2]int32{at[end[0]], at[end[1]]})
 	}
-	var muted [][2]int32
+	var holes [][2]int32
 	for _, i := range s.muted {
-		muted = append(muted, turns[i])
+		holes = append(holes, turns[i])
 	}
-	return encoded{ids: ids, loss: without(e.supervise(ids, turns, s.frozen), muted), note: note, lost: e.lostTexts(text, c, spans)}, nil
+	for _, h := range hidden {
+		holes = append(holes, [2]int32{at[h[0]], at[h[1]]})
+	}
+	slices.SortFunc(holes, func(a, b [2]int32) int { return int(a[0] - b[0]) })
+	return encoded{ids: ids, loss: without(e.supervise(ids, turns, s.frozen), holes), note: note, lost: e.lostTexts(text, c, spans)}, nil
 }
 
 // templateError makes what a template failed with an error of the row.

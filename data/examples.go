@@ -62,19 +62,48 @@ func (x Examples) ReadTokens(n int) ([]Example, error) {
 // Firsts leaves out all but the first sample of each group, the chosen answer of
 // a pair; what is left stands alone.
 func (x Examples) Firsts() Examples {
-	v := &view{of: x.src}
+	firsts := 0
+	x.eachGroup(func(int) { firsts++ })
+	if firsts == x.Len() {
+		return x
+	}
+	v := &view{of: x.src, order: newVector[int32]("", firsts)}
+	to := 0
+	x.eachGroup(func(i int) {
+		v.order.at[to] = int32(i)
+		to++
+	})
+	return Examples{v}
+}
+
+// eachGroup calls f with the first sample of each group, and each that stands alone.
+func (x Examples) eachGroup(f func(i int)) {
 	last := uint32(0)
 	for i := range x.Len() {
 		_, group := x.Size(i)
 		if group == 0 || group != last {
-			v.order = append(v.order, int32(i))
+			f(i)
 		}
 		last = group
 	}
-	if len(v.order) == x.Len() {
-		return x
+}
+
+// grouped tells whether some samples are learned from together.
+func grouped(x Examples) bool {
+	for i := range x.Len() {
+		if _, group := x.Size(i); group != 0 {
+			return true
+		}
 	}
-	return Examples{v}
+	return false
+}
+
+// close gives back the room of an order of its own.
+func (x Examples) close() {
+	if v, ok := x.src.(*view); ok {
+		v.order.close()
+		v.groups.close()
+	}
 }
 
 // list is samples in memory.

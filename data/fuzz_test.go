@@ -4,6 +4,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/rows"
 )
 
 // FuzzCache: any bytes in a folder of samples give samples within the vocabulary,
@@ -44,6 +48,62 @@ func FuzzCache(f *testing.F) {
 					if id < 0 || int(id) >= d.Vocab {
 						t.Fatalf("id %d of %d", id, d.Vocab)
 					}
+				}
+			}
+		}
+	})
+}
+
+// FuzzRow: any JSON object is a sample whose learned ranges lie within its tokens, or a
+// bad row.
+func FuzzRow(f *testing.F) {
+	for _, s := range []string{
+		`{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","weight":0},{"role":"user","content":[{"type":"text","text":"r"}]},{"role":"assistant","content":"<think>b</think>c"}]}`,
+		`{"conversations":{"from":["human","gpt"],"value":["q","a"]},"system":"s","chat_template_kwargs":{"x":1}}`,
+		`{"instruction":"q","input":"i","output":"a","history":[["p","o"]]}`, `{"prompt":"p","completion":"c"}`, `{"text":"t"}`,
+		`{"prompt":[{"role":"user","content":"q"}],"chosen":[{"role":"assistant","content":"a"}],"rejected":[{"role":"assistant","content":"b"}]}`,
+		`{"input_ids":[5,6,7],"labels":[-100,6,7],"attention_mask":[1,1,0],"loss":[0,2]}`,
+		`{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":null,"tool_calls":[{"function":{"name":"f","arguments":"{\"x\": 1}"}}]}],"tools":"[{\"name\": \"f\"}]"}`,
+		`{"messages":[{"role":"user","content":"q"},{"role":"assistant","reasoning_content":"r","content":"a"}]}`,
+	} {
+		f.Add([]byte(s))
+	}
+	text, _ := chat.Builtin("chatml")
+	tmpl, err := chat.Parse(text, chat.Options{EOS: "<|im_end|>"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	tok := sharedTokenizer(f, "qwen3")
+	var ways []*ingest
+	for _, reasoning := range []string{"keep", "mask", "drop"} {
+		o := Options{Datasets: []Source{{Path: "x"}}, Reasoning: reasoning}
+		if err := o.Fill(); err != nil {
+			f.Fatal(err)
+		}
+		ways = append(ways, &ingest{o: &o, enc: newEncoding(&o, tok, tmpl)})
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		v, err := rows.ParseJSON(b)
+		row, ok := v.(*jinja.Dict)
+		if err != nil || !ok {
+			return
+		}
+		kind, err := detect("a.jsonl", nil, row, true)
+		if err != nil {
+			return
+		}
+		for _, in := range ways {
+			list, _, err := in.tokenize(input{}, kind, rawRow{row: row})
+			if err != nil {
+				return // a bad row, which may have been changed
+			}
+			for _, e := range list {
+				end := int32(-1)
+				for _, r := range e.loss {
+					if r[0] <= end || r[0] >= r[1] || int(r[1]) > len(e.ids) {
+						t.Fatalf("range %v of %d tokens", r, len(e.ids))
+					}
+					end = r[1]
 				}
 			}
 		}

@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"path/filepath"
 	"slices"
 	"sync"
 
@@ -28,9 +28,8 @@ import (
 // counts of what happened. progress may be nil; it gets the rows read and the
 // rows known so far. Errors name file and row and are of kind fail.Input (a
 // bad row or file) or fail.Usage (a bad key); on an error about rows the
-// report is returned too, with the first 20 bad rows. Of each row
-// about 100 bytes are held besides its tokens, for which see Options.Beside; the
-// caller that sets it closes the Dataset.
+// report is returned too, with the first 20 bad rows. The caller closes the Dataset
+// when Options.Beside was set: what is held does then not grow with the rows.
 func Ingest(ctx context.Context, o Options, tok *tokenizer.Tokenizer, tmpl *chat.Template, progress func(done, total int64)) (*Dataset, *Report, error) {
 	return ingestHolding(ctx, HeldBytes, o, tok, tmpl, progress)
 }
@@ -44,9 +43,10 @@ func ingestHolding(ctx context.Context, limit int64, o Options, tok *tokenizer.T
 	if err := checkAddTokens(&o, tok); err != nil {
 		return nil, nil, err
 	}
-	in := &ingest{ctx: ctx, o: &o, enc: newEncoding(&o, tok, tmpl), progress: progress, report: newReport(&o)}
-	in.kept = store{dir: o.Beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: o.MaxLength}}
-	inputs, notes, err := resolve(&o)
+	in := &ingest{ctx: ctx, o: &o, enc: newEncoding(&o, tok, tmpl), tmpl: tmpl, progress: progress, report: newReport(&o)}
+	in.begin(limit)
+	defer in.end()
+	inputs, notes, err := resolve(&o, tok)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,7 +94,7 @@ type input struct {
 }
 
 // resolve lists the files, and what is to be said of the choice.
-func resolve(o *Options) (inputs []input, notes []string, err error) {
+func resolve(o *Options, tok *tokenizer.Tokenizer) (inputs []input, notes []string, err error) {
 	for i, s := range slices.Concat(o.Datasets, o.ValDatasets) {
 		files, note, err := rows.Files(s.Path, s.Split)
 		if err != nil {
@@ -103,8 +103,14 @@ func resolve(o *Options) (inputs []input, notes []string, err error) {
 		if note != "" {
 			notes = append(notes, note)
 		}
-		if c := cacheOf(s.Path); c != nil && c.Vocab > 0 && o.Vocab > 0 && c.Vocab != o.Vocab {
-			return nil, nil, fail.Usagef(s.Path, "ingest the rows again with this model", "holds tokens of a model with %d of them, this one has %d", c.Vocab, o.Vocab)
+		c := cacheOf(s.Path)
+		if c == nil && filepath.Ext(s.Path) == ".arrow" { // a file of such a folder
+			c = cacheOf(filepath.Dir(s.Path))
+		}
+		if c != nil {
+			if err := c.fits(s.Path, tok, o.Vocab); err != nil {
+				return nil, nil, err
+			}
 		}
 		for _, f := range files {
 			inputs = append(inputs, input{source: s, index: i, val: i >= len(o.Datasets), path: f})
@@ -153,6 +159,9 @@ func key(o *Options, inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Templa
 	plain := *o
 	plain.Datasets, plain.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
 	plain.Tokenizer, plain.ChatTemplate, plain.Packing, plain.Context = "", "", "", 0
+	if plain.Reasoning == "keep" { // as before there were others
+		plain.Reasoning = ""
+	}
 	shaped := struct {
 		Version   string
 		Options   Options
@@ -206,19 +215,35 @@ type ingest struct {
 	ctx      context.Context
 	o        *Options
 	enc      *encoding
+	tmpl     *chat.Template
 	progress func(done, total int64)
 	report   *Report
 
 	kept       store
-	train, val []item
+	train, val *vector[item]
 	taken      map[int]int // rows read, by source
-	seen       map[uint64]bool
+	seen       *idSet
 	ends       bool // an end token is supervised in some row
 	chats      bool // some row should supervise one
 	first      BadRow
 	tooLong    overflow
 	notes      map[string]int64
 	known      int64 // rows of the files opened so far
+}
+
+// begin makes the lists of an ingest that gives so many bytes of memory to tokens.
+func (in *ingest) begin(limit int64) {
+	beside := scratchBeside(in.o.Beside)
+	in.kept = store{beside: beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: in.o.MaxLength}}
+	in.train, in.val, in.seen = newVector[item](beside, 0), newVector[item](beside, 0), newIDSet(beside)
+	in.notes = map[string]int64{}
+}
+
+// end gives back what the dataset does not need.
+func (in *ingest) end() {
+	in.train.close()
+	in.val.close()
+	in.seen.close()
 }
 
 // item is a sample, or several that are learned from together, with what decides
@@ -483,9 +508,6 @@ func (in *ingest) bad(ref RowRef, err error) error {
 
 // row files one tokenized row: duplicates, overflow, part.
 func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate fitted) error {
-	if in.seen == nil {
-		in.seen, in.notes = map[uint64]bool{}, map[string]int64{}
-	}
 	longest := 0
 	for _, e := range samples {
 		longest = max(longest, len(e.ids))
@@ -507,21 +529,20 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 	if f.val {
 		part = ^fate.id // val_datasets have their own duplicates
 	}
-	if in.seen[part] {
+	if in.seen.add(part) {
 		in.report.Duplicates++
 		if in.o.Dedup == "exact" {
 			in.report.drop("duplicate")
 			return nil
 		}
 	}
-	in.seen[part] = true
 	for _, e := range samples {
 		in.report.length(ref, e)
 	}
 	in.fate(ref, longest, fate)
-	list := &in.train
+	list := in.train
 	if f.val {
-		list = &in.val
+		list = in.val
 	}
 	it := item{first: int32(in.kept.n), n: 1, row: fate.id, nth: in.report.Rows, weight: cmp.Or(f.source.Weight, 1)}
 	if fate.together {
@@ -532,7 +553,7 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 			return err
 		}
 		if i%int(it.n) == 0 {
-			*list = append(*list, it)
+			list.add(it)
 			it.first += it.n
 		}
 	}
@@ -546,10 +567,4 @@ func (in *ingest) note(s string, n int64) {
 	if !slices.Contains(in.report.Notes, s) {
 		in.report.Notes = append(in.report.Notes, s)
 	}
-}
-
-// share tells whether an item belongs to the first part p of all content, by
-// a hash that salt decides.
-func share(row, salt uint64, p float64) bool {
-	return float64(mix64(row^mix64(salt))>>11) < p*math.Exp2(53)
 }

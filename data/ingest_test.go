@@ -307,7 +307,7 @@ func TestShuffleAndKey(t *testing.T) {
 		if err := o.Fill(); err != nil {
 			t.Fatal(err)
 		}
-		inputs, _, err := resolve(&o)
+		inputs, _, err := resolve(&o, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -51,7 +51,7 @@ var knownColumns = []string{"messages", "role", "content", "tools", "system", "p
 var guesses = [][2]string{{"question", "answer"}, {"q", "a"}, {"query", "response"}, {"prompt", "response"}, {"prompt", "answer"},
 	{"input", "output"}, {"input", "target"}, {"source", "target"}, {"context", "response"}, {"instruction", "response"}}
 
-// columns finds columns of a row by our names.
+// columns finds columns of a row by our names: to the row's own, which may be paths.
 type columns map[string]string
 
 // name is the row's own name of a column, or "".
@@ -76,15 +76,38 @@ func (c columns) get(row *jinja.Dict, ours string) any {
 	if name == "" {
 		return nil
 	}
-	v, _ := row.Get(name)
-	return v
+	return at(row, name)
 }
 
-// has tells whether a row has the column.
+// has tells whether a row has the column; of a path, where it begins.
 func (c columns) has(row *jinja.Dict, ours string) bool {
 	name := c.name(row, ours)
-	_, ok := row.Get(name)
-	return name != "" && ok
+	if _, ok := row.Get(name); ok || name == "" {
+		return ok
+	}
+	head, _, nested := strings.Cut(name, ".")
+	_, ok := row.Get(head)
+	return nested && ok
+}
+
+// at is the value of a column that is named by its own name or, within columns that
+// are objects, by a path: data.messages. It is nil where there is none.
+func at(row *jinja.Dict, name string) any {
+	if v, ok := row.Get(name); ok {
+		return v
+	}
+	for i := range len(name) { // names may hold dots of their own
+		if name[i] != '.' {
+			continue
+		}
+		v, _ := row.Get(name[:i])
+		if d, ok := v.(*jinja.Dict); ok {
+			if v := at(d, name[i+1:]); v != nil {
+				return v
+			}
+		}
+	}
+	return nil
 }
 
 // detect finds the type of a file by the columns of its first row.
@@ -105,10 +128,17 @@ func detect(file string, c columns, row *jinja.Dict, chats bool) (string, error)
 
 func isBool(v any) bool { _, ok := v.(bool); return ok }
 
+// rowKeys are the names of the columns, those within objects by their paths.
 func rowKeys(row *jinja.Dict) []string {
 	var out []string
 	for i := range row.Len() {
-		k, _ := row.At(i)
+		k, v := row.At(i)
+		if d, ok := v.(*jinja.Dict); ok && d.Len() > 0 {
+			for _, inner := range rowKeys(d) {
+				out = append(out, fmt.Sprint(k)+"."+inner)
+			}
+			continue
+		}
 		out = append(out, fmt.Sprint(k))
 	}
 	return out
@@ -116,27 +146,25 @@ func rowKeys(row *jinja.Dict) []string {
 
 // guess writes out what the columns may mean.
 func guess(row *jinja.Dict, chats bool) string {
-	has := func(n string) bool { _, ok := row.Get(n); return ok }
+	names := rowKeys(row)
 	for _, g := range guesses {
-		if has(g[0]) && has(g[1]) {
+		if slices.Contains(names, g[0]) && slices.Contains(names, g[1]) {
 			if chats { // a question without its template is none the model was made for
 				return fmt.Sprintf("type: instruct with columns: {instruction: %s, output: %s}, or prompt_completion, which writes no chat template", g[0], g[1])
 			}
 			return fmt.Sprintf("type: prompt_completion with columns: {prompt: %s, completion: %s}", g[0], g[1])
 		}
 	}
-	for i := range row.Len() {
-		k, v := row.At(i)
-		if list, ok := v.([]any); ok && len(list) > 0 {
+	for _, name := range names {
+		if list, ok := at(row, name).([]any); ok && len(list) > 0 {
 			if _, ok := list[0].(*jinja.Dict); ok {
-				return fmt.Sprintf("type: chat with columns: {messages: %v}", k)
+				return fmt.Sprintf("type: chat with columns: {messages: %s}", name)
 			}
 		}
 	}
-	for i := range row.Len() {
-		k, v := row.At(i)
-		if _, ok := v.(string); ok {
-			return fmt.Sprintf("type: text with columns: {text: %v}", k)
+	for _, name := range names {
+		if _, ok := at(row, name).(string); ok {
+			return fmt.Sprintf("type: text with columns: {text: %s}", name)
 		}
 	}
 	return "name the columns: type: prompt_completion with columns: {prompt: …, completion: …}"

@@ -1,6 +1,7 @@
 package data
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/tunekit/tunekit/formats/fail"
@@ -14,17 +15,21 @@ type LoaderOptions struct {
 	Packing    string // bfd or none; empty means bfd
 	Shuffle    bool   // a new order every epoch, by Seed
 	Seed       uint64
+
+	// Beside is a path in a folder that is there: what a loader knows of each sample
+	// lies in a file without a name beside it. Empty keeps it in memory.
+	Beside string
 }
 
 // Loader lays samples out in optimizer steps. Step is a pure function of the
 // samples, the options and its argument, so that resuming needs no state. Of a
-// sample the loader holds where it stands in the epoch (8 bytes), and reads it
+// sample the loader knows where it stands in the epoch (8 bytes), and reads it
 // when its step is made. Safe for concurrent use.
 type Loader struct {
 	ex     Examples
 	opt    LoaderOptions
-	starts []int32 // of groups, and the number of samples; nil: every sample is a group of its own
-	rows   int     // of an epoch: the same in every epoch
+	starts *vector[int32] // of groups, and the number of samples; nil: every sample is a group of its own
+	rows   int            // of an epoch: the same in every epoch
 
 	mu     sync.Mutex
 	epoch  int // of layout
@@ -32,7 +37,7 @@ type Loader struct {
 }
 
 // layout is an epoch: row r is samples[starts[r]] … samples[starts[r+1]-1].
-type layout struct{ samples, starts []int32 }
+type layout struct{ samples, starts *vector[int32] }
 
 // NewLoader checks o and lays out the first epoch. Samples, and groups of
 // samples, longer than MaxLength are an error when packing.
@@ -47,33 +52,29 @@ func NewLoader(ex Examples, o LoaderOptions) (*Loader, error) {
 	if ex.Len() == 0 {
 		return nil, fail.Inputf("ingest", "look at the report: every row was dropped or held back", "no sample to train on")
 	}
-	l := &Loader{ex: ex, opt: o, starts: groupStarts(ex)}
+	l := &Loader{ex: ex, opt: o, starts: groupStarts(ex, o.Beside)}
 	if o.Packing == "bfd" {
 		if err := l.checkLengths(); err != nil {
 			return nil, err
 		}
 	}
 	l.layout = l.lay(0)
-	l.rows = len(l.layout.starts) - 1
+	l.rows = l.layout.starts.len() - 1
 	return l, nil
 }
 
 // groupStarts lists where each group begins, and the number of samples; nil when
 // every sample stands alone.
-func groupStarts(ex Examples) []int32 {
-	var starts []int32
-	grouped, last := false, uint32(0)
-	for i := range ex.Len() {
-		_, group := ex.Size(i)
-		if group == 0 || group != last {
-			starts = append(starts, int32(i))
-		}
-		grouped, last = grouped || group != 0, group
-	}
-	if !grouped {
+func groupStarts(ex Examples, beside string) *vector[int32] {
+	n := 0
+	ex.eachGroup(func(int) { n++ })
+	if n == ex.Len() && !grouped(ex) {
 		return nil
 	}
-	return append(starts, int32(ex.Len()))
+	starts := newVector[int32](beside, 0)
+	ex.eachGroup(func(i int) { starts.add(int32(i)) })
+	starts.add(int32(ex.Len()))
+	return starts
 }
 
 // groups is the number of groups, a sample that stands alone being one.
@@ -81,7 +82,7 @@ func (l *Loader) groups() int {
 	if l.starts == nil {
 		return l.ex.Len()
 	}
-	return len(l.starts) - 1
+	return l.starts.len() - 1
 }
 
 // bounds are the samples lo … hi-1 of group g.
@@ -89,7 +90,7 @@ func (l *Loader) bounds(g int32) (lo, hi int32) {
 	if l.starts == nil {
 		return g, g + 1
 	}
-	return l.starts[g], l.starts[g+1]
+	return l.starts.get(int(g)), l.starts.get(int(g) + 1)
 }
 
 // length is the number of tokens of group g.
@@ -168,63 +169,73 @@ func (l *Loader) Sizes(i int) []int {
 func (l *Loader) micro(i int) [][]int32 {
 	per := l.opt.MicroBatch * l.opt.Accum
 	spe := l.StepsPerEpoch()
-	y := l.epochLayout(i / spe)
 	lo := i % spe * per
 	hi := min(lo+per, l.rows)
-	var out [][]int32
-	for ; lo < hi; lo += l.opt.MicroBatch {
-		out = append(out, y.samples[y.starts[lo]:y.starts[min(lo+l.opt.MicroBatch, hi)]])
-	}
-	return out
-}
-
-func (l *Loader) epochLayout(epoch int) layout {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if epoch != l.epoch {
+	if epoch := i / spe; epoch != l.epoch {
+		old := l.layout
 		l.layout, l.epoch = l.lay(epoch), epoch
+		old.samples.close()
+		old.starts.close()
 	}
-	return l.layout
+	y := l.layout
+	var out [][]int32
+	for ; lo < hi; lo += l.opt.MicroBatch {
+		from, to := y.starts.get(lo), y.starts.get(min(lo+l.opt.MicroBatch, hi))
+		out = append(out, slices.Clone(y.samples.at[from:to]))
+	}
+	return out
 }
 
 // lay lays out an epoch. With shuffling the groups are permuted before packing
 // (which decides among equal lengths) and the bins after it (which would
 // otherwise come longest first).
 func (l *Loader) lay(epoch int) layout {
-	n := l.groups()
-	order := identity(n)
-	if l.opt.Shuffle {
-		order = permutation(n, l.opt.Seed, uint64(2*epoch))
+	order := l.numbers(l.groups(), 2*epoch)
+	defer order.close()
+	if l.opt.Packing == "none" {
+		return l.rowsOf(order.at, order.len(), func(row int) (lo, hi int) { return row, row + 1 })
 	}
-	y := layout{samples: make([]int32, 0, l.ex.Len()), starts: []int32{0}}
-	add := func(groups ...int32) {
-		for _, g := range groups {
-			for lo, hi := l.bounds(g); lo < hi; lo++ {
-				y.samples = append(y.samples, lo)
+	packed, starts := pack(l.opt.Beside, order.len(), func(i int) int { return l.length(order.at[i]) }, l.opt.MaxLength)
+	defer packed.close()
+	defer starts.close()
+	for i, at := range packed.at {
+		packed.at[i] = order.at[at]
+	}
+	turn := l.numbers(starts.len()-1, 2*epoch+1)
+	defer turn.close()
+	return l.rowsOf(packed.at, turn.len(), func(row int) (lo, hi int) {
+		bin := turn.at[row]
+		return int(starts.at[bin]), int(starts.at[bin+1])
+	})
+}
+
+// numbers are those from 0 to n-1, shuffled where that is asked for.
+func (l *Loader) numbers(n, stream int) *vector[int32] {
+	a := newVector[int32](l.opt.Beside, n)
+	if l.opt.Shuffle {
+		permute(a.at, l.opt.Seed, uint64(stream))
+	} else {
+		count(a.at)
+	}
+	return a
+}
+
+// rowsOf lays the samples of groups out in n rows, each of the groups lo … hi-1.
+func (l *Loader) rowsOf(groups []int32, n int, of func(row int) (lo, hi int)) layout {
+	y := layout{samples: newVector[int32](l.opt.Beside, l.ex.Len()), starts: newVector[int32](l.opt.Beside, n+1)}
+	to := int32(0)
+	for row := range n {
+		lo, hi := of(row)
+		for _, g := range groups[lo:hi] {
+			for s, end := l.bounds(g); s < end; s++ {
+				y.samples.at[to] = s
+				to++
 			}
 		}
-		y.starts = append(y.starts, int32(len(y.samples)))
+		y.starts.at[row+1] = to
 	}
-	if l.opt.Packing == "none" {
-		for _, g := range order {
-			add(g)
-		}
-		return y
-	}
-	lengths := make([]int, n)
-	for i, g := range order {
-		lengths[i] = l.length(g)
-	}
-	bins := PackBFD(lengths, l.opt.MaxLength)
-	turn := identity(len(bins))
-	if l.opt.Shuffle {
-		turn = permutation(len(bins), l.opt.Seed, uint64(2*epoch+1))
-	}
-	for _, t := range turn {
-		for i, at := range bins[t] {
-			bins[t][i] = order[at]
-		}
-		add(bins[t]...)
-	}
+	y.samples.at = y.samples.at[:to] // empty samples are in no bin
 	return y
 }

@@ -44,7 +44,7 @@ func (e *encoding) lostTexts(text string, c *chat.Conversation, spans [][2]int) 
 				note("what " + m.Role() + " messages say")
 			}
 		}
-		for _, key := range []string{"reasoning_content", "reasoning", "thinking"} {
+		for _, key := range reasoningFields {
 			if s := m.String(key); !r.has(s) {
 				note(key + " of " + m.Role() + " messages")
 			}

@@ -11,8 +11,8 @@ import (
 
 // learnedFields are the fields of a message by which datasets say whether it is
 // learned from: weight in the rows of OpenAI and Mistral, train and training in
-// those of axolotl, loss in those of ms-swift.
-var learnedFields = []string{"weight", "train", "training", "loss"}
+// those of axolotl, loss in those of ms-swift, loss_mask in those of others.
+var learnedFields = []string{"weight", "train", "training", "loss", "loss_mask"}
 
 // partialFields say the same of parts of a message.
 var partialFields = []string{"train_detail", "training_detail", "loss_scale"}
@@ -152,30 +152,6 @@ func checkMedia(row *jinja.Dict) error {
 		}
 	}
 	return nil
-}
-
-// templateVars is the column chat_template_kwargs: further variables of the chat
-// template, as TRL and servers take them.
-func templateVars(row *jinja.Dict) (map[string]any, error) {
-	const name = "chat_template_kwargs"
-	v, _ := row.Get(name)
-	if v == nil {
-		return nil, nil
-	}
-	d, ok := v.(*jinja.Dict)
-	if !ok {
-		return nil, bad(name, "is %s, not an object", rows.KindOf(v))
-	}
-	out := map[string]any{}
-	for i := range d.Len() {
-		k, v := d.At(i)
-		key := fmt.Sprint(k)
-		if slices.Contains([]string{"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}, key) {
-			return nil, bad(name, "%s is not for a row to set", key)
-		}
-		out[key] = v
-	}
-	return out, nil
 }
 
 // lossMasks are columns that say 1 of each token that is learned: completion_mask

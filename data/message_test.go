@@ -25,6 +25,7 @@ func TestMessagesSayWhatIsLearned(t *testing.T) {
 		{two(`,"train":false`, ``), "", "new<|im_end|>", ""},
 		{two(`,"training":false`, `,"training":true`), "", "new<|im_end|>", ""},
 		{two(`,"loss":false`, `,"loss":true`), "", "new<|im_end|>", ""},
+		{two(`,"loss_mask":0`, `,"loss_mask":1`), "", "new<|im_end|>", ""},
 		{two(`,"weight":null`, ``), "", "old<|im_end|>|new<|im_end|>", ""},
 		{two(`,"weight":1`, `,"weight":1`), "last", "new<|im_end|>", ""},
 		{two(`,"train":false`, ``), "all", "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n|\n<|im_start|>user\nr<|im_end|>\n<|im_start|>assistant\nnew<|im_end|>\n", ""},

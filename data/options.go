@@ -22,8 +22,9 @@ type Source struct {
 	Type string `yaml:"type" json:"type,omitempty" doc:"what the columns mean" default:"auto" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference"`
 	// Columns maps our names to the file's: messages, role, content, tools,
 	// system, prompt, completion, instruction, input, output, history, text, input_ids,
-	// labels, attention_mask, chosen, rejected.
-	Columns map[string]string `yaml:"columns" json:"columns,omitempty" doc:"our column names to yours, e.g. {messages: conv, role: from, content: value}"`
+	// labels, attention_mask, chosen, rejected. A column within one that is an object
+	// is named by its path: data.messages.
+	Columns map[string]string `yaml:"columns" json:"columns,omitempty" doc:"our column names to yours, e.g. {messages: conv, role: from, content: value}; data.conv is a column within another"`
 	// Split takes the files of a folder or glob whose name or folder says so
 	// (train-00000-of-00002.parquet, test/x.jsonl).
 	Split string `yaml:"split" json:"split,omitempty" doc:"part of the path to choose, e.g. train"`
@@ -48,12 +49,20 @@ type Options struct {
 	Tokenizer    string `yaml:"tokenizer" json:"tokenizer,omitempty" doc:"model whose tokenizer is used" unset:"base_model"`
 	ChatTemplate string `yaml:"chat_template" json:"chat_template,omitempty" doc:"model, a name (chatml, llama3, gemma …), a file, or the template itself" unset:"model"`
 
+	// TemplateKwargs are further variables of the chat template; a row's own column of
+	// this name goes before them.
+	TemplateKwargs map[string]TemplateValue `yaml:"chat_template_kwargs" json:"chat_template_kwargs,omitempty" doc:"variables of the template, e.g. {enable_thinking: false}; a column of this name goes before"`
+
 	MaxLength int    `yaml:"max_length" json:"max_length,omitempty" doc:"tokens a sample may have" unset:"min(2048, context)" range:"[2,10000000]"`
 	Overflow  string `yaml:"overflow" json:"overflow,omitempty" doc:"what happens to longer ones" default:"error" enum:"error|drop|truncate|split"`
 
 	Packing    string `yaml:"packing" json:"packing,omitempty" doc:"best-fit decreasing without attention across samples" default:"bfd" enum:"bfd|none"`
 	TrainOn    string `yaml:"train_on" json:"train_on,omitempty" doc:"which turns are learned" default:"assistant" enum:"assistant|last|all"`
 	TrainOnEOS string `yaml:"train_on_eos" json:"train_on_eos,omitempty" doc:"which end tokens are learned" default:"turn" enum:"turn|last|all|none"`
+
+	// Reasoning says what becomes of the reasoning of assistant messages: of a field
+	// for it, or between <think> and </think>.
+	Reasoning string `yaml:"reasoning" json:"reasoning,omitempty" doc:"of assistant messages, in fields or <think>: learn it, show it without learning it, or leave it out" default:"keep" enum:"keep|mask|drop"`
 
 	// ValSetSize is a number of rows ("200"), a share ("0.05", "5%") or "0";
 	// empty means 5 %, at most 512 rows, and 0 where ValDatasets are given.
@@ -72,8 +81,9 @@ type Options struct {
 	Vocab   int    `yaml:"-" json:"vocab,omitempty"`   // rows of the model's embedding; 0 when unknown
 	Name    string `yaml:"-" json:"-"`                 // of the stage, for messages; default "ingest"
 
-	// Beside is where the result will be saved: a temporary folder beside it takes
-	// the tokens that do not fit into HeldBytes. Empty keeps them in memory.
+	// Beside is where the result will be saved: files without a name beside it take
+	// the tokens that do not fit into HeldBytes, and what is known of each row. Empty
+	// keeps both in memory.
 	Beside string `yaml:"-" json:"-"`
 
 	// OnBad, when not nil, is told every bad row, in order.
@@ -115,6 +125,9 @@ func (o *Options) check() error {
 		if err := checkSource(o.Name, s); err != nil {
 			return err
 		}
+	}
+	if err := o.checkTemplateKwargs(); err != nil {
+		return err
 	}
 	_, err := o.ValRows(1)
 	return err

@@ -24,22 +24,19 @@ func (s *splitmix) below(n int) int {
 	return int(hi)
 }
 
-// identity returns 0 … n-1.
-func identity(n int) []int32 {
-	p := make([]int32, n)
+// count makes p the numbers from 0.
+func count(p []int32) {
 	for i := range p {
 		p[i] = int32(i)
 	}
-	return p
 }
 
-// permutation returns 0 … n-1 in an order that seed and stream decide.
-func permutation(n int, seed, stream uint64) []int32 {
-	p := identity(n)
+// permute makes p the numbers from 0 in an order that seed and stream decide.
+func permute(p []int32, seed, stream uint64) {
+	count(p)
 	s := splitmix(mix64(seed) ^ mix64(stream+0x632be59bd9b4e019))
-	for i := n - 1; i > 0; i-- {
+	for i := len(p) - 1; i > 0; i-- {
 		j := s.below(i + 1)
 		p[i], p[j] = p[j], p[i]
 	}
-	return p
 }

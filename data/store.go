@@ -1,9 +1,12 @@
 package data
 
 import (
+	"io"
 	"math"
+	"os"
 	"path/filepath"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 )
@@ -12,23 +15,33 @@ import (
 // file, where Options.Beside allows one.
 const HeldBytes = 32 << 20
 
+// scratchBeside is where files without a name lie for a result that will be at a
+// path: in the nearest folder above it that is there.
+func scratchBeside(path string) string {
+	if path == "" {
+		return ""
+	}
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		if st, err := os.Stat(dir); err == nil && st.IsDir() || dir == filepath.Dir(dir) {
+			return filepath.Join(dir, filepath.Base(path))
+		}
+	}
+}
+
 // store keeps the samples of an ingest in the order of their rows: in memory,
 // or, when there are more than limit bytes of them and there is a place for it,
-// in a temporary folder beside dir.
+// in a file without a name beside a path.
 type store struct {
-	dir   string // "": memory only
-	limit int64
-	info  cacheInfo
+	beside string // "": memory only
+	limit  int64
+	info   cacheInfo
 
 	n     int // samples
 	held  []Example
 	bytes int64 // of held
-	temp  *atomic.Folder
+	file  *atomic.Scratch
 	w     *tableWriter
 }
-
-// storedFile is the file in the temporary folder.
-const storedFile = "rows.arrow"
 
 func (s *store) add(e Example) error {
 	if s.n == math.MaxInt32 {
@@ -40,7 +53,7 @@ func (s *store) add(e Example) error {
 	}
 	s.held = append(s.held, e)
 	s.bytes += int64(4*len(e.IDs) + 8*len(e.Loss) + 100)
-	if s.dir == "" || s.bytes <= s.limit {
+	if s.beside == "" || s.bytes <= s.limit {
 		return nil
 	}
 	return s.spill()
@@ -48,15 +61,10 @@ func (s *store) add(e Example) error {
 
 // spill moves what is held to a file, where the rest will follow.
 func (s *store) spill() (err error) {
-	if err := atomic.MkdirAll(filepath.Dir(s.dir)); err != nil {
+	if s.file, err = atomic.NewScratch(s.beside); err != nil {
 		return err
 	}
-	if s.temp, err = atomic.Dir(s.dir); err != nil {
-		return err
-	}
-	if s.w, err = newTableWriter(s.temp, storedFile, &s.info); err != nil {
-		return err
-	}
+	s.w = newTableWriter(unclosed{s.file}, &s.info)
 	for _, e := range s.held {
 		if err := s.w.add(e); err != nil {
 			return err
@@ -65,6 +73,11 @@ func (s *store) spill() (err error) {
 	s.held = nil
 	return nil
 }
+
+// unclosed is a file that is used after the table in it was written.
+type unclosed struct{ io.Writer }
+
+func (unclosed) Close() error { return nil }
 
 // samples ends the adding and returns what was added.
 func (s *store) samples() (source, error) {
@@ -75,65 +88,83 @@ func (s *store) samples() (source, error) {
 	if s.w = nil; err != nil {
 		return nil, err
 	}
-	return openTable(filepath.Join(s.temp.Temp(), storedFile), &s.info, s.n)
+	file, err := formats.MapScratch(s.file)
+	if err != nil {
+		return nil, err
+	}
+	return newTable(file, s.beside, &s.info, s.n)
 }
 
-// close removes the file.
+// close gives the file's room back.
 func (s *store) close() {
 	if s.w != nil {
 		_ = s.w.close() // its file goes
 	}
-	if s.temp != nil {
-		s.temp.Abort()
+	if s.file != nil {
+		s.file.Close()
 	}
 }
 
 // view is samples of another source in an order of its own, in groups of its own.
 type view struct {
 	of     source
-	order  []int32  // samples of of
-	groups []uint32 // of each of order; nil: none
+	order  *vector[int32]  // samples of of
+	groups *vector[uint32] // of each of order; nil: none
 }
 
-func (v *view) count() int { return len(v.order) }
+func (v *view) count() int { return v.order.len() }
 
 func (v *view) size(i int) (tokens int, group uint32) {
-	tokens, _ = v.of.size(int(v.order[i]))
+	tokens, _ = v.of.size(int(v.order.get(i)))
 	if v.groups != nil {
-		group = v.groups[i]
+		group = v.groups.get(i)
 	}
 	return tokens, group
 }
 
-func (v *view) id(i int) uint64 { return v.of.id(int(v.order[i])) }
+func (v *view) id(i int) uint64 { return v.of.id(int(v.order.get(i))) }
 
 func (v *view) read(i int) (Example, error) {
-	e, err := v.of.read(int(v.order[i]))
+	e, err := v.of.read(int(v.order.get(i)))
 	_, e.Group = v.size(i)
 	return e, err
 }
 
-// examples lists the samples of items. Those of an item of several are a group.
-func examples(of source, items []item) Examples {
-	v := &view{of: of}
-	last := uint32(0)
-	for _, it := range items {
-		for k := range it.n {
-			v.order = append(v.order, it.first+k)
+// examples lists the samples of items, in the order of which where that is not nil.
+// Those of an item of several are a group.
+func examples(of source, items *vector[item], which *vector[int32]) Examples {
+	n := items.len()
+	if which != nil {
+		n = which.len()
+	}
+	at := func(i int) item {
+		if which != nil {
+			i = int(which.get(i))
 		}
-		if it.n > 1 && v.groups == nil {
-			v.groups = make([]uint32, len(v.order)-int(it.n))
-		}
-		if v.groups == nil {
-			continue
-		}
-		id := uint32(0)
+		return items.get(i)
+	}
+	total, grouped := 0, false
+	for i := range n {
+		it := at(i)
+		total += int(it.n)
+		grouped = grouped || it.n > 1
+	}
+	v := &view{of: of, order: newVector[int32](items.beside, total)}
+	if grouped {
+		v.groups = newVector[uint32](items.beside, total)
+	}
+	last, to := uint32(0), 0
+	for i := range n {
+		it := at(i)
 		if it.n > 1 {
 			last++
-			id = last
 		}
-		for range it.n {
-			v.groups = append(v.groups, id)
+		for k := range it.n {
+			v.order.at[to] = it.first + k
+			if it.n > 1 {
+				v.groups.at[to] = last
+			}
+			to++
 		}
 	}
 	return Examples{v}

@@ -16,6 +16,7 @@ func TestIngestFromFile(t *testing.T) {
 	rows = append(rows, tokenRows(5, 90)...)
 	in := jsonlFile(t, rows...)
 	root := t.TempDir()
+	defer func(n int) { heldVector = n }(heldVector)
 	o := Options{Datasets: []Source{{Path: in, Weight: 1.5}}, ValSetSize: "20", MaxLength: 40, Overflow: "split", Vocab: 99, Seed: 7}
 	want, report := ingestOne(t, o, nil, nil)
 	a := filepath.Join(root, "a", "tokens")
@@ -27,6 +28,7 @@ func TestIngestFromFile(t *testing.T) {
 	}
 	for _, limit := range []int64{0, 20_000} { // at once, and in the middle
 		o.Beside = filepath.Join(t.TempDir(), "b", "tokens")
+		heldVector = int(limit / 100)
 		got, rep, err := ingestHolding(context.Background(), limit, o, nil, nil, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -36,6 +38,9 @@ func TestIngestFromFile(t *testing.T) {
 		}
 		if !reflect.DeepEqual(rep, report) || !reflect.DeepEqual(readAll(t, got.Train), readAll(t, want.Train)) || !reflect.DeepEqual(readAll(t, got.Val), readAll(t, want.Val)) {
 			t.Errorf("limit %d: another dataset", limit)
+		}
+		if err := os.Mkdir(filepath.Dir(o.Beside), 0o777); err != nil {
+			t.Fatal(err)
 		}
 		if err := got.SaveArrow(o.Beside); err != nil {
 			t.Fatal(err)
@@ -69,6 +74,7 @@ func TestIngestGroups(t *testing.T) {
 			t.Fatal(err)
 		}
 		in := &ingest{o: &o, enc: newEncoding(&o, nil, nil), report: newReport(&o)}
+		in.begin(HeldBytes)
 		f := input{source: Source{Weight: 2}}
 		for i := range 200 {
 			in.report.Rows++

@@ -25,7 +25,7 @@ const (
 
 // ReadAdapter reads a PEFT folder. Pickled adapters are refused.
 func ReadAdapter(dir string) (*Adapter, error) {
-	config, err := smallFile(filepath.Join(dir, adapterConfig), 16<<20)
+	config, err := smallFile(filepath.Join(dir, adapterConfig), maxConfig)
 	if err != nil {
 		return nil, err
 	}

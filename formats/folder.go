@@ -42,7 +42,7 @@ func (a *artifact) folder() error {
 
 func (a *artifact) readConfig() error {
 	path := filepath.Join(a.dir, "config.json")
-	b, err := smallFile(path, 16<<20)
+	b, err := smallFile(path, maxConfig)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

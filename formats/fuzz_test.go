@@ -141,6 +141,9 @@ func FuzzOpenFolder(f *testing.F) {
 	header := `{"q.qweight":{"dtype":"I32","shape":[4,32],"data_offsets":[0,512]},"q.qzeros":{"dtype":"I32","shape":[1,4],"data_offsets":[512,528]},"q.scales":{"dtype":"F16","shape":[1,32],"data_offsets":[528,592]}}`
 	f.Add([]byte(`{"quantization_config":{"quant_method":"gptq","bits":4,"group_size":32,"sym":true}}`), []byte(header))
 	f.Add([]byte(`{"quantization_config":{"quant_method":"bitsandbytes"}}`), []byte(`{"w":{"dtype":"U8","shape":[32,1],"data_offsets":[0,32]},"w.absmax":{"dtype":"F32","shape":[1],"data_offsets":[32,36]},"w.quant_map":{"dtype":"F32","shape":[16],"data_offsets":[36,100]},"w.quant_state.bitsandbytes__nf4":{"dtype":"U8","shape":[492],"data_offsets":[100,592]}}`))
+	f.Add([]byte(`{"quantization_config":{"quant_method":"awq","bits":4,"group_size":32,"zero_point":true,"version":"gemm"}}`), []byte(header))
+	f.Add([]byte(`{"quantization_config":{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"group_0":{"targets":["Linear"],"weights":{"num_bits":4,"type":"int","symmetric":true,"strategy":"group","group_size":32}}},"ignore":["lm_head"]}}`),
+		[]byte(`{"q.weight_packed":{"dtype":"I32","shape":[4,4],"data_offsets":[0,64]},"q.weight_scale":{"dtype":"F16","shape":[4,1],"data_offsets":[64,72]},"q.weight_shape":{"dtype":"I64","shape":[2],"data_offsets":[72,88]}}`))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, config, header []byte) {
 		b := st(string(header), 592)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // gb builds GGUF bytes, right or wrong.
@@ -508,6 +510,23 @@ func TestBadQuantizedParts(t *testing.T) {
 			_, err = Open(dir)
 			rejects(t, err, "")
 			break
+		}
+	}
+}
+
+// Configurations are read up to 16 MiB, vocabularies up to 256.
+func TestSideFileLimits(t *testing.T) {
+	dir := t.TempDir()
+	for name, want := range map[string]int{"tokenizer_config.json": 4, "generation_config.json": 4, "special_tokens_map.json": 4, "tokenizer.json": 0} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, 17<<20); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := SideFile(path); fail.Code(err) != want || err == nil && len(b) != 17<<20 {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
 		}
 	}
 }

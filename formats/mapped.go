@@ -3,6 +3,8 @@ package formats
 import (
 	"runtime"
 	"runtime/debug"
+
+	"github.com/tunekit/tunekit/formats/atomic"
 )
 
 // Mapped is a file that is read where it lies: the system brings its pages into
@@ -25,6 +27,12 @@ func OpenMapped(path string) (*Mapped, error) {
 	}
 	m.b, err = s.read(0, s.size)
 	return m, err
+}
+
+// MapScratch is what was appended to a scratch file, until that is closed.
+func MapScratch(s *atomic.Scratch) (*Mapped, error) {
+	b, err := s.Map(s.Size())
+	return &Mapped{b}, err
 }
 
 // Read gives f the bytes of the file, which must neither be changed nor kept. A

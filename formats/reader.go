@@ -10,9 +10,13 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
-// maxSmall bounds files that are read whole: config.json and its like, and
-// tokenizer.json, of which 100 MB are known.
-const maxSmall = 256 << 20
+// Bounds of files that are read whole: tokenizer.json, of which 100 MB are known, and
+// index.json; and config.json and its like, of which each byte may take a hundred of
+// memory.
+const (
+	maxSmall  = 256 << 20
+	maxConfig = 16 << 20
+)
 
 // artifact implements Reader for every format.
 type artifact struct {
@@ -126,7 +130,11 @@ func (a *artifact) File(name string) ([]byte, error) {
 // that is there and cannot be read is an error of kind fail.Input, so that no
 // template or tokenizer is missing without a word.
 func SideFile(path string) ([]byte, error) {
-	b, err := smallFile(path, maxSmall)
+	limit := int64(maxSmall)
+	if strings.HasSuffix(path, "_config.json") || strings.HasSuffix(path, "_map.json") {
+		limit = maxConfig
+	}
+	b, err := smallFile(path, limit)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -68,7 +69,7 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 		return "", x.missing(path, "", err)
 	}
 	if st, err := os.Stat(path); err == nil && !st.IsDir() && ref.Kind == DataRef {
-		h = addressOf("file", strings.ToLower(filepath.Ext(path)), map[string]Digest{"": h}, nil) // the ending is the format
+		h = addressOf("file", rows.Ext(path), map[string]Digest{"": h}, nil) // the ending is the format
 	}
 	return h, nil
 }

@@ -80,6 +80,8 @@ func builtinFilter(name string) filterFunc {
 			}
 			return m.percent(s, Tuple(c.pos))
 		}
+	case "from_json":
+		return fromJSONFilter
 	case "groupby":
 		return groupByFilter
 	case "indent":

@@ -140,6 +140,7 @@ func FuzzTemplate(f *testing.F) {
 		"{{ {'a': [1, none, 2.5]} | tojson(indent=2) }}{# c #}{% raw %}{{ }}{% endraw %}{{ 'a\\n%s' % 1 }}",
 		"{% call(x) m(1) %}{{ x }}{% endcall %}{% filter trim %} x {% endfilter %}{% with a = 1, b = 2 %}{{ a < b <= 3 }}{% endwith %}",
 		"{% generation %}{{ messages[-1]['content'][::-1].split('a')[0].strip() }}{% endgeneration %}",
+		"{{ ('[1, {\"a\": null}]' | from_json)[1].a }}{% for k, v in (messages | from_json | first).items() %}{{ k }}{% endfor %}",
 	} {
 		f.Add(s)
 	}

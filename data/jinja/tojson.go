@@ -47,6 +47,37 @@ func tojsonFilter(m *machine, v any, c *call) (any, error) {
 	return j.b.String(), m.grow(j.b.Len())
 }
 
+// fromJSONFilter is llama.cpp's from_json: the value that a text writes as JSON. What
+// is no text is a value already, such as the arguments of a call that were parsed
+// before.
+func fromJSONFilter(m *machine, v any, c *call) (any, error) {
+	if err := c.done(); err != nil {
+		return nil, err
+	}
+	if _, un := v.(undefined); un {
+		return nil, fmt.Errorf("from_json: the value is undefined")
+	}
+	s, ok := v.(string)
+	if !ok {
+		return v, nil
+	}
+	values := 1 // at most
+	for i := range len(s) {
+		switch s[i] {
+		case ',', '[', '{':
+			values++
+		}
+	}
+	if err := m.step(itemCost * values); err != nil {
+		return nil, err
+	}
+	x, err := ParseJSON([]byte(s))
+	if err != nil {
+		return nil, fmt.Errorf("from_json: %w", err)
+	}
+	return x, m.grow(len(s))
+}
+
 // jsonWriter writes values as Python's json.dumps does.
 type jsonWriter struct {
 	m         *machine

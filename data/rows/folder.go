@@ -18,23 +18,25 @@ import (
 // ("train-00000-of-00002.parquet", "gsm8k-test.arrow", "test/a.jsonl"). Of a
 // folder that holds other splits beside train, train is taken where none is
 // asked for; of a pattern all are taken. note says so, and is "" otherwise. What `datasets` saved with
-// save_to_disk is read by its own list of files.
+// save_to_disk is read by its own list of files, and of a dataset of the hub the files
+// that its card lists.
 func Files(path, split string) (files []string, note string, err error) {
 	root := ""
+	in := func(file, split string) bool { return inSplit(root, file, split) }
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && !info.IsDir():
 		files, root = []string{path}, filepath.Dir(path)
 	case err == nil:
 		root = path
-		files, err = walkFiles(path)
+		files, in, err = folderFiles(path)
 	case strings.ContainsAny(path, "*?["):
 		files, err = filepath.Glob(path)
 	default:
 		return nil, "", missing(path)
 	}
 	if err != nil {
-		return nil, "", fail.Inputf(path, "", "%w", err)
+		return nil, "", FileError(path, err)
 	}
 	if len(files) == 0 {
 		return nil, "", fail.Inputf(path, "data files end in "+rowFormats, "no data file matches")
@@ -42,14 +44,14 @@ func Files(path, split string) (files []string, note string, err error) {
 	slices.Sort(files)
 	if split == "" {
 		if root == path {
-			files, note = trainOnly(root, files)
-		} else if _, several := trainOnly(root, files); several != "" { // of a pattern each file was asked for
+			files, note = trainOnly(root, files, in)
+		} else if _, several := trainOnly(root, files, in); several != "" { // of a pattern each file was asked for
 			note = path + ": files of several splits are all used; split: train takes one"
 		}
 		return files, note, nil
 	}
 	all := files
-	files = slices.DeleteFunc(slices.Clone(all), func(f string) bool { return !inSplit(root, f, split) })
+	files = slices.DeleteFunc(slices.Clone(all), func(f string) bool { return !in(f, split) })
 	if len(files) == 0 {
 		return nil, "", fail.Inputf(path, "split takes files named "+split+"*.parquet or in a folder "+split,
 			"none of %d files belongs to split %q (first: %s)", len(all), split, all[0])
@@ -67,27 +69,27 @@ func HeldOut(path string) string {
 	if err != nil || !st.IsDir() {
 		return ""
 	}
-	files, err := walkFiles(path)
+	files, in, err := folderFiles(path)
 	if err != nil {
 		return ""
 	}
-	if _, note := trainOnly(path, files); note == "" {
+	if _, note := trainOnly(path, files, in); note == "" {
 		return ""
 	}
 	i := slices.IndexFunc(splits[1:], func(s string) bool {
-		return slices.ContainsFunc(files, func(f string) bool { return inSplit(path, f, s) })
+		return slices.ContainsFunc(files, func(f string) bool { return in(f, s) })
 	})
 	return splits[1+i]
 }
 
 // trainOnly keeps the split train of a folder that has another one, too: a model
 // must not learn by accident what it is tested on.
-func trainOnly(root string, all []string) (files []string, note string) {
+func trainOnly(root string, all []string, in func(file, split string) bool) (files []string, note string) {
 	others := ""
 	for _, f := range all {
-		if inSplit(root, f, "train") {
+		if in(f, "train") {
 			files = append(files, f)
-		} else if i := slices.IndexFunc(splits, func(s string) bool { return inSplit(root, f, s) }); i >= 0 {
+		} else if i := slices.IndexFunc(splits, func(s string) bool { return in(f, s) }); i >= 0 {
 			others = splits[i]
 		} else {
 			return all, "" // its files are no splits
@@ -148,7 +150,7 @@ func walkFiles(root string) ([]string, error) {
 			}
 			files = append(files, saved...)
 			return filepath.SkipDir
-		case !hidden && formatsByExt[strings.ToLower(filepath.Ext(p))] != nil && !describes(p):
+		case !hidden && known(p) && !describes(p):
 			files = append(files, p)
 		}
 		return nil

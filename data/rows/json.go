@@ -3,12 +3,10 @@ package rows
 import (
 	"bufio"
 	"bytes"
-	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/jinja"
@@ -59,17 +57,23 @@ func ParseJSON(b []byte) (any, error) {
 }
 
 // checkJSON finds what encoding/json lets pass: duplicate keys of an object
-// and lone surrogates in \u escapes. Anything else it leaves to the parser.
+// and lone surrogates in \u escapes, and more values than a row may have, each of
+// which takes more memory than the text that says it. Anything else it leaves to the
+// parser.
 func checkJSON(b []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
 	var open []map[string]bool // of objects; nil for arrays
 	key := false               // the next string is a key of the innermost object
+	var row budget
 	for {
 		at := dec.InputOffset()
 		tok, err := dec.Token()
 		if err != nil {
 			return nil //nolint:nilerr // the parser reports it
+		}
+		if err := row.value(); err != nil { // keys and ends count, too
+			return err
 		}
 		if s, ok := tok.(string); ok {
 			if err := checkSurrogates(b[at:dec.InputOffset()]); err != nil {
@@ -172,13 +176,7 @@ type jsonl struct {
 	buf  []byte
 }
 
-func openJSONL(path string) (Reader, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	return newJSONL(f, f), nil
-}
+func openJSONL(t *Text) (Reader, error) { return newJSONL(t, t), nil }
 
 func newJSONL(r io.Reader, c io.Closer) *jsonl {
 	return &jsonl{f: c, r: bufio.NewReaderSize(r, 1<<16)}
@@ -235,16 +233,17 @@ func (j *jsonl) readLine() ([]byte, error) {
 func (j *jsonl) Total() int64 { return -1 }
 func (j *jsonl) Close() error { return j.f.Close() }
 
-// jsonArray holds the rows of a JSON file: an array of objects, or one object.
+// jsonArray reads the rows of a JSON file that is an array, one at a time.
 type jsonArray struct {
-	rows []any
-	at   int
+	dec   *json.Decoder
+	n, at int64
 }
 
 // openJSON reads a .json file: an array of rows, one row, or JSONL under
 // another name.
-func openJSON(path string) (Reader, error) {
-	b, err := readLimited(path, maxJSONFile)
+func openJSON(t *Text) (Reader, error) {
+	defer t.Close()
+	b, err := t.limited(maxJSONFile)
 	if err != nil {
 		return nil, err
 	}
@@ -252,137 +251,76 @@ func openJSON(path string) (Reader, error) {
 	if looksLikeLines(b) {
 		return newJSONL(bytes.NewReader(b), io.NopCloser(nil)), nil
 	}
+	if len(b) > 0 && b[0] == '[' {
+		return newJSONArray(b)
+	}
 	v, err := ParseJSON(b)
 	if err != nil {
 		return nil, err
 	}
-	switch v := v.(type) {
-	case []any:
-		return &jsonArray{rows: v}, nil
-	case *jinja.Dict:
-		return &jsonArray{rows: []any{v}}, nil
+	if d, ok := v.(*jinja.Dict); ok {
+		return &oneRow{row: d}, nil
 	}
-	return nil, fail.Inputf(path, "write an array of objects, or one object a line", "the file holds %s", KindOf(v))
+	return nil, fail.Inputf(t.path, "write an array of objects, or one object a line", "the file holds %s", KindOf(v))
 }
+
+// newJSONArray checks an array as a whole and counts its elements.
+func newJSONArray(b []byte) (*jsonArray, error) {
+	a := &jsonArray{}
+	var element json.RawMessage
+	for round := range 2 {
+		a.dec = json.NewDecoder(bytes.NewReader(b))
+		if _, err := a.dec.Token(); err != nil {
+			return nil, fmt.Errorf("not JSON: %w", err)
+		}
+		if round == 1 {
+			break
+		}
+		for ; a.dec.More(); a.n++ {
+			if err := a.dec.Decode(&element); err != nil {
+				return nil, fmt.Errorf("not JSON: %w", noEnd(err))
+			}
+		}
+		if _, err := a.dec.Token(); err != nil {
+			return nil, fmt.Errorf("not JSON: %w", noEnd(err))
+		}
+		if _, err := a.dec.Token(); err != io.EOF {
+			return nil, fmt.Errorf("not JSON: more than one value (offset %d)", a.dec.InputOffset())
+		}
+	}
+	return a, nil
+}
+
+// noEnd is an end of the text where more was to come.
+func noEnd(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (a *jsonArray) Next() (*jinja.Dict, int64, error) {
+	if a.at == a.n {
+		return nil, 0, io.EOF
+	}
+	a.at++
+	var element json.RawMessage
+	if err := a.dec.Decode(&element); err != nil {
+		return nil, a.at, err
+	}
+	d, err := parseRow(element)
+	if err != nil {
+		return nil, a.at, &RowError{Reason: err.Error()}
+	}
+	return d, a.at, nil
+}
+
+func (a *jsonArray) Total() int64 { return a.n }
+func (a *jsonArray) Close() error { return nil }
 
 // looksLikeLines tells JSONL from one object over several lines: the first
 // line is complete JSON and something follows it.
 func looksLikeLines(b []byte) bool {
 	end := bytes.IndexByte(b, '\n')
 	return len(b) > 0 && b[0] == '{' && end > 0 && json.Valid(b[:end])
-}
-
-func (a *jsonArray) Next() (*jinja.Dict, int64, error) {
-	if a.at == len(a.rows) {
-		return nil, 0, io.EOF
-	}
-	v := a.rows[a.at]
-	a.rows[a.at] = nil
-	a.at++
-	d, ok := v.(*jinja.Dict)
-	if !ok {
-		return nil, int64(a.at), &RowError{Reason: "a row is a JSON object, not " + KindOf(v)}
-	}
-	return d, int64(a.at), nil
-}
-
-func (a *jsonArray) Total() int64 { return int64(len(a.rows)) }
-func (a *jsonArray) Close() error { return nil }
-
-// csvFile reads CSV with a header line; every value is text.
-type csvFile struct {
-	f     *os.File
-	limit *recordLimit
-	r     *csv.Reader
-	head  []string
-}
-
-func openCSV(path string, comma rune) (Reader, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	br := bufio.NewReaderSize(f, 1<<16)
-	if b, _ := br.Peek(3); bytes.Equal(b, utf8BOM) {
-		br.Discard(3)
-	}
-	limit := &recordLimit{r: br}
-	c := &csvFile{f: f, limit: limit, r: csv.NewReader(limit)}
-	c.r.Comma = comma
-	c.r.FieldsPerRecord = -1
-	c.head, err = c.r.Read()
-	if err == io.EOF {
-		err = errors.New("empty file: the first line names the columns")
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	if err := checkHead(c.head); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return c, nil
-}
-
-// maxColumns is how many columns any kind of file may have.
-const maxColumns = 10_000
-
-func checkHead(head []string) error {
-	if len(head) > maxColumns {
-		return fmt.Errorf("the first line names %d columns (at most %d)", len(head), maxColumns)
-	}
-	seen := make(map[string]bool, len(head))
-	for _, h := range head {
-		if seen[h] {
-			return fmt.Errorf("column %q occurs twice in the first line", h)
-		}
-		seen[h] = true
-	}
-	return nil
-}
-
-func (c *csvFile) Next() (*jinja.Dict, int64, error) {
-	c.limit.n = 0
-	rec, err := c.r.Read()
-	if err == io.EOF {
-		return nil, 0, err
-	}
-	var parse *csv.ParseError
-	if errors.As(err, &parse) {
-		return nil, int64(parse.StartLine), &RowError{Reason: parse.Err.Error()}
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	line, _ := c.r.FieldPos(0)
-	if len(rec) != len(c.head) {
-		return nil, int64(line), &RowError{Reason: fmt.Sprintf("%d fields, the first line names %d", len(rec), len(c.head))}
-	}
-	d := &jinja.Dict{}
-	for i, v := range rec {
-		if !utf8.ValidString(v) {
-			return nil, int64(line), &RowError{Column: c.head[i], Reason: "not UTF-8"}
-		}
-		d.Set(c.head[i], v)
-	}
-	return d, int64(line), nil
-}
-
-func (c *csvFile) Total() int64 { return -1 }
-func (c *csvFile) Close() error { return c.f.Close() }
-
-// recordLimit fails when one record takes more than maxLine bytes: an unclosed
-// quote would otherwise swallow the rest of a large file.
-type recordLimit struct {
-	r io.Reader
-	n int // bytes since the record began
-}
-
-func (l *recordLimit) Read(p []byte) (int, error) {
-	n, err := l.r.Read(p)
-	if l.n += n; l.n > maxLine {
-		return n, fmt.Errorf("a record is longer than %d MiB (an unclosed quote?)", maxLine>>20)
-	}
-	return n, err
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -23,8 +22,8 @@ const (
 	maxRowValues = 1 << 22   // of lists and columns of a row
 	maxRowText   = 256 << 20 // bytes of text and binary values of a row
 
-	freeGrowth = 256 << 20 // bytes that the rows of any columnar file may take
-	maxGrowth  = 10_000    // bytes of rows for each of a larger one
+	freeGrowth = 256 << 20 // bytes that the rows of any columnar or compressed file may take
+	maxGrowth  = 1000      // bytes of rows for each of a larger one
 )
 
 // budget is what a row of a columnar file takes. A few bytes can stand for any
@@ -84,34 +83,57 @@ func (b *RowError) Error() string {
 	return b.Reason
 }
 
-// formatsByExt are the formats known by the file's ending.
-var formatsByExt = map[string]func(path string) (Reader, error){
-	".parquet": openParquet,
-	".jsonl":   openJSONL,
-	".ndjson":  openJSONL,
-	".json":    openJSON,
-	".csv":     func(path string) (Reader, error) { return openCSV(path, ',') },
-	".tsv":     func(path string) (Reader, error) { return openCSV(path, '\t') },
-	".arrow":   openArrow,
-	".feather": openArrow,
-	".ipc":     openArrow,
-	".txt":     openText,
-	".text":    openText,
-	".md":      openText,
-}
+// The formats known by the file's ending: of columns, and of text, which may be
+// compressed.
+var (
+	columnFormats = map[string]func(path string) (Reader, error){
+		".parquet": openParquet,
+		".arrow":   openArrow,
+		".feather": openArrow,
+		".ipc":     openArrow,
+	}
+	textFormats = map[string]func(t *Text) (Reader, error){
+		".jsonl":  openJSONL,
+		".ndjson": openJSONL,
+		".json":   openJSON,
+		".csv":    func(t *Text) (Reader, error) { return openCSV(t, 0) },
+		".tsv":    func(t *Text) (Reader, error) { return openCSV(t, '\t') },
+		".txt":    openText,
+		".text":   openText,
+		".md":     openText,
+	}
+)
 
 // rowFormats are the endings, for messages.
-const rowFormats = ".parquet, .jsonl, .json, .csv, .tsv, .arrow or .txt"
+const rowFormats = ".parquet, .jsonl, .json, .csv, .tsv, .arrow or .txt; those of text also with .gz, .bz2, .xz or .zst behind"
+
+// known tells whether a file's ending is that of a data file.
+func known(path string) bool {
+	ext, codec := Format(path)
+	return textFormats[ext] != nil || columnFormats[ext] != nil && codec == ""
+}
 
 // Open opens a file of rows by its ending. A panic inside a third-party
 // parser is returned as an error; errors are of kind fail.Input.
 func Open(path string) (r Reader, err error) {
 	defer recoverTo(path, &err)
-	open := formatsByExt[strings.ToLower(filepath.Ext(path))]
-	if open == nil {
-		return nil, fail.Inputf(path, "give it one of these endings: "+rowFormats, "unknown kind of data file %q", filepath.Ext(path))
+	ext, codec := Format(path)
+	switch {
+	case textFormats[ext] != nil:
+		var t *Text
+		if t, err = OpenText(path); err != nil {
+			return nil, err
+		}
+		if r, err = textFormats[ext](t); err != nil {
+			t.Close()
+		}
+	case columnFormats[ext] != nil && codec != "":
+		return nil, fail.Inputf(path, "decompress it: "+ext+" files are compressed inside, page by page", "only text is read compressed")
+	case columnFormats[ext] != nil:
+		r, err = columnFormats[ext](path)
+	default:
+		return nil, fail.Inputf(path, "give it one of these endings: "+rowFormats, "unknown kind of data file %q", ext+codec)
 	}
-	r, err = open(path)
 	if err != nil {
 		return nil, FileError(path, err)
 	}
@@ -125,11 +147,7 @@ func Open(path string) (r Reader, err error) {
 // FillsIn tells whether every structure of a file's column has the fields of all,
 // so that null stands for a field that a row never had.
 func FillsIn(path string) bool {
-	switch strings.ToLower(filepath.Ext(path)) {
-	case ".parquet", ".arrow", ".feather", ".ipc":
-		return true
-	}
-	return false
+	return columnFormats[Ext(path)] != nil
 }
 
 // guarded turns the panics and plain errors of a reader into typed errors.
@@ -186,14 +204,16 @@ func missing(path string) error {
 	return fail.Inputf(path, "paths are relative to the working directory; tried "+abs, "no such file or folder")
 }
 
-// textFile is a plain text file: one row with the column text.
-type textFile struct {
-	text string
+// oneRow is a file that is one row.
+type oneRow struct {
+	row  *jinja.Dict
 	done bool
 }
 
-func openText(path string) (Reader, error) {
-	b, err := readLimited(path, maxJSONFile)
+// openText reads a plain text file: one row with the column text.
+func openText(t *Text) (Reader, error) {
+	defer t.Close()
+	b, err := t.limited(maxJSONFile)
 	if err != nil {
 		return nil, err
 	}
@@ -201,30 +221,16 @@ func openText(path string) (Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &textFile{text: text}, nil
+	return &oneRow{row: jinja.NewDict("text", text)}, nil
 }
 
-func (t *textFile) Next() (*jinja.Dict, int64, error) {
-	if t.done {
+func (o *oneRow) Next() (*jinja.Dict, int64, error) {
+	if o.done {
 		return nil, 0, io.EOF
 	}
-	t.done = true
-	return jinja.NewDict("text", t.text), 1, nil
+	o.done = true
+	return o.row, 1, nil
 }
 
-func (t *textFile) Total() int64 { return 1 }
-func (t *textFile) Close() error { return nil }
-
-// readLimited reads a whole file of at most limit bytes.
-func readLimited(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fail.Limitf(path, "split the file, or write its rows as JSONL or Parquet", "larger than %d MiB", limit>>20)
-	}
-	return b, err
-}
+func (o *oneRow) Total() int64 { return 1 }
+func (o *oneRow) Close() error { return nil }

@@ -390,3 +390,30 @@ func TestRunawayNormalizer(t *testing.T) {
 		}
 	}
 }
+
+// Very long pieces take a time that is bounded by the text's length, and are an error
+// of the limit kind where that is not enough; a vocabulary of common ones never is.
+func TestLongPieces(t *testing.T) {
+	unigram := func(pieces ...int) *Tokenizer {
+		vocab := `["<unk>",0]`
+		for _, n := range pieces {
+			vocab += fmt.Sprintf(`,["%s",%d]`, strings.Repeat("a", n), -n)
+		}
+		tok, err := Parse([]byte(`{"version":"1.0","added_tokens":[],"normalizer":null,"pre_tokenizer":null,"post_processor":null,"decoder":null,`+
+			`"model":{"type":"Unigram","unk_id":0,"vocab":[`+vocab+`]}}`), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tok
+	}
+	tok := unigram(1, 2, 2000)
+	for text, limit := range map[string]bool{strings.Repeat("a", 500): false, strings.Repeat("ab", 100_000): false, strings.Repeat("a", 100_000): true} {
+		ids, err := tok.TryEncode(text, false)
+		if (fail.Code(err) == int(fail.Limit)) != limit || !limit && len(ids) == 0 {
+			t.Errorf("%d bytes: %d ids, %v", len(text), len(ids), err)
+		}
+	}
+	if ids, err := unigram(1, 2, 16, 64).TryEncode(strings.Repeat("a", 1<<20), false); err != nil || len(ids) == 0 {
+		t.Errorf("%d ids, %v", len(ids), err)
+	}
+}

@@ -180,9 +180,9 @@ func (t *Tokenizer) Encode(text string, special bool) []int32 {
 	return ids
 }
 
-// TryEncode is Encode for tokenizers that nobody vetted: the one error is a
-// regular expression of the tokenizer's own that took too long on text, which
-// cannot happen where the pre-tokenizer is one of the known families.
+// TryEncode is Encode for tokenizers that nobody vetted: the one error is about
+// rules of the tokenizer's own that take too long on text, such as a regular
+// expression, which cannot happen where they are those of the known families.
 func (t *Tokenizer) TryEncode(text string, special bool) ([]int32, error) {
 	var out []int32
 	if special {
@@ -212,7 +212,7 @@ func (t *Tokenizer) appendText(out []int32, text string, plain bool) (ids []int3
 		case nil:
 			t.rest(e)
 		case errPattern:
-			ids, err = nil, fail.Limitf("tokenizer", "its pre-tokenizer cannot be trusted with this text", "%w", r.err)
+			ids, err = nil, fail.Limitf("tokenizer", "its rules cannot be trusted with this text", "%w", r.err)
 		default:
 			panic(r)
 		}
@@ -310,6 +310,20 @@ func (t *Tokenizer) finish() error {
 	t.pieces = sync.OnceValue(t.newPieces)
 	t.hash = sync.OnceValue(t.digest)
 	return nil
+}
+
+// Spellings is the SHA-256, in hex, of the first n tokens as the vocabulary spells
+// them: ids below n mean the same to tokenizers that give the same. It is "" where
+// there are fewer tokens.
+func (t *Tokenizer) Spellings(n int) string {
+	if n > len(t.vocab) {
+		return ""
+	}
+	h := sha256.New()
+	for _, s := range t.vocab[:n] {
+		h.Write(strconv.AppendQuote(nil, s))
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // digest hashes the vocabulary, the merges or scores, the pipeline and the

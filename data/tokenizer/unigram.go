@@ -26,6 +26,11 @@ type viterbi struct {
 	set   bool
 }
 
+// maxLooked is how many bytes the search may look at for each of a word, on average.
+// SentencePiece makes pieces of 16 characters unless it is told otherwise; only a
+// vocabulary made of very long ones comes near it.
+const maxLooked = 256
+
 // unkPenalty is how much worse than the worst token an unknown one is.
 const unkPenalty = 10
 
@@ -105,19 +110,25 @@ func (m *unigram) word(e *encoder, w string, out []int32) []int32 {
 	path := e.path[:len(w)+1]
 	clear(path)
 	path[0].set = true
+	looked := 0
 	for i := 0; i < len(w); {
 		_, n := utf8.DecodeRuneInString(w[i:])
-		m.extend(path, w, i, n)
+		looked += m.extend(path, w, i, n)
+		if looked > maxLooked*len(w) {
+			panic(errPattern{fmt.Errorf("the pieces of its vocabulary are so long that a word of %d bytes takes more than %d steps", len(w), looked)})
+		}
 		i += n
 	}
 	return m.walk(path, w, out)
 }
 
-// extend enters all tokens that begin at i, whose character has n bytes.
-func (m *unigram) extend(path []viterbi, w string, i, n int) {
+// extend enters all tokens that begin at i, whose character has n bytes. It returns how
+// many bytes it looked at.
+func (m *unigram) extend(path []viterbi, w string, i, n int) (looked int) {
 	single := false
 	at := m.trie.first[w[i]]
 	for k := i + 1; at != 0; k++ {
+		looked++
 		if tok := m.trie.nodes[at].token; tok >= 0 {
 			id := m.trie.list[tok].ID
 			path[k].offer(path[i].score+m.scores[id], i, id)
@@ -131,6 +142,7 @@ func (m *unigram) extend(path []viterbi, w string, i, n int) {
 	if !single {
 		path[i+n].offer(path[i].score+m.unkScore, i, -1)
 	}
+	return looked
 }
 
 func (v *viterbi) offer(score float64, from int, id int32) {

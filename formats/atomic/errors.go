@@ -18,7 +18,10 @@ func failed(path, doing string, err error) error {
 	if errors.As(err, &done) {
 		return err
 	}
-	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+	if errors.Is(err, syscall.EFBIG) {
+		return fail.Limitf(path, "raise the limit of a file's size (ulimit -f), or write to a file system that holds larger files", "%s: %w", doing, err)
+	}
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
 		if errors.Is(err, full) {
 			return fail.Limitf(path, "free some space, then run the same command again", "%s: no space left: %w", doing, err)
 		}

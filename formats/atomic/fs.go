@@ -33,6 +33,9 @@ type File interface {
 	Truncate(size int64) error
 	// Allocate reserves size bytes on disk and makes the file that long.
 	Allocate(size int64) error
+	// Map returns the file's first size bytes, which are there, as memory that is
+	// written to the file; plain memory where files cannot be mapped.
+	Map(size int64) ([]byte, error)
 	// TryLock takes the file's lock until Close; false when another holds it.
 	TryLock() (bool, error)
 }
@@ -60,4 +63,5 @@ func (osFS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name
 func (osFS) Lstat(name string) (fs.FileInfo, error)     { return os.Lstat(name) }
 func (osFS) SyncDir(name string) error                  { return syncDir(filepath.Clean(name)) }
 func (f osFile) Allocate(size int64) error              { return allocate(f.File, size) }
+func (f osFile) Map(size int64) ([]byte, error)         { return mapShared(f.File, size) }
 func (f osFile) TryLock() (bool, error)                 { return tryLock(f.File) }

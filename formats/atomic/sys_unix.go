@@ -28,6 +28,12 @@ func foreign(st fs.FileInfo) bool {
 	return ok && int(s.Uid) != os.Geteuid()
 }
 
+func mapShared(f *os.File, size int64) ([]byte, error) {
+	return unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+func unmap(b []byte) { _ = unix.Munmap(b) }
+
 func tryLock(f *os.File) (bool, error) {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -19,6 +19,8 @@ type arena struct {
 	kept    int             // bytes in free
 	live    int             // bytes of small blocks handed out
 	busy    int             // largest live
+	peak    int             // most bytes that were in use at a time, of all blocks
+	stale   bool            // the Go heap holds large memory that is no longer used
 	limit   int             // bytes, with those of the Go runtime, from which on the system gets pages of free memory back; 0: never
 }
 

@@ -81,11 +81,16 @@ func (c *CPU) Info() kernels.Info {
 	}
 }
 
-// ResetCounters makes what is in use now the peak.
+// ResetCounters makes what is in use now the peak, and gives the system back the
+// pages of memory that is free.
 func (c *CPU) ResetCounters() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mem.Peak, c.peak = c.mem.Now, kernels.Total(c.mem.Now)
+	c.arena.peak = int(c.peak)
+	c.arena.shrink(0)
+	c.arena.forget()
+	c.arena.stale = c.process
 	c.own = c.peak - c.mem.Now[kernels.Host]
 }
 
@@ -97,6 +102,7 @@ func (c *CPU) Close() {
 	c.closed = true
 	if c.process {
 		debug.SetMemoryLimit(math.MaxInt64)
+		debug.SetGCPercent(100)
 	}
 	c.arena.release()
 	c.mem.Now, c.scratch.free = [kernels.NumPurposes]int64{}, nil
@@ -154,6 +160,7 @@ func (c *CPU) count(p kernels.Purpose, size int) error {
 	c.mem.Now[p] += int64(size)
 	c.mem.Peak[p] = max(c.mem.Peak[p], c.mem.Now[p])
 	c.peak = max(c.peak, total)
+	c.arena.peak = max(c.arena.peak, int(total))
 	if c.own = max(c.own, total-c.mem.Now[kernels.Host]); c.own-c.heapFor > c.limit/16 {
 		c.limitHeap()
 	}
@@ -167,11 +174,27 @@ func (c *CPU) Host(n int64) (release func(), err error) {
 	if err := c.count(kernels.Host, int(n)); err != nil {
 		return nil, err
 	}
+	c.collect()
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.uncount(kernels.Host, int(n))
+		c.arena.stale = c.arena.stale || c.process && n > heapSlack
+		c.collect()
 	}, nil
+}
+
+// heapSlack is what the collector may let lie beside counted memory of the Go
+// heap.
+const heapSlack = 32 << 20
+
+// collect keeps the collector from letting as much lie as is in use while large
+// memory of the Go heap is counted: that is held on purpose and for long.
+func (c *CPU) collect() {
+	if c.process {
+		host := c.mem.Now[kernels.Host]
+		debug.SetGCPercent(int(max(10, 100*heapSlack/(heapSlack+host))))
+	}
 }
 
 func (c *CPU) uncount(p kernels.Purpose, size int) { c.mem.Now[p] -= int64(size) }

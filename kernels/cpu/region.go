@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"runtime/debug"
 	"runtime/metrics"
 	"slices"
 	"unsafe"
@@ -29,19 +30,15 @@ const regionSize = 256 << 20
 // Where nothing can be mapped the piece has no region.
 func (a *arena) cut(size int) (piece, error) {
 	n := roundUp(size, 64)
-	total, touched := 0, n
 	for _, r := range a.regions {
-		touched += r.touched
-	}
-	if a.limit > 0 && touched > a.limit/2 && touched+goMemory() > a.limit {
-		for _, r := range a.regions {
-			r.forget()
+		if i := r.find(n); i >= 0 {
+			a.touch(max(n-r.free[i].touched, 0))
+			return piece{bytes: r.take(i, n), region: r}, nil
 		}
 	}
+	a.touch(n)
+	total := 0
 	for _, r := range a.regions {
-		if p := r.cut(n); p != nil {
-			return piece{bytes: p, region: r}, nil
-		}
 		total += len(r.mem)
 	}
 	mem, err := mapMemory(max(n, regionSize, total))
@@ -53,7 +50,32 @@ func (a *arena) cut(size int) (piece, error) {
 	}
 	r := &region{mem: mem, free: []hole{{size: len(mem)}}}
 	a.regions = append(a.regions, r)
-	return piece{bytes: r.cut(n), region: r}, nil
+	return piece{bytes: r.take(0, n), region: r}, nil
+}
+
+// touch is called before so many bytes of memory are used that the system does
+// not hold yet. It gives back pages of free memory where the process would go
+// over its limit, and where blocks lie so that they would take clearly more
+// than was ever in use at a time.
+func (a *arena) touch(fresh int) {
+	if fresh > 0 && a.stale {
+		a.stale = false
+		debug.FreeOSMemory()
+	}
+	touched := fresh
+	for _, r := range a.regions {
+		touched += r.touched
+	}
+	if fresh > 0 && touched > a.peak+a.peak/16+arenaSlack || a.limit > 0 && touched > a.limit/2 && touched+goMemory() > a.limit {
+		a.forget()
+	}
+}
+
+// forget gives the pages of free memory back to the system.
+func (a *arena) forget() {
+	for _, r := range a.regions {
+		r.forget()
+	}
 }
 
 // goMemory is the bytes that the Go runtime holds of the system's memory.
@@ -72,23 +94,22 @@ func (a *arena) release() {
 	*a = *newArena()
 }
 
-// cut takes n bytes from the lowest hole that has them; nil: there is none.
-func (r *region) cut(n int) []byte {
-	for i := range r.free {
-		h := &r.free[i]
-		if h.size < n {
-			continue
-		}
-		r.touched += max(n-h.touched, 0)
-		h.touched = max(h.touched-n, 0)
-		p := r.mem[h.at : h.at+n : h.at+n]
-		h.at, h.size = h.at+n, h.size-n
-		if h.size == 0 {
-			r.free = slices.Delete(r.free, i, i+1)
-		}
-		return p
+// find is the lowest hole that has n bytes, -1 where there is none.
+func (r *region) find(n int) int {
+	return slices.IndexFunc(r.free, func(h hole) bool { return h.size >= n })
+}
+
+// take cuts n bytes from a hole.
+func (r *region) take(i, n int) []byte {
+	h := &r.free[i]
+	r.touched += max(n-h.touched, 0)
+	h.touched = max(h.touched-n, 0)
+	p := r.mem[h.at : h.at+n : h.at+n]
+	h.at, h.size = h.at+n, h.size-n
+	if h.size == 0 {
+		r.free = slices.Delete(r.free, i, i+1)
 	}
-	return nil
+	return p
 }
 
 // join makes p, which was cut from r, free again.

@@ -6,6 +6,7 @@ package schema
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -46,18 +47,37 @@ func Read(name string, text []byte) (*Decoder, *yaml.Node, error) {
 	var doc, more yaml.Node
 	documents := yaml.NewDecoder(bytes.NewReader(text))
 	if err := documents.Decode(&doc); err != nil && err != io.EOF {
-		return nil, nil, fail.Usagef(name, "", "not YAML: %w", err)
+		return nil, nil, notYAML(name, text, err)
 	}
 	if err := documents.Decode(&more); err == nil {
 		return nil, nil, fail.Usagef(fmt.Sprintf("%s:%d", name, more.Line), "make it a file of its own", "a second document begins here; a recipe is one")
 	} else if err != io.EOF {
-		return nil, nil, fail.Usagef(name, "", "not YAML: %w", err)
+		return nil, nil, notYAML(name, text, err)
 	}
 	if len(doc.Content) == 0 {
 		return nil, nil, fail.Usagef(name, "a recipe begins with version: 1", "the recipe is empty")
 	}
 	d := &Decoder{place: name, lines: strings.Split(string(text), "\n"), placeOf: map[*yaml.Node]string{}, Given: map[string]string{}}
 	return d, Deref(doc.Content[0]), nil
+}
+
+// notYAML is the parser's error with the line it concerns.
+func notYAML(name string, text []byte, err error) error {
+	var load *yaml.LoadError
+	if !errors.As(err, &load) || load.Mark.Line == 0 {
+		return fail.Usagef(name, "", "not YAML: %w", err)
+	}
+	p := Problem{Place: name, Line: load.Mark.Line, Col: max(load.Mark.Column, 1), Msg: "not YAML: " + load.Message}
+	if load.ContextMsg != "" {
+		p.Msg += " (" + load.ContextMsg + ")"
+	}
+	if lines := strings.Split(string(text), "\n"); p.Line <= len(lines) {
+		p.Source = lines[p.Line-1]
+	}
+	if at := strings.IndexByte(p.Source, '\t'); at >= 0 && strings.Trim(p.Source[:at], " ") == "" {
+		p.Col, p.Msg, p.Hint = at+1, "not YAML: a tab in the indentation", "YAML allows no tabs there: use spaces"
+	}
+	return Problems{p}
 }
 
 // DecodeNode fills the struct at ptr from one node, without a text to point at;

@@ -23,7 +23,7 @@ import (
 // tokens.
 func calibrationText(ctx context.Context, x *recipes.Env, ref recipes.Ref, src *arch.Source, samples, length int) ([][]int32, error) {
 	if ref.Stage != "" {
-		ds, err := dataset(ctx, x, ref, recipes.Ref{})
+		ds, err := dataset(ctx, x, ref, recipes.Ref{}, "")
 		if err != nil {
 			return nil, err
 		}

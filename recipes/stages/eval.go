@@ -291,7 +291,7 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 	ref, _ := j.In("data")
 	var train []data.Examples
 	if ref.Stage != "" {
-		ds, err := dataset(ctx, x, ref, recipes.Ref{})
+		ds, err := dataset(ctx, x, ref, recipes.Ref{}, "")
 		if err != nil {
 			return 0, err
 		}

@@ -85,6 +85,9 @@ func tokenizerOf(v *recipes.Resolver, name string) (recipes.Ref, error) {
 func addressIngest(a *recipes.Addresser, opts any) any {
 	o := *opts.(*Ingest)
 	o.Tokenizer = ""
+	if o.Reasoning == "keep" { // as before there were others
+		o.Reasoning = ""
+	}
 	if fileTemplate(o.ChatTemplate) {
 		o.ChatTemplate = ""
 	}
@@ -122,8 +125,8 @@ func planIngest(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 	s.Disk = 4*r.tokens + 40*(r.train+r.val)
 	s.Peak = 2 * s.Disk
 	if s.Disk > data.HeldBytes { // tokens then wait in a file
-		s.Temp = s.Disk
-		s.Peak = 2*data.HeldBytes + 100*(r.train+r.val)
+		s.Temp = s.Disk + 100*(r.train+r.val) // and what is known of each row
+		s.Peak = 2 * data.HeldBytes
 	}
 	s.Note("val %s rows; %s over %s (longest%s %s)",
 		humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))

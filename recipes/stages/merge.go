@@ -78,9 +78,15 @@ func mergeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, v.Usagef("base", "add base_model to the recipe", "no base for the adapter")
 	}
 	in = append(in, recipes.Input{Name: "model", Ref: base})
-	if rows, err := v.Data("data", o.Data); err == nil {
+	rows, err := v.Data("data", o.Data)
+	if t := v.Find(ad.Stage); err != nil && o.Data == "" && t != nil {
+		rows, _ = t.In("data")
+		rows.Why, err = "what "+ad.Stage+" was trained on", nil
+	}
+	switch {
+	case err == nil:
 		in = append(in, recipes.Input{Name: "data", Ref: rows})
-	} else if o.Data != "" {
+	case o.Data != "":
 		return nil, err
 	}
 	return in, nil
@@ -260,7 +266,7 @@ func klRows(ctx context.Context, x *recipes.Env, j *recipes.Job) (data.Examples,
 		return data.Examples{}, nil
 	}
 	base, _ := j.In("model")
-	ds, err := dataset(ctx, x, ref, base)
+	ds, err := dataset(ctx, x, ref, base, "")
 	if err != nil {
 		return data.Examples{}, err
 	}
@@ -289,11 +295,11 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	}
 	s.Seconds = float64(s.Disk)/3e8 + float64(merged.Spec.Params())/3e8
 	in, ok := j.In("data")
-	if !ok || in.Stage == "" {
+	if !ok {
 		s.Note("no data to measure the KL of the merge on")
 		return nil
 	}
-	rows, err := rowsOf(p, in.Stage)
+	rows, err := rowsFor(p, in, baseRef)
 	if err != nil || p.Quick && rows.unknown != "" { // nothing is refused on a guess
 		return err
 	}

@@ -2,17 +2,19 @@ package stages
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"math"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/rows"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
 )
@@ -35,6 +37,8 @@ type rowsPlan struct {
 	unknown     string        // why nothing is known
 	dataset     *data.Dataset // when the ingest has run
 	examples    data.Examples // of the sample
+	packing     string
+	shuffle     bool
 }
 
 func (r *rowsPlan) mean() int {
@@ -56,17 +60,89 @@ func lookAtRows(p *recipes.Planner, j *recipes.Job) (*rowsPlan, error) {
 	if res := p.Done(j); res != nil {
 		return knownRows(p, j, res.Left.(*data.Report))
 	}
-	r := &rowsPlan{maxLength: j.Options.(*Ingest).MaxLength}
+	o := j.Options.(*Ingest)
+	r := &rowsPlan{maxLength: o.MaxLength, packing: o.Packing, shuffle: o.Shuffle == nil || *o.Shuffle}
 	ref, _ := j.In("tokenizer")
-	if ref.Stage != "" && p.Done(p.Env.Job(ref.Stage)) == nil {
-		r.unknown = "its tokenizer comes from " + ref.Stage + ", which has not run"
+	if r.unknown = notLooked(p, ref); r.unknown != "" {
 		return r, nil
 	}
-	if p.Quick {
-		r.unknown = "not looked at"
+	opts, tok, tmpl, err := ingestParts(p.Env, j)
+	if err != nil {
+		return nil, err
+	}
+	return r, r.sample(p, opts, tok, tmpl)
+}
+
+// notLooked says why rows cannot be looked at that a model's tokenizer is to read; ""
+// where they can.
+func notLooked(p *recipes.Planner, model recipes.Ref) string {
+	switch {
+	case model.Stage != "" && p.Done(p.Env.Job(model.Stage)) == nil:
+		return "its tokenizer comes from " + model.Stage + ", which has not run"
+	case p.Quick:
+		return "not looked at"
+	}
+	return ""
+}
+
+// rowsFor finds out about the rows of the ingest stage, the folder or the file that a
+// stage names, as dataset will load them.
+func rowsFor(p *recipes.Planner, ref, model recipes.Ref) (*rowsPlan, error) {
+	if ref.Stage != "" {
+		return rowsOf(p, ref.Stage)
+	}
+	return recipes.Once(p, fmt.Sprint("rows of ", ref.Path, " for ", model), func() (*rowsPlan, error) { return pathPlan(p, ref.Path, model) })
+}
+
+// pathPlan finds out about the rows of a path, as pathRows reads them.
+func pathPlan(p *recipes.Planner, path string, model recipes.Ref) (*rowsPlan, error) {
+	local, err := recipes.ResolvePath(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &rowsPlan{maxLength: 2048, packing: defaultPacking, shuffle: true}
+	if r.unknown = notLooked(p, model); r.unknown != "" {
 		return r, nil
 	}
-	return r, r.sample(p, j)
+	if data.IsCache(local) {
+		ds, err := loadFor(local, p.Env.Path(model))
+		if err != nil {
+			return nil, err
+		}
+		r.known(ds)
+		r.rows = r.train + r.val
+		return r, nil
+	}
+	tok, src, err := ingestTokenizer(p.Env.Path(model))
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	o := fileOptions(local, path, p.Env.Seed())
+	o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
+	tmpl, err := templateOf(tok, "")
+	if err != nil {
+		return nil, err
+	}
+	return r, r.sample(p, o, tok, tmpl)
+}
+
+// known takes over what a dataset says that is there.
+func (r *rowsPlan) known(ds *data.Dataset) {
+	r.train, r.trainTokens = int64(ds.Train.Len()), lengths(ds.Train)
+	r.val, r.valTokens = int64(ds.Val.Len()), lengths(ds.Val)
+	r.tokens = r.trainTokens + r.valTokens
+	r.maxLength, r.dataset, r.examples = ds.MaxLength, ds, ds.Train
+	r.bins = int64(data.Bins(ds.Train, ds.MaxLength))
+}
+
+// lengths is the number of tokens of all samples.
+func lengths(ex data.Examples) (total int64) {
+	for i := range ex.Len() {
+		n, _ := ex.Size(i)
+		total += int64(n)
+	}
+	return total
 }
 
 // knownRows are those of an ingest that has run.
@@ -75,17 +151,15 @@ func knownRows(p *recipes.Planner, j *recipes.Job, rep *data.Report) (*rowsPlan,
 	if err != nil {
 		return nil, err
 	}
-	r := &rowsPlan{
-		rows: rep.Rows, tokens: rep.TrainTokens + rep.ValTokens, supervised: rep.TrainSupervised + rep.ValSupervised,
-		train: int64(rep.TrainSamples), val: int64(rep.ValSamples), trainTokens: rep.TrainTokens, valTokens: rep.ValTokens,
-		maxLength: ds.MaxLength, longest: rep.Longest, dataset: ds, examples: ds.Train,
-	}
-	r.bins = packedBins(ds.Train, ds.MaxLength, 1)
+	o := j.Options.(*Ingest)
+	r := &rowsPlan{rows: rep.Rows, supervised: rep.TrainSupervised + rep.ValSupervised, longest: rep.Longest,
+		packing: o.Packing, shuffle: o.Shuffle == nil || *o.Shuffle}
+	r.known(ds)
 	return r, nil
 }
 
-// packedBins is the number of rows of max tokens that packing makes, for by
-// times as many samples.
+// packedBins is the number of rows of most tokens that packing makes of by times as
+// many samples.
 func packedBins(ex data.Examples, most int, by float64) int64 {
 	lengths := make([]int, ex.Len())
 	for i := range lengths {
@@ -112,11 +186,8 @@ func packedBins(ex data.Examples, most int, by float64) int64 {
 
 // sample reads the first rows as the stage will, errors included, and takes the
 // rest to be like them.
-func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
-	o, tok, tmpl, err := ingestParts(p.Env, j)
-	if err != nil {
-		return err
-	}
+func (r *rowsPlan) sample(p *recipes.Planner, o data.Options, tok *tokenizer.Tokenizer, tmpl *chat.Template) error {
+	asked := o
 	apart, err := countAll(o.ValDatasets) // held back in files of their own
 	if err != nil {
 		return err
@@ -126,6 +197,7 @@ func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
 		return err
 	}
 	o.ValSetSize, o.ValDatasets = "0", nil
+	o.Datasets = slices.Clone(o.Datasets)
 	for i := range o.Datasets {
 		if m := o.Datasets[i].MaxSamples; m == 0 || m > planRows {
 			o.Datasets[i].MaxSamples = planRows
@@ -153,7 +225,7 @@ func (r *rowsPlan) sample(p *recipes.Planner, j *recipes.Job) error {
 		r.tokens, r.supervised, r.seconds = int64(float64(r.tokens)*more), int64(float64(r.supervised)*more), r.seconds*more
 		by *= more
 	} else {
-		held, err := j.Options.(*Ingest).ValRows(int(r.rows))
+		held, err := asked.ValRows(int(r.rows))
 		if err != nil {
 			return err
 		}
@@ -195,7 +267,7 @@ func countRows(s data.Source) (int64, error) {
 		total += n
 	}
 	if s.MaxSamples > 0 {
-		total = min(total, int64(s.MaxSamples)*int64(len(files)))
+		total = min(total, int64(s.MaxSamples))
 	}
 	if s.Weight > 0 {
 		total = int64(float64(total) * s.Weight)
@@ -215,33 +287,29 @@ func countFile(path string) (int64, error) {
 	if err := r.Close(); err != nil || n >= 0 {
 		return n, err
 	}
-	f, err := os.Open(path)
+	t, err := rows.OpenText(path)
 	if err != nil {
-		return 0, fail.Inputf(path, "", "%w", err)
+		return 0, err
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return 0, fail.Inputf(path, "", "%w", err)
-	}
+	defer t.Close()
 	buf := make([]byte, 1<<20)
 	var lines, read int64
 	ends := func(b []byte) int64 { return int64(bytes.Count(b, []byte("\n"))) }
-	if ext := strings.ToLower(filepath.Ext(path)); ext == ".csv" || ext == ".tsv" {
+	if ext := rows.Ext(path); strings.HasPrefix(ext, ".csv") || strings.HasPrefix(ext, ".tsv") {
 		lines, ends = -1, recordEnds() // without the names of columns
 	}
 	for read < countedBytes {
-		k, err := f.Read(buf)
+		k, err := t.Read(buf)
 		lines += ends(buf[:k])
 		read += int64(k)
 		if err == io.EOF {
 			return max(lines, 1), nil
 		}
 		if err != nil {
-			return 0, fail.Inputf(path, "", "%w", err)
+			return 0, rows.FileError(path, err)
 		}
 	}
-	return max(1, int64(float64(lines)*float64(st.Size())/float64(read))), nil
+	return max(1, int64(float64(lines)/t.Share())), nil
 }
 
 // recordEnds counts the line ends outside of quotes in consecutive parts of a CSV file.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
-	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -90,12 +89,10 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 // fill gives a job the rows of the ingest, or rows like them: one micro-batch
 // of full length.
 func (t *trial) fill(p *recipes.Planner, job *train.Job) {
-	data0, _ := t.j.In("data")
-	ingest := p.Env.Job(data0.Stage).Options.(*Ingest)
-	job.Packing = ingest.Packing
+	job.Packing = t.rows.packing
 	if t.rows.dataset != nil && t.maxLength == t.rows.maxLength {
 		job.Train, job.MaxLength = t.rows.dataset.Train, t.rows.dataset.MaxLength
-		job.Shuffle = ingest.Shuffle == nil || *ingest.Shuffle
+		job.Shuffle = t.rows.shuffle
 		return
 	}
 	per := t.maxLength
@@ -143,11 +140,9 @@ func bf16(p *recipes.Planner, c *train.Config) bool {
 // planTrain: optimizer steps.
 func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	o := j.Options.(*Train).Config
-	ref, _ := j.In("data")
-	if ref.Stage == "" {
-		return fail.Usagef(p.Env.Where(j)+".data", "add an ingest stage and name it", "%s is a file; training reads the rows of an ingest stage", ref.Path)
-	}
-	rows, err := rowsOf(p, ref.Stage)
+	from, _ := j.In("data")
+	to, _ := j.In("model")
+	rows, err := rowsFor(p, from, to)
 	if err != nil {
 		return err
 	}
@@ -208,9 +203,8 @@ func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
 	if t.rows.unknown != "" {
 		return 0
 	}
-	ref, _ := t.j.In("data")
 	n := t.rows.bins
-	if p.Env.Job(ref.Stage).Options.(*Ingest).Packing == "none" {
+	if t.rows.packing == "none" {
 		n = t.rows.train / int64(t.config.Samples())
 	}
 	perStep := int64(t.config.MicroBatchSize * t.config.GradientAccumulationSteps)
@@ -282,13 +276,12 @@ func (t *trial) warn(p *recipes.Planner, s *recipes.StagePlan, steps int, params
 		s.Note("%s", w)
 	}
 	if t.rows.dataset == nil && t.rows.unknown != "" && !p.Quick {
-		s.Note("steps and time are known once %s has run", dataOf(t.j))
+		ref, _ := t.j.In("data")
+		if ref.Stage == "" { // whose tokenizer comes from the model
+			ref, _ = t.j.In("model")
+		}
+		s.Note("steps and time are known once %s has run", ref.Stage)
 	}
-}
-
-func dataOf(j *recipes.Job) string {
-	ref, _ := j.In("data")
-	return ref.Stage
 }
 
 // refuse says what the step would need with everything recomputed, and

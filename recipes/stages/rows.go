@@ -3,14 +3,15 @@ package stages
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/chat"
+	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
@@ -126,11 +127,12 @@ type rowSet struct {
 	Shuffle bool
 }
 
-// dataset loads the rows of a data reference: an ingest stage's, or those of a
-// file read with every default and the tokenizer of model.
-func dataset(ctx context.Context, x *recipes.Env, ref, model recipes.Ref) (*rowSet, error) {
+// dataset loads the rows of a data reference: an ingest stage's, those of a folder
+// that tune ingest wrote, or those of a file read with every default and the
+// tokenizer of model. beside is where such an ingest keeps what memory has no room for.
+func dataset(ctx context.Context, x *recipes.Env, ref, model recipes.Ref, beside string) (*rowSet, error) {
 	if ref.Stage == "" {
-		return fileRows(ctx, x, ref.Path, model)
+		return pathRows(ctx, x, ref.Path, model, beside)
 	}
 	j := x.Job(ref.Stage)
 	s := j.Options.(*Ingest)
@@ -141,16 +143,43 @@ func dataset(ctx context.Context, x *recipes.Env, ref, model recipes.Ref) (*rowS
 	return &rowSet{ds, s.Packing, s.Shuffle == nil || *s.Shuffle}, nil
 }
 
-func fileRows(ctx context.Context, x *recipes.Env, path string, model recipes.Ref) (*rowSet, error) {
+func pathRows(ctx context.Context, x *recipes.Env, path string, model recipes.Ref, beside string) (*rowSet, error) {
 	local, err := recipes.ResolvePath(path)
 	if err != nil {
 		return nil, err
 	}
-	ds, _, _, err := IngestFiles(ctx, x.Path(model), data.Options{Datasets: []data.Source{{Path: local}}, Seed: x.Seed(), Name: path}, x.Progress("rows"))
+	if data.IsCache(local) {
+		ds, err := loadFor(local, x.Path(model))
+		if err != nil {
+			return nil, err
+		}
+		return &rowSet{ds, defaultPacking, true}, nil
+	}
+	o := fileOptions(local, path, x.Seed())
+	o.Beside = beside
+	ds, _, _, err := IngestFiles(ctx, x.Path(model), o, x.Progress("rows"))
 	if err != nil {
 		return nil, err
 	}
-	return &rowSet{ds, "bfd", true}, nil
+	return &rowSet{ds, defaultPacking, true}, nil
+}
+
+// defaultPacking is how rows are laid out that no ingest stage says it of.
+const defaultPacking = "bfd"
+
+// fileOptions are those of an ingest of a file that a stage names as its data.
+func fileOptions(local, name string, seed uint64) data.Options {
+	return data.Options{Datasets: []data.Source{{Path: local}}, Seed: seed, Name: name}
+}
+
+// loadFor opens a folder that tune ingest wrote, for a model.
+func loadFor(dir, model string) (*data.Dataset, error) {
+	tok, src, err := ingestTokenizer(model)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	return data.LoadFor(dir, tok, src.Spec.V)
 }
 
 // IngestFiles is `tune ingest`: an ingest outside a recipe, with the tokenizer
@@ -173,28 +202,28 @@ func IngestFiles(ctx context.Context, model string, o data.Options, progress fun
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
 // rows, which need tok's chat template when they are conversations. note is told
 // what was chosen of a folder.
-func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, context, maxPos, vocab int, note func(string)) (rows data.Examples, text []int32, err error) {
+func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, context, maxPos, vocab int, note func(string)) (examples data.Examples, text []int32, err error) {
 	path := file.Path
 	if isText(file) {
-		raw, err := os.ReadFile(path)
+		raw, err := readText(path)
 		if err != nil {
-			return rows, nil, fail.Inputf(path, "", "%w", err)
+			return examples, nil, err
 		}
 		ids, err := tok.TryEncode(string(raw), true)
 		if err == nil {
 			err = checkRows(path, tok, ids, vocab)
 		}
-		return rows, ids, err
+		return examples, ids, err
 	}
 	tmpl, err := templateOf(tok, file.Template)
 	if err != nil {
-		return rows, nil, err
+		return examples, nil, err
 	}
 	no := false
 	ds, rep, err := data.Ingest(ctx, data.Options{Datasets: []data.Source{file}, ValSetSize: "0", Shuffle: &no,
 		MaxLength: context, Overflow: "truncate", Context: maxPos, Vocab: vocab, Name: "eval"}, tok, tmpl, nil)
 	if err != nil {
-		return rows, nil, err
+		return examples, nil, err
 	}
 	for _, n := range rep.Notes {
 		note(n)
@@ -208,7 +237,21 @@ func isText(file data.Source) bool {
 	if file.Type != "" && file.Type != "auto" || len(file.Columns) > 0 {
 		return false
 	}
-	ext := strings.ToLower(filepath.Ext(file.Path))
+	ext, _ := rows.Format(file.Path)
 	st, err := os.Stat(file.Path)
 	return (ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw") && err == nil && !st.IsDir()
+}
+
+// readText reads a file of text.
+func readText(path string) ([]byte, error) {
+	t, err := rows.OpenText(path)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	raw, err := io.ReadAll(t)
+	if err != nil {
+		return nil, rows.FileError(path, err)
+	}
+	return raw, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/data/tokenizer"
@@ -67,10 +68,22 @@ func adapterTemplates(dir string) ([]tokenizer.NamedTemplate, error) {
 // with where it is not the model's own.
 func trainedTemplate(x *recipes.Env, j *recipes.Job, src *arch.Source) (*chat.Template, error) {
 	ref, _ := j.In("data")
-	if ref.Stage == "" || x.Job(ref.Stage).Kind != &ingestKind {
-		return nil, nil
+	name := ""
+	if ref.Stage == "" {
+		local, err := recipes.ResolvePath(ref.Path)
+		if err != nil {
+			return nil, err
+		}
+		if data.IsCache(local) {
+			ds, err := data.LoadArrow(local)
+			if err != nil {
+				return nil, err
+			}
+			name = ds.Template
+		}
+	} else if o, ok := x.Job(ref.Stage).Options.(*Ingest); ok {
+		name = o.ChatTemplate
 	}
-	name := x.Job(ref.Stage).Options.(*Ingest).ChatTemplate
 	if name == "" || name == "model" || !hasTokenizer(src) {
 		return nil, nil
 	}

@@ -40,7 +40,7 @@ var trainKind = recipes.Kind{
 // Train updates weights or adapters.
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
-	Data         string `yaml:"data" doc:"ingest stage" unset:"the only ingest stage"`
+	Data         string `yaml:"data" doc:"ingest stage, folder that tune ingest wrote, or file of rows" unset:"the only ingest stage"`
 	train.Config `yaml:",inline"`
 }
 
@@ -89,8 +89,11 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 }
 
 // addressTrain leaves out the rhythm of checkpoints, which changes no result.
-func addressTrain(_ *recipes.Addresser, opts any) any {
+func addressTrain(a *recipes.Addresser, opts any) any {
 	o := *opts.(*Train)
+	if exists(o.Data) { // rows of a file, which a template may write with the date
+		a.Env["clock"] = fmt.Sprint(clock().Unix())
+	}
 	o.Model, o.Data, o.LoRA.InitFrom = "", "", ""
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
 	return o
@@ -126,10 +129,14 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	o := j.Options.(*Train).Config
 	ref, _ := j.In("data")
 	mref, _ := j.In("model")
-	ds, err := dataset(ctx, x, ref, mref)
+	if err := atomic.MkdirAll(x.WorkDir(j)); err != nil {
+		return fail.Limitf(x.WorkDir(j), "", "%w", err)
+	}
+	ds, err := dataset(ctx, x, ref, mref, filepath.Join(x.WorkDir(j), "rows"))
 	if err != nil {
 		return err
 	}
+	defer ds.Close()
 	src, m, err := trainModel(x, j, &o)
 	if err != nil {
 		return err
@@ -141,9 +148,6 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		Packing: ds.Packing, Shuffle: ds.Shuffle,
 		Dir: x.WorkDir(j), Identity: string(res.Address),
 		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
-	}
-	if err := atomic.MkdirAll(job.Dir); err != nil {
-		return fail.Limitf(job.Dir, "", "%w", err)
 	}
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left

@@ -118,7 +118,11 @@ func (s *Source) readConfig() error {
 		class = classes[0]
 	}
 	model := c.String("", "model_type")
-	if s.arch = byHF(class, model); s.arch == nil {
+	s.arch = byHF(class, model)
+	if s.arch != nil && !s.arch.goesWith(class, model) {
+		return fmt.Errorf("config.json: architectures names %s, model_type %q another architecture: one of them is wrong", class, model)
+	}
+	if s.arch == nil {
 		return unknown(cmp.Or(class, model), fmt.Sprintf("config.json: architecture %q (model_type %q)", class, model),
 			func(a *Arch) []string { return append([]string{a.Name}, a.HF...) })
 	}

@@ -86,7 +86,9 @@ func limits(err error) error {
 		return fail.Interruptedf("", "the same command goes on", "interrupted")
 	case errors.Is(err, kernels.ErrOutOfMemory):
 		return fail.Limitf("", "a smaller model, fewer tokens at a time or a larger --memory-limit", "%w", err)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+	case errors.Is(err, syscall.EFBIG):
+		return fail.Limitf("", "raise the limit of a file's size (ulimit -f), or write to a file system that holds larger files; then the same command goes on", "%w", err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fail.Limitf("", "free space, or write elsewhere; then the same command goes on", "%w", err)
 	}
 	return err

@@ -36,6 +36,9 @@ func ggufTo(c *ucli.Context, t task, o gguf.Options) (*outcome, error) {
 	}
 	o.Name = nameOf(path)
 	if !o.DryRun {
+		if err := overInputs(c, t.Output); err != nil {
+			return nil, err
+		}
 		if err := atomic.MkdirAll(filepath.Dir(t.Output)); err != nil {
 			return nil, err
 		}

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 
 	ucli "github.com/urfave/cli/v2"
@@ -18,7 +20,7 @@ import (
 )
 
 // ingestKeys are the keys of an ingest stage that tune ingest has as flags.
-var ingestKeys = []string{"max_length", "overflow", "train_on", "train_on_eos", "val_set_size", "bad_rows", "dedup"}
+var ingestKeys = []string{"max_length", "overflow", "train_on", "train_on_eos", "reasoning", "val_set_size", "bad_rows", "dedup"}
 
 func ingestCommand() *ucli.Command {
 	return &ucli.Command{
@@ -38,7 +40,7 @@ func runIngest(c *ucli.Context) error {
 	if err := required(c, "model", "data"); err != nil {
 		return err
 	}
-	o := data.Options{Seed: 42, Name: "ingest", Beside: c.String("output")}
+	o := data.Options{Seed: 42, Name: "ingest", Beside: cmp.Or(c.String("output"), filepath.Join(os.TempDir(), "tokens"))}
 	if err := readOptions(c, &o, ingestKeys...); err != nil {
 		return err
 	}
@@ -48,6 +50,11 @@ func runIngest(c *ucli.Context) error {
 			return err
 		}
 		o.Datasets, o.ChatTemplate = append(o.Datasets, src), src.Template
+	}
+	if out := c.String("output"); out != "" {
+		if err := overInputs(c, out); err != nil {
+			return err
+		}
 	}
 	if f := c.String("errors"); f != "" {
 		if err := badRowsTo(f); err != nil {

@@ -36,6 +36,9 @@ func forceFlag() ucli.Flag {
 // is there steps aside and comes back when write fails: nothing is lost. The
 // folders above are made.
 func writeOutput(c *ucli.Context, path string, write func() error) error {
+	if err := overInputs(c, path); err != nil {
+		return err
+	}
 	if err := atomic.Recover(path); err != nil {
 		return err
 	}
@@ -60,6 +63,59 @@ func writeOutput(c *ucli.Context, path string, write func() error) error {
 		return errors.Join(err, restore())
 	}
 	return drop()
+}
+
+// inputFlags name what commands read.
+var inputFlags = []string{"model", "data", "adapter", "calibration", "imatrix", "reference", "input"}
+
+// overInputs refuses an output that would take the place of what the command reads:
+// of a file, of a folder around it, or of a file within a folder.
+func overInputs(c *ucli.Context, output string) error {
+	out := realPath(output)
+	for _, flag := range inputFlags {
+		if !c.IsSet(flag) {
+			continue
+		}
+		given := c.StringSlice(flag)
+		if len(given) == 0 { // it takes one
+			given = []string{c.String(flag)}
+		}
+		for _, path := range given {
+			files := []string{path}
+			if _, err := os.Lstat(path); err != nil {
+				files, _ = filepath.Glob(path) // what is no pattern, and not there, is no file
+			}
+			for _, f := range files {
+				in := realPath(f)
+				_, err := os.Lstat(out)
+				if within(in, out) || err == nil && within(out, in) {
+					return fail.Usagef(output, "write elsewhere", "--%s reads %s: writing here would destroy it", flag, path)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// realPath is a path without links, as far as it is there.
+func realPath(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		return real
+	}
+	if up := filepath.Dir(abs); up != abs {
+		return filepath.Join(realPath(up), filepath.Base(abs))
+	}
+	return abs
+}
+
+// within tells whether a path is dir, or lies below it.
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // nameOf is the last part of a model's path, of a file without its ending: the dot

@@ -89,8 +89,9 @@ def main():
     p.add_argument("--layers", type=int, help="another number of them: the peak of a walk over blocks does not depend on it, its time does")
     p.add_argument("--limit", default="4GiB")
     p.add_argument("--train-limit", default="8GiB")
-    p.add_argument("stages", nargs="*", choices=[[], *STAGES], default=STAGES)
+    p.add_argument("stages", nargs="*", choices=[[], *STAGES], default=[])
     a = p.parse_args()
+    a.stages = a.stages or STAGES
     WORK.mkdir(parents=True, exist_ok=True)
     model = WORK / (f"{a.shape}-{a.layers}" if a.layers else a.shape)
     if not (model / "model.safetensors.index.json").exists():

@@ -1,0 +1,169 @@
+package data
+
+import (
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/tunekit/tunekit/formats/fail"
+)
+
+// finish holds rows back, repeats by weight, orders, and completes the report.
+func (in *ingest) finish() (*Dataset, error) {
+	if err := in.holdBack(); err != nil {
+		return nil, err
+	}
+	in.overlap()
+	samples, err := in.kept.samples()
+	if err != nil {
+		return nil, err
+	}
+	train := in.weighted()
+	defer train.close()
+	d := &Dataset{Key: in.report.Key, MaxLength: in.o.MaxLength, Vocab: int(in.enc.vocab)}
+	if tok := in.enc.tok; tok != nil {
+		d.Tokens, d.Spellings = tok.Size(), tok.Spellings(tok.Size())
+		if t := in.tmpl; t != nil && t.Source() != tok.ChatTemplate() && in.o.ChatTemplate != "" && in.o.ChatTemplate != "model" {
+			d.Template = t.Source()
+		}
+	}
+	d.Train, d.Val = examples(samples, in.train, train), examples(samples, in.val, nil)
+	d.close = func() {
+		d.Train.close()
+		d.Val.close()
+		in.kept.close()
+	}
+	if err := in.report.finish(d); err != nil { // while samples are read in the order in which they lie
+		return nil, err
+	}
+	if *in.o.Shuffle {
+		d.Train.close()
+		mixed := newVector[int32](train.beside, train.len())
+		defer mixed.close()
+		permute(mixed.at, in.o.Seed, 1<<63)
+		for i, k := range mixed.at {
+			mixed.at[i] = train.at[k]
+		}
+		d.Train = examples(samples, in.train, mixed)
+	}
+	first := []string{noteSeam, noteStraddle, noteControl, noteCutEnd, noteNoBOS}
+	for _, n := range append(first, slices.Sorted(maps.Keys(in.notes))...) {
+		if c := in.notes[n]; c > 0 {
+			in.note(n, c)
+			delete(in.notes, n)
+		}
+	}
+	if d.Train.Len() == 0 {
+		return nil, fail.Inputf(in.o.Name, "see the report for what happened to each row", "no row to train on (%s rows read)", group(in.report.Rows))
+	}
+	return d, nil
+}
+
+// holdBack moves val_set_size rows to the validation part: those whose content
+// has the smallest hashes, so that the order of rows does not matter and
+// copies of a row stay on one side.
+func (in *ingest) holdBack() error {
+	if n, err := in.o.ValRows(math.MaxInt32); err != nil || n == 0 {
+		return err // none of any number: the rows need not be counted
+	}
+	rows, largest := 0, uint64(0)
+	in.eachRow(func(key uint64) {
+		rows++
+		largest = max(largest, key)
+	})
+	want, err := in.o.ValRows(rows)
+	if err != nil || want == 0 {
+		return err
+	}
+	if want >= rows {
+		return fail.Usagef(in.o.Name, "make it smaller, or 0", "val_set_size %s leaves none of %s rows to train on", in.o.ValSetSize, group(int64(rows)))
+	}
+	last := in.rowKey(want - 1) // and its copies
+	train := in.train.at[:0]
+	for _, it := range in.train.at {
+		if key := mix64(it.row); key <= last && key < largest { // the last content is left to train on
+			in.val.add(it)
+		} else {
+			train = append(train, it)
+		}
+	}
+	in.train.at = train
+	return nil
+}
+
+// eachRow calls f with what decides the part of every training row (not of every
+// sample it was split into): equal rows have one key, and no others.
+func (in *ingest) eachRow(f func(key uint64)) {
+	last := int64(0)
+	for _, it := range in.train.at {
+		if it.nth != last {
+			f(mix64(it.row))
+			last = it.nth
+		}
+	}
+}
+
+// rowKey is the key at place n, from 0, of all rows sorted by their keys. It is
+// found 16 bits at a time, by counting the rows that have the bits found so far.
+func (in *ingest) rowKey(n int) (key uint64) {
+	counts := make([]int, 1<<16)
+	for shift := 48; shift >= 0; shift -= 16 {
+		clear(counts)
+		in.eachRow(func(k uint64) {
+			if k>>shift>>16 == key {
+				counts[k>>shift&0xffff]++
+			}
+		})
+		bits := 0
+		for ; n >= counts[bits]; bits++ {
+			n -= counts[bits]
+		}
+		key = key<<16 | uint64(bits)
+	}
+	return key
+}
+
+// overlap counts the training rows that are held back too.
+func (in *ingest) overlap() {
+	if in.val.len() == 0 {
+		return
+	}
+	held := newIDSet(in.val.beside)
+	defer held.close()
+	for _, it := range in.val.at {
+		held.add(it.row)
+	}
+	last := int64(0)
+	for _, it := range in.train.at {
+		if it.nth != last && held.has(it.row) {
+			in.report.Overlap++
+			last = it.nth
+		}
+	}
+}
+
+// weighted lists training items, each as often as its dataset's weight says.
+func (in *ingest) weighted() *vector[int32] {
+	out := newVector[int32](in.train.beside, 0)
+	for i, it := range in.train.at {
+		n := int(it.weight)
+		if share(it.row, 0x77656967, it.weight-float64(n)) {
+			n++
+		}
+		if n == 0 {
+			in.report.Skipped++
+		} else {
+			in.report.Repeated += int64(n - 1)
+		}
+		for range n {
+			out.add(int32(i))
+		}
+	}
+	return out
+}
+
+// share tells whether an item belongs to the first part p of all content, by
+// a hash that salt decides.
+func share(row, salt uint64, p float64) bool {
+	return float64(mix64(row^mix64(salt))>>11) < p*math.Exp2(53)
+}

@@ -11,7 +11,7 @@ import (
 // attention makes, a window and rotation in some layers and neither in the others,
 // and the experts of DeepSeek V3.
 var afmoe = Arch{
-	Name: "afmoe", HF: []string{"AfmoeForCausalLM"}, GGUF: "afmoe",
+	Name: "afmoe", HF: []string{"AfmoeForCausalLM"}, GGUF: "afmoe", Experts: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "16384", "rms_norm_eps": "1e-5", "head_dim": "128", "sliding_window": "1024", "num_dense_layers": "1",
 			"num_experts": "64", "num_experts_per_tok": "6", "num_shared_experts": "2", "moe_intermediate_size": "1408", "global_attn_every_n_layers": "4"})

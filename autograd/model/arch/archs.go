@@ -39,6 +39,8 @@ type Arch struct {
 	// Read completes the Spec with what files of Hugging Face keep in tensors and
 	// GGUF among its keys; nil: nothing.
 	Read func(s *Source) error
+	// Experts is set where files cannot speak of a model of which no layer has any.
+	Experts bool
 	// PartRotates is set where config.json can say that a part of a head rotates.
 	PartRotates bool
 	// Carried are what names of tensors begin with in Hugging Face folders that

@@ -85,7 +85,8 @@ func (c *Config) text() *Config {
 	if !ok {
 		return c
 	}
-	t := &Config{raw: maps.Clone(inner), err: c.err}
+	t := &Config{raw: map[string]json.RawMessage{}, err: c.err}
+	maps.Copy(t.raw, inner)
 	if tied, has := c.raw["tie_word_embeddings"]; has {
 		t.raw["tie_word_embeddings"] = tied
 	}

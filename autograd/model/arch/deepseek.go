@@ -10,7 +10,7 @@ import (
 // deepseek2 is DeepSeek V2: latent attention, and experts beside shared ones
 // behind the first layers. In GGUF its successors are called so, too.
 var deepseek2 = Arch{
-	Name: "deepseek_v2", HF: []string{"DeepseekV2ForCausalLM"}, GGUF: "deepseek2",
+	Name: "deepseek_v2", HF: []string{"DeepseekV2ForCausalLM"}, GGUF: "deepseek2", Experts: true,
 	IsGGUF: func(m *Metadata) bool { return m.Int(gateSoftmax, "expert_gating_func") != gateSigmoid },
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "2048", "kv_lora_rank": "512", "q_lora_rank": "1536", "qk_nope_head_dim": "128", "qk_rope_head_dim": "64", "v_head_dim": "128",
@@ -46,7 +46,7 @@ var deepseek2 = Arch{
 // deepseek3 is DeepSeek V3, R1, and Kimi K2: V2 with a bias where experts and
 // their groups are chosen.
 var deepseek3 = Arch{
-	Name: "deepseek_v3", HF: []string{"DeepseekV3ForCausalLM"}, GGUF: "deepseek2",
+	Name: "deepseek_v3", HF: []string{"DeepseekV3ForCausalLM"}, GGUF: "deepseek2", Experts: true,
 	IsGGUF: func(m *Metadata) bool { return m.Int(gateSoftmax, "expert_gating_func") == gateSigmoid },
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "4096", "kv_lora_rank": "512", "q_lora_rank": "1536", "qk_nope_head_dim": "128", "qk_rope_head_dim": "64", "v_head_dim": "128",
@@ -65,7 +65,7 @@ var deepseek3 = Arch{
 // glm4moelite is GLM 4.7 Flash: DeepSeek V3 by another name, also in GGUF, where
 // nothing tells them apart.
 var glm4moelite = Arch{
-	Name: "glm4_moe_lite", HF: []string{"Glm4MoeLiteForCausalLM"}, GGUF: "deepseek2",
+	Name: "glm4_moe_lite", HF: []string{"Glm4MoeLiteForCausalLM"}, GGUF: "deepseek2", Experts: true,
 	IsGGUF: func(*Metadata) bool { return false },
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "202752", "rms_norm_eps": "1e-5", "kv_lora_rank": "512", "q_lora_rank": "768", "qk_nope_head_dim": "192", "qk_rope_head_dim": "64", "v_head_dim": "256",

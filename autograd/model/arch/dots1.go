@@ -8,7 +8,7 @@ import (
 
 // dots1 is dots.llm1: Qwen3's attention and the experts of DeepSeek V3.
 var dots1 = Arch{
-	Name: "dots1", HF: []string{"Dots1ForCausalLM"}, GGUF: "dots1",
+	Name: "dots1", HF: []string{"Dots1ForCausalLM"}, GGUF: "dots1", Experts: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"norm_topk_prob": "false", "sliding_window": "4096", "max_window_layers": "62"})
 		c.only("scoring_func", `"sigmoid"`, `"noaux_tc"`) // the released model says the latter, and means the former

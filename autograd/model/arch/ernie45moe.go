@@ -10,7 +10,7 @@ import (
 // ernie45moe is ERNIE 4.5 with experts: rotation of neighbouring elements, a
 // softmax over all experts with a bias that chooses, and shared experts.
 var ernie45moe = Arch{
-	Name: "ernie4_5_moe", HF: []string{"Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM"}, GGUF: "ernie4_5-moe",
+	Name: "ernie4_5_moe", HF: []string{"Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM"}, GGUF: "ernie4_5-moe", Experts: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "rms_norm_eps": "1e-5", "num_key_value_heads": "4", "tie_word_embeddings": "true", "default_theta": "500000",
 			"moe_num_experts": "64", "moe_k": "6", "moe_num_shared_experts": "2", "moe_intermediate_size": "1536"})

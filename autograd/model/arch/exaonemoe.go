@@ -9,7 +9,7 @@ import (
 // exaonemoe is K-EXAONE: norms of queries and keys, a window and rotation in some
 // layers and neither in the others, and the experts of DeepSeek V3.
 var exaonemoe = Arch{
-	Name: "exaone_moe", HF: []string{"ExaoneMoeForCausalLM"}, GGUF: "exaone-moe",
+	Name: "exaone_moe", HF: []string{"ExaoneMoeForCausalLM"}, GGUF: "exaone-moe", Experts: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "2048", "rms_norm_eps": "1e-5", "sliding_window": "4096", "sliding_window_pattern": "4",
 			"num_experts": "64", "num_experts_per_tok": "8", "num_shared_experts": "1", "routed_scaling_factor": "2.5", "moe_intermediate_size": "1024"})

@@ -9,7 +9,7 @@ import (
 // glm4moe is GLM 4.5 to 4.7: grouped attention with rotation of a part of each
 // head, and the experts of DeepSeek V3.
 var glm4moe = Arch{
-	Name: "glm4_moe", HF: []string{"Glm4MoeForCausalLM"}, GGUF: "glm4moe", PartRotates: true,
+	Name: "glm4_moe", HF: []string{"Glm4MoeForCausalLM"}, GGUF: "glm4moe", Experts: true, PartRotates: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "rms_norm_eps": "1e-5", "num_key_value_heads": "8", "n_routed_experts": "128", "num_experts_per_tok": "8", "n_shared_experts": "1"})
 		return glm4Spec(c, "glm4_moe", 0.5, 1)
@@ -42,7 +42,7 @@ var glm4moe = Arch{
 // solaropen is Solar Open: GLM 4.5 whose heads rotate as a whole and whose layers
 // all have experts. In GGUF both have one name.
 var solaropen = Arch{
-	Name: "solar_open", HF: []string{"SolarOpenForCausalLM"}, GGUF: "glm4moe", PartRotates: true,
+	Name: "solar_open", HF: []string{"SolarOpenForCausalLM"}, GGUF: "glm4moe", Experts: true, PartRotates: true,
 	IsGGUF: func(*Metadata) bool { return false },
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "rms_norm_eps": "1e-5", "num_key_value_heads": "8", "head_dim": "128", "default_theta": "1e6",

@@ -2,6 +2,7 @@ package arch_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -17,6 +18,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -82,7 +84,9 @@ func TestGGUF(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkTables(t, want, path)
-			checkSame(t, src, open(t, path), name == "falcon-h1")
+			back := open(t, path)
+			checkSame(t, src, back, name == "falcon-h1")
+			checkFolder(t, back, name == "falcon-h1")
 		})
 	}
 }
@@ -197,6 +201,43 @@ func checkConverted(t *testing.T, want converted, src *arch.Source, kv []formats
 	}
 }
 
+// checkFolder: a folder written from a GGUF says of the model what the GGUF says, or
+// is refused; see checkSame about what is folded.
+func checkFolder(t *testing.T, src *arch.Source, folded bool) {
+	t.Helper()
+	d := arch.Dense{Path: filepath.Join(t.TempDir(), "folder")}
+	if err := d.Write(context.Background(), cpu.New(cpu.Options{}), src, nil); err != nil {
+		if !strings.Contains(err.Error(), "config.json") {
+			t.Error(err)
+		}
+		t.Logf("no folder: %v", err)
+		return
+	}
+	made := open(t, d.Path)
+	if checkSame(t, src, made, folded); folded {
+		return
+	}
+	a, b := src.Spec, made.Spec
+	for i := range a.Ropes {
+		x, p := a.Ropes[i].Angles(1)
+		y, q := b.Ropes[i].Angles(1)
+		for j := range x {
+			if math.Abs(x[j]-y[j]) > 1e-6*x[j] {
+				t.Errorf("table %d: frequency %d is %g, was %g", i, j, y[j], x[j])
+			}
+		}
+		if math.Abs(p-q) > 1e-6 {
+			t.Errorf("table %d: factor %g, was %g", i, q, p)
+		}
+	}
+	near := func(x, y float32) bool { return math.Abs(float64(x-y)) <= 1e-6*math.Abs(float64(x)) }
+	if a.Norm != b.Norm || a.Tied != b.Tied || a.MaxPos != b.MaxPos || a.V != b.V || a.Temperature != b.Temperature ||
+		!near(a.EmbedScale, b.EmbedScale) || !near(a.LogitScale, b.LogitScale) || !near(a.LogitCap, b.LogitCap) {
+		a.Layers, b.Layers, a.Ropes, b.Ropes = nil, nil, nil, nil
+		t.Errorf("the folder says %+v, the GGUF %+v", b, a)
+	}
+}
+
 // sameFloat compares a float32 with what JSON says of it.
 func sameFloat(have, want any) bool {
 	f, ok := have.(float32)
@@ -213,9 +254,10 @@ func mustJSON(t *testing.T, v any) []byte {
 	return b
 }
 
-// within are architectures that come back from a GGUF as another: that of the
-// half that reads text, or one that differs in what this model does not have.
-var within = map[string][]string{"llama": {"mistral"}, "ministral3": {"mistral3"}, "deepseek_v3": {"glm4_moe_lite"}, "glm4_moe": {"solar_open"}, "qwen3_5_text": {"qwen3_5"}}
+// within are architectures that come back from a GGUF, or from a folder made of
+// one, as another: that of the half that reads text, or one that differs in what
+// this model does not have.
+var within = map[string][]string{"qwen2": {"qwen2_vl"}, "llama": {"mistral"}, "ministral3": {"mistral3"}, "deepseek_v3": {"glm4_moe_lite"}, "glm4_moe": {"solar_open"}, "qwen3_5_text": {"qwen3_5"}}
 
 // checkSame compares a model with the one that was read back from a GGUF of it.
 // folded: a GGUF holds factors in the weights, so that what comes back is another

@@ -9,7 +9,7 @@ import (
 
 // lfm2moe is LFM2 with experts behind its first layers.
 var lfm2moe = Arch{
-	Name: "lfm2_moe", HF: []string{"Lfm2MoeForCausalLM"}, GGUF: "lfm2moe",
+	Name: "lfm2_moe", HF: []string{"Lfm2MoeForCausalLM"}, GGUF: "lfm2moe", Experts: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"vocab_size": "65536", "hidden_size": "2048", "intermediate_size": "7168", "num_hidden_layers": "32",
 			"num_attention_heads": "32", "num_key_value_heads": "8", "max_position_embeddings": "128000", "default_theta": "1e6"})

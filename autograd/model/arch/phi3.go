@@ -31,6 +31,11 @@ var phi3 = Arch{
 	Config: func(s *Spec) []formats.KV {
 		kv := append(decoderConfig(s, "Phi3ForCausalLM", "phi3"), s.partConfig(),
 			formats.KV{Key: "original_max_position_embeddings", Value: s.rope().OrigMax})
+		for _, e := range kv {
+			if rule, ok := e.Value.(map[string]any); ok { // early releases refuse what stands beside it
+				delete(rule, "original_max_position_embeddings")
+			}
+		}
 		if n := s.Attention().Window; n > 0 {
 			kv = append(kv, formats.KV{Key: "sliding_window", Value: n})
 		}

@@ -298,11 +298,10 @@ func ropeScaling(r RopeSpec) map[string]any {
 	return nil
 }
 
-// longScaling is rope_scaling of a longrope rule, whose context length stands
-// beside it; the factor on cosines and sines only where it is not what the
-// lengths say.
+// longScaling is rope_scaling of a longrope rule; the factor on cosines and sines
+// only where it is not what the lengths say.
 func (r RopeSpec) longScaling() map[string]any {
-	m := map[string]any{"type": "longrope", "long_factor": shortFloats(r.Long), "short_factor": shortFloats(r.Short)}
+	m := map[string]any{"type": "longrope", "long_factor": shortFloats(r.Long), "short_factor": shortFloats(r.Short), "original_max_position_embeddings": r.OrigMax}
 	plain := r
 	plain.AttnFactor = 0
 	_, scale := r.Angles(0)

@@ -320,6 +320,9 @@ func (a *Arch) checkGGUF(s *Spec, name string) error {
 	if a.GGUF == "" {
 		return fail.Inputf(name, hint, "a model of architecture %s cannot be written to GGUF: llama.cpp does not know it", a.Name)
 	}
+	if a.Experts && s.moe() == nil {
+		return fail.Inputf(name, hint, "a model of architecture %s without a layer of experts cannot be written to GGUF", a.Name)
+	}
 	if a.NoGGUF != nil {
 		if what := a.NoGGUF(s); what != "" {
 			return fail.Inputf(name, hint, "%s cannot be written to GGUF: llama.cpp has no key for it", what)
@@ -462,13 +465,13 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			}
 		}
 	} else {
+		if s.arch.Config == nil {
+			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "config.json of a model of architecture %s cannot be made of what a GGUF says", s.arch.Name)
+		}
 		if len(s.Spec.Ropes) > 0 {
 			if err := s.Spec.rope().checkConfig(s.Reader.Path(), s.Spec.rotatable(), s.arch.PartRotates); err != nil {
 				return nil, err
 			}
-		}
-		if s.arch.Config == nil {
-			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "config.json of a model of architecture %s cannot be made of what a GGUF says", s.arch.Name)
 		}
 		for _, kv := range s.arch.Config(&s.Spec) {
 			if err := put(kv.Key, kv.Value); err != nil {

@@ -1,0 +1,81 @@
+package arch
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"testing"
+
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+)
+
+// TestOddConfigs: whatever stands under a key of a config, what is made of it is a
+// Spec that can be used, or an error.
+func TestOddConfigs(t *testing.T) {
+	paths, err := filepath.Glob(testdir.Shared(t, "golden/arch") + "/*/config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := []string{"null", "0", "-1", "1", "1e9", `"x"`, "[]", "{}"}
+	n := 0
+	for _, path := range paths {
+		data := testdir.ReadFile(t, path)
+		c, err := parseConfig(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		classes, _ := get[[]string](c, "architectures")
+		a := byHF(classes[0], "")
+		if a == nil {
+			continue
+		}
+		n++
+		for key, value := range c.raw {
+			var inner map[string]json.RawMessage
+			_ = json.Unmarshal(value, &inner)
+			for _, v := range odd {
+				tryConfig(t, a, fmt.Sprintf("%s: %s = %s", path, key, v), with(c.raw, key, v))
+				for k := range inner {
+					raw, err := json.Marshal(with(inner, k, v))
+					if err != nil {
+						t.Fatal(err)
+					}
+					tryConfig(t, a, fmt.Sprintf("%s: %s.%s = %s", path, key, k, v), with(c.raw, key, string(raw)))
+				}
+			}
+		}
+	}
+	if n < 70 {
+		t.Errorf("%d configs are of known architectures", n)
+	}
+}
+
+// with is raw with another value of a key.
+func with(raw map[string]json.RawMessage, key, value string) map[string]json.RawMessage {
+	out := maps.Clone(raw)
+	out[key] = json.RawMessage(value)
+	return out
+}
+
+// tryConfig makes a Spec and its rules, and keys of a GGUF where it has any.
+func tryConfig(t *testing.T, a *Arch, what string, raw map[string]json.RawMessage) {
+	t.Helper()
+	defer func() {
+		if r := recover(); r != nil {
+			t.Errorf("%s: %v", what, r)
+		}
+	}()
+	s, err := a.Spec(&Config{raw: maps.Clone(raw)})
+	if err == nil {
+		err = s.check()
+	}
+	if err != nil || len(s.Layers) > 64 {
+		return
+	}
+	for _, r := range s.Ropes {
+		r.Angles(10)
+	}
+	a.Rules(&s)
+	_, _ = GGUFKeys(&s, "model", 0, nil)
+}

@@ -196,16 +196,20 @@ type keysValues struct {
 
 // remember makes the mixer's part of a cache: keys and values in float32.
 func (a *attention) remember(dev kernels.Backend, slots, max int) (memory, error) {
-	return newKeysValues(dev, kernels.KV{Slots: slots, Max: max, K: a.spec.K, Dk: a.spec.D})
+	return newKeysValues(dev, kernels.KV{Slots: slots, Max: max, K: a.spec.K, Dk: a.spec.D}, true)
 }
 
-func newKeysValues(dev kernels.Backend, of kernels.KV) (*keysValues, error) {
+// newKeysValues makes room for keys, and for values where there are any.
+func newKeysValues(dev kernels.Backend, of kernels.KV, values bool) (*keysValues, error) {
 	kv := &keysValues{of, dev}
 	kv.Keys, kv.Values = nil, nil
 	var err error
 	rows := of.Slots * of.Max * of.K
 	if kv.Keys, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), rows*of.Dk); err != nil {
 		return nil, err
+	}
+	if !values {
+		return kv, nil
 	}
 	if kv.Values, err = dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), rows*of.ValueSize()); err != nil {
 		dev.Free(kv.Keys)
@@ -224,7 +228,7 @@ func (kv *keysValues) grow(max int, held []int) error {
 	}
 	of := kv.KV
 	of.Max = max
-	wide, err := newKeysValues(kv.dev, of)
+	wide, err := newKeysValues(kv.dev, of, kv.Values != nil)
 	if err != nil {
 		return err
 	}
@@ -233,7 +237,9 @@ func (kv *keysValues) grow(max int, held []int) error {
 			kv.dev.Copy2D(kernels.To(to), &kernels.Copy2DArgs{Rows: n, Cols: row, X: from, XOff: slot * kv.Max * row, XStride: row, YOff: slot * max * row, YStride: row})
 		}
 		move(wide.Keys, kv.Keys, kv.K*kv.Dk)
-		move(wide.Values, kv.Values, kv.K*kv.ValueSize())
+		if kv.Values != nil {
+			move(wide.Values, kv.Values, kv.K*kv.ValueSize())
+		}
 	}
 	kv.free()
 	*kv = *wide

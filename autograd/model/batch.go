@@ -60,6 +60,7 @@ type State struct {
 	Temper *autograd.Tensor // [N]: factors of queries by position; nil: none
 	Parts  *autograd.Tensor // [N, layers·P]: what every layer gets of its own; nil: nothing
 
+	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache
 	slot, pos *autograd.Tensor // [N] int32; nil without a cache
 	slots     *autograd.Tensor // [S] int32: the slot of each piece; nil without a cache
@@ -110,6 +111,10 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 	}
 	s.IDs = t.Upload(m.embedded(in.IDs), n)
 	s.Seq = t.Upload(in.Seq, len(in.Seq))
+	for i := 1; i < len(in.Seq); i++ {
+		from, to := int(in.Seq[i-1]), int(in.Seq[i])
+		s.runs = append(s.runs, autograd.PickRun{From: from, To: to, First: from, Keys: to - from})
+	}
 	m.position(t, s, in.Pos, spans(in.Pos, in.Seq))
 	if in.Key != nil {
 		t.Key = t.Upload(in.Key, n)

@@ -259,6 +259,19 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 	return b, c.m.CheckIDs(b.ids)
 }
 
+// runs are the pieces of the step with the keys that their slots hold then.
+func (b *placed) runs() []autograd.PickRun {
+	var out []autograd.PickRun
+	for i, slot := range b.slot {
+		if i == 0 || slot != b.slot[i-1] {
+			out = append(out, autograd.PickRun{From: i, First: int(slot)})
+		}
+		r := &out[len(out)-1]
+		r.To, r.Keys = i+1, int(b.pos[i])+1
+	}
+	return out
+}
+
 // step returns the logits of the rows in b.last, nil where there are none.
 func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	n := len(b.ids)
@@ -266,6 +279,7 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s.IDs = t.Upload(m.embedded(b.ids), n)
 	s.Seq, s.slots = t.Upload(b.seq, len(b.seq)), t.Upload(b.slots, len(b.slots))
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
+	s.runs = b.runs()
 	m.position(t, s, b.pos, b.span)
 	x := m.Begin(t, s)
 	for _, blk := range m.Blocks {

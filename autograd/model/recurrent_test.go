@@ -58,6 +58,9 @@ func TestPacked(t *testing.T) {
 				}
 			}
 			near(t, "packed_loss", loss, g.floats(t, "packed_loss"), 2e-5)
+			if name == "deepseek32" { // keeps no state, and has no gradients of its packed row
+				return
+			}
 			if err := tape.Backward(); err != nil {
 				t.Fatal(err)
 			}

@@ -64,6 +64,7 @@ var archs = []*Arch{
 	&mixtral,
 	&deepseek2,
 	&deepseek3,
+	&deepseek32,
 	&glm4moelite,
 	&olmoe,
 	&granitemoe,

@@ -62,6 +62,41 @@ var deepseek3 = Arch{
 	},
 }
 
+// deepseek32 is DeepSeek V3.2: V3 whose tokens see the keys that an indexer picks.
+var deepseek32 = Arch{
+	Name: "deepseek_v32", HF: []string{"DeepseekV32ForCausalLM"}, GGUF: "deepseek32",
+	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "4096", "kv_lora_rank": "512", "q_lora_rank": "1536", "qk_nope_head_dim": "128", "qk_rope_head_dim": "64", "v_head_dim": "128",
+			"n_group": "8", "topk_group": "4", "n_routed_experts": "256", "num_experts_per_tok": "8", "n_shared_experts": "1", "norm_topk_prob": "true", "routed_scaling_factor": "2.5",
+			"index_n_heads": "64", "index_head_dim": "128", "index_topk": "2048"})
+		c.layerTypes("layer_types", "indexed_attention")
+		s, err := deepseek3Spec(c, "deepseek_v32", 3)
+		if a := s.mla(); a != nil { // one for all layers
+			a.Index = Indexer{H: c.Int(-1, "index_n_heads"), D: c.Int(-1, "index_head_dim"), P: c.Int(-1, "index_topk")}
+		}
+		return s, cmp.Or(err, c.err)
+	},
+	GGUFSpec: func(m *Metadata) (Spec, error) {
+		s, err := deepseekGGUF(m, "deepseek_v32")
+		if a := s.mla(); a != nil {
+			a.Index = Indexer{H: m.Int(-1, "attention.indexer.head_count"), D: m.Int(-1, "attention.indexer.key_length"), P: m.Int(-1, "attention.indexer.top_k")}
+		}
+		return s, cmp.Or(err, m.err)
+	},
+	Rules: func(s *Spec) []Rule { return decoderRules(s, false) },
+	KV: func(s *Spec) []formats.KV {
+		x := s.mla().Index
+		return append(deepseekKV(s, "deepseek32"), formats.KV{Key: "deepseek32.attention.indexer.head_count", Value: uint32(x.H)},
+			formats.KV{Key: "deepseek32.attention.indexer.key_length", Value: uint32(x.D)}, formats.KV{Key: "deepseek32.attention.indexer.top_k", Value: uint32(x.P)})
+	},
+	NoGGUF: latentNoGGUF,
+	Config: func(s *Spec) []formats.KV {
+		x := s.mla().Index
+		return append(deepseekConfig(s, "DeepseekV32ForCausalLM", "deepseek_v32"), formats.KV{Key: "index_n_heads", Value: x.H}, formats.KV{Key: "index_head_dim", Value: x.D},
+			formats.KV{Key: "index_topk", Value: x.P}, formats.KV{Key: "scoring_func", Value: "sigmoid"}, formats.KV{Key: "topk_method", Value: "noaux_tc"})
+	},
+}
+
 // glm4moelite is GLM 4.7 Flash: DeepSeek V3 by another name, also in GGUF, where
 // nothing tells them apart.
 var glm4moelite = Arch{

@@ -24,6 +24,15 @@ type MLA struct {
 	Scale  float32 // of the scores; 0: 1/√(Nope+Rot)
 	// Temperature multiplies the queries by Spec.Temperature.
 	Temperature bool
+	Index       Indexer // picks the keys that a token sees
+}
+
+// Indexer picks the keys that a token sees: H heads of D elements, of which the first
+// MLA.Rot rotate, score every key (DeepSeek-V3.2). P keys are seen; 0: all, there is
+// no indexer.
+type Indexer struct {
+	H, D, P int
+	Pairs   kernels.Pairs
 }
 
 // LatentEps is what the norms of latents add to the variance: that of the class
@@ -38,6 +47,14 @@ func (a *MLA) check(s *Spec) error {
 	}
 	if a.QRank < 0 || a.QRank > maxWidth {
 		return fmt.Errorf("rank of queries is %d", a.QRank)
+	}
+	if x := a.Index; x.P > 0 {
+		if err := checkSizes(size{"heads of the indexer", x.H, maxHeads}, size{"head size of the indexer", x.D, 1 << 14}, size{"picked keys", x.P, 1 << 28}); err != nil {
+			return err
+		}
+		if a.QRank == 0 || x.D < a.Rot {
+			return fmt.Errorf("an indexer of heads of %d needs queries with a latent and no more than that rotating", x.D)
+		}
 	}
 	if a.Temperature {
 		if err := s.Temperature.check(); err != nil {
@@ -208,4 +225,11 @@ func (b *rules) mla(a *MLA, width int, whole bool) {
 		}
 	}
 	b.matrix(O, "self_attn.o_proj", "attn_output", width, a.H*a.V)
+	if x := a.Index; x.P > 0 {
+		b.matrix(IndexQ, "self_attn.indexer.wq_b", "indexer.attn_q_b", x.H*x.D, a.QRank)
+		b.matrix(IndexK, "self_attn.indexer.wk", "indexer.attn_k", x.D, width)
+		b.vector(IndexNorm, "self_attn.indexer.k_norm.weight", "indexer.k_norm.weight", x.D)
+		b.vector(IndexNorm, "self_attn.indexer.k_norm.bias", "indexer.k_norm.bias", x.D).Bias = true
+		b.matrix(IndexW, "self_attn.indexer.weights_proj", "indexer.proj", x.H, width)
+	}
 }

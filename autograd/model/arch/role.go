@@ -35,6 +35,10 @@ const (
 	KVA    // to the latent of keys and values, and the rotated part of keys
 	KVANorm
 	KVB
+	IndexQ // of what picks keys: its queries from the latent of queries,
+	IndexK // its key,
+	IndexW // and the weights of its heads
+	IndexNorm
 
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
@@ -103,7 +107,7 @@ const (
 var classes = [numRoles]class{
 	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
-	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear,
+	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear, IndexQ: table, IndexK: table, IndexW: table, IndexNorm: norm,
 	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, GateUp: linear, Down: linear,
 	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,

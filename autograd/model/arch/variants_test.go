@@ -60,6 +60,7 @@ var variants = []struct{ base, change, refused string }{
 	{"deepseek3", `{"norm_topk_prob": false, "n_group": 1, "topk_group": 1, "q_lora_rank": null, "first_k_dense_replace": 0, "n_shared_experts": 2}`, ""},
 	{"deepseek3", `{"rope_interleave": false, "tie_word_embeddings": true}`, "rope_interleave"},
 	{"deepseek3", `{"rope_parameters": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32, "rope_theta": 10000.0, "mscale": 1.0, "mscale_all_dim": 0.7}}`, "mscale"},
+	{"deepseek32", `{"index_topk": 64, "index_head_dim": 32, "index_n_heads": 3, "layer_types": null, "norm_topk_prob": false, "rope_parameters": null, "tie_word_embeddings": true}`, ""},
 	{"glm4-moe-lite", `{"mlp_layer_types": ["sparse", "sparse"], "n_group": 3, "topk_group": 2, "norm_topk_prob": false}`, ""},
 	{"minicpm3", `{"q_lora_rank": null, "rope_parameters": null, "tie_word_embeddings": false, "v_head_dim": 10}`, ""},
 	{"minicpm3", `{"scale_emb": 1, "scale_depth": null, "dim_model_base": null}`, "scale_emb"},

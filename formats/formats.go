@@ -60,7 +60,7 @@ type Tensor struct {
 	Type  dtype.Type
 	Act   dtype.Type // what inputs of the product with it are rounded to; the zero Type: not at all
 	Parts []Part     // where it is stored; one for plain types
-	// Unsupported is the name of a stored type that has no dtype ("IQ2_XXS",
+	// Unsupported is the name of a stored type that has no dtype ("Q8_K",
 	// "U16"): such a tensor can be listed and hashed, but Read refuses it and
 	// Type means nothing. Empty for all others.
 	Unsupported string

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,11 +17,15 @@ func encoders() []row {
 	const n, cols = 512, 2048
 	var out []row
 	for _, t := range []dtype.Type{dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q6_K), dtype.Of(dtype.IQ4_XS),
-		dtype.NF4Double, int4(128)} {
+		dtype.Of(dtype.IQ3_S), dtype.Of(dtype.IQ2_XS), dtype.Of(dtype.IQ1_M), dtype.Of(dtype.TQ2_0), dtype.Of(dtype.NVFP4), dtype.NF4Double, int4(128)} {
 		out = append(out, row{"encode", fmt.Sprint(t), func(x *env) op {
 			m, v := block.New(t, n, cols), noise(n*cols)
+			var w []float32
+			if block.NeedsImportance(t.Kind) {
+				w = slices.Repeat([]float32{1}, cols)
+			}
 			return op{work: 4 * n * cols / 1e6, unit: "MB/s", call: func() {
-				if err := block.Encode(m, v, nil); err != nil && x.err == nil {
+				if err := block.Encode(m, v, w); err != nil && x.err == nil {
 					x.err = err
 				}
 			}}

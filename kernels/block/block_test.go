@@ -21,6 +21,8 @@ var types = []dtype.Type{
 	dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_1), dtype.Of(dtype.Q5_0), dtype.Of(dtype.Q5_1), dtype.Of(dtype.Q8_0),
 	dtype.Of(dtype.Q2_K), dtype.Of(dtype.Q3_K), dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q5_K), dtype.Of(dtype.Q6_K),
 	dtype.Of(dtype.IQ4_NL), dtype.Of(dtype.IQ4_XS),
+	dtype.Of(dtype.IQ3_S), dtype.Of(dtype.IQ3_XXS), dtype.Of(dtype.IQ2_S), dtype.Of(dtype.IQ2_XS), dtype.Of(dtype.IQ2_XXS), dtype.Of(dtype.IQ1_M), dtype.Of(dtype.IQ1_S),
+	dtype.Of(dtype.TQ2_0), dtype.Of(dtype.TQ1_0), dtype.Of(dtype.Q2_0), dtype.Of(dtype.Q1_0), dtype.Of(dtype.MXFP4), dtype.Of(dtype.NVFP4),
 	{Kind: dtype.NF4, Group: 64}, {Kind: dtype.FP4, Group: 128}, dtype.NF4Double, {Kind: dtype.FP4, Group: 64, Flags: dtype.Nested},
 	{Kind: dtype.Int2, Group: 32, Scale: dtype.F16}, {Kind: dtype.Int2, Group: 64, Scale: dtype.F32, Flags: dtype.Zero},
 	{Kind: dtype.Int3, Group: 32, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int3, Group: -1, Scale: dtype.BF16},
@@ -40,13 +42,25 @@ func noise(n int, seed uint64) []float32 {
 	return x
 }
 
+// even is the importance that type t cannot do without: the same of all columns;
+// nil for a type that can.
+func even(t dtype.Type, cols int) []float32 {
+	if !block.NeedsImportance(t.Kind) {
+		return nil
+	}
+	return slices.Repeat([]float32{1}, cols)
+}
+
 // encoded makes a matrix of type t; the columns of a permuted one are dealt
-// round to its groups.
+// round to its groups. Types that need importance get even's for nil.
 func encoded(t testing.TB, ty dtype.Type, rows, cols int, x, w []float32) block.Raw {
 	t.Helper()
 	m := block.New(ty, rows, cols)
 	for c := range len(m.Plane(dtype.PermIndex)) / 4 {
 		m.Plane(dtype.PermIndex)[4*c] = byte(c % ty.Groups(cols))
+	}
+	if w == nil {
+		w = even(ty, cols)
 	}
 	if err := block.Encode(m, x, w); err != nil {
 		t.Fatalf("%v: %v", ty, err)
@@ -104,6 +118,8 @@ func TestError(t *testing.T) {
 	limit := map[int]float64{2: 0.45, 3: 0.22, 4: 0.12, 5: 0.06, 6: 0.03, 8: 0.03, 16: 0.002, 32: 1e-9}
 	bits := map[dtype.Kind]int{dtype.Q2_K: 2, dtype.Q3_K: 3, dtype.Q5_0: 5, dtype.Q5_1: 5, dtype.Q5_K: 5, dtype.Q6_K: 6,
 		dtype.Q8_0: 8, dtype.F8E4M3: 6, dtype.F8E5M2: 5, dtype.F16: 16, dtype.BF16: 16, dtype.F32: 32, dtype.Int2: 1, dtype.FP4: 3}
+	low := map[dtype.Kind]float64{dtype.IQ3_S: 0.18, dtype.IQ3_XXS: 0.23, dtype.IQ2_S: 0.29, dtype.IQ2_XS: 0.32, dtype.IQ2_XXS: 0.37, dtype.IQ1_M: 0.6, dtype.IQ1_S: 0.52,
+		dtype.TQ2_0: 0.85, dtype.TQ1_0: 0.85, dtype.Q2_0: 0.75, dtype.Q1_0: 0.62}
 	const rows, cols = 4, 512
 	x := noise(rows*cols, 3)
 	for _, ty := range types {
@@ -129,6 +145,8 @@ func TestError(t *testing.T) {
 			want = 0.35
 		} else if ty.Kind == dtype.Int4 {
 			want = 0.16
+		} else if l, ok := low[ty.Kind]; ok {
+			want = l
 		}
 		if !(got < want) {
 			t.Errorf("%v: relative error %.4f, expected below %.3f", ty, got, want)
@@ -167,7 +185,7 @@ func TestEncodeRows(t *testing.T) {
 		}
 		whole, parts := encoded(t, ty, rows, cols, x, nil), block.New(ty, rows, cols)
 		for _, r := range [][2]int{{3, 2}, {0, 1}, {1, 2}} {
-			if err := block.EncodeRows(parts, r[0], r[1], x[r[0]*cols:(r[0]+r[1])*cols], nil); err != nil {
+			if err := block.EncodeRows(parts, r[0], r[1], x[r[0]*cols:(r[0]+r[1])*cols], even(ty, cols)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -185,7 +203,7 @@ func TestEncodeErrors(t *testing.T) {
 			continue
 		}
 		m := block.New(ty, 2, 256)
-		if err := block.Encode(m, x, nil); !errors.Is(err, block.ErrNotFinite) {
+		if err := block.Encode(m, x, even(ty, 256)); !errors.Is(err, block.ErrNotFinite) {
 			t.Errorf("%v: NaN gives %v", ty, err)
 		}
 	}
@@ -198,6 +216,9 @@ func TestEncodeErrors(t *testing.T) {
 	}
 	if err := block.Encode(block.New(dtype.Of(dtype.NF4), 2, 256), noise(512, 8), nil); err == nil {
 		t.Error("NF4 without block size is accepted")
+	}
+	if err := block.Encode(block.New(dtype.Of(dtype.IQ2_XS), 2, 256), noise(512, 8), nil); err == nil {
+		t.Error("IQ2_XS without importance is accepted")
 	}
 	if err := block.Encode(block.New(dtype.Of(dtype.I32), 2, 256), noise(512, 8), nil); err == nil {
 		t.Error("floats are encoded as I32")
@@ -239,7 +260,7 @@ func FuzzEncode(f *testing.F) {
 			}
 		}
 		m := block.New(ty, 1, 512)
-		if err := block.Encode(m, x, nil); err != nil || !ty.Quantized() {
+		if err := block.Encode(m, x, even(ty, 512)); err != nil || !ty.Quantized() {
 			return
 		}
 		y := make([]float32, 512)
@@ -268,7 +289,7 @@ func BenchmarkEncode(b *testing.B) {
 	for _, ty := range types {
 		blocks := ty.Kind.Info().Family == dtype.GGML
 		for _, im := range [][]float32{nil, w} {
-			if im != nil && (!blocks || ty.Kind == dtype.Q8_0) || ty.Flags&dtype.Perm != 0 {
+			if im != nil && !block.Weighs(ty.Kind) || im == nil && block.NeedsImportance(ty.Kind) || ty.Flags&dtype.Perm != 0 {
 				continue
 			}
 			m := block.New(ty, rows, cols)

@@ -22,29 +22,56 @@ type rowEncoder func(dst []byte, x, w []float32)
 type chunkEncoder func(dst []byte, x, w []float32, cols int)
 
 var rowEncoders = [...]rowEncoder{
-	dtype.F32:    func(dst []byte, x, _ []float32) { PutF32(dst, x) },
-	dtype.F16:    func(dst []byte, x, _ []float32) { PutF16(dst, x) },
-	dtype.BF16:   func(dst []byte, x, _ []float32) { PutBF16(dst, x) },
-	dtype.F8E4M3: func(dst []byte, x, _ []float32) { PutE4M3(dst, x) },
-	dtype.F8E5M2: func(dst []byte, x, _ []float32) { PutE5M2(dst, x) },
-	dtype.Q4_0:   encodeQ4_0,
-	dtype.Q4_1:   encodeQ4_1,
-	dtype.Q5_0:   encodeQ5_0,
-	dtype.Q5_1:   encodeQ5_1,
-	dtype.Q8_0:   encodeQ8_0,
-	dtype.Q2_K:   encodeQ2_K,
-	dtype.Q3_K:   encodeQ3_K,
-	dtype.Q4_K:   encodeQ4_K,
-	dtype.Q5_K:   encodeQ5_K,
-	dtype.Q6_K:   encodeQ6_K,
-	dtype.IQ4_NL: encodeIQ4_NL,
-	dtype.IQ4_XS: encodeIQ4_XS,
+	dtype.F32:     func(dst []byte, x, _ []float32) { PutF32(dst, x) },
+	dtype.F16:     func(dst []byte, x, _ []float32) { PutF16(dst, x) },
+	dtype.BF16:    func(dst []byte, x, _ []float32) { PutBF16(dst, x) },
+	dtype.F8E4M3:  func(dst []byte, x, _ []float32) { PutE4M3(dst, x) },
+	dtype.F8E5M2:  func(dst []byte, x, _ []float32) { PutE5M2(dst, x) },
+	dtype.Q4_0:    encodeQ4_0,
+	dtype.Q4_1:    encodeQ4_1,
+	dtype.Q5_0:    encodeQ5_0,
+	dtype.Q5_1:    encodeQ5_1,
+	dtype.Q8_0:    encodeQ8_0,
+	dtype.Q2_K:    encodeQ2_K,
+	dtype.Q3_K:    encodeQ3_K,
+	dtype.Q4_K:    encodeQ4_K,
+	dtype.Q5_K:    encodeQ5_K,
+	dtype.Q6_K:    encodeQ6_K,
+	dtype.IQ4_NL:  encodeIQ4_NL,
+	dtype.IQ4_XS:  encodeIQ4_XS,
+	dtype.IQ3_S:   encodeIQ3_S,
+	dtype.IQ3_XXS: encodeIQ3_XXS,
+	dtype.IQ2_S:   encodeIQ2_S,
+	dtype.IQ2_XS:  encodeIQ2_XS,
+	dtype.IQ2_XXS: encodeIQ2_XXS,
+	dtype.IQ1_M:   encodeIQ1_M,
+	dtype.IQ1_S:   encodeIQ1_S,
+	dtype.TQ2_0:   encodeTQ2_0,
+	dtype.TQ1_0:   encodeTQ1_0,
+	dtype.Q2_0:    encodeQ2_0,
+	dtype.Q1_0:    encodeQ1_0,
+	dtype.MXFP4:   encodeMXFP4,
+	dtype.NVFP4:   encodeNVFP4,
 }
 
 // CanEncode reports whether Encode knows the kind.
 func CanEncode(k dtype.Kind) bool {
 	t := dtype.Of(k)
 	return t.HasPlanes() || int(k) < len(rowEncoders) && rowEncoders[k] != nil
+}
+
+// Weighs reports whether the encoder of a kind makes use of importance.
+func Weighs(k dtype.Kind) bool {
+	switch k {
+	case dtype.Q8_0, dtype.TQ2_0, dtype.TQ1_0, dtype.Q2_0, dtype.Q1_0, dtype.MXFP4, dtype.NVFP4:
+		return false
+	}
+	return k.Info().Family == dtype.GGML
+}
+
+// NeedsImportance reports whether a kind is encoded with importance only.
+func NeedsImportance(k dtype.Kind) bool {
+	return k == dtype.IQ2_XS || k == dtype.IQ2_XXS || k == dtype.IQ1_S
 }
 
 // EncodeRows quantizes x [rows*Cols] into the rows row0 … row0+rows of m, for
@@ -56,6 +83,9 @@ func EncodeRows(m Raw, row0, rows int, x, importance []float32) error {
 	}
 	if !CanEncode(m.Type.Kind) {
 		return fmt.Errorf("values cannot be encoded as %v", m.Type)
+	}
+	if importance == nil && NeedsImportance(m.Type.Kind) {
+		return fmt.Errorf("values are encoded as %v with the importance of their columns only", m.Type)
 	}
 	if err := checkImportance(importance); err != nil {
 		return err
@@ -153,19 +183,29 @@ func plainFinite(x []float32) bool {
 
 // scaleOffsets are the places of the f16 scales in a block.
 var scaleOffsets = [...][]int{
-	dtype.F16:    {0},
-	dtype.Q4_0:   {0},
-	dtype.Q4_1:   {0, 2},
-	dtype.Q5_0:   {0},
-	dtype.Q5_1:   {0, 2},
-	dtype.Q8_0:   {0},
-	dtype.Q2_K:   {80, 82},
-	dtype.Q3_K:   {108},
-	dtype.Q4_K:   {0, 2},
-	dtype.Q5_K:   {0, 2},
-	dtype.Q6_K:   {208},
-	dtype.IQ4_NL: {0},
-	dtype.IQ4_XS: {0},
+	dtype.F16:     {0},
+	dtype.Q4_0:    {0},
+	dtype.Q4_1:    {0, 2},
+	dtype.Q5_0:    {0},
+	dtype.Q5_1:    {0, 2},
+	dtype.Q8_0:    {0},
+	dtype.Q2_K:    {80, 82},
+	dtype.Q3_K:    {108},
+	dtype.Q4_K:    {0, 2},
+	dtype.Q5_K:    {0, 2},
+	dtype.Q6_K:    {208},
+	dtype.IQ4_NL:  {0},
+	dtype.IQ4_XS:  {0},
+	dtype.IQ3_S:   {0},
+	dtype.IQ3_XXS: {0},
+	dtype.IQ2_S:   {0},
+	dtype.IQ2_XS:  {0},
+	dtype.IQ2_XXS: {0},
+	dtype.IQ1_S:   {0},
+	dtype.TQ2_0:   {64},
+	dtype.TQ1_0:   {52},
+	dtype.Q2_0:    {0},
+	dtype.Q1_0:    {0},
 }
 
 // checkScales refuses blocks whose scale overflowed: they would decode to NaN
@@ -177,12 +217,20 @@ func checkScales(m Raw, row0, rows int) error {
 	}
 	in, stride := k.Info(), len(m.Data)/m.Rows
 	part := m.Data[row0*stride : (row0+rows)*stride]
+	overflow := func(i int) error {
+		return fmt.Errorf("row %d, column %d: the values are too large for a scale of %v: %w",
+			row0+i/stride, i%stride/in.Bytes*in.Block, m.Type, ErrNotFinite)
+	}
 	for _, off := range scaleOffsets[k] {
 		for i := off; i < len(part); i += in.Bytes {
 			if part[i+1]&0x7c == 0x7c {
-				return fmt.Errorf("row %d, column %d: the values are too large for a scale of %v: %w",
-					row0+i/stride, i%stride/in.Bytes*in.Block, m.Type, ErrNotFinite)
+				return overflow(i)
 			}
+		}
+	}
+	for i := 0; k == dtype.IQ1_M && i < len(part); i += in.Bytes {
+		if scaleIQ1_M(part[i:])&0x7c00 == 0x7c00 {
+			return overflow(i)
 		}
 	}
 	return nil

@@ -2,7 +2,10 @@ package block
 
 import (
 	"math"
+	"slices"
 	"testing"
+
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // plainIQ4 is the rule itself: the nearer of two neighbours, ties to the larger.
@@ -70,8 +73,90 @@ func TestRoundAway(t *testing.T) {
 	}
 }
 
+// HasLanes reports whether a kind has an encoder of many blocks at a time at the
+// current level.
+func HasLanes(k dtype.Kind) bool { return laneEncoder(k) != nil }
+
 // DynamicMap is for tests against bitsandbytes.
 var DynamicMap = dynamicMap
 
 // Quantize8 is for tests against bitsandbytes: codes of the dynamic map.
 func Quantize8(q []byte, absmax, x []float32, size int) { quantize8(q, absmax, x, dynamicSearch, size) }
+
+// TestLattices: every combination of coordinates is a point, or has neighbours:
+// those at the few smallest distances, by distance and index.
+func TestLattices(t *testing.T) {
+	for name, g := range map[string]*lattice{"2XXS": &lattice2XXS, "2XS": &lattice2XS, "2S": &lattice2S, "1S": &lattice1S, "3XXS": &lattice3XXS, "3S": &lattice3S} {
+		g.prepared()
+		if g.points[0] != 0 || !slices.IsSorted(g.points) || len(slices.Compact(slices.Clone(g.points))) != len(g.points) {
+			t.Errorf("%s: the points are not in order", name)
+		}
+		checked := 0
+		for code, at := range g.near {
+			if !g.inside(code) {
+				continue
+			}
+			checked++
+			if at >= 0 {
+				if int(g.points[at]) != code {
+					t.Fatalf("%s: %x is taken for point %x", name, code, g.points[at])
+				}
+				continue
+			}
+			if code%97 != 0 {
+				continue // the rest takes long
+			}
+			type far struct{ distance, index int }
+			var all []far
+			for j := range g.points {
+				d := 0
+				for i := range g.dims {
+					e := g.coordinate(code, i) - int(g.coords[j][i])
+					d += e * e
+				}
+				all = append(all, far{d, j})
+			}
+			slices.SortStableFunc(all, func(a, b far) int { return a.distance - b.distance })
+			var want []uint16
+			for i, shells := 0, 0; i < len(all); i++ {
+				if i == 0 || all[i].distance > all[i-1].distance {
+					if shells++; shells > g.shells {
+						break
+					}
+				}
+				want = append(want, uint16(all[i].index))
+			}
+			i := -1 - int(at)
+			if got := g.lists[i+1:][:g.lists[i]]; !slices.Equal(got, want) {
+				t.Fatalf("%s: the neighbours of %x are %v, want %v", name, code, got, want)
+			}
+		}
+		if want := int(math.Pow(float64(g.top+1), float64(g.dims))); checked != want {
+			t.Errorf("%s: %d combinations, want %d", name, checked, want)
+		}
+	}
+}
+
+// TestFP4Code compares counting midpoints with comparing distances, about every
+// midpoint and value.
+func TestFP4Code(t *testing.T) {
+	for scale := range 256 {
+		for _, d := range []float32{halfE8M0(uint8(scale)), halfUE4M3(uint8(scale))} {
+			if 12*d > math.MaxFloat32 {
+				continue
+			}
+			for i := range 64 {
+				v := float32(i) / 4 * d
+				for range 3 {
+					v = math.Nextafter32(v, -1)
+				}
+				for range 6 {
+					if x := max(v, 0); x <= 16*d && fp4Code(x, d) != fp4Far(x, d) {
+						t.Fatalf("%v in units of %v is code %d, want %d", x, d, fp4Code(x, d), fp4Far(x, d))
+					}
+					v = math.Nextafter32(v, math.MaxFloat32)
+				}
+			}
+		}
+	}
+}

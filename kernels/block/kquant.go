@@ -7,6 +7,7 @@ const (
 	bytes01 = 0x0101010101010101
 	bytes03 = 0x0303030303030303
 	bytes0f = 0x0f0f0f0f0f0f0f0f
+	bytes80 = 0x8080808080808080
 )
 
 var le = binary.LittleEndian

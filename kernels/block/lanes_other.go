@@ -6,6 +6,14 @@ import "github.com/tunekit/tunekit/kernels/dtype"
 
 func laneEncoder(dtype.Kind) chunkEncoder { return nil }
 
+func (g *lattice) closestLanes(at, n int, x, weight []float32, scale float32, levels *[8]float32) (place int, ok bool) {
+	return 0, false
+}
+
+func (s *iqGroup) roundLanes(codes *[8]uint16, inverse float32) bool { return false }
+
+func (r *eights) expandLanes(dst []float32) bool { return false }
+
 // Finite reports whether no value is NaN or infinite.
 func Finite(x []float32) bool { return plainFinite(x) }
 

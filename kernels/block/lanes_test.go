@@ -82,10 +82,81 @@ func TestLevels(t *testing.T) {
 		}
 		t.Run(ty.String(), func(t *testing.T) {
 			n := ty.Kind.Info().Block
-			for _, shape := range [][2]int{{1, n}, {3, 5 * n}, {37, n}, {5, 11 * n}, {2, 32 * n}} {
+			shapes := [][2]int{{1, n}, {3, 5 * n}, {37, n}, {5, 11 * n}, {2, 32 * n}}
+			if !block.HasLanes(ty.Kind) {
+				shapes = [][2]int{{3, 2 * n}} // one block at a time on every level
+			}
+			for _, shape := range shapes {
 				for name, x := range awkward(shape[0] * shape[1]) {
 					for i, w := range importances(shape[1]) {
+						if w == nil && block.NeedsImportance(ty.Kind) {
+							continue
+						}
 						same(t, fmt.Sprintf("%s %v importance %d", name, shape, i), ty, shape[0], shape[1], x, w)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestDecodeLevels: every level decodes any bytes to the values of plain Go.
+func TestDecodeLevels(t *testing.T) {
+	const rows, cols = 3, 1024
+	r := rand.New(rand.NewPCG(3, 17))
+	for _, ty := range types {
+		if ty.Kind.Info().Family != dtype.GGML {
+			continue
+		}
+		m := block.New(ty, rows, cols)
+		for i := range m.Data {
+			m.Data[i] = byte(r.Uint32())
+		}
+		var want []float32
+		for _, l := range level.Supported() {
+			restore := level.Force(l)
+			got := make([]float32, rows*cols+1)
+			for i := range rows {
+				block.Decode(got[i*cols:], m, i, 0, cols)
+				block.Decode(got[i*cols+96:], m, i, 96, 160) // a part that ends within a block
+			}
+			restore()
+			if want == nil {
+				want = got
+			}
+			if !sameBits(got, want) {
+				t.Errorf("%v decodes to other values at %v", ty, l)
+			}
+		}
+	}
+}
+
+// TestAwkward: types that take a block at a time decode to finite values, or say
+// that they cannot hold the weights.
+func TestAwkward(t *testing.T) {
+	for _, ty := range types {
+		if ty.Kind.Info().Family != dtype.GGML || block.HasLanes(ty.Kind) {
+			continue
+		}
+		t.Run(ty.String(), func(t *testing.T) {
+			const rows, cols = 2, 512
+			for name, x := range awkward(rows * cols) {
+				for i, w := range importances(cols) {
+					if w == nil && block.NeedsImportance(ty.Kind) {
+						continue
+					}
+					m, y := block.New(ty, rows, cols), make([]float32, rows*cols)
+					if err := block.Encode(m, x, w); err != nil {
+						if !errors.Is(err, block.ErrNotFinite) {
+							t.Errorf("%s importance %d: %v", name, i, err)
+						}
+						continue
+					}
+					block.DecodeAll(y, m)
+					for j, v := range y {
+						if v-v != 0 {
+							t.Fatalf("%s importance %d: %v decodes to %v", name, i, x[j], v)
+						}
 					}
 				}
 			}

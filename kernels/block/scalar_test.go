@@ -7,6 +7,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // TestScalars compares with torch's and ggml's conversions (golden/blocks/scalars).
@@ -48,6 +49,25 @@ func TestScalars(t *testing.T) {
 		for i, want := range all[name+"/decode_f32"].f32() {
 			if got := f.from(uint8(i)); !sameBits([]float32{got}, []float32{want}) {
 				t.Errorf("%s: %02x is %v, want %v", name, i, got, want)
+			}
+		}
+	}
+}
+
+// TestScaleBytes: every byte that the scale of MXFP4 or NVFP4 can be, as ggml
+// decodes it (golden/blocks/scalars).
+func TestScaleBytes(t *testing.T) {
+	all := readST(t, testdir.Shared(t, "golden/blocks/scalars/scalars.safetensors"))
+	for name, k := range map[string]dtype.Kind{"mxfp4": dtype.MXFP4, "nvfp4": dtype.NVFP4} {
+		m := block.Raw{Type: dtype.Of(k), Rows: 256, Cols: k.Info().Block, Data: all[name+"/blocks"].Data}
+		if err := m.Check(); err != nil {
+			t.Fatal(err)
+		}
+		got, want := make([]float32, m.Rows*m.Cols), all[name+"/decode_f32"].f32()
+		block.DecodeAll(got, m)
+		for i := range m.Rows {
+			if a, b := got[i*m.Cols:][:m.Cols], want[i*m.Cols:][:m.Cols]; !sameBits(a, b) {
+				t.Errorf("%s: scale %#02x decodes to %v, want %v", name, i, a, b)
 			}
 		}
 	}

@@ -55,7 +55,11 @@ func encoded(t *testing.T, typ dtype.Type, rows, cols int) (blocks.Raw, []float3
 		blocks.GetF16(x, m.Data)
 		return m, x
 	}
-	if err := blocks.Encode(m, x, nil); err != nil {
+	var importance []float32
+	if blocks.NeedsImportance(typ.Kind) {
+		importance = fill(cols, 1)
+	}
+	if err := blocks.Encode(m, x, importance); err != nil {
 		t.Fatal(err)
 	}
 	blocks.DecodeAll(x, m)
@@ -182,6 +186,9 @@ var storageTypes = []struct {
 	{dtype.Of(dtype.Q4_0), 96}, {dtype.Of(dtype.Q4_1), 96}, {dtype.Of(dtype.Q5_0), 96}, {dtype.Of(dtype.Q5_1), 96}, {dtype.Of(dtype.Q8_0), 96},
 	{dtype.Of(dtype.Q2_K), 512}, {dtype.Of(dtype.Q3_K), 512}, {dtype.Of(dtype.Q4_K), 512}, {dtype.Of(dtype.Q5_K), 512}, {dtype.Of(dtype.Q6_K), 512},
 	{dtype.Of(dtype.IQ4_NL), 96}, {dtype.Of(dtype.IQ4_XS), 512},
+	{dtype.Of(dtype.IQ3_S), 256}, {dtype.Of(dtype.IQ3_XXS), 256}, {dtype.Of(dtype.IQ2_S), 256}, {dtype.Of(dtype.IQ2_XS), 512}, {dtype.Of(dtype.IQ2_XXS), 256},
+	{dtype.Of(dtype.IQ1_M), 256}, {dtype.Of(dtype.IQ1_S), 512}, {dtype.Of(dtype.TQ2_0), 256}, {dtype.Of(dtype.TQ1_0), 256}, {dtype.Of(dtype.Q2_0), 192},
+	{dtype.Of(dtype.Q1_0), 384}, {dtype.Of(dtype.MXFP4), 96}, {dtype.Of(dtype.NVFP4), 192},
 	{dtype.Type{Kind: dtype.NF4, Group: 64}, 192}, {dtype.NF4Double, 320}, {dtype.NF4Double, 576}, {dtype.Type{Kind: dtype.NF4, Group: 64}, 100},
 	{dtype.Type{Kind: dtype.NF4, Group: 128}, 256}, {dtype.Type{Kind: dtype.FP4, Group: 64}, 128},
 	{dtype.Type{Kind: dtype.Int4, Group: 64, Scale: dtype.BF16, Flags: dtype.Zero}, 192}, {dtype.Type{Kind: dtype.Int4, Group: 128, Scale: dtype.F16}, 256},

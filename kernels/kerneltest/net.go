@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
@@ -28,7 +29,11 @@ func (s *suite) weights(t dtype.Type, rows, cols int, size float64) (kernels.Mat
 	case dtype.F16:
 		block.PutF16(raw.Data, f)
 	default:
-		if err := block.Encode(raw, f, nil); err != nil {
+		var importance []float32
+		if block.NeedsImportance(t.Kind) {
+			importance = slices.Repeat([]float32{1}, cols)
+		}
+		if err := block.Encode(raw, f, importance); err != nil {
 			s.Fatalf("%v: %v", t, err)
 		}
 	}

@@ -213,7 +213,16 @@ func MixOf(src *arch.Source, o *Options, importance bool) ([]Choice, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Mix(factsOf(kv), mixTensors(src), mo)
+	choices, err := Mix(factsOf(kv), mixTensors(src), mo)
+	if err != nil {
+		return nil, err
+	}
+	for i := range choices {
+		if c := &choices[i]; c.NeedsImatrix && !importance {
+			return nil, needsImatrix(c, o)
+		}
+	}
+	return choices, nil
 }
 
 // mix is what o says of types.
@@ -317,7 +326,7 @@ func describe(in *input, choices []Choice, o *Options) (*Report, error) {
 		if e != nil {
 			used[e.Name] = true
 		}
-		t.Importance = e != nil && from != c.To && weighed(c.To.Kind)
+		t.Importance = e != nil && from != c.To && block.Weighs(c.To.Kind)
 		if e == nil && o.Imatrix != nil && from != c.To && c.To.Quantized() {
 			rep.NoImportance = append(rep.NoImportance, c.Name)
 		}
@@ -347,9 +356,6 @@ func firstEntry(m *Imatrix) string {
 	return m.Entries[0].Name
 }
 
-// weighed are the types whose encoder makes use of importance.
-func weighed(k dtype.Kind) bool { return k.Info().Block > 1 && k != dtype.Q8_0 }
-
 // importanceOf is the entry for a tensor, nil when there is none.
 func importanceOf(m *Imatrix, c *Choice) (*ImatrixEntry, error) {
 	if m == nil {
@@ -377,7 +383,7 @@ func importanceOf(m *Imatrix, c *Choice) (*ImatrixEntry, error) {
 func refuse(src string, choices []Choice, rep *Report, o *Options) error {
 	for i, c := range choices {
 		if c.NeedsImatrix && (o.Imatrix == nil || slices.Contains(rep.NoImportance, c.Name)) {
-			return fail.Inputf(c.Name, "give one with --imatrix, or choose Q2_K", "%s as %v needs an importance matrix", o.Type, c.To)
+			return needsImatrix(&choices[i], o)
 		}
 		from := rep.Tensors[i].From
 		if from != rep.Tensors[i].To && quantizedName(from) && !o.AllowRequantize {
@@ -385,6 +391,16 @@ func refuse(src string, choices []Choice, rep *Report, o *Options) error {
 		}
 	}
 	return nil
+}
+
+// needsImatrix says that a tensor cannot have its type without importance.
+func needsImatrix(c *Choice, o *Options) error {
+	with := ""
+	if o.Imatrix != nil {
+		with = " with an entry for it, and " + o.Imatrix.File + " has none"
+	}
+	return fail.Inputf(c.Name, "make one with quant imatrix and give it with --imatrix, in a recipe imatrix: ingest; or choose a type that needs none, as IQ3_S, Q2_K or TQ2_0",
+		"%s as %v needs an importance matrix%s", o.Type, c.To, with)
 }
 
 func quantizedName(s string) bool {

@@ -92,15 +92,18 @@ func TestGGUFRuns(t *testing.T) {
 	dir, g := golden(t)
 	runs, tensors := 0, 0
 	for _, r := range g.Runs {
-		if _, err := ParseFileType(r.FType); err != nil {
-			continue
-		}
 		runs++
 		t.Run(fmt.Sprintf("%s/tied=%v/%s", r.FType, r.Tied, r.Imatrix), func(t *testing.T) {
 			in, o := source(t, dir, r.Tied), runOptions(t, dir, r)
 			choices, rep, err := planTypes(in, &o)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if len(r.Error) > 0 {
+				if err := refuse("source.gguf", choices, rep, &o); !strings.Contains(fmt.Sprint(err), "needs an importance matrix") || !strings.Contains(fmt.Sprint(r.Error), "requires an imatrix") {
+					t.Errorf("%v, want %v", err, r.Error)
+				}
+				return
 			}
 			if len(choices) != len(r.Tensors) {
 				t.Fatalf("%d tensors, want %d", len(choices), len(r.Tensors))
@@ -137,7 +140,7 @@ func TestGGUFRuns(t *testing.T) {
 		})
 	}
 	t.Logf("%d runs, %d tensors equal", runs, tensors)
-	if runs < 40 {
+	if runs < 44 {
 		t.Errorf("only %d runs", runs)
 	}
 }
@@ -218,15 +221,17 @@ func TestGGUFRefusals(t *testing.T) {
 		err  error
 		want string
 	}{
-		"needs an importance matrix": {3, run(src, Options{Type: "Q2_K_S"}), "blk.0"},
-		"unknown GGUF type":          {2, run(src, Options{Type: "Q9"}), "Q9"},
-		"unknown tensor type":        {2, run(src, Options{Type: "Q8_0", OutputType: "Q9"}), "output-tensor-type"},
-		"cannot be encoded":          {2, run(src, Options{Type: "Q8_0", EmbeddingType: "NF4"}), "NF4"},
-		"not a regular expression":   {2, run(src, Options{Type: "Q8_0", Tensors: []TensorType{{"(", dtype.Q8_0}}}), "("},
-		"matches no tensor":          {2, run(src, Options{Type: "Q8_0", Tensors: []TensorType{{"attn_vv", dtype.Q8_0}}}), "attn_vv"},
-		"values, the tensor needs":   {3, run(src, Options{Type: "Q4_K_M", Imatrix: &wrong}), "128"},
-		"no entry for any tensor":    {3, run(src, Options{Type: "Q4_K_M", Imatrix: &other}), "blk.9"},
-		"no such file":               {3, run(src+"x", Options{Type: "Q8_0"}), "sourc"},
+		"needs an importance matrix":                {3, run(src, Options{Type: "Q2_K_S"}), "blk.0"},
+		"IQ1_S as IQ1_S needs an importance matrix": {3, run(src, Options{Type: "IQ1_S"}), "blk.0.attn_k"},
+		"token_embd.weight: Q8_0 as IQ2_XS needs":   {3, run(src, Options{Type: "Q8_0", EmbeddingType: "IQ2_XS", Imatrix: small}), "imatrix.gguf has none"},
+		"unknown GGUF type":                         {2, run(src, Options{Type: "Q9"}), "Q9"},
+		"unknown tensor type":                       {2, run(src, Options{Type: "Q8_0", OutputType: "Q9"}), "output-tensor-type"},
+		"cannot be encoded":                         {2, run(src, Options{Type: "Q8_0", EmbeddingType: "NF4"}), "NF4"},
+		"not a regular expression":                  {2, run(src, Options{Type: "Q8_0", Tensors: []TensorType{{"(", dtype.Q8_0}}}), "("},
+		"matches no tensor":                         {2, run(src, Options{Type: "Q8_0", Tensors: []TensorType{{"attn_vv", dtype.Q8_0}}}), "attn_vv"},
+		"values, the tensor needs":                  {3, run(src, Options{Type: "Q4_K_M", Imatrix: &wrong}), "128"},
+		"no entry for any tensor":                   {3, run(src, Options{Type: "Q4_K_M", Imatrix: &other}), "blk.9"},
+		"no such file":                              {3, run(src+"x", Options{Type: "Q8_0"}), "sourc"},
 	} {
 		if fail.Code(c.err) != c.code || !strings.Contains(fmt.Sprint(c.err), name) || !strings.Contains(fmt.Sprint(c.err), c.want) {
 			t.Errorf("%s: exit %d, %v", name, fail.Code(c.err), c.err)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -19,7 +20,8 @@ type FileType struct {
 	Default dtype.Kind // what every tensor gets that the mix says nothing about
 }
 
-// fileTypes are the output types whose every tensor type can be encoded.
+// fileTypes are the output types. Those of llama-quantize, and NVFP4, which its
+// library has.
 var fileTypes = []FileType{
 	{"F32", 0, dtype.F32},
 	{"F16", 1, dtype.F16},
@@ -41,6 +43,22 @@ var fileTypes = []FileType{
 	{"Q6_K", 18, dtype.Q6_K},
 	{"IQ4_NL", 25, dtype.IQ4_NL},
 	{"IQ4_XS", 30, dtype.IQ4_XS},
+	{"IQ3_M", 27, dtype.IQ3_S},
+	{"IQ3_S", 26, dtype.IQ3_S},
+	{"IQ3_XS", 22, dtype.IQ3_S},
+	{"IQ3_XXS", 23, dtype.IQ3_XXS},
+	{"IQ2_M", 29, dtype.IQ2_S},
+	{"IQ2_S", 28, dtype.IQ2_XS},
+	{"IQ2_XS", 20, dtype.IQ2_XS},
+	{"IQ2_XXS", 19, dtype.IQ2_XXS},
+	{"IQ1_M", 31, dtype.IQ1_M},
+	{"IQ1_S", 24, dtype.IQ1_S},
+	{"TQ2_0", 37, dtype.TQ2_0},
+	{"TQ1_0", 36, dtype.TQ1_0},
+	{"Q2_0", 41, dtype.Q2_0},
+	{"Q1_0", 40, dtype.Q1_0},
+	{"MXFP4_MOE", 38, dtype.MXFP4},
+	{"NVFP4", 39, dtype.NVFP4},
 }
 
 // FileTypes lists the names of the output types, for help and errors.
@@ -53,13 +71,16 @@ func FileTypes() []string {
 }
 
 // ParseFileType finds an output type by name, ignoring case. Q3_K, Q4_K and
-// Q5_K are short for their _M mix, as in llama-quantize. COPY keeps all tensors.
+// Q5_K are short for their _M mix, as in llama-quantize, and MXFP4 for MXFP4_MOE.
+// COPY keeps all tensors.
 func ParseFileType(name string) (FileType, error) {
 	n := strings.ToUpper(name)
-	if n == "Q3_K" || n == "Q4_K" || n == "Q5_K" {
+	switch n {
+	case "Q3_K", "Q4_K", "Q5_K":
 		n += "_M"
-	}
-	if n == "COPY" {
+	case "MXFP4":
+		n += "_MOE"
+	case "COPY":
 		return FileType{Name: "COPY"}, nil
 	}
 	for _, f := range fileTypes {
@@ -260,7 +281,7 @@ type mixer struct {
 	tied      bool // no output.weight: the embedding is the output
 	attnV     int  // v-like tensors in all
 
-	nthV, nthDown int
+	nthV, nthDown, nthGate, nthUp int
 }
 
 func (x *mixer) choose(c *Choice) error {
@@ -283,8 +304,20 @@ func (x *mixer) choose(c *Choice) error {
 		}
 	}
 	c.To, c.Why = dtype.Of(kind), why
-	c.NeedsImatrix = x.o.FileType.Name == "Q2_K_S" && kind == dtype.Q2_K && cat != catOutput && cat != catEmbedding
+	c.NeedsImatrix = block.NeedsImportance(kind) || cat != catOutput && cat != catEmbedding && x.poorWithout(kind)
 	return nil
+}
+
+// poorWithout reports whether llama-quantize refuses a type without importance,
+// though it could be encoded.
+func (x *mixer) poorWithout(kind dtype.Kind) bool {
+	switch kind {
+	case dtype.IQ3_XXS, dtype.IQ2_S, dtype.IQ1_M:
+		return true
+	case dtype.Q2_K:
+		return x.o.FileType.Name == "Q2_K_S"
+	}
+	return false
 }
 
 func (x *mixer) mixed(c *Choice, cat category, kind dtype.Kind, why string) (dtype.Kind, string, error) {
@@ -305,28 +338,38 @@ func (x *mixer) mixed(c *Choice, cat category, kind dtype.Kind, why string) (dty
 		}
 	}
 	cols := c.Shape[len(c.Shape)-1]
-	block := int64(kind.Info().Block)
-	if cols%block == 0 {
+	size := int64(kind.Info().Block)
+	if cols%size == 0 {
 		return kind, why, nil
 	}
 	to, ok := fallbacks[kind]
 	if !ok {
 		return kind, why, fail.Inputf(c.Name, "choose another type for it with --tensor-type, --output-tensor-type or --token-embedding-type",
-			"rows of %d cannot be stored as %v (blocks of %d), and no fallback is defined for that type", cols, kind, block)
+			"rows of %d cannot be stored as %v (blocks of %d), and no fallback is defined for that type", cols, kind, size)
 	}
 	if cols%int64(to.Info().Block) != 0 {
 		to = dtype.F16
 	}
 	c.Fallback = true
-	return to, fmt.Sprintf("%v wanted, but rows of %d are no multiple of %d", kind, cols, block), nil
+	return to, fmt.Sprintf("%v wanted, but rows of %d are no multiple of %d", kind, cols, size), nil
 }
 
-// fallbacks are the types for rows that are no multiple of 256.
+// fallbacks are the types for rows that are no whole number of blocks.
 var fallbacks = map[dtype.Kind]dtype.Kind{
-	dtype.IQ4_XS: dtype.IQ4_NL,
-	dtype.Q2_K:   dtype.Q4_0,
-	dtype.Q3_K:   dtype.Q4_0,
-	dtype.Q4_K:   dtype.Q5_0,
-	dtype.Q5_K:   dtype.Q5_1,
-	dtype.Q6_K:   dtype.Q8_0,
+	dtype.IQ4_XS:  dtype.IQ4_NL,
+	dtype.IQ3_S:   dtype.IQ4_NL,
+	dtype.IQ3_XXS: dtype.IQ4_NL,
+	dtype.IQ2_S:   dtype.IQ4_NL,
+	dtype.IQ2_XS:  dtype.IQ4_NL,
+	dtype.IQ2_XXS: dtype.IQ4_NL,
+	dtype.IQ1_M:   dtype.IQ4_NL,
+	dtype.IQ1_S:   dtype.IQ4_NL,
+	dtype.TQ2_0:   dtype.Q4_0,
+	dtype.TQ1_0:   dtype.Q4_0,
+	dtype.Q2_0:    dtype.Q4_0,
+	dtype.Q2_K:    dtype.Q4_0,
+	dtype.Q3_K:    dtype.Q4_0,
+	dtype.Q4_K:    dtype.Q5_0,
+	dtype.Q5_K:    dtype.Q5_1,
+	dtype.Q6_K:    dtype.Q8_0,
 }

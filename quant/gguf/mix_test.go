@@ -145,7 +145,8 @@ func TestMix(t *testing.T) {
 		check := func(where, ft string, o MixOptions, want table) {
 			f, err := ParseFileType(ft)
 			if err != nil {
-				return // a type that is not encoded here
+				t.Errorf("%s: %v", where, err)
+				return
 			}
 			o.FileType = f
 			rows++
@@ -176,7 +177,7 @@ func TestMix(t *testing.T) {
 		}
 	}
 	t.Logf("%d rows equal", rows)
-	if rows < 600 {
+	if rows < 1200 {
 		t.Errorf("only %d rows compared", rows)
 	}
 }
@@ -217,7 +218,7 @@ func options(t *testing.T, s string) (o MixOptions) {
 }
 
 func TestParseFileType(t *testing.T) {
-	for in, want := range map[string]string{"q4_k": "Q4_K_M", "Q5_K": "Q5_K_M", "q8_0": "Q8_0", "copy": "COPY"} {
+	for in, want := range map[string]string{"q4_k": "Q4_K_M", "Q5_K": "Q5_K_M", "q8_0": "Q8_0", "copy": "COPY", "iq2_xxs": "IQ2_XXS", "MXFP4": "MXFP4_MOE"} {
 		if f, err := ParseFileType(in); err != nil || f.Name != want {
 			t.Errorf("%s: %v, %v", in, f.Name, err)
 		}

@@ -34,6 +34,7 @@ func encoders() {
 	codesNearest()
 	codesLegacy()
 	codesIQ4()
+	lattices()
 	finite()
 	fakeInts()
 	save()

@@ -97,6 +97,31 @@ func CodesAbove(blocks int, x *float32, codes *byte, step int, id *float32, base
 //go:noescape
 func CodesIQ4(blocks int, x *float32, codes *byte, step int, id *float32)
 
+// ExpandEights writes n values, a multiple of 16, times the scale of their eight, with their sign turned where a bit of signs is set.
+//
+//go:noescape
+func ExpandEights(n int, values *uint8, signs *uint8, scales *float32, dst *float32)
+
+// LatticeCodes8 sets codes[i] to the packed coordinates of the 8 elements that i is among: nearest(½(inverse·x - 1)) within 0 and top; n is a multiple of 16.
+//
+//go:noescape
+func LatticeCodes8(n int, x *float32, inverse float32, top float32, codes *uint32)
+
+// LatticeClosest8 sets pos to the first of n points whose Σ w·(scale·level - x)², in order, is least; points are read in sixteens, levels repeat.
+//
+//go:noescape
+func LatticeClosest8(n int, points *uint16, x *float32, w *float32, levels *float32, scale float32, pos *int32)
+
+// LatticeCodes4 sets codes[i] to the packed coordinates of the 4 elements that i is among: nearest(½(inverse·x - 1)) within 0 and top; n is a multiple of 16.
+//
+//go:noescape
+func LatticeCodes4(n int, x *float32, inverse float32, top float32, codes *uint32)
+
+// LatticeClosest4 sets pos to the first of n points whose Σ w·(scale·level - x)², in order, is least; points are read in sixteens, levels repeat.
+//
+//go:noescape
+func LatticeClosest4(n int, points *uint16, x *float32, w *float32, levels *float32, scale float32, pos *int32)
+
 // NotFinite sets bad to a nonzero number if one of n values, n a multiple of 16, is NaN or infinite.
 //
 //go:noescape

@@ -196,7 +196,9 @@ func TokenizerOf(path string) (*tokenizer.Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if weights, _ := fs.Glob(os.DirFS(local), "*.safetensors"); len(weights) == 0 && tokenizer.Found(tokenizerFolder{dir: local}.File) {
+	st, err := os.Stat(local)
+	weights, _ := fs.Glob(os.DirFS(local), "*.safetensors")
+	if err == nil && st.IsDir() && len(weights) == 0 && tokenizer.Found(tokenizerFolder{dir: local}.File) {
 		return tokenizer.Open(tokenizerFolder{dir: local})
 	}
 	r, err := formats.Open(local)

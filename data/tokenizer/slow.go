@@ -35,7 +35,7 @@ func Found(file func(name string) ([]byte, error)) bool {
 // vocabulary file does not say.
 type tokenizerClass struct {
 	name   string
-	models []string // values of model_type in config.json that mean this class
+	models []string // values of model_type in config.json that mean this class, of families with folders that name none
 	file   string   // its vocabulary
 	read   func(*slow, []byte) error
 
@@ -49,7 +49,7 @@ var tokenizerClasses = []tokenizerClass{
 		bos: "<|endoftext|>", eos: "<|endoftext|>", unk: "<|endoftext|>"},
 	{name: "CodeGenTokenizer", models: []string{"codegen", "phi"}, file: "vocab.json", read: (*slow).gpt2,
 		bos: "<|endoftext|>", eos: "<|endoftext|>", unk: "<|endoftext|>"},
-	{name: "Qwen2Tokenizer", models: []string{"qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen3", "qwen3_moe", "qwen3_next"}, file: "vocab.json", read: (*slow).qwen2,
+	{name: "Qwen2Tokenizer", models: []string{"qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"}, file: "vocab.json", read: (*slow).qwen2,
 		eos: "<|endoftext|>", unk: "<|endoftext|>", pad: "<|endoftext|>"},
 	{name: "LlamaTokenizer", models: []string{"llama", "mistral", "mixtral", "phi3"}, file: "tokenizer.model", read: (*slow).llama,
 		bos: "<s>", eos: "</s>", unk: "<unk>", addBOS: true},

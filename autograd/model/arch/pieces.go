@@ -68,15 +68,16 @@ func (r Rows) of(n int) Rows {
 }
 
 // storedAs are the pieces of a tensor as a file holds them in type t: what is quantized is
-// stored as the matrix of a linear map, [out, in], also where the plain weight is
-// transposed.
+// stored as the matrices of linear maps, [out, in], also where the plain weight is
+// transposed. A stack that is one matrix in plain files keeps that form.
 func storedAs(pieces []Piece, t dtype.Type) []Piece {
-	if !t.Quantized() || !slices.ContainsFunc(pieces, func(p Piece) bool { return p.Transpose && p.Rows == (Rows{}) }) {
+	turned := func(p Piece) bool { return p.Transpose && (p.Rows == (Rows{}) || p.Shape == nil) }
+	if !t.Quantized() || !slices.ContainsFunc(pieces, turned) {
 		return pieces
 	}
 	pieces = slices.Clone(pieces)
 	for i := range pieces {
-		if pieces[i].Rows == (Rows{}) {
+		if turned(pieces[i]) {
 			pieces[i].Transpose = false
 		}
 	}

@@ -426,7 +426,11 @@ func encodeAs(t dtype.Type, rows, cols int, x []float32) (block.Raw, error) {
 
 // checkShape reports that a file's tensor is not of the piece's shape.
 func (p *Piece) checkShape(r *Rule, t *formats.Tensor) error {
-	if want := p.fileShape(r); !slices.Equal(t.Shape, want) {
+	want, short := p.fileShape(r), p.fileShape(r)
+	for len(short) > len(t.Shape) && short[0] == 1 { // as ggml writes it again
+		short = short[1:]
+	}
+	if !slices.Equal(t.Shape, short) {
 		return fmt.Errorf("tensor %s is %v, want %v", t.Name, t.Shape, want)
 	}
 	return nil

@@ -67,18 +67,24 @@ func (r Rows) of(n int) Rows {
 	return r
 }
 
-// storedAs are the pieces of a tensor as a file holds them in type t: what is quantized is
+// storedAs are the pieces of r's tensor as a file holds them in type t: what is quantized is
 // stored as the matrices of linear maps, [out, in], also where the plain weight is
 // transposed. A stack that is one matrix in plain files keeps that form.
-func storedAs(pieces []Piece, t dtype.Type) []Piece {
+func storedAs(r *Rule, pieces []Piece, t dtype.Type) []Piece {
 	turned := func(p Piece) bool { return p.Transpose && (p.Rows == (Rows{}) || p.Shape == nil) }
 	if !t.Quantized() || !slices.ContainsFunc(pieces, turned) {
 		return pieces
 	}
 	pieces = slices.Clone(pieces)
 	for i := range pieces {
-		if turned(pieces[i]) {
-			pieces[i].Transpose = false
+		p := &pieces[i]
+		if !turned(*p) {
+			continue
+		}
+		p.Transpose = false
+		p.Shape = p.fileShape(r)
+		if rows, _ := r.units(); p.Rows == (Rows{0, p.Rows.Count, p.Rows.Count, p.Rows.Times}) && p.Rows.len() == rows {
+			p.Rows = Rows{} // all, in their order
 		}
 	}
 	return pieces

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/kernels/block"
 )
 
@@ -114,12 +115,12 @@ func writeFolder(golden, dir string, quantization map[string]any, list []formats
 	if raw, err = json.Marshal(config); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
+	if err := atomic.MkdirAll(dir); err != nil {
 		return err
 	}
 	slices.SortFunc(list, func(a, b formats.NamedTensor) int { return strings.Compare(a.Name, b.Name) })
 	if err := formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), list, nil); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o666)
+	return atomic.WriteFile(filepath.Join(dir, "config.json"), raw)
 }

@@ -235,41 +235,63 @@ func (t *Tokenizer) HFFiles() (map[string][]byte, error) {
 }
 
 func (t *Tokenizer) hfTokenizer() ([]byte, error) {
-	m := t.model.(*bpe)
-	merges, err := t.hfMerges()
-	if err != nil {
-		return nil, fail.Inputf("tokenizer", "", "cannot be written to tokenizer.json: %w", err)
-	}
 	var b bytes.Buffer
 	b.WriteString("{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\n\"added_tokens\":[")
 	for i, a := range t.sortedAdded() {
-		fmt.Fprintf(&b, "%s\n{\"id\":%d,\"content\":%s,\"single_word\":false,\"lstrip\":%t,\"rstrip\":%t,\"normalized\":false,\"special\":%t}",
-			comma(i), a.ID, quoteJSON(a.Content), a.LStrip, a.RStrip, a.Special)
+		fmt.Fprintf(&b, "%s\n{\"id\":%d,\"content\":%s,\"single_word\":%t,\"lstrip\":%t,\"rstrip\":%t,\"normalized\":%t,\"special\":%t}",
+			comma(i), a.ID, quoteJSON(a.Content), a.SingleWord, a.LStrip, a.RStrip, a.Normalized, a.Special)
 	}
 	b.WriteString("\n]")
 	for i, key := range pipelineKeys {
 		fmt.Fprintf(&b, ",\n\"%s\":%s", key, t.pipe.text[i])
 	}
+	b.WriteString(",\n\"model\":")
+	switch m := t.model.(type) {
+	case *unigram:
+		t.hfUnigram(&b, m)
+	case *bpe:
+		if err := t.hfBPE(&b, m); err != nil {
+			return nil, fail.Inputf("tokenizer", "", "cannot be written to tokenizer.json: %w", err)
+		}
+	}
+	b.WriteString("}\n")
+	return b.Bytes(), nil
+}
+
+// hfUnigram writes a model whose first tokens are those with scores.
+func (t *Tokenizer) hfUnigram(b *bytes.Buffer, m *unigram) {
+	fmt.Fprintf(b, "{\"type\":\"Unigram\",\"unk_id\":%d,\"byte_fallback\":%t,\n\"vocab\":[", m.unk, m.byteFallback)
+	for i, score := range m.scores {
+		fmt.Fprintf(b, "%s\n[%s,%v]", comma(i), quoteJSON(t.vocab[i]), score)
+	}
+	b.WriteString("\n]}")
+}
+
+func (t *Tokenizer) hfBPE(b *bytes.Buffer, m *bpe) error {
+	merges, err := t.hfMerges()
+	if err != nil {
+		return err
+	}
 	unk := "null"
 	if m.unk >= 0 {
 		unk = quoteJSON(t.vocab[m.unk])
 	}
-	fmt.Fprintf(&b, ",\n\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":%s,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"+
+	fmt.Fprintf(b, "{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":%s,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"+
 		"\"fuse_unk\":%t,\"byte_fallback\":%t,\"ignore_merges\":%t,\n\"vocab\":{", unk, m.fuseUnk, m.byteFallback, m.ignoreMerges)
 	n := 0
 	for i, s := range t.vocab {
 		if s != "" {
-			fmt.Fprintf(&b, "%s\n%s:%d", comma(n), quoteJSON(s), i)
+			fmt.Fprintf(b, "%s\n%s:%d", comma(n), quoteJSON(s), i)
 			n++
 		}
 	}
 	b.WriteString("\n},\n\"merges\":[")
 	for i, s := range merges {
 		x, y, _ := cutMerge(s)
-		fmt.Fprintf(&b, "%s\n%s", comma(i), quoteJSON(x+" "+y))
+		fmt.Fprintf(b, "%s\n%s", comma(i), quoteJSON(x+" "+y))
 	}
-	b.WriteString("\n]}}\n")
-	return b.Bytes(), nil
+	b.WriteString("\n]}")
+	return nil
 }
 
 func (t *Tokenizer) sortedAdded() []addedToken {

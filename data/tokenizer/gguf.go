@@ -14,7 +14,9 @@ import (
 )
 
 // Open reads the tokenizer of an artifact: the keys of a GGUF file, or
-// tokenizer.json and the small files beside it in a Hugging Face folder.
+// tokenizer.json and the small files beside it in a Hugging Face folder. A folder
+// without tokenizer.json is read by the rules of its tokenizer class, and HFFiles
+// has the tokenizer.json that says the same.
 func Open(r formats.Reader) (*Tokenizer, error) {
 	if r.Format() == "gguf" {
 		t, err := FromGGUF(r.KV())
@@ -26,14 +28,6 @@ func Open(r formats.Reader) (*Tokenizer, error) {
 	data, err := r.File("tokenizer.json")
 	if err != nil {
 		return nil, err
-	}
-	if data == nil {
-		for _, other := range []string{"vocab.json", "tokenizer.model", "vocab.txt"} {
-			if b, err := r.File(other); b != nil || err != nil {
-				return nil, badTokenizer(r.Path(), "has %s and no tokenizer.json; AutoTokenizer.from_pretrained(…).save_pretrained(…) of Transformers writes one", other)
-			}
-		}
-		return nil, badTokenizer(r.Path(), "has no tokenizer.json")
 	}
 	config, err := r.File("tokenizer_config.json")
 	if err != nil {
@@ -49,12 +43,22 @@ func Open(r formats.Reader) (*Tokenizer, error) {
 			more[name] = b
 		}
 	}
-	t, err := parseHF(data, config, more)
-	var e *fail.Error
-	if errors.As(err, &e) { // names the file in the folder, not the folder
-		e.Where = filepath.Join(r.Path(), e.Where)
+	if data == nil {
+		if data, config, err = convertSlow(r, config, more); err != nil {
+			return nil, inFolder(err, r.Path())
+		}
 	}
-	return t, err
+	t, err := parseHF(data, config, more)
+	return t, inFolder(err, r.Path())
+}
+
+// inFolder makes an error name the file in the folder.
+func inFolder(err error, dir string) error {
+	var e *fail.Error
+	if errors.As(err, &e) && !filepath.IsAbs(e.Where) {
+		e.Where = filepath.Join(dir, e.Where)
+	}
+	return err
 }
 
 // ggufKeys reads typed values from GGUF metadata; the first error stays.

@@ -1,6 +1,8 @@
 package tokenizer
 
 import (
+	"slices"
+
 	"github.com/tunekit/tunekit/data/jinja"
 )
 
@@ -10,7 +12,7 @@ var moreFiles = []string{
 }
 
 // Files are the names a tokenizer is read from in a Hugging Face folder.
-var Files = append([]string{"tokenizer.json", "tokenizer_config.json"}, moreFiles...)
+var Files = slices.Concat([]string{"tokenizer.json", "tokenizer_config.json"}, moreFiles, vocabFiles)
 
 // dict parses a JSON object among the files; nil without one.
 func (t *Tokenizer) dict(name string) (*jinja.Dict, error) {

@@ -196,7 +196,9 @@ func TokenizerOf(path string) (*tokenizer.Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if weights, _ := fs.Glob(os.DirFS(local), "*.safetensors"); len(weights) == 0 && exists(filepath.Join(local, "tokenizer.json")) {
+	st, err := os.Stat(local)
+	weights, _ := fs.Glob(os.DirFS(local), "*.safetensors")
+	if err == nil && st.IsDir() && len(weights) == 0 && tokenizer.Found(tokenizerFolder{dir: local}.File) {
 		return tokenizer.Open(tokenizerFolder{dir: local})
 	}
 	r, err := formats.Open(local)
@@ -322,8 +324,7 @@ func within(dir, name string) error {
 // hasTokenizer also counts one that cannot be read: whoever opens it says why.
 func hasTokenizer(src *arch.Source) bool {
 	if src.Reader.Format() != "gguf" {
-		b, err := src.Reader.File("tokenizer.json")
-		return b != nil || err != nil
+		return tokenizer.Found(src.Reader.File)
 	}
 	for _, kv := range src.Reader.KV() {
 		if kv.Key == "tokenizer.ggml.tokens" {

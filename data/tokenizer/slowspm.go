@@ -1,0 +1,227 @@
+package tokenizer
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// readPieces makes the vocabulary and the model of a tokenizer.model.
+func (s *slow) readPieces(raw []byte) (*spmFile, error) {
+	if isTiktoken(raw) {
+		return nil, fmt.Errorf("is a tiktoken file, which the class %s does not read", s.class.name)
+	}
+	f, err := parseSPM(raw)
+	if err == nil {
+		err = f.supported()
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := s.t
+	t.ids = make(map[string]int32, len(f.pieces))
+	for i, p := range f.pieces {
+		id := int32(i)
+		if old, ok := t.ids[p.text]; ok {
+			return nil, fmt.Errorf("piece %q has ids %d and %d", clip(p.text), old, id)
+		}
+		t.ids[p.text] = id
+		t.vocab, t.scores, t.kinds = append(t.vocab, p.text), append(t.scores, p.score), append(t.kinds, p.kind)
+		switch {
+		case p.kind == kindUnknown && t.unk >= 0:
+			return nil, fmt.Errorf("pieces %d and %d are both of type UNKNOWN", t.unk, id)
+		case p.kind == kindUnknown:
+			t.unk = id
+		case p.kind == kindControl || p.kind == kindUser:
+			t.added = append(t.added, addedToken{ID: id, Content: p.text, Special: p.kind == kindControl})
+		}
+	}
+	if t.unk < 0 {
+		return nil, fmt.Errorf("no piece is of type UNKNOWN")
+	}
+	return f, affordable(t.vocab)
+}
+
+// pieceModel builds the model that the pieces are for.
+func (s *slow) pieceModel(f *spmFile) {
+	t := s.t
+	if f.model == spmUnigram {
+		m := &unigram{unk: t.unk, byteFallback: f.byteFallback}
+		for _, p := range f.pieces {
+			m.scores = append(m.scores, float64(p.score))
+		}
+		t.model = m
+		return
+	}
+	t.merges, t.scores = t.pieceMerges(), nil
+	t.model = &bpe{ids: t.ids, unk: t.unk, fuseUnk: true, byteFallback: f.byteFallback, size: int32(len(t.vocab))}
+}
+
+// pieceMerges are the merges that stand for the scores: all ways to make a piece of
+// two, the best score first. Among equal scores longer parts come first, so that a run
+// of the same character becomes the longest piece there is, as SentencePiece finds
+// user-defined pieces.
+func (t *Tokenizer) pieceMerges() []string {
+	type pair struct {
+		a, b       int32
+		score      float32
+		lenA, lenB int
+	}
+	mergeable := func(id int32) bool { return t.kinds[id] == kindNormal || t.kinds[id] == kindUser }
+	var pairs []pair
+	for i, piece := range t.vocab {
+		if !mergeable(int32(i)) || strings.Contains(piece, " ") { // in a text spaces are ▁ by then
+			continue
+		}
+		first, n, total := len(pairs), 0, utf8.RuneCountInString(piece)
+		for cut := range piece {
+			a, okA := t.ids[piece[:cut]]
+			b, okB := t.ids[piece[cut:]]
+			if okA && okB && cut > 0 && mergeable(a) && mergeable(b) {
+				pairs = append(pairs, pair{a, b, t.scores[i], n, total - n})
+			}
+			n++
+		}
+		slices.SortFunc(pairs[first:], func(x, y pair) int { return cmp.Or(cmp.Compare(x.a, y.a), cmp.Compare(x.b, y.b)) })
+	}
+	slices.SortStableFunc(pairs, func(x, y pair) int {
+		return cmp.Or(cmp.Compare(y.score, x.score), cmp.Compare(y.lenA, x.lenA), cmp.Compare(y.lenB, x.lenB))
+	})
+	out := make([]string, len(pairs))
+	for i, p := range pairs {
+		out[i] = t.vocab[p.a] + "\x00" + t.vocab[p.b]
+	}
+	return out
+}
+
+// spaceRules are the normalizers for a model that drops spaces, in its order. Behind a
+// text a ▁ counts as a space.
+func (f *spmFile) spaceRules() []string {
+	if !f.removeSpaces {
+		return nil
+	}
+	return []string{
+		`{"type":"Replace","pattern":{"Regex":"\\A +|[ ▁]+\\z"},"content":""}`,
+		`{"type":"Replace","pattern":{"Regex":" {2,}"},"content":" "}`,
+	}
+}
+
+func normalizers(list ...string) string {
+	switch len(list) {
+	case 0:
+		return "null"
+	case 1:
+		return list[0]
+	}
+	return `{"type":"Sequence","normalizers":[` + strings.Join(list, ",") + `]}`
+}
+
+// pieceDecoder writes spaces for ▁ and bytes for byte pieces, and drops the space that
+// was put before the text.
+func pieceDecoder(prefix bool) string {
+	strip := ""
+	if prefix {
+		strip = `,{"type":"Strip","content":" ","start":1,"stop":0}`
+	}
+	return `{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"}` + strip + `]}`
+}
+
+// llama puts a space before texts: where legacy is true, which it is where no file
+// says otherwise, also before what follows an added token.
+func (s *slow) llama(raw []byte) error {
+	f, err := s.readPieces(raw)
+	if err != nil {
+		return err
+	}
+	legacy, err := s.flag("legacy", true)
+	if err != nil {
+		return err
+	}
+	prefix, err := s.flag("add_prefix_space", f.dummyPrefix)
+	if err != nil {
+		return err
+	}
+	rules := f.spaceRules()
+	switch {
+	case !legacy:
+		scheme := "never"
+		if prefix {
+			scheme = "first"
+		}
+		s.pipeline[1] = fmt.Sprintf(`{"type":"Metaspace","replacement":"▁","prepend_scheme":"%s","split":false}`, scheme)
+	case prefix:
+		rules = append(rules, `{"type":"Prepend","prepend":"▁"}`, spmReplace)
+	default:
+		rules = append(rules, spmReplace)
+	}
+	s.pipeline[0], s.pipeline[3] = normalizers(rules...), pieceDecoder(prefix)
+	s.pieceModel(f)
+	return nil
+}
+
+// gemma puts nothing before texts. Its first vocabularies lack the tab, which takes the
+// place of the piece of its byte.
+func (s *slow) gemma(raw []byte) error {
+	f, err := s.readPieces(raw)
+	if err != nil {
+		return err
+	}
+	if f.dummyPrefix {
+		return fmt.Errorf("normalizer_spec.add_dummy_prefix is true, a tokenizer of class %s has it false", s.class.name)
+	}
+	t := s.t
+	if id, ok := t.ids["<0x09>"]; ok && t.kinds[id] == kindByte {
+		if _, ok := t.ids["\t"]; !ok {
+			delete(t.ids, "<0x09>")
+			t.vocab[id], t.ids["\t"], t.kinds[id], f.pieces[id].text = "\t", id, kindNormal, "\t"
+		}
+	}
+	for i := range t.added {
+		if c := t.added[i].Content; c == "<start_of_turn>" || c == "<end_of_turn>" {
+			t.added[i].Special = true
+		}
+	}
+	s.pipeline = [4]string{normalizers(append(f.spaceRules(), spmReplace)...),
+		`{"type":"Split","pattern":{"String":" "},"behavior":"MergedWithPrevious","invert":false}`, "", pieceDecoder(false)}
+	s.pieceModel(f)
+	return nil
+}
+
+// maxExtraIDs bounds T5's extra_ids; published models have 100 to 300.
+const maxExtraIDs = 1 << 16
+
+// t5 splits at white space, adds the sentinels <extra_id_0> … behind the pieces, last
+// first, and ends texts with the EOS.
+func (s *slow) t5(raw []byte) error {
+	f, err := s.readPieces(raw)
+	if err != nil {
+		return err
+	}
+	if f.model != spmUnigram {
+		return fmt.Errorf("trainer_spec.model_type is %d, a tokenizer of class %s has 1 (unigram)", f.model, s.class.name)
+	}
+	extra := int64(100)
+	if v, _ := s.config.Get("extra_ids"); v != nil {
+		n, ok := v.(int64)
+		if !ok || n < 0 || n > maxExtraIDs {
+			return badTokenizer("tokenizer_config.json", "extra_ids is %v, want 0 to %d", v, maxExtraIDs)
+		}
+		extra = n
+	}
+	for i := extra - 1; i >= 0; i-- {
+		text := fmt.Sprintf("<extra_id_%d>", i)
+		if old, ok := s.t.ids[text]; ok {
+			return fmt.Errorf("piece %d is %q, which extra_ids %d adds again", old, text, extra)
+		}
+		id := int32(len(f.pieces))
+		f.pieces = append(f.pieces, spmPiece{text: text, kind: kindUser})
+		s.t.vocab, s.t.ids[text] = append(s.t.vocab, text), id
+		s.t.added = append(s.t.added, addedToken{ID: id, Content: text, Special: true})
+	}
+	const meta = `{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true}`
+	s.pipeline = [4]string{"", `{"type":"Sequence","pretokenizers":[{"type":"WhitespaceSplit"},` + meta + `]}`, "", meta}
+	s.pieceModel(f)
+	return nil
+}

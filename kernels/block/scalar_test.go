@@ -1,6 +1,7 @@
 package block_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"testing"
@@ -13,6 +14,24 @@ import (
 // TestScalars compares with torch's and ggml's conversions (golden/blocks/scalars).
 func TestScalars(t *testing.T) {
 	all := readST(t, testdir.Shared(t, "golden/blocks/scalars/scalars.safetensors"))
+	// Floats of 32 bits are stored as torch stores them.
+	stored := all["float16/x_f32"].Data
+	x := make([]float32, len(stored)/4)
+	for i := range x {
+		x[i] = math.Float32frombits(binary.LittleEndian.Uint32(stored[4*i:]))
+	}
+	m := block.New(dtype.Of(dtype.F32), 1, len(x))
+	t.Run("F32/encode", func(t *testing.T) {
+		if err := block.Encode(m, x, nil); err != nil || !bytes.Equal(m.Data, stored) {
+			t.Errorf("other bytes, %v", err)
+		}
+	})
+	t.Run("F32/decode", func(t *testing.T) {
+		y := make([]float32, len(x))
+		if block.DecodeAll(y, block.Raw{Type: m.Type, Rows: m.Rows, Cols: m.Cols, Data: stored}); !sameBits(y, x) {
+			t.Error("other values")
+		}
+	})
 	for kind, f := range map[dtype.Kind]struct {
 		name string
 		to   func(float32) uint16

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"math"
 	"path/filepath"
 	"reflect"
@@ -17,6 +18,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -57,7 +59,7 @@ func TestGGUF(t *testing.T) {
 				if !strings.Contains(err.Error(), "dynamic") && want.Error == "" {
 					t.Fatal(err)
 				}
-				t.Logf("refused: %s", strings.TrimPrefix(err.Error(), "model: "))
+				t.Logf("refused: %s", refusal(err))
 				return
 			}
 			path := filepath.Join(t.TempDir(), "model.gguf")
@@ -228,7 +230,7 @@ func checkFolder(t *testing.T, src *arch.Source, folded bool) {
 		if !strings.Contains(err.Error(), "config.json") {
 			t.Error(err)
 		}
-		t.Logf("refused: %s", strings.TrimPrefix(err.Error(), d.Path+": "))
+		t.Logf("refused: %s", refusal(err))
 		return
 	}
 	made := open(t, d.Path)
@@ -261,6 +263,15 @@ func sameFloat(have, want any) bool {
 	f, ok := have.(float32)
 	w, is := want.(float64)
 	return ok && is && f == float32(w)
+}
+
+// refusal is what an error says, without the file.
+func refusal(err error) string {
+	var e *fail.Error
+	if errors.As(err, &e) {
+		return e.Msg
+	}
+	return err.Error()
 }
 
 func mustJSON(t *testing.T, v any) []byte {

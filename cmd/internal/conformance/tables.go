@@ -125,7 +125,11 @@ func blockTable(interop string, outcomes map[string]outcome) string {
 		for i := range ofBlocks {
 			cells = append(cells, t.note(ofBlocks[i].cell(k.String(), outcomes)))
 		}
-		t.row(append(cells, programs(interop, k.String()+"(_[SML])?"))...) // a mixture, too: Q4_K_M
+		loads := programs(interop, k.String()+"(_[SML])?") // a mixture, too: Q4_K_M
+		if k.Info().Family == dtype.Int {
+			loads = "by layout, see below"
+		}
+		t.row(append(cells, loads)...)
 	}
 	return t.String()
 }

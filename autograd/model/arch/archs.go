@@ -149,17 +149,21 @@ func byHF(name, modelType string) *Arch {
 // ownClasses are values of model_type that have a class of their own in Transformers,
 // which begins with them, besides those of the table. Others are of code that comes
 // with a model.
-var ownClasses = strings.Fields("bart bert bloom codegen falcon gemma gemma3 gpt2 gpt_bigcode gpt_neo gpt_neox gptj granite mamba mamba2 mistral mpt nemotron olmo opt persimmon phi phi3 roberta rwkv stablelm starcoder2 t5")
+var ownClasses = strings.Fields("bart bert codegen gemma3 gemma3n gpt_neo mamba persimmon roberta rwkv t5 xglm")
 
 // goesWith tells whether the model_type of a config.json can stand beside the class
 // that it names in architectures: Transformers goes by the first, this program by the
 // second.
 func (a *Arch) goesWith(class, modelType string) bool {
-	ours := func(b *Arch) bool { return b.Name == modelType }
-	if class == "" || modelType == a.Name || !slices.Contains(ownClasses, modelType) && !slices.ContainsFunc(archs, ours) {
+	switch {
+	case class == "" || modelType == a.Name:
 		return true
+	case slices.ContainsFunc(archs, func(b *Arch) bool { return b.Name == modelType }):
+		return false
+	case slices.Contains(ownClasses, modelType):
+		return strings.HasPrefix(strings.ToLower(class), strings.ReplaceAll(modelType, "_", ""))
 	}
-	return strings.HasPrefix(strings.ToLower(class), strings.ReplaceAll(modelType, "_", "")) && !slices.ContainsFunc(archs, ours)
+	return true
 }
 
 func byGGUF(name string, m *Metadata) (found *Arch) {

@@ -52,7 +52,7 @@ func runIngest(c *ucli.Context) error {
 		o.Datasets, o.ChatTemplate = append(o.Datasets, src), src.Template
 	}
 	if out := c.String("output"); out != "" {
-		if err := overInputs(c, out); err != nil {
+		if err := outputFree(c, out); err != nil { // before the work
 			return err
 		}
 	}

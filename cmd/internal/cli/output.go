@@ -36,10 +36,7 @@ func forceFlag() ucli.Flag {
 // is there steps aside and comes back when write fails: nothing is lost. The
 // folders above are made.
 func writeOutput(c *ucli.Context, path string, write func() error) error {
-	if err := overInputs(c, path); err != nil {
-		return err
-	}
-	if err := atomic.Recover(path); err != nil {
+	if err := outputFree(c, path); err != nil {
 		return err
 	}
 	if _, err := os.Lstat(path); err != nil {
@@ -52,9 +49,6 @@ func writeOutput(c *ucli.Context, path string, write func() error) error {
 		}
 		return werr
 	}
-	if !c.Bool("force") {
-		return fail.Usagef(path, "--force replaces it", "already exists")
-	}
 	restore, drop, err := atomic.Aside(path)
 	if err != nil {
 		return err
@@ -63,6 +57,21 @@ func writeOutput(c *ucli.Context, path string, write func() error) error {
 		return errors.Join(err, restore())
 	}
 	return drop()
+}
+
+// outputFree refuses a path that holds something, unless --force replaces it, and one
+// that the command reads.
+func outputFree(c *ucli.Context, path string) error {
+	if err := overInputs(c, path); err != nil {
+		return err
+	}
+	if err := atomic.Recover(path); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(path); err == nil && !c.Bool("force") {
+		return fail.Usagef(path, "--force replaces it", "already exists")
+	}
+	return nil
 }
 
 // inputFlags name what commands read.

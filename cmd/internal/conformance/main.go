@@ -92,7 +92,24 @@ func run(columns []column) (map[string]outcome, error) {
 			return nil, fmt.Errorf("the tests of %s: %w", pkg, err)
 		}
 	}
-	return out, nil
+	return out, named(columns, out)
+}
+
+// named reports a pattern that is no test's name any more: its column would say that
+// nothing is measured.
+func named(columns []column, outcomes map[string]outcome) error {
+	for _, c := range columns {
+		for _, pattern := range c.tests {
+			is := func(name string) bool {
+				ok, _ := path.Match(strings.ReplaceAll(pattern, "ROW", "*"), name)
+				return ok
+			}
+			if !slices.ContainsFunc(slices.Collect(maps.Keys(outcomes)), is) {
+				return fmt.Errorf("column %s: no test is called %s", c.title, pattern)
+			}
+		}
+	}
+	return nil
 }
 
 // cell is what the tests of a column say of a row: ✓, or why nothing was compared.

@@ -69,4 +69,10 @@ func TestCell(t *testing.T) {
 			t.Errorf("%s: %q, want %q", row, got, want)
 		}
 	}
+	if err := named([]column{c}, outcomes); err != nil {
+		t.Error(err)
+	}
+	if err := named([]column{{"out", []string{"p TestX/ROW/out"}}}, outcomes); err == nil {
+		t.Error("a column without tests is made")
+	}
 }

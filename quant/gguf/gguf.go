@@ -399,7 +399,7 @@ func needsImatrix(c *Choice, o *Options) error {
 	if o.Imatrix != nil {
 		with = " with an entry for it, and " + o.Imatrix.File + " has none"
 	}
-	return fail.Inputf(c.Name, "make one with quant imatrix and give it with --imatrix, in a recipe imatrix: ingest; or choose a type that needs none, as IQ3_S, Q2_K or TQ2_0",
+	return fail.Inputf(c.Name, "quant imatrix makes one; give it with --imatrix, in a recipe imatrix: ingest; or choose a type that needs none, as IQ3_S, Q2_K or TQ2_0",
 		"%s as %v needs an importance matrix%s", o.Type, c.To, with)
 }
 

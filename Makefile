@@ -22,7 +22,7 @@ test-arm64: ## the kernels on an emulated arm64 (qemu-user-static)
 	GOARCH=arm64 $(GO) test -timeout 30m -exec qemu-aarch64-static ./kernels ./kernels/block ./kernels/cpu/... ./kernels/internal/... ./kernels/par
 
 conformance: ## docs/support.md from the golden tests: what each architecture and format can do (minutes)
-	TUNEKIT_REQUIRE_SHARED=1 $(GO) run ./cmd/internal/conformance $(SHARED) docs/support.md
+	TUNEKIT_REQUIRE_SHARED=1 TUNEKIT_ALL=1 $(GO) run ./cmd/internal/conformance $(SHARED) docs/support.md
 
 RACE = CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short
 test-race: ## data races in what runs on several threads, on plain Go kernels (gcc)

@@ -5,7 +5,7 @@ STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SMOLLM2      = models/SmolLM2-135M-Instruct.Q4_1.gguf
 export CGO_ENABLED = 0
 
-.PHONY: help build test test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
+.PHONY: help build test conformance test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,6 +20,9 @@ test: fmt vet staticcheck generate-check ## every check that needs neither netwo
 test-arm64: ## the kernels on an emulated arm64 (qemu-user-static)
 	GOARCH=arm64 $(GO) vet ./kernels/...
 	GOARCH=arm64 $(GO) test -timeout 30m -exec qemu-aarch64-static ./kernels ./kernels/block ./kernels/cpu/... ./kernels/internal/... ./kernels/par
+
+conformance: ## docs/support.md from the golden tests: what each architecture and format can do (minutes)
+	TUNEKIT_REQUIRE_SHARED=1 TUNEKIT_ALL=1 $(GO) run ./cmd/internal/conformance $(SHARED) docs/support.md
 
 RACE = CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short
 test-race: ## data races in what runs on several threads, on plain Go kernels (gcc)

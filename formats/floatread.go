@@ -1,11 +1,13 @@
 package formats
 
 import (
+	"slices"
+
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // Scaled 4-bit and 8-bit floats have no dtype of their own; such a weight is
-// decoded to float32 when it is read.
+// decoded to float32 when it is read, but for that of mxfp4, which stays packed.
 
 // fp8 reads float8 codes with a scale for the tensor, each row, or each block.
 func (g *grouper) fp8(prefix string, w, scale *array) error {
@@ -110,4 +112,33 @@ func (g *grouper) fp4(prefix string, w *array) error {
 		return err
 	}
 	return g.add(prefix+".weight", dtype.Of(dtype.F32), shape, []string{"packed", "scale", "global"}, []*array{w, scale, global}, importNVFP4)
+}
+
+// mxfp4 reads the parameters of all experts as gpt-oss is released: codes
+// [experts, rows, columns/32, 16], two a byte, and a power of two for every 32
+// columns. The tensor has the name of the parameter and lies as [experts, rows,
+// columns], which is the transpose of how a folder of plain floats has it.
+func (g *grouper) mxfp4(name string, codes *array) error {
+	if g.by[name+mxScales] == nil && g.method() != "mxfp4" {
+		return nil // another tensor that happens to be called so
+	}
+	scale, err := g.need(name+mxScales, "U8")
+	if err != nil {
+		return err
+	}
+	last := len(codes.shape) - 1
+	switch m := g.method(); {
+	case m == "":
+		return corrupt(g.where, "tensor %s is packed, but quantization_config is missing", quote(codes.name))
+	case m != "mxfp4":
+		return unsupported(g.where, "", "tensor %s is packed as quant_method mxfp4 has it, but quantization_config.quant_method is %s", quote(codes.name), quote(m))
+	case codes.dtype != "U8" || last < 2 || codes.shape[last] != 16:
+		return g.errShape(codes)
+	}
+	if err := shaped(scale, codes.shape[:last]...); err != nil {
+		return err
+	}
+	shape := slices.Clone(codes.shape[:last])
+	shape[last-1] *= 32
+	return g.add(name, dtype.Of(dtype.MXFP4), shape, []string{"codes", "scale"}, []*array{codes, scale}, importMXBlocks)
 }

@@ -170,6 +170,9 @@ const (
 	CompressedTensors = "compressed-tensors"
 )
 
+// Layouts lists the layouts of folders.
+func Layouts() []string { return []string{Plain, GPTQ, AWQ, Bitsandbytes, CompressedTensors} }
+
 // FolderOptions says what a folder holds besides tensors and how the quantized
 // ones are stored.
 type FolderOptions struct {

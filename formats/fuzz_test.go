@@ -144,6 +144,8 @@ func FuzzOpenFolder(f *testing.F) {
 	f.Add([]byte(`{"quantization_config":{"quant_method":"awq","bits":4,"group_size":32,"zero_point":true,"version":"gemm"}}`), []byte(header))
 	f.Add([]byte(`{"quantization_config":{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{"group_0":{"targets":["Linear"],"weights":{"num_bits":4,"type":"int","symmetric":true,"strategy":"group","group_size":32}}},"ignore":["lm_head"]}}`),
 		[]byte(`{"q.weight_packed":{"dtype":"I32","shape":[4,4],"data_offsets":[0,64]},"q.weight_scale":{"dtype":"F16","shape":[4,1],"data_offsets":[64,72]},"q.weight_shape":{"dtype":"I64","shape":[2],"data_offsets":[72,88]}}`))
+	f.Add([]byte(`{"quantization_config":{"quant_method":"mxfp4"}}`),
+		[]byte(`{"e.down_proj_blocks":{"dtype":"U8","shape":[2,8,2,16],"data_offsets":[0,512]},"e.down_proj_scales":{"dtype":"U8","shape":[2,8,2],"data_offsets":[512,544]},"x":{"dtype":"U8","shape":[48],"data_offsets":[544,592]}}`))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, config, header []byte) {
 		b := st(string(header), 592)

@@ -133,6 +133,22 @@ func importMXFP4(m block.Raw, p parts) error {
 	return nil
 }
 
+// importMXBlocks puts codes and scales into blocks of the type MXFP4: a scale, and
+// 16 bytes of codes j and j+16 where the file has 2j and 2j+1.
+func importMXBlocks(m block.Raw, p parts) error {
+	for b, scale := range p["scale"] {
+		if scale == 255 {
+			return fmt.Errorf("the scale of block %d is not a number", b)
+		}
+		out, codes := m.Data[17*b:17*b+17], p["codes"][16*b:]
+		out[0] = scale
+		for j := range 16 {
+			out[1+j] = nibble(codes, j) | nibble(codes, j+16)<<4
+		}
+	}
+	return nil
+}
+
 func importNVFP4(m block.Raw, p parts) error {
 	global := f32(p["global"], 0)
 	for i := range m.Rows * m.Cols {

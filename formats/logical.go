@@ -194,6 +194,8 @@ const (
 	ctScale   = ".weight_scale"
 	ctPacked  = ".weight_packed"
 	intPacked = ".qweight"
+	mxBlocks  = "_blocks"
+	mxScales  = "_scales"
 )
 
 // anchor makes a logical tensor when a is the array its kind is known by.
@@ -206,7 +208,7 @@ func (g *grouper) anchor(a *array) error {
 		suffix string
 		make   func(prefix string, a *array) error
 	}{
-		{intPacked, g.packed}, {ctPacked, g.ctPacked}, {ctScale, g.ctScale}, {fp8Scale, g.fp8Block}, {bnbInt8, g.bnbInt8},
+		{intPacked, g.packed}, {ctPacked, g.ctPacked}, {ctScale, g.ctScale}, {fp8Scale, g.fp8Block}, {bnbInt8, g.bnbInt8}, {mxBlocks, g.mxfp4},
 	} {
 		if prefix, ok := strings.CutSuffix(name, k.suffix); ok {
 			return k.make(prefix, a)

@@ -78,16 +78,23 @@ func TestQuantizedFolders(t *testing.T) {
 			t.Fatalf("%s: %d layers, %v", path, len(want.Layers), err)
 		}
 		r := mustOpen(t, filepath.Dir(path))
-		for layer, w := range want.Layers {
-			ten := find(t, r, layer+".weight")
-			if len(w.Shape) != 2 || ten.Shape[0] != w.Shape[0] || ten.Shape[1] != w.Shape[1] {
-				t.Errorf("%s: shape %v, expected %v", layer, ten.Shape, w.Shape)
-			}
-			if got := sum(values(t, r, ten)); got != w.SHA256 {
-				t.Errorf("%s: %s (%v) decodes to %s, expected %s", path, layer, ten.Type, got, w.SHA256)
-			}
-			checked++
+		config, err := parseObject(path, r.Config())
+		if err != nil {
+			t.Fatal(err)
 		}
+		q, _ := config.get("quantization_config").(object)
+		t.Run((&grouper{config: q}).method()+"/"+filepath.Base(filepath.Dir(path)), func(t *testing.T) {
+			for layer, w := range want.Layers {
+				ten := find(t, r, layer+".weight")
+				if len(w.Shape) != 2 || ten.Shape[0] != w.Shape[0] || ten.Shape[1] != w.Shape[1] {
+					t.Errorf("%s: shape %v, expected %v", layer, ten.Shape, w.Shape)
+				}
+				if got := sum(values(t, r, ten)); got != w.SHA256 {
+					t.Errorf("%s (%v) decodes to %s, expected %s", layer, ten.Type, got, w.SHA256)
+				}
+				checked++
+			}
+		})
 	}
 	if checked == 0 {
 		t.Fatalf("nothing to check in %s", dir)
@@ -110,16 +117,18 @@ func TestBitsandbytesFolders(t *testing.T) {
 		t.Fatalf("%d models, %v", len(index.Models), err)
 	}
 	for name, m := range index.Models {
-		r := mustOpen(t, filepath.Join(dir, name))
-		if len(r.Tensors()) != len(m.SHA256) {
-			t.Errorf("%s: %d tensors, expected %d", name, len(r.Tensors()), len(m.SHA256))
-		}
-		for tensor, want := range m.SHA256 {
-			ten := find(t, r, tensor)
-			if got := sum(values(t, r, ten)); got != want {
-				t.Errorf("%s: %s (%v) decodes to %s, expected %s", name, tensor, ten.Type, got, want)
+		t.Run(Bitsandbytes+"/"+name, func(t *testing.T) {
+			r := mustOpen(t, filepath.Join(dir, name))
+			if len(r.Tensors()) != len(m.SHA256) {
+				t.Errorf("%d tensors, expected %d", len(r.Tensors()), len(m.SHA256))
 			}
-		}
+			for tensor, want := range m.SHA256 {
+				ten := find(t, r, tensor)
+				if got := sum(values(t, r, ten)); got != want {
+					t.Errorf("%s (%v) decodes to %s, expected %s", tensor, ten.Type, got, want)
+				}
+			}
+		})
 	}
 }
 

@@ -112,17 +112,19 @@ func TestGoldenArchs(t *testing.T) {
 				if _, err := arch.GGUFKeys(&src.Spec, "model", 0, nil); err != nil && strings.HasSuffix(file, ".gguf") {
 					continue // a model that GGUF cannot state: the tests of package arch say which
 				}
-				out := filepath.Join(t.TempDir(), file)
-				if _, err := Merge(context.Background(), cpu.New(cpu.Options{}), src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out, Type: &f32}}); err != nil {
-					t.Fatal(err)
-				}
-				made, merged := loadModel(t, out)
-				if file == "merged" {
-					sameParts(t, src, made)
-				}
-				if off := logitsOff(t, merged, rows, len(rows[0]), want); !(off <= 1e-4*largest) {
-					t.Errorf("%s: logits within %g, allowed %g", file, off, 1e-4*largest)
-				}
+				t.Run(file, func(t *testing.T) {
+					out := filepath.Join(t.TempDir(), file)
+					if _, err := Merge(context.Background(), cpu.New(cpu.Options{}), src, []Weighted{{f, 1}}, MergeOptions{Dense: arch.Dense{Path: out, Type: &f32}}); err != nil {
+						t.Fatal(err)
+					}
+					made, merged := loadModel(t, out)
+					if file == "merged" {
+						sameParts(t, src, made)
+					}
+					if off := logitsOff(t, merged, rows, len(rows[0]), want); !(off <= 1e-4*largest) {
+						t.Errorf("logits within %g, allowed %g", off, 1e-4*largest)
+					}
+				})
 			}
 		})
 	}

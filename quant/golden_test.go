@@ -3,6 +3,7 @@ package quant
 import (
 	"context"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -19,9 +20,12 @@ import (
 // Every architecture is walked block by block: GPTQ and AWQ quantize all its
 // linear maps, with less error of outputs than the weights lose by rounding;
 // their folders open again and compute what the model does within what the bits
-// leave. An interrupted walk is taken up again to the same files.
+// leave. An interrupted walk is taken up again to the same files: of the common
+// architectures, which come first, and of every third of the others, or of all with
+// TUNEKIT_ALL=1 in the environment.
 func TestGoldenArchs(t *testing.T) {
-	for _, name := range archtest.Cases {
+	for at, name := range archtest.Cases {
+		repeat := at < 20 || at%3 == 0 || os.Getenv("TUNEKIT_ALL") != ""
 		t.Run(name, func(t *testing.T) {
 			src := openSource(t, testdir.Shared(t, "golden/arch/"+name))
 			dir := t.TempDir()
@@ -38,32 +42,47 @@ func TestGoldenArchs(t *testing.T) {
 			reports := folder(t, src, cal, jobs...)
 			ids := text(4, 1, 60, src.Spec.V)[0]
 			want := logits(t, src, ids)
-			for i, j := range jobs {
-				made := openSource(t, j.Path)
-				for _, x := range made.Tensors() {
-					if x.Type.Quantized() != x.IsLinear() {
-						t.Errorf("%s: %s is %v", j.Method, x.Name, x.Type)
+			for i := 0; i < len(jobs); i += 2 {
+				t.Run(jobs[i].Method, func(t *testing.T) {
+					for k, j := range jobs[i : i+2] {
+						checkMade(t, src, j, reports[i+k], ids, want)
 					}
-				}
-				share := map[string]float64{"W8A16": 1e-2, "W4A16_ASYM": 0.5}[j.Scheme]
-				if sensitive(t, src.Reader.Path()) {
-					share = map[string]float64{"W8A16": 4e-2, "W4A16_ASYM": 0.8}[j.Scheme]
-				}
-				if off := apart(src, logits(t, made, ids), want); !(off < share*dot(want, want)) {
-					t.Errorf("%s %s: logits are off by %g of %g", j.Method, j.Scheme, off, dot(want, want))
-				}
-				for _, l := range reports[i].Layers {
-					if l.Fallback != "" && l.Experts == 0 { // an expert that the text leaves out has nothing to go by
-						t.Errorf("%s: %s: %s", j.Method, l.Layer, l.Fallback)
+					if own, nearest := relative(reports[i]), relative(reports[i+1]); !(own < nearest) {
+						t.Errorf("errors of %g, rounding %g", own, nearest)
 					}
-				}
-				if i%2 == 1 && !(relative(reports[i-1]) < relative(reports[i])) {
-					t.Errorf("%s: errors of %g, rounding %g", jobs[i-1].Method, relative(reports[i-1]), relative(reports[i]))
-				}
+					if repeat {
+						again(t, src.Reader.Path(), cal, jobs[i])
+					} else {
+						t.Log("not interrupted: TUNEKIT_ALL=1 does that")
+					}
+				})
 			}
-			checkImatrix(t, src, cal)
-			again(t, src.Reader.Path(), cal, jobs[0], jobs[2])
+			t.Run("imatrix", func(t *testing.T) { checkImatrix(t, src, cal) })
 		})
+	}
+}
+
+// checkMade: a job has quantized all linear maps of src and nothing else, and its
+// folder computes from ids what the model does, want, within what the bits leave.
+func checkMade(t *testing.T, src *arch.Source, j FolderJob, r *Report, ids []int32, want []float32) {
+	t.Helper()
+	made := openSource(t, j.Path)
+	for _, x := range made.Tensors() {
+		if x.Type.Quantized() != x.IsLinear() {
+			t.Errorf("%s: %s is %v", j.Method, x.Name, x.Type)
+		}
+	}
+	share := map[string]float64{"W8A16": 1e-2, "W4A16_ASYM": 0.5}[j.Scheme]
+	if sensitive(t, src.Reader.Path()) {
+		share = map[string]float64{"W8A16": 4e-2, "W4A16_ASYM": 0.8}[j.Scheme]
+	}
+	if off := apart(src, logits(t, made, ids), want); !(off < share*dot(want, want)) {
+		t.Errorf("%s %s: logits are off by %g of %g", j.Method, j.Scheme, off, dot(want, want))
+	}
+	for _, l := range r.Layers {
+		if l.Fallback != "" && l.Experts == 0 { // an expert that the text leaves out has nothing to go by
+			t.Errorf("%s: %s: %s", j.Method, l.Layer, l.Fallback)
+		}
 	}
 }
 
@@ -137,30 +156,28 @@ func relative(r *Report) (sum float64) {
 	return sum
 }
 
-// again makes the folders of jobs once more, stopped in the middle, and wants
-// the same files.
-func again(t *testing.T, model string, cal [][]int32, jobs ...FolderJob) {
+// again makes the folder of a job once more, stopped in the middle, and wants the
+// same files.
+func again(t *testing.T, model string, cal [][]int32, j FolderJob) {
 	t.Helper()
-	for _, j := range jobs {
-		first := hashes(t, j.Path)
-		j.Path += "-again"
-		ctx, stop := context.WithCancel(context.Background())
-		src := openSource(t, model)
-		_, err := Folder(ctx, cpu.New(cpu.Options{}), src, []FolderJob{j}, cal, func(done, total int64) {
-			if done > total/2 {
-				stop()
-			}
-		})
-		if fail.Code(err) != int(fail.Interrupted) {
-			t.Fatalf("stopped: %v", err)
+	first := hashes(t, j.Path)
+	j.Path += "-again"
+	ctx, stop := context.WithCancel(context.Background())
+	src := openSource(t, model)
+	_, err := Folder(ctx, cpu.New(cpu.Options{}), src, []FolderJob{j}, cal, func(done, total int64) {
+		if done > total/2 {
+			stop()
 		}
-		dev := cpu.New(cpu.Options{})
-		if _, err := Folder(context.Background(), dev, src, []FolderJob{j}, cal, nil); err != nil {
-			t.Fatal(err)
-		}
-		same(t, j.Method+" taken up again", hashes(t, j.Path), first)
-		if now := dev.Info().Mem.Now; kernels.Total(now) != 0 {
-			t.Errorf("memory is left: %v", now)
-		}
+	})
+	if fail.Code(err) != int(fail.Interrupted) {
+		t.Fatalf("stopped: %v", err)
+	}
+	dev := cpu.New(cpu.Options{})
+	if _, err := Folder(context.Background(), dev, src, []FolderJob{j}, cal, nil); err != nil {
+		t.Fatal(err)
+	}
+	same(t, j.Method+" taken up again", hashes(t, j.Path), first)
+	if now := dev.Info().Mem.Now; kernels.Total(now) != 0 {
+		t.Errorf("memory is left: %v", now)
 	}
 }

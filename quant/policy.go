@@ -1,6 +1,7 @@
 package quant
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -112,6 +113,29 @@ func (p *FolderPlan) LoadedBy(names []string) (by, why []string) {
 		}
 	}
 	return by, why
+}
+
+// Loads lists what programs load of a layout as far as rules are known: the schemes
+// that folders of it can have, in groups of 128 where the scheme leaves them open.
+func Loads(format string) []string {
+	var out []string
+	for _, program := range consumers {
+		var names []string
+		for _, s := range schemes {
+			makes := slices.ContainsFunc(methods, func(m *Method) bool {
+				return slices.Contains(m.Schemes, s.Name) && slices.Contains(m.Formats, format)
+			})
+			a := artifact{format: format, bits: s.Weight.Bits(), sym: s.Weight.Flags&dtype.Zero == 0, group: cmp.Or(int(s.Weight.Group), 128), act: s.Act != dtype.Type{}}
+			refused := slices.ContainsFunc(rules, func(r rule) bool { return r.consumer == program && r.when(a) })
+			if makes && s.checkFormat(format) == nil && !refused {
+				names = append(names, s.Name)
+			}
+		}
+		if len(names) > 0 {
+			out = append(out, program+": "+strings.Join(names, ", "))
+		}
+	}
+	return out
 }
 
 // RefusedBy lists the programs known to refuse the folder that a job makes.

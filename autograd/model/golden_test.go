@@ -206,8 +206,8 @@ func TestGolden(t *testing.T) {
 		for _, f := range g.files() {
 			t.Run(name+"/"+f, func(t *testing.T) {
 				m := g.load(t, f, Options{})
-				g.checkForward(t, m)
-				g.checkGreedy(t, m)
+				t.Run("logits", func(t *testing.T) { g.checkForward(t, m) })
+				t.Run("greedy", func(t *testing.T) { g.checkGreedy(t, m) })
 			})
 		}
 		t.Run(name+"/lora", g.checkLora)

@@ -130,6 +130,9 @@ func (a *mla) queries(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.
 // rotated gives each head of x the position of its token, in the elements from
 // off on. It takes x over.
 func (a *mla) rotated(t *autograd.Tape, x *autograd.Tensor, off int, s *State) *autograd.Tensor {
+	if a.spec.Rope == arch.NoRope {
+		return x
+	}
 	return t.Rope(x, s.Ropes[a.spec.Rope], autograd.RopeSpec{D: off + a.spec.Rot, Rot: a.spec.Rot, Off: off, Pairs: a.spec.Pairs})
 }
 

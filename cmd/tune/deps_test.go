@@ -30,7 +30,7 @@ var layers = []string{
 	"recipes",
 	"recipes/stages",
 	"recipes/pocket/gen cmd/internal/cli",
-	"cmd/internal/gendocs cmd/tune cmd/quant",
+	"cmd/internal/gendocs cmd/internal/conformance cmd/tune cmd/quant",
 	"cmd/tune/interop",
 }
 
@@ -46,7 +46,7 @@ var only = map[string]string{
 	"github.com/gofrs/flock":                "recipes train", // locks are no artifacts
 	module + "autograd/reference":           "cmd/internal/cli",
 	module + "formats/atomic/testdir":       "",
-	module + "autograd/model/arch/archtest": "",
+	module + "autograd/model/arch/archtest": "cmd/internal/conformance",
 	"C":                                     "",
 	"plugin":                                "",
 	"math/rand":                             "",

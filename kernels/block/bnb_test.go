@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,10 +64,19 @@ func TestBnB4(t *testing.T) {
 	all := readST(t, filepath.Join(dir, "quant4.safetensors"))
 	var index struct{ Quant4 []bnbCase }
 	readJSON(t, filepath.Join(dir, "index.json"), &index)
+	for _, kind := range []dtype.Kind{dtype.NF4, dtype.FP4} {
+		cases := slices.DeleteFunc(slices.Clone(index.Quant4), func(c bnbCase) bool {
+			return strings.Split(c.Key, "/")[2] != strings.ToLower(kind.String())
+		})
+		t.Run(kind.String(), func(t *testing.T) { checkBnB4(t, kind, cases, all) })
+	}
+}
+
+func checkBnB4(t *testing.T, kind dtype.Kind, cases []bnbCase, all map[string]tensor) {
+	t.Helper()
 	codes, offsets := 0, 0
-	for _, c := range index.Quant4 {
+	for _, c := range cases {
 		p := strings.Split(c.Key, "/")
-		kind, _ := dtype.Parse(p[2])
 		var size int
 		fmt.Sscan(p[3], &size)
 		x := as(p[1], all[p[0]+"/"+"f32/x"].f32())
@@ -109,6 +119,9 @@ func TestBnB4(t *testing.T) {
 				offsets++
 			}
 		}
+	}
+	if codes == 0 {
+		t.Error("no case has the type")
 	}
 	t.Logf("%d codes, %d nested offsets equal to the last bit", codes, offsets)
 }

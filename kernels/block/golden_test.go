@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -117,88 +118,113 @@ func TestGGUF(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			want := readST(t, filepath.Join(dir, name+".safetensors"))
-			blocks := 0
-			for c := range ty.Cases {
-				if strings.HasPrefix(c, "extreme") && runtime.GOARCH != "amd64" {
-					continue // 0·Inf and the like: the sign of the NaN is the processor's
-				}
-				x, cols := in[c+"/x"].f32(), index.Cases[c].Cols
-				for _, v := range []string{"plain", "im"} {
-					if _, ok := ty.Cases[c][v]; !ok && v == "plain" && block.NeedsImportance(kind) {
-						continue
+			// each calls f with every case and the weights of its variant: plain or im.
+			each := func(f func(b *ggufBlocks)) {
+				for c := range ty.Cases {
+					if strings.HasPrefix(c, "extreme") && runtime.GOARCH != "amd64" {
+						continue // 0·Inf and the like: the sign of the NaN is the processor's
 					}
-					var gv ggufVariant
-					if err := json.Unmarshal(ty.Cases[c][v], &gv); err != nil {
-						t.Fatal(err)
-					}
-					var w []float32
-					key, decoded := c+"/q", c+"/dq"
-					if v == "im" {
-						w = in[c+"/imatrix"].f32()
-						if _, ok := want[c+"/q_im"]; ok {
-							key, decoded = c+"/q_im", c+"/dq_im"
+					x, cols := in[c+"/x"].f32(), index.Cases[c].Cols
+					for _, v := range []string{"plain", "im"} {
+						if _, ok := ty.Cases[c][v]; !ok && v == "plain" && block.NeedsImportance(kind) {
+							continue
 						}
+						var gv ggufVariant
+						if err := json.Unmarshal(ty.Cases[c][v], &gv); err != nil {
+							t.Fatal(err)
+						}
+						var w []float32
+						key, decoded := c+"/q", c+"/dq"
+						if v == "im" {
+							w = in[c+"/imatrix"].f32()
+							if _, ok := want[c+"/q_im"]; ok {
+								key, decoded = c+"/q_im", c+"/dq_im"
+							}
+						}
+						f(&ggufBlocks{kind, c + " " + v, x, w, cols, want[key].Data, want[decoded], gv})
 					}
-					blocks += compare(t, kind, c, x, w, cols, want[key].Data, want[decoded], v, gv)
 				}
 			}
-			t.Logf("%d blocks equal", blocks)
+			t.Run("encode", func(t *testing.T) { each(func(b *ggufBlocks) { b.checkEncode(t) }) })
+			t.Run("decode", func(t *testing.T) {
+				values := 0
+				each(func(b *ggufBlocks) { values += b.checkDecode(t) })
+				if values == 0 {
+					t.Error("nothing to decode")
+				}
+			})
 		})
 	}
 }
 
-func compare(t *testing.T, kind dtype.Kind, c string, x, w []float32, cols int, q []byte, dq tensor, variant string, gv ggufVariant) int {
+// ggufBlocks are values [rows, cols], importance, and the blocks and decoded values that
+// ggml made of them, of large cases hashes.
+type ggufBlocks struct {
+	kind dtype.Kind
+	what string
+	x, w []float32
+	cols int
+	q    []byte
+	dq   tensor
+	ggufVariant
+}
+
+func (b *ggufBlocks) checkEncode(t *testing.T) {
 	t.Helper()
-	rows := len(x) / cols
-	m := block.New(dtype.Of(kind), rows, cols)
-	err := block.Encode(m, x, w)
-	if gv.Aborts != 0 {
-		return 0
+	rows := len(b.x) / b.cols
+	m := block.New(dtype.Of(b.kind), rows, b.cols)
+	err := block.Encode(m, b.x, b.w)
+	if b.Aborts != 0 {
+		return
 	}
-	if err != nil && gv.NotFinite == 0 {
-		t.Errorf("%s %s: %v", c, variant, err)
-		return 0
+	if err != nil && b.NotFinite == 0 {
+		t.Errorf("%s: %v", b.what, err)
+		return
 	}
-	undefined := map[int]bool{}
-	for _, r := range gv.Undefined {
-		undefined[r] = true
-	}
-	stride, n, bad := len(m.Data)/rows, kind.Info().Bytes, 0
+	stride, n, bad := len(m.Data)/rows, b.kind.Info().Bytes, 0
 	for r := range rows {
-		if undefined[r] {
+		if slices.Contains(b.Undefined, r) {
 			continue
 		}
 		got := m.Data[r*stride : (r+1)*stride]
-		if len(q) == 0 {
-			if !bytes.HasPrefix([]byte(sum(got)), []byte(gv.RowSHA[r])) {
-				t.Errorf("%s %s row %d: sha256 differs", c, variant, r)
+		if len(b.q) == 0 {
+			if !bytes.HasPrefix([]byte(sum(got)), []byte(b.RowSHA[r])) {
+				t.Errorf("%s row %d: sha256 differs", b.what, r)
 			}
 			continue
 		}
-		ref := q[r*stride : (r+1)*stride]
+		ref := b.q[r*stride : (r+1)*stride]
 		for i := 0; i < stride; i += n {
 			if !bytes.Equal(got[i:i+n], ref[i:i+n]) {
 				if bad++; bad < 3 {
-					t.Errorf("%s %s row %d block %d:\n got %x\nwant %x", c, variant, r, i/n, got[i:i+n], ref[i:i+n])
+					t.Errorf("%s row %d block %d:\n got %x\nwant %x", b.what, r, i/n, got[i:i+n], ref[i:i+n])
 				}
 			}
 		}
 	}
 	if bad > 0 {
-		t.Errorf("%s %s: %d blocks differ", c, variant, bad)
+		t.Errorf("%s: %d blocks differ", b.what, bad)
 	}
-	if len(q) == len(m.Data) {
-		copy(m.Data, q)
-		out := make([]float32, len(x))
-		block.DecodeAll(out, m)
-		if len(dq.Data) > 0 && !sameBits(out, dq.f32()) {
-			t.Errorf("%s %s: decoded values differ", c, variant)
-		}
-		if gv.DQ != "" && gv.DQ != sum(bytesOf(out)) {
-			t.Errorf("%s %s: sha256 of decoded values differs", c, variant)
-		}
+}
+
+// checkDecode compares what ggml's own blocks decode to, and returns how many values
+// there were to compare.
+func (b *ggufBlocks) checkDecode(t *testing.T) int {
+	t.Helper()
+	m := block.New(dtype.Of(b.kind), len(b.x)/b.cols, b.cols)
+	if b.Aborts != 0 || len(b.q) != len(m.Data) || len(b.dq.Data) == 0 && b.DQ == "" {
+		return 0
 	}
-	return len(m.Data) / n
+	copy(m.Data, b.q)
+	out := make([]float32, len(b.x))
+	block.DecodeAll(out, m)
+	if len(b.dq.Data) > 0 && !sameBits(out, b.dq.f32()) {
+		t.Errorf("%s: decoded values differ", b.what)
+	}
+	if b.DQ != "" && b.DQ != sum(bytesOf(out)) {
+		t.Errorf("%s: sha256 of decoded values differs", b.what)
+	}
+	return len(out)
 }
 
 // sameBits compares values bit for bit, any NaN equal to any NaN.

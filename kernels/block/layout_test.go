@@ -58,7 +58,8 @@ func TestCheckpoints(t *testing.T) {
 			continue // FP4 and FP8 schemes are not integer groups
 		}
 		seen++
-		t.Run(name, func(t *testing.T) { checkFolder(t, dir, c) })
+		bits := max(q.Bits, q.Groups.Zero.Weights.Bits)
+		t.Run(intKinds[bits].String()+"/"+name, func(t *testing.T) { checkFolder(t, dir, c) })
 	}
 	if seen < 5 {
 		t.Errorf("only %d folders found", seen)

@@ -1,6 +1,7 @@
 package block_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"testing"
@@ -13,44 +14,71 @@ import (
 // TestScalars compares with torch's and ggml's conversions (golden/blocks/scalars).
 func TestScalars(t *testing.T) {
 	all := readST(t, testdir.Shared(t, "golden/blocks/scalars/scalars.safetensors"))
-	check16 := func(key string, x []float32, f func(float32) uint16) {
-		t.Helper()
-		for i, v := range x {
-			want := binary.LittleEndian.Uint16(all[key].Data[2*i:])
-			if got := f(v); got != want {
-				t.Errorf("%s: %v (%08x) gives %04x, want %04x", key, v, math.Float32bits(v), got, want)
+	// Floats of 32 bits are stored as torch stores them.
+	stored := all["float16/x_f32"].Data
+	x := make([]float32, len(stored)/4)
+	for i := range x {
+		x[i] = math.Float32frombits(binary.LittleEndian.Uint32(stored[4*i:]))
+	}
+	m := block.New(dtype.Of(dtype.F32), 1, len(x))
+	t.Run("F32/encode", func(t *testing.T) {
+		if err := block.Encode(m, x, nil); err != nil || !bytes.Equal(m.Data, stored) {
+			t.Errorf("other bytes, %v", err)
+		}
+	})
+	t.Run("F32/decode", func(t *testing.T) {
+		y := make([]float32, len(x))
+		if block.DecodeAll(y, block.Raw{Type: m.Type, Rows: m.Rows, Cols: m.Cols, Data: stored}); !sameBits(y, x) {
+			t.Error("other values")
+		}
+	})
+	for kind, f := range map[dtype.Kind]struct {
+		name string
+		to   func(float32) uint16
+	}{dtype.F16: {"float16", block.F16}, dtype.BF16: {"bfloat16", block.BF16}} {
+		t.Run(kind.String()+"/encode", func(t *testing.T) {
+			for i, v := range all[f.name+"/x_f32"].f32() {
+				want := binary.LittleEndian.Uint16(all[f.name+"/encode_bits_ggml"].Data[2*i:])
+				if got := f.to(v); got != want {
+					t.Errorf("%v (%08x) gives %04x, want %04x", v, math.Float32bits(v), got, want)
+				}
+			}
+		})
+	}
+	t.Run("F16/decode", func(t *testing.T) {
+		for i, want := range all["float16/decode_every_5th_f32"].f32() {
+			if got := block.FromF16(uint16(5 * i)); !sameBits([]float32{got}, []float32{want}) {
+				t.Errorf("%04x is %v, want %v", 5*i, got, want)
 			}
 		}
-	}
-	check16("float16/encode_bits_ggml", all["float16/x_f32"].f32(), block.F16)
-	check16("bfloat16/encode_bits_ggml", all["bfloat16/x_f32"].f32(), block.BF16)
-	for i, want := range all["float16/decode_every_5th_f32"].f32() {
-		if got := block.FromF16(uint16(5 * i)); !sameBits([]float32{got}, []float32{want}) {
-			t.Errorf("f16 %04x is %v, want %v", 5*i, got, want)
-		}
-	}
-	for name, f := range map[string]struct {
+	})
+	for kind, f := range map[dtype.Kind]struct {
+		name string
 		to   func(float32) uint8
 		from func(uint8) float32
 	}{
-		"float8_e4m3fn": {block.E4M3, block.FromE4M3},
-		"float8_e5m2":   {block.E5M2, block.FromE5M2},
+		dtype.F8E4M3: {"float8_e4m3fn", block.E4M3, block.FromE4M3},
+		dtype.F8E5M2: {"float8_e5m2", block.E5M2, block.FromE5M2},
 	} {
-		for _, in := range []string{"f32", "bf16", "f16"} {
-			want := all[name+"/encode_"+in].Data
-			for i, v := range widen(all[name+"/x_"+in]) {
-				if got := f.to(v); got != want[i] && v == v {
-					t.Errorf("%s: %v gives %02x, want %02x", name, v, got, want[i])
-				} else if v != v && got&0x7f != 0x7f {
-					t.Errorf("%s: NaN gives %02x", name, got)
+		t.Run(kind.String()+"/encode", func(t *testing.T) {
+			for _, in := range []string{"f32", "bf16", "f16"} {
+				want := all[f.name+"/encode_"+in].Data
+				for i, v := range widen(all[f.name+"/x_"+in]) {
+					if got := f.to(v); got != want[i] && v == v {
+						t.Errorf("%v gives %02x, want %02x", v, got, want[i])
+					} else if v != v && got&0x7f != 0x7f {
+						t.Errorf("NaN gives %02x", got)
+					}
 				}
 			}
-		}
-		for i, want := range all[name+"/decode_f32"].f32() {
-			if got := f.from(uint8(i)); !sameBits([]float32{got}, []float32{want}) {
-				t.Errorf("%s: %02x is %v, want %v", name, i, got, want)
+		})
+		t.Run(kind.String()+"/decode", func(t *testing.T) {
+			for i, want := range all[f.name+"/decode_f32"].f32() {
+				if got := f.from(uint8(i)); !sameBits([]float32{got}, []float32{want}) {
+					t.Errorf("%02x is %v, want %v", i, got, want)
+				}
 			}
-		}
+		})
 	}
 }
 

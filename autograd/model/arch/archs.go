@@ -128,6 +128,7 @@ var archs = []*Arch{
 	&qwen35moe,
 	&qwen35VL,
 	&qwen35moeVL,
+	&kimiLinear,
 	&olmoHybrid,
 	&mamba2,
 	&jamba,

@@ -190,6 +190,9 @@ func (s *Spec) keyHeads() []int32 {
 		if a, ok := bodyOf[*Attention](l); ok {
 			out[i] = int32(a.K)
 		}
+		if _, ok := bodyOf[*MLA](l); ok { // llama.cpp has one of latents
+			out[i] = 1
+		}
 	}
 	return out
 }

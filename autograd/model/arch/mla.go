@@ -19,7 +19,7 @@ type MLA struct {
 	Nope   int
 	Rot    int
 	V      int // size of a value
-	Rope   int // index in Spec.Ropes
+	Rope   int // index in Spec.Ropes; NoRope: no positions, also where Rot is not 0
 	Pairs  kernels.Pairs
 	Scale  float32 // of the scores; 0: 1/√(Nope+Rot)
 	// Temperature multiplies the queries by Spec.Temperature.
@@ -61,6 +61,9 @@ func (a *MLA) check(s *Spec) error {
 			return err
 		}
 	}
+	if a.Rope == NoRope {
+		return nil
+	}
 	if rot := s.Ropes[a.Rope].Dim; rot != a.Rot {
 		return fmt.Errorf("rotary size %d, but %d elements of a head rotate", rot, a.Rot)
 	}
@@ -85,20 +88,27 @@ func latentSpec(c *Config, name string, pairs kernels.Pairs) (Spec, error) {
 		Arch: name, C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(-1, "max_position_embeddings"),
 		Norm: NormSpec{Eps: float32(c.Float(1e-6, "rms_norm_eps"))}, Tied: c.Bool(false, "tie_word_embeddings"),
 	}
-	a := &MLA{H: c.Int(-1, "num_attention_heads"), QRank: c.Int(0, "q_lora_rank"), KVRank: c.Int(-1, "kv_lora_rank"),
-		Nope: c.Int(-1, "qk_nope_head_dim"), Rot: c.Int(-1, "qk_rope_head_dim"), V: c.Int(-1, "v_head_dim"), Pairs: pairs}
-	if n := c.Int(a.H, "num_key_value_heads"); n != a.H {
-		c.lack("num_key_value_heads", "is %d, but latent attention has a key for each of %d heads", n, a.H)
-	}
-	if c.Bool(false, "attention_bias") || c.Bool(false, "mlp_bias") {
-		c.lack("attention_bias, mlp_bias", "biases of %s are not supported", name)
-	}
+	a := c.latentAttention(name)
+	a.Pairs = pairs
 	r := c.Rope(a.Rot, s.MaxPos)
 	s.Ropes, a.Scale = []RopeSpec{r}, r.latentScale(a.Nope+a.Rot)
 	if n := c.Int(-1, "num_hidden_layers"); c.err == nil {
 		c.err = s.repeat(n, decoder(a, &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act")}))
 	}
 	return s, c.err
+}
+
+// latentAttention reads the heads of latent attention.
+func (c *Config) latentAttention(name string) *MLA {
+	a := &MLA{H: c.Int(-1, "num_attention_heads"), QRank: c.Int(0, "q_lora_rank"), KVRank: c.Int(-1, "kv_lora_rank"),
+		Nope: c.Int(-1, "qk_nope_head_dim"), Rot: c.Int(-1, "qk_rope_head_dim"), V: c.Int(-1, "v_head_dim")}
+	if n := c.Int(a.H, "num_key_value_heads"); n != a.H {
+		c.lack("num_key_value_heads", "is %d, but latent attention has a key for each of %d heads", n, a.H)
+	}
+	if c.Bool(false, "attention_bias") || c.Bool(false, "mlp_bias") {
+		c.lack("attention_bias, mlp_bias", "biases of %s are not supported", name)
+	}
+	return a
 }
 
 // latentScale is the factor on the scores of heads of d elements: what DeepSeek
@@ -120,12 +130,8 @@ func latentGGUF(m *Metadata) (Spec, error) {
 	if emb, ok := m.shapes["token_embd.weight"]; ok && len(emb) == 2 {
 		s.V = int(emb[0])
 	}
-	if m.Has("blk.0.attn_kv_b.weight") {
-		m.lack("attention.kv_lora_rank", "stands beside attn_kv_b, which converters split since April 2025; convert the model again")
-	}
-	a := &MLA{H: m.Int(-1, "attention.head_count"), QRank: m.Int(0, "attention.q_lora_rank"), KVRank: m.Int(-1, "attention.kv_lora_rank"),
-		Rot: m.Int(-1, "rope.dimension_count"), V: m.Int(-1, "attention.value_length_mla"), Pairs: kernels.Adjacent}
-	a.Nope = m.Int(-1, "attention.key_length_mla") - a.Rot
+	a := m.latentAttention(0)
+	a.Pairs = kernels.Adjacent
 	r := m.Rope(a.Rot, s.MaxPos)
 	if all := m.Float(0, "rope.scaling.yarn_log_multiplier"); all != 0 {
 		// llama.cpp has a tenth of what config.json has, and no mscale: cosines and sines keep their size.
@@ -138,6 +144,17 @@ func latentGGUF(m *Metadata) (Spec, error) {
 		err = m.err
 	}
 	return s, err
+}
+
+// latentAttention reads the heads of latent attention, which a layer has.
+func (m *Metadata) latentAttention(layer int) *MLA {
+	if m.Has(fmt.Sprintf("blk.%d.attn_kv_b.weight", layer)) {
+		m.lack("attention.kv_lora_rank", "stands beside attn_kv_b, which converters split since April 2025; convert the model again")
+	}
+	a := &MLA{H: m.Int(-1, "attention.head_count"), QRank: m.Int(0, "attention.q_lora_rank"), KVRank: m.Int(-1, "attention.kv_lora_rank"),
+		Rot: m.Int(-1, "rope.dimension_count"), V: m.Int(-1, "attention.value_length_mla")}
+	a.Nope = m.Int(-1, "attention.key_length_mla") - a.Rot
+	return a
 }
 
 // latentKV are the keys that latentGGUF reads.

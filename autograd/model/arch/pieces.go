@@ -67,17 +67,24 @@ func (r Rows) of(n int) Rows {
 	return r
 }
 
-// storedAs are the pieces of a tensor as a file holds them in type t: what is quantized is
-// stored as the matrix of a linear map, [out, in], also where the plain weight is
-// transposed.
-func storedAs(pieces []Piece, t dtype.Type) []Piece {
-	if !t.Quantized() || !slices.ContainsFunc(pieces, func(p Piece) bool { return p.Transpose && p.Rows == (Rows{}) }) {
+// storedAs are the pieces of r's tensor as a file holds them in type t: what is quantized is
+// stored as the matrices of linear maps, [out, in], also where the plain weight is
+// transposed. A stack that is one matrix in plain files keeps that form.
+func storedAs(r *Rule, pieces []Piece, t dtype.Type) []Piece {
+	turned := func(p Piece) bool { return p.Transpose && (p.Rows == (Rows{}) || p.Shape == nil) }
+	if !t.Quantized() || !slices.ContainsFunc(pieces, turned) {
 		return pieces
 	}
 	pieces = slices.Clone(pieces)
 	for i := range pieces {
-		if pieces[i].Rows == (Rows{}) {
-			pieces[i].Transpose = false
+		p := &pieces[i]
+		if !turned(*p) {
+			continue
+		}
+		p.Transpose = false
+		p.Shape = p.fileShape(r)
+		if rows, _ := r.units(); p.Rows == (Rows{0, p.Rows.Count, p.Rows.Count, p.Rows.Times}) && p.Rows.len() == rows {
+			p.Rows = Rows{} // all, in their order
 		}
 	}
 	return pieces
@@ -425,7 +432,11 @@ func encodeAs(t dtype.Type, rows, cols int, x []float32) (block.Raw, error) {
 
 // checkShape reports that a file's tensor is not of the piece's shape.
 func (p *Piece) checkShape(r *Rule, t *formats.Tensor) error {
-	if want := p.fileShape(r); !slices.Equal(t.Shape, want) {
+	want, short := p.fileShape(r), p.fileShape(r)
+	for len(short) > len(t.Shape) && short[0] == 1 { // as ggml writes it again
+		short = short[1:]
+	}
+	if !slices.Equal(t.Shape, short) {
 		return fmt.Errorf("tensor %s is %v, want %v", t.Name, t.Shape, want)
 	}
 	return nil

@@ -152,7 +152,7 @@ func (c *Config) qwenExperts(renorm bool) *MoE {
 
 // deltaLayers makes the layers: attention where full says so, else a delta net,
 // and the feed-forward part.
-func (s *Spec) deltaLayers(full []bool, a *Attention, d *DeltaNet, feed Body) {
+func (s *Spec) deltaLayers(full []bool, a Body, d *DeltaNet, feed Body) {
 	both := map[bool]*LayerSpec{true: decoder(a, feed), false: decoder(d, feed)}
 	for i := range s.Layers {
 		s.Layers[i] = both[i < len(full) && full[i]]

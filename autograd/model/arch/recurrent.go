@@ -21,7 +21,9 @@ func (c *ShortConv) check(*Spec) error {
 // maxTaps is a limit on what a file may claim, as those in spec.go.
 const maxTaps = 64
 
-// DeltaNet is a gated delta net (Yang et al. 2024, arXiv:2412.06464).
+// DeltaNet is a gated delta net (Yang et al. 2024, arXiv:2412.06464), or where In is
+// LowRank, Kimi Delta Attention (Kimi Team 2025, arXiv:2510.26692), of which every
+// channel of a key has a decay of its own.
 type DeltaNet struct {
 	H, K     int // heads of values, and of queries and keys
 	Dk, Dv   int // size of a query and a key, and of a value
@@ -40,6 +42,7 @@ const (
 	ByKeyHead DeltaIn = iota // one for query, key, values and gates of each key head in turn, one for what is written and kept
 	Joint                    // one for all queries, keys and values; the gates, what is written, what is kept
 	Apart                    // queries, keys, values, gates, what is written, what is kept
+	LowRank                  // the same, but gates and what is kept come of Dk elements each
 )
 
 // Roles are those of the maps, in the order in which they run.
@@ -61,6 +64,9 @@ func (d *DeltaNet) check(*Spec) error {
 		size{"key size of linear attention", d.Dk, 1 << 12}, size{"value size of linear attention", d.Dv, 1 << 12}, size{"taps of the convolution", d.Taps, maxTaps})
 	if err == nil && d.H%d.K != 0 {
 		err = fmt.Errorf("%d value heads of linear attention are no multiple of %d key heads", d.H, d.K)
+	}
+	if err == nil && d.In == LowRank && (d.H != d.K || d.Dv != d.Dk) {
+		err = fmt.Errorf("%d heads of %d values and %d of %d elements of keys, where the decay of every channel needs the same", d.H, d.Dv, d.K, d.Dk)
 	}
 	return err
 }
@@ -212,6 +218,9 @@ func (b *rules) deltaNet(d *DeltaNet, width int) {
 		d.byTurns(b.matrix(MixDecay, "linear_attn.in_proj_a", "ssm_alpha", d.H, width), 0, 1)
 	case Apart:
 		b.deltaApart(d, width)
+		return
+	case LowRank:
+		b.deltaLowRank(d, width)
 		return
 	}
 	b.deltaState(d)

@@ -66,21 +66,23 @@ const (
 	ExpertGateUp // of all experts, gate rows before up rows
 	ExpertDown   // of all experts
 
-	MixIn     // of a mixer with a state: what it convolves, and maybe more
-	MixGate   // gate of its output
-	MixBeta   // how much of a token a delta rule writes
-	MixDecay  // how much of its state a delta rule keeps
-	MixOut    // its output
-	MixNorm   // norm of its output, by head or group
-	Conv      // its causal convolution, [channels, taps]
-	ALog      // logs of its rates of decay
-	DtBias    // of its time steps
-	Skip      // how much of its input a selective scan passes on
-	StepParts // time step, input and output of a selective scan (Mamba-1)
-	StepUp    // time steps of all channels from those of low rank
-	StepNorm  // of the low-rank time step,
-	BNorm     // of the scan's input
-	CNorm     // and of its output
+	MixIn      // of a mixer with a state: what it convolves, and maybe more
+	MixGate    // gate of its output, or its low-rank part,
+	MixGateUp  // and the gate from that
+	MixBeta    // how much of a token a delta rule writes
+	MixDecay   // how much of its state a delta rule keeps, or the low-rank part of it,
+	MixDecayUp // and that from the part
+	MixOut     // its output
+	MixNorm    // norm of its output, by head or group
+	Conv       // its causal convolution, [channels, taps]
+	ALog       // logs of its rates of decay
+	DtBias     // of its time steps
+	Skip       // how much of its input a selective scan passes on
+	StepParts  // time step, input and output of a selective scan (Mamba-1)
+	StepUp     // time steps of all channels from those of low rank
+	StepNorm   // of the low-rank time step,
+	BNorm      // of the scan's input
+	CNorm      // and of its output
 
 	SharedRouter // the weight of the expert that serves every token
 	SharedGate   // of that expert
@@ -112,7 +114,7 @@ var classes = [numRoles]class{
 	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
-	MixIn: linear, MixGate: linear, MixBeta: linear, MixDecay: linear, MixOut: linear, MixNorm: norm,
+	MixIn: linear, MixGate: linear, MixGateUp: linear, MixBeta: linear, MixDecay: linear, MixDecayUp: linear, MixOut: linear, MixNorm: norm,
 	Conv: filter, ALog: state, DtBias: state, Skip: state, StepParts: linear, StepUp: table, StepNorm: norm, BNorm: norm, CNorm: norm,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,
 }

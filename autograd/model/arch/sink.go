@@ -59,7 +59,7 @@ type FileTensor struct {
 func (t *Tensor) AsGGUF() []FileTensor { return t.as(t.GGUF) }
 
 // AsHF lists a tensor as a Hugging Face folder holds it.
-func (t *Tensor) AsHF() []FileTensor { return t.as(storedAs(t.HF, t.Type)) }
+func (t *Tensor) AsHF() []FileTensor { return t.as(storedAs(t.Rule, t.HF, t.Type)) }
 
 // AsStored lists a tensor as the open file holds it.
 func (t *Tensor) AsStored() []FileTensor { return t.as(t.pieces) }
@@ -178,7 +178,7 @@ func (k *Sink) pieces(t *Tensor, typ dtype.Type) []Piece {
 	case k.apart[t.Name]:
 		return t.Other
 	}
-	return storedAs(t.HF, typ)
+	return storedAs(t.Rule, t.HF, typ)
 }
 
 // CreateGGUF starts a GGUF file. kv is complete metadata (see GGUFKeys); plan

@@ -326,7 +326,7 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 			return nil, fail.Inputf(s.Reader.Path(), "the file is incomplete or its config belongs to another model", "%w", wrapCorrupt(fmt.Errorf("tensor %s is missing", p.Name)))
 		}
 		if len(t.pieces) == 1 {
-			t.pieces = storedAs(t.pieces, f.Type)
+			t.pieces = storedAs(r, t.pieces, f.Type)
 			p = &t.pieces[0]
 		}
 		if err := p.checkShape(r, f); err != nil {

@@ -86,6 +86,10 @@ var variants = []struct{ base, change, refused string }{
 	{"llama4", `{"attn_temperature_tuning": false}`, "temperature"},
 	{"qwen3-moe", `{"norm_topk_prob": false}`, "Renorm"},
 	{"qwen2-moe", `{"mlp_only_layers": [0], "qkv_bias": false}`, "Sublayers[1].Body"},
+	{"kimi-linear", `{"q_lora_rank": 24, "num_expert_group": 2, "topk_group": 1, "tie_word_embeddings": true, "mlp_layer_types": null, "first_k_dense_replace": 2, "num_shared_experts": 2}`, ""},
+	{"kimi-linear", `{"layer_types": null, "linear_attn_config": {"full_attn_layers": [1, 3], "kda_layers": [2, 4], "head_dim": 12, "num_heads": 4, "short_conv_kernel_size": 3}, "num_shared_experts": 0}`, ""},
+	{"kimi-linear", `{"linear_num_heads": 2, "linear_head_dim": 16, "first_k_dense_replace": 0, "mlp_layer_types": null}`, "2 heads in one kind of attention"},
+	{"kimi-linear", `{"moe_renormalize": false, "num_experts_per_token": 1}`, "moe_renormalize"},
 }
 
 // made writes a checkpoint of a variant with random weights.

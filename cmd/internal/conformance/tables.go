@@ -1,0 +1,175 @@
+package main
+
+import (
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/quant"
+)
+
+// text is the document around the three tables.
+const text = `# What is supported
+
+Written by ` + "`make conformance`" + ` from the subtests of the golden tests: ✓ is a comparison with another implementation (or, of a round trip, with what went in) that
+passed in that run; refused is an error that names what is in the way; not measured has no reference. Numbers point to the reasons below a table.
+
+## Architectures
+
+A row is an architecture, and the tiny checkpoints in shared/data/golden/arch that have it. Logits, greedy text (with a cache) and gradients are those of Transformers and
+PEFT, of every form in which the case's config.json is published. HF: a folder is written and read again. GGUF export: tensors and keys are those of llama.cpp's converter;
+import: the GGUF is read back as the same model; to folder: a folder made from that GGUF says the same. Merge: the merged adapter gives PEFT's logits. GPTQ, AWQ: the folder
+has less error than rounding to nearest, and opens again.
+
+%s
+## Block types
+
+Values and bytes are those of ggml, torch and bitsandbytes, bit for bit; of integer codes those that the consumers of GPTQ, AWQ and compressed-tensors decode. Programs are those that
+[interop.md](interop.md) names with the type.
+
+%s
+## Folder layouts
+
+Decode: folders of GPTQModel, AutoRound, llm-compressor and bitsandbytes. Encode: what was read is written, and read again as the same. Programs: the schemes (in groups of 128 or
+of the scheme's own) of which no refusal is known; tgi and exllama were not run, their rules are from their documentation.
+
+%s`
+
+// ofArchs are the columns of architectures; ROW is a case.
+var ofArchs = []column{
+	{"logits", []string{"autograd/model TestGolden/ROW/*/logits"}},
+	{"greedy text", []string{"autograd/model TestGolden/ROW/*/greedy"}},
+	{"LoRA gradients", []string{"autograd/model TestGolden/ROW/lora"}},
+	{"full gradients", []string{"autograd/model TestGolden/ROW/full"}},
+	{"HF", []string{"autograd/model/arch TestFolder/ROW"}},
+	{"GGUF export", []string{"autograd/model/arch TestGGUF/ROW/export"}},
+	{"GGUF import", []string{"autograd/model/arch TestGGUF/ROW/import"}},
+	{"GGUF to folder", []string{"autograd/model/arch TestGGUF/ROW/folder"}},
+	{"merge", []string{"lora TestGoldenArchs/ROW/merged"}},
+	{"GPTQ", []string{"quant TestGoldenArchs/ROW/gptq"}},
+	{"AWQ", []string{"quant TestGoldenArchs/ROW/awq"}},
+}
+
+// archTable has a row for each architecture.
+func archTable(shared string, outcomes map[string]outcome) (string, error) {
+	cases := map[string][]string{} // by architecture
+	for _, name := range archtest.Cases {
+		src, err := arch.Open(filepath.Join(shared, "golden/arch", name))
+		if err != nil {
+			return "", err
+		}
+		cases[src.Architecture()] = append(cases[src.Architecture()], name)
+		src.Close()
+	}
+	var t table
+	t.head(append([]string{"architecture", "cases"}, titles(ofArchs)...)...)
+	for _, a := range arch.Names() {
+		cells := []string{a, strings.Join(cases[a], ", ")}
+		for i := range ofArchs {
+			cells = append(cells, t.all(&ofArchs[i], cases[a], outcomes))
+		}
+		t.row(cells...)
+	}
+	return t.String(), nil
+}
+
+// all is the cell of several cases: what all of them say, or what each of those says
+// that are not like the first.
+func (t *table) all(c *column, cases []string, outcomes map[string]outcome) string {
+	if len(cases) == 0 {
+		return "not measured"
+	}
+	var said []string
+	for i, name := range cases {
+		cell := t.note(c.cell(name, outcomes))
+		if i == 0 {
+			said = append(said, cell)
+		} else if cell != said[0] {
+			said = append(said, name+": "+cell)
+		}
+	}
+	return strings.Join(said, "; ")
+}
+
+func titles(columns []column) (out []string) {
+	for _, c := range columns {
+		out = append(out, c.title)
+	}
+	return out
+}
+
+// ofBlocks are the columns of block types; ROW is the type's name.
+var ofBlocks = []column{
+	{"decode", []string{"kernels/block TestGGUF/ROW/decode", "kernels/block TestScalars/ROW/decode", "kernels/block TestBnB4/ROW", "kernels/block TestCheckpoints/ROW/*"}},
+	{"encode", []string{"kernels/block TestGGUF/ROW/encode", "kernels/block TestScalars/ROW/encode", "kernels/block TestBnB4/ROW"}},
+}
+
+// blockTypes are the types that weights can be stored in.
+func blockTypes() []dtype.Kind {
+	return slices.DeleteFunc(dtype.Kinds(), func(k dtype.Kind) bool { return !block.CanEncode(k) })
+}
+
+// blockTable has a row for each type; interop is the text that says which program
+// was seen to load what.
+func blockTable(interop string, outcomes map[string]outcome) string {
+	var t table
+	t.head(append(append([]string{"type"}, titles(ofBlocks)...), "programs that load it")...)
+	for _, k := range blockTypes() {
+		cells := []string{k.String()}
+		for i := range ofBlocks {
+			cells = append(cells, t.note(ofBlocks[i].cell(k.String(), outcomes)))
+		}
+		loads := programs(interop, k.String()+"(_[SML])?") // a mixture, too: Q4_K_M
+		if k.Info().Family == dtype.Int {
+			loads = "by layout, see below"
+		}
+		t.row(append(cells, loads)...)
+	}
+	return t.String()
+}
+
+// programs are those whose row in the table of interop.md has the word.
+func programs(interop, word string) string {
+	named := regexp.MustCompile(`\b` + word + `\b`)
+	var out []string
+	for line := range strings.Lines(interop) {
+		cells := strings.Split(line, "|")
+		if len(cells) == 6 && named.MatchString(cells[3]) {
+			out = append(out, strings.TrimSpace(cells[1]))
+		}
+	}
+	if len(out) == 0 {
+		return "not measured"
+	}
+	return strings.Join(out, ", ")
+}
+
+// ofFolders are the columns of layouts; ROW is the layout's name.
+var ofFolders = []column{
+	{"decode", []string{"formats TestQuantizedFolders/ROW/*", "formats TestBitsandbytesFolders/ROW/*", "formats TestRewriteFolders/*/ROW/*"}},
+	{"encode", []string{"formats TestRewriteFolders/*/ROW/*"}},
+}
+
+// folderTable has a row for each layout of a folder.
+func folderTable(interop string, outcomes map[string]outcome) string {
+	var t table
+	t.head(append(append([]string{"layout"}, titles(ofFolders)...), "programs that load it")...)
+	for _, l := range formats.Layouts() {
+		cells := []string{l}
+		for i := range ofFolders {
+			cells = append(cells, t.note(ofFolders[i].cell(l, outcomes)))
+		}
+		loads := strings.Join(quant.Loads(l), "; ")
+		if l == formats.Plain {
+			loads = programs(interop, "merged")
+		}
+		t.row(append(cells, loads)...)
+	}
+	return t.String()
+}

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -123,6 +124,9 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 	if s.class, err = s.findClass(); err != nil {
 		return nil, nil, err
 	}
+	if err := s.refuse(); err != nil {
+		return nil, nil, err
+	}
 	raw := s.files[s.class.file]
 	if raw == nil {
 		return nil, nil, badTokenizer(s.class.file, "is missing, and so is tokenizer.json: the tokenizer class %s needs one of them", s.class.name)
@@ -202,6 +206,18 @@ func (s *slow) findClass() (*tokenizerClass, error) {
 		}
 	}
 	return nil, badTokenizer("tokenizer_config.json", "there is no tokenizer.json, and neither tokenizer_class (known: %s) nor model_type %q of config.json says how to read the vocabulary", classNames(), clip(kind))
+}
+
+// refuse names keys of the configuration that change ids and are not supported.
+func (s *slow) refuse() error {
+	if on, err := s.flag("split_special_tokens", false); on || err != nil {
+		return cmp.Or(err, badTokenizer("tokenizer_config.json", "split_special_tokens true is not supported"))
+	}
+	v, _ := s.config.Get("sp_model_kwargs")
+	if d, ok := v.(*jinja.Dict); v != nil && (!ok || d.Len() > 0) {
+		return badTokenizer("tokenizer_config.json", "sp_model_kwargs is not empty, which is not supported: it makes ids random or moves them")
+	}
+	return nil
 }
 
 // fillConfig writes into the configuration the special tokens that it leaves to

@@ -196,6 +196,8 @@ func TestSlowFolderErrors(t *testing.T) {
 		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","add_bos_token":1}`, "add_bos_token is 1"},
 		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","added_tokens_decoder":{"0":{"content":"z"}}}`, `id 0 is "z" here and "a" in vocab.json`},
 		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","added_tokens_decoder":{"2000000000":{"content":"z"}}}`, "far from the vocabulary"},
+		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","split_special_tokens":true}`, "split_special_tokens true"},
+		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","sp_model_kwargs":{"enable_sampling":true}}`, "sp_model_kwargs is not empty"},
 		{"added_tokens.json", `{"z":"y"}`, "want an id"},
 		{"merges.txt", "", "no merges.txt"},
 		{"merges.txt", "#version: 0.2\nab\n", `line 2: "ab" is no pair`},

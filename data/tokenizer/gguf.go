@@ -44,6 +44,12 @@ func Open(r formats.Reader) (*Tokenizer, error) {
 		}
 	}
 	if data == nil {
+		if !Found(r.File) {
+			if b, err := r.File("vocab.txt"); b != nil || err != nil {
+				return nil, badTokenizer(r.Path(), "has vocab.txt of WordPiece, which is not supported, and no tokenizer.json")
+			}
+			return nil, badTokenizer(r.Path(), "has no tokenizer.json")
+		}
 		if data, config, err = convertSlow(r, config, more); err != nil {
 			return nil, inFolder(err, r.Path())
 		}

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -35,7 +36,7 @@ func Found(file func(name string) ([]byte, error)) bool {
 // vocabulary file does not say.
 type tokenizerClass struct {
 	name   string
-	models []string // values of model_type in config.json that mean this class
+	models []string // values of model_type in config.json that mean this class, of families with folders that name none
 	file   string   // its vocabulary
 	read   func(*slow, []byte) error
 
@@ -49,7 +50,7 @@ var tokenizerClasses = []tokenizerClass{
 		bos: "<|endoftext|>", eos: "<|endoftext|>", unk: "<|endoftext|>"},
 	{name: "CodeGenTokenizer", models: []string{"codegen", "phi"}, file: "vocab.json", read: (*slow).gpt2,
 		bos: "<|endoftext|>", eos: "<|endoftext|>", unk: "<|endoftext|>"},
-	{name: "Qwen2Tokenizer", models: []string{"qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen3", "qwen3_moe", "qwen3_next"}, file: "vocab.json", read: (*slow).qwen2,
+	{name: "Qwen2Tokenizer", models: []string{"qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"}, file: "vocab.json", read: (*slow).qwen2,
 		eos: "<|endoftext|>", unk: "<|endoftext|>", pad: "<|endoftext|>"},
 	{name: "LlamaTokenizer", models: []string{"llama", "mistral", "mixtral", "phi3"}, file: "tokenizer.model", read: (*slow).llama,
 		bos: "<s>", eos: "</s>", unk: "<unk>", addBOS: true},
@@ -121,6 +122,9 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 		return nil, nil, err
 	}
 	if s.class, err = s.findClass(); err != nil {
+		return nil, nil, err
+	}
+	if err := s.refuse(); err != nil {
 		return nil, nil, err
 	}
 	raw := s.files[s.class.file]
@@ -202,6 +206,18 @@ func (s *slow) findClass() (*tokenizerClass, error) {
 		}
 	}
 	return nil, badTokenizer("tokenizer_config.json", "there is no tokenizer.json, and neither tokenizer_class (known: %s) nor model_type %q of config.json says how to read the vocabulary", classNames(), clip(kind))
+}
+
+// refuse names keys of the configuration that change ids and are not supported.
+func (s *slow) refuse() error {
+	if on, err := s.flag("split_special_tokens", false); on || err != nil {
+		return cmp.Or(err, badTokenizer("tokenizer_config.json", "split_special_tokens true is not supported"))
+	}
+	v, _ := s.config.Get("sp_model_kwargs")
+	if d, ok := v.(*jinja.Dict); v != nil && (!ok || d.Len() > 0) {
+		return badTokenizer("tokenizer_config.json", "sp_model_kwargs is not empty, which is not supported: it makes ids random or moves them")
+	}
+	return nil
 }
 
 // fillConfig writes into the configuration the special tokens that it leaves to

@@ -196,17 +196,20 @@ func TestSlowFolderErrors(t *testing.T) {
 		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","add_bos_token":1}`, "add_bos_token is 1"},
 		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","added_tokens_decoder":{"0":{"content":"z"}}}`, `id 0 is "z" here and "a" in vocab.json`},
 		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","added_tokens_decoder":{"2000000000":{"content":"z"}}}`, "far from the vocabulary"},
+		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","split_special_tokens":true}`, "split_special_tokens true"},
+		{"tokenizer_config.json", `{"tokenizer_class":"GPT2Tokenizer","sp_model_kwargs":{"enable_sampling":true}}`, "sp_model_kwargs is not empty"},
 		{"added_tokens.json", `{"z":"y"}`, "want an id"},
 		{"merges.txt", "", "no merges.txt"},
 		{"merges.txt", "#version: 0.2\nab\n", `line 2: "ab" is no pair`},
 		{"merges.txt", "a c\n", `token "c" is not in the vocabulary`},
-		{"vocab.json", "", "is missing"},
+		{"vocab.json", "", "has no tokenizer.json"},
+		{"tokenizer_config.json", `{"tokenizer_class":"LlamaTokenizer"}`, "the tokenizer class LlamaTokenizer needs one of them"},
 	} {
 		files := maps.Clone(good)
 		if files[c.file] = c.text; c.text == "" {
 			delete(files, c.file)
 		}
-		if _, err := Open(folder{files: files}); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "model/") {
+		if _, err := Open(folder{files: files}); err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "model") {
 			t.Errorf("%s %q: got %v, want %q", c.file, c.text, err, c.want)
 		}
 	}

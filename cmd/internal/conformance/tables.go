@@ -17,15 +17,15 @@ import (
 // text is the document around the three tables.
 const text = `# What is supported
 
-Written by ` + "`make conformance`" + ` from the subtests of the golden tests: ✓ is a comparison with another implementation (or, of a round trip, with what went in) that
-passed in that run; refused is an error that names what is in the way; not measured has no reference. Numbers point to the reasons below a table.
+Written by ` + "`make conformance`" + ` from the subtests of the golden tests: ✓ is what is said above each table, compared and found in that run; refused is an error that names
+what is in the way; not measured has nothing to compare with, or no test. Numbers point to the reasons below a table.
 
 ## Architectures
 
 A row is an architecture, and the tiny checkpoints in shared/data/golden/arch that have it. Logits, greedy text (with a cache) and gradients are those of Transformers and
 PEFT, of every form in which the case's config.json is published. HF: a folder is written and read again. GGUF export: tensors and keys are those of llama.cpp's converter;
-import: the GGUF is read back as the same model; to folder: a folder made from that GGUF says the same. Merge: the merged adapter gives PEFT's logits. GPTQ, AWQ: the folder
-has less error than rounding to nearest, and opens again.
+import: the GGUF is read back as the same model; to folder: a folder made from that GGUF says the same. Merge: the merged adapter gives PEFT's logits. GPTQ, AWQ (ours alone, no other program's): the folder
+has less error than rounding to nearest, opens again, and computes what the model does within what the bits leave; an interrupted run makes the same files.
 
 %s
 ## Block types

@@ -58,9 +58,6 @@ type FileTensor struct {
 // AsGGUF lists a tensor as a GGUF holds it.
 func (t *Tensor) AsGGUF() []FileTensor { return t.as(t.GGUF) }
 
-// AsHF lists a tensor as a Hugging Face folder holds it.
-func (t *Tensor) AsHF() []FileTensor { return t.as(storedAs(t.Rule, t.HF, t.Type)) }
-
 // AsStored lists a tensor as the open file holds it.
 func (t *Tensor) AsStored() []FileTensor { return t.as(t.pieces) }
 

@@ -39,10 +39,21 @@ def uv():
     return exe
 
 
+def llama_flags():
+    """What llama.cpp is built with: without the image tools, which nothing here uses, and without AMX, which virtual
+    machines list among their instructions and may not allow."""
+    flags = "-DLLAVA_BUILD=OFF"
+    cpu = pathlib.Path("/proc/cpuinfo")
+    if cpu.exists() and "amx_tile" in cpu.read_text():
+        flags += " -DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON"
+    return flags
+
+
 def environment(name):
     """Path of the Python of the consumer's environment, made when its pins changed."""
     venv, pins, overrides = ROOT / f".venv-{name}", HERE / f"{name}.txt", HERE / f"{name}-overrides.txt"
-    want = hashlib.sha256(pins.read_bytes() + (overrides.read_bytes() if overrides.exists() else b"")).hexdigest()
+    build = llama_flags() if name == "llamacpp" else ""
+    want = hashlib.sha256(pins.read_bytes() + (overrides.read_bytes() if overrides.exists() else b"") + build.encode()).hexdigest()
     stamp = venv / "pins.sha256"
     if stamp.exists() and stamp.read_text() == want:
         return venv / "bin/python"
@@ -52,8 +63,7 @@ def environment(name):
     if overrides.exists():
         cmd += ["--overrides", overrides]
     run(uv(), "venv", "--quiet", "--clear", "--python", sys.executable, venv)
-    # llama-cpp-python: without the image tools, which nothing here uses.
-    run(*cmd, env={**os.environ, "CMAKE_ARGS": "-DLLAVA_BUILD=OFF"})
+    run(*cmd, env={**os.environ, "CMAKE_ARGS": build})
     stamp.write_text(want)
     print(f"{name}: installed in {time.time() - start:.0f} s", flush=True)
     return venv / "bin/python"

@@ -60,9 +60,7 @@ func (a *attention) steps() []Step {
 		{Linears: a.readers(), In: scaledBy(a.spec.InScale), Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			return tensors{a.attend(t, in[0], s)}
 		}},
-		{Linears: []*nn.Linear{a.o}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{scaled(t, a.o.ForwardWide(t, in[0]), a.spec.OutScale)}
-		}},
+		leave(a.o, a.spec.OutScale),
 	}
 }
 

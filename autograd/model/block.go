@@ -117,6 +117,14 @@ func alone(l *nn.Linear) Part {
 	return Part{[]*nn.Linear{l}, func(t *autograd.Tape, x *autograd.Tensor, _ *State) *autograd.Tensor { return l.ForwardWide(t, x) }}
 }
 
+// leave is the last step of a body: the map l of what the step before left, times
+// scale (0: 1).
+func leave(l *nn.Linear, scale float32) Step {
+	return Step{Linears: []*nn.Linear{l}, In: unchanged, Forward: func(t *autograd.Tape, in []*autograd.Tensor, _ *State) []*autograd.Tensor {
+		return []*autograd.Tensor{scaled(t, l.ForwardWide(t, in[0]), scale)}
+	}}
+}
+
 // scaledBy is the In of a step that reads alpha (0: 1) times what the step before
 // left.
 func scaledBy(alpha float32) func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {

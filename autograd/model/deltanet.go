@@ -58,9 +58,7 @@ func (d *deltaNet) steps() []Step {
 		{Linears: d.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			return tensors{d.mix(t, in[0], s)}
 		}},
-		{Linears: []*nn.Linear{d.out}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{d.out.ForwardWide(t, in[0])}
-		}},
+		leave(d.out, 0),
 	}
 }
 
@@ -80,14 +78,9 @@ func (d *deltaNet) lowRankSteps() []Step {
 			return tensors{o, in[4]}
 		}},
 		{Linears: []*nn.Linear{d.gateUp}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			z, n := d.gateUp.Forward(t, in[1]), d.norm.Forward(t, in[0])
-			y := t.Act(autograd.ActSpec{Kind: d.spec.Gate}, z, n)
-			t.Done(z, n)
-			return tensors{y}
+			return tensors{d.gated(t, d.gateUp.Forward(t, in[1]), d.norm.Forward(t, in[0]))}
 		}},
-		{Linears: []*nn.Linear{d.out}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{d.out.ForwardWide(t, in[0])}
-		}},
+		leave(d.out, 0),
 	}
 }
 
@@ -141,8 +134,13 @@ func (d *deltaNet) mix(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd
 	t.Done(q, k, v, p.decay, beta)
 	n := d.norm.Forward(t, o)
 	t.Done(o)
-	y := t.Act(autograd.ActSpec{Kind: d.spec.Gate}, p.z, n)
-	t.Done(p.z, n)
+	return d.gated(t, p.z, n)
+}
+
+// gated is the normed result n times the gate of z; it takes both over.
+func (d *deltaNet) gated(t *autograd.Tape, z, n *autograd.Tensor) *autograd.Tensor {
+	y := t.Act(autograd.ActSpec{Kind: d.spec.Gate}, z, n)
+	t.Done(z, n)
 	return y
 }
 
@@ -170,9 +168,7 @@ func (d *deltaNet) scan(t *autograd.Tape, q, k, v, beta, decay *autograd.Tensor,
 
 // conv is the convolution of x, whose channels are those of w from first on.
 func (d *deltaNet) conv(t *autograd.Tape, x *autograd.Tensor, first, part int, s *State) *autograd.Tensor {
-	y := t.Conv1D(x, autograd.ConvSpec{W: d.w, First: first, Seq: s.Seq, SiLU: true, State: s.recurrent(d.seat, part)})
-	t.Done(x)
-	return y
+	return s.convolve(t, x, d.seat, part, autograd.ConvSpec{W: d.w, First: first, SiLU: true})
 }
 
 // unit gives every head the length √Dk: a root mean square of 1. The epsilon is

@@ -36,8 +36,8 @@ func (m *mamba1) steps() []Step {
 		{Linears: m.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			both, n := m.in.Forward(t, in[0]), m.spec.I
 			x, z := t.Columns(both, 0, n), t.Columns(both, n, n)
-			u := t.Conv1D(x, autograd.ConvSpec{W: m.w, Bias: m.bias, Seq: s.Seq, SiLU: true, State: s.recurrent(m.seat, 0)})
-			t.Done(both, x)
+			t.Done(both)
+			u := s.convolve(t, x, m.seat, 0, autograd.ConvSpec{W: m.w, Bias: m.bias, SiLU: true})
 			return tensors{z, u}
 		}},
 		{Linears: []*nn.Linear{m.parts}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
@@ -46,9 +46,7 @@ func (m *mamba1) steps() []Step {
 			t.Done(y)
 			return tensors{o}
 		}},
-		{Linears: []*nn.Linear{m.out}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{m.out.ForwardWide(t, in[0])}
-		}},
+		leave(m.out, 0),
 	}
 }
 

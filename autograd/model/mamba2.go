@@ -36,9 +36,7 @@ func (m *mamba2) steps() []Step {
 		{Linears: m.readers(), In: scaledBy(m.spec.InScale), Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			return tensors{m.mix(t, in[0], s)}
 		}},
-		{Linears: []*nn.Linear{m.out}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{scaled(t, m.out.ForwardWide(t, in[0]), m.spec.OutScale)}
-		}},
+		leave(m.out, m.spec.OutScale),
 	}
 }
 
@@ -89,9 +87,7 @@ func (m *mamba2) normed(t *autograd.Tape, y *autograd.Tensor) *autograd.Tensor {
 
 // conv is the convolution of x, whose channels are those of w from first on.
 func (m *mamba2) conv(t *autograd.Tape, x *autograd.Tensor, first, part int, s *State) *autograd.Tensor {
-	y := t.Conv1D(x, autograd.ConvSpec{W: m.w, Bias: m.bias, First: first, Seq: s.Seq, SiLU: true, State: s.recurrent(m.seat, part)})
-	t.Done(x)
-	return y
+	return s.convolve(t, x, m.seat, part, autograd.ConvSpec{W: m.w, Bias: m.bias, First: first, SiLU: true})
 }
 
 // remember makes the mixer's part of a cache: the last inputs of the

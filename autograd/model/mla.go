@@ -71,9 +71,7 @@ func (a *mla) steps() []Step {
 			n := len(in) - 3
 			return tensors{a.attend(t, in[n+1], in[n], a.kvb.Forward(t, in[n+2]), in[:n], s)}
 		}},
-		Step{Linears: []*nn.Linear{a.o}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{a.o.ForwardWide(t, in[0])}
-		}})
+		leave(a.o, 0))
 }
 
 // queryStep makes queries of their latent.

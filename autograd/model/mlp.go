@@ -36,9 +36,7 @@ func (m *mlp) steps() []Step {
 		{Linears: m.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 			return tensors{m.inner(t, in[0])}
 		}},
-		{Linears: []*nn.Linear{m.down}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{scaled(t, m.down.ForwardWide(t, in[0]), m.spec.OutScale)}
-		}},
+		leave(m.down, m.spec.OutScale),
 	}
 }
 

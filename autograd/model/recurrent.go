@@ -44,6 +44,15 @@ func (s *states) free() {
 	}
 }
 
+// convolve is the causal convolution of x by spec, which it takes over; what it
+// remembers is part i of the mixer at a seat of the cache.
+func (s *State) convolve(t *autograd.Tape, x *autograd.Tensor, seat, i int, spec autograd.ConvSpec) *autograd.Tensor {
+	spec.Seq, spec.State = s.Seq, s.recurrent(seat, i)
+	y := t.Conv1D(x, spec)
+	t.Done(x)
+	return y
+}
+
 // recurrent is part i of what the mixer at a seat of the cache remembers; none
 // without a cache.
 func (s *State) recurrent(seat, i int) autograd.Recurrent {

@@ -35,9 +35,7 @@ func (c *shortConv) steps() []Step {
 		{Linears: c.readers(), In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			return tensors{c.mix(t, in[0], s)}
 		}},
-		{Linears: []*nn.Linear{c.out}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-			return tensors{c.out.ForwardWide(t, in[0])}
-		}},
+		leave(c.out, 0),
 	}
 }
 
@@ -53,8 +51,7 @@ func (c *shortConv) mix(t *autograd.Tape, x *autograd.Tensor, s *State) *autogra
 	t.Done(all)
 	bx := t.Mul(b, v, kernels.ByElement)
 	t.Done(b, v)
-	y := t.Conv1D(bx, autograd.ConvSpec{W: c.w, Bias: c.bias, Seq: s.Seq, State: s.recurrent(c.seat, 0)})
-	t.Done(bx)
+	y := s.convolve(t, bx, c.seat, 0, autograd.ConvSpec{W: c.w, Bias: c.bias})
 	o := t.Mul(y, gate, kernels.ByElement)
 	t.Done(y, gate)
 	return o

@@ -102,5 +102,5 @@ func (s *Spec) placedNear(local []bool, window int) {
 		far[i] = !local[i]
 	}
 	s.vary(far, func(a *Attention) { a.Rope = NoRope })
-	s.vary(local, func(a *Attention) { a.Window = window })
+	s.narrow(local, window)
 }

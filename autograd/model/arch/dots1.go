@@ -20,21 +20,14 @@ var dots1 = Arch{
 		s.withExperts(m, c.sparseLayers(0))
 		if local := c.windowed(len(s.Layers), from(c.Int(0, "max_window_layers"))); c.has("sliding_window") {
 			size := c.window(local)
-			s.vary(local, func(a *Attention) { a.Window = size })
+			s.narrow(local, size)
 		}
 		return s, cmp.Or(err, c.err)
 	},
-	GGUFSpec: func(m *Metadata) (Spec, error) {
-		s, err := decoderGGUF(m)
-		if err != nil {
-			return s, err
-		}
-		m.routed(&s)
-		return s, m.err
-	},
-	Rules:  func(s *Spec) []Rule { return decoderRules(s, false) },
-	NoGGUF: (*Spec).scattered,
-	KV:     func(s *Spec) []formats.KV { return append(decoderKV(s, "dots1"), s.routerKV("dots1")...) },
+	GGUFSpec: routedGGUF("dots1"),
+	Rules:    func(s *Spec) []Rule { return decoderRules(s, false) },
+	NoGGUF:   (*Spec).scattered,
+	KV:       func(s *Spec) []formats.KV { return append(decoderKV(s, "dots1"), s.routerKV("dots1")...) },
 	Config: func(s *Spec) []formats.KV {
 		return append(append(decoderConfig(s, "Dots1ForCausalLM", "dots1"), s.expertConfig()...), formats.KV{Key: "attention_bias", Value: s.Attention().Bias}, formats.KV{Key: "sliding_window", Value: nil})
 	},

@@ -28,12 +28,10 @@ var exaonemoe = Arch{
 		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
-		s, err := decoderGGUF(m)
+		s, err := routedGGUF("exaone_moe")(m)
 		if err != nil {
 			return s, err
 		}
-		s.Arch = "exaone_moe"
-		m.routed(&s)
 		if size := m.Int(0, "attention.sliding_window"); size > 0 {
 			s.placedNear(m.windowed(len(s.Layers), 4), size)
 		}

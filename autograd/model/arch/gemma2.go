@@ -30,7 +30,7 @@ var gemma2 = Arch{
 		}
 		s.normsAround()
 		window := m.Int(4096, "attention.sliding_window")
-		s.vary(m.windowed(len(s.Layers), 2), func(a *Attention) { a.Window = window })
+		s.narrow(m.windowed(len(s.Layers), 2), window)
 		return s, m.err
 	},
 	Rules: func(s *Spec) []Rule { return namedRules(s, false, gemmaNames) },
@@ -82,7 +82,7 @@ func (c *Config) capped(name string) (Spec, error) {
 	s.LogitCap = logits
 	local := c.windowed(len(s.Layers), lastFull(2))
 	window := c.window(local)
-	s.vary(local, func(a *Attention) { a.Window = window })
+	s.narrow(local, window)
 	return s, cmp.Or(err, c.err)
 }
 

@@ -14,15 +14,7 @@ var glm4moe = Arch{
 		c.assume(map[string]string{"max_position_embeddings": "131072", "rms_norm_eps": "1e-5", "num_key_value_heads": "8", "n_routed_experts": "128", "num_experts_per_tok": "8", "n_shared_experts": "1"})
 		return glm4Spec(c, "glm4_moe", 0.5, 1)
 	},
-	GGUFSpec: func(m *Metadata) (Spec, error) {
-		s, err := decoderGGUF(m)
-		if err != nil {
-			return s, err
-		}
-		s.Arch = "glm4_moe"
-		m.routed(&s)
-		return s, m.err
-	},
+	GGUFSpec: routedGGUF("glm4_moe"),
 	Rules: func(s *Spec) []Rule {
 		names := usualNames
 		names.norms = map[Role][2]string{AttnNorm: {"input_layernorm", "attn_norm"}, MLPNorm: {"post_attention_layernorm", "post_attention_norm"}}

@@ -23,7 +23,7 @@ var gptoss = Arch{
 		s.withExperts(gptossExperts(c.Int(-1, "num_local_experts"), c.Int(-1, "num_experts_per_tok"), c.Float(1.702, "swiglu_alpha"), c.Float(7, "swiglu_limit")), nil)
 		local := c.windowed(len(s.Layers), lastFull(2))
 		size := c.window(local)
-		s.vary(local, func(a *Attention) { a.Window = size })
+		s.narrow(local, size)
 		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
@@ -35,7 +35,7 @@ var gptoss = Arch{
 		e := m.experts()
 		s.withExperts(gptossExperts(e.E, e.K, 1.702, 7), nil)
 		size := m.Int(0, "attention.sliding_window")
-		s.vary(m.windowed(len(s.Layers), 2), func(a *Attention) { a.Window = size })
+		s.narrow(m.windowed(len(s.Layers), 2), size)
 		return s, m.err
 	},
 	Rules: func(s *Spec) []Rule {

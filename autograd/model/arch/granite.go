@@ -30,11 +30,7 @@ var granite = Arch{
 	},
 	Rules: func(s *Spec) []Rule { return decoderRules(s, true) },
 	KV: func(s *Spec) []formats.KV {
-		kv := decoderKV(s, "granite")
-		for _, f := range s.factorKV() {
-			kv = append(kv, formats.KV{Key: "granite." + f.Key, Value: f.Value})
-		}
-		return kv
+		return append(decoderKV(s, "granite"), s.factorKV("granite")...)
 	},
 	Config: func(s *Spec) []formats.KV {
 		kv := append(decoderConfig(s, "GraniteForCausalLM", "granite"),
@@ -61,10 +57,10 @@ func (s *Spec) factors(embed, residual, logits float32) {
 	}
 }
 
-// factorKV are the keys of a GGUF below its prefix.
-func (s *Spec) factorKV() []formats.KV {
-	return []formats.KV{{Key: "attention.scale", Value: s.Attention().scale()}, {Key: "embedding_scale", Value: s.EmbedScale},
-		{Key: "residual_scale", Value: s.Layers[0].Residual}, {Key: "logit_scale", Value: float32(1 / float64(s.LogitScale))}}
+// factorKV are the keys of a GGUF below prefix p.
+func (s *Spec) factorKV(p string) []formats.KV {
+	return []formats.KV{{Key: p + ".attention.scale", Value: s.Attention().scale()}, {Key: p + ".embedding_scale", Value: s.EmbedScale},
+		{Key: p + ".residual_scale", Value: s.Layers[0].Residual}, {Key: p + ".logit_scale", Value: float32(1 / float64(s.LogitScale))}}
 }
 
 // factorConfig are the same in config.json.

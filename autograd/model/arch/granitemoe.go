@@ -33,11 +33,7 @@ var granitemoe = Arch{
 		return namedRules(s, true, names)
 	},
 	KV: func(s *Spec) []formats.KV {
-		kv := decoderKV(s, "granitemoe")
-		for _, f := range s.factorKV() {
-			kv = append(kv, formats.KV{Key: "granitemoe." + f.Key, Value: f.Value})
-		}
-		return kv
+		return append(decoderKV(s, "granitemoe"), s.factorKV("granitemoe")...)
 	},
 	Config: func(s *Spec) []formats.KV {
 		m := s.moe()

@@ -26,14 +26,7 @@ var hyv3 = Arch{
 		s.withExperts(m, c.sparseLayers(1))
 		return s, cmp.Or(err, c.err)
 	},
-	GGUFSpec: func(m *Metadata) (Spec, error) {
-		s, err := decoderGGUF(m)
-		if err != nil {
-			return s, err
-		}
-		m.routed(&s)
-		return s, m.err
-	},
+	GGUFSpec: routedGGUF("hy_v3"),
 	Rules: func(s *Spec) []Rule {
 		names := usualNames
 		e := &names.experts

@@ -46,7 +46,7 @@ var ministral = Arch{
 		local := c.windowed(c.Int(0, "num_hidden_layers"), func(int) bool { return size > 0 })
 		size = c.window(local)
 		s, err := decoderSpec(c, "ministral", func(*Attention, *MLP) {})
-		s.vary(local, func(a *Attention) { a.Window = size })
+		s.narrow(local, size)
 		return s, err
 	},
 	Rules: func(s *Spec) []Rule { return decoderRules(s, true) },

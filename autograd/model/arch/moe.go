@@ -71,33 +71,21 @@ func (s *Spec) withExperts(m MoE, sparse func(layer int) bool) {
 			m.Dense = mlp.F
 		}
 	}
-	made := map[*LayerSpec]*LayerSpec{} // equal layers stay equal
-	for i, l := range s.Layers {
-		if sparse != nil && !sparse(i) {
-			continue
-		}
-		if made[l] == nil {
-			own := *l
-			own.Sublayers = slices.Clone(l.Sublayers)
-			for j := range own.Sublayers {
-				if _, ok := own.Sublayers[j].Body.(*MLP); ok {
-					own.Sublayers[j].Body = &m
-				}
-			}
-			made[l] = &own
-		}
-		s.Layers[i] = made[l]
+	if sparse == nil {
+		sparse = from(0)
 	}
+	s.rebuild(sparse, func(old Body) Body {
+		if _, ok := old.(*MLP); ok {
+			return &m
+		}
+		return old
+	})
 }
 
 // denseLayers is the number of layers before the first with experts.
 func (s *Spec) denseLayers() int {
-	for i, l := range s.Layers {
-		for _, sub := range l.Sublayers {
-			if _, ok := sub.Body.(*MoE); ok {
-				return i
-			}
-		}
+	if first := slices.Index(s.sparse(), true); first >= 0 {
+		return first
 	}
 	return len(s.Layers)
 }
@@ -193,6 +181,19 @@ func (m *Metadata) routed(s *Spec) {
 		e.Select = e.Select || m.Has(fmt.Sprintf("blk.%d.exp_probs_b.bias", i)) || m.Has(fmt.Sprintf("blk.%d.exp_probs_b", i))
 	}
 	s.withExperts(e, m.sparse)
+}
+
+// routedGGUF reads a GGUF of a decoder of the given name with such experts.
+func routedGGUF(name string) func(m *Metadata) (Spec, error) {
+	return func(m *Metadata) (Spec, error) {
+		s, err := decoderGGUF(m)
+		if err != nil {
+			return s, err
+		}
+		s.Arch = name
+		m.routed(&s)
+		return s, m.err
+	}
 }
 
 // sparse reports whether a layer has experts: it has a router.

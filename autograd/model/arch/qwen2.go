@@ -36,5 +36,5 @@ func (s *Spec) lateWindows(c *Config) {
 	}
 	local := c.windowed(len(s.Layers), late)
 	window := c.window(local)
-	s.vary(local, func(a *Attention) { a.Window = window })
+	s.narrow(local, window)
 }

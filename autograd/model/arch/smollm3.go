@@ -18,7 +18,7 @@ var smollm3 = Arch{
 		local := c.windowed(len(s.Layers), func(i int) bool { return some && still[i] })
 		size := c.window(local)
 		s.vary(still, func(a *Attention) { a.Rope = NoRope })
-		s.vary(local, func(a *Attention) { a.Window = size })
+		s.narrow(local, size)
 		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {

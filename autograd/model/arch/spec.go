@@ -222,22 +222,37 @@ func (s *Spec) rope() RopeSpec {
 
 // vary gives the layers that chosen names a changed copy of their attention.
 func (s *Spec) vary(chosen []bool, change func(*Attention)) {
+	s.rebuild(func(i int) bool { return i < len(chosen) && chosen[i] }, func(old Body) Body {
+		a, ok := old.(*Attention)
+		if !ok {
+			return old
+		}
+		own := *a
+		change(&own)
+		return &own
+	})
+}
+
+// narrow gives the layers that local names a window of so many tokens.
+func (s *Spec) narrow(local []bool, window int) {
+	s.vary(local, func(a *Attention) { a.Window = window })
+}
+
+// rebuild replaces the bodies of the layers that chosen names. Equal layers stay
+// equal.
+func (s *Spec) rebuild(chosen func(layer int) bool, replace func(old Body) Body) {
 	made := map[*LayerSpec]*LayerSpec{}
 	for i, l := range s.Layers {
-		if i >= len(chosen) || !chosen[i] {
+		if !chosen(i) {
 			continue
 		}
 		if made[l] == nil {
-			c := *l
-			c.Sublayers = slices.Clone(l.Sublayers)
-			for j := range c.Sublayers {
-				if a, ok := c.Sublayers[j].Body.(*Attention); ok {
-					b := *a
-					change(&b)
-					c.Sublayers[j].Body = &b
-				}
+			own := *l
+			own.Sublayers = slices.Clone(l.Sublayers)
+			for j := range own.Sublayers {
+				own.Sublayers[j].Body = replace(own.Sublayers[j].Body)
 			}
-			made[l] = &c
+			made[l] = &own
 		}
 		s.Layers[i] = made[l]
 	}

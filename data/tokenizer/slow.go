@@ -279,11 +279,7 @@ func (s *slow) addAll() error {
 		if !ok {
 			v, _ = s.special.Get(key)
 		}
-		list, ok := v.([]any)
-		if !ok {
-			list = []any{v}
-		}
-		for _, e := range list {
+		for _, e := range listOf(v) {
 			if a, ok := token(e); ok {
 				a.Special = true
 				s.addSpecial(a)
@@ -354,11 +350,7 @@ func (s *slow) namedSpecial(content string) bool {
 		for i := range d.Len() {
 			key, v := d.At(i)
 			k, _ := key.(string)
-			list, ok := v.([]any)
-			if !ok {
-				list = []any{v}
-			}
-			for _, e := range list {
+			for _, e := range listOf(v) {
 				a, ok := token(e)
 				if ok && a.Content == content && (strings.HasSuffix(k, "_token") || strings.HasSuffix(k, "_special_tokens")) {
 					return true

@@ -66,6 +66,14 @@ func (t *Tokenizer) readMore() error {
 	return nil
 }
 
+// listOf is a JSON value that may be a list, or one of its elements.
+func listOf(v any) []any {
+	if list, ok := v.([]any); ok {
+		return list
+	}
+	return []any{v}
+}
+
 // endsFromConfig reads eos_token_id, a number or a list, of the model's files.
 func (t *Tokenizer) endsFromConfig() ([]int32, error) {
 	var out []int32
@@ -75,11 +83,7 @@ func (t *Tokenizer) endsFromConfig() ([]int32, error) {
 			return nil, err
 		}
 		v, _ := d.Get("eos_token_id")
-		list, ok := v.([]any)
-		if !ok {
-			list = []any{v}
-		}
-		for _, e := range list {
+		for _, e := range listOf(v) {
 			if n, ok := e.(int64); ok && n >= 0 && n < int64(len(t.vocab)) {
 				out = append(out, int32(n))
 			}

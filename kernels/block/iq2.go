@@ -87,16 +87,13 @@ func (s *iqGroup) scale2(x []float32, even bool, least float32) (scale float32, 
 	}
 	s.start(true)
 	scale = s.search(largest, largest/5, 9, 0.1)
-	if s.anyInexact() {
-		scale = s.again(scale, false)
-	}
-	return s.flip(scale, even), true
+	return s.flip(s.settle(scale, false), even), true
 }
 
 func encodeIQ2_S(dst []byte, x, w []float32) {
 	s := iqGroup{g: lattice2S.prepared(), n: 16}
 	for at := 0; at < len(x); at, dst = at+256, dst[82:] {
-		b, wb := x[at:at+256], part(w, at)
+		b := x[at : at+256]
 		sigma2 := superSquare(b, 2)
 		own := func(v float32) float32 { return float32(0.25*sigma2) + float32(v*v) }
 		clear(dst[:82])
@@ -104,7 +101,7 @@ func encodeIQ2_S(dst []byte, x, w []float32) {
 		var most float32
 		for j := range scales {
 			xj := b[16*j : 16*j+16]
-			s.weigh(xj, from(wb, 16*j), sigma2, own)
+			s.weigh(xj, from(w, at+16*j), sigma2, own)
 			scale, ok := s.scale2(xj, false, 1e-8)
 			if !ok {
 				continue

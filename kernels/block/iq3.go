@@ -5,24 +5,20 @@ package block
 func encodeIQ3_XXS(dst []byte, x, w []float32) {
 	s := iqGroup{g: lattice3XXS.prepared(), n: 32}
 	for at := 0; at < len(x); at, dst = at+256, dst[98:] {
-		b, wb := x[at:at+256], part(w, at)
+		b := x[at : at+256]
 		sigma2 := superSquare(b, 2)
 		clear(dst[:98])
 		var scales [8]float32
 		var most float32
 		for j := range scales {
 			xj := b[32*j : 32*j+32]
-			s.weigh(xj, from(wb, 32*j), sigma2, square)
+			s.weigh(xj, from(w, at+32*j), sigma2, square)
 			largest := s.split(xj, true)
 			if largest < 1e-8 {
 				continue
 			}
 			s.start(true)
-			scale := s.search(largest, largest/15, 15, 0.2)
-			if s.anyInexact() {
-				scale = s.again(scale, false)
-			}
-			scale = s.flip(scale, true)
+			scale := s.flip(s.settle(s.search(largest, largest/15, 15, 0.2), false), true)
 			signs := uint32(0)
 			for k := range 8 {
 				dst[2+8*j+k] = byte(s.points[k])
@@ -46,7 +42,7 @@ func encodeIQ3_XXS(dst []byte, x, w []float32) {
 func encodeIQ3_S(dst []byte, x, w []float32) {
 	s := iqGroup{g: lattice3S.prepared(), n: 32}
 	for at := 0; at < len(x); at, dst = at+256, dst[110:] {
-		b, wb := x[at:at+256], part(w, at)
+		b := x[at : at+256]
 		sigma2 := superSquare(b, 2)
 		clear(dst[:110])
 		var scales [8]float32
@@ -54,17 +50,13 @@ func encodeIQ3_S(dst []byte, x, w []float32) {
 		written := 0 // groups; those that are all zero leave no room for themselves, in the reference too
 		for j := range scales {
 			xj := b[32*j : 32*j+32]
-			s.weigh(xj, from(wb, 32*j), sigma2, square)
+			s.weigh(xj, from(w, at+32*j), sigma2, square)
 			largest := s.split(xj, false)
 			if largest == 0 {
 				continue
 			}
 			s.start(false)
-			scale := s.search(largest, largest/15, 9, 0.2)
-			if s.anyInexact() {
-				scale = s.again(scale, true)
-			}
-			scale = s.flip(scale, false)
+			scale := s.flip(s.settle(s.search(largest, largest/15, 9, 0.2), true), false)
 			for k := range 8 {
 				dst[2+8*written+k] = byte(s.points[k])
 				dst[66+j] |= byte(s.points[k]>>8) << k

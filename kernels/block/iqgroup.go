@@ -1,5 +1,7 @@
 package block
 
+import "slices"
+
 // The encoders of IQ2_* and IQ3_* search, for every 16 or 32 elements, the scale
 // and the points of a lattice that fit magnitudes best; signs are stored apart.
 
@@ -183,14 +185,12 @@ func (s *iqGroup) start(exact bool) {
 	}
 }
 
-// anyInexact reports whether a point was a choice among neighbours.
-func (s *iqGroup) anyInexact() bool {
-	for _, e := range s.exact[:s.n/s.g.dims] {
-		if !e {
-			return true
-		}
+// settle is again where a point was a choice among neighbours.
+func (s *iqGroup) settle(scale float32, all bool) float32 {
+	if slices.Contains(s.exact[:s.n/s.g.dims], false) {
+		return s.again(scale, all)
 	}
-	return false
+	return scale
 }
 
 // larger is the larger of a and b, and b where one is no number.

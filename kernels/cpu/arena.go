@@ -19,7 +19,6 @@ type arena struct {
 	kept    int             // bytes in free
 	live    int             // bytes of small blocks handed out
 	busy    int             // largest live
-	peak    int             // most bytes that were in use at a time, of all blocks
 	stale   bool            // the Go heap holds large memory that is no longer used
 	limit   int             // bytes, with those of the Go runtime, from which on the system gets pages of free memory back; 0: never
 }
@@ -47,10 +46,11 @@ func class(size int) int {
 	return (size + step - 1) &^ (step - 1)
 }
 
-// take returns a block of at least size bytes, aligned to 64.
-func (a *arena) take(size int) (piece, error) {
+// take returns a block of at least size bytes, aligned to 64. peak is the most bytes
+// that were in use at a time.
+func (a *arena) take(size, peak int) (piece, error) {
 	if size >= mapFrom {
-		if b, err := a.cut(size); err != nil || b.region != nil {
+		if b, err := a.cut(size, peak); err != nil || b.region != nil {
 			return b, err
 		}
 	}

@@ -87,7 +87,6 @@ func (c *CPU) ResetCounters() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mem.Peak, c.peak = c.mem.Now, kernels.Total(c.mem.Now)
-	c.arena.peak = int(c.peak)
 	c.arena.shrink(0)
 	c.arena.forget()
 	c.arena.stale = c.process
@@ -140,7 +139,7 @@ func (c *CPU) alloc(p kernels.Purpose, t dtype.Type, n, size int) (*Buf, error) 
 	if err := c.count(p, size); err != nil {
 		return nil, err
 	}
-	blk, err := c.arena.take(size)
+	blk, err := c.arena.take(size, int(c.peak))
 	if err != nil {
 		c.uncount(p, size)
 		return nil, fmt.Errorf("cpu: %d bytes of %s: %w: %w", size, p, err, kernels.ErrOutOfMemory)
@@ -160,7 +159,6 @@ func (c *CPU) count(p kernels.Purpose, size int) error {
 	c.mem.Now[p] += int64(size)
 	c.mem.Peak[p] = max(c.mem.Peak[p], c.mem.Now[p])
 	c.peak = max(c.peak, total)
-	c.arena.peak = max(c.arena.peak, int(total))
 	if c.own = max(c.own, total-c.mem.Now[kernels.Host]); c.own-c.heapFor > c.limit/16 {
 		c.limitHeap()
 	}

@@ -108,7 +108,7 @@ func testRegion(t *testing.T, limit int) {
 			live = slices.Delete(live, j, j+1)
 			continue
 		}
-		p, err := a.take(mapFrom + r.IntN(1<<20))
+		p, err := a.take(mapFrom+r.IntN(1<<20), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,10 +136,10 @@ func testRegion(t *testing.T, limit int) {
 			t.Errorf("holes %v of a free region of %d bytes", r.free, len(r.mem))
 		}
 	}
-	p, _ := a.take(mapFrom)
-	q, _ := a.take(mapFrom)
+	p, _ := a.take(mapFrom, 0)
+	q, _ := a.take(mapFrom, 0)
 	a.give(p)
-	if again, _ := a.take(mapFrom); &again.bytes[0] != &p.bytes[0] || &q.bytes[0] == &p.bytes[0] {
+	if again, _ := a.take(mapFrom, 0); &again.bytes[0] != &p.bytes[0] || &q.bytes[0] == &p.bytes[0] {
 		t.Error("the lowest place is not taken first")
 	}
 }

@@ -28,15 +28,15 @@ const regionSize = 256 << 20
 
 // cut takes size bytes from the first region that has them, or from a new one.
 // Where nothing can be mapped the piece has no region.
-func (a *arena) cut(size int) (piece, error) {
+func (a *arena) cut(size, peak int) (piece, error) {
 	n := roundUp(size, 64)
 	for _, r := range a.regions {
 		if i := r.find(n); i >= 0 {
-			a.touch(max(n-r.free[i].touched, 0))
+			a.touch(max(n-r.free[i].touched, 0), peak)
 			return piece{bytes: r.take(i, n), region: r}, nil
 		}
 	}
-	a.touch(n)
+	a.touch(n, peak)
 	total := 0
 	for _, r := range a.regions {
 		total += len(r.mem)
@@ -56,8 +56,8 @@ func (a *arena) cut(size int) (piece, error) {
 // touch is called before so many bytes of memory are used that the system does
 // not hold yet. It gives back pages of free memory where the process would go
 // over its limit, and where blocks lie so that they would take clearly more
-// than was ever in use at a time.
-func (a *arena) touch(fresh int) {
+// than peak, the most that was ever in use at a time.
+func (a *arena) touch(fresh, peak int) {
 	if fresh > 0 && a.stale {
 		a.stale = false
 		debug.FreeOSMemory()
@@ -66,7 +66,7 @@ func (a *arena) touch(fresh int) {
 	for _, r := range a.regions {
 		touched += r.touched
 	}
-	if fresh > 0 && touched > a.peak+a.peak/16+arenaSlack || a.limit > 0 && touched > a.limit/2 && touched+goMemory() > a.limit {
+	if fresh > 0 && touched > peak+peak/16+arenaSlack || a.limit > 0 && touched > a.limit/2 && touched+goMemory() > a.limit {
 		a.forget()
 	}
 }

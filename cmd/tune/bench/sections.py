@@ -231,7 +231,7 @@ def llama_imatrix():
         subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", src, package], check=True)
         subprocess.run(["tar", "xf", next(src.glob("*.tar.gz")), "--directory", src], check=True)
         tree = next(src.glob("*/vendor/llama.cpp"))
-        subprocess.run(["cmake", "-S", tree, "-B", BUILD / "llama", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF",
+        subprocess.run(["cmake", "-S", tree, "-B", BUILD / "llama", "-DCMAKE_BUILD_TYPE=Release", *interop.llama_cpu(), "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF",
                         "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF"], check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["cmake", "--build", BUILD / "llama", "--target", "llama-imatrix", "--parallel", str(THREADS)], check=True, stdout=subprocess.DEVNULL)
     except (subprocess.CalledProcessError, FileNotFoundError, StopIteration) as e:

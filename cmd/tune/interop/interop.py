@@ -39,20 +39,20 @@ def uv():
     return exe
 
 
-def llama_flags():
-    """What llama.cpp is built with: without the image tools, which nothing here uses, and without AMX, which virtual
-    machines list among their instructions and may not allow."""
-    flags = "-DLLAVA_BUILD=OFF"
+def llama_cpu():
+    """CMake's options that build llama.cpp for this processor, but without AMX, which virtual machines list among their
+    instructions and may not allow."""
     cpu = pathlib.Path("/proc/cpuinfo")
     if cpu.exists() and "amx_tile" in cpu.read_text():
-        flags += " -DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON"
-    return flags
+        return ["-DGGML_NATIVE=OFF", "-DGGML_AVX512=ON", "-DGGML_AVX512_VNNI=ON", "-DGGML_AVX512_BF16=ON"]
+    return ["-DGGML_NATIVE=ON"]
 
 
 def environment(name):
     """Path of the Python of the consumer's environment, made when its pins changed."""
     venv, pins, overrides = ROOT / f".venv-{name}", HERE / f"{name}.txt", HERE / f"{name}-overrides.txt"
-    build = llama_flags() if name == "llamacpp" else ""
+    # llama-cpp-python: without the image tools, which nothing here uses.
+    build = " ".join(["-DLLAVA_BUILD=OFF", *llama_cpu()]) if name == "llamacpp" else ""
     want = hashlib.sha256(pins.read_bytes() + (overrides.read_bytes() if overrides.exists() else b"") + build.encode()).hexdigest()
     stamp = venv / "pins.sha256"
     if stamp.exists() and stamp.read_text() == want:

@@ -141,6 +141,11 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if err := otherBase(o.Model, ads, true, note); err != nil {
 		return nil, err
 	}
+	release, err := dev.Host(tokenizer.Memory(src.Reader))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	gguf := filepath.Ext(o.Output) == ".gguf"
 	if text := src.CarriedNote(gguf); text != "" {
 		note(text)
@@ -391,7 +396,7 @@ func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base 
 		nf4 := dtype.NF4Double
 		o.TrainedAs = &nf4
 	}
-	countHost(s, lora.MergeMemory(base, o, values))
+	countHost(s, lora.MergeMemory(base, o, values)+tokenizer.Memory(base.Reader))
 	return nil
 }
 

@@ -114,7 +114,7 @@ type ingest struct {
 // begin makes the lists of an ingest that gives so many bytes of memory to tokens.
 func (in *ingest) begin(limit int64) {
 	beside := scratchBeside(in.o.Beside)
-	in.kept = store{beside: beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: in.o.MaxLength}}
+	in.kept = store{beside: beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: in.o.MaxLength, Groups: true, Marks: true}}
 	in.train, in.val, in.seen = newVector[item](beside, 0), newVector[item](beside, 0), newIDSet(beside)
 	in.notes = map[string]int64{}
 }

@@ -64,19 +64,19 @@ func (x Examples) ReadTokens(n int) ([]Example, error) {
 }
 
 // Firsts leaves out all but the first sample of each group, the chosen answer of
-// a pair; what is left stands alone.
+// a pair, and unwanted answers; what is left stands alone.
 func (x Examples) Firsts() Examples {
-	firsts := 0
-	x.eachGroup(func(int) { firsts++ })
-	if firsts == x.Len() {
+	var firsts []int32
+	x.eachGroup(func(i int) {
+		if _, group := x.Size(i); group != 0 || x.Mark(i) >= 0 {
+			firsts = append(firsts, int32(i))
+		}
+	})
+	if len(firsts) == x.Len() {
 		return x
 	}
-	v := &view{of: x.src, order: newVector[int32]("", firsts)}
-	to := 0
-	x.eachGroup(func(i int) {
-		v.order.at[to] = int32(i)
-		to++
-	})
+	v := &view{of: x.src, order: newVector[int32]("", len(firsts))}
+	copy(v.order.at, firsts)
 	return Examples{v}
 }
 

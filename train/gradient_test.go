@@ -22,6 +22,9 @@ func lossConfigs(t *testing.T) []Config {
 		kind := objectives[ObjectiveName(name)]
 		if len(kind.losses) == 0 && kind.options != nil {
 			add(fmt.Sprintf("{objective: %s}", name))
+			if kind.reward {
+				add("{objective: reward, center_rewards_coefficient: 0.1}")
+			}
 		}
 		for _, loss := range kind.losses {
 			extra := ""
@@ -66,6 +69,9 @@ func TestWeighIsGradient(t *testing.T) {
 			if x >= 0 {
 				p.Policy[i], p.Reference[i] = -0.2-float32(i*7%5)/4, -0.3-float32(i*3%4)/4
 			}
+		}
+		if kind.reward { // by sample
+			p.Policy, b.Mark[0], targets = []float32{1, 0.5, -0.3, 0.2, 2, 3}, 0.7, make([]int32, len(ex))
 		}
 		units := o.Count(&b)
 		loss := func() float64 { return o.Score(&b, p).mean(units, p.Tokens).Loss }

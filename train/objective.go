@@ -82,6 +82,7 @@ var objectives = map[ObjectiveName]struct {
 	tokens   func(b *data.Batch) int64
 	targets  func(b *data.Batch) []int32
 	baseline func(c Config) baseline
+	reward   bool // it trains a reward model, and reads rewards instead of log-probabilities
 }{
 	"sft": {make: newSFT},
 	"dpo": {make: newDPO, rate: 1e-5, full: 1e-6, options: dpoOptions, losses: dpoLosses, many: true, only: dpoOnly, check: Config.checkDPO, tokens: chosenTokens},
@@ -92,7 +93,8 @@ var objectives = map[ObjectiveName]struct {
 	"orpo": {make: newORPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0.1}, tokens: readTokens, targets: readTargets},
 	"kto": {make: newKTO, rate: 1e-5, full: 1e-6, losses: []string{"kto", "apo_zero_unpaired"}, baseline: ktoBaseline,
 		options: map[string]float64{"beta": 0.1, "desirable_weight": 1, "undesirable_weight": 1}},
-	"bco": {make: newBCO, rate: 1e-5, full: 5e-7, options: map[string]float64{"beta": 0.1}, baseline: func(Config) baseline { return runningReward }},
+	"bco":    {make: newBCO, rate: 1e-5, full: 5e-7, options: map[string]float64{"beta": 0.1}, baseline: func(Config) baseline { return runningReward }},
+	"reward": {make: newReward, rate: 1e-4, full: 1e-5, options: map[string]float64{"center_rewards_coefficient": noDefault}, reward: true},
 }
 
 // ObjectiveName is an objective of the table.
@@ -100,6 +102,9 @@ type ObjectiveName string
 
 // Enum lists the objectives.
 func (ObjectiveName) Enum() []string { return names(objectives) }
+
+// Reward reports whether c trains a reward model.
+func (c Config) Reward() bool { return objectives[c.Objective].reward }
 
 // Samples is how many samples of a data set c's objective learns from together;
 // 0: from one, or two that are a pair.
@@ -204,6 +209,7 @@ func (c *Config) objectiveKeys() map[string]**float64 {
 		"beta": &c.Beta, "label_smoothing": &c.LabelSmoothing, "ld_alpha": &c.LDAlpha, "f_alpha_divergence_coef": &c.FAlphaDivergenceCoef,
 		"discopop_tau": &c.DiscoPOPTau, "cpo_alpha": &c.CPOAlpha, "simpo_gamma": &c.SimPOGamma, "alpha": &c.Alpha,
 		"desirable_weight": &c.DesirableWeight, "undesirable_weight": &c.UndesirableWeight,
+		"center_rewards_coefficient": &c.CenterRewards,
 	}
 }
 

@@ -70,6 +70,9 @@ func (r *run) targets(b *data.Batch) []int32 {
 // pass runs b through the model and scores it. As a part of a step it also adds
 // b's share of the gradients.
 func (r *run) pass(b *data.Batch, w whole) (Score, error) {
+	if objectives[r.Config.Objective].reward {
+		return r.rewards(b, w)
+	}
 	var s Score
 	p := LogProbs{Baseline: w.baseline, Tokens: w.tokens}
 	var err error

@@ -27,6 +27,8 @@ type Preferences struct {
 
 	DesirableWeight   *float64 `yaml:"desirable_weight,omitempty" doc:"kto: of answers that are wanted" unset:"kto 1" range:"[0,1000]"`
 	UndesirableWeight *float64 `yaml:"undesirable_weight,omitempty" doc:"kto: of answers that are not" unset:"kto 1" range:"[0,1000]"`
+
+	CenterRewards *float64 `yaml:"center_rewards_coefficient,omitempty" doc:"reward: how strongly rewards are drawn to mean 0, e.g. 0.01" unset:"not at all" range:"[0,1000]"`
 }
 
 // noDefault marks an option without which its objective works as if it were not

@@ -109,6 +109,9 @@ func begin(j Job) (*run, error) {
 	}
 	c := j.Config
 	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective].make(c), saved: -1}
+	if c.Reward() != j.Model.Spec.Reward {
+		return nil, fail.Usagef("train.objective", "objective: reward trains reward models, and them alone", "objective: %s does not go with this model", c.Objective)
+	}
 	if err := r.checkReference(); err != nil {
 		return nil, err
 	}

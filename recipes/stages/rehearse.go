@@ -46,7 +46,7 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 	if err != nil {
 		return nil, err
 	}
-	mo := model.Options{Trainable: t.config.Adapter == "none"}
+	mo := model.Options{Trainable: t.config.Adapter == "none", Reward: t.config.Reward()}
 	if t.config.Adapter == "qlora" && !quantized(src) {
 		if err := checkNF4(src); err != nil {
 			return nil, err
@@ -55,6 +55,9 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 		mo.Hold = &hold
 	}
 	held, err := shapesOf(src)
+	if err == nil && mo.Reward {
+		held, err = rewardShapes(src)
+	}
 	if err != nil {
 		return nil, err
 	}

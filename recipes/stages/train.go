@@ -106,7 +106,13 @@ func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, 
 	if err != nil {
 		return nil, nil, err
 	}
-	mo := model.Options{Trainable: o.Adapter == "none"}
+	if o.Reward() {
+		if err := src.Reward(lora.RewardHead(uint64(*o.Seed))); err != nil {
+			src.Close()
+			return nil, nil, err
+		}
+	}
+	mo := model.Options{Trainable: o.Adapter == "none", Reward: o.Reward()}
 	if o.Adapter == "qlora" && !quantized(src) {
 		t := dtype.NF4Double
 		mo.Hold = &t

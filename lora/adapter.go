@@ -20,6 +20,14 @@ type Adapter struct {
 	Layers  []Layer
 	Modules []Module // every module of the model that could take an adapter
 
+	// Of an adapter that is no LoRA, else "" and nil: its kind, settings and layers.
+	Kind     string
+	Options  Options
+	adapted  []site // one for each of variants
+	variants []variant
+	owned    []*autograd.Param // memory of variants
+	shared   []Param           // stored, not trained
+
 	dev    kernels.Backend
 	model  *model.Model
 	whole  []*whole
@@ -287,6 +295,9 @@ func (ad *Adapter) Params() []Param {
 		}
 		out = append(out, Param{Param: w.param, Shape: []int{w.param.Rows, w.param.Cols}, Group: "whole", Decay: true})
 	}
+	for _, v := range ad.variants {
+		out = append(out, v.params()...)
+	}
 	return out
 }
 
@@ -307,6 +318,14 @@ func (ad *Adapter) Close() {
 		ad.dev.Free(l.LoRA.B.Buffer)
 		l.dora.free(ad.dev)
 	}
+	for _, v := range slices.Backward(ad.variants) {
+		v.detach()
+	}
+	ad.Freeze()
+	for _, p := range ad.owned {
+		ad.dev.Free(p.Buffer)
+	}
+	ad.variants, ad.owned, ad.shared = nil, nil, nil
 	for _, w := range slices.Backward(append(ad.whole, ad.kept...)) { // the last one may lie over another
 		w.set(w.base)
 		ad.dev.Free(w.param.Buffer)
@@ -316,5 +335,8 @@ func (ad *Adapter) Close() {
 
 // Summary is one line about the adapter for plans and logs.
 func (ad *Adapter) Summary() string {
+	if ad.Kind != "" {
+		return fmt.Sprintf("%s %s, %d layers, %d values trained", KindWord(ad.Kind), ad.Options.words(), len(ad.variants), ad.Trainable())
+	}
 	return fmt.Sprintf("LoRA r%d α%g on %d layers, %d values trained", ad.Config.R, ad.Config.Alpha, len(ad.Layers), ad.Trainable())
 }

@@ -87,6 +87,14 @@ func (c Config) check() error {
 	if c.ExcludeModules.All {
 		return fail.Usagef("lora.exclude_modules", "give names or a regular expression", "exclude_modules cannot be all-linear")
 	}
+	if err := c.checkPatterns(); err != nil {
+		return err
+	}
+	return c.supported()
+}
+
+// checkPatterns refuses ranks and alphas that no layer could have.
+func (c Config) checkPatterns() error {
 	for _, e := range c.RankPattern {
 		if e.Value < 1 || e.Value != math.Trunc(e.Value) {
 			return fail.Usagef("lora.rank_pattern", "", "rank of %q is %g, it must be a whole number above 0", e.Key, e.Value)
@@ -97,7 +105,7 @@ func (c Config) check() error {
 			return fail.Usagef("lora.alpha_pattern", "", "alpha of %q is %g, it must be above 0", e.Key, e.Value)
 		}
 	}
-	return c.supported()
+	return nil
 }
 
 // supported names the keys of PEFT that this version has no code for.

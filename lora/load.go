@@ -34,10 +34,14 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	if err != nil {
 		return nil, f.blame(err)
 	}
-	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m, loaded: true}
-	err = ad.build(ports, chosen, func(l *Layer) ([]float32, []float32, error) {
-		return f.layer(l.stored, l.R, l.Linear.Out(), l.Linear.In(), l.Linear.Experts, l.turned)
-	})
+	ad := &Adapter{Config: c, Kind: f.Kind, Options: f.Options, Modules: mods, dev: m.Dev, model: m, loaded: true}
+	if f.Kind != "" {
+		err = ad.buildKind(ports, chosen, &maker{ad: ad, from: f})
+	} else {
+		err = ad.build(ports, chosen, func(l *Layer) ([]float32, []float32, error) {
+			return f.layer(l.stored, l.R, l.Linear.Out(), l.Linear.In(), l.Linear.Experts, l.turned)
+		})
+	}
 	if err != nil {
 		return nil, f.blame(err)
 	}
@@ -90,9 +94,9 @@ func (w Weighted) Attach(m *model.Model) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.Weight != 1 && (len(ad.whole) > 0 || len(ad.kept) > 0 || ad.Config.UseDoRA) {
+	if w.Weight != 1 && (w.Folder.Kind != "" || len(ad.whole) > 0 || len(ad.kept) > 0 || ad.Config.UseDoRA) {
 		ad.Close()
-		return nil, fail.Inputf(w.Folder.Dir, "give it weight 1", "weight %g: what an adapter stores whole (modules, biases, DoRA's magnitudes) has no part of it", w.Weight)
+		return nil, fail.Inputf(w.Folder.Dir, "give it weight 1", "weight %g: what an adapter stores whole (modules, biases, DoRA's magnitudes, all of other kinds than LoRA) has no part of it", w.Weight)
 	}
 	for _, l := range ad.Layers {
 		l.LoRA.Scale *= float32(w.Weight)
@@ -141,6 +145,9 @@ func Start(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	c, err = c.inherit(f)
 	if err != nil {
 		return nil, err
+	}
+	if f.Kind != "" {
+		return nil, fail.Usagef("lora.init_from", "use adapter: "+f.Kind, "%s is an adapter of kind %s, not LoRA", f.Dir, f.Kind)
 	}
 	if f.tensors[m.Head.Path+".lora_A.weight"] != nil {
 		return nil, fail.Usagef("lora.init_from", "merge it first, then train on the merged model", "%s has an adapter on the head %s, which cannot be trained", f.Dir, m.Head.Path)

@@ -17,7 +17,7 @@ type configFile struct {
 	AlphaPattern     Pattern      `json:"alpha_pattern"`
 	BaseModel        string       `json:"base_model_name_or_path"`
 	Bias             string       `json:"bias"`
-	ExcludeModules   jsonTargets  `json:"exclude_modules"`
+	ExcludeModules   Targets      `json:"exclude_modules"`
 	FanInFanOut      bool         `json:"fan_in_fan_out"`
 	InferenceMode    bool         `json:"inference_mode"`
 	InitWeights      Init         `json:"init_lora_weights"`
@@ -31,7 +31,7 @@ type configFile struct {
 	R                int          `json:"r"`
 	RankPattern      Pattern      `json:"rank_pattern"`
 	Revision         *string      `json:"revision"`
-	TargetModules    jsonTargets  `json:"target_modules"`
+	TargetModules    Targets      `json:"target_modules"`
 	TargetParameters Strings      `json:"target_parameters"`
 	TaskType         *string      `json:"task_type"`
 	TokenIndices     TokenIndices `json:"trainable_token_indices"`
@@ -42,19 +42,12 @@ type configFile struct {
 // harmless are keys of PEFT that change nothing in a trained adapter.
 var harmless = []string{"auto_mapping", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size"}
 
-// parseConfig reads an adapter_config.json. A key that changes the arithmetic
+// parseConfig reads an adapter_config.json of LoRA, with all its keys. A key that changes the arithmetic
 // in a way this package lacks is an error that names it.
-func parseConfig(where string, data []byte) (*configFile, error) {
+func parseConfig(where string, data []byte, all map[string]any) (*configFile, error) {
 	f := &configFile{R: 8, Alpha: 8, Bias: "none", InitWeights: InitKaiming} // LoraConfig's own defaults, not those of a recipe
-	all := map[string]any{}
-	if err := json.Unmarshal(data, &all); err != nil {
-		return nil, fail.Inputf(where, "", "no valid JSON: %w", err)
-	}
 	if err := json.Unmarshal(data, f); err != nil {
 		return nil, fail.Inputf(where, "", "%w", err)
-	}
-	if !strings.EqualFold(f.PeftType, "LORA") {
-		return nil, fail.Inputf(where, "only LoRA adapters can be read", "peft_type is %q", f.PeftType)
 	}
 	known, err := fieldNames()
 	if err != nil {
@@ -124,7 +117,7 @@ func (f *configFile) supported(where string) error {
 func (f *configFile) config() Config {
 	return Config{
 		R: f.R, Alpha: f.Alpha, Dropout: f.Dropout,
-		TargetModules: Targets(f.TargetModules), TargetParameters: f.TargetParameters, ExcludeModules: Targets(f.ExcludeModules),
+		TargetModules: f.TargetModules, TargetParameters: f.TargetParameters, ExcludeModules: f.ExcludeModules,
 		RankPattern: f.RankPattern, AlphaPattern: f.AlphaPattern,
 		Layers: f.Layers, LayersPattern: f.LayersPattern, ModulesToSave: f.ModulesToSave,
 		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: InitKaiming,
@@ -138,7 +131,7 @@ func fileOf(c Config, base string, chosen []string, all []Module) *configFile {
 	return &configFile{
 		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: InitKaiming,
 		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, UseRSLoRA: c.UseRSLoRA, UseDoRA: c.UseDoRA,
-		TargetModules: jsonTargets(explicit(c, chosen, all)), TargetParameters: c.TargetParameters, ExcludeModules: jsonTargets(c.ExcludeModules),
+		TargetModules: explicit(c, chosen, all), TargetParameters: c.TargetParameters, ExcludeModules: c.ExcludeModules,
 		RankPattern: c.RankPattern, AlphaPattern: c.AlphaPattern,
 		Layers: c.Layers, LayersPattern: c.LayersPattern, ModulesToSave: c.ModulesToSave,
 	}
@@ -176,27 +169,24 @@ func (f *configFile) encode() ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// jsonTargets is Targets in JSON: null, a string or a list.
-type jsonTargets Targets
-
 // UnmarshalJSON reads null, a string or a list.
-func (t *jsonTargets) UnmarshalJSON(b []byte) error {
+func (t *Targets) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] == '"' {
 		var s string
 		err := json.Unmarshal(b, &s)
-		*t = jsonTargets(parseTargets(s))
+		*t = parseTargets(s)
 		return err
 	}
 	return json.Unmarshal(b, &t.Names)
 }
 
 // MarshalJSON writes null, a string or a list.
-func (t jsonTargets) MarshalJSON() ([]byte, error) {
-	switch v := Targets(t); {
-	case v.Empty():
+func (t Targets) MarshalJSON() ([]byte, error) {
+	switch {
+	case t.Empty():
 		return []byte("null"), nil
-	case v.All || v.Regex != "":
-		return json.Marshal(v.String())
+	case t.All || t.Regex != "":
+		return json.Marshal(t.String())
 	}
 	return json.Marshal(t.Names)
 }

@@ -15,6 +15,11 @@ func (r *run) accumulate(ctx context.Context, micro []data.Batch, total int64) (
 	if err := r.opt.clear(); err != nil {
 		return sum, err
 	}
+	if r.Adapter != nil {
+		if err := r.Adapter.ClearGradients(); err != nil {
+			return sum, err
+		}
+	}
 	for i := range micro {
 		if err := ctx.Err(); err != nil {
 			return sum, err

@@ -257,7 +257,7 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 	var conf []byte
 	var err error
 	if ad.Kind == "" {
-		conf, err = fileOf(ad.Config, o.Base, chosen, ad.Modules).encode()
+		conf, err = fileOf(ad.Config.converted(), o.Base, chosen, ad.Modules).encode()
 	} else {
 		conf, err = ad.kindFile(o.Base, ad.paths())
 	}
@@ -282,6 +282,12 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 			}
 			if p.experts > 0 {
 				v = toPEFT(v, r, p.experts)
+			}
+			if p.first != nil {
+				var err error
+				if v, p.Shape, err = p.joined(ad.dev, v); err != nil {
+					return err
+				}
 			}
 			t := formats.NamedTensor{Name: p.Name, DType: "F32", Data: kernels.Bytes(v)}
 			for _, d := range p.Shape {

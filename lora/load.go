@@ -9,8 +9,10 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // Load attaches the adapter of a PEFT folder to m. Every tensor of the folder
@@ -33,6 +35,9 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	chosen, err := f.choose(c, mods)
 	if err != nil {
 		return nil, f.blame(err)
+	}
+	if err := f.checkHeld(m, ports, chosen); err != nil {
+		return nil, err
 	}
 	ad := &Adapter{Config: c, Kind: f.Kind, Options: f.Options, Modules: mods, dev: m.Dev, model: m, loaded: true}
 	if f.Kind != "" {
@@ -61,6 +66,18 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 		return nil, err
 	}
 	return ad, nil
+}
+
+// checkHeld refuses an adapter of LoftQ where the weights are not the quantized ones
+// that it was trained on.
+func (f *Folder) checkHeld(m *model.Model, ports []nn.Port, chosen []Module) error {
+	for _, mod := range chosen {
+		p := ports[mod.index]
+		if f.Config.InitWeights == InitLoftQ && (p.Linear == nil || m.HeldType(p.Linear.W).Kind != dtype.NF4) {
+			return fail.Inputf(f.Dir, "use it on the base as NF4 (--nf4; adapter: qlora; base: trained)", "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4, and %s is not", mod.Path)
+		}
+	}
+	return nil
 }
 
 // choose returns the modules that the folder has adapters for: those its config
@@ -99,7 +116,9 @@ func (w Weighted) Attach(m *model.Model) (*Adapter, error) {
 		return nil, fail.Inputf(w.Folder.Dir, "give it weight 1", "weight %g: what an adapter stores whole (modules, biases, DoRA's magnitudes, all of other kinds than LoRA) has no part of it", w.Weight)
 	}
 	for _, l := range ad.Layers {
-		l.LoRA.Scale *= float32(w.Weight)
+		if l.LoRA.Scale *= float32(w.Weight); l.minus != nil {
+			l.minus.Scale *= float32(w.Weight)
+		}
 	}
 	return ad, nil
 }
@@ -175,6 +194,7 @@ func (c Config) inherit(f *Folder) (Config, error) {
 		{"modules_to_save", len(c.ModulesToSave) > 0, slices.Equal(c.ModulesToSave, out.ModulesToSave), c.ModulesToSave, out.ModulesToSave},
 		{"bias", c.Bias != "", c.Bias == out.Bias, c.Bias, out.Bias},
 		{"use_rslora", c.UseRSLoRA, out.UseRSLoRA, c.UseRSLoRA, out.UseRSLoRA},
+		{"init_lora_weights", c.InitWeights != "", c.InitWeights == out.InitWeights, c.InitWeights, out.InitWeights},
 		{"use_dora", c.UseDoRA, out.UseDoRA, c.UseDoRA, out.UseDoRA},
 	} {
 		if k.given && !k.same {

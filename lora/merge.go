@@ -171,6 +171,17 @@ func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) 
 			return err
 		}
 	}
+	if f.Config.InitWeights == InitLoftQ && !(m.o.Trained && m.o.TrainedAs != nil && m.o.TrainedAs.Kind == dtype.NF4) && t.Type.Kind != dtype.NF4 {
+		return fail.Inputf(f.Dir, "merge into the weights as trained (--trained-nf4 --base trained; base: trained)", "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4")
+	}
+	if f.Config.InitWeights.onResidual() {
+		first, err := m.residualOf(f, t, r, f.Config.scale(r, alpha))
+		if err != nil {
+			return err
+		}
+		first.scale = -one.scale
+		m.layers[name] = append(m.layers[name], first)
+	}
 	if m.edits[name].rows != nil {
 		return fail.Inputf(f.Dir, "merge them one after the other", "LoRA cannot be combined with another kind of adapter of %s", path)
 	}

@@ -23,6 +23,7 @@ type configFile struct {
 	InitWeights      Init         `json:"init_lora_weights"`
 	LayersPattern    Strings      `json:"layers_pattern"`
 	Layers           Ints         `json:"layers_to_transform"`
+	LoftQ            *loftQ       `json:"loftq_config"`
 	Alpha            float64      `json:"lora_alpha"`
 	LoRABias         bool         `json:"lora_bias"`
 	Dropout          float64      `json:"lora_dropout"`
@@ -39,8 +40,14 @@ type configFile struct {
 	UseRSLoRA        bool         `json:"use_rslora"`
 }
 
+// loftQ is loftq_config. PEFT quantizes with bitsandbytes' NF4 where bits are 4.
+type loftQ struct {
+	Bits int `json:"loftq_bits,omitempty"` // 0: 4
+	Iter int `json:"loftq_iter,omitempty"` // 0: 1
+}
+
 // harmless are keys of PEFT that change nothing in a trained adapter.
-var harmless = []string{"auto_mapping", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size"}
+var harmless = []string{"auto_mapping", "corda_config", "eva_config", "lora_ga_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size"}
 
 // parseConfig reads an adapter_config.json of LoRA, with all its keys. A key that changes the arithmetic
 // in a way this package lacks is an error that names it.
@@ -106,7 +113,12 @@ func (f *configFile) supported(where string) error {
 		return fail.Inputf(where, "", "r is %d", f.R)
 	}
 	switch f.InitWeights {
-	case InitKaiming, InitNonZero, InitGaussian, "orthogonal", "eva":
+	case InitKaiming, InitNonZero, InitGaussian, InitPiSSA, InitOLoRA, "orthogonal", "eva":
+		return nil
+	case InitLoftQ:
+		if q := f.LoftQ; q != nil && (q.Bits != 0 && q.Bits != 4 || q.Iter > 1) {
+			return fail.Inputf(where, "loftq_bits: 4 and loftq_iter: 1 can be read", "loftq_config: %d bits, %d iterations: the adapter belongs on weights that only its own training has", q.Bits, q.Iter)
+		}
 		return nil
 	}
 	return fail.Inputf(where, "save it in PEFT with path_initial_model_for_weight_conversion, which makes it fit the original base",
@@ -115,21 +127,29 @@ func (f *configFile) supported(where string) error {
 
 // config is the file as a Config.
 func (f *configFile) config() Config {
+	init := InitKaiming
+	if f.InitWeights.onResidual() || f.InitWeights == InitLoftQ { // which say what the adapter belongs on
+		init = f.InitWeights
+	}
 	return Config{
 		R: f.R, Alpha: f.Alpha, Dropout: f.Dropout,
 		TargetModules: f.TargetModules, TargetParameters: f.TargetParameters, ExcludeModules: f.ExcludeModules,
 		RankPattern: f.RankPattern, AlphaPattern: f.AlphaPattern,
 		Layers: f.Layers, LayersPattern: f.LayersPattern, ModulesToSave: f.ModulesToSave,
-		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: InitKaiming,
+		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: init,
 	}
 }
 
 // fileOf is a Config as a file for an adapter of base, with chosen modules out
 // of all.
 func fileOf(c Config, base string, chosen []string, all []Module) *configFile {
-	task := "CAUSAL_LM"
+	task, init := "CAUSAL_LM", InitKaiming
+	quantized := &loftQ{}
+	if c.InitWeights == InitLoftQ {
+		init, quantized = InitLoftQ, &loftQ{Bits: 4, Iter: 1}
+	}
 	return &configFile{
-		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: InitKaiming,
+		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: init, LoftQ: quantized,
 		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, UseRSLoRA: c.UseRSLoRA, UseDoRA: c.UseDoRA,
 		TargetModules: explicit(c, chosen, all), TargetParameters: c.TargetParameters, ExcludeModules: c.ExcludeModules,
 		RankPattern: c.RankPattern, AlphaPattern: c.AlphaPattern,

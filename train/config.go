@@ -153,6 +153,9 @@ func (c Config) check(given Config) error {
 	if c.Adapter != "lora" && c.Adapter != "qlora" || c.LoRA.InitFrom != "" {
 		return nil
 	}
+	if c.LoRA.InitWeights == lora.InitLoftQ && c.Adapter != "qlora" {
+		return fail.Usagef("train.lora.init_lora_weights", "use adapter: qlora", "init_lora_weights: loftq makes up for what holding the base as NF4 loses, and adapter: %s holds it as it is", c.Adapter)
+	}
 	_, err := c.LoRA.Resolve()
 	return err
 }

@@ -61,6 +61,9 @@ var adding = map[string][]added{
 	"objective": {
 		{`(?i)\bdpo|newDPO`, "train/config.go train/dpo.go train/objective.go", ""}, // config.go: its defaults, in words
 	},
+	"adapter kind": {
+		{`(?i)loha|hada_w`, "lora/kinds.go lora/loha.go", ""},
+	},
 	"command": {
 		{`^tokenizeCommand$`, "cmd/internal/cli/commands.go cmd/internal/cli/tokenize.go", ""},
 		{`^verifyCommand$`, "cmd/internal/cli/commands.go cmd/internal/cli/verify.go", ""},

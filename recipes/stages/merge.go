@@ -305,6 +305,9 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	s.Disk = heldBytes(merged)
 	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.LinearType().String()), j.Options.(*Merge).Format)
 	t := mergedTrial(p, j)
+	if t != nil && t.config.LoRA.InitWeights == lora.InitLoftQ && j.Options.(*Merge).Base != "trained" {
+		return fail.Usagef(j.ID+".base", "base: trained", "init_lora_weights: loftq trains for the base quantized to NF4, and %s merges into the original", j.ID)
+	}
 	if err := mergeMemory(p, j, s, base, t); err != nil {
 		return err
 	}

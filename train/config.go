@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes/schema"
 )
@@ -70,6 +71,11 @@ func (c Config) Resolve(seed int64) (Config, error) {
 		c.WarmupRatio = given.WarmupRatio
 	}
 	return c, c.check(given)
+}
+
+// usesBF16 reports whether products are computed in bf16 on dev.
+func (c Config) usesBF16(dev kernels.Backend) bool {
+	return c.DType == "bf16" || c.DType == "auto" && dev.Info().FastBF16
 }
 
 // UsualRate is the learning rate for c's objective and kind of training; an

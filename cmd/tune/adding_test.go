@@ -56,7 +56,7 @@ var adding = map[string][]added{
 		{`(?i)warmup_?stable_?decay`, "train/schedule.go", ""},
 	},
 	"objective": {
-		{`(?i)\bdpo|newDPO`, "train/config.go train/dpo.go train/objective.go", ""}, // config.go: its defaults, in words
+		{`(?i)\bdpo|newDPO`, "train/dpo.go train/objective.go train/preferences.go", ""}, // preferences.go: its defaults, in words
 	},
 	"command": {
 		{`^tokenizeCommand$`, "cmd/internal/cli/commands.go cmd/internal/cli/tokenize.go", ""},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes/schema"
 )
@@ -103,6 +104,11 @@ func (c Config) Resolve(seed int64) (Config, error) {
 		c.WarmupRatio = given.WarmupRatio
 	}
 	return c, c.check(given)
+}
+
+// usesBF16 reports whether products are computed in bf16 on dev.
+func (c Config) usesBF16(dev kernels.Backend) bool {
+	return c.DType == "bf16" || c.DType == "auto" && dev.Info().FastBF16
 }
 
 // UsualRate is the learning rate for c's objective and kind of training; an

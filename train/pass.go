@@ -82,7 +82,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	p := LogProbs{Baseline: w.baseline, Tokens: w.tokens}
 	var err error
 	if r.objective.Reads() >= ReadsReference {
-		if p.Reference, err = r.reference(b, w.units > 0); err != nil {
+		if p.Reference, err = r.reference(b, w.units > 0, part{val: w.units == 0}); err != nil {
 			return s, err
 		}
 	}
@@ -113,25 +113,29 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	return s, err
 }
 
-// reference returns the log-probabilities of b's targets [N] under the model
-// without its adapter.
-func (r *run) reference(b *data.Batch, training bool) ([]float32, error) {
-	return r.logProbs(b, true, training)
+// reference returns the log-probabilities of b's targets [N] under the reference:
+// as stored for the part that b's samples are of or, of an adapter, those of the
+// model without it.
+func (r *run) reference(b *data.Batch, training bool, p part) ([]float32, error) {
+	if r.Reference != nil {
+		return r.Reference.read(b, p)
+	}
+	return logProbs(r.Model, b, true, training, r.bf16)
 }
 
-// logProbs returns the log-probabilities of b's targets [N] under the model, or
-// under the base without its adapter, computed as in training or as when
-// measuring: with bf16 they round differently, and a new adapter must give the
-// same as none. Nothing is kept for a gradient.
-func (r *run) logProbs(b *data.Batch, base, training bool) (logp []float32, err error) {
-	err = r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, Record: training, Base: base, BF16: r.bf16}
+// logProbs returns the log-probabilities of b's targets [N] under m, or under m
+// without its adapter, computed as in training or as when measuring: with bf16
+// they round differently, and a new adapter must give the same as none. Nothing
+// is kept for a gradient.
+func logProbs(m *model.Model, b *data.Batch, base, training, bf16 bool) (logp []float32, err error) {
+	err = m.Dev.Run(func() error {
+		t := &autograd.Tape{Dev: m.Dev, Record: training, Base: base, BF16: bf16}
 		defer t.Free()
-		h := r.Model.Hidden(t, inputs(b))
+		h := m.Hidden(t, inputs(b))
 		if t.Err() != nil {
 			return t.Err()
 		}
-		logp, err = t.Values(r.Model.LogProb(t, h, b.Target, nil).LogP)
+		logp, err = t.Values(m.LogProb(t, h, b.Target, nil).LogP)
 		return err
 	})
 	return logp, err

@@ -57,7 +57,7 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	if j.Comm == nil {
 		j.Comm = alone{}
 	}
-	r, err := open(j)
+	r, err := open(ctx, j)
 	if r != nil {
 		defer r.end()
 	}
@@ -78,9 +78,12 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 
 // open sets a run up and, on rank 0, takes the folder and goes on from what
 // lies there.
-func open(j Job) (*run, error) {
+func open(ctx context.Context, j Job) (*run, error) {
 	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
 		return nil, err
+	}
+	if j.Config.NeedsReference() && j.Reference == nil && j.Comm.Size() > 1 {
+		return nil, fail.Usagef("train.reference", "name the model in training: reference: MODEL", "objective: %s of all weights on %d ranks needs a reference that all of them read", j.Config.Objective, j.Comm.Size())
 	}
 	if j.Comm.Rank() > 0 {
 		return begin(j)
@@ -89,7 +92,10 @@ func open(j Job) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := begin(j)
+	var r *run
+	if err = j.ownReference(ctx); err == nil {
+		r, err = begin(j)
+	}
 	if err != nil {
 		unlock()
 		return nil, err
@@ -100,6 +106,15 @@ func open(j Job) (*run, error) {
 	}
 	r.metrics, err = openMetrics(j.Dir, r.step, r.evaluated())
 	return r, err
+}
+
+// ownReference computes what j's answers are held against where that is the model as
+// it is before the first step, in j.Dir.
+func (j *Job) ownReference(ctx context.Context) (err error) {
+	if j.Config.NeedsReference() && j.Reference == nil {
+		j.Reference, err = MakeReference(ctx, j.Dir, j.Identity+" as it began", j.Model, *j)
+	}
+	return err
 }
 
 // begin sets everything up for step 0.
@@ -118,7 +133,7 @@ func begin(j Job) (*run, error) {
 	if f := objectives[c.Objective].baseline; f != nil {
 		r.baseline = f(c)
 	}
-	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
+	r.bf16 = c.usesBF16(r.dev)
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true
 	}
@@ -333,7 +348,7 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 	m := Metrics{Supervised: s.Supervised}
 	w := whole{units: total, tokens: r.countTokens(s.Micro)}
 	var err error
-	if w.baseline, r.seenNext, err = r.baselineOf(ctx, s.Micro, r.Train); err != nil {
+	if w.baseline, r.seenNext, err = r.baselineOf(ctx, s.Micro); err != nil {
 		return m, err
 	}
 	sum, err := r.accumulate(ctx, share(s.Micro, r.Comm), w)

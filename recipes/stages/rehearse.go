@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -151,6 +152,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	if err := o.CheckSamples(rows.examples); err != nil {
 		return err
 	}
+	if err := checkVocabulary(p, j); err != nil {
+		return err
+	}
 	t := trial{j: j, config: o, rows: rows, maxLength: rows.maxLength, limit: p.Limit}
 	r, err := t.rehearse(p)
 	if errors.Is(err, kernels.ErrOutOfMemory) {
@@ -163,6 +167,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	steps := t.steps(p, r)
 	s.Temp = r.StateBytes * int64(o.SaveTotalLimit+1)
 	s.Disk = 4*r.Trainable + 8<<10
+	if _, given := j.In("reference"); given || o.NeedsReference() { // a value a token
+		s.Temp += 4 * rows.tokens
+	}
 	if o.Adapter == "none" {
 		made, err := p.Source(recipes.Ref{Kind: recipes.ModelRef, Stage: s.Stage})
 		if err != nil {
@@ -180,6 +187,27 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		s.Note("gradient checkpointing of %d blocks", r.Recompute)
 	}
 	t.warn(p, s, steps, r.params)
+	return nil
+}
+
+// checkVocabulary refuses a reference whose tokens are not the model's.
+func checkVocabulary(p *recipes.Planner, j *recipes.Job) error {
+	ref, ok := j.In("reference")
+	if !ok {
+		return nil
+	}
+	other, err := p.Source(ref)
+	if err != nil {
+		return err
+	}
+	to, _ := j.In("model")
+	own, err := p.Source(to)
+	if err != nil {
+		return err
+	}
+	if other.Spec.V != own.Spec.V {
+		return fail.Usagef("train.reference", "name a model of the same family", "%s has %d tokens, the model in training %d: their log-probabilities are of different texts", ref, other.Spec.V, own.Spec.V)
+	}
 	return nil
 }
 

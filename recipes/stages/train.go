@@ -41,6 +41,7 @@ var trainKind = recipes.Kind{
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
 	Data         string `yaml:"data" doc:"ingest stage, folder that tune ingest wrote, or file of rows" unset:"the only ingest stage"`
+	Reference    string `yaml:"reference,omitempty" doc:"preferences: stage or path of the model that answers are held against" unset:"the model without its adapter; full training: as it began"`
 	train.Config `yaml:",inline"`
 }
 
@@ -60,6 +61,9 @@ func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
 	c, err := o.Config.Resolve(int64(s.Seed))
 	if err != nil {
 		bad("", fail.Hint(err), "%v", err)
+	}
+	if err == nil && o.Reference != "" && !c.ReadsReference() {
+		bad("reference", "leave it out", "objective: %s compares with no reference", c.Objective)
 	}
 	if (c.Adapter == "lora" || c.Adapter == "qlora") && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
 		c.LoRA, _ = c.LoRA.Resolve() // checked with the rest
@@ -85,6 +89,13 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		}
 		in = append(in, recipes.Input{Name: "init_from", Ref: from})
 	}
+	if o.Reference != "" {
+		ref, err := v.Given(recipes.ModelRef, "reference", o.Reference)
+		if err != nil {
+			return nil, err
+		}
+		in = append(in, recipes.Input{Name: "reference", Ref: ref})
+	}
 	return in, nil
 }
 
@@ -94,7 +105,7 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	if exists(o.Data) { // rows of a file, which a template may write with the date
 		a.Env["clock"] = fmt.Sprint(clock().Unix())
 	}
-	o.Model, o.Data = "", ""
+	o.Model, o.Data, o.Reference = "", "", ""
 	o.setInit("")
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
 	return o
@@ -150,18 +161,22 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	defer ds.Close()
+	job := train.Job{
+		Config: o, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
+		Packing: ds.Packing, Shuffle: ds.Shuffle,
+		Dir: x.WorkDir(j), Identity: string(res.Address),
+		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
+	}
+	if job.Reference, err = heldAgainst(ctx, x, j, job); err != nil {
+		return err
+	}
 	src, m, err := trainModel(x, j, &o)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	defer m.Close()
-	job := train.Job{
-		Config: o, Model: m, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
-		Packing: ds.Packing, Shuffle: ds.Shuffle,
-		Dir: x.WorkDir(j), Identity: string(res.Address),
-		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
-	}
+	job.Model = m
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
 	if o.Adapter != "none" {
@@ -188,6 +203,30 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	return keepMetrics(x, j, job.Dir)
+}
+
+// heldAgainst computes what the answers of job are held against, before the model in
+// training is loaded; nil where the recipe names no reference.
+func heldAgainst(ctx context.Context, x *recipes.Env, j *recipes.Job, job train.Job) (*train.Reference, error) {
+	ref, ok := j.In("reference")
+	if !ok {
+		return nil, nil
+	}
+	hash, err := x.ContentHash(ref)
+	if err != nil {
+		return nil, err
+	}
+	src, err := OpenSource(x.Path(ref))
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	m, err := model.Load(x.Device(), src, model.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	return train.MakeReference(ctx, job.Dir, string(hash), m, job)
 }
 
 // startAdapter attaches the adapter that j trains, new or from a folder.

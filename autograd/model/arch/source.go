@@ -28,7 +28,8 @@ type Source struct {
 	carried []*Tensor // of parts that are not run
 	at      map[place]*Tensor
 	named   map[string]*Tensor
-	untied  bool // the config says otherwise
+	untied  bool   // the config says otherwise
+	pad     *int32 // of a reward model
 }
 
 // Tensor is a tensor of an open model.

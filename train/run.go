@@ -109,6 +109,9 @@ func begin(j Job) (*run, error) {
 	if err := r.checkReference(); err != nil {
 		return nil, err
 	}
+	if err := j.checkExperts(); err != nil {
+		return nil, err
+	}
 	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true

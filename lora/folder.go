@@ -147,6 +147,10 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 	return nil
 }
 
+// Reward reports whether the adapter makes a reward model of its base: it holds the
+// head of one.
+func (f *Folder) Reward() bool { return f.tensors["score.weight"] != nil }
+
 // take returns the values of a tensor that must be there with this shape.
 func (f *Folder) take(name string, shape ...int64) ([]float32, error) {
 	t, ok := f.tensors[name]
@@ -255,7 +259,12 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 	var conf []byte
 	var err error
 	if ad.Kind == "" {
-		conf, err = fileOf(ad.Config.converted(), o.Base, chosen, ad.Modules).encode()
+		file := fileOf(ad.Config, o.Base, chosen, ad.Modules)
+		if ad.model.Spec.Reward {
+			task := "SEQ_CLS"
+			file.TaskType = &task
+		}
+		conf, err = file.encode()
 	} else {
 		conf, err = ad.kindFile(o.Base, ad.paths())
 	}
@@ -310,11 +319,15 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 
 // card is a model card with what is known.
 func (ad *Adapter) card(o SaveOptions) []byte {
+	task := "text-generation"
+	if ad.model.Spec.Reward {
+		task = "text-classification"
+	}
 	return fmt.Appendf(nil, `---
 base_model: %s
 base_model_relation: adapter
 library_name: peft
-pipeline_tag: text-generation
+pipeline_tag: %s
 tags:
 - %s
 ---
@@ -322,5 +335,5 @@ tags:
 # %s adapter
 
 %s. Base: %s.
-`, o.Base, cmp.Or(ad.Kind, "lora"), KindWord(ad.Kind), ad.Summary(), o.Base)
+`, o.Base, task, cmp.Or(ad.Kind, "lora"), KindWord(ad.Kind), ad.Summary(), o.Base)
 }

@@ -135,6 +135,9 @@ func (j *Job) checkExperts() error {
 	if c := j.Config.RouterAuxLossCoef; c == nil || *c == 0 {
 		return nil
 	}
+	if objectives[j.Config.Objective].reward {
+		return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is not supported with objective: %s", j.Config.Objective)
+	}
 	for _, p := range j.Model.Params() {
 		if j.Model.TensorOf(p).Role == arch.Router {
 			return nil

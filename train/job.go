@@ -109,10 +109,11 @@ func (j *Job) params() ([]param, error) {
 		if j.Model.Flat == nil {
 			panic("train: full training needs a model loaded with Trainable")
 		}
-		for _, p := range j.Model.Params() {
+		list, err := unfrozen(j.Model.Params(), j.Config.UnfrozenParameters)
+		for _, p := range list {
 			add(p, 1, j.Model.TensorOf(p).Decays())
 		}
-		return out, nil
+		return out, err
 	}
 	if j.Adapter == nil {
 		panic("train: adapter training needs an adapter")

@@ -127,6 +127,9 @@ type Tape struct {
 	// recording.
 	Tap func(w *Param, x *Tensor, r *Routed)
 
+	// Balance, when set, adds a loss over what the routers do.
+	Balance *Balance
+
 	// Dropout masks are a function of (Seed, Step, the adapter's site, Key, column).
 	Seed uint64
 	Step uint32

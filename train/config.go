@@ -46,6 +46,10 @@ type Config struct {
 	WeightDecay float64       `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"[0,10]"`
 	MaxGradNorm *float64      `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
 
+	UnfrozenParameters []string `yaml:"unfrozen_parameters,omitempty" doc:"of adapter: none: regular expressions for the beginnings of names, as in axolotl; the other weights stay as they are" unset:"all"`
+
+	RouterAuxLossCoef *float64 `yaml:"router_aux_loss_coef,omitempty" doc:"of models with experts: weight of the loss that spreads tokens over them, added once a micro batch" unset:"0" range:"[0,1000]"`
+
 	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"`
 	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`
 	SaveSteps             Every  `yaml:"save_steps" type:"auto, steps or share" doc:"checkpoint every so many steps" default:"auto" unset:"step 1, then every 10 min"`
@@ -148,6 +152,9 @@ func (c Config) check(given Config) error {
 	}
 	if c.Objective == "reward" && slices.Contains(lora.KindNames(), string(c.Adapter)) {
 		return fail.Usagef("train.adapter", "use adapter: lora, qlora or none", "objective: reward trains a head beside the adapter, which a folder of %s has no place for", c.Adapter)
+	}
+	if len(c.UnfrozenParameters) > 0 && c.Adapter != "none" {
+		return fail.Usagef("train.unfrozen_parameters", "target_modules chooses what an adapter is put on", "unfrozen_parameters belongs to adapter: none, not %s", c.Adapter)
 	}
 	if err := c.Kinds.Only(string(c.Adapter)); err != nil {
 		return err

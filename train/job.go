@@ -11,6 +11,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -111,10 +112,11 @@ func (j *Job) params() ([]param, error) {
 		if j.Model.Flat == nil {
 			panic("train: full training needs a model loaded with Trainable")
 		}
-		for _, p := range j.Model.Params() {
+		list, err := unfrozen(j.Model.Params(), j.Config.UnfrozenParameters)
+		for _, p := range list {
 			add(p, 1, j.Model.TensorOf(p).Decays())
 		}
-		return out, nil
+		return out, err
 	}
 	if j.Adapter == nil {
 		panic("train: adapter training needs an adapter")
@@ -130,6 +132,22 @@ func (j *Job) params() ([]param, error) {
 		return nil, fail.Usagef("train.lora", "", "the adapter has nothing to train")
 	}
 	return out, nil
+}
+
+// checkExperts refuses a loss over routers where the model has none.
+func (j *Job) checkExperts() error {
+	if c := j.Config.RouterAuxLossCoef; c == nil || *c == 0 {
+		return nil
+	}
+	if objectives[j.Config.Objective].reward {
+		return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is not supported with objective: %s", j.Config.Objective)
+	}
+	for _, p := range j.Model.Params() {
+		if j.Model.TensorOf(p).Role == arch.Router {
+			return nil
+		}
+	}
+	return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is %g, and the model has no experts", *j.Config.RouterAuxLossCoef)
 }
 
 // identity is the hash of all that decides the run's values, so that a state

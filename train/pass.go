@@ -90,6 +90,9 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	err = r.dev.Run(func() error {
 		t := &autograd.Tape{Dev: r.dev, Record: total > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
 		defer t.Free()
+		if c := r.Config.RouterAuxLossCoef; c != nil && *c > 0 && total > 0 {
+			t.Balance = &autograd.Balance{Coef: *c}
+		}
 		h := r.Model.Hidden(t, inputs(b))
 		if t.Err() != nil {
 			return t.Err()
@@ -104,6 +107,9 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 			return err
 		}
 		s = r.objective.Score(b, p)
+		if t.Balance != nil { // once for each micro-batch, as in Transformers
+			s.Loss += float64(t.Balance.Loss(t) * float64(total))
+		}
 		if !early && total > 0 {
 			r.Model.LogProb(t, h, targets, r.objective.Weigh(b, p, total))
 		}

@@ -130,6 +130,9 @@ func begin(j Job) (*run, error) {
 	if err := r.checkReference(); err != nil {
 		return nil, err
 	}
+	if err := j.checkExperts(); err != nil {
+		return nil, err
+	}
 	if f := objectives[c.Objective].baseline; f != nil {
 		r.baseline = f(c)
 	}

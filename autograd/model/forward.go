@@ -142,34 +142,71 @@ func scaled(t *autograd.Tape, x *autograd.Tensor, alpha float32) *autograd.Tenso
 func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
 	n := h.Rows()
 	w := m.Head.W
-	if len(m.Head.Adapters) > 0 && !t.Base {
-		if t.Record {
-			t.Fail(fail.Usagef(m.Head.Path, "leave "+m.Head.Path+" out of the target modules", "an adapter of the head cannot be trained"))
-		} else {
-			w = m.adaptedHead(t)
-			defer m.Dev.Free(w.Buffer)
-		}
+	adapted := len(m.Head.Adapters) > 0 && !t.Base
+	if adapted {
+		w = m.adaptedHead(t, coef != nil)
+		defer func() {
+			m.Dev.Free(w.Grad)
+			m.Dev.Free(w.Buffer)
+		}()
 	}
 	tg := t.Upload(target, n)
 	var c *autograd.Tensor
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	return t.LogProb(h, autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
+	out := t.LogProb(h, autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
+	if adapted && w.Grad != nil && t.Err() == nil {
+		m.headGradients(w.Grad)
+	}
+	return out
 }
 
 // adaptedHead is the head's matrix with its adapters in it, float32, in memory
-// that the caller frees.
-func (m *Model) adaptedHead(t *autograd.Tape) *autograd.Param {
+// that the caller frees; trains: with a place for its gradient, where one of its
+// adapters has one.
+func (m *Model) adaptedHead(t *autograd.Tape, trains bool) *autograd.Param {
 	w := m.Head.W
-	buf, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), w.Len())
-	if err != nil {
-		t.Fail(err)
-		return &autograd.Param{Mat: kernels.Mat{Rows: w.Rows, Cols: w.Cols}}
+	out := &autograd.Param{Name: w.Name, Mat: kernels.Mat{Rows: w.Rows, Cols: w.Cols, Of: w.Rows}}
+	alloc := func() kernels.Buffer {
+		b, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), w.Len())
+		if err != nil {
+			t.Fail(err)
+			return nil
+		}
+		return b
 	}
-	m.Dev.Dequantize(buf, w.Mat)
+	if out.Buffer = alloc(); t.Err() != nil {
+		out.Buffer = nil
+		return out
+	}
+	m.Dev.Dequantize(out.Buffer, w.Mat)
 	for _, a := range m.Head.Adapters {
-		m.Dev.Gemm(kernels.Into(buf), &kernels.GemmArgs{A: a.B.Buffer, B: a.A.Buffer, M: w.Rows, N: w.Cols, K: a.A.Rows, Alpha: a.Scale})
+		m.Dev.Gemm(kernels.Into(out.Buffer), &kernels.GemmArgs{A: a.B.Buffer, B: a.A.Buffer, M: w.Rows, N: w.Cols, K: a.R(), Alpha: a.Scale})
+		if a.Dropout > 0 && t.Record {
+			t.Fail(fail.Usagef(m.Head.Path, "leave "+m.Head.Path+" out of the target modules, or use dropout: 0", "an adapter of the head cannot be trained with dropout"))
+		}
+		trains = trains && t.Record
+		if trains && a.B.Grad != nil && out.Grad == nil && t.Err() == nil {
+			if g := alloc(); g != nil {
+				m.Dev.Fill(g, 0)
+				out.Grad = g
+			}
+		}
 	}
-	return &autograd.Param{Name: w.Name, Mat: kernels.Mat{Buffer: buf, Rows: w.Rows, Cols: w.Cols, Of: w.Rows}}
+	return out
+}
+
+// headGradients adds to the gradients of the head's adapters what dw [V, C], that of
+// the matrix with them in it, gives: s·dw·Aᵀ and s·Bᵀ·dw.
+func (m *Model) headGradients(dw kernels.Buffer) {
+	for _, a := range m.Head.Adapters {
+		v, c, r := a.B.Rows, a.A.Cols, a.R()
+		if a.B.Grad != nil {
+			m.Dev.Gemm(kernels.Into(a.B.Grad), &kernels.GemmArgs{A: dw, B: a.A.Buffer, TB: true, M: v, N: r, K: c, Alpha: a.Scale})
+		}
+		if a.A.Grad != nil {
+			m.Dev.Gemm(kernels.Into(a.A.Grad), &kernels.GemmArgs{A: a.B.Buffer, TA: true, B: dw, M: r, N: c, K: v, Alpha: a.Scale})
+		}
+	}
 }

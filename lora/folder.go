@@ -221,7 +221,11 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 			chosen = append(chosen, l.Path)
 		}
 	}
-	conf, err := fileOf(ad.Config, o.Base, chosen, ad.Modules).encode()
+	file := fileOf(ad.Config, o.Base, chosen, ad.Modules)
+	if ad.model.Spec.Encoder > 0 {
+		*file.TaskType = "SEQ_2_SEQ_LM"
+	}
+	conf, err := file.encode()
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,9 @@ type Step struct {
 	// what In made, are whose. Such a step follows the one before on the same
 	// tape: the state between them has more than rows of tokens in float32.
 	Routed func(in []*autograd.Tensor) *autograd.Routed
+	// Memory is set where Linears read what an encoder made, which Enter puts behind
+	// what In makes.
+	Memory bool
 	// In maps what the step before returned (for the first, the block's input
 	// alone) to what Forward takes. What goes in stays the caller's to mark as
 	// Done; a result may be one of the inputs.
@@ -36,6 +39,16 @@ type Step struct {
 	// Forward returns the state between this step and the next; the last step's
 	// is the block's output alone.
 	Forward func(t *autograd.Tape, in []*autograd.Tensor, s *State) []*autograd.Tensor
+}
+
+// Enter maps what the step before returned to what Forward takes: In, and the state's
+// Memory where the step reads it.
+func (p *Step) Enter(t *autograd.Tape, in []*autograd.Tensor, s *State) []*autograd.Tensor {
+	out := p.In(t, in)
+	if p.Memory {
+		out = join(out, tensors{s.Memory})
+	}
+	return out
 }
 
 // Part is a piece of a block that can be run alone, from the input that its
@@ -94,8 +107,9 @@ func (b *Block) Forward(t *autograd.Tape, x *autograd.Tensor, s *State) *autogra
 // them as Done.
 func runSteps(t *autograd.Tape, steps []Step, x *autograd.Tensor, s *State) *autograd.Tensor {
 	state := []*autograd.Tensor{x}
+	t.Key = s.Key
 	for i := range steps {
-		in := steps[i].In(t, state)
+		in := steps[i].Enter(t, state, s)
 		release(t, state, in, x)
 		state = steps[i].Forward(t, in, s)
 		release(t, in, state, x)

@@ -47,22 +47,38 @@ func (m *Model) finish(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 }
 
 // Hidden returns the hidden states after the final norm [N, C], ready for
-// LogProb or Logits.
+// LogProb or Logits. Of a model with an encoder, row n is what predicts the token
+// behind token n of in; rows that predict none hold another's.
 func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
+	in, rows, err := m.parted(in)
+	t.Fail(err)
 	s := m.Prepare(t, in)
 	x := m.Begin(t, s)
 	if t.Err() != nil {
 		return x
 	}
-	for _, b := range m.Blocks {
+	for i, b := range m.Blocks {
+		if m.Crosses(i) {
+			end := x
+			x, s = m.Cross(t, end, s)
+			t.Done(end)
+		}
 		y := m.run(t, b, x, s)
 		t.Done(x)
 		x = y
 	}
 	h := m.finish(t, x)
 	release(t, tensors{x}, tensors{h}, nil)
+	if rows != nil {
+		own := h
+		h = t.Rows(own, t.Upload(rows, len(rows)))
+		t.Done(own)
+	}
 	return h
 }
+
+// Crosses reports whether block i is the first behind an encoder.
+func (m *Model) Crosses(i int) bool { return i > 0 && i == m.Spec.Encoder }
 
 // run is one block, checkpointed where that is wanted or its weights do not stay.
 func (m *Model) run(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State) *autograd.Tensor {
@@ -92,7 +108,9 @@ func (m *Model) forward(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State
 }
 
 // States returns the input of every block, the last block's output and, at the
-// end, the hidden states after the final norm: Layers+2 tensors [N, C].
+// end, the hidden states after the final norm: Layers+2 tensors [N, C]. Of a model
+// with an encoder there are two more, where its blocks end: their output, and that
+// after its norm.
 func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	s := m.Prepare(t, in)
 	out := []*autograd.Tensor{m.Begin(t, s)}
@@ -100,7 +118,12 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 		return out
 	}
 	for i, b := range m.Blocks {
-		out = append(out, m.forward(t, b, out[i], s))
+		x := out[len(out)-1]
+		if m.Crosses(i) {
+			x, s = m.Cross(t, x, s)
+			out = append(out, s.Memory, x)
+		}
+		out = append(out, m.forward(t, b, x, s))
 	}
 	return append(out, m.finish(t, out[len(out)-1]))
 }

@@ -156,6 +156,9 @@ func (l *linear) saves() []*Tensor {
 		if a.B.trains() {
 			s = append(s, l.u[i])
 		}
+		if a.Dropout > 0 {
+			s = append(s, l.key)
+		}
 	}
 	if needX {
 		s = append(s, l.x)

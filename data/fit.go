@@ -127,6 +127,16 @@ func (in *ingest) verdict() error {
 	return nil
 }
 
+// nothing is the error of rows of which none is left.
+func (in *ingest) nothing() error {
+	r := in.report
+	if r.badRows == 0 {
+		return fail.Inputf(in.o.Name, "see the report for what happened to each row", "no row to train on (%s rows read)", group(r.Rows))
+	}
+	return fail.Inputf(in.o.Name, "tune ingest --errors bad.jsonl writes what is wrong with each", "no row to train on (%s rows read, %s bad; the first: %s: %s)",
+		group(r.Rows), group(r.badRows), in.first.RowRef, in.first.Error())
+}
+
 // overflowError is UX.md E3: the counts, the first row and each way out.
 func (in *ingest) overflowError() error {
 	t, r := in.tooLong, in.report

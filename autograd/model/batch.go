@@ -21,10 +21,19 @@ type Inputs struct {
 	Source *Inputs
 }
 
-// Pack makes Inputs of whole sequences.
+// Border stands in a sequence of tokens where what an encoder reads ends and the
+// answer begins.
+const Border = -1
+
+// Pack makes Inputs of whole sequences, of which all or none have a Border.
 func Pack(seqs ...[]int32) Inputs {
 	in := Inputs{Seq: []int32{0}}
 	for _, s := range seqs {
+		if at := slices.Index(s, Border); at >= 0 {
+			in.From = append(in.From, int32(at))
+			in.IDs = append(in.IDs, s[:at]...)
+			s = s[at+1:]
+		}
 		in.IDs = append(in.IDs, s...)
 		in.Seq = append(in.Seq, int32(len(in.IDs)))
 	}

@@ -443,6 +443,15 @@ func (s *Spec) Context() int {
 	return n
 }
 
+// Trained is the context length that a model was trained with; 0: there is none, where
+// positions are distances alone.
+func (s *Spec) Trained() int {
+	if s.Distances.Buckets > 0 {
+		return 0
+	}
+	return s.MaxPos
+}
+
 // Turn is the length beyond which all angles of a text are others (longrope); 0:
 // there is none.
 func (s *Spec) Turn() int {

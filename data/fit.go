@@ -31,6 +31,10 @@ type fitted struct {
 func fit(ref RowRef, e encoded, limit int, overflow string) fitted {
 	row := Example{ID: contentID(e.ids, e.loss), IDs: e.ids, Loss: e.loss, From: ref}
 	f := fitted{id: row.ID, all: int64(row.Supervised())}
+	if e.mark < 0 { // another row than the same answer wanted
+		f.id = mix64(row.ID)
+	}
+	row.Mark = e.mark
 	if len(e.ids) <= limit {
 		f.parts, f.head, f.kept = []Example{row}, f.all, f.all
 		return f
@@ -45,7 +49,7 @@ func fit(ref RowRef, e encoded, limit int, overflow string) fitted {
 	}
 	for i := range f.parts {
 		w := &f.parts[i]
-		w.ID = contentID(w.IDs, w.Loss)
+		w.ID, w.Mark = contentID(w.IDs, w.Loss), e.mark
 		f.kept += int64(w.Supervised())
 	}
 	return f

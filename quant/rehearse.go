@@ -66,7 +66,7 @@ func (w *walk) rehearse() error {
 		if err := w.cross(i); err != nil {
 			return err
 		}
-		k := ""
+		k := fmt.Sprint(b.Lends)
 		for _, p := range b.Params {
 			k += fmt.Sprint(p.Rows, p.Cols, w.m.TensorOf(p).Role, w.m.TensorOf(p).Type, " ")
 			for _, s := range w.streams {

@@ -328,17 +328,17 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	if c.read != nil {
 		m.encode(t, c, b, s)
 	}
-	x := m.Begin(t, s)
+	x := tensors{m.Begin(t, s)}
 	for _, blk := range m.Blocks[m.Spec.Encoder:] {
 		y := m.forward(t, blk, x, s)
-		t.Done(x)
+		release(t, x, y)
 		x = y
 	}
 	if len(b.last) == 0 {
 		return nil
 	}
-	last := t.Rows(x, t.Upload(b.last, len(b.last)))
-	t.Done(x)
+	last := t.Rows(stream(x), t.Upload(b.last, len(b.last)))
+	t.Done(x...)
 	return m.Logits(t, m.finish(t, last))
 }
 
@@ -355,14 +355,14 @@ func (m *Model) encode(t *autograd.Tape, c *Cache, b placed, s *State) {
 	s.Memory = t.New(n, m.Spec.C)
 	if n > 0 {
 		reads := m.prepare(t, Inputs{IDs: b.source, Pos: b.sourcePos, Seq: b.sourceSeq}, true)
-		x := m.Begin(t, reads)
+		x := tensors{m.Begin(t, reads)}
 		for _, blk := range m.Blocks[:m.Spec.Encoder] {
 			y := m.forward(t, blk, x, reads)
-			t.Done(x)
+			release(t, x, y)
 			x = y
 		}
-		s.Memory = m.Encoder.Norm.ForwardWide(t, x)
-		t.Done(x)
+		s.Memory = m.Encoder.Norm.ForwardWide(t, stream(x))
+		t.Done(x...)
 	}
 	t.Keep(s.Memory)
 }

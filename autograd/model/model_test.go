@@ -555,7 +555,7 @@ func TestBlocks(t *testing.T) {
 				y = tape.Add(y, p.Part.Forward(tape, p.Norm.Forward(tape, y), s), 1, 1)
 			}
 		}
-		x = b.Forward(tape, x, s)
+		x = b.Forward(tape, tensors{x}, s)[0]
 		near(t, b.Path, values(t, tape, y), values(t, tape, x), 1e-6)
 	}
 	near(t, "hidden", values(t, tape, m.Norm.ForwardWide(tape, x)), want, 0)
@@ -568,12 +568,14 @@ func TestSteps(t *testing.T) {
 		tape := &autograd.Tape{Dev: m.Dev}
 		defer tape.Free()
 		s := m.Prepare(tape, Pack(tokens(1, 7, m.Spec.V), tokens(2, 3, m.Spec.V)))
-		x := m.Begin(tape, s)
+		x, lent := tensors{m.Begin(tape, s)}, 0
 		for i, b := range m.Blocks {
 			if m.Crosses(i) {
-				x, s = m.Cross(tape, x, s)
+				var y *autograd.Tensor
+				y, s = m.Cross(tape, stream(x), s)
+				x = tensors{y}
 			}
-			state := []*autograd.Tensor{x}
+			state := x
 			for _, step := range b.Steps() {
 				state = step.Enter(tape, state, s)
 				read, ran := state[len(state)-1], []*autograd.Param(nil)
@@ -590,10 +592,12 @@ func TestSteps(t *testing.T) {
 					}
 				}
 			}
-			if len(state) != 1 {
-				t.Fatalf("%s: %d tensors come out of %s", name, len(state), b.Path)
+			for _, place := range b.Lends {
+				lent = max(lent, place+1)
 			}
-			x = state[0]
+			if x = state; len(x) != lent+1 {
+				t.Fatalf("%s: %d tensors come out of %s", name, len(x), b.Path)
+			}
 		}
 	}
 }
@@ -612,7 +616,7 @@ func TestStateTensors(t *testing.T) {
 		}
 	}
 	one := func() *autograd.Tensor { return &autograd.Tensor{} }
-	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), Temper: one(), Parts: one(), Key: one(), slot: one(), pos: one(), slots: one(),
+	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), Temper: one(), Parts: one(), Key: one(), slot: one(), pos: one(), slots: one(), lent: tensors{one(), one()},
 		Memory: one(), memorySeq: one(), memoryKey: one(), memorySlot: one(), memoryPos: one(), memoryLast: one()}
 	if got := s.Tensors(); len(got) != n {
 		t.Errorf("%d tensors of %d", len(got), n)

@@ -72,6 +72,7 @@ type Tensor struct {
 	of    *Tensor  // set for an input of a checkpointed region: the tensor outside
 	saved int      // gradients that will read Data
 	done  bool     // no operation of the forward pass will read Data
+	kept  bool     // Done does not apply
 	again func(dst kernels.Buffer)
 	deps  []*Tensor // what again reads
 	late  bool      // Data was not made yet: again makes it once
@@ -133,7 +134,7 @@ type Tape struct {
 	// Dropout masks are a function of (Seed, Step, the adapter's site, Key, column).
 	Seed uint64
 	Step uint32
-	Key  *Tensor // [N] int64: sample<<32 | token; needed when an adapter has dropout
+	Key  *Tensor // [N] int64: sample<<32 | token, of the rows of what products read next; needed when an adapter has dropout
 
 	ops  []op
 	all  []*Tensor
@@ -293,12 +294,16 @@ func (t *Tape) made(run func(dst kernels.Buffer), deps []*Tensor, k dtype.Kind, 
 	return y
 }
 
+// Keep has x stay, whatever Done says, until the tape is freed or its last gradient
+// has run: something that several parts of a pass read.
+func (t *Tape) Keep(x *Tensor) { x.kept = true }
+
 // Done says that no later operation of the forward pass reads the tensors.
 // Their memory goes now, or when the last gradient that reads it has run. A
 // nil tensor is ignored.
 func (t *Tape) Done(xs ...*Tensor) {
 	for _, x := range xs {
-		if x == nil || x.of != nil {
+		if x == nil || x.of != nil || x.kept {
 			continue
 		}
 		x.done = true

@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
@@ -147,7 +148,13 @@ func logProbs(m *model.Model, b *data.Batch, base, training, bf16 bool) (logp []
 	return logp, err
 }
 
-// inputs is what the model reads of b.
+// inputs is what the model reads of b: an encoder what lies before the first token that
+// is learned.
 func inputs(b *data.Batch) model.Inputs {
-	return model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}
+	in := model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}
+	for s := 1; s < len(b.Seq); s++ {
+		learned := slices.IndexFunc(b.Target[b.Seq[s-1]:b.Seq[s]], func(t int32) bool { return t >= 0 })
+		in.From = append(in.From, int32(max(learned, 0)+1))
+	}
+	return in
 }

@@ -49,22 +49,39 @@ func (m *Model) finish(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 }
 
 // Hidden returns the hidden states after the final norm [N, C], ready for
-// LogProb or Logits.
+// LogProb or Logits. Of a model with an encoder, row n is what predicts the token
+// behind token n of in; rows that predict none hold another's.
 func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
+	in, rows, err := m.parted(in)
+	t.Fail(err)
 	s := m.Prepare(t, in)
 	x := tensors{m.Begin(t, s)}
 	if t.Err() != nil {
 		return x[0]
 	}
-	for _, b := range m.Blocks {
+	for i, b := range m.Blocks {
+		if m.Crosses(i) {
+			var y *autograd.Tensor
+			y, s = m.Cross(t, stream(x), s)
+			t.Done(x...)
+			x = tensors{y}
+		}
 		y := m.run(t, b, x, s)
 		release(t, x, y)
 		x = y
 	}
 	h := m.finish(t, stream(x))
 	release(t, x, tensors{h})
+	if rows != nil {
+		own := h
+		h = t.Rows(own, t.Upload(rows, len(rows)))
+		t.Done(own)
+	}
 	return h
 }
+
+// Crosses reports whether block i is the first behind an encoder.
+func (m *Model) Crosses(i int) bool { return i > 0 && i == m.Spec.Encoder }
 
 // stream is the residual stream in a block's input or output.
 func stream(x tensors) *autograd.Tensor { return x[len(x)-1] }
@@ -99,7 +116,9 @@ func (m *Model) forward(t *autograd.Tape, b *Block, x tensors, s *State) tensors
 }
 
 // States returns the input of every block, the last block's output and, at the
-// end, the hidden states after the final norm: Layers+2 tensors [N, C].
+// end, the hidden states after the final norm: Layers+2 tensors [N, C]. Of a model
+// with an encoder there are two more, where its blocks end: their output, and that
+// after its norm.
 func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	s := m.Prepare(t, in)
 	x := tensors{m.Begin(t, s)}
@@ -107,7 +126,12 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	if t.Err() != nil {
 		return out
 	}
-	for _, b := range m.Blocks {
+	for i, b := range m.Blocks {
+		if m.Crosses(i) {
+			var y *autograd.Tensor
+			y, s = m.Cross(t, stream(x), s)
+			out, x = append(out, s.Memory, y), tensors{y}
+		}
 		x = m.forward(t, b, x, s)
 		out = append(out, stream(x))
 	}

@@ -163,7 +163,9 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 		}
 	}
 	if gguf {
-		out.Tokenizer, err = tok.GGUFKeysFor(src.Spec.V)
+		if out.Tokenizer, err = tok.GGUFKeysFor(src.Spec.V); err == nil && tok.GGUFNote() != "" {
+			note(tok.GGUFNote())
+		}
 	} else {
 		out.Files, err = servedFiles(src, tok)
 	}

@@ -140,7 +140,10 @@ func mergeData(c *ucli.Context, modelPath string) ([]eval.Sample, error) {
 			return nil, err
 		}
 		defer src.Close()
-		rows, text, err := stages.EvalFile(c.Context, file, tok, min(2048, src.Spec.MaxPos), src.Spec.MaxPos, src.Spec.V, noteOn(c))
+		rows, text, err := stages.EvalFile(c.Context, file, tok, min(2048, src.Spec.MaxPos), &src.Spec, noteOn(c))
+		if err == nil {
+			err = stages.Answered(&src.Spec, f, text)
+		}
 		if err != nil {
 			return nil, err
 		}

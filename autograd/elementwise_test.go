@@ -42,6 +42,16 @@ func elementwiseCases() []gradCase {
 			func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
 				return t.MulColumns(x[0], p[1], p[2])
 			}},
+		{"mix", [][2]int{{n, c}, {n, 6}}, []bool{false, false}, // 3 sums of 2 parts of 3
+			func(in [][]float64) []float64 {
+				return each(n*9, func(i int) float64 {
+					t, j, k := i/9, i%9/3, i%3
+					return in[1][t*6+j*2]*in[0][t*c+k] + in[1][t*6+j*2+1]*in[0][t*c+3+k]
+				})
+			},
+			func(t *autograd.Tape, x []*autograd.Tensor, _ []*autograd.Param) *autograd.Tensor {
+				return t.Mix(x[0], x[1], 2)
+			}},
 		{"columns", [][2]int{{n, c}}, []bool{false}, // 2 and 3 are read twice, 5 by nobody
 			func(in [][]float64) []float64 {
 				return each(2*n, func(i int) float64 { r, k := i/2*c, i%2; return in[0][r+k+2]*in[0][r+k] + in[0][r+k+2] })

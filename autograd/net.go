@@ -80,6 +80,47 @@ func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
 	return y
 }
 
+// Mix returns, for every token, m sums of the n parts of a row: x [N, n·C], w
+// [N, m·n] f32, result [N, m·C], part j of which is Σ_i w[j·n+i]·(part i of x).
+func (t *Tape) Mix(x, w *Tensor, n int) *Tensor {
+	rows, c, m := x.Rows(), x.Cols()/n, w.Cols()/n
+	if x.Cols() != n*c || w.Cols() != n*m || w.Rows() != rows {
+		panic(fmt.Sprintf("autograd: mix: x %v of %d parts, weights %v", x.Shape, n, w.Shape))
+	}
+	list := make([]int32, 0, rows*m*n)
+	for i := range rows * m {
+		for j := range n {
+			list = append(list, int32(i/m*n+j))
+		}
+	}
+	idx := t.Upload(list, rows*m, n)
+	args := func(table kernels.Buffer) *kernels.GatherArgs {
+		return &kernels.GatherArgs{N: rows * m, K: n, Table: kernels.Mat{Buffer: table, Rows: rows * n, Cols: c, Of: rows * n}, Idx: t.value(idx), Weight: t.value(w)}
+	}
+	saves := []*Tensor{idx, w}
+	if w.needs {
+		saves = append(saves, x)
+	}
+	y := t.made(func(dst kernels.Buffer) {
+		if a := args(t.value(x)); t.err == nil {
+			t.Dev.Gather(kernels.To(dst), a)
+		}
+	}, append([]*Tensor{x}, saves[:2]...), dtype.F32, rows, m*c)
+	y.needs = x.needs || w.needs
+	t.record(y, saves, func() {
+		dx, dw := t.grad(x), t.grad(w)
+		var table kernels.Buffer
+		if !dw.Skip() {
+			table = t.value(x)
+		}
+		if a := args(table); t.err == nil {
+			t.Dev.GatherBackward(dx, dw, y.grad.buf, a)
+		}
+	})
+	t.Done(idx)
+	return y
+}
+
 // NormSpec is what a norm needs beside its input.
 type NormSpec struct {
 	Kind    kernels.NormKind

@@ -49,6 +49,7 @@ const (
 	XIELU                        // x > 0: AlphaP·x² + Beta·x, else AlphaN·(e^min(x, Eps) - 1 - x) + Beta·x (Huang, Schlag 2024, arXiv:2411.13010)
 	ClampedSwiGLU                // gated only: g·σ(Alpha·g)·(u + 1), g = min(gate, Limit), u = up within ±Limit (gpt-oss)
 	Clip                         // x within ±Limit
+	Rsqrt                        // 1/√max(x, Limit)
 )
 
 // ActLayout says where a gated activation finds its two operands.
@@ -62,7 +63,7 @@ const (
 
 // ActParams are the numbers of the activations that have any.
 type ActParams struct {
-	Limit, Alpha              float32 // of ClampedSwiGLU, and the limit of Clip; Limit 0: none
+	Limit, Alpha              float32 // of ClampedSwiGLU, and the limits of Clip and Rsqrt; Limit 0: none
 	AlphaP, AlphaN, Beta, Eps float32 // of XIELU, as used: after the softplus of a checkpoint's raw values
 }
 

@@ -119,7 +119,7 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 		from, to := int(in.Seq[i-1]), int(in.Seq[i])
 		s.runs = append(s.runs, autograd.PickRun{From: from, To: to, First: from, Keys: to - from})
 	}
-	m.position(t, s, in.Pos, spans(in.Pos, in.Seq))
+	m.position(t, s, m.embedded(in.IDs), in.Pos, spans(in.Pos, in.Seq))
 	if in.Key != nil {
 		t.Key = t.Upload(in.Key, n)
 	}

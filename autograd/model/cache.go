@@ -280,7 +280,7 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s.Seq, s.slots = t.Upload(b.seq, len(b.seq)), t.Upload(b.slots, len(b.slots))
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
 	s.runs = b.runs()
-	m.position(t, s, b.pos, b.span)
+	m.position(t, s, m.embedded(b.ids), b.pos, b.span)
 	x := tensors{m.Begin(t, s)}
 	for _, blk := range m.Blocks {
 		y := m.forward(t, blk, x, s)

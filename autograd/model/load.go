@@ -66,6 +66,9 @@ func (l *loader) build() {
 		table := l.src.At(-1, arch.PartEmbed)
 		m.Parts = &Parts{&nn.Embedding{Path: table.Path(), W: l.take(table)}, l.linear(-1, arch.PartProject), l.norm(-1, arch.PartNorm)}
 	}
+	if s.Streams > 0 {
+		m.Streams = l.streams(s.Streams)
+	}
 	if s.EmbedNorm {
 		m.EmbedNorm = l.norm(-1, arch.EmbedNorm)
 	}
@@ -108,6 +111,9 @@ func (l *loader) block(i int) *Block {
 	for _, s := range b.spec.Sublayers {
 		subs = append(subs, sublayer{norm(s.Pre), norm(s.Post), l.body(i, s.Body)})
 	}
+	if b.spec.AltUp != nil {
+		b.alt = l.altUp(i, b.spec.AltUp)
+	}
 	b.wire(subs)
 	if b.spec.Scaled {
 		b.scaleBy(l.take(l.src.At(i, arch.LayerScale)))
@@ -140,6 +146,8 @@ func (l *loader) body(layer int, spec arch.Body) body {
 		return l.mamba2(layer, s)
 	case *arch.Mamba1:
 		return l.mamba1(layer, s)
+	case *arch.Laurel:
+		return l.laurel(layer)
 	case *arch.Part:
 		return l.part(layer, s)
 	}

@@ -44,6 +44,7 @@ type Model struct {
 	EmbedNorm             *nn.Norm
 	ProjectIn, ProjectOut *nn.Linear
 	Parts                 *Parts
+	Streams               *Streams
 
 	// Flat [Σ Len of Params] f32 holds all weights one after another in the
 	// order of Params when Options.Trainable was set, else nil.
@@ -109,6 +110,9 @@ func (m *Model) Ports() iter.Seq[nn.Port] {
 		around, tables := []*nn.Linear{m.ProjectIn, m.ProjectOut}, []*nn.Embedding{m.Embed, m.Positions}
 		if m.Parts != nil {
 			around, tables = append(around, m.Parts.Project), append(tables, m.Parts.Table)
+		}
+		if m.Streams != nil {
+			around = append(append(around, m.Streams.In...), m.Streams.Out...)
 		}
 		for _, e := range tables {
 			if e != nil && !yield(nn.Port{Path: e.Path, Embed: e}) {

@@ -112,6 +112,7 @@ var archs = []*Arch{
 	&gemma,
 	&gemma3,
 	&vaultGemma,
+	&gemma3n,
 	&gemma4,
 	&cohere2,
 	&exaone4,

@@ -179,7 +179,7 @@ func (p *padded) logits(m *stages.Loaded, hidden bool) ([]formats.NamedTensor, e
 				if i == len(states)-1 {
 					name, h = "hidden_last", s
 				}
-				nt, err := p.scatter(t, s, name, m.Spec.C, at)
+				nt, err := p.scatter(t, s, name, s.Cols(), at)
 				if err != nil {
 					return err
 				}

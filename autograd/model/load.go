@@ -47,6 +47,7 @@ type loader struct {
 
 	lent    int          // tensors that the blocks so far hand on
 	lenders []*attention // those of other layers' keys and values
+	picks   *int         // the place of picked keys; nil: none are lent
 }
 
 // build makes the modules with parameters that have names and shapes only.

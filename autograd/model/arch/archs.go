@@ -65,6 +65,7 @@ var archs = []*Arch{
 	&deepseek2,
 	&deepseek3,
 	&deepseek32,
+	&glmMoeDsa,
 	&glm4moelite,
 	&olmoe,
 	&granitemoe,

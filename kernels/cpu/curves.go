@@ -27,6 +27,8 @@ func curveOf(a *kernels.ActArgs) func(v, s, x []float32) {
 		return curve64(xielu(a.ActParams))
 	case kernels.ClampedSwiGLU:
 		return curve64(swish(float64(a.Alpha), limitOf(a.Limit)))
+	case kernels.LimitedSwiGLU:
+		return curve64(swish(1, limitOf(a.Limit)))
 	case kernels.Clip:
 		return clip(float32(limitOf(a.Limit)))
 	case kernels.Rsqrt:
@@ -132,11 +134,11 @@ func limitOf(limit float32) float64 {
 	return float64(limit)
 }
 
-// opened writes u within ±limit, plus 1.
-func opened(dst, u []float32, limit float32) []float32 {
+// opened writes u within ±limit, plus add.
+func opened(dst, u []float32, limit, add float32) []float32 {
 	most := float32(limitOf(limit))
 	for i, v := range u {
-		dst[i] = min(max(v, -most), most) + 1
+		dst[i] = min(max(v, -most), most) + add
 	}
 	return dst
 }

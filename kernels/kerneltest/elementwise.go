@@ -147,6 +147,9 @@ func act64(a *kernels.ActArgs, g, u float64) float64 {
 		return u * math.Max(-float64(a.Limit), math.Min(g, float64(a.Limit)))
 	case kernels.Rsqrt:
 		return u / math.Sqrt(math.Max(g, float64(a.Limit)))
+	case kernels.LimitedSwiGLU:
+		g, u = math.Min(g, float64(a.Limit)), math.Max(-float64(a.Limit), math.Min(u, float64(a.Limit)))
+		return g * sigma(g) * u
 	case kernels.ClampedSwiGLU:
 		g, u = math.Min(g, float64(a.Limit)), math.Max(-float64(a.Limit), math.Min(u, float64(a.Limit)))
 		return g * sigma(float64(a.Alpha)*g) * (u + 1)
@@ -163,7 +166,7 @@ func testAct(s *suite) {
 			for _, layout := range []kernels.ActLayout{kernels.Separate, kernels.Halves, kernels.Interleaved} {
 				a := kernels.ActArgs{Kind: k, Layout: layout, ActParams: actParams, N: c.n, F: c.f}
 				s.in(fmt.Sprintf("kind %d layout %d %d×%d", k, layout, c.n, c.f), func(s *suite) { s.act(a, true) })
-				if layout == kernels.Separate && k != kernels.ClampedSwiGLU {
+				if _, gated := k.Opened(); layout == kernels.Separate && !gated {
 					s.in(fmt.Sprintf("kind %d alone %d×%d", k, c.n, c.f), func(s *suite) { s.act(a, false) })
 				}
 			}

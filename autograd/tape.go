@@ -93,6 +93,9 @@ func (x *Tensor) Cols() int {
 // Len is the number of elements of x.
 func (x *Tensor) Len() int { return x.Rows() * x.Cols() }
 
+// Kind is the type of the elements of x.
+func (x *Tensor) Kind() dtype.Kind { return x.kind }
+
 // NeedsGrad reports whether a gradient with respect to x is wanted.
 func (x *Tensor) NeedsGrad() bool { return x.needs }
 
@@ -188,10 +191,10 @@ func (t *Tape) View(x *Tensor, row, n int) *Tensor {
 	return y
 }
 
-// Borrow returns a tensor over float32 values that are the caller's. The tape
-// does not free them; they must stay as they are until it is freed.
+// Borrow returns a tensor over values that are the caller's, float32 or int32. The
+// tape does not free them; they must stay as they are until it is freed.
 func (t *Tape) Borrow(b kernels.Buffer, shape ...int) *Tensor {
-	x := &Tensor{Shape: shape, kind: dtype.F32, tape: t}
+	x := &Tensor{Shape: shape, kind: b.Type().Kind, tape: t}
 	x.Data = t.Dev.Slice(b, 0, x.Len())
 	return x
 }

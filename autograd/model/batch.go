@@ -166,7 +166,7 @@ func (m *Model) prepare(t *autograd.Tape, in Inputs, encoder bool) *State {
 		s.Key = t.Upload(in.Key, n)
 		t.Key = s.Key
 	}
-	m.position(t, s, in.Pos, spans(in.Pos, in.Seq), encoder)
+	m.position(t, s, m.embedded(in.IDs), in.Pos, spans(in.Pos, in.Seq), encoder)
 	return s
 }
 

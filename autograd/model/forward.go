@@ -9,10 +9,10 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Begin returns the input of the first block [N, C]: the embedded tokens.
+// Begin returns the input of the first block [N, Spec.Width()]: the embedded tokens.
 func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 	if t.Err() != nil {
-		return t.New(s.N, m.Spec.C)
+		return t.New(s.N, m.Spec.Width())
 	}
 	x := scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale)
 	if m.ProjectIn != nil {
@@ -30,22 +30,36 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 		x = m.EmbedNorm.ForwardWide(t, raw)
 		t.Done(raw)
 	}
+	if m.Streams != nil {
+		x = m.Streams.begin(t, x)
+	}
 	return x
 }
 
 // finish makes of the last block's output what the head reads. x stays the
 // caller's to mark as Done; the result may be x.
 func (m *Model) finish(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	x, own := m.single(t, x), x
 	h := x
 	if m.Norm != nil {
 		h = m.Norm.ForwardWide(t, x)
+		release(t, tensors{x}, nil, own)
 	}
 	if m.ProjectOut != nil {
 		normed := h
 		h = m.ProjectOut.ForwardWide(t, normed)
-		release(t, tensors{normed}, nil, x)
+		release(t, tensors{normed}, nil, own)
 	}
 	return h
+}
+
+// single is the one stream of x [N, Spec.Width()] that the final norm reads, x itself
+// where it is one.
+func (m *Model) single(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	if m.Streams == nil {
+		return x
+	}
+	return m.Streams.end(t, x)
 }
 
 // Hidden returns the hidden states after the final norm [N, C], ready for
@@ -115,8 +129,8 @@ func (m *Model) forward(t *autograd.Tape, b *Block, x tensors, s *State) tensors
 	return b.Forward(t, x, s)
 }
 
-// States returns the input of every block, the last block's output and, at the
-// end, the hidden states after the final norm: Layers+2 tensors [N, C]. Of a model
+// States returns the input of every block [N, Spec.Width()], what the final norm reads
+// and, at the end, the hidden states behind it [N, C]: Layers+2 tensors. Of a model
 // with an encoder there are two more, where its blocks end: their output, and that
 // after its norm.
 func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
@@ -135,6 +149,7 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 		x = m.forward(t, b, x, s)
 		out = append(out, stream(x))
 	}
+	out[len(out)-1] = m.single(t, stream(x))
 	return append(out, m.finish(t, stream(x)))
 }
 

@@ -48,6 +48,7 @@ type Config struct {
 	MaxGradNorm *float64      `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
 
 	OptimTargetModules lora.Targets `yaml:"optim_target_modules,omitempty" type:"text or list" doc:"muon, galore, apollo, soap: the maps they update; the rest has AdamW (galore_adafactor: Adafactor)" unset:"all-linear"`
+	NEFTuneNoiseAlpha  *float64     `yaml:"neftune_noise_alpha,omitempty" doc:"noise on embedded tokens in training: uniform within ± alpha/√(length·width)" unset:"none" range:"(0,1000]"`
 	EMADecay           *float64     `yaml:"ema_decay,omitempty" doc:"validate and keep a moving average of the weights that decays so every step" unset:"none" range:"[0,1)"`
 
 	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"`

@@ -90,7 +90,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	err = r.dev.Run(func() error {
 		t := &autograd.Tape{Dev: r.dev, Record: total > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
 		defer t.Free()
-		h := r.Model.Hidden(t, inputs(b))
+		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		if t.Err() != nil {
 			return t.Err()
 		}
@@ -127,7 +127,7 @@ func (r *run) logProbs(b *data.Batch, base, training bool) (logp []float32, err 
 	err = r.dev.Run(func() error {
 		t := &autograd.Tape{Dev: r.dev, Record: training, Base: base, BF16: r.bf16}
 		defer t.Free()
-		h := r.Model.Hidden(t, inputs(b))
+		h := r.Model.Hidden(t, r.inputs(b, false))
 		if t.Err() != nil {
 			return t.Err()
 		}
@@ -137,7 +137,11 @@ func (r *run) logProbs(b *data.Batch, base, training bool) (logp []float32, err 
 	return logp, err
 }
 
-// inputs is what the model reads of b.
-func inputs(b *data.Batch) model.Inputs {
-	return model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}
+// inputs is what the model reads of b, with noise where it learns from it.
+func (r *run) inputs(b *data.Batch, learning bool) model.Inputs {
+	in := model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}
+	if alpha := r.Config.NEFTuneNoiseAlpha; alpha != nil && learning {
+		in.Noise = neftune(b, r.Model.Embed.W.Cols, *alpha, uint64(*r.Config.Seed), r.step)
+	}
+	return in
 }

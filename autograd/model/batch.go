@@ -13,6 +13,8 @@ type Inputs struct {
 	Pos []int32 // [N] position of each token in its sequence; nil: restarting at each
 	Seq []int32 // [S+1] sequence s is tokens Seq[s] … Seq[s+1]; nil: one sequence
 	Key []int64 // [N] for dropout: sample<<32 | token; nil when no adapter has dropout
+	// Noise [N, width of the embedding] is added to the embedded tokens; nil: none.
+	Noise []float32
 }
 
 // Pack makes Inputs of whole sequences.
@@ -60,6 +62,7 @@ type State struct {
 	Temper *autograd.Tensor // [N]: factors of queries by position; nil: none
 	Parts  *autograd.Tensor // [N, layers·P]: what every layer gets of its own; nil: nothing
 
+	noise     *autograd.Tensor   // [N, width of the embedding], for Begin; nil: none
 	lent      []*autograd.Tensor // what earlier layers lend: see lend
 	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache
@@ -122,6 +125,9 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 	m.position(t, s, in.Pos, spans(in.Pos, in.Seq))
 	if in.Key != nil {
 		t.Key = t.Upload(in.Key, n)
+	}
+	if in.Noise != nil {
+		s.noise = t.Input(in.Noise, n, len(in.Noise)/max(n, 1))
 	}
 	return s
 }

@@ -94,7 +94,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 		if c := r.Config.RouterAuxLossCoef; c != nil && *c > 0 && total > 0 {
 			t.Balance = &autograd.Balance{Coef: *c}
 		}
-		h := r.Model.Hidden(t, inputs(b))
+		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		if t.Err() != nil {
 			return t.Err()
 		}
@@ -148,7 +148,16 @@ func logProbs(m *model.Model, b *data.Batch, base, training, bf16 bool) (logp []
 	return logp, err
 }
 
-// inputs is what the model reads of b: an encoder what lies before the first token that
+// inputs is what the model in training reads of b, with noise where it learns from it.
+func (r *run) inputs(b *data.Batch, learning bool) model.Inputs {
+	in := inputs(b)
+	if alpha := r.Config.NEFTuneNoiseAlpha; alpha != nil && learning {
+		in.Noise = neftune(b, r.Model.Embed.W.Cols, *alpha, uint64(*r.Config.Seed), r.step)
+	}
+	return in
+}
+
+// inputs is what a model reads of b: an encoder what lies before the first token that
 // is learned.
 func inputs(b *data.Batch) model.Inputs {
 	in := model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}

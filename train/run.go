@@ -73,6 +73,14 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	if err := r.keepBest(); err != nil {
 		return nil, err
 	}
+	if r.opt.averages() { // what was validated is what stays
+		if err := r.opt.showAverages(); err != nil {
+			return nil, err
+		}
+		if err := r.refresh(); err != nil {
+			return nil, err
+		}
+	}
 	return r.result(), nil
 }
 
@@ -180,11 +188,11 @@ func begin(j Job) (*run, error) {
 	if r.identity, err = j.identity(ps, r.bf16, r.total); err != nil {
 		return nil, err
 	}
-	if r.opt, err = newOptimizer(r.dev, c, ps); err != nil {
+	if r.opt, err = newOptimizer(r.dev, c, r.sched, ps); err != nil {
 		return nil, memory(err)
 	}
 	if err := r.refresh(); err != nil {
-		r.opt.free()
+		r.opt.release()
 		return nil, memory(err)
 	}
 	return r, nil
@@ -192,7 +200,7 @@ func begin(j Job) (*run, error) {
 
 // end frees what the run allocated.
 func (r *run) end() {
-	r.opt.free()
+	r.opt.release()
 	if r.Adapter != nil {
 		r.Adapter.Freeze()
 	}

@@ -15,6 +15,11 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 		return t.New(s.N, m.Spec.Width())
 	}
 	x := scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale)
+	if s.noise != nil {
+		raw := x
+		x = t.Add(raw, s.noise, 1, 1)
+		t.Done(raw, s.noise)
+	}
 	if m.ProjectIn != nil {
 		raw := x
 		x = m.ProjectIn.ForwardWide(t, raw)

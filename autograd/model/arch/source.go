@@ -150,6 +150,9 @@ func (s *Source) readGGUF() error {
 		if kv.Key == "general.architecture" {
 			name, _ = kv.Value.(string)
 		}
+		if kv.Key == "general.type" && kv.Value == "adapter" {
+			return errAdapter
+		}
 	}
 	m := newMetadata(name, kvs)
 	if s.arch = byGGUF(name, m); s.arch == nil {

@@ -19,7 +19,7 @@ import (
 // value of a field means "not given": Resolve fills in the default.
 type Config struct {
 	Objective ObjectiveName `yaml:"objective,omitempty" doc:"what is learned" default:"sft"`
-	Beta      *float64      `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" unset:"dpo 0.1" range:"[0,1000]"`
+	Beta      *float64      `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" unset:"dpo 0.1; grpo 0" range:"[0,1000]"`
 
 	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"`
 	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
@@ -29,7 +29,7 @@ type Config struct {
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"(0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; dpo 1e-5; continued adapter half" range:"(0,100]"`
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; dpo, grpo 1e-5; continued adapter half" range:"(0,100]"`
 	LRScheduler  ScheduleName      `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
@@ -51,6 +51,8 @@ type Config struct {
 	Seed                  *int64 `yaml:"seed" doc:"seed of this stage" unset:"the recipe's"`
 
 	LoRA lora.Config `yaml:"lora" doc:"adapter shape, PEFT's keys"`
+
+	GRPO `yaml:",inline"`
 }
 
 // Resolve returns c with every default filled in, or the first impossible
@@ -59,6 +61,9 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
 	schema.Fill(&c)
 	c.fillOptions()
+	if c.Objective == "grpo" {
+		c.GRPO.fill(c.GradientAccumulationSteps)
+	}
 	rate := c.UsualRate()
 	if c.LoRA.InitFrom != "" && c.Adapter != "none" {
 		rate /= 2

@@ -307,5 +307,5 @@ func TestPairsOnly(t *testing.T) {
 	_, err := Config{Objective: "dpo", Adapter: "none"}.Resolve(1)
 	refused("full training", err, "leaves nothing to compare with")
 	_, err = Config{Beta: ptr(0.2)}.Resolve(1)
-	refused("beta of sft", err, "beta belongs to objective: dpo, not sft")
+	refused("beta of sft", err, "beta belongs to objective: dpo, grpo, not sft")
 }

@@ -54,7 +54,28 @@ const (
 
 // LogProbs are log-probabilities of a batch's targets [N], 0 where a token has
 // none. Reference is nil unless the objective reads it.
-type LogProbs struct{ Policy, Reference []float32 }
+type LogProbs struct {
+	Policy, Reference []float32
+
+	Entropy []float32 // [N] of the distributions the targets are of; nil unless the objective is entropic
+	Answers *Answers  // where the samples are the model's own answers
+}
+
+// Answers is what is known of the samples of a batch that the model in training
+// wrote itself.
+type Answers struct {
+	Advantage []float64 // [S] over the other answers to the prompt
+	Old       []float32 // [N] log-probabilities when it wrote them; nil: as they are now
+	Sampler   []float32 // [N] as they were rounded then; nil: no correction
+}
+
+// entropic is an objective that looks at how undecided the model is.
+type entropic interface {
+	Objective
+	// EntropyWeights is how much the entropy of each token's distribution counts in
+	// the loss of a step of total units [N]; nil: it is only looked at.
+	EntropyWeights(b *data.Batch, total int64) []float32
+}
 
 // Score is a loss and an objective's own values, as sums over units.
 type Score struct {
@@ -79,8 +100,9 @@ var objectives = map[ObjectiveName]struct {
 	rate    float64
 	options map[string]float64
 }{
-	"sft": {newSFT, 0, nil},
-	"dpo": {newDPO, 1e-5, map[string]float64{"beta": 0.1}},
+	"sft":  {newSFT, 0, nil},
+	"dpo":  {newDPO, 1e-5, map[string]float64{"beta": 0.1}},
+	"grpo": {newGRPO, 1e-5, map[string]float64{"beta": 0}},
 }
 
 // ObjectiveName is an objective of the table.
@@ -119,6 +141,14 @@ func (c Config) checkObjective() error {
 		}
 		slices.Sort(have)
 		return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: %s, not %s", key, strings.Join(have, ", "), c.Objective)
+	}
+	if key := c.GRPO.given(); key != "" && c.Objective != "grpo" {
+		return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: grpo, not %s", key, c.Objective)
+	}
+	if c.Objective == "grpo" {
+		if err := c.GRPO.check(c.MicroBatchSize, c.GradientAccumulationSteps); err != nil {
+			return err
+		}
 	}
 	if c.Adapter == "none" && kind.make(c).Reads() >= ReadsReference {
 		return fail.Usagef("train.adapter", "use adapter: lora or qlora", "objective: %s compares with the model without its adapter; adapter: none leaves nothing to compare with", c.Objective)

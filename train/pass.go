@@ -45,7 +45,7 @@ func (r *run) count(micro []data.Batch) int64 {
 // units it also adds b's share of the gradients; total 0 only measures.
 func (r *run) pass(b *data.Batch, total int64) (Score, error) {
 	var s Score
-	var p LogProbs
+	p := LogProbs{Answers: r.answersOf(b)}
 	var err error
 	if r.objective.Reads() >= ReadsReference {
 		if p.Reference, err = r.reference(b, total > 0); err != nil {
@@ -65,17 +65,64 @@ func (r *run) pass(b *data.Batch, total int64) (Score, error) {
 			weights = r.objective.Weigh(b, p, total)
 		}
 		var err error
-		if p.Policy, err = t.Values(r.Model.LogProb(t, h, b.Target, weights).LogP); err != nil {
+		if p.Policy, err = t.Values(r.Model.LogProbAt(t, h, b.Target, weights, r.temperature()).LogP); err != nil {
 			return err
+		}
+		if o, ok := r.objective.(entropic); ok {
+			if p.Entropy, err = r.entropy(t, h, b, o, total); err != nil {
+				return err
+			}
 		}
 		s = r.objective.Score(b, p)
 		if !early && total > 0 {
-			r.Model.LogProb(t, h, b.Target, r.objective.Weigh(b, p, total))
+			r.Model.LogProbAt(t, h, b.Target, r.objective.Weigh(b, p, total), r.temperature())
 		}
 		t.Done(h)
 		return t.Backward()
 	})
 	return s, err
+}
+
+// entropy returns the entropies of the distributions that b's targets are of [N],
+// 0 where there is none, and as a part of a step of total units adds what o makes
+// of them to the gradients.
+func (r *run) entropy(t *autograd.Tape, h *autograd.Tensor, b *data.Batch, o entropic, total int64) ([]float32, error) {
+	out := make([]float32, len(b.Target))
+	if b.Supervised == 0 {
+		return out, nil
+	}
+	var weights, coef []float32
+	if total > 0 {
+		weights = o.EntropyWeights(b, total)
+	}
+	rows := make([]int32, 0, b.Supervised)
+	for i, target := range b.Target {
+		if target < 0 {
+			continue
+		}
+		rows = append(rows, int32(i))
+		if weights != nil { // an entropy is what KL to the uniform distribution falls short of log V
+			coef = append(coef, -weights[i])
+		}
+	}
+	said := t.Rows(h, t.Upload(rows, len(rows), 1))
+	_, entropy, err := r.Model.Diverge(t, said, model.Teacher{}, 1, r.temperature(), coef)
+	t.Done(said)
+	if err != nil {
+		return nil, err
+	}
+	for k, i := range rows {
+		out[i] = entropy[k]
+	}
+	return out, nil
+}
+
+// temperature is what logits are divided by.
+func (r *run) temperature() float32 {
+	if r.Config.Temperature == nil {
+		return 1
+	}
+	return float32(*r.Config.Temperature)
 }
 
 // reference returns the log-probabilities of b's targets [N] under the model
@@ -89,7 +136,7 @@ func (r *run) reference(b *data.Batch, training bool) (logp []float32, err error
 		if t.Err() != nil {
 			return t.Err()
 		}
-		logp, err = t.Values(r.Model.LogProb(t, h, b.Target, nil).LogP)
+		logp, err = t.Values(r.Model.LogProbAt(t, h, b.Target, nil, r.temperature()).LogP)
 		return err
 	})
 	return logp, err

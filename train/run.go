@@ -31,6 +31,7 @@ type run struct {
 	unlock    func()       // of rank 0
 	identity  string
 	bf16      bool
+	rollout   *rollout // the answers in work, where the model learns from its own
 
 	total, evalEvery, saveSteps int
 
@@ -76,6 +77,9 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 // open sets a run up and, on rank 0, takes the folder and goes on from what
 // lies there.
 func open(j Job) (*run, error) {
+	if j.Config.Objective == "grpo" {
+		return nil, fail.Usagef("train.objective", "", "objective: grpo cannot be trained with yet: its losses are there, the answers to learn from are not")
+	}
 	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
 		return nil, err
 	}

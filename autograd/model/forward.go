@@ -1,6 +1,8 @@
 package model
 
 import (
+	"cmp"
+
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -131,6 +133,11 @@ func scaled(t *autograd.Tape, x *autograd.Tensor, alpha float32) *autograd.Tenso
 // states h. With coef [N] the loss is Σ coef·(-log p) and its gradients are
 // added; see autograd.Tape.LogProb. Mark h as Done when no other call follows.
 func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
+	return m.LogProbAt(t, h, target, coef, 1)
+}
+
+// LogProbAt is LogProb of logits divided by temperature.
+func (m *Model) LogProbAt(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32, temperature float32) autograd.LogProbs {
 	n := h.Rows()
 	w := m.Head.W
 	if len(m.Head.Adapters) > 0 && !t.Base {
@@ -146,7 +153,14 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	return t.LogProb(h, autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
+	head := autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}
+	if temperature != 1 {
+		if m.Head.Bias != nil {
+			t.Fail(fail.Usagef(m.Head.Path, "use temperature: 1", "the head has a bias, which a temperature of %v is not applied to", temperature))
+		}
+		head.Scale, head.SoftCap = cmp.Or(head.Scale, 1)/temperature, head.SoftCap/temperature
+	}
+	return t.LogProb(h, head, tg, c)
 }
 
 // adaptedHead is the head's matrix with its adapters in it, float32, in memory

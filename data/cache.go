@@ -30,6 +30,7 @@ type cacheInfo struct {
 	Vocab     int      `json:"vocab"`
 	MaxLength int      `json:"max_length"`
 	Groups    bool     `json:"groups,omitempty"` // there is a column of groups
+	Rows      bool     `json:"rows,omitempty"`   // there is a column of rows as JSON, the last one
 	Files     []string `json:"files"`            // the column file counts in these; in the file: shortNames
 	Train     int      `json:"train_samples"`
 	Val       int      `json:"val_samples"`
@@ -56,6 +57,9 @@ func (c *cacheInfo) schema() *arrow.Schema {
 	if c.Groups {
 		fields = append(fields, arrow.Field{Name: "group", Type: arrow.PrimitiveTypes.Uint32})
 	}
+	if c.Rows {
+		fields = append(fields, arrow.Field{Name: "json", Type: arrow.BinaryTypes.String})
+	}
 	return arrow.NewSchema(fields, nil)
 }
 
@@ -72,6 +76,13 @@ func (d *Dataset) SaveArrow(dir string) error {
 	info := cacheInfo{Version: cacheVersion, Key: d.Key, Vocab: d.Vocab, MaxLength: d.MaxLength, Train: d.Train.Len(), Val: d.Val.Len(),
 		Tokens: d.Tokens, Spellings: d.Spellings, Template: d.Template}
 	info.Groups = grouped(d.Train) || grouped(d.Val)
+	for _, ex := range []Examples{d.Train, d.Val} {
+		asks, err := ex.Asks()
+		if err != nil {
+			return err
+		}
+		info.Rows = info.Rows || asks
+	}
 	if err := info.save(f, "train.arrow", d.Train); err != nil {
 		return err
 	}

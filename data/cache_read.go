@@ -42,6 +42,14 @@ var (
 
 type place struct{ node, buffer int }
 
+// texts is where the column of rows is, and its bytes.
+func (c *cacheInfo) texts() (at, bytes place) {
+	if c.Groups {
+		return place{8, 17}, place{8, 18}
+	}
+	return place{7, 15}, place{7, 16}
+}
+
 // openTable maps a file of n samples and makes its index.
 func openTable(path string, info *cacheInfo, n int) (*table, error) {
 	file, err := formats.OpenMapped(path)
@@ -113,8 +121,17 @@ func (t *table) checkBatch(batch rows.ArrowBatch) error {
 		columns = columns[:len(columns)-1]
 	}
 	last := columns[len(columns)-1]
+	texts, chars := t.info.texts()
+	if t.info.Rows {
+		last = chars
+	}
 	if len(batch.Lengths) != last.node+1 || len(batch.Buffers) != last.buffer+1 {
 		return fmt.Errorf("a batch has %d columns in %d buffers", len(batch.Lengths), len(batch.Buffers))
+	}
+	if t.info.Rows {
+		if n := batch.Lengths[texts.node]; n != batch.Lengths[0] || n > 0 && n >= batch.Buffers[texts.buffer][1]/4 {
+			return fmt.Errorf("%d rows as JSON in %d bytes for %d samples", n, batch.Buffers[texts.buffer][1], batch.Lengths[0])
+		}
 	}
 	for i, c := range columns {
 		n := batch.Lengths[c.node]
@@ -238,7 +255,21 @@ func (t *table) sample(b []byte, i int) (e Example, err error) {
 	for at := int(lo); at < int(hi) && err == nil; at += 2 {
 		e.Loss = append(e.Loss, [2]int32{int32(number32(b, batch, colRanges, at)), int32(number32(b, batch, colRanges, at+1))})
 	}
+	if t.info.Rows && err == nil {
+		e.Row, err = t.rowText(b, batch, i)
+	}
 	return e, err
+}
+
+// rowText is the row of sample i of a batch.
+func (t *table) rowText(b []byte, batch rows.ArrowBatch, i int) (string, error) {
+	at, chars := t.info.texts()
+	lo, hi := int64(int32(number32(b, batch, at, i))), int64(int32(number32(b, batch, at, i+1)))
+	if size := batch.Buffers[chars.buffer][1]; lo < 0 || hi < lo || hi > size {
+		return "", fmt.Errorf("row from byte %d to %d of %d", lo, hi, size)
+	}
+	from := batch.Buffers[chars.buffer][0]
+	return string(b[from+lo : from+hi]), nil
 }
 
 // check holds a sample to the vocabulary, its length and its hash.

@@ -25,6 +25,8 @@ type sample struct {
 	spares string             // one that says it is not
 
 	ids, labels []int32 // tokens; labels may be nil
+
+	row string // of a prompt alone, plain or chat: its row as JSON
 }
 
 // bad makes the error of a row.
@@ -45,6 +47,8 @@ func convert(kind string, c columns, row *jinja.Dict, hasTemplate bool) (sample,
 		return convertPrompt(c, row)
 	case typeTokens:
 		return convertTokens(c, row)
+	case typePromptOnly:
+		return convertPromptOnly(c, row, hasTemplate)
 	}
 	return sample{}, bad("", "rows of type %s are not trained on", kind)
 }

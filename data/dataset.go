@@ -16,6 +16,10 @@ type Example struct {
 	Loss [][2]int32 // supervised ranges [start, end) of IDs, ascending, not empty, not touching
 	From RowRef
 
+	// Row is the row as JSON where the sample is a prompt alone, which the model
+	// answers itself: for whoever judges the answer. Else it is "".
+	Row string
+
 	// Group is a number that samples learned from together share (the answers to
 	// one prompt, the better first); 0 stands alone. In a data set the samples of
 	// a group follow each other, and a step never parts them.

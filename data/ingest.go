@@ -307,6 +307,11 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 		in.note("instruct rows are written in the Alpaca form: the model has no chat template", 0)
 	case kind == typePreference:
 		err = in.checkPreference(f, row)
+	case kind == typePromptOnly:
+		err = in.checkPromptOnly(f)
+	}
+	if err == nil && kind != typePromptOnly && in.kept.info.Rows {
+		err = fail.Usagef(in.o.Name, "an ingest stage of its own", "%s is learned from as it is, rows before it are prompts", f.path)
 	}
 	return kind, err
 }
@@ -397,7 +402,7 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 		for _, n := range e.lost {
 			in.notes[n]++
 		}
-		if kind != typeTokens && in.o.TrainOnEOS != "none" {
+		if kind != typeTokens && kind != typePromptOnly && in.o.TrainOnEOS != "none" {
 			in.chats = true
 			in.ends = in.ends || in.enc.supervisesEnd(e.ids, e.loss)
 			if in.o.Overflow == "truncate" && len(e.ids) > in.o.MaxLength && in.enc.lostEnd(e, in.o.MaxLength) {

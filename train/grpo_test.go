@@ -195,9 +195,9 @@ func TestGoldenGRPO(t *testing.T) {
 			var examples []data.Example
 			for i, ids := range g.Completions {
 				e := data.Example{ID: uint64(i), IDs: append(g.Prompts[i/4][:len(g.Prompts[i/4]):len(g.Prompts[i/4])], ids...)}
-				w := written{advantage: advantages[i]}
+				w := written{Advantage: advantages[i]}
 				if c.Sampling {
-					w.sampler = []float32{}
+					w.Sampler = []float32{}
 				}
 				for k := range ids {
 					at := int32(len(g.Prompts[i/4]) + k)
@@ -207,7 +207,7 @@ func TestGoldenGRPO(t *testing.T) {
 					e.Loss = append(e.Loss, [2]int32{at, at + 1})
 					old := batch["old_per_token_logps"][i*24+k]
 					if c.OffPolicy {
-						w.old = append(w.old, old)
+						w.Old = append(w.Old, old)
 					}
 					if c.Sampling {
 						// TRL counts a token whose log-probability its sampler left out as one
@@ -219,10 +219,10 @@ func TestGoldenGRPO(t *testing.T) {
 						if v != nil {
 							old = float32(*v)
 						}
-						w.sampler = append(w.sampler, old)
+						w.Sampler = append(w.Sampler, old)
 					}
 				}
-				roll.answers = append(roll.answers, w)
+				roll.Answers = append(roll.Answers, w)
 				examples = append(examples, e)
 			}
 			j.Train = data.InMemory(examples...)

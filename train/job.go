@@ -25,6 +25,8 @@ type Job struct {
 	Train   data.Examples
 	Val     data.Examples // may be empty
 
+	Answering Answering // where Config.Asks
+
 	MaxLength int    // longest sample, and size of a packed row
 	Packing   string // bfd, none
 	Shuffle   bool
@@ -57,6 +59,7 @@ type Progress struct {
 	Memory      int64   // bytes the device holds now
 	ETA         float64 // seconds; NaN before the first step
 	SavedStep   int     // of the newest checkpoint; -1: none yet
+	Answering   bool    // the model writes answers
 	Evaluating  bool
 }
 

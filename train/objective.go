@@ -99,10 +99,11 @@ var objectives = map[ObjectiveName]struct {
 	make    func(c Config) Objective
 	rate    float64
 	options map[string]float64
+	asks    bool // the model learns from its own answers
 }{
-	"sft":  {newSFT, 0, nil},
-	"dpo":  {newDPO, 1e-5, map[string]float64{"beta": 0.1}},
-	"grpo": {newGRPO, 1e-5, map[string]float64{"beta": 0}},
+	"sft":  {make: newSFT},
+	"dpo":  {make: newDPO, rate: 1e-5, options: map[string]float64{"beta": 0.1}},
+	"grpo": {make: newGRPO, rate: 1e-5, options: map[string]float64{"beta": 0}, asks: true},
 }
 
 // ObjectiveName is an objective of the table.
@@ -156,6 +157,10 @@ func (c Config) checkObjective() error {
 	return nil
 }
 
+// Asks tells whether c's objective learns from the model's own answers to rows
+// that are prompts alone.
+func (c Config) Asks() bool { return objectives[c.Objective].asks }
+
 // Samples is how many samples of a data set c's objective learns from together.
 func (c Config) Samples() int { return objectives[c.Objective].make(c).Samples() }
 
@@ -163,6 +168,15 @@ func (c Config) Samples() int { return objectives[c.Objective].make(c).Samples()
 // groups, as the objective learns from them.
 func (c Config) CheckSamples(ex data.Examples) error {
 	want, name := c.Samples(), c.Objective
+	asks, err := ex.Asks()
+	switch {
+	case err != nil || ex.Len() == 0:
+		return err
+	case asks && !c.Asks():
+		return fail.Usagef("train.objective", "objective: grpo answers them; type: prompt_completion or instruct reads prompts with answers", "objective: %s learns from answers, and the rows are prompts alone", name)
+	case !asks && c.Asks():
+		return fail.Usagef("train.data", "datasets: [{path: …, type: prompt}] keeps the columns that rewards look at", "objective: %s answers prompts itself: it needs rows of type prompt", name)
+	}
 	for lo := 0; lo < ex.Len(); {
 		_, group := ex.Size(lo)
 		hi := lo + 1

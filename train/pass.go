@@ -126,11 +126,18 @@ func (r *run) temperature() float32 {
 }
 
 // reference returns the log-probabilities of b's targets [N] under the model
-// without its adapter, computed as in training or as when measuring: with bf16
-// they round differently, and a new adapter must give the same as none.
-func (r *run) reference(b *data.Batch, training bool) (logp []float32, err error) {
+// without its adapter.
+func (r *run) reference(b *data.Batch, training bool) ([]float32, error) {
+	return r.logProbs(b, training, true)
+}
+
+// logProbs returns the log-probabilities of b's targets [N], of the model as it is
+// or without its adapter, computed as in training or as when measuring: with bf16
+// they round differently, and a new adapter must give the same as none. Dropout is
+// off.
+func (r *run) logProbs(b *data.Batch, training, base bool) (logp []float32, err error) {
 	err = r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, Record: training, Base: true, BF16: r.bf16} // nothing in it learns: it keeps nothing for a gradient
+		t := &autograd.Tape{Dev: r.dev, Record: training, Still: true, Base: base, BF16: r.bf16}
 		defer t.Free()
 		h := r.Model.Hidden(t, inputs(b))
 		if t.Err() != nil {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/tunekit/tunekit/data"
@@ -31,9 +32,14 @@ type run struct {
 	unlock    func()       // of rank 0
 	identity  string
 	bf16      bool
-	rollout   *rollout // the answers in work, where the model learns from its own
+	// Where the model learns from its own answers: those in work, some of all for
+	// readers, and how many had no reward at all.
+	rollout    *rollout
+	answersLog *metricsLog
+	unrated    int
 
 	total, evalEvery, saveSteps int
+	perEpoch                    float64 // steps
 
 	step    int // optimizer steps done
 	tokens  int64
@@ -77,9 +83,6 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 // open sets a run up and, on rank 0, takes the folder and goes on from what
 // lies there.
 func open(j Job) (*run, error) {
-	if j.Config.Objective == "grpo" {
-		return nil, fail.Usagef("train.objective", "", "objective: grpo cannot be trained with yet: its losses are there, the answers to learn from are not")
-	}
 	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
 		return nil, err
 	}
@@ -99,7 +102,9 @@ func open(j Job) (*run, error) {
 	if err := r.restore(); err != nil {
 		return r, err
 	}
-	r.metrics, err = openMetrics(j.Dir, r.step, r.evaluated())
+	if r.metrics, err = openMetrics(j.Dir, MetricsFile, r.step, r.evaluated()); err == nil && r.asks() {
+		r.answersLog, err = openMetrics(j.Dir, AnswersFile, r.step, 0)
+	}
 	return r, err
 }
 
@@ -110,7 +115,7 @@ func begin(j Job) (*run, error) {
 	}
 	c := j.Config
 	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective].make(c), saved: -1}
-	if err := r.checkReference(); err != nil {
+	if err := cmp.Or(r.checkReference(), r.checkAnswering()); err != nil {
 		return nil, err
 	}
 	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
@@ -127,10 +132,16 @@ func begin(j Job) (*run, error) {
 	var err error
 	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps * j.Comm.Size(), MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed),
 		Beside: filepath.Join(cmp.Or(j.Dir, os.TempDir()), "samples")}
+	if r.asks() { // of prompts, one a step
+		o.MicroBatch, o.Accum, o.Packing = 1, 1, "none"
+	}
 	if r.loader, err = data.NewLoader(j.Train, o); err != nil {
 		return nil, err
 	}
-	r.total = c.Total(r.loader.StepsPerEpoch())
+	r.perEpoch, r.total = float64(r.loader.StepsPerEpoch()), c.Total(r.loader.StepsPerEpoch())
+	if r.asks() {
+		r.perEpoch, r.total = c.promptSteps(j.Train.Len()), c.Steps(j.Train.Len())
+	}
 	if w := c.Rising(r.total); w != "" && j.Log != nil {
 		j.Log(w)
 	}
@@ -171,6 +182,7 @@ func (r *run) end() {
 		r.Adapter.Freeze()
 	}
 	r.metrics.close()
+	r.answersLog.close()
 	if r.unlock != nil {
 		r.unlock()
 	}
@@ -214,7 +226,7 @@ func (r *run) loop(ctx context.Context) error {
 
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
-	s, total, err := r.read()
+	s, total, err := r.read(ctx)
 	if err = agree(r.Comm, err); err != nil {
 		return Metrics{}, err
 	}
@@ -233,18 +245,30 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 		return m, err
 	}
 	r.step++
-	m.Step, m.Epoch = r.step, float64(r.step)/float64(r.loader.StepsPerEpoch())
+	m.Step, m.Epoch = r.step, float64(r.step)/r.perEpoch
+	if r.asks() {
+		m.Objective = slices.Concat(r.rollout.Values, m.Objective)
+	}
 	m.MemoryBytes = r.dev.Info().PeakTotal
 	return m, nil
 }
 
 // read returns the step to come, for all ranks, and the number of its units.
-func (r *run) read() (data.Step, int64, error) {
-	s, err := r.loader.Step(r.step)
+func (r *run) read(ctx context.Context) (data.Step, int64, error) {
+	var s data.Step
+	var err error
+	if r.asks() {
+		s, err = r.answerStep(ctx)
+	} else {
+		s, err = r.loader.Step(r.step)
+	}
 	if err != nil {
-		return s, 0, err
+		return s, 0, memory(err)
 	}
 	total := r.count(s.Micro)
+	if r.asks() {
+		total = max(total, 1) // every answer may be masked
+	}
 	if total == 0 {
 		return s, 0, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no %s", r.step+1, r.objective.Unit())
 	}

@@ -35,7 +35,7 @@ var datasetTypes = []struct {
 	{name: typePrompt, needs: [][]string{{"prompt", "completion"}}},
 	{name: typeInstruct, needs: [][]string{{"instruction", "output"}}},
 	{name: typeText, needs: [][]string{{"text"}}},
-	{name: typePromptOnly, needs: [][]string{{"prompt"}, {"instruction"}}, named: true},
+	{name: typePromptOnly, needs: [][]string{{"prompt"}, {"instruction"}, {"messages"}}, named: true},
 }
 
 // otherNames are the names under which a column is also looked for.

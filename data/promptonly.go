@@ -10,13 +10,27 @@ import (
 )
 
 // convertPromptOnly makes a sample of a prompt that the model answers itself: text
-// as it is, messages, or an instruction, which is what a user says. The row stays
-// beside it as JSON, for whoever judges the answer.
+// as it is, messages, an instruction, which is what a user says, or a conversation
+// up to the last answer in it. The row stays beside it as JSON, for whoever
+// judges the answer, with the prompt, and that last answer as completion.
 func convertPromptOnly(c columns, row *jinja.Dict, hasTemplate bool) (sample, error) {
 	kept := row.Clone()
 	s := sample{}
 	prompt := c.get(row, "prompt")
+	if prompt == nil && c.name(row, "instruction") == "" {
+		messages, answer, err := c.asked(row)
+		if err != nil {
+			return s, err
+		}
+		prompt = messages
+		setNew(kept, "completion", answer)
+	}
 	switch v := prompt.(type) {
+	case []chat.Message:
+		var err error
+		if s.chat, err = c.conversation(row, v); err != nil {
+			return s, err
+		}
 	case nil:
 		instruction, err := c.text(row, "instruction", false)
 		if err != nil {
@@ -57,15 +71,35 @@ func convertPromptOnly(c columns, row *jinja.Dict, hasTemplate bool) (sample, er
 		}
 		withSystem(s.chat, system)
 	}
-	if _, ok := kept.Get("prompt"); !ok {
-		kept.Set("prompt", prompt)
-	}
+	setNew(kept, "prompt", prompt)
 	text, err := json.Marshal(kept)
 	if err != nil {
 		return s, bad("", "cannot be kept: %v", err)
 	}
 	s.row = string(text)
 	return s, nil
+}
+
+// setNew adds a column that a row does not have.
+func setNew(row *jinja.Dict, name string, v any) {
+	if _, ok := row.Get(name); !ok {
+		row.Set(name, v)
+	}
+}
+
+// asked is a conversation up to the answer that ends it, and that answer.
+func (c columns) asked(row *jinja.Dict) (before []chat.Message, answer string, err error) {
+	name := c.name(row, "messages")
+	all, err := c.messages(name, c.get(row, "messages"))
+	if err != nil {
+		return nil, "", err
+	}
+	last := all[len(all)-1]
+	if len(all) < 2 || last.Role() != "assistant" {
+		return nil, "", bad(name, "does not end with what the assistant answers; a column prompt holds messages to be answered")
+	}
+	answer, _ = last.Content()
+	return all[:len(all)-1], answer, nil
 }
 
 // checkPromptOnly refuses what does not go with rows of prompts.

@@ -24,10 +24,12 @@ func TestPromptOnly(t *testing.T) {
 		`{"prompt":"2+2=","answer":4}`,
 		`{"instruction":"2+2?","system":"Be brief.","answer":"four","tags":["a",{"b":null}]}`,
 		`{"prompt":[{"role":"user","content":"2+2?"}],"answer":4.5}`,
+		`{"messages":[{"role":"user","content":"2+2?"},{"role":"assistant","content":"4"}]}`,
 	}
 	want := []string{
 		"2+2=",
 		"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n",
+		"<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n",
 		"<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n",
 	}
 	t.Chdir(filepath.Dir(write(t, "a.jsonl", strings.Join(rows, "\n"))))
@@ -35,7 +37,7 @@ func TestPromptOnly(t *testing.T) {
 	no := false
 	o := Options{Datasets: []Source{{Path: path, Type: "prompt"}}, ValSetSize: "0", Shuffle: &no}
 	d, rep := ingestOne(t, o, tok, tmpl)
-	if rep.Kept != 3 || rep.Types["prompt"] != 3 {
+	if rep.Kept != 4 || rep.Types["prompt"] != 4 {
 		t.Errorf("report %+v", rep)
 	}
 	dir := filepath.Join(t.TempDir(), "cache")
@@ -61,8 +63,11 @@ func TestPromptOnly(t *testing.T) {
 		if err := json.Unmarshal([]byte(rows[i]), &had); err != nil {
 			t.Fatal(err)
 		}
-		if i == 1 {
+		switch i {
+		case 1:
 			had["prompt"] = "2+2?"
+		case 3:
+			had["prompt"], had["completion"] = []any{map[string]any{"role": "user", "content": "2+2?"}}, "4"
 		}
 		if !reflect.DeepEqual(row, had) {
 			t.Errorf("row %d is %v, want %v", i, row, had)

@@ -51,15 +51,16 @@ type Job struct {
 // Progress is where a run is.
 type Progress struct {
 	Step, Total int
-	Micro       int     // micro-batches done in the step in work
-	Loss        float64 // of the last step; NaN before the first
-	Val         float64 // of the last validation; NaN before the first
-	Tokens      int64   // seen so far
-	PerSecond   float64 // tokens a second, over about the last ten steps
-	Memory      int64   // bytes the device holds now
-	ETA         float64 // seconds; NaN before the first step
-	SavedStep   int     // of the newest checkpoint; -1: none yet
-	Answering   bool    // the model writes answers
+	Micro       int      // micro-batches done in the step in work
+	Loss        float64  // of the last step; NaN before the first
+	Val         float64  // of the last validation; NaN before the first
+	Tokens      int64    // seen so far
+	PerSecond   float64  // tokens a second, over about the last ten steps
+	Memory      int64    // bytes the device holds now
+	ETA         float64  // seconds; NaN before the first step
+	SavedStep   int      // of the newest checkpoint; -1: none yet
+	Answering   bool     // the model writes answers
+	Reward      *float64 // mean of the last answers; nil: none yet
 	Evaluating  bool
 }
 

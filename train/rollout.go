@@ -30,6 +30,7 @@ type rollout struct {
 	Index   int       `json:"generation"` // from 0
 	Answers []written `json:"answers"`
 	Values  Values    `json:"values"` // what is worth a curve, of all answers
+	Reward  float64   `json:"reward"` // mean
 }
 
 // written is an answer. Old and Sampler are log-probabilities of its tokens.
@@ -132,7 +133,7 @@ func (r *run) answer(ctx context.Context, index int) (*rollout, error) {
 			return nil, err
 		}
 	}
-	r.report(0, false)
+	r.tell(Progress{Answering: true})
 	answers, err := r.write(ctx, prompts, c.NumGenerations, uint64(*c.Seed), uint64(index)*uint64(n*c.NumGenerations))
 	if err != nil {
 		return nil, err
@@ -150,7 +151,7 @@ func (r *run) answer(ctx context.Context, index int) (*rollout, error) {
 	for i := range answers {
 		answers[i].Advantage = advantages[i]
 	}
-	w.Values = append(values, lengthValues(answers)...)
+	w.Values, w.Reward = append(values, lengthValues(answers)...), meanOf(weighted(rewards, weights))
 	if err := r.remember(w); err != nil {
 		return nil, err
 	}
@@ -214,10 +215,15 @@ func (r *run) rewards(ctx context.Context, prompts []data.Example, answers []wri
 		}
 		out = append(out, v)
 	}
+	unrated := 0
 	for i := range answers {
 		if !slices.ContainsFunc(out, func(v []float64) bool { return !math.IsNaN(v[i]) }) {
-			r.unrated++
+			unrated++
 		}
+	}
+	if unrated > 0 && !r.unrated {
+		r.unrated = true
+		r.log("%d of %d answers got no reward from any function: nothing is learned from them (said once)", unrated, len(answers))
 	}
 	return out, texts, nil
 }
@@ -326,7 +332,7 @@ func (r *run) scoreAnswers(ctx context.Context) (sum Score, tokens, n int64, err
 			return sum, 0, 0, err
 		}
 	}
-	r.report(0, true)
+	r.tell(Progress{Answering: true, Evaluating: true})
 	answers, err := r.write(ctx, prompts, 1, ^uint64(*r.Config.Seed), 0)
 	if err != nil {
 		return sum, 0, 0, memory(err)

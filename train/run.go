@@ -33,10 +33,10 @@ type run struct {
 	identity  string
 	bf16      bool
 	// Where the model learns from its own answers: those in work, some of all for
-	// readers, and how many had no reward at all.
+	// readers, and whether any had no reward at all.
 	rollout    *rollout
 	answersLog *metricsLog
-	unrated    int
+	unrated    bool
 
 	total, evalEvery, saveSteps int
 	perEpoch                    float64 // steps

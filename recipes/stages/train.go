@@ -137,6 +137,9 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	defer ds.Close()
+	if o.Asks() {
+		ds.MaxLength, ds.Packing = ds.MaxLength+o.MaxCompletionLength, "none"
+	}
 	src, m, err := trainModel(x, j, &o)
 	if err != nil {
 		return err
@@ -148,6 +151,9 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		Packing: ds.Packing, Shuffle: ds.Shuffle,
 		Dir: x.WorkDir(j), Identity: string(res.Address),
 		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
+	}
+	if job.Answering, err = answering(x, j); err != nil {
+		return err
 	}
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
@@ -168,13 +174,35 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 			return err
 		}
 	}
-	if !math.IsNaN(out.ValLoss) {
+	if !math.IsNaN(out.ValLoss) && !o.Asks() {
 		left.ValLoss = &out.ValLoss
 	}
 	if err := saveTrained(ctx, x, j, src, m, job.Adapter, out.Steps); err != nil {
 		return err
 	}
 	return keepMetrics(x, j, job.Dir)
+}
+
+// answering is what a training on the model's own answers needs beside prompts.
+func answering(x *recipes.Env, j *recipes.Job) (a train.Answering, err error) {
+	o := j.Options.(*Train)
+	if !o.Asks() {
+		return a, nil
+	}
+	for i, r := range o.Rewards {
+		f, err := r.New(fmt.Sprintf("train.rewards[%d]", i))
+		if err != nil {
+			return a, err
+		}
+		a.Rewards = append(a.Rewards, f)
+	}
+	ref, _ := j.In("model")
+	tok, err := TokenizerOf(x.Path(ref))
+	if err != nil {
+		return a, err
+	}
+	a.Stop, a.Text = tok.EOSIDs(), func(ids []int32) string { return tok.Decode(ids, true) }
+	return a, nil
 }
 
 // startAdapter attaches the adapter that j trains, new or from a folder.
@@ -203,7 +231,15 @@ func showTraining(x *recipes.Env, p train.Progress) {
 		numbers["loss"] = p.Loss
 		text = fmt.Sprintf("loss %.4f", p.Loss)
 	}
-	if !math.IsNaN(p.Val) {
+	switch {
+	case p.Reward != nil:
+		numbers["reward"] = *p.Reward
+		text += fmt.Sprintf("  reward %.3f", *p.Reward)
+		if !math.IsNaN(p.Val) {
+			numbers["val_reward"] = -p.Val
+			text += fmt.Sprintf(" (val %.3f)", -p.Val)
+		}
+	case !math.IsNaN(p.Val):
 		numbers["val_loss"] = p.Val
 		text += fmt.Sprintf(" (val %.4f)", p.Val)
 	}
@@ -213,6 +249,8 @@ func showTraining(x *recipes.Env, p train.Progress) {
 	}
 	if p.Evaluating {
 		text += "  validating"
+	} else if p.Answering {
+		text += "  writing answers"
 	}
 	x.Event(recipes.Event{What: "progress", Done: int64(p.Step), Total: int64(p.Total), Unit: "steps", Text: text, Memory: p.Memory, Numbers: numbers})
 }
@@ -266,11 +304,20 @@ func baseNote(x *recipes.Env, j *recipes.Job, dir string) (string, error) {
 // keepMetrics copies what a reader wants of the training state into the stage's
 // folder.
 func keepMetrics(x *recipes.Env, j *recipes.Job, work string) error {
-	raw, err := os.ReadFile(filepath.Join(work, "metrics.jsonl"))
-	if err != nil {
-		return err
+	names := []string{train.MetricsFile}
+	if j.Options.(*Train).Asks() {
+		names = append(names, train.AnswersFile)
 	}
-	return atomic.WriteFile(filepath.Join(x.Dir(j), "metrics.jsonl"), raw)
+	for _, name := range names {
+		raw, err := os.ReadFile(filepath.Join(work, name))
+		if err == nil {
+			err = atomic.WriteFile(filepath.Join(x.Dir(j), name), raw)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // viewTrain draws the curves of a train stage, of one that was interrupted
@@ -284,11 +331,17 @@ func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 	if err != nil || len(steps) == 0 {
 		return
 	}
-	v := &report.Curves{Charts: trainCharts(steps, evals)}
+	v := &report.Curves{}
+	if j.Options.(*Train).Asks() { // the loss says nothing of how good answers are
+		v.Charts = append(rewardCharts(steps, evals), trainCharts(steps, nil)...)
+		s.Learned = answersOver(filepath.Join(filepath.Dir(path), train.AnswersFile))
+	} else {
+		v.Charts = trainCharts(steps, evals)
+	}
 	s.Curves, s.Files = v, tensorboardFile(path, j.ID, steps, evals)
 	last := steps[len(steps)-1]
 	v.Line = fmt.Sprintf("%s steps, last loss %s", humanize.Comma(int64(last.Step)), report.Sig(last.Loss, 4))
-	if n := len(evals); n > 0 {
+	if n := len(evals); n > 0 && !j.Options.(*Train).Asks() {
 		v.Line += fmt.Sprintf(", validation loss %s", report.Sig(evals[n-1].Loss, 4))
 	}
 	if res != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"sort"
 	"sync/atomic"
 
@@ -38,17 +39,17 @@ var (
 	colFile   = place{5, 11}
 	colRow    = place{6, 13}
 	colGroup  = place{7, 15}
+	colMark   = place{8, 17}
 )
 
 type place struct{ node, buffer int }
 
-// texts is where the column of rows is, and its bytes.
-func (c *cacheInfo) texts() (at, bytes place) {
-	if c.Groups {
-		return place{8, 17}, place{8, 18}
-	}
-	return place{7, 15}, place{7, 16}
-}
+// The column of rows, of prompts, which have no groups and no marks: where each
+// begins, and their bytes.
+var (
+	colJSON  = place{7, 15}
+	colBytes = place{7, 16}
+)
 
 // openTable maps a file of n samples and makes its index.
 func openTable(path string, info *cacheInfo, n int) (*table, error) {
@@ -115,22 +116,24 @@ func (t *table) index(b []byte, n int) error {
 
 // checkBatch checks that the buffers are as long as the columns say.
 func (t *table) checkBatch(batch rows.ArrowBatch) error {
-	columns := []place{colID, colIDs, colTokens, colLoss, colRanges, colFile, colRow, colGroup}
-	widths := []int64{8, 4, int64(t.width), 4, 4, 4, 8, 4}
-	if !t.info.Groups {
+	columns := []place{colID, colIDs, colTokens, colLoss, colRanges, colFile, colRow, colGroup, colMark}
+	widths := []int64{8, 4, int64(t.width), 4, 4, 4, 8, 4, 4}
+	switch {
+	case !t.info.Groups:
+		columns = columns[:len(columns)-2]
+	case !t.info.Marks:
 		columns = columns[:len(columns)-1]
 	}
 	last := columns[len(columns)-1]
-	texts, chars := t.info.texts()
 	if t.info.Rows {
-		last = chars
+		last = colBytes
 	}
 	if len(batch.Lengths) != last.node+1 || len(batch.Buffers) != last.buffer+1 {
 		return fmt.Errorf("a batch has %d columns in %d buffers", len(batch.Lengths), len(batch.Buffers))
 	}
 	if t.info.Rows {
-		if n := batch.Lengths[texts.node]; n != batch.Lengths[0] || n > 0 && n >= batch.Buffers[texts.buffer][1]/4 {
-			return fmt.Errorf("%d rows as JSON in %d bytes for %d samples", n, batch.Buffers[texts.buffer][1], batch.Lengths[0])
+		if n := batch.Lengths[colJSON.node]; n != batch.Lengths[0] || n > 0 && n >= batch.Buffers[colJSON.buffer][1]/4 {
+			return fmt.Errorf("%d rows as JSON in %d bytes for %d samples", n, batch.Buffers[colJSON.buffer][1], batch.Lengths[0])
 		}
 	}
 	for i, c := range columns {
@@ -190,6 +193,18 @@ func (t *table) id(i int) (id uint64) {
 	return id
 }
 
+func (t *table) mark(i int) (mark float32) {
+	if !t.info.Marks {
+		return 0
+	}
+	batch, row := t.place(i)
+	t.look(func(b []byte) error {
+		mark = math.Float32frombits(number32(b, *batch, colMark, row))
+		return nil
+	})
+	return mark
+}
+
 func (t *table) size(i int) (tokens int, group uint32) {
 	batch, row := t.place(i)
 	t.look(func(b []byte) error {
@@ -231,6 +246,9 @@ func (t *table) sample(b []byte, i int) (e Example, err error) {
 	if t.info.Groups {
 		e.Group = number32(b, batch, colGroup, i)
 	}
+	if t.info.Marks {
+		e.Mark = math.Float32frombits(number32(b, batch, colMark, i))
+	}
 	file := int(int32(number32(b, batch, colFile, i)))
 	if file < 0 || file >= len(t.info.Files) {
 		return e, fmt.Errorf("file %d", file)
@@ -263,12 +281,11 @@ func (t *table) sample(b []byte, i int) (e Example, err error) {
 
 // rowText is the row of sample i of a batch.
 func (t *table) rowText(b []byte, batch rows.ArrowBatch, i int) (string, error) {
-	at, chars := t.info.texts()
-	lo, hi := int64(int32(number32(b, batch, at, i))), int64(int32(number32(b, batch, at, i+1)))
-	if size := batch.Buffers[chars.buffer][1]; lo < 0 || hi < lo || hi > size {
+	lo, hi := int64(int32(number32(b, batch, colJSON, i))), int64(int32(number32(b, batch, colJSON, i+1)))
+	if size := batch.Buffers[colBytes.buffer][1]; lo < 0 || hi < lo || hi > size {
 		return "", fmt.Errorf("row from byte %d to %d of %d", lo, hi, size)
 	}
-	from := batch.Buffers[chars.buffer][0]
+	from := batch.Buffers[colBytes.buffer][0]
 	return string(b[from+lo : from+hi]), nil
 }
 
@@ -285,6 +302,9 @@ func (t *table) check(e *Example) error {
 			return fmt.Errorf("range %d–%d", r[0], r[1])
 		}
 		end = r[1]
+	}
+	if e.Mark-e.Mark != 0 {
+		return fmt.Errorf("mark %v", e.Mark)
 	}
 	if contentID(e.IDs, e.Loss) != e.ID {
 		return fmt.Errorf("content does not fit its hash")

@@ -26,7 +26,8 @@ type sample struct {
 
 	ids, labels []int32 // tokens; labels may be nil
 
-	row string // of a prompt alone, plain or chat: its row as JSON
+	mark float32 // as Example.Mark
+	row  string  // of a prompt alone, plain or chat: its row as JSON
 }
 
 // bad makes the error of a row.

@@ -84,6 +84,7 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
+	c = c.withHead(m)
 	mods, ports := modules(m)
 	chosen, err := Match(c, mods)
 	if err != nil {
@@ -98,6 +99,15 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 		return nil, err
 	}
 	return ad, nil
+}
+
+// withHead is c with the head of a reward model among modules_to_save: it is new and
+// must be trained, as PEFT does of itself.
+func (c Config) withHead(m *model.Model) Config {
+	if m.Spec.Reward && !c.saves(m.Head.Path) {
+		c.ModulesToSave = append(slices.Clone(c.ModulesToSave), m.Head.Path)
+	}
+	return c
 }
 
 // build attaches an adapter to every chosen layer, with values from fill. After

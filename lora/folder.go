@@ -119,6 +119,10 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 	return nil
 }
 
+// Reward reports whether the adapter makes a reward model of its base: it holds the
+// head of one.
+func (f *Folder) Reward() bool { return f.tensors["score.weight"] != nil }
+
 // take returns the values of a tensor that must be there with this shape.
 func (f *Folder) take(name string, shape ...int64) ([]float32, error) {
 	t, ok := f.tensors[name]
@@ -221,7 +225,12 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 			chosen = append(chosen, l.Path)
 		}
 	}
-	conf, err := fileOf(ad.Config, o.Base, chosen, ad.Modules).encode()
+	file := fileOf(ad.Config, o.Base, chosen, ad.Modules)
+	if ad.model.Spec.Reward {
+		task := "SEQ_CLS"
+		file.TaskType = &task
+	}
+	conf, err := file.encode()
 	if err != nil {
 		return err
 	}
@@ -267,11 +276,15 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 
 // card is a model card with what is known.
 func (ad *Adapter) card(o SaveOptions) []byte {
+	task := "text-generation"
+	if ad.model.Spec.Reward {
+		task = "text-classification"
+	}
 	return fmt.Appendf(nil, `---
 base_model: %s
 base_model_relation: adapter
 library_name: peft
-pipeline_tag: text-generation
+pipeline_tag: %s
 tags:
 - lora
 ---
@@ -279,5 +292,5 @@ tags:
 # LoRA adapter
 
 %s. Base: %s.
-`, o.Base, ad.Summary(), o.Base)
+`, o.Base, task, ad.Summary(), o.Base)
 }

@@ -29,6 +29,7 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	for _, t := range f.tensors {
 		t.used = false
 	}
+	c = c.withHead(m)
 	mods, ports := modules(m)
 	chosen, err := f.choose(c, mods)
 	if err != nil {
@@ -112,6 +113,9 @@ func (f *Folder) blame(err error) error {
 func (ad *Adapter) fillWhole(f *Folder) error {
 	for _, w := range ad.whole {
 		name := strings.TrimPrefix(w.name, prefix)
+		if ad.model.Spec.Reward && name == ad.model.Head.Path+".weight" && f.tensors[name] == nil {
+			continue // an adapter of a model that had none keeps the new one
+		}
 		shape := []int64{int64(w.param.Rows), int64(w.param.Cols)}
 		if strings.HasSuffix(name, ".bias") {
 			shape = shape[1:]

@@ -38,6 +38,7 @@ type MergeReport struct {
 	Layers []MergedLayer `json:"layers"`
 	Whole  []string      `json:"whole,omitempty"` // modules and biases replaced as a whole
 	Bytes  int64         `json:"bytes"`
+	Reward bool          `json:"reward,omitempty"` // the result is a reward model
 }
 
 // MergedLayer are Frobenius norms of one layer.
@@ -77,7 +78,7 @@ func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters 
 	if err := o.Write(ctx, dev, src, m); err != nil {
 		return nil, err
 	}
-	r := &MergeReport{Whole: slices.Sorted(maps.Keys(m.whole))}
+	r := &MergeReport{Reward: src.Spec.Reward, Whole: slices.Sorted(maps.Keys(m.whole))}
 	for _, p := range o.Plan(src) {
 		r.Bytes += p.Bytes()
 		if l, ok := m.norms[p.Name]; ok {

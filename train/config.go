@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -18,8 +19,8 @@ import (
 // meanings are Transformers' (TrainingArguments) and, in LoRA, PEFT's. The zero
 // value of a field means "not given": Resolve fills in the default.
 type Config struct {
-	Objective ObjectiveName `yaml:"objective,omitempty" doc:"what is learned" default:"sft"`
-	Beta      *float64      `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" unset:"dpo 0.1; grpo 0" range:"[0,1000]"`
+	Objective   ObjectiveName `yaml:"objective,omitempty" doc:"what is learned: objectives.md" default:"sft"`
+	Preferences `yaml:",inline"`
 
 	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"`
 	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
@@ -29,7 +30,7 @@ type Config struct {
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"(0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; dpo, grpo 1e-5; continued adapter half" range:"(0,100]"`
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; grpo 1e-5; preferences 1e-5, full 1e-6; continued adapter half" range:"(0,100]"`
 	LRScheduler  ScheduleName      `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
@@ -62,7 +63,7 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	schema.Fill(&c)
 	c.fillOptions()
 	if c.Objective == "grpo" {
-		c.GRPO.fill(c.GradientAccumulationSteps)
+		c.GRPO.fill(c.GradientAccumulationSteps, strings.Join(c.LossType, ","))
 	}
 	rate := c.UsualRate()
 	if c.LoRA.InitFrom != "" && c.Adapter != "none" {
@@ -79,13 +80,11 @@ func (c Config) Resolve(seed int64) (Config, error) {
 // UsualRate is the learning rate for c's objective and kind of training; an
 // adapter that goes on from another one takes half of it.
 func (c Config) UsualRate() float64 {
-	switch {
-	case c.Adapter == "none":
-		return 2e-5
-	case objectives[c.Objective].rate > 0:
-		return objectives[c.Objective].rate
+	kind := objectives[c.Objective]
+	if c.Adapter == "none" {
+		return cmp.Or(kind.full, 2e-5)
 	}
-	return 2e-4
+	return cmp.Or(kind.rate, 2e-4)
 }
 
 func defp[T any](p **T, v T) {
@@ -102,7 +101,7 @@ func (c Config) check(given Config) error {
 	if given.WarmupRatio != nil && given.WarmupSteps != nil {
 		return fail.Usagef("train.warmup_steps", "give one of them", "warmup_ratio and warmup_steps are both given")
 	}
-	if err := c.checkObjective(); err != nil {
+	if err := c.checkObjective(given); err != nil {
 		return err
 	}
 	if c.Adapter == "none" && !sameLoRA(c.LoRA) {

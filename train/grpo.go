@@ -27,10 +27,13 @@ import (
 //	                                a gradient, k and λ by the sign of A (arXiv:2602.10693)
 type grpo struct {
 	GRPO
+	loss string
 	beta float64
 }
 
-func newGRPO(c Config) Objective { return grpo{c.GRPO, *c.Beta} }
+var grpoLosses = []string{"dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"}
+
+func newGRPO(c Config) Objective { return grpo{c.GRPO, c.LossType[0], *c.Beta} }
 
 func (g grpo) Reads() Reads {
 	if g.beta > 0 {
@@ -42,7 +45,7 @@ func (g grpo) Reads() Reads {
 func (grpo) Samples() int { return 1 }
 
 func (g grpo) Unit() string {
-	switch g.LossType {
+	switch g.loss {
 	case "bnpo":
 		return "micro-batch"
 	case "dapo", "cispo", "vespo":
@@ -64,7 +67,7 @@ func (g grpo) Count(b *data.Batch) int64 {
 // share is how much a token of an answer of n tokens counts in the loss of a
 // batch with all of them: the sum is a sum over units.
 func (g grpo) share(n, all int) float64 {
-	switch g.LossType {
+	switch g.loss {
 	case "grpo", "sapo":
 		return 1 / float64(n)
 	case "bnpo":
@@ -125,7 +128,7 @@ func (g grpo) Score(b *data.Batch, p LogProbs) Score {
 		s.Loss -= c * entropy * units
 	}
 	mean("entropy", entropy)
-	switch g.LossType {
+	switch g.loss {
 	case "sapo":
 	case "cispo":
 		mean("cispo_clip_ratio", over(m.high, m.of))
@@ -219,7 +222,7 @@ func (g grpo) one(v *answer, p LogProbs, a float64, silent []bool, all int) {
 		mean += logRatio[k] / float64(n)
 	}
 	sampler := g.sampler(v, old, p.Answers.Sampler)
-	if g.LossType == "vespo" {
+	if g.loss == "vespo" {
 		w := mean * float64(n)
 		for _, r := range sampler {
 			w += math.Log(r)
@@ -238,7 +241,7 @@ func (g grpo) one(v *answer, p LogProbs, a float64, silent []bool, all int) {
 		factor := share
 		if offPolicy || silent != nil && silent[i] {
 			factor = 0
-		} else if sampler != nil && g.LossType != "vespo" {
+		} else if sampler != nil && g.loss != "vespo" {
 			factor *= sampler[k]
 		}
 		t := g.token(ratio, float64(p.Policy[i]), a, v)
@@ -275,7 +278,7 @@ type tokenLoss struct{ loss, byRatio, byLogP float64 }
 // whether its ratio was cut.
 func (g grpo) token(ratio, logp, a float64, v *answer) tokenLoss {
 	low, high := 1-*g.Epsilon, 1+*g.EpsilonHigh
-	switch g.LossType {
+	switch g.loss {
 	case "cispo":
 		if ratio > *g.EpsilonHigh && a > 0 {
 			v.high++

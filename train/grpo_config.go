@@ -2,19 +2,21 @@ package train
 
 import (
 	"fmt"
+	"iter"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/train/reward"
+	"github.com/tunekit/tunekit/train/judge"
 )
 
 // GRPO are the keys of objective: grpo, by TRL's names (GRPOConfig). Resolve
 // fills in what is not given; with other objectives all are left out.
 type GRPO struct {
-	Rewards []reward.Config `yaml:"rewards,omitempty" doc:"grpo: what answers are rewarded for"`
+	Rewards []judge.Config `yaml:"rewards,omitempty" doc:"grpo: what answers are rewarded for"`
 
 	NumGenerations      int      `yaml:"num_generations,omitempty" doc:"grpo: answers to a prompt, which are compared" unset:"8" range:"[2,65536]"`
 	MaxCompletionLength int      `yaml:"max_completion_length,omitempty" doc:"grpo: tokens of an answer at most" unset:"256" range:"[1,1000000]"`
@@ -26,7 +28,6 @@ type GRPO struct {
 	MinP                *float64 `yaml:"min_p,omitempty" doc:"grpo: answers are of tokens at least this likely, as a share of the likeliest" unset:"0" range:"[0,1]"`
 	RepetitionPenalty   *float64 `yaml:"repetition_penalty,omitempty" doc:"grpo: of answers" unset:"1.0" range:"(0,100]"`
 
-	LossType                 string   `yaml:"loss_type,omitempty" doc:"grpo: which loss" unset:"dapo" enum:"grpo|bnpo|dr_grpo|dapo|cispo|sapo|luspo|vespo"`
 	ImportanceSamplingLevel  string   `yaml:"importance_sampling_level,omitempty" doc:"grpo: what has a ratio" unset:"token" enum:"token|sequence"`
 	Epsilon                  *float64 `yaml:"epsilon,omitempty" doc:"grpo: ratios are cut below 1 less this" unset:"0.2" range:"[0,1]"`
 	EpsilonHigh              *float64 `yaml:"epsilon_high,omitempty" doc:"grpo: and above 1 plus this; with cispo above this" unset:"epsilon; cispo 5.0" range:"[0,1000]"`
@@ -78,12 +79,11 @@ func (s *Scaling) UnmarshalYAML(n *yaml.Node) error {
 
 // fill gives what is not given its default in a training of accumulation
 // micro-batches a step.
-func (g *GRPO) fill(accumulation int) {
+func (g *GRPO) fill(accumulation int, loss string) {
 	deft(&g.NumGenerations, 8)
 	deft(&g.MaxCompletionLength, 256)
 	deft(&g.StepsPerGeneration, accumulation)
 	deft(&g.NumIterations, 1)
-	deft(&g.LossType, "dapo")
 	deft(&g.ImportanceSamplingLevel, "token")
 	deft(&g.ScaleRewards, "group")
 	deft(&g.MultiObjective, "sum_then_normalize")
@@ -91,7 +91,7 @@ func (g *GRPO) fill(accumulation int) {
 	defp(&g.UseBiasCorrectionKL, true)
 	defp(&g.Epsilon, 0.2)
 	high := *g.Epsilon
-	if g.LossType == "cispo" {
+	if loss == "cispo" {
 		high = 5
 	}
 	defp(&g.EpsilonHigh, high)
@@ -112,21 +112,43 @@ func deft[T comparable](p *T, v T) {
 	}
 }
 
-// given names the first key of g that is set, "" where none is.
-func (g GRPO) given() string {
-	v := reflect.ValueOf(g)
-	for _, f := range reflect.VisibleFields(v.Type()) {
-		if !v.FieldByIndex(f.Index).IsZero() {
+// keys yields the names of g's keys that are set.
+func (g GRPO) keys() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		v := reflect.ValueOf(g)
+		for _, f := range reflect.VisibleFields(v.Type()) {
 			name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-			return name
+			if !v.FieldByIndex(f.Index).IsZero() && !yield(name) {
+				return
+			}
 		}
 	}
-	return ""
 }
 
-// check refuses what cannot go together; accumulation is the micro-batches of a
-// step, each of micro answers.
-func (g GRPO) check(micro, accumulation int) error {
+// grpoOnly names the losses that read a key, of those that not all read.
+var grpoOnly = map[string][]string{
+	"epsilon": clipping, "epsilon_high": append([]string{"cispo"}, clipping...), "delta": clipping,
+	"sapo_temperature_pos": {"sapo"}, "sapo_temperature_neg": {"sapo"},
+	"vespo_k_pos": {"vespo"}, "vespo_lambda_pos": {"vespo"}, "vespo_k_neg": {"vespo"}, "vespo_lambda_neg": {"vespo"},
+}
+
+// clipping are the losses that cut ratios on both sides.
+var clipping = []string{"dapo", "grpo", "bnpo", "dr_grpo", "luspo"}
+
+// checkGRPO refuses what cannot go together.
+func (c Config) checkGRPO(given Config) error {
+	g, micro, accumulation := c.GRPO, c.MicroBatchSize, c.GradientAccumulationSteps
+	for name := range given.GRPO.keys() {
+		if only := grpoOnly[name]; only != nil && !slices.Contains(only, c.LossType[0]) {
+			return fail.Usagef("train."+name, "leave it out", "%s belongs to loss_type: %s, not %s", name, strings.Join(only, ", "), c.LossType[0])
+		}
+		if strings.HasPrefix(name, "vllm_") && !g.SamplingCorrection {
+			return fail.Usagef("train."+name, "vllm_importance_sampling_correction: true", "%s belongs to vllm_importance_sampling_correction, which is off", name)
+		}
+		if name == "use_bias_correction_kl" && *c.Beta == 0 {
+			return fail.Usagef("train."+name, "beta: 0.04 has a KL", "use_bias_correction_kl weighs a KL that beta: 0 leaves out")
+		}
+	}
 	if len(g.Rewards) == 0 {
 		return fail.Usagef("train.rewards", "rewards: [{exact: answer}] compares with a column of the rows; docs/objectives.md lists what there is", "objective: grpo learns from rewards, and none is given")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -12,7 +11,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/par"
 	"github.com/tunekit/tunekit/lora"
-	"github.com/tunekit/tunekit/train/reward"
+	"github.com/tunekit/tunekit/train/judge"
 )
 
 // answersJob is smallJob on prompts whose answers are rewarded for a letter of
@@ -23,7 +22,7 @@ func answersJob(t *testing.T, change func(*Config)) Job {
 	c := Config{Objective: "grpo", MaxSteps: 24, MicroBatchSize: 8, GradientAccumulationSteps: 2, LearningRate: ptr(3e-2), DType: "f32",
 		SaveSteps: Every{Steps: 1}, EvalSteps: Every{Steps: 12}, LoRA: lora.Config{R: 4, Dropout: 0.1}, LRScheduler: "constant", WarmupSteps: ptr(0)}
 	c.NumGenerations, c.MaxCompletionLength = 8, 6
-	c.Rewards = []reward.Config{{Regex: "^[a-m]"}, {Length: &reward.Length{Min: 2}, Weight: ptr(0.1)}}
+	c.Rewards = []judge.Config{{Regex: "^[a-m]"}, {Length: &judge.Length{Min: 2}, Weight: ptr(0.1)}}
 	if change != nil {
 		change(&c)
 	}
@@ -65,11 +64,11 @@ func answersJob(t *testing.T, change func(*Config)) Job {
 
 func valueOf(t *testing.T, v Values, name string) float64 {
 	t.Helper()
-	i := slices.IndexFunc(v, func(x Value) bool { return x.Name == name })
-	if i < 0 {
+	x, ok := v.Get(name)
+	if !ok {
 		t.Fatalf("no %s in %v", name, v)
 	}
-	return v[i].V
+	return x
 }
 
 // TestGRPO: by reward alone the model writes what is rewarded, with the same bits
@@ -181,10 +180,12 @@ func TestGRPORefused(t *testing.T) {
 		"belongs to objective: grpo":     func(c *Config) { c.Objective, c.Rewards = "sft", nil },
 		"does nothing under":             func(c *Config) { c.MultiObjective, c.ScaleRewards = "normalize_then_sum", "batch" },
 		"leaves nothing to compare with": func(c *Config) { c.Adapter, c.Beta = "none", ptr(0.1) },
+		"belongs to loss_type: vespo":    func(c *Config) { c.VESPOKPos = ptr(1.0) },
+		"which is off":                   func(c *Config) { c.SamplingMode = "token_mask" },
 		"a reward is one of":             func(c *Config) { c.Rewards[0].Exact = "answer" },
 	} {
 		c := Config{Objective: "grpo", MicroBatchSize: 8, GradientAccumulationSteps: 2}
-		c.NumGenerations, c.Rewards = 8, []reward.Config{{Regex: "a"}}
+		c.NumGenerations, c.Rewards = 8, []judge.Config{{Regex: "a"}}
 		change(&c)
 		_, err := c.Resolve(1)
 		refused(words, err, words)

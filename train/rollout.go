@@ -13,12 +13,12 @@ import (
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
-	"github.com/tunekit/tunekit/train/reward"
+	"github.com/tunekit/tunekit/train/judge"
 )
 
 // Answering is what a training on the model's own answers needs beside prompts.
 type Answering struct {
-	Rewards []*reward.Func
+	Rewards []*judge.Func
 	Text    func(ids []int32) string // of an answer, without special tokens
 	Stop    []int32                  // ids that end an answer
 }
@@ -139,7 +139,7 @@ func (r *run) answer(ctx context.Context, index int) (*rollout, error) {
 		return nil, err
 	}
 	w := &rollout{Run: r.identity, Index: index, Answers: answers}
-	rewards, texts, err := r.rewards(ctx, prompts, answers, c.NumGenerations)
+	rewards, texts, err := r.judged(ctx, prompts, answers, c.NumGenerations)
 	if err != nil {
 		return nil, err
 	}
@@ -189,10 +189,10 @@ func (r *run) write(ctx context.Context, prompts []data.Example, times int, seed
 	return out, nil
 }
 
-// rewards gives every answer its rewards [functions][answers], NaN for none, and
+// judged gives every answer its rewards [functions][answers], NaN for none, and
 // its text.
-func (r *run) rewards(ctx context.Context, prompts []data.Example, answers []written, times int) (out [][]float64, texts []string, err error) {
-	given := make([]reward.Answer, len(answers))
+func (r *run) judged(ctx context.Context, prompts []data.Example, answers []written, times int) (out [][]float64, texts []string, err error) {
+	given := make([]judge.Answer, len(answers))
 	texts = make([]string, len(answers))
 	var row map[string]any
 	for i, a := range answers {
@@ -206,7 +206,7 @@ func (r *run) rewards(ctx context.Context, prompts []data.Example, answers []wri
 			}
 		}
 		texts[i] = r.Answering.Text(a.IDs)
-		given[i] = reward.Answer{Text: texts[i], IDs: a.IDs, Row: row}
+		given[i] = judge.Answer{Text: texts[i], IDs: a.IDs, Row: row}
 	}
 	for _, f := range r.Answering.Rewards {
 		v, err := f.Score(ctx, given)
@@ -244,7 +244,7 @@ func (r *run) remember(w *rollout) error {
 		for k := range s.Micro {
 			b := &s.Micro[k]
 			if later {
-				logp, err := r.logProbs(b, true, false)
+				logp, err := r.logProbs(b, false, true)
 				if err != nil {
 					return err
 				}
@@ -325,21 +325,21 @@ func lengthValues(answers []written) Values {
 
 // scoreAnswers answers the prompts held back once each and adds up their rewards
 // as a score whose loss is minus the reward.
-func (r *run) scoreAnswers(ctx context.Context) (sum Score, tokens, n int64, err error) {
+func (r *run) scoreAnswers(ctx context.Context) (sum Score, tokens int64, w whole, err error) {
 	prompts := make([]data.Example, r.val.StepsPerEpoch())
 	for i := range prompts {
 		if prompts[i], err = r.val.Row(i); err != nil {
-			return sum, 0, 0, err
+			return sum, 0, w, err
 		}
 	}
 	r.tell(Progress{Answering: true, Evaluating: true})
 	answers, err := r.write(ctx, prompts, 1, ^uint64(*r.Config.Seed), 0)
 	if err != nil {
-		return sum, 0, 0, memory(err)
+		return sum, 0, w, memory(err)
 	}
-	rewards, _, err := r.rewards(ctx, prompts, answers, 1)
+	rewards, _, err := r.judged(ctx, prompts, answers, 1)
 	if err != nil {
-		return sum, 0, 0, err
+		return sum, 0, w, err
 	}
 	sum.Values = Values{{Name: "reward"}}
 	weights := make([]float64, len(rewards))
@@ -352,7 +352,7 @@ func (r *run) scoreAnswers(ctx context.Context) (sum Score, tokens, n int64, err
 		if math.IsNaN(v) {
 			continue
 		}
-		n, tokens = n+1, tokens+int64(len(answers[i].IDs))
+		w.units, tokens = w.units+1, tokens+int64(len(answers[i].IDs))
 		sum.Loss -= v
 		sum.Values[0].V += v
 		for f := range rewards {
@@ -361,7 +361,7 @@ func (r *run) scoreAnswers(ctx context.Context) (sum Score, tokens, n int64, err
 			}
 		}
 	}
-	return sum, tokens, n, nil
+	return sum, tokens, w, nil
 }
 
 // checkAnswering refuses a run that cannot ask.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -133,6 +134,11 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if err != nil {
 		return nil, err
 	}
+	if slices.ContainsFunc(ads, func(w lora.Weighted) bool { return w.Folder.Reward() }) {
+		if err := src.Reward(func(n int) []float32 { return make([]float32, n) }); err != nil { // the adapter's own takes their place
+			return nil, err
+		}
+	}
 	out := arch.Dense{Path: o.Output, MaxShard: o.MaxShard, Name: o.Name, Progress: o.Progress}
 	if out.Type, err = storageType(o.Storage); err != nil {
 		return nil, err
@@ -226,6 +232,10 @@ func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	}
 	left := &MergeResult{Report: rep}
 	res.Left = left
+	if rep.Reward {
+		res.Notes = append(res.Notes, "a reward model writes no text: the KL of its merge is not measured")
+		return nil
+	}
 	rows, err := klRows(ctx, x, j)
 	if err != nil || rows.Len() == 0 {
 		res.Notes = append(res.Notes, "no data to measure the KL of the merge on")

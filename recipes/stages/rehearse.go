@@ -46,7 +46,7 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 	if err != nil {
 		return nil, err
 	}
-	mo := model.Options{Trainable: t.config.Adapter == "none"}
+	mo := model.Options{Trainable: t.config.Adapter == "none", Reward: t.config.Reward()}
 	if t.config.Adapter == "qlora" && !quantized(src) {
 		if err := checkNF4(src); err != nil {
 			return nil, err
@@ -55,6 +55,9 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 		mo.Hold = &hold
 	}
 	held, err := shapesOf(src)
+	if err == nil && mo.Reward {
+		held, err = rewardShapes(src)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +110,7 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 		if t.rows.longest > 0 {
 			per = min(per, t.rows.longest)
 		}
-		job.Config.MicroBatchSize *= t.config.Samples() // each a row here
+		job.Config.MicroBatchSize *= max(1, t.config.Samples()) // each a row here
 		job.Train = data.InMemory(zeroRows(job.Config.MicroBatchSize, per)...)
 		return
 	}
@@ -215,7 +218,7 @@ func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
 	}
 	n := t.rows.bins
 	if t.rows.packing == "none" {
-		n = t.rows.train / int64(t.config.Samples())
+		n = t.rows.train / int64(max(1, t.config.Samples()))
 	}
 	perStep := int64(t.config.MicroBatchSize * t.config.GradientAccumulationSteps)
 	return t.config.Total(int(max(1, (n+perStep-1)/perStep)))

@@ -19,7 +19,7 @@ const (
 func rewardCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Chart {
 	reward := report.Series{Name: "reward", Class: "s1"}
 	for _, m := range steps {
-		if v, ok := named(m.Objective, "reward"); ok {
+		if v, ok := m.Objective.Get("reward"); ok {
 			reward.X, reward.Y = append(reward.X, float64(m.Step)), append(reward.Y, v)
 		}
 	}
@@ -36,16 +36,6 @@ func rewardCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Cha
 		curves = append(curves, held)
 	}
 	return []report.Chart{{Title: "Reward", X: "step", Format: report.ThreeDigits, Series: curves, Wide: true}}
-}
-
-// named is a value by its name.
-func named(values train.Values, name string) (float64, bool) {
-	for _, v := range values {
-		if v.Name == name {
-			return v.V, true
-		}
-	}
-	return 0, false
 }
 
 // answersOver are a few answers of some moments of a training, evenly over it.

@@ -106,7 +106,13 @@ func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, 
 	if err != nil {
 		return nil, nil, err
 	}
-	mo := model.Options{Trainable: o.Adapter == "none"}
+	if o.Reward() {
+		if err := src.Reward(lora.RewardHead(uint64(*o.Seed))); err != nil {
+			src.Close()
+			return nil, nil, err
+		}
+	}
+	mo := model.Options{Trainable: o.Adapter == "none", Reward: o.Reward()}
 	if o.Adapter == "qlora" && !quantized(src) {
 		t := dtype.NF4Double
 		mo.Hold = &t
@@ -390,16 +396,31 @@ func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Char
 		unit, by = "GiB", 1<<30
 	}
 	charts := []report.Chart{{Title: "Loss", X: "step", Series: curves, Wide: true}}
-	if len(steps) > 0 {
-		for i, v := range steps[0].Objective { // the same in every step
-			charts = append(charts, one(v.Name, false, report.ThreeDigits, func(m *train.Metrics) float64 { return m.Objective[i].V }))
-		}
-	}
+	charts = append(charts, objectiveCharts(steps)...)
 	return append(charts,
 		one("Learning rate", true, report.TwoDigits, func(m *train.Metrics) float64 { return m.LearningRate }),
 		one("Gradient norm before clipping", true, report.ThreeDigits, func(m *train.Metrics) float64 { return m.GradNorm }),
 		one("Tokens a second", true, report.Thousands, func(m *train.Metrics) float64 { return m.TokensPerSecond }),
 		one("Largest memory so far, "+unit, true, report.ThreeDigits, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }))
+}
+
+// objectiveCharts draw the objective's own values, each over the steps that have it.
+func objectiveCharts(steps []train.Metrics) []report.Chart {
+	var charts []report.Chart
+	at := map[string]int{}
+	for i := range steps {
+		for _, v := range steps[i].Objective {
+			k, ok := at[v.Name]
+			if !ok {
+				k = len(charts)
+				at[v.Name] = k
+				charts = append(charts, report.Chart{Title: v.Name, X: "step", Format: report.ThreeDigits, Series: []report.Series{{Name: v.Name, Class: "s1"}}})
+			}
+			s := &charts[k].Series[0]
+			s.X, s.Y = append(s.X, float64(steps[i].Step)), append(s.Y, v.V)
+		}
+	}
+	return charts
 }
 
 // viewTrained says what there is of a finished training, and how to serve it.

@@ -1,4 +1,4 @@
-package reward
+package judge
 
 import (
 	"bytes"

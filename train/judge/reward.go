@@ -1,6 +1,6 @@
-// Package reward says how good answers are: by an answer column, by their form,
+// Package judge says how good answers are: by an answer column, by their form,
 // or by a program of the user.
-package reward
+package judge
 
 import (
 	"context"

@@ -24,17 +24,17 @@ type GRPO struct {
 	NumIterations       int      `yaml:"num_iterations,omitempty" doc:"grpo: times that answers are learned from" unset:"1" range:"[1,10000]"`
 	Temperature         *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities" unset:"1.0" range:"(0,100]"`
 	TopP                *float64 `yaml:"top_p,omitempty" doc:"grpo: answers are of the likeliest tokens with this probability together" unset:"1.0" range:"(0,1]"`
-	TopK                int      `yaml:"top_k,omitempty" doc:"grpo: answers are of so many likeliest tokens" unset:"all" range:"[0,1000000]"`
+	TopK                int      `yaml:"top_k,omitempty" doc:"grpo: answers are of so many likeliest tokens" unset:"all" range:"[1,1000000]"`
 	MinP                *float64 `yaml:"min_p,omitempty" doc:"grpo: answers are of tokens at least this likely, as a share of the likeliest" unset:"0" range:"[0,1]"`
 	RepetitionPenalty   *float64 `yaml:"repetition_penalty,omitempty" doc:"grpo: of answers" unset:"1.0" range:"(0,100]"`
 
-	ImportanceSamplingLevel  string   `yaml:"importance_sampling_level,omitempty" doc:"grpo: what has a ratio" unset:"token" enum:"token|sequence"`
+	ImportanceSamplingLevel  string   `yaml:"importance_sampling_level,omitempty" doc:"grpo: what has a ratio" unset:"grpo token" enum:"token|sequence"`
 	Epsilon                  *float64 `yaml:"epsilon,omitempty" doc:"grpo: ratios are cut below 1 less this" unset:"0.2" range:"[0,1]"`
 	EpsilonHigh              *float64 `yaml:"epsilon_high,omitempty" doc:"grpo: and above 1 plus this; with cispo above this" unset:"epsilon; cispo 5.0" range:"[0,1000]"`
 	Delta                    *float64 `yaml:"delta,omitempty" doc:"grpo: largest ratio of an answer worse than the others" unset:"none" range:"(1,1000]"`
 	UseBiasCorrectionKL      *bool    `yaml:"use_bias_correction_kl,omitempty" doc:"grpo: weigh the KL by the ratio" unset:"true"`
 	ScaleRewards             Scaling  `yaml:"scale_rewards,omitempty" doc:"grpo: advantages are divided by the standard deviation of this" unset:"group"`
-	MultiObjective           string   `yaml:"multi_objective_aggregation,omitempty" doc:"grpo: how several rewards become one" unset:"sum_then_normalize" enum:"sum_then_normalize|normalize_then_sum"`
+	MultiObjective           string   `yaml:"multi_objective_aggregation,omitempty" doc:"grpo: how several rewards become one" unset:"grpo sum_then_normalize" enum:"sum_then_normalize|normalize_then_sum"`
 	MaskTruncatedCompletions bool     `yaml:"mask_truncated_completions,omitempty" doc:"grpo: learn nothing from answers that were cut off" unset:"false"`
 	SAPOTemperaturePos       *float64 `yaml:"sapo_temperature_pos,omitempty" doc:"grpo: of sapo, better answers" unset:"1.0" range:"(0,1000]"`
 	SAPOTemperatureNeg       *float64 `yaml:"sapo_temperature_neg,omitempty" doc:"grpo: of sapo, worse answers" unset:"1.05" range:"(0,1000]"`
@@ -46,7 +46,7 @@ type GRPO struct {
 	EntropyCoef              *float64 `yaml:"entropy_coef,omitempty" doc:"grpo: entropy is rewarded by this much" unset:"0" range:"[-1000,1000]"`
 	OffPolicyMaskThreshold   *float64 `yaml:"off_policy_mask_threshold,omitempty" doc:"grpo: bad answers further from the model than this are left out" unset:"none" range:"[0,1000]"`
 	SamplingCorrection       bool     `yaml:"vllm_importance_sampling_correction,omitempty" doc:"grpo: weigh tokens by how differently they are rounded while answers are made" unset:"false"`
-	SamplingMode             string   `yaml:"vllm_importance_sampling_mode,omitempty" doc:"grpo: what is weighed, and what happens to large weights" unset:"sequence_mask" enum:"token_truncate|token_mask|sequence_truncate|sequence_mask"`
+	SamplingMode             string   `yaml:"vllm_importance_sampling_mode,omitempty" doc:"grpo: what is weighed, and what happens to large weights" unset:"grpo sequence_mask" enum:"token_truncate|token_mask|sequence_truncate|sequence_mask"`
 	SamplingClipMax          *float64 `yaml:"vllm_importance_sampling_clip_max,omitempty" doc:"grpo: largest weight" unset:"3.0" range:"(0,1000]"`
 	SamplingClipMin          *float64 `yaml:"vllm_importance_sampling_clip_min,omitempty" doc:"grpo: smallest weight" unset:"0" range:"[0,1000]"`
 }

@@ -35,7 +35,7 @@ type Config struct {
 
 // Length is a range of tokens: 1 within, 0 outside.
 type Length struct {
-	Min int `yaml:"min,omitempty" doc:"least" unset:"0" range:"[0,1000000]"`
+	Min int `yaml:"min,omitempty" doc:"least" unset:"0" range:"[1,1000000]"`
 	Max int `yaml:"max,omitempty" doc:"most" unset:"no limit" range:"[1,1000000]"`
 }
 

@@ -21,6 +21,8 @@ import (
 type Config struct {
 	Objective   ObjectiveName `yaml:"objective,omitempty" doc:"what is learned: objectives.md" default:"sft"`
 	Preferences `yaml:",inline"`
+	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models" unset:"1.0" range:"(0,100]"`
+	LossTopK    int      `yaml:"loss_top_k,omitempty" doc:"distill: keep so many of the teacher's most likely tokens, and let it go before training" unset:"all, and the teacher stays" range:"[1,1000000]"`
 
 	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"`
 	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`

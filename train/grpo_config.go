@@ -22,7 +22,6 @@ type GRPO struct {
 	MaxCompletionLength int      `yaml:"max_completion_length,omitempty" doc:"grpo: tokens of an answer at most" unset:"256" range:"[1,1000000]"`
 	StepsPerGeneration  int      `yaml:"steps_per_generation,omitempty" doc:"grpo: micro batches of answers that are made at once" unset:"gradient_accumulation_steps" range:"[1,1000000]"`
 	NumIterations       int      `yaml:"num_iterations,omitempty" doc:"grpo: times that answers are learned from" unset:"1" range:"[1,10000]"`
-	Temperature         *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities" unset:"1.0" range:"(0,100]"`
 	TopP                *float64 `yaml:"top_p,omitempty" doc:"grpo: answers are of the likeliest tokens with this probability together" unset:"1.0" range:"(0,1]"`
 	TopK                int      `yaml:"top_k,omitempty" doc:"grpo: answers are of so many likeliest tokens" unset:"all" range:"[1,1000000]"`
 	MinP                *float64 `yaml:"min_p,omitempty" doc:"grpo: answers are of tokens at least this likely, as a share of the likeliest" unset:"0" range:"[0,1]"`
@@ -95,7 +94,7 @@ func (g *GRPO) fill(accumulation int, loss string) {
 		high = 5
 	}
 	defp(&g.EpsilonHigh, high)
-	for p, v := range map[**float64]float64{&g.Temperature: 1, &g.TopP: 1, &g.MinP: 0, &g.RepetitionPenalty: 1,
+	for p, v := range map[**float64]float64{&g.TopP: 1, &g.MinP: 0, &g.RepetitionPenalty: 1,
 		&g.SAPOTemperaturePos: 1, &g.SAPOTemperatureNeg: 1.05, &g.VESPOKPos: 2, &g.VESPOLambdaPos: 3, &g.VESPOKNeg: 3, &g.VESPOLambdaNeg: 2,
 		&g.TopEntropyQuantile: 1, &g.EntropyCoef: 0, &g.SamplingClipMax: 3, &g.SamplingClipMin: 0} {
 		defp(p, v)

@@ -59,6 +59,8 @@ type LogProbs struct {
 	Baseline          float64 // the objective's baseline, 0 without one
 	Tokens            int64   // as the objective's tokens counts them in the whole step
 
+	Divergence []float32 // [N] from the teacher, where there is one, else nil
+
 	Entropy []float32 // [N] of the distributions the targets are of; nil unless the objective is entropic
 	Answers *Answers  // where the samples are the model's own answers
 }
@@ -101,6 +103,7 @@ var objectives = map[ObjectiveName]struct {
 	tokens   func(b *data.Batch) int64
 	targets  func(b *data.Batch) []int32
 	baseline func(c Config) baseline
+	teacher  bool // the model learns from another's distributions
 	asks     bool // the model learns from its own answers
 	reward   bool // it trains a reward model, and reads rewards instead of log-probabilities
 }{
@@ -113,9 +116,10 @@ var objectives = map[ObjectiveName]struct {
 	"orpo": {make: newORPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0.1}, tokens: readTokens, targets: readTargets},
 	"kto": {make: newKTO, rate: 1e-5, full: 1e-6, losses: []string{"kto", "apo_zero_unpaired"}, baseline: ktoBaseline,
 		options: map[string]float64{"beta": 0.1, "desirable_weight": 1, "undesirable_weight": 1}},
-	"bco":    {make: newBCO, rate: 1e-5, full: 5e-7, options: map[string]float64{"beta": 0.1}, baseline: func(Config) baseline { return runningReward }},
-	"grpo":   {make: newGRPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0}, losses: grpoLosses, check: Config.checkGRPO, asks: true},
-	"reward": {make: newReward, rate: 1e-4, full: 1e-5, options: map[string]float64{"center_rewards_coefficient": noDefault}, reward: true},
+	"bco":     {make: newBCO, rate: 1e-5, full: 5e-7, options: map[string]float64{"beta": 0.1}, baseline: func(Config) baseline { return runningReward }},
+	"grpo":    {make: newGRPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0, "temperature": 1}, losses: grpoLosses, check: Config.checkGRPO, asks: true},
+	"distill": {make: newDistill, options: map[string]float64{"beta": 0.5, "temperature": 1}, check: Config.checkDistill, teacher: true},
+	"reward":  {make: newReward, rate: 1e-4, full: 1e-5, options: map[string]float64{"center_rewards_coefficient": noDefault}, reward: true},
 }
 
 // ObjectiveName is an objective of the table.
@@ -243,7 +247,7 @@ func (c *Config) objectiveKeys() map[string]**float64 {
 		"beta": &c.Beta, "label_smoothing": &c.LabelSmoothing, "ld_alpha": &c.LDAlpha, "f_alpha_divergence_coef": &c.FAlphaDivergenceCoef,
 		"discopop_tau": &c.DiscoPOPTau, "cpo_alpha": &c.CPOAlpha, "simpo_gamma": &c.SimPOGamma, "alpha": &c.Alpha,
 		"desirable_weight": &c.DesirableWeight, "undesirable_weight": &c.UndesirableWeight,
-		"center_rewards_coefficient": &c.CenterRewards,
+		"center_rewards_coefficient": &c.CenterRewards, "temperature": &c.Temperature,
 	}
 }
 
@@ -287,6 +291,9 @@ func (c Config) checkObjective(given Config) error {
 			key = "loss_weights"
 		}
 		return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: dpo, not %s", key, c.Objective)
+	}
+	if c.LossTopK != 0 && !kind.teacher {
+		return fail.Usagef("train.loss_top_k", "leave it out", "loss_top_k belongs to objective: distill, not %s", c.Objective)
 	}
 	if c.Objective != "grpo" {
 		for key := range given.GRPO.keys() {

@@ -73,6 +73,9 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	if objectives[r.Config.Objective].reward {
 		return r.rewards(b, w)
 	}
+	if o, ok := r.objective.(distill); ok {
+		return r.distilled(b, o, w)
+	}
 	var s Score
 	p := LogProbs{Baseline: w.baseline, Tokens: w.tokens, Answers: r.answersOf(b)}
 	var err error

@@ -61,6 +61,11 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 
 // rehearse runs a step of one micro-batch and says in out what it took.
 func (r *run) rehearse(ctx context.Context, step data.Step, out *Rehearsal) error {
+	for k := range step.Micro {
+		if b, n := &step.Micro[k], step.Micro[k].Supervised*r.Config.LossTopK; len(b.TopIDs) < n {
+			b.TopIDs, b.TopLogP = make([]int32, n), make([]float32, n)
+		}
+	}
 	if _, err := r.fitting(ctx, step, max(1, r.count(step.Micro))); err != nil {
 		return memory(err)
 	}

@@ -121,7 +121,7 @@ func begin(j Job) (*run, error) {
 	if c.Reward() != j.Model.Spec.Reward {
 		return nil, fail.Usagef("train.objective", "objective: reward trains reward models, and them alone", "objective: %s does not go with this model", c.Objective)
 	}
-	if err := cmp.Or(r.checkReference(), r.checkAnswering()); err != nil {
+	if err := cmp.Or(r.checkReference(), r.checkAnswering(), r.checkTeacher()); err != nil {
 		return nil, err
 	}
 	if f := objectives[c.Objective].baseline; f != nil {

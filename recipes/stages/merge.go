@@ -66,13 +66,8 @@ func mergeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		base, _ = t.In("model")
 		base.Why = "what " + ad.Stage + " was trained on"
 		in = append(in, recipes.Input{Name: "trained", Ref: base})
-		for o.Base == "original" {
-			q := v.Find(base.Stage)
-			if q == nil || q.Kind != &quantizeKind {
-				break
-			}
-			base, _ = q.In("model")
-			base.Why = "what " + q.ID + " was made from"
+		if o.Base == "original" {
+			base = original(v, base)
 		}
 	}
 	if base.Path == "" && base.Stage == "" {
@@ -91,6 +86,18 @@ func mergeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	return in, nil
+}
+
+// original goes back through quantize stages to what a model was made from.
+func original(v *recipes.Resolver, ref recipes.Ref) recipes.Ref {
+	for {
+		q := v.Find(ref.Stage)
+		if q == nil || q.Kind != &quantizeKind {
+			return ref
+		}
+		ref, _ = q.In("model")
+		ref.Why = "what " + q.ID + " was made from"
+	}
 }
 
 func mergeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {

@@ -72,6 +72,16 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 		job.Config.DType = "bf16"
 	}
 	job.Config.LoadBestModelAtEnd = false
+	if teacher, ok := t.j.In("teacher"); ok && t.config.LossTopK == 0 {
+		its, err := p.Source(teacher)
+		if err != nil {
+			return nil, err
+		}
+		if job.Teacher, err = dryModel(dev, its); err != nil {
+			return nil, err
+		}
+		defer job.Teacher.Close()
+	}
 	t.fill(p, &job)
 	out := &rehearsal{params: src.Spec.Params(), summary: "all weights"}
 	if t.config.Adapter != "none" {

@@ -41,6 +41,7 @@ var trainKind = recipes.Kind{
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
 	Data         string `yaml:"data" doc:"ingest stage, folder that tune ingest wrote, or file of rows" unset:"the only ingest stage"`
+	Teacher      string `yaml:"teacher,omitempty" doc:"distill: stage or path to learn from; base: what model was made from, or holds as NF4" unset:"required by distill"`
 	train.Config `yaml:",inline"`
 }
 
@@ -60,6 +61,12 @@ func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
 	c, err := o.Config.Resolve(int64(s.Seed))
 	if err != nil {
 		bad("", fail.Hint(err), "%v", err)
+	}
+	switch {
+	case c.Distills() && o.Teacher == "":
+		bad("teacher", "teacher: a model of the same tokens, or base", "objective: %s learns from a teacher, and none is given", c.Objective)
+	case !c.Distills() && o.Teacher != "":
+		bad("teacher", "leave it out", "teacher belongs to objective: distill, not %s", c.Objective)
 	}
 	if c.Adapter != "none" && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
 		c.LoRA, _ = c.LoRA.Resolve() // checked with the rest
@@ -85,6 +92,17 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		}
 		in = append(in, recipes.Input{Name: "init_from", Ref: from})
 	}
+	if o.Teacher != "" {
+		from := original(v, model)
+		if o.Teacher != "base" {
+			if from, err = v.Given(recipes.ModelRef, "teacher", o.Teacher); err != nil {
+				return nil, err
+			}
+		} else if from == model && o.Adapter != "qlora" {
+			return nil, v.Usagef("teacher", "teacher: PATH names another model; adapter: qlora makes the model less than its base", "teacher: base is the model itself, which has nothing to learn from it")
+		}
+		in = append(in, recipes.Input{Name: "teacher", Ref: from})
+	}
 	return in, nil
 }
 
@@ -94,7 +112,7 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	if exists(o.Data) { // rows of a file, which a template may write with the date
 		a.Env["clock"] = fmt.Sprint(clock().Unix())
 	}
-	o.Model, o.Data, o.LoRA.InitFrom = "", "", ""
+	o.Model, o.Data, o.Teacher, o.LoRA.InitFrom = "", "", "", ""
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
 	return o
 }
@@ -143,6 +161,15 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	defer ds.Close()
+	if o.Distills() {
+		err := checkTeacher(x, j)
+		if err == nil && o.LossTopK > 0 {
+			err = keepTaught(ctx, x, j, ds.Dataset)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if o.Asks() {
 		ds.MaxLength, ds.Packing = ds.MaxLength+o.MaxCompletionLength, "none"
 	}
@@ -160,6 +187,14 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	}
 	if job.Answering, err = answering(x, j); err != nil {
 		return err
+	}
+	if o.Distills() && o.LossTopK == 0 {
+		var t teaching
+		defer t.close()
+		if err := t.open(x, j); err != nil {
+			return err
+		}
+		job.Teacher = t.model
 	}
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left

@@ -22,6 +22,11 @@ func (r *run) accumulate(ctx context.Context, micro []data.Batch, w whole) (Scor
 	if err := r.opt.clear(); err != nil {
 		return sum, err
 	}
+	if r.Adapter != nil {
+		if err := r.Adapter.ClearGradients(); err != nil {
+			return sum, err
+		}
+	}
 	for i := range micro {
 		if err := ctx.Err(); err != nil {
 			return sum, err

@@ -124,17 +124,16 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 // adapter attaches the stage's adapter. What it starts from does not change
 // what it needs.
 func (t *trial) adapter(p *recipes.Planner, m *model.Model) (*lora.Adapter, error) {
-	lc := t.config.LoRA
+	o := Train{Config: t.config}
 	if from, ok := t.j.In("init_from"); ok {
-		if lc.InitFrom = p.Env.Path(from); !exists(lc.InitFrom) {
-			lc = p.Env.Job(from.Stage).Options.(*Train).LoRA
-			lc.InitFrom = ""
+		dir := p.Env.Path(from)
+		if !exists(dir) {
+			o.Config = p.Env.Job(from.Stage).Options.(*Train).Config
+			o.Seed, dir = t.config.Seed, ""
 		}
+		o.setInit(dir)
 	}
-	if lc.InitWeights == lora.InitPiSSA || lc.InitWeights == lora.InitOLoRA {
-		lc.InitWeights = lora.InitKaiming
-	}
-	return lora.Start(m, lc, uint64(*t.config.Seed))
+	return o.Start(m)
 }
 
 func bf16(p *recipes.Planner, c *train.Config) bool {
@@ -216,9 +215,12 @@ func trainWords(o *train.Config) string {
 	if o.Adapter == "none" {
 		return "all weights,"
 	}
-	kind := map[string]string{"lora": "LoRA", "qlora": "QLoRA"}[o.Adapter]
-	if o.LoRA.InitFrom != "" { // which has its own rank and scale
-		return kind + " from " + o.LoRA.InitFrom
+	kind := lora.KindWord(string(o.Adapter))
+	if from, _ := o.Init(); *from != "" { // which has its own rank and scale
+		return kind + " from " + *from
+	}
+	if k, err := o.Kinds.Of(string(o.Adapter)); k != nil && err == nil {
+		return kind + " " + lora.Words(k)
 	}
 	return fmt.Sprintf("%s r%d α%s", kind, o.LoRA.R, report.Sig(o.LoRA.Alpha, 2))
 }

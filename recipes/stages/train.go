@@ -23,7 +23,7 @@ import (
 )
 
 var trainKind = recipes.Kind{
-	Name: "train", Doc: "LoRA, QLoRA or full training",
+	Name: "train", Doc: "LoRA, QLoRA, other adapters or full training",
 	New: func() any { return new(Train) }, Left: func() any { return new(TrainResult) },
 	Gives:   []recipes.RefKind{recipes.ModelRef, recipes.AdapterRef},
 	Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
@@ -65,7 +65,7 @@ func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
 	if err == nil && o.Reference != "" && !c.ReadsReference() {
 		bad("reference", "leave it out", "objective: %s compares with no reference", c.Objective)
 	}
-	if c.Adapter != "none" && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
+	if (c.Adapter == "lora" || c.Adapter == "qlora") && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
 		c.LoRA, _ = c.LoRA.Resolve() // checked with the rest
 	}
 	o.Config = c
@@ -82,8 +82,8 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	in := []recipes.Input{{Name: "model", Ref: model}, {Name: "data", Ref: rows}}
-	if o.LoRA.InitFrom != "" {
-		from, err := v.Given(recipes.AdapterRef, "lora.init_from", o.LoRA.InitFrom)
+	if name, key := o.Init(); *name != "" {
+		from, err := v.Given(recipes.AdapterRef, key, *name)
 		if err != nil {
 			return nil, err
 		}
@@ -105,9 +105,16 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	if exists(o.Data) { // rows of a file, which a template may write with the date
 		a.Env["clock"] = fmt.Sprint(clock().Unix())
 	}
-	o.Model, o.Data, o.Reference, o.LoRA.InitFrom = "", "", "", ""
+	o.Model, o.Data, o.Reference = "", "", ""
+	o.setInit("")
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
 	return o
+}
+
+// setInit names the folder that the adapter starts from.
+func (o *Train) setInit(dir string) {
+	from, _ := o.Init()
+	*from = dir
 }
 
 // trainModel loads the model a train stage works on.
@@ -224,13 +231,10 @@ func heldAgainst(ctx context.Context, x *recipes.Env, j *recipes.Job, job train.
 
 // startAdapter attaches the adapter that j trains, new or from a folder.
 func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.Result) (*lora.Adapter, error) {
-	o := j.Options.(*Train)
-	lc := o.LoRA
+	o := *j.Options.(*Train)
 	if from, ok := j.In("init_from"); ok {
-		lc.InitFrom = x.Path(from)
-	}
-	if lc.InitFrom != "" {
-		note, err := baseNote(x, j, lc.InitFrom)
+		o.setInit(x.Path(from))
+		note, err := baseNote(x, j, x.Path(from))
 		if err != nil {
 			return nil, err
 		}
@@ -238,7 +242,7 @@ func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.R
 			res.Notes = append(res.Notes, note)
 		}
 	}
-	return lora.Start(m, lc, uint64(*o.Seed))
+	return o.Start(m)
 }
 
 func showTraining(x *recipes.Env, p train.Progress) {
@@ -442,7 +446,7 @@ func vllmAdapter(base, name, dir string) string {
 		return ""
 	}
 	c := f.Config
-	if c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters) > 0 {
+	if f.Kind != "" || c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters) > 0 {
 		return ""
 	}
 	rank := vllmRank(c.R)

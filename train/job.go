@@ -54,6 +54,7 @@ type Progress struct {
 	Step, Total int
 	Micro       int     // micro-batches done in the step in work
 	Loss        float64 // of the last step; NaN before the first
+	Objective   Values  // of the last step
 	Val         float64 // of the last validation; NaN before the first
 	Tokens      int64   // seen so far
 	PerSecond   float64 // tokens a second, over about the last ten steps

@@ -19,7 +19,7 @@ func (r *run) report(micro int, evaluating bool) {
 		return
 	}
 	per := r.speed.perStep()
-	r.Progress(Progress{Step: r.step, Total: r.total, Micro: micro, Loss: r.lastLoss(), Val: r.valLoss(), Tokens: r.tokens,
+	r.Progress(Progress{Step: r.step, Total: r.total, Micro: micro, Loss: r.lastLoss(), Objective: r.values, Val: r.valLoss(), Tokens: r.tokens,
 		PerSecond: r.speed.tokens(), Memory: kernels.Total(r.dev.Info().Mem.Now), ETA: per * float64(r.total-r.step),
 		SavedStep: r.saved, Evaluating: evaluating})
 }

@@ -37,6 +37,7 @@ type run struct {
 	step    int // optimizer steps done
 	tokens  int64
 	loss    float64
+	values  Values    // what else the objective measured in the last step
 	eval    *bestStep // the last validation, nil before the first
 	best    *bestStep // the one with the lowest loss
 	saved   int       // step of the newest checkpoint, -1: none
@@ -404,7 +405,7 @@ func samples(s data.Step) []int64 {
 
 // done records a finished step.
 func (r *run) done(m Metrics) error {
-	r.loss, r.tokens = m.Loss, r.tokens+m.Tokens
+	r.loss, r.values, r.tokens = m.Loss, m.Objective, r.tokens+m.Tokens
 	if what := r.metrics.repeated(m); what != "" {
 		r.log("%s", what)
 	}

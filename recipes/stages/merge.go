@@ -457,6 +457,9 @@ func viewMerge(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 		s.Facts = append(s.Facts, fmt.Sprintf("%s: KL %s to the model as it was trained, over a quantized base (same top-1 %.1f %%)", j.ID, report.Sig(t.KL, 3), 100*t.Top1))
 	}
 	s.Layers = mergeLayers(j.ID, m)
+	if m.Report.Reward { // which is no one to talk to
+		return
+	}
 	if dir := x.Dir(j); o.Format == "gguf" {
 		s.Try = row.Path
 		s.Next = append(s.Next, llamaServer(row.Path))

@@ -29,7 +29,8 @@ var trainKind = recipes.Kind{
 	Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
 	Makes: func(o any) []recipes.Made {
 		full := o.(*Train).Adapter == "none"
-		return []recipes.Made{{Dense: full, Adapter: !full}}
+		reward := full && o.(*Train).Reward()
+		return []recipes.Made{{Dense: full && !reward, Adapter: !full, Reward: reward}}
 	},
 	Types: func(_ *recipes.Planner, _ *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
 		return typesOf(from, arch.Dense{Path: "x"}), nil
@@ -255,6 +256,12 @@ func showTraining(x *recipes.Env, p train.Progress) {
 	if !math.IsNaN(p.Val) {
 		numbers["val_loss"] = p.Val
 		text += fmt.Sprintf(" (val %.4f)", p.Val)
+	}
+	for _, v := range p.Objective {
+		numbers[v.Name] = v.V
+		if v.Name == "rewards/margins" || v.Name == "margin" {
+			text += "  margin " + report.Sig(v.V, 3)
+		}
 	}
 	if p.PerSecond > 0 {
 		numbers["tokens_per_second"] = p.PerSecond

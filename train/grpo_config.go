@@ -148,6 +148,9 @@ func (c Config) checkGRPO(given Config) error {
 			return fail.Usagef("train."+name, "beta: 0.04 has a KL", "use_bias_correction_kl weighs a KL that beta: 0 leaves out")
 		}
 	}
+	if c.Adapter == "none" && *c.Beta > 0 {
+		return fail.Usagef("train.adapter", "use adapter: lora or qlora, or beta: 0", "objective: %s compares answers with the model without its adapter; adapter: none leaves nothing to compare with", c.Objective)
+	}
 	if len(g.Rewards) == 0 {
 		return fail.Usagef("train.rewards", "rewards: [{exact: answer}] compares with a column of the rows; docs/objectives.md lists what there is", "objective: grpo learns from rewards, and none is given")
 	}

@@ -37,6 +37,9 @@ type Job struct {
 	// depends on the number of ranks only by the order of sums. The caller owns
 	// it, and closes it when Run returns so that other ranks do not wait.
 	Comm Comm
+	// Reference is what answers are held against; nil: the model without its adapter
+	// or, where all weights are trained, as it is before the first step.
+	Reference *Reference
 	// Dir holds the run's state: checkpoints, metrics.jsonl, a lock. It is
 	// made when absent; a run that finds its own state there goes on. Rank 0's;
 	// the others write nothing.
@@ -54,6 +57,7 @@ type Progress struct {
 	Step, Total int
 	Micro       int      // micro-batches done in the step in work
 	Loss        float64  // of the last step; NaN before the first
+	Objective   Values   // of the last step
 	Val         float64  // of the last validation; NaN before the first
 	Tokens      int64    // seen so far
 	PerSecond   float64  // tokens a second, over about the last ten steps

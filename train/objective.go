@@ -189,12 +189,12 @@ func (c Config) CheckSamples(ex data.Examples) error {
 // checkReference refuses adapters that change the model beneath them: what
 // they were trained from is then not the model without its adapter.
 func (r *run) checkReference() error {
-	if r.objective.Reads() < ReadsReference || r.Adapter == nil {
+	if r.objective.Reads() < ReadsReference || r.Adapter == nil || r.Reference != nil {
 		return nil
 	}
 	for _, p := range r.Adapter.Params() {
 		if p.Group == "whole" || p.Group == "bias" {
-			return fail.Usagef("train.lora", "leave out modules_to_save and bias",
+			return fail.Usagef("train.lora", "leave out modules_to_save and bias, or name the model it begins as: reference: MODEL",
 				"objective: %s compares with the model without its adapter, but %s is trained in its place", r.Config.Objective, p.Name)
 		}
 	}
@@ -299,9 +299,6 @@ func (c Config) checkObjective(given Config) error {
 		for key := range given.GRPO.keys() {
 			return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: grpo, not %s", key, c.Objective)
 		}
-	}
-	if c.Adapter == "none" && kind.make(c).Reads() >= ReadsReference {
-		return fail.Usagef("train.adapter", "use adapter: lora or qlora", "objective: %s compares with the model without its adapter; adapter: none leaves nothing to compare with", c.Objective)
 	}
 	if kind.check != nil {
 		return kind.check(c, given)

@@ -22,6 +22,11 @@ func (r *run) accumulate(ctx context.Context, micro []data.Batch, w whole) (Scor
 	if err := r.opt.clear(); err != nil {
 		return sum, err
 	}
+	if r.Adapter != nil {
+		if err := r.Adapter.ClearGradients(); err != nil {
+			return sum, err
+		}
+	}
 	for i := range micro {
 		if err := ctx.Err(); err != nil {
 			return sum, err
@@ -80,7 +85,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	p := LogProbs{Baseline: w.baseline, Tokens: w.tokens, Answers: r.answersOf(b)}
 	var err error
 	if r.objective.Reads() >= ReadsReference {
-		if p.Reference, err = r.reference(b, w.units > 0); err != nil {
+		if p.Reference, err = r.reference(b, w.units > 0, part{val: w.units == 0}); err != nil {
 			return s, err
 		}
 	}
@@ -158,25 +163,29 @@ func (r *run) temperature() float32 {
 	return float32(*r.Config.Temperature)
 }
 
-// reference returns the log-probabilities of b's targets [N] under the model
-// without its adapter.
-func (r *run) reference(b *data.Batch, training bool) ([]float32, error) {
-	return r.logProbs(b, true, training)
+// reference returns the log-probabilities of b's targets [N] under the reference:
+// as stored for the part that b's samples are of or, of an adapter, those of the
+// model without it.
+func (r *run) reference(b *data.Batch, training bool, p part) ([]float32, error) {
+	if r.Reference != nil {
+		return r.Reference.read(b, p)
+	}
+	return logProbs(r.Model, b, true, training, r.bf16, r.temperature())
 }
 
-// logProbs returns the log-probabilities of b's targets [N], of the model as it is
-// or without its adapter, computed as in training or as when measuring: with bf16
-// they round differently, and a new adapter must give the same as none. Dropout is
-// off.
-func (r *run) logProbs(b *data.Batch, base, training bool) (logp []float32, err error) {
-	err = r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, Record: training, Still: true, Base: base, BF16: r.bf16}
+// logProbs returns the log-probabilities of b's targets [N] under m, or under m
+// without its adapter, computed as in training or as when measuring: with bf16
+// they round differently, and a new adapter must give the same as none. Logits are
+// divided by temperature, dropout is off, and nothing is kept for a gradient.
+func logProbs(m *model.Model, b *data.Batch, base, training, bf16 bool, temperature float32) (logp []float32, err error) {
+	err = m.Dev.Run(func() error {
+		t := &autograd.Tape{Dev: m.Dev, Record: training, Still: true, Base: base, BF16: bf16}
 		defer t.Free()
-		h := r.Model.Hidden(t, inputs(b))
+		h := m.Hidden(t, inputs(b))
 		if t.Err() != nil {
 			return t.Err()
 		}
-		logp, err = t.Values(r.Model.LogProbAt(t, h, b.Target, nil, r.temperature()).LogP)
+		logp, err = t.Values(m.LogProbAt(t, h, b.Target, nil, temperature).LogP)
 		return err
 	})
 	return logp, err

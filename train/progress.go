@@ -25,6 +25,7 @@ func (r *run) tell(p Progress) {
 	}
 	per := r.speed.perStep()
 	p.Step, p.Total, p.Loss, p.Val, p.Tokens, p.SavedStep = r.step, r.total, r.lastLoss(), r.valLoss(), r.tokens, r.saved
+	p.Objective = r.values
 	p.PerSecond, p.Memory, p.ETA = r.speed.tokens(), kernels.Total(r.dev.Info().Mem.Now), per*float64(r.total-r.step)
 	if r.rollout != nil {
 		p.Reward = &r.rollout.Reward

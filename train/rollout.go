@@ -244,14 +244,14 @@ func (r *run) remember(w *rollout) error {
 		for k := range s.Micro {
 			b := &s.Micro[k]
 			if later {
-				logp, err := r.logProbs(b, false, true)
+				logp, err := logProbs(r.Model, b, false, true, r.bf16, r.temperature())
 				if err != nil {
 					return err
 				}
 				w.spread(b, logp, func(a *written) *[]float32 { return &a.Old })
 			}
 			if c.SamplingCorrection {
-				logp, err := r.logProbs(b, false, false)
+				logp, err := logProbs(r.Model, b, false, false, r.bf16, r.temperature())
 				if err != nil {
 					return err
 				}

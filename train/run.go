@@ -44,6 +44,7 @@ type run struct {
 	step    int // optimizer steps done
 	tokens  int64
 	loss    float64
+	values  Values    // what else the objective measured in the last step
 	eval    *bestStep // the last validation, nil before the first
 	best    *bestStep // the one with the lowest loss
 	saved   int       // step of the newest checkpoint, -1: none
@@ -64,7 +65,7 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	if j.Comm == nil {
 		j.Comm = alone{}
 	}
-	r, err := open(j)
+	r, err := open(ctx, j)
 	if r != nil {
 		defer r.end()
 	}
@@ -85,9 +86,12 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 
 // open sets a run up and, on rank 0, takes the folder and goes on from what
 // lies there.
-func open(j Job) (*run, error) {
+func open(ctx context.Context, j Job) (*run, error) {
 	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
 		return nil, err
+	}
+	if j.Config.NeedsReference() && j.Reference == nil && j.Comm.Size() > 1 {
+		return nil, fail.Usagef("train.reference", "name the model in training: reference: MODEL", "objective: %s of all weights on %d ranks needs a reference that all of them read", j.Config.Objective, j.Comm.Size())
 	}
 	if j.Comm.Rank() > 0 {
 		return begin(j)
@@ -96,7 +100,10 @@ func open(j Job) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := begin(j)
+	var r *run
+	if err = j.ownReference(ctx); err == nil {
+		r, err = begin(j)
+	}
 	if err != nil {
 		unlock()
 		return nil, err
@@ -109,6 +116,15 @@ func open(j Job) (*run, error) {
 		r.answersLog, err = openMetrics(j.Dir, AnswersFile, r.step, 0)
 	}
 	return r, err
+}
+
+// ownReference computes what j's answers are held against where that is the model as
+// it is before the first step, in j.Dir.
+func (j *Job) ownReference(ctx context.Context) (err error) {
+	if j.Config.NeedsReference() && j.Reference == nil {
+		j.Reference, err = MakeReference(ctx, j.Dir, j.Identity+" as it began", j.Model, *j)
+	}
+	return err
 }
 
 // begin sets everything up for step 0.
@@ -127,7 +143,7 @@ func begin(j Job) (*run, error) {
 	if f := objectives[c.Objective].baseline; f != nil {
 		r.baseline = f(c)
 	}
-	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
+	r.bf16 = c.usesBF16(r.dev)
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true
 	}
@@ -361,7 +377,7 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 	m := Metrics{Supervised: s.Supervised}
 	w := whole{units: total, tokens: r.countTokens(s.Micro)}
 	var err error
-	if w.baseline, r.seenNext, err = r.baselineOf(ctx, s.Micro, r.Train); err != nil {
+	if w.baseline, r.seenNext, err = r.baselineOf(ctx, s.Micro); err != nil {
 		return m, err
 	}
 	sum, err := r.accumulate(ctx, share(s.Micro, r.Comm), w)
@@ -417,7 +433,7 @@ func samples(s data.Step) []int64 {
 
 // done records a finished step.
 func (r *run) done(m Metrics) error {
-	r.loss, r.tokens = m.Loss, r.tokens+m.Tokens
+	r.loss, r.values, r.tokens = m.Loss, m.Objective, r.tokens+m.Tokens
 	if what := r.metrics.repeated(m); what != "" {
 		r.log("%s", what)
 	}

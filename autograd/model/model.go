@@ -154,3 +154,6 @@ func (m *Model) Decode(p *autograd.Param) ([]float32, error) {
 	})
 	return out, err
 }
+
+// Source is the file that m's weights come from.
+func (m *Model) Source() *arch.Source { return m.src }

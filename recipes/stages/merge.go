@@ -154,6 +154,11 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if err := otherBase(o.Model, ads, true, note); err != nil {
 		return nil, err
 	}
+	release, err := dev.Host(tokenizer.Memory(src.Reader))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	gguf := filepath.Ext(o.Output) == ".gguf"
 	if text := src.CarriedNote(gguf); text != "" {
 		note(text)
@@ -307,6 +312,9 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	s.Disk = heldBytes(merged)
 	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.LinearType().String()), j.Options.(*Merge).Format)
 	t := mergedTrial(p, j)
+	if t != nil && t.config.LoRA.InitWeights == lora.InitLoftQ && j.Options.(*Merge).Base != "trained" {
+		return fail.Usagef(j.ID+".base", "base: trained", "init_lora_weights: loftq trains for the base quantized to NF4, and %s merges into the original", j.ID)
+	}
 	if err := mergeMemory(p, j, s, base, t); err != nil {
 		return err
 	}
@@ -408,7 +416,7 @@ func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base 
 		nf4 := dtype.NF4Double
 		o.TrainedAs = &nf4
 	}
-	countHost(s, lora.MergeMemory(base, o, values))
+	countHost(s, lora.MergeMemory(base, o, values)+tokenizer.Memory(base.Reader))
 	return nil
 }
 
@@ -456,6 +464,9 @@ func viewMerge(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 		s.Facts = append(s.Facts, fmt.Sprintf("%s: KL %s to the model as it was trained, over a quantized base (same top-1 %.1f %%)", j.ID, report.Sig(t.KL, 3), 100*t.Top1))
 	}
 	s.Layers = mergeLayers(j.ID, m)
+	if m.Report.Reward { // which is no one to talk to
+		return
+	}
 	if dir := x.Dir(j); o.Format == "gguf" {
 		s.Try = row.Path
 		s.Next = append(s.Next, llamaServer(row.Path))

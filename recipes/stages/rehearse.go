@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -140,17 +141,16 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 // adapter attaches the stage's adapter. What it starts from does not change
 // what it needs.
 func (t *trial) adapter(p *recipes.Planner, m *model.Model) (*lora.Adapter, error) {
-	lc := t.config.LoRA
+	o := Train{Config: t.config}
 	if from, ok := t.j.In("init_from"); ok {
-		if lc.InitFrom = p.Env.Path(from); !exists(lc.InitFrom) {
-			lc = p.Env.Job(from.Stage).Options.(*Train).LoRA
-			lc.InitFrom = ""
+		dir := p.Env.Path(from)
+		if !exists(dir) {
+			o.Config = p.Env.Job(from.Stage).Options.(*Train).Config
+			o.Seed, dir = t.config.Seed, ""
 		}
+		o.setInit(dir)
 	}
-	if lc.InitWeights == lora.InitPiSSA || lc.InitWeights == lora.InitOLoRA {
-		lc.InitWeights = lora.InitKaiming
-	}
-	return lora.Start(m, lc, uint64(*t.config.Seed))
+	return o.Start(m)
 }
 
 func bf16(p *recipes.Planner, c *train.Config) bool {
@@ -169,6 +169,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	if err := o.CheckSamples(rows.examples); err != nil {
 		return err
 	}
+	if err := checkVocabulary(p, j); err != nil {
+		return err
+	}
 	t := trial{j: j, config: o, rows: rows, maxLength: rows.maxLength, limit: p.Limit}
 	r, err := t.rehearse(p)
 	if errors.Is(err, kernels.ErrOutOfMemory) {
@@ -181,6 +184,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	steps := t.steps(p, r)
 	s.Temp = r.StateBytes * int64(o.SaveTotalLimit+1)
 	s.Disk = 4*r.Trainable + 8<<10
+	if _, given := j.In("reference"); given || o.NeedsReference() { // a value a token
+		s.Temp += 4 * rows.tokens
+	}
 	if o.Adapter == "none" {
 		made, err := p.Source(recipes.Ref{Kind: recipes.ModelRef, Stage: s.Stage})
 		if err != nil {
@@ -201,13 +207,37 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	return nil
 }
 
+// checkVocabulary refuses a reference whose tokens are not the model's.
+func checkVocabulary(p *recipes.Planner, j *recipes.Job) error {
+	ref, ok := j.In("reference")
+	if !ok {
+		return nil
+	}
+	other, err := p.Source(ref)
+	if err != nil {
+		return err
+	}
+	to, _ := j.In("model")
+	own, err := p.Source(to)
+	if err != nil {
+		return err
+	}
+	if other.Spec.V != own.Spec.V {
+		return fail.Usagef("train.reference", "name a model of the same family", "%s has %d tokens, the model in training %d: their log-probabilities are of different texts", ref, other.Spec.V, own.Spec.V)
+	}
+	return nil
+}
+
 func trainWords(o *train.Config) string {
 	if o.Adapter == "none" {
 		return "all weights,"
 	}
-	kind := map[string]string{"lora": "LoRA", "qlora": "QLoRA"}[o.Adapter]
-	if o.LoRA.InitFrom != "" { // which has its own rank and scale
-		return kind + " from " + o.LoRA.InitFrom
+	kind := lora.KindWord(string(o.Adapter))
+	if from, _ := o.Init(); *from != "" { // which has its own rank and scale
+		return kind + " from " + *from
+	}
+	if k, err := o.Kinds.Of(string(o.Adapter)); k != nil && err == nil {
+		return kind + " " + lora.Words(k)
 	}
 	return fmt.Sprintf("%s r%d α%s", kind, o.LoRA.R, report.Sig(o.LoRA.Alpha, 2))
 }

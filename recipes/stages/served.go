@@ -126,6 +126,9 @@ func trainedFiles(src *arch.Source, t *chat.Template) (map[string][]byte, error)
 // generation_config.json that stops where its chat template ends a turn: the programs
 // that read the folder know no other ends.
 func servedFiles(src *arch.Source, tok *tokenizer.Tokenizer) (map[string][]byte, error) {
+	if src.Spec.Reward {
+		src.SetPad(rewardPad(tok))
+	}
 	out, err := baseFiles(src)
 	if err != nil || tok == nil {
 		return out, err
@@ -140,6 +143,20 @@ func servedFiles(src *arch.Source, tok *tokenizer.Tokenizer) (map[string][]byte,
 	}
 	maps.Copy(out, files)
 	return out, addEnds(out, src, tok)
+}
+
+// rewardPad is a token to pad a reward model's texts with, none that ends one; -1 where
+// there is none.
+func rewardPad(tok *tokenizer.Tokenizer) int32 {
+	if tok == nil {
+		return -1
+	}
+	for _, id := range []int32{tok.PAD(), tok.UNK()} {
+		if id >= 0 && id != tok.EOS() && !slices.Contains(tok.EOSIDs(), id) {
+			return id
+		}
+	}
+	return -1
 }
 
 // addEnds adds to eos_token_id the ends of a turn that a chat template writes.

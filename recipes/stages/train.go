@@ -23,13 +23,14 @@ import (
 )
 
 var trainKind = recipes.Kind{
-	Name: "train", Doc: "LoRA, QLoRA or full training",
+	Name: "train", Doc: "LoRA, QLoRA, other adapters or full training",
 	New: func() any { return new(Train) }, Left: func() any { return new(TrainResult) },
 	Gives:   []recipes.RefKind{recipes.ModelRef, recipes.AdapterRef},
 	Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
 	Makes: func(o any) []recipes.Made {
 		full := o.(*Train).Adapter == "none"
-		return []recipes.Made{{Dense: full, Adapter: !full}}
+		reward := full && o.(*Train).Reward()
+		return []recipes.Made{{Dense: full && !reward, Adapter: !full, Reward: reward}}
 	},
 	Types: func(_ *recipes.Planner, _ *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
 		return typesOf(from, arch.Dense{Path: "x"}), nil
@@ -41,6 +42,7 @@ var trainKind = recipes.Kind{
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
 	Data         string `yaml:"data" doc:"ingest stage, folder that tune ingest wrote, or file of rows" unset:"the only ingest stage"`
+	Reference    string `yaml:"reference,omitempty" doc:"preferences: stage or path of the model that answers are held against" unset:"the model without its adapter; full training: as it began"`
 	Teacher      string `yaml:"teacher,omitempty" doc:"distill: stage or path to learn from; base: what model was made from, or holds as NF4" unset:"required by distill"`
 	train.Config `yaml:",inline"`
 }
@@ -62,13 +64,16 @@ func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
 	if err != nil {
 		bad("", fail.Hint(err), "%v", err)
 	}
+	if err == nil && o.Reference != "" && (!c.ReadsReference() || c.Asks()) {
+		bad("reference", "leave it out", "objective: %s compares with no reference", c.Objective)
+	}
 	switch {
 	case c.Distills() && o.Teacher == "":
 		bad("teacher", "teacher: a model of the same tokens, or base", "objective: %s learns from a teacher, and none is given", c.Objective)
 	case !c.Distills() && o.Teacher != "":
 		bad("teacher", "leave it out", "teacher belongs to objective: distill, not %s", c.Objective)
 	}
-	if c.Adapter != "none" && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
+	if (c.Adapter == "lora" || c.Adapter == "qlora") && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
 		c.LoRA, _ = c.LoRA.Resolve() // checked with the rest
 	}
 	o.Config = c
@@ -85,8 +90,8 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	in := []recipes.Input{{Name: "model", Ref: model}, {Name: "data", Ref: rows}}
-	if o.LoRA.InitFrom != "" {
-		from, err := v.Given(recipes.AdapterRef, "lora.init_from", o.LoRA.InitFrom)
+	if name, key := o.Init(); *name != "" {
+		from, err := v.Given(recipes.AdapterRef, key, *name)
 		if err != nil {
 			return nil, err
 		}
@@ -103,6 +108,13 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		}
 		in = append(in, recipes.Input{Name: "teacher", Ref: from})
 	}
+	if o.Reference != "" {
+		ref, err := v.Given(recipes.ModelRef, "reference", o.Reference)
+		if err != nil {
+			return nil, err
+		}
+		in = append(in, recipes.Input{Name: "reference", Ref: ref})
+	}
 	return in, nil
 }
 
@@ -112,9 +124,16 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	if exists(o.Data) { // rows of a file, which a template may write with the date
 		a.Env["clock"] = fmt.Sprint(clock().Unix())
 	}
-	o.Model, o.Data, o.Teacher, o.LoRA.InitFrom = "", "", "", ""
+	o.Model, o.Data, o.Reference, o.Teacher = "", "", "", ""
+	o.setInit("")
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
 	return o
+}
+
+// setInit names the folder that the adapter starts from.
+func (o *Train) setInit(dir string) {
+	from, _ := o.Init()
+	*from = dir
 }
 
 // trainModel loads the model a train stage works on.
@@ -173,18 +192,22 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	if o.Asks() {
 		ds.MaxLength, ds.Packing = ds.MaxLength+o.MaxCompletionLength, "none"
 	}
+	job := train.Job{
+		Config: o, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
+		Packing: ds.Packing, Shuffle: ds.Shuffle,
+		Dir: x.WorkDir(j), Identity: string(res.Address),
+		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
+	}
+	if job.Reference, err = heldAgainst(ctx, x, j, job); err != nil {
+		return err
+	}
 	src, m, err := trainModel(x, j, &o)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	defer m.Close()
-	job := train.Job{
-		Config: o, Model: m, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
-		Packing: ds.Packing, Shuffle: ds.Shuffle,
-		Dir: x.WorkDir(j), Identity: string(res.Address),
-		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
-	}
+	job.Model = m
 	if job.Answering, err = answering(x, j); err != nil {
 		return err
 	}
@@ -246,15 +269,36 @@ func answering(x *recipes.Env, j *recipes.Job) (a train.Answering, err error) {
 	return a, nil
 }
 
+// heldAgainst computes what the answers of job are held against, before the model in
+// training is loaded; nil where the recipe names no reference.
+func heldAgainst(ctx context.Context, x *recipes.Env, j *recipes.Job, job train.Job) (*train.Reference, error) {
+	ref, ok := j.In("reference")
+	if !ok {
+		return nil, nil
+	}
+	hash, err := x.ContentHash(ref)
+	if err != nil {
+		return nil, err
+	}
+	src, err := OpenSource(x.Path(ref))
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	m, err := model.Load(x.Device(), src, model.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	return train.MakeReference(ctx, job.Dir, string(hash), m, job)
+}
+
 // startAdapter attaches the adapter that j trains, new or from a folder.
 func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.Result) (*lora.Adapter, error) {
-	o := j.Options.(*Train)
-	lc := o.LoRA
+	o := *j.Options.(*Train)
 	if from, ok := j.In("init_from"); ok {
-		lc.InitFrom = x.Path(from)
-	}
-	if lc.InitFrom != "" {
-		note, err := baseNote(x, j, lc.InitFrom)
+		o.setInit(x.Path(from))
+		note, err := baseNote(x, j, x.Path(from))
 		if err != nil {
 			return nil, err
 		}
@@ -262,7 +306,7 @@ func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.R
 			res.Notes = append(res.Notes, note)
 		}
 	}
-	return lora.Start(m, lc, uint64(*o.Seed))
+	return o.Start(m)
 }
 
 func showTraining(x *recipes.Env, p train.Progress) {
@@ -283,6 +327,12 @@ func showTraining(x *recipes.Env, p train.Progress) {
 	case !math.IsNaN(p.Val):
 		numbers["val_loss"] = p.Val
 		text += fmt.Sprintf(" (val %.4f)", p.Val)
+	}
+	for _, v := range p.Objective {
+		numbers[v.Name] = v.V
+		if v.Name == "rewards/margins" || v.Name == "margin" {
+			text += "  margin " + report.Sig(v.V, 3)
+		}
 	}
 	if p.PerSecond > 0 {
 		numbers["tokens_per_second"] = p.PerSecond
@@ -491,7 +541,7 @@ func vllmAdapter(base, name, dir string) string {
 		return ""
 	}
 	c := f.Config
-	if c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters) > 0 {
+	if f.Kind != "" || c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters) > 0 {
 		return ""
 	}
 	rank := vllmRank(c.R)

@@ -28,7 +28,8 @@ type Source struct {
 	carried []*Tensor // of parts that are not run
 	at      map[place]*Tensor
 	named   map[string]*Tensor
-	untied  bool // the config says otherwise
+	untied  bool   // the config says otherwise
+	pad     *int32 // of a reward model
 }
 
 // Tensor is a tensor of an open model.
@@ -256,6 +257,7 @@ func (s *Source) bind() error {
 		s.add(t)
 	}
 	s.carry(files)
+	s.dropSpare(files)
 	maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
 		return s.Reader.Format() == "hf" && slices.ContainsFunc(s.arch.Drops, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	})
@@ -284,6 +286,24 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 		r := &Rule{Role: Carried, Layer: -1, Name: name, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
 			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(others[part], ".")}
 		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})
+	}
+}
+
+// dropSpare takes what nothing reads out of files: keys and values of layers that see
+// those of others.
+func (s *Source) dropSpare(files map[string]*formats.Tensor) {
+	for i, a := range s.Spec.attentions() {
+		if a == nil || a.Borrows == 0 {
+			continue
+		}
+		prefixes := []string{fmt.Sprintf("blk.%d.attn_k", i), fmt.Sprintf("blk.%d.attn_v", i)}
+		if s.Reader.Format() != "gguf" {
+			own := s.LayerPath(i) + ".self_attn."
+			prefixes = []string{own + "k_", own + "v_"}
+		}
+		maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
+			return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+		})
 	}
 }
 

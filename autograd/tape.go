@@ -119,6 +119,7 @@ type Tape struct {
 	Dev    kernels.Backend
 	Record bool // keep what Backward needs; also turns dropout on
 	Base   bool // leave adapters out
+	Still  bool // leave dropout out, though it records: a pass that only rounds as in training
 	// BF16 rounds both operands of products with base weights and adapters to
 	// bf16. While training, what lies between two products is held so, too; what
 	// leaves them for a sum, a loss or a choice stays float32 (LinearWide).

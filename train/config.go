@@ -23,6 +23,8 @@ import (
 type Config struct {
 	Objective   ObjectiveName `yaml:"objective,omitempty" doc:"what is learned: objectives.md" default:"sft"`
 	Preferences `yaml:",inline"`
+	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models" unset:"1.0" range:"(0,100]"`
+	LossTopK    int      `yaml:"loss_top_k,omitempty" doc:"distill: keep so many of the teacher's most likely tokens, and let it go before training" unset:"all, and the teacher stays" range:"[1,1000000]"`
 
 	Adapter AdapterName `yaml:"adapter" doc:"none is full training; qlora is LoRA over the base held as NF4 in memory; the others each have a section of that name" default:"lora"`
 	DType   string      `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
@@ -32,7 +34,7 @@ type Config struct {
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"(0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; ia3 3e-3; vera 4e-3; full 2e-5; preferences 1e-5, full 1e-6; continued adapter half" range:"(0,100]"`
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; ia3 3e-3; vera 4e-3; full 2e-5; grpo 1e-5; preferences 1e-5, full 1e-6; continued adapter half" range:"(0,100]"`
 	LRPattern    lora.Pattern      `yaml:"lr_pattern,omitempty" type:"mapping" doc:"module (regex) to its own peak rate"`
 	LRScheduler  ScheduleName      `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
@@ -65,6 +67,8 @@ type Config struct {
 
 	LoRA       lora.Config `yaml:"lora" doc:"adapter shape, PEFT's keys"`
 	lora.Kinds `yaml:",inline"`
+
+	GRPO `yaml:",inline"`
 }
 
 // AdapterName is what `adapter` can be.
@@ -101,6 +105,9 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
 	schema.Fill(&c)
 	c.fillOptions()
+	if c.Objective == "grpo" {
+		c.GRPO.fill(c.GradientAccumulationSteps, strings.Join(c.LossType, ","))
+	}
 	if _, err := c.Kinds.Of(string(c.Adapter)); err != nil { // fills in its defaults, too
 		return c, err
 	}

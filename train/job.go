@@ -25,6 +25,9 @@ type Job struct {
 	Train   data.Examples
 	Val     data.Examples // may be empty
 
+	Answering Answering    // where Config.Asks
+	Teacher   *model.Model // where Config.Distills, and the samples do not hold what it expects; not trained
+
 	MaxLength int    // longest sample, and size of a packed row
 	Packing   string // bfd, none
 	Shuffle   bool
@@ -52,14 +55,17 @@ type Job struct {
 // Progress is where a run is.
 type Progress struct {
 	Step, Total int
-	Micro       int     // micro-batches done in the step in work
-	Loss        float64 // of the last step; NaN before the first
-	Val         float64 // of the last validation; NaN before the first
-	Tokens      int64   // seen so far
-	PerSecond   float64 // tokens a second, over about the last ten steps
-	Memory      int64   // bytes the device holds now
-	ETA         float64 // seconds; NaN before the first step
-	SavedStep   int     // of the newest checkpoint; -1: none yet
+	Micro       int      // micro-batches done in the step in work
+	Loss        float64  // of the last step; NaN before the first
+	Objective   Values   // of the last step
+	Val         float64  // of the last validation; NaN before the first
+	Tokens      int64    // seen so far
+	PerSecond   float64  // tokens a second, over about the last ten steps
+	Memory      int64    // bytes the device holds now
+	ETA         float64  // seconds; NaN before the first step
+	SavedStep   int      // of the newest checkpoint; -1: none yet
+	Answering   bool     // the model writes answers
+	Reward      *float64 // mean of the last answers; nil: none yet
 	Evaluating  bool
 }
 

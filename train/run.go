@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/tunekit/tunekit/data"
@@ -31,12 +32,19 @@ type run struct {
 	unlock    func()       // of rank 0
 	identity  string
 	bf16      bool
+	// Where the model learns from its own answers: those in work, some of all for
+	// readers, and whether any had no reward at all.
+	rollout    *rollout
+	answersLog *metricsLog
+	unrated    bool
 
 	total, evalEvery, saveSteps int
+	perEpoch                    float64 // steps
 
 	step    int // optimizer steps done
 	tokens  int64
 	loss    float64
+	values  Values    // what else the objective measured in the last step
 	eval    *bestStep // the last validation, nil before the first
 	best    *bestStep // the one with the lowest loss
 	saved   int       // step of the newest checkpoint, -1: none
@@ -112,7 +120,9 @@ func open(ctx context.Context, j Job) (*run, error) {
 	if err := r.restore(); err != nil {
 		return r, err
 	}
-	r.metrics, err = openMetrics(j.Dir, r.step, r.evaluated())
+	if r.metrics, err = openMetrics(j.Dir, MetricsFile, r.step, r.evaluated()); err == nil && r.asks() {
+		r.answersLog, err = openMetrics(j.Dir, AnswersFile, r.step, 0)
+	}
 	return r, err
 }
 
@@ -135,7 +145,7 @@ func begin(j Job) (*run, error) {
 	if c.Reward() != j.Model.Spec.Reward {
 		return nil, fail.Usagef("train.objective", "objective: reward trains reward models, and them alone", "objective: %s does not go with this model", c.Objective)
 	}
-	if err := r.checkReference(); err != nil {
+	if err := cmp.Or(r.checkReference(), r.checkAnswering(), r.checkTeacher()); err != nil {
 		return nil, err
 	}
 	if err := j.checkExperts(); err != nil {
@@ -158,10 +168,16 @@ func begin(j Job) (*run, error) {
 	var err error
 	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps * j.Comm.Size(), MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed),
 		Beside: filepath.Join(cmp.Or(j.Dir, os.TempDir()), "samples")}
+	if r.asks() { // of prompts, one a step
+		o.MicroBatch, o.Accum, o.Packing = 1, 1, "none"
+	}
 	if r.loader, err = data.NewLoader(j.Train, o); err != nil {
 		return nil, err
 	}
-	r.total = c.Total(r.loader.StepsPerEpoch())
+	r.perEpoch, r.total = float64(r.loader.StepsPerEpoch()), c.Total(r.loader.StepsPerEpoch())
+	if r.asks() {
+		r.perEpoch, r.total = c.promptSteps(j.Train.Len()), c.Steps(j.Train.Len())
+	}
 	if w := c.Rising(r.total); w != "" && j.Log != nil {
 		j.Log(w)
 	}
@@ -205,6 +221,7 @@ func (r *run) end() {
 		r.Adapter.Freeze()
 	}
 	r.metrics.close()
+	r.answersLog.close()
 	if r.unlock != nil {
 		r.unlock()
 	}
@@ -248,7 +265,7 @@ func (r *run) loop(ctx context.Context) error {
 
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
-	s, total, err := r.read()
+	s, total, err := r.read(ctx)
 	if err = agree(r.Comm, err); err != nil {
 		return Metrics{}, err
 	}
@@ -268,18 +285,30 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	}
 	r.step++
 	r.seen = r.seenNext
-	m.Step, m.Epoch = r.step, float64(r.step)/float64(r.loader.StepsPerEpoch())
+	m.Step, m.Epoch = r.step, float64(r.step)/r.perEpoch
+	if r.asks() {
+		m.Objective = slices.Concat(r.rollout.Values, m.Objective)
+	}
 	m.MemoryBytes = r.dev.Info().PeakTotal
 	return m, nil
 }
 
 // read returns the step to come, for all ranks, and the number of its units.
-func (r *run) read() (data.Step, int64, error) {
-	s, err := r.loader.Step(r.step)
+func (r *run) read(ctx context.Context) (data.Step, int64, error) {
+	var s data.Step
+	var err error
+	if r.asks() {
+		s, err = r.answerStep(ctx)
+	} else {
+		s, err = r.loader.Step(r.step)
+	}
 	if err != nil {
-		return s, 0, err
+		return s, 0, memory(err)
 	}
 	total := r.count(s.Micro)
+	if r.asks() {
+		total = max(total, 1) // every answer may be masked
+	}
 	if total == 0 {
 		return s, 0, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no %s", r.step+1, r.objective.Unit())
 	}
@@ -415,7 +444,7 @@ func samples(s data.Step) []int64 {
 
 // done records a finished step.
 func (r *run) done(m Metrics) error {
-	r.loss, r.tokens = m.Loss, r.tokens+m.Tokens
+	r.loss, r.values, r.tokens = m.Loss, m.Objective, r.tokens+m.Tokens
 	if what := r.metrics.repeated(m); what != "" {
 		r.log("%s", what)
 	}

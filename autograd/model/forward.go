@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
@@ -184,6 +185,11 @@ func scaled(t *autograd.Tape, x *autograd.Tensor, alpha float32) *autograd.Tenso
 // states h. With coef [N] the loss is Σ coef·(-log p) and its gradients are
 // added; see autograd.Tape.LogProb. Mark h as Done when no other call follows.
 func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
+	return m.LogProbAt(t, h, target, coef, 1)
+}
+
+// LogProbAt is LogProb of logits divided by temperature.
+func (m *Model) LogProbAt(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32, temperature float32) autograd.LogProbs {
 	n := h.Rows()
 	w := m.Head.W
 	adapted := len(m.Head.Adapters) > 0 && !t.Base
@@ -199,7 +205,14 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	out := t.LogProb(h, autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
+	head := autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}
+	if temperature != 1 {
+		if m.Head.Bias != nil {
+			t.Fail(fail.Usagef(m.Head.Path, "use temperature: 1", "the head has a bias, which a temperature of %v is not applied to", temperature))
+		}
+		head.Scale, head.SoftCap = cmp.Or(head.Scale, 1)/temperature, head.SoftCap/temperature
+	}
+	out := t.LogProb(h, head, tg, c)
 	if adapted && w.Grad != nil && t.Err() == nil {
 		m.headGradients(w.Grad)
 	}

@@ -153,13 +153,8 @@ func mergeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		base, _ = t.In("model") // of an export, too
 		base.Why = "what " + ad.Stage + " was trained on"
 		in = append(in, recipes.Input{Name: "trained", Ref: base})
-		for o.Base == "original" {
-			q := v.Find(base.Stage)
-			if q == nil || q.Kind != &quantizeKind {
-				break
-			}
-			base, _ = q.In("model")
-			base.Why = "what " + q.ID + " was made from"
+		if o.Base == "original" {
+			base = original(v, base)
 		}
 	}
 	if base.Path == "" && base.Stage == "" {
@@ -190,6 +185,18 @@ func sameBase(v *recipes.Resolver, a, b recipes.Ref) bool {
 	x, _ := s.In("model")
 	y, _ := t.In("model")
 	return x.String() == y.String()
+}
+
+// original goes back through quantize stages to what a model was made from.
+func original(v *recipes.Resolver, ref recipes.Ref) recipes.Ref {
+	for {
+		q := v.Find(ref.Stage)
+		if q == nil || q.Kind != &quantizeKind {
+			return ref
+		}
+		ref, _ = q.In("model")
+		ref.Why = "what " + q.ID + " was made from"
+	}
 }
 
 func mergeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
@@ -608,6 +615,9 @@ func viewMerge(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 		s.Facts = append(s.Facts, fmt.Sprintf("%s: KL %s to the model as it was trained, over a quantized base (same top-1 %.1f %%)", j.ID, report.Sig(t.KL, 3), 100*t.Top1))
 	}
 	s.Layers = mergeLayers(j.ID, m)
+	if m.Report.Reward { // which is no one to talk to
+		return
+	}
 	if dir := x.Dir(j); o.Format == "gguf" {
 		s.Try = row.Path
 		s.Next = append(s.Next, llamaServer(row.Path))

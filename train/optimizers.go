@@ -130,9 +130,10 @@ func (c *Config) fillOptimizer(given Config) {
 	if k.free() || c.relative() {
 		c.LRScheduler = "constant"
 	}
-	if c.relative() {
+	if c.unwarmed() {
 		c.WarmupRatio = given.WarmupRatio
-	} else {
+	}
+	if !c.relative() {
 		rate := c.UsualRate()
 		if from, _ := c.Init(); *from != "" && c.Adapter != "none" {
 			rate /= 2

@@ -42,37 +42,52 @@ func optimJob(t *testing.T, name OptimizerName, dir string) Job {
 func TestOptimizersResume(t *testing.T) {
 	for _, name := range names(optimizers) {
 		t.Run(name, func(t *testing.T) {
-			whole := optimJob(t, OptimizerName(name), t.TempDir())
-			start := hash(t, whole)
-			if _, err := Run(context.Background(), whole); err != nil {
-				t.Fatal(err)
-			}
-			want := hash(t, whole)
-			if want == start {
-				t.Fatal("nothing was learned")
-			}
-			dir := t.TempDir()
-			j := optimJob(t, OptimizerName(name), dir)
-			ctx, stop := context.WithCancel(context.Background())
-			j.Progress = func(p Progress) {
-				if p.Step == 4 {
-					stop()
-				}
-			}
-			if _, err := Run(ctx, j); fail.Code(err) != int(fail.Interrupted) {
-				t.Fatalf("stopped run: %v", err)
-			}
-			j = optimJob(t, OptimizerName(name), dir)
-			res, err := Run(context.Background(), j)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if res.Resumed < 4 {
-				t.Errorf("resumed at step %d", res.Resumed)
-			}
-			if hash(t, j) != want {
-				t.Error("going on from a checkpoint changes the result")
-			}
+			goesOn(t, func(dir string) Job { return optimJob(t, OptimizerName(name), dir) })
 		})
+	}
+}
+
+// TestReactiveResume: so does one whose rates follow from its validations.
+func TestReactiveResume(t *testing.T) {
+	goesOn(t, func(dir string) Job {
+		j := smallJob(t, dir)
+		j.Config.MaxSteps, j.Config.EvalSteps, j.Config.LRScheduler = 6, Every{Steps: 1}, "reduce_lr_on_plateau"
+		j.Config.LRArgs = map[string]Scalar{"patience": "0", "threshold": "0.5"}
+		return j
+	})
+}
+
+// goesOn runs job whole, and again stopped after its fourth step.
+func goesOn(t *testing.T, job func(dir string) Job) {
+	whole := job(t.TempDir())
+	start := hash(t, whole)
+	if _, err := Run(context.Background(), whole); err != nil {
+		t.Fatal(err)
+	}
+	want := hash(t, whole)
+	if want == start {
+		t.Fatal("nothing was learned")
+	}
+	dir := t.TempDir()
+	j := job(dir)
+	ctx, stop := context.WithCancel(context.Background())
+	j.Progress = func(p Progress) {
+		if p.Step == 4 {
+			stop()
+		}
+	}
+	if _, err := Run(ctx, j); fail.Code(err) != int(fail.Interrupted) {
+		t.Fatalf("stopped run: %v", err)
+	}
+	j = job(dir)
+	res, err := Run(context.Background(), j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Resumed < 4 {
+		t.Errorf("resumed at step %d", res.Resumed)
+	}
+	if hash(t, j) != want || curveOf(t, dir) != curveOf(t, whole.Dir) {
+		t.Error("going on from a checkpoint changes the result")
 	}
 }

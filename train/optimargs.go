@@ -145,6 +145,8 @@ func (c Config) checkTogether(given Config) error {
 		return fail.Usagef("train.lr_scheduler", "leave it out", "optimizer: %s needs no schedule, %s would not be read", c.Optimizer, given.LRScheduler)
 	case c.unwarmed() && (given.WarmupRatio != nil || given.WarmupSteps != nil):
 		return fail.Usagef("train.warmup_steps", "leave it out, or use constant_with_warmup", "a warm-up would not be read: these rates have none (lr_scheduler: %s)", c.LRScheduler)
+	case c.LRScheduler.reacts() && c.EvalSteps.Never():
+		return fail.Usagef("train.lr_scheduler", "set eval_steps", "lr_scheduler: %s follows validations, eval_steps is 0", c.LRScheduler)
 	case value(a.Nesterov, false) && c.Optimizer == "sgd" && (value(c.Momentum, 0) == 0 || value(a.Dampening, 0) != 0):
 		return fail.Usagef("train.optim_args.nesterov", "set momentum", "nesterov needs a momentum and no dampening")
 	case a.Dampening != nil && value(c.Momentum, 0) == 0:

@@ -36,6 +36,9 @@ var plateauArgs = []string{"mode", "factor", "patience", "threshold", "threshold
 // greedyArgs are those of GreedyLR; its verbose only prints.
 var greedyArgs = append([]string{"warmup", "max_lr", "smooth", "window_size", "reset_start"}, plateauArgs...)
 
+// reacts reports whether the schedule needs validations.
+func (s ScheduleName) reacts() bool { return s == "reduce_lr_on_plateau" || s == "greedy" }
+
 // reactiveOf reads the settings of reduce_lr_on_plateau and greedy; nil for other
 // schedules.
 func (c *curve) reactiveOf(name ScheduleName) *reactive {

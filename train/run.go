@@ -90,6 +90,9 @@ func open(j Job) (*run, error) {
 	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
 		return nil, err
 	}
+	if j.Config.LRScheduler.reacts() && j.Val.Len() == 0 {
+		return nil, fail.Usagef("train.lr_scheduler", "set ingest.val_set_size", "lr_scheduler: %s follows validations, there are no rows for them", j.Config.LRScheduler)
+	}
 	if j.Comm.Rank() > 0 {
 		return begin(j)
 	}
@@ -159,8 +162,6 @@ func begin(j Job) (*run, error) {
 		if r.val, err = data.NewLoader(j.Val, o); err != nil {
 			return nil, err
 		}
-	} else if r.sched.reactive != nil {
-		return nil, fail.Usagef("train.lr_scheduler", "set eval_steps and ingest.val_set_size", "lr_scheduler: %s follows validations, there are none", c.LRScheduler)
 	} else if c.LoadBestModelAtEnd {
 		return nil, fail.Usagef("train.load_best_model_at_end", "set ingest.val_set_size", "load_best_model_at_end needs validation rows, there are none")
 	}

@@ -87,7 +87,7 @@ func newSchedule(c Config, total int) (*Schedule, error) {
 
 // unwarmed reports whether the schedule has no warm-up.
 func (c *Config) unwarmed() bool {
-	return c.relative() || !optimizers[c.Optimizer].free() && slices.Contains([]ScheduleName{"constant", "reduce_lr_on_plateau", "greedy"}, c.LRScheduler)
+	return c.relative() || !optimizers[c.Optimizer].free() && (c.LRScheduler == "constant" || c.LRScheduler.reacts())
 }
 
 // Rising says where a training of so many steps ends before its warm-up does, ""

@@ -6,13 +6,15 @@ import (
 
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
 )
 
 // optimJob is a run of six steps under an optimizer, with an average of weights
 // where it goes with it and options that make everything happen within the run.
-func optimJob(t *testing.T, name OptimizerName, dir string) Job {
+func optimJob(t *testing.T, name OptimizerName, dir string, dev kernels.Backend) Job {
 	t.Helper()
-	j := smallJob(t, dir)
+	j := smallJobOn(t, dir, dev)
 	c := Config{Optimizer: name, MaxSteps: 6, MicroBatchSize: 1, GradientAccumulationSteps: 1, DType: "f32", SaveSteps: Every{Steps: 2}, EvalSteps: Every{Steps: 3}, LoRA: j.Config.LoRA, WeightDecay: 0.01}
 	kind := optimizers[name]
 	for key, set := range map[string]func(){
@@ -38,11 +40,19 @@ func optimJob(t *testing.T, name OptimizerName, dir string) Job {
 }
 
 // TestOptimizersResume: under every optimizer a run that was stopped and goes on
-// from its checkpoint ends in the bits of one that was not.
+// from its checkpoint ends in the bits of one that was not, and its state takes
+// the memory that was planned.
 func TestOptimizersResume(t *testing.T) {
 	for _, name := range names(optimizers) {
 		t.Run(name, func(t *testing.T) {
-			goesOn(t, func(dir string) Job { return optimJob(t, OptimizerName(name), dir) })
+			res := goesOn(t, func(dir string) Job { return optimJob(t, OptimizerName(name), dir, device(t)) })
+			plan, err := Rehearse(context.Background(), optimJob(t, OptimizerName(name), "", dry.New(dry.Options{})))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := plan.Memory.Peak[kernels.Optimizer], res.Memory.Peak[kernels.Optimizer]; got != want {
+				t.Errorf("the plan has %d bytes of state, the run %d", got, want)
+			}
 		})
 	}
 }
@@ -58,10 +68,11 @@ func TestReactiveResume(t *testing.T) {
 }
 
 // goesOn runs job whole, and again stopped after its fourth step.
-func goesOn(t *testing.T, job func(dir string) Job) {
+func goesOn(t *testing.T, job func(dir string) Job) *Result {
 	whole := job(t.TempDir())
 	start := hash(t, whole)
-	if _, err := Run(context.Background(), whole); err != nil {
+	straight, err := Run(context.Background(), whole)
+	if err != nil {
 		t.Fatal(err)
 	}
 	want := hash(t, whole)
@@ -90,4 +101,5 @@ func goesOn(t *testing.T, job func(dir string) Job) {
 	if hash(t, j) != want || curveOf(t, dir) != curveOf(t, whole.Dir) {
 		t.Error("going on from a checkpoint changes the result")
 	}
+	return straight
 }

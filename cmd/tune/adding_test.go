@@ -51,6 +51,9 @@ var adding = map[string][]added{
 	"merge method": {
 		{`^arceeFusion$|^arcee_fusion$`, "autograd/model/merge/fusion.go autograd/model/merge/methods.go", ""},
 	},
+	"reward": {
+		{`^tagPattern$|^tagged$`, "train/judge/reward.go", ""},
+	},
 	"optimizer": {
 		{`(?i)\bsgd\b`, "kernels/cpu/optim.go kernels/tools.go train/config.go train/optimizers.go", ""}, // config.go: momentum is its own
 	},

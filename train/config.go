@@ -24,6 +24,8 @@ type Config struct {
 	Objective   ObjectiveName `yaml:"objective,omitempty" doc:"what is learned: objectives.md" default:"sft"`
 	Preferences `yaml:",inline"`
 
+	LabelSmoothingFactor float64 `yaml:"label_smoothing_factor,omitempty" doc:"sft: share of the loss that is spread over the vocabulary" default:"0" range:"[0,1)"`
+
 	Adapter AdapterName `yaml:"adapter" doc:"none is full training; qlora is LoRA over the base held as NF4 in memory; the others each have a section of that name" default:"lora"`
 	DType   string      `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
 

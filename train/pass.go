@@ -100,8 +100,14 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 			weights = r.objective.Weigh(b, p, total)
 		}
 		var err error
-		if p.Policy, err = t.Values(r.Model.LogProb(t, h, targets, weights).LogP); err != nil {
+		out := r.Model.Smoothed(t, h, targets, weights, float32(r.Config.LabelSmoothingFactor))
+		if p.Policy, err = t.Values(out.LogP); err != nil {
 			return err
+		}
+		if out.Mean != nil {
+			if p.Mean, err = t.Values(out.Mean); err != nil {
+				return err
+			}
 		}
 		s = r.objective.Score(b, p)
 		if !early && total > 0 {

@@ -140,6 +140,12 @@ func scaled(t *autograd.Tape, x *autograd.Tensor, alpha float32) *autograd.Tenso
 // states h. With coef [N] the loss is Σ coef·(-log p) and its gradients are
 // added; see autograd.Tape.LogProb. Mark h as Done when no other call follows.
 func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
+	return m.Smoothed(t, h, target, coef, 0)
+}
+
+// Smoothed is LogProb with label smoothing of the loss: (1-smooth)·(-log p) and smooth
+// times the mean of -log p over the vocabulary.
+func (m *Model) Smoothed(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32, smooth float32) autograd.LogProbs {
 	n := h.Rows()
 	w := m.Head.W
 	if len(m.Head.Adapters) > 0 && !t.Base {
@@ -155,7 +161,7 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	return t.LogProb(h, autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
+	return t.LogProb(h, autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap, Smooth: smooth}, tg, c)
 }
 
 // adaptedHead is the head's matrix with its adapters in it, float32, in memory

@@ -248,6 +248,9 @@ func (c Config) checkObjective(given Config) error {
 			return fail.Usagef("train."+key, "leave it out", "%s belongs to loss_type: %s, not %s", key, strings.Join(only, ", "), strings.Join(c.LossType, ", "))
 		}
 	}
+	if c.Reward() && !slices.Contains([]string{"lora", "qlora", "none"}, string(c.Adapter)) {
+		return fail.Usagef("train.adapter", "use lora, qlora or none", "objective: reward trains a head beside its adapter, which adapter: %s has no place for", c.Adapter)
+	}
 	if c.LabelSmoothingFactor > 0 && c.Objective != "sft" {
 		return fail.Usagef("train.label_smoothing_factor", "label_smoothing is that of preferences", "label_smoothing_factor belongs to objective: sft, not %s", c.Objective)
 	}

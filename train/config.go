@@ -26,6 +26,8 @@ type Config struct {
 	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models" unset:"1.0" range:"(0,100]"`
 	LossTopK    int      `yaml:"loss_top_k,omitempty" doc:"distill: keep so many of the teacher's most likely tokens, and let it go before training" unset:"all, and the teacher stays" range:"[1,1000000]"`
 
+	LabelSmoothingFactor float64 `yaml:"label_smoothing_factor,omitempty" doc:"sft: share of the loss that is spread over the vocabulary" default:"0" range:"[0,1)"`
+
 	Adapter AdapterName `yaml:"adapter" doc:"none is full training; qlora is LoRA over the base held as NF4 in memory; the others each have a section of that name" default:"lora"`
 	DType   string      `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
 

@@ -37,7 +37,11 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 	m := EvalMetrics{Step: r.step, Epoch: float64(r.step) / r.perEpoch,
 		Loss: mean.Loss, Supervised: supervised, Objective: mean.Values, Seconds: time.Since(start).Seconds()}
 	if r.objective.Unit() == unitToken {
-		m.Perplexity = eval.PerplexityOf(mean.Loss)
+		nll := mean.Loss
+		if v, ok := mean.Values.Get(nllLoss); ok {
+			nll = v
+		}
+		m.Perplexity = eval.PerplexityOf(nll)
 	}
 	return improved, r.metrics.write(m)
 }

@@ -184,7 +184,7 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	steps := t.steps(p, r)
 	s.Temp = r.StateBytes * int64(o.SaveTotalLimit+1)
 	s.Disk = 4*r.Trainable + 8<<10
-	if _, given := j.In("reference"); given || o.NeedsReference() { // a value a token
+	if j.Options.(*Train).Reference != "" || o.NeedsReference() { // a value a token
 		s.Temp += 4 * rows.tokens
 	}
 	if o.Adapter == "none" {

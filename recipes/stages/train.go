@@ -42,10 +42,13 @@ var trainKind = recipes.Kind{
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
 	Data         string `yaml:"data" doc:"ingest stage, folder that tune ingest wrote, or file of rows" unset:"the only ingest stage"`
-	Reference    string `yaml:"reference,omitempty" doc:"preferences: stage or path of the model that answers are held against" unset:"the model without its adapter; full training: as it began"`
+	Reference    string `yaml:"reference,omitempty" doc:"preferences: stage or path of the model that answers are held against; start: as it began, with the adapter it goes on from" unset:"the model without its adapter; full training: as it began"`
 	Teacher      string `yaml:"teacher,omitempty" doc:"distill: stage or path to learn from; base: what model was made from, or holds as NF4" unset:"required by distill"`
 	train.Config `yaml:",inline"`
 }
+
+// referenceStart is the word for the model in training as it is before the first step.
+const referenceStart = "start"
 
 // TrainResult is what a train stage leaves for the report.
 type TrainResult struct {
@@ -108,7 +111,7 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		}
 		in = append(in, recipes.Input{Name: "teacher", Ref: from})
 	}
-	if o.Reference != "" {
+	if o.Reference != "" && o.Reference != referenceStart {
 		ref, err := v.Given(recipes.ModelRef, "reference", o.Reference)
 		if err != nil {
 			return nil, err
@@ -124,7 +127,10 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	if exists(o.Data) { // rows of a file, which a template may write with the date
 		a.Env["clock"] = fmt.Sprint(clock().Unix())
 	}
-	o.Model, o.Data, o.Reference, o.Teacher = "", "", "", ""
+	o.Model, o.Data, o.Teacher = "", "", ""
+	if o.Reference != referenceStart {
+		o.Reference = ""
+	}
 	o.setInit("")
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
 	return o
@@ -198,6 +204,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		Dir: x.WorkDir(j), Identity: string(res.Address),
 		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
 	}
+	job.AsItBegan = j.Options.(*Train).Reference == referenceStart
 	if job.Reference, err = heldAgainst(ctx, x, j, job); err != nil {
 		return err
 	}

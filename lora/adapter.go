@@ -147,6 +147,9 @@ func (ad *Adapter) build(ports []nn.Port, chosen []Module, fill func(*Layer) (a,
 	if err == nil {
 		err = ad.takeModules(ports)
 	}
+	if err == nil {
+		err = ad.takeTokens(ports)
+	}
 	if err != nil {
 		ad.Close()
 	}

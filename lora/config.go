@@ -33,7 +33,7 @@ type Config struct {
 	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"(0,1e6]"`
 
 	TargetParameters      Strings      `yaml:"target_parameters" doc:"parameters of experts and routers: mlp.experts.gate_up_proj …"`
-	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding to train: not supported yet"`
+	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding, or of embeddings by name, that are trained whole; a tied head follows"`
 
 	InitFrom string `yaml:"init_from" doc:"start from this PEFT adapter folder"`
 }
@@ -63,6 +63,9 @@ func (c Config) Summary() string {
 	}
 	if len(c.TargetParameters) > 0 {
 		out += ", parameters " + strings.Join(c.TargetParameters, ", ")
+	}
+	if len(c.TrainableTokenIndices) > 0 {
+		out += ", rows of tokens"
 	}
 	if len(c.ModulesToSave) > 0 {
 		out += ", whole " + strings.Join(c.ModulesToSave, ", ")
@@ -114,8 +117,6 @@ func (c Config) supported() error {
 	switch {
 	case len(c.TargetParameters) > 0 && (c.Dropout > 0 || c.UseDoRA || c.Bias != "none"):
 		return fail.Usagef("lora.target_parameters", "dropout: 0, use_dora: false, bias: none", "PEFT has no dropout, DoRA or biases with target_parameters and would not read the adapter")
-	case len(c.TrainableTokenIndices) > 0:
-		return fail.Usagef("lora.trainable_token_indices", "modules_to_save: [embed_tokens] trains the whole table", "trainable_token_indices is not supported yet")
 	case c.UseDoRA && c.Dropout > 0:
 		return fail.Usagef("lora.use_dora", "dropout: 0", "use_dora with dropout is not supported yet")
 	case c.UseDoRA && c.Bias != "none":

@@ -117,11 +117,9 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 	if adapter != "" && f.adapter != "" && adapter != f.adapter {
 		return fail.Inputf(where, "save one adapter in one folder", "tensor %s belongs to adapter %s, others to %s", t.Name, adapter, f.adapter)
 	}
-	if f.adapter = cmp.Or(adapter, f.adapter); f.tensors[name] != nil {
-		return fail.Inputf(where, "one of them is left from training", "two tensors are named %s%s without the wrappers of training; one is %s", prefix, name, t.Name)
-	}
-	if strings.Contains(name, "token_adapter") {
-		return fail.Inputf(where, "merge the adapter in PEFT", "tensor %s: trainable_token_indices is not supported", t.Name)
+	f.adapter = cmp.Or(adapter, f.adapter)
+	if strings.Contains(name, ".original_module.") { // the base's own, beside what was trained
+		return nil
 	}
 	n := int64(1)
 	for _, d := range t.Shape {
@@ -142,6 +140,9 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 		if x-x != 0 {
 			return fail.Inputf(where, "the training that made it failed", "tensor %s: value %d is %v", t.Name, i, x)
 		}
+	}
+	if old := f.tensors[name]; old != nil && !(slices.Equal(old.shape, t.Shape) && slices.Equal(old.data, v)) { // PEFT itself stores some twice
+		return fail.Inputf(where, "one of them is left from training", "two tensors are named %s%s without the wrappers of training; one is %s", prefix, name, t.Name)
 	}
 	f.tensors[name] = &stored{shape: t.Shape, data: v}
 	return nil

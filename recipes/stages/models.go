@@ -51,24 +51,37 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 		t := dtype.NF4Double
 		mo.Hold = &t
 	}
-	if l.Model, err = model.Load(dev, src, mo); err != nil {
+	ads, err := readAdapters(o.Adapters, o.Weights)
+	if err == nil {
+		err = growFor(src, ads)
+	}
+	if err == nil {
+		l.Model, err = model.Load(dev, src, mo)
+	}
+	if err != nil {
 		src.Close()
 		return nil, err
 	}
 	l.Fast = o.BF16
-	if err := l.attach(o.Adapters, o.Weights); err != nil {
+	if err := l.attach(ads); err != nil {
 		l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-func (l *Loaded) attach(dirs []string, weights []float64) error {
-	ads, err := readAdapters(dirs, weights)
-	if err == nil {
-		err = otherBase(l.Path, ads, false, l.note)
+// growFor gives src the tokens that adapters were trained with.
+func growFor(src *arch.Source, ads []lora.Weighted) error {
+	for _, a := range ads {
+		if err := lora.Grow(src, a.Folder); err != nil {
+			return err
+		}
 	}
-	if err != nil {
+	return nil
+}
+
+func (l *Loaded) attach(ads []lora.Weighted) error {
+	if err := otherBase(l.Path, ads, false, l.note); err != nil {
 		return err
 	}
 	for _, w := range ads {

@@ -124,6 +124,16 @@ func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, 
 		t := dtype.NF4Double
 		mo.Hold = &t
 	}
+	if from, ok := j.In("init_from"); ok {
+		ads, err := readAdapters([]string{x.Path(from)}, nil)
+		if err == nil {
+			err = growFor(src, ads)
+		}
+		if err != nil {
+			src.Close()
+			return nil, nil, err
+		}
+	}
 	m, err := model.Load(x.Device(), src, mo)
 	if err != nil {
 		src.Close()

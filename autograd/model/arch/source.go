@@ -29,6 +29,7 @@ type Source struct {
 	at      map[place]*Tensor
 	named   map[string]*Tensor
 	untied  bool // the config says otherwise
+	grown   bool // Grow added tokens
 }
 
 // Tensor is a tensor of an open model.

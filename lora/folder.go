@@ -45,6 +45,7 @@ type stored struct {
 	shape []int64
 	data  []float32
 	used  bool
+	saved bool // under modules_to_save, as PEFT stores some a second time
 }
 
 // ReadFolder reads a PEFT folder and checks it in itself: what it holds, its
@@ -141,10 +142,11 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 			return fail.Inputf(where, "the training that made it failed", "tensor %s: value %d is %v", t.Name, i, x)
 		}
 	}
-	if old := f.tensors[name]; old != nil && !(slices.Equal(old.shape, t.Shape) && slices.Equal(old.data, v)) { // PEFT itself stores some twice
+	saved := strings.Contains(t.Name, ".modules_to_save.")
+	if old := f.tensors[name]; old != nil && !(saved != old.saved && slices.Equal(old.shape, t.Shape) && slices.Equal(old.data, v)) {
 		return fail.Inputf(where, "one of them is left from training", "two tensors are named %s%s without the wrappers of training; one is %s", prefix, name, t.Name)
 	}
-	f.tensors[name] = &stored{shape: t.Shape, data: v}
+	f.tensors[name] = &stored{shape: t.Shape, data: v, saved: saved}
 	return nil
 }
 
@@ -260,7 +262,7 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 	var conf []byte
 	var err error
 	if ad.Kind == "" {
-		file := fileOf(ad.Config, o.Base, chosen, ad.Modules)
+		file := fileOf(ad.Config.converted(), o.Base, chosen, ad.Modules)
 		if ad.model.Spec.Reward {
 			task := "SEQ_CLS"
 			file.TaskType = &task

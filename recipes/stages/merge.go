@@ -361,6 +361,11 @@ func mergedTrial(p *recipes.Planner, j *recipes.Job) *trial {
 // those of files.
 func adapted(p *recipes.Planner, j *recipes.Job, t *trial, m *model.Model) (values int64, close func(), err error) {
 	if t != nil {
+		if t.config.LoRA.InitWeights == lora.InitLoftQ { // whose weights are quantized in training alone
+			c := *t
+			c.config.LoRA.InitWeights = lora.InitKaiming
+			t = &c
+		}
 		a, err := t.adapter(p, m)
 		if err != nil {
 			return 0, nil, err

@@ -185,6 +185,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 
 func trainWords(o *train.Config) string {
 	if o.Adapter == "none" {
+		if len(o.UnfrozenParameters) > 0 {
+			return "some weights,"
+		}
 		return "all weights,"
 	}
 	kind := lora.KindWord(string(o.Adapter))

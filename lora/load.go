@@ -75,7 +75,7 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 func (f *Folder) checkHeld(m *model.Model, ports []nn.Port, chosen []Module) error {
 	for _, mod := range chosen {
 		p := ports[mod.index]
-		if f.Config.InitWeights == InitLoftQ && (p.Linear == nil || m.HeldType(p.Linear.W).Kind != dtype.NF4) {
+		if f.Config.InitWeights == InitLoftQ && (p.Linear == nil || m.TensorOf(p.Linear.W) == nil || m.HeldType(p.Linear.W).Kind != dtype.NF4) {
 			return fail.Inputf(f.Dir, "use it on the base as NF4 (--nf4; adapter: qlora; base: trained)", "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4, and %s is not", mod.Path)
 		}
 	}
@@ -160,10 +160,10 @@ func (ad *Adapter) fillWhole(f *Folder) error {
 
 // Start is Apply, or, where c.InitFrom names a folder, Load with c's training
 // settings: rank, alpha, targets and the like come from the folder, and a
-// different value in c is an error.
-func Start(m *model.Model, c Config, seed uint64) (*Adapter, error) {
+// different value in c is an error. Samples are for a new adapter that looks at some.
+func Start(m *model.Model, c Config, seed uint64, samples ...Sample) (*Adapter, error) {
 	if c.InitFrom == "" {
-		return Apply(m, c, seed)
+		return ApplyOn(m, c, seed, samples)
 	}
 	f, err := ReadFolder(c.InitFrom)
 	if err != nil {

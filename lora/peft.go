@@ -126,7 +126,7 @@ func (f *configFile) supported(where string) error {
 // config is the file as a Config.
 func (f *configFile) config() Config {
 	init := InitKaiming
-	if f.InitWeights.onResidual() || f.InitWeights == InitLoftQ { // which say what the adapter belongs on
+	if f.InitWeights == InitPiSSA || f.InitWeights == InitOLoRA || f.InitWeights == InitLoftQ { // which say what the adapter belongs on
 		init = f.InitWeights
 	}
 	return Config{

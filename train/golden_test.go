@@ -48,7 +48,8 @@ type goldenCurve struct {
 		LR       json.RawMessage `json:"lr"`
 		NumItems int64           `json:"num_items"`
 	}
-	Final map[string]fingerprint `json:"final_weights"`
+	Final  map[string]fingerprint `json:"final_weights"`
+	Looked [2]int                 `json:"calibration_micro_batches"` // first, after the last
 }
 
 // fingerprint is a few numbers of a tensor.
@@ -186,7 +187,13 @@ func goldenJob(t *testing.T, v variant) (Job, goldenCurve, *lora.Adapter) {
 		t.Fatal(err)
 	}
 	if !v.full {
-		if ad, err = conf.Start(m); err != nil {
+		look, id := []data.Example{}, uint64(1)
+		if v.fresh && c.Looked[1] > 0 {
+			for _, b := range batches.Micro[c.Looked[0]:c.Looked[1]] {
+				look = append(look, b.examples(&id)...)
+			}
+		}
+		if ad, err = conf.Start(m, data.InMemory(look...)); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(ad.Close)
@@ -265,6 +272,7 @@ var variants = []variant{
 	{name: "loftq", hold: &dtype.Type{Kind: dtype.NF4, Group: 64}, lossTol: 1e-5, normTol: 5e-4},
 	{name: "loftq", label: "loftq begun here", fresh: true, kind: "qlora", hold: &dtype.Type{Kind: dtype.NF4, Group: 64}, config: lora.Config{R: 8, Alpha: 8, InitWeights: lora.InitLoftQ}, lossTol: 1e-5, normTol: 5e-4},
 	{name: "lora_embedding", lossTol: 1e-5, normTol: 5e-4},
+	{name: "corda_ipm", set: "lora2", fresh: true, config: lora.Config{R: 8, Alpha: 16, TargetModules: lora.Targets{Names: []string{"q_proj", "v_proj", "down_proj"}}, InitWeights: lora.InitCorDA}, lossTol: 1e-5, normTol: 5e-4},
 	{name: "vocab_resize", lossTol: 1e-5, normTol: 5e-4},
 	{name: "moe_aux", aux: new(0.02), lossTol: 1e-5, normTol: 5e-4},
 	{name: "moe_aux", label: "moe_aux recomputed", recompute: true, aux: new(0.02), lossTol: 1e-5, normTol: 5e-4},

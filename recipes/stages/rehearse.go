@@ -132,7 +132,8 @@ func (t *trial) adapter(p *recipes.Planner, m *model.Model) (*lora.Adapter, erro
 		}
 		o.setInit(dir)
 	}
-	return o.Start(m)
+	_, n := o.LoRA.Reads() // rows like those that it looks at
+	return o.Start(m, data.InMemory(zeroRows(n, max(t.maxLength, 2))...))
 }
 
 func bf16(p *recipes.Planner, c *train.Config) bool {

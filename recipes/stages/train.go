@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -175,7 +176,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
 	if o.Adapter != "none" {
-		if job.Adapter, err = startAdapter(x, j, m, res); err != nil {
+		if job.Adapter, err = startAdapter(x, j, m, ds.Train, res); err != nil {
 			return err
 		}
 		defer job.Adapter.Close()
@@ -201,7 +202,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 }
 
 // startAdapter attaches the adapter that j trains, new or from a folder.
-func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.Result) (*lora.Adapter, error) {
+func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, rows data.Examples, res *recipes.Result) (*lora.Adapter, error) {
 	o := *j.Options.(*Train)
 	if from, ok := j.In("init_from"); ok {
 		o.setInit(x.Path(from))
@@ -213,7 +214,7 @@ func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.R
 			res.Notes = append(res.Notes, note)
 		}
 	}
-	return o.Start(m)
+	return o.Start(m, rows)
 }
 
 func showTraining(x *recipes.Env, p train.Progress) {

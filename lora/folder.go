@@ -263,10 +263,8 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 	var err error
 	if ad.Kind == "" {
 		file := fileOf(ad.Config.converted(), o.Base, chosen, ad.Modules)
-		if ad.model.Spec.Reward {
-			task := "SEQ_CLS"
-			file.TaskType = &task
-		}
+		task := ad.task()
+		file.TaskType = &task
 		conf, err = file.encode()
 	} else {
 		conf, err = ad.kindFile(o.Base, ad.paths())

@@ -88,26 +88,32 @@ func evalBatch(t *testing.T, dir string) (rows [][]int32, width int) {
 // logits runs m on rows and returns the largest difference to want [B, width, V].
 func logitsOff(t *testing.T, m *model.Model, rows [][]int32, width int, want []float32) float64 {
 	t.Helper()
-	v := m.Spec.V
-	if len(want) != len(rows)*width*v {
-		t.Fatalf("reference of %d values for %d×%d×%d", len(want), len(rows), width, v)
+	return inputsOff(t, m, model.Pack(rows...), width, want)
+}
+
+// inputsOff is logitsOff of packed rows.
+func inputsOff(t *testing.T, m *model.Model, in model.Inputs, width int, want []float32) float64 {
+	t.Helper()
+	v, rows := m.Spec.V, len(in.Seq)-1
+	if len(want) != rows*width*v {
+		t.Fatalf("reference of %d values for %d×%d×%d", len(want), rows, width, v)
 	}
 	var got []float32
 	err := m.Dev.Run(func() (err error) {
 		tape := &autograd.Tape{Dev: m.Dev}
 		defer tape.Free()
-		got, err = tape.Values(m.Logits(tape, m.Hidden(tape, model.Pack(rows...))))
+		got, err = tape.Values(m.Logits(tape, m.Hidden(tape, in)))
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	worst, at := 0.0, 0
-	for b, r := range rows {
-		for i := range len(r) * v {
+	worst := 0.0
+	for b := range rows {
+		at := int(in.Seq[b]) * v
+		for i := range int(in.Seq[b+1])*v - at {
 			worst = math.Max(worst, math.Abs(float64(got[at+i]-want[b*width*v+i])))
 		}
-		at += len(r) * v
 	}
 	return worst
 }

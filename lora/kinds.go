@@ -575,6 +575,17 @@ func (ad *Adapter) paths() []string {
 	return out
 }
 
+// task is what PEFT calls the use of the model.
+func (ad *Adapter) task() string {
+	switch s := &ad.model.Spec; {
+	case s.Reward:
+		return "SEQ_CLS"
+	case s.Encoder > 0:
+		return "SEQ_2_SEQ_LM"
+	}
+	return "CAUSAL_LM"
+}
+
 // kindFile is adapter_config.json of an adapter that is no LoRA, as PEFT writes it:
 // keys in alphabetical order.
 func (ad *Adapter) kindFile(base string, chosen []string) ([]byte, error) {
@@ -588,7 +599,7 @@ func (ad *Adapter) kindFile(base string, chosen []string) ([]byte, error) {
 	}
 	row := kinds[ad.Kind]
 	for _, v := range []any{row.always, ad.Options, map[string]any{
-		"auto_mapping": nil, "base_model_name_or_path": base, "inference_mode": true, "peft_type": row.peft, "revision": nil, "task_type": "CAUSAL_LM",
+		"auto_mapping": nil, "base_model_name_or_path": base, "inference_mode": true, "peft_type": row.peft, "revision": nil, "task_type": ad.task(),
 		"target_modules": explicit(ad.Config, chosen, ad.Modules),
 	}} {
 		if err := put(v); err != nil {

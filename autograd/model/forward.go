@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
@@ -9,12 +10,17 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Begin returns the input of the first block [N, C]: the embedded tokens.
+// Begin returns the input of the first block [N, Spec.Width()]: the embedded tokens.
 func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 	if t.Err() != nil {
-		return t.New(s.N, m.Spec.C)
+		return t.New(s.N, m.Spec.Width())
 	}
 	x := scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale)
+	if s.noise != nil {
+		raw := x
+		x = t.Add(raw, s.noise, 1, 1)
+		t.Done(raw, s.noise)
+	}
 	if m.ProjectIn != nil {
 		raw := x
 		x = m.ProjectIn.ForwardWide(t, raw)
@@ -30,41 +36,72 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 		x = m.EmbedNorm.ForwardWide(t, raw)
 		t.Done(raw)
 	}
+	if m.Streams != nil {
+		x = m.Streams.begin(t, x)
+	}
 	return x
 }
 
 // finish makes of the last block's output what the head reads. x stays the
 // caller's to mark as Done; the result may be x.
 func (m *Model) finish(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	x, own := m.single(t, x), x
 	h := x
 	if m.Norm != nil {
 		h = m.Norm.ForwardWide(t, x)
+		release(t, tensors{x}, nil, own)
 	}
 	if m.ProjectOut != nil {
 		normed := h
 		h = m.ProjectOut.ForwardWide(t, normed)
-		release(t, tensors{normed}, nil, x)
+		release(t, tensors{normed}, nil, own)
 	}
 	return h
 }
 
+// single is the one stream of x [N, Spec.Width()] that the final norm reads, x itself
+// where it is one.
+func (m *Model) single(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	if m.Streams == nil {
+		return x
+	}
+	return m.Streams.end(t, x)
+}
+
 // Hidden returns the hidden states after the final norm [N, C], ready for
-// LogProb or Logits.
+// LogProb or Logits. Of a model with an encoder, row n is what predicts the token
+// behind token n of in; rows that predict none hold another's.
 func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
+	in, rows, err := m.parted(in)
+	t.Fail(err)
 	s := m.Prepare(t, in)
 	x := tensors{m.Begin(t, s)}
 	if t.Err() != nil {
 		return x[0]
 	}
-	for _, b := range m.Blocks {
+	for i, b := range m.Blocks {
+		if m.Crosses(i) {
+			var y *autograd.Tensor
+			y, s = m.Cross(t, stream(x), s)
+			t.Done(x...)
+			x = tensors{y}
+		}
 		y := m.run(t, b, x, s)
 		release(t, x, y)
 		x = y
 	}
 	h := m.finish(t, stream(x))
 	release(t, x, tensors{h})
+	if rows != nil {
+		own := h
+		h = t.Rows(own, t.Upload(rows, len(rows)))
+		t.Done(own)
+	}
 	return h
 }
+
+// Crosses reports whether block i is the first behind an encoder.
+func (m *Model) Crosses(i int) bool { return i > 0 && i == m.Spec.Encoder }
 
 // stream is the residual stream in a block's input or output.
 func stream(x tensors) *autograd.Tensor { return x[len(x)-1] }
@@ -98,8 +135,10 @@ func (m *Model) forward(t *autograd.Tape, b *Block, x tensors, s *State) tensors
 	return b.Forward(t, x, s)
 }
 
-// States returns the input of every block, the last block's output and, at the
-// end, the hidden states after the final norm: Layers+2 tensors [N, C].
+// States returns the input of every block [N, Spec.Width()], what the final norm reads
+// and, at the end, the hidden states behind it [N, C]: Layers+2 tensors. Of a model
+// with an encoder there are two more, where its blocks end: their output, and that
+// after its norm.
 func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	s := m.Prepare(t, in)
 	x := tensors{m.Begin(t, s)}
@@ -107,10 +146,16 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	if t.Err() != nil {
 		return out
 	}
-	for _, b := range m.Blocks {
+	for i, b := range m.Blocks {
+		if m.Crosses(i) {
+			var y *autograd.Tensor
+			y, s = m.Cross(t, stream(x), s)
+			out, x = append(out, s.Memory, y), tensors{y}
+		}
 		x = m.forward(t, b, x, s)
 		out = append(out, stream(x))
 	}
+	out[len(out)-1] = m.single(t, stream(x))
 	return append(out, m.finish(t, stream(x)))
 }
 
@@ -140,6 +185,11 @@ func scaled(t *autograd.Tape, x *autograd.Tensor, alpha float32) *autograd.Tenso
 // states h. With coef [N] the loss is Σ coef·(-log p) and its gradients are
 // added; see autograd.Tape.LogProb. Mark h as Done when no other call follows.
 func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
+	return m.LogProbAt(t, h, target, coef, 1)
+}
+
+// LogProbAt is LogProb of logits divided by temperature.
+func (m *Model) LogProbAt(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32, temperature float32) autograd.LogProbs {
 	n := h.Rows()
 	w := m.Head.W
 	adapted := len(m.Head.Adapters) > 0 && !t.Base
@@ -155,7 +205,14 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	out := t.LogProb(h, autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}, tg, c)
+	head := autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}
+	if temperature != 1 {
+		if m.Head.Bias != nil {
+			t.Fail(fail.Usagef(m.Head.Path, "use temperature: 1", "the head has a bias, which a temperature of %v is not applied to", temperature))
+		}
+		head.Scale, head.SoftCap = cmp.Or(head.Scale, 1)/temperature, head.SoftCap/temperature
+	}
+	out := t.LogProb(h, head, tg, c)
 	if adapted && w.Grad != nil && t.Err() == nil {
 		m.headGradients(w.Grad)
 	}

@@ -150,7 +150,8 @@ func (t *trial) adapter(p *recipes.Planner, m *model.Model) (*lora.Adapter, erro
 		}
 		o.setInit(dir)
 	}
-	return o.Start(m)
+	_, n := o.LoRA.Reads() // rows like those that it looks at
+	return o.Start(m, data.InMemory(zeroRows(n, max(t.maxLength, 2))...))
 }
 
 func bf16(p *recipes.Planner, c *train.Config) bool {
@@ -233,6 +234,9 @@ func checkVocabulary(p *recipes.Planner, j *recipes.Job) error {
 
 func trainWords(o *train.Config) string {
 	if o.Adapter == "none" {
+		if len(o.UnfrozenParameters) > 0 {
+			return "some weights,"
+		}
 		return "all weights,"
 	}
 	kind := lora.KindWord(string(o.Adapter))

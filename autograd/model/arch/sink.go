@@ -505,6 +505,11 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 				return nil, err
 			}
 		}
+		if s.grown {
+			if err := put("vocab_size", s.Spec.V); err != nil {
+				return nil, err
+			}
+		}
 	} else {
 		if s.arch.Config == nil {
 			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "config.json of a model of architecture %s cannot be made of what a GGUF says", s.arch.Name)

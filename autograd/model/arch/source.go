@@ -30,6 +30,7 @@ type Source struct {
 	named   map[string]*Tensor
 	untied  bool   // the config says otherwise
 	pad     *int32 // of a reward model
+	grown   bool   // Grow added tokens
 }
 
 // Tensor is a tensor of an open model.

@@ -61,7 +61,7 @@ func Optimizers(dev kernels.Backend) ([]OptimizerInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		info := OptimizerInfo{Name: name, Paper: papers[k.kind], Args: strings.ReplaceAll(k.args, " ", ", "), State: float64(dev.Info().Mem.Now[kernels.Optimizer]) / (side * side)}
+		info := OptimizerInfo{Name: name, Paper: papers[k.kind], Args: strings.ReplaceAll(k.args, " ", ", "), State: float64(dev.Info().Mem.Now[kernels.Optimizer]+dev.Info().Mem.Now[kernels.Host]) / (side * side)}
 		if k.matrix != nil {
 			info.Paper = k.paper
 		}

@@ -72,6 +72,18 @@ func elementwiseCases() []gradCase {
 			func(t *autograd.Tape, x []*autograd.Tensor, _ []*autograd.Param) *autograd.Tensor {
 				return t.JoinHeads(x[0], x[1], c/2)
 			}},
+		{"join rows", [][2]int{{n, c}, {2, c}}, []bool{false, false}, // each row is also read by itself
+			func(in [][]float64) []float64 {
+				return each((n+2)*c, func(i int) float64 {
+					if i < n*c {
+						return in[0][i] * in[0][i]
+					}
+					return in[1][i-n*c] * in[1][i-n*c]
+				})
+			},
+			func(t *autograd.Tape, x []*autograd.Tensor, _ []*autograd.Param) *autograd.Tensor {
+				return t.Mul(t.JoinRows(x[0], x[1]), t.JoinRows(x[0], x[1]), kernels.ByElement)
+			}},
 		{"norm of heads", [][2]int{{2 * n, c}, {2, c}, {2, c}}, []bool{false, true, true},
 			func(in [][]float64) []float64 {
 				var y []float64

@@ -14,7 +14,7 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 	if t.Err() != nil {
 		return t.New(s.N, m.Spec.C)
 	}
-	x := scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale)
+	x := m.apart(t, scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale), s)
 	if m.ProjectIn != nil {
 		raw := x
 		x = m.ProjectIn.ForwardWide(t, raw)

@@ -90,37 +90,6 @@ func (t *Tape) HeadColumns(x *Tensor, d, first, n int) *Tensor {
 	return y
 }
 
-// JoinRows returns the rows of a [N, C], then those of b [M, C], as [N+M, C] of a's type.
-// The result is cheap.
-func (t *Tape) JoinRows(a, b *Tensor) *Tensor {
-	if a.Cols() != b.Cols() {
-		panic(fmt.Sprintf("autograd: rows of %v and %v", a.Shape, b.Shape))
-	}
-	n := a.Len()
-	y := t.alloc(kernels.Activations, a.kind, a.Rows()+b.Rows(), a.Cols())
-	y.needs = a.needs || b.needs
-	parts := []struct {
-		x  *Tensor
-		at int
-	}{{a, 0}, {b, n}}
-	run := func(dst kernels.Buffer) {
-		for _, p := range parts {
-			if v := t.value(p.x); t.err == nil && p.x.Len() > 0 {
-				t.Dev.Add(kernels.To(t.Dev.Slice(dst, p.at, p.x.Len())), &kernels.AddArgs{N: p.x.Len(), A: v, Alpha: 1})
-			}
-		}
-	}
-	run(y.Data)
-	t.record(y, nil, func() {
-		for _, p := range parts {
-			if dx := t.grad(p.x); !dx.Skip() && t.err == nil {
-				t.Dev.Add(dx, &kernels.AddArgs{N: p.x.Len(), A: t.Dev.Slice(y.grad.buf, p.at, p.x.Len()), Alpha: 1})
-			}
-		}
-	})
-	return t.Cheap(y, run, a, b)
-}
-
 // JoinHeads returns [N, h·(d+n)]: each of the h heads of d elements of x [N, h·d],
 // followed by the token's row of tail [N, n], which all of its heads share. Both
 // have one type.

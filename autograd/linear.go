@@ -133,7 +133,7 @@ func (l *linear) down(a *LowRank) *kernels.LinearArgs {
 // of experts depends on their tokens.
 func (l *linear) drops(a *LowRank) *kernels.Drop {
 	t := l.t
-	if a.Dropout == 0 || !(t.Record || t.redo) {
+	if a.Dropout == 0 || t.Still || !(t.Record || t.redo) {
 		return nil
 	}
 	if l.key == nil {

@@ -93,6 +93,9 @@ func (x *Tensor) Cols() int {
 // Len is the number of elements of x.
 func (x *Tensor) Len() int { return x.Rows() * x.Cols() }
 
+// Kind is the type of the elements of x.
+func (x *Tensor) Kind() dtype.Kind { return x.kind }
+
 // NeedsGrad reports whether a gradient with respect to x is wanted.
 func (x *Tensor) NeedsGrad() bool { return x.needs }
 
@@ -116,6 +119,7 @@ type Tape struct {
 	Dev    kernels.Backend
 	Record bool // keep what Backward needs; also turns dropout on
 	Base   bool // leave adapters out
+	Still  bool // leave dropout out, though it records: a pass that only rounds as in training
 	// BF16 rounds both operands of products with base weights and adapters to
 	// bf16. While training, what lies between two products is held so, too; what
 	// leaves them for a sum, a loss or a choice stays float32 (LinearWide).
@@ -127,6 +131,9 @@ type Tape struct {
 	// nil elsewhere. Layers that share an input pass the same x. Not called while
 	// recording.
 	Tap func(w *Param, x *Tensor, r *Routed)
+
+	// Balance, when set, adds a loss over what the routers do.
+	Balance *Balance
 
 	// Dropout masks are a function of (Seed, Step, the adapter's site, Key, column).
 	Seed uint64
@@ -185,10 +192,10 @@ func (t *Tape) View(x *Tensor, row, n int) *Tensor {
 	return y
 }
 
-// Borrow returns a tensor over float32 values that are the caller's. The tape
-// does not free them; they must stay as they are until it is freed.
+// Borrow returns a tensor over values that are the caller's, float32 or int32. The
+// tape does not free them; they must stay as they are until it is freed.
 func (t *Tape) Borrow(b kernels.Buffer, shape ...int) *Tensor {
-	x := &Tensor{Shape: shape, kind: dtype.F32, tape: t}
+	x := &Tensor{Shape: shape, kind: b.Type().Kind, tape: t}
 	x.Data = t.Dev.Slice(b, 0, x.Len())
 	return x
 }

@@ -32,6 +32,7 @@ type encoding struct {
 // spanner is what encoding needs of a Template.
 type spanner interface {
 	Spans(chat.Conversation) (text string, assistant [][2]int, err error)
+	Render(c chat.Conversation, addGenerationPrompt bool) (string, error)
 }
 
 // newEncoding resolves options that are filled in.
@@ -71,6 +72,7 @@ type encoded struct {
 	lost []string // of the row's texts, by the template
 	mark float32  // as Example.Mark
 	cut  bool     // the beginning of its prompt was cut off
+	row  string   // of a prompt alone
 }
 
 // Notes that encode leaves; the report counts them.
@@ -94,6 +96,8 @@ func (e *encoding) encode(s sample) (out encoded, err error) {
 		}
 	}()
 	switch {
+	case s.row != "":
+		out, err = e.ask(&s)
 	case e.encoder && s.text != nil:
 		err = fail.Inputf("", "give rows of prompt and completion", "rows of type text have no answer: the model reads a prompt by an encoder and answers it")
 	case e.encoder && s.plain:
@@ -114,7 +118,7 @@ func (e *encoding) encode(s sample) (out encoded, err error) {
 		err = e.check(out.ids)
 	}
 	out.loss = tidy(out.loss)
-	if err == nil && (&Example{Loss: out.loss}).Supervised() == 0 {
+	if err == nil && s.row == "" && (&Example{Loss: out.loss}).Supervised() == 0 {
 		err = bad("", noSupervised)
 	}
 	return out, err
@@ -274,21 +278,12 @@ func (e *encoding) continuation(s string) []int32 {
 // chat renders a conversation with the model's template and supervises what
 // the assistant wrote after the first frozen messages, without muted ones.
 func (e *encoding) chat(s *sample) (encoded, error) {
-	c := s.chat
 	if err := s.checkAsked(e.trainOn); err != nil {
 		return encoded{}, err
 	}
-	if e.tmpl == nil {
-		return encoded{}, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or "+strings.Join(chat.Builtins(), ", ")+" by name, or rows of type text or prompt_completion",
-			"the model has no chat template and the dataset is of type chat")
-	}
-	if len(e.vars) > 0 {
-		vars := maps.Clone(e.vars)
-		maps.Copy(vars, c.Extra)
-		c.Extra = vars
-	}
-	if e.reasons == "drop" {
-		c = withoutReasoning(c)
+	c, err := e.conversation(s.chat)
+	if err != nil {
+		return encoded{}, err
 	}
 	text, spans, err := e.tmpl.Spans(*c)
 	if err != nil {
@@ -335,6 +330,23 @@ func (e *encoding) chat(s *sample) (encoded, error) {
 	}
 	slices.SortFunc(holes, func(a, b [2]int32) int { return int(a[0] - b[0]) })
 	return encoded{ids: ids, loss: without(e.supervise(ids, turns, s.frozen), holes), note: note, lost: e.lostTexts(text, c, spans)}, nil
+}
+
+// conversation is c as the template gets it.
+func (e *encoding) conversation(c *chat.Conversation) (*chat.Conversation, error) {
+	if e.tmpl == nil {
+		return nil, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or "+strings.Join(chat.Builtins(), ", ")+" by name, or rows of type text or prompt_completion",
+			"the model has no chat template and the dataset is of type chat")
+	}
+	if len(e.vars) > 0 {
+		vars := maps.Clone(e.vars)
+		maps.Copy(vars, c.Extra)
+		c.Extra = vars
+	}
+	if e.reasons == "drop" {
+		c = withoutReasoning(c)
+	}
+	return c, nil
 }
 
 // templateError makes what a template failed with an error of the row.

@@ -18,8 +18,8 @@ type Source struct {
 	// Arrow IPC or plain text files.
 	Path string `yaml:"path" json:"path" doc:"file, folder or glob: Parquet, JSONL, CSV, Arrow" unset:"required"`
 	// Type is auto (by columns), text, chat, instruct, prompt_completion,
-	// tokens or preference.
-	Type string `yaml:"type" json:"type,omitempty" doc:"what the columns mean" default:"auto" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference"`
+	// tokens, preference or prompt.
+	Type string `yaml:"type" json:"type,omitempty" doc:"what the columns mean" default:"auto" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference|prompt"`
 	// Columns maps our names to the file's: messages, role, content, tools,
 	// system, prompt, completion, instruction, input, output, history, text, input_ids,
 	// labels, attention_mask, chosen, rejected, label, margin, score_chosen, score_rejected. A column within one that is an object

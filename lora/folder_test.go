@@ -124,7 +124,7 @@ var goldenFolders = map[string]map[string]string{
 	"lora": {
 		"lora": "base-llama", "dora": "base-llama", "rslora": "base-llama", "patterns": "base-llama", "layers_to_transform": "base-llama",
 		"modules_to_save": "base-llama", "loraplus": "base-llama", "tied_lora": "base-qwen2", "lora_bias": "base-qwen2",
-		"qlora_f32": "qlora_f32/base-nf4", "moe_experts": "base-mixtral",
+		"qlora_f32": "qlora_f32/base-nf4", "moe_experts": "base-mixtral", "lora_embedding": "base-llama",
 	},
 	"lora2": {
 		"ia3": "base-llama", "vera": "base-llama", "vera_noproj": "base-llama", "loha": "base-llama", "lokr": "base-llama", "lokr_full": "base-llama",
@@ -494,7 +494,7 @@ func TestApply(t *testing.T) {
 	if after := m.Dev.Info().Mem.Now[kernels.Weights]; after != before {
 		t.Errorf("%d bytes of weights before, %d after", before, after)
 	}
-	for _, c := range []Config{{ModulesToSave: Strings{"nothing"}}, {Bias: "lora_only"}, {TargetModules: Targets{Names: []string{"embed_tokens"}}}, {TargetModules: Targets{Names: []string{"lm_head"}}}, {ModulesToSave: Strings{"q_proj"}}} {
+	for _, c := range []Config{{ModulesToSave: Strings{"nothing"}}, {Bias: "lora_only"}, {TargetModules: Targets{Names: []string{"embed_tokens"}}, UseDoRA: true}, {TargetModules: Targets{Names: []string{"lm_head"}}, Dropout: 0.1}, {ModulesToSave: Strings{"q_proj"}}} {
 		if _, err := Apply(m, c, 1); fail.Code(err) != int(fail.Usage) {
 			t.Errorf("%+v: %v", c, err)
 		}

@@ -462,8 +462,11 @@ func scratch(dev kernels.Backend, n int) (kernels.Buffer, error) {
 }
 
 // removeLoRA takes one adapter off a layer.
-func removeLoRA(l *nn.Linear, low *nn.LoRA) {
-	l.Adapters = slices.DeleteFunc(l.Adapters, func(a *nn.LoRA) bool { return a == low })
+func removeLoRA(l *nn.Linear, low *nn.LoRA) { l.Adapters = without(l.Adapters, low) }
+
+// without is list without one of its elements.
+func without(list []*nn.LoRA, low *nn.LoRA) []*nn.LoRA {
+	return slices.DeleteFunc(list, func(a *nn.LoRA) bool { return a == low })
 }
 
 // eachRow calls f for every row of w, which begins at row row0 of its matrix, in

@@ -13,6 +13,8 @@ type Inputs struct {
 	Pos []int32 // [N] position of each token in its sequence; nil: restarting at each
 	Seq []int32 // [S+1] sequence s is tokens Seq[s] … Seq[s+1]; nil: one sequence
 	Key []int64 // [N] for dropout: sample<<32 | token; nil when no adapter has dropout
+	// Noise [N, width of the embedding] is added to the embedded tokens; nil: none.
+	Noise []float32
 
 	// Of a model with an encoder: From [S] is how many of a sequence's first tokens the
 	// encoder reads; the decoder answers with the others; nil: half of them. Or Source is
@@ -94,6 +96,7 @@ type State struct {
 	apart, others *autograd.Tensor
 
 	relZero   int                // row of Rel of a token's own position
+	noise     *autograd.Tensor   // [N, width of the embedding], for Begin; nil: none
 	lent      []*autograd.Tensor // what earlier layers lend: see lend
 	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache
@@ -188,7 +191,10 @@ func (m *Model) prepare(t *autograd.Tape, in Inputs, encoder bool) *State {
 		s.Key = t.Upload(in.Key, n)
 		t.Key = s.Key
 	}
-	m.position(t, s, in.Pos, spans(in.Pos, in.Seq), encoder)
+	if in.Noise != nil {
+		s.noise = t.Input(in.Noise, n, len(in.Noise)/max(n, 1))
+	}
+	m.position(t, s, m.embedded(in.IDs), in.Pos, spans(in.Pos, in.Seq), encoder)
 	return s
 }
 

@@ -20,6 +20,7 @@ type Block struct {
 	Lends []int
 
 	spec  *arch.LayerSpec
+	alt   *altUp // nil: there is one stream
 	steps []Step
 	pairs []Pair
 }
@@ -88,9 +89,13 @@ type body interface {
 	smooth() []Pair
 }
 
-// Linears lists the linear maps in the order they run.
+// Linears lists the linear maps in the order they run, behind those that run between
+// the steps.
 func (b *Block) Linears() []*nn.Linear {
 	var out []*nn.Linear
+	if b.alt != nil {
+		out = b.alt.linears()
+	}
 	for i := range b.steps {
 		out = append(out, b.steps[i].Linears...)
 	}

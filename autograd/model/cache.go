@@ -330,7 +330,7 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s.Seq, s.slots = t.Upload(b.seq, len(b.seq)), t.Upload(b.slots, len(b.slots))
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
 	s.runs = b.runs()
-	m.position(t, s, b.pos, b.span, false)
+	m.position(t, s, m.embedded(b.ids), b.pos, b.span, false)
 	m.markApart(t, s, b.ids)
 	if c.read != nil {
 		m.joinCached(t, c, b, s)

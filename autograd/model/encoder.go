@@ -23,6 +23,9 @@ func (m *Model) parted(in Inputs) (both Inputs, rows []int32, err error) {
 	if m.Spec.Encoder == 0 || in.Source != nil {
 		return in, nil, nil
 	}
+	if in.Noise != nil {
+		return in, nil, fail.Usagef("train.neftune_noise_alpha", "leave it out", "noise on the embedded tokens of a model with an encoder is not supported")
+	}
 	if in.Seq == nil {
 		in.Seq = []int32{0, int32(len(in.IDs))}
 	}

@@ -233,6 +233,9 @@ func (g *golden) checkForward(t *testing.T, m *Model) {
 		name := stateName(m, i)
 		// The noise is that of logits; a residual stream may be much larger.
 		want := g.floats(t, name)
+		if shape := g.arrays[name].shape; len(shape) == 4 && shape[0] == int64(m.Spec.Streams) { // streams before tokens
+			want = transposed(want, m.Spec.Streams, m.Spec.C)
+		}
 		near(t, name, values(t, tape, s), want, max(10*g.noise, 2e-6*magnitude(want)))
 	}
 	h := states[len(states)-1]
@@ -279,6 +282,18 @@ func (g *golden) targets(t *testing.T, m *Model) (target []int32, coef []float32
 		coef = append(coef, slices.Repeat([]float32{1 / float32(len(rows)*len(r))}, len(r))...)
 	}
 	return target, coef
+}
+
+// transposed are n streams of tokens with c values each as tokens with n streams.
+func transposed(x []float32, n, c int) []float32 {
+	out := make([]float32, 0, len(x))
+	tokens := len(x) / n / c
+	for i := range tokens {
+		for j := range n {
+			out = append(out, x[(j*tokens+i)*c:][:c]...)
+		}
+	}
+	return out
 }
 
 // targets are the next tokens of each row, and coefficients with which the loss
@@ -506,8 +521,14 @@ func (g *golden) adapt(t *testing.T, m *Model) []*autograd.Param {
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
-	if m.Parts != nil { // a linear map outside the blocks
-		l := m.Parts.Project
+	var outside []*nn.Linear // of the blocks
+	if m.Parts != nil {
+		outside = append(outside, m.Parts.Project)
+	}
+	if m.Streams != nil {
+		outside = append(append(outside, m.Streams.In...), m.Streams.Out...)
+	}
+	for _, l := range outside {
 		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A", false), B: g.adapter(t, m.Dev, l, "B", false), Scale: g.scale}
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)

@@ -182,7 +182,7 @@ func (a *attention) jointSteps() []Step {
 			return tensors{a.placed(t, a.q.Forward(t, in[0]), a.qNorm, s), in[0]}
 		}},
 		{Linears: []*nn.Linear{a.k, a.v}, In: unchanged, Memory: func(t *autograd.Tape, in tensors, s *State) tensors {
-			both := t.JoinRows(in[1], s.Memory)
+			both := t.Stack(in[1], s.Memory)
 			if s.joint.order != nil {
 				rows := both
 				both = t.Rows(rows, s.joint.order)

@@ -50,6 +50,7 @@ type loader struct {
 
 	lent    int          // tensors that the blocks so far hand on
 	lenders []*attention // those of other layers' keys and values
+	picks   *int         // the place of picked keys; nil: none are lent
 }
 
 // build makes the modules with parameters that have names and shapes only.
@@ -66,6 +67,9 @@ func (l *loader) build() {
 	}
 	if s.Part > 0 {
 		m.Parts = &Parts{l.table(arch.PartEmbed), l.linear(-1, arch.PartProject), l.norm(-1, arch.PartNorm)}
+	}
+	if s.Streams > 0 {
+		m.Streams = l.streams(s.Streams)
 	}
 	if s.EmbedNorm {
 		m.EmbedNorm = l.norm(-1, arch.EmbedNorm)
@@ -120,6 +124,9 @@ func (l *loader) block(i int) *Block {
 	for _, s := range b.spec.Sublayers {
 		subs = append(subs, sublayer{norm(s.Pre), norm(s.Post), l.body(i, s.Body)})
 	}
+	if b.spec.AltUp != nil {
+		b.alt = l.altUp(i, b.spec.AltUp)
+	}
 	b.wire(subs)
 	if b.spec.Scaled {
 		b.scaleBy(l.take(l.src.At(i, arch.LayerScale)))
@@ -152,6 +159,8 @@ func (l *loader) body(layer int, spec arch.Body) body {
 		return l.mamba2(layer, s)
 	case *arch.Mamba1:
 		return l.mamba1(layer, s)
+	case *arch.Laurel:
+		return l.laurel(layer)
 	case *arch.Part:
 		return l.part(layer, s)
 	case *arch.Cross:

@@ -49,6 +49,7 @@ type Model struct {
 	Apart                 *nn.Embedding
 	Encoder               *Encoder
 	Near                  *nn.Embedding // of the decoder: see arch.Spec.Distances
+	Streams               *Streams
 
 	// Flat [Σ Len of Params] f32 holds all weights one after another in the
 	// order of Params when Options.Trainable was set, else nil.
@@ -117,6 +118,9 @@ func (m *Model) Ports() iter.Seq[nn.Port] {
 		}
 		if m.Encoder != nil {
 			tables = append(tables, m.Encoder.Near, m.Near)
+		}
+		if m.Streams != nil {
+			around = append(append(around, m.Streams.In...), m.Streams.Out...)
 		}
 		for _, e := range tables {
 			if e != nil && !yield(nn.Port{Path: e.Path, Embed: e}) {

@@ -8,12 +8,12 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 )
 
-// position uploads what a pass reads of the positions pos of its tokens, in
+// position uploads what a pass reads of its tokens ids and their positions pos, in
 // sequences of lengths span; encoder says that an encoder reads them.
-func (m *Model) position(t *autograd.Tape, s *State, pos, span []int32, encoder bool) {
+func (m *Model) position(t *autograd.Tape, s *State, ids, pos, span []int32, encoder bool) {
 	s.Ropes = m.angles(t, pos, span)
 	if m.Parts != nil && t.Err() == nil {
-		s.Parts = m.parts(t, s.IDs)
+		s.Parts = m.parts(t, s.IDs, ids)
 	}
 	if grow := m.Spec.Temperature; grow.Every > 0 {
 		by := make([]float32, len(pos))

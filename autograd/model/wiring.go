@@ -35,6 +35,8 @@ func (b *Block) wire(subs []sublayer) {
 	for i := range subs {
 		w := sequential(subs, i, scale)
 		switch {
+		case b.alt != nil:
+			w = b.alt.wiring(subs, i)
 		case b.spec.Parallel:
 			w = parallel(subs, i, scale)
 		case b.spec.NormSum:

@@ -63,6 +63,17 @@ const (
 	PostPartNorm
 	LayerScale // factor on what leaves a layer
 
+	StreamsIn  // from the embedding to one more stream of the residual stream, and
+	StreamsOut // from such a stream back, before the head
+	AltNorm    // of what says how streams mix
+	AltRouter  // from that norm to what mixing is made of,
+	AltPredict // the mixing before a layer,
+	AltCorrect // and behind it
+	AltScale   // of the active stream, before a layer's own part
+	LaurelDown // low-rank map beside attention,
+	LaurelUp   // back,
+	LaurelNorm // and the norm of it
+
 	Gate
 	Up
 	GateUp // gate and up in one
@@ -128,6 +139,7 @@ var classes = [numRoles]class{
 	ApartEmbed: table, EncoderNorm: norm, Near: table, EncoderNear: table, CrossNorm: norm, CrossQ: linear, CrossK: linear, CrossV: linear, CrossO: linear,
 	MLPNorm: norm, PostMLPNorm: norm, OwnMLPNorm: norm, ExpertsNorm: norm, RouterNorm: norm, ExpertNorm: norm, ExpertScale: table, Gate: linear, Up: linear, GateUp: linear, Down: linear,
 	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
+	StreamsIn: table, StreamsOut: table, AltNorm: norm, AltRouter: table, AltPredict: table, AltCorrect: table, AltScale: table, LaurelDown: table, LaurelUp: table, LaurelNorm: norm,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	MixIn: linear, MixGate: linear, MixGateUp: linear, MixBeta: linear, MixDecay: linear, MixDecayUp: linear, MixOut: linear, MixNorm: norm,

@@ -40,6 +40,12 @@ type Spec struct {
 	// Part is the number of inputs that every layer gets of its own (*Part): from a
 	// table by token, and from a projection of the embedding; 0: none.
 	Part int
+	// PartRows is the number of tokens in that table, where it is not all: others have
+	// the row of the first. 0: all.
+	PartRows int
+	// Streams is the number of streams of C that a row of the residual stream holds
+	// (AltUp); 0: one.
+	Streams int
 
 	// Stand are tokens that stand for what is no text; without it they are embedded
 	// as StandAs is.
@@ -155,6 +161,8 @@ type LayerSpec struct {
 	NormSum bool
 	// Residual is the factor on what a sublayer adds to the stream; 0: 1.
 	Residual float32
+	// AltUp is set where the sublayers work on one of several streams.
+	AltUp *AltUp
 	// Scaled: what leaves the layer is multiplied by a number in the file.
 	Scaled bool
 }
@@ -167,7 +175,7 @@ type Sublayer struct {
 }
 
 // Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE, *ShortConv,
-// *DeltaNet, *Mamba2, *Mamba1, *Part, *Cross, *Beside, *Normed.
+// *DeltaNet, *Mamba2, *Mamba1, *Part, *Laurel, *Cross, *Beside, *Normed.
 type Body interface {
 	// check reports sizes that no model has or that do not fit the rest of s.
 	check(s *Spec) error
@@ -251,6 +259,10 @@ type MLP struct {
 	Fused   bool // gate and up are one map: all rows of the gate, then those of up
 	Bias    bool
 	XIELU   *XIELU // of an activation of that kind, else nil
+	// Sparse: of the gates only what lies Cut standard deviations above the mean of the
+	// token's is open, and counts from there.
+	Sparse bool
+	Cut    float32
 	// Factors on what gate and down make; 0: 1.
 	GateScale, OutScale float32
 }
@@ -339,7 +351,7 @@ func (s *Spec) rebuild(chosen func(layer int) bool, replace func(old Body) Body)
 			own := *l
 			own.Sublayers = slices.Clone(l.Sublayers)
 			for j := range own.Sublayers {
-				own.Sublayers[j].Body = replace(own.Sublayers[j].Body)
+				own.Sublayers[j].Body = replaced(own.Sublayers[j].Body, replace)
 			}
 			made[l] = &own
 		}
@@ -347,15 +359,28 @@ func (s *Spec) rebuild(chosen func(layer int) bool, replace func(old Body) Body)
 	}
 }
 
+// replaced is a body with what replace makes of its parts.
+func replaced(b Body, replace func(old Body) Body) Body {
+	switch all := b.(type) {
+	case *Normed:
+		own := *all
+		own.Body = replaced(all.Body, replace)
+		return &own
+	case *Beside:
+		own := &Beside{}
+		for _, part := range all.Bodies {
+			own.Bodies = append(own.Bodies, replaced(part, replace))
+		}
+		return own
+	}
+	return replace(b)
+}
+
 // attentions are those of the layers, nil where a layer has none.
 func (s *Spec) attentions() []*Attention {
 	out := make([]*Attention, len(s.Layers))
 	for i, l := range s.Layers {
-		for j := range l.Sublayers {
-			if a, ok := l.Sublayers[j].Body.(*Attention); ok {
-				out[i] = a
-			}
-		}
+		out[i], _ = bodyOf[*Attention](l)
 	}
 	return out
 }
@@ -491,6 +516,9 @@ func (b *Beside) check(s *Spec) error {
 	return nil
 }
 
+// Width is the number of columns of the residual stream.
+func (s *Spec) Width() int { return s.C * max(s.Streams, 1) }
+
 // embedWidth is the number of columns of embedding and head.
 func (s *Spec) embedWidth() int { return cmp.Or(s.EmbedWidth, s.C) }
 
@@ -586,11 +614,19 @@ func (s *Spec) check() error {
 				return fmt.Errorf("layer %d: %w", i, err)
 			}
 		}
+		if l.AltUp != nil {
+			if err := l.AltUp.check(l); err != nil {
+				return fmt.Errorf("layer %d: %w", i, err)
+			}
+		}
 	}
 	for i := range s.Ropes {
 		if err := s.Ropes[i].check(); err != nil {
 			return err
 		}
+	}
+	if s.PartRows < 0 || s.PartRows > s.V {
+		return fmt.Errorf("inputs of layers for %d of %d tokens", s.PartRows, s.V)
 	}
 	if s.Part < 0 || s.Part > maxWidth || s.Part*len(s.Layers) > 1<<24 {
 		return fmt.Errorf("%d layers with %d inputs each", len(s.Layers), s.Part)

@@ -229,7 +229,7 @@ func (p *padded) run(m *stages.Loaded, in model.Inputs, at []int, source *padded
 				if encoder {
 					from, places = source, of
 				}
-				nt, err := from.scatter(t, s, name, m.Spec.C, places)
+				nt, err := from.scatter(t, s, name, s.Cols(), places)
 				if err != nil {
 					return err
 				}

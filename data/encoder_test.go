@@ -43,8 +43,9 @@ func TestEncoderRows(t *testing.T) {
 		}
 		return out
 	}
+	kind := "auto"
 	one := func(row any, eos string) (Example, error) {
-		o := Options{Datasets: []Source{{Path: jsonlFile(t, row)}}, ValSetSize: "0", TrainOnEOS: eos, MaxLength: 40}
+		o := Options{Datasets: []Source{{Path: jsonlFile(t, row), Type: kind}}, ValSetSize: "0", TrainOnEOS: eos, MaxLength: 40}
 		o.ForModel(0, 30, true)
 		ds, _, err := Ingest(context.Background(), o, tok, tmpl, nil)
 		if err != nil {
@@ -75,6 +76,12 @@ func TestEncoderRows(t *testing.T) {
 		if !slices.Equal(prompt, ids(c.prompt)) || !slices.Equal(answer, ids(c.answer)) || len(e.IDs) != len(prompt)+len(answer) {
 			t.Errorf("%s: %v answered by %v, of %v, want %v and %v", name, prompt, answer, e.IDs, ids(c.prompt), ids(c.answer))
 		}
+	}
+	kind = "prompt"
+	asked, err := one(map[string]any{"prompt": "ab"}, "")
+	kind = "auto"
+	if err != nil || !slices.Equal(asked.IDs, ids("▁ab/")) || asked.Row == "" {
+		t.Errorf("a prompt alone is %v: %v", asked.IDs, err)
 	}
 	for name, c := range map[string]struct {
 		row  any

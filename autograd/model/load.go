@@ -74,6 +74,9 @@ func (l *loader) build() {
 	if s.EmbedNorm {
 		m.EmbedNorm = l.norm(-1, arch.EmbedNorm)
 	}
+	if len(s.Apart) > 0 {
+		m.Apart = l.table(arch.ApartEmbed)
+	}
 	if s.Distances.Buckets > 0 {
 		m.Near = l.table(arch.Near)
 	}

@@ -46,6 +46,7 @@ type Model struct {
 	EmbedNorm             *nn.Norm
 	ProjectIn, ProjectOut *nn.Linear
 	Parts                 *Parts
+	Apart                 *nn.Embedding
 	Encoder               *Encoder
 	Near                  *nn.Embedding // of the decoder: see arch.Spec.Distances
 	Streams               *Streams

@@ -140,6 +140,7 @@ var archs = []*Arch{
 	&graniteHybrid,
 	&t5,
 	&mt5,
+	&t5gemma2,
 }
 
 func byHF(name, modelType string) *Arch {

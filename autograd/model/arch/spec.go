@@ -52,6 +52,10 @@ type Spec struct {
 	Stand   []int32
 	StandAs int32
 
+	// Apart is a token, or none, whose embedding is a vector of its own that is not
+	// scaled: the end of an image.
+	Apart []int32
+
 	// Layers are the blocks in their order. Equal ones may share a pointer.
 	Layers []*LayerSpec
 	// Encoder is the number of the first layers that are an encoder: they read a text
@@ -205,6 +209,9 @@ type Attention struct {
 	// Full: keys after a token are seen, too; Ahead of them, 0: all.
 	Full  bool
 	Ahead int
+	// Memory: the keys and values that its maps make of what an encoder made are seen, too,
+	// all of them, without positions; Window is of a token's own text.
+	Memory bool
 	// Distances adds to the scores what Spec.Distances says.
 	Distances bool
 	// Temperature multiplies the queries by Spec.Temperature.

@@ -74,7 +74,7 @@ func (t *Tape) Route(logits *Tensor, a kernels.RouteArgs) *Routed {
 	t.Dev.Route(out, &a)
 	t.recordAll(made, []*Tensor{logits, r.Idx}, func() {
 		dl := t.grad(logits)
-		a.Logits = t.value(logits)
+		a.Logits, a.Chosen = t.value(logits), nil // r.Idx has them
 		if t.err == nil {
 			t.Dev.RouteBackward(dl, r.Weight.gradient(), r.Probs.gradient(), &kernels.RouteOut{Idx: r.Idx.Data}, &a)
 		}

@@ -60,6 +60,7 @@ type State struct {
 	Temper *autograd.Tensor // [N]: factors of queries by position; nil: none
 	Parts  *autograd.Tensor // [N, layers·P]: what every layer gets of its own; nil: nothing
 
+	ids       []int32            // of the tokens, as they are embedded
 	lent      []*autograd.Tensor // what earlier layers lend: see lend
 	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache

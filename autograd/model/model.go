@@ -45,6 +45,7 @@ type Model struct {
 	ProjectIn, ProjectOut *nn.Linear
 	Parts                 *Parts
 	Streams               *Streams
+	hyper                 *hyper
 
 	// Flat [Σ Len of Params] f32 holds all weights one after another in the
 	// order of Params when Options.Trainable was set, else nil.

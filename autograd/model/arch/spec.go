@@ -45,6 +45,8 @@ type Spec struct {
 	// Streams is the number of streams of C that a row of the residual stream holds
 	// (AltUp); 0: one.
 	Streams int
+	// Hyper is set where such streams mix around every sublayer.
+	Hyper *Hyper
 
 	// Stand are tokens that stand for what is no text; without it they are embedded
 	// as StandAs is.
@@ -112,6 +114,8 @@ type LayerSpec struct {
 	Residual float32
 	// AltUp is set where the sublayers work on one of several streams.
 	AltUp *AltUp
+	// Hyper is set where they mix around each of two sublayers.
+	Hyper *Hyper
 	// Scaled: what leaves the layer is multiplied by a number in the file.
 	Scaled bool
 }
@@ -123,7 +127,7 @@ type Sublayer struct {
 	Post Role // norm of its output, or None
 }
 
-// Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE, *ShortConv,
+// Body is a mixer or a feed-forward part: *Attention, *MLA, *Compressed, *MLP, *MoE, *ShortConv,
 // *DeltaNet, *Mamba2, *Mamba1, *Part, *Laurel, *Beside, *Normed.
 type Body interface {
 	// check reports sizes that no model has or that do not fit the rest of s.
@@ -189,6 +193,8 @@ type MLP struct {
 	// token's is open, and counts from there.
 	Sparse bool
 	Cut    float32
+	// ActParams are the numbers of an activation that has any.
+	ActParams kernels.ActParams
 	// Factors on what gate and down make; 0: 1.
 	GateScale, OutScale float32
 }
@@ -524,6 +530,11 @@ func (s *Spec) check() error {
 		before = l
 		for j := range l.Sublayers {
 			if err := l.Sublayers[j].Body.check(s); err != nil {
+				return fmt.Errorf("layer %d: %w", i, err)
+			}
+		}
+		if l.Hyper != nil {
+			if err := l.Hyper.check(); err != nil {
 				return fmt.Errorf("layer %d: %w", i, err)
 			}
 		}

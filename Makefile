@@ -5,7 +5,7 @@ STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SMOLLM2      = models/SmolLM2-135M-Instruct.Q4_1.gguf
 export CGO_ENABLED = 0
 
-.PHONY: help build test conformance test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
+.PHONY: help build test conformance test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -16,6 +16,10 @@ build: ## bin/tune and bin/quant
 test: fmt vet staticcheck generate-check ## every check that needs neither network nor GPU
 	$(GO) test ./...
 	cd kernels/cpu/gen && $(GO) test .
+
+test-nodl: ## the static build, which loads no libraries and so has no GPU
+	$(GO) vet -tags nodl ./kernels/dl ./kernels/cuda/... ./kernels/device ./cmd/tune
+	$(GO) test -tags nodl ./kernels/dl ./kernels/cuda/... ./kernels/device
 
 test-arm64: ## the kernels on an emulated arm64 (qemu-user-static)
 	GOARCH=arm64 $(GO) vet ./kernels/...

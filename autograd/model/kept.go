@@ -41,7 +41,7 @@ func (m *Model) ghost() (*Model, error) {
 	g := newModel(dry.New(dry.Options{}), m.src, Options{})
 	(&loader{m: g, src: m.src}).build()
 	for i, p := range g.params {
-		if err := shadow(g.Dev, p, m.params[i], m.heldType(m.params[i])); err != nil {
+		if err := shadow(g.Dev, p, m.params[i], m.HeldType(m.params[i])); err != nil {
 			return nil, err
 		}
 	}

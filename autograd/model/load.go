@@ -17,6 +17,9 @@ func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 	if o.Hold != nil && o.Trainable {
 		panic("model: Hold and Trainable exclude each other")
 	}
+	if src.Spec.Reward != o.Reward {
+		return nil, rewardError(src)
+	}
 	m := newModel(dev, src, o)
 	l := &loader{m: m, src: src, o: o}
 	l.build()

@@ -16,7 +16,7 @@ import (
 // It is a statement of policy; do not change it to make a build pass.
 var layers = []string{
 	"kernels/dtype kernels/par kernels/dl formats/fail data/jinja data/corpus kernels/internal/level kernels/block/internal/lanes",
-	"kernels/block formats/atomic kernels/cpu/internal/vec recipes/schema",
+	"kernels/block formats/atomic kernels/cpu/internal/vec kernels/cuda/driver recipes/schema",
 	"kernels formats formats/hub formats/atomic/testdir",
 	"data/tokenizer data/rows",
 	"kernels/cpu kernels/cuda kernels/dry autograd/model/arch data/chat",
@@ -24,7 +24,7 @@ var layers = []string{
 	"autograd/nn",
 	"autograd/model",
 	"autograd/model/engine",
-	"train/eval quant/gguf",
+	"train/eval quant/gguf autograd/model/merge",
 	"lora quant recipes/report", // and train, which holds the adapter that it trains
 	"train train/mpi",
 	"recipes",

@@ -166,7 +166,7 @@ func (b *rules) number(role Role, hf string, value float32, shape []int64) {
 func (s *Spec) Rules() ([]Rule, error) {
 	for _, a := range archs {
 		if a.Name == s.Arch {
-			return a.Rules(s), nil
+			return a.rulesOf(s), nil
 		}
 	}
 	return nil, fmt.Errorf("arch: no architecture %q; known: %s", s.Arch, known())

@@ -89,7 +89,7 @@ func FromReader(r formats.Reader) (*Source, error) {
 	if err != nil {
 		return nil, fail.Inputf(r.Path(), "", "%w", wrapCorrupt(err))
 	}
-	s.rules = s.arch.Rules(&s.Spec)
+	s.rules = s.arch.rulesOf(&s.Spec)
 	if err := s.bind(); err != nil || s.arch.Read == nil || r.Format() == "gguf" {
 		return s, err
 	}
@@ -119,6 +119,7 @@ func (s *Source) readConfig() error {
 		class = classes[0]
 	}
 	model := c.String("", "model_type")
+	class, reward := wordClass(class)
 	s.arch = byHF(class, model)
 	if s.arch != nil && !s.arch.goesWith(class, model) {
 		return fmt.Errorf("config.json: architectures names %s, model_type %q another architecture: one of them is wrong", class, model)
@@ -129,6 +130,12 @@ func (s *Source) readConfig() error {
 	}
 	if s.Spec, err = s.arch.Spec(c); err != nil {
 		return err
+	}
+	if reward {
+		if err := checkLabels(c); err != nil {
+			return err
+		}
+		s.Spec.Reward, s.Spec.Tied, s.Spec.HeadBias = true, false, false
 	}
 	if own := slices.IndexFunc(archs, func(a *Arch) bool { return a.Name == s.Spec.Arch }); own >= 0 { // a class may stand for several
 		s.arch = archs[own]
@@ -456,7 +463,7 @@ func (s *Source) Untie() {
 	}
 	embed := s.At(-1, Embed)
 	s.Spec.Tied, s.untied = false, true
-	s.rules = s.arch.Rules(&s.Spec)
+	s.rules = s.arch.rulesOf(&s.Spec)
 	for i := range s.rules {
 		if r := &s.rules[i]; r.Role == Head && !r.Bias {
 			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, pieces: embed.pieces, stored: embed.stored}

@@ -26,6 +26,7 @@ type Spec struct {
 	V      int    // vocabulary rows of the embedding
 	MaxPos int    // context length
 	Tied   bool   // the head is the embedding
+	Reward bool   // the head has one row: see Source.Reward
 	Half   bool   // of a larger model, in whose folder names begin otherwise
 	Norm   NormSpec
 

@@ -297,24 +297,6 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 	}
 }
 
-// dropSpare takes what nothing reads out of files: keys and values of layers that see
-// those of others.
-func (s *Source) dropSpare(files map[string]*formats.Tensor) {
-	for i, a := range s.Spec.attentions() {
-		if a == nil || a.Borrows == 0 {
-			continue
-		}
-		prefixes := []string{fmt.Sprintf("blk.%d.attn_k", i), fmt.Sprintf("blk.%d.attn_v", i)}
-		if s.Reader.Format() != "gguf" {
-			own := s.LayerPath(i) + ".self_attn."
-			prefixes = []string{own + "k_", own + "v_"}
-		}
-		maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
-			return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
-		})
-	}
-}
-
 // Carried lists tensors of a larger model's other parts: Plan has them, Tensors
 // does not.
 func (s *Source) Carried() []*Tensor { return s.carried }

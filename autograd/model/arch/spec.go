@@ -12,7 +12,6 @@ package arch
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 
@@ -392,52 +391,6 @@ func norms(b Body) []Role {
 		return []Role{all.Pre}
 	}
 	return nil
-}
-
-// share lets the last n layers see the keys and values of the last layer before
-// them with a window like theirs, or without one as they.
-func (s *Spec) share(n int) error {
-	own := len(s.Layers) - n
-	if n == 0 {
-		return nil
-	}
-	if n < 0 || own <= 0 {
-		return fmt.Errorf("%d of %d layers see keys of earlier ones", n, len(s.Layers))
-	}
-	all := s.attentions()
-	lenders := map[int]bool{}
-	for _, a := range all[own:] {
-		lender := own - 1
-		for lender >= 0 && (all[lender].Window > 0) != (a.Window > 0) {
-			lender--
-		}
-		if lender < 0 {
-			return fmt.Errorf("no layer before the last %d has a window of %d, whose keys they could see", n, a.Window)
-		}
-		lenders[lender] = true
-	}
-	order := slices.Sorted(maps.Keys(lenders))
-	for nth, i := range order {
-		one, like := make([]bool, len(all)), make([]bool, len(all))
-		one[i] = true
-		for j := own; j < len(all); j++ {
-			like[j] = (all[j].Window > 0) == (all[i].Window > 0)
-		}
-		s.vary(one, func(a *Attention) { a.Lends = true })
-		s.vary(like, func(a *Attention) { a.Borrows = nth + 1 })
-	}
-	return nil
-}
-
-// shared is the number of layers that see the keys and values of others.
-func (s *Spec) shared() int {
-	n := 0
-	for _, a := range s.attentions() {
-		if a != nil && a.Borrows > 0 {
-			n++
-		}
-	}
-	return n
 }
 
 func (b *Beside) check(s *Spec) error {

@@ -72,6 +72,7 @@ type Tensor struct {
 	of    *Tensor  // set for an input of a checkpointed region: the tensor outside
 	saved int      // gradients that will read Data
 	done  bool     // no operation of the forward pass will read Data
+	kept  bool     // Done does not apply
 	again func(dst kernels.Buffer)
 	deps  []*Tensor // what again reads
 	late  bool      // Data was not made yet: again makes it once
@@ -118,6 +119,7 @@ type Tape struct {
 	Dev    kernels.Backend
 	Record bool // keep what Backward needs; also turns dropout on
 	Base   bool // leave adapters out
+	Still  bool // leave dropout out, though it records: a pass that only rounds as in training
 	// BF16 rounds both operands of products with base weights and adapters to
 	// bf16. While training, what lies between two products is held so, too; what
 	// leaves them for a sum, a loss or a choice stays float32 (LinearWide).
@@ -130,10 +132,13 @@ type Tape struct {
 	// recording.
 	Tap func(w *Param, x *Tensor, r *Routed)
 
+	// Balance, when set, adds a loss over what the routers do.
+	Balance *Balance
+
 	// Dropout masks are a function of (Seed, Step, the adapter's site, Key, column).
 	Seed uint64
 	Step uint32
-	Key  *Tensor // [N] int64: sample<<32 | token; needed when an adapter has dropout
+	Key  *Tensor // [N] int64: sample<<32 | token, of the rows of what products read next; needed when an adapter has dropout
 
 	ops  []op
 	all  []*Tensor
@@ -293,12 +298,16 @@ func (t *Tape) made(run func(dst kernels.Buffer), deps []*Tensor, k dtype.Kind, 
 	return y
 }
 
+// Keep has x stay, whatever Done says, until the tape is freed or its last gradient
+// has run: something that several parts of a pass read.
+func (t *Tape) Keep(x *Tensor) { x.kept = true }
+
 // Done says that no later operation of the forward pass reads the tensors.
 // Their memory goes now, or when the last gradient that reads it has run. A
 // nil tensor is ignored.
 func (t *Tape) Done(xs ...*Tensor) {
 	for _, x := range xs {
-		if x == nil || x.of != nil {
+		if x == nil || x.of != nil || x.kept {
 			continue
 		}
 		x.done = true

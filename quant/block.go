@@ -159,7 +159,7 @@ func (r *blockRun) collect() error {
 		err := r.pass(i, func(t *autograd.Tape, state *model.State) error {
 			in := r.states.load(i, t)
 			for k, p := range steps {
-				in = p.In(t, in)
+				in = p.Enter(t, in, state)
 				if t.Err() != nil {
 					return t.Err()
 				}

@@ -232,14 +232,14 @@ func (s *store) free() {
 func (s *stream) replay(i int, t *autograd.Tape, st *model.State, steps []model.Step, from, k int) (in []*autograd.Tensor) {
 	in = s.states.load(i, t)
 	for j := from; j < k; j++ {
-		x := steps[j].In(t, in)
+		x := steps[j].Enter(t, in, st)
 		y := steps[j].Forward(t, x, st)
 		if j > from {
 			finished(t, y, in, x)
 		}
 		in = y
 	}
-	return steps[k].In(t, in)
+	return steps[k].Enter(t, in, st)
 }
 
 // finished gives back tensors that are not among the kept ones.

@@ -37,14 +37,14 @@ func (l *loader) compressed(layer int, spec *arch.Compressed) *compressed {
 	a := &compressed{spec: spec, qa: l.linear(layer, arch.QA), qb: l.linear(layer, arch.QB), kv: l.linear(layer, arch.KVA), oa: l.linear(layer, arch.OA), o: l.linear(layer, arch.O),
 		qaNorm: l.norm(layer, arch.QANorm), kvNorm: l.norm(layer, arch.KVANorm), qNorm: &nn.Norm{Kind: norm.Kind, Eps: norm.Eps, Width: spec.D},
 		sinks: l.take(l.src.At(layer, arch.Sinks)), ropes: l.m.ropes, seat: len(l.m.mixers)}
-	make := func(kv, gate, bias, norm arch.Role, d int) *compressor {
+	of := func(kv, gate, bias, norm arch.Role, d int) *compressor {
 		return &compressor{l.linear(layer, kv), l.linear(layer, gate), l.take(l.src.At(layer, bias)), l.norm(layer, norm), d, spec.Rate, spec.Overlap}
 	}
 	if spec.Rate > 0 {
-		a.entries = make(arch.CompressKV, arch.CompressGate, arch.CompressBias, arch.CompressNorm, spec.D)
+		a.entries = of(arch.CompressKV, arch.CompressGate, arch.CompressBias, arch.CompressNorm, spec.D)
 	}
 	if spec.Index.P > 0 {
-		a.index = make(arch.IndexK, arch.IndexGate, arch.IndexBias, arch.IndexNorm, spec.Index.D)
+		a.index = of(arch.IndexK, arch.IndexGate, arch.IndexBias, arch.IndexNorm, spec.Index.D)
 		a.indexQ, a.indexW = l.linear(layer, arch.IndexQ), l.linear(layer, arch.IndexW)
 	}
 	l.m.mixers = append(l.m.mixers, a)

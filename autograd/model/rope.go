@@ -9,8 +9,8 @@ import (
 )
 
 // position uploads what a pass reads of its tokens ids and their positions pos, in
-// sequences of lengths span.
-func (m *Model) position(t *autograd.Tape, s *State, ids, pos, span []int32) {
+// sequences of lengths span; encoder says that an encoder reads them.
+func (m *Model) position(t *autograd.Tape, s *State, ids, pos, span []int32, encoder bool) {
 	s.Ropes, s.ids = m.angles(t, pos, span), ids
 	if m.Parts != nil && t.Err() == nil {
 		s.Parts = m.parts(t, s.IDs, ids)
@@ -28,6 +28,12 @@ func (m *Model) position(t *autograd.Tape, s *State, ids, pos, span []int32) {
 			rows[i] = p + int32(m.Spec.PosOffset)
 		}
 		s.Places = t.Upload(rows, len(rows))
+	}
+	if table := m.Near; table != nil && t.Err() == nil {
+		if encoder {
+			table = m.Encoder.Near
+		}
+		s.Rel, s.relZero = m.near(t, table, int(slices.Max(span)), encoder)
 	}
 	if h := len(m.Spec.Slopes); h > 0 {
 		n := int(slices.Max(span))

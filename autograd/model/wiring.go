@@ -163,6 +163,7 @@ func (w wiring) around(b body) []Step {
 	for i, step := range own {
 		out[i] = Step{
 			Linears: step.Linears, lends: step.lends,
+			Memory: step.Memory,
 			In: func(t *autograd.Tape, in tensors) tensors {
 				if i > 0 {
 					return join(in[:w.held], step.In(t, in[w.held:]))

@@ -45,6 +45,7 @@ var groups = []struct {
 	{"DeltaScan", testDelta},
 	{"SSMScan", testSSM},
 	{"LogProb", testLogProb},
+	{"Divergence", testDivergence},
 	{"Gather", testGather},
 	{"Norm", testNorm},
 	{"Act", testAct},

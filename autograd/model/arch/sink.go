@@ -524,9 +524,12 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 		}
 	}
 	if s.Spec.Reward {
-		if err := s.rewardConfig(put); err != nil {
+		own, err := s.rewardConfig()
+		if err != nil {
 			return nil, err
 		}
+		maps.Copy(own, set)
+		set = own
 	}
 	for _, k := range slices.Sorted(maps.Keys(set)) {
 		if set[k] == nil {

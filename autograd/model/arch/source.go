@@ -29,7 +29,8 @@ type Source struct {
 	tables  map[int][]int32 // by layer: see Table
 	at      map[place]*Tensor
 	named   map[string]*Tensor
-	untied  bool // the config says otherwise
+	untied  bool   // the config says otherwise
+	pad     *int32 // of a reward model
 }
 
 // Tensor is a tensor of an open model.
@@ -149,6 +150,9 @@ func (s *Source) readGGUF() error {
 	for _, kv := range kvs {
 		if kv.Key == "general.architecture" {
 			name, _ = kv.Value.(string)
+		}
+		if kv.Key == "general.type" && kv.Value == "adapter" {
+			return errAdapter
 		}
 	}
 	m := newMetadata(name, kvs)

@@ -36,7 +36,10 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 		x = m.EmbedNorm.ForwardWide(t, raw)
 		t.Done(raw)
 	}
-	if m.Streams != nil {
+	switch {
+	case m.hyper != nil:
+		x = m.hyper.spread(t, x)
+	case m.Streams != nil:
 		x = m.Streams.begin(t, x)
 	}
 	return x
@@ -62,10 +65,13 @@ func (m *Model) finish(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 // single is the one stream of x [N, Spec.Width()] that the final norm reads, x itself
 // where it is one.
 func (m *Model) single(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	if m.Streams == nil {
-		return x
+	switch {
+	case m.hyper != nil:
+		return m.hyper.end(t, x)
+	case m.Streams != nil:
+		return m.Streams.end(t, x)
 	}
-	return m.Streams.end(t, x)
+	return x
 }
 
 // Hidden returns the hidden states after the final norm [N, C], ready for

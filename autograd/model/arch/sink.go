@@ -39,7 +39,10 @@ type Sink struct {
 func (s *Source) Plan(pick func(t *Tensor) (dtype.Type, string)) []Out {
 	var out []Out
 	for _, t := range append(s.tensors[:len(s.tensors):len(s.tensors)], s.carried...) {
-		typ, why := pick(t)
+		typ, why := t.Type, "whole numbers, carried along unchanged"
+		if decoded(t.Type) {
+			typ, why = pick(t)
+		}
 		out = append(out, Out{Tensor: t, Type: typ, Why: why})
 	}
 	return out

@@ -411,8 +411,13 @@ func (t trial) waysOut(p *recipes.Planner) []string {
 		v := t
 		v.config.MicroBatchSize = mb
 		v.config.GradientAccumulationSteps = int(math.Ceil(float64(t.config.GradientAccumulationSteps*t.config.MicroBatchSize) / float64(mb)))
+		words := ""
+		if t.config.Asks() {
+			v.config.StepsPerGeneration = t.config.StepsPerGeneration / t.config.GradientAccumulationSteps * v.config.GradientAccumulationSteps
+			words = fmt.Sprintf(", steps_per_generation: %d", v.config.StepsPerGeneration)
+		}
 		if need, ok := fits(v); ok {
-			out = append(out, fmt.Sprintf("micro_batch_size: %d, gradient_accumulation_steps: %d → %s, same result up to rounding", mb, v.config.GradientAccumulationSteps, need))
+			out = append(out, fmt.Sprintf("micro_batch_size: %d, gradient_accumulation_steps: %d%s → %s, same result up to rounding", mb, v.config.GradientAccumulationSteps, words, need))
 			break
 		}
 	}

@@ -153,6 +153,10 @@ func (l *Loader) Step(i int) (Step, error) {
 	return s, nil
 }
 
+// Row returns the one sample of row i, counted from 0 over all epochs, of a loader
+// with a sample a row and a row a step.
+func (l *Loader) Row(i int) (Example, error) { return l.ex.At(int(l.micro(i)[0][0])) }
+
 // Sizes returns the number of tokens of each micro-batch of step i, without
 // reading them.
 func (l *Loader) Sizes(i int) []int {

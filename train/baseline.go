@@ -98,7 +98,7 @@ func (r *run) ratios(ctx context.Context, micro []data.Batch, val bool, sum *run
 		if logp.Reference, err = r.reference(&b, false, p); err != nil {
 			return err
 		}
-		if logp.Policy, err = logProbs(r.Model, &b, false, false, r.bf16); err != nil {
+		if logp.Policy, err = logProbs(r.Model, &b, false, false, r.bf16, 1); err != nil {
 			return err
 		}
 		for s := range len(b.Seq) - 1 {

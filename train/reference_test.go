@@ -194,7 +194,7 @@ func TestReferenceOfKinds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			changed, err := logProbs(j.Model, &s.Micro[0], false, true, false)
+			changed, err := logProbs(j.Model, &s.Micro[0], false, true, false, 1)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/tunekit/tunekit/data"
@@ -31,8 +32,14 @@ type run struct {
 	unlock    func()       // of rank 0
 	identity  string
 	bf16      bool
+	// Where the model learns from its own answers: those in work, some of all for
+	// readers, and whether any had no reward at all.
+	rollout    *rollout
+	answersLog *metricsLog
+	unrated    bool
 
 	total, evalEvery, saveSteps int
+	perEpoch                    float64 // steps
 
 	step    int // optimizer steps done
 	tokens  int64
@@ -74,6 +81,14 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	if err := r.keepBest(); err != nil {
 		return nil, err
 	}
+	if r.opt.averages() { // what was validated is what stays
+		if err := r.opt.showAverages(); err != nil {
+			return nil, err
+		}
+		if err := r.refresh(); err != nil {
+			return nil, err
+		}
+	}
 	return r.result(), nil
 }
 
@@ -105,7 +120,9 @@ func open(ctx context.Context, j Job) (*run, error) {
 	if err := r.restore(); err != nil {
 		return r, err
 	}
-	r.metrics, err = openMetrics(j.Dir, r.step, r.evaluated())
+	if r.metrics, err = openMetrics(j.Dir, MetricsFile, r.step, r.evaluated()); err == nil && r.asks() {
+		r.answersLog, err = openMetrics(j.Dir, AnswersFile, r.step, 0)
+	}
 	return r, err
 }
 
@@ -140,7 +157,13 @@ func begin(j Job) (*run, error) {
 	if c.Reward() != j.Model.Spec.Reward {
 		return nil, fail.Usagef("train.objective", "objective: reward trains reward models, and them alone", "objective: %s does not go with this model", c.Objective)
 	}
-	if err := r.checkReference(); err != nil {
+	if objectives[c.Objective].targets != nil && j.Model.Spec.Encoder > 0 {
+		return nil, fail.Usagef("train.objective", "cpo with cpo_alpha learns from pairs and their chosen answers", "objective: %s learns prompts, too, which this model's encoder only reads", c.Objective)
+	}
+	if err := cmp.Or(r.checkReference(), r.checkAnswering(), r.checkTeacher()); err != nil {
+		return nil, err
+	}
+	if err := j.checkExperts(); err != nil {
 		return nil, err
 	}
 	if f := objectives[c.Objective].baseline; f != nil {
@@ -160,10 +183,16 @@ func begin(j Job) (*run, error) {
 	var err error
 	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps * j.Comm.Size(), MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed),
 		Beside: filepath.Join(cmp.Or(j.Dir, os.TempDir()), "samples")}
+	if r.asks() { // of prompts, one a step
+		o.MicroBatch, o.Accum, o.Packing = 1, 1, "none"
+	}
 	if r.loader, err = data.NewLoader(j.Train, o); err != nil {
 		return nil, err
 	}
-	r.total = c.Total(r.loader.StepsPerEpoch())
+	r.perEpoch, r.total = float64(r.loader.StepsPerEpoch()), c.Total(r.loader.StepsPerEpoch())
+	if r.asks() {
+		r.perEpoch, r.total = c.promptSteps(j.Train.Len()), c.Steps(j.Train.Len())
+	}
 	if w := c.Rising(r.total); w != "" && j.Log != nil {
 		j.Log(w)
 	}
@@ -190,11 +219,11 @@ func begin(j Job) (*run, error) {
 	if r.identity, err = j.identity(ps, r.bf16, r.total); err != nil {
 		return nil, err
 	}
-	if r.opt, err = newOptimizer(r.dev, c, ps); err != nil {
+	if r.opt, err = newOptimizer(r.dev, c, r.sched, ps); err != nil {
 		return nil, memory(err)
 	}
 	if err := r.refresh(); err != nil {
-		r.opt.free()
+		r.opt.release()
 		return nil, memory(err)
 	}
 	return r, nil
@@ -202,11 +231,12 @@ func begin(j Job) (*run, error) {
 
 // end frees what the run allocated.
 func (r *run) end() {
-	r.opt.free()
+	r.opt.release()
 	if r.Adapter != nil {
 		r.Adapter.Freeze()
 	}
 	r.metrics.close()
+	r.answersLog.close()
 	if r.unlock != nil {
 		r.unlock()
 	}
@@ -250,7 +280,7 @@ func (r *run) loop(ctx context.Context) error {
 
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
-	s, total, err := r.read()
+	s, total, err := r.read(ctx)
 	if err = agree(r.Comm, err); err != nil {
 		return Metrics{}, err
 	}
@@ -270,18 +300,30 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	}
 	r.step++
 	r.seen = r.seenNext
-	m.Step, m.Epoch = r.step, float64(r.step)/float64(r.loader.StepsPerEpoch())
+	m.Step, m.Epoch = r.step, float64(r.step)/r.perEpoch
+	if r.asks() {
+		m.Objective = slices.Concat(r.rollout.Values, m.Objective)
+	}
 	m.MemoryBytes = r.dev.Info().PeakTotal
 	return m, nil
 }
 
 // read returns the step to come, for all ranks, and the number of its units.
-func (r *run) read() (data.Step, int64, error) {
-	s, err := r.loader.Step(r.step)
+func (r *run) read(ctx context.Context) (data.Step, int64, error) {
+	var s data.Step
+	var err error
+	if r.asks() {
+		s, err = r.answerStep(ctx)
+	} else {
+		s, err = r.loader.Step(r.step)
+	}
 	if err != nil {
-		return s, 0, err
+		return s, 0, memory(err)
 	}
 	total := r.count(s.Micro)
+	if r.asks() {
+		total = max(total, 1) // every answer may be masked
+	}
 	if total == 0 {
 		return s, 0, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no %s", r.step+1, r.objective.Unit())
 	}

@@ -64,6 +64,13 @@ func newSchedule(c Config, total int) (*Schedule, error) {
 			return nil, fail.Usagef("train.lr_scheduler_kwargs", "", "lr_scheduler_kwargs: %s has no %q, known are %s", c.LRScheduler, k, strings.Join(kind.args, ", "))
 		}
 	}
+	if optimizers[c.Optimizer].free() { // its own warm-up begins above 0
+		w := c.warmup(total)
+		return &Schedule{rate: *c.LearningRate, factor: func(step int) float64 { return min(1, float64(step+1)/float64(max(1, w))) }}, nil
+	}
+	if c.relative() {
+		return &Schedule{rate: 1, factor: c.relativeRate}, nil
+	}
 	cv := &curve{rate: *c.LearningRate, warmup: c.warmup(total), total: total, args: c.LRArgs}
 	s := &Schedule{rate: cv.rate, factor: kind.make(cv)}
 	return s, cv.err

@@ -63,7 +63,8 @@ func BenchmarkElementwise(b *testing.B) {
 		"Rope":            func() { x.Rope(h, h, rope) },
 		"Copy":            func() { x.Add(kernels.To(r), &kernels.AddArgs{N: n * c, A: p, Alpha: 1}) },
 		"AdamW": func() {
-			x.Optim(&kernels.OptimArgs{Spans: []kernels.OptimSpan{{P: p, LR: 1e-3}}, G: q, M: r, V: s, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Step: 1})
+			x.Optim(&kernels.OptimArgs{OptimRule: kernels.OptimRule{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8}, Step: 1,
+				Spans: []kernels.OptimSpan{{P: p, G: q, State: []kernels.Buffer{r, s}, Rows: n, Cols: c, LR: 1e-3}}})
 		},
 		"Sum": func() { x.Sum(kernels.To(dw), p, nil, n*c) },
 	} {

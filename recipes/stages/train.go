@@ -43,6 +43,7 @@ type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
 	Data         string `yaml:"data" doc:"ingest stage, folder that tune ingest wrote, or file of rows" unset:"the only ingest stage"`
 	Reference    string `yaml:"reference,omitempty" doc:"preferences: stage or path of the model that answers are held against; start: as it began, with the adapter it goes on from" unset:"the model without its adapter; full training: as it began"`
+	Teacher      string `yaml:"teacher,omitempty" doc:"distill: stage or path to learn from; base: what model was made from, or holds as NF4" unset:"required by distill"`
 	train.Config `yaml:",inline"`
 }
 
@@ -66,8 +67,14 @@ func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
 	if err != nil {
 		bad("", fail.Hint(err), "%v", err)
 	}
-	if err == nil && o.Reference != "" && !c.ReadsReference() {
+	if err == nil && o.Reference != "" && (!c.ReadsReference() || c.Asks()) {
 		bad("reference", "leave it out", "objective: %s compares with no reference", c.Objective)
+	}
+	switch {
+	case c.Distills() && o.Teacher == "":
+		bad("teacher", "teacher: a model of the same tokens, or base", "objective: %s learns from a teacher, and none is given", c.Objective)
+	case !c.Distills() && o.Teacher != "":
+		bad("teacher", "leave it out", "teacher belongs to objective: distill, not %s", c.Objective)
 	}
 	if (c.Adapter == "lora" || c.Adapter == "qlora") && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
 		c.LoRA, _ = c.LoRA.Resolve() // checked with the rest
@@ -93,6 +100,17 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		}
 		in = append(in, recipes.Input{Name: "init_from", Ref: from})
 	}
+	if o.Teacher != "" {
+		from := original(v, model)
+		if o.Teacher != "base" {
+			if from, err = v.Given(recipes.ModelRef, "teacher", o.Teacher); err != nil {
+				return nil, err
+			}
+		} else if from == model && o.Adapter != "qlora" {
+			return nil, v.Usagef("teacher", "teacher: PATH names another model; adapter: qlora makes the model less than its base", "teacher: base is the model itself, which has nothing to learn from it")
+		}
+		in = append(in, recipes.Input{Name: "teacher", Ref: from})
+	}
 	if o.Reference != "" && o.Reference != referenceStart {
 		ref, err := v.Given(recipes.ModelRef, "reference", o.Reference)
 		if err != nil {
@@ -109,7 +127,7 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	if exists(o.Data) { // rows of a file, which a template may write with the date
 		a.Env["clock"] = fmt.Sprint(clock().Unix())
 	}
-	o.Model, o.Data = "", ""
+	o.Model, o.Data, o.Teacher = "", "", ""
 	if o.Reference != referenceStart {
 		o.Reference = ""
 	}
@@ -168,6 +186,18 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	defer ds.Close()
+	if o.Distills() {
+		err := checkTeacher(x, j)
+		if err == nil && o.LossTopK > 0 {
+			err = keepTaught(ctx, x, j, ds.Dataset)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if o.Asks() {
+		ds.MaxLength, ds.Packing = ds.MaxLength+o.MaxCompletionLength, "none"
+	}
 	job := train.Job{
 		Config: o, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
 		Packing: ds.Packing, Shuffle: ds.Shuffle,
@@ -185,6 +215,17 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	defer src.Close()
 	defer m.Close()
 	job.Model = m
+	if job.Answering, err = answering(x, j); err != nil {
+		return err
+	}
+	if o.Distills() && o.LossTopK == 0 {
+		var t teaching
+		defer t.close()
+		if err := t.open(x, j); err != nil {
+			return err
+		}
+		job.Teacher = t.model
+	}
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
 	if o.Adapter != "none" {
@@ -204,13 +245,35 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 			return err
 		}
 	}
-	if !math.IsNaN(out.ValLoss) {
+	if !math.IsNaN(out.ValLoss) && !o.Asks() {
 		left.ValLoss = &out.ValLoss
 	}
 	if err := saveTrained(ctx, x, j, src, m, job.Adapter, out.Steps); err != nil {
 		return err
 	}
 	return keepMetrics(x, j, job.Dir)
+}
+
+// answering is what a training on the model's own answers needs beside prompts.
+func answering(x *recipes.Env, j *recipes.Job) (a train.Answering, err error) {
+	o := j.Options.(*Train)
+	if !o.Asks() {
+		return a, nil
+	}
+	for i, r := range o.Rewards {
+		f, err := r.New(fmt.Sprintf("train.rewards[%d]", i))
+		if err != nil {
+			return a, err
+		}
+		a.Rewards = append(a.Rewards, f)
+	}
+	ref, _ := j.In("model")
+	tok, err := TokenizerOf(x.Path(ref))
+	if err != nil {
+		return a, err
+	}
+	a.Stop, a.Text = tok.EOSIDs(), func(ids []int32) string { return tok.Decode(ids, true) }
+	return a, nil
 }
 
 // heldAgainst computes what the answers of job are held against, before the model in
@@ -260,7 +323,15 @@ func showTraining(x *recipes.Env, p train.Progress) {
 		numbers["loss"] = p.Loss
 		text = fmt.Sprintf("loss %.4f", p.Loss)
 	}
-	if !math.IsNaN(p.Val) {
+	switch {
+	case p.Reward != nil:
+		numbers["reward"] = *p.Reward
+		text += fmt.Sprintf("  reward %.3f", *p.Reward)
+		if !math.IsNaN(p.Val) {
+			numbers["val_reward"] = -p.Val
+			text += fmt.Sprintf(" (val %.3f)", -p.Val)
+		}
+	case !math.IsNaN(p.Val):
 		numbers["val_loss"] = p.Val
 		text += fmt.Sprintf(" (val %.4f)", p.Val)
 	}
@@ -276,6 +347,8 @@ func showTraining(x *recipes.Env, p train.Progress) {
 	}
 	if p.Evaluating {
 		text += "  validating"
+	} else if p.Answering {
+		text += "  writing answers"
 	}
 	x.Event(recipes.Event{What: "progress", Done: int64(p.Step), Total: int64(p.Total), Unit: "steps", Text: text, Memory: p.Memory, Numbers: numbers})
 }
@@ -329,11 +402,20 @@ func baseNote(x *recipes.Env, j *recipes.Job, dir string) (string, error) {
 // keepMetrics copies what a reader wants of the training state into the stage's
 // folder.
 func keepMetrics(x *recipes.Env, j *recipes.Job, work string) error {
-	raw, err := os.ReadFile(filepath.Join(work, "metrics.jsonl"))
-	if err != nil {
-		return err
+	names := []string{train.MetricsFile}
+	if j.Options.(*Train).Asks() {
+		names = append(names, train.AnswersFile)
 	}
-	return atomic.WriteFile(filepath.Join(x.Dir(j), "metrics.jsonl"), raw)
+	for _, name := range names {
+		raw, err := os.ReadFile(filepath.Join(work, name))
+		if err == nil {
+			err = atomic.WriteFile(filepath.Join(x.Dir(j), name), raw)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // viewTrain draws the curves of a train stage, of one that was interrupted
@@ -347,11 +429,17 @@ func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 	if err != nil || len(steps) == 0 {
 		return
 	}
-	v := &report.Curves{Charts: trainCharts(steps, evals)}
+	v := &report.Curves{}
+	if j.Options.(*Train).Asks() { // the loss says nothing of how good answers are
+		v.Charts = append(rewardCharts(steps, evals), trainCharts(steps, nil)...)
+		s.Learned = answersOver(filepath.Join(filepath.Dir(path), train.AnswersFile))
+	} else {
+		v.Charts = trainCharts(steps, evals)
+	}
 	s.Curves, s.Files = v, tensorboardFile(path, j.ID, steps, evals)
 	last := steps[len(steps)-1]
 	v.Line = fmt.Sprintf("%s steps, last loss %s", humanize.Comma(int64(last.Step)), report.Sig(last.Loss, 4))
-	if n := len(evals); n > 0 {
+	if n := len(evals); n > 0 && !j.Options.(*Train).Asks() {
 		v.Line += fmt.Sprintf(", validation loss %s", report.Sig(evals[n-1].Loss, 4))
 	}
 	if res != nil {

@@ -24,7 +24,7 @@ import (
 type Config struct {
 	Objective   ObjectiveName `yaml:"objective,omitempty" doc:"what is learned: objectives.md" default:"sft"`
 	Preferences `yaml:",inline"`
-	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models" unset:"1.0" range:"(0,100]"`
+	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models" unset:"grpo 1, distill 1" range:"(0,100]"`
 	LossTopK    int      `yaml:"loss_top_k,omitempty" doc:"distill: keep so many of the teacher's most likely tokens, and let it go before training" unset:"all, and the teacher stays" range:"[1,1000000]"`
 
 	LabelSmoothingFactor float64 `yaml:"label_smoothing_factor,omitempty" doc:"sft: share of the loss that is spread over the vocabulary" default:"0" range:"[0,1)"`

@@ -160,6 +160,9 @@ func begin(j Job) (*run, error) {
 	if c.Reward() != j.Model.Spec.Reward {
 		return nil, fail.Usagef("train.objective", "objective: reward trains reward models, and them alone", "objective: %s does not go with this model", c.Objective)
 	}
+	if objectives[c.Objective].targets != nil && j.Model.Spec.Encoder > 0 {
+		return nil, fail.Usagef("train.objective", "cpo with cpo_alpha learns from pairs and their chosen answers", "objective: %s learns prompts, too, which this model's encoder only reads", c.Objective)
+	}
 	if err := cmp.Or(r.checkReference(), r.checkAnswering(), r.checkTeacher()); err != nil {
 		return nil, err
 	}

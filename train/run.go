@@ -101,6 +101,9 @@ func open(ctx context.Context, j Job) (*run, error) {
 	if j.Config.NeedsReference() && j.Reference == nil && j.Comm.Size() > 1 {
 		return nil, fail.Usagef("train.reference", "name the model in training: reference: MODEL", "objective: %s of all weights on %d ranks needs a reference that all of them read", j.Config.Objective, j.Comm.Size())
 	}
+	if j.Config.LRScheduler.reacts() && j.Val.Len() == 0 {
+		return nil, fail.Usagef("train.lr_scheduler", "set ingest.val_set_size", "lr_scheduler: %s follows validations, there are no rows for them", j.Config.LRScheduler)
+	}
 	if j.Comm.Rank() > 0 {
 		return begin(j)
 	}

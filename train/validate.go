@@ -27,6 +27,9 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 		return false, fail.Numericf(r.Dir, "a lower learning_rate or a longer warm-up", "validation after step %d: loss %v", r.step, mean.Loss)
 	}
 	r.eval = &bestStep{r.step, mean.Loss}
+	if r.sched.reactive != nil {
+		r.sched.reactive.see(mean.Loss)
+	}
 	improved := r.best == nil || mean.Loss < r.best.Loss
 	if improved {
 		r.best = r.eval

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes/schema"
 )
@@ -22,6 +23,8 @@ import (
 type Config struct {
 	Objective   ObjectiveName `yaml:"objective,omitempty" doc:"what is learned: objectives.md" default:"sft"`
 	Preferences `yaml:",inline"`
+	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models" unset:"1.0" range:"(0,100]"`
+	LossTopK    int      `yaml:"loss_top_k,omitempty" doc:"distill: keep so many of the teacher's most likely tokens, and let it go before training" unset:"all, and the teacher stays" range:"[1,1000000]"`
 
 	Adapter AdapterName `yaml:"adapter" doc:"none is full training; qlora is LoRA over the base held as NF4 in memory; the others each have a section of that name" default:"lora"`
 	DType   string      `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
@@ -31,7 +34,7 @@ type Config struct {
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"(0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; ia3 3e-3; vera 4e-3; full 2e-5; preferences 1e-5, full 1e-6; continued adapter half" range:"(0,100]"`
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; ia3 3e-3; vera 4e-3; full 2e-5; grpo 1e-5; preferences 1e-5, full 1e-6; continued adapter half" range:"(0,100]"`
 	LRPattern    lora.Pattern      `yaml:"lr_pattern,omitempty" type:"mapping" doc:"module (regex) to its own peak rate"`
 	LRScheduler  ScheduleName      `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
@@ -47,6 +50,10 @@ type Config struct {
 	WeightDecay float64       `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"[0,10]"`
 	MaxGradNorm *float64      `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
 
+	UnfrozenParameters []string `yaml:"unfrozen_parameters,omitempty" doc:"of adapter: none: regular expressions for the beginnings of names, as in axolotl; the other weights stay as they are" unset:"all"`
+
+	RouterAuxLossCoef *float64 `yaml:"router_aux_loss_coef,omitempty" doc:"of models with experts: weight of the loss that spreads tokens over them, added once a micro batch" unset:"0" range:"[0,1000]"`
+
 	OptimTargetModules lora.Targets `yaml:"optim_target_modules,omitempty" type:"text or list" doc:"muon, galore, apollo, soap: the maps they update; the rest has AdamW (galore_adafactor: Adafactor)" unset:"all-linear"`
 	NEFTuneNoiseAlpha  *float64     `yaml:"neftune_noise_alpha,omitempty" doc:"noise on embedded tokens in training: uniform within ± alpha/√(length·width)" unset:"none" range:"(0,1000]"`
 	EMADecay           *float64     `yaml:"ema_decay,omitempty" doc:"validate and keep a moving average of the weights that decays so every step" unset:"none" range:"[0,1)"`
@@ -60,6 +67,8 @@ type Config struct {
 
 	LoRA       lora.Config `yaml:"lora" doc:"adapter shape, PEFT's keys"`
 	lora.Kinds `yaml:",inline"`
+
+	GRPO `yaml:",inline"`
 }
 
 // AdapterName is what `adapter` can be.
@@ -96,6 +105,9 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
 	schema.Fill(&c)
 	c.fillOptions()
+	if c.Objective == "grpo" {
+		c.GRPO.fill(c.GradientAccumulationSteps, strings.Join(c.LossType, ","))
+	}
 	if _, err := c.Kinds.Of(string(c.Adapter)); err != nil { // fills in its defaults, too
 		return c, err
 	}
@@ -105,6 +117,11 @@ func (c Config) Resolve(seed int64) (Config, error) {
 		c.WarmupRatio = given.WarmupRatio
 	}
 	return c, c.check(given)
+}
+
+// usesBF16 reports whether products are computed in bf16 on dev.
+func (c Config) usesBF16(dev kernels.Backend) bool {
+	return c.DType == "bf16" || c.DType == "auto" && dev.Info().FastBF16
 }
 
 // UsualRate is the learning rate for c's objective and kind of training; an
@@ -146,6 +163,9 @@ func (c Config) check(given Config) error {
 	}
 	if c.Objective == "reward" && slices.Contains(lora.KindNames(), string(c.Adapter)) {
 		return fail.Usagef("train.adapter", "use adapter: lora, qlora or none", "objective: reward trains a head beside the adapter, which a folder of %s has no place for", c.Adapter)
+	}
+	if len(c.UnfrozenParameters) > 0 && c.Adapter != "none" {
+		return fail.Usagef("train.unfrozen_parameters", "target_modules chooses what an adapter is put on", "unfrozen_parameters belongs to adapter: none, not %s", c.Adapter)
 	}
 	if err := c.Kinds.Only(string(c.Adapter)); err != nil {
 		return err

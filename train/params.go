@@ -50,7 +50,11 @@ func (j *Job) weights() ([]param, error) {
 	}
 	var out []param
 	var mods []lora.Module
-	for _, p := range j.Model.Params() {
+	list, err := unfrozen(j.Model.Params(), j.Config.UnfrozenParameters)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range list {
 		t := j.Model.TensorOf(p)
 		q := param{Param: p, path: t.Path(), rate: 1, stack: t.Experts, block: j.block(t)}
 		if t.Decays() {

@@ -27,7 +27,10 @@ func (r *run) save() error {
 	if r.Config.LoadBestModelAtEnd && r.best != nil {
 		keep = r.best.Step
 	}
-	return rotate(r.Dir, r.Config.SaveTotalLimit, keep)
+	if err := rotate(r.Dir, r.Config.SaveTotalLimit, keep); err != nil || !r.asks() {
+		return err
+	}
+	return forgetRollouts(r.Dir, r.Config.partsAtOnce(r.Config.GradientAccumulationSteps)*r.Config.NumIterations)
 }
 
 // header describes the last finished step.

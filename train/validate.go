@@ -34,7 +34,7 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 	if improved {
 		r.best = r.eval
 	}
-	m := EvalMetrics{Step: r.step, Epoch: float64(r.step) / float64(r.loader.StepsPerEpoch()),
+	m := EvalMetrics{Step: r.step, Epoch: float64(r.step) / r.perEpoch,
 		Loss: mean.Loss, Supervised: supervised, Objective: mean.Values, Seconds: time.Since(start).Seconds()}
 	if r.objective.Unit() == unitToken {
 		m.Perplexity = eval.PerplexityOf(mean.Loss)
@@ -66,6 +66,9 @@ func (r *run) scoreAverages(ctx context.Context) (sum Score, supervised int64, w
 // scoreVal adds up this rank's share of the validation rows: every size-th
 // step, with the number of supervised tokens and what else its loss is a mean over.
 func (r *run) scoreVal(ctx context.Context) (sum Score, supervised int64, w whole, err error) {
+	if r.asks() {
+		return r.scoreAnswers(ctx)
+	}
 	for i := r.Comm.Rank(); i < r.val.StepsPerEpoch(); i += r.Comm.Size() {
 		if err := ctx.Err(); err != nil {
 			return sum, 0, w, err

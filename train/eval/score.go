@@ -102,7 +102,11 @@ func newBatch(samples []Sample) batch {
 			}
 		}
 		base += int32(len(s.IDs))
-		from = append(from, s.At[0][0]+1)
+		first := int32(len(s.IDs)) / 2 // where nothing counts
+		if len(s.At) > 0 {
+			first = s.At[0][0] + 1
+		}
+		from = append(from, first)
 	}
 	b.in = model.Pack(seqs...)
 	b.in.From = from

@@ -26,6 +26,8 @@ type Difference struct {
 	Tokenizer []string     `json:"tokenizer,omitempty"`
 	Same      int          `json:"equal_tensors"`
 	Tensors   []TensorDiff `json:"tensors,omitempty"` // those that differ, in order
+
+	anyType bool // types do not matter
 }
 
 // TensorDiff is a tensor that differs. Of equal shapes the values are compared as
@@ -70,7 +72,7 @@ func Diff(ctx context.Context, a, b string, tolerance float64, progress func(don
 		}
 		return nil, fail.Usagef(one, "give two models, or two adapters", "is no model, but the other is one")
 	}
-	d := &Difference{A: a, B: b}
+	d := &Difference{A: a, B: b, anyType: tolerance > 0}
 	if err := d.settings(x, y); err != nil {
 		return nil, err
 	}
@@ -221,7 +223,8 @@ func (d *Difference) keys(x, y *side, a, b []byte, name string) error {
 	all := maps.Clone(p)
 	maps.Copy(all, q)
 	for _, k := range slices.Sorted(maps.Keys(all)) {
-		if v, w := jsonOf(p[k]), jsonOf(q[k]); v != w && !slices.Contains(idle, k) {
+		typed := d.anyType && (k == "dtype" || k == "torch_dtype")
+		if v, w := jsonOf(p[k]), jsonOf(q[k]); v != w && !typed && !slices.Contains(idle, k) {
 			d.Config = append(d.Config, fmt.Sprintf("%s: %s: %s and %s", name, k, short(v), short(w)))
 		}
 	}

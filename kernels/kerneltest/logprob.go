@@ -29,6 +29,9 @@ func testLogProb(s *suite) {
 		{n: 20, c: 16, v: 70, softCap: 3},
 		{n: 530, c: 8, v: 40, bias: true, softCap: 10},
 	} {
+		if s.large(c.n * c.c * c.v) {
+			continue
+		}
 		s.in(fmt.Sprintf("%+v", c), func(s *suite) { s.logProb(c) })
 	}
 }

@@ -1,0 +1,43 @@
+package cuda
+
+import (
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cuda/driver"
+	"github.com/tunekit/tunekit/kernels/cuda/ptxsim"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/kerneltest"
+)
+
+var _ kernels.Backend = (*CUDA)(nil)
+
+// interpreted is a device whose kernels are interpreted.
+func interpreted(t *testing.T) (*CUDA, *ptxsim.Sim) {
+	t.Helper()
+	sim := ptxsim.New(1 << 30)
+	c, err := open("cuda:0", func() (driver.Driver, error) { return sim, nil }, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, sim
+}
+
+// lacking are the groups of methods that are not there yet.
+var lackingGroups = []string{"Experts", "Route", "Conv1D", "DeltaScan", "SSMScan", "ColStats", "RowStats", "Factor", "GPTQBlock", "Quantize", "FakeQuant", "Sample"}
+
+// TestBackend runs the conformance suite on interpreted kernels.
+func TestBackend(t *testing.T) {
+	c, sim := interpreted(t)
+	var kinds []dtype.Kind
+	for _, k := range dtype.Kinds() {
+		if _, ok := storage[k]; !ok {
+			kinds = append(kinds, k)
+		}
+	}
+	kerneltest.RunPart(t, c, kerneltest.Part{Without: lackingGroups, Kinds: kinds, Most: 12000})
+	c.Close()
+	if n := sim.Leaks(); n != 0 {
+		t.Errorf("%d bytes are still allocated", n)
+	}
+}

@@ -1,0 +1,66 @@
+package cuda
+
+import "github.com/tunekit/tunekit/kernels"
+
+// What is not there yet. Each ends the step with an error that names it.
+
+// Route is not there yet.
+func (c *CUDA) Route(*kernels.RouteOut, *kernels.RouteArgs) { c.lacks("the routing of experts") }
+
+// RouteBackward is not there yet.
+func (c *CUDA) RouteBackward(kernels.Dst, kernels.Buffer, kernels.Buffer, *kernels.RouteOut, *kernels.RouteArgs) {
+	c.lacks("the routing of experts")
+}
+
+// Conv1D is not there yet.
+func (c *CUDA) Conv1D(kernels.Dst, *kernels.ConvArgs) { c.lacks("a convolution") }
+
+// Conv1DBackward is not there yet.
+func (c *CUDA) Conv1DBackward(_, _, _ kernels.Dst, _ kernels.Buffer, _ *kernels.ConvArgs) {
+	c.lacks("a convolution")
+}
+
+// DeltaScan is not there yet.
+func (c *CUDA) DeltaScan(_, _, _, _ kernels.Heads, _ *kernels.DeltaArgs) {
+	c.lacks("the gated delta rule")
+}
+
+// DeltaScanBackward is not there yet.
+func (c *CUDA) DeltaScanBackward(_ *kernels.DeltaGrads, _, _, _, _ kernels.Heads, _ *kernels.DeltaArgs) {
+	c.lacks("the gated delta rule")
+}
+
+// SSMScan is not there yet.
+func (c *CUDA) SSMScan(_, _, _, _ kernels.Heads, _ *kernels.SSMArgs) { c.lacks("a selective scan") }
+
+// SSMScanBackward is not there yet.
+func (c *CUDA) SSMScanBackward(_ *kernels.SSMGrads, _, _, _, _ kernels.Heads, _ *kernels.SSMArgs) {
+	c.lacks("a selective scan")
+}
+
+// ColStats is not there yet.
+func (c *CUDA) ColStats(kernels.Dst, *kernels.ColStatsArgs) { c.lacks("the statistics of columns") }
+
+// RowStats is not there yet.
+func (c *CUDA) RowStats(kernels.Dst, *kernels.RowStatsArgs) { c.lacks("the statistics of rows") }
+
+// Factor is not there yet.
+func (c *CUDA) Factor(_, _ kernels.Buffer, _ int, _ float32) error {
+	return c.lacking("the factor of a matrix (GPTQ)")
+}
+
+// GPTQBlock is not there yet.
+func (c *CUDA) GPTQBlock(*kernels.GPTQArgs) { c.lacks("the rounding of GPTQ") }
+
+// Quantize is not there yet.
+func (c *CUDA) Quantize(dst kernels.Mat, _, _ kernels.Buffer) error {
+	return c.lacking("rounding to " + dst.Type().String())
+}
+
+// FakeQuant is not there yet.
+func (c *CUDA) FakeQuant(kernels.Dst, *kernels.FakeQuantArgs) {
+	c.lacks("rounding to a quantized type and back")
+}
+
+// Sample is not there yet.
+func (c *CUDA) Sample(kernels.Buffer, *kernels.SampleArgs) { c.lacks("the choice of a token") }

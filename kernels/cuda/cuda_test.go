@@ -16,7 +16,7 @@ var _ kernels.Backend = (*CUDA)(nil)
 func interpreted(t *testing.T) (*CUDA, *ptxsim.Sim) {
 	t.Helper()
 	sim := ptxsim.New(1 << 30)
-	c, err := open("cuda:0", func() (driver.Driver, error) { return sim, nil }, Options{})
+	c, err := OpenOn("cuda:0", func() (driver.Driver, error) { return sim, nil }, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,11 +37,12 @@ type CUDA struct {
 
 // Open returns GPU number index. Errors are limit errors (exit 4).
 func Open(index int, o Options) (*CUDA, error) {
-	return open(fmt.Sprintf("cuda:%d", index), func() (driver.Driver, error) { return driver.Open(index) }, o)
+	return OpenOn(fmt.Sprintf("cuda:%d", index), func() (driver.Driver, error) { return driver.Open(index) }, o)
 }
 
-// open starts the device's thread, on which d is opened and used.
-func open(name string, d func() (driver.Driver, error), o Options) (*CUDA, error) {
+// OpenOn returns the device that d opens, on the thread that will use it: for
+// devices that are interpreted, or fail on purpose.
+func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, error) {
 	c := &CUDA{name: name, queue: make(chan func(driver.Driver), 1024), ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}}
 	opened := make(chan error)
 	go c.thread(d, opened)

@@ -109,11 +109,19 @@ func (c *CUDA) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, e
 	if size > 0 {
 		var err error
 		if b.at, err = c.fresh(class(size)); err != nil {
+			if c.err != nil {
+				return nil, c.err
+			}
 			var de *driver.Error
-			if errors.As(err, &de) && de.Code == driver.OutOfMemory {
+			full := errors.As(err, &de) && de.Code == driver.OutOfMemory
+			if full {
 				err = outOfMemory{err}
 			}
-			return nil, fail.Limitf(c.name, "free memory of the GPU, or lower device_memory_limit, the batch or the length", "%d bytes for %s (%d of %v), %d are in use: %w", size, p, n, t, kernels.Total(c.mem.Now), err)
+			err = fail.Limitf(c.name, "free memory of the GPU, or lower device_memory_limit, the batch or the length", "%d bytes for %s (%d of %v), %d are in use: %w", size, p, n, t, kernels.Total(c.mem.Now), err)
+			if !full {
+				c.err = err
+			}
+			return nil, err
 		}
 	}
 	c.mem.Now[p] += size

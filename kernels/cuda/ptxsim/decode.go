@@ -115,6 +115,10 @@ func (e *entry) compute(in *instr, name string, part, ops []string) error {
 		return err
 	}
 	mask := ^uint64(0) >> (64 - max(e.bitsOf(ops[0]), 1))
+	if f := oftenOp(name); f != nil && len(s) == 3 {
+		in.exec = func(w *warp, m uint32) { f(w.reg(s[0]), w.reg(s[1]), w.reg(s[2]), m) }
+		return nil
+	}
 	if f := unaryOp(part); f != nil && len(s) == 2 {
 		in.exec = func(w *warp, m uint32) {
 			d, a := w.reg(s[0]), w.reg(s[1])
@@ -134,6 +138,16 @@ func (e *entry) compute(in *instr, name string, part, ops []string) error {
 			for ; m != 0; m &= m - 1 {
 				l := bits.TrailingZeros32(m)
 				d[l] = f(a[l], b[l]) & mask
+			}
+		}
+		return nil
+	}
+	if name == "fma.rn.f32" && len(s) == 4 {
+		in.exec = func(w *warp, m uint32) {
+			d, a, b, c := w.reg(s[0]), w.reg(s[1]), w.reg(s[2]), w.reg(s[3])
+			for ; m != 0; m &= m - 1 {
+				l := bits.TrailingZeros32(m)
+				d[l] = u32(fused(f32(a[l]), f32(b[l]), f32(c[l])))
 			}
 		}
 		return nil
@@ -321,37 +335,53 @@ func (e *entry) access(in *instr, part, ops []string) error {
 			masks[i] >>= 64 - b
 		}
 	}
-	signed := kind[0] == 's'
+	isSigned := kind[0] == 's'
 	memory, ok := map[string]func(w *warp, l int, p uint64, n int, write bool) ([]byte, error){
 		"global": (*warp).global, "shared": (*warp).local, "const": (*warp).constant, "param": (*warp).param}[space]
 	if !ok {
 		return fmt.Errorf("memory of kind %s", space)
 	}
-	in.exec = func(w *warp, m uint32) {
-		b := w.reg(base)
-		lanes(m, func(l int) {
-			if w.err != nil {
+	if load && space == "param" && count == 1 && e.isFixed(base) { // the same for all lanes
+		at := e.fixedValue(base) + off
+		in.exec = func(w *warp, m uint32) {
+			data, err := window(w.params, at, size, "parameters")
+			if err != nil {
+				w.fail(bits.TrailingZeros32(m), in.text, err)
 				return
 			}
+			v := extend(word(data, size), isSigned, width) & masks[0]
+			d := w.reg(regs[0])
+			lanes(m, func(l int) { d[l] = v })
+		}
+		return nil
+	}
+	in.exec = func(w *warp, m uint32) {
+		b := w.reg(base)
+		for r := m; r != 0; r &= r - 1 {
+			l := bits.TrailingZeros32(r)
 			data, err := memory(w, l, b[l]+off, size*count, !load)
 			if err != nil {
 				w.fail(l, in.text, err)
 				return
 			}
-			for i, r := range regs {
-				if !load {
-					putWord(data[i*size:], size, w.reg(r)[l])
-					continue
+			for i, slot := range regs {
+				if load {
+					w.regs[32*slot+l] = extend(word(data[i*size:], size), isSigned, width) & masks[i]
+				} else {
+					putWord(data[i*size:], size, w.regs[32*slot+l])
 				}
-				v := word(data[i*size:], size)
-				if signed {
-					v = uint64(int64(v<<(64-width)) >> (64 - width))
-				}
-				w.reg(r)[l] = v & masks[i]
 			}
-		})
+		}
 	}
 	return nil
+}
+
+// extend repeats the sign of a value of so many bits.
+func extend(v uint64, isSigned bool, width int) uint64 {
+	if isSigned {
+		return uint64(signed(v, width))
+	}
+	return v
 }
 
 func (w *warp) who(lane int, launch uint32) access {
@@ -359,7 +389,11 @@ func (w *warp) who(lane int, launch uint32) access {
 }
 
 func (w *warp) global(l int, p uint64, n int, write bool) ([]byte, error) {
-	r := w.sim.mem.find(p, n)
+	r := w.recent
+	if r == nil || p < r.base || p+uint64(n) > r.base+uint64(len(r.data)) {
+		r = w.sim.mem.find(p, n)
+		w.recent = r
+	}
 	if r == nil {
 		return nil, fmt.Errorf("%d bytes at %#x are outside of every allocation", n, p)
 	}
@@ -379,14 +413,14 @@ func (w *warp) local(l int, p uint64, n int, write bool) ([]byte, error) {
 }
 
 func (w *warp) constant(_ int, p uint64, n int, _ bool) ([]byte, error) {
-	return part(w.module.consts, p, n, "constant memory")
+	return window(w.module.consts, p, n, "constant memory")
 }
 
 func (w *warp) param(_ int, p uint64, n int, _ bool) ([]byte, error) {
-	return part(w.params, p, n, "parameters")
+	return window(w.params, p, n, "parameters")
 }
 
-func part(b []byte, p uint64, n int, what string) ([]byte, error) {
+func window(b []byte, p uint64, n int, what string) ([]byte, error) {
 	if p%uint64(n) != 0 || p > math.MaxInt32 || int(p)+n > len(b) {
 		return nil, fmt.Errorf("%d bytes at %d of %d bytes of %s", n, p, len(b), what)
 	}

@@ -38,6 +38,7 @@ type warp struct {
 	groups []group
 	regs   []uint64 // [slots][32]
 	epoch  uint32   // meetings of the warp
+	recent *region  // of global memory
 	err    error
 }
 

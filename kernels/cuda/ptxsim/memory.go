@@ -52,6 +52,9 @@ func (r *region) touch(off, n int, write bool, a access) error {
 	}
 	for at := off; at < off+n; at += r.size {
 		c := &r.cells[at/r.size]
+		if !write && !c.wrote && c.launch == a.launch && c.rThread == a.thread && c.rBlock == a.block && c.rB == a.b && c.rW == a.w {
+			continue // once more
+		}
 		if c.launch != a.launch {
 			*c = cell{launch: a.launch, wBlock: -1, rBlock: -1}
 		}
@@ -114,6 +117,10 @@ func (c *cell) read(a access) {
 
 // known reports whether all n bytes at off were written.
 func (r *region) known(off, n int) bool {
+	if n == 4 {
+		w := r.written[off : off+4]
+		return w[0] && w[1] && w[2] && w[3]
+	}
 	for _, w := range r.written[off : off+n] {
 		if !w {
 			return false
@@ -124,6 +131,10 @@ func (r *region) known(off, n int) bool {
 
 func (r *region) setKnown(off, n int) {
 	w := r.written[off : off+n]
+	if n == 4 {
+		w[0], w[1], w[2], w[3] = true, true, true, true
+		return
+	}
 	for i := range w {
 		w[i] = true
 	}

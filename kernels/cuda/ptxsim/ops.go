@@ -3,6 +3,7 @@ package ptxsim
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"strconv"
 	"strings"
 
@@ -70,6 +71,55 @@ func flush(f float32) float32 {
 		return float32(math.Copysign(0, float64(f)))
 	}
 	return f
+}
+
+// oftenOp are the instructions that run most, with their loop over lanes.
+func oftenOp(name string) func(d, a, b []uint64, m uint32) {
+	switch name {
+	case "add.s32":
+		return func(d, a, b []uint64, m uint32) {
+			for ; m != 0; m &= m - 1 {
+				l := bits.TrailingZeros32(m)
+				d[l] = uint64(uint32(a[l] + b[l]))
+			}
+		}
+	case "add.s64":
+		return func(d, a, b []uint64, m uint32) {
+			for ; m != 0; m &= m - 1 {
+				l := bits.TrailingZeros32(m)
+				d[l] = a[l] + b[l]
+			}
+		}
+	case "mul.rn.f32":
+		return func(d, a, b []uint64, m uint32) {
+			for ; m != 0; m &= m - 1 {
+				l := bits.TrailingZeros32(m)
+				d[l] = u32(f32(a[l]) * f32(b[l]))
+			}
+		}
+	case "setp.eq.s32":
+		return func(d, a, b []uint64, m uint32) {
+			for ; m != 0; m &= m - 1 {
+				l := bits.TrailingZeros32(m)
+				d[l] = b2u(uint32(a[l]) == uint32(b[l]))
+			}
+		}
+	case "setp.lt.s32":
+		return func(d, a, b []uint64, m uint32) {
+			for ; m != 0; m &= m - 1 {
+				l := bits.TrailingZeros32(m)
+				d[l] = b2u(int32(uint32(a[l])) < int32(uint32(b[l])))
+			}
+		}
+	case "shl.b64":
+		return func(d, a, b []uint64, m uint32) {
+			for ; m != 0; m &= m - 1 {
+				l := bits.TrailingZeros32(m)
+				d[l] = a[l] << min(b[l]&0xffffffff, 64)
+			}
+		}
+	}
+	return nil
 }
 
 func binaryOp(part []string) func(a, b uint64) uint64 {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -222,6 +223,15 @@ func (e *entry) constantValue(op string) (uint64, error) {
 		return 0, fmt.Errorf("operand %q", op)
 	}
 	return v, nil
+}
+
+// isFixed says whether a slot holds the same in every lane and always.
+func (e *entry) isFixed(slot int) bool {
+	return slices.ContainsFunc(e.fixed, func(f fixedReg) bool { return f.slot == slot })
+}
+
+func (e *entry) fixedValue(slot int) uint64 {
+	return e.fixed[slices.IndexFunc(e.fixed, func(f fixedReg) bool { return f.slot == slot })].value
 }
 
 // bitsOf is the width of a register, 0 of anything else.

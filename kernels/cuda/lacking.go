@@ -38,28 +38,9 @@ func (c *CUDA) SSMScanBackward(_ *kernels.SSMGrads, _, _, _, _ kernels.Heads, _ 
 	c.lacks("a selective scan")
 }
 
-// ColStats is not there yet.
-func (c *CUDA) ColStats(kernels.Dst, *kernels.ColStatsArgs) { c.lacks("the statistics of columns") }
-
-// RowStats is not there yet.
-func (c *CUDA) RowStats(kernels.Dst, *kernels.RowStatsArgs) { c.lacks("the statistics of rows") }
-
-// Factor is not there yet.
-func (c *CUDA) Factor(_, _ kernels.Buffer, _ int, _ float32) error {
-	return c.lacking("the factor of a matrix (GPTQ)")
-}
-
-// GPTQBlock is not there yet.
-func (c *CUDA) GPTQBlock(*kernels.GPTQArgs) { c.lacks("the rounding of GPTQ") }
-
 // Quantize is not there yet.
 func (c *CUDA) Quantize(dst kernels.Mat, _, _ kernels.Buffer) error {
 	return c.lacking("rounding to " + dst.Type().String())
-}
-
-// FakeQuant is not there yet.
-func (c *CUDA) FakeQuant(kernels.Dst, *kernels.FakeQuantArgs) {
-	c.lacks("rounding to a quantized type and back")
 }
 
 // Sample is not there yet.

@@ -463,6 +463,14 @@ func conversion(how, to, from string) func(x uint64) uint64 {
 			}
 			return u32(min(max(v, 0), 1))
 		}
+	case "rzi u32 f32":
+		return func(x uint64) uint64 {
+			v := math.Trunc(float64(f32(x)))
+			if v != v {
+				return 0
+			}
+			return uint64(min(max(v, 0), math.MaxUint32))
+		}
 	case "rzi s32 f32":
 		return func(x uint64) uint64 {
 			v := math.Trunc(float64(f32(x)))

@@ -42,6 +42,3 @@ func (c *CUDA) SSMScanBackward(_ *kernels.SSMGrads, _, _, _, _ kernels.Heads, _ 
 func (c *CUDA) Quantize(dst kernels.Mat, _, _ kernels.Buffer) error {
 	return c.lacking("rounding to " + dst.Type().String())
 }
-
-// Sample is not there yet.
-func (c *CUDA) Sample(kernels.Buffer, *kernels.SampleArgs) { c.lacks("the choice of a token") }

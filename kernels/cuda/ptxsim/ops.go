@@ -36,10 +36,13 @@ func typeOf(s string) (class byte, width int) {
 }
 
 func unaryOp(part []string) func(a uint64) uint64 {
-	_, width := typeOf(part[len(part)-1])
 	switch strings.Join(part, ".") {
 	case "neg.f32":
 		return func(a uint64) uint64 { return a ^ 1<<31 }
+	case "neg.f64":
+		return func(a uint64) uint64 { return a ^ 1<<63 }
+	case "rcp.rn.f64":
+		return func(a uint64) uint64 { return u64(1 / f64(a)) }
 	case "abs.f32":
 		return func(a uint64) uint64 { return a &^ (1 << 31) }
 	case "neg.s32", "neg.s64":
@@ -61,7 +64,6 @@ func unaryOp(part []string) func(a uint64) uint64 {
 	case "ex2.approx.ftz.f32":
 		return func(a uint64) uint64 { return u32(flush(float32(math.Exp2(float64(flush(f32(a))))))) }
 	}
-	_ = width
 	return nil
 }
 
@@ -439,6 +441,8 @@ func conversion(how, to, from string) func(x uint64) uint64 {
 		return func(x uint64) uint64 { return u32(float32(signed(x, fw))) }
 	case to == "f32" && fc == 'u' && how == "rn":
 		return func(x uint64) uint64 { return u32(float32(x & (^uint64(0) >> (64 - fw)))) }
+	case to == "f64" && fc == 'u' && how == "rn":
+		return func(x uint64) uint64 { return u64(float64(x & (^uint64(0) >> (64 - fw)))) }
 	case to == "f64" && fc == 's' && how == "rn":
 		return func(x uint64) uint64 { return u64(float64(signed(x, fw))) }
 	}
@@ -462,6 +466,14 @@ func conversion(how, to, from string) func(x uint64) uint64 {
 				return 0
 			}
 			return u32(min(max(v, 0), 1))
+		}
+	case "rzi s32 f64":
+		return func(x uint64) uint64 {
+			v := math.Trunc(f64(x))
+			if v != v {
+				return 0
+			}
+			return uint64(uint32(int32(min(max(v, math.MinInt32), math.MaxInt32))))
 		}
 	case "rzi u32 f32":
 		return func(x uint64) uint64 {

@@ -42,6 +42,7 @@ var (
 	sharedDecl = regexp.MustCompile(`^\.shared \.align (\d+) \.b8 (\w+)\[(\d+)\]$`)
 	externDecl = regexp.MustCompile(`^\.extern \.shared \.align (\d+) \.b8 (\w+)\[\]$`)
 	entryDecl  = regexp.MustCompile(`^\.visible \.entry (\w+)\( \.param \.align \d+ \.b8 \w+_param_0\[(\d+)\] \)$`)
+	nameDecl   = regexp.MustCompile(`^\.reg \.(\w+) (%\w+)$`)
 	regDecl    = regexp.MustCompile(`^\.reg \.(\w+) (%\w+)<(\d+)>$`)
 	label      = regexp.MustCompile(`^(\$?\w+):\s*`)
 	comment    = regexp.MustCompile(`//[^\n]*`)
@@ -134,6 +135,9 @@ func (m *module) entry(name, params, body string, externs map[string]bool) (*ent
 			e.labels[l[1]] = len(statements)
 			s = s[len(l[0]):]
 		}
+		for strings.HasPrefix(s, "{ ") || strings.HasPrefix(s, "} ") || s == "}" { // of a register that only a few instructions know
+			s = strings.TrimSpace(s[1:])
+		}
 		switch {
 		case s == "" || strings.HasPrefix(s, ".pragma"):
 		case strings.HasPrefix(s, "."):
@@ -169,6 +173,9 @@ func (e *entry) declare(s string) error {
 	}
 	d := regDecl.FindStringSubmatch(s)
 	if d == nil {
+		d = nameDecl.FindStringSubmatch(s)
+	}
+	if d == nil {
 		return fmt.Errorf("unknown declaration %q", s)
 	}
 	w, ok := map[string]uint8{"pred": 1, "b16": 16, "b32": 32, "f32": 32, "b64": 64, "f64": 64}[d[1]]
@@ -187,7 +194,8 @@ func (e *entry) slot(op string) (int, error) {
 		return s, nil
 	}
 	s := e.regs
-	if r := register.FindStringSubmatch(op); r != nil {
+	if e.width[op] > 0 { // a register by itself
+	} else if r := register.FindStringSubmatch(op); r != nil {
 		if e.width[r[1]] == 0 {
 			return 0, fmt.Errorf("register %s is not declared", op)
 		}
@@ -236,6 +244,9 @@ func (e *entry) fixedValue(slot int) uint64 {
 
 // bitsOf is the width of a register, 0 of anything else.
 func (e *entry) bitsOf(op string) uint8 {
+	if w := e.width[op]; w > 0 {
+		return w
+	}
 	if r := register.FindStringSubmatch(op); r != nil {
 		return e.width[r[1]]
 	}

@@ -28,6 +28,10 @@ func dynamicMap() []float32 {
 	return data
 }
 
+// DynamicMap is a copy of the 256 values that scales of scales are codes of,
+// ascending.
+func DynamicMap() []float32 { return slices.Clone(dynamicSearch.values) }
+
 // linspace counts from both ends and rounds once, as torch.linspace does.
 func linspace(lo, hi float32, n int) []float32 {
 	step := (hi - lo) / float32(n-1)

@@ -217,8 +217,7 @@ func TestLacking(t *testing.T) {
 	c, _ := interpreted(t)
 	defer c.Close()
 	for name, call := range map[string]func(){
-		"the choice of a token": func() { c.Sample(nil, &kernels.SampleArgs{}) },
-		"the routing":           func() { c.Route(nil, nil) },
+		"the routing": func() { c.Route(nil, nil) },
 		"a matrix of IQ1_S": func() {
 			m, err := c.Load(kernels.Weights, dtype.Of(dtype.IQ1_S), 1, 256, nil, kernels.Copy)
 			if err != nil {

@@ -37,8 +37,3 @@ func (c *CUDA) SSMScan(_, _, _, _ kernels.Heads, _ *kernels.SSMArgs) { c.lacks("
 func (c *CUDA) SSMScanBackward(_ *kernels.SSMGrads, _, _, _, _ kernels.Heads, _ *kernels.SSMArgs) {
 	c.lacks("a selective scan")
 }
-
-// Quantize is not there yet.
-func (c *CUDA) Quantize(dst kernels.Mat, _, _ kernels.Buffer) error {
-	return c.lacking("rounding to " + dst.Type().String())
-}

@@ -27,6 +27,7 @@ func Run(t *testing.T, b kernels.Backend) { RunPart(t, b, Part{}) }
 type Part struct {
 	Without []string     // groups of methods that a backend lacks
 	Kinds   []dtype.Kind // storage types that it lacks
+	Rounds  []dtype.Kind // storage types that it cannot make of values
 	Most    int          // cases of more elementary products are left out; 0: none are
 }
 

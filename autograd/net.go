@@ -32,18 +32,31 @@ func (t *Tape) gather(x *Tensor, table kernels.Buffer, idx, weight *Tensor) *ker
 
 // Rows returns the rows idx [M] int32 of x [N, C] as [M, C], of x's type. A row
 // may be taken more than once, or never. The result is cheap.
-func (t *Tape) Rows(x, idx *Tensor) *Tensor {
-	y := t.alloc(kernels.Activations, x.kind, idx.Rows(), x.Cols())
+func (t *Tape) Rows(x, idx *Tensor) *Tensor { return t.Regroup(x, idx, x.Cols(), x.Cols()) }
+
+// Regroup takes x, which is any number of rows, for pieces of n elements one after
+// another, and returns the pieces idx [M] int32 in rows of cols elements:
+// [M·n/cols, cols], of x's type. So the blocks of all rows can lie by block, or rows
+// of heads become rows of one head. The result is cheap.
+func (t *Tape) Regroup(x, idx *Tensor, n, cols int) *Tensor {
+	if x.Len()%n != 0 || idx.Len()*n%cols != 0 {
+		panic(fmt.Sprintf("autograd: regroup: %d pieces of %d of x %v in rows of %d", idx.Len(), n, x.Shape, cols))
+	}
+	y := t.alloc(kernels.Activations, x.kind, idx.Len()*n/cols, cols)
 	y.needs = x.needs
+	args := func(table kernels.Buffer) *kernels.GatherArgs {
+		rows := x.Len() / n
+		return &kernels.GatherArgs{N: idx.Len(), Table: kernels.Mat{Buffer: table, Rows: rows, Cols: n, Of: rows}, Idx: t.value(idx)}
+	}
 	run := func(dst kernels.Buffer) {
-		if a := t.gather(x, t.value(x), idx, nil); t.err == nil {
+		if a := args(t.value(x)); t.err == nil {
 			t.Dev.Gather(kernels.To(dst), a)
 		}
 	}
 	run(y.Data)
 	t.record(y, []*Tensor{idx}, func() {
 		dx := t.grad(x)
-		if a := t.gather(x, nil, idx, nil); t.err == nil {
+		if a := args(nil); t.err == nil {
 			t.Dev.GatherBackward(dx, kernels.Dst{}, y.grad.buf, a)
 		}
 	})

@@ -248,7 +248,7 @@ func gradCases() []gradCase {
 			func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
 				return t.Linear(x[0], p[1], p[2])
 			}},
-		loraCase(),
+		loraCase(), regroupCase(),
 		{"embed", [][2]int{{6, 4}}, []bool{true},
 			func(in [][]float64) []float64 {
 				var y []float64
@@ -322,6 +322,27 @@ func combineCase(weighted bool) gradCase {
 				return t.Combine(x[0], ids, x[1])
 			}
 			return t.Combine(x[0], ids, nil)
+		}}
+}
+
+// regroupCase deals the halves of rows in another order, one of them twice, in longer rows.
+func regroupCase() gradCase {
+	const n, c = 3, 4
+	idx := []int32{5, 0, 0, 3, 1, 4}
+	return gradCase{"regroup", [][2]int{{n, c}}, []bool{false},
+		func(in [][]float64) []float64 {
+			var y []float64
+			for _, i := range idx {
+				y = append(y, in[0][2*i:2*i+2]...)
+			}
+			return y
+		},
+		func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
+			y := t.Regroup(x[0], t.Upload(idx, len(idx)), 2, 6)
+			if y.Rows() != 2 || y.Cols() != 6 {
+				panic(fmt.Sprint(y.Shape))
+			}
+			return y
 		}}
 }
 

@@ -13,6 +13,11 @@ type Batch struct {
 	// of a group are whole and next to each other.
 	Group []uint32
 
+	// Mark is that of each sample [S], and Sample its number in the Examples that it
+	// was read from.
+	Mark   []float32
+	Sample []int32
+
 	Supervised int // number of Target that are not -1
 }
 
@@ -23,8 +28,17 @@ type Step struct {
 	Index      int
 }
 
-// append adds sample e to b.
-func (b *Batch) append(e *Example) {
+// NewBatch lays out ex, whose numbers are those given.
+func NewBatch(ex []Example, numbers []int32) Batch {
+	b := Batch{Seq: []int32{0}}
+	for i := range ex {
+		b.append(&ex[i], numbers[i])
+	}
+	return b
+}
+
+// append adds sample e, whose number is k, to b.
+func (b *Batch) append(e *Example, k int32) {
 	base := int64(e.ID&0x7fffffff) << 32
 	at := len(b.IDs)
 	b.IDs = append(b.IDs, e.IDs...)
@@ -40,5 +54,5 @@ func (b *Batch) append(e *Example) {
 		}
 	}
 	b.Seq = append(b.Seq, int32(len(b.IDs)))
-	b.Group = append(b.Group, e.Group)
+	b.Group, b.Mark, b.Sample = append(b.Group, e.Group), append(b.Mark, e.Mark), append(b.Sample, k)
 }

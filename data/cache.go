@@ -30,6 +30,7 @@ type cacheInfo struct {
 	Vocab     int      `json:"vocab"`
 	MaxLength int      `json:"max_length"`
 	Groups    bool     `json:"groups,omitempty"` // there is a column of groups
+	Marks     bool     `json:"marks,omitempty"`  // and, after it, one of marks
 	Files     []string `json:"files"`            // the column file counts in these; in the file: shortNames
 	Train     int      `json:"train_samples"`
 	Val       int      `json:"val_samples"`
@@ -56,6 +57,9 @@ func (c *cacheInfo) schema() *arrow.Schema {
 	if c.Groups {
 		fields = append(fields, arrow.Field{Name: "group", Type: arrow.PrimitiveTypes.Uint32})
 	}
+	if c.Marks {
+		fields = append(fields, arrow.Field{Name: "mark", Type: arrow.PrimitiveTypes.Float32})
+	}
 	return arrow.NewSchema(fields, nil)
 }
 
@@ -71,7 +75,8 @@ func (d *Dataset) SaveArrow(dir string) error {
 	defer f.Abort()
 	info := cacheInfo{Version: cacheVersion, Key: d.Key, Vocab: d.Vocab, MaxLength: d.MaxLength, Train: d.Train.Len(), Val: d.Val.Len(),
 		Tokens: d.Tokens, Spellings: d.Spellings, Template: d.Template}
-	info.Groups = grouped(d.Train) || grouped(d.Val)
+	info.Marks = hasMarks(d.Train) || hasMarks(d.Val)
+	info.Groups = info.Marks || grouped(d.Train) || grouped(d.Val)
 	if err := info.save(f, "train.arrow", d.Train); err != nil {
 		return err
 	}
@@ -145,6 +150,9 @@ func LoadArrow(dir string) (d *Dataset, err error) {
 	info := &cacheInfo{}
 	if err := json.Unmarshal(b, info); err != nil {
 		return nil, corrupt(path, "%v", err)
+	}
+	if info.Marks && !info.Groups {
+		return nil, corrupt(path, "marks without groups")
 	}
 	if info.Version != cacheVersion {
 		return nil, corrupt(path, "version %d, this program reads %d", info.Version, cacheVersion)

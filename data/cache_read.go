@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"sort"
 	"sync/atomic"
 
@@ -38,6 +39,7 @@ var (
 	colFile   = place{5, 11}
 	colRow    = place{6, 13}
 	colGroup  = place{7, 15}
+	colMark   = place{8, 17}
 )
 
 type place struct{ node, buffer int }
@@ -107,9 +109,12 @@ func (t *table) index(b []byte, n int) error {
 
 // checkBatch checks that the buffers are as long as the columns say.
 func (t *table) checkBatch(batch rows.ArrowBatch) error {
-	columns := []place{colID, colIDs, colTokens, colLoss, colRanges, colFile, colRow, colGroup}
-	widths := []int64{8, 4, int64(t.width), 4, 4, 4, 8, 4}
-	if !t.info.Groups {
+	columns := []place{colID, colIDs, colTokens, colLoss, colRanges, colFile, colRow, colGroup, colMark}
+	widths := []int64{8, 4, int64(t.width), 4, 4, 4, 8, 4, 4}
+	switch {
+	case !t.info.Groups:
+		columns = columns[:len(columns)-2]
+	case !t.info.Marks:
 		columns = columns[:len(columns)-1]
 	}
 	last := columns[len(columns)-1]
@@ -173,6 +178,18 @@ func (t *table) id(i int) (id uint64) {
 	return id
 }
 
+func (t *table) mark(i int) (mark float32) {
+	if !t.info.Marks {
+		return 0
+	}
+	batch, row := t.place(i)
+	t.look(func(b []byte) error {
+		mark = math.Float32frombits(number32(b, *batch, colMark, row))
+		return nil
+	})
+	return mark
+}
+
 func (t *table) size(i int) (tokens int, group uint32) {
 	batch, row := t.place(i)
 	t.look(func(b []byte) error {
@@ -214,6 +231,9 @@ func (t *table) sample(b []byte, i int) (e Example, err error) {
 	if t.info.Groups {
 		e.Group = number32(b, batch, colGroup, i)
 	}
+	if t.info.Marks {
+		e.Mark = math.Float32frombits(number32(b, batch, colMark, i))
+	}
 	file := int(int32(number32(b, batch, colFile, i)))
 	if file < 0 || file >= len(t.info.Files) {
 		return e, fmt.Errorf("file %d", file)
@@ -254,6 +274,9 @@ func (t *table) check(e *Example) error {
 			return fmt.Errorf("range %d–%d", r[0], r[1])
 		}
 		end = r[1]
+	}
+	if e.Mark-e.Mark != 0 {
+		return fmt.Errorf("mark %v", e.Mark)
 	}
 	if contentID(e.IDs, e.Loss) != e.ID {
 		return fmt.Errorf("content does not fit its hash")

@@ -146,6 +146,8 @@ func (m made) size(int) (int, uint32) { return m.length, 0 }
 
 func (m made) id(i int) uint64 { e, _ := m.read(i); return e.ID }
 
+func (m made) mark(int) float32 { return 0 }
+
 func (m made) read(i int) (Example, error) {
 	ids := make([]int32, m.length)
 	for k := range ids {

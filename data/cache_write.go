@@ -101,11 +101,11 @@ func (w *tableWriter) close() error {
 // recordOf lays samples out as a record batch.
 func (w *tableWriter) recordOf(ex []Example) (arrow.Record, error) {
 	n := len(ex)
-	id, file, row, group := make([]uint64, n), make([]int32, n), make([]int64, n), make([]uint32, n)
+	id, file, row, group, mark := make([]uint64, n), make([]int32, n), make([]int64, n), make([]uint32, n), make([]float32, n)
 	idsAt, lossAt := make([]int32, n+1), make([]int32, n+1)
 	for i := range ex {
 		e := &ex[i]
-		id[i], file[i], row[i], group[i] = e.ID, w.files[e.From.File], e.From.Row, e.Group
+		id[i], file[i], row[i], group[i], mark[i] = e.ID, w.files[e.From.File], e.From.Row, e.Group, e.Mark
 		idsAt[i+1], lossAt[i+1] = idsAt[i]+int32(len(e.IDs)), lossAt[i]+int32(2*len(e.Loss))
 	}
 	loss := make([]int32, 0, lossAt[n])
@@ -128,6 +128,9 @@ func (w *tableWriter) recordOf(ex []Example) (arrow.Record, error) {
 	}
 	if w.info.Groups {
 		columns = append(columns, column(arrow.PrimitiveTypes.Uint32, n, arrow.Uint32Traits.CastToBytes(group)))
+	}
+	if w.info.Marks {
+		columns = append(columns, column(arrow.PrimitiveTypes.Float32, n, arrow.Float32Traits.CastToBytes(mark)))
 	}
 	return array.NewRecord(w.schema, columns, int64(n)), nil
 }

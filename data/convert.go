@@ -25,6 +25,8 @@ type sample struct {
 	spares string             // one that says it is not
 
 	ids, labels []int32 // tokens; labels may be nil
+
+	mark float32 // as Example.Mark
 }
 
 // bad makes the error of a row.

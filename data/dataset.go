@@ -20,7 +20,17 @@ type Example struct {
 	// one prompt, the better first); 0 stands alone. In a data set the samples of
 	// a group follow each other, and a step never parts them.
 	Group uint32
+
+	// Mark is what a row says of an answer: of one that stands alone Wanted or
+	// Unwanted, of the first of a pair by how much it should be ahead; 0: nothing.
+	Mark float32
 }
+
+// Marks of answers that stand alone.
+const (
+	Wanted   float32 = 1
+	Unwanted float32 = -1
+)
 
 // Supervised counts the tokens of e that training predicts: those in a
 // supervised range that have a token before them.
@@ -30,6 +40,16 @@ func (e *Example) Supervised() int {
 		n += int(r[1] - max(r[0], 1))
 	}
 	return n
+}
+
+// Head is e cut to its first n tokens, without an ID of its own.
+func (e Example) Head(n int) Example {
+	if len(e.IDs) <= n {
+		return e
+	}
+	w := window(e, 0, n)
+	w.ID, w.Group, w.Mark = e.ID, e.Group, e.Mark
+	return w
 }
 
 // Answer splits e at its last supervised range: the tokens a model is given, and

@@ -65,6 +65,8 @@ type encoded struct {
 	loss [][2]int32
 	note string   // what was done that the user should know, or ""
 	lost []string // of the row's texts, by the template
+	mark float32  // as Example.Mark
+	cut  bool     // the beginning of its prompt was cut off
 }
 
 // Notes that encode leaves; the report counts them.

@@ -11,6 +11,7 @@ type source interface {
 	// size and id are known without reading the sample.
 	size(i int) (tokens int, group uint32)
 	id(i int) uint64
+	mark(i int) float32
 	// read returns a sample of its own memory, or of memory that no one changes.
 	read(i int) (Example, error)
 }
@@ -28,6 +29,9 @@ func (x Examples) Len() int {
 
 // Size returns the number of tokens and the group of sample i from the index.
 func (x Examples) Size(i int) (tokens int, group uint32) { return x.src.size(i) }
+
+// Mark returns the mark of sample i from the index.
+func (x Examples) Mark(i int) float32 { return x.src.mark(i) }
 
 // ID returns the ID of sample i from the index.
 func (x Examples) ID(i int) uint64 { return x.src.id(i) }
@@ -60,19 +64,19 @@ func (x Examples) ReadTokens(n int) ([]Example, error) {
 }
 
 // Firsts leaves out all but the first sample of each group, the chosen answer of
-// a pair; what is left stands alone.
+// a pair, and unwanted answers; what is left stands alone.
 func (x Examples) Firsts() Examples {
-	firsts := 0
-	x.eachGroup(func(int) { firsts++ })
-	if firsts == x.Len() {
+	var firsts []int32
+	x.eachGroup(func(i int) {
+		if _, group := x.Size(i); group != 0 || x.Mark(i) >= 0 {
+			firsts = append(firsts, int32(i))
+		}
+	})
+	if len(firsts) == x.Len() {
 		return x
 	}
-	v := &view{of: x.src, order: newVector[int32]("", firsts)}
-	to := 0
-	x.eachGroup(func(i int) {
-		v.order.at[to] = int32(i)
-		to++
-	})
+	v := &view{of: x.src, order: newVector[int32]("", len(firsts))}
+	copy(v.order.at, firsts)
 	return Examples{v}
 }
 
@@ -98,6 +102,16 @@ func grouped(x Examples) bool {
 	return false
 }
 
+// hasMarks tells whether some samples say more than their text.
+func hasMarks(x Examples) bool {
+	for i := range x.Len() {
+		if x.Mark(i) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // close gives back the room of an order of its own.
 func (x Examples) close() {
 	if v, ok := x.src.(*view); ok {
@@ -114,5 +128,7 @@ func (l list) count() int { return len(l) }
 func (l list) size(i int) (int, uint32) { return len(l[i].IDs), l[i].Group }
 
 func (l list) id(i int) uint64 { return l[i].ID }
+
+func (l list) mark(i int) float32 { return l[i].Mark }
 
 func (l list) read(i int) (Example, error) { return l[i], nil }

@@ -31,6 +31,10 @@ type fitted struct {
 func fit(ref RowRef, e encoded, limit int, overflow string) fitted {
 	row := Example{ID: contentID(e.ids, e.loss), IDs: e.ids, Loss: e.loss, From: ref}
 	f := fitted{id: row.ID, all: int64(row.Supervised())}
+	if e.mark < 0 { // another row than the same answer wanted
+		f.id = mix64(row.ID)
+	}
+	row.Mark = e.mark
 	if len(e.ids) <= limit {
 		f.parts, f.head, f.kept = []Example{row}, f.all, f.all
 		return f
@@ -45,7 +49,7 @@ func fit(ref RowRef, e encoded, limit int, overflow string) fitted {
 	}
 	for i := range f.parts {
 		w := &f.parts[i]
-		w.ID = contentID(w.IDs, w.Loss)
+		w.ID, w.Mark = contentID(w.IDs, w.Loss), e.mark
 		f.kept += int64(w.Supervised())
 	}
 	return f
@@ -125,6 +129,16 @@ func (in *ingest) verdict() error {
 			"end of turn is never supervised: none of %s ends what the assistant writes, so the model would not learn to stop", in.enc.endNames())
 	}
 	return nil
+}
+
+// nothing is the error of rows of which none is left.
+func (in *ingest) nothing() error {
+	r := in.report
+	if r.badRows == 0 {
+		return fail.Inputf(in.o.Name, "see the report for what happened to each row", "no row to train on (%s rows read)", group(r.Rows))
+	}
+	return fail.Inputf(in.o.Name, "tune ingest --errors bad.jsonl writes what is wrong with each", "no row to train on (%s rows read, %s bad; the first: %s: %s)",
+		group(r.Rows), group(r.badRows), in.first.RowRef, in.first.Error())
 }
 
 // overflowError is UX.md E3: the counts, the first row and each way out.

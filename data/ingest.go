@@ -114,7 +114,7 @@ type ingest struct {
 // begin makes the lists of an ingest that gives so many bytes of memory to tokens.
 func (in *ingest) begin(limit int64) {
 	beside := scratchBeside(in.o.Beside)
-	in.kept = store{beside: beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: in.o.MaxLength}}
+	in.kept = store{beside: beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: in.o.MaxLength, Groups: true, Marks: true}}
 	in.train, in.val, in.seen = newVector[item](beside, 0), newVector[item](beside, 0), newIDSet(beside)
 	in.notes = map[string]int64{}
 }
@@ -305,6 +305,8 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 		err = fail.Usagef(in.o.Name, "take tokenizer.json from where the model was published, or name another tokenizer", "%s is of type %s and there is no tokenizer", f.path, kind)
 	case kind == typeInstruct && in.enc.tmpl == nil:
 		in.note("instruct rows are written in the Alpaca form: the model has no chat template", 0)
+	case kind != typePreference && in.o.MaxPromptLength > 0:
+		err = fail.Usagef(in.o.Name, "max_length with overflow is for all rows", "max_prompt_length shortens the prompts of preference rows, and %s is of type %s", f.path, kind)
 	case kind == typePreference:
 		err = in.checkPreference(f, row)
 	}
@@ -354,6 +356,10 @@ func (in *ingest) tokenize(f input, kind string, r rawRow) ([]encoded, fitted, e
 	for i := range samples {
 		if err == nil {
 			out[i], err = in.enc.encode(samples[i])
+			out[i].mark = samples[i].mark
+			if kind == typePreference {
+				out[i], out[i].cut = shortened(out[i], in.o.MaxPromptLength)
+			}
 		}
 	}
 	switch {
@@ -389,6 +395,9 @@ func (in *ingest) bad(ref RowRef, err error) error {
 // row files one tokenized row: duplicates, overflow, part.
 func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate fitted) error {
 	longest := 0
+	if slices.ContainsFunc(samples, func(e encoded) bool { return e.cut }) {
+		in.report.PromptsCut++
+	}
 	for _, e := range samples {
 		longest = max(longest, len(e.ids))
 		if e.note != "" {

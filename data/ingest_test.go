@@ -408,7 +408,7 @@ func TestSetErrors(t *testing.T) {
 		{`{"body":"x"}`, Options{}, tok, fail.Input, "fit no dataset type", "columns: {text: body}"},
 		{`{"prompt":"a","chosen":"b","rejected":"c"}`, Options{Overflow: "split"}, tok, fail.Usage, "overflow: split would part the answers", "truncate"},
 		{`{"prompt":"a","chosen":"b","rejected":"c"}`, Options{TrainOn: "all"}, tok, fail.Usage, "train_on: all would compare prompts", "leave train_on out"},
-		{`{"messages":[{"role":"user","content":"x"}],"label":true}`, Options{}, tok, fail.Usage, "rows of one answer and a label, which cannot be trained on yet", "chosen"},
+		{`{"messages":[{"role":"user","content":"x"}],"label":true}`, Options{}, tok, fail.Input, "assistant", ""},
 		{`{"messages":[{"role":"user","content":"x"},{"role":"assistant","content":"y"}]}`, Options{}, tok, fail.Input, "no chat template", "chat_template"},
 		{text, Options{}, nil, fail.Usage, "there is no tokenizer", ""},
 		{tokens, Options{Vocab: 3}, nil, fail.Input, "row 1: token id 3, the model has 3: the tokenizer does not match the model", ""},

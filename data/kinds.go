@@ -44,7 +44,7 @@ var otherNames = map[string][]string{
 
 // knownColumns are the keys that Source.Columns may have.
 var knownColumns = []string{"messages", "role", "content", "tools", "system", "prompt", "completion", "instruction",
-	"input", "output", "history", "text", "input_ids", "labels", "attention_mask", "chosen", "rejected", "label"}
+	"input", "output", "history", "text", "input_ids", "labels", "attention_mask", "chosen", "rejected", "label", "margin", "score_chosen", "score_rejected"}
 
 // guesses are pairs of columns that look like prompt and completion; they are
 // offered in a hint and never applied.

@@ -143,7 +143,7 @@ func (l *Loader) Step(i int) (Step, error) {
 			if err != nil {
 				return Step{}, err
 			}
-			b.append(&e)
+			b.append(&e, k)
 		}
 		s.Supervised += int64(b.Supervised)
 		s.Micro = append(s.Micro, b)

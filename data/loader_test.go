@@ -114,7 +114,7 @@ func TestPaddingFreeGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			e := (&encoding{}).tokens(s)
-			b.append(&Example{IDs: e.ids, Loss: tidy(e.loss)})
+			b.append(&Example{IDs: e.ids, Loss: tidy(e.loss)}, int32(i))
 		}
 		if !slices.Equal(b.IDs, want.IDs) || !slices.Equal(b.Pos, want.Pos) || b.Supervised != want.NumItems {
 			t.Errorf("micro-batch %d: packed otherwise (%d supervised, want %d)", want.MicroBatch, b.Supervised, want.NumItems)

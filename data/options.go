@@ -22,7 +22,7 @@ type Source struct {
 	Type string `yaml:"type" json:"type,omitempty" doc:"what the columns mean" default:"auto" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference"`
 	// Columns maps our names to the file's: messages, role, content, tools,
 	// system, prompt, completion, instruction, input, output, history, text, input_ids,
-	// labels, attention_mask, chosen, rejected. A column within one that is an object
+	// labels, attention_mask, chosen, rejected, label, margin, score_chosen, score_rejected. A column within one that is an object
 	// is named by its path: data.messages.
 	Columns map[string]string `yaml:"columns" json:"columns,omitempty" doc:"our column names to yours, e.g. {messages: conv, role: from, content: value}; data.conv is a column within another"`
 	// Split takes the files of a folder or glob whose name or folder says so
@@ -55,6 +55,9 @@ type Options struct {
 
 	MaxLength int    `yaml:"max_length" json:"max_length,omitempty" doc:"tokens a sample may have" unset:"min(2048, context)" range:"[2,10000000]"`
 	Overflow  string `yaml:"overflow" json:"overflow,omitempty" doc:"what happens to longer ones" default:"error" enum:"error|drop|truncate|split"`
+
+	// MaxPromptLength is of preference rows; 0: no limit.
+	MaxPromptLength int `yaml:"max_prompt_length" json:"max_prompt_length,omitempty" doc:"of preference rows: tokens a prompt may have, the last ones stay" unset:"no limit" range:"[1,10000000]"`
 
 	Packing    string `yaml:"packing" json:"packing,omitempty" doc:"best-fit decreasing without attention across samples" default:"bfd" enum:"bfd|none"`
 	TrainOn    string `yaml:"train_on" json:"train_on,omitempty" doc:"which turns are learned" default:"assistant" enum:"assistant|last|all"`

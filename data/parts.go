@@ -54,7 +54,7 @@ func (in *ingest) finish() (*Dataset, error) {
 		}
 	}
 	if d.Train.Len() == 0 {
-		return nil, fail.Inputf(in.o.Name, "see the report for what happened to each row", "no row to train on (%s rows read)", group(in.report.Rows))
+		return nil, in.nothing()
 	}
 	return d, nil
 }

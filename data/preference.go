@@ -2,6 +2,7 @@ package data
 
 import (
 	"reflect"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/chat"
@@ -10,11 +11,96 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
-// convertPreference makes two samples of a row with two answers to a prompt:
-// the chosen one, then the rejected one. Answers are text or messages. Without
+// convertPreference makes samples of a row of preferences: of one answer and a
+// label, or of two answers to a prompt, the chosen one, then the rejected one.
+func convertPreference(c columns, row *jinja.Dict) ([]sample, error) {
+	if !c.has(row, "chosen") {
+		s, err := c.labelled(row)
+		return []sample{s}, err
+	}
+	out, err := c.twoAnswers(row)
+	if err == nil {
+		out[0].mark, err = c.margin(row)
+	}
+	return out, err
+}
+
+// labelled is the sample of an answer whose label says whether it is wanted: a
+// completion, or what messages end with.
+func (c columns) labelled(row *jinja.Dict) (s sample, err error) {
+	if c.has(row, "messages") {
+		name := c.name(row, "messages")
+		messages, err := c.messages(name, c.get(row, "messages"))
+		if err != nil {
+			return s, err
+		}
+		conv, err := c.conversation(row, messages)
+		if err != nil {
+			return s, err
+		}
+		if s, err = chatSample(conv, max(0, turns(messages)-1)); err != nil {
+			return s, err
+		}
+	} else if s, err = convertPrompt(c, row); err != nil {
+		return s, err
+	}
+	switch v := c.get(row, "label").(type) {
+	case bool:
+		s.mark = markOf(v)
+	case int64:
+		if v != 0 && v != 1 {
+			return s, bad(c.name(row, "label"), "is %d, neither true nor false", v)
+		}
+		s.mark = markOf(v == 1)
+	default:
+		return s, bad(c.name(row, "label"), "is %s, neither true nor false", rows.KindOf(v))
+	}
+	return s, nil
+}
+
+func markOf(wanted bool) float32 {
+	if wanted {
+		return Wanted
+	}
+	return Unwanted
+}
+
+// margin is by how much a row says that the chosen answer should be ahead: its
+// margin, or, where the recipe names the columns, the difference of scores.
+func (c columns) margin(row *jinja.Dict) (float32, error) {
+	if c["score_chosen"] == "" {
+		return c.number(row, "margin")
+	}
+	chosen, err := c.number(row, "score_chosen")
+	if err != nil {
+		return 0, err
+	}
+	rejected, err := c.number(row, "score_rejected")
+	return chosen - rejected, err
+}
+
+// number is a column that must be a number or, as 0, null or absent.
+func (c columns) number(row *jinja.Dict, ours string) (float32, error) {
+	x := 0.0
+	switch v := c.get(row, ours).(type) {
+	case nil:
+	case int64:
+		x = float64(v)
+	case float64:
+		x = v
+	default:
+		return 0, bad(c.name(row, ours), "is %s, not a number", rows.KindOf(v))
+	}
+	if y := float32(x); y-y != 0 {
+		return 0, bad(c.name(row, ours), "is %v", x)
+	}
+	return float32(x), nil
+}
+
+// twoAnswers are the samples of a row with two answers. Answers are text or messages. Without
 // a prompt of their kind it is what both begin with, as in TRL; where messages
 // have nothing in common, a prompt that is text is what the user says.
-func convertPreference(c columns, row *jinja.Dict) ([]sample, error) {
+func (c columns) twoAnswers(row *jinja.Dict) ([]sample, error) {
 	chosen, err := c.answer(row, "chosen")
 	if err != nil {
 		return nil, err
@@ -27,7 +113,7 @@ func convertPreference(c columns, row *jinja.Dict) ([]sample, error) {
 		return nil, bad(c.name(row, "rejected"), "chosen is %s, rejected %s: both must be text or both messages", chosen, rejected)
 	}
 	if reflect.DeepEqual(chosen, rejected) {
-		return nil, bad(c.name(row, "rejected"), "is the same as chosen: there is nothing to prefer")
+		return nil, bad(c.name(row, "rejected"), sameAnswers)
 	}
 	var prompt answer
 	if c.get(row, "prompt") != nil {
@@ -45,10 +131,12 @@ func convertPreference(c columns, row *jinja.Dict) ([]sample, error) {
 // row is one.
 func (in *ingest) checkPreference(f input, row *jinja.Dict) error {
 	c := columns(f.source.Columns)
+	if c["margin"] == "" && c["score_chosen"] == "" && c.has(row, "score_chosen") && c.has(row, "score_rejected") && !c.has(row, "margin") {
+		in.note("score_chosen and score_rejected are not read; columns: {score_chosen: score_chosen, score_rejected: score_rejected} makes margins of them", 0)
+	}
 	switch {
-	case !c.has(row, "chosen"):
-		return fail.Usagef(f.path, "a row needs a chosen and a rejected answer; type: prompt_completion leaves the label out",
-			"holds preference rows of one answer and a label, which cannot be trained on yet")
+	case (c["score_chosen"] == "") != (c["score_rejected"] == "") || c["margin"] != "" && c["score_chosen"] != "":
+		return fail.Usagef(f.path, "name both score_chosen and score_rejected, or margin alone", "columns: a margin is one column, or the difference of two")
 	case in.o.Overflow == "split":
 		return fail.Usagef(in.o.Name, "overflow: truncate or drop", "overflow: split would part the answers of the preference rows in %s", f.path)
 	case in.o.TrainOn == "all":
@@ -56,6 +144,9 @@ func (in *ingest) checkPreference(f input, row *jinja.Dict) error {
 	}
 	return nil
 }
+
+// sameAnswers is why a row without a preference is bad.
+const sameAnswers = "is the same as chosen: there is nothing to prefer"
 
 // answer is a prompt or an answer: text or, where messages is not nil, messages.
 type answer struct {
@@ -158,4 +249,19 @@ func fitPair(ref RowRef, chosen, rejected encoded, limit int, overflow string) f
 		f.parts, f.kept, f.together = append(a.parts, b.parts...), a.kept+b.kept, true
 	}
 	return f
+}
+
+// shortened is e with at most limit tokens of its prompt, the last ones, and whether
+// that is less.
+func shortened(e encoded, limit int) (encoded, bool) {
+	if limit == 0 || len(e.loss) == 0 || int(e.loss[0][0]) <= limit {
+		return e, false
+	}
+	cut := e.loss[0][0] - int32(limit)
+	e.ids = e.ids[cut:]
+	e.loss = slices.Clone(e.loss)
+	for i := range e.loss {
+		e.loss[i] = [2]int32{e.loss[i][0] - cut, e.loss[i][1] - cut}
+	}
+	return e, true
 }

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/rows"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // encodePair converts and encodes the two answers of a JSON row.
@@ -189,5 +191,105 @@ func TestPreferenceIngest(t *testing.T) {
 	single := InMemory(Example{ID: 1}, Example{ID: 2})
 	if first := single.Firsts(); first.Len() != 2 || first.ID(1) != 2 {
 		t.Errorf("of samples that stand alone %d are first", first.Len())
+	}
+}
+
+// TestMarks: what a row says beside its answers reaches the samples, through the cache
+// too, and calibration leaves unwanted answers out.
+func TestMarks(t *testing.T) {
+	const u = `[{"role":"user","content":"q"}]`
+	file := func(lines ...string) string { return write(t, "rows.jsonl", strings.Join(lines, "\n")+"\n") }
+	tmpl, err := chat.Parse(chatMLTemplate, chat.Options{EOS: "<|im_end|>"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	single := file(`{"prompt":"q","completion":" a","label":true}`, `{"prompt":"q","completion":" a","label":false}`,
+		`{"prompt":`+u+`,"completion":[{"role":"assistant","content":"b"}],"label":true}`)
+	turns := file(`{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"x"},{"role":"user","content":"r"},{"role":"assistant","content":"y"}],"label":false}`)
+	pairs := file(`{"prompt":"q","chosen":" a","rejected":" b","margin":1.5,"score_chosen":9,"score_rejected":2}`, `{"prompt":"q","chosen":" c","rejected":" d"}`)
+	scored := Source{Path: pairs, Columns: map[string]string{"score_chosen": "score_chosen", "score_rejected": "score_rejected"}}
+	for _, c := range []struct {
+		sources []Source
+		marks   []float32
+		firsts  int
+	}{
+		{[]Source{{Path: single}}, []float32{Wanted, Unwanted, Wanted}, 2},
+		{[]Source{{Path: turns}}, []float32{Unwanted}, 0},
+		{[]Source{{Path: pairs}}, []float32{1.5, 0, 0, 0}, 2},
+		{[]Source{scored, {Path: turns}}, []float32{7, 0, 0, 0, Unwanted}, 2},
+	} {
+		o := Options{Datasets: c.sources, ValSetSize: "0", Shuffle: new(bool), MaxLength: 100}
+		d, _ := ingestOne(t, o, sharedTokenizer(t, "qwen3"), tmpl)
+		cache := filepath.Join(t.TempDir(), "cache")
+		if err := d.SaveArrow(cache); err != nil {
+			t.Fatal(err)
+		}
+		again, err := LoadArrow(cache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ex := range []Examples{d.Train, again.Train} {
+			var marks []float32
+			for i := range ex.Len() {
+				e, err := ex.At(i)
+				if err != nil || e.Mark != ex.Mark(i) {
+					t.Fatalf("mark %v and %v, %v", e.Mark, ex.Mark(i), err)
+				}
+				marks = append(marks, e.Mark)
+			}
+			if !slices.Equal(marks, c.marks) || ex.Firsts().Len() != c.firsts {
+				t.Errorf("%v: marks %v, want %v; %d for calibration, want %d", c.sources, marks, c.marks, ex.Firsts().Len(), c.firsts)
+			}
+		}
+		d.Close()
+	}
+}
+
+// TestMaxPromptLength: of longer prompts the last tokens stay, the answers whole, and
+// rows are counted; other rows have no such prompt.
+func TestMaxPromptLength(t *testing.T) {
+	rows := []any{map[string]any{"prompt": "one two three four five six", "chosen": " a b", "rejected": " c"}, map[string]any{"prompt": "one", "chosen": " a", "rejected": " c"}}
+	o := Options{Datasets: []Source{{Path: jsonlFile(t, rows...)}}, ValSetSize: "0", Shuffle: new(bool), MaxPromptLength: 3}
+	tok := sharedTokenizer(t, "qwen3")
+	d, r := ingestOne(t, o, tok, nil)
+	all, err := d.Train.Read(4)
+	if err != nil || r.PromptsCut != 1 || len(all) != 4 {
+		t.Fatalf("%d prompts cut, %d samples, %v", r.PromptsCut, len(all), err)
+	}
+	if got := tok.Decode(all[0].IDs, true); got != " four five six a b" || all[0].Loss[0][0] != 3 {
+		t.Errorf("%q, learned from %d", got, all[0].Loss[0][0])
+	}
+	if got := tok.Decode(all[3].IDs, true); got != "one c" {
+		t.Errorf("%q", got)
+	}
+	o.Datasets[0].Path = jsonlFile(t, map[string]any{"text": "a b c"})
+	if _, _, err := Ingest(t.Context(), o, tok, nil, nil); fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), "max_prompt_length") {
+		t.Errorf("of plain text: %v", err)
+	}
+}
+
+// TestLabelErrors: labels and margins that say nothing.
+func TestLabelErrors(t *testing.T) {
+	tok := sharedTokenizer(t, "qwen3")
+	for row, want := range map[string]string{
+		`{"prompt":"q","completion":"a","label":2}`:                  "label: is 2, neither true nor false",
+		`{"prompt":"q","completion":"a","label":"yes"}`:              "label: is text, neither true nor false",
+		`{"prompt":"q","completion":"","label":true}`:                "completion: is empty",
+		`{"messages":[{"role":"user","content":"q"}],"label":true}`:  "assistant",
+		`{"prompt":"q","chosen":"a","rejected":"b","margin":"wide"}`: "margin: is text, not a number",
+		`{"prompt":"q","chosen":"a","rejected":"a","margin":1}`:      "rejected: is the same as chosen",
+	} {
+		_, _, err := Ingest(t.Context(), Options{Datasets: []Source{{Path: write(t, "rows.jsonl", row+"\n"), Type: typePreference}}}, tok, nil, nil)
+		if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", row, err, want)
+		}
+	}
+	o := Options{Datasets: []Source{{Path: write(t, "rows.jsonl", `{"prompt":"q","chosen":"a","rejected":"b"}`+"\n"), Columns: map[string]string{"score_chosen": "x"}}}}
+	if _, _, err := Ingest(t.Context(), o, tok, nil, nil); fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), "a margin is one column") {
+		t.Errorf("one score: %v", err)
+	}
+	o = Options{Datasets: []Source{{Path: jsonlFile(t, map[string]any{"prompt": "q", "chosen": "a", "rejected": "a"}, map[string]any{"prompt": "q", "chosen": "a", "rejected": "b"})}}, BadRows: "drop", ValSetSize: "0"}
+	if _, r := ingestOne(t, o, tok, nil); r.Dropped["equal_answers"] != 1 || r.Kept != 1 {
+		t.Errorf("%+v", r)
 	}
 }

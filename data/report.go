@@ -19,13 +19,14 @@ type Report struct {
 	Files []FileReport     `json:"files"`
 	Types map[string]int64 `json:"types"` // rows by dataset type
 
-	Rows      int64            `json:"rows"`      // read
-	Kept      int64            `json:"kept"`      // whole
-	Truncated int64            `json:"truncated"` // cut at max_length
-	Split     int64            `json:"split"`     // cut into several samples
-	Dropped   map[string]int64 `json:"dropped"`   // by reason: too_long, bad_row, duplicate, no_supervised_token, empty
-	Repeated  int64            `json:"repeated"`  // samples added by weight
-	Skipped   int64            `json:"skipped"`   // rows left out by weight below 1
+	Rows       int64            `json:"rows"`                  // read
+	Kept       int64            `json:"kept"`                  // whole
+	Truncated  int64            `json:"truncated"`             // cut at max_length
+	Split      int64            `json:"split"`                 // cut into several samples
+	Dropped    map[string]int64 `json:"dropped"`               // by reason: too_long, bad_row, equal_answers, duplicate, no_supervised_token, empty
+	PromptsCut int64            `json:"prompts_cut,omitempty"` // rows whose prompt was cut to max_prompt_length, of those kept too
+	Repeated   int64            `json:"repeated"`              // samples added by weight
+	Skipped    int64            `json:"skipped"`               // rows left out by weight below 1
 
 	Duplicates int64 `json:"duplicates"` // rows whose content occurred before, dropped or not
 	Overlap    int64 `json:"overlap"`    // training rows whose content is also held back
@@ -99,6 +100,8 @@ func (r *Report) bad(row BadRow) {
 	r.badRows++
 	if row.Reason == noSupervised || strings.HasPrefix(row.Reason, noSupervised+":") {
 		r.drop("no_supervised_token")
+	} else if row.Reason == sameAnswers {
+		r.drop("equal_answers")
 	} else {
 		r.drop("bad_row")
 	}
@@ -170,6 +173,9 @@ func (r *Report) Line() string {
 	s := fmt.Sprintf("rows: %s kept, %s split, %s truncated, %s dropped", group(r.Kept), group(r.Split), group(r.Truncated), group(dropped))
 	if len(why) > 0 {
 		s += " (" + strings.Join(why, ", ") + ")"
+	}
+	if r.PromptsCut > 0 {
+		s += fmt.Sprintf(", %s with a cut prompt", group(r.PromptsCut))
 	}
 	if total := r.TrainTokens + r.ValTokens; total > 0 {
 		s += fmt.Sprintf(" · %s tokens · supervised %.0f %%", group(total), 100*float64(r.TrainSupervised+r.ValSupervised)/float64(total))

@@ -122,6 +122,8 @@ func (v *view) size(i int) (tokens int, group uint32) {
 	return tokens, group
 }
 
+func (v *view) mark(i int) float32 { return v.of.mark(int(v.order.get(i))) }
+
 func (v *view) id(i int) uint64 { return v.of.id(int(v.order.get(i))) }
 
 func (v *view) read(i int) (Example, error) {

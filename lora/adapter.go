@@ -20,6 +20,14 @@ type Adapter struct {
 	Layers  []Layer
 	Modules []Module // every module of the model that could take an adapter
 
+	// Of an adapter that is no LoRA, else "" and nil: its kind, settings and layers.
+	Kind     string
+	Options  Options
+	adapted  []site // one for each of variants
+	variants []variant
+	owned    []*autograd.Param // memory of variants
+	shared   []Param           // stored, not trained
+
 	dev    kernels.Backend
 	model  *model.Model
 	whole  []*whole
@@ -34,10 +42,11 @@ type Layer struct {
 	Alpha  float64
 	Linear *nn.Linear
 	LoRA   *nn.LoRA
-	dora   *dora  // nil without use_dora
-	param  string // as Module.Param
-	stored string // the path under which PEFT keeps it
-	turned bool   // as arch.Rule.Turned
+	dora   *dora    // nil without use_dora
+	minus  *nn.LoRA // what a residual lacks, not trained; nil: nothing
+	param  string   // as Module.Param
+	stored string   // the path under which PEFT keeps it
+	turned bool     // as arch.Rule.Turned
 }
 
 // whole is a weight or bias of the base that is trained and stored whole.
@@ -52,12 +61,13 @@ type whole struct {
 
 // Param is a trainable parameter of an adapter.
 type Param struct {
-	*autograd.Param        // its Name is the one PEFT stores it under
-	Shape           []int  // as stored
-	Group           string // A, B, magnitude, bias, whole: LoRA+ gives B its own rate
-	Decay           bool   // weight decay applies: not to biases
-	experts         int    // of a B that holds one for each; stored as [out, r·E]
-	turned          int    // experts whose matrices [Rows/turned, Cols] are stored transposed, A as B and B as A; 0: none
+	*autograd.Param                 // its Name is the one PEFT stores it under
+	Shape           []int           // as stored
+	Group           string          // A, B, magnitude, bias, whole: LoRA+ gives B its own rate
+	Decay           bool            // weight decay applies: not to biases
+	experts         int             // of a B that holds one for each; stored as [out, r·E]
+	first           *autograd.Param // of what is saved joined with what it began as: that; nil: it is saved as it is
+	turned          int             // experts whose matrices [Rows/turned, Cols] are stored transposed, A as B and B as A; 0: none
 }
 
 // modules lists what can be adapted or saved in m.
@@ -84,6 +94,7 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
+	c = c.withHead(m)
 	mods, ports := modules(m)
 	chosen, err := Match(c, mods)
 	if err != nil {
@@ -91,6 +102,9 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	}
 	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m}
 	err = ad.build(ports, chosen, func(l *Layer) (a, b []float32, err error) {
+		if c.InitWeights.onResidual() || c.InitWeights == InitLoftQ {
+			return ad.fromWeight(l)
+		}
 		a, b = initial(c.InitWeights, seed, l.stored, l.R, l.Linear.Experts, l.Linear.In(), l.Linear.Out())
 		return a, b, nil
 	})
@@ -98,6 +112,15 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 		return nil, err
 	}
 	return ad, nil
+}
+
+// withHead is c with the head of a reward model among modules_to_save: it is new and
+// must be trained, as PEFT does of itself.
+func (c Config) withHead(m *model.Model) Config {
+	if m.Spec.Reward && !c.saves(m.Head.Path) {
+		c.ModulesToSave = append(slices.Clone(c.ModulesToSave), m.Head.Path)
+	}
+	return c
 }
 
 // build attaches an adapter to every chosen layer, with values from fill. After
@@ -162,8 +185,16 @@ func (ad *Adapter) attach(s nn.Port, stored string, site uint32, fill func(*Laye
 		return err
 	}
 	s.Linear.Adapters = append(s.Linear.Adapters, l.LoRA)
+	if ad.Config.InitWeights.onResidual() {
+		if ad.loaded { // what the weight gives is what PEFT took from it
+			a, b, err = ad.fromWeight(&l)
+		}
+		if err == nil {
+			err = ad.subtract(&l, a, b)
+		}
+	}
 	ad.Layers = append(ad.Layers, l)
-	return nil
+	return err
 }
 
 // prefix is what PEFT puts before every name.
@@ -275,6 +306,9 @@ func (ad *Adapter) Params() []Param {
 			a.Shape, a.turned, a.experts = []int{l.LoRA.A.Cols, l.R * e}, e, e
 			b.Shape, b.turned, b.experts = []int{l.R * e, l.LoRA.B.Rows / e}, e, 0
 		}
+		if l.minus != nil {
+			a.first, b.first = l.minus.A, l.minus.B
+		}
 		out = append(out, a, b)
 		if l.dora != nil {
 			out = append(out, Param{Param: l.dora.m, Shape: []int{l.dora.m.Len()}, Group: "magnitude", Decay: true})
@@ -286,6 +320,9 @@ func (ad *Adapter) Params() []Param {
 			continue
 		}
 		out = append(out, Param{Param: w.param, Shape: []int{w.param.Rows, w.param.Cols}, Group: "whole", Decay: true})
+	}
+	for _, v := range ad.variants {
+		out = append(out, v.params()...)
 	}
 	return out
 }
@@ -302,11 +339,16 @@ func (ad *Adapter) Trainable() int64 {
 // Close takes the adapter off the model and frees its memory.
 func (ad *Adapter) Close() {
 	for _, l := range ad.Layers {
-		l.Linear.Adapters = slices.DeleteFunc(l.Linear.Adapters, func(a *nn.LoRA) bool { return a == l.LoRA })
-		ad.dev.Free(l.LoRA.A.Buffer)
-		ad.dev.Free(l.LoRA.B.Buffer)
-		l.dora.free(ad.dev)
+		l.free(ad.dev)
 	}
+	for _, v := range slices.Backward(ad.variants) {
+		v.detach()
+	}
+	ad.Freeze()
+	for _, p := range ad.owned {
+		ad.dev.Free(p.Buffer)
+	}
+	ad.variants, ad.owned, ad.shared = nil, nil, nil
 	for _, w := range slices.Backward(append(ad.whole, ad.kept...)) { // the last one may lie over another
 		w.set(w.base)
 		ad.dev.Free(w.param.Buffer)
@@ -316,5 +358,8 @@ func (ad *Adapter) Close() {
 
 // Summary is one line about the adapter for plans and logs.
 func (ad *Adapter) Summary() string {
+	if ad.Kind != "" {
+		return fmt.Sprintf("%s %s, %d layers, %d values trained", KindWord(ad.Kind), ad.Options.words(), len(ad.variants), ad.Trainable())
+	}
 	return fmt.Sprintf("LoRA r%d α%g on %d layers, %d values trained", ad.Config.R, ad.Config.Alpha, len(ad.Layers), ad.Trainable())
 }

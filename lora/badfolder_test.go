@@ -62,7 +62,7 @@ func TestBadFolders(t *testing.T) {
 		{"dora without magnitudes", setConfig("use_dora", true), "lora_magnitude_vector"},
 		{"pissa", setConfig("init_lora_weights", "pissa"), "init_lora_weights"},
 		{"unknown switch", setConfig("use_qalora", true), "use_qalora"},
-		{"other method", setConfig("peft_type", "IA3"), "IA3"},
+		{"other method", setConfig("peft_type", "ADALORA"), "ADALORA"},
 		{"no targets", setConfig("target_modules", nil), "target_modules"},
 		{"not finite", func(a *formats.Adapter) { copy(a.Tensors[0].Data, []byte{0, 0, 0xc0, 0x7f}) }, "NaN"},
 		{"integers", func(a *formats.Adapter) { a.Tensors[0].DType = "I32" }, "I32"},

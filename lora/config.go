@@ -29,7 +29,7 @@ type Config struct {
 	Bias            string  `yaml:"bias" doc:"which biases are trained" default:"none" enum:"none|all|lora_only"`
 	UseRSLoRA       bool    `yaml:"use_rslora" doc:"scale is alpha/√r" default:"false"`
 	UseDoRA         bool    `yaml:"use_dora" doc:"weight-decomposed adapter" default:"false"`
-	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random) or gaussian" default:"true"`
+	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, pissa, olora; loftq with adapter: qlora" default:"true"`
 	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"(0,1e6]"`
 
 	TargetParameters      Strings      `yaml:"target_parameters" doc:"parameters of experts and routers: mlp.experts.gate_up_proj …"`
@@ -45,6 +45,7 @@ const (
 	InitGaussian Init = "gaussian" // A normal with deviation 1/r, B zero
 	InitPiSSA    Init = "pissa"    // the singular vectors of W; trains on the residual
 	InitOLoRA    Init = "olora"    // QR of W; trains on the residual
+	InitLoftQ    Init = "loftq"    // the singular vectors of what quantization lost
 )
 
 // Summary is the shape of an adapter in one line.
@@ -87,6 +88,14 @@ func (c Config) check() error {
 	if c.ExcludeModules.All {
 		return fail.Usagef("lora.exclude_modules", "give names or a regular expression", "exclude_modules cannot be all-linear")
 	}
+	if err := c.checkPatterns(); err != nil {
+		return err
+	}
+	return c.supported()
+}
+
+// checkPatterns refuses ranks and alphas that no layer could have.
+func (c Config) checkPatterns() error {
 	for _, e := range c.RankPattern {
 		if e.Value < 1 || e.Value != math.Trunc(e.Value) {
 			return fail.Usagef("lora.rank_pattern", "", "rank of %q is %g, it must be a whole number above 0", e.Key, e.Value)
@@ -97,7 +106,7 @@ func (c Config) check() error {
 			return fail.Usagef("lora.alpha_pattern", "", "alpha of %q is %g, it must be above 0", e.Key, e.Value)
 		}
 	}
-	return c.supported()
+	return nil
 }
 
 // supported names the keys of PEFT that this version has no code for.
@@ -112,9 +121,12 @@ func (c Config) supported() error {
 	case c.UseDoRA && c.Bias != "none":
 		return fail.Usagef("lora.use_dora", "bias: none", "use_dora with trained biases is not supported yet")
 	}
-	known := []Init{InitKaiming, InitNonZero, InitGaussian}
+	if c.UseDoRA && (c.InitWeights.onResidual() || c.InitWeights == InitLoftQ) {
+		return fail.Usagef("lora.use_dora", "init_lora_weights: true", "use_dora with init_lora_weights: %s is not supported", string(c.InitWeights))
+	}
+	known := []Init{InitKaiming, InitNonZero, InitGaussian, InitPiSSA, InitOLoRA, InitLoftQ}
 	if !slices.Contains(known, c.InitWeights) {
-		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false", "init_lora_weights %q is not supported", string(c.InitWeights))
+		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false, pissa, olora, loftq", "init_lora_weights %q is not supported", string(c.InitWeights))
 	}
 	return nil
 }

@@ -91,8 +91,8 @@ func (ad *Adapter) norms(l *Layer) ([]float32, error) {
 }
 
 // Refresh brings what is derived from the adapter's values up to date. Call it
-// after they were changed and before the next forward pass; without DoRA it
-// does nothing.
+// after they were changed and before the next forward pass; plain LoRA has
+// nothing derived.
 func (ad *Adapter) Refresh() error {
 	for i := range ad.Layers {
 		if ad.Layers[i].dora == nil {
@@ -102,7 +102,7 @@ func (ad *Adapter) Refresh() error {
 			return err
 		}
 	}
-	return nil
+	return ad.refreshKind()
 }
 
 func (ad *Adapter) refresh(l *Layer) error {
@@ -133,10 +133,15 @@ func (ad *Adapter) refresh(l *Layer) error {
 }
 
 // FinishGradients turns the gradients that backward passes left into those of
-// Params. Call it once after a step's last backward pass; without DoRA it does
-// nothing.
+// Params. Call it once after a step's last backward pass; plain LoRA has nothing
+// derived.
 func (ad *Adapter) FinishGradients() error {
 	return ad.dev.Run(func() error {
+		for _, v := range ad.variants {
+			if err := v.finish(ad.dev); err != nil {
+				return err
+			}
+		}
 		for _, l := range ad.Layers {
 			if l.dora != nil && l.dora.m.Grad != nil {
 				ad.dev.Mul(kernels.To(l.dora.m.Grad), &kernels.MulArgs{N: 1, C: l.dora.m.Len(), X: l.dora.m.Grad, S: l.dora.inv})
@@ -151,6 +156,12 @@ func (ad *Adapter) Freeze() {
 	for _, l := range ad.Layers {
 		if l.dora != nil {
 			l.dora.scale.Grad = nil
+		}
+	}
+	for _, v := range ad.variants {
+		for _, p := range v.derived() {
+			ad.dev.Free(p.Grad)
+			p.Grad = nil
 		}
 	}
 }

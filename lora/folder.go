@@ -22,6 +22,12 @@ type Folder struct {
 	Base   string // base_model_name_or_path
 	Notes  Notes  // of tunekit.json; zero when another program wrote it
 
+	// Of an adapter that is no LoRA, else "" and nil: its kind and settings. Config
+	// then says what chooses modules.
+	Kind    string
+	Options Options
+	dropout string // of training, where there was any
+
 	tensors map[string]*stored // by name without prefix
 	adapter string             // its name in the names of the tensors, where they have one
 }
@@ -49,16 +55,9 @@ func ReadFolder(dir string) (*Folder, error) {
 		return nil, err
 	}
 	where := filepath.Join(dir, "adapter_config.json")
-	c, err := parseConfig(where, a.Config)
-	if err != nil {
+	f := &Folder{Dir: dir, tensors: map[string]*stored{}}
+	if err := f.settings(where, a.Config); err != nil {
 		return nil, err
-	}
-	f := &Folder{Dir: dir, Config: c.config(), Base: c.BaseModel, tensors: map[string]*stored{}}
-	if f.Config.TargetModules.Empty() && len(f.Config.TargetParameters) == 0 {
-		return nil, fail.Inputf(where, "", "target_modules is missing")
-	}
-	if err := f.Config.check(); err != nil { // with no default of a recipe: 0 is 0 here
-		return nil, fail.Inputf(where, "", "%w", err)
 	}
 	if f.Notes, err = readNotes(dir); err != nil {
 		return nil, err
@@ -72,6 +71,40 @@ func ReadFolder(dir string) (*Folder, error) {
 		return nil, fail.Inputf(dir, "", "adapter_model.safetensors holds no tensor")
 	}
 	return f, nil
+}
+
+// settings reads adapter_config.json.
+func (f *Folder) settings(where string, data []byte) error {
+	all := map[string]any{}
+	if err := json.Unmarshal(data, &all); err != nil {
+		return fail.Inputf(where, "", "no valid JSON: %w", err)
+	}
+	if typ, _ := all["peft_type"].(string); !strings.EqualFold(typ, "LORA") {
+		if all["target_modules"] == nil {
+			return fail.Inputf(where, "", "target_modules is missing")
+		}
+		return parseKind(where, all, f)
+	}
+	c, err := parseConfig(where, data, all)
+	if err != nil {
+		return err
+	}
+	f.Config, f.Base = c.config(), c.BaseModel
+	if f.Config.TargetModules.Empty() && len(f.Config.TargetParameters) == 0 {
+		return fail.Inputf(where, "", "target_modules is missing")
+	}
+	if err := f.Config.check(); err != nil { // with no default of a recipe: 0 is 0 here
+		return fail.Inputf(where, "", "%w", err)
+	}
+	return nil
+}
+
+// Summary is the shape of the adapter in one line.
+func (f *Folder) Summary() string {
+	if f.Kind != "" {
+		return KindWord(f.Kind) + " " + f.Options.words()
+	}
+	return f.Config.Summary()
 }
 
 // add decodes one tensor.
@@ -118,6 +151,10 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 	f.tensors[name] = &stored{shape: t.Shape, data: v}
 	return nil
 }
+
+// Reward reports whether the adapter makes a reward model of its base: it holds the
+// head of one.
+func (f *Folder) Reward() bool { return f.tensors["score.weight"] != nil }
 
 // take returns the values of a tensor that must be there with this shape.
 func (f *Folder) take(name string, shape ...int64) ([]float32, error) {
@@ -221,13 +258,24 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 			chosen = append(chosen, l.Path)
 		}
 	}
-	conf, err := fileOf(ad.Config, o.Base, chosen, ad.Modules).encode()
+	var conf []byte
+	var err error
+	if ad.Kind == "" {
+		file := fileOf(ad.Config, o.Base, chosen, ad.Modules)
+		if ad.model.Spec.Reward {
+			task := "SEQ_CLS"
+			file.TaskType = &task
+		}
+		conf, err = file.encode()
+	} else {
+		conf, err = ad.kindFile(o.Base, ad.paths())
+	}
 	if err != nil {
 		return err
 	}
 	a := &formats.Adapter{Config: conf}
 	err = ad.dev.Run(func() error {
-		params := ad.Params()
+		params := append(ad.Params(), ad.shared...)
 		for _, w := range ad.kept {
 			params = append(params, Param{Param: w.param, Shape: w.shape()})
 		}
@@ -243,6 +291,12 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 			}
 			if p.experts > 0 {
 				v = toPEFT(v, r, p.experts)
+			}
+			if p.first != nil {
+				var err error
+				if v, p.Shape, err = p.joined(ad.dev, v); err != nil {
+					return err
+				}
 			}
 			t := formats.NamedTensor{Name: p.Name, DType: "F32", Data: kernels.Bytes(v)}
 			for _, d := range p.Shape {
@@ -267,17 +321,21 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 
 // card is a model card with what is known.
 func (ad *Adapter) card(o SaveOptions) []byte {
+	task := "text-generation"
+	if ad.model.Spec.Reward {
+		task = "text-classification"
+	}
 	return fmt.Appendf(nil, `---
 base_model: %s
 base_model_relation: adapter
 library_name: peft
-pipeline_tag: text-generation
+pipeline_tag: %s
 tags:
-- lora
+- %s
 ---
 
-# LoRA adapter
+# %s adapter
 
 %s. Base: %s.
-`, o.Base, ad.Summary(), o.Base)
+`, o.Base, task, cmp.Or(ad.Kind, "lora"), KindWord(ad.Kind), ad.Summary(), o.Base)
 }

@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -23,7 +24,14 @@ func FuzzConfigFile(f *testing.F) {
 	}
 	f.Add([]byte(`{"peft_type":"LORA","r":8,"target_modules":"all-linear","rank_pattern":{"a":1e999}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := parseConfig("f", data)
+		parse := func(data []byte) (*configFile, error) {
+			all := map[string]any{}
+			if err := json.Unmarshal(data, &all); err != nil {
+				return nil, err
+			}
+			return parseConfig("f", data, all)
+		}
+		c, err := parse(data)
 		if err != nil {
 			return
 		}
@@ -31,7 +39,7 @@ func FuzzConfigFile(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := parseConfig("f", b)
+		d, err := parse(b)
 		if err != nil {
 			t.Fatalf("%v\nwritten: %s", err, b)
 		}

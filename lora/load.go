@@ -9,8 +9,10 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/nn"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // Load attaches the adapter of a PEFT folder to m. Every tensor of the folder
@@ -29,15 +31,23 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	for _, t := range f.tensors {
 		t.used = false
 	}
+	c = c.withHead(m)
 	mods, ports := modules(m)
 	chosen, err := f.choose(c, mods)
 	if err != nil {
 		return nil, f.blame(err)
 	}
-	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m, loaded: true}
-	err = ad.build(ports, chosen, func(l *Layer) ([]float32, []float32, error) {
-		return f.layer(l.stored, l.R, l.Linear.Out(), l.Linear.In(), l.Linear.Experts, l.turned)
-	})
+	if err := f.checkHeld(m, ports, chosen); err != nil {
+		return nil, err
+	}
+	ad := &Adapter{Config: c, Kind: f.Kind, Options: f.Options, Modules: mods, dev: m.Dev, model: m, loaded: true}
+	if f.Kind != "" {
+		err = ad.buildKind(ports, chosen, &maker{ad: ad, from: f})
+	} else {
+		err = ad.build(ports, chosen, func(l *Layer) ([]float32, []float32, error) {
+			return f.layer(l.stored, l.R, l.Linear.Out(), l.Linear.In(), l.Linear.Experts, l.turned)
+		})
+	}
 	if err != nil {
 		return nil, f.blame(err)
 	}
@@ -57,6 +67,18 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 		return nil, err
 	}
 	return ad, nil
+}
+
+// checkHeld refuses an adapter of LoftQ where the weights are not the quantized ones
+// that it was trained on.
+func (f *Folder) checkHeld(m *model.Model, ports []nn.Port, chosen []Module) error {
+	for _, mod := range chosen {
+		p := ports[mod.index]
+		if f.Config.InitWeights == InitLoftQ && (p.Linear == nil || m.HeldType(p.Linear.W).Kind != dtype.NF4) {
+			return fail.Inputf(f.Dir, "use it on the base as NF4 (--nf4; adapter: qlora; base: trained)", "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4, and %s is not", mod.Path)
+		}
+	}
+	return nil
 }
 
 // choose returns the modules that the folder has adapters for: those its config
@@ -90,12 +112,14 @@ func (w Weighted) Attach(m *model.Model) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.Weight != 1 && (len(ad.whole) > 0 || len(ad.kept) > 0 || ad.Config.UseDoRA) {
+	if w.Weight != 1 && (w.Folder.Kind != "" || len(ad.whole) > 0 || len(ad.kept) > 0 || ad.Config.UseDoRA) {
 		ad.Close()
-		return nil, fail.Inputf(w.Folder.Dir, "give it weight 1", "weight %g: what an adapter stores whole (modules, biases, DoRA's magnitudes) has no part of it", w.Weight)
+		return nil, fail.Inputf(w.Folder.Dir, "give it weight 1", "weight %g: what an adapter stores whole (modules, biases, DoRA's magnitudes, all of other kinds than LoRA) has no part of it", w.Weight)
 	}
 	for _, l := range ad.Layers {
-		l.LoRA.Scale *= float32(w.Weight)
+		if l.LoRA.Scale *= float32(w.Weight); l.minus != nil {
+			l.minus.Scale *= float32(w.Weight)
+		}
 	}
 	return ad, nil
 }
@@ -112,6 +136,9 @@ func (f *Folder) blame(err error) error {
 func (ad *Adapter) fillWhole(f *Folder) error {
 	for _, w := range ad.whole {
 		name := strings.TrimPrefix(w.name, prefix)
+		if ad.model.Spec.Reward && name == ad.model.Head.Path+".weight" && f.tensors[name] == nil {
+			continue // an adapter of a model that had none keeps the new one
+		}
 		shape := []int64{int64(w.param.Rows), int64(w.param.Cols)}
 		if strings.HasSuffix(name, ".bias") {
 			shape = shape[1:]
@@ -142,6 +169,9 @@ func Start(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
+	if f.Kind != "" {
+		return nil, fail.Usagef("lora.init_from", "use adapter: "+f.Kind, "%s is an adapter of kind %s, not LoRA", f.Dir, f.Kind)
+	}
 	if f.tensors[m.Head.Path+".lora_A.weight"] != nil {
 		return nil, fail.Usagef("lora.init_from", "merge it first, then train on the merged model", "%s has an adapter on the head %s, which cannot be trained", f.Dir, m.Head.Path)
 	}
@@ -168,6 +198,7 @@ func (c Config) inherit(f *Folder) (Config, error) {
 		{"modules_to_save", len(c.ModulesToSave) > 0, slices.Equal(c.ModulesToSave, out.ModulesToSave), c.ModulesToSave, out.ModulesToSave},
 		{"bias", c.Bias != "", c.Bias == out.Bias, c.Bias, out.Bias},
 		{"use_rslora", c.UseRSLoRA, out.UseRSLoRA, c.UseRSLoRA, out.UseRSLoRA},
+		{"init_lora_weights", c.InitWeights != "", c.InitWeights == out.InitWeights, c.InitWeights, out.InitWeights},
 		{"use_dora", c.UseDoRA, out.UseDoRA, c.UseDoRA, out.UseDoRA},
 	} {
 		if k.given && !k.same {

@@ -38,6 +38,7 @@ type MergeReport struct {
 	Layers []MergedLayer `json:"layers"`
 	Whole  []string      `json:"whole,omitempty"` // modules and biases replaced as a whole
 	Bytes  int64         `json:"bytes"`
+	Reward bool          `json:"reward,omitempty"` // the result is a reward model
 }
 
 // MergedLayer are Frobenius norms of one layer.
@@ -57,7 +58,7 @@ func (l MergedLayer) QuantOverDelta() float64 { return l.Quant / l.Delta }
 // in float32, rounded once to the stored type. Every tensor of every adapter is
 // used, or it is an error. Tensors stream one at a time.
 func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters []Weighted, o MergeOptions) (*MergeReport, error) {
-	m := &merger{dev: dev, src: src, o: o, layers: map[string][]factor{}, whole: map[string][]float32{}, from: map[string]*Folder{}, norms: map[string]*MergedLayer{}}
+	m := &merger{dev: dev, src: src, o: o, layers: map[string][]factor{}, edits: map[string]edit{}, whole: map[string][]float32{}, from: map[string]*Folder{}, norms: map[string]*MergedLayer{}}
 	for _, a := range adapters {
 		if src.Spec.Tied && a.Folder.unties(src.At(-1, arch.Embed).Path(), src.HeadPath()) {
 			src.Untie()
@@ -77,7 +78,7 @@ func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters 
 	if err := o.Write(ctx, dev, src, m); err != nil {
 		return nil, err
 	}
-	r := &MergeReport{Whole: slices.Sorted(maps.Keys(m.whole))}
+	r := &MergeReport{Reward: src.Spec.Reward, Whole: slices.Sorted(maps.Keys(m.whole))}
 	for _, p := range o.Plan(src) {
 		r.Bytes += p.Bytes()
 		if l, ok := m.norms[p.Name]; ok {
@@ -90,15 +91,17 @@ func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters 
 
 // merger is the edit that adds low-rank products.
 type merger struct {
-	dev    kernels.Backend
-	src    *arch.Source
-	o      MergeOptions
-	layers map[string][]factor  // by weight name
-	whole  map[string][]float32 // by tensor name
-	from   map[string]*Folder   // whose whole is
-	norms  map[string]*MergedLayer
-	tied   bool      // the base, before an adapter made two of embedding and head
-	held   []float32 // the tensor in work as held in training, where asked for
+	dev     kernels.Backend
+	src     *arch.Source
+	o       MergeOptions
+	layers  map[string][]factor  // by weight name
+	edits   map[string]edit      // of adapters that are no LoRA, by tensor name
+	whole   map[string][]float32 // by tensor name
+	from    map[string]*Folder   // whose whole is
+	folders []*Folder
+	norms   map[string]*MergedLayer
+	tied    bool      // the base, before an adapter made two of embedding and head
+	held    []float32 // the tensor in work as held in training, where asked for
 }
 
 // factor is scale·B·A of one adapter.
@@ -113,6 +116,7 @@ type factor struct {
 // take puts every tensor of an adapter where it belongs.
 func (m *merger) take(w Weighted) error {
 	f := w.Folder
+	m.folders = append(m.folders, f)
 	for _, t := range f.tensors {
 		t.used = false
 	}
@@ -120,6 +124,12 @@ func (m *merger) take(w Weighted) error {
 	chosen, err := f.choose(f.Config, mods)
 	if err != nil {
 		return f.blame(err)
+	}
+	if f.Kind != "" {
+		if err := m.takeKind(w, chosen, tensors); err != nil {
+			return err
+		}
+		chosen = nil
 	}
 	stored := storedPaths(chosen)
 	for i, mod := range chosen {
@@ -161,6 +171,20 @@ func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) 
 		if one.m, err = f.take(path+".lora_magnitude_vector", int64(t.Rows)); err != nil {
 			return err
 		}
+	}
+	if f.Config.InitWeights == InitLoftQ && !(m.o.Trained && m.o.TrainedAs != nil && m.o.TrainedAs.Kind == dtype.NF4) && t.Type.Kind != dtype.NF4 {
+		return fail.Inputf(f.Dir, "merge into the weights as trained (--trained-nf4 --base trained; base: trained)", "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4")
+	}
+	if f.Config.InitWeights.onResidual() {
+		first, err := m.residualOf(f, t, r, f.Config.scale(r, alpha))
+		if err != nil {
+			return err
+		}
+		first.scale = -one.scale
+		m.layers[name] = append(m.layers[name], first)
+	}
+	if m.edits[name].rows != nil {
+		return fail.Inputf(f.Dir, "merge them one after the other", "LoRA cannot be combined with another kind of adapter of %s", path)
 	}
 	m.layers[name] = append(m.layers[name], one)
 	if n := len(m.layers[name]); m.layers[name][0].m != nil && (n > 1 || w.Weight != 1) || n > 1 && one.m != nil {
@@ -220,7 +244,14 @@ func (m *merger) memory() int64 {
 	for _, v := range m.whole {
 		n += 4 * len(v)
 	}
-	return int64(n) + heldMemory(m.src, m.o.TrainedAs, func(t *arch.Tensor) bool { return m.layers[t.Name] != nil })
+	for _, f := range m.folders {
+		if f.Kind != "" {
+			for _, t := range f.tensors {
+				n += 4 * len(t.data)
+			}
+		}
+	}
+	return int64(n) + heldMemory(m.src, m.o.TrainedAs, func(t *arch.Tensor) bool { return m.norms[t.Name] != nil })
 }
 
 // heldMemory is what held takes for the largest of src's chosen tensors; nothing
@@ -252,7 +283,7 @@ func (linearEdit) Apply(*arch.Tensor, int, []float32) error {
 
 // Touches reports whether an adapter changes the tensor.
 func (m *merger) Touches(t *arch.Tensor) bool {
-	return m.layers[t.Name] != nil || m.whole[t.Name] != nil
+	return m.layers[t.Name] != nil || m.whole[t.Name] != nil || m.edits[t.Name].rows != nil
 }
 
 // Apply adds the deltas to the rows w, or puts the whole values in their place.
@@ -263,6 +294,10 @@ func (m *merger) Apply(t *arch.Tensor, row0 int, w []float32) error {
 		if err := m.requantized(t, row0, w); err != nil {
 			return err
 		}
+	}
+	if e := m.edits[t.Name]; e.rows != nil {
+		m.edited(t, e, row0, w)
+		return nil
 	}
 	if len(m.layers[t.Name]) == 0 {
 		return nil
@@ -275,13 +310,29 @@ func (m *merger) Apply(t *arch.Tensor, row0 int, w []float32) error {
 		magnitude(g[row0:], t.Cols, w, delta)
 	}
 	l := m.norms[t.Name]
-	l.Weight, l.Delta = l.Weight+square(w), l.Delta+square(delta)
+	l.Weight, l.Delta = l.Weight+sumSquares(w), l.Delta+sumSquares(delta)
 	for i := range w {
 		w[i] += delta[i]
 	}
 	stored, _ := m.o.TypeOf(t)
 	l.Rounding += lost(stored, w)
 	return nil
+}
+
+// edited changes rows as an adapter that is no LoRA says, and measures by how much.
+func (m *merger) edited(t *arch.Tensor, e edit, row0 int, w []float32) {
+	before := slices.Clone(w)
+	e.rows(row0, w)
+	l := m.norms[t.Name]
+	if l == nil { // a bias
+		return
+	}
+	l.Weight += sumSquares(before)
+	for i := range before {
+		before[i] = w[i] - before[i]
+	}
+	stored, _ := m.o.TypeOf(t)
+	l.Delta, l.Rounding = l.Delta+sumSquares(before), l.Rounding+lost(stored, w)
 }
 
 // magnitude makes delta what DoRA adds to w: (m/‖w+delta‖)·(w+delta) - w by row.
@@ -399,7 +450,7 @@ func held(memory []float32, src *arch.Source, t *arch.Tensor, typ dtype.Type) ([
 	return w, nil
 }
 
-func square(v []float32) float64 {
+func sumSquares(v []float32) float64 {
 	return sums(len(v), func(i int) float64 { return float64(v[i]) })
 }
 

@@ -20,6 +20,19 @@ var adapterName = regexp.MustCompile(`^(.*\.(?:lora_A|lora_B|modules_to_save))\.
 // parameter and a module.
 var magnitudeName = regexp.MustCompile(`^(.*\.lora_magnitude_vector)(?:\.([^.]+?))??(?:\.weight)?$`)
 
+// ownName is the same for the tensors of the kinds that are not LoRA, which are
+// parameters of the layer itself or of a module in it.
+var ownName = func() *regexp.Regexp {
+	var names []string
+	for _, kind := range KindNames() {
+		names = append(names, kinds[kind].stored)
+	}
+	return regexp.MustCompile(`^(.*\.(?:` + strings.Join(names, "|") + `))\.([^.]+?)(\.weight)?$`)
+}()
+
+// sharedName are projections that belong to no layer.
+var sharedName = regexp.MustCompile(`^base_model\.(vera_[AB])(?:\.([^.]+))?$`)
+
 // plainName is the name under which PEFT saves a tensor, without its prefix, of
 // any of the names that it has in training; adapter is the name of the adapter
 // it belongs to, "" where the tensor's has none.
@@ -28,11 +41,16 @@ func plainName(where, stored string) (name, adapter string, err error) {
 	for _, w := range wrappers {
 		name = strings.ReplaceAll(name, w, "")
 	}
+	if m := sharedName.FindStringSubmatch(name); m != nil {
+		return m[1], m[2], nil
+	}
 	name, ok := strings.CutPrefix(name, prefix)
 	if !ok {
 		return "", "", fail.Inputf(where, "", "tensor %s: PEFT's names begin with %s", stored, prefix)
 	}
 	if m := adapterName.FindStringSubmatch(name); m != nil {
+		name, adapter = m[1]+m[3], m[2]
+	} else if m := ownName.FindStringSubmatch(name); m != nil && m[2] != "weight" {
 		name, adapter = m[1]+m[3], m[2]
 	} else if m := magnitudeName.FindStringSubmatch(name); m != nil {
 		name, adapter = m[1], m[2]

@@ -17,12 +17,13 @@ type configFile struct {
 	AlphaPattern     Pattern      `json:"alpha_pattern"`
 	BaseModel        string       `json:"base_model_name_or_path"`
 	Bias             string       `json:"bias"`
-	ExcludeModules   jsonTargets  `json:"exclude_modules"`
+	ExcludeModules   Targets      `json:"exclude_modules"`
 	FanInFanOut      bool         `json:"fan_in_fan_out"`
 	InferenceMode    bool         `json:"inference_mode"`
 	InitWeights      Init         `json:"init_lora_weights"`
 	LayersPattern    Strings      `json:"layers_pattern"`
 	Layers           Ints         `json:"layers_to_transform"`
+	LoftQ            *loftQ       `json:"loftq_config"`
 	Alpha            float64      `json:"lora_alpha"`
 	LoRABias         bool         `json:"lora_bias"`
 	Dropout          float64      `json:"lora_dropout"`
@@ -31,7 +32,7 @@ type configFile struct {
 	R                int          `json:"r"`
 	RankPattern      Pattern      `json:"rank_pattern"`
 	Revision         *string      `json:"revision"`
-	TargetModules    jsonTargets  `json:"target_modules"`
+	TargetModules    Targets      `json:"target_modules"`
 	TargetParameters Strings      `json:"target_parameters"`
 	TaskType         *string      `json:"task_type"`
 	TokenIndices     TokenIndices `json:"trainable_token_indices"`
@@ -39,22 +40,21 @@ type configFile struct {
 	UseRSLoRA        bool         `json:"use_rslora"`
 }
 
-// harmless are keys of PEFT that change nothing in a trained adapter.
-var harmless = []string{"auto_mapping", "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size"}
+// loftQ is loftq_config. PEFT quantizes with bitsandbytes' NF4 where bits are 4.
+type loftQ struct {
+	Bits int `json:"loftq_bits,omitempty"` // 0: 4
+	Iter int `json:"loftq_iter,omitempty"` // 0: 1
+}
 
-// parseConfig reads an adapter_config.json. A key that changes the arithmetic
+// harmless are keys of PEFT that change nothing in a trained adapter.
+var harmless = []string{"auto_mapping", "corda_config", "eva_config", "lora_ga_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size"}
+
+// parseConfig reads an adapter_config.json of LoRA, with all its keys. A key that changes the arithmetic
 // in a way this package lacks is an error that names it.
-func parseConfig(where string, data []byte) (*configFile, error) {
+func parseConfig(where string, data []byte, all map[string]any) (*configFile, error) {
 	f := &configFile{R: 8, Alpha: 8, Bias: "none", InitWeights: InitKaiming} // LoraConfig's own defaults, not those of a recipe
-	all := map[string]any{}
-	if err := json.Unmarshal(data, &all); err != nil {
-		return nil, fail.Inputf(where, "", "no valid JSON: %w", err)
-	}
 	if err := json.Unmarshal(data, f); err != nil {
 		return nil, fail.Inputf(where, "", "%w", err)
-	}
-	if !strings.EqualFold(f.PeftType, "LORA") {
-		return nil, fail.Inputf(where, "only LoRA adapters can be read", "peft_type is %q", f.PeftType)
 	}
 	known, err := fieldNames()
 	if err != nil {
@@ -113,7 +113,12 @@ func (f *configFile) supported(where string) error {
 		return fail.Inputf(where, "", "r is %d", f.R)
 	}
 	switch f.InitWeights {
-	case InitKaiming, InitNonZero, InitGaussian, "orthogonal", "eva":
+	case InitKaiming, InitNonZero, InitGaussian, InitPiSSA, InitOLoRA, "orthogonal", "eva":
+		return nil
+	case InitLoftQ:
+		if q := f.LoftQ; q != nil && (q.Bits != 0 && q.Bits != 4 || q.Iter > 1) {
+			return fail.Inputf(where, "loftq_bits: 4 and loftq_iter: 1 can be read", "loftq_config: %d bits, %d iterations: the adapter belongs on weights that only its own training has", q.Bits, q.Iter)
+		}
 		return nil
 	}
 	return fail.Inputf(where, "save it in PEFT with path_initial_model_for_weight_conversion, which makes it fit the original base",
@@ -122,23 +127,31 @@ func (f *configFile) supported(where string) error {
 
 // config is the file as a Config.
 func (f *configFile) config() Config {
+	init := InitKaiming
+	if f.InitWeights.onResidual() || f.InitWeights == InitLoftQ { // which say what the adapter belongs on
+		init = f.InitWeights
+	}
 	return Config{
 		R: f.R, Alpha: f.Alpha, Dropout: f.Dropout,
-		TargetModules: Targets(f.TargetModules), TargetParameters: f.TargetParameters, ExcludeModules: Targets(f.ExcludeModules),
+		TargetModules: f.TargetModules, TargetParameters: f.TargetParameters, ExcludeModules: f.ExcludeModules,
 		RankPattern: f.RankPattern, AlphaPattern: f.AlphaPattern,
 		Layers: f.Layers, LayersPattern: f.LayersPattern, ModulesToSave: f.ModulesToSave,
-		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: InitKaiming,
+		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: init,
 	}
 }
 
 // fileOf is a Config as a file for an adapter of base, with chosen modules out
 // of all.
 func fileOf(c Config, base string, chosen []string, all []Module) *configFile {
-	task := "CAUSAL_LM"
+	task, init := "CAUSAL_LM", InitKaiming
+	quantized := &loftQ{}
+	if c.InitWeights == InitLoftQ {
+		init, quantized = InitLoftQ, &loftQ{Bits: 4, Iter: 1}
+	}
 	return &configFile{
-		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: InitKaiming,
+		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: init, LoftQ: quantized,
 		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, UseRSLoRA: c.UseRSLoRA, UseDoRA: c.UseDoRA,
-		TargetModules: jsonTargets(explicit(c, chosen, all)), TargetParameters: c.TargetParameters, ExcludeModules: jsonTargets(c.ExcludeModules),
+		TargetModules: explicit(c, chosen, all), TargetParameters: c.TargetParameters, ExcludeModules: c.ExcludeModules,
 		RankPattern: c.RankPattern, AlphaPattern: c.AlphaPattern,
 		Layers: c.Layers, LayersPattern: c.LayersPattern, ModulesToSave: c.ModulesToSave,
 	}
@@ -176,27 +189,24 @@ func (f *configFile) encode() ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// jsonTargets is Targets in JSON: null, a string or a list.
-type jsonTargets Targets
-
 // UnmarshalJSON reads null, a string or a list.
-func (t *jsonTargets) UnmarshalJSON(b []byte) error {
+func (t *Targets) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] == '"' {
 		var s string
 		err := json.Unmarshal(b, &s)
-		*t = jsonTargets(parseTargets(s))
+		*t = parseTargets(s)
 		return err
 	}
 	return json.Unmarshal(b, &t.Names)
 }
 
 // MarshalJSON writes null, a string or a list.
-func (t jsonTargets) MarshalJSON() ([]byte, error) {
-	switch v := Targets(t); {
-	case v.Empty():
+func (t Targets) MarshalJSON() ([]byte, error) {
+	switch {
+	case t.Empty():
 		return []byte("null"), nil
-	case v.All || v.Regex != "":
-		return json.Marshal(v.String())
+	case t.All || t.Regex != "":
+		return json.Marshal(t.String())
 	}
 	return json.Marshal(t.Names)
 }

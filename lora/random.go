@@ -62,3 +62,9 @@ func initial(how Init, seed uint64, path string, r, experts, in, out int) (a, b 
 	}
 	return s.uniform(na, 1/math.Sqrt(float64(in))), make([]float32, nb)
 }
+
+// RewardHead draws the first values of a reward model's head of n columns, as
+// Transformers does of layers that a checkpoint lacks.
+func RewardHead(seed uint64) func(n int) []float32 {
+	return func(n int) []float32 { return newStream(seed, "score.weight").normal(n, 0.02) }
+}

@@ -163,7 +163,7 @@ func (a *awqSearch) outputs(g *group) (*store, error) {
 // part runs the pair's part on the input of pass i.
 func (a *awqSearch) part(i int, g *group, f func(y *autograd.Tensor) error) error {
 	return a.pass(i, func(t *autograd.Tape, state *model.State) error {
-		y := g.pair.Part.Forward(t, g.in.tensors.load(i, t)[0], state)
+		y := g.pair.Part.Forward(t, g.in.tensors.load(i, t)[0], state.Lend(a.states.load(i, t)))
 		if t.Err() != nil {
 			return t.Err()
 		}

@@ -63,7 +63,7 @@ func (w *walk) rehearse() error {
 	}
 	seen := map[string]bool{}
 	for _, b := range w.m.Blocks {
-		k := ""
+		k := fmt.Sprint(b.Lends)
 		for _, p := range b.Params {
 			k += fmt.Sprint(p.Rows, p.Cols, w.m.TensorOf(p).Role, w.m.TensorOf(p).Type, " ")
 			for _, s := range w.streams {

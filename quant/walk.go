@@ -242,11 +242,11 @@ func (s *stream) forward(b *model.Block, last bool) error {
 	}
 	for i := range s.passes {
 		err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
-			y := b.Forward(t, s.states.load(i, t)[0], st)
+			y := b.Forward(t, s.states.load(i, t), st)
 			if t.Err() != nil {
 				return t.Err()
 			}
-			return s.states.keep(i, []*autograd.Tensor{y})
+			return s.states.keep(i, y)
 		})
 		if err != nil {
 			return err

@@ -97,34 +97,45 @@ func share(micro []data.Batch, c Comm) []data.Batch {
 	return micro[lo:min(lo+n, len(micro))]
 }
 
-// totals replaces a score and counts by their sums over the ranks, added in
-// the order of the ranks. A rank that scored nothing has no names for what the
-// others measured and takes the loss alone.
+// totals replaces a score and counts by those of all ranks, added in the order
+// of the ranks. A rank that scored nothing has no names for what the others
+// measured and takes the loss alone.
 func totals(c Comm, s *Score, counts ...*int64) error {
-	v := []float64{s.Loss}
+	v := []float64{s.Loss, s.Tokens}
 	for _, n := range counts {
 		v = append(v, float64(*n))
 	}
+	first := len(v)
 	for _, x := range s.Values {
 		v = append(v, x.V)
 	}
+	v = append(v, s.Of...)
 	all, err := c.Gather(v)
 	if err != nil {
 		return err
 	}
 	sum := make([]float64, len(v))
-	for _, other := range all {
+	for rank, other := range all {
 		for i := range min(len(v), len(other)) {
-			sum[i] += other[i]
+			name := ""
+			if k := i - first; k >= 0 && k < len(s.Values) {
+				name = s.Values[k].Name
+			}
+			if rank == 0 {
+				sum[i] = other[i]
+			} else {
+				sum[i] = fold(name, sum[i], other[i])
+			}
 		}
 	}
-	s.Loss = sum[0]
+	s.Loss, s.Tokens = sum[0], sum[1]
 	for i, n := range counts {
-		*n = int64(sum[1+i])
+		*n = int64(sum[2+i])
 	}
 	for i := range s.Values {
-		s.Values[i].V = sum[1+len(counts)+i]
+		s.Values[i].V = sum[first+i]
 	}
+	copy(s.Of, sum[first+len(s.Values):])
 	return nil
 }
 
@@ -164,7 +175,7 @@ func (r *run) join() error {
 	if err = agree(r.Comm, err); err != nil {
 		return err
 	}
-	r.step, r.best, r.eval, r.tokens, r.loss, r.resumed = h.Step, h.Best, h.Eval, h.Tokens, h.Loss, h.Step
+	r.take(h)
 	return r.spread()
 }
 

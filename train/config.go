@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes/schema"
@@ -18,18 +20,18 @@ import (
 // meanings are Transformers' (TrainingArguments) and, in LoRA, PEFT's. The zero
 // value of a field means "not given": Resolve fills in the default.
 type Config struct {
-	Objective ObjectiveName `yaml:"objective,omitempty" doc:"what is learned" default:"sft"`
-	Beta      *float64      `yaml:"beta,omitempty" doc:"of preference losses: how strongly the reference holds" unset:"dpo 0.1" range:"[0,1000]"`
+	Objective   ObjectiveName `yaml:"objective,omitempty" doc:"what is learned: objectives.md" default:"sft"`
+	Preferences `yaml:",inline"`
 
-	Adapter string `yaml:"adapter" doc:"none is full training; qlora holds the base as NF4 in memory" default:"lora" enum:"lora|qlora|none"`
-	DType   string `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
+	Adapter AdapterName `yaml:"adapter" doc:"none is full training; qlora is LoRA over the base held as NF4 in memory; the others each have a section of that name" default:"lora"`
+	DType   string      `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
 
 	MicroBatchSize            int     `yaml:"micro_batch_size" doc:"rows of max_length (packed) or samples" default:"1" range:"[1,65536]"`
 	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps" doc:"micro batches a step" default:"16" range:"[1,65536]"`
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"(0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
-	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; full 2e-5; dpo 1e-5; continued adapter half" range:"(0,100]"`
+	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; ia3 3e-3; vera 4e-3; full 2e-5; preferences 1e-5, full 1e-6; continued adapter half" range:"(0,100]"`
 	LRScheduler  ScheduleName      `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
@@ -50,7 +52,36 @@ type Config struct {
 	LoadBestModelAtEnd    bool   `yaml:"load_best_model_at_end" doc:"keep the weights of the lowest validation loss" default:"false"`
 	Seed                  *int64 `yaml:"seed" doc:"seed of this stage" unset:"the recipe's"`
 
-	LoRA lora.Config `yaml:"lora" doc:"adapter shape, PEFT's keys"`
+	LoRA       lora.Config `yaml:"lora" doc:"adapter shape, PEFT's keys"`
+	lora.Kinds `yaml:",inline"`
+}
+
+// AdapterName is what `adapter` can be.
+type AdapterName string
+
+// Enum lists LoRA, with and without a quantized base, the other kinds, and none.
+func (AdapterName) Enum() []string {
+	return append([]string{"lora", "qlora", "none"}, lora.KindNames()...)
+}
+
+// Init is where the folder is named that the adapter starts from.
+func (c *Config) Init() (from *string, key string) {
+	if o, err := c.Kinds.Of(string(c.Adapter)); o != nil && err == nil {
+		return lora.InitOf(o), string(c.Adapter) + ".init_from"
+	}
+	return &c.LoRA.InitFrom, "lora.init_from"
+}
+
+// Start attaches c's adapter to m, new or from a folder. c is resolved.
+func (c *Config) Start(m *model.Model) (*lora.Adapter, error) {
+	o, err := c.Kinds.Of(string(c.Adapter))
+	if err != nil {
+		return nil, err
+	}
+	if o != nil {
+		return lora.Begin(m, string(c.Adapter), o, uint64(*c.Seed))
+	}
+	return lora.Start(m, c.LoRA, uint64(*c.Seed))
 }
 
 // Resolve returns c with every default filled in, or the first impossible
@@ -59,8 +90,11 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
 	schema.Fill(&c)
 	c.fillOptions()
+	if _, err := c.Kinds.Of(string(c.Adapter)); err != nil { // fills in its defaults, too
+		return c, err
+	}
 	rate := c.UsualRate()
-	if c.LoRA.InitFrom != "" && c.Adapter != "none" {
+	if from, _ := c.Init(); *from != "" && c.Adapter != "none" {
 		rate /= 2
 	}
 	defp(&c.LearningRate, rate)
@@ -74,11 +108,14 @@ func (c Config) Resolve(seed int64) (Config, error) {
 // UsualRate is the learning rate for c's objective and kind of training; an
 // adapter that goes on from another one takes half of it.
 func (c Config) UsualRate() float64 {
+	kind := objectives[c.Objective]
 	switch {
 	case c.Adapter == "none":
-		return 2e-5
-	case objectives[c.Objective].rate > 0:
-		return objectives[c.Objective].rate
+		return cmp.Or(kind.full, 2e-5)
+	case kind.rate > 0:
+		return kind.rate
+	case lora.Rate(string(c.Adapter)) > 0:
+		return lora.Rate(string(c.Adapter))
 	}
 	return 2e-4
 }
@@ -97,11 +134,17 @@ func (c Config) check(given Config) error {
 	if given.WarmupRatio != nil && given.WarmupSteps != nil {
 		return fail.Usagef("train.warmup_steps", "give one of them", "warmup_ratio and warmup_steps are both given")
 	}
-	if err := c.checkObjective(); err != nil {
+	if err := c.checkObjective(given); err != nil {
 		return err
 	}
-	if c.Adapter == "none" && !sameLoRA(c.LoRA) {
-		return fail.Usagef("train.lora", "use adapter: lora, or leave lora out", "lora is given with adapter: none")
+	if c.Adapter != "lora" && c.Adapter != "qlora" && !sameLoRA(c.LoRA) {
+		return fail.Usagef("train.lora", "use adapter: lora, or leave lora out", "lora is given with adapter: %s", c.Adapter)
+	}
+	if c.Objective == "reward" && slices.Contains(lora.KindNames(), string(c.Adapter)) {
+		return fail.Usagef("train.adapter", "use adapter: lora, qlora or none", "objective: reward trains a head beside the adapter, which a folder of %s has no place for", c.Adapter)
+	}
+	if err := c.Kinds.Only(string(c.Adapter)); err != nil {
+		return err
 	}
 	if c.Momentum > 0 && c.Optimizer != "sgd" {
 		return fail.Usagef("train.momentum", "adam_beta1 is AdamW's", "momentum belongs to optimizer: sgd, not %s", c.Optimizer)
@@ -112,8 +155,11 @@ func (c Config) check(given Config) error {
 	if _, err := newSchedule(c, 100); err != nil {
 		return err
 	}
-	if c.Adapter == "none" || c.LoRA.InitFrom != "" {
+	if c.Adapter != "lora" && c.Adapter != "qlora" || c.LoRA.InitFrom != "" {
 		return nil
+	}
+	if c.LoRA.InitWeights == lora.InitLoftQ && c.Adapter != "qlora" {
+		return fail.Usagef("train.lora.init_lora_weights", "use adapter: qlora", "init_lora_weights: loftq makes up for what holding the base as NF4 loses, and adapter: %s holds it as it is", c.Adapter)
 	}
 	_, err := c.LoRA.Resolve()
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,16 +20,45 @@ import (
 // preferences are the reference's pairs and what it computed for them.
 type preferences struct {
 	Prompts, Chosen, Rejected [][]int32
-	Cases                     []struct {
-		Name     string
-		Loss     float64
-		GradNorm float64 `json:"grad_norm"`
-		Beta     float64
-		Metrics  map[string]float64
-	}
+	KL                        [][]int32 `json:"kl_completions"`
+	Cases                     []preferenceCase
 }
 
-// pairs are the samples: chosen, then rejected.
+// preferenceCase is one loss of the reference.
+type preferenceCase struct {
+	Name           string
+	Loss           float64
+	GradNorm       float64 `json:"grad_norm"`
+	Beta           float64
+	LabelSmoothing *float64 `json:"label_smoothing"`
+	SimPOGamma     *float64 `json:"simpo_gamma"`
+	CPOAlpha       *float64 `json:"cpo_alpha"`
+	Desirable      *float64 `json:"desirable_weight"`
+	Undesirable    *float64 `json:"undesirable_weight"`
+	Metrics        map[string]float64
+}
+
+// config is what a recipe says for a case: its name is objective, loss and numbers.
+func (c *preferenceCase) config() Config {
+	out := Config{Preferences: Preferences{Beta: &c.Beta, LabelSmoothing: c.LabelSmoothing, CPOAlpha: c.CPOAlpha, DesirableWeight: c.Desirable, UndesirableWeight: c.Undesirable}}
+	objective, rest, _ := strings.Cut(c.Name, "_")
+	loss := rest
+	if i := strings.LastIndex(rest, "_b"); i >= 0 {
+		loss = rest[:i]
+	}
+	switch out.Objective = ObjectiveName(objective); objective {
+	case "dpo", "cpo":
+		out.LossType = []string{loss}
+		if loss == "simpo" {
+			out.SimPOGamma = c.SimPOGamma
+		}
+	case "apo":
+		out.Objective, out.LossType = "kto", []string{"apo_zero_unpaired"}
+	}
+	return out
+}
+
+// pairs are the samples: chosen, then rejected, in groups.
 func (p *preferences) pairs() []data.Example {
 	var out []data.Example
 	for i, prompt := range p.Prompts {
@@ -41,7 +71,21 @@ func (p *preferences) pairs() []data.Example {
 	return out
 }
 
-// goldenPairs is a job on the reference's pairs with its trained adapter.
+// answers are the samples one by one with marks: all chosen, then all rejected.
+func (p *preferences) answers() []data.Example {
+	var out []data.Example
+	for k, mark := range []float32{data.Wanted, data.Unwanted} {
+		for i, e := range p.pairs() {
+			if i%2 == k {
+				e.Group, e.Mark = 0, mark
+				out = append(out, e)
+			}
+		}
+	}
+	return out
+}
+
+// goldenPairs is a job on the reference's pairs, or answers, with its trained adapter.
 func goldenPairs(t *testing.T, c Config) (Job, *preferences) {
 	t.Helper()
 	var p preferences
@@ -66,32 +110,43 @@ func goldenPairs(t *testing.T, c Config) (Job, *preferences) {
 		t.Fatal(err)
 	}
 	t.Cleanup(ad.Close)
-	return Job{Config: c, Model: m, Adapter: ad, Train: data.InMemory(p.pairs()...), MaxLength: 256, Packing: "none", Dir: t.TempDir()}, &p
+	ex := data.InMemory(p.pairs()...)
+	if c.Samples() == 0 {
+		ex = data.InMemory(p.answers()...)
+	}
+	return Job{Config: c, Model: m, Adapter: ad, Train: ex, MaxLength: 256, Packing: "none", Dir: t.TempDir()}, &p
 }
 
-// TestGoldenDPO compares loss, metrics and gradients of the reference's pairs,
-// at once and pair by pair.
-func TestGoldenDPO(t *testing.T) {
-	grads := arrays(t, filepath.Join(testdir.Shared(t, "golden/train/prefs"), "grads.safetensors"))
-	found := 0
-	for _, micro := range []int{3, 1} {
-		for _, beta := range []float64{0.1, 0.5} {
-			j, p := goldenPairs(t, Config{Objective: "dpo", Beta: &beta, MicroBatchSize: micro, GradientAccumulationSteps: 3 / micro})
-			for _, want := range p.Cases {
-				if !strings.HasPrefix(want.Name, "dpo_sigmoid_b") || want.Beta != beta {
-					continue
+// TestGoldenPreferences compares loss, metrics and gradients of every case of the
+// reference, at once and sample by sample.
+func TestGoldenPreferences(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/prefs")
+	grads := arrays(t, filepath.Join(dir, "grads.safetensors"))
+	var p preferences
+	readJSON(t, filepath.Join(dir, "prefs.json"), &p)
+	if len(p.Cases) < 20 {
+		t.Fatalf("%d cases", len(p.Cases))
+	}
+	for _, want := range p.Cases {
+		for _, at := range []string{"at once", "one by one"} {
+			t.Run(want.Name+"/"+at, func(t *testing.T) {
+				c := want.config()
+				c.MicroBatchSize, c.GradientAccumulationSteps = 6, 1
+				if at != "at once" {
+					c.MicroBatchSize, c.GradientAccumulationSteps = 1, 6
 				}
-				found++
-				compareCase(t, j, want.Name, want.Loss, want.GradNorm, want.Metrics, grads)
-			}
+				j, _ := goldenPairs(t, c)
+				compareCase(t, j, want, grads)
+			})
 		}
 	}
-	if found != 4 {
-		t.Errorf("%d cases were compared", found)
-	}
 }
 
-func compareCase(t *testing.T, j Job, name string, loss, norm float64, metrics map[string]float64, grads map[string][]float32) {
+// notMeasured are metrics of the reference that are none of ours: they are read from all
+// logits of the vocabulary.
+var notMeasured = []string{"entropy", "num_tokens", "logits/chosen", "logits/rejected", "mean_token_accuracy"}
+
+func compareCase(t *testing.T, j Job, want preferenceCase, grads map[string][]float32) {
 	t.Helper()
 	r, err := begin(j)
 	if err != nil {
@@ -106,21 +161,33 @@ func compareCase(t *testing.T, j Job, name string, loss, norm float64, metrics m
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := math.Abs(m.Loss - loss); !(d <= 1e-5) {
-		t.Errorf("%s: loss %v, want %v", name, m.Loss, loss)
+	if d := math.Abs(m.Loss - want.Loss); !(d <= 1e-5*max(1, want.Loss)) {
+		t.Errorf("loss %v, want %v", m.Loss, want.Loss)
 	}
-	if d := math.Abs(m.GradNorm/norm - 1); !(d <= 1e-4) {
-		t.Errorf("%s: gradient norm %v, want %v", name, m.GradNorm, norm)
+	if d := math.Abs(m.GradNorm/want.GradNorm - 1); !(d <= 1e-4) {
+		t.Errorf("gradient norm %v, want %v", m.GradNorm, want.GradNorm)
 	}
-	if len(m.Objective) != 6 {
-		t.Errorf("%s: metrics %v", name, m.Objective)
-	}
-	for _, v := range m.Objective {
-		want, ok := metrics[v.Name]
-		if d := math.Abs(v.V - want); !ok || !(d <= 1e-5*max(1, math.Abs(want))) {
-			t.Errorf("%s: %s is %v, want %v", name, v.Name, v.V, want)
+	for name, v := range want.Metrics {
+		if slices.Contains(notMeasured, name) {
+			continue
+		}
+		got, ok := m.Objective.Get(name)
+		if d := math.Abs(got - v); !ok || !(d <= 1e-5*max(1, math.Abs(v))) {
+			t.Errorf("%s is %v, want %v", name, got, v)
 		}
 	}
+	for _, v := range m.Objective {
+		if _, ok := want.Metrics[v.Name]; !ok {
+			t.Errorf("%s is no metric of the reference", v.Name)
+		}
+	}
+	compareGradients(t, r, want.Name, grads, 2)
+}
+
+// compareGradients compares those gradients of r that the reference has as case.NAME,
+// of which there are n.
+func compareGradients(t *testing.T, r *run, name string, grads map[string][]float32, n int) {
+	t.Helper()
 	compared := 0
 	for _, q := range r.opt.params {
 		want, ok := grads[name+"."+q.Name]
@@ -134,11 +201,11 @@ func compareCase(t *testing.T, j Job, name string, loss, norm float64, metrics m
 			size += float64(want[i]) * float64(want[i])
 		}
 		if d := math.Sqrt(diff / size); !(d <= 1e-4) {
-			t.Errorf("%s: gradient of %s differs by %.2g", name, q.Name, d)
+			t.Errorf("gradient of %s differs by %.2g", q.Name, d)
 		}
 	}
-	if compared != 2 {
-		t.Errorf("%s: %d gradients were compared", name, compared)
+	if compared != n {
+		t.Errorf("%d gradients were compared", compared)
 	}
 }
 
@@ -210,7 +277,7 @@ func TestReferenceRounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, total := range []int64{1, 0} {
-		score, err := r.pass(&s.Micro[0], total)
+		score, err := r.pass(&s.Micro[0], whole{units: total})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -306,6 +373,6 @@ func TestPairsOnly(t *testing.T) {
 	}), "is trained in its place")
 	_, err := Config{Objective: "dpo", Adapter: "none"}.Resolve(1)
 	refused("full training", err, "leaves nothing to compare with")
-	_, err = Config{Beta: ptr(0.2)}.Resolve(1)
-	refused("beta of sft", err, "beta belongs to objective: dpo, not sft")
+	_, err = Config{Preferences: Preferences{Beta: ptr(0.2)}}.Resolve(1)
+	refused("beta of sft", err, "beta belongs to objective: bco, cpo, dpo, kto, orpo, simpo, not sft")
 }

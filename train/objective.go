@@ -1,9 +1,6 @@
 package train
 
 import (
-	"bytes"
-	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -13,13 +10,15 @@ import (
 )
 
 // Objective is what a training minimizes: a loss that is a mean over units
-// (supervised tokens, or pairs of answers) and depends on the log-probabilities
-// of a batch's targets alone. It keeps no state.
+// (supervised tokens, answers, or pairs of answers) and depends on the
+// log-probabilities of a batch's targets, and on what LogProbs says of the whole
+// step. It keeps no state.
 type Objective interface {
 	// Reads says which log-probabilities Weigh and Score look at.
 	Reads() Reads
 	// Samples is how many samples learn together: 1, or 2 for pairs, the chosen
-	// answer first. A batch holds their groups one after another.
+	// answer first; 0 for answers that are marked, or in pairs. A batch holds their
+	// groups one after another.
 	Samples() int
 	// Unit names one of what the loss is a mean over: unitToken, "pair".
 	Unit() string
@@ -47,40 +46,55 @@ const (
 	// ReadsPolicy: Weigh needs the log-probabilities of the model in training,
 	// so that the head's work is done twice.
 	ReadsPolicy
-	// ReadsReference: also those of the model without its adapter, from a pass
-	// of their own.
+	// ReadsReference: also those of the reference: the model without its adapter,
+	// from a pass of its own, or Job.Reference.
 	ReadsReference
 )
 
 // LogProbs are log-probabilities of a batch's targets [N], 0 where a token has
-// none. Reference is nil unless the objective reads it.
-type LogProbs struct{ Policy, Reference []float32 }
-
-// Score is a loss and an objective's own values, as sums over units.
-type Score struct {
-	Loss   float64
-	Values Values
+// none, and what is known of the step that the batch is a part of. Reference is
+// nil unless the objective reads it.
+type LogProbs struct {
+	Policy, Reference []float32
+	Baseline          float64 // the objective's baseline, 0 without one
+	Tokens            int64   // as the objective's tokens counts them in the whole step
 }
 
-// Value is a named number.
-type Value struct {
-	Name string
-	V    float64
-}
-
-// Values are named numbers in an order: an object in JSON.
-type Values []Value
-
-// objectives lists what `objective` can be: what makes it, the learning rate
-// of adapters where it is not the usual one, and the keys of Config that it has
-// and others have not, with their defaults.
+// objectives lists what `objective` can be.
 var objectives = map[ObjectiveName]struct {
-	make    func(c Config) Objective
-	rate    float64
+	make func(c Config) Objective
+	// rate and full are the learning rates of adapters and of full training; 0: the
+	// usual ones.
+	rate, full float64
+	// options are the keys of Config that the objective has and others have not, with
+	// their defaults, noDefault where it works without. only names those that a part
+	// of the losses reads.
 	options map[string]float64
+	losses  []string // what loss_type can be, the default first; nil: it has none
+	many    bool     // loss_type may be several
+	only    map[string][]string
+
+	// Of some objectives, else nil. check refuses options that do not go together (given is
+	// c before defaults), tokens counts what a part of the loss is a mean
+	// over, targets are those of b's tokens [N] that log-probabilities are wanted of
+	// where these are more than b's own, and baseline is what rewards are held against.
+	check    func(c, given Config) error
+	tokens   func(b *data.Batch) int64
+	targets  func(b *data.Batch) []int32
+	baseline func(c Config) baseline
+	reward   bool // it trains a reward model, and reads rewards instead of log-probabilities
 }{
-	"sft": {newSFT, 0, nil},
-	"dpo": {newDPO, 1e-5, map[string]float64{"beta": 0.1}},
+	"sft": {make: newSFT},
+	"dpo": {make: newDPO, rate: 1e-5, full: 1e-6, options: dpoOptions, losses: dpoLosses, many: true, only: dpoOnly, check: Config.checkDPO, tokens: chosenTokens},
+	"cpo": {make: newCPO, rate: 1e-5, full: 1e-6, losses: cpoLosses, only: cpoOnly, check: Config.checkCPO, tokens: chosenTokens,
+		options: map[string]float64{"beta": 0.1, "cpo_alpha": 1, "simpo_gamma": 0.5, "alpha": 0, "label_smoothing": 0}},
+	"simpo": {make: newCPO, rate: 1e-5, full: 1e-6, losses: []string{"simpo"}, tokens: chosenTokens,
+		options: map[string]float64{"beta": 2, "cpo_alpha": 0, "simpo_gamma": 0.5, "alpha": 0, "label_smoothing": 0}},
+	"orpo": {make: newORPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0.1}, tokens: readTokens, targets: readTargets},
+	"kto": {make: newKTO, rate: 1e-5, full: 1e-6, losses: []string{"kto", "apo_zero_unpaired"}, baseline: ktoBaseline,
+		options: map[string]float64{"beta": 0.1, "desirable_weight": 1, "undesirable_weight": 1}},
+	"bco":    {make: newBCO, rate: 1e-5, full: 5e-7, options: map[string]float64{"beta": 0.1}, baseline: func(Config) baseline { return runningReward }},
+	"reward": {make: newReward, rate: 1e-4, full: 1e-5, options: map[string]float64{"center_rewards_coefficient": noDefault}, reward: true},
 }
 
 // ObjectiveName is an objective of the table.
@@ -89,48 +103,15 @@ type ObjectiveName string
 // Enum lists the objectives.
 func (ObjectiveName) Enum() []string { return names(objectives) }
 
-// objectiveOptions are the keys of c that only some objectives have.
-func (c *Config) objectiveOptions() map[string]**float64 {
-	return map[string]**float64{"beta": &c.Beta}
-}
+// Reward reports whether c trains a reward model.
+func (c Config) Reward() bool { return objectives[c.Objective].reward }
 
-// fillOptions gives the options of c's objective their defaults.
-func (c *Config) fillOptions() {
-	for key, p := range c.objectiveOptions() {
-		if v, ok := objectives[c.Objective].options[key]; ok {
-			defp(p, v)
-		}
-	}
-}
-
-// checkObjective refuses what an objective cannot go with.
-func (c Config) checkObjective() error {
-	kind := objectives[c.Objective]
-	options := c.objectiveOptions()
-	for _, key := range slices.Sorted(maps.Keys(options)) {
-		if _, ok := kind.options[key]; ok || *options[key] == nil {
-			continue
-		}
-		var have []string
-		for name, other := range objectives {
-			if _, ok := other.options[key]; ok {
-				have = append(have, string(name))
-			}
-		}
-		slices.Sort(have)
-		return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: %s, not %s", key, strings.Join(have, ", "), c.Objective)
-	}
-	if c.Adapter == "none" && kind.make(c).Reads() >= ReadsReference {
-		return fail.Usagef("train.adapter", "use adapter: lora or qlora", "objective: %s compares with the model without its adapter; adapter: none leaves nothing to compare with", c.Objective)
-	}
-	return nil
-}
-
-// Samples is how many samples of a data set c's objective learns from together.
+// Samples is how many samples of a data set c's objective learns from together;
+// 0: from one, or two that are a pair.
 func (c Config) Samples() int { return objectives[c.Objective].make(c).Samples() }
 
 // CheckSamples holds a data set to c's objective: its samples stand alone or in
-// groups, as the objective learns from them.
+// groups, marked or not, as the objective learns from them.
 func (c Config) CheckSamples(ex data.Examples) error {
 	want, name := c.Samples(), c.Objective
 	for lo := 0; lo < ex.Len(); {
@@ -141,7 +122,8 @@ func (c Config) CheckSamples(ex data.Examples) error {
 				break
 			}
 		}
-		if hi-lo == want {
+		marked := hi-lo == 1 && ex.Mark(lo) != 0
+		if hi-lo == want && !marked || want == 0 && (marked || hi-lo == 2) {
 			lo = hi
 			continue
 		}
@@ -149,9 +131,17 @@ func (c Config) CheckSamples(ex data.Examples) error {
 		if err != nil {
 			return err
 		}
-		if want == 1 {
-			return fail.Usagef("train.objective", "an objective of preferences learns from both; type: prompt_completion with columns: {completion: chosen} makes the chosen answers a data set of their own",
-				"objective: %s would learn the rejected answers too: %s is one of %d answers to a prompt", name, e.From, hi-lo)
+		const plain = "an objective of preferences learns from both; type: prompt_completion with columns: {completion: chosen} makes the chosen answers a data set of their own"
+		switch {
+		case want == 0:
+			return fail.Usagef("train.objective", "ingest rows of type preference: columns prompt, completion and label, or chosen and rejected",
+				"objective: %s learns from answers that are wanted or not, and %s does not say which it is", name, e.From)
+		case marked && want == 1:
+			return fail.Usagef("train.objective", "kto and bco learn from both; type: prompt_completion leaves the label out", "objective: %s would learn unwanted answers too: %s has a label", name, e.From)
+		case marked:
+			return fail.Usagef("train.objective", "kto and bco learn from rows with a label", "objective: %s learns from %d answers to a prompt, and %s is one with a label", name, want, e.From)
+		case want == 1:
+			return fail.Usagef("train.objective", plain, "objective: %s would learn the rejected answers too: %s is one of %d answers to a prompt", name, e.From, hi-lo)
 		}
 		return fail.Usagef("train.objective", "ingest rows of type preference: columns chosen and rejected, and prompt", "objective: %s learns from %d answers to a prompt, and %s is %d", name, want, e.From, hi-lo)
 	}
@@ -161,78 +151,143 @@ func (c Config) CheckSamples(ex data.Examples) error {
 // checkReference refuses adapters that change the model beneath them: what
 // they were trained from is then not the model without its adapter.
 func (r *run) checkReference() error {
-	if r.objective.Reads() < ReadsReference {
+	if r.objective.Reads() < ReadsReference || r.Adapter == nil {
 		return nil
 	}
 	for _, p := range r.Adapter.Params() {
 		if p.Group == "whole" || p.Group == "bias" {
-			return fail.Usagef("train.lora", "leave out modules_to_save and bias", "objective: %s compares with the model without its adapter, but %s is trained in its place", r.Config.Objective, p.Name)
+			return fail.Usagef("train.lora", "leave out modules_to_save and bias",
+				"objective: %s compares with the model without its adapter, but %s is trained in its place", r.Config.Objective, p.Name)
 		}
 	}
 	return nil
 }
 
-// add adds o, a score of the same objective, to s; the zero Score takes o's
-// names.
-func (s *Score) add(o Score) {
-	s.Loss += o.Loss
-	if s.Values == nil {
-		s.Values = append(s.Values, o.Values...)
-		return
+// chosenTokens counts the supervised tokens of the chosen answers of b's pairs.
+func chosenTokens(b *data.Batch) (n int64) {
+	for s := 0; s+2 < len(b.Seq); s += 2 {
+		n += int64(targetsOf(b, s))
 	}
-	for i := range o.Values {
-		s.Values[i].V += o.Values[i].V
+	return n
+}
+
+// targetsOf counts the targets of sample s of b.
+func targetsOf(b *data.Batch, s int) int {
+	n := 0
+	for _, t := range b.Target[b.Seq[s]:b.Seq[s+1]] {
+		if t >= 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// sumOf adds up the log-probabilities of the targets of sample s of b.
+func sumOf(b *data.Batch, logp []float32, s int) float64 {
+	sum := 0.0
+	for i := b.Seq[s]; i < b.Seq[s+1]; i++ {
+		if b.Target[i] >= 0 {
+			sum += float64(logp[i])
+		}
+	}
+	return sum
+}
+
+// weighTargets adds w to the weights of the targets of sample s of b.
+func weighTargets(b *data.Batch, out []float32, s int, w float64) {
+	for i := b.Seq[s]; i < b.Seq[s+1]; i++ {
+		if b.Target[i] >= 0 {
+			out[i] += float32(w)
+		}
 	}
 }
 
-// mean is s over total units.
-func (s Score) mean(total int64) Score {
-	out := Score{Loss: s.Loss / float64(total)}
-	for _, v := range s.Values {
-		out.Values = append(out.Values, Value{v.Name, v.V / float64(total)})
+// objectiveKeys are the keys of c that only some objectives have; nil where one
+// was not given.
+func (c *Config) objectiveKeys() map[string]**float64 {
+	return map[string]**float64{
+		"beta": &c.Beta, "label_smoothing": &c.LabelSmoothing, "ld_alpha": &c.LDAlpha, "f_alpha_divergence_coef": &c.FAlphaDivergenceCoef,
+		"discopop_tau": &c.DiscoPOPTau, "cpo_alpha": &c.CPOAlpha, "simpo_gamma": &c.SimPOGamma, "alpha": &c.Alpha,
+		"desirable_weight": &c.DesirableWeight, "undesirable_weight": &c.UndesirableWeight,
+		"center_rewards_coefficient": &c.CenterRewards,
 	}
-	return out
 }
 
-// MarshalJSON writes an object whose keys keep their order.
-func (v Values) MarshalJSON() ([]byte, error) {
-	var b bytes.Buffer
-	b.WriteByte('{')
-	for i, x := range v {
-		if i > 0 {
-			b.WriteByte(',')
+// fillOptions gives the options of c's objective their defaults.
+func (c *Config) fillOptions() {
+	kind := objectives[c.Objective]
+	for key, p := range c.objectiveKeys() {
+		if v, ok := kind.options[key]; ok && v == v {
+			defp(p, v)
 		}
-		name, err := json.Marshal(x.Name)
-		if err != nil {
-			return nil, err
-		}
-		number, err := json.Marshal(x.V)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", x.Name, err)
-		}
-		fmt.Fprintf(&b, "%s:%s", name, number)
 	}
-	b.WriteByte('}')
-	return b.Bytes(), nil
+	if len(c.LossType) == 0 && len(kind.losses) > 0 {
+		c.LossType = kind.losses[:1:1]
+	}
 }
 
-// UnmarshalJSON reads an object of numbers, in the order of its keys.
-func (v *Values) UnmarshalJSON(text []byte) error {
-	d := json.NewDecoder(bytes.NewReader(text))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return fmt.Errorf("an object of numbers is needed, found %s", text)
+// checkObjective refuses what an objective cannot go with; given is c before
+// defaults.
+func (c Config) checkObjective(given Config) error {
+	kind := objectives[c.Objective]
+	if err := c.checkLosses(); err != nil {
+		return err
 	}
-	*v = nil
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return err
+	options := given.objectiveKeys()
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		p := *options[key]
+		def, ok := kind.options[key]
+		if p == nil || ok && *p == def {
+			continue
 		}
-		x := Value{Name: name.(string)} // a key is always text
-		if err := d.Decode(&x.V); err != nil {
-			return fmt.Errorf("%s: %w", x.Name, err)
+		if !ok {
+			return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: %s, not %s", key, c.with(key), c.Objective)
 		}
-		*v = append(*v, x)
+		if only := kind.only[key]; only != nil && !slices.ContainsFunc(c.LossType, func(l string) bool { return slices.Contains(only, l) }) {
+			return fail.Usagef("train."+key, "leave it out", "%s belongs to loss_type: %s, not %s", key, strings.Join(only, ", "), strings.Join(c.LossType, ", "))
+		}
+	}
+	if c.Objective != "dpo" && (given.FDivergenceType != "" || given.LossWeights != nil) {
+		key := "f_divergence_type"
+		if given.LossWeights != nil {
+			key = "loss_weights"
+		}
+		return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: dpo, not %s", key, c.Objective)
+	}
+	if c.Adapter == "none" && kind.make(c).Reads() >= ReadsReference {
+		return fail.Usagef("train.adapter", "use adapter: lora or qlora", "objective: %s compares with the model without its adapter; adapter: none leaves nothing to compare with", c.Objective)
+	}
+	if kind.check != nil {
+		return kind.check(c, given)
+	}
+	return nil
+}
+
+// with lists the objectives that have an option.
+func (Config) with(key string) string {
+	var have []string
+	for name, kind := range objectives {
+		if _, ok := kind.options[key]; ok {
+			have = append(have, string(name))
+		}
+	}
+	slices.Sort(have)
+	return strings.Join(have, ", ")
+}
+
+// checkLosses checks loss_type against c's objective.
+func (c Config) checkLosses() error {
+	kind := objectives[c.Objective]
+	for _, l := range c.LossType {
+		if len(kind.losses) == 0 {
+			return fail.Usagef("train.loss_type", "leave it out", "objective: %s has one loss, loss_type is %q", c.Objective, l)
+		}
+		if !slices.Contains(kind.losses, l) {
+			return fail.Usagef("train.loss_type", "known: "+strings.Join(kind.losses, ", "), "objective: %s has no loss_type %q", c.Objective, l)
+		}
+	}
+	if len(c.LossType) > 1 && !kind.many {
+		return fail.Usagef("train.loss_type", "choose one", "objective: %s has one loss_type at a time, %d are given", c.Objective, len(c.LossType))
 	}
 	return nil
 }

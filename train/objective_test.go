@@ -44,7 +44,7 @@ func TestScore(t *testing.T) {
 	one := Score{Loss: 1, Values: Values{{"a", 2}, {"b", 3}}}
 	sum.add(one)
 	sum.add(Score{Loss: 3, Values: Values{{"a", 4}, {"b", 0}}})
-	if m := sum.mean(4); m.Loss != 1 || m.Values[0] != (Value{"a", 1.5}) || m.Values[1] != (Value{"b", 0.75}) {
+	if m := sum.mean(4, 0); m.Loss != 1 || m.Values[0] != (Value{"a", 1.5}) || m.Values[1] != (Value{"b", 0.75}) {
 		t.Errorf("%+v", m)
 	}
 	if one.Values[0].V != 2 {
@@ -65,13 +65,13 @@ func TestUnknownObjective(t *testing.T) {
 func TestObjectives(t *testing.T) {
 	c := reflect.TypeFor[Config]()
 	var config Config
-	keys := config.objectiveOptions()
+	keys := config.objectiveKeys()
 	for name, kind := range objectives {
 		for key, v := range kind.options {
 			if keys[key] == nil {
 				t.Errorf("%s: no key %s", name, key)
 			}
-			if doc := tagOf(c, key, "unset"); !strings.Contains(doc, fmt.Sprintf("%s %g", name, v)) {
+			if doc := tagOf(c, key, "unset"); v == v && !strings.Contains(doc, fmt.Sprintf("%s %g", name, v)) {
 				t.Errorf("%s: the default of %s is %g, its tag says %q", name, key, v, doc)
 			}
 		}
@@ -86,4 +86,43 @@ func tagOf(t reflect.Type, key, tag string) string {
 		}
 	}
 	return ""
+}
+
+// TestObjectiveOptions: an option of another objective or loss, an unknown loss and
+// numbers that a loss cannot work with are refused by name.
+func TestObjectiveOptions(t *testing.T) {
+	for text, words := range map[string]string{
+		"{objective: dpo, loss_type: kto}":                          `objective: dpo has no loss_type "kto"`,
+		"{objective: kto, loss_type: [kto, apo_zero_unpaired]}":     "one loss_type at a time, 2 are given",
+		"{objective: orpo, loss_type: sigmoid}":                     `has one loss, loss_type is "sigmoid"`,
+		"{loss_type: sigmoid}":                                      `objective: sft has one loss`,
+		"{objective: dpo, cpo_alpha: 0.5}":                          "cpo_alpha belongs to objective: cpo, simpo, not dpo",
+		"{objective: dpo, label_smoothing: 0.1}":                    "label_smoothing belongs to loss_type: robust, exo_pair, aot, aot_unpaired, not sigmoid",
+		"{objective: dpo, loss_type: robust, label_smoothing: 0.5}": "needs a label_smoothing below 0.5",
+		"{objective: dpo, loss_type: exo_pair}":                     "needs a label_smoothing between 0 and 1, found 0",
+		"{objective: dpo, loss_type: ipo, beta: 0}":                 "divides by it",
+		"{objective: dpo, loss_weights: [1, 2]}":                    "loss_weights has 2 numbers for 1 losses",
+		"{objective: cpo, loss_weights: [1]}":                       "loss_weights belongs to objective: dpo, not cpo",
+		"{objective: cpo, loss_type: alphapo, cpo_alpha: 0.5}":      "cpo_alpha belongs to loss_type: sigmoid, hinge, ipo, simpo, not alphapo",
+		"{objective: cpo, loss_type: ipo, beta: 0}":                 "divides by it",
+		"{objective: cpo, simpo_gamma: 1}":                          "simpo_gamma belongs to loss_type: simpo, alphapo, not sigmoid",
+		"{objective: kto, f_divergence_type: reverse_kl}":           "f_divergence_type belongs to objective: dpo, not kto",
+		"{objective: dpo, f_divergence_type: x}":                    `found "x"`,
+		"{objective: dpo, f_alpha_divergence_coef: 2}":              "belongs to f_divergence_type: alpha_divergence",
+		"{objective: dpo, beta: -1}":                                "beta",
+	} {
+		if _, err := parse(t, text).Resolve(1); fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v, want %q", text, err, words)
+		}
+	}
+	for _, text := range []string{"{objective: dpo, loss_type: [sigmoid, bco_pair, sft], loss_weights: [0.8, 0.2, 1]}", "{objective: dpo, ld_alpha: 0, beta: 0}",
+		"{objective: cpo, loss_type: alphapo, alpha: 0.25}", "{objective: simpo}", "{objective: dpo, f_divergence_type: alpha_divergence, f_alpha_divergence_coef: 1}"} {
+		c, err := parse(t, text).Resolve(1)
+		if err == nil {
+			_, err = c.Resolve(1) // what was resolved stays as it is
+		}
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 }

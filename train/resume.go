@@ -31,7 +31,19 @@ func (r *run) save() error {
 
 // header describes the last finished step.
 func (r *run) header() *stateHeader {
-	return &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Moments: r.opt.moments(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss}
+	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Moments: r.opt.moments(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss}
+	if r.seen.N > 0 {
+		h.Seen = &r.seen
+	}
+	return h
+}
+
+// take is the opposite of header.
+func (r *run) take(h *stateHeader) {
+	r.step, r.best, r.eval, r.tokens, r.loss, r.resumed = h.Step, h.Best, h.Eval, h.Tokens, h.Loss, h.Step
+	if h.Seen != nil {
+		r.seen = *h.Seen
+	}
 }
 
 // fields names the parameters as they lie in a checkpoint.
@@ -79,8 +91,8 @@ func (r *run) restore() error {
 	if err := r.load(s); err != nil {
 		return err
 	}
-	r.step, r.best, r.eval, r.tokens, r.loss = s.Step, s.Best, s.Eval, s.Tokens, s.Loss
-	r.saved, r.savedAt, r.resumed = s.Step, time.Now(), s.Step
+	r.take(s.stateHeader)
+	r.saved, r.savedAt = s.Step, time.Now()
 	if s.Step > r.total {
 		return corrupt(s.path, "step %d of a run of %d", s.Step, r.total)
 	}

@@ -412,7 +412,7 @@ func TestLoadBest(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, b := range s.Micro {
-			v, err := r.pass(&b, 0)
+			v, err := r.pass(&b, whole{})
 			if err != nil {
 				t.Fatal(err)
 			}

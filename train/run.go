@@ -43,6 +43,9 @@ type run struct {
 	savedAt time.Time
 	resumed int
 	speed   speed
+
+	baseline       baseline
+	seen, seenNext running // of baselines that go on: after step, and after the one in work
 }
 
 // Run trains j's adapter, or its whole model, to the end and leaves the result
@@ -106,8 +109,14 @@ func begin(j Job) (*run, error) {
 	}
 	c := j.Config
 	r := &run{Job: j, dev: j.Model.Dev, objective: objectives[c.Objective].make(c), saved: -1}
+	if c.Reward() != j.Model.Spec.Reward {
+		return nil, fail.Usagef("train.objective", "objective: reward trains reward models, and them alone", "objective: %s does not go with this model", c.Objective)
+	}
 	if err := r.checkReference(); err != nil {
 		return nil, err
+	}
+	if f := objectives[c.Objective].baseline; f != nil {
+		r.baseline = f(c)
 	}
 	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
 	if c.GradientCheckpointing == "true" {
@@ -135,7 +144,10 @@ func begin(j Job) (*run, error) {
 	}
 	if j.Val.Len() > 0 && !c.EvalSteps.Never() {
 		r.evalEvery = c.EvalSteps.Of(r.total)
-		o.Accum, o.Shuffle = 1, false
+		o.Shuffle = false
+		if r.baseline != mismatched { // which is an estimate over a whole step
+			o.Accum = 1
+		}
 		if r.val, err = data.NewLoader(j.Val, o); err != nil {
 			return nil, err
 		}
@@ -229,6 +241,7 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 		return m, err
 	}
 	r.step++
+	r.seen = r.seenNext
 	m.Step, m.Epoch = r.step, float64(r.step)/float64(r.loader.StepsPerEpoch())
 	m.MemoryBytes = r.dev.Info().PeakTotal
 	return m, nil
@@ -279,7 +292,7 @@ const qloraActivations = 1 << 30
 func blocksOver(j *Job, bf16 bool, budget int64) (int, error) {
 	rows := j.Config.MicroBatchSize
 	if j.Packing == "none" { // a row is a sample, or all that learn together
-		rows *= j.Config.Samples()
+		rows *= max(1, j.Config.Samples())
 	}
 	kept, err := j.Model.Kept(bf16, rows, j.MaxLength)
 	if err != nil {
@@ -318,7 +331,12 @@ func (r *run) refresh() error {
 // gradients leaves the gradients of s, a step of total units, on every rank.
 func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics, error) {
 	m := Metrics{Supervised: s.Supervised}
-	sum, err := r.accumulate(ctx, share(s.Micro, r.Comm), total)
+	w := whole{units: total, tokens: r.countTokens(s.Micro)}
+	var err error
+	if w.baseline, r.seenNext, err = r.baselineOf(ctx, s.Micro, r.Train); err != nil {
+		return m, err
+	}
+	sum, err := r.accumulate(ctx, share(s.Micro, r.Comm), w)
 	if err = agree(r.Comm, err); err != nil {
 		return m, err
 	}
@@ -331,7 +349,7 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 	for _, b := range s.Micro {
 		m.Tokens += int64(len(b.IDs))
 	}
-	mean := sum.mean(total)
+	mean := sum.mean(total, w.tokens)
 	m.Loss, m.Objective = mean.Loss, mean.Values
 	m.GradNorm, err = r.opt.norm()
 	return m, err

@@ -46,6 +46,7 @@ type stateHeader struct {
 	Tokens   int64        `json:"tokens"` // seen so far
 	Loss     float64      `json:"loss"`
 	Eval     *bestStep    `json:"eval,omitempty"` // the last validation
+	Seen     *running     `json:"seen,omitempty"` // of a baseline that goes on from step to step
 }
 
 type stateField struct {

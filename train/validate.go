@@ -12,17 +12,17 @@ import (
 // the lowest so far.
 func (r *run) validate(ctx context.Context) (bool, error) {
 	start := time.Now()
-	sum, supervised, n, err := r.scoreVal(ctx)
+	sum, supervised, w, err := r.scoreVal(ctx)
 	if err = agree(r.Comm, err); err == nil {
-		err = totals(r.Comm, &sum, &supervised, &n)
+		err = totals(r.Comm, &sum, &supervised, &w.units, &w.tokens)
 	}
 	if err != nil {
 		return false, err
 	}
-	if n == 0 {
+	if w.units == 0 {
 		return false, fail.Inputf("train", "look at the ingest report", "the validation rows have no %s", r.objective.Unit())
 	}
-	mean := sum.mean(n)
+	mean := sum.mean(w.units, w.tokens)
 	if !finite(mean.Loss) {
 		return false, fail.Numericf(r.Dir, "a lower learning_rate or a longer warm-up", "validation after step %d: loss %v", r.step, mean.Loss)
 	}
@@ -40,26 +40,31 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 }
 
 // scoreVal adds up this rank's share of the validation rows: every size-th
-// micro-batch, with the number of supervised tokens and of units.
-func (r *run) scoreVal(ctx context.Context) (sum Score, supervised, n int64, err error) {
+// step, with the number of supervised tokens and what else its loss is a mean over.
+func (r *run) scoreVal(ctx context.Context) (sum Score, supervised int64, w whole, err error) {
 	for i := r.Comm.Rank(); i < r.val.StepsPerEpoch(); i += r.Comm.Size() {
 		if err := ctx.Err(); err != nil {
-			return sum, 0, 0, err
+			return sum, 0, w, err
 		}
 		s, err := r.val.Step(i)
 		if err != nil {
-			return sum, 0, 0, err
+			return sum, 0, w, err
+		}
+		baseline, err := r.valBaseline(ctx, s.Micro)
+		if err != nil {
+			return sum, 0, w, memory(err)
 		}
 		for k := range s.Micro {
-			one, err := r.pass(&s.Micro[k], 0)
+			one, err := r.pass(&s.Micro[k], whole{baseline: baseline})
 			if err != nil {
-				return sum, 0, 0, memory(err)
+				return sum, 0, w, memory(err)
 			}
 			sum.add(one)
 		}
 		supervised += s.Supervised
-		n += r.count(s.Micro)
+		w.units += r.count(s.Micro)
+		w.tokens += r.countTokens(s.Micro)
 		r.report(0, true)
 	}
-	return sum, supervised, n, nil
+	return sum, supervised, w, nil
 }

@@ -11,7 +11,7 @@ import (
 // attention is causal grouped-query attention.
 type attention struct {
 	spec         *arch.Attention
-	q, k, v      *nn.Linear // nil: qkv makes all three
+	q, k, v      *nn.Linear // nil: qkv makes all three, or of k and v owner does
 	qkv          *nn.Linear
 	gate         *nn.Linear // nil: none
 	o            *nn.Linear
@@ -19,16 +19,23 @@ type attention struct {
 	sinks        *autograd.Param
 	vNorm        *nn.Norm // without weights; nil: none
 	seat         int      // of its keys and values in a cache
+	// owner is the attention of another layer whose keys and values it sees; nil: its
+	// own. place is where it lends them to later ones.
+	owner *attention
+	place int
 }
 
 func (l *loader) attention(layer int, spec *arch.Attention) *attention {
-	a := &attention{spec: spec, seat: len(l.m.mixers)}
-	if !spec.Fused {
+	a := &attention{spec: spec, seat: len(l.m.mixers), place: l.lent}
+	switch {
+	case spec.Borrows > 0:
+		a.owner, a.q = l.lenders[spec.Borrows-1], l.linear(layer, arch.Q)
+	case !spec.Fused:
 		a.q, a.k = l.linear(layer, arch.Q), l.linear(layer, arch.K)
 		if !spec.KeyValue {
 			a.v = l.linear(layer, arch.V)
 		}
-	} else {
+	default:
 		a.qkv = l.linear(layer, arch.QKV)
 	}
 	a.o = l.linear(layer, arch.O)
@@ -37,6 +44,9 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	}
 	if spec.QKNorm != arch.NoQKNorm {
 		a.qNorm, a.kNorm = l.norm(layer, arch.QNorm), l.norm(layer, arch.KNorm)
+	}
+	if spec.Lends {
+		l.lenders = append(l.lenders, a)
 	}
 	if spec.Sinks {
 		a.sinks = l.take(l.src.At(layer, arch.Sinks))
@@ -51,13 +61,19 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	case arch.Bare:
 		a.qNorm.Width, a.kNorm.Width = spec.D, spec.D
 	}
-	l.m.mixers = append(l.m.mixers, a)
+	if a.owner == nil { // else it remembers nothing
+		l.m.mixers = append(l.m.mixers, a)
+	}
 	return a
 }
 
 func (a *attention) steps() []Step {
+	var lends []int
+	if a.spec.Lends {
+		lends = []int{a.place, a.place + 1}
+	}
 	return []Step{
-		{Linears: a.readers(), In: scaledBy(a.spec.InScale), Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
+		{Linears: a.readers(), lends: lends, In: scaledBy(a.spec.InScale), Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			return tensors{a.attend(t, in[0], s)}
 		}},
 		leave(a.o, a.spec.OutScale),
@@ -95,16 +111,14 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 	if a.gate != nil {
 		gate = a.gate.Forward(t, x)
 	}
-	if a.spec.KeyValue {
-		v = k
+	q = a.placed(t, q, a.qNorm, s)
+	from := a // whose keys and values these are
+	if a.owner != nil {
+		from = a.owner
+		k, v = s.lent[from.place], s.lent[from.place+1]
+	} else {
+		k, v = a.seen(t, k, v, s)
 	}
-	if a.vNorm != nil {
-		raw := v
-		if v = a.vNorm.Forward(t, raw); raw != k {
-			t.Done(raw)
-		}
-	}
-	q, k = a.placed(t, q, a.qNorm, s), a.placed(t, scaled(t, k, a.spec.KeyScale), a.kNorm, s)
 	if a.spec.Temperature {
 		even := q
 		q = t.Mul(even, s.Temper, kernels.ByRow)
@@ -116,13 +130,22 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 	}
 	var o *autograd.Tensor
 	if s.cache != nil {
-		kv := s.cache.kept[a.seat].(*keysValues)
-		t.CacheAppend(&kv.KV, k, v, s.slot, s.pos)
+		kv := s.cache.kept[from.seat].(*keysValues)
+		if a.owner == nil {
+			t.CacheAppend(&kv.KV, k, v, s.slot, s.pos)
+		}
 		o = t.CacheAttention(q, &kv.KV, s.slot, s.pos, at)
 	} else {
 		o = t.Attention(q, k, v, at)
 	}
-	t.Done(q, k, v)
+	t.Done(q)
+	switch {
+	case a.spec.Lends:
+		s.lend(a.place, k)
+		s.lend(a.place+1, v)
+	case a.owner == nil:
+		t.Done(k, v)
+	}
 	if gate != nil {
 		all := o
 		o = t.Act(autograd.ActSpec{Kind: kernels.Sigmoid}, gate, all)
@@ -131,8 +154,26 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 	return o
 }
 
-// project makes queries, keys and values of x.
+// seen makes what queries meet of projected keys and values.
+func (a *attention) seen(t *autograd.Tape, k, v *autograd.Tensor, s *State) (keys, values *autograd.Tensor) {
+	if a.spec.KeyValue {
+		v = k
+	}
+	if a.vNorm != nil {
+		raw := v
+		if v = a.vNorm.Forward(t, raw); raw != k {
+			t.Done(raw)
+		}
+	}
+	return a.placed(t, scaled(t, k, a.spec.KeyScale), a.kNorm, s), v
+}
+
+// project makes queries, keys and values of x; the last two nil where they are
+// another's.
 func (a *attention) project(t *autograd.Tape, x *autograd.Tensor) (q, k, v *autograd.Tensor) {
+	if a.owner != nil {
+		return a.clipped(t, a.q.Forward(t, x)), nil, nil
+	}
 	if a.spec.KeyValue {
 		return a.q.Forward(t, x), a.k.Forward(t, x), nil
 	}

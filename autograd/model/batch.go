@@ -60,6 +60,7 @@ type State struct {
 	Temper *autograd.Tensor // [N]: factors of queries by position; nil: none
 	Parts  *autograd.Tensor // [N, layers·P]: what every layer gets of its own; nil: nothing
 
+	lent      []*autograd.Tensor // what earlier layers lend: see lend
 	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache
 	slot, pos *autograd.Tensor // [N] int32; nil without a cache
@@ -76,7 +77,7 @@ func (s *State) Tensors() []*autograd.Tensor {
 // with is s with ts in place of its tensors, in the order of Tensors.
 func (s *State) with(ts []*autograd.Tensor) *State {
 	c := *s
-	c.Ropes = slices.Clone(s.Ropes)
+	c.Ropes, c.lent = slices.Clone(s.Ropes), slices.Clone(s.lent)
 	c.visit(func(x **autograd.Tensor) { *x, ts = ts[0], ts[1:] })
 	return &c
 }
@@ -86,6 +87,9 @@ func (s *State) visit(f func(x **autograd.Tensor)) {
 	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.Parts, &s.slot, &s.pos, &s.slots}
 	for i := range s.Ropes {
 		all = append(all, &s.Ropes[i])
+	}
+	for i := range s.lent {
+		all = append(all, &s.lent[i])
 	}
 	for _, x := range all {
 		if *x != nil {

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
@@ -34,7 +36,7 @@ func (b *beside) steps() []Step {
 		own := part.steps()
 		for j, step := range own {
 			s := Step{
-				Linears: step.Linears,
+				Linears: step.Linears, lends: step.lends,
 				In: func(t *autograd.Tape, in tensors) tensors {
 					if j > 0 {
 						return join(in[:held], step.In(t, in[held:]))
@@ -68,6 +70,46 @@ func (b *beside) steps() []Step {
 		}
 	}
 	return out
+}
+
+// normedBody is a body with norms of its own; each may be nil.
+type normedBody struct {
+	pre, post *nn.Norm
+	body
+}
+
+func (l *loader) normed(layer int, spec *arch.Normed) *normedBody {
+	return &normedBody{l.normOrNone(layer, spec.Pre), l.normOrNone(layer, spec.Post), l.body(layer, spec.Body)}
+}
+
+func (n *normedBody) steps() []Step {
+	steps := slices.Clone(n.body.steps())
+	first, last := steps[0].In, steps[len(steps)-1].Forward
+	if n.pre != nil {
+		steps[0].In = func(t *autograd.Tape, in tensors) tensors {
+			x := n.pre.Forward(t, in[0])
+			out := first(t, tensors{x})
+			release(t, tensors{x}, out)
+			return out
+		}
+	}
+	if n.post != nil {
+		steps[len(steps)-1].Forward = func(t *autograd.Tape, in tensors, s *State) tensors {
+			y := last(t, in, s)[0]
+			z := n.post.ForwardWide(t, y)
+			t.Done(y)
+			return tensors{z}
+		}
+	}
+	return steps
+}
+
+// readers: none where a norm stands before them.
+func (n *normedBody) readers() []*nn.Linear {
+	if n.pre != nil {
+		return nil
+	}
+	return n.body.readers()
 }
 
 // readers: none, for they are in several steps, and a pair is of one.

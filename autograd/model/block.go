@@ -15,6 +15,10 @@ type Block struct {
 	Path   string            // as on the hub
 	Params []*autograd.Param // every weight, in file order
 
+	// Lends are the places, in what blocks hand on, of the tensors that this one adds
+	// or puts in place of others; see Step.In.
+	Lends []int
+
 	spec  *arch.LayerSpec
 	steps []Step
 	pairs []Pair
@@ -29,13 +33,16 @@ type Step struct {
 	// what In made, are whose. Such a step follows the one before on the same
 	// tape: the state between them has more than rows of tokens in float32.
 	Routed func(in []*autograd.Tensor) *autograd.Routed
-	// In maps what the step before returned (for the first, the block's input
-	// alone) to what Forward takes. What goes in stays the caller's to mark as
-	// Done; a result may be one of the inputs.
+	// In maps what the step before returned (for the first, the block's input) to
+	// what Forward takes. What goes in stays the caller's to mark as Done; a result
+	// may be one of the inputs. Input and output of a block are the residual stream,
+	// last, behind what blocks lend to later ones: nothing in most models.
 	In func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor
 	// Forward returns the state between this step and the next; the last step's
-	// is the block's output alone.
+	// is the block's output.
 	Forward func(t *autograd.Tape, in []*autograd.Tensor, s *State) []*autograd.Tensor
+
+	lends []int // places of what Forward lends; see State.lend
 }
 
 // Part is a piece of a block that can be run alone, from the input that its
@@ -84,29 +91,30 @@ func (b *Block) Steps() []Step { return b.steps }
 // Smooth lists the block's pairs. The slice is shared.
 func (b *Block) Smooth() []Pair { return b.pairs }
 
-// Forward maps the hidden states x [N, C] to the next block's. x stays the
-// caller's to mark as Done.
-func (b *Block) Forward(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
-	return runSteps(t, b.steps, x, s)
+// Forward maps a block's input, whose last tensor is the hidden states [N, C], to
+// the next block's. What goes in stays the caller's to mark as Done, but for what
+// comes out again.
+func (b *Block) Forward(t *autograd.Tape, in []*autograd.Tensor, s *State) []*autograd.Tensor {
+	return runSteps(t, b.steps, in, s)
 }
 
-// runSteps runs steps on x, which stays the caller's, and marks what is between
+// runSteps runs steps on in, which stays the caller's, and marks what is between
 // them as Done.
-func runSteps(t *autograd.Tape, steps []Step, x *autograd.Tensor, s *State) *autograd.Tensor {
-	state := []*autograd.Tensor{x}
+func runSteps(t *autograd.Tape, steps []Step, in tensors, s *State) tensors {
+	state := in
 	for i := range steps {
-		in := steps[i].In(t, state)
-		release(t, state, in, x)
-		state = steps[i].Forward(t, in, s)
-		release(t, in, state, x)
+		x := steps[i].In(t, state)
+		release(t, state, x, in...)
+		state = steps[i].Forward(t, x, s)
+		release(t, x, state, in...)
 	}
-	return state[0]
+	return state
 }
 
-// release marks tensors that are not kept as Done; mine stays.
-func release(t *autograd.Tape, xs, kept []*autograd.Tensor, mine *autograd.Tensor) {
+// release marks tensors that are not kept as Done; mine stay.
+func release(t *autograd.Tape, xs, kept []*autograd.Tensor, mine ...*autograd.Tensor) {
 	for _, x := range xs {
-		if x != mine && !slices.Contains(kept, x) {
+		if !slices.Contains(mine, x) && !slices.Contains(kept, x) {
 			t.Done(x)
 		}
 	}

@@ -281,16 +281,16 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
 	s.runs = b.runs()
 	m.position(t, s, b.pos, b.span)
-	x := m.Begin(t, s)
+	x := tensors{m.Begin(t, s)}
 	for _, blk := range m.Blocks {
 		y := m.forward(t, blk, x, s)
-		t.Done(x)
+		release(t, x, y)
 		x = y
 	}
 	if len(b.last) == 0 {
 		return nil
 	}
-	last := t.Rows(x, t.Upload(b.last, len(b.last)))
-	t.Done(x)
+	last := t.Rows(stream(x), t.Upload(b.last, len(b.last)))
+	t.Done(x...)
 	return m.Logits(t, m.finish(t, last))
 }

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -50,38 +52,43 @@ func (m *Model) finish(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 // LogProb or Logits.
 func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
 	s := m.Prepare(t, in)
-	x := m.Begin(t, s)
+	x := tensors{m.Begin(t, s)}
 	if t.Err() != nil {
-		return x
+		return x[0]
 	}
 	for _, b := range m.Blocks {
 		y := m.run(t, b, x, s)
-		t.Done(x)
+		release(t, x, y)
 		x = y
 	}
-	h := m.finish(t, x)
-	release(t, tensors{x}, tensors{h}, nil)
+	h := m.finish(t, stream(x))
+	release(t, x, tensors{h})
 	return h
 }
 
+// stream is the residual stream in a block's input or output.
+func stream(x tensors) *autograd.Tensor { return x[len(x)-1] }
+
 // run is one block, checkpointed where that is wanted or its weights do not stay.
-func (m *Model) run(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State) *autograd.Tensor {
+func (m *Model) run(t *autograd.Tape, b *Block, x tensors, s *State) tensors {
 	if !m.GradientCheckpointing && b.Index >= m.RecomputeBlocks && (b.Index < m.stay.kept || !t.Record) {
 		return m.forward(t, b, x, s)
 	}
 	// The tables are inputs too: blocks that are not checkpointed would let them
 	// go before this one runs again.
-	return t.Checkpoint(append([]*autograd.Tensor{x}, s.Tensors()...), func(t *autograd.Tape, in []*autograd.Tensor) []*autograd.Tensor {
-		return []*autograd.Tensor{m.forward(t, b, in[0], s.with(in[1:]))}
-	})[0]
+	return t.Checkpoint(join(x, s.Tensors()), func(t *autograd.Tape, in tensors) tensors {
+		return m.forward(t, b, in[:len(x)], s.with(in[len(x):]))
+	})
 }
 
 // forward is one block with its weights in memory: until the tape is freed when
 // it records, as its gradient reads them.
-func (m *Model) forward(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State) *autograd.Tensor {
+func (m *Model) forward(t *autograd.Tape, b *Block, x tensors, s *State) tensors {
 	if err := m.Acquire(b); err != nil {
 		t.Fail(err)
-		return t.New(s.N, m.Spec.C)
+	}
+	if t.Err() != nil {
+		return x
 	}
 	if t.Record {
 		t.OnFree(func() { m.Release(b) })
@@ -95,14 +102,16 @@ func (m *Model) forward(t *autograd.Tape, b *Block, x *autograd.Tensor, s *State
 // end, the hidden states after the final norm: Layers+2 tensors [N, C].
 func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	s := m.Prepare(t, in)
-	out := []*autograd.Tensor{m.Begin(t, s)}
+	x := tensors{m.Begin(t, s)}
+	out := slices.Clone(x)
 	if t.Err() != nil {
 		return out
 	}
-	for i, b := range m.Blocks {
-		out = append(out, m.forward(t, b, out[i], s))
+	for _, b := range m.Blocks {
+		x = m.forward(t, b, x, s)
+		out = append(out, stream(x))
 	}
-	return append(out, m.finish(t, out[len(out)-1]))
+	return append(out, m.finish(t, stream(x)))
 }
 
 // Logits returns the logits [N, V] of final hidden states h [N, C].

@@ -434,6 +434,29 @@ func (g *golden) backward(t *testing.T, m *Model, bf16 bool) (logp []float32, co
 // checkLora compares logits, loss and gradients with the case's adapter.
 func (g *golden) checkLora(t *testing.T) {
 	m := g.load(t, "config.json", Options{})
+	params := g.adapt(t, m)
+	for name := range g.arrays {
+		if p, ok := strings.CutPrefix(name, "lora."); ok && rankOf(params, strings.Replace(p, ".lora_A.", ".lora_B.", 1)) == 0 {
+			t.Errorf("no linear map takes %s", name)
+		}
+	}
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	in := Pack(g.rows(t, "input_ids")...)
+	relative(t, "lora_logits", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "lora_logits"), 1e-4)
+	tape.Base = true
+	near(t, "logits with adapters off", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "logits"), 10*g.noise)
+	tape.Free()
+
+	logp, coef := g.backward(t, m, false)
+	checkLoss(t, "lora_loss", logp, coef, len(g.rows(t, "input_ids")[0]), g.floats(t, "lora_loss"))
+	grads := g.checkGrads(t, m, params, "lora_grad.", 1e-4)
+	g.checkCheckpointed(t, m, params, grads)
+}
+
+// adapt attaches the case's adapter to m and returns its parameters.
+func (g *golden) adapt(t *testing.T, m *Model) []*autograd.Param {
+	t.Helper()
 	var params []*autograd.Param
 	for l := range m.Linears() {
 		if g.arrays["lora."+adapterName(l, "A")].shape == nil {
@@ -453,23 +476,7 @@ func (g *golden) checkLora(t *testing.T) {
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
-	for name := range g.arrays {
-		if p, ok := strings.CutPrefix(name, "lora."); ok && rankOf(params, strings.Replace(p, ".lora_A.", ".lora_B.", 1)) == 0 {
-			t.Errorf("no linear map takes %s", name)
-		}
-	}
-	tape := &autograd.Tape{Dev: m.Dev}
-	defer tape.Free()
-	in := Pack(g.rows(t, "input_ids")...)
-	relative(t, "lora_logits", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "lora_logits"), 1e-4)
-	tape.Base = true
-	near(t, "logits with adapters off", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "logits"), 10*g.noise)
-	tape.Free()
-
-	logp, coef := g.backward(t, m, false)
-	checkLoss(t, "lora_loss", logp, coef, len(g.rows(t, "input_ids")[0]), g.floats(t, "lora_loss"))
-	grads := g.checkGrads(t, m, params, "lora_grad.", 1e-4)
-	g.checkCheckpointed(t, m, params, grads)
+	return params
 }
 
 // checkFull compares the gradients of full training.

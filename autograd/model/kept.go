@@ -24,12 +24,12 @@ func (m *Model) Kept(bf16 bool, seqs, length int) ([]int64, error) {
 	t := &autograd.Tape{Dev: g.Dev, Record: true, BF16: bf16}
 	defer t.Free()
 	s := g.Prepare(t, Pack(batch...))
-	x := t.Input(make([]float32, s.N*m.Spec.C), s.N, m.Spec.C)
+	x := tensors{t.Input(make([]float32, s.N*m.Spec.C), s.N, m.Spec.C)}
 	var out []int64
 	for _, b := range g.Blocks {
 		before := g.Dev.Info().Mem.Now[kernels.Activations]
 		y := b.Forward(t, x, s)
-		t.Done(x)
+		release(t, x, y)
 		out = append(out, g.Dev.Info().Mem.Now[kernels.Activations]-before)
 		x = y
 	}
@@ -41,7 +41,7 @@ func (m *Model) ghost() (*Model, error) {
 	g := newModel(dry.New(dry.Options{}), m.src, Options{})
 	(&loader{m: g, src: m.src}).build()
 	for i, p := range g.params {
-		if err := shadow(g.Dev, p, m.params[i], m.heldType(m.params[i])); err != nil {
+		if err := shadow(g.Dev, p, m.params[i], m.HeldType(m.params[i])); err != nil {
 			return nil, err
 		}
 	}

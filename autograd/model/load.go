@@ -17,6 +17,9 @@ func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 	if o.Hold != nil && o.Trainable {
 		panic("model: Hold and Trainable exclude each other")
 	}
+	if src.Spec.Reward != o.Reward {
+		return nil, rewardError(src)
+	}
 	m := newModel(dev, src, o)
 	l := &loader{m: m, src: src, o: o}
 	l.build()
@@ -44,6 +47,9 @@ type loader struct {
 	o   Options
 
 	params map[*arch.Tensor]*autograd.Param // not yet in a module
+
+	lent    int          // tensors that the blocks so far hand on
+	lenders []*attention // those of other layers' keys and values
 }
 
 // build makes the modules with parameters that have names and shapes only.
@@ -94,10 +100,10 @@ func (l *loader) block(i int) *Block {
 			b.Params = append(b.Params, p)
 		}
 	}
-	norms := map[arch.Role]*nn.Norm{arch.None: nil}
+	norms := map[arch.Role]*nn.Norm{}
 	norm := func(role arch.Role) *nn.Norm { // the same one where two parts share it
 		if _, ok := norms[role]; !ok {
-			norms[role] = l.norm(i, role)
+			norms[role] = l.normOrNone(i, role)
 		}
 		return norms[role]
 	}
@@ -109,6 +115,7 @@ func (l *loader) block(i int) *Block {
 	if b.spec.Scaled {
 		b.scaleBy(l.take(l.src.At(i, arch.LayerScale)))
 	}
+	l.lent = b.carry(l.lent)
 	return b
 }
 
@@ -124,6 +131,8 @@ func (l *loader) body(layer int, spec arch.Body) body {
 		return l.mlp(layer, s)
 	case *arch.MoE:
 		return l.moe(layer, s)
+	case *arch.Normed:
+		return l.normed(layer, s)
 	case *arch.Beside:
 		return l.beside(layer, s)
 	case *arch.ShortConv:
@@ -164,6 +173,14 @@ func (l *loader) norm(layer int, role arch.Role) *nn.Norm {
 		n.Path, n.W, n.Bias = t.Path(), l.take(t), l.take(l.src.BiasAt(layer, role))
 	}
 	return n
+}
+
+// normOrNone is the norm of a role, nil of None.
+func (l *loader) normOrNone(layer int, role arch.Role) *nn.Norm {
+	if role == arch.None {
+		return nil
+	}
+	return l.norm(layer, role)
 }
 
 // read fills the parameters.

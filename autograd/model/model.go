@@ -23,6 +23,8 @@ type Options struct {
 	// Trainable holds every weight as float32 in one flat buffer, for training
 	// all of them. It excludes Hold.
 	Trainable bool
+	// Reward takes a reward model, whose head is not one of words, and no other.
+	Reward bool
 	// Stream keeps no block in memory, for who takes one after another between
 	// Acquire and Release. Without it as many blocks stay as the device's limit
 	// leaves room for, all where it has none.
@@ -152,3 +154,6 @@ func (m *Model) Decode(p *autograd.Param) ([]float32, error) {
 	})
 	return out, err
 }
+
+// Source is the file that m's weights come from.
+func (m *Model) Source() *arch.Source { return m.src }

@@ -555,7 +555,7 @@ func TestBlocks(t *testing.T) {
 				y = tape.Add(y, p.Part.Forward(tape, p.Norm.Forward(tape, y), s), 1, 1)
 			}
 		}
-		x = b.Forward(tape, x, s)
+		x = b.Forward(tape, tensors{x}, s)[0]
 		near(t, b.Path, values(t, tape, y), values(t, tape, x), 1e-6)
 	}
 	near(t, "hidden", values(t, tape, m.Norm.ForwardWide(tape, x)), want, 0)
@@ -568,9 +568,9 @@ func TestSteps(t *testing.T) {
 		tape := &autograd.Tape{Dev: m.Dev}
 		defer tape.Free()
 		s := m.Prepare(tape, Pack(tokens(1, 7, m.Spec.V), tokens(2, 3, m.Spec.V)))
-		x := m.Begin(tape, s)
+		x, lent := tensors{m.Begin(tape, s)}, 0
 		for _, b := range m.Blocks {
-			state := []*autograd.Tensor{x}
+			state := x
 			for _, step := range b.Steps() {
 				state = step.In(tape, state)
 				read, ran := state[len(state)-1], []*autograd.Param(nil)
@@ -587,10 +587,12 @@ func TestSteps(t *testing.T) {
 					}
 				}
 			}
-			if len(state) != 1 {
-				t.Fatalf("%s: %d tensors come out of %s", name, len(state), b.Path)
+			for _, place := range b.Lends {
+				lent = max(lent, place+1)
 			}
-			x = state[0]
+			if x = state; len(x) != lent+1 {
+				t.Fatalf("%s: %d tensors come out of %s", name, len(x), b.Path)
+			}
 		}
 	}
 }
@@ -609,11 +611,11 @@ func TestStateTensors(t *testing.T) {
 		}
 	}
 	one := func() *autograd.Tensor { return &autograd.Tensor{} }
-	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), Temper: one(), Parts: one(), slot: one(), pos: one(), slots: one()}
+	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), Temper: one(), Parts: one(), slot: one(), pos: one(), slots: one(), lent: tensors{one(), one()}}
 	if got := s.Tensors(); len(got) != n {
 		t.Errorf("%d tensors of %d", len(got), n)
 	}
-	other := s.with(tensors{one(), one(), one(), one(), one(), one(), one(), one(), one(), one(), one()}).Tensors()
+	other := s.with(tensors{one(), one(), one(), one(), one(), one(), one(), one(), one(), one(), one(), one(), one()}).Tensors()
 	for i, x := range s.Tensors() {
 		if x == other[i] || slices.Contains(other[:i], other[i]) {
 			t.Errorf("tensor %d is not replaced", i)

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"math"
+
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/nn"
@@ -12,6 +14,8 @@ type moe struct {
 	spec                 *arch.MoE
 	router, gateUp, down *nn.Linear
 	selects              *autograd.Param // [1, E], added to scores where experts are chosen; nil: none
+	pre, routerNorm      *nn.Norm        // of what experts and router read; nil: none
+	scale                *autograd.Param // [E], factors on the experts' weights; nil: none
 	shared               *mlp            // nil: none
 	share                *nn.Linear      // how much of it a token takes, [1, C]; nil: all
 }
@@ -20,6 +24,12 @@ func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 	m := &moe{spec: spec, router: l.linear(layer, arch.Router), gateUp: l.linear(layer, arch.ExpertGateUp), down: l.linear(layer, arch.ExpertDown)}
 	if spec.Select {
 		m.selects = l.take(l.src.At(layer, arch.RouteBias))
+	}
+	if m.pre = l.normOrNone(layer, spec.Pre); spec.RouterNorm {
+		m.routerNorm = l.norm(layer, arch.RouterNorm)
+	}
+	if spec.Scaled {
+		m.scale = l.take(l.src.At(layer, arch.ExpertScale))
 	}
 	if spec.SharedGated {
 		m.share = l.linear(layer, arch.SharedRouter)
@@ -39,9 +49,17 @@ func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 func (m *moe) steps() []Step {
 	held := 0
 	first := Step{Linears: []*nn.Linear{m.router}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-		return tensors{in[0], m.router.ForwardWide(t, in[0])}
+		return tensors{in[0], m.router.ForwardWide(t, in[len(in)-1])}
 	}}
 	switch {
+	case m.routerNorm != nil:
+		first.In = func(t *autograd.Tape, in tensors) tensors {
+			x := scaled(t, m.routerNorm.ForwardWide(t, in[0]), float32(1/math.Sqrt(float64(in[0].Cols()))))
+			if m.pre == nil {
+				return tensors{in[0], x}
+			}
+			return tensors{m.pre.Forward(t, in[0]), x}
+		}
 	case m.share != nil:
 		held = 2
 		first = Step{Linears: []*nn.Linear{m.router, m.share}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
@@ -100,7 +118,7 @@ func (m *moe) expertSteps(held int) []Step {
 		}},
 		{Linears: []*nn.Linear{m.down}, Routed: routed, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 			r := routed(in)
-			rows := m.down.ForwardExpertsWide(t, in[len(in)-1], r)
+			rows := m.weighed(t, m.down.ForwardExpertsWide(t, in[len(in)-1], r), r)
 			weight := r.Weight
 			if m.spec.WeighInput {
 				weight = nil
@@ -110,6 +128,24 @@ func (m *moe) expertSteps(held int) []Step {
 			return join(in[:held], tensors{y})
 		}},
 	}
+}
+
+// weighed multiplies what experts made by their factors, in place of rows.
+func (m *moe) weighed(t *autograd.Tape, rows *autograd.Tensor, r *autograd.Routed) *autograd.Tensor {
+	if m.scale == nil {
+		return rows
+	}
+	ones := make([]float32, rows.Rows())
+	for i := range ones {
+		ones[i] = 1
+	}
+	one := t.Upload(ones, len(ones), 1)
+	// An expert's factor is a map of one number to one.
+	p := m.scale
+	by := t.ExpertLinearWide(one, r, &autograd.Param{Name: p.Name, Mat: kernels.Mat{Buffer: p.Buffer, Rows: p.Cols, Cols: 1, Of: p.Cols}, Grad: p.Grad}, nil)
+	y := t.Mul(rows, by, kernels.ByRow)
+	t.Done(rows, one, by)
+	return y
 }
 
 // sharedSteps are the shared expert's, from input, share (where there is one) and

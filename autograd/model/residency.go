@@ -141,10 +141,10 @@ func (m *Model) settle() error {
 	return nil
 }
 
-// heldType is the type that a weight has in memory: vectors and weights of
+// HeldType is the type that a weight has in memory: vectors and weights of
 // convolutions and scans are float32, linear weights as Options.Hold says,
 // everything else as in the file.
-func (m *Model) heldType(p *autograd.Param) dtype.Type {
+func (m *Model) HeldType(p *autograd.Param) dtype.Type {
 	t := m.tensors[p]
 	switch {
 	case t.Vector || t.Role.IsState() || m.options.Trainable:
@@ -167,7 +167,7 @@ func (m *Model) bind(p *autograd.Param) error {
 	if err != nil {
 		return err
 	}
-	if want := m.heldType(p); want != r.Type {
+	if want := m.HeldType(p); want != r.Type {
 		defer m.src.Forget(t)
 		return m.convert(p, r, want)
 	}

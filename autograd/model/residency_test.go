@@ -3,9 +3,11 @@ package model
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -69,6 +71,40 @@ func TestStreamedBits(t *testing.T) {
 			t.Errorf("%d blocks stay, want %d; %d bytes held of %d", m.stay.kept, stay, held, full)
 		}
 	}
+}
+
+// Blocks that lend to others can be streamed: wherever their weights lie, gradients
+// are the same bits.
+func TestStreamedLenders(t *testing.T) {
+	lending := 0
+	for _, name := range archtest.Cases {
+		g := openGolden(t, name)
+		m := g.load(t, "config.json", Options{})
+		if !slices.ContainsFunc(m.Blocks, func(b *Block) bool { return len(b.Lends) > 0 }) {
+			continue
+		}
+		lending++
+		want := g.adapterGrads(t, m)
+		for _, evict := range []int{1, 8} {
+			s := g.load(t, "config.json", Options{})
+			for range evict {
+				s.Evict()
+			}
+			if got := g.adapterGrads(t, s); !s.Streamed() || !reflect.DeepEqual(got, want) {
+				t.Errorf("%s: %d blocks stay (streamed: %v): other gradients", name, s.stay.kept, s.Streamed())
+			}
+		}
+	}
+	if lending == 0 {
+		t.Error("no case lends")
+	}
+}
+
+// adapterGrads are the gradients of the case's adapter.
+func (g *golden) adapterGrads(t *testing.T, m *Model) map[string][]float32 {
+	params := g.adapt(t, m)
+	g.backward(t, m, false)
+	return m.gradients(t, params)
 }
 
 // A pass over streamed weights holds those of one block at a time.

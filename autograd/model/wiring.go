@@ -158,14 +158,14 @@ func (w wiring) around(b body) []Step {
 	out := make([]Step, len(own))
 	for i, step := range own {
 		out[i] = Step{
-			Linears: step.Linears,
+			Linears: step.Linears, lends: step.lends,
 			In: func(t *autograd.Tape, in tensors) tensors {
 				if i > 0 {
 					return join(in[:w.held], step.In(t, in[w.held:]))
 				}
 				block, x := w.enter(t, in)
 				all := join(block, step.In(t, tensors{x}))
-				release(t, tensors{x}, join(all, in), nil)
+				release(t, tensors{x}, join(all, in))
 				return all
 			},
 			Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
@@ -194,7 +194,7 @@ func pairsOf(subs []sublayer, i int) []Pair {
 	if next := sub.body.readers(); sub.pre != nil && sub.pre.W != nil && sub.pre.Offset == 0 && !shared && next != nil {
 		steps := sub.body.steps()
 		pairs = append(pairs, Pair{Norm: sub.pre, Next: next, Part: Part{next, func(t *autograd.Tape, x *autograd.Tensor, s *State) *autograd.Tensor {
-			return runSteps(t, steps, x, s)
+			return runSteps(t, steps, tensors{x}, s)[0]
 		}}})
 	}
 	return append(pairs, sub.body.smooth()...)

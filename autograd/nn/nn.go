@@ -11,6 +11,13 @@ import (
 // LoRA is a low-rank adapter of a Linear.
 type LoRA = autograd.LowRank
 
+// Around is an adapter that changes what a Linear reads or what becomes of its
+// result. Forward gets the input and the map itself, which may be called more than
+// once; the input stays its owner's to mark as Done.
+type Around interface {
+	Forward(t *autograd.Tape, x *autograd.Tensor, linear func(x *autograd.Tensor) *autograd.Tensor) *autograd.Tensor
+}
+
 // Linear is y = x·Wᵀ + Bias, plus its adapters.
 type Linear struct {
 	Path     string          // module path as on the hub: model.layers.0.self_attn.q_proj
@@ -18,6 +25,7 @@ type Linear struct {
 	Bias     *autograd.Param // [out] f32 or nil
 	Experts  int             // that W holds; 0: it is one map for all tokens
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
+	Around   Around          // nil: none; left out while Tape.Base is set
 	Act      dtype.Type      // what the input is rounded to, row by row, before the product; the zero Type: not at all
 	Scale    *autograd.Param // [1, out] f32: a factor of each output before its bias (DoRA); nil: none; left out while Tape.Base is set
 }
@@ -37,6 +45,14 @@ func (l *Linear) ForwardWide(t *autograd.Tape, x *autograd.Tensor) *autograd.Ten
 type product func(x *autograd.Tensor, w, bias *autograd.Param, adapters ...*LoRA) *autograd.Tensor
 
 func (l *Linear) forward(t *autograd.Tape, x *autograd.Tensor, linear product) *autograd.Tensor {
+	if l.Around == nil || t.Base {
+		return l.plain(t, x, linear)
+	}
+	return l.Around.Forward(t, x, func(x *autograd.Tensor) *autograd.Tensor { return l.plain(t, x, linear) })
+}
+
+// plain is forward without Around.
+func (l *Linear) plain(t *autograd.Tape, x *autograd.Tensor, linear product) *autograd.Tensor {
 	if l.Act != (dtype.Type{}) {
 		x = t.FakeQuant(x, l.Act)
 		defer t.Done(x)

@@ -48,6 +48,9 @@ var adding = map[string][]added{
 	"type of rows": {
 		{`typePreference|convertPreference|checkPreference|tokens\|preference`, "data/ingest.go data/kinds.go data/options.go data/preference.go", ""},
 	},
+	"merge method": {
+		{`^arceeFusion$|^arcee_fusion$`, "autograd/model/merge/fusion.go autograd/model/merge/methods.go", ""},
+	},
 	"optimizer": {
 		{`(?i)\bsgd\b`, "kernels/cpu/optim.go kernels/cuda/optim.go kernels/tools.go train/config.go train/optimizers.go", ""}, // config.go: momentum is its own
 	},
@@ -57,6 +60,9 @@ var adding = map[string][]added{
 	},
 	"objective": {
 		{`(?i)\bdpo|newDPO`, "train/config.go train/dpo.go train/objective.go", ""}, // config.go: its defaults, in words
+	},
+	"adapter kind": {
+		{`(?i)loha|hada_w`, "lora/kinds.go lora/loha.go", ""},
 	},
 	"command": {
 		{`^tokenizeCommand$`, "cmd/internal/cli/commands.go cmd/internal/cli/tokenize.go", ""},

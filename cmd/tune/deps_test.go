@@ -24,7 +24,7 @@ var layers = []string{
 	"autograd/nn",
 	"autograd/model",
 	"autograd/model/engine",
-	"train/eval quant/gguf",
+	"train/eval quant/gguf autograd/model/merge",
 	"lora quant recipes/report", // and train, which holds the adapter that it trains
 	"train train/mpi",
 	"recipes",

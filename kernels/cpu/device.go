@@ -173,12 +173,17 @@ func (c *CPU) Host(n int64) (release func(), err error) {
 		return nil, err
 	}
 	c.collect()
+	if c.process && n > heapSlack {
+		debug.FreeOSMemory() // what was read and dropped before lies beside it otherwise
+	}
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.uncount(kernels.Host, int(n))
-		c.arena.stale = c.arena.stale || c.process && n > heapSlack
 		c.collect()
+		if c.process && n > heapSlack {
+			debug.FreeOSMemory() // else as much again is let lie beside it before the next collection
+		}
 	}, nil
 }
 

@@ -95,14 +95,15 @@ func someOf(names []string) string {
 
 // input is a model on its way to GGUF, in GGUF's names.
 type input struct {
-	model   MixModel
-	kv      []formats.KV
-	tensors []MixTensor           // types as a conversion to GGUF would give them
-	stored  map[string]dtype.Type // types as they lie in the file
-	leftOut string                // what a GGUF has no place for, in words
-	read    func(name string) ([]byte, error)
-	create  func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error)
-	close   func() error
+	model     MixModel
+	kv        []formats.KV
+	tensors   []MixTensor           // types as a conversion to GGUF would give them
+	stored    map[string]dtype.Type // types as they lie in the file
+	leftOut   string                // what a GGUF has no place for, in words
+	read      func(name string) ([]byte, error)
+	create    func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error)
+	close     func() error
+	tokenizer int64 // bytes of memory that its tokenizer takes
 }
 
 // Write writes the model at src, a GGUF file or a Hugging Face folder, as a GGUF
@@ -137,7 +138,7 @@ func Write(ctx context.Context, dev kernels.Backend, src, out string, o Options,
 	for i, c := range choices {
 		plan[i] = formats.TensorPlan{Name: c.Name, Shape: c.Shape, Type: c.To, Why: c.Why}
 	}
-	release, err := dev.Host(Memory(choices))
+	release, err := dev.Host(Memory(choices) + in.tokenizer)
 	if err != nil {
 		return rep, err
 	}

@@ -27,7 +27,7 @@ func openInput(path, name string) (*input, error) {
 		r.Close()
 		return nil, err
 	}
-	in.close = r.Close
+	in.close, in.tokenizer = r.Close, tokenizer.Memory(r)
 	return in, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -242,6 +243,11 @@ func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ
 	if text := src.CarriedNote(false); text != "" {
 		noteTo(note)(text)
 	}
+	release, err := dev.Host(tokenizer.Memory(src.Reader))
+	if err != nil {
+		return err
+	}
+	defer release()
 	files, err := modelFiles(src)
 	if err != nil {
 		return err
@@ -287,7 +293,7 @@ func planExport(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 		if err != nil {
 			return err
 		}
-		countHost(s, n)
+		countHost(s, n+tokenizer.Memory(src.Reader))
 	}
 	if in, ok := j.In("imatrix"); ok && in.Path == "" {
 		text, err := planCalibration(p, in, s, src, calibrationPlan{o.Samples, min(imatrixLength, src.Spec.MaxPos), quant.ImatrixWork})

@@ -198,6 +198,9 @@ func viewIngest(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.S
 	for _, k := range slices.Sorted(maps.Keys(r.Dropped)) {
 		count("dropped: "+strings.ReplaceAll(k, "_", " "), r.Dropped[k])
 	}
+	if r.PromptsCut > 0 {
+		count("prompts cut", r.PromptsCut)
+	}
 	count("duplicates", r.Duplicates)
 	count("training samples", int64(r.TrainSamples))
 	count("held back", int64(r.ValSamples))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -133,6 +134,11 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if err != nil {
 		return nil, err
 	}
+	if slices.ContainsFunc(ads, func(w lora.Weighted) bool { return w.Folder.Reward() }) {
+		if err := src.Reward(func(n int) []float32 { return make([]float32, n) }); err != nil { // the adapter's own takes their place
+			return nil, err
+		}
+	}
 	out := arch.Dense{Path: o.Output, MaxShard: o.MaxShard, Name: o.Name, Progress: o.Progress}
 	if out.Type, err = storageType(o.Storage); err != nil {
 		return nil, err
@@ -141,6 +147,11 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 	if err := otherBase(o.Model, ads, true, note); err != nil {
 		return nil, err
 	}
+	release, err := dev.Host(tokenizer.Memory(src.Reader))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	gguf := filepath.Ext(o.Output) == ".gguf"
 	if text := src.CarriedNote(gguf); text != "" {
 		note(text)
@@ -226,6 +237,10 @@ func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	}
 	left := &MergeResult{Report: rep}
 	res.Left = left
+	if rep.Reward {
+		res.Notes = append(res.Notes, "a reward model writes no text: the KL of its merge is not measured")
+		return nil
+	}
 	rows, err := klRows(ctx, x, j)
 	if err != nil || rows.Len() == 0 {
 		res.Notes = append(res.Notes, "no data to measure the KL of the merge on")
@@ -290,6 +305,9 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	s.Disk = heldBytes(merged)
 	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.LinearType().String()), j.Options.(*Merge).Format)
 	t := mergedTrial(p, j)
+	if t != nil && t.config.LoRA.InitWeights == lora.InitLoftQ && j.Options.(*Merge).Base != "trained" {
+		return fail.Usagef(j.ID+".base", "base: trained", "init_lora_weights: loftq trains for the base quantized to NF4, and %s merges into the original", j.ID)
+	}
 	if err := mergeMemory(p, j, s, base, t); err != nil {
 		return err
 	}
@@ -391,7 +409,7 @@ func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base 
 		nf4 := dtype.NF4Double
 		o.TrainedAs = &nf4
 	}
-	countHost(s, lora.MergeMemory(base, o, values))
+	countHost(s, lora.MergeMemory(base, o, values)+tokenizer.Memory(base.Reader))
 	return nil
 }
 

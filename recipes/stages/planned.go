@@ -38,6 +38,15 @@ func shapesOf(src *arch.Source) (*arch.Source, error) {
 	return recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held { return recipes.Held{Type: t.Type, Mapped: src.Mapped(t)} })
 }
 
+// rewardShapes is shapesOf for the reward model that training makes of src.
+func rewardShapes(src *arch.Source) (*arch.Source, error) {
+	g, err := recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held { return recipes.Held{Type: t.Type, Mapped: src.Mapped(t)} })
+	if err != nil {
+		return nil, err
+	}
+	return g, g.Reward(func(n int) []float32 { return make([]float32, n) })
+}
+
 // counted runs a stage's code on a backend that only counts, under the limit: it
 // decides what of a model stays in memory. What does not fit is run again beyond
 // it, so that a refusal can say by how much.

@@ -46,7 +46,7 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 	if err != nil {
 		return nil, err
 	}
-	mo := model.Options{Trainable: t.config.Adapter == "none"}
+	mo := model.Options{Trainable: t.config.Adapter == "none", Reward: t.config.Reward()}
 	if t.config.Adapter == "qlora" && !quantized(src) {
 		if err := checkNF4(src); err != nil {
 			return nil, err
@@ -55,6 +55,9 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 		mo.Hold = &hold
 	}
 	held, err := shapesOf(src)
+	if err == nil && mo.Reward {
+		held, err = rewardShapes(src)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +103,7 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 		if t.rows.longest > 0 {
 			per = min(per, t.rows.longest)
 		}
-		job.Config.MicroBatchSize *= t.config.Samples() // each a row here
+		job.Config.MicroBatchSize *= max(1, t.config.Samples()) // each a row here
 		job.Train = data.InMemory(zeroRows(job.Config.MicroBatchSize, per)...)
 		return
 	}
@@ -120,17 +123,16 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 // adapter attaches the stage's adapter. What it starts from does not change
 // what it needs.
 func (t *trial) adapter(p *recipes.Planner, m *model.Model) (*lora.Adapter, error) {
-	lc := t.config.LoRA
+	o := Train{Config: t.config}
 	if from, ok := t.j.In("init_from"); ok {
-		if lc.InitFrom = p.Env.Path(from); !exists(lc.InitFrom) {
-			lc = p.Env.Job(from.Stage).Options.(*Train).LoRA
-			lc.InitFrom = ""
+		dir := p.Env.Path(from)
+		if !exists(dir) {
+			o.Config = p.Env.Job(from.Stage).Options.(*Train).Config
+			o.Seed, dir = t.config.Seed, ""
 		}
+		o.setInit(dir)
 	}
-	if lc.InitWeights == lora.InitPiSSA || lc.InitWeights == lora.InitOLoRA {
-		lc.InitWeights = lora.InitKaiming
-	}
-	return lora.Start(m, lc, uint64(*t.config.Seed))
+	return o.Start(m)
 }
 
 func bf16(p *recipes.Planner, c *train.Config) bool {
@@ -185,9 +187,12 @@ func trainWords(o *train.Config) string {
 	if o.Adapter == "none" {
 		return "all weights,"
 	}
-	kind := map[string]string{"lora": "LoRA", "qlora": "QLoRA"}[o.Adapter]
-	if o.LoRA.InitFrom != "" { // which has its own rank and scale
-		return kind + " from " + o.LoRA.InitFrom
+	kind := lora.KindWord(string(o.Adapter))
+	if from, _ := o.Init(); *from != "" { // which has its own rank and scale
+		return kind + " from " + *from
+	}
+	if k, err := o.Kinds.Of(string(o.Adapter)); k != nil && err == nil {
+		return kind + " " + lora.Words(k)
 	}
 	return fmt.Sprintf("%s r%d α%s", kind, o.LoRA.R, report.Sig(o.LoRA.Alpha, 2))
 }
@@ -205,7 +210,7 @@ func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
 	}
 	n := t.rows.bins
 	if t.rows.packing == "none" {
-		n = t.rows.train / int64(t.config.Samples())
+		n = t.rows.train / int64(max(1, t.config.Samples()))
 	}
 	perStep := int64(t.config.MicroBatchSize * t.config.GradientAccumulationSteps)
 	return t.config.Total(int(max(1, (n+perStep-1)/perStep)))

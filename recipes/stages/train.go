@@ -23,7 +23,7 @@ import (
 )
 
 var trainKind = recipes.Kind{
-	Name: "train", Doc: "LoRA, QLoRA or full training",
+	Name: "train", Doc: "LoRA, QLoRA, other adapters or full training",
 	New: func() any { return new(Train) }, Left: func() any { return new(TrainResult) },
 	Gives:   []recipes.RefKind{recipes.ModelRef, recipes.AdapterRef},
 	Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
@@ -61,7 +61,7 @@ func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
 	if err != nil {
 		bad("", fail.Hint(err), "%v", err)
 	}
-	if c.Adapter != "none" && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
+	if (c.Adapter == "lora" || c.Adapter == "qlora") && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
 		c.LoRA, _ = c.LoRA.Resolve() // checked with the rest
 	}
 	o.Config = c
@@ -78,8 +78,8 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	in := []recipes.Input{{Name: "model", Ref: model}, {Name: "data", Ref: rows}}
-	if o.LoRA.InitFrom != "" {
-		from, err := v.Given(recipes.AdapterRef, "lora.init_from", o.LoRA.InitFrom)
+	if name, key := o.Init(); *name != "" {
+		from, err := v.Given(recipes.AdapterRef, key, *name)
 		if err != nil {
 			return nil, err
 		}
@@ -94,9 +94,16 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	if exists(o.Data) { // rows of a file, which a template may write with the date
 		a.Env["clock"] = fmt.Sprint(clock().Unix())
 	}
-	o.Model, o.Data, o.LoRA.InitFrom = "", "", ""
+	o.Model, o.Data = "", ""
+	o.setInit("")
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
 	return o
+}
+
+// setInit names the folder that the adapter starts from.
+func (o *Train) setInit(dir string) {
+	from, _ := o.Init()
+	*from = dir
 }
 
 // trainModel loads the model a train stage works on.
@@ -106,7 +113,13 @@ func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, 
 	if err != nil {
 		return nil, nil, err
 	}
-	mo := model.Options{Trainable: o.Adapter == "none"}
+	if o.Reward() {
+		if err := src.Reward(lora.RewardHead(uint64(*o.Seed))); err != nil {
+			src.Close()
+			return nil, nil, err
+		}
+	}
+	mo := model.Options{Trainable: o.Adapter == "none", Reward: o.Reward()}
 	if o.Adapter == "qlora" && !quantized(src) {
 		t := dtype.NF4Double
 		mo.Hold = &t
@@ -179,13 +192,10 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 
 // startAdapter attaches the adapter that j trains, new or from a folder.
 func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.Result) (*lora.Adapter, error) {
-	o := j.Options.(*Train)
-	lc := o.LoRA
+	o := *j.Options.(*Train)
 	if from, ok := j.In("init_from"); ok {
-		lc.InitFrom = x.Path(from)
-	}
-	if lc.InitFrom != "" {
-		note, err := baseNote(x, j, lc.InitFrom)
+		o.setInit(x.Path(from))
+		note, err := baseNote(x, j, x.Path(from))
 		if err != nil {
 			return nil, err
 		}
@@ -193,7 +203,7 @@ func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.R
 			res.Notes = append(res.Notes, note)
 		}
 	}
-	return lora.Start(m, lc, uint64(*o.Seed))
+	return o.Start(m)
 }
 
 func showTraining(x *recipes.Env, p train.Progress) {
@@ -337,16 +347,31 @@ func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Char
 		unit, by = "GiB", 1<<30
 	}
 	charts := []report.Chart{{Title: "Loss", X: "step", Series: curves, Wide: true}}
-	if len(steps) > 0 {
-		for i, v := range steps[0].Objective { // the same in every step
-			charts = append(charts, one(v.Name, false, report.ThreeDigits, func(m *train.Metrics) float64 { return m.Objective[i].V }))
-		}
-	}
+	charts = append(charts, objectiveCharts(steps)...)
 	return append(charts,
 		one("Learning rate", true, report.TwoDigits, func(m *train.Metrics) float64 { return m.LearningRate }),
 		one("Gradient norm before clipping", true, report.ThreeDigits, func(m *train.Metrics) float64 { return m.GradNorm }),
 		one("Tokens a second", true, report.Thousands, func(m *train.Metrics) float64 { return m.TokensPerSecond }),
 		one("Largest memory so far, "+unit, true, report.ThreeDigits, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }))
+}
+
+// objectiveCharts draw the objective's own values, each over the steps that have it.
+func objectiveCharts(steps []train.Metrics) []report.Chart {
+	var charts []report.Chart
+	at := map[string]int{}
+	for i := range steps {
+		for _, v := range steps[i].Objective {
+			k, ok := at[v.Name]
+			if !ok {
+				k = len(charts)
+				at[v.Name] = k
+				charts = append(charts, report.Chart{Title: v.Name, X: "step", Format: report.ThreeDigits, Series: []report.Series{{Name: v.Name, Class: "s1"}}})
+			}
+			s := &charts[k].Series[0]
+			s.X, s.Y = append(s.X, float64(steps[i].Step)), append(s.Y, v.V)
+		}
+	}
+	return charts
 }
 
 // viewTrained says what there is of a finished training, and how to serve it.
@@ -382,7 +407,7 @@ func vllmAdapter(base, name, dir string) string {
 		return ""
 	}
 	c := f.Config
-	if c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters) > 0 {
+	if f.Kind != "" || c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters) > 0 {
 		return ""
 	}
 	rank := vllmRank(c.R)

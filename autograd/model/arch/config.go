@@ -333,6 +333,21 @@ func (m *Metadata) perLayer(d, n int, key string) []int {
 	return slices.Repeat([]int{m.Int(d, key)}, n)
 }
 
+// apart reads a key that may state a number for each layer, and leaves that of one
+// layer (-1: the last) in its place for who asks for one number; nil where it states
+// one.
+func (m *Metadata) apart(key string, layer int) []int {
+	list, ok := ints(m.kv[m.prefix+"."+key])
+	if !ok || len(list) == 0 {
+		return nil
+	}
+	if layer < 0 {
+		layer += len(list)
+	}
+	m.kv[m.prefix+"."+key] = int64(list[layer])
+	return list
+}
+
 // String returns a string key below the prefix; d when absent.
 func (m *Metadata) String(d, key string) string {
 	if s, ok := m.kv[m.prefix+"."+key].(string); ok {

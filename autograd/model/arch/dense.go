@@ -109,9 +109,14 @@ func mainType(plan []Out) dtype.Kind {
 var ggufFileTypes = map[dtype.Kind]uint32{dtype.F32: 0, dtype.F16: 1, dtype.BF16: 32}
 
 // ConfigAs is config.json of the model with its unquantized weights stored as
-// kind (F32, F16 or BF16) and no quantization. The key is torch_dtype, the one
-// that every release of Transformers reads; dtype is known to new ones alone.
-func (s *Source) ConfigAs(kind dtype.Kind) ([]byte, error) {
+// kind (F32, F16 or BF16) and no quantization.
+func (s *Source) ConfigAs(kind dtype.Kind) ([]byte, error) { return s.ConfigJSON(StoredAs(kind)) }
+
+// StoredAs are the keys of config.json, as ConfigJSON takes them, of a model without
+// quantization whose weights are stored as kind (F32, F16 or BF16). The key is
+// torch_dtype, the one that every release of Transformers reads; dtype is known to new
+// ones alone.
+func StoredAs(kind dtype.Kind) map[string]any {
 	name := map[dtype.Kind]string{dtype.F32: "float32", dtype.F16: "float16", dtype.BF16: "bfloat16"}[kind]
-	return s.ConfigJSON(map[string]any{"quantization_config": nil, "dtype": nil, "torch_dtype": name})
+	return map[string]any{"quantization_config": nil, "dtype": nil, "torch_dtype": name}
 }

@@ -163,6 +163,9 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 		}
 		for _, sub := range l.Sublayers {
 			norm(sub.Pre)
+			for _, role := range norms(sub.Body) {
+				norm(role)
+			}
 			for _, part := range parts(sub.Body) {
 				switch m := part.(type) {
 				case *Attention:
@@ -244,13 +247,16 @@ func (b *rules) attention(a *Attention, width int, pairs bool) {
 	if pairs {
 		qPairs, kPairs = a.H, a.K
 	}
-	if !a.Fused {
+	switch {
+	case a.Borrows > 0:
+		b.part(Q, made, width, a.Bias, qPairs)
+	case !a.Fused:
 		b.part(Q, made, width, a.Bias, qPairs)
 		b.part(K, kv, width, a.Bias, kPairs)
 		if !a.KeyValue {
 			b.part(V, kv, width, a.Bias, 0)
 		}
-	} else {
+	default:
 		b.fused(a, width)
 	}
 	b.part(O, width, q, a.OutBias, 0)
@@ -264,7 +270,9 @@ func (b *rules) attention(a *Attention, width int, pairs bool) {
 	switch a.QKNorm {
 	case PerHead:
 		b.norm(QNorm, qn[0], qn[1], a.D)
-		b.norm(KNorm, kn[0], kn[1], a.D)
+		if a.Borrows == 0 {
+			b.norm(KNorm, kn[0], kn[1], a.D)
+		}
 	case WholeWidth:
 		b.norm(QNorm, qn[0], qn[1], q)
 		b.norm(KNorm, kn[0], kn[1], kv)

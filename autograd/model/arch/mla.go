@@ -73,10 +73,16 @@ func (a *MLA) check(s *Spec) error {
 // mla is the first latent attention among the layers, nil where there is none.
 func (s *Spec) mla() *MLA { return first[*MLA](s) }
 
-// rotatable is the number of elements of a head that config.json takes for rotated.
+// rotatable is the number of elements of a head that config.json takes for rotated by
+// the first table of angles.
 func (s *Spec) rotatable() int {
 	if a := s.mla(); a != nil {
 		return a.Rot
+	}
+	for _, a := range s.attentions() {
+		if a != nil && a.Rope == 0 {
+			return a.D
+		}
 	}
 	return s.Attention().D
 }

@@ -26,6 +26,12 @@ type MoE struct {
 	SharedGated bool // a token takes as much of it as a gate of its own says; else all
 	Average     bool // what it makes and what the others do together are averaged; else added
 
+	// Pre is the norm of what experts read, not the router; None: none.
+	Pre Role
+	// RouterNorm: the router reads a norm of its own of the input, divided by √C.
+	RouterNorm bool
+	Scaled     bool // each expert has a factor on its weight for a token
+
 	// Route says how experts are chosen and weighed. K is above, and what belongs
 	// to tokens is set when they are routed.
 	Route      kernels.RouteArgs
@@ -275,6 +281,11 @@ type expertNames struct {
 	// columns as rows.
 	flat         bool
 	turned       bool   // as Rule.Turned
+	routerLinear bool   // the router is a linear map to Transformers, not a parameter
+	routerNorm   string // weights of the router's norm
+	scale        string // the experts' factors
+	// joined: a GGUF, too, has gate and up rows in one tensor.
+	joined       bool
 	selects      string // the bias of the choice
 	selectsGGUF  string // "": exp_probs_b.bias
 	selectsShape []int64
@@ -287,9 +298,16 @@ var hubExperts = expertNames{router: "mlp.gate", experts: "mlp.experts", shared:
 
 // experts adds a router, its experts and the shared one.
 func (b *rules) experts(m *MoE, width int, n expertNames) {
-	b.matrix(Router, n.router, "ffn_gate_inp", m.E, width).HF[0].Name = b.hf + cmp.Or(n.fileRouter, n.router) + ".weight"
+	router := b.matrix(Router, n.router, "ffn_gate_inp", m.E, width)
+	router.HF[0].Name, router.module = b.hf+cmp.Or(n.fileRouter, n.router)+".weight", n.routerLinear
 	if m.Bias {
 		b.vector(Router, n.router+".bias", "ffn_gate_inp.bias", m.E).Bias = true
+	}
+	if m.RouterNorm {
+		b.vector(RouterNorm, n.routerNorm, "ffn_gate_inp.scale", width)
+	}
+	if m.Scaled {
+		b.vector(ExpertScale, n.scale, "ffn_down_exps.scale", m.E)
 	}
 	if m.Select {
 		v := b.vector(RouteBias, n.selects, cmp.Or(n.selectsGGUF, "exp_probs_b.bias"), m.E)
@@ -303,9 +321,12 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 	if n.up == "" {
 		files = files[:1]
 	}
-	if m.Ungated {
+	switch {
+	case m.Ungated:
 		b.stack(ExpertGateUp, m, n, "up_proj", m.F, width, files[1:], Piece{Name: "ffn_up_exps"})
-	} else {
+	case n.joined:
+		b.stack(ExpertGateUp, m, n, "gate_up_proj", 2*m.F, width, files, Piece{Name: "ffn_gate_up_exps"})
+	default:
 		b.stack(ExpertGateUp, m, n, "gate_up_proj", 2*m.F, width, files, Piece{Name: "ffn_gate_exps", Rows: gate}, Piece{Name: "ffn_up_exps", Rows: up})
 	}
 	b.stack(ExpertDown, m, n, "down_proj", width, m.F, []string{n.down}, Piece{Name: "ffn_down_exps"})

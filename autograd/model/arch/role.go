@@ -42,6 +42,8 @@ const (
 
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
+	OwnMLPNorm  // behind the dense one of two feed-forward parts side by side, and
+	ExpertsNorm // behind the one of experts
 
 	PartEmbed   // embedding of tokens for every layer
 	PartProject // from the embedding to what every layer gets
@@ -62,6 +64,9 @@ const (
 	ActEps
 
 	Router       // scores of experts
+	RouterNorm   // of what the router reads
+	ExpertNorm   // of what experts read
+	ExpertScale  // of each expert, a factor on its weight for a token
 	RouteBias    // of those scores where experts are chosen; it never weighs
 	ExpertGateUp // of all experts, gate rows before up rows
 	ExpertDown   // of all experts
@@ -110,7 +115,7 @@ var classes = [numRoles]class{
 	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
 	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear, IndexQ: table, IndexK: table, IndexW: table, IndexNorm: norm,
-	MLPNorm: norm, PostMLPNorm: norm, Gate: linear, Up: linear, GateUp: linear, Down: linear,
+	MLPNorm: norm, PostMLPNorm: norm, OwnMLPNorm: norm, ExpertsNorm: norm, RouterNorm: norm, ExpertNorm: norm, ExpertScale: table, Gate: linear, Up: linear, GateUp: linear, Down: linear,
 	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,

@@ -262,6 +262,8 @@ func (r RopeSpec) checkConfig(path string, d int, part bool) error {
 	switch {
 	case r.Dim != d && !part:
 		return fail.Inputf(path, hint, "%d of %d elements of a head rotate, which config.json cannot state for this architecture", r.Dim, d)
+	case r.Factors != nil && part && r.proportional():
+		return nil
 	case r.Factors != nil && (r.Type != "" || llama3FromFactors(r).Type != "llama3"):
 		return fail.Inputf(path, hint, "rope_freqs.weight follows no rule that config.json can state")
 	case r.Type != "yarn" && r.Type != "longrope" && r.AttnFactor != 0:

@@ -33,6 +33,7 @@ type Rule struct {
 	Optional bool      // it may be absent
 	Tied     bool      // it is the embedding; a file may hold a copy, which is not read
 
+	module    bool   // of a router: it is a linear map of its own to Transformers
 	layerPath string // the layer's module, or that of another part of a larger model
 }
 
@@ -45,7 +46,7 @@ func (r *Rule) Path() string {
 // of experts and routers are, and its name there; "" where it is the weight of
 // a module of its own.
 func (r *Rule) Parameter() (module, name string) {
-	if r.Experts == 0 && r.Role != Router {
+	if r.Experts == 0 && (r.Role != Router || r.module) {
 		return "", ""
 	}
 	dot := strings.LastIndexByte(r.Name, '.')
@@ -165,7 +166,7 @@ func (b *rules) number(role Role, hf string, value float32, shape []int64) {
 func (s *Spec) Rules() ([]Rule, error) {
 	for _, a := range archs {
 		if a.Name == s.Arch {
-			return a.Rules(s), nil
+			return a.rulesOf(s), nil
 		}
 	}
 	return nil, fmt.Errorf("arch: no architecture %q; known: %s", s.Arch, known())

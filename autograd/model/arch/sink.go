@@ -320,6 +320,9 @@ func (a *Arch) checkGGUF(s *Spec, name string) error {
 	if a.Experts && s.moe() == nil {
 		return fail.Inputf(name, hint, "a model of architecture %s without a layer of experts cannot be written to GGUF", a.Name)
 	}
+	if s.Reward {
+		return fail.Inputf(name, hint, "a reward model is not written to GGUF")
+	}
 	if a.NoGGUF != nil {
 		if what := a.NoGGUF(s); what != "" {
 			return fail.Inputf(name, hint, "%s cannot be written to GGUF: llama.cpp has no key for it", what)
@@ -474,6 +477,11 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			if err := put(kv.Key, kv.Value); err != nil {
 				return nil, err
 			}
+		}
+	}
+	if s.Spec.Reward {
+		if err := s.rewardConfig(put); err != nil {
+			return nil, err
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(set)) {

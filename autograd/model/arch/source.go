@@ -88,7 +88,7 @@ func FromReader(r formats.Reader) (*Source, error) {
 	if err != nil {
 		return nil, fail.Inputf(r.Path(), "", "%w", wrapCorrupt(err))
 	}
-	s.rules = s.arch.Rules(&s.Spec)
+	s.rules = s.arch.rulesOf(&s.Spec)
 	if err := s.bind(); err != nil || s.arch.Read == nil || r.Format() == "gguf" {
 		return s, err
 	}
@@ -118,6 +118,7 @@ func (s *Source) readConfig() error {
 		class = classes[0]
 	}
 	model := c.String("", "model_type")
+	class, reward := wordClass(class)
 	s.arch = byHF(class, model)
 	if s.arch != nil && !s.arch.goesWith(class, model) {
 		return fmt.Errorf("config.json: architectures names %s, model_type %q another architecture: one of them is wrong", class, model)
@@ -128,6 +129,12 @@ func (s *Source) readConfig() error {
 	}
 	if s.Spec, err = s.arch.Spec(c); err != nil {
 		return err
+	}
+	if reward {
+		if err := checkLabels(c); err != nil {
+			return err
+		}
+		s.Spec.Reward, s.Spec.Tied, s.Spec.HeadBias = true, false, false
 	}
 	if own := slices.IndexFunc(archs, func(a *Arch) bool { return a.Name == s.Spec.Arch }); own >= 0 { // a class may stand for several
 		s.arch = archs[own]
@@ -249,6 +256,7 @@ func (s *Source) bind() error {
 		s.add(t)
 	}
 	s.carry(files)
+	s.dropSpare(files)
 	maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
 		return s.Reader.Format() == "hf" && slices.ContainsFunc(s.arch.Drops, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	})
@@ -277,6 +285,24 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 		r := &Rule{Role: Carried, Layer: -1, Name: name, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
 			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(others[part], ".")}
 		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})
+	}
+}
+
+// dropSpare takes what nothing reads out of files: keys and values of layers that see
+// those of others.
+func (s *Source) dropSpare(files map[string]*formats.Tensor) {
+	for i, a := range s.Spec.attentions() {
+		if a == nil || a.Borrows == 0 {
+			continue
+		}
+		prefixes := []string{fmt.Sprintf("blk.%d.attn_k", i), fmt.Sprintf("blk.%d.attn_v", i)}
+		if s.Reader.Format() != "gguf" {
+			own := s.LayerPath(i) + ".self_attn."
+			prefixes = []string{own + "k_", own + "v_"}
+		}
+		maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
+			return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+		})
 	}
 }
 
@@ -428,7 +454,7 @@ func (s *Source) Untie() {
 	}
 	embed := s.At(-1, Embed)
 	s.Spec.Tied, s.untied = false, true
-	s.rules = s.arch.Rules(&s.Spec)
+	s.rules = s.arch.rulesOf(&s.Spec)
 	for i := range s.rules {
 		if r := &s.rules[i]; r.Role == Head && !r.Bias {
 			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, pieces: embed.pieces, stored: embed.stored}

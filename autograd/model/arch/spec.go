@@ -12,6 +12,7 @@ package arch
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -25,6 +26,7 @@ type Spec struct {
 	V      int    // vocabulary rows of the embedding
 	MaxPos int    // context length
 	Tied   bool   // the head is the embedding
+	Reward bool   // the head has one row: see Source.Reward
 	Half   bool   // of a larger model, in whose folder names begin otherwise
 	Norm   NormSpec
 
@@ -115,7 +117,7 @@ type Sublayer struct {
 }
 
 // Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE, *ShortConv,
-// *DeltaNet, *Mamba2, *Mamba1, *Beside.
+// *DeltaNet, *Mamba2, *Mamba1, *Part, *Beside, *Normed.
 type Body interface {
 	// check reports sizes that no model has or that do not fit the rest of s.
 	check(s *Spec) error
@@ -143,6 +145,8 @@ type Attention struct {
 	Scale    float32 // of the scores; 0: 1/√D
 	VNorm    bool    // each value is normalised, without weights
 	KeyValue bool    // values are the keys before their norm and rotation; there is no v
+	Lends    bool    // later layers see its keys and values, too
+	Borrows  int     // n > 0: it sees those of the nth attention that lends, and has none of its own
 	SoftCap  float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
 	// Temperature multiplies the queries by Spec.Temperature.
 	Temperature bool
@@ -209,6 +213,18 @@ func (s *Spec) feed() (f int, act kernels.ActKind) {
 	}
 	m := s.mlp()
 	return m.F, m.Act
+}
+
+// feeds are the inner sizes of the feed-forward parts by layer, 0 where a layer has
+// none, as a GGUF lists them.
+func (s *Spec) feeds() []int32 {
+	out := make([]int32, len(s.Layers))
+	for i, l := range s.Layers {
+		if m, ok := bodyOf[*MLP](l); ok {
+			out[i] = int32(m.F)
+		}
+	}
+	return out
 }
 
 // rope is the first table of angles, which files describe; empty where nothing
@@ -305,14 +321,93 @@ func bodyOf[B Body](l *LayerSpec) (b B, ok bool) {
 
 // parts are the bodies that b is made of.
 func parts(b Body) []Body {
-	if all, ok := b.(*Beside); ok {
-		return all.Bodies
+	switch all := b.(type) {
+	case *Normed:
+		return parts(all.Body)
+	case *Beside:
+		var out []Body
+		for _, part := range all.Bodies {
+			out = append(out, parts(part)...)
+		}
+		return out
 	}
 	return []Body{b}
 }
 
 // Beside is bodies that read one input, and whose outputs are summed.
 type Beside struct{ Bodies []Body }
+
+// Normed is a body of several in a sublayer with norms of its own.
+type Normed struct {
+	Pre  Role // norm of its input, or None
+	Body Body
+	Post Role // norm of its output, or None
+}
+
+func (n *Normed) check(s *Spec) error { return n.Body.check(s) }
+
+// norms are those of a body's parts.
+func norms(b Body) []Role {
+	switch all := b.(type) {
+	case *Normed:
+		return append(append([]Role{all.Pre}, norms(all.Body)...), all.Post)
+	case *Beside:
+		var out []Role
+		for _, part := range all.Bodies {
+			out = append(out, norms(part)...)
+		}
+		return out
+	case *MoE:
+		return []Role{all.Pre}
+	}
+	return nil
+}
+
+// share lets the last n layers see the keys and values of the last layer before
+// them with a window like theirs, or without one as they.
+func (s *Spec) share(n int) error {
+	own := len(s.Layers) - n
+	if n == 0 {
+		return nil
+	}
+	if n < 0 || own <= 0 {
+		return fmt.Errorf("%d of %d layers see keys of earlier ones", n, len(s.Layers))
+	}
+	all := s.attentions()
+	lenders := map[int]bool{}
+	for _, a := range all[own:] {
+		lender := own - 1
+		for lender >= 0 && (all[lender].Window > 0) != (a.Window > 0) {
+			lender--
+		}
+		if lender < 0 {
+			return fmt.Errorf("no layer before the last %d has a window of %d, whose keys they could see", n, a.Window)
+		}
+		lenders[lender] = true
+	}
+	order := slices.Sorted(maps.Keys(lenders))
+	for nth, i := range order {
+		one, like := make([]bool, len(all)), make([]bool, len(all))
+		one[i] = true
+		for j := own; j < len(all); j++ {
+			like[j] = (all[j].Window > 0) == (all[i].Window > 0)
+		}
+		s.vary(one, func(a *Attention) { a.Lends = true })
+		s.vary(like, func(a *Attention) { a.Borrows = nth + 1 })
+	}
+	return nil
+}
+
+// shared is the number of layers that see the keys and values of others.
+func (s *Spec) shared() int {
+	n := 0
+	for _, a := range s.attentions() {
+		if a != nil && a.Borrows > 0 {
+			n++
+		}
+	}
+	return n
+}
 
 func (b *Beside) check(s *Spec) error {
 	for _, part := range b.Bodies {

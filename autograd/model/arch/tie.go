@@ -43,7 +43,7 @@ func (s *Source) readTie(files map[string]*formats.Tensor) error {
 		return err
 	}
 	s.Spec.Tied, s.untied = false, true
-	s.rules = s.arch.Rules(&s.Spec)
+	s.rules = s.arch.rulesOf(&s.Spec)
 	return nil
 }
 

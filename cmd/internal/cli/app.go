@@ -150,6 +150,9 @@ func newApp(name string, stdout, stderr io.Writer) *ucli.App {
 	each(app.Commands, func(c *ucli.Command) {
 		c.OnUsageError = usageError
 		c.HideHelpCommand = true
+		if action := c.Action; action != nil && !slices.Contains(recipeCommands, c.Name) {
+			c.Action = func(ctx *ucli.Context) error { return inFlags(ctx, action(ctx)) }
+		}
 	})
 	return app
 }
@@ -177,7 +180,46 @@ func CommandNames(name string) [][]string {
 }
 
 func usageError(c *ucli.Context, err error, _ bool) error {
-	return fail.Usagef("", helpOf(c), "%w", err)
+	_, name, unknown := strings.Cut(err.Error(), "flag provided but not defined: -")
+	if !unknown {
+		return fail.Usagef("", helpOf(c), "%w", err)
+	}
+	hint := helpOf(c)
+	if near := likeFlag(c, strings.TrimLeft(name, "-")); near != "" {
+		hint = "did you mean --" + near + "? " + hint
+	}
+	return fail.Usagef("", hint, "--%s: no such flag", strings.TrimLeft(name, "-"))
+}
+
+// foreignFlags are what other programs call flags of ours.
+var foreignFlags = map[string]string{"n-predict": "max-new-tokens", "max-length": "max-new-tokens", "temp": "temperature", "model-name-or-path": "model", "outfile": "output",
+	"out": "output", "outtype": "type", "calibration-dataset": "calibration", "limit": "samples", "lora": "adapter", "ctx-size": "context"}
+
+// likeFlag is the flag of a command that an unknown name may mean; "" where none is like it.
+func likeFlag(c *ucli.Context, name string) string {
+	var names []string
+	if c.Command != nil {
+		for _, f := range c.Command.Flags {
+			names = append(names, f.Names()[0])
+		}
+	}
+	name = flagName(strings.ToLower(name))
+	if other := foreignFlags[name]; slices.Contains(names, other) {
+		return other
+	}
+	if slices.Contains(names, name) {
+		return name
+	}
+	if near := fail.Nearest(name, names); near != "" {
+		return near
+	}
+	for _, n := range names { // max-tokens is max-new-tokens
+		words := strings.Split(n, "-")
+		if len(words) > 1 && !slices.ContainsFunc(strings.Split(name, "-"), func(w string) bool { return !slices.Contains(words, w) }) {
+			return n
+		}
+	}
+	return ""
 }
 
 // helpOf is the line that shows the help of a command.

@@ -2,8 +2,11 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,11 +17,12 @@ import (
 )
 
 // batchFlags are those of a command that takes one model after another; expands
-// lists what --output may hold beside {name}.
+// lists what --output may hold beside {name} and {parent}, a model's own name and that
+// of the folder it lies in.
 func batchFlags(expands string) []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.StringSliceFlag{Name: "model", Aliases: []string{"m"}, Usage: "model, or @FILE with one a line (may repeat)"},
-		&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "where to write; {name}" + expands + " expand"},
+		&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "where to write; {name}, {parent}" + expands + " expand"},
 		forceFlag(),
 		&ucli.StringFlag{Name: "shard", Usage: "i/n: every n-th model from the i-th on, to share a list among machines"},
 		&ucli.StringFlag{Name: "summary", Usage: "append one row a model to FILE.md"},
@@ -65,6 +69,9 @@ func modelList(c *ucli.Context) ([]string, error) {
 	return out, nil
 }
 
+// outputWord is a word of --output that each model puts its own in place of.
+var outputWord = regexp.MustCompile(`\{[a-z_]+\}`)
+
 // tasks are the models of a command with their outputs, as many as --shard leaves.
 // All outputs are made first: two that are equal are found before any work. many
 // tells whether there are several in all.
@@ -74,16 +81,22 @@ func tasks(c *ucli.Context, expand map[string]string) (list []task, many bool, e
 		return nil, false, err
 	}
 	output := c.String("output")
-	if many = len(models) > 1; many && output != "" && !strings.Contains(output, "{name}") {
+	known := map[string]string{"{name}": "", "{parent}": ""}
+	for k, v := range expand {
+		known["{"+k+"}"] = v
+	}
+	for _, word := range outputWord.FindAllString(output, -1) {
+		if _, ok := known[word]; !ok {
+			return nil, many, fail.Usagef("", "it may hold "+strings.Join(slices.Sorted(maps.Keys(known)), ", "), "--output has %s", word)
+		}
+	}
+	if many = len(models) > 1; many && output != "" && !strings.Contains(output, "{name}") && !strings.Contains(output, "{parent}") {
 		return nil, many, usagef(c, "--output needs {name} with several models")
 	}
 	made := map[string]string{}
 	for _, m := range models {
-		pairs := []string{"{name}", nameOf(m)}
-		for k, v := range expand {
-			pairs = append(pairs, "{"+k+"}", v)
-		}
-		t := task{m, strings.NewReplacer(pairs...).Replace(output)}
+		known["{name}"], known["{parent}"] = nameOf(m), filepath.Base(filepath.Dir(realPath(m)))
+		t := task{m, outputWord.ReplaceAllStringFunc(output, func(word string) string { return known[word] })}
 		if twin, twice := made[filepath.Clean(t.Output)]; twice && output != "" {
 			return nil, many, fail.Usagef("", "give them one at a time, each with an --output of its own", "%s and %s would both be written to %s", twin, m, t.Output)
 		}

@@ -38,7 +38,7 @@ func exportCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
-			return batch(c, list, many, func(t task) (*outcome, error) {
+			return batch(c, list, many, remembering(c, many, func(t task) (*outcome, error) {
 				path, err := resolvePath(t.Model)
 				if err != nil {
 					return nil, err
@@ -54,7 +54,7 @@ func exportCommand() *ucli.Command {
 					return stages.ExportSafetensors(c.Context, dev, path, t.Output, o.Type[0], progress, noteOn(c))
 				})
 				return &outcome{json: t, how: o.Type[0]}, err
-			})
+			}))
 		},
 	}
 }

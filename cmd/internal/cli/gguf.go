@@ -26,7 +26,7 @@ func ggufJobs(c *ucli.Context, o gguf.Options) error {
 			return err
 		}
 	}
-	return batch(c, list, many, func(t task) (*outcome, error) { return ggufTo(c, t, o) })
+	return batch(c, list, many, remembering(c, many, func(t task) (*outcome, error) { return ggufTo(c, t, o) }))
 }
 
 func ggufTo(c *ucli.Context, t task, o gguf.Options) (*outcome, error) {

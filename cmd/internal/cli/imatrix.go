@@ -34,7 +34,7 @@ func imatrixCommand() *ucli.Command {
 				return err
 			}
 			defer dev.Close()
-			return batch(c, list, many, func(t task) (o *outcome, err error) {
+			return batch(c, list, many, remembering(c, many, func(t task) (o *outcome, err error) {
 				err = writeOutput(c, t.Output, func() error {
 					progress, clear := bar(c, "imatrix", "tokens")
 					im, err := stages.CollectImatrix(c.Context, dev, t.Model, text, c.Int("samples"), c.Int("max-length"), progress)
@@ -50,7 +50,7 @@ func imatrixCommand() *ucli.Command {
 					return gguf.WriteImatrix(t.Output, im)
 				})
 				return o, err
-			})
+			}))
 		},
 	}
 }

@@ -53,7 +53,7 @@ func printReport(c *ucli.Context, rep formats.Report) {
 	}
 	fmt.Fprintf(out, "%s parameters, %.2f bits each: %s\n", humanize.Comma(rep.Parameters), rep.Bits, strings.Join(types, ", "))
 	if f, err := lora.ReadFolder(rep.Path); err == nil {
-		fmt.Fprintf(out, "adapter of %s: %s\n", f.Base, f.Config.Summary())
+		fmt.Fprintf(out, "adapter of %s: %s\n", f.Base, f.Summary())
 	}
 	if rep.Config != nil {
 		raw, _ := json.MarshalIndent(rep.Config, "", "  ")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/recipes/schema"
 	"github.com/tunekit/tunekit/recipes/stages"
@@ -92,6 +93,15 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) (err error) {
 		KL      any    `json:"kl"`
 		Trained any    `json:"kl_to_trained,omitempty"`
 	}{Output: output, Bytes: rep.Bytes, Layers: len(rep.Layers)}
+	if rep.Reward {
+		if c.IsSet("max-kl") {
+			return fail.Usagef("--max-kl", "leave it out", "a reward model writes no text whose KL could be measured")
+		}
+		if err := writeJSON(c, out); err != nil {
+			return err
+		}
+		return atomic.Rename(work, output)
+	}
 	samples, err := mergeData(c, o.Model)
 	if err != nil {
 		return err

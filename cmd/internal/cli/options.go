@@ -98,7 +98,7 @@ func parseColumns(s string) (map[string]string, error) {
 	}
 	m := map[string]string{}
 	if err := yaml.Unmarshal([]byte(s), &m); err != nil {
-		return nil, fail.Usagef("--columns", "{messages: conv, role: from, content: value}", "%w", err)
+		return nil, fail.Usagef("--columns", "--columns '{messages: conv, role: from, content: value}': our names, then yours", "%q is no YAML mapping of names", s)
 	}
 	return m, nil
 }

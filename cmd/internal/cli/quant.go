@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -105,7 +103,7 @@ func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) (*out
 	rep, err := q.Run(c.Context, dev, progress)
 	clear()
 	if err != nil {
-		return nil, inFlags(err)
+		return nil, err
 	}
 	for _, w := range rep.Warnings {
 		fmt.Fprintln(c.App.ErrWriter, "warning: "+harmless(w))
@@ -120,21 +118,6 @@ func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) (*out
 		json: map[string]any{"model": q.Model, "output": q.Output, "method": method, "scheme": rep.Scheme, "group_size": rep.Group, "bits_per_weight": rep.BitsPerWeight(), "bytes": rep.Bytes, "fallbacks": rep.Fallbacks()},
 		how:  method + " " + rep.Scheme, bits: rep.BitsPerWeight(), size: size,
 	}, nil
-}
-
-// keyOf finds the keys of a stage in a hint.
-var keyOf = regexp.MustCompile(`\b(` + strings.Join(append(quantKeys, "method"), "|") + `): `)
-
-// inFlags says an error about a key of a quantize stage with the flag of that name.
-func inFlags(err error) error {
-	var e *fail.Error
-	if !errors.As(err, &e) || !slices.Contains(quantKeys, e.Where) {
-		return err
-	}
-	hint := keyOf.ReplaceAllStringFunc(e.Hint, func(key string) string { return "--" + flagName(strings.TrimSuffix(key, ": ")) + " " })
-	hint = strings.NewReplacer("--method ", "quant ", " out of for", " out of --for").Replace(hint)
-	text := strings.TrimPrefix(e.Error(), e.Where+": ")
-	return &fail.Error{Kind: e.Kind, Where: "--" + flagName(e.Where), Hint: hint, Msg: text}
 }
 
 // quantOptions are the flags as a quantize stage's options.

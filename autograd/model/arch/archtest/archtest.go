@@ -25,7 +25,7 @@ var Cases = []string{
 	"starcoder2", "phi", "stablelm", "nemotron", "arcee", "apertus",
 	"gpt-neox", "falcon", "falcon-new", "falcon-alibi", "gptj", "mpt", "bloom", "gpt-bigcode", "gpt2", "opt",
 	"mistral", "mistral-nemo", "ministral", "ministral3", "mistral3", "seed-oss", "smollm3", "hunyuan-dense", "granite",
-	"gemma", "gemma3", "vaultgemma", "gemma4-cond", "cohere-qknorm", "cohere2", "exaone4", "glm4", "phi3", "phi3-longrope", "olmo", "olmo3", "ernie4-5", "qwen2-vl",
+	"gemma", "gemma3", "vaultgemma", "gemma4-cond", "gemma4", "gemma4-moe", "cohere-qknorm", "cohere2", "exaone4", "glm4", "phi3", "phi3-longrope", "olmo", "olmo3", "ernie4-5", "qwen2-vl",
 	"lfm2", "lfm2-moe", "qwen3-next", "qwen3-5", "qwen3-5-cond", "qwen3-5-moe", "olmo-hybrid", "kimi-linear", "mamba2", "jamba", "falcon-h1", "nemotron-h", "nemotron-h-moe", "granite-hybrid-dense", "granite-hybrid",
 }
 

@@ -1,0 +1,43 @@
+package merge
+
+import (
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels/cpu"
+)
+
+// TestArchitectures: the mean of a model and itself is the model, under the names and
+// in the shapes of its folder: experts one by one and together, fused, transposed and
+// tied tensors.
+func TestArchitectures(t *testing.T) {
+	dir := testdir.Shared(t, "golden/arch")
+	for _, name := range []string{"mixtral", "qwen3-moe", "gpt2", "phi3", "qwen2", "deepseek3", "qwen3-next", "gemma3", "falcon"} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(dir, name)
+			src, err := arch.Open(path)
+			must(t, err)
+			defer src.Close()
+			out := filepath.Join(t.TempDir(), "m")
+			two := &Config{Method: "linear", Models: []Input{{Model: "a", Parameters: one()}, {Model: "b", Parameters: one()}}}
+			must(t, two.check())
+			_, err = Write(t.Context(), cpu.New(cpu.Options{}), two, map[Model]*arch.Source{"a": src, "b": src}, Options{Path: out})
+			must(t, err)
+			want, shapes := values(t, path)
+			got, gotShapes := values(t, out)
+			for name := range want {
+				if !slices.Equal(want[name], got[name]) || !slices.Equal(shapes[name], gotShapes[name]) {
+					t.Errorf("%s: %v became %v", name, shapes[name], gotShapes[name])
+				}
+			}
+			if len(got) != len(want) {
+				t.Errorf("%d tensors, want %d", len(got), len(want))
+			}
+		})
+	}
+}
+
+func one() Parameters { return Parameters{"weight": {Values: []float64{1}}} }

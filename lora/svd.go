@@ -1,0 +1,273 @@
+package lora
+
+import (
+	"math"
+	"slices"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// Settings of leading: columns beside those asked for, the size of matrices that are
+// taken whole, steps at most, how far a step may move what was found, and below which
+// distance not coming nearer for so many steps is rounding.
+const (
+	svdExtra  = 16
+	svdWhole  = 96
+	svdSteps  = 300
+	svdStill  = 3e-7
+	svdNoise  = 1e-4
+	svdWindow = 8
+)
+
+// leading returns the r largest singular values of w [rows, cols] f32, a buffer of
+// dev, with their vectors: u [rows, r] and v [cols, r]. It is subspace iteration with
+// 2r+16 columns and a Rayleigh-Ritz step each time (Halko, Martinsson, Tropp 2011,
+// arXiv:0909.4061, section 4.5): products with w run on the device, what is as narrow
+// as the columns in float64. It ends when the directions stand still. Call it inside
+// Run.
+func leading(dev kernels.Backend, w kernels.Buffer, rows, cols, r int) (u []float32, s []float64, v []float32, err error) {
+	k := min(2*r+svdExtra, rows, cols)
+	if small := min(rows, cols); small <= svdWhole {
+		k = small
+	}
+	r = min(r, k)
+	x, err := scratch(dev, cols*k)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer dev.Free(x)
+	y, err := scratch(dev, rows*k)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer dev.Free(y)
+	basis := make([][]float64, k) // columns of X
+	for j, c := range newStream(1, "singular vectors").normal(cols*k, 1) {
+		basis[j%k] = append(basis[j%k], float64(c))
+	}
+	orthonormal(basis)
+	var history []float64
+	var found [][]float64 // the r directions of the step before
+	left := make([][]float64, k)
+	for step := 0; ; step++ {
+		dev.Upload(x, kernels.Bytes(rowsOf(basis)))
+		dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: w, B: x, M: rows, N: k, K: cols, Alpha: 1})
+		got, err := values(dev, y)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		for j := range left {
+			left[j] = make([]float64, rows)
+			for i := range left[j] {
+				left[j][i] = float64(got[i*k+j])
+			}
+		}
+		squares, turn := eigen(gram(left), k)
+		left, basis = turned(left, turn), turned(basis, turn)
+		moved := 1.0
+		if found != nil {
+			moved = away(found, basis[:r])
+		}
+		found = basis[:r]
+		history = append(history, moved)
+		still := moved < svdStill || step >= svdWindow && moved < svdNoise && moved > history[step-svdWindow]/2
+		if whole := k == min(rows, cols) && step > 0; whole || still || step == svdSteps || squares[0] <= 0 {
+			s = make([]float64, r)
+			for j := range r {
+				s[j] = math.Sqrt(max(squares[j], 0))
+				for i := range left[j] {
+					if left[j][i] /= s[j]; s[j] == 0 {
+						left[j][i] = 0
+					}
+				}
+			}
+			return rowsOf(left[:r]), s, rowsOf(basis[:r]), nil
+		}
+		for j := range left { // the next basis is Wᵀ of these, each about as long
+			if squares[j] > 0 {
+				for i := range left[j] {
+					left[j][i] /= squares[j]
+				}
+			}
+		}
+		dev.Upload(y, kernels.Bytes(rowsOf(left)))
+		dev.Gemm(kernels.To(x), &kernels.GemmArgs{A: w, TA: true, B: y, M: cols, N: k, K: rows, Alpha: 1})
+		if got, err = values(dev, x); err != nil {
+			return nil, nil, nil, err
+		}
+		next := make([][]float64, k)
+		for j := range next {
+			next[j] = make([]float64, cols)
+			for i := range next[j] {
+				next[j][i] = float64(got[i*k+j])
+			}
+		}
+		orthonormal(next)
+		basis = next
+	}
+}
+
+// rowsOf is columns as a row-major matrix of float32.
+func rowsOf(columns [][]float64) []float32 {
+	k := len(columns)
+	out := make([]float32, k*len(columns[0]))
+	for j, c := range columns {
+		for i, v := range c {
+			out[i*k+j] = float32(v)
+		}
+	}
+	return out
+}
+
+func dot(a, b []float64) float64 {
+	s := 0.0
+	for i, v := range a {
+		s += float64(v * b[i])
+	}
+	return s
+}
+
+// orthonormal makes columns orthonormal, twice over (modified Gram and Schmidt). A
+// column that depends on those before it becomes zeros.
+func orthonormal(columns [][]float64) {
+	for j, c := range columns {
+		before := math.Sqrt(dot(c, c))
+		for range 2 {
+			for _, q := range columns[:j] {
+				d := dot(q, c)
+				for i := range c {
+					c[i] -= float64(d * q[i])
+				}
+			}
+		}
+		n := math.Sqrt(dot(c, c))
+		if n <= 1e-12*before {
+			clear(c)
+			continue
+		}
+		for i := range c {
+			c[i] /= n
+		}
+	}
+}
+
+// gram is the matrix [k, k] of products of columns.
+func gram(columns [][]float64) []float64 {
+	k := len(columns)
+	out := make([]float64, k*k)
+	par.For(k, 1, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			for j := range i + 1 {
+				d := dot(columns[i], columns[j])
+				out[i*k+j], out[j*k+i] = d, d
+			}
+		}
+	})
+	return out
+}
+
+// turned is columns times the matrix t [k, k].
+func turned(columns [][]float64, t []float64) [][]float64 {
+	k := len(columns)
+	out := make([][]float64, k)
+	par.For(k, 1, func(lo, hi int) {
+		for j := lo; j < hi; j++ {
+			out[j] = make([]float64, len(columns[0]))
+			for l, c := range columns {
+				f := t[l*k+j]
+				for i, v := range c {
+					out[j][i] += float64(f * v)
+				}
+			}
+		}
+	})
+	return out
+}
+
+// away is the part of the directions now that lies outside those before.
+func away(before, now [][]float64) float64 {
+	sum := 0.0
+	for _, c := range now {
+		rest := slices.Clone(c)
+		for _, q := range before {
+			d := dot(q, c)
+			for i := range rest {
+				rest[i] -= float64(d * q[i])
+			}
+		}
+		sum = max(sum, dot(rest, rest))
+	}
+	return math.Sqrt(sum)
+}
+
+// eigen returns the eigenvalues of a symmetric matrix [n, n], largest first, and the
+// matrix whose columns are their vectors (cyclic Jacobi rotations). a is changed.
+func eigen(a []float64, n int) (values []float64, vectors []float64) {
+	q := make([]float64, n*n)
+	for i := range n {
+		q[i*n+i] = 1
+	}
+	for range 60 {
+		off, all := 0.0, 0.0
+		for i, v := range a {
+			if all += float64(v * v); i%(n+1) != 0 {
+				off += float64(v * v)
+			}
+		}
+		if off <= 1e-30*all {
+			break
+		}
+		for i := range n {
+			for j := i + 1; j < n; j++ {
+				rotate(a, q, n, i, j)
+			}
+		}
+	}
+	order := make([]int, n)
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		switch {
+		case a[i*n+i] > a[j*n+j]:
+			return -1
+		case a[i*n+i] < a[j*n+j]:
+			return 1
+		}
+		return 0
+	})
+	vectors = make([]float64, n*n)
+	for to, from := range order {
+		values = append(values, a[from*n+from])
+		for i := range n {
+			vectors[i*n+to] = q[i*n+from]
+		}
+	}
+	return values, vectors
+}
+
+// rotate makes element i, j of a zero.
+func rotate(a, q []float64, n, i, j int) {
+	off := a[i*n+j]
+	if off == 0 {
+		return
+	}
+	theta := (a[j*n+j] - a[i*n+i]) / (2 * off)
+	t := 1 / (math.Abs(theta) + math.Sqrt(float64(theta*theta)+1))
+	if theta < 0 {
+		t = -t
+	}
+	c := 1 / math.Sqrt(float64(t*t)+1)
+	s := float64(t * c)
+	for k := range n {
+		x, y := a[k*n+i], a[k*n+j]
+		a[k*n+i], a[k*n+j] = float64(c*x)-float64(s*y), float64(s*x)+float64(c*y)
+	}
+	for k := range n {
+		x, y := a[i*n+k], a[j*n+k]
+		a[i*n+k], a[j*n+k] = float64(c*x)-float64(s*y), float64(s*x)+float64(c*y)
+		x, y = q[k*n+i], q[k*n+j]
+		q[k*n+i], q[k*n+j] = float64(c*x)-float64(s*y), float64(s*x)+float64(c*y)
+	}
+}

@@ -77,9 +77,6 @@ func TestRoundAway(t *testing.T) {
 // current level.
 func HasLanes(k dtype.Kind) bool { return laneEncoder(k) != nil }
 
-// DynamicMap is for tests against bitsandbytes.
-var DynamicMap = dynamicMap
-
 // Quantize8 is for tests against bitsandbytes: codes of the dynamic map.
 func Quantize8(q []byte, absmax, x []float32, size int) { quantize8(q, absmax, x, dynamicSearch, size) }
 

@@ -31,6 +31,7 @@ type CUDA struct {
 	err    error // the first failure
 	closed bool
 	kept   map[int64][]driver.Ptr // freed blocks by size
+	held   int64                  // bytes of them
 
 	code code // of the device's thread alone
 }

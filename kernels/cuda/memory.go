@@ -130,27 +130,31 @@ func (c *CUDA) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, e
 	return b, nil
 }
 
-// fresh is a block that is free, or a new one. c.mu is held, and let go of while
-// the driver is asked.
+// fresh is a block that is free, or a new one. Where that would pass the limit or
+// the device has no more, the blocks that are free go back to the driver first.
+// c.mu is held, and let go of while the driver is asked.
 func (c *CUDA) fresh(size int64) (driver.Ptr, error) {
 	if list := c.kept[size]; len(list) > 0 {
 		c.kept[size] = list[:len(list)-1]
+		c.held -= size
 		return list[len(list)-1], nil
 	}
 	var p driver.Ptr
 	ask := func(d driver.Driver) (err error) { p, err = d.Alloc(size); return err }
-	c.mu.Unlock()
-	err := c.wait(ask)
-	c.mu.Lock()
-	var de *driver.Error
-	if !errors.As(err, &de) || de.Code != driver.OutOfMemory || len(c.kept) == 0 {
-		return p, err
+	if c.held == 0 || kernels.Total(c.mem.Now)+c.held+size <= c.limit {
+		c.mu.Unlock()
+		err := c.wait(ask)
+		c.mu.Lock()
+		var de *driver.Error
+		if !errors.As(err, &de) || de.Code != driver.OutOfMemory || c.held == 0 {
+			return p, err
+		}
 	}
 	kept := c.kept
-	c.kept = map[int64][]driver.Ptr{}
+	c.kept, c.held = map[int64][]driver.Ptr{}, 0
 	c.mu.Unlock()
 	c.release(kept)
-	err = c.wait(func(d driver.Driver) error {
+	err := c.wait(func(d driver.Driver) error {
 		if err := d.Sync(); err != nil {
 			return err
 		}
@@ -204,6 +208,7 @@ func (c *CUDA) Free(b kernels.Buffer) {
 	if x.size > 0 {
 		size := class(x.size)
 		c.kept[size] = append(c.kept[size], x.at)
+		c.held += size
 	}
 }
 

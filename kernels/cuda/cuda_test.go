@@ -24,7 +24,7 @@ func interpreted(t *testing.T) (*CUDA, *ptxsim.Sim) {
 }
 
 // lackingGroups are the groups of methods that are not there yet.
-var lackingGroups = []string{"Route", "Conv1D", "DeltaScan", "SSMScan"}
+var lackingGroups = []string{"Conv1D", "DeltaScan", "SSMScan"}
 
 // TestBackend runs the conformance suite on interpreted kernels.
 func TestBackend(t *testing.T) {

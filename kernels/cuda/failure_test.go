@@ -217,7 +217,7 @@ func TestLacking(t *testing.T) {
 	c, _ := interpreted(t)
 	defer c.Close()
 	for name, call := range map[string]func(){
-		"the routing": func() { c.Route(nil, nil) },
+		"a convolution": func() { c.Conv1D(kernels.Dst{}, nil) },
 		"a matrix of IQ1_S": func() {
 			m, err := c.Load(kernels.Weights, dtype.Of(dtype.IQ1_S), 1, 256, nil, kernels.Copy)
 			if err != nil {

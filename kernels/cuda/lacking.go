@@ -4,14 +4,6 @@ import "github.com/tunekit/tunekit/kernels"
 
 // What is not there yet. Each ends the step with an error that names it.
 
-// Route is not there yet.
-func (c *CUDA) Route(*kernels.RouteOut, *kernels.RouteArgs) { c.lacks("the routing of experts") }
-
-// RouteBackward is not there yet.
-func (c *CUDA) RouteBackward(kernels.Dst, kernels.Buffer, kernels.Buffer, *kernels.RouteOut, *kernels.RouteArgs) {
-	c.lacks("the routing of experts")
-}
-
 // Conv1D is not there yet.
 func (c *CUDA) Conv1D(kernels.Dst, *kernels.ConvArgs) { c.lacks("a convolution") }
 

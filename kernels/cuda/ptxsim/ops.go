@@ -43,6 +43,10 @@ func unaryOp(part []string) func(a uint64) uint64 {
 		return func(a uint64) uint64 { return a ^ 1<<63 }
 	case "rcp.rn.f64":
 		return func(a uint64) uint64 { return u64(1 / f64(a)) }
+	case "abs.f64":
+		return func(a uint64) uint64 { return a &^ (1 << 63) }
+	case "rcp.approx.ftz.f64": // the upper half of the bits
+		return func(a uint64) uint64 { return u64(1/f64(a)) &^ 0xffffffff }
 	case "abs.f32":
 		return func(a uint64) uint64 { return a &^ (1 << 31) }
 	case "neg.s32", "neg.s64":
@@ -160,6 +164,17 @@ func floatOp(kind string, width int) func(a, b uint64) uint64 {
 			return func(a, b uint64) uint64 { return u64(f64(a) * f64(b)) }
 		case "div.rn":
 			return func(a, b uint64) uint64 { return u64(f64(a) / f64(b)) }
+		case "max":
+			return func(a, b uint64) uint64 {
+				x, y := f64(a), f64(b)
+				switch {
+				case x != x:
+					return b
+				case y != y:
+					return a
+				}
+				return u64(math.Max(x, y))
+			}
 		}
 		return nil
 	}

@@ -18,6 +18,11 @@ type Batch struct {
 	Mark   []float32
 	Sample []int32
 
+	// What a teacher expects after the tokens with a target, most likely first: of each
+	// as many ids, and their log-probabilities; nil where it was not asked.
+	TopIDs  []int32
+	TopLogP []float32
+
 	Supervised int // number of Target that are not -1
 }
 
@@ -53,6 +58,7 @@ func (b *Batch) append(e *Example, k int32) {
 			b.Supervised++
 		}
 	}
+	b.TopIDs, b.TopLogP = append(b.TopIDs, e.TopIDs...), append(b.TopLogP, e.TopLogP...)
 	b.Seq = append(b.Seq, int32(len(b.IDs)))
 	b.Group, b.Mark, b.Sample = append(b.Group, e.Group), append(b.Mark, e.Mark), append(b.Sample, k)
 }

@@ -31,6 +31,7 @@ type cacheInfo struct {
 	MaxLength int      `json:"max_length"`
 	Groups    bool     `json:"groups,omitempty"` // there is a column of groups
 	Marks     bool     `json:"marks,omitempty"`  // and, after it, one of marks
+	Rows      bool     `json:"rows,omitempty"`   // there is a column of rows as JSON, the last one
 	Files     []string `json:"files"`            // the column file counts in these; in the file: shortNames
 	Train     int      `json:"train_samples"`
 	Val       int      `json:"val_samples"`
@@ -60,6 +61,9 @@ func (c *cacheInfo) schema() *arrow.Schema {
 	if c.Marks {
 		fields = append(fields, arrow.Field{Name: "mark", Type: arrow.PrimitiveTypes.Float32})
 	}
+	if c.Rows {
+		fields = append(fields, arrow.Field{Name: "json", Type: arrow.BinaryTypes.String})
+	}
 	return arrow.NewSchema(fields, nil)
 }
 
@@ -77,6 +81,13 @@ func (d *Dataset) SaveArrow(dir string) error {
 		Tokens: d.Tokens, Spellings: d.Spellings, Template: d.Template}
 	info.Marks = hasMarks(d.Train) || hasMarks(d.Val)
 	info.Groups = info.Marks || grouped(d.Train) || grouped(d.Val)
+	for _, ex := range []Examples{d.Train, d.Val} {
+		asks, err := ex.Asks()
+		if err != nil {
+			return err
+		}
+		info.Rows = info.Rows || asks
+	}
 	if err := info.save(f, "train.arrow", d.Train); err != nil {
 		return err
 	}

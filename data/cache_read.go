@@ -44,6 +44,13 @@ var (
 
 type place struct{ node, buffer int }
 
+// The column of rows, of prompts, which have no groups and no marks: where each
+// begins, and their bytes.
+var (
+	colJSON  = place{7, 15}
+	colBytes = place{7, 16}
+)
+
 // openTable maps a file of n samples and makes its index.
 func openTable(path string, info *cacheInfo, n int) (*table, error) {
 	file, err := formats.OpenMapped(path)
@@ -118,8 +125,16 @@ func (t *table) checkBatch(batch rows.ArrowBatch) error {
 		columns = columns[:len(columns)-1]
 	}
 	last := columns[len(columns)-1]
+	if t.info.Rows {
+		last = colBytes
+	}
 	if len(batch.Lengths) != last.node+1 || len(batch.Buffers) != last.buffer+1 {
 		return fmt.Errorf("a batch has %d columns in %d buffers", len(batch.Lengths), len(batch.Buffers))
+	}
+	if t.info.Rows {
+		if n := batch.Lengths[colJSON.node]; n != batch.Lengths[0] || n > 0 && n >= batch.Buffers[colJSON.buffer][1]/4 {
+			return fmt.Errorf("%d rows as JSON in %d bytes for %d samples", n, batch.Buffers[colJSON.buffer][1], batch.Lengths[0])
+		}
 	}
 	for i, c := range columns {
 		n := batch.Lengths[c.node]
@@ -258,7 +273,20 @@ func (t *table) sample(b []byte, i int) (e Example, err error) {
 	for at := int(lo); at < int(hi) && err == nil; at += 2 {
 		e.Loss = append(e.Loss, [2]int32{int32(number32(b, batch, colRanges, at)), int32(number32(b, batch, colRanges, at+1))})
 	}
+	if t.info.Rows && err == nil {
+		e.Row, err = t.rowText(b, batch, i)
+	}
 	return e, err
+}
+
+// rowText is the row of sample i of a batch.
+func (t *table) rowText(b []byte, batch rows.ArrowBatch, i int) (string, error) {
+	lo, hi := int64(int32(number32(b, batch, colJSON, i))), int64(int32(number32(b, batch, colJSON, i+1)))
+	if size := batch.Buffers[colBytes.buffer][1]; lo < 0 || hi < lo || hi > size {
+		return "", fmt.Errorf("row from byte %d to %d of %d", lo, hi, size)
+	}
+	from := batch.Buffers[colBytes.buffer][0]
+	return string(b[from+lo : from+hi]), nil
 }
 
 // check holds a sample to the vocabulary, its length and its hash.

@@ -29,7 +29,7 @@ type tableWriter struct {
 	files  map[string]int32 // of info.Files
 
 	batch  []Example
-	tokens int // of batch
+	tokens int // of batch, and bytes of its rows
 
 	records chan arrow.Record
 	done    chan error // what came of it, once: after an error or the last record
@@ -58,7 +58,8 @@ func newTableWriter(out io.WriteCloser, info *cacheInfo) *tableWriter {
 
 // add appends a sample, which must not change any more.
 func (w *tableWriter) add(e Example) error {
-	if len(w.batch) == samplesABatch || w.tokens+len(e.IDs) > tokensABatch && len(w.batch) > 0 {
+	size := len(e.IDs) + len(e.Row)
+	if len(w.batch) == samplesABatch || w.tokens+size > tokensABatch && len(w.batch) > 0 {
 		if err := w.flush(); err != nil {
 			return err
 		}
@@ -68,7 +69,7 @@ func (w *tableWriter) add(e Example) error {
 		w.info.Files = append(w.info.Files, e.From.File)
 	}
 	w.batch = append(w.batch, e)
-	w.tokens += len(e.IDs)
+	w.tokens += size
 	return nil
 }
 
@@ -132,7 +133,21 @@ func (w *tableWriter) recordOf(ex []Example) (arrow.Record, error) {
 	if w.info.Marks {
 		columns = append(columns, column(arrow.PrimitiveTypes.Float32, n, arrow.Float32Traits.CastToBytes(mark)))
 	}
+	if w.info.Rows {
+		columns = append(columns, textColumn(ex))
+	}
 	return array.NewRecord(w.schema, columns, int64(n)), nil
+}
+
+// textColumn is the rows of samples.
+func textColumn(ex []Example) arrow.Array {
+	at, text := make([]int32, len(ex)+1), []byte{}
+	for i := range ex {
+		text = append(text, ex[i].Row...)
+		at[i+1] = int32(len(text))
+	}
+	buffers := []*memory.Buffer{nil, memory.NewBufferBytes(arrow.Int32Traits.CastToBytes(at)), memory.NewBufferBytes(text)}
+	return array.MakeFromData(array.NewData(arrow.BinaryTypes.String, len(ex), buffers, nil, 0, 0))
 }
 
 // column is an array of n values without nulls: numbers, or lists by where each

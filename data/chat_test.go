@@ -26,6 +26,11 @@ type chatML struct {
 	bos                             string
 }
 
+func (c chatML) Render(conv chat.Conversation, _ bool) (string, error) {
+	text, _, err := c.Spans(conv)
+	return text + "<|im_start|>assistant\n", err
+}
+
 func (c chatML) Spans(conv chat.Conversation) (string, [][2]int, error) {
 	var b strings.Builder
 	var spans [][2]int

@@ -27,6 +27,7 @@ type sample struct {
 	ids, labels []int32 // tokens; labels may be nil
 
 	mark float32 // as Example.Mark
+	row  string  // of a prompt alone, plain or chat: its row as JSON
 }
 
 // bad makes the error of a row.
@@ -47,6 +48,8 @@ func convert(kind string, c columns, row *jinja.Dict, hasTemplate bool) (sample,
 		return convertPrompt(c, row)
 	case typeTokens:
 		return convertTokens(c, row)
+	case typePromptOnly:
+		return convertPromptOnly(c, row, hasTemplate)
 	}
 	return sample{}, bad("", "rows of type %s are not trained on", kind)
 }

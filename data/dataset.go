@@ -16,6 +16,15 @@ type Example struct {
 	Loss [][2]int32 // supervised ranges [start, end) of IDs, ascending, not empty, not touching
 	From RowRef
 
+	// What a teacher expects in place of each supervised token: as many ids for each,
+	// most likely first, and their log-probabilities; nil where it was not asked.
+	TopIDs  []int32
+	TopLogP []float32
+
+	// Row is the row as JSON where the sample is a prompt alone, which the model
+	// answers itself: for whoever judges the answer. Else it is "".
+	Row string
+
 	// Group is a number that samples learned from together share (the answers to
 	// one prompt, the better first); 0 stands alone. In a data set the samples of
 	// a group follow each other, and a step never parts them.

@@ -23,6 +23,7 @@ type encoding struct {
 	eos     string // train_on_eos
 	reasons string // reasoning
 	vocab   int32  // ids must be below; 0 unknown
+	encoder bool   // a sample is a prompt and one answer
 	ends    []int32
 	control []string          // the special tokens' texts
 	markup  *strings.Replacer // takes them out
@@ -31,11 +32,15 @@ type encoding struct {
 // spanner is what encoding needs of a Template.
 type spanner interface {
 	Spans(chat.Conversation) (text string, assistant [][2]int, err error)
+	Render(c chat.Conversation, addGenerationPrompt bool) (string, error)
 }
 
 // newEncoding resolves options that are filled in.
 func newEncoding(o *Options, tok *tokenizer.Tokenizer, tmpl *chat.Template) *encoding {
-	e := &encoding{tok: tok, trainOn: o.TrainOn, eos: o.TrainOnEOS, reasons: o.Reasoning, vocab: int32(o.Vocab), vars: o.templateKwargs()}
+	e := &encoding{tok: tok, trainOn: o.TrainOn, eos: o.TrainOnEOS, reasons: o.Reasoning, vocab: int32(o.Vocab), vars: o.templateKwargs(), encoder: o.Encoder}
+	if e.encoder { // which reads what the others before it say
+		e.trainOn = "last"
+	}
 	if tmpl != nil {
 		e.tmpl = tmpl
 	}
@@ -67,6 +72,7 @@ type encoded struct {
 	lost []string // of the row's texts, by the template
 	mark float32  // as Example.Mark
 	cut  bool     // the beginning of its prompt was cut off
+	row  string   // of a prompt alone
 }
 
 // Notes that encode leaves; the report counts them.
@@ -90,6 +96,12 @@ func (e *encoding) encode(s sample) (out encoded, err error) {
 		}
 	}()
 	switch {
+	case s.row != "":
+		out, err = e.ask(&s)
+	case e.encoder && s.text != nil:
+		err = fail.Inputf("", "give rows of prompt and completion", "rows of type text have no answer: the model reads a prompt by an encoder and answers it")
+	case e.encoder && s.plain:
+		out, err = e.pair(s.prompt, s.completion)
 	case s.ids != nil:
 		out = e.tokens(s)
 	case s.text != nil:
@@ -99,11 +111,14 @@ func (e *encoding) encode(s sample) (out encoded, err error) {
 	default:
 		out, err = e.chat(&s)
 	}
+	if err == nil && e.encoder {
+		err = out.lastAnswer()
+	}
 	if err == nil {
 		err = e.check(out.ids)
 	}
 	out.loss = tidy(out.loss)
-	if err == nil && (&Example{Loss: out.loss}).Supervised() == 0 {
+	if err == nil && s.row == "" && (&Example{Loss: out.loss}).Supervised() == 0 {
 		err = bad("", noSupervised)
 	}
 	return out, err
@@ -196,6 +211,51 @@ func (e *encoding) prompt(prompt, completion string) (encoded, error) {
 	return out, nil
 }
 
+// pair is a prompt and a completion as an encoder and its decoder read them: each as the
+// tokenizer writes a text by itself, the completion without a BOS, for which the
+// decoder's start token stands.
+func (e *encoding) pair(prompt, completion string) (encoded, error) {
+	head, err := e.tok.TryEncode(prompt, true)
+	if err != nil {
+		return encoded{}, bad("", "%v", err)
+	}
+	if err := e.checkBOS(head); err != nil {
+		return encoded{}, err
+	}
+	tail, err := e.tok.TryEncode(completion, true)
+	if err != nil {
+		return encoded{}, bad("", "%v", err)
+	}
+	if e.tok.AddsBOS() && len(tail) > 0 {
+		tail = tail[1:]
+	}
+	if len(head) == 0 {
+		return encoded{}, bad("prompt", "has no tokens: the encoder has nothing to read")
+	}
+	out := encoded{ids: append(slices.Clone(head), e.withEOS(tail)...)}
+	end := int32(len(out.ids))
+	if n := end - 1; e.eos == "none" && out.ids[n] == e.tok.EOS() {
+		end = n
+	}
+	out.loss = [][2]int32{{int32(len(head)), end}}
+	return out, nil
+}
+
+// lastAnswer leaves the last run of learned tokens of a row that an encoder and its
+// decoder share, and what lies behind it out.
+func (out *encoded) lastAnswer() error {
+	loss := tidy(out.loss)
+	if len(loss) == 0 {
+		return nil // which is found
+	}
+	last := loss[len(loss)-1]
+	if last[0] < 1 {
+		return bad("", "nothing stands before the answer: the encoder has nothing to read")
+	}
+	out.ids, out.loss = out.ids[:last[1]], [][2]int32{last}
+	return nil
+}
+
 // head is a prompt as a server tokenizes it: with a BOS, without an EOS.
 func (e *encoding) head(prompt string) ([]int32, error) {
 	ids, err := e.tok.TryEncode(prompt, true)
@@ -218,21 +278,12 @@ func (e *encoding) continuation(s string) []int32 {
 // chat renders a conversation with the model's template and supervises what
 // the assistant wrote after the first frozen messages, without muted ones.
 func (e *encoding) chat(s *sample) (encoded, error) {
-	c := s.chat
 	if err := s.checkAsked(e.trainOn); err != nil {
 		return encoded{}, err
 	}
-	if e.tmpl == nil {
-		return encoded{}, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or "+strings.Join(chat.Builtins(), ", ")+" by name, or rows of type text or prompt_completion",
-			"the model has no chat template and the dataset is of type chat")
-	}
-	if len(e.vars) > 0 {
-		vars := maps.Clone(e.vars)
-		maps.Copy(vars, c.Extra)
-		c.Extra = vars
-	}
-	if e.reasons == "drop" {
-		c = withoutReasoning(c)
+	c, err := e.conversation(s.chat)
+	if err != nil {
+		return encoded{}, err
 	}
 	text, spans, err := e.tmpl.Spans(*c)
 	if err != nil {
@@ -279,6 +330,23 @@ func (e *encoding) chat(s *sample) (encoded, error) {
 	}
 	slices.SortFunc(holes, func(a, b [2]int32) int { return int(a[0] - b[0]) })
 	return encoded{ids: ids, loss: without(e.supervise(ids, turns, s.frozen), holes), note: note, lost: e.lostTexts(text, c, spans)}, nil
+}
+
+// conversation is c as the template gets it.
+func (e *encoding) conversation(c *chat.Conversation) (*chat.Conversation, error) {
+	if e.tmpl == nil {
+		return nil, fail.Inputf("", "chat_template: FILE with the template of the instruct model of this family, or "+strings.Join(chat.Builtins(), ", ")+" by name, or rows of type text or prompt_completion",
+			"the model has no chat template and the dataset is of type chat")
+	}
+	if len(e.vars) > 0 {
+		vars := maps.Clone(e.vars)
+		maps.Copy(vars, c.Extra)
+		c.Extra = vars
+	}
+	if e.reasons == "drop" {
+		c = withoutReasoning(c)
+	}
+	return c, nil
 }
 
 // templateError makes what a template failed with an error of the row.

@@ -29,7 +29,7 @@ type fitted struct {
 
 // fit makes the samples of a row without its report.
 func fit(ref RowRef, e encoded, limit int, overflow string) fitted {
-	row := Example{ID: contentID(e.ids, e.loss), IDs: e.ids, Loss: e.loss, From: ref}
+	row := Example{ID: contentID(e.ids, e.loss), IDs: e.ids, Loss: e.loss, From: ref, Row: e.row}
 	f := fitted{id: row.ID, all: int64(row.Supervised())}
 	if e.mark < 0 { // another row than the same answer wanted
 		f.id = mix64(row.ID)

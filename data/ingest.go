@@ -309,6 +309,11 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 		err = fail.Usagef(in.o.Name, "max_length with overflow is for all rows", "max_prompt_length shortens the prompts of preference rows, and %s is of type %s", f.path, kind)
 	case kind == typePreference:
 		err = in.checkPreference(f, row)
+	case kind == typePromptOnly:
+		err = in.checkPromptOnly(f)
+	}
+	if err == nil && kind != typePromptOnly && in.kept.info.Rows {
+		err = fail.Usagef(in.o.Name, "an ingest stage of its own", "%s is learned from as it is, rows before it are prompts", f.path)
 	}
 	return kind, err
 }
@@ -406,7 +411,7 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 		for _, n := range e.lost {
 			in.notes[n]++
 		}
-		if kind != typeTokens && in.o.TrainOnEOS != "none" {
+		if kind != typeTokens && kind != typePromptOnly && in.o.TrainOnEOS != "none" {
 			in.chats = true
 			in.ends = in.ends || in.enc.supervisesEnd(e.ids, e.loss)
 			if in.o.Overflow == "truncate" && len(e.ids) > in.o.MaxLength && in.enc.lostEnd(e, in.o.MaxLength) {

@@ -18,6 +18,7 @@ const (
 	typePrompt     = "prompt_completion"
 	typeTokens     = "tokens"
 	typePreference = "preference"
+	typePromptOnly = "prompt"
 )
 
 // datasetTypes are the types by the columns that decide them, in the order in
@@ -26,13 +27,15 @@ const (
 var datasetTypes = []struct {
 	name  string
 	needs [][]string // any of these sets of columns
+	named bool       // only where a source says so
 }{
-	{typeTokens, [][]string{{"input_ids"}}},
-	{typePreference, [][]string{{"chosen", "rejected"}, {"messages", "label"}, {"prompt", "completion", "label"}}},
-	{typeChat, [][]string{{"messages"}}},
-	{typePrompt, [][]string{{"prompt", "completion"}}},
-	{typeInstruct, [][]string{{"instruction", "output"}}},
-	{typeText, [][]string{{"text"}}},
+	{name: typeTokens, needs: [][]string{{"input_ids"}}},
+	{name: typePreference, needs: [][]string{{"chosen", "rejected"}, {"messages", "label"}, {"prompt", "completion", "label"}}},
+	{name: typeChat, needs: [][]string{{"messages"}}},
+	{name: typePrompt, needs: [][]string{{"prompt", "completion"}}},
+	{name: typeInstruct, needs: [][]string{{"instruction", "output"}}},
+	{name: typeText, needs: [][]string{{"text"}}},
+	{name: typePromptOnly, needs: [][]string{{"prompt"}, {"instruction"}, {"messages"}}, named: true},
 }
 
 // otherNames are the names under which a column is also looked for.
@@ -115,7 +118,7 @@ func at(row *jinja.Dict, name string) any {
 func detect(file string, c columns, row *jinja.Dict, chats bool) (string, error) {
 	for _, t := range datasetTypes {
 		for _, set := range t.needs {
-			if !slices.ContainsFunc(set, func(n string) bool { return !c.has(row, n) }) {
+			if !t.named && !slices.ContainsFunc(set, func(n string) bool { return !c.has(row, n) }) {
 				if t.name == typePreference && set[len(set)-1] == "label" && !isBool(c.get(row, "label")) {
 					continue
 				}

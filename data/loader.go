@@ -11,7 +11,7 @@ import (
 type LoaderOptions struct {
 	MicroBatch int    // rows a micro-batch: bins of MaxLength when packing, groups otherwise; 0 means 1
 	Accum      int    // micro-batches a step; 0 means 1
-	MaxLength  int    // size of a bin when packing
+	MaxLength  int    // longest sample, and size of a bin when packing, or of the longest group where that is more
 	Packing    string // bfd or none; empty means bfd
 	Shuffle    bool   // a new order every epoch, by Seed
 	Seed       uint64
@@ -30,6 +30,7 @@ type Loader struct {
 	opt    LoaderOptions
 	starts *vector[int32] // of groups, and the number of samples; nil: every sample is a group of its own
 	rows   int            // of an epoch: the same in every epoch
+	bin    int            // tokens of a bin
 
 	mu     sync.Mutex
 	epoch  int // of layout
@@ -39,8 +40,8 @@ type Loader struct {
 // layout is an epoch: row r is samples[starts[r]] … samples[starts[r+1]-1].
 type layout struct{ samples, starts *vector[int32] }
 
-// NewLoader checks o and lays out the first epoch. Samples, and groups of
-// samples, longer than MaxLength are an error when packing.
+// NewLoader checks o and lays out the first epoch. Samples longer than MaxLength
+// are an error when packing.
 func NewLoader(ex Examples, o LoaderOptions) (*Loader, error) {
 	o.MicroBatch, o.Accum = max(o.MicroBatch, 1), max(o.Accum, 1)
 	if o.Packing == "" {
@@ -54,7 +55,7 @@ func NewLoader(ex Examples, o LoaderOptions) (*Loader, error) {
 	}
 	l := &Loader{ex: ex, opt: o, starts: groupStarts(ex, o.Beside)}
 	if o.Packing == "bfd" {
-		if err := l.checkLengths(); err != nil {
+		if err := l.measure(); err != nil {
 			return nil, err
 		}
 	}
@@ -103,24 +104,25 @@ func (l *Loader) length(g int32) int {
 	return n
 }
 
-// checkLengths finds what does not fit into a bin.
-func (l *Loader) checkLengths() error {
+// measure finds what does not fit into a bin: a sample is an error, and a group, whose
+// samples stay together, makes all bins as long as it is.
+func (l *Loader) measure() error {
+	l.bin = l.opt.MaxLength
 	for g := range int32(l.groups()) {
-		n := l.length(g)
-		if n <= l.opt.MaxLength {
-			continue
-		}
 		lo, hi := l.bounds(g)
-		e, err := l.ex.At(int(lo))
-		if err != nil {
-			return err
+		for k := lo; k < hi; k++ {
+			n, _ := l.ex.Size(int(k))
+			if n <= l.opt.MaxLength {
+				continue
+			}
+			e, err := l.ex.At(int(k))
+			if err != nil {
+				return err
+			}
+			return fail.Inputf(e.From.String(), "ingest again with this max_length and overflow: drop, truncate or split",
+				"sample has %d tokens, max_length is %d", n, l.opt.MaxLength)
 		}
-		if hi-lo > 1 {
-			return fail.Inputf(e.From.String(), "packing: none, or a larger max_length",
-				"a group of %d samples has %d tokens, which no bin of max_length %d holds together", hi-lo, n, l.opt.MaxLength)
-		}
-		return fail.Inputf(e.From.String(), "ingest again with this max_length and overflow: drop, truncate or split",
-			"sample has %d tokens, max_length is %d", n, l.opt.MaxLength)
+		l.bin = max(l.bin, l.length(g))
 	}
 	return nil
 }
@@ -150,6 +152,10 @@ func (l *Loader) Step(i int) (Step, error) {
 	}
 	return s, nil
 }
+
+// Row returns the one sample of row i, counted from 0 over all epochs, of a loader
+// with a sample a row and a row a step.
+func (l *Loader) Row(i int) (Example, error) { return l.ex.At(int(l.micro(i)[0][0])) }
 
 // Sizes returns the number of tokens of each micro-batch of step i, without
 // reading them.
@@ -197,7 +203,7 @@ func (l *Loader) lay(epoch int) layout {
 	if l.opt.Packing == "none" {
 		return l.rowsOf(order.at, order.len(), func(row int) (lo, hi int) { return row, row + 1 })
 	}
-	packed, starts := pack(l.opt.Beside, order.len(), func(i int) int { return l.length(order.at[i]) }, l.opt.MaxLength)
+	packed, starts := pack(l.opt.Beside, order.len(), func(i int) int { return l.length(order.at[i]) }, l.bin)
 	defer packed.close()
 	defer starts.close()
 	for i, at := range packed.at {

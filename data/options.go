@@ -18,8 +18,8 @@ type Source struct {
 	// Arrow IPC or plain text files.
 	Path string `yaml:"path" json:"path" doc:"file, folder or glob: Parquet, JSONL, CSV, Arrow" unset:"required"`
 	// Type is auto (by columns), text, chat, instruct, prompt_completion,
-	// tokens or preference.
-	Type string `yaml:"type" json:"type,omitempty" doc:"what the columns mean" default:"auto" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference"`
+	// tokens, preference or prompt.
+	Type string `yaml:"type" json:"type,omitempty" doc:"what the columns mean" default:"auto" enum:"auto|text|chat|instruct|prompt_completion|tokens|preference|prompt"`
 	// Columns maps our names to the file's: messages, role, content, tools,
 	// system, prompt, completion, instruction, input, output, history, text, input_ids,
 	// labels, attention_mask, chosen, rejected, label, margin, score_chosen, score_rejected. A column within one that is an object
@@ -82,6 +82,7 @@ type Options struct {
 	Seed    uint64 `yaml:"-" json:"seed"`              // of the recipe
 	Context int    `yaml:"-" json:"context,omitempty"` // the model's; 0 when unknown
 	Vocab   int    `yaml:"-" json:"vocab,omitempty"`   // rows of the model's embedding; 0 when unknown
+	Encoder bool   `yaml:"-" json:"encoder,omitempty"` // the model reads the prompt by an encoder: a sample is a prompt and one answer
 	Name    string `yaml:"-" json:"-"`                 // of the stage, for messages; default "ingest"
 
 	// Beside is where the result will be saved: files without a name beside it take
@@ -104,6 +105,12 @@ func (o *Options) Fill() error {
 	return o.check()
 }
 
+// ForModel says what the model reads: its context (0: unknown), the rows of its
+// embedding, and whether an encoder takes its prompts.
+func (o *Options) ForModel(context, vocab int, encoder bool) {
+	o.Context, o.Vocab, o.Encoder = context, vocab, encoder
+}
+
 func defaultMaxLength(context int) int {
 	if context > 0 {
 		return min(2048, context)
@@ -120,6 +127,14 @@ func (o *Options) check() error {
 	}
 	if o.Context > 0 && o.MaxLength > o.Context {
 		return fail.Usagef(o.Name, fmt.Sprintf("max_length: %d", o.Context), "max_length %d is more than the model's context of %d", o.MaxLength, o.Context)
+	}
+	if o.Encoder {
+		switch {
+		case o.TrainOn == "all":
+			return fail.Usagef(o.Name, "leave train_on out: of a conversation the last answer is learned", "train_on: all of a model with an encoder, which does not predict what it reads")
+		case o.Overflow == "split":
+			return fail.Usagef(o.Name, "overflow: drop or truncate", "overflow: split of a model with an encoder: the parts would be without their prompt")
+		}
 	}
 	if len(o.Datasets) == 0 {
 		return fail.Usagef(o.Name, "datasets: [{path: data/*.parquet}]", "no datasets")

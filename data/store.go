@@ -52,7 +52,7 @@ func (s *store) add(e Example) error {
 		return s.w.add(e)
 	}
 	s.held = append(s.held, e)
-	s.bytes += int64(4*len(e.IDs) + 8*len(e.Loss) + 100)
+	s.bytes += int64(4*len(e.IDs) + 8*len(e.Loss) + len(e.Row) + 100)
 	if s.beside == "" || s.bytes <= s.limit {
 		return nil
 	}

@@ -260,6 +260,10 @@ type Net interface {
 	Act(y Dst, a *ActArgs)
 	ActBackward(dgate, dup Dst, dy Buffer, a *ActArgs)
 
+	// Sinkhorn: see SinkhornArgs. y [N, S·S] f32, dx and dy like it.
+	Sinkhorn(y Dst, a *SinkhornArgs)
+	SinkhornBackward(dx Dst, dy Buffer, a *SinkhornArgs)
+
 	Add(y Dst, a *AddArgs)
 	Mul(y Dst, a *MulArgs)
 	// MulBackward: dx = dy·S, ds = dy·X summed over what shares a factor, dbias =
@@ -296,6 +300,10 @@ type Net interface {
 	// LogProb computes out, and with Coef the gradients of
 	// Σ_n Coef[n]·(-log p(Target[n])): dx [N,C], dw [V,C] and dbias [V] f32.
 	LogProb(out *LogProbOut, dx, dw, dbias Dst, a *LogProbArgs)
+
+	// Divergence computes out, and with Coef the gradient of Σ_n Coef[n]·Loss[n]:
+	// dlogits [N, V], which is not a.Logits.
+	Divergence(out *DivergenceOut, dlogits Dst, a *DivergenceArgs)
 }
 
 // Tools are what optimizers, quantizers and evaluation need.

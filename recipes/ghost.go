@@ -1,6 +1,8 @@
 package recipes
 
 import (
+	"slices"
+
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -92,7 +94,11 @@ func (p *Planner) open(ref Ref) (*arch.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewGhost(from, ref.String(), func(t *arch.Tensor) Held {
+	g, err := NewGhost(from, ref.String(), func(t *arch.Tensor) Held {
 		return Held{types[t.Name], Mappable(types[t.Name])}
 	})
+	if err == nil && slices.ContainsFunc(j.makes(), func(m Made) bool { return m.Reward && m.Member == ref.Member }) {
+		err = g.Reward(func(n int) []float32 { return make([]float32, n) })
+	}
+	return g, err
 }

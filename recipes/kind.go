@@ -55,6 +55,7 @@ type Made struct {
 	Member  string // by which it is named, stage/member; "" for the only one
 	Dense   bool   // whole weights: a default to go on from
 	Adapter bool   // adds to a base, is no model of its own
+	Reward  bool   // gives texts a number: of use only where it is named
 }
 
 // Stage is one entry of a recipe's list: an id and exactly one kind.

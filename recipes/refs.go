@@ -167,7 +167,7 @@ func (v *Resolver) AllModels() []NamedRef {
 	}
 	for _, j := range v.Above {
 		for _, m := range j.makes() {
-			if m.Adapter {
+			if m.Adapter || m.Reward {
 				continue
 			}
 			name := j.ID

@@ -35,14 +35,14 @@ func (m running) mean() float64 {
 	return m.Sum / m.N
 }
 
-// baselineOf computes the baseline of micro, micro-batches of samples of ex, which all
-// ranks share, and what of it later steps go on from.
-func (r *run) baselineOf(ctx context.Context, micro []data.Batch, ex data.Examples) (float64, running, error) {
+// baselineOf computes the baseline of micro, the micro-batches of a training step,
+// which all ranks share, and what of it later steps go on from.
+func (r *run) baselineOf(ctx context.Context, micro []data.Batch) (float64, running, error) {
 	if r.baseline == noBaseline {
 		return 0, running{}, nil
 	}
 	var sum running
-	err := r.ratios(ctx, share(micro, r.Comm), ex, &sum)
+	err := r.ratios(ctx, share(micro, r.Comm), false, &sum)
 	if err = agree(r.Comm, err); err != nil {
 		return 0, running{}, err
 	}
@@ -67,7 +67,7 @@ func (r *run) valBaseline(ctx context.Context, micro []data.Batch) (float64, err
 	switch r.baseline {
 	case mismatched:
 		var sum running
-		err := r.ratios(ctx, micro, r.Val, &sum)
+		err := r.ratios(ctx, micro, true, &sum)
 		return math.Max(0, sum.mean()), err
 	case runningReward:
 		return r.seen.mean(), nil
@@ -75,29 +75,34 @@ func (r *run) valBaseline(ctx context.Context, micro []data.Batch) (float64, err
 	return 0, nil
 }
 
-// ratios adds up the log ratios of the answers of micro, or of other prompts' answers.
-func (r *run) ratios(ctx context.Context, micro []data.Batch, ex data.Examples, sum *running) error {
+// ratios adds up the log ratios of the answers of micro, held-back ones (val) or not,
+// or of other prompts' answers.
+func (r *run) ratios(ctx context.Context, micro []data.Batch, val bool, sum *running) error {
+	ex, p := r.Train, part{val: val, other: r.baseline == mismatched}
+	if val {
+		ex = r.Val
+	}
 	for i := range micro {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		b := micro[i]
-		if r.baseline == mismatched {
+		if p.other {
 			var err error
 			if b, err = mismatch(&b, ex, r.MaxLength); err != nil {
 				return err
 			}
 		}
-		p := LogProbs{}
+		logp := LogProbs{}
 		var err error
-		if p.Reference, err = r.reference(&b, false); err != nil {
+		if logp.Reference, err = r.reference(&b, false, p); err != nil {
 			return err
 		}
-		if p.Policy, err = r.logProbs(&b, false, false); err != nil {
+		if logp.Policy, err = logProbs(r.Model, &b, false, false, r.bf16, 1); err != nil {
 			return err
 		}
 		for s := range len(b.Seq) - 1 {
-			sum.Sum += ratioOf(&b, p, s)
+			sum.Sum += ratioOf(&b, logp, s)
 			sum.N++
 		}
 	}

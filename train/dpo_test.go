@@ -301,7 +301,7 @@ func TestReferenceMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.reference(&s.Micro[0], training); err != nil {
+		if _, err := r.reference(&s.Micro[0], training, part{}); err != nil {
 			t.Fatal(err)
 		}
 		peaks = append(peaks, r.dev.Info().Mem.Peak[kernels.Activations])
@@ -371,8 +371,6 @@ func TestPairsOnly(t *testing.T) {
 		t.Cleanup(ad.Close)
 		j.Adapter = ad
 	}), "is trained in its place")
-	_, err := Config{Objective: "dpo", Adapter: "none"}.Resolve(1)
-	refused("full training", err, "leaves nothing to compare with")
-	_, err = Config{Preferences: Preferences{Beta: ptr(0.2)}}.Resolve(1)
-	refused("beta of sft", err, "beta belongs to objective: bco, cpo, dpo, kto, orpo, simpo, not sft")
+	_, err := Config{Preferences: Preferences{Beta: ptr(0.2)}}.Resolve(1)
+	refused("beta of sft", err, "beta belongs to objective: bco, cpo, distill, dpo, grpo, kto, orpo, simpo, not sft")
 }

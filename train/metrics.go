@@ -59,11 +59,11 @@ type metricsLog struct {
 	tail map[int]line // steps that an earlier run logged past the state we go on from
 }
 
-// openMetrics opens the log in dir and cuts it to what the state we go on from
+// openMetrics opens a log in dir and cuts it to what the state we go on from
 // knows: steps up to step, validations up to the one after step eval. The steps
 // that were cut are kept in memory: they must give the same losses again.
-func openMetrics(dir string, step, eval int) (*metricsLog, error) {
-	l := &metricsLog{path: filepath.Join(dir, MetricsFile), tail: map[int]line{}}
+func openMetrics(dir, name string, step, eval int) (*metricsLog, error) {
+	l := &metricsLog{path: filepath.Join(dir, name), tail: map[int]line{}}
 	old, err := os.ReadFile(l.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -58,6 +58,27 @@ type LogProbs struct {
 	Policy, Reference []float32
 	Baseline          float64 // the objective's baseline, 0 without one
 	Tokens            int64   // as the objective's tokens counts them in the whole step
+
+	Divergence []float32 // [N] from the teacher, where there is one, else nil
+
+	Entropy []float32 // [N] of the distributions the targets are of; nil unless the objective is entropic
+	Answers *Answers  // where the samples are the model's own answers
+}
+
+// Answers is what is known of the samples of a batch that the model in training
+// wrote itself.
+type Answers struct {
+	Advantage []float64 // [S] over the other answers to the prompt
+	Old       []float32 // [N] log-probabilities when it wrote them; nil: as they are now
+	Sampler   []float32 // [N] as they were rounded then; nil: no correction
+}
+
+// entropic is an objective that looks at how undecided the model is.
+type entropic interface {
+	Objective
+	// EntropyWeights is how much the entropy of each token's distribution counts in
+	// the loss of a step of total units [N]; nil: it is only looked at.
+	EntropyWeights(b *data.Batch, total int64) []float32
 }
 
 // objectives lists what `objective` can be.
@@ -82,6 +103,8 @@ var objectives = map[ObjectiveName]struct {
 	tokens   func(b *data.Batch) int64
 	targets  func(b *data.Batch) []int32
 	baseline func(c Config) baseline
+	teacher  bool // the model learns from another's distributions
+	asks     bool // the model learns from its own answers
 	reward   bool // it trains a reward model, and reads rewards instead of log-probabilities
 }{
 	"sft": {make: newSFT},
@@ -93,8 +116,10 @@ var objectives = map[ObjectiveName]struct {
 	"orpo": {make: newORPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0.1}, tokens: readTokens, targets: readTargets},
 	"kto": {make: newKTO, rate: 1e-5, full: 1e-6, losses: []string{"kto", "apo_zero_unpaired"}, baseline: ktoBaseline,
 		options: map[string]float64{"beta": 0.1, "desirable_weight": 1, "undesirable_weight": 1}},
-	"bco":    {make: newBCO, rate: 1e-5, full: 5e-7, options: map[string]float64{"beta": 0.1}, baseline: func(Config) baseline { return runningReward }},
-	"reward": {make: newReward, rate: 1e-4, full: 1e-5, options: map[string]float64{"center_rewards_coefficient": noDefault}, reward: true},
+	"bco":     {make: newBCO, rate: 1e-5, full: 5e-7, options: map[string]float64{"beta": 0.1}, baseline: func(Config) baseline { return runningReward }},
+	"grpo":    {make: newGRPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0, "temperature": 1}, losses: grpoLosses, check: Config.checkGRPO, asks: true},
+	"distill": {make: newDistill, options: map[string]float64{"beta": 0.5, "temperature": 1}, check: Config.checkDistill, teacher: true},
+	"reward":  {make: newReward, rate: 1e-4, full: 1e-5, options: map[string]float64{"center_rewards_coefficient": noDefault}, reward: true},
 }
 
 // ObjectiveName is an objective of the table.
@@ -106,6 +131,10 @@ func (ObjectiveName) Enum() []string { return names(objectives) }
 // Reward reports whether c trains a reward model.
 func (c Config) Reward() bool { return objectives[c.Objective].reward }
 
+// Asks tells whether c's objective learns from the model's own answers to rows
+// that are prompts alone.
+func (c Config) Asks() bool { return objectives[c.Objective].asks }
+
 // Samples is how many samples of a data set c's objective learns from together;
 // 0: from one, or two that are a pair.
 func (c Config) Samples() int { return objectives[c.Objective].make(c).Samples() }
@@ -114,6 +143,15 @@ func (c Config) Samples() int { return objectives[c.Objective].make(c).Samples()
 // groups, marked or not, as the objective learns from them.
 func (c Config) CheckSamples(ex data.Examples) error {
 	want, name := c.Samples(), c.Objective
+	asks, err := ex.Asks()
+	switch {
+	case err != nil || ex.Len() == 0:
+		return err
+	case asks && !c.Asks():
+		return fail.Usagef("train.objective", "objective: grpo answers them; type: prompt_completion or instruct reads prompts with answers", "objective: %s learns from answers, and the rows are prompts alone", name)
+	case !asks && c.Asks():
+		return fail.Usagef("train.data", "datasets: [{path: …, type: prompt}] keeps the columns that rewards look at", "objective: %s answers prompts itself: it needs rows of type prompt", name)
+	}
 	for lo := 0; lo < ex.Len(); {
 		_, group := ex.Size(lo)
 		hi := lo + 1
@@ -151,12 +189,12 @@ func (c Config) CheckSamples(ex data.Examples) error {
 // checkReference refuses adapters that change the model beneath them: what
 // they were trained from is then not the model without its adapter.
 func (r *run) checkReference() error {
-	if r.objective.Reads() < ReadsReference || r.Adapter == nil {
+	if r.objective.Reads() < ReadsReference || r.Adapter == nil || r.Reference != nil {
 		return nil
 	}
 	for _, p := range r.Adapter.Params() {
 		if p.Group == "whole" || p.Group == "bias" {
-			return fail.Usagef("train.lora", "leave out modules_to_save and bias",
+			return fail.Usagef("train.lora", "leave out modules_to_save and bias, or name the model it begins as: reference: MODEL",
 				"objective: %s compares with the model without its adapter, but %s is trained in its place", r.Config.Objective, p.Name)
 		}
 	}
@@ -209,7 +247,7 @@ func (c *Config) objectiveKeys() map[string]**float64 {
 		"beta": &c.Beta, "label_smoothing": &c.LabelSmoothing, "ld_alpha": &c.LDAlpha, "f_alpha_divergence_coef": &c.FAlphaDivergenceCoef,
 		"discopop_tau": &c.DiscoPOPTau, "cpo_alpha": &c.CPOAlpha, "simpo_gamma": &c.SimPOGamma, "alpha": &c.Alpha,
 		"desirable_weight": &c.DesirableWeight, "undesirable_weight": &c.UndesirableWeight,
-		"center_rewards_coefficient": &c.CenterRewards,
+		"center_rewards_coefficient": &c.CenterRewards, "temperature": &c.Temperature,
 	}
 }
 
@@ -254,8 +292,13 @@ func (c Config) checkObjective(given Config) error {
 		}
 		return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: dpo, not %s", key, c.Objective)
 	}
-	if c.Adapter == "none" && kind.make(c).Reads() >= ReadsReference {
-		return fail.Usagef("train.adapter", "use adapter: lora or qlora", "objective: %s compares with the model without its adapter; adapter: none leaves nothing to compare with", c.Objective)
+	if c.LossTopK != 0 && !kind.teacher {
+		return fail.Usagef("train.loss_top_k", "leave it out", "loss_top_k belongs to objective: distill, not %s", c.Objective)
+	}
+	if c.Objective != "grpo" {
+		for key := range given.GRPO.keys() {
+			return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: grpo, not %s", key, c.Objective)
+		}
 	}
 	if kind.check != nil {
 		return kind.check(c, given)

@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
@@ -78,11 +79,14 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	if objectives[r.Config.Objective].reward {
 		return r.rewards(b, w)
 	}
+	if o, ok := r.objective.(distill); ok {
+		return r.distilled(b, o, w)
+	}
 	var s Score
-	p := LogProbs{Baseline: w.baseline, Tokens: w.tokens}
+	p := LogProbs{Baseline: w.baseline, Tokens: w.tokens, Answers: r.answersOf(b)}
 	var err error
 	if r.objective.Reads() >= ReadsReference {
-		if p.Reference, err = r.reference(b, w.units > 0); err != nil {
+		if p.Reference, err = r.reference(b, w.units > 0, part{val: w.units == 0}); err != nil {
 			return s, err
 		}
 	}
@@ -90,7 +94,10 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	err = r.dev.Run(func() error {
 		t := &autograd.Tape{Dev: r.dev, Record: total > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
 		defer t.Free()
-		h := r.Model.Hidden(t, inputs(b))
+		if c := r.Config.RouterAuxLossCoef; c != nil && *c > 0 && total > 0 {
+			t.Balance = &autograd.Balance{Coef: *c}
+		}
+		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		if t.Err() != nil {
 			return t.Err()
 		}
@@ -100,12 +107,20 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 			weights = r.objective.Weigh(b, p, total)
 		}
 		var err error
-		if p.Policy, err = t.Values(r.Model.LogProb(t, h, targets, weights).LogP); err != nil {
+		if p.Policy, err = t.Values(r.Model.LogProbAt(t, h, targets, weights, r.temperature()).LogP); err != nil {
 			return err
 		}
+		if o, ok := r.objective.(entropic); ok {
+			if p.Entropy, err = r.entropy(t, h, b, o, total); err != nil {
+				return err
+			}
+		}
 		s = r.objective.Score(b, p)
+		if t.Balance != nil { // once for each micro-batch, as in Transformers
+			s.Loss += float64(t.Balance.Loss(t) * float64(total))
+		}
 		if !early && total > 0 {
-			r.Model.LogProb(t, h, targets, r.objective.Weigh(b, p, total))
+			r.Model.LogProbAt(t, h, targets, r.objective.Weigh(b, p, total), r.temperature())
 		}
 		t.Done(h)
 		return t.Backward()
@@ -113,31 +128,92 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	return s, err
 }
 
-// reference returns the log-probabilities of b's targets [N] under the model
-// without its adapter.
-func (r *run) reference(b *data.Batch, training bool) ([]float32, error) {
-	return r.logProbs(b, true, training)
+// entropy returns the entropies of the distributions that b's targets are of [N],
+// 0 where there is none, and as a part of a step of total units adds what o makes
+// of them to the gradients.
+func (r *run) entropy(t *autograd.Tape, h *autograd.Tensor, b *data.Batch, o entropic, total int64) ([]float32, error) {
+	out := make([]float32, len(b.Target))
+	if b.Supervised == 0 {
+		return out, nil
+	}
+	var weights, coef []float32
+	if total > 0 {
+		weights = o.EntropyWeights(b, total)
+	}
+	rows := make([]int32, 0, b.Supervised)
+	for i, target := range b.Target {
+		if target < 0 {
+			continue
+		}
+		rows = append(rows, int32(i))
+		if weights != nil { // an entropy is what KL to the uniform distribution falls short of log V
+			coef = append(coef, -weights[i])
+		}
+	}
+	said := t.Rows(h, t.Upload(rows, len(rows), 1))
+	_, entropy, err := r.Model.Diverge(t, said, model.Teacher{}, 1, r.temperature(), coef)
+	t.Done(said)
+	if err != nil {
+		return nil, err
+	}
+	for k, i := range rows {
+		out[i] = entropy[k]
+	}
+	return out, nil
 }
 
-// logProbs returns the log-probabilities of b's targets [N] under the model, or
-// under the base without its adapter, computed as in training or as when
-// measuring: with bf16 they round differently, and a new adapter must give the
-// same as none. Nothing is kept for a gradient.
-func (r *run) logProbs(b *data.Batch, base, training bool) (logp []float32, err error) {
-	err = r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, Record: training, Base: base, BF16: r.bf16}
+// temperature is what logits are divided by.
+func (r *run) temperature() float32 {
+	if r.Config.Temperature == nil {
+		return 1
+	}
+	return float32(*r.Config.Temperature)
+}
+
+// reference returns the log-probabilities of b's targets [N] under the reference:
+// as stored for the part that b's samples are of or, of an adapter, those of the
+// model without it.
+func (r *run) reference(b *data.Batch, training bool, p part) ([]float32, error) {
+	if r.Reference != nil {
+		return r.Reference.read(b, p)
+	}
+	return logProbs(r.Model, b, true, training, r.bf16, r.temperature())
+}
+
+// logProbs returns the log-probabilities of b's targets [N] under m, or under m
+// without its adapter, computed as in training or as when measuring: with bf16
+// they round differently, and a new adapter must give the same as none. Logits are
+// divided by temperature, dropout is off, and nothing is kept for a gradient.
+func logProbs(m *model.Model, b *data.Batch, base, training, bf16 bool, temperature float32) (logp []float32, err error) {
+	err = m.Dev.Run(func() error {
+		t := &autograd.Tape{Dev: m.Dev, Record: training, Still: true, Base: base, BF16: bf16}
 		defer t.Free()
-		h := r.Model.Hidden(t, inputs(b))
+		h := m.Hidden(t, inputs(b))
 		if t.Err() != nil {
 			return t.Err()
 		}
-		logp, err = t.Values(r.Model.LogProb(t, h, b.Target, nil).LogP)
+		logp, err = t.Values(m.LogProbAt(t, h, b.Target, nil, temperature).LogP)
 		return err
 	})
 	return logp, err
 }
 
-// inputs is what the model reads of b.
+// inputs is what the model in training reads of b, with noise where it learns from it.
+func (r *run) inputs(b *data.Batch, learning bool) model.Inputs {
+	in := inputs(b)
+	if alpha := r.Config.NEFTuneNoiseAlpha; alpha != nil && learning {
+		in.Noise = neftune(b, r.Model.Embed.W.Cols, *alpha, uint64(*r.Config.Seed), r.step)
+	}
+	return in
+}
+
+// inputs is what a model reads of b: an encoder what lies before the first token that
+// is learned.
 func inputs(b *data.Batch) model.Inputs {
-	return model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}
+	in := model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}
+	for s := 1; s < len(b.Seq); s++ {
+		learned := slices.IndexFunc(b.Target[b.Seq[s-1]:b.Seq[s]], func(t int32) bool { return t >= 0 })
+		in.From = append(in.From, int32(max(learned, 0)+1))
+	}
+	return in
 }

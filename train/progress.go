@@ -15,13 +15,22 @@ func (r *run) log(format string, args ...any) {
 
 // report tells the caller where the run is.
 func (r *run) report(micro int, evaluating bool) {
+	r.tell(Progress{Micro: micro, Evaluating: evaluating})
+}
+
+// tell completes p with where the run is, and tells the caller.
+func (r *run) tell(p Progress) {
 	if r.Progress == nil {
 		return
 	}
 	per := r.speed.perStep()
-	r.Progress(Progress{Step: r.step, Total: r.total, Micro: micro, Loss: r.lastLoss(), Val: r.valLoss(), Tokens: r.tokens,
-		PerSecond: r.speed.tokens(), Memory: kernels.Total(r.dev.Info().Mem.Now), ETA: per * float64(r.total-r.step),
-		SavedStep: r.saved, Evaluating: evaluating})
+	p.Step, p.Total, p.Loss, p.Val, p.Tokens, p.SavedStep = r.step, r.total, r.lastLoss(), r.valLoss(), r.tokens, r.saved
+	p.Objective = r.values
+	p.PerSecond, p.Memory, p.ETA = r.speed.tokens(), kernels.Total(r.dev.Info().Mem.Now), per*float64(r.total-r.step)
+	if r.rollout != nil {
+		p.Reward = &r.rollout.Reward
+	}
+	r.Progress(p)
 }
 
 // lastLoss is the loss of the last step, NaN before the first.

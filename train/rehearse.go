@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/kernels"
 )
 
@@ -29,8 +30,17 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.opt.free()
+	defer r.opt.release()
 	out := &Rehearsal{Steps: r.total, StepsPerEpoch: r.loader.StepsPerEpoch(), Trainable: int64(r.opt.n), BF16: r.bf16}
+	if r.asks() {
+		step, err := r.rehearsed(ctx)
+		if err != nil {
+			return nil, memory(err)
+		}
+		out.StepsPerEpoch, out.MicroTokens = max(1, int(r.perEpoch)), len(step.Micro[0].IDs)
+		out.StepTokens = int64(out.MicroTokens) * int64(j.Config.GradientAccumulationSteps)
+		return out, r.rehearse(ctx, step, out)
+	}
 	worst, micro := 0, 0
 	for i := range out.StepsPerEpoch {
 		for k, n := range r.loader.Sizes(i) {
@@ -46,13 +56,23 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 		return nil, err
 	}
 	step.Micro = step.Micro[micro : micro+1]
-	if _, err := r.fitting(ctx, step, max(1, r.count(step.Micro))); err != nil {
-		return nil, memory(err)
+	return out, r.rehearse(ctx, step, out)
+}
+
+// rehearse runs a step of one micro-batch and says in out what it took.
+func (r *run) rehearse(ctx context.Context, step data.Step, out *Rehearsal) error {
+	for k := range step.Micro {
+		if b, n := &step.Micro[k], step.Micro[k].Supervised*r.Config.LossTopK; len(b.TopIDs) < n {
+			b.TopIDs, b.TopLogP = make([]int32, n), make([]float32, n)
+		}
 	}
-	h := stateHeader{Tensors: r.fields(), Moments: r.opt.moments()}
-	out.StateBytes = 4*h.values() + int64(len(stateMagic)+8+64) + 100*int64(len(h.Tensors))
+	if _, err := r.fitting(ctx, step, max(1, r.count(step.Micro))); err != nil {
+		return memory(err)
+	}
+	h := stateHeader{Tensors: r.fields()}
+	out.StateBytes = h.bytes() + int64(len(stateMagic)+8+64) + 100*int64(len(h.Tensors))
 	out.Recompute = r.recomputed()
 	info := r.dev.Info()
 	out.Memory, out.PeakTotal = info.Mem, info.PeakTotal
-	return out, nil
+	return nil
 }

@@ -76,7 +76,11 @@ func sample(id uint64) data.Example {
 func hash(t testing.TB, j Job) string {
 	t.Helper()
 	h := sha256.New()
-	for _, p := range j.Adapter.Params() {
+	ps, err := j.params()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range ps {
 		b := make([]byte, 4*p.Len())
 		if err := j.Model.Dev.Run(func() error { return j.Model.Dev.Download(b, p.Buffer) }); err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/tunekit/tunekit/data"
@@ -31,12 +32,19 @@ type run struct {
 	unlock    func()       // of rank 0
 	identity  string
 	bf16      bool
+	// Where the model learns from its own answers: those in work, some of all for
+	// readers, and whether any had no reward at all.
+	rollout    *rollout
+	answersLog *metricsLog
+	unrated    bool
 
 	total, evalEvery, saveSteps int
+	perEpoch                    float64 // steps
 
 	step    int // optimizer steps done
 	tokens  int64
 	loss    float64
+	values  Values    // what else the objective measured in the last step
 	eval    *bestStep // the last validation, nil before the first
 	best    *bestStep // the one with the lowest loss
 	saved   int       // step of the newest checkpoint, -1: none
@@ -57,7 +65,7 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	if j.Comm == nil {
 		j.Comm = alone{}
 	}
-	r, err := open(j)
+	r, err := open(ctx, j)
 	if r != nil {
 		defer r.end()
 	}
@@ -73,14 +81,28 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	if err := r.keepBest(); err != nil {
 		return nil, err
 	}
+	if r.opt.averages() { // what was validated is what stays
+		if err := r.opt.showAverages(); err != nil {
+			return nil, err
+		}
+		if err := r.refresh(); err != nil {
+			return nil, err
+		}
+	}
 	return r.result(), nil
 }
 
 // open sets a run up and, on rank 0, takes the folder and goes on from what
 // lies there.
-func open(j Job) (*run, error) {
+func open(ctx context.Context, j Job) (*run, error) {
 	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
 		return nil, err
+	}
+	if j.Config.NeedsReference() && j.Reference == nil && j.Comm.Size() > 1 {
+		return nil, fail.Usagef("train.reference", "name the model in training: reference: MODEL", "objective: %s of all weights on %d ranks needs a reference that all of them read", j.Config.Objective, j.Comm.Size())
+	}
+	if j.Config.LRScheduler.reacts() && j.Val.Len() == 0 {
+		return nil, fail.Usagef("train.lr_scheduler", "set ingest.val_set_size", "lr_scheduler: %s follows validations, there are no rows for them", j.Config.LRScheduler)
 	}
 	if j.Comm.Rank() > 0 {
 		return begin(j)
@@ -89,7 +111,10 @@ func open(j Job) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := begin(j)
+	var r *run
+	if err = j.ownReference(ctx); err == nil {
+		r, err = begin(j)
+	}
 	if err != nil {
 		unlock()
 		return nil, err
@@ -98,8 +123,19 @@ func open(j Job) (*run, error) {
 	if err := r.restore(); err != nil {
 		return r, err
 	}
-	r.metrics, err = openMetrics(j.Dir, r.step, r.evaluated())
+	if r.metrics, err = openMetrics(j.Dir, MetricsFile, r.step, r.evaluated()); err == nil && r.asks() {
+		r.answersLog, err = openMetrics(j.Dir, AnswersFile, r.step, 0)
+	}
 	return r, err
+}
+
+// ownReference computes what j's answers are held against where that is the model as
+// it is before the first step, in j.Dir.
+func (j *Job) ownReference(ctx context.Context) (err error) {
+	if j.Config.NeedsReference() && j.Reference == nil {
+		j.Reference, err = MakeReference(ctx, j.Dir, j.Identity+" as it began", j.Model, *j)
+	}
+	return err
 }
 
 // begin sets everything up for step 0.
@@ -112,13 +148,16 @@ func begin(j Job) (*run, error) {
 	if c.Reward() != j.Model.Spec.Reward {
 		return nil, fail.Usagef("train.objective", "objective: reward trains reward models, and them alone", "objective: %s does not go with this model", c.Objective)
 	}
-	if err := r.checkReference(); err != nil {
+	if err := cmp.Or(r.checkReference(), r.checkAnswering(), r.checkTeacher()); err != nil {
+		return nil, err
+	}
+	if err := j.checkExperts(); err != nil {
 		return nil, err
 	}
 	if f := objectives[c.Objective].baseline; f != nil {
 		r.baseline = f(c)
 	}
-	r.bf16 = c.DType == "bf16" || c.DType == "auto" && r.dev.Info().FastBF16
+	r.bf16 = c.usesBF16(r.dev)
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true
 	}
@@ -132,10 +171,16 @@ func begin(j Job) (*run, error) {
 	var err error
 	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps * j.Comm.Size(), MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed),
 		Beside: filepath.Join(cmp.Or(j.Dir, os.TempDir()), "samples")}
+	if r.asks() { // of prompts, one a step
+		o.MicroBatch, o.Accum, o.Packing = 1, 1, "none"
+	}
 	if r.loader, err = data.NewLoader(j.Train, o); err != nil {
 		return nil, err
 	}
-	r.total = c.Total(r.loader.StepsPerEpoch())
+	r.perEpoch, r.total = float64(r.loader.StepsPerEpoch()), c.Total(r.loader.StepsPerEpoch())
+	if r.asks() {
+		r.perEpoch, r.total = c.promptSteps(j.Train.Len()), c.Steps(j.Train.Len())
+	}
 	if w := c.Rising(r.total); w != "" && j.Log != nil {
 		j.Log(w)
 	}
@@ -162,11 +207,11 @@ func begin(j Job) (*run, error) {
 	if r.identity, err = j.identity(ps, r.bf16, r.total); err != nil {
 		return nil, err
 	}
-	if r.opt, err = newOptimizer(r.dev, c, ps); err != nil {
+	if r.opt, err = newOptimizer(r.dev, c, r.sched, ps); err != nil {
 		return nil, memory(err)
 	}
 	if err := r.refresh(); err != nil {
-		r.opt.free()
+		r.opt.release()
 		return nil, memory(err)
 	}
 	return r, nil
@@ -174,11 +219,12 @@ func begin(j Job) (*run, error) {
 
 // end frees what the run allocated.
 func (r *run) end() {
-	r.opt.free()
+	r.opt.release()
 	if r.Adapter != nil {
 		r.Adapter.Freeze()
 	}
 	r.metrics.close()
+	r.answersLog.close()
 	if r.unlock != nil {
 		r.unlock()
 	}
@@ -222,7 +268,7 @@ func (r *run) loop(ctx context.Context) error {
 
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
-	s, total, err := r.read()
+	s, total, err := r.read(ctx)
 	if err = agree(r.Comm, err); err != nil {
 		return Metrics{}, err
 	}
@@ -242,18 +288,30 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	}
 	r.step++
 	r.seen = r.seenNext
-	m.Step, m.Epoch = r.step, float64(r.step)/float64(r.loader.StepsPerEpoch())
+	m.Step, m.Epoch = r.step, float64(r.step)/r.perEpoch
+	if r.asks() {
+		m.Objective = slices.Concat(r.rollout.Values, m.Objective)
+	}
 	m.MemoryBytes = r.dev.Info().PeakTotal
 	return m, nil
 }
 
 // read returns the step to come, for all ranks, and the number of its units.
-func (r *run) read() (data.Step, int64, error) {
-	s, err := r.loader.Step(r.step)
+func (r *run) read(ctx context.Context) (data.Step, int64, error) {
+	var s data.Step
+	var err error
+	if r.asks() {
+		s, err = r.answerStep(ctx)
+	} else {
+		s, err = r.loader.Step(r.step)
+	}
 	if err != nil {
-		return s, 0, err
+		return s, 0, memory(err)
 	}
 	total := r.count(s.Micro)
+	if r.asks() {
+		total = max(total, 1) // every answer may be masked
+	}
 	if total == 0 {
 		return s, 0, fail.Inputf("train", "look at the ingest report: which part of a row is supervised?", "step %d has no %s", r.step+1, r.objective.Unit())
 	}
@@ -333,7 +391,7 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 	m := Metrics{Supervised: s.Supervised}
 	w := whole{units: total, tokens: r.countTokens(s.Micro)}
 	var err error
-	if w.baseline, r.seenNext, err = r.baselineOf(ctx, s.Micro, r.Train); err != nil {
+	if w.baseline, r.seenNext, err = r.baselineOf(ctx, s.Micro); err != nil {
 		return m, err
 	}
 	sum, err := r.accumulate(ctx, share(s.Micro, r.Comm), w)
@@ -389,7 +447,7 @@ func samples(s data.Step) []int64 {
 
 // done records a finished step.
 func (r *run) done(m Metrics) error {
-	r.loss, r.tokens = m.Loss, r.tokens+m.Tokens
+	r.loss, r.values, r.tokens = m.Loss, m.Objective, r.tokens+m.Tokens
 	if what := r.metrics.repeated(m); what != "" {
 		r.log("%s", what)
 	}

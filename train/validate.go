@@ -12,7 +12,7 @@ import (
 // the lowest so far.
 func (r *run) validate(ctx context.Context) (bool, error) {
 	start := time.Now()
-	sum, supervised, w, err := r.scoreVal(ctx)
+	sum, supervised, w, err := r.scoreAverages(ctx)
 	if err = agree(r.Comm, err); err == nil {
 		err = totals(r.Comm, &sum, &supervised, &w.units, &w.tokens)
 	}
@@ -27,11 +27,14 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 		return false, fail.Numericf(r.Dir, "a lower learning_rate or a longer warm-up", "validation after step %d: loss %v", r.step, mean.Loss)
 	}
 	r.eval = &bestStep{r.step, mean.Loss}
+	if r.sched.reactive != nil {
+		r.sched.reactive.see(mean.Loss)
+	}
 	improved := r.best == nil || mean.Loss < r.best.Loss
 	if improved {
 		r.best = r.eval
 	}
-	m := EvalMetrics{Step: r.step, Epoch: float64(r.step) / float64(r.loader.StepsPerEpoch()),
+	m := EvalMetrics{Step: r.step, Epoch: float64(r.step) / r.perEpoch,
 		Loss: mean.Loss, Supervised: supervised, Objective: mean.Values, Seconds: time.Since(start).Seconds()}
 	if r.objective.Unit() == unitToken {
 		m.Perplexity = eval.PerplexityOf(mean.Loss)
@@ -39,9 +42,33 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 	return improved, r.metrics.write(m)
 }
 
+// scoreAverages is scoreVal of the weights that are kept, which may be averages of
+// those that are trained.
+func (r *run) scoreAverages(ctx context.Context) (sum Score, supervised int64, w whole, err error) {
+	if !r.opt.averages() {
+		return r.scoreVal(ctx)
+	}
+	if err = r.opt.showAverages(); err == nil {
+		err = r.refresh()
+	}
+	if err == nil {
+		sum, supervised, w, err = r.scoreVal(ctx)
+	}
+	if back := r.opt.showParams(); err == nil {
+		err = back
+	}
+	if back := r.refresh(); err == nil {
+		err = back
+	}
+	return sum, supervised, w, err
+}
+
 // scoreVal adds up this rank's share of the validation rows: every size-th
 // step, with the number of supervised tokens and what else its loss is a mean over.
 func (r *run) scoreVal(ctx context.Context) (sum Score, supervised int64, w whole, err error) {
+	if r.asks() {
+		return r.scoreAnswers(ctx)
+	}
 	for i := r.Comm.Rank(); i < r.val.StepsPerEpoch(); i += r.Comm.Size() {
 		if err := ctx.Err(); err != nil {
 			return sum, 0, w, err

@@ -51,15 +51,19 @@ var adding = map[string][]added{
 	"merge method": {
 		{`^arceeFusion$|^arcee_fusion$`, "autograd/model/merge/fusion.go autograd/model/merge/methods.go", ""},
 	},
+	"reward": {
+		{`^tagPattern$|^tagged$`, "train/judge/reward.go", ""},
+	},
 	"optimizer": {
-		{`(?i)\bsgd\b`, "kernels/cpu/optim.go kernels/cuda/optim.go kernels/tools.go train/config.go train/optimizers.go", ""}, // config.go: momentum is its own
+		{`(?i)\badan\b`, "kernels/optim.go kernels/optim/element.go train/config.go train/optimargs.go train/optimizers.go", ""}, // config.go: its defaults, in words
+		{`(?i)soap`, "train/config.go train/optimargs.go train/optimizers.go train/soap.go", ""},
 	},
 	"schedule": {
 		{`(?i)inverse_?sqrt`, "train/schedule.go", ""},
 		{`(?i)warmup_?stable_?decay`, "train/schedule.go", ""},
 	},
 	"objective": {
-		{`(?i)\bdpo|newDPO`, "train/config.go train/dpo.go train/objective.go", ""}, // config.go: its defaults, in words
+		{`(?i)\bdpo|newDPO`, "train/dpo.go train/objective.go train/preferences.go", ""}, // preferences.go: its defaults, in words
 	},
 	"adapter kind": {
 		{`(?i)loha|hada_w`, "lora/kinds.go lora/loha.go", ""},

@@ -17,8 +17,8 @@ import (
 var layers = []string{
 	"kernels/dtype kernels/par kernels/dl formats/fail data/jinja data/corpus kernels/internal/level kernels/block/internal/lanes",
 	"kernels/block formats/atomic kernels/cpu/internal/vec kernels/cuda/driver recipes/schema",
-	"kernels formats formats/hub formats/atomic/testdir kernels/cuda/ptxsim",
-	"data/tokenizer data/rows",
+	"kernels formats formats/hub formats/atomic/testdir kernels/cuda/ptxsim train/judge",
+	"data/tokenizer data/rows kernels/optim",
 	"kernels/cpu kernels/cuda kernels/dry autograd/model/arch data/chat",
 	"autograd autograd/reference data kernels/device kernels/kerneltest kernels/bench autograd/model/arch/archtest",
 	"autograd/nn",
@@ -42,6 +42,7 @@ var only = map[string]string{
 	"github.com/ebitengine/purego":          "kernels/dl",
 	"github.com/apache/arrow/":              "data data/rows",
 	"github.com/parquet-go/":                "data/rows data/corpus",
+	"github.com/santhosh-tekuri/":           "train/judge",
 	"github.com/urfave/cli/":                "cmd/internal/cli",
 	"github.com/gofrs/flock":                "recipes train", // locks are no artifacts
 	module + "autograd/reference":           "cmd/internal/cli",

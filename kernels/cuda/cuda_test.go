@@ -24,7 +24,7 @@ func interpreted(t *testing.T) (*CUDA, *ptxsim.Sim) {
 }
 
 // lackingGroups are the groups of methods that are not there yet.
-var lackingGroups = []string{"Conv1D", "DeltaScan", "SSMScan"}
+var lackingGroups = []string{"Conv1D", "DeltaScan", "SSMScan", "Sinkhorn", "Divergence"}
 
 // TestBackend runs the conformance suite on interpreted kernels.
 func TestBackend(t *testing.T) {
@@ -38,7 +38,7 @@ func TestBackend(t *testing.T) {
 			rounds = append(rounds, k)
 		}
 	}
-	kerneltest.RunPart(t, c, kerneltest.Part{Without: lackingGroups, Kinds: kinds, Rounds: rounds, Most: 12000})
+	kerneltest.RunPart(t, c, kerneltest.Part{Without: lackingGroups, Kinds: kinds, Rounds: rounds, Rule: hasRule, Most: 12000})
 	c.Close()
 	if n := sim.Leaks(); n != 0 {
 		t.Errorf("%d bytes are still allocated", n)

@@ -8,7 +8,7 @@
 // arguments (kernels/cuda/driver). Speed is not a claim: products and attention
 // are plain f32 kernels without tensor cores. What is not there yet ends the step
 // with an error that names it, and nothing is computed on the CPU instead:
-// convolutions and scans (lacking.go), the lattice and ternary types of GGUF
+// convolutions, scans and what else lacking.go lists, optimizers but AdamW and SGD, the lattice and ternary types of GGUF
 // (mat.go has those that are known), rounding to any type of GGUF (Quantize).
 //
 // # How it works

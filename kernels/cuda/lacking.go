@@ -29,3 +29,16 @@ func (c *CUDA) SSMScan(_, _, _, _ kernels.Heads, _ *kernels.SSMArgs) { c.lacks("
 func (c *CUDA) SSMScanBackward(_ *kernels.SSMGrads, _, _, _, _ kernels.Heads, _ *kernels.SSMArgs) {
 	c.lacks("a selective scan")
 }
+
+// Sinkhorn is not there yet.
+func (c *CUDA) Sinkhorn(kernels.Dst, *kernels.SinkhornArgs) { c.lacks("Sinkhorn's normalisation") }
+
+// SinkhornBackward is not there yet.
+func (c *CUDA) SinkhornBackward(kernels.Dst, kernels.Buffer, *kernels.SinkhornArgs) {
+	c.lacks("Sinkhorn's normalisation")
+}
+
+// Divergence is not there yet.
+func (c *CUDA) Divergence(*kernels.DivergenceOut, kernels.Dst, *kernels.DivergenceArgs) {
+	c.lacks("the divergence from a teacher")
+}

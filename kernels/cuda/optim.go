@@ -31,35 +31,52 @@ func (c *CUDA) Sum(out kernels.Dst, a, b kernels.Buffer, n int) {
 	launch(c, "sum_fold", driver.Dim{X: 1, Y: 1, Z: 1}, driver.Dim{X: 1, Y: 1, Z: 1}, 0, s)
 }
 
+// optimArgs is OptimArgs of optim.cu.
 type optimArgs struct {
-	p, m, v, g, sumSq                            driver.Ptr
+	p, m, v, most, g, sumSq                      driver.Ptr
 	maxNorm                                      float64
 	n                                            int64
-	kind                                         int32
-	keep, lerp, beta2, oneBeta2, root, eps, step float32
-	lr, momentum, decay                          float32
-	_p                                           int32
+	kind, late, nesterov                         int32
+	keep, l2, lerp, beta2, rest, root, eps, step float32
+	lr, momentum, take                           float32
+}
+
+// hasRule says whether an update rule is there: AdamW and SGD with all they have,
+// with states of 32 bits.
+func hasRule(r *kernels.OptimRule) bool {
+	return (r.Kind == kernels.AdamW || r.Kind == kernels.SGD) && !r.Bits8
 }
 
 // Optim updates all spans as the CPU does, every operation rounded to float32.
 func (c *CUDA) Optim(o *kernels.OptimArgs) {
-	t := float64(o.Step)
-	if o.Kind > kernels.SGD {
-		c.lacks("this optimizer")
+	if !hasRule(&o.OptimRule) {
+		c.lacks("this optimizer (adamw and sgd are there, without 8-bit states)")
 	}
-	sumSq := f32("optim: sum", o.SumSq, 1)
+	t, sumSq := float64(o.Step), f32("optim: sum", o.SumSq, 1)
 	for i := range o.Spans {
 		s := &o.Spans[i]
-		n := s.P.Len()
-		at := func(b kernels.Buffer) driver.Ptr {
-			if b == nil {
-				return 0
-			}
-			return f32("optim", b, s.Off+n) + driver.Ptr(4*s.Off)
+		n := s.Rows * s.Cols
+		states := o.State(s.Rows, s.Cols, s.Block)
+		if len(states) != len(s.State) {
+			panic("cuda: optim: a span has another number of states than its rule")
 		}
-		each(c, "optim", n, &optimArgs{p: f32("optim: p", s.P, n), g: at(o.G), m: at(o.M), v: at(o.V), sumSq: sumSq, maxNorm: o.MaxNorm, n: int64(n), kind: int32(o.Kind),
-			keep: float32(1 - s.LR*s.Decay), lerp: float32(1 - o.Beta1), beta2: float32(o.Beta2), oneBeta2: float32(1 - o.Beta2),
+		var at [3]driver.Ptr
+		for k, st := range states {
+			at[k] = f32("optim: "+st.Name, s.State[k], st.Len)
+		}
+		a := &optimArgs{p: f32("optim: p", s.P, n), g: f32("optim: g", s.G, n), m: at[0], v: at[1], most: at[2], sumSq: sumSq, maxNorm: o.MaxNorm, n: int64(n),
+			kind: int32(o.Kind), late: flag(o.Late), nesterov: flag(o.Nesterov),
+			keep: float32(1 - s.LR*s.Decay), lerp: float32(1 - o.Beta1), beta2: float32(o.Beta2), rest: float32(1 - o.Beta2),
 			root: float32(math.Sqrt(1 - math.Pow(o.Beta2, t))), eps: float32(o.Eps), step: float32(-s.LR / (1 - math.Pow(o.Beta1, t))),
-			lr: float32(s.LR), momentum: float32(o.Beta1), decay: float32(s.Decay)})
+			lr: float32(s.LR), momentum: float32(o.Beta1), take: float32(1 - o.Dampening)}
+		if o.L2 {
+			a.keep, a.l2 = 1, float32(s.Decay)
+		}
+		if o.Kind == kernels.SGD {
+			if a.l2 = float32(s.Decay); o.Step == 1 {
+				a.take = 1
+			}
+		}
+		each(c, "optim", n, a)
 	}
 }

@@ -95,7 +95,7 @@ func (c *CUDA) encodeBook(e *encodeArgs, n int) {
 		return
 	}
 	at := e.m.nested + driver.Ptr(4*(e.m.outer+1))
-	values := kernels.Bytes(block.DynamicMap())
+	values := kernels.Bytes(block.Signed.Values[:])
 	c.post("the map of nested scales", func(d driver.Driver) error { return d.ToDevice(at, values) })
 	e.map_, e.n = at, int64(blocks)
 	launch(c, "scale_mean", driver.Dim{X: 1, Y: 1, Z: 1}, driver.Dim{X: 32, Y: 1, Z: 1}, 0, e)

@@ -28,7 +28,9 @@ type Part struct {
 	Without []string     // groups of methods that a backend lacks
 	Kinds   []dtype.Kind // storage types that it lacks
 	Rounds  []dtype.Kind // storage types that it cannot make of values
-	Most    int          // cases of more elementary products are left out; 0: none are
+	// Rule says whether a backend has an update rule; nil: it has all.
+	Rule func(r *kernels.OptimRule) bool
+	Most int // cases of more elementary products are left out; 0: none are
 }
 
 // RunPart is Run for a backend that is not complete, or much slower than a device.
@@ -68,9 +70,11 @@ var groups = []group{
 	{"DeltaScan", testDelta},
 	{"SSMScan", testSSM},
 	{"LogProb", testLogProb},
+	{"Divergence", testDivergence},
 	{"Gather", testGather},
 	{"Norm", testNorm},
 	{"Act", testAct},
+	{"Sinkhorn", testSinkhorn},
 	{"Add", testAdd},
 	{"Mul", testMul},
 	{"Copy2D", testCopy2D},

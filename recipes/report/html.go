@@ -37,6 +37,7 @@ type page struct {
 	Types                                 []Types
 	Answers                               []answersView
 	ManyAnswers                           bool
+	Learned                               []answersView
 	Grids                                 []gridView
 	Inputs                                []Input
 	Outputs                               []outputRow
@@ -111,6 +112,9 @@ func (p *page) sections(list []Section) {
 		p.Gates = append(p.Gates, s.Gates...)
 		if len(s.Answers) > 0 {
 			p.Answers = append(p.Answers, answersView{s.Stage, s.Answers})
+		}
+		if len(s.Learned) > 0 {
+			p.Learned = append(p.Learned, answersView{s.Stage, s.Learned})
 		}
 	}
 	p.Answers = joined(p.Answers)

@@ -22,6 +22,7 @@ type Section struct {
 	Layers  []Layers
 	Types   []Types
 	Answers []Answered
+	Learned []Answered // answers that a training learned from, by the time it did
 	Grids   []Grid
 
 	Files map[string][]byte // for other programs, by path in the run folder
@@ -105,7 +106,7 @@ type Answered struct {
 	Got          []AnswerText
 }
 
-// AnswerText is a model's answer; Class is right, wrong, or "" where no answer
+// AnswerText is the answer of a model, or of one at some time; Class is right, wrong, or "" where no answer
 // is wanted.
 type AnswerText struct{ Model, Text, Class string }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -72,6 +73,16 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 		job.Config.DType = "bf16"
 	}
 	job.Config.LoadBestModelAtEnd = false
+	if teacher, ok := t.j.In("teacher"); ok && t.config.LossTopK == 0 {
+		its, err := p.Source(teacher)
+		if err != nil {
+			return nil, err
+		}
+		if job.Teacher, err = dryModel(dev, its); err != nil {
+			return nil, err
+		}
+		defer job.Teacher.Close()
+	}
 	t.fill(p, &job)
 	out := &rehearsal{params: src.Spec.Params(), summary: "all weights"}
 	if t.config.Adapter != "none" {
@@ -92,6 +103,13 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 // fill gives a job the rows of the ingest, or rows like them: one micro-batch
 // of full length.
 func (t *trial) fill(p *recipes.Planner, job *train.Job) {
+	if t.config.Asks() {
+		job.Packing, job.MaxLength = "none", t.maxLength+t.config.MaxCompletionLength
+		if job.Train = t.rows.examples; job.Train.Len() == 0 {
+			job.Train = data.InMemory(zeroRows(1, t.maxLength)...)
+		}
+		return
+	}
 	job.Packing = t.rows.packing
 	if t.rows.dataset != nil && t.maxLength == t.rows.maxLength {
 		job.Train, job.MaxLength = t.rows.dataset.Train, t.rows.dataset.MaxLength
@@ -151,6 +169,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	if err := o.CheckSamples(rows.examples); err != nil {
 		return err
 	}
+	if err := checkVocabulary(p, j); err != nil {
+		return err
+	}
 	t := trial{j: j, config: o, rows: rows, maxLength: rows.maxLength, limit: p.Limit}
 	r, err := t.rehearse(p)
 	if errors.Is(err, kernels.ErrOutOfMemory) {
@@ -163,6 +184,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	steps := t.steps(p, r)
 	s.Temp = r.StateBytes * int64(o.SaveTotalLimit+1)
 	s.Disk = 4*r.Trainable + 8<<10
+	if _, given := j.In("reference"); given || o.NeedsReference() { // a value a token
+		s.Temp += 4 * rows.tokens
+	}
 	if o.Adapter == "none" {
 		made, err := p.Source(recipes.Ref{Kind: recipes.ModelRef, Stage: s.Stage})
 		if err != nil {
@@ -170,7 +194,10 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		}
 		s.Disk = heldBytes(made)
 	}
-	s.Does = trainWords(&o) + fmt.Sprintf(" lr %s", report.Sig(*o.LearningRate, 2))
+	s.Does = trainWords(&o)
+	if o.LearningRate != nil {
+		s.Does += fmt.Sprintf(" lr %s", report.Sig(*o.LearningRate, 2))
+	}
 	if steps > 0 {
 		s.Does += fmt.Sprintf(", %s steps × %s tokens", humanize.Comma(int64(steps)), count(float64(t.stepTokens(r))))
 	}
@@ -180,6 +207,27 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		s.Note("gradient checkpointing of %d blocks", r.Recompute)
 	}
 	t.warn(p, s, steps, r.params)
+	return nil
+}
+
+// checkVocabulary refuses a reference whose tokens are not the model's.
+func checkVocabulary(p *recipes.Planner, j *recipes.Job) error {
+	ref, ok := j.In("reference")
+	if !ok {
+		return nil
+	}
+	other, err := p.Source(ref)
+	if err != nil {
+		return err
+	}
+	to, _ := j.In("model")
+	own, err := p.Source(to)
+	if err != nil {
+		return err
+	}
+	if other.Spec.V != own.Spec.V {
+		return fail.Usagef("train.reference", "name a model of the same family", "%s has %d tokens, the model in training %d: their log-probabilities are of different texts", ref, other.Spec.V, own.Spec.V)
+	}
 	return nil
 }
 
@@ -208,6 +256,9 @@ func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
 	if t.rows.unknown != "" {
 		return 0
 	}
+	if t.config.Asks() {
+		return t.config.Steps(int(t.rows.train))
+	}
 	n := t.rows.bins
 	if t.rows.packing == "none" {
 		n = t.rows.train / int64(max(1, t.config.Samples()))
@@ -218,7 +269,7 @@ func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
 
 // stepTokens is the tokens of a whole step.
 func (t *trial) stepTokens(r *rehearsal) int64 {
-	if t.rows.dataset != nil {
+	if t.rows.dataset != nil || t.config.Asks() {
 		return r.StepTokens
 	}
 	full := int64(r.MicroTokens) * int64(t.config.GradientAccumulationSteps)
@@ -241,11 +292,27 @@ func (t trial) time(p *recipes.Planner, r *rehearsal, s *recipes.StagePlan, step
 			work = times(plain.work, 1+0.35*float64(r.Recompute-plain.Recompute)/float64(max(1, t.blocks(p))))
 		}
 	}
+	if t.config.Asks() {
+		s.Seconds = t.answerSeconds(p) * float64(steps)
+	}
 	perToken := p.Rates.Seconds(work, bf16(p, &t.config)) / float64(r.MicroTokens)
-	s.Seconds = float64(steps) * float64(t.stepTokens(r)) * perToken
-	if every := t.config.EvalSteps.Of(steps); every > 0 && !t.config.EvalSteps.Never() {
+	s.Seconds += float64(steps) * float64(t.stepTokens(r)) * perToken
+	if every := t.config.EvalSteps.Of(steps); every > 0 && !t.config.EvalSteps.Never() && !t.config.Asks() {
 		s.Seconds += float64(steps/every) * float64(t.rows.valTokens) * perToken / 3
 	}
+}
+
+// answerSeconds is writing a step's answers, each of full length, a few side by side.
+func (t *trial) answerSeconds(p *recipes.Planner) float64 {
+	const together = 16
+	ref, _ := t.j.In("model")
+	src, err := p.Source(ref)
+	if err != nil {
+		return 0
+	}
+	c := &t.config
+	answers := float64(c.MicroBatchSize*c.GradientAccumulationSteps) / float64(c.NumIterations)
+	return stepSeconds(p, src, together) * float64(c.MaxCompletionLength) * math.Ceil(answers/together)
 }
 
 func (t *trial) blocks(p *recipes.Planner) int {
@@ -268,11 +335,11 @@ const fewSteps = 100
 func (t *trial) warn(p *recipes.Planner, s *recipes.StagePlan, steps int, params int64) {
 	o := &t.config
 	usual := o.UsualRate()
-	if params < smallModel {
+	if params < smallModel && usual < 0.1 {
 		usual *= 10
 	}
-	if lr := *o.LearningRate; lr < usual/10 || lr > usual*10 {
-		s.Note("learning_rate %s is far from the usual %s", report.Sig(lr, 2), report.Sig(usual, 2))
+	if lr := o.LearningRate; lr != nil && (*lr < usual/10 || *lr > usual*10) {
+		s.Note("learning_rate %s is far from the usual %s", report.Sig(*lr, 2), report.Sig(usual, 2))
 	}
 	if steps > 0 && steps < fewSteps && o.MaxSteps == 0 {
 		s.Note("only %d optimizer steps: fewer gradient_accumulation_steps or more epochs give more", steps)

@@ -16,6 +16,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
 )
 
@@ -47,6 +48,9 @@ func servedTokenizer(src *arch.Source, adapters []string, note func(string)) (*t
 // adapterTemplates are the chat templates in an adapter's folder; none where it has
 // none of its own.
 func adapterTemplates(dir string) ([]tokenizer.NamedTemplate, error) {
+	if lora.IsGGUF(dir) {
+		return nil, nil
+	}
 	raw, err := formats.SideFile(filepath.Join(dir, templateFile))
 	if err != nil {
 		return nil, err
@@ -126,6 +130,9 @@ func trainedFiles(src *arch.Source, t *chat.Template) (map[string][]byte, error)
 // generation_config.json that stops where its chat template ends a turn: the programs
 // that read the folder know no other ends.
 func servedFiles(src *arch.Source, tok *tokenizer.Tokenizer) (map[string][]byte, error) {
+	if src.Spec.Reward {
+		src.SetPad(rewardPad(tok))
+	}
 	out, err := baseFiles(src)
 	if err != nil || tok == nil {
 		return out, err
@@ -140,6 +147,20 @@ func servedFiles(src *arch.Source, tok *tokenizer.Tokenizer) (map[string][]byte,
 	}
 	maps.Copy(out, files)
 	return out, addEnds(out, src, tok)
+}
+
+// rewardPad is a token to pad a reward model's texts with, none that ends one; -1 where
+// there is none.
+func rewardPad(tok *tokenizer.Tokenizer) int32 {
+	if tok == nil {
+		return -1
+	}
+	for _, id := range []int32{tok.PAD(), tok.UNK()} {
+		if id >= 0 && id != tok.EOS() && !slices.Contains(tok.EOSIDs(), id) {
+			return id
+		}
+	}
+	return -1
 }
 
 // addEnds adds to eos_token_id the ends of a turn that a chat template writes.

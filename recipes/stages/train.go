@@ -29,7 +29,8 @@ var trainKind = recipes.Kind{
 	Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
 	Makes: func(o any) []recipes.Made {
 		full := o.(*Train).Adapter == "none"
-		return []recipes.Made{{Dense: full, Adapter: !full}}
+		reward := full && o.(*Train).Reward()
+		return []recipes.Made{{Dense: full && !reward, Adapter: !full, Reward: reward}}
 	},
 	Types: func(_ *recipes.Planner, _ *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
 		return typesOf(from, arch.Dense{Path: "x"}), nil
@@ -41,6 +42,8 @@ var trainKind = recipes.Kind{
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
 	Data         string `yaml:"data" doc:"ingest stage, folder that tune ingest wrote, or file of rows" unset:"the only ingest stage"`
+	Reference    string `yaml:"reference,omitempty" doc:"preferences: stage or path of the model that answers are held against" unset:"the model without its adapter; full training: as it began"`
+	Teacher      string `yaml:"teacher,omitempty" doc:"distill: stage or path to learn from; base: what model was made from, or holds as NF4" unset:"required by distill"`
 	train.Config `yaml:",inline"`
 }
 
@@ -60,6 +63,15 @@ func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
 	c, err := o.Config.Resolve(int64(s.Seed))
 	if err != nil {
 		bad("", fail.Hint(err), "%v", err)
+	}
+	if err == nil && o.Reference != "" && (!c.ReadsReference() || c.Asks()) {
+		bad("reference", "leave it out", "objective: %s compares with no reference", c.Objective)
+	}
+	switch {
+	case c.Distills() && o.Teacher == "":
+		bad("teacher", "teacher: a model of the same tokens, or base", "objective: %s learns from a teacher, and none is given", c.Objective)
+	case !c.Distills() && o.Teacher != "":
+		bad("teacher", "leave it out", "teacher belongs to objective: distill, not %s", c.Objective)
 	}
 	if (c.Adapter == "lora" || c.Adapter == "qlora") && c.LoRA.InitFrom == "" { // else there is none, or it comes from the folder
 		c.LoRA, _ = c.LoRA.Resolve() // checked with the rest
@@ -85,6 +97,24 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		}
 		in = append(in, recipes.Input{Name: "init_from", Ref: from})
 	}
+	if o.Teacher != "" {
+		from := original(v, model)
+		if o.Teacher != "base" {
+			if from, err = v.Given(recipes.ModelRef, "teacher", o.Teacher); err != nil {
+				return nil, err
+			}
+		} else if from == model && o.Adapter != "qlora" {
+			return nil, v.Usagef("teacher", "teacher: PATH names another model; adapter: qlora makes the model less than its base", "teacher: base is the model itself, which has nothing to learn from it")
+		}
+		in = append(in, recipes.Input{Name: "teacher", Ref: from})
+	}
+	if o.Reference != "" {
+		ref, err := v.Given(recipes.ModelRef, "reference", o.Reference)
+		if err != nil {
+			return nil, err
+		}
+		in = append(in, recipes.Input{Name: "reference", Ref: ref})
+	}
 	return in, nil
 }
 
@@ -94,7 +124,7 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	if exists(o.Data) { // rows of a file, which a template may write with the date
 		a.Env["clock"] = fmt.Sprint(clock().Unix())
 	}
-	o.Model, o.Data = "", ""
+	o.Model, o.Data, o.Reference, o.Teacher = "", "", "", ""
 	o.setInit("")
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
 	return o
@@ -150,17 +180,44 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	defer ds.Close()
+	if o.Distills() {
+		err := checkTeacher(x, j)
+		if err == nil && o.LossTopK > 0 {
+			err = keepTaught(ctx, x, j, ds.Dataset)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if o.Asks() {
+		ds.MaxLength, ds.Packing = ds.MaxLength+o.MaxCompletionLength, "none"
+	}
+	job := train.Job{
+		Config: o, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
+		Packing: ds.Packing, Shuffle: ds.Shuffle,
+		Dir: x.WorkDir(j), Identity: string(res.Address),
+		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
+	}
+	if job.Reference, err = heldAgainst(ctx, x, j, job); err != nil {
+		return err
+	}
 	src, m, err := trainModel(x, j, &o)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	defer m.Close()
-	job := train.Job{
-		Config: o, Model: m, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
-		Packing: ds.Packing, Shuffle: ds.Shuffle,
-		Dir: x.WorkDir(j), Identity: string(res.Address),
-		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
+	job.Model = m
+	if job.Answering, err = answers(x, j); err != nil {
+		return err
+	}
+	if o.Distills() && o.LossTopK == 0 {
+		var t teaching
+		defer t.close()
+		if err := t.open(x, j); err != nil {
+			return err
+		}
+		job.Teacher = t.model
 	}
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
@@ -181,13 +238,59 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 			return err
 		}
 	}
-	if !math.IsNaN(out.ValLoss) {
+	if !math.IsNaN(out.ValLoss) && !o.Asks() {
 		left.ValLoss = &out.ValLoss
 	}
 	if err := saveTrained(ctx, x, j, src, m, job.Adapter, out.Steps); err != nil {
 		return err
 	}
 	return keepMetrics(x, j, job.Dir)
+}
+
+// answers is what a training on the model's own answers needs beside prompts.
+func answers(x *recipes.Env, j *recipes.Job) (a train.Answering, err error) {
+	o := j.Options.(*Train)
+	if !o.Asks() {
+		return a, nil
+	}
+	for i, r := range o.Rewards {
+		f, err := r.New(fmt.Sprintf("train.rewards[%d]", i))
+		if err != nil {
+			return a, err
+		}
+		a.Rewards = append(a.Rewards, f)
+	}
+	ref, _ := j.In("model")
+	tok, err := TokenizerOf(x.Path(ref))
+	if err != nil {
+		return a, err
+	}
+	a.Stop, a.Text = tok.EOSIDs(), func(ids []int32) string { return tok.Decode(ids, true) }
+	return a, nil
+}
+
+// heldAgainst computes what the answers of job are held against, before the model in
+// training is loaded; nil where the recipe names no reference.
+func heldAgainst(ctx context.Context, x *recipes.Env, j *recipes.Job, job train.Job) (*train.Reference, error) {
+	ref, ok := j.In("reference")
+	if !ok {
+		return nil, nil
+	}
+	hash, err := x.ContentHash(ref)
+	if err != nil {
+		return nil, err
+	}
+	src, err := OpenSource(x.Path(ref))
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	m, err := model.Load(x.Device(), src, model.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	return train.MakeReference(ctx, job.Dir, string(hash), m, job)
 }
 
 // startAdapter attaches the adapter that j trains, new or from a folder.
@@ -213,9 +316,23 @@ func showTraining(x *recipes.Env, p train.Progress) {
 		numbers["loss"] = p.Loss
 		text = fmt.Sprintf("loss %.4f", p.Loss)
 	}
-	if !math.IsNaN(p.Val) {
+	switch {
+	case p.Reward != nil:
+		numbers["reward"] = *p.Reward
+		text += fmt.Sprintf("  reward %.3f", *p.Reward)
+		if !math.IsNaN(p.Val) {
+			numbers["val_reward"] = -p.Val
+			text += fmt.Sprintf(" (val %.3f)", -p.Val)
+		}
+	case !math.IsNaN(p.Val):
 		numbers["val_loss"] = p.Val
 		text += fmt.Sprintf(" (val %.4f)", p.Val)
+	}
+	for _, v := range p.Objective {
+		numbers[v.Name] = v.V
+		if v.Name == "rewards/margins" || v.Name == "margin" {
+			text += "  margin " + report.Sig(v.V, 3)
+		}
 	}
 	if p.PerSecond > 0 {
 		numbers["tokens_per_second"] = p.PerSecond
@@ -223,6 +340,8 @@ func showTraining(x *recipes.Env, p train.Progress) {
 	}
 	if p.Evaluating {
 		text += "  validating"
+	} else if p.Answering {
+		text += "  writing answers"
 	}
 	x.Event(recipes.Event{What: "progress", Done: int64(p.Step), Total: int64(p.Total), Unit: "steps", Text: text, Memory: p.Memory, Numbers: numbers})
 }
@@ -276,11 +395,20 @@ func baseNote(x *recipes.Env, j *recipes.Job, dir string) (string, error) {
 // keepMetrics copies what a reader wants of the training state into the stage's
 // folder.
 func keepMetrics(x *recipes.Env, j *recipes.Job, work string) error {
-	raw, err := os.ReadFile(filepath.Join(work, "metrics.jsonl"))
-	if err != nil {
-		return err
+	names := []string{train.MetricsFile}
+	if j.Options.(*Train).Asks() {
+		names = append(names, train.AnswersFile)
 	}
-	return atomic.WriteFile(filepath.Join(x.Dir(j), "metrics.jsonl"), raw)
+	for _, name := range names {
+		raw, err := os.ReadFile(filepath.Join(work, name))
+		if err == nil {
+			err = atomic.WriteFile(filepath.Join(x.Dir(j), name), raw)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // viewTrain draws the curves of a train stage, of one that was interrupted
@@ -294,11 +422,17 @@ func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 	if err != nil || len(steps) == 0 {
 		return
 	}
-	v := &report.Curves{Charts: trainCharts(steps, evals)}
+	v := &report.Curves{}
+	if j.Options.(*Train).Asks() { // the loss says nothing of how good answers are
+		v.Charts = append(rewardCharts(steps, evals), trainCharts(steps, nil)...)
+		s.Learned = answersOver(filepath.Join(filepath.Dir(path), train.AnswersFile))
+	} else {
+		v.Charts = trainCharts(steps, evals)
+	}
 	s.Curves, s.Files = v, tensorboardFile(path, j.ID, steps, evals)
 	last := steps[len(steps)-1]
 	v.Line = fmt.Sprintf("%s steps, last loss %s", humanize.Comma(int64(last.Step)), report.Sig(last.Loss, 4))
-	if n := len(evals); n > 0 {
+	if n := len(evals); n > 0 && !j.Options.(*Train).Asks() {
 		v.Line += fmt.Sprintf(", validation loss %s", report.Sig(evals[n-1].Loss, 4))
 	}
 	if res != nil {

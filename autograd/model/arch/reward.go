@@ -100,17 +100,25 @@ func (s *Source) rewardName() (string, error) {
 	return "", fail.Usagef(s.Reader.Path(), "train the reward model on another one", "a reward model of architecture %s is not supported: Transformers has no class for it", s.arch.Name)
 }
 
-// rewardConfig is what config.json says of a reward model.
-func (s *Source) rewardConfig(put func(key string, v any) error) error {
+// SetPad says which token a reward model's texts are padded with, which is none that
+// they end with; -1: there is no such token.
+func (s *Source) SetPad(id int32) { s.pad = &id }
+
+// rewardConfig is what config.json says of a reward model. Transformers finds the last
+// token of a text as the last that does not pad, and without a padding token takes
+// texts one at a time.
+func (s *Source) rewardConfig() (map[string]any, error) {
 	name, err := s.rewardName()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := put("architectures", []string{name}); err != nil {
-		return err
+	set := map[string]any{"architectures": []string{name}, "id2label": map[string]string{"0": "LABEL_0"}, "label2id": map[string]int{"LABEL_0": 0}, "num_labels": nil}
+	switch {
+	case s.pad == nil: // as it was
+	case *s.pad < 0:
+		set["pad_token_id"] = nil
+	default:
+		set["pad_token_id"] = *s.pad
 	}
-	if err := put("id2label", map[string]string{"0": "LABEL_0"}); err != nil {
-		return err
-	}
-	return put("label2id", map[string]int{"LABEL_0": 0})
+	return set, nil
 }

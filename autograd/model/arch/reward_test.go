@@ -39,6 +39,7 @@ func TestReward(t *testing.T) {
 			if err := src.Reward(draw); err != nil {
 				t.Fatal(err)
 			}
+			src.SetPad(258)
 			dir := filepath.Join(t.TempDir(), "reward")
 			if err := (&Dense{Path: dir}).Write(context.Background(), cpu.New(cpu.Options{}), src, nil); err != nil {
 				t.Fatal(err)
@@ -68,6 +69,9 @@ func TestReward(t *testing.T) {
 			config, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if !strings.Contains(string(config), `"pad_token_id": 258`) || !strings.Contains(string(config), rewardClass) {
+				t.Errorf("config %s", config)
 			}
 			more := strings.Replace(string(config), `"0": "LABEL_0"`, `"0": "A", "1": "B", "2": "C"`, 1)
 			if err := os.WriteFile(path, []byte(more), 0o666); err != nil {

@@ -65,7 +65,7 @@ KERNEL(copy2d, Copy2DArgs) {
 }
 
 // Activations, as kernels.ActKind numbers them.
-enum { SILU, GELU, GELU_TANH, RELU, RELU2, SIGMOID, TANH, QUICK_GELU, SOFTPLUS, XIELU, CLAMPED, CLIP };
+enum { SILU, GELU, GELU_TANH, RELU, RELU2, SIGMOID, TANH, QUICK_GELU, SOFTPLUS, XIELU, CLAMPED, LIMITED, CLIP, RSQRT };
 struct Act { int kind; float limit, alpha, alpha_p, alpha_n, beta, eps; int pad; };
 
 __device__ inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }
@@ -79,9 +79,9 @@ __device__ inline float tanh_slope(float x) {
 // curve is the value v and the slope s of an activation at x.
 __device__ inline void curve(const Act& k, float x, float& v, float& s) {
   switch (k.kind) {
-  case SILU: case QUICK_GELU: case CLAMPED: {
-    float alpha = k.kind == SILU ? 1.0f : k.kind == QUICK_GELU ? 1.702f : k.alpha;
-    float limit = k.kind == CLAMPED && k.limit != 0 ? k.limit : INF, cut = fminf(x, limit);
+  case SILU: case QUICK_GELU: case CLAMPED: case LIMITED: {
+    float alpha = k.kind == CLAMPED ? k.alpha : k.kind == QUICK_GELU ? 1.702f : 1.0f;
+    float limit = (k.kind == CLAMPED || k.kind == LIMITED) && k.limit != 0 ? k.limit : INF, cut = fminf(x, limit);
     float p = sigmoid(alpha * cut), q = sigmoid(-alpha * cut);
     v = cut * p;
     s = x <= limit ? p + alpha * cut * (p * q) : 0;
@@ -110,6 +110,11 @@ __device__ inline void curve(const Act& k, float x, float& v, float& s) {
     s = k.beta - k.alpha_n + (x <= k.eps ? k.alpha_n * expf(x) : 0);
     return;
   }
+  case RSQRT: {
+    v = 1 / sqrtf(fmaxf(x, k.limit));
+    s = x > k.limit ? -0.5f * v * v * v : 0;
+    return;
+  }
   default: { // CLIP
     float limit = k.limit != 0 ? k.limit : INF;
     v = fminf(fmaxf(x, -limit), limit);
@@ -130,10 +135,10 @@ __device__ inline i64 up_at(const ActArgs& a, i64 i) { return a.layout == SEPARA
 __device__ inline float second(const ActArgs& a, i64 i, bool& open) {
   open = true;
   float u = a.layout == SEPARATE ? get(a.up, i) : get(a.gate, up_at(a, i));
-  if (a.act.kind != CLAMPED) return u;
+  if (a.act.kind != CLAMPED && a.act.kind != LIMITED) return u;
   float limit = a.act.limit != 0 ? a.act.limit : INF;
   open = u >= -limit && u <= limit;
-  return fminf(fmaxf(u, -limit), limit) + 1;
+  return fminf(fmaxf(u, -limit), limit) + (a.act.kind == CLAMPED ? 1 : 0);
 }
 
 KERNEL(act, ActArgs) {

@@ -26,17 +26,17 @@ KERNEL(sum_fold, SumArgs) {
   put(a.out, 0, (float)s);
 }
 
-// One span of parameters. Each operation is rounded, in the order of torch's.
+// One parameter under an update rule. Each operation is rounded, in the order of
+// torch's.
 enum { ADAMW, SGD };
 struct OptimArgs {
-  float *p, *m, *v;
+  float *p, *m, *v, *most; // most: the largest second moments (AMSGrad)
   const float *g, *sum_sq;
   double max_norm;
   i64 n;
-  int kind;
-  float keep, lerp, beta2, one_beta2, root, eps, step; // of AdamW
-  float lr, momentum, decay;                          // of SGD
-  int pad;
+  int kind, late, nesterov;
+  float keep, l2, lerp, beta2, rest, root, eps, step; // of AdamW
+  float lr, momentum, take;                           // of SGD, whose decay is l2
 };
 
 KERNEL(optim, OptimArgs) {
@@ -48,18 +48,19 @@ KERNEL(optim, OptimArgs) {
     if (!(norm < 1e300)) return; // not finite: nothing is changed
     if (a.max_norm > 0) clip = fminf(1, (float)(a.max_norm / (norm + 1e-6)));
   }
-  float g = a.g[i] * clip, p = a.p[i];
+  float p = a.p[i], g = a.g[i] * clip + a.l2 * p;
   if (a.kind == SGD) {
-    g = g + a.decay * p;
-    if (a.m) g = a.m[i] = a.momentum * a.m[i] + g;
+    if (a.m) {
+      float m = a.m[i] = a.momentum * a.m[i] + a.take * g;
+      g = a.nesterov ? g + a.momentum * m : m;
+    }
     a.p[i] = p - a.lr * g;
     return;
   }
-  p = p * a.keep;
   float m = a.m[i], v = a.v[i];
-  m = m + a.lerp * (g - m);
-  v = v * a.beta2 + a.one_beta2 * (g * g);
-  a.m[i] = m;
-  a.v[i] = v;
-  a.p[i] = p + a.step * m / (sqrtf(v) / a.root + a.eps);
+  a.m[i] = m = m + a.lerp * (g - m);
+  a.v[i] = v = v * a.beta2 + a.rest * (g * g);
+  if (a.most) a.most[i] = v = fmaxf(a.most[i], v);
+  float u = a.step * m / (sqrtf(v) / a.root + a.eps);
+  a.p[i] = a.late ? (p + u) * a.keep : p * a.keep + u;
 }

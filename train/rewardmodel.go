@@ -7,7 +7,7 @@ import (
 	"github.com/tunekit/tunekit/data"
 )
 
-// reward trains a reward model on pairs (Bradley and Terry 1952; Ouyang et al.
+// rewardModel trains one on pairs (Bradley and Terry 1952; Ouyang et al.
 // 2022, arXiv:2203.02155): the mean of -log σ(chosen - rejected - margin), where
 // a text's reward is what the model's head, of one row, says of its last token
 // and the margin is the pair's own (Touvron et al. 2023, arXiv:2307.09288). With
@@ -16,24 +16,24 @@ import (
 //
 // It reads LogProbs.Policy as the rewards of a batch's samples [S], and weighs
 // these: Weigh is how the loss falls with each.
-type reward struct{ center float64 }
+type rewardModel struct{ center float64 }
 
 func newReward(c Config) Objective {
 	if c.CenterRewards == nil {
-		return reward{}
+		return rewardModel{}
 	}
-	return reward{*c.CenterRewards}
+	return rewardModel{*c.CenterRewards}
 }
 
-func (reward) Reads() Reads { return ReadsPolicy }
+func (rewardModel) Reads() Reads { return ReadsPolicy }
 
-func (reward) Samples() int { return 2 }
+func (rewardModel) Samples() int { return 2 }
 
-func (reward) Unit() string { return "pair" }
+func (rewardModel) Unit() string { return "pair" }
 
-func (reward) Count(b *data.Batch) int64 { return int64(len(b.Seq)-1) / 2 }
+func (rewardModel) Count(b *data.Batch) int64 { return int64(len(b.Seq)-1) / 2 }
 
-func (o reward) Weigh(b *data.Batch, p LogProbs, total int64) []float32 {
+func (o rewardModel) Weigh(b *data.Batch, p LogProbs, total int64) []float32 {
 	out := make([]float32, len(b.Seq)-1)
 	for s := 0; s+1 < len(out); s += 2 {
 		c, r := float64(p.Policy[s]), float64(p.Policy[s+1])
@@ -43,7 +43,7 @@ func (o reward) Weigh(b *data.Batch, p LogProbs, total int64) []float32 {
 	return out
 }
 
-func (o reward) Score(b *data.Batch, p LogProbs) Score {
+func (o rewardModel) Score(b *data.Batch, p LogProbs) Score {
 	s := Score{Values: Values{{"min_reward", math.Inf(1)}, {"mean_reward", 0}, {"max_reward", math.Inf(-1)}, {"accuracy", 0}, {"margin", 0}}, Of: make([]float64, 5)}
 	for k := 0; k+2 < len(b.Seq); k += 2 {
 		c, r := float64(p.Policy[k]), float64(p.Policy[k+1])
@@ -61,7 +61,7 @@ func (r *run) rewards(b *data.Batch, w whole) (s Score, err error) {
 	err = r.dev.Run(func() error {
 		t := &autograd.Tape{Dev: r.dev, Record: w.units > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
 		defer t.Free()
-		h := r.Model.Hidden(t, inputs(b))
+		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		y := r.Model.Rewards(t, h, b.Seq)
 		t.Done(h)
 		if t.Err() != nil {

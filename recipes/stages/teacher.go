@@ -1,0 +1,86 @@
+package stages
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/train"
+)
+
+// teaching is the teacher of a training that distils, while it is in memory.
+type teaching struct {
+	src   *arch.Source
+	model *model.Model
+}
+
+// open loads the teacher of j.
+func (t *teaching) open(x *recipes.Env, j *recipes.Job) error {
+	if t.model != nil {
+		return nil
+	}
+	ref, _ := j.In("teacher")
+	var err error
+	if t.src, err = OpenSource(x.Path(ref)); err != nil {
+		return err
+	}
+	t.model, err = model.Load(x.Device(), t.src, model.Options{})
+	return err
+}
+
+func (t *teaching) close() {
+	if t.model != nil {
+		t.model.Close()
+	}
+	if t.src != nil {
+		t.src.Close()
+	}
+	*t = teaching{}
+}
+
+// checkTeacher refuses a teacher that is the model itself, as it is held.
+func checkTeacher(x *recipes.Env, j *recipes.Job) error {
+	ref, _ := j.In("teacher")
+	of, _ := j.In("model")
+	if ref.Stage != of.Stage || ref.Path != of.Path || ref.Member != of.Member {
+		return nil
+	}
+	src, err := OpenSource(x.Path(of))
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if quantized(src) || j.Options.(*Train).Adapter != "qlora" {
+		return fail.Usagef("train.teacher", "name what it was quantized from", "the teacher is the model itself, as it is held")
+	}
+	return nil
+}
+
+// keepTaught has the teacher of j say what it expects of the rows, before
+// the model takes its memory: its likeliest tokens, in files beside the checkpoints.
+func keepTaught(ctx context.Context, x *recipes.Env, j *recipes.Job, ds *data.Dataset) error {
+	var t teaching
+	defer t.close()
+	ask := func() (*model.Model, error) { err := t.open(x, j); return t.model, err }
+	ref, _ := j.In("teacher")
+	hash, err := x.ContentHash(ref)
+	if err != nil {
+		return err
+	}
+	c := j.Options.(*Train).Config
+	for _, part := range []struct {
+		name string
+		rows *data.Examples
+	}{{"train", &ds.Train}, {"val", &ds.Val}} {
+		path := filepath.Join(x.WorkDir(j), "teacher-"+part.name+".arrow")
+		if *part.rows, err = train.Teach(ctx, c, path, fmt.Sprint(hash, " ", ds.Key), *part.rows, ask, x.Progress("samples asked of the teacher")); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -133,10 +133,8 @@ func (c *CUDA) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 	switch family := t.Kind.Info().Family; {
 	case family == dtype.Int:
 		f.kind = 1
-	case t.Kind == dtype.F8E4M3:
-		f.kind = 2
-	case t.Kind == dtype.F8E5M2:
-		f.kind = 3
+	case family == dtype.Micro:
+		f.kind = storage[t.Kind] - 1 // 2 and 3
 	case t.Kind != dtype.F32:
 		panic(fmt.Sprintf("cuda: fakequant: %v is neither an integer nor a small float type, nor F32", t))
 	}

@@ -5,7 +5,7 @@ STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SMOLLM2      = models/SmolLM2-135M-Instruct.Q4_1.gguf
 export CGO_ENABLED = 0
 
-.PHONY: help build test conformance test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
+.PHONY: help build test conformance generate-cuda test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +44,16 @@ staticcheck:
 
 generate: ## write the generated files
 	$(GO) generate ./...
+
+NVRTC = nvidia_cuda_nvrtc_cu12-12.4.127-py3-none-manylinux2014_x86_64.whl
+generate-cuda: build/$(NVRTC) ## kernels/cuda/ptx from kernels/cuda/src by NVRTC 12.4, which needs no GPU
+	cd kernels/cuda/gen && LD_LIBRARY_PATH=$(CURDIR)/build/nvrtc/nvidia/cuda_nvrtc/lib $(GO) run . libnvrtc.so.12 ../src ../ptx
+
+build/$(NVRTC):
+	mkdir -p build
+	python3 -m pip download --quiet --no-deps --dest build nvidia-cuda-nvrtc-cu12==12.4.127
+	echo "a178759ebb095827bd30ef56598ec182b85547f1508941a3d560eb7ea1fbf338  $@" | sha256sum -c - || { rm $@; exit 1; }
+	python3 -m zipfile -e $@ build/nvrtc
 
 generate-check: ## generate changes nothing
 	@before=$$(git diff | git hash-object --stdin); $(MAKE) --no-print-directory generate; \

@@ -124,7 +124,7 @@ func (c *KV) ValueSize() int {
 	return c.Dv
 }
 
-// KVAppendArgs say where tokens go in a cache.
+// KVAppendArgs say where tokens go in a cache: no two to the same place.
 type KVAppendArgs struct {
 	N         int
 	K, V      Heads  // keys and values; V is not read where the cache has no Values

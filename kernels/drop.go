@@ -14,12 +14,13 @@ func mix(z uint64) uint64 {
 	return z ^ z>>31
 }
 
-// DropRow is the seed of one token's row.
-func (d *Drop) DropRow(key int64) uint64 {
-	s := mix(d.Seed + golden)
-	s = mix(s ^ (uint64(d.Step)<<32 | uint64(d.Site)))
-	return mix(s ^ uint64(key))
+// DropSeed is what DropRow mixes with a key.
+func (d *Drop) DropSeed() uint64 {
+	return mix(mix(d.Seed+golden) ^ (uint64(d.Step)<<32 | uint64(d.Site)))
 }
+
+// DropRow is the seed of one token's row.
+func (d *Drop) DropRow(key int64) uint64 { return mix(d.DropSeed() ^ uint64(key)) }
 
 // DropCounter is the state of SplitMix64 for columns c and c+1 of a row, c even.
 func DropCounter(row uint64, c int) uint64 { return row + golden*uint64(c/2+1) }

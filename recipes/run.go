@@ -129,7 +129,7 @@ func (x *run) open(limit int64) (kernels.Backend, error) {
 	if name == "" {
 		name = x.Device
 	}
-	return device.Open(name, device.Options{Threads: threads, MemoryLimit: limit, Level: x.recordedLevel()})
+	return device.Open(name, device.Options{Threads: threads, MemoryLimit: limit, DeviceMemoryLimit: int64(x.DeviceMemoryLimit), Level: x.recordedLevel()})
 }
 
 func (x *run) wanted(id string) bool {

@@ -33,6 +33,7 @@ type golden struct {
 	shaky float64
 	// experts of the adapters by name, below 0 where PEFT takes A and B for each other
 	experts map[string]int
+	dev     func() kernels.Backend // what it is loaded on; nil: the CPU
 }
 
 type array struct {
@@ -154,7 +155,11 @@ func (g *golden) open(t *testing.T, file string) *arch.Source {
 
 func (g *golden) load(t *testing.T, file string, o Options) *Model {
 	t.Helper()
-	m, err := Load(cpu.New(cpu.Options{}), g.open(t, file), o)
+	dev := kernels.Backend(cpu.New(cpu.Options{}))
+	if g.dev != nil {
+		dev = g.dev()
+	}
+	m, err := Load(dev, g.open(t, file), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,10 +36,10 @@ var adding = map[string][]added{
 		{`^gptqMethod$`, "quant/gptq.go quant/method.go", ""},
 	},
 	"block type": {
-		{`F8E5M2`, "kernels/block/decode.go kernels/block/encode.go kernels/block/micro.go kernels/dtype/dtype.go", ""},
+		{`F8E5M2`, "kernels/block/decode.go kernels/block/encode.go kernels/block/micro.go kernels/cuda/mat.go kernels/dtype/dtype.go", ""},
 	},
 	"backend": {
-		{`(?i)^cuda`, "kernels/device/device.go", ""},
+		{`(?i)^cuda`, "kernels/device/device.go", "kernels/cuda/"},
 	},
 	"stage": {
 		{`^exportKind$`, "recipes/stages/export.go recipes/stages/stages.go", ""},

@@ -17,7 +17,7 @@ import (
 var layers = []string{
 	"kernels/dtype kernels/par kernels/dl formats/fail data/jinja data/corpus kernels/internal/level kernels/block/internal/lanes",
 	"kernels/block formats/atomic kernels/cpu/internal/vec kernels/cuda/driver recipes/schema",
-	"kernels formats formats/hub formats/atomic/testdir train/judge",
+	"kernels formats formats/hub formats/atomic/testdir kernels/cuda/ptxsim train/judge",
 	"data/tokenizer data/rows kernels/optim",
 	"kernels/cpu kernels/cuda kernels/dry autograd/model/arch data/chat",
 	"autograd autograd/reference data kernels/device kernels/kerneltest kernels/bench autograd/model/arch/archtest",
@@ -47,6 +47,7 @@ var only = map[string]string{
 	"github.com/gofrs/flock":                "recipes train", // locks are no artifacts
 	module + "autograd/reference":           "cmd/internal/cli",
 	module + "formats/atomic/testdir":       "",
+	module + "kernels/cuda/ptxsim":          "", // of tests
 	module + "autograd/model/arch/archtest": "cmd/internal/conformance",
 	"C":                                     "",
 	"plugin":                                "",

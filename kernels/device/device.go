@@ -5,12 +5,14 @@ package device
 
 import (
 	"math"
+	"runtime/debug"
 	"strconv"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
+	"github.com/tunekit/tunekit/kernels/cuda"
 )
 
 // NoLimit as a MemoryLimit lets a backend take all the memory there is.
@@ -19,14 +21,16 @@ const NoLimit = math.MaxInt64
 // Options of a device. A field that a backend has no use for is ignored.
 type Options struct {
 	Threads     int   // of the CPU; 0: as many as GOMAXPROCS allows
-	MemoryLimit int64 // bytes; 0: the backend decides (on the CPU 0.9 of the memory that is available)
+	MemoryLimit int64 // bytes of the host's memory; 0: the backend decides (on the CPU 0.9 of the memory that is available)
+	// DeviceMemoryLimit is bytes of a GPU's own memory; 0: 0.95 of what is free.
+	DeviceMemoryLimit int64
 	// Level of earlier results (kernels.Info.Level), to go on with: taken where
 	// the processor has it and TUNE_KERNELS forces none. "": the backend's choice.
 	Level string
 }
 
-// Open returns the backend called name: "cpu", "auto" or "" (the fastest there
-// is), or "cuda:N". The caller closes it. An unknown name is a usage error; a
+// Open returns the backend called name: "cpu", "auto" or "" (the CPU, until the
+// backend of GPUs has been tried on one), or "cuda:N". The caller closes it. An unknown name is a usage error; a
 // device that cannot be used here is a limit error that says why. No kernel may
 // be running: threads and kernel level of the CPU belong to the process.
 func Open(name string, o Options) (kernels.Backend, error) {
@@ -41,15 +45,27 @@ func Open(name string, o Options) (kernels.Backend, error) {
 		}
 		return cpu.New(cpu.Options{Threads: o.Threads, MemoryLimit: o.MemoryLimit, Process: true}), nil
 	}
-	if n, ok := strings.CutPrefix(name, "cuda"); ok && (n == "" || isIndex(strings.TrimPrefix(n, ":"))) {
-		return nil, fail.Limitf("device", "use device: cpu", "%s asked, but this build has no CUDA backend, so no GPU can be used", name)
+	if index, ok := gpuIndex(name); ok {
+		if o.MemoryLimit > 0 && o.MemoryLimit != NoLimit {
+			debug.SetMemoryLimit(o.MemoryLimit)
+		}
+		c, err := cuda.Open(index, cuda.Options{MemoryLimit: o.DeviceMemoryLimit})
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
 	}
 	return nil, fail.Usagef("device", "devices are auto, cpu and cuda:N", "no device is called %q", name)
 }
 
-func isIndex(s string) bool {
-	n, err := strconv.Atoi(s)
-	return err == nil && n >= 0
+// gpuIndex is the number of cuda:N; cuda is cuda:0.
+func gpuIndex(name string) (int, bool) {
+	if name == "cuda" {
+		return 0, true
+	}
+	digits, ok := strings.CutPrefix(name, "cuda:")
+	n, err := strconv.Atoi(digits)
+	return n, ok && err == nil && n >= 0
 }
 
 // HostMemory is what this process may still take of the host's memory, in
@@ -68,6 +84,16 @@ func List() []Entry {
 	in := cpu.New(cpu.Options{}).Info()
 	return []Entry{
 		{Name: "cpu", Usable: true, Detail: "kernels " + in.Level + ", " + strconv.Itoa(in.Threads) + " threads"},
-		{Name: "cuda", Detail: "this build has no CUDA backend"},
+		gpu(),
 	}
+}
+
+// gpu describes the first GPU, or says why there is none.
+func gpu() Entry {
+	c, err := cuda.Open(0, cuda.Options{})
+	if err != nil {
+		return Entry{Name: "cuda:0", Detail: strings.TrimPrefix(err.Error(), "cuda:0: ")}
+	}
+	defer c.Close()
+	return Entry{Name: "cuda:0", Usable: true, Detail: c.Describe() + "; this backend has not been tried on a GPU yet"}
 }

@@ -139,7 +139,17 @@ func testAttention(s *suite) {
 		{seq: []int32{0, 20, 90}, h: 4, k: 2, d: 16, p: 7},
 		{seq: []int32{0, 20, 90}, h: 2, k: 1, d: 20, dv: 12, p: 40, sinks: true, softCap: 5, window: 30},
 		{seq: []int32{0, 30}, seqKV: []int32{0, 70}, h: 2, k: 2, d: 8, p: 9, full: true, span: 21, zero: 10},
+
+		{seq: []int32{0, 7, 47}, h: 2, k: 1, d: 6, dv: 3, softCap: 2, sinks: true},
+		{seq: []int32{0, 7, 41}, h: 2, k: 2, d: 5, chunk: 16, window: 9},
+		{seq: []int32{0, 7, 41}, h: 2, k: 1, d: 4, full: true, window: 6, ahead: 11},
+		{seq: []int32{0, 5, 40}, h: 2, k: 1, d: 4, span: 33, zero: 16, full: true},
+		{seq: []int32{0, 5, 40}, h: 2, k: 2, d: 4, span: 6, zero: 0, softCap: 3},
+		{seq: []int32{0, 5, 40}, h: 4, k: 2, d: 4, p: 7, span: 9, zero: 2},
 	} {
+		if keys := c.bounds(); s.large(c.queries() * int(keys[len(keys)-1]) * c.h * c.d) {
+			continue
+		}
 		if c.dv == 0 {
 			c.dv = c.d
 		}

@@ -30,6 +30,13 @@ func testExperts(s *suite) {
 		{rows: []int{2, 0, 30}, in: 64, out: 20, t: dtype.Of(dtype.Q8_0)},
 		{rows: []int{0, 0}, in: 8, out: 3, t: f32, bias: true},
 	} {
+		n := 0
+		for _, r := range c.rows {
+			n += r
+		}
+		if s.large(n * c.in * c.out / 5) {
+			continue
+		}
 		s.in(fmt.Sprintf("%+v", c), func(s *suite) { s.experts(c) })
 	}
 }

@@ -18,6 +18,9 @@ func testGather(s *suite) {
 		{v: 5, c: 7, n: 9}, {v: 300, c: 576, n: 40}, {v: 3, c: 1, n: 1}, {v: 4, c: 16, n: 0},
 		{v: 6, c: 37, n: 11, k: 3}, {v: 6, c: 37, n: 11, k: 3, weighted: true}, {v: 90, c: 200, n: 130, k: 8, weighted: true}, {v: 9, c: 5, n: 7, weighted: true},
 	} {
+		if s.large(c.v * c.n * max(c.k, 1) * c.c / 16) {
+			continue
+		}
 		s.in(fmt.Sprintf("%+v", c), func(s *suite) { s.gather(c) })
 	}
 	s.in("decodes", func(s *suite) {

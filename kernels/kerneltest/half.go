@@ -82,6 +82,9 @@ func testHalf(s *suite) {
 		{n: 40, in: 64, out: 48, drop: 0.25, r: 3, alpha: 2}, {n: 20, in: 5000, out: 40},
 	} {
 		c.t = dtype.Of(dtype.F32)
+		if s.large(c.n * c.in * c.out) {
+			continue
+		}
 		s.in("linear "+c.String(), func(s *suite) { s.halfLinear(c) })
 	}
 	s.in("rope", func(s *suite) {
@@ -106,7 +109,11 @@ func testHalf(s *suite) {
 		{seq: []int32{0, 300}, h: 2, k: 1, d: 32, chunk: 50, bf16: true},
 		{seq: []int32{0, 300}, h: 2, k: 1, d: 32, full: true},
 		{seq: []int32{0, 40}, h: 2, k: 1, d: 32, p: 9},
+		{seq: []int32{0, 5, 39}, h: 2, k: 1, d: 8, softCap: 3, sinks: true, bf16: true},
 	} {
+		if n := int(c.seq[len(c.seq)-1]); s.large(n * n * c.h * c.d) {
+			continue
+		}
 		s.in(fmt.Sprintf("attention %+v", c), func(s *suite) { s.halfAttention(c) })
 	}
 	s.in("logprob", func(s *suite) {
@@ -127,12 +134,12 @@ func testHalf(s *suite) {
 		const n, h, k, d = 5, 4, 2, 20
 		q, kk, v := s.twin(n*h*d), s.twin(n*k*d), s.twin(n*k*d)
 		cache := &kernels.KV{Keys: s.alloc(dtype.F32, 8*k*d), Values: s.alloc(dtype.F32, 8*k*d), Slots: 1, Max: 8, K: k, Dk: d}
-		slot, pos := s.ints(make([]int32, n)), s.ints([]int32{0, 1, 2, 3, 2})
+		slot, place, pos := s.ints(make([]int32, n)), s.ints([]int32{0, 1, 2, 3, 4}), s.ints([]int32{0, 1, 2, 3, 2})
 		s.halves([]int{n * h * d}, func(half bool, dst []kernels.Dst) {
 			heads := func(b kernels.Buffer, h int, add bool) kernels.Heads {
 				return kernels.Heads{Buffer: b, Tok: h * d, Head: d, Add: add}
 			}
-			s.b.KVAppend(cache, &kernels.KVAppendArgs{N: n, K: heads(kk.pick(half), k, false), V: heads(v.pick(half), k, false), Slot: slot, Pos: pos})
+			s.b.KVAppend(cache, &kernels.KVAppendArgs{N: n, K: heads(kk.pick(half), k, false), V: heads(v.pick(half), k, false), Slot: slot, Pos: place})
 			s.b.KVAttention(heads(dst[0].Buffer, h, dst[0].Add), heads(q.pick(half), h, false), cache, &kernels.KVAttnArgs{N: n, H: h, Slot: slot, Pos: pos, Scale: 0.3})
 		})
 	})

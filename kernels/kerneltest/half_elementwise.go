@@ -8,12 +8,18 @@ import (
 )
 
 func testHalfElementwise(s *suite) {
-	for _, k := range []normCase{{n: 1, c: 1}, {n: 5, c: 67, w: true}, {n: 90, c: 576, w: true, res: true}, {n: 40, c: 64, heads: 4, w: true, bias: true, offset: 1, kind: kernels.LayerNorm}} {
+	for _, k := range []normCase{{n: 1, c: 1}, {n: 5, c: 67, w: true}, {n: 90, c: 576, w: true, res: true}, {n: 7, c: 66, w: true, res: true}, {n: 40, c: 64, heads: 4, w: true, bias: true, offset: 1, kind: kernels.LayerNorm}} {
+		if s.large(10 * k.n * k.c) {
+			continue
+		}
 		s.in(fmt.Sprintf("norm %+v", k), func(s *suite) { s.halfNorm(k) })
 	}
 	s.in("act", func(s *suite) {
 		for _, kind := range []kernels.ActKind{kernels.SiLU, kernels.GELUTanh, kernels.ReLU2} {
 			for _, n := range []int{1, 67, 20000} {
+				if s.large(20 * n) {
+					continue
+				}
 				gate, up, dy := s.twin(n), s.twin(n), s.twin(n)
 				args := func(half bool) *kernels.ActArgs {
 					return &kernels.ActArgs{Kind: kind, N: 1, F: n, Gate: gate.pick(half), Up: up.pick(half)}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -20,10 +21,31 @@ import (
 
 // Run checks every method of b. name-by-name subtests let a backend be brought
 // up one operation at a time.
-func Run(t *testing.T, b kernels.Backend) {
+func Run(t *testing.T, b kernels.Backend) { RunPart(t, b, Part{}) }
+
+// Part is what of the suite is run.
+type Part struct {
+	Without []string     // groups of methods that a backend lacks
+	Kinds   []dtype.Kind // storage types that it lacks
+	Rounds  []dtype.Kind // storage types that it cannot make of values
+	// Rule says whether a backend has an update rule; nil: it has all.
+	Rule func(r *kernels.OptimRule) bool
+	Most int // cases of more elementary products are left out; 0: none are
+}
+
+// RunPart is Run for a backend that is not complete, or much slower than a device.
+func RunPart(t *testing.T, b kernels.Backend, p Part) {
+	for _, name := range p.Without {
+		if !slices.ContainsFunc(groups, func(g group) bool { return g.name == name }) {
+			t.Errorf("there is no group %s to leave out", name)
+		}
+	}
 	for _, g := range groups {
+		if slices.Contains(p.Without, g.name) {
+			continue
+		}
 		t.Run(g.name, func(t *testing.T) {
-			s := &suite{T: t, b: b, rng: rand.New(rand.NewPCG(1, 2))}
+			s := &suite{T: t, b: b, part: p, rng: rand.New(rand.NewPCG(1, 2))}
 			defer s.free()
 			if err := b.Run(func() error { g.run(s); return nil }); err != nil {
 				t.Fatal(err)
@@ -32,11 +54,14 @@ func Run(t *testing.T, b kernels.Backend) {
 	}
 }
 
-// groups are the parts of the suite, by the methods they check.
-var groups = []struct {
+// group is a part of the suite.
+type group struct {
 	name string
 	run  func(s *suite)
-}{
+}
+
+// groups are the parts of the suite, by the methods they check.
+var groups = []group{
 	{"Memory", testMemory},
 	{"Linear", testLinear},
 	{"Experts", testExperts},
@@ -77,6 +102,7 @@ var groups = []struct {
 type suite struct {
 	*testing.T
 	b    kernels.Backend
+	part Part
 	rng  *rand.Rand
 	bufs []kernels.Buffer
 }
@@ -91,11 +117,17 @@ func (s *suite) free() {
 // in runs f as a named case and frees what it allocated.
 func (s *suite) in(name string, f func(s *suite)) {
 	s.Run(name, func(t *testing.T) {
-		c := &suite{T: t, b: s.b, rng: s.rng}
+		c := &suite{T: t, b: s.b, part: s.part, rng: s.rng}
 		defer c.free()
 		f(c)
 	})
 }
+
+// large says whether a case of so many products is left out.
+func (s *suite) large(products int) bool { return s.part.Most > 0 && products > s.part.Most }
+
+// lacks says whether the backend has not the storage type.
+func (s *suite) lacks(t dtype.Type) bool { return slices.Contains(s.part.Kinds, t.Kind) }
 
 func (s *suite) alloc(k dtype.Kind, n int) kernels.Buffer {
 	s.Helper()

@@ -85,6 +85,9 @@ func testLinear(s *suite) {
 		{n: 30, in: 128, out: 24, t: dtype.Type{Kind: dtype.Int4, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}},
 		{n: 3, in: 128, out: 24, t: dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.BF16}},
 	} {
+		if s.large(c.n * c.in * c.out) {
+			continue
+		}
 		s.in(c.String(), func(s *suite) { s.linear(c) })
 	}
 	s.in("fast", testFast)
@@ -103,6 +106,9 @@ func testFast(s *suite) {
 	for _, t := range []dtype.Type{dtype.Of(dtype.F32), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K), dtype.NF4Double} {
 		w, wx := s.weights(t, out, in, 1)
 		for _, n := range []int{1, 3, 16, 40} {
+			if s.large(n * in * out) {
+				continue
+			}
 			x := s.normal(n*in, 1)
 			a := &kernels.LinearArgs{N: n, X: s.up(x), W: w, Fast: true}
 			want := matmul64(x, wx, false, true, n, out, in)

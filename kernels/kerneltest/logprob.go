@@ -32,6 +32,9 @@ func testLogProb(s *suite) {
 		{n: 20, c: 16, v: 70, bias: true, scale: 0.5, smooth: 0.1},
 		{n: 20, c: 16, v: 70, softCap: 3, smooth: 0.5},
 	} {
+		if s.large(c.n * c.c * c.v) {
+			continue
+		}
 		s.in(fmt.Sprintf("%+v", c), func(s *suite) { s.logProb(c) })
 	}
 }

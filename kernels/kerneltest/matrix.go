@@ -11,6 +11,9 @@ import (
 
 func testGemm(s *suite) {
 	for _, c := range []struct{ m, n, k int }{{1, 1, 1}, {3, 5, 7}, {17, 33, 20}, {64, 64, 64}, {100, 70, 150}, {5, 40, 0}, {16, 200, 300}} {
+		if s.large(c.m * c.n * c.k) {
+			continue
+		}
 		for i := range 4 {
 			ta, tb := i&1 > 0, i&2 > 0
 			a, b := s.normal(c.m*c.k, 1), s.normal(c.k*c.n, 1)
@@ -41,6 +44,9 @@ func testGram(s *suite) {
 			})
 	})
 	for _, c := range []struct{ rows, cols int }{{1, 1}, {5, 40}, {300, 33}, {70, 130}} {
+		if s.large(c.rows * c.cols * c.cols) {
+			continue
+		}
 		x := s.normal(c.rows*c.cols, 1)
 		xb := s.up(x)
 		want := matmul64(x, x, true, false, c.cols, c.cols, c.rows)
@@ -56,6 +62,9 @@ func testGram(s *suite) {
 // testFactor checks what the result is for: uᵀ·u·(H + damp·I) = I, u upper.
 func testFactor(s *suite) {
 	for _, n := range []int{1, 3, 64, 150} {
+		if s.large(n * n * n / 32) {
+			continue
+		}
 		x := s.normal((n+40)*n, 1)
 		h := scaled(matmul64(x, x, true, false, n, n, n+40), 1/float64(n))
 		hb, ub := s.up(h), s.alloc(dtype.F32, n*n)
@@ -143,6 +152,9 @@ func (s *suite) gptq(rows, cols, most int) {
 
 func testDequantize(s *suite) {
 	for _, t := range storageTypes() {
+		if s.lacks(t) {
+			continue
+		}
 		m, want := s.weights(t, 11, 256, 1)
 		y := s.alloc(dtype.F32, 11*256)
 		s.b.Dequantize(y, m)

@@ -46,9 +46,19 @@ func rules() []kernels.OptimRule {
 // testOptim makes steps under every rule, with the same arithmetic in float64
 // beside it: how the rules are right is for tests against other programs.
 func testOptim(s *suite) {
+	shapes := [][2]int{{1, 1}, {1, 37}, {200, 100}, {9, 700}, {3, 1}}
+	if s.large(20 * 200 * 100) {
+		shapes = [][2]int{{1, 1}, {1, 37}, {9, 31}, {3, 1}}
+	}
 	for _, rule := range rules() {
+		if s.part.Rule != nil && !s.part.Rule(&rule) {
+			continue
+		}
 		for _, maxNorm := range []float64{0, 0.25} {
-			s.in(fmt.Sprintf("%+v norm %v", rule, maxNorm), func(s *suite) { s.optim(rule, maxNorm, [][2]int{{1, 1}, {1, 37}, {200, 100}, {9, 700}, {3, 1}}) })
+			s.in(fmt.Sprintf("%+v norm %v", rule, maxNorm), func(s *suite) { s.optim(rule, maxNorm, shapes) })
+		}
+		if rule.Bits8, rule.MinBits8 = true, 256; s.part.Rule != nil && !s.part.Rule(&rule) {
+			continue
 		}
 		if rule.Kind.ElementWise() {
 			rule.Bits8, rule.MinBits8 = true, 256

@@ -29,8 +29,9 @@ type cuda struct {
 	deviceGetDefaultMemPool, memPoolSetAttribute                                 dl.Func
 	eventCreate, eventRecord, eventSynchronize, eventElapsedTime, eventDestroy   dl.Func
 
-	// Launch: reused, and on the heap, where C may read them.
-	params [4096]byte
+	// What C is given an address of inside other memory: on the heap, where it stays.
+	log    [4096]byte // of Load
+	params [4096]byte // of Launch, as are list and args
 	list   [1]uintptr
 	args   [11]uintptr
 }
@@ -170,20 +171,20 @@ func (c *cuda) FreeMemory() (int64, error) {
 func (c *cuda) Load(ptx []byte) (Module, error) {
 	const errorLog, errorLogSize = 5, 6
 	text := append(bytes.Clone(ptx), 0)
-	log := make([]byte, 4096)
 	options := []int32{errorLog, errorLogSize}
-	values := []uintptr{uintptr(unsafe.Pointer(&log[0])), uintptr(len(log))}
+	c.log[0] = 0
+	values := []uintptr{uintptr(unsafe.Pointer(&c.log[0])), uintptr(len(c.log))}
 	var m Module
 	err := c.check("cuModuleLoadDataEx", c.moduleLoadDataEx.Call(uintptr(unsafe.Pointer(&m)), uintptr(unsafe.Pointer(&text[0])),
 		uintptr(len(options)), uintptr(unsafe.Pointer(&options[0])), uintptr(unsafe.Pointer(&values[0]))))
-	runtime.KeepAlive(log)
-	if said, _, _ := bytes.Cut(log, []byte{0}); err != nil && len(said) > 0 {
+	runtime.KeepAlive(c)
+	if said, _, _ := bytes.Cut(c.log[:], []byte{0}); err != nil && len(said) > 0 {
 		return 0, fmt.Errorf("%w: %s", err, said)
 	}
 	return m, err
 }
 
-// Function finds an entry of a module and allows it large shared memory.
+// Function finds an entry of a module.
 func (c *cuda) Function(m Module, name string) (Function, error) {
 	text := append([]byte(name), 0)
 	var f Function
@@ -236,8 +237,9 @@ func (c *cuda) Launch(f Function, grid, block Dim, shared uint32, params []byte)
 	if len(params) > len(c.params) {
 		return NewError("cuLaunchKernel", InvalidValue, fmt.Sprintf("%d bytes of parameters", len(params)))
 	}
-	const defaultShared, maxDynamicShared = 48 << 10, 8
-	if shared > defaultShared {
+	// 48 KiB are allowed without asking, the kernel's own shared memory included.
+	const unasked, maxDynamicShared = 40 << 10, 8
+	if shared > unasked {
 		if err := c.check("cuFuncSetAttribute", c.funcSetAttribute.Call(uintptr(f), maxDynamicShared, uintptr(shared))); err != nil {
 			return err
 		}

@@ -1,0 +1,33 @@
+package model
+
+import (
+	"os"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cuda"
+	"github.com/tunekit/tunekit/kernels/cuda/driver"
+	"github.com/tunekit/tunekit/kernels/cuda/ptxsim"
+)
+
+// TestGoldenCUDA runs a Llama on the kernels of the CUDA backend, interpreted: the
+// logits, the loss and the gradients of LoRA are those of Transformers and PEFT,
+// and with TUNEKIT_ALL=1 also the hidden states and the answers from a cache. (No
+// GPU has run them yet.)
+func TestGoldenCUDA(t *testing.T) {
+	g := openGolden(t, "llama")
+	g.dev = func() kernels.Backend {
+		dev, err := cuda.OpenOn("cuda:0", func() (driver.Driver, error) { return ptxsim.New(1 << 30), nil }, cuda.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(dev.Close)
+		return dev
+	}
+	t.Run("lora", g.checkLora)
+	if os.Getenv("TUNEKIT_ALL") == "" {
+		return // a minute of interpretation
+	}
+	t.Run("logits", func(t *testing.T) { g.checkForward(t, g.load(t, "config.json", Options{})) })
+	t.Run("greedy", func(t *testing.T) { g.checkGreedy(t, g.load(t, "config.json", Options{})) })
+}

@@ -1,0 +1,46 @@
+package cuda
+
+import (
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cuda/driver"
+	"github.com/tunekit/tunekit/kernels/cuda/ptxsim"
+	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/kerneltest"
+)
+
+var _ kernels.Backend = (*CUDA)(nil)
+
+// interpreted is a device whose kernels are interpreted.
+func interpreted(t *testing.T) (*CUDA, *ptxsim.Sim) {
+	t.Helper()
+	sim := ptxsim.New(1 << 30)
+	c, err := OpenOn("cuda:0", func() (driver.Driver, error) { return sim, nil }, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, sim
+}
+
+// lackingGroups are the groups of methods that are not there yet.
+var lackingGroups = []string{"Conv1D", "DeltaScan", "SSMScan", "Sinkhorn", "Divergence"}
+
+// TestBackend runs the conformance suite on interpreted kernels.
+func TestBackend(t *testing.T) {
+	c, sim := interpreted(t)
+	var kinds, rounds []dtype.Kind
+	for _, k := range dtype.Kinds() {
+		if _, ok := storage[k]; !ok {
+			kinds = append(kinds, k)
+		}
+		if f := k.Info().Family; f == dtype.GGML {
+			rounds = append(rounds, k)
+		}
+	}
+	kerneltest.RunPart(t, c, kerneltest.Part{Without: lackingGroups, Kinds: kinds, Rounds: rounds, Rule: hasRule, Most: 12000})
+	c.Close()
+	if n := sim.Leaks(); n != 0 {
+		t.Errorf("%d bytes are still allocated", n)
+	}
+}

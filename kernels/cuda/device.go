@@ -1,0 +1,200 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cuda/driver"
+)
+
+// Options of a device.
+type Options struct {
+	MemoryLimit int64 // bytes over all purposes; 0: 0.95 of what is free
+}
+
+// CUDA computes on a GPU. It implements kernels.Backend. Its methods may be called
+// from any goroutine.
+type CUDA struct {
+	name  string // cuda:0
+	info  driver.Info
+	queue chan func(driver.Driver)
+	ended chan struct{}
+
+	mu     sync.Mutex
+	mem    kernels.MemStats
+	peak   int64
+	limit  int64
+	err    error // the first failure
+	closed bool
+	kept   map[int64][]driver.Ptr // freed blocks by size
+	held   int64                  // bytes of them
+
+	code code // of the device's thread alone
+}
+
+// Open returns GPU number index. Errors are limit errors (exit 4).
+func Open(index int, o Options) (*CUDA, error) {
+	return OpenOn(fmt.Sprintf("cuda:%d", index), func() (driver.Driver, error) { return driver.Open(index) }, o)
+}
+
+// OpenOn returns the device that d opens, on the thread that will use it: for
+// devices that are interpreted, or fail on purpose.
+func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, error) {
+	c := &CUDA{name: name, queue: make(chan func(driver.Driver), 1024), ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}}
+	opened := make(chan error)
+	go c.thread(d, opened)
+	if err := <-opened; err != nil {
+		return nil, err
+	}
+	c.limit = o.MemoryLimit
+	if c.limit == 0 {
+		var free int64
+		err := c.wait(func(d driver.Driver) (err error) { free, err = d.FreeMemory(); return err })
+		if err != nil {
+			c.Close()
+			return nil, fail.Limitf(name, "see what nvidia-smi lists, or use device: cpu", "its free memory cannot be asked for: %w", err)
+		}
+		c.limit = free / 100 * 95
+	}
+	return c, nil
+}
+
+// thread owns the driver. It is never unlocked: the OS thread ends with it.
+func (c *CUDA) thread(open func() (driver.Driver, error), opened chan<- error) {
+	runtime.LockOSThread()
+	defer close(c.ended)
+	d, err := open()
+	if err == nil {
+		c.info = d.Info()
+	}
+	opened <- err
+	if err != nil {
+		return
+	}
+	for f := range c.queue {
+		f(d)
+	}
+	d.Close() // what it could say has no reader any more
+}
+
+// failed keeps the first error.
+func (c *CUDA) failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+func (c *CUDA) lost() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// post queues f; what it returns becomes the device's error.
+func (c *CUDA) post(what string, f func(driver.Driver) error) {
+	c.queue <- func(d driver.Driver) {
+		if c.lost() != nil {
+			return
+		}
+		if err := f(d); err != nil {
+			c.failed(c.explain(what, err))
+		}
+	}
+}
+
+// explain makes the error that the user reads of one that ends the device.
+func (c *CUDA) explain(what string, err error) error {
+	return fail.Limitf(c.name, "start again: the run goes on from its last checkpoint. If it happens again, see what nvidia-smi and dmesg say of the GPU", "%s: %w", what, err)
+}
+
+// wait queues f and waits for it.
+func (c *CUDA) wait(f func(driver.Driver) error) error {
+	done := make(chan error)
+	c.queue <- func(d driver.Driver) { done <- f(d) }
+	return <-done
+}
+
+// Info describes the device. Level is the GPU's architecture, which the kernels
+// were translated for.
+func (c *CUDA) Info() kernels.Info {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	level := fmt.Sprintf("sm_%d%d", c.info.Major, c.info.Minor)
+	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Mem: c.mem, PeakTotal: c.peak, Working: working{}}
+}
+
+// Describe says what GPU it is.
+func (c *CUDA) Describe() string {
+	return fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %d.%d", c.info.Name, c.info.Major, c.info.Minor, c.info.CUDA/1000, c.info.CUDA%1000/10)
+}
+
+// ResetCounters makes what is in use now the peak.
+func (c *CUDA) ResetCounters() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mem.Peak, c.peak = c.mem.Now, kernels.Total(c.mem.Now)
+}
+
+// Close ends the device's thread; its memory goes with it. Closing twice is
+// allowed.
+func (c *CUDA) Close() {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
+	c.closed = true
+	kept := c.kept
+	c.kept, c.mem.Now = nil, [kernels.NumPurposes]int64{}
+	c.mu.Unlock()
+	c.release(kept)
+	close(c.queue)
+	<-c.ended
+}
+
+// release gives kept blocks back to the driver.
+func (c *CUDA) release(kept map[int64][]driver.Ptr) {
+	c.post("memory cannot be given back", func(d driver.Driver) error {
+		var errs []error
+		for _, list := range kept {
+			for _, p := range list {
+				errs = append(errs, d.Free(p))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// Run calls step and waits for what it queued. It returns step's error, or the
+// first that the device met.
+func (c *CUDA) Run(step func() error) error {
+	err := kernels.Step(step)
+	if err != nil {
+		return err
+	}
+	sync := c.wait(func(d driver.Driver) error {
+		if c.lost() != nil {
+			return nil
+		}
+		return d.Sync()
+	})
+	if sync != nil {
+		c.failed(c.explain("what was started did not end", sync))
+	}
+	return c.lost()
+}
+
+// lacks ends a step that needs a method, or a part of one, that is not there.
+func (c *CUDA) lacks(what string) {
+	panic(kernels.Failed{Err: c.lacking(what)})
+}
+
+func (c *CUDA) lacking(what string) error {
+	return fail.Limitf(c.name, "use device: cpu", "%s cannot be computed on a GPU yet", what)
+}

@@ -1,0 +1,69 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cuda/driver"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// mat is Mat of mat.h.
+type mat struct {
+	codes, scales, zeros, nested, perm                     driver.Ptr
+	row0                                                   int64
+	cols, kind, group, groups, bits, scaleType, outer, fp4 int32
+}
+
+// storage numbers the types of matrices as mat.h does.
+var storage = map[dtype.Kind]int32{
+	dtype.F32: 0, dtype.BF16: 1, dtype.F16: 2, dtype.F8E4M3: 3, dtype.F8E5M2: 4, dtype.NF4: 5, dtype.FP4: 5,
+	dtype.Int2: 6, dtype.Int3: 6, dtype.Int4: 6, dtype.Int8: 6,
+	dtype.Q4_0: 7, dtype.Q4_1: 8, dtype.Q5_0: 9, dtype.Q5_1: 10, dtype.Q8_0: 11,
+	dtype.Q2_K: 12, dtype.Q3_K: 13, dtype.Q4_K: 14, dtype.Q5_K: 15, dtype.Q6_K: 16, dtype.IQ4_NL: 17, dtype.IQ4_XS: 18,
+}
+
+// matOf describes m to a kernel.
+func (c *CUDA) matOf(what string, m kernels.Mat) mat {
+	t := m.Type()
+	kind, ok := storage[t.Kind]
+	if !ok {
+		c.lacks("a matrix of " + t.String())
+	}
+	of := max(m.Of, m.Row0+m.Rows)
+	if b := m.Buffer.(*Buf); b.rows > 0 {
+		of = b.rows // planes lie by the rows that were loaded
+	} else {
+		want(what, b, (m.Row0+m.Rows)*m.Cols)
+	}
+	if m.Row0+m.Rows > of {
+		panic(fmt.Sprintf("cuda: %s: rows %d+%d of %d", what, m.Row0, m.Rows, of))
+	}
+	base := ptr(m.Buffer)
+	k := mat{codes: base, row0: int64(m.Row0), cols: int32(m.Cols), kind: kind, group: int32(t.Group), groups: int32(t.Groups(m.Cols)), bits: int32(t.Bits()), fp4: flag(t.Kind == dtype.FP4)}
+	if !t.HasPlanes() {
+		return k
+	}
+	p := dtype.Planes(t, of, m.Cols)
+	at := func(i int) driver.Ptr {
+		if p[i].Len == 0 {
+			return 0
+		}
+		return base + driver.Ptr(p[i].Off)
+	}
+	k.codes, k.scales, k.zeros, k.nested, k.perm = at(dtype.Codes), at(dtype.Scales), at(dtype.Zeros), at(dtype.NestedScales), at(dtype.PermIndex)
+	k.outer = int32((p[dtype.Scales].Len + 255) / 256)
+	if t.Grouped() {
+		k.scaleType = elementTypes[t.Scale]
+	}
+	return k
+}
+
+// rowsOf is a buffer [n, cols] of elements as a matrix.
+func (c *CUDA) rowsOf(what string, b kernels.Buffer, n, cols int) mat {
+	if b == nil {
+		return mat{}
+	}
+	e := elemsOf(what, b, n*cols)
+	return mat{codes: e.p, cols: int32(cols), kind: e.typ}
+}

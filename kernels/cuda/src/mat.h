@@ -1,0 +1,139 @@
+// Matrices of any storage type. What the bits mean is written down in
+// kernels/dtype (Planes) and kernels/block.
+
+// Storage types beside F32, BF16 and F16.
+enum {
+  E4M3 = 3, E5M2, BOOK, INTS, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS,
+};
+
+// Mat is rows row0 … of a matrix. Planes that a type lacks are 0.
+struct Mat {
+  const u8 *codes, *scales, *zeros, *nested;
+  const int* perm;
+  i64 row0;
+  int cols, kind, group, groups, bits, scale_type, outer, fp4;
+};
+
+__constant__ float NF4_BOOK[16] = {
+  -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
+  -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+  0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
+__constant__ float FP4_TWELFTHS[8] = {0.0f, 0.0625f, 8.0f, 12.0f, 4.0f, 6.0f, 2.0f, 3.0f};
+__constant__ float IQ4_BOOK[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+__device__ inline float half_at(const u8* p) { return from_f16((u16)(p[0] | p[1] << 8)); }
+
+__device__ inline float e4m3(u8 b) {
+  u32 e = b >> 3 & 15, m = b & 7;
+  float v = e == 0 ? m * 0x1p-9f : (e == 15 && m == 7) ? __int_as_float(0x7fc00000) : __uint_as_float((e + 120) << 23 | m << 20);
+  return b & 128 ? -v : v;
+}
+
+__device__ inline float decode_book(const Mat& m, i64 at) {
+  i64 block = at / m.group;
+  float s;
+  if (m.nested) {
+    const float* n = (const float*)m.nested; // outer scales, offset, map
+    s = n[block / 256] * n[m.outer + 1 + m.scales[block]] + n[m.outer];
+  } else {
+    s = ((const float*)m.scales)[block];
+  }
+  u8 b = m.codes[at >> 1];
+  int c = at & 1 ? b & 15 : b >> 4;
+  if (!m.fp4) return NF4_BOOK[c] * s;
+  float v = FP4_TWELFTHS[c & 7] / 12;
+  return (c & 8 ? -v : v) * s;
+}
+
+__device__ inline float decode_grouped(const Mat& m, i64 row, int col) {
+  i64 g = row * m.groups + (m.perm ? m.perm[col] : m.group > 0 ? col / m.group : 0);
+  float s = load(m.scales, m.scale_type, g);
+  if (m.kind != INTS) {
+    u8 b = m.codes[row * m.cols + col];
+    return (m.kind == E4M3 ? e4m3(b) : from_f16((u16)(b << 8))) * s;
+  }
+  const u8* p = m.codes + row * ((m.cols * m.bits + 7) / 8);
+  int at = col * m.bits;
+  u32 v = p[at >> 3];
+  if ((at & 7) + m.bits > 8) v |= p[(at >> 3) + 1] << 8;
+  int code = v >> (at & 7) & ((1 << m.bits) - 1), zero = m.zeros ? m.zeros[g] : 1 << (m.bits - 1);
+  return (float)(code - zero) * s;
+}
+
+// scale_min is the 6-bit scale and minimum j of 8 of Q4_K and Q5_K.
+__device__ inline void scale_min(const u8* s, int j, int& sc, int& m) {
+  if (j < 4) { sc = s[j] & 63; m = s[j + 4] & 63; return; }
+  sc = (s[j + 4] & 15) | s[j - 4] >> 6 << 4;
+  m = s[j + 4] >> 4 | s[j] >> 6 << 4;
+}
+
+// decode_ggml is element i of a block of 32 or 256.
+__device__ inline float decode_ggml(int kind, const u8* b, int i) {
+  switch (kind) {
+  case Q4_0: return half_at(b) * (float)((b[2 + i % 16] >> i / 16 * 4 & 15) - 8);
+  case Q4_1: return half_at(b) * (float)(b[4 + i % 16] >> i / 16 * 4 & 15) + half_at(b + 2);
+  case Q5_0: return half_at(b) * (float)(((b[6 + i % 16] >> i / 16 * 4 & 15) | (b[2 + i / 8] >> i % 8 & 1) << 4) - 16);
+  case Q5_1: return half_at(b) * (float)((b[8 + i % 16] >> i / 16 * 4 & 15) | (b[4 + i / 8] >> i % 8 & 1) << 4) + half_at(b + 2);
+  case Q8_0: return half_at(b) * (float)(signed char)b[2 + i];
+  case IQ4_NL: return half_at(b) * IQ4_BOOK[b[2 + i % 16] >> i / 16 * 4 & 15];
+  case Q2_K: {
+    int u = i / 16;
+    float dl = half_at(b + 80) * (float)(b[u] & 15), ml = half_at(b + 82) * (float)(b[u] >> 4);
+    return dl * (float)(b[16 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3) - ml;
+  }
+  case Q3_K: {
+    int u = i / 16;
+    int sc = ((b[96 + u % 8] >> u / 8 * 4 & 15) | (b[104 + u % 4] >> u / 4 * 2 & 3) << 4) - 32;
+    int q = (b[32 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3) + (b[i % 32] >> i / 32 & 1) * 4 - 4;
+    return half_at(b + 108) * (float)sc * (float)q;
+  }
+  case Q4_K: case Q5_K: {
+    int u = i / 32, sc, mn;
+    scale_min(b + 4, u, sc, mn);
+    float dl = half_at(b) * (float)sc, ml = half_at(b + 2) * (float)mn;
+    int q = b[(kind == Q4_K ? 16 : 48) + u / 2 * 32 + i % 32] >> u % 2 * 4 & 15;
+    if (kind == Q5_K) q |= (b[16 + i % 32] >> u & 1) << 4;
+    return dl * (float)q - ml;
+  }
+  case Q6_K: {
+    int half = i / 128, quarter = i % 128 / 32;
+    int q = b[half * 64 + quarter % 2 * 32 + i % 32] >> quarter / 2 * 4 & 15;
+    q |= (b[128 + half * 32 + i % 32] >> quarter * 2 & 3) << 4;
+    return half_at(b + 208) * (float)(signed char)b[192 + i / 16] * (float)(q - 32);
+  }
+  default: { // IQ4_XS
+    int u = i / 32, hi = b[2] | b[3] << 8;
+    int ls = (b[4 + u / 2] >> u % 2 * 4 & 15) | (hi >> 2 * u & 3) << 4;
+    return half_at(b) * (float)(ls - 32) * IQ4_BOOK[b[8 + 16 * u + i % 16] >> i % 32 / 16 * 4 & 15];
+  }
+  }
+}
+
+// ggml_block is the bytes of a block of a GGUF type.
+__device__ inline int ggml_block(int kind) {
+  switch (kind) {
+  case Q4_0: case IQ4_NL: return 18;
+  case Q4_1: return 20;
+  case Q5_0: return 22;
+  case Q5_1: return 24;
+  case Q8_0: return 34;
+  case Q2_K: return 84;
+  case Q3_K: return 110;
+  case Q4_K: return 144;
+  case Q5_K: return 176;
+  case Q6_K: return 210;
+  default: return 136;
+  }
+}
+
+// at is an element of a matrix, decoded.
+__device__ inline float at(const Mat& m, i64 row, int col) {
+  row += m.row0;
+  if (m.kind <= F16) return load(m.codes, m.kind, row * m.cols + col);
+  if (m.kind == BOOK) return decode_book(m, row * m.cols + col);
+  if (m.kind == INTS || m.group != 0) return decode_grouped(m, row, col);
+  if (m.kind == E4M3) return e4m3(m.codes[row * m.cols + col]);
+  if (m.kind == E5M2) return from_f16((u16)(m.codes[row * m.cols + col] << 8));
+  int size = m.kind >= Q2_K && m.kind != IQ4_NL ? 256 : 32;
+  return decode_ggml(m.kind, m.codes + (row * (m.cols / size) + col / size) * ggml_block(m.kind), col % size);
+}

@@ -1,0 +1,146 @@
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cuda/driver"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+type colStatsArgs struct {
+	y        dest
+	x, group driver.Ptr
+	rows     int64
+	c, stat  int32
+}
+
+// ColStats reduces the columns of every group of rows, in order.
+func (c *CUDA) ColStats(out kernels.Dst, a *kernels.ColStatsArgs) {
+	if out.Skip() {
+		return
+	}
+	if a.Stat > kernels.Min {
+		panic(fmt.Sprintf("cuda: colstats: no statistic %d", a.Stat))
+	}
+	n := a.Groups.Len()
+	s := &colStatsArgs{y: dest{f32("colstats: out", out.Buffer, n*a.Cols), 0, flag(out.Add)}, x: f32("colstats: x", a.X, a.Rows*a.Cols), rows: int64(a.Rows), c: int32(a.Cols), stat: int32(a.Stat)}
+	if a.Groups.Offsets != nil {
+		s.group = i32("colstats: groups", a.Groups.Offsets, n+1)
+	}
+	launch(c, "col_stats", driver.Dim{X: blocksOf(a.Cols, 64), Y: uint32(n), Z: 1}, driver.Dim{X: 64, Y: 1, Z: 1}, 0, s)
+}
+
+type rowStatsArgs struct {
+	y         dest
+	x, z      driver.Ptr
+	n         int64
+	run, stat int32
+}
+
+// RowStats reduces runs of columns, in order.
+func (c *CUDA) RowStats(out kernels.Dst, a *kernels.RowStatsArgs) {
+	if out.Skip() {
+		return
+	}
+	n, run := a.Rows*a.Runs(), a.Run
+	if run == 0 {
+		run = a.Cols
+	}
+	if run*a.Runs() != a.Cols {
+		panic(fmt.Sprintf("cuda: rowstats: runs of %d in rows of %d", run, a.Cols))
+	}
+	want("rowstats: out", out.Buffer, n)
+	kind, typ := dtype.F32, int32(0)
+	if out.Type().Kind == dtype.F64 && a.Stat >= kernels.SumXY {
+		kind, typ = dtype.F64, 1
+	}
+	each(c, "row_stats", n, &rowStatsArgs{y: dest{typed(out.Buffer, kind), typ, flag(out.Add)}, x: f32("rowstats: x", a.X, n*run), z: f32("rowstats: y", a.Y, n*run),
+		n: int64(n), run: int32(run), stat: int32(a.Stat)})
+}
+
+type gptqArgs struct {
+	w, err, u, scale, zero, codes driver.Ptr
+	rows, cols, top, _p           int32
+}
+
+// GPTQBlock runs GPTQ's inner loop (Frantar et al. 2022, arXiv:2210.17323,
+// algorithm 1) over one block of columns.
+func (c *CUDA) GPTQBlock(g *kernels.GPTQArgs) {
+	n := g.Rows * g.Cols
+	want("gptq block: codes", g.Codes, n)
+	each(c, "gptq_block", g.Rows, &gptqArgs{w: f32("gptq block: w", g.W, n), err: f32("gptq block: err", g.Err, n), u: f32("gptq block: u", g.U, g.Cols*g.Cols),
+		scale: f32("gptq block: scale", g.Scale, n), zero: f32("gptq block: zero", g.Zero, n), codes: typed(g.Codes, dtype.U8),
+		rows: int32(g.Rows), cols: int32(g.Cols), top: int32(g.MaxCode)})
+}
+
+type factorArgs struct {
+	h, a, diag, u, bad driver.Ptr
+	n, j               int32
+	damp               float32
+	_p                 int32
+}
+
+// Factor makes U of H + damp·I = U·Uᵀ column by column, from the last, and then
+// the columns of its inverse.
+func (c *CUDA) Factor(u, h kernels.Buffer, n int, damp float32) error {
+	f := &factorArgs{h: f32("factor: h", h, n*n), u: f32("factor: u", u, n*n), n: int32(n), damp: damp}
+	bad := make([]byte, 4)
+	err := kernels.Step(func() error {
+		a, diag, flags := c.scratch(dtype.F32, n*n), c.scratch(dtype.F32, n), c.scratch(dtype.I32, 1)
+		defer c.Free(a)
+		defer c.Free(diag)
+		defer c.Free(flags)
+		f.a, f.diag, f.bad = ptr(a), ptr(diag), ptr(flags)
+		each(c, "factor_copy", n*n, f)
+		for j := n - 1; j >= 0; j-- {
+			f.j = int32(j)
+			each(c, "factor_scale", max(j, 1), f)
+			launch(c, "factor_update", driver.Dim{X: blocksOf(j, elementThreads), Y: uint32(j), Z: 1}, driver.Dim{X: elementThreads, Y: 1, Z: 1}, 0, f)
+		}
+		if err := c.Download(bad, flags); err != nil || bad[0] != 0 {
+			return err
+		}
+		launch(c, "factor_invert", driver.Dim{X: uint32(n), Y: 1, Z: 1}, driver.Dim{X: 32, Y: 1, Z: 1}, 0, f)
+		return nil
+	})
+	if err == nil && bad[0] != 0 {
+		err = kernels.ErrNotPositive
+	}
+	return err
+}
+
+type fakeArgs struct {
+	y                                                      dest
+	x                                                      elems
+	scale, clip                                            driver.Ptr
+	n                                                      int64
+	cols, group, groups, kind, bits, zero, scaleType, _pad int32
+}
+
+// FakeQuant rounds groups as an Int or Micro type would store them.
+func (c *CUDA) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
+	if y.Skip() {
+		return
+	}
+	n, t, size := a.Rows*a.Cols, a.Type, int(a.Type.Group)
+	if size <= 0 {
+		size = max(a.Cols, 1)
+	}
+	groups := (a.Cols + size - 1) / size
+	f := &fakeArgs{y: destOf("fakequant: y", y, n), x: elemsOf("fakequant: x", a.X, n), scale: f32("fakequant: colscale", a.ColScale, a.Cols), clip: f32("fakequant: clip", a.Clip, a.Rows*groups),
+		n: int64(a.Rows * groups), cols: int32(a.Cols), group: int32(size), groups: int32(groups), bits: int32(t.Bits()), zero: flag(t.Flags&dtype.Zero != 0)}
+	switch family := t.Kind.Info().Family; {
+	case family == dtype.Int:
+		f.kind = 1
+	case family == dtype.Micro:
+		f.kind = storage[t.Kind] - 1 // 2 and 3
+	case t.Kind != dtype.F32:
+		panic(fmt.Sprintf("cuda: fakequant: %v is neither an integer nor a small float type, nor F32", t))
+	}
+	f.scaleType = -1 // a Micro type without groups has no scale
+	if t.Grouped() {
+		f.scaleType = elementTypes[t.Scale]
+	}
+	each(c, "fake_quant", int(f.n), f)
+}

@@ -28,6 +28,7 @@ func (t *Tape) gradHeads(x *Tensor, h, d int) kernels.Heads {
 type RopeSpec struct {
 	D, Rot, Off int
 	Pairs       kernels.Pairs
+	Back        bool // by the negative angles
 }
 
 // Rope rotates elements of the heads of x [N, h·D] by the angles whose cosines
@@ -49,14 +50,14 @@ func (t *Tape) Rope(x, cs *Tensor, s RopeSpec) *Tensor {
 		t.Dev.Rope(to, from, &kernels.RopeArgs{N: n, H: h, D: s.D, Rot: s.Rot, Off: s.Off, CS: cs.Data, Pairs: s.Pairs, Inverse: inverse})
 	}
 	v := heads(y.Data, h, s.D)
-	rotate(v, v, false)
+	rotate(v, v, s.Back)
 	t.record(y, []*Tensor{cs}, func() {
 		v := heads(y.grad.buf, h, s.D)
 		if y.grad.refs == 1 && x.grad == nil { // nobody else reads dy: rotate it back in place
-			rotate(v, v, true)
+			rotate(v, v, !s.Back)
 			t.pass(x, y, 1)
 		} else if dx := t.gradHeads(x, h, s.D); t.err == nil {
-			rotate(dx, v, true)
+			rotate(dx, v, !s.Back)
 		}
 	})
 	return y

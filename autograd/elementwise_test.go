@@ -3,6 +3,7 @@ package autograd_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd"
@@ -41,6 +42,36 @@ func elementwiseCases() []gradCase {
 			},
 			func(t *autograd.Tape, x []*autograd.Tensor, p []*autograd.Param) *autograd.Tensor {
 				return t.MulColumns(x[0], p[1], p[2])
+			}},
+		{"mix", [][2]int{{n, c}, {n, 6}}, []bool{false, false}, // 3 sums of 2 parts of 3
+			func(in [][]float64) []float64 {
+				return each(n*9, func(i int) float64 {
+					t, j, k := i/9, i%9/3, i%3
+					return in[1][t*6+j*2]*in[0][t*c+k] + in[1][t*6+j*2+1]*in[0][t*c+3+k]
+				})
+			},
+			func(t *autograd.Tape, x []*autograd.Tensor, _ []*autograd.Param) *autograd.Tensor {
+				return t.Mix(x[0], x[1], 2)
+			}},
+		{"stack and reshape", [][2]int{{n, c}, {2, c}}, []bool{false, false},
+			func(in [][]float64) []float64 {
+				all := append(slices.Clone(in[0]), in[1]...)
+				return each(len(all), func(i int) float64 { return all[i] * all[i] })
+			},
+			func(t *autograd.Tape, x []*autograd.Tensor, _ []*autograd.Param) *autograd.Tensor {
+				y := t.Reshape(t.Stack(x[0], x[1]), 2*(n+2), c/2)
+				return t.Mul(y, t.Reshape(y, 2*(n+2), c/2), kernels.ByElement)
+			}},
+		{"sinkhorn", [][2]int{{n, 9}}, []bool{false},
+			func(in [][]float64) []float64 {
+				var out []float64
+				for i := range n {
+					out = append(out, doubly(in[0][9*i:9*i+9], 3, 3, 0.01)...)
+				}
+				return out
+			},
+			func(t *autograd.Tape, x []*autograd.Tensor, _ []*autograd.Param) *autograd.Tensor {
+				return t.Sinkhorn(x[0], 3, 3, 0.01)
 			}},
 		{"columns", [][2]int{{n, c}}, []bool{false}, // 2 and 3 are read twice, 5 by nobody
 			func(in [][]float64) []float64 {
@@ -102,6 +133,32 @@ func elementwiseCases() []gradCase {
 			togetherCase(autograd.ActSpec{Kind: kernels.ClampedSwiGLU, Layout: l, ActParams: kernels.ActParams{Limit: 1, Alpha: 1.75}}))
 	}
 	return cases
+}
+
+// doubly is the transpose of x [s, s], its rows made a softmax, then columns and rows
+// divided by their sums in turn.
+func doubly(x []float64, s, iters int, eps float64) []float64 {
+	m := each(s*s, func(i int) float64 {
+		sum := 0.0
+		for j := range s {
+			sum += math.Exp(x[i/s*s+j] - x[i])
+		}
+		return 1/sum + eps
+	})
+	for turn := 1; turn < 2*iters; turn++ {
+		m = each(s*s, func(i int) float64 {
+			sum := eps
+			for j := range s {
+				if turn%2 == 1 {
+					sum += m[j*s+i%s]
+				} else {
+					sum += m[i/s*s+j]
+				}
+			}
+			return m[i] / sum
+		})
+	}
+	return each(s*s, func(i int) float64 { return m[i%s*s+i/s] })
 }
 
 // togetherCase is an activation whose gates and ups lie in one matrix.

@@ -72,14 +72,68 @@ func (t *Tape) Route(logits *Tensor, a kernels.RouteArgs) *Routed {
 		return r
 	}
 	t.Dev.Route(out, &a)
+	if t.Balance != nil && r.Probs != nil && !t.lazy {
+		t.Balance.see(t, r, a.N)
+	}
 	t.recordAll(made, []*Tensor{logits, r.Idx}, func() {
 		dl := t.grad(logits)
 		a.Logits = t.value(logits)
+		dprobs := r.Probs.gradient()
+		if t.Balance != nil {
+			dprobs = t.Balance.slope
+		}
 		if t.err == nil {
-			t.Dev.RouteBackward(dl, r.Weight.gradient(), r.Probs.gradient(), &kernels.RouteOut{Idx: r.Idx.Data}, &a)
+			t.Dev.RouteBackward(dl, r.Weight.gradient(), dprobs, &kernels.RouteOut{Idx: r.Idx.Data}, &a)
 		}
 	})
 	return r
+}
+
+// Balance is a loss that spreads tokens over experts (Fedus et al. 2021,
+// arXiv:2101.03961, section 2.2), over all routers of a tape together, as
+// Transformers has it: Coef·E·Σ_e f_e·P_e with f_e the choices of expert e and P_e the
+// router's probability for it, both for each token and router. f has no gradient.
+type Balance struct {
+	Coef  float64
+	f, p  []float64 // [E] sums
+	rows  int       // tokens of all routers
+	slope kernels.Buffer
+}
+
+// see counts what one router did with n tokens.
+func (b *Balance) see(t *Tape, r *Routed, n int) {
+	group, err := t.Ints(r.Group)
+	t.Fail(err)
+	probs, err := t.Values(r.Probs)
+	if t.Fail(err); t.err != nil {
+		return
+	}
+	if b.f == nil {
+		b.f, b.p = make([]float64, len(probs)), make([]float64, len(probs))
+	}
+	if len(probs) != len(b.f) {
+		panic(fmt.Sprintf("autograd: balance of routers of %d and %d experts", len(b.f), len(probs)))
+	}
+	b.rows += n
+	for e, p := range probs {
+		b.f[e] += float64(group[e+1] - group[e])
+		b.p[e] += float64(p)
+	}
+}
+
+// Loss returns the loss of what t ran, 0 without a router, and gives Backward its
+// gradient. Call it once, between the last router and Backward.
+func (b *Balance) Loss(t *Tape) float64 {
+	loss, e := 0.0, float64(len(b.f))
+	slope, n := make([]float32, len(b.f)), float64(b.rows)
+	for i, f := range b.f {
+		loss += float64(b.Coef * e * f / n * b.p[i] / n)
+		slope[i] = float32(b.Coef * e * f / n / n)
+	}
+	if len(slope) > 0 {
+		b.slope = t.Upload(slope, len(slope)).Data
+	}
+	return loss
 }
 
 // gradient is the memory of x's gradient, nil while nothing has flowed there.

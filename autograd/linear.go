@@ -55,7 +55,7 @@ func (t *Tape) linear(x *Tensor, r *Routed, w, bias *Param, k dtype.Kind, ads []
 	if t.Base {
 		ads = nil
 	}
-	l := &linear{t: t, x: x, r: r, w: w, bias: bias, ads: ads}
+	l := &linear{t: t, x: x, r: r, w: w, bias: bias, ads: ads, key: t.Key}
 	return l.forward(k)
 }
 
@@ -66,6 +66,7 @@ type linear struct {
 	r       *Routed // nil: one weight for all rows
 	w, bias *Param
 	ads     []*LowRank
+	key     *Tensor   // of the rows of x
 	u       []*Tensor // u[i] = Scale·drop(x)·Aᵀ of adapter i, [N, R]
 }
 
@@ -135,10 +136,10 @@ func (l *linear) drops(a *LowRank) *kernels.Drop {
 	if a.Dropout == 0 || t.Still || !(t.Record || t.redo) {
 		return nil
 	}
-	if t.Key == nil {
+	if l.key == nil {
 		panic("autograd: an adapter with dropout needs Tape.Key")
 	}
-	d := &kernels.Drop{P: a.Dropout, Seed: t.Seed, Step: t.Step, Site: a.Site, Key: t.Key.Data}
+	d := &kernels.Drop{P: a.Dropout, Seed: t.Seed, Step: t.Step, Site: a.Site, Key: l.key.Data}
 	if l.r != nil {
 		d.Rows = l.r.Token.Data
 	}
@@ -154,6 +155,9 @@ func (l *linear) saves() []*Tensor {
 		needX = needX || a.A.trains()
 		if a.B.trains() {
 			s = append(s, l.u[i])
+		}
+		if a.Dropout > 0 {
+			s = append(s, l.key)
 		}
 	}
 	if needX {

@@ -93,6 +93,112 @@ func (t *Tape) Combine(x, idx, weight *Tensor) *Tensor {
 	return y
 }
 
+// Mix returns, for every token, m sums of the n parts of a row: x [N, n·C], w
+// [N, m·n] f32, result [N, m·C], part j of which is Σ_i w[j·n+i]·(part i of x).
+func (t *Tape) Mix(x, w *Tensor, n int) *Tensor {
+	rows, c, m := x.Rows(), x.Cols()/n, w.Cols()/n
+	if x.Cols() != n*c || w.Cols() != n*m || w.Rows() != rows {
+		panic(fmt.Sprintf("autograd: mix: x %v of %d parts, weights %v", x.Shape, n, w.Shape))
+	}
+	list := make([]int32, 0, rows*m*n)
+	for i := range rows * m {
+		for j := range n {
+			list = append(list, int32(i/m*n+j))
+		}
+	}
+	idx := t.Upload(list, rows*m, n)
+	args := func(table kernels.Buffer) *kernels.GatherArgs {
+		return &kernels.GatherArgs{N: rows * m, K: n, Table: kernels.Mat{Buffer: table, Rows: rows * n, Cols: c, Of: rows * n}, Idx: t.value(idx), Weight: t.value(w)}
+	}
+	saves := []*Tensor{idx, w}
+	if w.needs {
+		saves = append(saves, x)
+	}
+	y := t.made(func(dst kernels.Buffer) {
+		if a := args(t.value(x)); t.err == nil {
+			t.Dev.Gather(kernels.To(dst), a)
+		}
+	}, append([]*Tensor{x}, saves[:2]...), dtype.F32, rows, m*c)
+	y.needs = x.needs || w.needs
+	t.record(y, saves, func() {
+		dx, dw := t.grad(x), t.grad(w)
+		var table kernels.Buffer
+		if !dw.Skip() {
+			table = t.value(x)
+		}
+		if a := args(table); t.err == nil {
+			t.Dev.GatherBackward(dx, dw, y.grad.buf, a)
+		}
+	})
+	t.Done(idx)
+	return y
+}
+
+// Reshape returns a copy of x with other dimensions and the same elements in order.
+func (t *Tape) Reshape(x *Tensor, shape ...int) *Tensor {
+	y := t.made(func(dst kernels.Buffer) {
+		if xv := t.value(x); t.err == nil {
+			t.Dev.Add(kernels.To(dst), &kernels.AddArgs{N: x.Len(), A: xv, Alpha: 1})
+		}
+	}, []*Tensor{x}, x.kind, shape...)
+	if y.Len() != x.Len() {
+		panic(fmt.Sprintf("autograd: reshape %v as %v", x.Shape, shape))
+	}
+	y.needs, y.slope = x.needs, x.slope
+	t.record(y, nil, func() { t.pass(x, y, 1) })
+	return y
+}
+
+// Stack returns the rows of a [N, C], then those of b [M, C], both float32.
+func (t *Tape) Stack(a, b *Tensor) *Tensor {
+	if a.Cols() != b.Cols() || a.kind != b.kind {
+		panic(fmt.Sprintf("autograd: stack %v on %v", a.Shape, b.Shape))
+	}
+	c := a.Cols()
+	y := t.alloc(kernels.Activations, a.kind, a.Rows()+b.Rows(), c)
+	y.needs, y.slope = a.needs || b.needs, a.kind
+	if av, bv := t.value(a), t.value(b); t.err == nil {
+		t.Dev.Copy2D(kernels.To(y.Data), &kernels.Copy2DArgs{Rows: a.Rows(), Cols: c, X: av, XStride: c, YStride: c})
+		t.Dev.Copy2D(kernels.To(y.Data), &kernels.Copy2DArgs{Rows: b.Rows(), Cols: c, X: bv, XStride: c, YOff: a.Len(), YStride: c})
+	}
+	t.record(y, nil, func() {
+		da, db := t.grad(a), t.grad(b)
+		if t.err != nil {
+			return
+		}
+		if !da.Skip() {
+			t.Dev.Copy2D(da, &kernels.Copy2DArgs{Rows: a.Rows(), Cols: c, X: y.grad.buf, XStride: c, YStride: c})
+		}
+		if !db.Skip() {
+			t.Dev.Copy2D(db, &kernels.Copy2DArgs{Rows: b.Rows(), Cols: c, X: y.grad.buf, XOff: a.Len(), XStride: c, YStride: c})
+		}
+	})
+	return y
+}
+
+// Sinkhorn returns doubly normalised matrices of x [N, s·s], transposed; see
+// kernels.SinkhornArgs.
+func (t *Tape) Sinkhorn(x *Tensor, s, iters int, eps float32) *Tensor {
+	if x.Cols() != s*s {
+		panic(fmt.Sprintf("autograd: sinkhorn: %v of matrices of %d", x.Shape, s))
+	}
+	args := func() *kernels.SinkhornArgs {
+		return &kernels.SinkhornArgs{N: x.Rows(), S: s, Iters: iters, Eps: eps, X: t.value(x)}
+	}
+	y := t.New(x.Rows(), s*s)
+	y.needs = x.needs
+	if a := args(); t.err == nil {
+		t.Dev.Sinkhorn(kernels.To(y.Data), a)
+	}
+	t.record(y, []*Tensor{x}, func() {
+		dx, a := t.grad(x), args()
+		if t.err == nil {
+			t.Dev.SinkhornBackward(dx, y.grad.buf, a)
+		}
+	})
+	return y
+}
+
 // NormSpec is what a norm needs beside its input.
 type NormSpec struct {
 	Kind    kernels.NormKind

@@ -22,6 +22,16 @@ type PickSpec struct {
 // slot First of a cache.
 type PickRun struct{ From, To, First, Keys int }
 
+// All reports whether every token sees all keys there are.
+func (s PickSpec) All() bool {
+	for _, r := range s.Runs {
+		if r.Keys > s.P {
+			return false
+		}
+	}
+	return true
+}
+
 // pickRows is the most scores of keys that are held at a time. It is a constant:
 // results must not depend on the machine.
 const pickRows = 1 << 24
@@ -33,11 +43,7 @@ func (t *Tape) Pick(q, k, w *Tensor, s PickSpec) *Tensor {
 	if q.Cols() != s.H*s.D || w.Cols() != s.H {
 		panic(fmt.Sprintf("autograd: pick: q %v, w %v of %d heads of %d", q.Shape, w.Shape, s.H, s.D))
 	}
-	most := 0
-	for _, r := range s.Runs {
-		most = max(most, r.Keys)
-	}
-	if most <= s.P {
+	if s.All() {
 		return nil
 	}
 	pick := t.alloc(kernels.Activations, dtype.I32, q.Rows(), s.P)

@@ -72,6 +72,7 @@ type Tensor struct {
 	of    *Tensor  // set for an input of a checkpointed region: the tensor outside
 	saved int      // gradients that will read Data
 	done  bool     // no operation of the forward pass will read Data
+	kept  bool     // Done does not apply
 	again func(dst kernels.Buffer)
 	deps  []*Tensor // what again reads
 	late  bool      // Data was not made yet: again makes it once
@@ -91,6 +92,9 @@ func (x *Tensor) Cols() int {
 
 // Len is the number of elements of x.
 func (x *Tensor) Len() int { return x.Rows() * x.Cols() }
+
+// Kind is the type of the elements of x.
+func (x *Tensor) Kind() dtype.Kind { return x.kind }
 
 // NeedsGrad reports whether a gradient with respect to x is wanted.
 func (x *Tensor) NeedsGrad() bool { return x.needs }
@@ -128,10 +132,13 @@ type Tape struct {
 	// recording.
 	Tap func(w *Param, x *Tensor, r *Routed)
 
+	// Balance, when set, adds a loss over what the routers do.
+	Balance *Balance
+
 	// Dropout masks are a function of (Seed, Step, the adapter's site, Key, column).
 	Seed uint64
 	Step uint32
-	Key  *Tensor // [N] int64: sample<<32 | token; needed when an adapter has dropout
+	Key  *Tensor // [N] int64: sample<<32 | token, of the rows of what products read next; needed when an adapter has dropout
 
 	ops  []op
 	all  []*Tensor
@@ -185,10 +192,10 @@ func (t *Tape) View(x *Tensor, row, n int) *Tensor {
 	return y
 }
 
-// Borrow returns a tensor over float32 values that are the caller's. The tape
-// does not free them; they must stay as they are until it is freed.
+// Borrow returns a tensor over values that are the caller's, float32 or int32. The
+// tape does not free them; they must stay as they are until it is freed.
 func (t *Tape) Borrow(b kernels.Buffer, shape ...int) *Tensor {
-	x := &Tensor{Shape: shape, kind: dtype.F32, tape: t}
+	x := &Tensor{Shape: shape, kind: b.Type().Kind, tape: t}
 	x.Data = t.Dev.Slice(b, 0, x.Len())
 	return x
 }
@@ -291,12 +298,16 @@ func (t *Tape) made(run func(dst kernels.Buffer), deps []*Tensor, k dtype.Kind, 
 	return y
 }
 
+// Keep has x stay, whatever Done says, until the tape is freed or its last gradient
+// has run: something that several parts of a pass read.
+func (t *Tape) Keep(x *Tensor) { x.kept = true }
+
 // Done says that no later operation of the forward pass reads the tensors.
 // Their memory goes now, or when the last gradient that reads it has run. A
 // nil tensor is ignored.
 func (t *Tape) Done(xs ...*Tensor) {
 	for _, x := range xs {
-		if x == nil || x.of != nil {
+		if x == nil || x.of != nil || x.kept {
 			continue
 		}
 		x.done = true

@@ -23,6 +23,7 @@ type encoding struct {
 	eos     string // train_on_eos
 	reasons string // reasoning
 	vocab   int32  // ids must be below; 0 unknown
+	encoder bool   // a sample is a prompt and one answer
 	ends    []int32
 	control []string          // the special tokens' texts
 	markup  *strings.Replacer // takes them out
@@ -36,7 +37,10 @@ type spanner interface {
 
 // newEncoding resolves options that are filled in.
 func newEncoding(o *Options, tok *tokenizer.Tokenizer, tmpl *chat.Template) *encoding {
-	e := &encoding{tok: tok, trainOn: o.TrainOn, eos: o.TrainOnEOS, reasons: o.Reasoning, vocab: int32(o.Vocab), vars: o.templateKwargs()}
+	e := &encoding{tok: tok, trainOn: o.TrainOn, eos: o.TrainOnEOS, reasons: o.Reasoning, vocab: int32(o.Vocab), vars: o.templateKwargs(), encoder: o.Encoder}
+	if e.encoder { // which reads what the others before it say
+		e.trainOn = "last"
+	}
 	if tmpl != nil {
 		e.tmpl = tmpl
 	}
@@ -94,6 +98,10 @@ func (e *encoding) encode(s sample) (out encoded, err error) {
 	switch {
 	case s.row != "":
 		out, err = e.ask(&s)
+	case e.encoder && s.text != nil:
+		err = fail.Inputf("", "give rows of prompt and completion", "rows of type text have no answer: the model reads a prompt by an encoder and answers it")
+	case e.encoder && s.plain:
+		out, err = e.pair(s.prompt, s.completion)
 	case s.ids != nil:
 		out = e.tokens(s)
 	case s.text != nil:
@@ -102,6 +110,9 @@ func (e *encoding) encode(s sample) (out encoded, err error) {
 		out, err = e.prompt(s.prompt, s.completion)
 	default:
 		out, err = e.chat(&s)
+	}
+	if err == nil && e.encoder {
+		err = out.lastAnswer()
 	}
 	if err == nil {
 		err = e.check(out.ids)
@@ -198,6 +209,51 @@ func (e *encoding) prompt(prompt, completion string) (encoded, error) {
 	}
 	out.loss = [][2]int32{{start, end}}
 	return out, nil
+}
+
+// pair is a prompt and a completion as an encoder and its decoder read them: each as the
+// tokenizer writes a text by itself, the completion without a BOS, for which the
+// decoder's start token stands.
+func (e *encoding) pair(prompt, completion string) (encoded, error) {
+	head, err := e.tok.TryEncode(prompt, true)
+	if err != nil {
+		return encoded{}, bad("", "%v", err)
+	}
+	if err := e.checkBOS(head); err != nil {
+		return encoded{}, err
+	}
+	tail, err := e.tok.TryEncode(completion, true)
+	if err != nil {
+		return encoded{}, bad("", "%v", err)
+	}
+	if e.tok.AddsBOS() && len(tail) > 0 {
+		tail = tail[1:]
+	}
+	if len(head) == 0 {
+		return encoded{}, bad("prompt", "has no tokens: the encoder has nothing to read")
+	}
+	out := encoded{ids: append(slices.Clone(head), e.withEOS(tail)...)}
+	end := int32(len(out.ids))
+	if n := end - 1; e.eos == "none" && out.ids[n] == e.tok.EOS() {
+		end = n
+	}
+	out.loss = [][2]int32{{int32(len(head)), end}}
+	return out, nil
+}
+
+// lastAnswer leaves the last run of learned tokens of a row that an encoder and its
+// decoder share, and what lies behind it out.
+func (out *encoded) lastAnswer() error {
+	loss := tidy(out.loss)
+	if len(loss) == 0 {
+		return nil // which is found
+	}
+	last := loss[len(loss)-1]
+	if last[0] < 1 {
+		return bad("", "nothing stands before the answer: the encoder has nothing to read")
+	}
+	out.ids, out.loss = out.ids[:last[1]], [][2]int32{last}
+	return nil
 }
 
 // head is a prompt as a server tokenizes it: with a BOS, without an EOS.

@@ -82,6 +82,7 @@ type Options struct {
 	Seed    uint64 `yaml:"-" json:"seed"`              // of the recipe
 	Context int    `yaml:"-" json:"context,omitempty"` // the model's; 0 when unknown
 	Vocab   int    `yaml:"-" json:"vocab,omitempty"`   // rows of the model's embedding; 0 when unknown
+	Encoder bool   `yaml:"-" json:"encoder,omitempty"` // the model reads the prompt by an encoder: a sample is a prompt and one answer
 	Name    string `yaml:"-" json:"-"`                 // of the stage, for messages; default "ingest"
 
 	// Beside is where the result will be saved: files without a name beside it take
@@ -104,6 +105,12 @@ func (o *Options) Fill() error {
 	return o.check()
 }
 
+// ForModel says what the model reads: its context (0: unknown), the rows of its
+// embedding, and whether an encoder takes its prompts.
+func (o *Options) ForModel(context, vocab int, encoder bool) {
+	o.Context, o.Vocab, o.Encoder = context, vocab, encoder
+}
+
 func defaultMaxLength(context int) int {
 	if context > 0 {
 		return min(2048, context)
@@ -120,6 +127,14 @@ func (o *Options) check() error {
 	}
 	if o.Context > 0 && o.MaxLength > o.Context {
 		return fail.Usagef(o.Name, fmt.Sprintf("max_length: %d", o.Context), "max_length %d is more than the model's context of %d", o.MaxLength, o.Context)
+	}
+	if o.Encoder {
+		switch {
+		case o.TrainOn == "all":
+			return fail.Usagef(o.Name, "leave train_on out: of a conversation the last answer is learned", "train_on: all of a model with an encoder, which does not predict what it reads")
+		case o.Overflow == "split":
+			return fail.Usagef(o.Name, "overflow: drop or truncate", "overflow: split of a model with an encoder: the parts would be without their prompt")
+		}
 	}
 	if len(o.Datasets) == 0 {
 		return fail.Usagef(o.Name, "datasets: [{path: data/*.parquet}]", "no datasets")

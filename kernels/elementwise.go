@@ -48,8 +48,32 @@ const (
 	Softplus                     // ln(1 + eˣ)
 	XIELU                        // x > 0: AlphaP·x² + Beta·x, else AlphaN·(e^min(x, Eps) - 1 - x) + Beta·x (Huang, Schlag 2024, arXiv:2411.13010)
 	ClampedSwiGLU                // gated only: g·σ(Alpha·g)·(u + 1), g = min(gate, Limit), u = up within ±Limit (gpt-oss)
+	LimitedSwiGLU                // gated only: g·σ(g)·u, g = min(gate, Limit), u = up within ±Limit (DeepSeek V4)
 	Clip                         // x within ±Limit
+	Rsqrt                        // 1/√max(x, Limit)
 )
+
+// Opened is what ClampedSwiGLU and LimitedSwiGLU add to an up within its limits;
+// bounded says that the activation is one of them, which are always gated.
+func (k ActKind) Opened() (add float32, bounded bool) {
+	switch k {
+	case ClampedSwiGLU:
+		return 1, true
+	case LimitedSwiGLU:
+		return 0, true
+	}
+	return 0, false
+}
+
+// SinkhornArgs: each of N matrices X [S, S] becomes the transpose of one whose rows
+// and columns sum to about 1 (Sinkhorn, Knopp 1967; Xie et al. 2025, arXiv:2512.24880):
+// the softmax of its rows plus Eps, columns divided by (their sum + Eps), and Iters-1
+// times rows, then columns so divided.
+type SinkhornArgs struct {
+	N, S, Iters int
+	X           Buffer // [N, S·S] f32
+	Eps         float32
+}
 
 // ActLayout says where a gated activation finds its two operands.
 type ActLayout uint8
@@ -62,7 +86,7 @@ const (
 
 // ActParams are the numbers of the activations that have any.
 type ActParams struct {
-	Limit, Alpha              float32 // of ClampedSwiGLU, and the limit of Clip; Limit 0: none
+	Limit, Alpha              float32 // of ClampedSwiGLU, and the limits of LimitedSwiGLU, Clip and Rsqrt; Limit 0: none
 	AlphaP, AlphaN, Beta, Eps float32 // of XIELU, as used: after the softplus of a checkpoint's raw values
 }
 

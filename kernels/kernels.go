@@ -260,6 +260,10 @@ type Net interface {
 	Act(y Dst, a *ActArgs)
 	ActBackward(dgate, dup Dst, dy Buffer, a *ActArgs)
 
+	// Sinkhorn: see SinkhornArgs. y [N, S·S] f32, dx and dy like it.
+	Sinkhorn(y Dst, a *SinkhornArgs)
+	SinkhornBackward(dx Dst, dy Buffer, a *SinkhornArgs)
+
 	Add(y Dst, a *AddArgs)
 	Mul(y Dst, a *MulArgs)
 	// MulBackward: dx = dy·S, ds = dy·X summed over what shares a factor, dbias =

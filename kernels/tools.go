@@ -111,36 +111,6 @@ type SampleArgs struct {
 	Rows   []SampleRow
 }
 
-// OptimKind is an element-wise update rule.
-type OptimKind uint8
-
-const (
-	AdamW OptimKind = iota // torch.optim.AdamW, single tensor, not fused
-	SGD                    // M holds the momentum (Beta1) or is nil
-)
-
-// OptimSpan is a parameter, or several that lie together, with one rate and decay.
-type OptimSpan struct {
-	P         Buffer // [N] f32
-	Off       int    // where its gradient and moments begin in G, M and V
-	LR, Decay float64
-}
-
-// OptimArgs: one step of all parameters over flat gradients and moments. Step
-// counts from 1.
-type OptimArgs struct {
-	Kind              OptimKind
-	Spans             []OptimSpan
-	G, M, V           Buffer // f32, flat; M and V nil where the rule has none
-	Beta1, Beta2, Eps float64
-	Step              int
-	// SumSq [1] f32 is Σ G². The gradients are multiplied by
-	// min(1, MaxNorm/(√SumSq + 1e-6)) (torch.nn.utils.clip_grad_norm_); MaxNorm
-	// 0: by 1. Where SumSq is not finite nothing is changed. nil: not looked at.
-	SumSq   Buffer
-	MaxNorm float64
-}
-
 // GPTQArgs: one block of columns of GPTQ's inner loop, transposed so that a
 // column is contiguous. See quant/gptq.go for the algorithm.
 type GPTQArgs struct {

@@ -23,7 +23,8 @@ type Adapter struct {
 	// Of an adapter that is no LoRA, else "" and nil: its kind, settings and layers.
 	Kind     string
 	Options  Options
-	adapted  []site // one for each of variants
+	tables   []*tableLoRA // of embeddings
+	adapted  []site       // one for each of variants
 	variants []variant
 	owned    []*autograd.Param // memory of variants
 	shared   []Param           // stored, not trained
@@ -32,6 +33,8 @@ type Adapter struct {
 	model  *model.Model
 	whole  []*whole
 	kept   []*whole // of a folder: weights of the base that PEFT stored beside; not trained
+	seed   uint64   // of first values
+	from   *Folder  // whose values it has; nil: it is new
 	loaded bool     // from a folder, where all that counts is that each tensor has its place
 }
 
@@ -100,7 +103,7 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m}
+	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m, seed: seed}
 	err = ad.build(ports, chosen, func(l *Layer) (a, b []float32, err error) {
 		if c.InitWeights.onResidual() || c.InitWeights == InitLoftQ {
 			return ad.fromWeight(l)
@@ -133,7 +136,7 @@ func (ad *Adapter) build(ports []nn.Port, chosen []Module, fill func(*Layer) (a,
 			break
 		}
 		if ad.Config.UseDoRA {
-			if err = ad.addDoRA(&ad.Layers[i]); err != nil {
+			if err = ad.addDoRA(&ad.Layers[len(ad.Layers)-1]); err != nil {
 				break
 			}
 		}
@@ -153,10 +156,10 @@ func (ad *Adapter) build(ports []nn.Port, chosen []Module, fill func(*Layer) (a,
 // attach makes the adapter of one port, which PEFT keeps under the path stored.
 func (ad *Adapter) attach(s nn.Port, stored string, site uint32, fill func(*Layer) (a, b []float32, err error)) error {
 	if s.Linear == nil {
-		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole table", "an adapter on the embedding %s is not supported", s.Path)
+		return ad.attachTable(s.Embed, stored, ad.seed, ad.from)
 	}
-	if s.Head && (!ad.loaded || ad.Config.UseDoRA) {
-		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole head", "an adapter on the head %s is not supported in training, nor with use_dora", s.Path)
+	if s.Head && (ad.Config.UseDoRA || ad.Config.Dropout > 0 && !ad.loaded) {
+		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole head", "an adapter on the head %s is not supported with use_dora, nor trained with dropout", s.Path)
 	}
 	mod := Module{Path: s.Path, Param: s.Param}
 	r, alpha, err := ad.Config.rankAlpha(mod.name())
@@ -260,7 +263,8 @@ func (ad *Adapter) takeModules(ports []nn.Port) error {
 // takeModule replaces one module. Of an embedding and a head that are tied, the
 // other one stays as it was: from then on they are two, as in PEFT.
 func (ad *Adapter) takeModule(s nn.Port) error {
-	if slices.ContainsFunc(ad.Layers, func(l Layer) bool { return l.Path == s.Path }) {
+	if slices.ContainsFunc(ad.Layers, func(l Layer) bool { return l.Path == s.Path }) ||
+		slices.ContainsFunc(ad.tables, func(l *tableLoRA) bool { return l.path == s.Path }) {
 		return fail.Usagef("lora.modules_to_save", "name it in exclude_modules", "%s is in modules_to_save and has an adapter", s.Path)
 	}
 	table := s.Embed != nil || s.Head
@@ -314,6 +318,9 @@ func (ad *Adapter) Params() []Param {
 			out = append(out, Param{Param: l.dora.m, Shape: []int{l.dora.m.Len()}, Group: "magnitude", Decay: true})
 		}
 	}
+	for _, l := range ad.tables {
+		out = append(out, l.params()...)
+	}
 	for _, w := range ad.whole {
 		if strings.HasSuffix(w.name, ".bias") {
 			out = append(out, Param{Param: w.param, Shape: []int{w.param.Len()}, Group: "bias"})
@@ -341,6 +348,9 @@ func (ad *Adapter) Close() {
 	for _, l := range ad.Layers {
 		l.free(ad.dev)
 	}
+	for _, l := range ad.tables {
+		l.free(ad.dev)
+	}
 	for _, v := range slices.Backward(ad.variants) {
 		v.detach()
 	}
@@ -348,7 +358,7 @@ func (ad *Adapter) Close() {
 	for _, p := range ad.owned {
 		ad.dev.Free(p.Buffer)
 	}
-	ad.variants, ad.owned, ad.shared = nil, nil, nil
+	ad.tables, ad.variants, ad.owned, ad.shared = nil, nil, nil, nil
 	for _, w := range slices.Backward(append(ad.whole, ad.kept...)) { // the last one may lie over another
 		w.set(w.base)
 		ad.dev.Free(w.param.Buffer)
@@ -361,5 +371,5 @@ func (ad *Adapter) Summary() string {
 	if ad.Kind != "" {
 		return fmt.Sprintf("%s %s, %d layers, %d values trained", KindWord(ad.Kind), ad.Options.words(), len(ad.variants), ad.Trainable())
 	}
-	return fmt.Sprintf("LoRA r%d α%g on %d layers, %d values trained", ad.Config.R, ad.Config.Alpha, len(ad.Layers), ad.Trainable())
+	return fmt.Sprintf("LoRA r%d α%g on %d layers, %d values trained", ad.Config.R, ad.Config.Alpha, len(ad.Layers)+len(ad.tables), ad.Trainable())
 }

@@ -60,7 +60,7 @@ func TestBadFolders(t *testing.T) {
 		}, "layers.9"},
 		{"rank", setConfig("r", 4), "[8 "},
 		{"dora without magnitudes", setConfig("use_dora", true), "lora_magnitude_vector"},
-		{"pissa", setConfig("init_lora_weights", "pissa"), "init_lora_weights"},
+		{"pissa_niter_4", setConfig("init_lora_weights", "pissa_niter_4"), "init_lora_weights"},
 		{"unknown switch", setConfig("use_qalora", true), "use_qalora"},
 		{"other method", setConfig("peft_type", "ADALORA"), "ADALORA"},
 		{"no targets", setConfig("target_modules", nil), "target_modules"},
@@ -148,10 +148,9 @@ func TestF16Overflow(t *testing.T) {
 // TestUnsupported: what PEFT can do and we cannot is an error that names the
 // key, for every such folder of the reference.
 func TestUnsupported(t *testing.T) {
-	dir := testdir.Shared(t, "golden/train/lora")
+	dir := testdir.Shared(t, "golden/train")
 	for variant, key := range map[string]string{
-		"lora_embedding": "embedding", "vocab_resize": "trainable_token_indices",
-		"pissa": "init_lora_weights", "olora": "init_lora_weights", "loftq": "init_lora_weights",
+		"lora/vocab_resize": "trainable_token_indices", "lora2/corda_ipm": "init_lora_weights",
 	} {
 		_, err := ReadFolder(filepath.Join(dir, variant, "adapter"))
 		if fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), key) {

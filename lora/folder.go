@@ -120,13 +120,8 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 	if f.adapter = cmp.Or(adapter, f.adapter); f.tensors[name] != nil {
 		return fail.Inputf(where, "one of them is left from training", "two tensors are named %s%s without the wrappers of training; one is %s", prefix, name, t.Name)
 	}
-	for _, part := range []struct{ part, key string }{
-		{"lora_embedding_", "adapters on an embedding"},
-		{"token_adapter", "trainable_token_indices"},
-	} {
-		if strings.Contains(name, part.part) {
-			return fail.Inputf(where, "merge the adapter in PEFT", "tensor %s: %s is not supported", t.Name, part.key)
-		}
+	if strings.Contains(name, "token_adapter") {
+		return fail.Inputf(where, "merge the adapter in PEFT", "tensor %s: trainable_token_indices is not supported", t.Name)
 	}
 	n := int64(1)
 	for _, d := range t.Shape {
@@ -258,14 +253,15 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 			chosen = append(chosen, l.Path)
 		}
 	}
+	for _, l := range ad.tables {
+		chosen = append(chosen, l.path)
+	}
 	var conf []byte
 	var err error
 	if ad.Kind == "" {
 		file := fileOf(ad.Config, o.Base, chosen, ad.Modules)
-		if ad.model.Spec.Reward {
-			task := "SEQ_CLS"
-			file.TaskType = &task
-		}
+		task := ad.task()
+		file.TaskType = &task
 		conf, err = file.encode()
 	} else {
 		conf, err = ad.kindFile(o.Base, ad.paths())

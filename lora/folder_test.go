@@ -88,26 +88,32 @@ func evalBatch(t *testing.T, dir string) (rows [][]int32, width int) {
 // logits runs m on rows and returns the largest difference to want [B, width, V].
 func logitsOff(t *testing.T, m *model.Model, rows [][]int32, width int, want []float32) float64 {
 	t.Helper()
-	v := m.Spec.V
-	if len(want) != len(rows)*width*v {
-		t.Fatalf("reference of %d values for %d×%d×%d", len(want), len(rows), width, v)
+	return inputsOff(t, m, model.Pack(rows...), width, want)
+}
+
+// inputsOff is logitsOff of packed rows.
+func inputsOff(t *testing.T, m *model.Model, in model.Inputs, width int, want []float32) float64 {
+	t.Helper()
+	v, rows := m.Spec.V, len(in.Seq)-1
+	if len(want) != rows*width*v {
+		t.Fatalf("reference of %d values for %d×%d×%d", len(want), rows, width, v)
 	}
 	var got []float32
 	err := m.Dev.Run(func() (err error) {
 		tape := &autograd.Tape{Dev: m.Dev}
 		defer tape.Free()
-		got, err = tape.Values(m.Logits(tape, m.Hidden(tape, model.Pack(rows...))))
+		got, err = tape.Values(m.Logits(tape, m.Hidden(tape, in)))
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	worst, at := 0.0, 0
-	for b, r := range rows {
-		for i := range len(r) * v {
+	worst := 0.0
+	for b := range rows {
+		at := int(in.Seq[b]) * v
+		for i := range int(in.Seq[b+1])*v - at {
 			worst = math.Max(worst, math.Abs(float64(got[at+i]-want[b*width*v+i])))
 		}
-		at += len(r) * v
 	}
 	return worst
 }
@@ -118,7 +124,7 @@ var goldenFolders = map[string]map[string]string{
 	"lora": {
 		"lora": "base-llama", "dora": "base-llama", "rslora": "base-llama", "patterns": "base-llama", "layers_to_transform": "base-llama",
 		"modules_to_save": "base-llama", "loraplus": "base-llama", "tied_lora": "base-qwen2", "lora_bias": "base-qwen2",
-		"qlora_f32": "qlora_f32/base-nf4", "moe_experts": "base-mixtral",
+		"qlora_f32": "qlora_f32/base-nf4", "moe_experts": "base-mixtral", "lora_embedding": "base-llama",
 	},
 	"lora2": {
 		"ia3": "base-llama", "vera": "base-llama", "vera_noproj": "base-llama", "loha": "base-llama", "lokr": "base-llama", "lokr_full": "base-llama",
@@ -488,7 +494,7 @@ func TestApply(t *testing.T) {
 	if after := m.Dev.Info().Mem.Now[kernels.Weights]; after != before {
 		t.Errorf("%d bytes of weights before, %d after", before, after)
 	}
-	for _, c := range []Config{{ModulesToSave: Strings{"nothing"}}, {Bias: "lora_only"}, {TargetModules: Targets{Names: []string{"embed_tokens"}}}, {TargetModules: Targets{Names: []string{"lm_head"}}}, {ModulesToSave: Strings{"q_proj"}}} {
+	for _, c := range []Config{{ModulesToSave: Strings{"nothing"}}, {Bias: "lora_only"}, {TargetModules: Targets{Names: []string{"embed_tokens"}}, UseDoRA: true}, {TargetModules: Targets{Names: []string{"lm_head"}}, Dropout: 0.1}, {ModulesToSave: Strings{"q_proj"}}} {
 		if _, err := Apply(m, c, 1); fail.Code(err) != int(fail.Usage) {
 			t.Errorf("%+v: %v", c, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/formats"
@@ -21,14 +22,16 @@ import (
 )
 
 // peftFolder writes the adapter of a reference case as PEFT does, and returns
-// its folder, the rows of the case and the logits [rows, width, V] with it.
-func peftFolder(t *testing.T, dir string) (folder string, rows [][]int32, want []float32) {
+// its folder, the packed rows of the case (of both halves of a model with an encoder)
+// and the logits [rows, width, V] with it.
+func peftFolder(t *testing.T, dir string) (folder string, in model.Inputs, want []float32) {
 	t.Helper()
 	list, _, err := formats.ReadSafetensors(filepath.Join(dir, "golden.safetensors"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var adapter []formats.NamedTensor
+	packed := map[string]model.Inputs{}
 	for _, a := range list {
 		switch name, ok := strings.CutPrefix(a.Name, "lora."); {
 		case ok:
@@ -38,15 +41,23 @@ func peftFolder(t *testing.T, dir string) (folder string, rows [][]int32, want [
 		case a.Name == "lora_logits":
 			want = make([]float32, len(a.Data)/4)
 			block.GetF32(want, a.Data)
-		case a.Name == "input_ids":
+		case a.Name == "input_ids" || a.Name == "decoder_input_ids":
 			width := int(a.Shape[1])
+			var rows [][]int32
 			for i := range int(a.Shape[0]) * width {
 				if i%width == 0 {
 					rows = append(rows, nil)
 				}
 				rows[i/width] = append(rows[i/width], int32(a.Data[8*i])|int32(a.Data[8*i+1])<<8)
 			}
+			packed[a.Name] = model.Pack(rows...)
 		}
+	}
+	in = packed["input_ids"]
+	if own, ok := packed["decoder_input_ids"]; ok {
+		source := in
+		in = own
+		in.Source = &source
 	}
 	var g struct {
 		Config map[string]any `json:"lora_config"`
@@ -66,7 +77,11 @@ func peftFolder(t *testing.T, dir string) (folder string, rows [][]int32, want [
 			g.Config["exclude_modules"] = v
 		}
 	}
-	for key, v := range map[string]any{"init_lora_weights": true, "inference_mode": true, "task_type": "CAUSAL_LM"} { // as save_pretrained writes them
+	task := "CAUSAL_LM"
+	if in.Source != nil {
+		task = "SEQ_2_SEQ_LM"
+	}
+	for key, v := range map[string]any{"init_lora_weights": true, "inference_mode": true, "task_type": task} { // as save_pretrained writes them
 		g.Config[key] = v
 	}
 	folder = t.TempDir()
@@ -79,7 +94,7 @@ func peftFolder(t *testing.T, dir string) (folder string, rows [][]int32, want [
 	if err != nil {
 		t.Fatal(err)
 	}
-	return folder, rows, want
+	return folder, in, want
 }
 
 // TestGoldenArchs: PEFT's adapter of every architecture gives PEFT's logits,
@@ -88,7 +103,7 @@ func TestGoldenArchs(t *testing.T) {
 	for _, name := range archtest.Cases {
 		t.Run(name, func(t *testing.T) {
 			dir := testdir.Shared(t, "golden/arch/"+name)
-			folder, rows, want := peftFolder(t, dir)
+			folder, in, want := peftFolder(t, dir)
 			largest := 0.0
 			for _, v := range want {
 				largest = math.Max(largest, math.Abs(float64(v)))
@@ -98,7 +113,7 @@ func TestGoldenArchs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if off := logitsOff(t, m, rows, len(rows[0]), want); !(off <= 1e-4*largest) {
+			if off := inputsOff(t, m, in, int(in.Seq[1]), want); !(off <= 1e-4*largest) {
 				t.Errorf("attached: logits within %g, allowed %g", off, 1e-4*largest)
 			}
 			roundTrip(t, ad, folder)
@@ -121,7 +136,7 @@ func TestGoldenArchs(t *testing.T) {
 					if file == "merged" {
 						sameParts(t, src, made)
 					}
-					if off := logitsOff(t, merged, rows, len(rows[0]), want); !(off <= 1e-4*largest) {
+					if off := inputsOff(t, merged, in, int(in.Seq[1]), want); !(off <= 1e-4*largest) {
 						t.Errorf("logits within %g, allowed %g", off, 1e-4*largest)
 					}
 				})

@@ -462,8 +462,11 @@ func scratch(dev kernels.Backend, n int) (kernels.Buffer, error) {
 }
 
 // removeLoRA takes one adapter off a layer.
-func removeLoRA(l *nn.Linear, low *nn.LoRA) {
-	l.Adapters = slices.DeleteFunc(l.Adapters, func(a *nn.LoRA) bool { return a == low })
+func removeLoRA(l *nn.Linear, low *nn.LoRA) { l.Adapters = without(l.Adapters, low) }
+
+// without is list without one of its elements.
+func without(list []*nn.LoRA, low *nn.LoRA) []*nn.LoRA {
+	return slices.DeleteFunc(list, func(a *nn.LoRA) bool { return a == low })
 }
 
 // eachRow calls f for every row of w, which begins at row row0 of its matrix, in
@@ -572,6 +575,17 @@ func (ad *Adapter) paths() []string {
 	return out
 }
 
+// task is what PEFT calls the use of the model.
+func (ad *Adapter) task() string {
+	switch s := &ad.model.Spec; {
+	case s.Reward:
+		return "SEQ_CLS"
+	case s.Encoder > 0:
+		return "SEQ_2_SEQ_LM"
+	}
+	return "CAUSAL_LM"
+}
+
 // kindFile is adapter_config.json of an adapter that is no LoRA, as PEFT writes it:
 // keys in alphabetical order.
 func (ad *Adapter) kindFile(base string, chosen []string) ([]byte, error) {
@@ -585,7 +599,7 @@ func (ad *Adapter) kindFile(base string, chosen []string) ([]byte, error) {
 	}
 	row := kinds[ad.Kind]
 	for _, v := range []any{row.always, ad.Options, map[string]any{
-		"auto_mapping": nil, "base_model_name_or_path": base, "inference_mode": true, "peft_type": row.peft, "revision": nil, "task_type": "CAUSAL_LM",
+		"auto_mapping": nil, "base_model_name_or_path": base, "inference_mode": true, "peft_type": row.peft, "revision": nil, "task_type": ad.task(),
 		"target_modules": explicit(ad.Config, chosen, ad.Modules),
 	}} {
 		if err := put(v); err != nil {

@@ -40,7 +40,7 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	if err := f.checkHeld(m, ports, chosen); err != nil {
 		return nil, err
 	}
-	ad := &Adapter{Config: c, Kind: f.Kind, Options: f.Options, Modules: mods, dev: m.Dev, model: m, loaded: true}
+	ad := &Adapter{Config: c, Kind: f.Kind, Options: f.Options, Modules: mods, dev: m.Dev, model: m, from: f, loaded: true}
 	if f.Kind != "" {
 		err = ad.buildKind(ports, chosen, &maker{ad: ad, from: f})
 	} else {
@@ -116,6 +116,9 @@ func (w Weighted) Attach(m *model.Model) (*Adapter, error) {
 		ad.Close()
 		return nil, fail.Inputf(w.Folder.Dir, "give it weight 1", "weight %g: what an adapter stores whole (modules, biases, DoRA's magnitudes, all of other kinds than LoRA) has no part of it", w.Weight)
 	}
+	for _, l := range ad.tables {
+		l.low.Scale *= float32(w.Weight)
+	}
 	for _, l := range ad.Layers {
 		if l.LoRA.Scale *= float32(w.Weight); l.minus != nil {
 			l.minus.Scale *= float32(w.Weight)
@@ -172,8 +175,8 @@ func Start(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if f.Kind != "" {
 		return nil, fail.Usagef("lora.init_from", "use adapter: "+f.Kind, "%s is an adapter of kind %s, not LoRA", f.Dir, f.Kind)
 	}
-	if f.tensors[m.Head.Path+".lora_A.weight"] != nil {
-		return nil, fail.Usagef("lora.init_from", "merge it first, then train on the merged model", "%s has an adapter on the head %s, which cannot be trained", f.Dir, m.Head.Path)
+	if c.Dropout > 0 && f.tensors[m.Head.Path+".lora_A.weight"] != nil {
+		return nil, fail.Usagef("lora.dropout", "dropout: 0", "%s has an adapter on the head %s, which is not trained with dropout", f.Dir, m.Head.Path)
 	}
 	return f.Attach(m, c)
 }

@@ -106,7 +106,7 @@ func TestConfigErrors(t *testing.T) {
 		{"{dropout: 1}", "lora.dropout", "1"},
 		{"{bias: some}", "lora.bias", `"some"`},
 		{"{use_dora: true, dropout: 0.1}", "lora.use_dora", "dropout"},
-		{"{init_lora_weights: pissa}", "lora.init_lora_weights", "pissa"},
+		{"{init_lora_weights: pissa_niter_4}", "lora.init_lora_weights", "pissa"},
 		{"{target_parameters: [mlp.experts.down_proj]}", "lora.target_parameters", "target_parameters"},
 		{"{trainable_token_indices: [1, 2]}", "lora.trainable_token_indices", "trainable_token_indices"},
 	} {

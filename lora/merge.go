@@ -151,8 +151,8 @@ func (m *merger) take(w Weighted) error {
 
 func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) error {
 	f := w.Folder
-	if mod.Kind == EmbeddingModule || mod.Head && f.Config.UseDoRA {
-		return fail.Inputf(f.Dir, "merge the adapter in PEFT", "an adapter on %s is not supported", mod.Path)
+	if (mod.Kind == EmbeddingModule || mod.Head) && (f.Config.UseDoRA || f.Config.InitWeights.onResidual()) {
+		return fail.Inputf(f.Dir, "merge the adapter in PEFT", "an adapter on %s with use_dora or init_lora_weights: %s is not supported", mod.Path, string(f.Config.InitWeights))
 	}
 	if t == nil { // a tied head without tensors of its own
 		return f.missing(path + ".lora_A.weight")
@@ -162,7 +162,13 @@ func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) 
 	if err != nil {
 		return err
 	}
-	a, b, err := f.layer(path, r, t.Rows/parts, t.Cols, t.Experts, t.Turned)
+	var a, b []float32
+	if mod.Kind == EmbeddingModule { // its rows are tokens: the factors change sides
+		b, a, err = f.table(path, r, t.Rows, t.Cols)
+		a = transposed(a, 1, t.Cols, r)
+	} else {
+		a, b, err = f.layer(path, r, t.Rows/parts, t.Cols, t.Experts, t.Turned)
+	}
 	if err != nil {
 		return err
 	}

@@ -20,10 +20,11 @@ var adapterName = regexp.MustCompile(`^(.*\.(?:lora_A|lora_B|modules_to_save))\.
 // parameter and a module.
 var magnitudeName = regexp.MustCompile(`^(.*\.lora_magnitude_vector)(?:\.([^.]+?))??(?:\.weight)?$`)
 
-// ownName is the same for the tensors of the kinds that are not LoRA, which are
+// ownName is the same for adapters of embeddings and the tensors of the kinds that
+// are not LoRA, which are
 // parameters of the layer itself or of a module in it.
 var ownName = func() *regexp.Regexp {
-	var names []string
+	names := []string{"lora_embedding_[AB]"}
 	for _, kind := range KindNames() {
 		names = append(names, kinds[kind].stored)
 	}

@@ -159,7 +159,7 @@ func (r *blockRun) collect() error {
 		err := r.pass(i, func(t *autograd.Tape, state *model.State) error {
 			in := r.states.load(i, t)
 			for k, p := range steps {
-				in = p.In(t, in)
+				in = p.Enter(t, in, state)
 				if t.Err() != nil {
 					return t.Err()
 				}
@@ -265,7 +265,7 @@ func (r *blockRun) roundInOrder(out *blockOutput, last bool) error {
 // storable reports whether the residual stream and a tensor of cols columns
 // may be kept for all tokens.
 func (r *blockRun) storable(cols int) bool {
-	return int64(r.tokens)*int64(r.m.Spec.C+cols)*4 <= storeLimit
+	return int64(r.tokens)*int64(r.m.Spec.Width()+cols)*4 <= storeLimit
 }
 
 // chosen are the linear maps of a step that are to be quantized.

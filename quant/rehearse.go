@@ -62,7 +62,10 @@ func (w *walk) rehearse() error {
 		return err
 	}
 	seen := map[string]bool{}
-	for _, b := range w.m.Blocks {
+	for i, b := range w.m.Blocks {
+		if err := w.cross(i); err != nil {
+			return err
+		}
 		k := fmt.Sprint(b.Lends)
 		for _, p := range b.Params {
 			k += fmt.Sprint(p.Rows, p.Cols, w.m.TensorOf(p).Role, w.m.TensorOf(p).Type, " ")

@@ -21,6 +21,7 @@ type store struct {
 // held is one tensor.
 type held struct {
 	rows, cols int
+	kind       dtype.Kind     // float32, or int32
 	buf        kernels.Buffer // on the device; nil:
 	at         int64          // its place on disk
 	loaded     *autograd.Tensor
@@ -93,11 +94,21 @@ func (s *store) load(i int, t *autograd.Tape) []*autograd.Tensor {
 		} else {
 			x := make([]float32, h.rows*h.cols)
 			t.Fail(s.disk.read(x, h.at))
-			h.loaded = t.Upload(x, h.rows, h.cols)
+			h.loaded = onTape(t, h, x)
 		}
 		out = append(out, h.loaded)
 	}
 	return out
+}
+
+// onTape puts what was read on a tape.
+func onTape(t *autograd.Tape, h *held, x []float32) *autograd.Tensor {
+	if h.kind != dtype.I32 {
+		return t.Upload(x, h.rows, h.cols)
+	}
+	ints := make([]int32, len(x))
+	copy(kernels.Bytes(ints), kernels.Bytes(x))
+	return t.Upload(ints, h.rows, h.cols)
 }
 
 // keep makes xs the tensors of pass i. Those that load gave for it stay as they
@@ -133,16 +144,16 @@ func (s *store) keep(i int, xs []*autograd.Tensor) error {
 // place copies x to memory of a tensor that is not needed any more, or to new.
 func (s *store) place(x *autograd.Tensor, old []*held) (*held, error) {
 	for k, h := range old {
-		if h != nil && h.rows*h.cols == x.Len() {
+		if h != nil && h.rows*h.cols == x.Len() && h.kind == x.Kind() {
 			old[k] = nil
 			h.rows, h.cols = x.Rows(), x.Cols()
 			return h, s.fill(h, x)
 		}
 	}
-	h := &held{rows: x.Rows(), cols: x.Cols()}
+	h := &held{rows: x.Rows(), cols: x.Cols(), kind: x.Kind()}
 	if bytes := int64(4 * x.Len()); s.room < 0 || bytes <= s.room {
 		var err error
-		if h.buf, err = s.dev.Alloc(kernels.Activations, dtype.Of(dtype.F32), x.Len()); err != nil {
+		if h.buf, err = s.dev.Alloc(kernels.Activations, dtype.Of(h.kind), x.Len()); err != nil {
 			return nil, err
 		}
 		if s.room >= 0 {
@@ -157,13 +168,18 @@ func (s *store) place(x *autograd.Tensor, old []*held) (*held, error) {
 	return h, s.fill(h, x)
 }
 
+// fill copies x to h. What both hold is four bytes an element.
 func (s *store) fill(h *held, x *autograd.Tensor) error {
-	if h.buf == nil {
+	if h.buf == nil || h.kind == dtype.I32 {
 		v := make([]float32, x.Len())
 		if err := down(s.dev, v, x.Data); err != nil {
 			return err
 		}
-		return s.disk.write(v, h.at)
+		if h.buf == nil {
+			return s.disk.write(v, h.at)
+		}
+		s.dev.Upload(h.buf, kernels.Bytes(v))
+		return nil
 	}
 	copyTo(s.dev, h.buf, x.Data, x.Len())
 	return nil
@@ -216,14 +232,14 @@ func (s *store) free() {
 func (s *stream) replay(i int, t *autograd.Tape, st *model.State, steps []model.Step, from, k int) (in []*autograd.Tensor) {
 	in = s.states.load(i, t)
 	for j := from; j < k; j++ {
-		x := steps[j].In(t, in)
+		x := steps[j].Enter(t, in, st)
 		y := steps[j].Forward(t, x, st)
 		if j > from {
 			finished(t, y, in, x)
 		}
 		in = y
 	}
-	return steps[k].In(t, in)
+	return steps[k].Enter(t, in, st)
 }
 
 // finished gives back tensors that are not among the kept ones.

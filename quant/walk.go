@@ -40,6 +40,7 @@ type stream struct {
 	passes [][][]int32
 	tokens int
 	states *store // the tensors of the state before the step in work
+	made   *store // what an encoder made of the text, once the walk is behind it; else nil
 	set    []replaced
 }
 
@@ -66,7 +67,50 @@ func (w *walk) run() error {
 		return err
 	}
 	for i, b := range w.m.Blocks {
+		if err := w.cross(i); err != nil {
+			return err
+		}
 		if err := w.block(b, i == len(w.m.Blocks)-1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cross takes all streams from the end of an encoder to what follows it, where block
+// i is the first behind one.
+func (w *walk) cross(i int) error {
+	if !w.m.Crosses(i) {
+		return nil
+	}
+	for _, s := range w.streams {
+		if err := s.cross(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cross keeps what the encoder made and embeds the text that the decoder reads.
+func (s *stream) cross() error {
+	defer s.restore()
+	if err := s.asWritten(s.m.Embed.W); err != nil {
+		return err
+	}
+	made := s.newStore()
+	defer func() { s.made = made }()
+	for i := range s.passes {
+		err := s.pass(i, func(t *autograd.Tape, st *model.State) error {
+			x, behind := s.m.Cross(t, s.states.load(i, t)[0], st)
+			if t.Err() != nil {
+				return t.Err()
+			}
+			if err := made.keep(i, []*autograd.Tensor{behind.Memory}); err != nil {
+				return err
+			}
+			return s.states.keep(i, []*autograd.Tensor{x})
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -107,6 +151,7 @@ func (w *walk) newStore() *store { return newStore(w.dev, w.room, w.disk) }
 func (w *walk) free() {
 	for _, s := range w.streams {
 		s.states.free()
+		s.made.free()
 	}
 	w.disk.close()
 }
@@ -146,6 +191,9 @@ func (s *stream) pass(i int, f func(t *autograd.Tape, st *model.State) error) er
 		st := s.m.Prepare(t, model.Pack(s.passes[i]...))
 		if t.Err() != nil {
 			return t.Err()
+		}
+		if s.made != nil {
+			st = st.Behind(t, s.made.load(i, t)[0])
 		}
 		if err := f(t, st); err != nil {
 			return err

@@ -209,7 +209,7 @@ func TestSchemaKeys(t *testing.T) {
 		{"train.lora.init_lora_weights", "gaussian"}, {"train.lora.init_lora_weights", "false"}, {"train.lora.init_lora_weights", "[x]"},
 		{"train.lora.target_modules", "[q_proj]"}, {"train.lora.target_modules", "{}"},
 		{"train.lr_scheduler", "linear"}, {"train.lr_scheduler", "cosin"}, {"train.lr_scheduler_kwargs", "{num_cycles: 0.5}"},
-		{"train.learning_rate", "2e-4"}, {"train.learning_rate", "fast"}, {"train.optimizer", "sgd"}, {"train.optimizer", "adamw_8bit"},
+		{"train.learning_rate", "2e-4"}, {"train.learning_rate", "fast"}, {"train.optimizer", "sgd"}, {"train.optimizer", "adamw_8bit"}, {"train.optimizer", "adamw_7bit"}, {"train.optim_args", "{amsgrad: true}"}, {"train.optim_args", "{amsgrad: 1}"}, {"train.lr_pattern", "{q_proj: 1e-4}"},
 		{"export.type", "[Q8_0, F16]"}, {"export.pure", "yes"}, {"memory_limit", "8GiB"}, {"memory_limit", "lots"},
 	} {
 		_, problem := stages.All.Parse("r", []byte(good), []string{c.key + "=" + c.value})

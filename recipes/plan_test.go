@@ -36,7 +36,7 @@ func TestPlanText(t *testing.T) {
 	got := strings.ReplaceAll(b.String(), dir, "DIR")
 	want := `stage does time peak disk note
 ingest 120 rows → 5,785 tokens, 26 × 192 MEM 28 kB val 20 rows; 0 over 192 (longest 97)
-train QLoRA r4 α32 lr 0.00020, 6 steps × 768 tokens MEM 344 kB 8,192 of 106,816 trainable (7.67 %)
+train QLoRA r4 α32 lr 0.00020, 6 steps × 768 tokens MEM 361 kB 8,192 of 106,816 trainable (7.67 %)
 merge → bf16 safetensors MEM 214 kB
 export Q8_0 8.57, F16 16.05 bits a weight MEM 4.5 MB
 eval perplexity, kl, exact_match, speed of 4 models MEM 66 kB 20 rows, 964 tokens each model

@@ -35,18 +35,28 @@ type Config struct {
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
 	LearningRate *float64          `yaml:"learning_rate" doc:"peak rate" unset:"2e-4; ia3 3e-3; vera 4e-3; full 2e-5; grpo 1e-5; preferences 1e-5, full 1e-6; continued adapter half" range:"(0,100]"`
+	LRPattern    lora.Pattern      `yaml:"lr_pattern,omitempty" type:"mapping" doc:"module (regex) to its own peak rate"`
 	LRScheduler  ScheduleName      `yaml:"lr_scheduler" doc:"by Transformers' names and formulas" default:"cosine"`
 	LRArgs       map[string]Scalar `yaml:"lr_scheduler_kwargs" doc:"the schedule's own settings"`
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
 	WarmupSteps  *int              `yaml:"warmup_steps" doc:"steps, instead of warmup_ratio" range:"[0,1000000000]"`
 
 	Optimizer   OptimizerName `yaml:"optimizer" doc:"update rule" default:"adamw"`
-	AdamBeta1   *float64      `yaml:"adam_beta1" doc:"first moment" default:"0.9" range:"[0,1)"`
-	AdamBeta2   *float64      `yaml:"adam_beta2" doc:"second moment" default:"0.999" range:"[0,1)"`
-	AdamEpsilon *float64      `yaml:"adam_epsilon" doc:"added to the root" default:"1e-8" range:"[0,1]"`
-	Momentum    float64       `yaml:"momentum" doc:"of sgd" default:"0" range:"[0,1)"`
+	AdamBeta1   *float64      `yaml:"adam_beta1" doc:"first moment" unset:"0.9; adan 0.98; soap 0.95" range:"[0,1)"`
+	AdamBeta2   *float64      `yaml:"adam_beta2" doc:"second moment" unset:"0.999; lion 0.99; adan 0.92; adopt 0.9999; soap 0.95" range:"[0,1)"`
+	AdamEpsilon *float64      `yaml:"adam_epsilon" doc:"added to the root" unset:"1e-8; lamb, adopt 1e-6; adagrad 1e-10" range:"[0,1]"`
+	Momentum    *float64      `yaml:"momentum" doc:"of sgd, rmsprop, schedule_free_sgd and muon" unset:"0; schedule_free_sgd 0.9; muon 0.95" range:"[0,1)"`
+	OptimArgs   OptimArgs     `yaml:"optim_args,omitempty" doc:"the optimizer's own settings"`
 	WeightDecay float64       `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"[0,10]"`
 	MaxGradNorm *float64      `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
+
+	UnfrozenParameters []string `yaml:"unfrozen_parameters,omitempty" doc:"of adapter: none: regular expressions for the beginnings of names, as in axolotl; the other weights stay as they are" unset:"all"`
+
+	RouterAuxLossCoef *float64 `yaml:"router_aux_loss_coef,omitempty" doc:"of models with experts: weight of the loss that spreads tokens over them, added once a micro batch" unset:"0" range:"[0,1000]"`
+
+	OptimTargetModules lora.Targets `yaml:"optim_target_modules,omitempty" type:"text or list" doc:"muon, galore, apollo, soap: the maps they update; the rest has AdamW (galore_adafactor: Adafactor)" unset:"all-linear"`
+	NEFTuneNoiseAlpha  *float64     `yaml:"neftune_noise_alpha,omitempty" doc:"noise on embedded tokens in training: uniform within ± alpha/√(length·width)" unset:"none" range:"(0,1000]"`
+	EMADecay           *float64     `yaml:"ema_decay,omitempty" doc:"validate and keep a moving average of the weights that decays so every step" unset:"none" range:"[0,1)"`
 
 	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"`
 	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`
@@ -101,11 +111,7 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	if _, err := c.Kinds.Of(string(c.Adapter)); err != nil { // fills in its defaults, too
 		return c, err
 	}
-	rate := c.UsualRate()
-	if from, _ := c.Init(); *from != "" && c.Adapter != "none" {
-		rate /= 2
-	}
-	defp(&c.LearningRate, rate)
+	c.fillOptimizer(given)
 	defp(&c.Seed, seed)
 	if given.WarmupSteps != nil {
 		c.WarmupRatio = given.WarmupRatio
@@ -123,6 +129,8 @@ func (c Config) usesBF16(dev kernels.Backend) bool {
 func (c Config) UsualRate() float64 {
 	kind := objectives[c.Objective]
 	switch {
+	case optimizers[c.Optimizer].rate > 0:
+		return optimizers[c.Optimizer].rate
 	case c.Adapter == "none":
 		return cmp.Or(kind.full, 2e-5)
 	case kind.rate > 0:
@@ -156,11 +164,14 @@ func (c Config) check(given Config) error {
 	if c.Objective == "reward" && slices.Contains(lora.KindNames(), string(c.Adapter)) {
 		return fail.Usagef("train.adapter", "use adapter: lora, qlora or none", "objective: reward trains a head beside the adapter, which a folder of %s has no place for", c.Adapter)
 	}
+	if len(c.UnfrozenParameters) > 0 && c.Adapter != "none" {
+		return fail.Usagef("train.unfrozen_parameters", "target_modules chooses what an adapter is put on", "unfrozen_parameters belongs to adapter: none, not %s", c.Adapter)
+	}
 	if err := c.Kinds.Only(string(c.Adapter)); err != nil {
 		return err
 	}
-	if c.Momentum > 0 && c.Optimizer != "sgd" {
-		return fail.Usagef("train.momentum", "adam_beta1 is AdamW's", "momentum belongs to optimizer: sgd, not %s", c.Optimizer)
+	if err := c.checkOptimizer(given); err != nil {
+		return err
 	}
 	if given.LoadBestModelAtEnd && c.EvalSteps.Never() {
 		return fail.Usagef("train.load_best_model_at_end", "set eval_steps", "load_best_model_at_end needs validation, eval_steps is 0")

@@ -22,8 +22,8 @@ func FuzzStateHeader(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if n > int64(len(data)) || h.values() < 0 {
-			t.Fatalf("header ends at %d of %d, %d values", n, len(data), h.values())
+		if n > int64(len(data)) || h.bytes() < 0 {
+			t.Fatalf("header ends at %d of %d, %d values", n, len(data), h.bytes())
 		}
 	})
 }

@@ -108,8 +108,9 @@ type variant struct {
 	full      bool
 	bf16      bool
 	plus      bool
-	fresh     bool // a new adapter, not the reference's first one
-	recompute bool // gradient checkpointing
+	aux       *float64 // router_aux_loss_coef
+	fresh     bool     // a new adapter, not the reference's first one
+	recompute bool     // gradient checkpointing
 	label     string
 	// of the final adapter, RMS; 0: 2e-5
 	adapterTol float64
@@ -150,6 +151,7 @@ func goldenJob(t *testing.T, v variant) (Job, goldenCurve, *lora.Adapter) {
 		LearningRate: &h.LR, LRScheduler: "cosine", WarmupSteps: &h.WarmupSteps, AdamBeta1: &h.Betas[0], AdamBeta2: &h.Betas[1],
 		AdamEpsilon: &h.Eps, WeightDecay: h.WeightDecay, MaxGradNorm: &h.MaxGradNorm, SaveSteps: Every{Steps: 1000},
 	}
+	conf.RouterAuxLossCoef = v.aux
 	if v.full {
 		conf.Adapter = "none"
 	}
@@ -253,6 +255,9 @@ var variants = []variant{
 	{name: "olora", fresh: true, config: lora.Config{R: 8, Alpha: 16, InitWeights: lora.InitOLoRA}, lossTol: 1e-5, normTol: 5e-4},
 	{name: "loftq", hold: &dtype.Type{Kind: dtype.NF4, Group: 64}, lossTol: 1e-5, normTol: 5e-4},
 	{name: "loftq", label: "loftq begun here", fresh: true, kind: "qlora", hold: &dtype.Type{Kind: dtype.NF4, Group: 64}, config: lora.Config{R: 8, Alpha: 8, InitWeights: lora.InitLoftQ}, lossTol: 1e-5, normTol: 5e-4},
+	{name: "lora_embedding", lossTol: 1e-5, normTol: 5e-4},
+	{name: "moe_aux", aux: new(0.02), lossTol: 1e-5, normTol: 5e-4},
+	{name: "moe_aux", label: "moe_aux recomputed", recompute: true, aux: new(0.02), lossTol: 1e-5, normTol: 5e-4},
 	{name: "moe_noaux", lossTol: 1e-5, normTol: 5e-4},
 	{name: "moe_experts", lossTol: 1e-5, normTol: 5e-4},
 	{name: "qdora", set: "lora2", base: "qlora_f32/base-nf4", lossTol: 1e-5, normTol: 5e-4},

@@ -9,8 +9,8 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -91,51 +91,20 @@ func (c Config) Total(perEpoch int) int {
 	return max(1, int(math.Ceil(c.NumEpochs*float64(perEpoch))))
 }
 
-// param is one trainable tensor and how it learns.
-type param struct {
-	*autograd.Param
-	off   int     // in the flat buffers
-	rate  float64 // factor of the learning rate
-	decay float64
-}
-
-// params lists what j trains, in a fixed order: the adapter's parameters, or
-// every weight of the model. Weight decay leaves out biases and norms.
-func (j *Job) params() ([]param, error) {
-	var out []param
-	add := func(p *autograd.Param, rate float64, decay bool) {
-		q := param{Param: p, rate: rate}
-		if decay {
-			q.decay = j.Config.WeightDecay
-		}
-		if len(out) > 0 {
-			q.off = out[len(out)-1].off + out[len(out)-1].Len()
-		}
-		out = append(out, q)
+// checkExperts refuses a loss over routers where the model has none.
+func (j *Job) checkExperts() error {
+	if c := j.Config.RouterAuxLossCoef; c == nil || *c == 0 {
+		return nil
 	}
-	if j.Config.Adapter == "none" {
-		if j.Model.Flat == nil {
-			panic("train: full training needs a model loaded with Trainable")
+	if objectives[j.Config.Objective].reward {
+		return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is not supported with objective: %s", j.Config.Objective)
+	}
+	for _, p := range j.Model.Params() {
+		if j.Model.TensorOf(p).Role == arch.Router {
+			return nil
 		}
-		for _, p := range j.Model.Params() {
-			add(p, 1, j.Model.TensorOf(p).Decays())
-		}
-		return out, nil
 	}
-	if j.Adapter == nil {
-		panic("train: adapter training needs an adapter")
-	}
-	for _, p := range j.Adapter.Params() {
-		rate := 1.0
-		if p.Group == "B" && j.Config.LoRA.LoRAPlusLRRatio > 0 {
-			rate = j.Config.LoRA.LoRAPlusLRRatio
-		}
-		add(p.Param, rate, p.Decay)
-	}
-	if len(out) == 0 {
-		return nil, fail.Usagef("train.lora", "", "the adapter has nothing to train")
-	}
-	return out, nil
+	return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is %g, and the model has no experts", *j.Config.RouterAuxLossCoef)
 }
 
 // identity is the hash of all that decides the run's values, so that a state

@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
@@ -93,7 +94,10 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	err = r.dev.Run(func() error {
 		t := &autograd.Tape{Dev: r.dev, Record: total > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
 		defer t.Free()
-		h := r.Model.Hidden(t, inputs(b))
+		if c := r.Config.RouterAuxLossCoef; c != nil && *c > 0 && total > 0 {
+			t.Balance = &autograd.Balance{Coef: *c}
+		}
+		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		if t.Err() != nil {
 			return t.Err()
 		}
@@ -112,6 +116,9 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 			}
 		}
 		s = r.objective.Score(b, p)
+		if t.Balance != nil { // once for each micro-batch, as in Transformers
+			s.Loss += float64(t.Balance.Loss(t) * float64(total))
+		}
 		if !early && total > 0 {
 			r.Model.LogProbAt(t, h, targets, r.objective.Weigh(b, p, total), r.temperature())
 		}
@@ -191,7 +198,22 @@ func logProbs(m *model.Model, b *data.Batch, base, training, bf16 bool, temperat
 	return logp, err
 }
 
-// inputs is what the model reads of b.
+// inputs is what the model in training reads of b, with noise where it learns from it.
+func (r *run) inputs(b *data.Batch, learning bool) model.Inputs {
+	in := inputs(b)
+	if alpha := r.Config.NEFTuneNoiseAlpha; alpha != nil && learning {
+		in.Noise = neftune(b, r.Model.Embed.W.Cols, *alpha, uint64(*r.Config.Seed), r.step)
+	}
+	return in
+}
+
+// inputs is what a model reads of b: an encoder what lies before the first token that
+// is learned.
 func inputs(b *data.Batch) model.Inputs {
-	return model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}
+	in := model.Inputs{IDs: b.IDs, Pos: b.Pos, Seq: b.Seq, Key: b.Key}
+	for s := 1; s < len(b.Seq); s++ {
+		learned := slices.IndexFunc(b.Target[b.Seq[s-1]:b.Seq[s]], func(t int32) bool { return t >= 0 })
+		in.From = append(in.From, int32(max(learned, 0)+1))
+	}
+	return in
 }

@@ -30,7 +30,7 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.opt.free()
+	defer r.opt.release()
 	out := &Rehearsal{Steps: r.total, StepsPerEpoch: r.loader.StepsPerEpoch(), Trainable: int64(r.opt.n), BF16: r.bf16}
 	if r.asks() {
 		step, err := r.rehearsed(ctx)
@@ -69,8 +69,8 @@ func (r *run) rehearse(ctx context.Context, step data.Step, out *Rehearsal) erro
 	if _, err := r.fitting(ctx, step, max(1, r.count(step.Micro))); err != nil {
 		return memory(err)
 	}
-	h := stateHeader{Tensors: r.fields(), Moments: r.opt.moments()}
-	out.StateBytes = 4*h.values() + int64(len(stateMagic)+8+64) + 100*int64(len(h.Tensors))
+	h := stateHeader{Tensors: r.fields()}
+	out.StateBytes = h.bytes() + int64(len(stateMagic)+8+64) + 100*int64(len(h.Tensors))
 	out.Recompute = r.recomputed()
 	info := r.dev.Info()
 	out.Memory, out.PeakTotal = info.Mem, info.PeakTotal

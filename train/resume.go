@@ -7,6 +7,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // save writes a checkpoint of the last finished step and removes old ones, on
@@ -34,7 +35,10 @@ func (r *run) save() error {
 
 // header describes the last finished step.
 func (r *run) header() *stateHeader {
-	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Moments: r.opt.moments(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss}
+	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss}
+	if x := r.sched.reactive; x != nil {
+		h.Schedule = &x.reacted
+	}
 	if r.seen.N > 0 {
 		h.Seen = &r.seen
 	}
@@ -44,21 +48,24 @@ func (r *run) header() *stateHeader {
 // take is the opposite of header.
 func (r *run) take(h *stateHeader) {
 	r.step, r.best, r.eval, r.tokens, r.loss, r.resumed = h.Step, h.Best, h.Eval, h.Tokens, h.Loss, h.Step
+	if x := r.sched.reactive; x != nil && h.Schedule != nil {
+		x.reacted = *h.Schedule
+	}
 	if h.Seen != nil {
 		r.seen = *h.Seen
 	}
 }
 
-// fields names the parameters as they lie in a checkpoint.
+// fields names what lies in a checkpoint.
 func (r *run) fields() []stateField {
-	out := make([]stateField, len(r.opt.params))
-	for i, p := range r.opt.params {
-		out[i] = stateField{p.Name, p.Len()}
+	var out []stateField
+	for _, p := range r.opt.parts() {
+		out = append(out, stateField{p.name, p.Len(), p.Type().Kind == dtype.U8})
 	}
 	return out
 }
 
-// download hands over parameters and moments in the order of a checkpoint.
+// download hands over all values in the order of a checkpoint.
 func (r *run) download(put func([]byte) error) error {
 	return r.parts(func(part kernels.Buffer, b []byte) error {
 		if err := r.dev.Run(func() error { return r.dev.Download(b, part) }); err != nil {
@@ -68,17 +75,15 @@ func (r *run) download(put func([]byte) error) error {
 	})
 }
 
-// parts calls f with views of the parameters and moments in the order of a
-// checkpoint, each with memory of its size on the host.
+// parts calls f with views of all values in the order of a checkpoint, each with
+// memory of its size on the host.
 func (r *run) parts(f func(part kernels.Buffer, b []byte) error) error {
 	buf := make([]byte, 4*stateChunk)
-	for _, kind := range append([]string{"p"}, r.opt.moments()...) {
-		for _, p := range r.opt.params {
-			for off := 0; off < p.Len(); off += stateChunk {
-				n := min(stateChunk, p.Len()-off)
-				if err := f(r.dev.Slice(r.opt.part(kind, p), off, n), buf[:4*n]); err != nil {
-					return err
-				}
+	for _, p := range r.opt.parts() {
+		for off := 0; off < p.Len(); off += stateChunk {
+			n := min(stateChunk, p.Len()-off)
+			if err := f(r.dev.Slice(p.Buffer, off, n), buf[:n*p.Type().Kind.Info().Bytes]); err != nil {
+				return err
 			}
 		}
 	}
@@ -103,15 +108,16 @@ func (r *run) restore() error {
 	return nil
 }
 
-// load puts a checkpoint's values into parameters and moments. Every tensor
-// must be there, by name and length, and nothing else.
+// load puts a checkpoint's values back. Every tensor must be there, by name and
+// length, and nothing else.
 func (r *run) load(s *stateFile) error {
-	if !slices.Equal(s.Tensors, r.fields()) || !slices.Equal(s.Moments, r.opt.moments()) {
-		return corrupt(s.path, "%d tensors with moments %v, this run has %d with %v", len(s.Tensors), s.Moments, len(r.opt.params), r.opt.moments())
+	if !slices.Equal(s.Tensors, r.fields()) {
+		return corrupt(s.path, "its %d tensors are not the %d of this run", len(s.Tensors), len(r.fields()))
 	}
-	err := s.read(func(kind string, i, off int, data []byte) error {
+	parts := r.opt.parts()
+	err := s.read(func(i, off int, data []byte) error {
 		return r.dev.Run(func() error {
-			r.dev.Upload(r.dev.Slice(r.opt.part(kind, r.opt.params[i]), off, len(data)/4), data)
+			r.dev.Upload(r.dev.Slice(parts[i].Buffer, off, len(data)/s.Tensors[i].size()), data)
 			return nil
 		})
 	})

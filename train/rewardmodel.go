@@ -61,7 +61,7 @@ func (r *run) rewards(b *data.Batch, w whole) (s Score, err error) {
 	err = r.dev.Run(func() error {
 		t := &autograd.Tape{Dev: r.dev, Record: w.units > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
 		defer t.Free()
-		h := r.Model.Hidden(t, inputs(b))
+		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		y := r.Model.Rewards(t, h, b.Seq)
 		t.Done(h)
 		if t.Err() != nil {

@@ -81,6 +81,14 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	if err := r.keepBest(); err != nil {
 		return nil, err
 	}
+	if r.opt.averages() { // what was validated is what stays
+		if err := r.opt.showAverages(); err != nil {
+			return nil, err
+		}
+		if err := r.refresh(); err != nil {
+			return nil, err
+		}
+	}
 	return r.result(), nil
 }
 
@@ -92,6 +100,9 @@ func open(ctx context.Context, j Job) (*run, error) {
 	}
 	if j.Config.NeedsReference() && j.Reference == nil && j.Comm.Size() > 1 {
 		return nil, fail.Usagef("train.reference", "name the model in training: reference: MODEL", "objective: %s of all weights on %d ranks needs a reference that all of them read", j.Config.Objective, j.Comm.Size())
+	}
+	if j.Config.LRScheduler.reacts() && j.Val.Len() == 0 {
+		return nil, fail.Usagef("train.lr_scheduler", "set ingest.val_set_size", "lr_scheduler: %s follows validations, there are no rows for them", j.Config.LRScheduler)
 	}
 	if j.Comm.Rank() > 0 {
 		return begin(j)
@@ -138,6 +149,9 @@ func begin(j Job) (*run, error) {
 		return nil, fail.Usagef("train.objective", "objective: reward trains reward models, and them alone", "objective: %s does not go with this model", c.Objective)
 	}
 	if err := cmp.Or(r.checkReference(), r.checkAnswering(), r.checkTeacher()); err != nil {
+		return nil, err
+	}
+	if err := j.checkExperts(); err != nil {
 		return nil, err
 	}
 	if f := objectives[c.Objective].baseline; f != nil {
@@ -193,11 +207,11 @@ func begin(j Job) (*run, error) {
 	if r.identity, err = j.identity(ps, r.bf16, r.total); err != nil {
 		return nil, err
 	}
-	if r.opt, err = newOptimizer(r.dev, c, ps); err != nil {
+	if r.opt, err = newOptimizer(r.dev, c, r.sched, ps); err != nil {
 		return nil, memory(err)
 	}
 	if err := r.refresh(); err != nil {
-		r.opt.free()
+		r.opt.release()
 		return nil, memory(err)
 	}
 	return r, nil
@@ -205,7 +219,7 @@ func begin(j Job) (*run, error) {
 
 // end frees what the run allocated.
 func (r *run) end() {
-	r.opt.free()
+	r.opt.release()
 	if r.Adapter != nil {
 		r.Adapter.Freeze()
 	}

@@ -23,13 +23,13 @@ import (
 // A checkpoint is one file, checkpoint-NNNNNNNN.state:
 //
 //	magic, uint64 length of the header, the header (JSON), the parameters and
-//	the moments that the optimizer keeps (float32, little endian, in the order
+//	what the optimizer remembers (float32 or bytes, little endian, in the order
 //	of the header), SHA-256 of everything before.
 //
 // It is published by rename, so it is whole or absent; the hash finds what a
 // disk did to it later.
 const (
-	stateMagic  = "tunekit state 1\n"
+	stateMagic  = "tunekit state 2\n"
 	stateSuffix = ".state"
 	statePrefix = "checkpoint-"
 	maxHeader   = 64 << 20
@@ -41,17 +41,26 @@ type stateHeader struct {
 	Identity string       `json:"identity"` // of everything that shapes the run
 	Step     int          `json:"step"`     // optimizer steps done
 	Tensors  []stateField `json:"tensors"`
-	Moments  []string     `json:"moments"` // of m, v those that follow the parameters
 	Best     *bestStep    `json:"best,omitempty"`
 	Tokens   int64        `json:"tokens"` // seen so far
 	Loss     float64      `json:"loss"`
-	Eval     *bestStep    `json:"eval,omitempty"` // the last validation
-	Seen     *running     `json:"seen,omitempty"` // of a baseline that goes on from step to step
+	Eval     *bestStep    `json:"eval,omitempty"`     // the last validation
+	Schedule *reacted     `json:"schedule,omitempty"` // of one that reacts to validations
+	Seen     *running     `json:"seen,omitempty"`     // of a baseline that goes on from step to step
 }
 
 type stateField struct {
 	Name string `json:"name"`
 	Len  int    `json:"len"`
+	Byte bool   `json:"byte,omitempty"` // values are bytes
+}
+
+// size is the number of bytes of a value.
+func (f *stateField) size() int {
+	if f.Byte {
+		return 1
+	}
+	return 4
 }
 
 // bestStep is the validation with the lowest loss.
@@ -60,13 +69,13 @@ type bestStep struct {
 	Loss float64 `json:"loss"`
 }
 
-// values is the number of float32 values in the file.
-func (h *stateHeader) values() int64 {
+// bytes is the length of the values in the file.
+func (h *stateHeader) bytes() int64 {
 	var n int64
-	for _, t := range h.Tensors {
-		n += int64(t.Len)
+	for i := range h.Tensors {
+		n += int64(h.Tensors[i].Len) * int64(h.Tensors[i].size())
 	}
-	return n * int64(1+len(h.Moments))
+	return n
 }
 
 func statePath(dir string, step int) string {
@@ -80,7 +89,7 @@ func writeState(dir string, h *stateHeader, fields func(put func([]byte) error) 
 		return err
 	}
 	path := statePath(dir, h.Step)
-	size := int64(len(stateMagic)+8+len(head)) + 4*h.values() + sha256.Size
+	size := int64(len(stateMagic)+8+len(head)) + h.bytes() + sha256.Size
 	w, err := atomic.CreateSized(path, size)
 	if err != nil {
 		return err
@@ -133,7 +142,7 @@ func openState(path string) (*stateFile, error) {
 		return nil, corrupt(path, "%v", err)
 	}
 	s := &stateFile{stateHeader: h, path: path, data: n, size: info.Size()}
-	if want := n + 4*h.values() + sha256.Size; want != info.Size() {
+	if want := n + h.bytes() + sha256.Size; want != info.Size() {
 		return nil, corrupt(path, "%d bytes, expected %d", info.Size(), want)
 	}
 	return s, nil
@@ -160,11 +169,11 @@ func readHeader(r io.Reader, size int64) (*stateHeader, int64, error) {
 	if err := d.Decode(h); err != nil {
 		return nil, 0, fmt.Errorf("header: %w", err)
 	}
-	if h.Step < 0 || len(h.Moments) > 2 {
-		return nil, 0, fmt.Errorf("step %d with %d moments", h.Step, len(h.Moments))
+	if h.Step < 0 {
+		return nil, 0, fmt.Errorf("step %d", h.Step)
 	}
 	for _, t := range h.Tensors {
-		if t.Len < 0 || int64(t.Len) > size/4 {
+		if t.Len < 0 || int64(t.Len) > size/int64(t.size()) {
 			return nil, 0, fmt.Errorf("%s has %d values", t.Name, t.Len)
 		}
 	}
@@ -192,9 +201,9 @@ func (s *stateFile) verify() error {
 	return nil
 }
 
-// read hands the values to take in pieces, off values into a tensor: all
-// parameters, then all of each moment. Call verify first.
-func (s *stateFile) read(take func(kind string, tensor, off int, data []byte) error) error {
+// read hands the values to take in pieces, off values into a tensor. Call verify
+// first.
+func (s *stateFile) read(take func(tensor, off int, data []byte) error) error {
 	f, err := os.Open(s.path)
 	if err != nil {
 		return err
@@ -204,16 +213,15 @@ func (s *stateFile) read(take func(kind string, tensor, off int, data []byte) er
 		return err
 	}
 	buf := make([]byte, 4*stateChunk)
-	for _, kind := range append([]string{"p"}, s.Moments...) {
-		for i, t := range s.Tensors {
-			for off := 0; off < t.Len; off += stateChunk {
-				b := buf[:4*min(stateChunk, t.Len-off)]
-				if _, err := io.ReadFull(f, b); err != nil {
-					return corrupt(s.path, "%v", err)
-				}
-				if err := take(kind, i, off, b); err != nil {
-					return err
-				}
+	for i := range s.Tensors {
+		t := &s.Tensors[i]
+		for off := 0; off < t.Len; off += stateChunk {
+			b := buf[:t.size()*min(stateChunk, t.Len-off)]
+			if _, err := io.ReadFull(f, b); err != nil {
+				return corrupt(s.path, "%v", err)
+			}
+			if err := take(i, off, b); err != nil {
+				return err
 			}
 		}
 	}

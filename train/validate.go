@@ -12,7 +12,7 @@ import (
 // the lowest so far.
 func (r *run) validate(ctx context.Context) (bool, error) {
 	start := time.Now()
-	sum, supervised, w, err := r.scoreVal(ctx)
+	sum, supervised, w, err := r.scoreAverages(ctx)
 	if err = agree(r.Comm, err); err == nil {
 		err = totals(r.Comm, &sum, &supervised, &w.units, &w.tokens)
 	}
@@ -27,6 +27,9 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 		return false, fail.Numericf(r.Dir, "a lower learning_rate or a longer warm-up", "validation after step %d: loss %v", r.step, mean.Loss)
 	}
 	r.eval = &bestStep{r.step, mean.Loss}
+	if r.sched.reactive != nil {
+		r.sched.reactive.see(mean.Loss)
+	}
 	improved := r.best == nil || mean.Loss < r.best.Loss
 	if improved {
 		r.best = r.eval
@@ -37,6 +40,27 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 		m.Perplexity = eval.PerplexityOf(mean.Loss)
 	}
 	return improved, r.metrics.write(m)
+}
+
+// scoreAverages is scoreVal of the weights that are kept, which may be averages of
+// those that are trained.
+func (r *run) scoreAverages(ctx context.Context) (sum Score, supervised int64, w whole, err error) {
+	if !r.opt.averages() {
+		return r.scoreVal(ctx)
+	}
+	if err = r.opt.showAverages(); err == nil {
+		err = r.refresh()
+	}
+	if err == nil {
+		sum, supervised, w, err = r.scoreVal(ctx)
+	}
+	if back := r.opt.showParams(); err == nil {
+		err = back
+	}
+	if back := r.refresh(); err == nil {
+		err = back
+	}
+	return sum, supervised, w, err
 }
 
 // scoreVal adds up this rank's share of the validation rows: every size-th

@@ -8,7 +8,7 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// attention is causal grouped-query attention.
+// attention is grouped-query attention.
 type attention struct {
 	spec         *arch.Attention
 	q, k, v      *nn.Linear // nil: qkv makes all three, or of k and v owner does
@@ -124,9 +124,9 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 		q = t.Mul(even, s.Temper, kernels.ByRow)
 		t.Done(even)
 	}
-	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Window: a.spec.Window, Chunk: a.spec.Chunk, Sinks: a.sinks}
-	if a.spec.ALiBi {
-		at.Rel = s.Rel
+	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Full: a.spec.Full, Ahead: a.spec.Ahead, Window: a.spec.Window, Chunk: a.spec.Chunk, Sinks: a.sinks}
+	if a.spec.ALiBi || a.spec.Distances {
+		at.Rel, at.RelZero = s.Rel, s.relZero
 	}
 	var o *autograd.Tensor
 	if s.cache != nil {

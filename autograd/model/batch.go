@@ -13,12 +13,29 @@ type Inputs struct {
 	Pos []int32 // [N] position of each token in its sequence; nil: restarting at each
 	Seq []int32 // [S+1] sequence s is tokens Seq[s] … Seq[s+1]; nil: one sequence
 	Key []int64 // [N] for dropout: sample<<32 | token; nil when no adapter has dropout
+	// Noise [N, width of the embedding] is added to the embedded tokens; nil: none.
+	Noise []float32
+
+	// Of a model with an encoder: From [S] is how many of a sequence's first tokens the
+	// encoder reads; the decoder answers with the others; nil: half of them. Or Source is
+	// what the encoder reads, as many sequences, and IDs are what the decoder does.
+	From   []int32
+	Source *Inputs
 }
 
-// Pack makes Inputs of whole sequences.
+// Border stands in a sequence of tokens where what an encoder reads ends and the
+// answer begins.
+const Border = -1
+
+// Pack makes Inputs of whole sequences, of which all or none have a Border.
 func Pack(seqs ...[]int32) Inputs {
 	in := Inputs{Seq: []int32{0}}
 	for _, s := range seqs {
+		if at := slices.Index(s, Border); at >= 0 {
+			in.From = append(in.From, int32(at))
+			in.IDs = append(in.IDs, s[:at]...)
+			s = s[at+1:]
+		}
 		in.IDs = append(in.IDs, s...)
 		in.Seq = append(in.Seq, int32(len(in.IDs)))
 	}
@@ -56,10 +73,24 @@ type State struct {
 	Ropes []*autograd.Tensor // [N, Dim/2, 2] each: cosines and sines, as in arch.Spec.Ropes
 
 	Places *autograd.Tensor // [N] int32: rows of the table of positions; nil: the model has none
-	Rel    *autograd.Tensor // [span, H]: what scores lose with distance; nil: nothing
+	Rel    *autograd.Tensor // [span, H]: what scores lose or get by distance; nil: nothing
 	Temper *autograd.Tensor // [N]: factors of queries by position; nil: none
 	Parts  *autograd.Tensor // [N, layers·P]: what every layer gets of its own; nil: nothing
 
+	Key *autograd.Tensor // [N] int64: see Inputs; nil: none
+
+	// Memory [M, C] is what the encoder made for the blocks behind it; nil for others.
+	Memory *autograd.Tensor
+
+	after     *State           // of an encoder: that of the blocks behind it
+	memorySeq *autograd.Tensor // [S+1] int32: sequences of Memory; nil with a cache
+	memoryKey *autograd.Tensor // [M] int64: as Key
+	// With a cache: where the tokens of Memory go in it, [M] int32 each, and for each
+	// token [N] the last there is in its slot.
+	memorySlot, memoryPos, memoryLast *autograd.Tensor
+
+	relZero   int                // row of Rel of a token's own position
+	noise     *autograd.Tensor   // [N, width of the embedding], for Begin; nil: none
 	lent      []*autograd.Tensor // what earlier layers lend: see lend
 	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache
@@ -84,7 +115,7 @@ func (s *State) with(ts []*autograd.Tensor) *State {
 
 // visit calls f with every tensor that s has.
 func (s *State) visit(f func(x **autograd.Tensor)) {
-	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.Parts, &s.slot, &s.pos, &s.slots}
+	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.Parts, &s.Key, &s.Memory, &s.memorySeq, &s.memoryKey, &s.memorySlot, &s.memoryPos, &s.memoryLast, &s.slot, &s.pos, &s.slots}
 	for i := range s.Ropes {
 		all = append(all, &s.Ropes[i])
 	}
@@ -98,9 +129,24 @@ func (s *State) visit(f func(x **autograd.Tensor)) {
 	}
 }
 
-// Prepare uploads what a pass over in needs. What is wrong with in becomes the
-// tape's error.
+// Prepare uploads what a pass over in needs: of a model with an encoder, what its
+// blocks read; see Cross. What is wrong with in becomes the tape's error.
 func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
+	in, _, err := m.parted(in)
+	t.Fail(err)
+	if m.Spec.Encoder == 0 || in.Source == nil {
+		return m.prepare(t, in, false)
+	}
+	s, after := m.prepare(t, *in.Source, true), m.prepare(t, in, false)
+	s.after, after.memorySeq, after.memoryKey = after, s.Seq, s.Key
+	if t.Err() == nil && s.Seq.Rows() != after.Seq.Rows() {
+		panic("model: the encoder and the decoder have texts of their own numbers")
+	}
+	return s
+}
+
+// prepare uploads what the blocks of one kind need.
+func (m *Model) prepare(t *autograd.Tape, in Inputs, encoder bool) *State {
 	n := len(in.IDs)
 	if in.Seq == nil {
 		in.Seq = []int32{0, int32(n)}
@@ -119,10 +165,14 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 		from, to := int(in.Seq[i-1]), int(in.Seq[i])
 		s.runs = append(s.runs, autograd.PickRun{From: from, To: to, First: from, Keys: to - from})
 	}
-	m.position(t, s, in.Pos, spans(in.Pos, in.Seq))
 	if in.Key != nil {
-		t.Key = t.Upload(in.Key, n)
+		s.Key = t.Upload(in.Key, n)
+		t.Key = s.Key
 	}
+	if in.Noise != nil {
+		s.noise = t.Input(in.Noise, n, len(in.Noise)/max(n, 1))
+	}
+	m.position(t, s, m.embedded(in.IDs), in.Pos, spans(in.Pos, in.Seq), encoder)
 	return s
 }
 

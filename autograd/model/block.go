@@ -20,6 +20,7 @@ type Block struct {
 	Lends []int
 
 	spec  *arch.LayerSpec
+	alt   *altUp // nil: there is one stream
 	steps []Step
 	pairs []Pair
 }
@@ -33,6 +34,9 @@ type Step struct {
 	// what In made, are whose. Such a step follows the one before on the same
 	// tape: the state between them has more than rows of tokens in float32.
 	Routed func(in []*autograd.Tensor) *autograd.Routed
+	// Memory is set where Linears read what an encoder made, which Enter puts behind
+	// what In makes.
+	Memory bool
 	// In maps what the step before returned (for the first, the block's input) to
 	// what Forward takes. What goes in stays the caller's to mark as Done; a result
 	// may be one of the inputs. Input and output of a block are the residual stream,
@@ -43,6 +47,16 @@ type Step struct {
 	Forward func(t *autograd.Tape, in []*autograd.Tensor, s *State) []*autograd.Tensor
 
 	lends []int // places of what Forward lends; see State.lend
+}
+
+// Enter maps what the step before returned to what Forward takes: In, and the state's
+// Memory where the step reads it.
+func (p *Step) Enter(t *autograd.Tape, in []*autograd.Tensor, s *State) []*autograd.Tensor {
+	out := p.In(t, in)
+	if p.Memory {
+		out = join(out, tensors{s.Memory})
+	}
+	return out
 }
 
 // Part is a piece of a block that can be run alone, from the input that its
@@ -75,9 +89,13 @@ type body interface {
 	smooth() []Pair
 }
 
-// Linears lists the linear maps in the order they run.
+// Linears lists the linear maps in the order they run, behind those that run between
+// the steps.
 func (b *Block) Linears() []*nn.Linear {
 	var out []*nn.Linear
+	if b.alt != nil {
+		out = b.alt.linears()
+	}
 	for i := range b.steps {
 		out = append(out, b.steps[i].Linears...)
 	}
@@ -102,8 +120,9 @@ func (b *Block) Forward(t *autograd.Tape, in []*autograd.Tensor, s *State) []*au
 // them as Done.
 func runSteps(t *autograd.Tape, steps []Step, in tensors, s *State) tensors {
 	state := in
+	t.Key = s.Key
 	for i := range steps {
-		x := steps[i].In(t, state)
+		x := steps[i].Enter(t, state, s)
 		release(t, state, x, in...)
 		state = steps[i].Forward(t, x, s)
 		release(t, x, state, in...)

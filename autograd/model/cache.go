@@ -15,6 +15,10 @@ type Cache struct {
 	m    *Model
 	kept []memory // by mixer
 	n    []int    // tokens in each slot
+	// Of a model with an encoder, else nil: what it reads for each slot with its first
+	// tokens, and how many tokens that were.
+	sources [][]int32
+	read    []int
 	// turn is a length beyond which all angles of a text are others, so that its
 	// tokens, ids by slot, must be computed again; 0: there is none.
 	turn int
@@ -43,6 +47,9 @@ type memory interface {
 // takes is the mixers' affair: attention keeps 4·K·(Dk+Dv) bytes a token and layer.
 func (m *Model) NewCache(slots, max int) (*Cache, error) {
 	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots), turn: m.Spec.Turn(), ids: make([][]int32, slots)}
+	if m.Spec.Encoder > 0 {
+		c.sources, c.read = make([][]int32, slots), make([]int, slots)
+	}
 	for _, x := range m.mixers {
 		kept, err := x.remember(m.Dev, slots, max)
 		if err != nil {
@@ -92,7 +99,11 @@ func (c *Cache) Grow(max int) error {
 	}
 	err := c.m.Dev.Run(func() error {
 		for _, x := range c.kept {
-			if err := x.grow(max, c.n); err != nil {
+			held := c.n
+			if _, ok := x.(*crossKeys); ok {
+				held = c.read
+			}
+			if err := x.grow(max, held); err != nil {
 				return err
 			}
 		}
@@ -220,10 +231,14 @@ type placed struct {
 	last                 []int32 // rows of which logits are wanted
 	fresh                []int   // slots that begin with their first token
 	again                []int   // those that held it before
+
+	source                            []int32 // what an encoder reads: its tokens,
+	sourceSlot, sourcePos, sourceSpan []int32 // where they are, and how many there are in each text
+	sourceSeq                         []int32 // where texts begin
 }
 
 func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
-	b := placed{seq: []int32{0}}
+	b := placed{seq: []int32{0}, sourceSeq: []int32{0}}
 	seen := make([]bool, c.Slots)
 	for i, p := range pieces {
 		if p.Slot < 0 || p.Slot >= c.Slots || len(p.Tokens) == 0 || seen[p.Slot] {
@@ -242,6 +257,11 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 		if n > c.Max {
 			return b, fail.Limitf("cache", "shorten the prompt or raise the context length", "slot %d would hold %d tokens, it has room for %d", p.Slot, n, c.Max)
 		}
+		if from == 0 && c.read != nil {
+			if err := c.placeSource(&b, p.Slot); err != nil {
+				return b, err
+			}
+		}
 		for j, id := range tokens {
 			b.ids = append(b.ids, id)
 			b.slot = append(b.slot, int32(p.Slot))
@@ -256,7 +276,31 @@ func (c *Cache) place(pieces []Piece, wants func(i int) bool) (placed, error) {
 	if err := c.m.checkPositions(b.pos); err != nil {
 		return b, err
 	}
+	if err := c.m.CheckIDs(b.source); err != nil {
+		return b, err
+	}
 	return b, c.m.CheckIDs(b.ids)
+}
+
+// Source says what the encoder of a model that has one reads for a slot that is
+// empty, whose first token is then arch.Spec.Start. ids are kept.
+func (c *Cache) Source(slot int, ids []int32) { c.sources[slot] = ids }
+
+// placeSource lays out what the encoder reads for a slot that begins.
+func (c *Cache) placeSource(b *placed, slot int) error {
+	n := len(c.sources[slot])
+	if n == 0 {
+		return fail.Inputf("prompt", "give a text", "a model with an encoder answers a text, and there is none")
+	}
+	if n > c.Max {
+		return fail.Limitf("cache", "shorten the prompt or raise the context length", "slot %d would hold %d tokens of a prompt, it has room for %d", slot, n, c.Max)
+	}
+	for i, id := range c.sources[slot] {
+		b.source, b.sourceSlot, b.sourcePos, b.sourceSpan = append(b.source, id), append(b.sourceSlot, int32(slot)), append(b.sourcePos, int32(i)), append(b.sourceSpan, int32(n))
+	}
+	b.sourceSeq = append(b.sourceSeq, int32(len(b.source)))
+	c.read[slot] = n
+	return nil
 }
 
 // runs are the pieces of the step with the keys that their slots hold then.
@@ -280,9 +324,12 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s.Seq, s.slots = t.Upload(b.seq, len(b.seq)), t.Upload(b.slots, len(b.slots))
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
 	s.runs = b.runs()
-	m.position(t, s, b.pos, b.span)
+	m.position(t, s, m.embedded(b.ids), b.pos, b.span, false)
+	if c.read != nil {
+		m.encode(t, c, b, s)
+	}
 	x := tensors{m.Begin(t, s)}
-	for _, blk := range m.Blocks {
+	for _, blk := range m.Blocks[m.Spec.Encoder:] {
 		y := m.forward(t, blk, x, s)
 		release(t, x, y)
 		x = y
@@ -293,4 +340,29 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	last := t.Rows(stream(x), t.Upload(b.last, len(b.last)))
 	t.Done(x...)
 	return m.Logits(t, m.finish(t, last))
+}
+
+// encode runs the encoder over the texts of slots that begin, if there are any, for
+// the blocks that read s.
+func (m *Model) encode(t *autograd.Tape, c *Cache, b placed, s *State) {
+	n := len(b.source)
+	last := make([]int32, len(b.slot))
+	for i, slot := range b.slot {
+		last[i] = int32(c.read[slot] - 1)
+	}
+	s.memoryLast = t.Upload(last, len(last))
+	s.memorySlot, s.memoryPos = t.Upload(b.sourceSlot, n), t.Upload(b.sourcePos, n)
+	s.Memory = t.New(n, m.Spec.C)
+	if n > 0 {
+		reads := m.prepare(t, Inputs{IDs: b.source, Pos: b.sourcePos, Seq: b.sourceSeq}, true)
+		x := tensors{m.Begin(t, reads)}
+		for _, blk := range m.Blocks[:m.Spec.Encoder] {
+			y := m.forward(t, blk, x, reads)
+			release(t, x, y)
+			x = y
+		}
+		s.Memory = m.Encoder.Norm.ForwardWide(t, stream(x))
+		t.Done(x...)
+	}
+	t.Keep(s.Memory)
 }

@@ -10,12 +10,17 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Begin returns the input of the first block [N, C]: the embedded tokens.
+// Begin returns the input of the first block [N, Spec.Width()]: the embedded tokens.
 func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 	if t.Err() != nil {
-		return t.New(s.N, m.Spec.C)
+		return t.New(s.N, m.Spec.Width())
 	}
 	x := scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale)
+	if s.noise != nil {
+		raw := x
+		x = t.Add(raw, s.noise, 1, 1)
+		t.Done(raw, s.noise)
+	}
 	if m.ProjectIn != nil {
 		raw := x
 		x = m.ProjectIn.ForwardWide(t, raw)
@@ -31,41 +36,72 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 		x = m.EmbedNorm.ForwardWide(t, raw)
 		t.Done(raw)
 	}
+	if m.Streams != nil {
+		x = m.Streams.begin(t, x)
+	}
 	return x
 }
 
 // finish makes of the last block's output what the head reads. x stays the
 // caller's to mark as Done; the result may be x.
 func (m *Model) finish(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	x, own := m.single(t, x), x
 	h := x
 	if m.Norm != nil {
 		h = m.Norm.ForwardWide(t, x)
+		release(t, tensors{x}, nil, own)
 	}
 	if m.ProjectOut != nil {
 		normed := h
 		h = m.ProjectOut.ForwardWide(t, normed)
-		release(t, tensors{normed}, nil, x)
+		release(t, tensors{normed}, nil, own)
 	}
 	return h
 }
 
+// single is the one stream of x [N, Spec.Width()] that the final norm reads, x itself
+// where it is one.
+func (m *Model) single(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	if m.Streams == nil {
+		return x
+	}
+	return m.Streams.end(t, x)
+}
+
 // Hidden returns the hidden states after the final norm [N, C], ready for
-// LogProb or Logits.
+// LogProb or Logits. Of a model with an encoder, row n is what predicts the token
+// behind token n of in; rows that predict none hold another's.
 func (m *Model) Hidden(t *autograd.Tape, in Inputs) *autograd.Tensor {
+	in, rows, err := m.parted(in)
+	t.Fail(err)
 	s := m.Prepare(t, in)
 	x := tensors{m.Begin(t, s)}
 	if t.Err() != nil {
 		return x[0]
 	}
-	for _, b := range m.Blocks {
+	for i, b := range m.Blocks {
+		if m.Crosses(i) {
+			var y *autograd.Tensor
+			y, s = m.Cross(t, stream(x), s)
+			t.Done(x...)
+			x = tensors{y}
+		}
 		y := m.run(t, b, x, s)
 		release(t, x, y)
 		x = y
 	}
 	h := m.finish(t, stream(x))
 	release(t, x, tensors{h})
+	if rows != nil {
+		own := h
+		h = t.Rows(own, t.Upload(rows, len(rows)))
+		t.Done(own)
+	}
 	return h
 }
+
+// Crosses reports whether block i is the first behind an encoder.
+func (m *Model) Crosses(i int) bool { return i > 0 && i == m.Spec.Encoder }
 
 // stream is the residual stream in a block's input or output.
 func stream(x tensors) *autograd.Tensor { return x[len(x)-1] }
@@ -99,8 +135,10 @@ func (m *Model) forward(t *autograd.Tape, b *Block, x tensors, s *State) tensors
 	return b.Forward(t, x, s)
 }
 
-// States returns the input of every block, the last block's output and, at the
-// end, the hidden states after the final norm: Layers+2 tensors [N, C].
+// States returns the input of every block [N, Spec.Width()], what the final norm reads
+// and, at the end, the hidden states behind it [N, C]: Layers+2 tensors. Of a model
+// with an encoder there are two more, where its blocks end: their output, and that
+// after its norm.
 func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	s := m.Prepare(t, in)
 	x := tensors{m.Begin(t, s)}
@@ -108,10 +146,16 @@ func (m *Model) States(t *autograd.Tape, in Inputs) []*autograd.Tensor {
 	if t.Err() != nil {
 		return out
 	}
-	for _, b := range m.Blocks {
+	for i, b := range m.Blocks {
+		if m.Crosses(i) {
+			var y *autograd.Tensor
+			y, s = m.Cross(t, stream(x), s)
+			out, x = append(out, s.Memory, y), tensors{y}
+		}
 		x = m.forward(t, b, x, s)
 		out = append(out, stream(x))
 	}
+	out[len(out)-1] = m.single(t, stream(x))
 	return append(out, m.finish(t, stream(x)))
 }
 
@@ -148,13 +192,13 @@ func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, co
 func (m *Model) LogProbAt(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32, temperature float32) autograd.LogProbs {
 	n := h.Rows()
 	w := m.Head.W
-	if len(m.Head.Adapters) > 0 && !t.Base {
-		if t.Record {
-			t.Fail(fail.Usagef(m.Head.Path, "leave "+m.Head.Path+" out of the target modules", "an adapter of the head cannot be trained"))
-		} else {
-			w = m.adaptedHead(t)
-			defer m.Dev.Free(w.Buffer)
-		}
+	adapted := len(m.Head.Adapters) > 0 && !t.Base
+	if adapted {
+		w = m.adaptedHead(t, coef != nil)
+		defer func() {
+			m.Dev.Free(w.Grad)
+			m.Dev.Free(w.Buffer)
+		}()
 	}
 	tg := t.Upload(target, n)
 	var c *autograd.Tensor
@@ -168,21 +212,58 @@ func (m *Model) LogProbAt(t *autograd.Tape, h *autograd.Tensor, target []int32, 
 		}
 		head.Scale, head.SoftCap = cmp.Or(head.Scale, 1)/temperature, head.SoftCap/temperature
 	}
-	return t.LogProb(h, head, tg, c)
+	out := t.LogProb(h, head, tg, c)
+	if adapted && w.Grad != nil && t.Err() == nil {
+		m.headGradients(w.Grad)
+	}
+	return out
 }
 
 // adaptedHead is the head's matrix with its adapters in it, float32, in memory
-// that the caller frees.
-func (m *Model) adaptedHead(t *autograd.Tape) *autograd.Param {
+// that the caller frees; trains: with a place for its gradient, where one of its
+// adapters has one.
+func (m *Model) adaptedHead(t *autograd.Tape, trains bool) *autograd.Param {
 	w := m.Head.W
-	buf, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), w.Len())
-	if err != nil {
-		t.Fail(err)
-		return &autograd.Param{Mat: kernels.Mat{Rows: w.Rows, Cols: w.Cols}}
+	out := &autograd.Param{Name: w.Name, Mat: kernels.Mat{Rows: w.Rows, Cols: w.Cols, Of: w.Rows}}
+	alloc := func() kernels.Buffer {
+		b, err := m.Dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), w.Len())
+		if err != nil {
+			t.Fail(err)
+			return nil
+		}
+		return b
 	}
-	m.Dev.Dequantize(buf, w.Mat)
+	if out.Buffer = alloc(); t.Err() != nil {
+		out.Buffer = nil
+		return out
+	}
+	m.Dev.Dequantize(out.Buffer, w.Mat)
 	for _, a := range m.Head.Adapters {
-		m.Dev.Gemm(kernels.Into(buf), &kernels.GemmArgs{A: a.B.Buffer, B: a.A.Buffer, M: w.Rows, N: w.Cols, K: a.A.Rows, Alpha: a.Scale})
+		m.Dev.Gemm(kernels.Into(out.Buffer), &kernels.GemmArgs{A: a.B.Buffer, B: a.A.Buffer, M: w.Rows, N: w.Cols, K: a.R(), Alpha: a.Scale})
+		if a.Dropout > 0 && t.Record {
+			t.Fail(fail.Usagef(m.Head.Path, "leave "+m.Head.Path+" out of the target modules, or use dropout: 0", "an adapter of the head cannot be trained with dropout"))
+		}
+		trains = trains && t.Record
+		if trains && a.B.Grad != nil && out.Grad == nil && t.Err() == nil {
+			if g := alloc(); g != nil {
+				m.Dev.Fill(g, 0)
+				out.Grad = g
+			}
+		}
 	}
-	return &autograd.Param{Name: w.Name, Mat: kernels.Mat{Buffer: buf, Rows: w.Rows, Cols: w.Cols, Of: w.Rows}}
+	return out
+}
+
+// headGradients adds to the gradients of the head's adapters what dw [V, C], that of
+// the matrix with them in it, gives: s·dw·Aᵀ and s·Bᵀ·dw.
+func (m *Model) headGradients(dw kernels.Buffer) {
+	for _, a := range m.Head.Adapters {
+		v, c, r := a.B.Rows, a.A.Cols, a.R()
+		if a.B.Grad != nil {
+			m.Dev.Gemm(kernels.Into(a.B.Grad), &kernels.GemmArgs{A: dw, B: a.A.Buffer, TB: true, M: v, N: r, K: c, Alpha: a.Scale})
+		}
+		if a.A.Grad != nil {
+			m.Dev.Gemm(kernels.Into(a.A.Grad), &kernels.GemmArgs{A: a.B.Buffer, TA: true, B: dw, M: r, N: c, K: v, Alpha: a.Scale})
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -226,23 +227,73 @@ func TestGolden(t *testing.T) {
 func (g *golden) checkForward(t *testing.T, m *Model) {
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()
-	rows := g.rows(t, "input_ids")
-	states := m.States(tape, Pack(rows...))
+	in := g.inputs(t, m)
+	states := m.States(tape, in)
 	for i, s := range states {
-		name := "hidden." + string(rune('0'+i))
-		if i == len(states)-1 {
-			name = "hidden_last"
-		}
+		name := stateName(m, i)
 		// The noise is that of logits; a residual stream may be much larger.
 		want := g.floats(t, name)
+		if shape := g.arrays[name].shape; len(shape) == 4 && shape[0] == int64(m.Spec.Streams) { // streams before tokens
+			want = transposed(want, m.Spec.Streams, m.Spec.C)
+		}
 		near(t, name, values(t, tape, s), want, max(10*g.noise, 2e-6*magnitude(want)))
 	}
 	h := states[len(states)-1]
 	near(t, "logits", values(t, tape, m.Logits(tape, h)), g.floats(t, "logits"), 10*g.noise)
-	target, coef := targets(rows)
+	target, coef := g.targets(t, m)
 	r := m.LogProb(tape, h, target, nil)
-	checkLoss(t, "loss", values(t, tape, r.LogP), coef, len(rows[0]), g.floats(t, "loss"))
-	near(t, "Hidden", values(t, tape, m.Hidden(tape, Pack(rows...))), g.floats(t, "hidden_last"), 10*g.noise)
+	checkLoss(t, "loss", values(t, tape, r.LogP), coef, int(in.Seq[1]), g.floats(t, "loss"))
+	near(t, "Hidden", values(t, tape, m.Hidden(tape, in)), g.floats(t, stateName(m, len(states)-1)), 10*g.noise)
+}
+
+// inputs are the case's rows; of a model with an encoder those of both halves.
+func (g *golden) inputs(t *testing.T, m *Model) Inputs {
+	in := Pack(g.rows(t, "input_ids")...)
+	if m.Spec.Encoder == 0 {
+		return in
+	}
+	own := Pack(g.rows(t, "decoder_input_ids")...)
+	own.Source = &in
+	return own
+}
+
+// stateName is what a case calls tensor i of States.
+func stateName(m *Model, i int) string {
+	prefix, n := "", len(m.Blocks)
+	if m.Spec.Encoder > 0 {
+		if prefix, n = "encoder.", m.Spec.Encoder; i > n+1 {
+			prefix, i, n = "decoder.", i-n-2, len(m.Blocks)-n
+		}
+	}
+	if i > n {
+		return prefix + "hidden_last"
+	}
+	return prefix + "hidden." + string(rune('0'+i))
+}
+
+// targets are those of the case's rows: the next tokens, or behind an encoder labels.
+func (g *golden) targets(t *testing.T, m *Model) (target []int32, coef []float32) {
+	if m.Spec.Encoder == 0 {
+		return targets(g.rows(t, "input_ids"))
+	}
+	rows := g.rows(t, "labels")
+	for _, r := range rows {
+		target = append(target, r...)
+		coef = append(coef, slices.Repeat([]float32{1 / float32(len(rows)*len(r))}, len(r))...)
+	}
+	return target, coef
+}
+
+// transposed are n streams of tokens with c values each as tokens with n streams.
+func transposed(x []float32, n, c int) []float32 {
+	out := make([]float32, 0, len(x))
+	tokens := len(x) / n / c
+	for i := range tokens {
+		for j := range n {
+			out = append(out, x[(j*tokens+i)*c:][:c]...)
+		}
+	}
+	return out
 }
 
 // targets are the next tokens of each row, and coefficients with which the loss
@@ -297,6 +348,12 @@ func (g *golden) checkGreedy(t *testing.T, m *Model) {
 	defer c.Close()
 	slots := []int{2, 0}
 	got := make([][]int32, 2)
+	if m.Spec.Encoder > 0 {
+		for i, slot := range slots {
+			c.Source(slot, prompts[i])
+			prompts[i] = []int32{m.Spec.Start}
+		}
+	}
 	next := [][]int32{prompts[0], nil}
 	for step := 0; len(got[1]) < len(want[1]); step++ {
 		if step == 1 {
@@ -412,11 +469,10 @@ func swapped(v []float32, out, r, e int) []float32 {
 // backward runs loss and gradients of the case's rows and returns the results.
 func (g *golden) backward(t *testing.T, m *Model, bf16 bool) (logp []float32, coef []float32) {
 	t.Helper()
-	rows := g.rows(t, "input_ids")
-	target, coef := targets(rows)
+	target, coef := g.targets(t, m)
 	tape := &autograd.Tape{Dev: m.Dev, Record: true, BF16: bf16}
 	defer tape.Free()
-	h := m.Hidden(tape, Pack(rows...))
+	h := m.Hidden(tape, g.inputs(t, m))
 	r := m.LogProb(tape, h, target, coef)
 	tape.Done(h)
 	logp = values(t, tape, r.LogP)
@@ -437,14 +493,14 @@ func (g *golden) checkLora(t *testing.T) {
 	}
 	tape := &autograd.Tape{Dev: m.Dev}
 	defer tape.Free()
-	in := Pack(g.rows(t, "input_ids")...)
+	in := g.inputs(t, m)
 	relative(t, "lora_logits", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "lora_logits"), 1e-4)
 	tape.Base = true
 	near(t, "logits with adapters off", values(t, tape, m.Logits(tape, m.Hidden(tape, in))), g.floats(t, "logits"), 10*g.noise)
 	tape.Free()
 
 	logp, coef := g.backward(t, m, false)
-	checkLoss(t, "lora_loss", logp, coef, len(g.rows(t, "input_ids")[0]), g.floats(t, "lora_loss"))
+	checkLoss(t, "lora_loss", logp, coef, int(in.Seq[1]), g.floats(t, "lora_loss"))
 	grads := g.checkGrads(t, m, params, "lora_grad.", 1e-4)
 	g.checkCheckpointed(t, m, params, grads)
 }
@@ -465,8 +521,14 @@ func (g *golden) adapt(t *testing.T, m *Model) []*autograd.Param {
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)
 	}
-	if m.Parts != nil { // a linear map outside the blocks
-		l := m.Parts.Project
+	var outside []*nn.Linear // of the blocks
+	if m.Parts != nil {
+		outside = append(outside, m.Parts.Project)
+	}
+	if m.Streams != nil {
+		outside = append(append(outside, m.Streams.In...), m.Streams.Out...)
+	}
+	for _, l := range outside {
 		ad := &nn.LoRA{A: g.adapter(t, m.Dev, l, "A", false), B: g.adapter(t, m.Dev, l, "B", false), Scale: g.scale}
 		l.Adapters = append(l.Adapters, ad)
 		params = append(params, ad.A, ad.B)

@@ -24,7 +24,7 @@ func (m *Model) Kept(bf16 bool, seqs, length int) ([]int64, error) {
 	t := &autograd.Tape{Dev: g.Dev, Record: true, BF16: bf16}
 	defer t.Free()
 	s := g.Prepare(t, Pack(batch...))
-	x := tensors{t.Input(make([]float32, s.N*m.Spec.C), s.N, m.Spec.C)}
+	x := tensors{t.Input(make([]float32, s.N*m.Spec.Width()), s.N, m.Spec.Width())}
 	var out []int64
 	for _, b := range g.Blocks {
 		before := g.Dev.Info().Mem.Now[kernels.Activations]

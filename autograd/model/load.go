@@ -50,6 +50,7 @@ type loader struct {
 
 	lent    int          // tensors that the blocks so far hand on
 	lenders []*attention // those of other layers' keys and values
+	picks   *int         // the place of picked keys; nil: none are lent
 }
 
 // build makes the modules with parameters that have names and shapes only.
@@ -60,21 +61,30 @@ func (l *loader) build() {
 		p := &autograd.Param{Name: t.Name, Mat: kernels.Mat{Rows: t.Rows, Cols: t.Cols, Of: t.Rows}}
 		m.params, m.tensors[p], l.params[t] = append(m.params, p), t, p
 	}
-	embed := l.src.At(-1, arch.Embed)
-	m.Embed = &nn.Embedding{Path: embed.Path(), W: l.take(embed)}
+	m.Embed = l.table(arch.Embed)
 	for i := range s.Layers {
 		m.Blocks = append(m.Blocks, l.block(i))
 	}
 	if s.Part > 0 {
-		table := l.src.At(-1, arch.PartEmbed)
-		m.Parts = &Parts{&nn.Embedding{Path: table.Path(), W: l.take(table)}, l.linear(-1, arch.PartProject), l.norm(-1, arch.PartNorm)}
+		m.Parts = &Parts{l.table(arch.PartEmbed), l.linear(-1, arch.PartProject), l.norm(-1, arch.PartNorm)}
+	}
+	if s.Streams > 0 {
+		m.Streams = l.streams(s.Streams)
 	}
 	if s.EmbedNorm {
 		m.EmbedNorm = l.norm(-1, arch.EmbedNorm)
 	}
+	if s.Distances.Buckets > 0 {
+		m.Near = l.table(arch.Near)
+	}
+	if s.Encoder > 0 {
+		m.Encoder = &Encoder{Norm: l.norm(-1, arch.EncoderNorm)}
+		if m.Near != nil {
+			m.Encoder.Near = l.table(arch.EncoderNear)
+		}
+	}
 	if s.Positions > 0 {
-		pos := l.src.At(-1, arch.Position)
-		m.Positions = &nn.Embedding{Path: pos.Path(), W: l.take(pos)}
+		m.Positions = l.table(arch.Position)
 	}
 	if s.EmbedWidth > 0 {
 		m.ProjectIn, m.ProjectOut = l.linear(-1, arch.ProjectIn), l.linear(-1, arch.ProjectOut)
@@ -111,6 +121,9 @@ func (l *loader) block(i int) *Block {
 	for _, s := range b.spec.Sublayers {
 		subs = append(subs, sublayer{norm(s.Pre), norm(s.Post), l.body(i, s.Body)})
 	}
+	if b.spec.AltUp != nil {
+		b.alt = l.altUp(i, b.spec.AltUp)
+	}
 	b.wire(subs)
 	if b.spec.Scaled {
 		b.scaleBy(l.take(l.src.At(i, arch.LayerScale)))
@@ -143,8 +156,12 @@ func (l *loader) body(layer int, spec arch.Body) body {
 		return l.mamba2(layer, s)
 	case *arch.Mamba1:
 		return l.mamba1(layer, s)
+	case *arch.Laurel:
+		return l.laurel(layer)
 	case *arch.Part:
 		return l.part(layer, s)
+	case *arch.Cross:
+		return l.cross(layer, s)
 	}
 	panic(fmt.Sprintf("model: no module for %T", spec))
 }
@@ -154,6 +171,12 @@ func (l *loader) take(t *arch.Tensor) *autograd.Param {
 	p := l.params[t]
 	delete(l.params, t)
 	return p
+}
+
+// table is a table outside the blocks.
+func (l *loader) table(role arch.Role) *nn.Embedding {
+	t := l.src.At(-1, role)
+	return &nn.Embedding{Path: t.Path(), W: l.take(t)}
 }
 
 func (l *loader) linear(layer int, role arch.Role) *nn.Linear {

@@ -19,10 +19,17 @@ type mla struct {
 	iq, ik, iw *nn.Linear
 	ikNorm     *nn.Norm
 	seat       int // of its keys and values in a cache
+	place      int // of what is picked, among what layers lend
 }
 
 func (l *loader) mla(layer int, spec *arch.MLA) *mla {
 	a := &mla{spec: spec, seat: len(l.m.mixers)}
+	if spec.Index.Lends && l.picks == nil { // all lend at one place
+		l.picks = &a.place
+		a.place = l.lent
+	} else if l.picks != nil {
+		a.place = *l.picks
+	}
 	latent := func(role arch.Role) *nn.Norm {
 		n := l.norm(layer, role)
 		n.Eps = arch.LatentEps
@@ -34,7 +41,7 @@ func (l *loader) mla(layer int, spec *arch.MLA) *mla {
 		a.qb = l.linear(layer, arch.Q)
 	}
 	a.kva, a.kvaNorm, a.kvb, a.o = l.linear(layer, arch.KVA), latent(arch.KVANorm), l.linear(layer, arch.KVB), l.linear(layer, arch.O)
-	if spec.Index.P > 0 {
+	if spec.Index.P > 0 && !spec.Index.Borrows {
 		a.iq, a.ik, a.iw, a.ikNorm = l.linear(layer, arch.IndexQ), l.linear(layer, arch.IndexK), l.linear(layer, arch.IndexW), latent(arch.IndexNorm)
 		a.ikNorm.Kind = kernels.LayerNorm
 	}
@@ -61,8 +68,12 @@ func (a *mla) steps() []Step {
 	if a.qa != nil {
 		steps = append(steps, a.queryStep())
 	}
+	var lends []int
+	if a.spec.Index.Lends {
+		lends = []int{a.place}
+	}
 	return append(steps,
-		Step{Linears: []*nn.Linear{a.kvb}, In: func(t *autograd.Tape, in tensors) tensors {
+		Step{Linears: []*nn.Linear{a.kvb}, lends: lends, In: func(t *autograd.Tape, in tensors) tensors {
 			latent := t.Columns(in[len(in)-2], 0, a.spec.KVRank)
 			normed := a.kvaNorm.Forward(t, latent)
 			t.Done(latent)
@@ -166,18 +177,38 @@ func (a *mla) attend(t *autograd.Tape, q, kva, kv *autograd.Tensor, index tensor
 		if len(index) > 0 {
 			by.Keys = &kept.index.KV
 			t.CacheAppend(by.Keys, index[1], nil, s.slot, s.pos)
-			at.Pick = t.Pick(index[0], index[1], index[2], by)
 		}
+		at.Pick = a.picked(t, index, by, s)
 		t.CacheAppend(&kept.KV, k, v, s.slot, s.pos)
 		o = t.CacheAttention(q, &kept.KV, s.slot, s.pos, at)
 	} else {
-		if len(index) > 0 {
-			at.Pick = t.Pick(index[0], index[1], index[2], by)
-		}
+		at.Pick = a.picked(t, index, by, s)
 		o = t.Attention(q, k, v, at)
 	}
-	t.Done(k, v, at.Pick)
+	if t.Done(k, v); !spec.Index.Lends && !spec.Index.Borrows {
+		t.Done(at.Pick)
+	}
 	return o
+}
+
+// picked are the keys that tokens see, nil where they see all: of the layer's own
+// indexer, or those that an earlier layer lends.
+func (a *mla) picked(t *autograd.Tape, index tensors, by autograd.PickSpec, s *State) *autograd.Tensor {
+	var picked *autograd.Tensor
+	switch {
+	case a.spec.Index.Borrows && !by.All():
+		return s.lent[a.place]
+	case len(index) > 0:
+		picked = t.Pick(index[0], index[1], index[2], by)
+	}
+	if a.spec.Index.Lends {
+		lent := picked
+		if lent == nil { // nobody reads it
+			lent = t.Upload([]int32{-1}, 1)
+		}
+		s.lend(a.place, lent)
+	}
+	return picked
 }
 
 // latentMemory are the keys and values of a cache, and the keys of what picks them;

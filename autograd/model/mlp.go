@@ -76,7 +76,9 @@ func (m *mlp) inner(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 		return t.Act(autograd.ActSpec{Kind: m.spec.Act}, u, nil)
 	}
 	g, u := m.gate.Forward(t, x), m.up.Forward(t, x)
-	g = scaled(t, g, m.spec.GateScale)
+	if g = scaled(t, g, m.spec.GateScale); m.spec.Sparse {
+		g = sparse(t, g, m.spec.Cut)
+	}
 	a := t.Act(autograd.ActSpec{Kind: m.spec.Act}, g, u)
 	t.Done(g, u)
 	return a

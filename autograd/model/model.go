@@ -31,13 +31,13 @@ type Options struct {
 	Stream bool
 }
 
-// Model is a decoder-only transformer with its weights on a device. It is used
+// Model is a transformer with its weights on a device: a decoder, alone or behind an encoder. It is used
 // by one goroutine at a time.
 type Model struct {
 	Spec   arch.Spec
 	Dev    kernels.Backend
 	Embed  *nn.Embedding
-	Blocks []*Block // the decoder layers
+	Blocks []*Block // the layers
 	Norm   *nn.Norm // final; nil: none
 	Head   *nn.Linear
 
@@ -46,6 +46,9 @@ type Model struct {
 	EmbedNorm             *nn.Norm
 	ProjectIn, ProjectOut *nn.Linear
 	Parts                 *Parts
+	Encoder               *Encoder
+	Near                  *nn.Embedding // of the decoder: see arch.Spec.Distances
+	Streams               *Streams
 
 	// Flat [Σ Len of Params] f32 holds all weights one after another in the
 	// order of Params when Options.Trainable was set, else nil.
@@ -111,6 +114,12 @@ func (m *Model) Ports() iter.Seq[nn.Port] {
 		around, tables := []*nn.Linear{m.ProjectIn, m.ProjectOut}, []*nn.Embedding{m.Embed, m.Positions}
 		if m.Parts != nil {
 			around, tables = append(around, m.Parts.Project), append(tables, m.Parts.Table)
+		}
+		if m.Encoder != nil {
+			tables = append(tables, m.Encoder.Near, m.Near)
+		}
+		if m.Streams != nil {
+			around = append(append(around, m.Streams.In...), m.Streams.Out...)
 		}
 		for _, e := range tables {
 			if e != nil && !yield(nn.Port{Path: e.Path, Embed: e}) {

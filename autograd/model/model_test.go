@@ -569,10 +569,15 @@ func TestSteps(t *testing.T) {
 		defer tape.Free()
 		s := m.Prepare(tape, Pack(tokens(1, 7, m.Spec.V), tokens(2, 3, m.Spec.V)))
 		x, lent := tensors{m.Begin(tape, s)}, 0
-		for _, b := range m.Blocks {
+		for i, b := range m.Blocks {
+			if m.Crosses(i) {
+				var y *autograd.Tensor
+				y, s = m.Cross(tape, stream(x), s)
+				x = tensors{y}
+			}
 			state := x
 			for _, step := range b.Steps() {
-				state = step.In(tape, state)
+				state = step.Enter(tape, state, s)
 				read, ran := state[len(state)-1], []*autograd.Param(nil)
 				tape.Tap = func(w *autograd.Param, in *autograd.Tensor, r *autograd.Routed) {
 					if in == read && (r != nil) == (step.Routed != nil) {
@@ -611,11 +616,16 @@ func TestStateTensors(t *testing.T) {
 		}
 	}
 	one := func() *autograd.Tensor { return &autograd.Tensor{} }
-	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), Temper: one(), Parts: one(), slot: one(), pos: one(), slots: one(), lent: tensors{one(), one()}}
+	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), Temper: one(), Parts: one(), Key: one(), slot: one(), pos: one(), slots: one(), lent: tensors{one(), one()},
+		Memory: one(), memorySeq: one(), memoryKey: one(), memorySlot: one(), memoryPos: one(), memoryLast: one()}
 	if got := s.Tensors(); len(got) != n {
 		t.Errorf("%d tensors of %d", len(got), n)
 	}
-	other := s.with(tensors{one(), one(), one(), one(), one(), one(), one(), one(), one(), one(), one(), one(), one()}).Tensors()
+	var others tensors
+	for range n {
+		others = append(others, one())
+	}
+	other := s.with(others).Tensors()
 	for i, x := range s.Tensors() {
 		if x == other[i] || slices.Contains(other[:i], other[i]) {
 			t.Errorf("tensor %d is not replaced", i)

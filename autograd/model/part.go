@@ -2,6 +2,7 @@ package model
 
 import (
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -17,13 +18,24 @@ type Parts struct {
 	Norm    *nn.Norm      // of each layer's part
 }
 
-// parts returns what every layer gets of its own [N, layers·P].
-func (m *Model) parts(t *autograd.Tape, ids *autograd.Tensor) *autograd.Tensor {
+// parts returns what every layer gets of its own [N, layers·P], for tokens ids, which
+// lie on the device, too.
+func (m *Model) parts(t *autograd.Tape, there *autograd.Tensor, ids []int32) *autograd.Tensor {
 	p := m.Parts
-	x := scaled(t, m.Embed.Forward(t, ids), m.Spec.EmbedScale)
+	rows := there // of the table
+	if n := int32(m.Spec.PartRows); n > 0 {
+		own := slices.Clone(ids)
+		for i, id := range own {
+			if id >= n {
+				own[i] = 0
+			}
+		}
+		rows = t.Upload(own, len(own))
+	}
+	x := scaled(t, m.Embed.Forward(t, there), m.Spec.EmbedScale)
 	raw := scaled(t, p.Project.ForwardWide(t, x), float32(1/math.Sqrt(float64(m.Spec.C))))
 	projected := p.Norm.ForwardWide(t, raw)
-	looked := scaled(t, p.Table.Forward(t, ids), float32(math.Sqrt(float64(m.Spec.Part))))
+	looked := scaled(t, p.Table.Forward(t, rows), float32(math.Sqrt(float64(m.Spec.Part))))
 	y := t.Add(projected, looked, math.Sqrt2/2, math.Sqrt2/2)
 	t.Done(x, raw, projected, looked)
 	return y

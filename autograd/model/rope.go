@@ -8,12 +8,12 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 )
 
-// position uploads what a pass reads of the positions pos of its tokens, in
-// sequences of lengths span.
-func (m *Model) position(t *autograd.Tape, s *State, pos, span []int32) {
+// position uploads what a pass reads of its tokens ids and their positions pos, in
+// sequences of lengths span; encoder says that an encoder reads them.
+func (m *Model) position(t *autograd.Tape, s *State, ids, pos, span []int32, encoder bool) {
 	s.Ropes = m.angles(t, pos, span)
 	if m.Parts != nil && t.Err() == nil {
-		s.Parts = m.parts(t, s.IDs)
+		s.Parts = m.parts(t, s.IDs, ids)
 	}
 	if grow := m.Spec.Temperature; grow.Every > 0 {
 		by := make([]float32, len(pos))
@@ -28,6 +28,12 @@ func (m *Model) position(t *autograd.Tape, s *State, pos, span []int32) {
 			rows[i] = p + int32(m.Spec.PosOffset)
 		}
 		s.Places = t.Upload(rows, len(rows))
+	}
+	if table := m.Near; table != nil && t.Err() == nil {
+		if encoder {
+			table = m.Encoder.Near
+		}
+		s.Rel, s.relZero = m.near(t, table, int(slices.Max(span)), encoder)
 	}
 	if h := len(m.Spec.Slopes); h > 0 {
 		n := int(slices.Max(span))

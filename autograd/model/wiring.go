@@ -35,6 +35,8 @@ func (b *Block) wire(subs []sublayer) {
 	for i := range subs {
 		w := sequential(subs, i, scale)
 		switch {
+		case b.alt != nil:
+			w = b.alt.wiring(subs, i)
 		case b.spec.Parallel:
 			w = parallel(subs, i, scale)
 		case b.spec.NormSum:
@@ -159,6 +161,7 @@ func (w wiring) around(b body) []Step {
 	for i, step := range own {
 		out[i] = Step{
 			Linears: step.Linears, lends: step.lends,
+			Memory: step.Memory,
 			In: func(t *autograd.Tape, in tensors) tensors {
 				if i > 0 {
 					return join(in[:w.held], step.In(t, in[w.held:]))

@@ -92,11 +92,25 @@ func (l *Linear) Out() int { return l.W.Rows / max(l.Experts, 1) }
 type Embedding struct {
 	Path string
 	W    *autograd.Param // [V, C], any storage type
+	// Adapters are summed, and left out while Tape.Base is set: row v gets
+	// Scale·B·A[v] with A [V, R], transposed to a LoRA's, and B [C, R].
+	Adapters []*LoRA
 }
 
 // Forward returns the vectors of ids [N] int32 as [N, C].
 func (e *Embedding) Forward(t *autograd.Tape, ids *autograd.Tensor) *autograd.Tensor {
-	return t.Embed(e.W, ids)
+	y := t.Embed(e.W, ids)
+	if t.Base {
+		return y
+	}
+	for _, a := range e.Adapters {
+		down := t.Embed(a.A, ids)
+		up := t.LinearWide(down, a.B, nil)
+		sum := t.Add(y, up, 1, a.Scale)
+		t.Done(down, up, y)
+		y = sum
+	}
+	return y
 }
 
 // Norm is a normalisation with weights.

@@ -55,7 +55,8 @@ var adding = map[string][]added{
 		{`^tagPattern$|^tagged$`, "train/judge/reward.go", ""},
 	},
 	"optimizer": {
-		{`(?i)\bsgd\b`, "kernels/cpu/optim.go kernels/tools.go train/config.go train/optimizers.go", ""}, // config.go: momentum is its own
+		{`(?i)\badan\b`, "kernels/optim.go kernels/optim/element.go train/config.go train/optimargs.go train/optimizers.go", ""}, // config.go: its defaults, in words
+		{`(?i)soap`, "train/config.go train/optimargs.go train/optimizers.go train/soap.go", ""},
 	},
 	"schedule": {
 		{`(?i)inverse_?sqrt`, "train/schedule.go", ""},

@@ -18,7 +18,7 @@ var layers = []string{
 	"kernels/dtype kernels/par kernels/dl formats/fail data/jinja data/corpus kernels/internal/level kernels/block/internal/lanes",
 	"kernels/block formats/atomic kernels/cpu/internal/vec kernels/cuda/driver recipes/schema",
 	"kernels formats formats/hub formats/atomic/testdir train/judge",
-	"data/tokenizer data/rows",
+	"data/tokenizer data/rows kernels/optim",
 	"kernels/cpu kernels/cuda kernels/dry autograd/model/arch data/chat",
 	"autograd autograd/reference data kernels/device kernels/kerneltest kernels/bench autograd/model/arch/archtest",
 	"autograd/nn",

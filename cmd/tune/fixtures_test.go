@@ -42,6 +42,9 @@ func writeFixtures(dir string) error {
 			return err
 		}
 	}
+	if err := writeT5(filepath.Join(dir, "t5")); err != nil {
+		return err
+	}
 	// nan has a token that is not a number, nanweight a weight; huge has weights
 	// near the end of float32.
 	for name, at := range map[string]struct {
@@ -176,10 +179,18 @@ func writeAdapter(dir string, hidden int64) error {
 		return err
 	}
 	var ts []formats.NamedTensor
+	rng := rand.New(rand.NewPCG(7, uint64(hidden)))
+	normal := func() []byte {
+		w := make([]float32, 4*hidden)
+		for i := range w {
+			w[i] = float32(0.1 * rng.NormFloat64())
+		}
+		return floats(w)
+	}
 	for i := range 2 {
 		p := fmt.Sprintf("base_model.model.model.layers.%d.self_attn.q_proj.", i)
-		ts = append(ts, formats.NamedTensor{Name: p + "lora_A.weight", DType: "F32", Shape: []int64{4, hidden}, Data: floats(make([]float32, 4*hidden))},
-			formats.NamedTensor{Name: p + "lora_B.weight", DType: "F32", Shape: []int64{hidden, 4}, Data: floats(make([]float32, 4*hidden))})
+		ts = append(ts, formats.NamedTensor{Name: p + "lora_A.weight", DType: "F32", Shape: []int64{4, hidden}, Data: normal()},
+			formats.NamedTensor{Name: p + "lora_B.weight", DType: "F32", Shape: []int64{hidden, 4}, Data: normal()})
 	}
 	return formats.WriteSafetensors(filepath.Join(dir, "adapter_model.safetensors"), ts, nil)
 }

@@ -38,8 +38,10 @@ func compileDecoder(c *component) ([]decodeStep, error) {
 		return []decodeStep{func(s []string) []string { return apply(s, n.apply) }}, nil
 	case "Metaspace":
 		return []decodeStep{metaspaceStep(c)}, nil
+	case "WordPiece":
+		return []decodeStep{wordPieceDecoderOf(c).step}, nil
 	}
-	return nil, fmt.Errorf("decoder type %q is not supported (known: ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Sequence, Strip)", clip(c.Type))
+	return nil, fmt.Errorf("decoder type %q is not supported (known: ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Sequence, Strip, WordPiece)", clip(c.Type))
 }
 
 func apply(s []string, f func(string) string) []string {
@@ -235,6 +237,8 @@ func (t *Tokenizer) newPieces() *pieceTable {
 	p := &pieceTable{at: make([]uint32, len(t.vocab)+1)}
 	for i, s := range t.vocab {
 		switch c, ok := byteToken(s); {
+		case t.pipe.Decoder != nil && t.pipe.Decoder.Type == "WordPiece":
+			p.blob = append(p.blob, wordPieceDecoderOf(t.pipe.Decoder).spelled(s, false)...)
 		case t.byteLevel():
 			p.blob = appendBytes(p.blob, s)
 		case ok && t.kinds[i] == kindByte:
@@ -278,7 +282,7 @@ type Stream struct {
 // but for broken UTF-8 in byte tokens, where Decode needs to see a whole run.
 func (t *Tokenizer) Stream(skipSpecial bool) *Stream {
 	s := &Stream{t: t, skipSpecial: skipSpecial}
-	if !t.byteLevel() && t.stripsSpace() {
+	if !t.byteLevel() && (t.stripsSpace() || t.pipe.Decoder != nil && t.pipe.Decoder.Type == "WordPiece") {
 		s.strip = " "
 	}
 	return s

@@ -64,14 +64,17 @@ func (t *Tokenizer) ggufEnds() ([]formats.KV, error) {
 }
 
 func (t *Tokenizer) ggufModel(rows int) ([]formats.KV, error) {
-	m, ok := t.model.(*bpe)
-	if !ok {
-		return nil, fmt.Errorf("a Unigram model is not supported")
+	if m, ok := t.model.(*wordPiece); ok {
+		return t.ggufWords(rows, m)
 	}
 	if err := t.surroundingsFit(); err != nil {
 		return nil, err
 	}
-	tokens, types := t.ggufVocab(rows, m)
+	if m, ok := t.model.(*unigram); ok {
+		return t.ggufUnigram(rows, m)
+	}
+	m := t.model.(*bpe)
+	tokens, types := t.ggufVocab(rows, m.byteLevel)
 	vocab := []formats.KV{{Key: ggufTok + "tokens", Value: tokens}}
 	kinds := formats.KV{Key: ggufTok + "token_type", Value: types}
 	if m.byteLevel {
@@ -98,6 +101,16 @@ func (t *Tokenizer) ggufModel(rows int) ([]formats.KV, error) {
 	), nil
 }
 
+// GGUFNote says in what the tokenizer of a GGUF with these keys differs, where that
+// is one of the ways that every program of its kind lives with; "" for nothing.
+func (t *Tokenizer) GGUFNote() string {
+	m, ok := t.model.(*bpe)
+	if !ok || m.byteLevel || t.rewritten("x", true) == t.rewritten("x", false) {
+		return ""
+	}
+	return "a space goes before the beginning of a text only (legacy: false), and of a GGUF before what follows a special token, too: llama.cpp has one flag for both"
+}
+
 // surroundingsFit checks that what is put around a text can be said by
 // add_bos_token and add_eos_token, and that no added token needs more than its
 // text.
@@ -114,7 +127,7 @@ func (t *Tokenizer) surroundingsFit() error {
 }
 
 // ggufVocab spells the tokens as llama.cpp expects them.
-func (t *Tokenizer) ggufVocab(rows int, m *bpe) (tokens []string, types []int32) {
+func (t *Tokenizer) ggufVocab(rows int, byteLevel bool) (tokens []string, types []int32) {
 	tokens, types = make([]string, rows), make([]int32, rows)
 	for i := range rows {
 		if i >= len(t.vocab) || t.vocab[i] == "" {
@@ -122,7 +135,7 @@ func (t *Tokenizer) ggufVocab(rows int, m *bpe) (tokens []string, types []int32)
 			continue
 		}
 		tokens[i], types[i] = t.vocab[i], int32(t.kinds[i])
-		if t.kinds[i] == kindUser && !m.byteLevel {
+		if t.kinds[i] == kindUser && !byteLevel {
 			tokens[i] = strings.ReplaceAll(tokens[i], "▁", " ")
 		}
 	}
@@ -148,29 +161,13 @@ func (t *Tokenizer) spmPrefix(m *bpe) (bool, error) {
 	if !m.byteFallback {
 		return false, fmt.Errorf("BPE over characters without byte_fallback is not supported")
 	}
-	rewritten := func(s string, first bool) string {
-		for _, n := range t.norm {
-			s = n.apply(s)
-		}
-		var b strings.Builder
-		emit := func(s string, _ bool) { b.WriteString(s) }
-		for i := len(t.pre) - 1; i >= 0; i-- {
-			next, p := emit, t.pre[i]
-			emit = func(s string, first bool) { p.split(s, first, next) }
-		}
-		emit(s, first)
-		return b.String()
-	}
 	const probe = "a  b\tc\nÅ\u0041\u030aﬁ  "
 	want := strings.ReplaceAll(probe, " ", "▁")
-	switch rewritten(probe, true) {
+	switch t.rewritten(probe, true) {
 	case want:
 		return false, nil
 	case "▁" + want:
-		if rewritten(probe, false) == want { // llama.cpp writes one after every special token
-			return false, fmt.Errorf("it puts a space before the beginning of a text only (prepend_scheme first), GGUF has a flag for a space after every special token, too: ids would differ")
-		}
-		return true, nil
+		return true, nil // also where that is so before a text only: see GGUFNote
 	}
 	return false, fmt.Errorf("its normalizer does more than writing ▁ for spaces: %s", clip(string(t.pipe.text[0])))
 }
@@ -249,6 +246,8 @@ func (t *Tokenizer) hfTokenizer() ([]byte, error) {
 	switch m := t.model.(type) {
 	case *unigram:
 		t.hfUnigram(&b, m)
+	case *wordPiece:
+		t.hfWordPiece(&b, m)
 	case *bpe:
 		if err := t.hfBPE(&b, m); err != nil {
 			return nil, fail.Inputf("tokenizer", "", "cannot be written to tokenizer.json: %w", err)

@@ -66,9 +66,6 @@ func Open(r formats.Reader) (*Tokenizer, error) {
 	}
 	if data == nil {
 		if !Found(r.File) {
-			if b, err := r.File("vocab.txt"); b != nil || err != nil {
-				return nil, badTokenizer(r.Path(), "has vocab.txt of WordPiece, which is not supported, and no tokenizer.json")
-			}
 			return nil, badTokenizer(r.Path(), "has no tokenizer.json")
 		}
 		if data, config, err = convertSlow(r, config, more); err != nil {
@@ -161,8 +158,8 @@ func ggufArray[T any](g *ggufKeys, key string) []T {
 const ggufTok = "tokenizer.ggml."
 
 // FromGGUF builds the tokenizer that the metadata of a GGUF file
-// describes: model gpt2 (byte-level BPE) with a known tokenizer.ggml.pre, or
-// llama (SentencePiece BPE by scores).
+// describes: model gpt2 (byte-level BPE) with a known tokenizer.ggml.pre, llama
+// (SentencePiece BPE by scores), t5 (Unigram) or bert (WordPiece).
 func FromGGUF(kv []formats.KV) (*Tokenizer, error) {
 	g := &ggufKeys{kv: map[string]any{}}
 	for _, e := range kv {
@@ -179,10 +176,14 @@ func FromGGUF(kv []formats.KV) (*Tokenizer, error) {
 		err = t.ggufBPE(g)
 	case "llama":
 		err = t.ggufSPM(g)
+	case "t5":
+		err = t.readUnigram(g)
+	case "bert":
+		err = t.readWords(g)
 	case "":
 		err = fmt.Errorf("key %smodel is missing: the file has no tokenizer", ggufTok)
 	default:
-		err = fmt.Errorf("key %smodel: %q is not supported (known: gpt2, llama)", ggufTok, clip(name))
+		err = fmt.Errorf("key %smodel: %q is not supported (known: bert, gpt2, llama, t5)", ggufTok, clip(name))
 	}
 	if err == nil {
 		err = g.err
@@ -257,6 +258,11 @@ func (t *Tokenizer) ggufSpecial(g *ggufKeys, bos, eos, unk int32, addBOS bool) e
 	t.eos = g.id(ggufTok+"eos_token_id", n, eos)
 	t.unk = g.id(ggufTok+"unknown_token_id", n, unk)
 	t.pad = g.id(ggufTok+"padding_token_id", n, -1)
+	for _, id := range []*int32{&t.bos, &t.eos, &t.unk} { // what is usual may lie beyond a small vocabulary
+		if int(*id) >= n {
+			*id = -1
+		}
+	}
 	before, after := int32(-1), int32(-1)
 	if g.flag(ggufTok+"add_bos_token", addBOS) {
 		before = t.bos

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,6 +76,7 @@ type hfFile struct {
 	vocab, merges                       []byte
 	byteFallback, fuseUnk, ignoreMerges bool
 	unkID                               int32
+	longest                             int // model.max_input_chars_per_word; 0: absent
 }
 
 func (h *hfFile) read(t *Tokenizer, data []byte) error {
@@ -111,7 +113,7 @@ func (h *hfFile) read(t *Tokenizer, data []byte) error {
 
 func (h *hfFile) readModel() error {
 	s := &jsonScan{data: h.model}
-	h.unkID = -1
+	h.unkID, h.prefix = -1, ""
 	return s.object(func(key string) error {
 		raw, err := s.skip(2)
 		if err != nil {
@@ -134,6 +136,8 @@ func (h *hfFile) readModel() error {
 			return unmarshal(key, raw, &h.prefix)
 		case "end_of_word_suffix":
 			return unmarshal(key, raw, &h.suffix)
+		case "max_input_chars_per_word":
+			return unmarshal(key, raw, &h.longest)
 		case "byte_fallback":
 			return unmarshal(key, raw, &h.byteFallback)
 		case "fuse_unk":
@@ -174,6 +178,13 @@ func (h *hfFile) build(t *Tokenizer) error {
 	if h.modelType == "" && h.merges != nil {
 		h.modelType = "BPE"
 	}
+	if h.modelType == "" && h.longest != 0 {
+		h.modelType = "WordPiece"
+	}
+	if h.modelType == "WordPiece" {
+		h.unk, h.longest = cmp.Or(h.unk, wordUnknown), cmp.Or(h.longest, wordLongest)
+		return h.buildWordPiece(t)
+	}
 	if h.prefix != "" || h.suffix != "" {
 		return fmt.Errorf("model: continuing_subword_prefix and end_of_word_suffix are not supported")
 	}
@@ -183,7 +194,7 @@ func (h *hfFile) build(t *Tokenizer) error {
 	case "Unigram":
 		return h.buildUnigram(t)
 	}
-	return fmt.Errorf("model: type %q is not supported (known: BPE, Unigram)", clip(h.modelType))
+	return fmt.Errorf("model: type %q is not supported (known: BPE, Unigram, WordPiece)", clip(h.modelType))
 }
 
 func (h *hfFile) buildBPE(t *Tokenizer) error {

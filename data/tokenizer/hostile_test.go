@@ -42,7 +42,7 @@ func TestHostileTokenizer(t *testing.T) {
 		"truncated":          {good[:len(good)/2], "byte"},
 		"no model":           {`{"version":"1.0"}`, "model is missing"},
 		"two values":         {good + "{}", "text after the end"},
-		"model type":         {swap(t, good, `"type": "BPE"`, `"type": "WordPiece"`), `type "WordPiece" is not supported`},
+		"model type":         {swap(t, good, `"type": "BPE"`, `"type": "WordLevel"`), `type "WordLevel" is not supported`},
 		"duplicate token":    {swap(t, good, vocab, vocab+`"!": 7777,`), `token "!" has ids`},
 		"duplicate id":       {swap(t, good, vocab, vocab+`"zzz": 5,`), "belongs to"},
 		"negative id":        {swap(t, good, vocab, vocab+`"zzz": -5,`), `"-5" is no token id`},

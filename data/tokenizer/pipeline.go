@@ -37,6 +37,13 @@ type component struct {
 	Single           []templatePiece
 	SpecialTokens    map[string]struct{ IDs []int32 } `json:"special_tokens"`
 	Cls, Sep         []any
+	Charsmap         []byte `json:"precompiled_charsmap"` // base64
+	CleanText        *bool  `json:"clean_text"`
+	HandleChinese    *bool  `json:"handle_chinese_chars"`
+	StripAccents     *bool  `json:"strip_accents"`
+	Lowercase        *bool
+	Prefix           *string
+	Cleanup          *bool
 }
 
 type pattern struct{ String, Regex *string }
@@ -173,7 +180,7 @@ func (t *Tokenizer) setBytes(m *bpe) {
 	}
 }
 
-const knownNormalizers = "Lowercase, NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence, Strip, StripAccents"
+const knownNormalizers = "BertNormalizer, Lowercase, NFC, NFD, NFKC, NFKD, Nmt, Precompiled, Prepend, Replace, Sequence, Strip, StripAccents"
 
 // normalizer rewrites a text.
 type normalizer struct {
@@ -221,7 +228,17 @@ func compileNormalizer(c *component) ([]normalizer, error) {
 	case "NFKD":
 		return one(norm.NFKD.String)
 	case "Lowercase":
-		return one(strings.ToLower)
+		return one(lowercase)
+	case "BertNormalizer":
+		return bertNormalizers(c), nil
+	case "Nmt":
+		return one(nmt)
+	case "Precompiled":
+		m, err := parseCharsmap(c.Charsmap)
+		if err != nil {
+			return nil, err
+		}
+		return []normalizer{m.normalizer()}, nil
 	case "StripAccents":
 		return one(stripAccents)
 	case "Prepend":
@@ -246,6 +263,19 @@ func compileNormalizer(c *component) ([]normalizer, error) {
 		return []normalizer{n}, err
 	}
 	return nil, fmt.Errorf("type %q is not supported (known: %s)", clip(c.Type), knownNormalizers)
+}
+
+// nmt drops control characters and writes a space for other marks without a form.
+func nmt(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 1 && r <= 8 || r == 0x0b || r >= 0x0e && r <= 0x1f || r == 0x7f || r == 0x8f || r == 0x9f:
+			return -1
+		case r == '\t' || r == '\n' || r == '\f' || r == '\r' || r == 0x1680 || r >= 0x200b && r <= 0x200f || r == 0x2028 || r == 0x2029 || r == 0x2581 || r == 0xfeff || r == 0xfffd:
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 func stripAccents(s string) string {
@@ -305,7 +335,7 @@ func (r *regexSplitter) replace(s, with string) string {
 	return b.String()
 }
 
-const knownPre = "ByteLevel, CharDelimiterSplit, Digits, Metaspace, Punctuation, Sequence, Split, Whitespace, WhitespaceSplit"
+const knownPre = "BertPreTokenizer, ByteLevel, CharDelimiterSplit, Digits, Metaspace, Punctuation, Sequence, Split, Whitespace, WhitespaceSplit"
 
 // compilePre translates a pre-tokenizer. byteLevel is set by ByteLevel, after
 // which nothing may come: its output is no longer the text's own letters.
@@ -350,6 +380,8 @@ func compilePre(c *component, byteLevel *bool) ([]splitter, error) {
 	case "Whitespace":
 		s, err := newRegexSplitter(`\w+|[^\w\s]+`, "Removed", true)
 		return one(s, err)
+	case "BertPreTokenizer":
+		return []splitter{charSplitter{unicode.IsSpace, "Removed"}, charSplitter{isPunctuation, "Isolated"}}, nil
 	case "WhitespaceSplit":
 		return one(charSplitter{unicode.IsSpace, "Removed"}, nil)
 	case "CharDelimiterSplit":

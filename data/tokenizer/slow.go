@@ -15,12 +15,12 @@ import (
 )
 
 // vocabFiles are the vocabularies of folders without tokenizer.json.
-var vocabFiles = []string{"vocab.json", "merges.txt", "tokenizer.model", "tekken.json", "qwen.tiktoken", "added_tokens.json"}
+var vocabFiles = []string{"vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "tekken.json", "qwen.tiktoken", "vocab.txt", "added_tokens.json"}
 
 // Found tells whether a folder has a tokenizer, also one that cannot be read; file
 // returns a file of the folder, nil where there is none.
 func Found(file func(name string) ([]byte, error)) bool {
-	names := []string{"tokenizer.json"}
+	names := []string{"tokenizer.json", "spiece.model"}
 	for _, c := range tokenizerClasses {
 		names = append(names, c.file)
 	}
@@ -60,6 +60,7 @@ var tokenizerClasses = []tokenizerClass{
 		eos: "</s>", unk: "<unk>", pad: "<pad>", addEOS: true},
 	{name: genericClass, file: "tokenizer.model", read: (*slow).llama3, bos: "<|begin_of_text|>", eos: "<|end_of_text|>", addBOS: true},
 	{name: "MistralCommonBackend", file: "tekken.json", read: (*slow).tekken, bos: "<s>", eos: "</s>", unk: "<unk>", pad: "<pad>", addBOS: true},
+	{name: "BertTokenizer", models: []string{"bert", "distilbert", "electra"}, file: "vocab.txt", read: (*slow).bert, unk: "[UNK]", pad: "[PAD]"},
 	{name: "QWenTokenizer", models: []string{"qwen"}, file: "qwen.tiktoken", read: (*slow).qwen1, eos: "<|endoftext|>"},
 }
 
@@ -111,6 +112,9 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 			s.files[name] = b
 		}
 	}
+	if b := s.files["spiece.model"]; b != nil && s.files["tokenizer.model"] == nil { // T5's name of it
+		s.files["tokenizer.model"] = b
+	}
 	s.t = &Tokenizer{bos: -1, eos: -1, pad: -1, unk: -1, files: maps.Clone(more)}
 	if config != nil {
 		s.t.files["tokenizer_config.json"] = config
@@ -142,8 +146,10 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 	if err := s.addAll(); err != nil {
 		return nil, nil, err
 	}
-	if s.pipeline[2], err = s.post(); err != nil {
-		return nil, nil, err
+	if s.pipeline[2] == "" {
+		if s.pipeline[2], err = s.post(); err != nil {
+			return nil, nil, err
+		}
 	}
 	for i, raw := range s.pipeline {
 		if raw == "" {

@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"cmp"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -96,6 +97,15 @@ func (t *Tokenizer) pieceMerges() []string {
 	return out
 }
 
+// plain refuses precompiled rules in a model of a class that Transformers runs without
+// them.
+func (f *spmFile) plain(class string) error {
+	if len(f.charsmap) == 0 {
+		return nil
+	}
+	return fmt.Errorf("normalizer_spec %q has a precompiled_charsmap of %d bytes, which a tokenizer of class %s has none of: only the identity normalizer is supported", clip(f.normalizer), len(f.charsmap), class)
+}
+
 // spaceRules are the normalizers for a model that drops spaces, in its order. Behind a
 // text a ▁ counts as a space.
 func (f *spmFile) spaceRules() []string {
@@ -132,6 +142,9 @@ func pieceDecoder(prefix bool) string {
 // says otherwise, also before what follows an added token.
 func (s *slow) llama(raw []byte) error {
 	f, err := s.readPieces(raw)
+	if err == nil {
+		err = f.plain(s.class.name)
+	}
 	if err != nil {
 		return err
 	}
@@ -165,6 +178,9 @@ func (s *slow) llama(raw []byte) error {
 // place of the piece of its byte.
 func (s *slow) gemma(raw []byte) error {
 	f, err := s.readPieces(raw)
+	if err == nil {
+		err = f.plain(s.class.name)
+	}
 	if err != nil {
 		return err
 	}
@@ -187,6 +203,11 @@ func (s *slow) gemma(raw []byte) error {
 		`{"type":"Split","pattern":{"String":" "},"behavior":"MergedWithPrevious","invert":false}`, "", pieceDecoder(false)}
 	s.pieceModel(f)
 	return nil
+}
+
+// precompiledJSON is the normalizer of precompiled rules.
+func precompiledJSON(rules []byte) string {
+	return `{"type":"Precompiled","precompiled_charsmap":"` + base64.StdEncoding.EncodeToString(rules) + `"}`
 }
 
 // maxExtraIDs bounds T5's extra_ids; published models have 100 to 300.
@@ -222,6 +243,9 @@ func (s *slow) t5(raw []byte) error {
 	}
 	const meta = `{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true}`
 	s.pipeline = [4]string{"", `{"type":"Sequence","pretokenizers":[{"type":"WhitespaceSplit"},` + meta + `]}`, "", meta}
+	if len(f.charsmap) > 0 {
+		s.pipeline[0] = precompiledJSON(f.charsmap)
+	}
 	s.pieceModel(f)
 	return nil
 }

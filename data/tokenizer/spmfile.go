@@ -17,7 +17,7 @@ type spmFile struct {
 	byteFallback bool
 
 	normalizer   string // its name
-	charsmap     int    // bytes of precompiled rules, 0 for none
+	charsmap     []byte // precompiled rules; nil: none
 	dummyPrefix  bool   // a space goes before a text
 	removeSpaces bool   // spaces around a text and all but one of a run are dropped
 	escape       bool   // ▁ for spaces
@@ -183,7 +183,7 @@ func (f *spmFile) normalize(p protoField) error {
 	case 1:
 		f.normalizer = string(p.bytes)
 	case 2:
-		f.charsmap = len(p.bytes)
+		f.charsmap = p.bytes
 	case 3:
 		f.dummyPrefix = p.value != 0
 	case 4:
@@ -201,8 +201,6 @@ func (f *spmFile) supported() error {
 		return fmt.Errorf("trainer_spec.model_type is %d, supported are 1 (unigram) and 2 (BPE)", f.model)
 	case f.suffix:
 		return fmt.Errorf("trainer_spec.treat_whitespace_as_suffix is not supported")
-	case f.charsmap > 0:
-		return fmt.Errorf("normalizer_spec %q has a precompiled_charsmap of %d bytes, which is not supported: only the identity normalizer is", clip(f.normalizer), f.charsmap)
 	case !f.escape:
 		return fmt.Errorf("normalizer_spec.escape_whitespaces false is not supported")
 	case f.denormalizer > 0:

@@ -35,12 +35,11 @@ const maxLooked = 256
 const unkPenalty = 10
 
 func (h *hfFile) buildUnigram(t *Tokenizer) error {
-	m := &unigram{ids: map[string]int32{}, trie: newAddedTrie(), byteFallback: h.byteFallback, unk: h.unkID}
+	m := &unigram{ids: map[string]int32{}, byteFallback: h.byteFallback, unk: h.unkID}
 	s := &jsonScan{data: h.vocab}
 	if h.vocab == nil {
 		return fmt.Errorf("model.vocab: is missing")
 	}
-	worst := math.Inf(1)
 	err := s.array(func() error {
 		token, score, err := unigramPiece(s)
 		if err != nil {
@@ -52,8 +51,7 @@ func (h *hfFile) buildUnigram(t *Tokenizer) error {
 		}
 		m.ids[token] = id
 		m.scores = append(m.scores, score)
-		m.trie.add(token, addedToken{ID: id})
-		worst = min(worst, score)
+		m.enter(token, id)
 		return nil
 	})
 	if err != nil {
@@ -62,7 +60,7 @@ func (h *hfFile) buildUnigram(t *Tokenizer) error {
 	if m.unk >= int32(len(m.scores)) {
 		return fmt.Errorf("model.unk_id %d lies outside the vocabulary of %d", m.unk, len(m.scores))
 	}
-	m.unkScore = worst - unkPenalty
+	m.close()
 	t.ids, t.unk, t.model = m.ids, m.unk, m
 	if err := t.addTokens(int32(len(m.scores)) - 1); err != nil {
 		return err
@@ -72,13 +70,30 @@ func (h *hfFile) buildUnigram(t *Tokenizer) error {
 		t.scores[i] = float32(f)
 	}
 	t.setKinds(m.byteFallback)
+	return nil
+}
+
+// enter has token found in words. Its score is known.
+func (m *unigram) enter(token string, id int32) {
+	if m.trie == nil {
+		m.trie, m.unkScore = newAddedTrie(), math.Inf(1)
+	}
+	m.trie.add(token, addedToken{ID: id})
+	m.unkScore = min(m.unkScore, m.scores[id])
+}
+
+// close ends entering.
+func (m *unigram) close() {
+	if m.trie == nil {
+		m.trie = newAddedTrie()
+	}
+	m.unkScore -= unkPenalty
 	for b := range 256 {
 		id, ok := m.ids[fmt.Sprintf("<0x%02X>", b)]
 		if m.bytes[b] = id; !ok {
 			m.bytes[b] = -1
 		}
 	}
-	return nil
 }
 
 // unigramPiece reads ["token", score].

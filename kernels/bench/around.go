@@ -51,8 +51,8 @@ func elementwise() []row {
 			return func() { x.Add(kernels.To(y), &kernels.AddArgs{N: n * c, A: a, B: b, Alpha: 1, Beta: 1}) }
 		}),
 		r("AdamW", 7*params, func(x *env) func() {
-			o := &kernels.OptimArgs{Spans: []kernels.OptimSpan{{P: x.random(params), LR: 1e-4, Decay: 0.01}},
-				G: x.random(params), M: x.empty(params), V: x.empty(params), Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Step: 1}
+			o := &kernels.OptimArgs{OptimRule: kernels.OptimRule{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8}, Step: 1, Spans: []kernels.OptimSpan{{
+				P: x.random(params), G: x.random(params), State: []kernels.Buffer{x.empty(params), x.empty(params)}, Rows: 1, Cols: params, LR: 1e-4, Decay: 0.01}}}
 			return func() { x.Optim(o) }
 		}),
 		r("embedding rows", 2*n*c, func(x *env) func() {

@@ -99,8 +99,6 @@ func (s *search) rank(v float32) int {
 var (
 	nf4Search = newSearch(nf4[:])
 	fp4Search = newSearch(fp4[:])
-
-	dynamicSearch = newSearch(dynamicMap())
 )
 
 // encodeBook quantizes the flat tensor x as bitsandbytes' PyTorch kernel does:
@@ -172,10 +170,10 @@ func nestScales(m Raw, scales []float32) error {
 	}
 	n := m.Plane(dtype.NestedScales)
 	outer := make([]float32, (len(scales)+nestedBlock-1)/nestedBlock)
-	quantize8(m.Plane(dtype.Scales), outer, scales, dynamicSearch, nestedBlock)
+	quantize8(m.Plane(dtype.Scales), outer, scales, nestedBlock)
 	PutF32(n, outer)
 	putF32(n[4*len(outer):], offset)
-	PutF32(n[4*len(outer)+4:], dynamicSearch.values)
+	PutF32(n[4*len(outer)+4:], Signed.Values[:])
 	return nil
 }
 

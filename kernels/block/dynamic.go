@@ -7,25 +7,97 @@ import (
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
-// dynamicMap is the 256 values of bitsandbytes' signed dynamic data type,
-// ascending: one bit is the sign, a run of zeros names a power of ten, and what
-// is left is a linear fraction between a tenth and one (arXiv 1511.04561,
+// Dynamic is one of bitsandbytes' 8-bit dynamic data types: one bit is the sign,
+// or belongs to the fraction, a run of zeros names a power of ten, and what is
+// left is a linear fraction between a tenth and one (arXiv 1511.04561,
 // 2110.02861).
-func dynamicMap() []float32 {
+type Dynamic struct {
+	Values [256]float32 // ascending
+	mid    [256]float32 // midpoints between neighbours, then +Inf
+	// start is how many midpoints lie below a bucket of values: those whose sign,
+	// exponent and first seven bits of the fraction are the index. A bucket between
+	// the smallest and the largest magnitude holds one midpoint at most.
+	start [1 << dynamicBits]uint8
+}
+
+const dynamicBits = 16
+
+// Signed holds values of [-1, 1], Unsigned of [0, 1].
+var Signed, Unsigned = newDynamic(true), newDynamic(false)
+
+func newDynamic(signed bool) *Dynamic {
 	const exponents = 7
 	data := make([]float32, 0, 256)
 	for i := range exponents {
 		n := 1 << i
+		if !signed {
+			n *= 2
+		}
 		scale := float32(math.Pow(10, float64(i-exponents+1)))
 		edges := linspace(0.1, 1, n+1)
 		for j := range n {
 			v := scale * ((edges[j] + edges[j+1]) / 2)
-			data = append(data, v, -v)
+			data = append(data, v)
+			if signed {
+				data = append(data, -v)
+			}
 		}
 	}
 	data = append(data, 0, 1)
 	slices.Sort(data)
-	return data
+	d := new(Dynamic)
+	copy(d.Values[:], data)
+	for i := range d.mid {
+		d.mid[i] = float32(math.Inf(1))
+		if i < 255 {
+			d.mid[i] = (data[i] + data[i+1]) / 2
+		}
+	}
+	for i := range d.start {
+		bits := uint32(i) << (32 - dynamicBits)
+		if bits>>31 == 1 { // the value farthest from zero is the lowest
+			bits |= 1<<(32-dynamicBits) - 1
+		}
+		edge := math.Float32frombits(bits)
+		for edge == edge && d.mid[d.start[i]] < edge {
+			d.start[i]++
+		}
+	}
+	return d
+}
+
+// Code is the code of the value nearest to v; a tie goes to the smaller code.
+func (d *Dynamic) Code(v float32) byte {
+	i := d.start[math.Float32bits(v)>>(32-dynamicBits)]
+	if v > d.mid[i] {
+		i++
+	}
+	return i
+}
+
+// Encode writes the codes of x over its largest magnitude, which it returns.
+func (d *Dynamic) Encode(codes []byte, x []float32) (absmax float32) {
+	var top uint32
+	for _, v := range x {
+		if b := math.Float32bits(v) &^ (1 << 31); b > top {
+			top = b
+		}
+	}
+	absmax = math.Float32frombits(top)
+	r := 1 / max(absmax, 1e-38)
+	codes = codes[:len(x)]
+	for i, v := range x {
+		codes[i] = d.Code(float32(v * r))
+	}
+	return absmax
+}
+
+// Decode writes the values of codes times absmax.
+func (d *Dynamic) Decode(x []float32, codes []byte, absmax float32) {
+	x = x[:len(codes)]
+	for i, c := range codes {
+		x[i] = d.Values[c] * absmax
+	}
 }
 
 // linspace counts from both ends and rounds once, as torch.linspace does.
@@ -54,17 +126,12 @@ func mean(x []float32) float32 {
 }
 
 // quantize8 writes the nearest code of each x/absmax in blocks of size elements
-// to q [len(x)] and the blocks' largest magnitudes to absmax. A tie goes to the
-// smaller code.
-func quantize8(q []byte, absmax, x []float32, s *search, size int) {
+// to q [len(x)] and the blocks' largest magnitudes to absmax.
+func quantize8(q []byte, absmax, x []float32, size int) {
 	par.For(len(absmax), max(1, 16384/size), func(lo, hi int) {
 		for b := lo; b < hi; b++ {
-			part := x[b*size : min((b+1)*size, len(x))]
-			absmax[b] = absMax(part)
-			r := 1 / max(absmax[b], 1e-38)
-			for i, v := range part {
-				q[b*size+i] = s.order[s.rank(float32(v*r))]
-			}
+			at, end := b*size, min((b+1)*size, len(x))
+			absmax[b] = Signed.Encode(q[at:end], x[at:end])
 		}
 	})
 }

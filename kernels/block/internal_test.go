@@ -39,7 +39,7 @@ func TestNearestIQ4(t *testing.T) {
 
 // TestSearchRank compares the table look-up with counting midpoints.
 func TestSearchRank(t *testing.T) {
-	for _, s := range []*search{nf4Search, fp4Search, dynamicSearch} {
+	for _, s := range []*search{nf4Search, fp4Search} {
 		check := func(v float32) {
 			want := 0
 			for want < len(s.values)-1 && v > s.mid[want] {
@@ -64,6 +64,30 @@ func TestSearchRank(t *testing.T) {
 	}
 }
 
+// TestDynamicCode compares the table look-up with counting midpoints, at and beside
+// every midpoint.
+func TestDynamicCode(t *testing.T) {
+	for name, d := range map[string]*Dynamic{"signed": Signed, "unsigned": Unsigned} {
+		check := func(v float32) {
+			want := 0
+			for v > d.mid[want] {
+				want++
+			}
+			if got := d.Code(v); int(got) != want {
+				t.Fatalf("%s: the code of %v is %d, want %d", name, v, got, want)
+			}
+		}
+		for _, m := range d.mid[:255] {
+			for _, v := range []float32{m, math.Nextafter32(m, -2), math.Nextafter32(m, 2), 1.1 * m} {
+				check(v)
+			}
+		}
+		for _, v := range []float32{0, -1, 1, 2, -2, 1e-40, -1e-40, float32(math.Inf(1)), float32(math.Inf(-1))} {
+			check(v)
+		}
+	}
+}
+
 // TestRoundAway: halves go away from zero, what lies just below them does not.
 func TestRoundAway(t *testing.T) {
 	for _, v := range []float32{0, 0.5, -0.5, 1.5, -2.5, math.Nextafter32(0.5, 0), -math.Nextafter32(0.5, 0), 126.5, -127} {
@@ -78,10 +102,10 @@ func TestRoundAway(t *testing.T) {
 func HasLanes(k dtype.Kind) bool { return laneEncoder(k) != nil }
 
 // DynamicMap is for tests against bitsandbytes.
-var DynamicMap = dynamicMap
+var DynamicMap = func() []float32 { return Signed.Values[:] }
 
 // Quantize8 is for tests against bitsandbytes: codes of the dynamic map.
-func Quantize8(q []byte, absmax, x []float32, size int) { quantize8(q, absmax, x, dynamicSearch, size) }
+func Quantize8(q []byte, absmax, x []float32, size int) { quantize8(q, absmax, x, size) }
 
 // TestLattices: every combination of coordinates is a point, or has neighbours:
 // those at the few smallest distances, by distance and index.

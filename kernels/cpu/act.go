@@ -50,7 +50,7 @@ func gatesOf(what string, a *kernels.ActArgs) *gates {
 	if a.Up != nil && a.Layout != kernels.Separate {
 		panic("cpu: " + what + ": up lies with the gate and is given, too")
 	}
-	if a.Kind == kernels.ClampedSwiGLU && !a.Gated() {
+	if _, bounded := a.Kind.Opened(); bounded && !a.Gated() {
 		panic("cpu: " + what + ": an activation that is always gated has no up")
 	}
 	return &gates{a.Layout, a.N, a.F, plainOf(a.Gate), plainOf(a.Up)}
@@ -231,8 +231,8 @@ func act(a *kernels.ActArgs, y, g, u []float32) {
 		}
 		f(value[:n], slope[:n], g[i:i+n])
 		up := u[i : i+n]
-		if a.Kind == kernels.ClampedSwiGLU {
-			up = opened(open[:n], up, a.Limit)
+		if add, bounded := a.Kind.Opened(); bounded {
+			up = opened(open[:n], up, a.Limit, add)
 		}
 		vec.MulScale(y[i:i+n], value[:n], up, 1)
 	}
@@ -254,9 +254,9 @@ func actGrad(a *kernels.ActArgs, dg, du, dy, g, u []float32) {
 			continue
 		}
 		up := u[i : i+n]
-		if a.Kind == kernels.ClampedSwiGLU {
+		if add, bounded := a.Kind.Opened(); bounded {
 			shut(value[:n], up, a.Limit)
-			up = opened(open[:n], up, a.Limit)
+			up = opened(open[:n], up, a.Limit, add)
 		}
 		vec.MulScale(slope[:n], slope[:n], up, 1)
 		vec.MulScale(value[:n], value[:n], dy[i:i+n], 1)

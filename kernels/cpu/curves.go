@@ -27,8 +27,12 @@ func curveOf(a *kernels.ActArgs) func(v, s, x []float32) {
 		return curve64(xielu(a.ActParams))
 	case kernels.ClampedSwiGLU:
 		return curve64(swish(float64(a.Alpha), limitOf(a.Limit)))
+	case kernels.LimitedSwiGLU:
+		return curve64(swish(1, limitOf(a.Limit)))
 	case kernels.Clip:
 		return clip(float32(limitOf(a.Limit)))
+	case kernels.Rsqrt:
+		return curve64(rsqrt(float64(a.Limit)))
 	}
 	panic(fmt.Sprintf("cpu: act: no activation %d", a.Kind))
 }
@@ -64,6 +68,17 @@ func curve64(f func(x float64) (v, s float64)) func(v, s, x []float32) {
 			a, b := f(float64(x))
 			v[i], s[i] = float32(a), float32(b)
 		}
+	}
+}
+
+// rsqrt is 1/√x, flat below the least value.
+func rsqrt(least float64) func(x float64) (v, s float64) {
+	return func(x float64) (v, s float64) {
+		v = 1 / math.Sqrt(max(x, least))
+		if x > least {
+			s = -v / (2 * x)
+		}
+		return v, s
 	}
 }
 
@@ -119,11 +134,11 @@ func limitOf(limit float32) float64 {
 	return float64(limit)
 }
 
-// opened writes u within ±limit, plus 1.
-func opened(dst, u []float32, limit float32) []float32 {
+// opened writes u within ±limit, plus add.
+func opened(dst, u []float32, limit, add float32) []float32 {
 	most := float32(limitOf(limit))
 	for i, v := range u {
-		dst[i] = min(max(v, -most), most) + 1
+		dst[i] = min(max(v, -most), most) + add
 	}
 	return dst
 }

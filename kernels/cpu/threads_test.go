@@ -191,10 +191,42 @@ func (b *bench) elementwiseOps(x, dy, w kernels.Buffer, keep func(name string, b
 	b.FakeQuant(fake, &kernels.FakeQuantArgs{Type: dtype.Type{Kind: dtype.Int4, Group: 32, Scale: dtype.F16}, Rows: n, Cols: c, X: x})
 	b.RowStats(runs, &kernels.RowStatsArgs{Stat: kernels.SumXY, Rows: n, Cols: c, Run: 32, X: x, Y: dy})
 	b.Gram(gram, &kernels.GramArgs{Rows: n, Cols: c, X: x, Groups: kernels.Groups{Offsets: b.ints(0, 200, n), Count: 2}})
-	p, q, m, v := b.random(40000), b.random(30000), b.random(70010), b.empty(70010)
-	b.Fill(v, 0.5)
-	b.Optim(&kernels.OptimArgs{Spans: []kernels.OptimSpan{{P: p, LR: 1e-3}, {P: q, Off: 40010, LR: 1e-2, Decay: 0.1}}, G: b.random(70010), M: m, V: v, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, Step: 3})
-	keep("tools", fake.Buffer, runs.Buffer, gram.Buffer, p, q, m, v)
+	keep("tools", fake.Buffer, runs.Buffer, gram.Buffer)
+	for kind := kernels.AdamW; kind <= kernels.Prodigy; kind++ {
+		rule := kernels.OptimRule{Kind: kind, Beta1: 0.9, Beta2: 0.99, Beta3: 0.999, Eps: 1e-8, MaxRMS: 1, D0: 1e-3, DCoef: 1, Slice: 1}
+		if kind.ElementWise() {
+			keep(fmt.Sprintf("optim %d in 32 bits", kind), optimStep(b, rule)...)
+			rule.Bits8 = true
+		}
+		keep(fmt.Sprintf("optim %d", kind), optimStep(b, rule)...)
+	}
+}
+
+// optimStep makes three steps of two parameters under a rule and returns them.
+func optimStep(b *bench, rule kernels.OptimRule) []kernels.Buffer {
+	a := &kernels.OptimArgs{OptimRule: rule, Common: b.empty(4)}
+	b.Fill(a.Common, 0)
+	var out []kernels.Buffer
+	for i, rows := range []int{400, 300} {
+		s := kernels.OptimSpan{P: b.random(rows * 100), Rows: rows, Cols: 100, Block: 100, LR: 1e-3, Decay: 0.1 * float64(i)}
+		out = append(out, s.P)
+		for _, st := range rule.State(rows, 100, s.Block) {
+			x, err := b.Alloc(kernels.Optimizer, st.Type, st.Len)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Upload(x, make([]byte, st.Len*st.Type.Kind.Info().Bytes))
+			s.State = append(s.State, x)
+		}
+		a.Spans = append(a.Spans, s)
+	}
+	for a.Step = 1; a.Step <= 3; a.Step++ {
+		for i := range a.Spans {
+			a.Spans[i].G = b.random(a.Spans[i].Rows * 100)
+		}
+		b.Optim(a)
+	}
+	return out
 }
 
 // expertOps routes the 96 logits of each row of x.

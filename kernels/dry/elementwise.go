@@ -51,6 +51,21 @@ func (d *Dry) ActBackward(dgate, dup kernels.Dst, dy kernels.Buffer, a *kernels.
 	d.add("ActBackward", moved(dgate.Buffer, dup.Buffer, dy, a.Gate, a.Up))
 }
 
+// Sinkhorn counts what it reads and writes.
+func (d *Dry) Sinkhorn(y kernels.Dst, a *kernels.SinkhornArgs) {
+	need("sinkhorn: x", a.X, a.N*a.S*a.S)
+	need("sinkhorn: y", y.Buffer, a.N*a.S*a.S)
+	d.add("Sinkhorn", moved(y.Buffer, a.X))
+}
+
+// SinkhornBackward counts what it reads and writes.
+func (d *Dry) SinkhornBackward(dx kernels.Dst, dy kernels.Buffer, a *kernels.SinkhornArgs) {
+	for _, b := range []kernels.Buffer{dx.Buffer, dy, a.X} {
+		need("sinkhorn backward", b, a.N*a.S*a.S)
+	}
+	d.add("SinkhornBackward", moved(dx.Buffer, dy, a.X))
+}
+
 func needAct(a *kernels.ActArgs) {
 	need("act: gate", a.Gate, a.GateLen())
 	need("act: up", a.Up, a.N*a.F)

@@ -105,18 +105,16 @@ func (d *Dry) Divide(y kernels.Dst, a *kernels.MulArgs) {
 // Optim counts what it reads and writes.
 func (d *Dry) Optim(o *kernels.OptimArgs) {
 	var w Work
+	need("optim: common", o.Common, o.Shared())
 	for i := range o.Spans {
 		s := &o.Spans[i]
-		n := s.P.Len()
+		n := s.Rows * s.Cols
 		need("optim: p", s.P, n)
-		for _, b := range []kernels.Buffer{o.G, o.M, o.V} {
-			need("optim", b, s.Off+n)
-		}
+		need("optim: g", s.G, n)
 		w.Moved += 4 * 3 * float64(n) // p twice, g
-		for _, b := range []kernels.Buffer{o.M, o.V} {
-			if b != nil {
-				w.Moved += 4 * 2 * float64(n)
-			}
+		for i, st := range o.State(s.Rows, s.Cols, s.Block) {
+			need("optim: "+st.Name, s.State[i], st.Len)
+			w.Moved += 2 * float64(st.Len) * float64(st.Type.Kind.Info().Bytes)
 		}
 	}
 	d.add("Optim", w)

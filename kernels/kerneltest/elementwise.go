@@ -145,6 +145,11 @@ func act64(a *kernels.ActArgs, g, u float64) float64 {
 		return u * (float64(a.AlphaN)*(math.Exp(math.Min(g, float64(a.Eps)))-1-g) + float64(a.Beta)*g)
 	case kernels.Clip:
 		return u * math.Max(-float64(a.Limit), math.Min(g, float64(a.Limit)))
+	case kernels.Rsqrt:
+		return u / math.Sqrt(math.Max(g, float64(a.Limit)))
+	case kernels.LimitedSwiGLU:
+		g, u = math.Min(g, float64(a.Limit)), math.Max(-float64(a.Limit), math.Min(u, float64(a.Limit)))
+		return g * sigma(g) * u
 	case kernels.ClampedSwiGLU:
 		g, u = math.Min(g, float64(a.Limit)), math.Max(-float64(a.Limit), math.Min(u, float64(a.Limit)))
 		return g * sigma(float64(a.Alpha)*g) * (u + 1)
@@ -156,12 +161,12 @@ func act64(a *kernels.ActArgs, g, u float64) float64 {
 var actParams = kernels.ActParams{Limit: 2, Alpha: 1.702, AlphaP: 0.8, AlphaN: 0.9, Beta: 0.5, Eps: -1e-6}
 
 func testAct(s *suite) {
-	for k := kernels.SiLU; k <= kernels.Clip; k++ {
+	for k := kernels.SiLU; k <= kernels.Rsqrt; k++ {
 		for _, c := range []struct{ n, f int }{{1, 1}, {3, 17}, {7, 1536}, {0, 4}} {
 			for _, layout := range []kernels.ActLayout{kernels.Separate, kernels.Halves, kernels.Interleaved} {
 				a := kernels.ActArgs{Kind: k, Layout: layout, ActParams: actParams, N: c.n, F: c.f}
 				s.in(fmt.Sprintf("kind %d layout %d %d×%d", k, layout, c.n, c.f), func(s *suite) { s.act(a, true) })
-				if layout == kernels.Separate && k != kernels.ClampedSwiGLU {
+				if _, gated := k.Opened(); layout == kernels.Separate && !gated {
 					s.in(fmt.Sprintf("kind %d alone %d×%d", k, c.n, c.f), func(s *suite) { s.act(a, false) })
 				}
 			}

@@ -49,6 +49,7 @@ var groups = []struct {
 	{"Gather", testGather},
 	{"Norm", testNorm},
 	{"Act", testAct},
+	{"Sinkhorn", testSinkhorn},
 	{"Add", testAdd},
 	{"Mul", testMul},
 	{"Copy2D", testCopy2D},

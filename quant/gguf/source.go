@@ -1,6 +1,7 @@
 package gguf
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -101,7 +102,7 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 	if name == "" {
 		name = baseName(r.Path())
 	}
-	in := &input{stored: map[string]dtype.Type{}, leftOut: s.CarriedNote(true)}
+	in := &input{stored: map[string]dtype.Type{}, leftOut: strings.Join(slices.DeleteFunc([]string{s.CarriedNote(true), tok.GGUFNote()}, func(s string) bool { return s == "" }), "; ")}
 	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
 		return nil, err
 	}

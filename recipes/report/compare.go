@@ -185,7 +185,10 @@ func LeaveOut(list []Compared, bytes int64, text string) {
 // below it (min).
 func LeaveOutBy(list []Compared, kind, metric string, limit float64, text string) {
 	for i := range list {
-		if v, ok := list[i].Metrics[metric]; !ok || kind == "max" && v > limit || kind == "min" && v < limit {
+		switch v, ok := list[i].Metrics[metric]; {
+		case !ok:
+			list[i].Out = metric + " was not measured"
+		case kind == "max" && v > limit || kind == "min" && v < limit:
 			list[i].Out = kind + " " + text
 		}
 	}

@@ -149,7 +149,7 @@ var foreign = map[string]foreignKey{
 // word.
 var foreignWords = map[string]string{
 	// optimizers
-	"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw", "adamw_apex_fused": "adamw", "adam": "adamw", "paged_adamw_32bit": "adamw",
+	"adamw_hf": "adamw", "adamw_apex_fused": "adamw", "paged_adamw": "paged_adamw_32bit", "ademamix_32bit": "ademamix", "galore_adamw_layerwise": "galore_adamw", "apollo_adamw_layerwise": "apollo_adamw", "adam_8bit": "adamw_8bit",
 	// types of rows
 	"sharegpt": "chat", "chat_template": "chat", "conversational": "chat", "messages": "chat", "openai": "chat", "chatml": "chat", "alpaca": "instruct",
 	"completion": "text", "pretrain": "text", "pretraining": "text", "plain_text": "text", "input_output": "prompt_completion",

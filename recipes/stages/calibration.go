@@ -7,6 +7,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/tokenizer"
@@ -27,6 +28,9 @@ func calibrationText(ctx context.Context, x *recipes.Env, ref recipes.Ref, src *
 		if err != nil {
 			return nil, err
 		}
+		if src.Spec.Encoder > 0 {
+			return pairs(ds.Train, samples)
+		}
 		return cut(ds.Train, samples, min(length, src.Spec.MaxPos))
 	}
 	return calibrationFile(ctx, data.Source{Path: ref.Path}, src, samples, length)
@@ -40,12 +44,15 @@ func calibrationFile(ctx context.Context, file data.Source, src *arch.Source, sa
 		return nil, err
 	}
 	length = min(length, src.Spec.MaxPos)
-	rows, text, err := EvalFile(ctx, file, tok, length, src.Spec.MaxPos, src.Spec.V, noteTo(nil))
+	rows, text, err := EvalFile(ctx, file, tok, length, &src.Spec, noteTo(nil))
 	if err != nil {
 		return nil, err
 	}
 	if rows.Len() == 0 {
 		rows = data.InMemory(data.Example{IDs: text})
+	}
+	if src.Spec.Encoder > 0 && len(text) == 0 {
+		return pairs(rows, samples)
 	}
 	out, err := cut(rows, samples, length)
 	if err != nil {
@@ -53,6 +60,21 @@ func calibrationFile(ctx context.Context, file data.Source, src *arch.Source, sa
 	}
 	if len(out) == 0 {
 		return nil, fail.Inputf(file.Path, "give more text, or a smaller max_length", "fewer than %d tokens", length)
+	}
+	return out, nil
+}
+
+// pairs are the first samples of rows, whole, with the border of prompt and answer. (Of a
+// plain text an encoder reads the first half of every piece.)
+func pairs(ex data.Examples, samples int) ([][]int32, error) {
+	rows, err := ex.Read(samples)
+	if err != nil {
+		return nil, err
+	}
+	var out [][]int32
+	for _, e := range rows {
+		prompt, answer := e.Answer()
+		out = append(out, slices.Concat(prompt, []int32{model.Border}, answer))
 	}
 	return out, nil
 }
@@ -127,8 +149,8 @@ func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, 
 }
 
 // CollectImatrix is `quant imatrix`.
-func CollectImatrix(ctx context.Context, dev kernels.Backend, model string, calibration data.Source, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
-	src, err := OpenSource(model)
+func CollectImatrix(ctx context.Context, dev kernels.Backend, path string, calibration data.Source, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
+	src, err := OpenSource(path)
 	if err != nil {
 		return nil, err
 	}

@@ -315,7 +315,10 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 		spec := src.Spec
 		src.Close()
 		r.Tokenizer = tok
-		if r.Rows, r.Text, err = EvalFile(ctx, data.HeldBack(ref.Path), tok, r.Context, spec.MaxPos, spec.V, x.Note); err != nil {
+		if r.Rows, r.Text, err = EvalFile(ctx, data.HeldBack(ref.Path), tok, r.Context, &spec, x.Note); err == nil {
+			err = Answered(&spec, ref.Path, r.Text)
+		}
+		if err != nil {
 			return 0, err
 		}
 		for _, other := range x.Jobs() {

@@ -27,16 +27,16 @@ import (
 var exportKind = recipes.Kind{
 	Name: "export", Doc: "GGUF or safetensors",
 	New: func() any { return new(Export) }, Left: func() any { return new(ExportResult) },
-	Gives: []recipes.RefKind{recipes.ModelRef}, Reforms: true, Keeps: true, // replaces files one by one
+	Gives: []recipes.RefKind{recipes.ModelRef, recipes.AdapterRef}, Reforms: true, Keeps: true, // replaces files one by one
 	Resolve: resolveExport, Inputs: exportInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Export)
-		o.Model, o.Imatrix = "", fmt.Sprint(o.Imatrix != "")
+		o.Model, o.Adapter, o.Imatrix = "", fmt.Sprint(o.Adapter != ""), fmt.Sprint(o.Imatrix != "")
 		return o
 	},
 	Makes: func(o any) (out []recipes.Made) {
 		for _, t := range o.(*Export).Type {
-			out = append(out, recipes.Made{Member: t})
+			out = append(out, recipes.Made{Member: t, Adapter: o.(*Export).Adapter != ""})
 		}
 		return out
 	},
@@ -50,8 +50,9 @@ var exportKind = recipes.Kind{
 // Export writes GGUF or safetensors.
 type Export struct {
 	Model              string            `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
+	Adapter            string            `yaml:"adapter" doc:"train stage or PEFT folder: it alone, as a GGUF of type F32, F16, BF16 or Q8_0; model is its base"`
 	Format             string            `yaml:"format" doc:"file format" enum:"gguf|safetensors" default:"gguf"`
-	Type               schema.Names      `yaml:"type" doc:"one type or a list, one file each" unset:"Q4_K_M"`
+	Type               schema.Names      `yaml:"type" doc:"one type or a list, one file each" unset:"Q4_K_M, of an adapter F32"`
 	Imatrix            string            `yaml:"imatrix" doc:"imatrix file, ingest stage or text file"`
 	Samples            int               `yaml:"samples" doc:"samples for the imatrix" default:"64" range:"[1,1000000]"`
 	TensorType         map[string]string `yaml:"tensor_type" doc:"regex on the GGUF name to type"`
@@ -84,6 +85,9 @@ func (o *Export) Fill() {
 		if o.Format == "safetensors" {
 			o.Type = schema.Names{"BF16"}
 		}
+		if o.Adapter != "" {
+			o.Type = schema.Names{"F32"}
+		}
 	}
 }
 
@@ -93,6 +97,10 @@ var servers = []string{"ollama", "llama.cpp"}
 func resolveExport(opts any, _ recipes.Setting, bad recipes.Bad) {
 	o := opts.(*Export)
 	o.Fill()
+	if o.Adapter != "" {
+		o.resolveAdapter(bad)
+		return
+	}
 	for _, t := range o.Type {
 		var err error
 		if o.Format == "safetensors" {
@@ -123,6 +131,9 @@ func resolveExport(opts any, _ recipes.Setting, bad recipes.Bad) {
 
 func exportInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 	o := opts.(*Export)
+	if o.Adapter != "" {
+		return o.adapterInputs(v)
+	}
 	model, err := v.Model("model", o.Model)
 	if err != nil {
 		return nil, err
@@ -152,6 +163,9 @@ func exportPath(dir, run string, opts any, member string) string {
 
 func runExport(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
 	o := j.Options.(*Export)
+	if o.Adapter != "" {
+		return runExportAdapter(ctx, x, j, res)
+	}
 	ref, _ := j.In("model")
 	src, err := recipes.ResolvePath(x.Path(ref))
 	if err != nil {
@@ -266,6 +280,9 @@ func floatType(name string) (dtype.Type, error) {
 
 // planExport: GGUF files or plain folders.
 func planExport(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
+	if j.Options.(*Export).Adapter != "" {
+		return planExportAdapter(p, j, s)
+	}
 	ref, _ := j.In("model")
 	src, err := p.Source(ref)
 	if err != nil {
@@ -408,6 +425,10 @@ func viewExport(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.S
 		return
 	}
 	o, left := j.Options.(*Export), res.Left.(*ExportResult)
+	if o.Adapter != "" {
+		viewExportAdapter(x, j, s)
+		return
+	}
 	path := func(typ string) string { return exportPath(x.Dir(j), x.Name(), o, typ) }
 	for _, t := range o.Type {
 		s.Models = append(s.Models, report.Row{Model: j.ID + "/" + t, Path: path(t)})

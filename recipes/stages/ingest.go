@@ -26,7 +26,7 @@ var ingestKind = recipes.Kind{
 	Shape: func(j *recipes.Job) (recipes.Ref, bool) { return j.In("tokenizer") },
 	Fit: func(j *recipes.Job, spec *arch.Spec) error {
 		o := j.Options.(*Ingest)
-		o.Context, o.Vocab = spec.MaxPos, spec.V
+		o.ForModel(spec.Trained(), spec.V, spec.Encoder > 0)
 		return o.Fill()
 	},
 	Plan: planIngest, Run: runIngest, View: viewIngest,

@@ -9,11 +9,13 @@ import (
 	"strings"
 
 	"github.com/dustin/go-humanize"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -29,11 +31,22 @@ import (
 var mergeKind = recipes.Kind{
 	Name: "merge", Doc: "adapter into weights",
 	New: func() any { return new(Merge) }, Left: func() any { return new(MergeResult) },
-	Gives:   []recipes.RefKind{recipes.ModelRef},
-	Resolve: func(o any, _ recipes.Setting, _ recipes.Bad) { schema.Fill(o) }, Inputs: mergeInputs,
+	Gives: []recipes.RefKind{recipes.ModelRef},
+	Resolve: func(o any, _ recipes.Setting, bad recipes.Bad) {
+		schema.Fill(o)
+		if err := o.(*Merge).Check(); err != nil {
+			bad("method", fail.Hint(err), "%v", err)
+		}
+	}, Inputs: mergeInputs,
 	Address: func(_ *recipes.Addresser, opts any) any {
 		o := *opts.(*Merge)
-		o.Adapter, o.Data = "", ""
+		weights := o.weights()
+		o.Adapter, o.Data = nil, "" // inputs, but for their weights
+		if slices.ContainsFunc(weights, func(w float64) bool { return w != 1 }) {
+			for i := range weights {
+				o.Adapter = append(o.Adapter, MergeAdapter{Weight: &weights[i]})
+			}
+		}
 		return o
 	},
 	Makes: func(any) []recipes.Made { return []recipes.Made{{Dense: true}} },
@@ -41,29 +54,103 @@ var mergeKind = recipes.Kind{
 	Types: mergeTypes, Plan: planMerge, Run: runMerge, View: viewMerge,
 }
 
-// Merge adds an adapter to the weights.
+// Merge adds adapters to the weights.
 type Merge struct {
-	Adapter      string      `yaml:"adapter" doc:"train stage or PEFT folder" unset:"the last train stage"`
-	Base         string      `yaml:"base" doc:"weights as released, or as held in training" enum:"original|trained" default:"original"`
-	MaxKL        *float64    `yaml:"max_kl" doc:"largest mean KL between base+adapter and merged" default:"1e-3" range:"[0,100]"`
-	Data         string      `yaml:"data" doc:"text the KL is measured on" unset:"the validation part"`
-	DType        string      `yaml:"dtype" doc:"stored type" enum:"auto|bf16|f16|f32" default:"auto" unset:"that of the base (quantized base: bf16)"`
-	MaxShardSize schema.Size `yaml:"max_shard_size" doc:"bytes a file" default:"5GB"`
-	Format       string      `yaml:"format" doc:"file format" enum:"safetensors|gguf" default:"safetensors"`
+	Adapter          []MergeAdapter `yaml:"adapter" type:"name, or list of {adapter, weight}" doc:"train stages, PEFT folders or adapters in GGUF files" unset:"the last train stage"`
+	lora.Combination `yaml:",inline"`
+	Base             string      `yaml:"base" doc:"weights as released, or as held in training" enum:"original|trained" default:"original"`
+	MaxKL            *float64    `yaml:"max_kl" doc:"largest mean KL between base+adapter and merged" default:"1e-3" range:"[0,100]"`
+	Data             string      `yaml:"data" doc:"text the KL is measured on" unset:"the validation part"`
+	DType            string      `yaml:"dtype" doc:"stored type" enum:"auto|bf16|f16|f32" default:"auto" unset:"that of the base (quantized base: bf16)"`
+	MaxShardSize     schema.Size `yaml:"max_shard_size" doc:"bytes a file" default:"5GB"`
+	Format           string      `yaml:"format" doc:"file format" enum:"safetensors|gguf" default:"safetensors"`
+}
+
+// MergeAdapter is one of the adapters of a merge.
+type MergeAdapter struct {
+	Adapter string   `yaml:"adapter" doc:"train stage, PEFT folder or GGUF"`
+	Weight  *float64 `yaml:"weight" doc:"factor of its change" unset:"1" range:"[-1000,1000]"`
+}
+
+// SetYAML reads a name, or a mapping.
+func (m *MergeAdapter) SetYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		m.Adapter = n.Value
+		return nil
+	}
+	type plain MergeAdapter
+	if err := schema.DecodeNode(n, (*plain)(m)); err != nil {
+		return err
+	}
+	if m.Adapter == "" {
+		return fmt.Errorf("an entry needs adapter: a train stage, a PEFT folder or a GGUF")
+	}
+	return nil
+}
+
+// adapterInputs are the adapters of a merge: one that is not given, or alone, is called
+// adapter.
+func adapterInputs(v *recipes.Resolver, list []MergeAdapter) ([]recipes.Input, error) {
+	if len(list) == 0 {
+		ad, err := v.Adapter("adapter", "")
+		return []recipes.Input{{Name: "adapter", Ref: ad}}, err
+	}
+	var in []recipes.Input
+	for i, a := range list {
+		ref, err := v.Given(recipes.AdapterRef, "adapter", a.Adapter)
+		if err != nil {
+			return nil, err
+		}
+		name := "adapter"
+		if len(list) > 1 {
+			name = fmt.Sprintf("adapters[%d]", i)
+		}
+		in = append(in, recipes.Input{Name: name, Ref: ref})
+	}
+	return in, nil
+}
+
+// adapterRefs are a merge's adapters, in order.
+func adapterRefs(j *recipes.Job) []recipes.Ref {
+	var out []recipes.Ref
+	for _, in := range j.Inputs {
+		if in.Name == "adapter" || strings.HasPrefix(in.Name, "adapters[") {
+			out = append(out, in.Ref)
+		}
+	}
+	return out
+}
+
+// weights are the factors of a merge's adapters.
+func (o *Merge) weights() []float64 {
+	var out []float64
+	for _, a := range o.Adapter {
+		w := 1.0
+		if a.Weight != nil {
+			w = *a.Weight
+		}
+		out = append(out, w)
+	}
+	return out
 }
 
 // mergeInputs finds the adapter, and through it the base it was trained on:
 // "original" goes back through quantize stages to what they were made from.
 func mergeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 	o := opts.(*Merge)
-	ad, err := v.Adapter("adapter", o.Adapter)
+	in, err := adapterInputs(v, o.Adapter)
 	if err != nil {
 		return nil, err
 	}
-	in := []recipes.Input{{Name: "adapter", Ref: ad}}
+	ad := in[0].Ref
+	for _, other := range in[1:] {
+		if !sameBase(v, ad, other.Ref) {
+			return nil, v.Usagef("adapter", "merge adapters of one base", "%s was not trained on what %s was", other.Ref, ad)
+		}
+	}
 	base := recipes.Ref{Kind: recipes.ModelRef, Path: v.BaseModel(), Why: "base_model"}
 	if t := v.Find(ad.Stage); t != nil {
-		base, _ = t.In("model")
+		base, _ = t.In("model") // of an export, too
 		base.Why = "what " + ad.Stage + " was trained on"
 		in = append(in, recipes.Input{Name: "trained", Ref: base})
 		if o.Base == "original" {
@@ -86,6 +173,18 @@ func mergeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	return in, nil
+}
+
+// sameBase reports whether two adapters that stages make were trained on one base;
+// of a folder nothing is known here.
+func sameBase(v *recipes.Resolver, a, b recipes.Ref) bool {
+	s, t := v.Find(a.Stage), v.Find(b.Stage)
+	if s == nil || t == nil {
+		return true
+	}
+	x, _ := s.In("model")
+	y, _ := t.In("model")
+	return x.String() == y.String()
 }
 
 // original goes back through quantize stages to what a model was made from.
@@ -118,8 +217,10 @@ type MergeResult struct {
 // MergeOptions are what `tune merge` and a merge stage share.
 type MergeOptions struct {
 	Model     string    // base as released
-	Adapters  []string  // PEFT folders
+	Adapters  []string  // PEFT folders, or adapters in GGUF files
 	Weights   []float64 // factor of each adapter; 1 where there is none
+	Combine   lora.Combination
+	Seed      uint64 // of the random masks of a combination
 	Output    string
 	Storage   string      // auto, bf16, f16, f32
 	TrainedAs *dtype.Type // how linear weights were held in training; nil: as in the file
@@ -137,7 +238,7 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 		return nil, err
 	}
 	defer src.Close()
-	ads, err := readAdapters(o.Adapters, o.Weights)
+	ads, err := readAdapters(src, o.Adapters, o.Weights)
 	if err != nil {
 		return nil, err
 	}
@@ -170,14 +271,52 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 		}
 	}
 	if gguf {
-		out.Tokenizer, err = tok.GGUFKeysFor(src.Spec.V)
+		if out.Tokenizer, err = tok.GGUFKeysFor(src.Spec.V); err == nil && tok.GGUFNote() != "" {
+			note(tok.GGUFNote())
+		}
 	} else {
 		out.Files, err = servedFiles(src, tok)
 	}
 	if err != nil {
 		return nil, err
 	}
+	if ads, err = combined(dev, ads, o.Combine, o.Seed); err != nil {
+		return nil, err
+	}
 	return lora.Merge(ctx, dev, src, ads, lora.MergeOptions{Dense: out, TrainedAs: o.TrainedAs, Trained: o.Trained})
+}
+
+// CombineAdapters makes one adapter of o's, a PEFT folder at o.Output with the chat
+// template of the last one that has some. It works on folders alone: no base is read.
+func CombineAdapters(dev kernels.Backend, o MergeOptions) (*lora.Folder, error) {
+	files := map[string][]byte{}
+	var parts []string
+	for i, dir := range o.Adapters {
+		if lora.IsGGUF(dir) {
+			return nil, fail.Usagef(dir, "tune export --adapter A.gguf --model BASE --format safetensors makes a folder of it", "adapters in GGUF files are combined with their base only")
+		}
+		raw, err := formats.SideFile(filepath.Join(dir, templateFile))
+		if err != nil {
+			return nil, err
+		}
+		if raw != nil {
+			files[templateFile] = raw
+		}
+		w := 1.0
+		if i < len(o.Weights) {
+			w = o.Weights[i]
+		}
+		parts = append(parts, fmt.Sprintf("%g × %s", w, dir))
+	}
+	ads, err := readAdapters(nil, o.Adapters, o.Weights)
+	if err != nil {
+		return nil, err
+	}
+	f, err := lora.Combine(dev, ads, o.Combine, o.Seed)
+	if err != nil {
+		return nil, err
+	}
+	return f, f.Write(o.Output, fmt.Sprintf("%s of %s.", o.Combine.Method, strings.Join(parts, " + ")), files)
 }
 
 // klTokens is how much text a merge is checked on when there is much of it.
@@ -199,7 +338,7 @@ func KLSamples(ex data.Examples) ([]eval.Sample, error) {
 // CompareMerged measures base with o's adapters, unmerged, against the model
 // that MergeModel wrote at o.Output. With nf4 the base is held as in QLoRA.
 func CompareMerged(ctx context.Context, dev kernels.Backend, base string, nf4 bool, o MergeOptions, samples []eval.Sample) (*eval.Divergence, error) {
-	ref, err := LoadModel(dev, base, ModelOptions{Adapters: o.Adapters, Weights: o.Weights, NF4: nf4})
+	ref, err := LoadModel(dev, base, ModelOptions{Adapters: o.Adapters, Weights: o.Weights, Combine: o.Combine, Seed: o.Seed, NF4: nf4})
 	if err != nil {
 		return nil, err
 	}
@@ -216,16 +355,24 @@ func CompareMerged(ctx context.Context, dev kernels.Backend, base string, nf4 bo
 // trainedNF4 reports whether an adapter of this recipe was trained over NF4
 // weights that only training held (adapter: qlora).
 func trainedNF4(x *recipes.Env, j *recipes.Job) bool {
-	ad, _ := j.In("adapter")
-	return ad.Stage != "" && x.Job(ad.Stage).Options.(*Train).Adapter == "qlora"
+	return slices.ContainsFunc(adapterRefs(j), func(ad recipes.Ref) bool {
+		if ad.Stage == "" {
+			return false
+		}
+		t, ok := x.Job(ad.Stage).Options.(*Train)
+		return ok && t.Adapter == "qlora"
+	})
 }
 
 func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
 	o := j.Options.(*Merge)
 	base, _ := j.In("model")
-	ad, _ := j.In("adapter")
+	var paths []string
+	for _, ad := range adapterRefs(j) {
+		paths = append(paths, x.Path(ad))
+	}
 	mo := MergeOptions{
-		Model: x.Path(base), Adapters: []string{x.Path(ad)}, Output: mergePath(x, j), Storage: o.DType, Trained: o.Base == "trained",
+		Model: x.Path(base), Adapters: paths, Weights: o.weights(), Combine: o.Combination, Seed: x.Seed(), Output: mergePath(x, j), Storage: o.DType, Trained: o.Base == "trained",
 		MaxShard: int64(o.MaxShardSize), Name: x.Name(), Progress: x.Progress("bytes"),
 		Note: func(s string) { res.Notes = append(res.Notes, s) },
 	}
@@ -311,11 +458,15 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	}
 	s.Disk = heldBytes(merged)
 	s.Does = fmt.Sprintf("→ %s %s", strings.ToLower(merged.LinearType().String()), j.Options.(*Merge).Format)
-	t := mergedTrial(p, j)
-	if t != nil && t.config.LoRA.InitWeights == lora.InitLoftQ && j.Options.(*Merge).Base != "trained" {
-		return fail.Usagef(j.ID+".base", "base: trained", "init_lora_weights: loftq trains for the base quantized to NF4, and %s merges into the original", j.ID)
+	for _, ad := range adapterRefs(j) {
+		if ad.Stage == "" {
+			continue
+		}
+		if o, ok := p.Env.Job(ad.Stage).Options.(*Train); ok && o.LoRA.InitWeights == lora.InitLoftQ && j.Options.(*Merge).Base != "trained" {
+			return fail.Usagef(j.ID+".base", "base: trained", "init_lora_weights: loftq trains for the base quantized to NF4, and %s merges into the original", j.ID)
+		}
 	}
-	if err := mergeMemory(p, j, s, base, t); err != nil {
+	if err := mergeMemory(p, j, s, base); err != nil {
 		return err
 	}
 	s.Seconds = float64(s.Disk)/3e8 + float64(merged.Spec.Params())/3e8
@@ -347,63 +498,63 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		}
 	}
 	for _, ref := range refs {
-		if err := compared(p, j, s, base, ref, t, merged, tokens); err != nil {
+		if err := compared(p, j, s, base, ref, merged, tokens); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// mergedTrial is the training of a merge's adapter, nil where the recipe has none.
-func mergedTrial(p *recipes.Planner, j *recipes.Job) *trial {
-	ad, _ := j.In("adapter")
-	if ad.Stage == "" {
-		return nil
-	}
-	of := p.Env.Job(ad.Stage)
-	return &trial{j: of, config: of.Options.(*Train).Config}
-}
-
-// adapted attaches the adapter of a merge to m: the one that t is to train, or
-// those of files.
-func adapted(p *recipes.Planner, j *recipes.Job, t *trial, m *model.Model) (values int64, close func(), err error) {
-	if t != nil {
-		a, err := t.adapter(p, m)
-		if err != nil {
-			return 0, nil, err
-		}
-		return a.Trainable(), a.Close, nil
-	}
-	ad, _ := j.In("adapter")
+// adapted attaches the adapters of a merge to m: those that stages are to train, or
+// those of files. A combination takes about as much as one of them.
+func adapted(p *recipes.Planner, j *recipes.Job, base *arch.Source, m *model.Model) (values int64, close func(), err error) {
 	var list []*lora.Adapter
 	close = func() {
 		for _, a := range list {
 			a.Close()
 		}
 	}
-	ads, err := readAdapters([]string{ad.Path}, nil)
-	for _, w := range ads {
-		a, err := w.Attach(m)
+	refs := adapterRefs(j)
+	if !j.Options.(*Merge).Sums() {
+		refs = refs[:1]
+	}
+	for _, ref := range refs {
+		a, err := attachRef(p, ref, base, m)
 		if err != nil {
 			close()
 			return 0, nil, err
 		}
 		list, values = append(list, a), values+a.Trainable()
 	}
-	if err != nil {
-		return 0, nil, err
-	}
 	return values, close, nil
 }
 
+// attachRef attaches one adapter to m: the one that a stage is to train, or that of a
+// file.
+func attachRef(p *recipes.Planner, ref recipes.Ref, base *arch.Source, m *model.Model) (*lora.Adapter, error) {
+	if ref.Stage != "" {
+		of := p.Env.Job(ref.Stage)
+		if t, ok := of.Options.(*Train); ok {
+			return (&trial{j: of, config: t.Config}).adapter(p, m)
+		}
+		from, _ := of.In("adapter") // of an export
+		return attachRef(p, from, base, m)
+	}
+	ads, err := readAdapters(base, []string{ref.Path}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return ads[0].Attach(m)
+}
+
 // mergeMemory counts what writing the merged weights takes.
-func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *arch.Source, t *trial) error {
+func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *arch.Source) error {
 	m, err := dryModelAs(dry.New(dry.Options{}), base, model.Options{Stream: true})
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	values, close, err := adapted(p, j, t, m)
+	values, close, err := adapted(p, j, base, m)
 	if err != nil {
 		return err
 	}
@@ -422,7 +573,7 @@ func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base 
 
 // compared adds the cost of measuring the KL between two models: base with the
 // adapter, loaded as o says, and m.
-func compared(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *arch.Source, o model.Options, t *trial, m *arch.Source, tokens int64) error {
+func compared(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *arch.Source, o model.Options, m *arch.Source, tokens int64) error {
 	n := int(min(tokens, 2048))
 	var work dry.Work
 	err := counted(p, s, func(dev *dry.Dry) error {
@@ -431,7 +582,7 @@ func compared(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *ar
 			return err
 		}
 		defer a.Close()
-		_, close, err := adapted(p, j, t, a)
+		_, close, err := adapted(p, j, base, a)
 		if err != nil {
 			return err
 		}

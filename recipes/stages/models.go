@@ -21,8 +21,10 @@ import (
 
 // ModelOptions say how a model is loaded.
 type ModelOptions struct {
-	Adapters []string     // PEFT folders, summed
-	Weights  []float64    // factor of each; 1 where there is none
+	Adapters []string  // PEFT folders, or adapters in GGUF files
+	Weights  []float64 // factor of each; 1 where there is none
+	Combine  lora.Combination
+	Seed     uint64       // of the random masks of a combination
 	NF4      bool         // hold the linear layers as NF4, as QLoRA does
 	BF16     bool         // arithmetic
 	Note     func(string) // is told what the adapters' folders decide; may be nil
@@ -56,17 +58,20 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 		return nil, err
 	}
 	l.Fast = o.BF16
-	if err := l.attach(o.Adapters, o.Weights); err != nil {
+	if err := l.attach(dev, o); err != nil {
 		l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-func (l *Loaded) attach(dirs []string, weights []float64) error {
-	ads, err := readAdapters(dirs, weights)
+func (l *Loaded) attach(dev kernels.Backend, o ModelOptions) error {
+	ads, err := readAdapters(l.Src, o.Adapters, o.Weights)
 	if err == nil {
 		err = otherBase(l.Path, ads, false, l.note)
+	}
+	if err == nil {
+		ads, err = combined(dev, ads, o.Combine, o.Seed)
 	}
 	if err != nil {
 		return err
@@ -109,14 +114,24 @@ func otherBase(path string, ads []lora.Weighted, sure bool, note func(string)) e
 	return nil
 }
 
-// readAdapters reads PEFT folders; a weight that is not given is 1.
-func readAdapters(dirs []string, weights []float64) ([]lora.Weighted, error) {
+// combined is adapters made into one; those that are added up stay as they are.
+func combined(dev kernels.Backend, ads []lora.Weighted, c lora.Combination, seed uint64) ([]lora.Weighted, error) {
+	if len(ads) == 0 || c.Sums() {
+		return ads, c.Check()
+	}
+	one, err := lora.Combine(dev, ads, c, seed)
+	return []lora.Weighted{{Folder: one, Weight: 1}}, err
+}
+
+// readAdapters reads PEFT folders, and GGUF files of adapters for the base src; a
+// weight that is not given is 1.
+func readAdapters(src *arch.Source, dirs []string, weights []float64) ([]lora.Weighted, error) {
 	if len(weights) > len(dirs) {
 		return nil, fail.Usagef("", "a weight belongs to the adapter at its place", "%d weights for %d adapters", len(weights), len(dirs))
 	}
 	var out []lora.Weighted
 	for i, dir := range dirs {
-		f, err := lora.ReadFolder(dir)
+		f, err := lora.Read(dir, src)
 		if err != nil {
 			return nil, err
 		}

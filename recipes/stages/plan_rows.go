@@ -119,7 +119,7 @@ func pathPlan(p *recipes.Planner, path string, model recipes.Ref) (*rowsPlan, er
 	}
 	defer src.Close()
 	o := fileOptions(local, path, p.Env.Seed())
-	o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
+	o.ForModel(src.Spec.Trained(), src.Spec.V, src.Spec.Encoder > 0)
 	tmpl, err := templateOf(tok, "")
 	if err != nil {
 		return nil, err

@@ -194,7 +194,10 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		}
 		s.Disk = heldBytes(made)
 	}
-	s.Does = trainWords(&o) + fmt.Sprintf(" lr %s", report.Sig(*o.LearningRate, 2))
+	s.Does = trainWords(&o)
+	if o.LearningRate != nil {
+		s.Does += fmt.Sprintf(" lr %s", report.Sig(*o.LearningRate, 2))
+	}
 	if steps > 0 {
 		s.Does += fmt.Sprintf(", %s steps × %s tokens", humanize.Comma(int64(steps)), count(float64(t.stepTokens(r))))
 	}
@@ -332,11 +335,11 @@ const fewSteps = 100
 func (t *trial) warn(p *recipes.Planner, s *recipes.StagePlan, steps int, params int64) {
 	o := &t.config
 	usual := o.UsualRate()
-	if params < smallModel {
+	if params < smallModel && usual < 0.1 {
 		usual *= 10
 	}
-	if lr := *o.LearningRate; lr < usual/10 || lr > usual*10 {
-		s.Note("learning_rate %s is far from the usual %s", report.Sig(lr, 2), report.Sig(usual, 2))
+	if lr := o.LearningRate; lr != nil && (*lr < usual/10 || *lr > usual*10) {
+		s.Note("learning_rate %s is far from the usual %s", report.Sig(*lr, 2), report.Sig(usual, 2))
 	}
 	if steps > 0 && steps < fewSteps && o.MaxSteps == 0 {
 		s.Note("only %d optimizer steps: fewer gradient_accumulation_steps or more epochs give more", steps)

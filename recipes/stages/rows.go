@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/rows"
@@ -26,7 +27,7 @@ func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *tokenizer.Token
 		return o, nil, nil, err
 	}
 	defer src.Close()
-	o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
+	o.ForModel(src.Spec.Trained(), src.Spec.V, src.Spec.Encoder > 0)
 	o.Datasets, o.ValDatasets = slices.Clone(o.Datasets), slices.Clone(o.ValDatasets) // the recipe keeps its own
 	for _, list := range [][]data.Source{o.Datasets, o.ValDatasets} {
 		for i := range list {
@@ -190,7 +191,7 @@ func IngestFiles(ctx context.Context, model string, o data.Options, progress fun
 		return nil, nil, nil, err
 	}
 	defer src.Close()
-	o.Context, o.Vocab = src.Spec.MaxPos, src.Spec.V
+	o.ForModel(src.Spec.Trained(), src.Spec.V, src.Spec.Encoder > 0)
 	tmpl, err := templateOf(tok, o.ChatTemplate)
 	if err != nil {
 		return nil, nil, tok, err
@@ -202,7 +203,7 @@ func IngestFiles(ctx context.Context, model string, o data.Options, progress fun
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
 // rows, which need tok's chat template when they are conversations. note is told
 // what was chosen of a folder.
-func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, context, maxPos, vocab int, note func(string)) (examples data.Examples, text []int32, err error) {
+func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, context int, spec *arch.Spec, note func(string)) (examples data.Examples, text []int32, err error) {
 	path := file.Path
 	if isText(file) {
 		raw, err := readText(path)
@@ -211,7 +212,7 @@ func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, c
 		}
 		ids, err := tok.TryEncode(string(raw), true)
 		if err == nil {
-			err = checkRows(path, tok, ids, vocab)
+			err = checkRows(path, tok, ids, spec.V)
 		}
 		return examples, ids, err
 	}
@@ -220,8 +221,9 @@ func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, c
 		return examples, nil, err
 	}
 	no := false
-	ds, rep, err := data.Ingest(ctx, data.Options{Datasets: []data.Source{file}, ValSetSize: "0", Shuffle: &no,
-		MaxLength: context, Overflow: "truncate", Context: maxPos, Vocab: vocab, Name: "eval"}, tok, tmpl, nil)
+	o := data.Options{Datasets: []data.Source{file}, ValSetSize: "0", Shuffle: &no, MaxLength: context, Overflow: "truncate", Name: "eval"}
+	o.ForModel(spec.Trained(), spec.V, spec.Encoder > 0)
+	ds, rep, err := data.Ingest(ctx, o, tok, tmpl, nil)
 	if err != nil {
 		return examples, nil, err
 	}
@@ -229,6 +231,14 @@ func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, c
 		note(n)
 	}
 	return ds.Train.Firsts(), nil, nil
+}
+
+// Answered refuses plain text for a model with an encoder, which answers prompts.
+func Answered(spec *arch.Spec, path string, text []int32) error {
+	if spec.Encoder == 0 || len(text) == 0 {
+		return nil
+	}
+	return fail.Inputf(path, "give rows of prompt and completion (JSONL, CSV, Parquet)", "a plain text has no prompts and answers: the model reads a prompt by an encoder and answers it")
 }
 
 // isText reports whether a file is one text: by its ending, where nothing says that

@@ -16,6 +16,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
 )
 
@@ -47,6 +48,9 @@ func servedTokenizer(src *arch.Source, adapters []string, note func(string)) (*t
 // adapterTemplates are the chat templates in an adapter's folder; none where it has
 // none of its own.
 func adapterTemplates(dir string) ([]tokenizer.NamedTemplate, error) {
+	if lora.IsGGUF(dir) {
+		return nil, nil
+	}
 	raw, err := formats.SideFile(filepath.Join(dir, templateFile))
 	if err != nil {
 		return nil, err

@@ -208,7 +208,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	defer src.Close()
 	defer m.Close()
 	job.Model = m
-	if job.Answering, err = answering(x, j); err != nil {
+	if job.Answering, err = answers(x, j); err != nil {
 		return err
 	}
 	if o.Distills() && o.LossTopK == 0 {
@@ -247,8 +247,8 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	return keepMetrics(x, j, job.Dir)
 }
 
-// answering is what a training on the model's own answers needs beside prompts.
-func answering(x *recipes.Env, j *recipes.Job) (a train.Answering, err error) {
+// answers is what a training on the model's own answers needs beside prompts.
+func answers(x *recipes.Env, j *recipes.Job) (a train.Answering, err error) {
 	o := j.Options.(*Train)
 	if !o.Asks() {
 		return a, nil

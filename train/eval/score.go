@@ -88,6 +88,7 @@ type batch struct {
 func newBatch(samples []Sample) batch {
 	var b batch
 	var seqs [][]int32
+	var from []int32 // what is predicted first: an encoder reads what lies before it
 	base := int32(0)
 	for i, s := range samples {
 		seqs = append(seqs, s.IDs)
@@ -101,8 +102,10 @@ func newBatch(samples []Sample) batch {
 			}
 		}
 		base += int32(len(s.IDs))
+		from = append(from, s.At[0][0]+1)
 	}
 	b.in = model.Pack(seqs...)
+	b.in.From = from
 	return b
 }
 

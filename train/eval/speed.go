@@ -52,6 +52,10 @@ func Measure(ctx context.Context, m *model.Model, text []int32, prompt, fresh in
 		return nil, err
 	}
 	defer cache.Close()
+	if m.Spec.Encoder > 0 {
+		cache.Source(0, ids)
+		ids = []int32{m.Spec.Start}
+	}
 	greedy := []*kernels.SampleRow{{}}
 	t := time.Now()
 	next, err := m.Choose(cache, []model.Piece{{Tokens: ids}}, greedy)

@@ -65,6 +65,7 @@ var archs = []*Arch{
 	&deepseek2,
 	&deepseek3,
 	&deepseek32,
+	&glmMoeDsa,
 	&glm4moelite,
 	&olmoe,
 	&granitemoe,
@@ -112,6 +113,7 @@ var archs = []*Arch{
 	&gemma,
 	&gemma3,
 	&vaultGemma,
+	&gemma3n,
 	&gemma4,
 	&cohere2,
 	&exaone4,
@@ -136,6 +138,8 @@ var archs = []*Arch{
 	&nemotronH,
 	&nemotronHMoE,
 	&graniteHybrid,
+	&t5,
+	&mt5,
 }
 
 func byHF(name, modelType string) *Arch {
@@ -150,7 +154,7 @@ func byHF(name, modelType string) *Arch {
 // ownClasses are values of model_type that have a class of their own in Transformers,
 // which begins with them, besides those of the table. Others are of code that comes
 // with a model.
-var ownClasses = strings.Fields("bart bert codegen gemma3 gemma3n gpt_neo mamba persimmon roberta rwkv t5 xglm")
+var ownClasses = strings.Fields("bart bert codegen gemma3 gemma3n gpt_neo mamba persimmon roberta rwkv xglm")
 
 // goesWith tells whether the model_type of a config.json can stand beside the class
 // that it names in architectures: Transformers goes by the first, this program by the

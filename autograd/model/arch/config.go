@@ -196,7 +196,12 @@ func (c *Config) String(d string, keys ...string) string {
 
 // Act returns the feed-forward activation.
 func (c *Config) Act(keys ...string) kernels.ActKind {
-	switch name := c.String("silu", keys...); name {
+	return c.act(c.String("silu", keys...), keys[0])
+}
+
+// act is the activation that key calls name.
+func (c *Config) act(name, key string) kernels.ActKind {
+	switch name {
 	case "silu", "swish":
 		return kernels.SiLU
 	case "gelu":
@@ -208,7 +213,7 @@ func (c *Config) Act(keys ...string) kernels.ActKind {
 	case "relu2":
 		return kernels.ReLU2
 	default:
-		c.lack(keys[0], "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2", name)
+		c.lack(key, "activation %q is not supported; known: silu, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu, relu2", name)
 	}
 	return kernels.SiLU
 }

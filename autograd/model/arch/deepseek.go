@@ -2,6 +2,8 @@ package arch
 
 import (
 	"cmp"
+	"fmt"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -69,7 +71,7 @@ var deepseek32 = Arch{
 		c.assume(map[string]string{"max_position_embeddings": "4096", "kv_lora_rank": "512", "q_lora_rank": "1536", "qk_nope_head_dim": "128", "qk_rope_head_dim": "64", "v_head_dim": "128",
 			"n_group": "8", "topk_group": "4", "n_routed_experts": "256", "num_experts_per_tok": "8", "n_shared_experts": "1", "norm_topk_prob": "true", "routed_scaling_factor": "2.5",
 			"index_n_heads": "64", "index_head_dim": "128", "index_topk": "2048"})
-		c.layerTypes("layer_types", "indexed_attention")
+		c.layerTypes("layer_types", "indexed_attention", "deepseek_sparse_attention")
 		s, err := deepseek3Spec(c, "deepseek_v32", 3)
 		if a := s.mla(); a != nil { // one for all layers
 			a.Index = Indexer{H: c.Int(-1, "index_n_heads"), D: c.Int(-1, "index_head_dim"), P: c.Int(-1, "index_topk")}
@@ -95,6 +97,127 @@ var deepseek32 = Arch{
 		return append(deepseekConfig(s, "DeepseekV32ForCausalLM", "deepseek_v32"), formats.KV{Key: "index_n_heads", Value: x.H}, formats.KV{Key: "index_head_dim", Value: x.D},
 			formats.KV{Key: "index_topk", Value: x.P}, formats.KV{Key: "scoring_func", Value: "sigmoid"}, formats.KV{Key: "topk_method", Value: "noaux_tc"})
 	},
+}
+
+// glmMoeDsa is GLM 5: DeepSeek V3.2 in which a layer may see the keys that an earlier
+// one picked.
+var glmMoeDsa = Arch{
+	Name: "glm_moe_dsa", HF: []string{"GlmMoeDsaForCausalLM"}, GGUF: "glm-dsa",
+	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "202752", "rms_norm_eps": "1e-5", "kv_lora_rank": "512", "q_lora_rank": "2048", "qk_nope_head_dim": "192", "qk_rope_head_dim": "64", "v_head_dim": "256",
+			"n_group": "1", "topk_group": "1", "n_routed_experts": "256", "num_experts_per_tok": "8", "n_shared_experts": "1", "norm_topk_prob": "true", "routed_scaling_factor": "2.5",
+			"index_n_heads": "32", "index_head_dim": "128", "index_topk": "2048"})
+		c.only("rope_interleave", "true")
+		c.only("indexer_rope_interleave", "true")
+		c.layerTypes("layer_types", "indexed_attention", "deepseek_sparse_attention")
+		s, err := deepseek3Spec(c, "glm_moe_dsa", 3)
+		if err != nil {
+			return s, err
+		}
+		x := Indexer{H: c.Int(-1, "index_n_heads"), D: c.Int(-1, "index_head_dim"), P: c.Int(-1, "index_topk"), Pairs: kernels.Adjacent}
+		if err := s.indexed(x, c.picking(len(s.Layers))); err != nil {
+			c.fail("indexer_types", "%v", err)
+		}
+		return s, c.err
+	},
+	GGUFSpec: func(m *Metadata) (Spec, error) {
+		s, err := deepseekGGUF(m, "glm_moe_dsa")
+		if err != nil {
+			return s, err
+		}
+		picking, ok := m.kv[m.prefix+".attention.indexer.types"].([]bool)
+		if !ok {
+			picking = slices.Repeat([]bool{true}, len(s.Layers))
+		}
+		x := Indexer{H: m.Int(-1, "attention.indexer.head_count"), D: m.Int(-1, "attention.indexer.key_length"), P: m.Int(-1, "attention.indexer.top_k"), Pairs: kernels.Adjacent}
+		if err := s.indexed(x, picking); err != nil {
+			m.fail("attention.indexer.types", "%v", err)
+		}
+		return s, m.err
+	},
+	Rules: func(s *Spec) []Rule { return decoderRules(s, false) },
+	KV: func(s *Spec) []formats.KV {
+		x := s.mla().Index
+		return append(deepseekKV(s, "glm-dsa"), formats.KV{Key: "glm-dsa.attention.indexer.head_count", Value: uint32(x.H)},
+			formats.KV{Key: "glm-dsa.attention.indexer.key_length", Value: uint32(x.D)}, formats.KV{Key: "glm-dsa.attention.indexer.top_k", Value: uint32(x.P)},
+			formats.KV{Key: "glm-dsa.attention.indexer.types", Value: s.picking()})
+	},
+	NoGGUF: latentNoGGUF,
+	Config: func(s *Spec) []formats.KV {
+		x := s.mla().Index
+		var types []string
+		for _, own := range s.picking() {
+			types = append(types, map[bool]string{true: "full", false: "shared"}[own])
+		}
+		return append(deepseekConfig(s, "GlmMoeDsaForCausalLM", "glm_moe_dsa"), formats.KV{Key: "index_n_heads", Value: x.H}, formats.KV{Key: "index_head_dim", Value: x.D},
+			formats.KV{Key: "index_topk", Value: x.P}, formats.KV{Key: "indexer_types", Value: types}, formats.KV{Key: "scoring_func", Value: "sigmoid"}, formats.KV{Key: "topk_method", Value: "noaux_tc"})
+	},
+}
+
+// picking reads which of n layers have an indexer of their own: indexer_types says it
+// of each, index_topk_pattern by letters, index_topk_freq and index_skip_topk_offset
+// by number.
+func (c *Config) picking(n int) []bool {
+	types := c.layerTypes("indexer_types", "full", "shared")
+	if pattern, ok := c.raw["index_topk_pattern"]; ok && types == nil && string(pattern) != "null" {
+		if pattern[0] == '"' {
+			for _, letter := range c.String("", "index_topk_pattern") {
+				types = append(types, map[rune]string{'F': "full", 'S': "shared"}[letter])
+			}
+		} else {
+			types, _ = get[[]string](c, "index_topk_pattern")
+		}
+		for i, t := range types {
+			if t != "full" && t != "shared" {
+				c.lack("index_topk_pattern", "layer %d is none of F (full), S (shared)", i)
+			}
+		}
+		if len(types) != n {
+			c.fail("index_topk_pattern", "has %d entries for %d layers", len(types), n)
+		}
+	}
+	every, first := max(c.Int(1, "index_topk_freq"), 1), c.Int(2, "index_skip_topk_offset")
+	out := make([]bool, n)
+	for i := range out {
+		if out[i] = max(i-first+1, 0)%every == 0; types != nil {
+			out[i] = i < len(types) && types[i] == "full"
+		}
+	}
+	return out
+}
+
+// indexed gives the layers that picking names indexers like x; the others see what
+// the last such layer before them picks.
+func (s *Spec) indexed(x Indexer, picking []bool) error {
+	if len(picking) != len(s.Layers) || len(picking) > 0 && !picking[0] {
+		return fmt.Errorf("%d entries for %d layers, of which the first picks keys", len(picking), len(s.Layers))
+	}
+	for i := range s.Layers {
+		own := x
+		if own.Lends = i+1 < len(picking) && picking[i] && !picking[i+1]; !picking[i] {
+			own = Indexer{P: x.P, Borrows: true}
+		}
+		s.rebuild(func(j int) bool { return i == j }, func(old Body) Body {
+			a, ok := old.(*MLA)
+			if !ok {
+				return old
+			}
+			of := *a
+			of.Index = own
+			return &of
+		})
+	}
+	return nil
+}
+
+// picking says which layers have an indexer of their own.
+func (s *Spec) picking() []bool {
+	out := make([]bool, len(s.Layers))
+	for i, l := range s.Layers {
+		a, _ := bodyOf[*MLA](l)
+		out[i] = a != nil && a.Index.picks()
+	}
+	return out
 }
 
 // glm4moelite is GLM 4.7 Flash: DeepSeek V3 by another name, also in GGUF, where

@@ -113,17 +113,23 @@ var gemma4 = Arch{
 			names.norms[role] = name
 		}
 		if s.Half {
-			names = wrappedNames(names)
-			for _, role := range []Role{PartEmbed, PartProject, PartNorm} {
-				name := usualModules[role]
-				name[0] = "model.language_model" + name[0][len("model"):]
-				names.modules[role] = name
-			}
+			names = halfNames(names)
 		}
 		return namedRules(s, false, names)
 	},
 	KV:     gemma4KV,
 	Config: gemma4Config,
+}
+
+// halfNames are names in the folder of a larger model.
+func halfNames(names layerNames) layerNames {
+	names = wrappedNames(names)
+	for _, role := range []Role{PartEmbed, PartProject, PartNorm, StreamsIn, StreamsOut} {
+		name := usualModules[role]
+		name[0] = "model.language_model" + name[0][len("model"):]
+		names.modules[role] = name
+	}
+	return names
 }
 
 // keyValue reports whether layers that see everything have keys that are values, too.

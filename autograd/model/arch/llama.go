@@ -3,6 +3,7 @@ package arch
 import (
 	"cmp"
 	"fmt"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -125,6 +126,9 @@ var usualModules = map[Role][2]string{
 	Q: {"self_attn.q_proj", "attn_q"}, K: {"self_attn.k_proj", "attn_k"}, V: {"self_attn.v_proj", "attn_v"},
 	QKV: {"self_attn.qkv_proj", "attn_qkv"}, O: {"self_attn.o_proj", "attn_output"},
 	PartEmbed: {"model.embed_tokens_per_layer", "per_layer_token_embd"}, PartProject: {"model.per_layer_model_projection", "per_layer_model_proj"},
+	StreamsIn: {"model.altup_projections", "altup_proj"}, StreamsOut: {"model.altup_unembed_projections", "altup_unembd_proj"},
+	LaurelDown: {"laurel.linear_left", "laurel_l"}, LaurelUp: {"laurel.linear_right", "laurel_r"},
+	AltRouter: {"altup.modality_router", "altup_router"}, AltPredict: {"altup.prediction_coefs", "altup_predict_coef"}, AltCorrect: {"altup.correction_coefs", "altup_correct_coef"},
 	PartNorm: {"model.per_layer_projection_norm", "per_layer_proj_norm"}, PartGate: {"per_layer_input_gate", "inp_gate"}, PartBack: {"per_layer_projection", "proj"},
 	QNorm: {"self_attn.q_norm", "attn_q_norm"}, KNorm: {"self_attn.k_norm", "attn_k_norm"},
 	Gate: {"mlp.gate_proj", "ffn_gate"}, Up: {"mlp.up_proj", "ffn_up"}, GateUp: {"mlp.gate_up_proj", "ffn_up"}, Down: {"mlp.down_proj", "ffn_down"},
@@ -161,6 +165,9 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 				b.norm(role, names.norms[role][0], names.norms[role][1], s.C)
 			}
 		}
+		if l.AltUp != nil {
+			b.altUp(l.AltUp, s.C)
+		}
 		for _, sub := range l.Sublayers {
 			norm(sub.Pre)
 			for _, role := range norms(sub.Body) {
@@ -179,6 +186,10 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 				case *Part:
 					b.part(PartGate, m.P, s.C, false, 0)
 					b.part(PartBack, s.C, m.P, false, 0)
+				case *Laurel:
+					b.part(LaurelDown, m.R, s.C, false, 0)
+					b.part(LaurelUp, s.C, m.R, false, 0)
+					norm(LaurelNorm)
 				case *ShortConv:
 					b.shortConv(m, s.C)
 				case *DeltaNet:
@@ -212,13 +223,40 @@ func (b *rules) embedding(s *Spec) {
 	}
 	if wide := s.Part * len(s.Layers); wide > 0 {
 		table, project, partNorm := b.names.of(PartEmbed), b.names.of(PartProject), b.names.of(PartNorm)
-		b.matrix(PartEmbed, table[0], table[1], s.V, wide)
+		b.matrix(PartEmbed, table[0], table[1], cmp.Or(s.PartRows, s.V), wide)
 		b.matrix(PartProject, project[0], project[1], wide, s.C)
 		b.norm(PartNorm, partNorm[0], partNorm[1], s.Part)
 	}
+	b.streams(s, StreamsIn)
+	b.streams(s, StreamsOut)
 	if s.EmbedWidth > 0 {
 		b.matrix(ProjectIn, in[0], in[1], s.C, s.EmbedWidth)
 	}
+}
+
+// streams adds the maps of a role for every stream but the first, which belong to no
+// layer, each to another: -1-i for stream i. A GGUF has them in one tensor.
+func (b *rules) streams(s *Spec, role Role) {
+	name := b.names.of(role)
+	var all []string
+	for i := 1; i < s.Streams; i++ {
+		all = append(all, fmt.Sprintf("%s.%d.weight", name[0], i-1))
+	}
+	for i := 1; i < s.Streams; i++ {
+		b.enter(-1-i, "", "")
+		b.matrix(role, strings.TrimSuffix(all[i-1], ".weight"), name[1], s.C, s.C).GGUF[0].Slab = Slab{i - 1, all}
+	}
+	b.enter(-1, "", "")
+}
+
+// altUp adds what mixes streams around a layer.
+func (b *rules) altUp(a *AltUp, width int) {
+	norm := b.names.norms[AltNorm]
+	b.norm(AltNorm, norm[0], norm[1], width)
+	b.part(AltRouter, a.N, width, false, 0)
+	b.part(AltPredict, a.N*a.N, a.N, false, 0)
+	b.part(AltCorrect, a.N, a.N, false, 0)
+	b.vector(AltScale, "altup.correct_output_scale", "altup_correct_scale.weight", width)
 }
 
 // head adds what comes behind the blocks.

@@ -33,7 +33,12 @@ type MLA struct {
 type Indexer struct {
 	H, D, P int
 	Pairs   kernels.Pairs
+	Lends   bool // layers behind this one see the keys that it picks
+	Borrows bool // it has no heads: the keys are those of the last layer that picks
 }
+
+// picks reports whether a layer has an indexer.
+func (x Indexer) picks() bool { return x.P > 0 && !x.Borrows }
 
 // LatentEps is what the norms of latents add to the variance: that of the class
 // in Transformers, whatever config.json says about other norms.
@@ -48,7 +53,7 @@ func (a *MLA) check(s *Spec) error {
 	if a.QRank < 0 || a.QRank > maxWidth {
 		return fmt.Errorf("rank of queries is %d", a.QRank)
 	}
-	if x := a.Index; x.P > 0 {
+	if x := a.Index; x.picks() {
 		if err := checkSizes(size{"heads of the indexer", x.H, maxHeads}, size{"head size of the indexer", x.D, 1 << 14}, size{"picked keys", x.P, 1 << 28}); err != nil {
 			return err
 		}
@@ -248,7 +253,7 @@ func (b *rules) mla(a *MLA, width int, whole bool) {
 		}
 	}
 	b.matrix(O, "self_attn.o_proj", "attn_output", width, a.H*a.V)
-	if x := a.Index; x.P > 0 {
+	if x := a.Index; x.picks() {
 		b.matrix(IndexQ, "self_attn.indexer.wq_b", "indexer.attn_q_b", x.H*x.D, a.QRank)
 		b.matrix(IndexK, "self_attn.indexer.wk", "indexer.attn_k", x.D, width)
 		b.vector(IndexNorm, "self_attn.indexer.k_norm.weight", "indexer.k_norm.weight", x.D)

@@ -37,10 +37,32 @@ type Piece struct {
 	NegExp    bool // the file holds -exp of the value (rates of decay in GGUF)
 	// Factors are of the rows in order, which the file holds multiplied; nil: none.
 	Factors []Factor
+	// Slab is set where a GGUF has several matrices of one shape in one tensor, of
+	// which this is one.
+	Slab Slab
 	// Shape in the file; nil: [Count, cols], with the number of runs in front
 	// where there are several.
 	Shape []int64
 }
+
+// Slab is the place of a matrix among those that share a tensor of a file, by their
+// names in memory, in order.
+type Slab struct {
+	At  int
+	All []string
+}
+
+// of is its part of the tensor's bytes.
+func (s Slab) of(data []byte) []byte {
+	if len(s.All) == 0 {
+		return data
+	}
+	n := len(data) / len(s.All)
+	return data[s.At*n : (s.At+1)*n]
+}
+
+// last reports whether no other matrix of the tensor follows.
+func (s Slab) last() bool { return s.At >= len(s.All)-1 }
 
 // Factor is one after another of By on each of Rows rows.
 type Factor struct {
@@ -92,6 +114,11 @@ func storedAs(r *Rule, pieces []Piece, t dtype.Type) []Piece {
 
 // whole reports whether the file holds the tensor as it lies in memory.
 func (p *Piece) whole() bool {
+	return p.alone() && p.Slab.All == nil
+}
+
+// alone is whole for the matrix itself.
+func (p *Piece) alone() bool {
 	return p.Rows == (Rows{}) && p.Pairs == 0 && p.Parts == nil && !p.changesValues()
 }
 
@@ -137,6 +164,9 @@ func (p *Piece) fileShape(r *Rule) []int64 {
 	}
 	if run.Times > 1 {
 		shape = append([]int64{int64(run.Times)}, shape...)
+	}
+	if n := len(p.Slab.All); n > 0 {
+		shape = append([]int64{int64(n)}, shape...)
 	}
 	return shape
 }
@@ -307,7 +337,7 @@ func (p *Piece) gather(r *Rule, mem, file block.Raw) error {
 
 // scatter takes a piece, as its file holds it, out of mem.
 func (p *Piece) scatter(r *Rule, mem block.Raw) (block.Raw, error) {
-	if p.whole() {
+	if p.alone() {
 		return mem, nil
 	}
 	rows, cols := r.units()

@@ -40,6 +40,15 @@ const (
 	IndexW // and the weights of its heads
 	IndexNorm
 
+	EncoderNorm // of what the last layer of an encoder makes
+	Near        // what scores get by distance, and
+	EncoderNear // in an encoder
+	CrossNorm   // before attention to what an encoder made
+	CrossQ      // its queries,
+	CrossK      // keys
+	CrossV
+	CrossO
+
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
 	OwnMLPNorm  // behind the dense one of two feed-forward parts side by side, and
@@ -52,6 +61,17 @@ const (
 	PartBack    // and back
 	PostPartNorm
 	LayerScale // factor on what leaves a layer
+
+	StreamsIn  // from the embedding to one more stream of the residual stream, and
+	StreamsOut // from such a stream back, before the head
+	AltNorm    // of what says how streams mix
+	AltRouter  // from that norm to what mixing is made of,
+	AltPredict // the mixing before a layer,
+	AltCorrect // and behind it
+	AltScale   // of the active stream, before a layer's own part
+	LaurelDown // low-rank map beside attention,
+	LaurelUp   // back,
+	LaurelNorm // and the norm of it
 
 	Gate
 	Up
@@ -115,8 +135,10 @@ var classes = [numRoles]class{
 	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
 	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear, IndexQ: table, IndexK: table, IndexW: table, IndexNorm: norm,
+	EncoderNorm: norm, Near: table, EncoderNear: table, CrossNorm: norm, CrossQ: linear, CrossK: linear, CrossV: linear, CrossO: linear,
 	MLPNorm: norm, PostMLPNorm: norm, OwnMLPNorm: norm, ExpertsNorm: norm, RouterNorm: norm, ExpertNorm: norm, ExpertScale: table, Gate: linear, Up: linear, GateUp: linear, Down: linear,
 	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
+	StreamsIn: table, StreamsOut: table, AltNorm: norm, AltRouter: table, AltPredict: table, AltCorrect: table, AltScale: table, LaurelDown: table, LaurelUp: table, LaurelNorm: norm,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	MixIn: linear, MixGate: linear, MixGateUp: linear, MixBeta: linear, MixDecay: linear, MixDecayUp: linear, MixOut: linear, MixNorm: norm,

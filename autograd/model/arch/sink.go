@@ -30,7 +30,8 @@ type Out struct {
 type Sink struct {
 	w     formats.Writer
 	gguf  bool
-	apart map[string]bool // names of tensors that are stored as Rule.Other says
+	apart map[string]bool     // names of tensors that are stored as Rule.Other says
+	slabs map[string][][]byte // parts of tensors of the file, until they are whole
 }
 
 // Plan lists every tensor of the model, and of what is carried along with it,
@@ -86,6 +87,9 @@ func (t *Tensor) as(pieces []Piece) []FileTensor {
 	var out []FileTensor
 	for i := range pieces {
 		p := &pieces[i]
+		if p.Slab.At > 0 { // the first is the tensor
+			continue
+		}
 		f := FileTensor{Name: p.Name, Shape: p.fileShape(t.Rule), Type: t.Type, Of: t, piece: p}
 		if p.changesValues() {
 			f.Type = dtype.Of(dtype.F32)
@@ -98,6 +102,24 @@ func (t *Tensor) as(pieces []Piece) []FileTensor {
 // ReadAs reads a tensor's piece as its file will hold it. The bytes may be those
 // of the mapped file, which end with Close.
 func (s *Source) ReadAs(f FileTensor) (block.Raw, error) {
+	if len(f.piece.Slab.All) == 0 {
+		return s.readAs(f)
+	}
+	var all block.Raw
+	for _, name := range f.piece.Slab.All {
+		one := f
+		one.Of = s.Named(name)
+		m, err := s.readAs(one)
+		if err != nil {
+			return m, err
+		}
+		all.Type, all.Rows, all.Cols, all.Data = m.Type, all.Rows+m.Rows, m.Cols, append(all.Data, m.Data...)
+	}
+	return all, nil
+}
+
+// readAs is ReadAs of one matrix.
+func (s *Source) readAs(f FileTensor) (block.Raw, error) {
 	m, _, err := s.Read(f.Of)
 	if err != nil {
 		return m, err
@@ -243,7 +265,10 @@ func (k *Sink) Write(t *Tensor, m block.Raw) error {
 			continue
 		}
 		f, err := p.scatter(t.Rule, m)
-		if err == nil {
+		if err == nil && len(p.Slab.All) > 0 {
+			f.Data = k.slab(p, f.Data)
+		}
+		if err == nil && f.Data != nil {
 			err = k.w.Write(p.Name, f.Data)
 		}
 		if err != nil {
@@ -251,6 +276,22 @@ func (k *Sink) Write(t *Tensor, m block.Raw) error {
 		}
 	}
 	return nil
+}
+
+// slab keeps a part of a tensor of the file, and returns the tensor when it is whole.
+func (k *Sink) slab(p *Piece, data []byte) []byte {
+	if k.slabs == nil {
+		k.slabs = map[string][][]byte{}
+	}
+	if k.slabs[p.Name] == nil {
+		k.slabs[p.Name] = make([][]byte, len(p.Slab.All))
+	}
+	k.slabs[p.Name][p.Slab.At] = bytes.Clone(data)
+	if slices.ContainsFunc(k.slabs[p.Name], func(part []byte) bool { return part == nil }) {
+		return nil
+	}
+	defer delete(k.slabs, p.Name)
+	return slices.Concat(k.slabs[p.Name]...)
 }
 
 // Read returns a finished tensor as it was given to Write, of type typ.
@@ -266,7 +307,7 @@ func (k *Sink) Read(t *Tensor, typ dtype.Type) (block.Raw, error) {
 	for i := range pieces {
 		data, err := k.w.Read(pieces[i].Name)
 		if err == nil {
-			err = pieces[i].gather(t.Rule, m, block.Raw{Type: typ, Data: data})
+			err = pieces[i].gather(t.Rule, m, block.Raw{Type: typ, Data: pieces[i].Slab.of(data)})
 		}
 		if err != nil {
 			return m, err

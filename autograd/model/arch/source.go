@@ -150,6 +150,9 @@ func (s *Source) readGGUF() error {
 		if kv.Key == "general.architecture" {
 			name, _ = kv.Value.(string)
 		}
+		if kv.Key == "general.type" && kv.Value == "adapter" {
+			return errAdapter
+		}
 	}
 	m := newMetadata(name, kvs)
 	if s.arch = byGGUF(name, m); s.arch == nil {
@@ -245,6 +248,9 @@ func (s *Source) bind() error {
 			continue
 		}
 		for i, f := range t.stored {
+			if !t.pieces[i].Slab.last() {
+				continue
+			}
 			delete(files, f.Name)
 			delete(files, t.pieces[i].Name) // under which another may stand for it
 			if !decoded(f.Type) {           // of each piece: together they may be held as another type
@@ -534,7 +540,7 @@ func (s *Source) join(t *Tensor) (block.Raw, error) {
 		if err != nil {
 			return m, err
 		}
-		if err := t.pieces[i].gather(t.Rule, m, block.Raw{Type: t.stored[i].Type, Data: data}); err != nil {
+		if err := t.pieces[i].gather(t.Rule, m, block.Raw{Type: t.stored[i].Type, Data: t.pieces[i].Slab.of(data)}); err != nil {
 			return m, fail.Inputf(s.Reader.Path(), "", "%s: %w", t.stored[i].Name, err)
 		}
 	}

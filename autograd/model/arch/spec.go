@@ -40,6 +40,12 @@ type Spec struct {
 	// Part is the number of inputs that every layer gets of its own (*Part): from a
 	// table by token, and from a projection of the embedding; 0: none.
 	Part int
+	// PartRows is the number of tokens in that table, where it is not all: others have
+	// the row of the first. 0: all.
+	PartRows int
+	// Streams is the number of streams of C that a row of the residual stream holds
+	// (AltUp); 0: one.
+	Streams int
 
 	// Stand are tokens that stand for what is no text; without it they are embedded
 	// as StandAs is.
@@ -48,6 +54,15 @@ type Spec struct {
 
 	// Layers are the blocks in their order. Equal ones may share a pointer.
 	Layers []*LayerSpec
+	// Encoder is the number of the first layers that are an encoder: they read a text
+	// of their own, whose tokens see each other on both sides, and the layers behind
+	// them read what comes of it beside the text that they go on with; 0: there is none.
+	Encoder int
+	// Start is the token that stands before the first one that is predicted behind an
+	// encoder.
+	Start int32
+	// Distances are of the layers whose attention has them.
+	Distances Distances
 	// Predict is the number of layers behind these that predict further tokens: files
 	// have them, and they are carried along, not run.
 	Predict int
@@ -84,6 +99,43 @@ func (t Temperature) check() error {
 	return nil
 }
 
+// Distances are numbers by head that scores get by how far a key is from the query,
+// from a table of Buckets rows of each stack of layers (Raffel et al. 2020,
+// arXiv:1910.10683): half of the rows are of single distances, the others of ever
+// longer ranges up to Far, and in an encoder one half of all is of keys behind the
+// query, the other of keys ahead of it.
+type Distances struct{ Buckets, Far int }
+
+// Row is the row of a key that is so many tokens behind the query, below 0 ahead of
+// it; both says that keys ahead have rows of their own. Ranges are cut in float32,
+// as the reference does.
+func (d Distances) Row(behind int, both bool) int {
+	n, first := d.Buckets, 0
+	if both {
+		if n /= 2; behind < 0 {
+			first, behind = n, -behind
+		}
+	}
+	behind = max(behind, 0)
+	single := n / 2
+	if behind < single {
+		return first + behind
+	}
+	share := float32(math.Log(float64(float32(behind)/float32(single)))) / float32(math.Log(float64(d.Far)/float64(single)))
+	return first + min(single+int(float32(share*float32(n-single))), n-1)
+}
+
+func (d Distances) check(both bool) error {
+	n := d.Buckets
+	if both {
+		n /= 2
+	}
+	if n < 2 || d.Buckets > 1<<16 || d.Far <= n/2 || d.Far > 1<<20 {
+		return fmt.Errorf("relative positions have %d buckets up to a distance of %d", d.Buckets, d.Far)
+	}
+	return nil
+}
+
 // NormSpec says how all norms of a model work.
 type NormSpec struct {
 	Kind   kernels.NormKind
@@ -105,6 +157,8 @@ type LayerSpec struct {
 	NormSum bool
 	// Residual is the factor on what a sublayer adds to the stream; 0: 1.
 	Residual float32
+	// AltUp is set where the sublayers work on one of several streams.
+	AltUp *AltUp
 	// Scaled: what leaves the layer is multiplied by a number in the file.
 	Scaled bool
 }
@@ -117,13 +171,13 @@ type Sublayer struct {
 }
 
 // Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE, *ShortConv,
-// *DeltaNet, *Mamba2, *Mamba1, *Part, *Beside, *Normed.
+// *DeltaNet, *Mamba2, *Mamba1, *Part, *Laurel, *Cross, *Beside, *Normed.
 type Body interface {
 	// check reports sizes that no model has or that do not fit the rest of s.
 	check(s *Spec) error
 }
 
-// Attention is causal grouped-query attention.
+// Attention is grouped-query attention, causal unless Full is set.
 type Attention struct {
 	H, K int // query and key/value heads
 	D    int // head size
@@ -148,11 +202,31 @@ type Attention struct {
 	Lends    bool    // later layers see its keys and values, too
 	Borrows  int     // n > 0: it sees those of the nth attention that lends, and has none of its own
 	SoftCap  float32 // a scaled score s becomes SoftCap·tanh(s/SoftCap); 0: none
+	// Full: keys after a token are seen, too; Ahead of them, 0: all.
+	Full  bool
+	Ahead int
+	// Distances adds to the scores what Spec.Distances says.
+	Distances bool
 	// Temperature multiplies the queries by Spec.Temperature.
 	Temperature bool
 	QGate       bool // q makes of each head a query, then a gate: the sigmoid of it multiplies what o reads
 	// Factors on what it reads and makes, and on keys before all else; 0: 1.
 	InScale, OutScale, KeyScale float32
+}
+
+// Cross is attention whose keys and values are made of what the encoder made, all of
+// which every token sees; without positions.
+type Cross struct {
+	H     int     // heads
+	D     int     // head size
+	Scale float32 // of the scores
+}
+
+func (c *Cross) check(s *Spec) error {
+	if s.Encoder == 0 {
+		return fmt.Errorf("attention to an encoder's output without an encoder")
+	}
+	return checkSizes(size{"attention heads", c.H, maxHeads}, size{"head size", c.D, 1 << 14})
 }
 
 // QKNorm says what a norm of queries and keys spans.
@@ -178,6 +252,10 @@ type MLP struct {
 	Fused   bool // gate and up are one map: all rows of the gate, then those of up
 	Bias    bool
 	XIELU   *XIELU // of an activation of that kind, else nil
+	// Sparse: of the gates only what lies Cut standard deviations above the mean of the
+	// token's is open, and counts from there.
+	Sparse bool
+	Cut    float32
 	// Factors on what gate and down make; 0: 1.
 	GateScale, OutScale float32
 }
@@ -266,7 +344,7 @@ func (s *Spec) rebuild(chosen func(layer int) bool, replace func(old Body) Body)
 			own := *l
 			own.Sublayers = slices.Clone(l.Sublayers)
 			for j := range own.Sublayers {
-				own.Sublayers[j].Body = replace(own.Sublayers[j].Body)
+				own.Sublayers[j].Body = replaced(own.Sublayers[j].Body, replace)
 			}
 			made[l] = &own
 		}
@@ -274,15 +352,28 @@ func (s *Spec) rebuild(chosen func(layer int) bool, replace func(old Body) Body)
 	}
 }
 
+// replaced is a body with what replace makes of its parts.
+func replaced(b Body, replace func(old Body) Body) Body {
+	switch all := b.(type) {
+	case *Normed:
+		own := *all
+		own.Body = replaced(all.Body, replace)
+		return &own
+	case *Beside:
+		own := &Beside{}
+		for _, part := range all.Bodies {
+			own.Bodies = append(own.Bodies, replaced(part, replace))
+		}
+		return own
+	}
+	return replace(b)
+}
+
 // attentions are those of the layers, nil where a layer has none.
 func (s *Spec) attentions() []*Attention {
 	out := make([]*Attention, len(s.Layers))
 	for i, l := range s.Layers {
-		for j := range l.Sublayers {
-			if a, ok := l.Sublayers[j].Body.(*Attention); ok {
-				out[i] = a
-			}
-		}
+		out[i], _ = bodyOf[*Attention](l)
 	}
 	return out
 }
@@ -418,6 +509,9 @@ func (b *Beside) check(s *Spec) error {
 	return nil
 }
 
+// Width is the number of columns of the residual stream.
+func (s *Spec) Width() int { return s.C * max(s.Streams, 1) }
+
 // embedWidth is the number of columns of embedding and head.
 func (s *Spec) embedWidth() int { return cmp.Or(s.EmbedWidth, s.C) }
 
@@ -457,8 +551,12 @@ func checkSizes(sizes ...size) error {
 }
 
 // Context is how many tokens a text may have: the context length, or to where the
-// scaling of positions stretches it.
+// scaling of positions stretches it; 0: any number, where positions are distances
+// alone.
 func (s *Spec) Context() int {
+	if s.Distances.Buckets > 0 {
+		return 0
+	}
 	n := s.MaxPos
 	for _, r := range s.Ropes {
 		if r.Type != "" && r.Factor > 1 {
@@ -466,6 +564,15 @@ func (s *Spec) Context() int {
 		}
 	}
 	return n
+}
+
+// Trained is the context length that a model was trained with; 0: there is none, where
+// positions are distances alone.
+func (s *Spec) Trained() int {
+	if s.Distances.Buckets > 0 {
+		return 0
+	}
+	return s.MaxPos
 }
 
 // Turn is the length beyond which all angles of a text are others (longrope); 0:
@@ -500,14 +607,25 @@ func (s *Spec) check() error {
 				return fmt.Errorf("layer %d: %w", i, err)
 			}
 		}
+		if l.AltUp != nil {
+			if err := l.AltUp.check(l); err != nil {
+				return fmt.Errorf("layer %d: %w", i, err)
+			}
+		}
 	}
 	for i := range s.Ropes {
 		if err := s.Ropes[i].check(); err != nil {
 			return err
 		}
 	}
+	if s.PartRows < 0 || s.PartRows > s.V {
+		return fmt.Errorf("inputs of layers for %d of %d tokens", s.PartRows, s.V)
+	}
 	if s.Part < 0 || s.Part > maxWidth || s.Part*len(s.Layers) > 1<<24 {
 		return fmt.Errorf("%d layers with %d inputs each", len(s.Layers), s.Part)
+	}
+	if s.Encoder < 0 || s.Encoder > 0 && s.Encoder >= len(s.Layers) || s.Encoder > 0 && (s.Start < 0 || int(s.Start) >= s.V) {
+		return fmt.Errorf("%d of %d layers are an encoder; its decoder's text begins with token %d of %d", s.Encoder, len(s.Layers), s.Start, s.V)
 	}
 	if s.Positions < 0 || s.Positions > maxVocab || s.EmbedWidth < 0 || s.EmbedWidth > maxWidth {
 		return fmt.Errorf("%d positions, embedding of width %d", s.Positions, s.EmbedWidth)
@@ -531,6 +649,14 @@ func (a *Attention) check(s *Spec) error {
 	}
 	if a.Temperature {
 		if err := s.Temperature.check(); err != nil {
+			return err
+		}
+	}
+	if a.Ahead < 0 || a.Ahead > 1<<28 {
+		return fmt.Errorf("a token sees %d tokens ahead", a.Ahead)
+	}
+	if a.Distances {
+		if err := s.Distances.check(a.Full); err != nil {
 			return err
 		}
 	}

@@ -20,7 +20,7 @@ func (s *Source) readTie(files map[string]*formats.Tensor) error {
 	var embed, head *Rule
 	for i := range s.rules {
 		switch r := &s.rules[i]; {
-		case r.Role == Embed:
+		case r.Role == Embed && !r.Tied:
 			embed = r
 		case r.Role == Head && !r.Bias:
 			head = r

@@ -86,6 +86,9 @@ type job struct {
 	slot int
 	ids  []int32 // prompt and answer
 	stop stopper
+	// source is what the encoder of a model that has one reads: the prompt asked for. The
+	// job's own is then the token that answers begin with.
+	source []int32
 
 	reused int // tokens of the prompt that the cache held
 }
@@ -126,7 +129,12 @@ func (e *Engine) submit(ctx context.Context, ended func(error), requests []Reque
 			out[i].end(Answer{End: -1}, err)
 			continue
 		}
-		jobs = append(jobs, &job{Request: r, ctx: ctx, out: out[i], ids: slices.Clone(r.Prompt), stop: stopper{texts: r.StopTexts}})
+		j := &job{Request: r, ctx: ctx, out: out[i], stop: stopper{texts: r.StopTexts}}
+		if e.m.Spec.Encoder > 0 {
+			j.source, j.Prompt = slices.Clone(r.Prompt), []int32{e.m.Spec.Start}
+		}
+		j.ids = slices.Clone(j.Prompt)
+		jobs = append(jobs, j)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -218,6 +226,9 @@ func (e *Engine) admit() {
 			}
 		}
 		j.slot, j.reused = slot, e.cache.Truncate(slot, held)
+		if j.source != nil {
+			e.cache.Source(slot, j.source)
+		}
 		e.lanes[slot].busy = true
 		e.running = append(e.running, j)
 	}

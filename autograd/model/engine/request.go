@@ -163,7 +163,7 @@ func (j *job) most(context int) int {
 }
 
 // need is how many tokens a cache must have room for.
-func (j *job) need(context int) int { return len(j.Prompt) + j.most(context) }
+func (j *job) need(context int) int { return max(len(j.source), len(j.Prompt)+j.most(context)) }
 
 // made is how many tokens the answer has.
 func (j *job) made() int { return len(j.ids) - len(j.Prompt) }

@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/stages"
@@ -45,6 +46,9 @@ func runChat(c *ucli.Context) error {
 	}
 	defer m.Dev.Close()
 	defer m.Close()
+	if m.Spec.Encoder > 0 {
+		return fail.Usagef("chat", fmt.Sprintf("tune generate --model %s --prompt …", path), "%s reads a prompt by an encoder and answers it: it holds no conversation", path)
+	}
 	tok, err := m.Tokenizer()
 	if err != nil {
 		return err

@@ -163,7 +163,10 @@ func loadEvalData(c *ucli.Context, r *stages.EvalRequest) error {
 		}
 		r.Template = tmpl.Source()
 	}
-	r.Rows, r.Text, err = stages.EvalFile(c.Context, file, tok, r.Context, spec.MaxPos, spec.V, noteOn(c))
+	r.Rows, r.Text, err = stages.EvalFile(c.Context, file, tok, r.Context, &spec, noteOn(c))
+	if err == nil {
+		err = stages.Answered(&spec, file.Path, r.Text)
+	}
 	return err
 }
 

@@ -23,7 +23,7 @@ func modelFlag() cli.Flag {
 }
 
 func adapterFlag() cli.Flag {
-	return &cli.StringSliceFlag{Name: "adapter", Usage: "PEFT adapter folder (may repeat)"}
+	return &cli.StringSliceFlag{Name: "adapter", Usage: "PEFT adapter folder or LoRA GGUF (may repeat)"}
 }
 
 // threads reads --threads; 0 when it is not given.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/binary"
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/fail"
 	"os"
 	"path/filepath"
@@ -17,17 +18,17 @@ func TestPaddedCheck(t *testing.T) {
 		p    padded
 		want string
 	}{
-		{padded{1, 3, []int64{0, 9, 5}, []int64{2, 0, 1}, nil}, ""},
-		{padded{1, 4, []int64{0, 9, 5, -1}, []int64{0, 1, 2, 99}, []int64{1, 1, 1, 0}}, ""},
-		{padded{1, 2, []int64{0, 10}, nil, nil}, "input_ids[0,1] is 10, the model has 10 tokens"},
-		{padded{2, 1, []int64{0, 1<<32 + 2}, nil, nil}, "input_ids[1,0] is 4294967298"},
-		{padded{1, 2, []int64{-1, 1}, nil, nil}, "input_ids[0,0] is -1"},
-		{padded{1, 2, []int64{1, 1}, []int64{0, -1}, nil}, "position_ids[0,1] is -1"},
-		{padded{1, 2, []int64{1, 1}, []int64{0, 3}, nil}, "position_ids[0,1] is 3, the model's context has 3"},
-		{padded{1, 2, []int64{1, 1}, []int64{0, 2_000_000_000}, nil}, "position_ids[0,1] is 2000000000"},
-		{padded{1, 4, []int64{1, 1, 1, 1}, nil, nil}, "row 0 has 4 tokens, the model's context has 3"},
+		{padded{b: 1, t: 3, ids: []int64{0, 9, 5}, pos: []int64{2, 0, 1}, mask: nil}, ""},
+		{padded{b: 1, t: 4, ids: []int64{0, 9, 5, -1}, pos: []int64{0, 1, 2, 99}, mask: []int64{1, 1, 1, 0}}, ""},
+		{padded{b: 1, t: 2, ids: []int64{0, 10}, pos: nil, mask: nil}, "input_ids[0,1] is 10, the model has 10 tokens"},
+		{padded{b: 2, t: 1, ids: []int64{0, 1<<32 + 2}, pos: nil, mask: nil}, "input_ids[1,0] is 4294967298"},
+		{padded{b: 1, t: 2, ids: []int64{-1, 1}, pos: nil, mask: nil}, "input_ids[0,0] is -1"},
+		{padded{b: 1, t: 2, ids: []int64{1, 1}, pos: []int64{0, -1}, mask: nil}, "position_ids[0,1] is -1"},
+		{padded{b: 1, t: 2, ids: []int64{1, 1}, pos: []int64{0, 3}, mask: nil}, "position_ids[0,1] is 3, the model's context has 3"},
+		{padded{b: 1, t: 2, ids: []int64{1, 1}, pos: []int64{0, 2_000_000_000}, mask: nil}, "position_ids[0,1] is 2000000000"},
+		{padded{b: 1, t: 4, ids: []int64{1, 1, 1, 1}, pos: nil, mask: nil}, "row 0 has 4 tokens, the model's context has 3"},
 	} {
-		err := c.p.check("ids", vocab, context)
+		err := c.p.checkIDs("ids", vocab, context)
 		if got := ""; err != nil {
 			got = err.Error()
 			if c.want == "" || !strings.Contains(got, c.want) {
@@ -47,14 +48,22 @@ func FuzzIDs(f *testing.F) {
 	f.Add(header(`{"input_ids":{"dtype":"I64","shape":[1,2],"data_offsets":[0,16]}}`, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0))
 	f.Add(header(`{"attention_mask":{"dtype":"I64","shape":[1,1],"data_offsets":[8,16]},"input_ids":{"dtype":"I64","shape":[1,1],"data_offsets":[0,8]}}`, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
 	f.Add(header(`{"input_ids":{"dtype":"I64","shape":[4611686018427387904,0],"data_offsets":[0,0]},"position_ids":{"dtype":"I64","shape":[0,0],"data_offsets":[0,0]}}`))
+	f.Add(header(`{"input_ids":{"dtype":"I64","shape":[1,1],"data_offsets":[0,8]},"decoder_input_ids":{"dtype":"I64","shape":[1,1],"data_offsets":[0,8]}}`, 1, 0, 0, 0, 0, 0, 0, 0))
 	path := filepath.Join(f.TempDir(), "ids.safetensors")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if err := os.WriteFile(path, b, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		p, err := readIDs(path)
-		if err != nil || p.check(path, 10, 8) != nil {
+		spec := &arch.Spec{V: 10, MaxPos: 8}
+		if err == nil && p.decoder != nil {
+			spec.Encoder = 1
+		}
+		if err != nil || p.check(path, spec) != nil {
 			return
+		}
+		if p.decoder != nil {
+			p = p.decoder
 		}
 		in, at := p.pack()
 		for i, id := range in.IDs {

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
-	"slices"
 
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
@@ -18,15 +20,18 @@ import (
 )
 
 // mergeKeys are the keys of a merge stage that tune merge has as flags.
-var mergeKeys = []string{"base", "max_shard_size"}
+var mergeKeys = []string{"method", "density", "majority_sign_method", "svd_rank", "base", "max_shard_size"}
 
 func mergeCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "merge", Usage: "adapters into weights; prints the KL between adapter and merged model",
+		Name: "merge", Usage: "adapters into weights, or into one adapter; prints the KL between adapter and merged model",
 		Description: examples("tune merge --model models/M --adapter runs/support/adapter --output merged",
-			"tune merge --model models/M.gguf --adapter A --output merged.gguf --storage f16"),
-		Flags: modelFlags(append(slices.Concat(optionFlags(&stages.Merge{}, mergeKeys...), sourceFlags()), modelFlag(), adapterFlag(), outputFlag(), forceFlag(),
+			"tune merge --model models/M.gguf --adapter A --output merged.gguf --storage f16",
+			"tune merge --adapter A:0.7 --adapter B:0.3 --method ties --density 0.5 --output AB"),
+		Flags: modelFlags(append(slices.Concat(optionFlags(&stages.Merge{}, mergeKeys...), sourceFlags()), modelFlag(), outputFlag(), forceFlag(),
+			&ucli.StringSliceFlag{Name: "adapter", Usage: "PEFT adapter folder or GGUF, with its weight: A:0.7 (may repeat); without --model the result is an adapter"},
 			&ucli.Float64SliceFlag{Name: "weight", Usage: "factor of each adapter, in order (default 1)"},
+			&ucli.Uint64Flag{Name: "seed", Value: 42, Usage: "of the random masks of dare"},
 			&ucli.StringFlag{Name: "storage", Value: "auto", Usage: "stored type: auto (that of the base), bf16, f16 or f32"},
 			&ucli.BoolFlag{Name: "trained-nf4", Usage: "the adapter was trained over NF4 (QLoRA): compare with that, too"},
 			&ucli.StringFlag{Name: "data", Usage: "text or rows to measure the KL on (default: generated tokens)"},
@@ -36,7 +41,7 @@ func mergeCommand() *ucli.Command {
 }
 
 func runMerge(c *ucli.Context) error {
-	if err := required(c, "model", "adapter", "output"); err != nil {
+	if err := required(c, "adapter", "output"); err != nil {
 		return err
 	}
 	var o stages.Merge
@@ -44,7 +49,79 @@ func runMerge(c *ucli.Context) error {
 		return err
 	}
 	schema.Fill(&o)
-	return writeOutput(c, c.String("output"), func() error { return mergeTo(c, &o) })
+	if err := o.Check(); err != nil {
+		return err
+	}
+	adapters, weights, err := weighted(c)
+	if err != nil {
+		return err
+	}
+	if !c.IsSet("model") {
+		for _, flag := range []string{"base", "max-shard-size", "storage", "trained-nf4", "data", "max-kl"} {
+			if c.IsSet(flag) {
+				return usagef(c, "--%s belongs to weights that are merged: give --model", flag)
+			}
+		}
+		return writeOutput(c, c.String("output"), func() error { return combineTo(c, &o, adapters, weights) })
+	}
+	return writeOutput(c, c.String("output"), func() error { return mergeTo(c, &o, adapters, weights) })
+}
+
+// weighted are the adapters of --adapter and their factors, which stand behind a colon
+// or under --weight.
+func weighted(c *ucli.Context) (paths []string, weights []float64, err error) {
+	given := false
+	for _, a := range c.StringSlice("adapter") {
+		w := 1.0
+		if path, factor, ok := lastCut(a); ok {
+			if f, err := strconv.ParseFloat(factor, 64); err == nil {
+				a, w, given = path, f, true
+			}
+		}
+		if w-w != 0 {
+			return nil, nil, usagef(c, "--adapter %s: the weight is no number", a)
+		}
+		paths, weights = append(paths, a), append(weights, w)
+	}
+	if c.IsSet("weight") {
+		if given {
+			return nil, nil, usagef(c, "--weight and --adapter PATH:WEIGHT both give weights")
+		}
+		weights = c.Float64Slice("weight")
+	}
+	return paths, weights, nil
+}
+
+// lastCut is a path and what stands behind its last colon, where there is no such path.
+func lastCut(s string) (path, behind string, ok bool) {
+	if _, err := os.Lstat(s); err == nil {
+		return s, "", false
+	}
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
+// combineTo makes one adapter of several.
+func combineTo(c *ucli.Context, o *stages.Merge, adapters []string, weights []float64) error {
+	dev, err := openDevice(c)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	f, err := stages.CombineAdapters(dev, stages.MergeOptions{Adapters: adapters, Weights: weights, Combine: o.Combination, Seed: c.Uint64("seed"),
+		Output: c.String("output")})
+	if err != nil {
+		return err
+	}
+	return writeJSON(c, struct {
+		Output string `json:"output"`
+		Method string `json:"method"`
+		Layers int    `json:"layers"`
+		R      int    `json:"r"`
+	}{c.String("output"), o.Method, f.Layers(), f.Config.R})
 }
 
 // unmeasured is where a merged model lies until it has been compared, so that
@@ -57,7 +134,7 @@ func unmeasured(output string) string {
 	return strings.TrimSuffix(filepath.Clean(output), ext) + ".unmeasured" + ext
 }
 
-func mergeTo(c *ucli.Context, opts *stages.Merge) (err error) {
+func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []float64) (err error) {
 	output, work := c.String("output"), unmeasured(c.String("output"))
 	if err := atomic.RemoveAll(work); err != nil {
 		return err
@@ -73,7 +150,7 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) (err error) {
 	}
 	defer dev.Close()
 	progress, clear := bar(c, "merge", "bytes")
-	o := stages.MergeOptions{Model: c.String("model"), Adapters: c.StringSlice("adapter"), Weights: c.Float64Slice("weight"), Output: work,
+	o := stages.MergeOptions{Model: c.String("model"), Adapters: adapters, Weights: weights, Combine: opts.Combination, Seed: c.Uint64("seed"), Output: work,
 		Storage: c.String("storage"), Trained: opts.Base == "trained", MaxShard: int64(opts.MaxShardSize), Name: nameOf(c.String("output")), Progress: progress,
 		Note: noteOn(c)}
 	nf4 := c.Bool("trained-nf4") || o.Trained
@@ -102,7 +179,7 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) (err error) {
 		}
 		return atomic.Rename(work, output)
 	}
-	samples, err := mergeData(c, o.Model)
+	samples, err := mergeData(c, o.Model, adapters)
 	if err != nil {
 		return err
 	}
@@ -129,18 +206,21 @@ func mergeTo(c *ucli.Context, opts *stages.Merge) (err error) {
 
 // mergeData is what a merge is checked on: --data, or 1,024 tokens that run
 // through the vocabulary.
-func mergeData(c *ucli.Context, modelPath string) ([]eval.Sample, error) {
+func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sample, error) {
 	if f := c.String("data"); f != "" {
 		file, err := sourceOf(c, f)
 		if err != nil {
 			return nil, err
 		}
-		tok, src, err := stages.OpenTokenizer(modelPath, c.StringSlice("adapter")...)
+		tok, src, err := stages.OpenTokenizer(modelPath, adapters...)
 		if err != nil {
 			return nil, err
 		}
 		defer src.Close()
-		rows, text, err := stages.EvalFile(c.Context, file, tok, min(2048, src.Spec.MaxPos), src.Spec.MaxPos, src.Spec.V, noteOn(c))
+		rows, text, err := stages.EvalFile(c.Context, file, tok, min(2048, src.Spec.MaxPos), &src.Spec, noteOn(c))
+		if err == nil {
+			err = stages.Answered(&src.Spec, f, text)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -90,6 +90,9 @@ func overInputs(c *ucli.Context, output string) error {
 			given = []string{c.String(flag)}
 		}
 		for _, path := range given {
+			if flag == "adapter" {
+				path, _, _ = lastCut(path)
+			}
 			files := []string{path}
 			if _, err := os.Lstat(path); err != nil {
 				files, _ = filepath.Glob(path) // what is no pattern, and not there, is no file

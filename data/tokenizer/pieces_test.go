@@ -1,0 +1,283 @@
+package tokenizer
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+)
+
+// t5Folder is a folder with a unigram model that has nmt_nfkc rules, under T5's name of
+// it (testdata/spm/make_pieces.py).
+func t5Folder(t *testing.T) folder {
+	t.Helper()
+	return folder{files: map[string]string{"spiece.model": string(testdir.ReadFile(t, "testdata/spm/t5-nfkc.model")), "config.json": `{"model_type":"t5"}`, "tokenizer_config.json": `{"extra_ids":2}`}}
+}
+
+// TestPrecompiled: ids and texts of a model with compiled rules are those of Hugging
+// Face's tokenizers; also by way of its tokenizer.json, and of a GGUF.
+func TestPrecompiled(t *testing.T) {
+	tok, err := Open(t5Folder(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := tok.HFFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse(files["tokenizer.json"], files["tokenizer_config.json"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := tok.GGUFKeysFor(tok.Size() + 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gguf, err := FromGGUF(kv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tok := range map[string]*Tokenizer{"spiece.model": tok, "tokenizer.json": again, "gguf": gguf} {
+		n := 0
+		for sc := bufio.NewScanner(bytes.NewReader(testdir.ReadFile(t, "testdata/spm/t5-nfkc.jsonl"))); sc.Scan(); n++ {
+			var want vectorCase
+			if err := json.Unmarshal(sc.Bytes(), &want); err != nil {
+				t.Fatal(err)
+			}
+			if name == "gguf" && strings.Contains(want.Text, "\u0085") { // white to Hugging Face's library, and not to SentencePiece
+				continue
+			}
+			if got := tok.Encode(want.Text, false); !slices.Equal(got, want.IDs) {
+				t.Errorf("%s: Encode(%q)\n got %v\nwant %v", name, want.Text, got, want.IDs)
+			}
+			if got := tok.Encode(want.Text, true); !slices.Equal(got, append(slices.Clone(want.IDs), 1)) {
+				t.Errorf("%s: Encode(%q, special) ends with %v", name, want.Text, got)
+			}
+			if got := tok.Decode(want.IDs, false); got != want.Decoded {
+				t.Errorf("%s: Decode(%v)\n got %q\nwant %q", name, want.IDs, got, want.Decoded)
+			}
+		}
+		if n < 80 {
+			t.Fatalf("%d cases", n)
+		}
+		if tok.EOS() != 1 || tok.UNK() != 2 || tok.PAD() != 0 {
+			t.Errorf("%s: eos %d, unk %d, pad %d", name, tok.EOS(), tok.UNK(), tok.PAD())
+		}
+	}
+}
+
+// The keys of a Unigram model are those that llama.cpp's converter writes.
+func TestUnigramKeys(t *testing.T) {
+	tok, err := Open(t5Folder(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := tok.GGUFKeysFor(tok.Size() + 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]any{}
+	for _, e := range kv {
+		got[strings.TrimPrefix(e.Key, ggufTok)] = e.Value
+	}
+	tokens, types, scores := got["tokens"].([]string), got["token_type"].([]int32), got["scores"].([]float32)
+	last := len(tokens) - 1
+	if tokens[0] != "<pad>" || types[0] != 3 || tokens[2] != "<unk>" || types[2] != 2 || types[3] != 1 || !strings.HasPrefix(tokens[last], "[PAD") || types[last] != 5 || scores[last] != -10000 || scores[3] >= 0 {
+		t.Errorf("tokens %q … types %v … scores %v …", tokens[:4], types[:4], scores[:4])
+	}
+	for key, want := range map[string]any{"model": "t5", "pre": "default", "add_space_prefix": true, "remove_extra_whitespaces": true, "add_eos_token": true, "add_bos_token": false, "eos_token_id": uint32(1), "unknown_token_id": uint32(2), "padding_token_id": uint32(0)} {
+		if got[key] != want {
+			t.Errorf("%s is %v, want %v", key, got[key], want)
+		}
+	}
+	if rules, _ := got["precompiled_charsmap"].([]uint8); len(rules) < 100_000 {
+		t.Errorf("%d bytes of rules", len(rules))
+	}
+}
+
+// TestPieces: small tokenizers of WordPiece, and with compiled rules, give what Hugging
+// Face's tokenizers give (testdata/spm/make_pieces.py); so do those that go by way of
+// the keys of a GGUF, where it can say what they do.
+func TestPieces(t *testing.T) {
+	written := 0
+	for line := range bytes.Lines(testdir.ReadFile(t, "testdata/spm/pieces.jsonl")) {
+		var p struct {
+			Name      string
+			Tokenizer json.RawMessage
+			Cases     []struct {
+				vectorCase
+				Skipped string
+			}
+		}
+		if err := json.Unmarshal(line, &p); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(p.Name, func(t *testing.T) {
+			tok, err := Parse(p.Tokenizer, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := map[string]*Tokenizer{"tokenizer.json": tok}
+			if kv, err := tok.GGUFKeys(); err == nil {
+				written++
+				if all["gguf"], err = FromGGUF(kv); err != nil {
+					t.Fatal(err)
+				}
+				own, err := all["gguf"].hfTokenizer()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if all["made"], err = Parse(own, nil); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				t.Log(err)
+			}
+			for name, tok := range all {
+				for _, c := range p.Cases {
+					if got := tok.Encode(c.Text, false); !slices.Equal(got, c.IDs) {
+						t.Errorf("%s: Encode(%q)\n got %v\nwant %v", name, c.Text, got, c.IDs)
+					}
+					if got := tok.Encode(c.Text, true); !slices.Equal(got, c.IDsSpecial) {
+						t.Errorf("%s: Encode(%q, special)\n got %v\nwant %v", name, c.Text, got, c.IDsSpecial)
+					}
+					if got := tok.Decode(c.IDsSpecial, false); got != c.Decoded {
+						t.Errorf("%s: Decode of %q\n got %q\nwant %q", name, c.Text, got, c.Decoded)
+					}
+					if got := tok.Decode(c.IDsSpecial, true); got != c.Skipped {
+						t.Errorf("%s: Decode of %q without special tokens\n got %q\nwant %q", name, c.Text, got, c.Skipped)
+					}
+					s, parts := tok.Stream(true), ""
+					for _, id := range c.IDsSpecial {
+						parts += s.Push(id)
+					}
+					if parts += s.Flush(); parts != c.Skipped {
+						t.Errorf("%s: stream of %q\n got %q\nwant %q", name, c.Text, parts, c.Skipped)
+					}
+				}
+			}
+		})
+	}
+	if written < 1 {
+		t.Errorf("%d of them became a GGUF", written)
+	}
+}
+
+// A folder with vocab.txt is read by the rules of BertTokenizer.
+func TestVocabTxt(t *testing.T) {
+	files := map[string]string{"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nun\n##able\n,\nA\n", "config.json": `{"model_type":"bert"}`}
+	encode := func(config, text string) []int32 {
+		t.Helper()
+		files["tokenizer_config.json"] = config
+		tok, err := Open(folder{files: maps.Clone(files)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tok.Encode(text, true)
+	}
+	for _, c := range []struct {
+		config, text string
+		want         []int32
+	}{
+		{`{}`, "Unable, [MASK] A", []int32{2, 5, 6, 7, 4, 1, 3}},
+		{`{"do_lower_case":false}`, "Unable A", []int32{2, 1, 8, 3}},
+		{`{"cls_token":"A","sep_token":{"content":"[PAD]"}}`, "un", []int32{8, 5, 0}},
+	} {
+		if got := encode(c.config, c.text); !slices.Equal(got, c.want) {
+			t.Errorf("%s %q: %v, want %v", c.config, c.text, got, c.want)
+		}
+	}
+	for vocab, want := range map[string]string{"[UNK]\na\na\n": "line 3", "a\nb\n": "[UNK]", "[UNK]\n": "cls_token"} {
+		_, err := Open(folder{files: map[string]string{"vocab.txt": vocab, "config.json": `{"model_type":"bert"}`}})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", vocab, err, want)
+		}
+	}
+}
+
+// FuzzCharsmap: compiled rules of any bytes are refused, or leave texts texts.
+func FuzzCharsmap(f *testing.F) {
+	f.Add([]byte(nil), "x")
+	f.Add([]byte("\x04\x00\x00\x00\xff\xff\xff\xffa\x00"), "ab")
+	unit := func(v ...uint32) []byte {
+		b := binary.LittleEndian.AppendUint32(nil, uint32(4*len(v)))
+		for _, x := range v {
+			b = binary.LittleEndian.AppendUint32(b, x)
+		}
+		return b
+	}
+	f.Add(append(unit(1<<10|0, 'a'|1<<8|1<<10, 0), "z\x00"...), "aéa\r\n")
+	f.Fuzz(func(t *testing.T, raw []byte, text string) {
+		m, err := parseCharsmap(raw)
+		if err != nil {
+			return
+		}
+		n := m.normalizer()
+		if got := n.apply(text); len(got) != n.most(text) {
+			t.Errorf("%d bytes of %q, foretold were %d", len(got), text, n.most(text))
+		}
+		config := `{"normalizer":{"type":"Precompiled","precompiled_charsmap":"` + base64.StdEncoding.EncodeToString(raw) + `"},"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0],["a",-1]]}}`
+		tok, err := Parse([]byte(config), nil)
+		if err == nil {
+			_, _ = tok.TryEncode(text, true)
+		}
+	})
+}
+
+// FuzzPieceKeys: keys of a Unigram or WordPiece vocabulary are refused, or make a
+// tokenizer that takes any text.
+func FuzzPieceKeys(f *testing.F) {
+	f.Add("t5", "<pad>\n</s>\n<unk>\n▁a\nb", "a b", []byte(nil), uint32(2))
+	f.Add("bert", "[UNK]\n[CLS]\n[SEP]\n▁a\nb", "ab", []byte(nil), uint32(0))
+	f.Add("t5", "a", "a", []byte("\x04\x00\x00\x00\xff\xff\xff\xff"), uint32(9))
+	f.Fuzz(func(t *testing.T, model, tokens, text string, rules []byte, unk uint32) {
+		list := strings.Split(tokens, "\n")
+		kv := []formats.KV{{Key: ggufTok + "model", Value: model}, {Key: ggufTok + "tokens", Value: list}, {Key: ggufTok + "scores", Value: make([]float32, len(list))}, {Key: ggufTok + "unknown_token_id", Value: unk}}
+		if rules != nil {
+			kv = append(kv, formats.KV{Key: charsmapKey, Value: rules})
+		}
+		tok, err := FromGGUF(kv)
+		if err != nil {
+			return
+		}
+		ids, err := tok.TryEncode(text, true)
+		for _, id := range ids {
+			if id < 0 || int(id) >= tok.Size() {
+				t.Fatalf("id %d of %d (%v)", id, tok.Size(), err)
+			}
+		}
+		tok.Decode(ids, false)
+	})
+}
+
+// A space before the beginning of a text only becomes the one that GGUF has, with a note.
+func TestFirstSpace(t *testing.T) {
+	for legacy, note := range map[string]bool{"true": false, "false": true} {
+		tok, err := Open(folder{files: map[string]string{"tokenizer.model": string(testdir.ReadFile(t, "testdata/spm/bpe.model")), "tokenizer_config.json": `{"tokenizer_class":"LlamaTokenizer","legacy":` + legacy + `}`}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kv, err := tok.GGUFKeys()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tok.GGUFNote(); (got != "") != note {
+			t.Errorf("legacy %s: %q", legacy, got)
+		}
+		back, err := FromGGUF(kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := "To be, or not"; !slices.Equal(tok.Encode(text, true), back.Encode(text, true)) {
+			t.Errorf("legacy %s: %v, from a GGUF %v", legacy, tok.Encode(text, true), back.Encode(text, true))
+		}
+	}
+}

@@ -1,0 +1,105 @@
+package train
+
+import (
+	"context"
+	"testing"
+
+	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
+)
+
+// optimJob is a run of six steps under an optimizer, with an average of weights
+// where it goes with it and options that make everything happen within the run.
+func optimJob(t *testing.T, name OptimizerName, dir string, dev kernels.Backend) Job {
+	t.Helper()
+	j := smallJobOn(t, dir, dev)
+	c := Config{Optimizer: name, MaxSteps: 6, MicroBatchSize: 1, GradientAccumulationSteps: 1, DType: "f32", SaveSteps: Every{Steps: 2}, EvalSteps: Every{Steps: 3}, LoRA: j.Config.LoRA, WeightDecay: 0.01}
+	kind := optimizers[name]
+	for key, set := range map[string]func(){
+		"min_8bit_size":          func() { c.OptimArgs.Min8BitSize = ptr(100) },
+		"rank":                   func() { c.OptimArgs.Rank = ptr(2) },
+		"update_proj_gap":        func() { c.OptimArgs.UpdateProjGap = ptr(3) },
+		"precondition_frequency": func() { c.OptimArgs.PreconditionFrequency = ptr(2) },
+	} {
+		if kind.has(key) {
+			set()
+		}
+	}
+	if !kind.free() {
+		c.EMADecay = ptr(0.9)
+	}
+	c, err := c.Resolve(7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Config, j.Val = c, data.Examples{}
+	j.Config.EvalSteps = Every{Off: true}
+	return j
+}
+
+// TestOptimizersResume: under every optimizer a run that was stopped and goes on
+// from its checkpoint ends in the bits of one that was not, and its state takes
+// the memory that was planned.
+func TestOptimizersResume(t *testing.T) {
+	for _, name := range names(optimizers) {
+		t.Run(name, func(t *testing.T) {
+			res := goesOn(t, func(dir string) Job { return optimJob(t, OptimizerName(name), dir, device(t)) })
+			plan, err := Rehearse(context.Background(), optimJob(t, OptimizerName(name), "", dry.New(dry.Options{})))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := plan.Memory.Peak[kernels.Optimizer], res.Memory.Peak[kernels.Optimizer]; got != want {
+				t.Errorf("the plan has %d bytes of state, the run %d", got, want)
+			}
+		})
+	}
+}
+
+// TestReactiveResume: so does one whose rates follow from its validations.
+func TestReactiveResume(t *testing.T) {
+	goesOn(t, func(dir string) Job {
+		j := smallJob(t, dir)
+		j.Config.MaxSteps, j.Config.EvalSteps, j.Config.LRScheduler = 6, Every{Steps: 1}, "reduce_lr_on_plateau"
+		j.Config.LRArgs = map[string]Scalar{"patience": "0", "threshold": "0.5"}
+		return j
+	})
+}
+
+// goesOn runs job whole, and again stopped after its fourth step.
+func goesOn(t *testing.T, job func(dir string) Job) *Result {
+	whole := job(t.TempDir())
+	start := hash(t, whole)
+	straight, err := Run(context.Background(), whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := hash(t, whole)
+	if want == start {
+		t.Fatal("nothing was learned")
+	}
+	dir := t.TempDir()
+	j := job(dir)
+	ctx, stop := context.WithCancel(context.Background())
+	j.Progress = func(p Progress) {
+		if p.Step == 4 {
+			stop()
+		}
+	}
+	if _, err := Run(ctx, j); fail.Code(err) != int(fail.Interrupted) {
+		t.Fatalf("stopped run: %v", err)
+	}
+	j = job(dir)
+	res, err := Run(context.Background(), j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Resumed < 4 {
+		t.Errorf("resumed at step %d", res.Resumed)
+	}
+	if hash(t, j) != want || curveOf(t, dir) != curveOf(t, whole.Dir) {
+		t.Error("going on from a checkpoint changes the result")
+	}
+	return straight
+}

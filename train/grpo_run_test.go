@@ -20,7 +20,7 @@ func answersJob(t *testing.T, change func(*Config)) Job {
 	t.Helper()
 	j := smallJob(t, t.TempDir())
 	c := Config{Objective: "grpo", MaxSteps: 24, MicroBatchSize: 8, GradientAccumulationSteps: 2, LearningRate: ptr(3e-2), DType: "f32",
-		SaveSteps: Every{Steps: 1}, EvalSteps: Every{Steps: 12}, LoRA: lora.Config{R: 4, Dropout: 0.1}, LRScheduler: "constant", WarmupSteps: ptr(0)}
+		SaveSteps: Every{Steps: 1}, EvalSteps: Every{Steps: 12}, LoRA: lora.Config{R: 4, Dropout: 0.1}, LRScheduler: "constant"}
 	c.NumGenerations, c.MaxCompletionLength = 8, 6
 	c.Rewards = []judge.Config{{Regex: "^[a-m]"}, {Length: &judge.Length{Min: 2}, Weight: ptr(0.1)}}
 	if change != nil {

@@ -149,9 +149,9 @@ func (t *Tape) Reshape(x *Tensor, shape ...int) *Tensor {
 	return y
 }
 
-// Stack returns the rows of a [N, C], then those of b [M, C], both float32.
+// Stack returns the rows of a [N, C], then those of b [M, C], in a's type.
 func (t *Tape) Stack(a, b *Tensor) *Tensor {
-	if a.Cols() != b.Cols() || a.kind != b.kind {
+	if a.Cols() != b.Cols() {
 		panic(fmt.Sprintf("autograd: stack %v on %v", a.Shape, b.Shape))
 	}
 	c := a.Cols()

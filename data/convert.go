@@ -477,6 +477,42 @@ func convertTokens(c columns, row *jinja.Dict) (sample, error) {
 	return s, s.checkLabels(c.name(row, "labels"))
 }
 
+// convertTokenPair is convertTokens for a model with an encoder, which reads input_ids;
+// labels are the answer, as Transformers' collator of such models takes them.
+func convertTokenPair(c columns, row *jinja.Dict) (sample, error) {
+	ids, err := c.ints(row, "input_ids")
+	if err != nil {
+		return sample{}, err
+	}
+	s := sample{ids: ids}
+	if err := checkPacked(c, row); err != nil {
+		return sample{}, err
+	}
+	if c.get(row, "attention_mask") != nil {
+		mask, err := c.ints(row, "attention_mask")
+		if err == nil {
+			err = s.unpad(mask)
+		}
+		if err != nil {
+			return sample{}, err
+		}
+	}
+	if c.get(row, "labels") == nil {
+		return sample{}, bad("labels", "is missing: it is the answer to input_ids")
+	}
+	answer, err := c.ints(row, "labels")
+	if err != nil {
+		return sample{}, err
+	}
+	answer = slices.DeleteFunc(answer, func(id int32) bool { return id == ignored })
+	if len(s.ids) == 0 || len(answer) == 0 {
+		return sample{}, bad(c.name(row, "labels"), "%d tokens answer %d input_ids", len(answer), len(s.ids))
+	}
+	s.labels = append(slices.Repeat([]int32{ignored}, len(s.ids)), answer...)
+	s.ids = slices.Concat(s.ids, answer)
+	return s, nil
+}
+
 // ints is a column that must be a list of whole numbers.
 func (c columns) ints(row *jinja.Dict, ours string) ([]int32, error) {
 	v := c.get(row, ours)

@@ -351,9 +351,13 @@ func (in *ingest) take(f input, kind string, c chunk) error {
 func (in *ingest) tokenize(f input, kind string, r rawRow) ([]encoded, fitted, error) {
 	var samples []sample
 	var err error
-	if kind == typePreference {
+	switch {
+	case kind == typePreference:
 		samples, err = convertPreference(f.source.Columns, r.row)
-	} else {
+	case kind == typeTokens && in.enc.encoder:
+		samples = make([]sample, 1)
+		samples[0], err = convertTokenPair(f.source.Columns, r.row)
+	default:
 		samples = make([]sample, 1)
 		samples[0], err = convert(kind, f.source.Columns, r.row, in.enc.tmpl != nil)
 	}

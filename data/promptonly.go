@@ -118,6 +118,9 @@ func (in *ingest) checkPromptOnly(f input) error {
 func (e *encoding) ask(s *sample) (encoded, error) {
 	if s.plain {
 		ids, err := e.head(s.prompt)
+		if e.encoder { // which reads a whole text, its end too
+			ids, err = e.tok.TryEncode(s.prompt, true)
+		}
 		if err != nil {
 			return encoded{}, bad("", "%v", err)
 		}

@@ -52,7 +52,7 @@ type OptimArgs struct {
 	GrowthRate        *float64 `yaml:"growth_rate,omitempty" doc:"prodigy: largest growth of the estimate a step" unset:"any" range:"[1,1e30]"`
 	SafeguardWarmup   *bool    `yaml:"safeguard_warmup,omitempty" doc:"prodigy: leave the rate out of the estimate, for long warm-ups" unset:"false"`
 	UseBiasCorrection *bool    `yaml:"use_bias_correction,omitempty" doc:"prodigy: Adam's" unset:"false"`
-	Decouple          *bool    `yaml:"decouple,omitempty" doc:"prodigy: weight decay as AdamW has it, not in the gradient" unset:"true"`
+	Decouple          *bool    `yaml:"decouple,omitempty" doc:"prodigy, adopt: weight decay as AdamW has it, not in the gradient" unset:"true; adopt false"`
 	SliceP            *int     `yaml:"slice_p,omitempty" doc:"prodigy: estimate from every so many values" unset:"1" range:"[1,1000000]"`
 
 	PreconditionFrequency *int     `yaml:"precondition_frequency,omitempty" doc:"soap: new bases every so many steps" unset:"10" range:"[1,1000000000]"`

@@ -61,7 +61,7 @@ func Optimizers(dev kernels.Backend) ([]OptimizerInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		info := OptimizerInfo{Name: name, Paper: papers[k.kind], Args: strings.ReplaceAll(k.args, " ", ", "), State: float64(dev.Info().Mem.Now[kernels.Optimizer]) / (side * side)}
+		info := OptimizerInfo{Name: name, Paper: papers[k.kind], Args: strings.ReplaceAll(k.args, " ", ", "), State: float64(dev.Info().Mem.Now[kernels.Optimizer]+dev.Info().Mem.Now[kernels.Host]) / (side * side)}
 		if k.matrix != nil {
 			info.Paper = k.paper
 		}
@@ -111,6 +111,9 @@ var optimizers = map[OptimizerName]optimizerKind{
 	"paged_adamw_8bit":     {kind: kernels.AdamW, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: "min_8bit_size", bits8: true, paged: true},
 	"sgd":                  {kind: kernels.SGD, momentum: off, args: "nesterov dampening"},
 	"rmsprop":              {kind: kernels.RMSprop, eps: 1e-8, momentum: off, args: "alpha centered"},
+	"rmsprop_bnb":          {kind: kernels.RMSprop, eps: 1e-8, args: "alpha"},
+	"rmsprop_bnb_32bit":    {kind: kernels.RMSprop, eps: 1e-8, args: "alpha"},
+	"rmsprop_bnb_8bit":     {kind: kernels.RMSprop, eps: 1e-8, args: "alpha min_8bit_size", bits8: true},
 	"adagrad":              {kind: kernels.Adagrad, eps: 1e-10, args: "lr_decay initial_accumulator_value"},
 	"lion":                 {kind: kernels.Lion, beta1: 0.9, beta2: 0.99},
 	"lion_32bit":           {kind: kernels.Lion, beta1: 0.9, beta2: 0.999},
@@ -121,7 +124,7 @@ var optimizers = map[OptimizerName]optimizerKind{
 	"ademamix_8bit":        {kind: kernels.AdEMAMix, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: "alpha beta3 t_alpha t_beta3 min_8bit_size", bits8: true},
 	"paged_ademamix_32bit": {kind: kernels.AdEMAMix, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: "alpha beta3 t_alpha t_beta3", paged: true},
 	"paged_ademamix_8bit":  {kind: kernels.AdEMAMix, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: "alpha beta3 t_alpha t_beta3 min_8bit_size", bits8: true, paged: true},
-	"adopt":                {kind: kernels.ADOPT, beta1: 0.9, beta2: 0.9999, eps: 1e-6},
+	"adopt":                {kind: kernels.ADOPT, beta1: 0.9, beta2: 0.9999, eps: 1e-6, args: "decouple"},
 	"adan":                 {kind: kernels.Adan, beta1: 0.98, beta2: 0.92, eps: 1e-8, args: "beta3"},
 	"schedule_free_adamw":  {kind: kernels.FreeAdamW, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: averages},
 	"schedule_free_sgd":    {kind: kernels.FreeSGD, momentum: 0.9, args: averages},
@@ -235,9 +238,11 @@ func (c Config) rule() kernels.OptimRule {
 	case kernels.FreeSGD:
 		r.Beta1 = *c.Momentum
 	case kernels.RMSprop:
-		r.Beta1, r.Beta2, r.Centered = *c.Momentum, value(a.Alpha, 0.99), value(a.Centered, false)
+		r.Beta1, r.Beta2, r.Centered = value(c.Momentum, 0), value(a.Alpha, 0.99), value(a.Centered, false)
 	case kernels.Adagrad:
 		r.Eps2 = value(a.Accumulator, 0)
+	case kernels.ADOPT:
+		r.L2 = !value(a.Decouple, false)
 	case kernels.Adan:
 		r.Beta3 = value(a.Beta3, 0.99)
 	case kernels.Adafactor:

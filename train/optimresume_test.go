@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/data"
@@ -102,4 +103,62 @@ func goesOn(t *testing.T, job func(dir string) Job) *Result {
 		t.Error("going on from a checkpoint changes the result")
 	}
 	return straight
+}
+
+// TestStack: experts that lie one below another are updated as matrices of their own.
+func TestStack(t *testing.T) {
+	const experts, rows, cols = 3, 8, 12
+	x, g := make([]float64, experts*rows*cols), make([]float64, experts*rows*cols)
+	normal(x, 1, 0, 0, 1)
+	normal(g, 2, 0, 0, 1)
+	narrow := func(v []float64) []float32 {
+		out := make([]float32, len(v))
+		for i := range v {
+			out[i] = float32(v[i])
+		}
+		return out
+	}
+	for _, name := range []OptimizerName{"muon", "galore_adamw", "apollo_adamw", "soap"} {
+		c := Config{Optimizer: name, LearningRate: ptr(0.01), WeightDecay: 0.1}
+		if optimizers[name].has("rank") {
+			c.OptimArgs.Rank = ptr(2)
+		}
+		c, err := c.Resolve(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := func(count, stack int) (out []float32) {
+			dev := device(t)
+			var ps []param
+			n := len(x) / count
+			for i := range count {
+				p := param{Param: place(t, dev, "w", narrow(x[i*n:(i+1)*n])), off: i * n, rate: 1, decay: 0.1, matrix: true, stack: stack, block: cols}
+				p.Rows, p.Cols = n/cols, cols
+				ps = append(ps, p)
+			}
+			o, err := newOptimizer(dev, c, &Schedule{}, ps)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer o.release()
+			for step := 1; step <= 3; step++ {
+				for i, p := range ps {
+					dev.Run(func() error { dev.Upload(p.Grad, kernels.Bytes(narrow(g[i*n:(i+1)*n]))); return nil })
+				}
+				if _, err := o.norm(); err != nil {
+					t.Fatal(err)
+				}
+				if err := o.step(step, 0.01); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, p := range ps {
+				out = append(out, values(t, dev, p.Buffer)...)
+			}
+			return out
+		}
+		if together, apart := run(1, experts), run(experts, 0); !slices.Equal(together, apart) || slices.Equal(apart, narrow(x)) {
+			t.Errorf("%s: a stack is not updated as its experts are", name)
+		}
+	}
 }

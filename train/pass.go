@@ -107,7 +107,8 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 			weights = r.objective.Weigh(b, p, total)
 		}
 		var err error
-		out := r.Model.LogProbAt(t, h, targets, weights, r.temperature(), float32(r.Config.LabelSmoothingFactor))
+		how := model.Reading{Temperature: r.temperature(), Smooth: float32(r.Config.LabelSmoothingFactor)}
+		out := r.Model.LogProbAs(t, h, targets, weights, how)
 		if p.Policy, err = t.Values(out.LogP); err != nil {
 			return err
 		}
@@ -126,7 +127,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 			s.Loss += float64(t.Balance.Loss(t) * float64(total))
 		}
 		if !early && total > 0 {
-			r.Model.LogProbAt(t, h, targets, r.objective.Weigh(b, p, total), r.temperature(), 0)
+			r.Model.LogProbAs(t, h, targets, r.objective.Weigh(b, p, total), how)
 		}
 		t.Done(h)
 		return t.Backward()
@@ -198,7 +199,7 @@ func logProbs(m *model.Model, b *data.Batch, base, training, bf16 bool, temperat
 		if t.Err() != nil {
 			return t.Err()
 		}
-		logp, err = t.Values(m.LogProbAt(t, h, b.Target, nil, temperature, 0).LogP)
+		logp, err = t.Values(m.LogProbAs(t, h, b.Target, nil, model.Reading{Temperature: temperature}).LogP)
 		return err
 	})
 	return logp, err

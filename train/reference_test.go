@@ -172,7 +172,7 @@ func TestReferenceOfKinds(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if j.Adapter, err = j.Config.Start(j.Model); err != nil {
+			if j.Adapter, err = j.Config.Start(j.Model, j.Train); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(j.Adapter.Close)

@@ -68,6 +68,9 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 }
 
 func (a *attention) steps() []Step {
+	if a.spec.Memory {
+		return a.jointSteps()
+	}
 	var lends []int
 	if a.spec.Lends {
 		lends = []int{a.place, a.place + 1}
@@ -81,6 +84,9 @@ func (a *attention) steps() []Step {
 }
 
 func (a *attention) readers() []*nn.Linear {
+	if a.spec.Memory { // k and v also read what an encoder made
+		return nil
+	}
 	var list []*nn.Linear
 	for _, l := range []*nn.Linear{a.q, a.k, a.v, a.qkv, a.gate} {
 		if l != nil {
@@ -235,7 +241,11 @@ type keysValues struct {
 
 // remember makes the mixer's part of a cache: keys and values in float32.
 func (a *attention) remember(dev kernels.Backend, slots, max int) (memory, error) {
-	return newKeysValues(dev, kernels.KV{Slots: slots, Max: max, K: a.spec.K, Dk: a.spec.D}, true)
+	of := kernels.KV{Slots: slots, Max: max, K: a.spec.K, Dk: a.spec.D}
+	if a.spec.Memory {
+		return newJointKeys(dev, of)
+	}
+	return newKeysValues(dev, of, true)
 }
 
 // newKeysValues makes room for keys, and for values where there are any.

@@ -89,8 +89,15 @@ type State struct {
 	// token [N] the last there is in its slot.
 	memorySlot, memoryPos, memoryLast *autograd.Tensor
 
+	joint   *joint           // for attention to both; nil: there is none
+	bothKey *autograd.Tensor // [N+M] int64: as Key, in the order of joint
+	// apart and others [N] are 1 and 0 for tokens whose embedding lies apart, and the
+	// other way round; nil where there is no such token.
+	apart, others *autograd.Tensor
+
 	relZero   int                // row of Rel of a token's own position
 	noise     *autograd.Tensor   // [N, width of the embedding], for Begin; nil: none
+	ids       []int32            // of the tokens, as they are embedded
 	lent      []*autograd.Tensor // what earlier layers lend: see lend
 	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache
@@ -108,14 +115,14 @@ func (s *State) Tensors() []*autograd.Tensor {
 // with is s with ts in place of its tensors, in the order of Tensors.
 func (s *State) with(ts []*autograd.Tensor) *State {
 	c := *s
-	c.Ropes, c.lent = slices.Clone(s.Ropes), slices.Clone(s.lent)
+	c.Ropes, c.lent, c.joint = slices.Clone(s.Ropes), slices.Clone(s.lent), s.joint.clone()
 	c.visit(func(x **autograd.Tensor) { *x, ts = ts[0], ts[1:] })
 	return &c
 }
 
 // visit calls f with every tensor that s has.
 func (s *State) visit(f func(x **autograd.Tensor)) {
-	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.Parts, &s.Key, &s.Memory, &s.memorySeq, &s.memoryKey, &s.memorySlot, &s.memoryPos, &s.memoryLast, &s.slot, &s.pos, &s.slots}
+	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.Parts, &s.Key, &s.Memory, &s.memorySeq, &s.memoryKey, &s.memorySlot, &s.memoryPos, &s.memoryLast, &s.bothKey, &s.apart, &s.others, &s.slot, &s.pos, &s.slots}
 	for i := range s.Ropes {
 		all = append(all, &s.Ropes[i])
 	}
@@ -127,6 +134,9 @@ func (s *State) visit(f func(x **autograd.Tensor)) {
 			f(x)
 		}
 	}
+	if s.joint != nil {
+		s.joint.visit(f)
+	}
 }
 
 // Prepare uploads what a pass over in needs: of a model with an encoder, what its
@@ -137,16 +147,21 @@ func (m *Model) Prepare(t *autograd.Tape, in Inputs) *State {
 	if m.Spec.Encoder == 0 || in.Source == nil {
 		return m.prepare(t, in, false)
 	}
-	s, after := m.prepare(t, *in.Source, true), m.prepare(t, in, false)
+	source, own := in.Source.filled(), in.filled()
+	s, after := m.prepare(t, source, true), m.prepare(t, own, false)
 	s.after, after.memorySeq, after.memoryKey = after, s.Seq, s.Key
-	if t.Err() == nil && s.Seq.Rows() != after.Seq.Rows() {
+	if t.Err() != nil {
+		return s
+	}
+	if len(source.Seq) != len(own.Seq) {
 		panic("model: the encoder and the decoder have texts of their own numbers")
 	}
+	m.join(t, after, &own, &source)
 	return s
 }
 
-// prepare uploads what the blocks of one kind need.
-func (m *Model) prepare(t *autograd.Tape, in Inputs, encoder bool) *State {
+// filled is in with what its zero values stand for.
+func (in Inputs) filled() Inputs {
 	n := len(in.IDs)
 	if in.Seq == nil {
 		in.Seq = []int32{0, int32(n)}
@@ -154,12 +169,20 @@ func (m *Model) prepare(t *autograd.Tape, in Inputs, encoder bool) *State {
 	if in.Pos == nil {
 		in.Pos = restart(in.Seq, n)
 	}
+	return in
+}
+
+// prepare uploads what the blocks of one kind need.
+func (m *Model) prepare(t *autograd.Tape, in Inputs, encoder bool) *State {
+	n := len(in.IDs)
+	in = in.filled()
 	t.Fail(m.checkInputs(in))
 	s := &State{N: n}
 	if t.Err() != nil {
 		return s
 	}
 	s.IDs = t.Upload(m.embedded(in.IDs), n)
+	m.markApart(t, s, in.IDs)
 	s.Seq = t.Upload(in.Seq, len(in.Seq))
 	for i := 1; i < len(in.Seq); i++ {
 		from, to := int(in.Seq[i-1]), int(in.Seq[i])

@@ -20,7 +20,8 @@ type Block struct {
 	Lends []int
 
 	spec  *arch.LayerSpec
-	alt   *altUp // nil: there is one stream
+	alt   *altUp // nil: there is one stream, or hyper mixes them, around each sublayer
+	hyper []*hyper
 	steps []Step
 	pairs []Pair
 }
@@ -34,9 +35,9 @@ type Step struct {
 	// what In made, are whose. Such a step follows the one before on the same
 	// tape: the state between them has more than rows of tokens in float32.
 	Routed func(in []*autograd.Tensor) *autograd.Routed
-	// Memory is set where Linears read what an encoder made, which Enter puts behind
-	// what In makes.
-	Memory bool
+	// Memory is set where Linears read what an encoder made: what Enter makes of that
+	// and of what In makes.
+	Memory func(t *autograd.Tape, in []*autograd.Tensor, s *State) []*autograd.Tensor
 	// In maps what the step before returned (for the first, the block's input) to
 	// what Forward takes. What goes in stays the caller's to mark as Done; a result
 	// may be one of the inputs. Input and output of a block are the residual stream,
@@ -49,12 +50,12 @@ type Step struct {
 	lends []int // places of what Forward lends; see State.lend
 }
 
-// Enter maps what the step before returned to what Forward takes: In, and the state's
-// Memory where the step reads it.
+// Enter maps what the step before returned to what Forward takes: In, then Memory where
+// there is one.
 func (p *Step) Enter(t *autograd.Tape, in []*autograd.Tensor, s *State) []*autograd.Tensor {
 	out := p.In(t, in)
-	if p.Memory {
-		out = join(out, tensors{s.Memory})
+	if p.Memory != nil {
+		out = p.Memory(t, out, s)
 	}
 	return out
 }

@@ -100,8 +100,14 @@ func (c *Cache) Grow(max int) error {
 	err := c.m.Dev.Run(func() error {
 		for _, x := range c.kept {
 			held := c.n
-			if _, ok := x.(*crossKeys); ok {
+			switch x.(type) {
+			case *crossKeys:
 				held = c.read
+			case *jointKeys:
+				held = slices.Clone(c.read)
+				for i, n := range c.n {
+					held[i] += n
+				}
 			}
 			if err := x.grow(max, held); err != nil {
 				return err
@@ -325,7 +331,9 @@ func (m *Model) step(t *autograd.Tape, c *Cache, b placed) *autograd.Tensor {
 	s.slot, s.pos = t.Upload(b.slot, n), t.Upload(b.pos, n)
 	s.runs = b.runs()
 	m.position(t, s, m.embedded(b.ids), b.pos, b.span, false)
+	m.markApart(t, s, b.ids)
 	if c.read != nil {
+		m.joinCached(t, c, b, s)
 		m.encode(t, c, b, s)
 	}
 	x := tensors{m.Begin(t, s)}

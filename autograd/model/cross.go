@@ -26,7 +26,7 @@ func (c *cross) steps() []Step {
 		{Linears: []*nn.Linear{c.q}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
 			return tensors{c.q.Forward(t, in[0])}
 		}},
-		{Linears: []*nn.Linear{c.k, c.v}, Memory: true, In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
+		{Linears: []*nn.Linear{c.k, c.v}, Memory: func(_ *autograd.Tape, in tensors, s *State) tensors { return join(in, tensors{s.Memory}) }, In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
 			return tensors{c.attend(t, in[0], in[1], s)}
 		}},
 		leave(c.o, 0),

@@ -42,6 +42,11 @@ func (b *Block) carry(n int) int {
 			out := own.Forward(t, in[held:], &c)
 			return join(c.lent, out)
 		}
+		if own.Memory != nil {
+			b.steps[i].Memory = func(t *autograd.Tape, in tensors, s *State) tensors {
+				return join(in[:held], own.Memory(t, in[held:], s))
+			}
+		}
 		if own.Routed != nil {
 			b.steps[i].Routed = func(in tensors) *autograd.Routed { return own.Routed(in[held:]) }
 		}

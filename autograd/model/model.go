@@ -46,9 +46,11 @@ type Model struct {
 	EmbedNorm             *nn.Norm
 	ProjectIn, ProjectOut *nn.Linear
 	Parts                 *Parts
+	Apart                 *nn.Embedding
 	Encoder               *Encoder
 	Near                  *nn.Embedding // of the decoder: see arch.Spec.Distances
 	Streams               *Streams
+	hyper                 *hyper
 
 	// Flat [Σ Len of Params] f32 holds all weights one after another in the
 	// order of Params when Options.Trainable was set, else nil.

@@ -35,6 +35,8 @@ func (b *Block) wire(subs []sublayer) {
 	for i := range subs {
 		w := sequential(subs, i, scale)
 		switch {
+		case b.hyper != nil:
+			w = b.hyper[i].wiring(&subs[i])
 		case b.alt != nil:
 			w = b.alt.wiring(subs, i)
 		case b.spec.Parallel:
@@ -161,7 +163,6 @@ func (w wiring) around(b body) []Step {
 	for i, step := range own {
 		out[i] = Step{
 			Linears: step.Linears, lends: step.lends,
-			Memory: step.Memory,
 			In: func(t *autograd.Tape, in tensors) tensors {
 				if i > 0 {
 					return join(in[:w.held], step.In(t, in[w.held:]))
@@ -178,6 +179,11 @@ func (w wiring) around(b body) []Step {
 				}
 				return w.leave(t, in[:w.held], out[0])
 			},
+		}
+		if step.Memory != nil {
+			out[i].Memory = func(t *autograd.Tape, in tensors, s *State) tensors {
+				return join(in[:w.held], step.Memory(t, in[w.held:], s))
+			}
 		}
 		if step.Routed != nil {
 			out[i].Routed = func(in tensors) *autograd.Routed { return step.Routed(in[w.held:]) }

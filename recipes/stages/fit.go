@@ -85,11 +85,11 @@ func FitModel(path string, memory int64, context int) (*Fit, error) {
 	if f.Context > f.Longest {
 		f.Notes = append(f.Notes, fmt.Sprintf("the model was trained for %d tokens", f.Longest))
 	}
-	one, _, err := answering(src, 1)
+	one, _, err := cacheOf(src, 1)
 	if err != nil {
 		return nil, err
 	}
-	all, working, err := answering(src, f.Context)
+	all, working, err := cacheOf(src, f.Context)
 	if err != nil {
 		return nil, err
 	}
@@ -131,9 +131,9 @@ func openShapes(path string) (src *arch.Source, config bool, err error) {
 	return src, true, err
 }
 
-// answering counts the bytes of a cache for so many tokens, and of what computing part
+// cacheOf counts the bytes of a cache for so many tokens, and of what computing part
 // of a prompt and the token after it takes.
-func answering(src *arch.Source, tokens int) (cache, working int64, err error) {
+func cacheOf(src *arch.Source, tokens int) (cache, working int64, err error) {
 	dev := dry.New(dry.Options{})
 	m, err := dryModel(dev, src)
 	if err != nil {

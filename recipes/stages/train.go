@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -160,6 +161,16 @@ func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, 
 		t := dtype.NF4Double
 		mo.Hold = &t
 	}
+	if from, ok := j.In("init_from"); ok {
+		ads, err := readAdapters(src, []string{x.Path(from)}, nil)
+		if err == nil {
+			err = growFor(src, ads)
+		}
+		if err != nil {
+			src.Close()
+			return nil, nil, err
+		}
+	}
 	m, err := model.Load(x.Device(), src, mo)
 	if err != nil {
 		src.Close()
@@ -229,7 +240,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
 	if o.Adapter != "none" {
-		if job.Adapter, err = startAdapter(x, j, m, res); err != nil {
+		if job.Adapter, err = startAdapter(x, j, m, ds.Train, res); err != nil {
 			return err
 		}
 		defer job.Adapter.Close()
@@ -301,7 +312,7 @@ func heldAgainst(ctx context.Context, x *recipes.Env, j *recipes.Job, job train.
 }
 
 // startAdapter attaches the adapter that j trains, new or from a folder.
-func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.Result) (*lora.Adapter, error) {
+func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, rows data.Examples, res *recipes.Result) (*lora.Adapter, error) {
 	o := *j.Options.(*Train)
 	if from, ok := j.In("init_from"); ok {
 		o.setInit(x.Path(from))
@@ -313,7 +324,7 @@ func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.R
 			res.Notes = append(res.Notes, note)
 		}
 	}
-	return o.Start(m)
+	return o.Start(m, rows)
 }
 
 func showTraining(x *recipes.Env, p train.Progress) {

@@ -40,6 +40,7 @@ const (
 	IndexW // and the weights of its heads
 	IndexNorm
 
+	ApartEmbed  // of a token whose embedding is a vector of its own
 	EncoderNorm // of what the last layer of an encoder makes
 	Near        // what scores get by distance, and
 	EncoderNear // in an encoder
@@ -82,6 +83,20 @@ const (
 	ActNeg  //
 	ActBeta // these two are not trained
 	ActEps
+
+	OA           // from groups of heads to parts of what O reads
+	CompressKV   // what entries are made of,
+	CompressGate // how much of each token is in one,
+	CompressBias // and of each place among its tokens
+	CompressNorm
+	IndexGate // as CompressGate, of what picks entries
+	IndexBias
+	MixFn // of several streams: how they mix around attention, or before the head,
+	MixBase
+	MixScale
+	MLPMixFn // and around the feed-forward part
+	MLPMixBase
+	MLPMixScale
 
 	Router       // scores of experts
 	RouterNorm   // of what the router reads
@@ -135,11 +150,13 @@ var classes = [numRoles]class{
 	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
 	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear, IndexQ: table, IndexK: table, IndexW: table, IndexNorm: norm,
-	EncoderNorm: norm, Near: table, EncoderNear: table, CrossNorm: norm, CrossQ: linear, CrossK: linear, CrossV: linear, CrossO: linear,
+	ApartEmbed: table, EncoderNorm: norm, Near: table, EncoderNear: table, CrossNorm: norm, CrossQ: linear, CrossK: linear, CrossV: linear, CrossO: linear,
 	MLPNorm: norm, PostMLPNorm: norm, OwnMLPNorm: norm, ExpertsNorm: norm, RouterNorm: norm, ExpertNorm: norm, ExpertScale: table, Gate: linear, Up: linear, GateUp: linear, Down: linear,
 	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	StreamsIn: table, StreamsOut: table, AltNorm: norm, AltRouter: table, AltPredict: table, AltCorrect: table, AltScale: table, LaurelDown: table, LaurelUp: table, LaurelNorm: norm,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
+	OA: linear, CompressKV: linear, CompressGate: linear, CompressBias: table, CompressNorm: norm, IndexGate: table, IndexBias: table,
+	MixFn: table, MixBase: table, MixScale: table, MLPMixFn: table, MLPMixBase: table, MLPMixScale: table,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	MixIn: linear, MixGate: linear, MixGateUp: linear, MixBeta: linear, MixDecay: linear, MixDecayUp: linear, MixOut: linear, MixNorm: norm,
 	Conv: filter, ALog: state, DtBias: state, Skip: state, StepParts: linear, StepUp: table, StepNorm: norm, BNorm: norm, CNorm: norm,

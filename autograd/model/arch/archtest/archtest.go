@@ -20,14 +20,14 @@ import (
 var Cases = []string{
 	"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias", "internlm3",
 	"qwen2", "qwen2-yarn", "qwen3", "qwen3-moe", "qwen2-moe", "mixtral", "olmo2", "cohere", "gemma2",
-	"olmoe", "granite-moe", "gpt-oss", "phimoe", "glm4-moe", "solar-open", "dots1", "exaone-moe", "ernie4-5-moe", "minimax-m2", "hy-v3", "afmoe", "cohere2-moe", "hunyuan-moe", "minicpm3", "mistral4", "dbrx", "llama4", "deepseek32", "glm-moe-dsa",
+	"olmoe", "granite-moe", "gpt-oss", "phimoe", "glm4-moe", "solar-open", "dots1", "exaone-moe", "ernie4-5-moe", "minimax-m2", "hy-v3", "afmoe", "cohere2-moe", "hunyuan-moe", "minicpm3", "mistral4", "dbrx", "llama4", "deepseek32", "glm-moe-dsa", "deepseek4",
 	"deepseek2", "deepseek2-lite", "deepseek3", "glm4-moe-lite",
 	"starcoder2", "phi", "stablelm", "nemotron", "arcee", "apertus",
 	"gpt-neox", "falcon", "falcon-new", "falcon-alibi", "gptj", "mpt", "bloom", "gpt-bigcode", "gpt2", "opt",
 	"mistral", "mistral-nemo", "ministral", "ministral3", "mistral3", "seed-oss", "smollm3", "hunyuan-dense", "granite",
 	"gemma", "gemma3", "vaultgemma", "gemma3n", "gemma4-cond", "gemma4", "gemma4-moe", "cohere-qknorm", "cohere2", "exaone4", "glm4", "phi3", "phi3-longrope", "olmo", "olmo3", "ernie4-5", "qwen2-vl",
 	"lfm2", "lfm2-moe", "qwen3-next", "qwen3-5", "qwen3-5-cond", "qwen3-5-moe", "olmo-hybrid", "kimi-linear", "mamba2", "jamba", "falcon-h1", "nemotron-h", "nemotron-h-moe", "granite-hybrid-dense", "granite-hybrid",
-	"t5", "flan-t5", "mt5",
+	"t5", "flan-t5", "mt5", "t5gemma2",
 }
 
 // Noise is the largest difference of a case's logits between float32 and float64, as

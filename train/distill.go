@@ -82,7 +82,7 @@ func (r *run) distilled(b *data.Batch, o distill, w whole) (s Score, err error) 
 			teacher.Model, teacher.Hidden = r.Teacher, its.Rows(said, its.Upload(rows, len(rows), 1))
 			its.Done(said)
 		}
-		h := r.Model.Hidden(t, inputs(b))
+		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		if t.Err() != nil {
 			return t.Err()
 		}

@@ -143,7 +143,7 @@ func (c Config) checkTogether(given Config) error {
 		return fail.Usagef("train.learning_rate", "leave one out", "relative_step makes its own rates, learning_rate would not be read")
 	case own && given.LRScheduler != "" && given.LRScheduler != "constant":
 		return fail.Usagef("train.lr_scheduler", "leave it out", "optimizer: %s needs no schedule, %s would not be read", c.Optimizer, given.LRScheduler)
-	case c.unwarmed() && (given.WarmupRatio != nil || given.WarmupSteps != nil):
+	case c.unwarmed() && (value(given.WarmupRatio, 0) > 0 || value(given.WarmupSteps, 0) > 0):
 		return fail.Usagef("train.warmup_steps", "leave it out, or use constant_with_warmup", "a warm-up would not be read: these rates have none (lr_scheduler: %s)", c.LRScheduler)
 	case c.LRScheduler.reacts() && c.EvalSteps.Never():
 		return fail.Usagef("train.lr_scheduler", "set eval_steps", "lr_scheduler: %s follows validations, eval_steps is 0", c.LRScheduler)

@@ -77,7 +77,7 @@ func (t *Tape) Route(logits *Tensor, a kernels.RouteArgs) *Routed {
 	}
 	t.recordAll(made, []*Tensor{logits, r.Idx}, func() {
 		dl := t.grad(logits)
-		a.Logits = t.value(logits)
+		a.Logits, a.Chosen = t.value(logits), nil // r.Idx has them
 		dprobs := r.Probs.gradient()
 		if t.Balance != nil {
 			dprobs = t.Balance.slope

@@ -14,13 +14,16 @@ import (
 type PickSpec struct {
 	H, D, P int
 	Runs    []PickRun
+	Every   int         // above 0: a key is of so many tokens, and is seen from the last of them on; 0: of one
 	Keys    *kernels.KV // of a cache, one head of D; nil: the keys of the call
 }
 
 // PickRun are tokens From … To of one sequence, the last of them at its last key.
 // Their keys are Keys in number, from row First of those of the call on, or those of
 // slot First of a cache.
-type PickRun struct{ From, To, First, Keys int }
+//
+// At is the position of the first of the tokens, where keys are of several tokens.
+type PickRun struct{ From, To, First, Keys, At int }
 
 // All reports whether every token sees all keys there are.
 func (s PickSpec) All() bool {
@@ -47,9 +50,12 @@ func (t *Tape) Pick(q, k, w *Tensor, s PickSpec) *Tensor {
 		return nil
 	}
 	pick := t.alloc(kernels.Activations, dtype.I32, q.Rows(), s.P)
-	qv, kv, wv := t.value(q), t.value(k), t.value(w)
+	qv, wv := t.value(q), t.value(w)
+	var kv kernels.Buffer
 	if s.Keys != nil {
 		kv = s.Keys.Keys
+	} else {
+		kv = t.value(k)
 	}
 	for _, r := range s.Runs {
 		if t.err != nil {
@@ -67,7 +73,11 @@ func (t *Tape) Pick(q, k, w *Tensor, s PickSpec) *Tensor {
 		step := max(1, pickRows/(s.H*r.Keys))
 		for from := r.From; from < r.To && t.err == nil; from += step {
 			n := min(step, r.To-from)
-			t.pickSome(t.Dev.Slice(pick.Data, from*s.P, n*s.P), t.Dev.Slice(qv, from*s.H*s.D, n*s.H*s.D), keys, t.Dev.Slice(wv, from*s.H, n*s.H), n, r.Keys-(r.To-from), r.Keys, s)
+			pos := r.Keys - (r.To - from)
+			if s.Every > 0 {
+				pos = r.At + from - r.From
+			}
+			t.pickSome(t.Dev.Slice(pick.Data, from*s.P, n*s.P), t.Dev.Slice(qv, from*s.H*s.D, n*s.H*s.D), keys, t.Dev.Slice(wv, from*s.H, n*s.H), n, pos, r.Keys, s)
 		}
 	}
 	return pick
@@ -115,7 +125,11 @@ func (t *Tape) pickSome(pick, q, keys, w kernels.Buffer, n, pos, m int, s PickSp
 		rows[i] = int32(i)
 	}
 	for i := range n {
-		for j := pos + i + 1; j < m; j++ {
+		first := pos + i + 1 // that is not seen
+		if s.Every > 0 {
+			first /= s.Every
+		}
+		for j := first; j < m; j++ {
 			hide[i*m+j] = float32(math.Inf(-1))
 		}
 	}

@@ -48,9 +48,9 @@ const (
 	Softplus                     // ln(1 + eˣ)
 	XIELU                        // x > 0: AlphaP·x² + Beta·x, else AlphaN·(e^min(x, Eps) - 1 - x) + Beta·x (Huang, Schlag 2024, arXiv:2411.13010)
 	ClampedSwiGLU                // gated only: g·σ(Alpha·g)·(u + 1), g = min(gate, Limit), u = up within ±Limit (gpt-oss)
-	LimitedSwiGLU                // gated only: g·σ(g)·u, g = min(gate, Limit), u = up within ±Limit (DeepSeek V4)
 	Clip                         // x within ±Limit
 	Rsqrt                        // 1/√max(x, Limit)
+	LimitedSwiGLU                // gated only: g·σ(g)·u, g = min(gate, Limit), u = up within ±Limit (DeepSeek V4)
 )
 
 // Opened is what ClampedSwiGLU and LimitedSwiGLU add to an up within its limits;

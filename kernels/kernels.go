@@ -297,7 +297,7 @@ type Net interface {
 	SSMScan(y, x, b, c Heads, a *SSMArgs)
 	SSMScanBackward(g *SSMGrads, dy, x, b, c Heads, a *SSMArgs)
 
-	// LogProb computes out, and with Coef the gradients of
+	// LogProb computes out, and with Coef (see Smooth) the gradients of
 	// Σ_n Coef[n]·(-log p(Target[n])): dx [N,C], dw [V,C] and dbias [V] f32.
 	LogProb(out *LogProbOut, dx, dw, dbias Dst, a *LogProbArgs)
 

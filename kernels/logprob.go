@@ -10,6 +10,7 @@ type LogProbArgs struct {
 	SoftCap float32 // 0: none; else a logit z becomes SoftCap·tanh(z/SoftCap)
 	Target  Buffer  // [N] int32; -1: no target, contributes nothing
 	Coef    Buffer  // [N] f32 or nil (nil: no gradients)
+	Smooth  float32 // of the gradients' loss, (1-Smooth)·(-log p(target)) + Smooth·(the mean of -log p over the vocabulary)
 	BF16    bool
 }
 
@@ -18,4 +19,5 @@ type LogProbOut struct {
 	LogP   Buffer // [N] f32: log p(target); 0 where there is no target
 	LSE    Buffer // [N] f32: log-sum-exp of the logits
 	Argmax Buffer // [N] int32: lowest index of the largest logit
+	Mean   Buffer // [N] f32: mean of log p over the vocabulary; 0 where there is no target
 }

@@ -55,7 +55,7 @@ type OptimRule struct {
 	MaxRMS    float64 // Adafactor, CAME: largest RMS of an update; 0: none
 	Average   float64 // FreeAdamW, FreeSGD: share of the newest point in the average
 
-	L2             bool // AdamW: the decay is added to the gradient (torch.optim.Adam); Prodigy: likewise
+	L2             bool // AdamW (torch.optim.Adam), ADOPT, Prodigy: the decay is added to the gradient
 	Late           bool // AdamW: the decay comes after the update
 	AMSGrad        bool // AdamW: the second moment never falls
 	Nesterov       bool // SGD

@@ -93,6 +93,11 @@ func modules(m *model.Model) (mods []Module, ports []nn.Port) {
 // in modules_to_save are replaced by float32 copies that can be trained. The
 // caller calls Close, which takes everything off again.
 func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
+	return ApplyOn(m, c, seed, nil)
+}
+
+// ApplyOn is Apply with samples for the initialisations that look at some.
+func ApplyOn(m *model.Model, c Config, seed uint64, samples []Sample) (*Adapter, error) {
 	c, err := c.Resolve()
 	if err != nil {
 		return nil, err
@@ -103,8 +108,20 @@ func Apply(m *model.Model, c Config, seed uint64) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
+	var seen first
+	if c.InitWeights.reads() {
+		if c, seen, err = fromData(m, c, chosen, ports, samples); err != nil {
+			return nil, err
+		}
+		if chosen, err = Match(c, mods); err != nil {
+			return nil, err
+		}
+	}
 	ad := &Adapter{Config: c, Modules: mods, dev: m.Dev, model: m, seed: seed}
 	err = ad.build(ports, chosen, func(l *Layer) (a, b []float32, err error) {
+		if seen != nil {
+			return seen[l.Path].a, seen[l.Path].b, nil
+		}
 		if c.InitWeights.onResidual() || c.InitWeights == InitLoftQ {
 			return ad.fromWeight(l)
 		}
@@ -147,6 +164,9 @@ func (ad *Adapter) build(ports []nn.Port, chosen []Module, fill func(*Layer) (a,
 	if err == nil {
 		err = ad.takeModules(ports)
 	}
+	if err == nil {
+		err = ad.takeTokens(ports)
+	}
 	if err != nil {
 		ad.Close()
 	}
@@ -160,6 +180,9 @@ func (ad *Adapter) attach(s nn.Port, stored string, site uint32, fill func(*Laye
 	}
 	if s.Head && (ad.Config.UseDoRA || ad.Config.Dropout > 0 && !ad.loaded) {
 		return fail.Usagef("lora.target_modules", "modules_to_save trains the whole head", "an adapter on the head %s is not supported with use_dora, nor trained with dropout", s.Path)
+	}
+	if s.Linear.Around != nil {
+		return fail.Usagef("lora.target_modules", "merge one of them first", "%s has an adapter of another kind already", s.Path)
 	}
 	mod := Module{Path: s.Path, Param: s.Param}
 	r, alpha, err := ad.Config.rankAlpha(mod.name())

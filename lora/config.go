@@ -29,11 +29,13 @@ type Config struct {
 	Bias            string  `yaml:"bias" doc:"which biases are trained" default:"none" enum:"none|all|lora_only"`
 	UseRSLoRA       bool    `yaml:"use_rslora" doc:"scale is alpha/√r" default:"false"`
 	UseDoRA         bool    `yaml:"use_dora" doc:"weight-decomposed adapter" default:"false"`
-	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, pissa, olora; loftq with adapter: qlora" default:"true"`
+	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, pissa, olora, eva, corda; loftq with adapter: qlora" default:"true"`
+	InitSamples     int     `yaml:"init_samples,omitempty" doc:"training samples that eva and corda look at" unset:"64" range:"[1,100000]"`
+	EVA             *EVA    `yaml:"eva_config,omitempty" doc:"of init_lora_weights: eva"`
 	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"(0,1e6]"`
 
 	TargetParameters      Strings      `yaml:"target_parameters" doc:"parameters of experts and routers: mlp.experts.gate_up_proj …"`
-	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding to train: not supported yet"`
+	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding, or of embeddings by name, that are trained whole; a tied head follows"`
 
 	InitFrom string `yaml:"init_from" doc:"start from this PEFT adapter folder"`
 }
@@ -46,6 +48,8 @@ const (
 	InitPiSSA    Init = "pissa"    // the singular vectors of W; trains on the residual
 	InitOLoRA    Init = "olora"    // QR of W; trains on the residual
 	InitLoftQ    Init = "loftq"    // the singular vectors of what quantization lost
+	InitEVA      Init = "eva"      // the principal components of a layer's inputs, B zero
+	InitCorDA    Init = "corda"    // the singular vectors of W times the inputs' covariance; trains on the residual
 )
 
 // Summary is the shape of an adapter in one line.
@@ -64,6 +68,9 @@ func (c Config) Summary() string {
 	if len(c.TargetParameters) > 0 {
 		out += ", parameters " + strings.Join(c.TargetParameters, ", ")
 	}
+	if len(c.TrainableTokenIndices) > 0 {
+		out += ", rows of tokens"
+	}
 	if len(c.ModulesToSave) > 0 {
 		out += ", whole " + strings.Join(c.ModulesToSave, ", ")
 	}
@@ -77,6 +84,14 @@ func (c Config) Resolve() (Config, error) {
 		c.TargetModules = Targets{} // an empty list is none given
 	}
 	schema.Fill(&c)
+	if c.InitWeights == InitEVA {
+		e := EVA{}
+		if c.EVA != nil {
+			e = *c.EVA
+		}
+		schema.Fill(&e)
+		c.EVA = &e
+	}
 	return c, c.check()
 }
 
@@ -114,19 +129,27 @@ func (c Config) supported() error {
 	switch {
 	case len(c.TargetParameters) > 0 && (c.Dropout > 0 || c.UseDoRA || c.Bias != "none"):
 		return fail.Usagef("lora.target_parameters", "dropout: 0, use_dora: false, bias: none", "PEFT has no dropout, DoRA or biases with target_parameters and would not read the adapter")
-	case len(c.TrainableTokenIndices) > 0:
-		return fail.Usagef("lora.trainable_token_indices", "modules_to_save: [embed_tokens] trains the whole table", "trainable_token_indices is not supported yet")
 	case c.UseDoRA && c.Dropout > 0:
 		return fail.Usagef("lora.use_dora", "dropout: 0", "use_dora with dropout is not supported yet")
 	case c.UseDoRA && c.Bias != "none":
 		return fail.Usagef("lora.use_dora", "bias: none", "use_dora with trained biases is not supported yet")
 	}
-	if c.UseDoRA && (c.InitWeights.onResidual() || c.InitWeights == InitLoftQ) {
+	if c.UseDoRA && (c.InitWeights.reads() || c.InitWeights.onResidual() || c.InitWeights == InitLoftQ) {
 		return fail.Usagef("lora.use_dora", "init_lora_weights: true", "use_dora with init_lora_weights: %s is not supported", string(c.InitWeights))
 	}
-	known := []Init{InitKaiming, InitNonZero, InitGaussian, InitPiSSA, InitOLoRA, InitLoftQ}
+	switch {
+	case c.EVA != nil && c.InitWeights != InitEVA:
+		return fail.Usagef("lora.eva_config", "use init_lora_weights: eva", "eva_config belongs to init_lora_weights: eva, not %s", string(c.InitWeights))
+	case c.InitSamples != 0 && !c.InitWeights.reads():
+		return fail.Usagef("lora.init_samples", "use init_lora_weights: eva or corda", "init_samples belongs to init_lora_weights: eva and corda, not %s", string(c.InitWeights))
+	case c.InitWeights == InitEVA && *c.EVA.Rho > 1 && len(c.RankPattern)+len(c.AlphaPattern) > 0:
+		return fail.Usagef("lora.eva_config", "rho: 1", "rho %g deals the ranks, and rank_pattern or alpha_pattern is given", *c.EVA.Rho)
+	case c.InitWeights == InitEVA && len(c.RankPattern) > 0:
+		return fail.Usagef("lora.rank_pattern", "leave it out", "rank_pattern with init_lora_weights: eva is not supported")
+	}
+	known := []Init{InitKaiming, InitNonZero, InitGaussian, InitPiSSA, InitOLoRA, InitLoftQ, InitEVA, InitCorDA}
 	if !slices.Contains(known, c.InitWeights) {
-		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false, pissa, olora, loftq", "init_lora_weights %q is not supported", string(c.InitWeights))
+		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false, pissa, olora, eva, corda, loftq", "init_lora_weights %q is not supported", string(c.InitWeights))
 	}
 	return nil
 }

@@ -45,6 +45,7 @@ type stored struct {
 	shape []int64
 	data  []float32
 	used  bool
+	saved bool // under modules_to_save, as PEFT stores some a second time
 }
 
 // ReadFolder reads a PEFT folder and checks it in itself: what it holds, its
@@ -117,11 +118,9 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 	if adapter != "" && f.adapter != "" && adapter != f.adapter {
 		return fail.Inputf(where, "save one adapter in one folder", "tensor %s belongs to adapter %s, others to %s", t.Name, adapter, f.adapter)
 	}
-	if f.adapter = cmp.Or(adapter, f.adapter); f.tensors[name] != nil {
-		return fail.Inputf(where, "one of them is left from training", "two tensors are named %s%s without the wrappers of training; one is %s", prefix, name, t.Name)
-	}
-	if strings.Contains(name, "token_adapter") {
-		return fail.Inputf(where, "merge the adapter in PEFT", "tensor %s: trainable_token_indices is not supported", t.Name)
+	f.adapter = cmp.Or(adapter, f.adapter)
+	if strings.Contains(name, ".original_module.") { // the base's own, beside what was trained
+		return nil
 	}
 	n := int64(1)
 	for _, d := range t.Shape {
@@ -143,7 +142,11 @@ func (f *Folder) add(t *formats.NamedTensor) error {
 			return fail.Inputf(where, "the training that made it failed", "tensor %s: value %d is %v", t.Name, i, x)
 		}
 	}
-	f.tensors[name] = &stored{shape: t.Shape, data: v}
+	saved := strings.Contains(t.Name, ".modules_to_save.")
+	if old := f.tensors[name]; old != nil && !(saved != old.saved && slices.Equal(old.shape, t.Shape) && slices.Equal(old.data, v)) {
+		return fail.Inputf(where, "one of them is left from training", "two tensors are named %s%s without the wrappers of training; one is %s", prefix, name, t.Name)
+	}
+	f.tensors[name] = &stored{shape: t.Shape, data: v, saved: saved}
 	return nil
 }
 
@@ -259,7 +262,7 @@ func (ad *Adapter) Save(dir string, o SaveOptions) error {
 	var conf []byte
 	var err error
 	if ad.Kind == "" {
-		file := fileOf(ad.Config, o.Base, chosen, ad.Modules)
+		file := fileOf(ad.Config.converted(), o.Base, chosen, ad.Modules)
 		task := ad.task()
 		file.TaskType = &task
 		conf, err = file.encode()

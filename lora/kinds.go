@@ -330,7 +330,7 @@ func (ad *Adapter) buildKind(ports []nn.Port, chosen []Module, m *maker) (err er
 		if p.Linear == nil || p.Head || p.Linear.Experts > 0 || mod.Param != "" {
 			return fail.Usagef("train."+ad.Kind+".target_modules", "name linear layers of the blocks", "adapter %s on %s: the embedding, the head, experts and routers are not supported", ad.Kind, mod.name())
 		}
-		if p.Linear.Around != nil || p.Linear.Scale != nil {
+		if p.Linear.Around != nil || p.Linear.Scale != nil || len(p.Linear.Adapters) > 0 {
 			return fail.Usagef("train."+ad.Kind+".target_modules", "merge one of them first", "%s has an adapter already", p.Path)
 		}
 		sites = append(sites, site{p.Path, p.Linear})

@@ -3,6 +3,7 @@ package lora
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,7 +75,7 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 func (f *Folder) checkHeld(m *model.Model, ports []nn.Port, chosen []Module) error {
 	for _, mod := range chosen {
 		p := ports[mod.index]
-		if f.Config.InitWeights == InitLoftQ && (p.Linear == nil || m.HeldType(p.Linear.W).Kind != dtype.NF4) {
+		if f.Config.InitWeights == InitLoftQ && (p.Linear == nil || m.TensorOf(p.Linear.W) == nil || m.HeldType(p.Linear.W).Kind != dtype.NF4) {
 			return fail.Inputf(f.Dir, "use it on the base as NF4 (--nf4; adapter: qlora; base: trained)", "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4, and %s is not", mod.Path)
 		}
 	}
@@ -112,7 +113,7 @@ func (w Weighted) Attach(m *model.Model) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.Weight != 1 && (w.Folder.Kind != "" || len(ad.whole) > 0 || len(ad.kept) > 0 || ad.Config.UseDoRA) {
+	if w.Weight != 1 && (len(ad.variants) > 0 || w.Folder.Kind != "" || len(ad.whole) > 0 || len(ad.kept) > 0 || ad.Config.UseDoRA) {
 		ad.Close()
 		return nil, fail.Inputf(w.Folder.Dir, "give it weight 1", "weight %g: what an adapter stores whole (modules, biases, DoRA's magnitudes, all of other kinds than LoRA) has no part of it", w.Weight)
 	}
@@ -159,10 +160,10 @@ func (ad *Adapter) fillWhole(f *Folder) error {
 
 // Start is Apply, or, where c.InitFrom names a folder, Load with c's training
 // settings: rank, alpha, targets and the like come from the folder, and a
-// different value in c is an error.
-func Start(m *model.Model, c Config, seed uint64) (*Adapter, error) {
+// different value in c is an error. Samples are for a new adapter that looks at some.
+func Start(m *model.Model, c Config, seed uint64, samples ...Sample) (*Adapter, error) {
 	if c.InitFrom == "" {
-		return Apply(m, c, seed)
+		return ApplyOn(m, c, seed, samples)
 	}
 	f, err := ReadFolder(c.InitFrom)
 	if err != nil {
@@ -199,6 +200,7 @@ func (c Config) inherit(f *Folder) (Config, error) {
 		{"layers_to_transform", len(c.Layers) > 0, slices.Equal(c.Layers, out.Layers), c.Layers, out.Layers},
 		{"layers_pattern", len(c.LayersPattern) > 0, slices.Equal(c.LayersPattern, out.LayersPattern), c.LayersPattern, out.LayersPattern},
 		{"modules_to_save", len(c.ModulesToSave) > 0, slices.Equal(c.ModulesToSave, out.ModulesToSave), c.ModulesToSave, out.ModulesToSave},
+		{"trainable_token_indices", len(c.TrainableTokenIndices) > 0, maps.EqualFunc(c.TrainableTokenIndices, out.TrainableTokenIndices, slices.Equal[[]int]), c.TrainableTokenIndices, out.TrainableTokenIndices},
 		{"bias", c.Bias != "", c.Bias == out.Bias, c.Bias, out.Bias},
 		{"use_rslora", c.UseRSLoRA, out.UseRSLoRA, c.UseRSLoRA, out.UseRSLoRA},
 		{"init_lora_weights", c.InitWeights != "", c.InitWeights == out.InitWeights, c.InitWeights, out.InitWeights},

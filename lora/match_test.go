@@ -108,7 +108,6 @@ func TestConfigErrors(t *testing.T) {
 		{"{use_dora: true, dropout: 0.1}", "lora.use_dora", "dropout"},
 		{"{init_lora_weights: pissa_niter_4}", "lora.init_lora_weights", "pissa"},
 		{"{target_parameters: [mlp.experts.down_proj]}", "lora.target_parameters", "target_parameters"},
-		{"{trainable_token_indices: [1, 2]}", "lora.trainable_token_indices", "trainable_token_indices"},
 	} {
 		conf, err := parse(t, c.config).Resolve()
 		if err == nil {

@@ -60,6 +60,9 @@ func (l MergedLayer) QuantOverDelta() float64 { return l.Quant / l.Delta }
 func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters []Weighted, o MergeOptions) (*MergeReport, error) {
 	m := &merger{dev: dev, src: src, o: o, layers: map[string][]factor{}, edits: map[string]edit{}, whole: map[string][]float32{}, from: map[string]*Folder{}, norms: map[string]*MergedLayer{}}
 	for _, a := range adapters {
+		if err := Grow(src, a.Folder); err != nil {
+			return nil, err
+		}
 		if src.Spec.Tied && a.Folder.unties(src.At(-1, arch.Embed).Path(), src.HeadPath()) {
 			src.Untie()
 			m.tied = true
@@ -136,6 +139,9 @@ func (m *merger) take(w Weighted) error {
 		if err := m.takeLayer(w, tensors[mod.index], mod, stored[i]); err != nil {
 			return err
 		}
+	}
+	if err := m.takeTokens(w, mods); err != nil {
+		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
 		if f.tensors[name].used || strings.Contains(name, ".lora_") {
@@ -251,7 +257,7 @@ func (m *merger) memory() int64 {
 		n += 4 * len(v)
 	}
 	for _, f := range m.folders {
-		if f.Kind != "" {
+		if f.Kind != "" || len(f.Config.TrainableTokenIndices) > 0 {
 			for _, t := range f.tensors {
 				n += 4 * len(t.data)
 			}

@@ -107,8 +107,6 @@ func (f *configFile) supported(where string) error {
 	switch {
 	case f.LoRABias:
 		return fail.Inputf(where, hint, "lora_bias is not supported")
-	case len(f.TokenIndices) > 0:
-		return fail.Inputf(where, hint, "trainable_token_indices is not supported")
 	case f.R < 1:
 		return fail.Inputf(where, "", "r is %d", f.R)
 	}
@@ -128,7 +126,7 @@ func (f *configFile) supported(where string) error {
 // config is the file as a Config.
 func (f *configFile) config() Config {
 	init := InitKaiming
-	if f.InitWeights.onResidual() || f.InitWeights == InitLoftQ { // which say what the adapter belongs on
+	if f.InitWeights == InitPiSSA || f.InitWeights == InitOLoRA || f.InitWeights == InitLoftQ { // which say what the adapter belongs on
 		init = f.InitWeights
 	}
 	return Config{
@@ -136,7 +134,7 @@ func (f *configFile) config() Config {
 		TargetModules: f.TargetModules, TargetParameters: f.TargetParameters, ExcludeModules: f.ExcludeModules,
 		RankPattern: f.RankPattern, AlphaPattern: f.AlphaPattern,
 		Layers: f.Layers, LayersPattern: f.LayersPattern, ModulesToSave: f.ModulesToSave,
-		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: init,
+		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: init, TrainableTokenIndices: f.TokenIndices,
 	}
 }
 
@@ -149,7 +147,7 @@ func fileOf(c Config, base string, chosen []string, all []Module) *configFile {
 		init, quantized = InitLoftQ, &loftQ{Bits: 4, Iter: 1}
 	}
 	return &configFile{
-		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: init, LoftQ: quantized,
+		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: init, LoftQ: quantized, TokenIndices: c.TrainableTokenIndices,
 		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, UseRSLoRA: c.UseRSLoRA, UseDoRA: c.UseDoRA,
 		TargetModules: explicit(c, chosen, all), TargetParameters: c.TargetParameters, ExcludeModules: c.ExcludeModules,
 		RankPattern: c.RankPattern, AlphaPattern: c.AlphaPattern,

@@ -16,7 +16,7 @@ import (
 // W - s·B0·A0 with its first B and A in place of W. Here W stays as it is: a second
 // adapter that is not trained takes -s·B0·A0, and what is saved is both as one of
 // rank 2r, which belongs on W.
-func (i Init) onResidual() bool { return i == InitPiSSA || i == InitOLoRA }
+func (i Init) onResidual() bool { return i == InitPiSSA || i == InitOLoRA || i == InitCorDA }
 
 // decomposed returns the first A [r, in] and B [out, r] of a layer whose weight is w
 // [out, in] f32, a buffer of dev; inside Run. PiSSA (Meng et al. 2024,

@@ -166,7 +166,7 @@ type Init string
 
 // JSONSchema lists those that an adapter can start with.
 func (Init) JSONSchema() map[string]any {
-	return map[string]any{"enum": []any{true, false, string(InitKaiming), string(InitNonZero), string(InitGaussian), string(InitPiSSA), string(InitOLoRA), string(InitLoftQ)}}
+	return map[string]any{"enum": []any{true, false, string(InitKaiming), string(InitNonZero), string(InitGaussian), string(InitPiSSA), string(InitOLoRA), string(InitLoftQ), string(InitEVA), string(InitCorDA)}}
 }
 
 // UnmarshalYAML accepts a bool or a string.
@@ -200,7 +200,8 @@ func (i Init) MarshalJSON() ([]byte, error) {
 	return json.Marshal(string(i))
 }
 
-// TokenIndices maps an embedding's name to the rows that are trained.
+// TokenIndices maps an embedding's name to the rows that are trained; "" is the
+// embedding of tokens, by whatever name: a list alone.
 type TokenIndices map[string][]int
 
 // JSONSchema is a list of rows, or one for each embedding.
@@ -209,7 +210,7 @@ func (TokenIndices) JSONSchema() map[string]any {
 	return map[string]any{"anyOf": []any{rows, map[string]any{"type": "object", "additionalProperties": rows}}}
 }
 
-// UnmarshalYAML accepts a list (for embed_tokens) or a map.
+// UnmarshalYAML accepts a list or a map.
 func (t *TokenIndices) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.SequenceNode {
 		return n.Decode((*map[string][]int)(t))
@@ -218,7 +219,7 @@ func (t *TokenIndices) UnmarshalYAML(n *yaml.Node) error {
 	if err := n.Decode(&rows); err != nil {
 		return err
 	}
-	*t = TokenIndices{"embed_tokens": rows}
+	*t = TokenIndices{"": rows}
 	return nil
 }
 
@@ -231,8 +232,16 @@ func (t *TokenIndices) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &rows); err != nil {
 		return err
 	}
-	*t = TokenIndices{"embed_tokens": rows}
+	*t = TokenIndices{"": rows}
 	return nil
+}
+
+// MarshalJSON writes the form it was given in.
+func (t TokenIndices) MarshalJSON() ([]byte, error) {
+	if rows, ok := t[""]; ok && len(t) == 1 {
+		return json.Marshal(rows)
+	}
+	return json.Marshal(map[string][]int(t))
 }
 
 func sorted(s []string) []string {

@@ -23,7 +23,40 @@ func (c Config) saves(path string) bool {
 }
 
 // baseName is the name that a tensor stored whole has in the base.
-func baseName(stored string) string { return strings.Replace(stored, ".base_layer.", ".", 1) }
+func baseName(stored string) string {
+	return strings.Replace(strings.Replace(stored, ".token_adapter.", ".", 1), ".base_layer.", ".", 1)
+}
+
+// Grow gives src the tokens that the adapters were trained with, where those are more
+// than it has; call it before a model is loaded.
+func Grow(src *arch.Source, folders ...*Folder) error {
+	for _, f := range folders {
+		for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
+			t := f.tensors[name]
+			base := src.Named(baseName(name))
+			if base == nil && src.Spec.Tied && baseName(name) == src.HeadPath()+".weight" {
+				base = src.At(-1, arch.Embed)
+			}
+			if base == nil || base.Role != arch.Embed && base.Role != arch.Head || len(t.shape) != 2 || t.shape[1] != int64(base.Cols) || t.shape[0] <= int64(src.Spec.V) || !f.addsTokens() {
+				continue
+			}
+			if err := src.Grow(int(t.shape[0])); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// addsTokens reports whether f holds a whole table of embeddings.
+func (f *Folder) addsTokens() bool {
+	for name := range f.tensors {
+		if strings.HasSuffix(name, ".token_adapter.base_layer.weight") {
+			return true
+		}
+	}
+	return false
+}
 
 // storedAs is the name of the tensor that holds a weight of the base whole, ""
 // where there is none.

@@ -215,12 +215,20 @@ func (x *run) licence() string {
 		return ""
 	}
 	defer r.Close()
+	return LicenceOf(r)
+}
+
+// LicenceOf is what a model says about its licence, "" where it says nothing.
+func LicenceOf(r formats.Reader) string {
 	for _, kv := range r.KV() {
 		if s, ok := kv.Value.(string); ok && (kv.Key == "general.license" || kv.Key == "general.license.name") {
 			return s
 		}
 	}
-	readme, _ := r.File("README.md")
+	readme, err := r.File("README.md")
+	if err != nil {
+		return ""
+	}
 	return frontMatter(string(readme), "license")
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
@@ -384,5 +385,50 @@ func TestShare(t *testing.T) {
 				t.Errorf("%d micro-batches for %d ranks: %d were given", n, size, next)
 			}
 		}
+	}
+}
+
+// TestRanksPreferences: losses that are means over tokens and baselines of a whole step are
+// the reference's on three ranks, too, each of which has a part of the step.
+func TestRanksPreferences(t *testing.T) {
+	var p preferences
+	readJSON(t, filepath.Join(testdir.Shared(t, "golden/train/prefs"), "prefs.json"), &p)
+	found := 0
+	for _, want := range p.Cases {
+		if !slices.Contains([]string{"kto_d1.33_u0.8", "orpo_b1.0", "cpo_sigmoid_b0.1_g0.0_a1.0"}, want.Name) {
+			continue
+		}
+		found++
+		jobs, ms := make([]Job, 3), make([]Metrics, 3)
+		for i := range jobs {
+			c := want.config()
+			c.MicroBatchSize, c.GradientAccumulationSteps = 1, 1
+			if want.Name[0] == 'k' {
+				c.MicroBatchSize = 2
+			}
+			jobs[i], _ = goldenPairs(t, c)
+		}
+		errs := together(3, func(c Comm) (err error) {
+			j := jobs[c.Rank()]
+			j.Comm = c
+			_, ms[c.Rank()], err = firstGradients(j)
+			return err
+		})
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		for rank, m := range ms {
+			if !(math.Abs(m.Loss-want.Loss) <= 1e-5) || !(math.Abs(m.GradNorm/want.GradNorm-1) <= 1e-4) {
+				t.Errorf("%s: rank %d has loss %v and norm %v, want %v and %v", want.Name, rank, m.Loss, m.GradNorm, want.Loss, want.GradNorm)
+			}
+			for _, v := range m.Objective {
+				if w := want.Metrics[v.Name]; !(math.Abs(v.V-w) <= 1e-5*max(1, math.Abs(w))) {
+					t.Errorf("%s: rank %d says %s is %v, want %v", want.Name, rank, v.Name, v.V, w)
+				}
+			}
+		}
+	}
+	if found != 3 {
+		t.Errorf("%d cases were compared", found)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/lora"
@@ -25,6 +26,8 @@ type Config struct {
 	Preferences `yaml:",inline"`
 	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models" unset:"1.0" range:"(0,100]"`
 	LossTopK    int      `yaml:"loss_top_k,omitempty" doc:"distill: keep so many of the teacher's most likely tokens, and let it go before training" unset:"all, and the teacher stays" range:"[1,1000000]"`
+
+	LabelSmoothingFactor float64 `yaml:"label_smoothing_factor,omitempty" doc:"sft: share of the loss that is spread over the vocabulary" default:"0" range:"[0,1)"`
 
 	Adapter AdapterName `yaml:"adapter" doc:"none is full training; qlora is LoRA over the base held as NF4 in memory; the others each have a section of that name" default:"lora"`
 	DType   string      `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
@@ -87,8 +90,9 @@ func (c *Config) Init() (from *string, key string) {
 	return &c.LoRA.InitFrom, "lora.init_from"
 }
 
-// Start attaches c's adapter to m, new or from a folder. c is resolved.
-func (c *Config) Start(m *model.Model) (*lora.Adapter, error) {
+// Start attaches c's adapter to m, new or from a folder; a new one may look at the
+// first of the samples that it is trained on. c is resolved.
+func (c *Config) Start(m *model.Model, ex data.Examples) (*lora.Adapter, error) {
 	o, err := c.Kinds.Of(string(c.Adapter))
 	if err != nil {
 		return nil, err
@@ -96,7 +100,23 @@ func (c *Config) Start(m *model.Model) (*lora.Adapter, error) {
 	if o != nil {
 		return lora.Begin(m, string(c.Adapter), o, uint64(*c.Seed))
 	}
-	return lora.Start(m, c.LoRA, uint64(*c.Seed))
+	var samples []lora.Sample
+	if reads, n := c.LoRA.Reads(); reads {
+		list, err := ex.Read(n)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range list {
+			s := lora.Sample{IDs: e.IDs, Learn: make([]bool, len(e.IDs))}
+			for _, r := range e.Loss {
+				for i := r[0]; i < r[1]; i++ {
+					s.Learn[i] = true
+				}
+			}
+			samples = append(samples, s)
+		}
+	}
+	return lora.Start(m, c.LoRA, uint64(*c.Seed), samples...)
 }
 
 // Resolve returns c with every default filled in, or the first impossible

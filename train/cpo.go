@@ -19,7 +19,7 @@ type cpo struct {
 	beta, gamma float64
 	alpha       float64 // of the reward (AlphaPO, Gupta et al. 2025, arXiv:2501.03884)
 	smoothing   float64
-	cloneChosen float64 // cpo_alpha
+	chosenLoss  float64 // cpo_alpha
 }
 
 var cpoLosses = []string{"sigmoid", "hinge", "ipo", "simpo", "alphapo"}
@@ -31,9 +31,9 @@ var cpoOnly = map[string][]string{
 }
 
 func newCPO(c Config) Objective {
-	o := cpo{loss: c.LossType[0], beta: *c.Beta, gamma: *c.SimPOGamma, alpha: *c.Alpha, smoothing: *c.LabelSmoothing, cloneChosen: *c.CPOAlpha}
+	o := cpo{loss: c.LossType[0], beta: *c.Beta, gamma: *c.SimPOGamma, alpha: *c.Alpha, smoothing: *c.LabelSmoothing, chosenLoss: *c.CPOAlpha}
 	if o.loss == "alphapo" { // TRL's name for two settings
-		o.loss, o.cloneChosen = "simpo", 0
+		o.loss, o.chosenLoss = "simpo", 0
 	}
 	o.mean = o.loss == "simpo" || o.loss == "ipo"
 	return o
@@ -52,7 +52,7 @@ func (o cpo) Weigh(b *data.Batch, p LogProbs, total int64) []float32 {
 	for s := 0; s+2 < len(b.Seq); s += 2 {
 		c, r := o.answer(b, p, s), o.answer(b, p, s+1)
 		_, dz := o.of(o.beta * (c.reward - r.reward))
-		weighTargets(b, out, s, -dz*o.beta*c.slope/float64(total)+o.cloneChosen/float64(p.Tokens))
+		weighTargets(b, out, s, -dz*o.beta*c.slope/float64(total)+o.chosenLoss/float64(p.Tokens))
 		weighTargets(b, out, s+1, dz*o.beta*r.slope/float64(total))
 	}
 	return out
@@ -65,8 +65,8 @@ func (o cpo) Score(b *data.Batch, p LogProbs) Score {
 		loss, _ := o.of(o.beta * (c.reward - r.reward))
 		s.Loss += loss
 		nll := -sumOf(b, p.Policy, k)
-		s.Tokens += o.cloneChosen * nll
-		if o.cloneChosen == 0 { // as TRL, which does not compute it
+		s.Tokens += o.chosenLoss * nll
+		if o.chosenLoss == 0 { // as TRL, which does not compute it
 			nll = 0
 		}
 		s.addPair(o.beta*c.reward, o.beta*r.reward, c.logp, r.logp)

@@ -127,7 +127,8 @@ func (g GRPO) keys() iter.Seq[string] {
 // grpoOnly names the losses that read a key, of those that not all read.
 var grpoOnly = map[string][]string{
 	"epsilon": clipping, "epsilon_high": append([]string{"cispo"}, clipping...), "delta": clipping,
-	"sapo_temperature_pos": {"sapo"}, "sapo_temperature_neg": {"sapo"},
+	"importance_sampling_level": append([]string{"cispo", "sapo"}, clipping...),
+	"sapo_temperature_pos":      {"sapo"}, "sapo_temperature_neg": {"sapo"},
 	"vespo_k_pos": {"vespo"}, "vespo_lambda_pos": {"vespo"}, "vespo_k_neg": {"vespo"}, "vespo_lambda_neg": {"vespo"},
 }
 

@@ -40,6 +40,9 @@ type Job struct {
 	// Reference is what answers are held against; nil: the model without its adapter
 	// or, where all weights are trained, as it is before the first step.
 	Reference *Reference
+	// AsItBegan takes the model as it is before the first step also where it has an
+	// adapter, which is then a part of it.
+	AsItBegan bool
 	// Dir holds the run's state: checkpoints, metrics.jsonl, a lock. It is
 	// made when absent; a run that finds its own state there goes on. Rank 0's;
 	// the others write nothing.

@@ -56,8 +56,9 @@ const (
 // nil unless the objective reads it.
 type LogProbs struct {
 	Policy, Reference []float32
-	Baseline          float64 // the objective's baseline, 0 without one
-	Tokens            int64   // as the objective's tokens counts them in the whole step
+	Mean              []float32 // [N] of log p over the vocabulary; nil without label smoothing
+	Baseline          float64   // the objective's baseline, 0 without one
+	Tokens            int64     // as the objective's tokens counts them in the whole step
 
 	Divergence []float32 // [N] from the teacher, where there is one, else nil
 
@@ -284,6 +285,12 @@ func (c Config) checkObjective(given Config) error {
 		if only := kind.only[key]; only != nil && !slices.ContainsFunc(c.LossType, func(l string) bool { return slices.Contains(only, l) }) {
 			return fail.Usagef("train."+key, "leave it out", "%s belongs to loss_type: %s, not %s", key, strings.Join(only, ", "), strings.Join(c.LossType, ", "))
 		}
+	}
+	if c.Reward() && !slices.Contains([]string{"lora", "qlora", "none"}, string(c.Adapter)) {
+		return fail.Usagef("train.adapter", "use lora, qlora or none", "objective: reward trains a head beside its adapter, which adapter: %s has no place for", c.Adapter)
+	}
+	if c.LabelSmoothingFactor > 0 && c.Objective != "sft" {
+		return fail.Usagef("train.label_smoothing_factor", "label_smoothing is that of preferences", "label_smoothing_factor belongs to objective: sft, not %s", c.Objective)
 	}
 	if c.Objective != "dpo" && (given.FDivergenceType != "" || given.LossWeights != nil) {
 		key := "f_divergence_type"

@@ -3,6 +3,8 @@ package train
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -124,5 +126,27 @@ func TestObjectiveOptions(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// TestSmoothedTraining: with label smoothing the loss is another than the loss of the targets,
+// which is measured beside it and whose exponential is the perplexity.
+func TestSmoothedTraining(t *testing.T) {
+	j := smallJob(t, t.TempDir())
+	j.Config.LabelSmoothingFactor, j.Config.MaxSteps, j.Config.EvalSteps = 0.2, 2, Every{Steps: 2}
+	losses(t, j)
+	steps, evals, err := ReadMetrics(filepath.Join(j.Dir, MetricsFile))
+	if err != nil || len(steps) != 2 || len(evals) != 1 {
+		t.Fatalf("%d steps, %d validations, %v", len(steps), len(evals), err)
+	}
+	nll, ok := evals[0].Objective.Get(nllLoss)
+	if !ok || math.Abs(evals[0].Perplexity-math.Exp(nll)) > 1e-9*evals[0].Perplexity || !(evals[0].Loss > nll) {
+		t.Errorf("%+v", evals[0])
+	}
+	if v, ok := steps[0].Objective.Get(nllLoss); !ok || !(steps[0].Loss > v) {
+		t.Errorf("%+v", steps[0])
+	}
+	if _, err := parse(t, "{objective: dpo, label_smoothing_factor: 0.1}").Resolve(1); err == nil || !strings.Contains(err.Error(), "belongs to objective: sft") {
+		t.Errorf("of dpo: %v", err)
 	}
 }

@@ -1,9 +1,11 @@
 package train
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
+	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -81,11 +83,10 @@ func (o *optimizer) setUp() (err error) {
 	for i := range o.params {
 		p := &o.params[i]
 		p.Grad = o.dev.Slice(o.g, p.off, p.Len())
-		if o.matrix != nil && o.matrix.takes(p) {
-			o.taken = append(o.taken, p)
-			err = o.matrix.add(p)
-		} else {
+		if o.matrix == nil || !o.matrix.takes(p) {
 			err = o.addPlain(p)
+		} else {
+			err = o.addMatrices(p)
 		}
 		if err != nil {
 			return err
@@ -119,6 +120,25 @@ func (o *optimizer) addPlain(p *param) error {
 		return err
 	}
 	o.plain.Spans, o.spans = append(o.plain.Spans, s), append(o.spans, p)
+	return nil
+}
+
+// addMatrices gives p to the matrix rule; a stack of experts is as many matrices.
+func (o *optimizer) addMatrices(p *param) error {
+	if p.stack < 2 {
+		o.taken = append(o.taken, p)
+		return o.matrix.add(p)
+	}
+	rows, n := p.Rows/p.stack, p.Len()/p.stack
+	for e := range p.stack {
+		one := *p
+		one.Param = &autograd.Param{Name: fmt.Sprintf("%s %d", p.Name, e), Mat: kernels.Mat{Buffer: o.dev.Slice(p.Buffer, e*n, n), Rows: rows, Cols: p.Cols, Of: rows}, Grad: o.dev.Slice(p.Grad, e*n, n)}
+		one.off, one.stack = p.off+e*n, 0
+		o.taken = append(o.taken, &one)
+		if err := o.matrix.add(&one); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -160,9 +180,14 @@ func (o *optimizer) disown(b kernels.Buffer) {
 	o.dev.Free(b)
 }
 
-// keep allocates a buffer of zeros that checkpoints hold.
+// keep allocates a buffer of zeros that checkpoints hold; that of a paged optimizer
+// lies in the host's memory.
 func (o *optimizer) keep(name string, t dtype.Type, n int) (kernels.Buffer, error) {
-	b, err := o.own(kernels.Optimizer, t, n)
+	purpose := kernels.Optimizer
+	if optimizers[o.c.Optimizer].paged {
+		purpose = kernels.Host
+	}
+	b, err := o.own(purpose, t, n)
 	if err != nil {
 		return nil, err
 	}

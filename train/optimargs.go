@@ -52,7 +52,7 @@ type OptimArgs struct {
 	GrowthRate        *float64 `yaml:"growth_rate,omitempty" doc:"prodigy: largest growth of the estimate a step" unset:"any" range:"[1,1e30]"`
 	SafeguardWarmup   *bool    `yaml:"safeguard_warmup,omitempty" doc:"prodigy: leave the rate out of the estimate, for long warm-ups" unset:"false"`
 	UseBiasCorrection *bool    `yaml:"use_bias_correction,omitempty" doc:"prodigy: Adam's" unset:"false"`
-	Decouple          *bool    `yaml:"decouple,omitempty" doc:"prodigy: weight decay as AdamW has it, not in the gradient" unset:"true"`
+	Decouple          *bool    `yaml:"decouple,omitempty" doc:"prodigy, adopt: weight decay as AdamW has it, not in the gradient" unset:"true; adopt false"`
 	SliceP            *int     `yaml:"slice_p,omitempty" doc:"prodigy: estimate from every so many values" unset:"1" range:"[1,1000000]"`
 
 	PreconditionFrequency *int     `yaml:"precondition_frequency,omitempty" doc:"soap: new bases every so many steps" unset:"10" range:"[1,1000000000]"`
@@ -141,10 +141,12 @@ func (c Config) checkTogether(given Config) error {
 		return fail.Usagef("train.optim_args.warmup_init", "set relative_step: true", "warmup_init is of relative_step's rates")
 	case value(a.RelativeStep, false) && given.LearningRate != nil:
 		return fail.Usagef("train.learning_rate", "leave one out", "relative_step makes its own rates, learning_rate would not be read")
-	case value(a.RelativeStep, false) && (given.WarmupRatio != nil || given.WarmupSteps != nil):
-		return fail.Usagef("train.warmup_steps", "warmup_init: true begins with small rates", "relative_step makes its own rates, a warm-up would not be read")
 	case own && given.LRScheduler != "" && given.LRScheduler != "constant":
 		return fail.Usagef("train.lr_scheduler", "leave it out", "optimizer: %s needs no schedule, %s would not be read", c.Optimizer, given.LRScheduler)
+	case c.unwarmed() && (given.WarmupRatio != nil || given.WarmupSteps != nil):
+		return fail.Usagef("train.warmup_steps", "leave it out, or use constant_with_warmup", "a warm-up would not be read: these rates have none (lr_scheduler: %s)", c.LRScheduler)
+	case c.LRScheduler.reacts() && c.EvalSteps.Never():
+		return fail.Usagef("train.lr_scheduler", "set eval_steps", "lr_scheduler: %s follows validations, eval_steps is 0", c.LRScheduler)
 	case value(a.Nesterov, false) && c.Optimizer == "sgd" && (value(c.Momentum, 0) == 0 || value(a.Dampening, 0) != 0):
 		return fail.Usagef("train.optim_args.nesterov", "set momentum", "nesterov needs a momentum and no dampening")
 	case a.Dampening != nil && value(c.Momentum, 0) == 0:

@@ -1,12 +1,15 @@
 package train
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // optimizerKind is an optimizer: a rule of the waist, or one for matrices that is
@@ -20,6 +23,69 @@ type optimizerKind struct {
 	bits8, paged      bool
 	late              bool                          // AdamW as Transformers had it: epsilon and decay come later
 	matrix            func(o *optimizer) matrixRule // nil: every parameter is updated by kind
+	paper             string                        // of matrix
+}
+
+// papers say where the rules of the waist come from.
+var papers = map[kernels.OptimKind]string{
+	kernels.AdamW: "arXiv:1711.05101", kernels.SGD: "torch.optim.SGD", kernels.RMSprop: "torch.optim.RMSprop", kernels.Adagrad: "JMLR 12 (2011)",
+	kernels.Lion: "arXiv:2302.06675", kernels.AdEMAMix: "arXiv:2409.03137", kernels.ADOPT: "arXiv:2411.02853", kernels.Adan: "arXiv:2208.06677",
+	kernels.FreeAdamW: "arXiv:2405.15682", kernels.FreeSGD: "arXiv:2405.15682", kernels.StableAdamW: "arXiv:2304.13013", kernels.LAMB: "arXiv:1904.00962",
+	kernels.AdamMini: "arXiv:2406.16793", kernels.Adafactor: "arXiv:1804.04235", kernels.TorchAdafactor: "torch.optim.Adafactor", kernels.CAME: "arXiv:2307.02047",
+	kernels.Prodigy: "arXiv:2306.06101",
+}
+
+// OptimizerInfo describes an optimizer for the documentation.
+type OptimizerInfo struct {
+	Name, Paper    string
+	Defaults, Args string  // of the keys that optimizers share, and the names of its optim_args
+	State          float64 // bytes it remembers for each value of a matrix of a thousand columns and rows
+}
+
+// Optimizers describes all optimizers. dev is a device to measure their memory on.
+func Optimizers(dev kernels.Backend) ([]OptimizerInfo, error) {
+	const side = 1024
+	var out []OptimizerInfo
+	for _, name := range names(optimizers) {
+		k := optimizers[OptimizerName(name)]
+		c, err := Config{Optimizer: OptimizerName(name)}.Resolve(1)
+		if err != nil {
+			return nil, err
+		}
+		b, err := dev.Alloc(kernels.Weights, dtype.Of(dtype.F32), side*side)
+		if err != nil {
+			return nil, err
+		}
+		p := param{Param: &autograd.Param{Mat: kernels.Mat{Buffer: b, Rows: side, Cols: side, Of: side}}, matrix: true, block: side}
+		o, err := newOptimizer(dev, c, &Schedule{}, []param{p})
+		if err != nil {
+			return nil, err
+		}
+		info := OptimizerInfo{Name: name, Paper: papers[k.kind], Args: strings.ReplaceAll(k.args, " ", ", "), State: float64(dev.Info().Mem.Now[kernels.Optimizer]+dev.Info().Mem.Now[kernels.Host]) / (side * side)}
+		if k.matrix != nil {
+			info.Paper = k.paper
+		}
+		if name == "adam" {
+			info.Paper = "arXiv:1412.6980"
+		}
+		if k.bits8 {
+			info.Paper += ", 2110.02861"
+		}
+		var defaults []string
+		for _, d := range []struct {
+			key string
+			v   *float64
+		}{{"adam_beta1", c.AdamBeta1}, {"adam_beta2", c.AdamBeta2}, {"adam_epsilon", c.AdamEpsilon}, {"momentum", c.Momentum}} {
+			if d.v != nil {
+				defaults = append(defaults, fmt.Sprintf("%s %g", d.key, *d.v))
+			}
+		}
+		info.Defaults = strings.Join(defaults, ", ")
+		out = append(out, info)
+		o.release()
+		dev.Free(b)
+	}
+	return out, nil
 }
 
 // off is a momentum of 0 that may be given.
@@ -45,6 +111,9 @@ var optimizers = map[OptimizerName]optimizerKind{
 	"paged_adamw_8bit":     {kind: kernels.AdamW, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: "min_8bit_size", bits8: true, paged: true},
 	"sgd":                  {kind: kernels.SGD, momentum: off, args: "nesterov dampening"},
 	"rmsprop":              {kind: kernels.RMSprop, eps: 1e-8, momentum: off, args: "alpha centered"},
+	"rmsprop_bnb":          {kind: kernels.RMSprop, eps: 1e-8, args: "alpha"},
+	"rmsprop_bnb_32bit":    {kind: kernels.RMSprop, eps: 1e-8, args: "alpha"},
+	"rmsprop_bnb_8bit":     {kind: kernels.RMSprop, eps: 1e-8, args: "alpha min_8bit_size", bits8: true},
 	"adagrad":              {kind: kernels.Adagrad, eps: 1e-10, args: "lr_decay initial_accumulator_value"},
 	"lion":                 {kind: kernels.Lion, beta1: 0.9, beta2: 0.99},
 	"lion_32bit":           {kind: kernels.Lion, beta1: 0.9, beta2: 0.999},
@@ -55,7 +124,7 @@ var optimizers = map[OptimizerName]optimizerKind{
 	"ademamix_8bit":        {kind: kernels.AdEMAMix, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: "alpha beta3 t_alpha t_beta3 min_8bit_size", bits8: true},
 	"paged_ademamix_32bit": {kind: kernels.AdEMAMix, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: "alpha beta3 t_alpha t_beta3", paged: true},
 	"paged_ademamix_8bit":  {kind: kernels.AdEMAMix, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: "alpha beta3 t_alpha t_beta3 min_8bit_size", bits8: true, paged: true},
-	"adopt":                {kind: kernels.ADOPT, beta1: 0.9, beta2: 0.9999, eps: 1e-6},
+	"adopt":                {kind: kernels.ADOPT, beta1: 0.9, beta2: 0.9999, eps: 1e-6, args: "decouple"},
 	"adan":                 {kind: kernels.Adan, beta1: 0.98, beta2: 0.92, eps: 1e-8, args: "beta3"},
 	"schedule_free_adamw":  {kind: kernels.FreeAdamW, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: averages},
 	"schedule_free_sgd":    {kind: kernels.FreeSGD, momentum: 0.9, args: averages},
@@ -66,13 +135,13 @@ var optimizers = map[OptimizerName]optimizerKind{
 	"adafactor_torch":      {kind: kernels.TorchAdafactor, args: "clip_threshold decay_rate eps1 eps2"},
 	"came":                 {kind: kernels.CAME, beta1: 0.9, beta2: 0.999, args: "beta3 clip_threshold eps1 eps2"},
 	"prodigy":              {kind: kernels.Prodigy, beta1: 0.9, beta2: 0.999, eps: 1e-8, rate: 1, args: "beta3 d0 d_coef growth_rate safeguard_warmup use_bias_correction decouple slice_p"},
-	"muon":                 {kind: kernels.AdamW, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.95, args: "nesterov ns_steps adjust_lr_fn", matrix: newMuon},
-	"galore_adamw":         {kind: kernels.AdamW, late: true, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: projections, matrix: newGaLore},
-	"galore_adamw_8bit":    {kind: kernels.AdamW, late: true, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: projections + " min_8bit_size", bits8: true, matrix: newGaLore},
-	"galore_adafactor":     {kind: kernels.Adafactor, args: projections + " clip_threshold decay_rate beta1 eps1", matrix: newGaLore},
-	"apollo_adamw":         {kind: kernels.AdamW, late: true, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: apollos, matrix: newAPOLLO},
-	"apollo_mini":          {kind: kernels.AdamW, late: true, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: apollos, matrix: newAPOLLO},
-	"soap":                 {kind: kernels.AdamW, beta1: 0.95, beta2: 0.95, eps: 1e-8, args: "precondition_frequency max_precondition_dim shampoo_beta normalize_gradient", matrix: newSOAP},
+	"muon":                 {kind: kernels.AdamW, beta1: 0.9, beta2: 0.999, eps: 1e-8, momentum: 0.95, args: "nesterov ns_steps adjust_lr_fn", matrix: newMuon, paper: "kellerjordan.github.io/posts/muon (2024), arXiv:2502.16982"},
+	"galore_adamw":         {kind: kernels.AdamW, late: true, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: projections, matrix: newGaLore, paper: "arXiv:2403.03507"},
+	"galore_adamw_8bit":    {kind: kernels.AdamW, late: true, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: projections + " min_8bit_size", bits8: true, matrix: newGaLore, paper: "arXiv:2403.03507"},
+	"galore_adafactor":     {kind: kernels.Adafactor, args: projections + " clip_threshold decay_rate beta1 eps1", matrix: newGaLore, paper: "arXiv:2403.03507"},
+	"apollo_adamw":         {kind: kernels.AdamW, late: true, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: apollos, matrix: newAPOLLO, paper: "arXiv:2412.05270"},
+	"apollo_mini":          {kind: kernels.AdamW, late: true, beta1: 0.9, beta2: 0.999, eps: 1e-8, args: apollos, matrix: newAPOLLO, paper: "arXiv:2412.05270"},
+	"soap":                 {kind: kernels.AdamW, beta1: 0.95, beta2: 0.95, eps: 1e-8, args: "precondition_frequency max_precondition_dim shampoo_beta normalize_gradient", matrix: newSOAP, paper: "arXiv:2409.11321"},
 }
 
 // OptimizerName is an optimizer of the table.
@@ -130,9 +199,10 @@ func (c *Config) fillOptimizer(given Config) {
 	if k.free() || c.relative() {
 		c.LRScheduler = "constant"
 	}
-	if c.relative() {
+	if c.unwarmed() {
 		c.WarmupRatio = given.WarmupRatio
-	} else {
+	}
+	if !c.relative() {
 		rate := c.UsualRate()
 		if from, _ := c.Init(); *from != "" && c.Adapter != "none" {
 			rate /= 2
@@ -168,9 +238,11 @@ func (c Config) rule() kernels.OptimRule {
 	case kernels.FreeSGD:
 		r.Beta1 = *c.Momentum
 	case kernels.RMSprop:
-		r.Beta1, r.Beta2, r.Centered = *c.Momentum, value(a.Alpha, 0.99), value(a.Centered, false)
+		r.Beta1, r.Beta2, r.Centered = value(c.Momentum, 0), value(a.Alpha, 0.99), value(a.Centered, false)
 	case kernels.Adagrad:
 		r.Eps2 = value(a.Accumulator, 0)
+	case kernels.ADOPT:
+		r.L2 = !value(a.Decouple, false)
 	case kernels.Adan:
 		r.Beta3 = value(a.Beta3, 0.99)
 	case kernels.Adafactor:

@@ -16,9 +16,11 @@ type param struct {
 	off   int     // in the flat buffers
 	rate  float64 // factor of the learning rate
 	decay float64
-	// matrix reports whether rules for matrices take it; block is how many of its
+	// matrix reports whether rules for matrices take it; stack is the number of
+	// experts whose matrices lie one below another (0: none), and block how many of its
 	// values in a row share Adam-mini's second moment.
 	matrix bool
+	stack  int
 	block  int
 }
 
@@ -54,11 +56,11 @@ func (j *Job) weights() ([]param, error) {
 	}
 	for _, p := range list {
 		t := j.Model.TensorOf(p)
-		q := param{Param: p, path: t.Path(), rate: 1, block: j.block(t)}
+		q := param{Param: p, path: t.Path(), rate: 1, stack: t.Experts, block: j.block(t)}
 		if t.Decays() {
 			q.decay = j.Config.WeightDecay
 		}
-		if t.IsLinear() && t.Experts == 0 && t.Rows > 1 && t.Cols > 1 {
+		if t.IsLinear() && t.Rows > 1 && t.Cols > 1 {
 			mods = append(mods, lora.Module{Path: q.path})
 		}
 		out = append(out, q)

@@ -107,8 +107,15 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 			weights = r.objective.Weigh(b, p, total)
 		}
 		var err error
-		if p.Policy, err = t.Values(r.Model.LogProbAt(t, h, targets, weights, r.temperature()).LogP); err != nil {
+		how := model.Reading{Temperature: r.temperature(), Smooth: float32(r.Config.LabelSmoothingFactor)}
+		out := r.Model.LogProbAs(t, h, targets, weights, how)
+		if p.Policy, err = t.Values(out.LogP); err != nil {
 			return err
+		}
+		if out.Mean != nil {
+			if p.Mean, err = t.Values(out.Mean); err != nil {
+				return err
+			}
 		}
 		if o, ok := r.objective.(entropic); ok {
 			if p.Entropy, err = r.entropy(t, h, b, o, total); err != nil {
@@ -120,7 +127,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 			s.Loss += float64(t.Balance.Loss(t) * float64(total))
 		}
 		if !early && total > 0 {
-			r.Model.LogProbAt(t, h, targets, r.objective.Weigh(b, p, total), r.temperature())
+			r.Model.LogProbAs(t, h, targets, r.objective.Weigh(b, p, total), how)
 		}
 		t.Done(h)
 		return t.Backward()
@@ -192,7 +199,7 @@ func logProbs(m *model.Model, b *data.Batch, base, training, bf16 bool, temperat
 		if t.Err() != nil {
 			return t.Err()
 		}
-		logp, err = t.Values(m.LogProbAt(t, h, b.Target, nil, temperature).LogP)
+		logp, err = t.Values(m.LogProbAs(t, h, b.Target, nil, model.Reading{Temperature: temperature}).LogP)
 		return err
 	})
 	return logp, err

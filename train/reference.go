@@ -124,7 +124,7 @@ func (j *Job) logProbsOf(ctx context.Context, m *model.Model, p part, ex data.Ex
 			return err
 		}
 		b := data.NewBatch(some, numbers)
-		logp, err := logProbs(m, &b, false, !p.val && !p.other, bf16, 1)
+		logp, err := logProbs(m, &b, false, !p.val && !p.other && j.Adapter == nil, bf16, 1) // an adapter would drop out in training
 		for s := range some {
 			if err == nil {
 				err = put(logp[b.Seq[s]:b.Seq[s+1]])

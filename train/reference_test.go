@@ -154,3 +154,79 @@ func TestMismatch(t *testing.T) {
 		t.Errorf("of one prompt alone: %v, %v", e.IDs, err)
 	}
 }
+
+// TestReferenceOfKinds: whatever kind the adapter is of, also one that begins on a residual of
+// the base, the model without it is the base: stored log-probabilities of the base are its own.
+func TestReferenceOfKinds(t *testing.T) {
+	for _, text := range []string{"{adapter: ia3}", "{adapter: oft}", "{adapter: loha}", "{adapter: lora, lora: {r: 4, init_lora_weights: pissa}}", "{adapter: lora, lora: {r: 4, use_dora: true}}"} {
+		t.Run(text, func(t *testing.T) {
+			j := pairsJob(t)
+			j.Adapter.Close()
+			c := parse(t, text)
+			c.Objective, c.DType, c.MaxSteps, c.LearningRate, c.EvalSteps, c.WarmupSteps = "dpo", "f32", 2, ptr(1e-3), Every{Off: true}, ptr(0)
+			var err error
+			if j.Config, err = c.Resolve(7); err != nil {
+				t.Fatal(err)
+			}
+			stored, err := MakeReference(t.Context(), t.TempDir(), "base", j.Model, j)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if j.Adapter, err = j.Config.Start(j.Model, j.Train); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(j.Adapter.Close)
+			losses(t, j)
+			r, err := begin(j)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.end()
+			s, err := r.loader.Step(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			live, err := r.reference(&s.Micro[0], true, part{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept, err := stored.read(&s.Micro[0], part{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed, err := logProbs(j.Model, &s.Micro[0], false, true, false, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			near := func(a, b []float32) float64 {
+				worst := 0.0
+				for i := range a {
+					worst = max(worst, math.Abs(float64(a[i]-b[i])))
+				}
+				return worst
+			}
+			if d := near(live, kept); !(d <= 2e-6) || near(changed, kept) < 1e-5 {
+				t.Errorf("the base differs by %g from itself, the model in training by %g", d, near(changed, kept))
+			}
+		})
+	}
+}
+
+// TestAsItBegan: an adapter that goes on begins with no reward against what it began as, and
+// with one against the base.
+func TestAsItBegan(t *testing.T) {
+	for _, start := range []bool{true, false} {
+		c := Config{Objective: "dpo", MicroBatchSize: 3, GradientAccumulationSteps: 1, MaxSteps: 1}
+		j, _ := goldenPairs(t, c)
+		j.AsItBegan = start
+		losses(t, j)
+		steps, _, err := ReadMetrics(filepath.Join(j.Dir, MetricsFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, _ := steps[0].Objective.Get("rewards/chosen")
+		if none := math.Abs(v) < 1e-6; none != start {
+			t.Errorf("from the start %v: reward %v", start, v)
+		}
+	}
+}

@@ -36,6 +36,9 @@ func (r *run) save() error {
 // header describes the last finished step.
 func (r *run) header() *stateHeader {
 	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss}
+	if x := r.sched.reactive; x != nil {
+		h.Schedule = &x.reacted
+	}
 	if r.seen.N > 0 {
 		h.Seen = &r.seen
 	}
@@ -45,6 +48,9 @@ func (r *run) header() *stateHeader {
 // take is the opposite of header.
 func (r *run) take(h *stateHeader) {
 	r.step, r.best, r.eval, r.tokens, r.loss, r.resumed = h.Step, h.Best, h.Eval, h.Tokens, h.Loss, h.Step
+	if x := r.sched.reactive; x != nil && h.Schedule != nil {
+		x.reacted = *h.Schedule
+	}
 	if h.Seen != nil {
 		r.seen = *h.Seen
 	}

@@ -98,8 +98,11 @@ func open(ctx context.Context, j Job) (*run, error) {
 	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
 		return nil, err
 	}
-	if j.Config.NeedsReference() && j.Reference == nil && j.Comm.Size() > 1 {
-		return nil, fail.Usagef("train.reference", "name the model in training: reference: MODEL", "objective: %s of all weights on %d ranks needs a reference that all of them read", j.Config.Objective, j.Comm.Size())
+	if j.needsOwn() && j.Comm.Size() > 1 {
+		return nil, fail.Usagef("train.reference", "name the model in training: reference: MODEL", "objective: %s against the model as it began, on %d ranks, needs a reference that all of them read", j.Config.Objective, j.Comm.Size())
+	}
+	if j.Config.LRScheduler.reacts() && j.Val.Len() == 0 {
+		return nil, fail.Usagef("train.lr_scheduler", "set ingest.val_set_size", "lr_scheduler: %s follows validations, there are no rows for them", j.Config.LRScheduler)
 	}
 	if j.Comm.Rank() > 0 {
 		return begin(j)
@@ -126,12 +129,24 @@ func open(ctx context.Context, j Job) (*run, error) {
 	return r, err
 }
 
+// needsOwn reports whether j's answers are held against the model as it is before the
+// first step.
+func (j *Job) needsOwn() bool {
+	return j.Reference == nil && (j.Config.NeedsReference() || j.AsItBegan && j.Config.ReadsReference())
+}
+
 // ownReference computes what j's answers are held against where that is the model as
 // it is before the first step, in j.Dir.
 func (j *Job) ownReference(ctx context.Context) (err error) {
-	if j.Config.NeedsReference() && j.Reference == nil {
-		j.Reference, err = MakeReference(ctx, j.Dir, j.Identity+" as it began", j.Model, *j)
+	if !j.needsOwn() {
+		return nil
 	}
+	if j.Adapter != nil {
+		if err := j.Adapter.Refresh(); err != nil {
+			return err
+		}
+	}
+	j.Reference, err = MakeReference(ctx, j.Dir, j.Identity+" as it began", j.Model, *j)
 	return err
 }
 

@@ -15,12 +15,19 @@ import (
 // are Transformers' (transformers/optimization.py); the rate of step 0 is 0
 // where there is a warm-up.
 type Schedule struct {
-	rate   float64
-	factor func(step int) float64
+	rate     float64
+	factor   func(step int) float64
+	reactive *reactive // nil: the rate follows from the step
 }
 
-// LR returns the rate used in optimizer step step (from 0).
-func (s *Schedule) LR(step int) float64 { return s.rate * s.factor(step) }
+// LR returns the rate used in optimizer step step (from 0); of a schedule that
+// reacts to validations it must be the next one.
+func (s *Schedule) LR(step int) float64 {
+	if s.reactive != nil {
+		return s.reactive.Rate
+	}
+	return s.rate * s.factor(step)
+}
 
 // curve is what a schedule is made from.
 type curve struct {
@@ -50,6 +57,8 @@ var schedules = map[ScheduleName]struct {
 	"inverse_sqrt":              {[]string{"timescale"}, inverseSqrt},
 	"cosine_with_min_lr":        {[]string{"num_cycles", "min_lr", "min_lr_rate"}, cosineWithMinLR},
 	"cosine_warmup_with_min_lr": {[]string{"num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"}, cosineWarmupWithMinLR},
+	"reduce_lr_on_plateau":      {plateauArgs, constant},
+	"greedy":                    {greedyArgs, constant},
 	"warmup_stable_decay":       {[]string{"num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"}, warmupStableDecay},
 }
 
@@ -72,8 +81,13 @@ func newSchedule(c Config, total int) (*Schedule, error) {
 		return &Schedule{rate: 1, factor: c.relativeRate}, nil
 	}
 	cv := &curve{rate: *c.LearningRate, warmup: c.warmup(total), total: total, args: c.LRArgs}
-	s := &Schedule{rate: cv.rate, factor: kind.make(cv)}
+	s := &Schedule{rate: cv.rate, factor: kind.make(cv), reactive: cv.reactiveOf(c.LRScheduler)}
 	return s, cv.err
+}
+
+// unwarmed reports whether the schedule has no warm-up.
+func (c *Config) unwarmed() bool {
+	return c.relative() || !optimizers[c.Optimizer].free() && (c.LRScheduler == "constant" || c.LRScheduler.reacts())
 }
 
 // Rising says where a training of so many steps ends before its warm-up does, ""

@@ -2,10 +2,12 @@ package train
 
 import "github.com/tunekit/tunekit/data"
 
-// sft is supervised fine-tuning: the mean of -log p over the supervised tokens.
-type sft struct{}
+// sft is supervised fine-tuning: the mean of -log p over the supervised tokens or,
+// with label smoothing ε (Szegedy et al. 2015, arXiv:1512.00567), of (1-ε)·(-log p)
+// and ε times the mean of -log p over the vocabulary.
+type sft struct{ smooth float64 }
 
-func newSFT(Config) Objective { return sft{} }
+func newSFT(c Config) Objective { return sft{c.LabelSmoothingFactor} }
 
 func (sft) Reads() Reads { return ReadsTargets }
 
@@ -25,10 +27,20 @@ func (sft) Weigh(b *data.Batch, _ LogProbs, total int64) []float32 {
 	return out
 }
 
-func (sft) Score(_ *data.Batch, p LogProbs) Score {
-	s := 0.0
+func (o sft) Score(_ *data.Batch, p LogProbs) Score {
+	nll := 0.0
 	for _, v := range p.Policy {
-		s -= float64(v)
+		nll -= float64(v)
 	}
-	return Score{Loss: s}
+	if o.smooth == 0 {
+		return Score{Loss: nll}
+	}
+	all := 0.0
+	for _, v := range p.Mean {
+		all -= float64(v)
+	}
+	return Score{Loss: (1-o.smooth)*nll + o.smooth*all, Values: Values{{nllLoss, nll}}}
 }
+
+// nllLoss is the mean of -log p where the loss is another.
+const nllLoss = "nll_loss"

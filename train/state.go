@@ -44,8 +44,9 @@ type stateHeader struct {
 	Best     *bestStep    `json:"best,omitempty"`
 	Tokens   int64        `json:"tokens"` // seen so far
 	Loss     float64      `json:"loss"`
-	Eval     *bestStep    `json:"eval,omitempty"` // the last validation
-	Seen     *running     `json:"seen,omitempty"` // of a baseline that goes on from step to step
+	Eval     *bestStep    `json:"eval,omitempty"`     // the last validation
+	Schedule *reacted     `json:"schedule,omitempty"` // of one that reacts to validations
+	Seen     *running     `json:"seen,omitempty"`     // of a baseline that goes on from step to step
 }
 
 type stateField struct {

@@ -85,7 +85,7 @@ func expected(m *model.Model, e data.Example, k int, temperature float32, bf16 b
 			for i := range none {
 				none[i] = -1
 			}
-			sums, err := t.Values(m.LogProbAt(t, x, none, nil, temperature).LSE)
+			sums, err := t.Values(m.LogProbAs(t, x, none, nil, model.Reading{Temperature: temperature}).LSE)
 			if err != nil {
 				return err
 			}

@@ -27,6 +27,9 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 		return false, fail.Numericf(r.Dir, "a lower learning_rate or a longer warm-up", "validation after step %d: loss %v", r.step, mean.Loss)
 	}
 	r.eval = &bestStep{r.step, mean.Loss}
+	if r.sched.reactive != nil {
+		r.sched.reactive.see(mean.Loss)
+	}
 	improved := r.best == nil || mean.Loss < r.best.Loss
 	if improved {
 		r.best = r.eval
@@ -34,7 +37,11 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 	m := EvalMetrics{Step: r.step, Epoch: float64(r.step) / r.perEpoch,
 		Loss: mean.Loss, Supervised: supervised, Objective: mean.Values, Seconds: time.Since(start).Seconds()}
 	if r.objective.Unit() == unitToken {
-		m.Perplexity = eval.PerplexityOf(mean.Loss)
+		nll := mean.Loss
+		if v, ok := mean.Values.Get(nllLoss); ok {
+			nll = v
+		}
+		m.Perplexity = eval.PerplexityOf(nll)
 	}
 	return improved, r.metrics.write(m)
 }

@@ -97,6 +97,7 @@ type State struct {
 
 	relZero   int                // row of Rel of a token's own position
 	noise     *autograd.Tensor   // [N, width of the embedding], for Begin; nil: none
+	ids       []int32            // of the tokens, as they are embedded
 	lent      []*autograd.Tensor // what earlier layers lend: see lend
 	runs      []autograd.PickRun // the sequences, for what picks keys
 	cache     *Cache

@@ -20,7 +20,8 @@ type Block struct {
 	Lends []int
 
 	spec  *arch.LayerSpec
-	alt   *altUp // nil: there is one stream
+	alt   *altUp // nil: there is one stream, or hyper mixes them, around each sublayer
+	hyper []*hyper
 	steps []Step
 	pairs []Pair
 }

@@ -36,7 +36,10 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 		x = m.EmbedNorm.ForwardWide(t, raw)
 		t.Done(raw)
 	}
-	if m.Streams != nil {
+	switch {
+	case m.hyper != nil:
+		x = m.hyper.spread(t, x)
+	case m.Streams != nil:
 		x = m.Streams.begin(t, x)
 	}
 	return x
@@ -62,10 +65,13 @@ func (m *Model) finish(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 // single is the one stream of x [N, Spec.Width()] that the final norm reads, x itself
 // where it is one.
 func (m *Model) single(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
-	if m.Streams == nil {
-		return x
+	switch {
+	case m.hyper != nil:
+		return m.hyper.end(t, x)
+	case m.Streams != nil:
+		return m.Streams.end(t, x)
 	}
-	return m.Streams.end(t, x)
+	return x
 }
 
 // Hidden returns the hidden states after the final norm [N, C], ready for
@@ -185,11 +191,15 @@ func scaled(t *autograd.Tape, x *autograd.Tensor, alpha float32) *autograd.Tenso
 // states h. With coef [N] the loss is Σ coef·(-log p) and its gradients are
 // added; see autograd.Tape.LogProb. Mark h as Done when no other call follows.
 func (m *Model) LogProb(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32) autograd.LogProbs {
-	return m.LogProbAt(t, h, target, coef, 1)
+	return m.LogProbAs(t, h, target, coef, Reading{Temperature: 1})
 }
 
-// LogProbAt is LogProb of logits divided by temperature.
-func (m *Model) LogProbAt(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32, temperature float32) autograd.LogProbs {
+// Reading is how a loss reads logits: divided by Temperature, and with label smoothing
+// (1-Smooth)·(-log p) and Smooth times the mean of -log p over the vocabulary.
+type Reading struct{ Temperature, Smooth float32 }
+
+// LogProbAs is LogProb of logits read as r says.
+func (m *Model) LogProbAs(t *autograd.Tape, h *autograd.Tensor, target []int32, coef []float32, r Reading) autograd.LogProbs {
 	n := h.Rows()
 	w := m.Head.W
 	adapted := len(m.Head.Adapters) > 0 && !t.Base
@@ -205,12 +215,12 @@ func (m *Model) LogProbAt(t *autograd.Tape, h *autograd.Tensor, target []int32, 
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	head := autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap}
-	if temperature != 1 {
+	head := autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap, Smooth: r.Smooth}
+	if r.Temperature != 1 {
 		if m.Head.Bias != nil {
-			t.Fail(fail.Usagef(m.Head.Path, "use temperature: 1", "the head has a bias, which a temperature of %v is not applied to", temperature))
+			t.Fail(fail.Usagef(m.Head.Path, "use temperature: 1", "the head has a bias, which a temperature of %v is not applied to", r.Temperature))
 		}
-		head.Scale, head.SoftCap = cmp.Or(head.Scale, 1)/temperature, head.SoftCap/temperature
+		head.Scale, head.SoftCap = cmp.Or(head.Scale, 1)/r.Temperature, head.SoftCap/r.Temperature
 	}
 	out := t.LogProb(h, head, tg, c)
 	if adapted && w.Grad != nil && t.Err() == nil {

@@ -233,7 +233,7 @@ func (g *golden) checkForward(t *testing.T, m *Model) {
 		name := stateName(m, i)
 		// The noise is that of logits; a residual stream may be much larger.
 		want := g.floats(t, name)
-		if shape := g.arrays[name].shape; len(shape) == 4 && shape[0] == int64(m.Spec.Streams) { // streams before tokens
+		if shape := g.arrays[name].shape; len(shape) == 4 && shape[2] != int64(m.Spec.Streams) { // streams before tokens
 			want = transposed(want, m.Spec.Streams, m.Spec.C)
 		}
 		near(t, name, values(t, tape, s), want, max(10*g.noise, 2e-6*magnitude(want)))

@@ -68,7 +68,9 @@ func (l *loader) build() {
 	if s.Part > 0 {
 		m.Parts = &Parts{l.table(arch.PartEmbed), l.linear(-1, arch.PartProject), l.norm(-1, arch.PartNorm)}
 	}
-	if s.Streams > 0 {
+	if s.Hyper != nil {
+		m.hyper = l.hyper(-1, s.Hyper, arch.MixFn, arch.MixBase, arch.MixScale)
+	} else if s.Streams > 0 {
 		m.Streams = l.streams(s.Streams)
 	}
 	if s.EmbedNorm {
@@ -124,6 +126,9 @@ func (l *loader) block(i int) *Block {
 	for _, s := range b.spec.Sublayers {
 		subs = append(subs, sublayer{norm(s.Pre), norm(s.Post), l.body(i, s.Body)})
 	}
+	if h := b.spec.Hyper; h != nil {
+		b.hyper = []*hyper{l.hyper(i, h, arch.MixFn, arch.MixBase, arch.MixScale), l.hyper(i, h, arch.MLPMixFn, arch.MLPMixBase, arch.MLPMixScale)}
+	}
 	if b.spec.AltUp != nil {
 		b.alt = l.altUp(i, b.spec.AltUp)
 	}
@@ -143,6 +148,8 @@ func (l *loader) body(layer int, spec arch.Body) body {
 		return l.attention(layer, s)
 	case *arch.MLA:
 		return l.mla(layer, s)
+	case *arch.Compressed:
+		return l.compressed(layer, s)
 	case *arch.MLP:
 		return l.mlp(layer, s)
 	case *arch.MoE:

@@ -79,7 +79,7 @@ func (m *mlp) inner(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
 	if g = scaled(t, g, m.spec.GateScale); m.spec.Sparse {
 		g = sparse(t, g, m.spec.Cut)
 	}
-	a := t.Act(autograd.ActSpec{Kind: m.spec.Act}, g, u)
+	a := t.Act(autograd.ActSpec{Kind: m.spec.Act, ActParams: m.spec.ActParams}, g, u)
 	t.Done(g, u)
 	return a
 }

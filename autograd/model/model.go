@@ -50,6 +50,7 @@ type Model struct {
 	Encoder               *Encoder
 	Near                  *nn.Embedding // of the decoder: see arch.Spec.Distances
 	Streams               *Streams
+	hyper                 *hyper
 
 	// Flat [Σ Len of Params] f32 holds all weights one after another in the
 	// order of Params when Options.Trainable was set, else nil.

@@ -15,6 +15,7 @@ type moe struct {
 	router, gateUp, down *nn.Linear
 	selects              *autograd.Param // [1, E], added to scores where experts are chosen; nil: none
 	pre, routerNorm      *nn.Norm        // of what experts and router read; nil: none
+	table                []int32         // [V·K], the experts of each token; nil: the router chooses
 	scale                *autograd.Param // [E], factors on the experts' weights; nil: none
 	shared               *mlp            // nil: none
 	share                *nn.Linear      // how much of it a token takes, [1, C]; nil: all
@@ -28,6 +29,9 @@ func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 	if m.pre = l.normOrNone(layer, spec.Pre); spec.RouterNorm {
 		m.routerNorm = l.norm(layer, arch.RouterNorm)
 	}
+	if spec.Hashed {
+		m.table = l.src.Table(layer)
+	}
 	if spec.Scaled {
 		m.scale = l.take(l.src.At(layer, arch.ExpertScale))
 	}
@@ -35,7 +39,7 @@ func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 		m.share = l.linear(layer, arch.SharedRouter)
 	}
 	if spec.Shared > 0 {
-		m.shared = &mlp{spec: &arch.MLP{F: spec.Shared, Act: spec.Act}, up: l.linear(layer, arch.SharedUp), down: l.linear(layer, arch.SharedDown)}
+		m.shared = &mlp{spec: &arch.MLP{F: spec.Shared, Act: spec.Act, ActParams: spec.ActParams}, up: l.linear(layer, arch.SharedUp), down: l.linear(layer, arch.SharedDown)}
 		if !spec.Ungated {
 			m.shared.gate = l.linear(layer, arch.SharedGate)
 		}
@@ -48,8 +52,12 @@ func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 // every state until it is used.
 func (m *moe) steps() []Step {
 	held := 0
-	first := Step{Linears: []*nn.Linear{m.router}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
-		return tensors{in[0], m.router.ForwardWide(t, in[len(in)-1])}
+	first := Step{Linears: []*nn.Linear{m.router}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {
+		logits := m.router.ForwardWide(t, in[len(in)-1])
+		if m.table != nil {
+			return tensors{in[0], m.chosen(t, s), logits}
+		}
+		return tensors{in[0], logits}
 	}}
 	switch {
 	case m.routerNorm != nil:
@@ -78,10 +86,24 @@ func (m *moe) steps() []Step {
 	return steps
 }
 
-// route sends tokens to experts by their logits.
-func (m *moe) route(t *autograd.Tape, logits *autograd.Tensor) *autograd.Routed {
-	a := m.spec.Route
+// chosen are the experts that the table has for the tokens, [N, K].
+func (m *moe) chosen(t *autograd.Tape, s *State) *autograd.Tensor {
+	k := m.spec.K
+	list := make([]int32, 0, s.N*k)
+	for _, id := range s.ids {
+		list = append(list, m.table[int(id)*k:(int(id)+1)*k]...)
+	}
+	return t.Upload(list, s.N, k)
+}
+
+// route sends tokens to experts by their logits, the last of in, or as the tensor before
+// them says.
+func (m *moe) route(t *autograd.Tape, in tensors) *autograd.Routed {
+	a, logits := m.spec.Route, in[len(in)-1]
 	a.K = m.spec.K
+	if m.table != nil {
+		a.Chosen = in[len(in)-2].Data
+	}
 	if m.selects != nil {
 		a.Bias = m.selects.Buffer
 	}
@@ -101,7 +123,7 @@ func (m *moe) expertSteps(held int) []Step {
 	}
 	return []Step{
 		{Linears: []*nn.Linear{m.gateUp}, Routed: routed, In: func(t *autograd.Tape, in tensors) tensors {
-			r := m.route(t, in[len(in)-1])
+			r := m.route(t, in)
 			rows := t.Rows(in[0], r.Token)
 			if m.spec.WeighInput { // there is one choice a token, so that its weight lies where the token does
 				x, w := rows, t.Rows(r.Weight, r.Token)

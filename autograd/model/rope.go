@@ -11,7 +11,7 @@ import (
 // position uploads what a pass reads of its tokens ids and their positions pos, in
 // sequences of lengths span; encoder says that an encoder reads them.
 func (m *Model) position(t *autograd.Tape, s *State, ids, pos, span []int32, encoder bool) {
-	s.Ropes = m.angles(t, pos, span)
+	s.Ropes, s.ids = m.angles(t, pos, span), ids
 	if m.Parts != nil && t.Err() == nil {
 		s.Parts = m.parts(t, s.IDs, ids)
 	}

@@ -35,6 +35,8 @@ func (b *Block) wire(subs []sublayer) {
 	for i := range subs {
 		w := sequential(subs, i, scale)
 		switch {
+		case b.hyper != nil:
+			w = b.hyper[i].wiring(&subs[i])
 		case b.alt != nil:
 			w = b.alt.wiring(subs, i)
 		case b.spec.Parallel:

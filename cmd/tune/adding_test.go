@@ -51,6 +51,9 @@ var adding = map[string][]added{
 	"merge method": {
 		{`^arceeFusion$|^arcee_fusion$`, "autograd/model/merge/fusion.go autograd/model/merge/methods.go", ""},
 	},
+	"reward": {
+		{`^tagPattern$|^tagged$`, "train/judge/reward.go", ""},
+	},
 	"optimizer": {
 		{`(?i)\badan\b`, "kernels/optim.go kernels/optim/element.go train/config.go train/optimargs.go train/optimizers.go", ""}, // config.go: its defaults, in words
 		{`(?i)soap`, "train/config.go train/optimargs.go train/optimizers.go train/soap.go", ""},

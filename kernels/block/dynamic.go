@@ -15,11 +15,12 @@ type Dynamic struct {
 	Values [256]float32 // ascending
 	mid    [256]float32 // midpoints between neighbours, then +Inf
 	// start is how many midpoints lie below a bucket of values: those whose sign,
-	// exponent and first bits of the fraction are the index.
+	// exponent and first seven bits of the fraction are the index. A bucket between
+	// the smallest and the largest magnitude holds one midpoint at most.
 	start [1 << dynamicBits]uint8
 }
 
-const dynamicBits = 14
+const dynamicBits = 16
 
 // Signed holds values of [-1, 1], Unsigned of [0, 1].
 var Signed, Unsigned = newDynamic(true), newDynamic(false)
@@ -68,10 +69,35 @@ func newDynamic(signed bool) *Dynamic {
 // Code is the code of the value nearest to v; a tie goes to the smaller code.
 func (d *Dynamic) Code(v float32) byte {
 	i := d.start[math.Float32bits(v)>>(32-dynamicBits)]
-	for v > d.mid[i] {
+	if v > d.mid[i] {
 		i++
 	}
 	return i
+}
+
+// Encode writes the codes of x over its largest magnitude, which it returns.
+func (d *Dynamic) Encode(codes []byte, x []float32) (absmax float32) {
+	var top uint32
+	for _, v := range x {
+		if b := math.Float32bits(v) &^ (1 << 31); b > top {
+			top = b
+		}
+	}
+	absmax = math.Float32frombits(top)
+	r := 1 / max(absmax, 1e-38)
+	codes = codes[:len(x)]
+	for i, v := range x {
+		codes[i] = d.Code(float32(v * r))
+	}
+	return absmax
+}
+
+// Decode writes the values of codes times absmax.
+func (d *Dynamic) Decode(x []float32, codes []byte, absmax float32) {
+	x = x[:len(codes)]
+	for i, c := range codes {
+		x[i] = d.Values[c] * absmax
+	}
 }
 
 // linspace counts from both ends and rounds once, as torch.linspace does.
@@ -105,11 +131,7 @@ func quantize8(q []byte, absmax, x []float32, size int) {
 	par.For(len(absmax), max(1, 16384/size), func(lo, hi int) {
 		for b := lo; b < hi; b++ {
 			at, end := b*size, min((b+1)*size, len(x))
-			absmax[b] = absMax(x[at:end])
-			r := 1 / max(absmax[b], 1e-38)
-			for i := at; i < end; i++ {
-				q[i] = Signed.Code(float32(x[i] * r))
-			}
+			absmax[b] = Signed.Encode(q[at:end], x[at:end])
 		}
 	})
 }

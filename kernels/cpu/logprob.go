@@ -33,6 +33,7 @@ type logProb struct {
 	x           plain
 	bias, coef  []float32
 	logp, lse   []float32
+	mean        []float32
 	target, arg []int32
 	logits      []float32
 	tokens      []int32   // the rows that count; nil: all
@@ -51,7 +52,7 @@ func (c *CPU) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *ker
 	}
 	l.check(out)
 	l.x, l.bias, l.coef, l.target = plainOf(a.X), f32(a.Bias), f32(a.Coef), i32(a.Target)
-	l.logp, l.lse, l.arg = f32(out.LogP), f32(out.LSE), i32(out.Argmax)
+	l.logp, l.lse, l.arg, l.mean = f32(out.LogP), f32(out.LSE), i32(out.Argmax), f32(out.Mean)
 	n := a.N
 	if l.choose() {
 		n = len(l.tokens)
@@ -100,8 +101,10 @@ func (l *logProb) clearOthers() {
 		if t >= 0 {
 			continue
 		}
-		if l.logp != nil {
-			l.logp[i] = 0
+		for _, out := range [][]float32{l.logp, l.mean} {
+			if out != nil {
+				out[i] = 0
+			}
 		}
 		if !l.dx.Skip() && !l.dx.Add {
 			d.store(zeros, i*l.cols, false, nil)
@@ -134,6 +137,7 @@ func (l *logProb) check(out *kernels.LogProbOut) {
 	want("logprob: logp", out.LogP, l.N)
 	want("logprob: lse", out.LSE, l.N)
 	want("logprob: argmax", out.Argmax, l.N)
+	want("logprob: mean", out.Mean, l.N)
 	want("logprob: bias", l.Bias, l.v)
 	want("logprob: dx", l.dx.Buffer, l.N*l.cols)
 	want("logprob: dw", l.dw.Buffer, l.v*l.cols)
@@ -220,6 +224,10 @@ func (l *logProb) row(i int, z, slope []float32, grads bool) {
 		l.arg[i] = firstOf(z, top)
 	}
 	score := z[max(target, 0)]
+	mean := 0.0
+	if l.mean != nil {
+		mean = vec.Sum64(z) / float64(l.v)
+	}
 	sum := float64(vec.ExpSum(z, z, 1, top))
 	if l.lse != nil {
 		l.lse[i] = float32(float64(top) + math.Log(sum))
@@ -230,6 +238,12 @@ func (l *logProb) row(i int, z, slope []float32, grads bool) {
 			l.logp[i] = float32(float64(score-top) - math.Log(sum))
 		}
 	}
+	if l.mean != nil {
+		l.mean[i] = 0
+		if target >= 0 {
+			l.mean[i] = float32(mean - float64(top) - math.Log(sum))
+		}
+	}
 	if !grads {
 		return
 	}
@@ -238,7 +252,13 @@ func (l *logProb) row(i int, z, slope []float32, grads bool) {
 		return
 	}
 	vec.Lin2(z, float32(float64(l.coef[i])/sum), z, 0, nil)
-	z[target] -= l.coef[i]
+	if l.Smooth > 0 {
+		each := float32(l.coef[i]*l.Smooth) / float32(l.v)
+		for k := range z {
+			z[k] -= each
+		}
+	}
+	z[target] -= float32(l.coef[i] * (1 - l.Smooth))
 	if l.SoftCap > 0 {
 		vec.MulScale(z, z, slope, 1)
 	}

@@ -55,6 +55,14 @@ func BenchmarkElementwise(b *testing.B) {
 	norm := &kernels.NormArgs{N: n, C: c, X: p, W: w, Eps: 1e-5}
 	rope := &kernels.RopeArgs{N: n, H: c / 64, D: 64, Rot: 64, CS: x.random(n * 64)}
 	h := kernels.Heads{Buffer: r, Tok: c, Head: 64}
+	var coded []kernels.Buffer
+	for _, st := range (&kernels.OptimRule{Bits8: true}).State(n, c, 1) {
+		buf, err := x.Alloc(kernels.Optimizer, st.Type, st.Len)
+		if err != nil {
+			b.Fatal(err)
+		}
+		coded = append(coded, buf)
+	}
 	for name, f := range map[string]func(){
 		"SwiGLU":          func() { x.Act(kernels.To(r), act) },
 		"SwiGLUBackward":  func() { x.ActBackward(kernels.To(r), kernels.To(s), t, act) },
@@ -62,6 +70,10 @@ func BenchmarkElementwise(b *testing.B) {
 		"RMSNormBackward": func() { x.NormBackward(kernels.Into(r), kernels.Into(dw), kernels.Dst{}, t, stats, norm) },
 		"Rope":            func() { x.Rope(h, h, rope) },
 		"Copy":            func() { x.Add(kernels.To(r), &kernels.AddArgs{N: n * c, A: p, Alpha: 1}) },
+		"AdamW8bit": func() {
+			x.Optim(&kernels.OptimArgs{OptimRule: kernels.OptimRule{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Bits8: true}, Step: 1,
+				Spans: []kernels.OptimSpan{{P: p, G: q, State: coded, Rows: n, Cols: c, LR: 1e-3}}})
+		},
 		"AdamW": func() {
 			x.Optim(&kernels.OptimArgs{OptimRule: kernels.OptimRule{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8}, Step: 1,
 				Spans: []kernels.OptimSpan{{P: p, G: q, State: []kernels.Buffer{r, s}, Rows: n, Cols: c, LR: 1e-3}}})

@@ -144,7 +144,7 @@ func (d *Dry) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *ker
 	need("logprob: bias", a.Bias, a.W.Rows)
 	need("logprob: target", a.Target, a.N)
 	need("logprob: coef", a.Coef, a.N)
-	for _, b := range []kernels.Buffer{out.LogP, out.LSE, out.Argmax} {
+	for _, b := range []kernels.Buffer{out.LogP, out.LSE, out.Argmax, out.Mean} {
 		need("logprob: out", b, a.N)
 	}
 	need("logprob: dx", dx.Buffer, a.N*a.W.Cols)

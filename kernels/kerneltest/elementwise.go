@@ -161,7 +161,7 @@ func act64(a *kernels.ActArgs, g, u float64) float64 {
 var actParams = kernels.ActParams{Limit: 2, Alpha: 1.702, AlphaP: 0.8, AlphaN: 0.9, Beta: 0.5, Eps: -1e-6}
 
 func testAct(s *suite) {
-	for k := kernels.SiLU; k <= kernels.Rsqrt; k++ {
+	for k := kernels.SiLU; k <= kernels.LimitedSwiGLU; k++ {
 		for _, c := range []struct{ n, f int }{{1, 1}, {3, 17}, {7, 1536}, {0, 4}} {
 			for _, layout := range []kernels.ActLayout{kernels.Separate, kernels.Halves, kernels.Interleaved} {
 				a := kernels.ActArgs{Kind: k, Layout: layout, ActParams: actParams, N: c.n, F: c.f}

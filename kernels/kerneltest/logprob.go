@@ -16,6 +16,7 @@ type logProbCase struct {
 	bf16    bool
 	bias    bool
 	softCap float32
+	smooth  float32
 }
 
 func testLogProb(s *suite) {
@@ -28,6 +29,8 @@ func testLogProb(s *suite) {
 		{n: 20, c: 16, v: 70, bias: true, scale: 0.5},
 		{n: 20, c: 16, v: 70, softCap: 3},
 		{n: 530, c: 8, v: 40, bias: true, softCap: 10},
+		{n: 20, c: 16, v: 70, bias: true, scale: 0.5, smooth: 0.1},
+		{n: 20, c: 16, v: 70, softCap: 3, smooth: 0.5},
 	} {
 		s.in(fmt.Sprintf("%+v", c), func(s *suite) { s.logProb(c) })
 	}
@@ -58,6 +61,20 @@ func logp64(logits []float64, target []int32, v int) (logp, lse []float64, arg [
 	return logp, lse, arg
 }
 
+// mean64 are the means of log-probabilities over the vocabulary, 0 where there is no target.
+func mean64(logits, lse []float64, target []int32, v int) []float64 {
+	out := make([]float64, len(target))
+	for i, t := range target {
+		if t < 0 {
+			continue
+		}
+		for _, x := range logits[i*v : (i+1)*v] {
+			out[i] += (x - lse[i]) / float64(v)
+		}
+	}
+	return out
+}
+
 // logits64 is scale·x·wᵀ + bias, squeezed where softCap is set, with the slopes.
 func logits64(x, w, bias []float64, c *logProbCase, scale float64) (z, slope []float64) {
 	z, slope = scaled(matmul64(x, w, false, true, c.n, c.v, c.c), scale), make([]float64, c.n*c.v)
@@ -83,7 +100,7 @@ func (s *suite) logProb(c logProbCase) {
 		target[i] = int32(s.rng.IntN(c.v+1)) - 1
 	}
 	target[0] = int32(c.v - 1)
-	a := &kernels.LogProbArgs{N: c.n, X: s.up(x), W: w, Target: s.ints(target), Scale: c.scale, SoftCap: c.softCap, BF16: c.bf16}
+	a := &kernels.LogProbArgs{N: c.n, X: s.up(x), W: w, Target: s.ints(target), Scale: c.scale, SoftCap: c.softCap, BF16: c.bf16, Smooth: c.smooth}
 	var bias []float64
 	if c.bias {
 		bias = s.normal(c.v, 1)
@@ -99,10 +116,12 @@ func (s *suite) logProb(c logProbCase) {
 	}
 	logits, slope := logits64(round(x), round(wx), bias, &c, scale)
 	logp, lse, arg := logp64(logits, target, c.v)
-	out := &kernels.LogProbOut{LogP: s.alloc(dtype.F32, c.n), LSE: s.alloc(dtype.F32, c.n), Argmax: s.alloc(dtype.I32, c.n)}
+	mean := mean64(logits, lse, target, c.v)
+	out := &kernels.LogProbOut{LogP: s.alloc(dtype.F32, c.n), Mean: s.alloc(dtype.F32, c.n), LSE: s.alloc(dtype.F32, c.n), Argmax: s.alloc(dtype.I32, c.n)}
 	s.b.LogProb(out, kernels.Dst{}, kernels.Dst{}, kernels.Dst{}, a)
 	s.close("logp", s.get(out.LogP), logp, tol)
 	s.close("lse", s.get(out.LSE), lse, tol)
+	s.close("mean", s.get(out.Mean), mean, tol)
 	for i, v := range s.getInts(out.Argmax) {
 		if v != arg[i] && !c.bf16 {
 			s.Errorf("argmax of row %d is %d, want %d", i, v, arg[i])
@@ -113,10 +132,10 @@ func (s *suite) logProb(c logProbCase) {
 	for i := range dlogits {
 		n, j := i/c.v, i%c.v
 		if target[n] >= 0 {
-			dlogits[i] = coef[n] * math.Exp(logits[i]-lse[n])
+			dlogits[i] = coef[n] * (math.Exp(logits[i]-lse[n]) - float64(c.smooth)/float64(c.v))
 		}
 		if int(target[n]) == j {
-			dlogits[i] -= coef[n]
+			dlogits[i] -= coef[n] * (1 - float64(c.smooth))
 		}
 		dlogits[i] *= slope[i]
 		dbias[j] += dlogits[i]
@@ -135,8 +154,8 @@ func (s *suite) logProb(c logProbCase) {
 func (s *suite) logProbDifferences(c *logProbCase, a *kernels.LogProbArgs, x, w, bias, coef []float64, scale, tol float64, target []int32) {
 	loss := func() float64 {
 		z, _ := logits64(x, w, bias, c, scale)
-		p, _, _ := logp64(z, target, c.v)
-		return -dot(coef, p)
+		p, lse, _ := logp64(z, target, c.v)
+		return -(1-float64(c.smooth))*dot(coef, p) - float64(c.smooth)*dot(coef, mean64(z, lse, target, c.v))
 	}
 	dx, dbias := s.up(make([]float64, len(x))), s.up(make([]float64, c.v))
 	s.b.LogProb(&kernels.LogProbOut{}, kernels.To(dx), kernels.Dst{}, kernels.To(dbias), a)

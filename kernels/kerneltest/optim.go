@@ -30,7 +30,7 @@ func rules() []kernels.OptimRule {
 		with(kernels.SGD, func(r *kernels.OptimRule) { r.Nesterov = true }),
 		with(kernels.RMSprop, func(r *kernels.OptimRule) { r.Beta1 = 0 }), with(kernels.RMSprop, func(r *kernels.OptimRule) { r.Centered, r.Eps = true, 1e-3 }),
 		with(kernels.Adagrad, func(r *kernels.OptimRule) { r.Eps2 = 0.1 }), with(kernels.Lion, nil),
-		with(kernels.AdEMAMix, func(r *kernels.OptimRule) { r.Alpha = 5 }), with(kernels.ADOPT, func(r *kernels.OptimRule) { r.Eps = 1e-6 }), with(kernels.Adan, nil),
+		with(kernels.AdEMAMix, func(r *kernels.OptimRule) { r.Alpha = 5 }), with(kernels.ADOPT, func(r *kernels.OptimRule) { r.Eps = 1e-6 }), with(kernels.ADOPT, func(r *kernels.OptimRule) { r.Eps, r.L2 = 1e-6, true }), with(kernels.Adan, nil),
 		with(kernels.FreeAdamW, func(r *kernels.OptimRule) { r.Average = 0.25 }), with(kernels.FreeSGD, func(r *kernels.OptimRule) { r.Average = 0.5 }),
 		with(kernels.Lerp, nil), with(kernels.StableAdamW, nil), with(kernels.LAMB, func(r *kernels.OptimRule) { r.Eps = 1e-6 }), with(kernels.AdamMini, nil),
 		with(kernels.Adafactor, factor), with(kernels.Adafactor, func(r *kernels.OptimRule) { r.Beta1 = 0; factor(r) }),

@@ -169,13 +169,16 @@ func adEMAMix[F Float](a *Args[F], s *Span[F]) Element[F] {
 // adopt divides by the second moment of the step before; its first step only
 // looks. Normed gradients are kept within step^¼.
 func adopt[F Float](a *Args[F], s *Span[F]) Element[F] {
-	keep, lr, least := s.keep(), F(s.LR), F(a.Eps)
+	keep, l2, lr, least := s.keep(), F(0), F(s.LR), F(a.Eps)
+	if a.L2 {
+		keep, l2 = 1, F(s.Decay)
+	}
 	r1, b2, r2 := F(1-a.Beta1), F(a.Beta2), F(1-a.Beta2)
 	limit := F(math.Pow(float64(a.Step), 0.25))
 	return func(p, g []F, st [][]F) {
 		m, v := st[0], st[1]
 		for i := range p {
-			d := g[i] * a.Clip
+			d := F(g[i]*a.Clip) + F(l2*p[i])
 			p[i] *= keep
 			if a.Step == 1 {
 				v[i] = F(d * d)

@@ -129,6 +129,10 @@ func (s *Span[F]) blocks(rule Element[F], lo, hi int) {
 }
 
 func decode[F Float](dst []F, codes []byte, absmax F, book *block.Dynamic) {
+	if x, ok := any(dst).([]float32); ok {
+		book.Decode(x, codes, float32(absmax))
+		return
+	}
 	for i, c := range codes {
 		dst[i] = F(book.Values[c]) * absmax
 	}
@@ -136,6 +140,9 @@ func decode[F Float](dst []F, codes []byte, absmax F, book *block.Dynamic) {
 
 // encode returns the largest magnitude of x.
 func encode[F Float](codes []byte, x []F, book *block.Dynamic) F {
+	if x, ok := any(x).([]float32); ok {
+		return F(book.Encode(codes, x))
+	}
 	var top F
 	for _, v := range x {
 		top = max(top, v, -v)

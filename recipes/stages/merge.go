@@ -535,7 +535,11 @@ func attachRef(p *recipes.Planner, ref recipes.Ref, base *arch.Source, m *model.
 	if ref.Stage != "" {
 		of := p.Env.Job(ref.Stage)
 		if t, ok := of.Options.(*Train); ok {
-			return (&trial{j: of, config: t.Config}).adapter(p, m)
+			of := &trial{j: of, config: t.Config}
+			if of.config.LoRA.InitWeights == lora.InitLoftQ { // whose weights are quantized in training alone
+				of.config.LoRA.InitWeights = lora.InitKaiming
+			}
+			return of.adapter(p, m)
 		}
 		from, _ := of.In("adapter") // of an export
 		return attachRef(p, from, base, m)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -40,7 +42,7 @@ func MergeModels(ctx context.Context, dev kernels.Backend, o MergeModelsOptions)
 	m := modelSet{c: c, order: c.References(), open: map[merge.Model]*arch.Source{}, note: note}
 	defer m.close()
 	for _, path := range m.order {
-		if m.open[path], err = OpenSource(string(path)); err != nil {
+		if m.open[path], err = openNamed(string(path)); err != nil {
 			return nil, err
 		}
 	}
@@ -51,6 +53,19 @@ func MergeModels(ctx context.Context, dev kernels.Backend, o MergeModelsOptions)
 	mo.Files["README.md"] = mergedCard(c, m.order, text)
 	mo.Files["mergekit_config.yml"] = text
 	return merge.Write(ctx, dev, c, m.open, mo)
+}
+
+// hubName is the name of a model on the hub, as mergekit's files have it.
+var hubName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._/-]+)?$`)
+
+// openNamed opens a model by path, reference, or the hub's name for it, which stands
+// for what is in the local cache.
+func openNamed(name string) (*arch.Source, error) {
+	path, _, _ := strings.Cut(name, "@")
+	if !exists(name) && !exists(filepath.Dir(path)) && hubName.MatchString(name) {
+		name = "hf://" + name
+	}
+	return OpenSource(name)
 }
 
 // modelSet are the open models of a merge.
@@ -111,7 +126,7 @@ func (m *modelSet) files() (map[string][]byte, *merge.Vocabulary, error) {
 	default:
 		path := merge.Model(source)
 		if from = m.open[path]; from == nil {
-			src, err := OpenSource(string(source))
+			src, err := openNamed(string(source))
 			if err != nil {
 				return nil, nil, err
 			}

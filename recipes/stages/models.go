@@ -53,23 +53,37 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 		t := dtype.NF4Double
 		mo.Hold = &t
 	}
-	if l.Model, err = model.Load(dev, src, mo); err != nil {
+	ads, err := readAdapters(src, o.Adapters, o.Weights)
+	if err == nil {
+		err = growFor(src, ads)
+	}
+	if err == nil {
+		l.Model, err = model.Load(dev, src, mo)
+	}
+	if err != nil {
 		src.Close()
 		return nil, err
 	}
 	l.Fast = o.BF16
-	if err := l.attach(dev, o); err != nil {
+	if err := l.attach(dev, o, ads); err != nil {
 		l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-func (l *Loaded) attach(dev kernels.Backend, o ModelOptions) error {
-	ads, err := readAdapters(l.Src, o.Adapters, o.Weights)
-	if err == nil {
-		err = otherBase(l.Path, ads, false, l.note)
+// growFor gives src the tokens that adapters were trained with.
+func growFor(src *arch.Source, ads []lora.Weighted) error {
+	for _, a := range ads {
+		if err := lora.Grow(src, a.Folder); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (l *Loaded) attach(dev kernels.Backend, o ModelOptions, ads []lora.Weighted) error {
+	err := otherBase(l.Path, ads, false, l.note)
 	if err == nil {
 		ads, err = combined(dev, ads, o.Combine, o.Seed)
 	}

@@ -150,7 +150,8 @@ func (t *trial) adapter(p *recipes.Planner, m *model.Model) (*lora.Adapter, erro
 		}
 		o.setInit(dir)
 	}
-	return o.Start(m)
+	_, n := o.LoRA.Reads() // rows like those that it looks at
+	return o.Start(m, data.InMemory(zeroRows(n, max(t.maxLength, 2))...))
 }
 
 func bf16(p *recipes.Planner, c *train.Config) bool {
@@ -184,7 +185,7 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	steps := t.steps(p, r)
 	s.Temp = r.StateBytes * int64(o.SaveTotalLimit+1)
 	s.Disk = 4*r.Trainable + 8<<10
-	if _, given := j.In("reference"); given || o.NeedsReference() { // a value a token
+	if j.Options.(*Train).Reference != "" || o.NeedsReference() { // a value a token
 		s.Temp += 4 * rows.tokens
 	}
 	if o.Adapter == "none" {
@@ -233,6 +234,9 @@ func checkVocabulary(p *recipes.Planner, j *recipes.Job) error {
 
 func trainWords(o *train.Config) string {
 	if o.Adapter == "none" {
+		if len(o.UnfrozenParameters) > 0 {
+			return "some weights,"
+		}
 		return "all weights,"
 	}
 	kind := lora.KindWord(string(o.Adapter))
@@ -407,8 +411,13 @@ func (t trial) waysOut(p *recipes.Planner) []string {
 		v := t
 		v.config.MicroBatchSize = mb
 		v.config.GradientAccumulationSteps = int(math.Ceil(float64(t.config.GradientAccumulationSteps*t.config.MicroBatchSize) / float64(mb)))
+		words := ""
+		if t.config.Asks() {
+			v.config.StepsPerGeneration = t.config.StepsPerGeneration / t.config.GradientAccumulationSteps * v.config.GradientAccumulationSteps
+			words = fmt.Sprintf(", steps_per_generation: %d", v.config.StepsPerGeneration)
+		}
 		if need, ok := fits(v); ok {
-			out = append(out, fmt.Sprintf("micro_batch_size: %d, gradient_accumulation_steps: %d → %s, same result up to rounding", mb, v.config.GradientAccumulationSteps, need))
+			out = append(out, fmt.Sprintf("micro_batch_size: %d, gradient_accumulation_steps: %d%s → %s, same result up to rounding", mb, v.config.GradientAccumulationSteps, words, need))
 			break
 		}
 	}

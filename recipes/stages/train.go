@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -42,10 +43,13 @@ var trainKind = recipes.Kind{
 type Train struct {
 	Model        string `yaml:"model" doc:"stage or path to train on" unset:"the last dense model above"`
 	Data         string `yaml:"data" doc:"ingest stage, folder that tune ingest wrote, or file of rows" unset:"the only ingest stage"`
-	Reference    string `yaml:"reference,omitempty" doc:"preferences: stage or path of the model that answers are held against" unset:"the model without its adapter; full training: as it began"`
+	Reference    string `yaml:"reference,omitempty" doc:"preferences: stage or path of the model that answers are held against; start: as it began, with the adapter it goes on from" unset:"the model without its adapter; full training: as it began"`
 	Teacher      string `yaml:"teacher,omitempty" doc:"distill: stage or path to learn from; base: what model was made from, or holds as NF4" unset:"required by distill"`
 	train.Config `yaml:",inline"`
 }
+
+// referenceStart is the word for the model in training as it is before the first step.
+const referenceStart = "start"
 
 // TrainResult is what a train stage leaves for the report.
 type TrainResult struct {
@@ -108,7 +112,7 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		}
 		in = append(in, recipes.Input{Name: "teacher", Ref: from})
 	}
-	if o.Reference != "" {
+	if o.Reference != "" && o.Reference != referenceStart {
 		ref, err := v.Given(recipes.ModelRef, "reference", o.Reference)
 		if err != nil {
 			return nil, err
@@ -124,7 +128,10 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	if exists(o.Data) { // rows of a file, which a template may write with the date
 		a.Env["clock"] = fmt.Sprint(clock().Unix())
 	}
-	o.Model, o.Data, o.Reference, o.Teacher = "", "", "", ""
+	o.Model, o.Data, o.Teacher = "", "", ""
+	if o.Reference != referenceStart {
+		o.Reference = ""
+	}
 	o.setInit("")
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
 	return o
@@ -153,6 +160,16 @@ func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, 
 	if o.Adapter == "qlora" && !quantized(src) {
 		t := dtype.NF4Double
 		mo.Hold = &t
+	}
+	if from, ok := j.In("init_from"); ok {
+		ads, err := readAdapters(src, []string{x.Path(from)}, nil)
+		if err == nil {
+			err = growFor(src, ads)
+		}
+		if err != nil {
+			src.Close()
+			return nil, nil, err
+		}
 	}
 	m, err := model.Load(x.Device(), src, mo)
 	if err != nil {
@@ -198,6 +215,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		Dir: x.WorkDir(j), Identity: string(res.Address),
 		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
 	}
+	job.AsItBegan = j.Options.(*Train).Reference == referenceStart
 	if job.Reference, err = heldAgainst(ctx, x, j, job); err != nil {
 		return err
 	}
@@ -208,7 +226,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	defer src.Close()
 	defer m.Close()
 	job.Model = m
-	if job.Answering, err = answering(x, j); err != nil {
+	if job.Answering, err = answers(x, j); err != nil {
 		return err
 	}
 	if o.Distills() && o.LossTopK == 0 {
@@ -222,7 +240,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
 	if o.Adapter != "none" {
-		if job.Adapter, err = startAdapter(x, j, m, res); err != nil {
+		if job.Adapter, err = startAdapter(x, j, m, ds.Train, res); err != nil {
 			return err
 		}
 		defer job.Adapter.Close()
@@ -247,8 +265,8 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	return keepMetrics(x, j, job.Dir)
 }
 
-// answering is what a training on the model's own answers needs beside prompts.
-func answering(x *recipes.Env, j *recipes.Job) (a train.Answering, err error) {
+// answers is what a training on the model's own answers needs beside prompts.
+func answers(x *recipes.Env, j *recipes.Job) (a train.Answering, err error) {
 	o := j.Options.(*Train)
 	if !o.Asks() {
 		return a, nil
@@ -294,7 +312,7 @@ func heldAgainst(ctx context.Context, x *recipes.Env, j *recipes.Job, job train.
 }
 
 // startAdapter attaches the adapter that j trains, new or from a folder.
-func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.Result) (*lora.Adapter, error) {
+func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, rows data.Examples, res *recipes.Result) (*lora.Adapter, error) {
 	o := *j.Options.(*Train)
 	if from, ok := j.In("init_from"); ok {
 		o.setInit(x.Path(from))
@@ -306,7 +324,7 @@ func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, res *recipes.R
 			res.Notes = append(res.Notes, note)
 		}
 	}
-	return o.Start(m)
+	return o.Start(m, rows)
 }
 
 func showTraining(x *recipes.Env, p train.Progress) {

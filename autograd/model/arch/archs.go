@@ -47,6 +47,9 @@ type Arch struct {
 	// belong to other parts of a larger model, such as one that sees images.
 	// They are not run; who writes the model takes them along unchanged.
 	Carried []string
+	// Tables is what names of tensors of whole numbers end with in Hugging Face folders,
+	// which Read reads; who writes the model takes them along unchanged. "": none.
+	Tables string
 	// Folds is set where GGUF has the factors of a Spec's layers in the weights.
 	Folds bool
 	// Drops are what names of tensors begin with in Hugging Face folders that
@@ -66,6 +69,7 @@ var archs = []*Arch{
 	&deepseek3,
 	&deepseek32,
 	&glmMoeDsa,
+	&deepseek4,
 	&glm4moelite,
 	&olmoe,
 	&granitemoe,

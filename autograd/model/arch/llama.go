@@ -165,6 +165,9 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 				b.norm(role, names.norms[role][0], names.norms[role][1], s.C)
 			}
 		}
+		if l.Hyper != nil {
+			b.hyper(l.Hyper, s.C)
+		}
 		if l.AltUp != nil {
 			b.altUp(l.AltUp, s.C)
 		}
@@ -177,6 +180,8 @@ func namedRules(s *Spec, pairs bool, names layerNames) []Rule {
 				switch m := part.(type) {
 				case *Attention:
 					b.attention(m, s.C, pairs)
+				case *Compressed:
+					b.compressed(m, s.C)
 				case *MLA:
 					b.mla(m, s.C, names.oneKVB)
 				case *MLP:
@@ -227,8 +232,10 @@ func (b *rules) embedding(s *Spec) {
 		b.matrix(PartProject, project[0], project[1], wide, s.C)
 		b.norm(PartNorm, partNorm[0], partNorm[1], s.Part)
 	}
-	b.streams(s, StreamsIn)
-	b.streams(s, StreamsOut)
+	if s.Hyper == nil {
+		b.streams(s, StreamsIn)
+		b.streams(s, StreamsOut)
+	}
 	if s.EmbedWidth > 0 {
 		b.matrix(ProjectIn, in[0], in[1], s.C, s.EmbedWidth)
 	}
@@ -262,6 +269,9 @@ func (b *rules) altUp(a *AltUp, width int) {
 // head adds what comes behind the blocks.
 func (b *rules) head(s *Spec) {
 	norm, out, head := b.names.of(FinalNorm), b.names.of(ProjectOut), b.names.of(Head)
+	if s.Hyper != nil {
+		b.hyperHead(s.Hyper, s.C)
+	}
 	if !s.NoFinalNorm {
 		b.norm(FinalNorm, norm[0], norm[1], s.C)
 	}

@@ -32,6 +32,8 @@ type MoE struct {
 	RouterNorm bool
 	Scaled     bool // each expert has a factor on its weight for a token
 
+	Hashed bool // a table has the experts of each token; the router weighs them
+
 	// Route says how experts are chosen and weighed. K is above, and what belongs
 	// to tokens is set when they are routed.
 	Route      kernels.RouteArgs

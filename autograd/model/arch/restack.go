@@ -3,6 +3,7 @@ package arch
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -159,4 +160,35 @@ func identity(n int) []int {
 		out[i] = i
 	}
 	return out
+}
+
+// Differs names the first part in which the model o is computed otherwise than s; ""
+// where there is none. A tied head and whose half of a larger model it is do not count:
+// the tensors say that.
+func (s *Source) Differs(o *Source) string {
+	a, b := s.Spec, o.Spec
+	a.Tied, a.Half, b.Tied, b.Half = false, false, false, false
+	if what := otherAngles(&a, &b); what != "" {
+		return what
+	}
+	a.Ropes, b.Ropes = nil, nil // files state the same angles in several ways
+	return strings.TrimPrefix(difference(reflect.ValueOf(a), reflect.ValueOf(b), ""), ".")
+}
+
+// otherAngles names the first rotary table whose angles differ, in short or long texts.
+func otherAngles(a, b *Spec) string {
+	if len(a.Ropes) != len(b.Ropes) {
+		return fmt.Sprintf("%d rotary tables and %d", len(a.Ropes), len(b.Ropes))
+	}
+	for i := range a.Ropes {
+		for _, n := range []int{1, a.MaxPos, b.MaxPos} {
+			p, by := a.Ropes[i].Angles(n)
+			q, to := b.Ropes[i].Angles(n)
+			near := func(x, y float64) bool { return math.Abs(x-y) <= 1e-6*math.Abs(x) }
+			if !near(by, to) || !slices.EqualFunc(p, q, near) {
+				return fmt.Sprintf("rotary angles (table %d, texts of %d tokens)", i, n)
+			}
+		}
+	}
+	return ""
 }

@@ -84,6 +84,20 @@ const (
 	ActBeta // these two are not trained
 	ActEps
 
+	OA           // from groups of heads to parts of what O reads
+	CompressKV   // what entries are made of,
+	CompressGate // how much of each token is in one,
+	CompressBias // and of each place among its tokens
+	CompressNorm
+	IndexGate // as CompressGate, of what picks entries
+	IndexBias
+	MixFn // of several streams: how they mix around attention, or before the head,
+	MixBase
+	MixScale
+	MLPMixFn // and around the feed-forward part
+	MLPMixBase
+	MLPMixScale
+
 	Router       // scores of experts
 	RouterNorm   // of what the router reads
 	ExpertNorm   // of what experts read
@@ -141,6 +155,8 @@ var classes = [numRoles]class{
 	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	StreamsIn: table, StreamsOut: table, AltNorm: norm, AltRouter: table, AltPredict: table, AltCorrect: table, AltScale: table, LaurelDown: table, LaurelUp: table, LaurelNorm: norm,
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
+	OA: linear, CompressKV: linear, CompressGate: linear, CompressBias: table, CompressNorm: norm, IndexGate: table, IndexBias: table,
+	MixFn: table, MixBase: table, MixScale: table, MLPMixFn: table, MLPMixBase: table, MLPMixScale: table,
 	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	MixIn: linear, MixGate: linear, MixGateUp: linear, MixBeta: linear, MixDecay: linear, MixDecayUp: linear, MixOut: linear, MixNorm: norm,
 	Conv: filter, ALog: state, DtBias: state, Skip: state, StepParts: linear, StepUp: table, StepNorm: norm, BNorm: norm, CNorm: norm,

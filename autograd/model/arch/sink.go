@@ -39,7 +39,10 @@ type Sink struct {
 func (s *Source) Plan(pick func(t *Tensor) (dtype.Type, string)) []Out {
 	var out []Out
 	for _, t := range append(s.tensors[:len(s.tensors):len(s.tensors)], s.carried...) {
-		typ, why := pick(t)
+		typ, why := t.Type, "whole numbers, carried along unchanged"
+		if decoded(t.Type) {
+			typ, why = pick(t)
+		}
 		out = append(out, Out{Tensor: t, Type: typ, Why: why})
 	}
 	return out
@@ -502,6 +505,11 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 		vals, keys = c.raw, slices.Sorted(maps.Keys(c.raw))
 		if s.untied {
 			if err := put("tie_word_embeddings", false); err != nil {
+				return nil, err
+			}
+		}
+		if s.grown {
+			if err := put("vocab_size", s.Spec.V); err != nil {
 				return nil, err
 			}
 		}

@@ -25,11 +25,13 @@ type Source struct {
 	arch    *Arch
 	rules   []Rule
 	tensors []*Tensor
-	carried []*Tensor // of parts that are not run
+	carried []*Tensor       // of parts that are not run
+	tables  map[int][]int32 // by layer: see Table
 	at      map[place]*Tensor
 	named   map[string]*Tensor
 	untied  bool   // the config says otherwise
 	pad     *int32 // of a reward model
+	grown   bool   // Grow added tokens
 }
 
 // Tensor is a tensor of an open model.
@@ -285,31 +287,18 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		f := files[name]
 		part := slices.IndexFunc(others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
-		if part < 0 || f.Unsupported != "" || !decoded(f.Type) {
+		numbers := s.arch.Tables != "" && strings.HasSuffix(name, s.arch.Tables)
+		if (part < 0 || !decoded(f.Type)) && !numbers || f.Unsupported != "" {
 			continue
+		}
+		path := name
+		if part >= 0 {
+			path = others[part]
 		}
 		delete(files, name)
 		r := &Rule{Role: Carried, Layer: -1, Name: name, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
-			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(others[part], ".")}
+			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(path, ".")}
 		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})
-	}
-}
-
-// dropSpare takes what nothing reads out of files: keys and values of layers that see
-// those of others.
-func (s *Source) dropSpare(files map[string]*formats.Tensor) {
-	for i, a := range s.Spec.attentions() {
-		if a == nil || a.Borrows == 0 {
-			continue
-		}
-		prefixes := []string{fmt.Sprintf("blk.%d.attn_k", i), fmt.Sprintf("blk.%d.attn_v", i)}
-		if s.Reader.Format() != "gguf" {
-			own := s.LayerPath(i) + ".self_attn."
-			prefixes = []string{own + "k_", own + "v_"}
-		}
-		maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
-			return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
-		})
 	}
 }
 

@@ -12,7 +12,6 @@ package arch
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 
@@ -46,6 +45,8 @@ type Spec struct {
 	// Streams is the number of streams of C that a row of the residual stream holds
 	// (AltUp); 0: one.
 	Streams int
+	// Hyper is set where such streams mix around every sublayer.
+	Hyper *Hyper
 
 	// Stand are tokens that stand for what is no text; without it they are embedded
 	// as StandAs is.
@@ -163,6 +164,8 @@ type LayerSpec struct {
 	Residual float32
 	// AltUp is set where the sublayers work on one of several streams.
 	AltUp *AltUp
+	// Hyper is set where they mix around each of two sublayers.
+	Hyper *Hyper
 	// Scaled: what leaves the layer is multiplied by a number in the file.
 	Scaled bool
 }
@@ -174,7 +177,7 @@ type Sublayer struct {
 	Post Role // norm of its output, or None
 }
 
-// Body is a mixer or a feed-forward part: *Attention, *MLP, *MoE, *ShortConv,
+// Body is a mixer or a feed-forward part: *Attention, *MLA, *Compressed, *MLP, *MoE, *ShortConv,
 // *DeltaNet, *Mamba2, *Mamba1, *Part, *Laurel, *Cross, *Beside, *Normed.
 type Body interface {
 	// check reports sizes that no model has or that do not fit the rest of s.
@@ -263,6 +266,8 @@ type MLP struct {
 	// token's is open, and counts from there.
 	Sparse bool
 	Cut    float32
+	// ActParams are the numbers of an activation that has any.
+	ActParams kernels.ActParams
 	// Factors on what gate and down make; 0: 1.
 	GateScale, OutScale float32
 }
@@ -461,52 +466,6 @@ func norms(b Body) []Role {
 	return nil
 }
 
-// share lets the last n layers see the keys and values of the last layer before
-// them with a window like theirs, or without one as they.
-func (s *Spec) share(n int) error {
-	own := len(s.Layers) - n
-	if n == 0 {
-		return nil
-	}
-	if n < 0 || own <= 0 {
-		return fmt.Errorf("%d of %d layers see keys of earlier ones", n, len(s.Layers))
-	}
-	all := s.attentions()
-	lenders := map[int]bool{}
-	for _, a := range all[own:] {
-		lender := own - 1
-		for lender >= 0 && (all[lender].Window > 0) != (a.Window > 0) {
-			lender--
-		}
-		if lender < 0 {
-			return fmt.Errorf("no layer before the last %d has a window of %d, whose keys they could see", n, a.Window)
-		}
-		lenders[lender] = true
-	}
-	order := slices.Sorted(maps.Keys(lenders))
-	for nth, i := range order {
-		one, like := make([]bool, len(all)), make([]bool, len(all))
-		one[i] = true
-		for j := own; j < len(all); j++ {
-			like[j] = (all[j].Window > 0) == (all[i].Window > 0)
-		}
-		s.vary(one, func(a *Attention) { a.Lends = true })
-		s.vary(like, func(a *Attention) { a.Borrows = nth + 1 })
-	}
-	return nil
-}
-
-// shared is the number of layers that see the keys and values of others.
-func (s *Spec) shared() int {
-	n := 0
-	for _, a := range s.attentions() {
-		if a != nil && a.Borrows > 0 {
-			n++
-		}
-	}
-	return n
-}
-
 func (b *Beside) check(s *Spec) error {
 	for _, part := range b.Bodies {
 		if err := part.check(s); err != nil {
@@ -611,6 +570,11 @@ func (s *Spec) check() error {
 		before = l
 		for j := range l.Sublayers {
 			if err := l.Sublayers[j].Body.check(s); err != nil {
+				return fmt.Errorf("layer %d: %w", i, err)
+			}
+		}
+		if l.Hyper != nil {
+			if err := l.Hyper.check(); err != nil {
 				return fmt.Errorf("layer %d: %w", i, err)
 			}
 		}

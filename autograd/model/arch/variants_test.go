@@ -62,6 +62,8 @@ var variants = []struct{ base, change, refused string }{
 	{"deepseek3", `{"rope_interleave": false, "tie_word_embeddings": true}`, "rope_interleave"},
 	{"deepseek3", `{"rope_parameters": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 32, "rope_theta": 10000.0, "mscale": 1.0, "mscale_all_dim": 0.7}}`, "mscale"},
 	{"deepseek32", `{"index_topk": 64, "index_head_dim": 32, "index_n_heads": 3, "layer_types": null, "norm_topk_prob": false, "rope_parameters": null, "tie_word_embeddings": true}`, ""},
+	{"deepseek4", `{"num_hidden_layers": 4, "layer_types": null, "mlp_layer_types": null, "num_hash_layers": 0, "hc_mult": 3, "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 3}, "sliding_window": 3, "index_topk": 2, "o_groups": 4, "scoring_func": "sigmoid", "tie_word_embeddings": true}`, "does not know it"},
+	{"deepseek4", `{"layer_types": null, "compress_ratios": [4, 0, 128], "compress_rates": null, "compress_rate_csa": 3, "compress_rate_hca": 5, "mlp_layer_types": null, "num_hash_layers": 0, "rope_parameters": null, "index_topk": 64, "hc_mult": 1, "hc_sinkhorn_iters": 1}`, "does not know it"},
 	{"glm-moe-dsa", `{"index_topk": 3, "indexer_types": null, "index_topk_pattern": "FSS", "first_k_dense_replace": null, "mlp_layer_types": ["sparse", "sparse", "sparse"], "layer_types": null, "n_group": 2}`, ""},
 	{"glm-moe-dsa", `{"index_topk": 4, "num_hidden_layers": 6, "indexer_types": null, "index_topk_freq": 3, "mlp_layer_types": null, "layer_types": null, "rope_parameters": null, "tie_word_embeddings": true}`, ""},
 	{"glm-moe-dsa", `{"index_topk": 64, "indexer_types": ["full", "shared", "full"]}`, ""},

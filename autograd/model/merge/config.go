@@ -20,8 +20,8 @@ type Config struct {
 	Slices     []Slice           `yaml:"slices" doc:"runs of layers, one above another"`
 	Modules    map[string]Module `yaml:"modules" doc:"models or slices of the one module of a language model"`
 	Parameters Parameters        `yaml:"parameters" doc:"of the method, for all tensors"`
-	DType      string            `yaml:"dtype" doc:"inputs are rounded to it" enum:"float32|float16|bfloat16"`
-	OutDType   string            `yaml:"out_dtype" doc:"stored type" enum:"float32|float16|bfloat16"`
+	DType      Float             `yaml:"dtype" doc:"inputs are rounded to it: float32, float16 or bfloat16"`
+	OutDType   Float             `yaml:"out_dtype" doc:"stored type"`
 
 	TokenizerSource Source    `yaml:"tokenizer_source" doc:"base, union or a model"`
 	Tokenizer       Tokenizer `yaml:"tokenizer" doc:"source, tokens and pad_to_multiple_of"`
@@ -78,6 +78,18 @@ func (m *Model) SetYAML(n *yaml.Node) error {
 	}
 	if *m == "" {
 		return fmt.Errorf("a model needs a path")
+	}
+	return nil
+}
+
+// Float is the name of a type in torch.
+type Float string
+
+// SetYAML reads float32, float16 or bfloat16, also behind torch.
+func (f *Float) SetYAML(n *yaml.Node) error {
+	*f = Float(strings.TrimPrefix(n.Value, "torch."))
+	if _, ok := floats[*f]; !ok {
+		return fmt.Errorf("found %q, want float32, float16 or bfloat16", n.Value)
 	}
 	return nil
 }

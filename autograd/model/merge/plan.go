@@ -166,9 +166,9 @@ func (p *plan) tokens() int {
 	return n
 }
 
-var floats = map[string]dtype.Kind{"float32": dtype.F32, "float16": dtype.F16, "bfloat16": dtype.BF16}
+var floats = map[Float]dtype.Kind{"float32": dtype.F32, "float16": dtype.F16, "bfloat16": dtype.BF16}
 
-func typeOf(name string) dtype.Type {
+func typeOf(name Float) dtype.Type {
 	if k, ok := floats[name]; ok {
 		return dtype.Of(k)
 	}

@@ -12,7 +12,7 @@ var overview = `tune - tune, quantize and test language models          tune COM
 
   start     init doctor pull schema         data, train  ingest train merge merge-models
   run       run plan validate clean         quantize     quant ` + strings.Join(quant.FolderMethods(), "|") + `|gguf|imatrix, export
-  look      inspect verify graph            try, judge   chat generate eval compare bench
+  look      inspect verify diff fit graph   try, judge   chat generate eval compare bench
   scripts   logits tokenize render          shell        completion bash|zsh|fish
 
 examples

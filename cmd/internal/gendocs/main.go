@@ -1,7 +1,8 @@
 // Command gendocs fills the tables of the documentation from what they
 // describe: <!-- keys train --> … <!-- end --> from the keys of a recipe,
 // <!-- flags quant gptq --> … <!-- end --> from the flags of a command,
-// <!-- methods folders --> … <!-- end --> from the methods that make folders.
+// <!-- methods folders --> … <!-- end --> from the methods that make folders,
+// <!-- optimizers all --> … <!-- end --> from the optimizers of a training.
 package main
 
 import (
@@ -12,11 +13,13 @@ import (
 
 	"github.com/tunekit/tunekit/cmd/internal/cli"
 	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/quant"
 	"github.com/tunekit/tunekit/recipes/stages"
+	"github.com/tunekit/tunekit/train"
 )
 
-//go:generate go run . ../../../docs/recipe.md ../../../docs/commands.md
+//go:generate go run . ../../../docs/recipe.md ../../../docs/commands.md ../../../docs/optimizers.md
 
 func main() {
 	for _, path := range os.Args[1:] {
@@ -39,7 +42,7 @@ func update(path string) error {
 	return atomic.WriteFile(path, []byte(text))
 }
 
-var region = regexp.MustCompile(`(?s)<!-- (keys|flags|methods) ([a-z0-9._ -]+) -->\n.*?<!-- end -->`)
+var region = regexp.MustCompile(`(?s)<!-- (keys|flags|methods|optimizers) ([a-z0-9._ -]+) -->\n.*?<!-- end -->`)
 
 // fill replaces what stands between the marks.
 func fill(text string) (string, error) {
@@ -55,7 +58,7 @@ func fill(text string) (string, error) {
 	return out, err
 }
 
-var tables = map[string]func(what string) (string, error){"keys": keys, "flags": flags, "methods": methods}
+var tables = map[string]func(what string) (string, error){"keys": keys, "flags": flags, "methods": methods, "optimizers": optimizers}
 
 func keys(section string) (string, error) {
 	list := stages.All.Keys(strings.TrimPrefix(section, "recipe"))
@@ -96,6 +99,19 @@ func methods(string) (string, error) {
 	b.WriteString("| command | what it does | schemes, the first by itself | formats, likewise |\n|---|---|---|---|\n")
 	for _, m := range quant.Methods() {
 		row(&b, "`quant "+m.Name+"`", m.Title, strings.Join(m.Schemes, ", "), strings.Join(m.Formats, ", "))
+	}
+	return b.String(), nil
+}
+
+func optimizers(string) (string, error) {
+	list, err := train.Optimizers(dry.New(dry.Options{}))
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	b.WriteString("| optimizer | bytes a value | defaults | of optim_args | paper |\n|---|---|---|---|---|\n")
+	for _, o := range list {
+		row(&b, "`"+o.Name+"`", fmt.Sprintf("%.3g", o.State), o.Defaults, o.Args, o.Paper)
 	}
 	return b.String(), nil
 }

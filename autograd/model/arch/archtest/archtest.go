@@ -20,7 +20,7 @@ import (
 var Cases = []string{
 	"llama", "llama-llama3", "llama-linear", "llama-dynamic", "llama-yarn", "llama-bias", "internlm3",
 	"qwen2", "qwen2-yarn", "qwen3", "qwen3-moe", "qwen2-moe", "mixtral", "olmo2", "cohere", "gemma2",
-	"olmoe", "granite-moe", "gpt-oss", "phimoe", "glm4-moe", "solar-open", "dots1", "exaone-moe", "ernie4-5-moe", "minimax-m2", "hy-v3", "afmoe", "cohere2-moe", "hunyuan-moe", "minicpm3", "mistral4", "dbrx", "llama4", "deepseek32", "glm-moe-dsa",
+	"olmoe", "granite-moe", "gpt-oss", "phimoe", "glm4-moe", "solar-open", "dots1", "exaone-moe", "ernie4-5-moe", "minimax-m2", "hy-v3", "afmoe", "cohere2-moe", "hunyuan-moe", "minicpm3", "mistral4", "dbrx", "llama4", "deepseek32", "glm-moe-dsa", "deepseek4",
 	"deepseek2", "deepseek2-lite", "deepseek3", "glm4-moe-lite",
 	"starcoder2", "phi", "stablelm", "nemotron", "arcee", "apertus",
 	"gpt-neox", "falcon", "falcon-new", "falcon-alibi", "gptj", "mpt", "bloom", "gpt-bigcode", "gpt2", "opt",

@@ -63,7 +63,7 @@ var adding = map[string][]added{
 		{`(?i)warmup_?stable_?decay`, "train/schedule.go", ""},
 	},
 	"objective": {
-		{`(?i)\bdpo|newDPO`, "train/dpo.go train/objective.go train/preferences.go", ""}, // preferences.go: its defaults, in words
+		{`(?i)\bdpo|newDPO`, "recipes/schema/foreign.go train/dpo.go train/objective.go train/preferences.go", ""}, // preferences.go: its defaults, in words
 	},
 	"adapter kind": {
 		{`(?i)loha|hada_w`, "lora/kinds.go lora/loha.go", ""},

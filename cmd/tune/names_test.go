@@ -19,7 +19,7 @@ var speaksNames = map[string]string{
 	"recipes/pocket/gen/":        "writes a checkpoint",
 	"formats/verify.go":          "counts the blocks of any GGUF",
 	"formats/quantconfig.go":     "lm_head is a key of GPTQ's configuration",
-	"lora/values.go":             "PEFT's shorthand for the embedding",
+	"lora/ia3.go":                "PEFT's default for the families of Llama",
 	"lora/config.go":             "a hint",
 	"lora/match.go":              "a hint",
 	"recipes/stages/quantize.go": "the default of an option",

@@ -88,8 +88,8 @@ func spelled(e ast.Expr) string {
 }
 
 var (
-	commandRE = regexp.MustCompile(`\b(tune|quant) ([a-z]+)( [a-z]+)?`)
-	flagRE    = regexp.MustCompile(`(^|[ (])--?([a-zA-Z][a-z-]*)`)
+	commandRE = regexp.MustCompile(`\b(tune|quant) ([a-z0-9]+)( [a-z0-9]+)?`)
+	flagRE    = regexp.MustCompile(`(^|[ (])--?([a-zA-Z][a-z0-9-]*)`)
 	hereRE    = regexp.MustCompile(`here it is ([a-z0-9_]{2,})(?:: ([^;]*))?`)
 )
 

@@ -47,7 +47,7 @@ func TestVerifyLoads(t *testing.T) {
 		{filepath.Join(lora, "lora", "adapter"), 0, "ok"},
 		{changedModel(t, tied, "tie_word_embeddings", false), 3, "lm_head.weight"},
 		{changedModel(t, tied, "num_key_value_heads", 4), 3, "k_proj"},
-		{filepath.Join(lora, "pissa", "adapter"), 3, "init_lora_weights"},
+		{filepath.Join(lora, "..", "lora2", "corda_ipm", "adapter"), 3, "init_lora_weights"},
 	} {
 		var out bytes.Buffer
 		if code := run(context.Background(), "tune", []string{"verify", c.path}, &out, &out); code != c.code || !strings.Contains(out.String(), c.text) {

@@ -32,7 +32,7 @@ func Open(index int, libs ...string) (Driver, error) {
 	var missing *dl.NotFound
 	switch {
 	case errors.As(err, &missing) && !missing.Built:
-		return nil, fail.Limitf(name, "use the build of this program without -tags nodl, or device: cpu", "no GPU can be used: %v", err)
+		return nil, fail.Limitf(name, "use the build of this program that can open libraries (make build), or device: cpu", "no GPU can be used: %v", err)
 	case err != nil:
 		return nil, fail.Limitf(name, "install NVIDIA's driver 550 or newer (in a container: start it with its GPUs), or use device: cpu",
 			"NVIDIA's driver library is not there: %v", err)

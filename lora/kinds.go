@@ -121,9 +121,8 @@ type Common struct {
 	InitFrom       string  `yaml:"init_from,omitempty" json:"-" doc:"start from this PEFT adapter folder"`
 }
 
-func (c *Common) common() *Common      { return c }
-func (c *Common) patterns() Config     { return Config{} }
-func (c *Common) resolve(string) error { return nil }
+func (c *Common) common() *Common  { return c }
+func (c *Common) patterns() Config { return Config{} }
 
 // InitOf is where o names the folder to start from.
 func InitOf(o Options) *string { return &o.common().InitFrom }

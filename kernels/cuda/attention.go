@@ -36,7 +36,7 @@ type attnArgs struct {
 	seqs, h, kv, dkSize, dvSize                            int32
 	scale, softCap                                         float32
 	span, relZero, full, window, ahead, chunk, picks, ring int32
-	_p                                                     int32
+	_                                                      int32
 }
 
 // attnOf describes a to a kernel.
@@ -98,11 +98,11 @@ func (c *CUDA) AttentionBackward(g *kernels.AttnGrads, do, o kernels.Heads, lse 
 }
 
 type appendArgs struct {
-	x                     heads
-	cache                 dest
-	slot, pos             driver.Ptr
-	n, max                int64
-	heads, size, ring, _p int32
+	x                    heads
+	cache                dest
+	slot, pos            driver.Ptr
+	n, max               int64
+	heads, size, ring, _ int32
 }
 
 // KVAppend stores the keys and values of tokens.

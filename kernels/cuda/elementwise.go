@@ -8,10 +8,10 @@ import (
 )
 
 type fillArgs struct {
-	y  dest
-	n  int64
-	v  float32
-	_p int32
+	y dest
+	n int64
+	v float32
+	_ int32
 }
 
 // Fill sets every element of a buffer of float32 or bf16.
@@ -36,10 +36,10 @@ func (c *CUDA) Add(y kernels.Dst, a *kernels.AddArgs) {
 }
 
 type mulArgs struct {
-	y                 dest
-	x, s, bias        elems
-	n                 int64
-	c, by, divide, _p int32
+	y                dest
+	x, s, bias       elems
+	n                int64
+	c, by, divide, _ int32
 }
 
 func mulOf(what string, y kernels.Dst, a *kernels.MulArgs) *mulArgs {
@@ -69,9 +69,9 @@ func (c *CUDA) Divide(y kernels.Dst, a *kernels.MulArgs) {
 }
 
 type rowSumArgs struct {
-	y     dest
-	x, z  elems
-	c, _p int32
+	y    dest
+	x, z elems
+	c, _ int32
 }
 
 type colSumArgs struct {
@@ -79,7 +79,7 @@ type colSumArgs struct {
 	x, z  elems
 	group driver.Ptr
 	rows  int64
-	c, _p int32
+	c, _  int32
 }
 
 // colSums queues y[g, j] = Σ x·z over the rows of each of parts groups, or of all.
@@ -117,7 +117,7 @@ type copy2DArgs struct {
 	y                            dest
 	x                            elems
 	n                            int64
-	cols, _p                     int32
+	cols, _                      int32
 	xoff, xstride, yoff, ystride int64
 }
 
@@ -138,7 +138,7 @@ type actArgs struct {
 	f, layout                               int32
 	kind                                    int32
 	limit, alpha, alphaP, alphaN, beta, eps float32
-	_p                                      int32
+	_                                       int32
 }
 
 func actOf(what string, y kernels.Dst, width int, a *kernels.ActArgs) *actArgs {
@@ -224,11 +224,11 @@ func (c *CUDA) Norm(y, sum kernels.Dst, stats kernels.Buffer, a *kernels.NormArg
 }
 
 type normSumArgs struct {
-	dw, db              dest
-	x, dy               elems
-	stats               driver.Ptr
-	n                   int64
-	c, heads, layer, _p int32
+	dw, db             dest
+	x, dy              elems
+	stats              driver.Ptr
+	n                  int64
+	c, heads, layer, _ int32
 }
 
 // NormBackward: dx, and the column sums dw and db, of Norm over a.X.

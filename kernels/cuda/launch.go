@@ -117,8 +117,8 @@ func elementType(b kernels.Buffer) int32 {
 
 // elems and dest are Elems and Dst of common.h.
 type elems struct {
-	p       driver.Ptr
-	typ, _p int32
+	p      driver.Ptr
+	typ, _ int32
 }
 
 type dest struct {

@@ -23,7 +23,7 @@ type dropArgs struct {
 	key, rows driver.Ptr
 	threshold uint32
 	scale     float32
-	where, _p int32
+	where, _  int32
 }
 
 func dropOf(d *kernels.Drop, n, where int) dropArgs {
@@ -47,7 +47,7 @@ type gemmArgs struct {
 	drop                             dropArgs
 	m, n, k, k2, ta, tb, split, bf16 int32
 	alpha                            float32
-	_p                               int32
+	_                                int32
 }
 
 // gemm queues a product of parts.

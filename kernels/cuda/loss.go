@@ -76,7 +76,7 @@ func (c *CUDA) zero(d kernels.Dst, n int) {
 type statsArgs struct {
 	x, ref   driver.Ptr
 	kl, top1 dest
-	v, _p    int32
+	v, _     int32
 }
 
 // LogitStats compares rows of logits.

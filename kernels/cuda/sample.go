@@ -12,12 +12,12 @@ import (
 type sampleRow struct {
 	temperature, topP, minP, penalty float64
 	seed, stream, step               uint64
-	topK, seen, seenN, _p            int32
+	topK, seen, seenN, _             int32
 }
 
 type sampleArgs struct {
 	logits, x, rows, seen, ids driver.Ptr
-	v, _p                      int32
+	v, _                       int32
 }
 
 // Sample chooses a token for every row of logits.

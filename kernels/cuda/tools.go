@@ -61,7 +61,7 @@ func (c *CUDA) RowStats(out kernels.Dst, a *kernels.RowStatsArgs) {
 
 type gptqArgs struct {
 	w, err, u, scale, zero, codes driver.Ptr
-	rows, cols, top, _p           int32
+	rows, cols, top, _            int32
 }
 
 // GPTQBlock runs GPTQ's inner loop (Frantar et al. 2022, arXiv:2210.17323,
@@ -78,7 +78,7 @@ type factorArgs struct {
 	h, a, diag, u, bad driver.Ptr
 	n, j               int32
 	damp               float32
-	_p                 int32
+	_                  int32
 }
 
 // Factor makes U of H + damp·I = U·Uᵀ column by column, from the last, and then
@@ -111,11 +111,11 @@ func (c *CUDA) Factor(u, h kernels.Buffer, n int, damp float32) error {
 }
 
 type fakeArgs struct {
-	y                                                      dest
-	x                                                      elems
-	scale, clip                                            driver.Ptr
-	n                                                      int64
-	cols, group, groups, kind, bits, zero, scaleType, _pad int32
+	y                                                   dest
+	x                                                   elems
+	scale, clip                                         driver.Ptr
+	n                                                   int64
+	cols, group, groups, kind, bits, zero, scaleType, _ int32
 }
 
 // FakeQuant rounds groups as an Int or Micro type would store them.

@@ -120,6 +120,10 @@ func (c columns) twoAnswers(row *jinja.Dict) ([]sample, error) {
 		if prompt, err = c.answer(row, "prompt"); err != nil {
 			return nil, err
 		}
+	} else if _, one := c.get(row, "chosen").(*jinja.Dict); one && c.has(row, "messages") {
+		if prompt.messages, err = c.messages(c.name(row, "messages"), c.get(row, "messages")); err != nil {
+			return nil, err
+		}
 	}
 	if chosen.messages == nil {
 		return c.textPair(row, prompt, chosen.text, rejected.text)
@@ -168,6 +172,9 @@ func (c columns) answer(row *jinja.Dict, ours string) (answer, error) {
 			return answer{messages: m}, nil
 		}
 		return answer{text: s}, nil
+	}
+	if d, ok := v.(*jinja.Dict); ok { // as LLaMA-Factory has it: one message, behind those of the conversation
+		v = []any{d}
 	}
 	if _, ok := v.([]any); !ok {
 		return answer{}, bad(name, "is %s, neither text nor messages", rows.KindOf(v))

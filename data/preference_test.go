@@ -62,6 +62,7 @@ func TestPreferenceForms(t *testing.T) {
 		{`{"chosen":[` + u + `,` + say("a") + `],"rejected":[` + u + `,` + say("b") + `]}`, chat},
 		{`{"prompt":"q","chosen":[` + u + `,` + say("a") + `],"rejected":[` + u + `,` + say("b") + `]}`, chat},
 		{`{"prompt":"q","chosen":[` + say("a") + `],"rejected":[` + say("b") + `]}`, chat},
+		{`{"conversations":[{"from":"human","value":"q"}],"chosen":{"from":"gpt","value":"a"},"rejected":{"from":"gpt","value":"b"}}`, chat},
 		{`{"prompt":[` + u + `],"chosen":[` + u + `,` + say("a") + `],"rejected":[` + u + `,` + say("b") + `]}`, chat},
 		{`{"chosen":[` + sys + `,` + u + `,` + say("x") + `,` + u + `,` + say("a") + `],"rejected":[` + sys + `,` + u + `,` + say("x") + `,` + u + `,` + say("b") + `,` + u + `,` + say("c") + `]}`, long},
 		{`{"prompt":[` + sys + `,` + u + `,` + say("x") + `,` + u + `],"chosen":[` + say("a") + `],"rejected":[` + say("b") + `,` + u + `,` + say("c") + `]}`, long},

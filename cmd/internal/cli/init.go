@@ -108,7 +108,11 @@ func starter(c *ucli.Context) (string, error) {
 		}
 		fmt.Fprintf(&b, "      overflow: %s\n", overflow)
 	}
-	b.WriteString("  - train: {adapter: lora}    # qlora holds the base in 4 bits; none trains every weight\n  - merge: {}\n")
+	objective := ""
+	if found.objective != "" {
+		objective = ", objective: " + found.objective
+	}
+	b.WriteString("  - train: {adapter: lora" + objective + "}    # qlora holds the base in 4 bits; none trains every weight\n  - merge: {}\n")
 	tasks := "perplexity, kl, speed"
 	if found.types["chat"]+found.types["instruct"]+found.types["prompt_completion"] > 0 {
 		tasks = "perplexity, kl, exact_match, speed"
@@ -132,6 +136,21 @@ type found struct {
 	types   map[string]int64
 	longest int
 	context int // of the model
+	// objective is what rows of preferences are learned by; "" for what supervised
+	// training learns.
+	objective string
+}
+
+// learn looks at what kind of preferences rows hold, if any.
+func (f *found) learn(ex data.Examples) {
+	if ex.Len() == 0 {
+		return
+	}
+	if _, group := ex.Size(0); group != 0 {
+		f.objective = "dpo"
+	} else if m := ex.Mark(0); m == data.Wanted || m == data.Unwanted {
+		f.objective = "kto"
+	}
 }
 
 type foundSource struct {
@@ -159,10 +178,12 @@ func lookAt(c *ucli.Context) (*found, error) {
 		first := src
 		first.MaxSamples = initRows
 		o := data.Options{Datasets: []data.Source{first}, ValSetSize: "0", BadRows: "drop", Overflow: "truncate", ChatTemplate: src.Template, Name: "init"}
-		_, rep, _, err := stages.IngestFiles(c.Context, c.String("model"), o, nil)
+		ds, rep, _, err := stages.IngestFiles(c.Context, c.String("model"), o, nil)
 		if err != nil {
 			return nil, err
 		}
+		f.learn(ds.Train)
+		ds.Close()
 		if n := rep.Dropped["bad_row"]; n > 0 {
 			noteOn(c)(fmt.Sprintf("%d of the first %d rows of %s cannot be used (%s: %s); tune plan will refuse them unless bad_rows: drop leaves them out",
 				n, rep.Rows, d, rep.Bad[0].RowRef, rep.Bad[0].Reason))

@@ -142,7 +142,7 @@ type actArgs struct {
 }
 
 func actOf(what string, y kernels.Dst, width int, a *kernels.ActArgs) *actArgs {
-	if a.Kind > kernels.Rsqrt {
+	if int(a.Kind) > int(kernels.LimitedSwiGLU) { // the last there is
 		panic(fmt.Sprintf("cuda: %s: no activation %d", what, a.Kind))
 	}
 	n := a.N * a.F

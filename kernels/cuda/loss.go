@@ -13,9 +13,10 @@ const lossBytes = 64 << 20
 func lossRows(n, v int) int { return min(n, max(1, lossBytes/(4*max(v, 1)))) }
 
 type lossArgs struct {
-	logits, target, coef, logp, lse, argmax driver.Ptr
-	v                                       int32
-	softCap                                 float32
+	logits, target, coef, logp, lse, argmax, mean driver.Ptr
+	v                                             int32
+	softCap, smooth                               float32
+	_                                             int32
 }
 
 // LogProb makes the logits of a chunk of tokens, their log-probabilities, and in
@@ -24,6 +25,7 @@ type lossArgs struct {
 func (c *CUDA) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *kernels.LogProbArgs) {
 	v, cols := a.W.Rows, a.W.Cols
 	logp, lse, argmax := f32("logprob: logp", out.LogP, a.N), f32("logprob: lse", out.LSE, a.N), i32("logprob: argmax", out.Argmax, a.N)
+	mean := f32("logprob: mean", out.Mean, a.N)
 	coef, target := f32("logprob: coef", a.Coef, a.N), i32("logprob: target", a.Target, a.N)
 	x, w := c.rowsOf("logprob: x", a.X, a.N, cols), c.matOf("logprob: w", a.W)
 	size := lossRows(a.N, v)
@@ -46,7 +48,7 @@ func (c *CUDA) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *ke
 			}
 			return p + driver.Ptr(4*at)
 		}
-		rows(c, "logprob", n, v, 0, &lossArgs{logits: z.p, target: off(target), coef: off(coef), logp: off(logp), lse: off(lse), argmax: off(argmax), v: int32(v), softCap: a.SoftCap})
+		rows(c, "logprob", n, v, 0, &lossArgs{logits: z.p, target: off(target), coef: off(coef), logp: off(logp), lse: off(lse), argmax: off(argmax), mean: off(mean), v: int32(v), softCap: a.SoftCap, smooth: a.Smooth})
 		if a.Coef == nil {
 			continue
 		}

@@ -65,7 +65,7 @@ KERNEL(copy2d, Copy2DArgs) {
 }
 
 // Activations, as kernels.ActKind numbers them.
-enum { SILU, GELU, GELU_TANH, RELU, RELU2, SIGMOID, TANH, QUICK_GELU, SOFTPLUS, XIELU, CLAMPED, LIMITED, CLIP, RSQRT };
+enum { SILU, GELU, GELU_TANH, RELU, RELU2, SIGMOID, TANH, QUICK_GELU, SOFTPLUS, XIELU, CLAMPED, CLIP, RSQRT, LIMITED };
 struct Act { int kind; float limit, alpha, alpha_p, alpha_n, beta, eps; int pad; };
 
 __device__ inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }

@@ -5,8 +5,11 @@ struct LossArgs {
   const int* target;
   const float* coef;
   float *logp, *lse;
-  int *argmax, v;
-  float soft_cap;
+  int* argmax;
+  float* mean; // of the log-probabilities of a row; 0 without a target
+  int v;
+  float soft_cap, smooth;
+  int pad;
 };
 
 KERNEL(logprob, LossArgs) {
@@ -25,22 +28,27 @@ KERNEL(logprob, LossArgs) {
   if (top != all) at = 0x7fffffff;
   for (int o = 16; o > 0; o >>= 1) at = min(at, __shfl_xor_sync(0xffffffffu, at, o));
   if (threadIdx.x % 32 == 0) first[threadIdx.x / 32] = at;
-  float sum = 0;
-  for (int j = threadIdx.x; j < a.v; j += blockDim.x) sum += expf(z[j] - all);
-  float lse = all + logf(block_sum(sum, red));
+  float sum = 0, below = 0;
+  for (int j = threadIdx.x; j < a.v; j += blockDim.x) {
+    sum += expf(z[j] - all);
+    below += z[j] - all;
+  }
+  float log_sum = logf(block_sum(sum, red)), lse = all + log_sum;
+  below = block_sum(below, red) / a.v;
   int t = a.target[n];
   if (threadIdx.x == 0) {
     for (u32 w = 0; w < blockDim.x / 32; w++) at = min(at, first[w]);
     if (a.argmax) a.argmax[n] = at;
     if (a.lse) a.lse[n] = lse;
     if (a.logp) a.logp[n] = t >= 0 ? z[t] - lse : 0;
+    if (a.mean) a.mean[n] = t >= 0 ? below - log_sum : 0;
   }
   if (!a.coef) return;
   __syncthreads();
-  float c = t >= 0 ? a.coef[n] : 0;
+  float c = t >= 0 ? a.coef[n] : 0, spread = a.smooth / a.v;
   for (int j = threadIdx.x; j < a.v; j += blockDim.x) {
     float x = z[j], g = 0;
-    if (t >= 0) g = c * expf(x - lse) - (j == t ? c : 0);
+    if (t >= 0) g = c * (expf(x - lse) - spread) - (j == t ? c * (1 - a.smooth) : 0);
     if (a.soft_cap > 0) g *= 1 - (x / a.soft_cap) * (x / a.soft_cap);
     z[j] = g;
   }

@@ -39,10 +39,21 @@ func convertPromptOnly(c columns, row *jinja.Dict, hasTemplate bool) (sample, er
 		if strings.TrimSpace(instruction) == "" {
 			return s, bad(c.name(row, "instruction"), "is empty")
 		}
+		input, err := c.text(row, "input", true)
+		if err != nil {
+			return s, err
+		}
+		if c.has(row, "history") {
+			return s, bad(c.name(row, "history"), "is not read in rows of type prompt; messages are")
+		}
 		prompt = instruction
 		if !hasTemplate {
-			s.plain, s.prompt = true, alpaca(instruction, "")
+			s.plain, s.prompt = true, alpaca(instruction, input)
 			break
+		}
+		if input != "" {
+			instruction += "\n" + input
+			prompt = instruction
 		}
 		if s.chat, err = c.conversation(row, []chat.Message{chat.NewMessage("user", instruction)}); err != nil {
 			return s, err
@@ -110,7 +121,7 @@ func (in *ingest) checkPromptOnly(f input) error {
 	case in.kept.n > 0 && !in.kept.info.Rows:
 		return fail.Usagef(in.o.Name, "an ingest stage of its own", "%s holds prompts, rows before it are learned from as they are", f.path)
 	}
-	in.kept.info.Rows = true
+	in.kept.info.Rows, in.kept.info.Groups, in.kept.info.Marks = true, false, false // prompts stand alone
 	return nil
 }
 

@@ -110,6 +110,9 @@ func ApplyOn(m *model.Model, c Config, seed uint64, samples []Sample) (*Adapter,
 	}
 	var seen first
 	if c.InitWeights.reads() {
+		if m.Spec.Encoder > 0 {
+			return nil, fail.Usagef("lora.init_lora_weights", "true", "init_lora_weights: %s is not supported for a model with an encoder", string(c.InitWeights))
+		}
 		if c, seen, err = fromData(m, c, chosen, ports, samples); err != nil {
 			return nil, err
 		}

@@ -182,7 +182,7 @@ func combineModule(dev kernels.Backend, adapters []Weighted, c Combination, seed
 		if ta == nil {
 			continue
 		}
-		if len(ta.shape) != 2 || len(tb.shape) != 2 || ta.shape[0] != tb.shape[1] || ta.shape[0]%int64(r) != 0 {
+		if len(ta.shape) != 2 || len(tb.shape) != 2 || ta.shape[0] != tb.shape[1] || ta.shape[0] == 0 || ta.shape[0]%int64(r) != 0 || ta.shape[0] != int64(r) && !ofParameter(stem, f.Config.TargetParameters) {
 			return 0, fail.Inputf(f.Dir, "is adapter_config.json its own?", "%s%s: A is %v and B %v, with rank %d", prefix, stem, ta.shape, tb.shape, r)
 		}
 		e, n, m := int(ta.shape[0])/r, int(ta.shape[1]), int(tb.shape[0])

@@ -218,6 +218,9 @@ type ggufAdapter struct {
 func (g *ggufAdapter) readKeys(src *arch.Source) error {
 	text := map[string]string{}
 	for _, kv := range g.r.KV() {
+		if _, ok := kv.Value.(float32); kv.Key == ggufAlpha && !ok {
+			return fail.Inputf(g.r.Path(), "", "%s is %v of type %T, want a float32", ggufAlpha, kv.Value, kv.Value)
+		}
 		switch v := kv.Value.(type) {
 		case string:
 			text[kv.Key] = v

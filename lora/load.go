@@ -204,6 +204,8 @@ func (c Config) inherit(f *Folder) (Config, error) {
 		{"bias", c.Bias != "", c.Bias == out.Bias, c.Bias, out.Bias},
 		{"use_rslora", c.UseRSLoRA, out.UseRSLoRA, c.UseRSLoRA, out.UseRSLoRA},
 		{"init_lora_weights", c.InitWeights != "", c.InitWeights == out.InitWeights, c.InitWeights, out.InitWeights},
+		{"init_samples", c.InitSamples != 0, false, c.InitSamples, "how it began"},
+		{"eva_config", c.EVA != nil, false, "given", "how it began"},
 		{"use_dora", c.UseDoRA, out.UseDoRA, c.UseDoRA, out.UseDoRA},
 	} {
 		if k.given && !k.same {

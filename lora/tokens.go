@@ -161,7 +161,7 @@ func (m *merger) takeTokens(w Weighted, mods []Module) error {
 					return err
 				}
 			}
-			if m.edits[t.Name].rows != nil || w.Weight != 1 {
+			if by := m.from[t.Name]; m.edits[t.Name].rows != nil || m.layers[t.Name] != nil || by != nil && by != f || w.Weight != 1 {
 				return fail.Inputf(f.Dir, "merge this adapter alone, with weight 1", "rows of %s are stored whole and cannot be combined", mod.Path)
 			}
 			m.edits[t.Name] = edit{rows: func(row0 int, w []float32) {

@@ -181,9 +181,6 @@ func (c Config) check(given Config) error {
 	if c.Adapter != "lora" && c.Adapter != "qlora" && !sameLoRA(c.LoRA) {
 		return fail.Usagef("train.lora", "use adapter: lora, or leave lora out", "lora is given with adapter: %s", c.Adapter)
 	}
-	if c.Objective == "reward" && slices.Contains(lora.KindNames(), string(c.Adapter)) {
-		return fail.Usagef("train.adapter", "use adapter: lora, qlora or none", "objective: reward trains a head beside the adapter, which a folder of %s has no place for", c.Adapter)
-	}
 	if len(c.UnfrozenParameters) > 0 && c.Adapter != "none" {
 		return fail.Usagef("train.unfrozen_parameters", "target_modules chooses what an adapter is put on", "unfrozen_parameters belongs to adapter: none, not %s", c.Adapter)
 	}

@@ -155,10 +155,16 @@ func (c Config) checkGRPO(given Config) error {
 	if len(g.Rewards) == 0 {
 		return fail.Usagef("train.rewards", "rewards: [{exact: answer}] compares with a column of the rows; docs/objectives.md lists what there is", "objective: grpo learns from rewards, and none is given")
 	}
-	for i, r := range g.Rewards {
+	names := map[string]bool{}
+	for i := range g.Rewards {
+		r := g.Rewards[i]
 		if err := r.Check(fmt.Sprintf("train.rewards[%d]", i)); err != nil {
 			return err
 		}
+		if name := r.Resolve().Name; names[name] {
+			return fail.Usagef(fmt.Sprintf("train.rewards[%d].name", i), "name: another", "two rewards are called %s", name)
+		}
+		names[r.Resolve().Name] = true
 	}
 	if g.StepsPerGeneration%accumulation != 0 {
 		return fail.Usagef("train.steps_per_generation", fmt.Sprintf("a multiple of %d", accumulation), "steps_per_generation: %d is not a whole number of steps of %d micro batches", g.StepsPerGeneration, accumulation)

@@ -99,7 +99,7 @@ func (j *Job) checkExperts() error {
 	if c := j.Config.RouterAuxLossCoef; c == nil || *c == 0 {
 		return nil
 	}
-	if objectives[j.Config.Objective].reward {
+	if kind := objectives[j.Config.Objective]; kind.reward || kind.teacher {
 		return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is not supported with objective: %s", j.Config.Objective)
 	}
 	for _, p := range j.Model.Params() {

@@ -190,7 +190,7 @@ func (c Config) CheckSamples(ex data.Examples) error {
 // checkReference refuses adapters that change the model beneath them: what
 // they were trained from is then not the model without its adapter.
 func (r *run) checkReference() error {
-	if r.objective.Reads() < ReadsReference || r.Adapter == nil || r.Reference != nil {
+	if r.objective.Reads() < ReadsReference || r.Adapter == nil || r.Reference != nil || r.AsItBegan {
 		return nil
 	}
 	for _, p := range r.Adapter.Params() {
@@ -263,6 +263,21 @@ func (c *Config) fillOptions() {
 	if len(c.LossType) == 0 && len(kind.losses) > 0 {
 		c.LossType = kind.losses[:1:1]
 	}
+}
+
+// ObjectiveFor is what samples of preferences are usually learned by: dpo where two
+// answers stand together, kto where a label stands beside one; "" for all others.
+func ObjectiveFor(ex data.Examples) ObjectiveName {
+	if ex.Len() == 0 {
+		return ""
+	}
+	if _, group := ex.Size(0); group != 0 {
+		return "dpo"
+	}
+	if m := ex.Mark(0); m == data.Wanted || m == data.Unwanted {
+		return "kto"
+	}
+	return ""
 }
 
 // checkObjective refuses what an objective cannot go with; given is c before

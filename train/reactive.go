@@ -136,7 +136,7 @@ func (r *reactive) judge(loss float64) {
 	if !better {
 		limit := *r.Best - r.threshold
 		if r.relative {
-			limit = *r.Best * (1 - r.threshold)
+			limit = *r.Best * (1 - math.Copysign(r.threshold, *r.Best)) // minus a reward is below 0
 		}
 		better = loss < limit
 	}

@@ -61,9 +61,6 @@ func (r *run) rewards(b *data.Batch, w whole) (s Score, err error) {
 	err = r.dev.Run(func() error {
 		t := &autograd.Tape{Dev: r.dev, Record: w.units > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
 		defer t.Free()
-		if c := r.Config.RouterAuxLossCoef; c != nil && *c > 0 && t.Record {
-			t.Balance = &autograd.Balance{Coef: *c}
-		}
 		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		y := r.Model.Rewards(t, h, b.Seq)
 		t.Done(h)
@@ -75,9 +72,6 @@ func (r *run) rewards(b *data.Batch, w whole) (s Score, err error) {
 			return err
 		}
 		s = r.objective.Score(b, p)
-		if t.Balance != nil { // as in pass
-			s.Loss += float64(t.Balance.Loss(t) * float64(w.units))
-		}
 		if w.units > 0 {
 			weights := r.objective.Weigh(b, p, w.units)
 			for i := range weights {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -347,6 +346,7 @@ func (r *run) scoreAnswers(ctx context.Context) (sum Score, tokens int64, w whol
 		weights[f] = fn.Weight
 		sum.Values = append(sum.Values, Value{Name: "rewards/" + fn.Name + "/mean"})
 	}
+	sum.Of = make([]float64, len(sum.Values)) // each a mean over the answers that it rated
 	total := weighted(rewards, weights)
 	for i, v := range total {
 		if math.IsNaN(v) {
@@ -355,9 +355,11 @@ func (r *run) scoreAnswers(ctx context.Context) (sum Score, tokens int64, w whol
 		w.units, tokens = w.units+1, tokens+int64(len(answers[i].IDs))
 		sum.Loss -= v
 		sum.Values[0].V += v
+		sum.Of[0]++
 		for f := range rewards {
 			if x := rewards[f][i]; !math.IsNaN(x) {
 				sum.Values[1+f].V += x
+				sum.Of[1+f]++
 			}
 		}
 	}
@@ -371,13 +373,6 @@ func (r *run) checkAnswering() error {
 		return nil
 	case r.Comm.Size() > 1:
 		return fail.Usagef("train.objective", "one rank", "objective: %s writes its answers on one rank, and there are %d", r.Config.Objective, r.Comm.Size())
-	}
-	names := map[string]bool{}
-	for i, f := range r.Answering.Rewards {
-		if names[f.Name] {
-			return fail.Usagef(fmt.Sprintf("train.rewards[%d].name", i), "name: another", "two rewards are called %s", f.Name)
-		}
-		names[f.Name] = true
 	}
 	return nil
 }

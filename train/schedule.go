@@ -253,7 +253,7 @@ func cosineWarmupWithMinLR(c *curve) func(int) float64 {
 // warmupStableDecay is a warm-up, a plateau and a decay, then the floor (Hu et
 // al. 2024, arXiv:2404.06395).
 func warmupStableDecay(c *curve) func(int) float64 {
-	decay := int(c.num("num_decay_steps", 0))
+	decay := c.count("num_decay_steps", 0)
 	stable := int(c.num("num_stable_steps", float64(c.total-c.warmup-decay)))
 	low, n := c.num("min_lr_ratio", 0), c.num("num_cycles", 0.5)
 	up := shape(c.word("warmup_type", "linear", "linear", "cosine", "1-sqrt"))

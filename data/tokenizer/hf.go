@@ -73,6 +73,7 @@ type hfFile struct {
 	pipeline [4][]byte
 
 	modelType, unk, prefix, suffix      string
+	hasPrefix                           bool // it may be "" on purpose
 	vocab, merges                       []byte
 	byteFallback, fuseUnk, ignoreMerges bool
 	unkID                               int32
@@ -133,6 +134,7 @@ func (h *hfFile) readModel() error {
 				return unmarshal(key, raw, &h.unkID)
 			}
 		case "continuing_subword_prefix":
+			h.hasPrefix = true
 			return unmarshal(key, raw, &h.prefix)
 		case "end_of_word_suffix":
 			return unmarshal(key, raw, &h.suffix)
@@ -183,6 +185,9 @@ func (h *hfFile) build(t *Tokenizer) error {
 	}
 	if h.modelType == "WordPiece" {
 		h.unk, h.longest = cmp.Or(h.unk, wordUnknown), cmp.Or(h.longest, wordLongest)
+		if !h.hasPrefix {
+			h.prefix = wordPrefix
+		}
 		return h.buildWordPiece(t)
 	}
 	if h.prefix != "" || h.suffix != "" {

@@ -29,11 +29,11 @@ func (t *Tokenizer) With(more []Added) (*Tokenizer, error) {
 	delete(files, "added_tokens.json") // lists the tokens without the new ones
 	var b bytes.Buffer
 	b.WriteString("{")
-	s, n := &jsonScan{data: data}, 0
+	s, n, found := &jsonScan{data: data}, 0, false
 	err = s.object(func(key string) error {
 		raw, err := s.skip(1)
 		if key == "added_tokens" {
-			raw = t.appendAdded(raw, more)
+			raw, found = t.appendAdded(raw, more), true
 		}
 		fmt.Fprintf(&b, "%s\n%s:%s", comma(n), quoteJSON(key), raw)
 		n++
@@ -41,6 +41,9 @@ func (t *Tokenizer) With(more []Added) (*Tokenizer, error) {
 	})
 	if err != nil {
 		return nil, badTokenizer(name, "%v", err)
+	}
+	if !found {
+		fmt.Fprintf(&b, "%s\n\"added_tokens\":%s", comma(n), t.appendAdded([]byte("[]"), more))
 	}
 	b.WriteString("\n}\n")
 	config := files["tokenizer_config.json"]

@@ -217,7 +217,11 @@ func TestLacking(t *testing.T) {
 	c, _ := interpreted(t)
 	defer c.Close()
 	for name, call := range map[string]func(){
-		"a convolution": func() { c.Conv1D(kernels.Dst{}, nil) },
+		"a convolution":       func() { c.Conv1D(kernels.Dst{}, nil) },
+		"the gated delta":     func() { c.DeltaScan(kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, nil) },
+		"a selective scan":    func() { c.SSMScan(kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, nil) },
+		"Sinkhorn's":          func() { c.Sinkhorn(kernels.Dst{}, nil) },
+		"the divergence from": func() { c.Divergence(nil, kernels.Dst{}, nil) },
 		"a matrix of IQ1_S": func() {
 			m, err := c.Load(kernels.Weights, dtype.Of(dtype.IQ1_S), 1, 256, nil, kernels.Copy)
 			if err != nil {

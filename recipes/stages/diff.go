@@ -288,6 +288,9 @@ func (d *Difference) tokenizers(x, y *side) error {
 		}
 	}
 	slices.Sort(d.Tokenizer)
+	if a.AddsBOS() != b.AddsBOS() || a.AddsEOS() != b.AddsEOS() {
+		note("around a text: beginning %v and %v, end %v and %v", a.AddsBOS(), b.AddsBOS(), a.AddsEOS(), b.AddsEOS())
+	}
 	if !slices.Equal(a.ChatTemplates(), b.ChatTemplates()) {
 		note("chat templates are others")
 	}
@@ -345,7 +348,9 @@ func (d *TensorDiff) values(m, n block.Raw) {
 		for i := range k {
 			p, q := float64(v[i]), float64(w[i])
 			if math.Float32bits(v[i]) == math.Float32bits(w[i]) || p == q {
-				all += float64(p * p)
+				if !math.IsInf(p, 0) {
+					all += float64(p * p)
+				}
 				continue
 			}
 			d.Values++

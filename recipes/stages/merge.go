@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -252,7 +253,7 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 		return nil, err
 	}
 	note := noteTo(o.Note)
-	if err := otherBase(o.Model, ads, true, note); err != nil {
+	if err := cmp.Or(otherBase(o.Model, ads, true, note), growFor(src, ads)); err != nil {
 		return nil, err
 	}
 	release, err := dev.Host(tokenizer.Memory(src.Reader))

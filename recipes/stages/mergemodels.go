@@ -50,7 +50,7 @@ func MergeModels(ctx context.Context, dev kernels.Backend, o MergeModelsOptions)
 	if mo.Files, mo.Vocab, err = m.files(); err != nil {
 		return nil, err
 	}
-	mo.Files["README.md"] = mergedCard(c, m.order, text)
+	mo.Files["README.md"] = mergedCard(c, m.order, o.Seed, text)
 	mo.Files["mergekit_config.yml"] = text
 	return merge.Write(ctx, dev, c, m.open, mo)
 }
@@ -260,12 +260,12 @@ func (m *modelSet) commonTemplate() (string, error) {
 }
 
 // mergedCard is the model card: what was merged, and how.
-func mergedCard(c *merge.Config, order []merge.Model, text []byte) []byte {
+func mergedCard(c *merge.Config, order []merge.Model, seed uint64, text []byte) []byte {
 	var b strings.Builder
 	b.WriteString("---\nbase_model:\n")
 	for _, m := range order {
 		fmt.Fprintf(&b, "- %s\n", m)
 	}
-	fmt.Fprintf(&b, "base_model_relation: merge\ntags:\n- merge\n---\n\n# Merge of %d models\n\nMethod: %s.\n\n```yaml\n%s\n```\n", len(order), c.Method, strings.TrimSpace(string(text)))
+	fmt.Fprintf(&b, "base_model_relation: merge\ntags:\n- merge\n---\n\n# Merge of %d models\n\nMethod: %s. Seed of random masks: %d.\n\n```yaml\n%s\n```\n", len(order), c.Method, seed, strings.TrimSpace(string(text)))
 	return []byte(b.String())
 }

@@ -303,7 +303,7 @@ func modelFiles(src *arch.Source) (map[string][]byte, error) {
 func baseFiles(src *arch.Source) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-		"vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json", "LICENSE", "LICENSE.txt"} {
+		"vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tekken.json", "chat_template.jinja", "generation_config.json", "LICENSE", "LICENSE.txt"} {
 		b, err := copied(src, name)
 		if err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -73,6 +74,7 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 		job.Config.DType = "bf16"
 	}
 	job.Config.LoadBestModelAtEnd = false
+	job.AsItBegan = t.j.Options.(*Train).Reference != "" // counted as a pass of its own
 	if teacher, ok := t.j.In("teacher"); ok && t.config.LossTopK == 0 {
 		its, err := p.Source(teacher)
 		if err != nil {
@@ -170,7 +172,7 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	if err := o.CheckSamples(rows.examples); err != nil {
 		return err
 	}
-	if err := checkVocabulary(p, j); err != nil {
+	if err := cmp.Or(checkVocabulary(p, j, "reference"), checkVocabulary(p, j, "teacher")); err != nil {
 		return err
 	}
 	t := trial{j: j, config: o, rows: rows, maxLength: rows.maxLength, limit: p.Limit}
@@ -185,6 +187,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	steps := t.steps(p, r)
 	s.Temp = r.StateBytes * int64(o.SaveTotalLimit+1)
 	s.Disk = 4*r.Trainable + 8<<10
+	if o.LossTopK > 0 { // an id and a log-probability each
+		s.Temp += 8 * int64(o.LossTopK) * rows.tokens
+	}
 	if j.Options.(*Train).Reference != "" || o.NeedsReference() { // a value a token
 		s.Temp += 4 * rows.tokens
 	}
@@ -211,9 +216,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	return nil
 }
 
-// checkVocabulary refuses a reference whose tokens are not the model's.
-func checkVocabulary(p *recipes.Planner, j *recipes.Job) error {
-	ref, ok := j.In("reference")
+// checkVocabulary refuses a reference or teacher whose tokens are not the model's.
+func checkVocabulary(p *recipes.Planner, j *recipes.Job, key string) error {
+	ref, ok := j.In(key)
 	if !ok {
 		return nil
 	}
@@ -227,7 +232,7 @@ func checkVocabulary(p *recipes.Planner, j *recipes.Job) error {
 		return err
 	}
 	if other.Spec.V != own.Spec.V {
-		return fail.Usagef("train.reference", "name a model of the same family", "%s has %d tokens, the model in training %d: their log-probabilities are of different texts", ref, other.Spec.V, own.Spec.V)
+		return fail.Usagef("train."+key, "name a model of the same family", "%s has %d tokens, the model in training %d: their log-probabilities are of different texts", ref, other.Spec.V, own.Spec.V)
 	}
 	return nil
 }

@@ -33,6 +33,16 @@ func servedTokenizer(src *arch.Source, adapters []string, note func(string)) (*t
 		return nil, err
 	}
 	for _, dir := range adapters {
+		if exists(filepath.Join(dir, "tokenizer.json")) {
+			own, err := tokenizer.Open(tokenizerFolder{dir: dir})
+			if err != nil {
+				return nil, err
+			}
+			if own.Size() > tok.Size() {
+				tok = own
+				note(fmt.Sprintf("the tokenizer is that of %s, which has added tokens", dir))
+			}
+		}
 		list, err := adapterTemplates(dir)
 		if err != nil {
 			return nil, err

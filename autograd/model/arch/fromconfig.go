@@ -20,7 +20,7 @@ func FromConfig(path string, config []byte, t dtype.Type) (*Source, error) {
 	if err := s.Spec.check(); err != nil {
 		return nil, fail.Inputf(path, "", "%w", wrapCorrupt(err))
 	}
-	for _, rule := range s.arch.Rules(&s.Spec) {
+	for _, rule := range s.arch.rulesOf(&s.Spec) {
 		if !rule.Tied && !rule.Optional {
 			r.tensors = append(r.tensors, formats.Tensor{Name: rule.Name, Shape: slices.Clone(rule.Shape()), Type: t})
 		}

@@ -170,7 +170,7 @@ func (c *Config) listed(key string) []int {
 	if !ok {
 		return nil
 	}
-	if n := c.Int(-1, "num_hidden_layers"); len(list) != n {
+	if n := c.Int(-1, "num_hidden_layers"); len(list) != n || n == 0 {
 		c.fail(key, "has %d entries for %d layers", len(list), n)
 		return nil
 	}

@@ -38,6 +38,9 @@ var gemma4 = Arch{
 		}
 		near := s.Attention().D
 		d, k := c.wideHeads(local, s.Attention())
+		if err := checkSizes(size{"head size", d, 1 << 14}, size{"head size", near, 1 << 14}); err != nil {
+			return s, err
+		}
 		if half {
 			s.Stand = []int32{int32(whole.Int(258880, "image_token_id")), int32(whole.Int(258884, "video_token_id")), int32(whole.Int(258881, "audio_token_id"))}
 			if s.StandAs = int32(c.Int(0, "pad_token_id")); s.StandAs < 0 || int(s.StandAs) >= s.V {

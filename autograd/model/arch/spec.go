@@ -18,7 +18,7 @@ import (
 	"github.com/tunekit/tunekit/kernels"
 )
 
-// Spec is a decoder-only transformer as data. Letters as in package kernels.
+// Spec is a transformer as data: a decoder, alone or behind an encoder. Letters as in package kernels.
 type Spec struct {
 	Arch   string // key of the table in archs.go
 	C      int    // hidden size

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/stages"
+	"github.com/tunekit/tunekit/train"
 )
 
 func initCommand() *ucli.Command {
@@ -141,18 +143,6 @@ type found struct {
 	objective string
 }
 
-// learn looks at what kind of preferences rows hold, if any.
-func (f *found) learn(ex data.Examples) {
-	if ex.Len() == 0 {
-		return
-	}
-	if _, group := ex.Size(0); group != 0 {
-		f.objective = "dpo"
-	} else if m := ex.Mark(0); m == data.Wanted || m == data.Unwanted {
-		f.objective = "kto"
-	}
-}
-
 type foundSource struct {
 	source data.Source
 	report *data.Report
@@ -182,7 +172,7 @@ func lookAt(c *ucli.Context) (*found, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.learn(ds.Train)
+		f.objective = cmp.Or(f.objective, string(train.ObjectiveFor(ds.Train)))
 		ds.Close()
 		if n := rep.Dropped["bad_row"]; n > 0 {
 			noteOn(c)(fmt.Sprintf("%d of the first %d rows of %s cannot be used (%s: %s); tune plan will refuse them unless bad_rows: drop leaves them out",

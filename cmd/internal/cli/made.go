@@ -86,6 +86,10 @@ func addressOfTask(c *ucli.Context, t task) (recipes.Digest, error) {
 		case !c.IsSet(name) || slices.Contains(besideResults, name):
 		case slices.Contains(inputFlags, name):
 			in[name] = c.String(name)
+		case name == "chat-template":
+			if env[name], err = templateText(c); err != nil {
+				return "", err
+			}
 		default:
 			env[name] = fmt.Sprint(c.Value(name))
 		}

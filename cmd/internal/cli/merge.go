@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,18 +128,46 @@ func combineTo(c *ucli.Context, o *stages.Merge, adapters []string, weights []fl
 }
 
 // unmeasured is where a merged model lies until it has been compared, so that
-// what was killed before is never taken for one that passed.
-func unmeasured(output string) string {
+// what was killed before is never taken for one that passed; how tells what is merged
+// and in which way, so that one is never gone on with as another.
+func unmeasured(output, how string) string {
 	ext := filepath.Ext(output)
 	if ext != ".gguf" {
 		ext = ""
 	}
-	return strings.TrimSuffix(filepath.Clean(output), ext) + ".unmeasured" + ext
+	return strings.TrimSuffix(filepath.Clean(output), ext) + ".unmeasured-" + how + ext
+}
+
+// dropUnmeasured removes what merges into output left behind, but for the part named keep.
+func dropUnmeasured(output, keep string) error {
+	ext := filepath.Ext(output)
+	if ext != ".gguf" {
+		ext = ""
+	}
+	prefix := strings.TrimSuffix(filepath.Clean(output), ext) + ".unmeasured"
+	list, err := os.ReadDir(filepath.Dir(prefix))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fail.Inputf(filepath.Dir(prefix), "", "%w", err)
+	}
+	for _, e := range list {
+		if path := filepath.Join(filepath.Dir(prefix), e.Name()); strings.HasPrefix(path, prefix) && path != keep {
+			if err := atomic.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []float64) (err error) {
-	output, work := c.String("output"), unmeasured(c.String("output"))
-	if err := atomic.RemoveAll(work); err != nil {
+	h := sha256.New()
+	for _, path := range append([]string{c.String("model")}, adapters...) {
+		fmt.Fprintln(h, path, stampOf(path))
+	}
+	fmt.Fprintln(h, weights, opts.Combination, opts.Base, c.Uint64("seed"), c.Bool("trained-nf4"))
+	output := c.String("output")
+	work := unmeasured(output, fmt.Sprintf("%.4x", h.Sum(nil)))
+	if err := dropUnmeasured(output, work+".part"); err != nil {
 		return err
 	}
 	defer func() {

@@ -96,7 +96,11 @@ func (c Config) Total(perEpoch int) int {
 
 // checkExperts refuses a loss over routers where the model has none.
 func (j *Job) checkExperts() error {
-	if c := j.Config.RouterAuxLossCoef; c == nil || *c == 0 {
+	c := j.Config.RouterAuxLossCoef
+	if c == nil && j.Model.Spec.RouterLoss && !objectives[j.Config.Objective].reward && !objectives[j.Config.Objective].teacher {
+		return fail.Usagef("train.router_aux_loss_coef", "router_aux_loss_coef: its router_aux_loss_coef; 0 leaves the loss out", "config.json of the model turns on a loss over its routers (output_router_logits), and the recipe does not say how much it weighs")
+	}
+	if c == nil || *c == 0 {
 		return nil
 	}
 	if kind := objectives[j.Config.Objective]; kind.reward || kind.teacher {
@@ -107,7 +111,7 @@ func (j *Job) checkExperts() error {
 			return nil
 		}
 	}
-	return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is %g, and the model has no experts", *j.Config.RouterAuxLossCoef)
+	return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is %g, and the model has no experts", *c)
 }
 
 // identity is the hash of all that decides the run's values, so that a state

@@ -133,6 +133,10 @@ func (s *Source) readConfig() error {
 	if s.Spec, err = s.arch.Spec(c); err != nil {
 		return err
 	}
+	s.Spec.RouterLoss = c.Bool(false, "output_router_logits")
+	if c.err != nil {
+		return c.err
+	}
 	if reward {
 		if err := checkLabels(c); err != nil {
 			return err

@@ -20,14 +20,15 @@ import (
 
 // Spec is a transformer as data: a decoder, alone or behind an encoder. Letters as in package kernels.
 type Spec struct {
-	Arch   string // key of the table in archs.go
-	C      int    // hidden size
-	V      int    // vocabulary rows of the embedding
-	MaxPos int    // context length
-	Tied   bool   // the head is the embedding
-	Reward bool   // the head has one row: see Source.Reward
-	Half   bool   // of a larger model, in whose folder names begin otherwise
-	Norm   NormSpec
+	Arch       string // key of the table in archs.go
+	C          int    // hidden size
+	V          int    // vocabulary rows of the embedding
+	MaxPos     int    // context length
+	Tied       bool   // the head is the embedding
+	Reward     bool   // the head has one row: see Source.Reward
+	Half       bool   // of a larger model, in whose folder names begin otherwise
+	RouterLoss bool   // config.json turns on the loss over routers in training (output_router_logits)
+	Norm       NormSpec
 
 	EmbedWidth  int  // of embedding and head, where maps between it and C stand around the blocks; 0: C
 	EmbedNorm   bool // the embedding is normalised

@@ -11,7 +11,7 @@ import (
 
 func TestStaticBuildSaysSo(t *testing.T) {
 	_, err := Open(0)
-	if fail.Code(err) != int(fail.Limit) || !strings.Contains(err.Error(), "-tags nodl") || !strings.Contains(fail.Hint(err), "without -tags nodl") {
+	if fail.Code(err) != int(fail.Limit) || !strings.Contains(err.Error(), "-tags nodl") || !strings.Contains(fail.Hint(err), "make build") {
 		t.Errorf("%v (hint %q)", err, fail.Hint(err))
 	}
 }

@@ -89,7 +89,7 @@ func Combine(dev kernels.Backend, adapters []Weighted, c Combination, seed uint6
 		return nil, err
 	}
 	first := adapters[0].Folder
-	out := &Folder{Dir: first.Dir, Base: first.Base, tensors: map[string]*stored{}}
+	out := &Folder{Dir: first.Dir, Base: first.Base, task: first.task, tensors: map[string]*stored{}}
 	stems := map[string][2]string{} // what names begin with, and the endings of A and B
 	for _, w := range adapters {
 		if err := w.Folder.plainLoRA("merge the adapters into the base one after another"); err != nil {

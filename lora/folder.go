@@ -27,6 +27,7 @@ type Folder struct {
 	Kind    string
 	Options Options
 	dropout string // of training, where there was any
+	task    string // what PEFT makes of the model, such as SEQ_2_SEQ_LM; "": CAUSAL_LM
 
 	tensors map[string]*stored // by name without prefix
 	adapter string             // its name in the names of the tensors, where they have one
@@ -91,6 +92,9 @@ func (f *Folder) settings(where string, data []byte) error {
 		return err
 	}
 	f.Config, f.Base = c.config(), c.BaseModel
+	if c.TaskType != nil {
+		f.task = *c.TaskType
+	}
 	if f.Config.TargetModules.Empty() && len(f.Config.TargetParameters) == 0 {
 		return fail.Inputf(where, "", "target_modules is missing")
 	}

@@ -14,7 +14,11 @@ import (
 // Write writes the adapter as a PEFT folder, which appears whole or not at all. made
 // says in the model card where it comes from; files go into the folder, too.
 func (f *Folder) Write(dir, made string, files map[string][]byte) error {
-	conf, err := fileOf(f.Config, f.Base, nil, nil).encode()
+	file := fileOf(f.Config, f.Base, nil, nil)
+	if f.task != "" {
+		file.TaskType = &f.task
+	}
+	conf, err := file.encode()
 	if err != nil {
 		return err
 	}

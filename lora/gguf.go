@@ -178,6 +178,9 @@ func ReadGGUF(path string, src *arch.Source) (*Folder, error) {
 		g.tensors[list[i].Name] = &list[i]
 	}
 	f := &Folder{Dir: path, Base: g.base, tensors: map[string]*stored{}}
+	if src.Spec.Encoder > 0 {
+		f.task = "SEQ_2_SEQ_LM"
+	}
 	mods, tensors := sourceModules(src)
 	var chosen []Module
 	var low []*lowRank

@@ -40,6 +40,7 @@ func parseKind(where string, all map[string]any, f *Folder) error {
 		number, isNumber := v.(float64)
 		switch {
 		case v == nil || slices.Contains(general, key):
+		case key == "init_weights" && v == false: // how it began
 		case known[key]:
 			own[key] = v
 		case strings.HasSuffix(key, "_dropout") && isNumber: // of training alone

@@ -1,8 +1,11 @@
 package lora
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -47,6 +50,13 @@ func (o *VeRA) projections(f *Folder, out, in int) (a, b []float32, err error) {
 		}
 		b, err = f.take(veraB, int64(out), int64(o.R))
 		return a, b, err
+	}
+	if f != nil { // before memory is taken for what a number in its settings says
+		for _, name := range slices.Sorted(maps.Keys(f.tensors)) {
+			if t := f.tensors[name]; strings.HasSuffix(name, ".vera_lambda_d") && (len(t.shape) != 1 || t.shape[0] != int64(o.R)) {
+				return nil, nil, fail.Inputf(f.Dir, "is adapter_config.json its own?", "%s has shape %v, with r %d", name, t.shape, o.R)
+			}
+		}
 	}
 	g := newTwister(uint32(*o.PRNGKey))
 	return g.kaiming(o.R*in, in), g.kaiming(out*o.R, o.R), nil

@@ -276,15 +276,9 @@ func (t *Tokenizer) hfBPE(b *bytes.Buffer, m *bpe) error {
 		unk = quoteJSON(t.vocab[m.unk])
 	}
 	fmt.Fprintf(b, "{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":%s,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"+
-		"\"fuse_unk\":%t,\"byte_fallback\":%t,\"ignore_merges\":%t,\n\"vocab\":{", unk, m.fuseUnk, m.byteFallback, m.ignoreMerges)
-	n := 0
-	for i, s := range t.vocab {
-		if s != "" {
-			fmt.Fprintf(b, "%s\n%s:%d", comma(n), quoteJSON(s), i)
-			n++
-		}
-	}
-	b.WriteString("\n},\n\"merges\":[")
+		"\"fuse_unk\":%t,\"byte_fallback\":%t,\"ignore_merges\":%t,", unk, m.fuseUnk, m.byteFallback, m.ignoreMerges)
+	t.hfVocab(b)
+	b.WriteString(",\n\"merges\":[")
 	for i, s := range merges {
 		x, y, _ := cutMerge(s)
 		fmt.Fprintf(b, "%s\n%s", comma(i), quoteJSON(x+" "+y))

@@ -85,7 +85,14 @@ func lastRune(s string) int {
 
 // hfWordPiece writes the model.
 func (t *Tokenizer) hfWordPiece(b *bytes.Buffer, m *wordPiece) {
-	fmt.Fprintf(b, "{\"type\":\"WordPiece\",\"unk_token\":%s,\"continuing_subword_prefix\":%s,\"max_input_chars_per_word\":%d,\n\"vocab\":{", quoteJSON(t.vocab[m.unk]), quoteJSON(m.prefix), m.longer)
+	fmt.Fprintf(b, "{\"type\":\"WordPiece\",\"unk_token\":%s,\"continuing_subword_prefix\":%s,\"max_input_chars_per_word\":%d,", quoteJSON(t.vocab[m.unk]), quoteJSON(m.prefix), m.longer)
+	t.hfVocab(b)
+	b.WriteString("}")
+}
+
+// hfVocab writes the tokens of a model with their ids.
+func (t *Tokenizer) hfVocab(b *bytes.Buffer) {
+	b.WriteString("\n\"vocab\":{")
 	n := 0
 	for i, s := range t.vocab {
 		if s != "" {
@@ -93,7 +100,7 @@ func (t *Tokenizer) hfWordPiece(b *bytes.Buffer, m *wordPiece) {
 			n++
 		}
 	}
-	b.WriteString("\n}}")
+	b.WriteString("\n}")
 }
 
 // wordPieceDecoder puts spaces before tokens that begin a word, and with cleanup

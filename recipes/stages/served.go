@@ -24,28 +24,22 @@ import (
 // with, as Transformers saves it.
 const templateFile = "chat_template.jinja"
 
-// servedTokenizer is the tokenizer of a model with adapters: its own, with the chat
-// templates of the last adapter whose folder has some, since what was trained is what
-// must be served. note is told which were taken and why.
+// servedTokenizer is the tokenizer of a model with adapters: its own, or that of an
+// adapter that added tokens, with the chat templates of the last adapter whose folder
+// has some, since what was trained is what must be served. note is told which were taken and why.
 func servedTokenizer(src *arch.Source, adapters []string, note func(string)) (*tokenizer.Tokenizer, error) {
 	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}
 	for _, dir := range adapters {
-		if exists(filepath.Join(dir, "tokenizer.json")) {
-			own, err := tokenizer.Open(tokenizerFolder{dir: dir})
-			if err != nil {
-				return nil, err
-			}
-			if own.Size() > tok.Size() {
-				tok = own
-				note(fmt.Sprintf("the tokenizer is that of %s, which has added tokens", dir))
-			}
-		}
-		list, err := adapterTemplates(dir)
+		own, list, err := adapterTokenizer(dir)
 		if err != nil {
 			return nil, err
+		}
+		if own != nil && own.Size() > tok.Size() {
+			tok = own
+			note(fmt.Sprintf("the tokenizer is that of %s, which has added tokens", dir))
 		}
 		if len(list) > 0 && !slices.Equal(list, tok.ChatTemplates()) {
 			tok.SetChatTemplates(list)
@@ -55,27 +49,23 @@ func servedTokenizer(src *arch.Source, adapters []string, note func(string)) (*t
 	return tok, nil
 }
 
-// adapterTemplates are the chat templates in an adapter's folder; none where it has
-// none of its own.
-func adapterTemplates(dir string) ([]tokenizer.NamedTemplate, error) {
+// adapterTokenizer is the tokenizer in an adapter's folder, nil where there is none, and
+// the chat templates there.
+func adapterTokenizer(dir string) (tok *tokenizer.Tokenizer, templates []tokenizer.NamedTemplate, err error) {
 	if lora.IsGGUF(dir) {
-		return nil, nil
-	}
-	raw, err := formats.SideFile(filepath.Join(dir, templateFile))
-	if err != nil {
-		return nil, err
-	}
-	if raw != nil {
-		return []tokenizer.NamedTemplate{{Name: tokenizer.DefaultTemplate, Text: string(raw)}}, nil
+		return nil, nil, nil
 	}
 	if exists(filepath.Join(dir, "tokenizer.json")) {
-		tok, err := tokenizer.Open(tokenizerFolder{dir: dir})
-		if err != nil {
-			return nil, err
+		if tok, err = tokenizer.Open(tokenizerFolder{dir: dir}); err != nil {
+			return nil, nil, err
 		}
-		return tok.ChatTemplates(), nil
+		templates = tok.ChatTemplates()
 	}
-	return nil, nil
+	raw, err := formats.SideFile(filepath.Join(dir, templateFile))
+	if raw != nil {
+		templates = []tokenizer.NamedTemplate{{Name: tokenizer.DefaultTemplate, Text: string(raw)}}
+	}
+	return tok, templates, err
 }
 
 // trainedTemplate is the chat template that the rows of a training stage were written

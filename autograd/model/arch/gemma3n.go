@@ -104,15 +104,7 @@ var gemma3n = Arch{
 		return s, m.err
 	},
 	Rules: func(s *Spec) []Rule {
-		names := gemmaNames
-		names.norms = map[Role][2]string{PostPartNorm: {"post_per_layer_input_norm", "post_norm"}, AltNorm: {"altup.router_norm", "altup_router_norm"}, LaurelNorm: {"laurel.post_laurel_norm", "laurel_post_norm"}}
-		for role, name := range gemmaNames.norms {
-			names.norms[role] = name
-		}
-		if s.Half {
-			names = halfNames(names)
-		}
-		return namedRules(s, false, names)
+		return gemmaRules(s, gemmaNames.with(map[Role][2]string{PostPartNorm: {"post_per_layer_input_norm", "post_norm"}, AltNorm: {"altup.router_norm", "altup_router_norm"}, LaurelNorm: {"laurel.post_laurel_norm", "laurel_post_norm"}}))
 	},
 	KV: gemma3nKV,
 	NoGGUF: func(s *Spec) string {

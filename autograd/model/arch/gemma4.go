@@ -108,20 +108,21 @@ var gemma4 = Arch{
 		return s, m.err
 	},
 	Rules: func(s *Spec) []Rule {
-		names := gemmaNames
+		names := gemmaNames.with(map[Role][2]string{PostPartNorm: {"post_per_layer_input_norm", "post_norm"}, OwnMLPNorm: {"post_feedforward_layernorm_1", "post_ffw_norm_1"},
+			ExpertNorm: {"pre_feedforward_layernorm_2", "pre_ffw_norm_2"}, ExpertsNorm: {"post_feedforward_layernorm_2", "post_ffw_norm_2"}})
 		names.experts = gemma4Experts
-		names.norms = map[Role][2]string{PostPartNorm: {"post_per_layer_input_norm", "post_norm"}, OwnMLPNorm: {"post_feedforward_layernorm_1", "post_ffw_norm_1"},
-			ExpertNorm: {"pre_feedforward_layernorm_2", "pre_ffw_norm_2"}, ExpertsNorm: {"post_feedforward_layernorm_2", "post_ffw_norm_2"}}
-		for role, name := range gemmaNames.norms {
-			names.norms[role] = name
-		}
-		if s.Half {
-			names = halfNames(names)
-		}
-		return namedRules(s, false, names)
+		return gemmaRules(s, names)
 	},
 	KV:     gemma4KV,
 	Config: gemma4Config,
+}
+
+// gemmaRules are the rules of a model by names, or of half of a larger one.
+func gemmaRules(s *Spec, names layerNames) []Rule {
+	if s.Half {
+		names = halfNames(names)
+	}
+	return namedRules(s, false, names)
 }
 
 // halfNames are names in the folder of a larger model.

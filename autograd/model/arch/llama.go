@@ -3,6 +3,7 @@ package arch
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
@@ -114,6 +115,13 @@ type layerNames struct {
 	byHead bool
 	// transposed: Hugging Face files hold the linear maps as [in, out].
 	transposed bool
+}
+
+// with is n with further norms.
+func (n layerNames) with(norms map[Role][2]string) layerNames {
+	n.norms = maps.Clone(n.norms)
+	maps.Copy(n.norms, norms)
+	return n
 }
 
 // UsualHead is what most families call the output layer, and users who mean it.

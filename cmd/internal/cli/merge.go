@@ -129,34 +129,27 @@ func combineTo(c *ucli.Context, o *stages.Merge, adapters []string, weights []fl
 
 // unmeasured is where a merged model lies until it has been compared, so that
 // what was killed before is never taken for one that passed; how tells what is merged
-// and in which way, so that one is never gone on with as another.
-func unmeasured(output, how string) string {
-	ext := filepath.Ext(output)
-	if ext != ".gguf" {
-		ext = ""
-	}
-	return strings.TrimSuffix(filepath.Clean(output), ext) + ".unmeasured-" + how + ext
-}
-
-// dropUnmeasured removes what merges into output left behind, but for the part named keep.
-func dropUnmeasured(output, keep string) error {
+// and in which way, so that one is never gone on with as another. What other merges into
+// output left behind is removed.
+func unmeasured(output, how string) (string, error) {
 	ext := filepath.Ext(output)
 	if ext != ".gguf" {
 		ext = ""
 	}
 	prefix := strings.TrimSuffix(filepath.Clean(output), ext) + ".unmeasured"
+	work := prefix + "-" + how + ext
 	list, err := os.ReadDir(filepath.Dir(prefix))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fail.Inputf(filepath.Dir(prefix), "", "%w", err)
+		return "", fail.Inputf(filepath.Dir(prefix), "", "%w", err)
 	}
 	for _, e := range list {
-		if path := filepath.Join(filepath.Dir(prefix), e.Name()); strings.HasPrefix(path, prefix) && path != keep {
+		if path := filepath.Join(filepath.Dir(prefix), e.Name()); strings.HasPrefix(path, prefix) && path != work+".part" {
 			if err := atomic.RemoveAll(path); err != nil {
-				return err
+				return "", err
 			}
 		}
 	}
-	return nil
+	return work, nil
 }
 
 func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []float64) (err error) {
@@ -166,8 +159,8 @@ func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []f
 	}
 	fmt.Fprintln(h, weights, opts.Combination, opts.Base, c.Uint64("seed"), c.Bool("trained-nf4"))
 	output := c.String("output")
-	work := unmeasured(output, fmt.Sprintf("%.4x", h.Sum(nil)))
-	if err := dropUnmeasured(output, work+".part"); err != nil {
+	work, err := unmeasured(output, fmt.Sprintf("%.4x", h.Sum(nil)))
+	if err != nil {
 		return err
 	}
 	defer func() {

@@ -165,16 +165,7 @@ func floatOp(kind string, width int) func(a, b uint64) uint64 {
 		case "div.rn":
 			return func(a, b uint64) uint64 { return u64(f64(a) / f64(b)) }
 		case "max":
-			return func(a, b uint64) uint64 {
-				x, y := f64(a), f64(b)
-				switch {
-				case x != x:
-					return b
-				case y != y:
-					return a
-				}
-				return u64(math.Max(x, y))
-			}
+			return func(a, b uint64) uint64 { return u64(extreme(f64(a), f64(b), math.Max)) }
 		}
 		return nil
 	}
@@ -198,14 +189,14 @@ func floatOp(kind string, width int) func(a, b uint64) uint64 {
 }
 
 // extreme is min or max as PTX has them: a NaN loses.
-func extreme(a, b float32, f func(x, y float64) float64) float32 {
+func extreme[F float32 | float64](a, b F, f func(x, y float64) float64) F {
 	switch {
 	case a != a:
 		return b
 	case b != b:
 		return a
 	}
-	return float32(f(float64(a), float64(b)))
+	return F(f(float64(a), float64(b)))
 }
 
 // twoSum is x+y rounded, and what the rounding lost.

@@ -301,19 +301,7 @@ func TestGoldenDistill(t *testing.T) {
 		compared++
 		t.Run(fmt.Sprint(c.Name), func(t *testing.T) {
 			j := goldenTeacher(t, Config{Preferences: Preferences{Beta: &c.Beta}}, g.Micro)
-			r, err := begin(j)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.end()
-			s, err := r.loader.Step(0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			m, err := r.gradients(context.Background(), s, r.count(s.Micro))
-			if err != nil {
-				t.Fatal(err)
-			}
+			r, m := firstStep(t, j)
 			if !(math.Abs(m.Loss-c.Loss) <= 1e-5) {
 				t.Errorf("loss %v, want %v", m.Loss, c.Loss)
 			}
@@ -344,19 +332,7 @@ func TestTeach(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r, err := begin(j)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.end()
-		s, err := r.loader.Step(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, err := r.gradients(context.Background(), s, r.count(s.Micro))
-		if err != nil {
-			t.Fatal(err)
-		}
+		_, m := firstStep(t, j)
 		return m
 	}
 	want, all := step(0, ""), step(v, "a")

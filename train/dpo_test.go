@@ -146,13 +146,14 @@ func TestGoldenPreferences(t *testing.T) {
 // logits of the vocabulary.
 var notMeasured = []string{"entropy", "num_tokens", "logits/chosen", "logits/rejected", "mean_token_accuracy"}
 
-func compareCase(t *testing.T, j Job, want preferenceCase, grads map[string][]float32) {
+// firstStep begins a run and returns it with the gradients of its first step.
+func firstStep(t *testing.T, j Job) (*run, Metrics) {
 	t.Helper()
 	r, err := begin(j)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.end()
+	t.Cleanup(r.end)
 	s, err := r.loader.Step(0)
 	if err != nil {
 		t.Fatal(err)
@@ -161,6 +162,12 @@ func compareCase(t *testing.T, j Job, want preferenceCase, grads map[string][]fl
 	if err != nil {
 		t.Fatal(err)
 	}
+	return r, m
+}
+
+func compareCase(t *testing.T, j Job, want preferenceCase, grads map[string][]float32) {
+	t.Helper()
+	r, m := firstStep(t, j)
 	if d := math.Abs(m.Loss - want.Loss); !(d <= 1e-5*max(1, want.Loss)) {
 		t.Errorf("loss %v, want %v", m.Loss, want.Loss)
 	}

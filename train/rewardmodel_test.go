@@ -1,7 +1,6 @@
 package train
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -101,19 +100,7 @@ func TestGoldenReward(t *testing.T) {
 		for _, micro := range []int{4, 1} {
 			t.Run(fmt.Sprintf("%s/%d", want.Name, micro), func(t *testing.T) {
 				c := Config{MicroBatchSize: micro, GradientAccumulationSteps: 4 / micro, Preferences: Preferences{CenterRewards: want.Center}}
-				r, err := begin(goldenReward(t, c, g.pairs(want.Margin), stored["score.weight"]))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer r.end()
-				s, err := r.loader.Step(0)
-				if err != nil {
-					t.Fatal(err)
-				}
-				m, err := r.gradients(context.Background(), s, r.count(s.Micro))
-				if err != nil {
-					t.Fatal(err)
-				}
+				r, m := firstStep(t, goldenReward(t, c, g.pairs(want.Margin), stored["score.weight"]))
 				if !(math.Abs(m.Loss-want.Loss) <= 2e-5) {
 					t.Errorf("loss %v, want %v", m.Loss, want.Loss)
 				}

@@ -18,22 +18,37 @@ type Dynamic struct {
 	// exponent and first seven bits of the fraction are the index. A bucket between
 	// the smallest and the largest magnitude holds one midpoint at most.
 	start [1 << dynamicBits]uint8
+	// What vectors count midpoints with: the lowest of the lines, one a decade, is the
+	// rank of a magnitude within half a code, and with its sign and shift the code.
+	lines [2 * dynamicDecades][8]float32 // slopes, then offsets, 8 times each
+	shift float32
+	// binades are the lines at both ends of each power of two from 2⁻³¹ to 1.
+	binades [4][32]float32
+	// Values and mid by bytes: the first of all, the second of all …
+	valueBytes, midBytes [4][256]byte
 }
 
-const dynamicBits = 16
+const (
+	dynamicBits    = 16
+	dynamicDecades = 7
+)
 
 // Signed holds values of [-1, 1], Unsigned of [0, 1].
 var Signed, Unsigned = newDynamic(true), newDynamic(false)
 
 func newDynamic(signed bool) *Dynamic {
-	const exponents = 7
 	data := make([]float32, 0, 256)
-	for i := range exponents {
+	d, below := new(Dynamic), 0.5 // a rank between those of the magnitudes beside it
+	for i := range dynamicDecades {
 		n := 1 << i
 		if !signed {
 			n *= 2
 		}
-		scale := float32(math.Pow(10, float64(i-exponents+1)))
+		scale := float32(math.Pow(10, float64(i-dynamicDecades+1)))
+		slope := float64(n) / 0.9 // a tenth to one
+		d.lines[i] = eight(slope / float64(scale))
+		d.lines[dynamicDecades+i] = eight(below - 0.1*slope)
+		below += float64(n)
 		edges := linspace(0.1, 1, n+1)
 		for j := range n {
 			v := scale * ((edges[j] + edges[j+1]) / 2)
@@ -45,12 +60,24 @@ func newDynamic(signed bool) *Dynamic {
 	}
 	data = append(data, 0, 1)
 	slices.Sort(data)
-	d := new(Dynamic)
+	zero, _ := slices.BinarySearch(data, 0)
+	d.shift = float32(zero) - 0.5
 	copy(d.Values[:], data)
 	for i := range d.mid {
 		d.mid[i] = float32(math.Inf(1))
 		if i < 255 {
 			d.mid[i] = (data[i] + data[i+1]) / 2
+		}
+	}
+	for i := range 32 {
+		m := math.Ldexp(1, i-31)
+		d.binades[0][i], d.binades[1][i] = d.line(m)
+		d.binades[2][i], d.binades[3][i] = d.line(2 * m)
+	}
+	for i := range 256 {
+		for b := range 4 {
+			d.valueBytes[b][i] = byte(math.Float32bits(d.Values[i]) >> (8 * b))
+			d.midBytes[b][i] = byte(math.Float32bits(d.mid[i]) >> (8 * b))
 		}
 	}
 	for i := range d.start {
@@ -66,6 +93,25 @@ func newDynamic(signed bool) *Dynamic {
 	return d
 }
 
+// line is the slope and offset of the line that is the lowest at m.
+func (d *Dynamic) line(m float64) (slope, offset float32) {
+	least := math.Inf(1)
+	for i := range dynamicDecades {
+		a, b := d.lines[i][0], d.lines[dynamicDecades+i][0]
+		if y := float64(a)*m + float64(b); y < least {
+			least, slope, offset = y, a, b
+		}
+	}
+	return slope, offset
+}
+
+func eight(v float64) (out [8]float32) {
+	for i := range out {
+		out[i] = float32(v)
+	}
+	return out
+}
+
 // Code is the code of the value nearest to v; a tie goes to the smaller code.
 func (d *Dynamic) Code(v float32) byte {
 	i := d.start[math.Float32bits(v)>>(32-dynamicBits)]
@@ -77,8 +123,9 @@ func (d *Dynamic) Code(v float32) byte {
 
 // Encode writes the codes of x over its largest magnitude, which it returns.
 func (d *Dynamic) Encode(codes []byte, x []float32) (absmax float32) {
-	var top uint32
-	for _, v := range x {
+	absmax, n := topLanes(x)
+	top := math.Float32bits(absmax)
+	for _, v := range x[n:] {
 		if b := math.Float32bits(v) &^ (1 << 31); b > top {
 			top = b
 		}
@@ -86,8 +133,9 @@ func (d *Dynamic) Encode(codes []byte, x []float32) (absmax float32) {
 	absmax = math.Float32frombits(top)
 	r := 1 / max(absmax, 1e-38)
 	codes = codes[:len(x)]
-	for i, v := range x {
-		codes[i] = d.Code(float32(v * r))
+	n = d.encodeLanes(codes, x, r)
+	for i, v := range x[n:] {
+		codes[n+i] = d.Code(float32(v * r))
 	}
 	return absmax
 }
@@ -95,8 +143,9 @@ func (d *Dynamic) Encode(codes []byte, x []float32) (absmax float32) {
 // Decode writes the values of codes times absmax.
 func (d *Dynamic) Decode(x []float32, codes []byte, absmax float32) {
 	x = x[:len(codes)]
-	for i, c := range codes {
-		x[i] = d.Values[c] * absmax
+	n := d.decodeLanes(x, codes, absmax)
+	for i, c := range codes[n:] {
+		x[n+i] = d.Values[c] * absmax
 	}
 }
 

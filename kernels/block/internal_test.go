@@ -1,11 +1,14 @@
 package block
 
 import (
+	"encoding/binary"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
 // plainIQ4 is the rule itself: the nearer of two neighbours, ties to the larger.
@@ -84,6 +87,79 @@ func TestDynamicCode(t *testing.T) {
 		}
 		for _, v := range []float32{0, -1, 1, 2, -2, 1e-40, -1e-40, float32(math.Inf(1)), float32(math.Inf(-1))} {
 			check(v)
+		}
+	}
+}
+
+// TestDynamicLevels compares codes, scales and values of every level with plain
+// Go: at and beside every midpoint, at every power of ten, at all lengths of a tail,
+// and of blocks that hold zeros, infinities and NaN.
+func TestDynamicLevels(t *testing.T) {
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	for name, d := range map[string]*Dynamic{"signed": Signed, "unsigned": Unsigned} {
+		near := []float32{1} // the largest magnitude is 1: values are coded as they are
+		for _, m := range d.mid[:255] {
+			v := m
+			for range 4 {
+				v = math.Nextafter32(v, -2)
+			}
+			for range 9 {
+				near = append(near, v, -v)
+				v = math.Nextafter32(v, 2)
+			}
+		}
+		for e := range 90 {
+			v := float32(math.Pow(10, -float64(e)/2))
+			near = append(near, v, -v, math.Nextafter32(v, 0), math.Nextafter32(v, 2))
+		}
+		r := rand.New(rand.NewPCG(1, 2))
+		for range 1 << 16 {
+			v := float32(math.Exp(-20 * r.Float64()))
+			near = append(near, v, -v)
+		}
+		blocks := [][]float32{near, {0, 0}, {float32(math.Copysign(0, -1)), 1}, {1e-40, -1e-41, 0}, {inf, 1, -inf}, {nan, 1, -1}, {3e38, -3e38, 1}, {1e-38, -2e-38}}
+		for n := range 70 {
+			x := make([]float32, n)
+			for i := range x {
+				x[i] = float32(r.NormFloat64() * 1e-4)
+			}
+			blocks = append(blocks, x)
+		}
+		for _, x := range blocks[1:8] { // short ones, in whole vectors
+			blocks = append(blocks, slices.Repeat(x, 16), append(make([]float32, 32), x...))
+		}
+		for i, x := range blocks {
+			var codes, bits []byte
+			for _, l := range level.Supported() {
+				restore := level.Force(l)
+				c := make([]byte, len(x)+8)
+				v := make([]float32, len(x)+8)
+				c[len(x)], v[len(x)] = 99, 99
+				top := d.Encode(c[:len(x)], x)
+				d.Decode(v[:len(x)], c[:len(x)], top)
+				restore()
+				if c[len(x)] != 99 || v[len(x)] != 99 {
+					t.Fatalf("%s: level %v writes past the end of %d", name, l, len(x))
+				}
+				b := binary.LittleEndian.AppendUint32(nil, math.Float32bits(top))
+				for _, y := range v {
+					if y != y {
+						y = nan
+					}
+					b = binary.LittleEndian.AppendUint32(b, math.Float32bits(y))
+				}
+				if l == level.Generic {
+					codes, bits = c, b
+				}
+				for j := range x {
+					if c[j] != codes[j] {
+						t.Fatalf("%s, block %d of %d: level %v gives %v (%x) the code %d, plain Go %d", name, i, len(x), l, x[j], math.Float32bits(x[j]), c[j], codes[j])
+					}
+				}
+				if !slices.Equal(b, bits) {
+					t.Fatalf("%s, block %d of %d: level %v decodes otherwise than plain Go", name, i, len(x), l)
+				}
+			}
 		}
 	}
 }
@@ -181,6 +257,31 @@ func TestFP4Code(t *testing.T) {
 					v = math.Nextafter32(v, math.MaxFloat32)
 				}
 			}
+		}
+	}
+}
+
+// BenchmarkDynamic reports Gelem/s of codes of blocks of 256.
+func BenchmarkDynamic(b *testing.B) {
+	x, codes := make([]float32, 1<<14), make([]byte, 1<<14)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range x {
+		x[i] = float32(math.Exp(-10 * r.Float64()))
+	}
+	for _, l := range level.Supported() {
+		for name, f := range map[string]func(lo, hi int){
+			"encode": func(lo, hi int) { Unsigned.Encode(codes[lo:hi], x[lo:hi]) },
+			"decode": func(lo, hi int) { Unsigned.Decode(x[lo:hi], codes[lo:hi], 1) },
+		} {
+			b.Run(l.String()+"/"+name, func(b *testing.B) {
+				defer level.Force(l)()
+				for b.Loop() {
+					for at := 0; at < len(x); at += 256 {
+						f(at, at+256)
+					}
+				}
+				b.ReportMetric(float64(len(x))*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
+			})
 		}
 	}
 }

@@ -20,3 +20,9 @@ func Finite(x []float32) bool { return plainFinite(x) }
 func scaled(v, x, s []float32, limit float32) (lo, hi float32) { return plainScaled(v, x, s, limit) }
 
 func unscaled(v, s []float32, scale, zero, top float32) { plainUnscaled(v, s, scale, zero, top) }
+
+func topLanes([]float32) (float32, int) { return 0, 0 }
+
+func (d *Dynamic) encodeLanes([]byte, []float32, float32) int { return 0 }
+
+func (d *Dynamic) decodeLanes([]float32, []byte, float32) int { return 0 }

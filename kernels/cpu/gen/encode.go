@@ -37,6 +37,7 @@ func encoders() {
 	lattices()
 	finite()
 	fakeInts()
+	dynamics()
 	save()
 }
 

@@ -13,10 +13,14 @@ var (
 	hasAVX512 = hasAVX2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL
 	hasBF16   = hasAVX512 && cpu.X86.HasAVX512BF16
 	hasVNNI   = hasAVX512 && cpu.X86.HasAVX512VNNI
+	hasVBMI   = hasAVX512 && cpu.X86.HasAVX512VBMI
 )
 
 // HasVNNI reports whether the processor has an int8 dot product beside AVX-512.
 func HasVNNI() bool { return hasVNNI }
+
+// HasVBMI reports whether the processor permutes bytes beside AVX-512.
+func HasVBMI() bool { return hasVBMI }
 
 func has(l Level) bool {
 	switch l {

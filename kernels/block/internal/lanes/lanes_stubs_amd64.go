@@ -136,3 +136,43 @@ func ScaledBounds(n int, x *float32, s *float32, limit float32, v *float32, boun
 //
 //go:noescape
 func RoundScaled(n int, v *float32, s *float32, dst *float32, scale float32, zero float32, top float32)
+
+// DynamicDecode16 is x = values[codes]·absmax.
+//
+//go:noescape
+func DynamicDecode16(n int, x *float32, codes *byte, values *float32, absmax float32)
+
+// DynamicTop16 is the bits of the largest |x|, NaN above all.
+//
+//go:noescape
+func DynamicTop16(n int, x *float32, out *uint32)
+
+// DynamicEncode16 is the codes of x·r.
+//
+//go:noescape
+func DynamicEncode16(n int, x *float32, codes *byte, lines *float32, mid *float32, r float32, shift float32)
+
+// DynamicDecode8 is x = values[codes]·absmax.
+//
+//go:noescape
+func DynamicDecode8(n int, x *float32, codes *byte, values *float32, absmax float32)
+
+// DynamicTop8 is the bits of the largest |x|, NaN above all.
+//
+//go:noescape
+func DynamicTop8(n int, x *float32, out *uint32)
+
+// DynamicEncode8 is the codes of x·r.
+//
+//go:noescape
+func DynamicEncode8(n int, x *float32, codes *byte, lines *float32, mid *float32, r float32, shift float32)
+
+// DynamicDecode64 is x = values[codes]·absmax by tables of bytes.
+//
+//go:noescape
+func DynamicDecode64(n int, x *float32, codes *byte, values *byte, absmax float32)
+
+// DynamicEncode64 is the codes of x·r by tables of bytes. lines are those of 32 powers of two up to 1: slopes and offsets of the first, then of the second.
+//
+//go:noescape
+func DynamicEncode64(n int, x *float32, codes *byte, lines *float32, mid *byte, r float32, shift float32)

@@ -2,6 +2,7 @@ package quant
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -112,5 +113,59 @@ func compareAWQ(t *testing.T, l *layers, name string, c layerCase) {
 	}
 	if c.Zero && differ > len(clip)/10 {
 		t.Errorf("%d of %d ranges differ", differ, len(clip))
+	}
+}
+
+// TestAWQLooksAtSomeRows holds that the exponent with the least error of a linear
+// map with many rows is among the finalists that its bands of rows give.
+func TestAWQLooksAtSomeRows(t *testing.T) {
+	const rows, cols, tokens = 2*awqRows + 40, 64, 96
+	dev := cpu.New(cpu.Options{})
+	for seed := range uint64(5) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		w, x := make([]float32, rows*cols), make([]float32, tokens*cols)
+		for i := range w {
+			w[i] = float32(rng.NormFloat64() * math.Exp(rng.NormFloat64()*float64(i/cols)/rows)) // rows differ
+		}
+		xMean := make([]float32, cols)
+		for i := range x {
+			x[i] = float32(rng.NormFloat64() * math.Exp(2*math.Sin(float64(7*(i%cols))))) // as do columns
+			xMean[i%cols] += float32(math.Abs(float64(x[i]))) / tokens
+		}
+		h := hessianOf(t, dev, layerArray{shape: []int64{tokens, cols}, values: x})
+		typ := gridOf(4, false, 32)
+		loss := func(ratio float64, all bool) (sum float64) {
+			first, n := bands(rows, all)
+			for _, r := range first {
+				band := w[r*cols : (r+n)*cols]
+				y := upload(t, dev, band)
+				dev.FakeQuant(kernels.To(y), &kernels.FakeQuantArgs{Type: typ, Rows: n, Cols: cols, X: upload(t, dev, band), ColScale: upload(t, dev, awqScales(ratio, xMean, nil))})
+				subtract(dev, y, upload(t, dev, band), len(band))
+				e, err := h.energy(y, n)
+				if err != nil {
+					t.Fatal(err)
+				}
+				sum += e
+			}
+			return sum
+		}
+		whole, some := make([]float64, awqRatios), make([]float64, awqRatios)
+		for i := range awqRatios {
+			whole[i], some[i] = loss(float64(i)/awqRatios, true), loss(float64(i)/awqRatios, false)
+		}
+		best := slices.Index(whole, slices.Min(whole))
+		if best == 0 || slices.Equal(whole, some) {
+			t.Errorf("seed %d: exponent %d is the best, of which losses? the test shows nothing", seed, best)
+		}
+		tried := 0
+		if err := finalists(some, func(i int) error { tried++; some[i] = whole[i]; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Index(some, slices.Min(some)); got != best || tried != awqFinal {
+			t.Errorf("seed %d: exponent %d of %d finalists, want %d", seed, got, tried, best)
+		}
+	}
+	if first, n := bands(2*awqRows-1, false); len(first) != 1 || n != 2*awqRows-1 {
+		t.Errorf("bands of few rows: %v, %d each", first, n)
 	}
 }

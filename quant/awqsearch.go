@@ -73,16 +73,49 @@ func (a *awqSearch) weightMeans(linears []*nn.Linear, cols int) ([]float32, erro
 	return m.values(), nil
 }
 
+// hessianLosses leaves +Inf for exponents that do not come into question. Where
+// the linear maps have many rows, some of them say which those are: the error of
+// a row does not depend on the others, and a look at all costs rows·cols² a try.
 func (a *awqSearch) hessianLosses(g *group, scales [][]float32, loss []float64) (err error) {
+	some := false
+	for _, l := range g.linears {
+		some = some || l.W.Rows >= 2*awqRows
+	}
 	for i, s := range scales {
-		if loss[i], err = a.hessianLoss(g, s); err != nil {
+		if loss[i], err = a.hessianLoss(g, s, !some); err != nil {
+			return err
+		}
+	}
+	if !some {
+		return nil
+	}
+	return finalists(loss, func(i int) (err error) {
+		loss[i], err = a.hessianLoss(g, scales[i], true)
+		return err
+	})
+}
+
+// finalists calls full for the awqFinal least losses, and leaves +Inf for the others.
+func finalists(loss []float64, full func(i int) error) error {
+	order := make([]int, len(loss))
+	for i := range loss {
+		order[i] = i
+		if math.IsNaN(loss[i]) {
+			loss[i] = math.Inf(1)
+		}
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(loss[i], loss[j]) })
+	for n, i := range order {
+		if n >= awqFinal {
+			loss[i] = math.Inf(1)
+		} else if err := full(i); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// awqFinal exponents, the best on the first pass, are tried on all passes.
+// awqFinal exponents, the best at the first look, are tried on all passes and rows.
 const awqFinal = 4
 
 // partLosses leaves +Inf for exponents that do not come into question.
@@ -92,46 +125,58 @@ func (a *awqSearch) partLosses(g *group, scales [][]float32, loss []float64) err
 		return err
 	}
 	defer want.free()
-	first := make([]float64, len(scales))
-	order := make([]int, len(scales))
 	for i, s := range scales {
-		if first[i], err = a.partLoss(g, s, want, 0, 1); err != nil {
+		if loss[i], err = a.partLoss(g, s, want, 0, 1); err != nil {
 			return err
 		}
-		if math.IsNaN(first[i]) {
-			first[i] = math.Inf(1)
-		}
-		order[i], loss[i] = i, math.Inf(1)
 	}
-	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(first[i], first[j]) })
-	for _, i := range order[:awqFinal] {
+	return finalists(loss, func(i int) error {
 		rest, err := a.partLoss(g, scales[i], want, 1, len(a.passes))
-		if err != nil {
-			return err
-		}
-		loss[i] = first[i] + rest
-	}
-	return nil
+		loss[i] += rest
+		return err
+	})
 }
 
-// hessianLoss is the squared output error of the step's linear maps.
-func (a *awqSearch) hessianLoss(g *group, by []float32) (float64, error) {
+// awqRows rows of a linear map, in awqBands bands spread over it, are what the
+// first look takes of one with at least twice as many.
+const awqRows, awqBands = 512, 8
+
+// bands are the first rows and the number of rows of what is looked at.
+func bands(rows int, all bool) (first []int, n int) {
+	if all || rows < 2*awqRows {
+		return []int{0}, rows
+	}
+	for i := range awqBands {
+		first = append(first, i*rows/awqBands)
+	}
+	return first, awqRows / awqBands
+}
+
+// hessianLoss is the squared output error of the step's linear maps, of all rows
+// or of some.
+func (a *awqSearch) hessianLoss(g *group, by []float32, all bool) (float64, error) {
 	sum := 0.0
 	err := a.dev.Run(func() error {
 		s := scratch{dev: a.dev}
 		defer s.free()
 		scale, largest := s.up(by), 0
 		for _, l := range g.linears {
-			largest = max(largest, l.W.Len())
+			first, n := bands(l.W.Rows, all)
+			largest = max(largest, len(first)*n*l.W.Cols)
 		}
 		d := s.alloc(dtype.F32, largest)
 		if s.err != nil {
 			return s.err
 		}
 		for _, l := range g.linears {
-			a.fake(d, l, scale)
-			subtract(a.dev, d, a.w[l], l.W.Len())
-			e, err := g.in.h.energy(d, l.W.Rows)
+			first, n := bands(l.W.Rows, all)
+			size := n * l.W.Cols
+			for i, row := range first {
+				band, w := a.dev.Slice(d, i*size, size), a.dev.Slice(a.w[l], row*l.W.Cols, size)
+				a.fake(band, l, w, n, scale)
+				subtract(a.dev, band, w, size)
+			}
+			e, err := g.in.h.energy(d, len(first)*n)
 			if err != nil {
 				return err
 			}
@@ -142,9 +187,9 @@ func (a *awqSearch) hessianLoss(g *group, by []float32) (float64, error) {
 	return sum, err
 }
 
-// fake writes what a linear map's weight becomes by being scaled and rounded.
-func (a *awqSearch) fake(dst kernels.Buffer, l *nn.Linear, scale kernels.Buffer) {
-	a.dev.FakeQuant(kernels.To(dst), &kernels.FakeQuantArgs{Type: a.plan.typeOf[l.W.Name], Rows: l.W.Rows, Cols: l.W.Cols, X: a.w[l], ColScale: scale})
+// fake writes what rows of a linear map's weight become by being scaled and rounded.
+func (a *awqSearch) fake(dst kernels.Buffer, l *nn.Linear, w kernels.Buffer, rows int, scale kernels.Buffer) {
+	a.dev.FakeQuant(kernels.To(dst), &kernels.FakeQuantArgs{Type: a.plan.typeOf[l.W.Name], Rows: rows, Cols: l.W.Cols, X: w, ColScale: scale})
 }
 
 // outputs runs the pair's part on every pass with the weights that are in place.
@@ -185,7 +230,7 @@ func (a *awqSearch) place(g *group, by []float32) error {
 			if err != nil {
 				return err
 			}
-			a.fake(w.Buffer, l, scale)
+			a.fake(w.Buffer, l, a.w[l], l.W.Rows, scale)
 			a.put(l.W, w)
 		}
 		return nil

@@ -38,7 +38,7 @@ func TestBackend(t *testing.T) {
 			rounds = append(rounds, k)
 		}
 	}
-	kerneltest.RunPart(t, c, kerneltest.Part{Without: lackingGroups, Kinds: kinds, Rounds: rounds, Rule: hasRule, Most: 12000})
+	kerneltest.RunPart(t, c, kerneltest.Part{Without: lackingGroups, Kinds: kinds, Rounds: rounds, Rule: hasRule, Most: 12000, MostBF16: 1 << 20})
 	c.Close()
 	if n := sim.Leaks(); n != 0 {
 		t.Errorf("%d bytes are still allocated", n)

@@ -47,13 +47,17 @@ type gemmArgs struct {
 	drop                             dropArgs
 	m, n, k, k2, ta, tb, split, bf16 int32
 	alpha                            float32
-	_                                int32
+	fast                             int32 // operands may be rounded to bf16; no business of the kernel
 }
 
 // gemm queues a product of parts.
 func (c *CUDA) gemm(g *gemmArgs, parts int) {
 	const tile = 64
 	if g.m == 0 || g.n == 0 {
+		return
+	}
+	if kind := g.halfKind(); kind != dtype.F32 {
+		c.mma(g, parts, kind)
 		return
 	}
 	launch(c, "gemm", driver.Dim{X: blocksOf(int(g.n), tile), Y: blocksOf(int(g.m), tile), Z: uint32(parts)}, driver.Dim{X: 256, Y: 1, Z: 1}, 0, g)
@@ -74,7 +78,7 @@ func (c *CUDA) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 	out, in := a.Out(), a.W.Cols
 	g := &gemmArgs{a: c.rowsOf("linear: x", a.X, a.N, in), b: c.matOf("linear: w", a.W), c: destOf("linear: y", y, a.N*out),
 		bias: elemsOf("linear: bias", a.Bias, a.Parts()*out), m: int32(a.N), n: int32(out), k: int32(in), tb: 1,
-		bf16: flag(a.BF16), alpha: alphaOf(a.Alpha), drop: dropOf(a.Drop, a.N, dropA)}
+		bf16: flag(a.BF16), fast: flag(a.Fast), alpha: alphaOf(a.Alpha), drop: dropOf(a.Drop, a.N, dropA)}
 	if a.U != nil {
 		g.a2, g.b2, g.k2 = c.rowsOf("linear: u", a.U, a.N, a.B.Cols), c.matOf("linear: b", a.B), int32(a.B.Cols)
 	}

@@ -90,8 +90,8 @@ func (c *CUDA) LogitStats(kl, top1 kernels.Dst, a *kernels.LogitStatsArgs) {
 // working is what methods take of Scratch while they run.
 type working struct{}
 
-// Product works in registers and shared memory.
-func (working) Product(_, _, _ int, _ bool) int64 { return 0 }
-
-// LogProb holds the logits of a chunk.
-func (working) LogProb(n, v, _ int, _ bool) int64 { return 4 * int64(lossRows(n, v)) * int64(v) }
+// LogProb holds the logits of a chunk, and the operands of its largest product.
+func (w working) LogProb(n, v, c int, bf16 bool) int64 {
+	rows := lossRows(n, v)
+	return 4*int64(rows)*int64(v) + w.Product(rows, v, c, bf16)
+}

@@ -25,6 +25,7 @@ func testExperts(s *suite) {
 		{rows: []int{2, 0, 40, 1}, in: 35, out: 17, t: f32, r: 3, bias: true},
 		{rows: []int{0, 20, 0, 5, 0}, in: 64, out: 33, t: f32, r: 4, drop: 0.25},
 		{rows: []int{18, 30}, in: 64, out: 40, t: dtype.Of(dtype.BF16), bf16: true, r: 8, half: true},
+		{rows: []int{0, 70, 3, 0, 20}, in: 67, out: 35, t: f32, bf16: true, r: 5, bias: true, drop: 0.25},
 		{rows: []int{7, 0, 19}, in: 128, out: 24, t: dtype.NF4Double, bias: true},
 		{rows: []int{1, 1, 0, 25}, in: 256, out: 20, t: dtype.Of(dtype.Q4_K), r: 2},
 		{rows: []int{2, 0, 30}, in: 64, out: 20, t: dtype.Of(dtype.Q8_0)},
@@ -34,7 +35,7 @@ func testExperts(s *suite) {
 		for _, r := range c.rows {
 			n += r
 		}
-		if s.large(n * c.in * c.out / 5) {
+		if s.largeProduct(c.bf16, n*c.in*c.out/5) {
 			continue
 		}
 		s.in(fmt.Sprintf("%+v", c), func(s *suite) { s.experts(c) })

@@ -82,7 +82,7 @@ func testHalf(s *suite) {
 		{n: 40, in: 64, out: 48, drop: 0.25, r: 3, alpha: 2}, {n: 20, in: 5000, out: 40},
 	} {
 		c.t = dtype.Of(dtype.F32)
-		if s.large(c.n * c.in * c.out) {
+		if s.largeProduct(c.bf16, c.n*c.in*c.out) {
 			continue
 		}
 		s.in("linear "+c.String(), func(s *suite) { s.halfLinear(c) })

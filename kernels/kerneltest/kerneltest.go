@@ -31,6 +31,8 @@ type Part struct {
 	// Rule says whether a backend has an update rule; nil: it has all.
 	Rule func(r *kernels.OptimRule) bool
 	Most int // cases of more elementary products are left out; 0: none are
+	// MostBF16 is Most of products whose operands are rounded to bf16; 0: as Most.
+	MostBF16 int
 }
 
 // RunPart is Run for a backend that is not complete, or much slower than a device.
@@ -125,6 +127,14 @@ func (s *suite) in(name string, f func(s *suite)) {
 
 // large says whether a case of so many products is left out.
 func (s *suite) large(products int) bool { return s.part.Most > 0 && products > s.part.Most }
+
+// largeProduct is large of a product that may be one of bf16.
+func (s *suite) largeProduct(bf16 bool, products int) bool {
+	if bf16 && s.part.MostBF16 > 0 {
+		return products > s.part.MostBF16
+	}
+	return s.large(products)
+}
 
 // lacks says whether the backend has not the storage type.
 func (s *suite) lacks(t dtype.Type) bool { return slices.Contains(s.part.Kinds, t.Kind) }

@@ -71,6 +71,7 @@ func testLinear(s *suite) {
 		{n: 75, in: 130, out: 70, t: dtype.Of(dtype.BF16), bias: true, bf16: true},
 		{n: 9, in: 67, out: 33, t: f32, bf16: true, r: 5},
 		{n: 40, in: 130, out: 70, t: f32, bf16: true, r: 16, alpha: 0.5},
+		{n: 40, in: 96, out: 70, t: nf4, bf16: true, r: 5, bias: true, drop: 0.25, alpha: 2},
 		{n: 40, in: 96, out: 50, t: f32, drop: 0.25, alpha: 2, r: 4},
 		{n: 5, in: 96, out: 8, t: f32, drop: 0.5},
 		{n: 600, in: 24, out: 17, t: f32, drop: 0.1},
@@ -85,7 +86,7 @@ func testLinear(s *suite) {
 		{n: 30, in: 128, out: 24, t: dtype.Type{Kind: dtype.Int4, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}},
 		{n: 3, in: 128, out: 24, t: dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.BF16}},
 	} {
-		if s.large(c.n * c.in * c.out) {
+		if s.largeProduct(c.bf16, c.n*c.in*c.out) {
 			continue
 		}
 		s.in(c.String(), func(s *suite) { s.linear(c) })

@@ -24,8 +24,9 @@ type instr struct {
 	pred    int // slot of the predicate; -1: none
 	negated bool
 	flow    flow
-	target  int // of a branch
-	members int // slot of the mask of lanes that meet
+	target  int  // of a branch
+	members int  // slot of the mask of lanes that meet
+	orders  bool // what lanes wrote before it, those that meet see after it
 	exec    func(w *warp, m uint32)
 }
 
@@ -56,7 +57,7 @@ func (e *entry) decode(s string) (instr, error) {
 		in.flow = flowExit
 	case "bar":
 		if name == "bar.warp.sync" {
-			in.flow, in.exec = flowMeet, func(*warp, uint32) {}
+			in.flow, in.orders, in.exec = flowMeet, true, func(*warp, uint32) {}
 			in.members, err = e.slot(ops[0])
 		} else if name == "bar.sync" && len(ops) == 1 && ops[0] == "0" {
 			in.flow = flowBarrier
@@ -69,6 +70,12 @@ func (e *entry) decode(s string) (instr, error) {
 	case "vote":
 		in.flow = flowMeet
 		err = e.vote(&in, part, ops)
+	case "cp":
+		err = e.async(&in, name, ops)
+	case "ldmatrix":
+		err = e.matrices(&in, name, ops)
+	case "mma":
+		err = e.multiply(&in, name, ops)
 	case "ld", "st":
 		err = e.access(&in, part, ops)
 	case "mov":
@@ -247,20 +254,21 @@ func (e *entry) move(in *instr, part, ops []string) error {
 		}
 		return nil
 	}
-	if lo := braced(ops[0]); len(lo) == 2 && part[1] == "b64" {
+	half := map[string]uint{"b64": 32, "b32": 16}[part[1]] // bits of either
+	if lo := braced(ops[0]); len(lo) == 2 && half > 0 {
 		s, err := e.all(append(lo, ops[1]))
 		in.exec = func(w *warp, m uint32) {
 			lanes(m, func(l int) {
 				v := w.reg(s[2])[l]
-				w.reg(s[0])[l], w.reg(s[1])[l] = v&0xffffffff, v>>32
+				w.reg(s[0])[l], w.reg(s[1])[l] = v&(1<<half-1), v>>half
 			})
 		}
 		return err
 	}
-	if lo := braced(ops[1]); len(lo) == 2 && part[1] == "b64" {
+	if lo := braced(ops[1]); len(lo) == 2 && half > 0 {
 		s, err := e.all(append(lo, ops[0]))
 		in.exec = func(w *warp, m uint32) {
-			lanes(m, func(l int) { w.reg(s[2])[l] = w.reg(s[0])[l]&0xffffffff | w.reg(s[1])[l]<<32 })
+			lanes(m, func(l int) { w.reg(s[2])[l] = w.reg(s[0])[l]&(1<<half-1) | w.reg(s[1])[l]<<half })
 		}
 		return err
 	}
@@ -355,8 +363,12 @@ func (e *entry) access(in *instr, part, ops []string) error {
 		}
 		return nil
 	}
+	counted := map[string]int{"global": kindGlobal, "shared": kindShared, "const": -1, "param": -1}[space]
 	in.exec = func(w *warp, m uint32) {
 		b := w.reg(base)
+		if counted >= 0 {
+			w.countAccess(counted, b, off, size*count, m)
+		}
 		for r := m; r != 0; r &= r - 1 {
 			l := bits.TrailingZeros32(r)
 			data, err := memory(w, l, b[l]+off, size*count, !load)
@@ -433,6 +445,9 @@ func (r *region) use(off, n int, write bool, a access) ([]byte, error) {
 		return nil, fmt.Errorf("%d bytes at offset %d of an allocation are not aligned", n, off)
 	}
 	if !write && !r.known(off, n) {
+		if r.flying != nil && r.flying[off] {
+			return nil, fmt.Errorf("reads %d bytes at offset %d of shared memory, which a copy is still on its way to", n, off)
+		}
 		return nil, fmt.Errorf("reads %d bytes at offset %d of an allocation of %d, which were never written", n, off, len(r.data))
 	}
 	if err := r.touch(off, n, write, a); err != nil {

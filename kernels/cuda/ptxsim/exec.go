@@ -39,6 +39,7 @@ type warp struct {
 	regs   []uint64 // [slots][32]
 	epoch  uint32   // meetings of the warp
 	recent *region  // of global memory
+	async  *[32]copies
 	err    error
 }
 
@@ -82,6 +83,7 @@ func (b *cta) run() error {
 	}
 	b.shared = b.sim.shared
 	clear(b.shared.written)
+	clear(b.shared.flying)
 	for t := 0; t < b.threads; t += 32 {
 		b.warps = append(b.warps, b.newWarp(len(b.warps), t))
 	}
@@ -242,6 +244,9 @@ func (w *warp) advance(i int) {
 		}
 		w.sim.Instructions++
 		w.sim.LaneInstructions += int64(bits.OnesCount32(m))
+		if w.sim.count != nil {
+			w.sim.count.Instructions++
+		}
 		if w.sim.Instructions > w.sim.limit {
 			w.fail(bits.TrailingZeros32(g.mask), in.text, fmt.Errorf("more than %d instructions: the kernel does not end", w.sim.perLaunch))
 			return
@@ -270,6 +275,10 @@ func (w *warp) advance(i int) {
 				return
 			}
 		case flowExit:
+			if !w.landed(m) {
+				w.fail(bits.TrailingZeros32(m), in.text, fmt.Errorf("ends while copies to shared memory are on their way"))
+				return
+			}
 			w.alive &^= m
 			g.mask &^= m
 			g.pc++
@@ -329,7 +338,9 @@ func (w *warp) meet(in *instr, g *group, m uint32) bool {
 		g.wait = atMeeting
 		return false
 	}
-	w.epoch++
+	if in.orders {
+		w.epoch++
+	}
 	in.exec(w, m)
 	g.pc++
 	return w.err == nil

@@ -11,6 +11,7 @@ type region struct {
 	base    uint64
 	data    []byte
 	written []bool // by byte
+	flying  []bool // by byte: a copy is on its way there; nil: none was yet
 	cells   []cell // by element
 	size    int    // bytes of an element: those of the smallest access so far
 	name    string

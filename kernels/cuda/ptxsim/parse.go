@@ -13,7 +13,26 @@ import (
 type module struct {
 	consts  []byte            // constant memory
 	symbols map[string]uint64 // addresses of constants
-	entries map[string]*entry
+	bodies  map[string]body   // of entries by name
+	entries map[string]*entry // those that were asked for
+	externs map[string]bool   // names of dynamic shared arrays
+}
+
+// body is an entry as text: its parameter's size, and its statements.
+type body struct{ params, code string }
+
+// find decodes an entry when it is first asked for; nil where there is none.
+func (m *module) find(name string) (*entry, error) {
+	b, ok := m.bodies[name]
+	if !ok || m.entries[name] != nil {
+		return m.entries[name], nil
+	}
+	e, err := m.entry(name, b.params, b.code, m.externs)
+	if err != nil {
+		return nil, fmt.Errorf("entry %s: %w", name, err)
+	}
+	m.entries[name] = e
+	return e, nil
 }
 
 // entry is one kernel.
@@ -55,9 +74,8 @@ func parse(text string) (*module, error) {
 	if !regexp.MustCompile(`\.version 8\.4\s+\.target sm_80\s+\.address_size 64`).MatchString(text) {
 		return nil, fmt.Errorf("not PTX 8.4 for sm_80 with addresses of 64 bits")
 	}
-	m := &module{symbols: map[string]uint64{}, entries: map[string]*entry{}, consts: make([]byte, 16)}
+	m := &module{symbols: map[string]uint64{}, entries: map[string]*entry{}, bodies: map[string]body{}, externs: map[string]bool{}, consts: make([]byte, 16)}
 	_, text, _ = strings.Cut(text, ".address_size 64")
-	externs := map[string]bool{}
 	for text = strings.TrimSpace(text); text != ""; text = strings.TrimSpace(text) {
 		end := strings.IndexAny(text, ";{")
 		if end >= 0 && strings.Contains(text[:end], "=") && text[end] == '{' { // values of a constant
@@ -70,7 +88,7 @@ func parse(text string) (*module, error) {
 		if text[end] == ';' {
 			text = text[end+1:]
 			if d := externDecl.FindStringSubmatch(head); d != nil {
-				externs[d[2]] = true
+				m.externs[d[2]] = true
 				continue
 			}
 			if err := m.constant(head); err != nil {
@@ -87,11 +105,7 @@ func parse(text string) (*module, error) {
 		if stop < 0 {
 			return nil, fmt.Errorf("entry %s has no end", d[1])
 		}
-		e, err := m.entry(d[1], d[2], text[:stop], externs)
-		if err != nil {
-			return nil, fmt.Errorf("entry %s: %w", d[1], err)
-		}
-		m.entries[e.name] = e
+		m.bodies[d[1]] = body{d[2], text[:stop]}
 		text = text[stop+2:]
 	}
 	return m, nil

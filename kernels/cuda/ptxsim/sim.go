@@ -6,9 +6,12 @@
 // It is strict where a GPU is not. A launch fails that reads or writes outside of
 // an allocation or unaligned, reads what was never written, lets threads meet in
 // memory without a barrier between them or blocks in one launch, waits at a
-// barrier with some threads only, or names lanes in a mask that do not come.
-// Not modelled: speed, caches, and the last bit of ex2.approx and rcp.approx,
-// which are rounded to nearest here.
+// barrier with some threads only, or names lanes in a mask that do not come; that
+// reads what an asynchronous copy has not brought yet, or takes a shuffle for a
+// barrier. With Profile it counts what each kernel does: instructions, sectors of
+// global memory, passes over the banks of shared memory, products on tensor cores.
+// Not modelled: speed, caches, the last bit of ex2.approx and rcp.approx, which
+// are rounded to nearest here, and the order of sums in mma, which PTX leaves open.
 package ptxsim
 
 import (
@@ -21,8 +24,10 @@ import (
 type Sim struct {
 	Reverse bool // blocks run last to first: no result may change
 	Memory  int64
+	Profile bool // count by kernel
 
-	Instructions     int64 // of warps
+	Counts           map[string]*Count // by kernel, with Profile
+	Instructions     int64             // of warps
 	LaneInstructions int64
 	Read, Written    int64 // bytes of global memory
 
@@ -38,6 +43,7 @@ type Sim struct {
 	shared    *region
 	registers [][]uint64
 	lost      error
+	count     *Count // of the running kernel
 }
 
 type function struct {
@@ -76,7 +82,10 @@ func (s *Sim) Function(m driver.Module, name string) (driver.Function, error) {
 	if int(m) < 1 || int(m) > len(s.modules) {
 		return 0, driver.NewError("Function", driver.InvalidValue, "no such module")
 	}
-	e := s.modules[m-1].entries[name]
+	e, err := s.modules[m-1].find(name)
+	if err != nil {
+		return 0, driver.NewError("Function", driver.InvalidPTX, err.Error())
+	}
 	if e == nil {
 		return 0, driver.NewError("Function", driver.NotFound, "no kernel "+name)
 	}
@@ -180,6 +189,18 @@ func (s *Sim) Launch(f driver.Function, blocks, block driver.Dim, shared uint32,
 	}
 	s.launches++
 	s.dynamic = shared
+	if s.count = nil; s.Profile {
+		if s.Counts == nil {
+			s.Counts = map[string]*Count{}
+		}
+		if s.count = s.Counts[fn.entry.name]; s.count == nil {
+			s.count = &Count{}
+			s.Counts[fn.entry.name] = s.count
+		}
+		s.count.Launches++
+		s.count.Blocks += int64(blocks.X) * int64(blocks.Y) * int64(blocks.Z)
+		s.count.Threads = int64(threads)
+	}
 	s.limit = s.Instructions + s.perLaunch
 	g := &grid{sim: s, entry: fn.entry, module: fn.module, params: params, blocks: blocks, block: block, threads: threads, launch: s.launches}
 	if err := g.run(); err != nil {

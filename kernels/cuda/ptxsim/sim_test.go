@@ -25,6 +25,11 @@ func TestParse(t *testing.T) {
 			t.Errorf("%s: %v", f, err)
 			continue
 		}
+		for name := range m.bodies {
+			if _, err := m.find(name); err != nil {
+				t.Errorf("%s: %v", f, err)
+			}
+		}
 		if n := strings.Count(string(text), ".entry"); len(m.entries) != n {
 			t.Errorf("%s: %d entries of %d", f, len(m.entries), n)
 		}

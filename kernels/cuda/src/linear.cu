@@ -1,28 +1,12 @@
 // Products of matrices: tiles of 64×64 in a block of 256 threads, each with 4×4
 // sums in f32, in the order of k.
 #include "mat.h"
-
-// Dropout, as kernels.Drop defines it; key 0: none.
-enum { DROP_A = 1, DROP_B, DROP_OUT };
-struct Drop { u64 seed; const i64* key; const int* rows; u32 threshold; float scale; int where, pad; };
-
-__device__ inline u64 mix(u64 z) {
-  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-  return z ^ z >> 31;
-}
-
-__device__ inline float drop(const Drop& d, i64 row, int col, float v) {
-  u64 s = mix(d.seed ^ (u64)d.key[d.rows ? d.rows[row] : row]);
-  u32 word = (u32)(mix(s + 0x9e3779b97f4a7c15ull * (u64)(col / 2 + 1)) >> 32 * (col % 2));
-  return word < d.threshold ? 0 : v * d.scale;
-}
+#include "drop.h"
 
 // c = alpha·op(A)·op(B) + op(A2)·op(B2) + bias. op is the transpose where ta or tb
 // says so, for both pairs. With group, part e of the grid's z has the rows
 // group[e] … group[e+1]: of A, A2 and C (SPLIT_M), or of A and B, which then are
 // those of the sum (SPLIT_K); the others begin e steps further.
-enum { SPLIT_M = 1, SPLIT_K };
 struct GemmArgs {
   Mat a, b, a2, b2;
   Dst c;

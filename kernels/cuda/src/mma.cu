@@ -1,0 +1,52 @@
+// Products of bf16 on tensor cores, and what makes operands of 16 bits.
+#include "mma.h"
+
+// What is not stored as it is multiplied is made so first: y [rows, ld] are rows of
+// m in 16 bits (f16: of that kind, else bf16), zeros behind its columns. Eight
+// elements a thread.
+struct HalfArgs { Mat m; u16* y; Drop drop; i64 rows; int cols, ld, f16, pad; };
+
+// code_scale is the scale of a block of a code book.
+__device__ inline float code_scale(const Mat& m, i64 block) {
+  if (!m.nested) return ((const float*)m.scales)[block];
+  const float* n = (const float*)m.nested;
+  return n[block / 256] * n[m.outer + 1 + m.scales[block]] + n[m.outer];
+}
+
+KERNEL(to_half, HalfArgs) {
+  i64 i = thread() * 8, row = i / a.ld;
+  if (row >= a.rows) return;
+  int col = i % a.ld;
+  float v[8];
+  i64 flat = (a.m.row0 + row) * a.m.cols + col;
+  bool whole = col + 8 <= a.cols && flat % 8 == 0;
+  if (whole && a.m.kind == BOOK && !a.m.fp4 && a.m.group % 8 == 0) {
+    u32 codes = *(const u32*)(a.m.codes + flat / 2);
+    float s = code_scale(a.m, flat / a.m.group);
+#pragma unroll
+    for (int j = 0; j < 8; j++) v[j] = NF4_BOOK[codes >> (j / 2 * 8 + (1 - j % 2) * 4) & 15] * s;
+  } else if (whole && a.m.kind == F32 && ((u64)a.m.codes & 15) == 0) {
+    const float4* p = (const float4*)((const float*)a.m.codes + flat);
+    float4 x = p[0], y = p[1];
+    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w, v[4] = y.x, v[5] = y.y, v[6] = y.z, v[7] = y.w;
+  } else {
+#pragma unroll 1
+    for (int j = 0; j < 8; j++) {
+      float x = col + j < a.cols ? at(a.m, row, col + j) : 0;
+#pragma unroll
+      for (int l = 0; l < 8; l++)
+        if (l == j) v[l] = x;
+    }
+  }
+  if (a.drop.key) {
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+      if (col + j < a.cols) v[j] = drop(a.drop, row, col + j, v[j]);
+  }
+  u32 out[4];
+#pragma unroll
+  for (int j = 0; j < 4; j++) out[j] = a.f16 ? to_f16(v[2 * j]) | to_f16(v[2 * j + 1]) << 16 : to_bf16(v[2 * j]) | to_bf16(v[2 * j + 1]) << 16;
+  *(uint4*)(a.y + i) = make_uint4(out[0], out[1], out[2], out[3]);
+}
+
+PRODUCTS(bf16, false)

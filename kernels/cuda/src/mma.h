@@ -1,0 +1,196 @@
+// Products on tensor cores: operands of 16 bits, sums in f32. Tiles of 128×128 or
+// 64×64 in blocks of 8 or 4 warps; the next two steps of 32 along the sum are on
+// their way to shared memory while one is multiplied.
+#include "mat.h"
+#include "drop.h"
+
+// MmaArgs are GemmArgs (linear.cu) of operands in 16 bits, whose rows begin ld
+// elements apart, a multiple of 8; only the result is dropped.
+struct MmaArgs {
+  const u16 *a, *b, *a2, *b2;
+  Dst c;
+  Elems bias;
+  const int* group;
+  i64 b_step, b2_step, c_step, bias_step;
+  Drop drop;
+  int lda, ldb, lda2, ldb2, m, n, k, k2, split;
+  float alpha;
+};
+
+#define STEP 32   // along the sum
+#define STAGES 3
+
+__device__ inline void copy_async(u32 to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+__device__ inline void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT> __device__ inline void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
+
+template <bool TRANS> __device__ inline void load_matrices(u32 (&r)[4], u32 at) {
+  if (TRANS) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+  else asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+
+template <bool HALF> __device__ inline void multiply(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  if (HALF) asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// place is where 16 bytes of a tile lie, so that neither a copy nor eight rows of a
+// matrix meet in a bank. Rows hold STEP elements along the sum, or SIZE across it.
+template <int SIZE, bool ALONG> __device__ inline u32 place(int row, int chunk) {
+  return ALONG ? row * (STEP * 2) + ((chunk ^ (row >> 1 & 3)) << 4) : row * (SIZE * 2) + ((chunk ^ (row & 7)) << 4);
+}
+
+// fetch starts the copy of SIZE rows (or columns) i0 … of width, and STEP elements
+// of the sum from k0 …, with zeros outside of [width, depth].
+template <int SIZE, bool ALONG, int THREADS>
+__device__ inline void fetch(u32 to, const u16* p, int ld, i64 first, int i0, int width, int k0, int depth) {
+#pragma unroll
+  for (int l = threadIdx.x; l < SIZE * STEP / 8; l += THREADS) {
+    const int chunks = ALONG ? STEP / 8 : SIZE / 8;
+    int row = l / chunks, chunk = l % chunks, r = (ALONG ? i0 : k0) + row, c = (ALONG ? k0 : i0) + chunk * 8;
+    int bytes = r < (ALONG ? width : depth) ? min(max((ALONG ? depth : width) - c, 0), 8) * 2 : 0;
+    copy_async(to + place<SIZE, ALONG>(row, chunk), bytes ? p + (first + r) * ld + c : p, bytes);
+  }
+}
+
+__device__ inline void store_pair(float* p, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"((u32)__cvta_generic_to_shared(p)), "f"(x), "f"(y) : "memory");
+}
+
+// to_rows lays 16 rows of a warp's sums down in shared memory, a lane's column
+// beside that of the next.
+#define PITCH 40
+template <int WN> __device__ inline void to_rows(float* rows, const float (&sum)[WN / 8][4], int lane) {
+  static_assert(WN == 32, "a column a lane");
+#pragma unroll
+  for (int j = 0; j < WN / 8; j++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) store_pair(rows + (lane / 4 + h * 8) * PITCH + j * 8 + lane % 4 * 2, sum[j][2 * h], sum[j][2 * h + 1]);
+  __syncwarp();
+}
+
+template <int SIZE, int WM, int WN, bool TA, bool TB, bool HALF>
+__device__ inline void product(const MmaArgs& a, u8* shared) {
+  const int across = SIZE / WN, threads = SIZE / WM * across * 32, bytes = SIZE * STEP * 2;
+  u32 base = (u32)__cvta_generic_to_shared(shared);
+  // Blocks that run together share rows and columns: eight rows of tiles at a time.
+  int gx = gridDim.x, id = blockIdx.y * gx + blockIdx.x, band = id / (8 * gx) * 8, high = min(8, (int)gridDim.y - band);
+  id -= band * gx;
+  int m0 = (band + id % high) * SIZE, n0 = id / high * SIZE, m = a.m, k1 = a.k, e = blockIdx.z;
+  i64 a0 = 0, b0 = e * a.b_step, c0 = e * a.c_step;
+  if (a.group) {
+    int lo = a.group[e], count = a.group[e + 1] - lo;
+    a0 = lo;
+    if (a.split == SPLIT_M) m = count, c0 = lo;
+    else k1 = count, b0 = lo;
+  }
+  if (m0 >= m) return;
+  int lane = threadIdx.x % 32, wm = threadIdx.x / 32 / across * WM, wn = threadIdx.x / 32 % across * WN;
+  float* rows = (float*)shared + threadIdx.x / 32 * (16 * PITCH);
+  float sum[WM / 16][WN / 8][4] = {};
+#pragma unroll 1
+  for (int pass = 0; pass < (a.k2 > 0 ? 2 : 1); pass++) {
+    const u16 *x = pass ? a.a2 : a.a, *y = pass ? a.b2 : a.b;
+    int ldx = pass ? a.lda2 : a.lda, ldy = pass ? a.ldb2 : a.ldb, depth = pass ? a.k2 : k1, steps = (depth + STEP - 1) / STEP;
+    if (pass) b0 = e * a.b2_step;
+    __syncthreads(); // what the first pass left there was read
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) {
+      if (s < steps) {
+        fetch<SIZE, !TA, threads>(base + 2 * s * bytes, x, ldx, a0, m0, m, s * STEP, depth);
+        fetch<SIZE, TB, threads>(base + (2 * s + 1) * bytes, y, ldy, b0, n0, a.n, s * STEP, depth);
+      }
+      commit();
+    }
+#pragma unroll 1
+    for (int s = 0; s < steps; s++) {
+      wait<STAGES - 2>();
+      __syncthreads(); // step s is there for all, and step s-1 was read by all
+      int next = s + STAGES - 1;
+      if (next < steps) {
+        u32 to = base + next % STAGES * 2 * bytes;
+        fetch<SIZE, !TA, threads>(to, x, ldx, a0, m0, m, next * STEP, depth);
+        fetch<SIZE, TB, threads>(to + bytes, y, ldy, b0, n0, a.n, next * STEP, depth);
+      }
+      commit();
+      u32 as = base + s % STAGES * 2 * bytes, bs = as + bytes;
+#pragma unroll
+      for (int k = 0; k < STEP; k += 16) {
+        u32 p[WM / 16][4], q[WN / 16][4];
+#pragma unroll
+        for (int i = 0; i < WM / 16; i++) {
+          if (TA) load_matrices<true>(p[i], as + place<SIZE, false>(k + lane % 8 + lane / 16 * 8, (wm + i * 16) / 8 + lane / 8 % 2));
+          else load_matrices<false>(p[i], as + place<SIZE, true>(wm + i * 16 + lane % 16, k / 8 + lane / 16));
+        }
+#pragma unroll
+        for (int j = 0; j < WN / 16; j++) {
+          if (TB) load_matrices<false>(q[j], bs + place<SIZE, true>(wn + j * 16 + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
+          else load_matrices<true>(q[j], bs + place<SIZE, false>(k + lane % 16, (wn + j * 16) / 8 + lane / 16));
+        }
+#pragma unroll
+        for (int i = 0; i < WM / 16; i++)
+#pragma unroll
+          for (int j = 0; j < WN / 8; j++) multiply<HALF>(sum[i][j], p[i], q[j / 2][j % 2 * 2], q[j / 2][j % 2 * 2 + 1]);
+      }
+    }
+    wait<0>();
+    if (pass) break;
+#pragma unroll
+    for (int i = 0; i < WM / 16; i++)
+#pragma unroll
+      for (int j = 0; j < WN / 8; j++)
+#pragma unroll
+        for (int l = 0; l < 4; l++) sum[i][j][l] *= a.alpha;
+    if (!a.drop.key) continue;
+    __syncthreads(); // the last step was read
+#pragma unroll
+    for (int i = 0; i < WM / 16; i++) {
+      to_rows<WN>(rows, sum[i], lane);
+#pragma unroll 1
+      for (int r = 0; r < 16; r++) {
+        int row = m0 + wm + i * 16 + r, col = n0 + wn + lane;
+        if (row < m && col < a.n) rows[r * PITCH + lane] = drop(a.drop, c0 + row, col, rows[r * PITCH + lane]);
+      }
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < WN / 8; j++)
+#pragma unroll
+        for (int l = 0; l < 4; l++) sum[i][j][l] = rows[(lane / 4 + l / 2 * 8) * PITCH + j * 8 + lane % 4 * 2 + l % 2];
+      __syncwarp();
+    }
+  }
+  __syncthreads(); // the last step was read
+#pragma unroll
+  for (int i = 0; i < WM / 16; i++) {
+    to_rows<WN>(rows, sum[i], lane);
+#pragma unroll 1
+    for (int r = 0; r < 16; r++) {
+      int row = m0 + wm + i * 16 + r, col = n0 + wn + lane;
+      if (row >= m || col >= a.n) continue;
+      float v = rows[r * PITCH + lane];
+      if (a.bias.p) v += get(a.bias, e * a.bias_step + col);
+      put(a.c, (c0 + row) * a.n + col, v);
+    }
+    __syncwarp();
+  }
+}
+
+// mma_AB_TYPE_SIZE: t where an operand is transposed.
+#define PRODUCT(name, size, wm, wn, ta, tb, half)                   \
+  KERNEL(name, MmaArgs) {                                           \
+    __shared__ __align__(16) u8 shared[STAGES * 2 * size * STEP * 2]; \
+    product<size, wm, wn, ta, tb, half>(a, shared);                 \
+  }
+#define PRODUCTS(name, half)                                  \
+  PRODUCT(mma_nn_##name##_128, 128, 64, 32, false, false, half) \
+  PRODUCT(mma_nt_##name##_128, 128, 64, 32, false, true, half)  \
+  PRODUCT(mma_tn_##name##_128, 128, 64, 32, true, false, half)  \
+  PRODUCT(mma_tt_##name##_128, 128, 64, 32, true, true, half)   \
+  PRODUCT(mma_nn_##name##_64, 64, 32, 32, false, false, half)   \
+  PRODUCT(mma_nt_##name##_64, 64, 32, 32, false, true, half)    \
+  PRODUCT(mma_tn_##name##_64, 64, 32, 32, true, false, half)    \
+  PRODUCT(mma_tt_##name##_64, 64, 32, 32, true, true, half)

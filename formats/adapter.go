@@ -14,16 +14,18 @@ import (
 
 // Adapter is a PEFT adapter folder: adapter_config.json and its tensors.
 type Adapter struct {
-	Config  []byte        // adapter_config.json, checked as all JSON of files is
-	Tensors []NamedTensor // of adapter_model.safetensors
+	Config  []byte // adapter_config.json, checked as all JSON of files is
+	File    string // where the tensors lie: adapter_model.safetensors, or adapter_model.bin where that is not there
+	Tensors []NamedTensor
 }
 
 const (
 	adapterConfig  = "adapter_config.json"
 	adapterWeights = "adapter_model.safetensors"
+	adapterPickle  = "adapter_model.bin"
 )
 
-// ReadAdapter reads a PEFT folder. Pickled adapters are refused.
+// ReadAdapter reads a PEFT folder.
 func ReadAdapter(dir string) (*Adapter, error) {
 	config, err := smallFile(filepath.Join(dir, adapterConfig), maxConfig)
 	if err != nil {
@@ -32,16 +34,18 @@ func ReadAdapter(dir string) (*Adapter, error) {
 	if _, err := parseObject(filepath.Join(dir, adapterConfig), config); err != nil {
 		return nil, err
 	}
-	tensors, _, err := ReadSafetensors(filepath.Join(dir, adapterWeights))
+	file := adapterWeights
+	tensors, _, err := ReadSafetensors(filepath.Join(dir, file))
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, e := os.Stat(filepath.Join(dir, "adapter_model.bin")); e == nil {
-			return nil, pickled(filepath.Join(dir, "adapter_model.bin"))
+		if _, e := os.Stat(filepath.Join(dir, adapterPickle)); e == nil {
+			file = adapterPickle
+			tensors, err = readPickle(filepath.Join(dir, file))
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Adapter{Config: config, Tensors: tensors}, nil
+	return &Adapter{Config: config, File: file, Tensors: tensors}, nil
 }
 
 // WriteAdapter writes a PEFT folder atomically, with further files (README.md).

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	maxShards = 10_000
-	indexName = ".safetensors.index.json"
+	maxShards   = 10_000
+	indexName   = ".safetensors.index.json"
+	pickleIndex = "pytorch_model.bin.index.json"
 )
 
 // folder opens a Hugging Face model or adapter folder.
@@ -28,7 +29,7 @@ func (a *artifact) folder() error {
 		return err
 	}
 	var arrays []array
-	if strings.HasSuffix(base, indexName) {
+	if strings.HasSuffix(base, ".index.json") {
 		arrays, err = a.sharded(base)
 	} else {
 		arrays, err = a.shard(base)
@@ -84,10 +85,46 @@ func (a *artifact) weights() (string, error) {
 		return tensors[0], nil
 	case len(tensors) > 1:
 		return "", unsupported(a.dir, "name one of the files, or add model.safetensors.index.json", "there are %d safetensors files and no index: %s", len(tensors), list(tensors))
-	case len(pickles) > 0:
-		return "", pickled(filepath.Join(a.dir, pickles[0]))
 	}
-	return "", fail.Inputf(a.dir, "a model folder holds config.json and model.safetensors (or model.safetensors.index.json)", "no safetensors file in this folder")
+	return a.pickles(pickles, have)
+}
+
+// pickles finds the weights of a folder that has no safetensors.
+func (a *artifact) pickles(names []string, have map[string]bool) (string, error) {
+	const single = "pytorch_model.bin"
+	if have[single] && have[pickleIndex] {
+		return a.oneOf(single, pickleIndex, have)
+	}
+	for _, name := range []string{pickleIndex, single, adapterPickle} {
+		if have[name] {
+			return name, nil
+		}
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { // what trainers put beside weights
+		stem, _, _ := strings.Cut(name, ".")
+		return slices.Contains([]string{"training_args", "optimizer", "scheduler", "scaler"}, stem) || strings.HasPrefix(stem, "rng_state") || strings.HasPrefix(stem, "random_states")
+	})
+	switch own := slices.IndexFunc(names, func(name string) bool { return strings.HasPrefix(name, "consolidated.") }); {
+	case own >= 0:
+		return "", unsupported(filepath.Join(a.dir, names[own]), "take the model's folder for Transformers, or convert it with Transformers' convert_llama_weights_to_hf.py",
+			"this is the layout of Meta's own program (consolidated.00.pth, params.json), whose names and parts are others; it is not read")
+	case len(names) == 1:
+		return names[0], nil
+	case len(names) > 1:
+		return "", unsupported(a.dir, "name one of the files, or add "+pickleIndex, "there are no safetensors, and %d files of PyTorch without an index: %s", len(names), list(names))
+	}
+	return "", fail.Inputf(a.dir, "a model folder holds config.json and model.safetensors (or model.safetensors.index.json), or pytorch_model.bin", "no safetensors file in this folder")
+}
+
+// HasWeights reports whether a folder has files of weights, of any name.
+func HasWeights(dir string) bool {
+	entries, _ := os.ReadDir(dir)
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool { return IsWeights(e.Name()) })
+}
+
+// IsWeights reports whether a file's name is one that weights of a folder have.
+func IsWeights(name string) bool {
+	return strings.HasSuffix(name, ".safetensors") || isPickle(name) && !strings.HasPrefix(name, "training_args")
 }
 
 // oneOf chooses between a single file and an index. Other programs do not agree
@@ -128,6 +165,11 @@ func (a *artifact) shard(name string) ([]array, error) {
 	s, err := a.add(filepath.Join(a.dir, name))
 	if err != nil {
 		return nil, err
+	}
+	if isPickle(name) {
+		arrays, skipped, err := pytorch(s)
+		a.warnings = append(a.warnings, skipped...)
+		return arrays, err
 	}
 	arrays, meta, err := safetensors(s)
 	if a.kv == nil {
@@ -174,8 +216,8 @@ func (a *artifact) sharded(index string) ([]array, error) {
 			} else if want != f {
 				return nil, corrupt(path, "weight_map puts tensor %s in %s, it lies in %s", quote(name), want, f)
 			}
-			bytes += arrays[i].size
 		}
+		bytes += storageBytes(arrays)
 		all = append(all, arrays...)
 	}
 	if len(seen) != len(of) {

@@ -1,6 +1,7 @@
 // Package formats reads and writes the files models live in: safetensors
 // (single and sharded), GGUF, Hugging Face folders, PEFT adapter folders, and
-// the quantized folders of GPTQ, AWQ, compressed-tensors and bitsandbytes.
+// the quantized folders of GPTQ, AWQ, compressed-tensors and bitsandbytes. It
+// reads PyTorch's checkpoints where a folder has no safetensors.
 //
 // A Reader lists logical tensors: one matrix of one dtype.Type, even where the
 // folder stores it in four pieces. Opening reads headers only, never weights,
@@ -25,7 +26,7 @@ var ErrCorrupt = errors.New("corrupt file")
 type Reader interface {
 	// Path is what Open was given.
 	Path() string
-	// Format is "hf" (a folder), "safetensors" or "gguf" (single files).
+	// Format is "hf" (a folder), "safetensors", "gguf" or "pytorch" (single files).
 	Format() string
 	// Config is config.json of a folder, nil elsewhere.
 	Config() []byte
@@ -75,9 +76,10 @@ type Part struct {
 	Shape []int64
 	File  string // file name within the folder, or of the file
 	Off   int64  // of its first byte in the file
-	Len   int64
+	Len   int64  // of all its values
 
-	src *source
+	stride []int64 // see array
+	src    *source
 }
 
 // Rows is the product of all dimensions but the last; 1 for vectors and scalars.

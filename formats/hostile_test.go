@@ -432,7 +432,7 @@ func TestHostileFolder(t *testing.T) {
 		want  string
 	}{
 		"empty":               {nil, "no safetensors file"},
-		"pickle":              {file("pytorch_model.bin", "PK\x03\x04"), "pickle files"},
+		"pickle":              {file("pytorch_model.bin", "PK\x03\x04"), "zip archive is damaged"},
 		"two files":           {map[string]string{"a.safetensors": weights, "b.safetensors": weights}, "no index"},
 		"config twice":        {map[string]string{"model.safetensors": weights, "config.json": `{"a":1,"a":1}`}, "occurs twice"},
 		"config deep":         {map[string]string{"model.safetensors": weights, "config.json": strings.Repeat(`{"a":`, 10000)}, "nested deeper"},
@@ -473,7 +473,7 @@ func TestHostileFolder(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "model.bin")
 	os.WriteFile(bin, []byte("\x80\x02"), 0o666)
 	_, err = Open(bin)
-	rejects(t, err, "pickle files")
+	rejects(t, err, "no checkpoint of PyTorch")
 }
 
 // TestBadQuantizedParts removes or reshapes one array of a quantized weight.

@@ -150,6 +150,11 @@ func storedType(t *Tensor) string {
 }
 
 func (p *Part) hash(h hash.Hash) error {
+	if p.stride != nil {
+		b, err := p.read()
+		h.Write(b)
+		return err
+	}
 	n, err := io.Copy(h, io.NewSectionReader(p.src.r, p.Off, p.Len))
 	if err == nil && n != p.Len {
 		err = corrupt(p.src.path, "it became shorter while it was read")

@@ -95,5 +95,5 @@ func TestAdapter(t *testing.T) {
 	rejects(t, WriteAdapter(filepath.Join(t.TempDir(), "a"), a, nil), "occurs twice")
 	os.Rename(filepath.Join(dir, "adapter_model.safetensors"), filepath.Join(dir, "adapter_model.bin"))
 	_, err = ReadAdapter(dir)
-	rejects(t, err, "pickle files")
+	rejects(t, err, "no checkpoint of PyTorch")
 }

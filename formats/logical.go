@@ -263,7 +263,7 @@ func (g *grouper) add(name string, typ dtype.Type, shape []int64, roles []string
 	t.load = func(t *Tensor) ([]byte, error) {
 		p := parts{}
 		for i, role := range roles {
-			b, err := t.Parts[i].src.read(t.Parts[i].Off, t.Parts[i].Len)
+			b, err := t.Parts[i].read()
 			if err != nil {
 				return nil, err
 			}

@@ -30,8 +30,8 @@ type artifact struct {
 	warnings []string
 }
 
-// Open opens an artifact: a Hugging Face folder, a .safetensors or a .gguf
-// file, told apart by content. Errors are of kind fail.Input.
+// Open opens an artifact: a Hugging Face folder, a .safetensors, a .gguf or a
+// file of torch.save, told apart by content. Errors are of kind fail.Input.
 func Open(path string) (Reader, error) {
 	a, err := open(path)
 	if err != nil {
@@ -83,15 +83,16 @@ func (a *artifact) single() error {
 		a.tensors, a.kv, a.warnings, err = gguf(s)
 		return err
 	}
-	if isPickle(a.path) {
-		return pickled(a.path)
+	var arrays []array
+	if a.format = "safetensors"; isPickle(a.path) {
+		a.format = "pytorch"
+		arrays, a.warnings, err = pytorch(s)
+	} else {
+		arrays, a.kv, err = safetensors(s)
 	}
-	a.format = "safetensors"
-	arrays, meta, err := safetensors(s)
 	if err != nil {
 		return err
 	}
-	a.kv = meta
 	a.tensors = make([]Tensor, len(arrays))
 	for i := range arrays {
 		a.tensors[i] = arrays[i].tensor()
@@ -99,17 +100,13 @@ func (a *artifact) single() error {
 	return nil
 }
 
+// isPickle reports whether a file's name is one that torch.save's files have.
 func isPickle(path string) bool {
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".bin", ".pt", ".pth", ".ckpt", ".pkl":
 		return true
 	}
 	return false
-}
-
-func pickled(path string) error {
-	return unsupported(path, "convert it where you trust it: model.save_pretrained(DIR, safe_serialization=True) in Transformers",
-		"pickle files can run any program when they are loaded; they are not read here")
 }
 
 func (a *artifact) Path() string       { return a.path }
@@ -148,7 +145,7 @@ func (a *artifact) Read(t *Tensor) ([]byte, error) {
 	if t.load != nil {
 		return t.load(t)
 	}
-	return t.Parts[0].src.read(t.Parts[0].Off, t.Parts[0].Len)
+	return t.Parts[0].read()
 }
 
 func (a *artifact) ReadRows(t *Tensor, row0, rows int) ([]byte, error) {
@@ -159,13 +156,19 @@ func (a *artifact) ReadRows(t *Tensor, row0, rows int) ([]byte, error) {
 	if row0 < 0 || rows < 0 || rows > all || row0 > all-rows {
 		return nil, fail.Inputf(a.path, "", "tensor %s has %d rows; rows %d to %d were asked for", quote(t.Name), all, row0, row0+rows)
 	}
-	p := t.Parts[0]
+	p := &t.Parts[0]
+	if p.stride != nil {
+		return p.gather(row0, rows)
+	}
 	width := p.Len / int64(max(all, 1))
 	return p.src.read(p.Off+int64(row0)*width, int64(rows)*width)
 }
 
 func (a *artifact) Map(t *Tensor) ([]byte, bool) {
 	if t.Unsupported != "" || t.load != nil || t.Parts[0].Len == 0 {
+		return nil, false
+	}
+	if t.Parts[0].stride != nil {
 		return nil, false
 	}
 	in := t.Type.Kind.Info()

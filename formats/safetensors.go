@@ -20,23 +20,25 @@ var stBits = map[string]int64{
 	"C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }
 
-// array is one entry of a safetensors header; off is from the start of the file.
+// array is one entry of a safetensors header, or a tensor of PyTorch's; off is from
+// the start of the file.
 type array struct {
-	name  string
-	dtype string
-	shape []int64
-	off   int64
-	size  int64
-	src   *source
+	name   string
+	dtype  string
+	shape  []int64
+	off    int64
+	size   int64
+	stride []int64 // in values, nil where they lie in row-major order
+	src    *source
 }
 
 // part describes the whole array.
 func (a *array) part() Part {
-	return Part{Name: a.name, DType: a.dtype, Shape: a.shape, File: a.src.name, Off: a.off, Len: a.size, src: a.src}
+	return Part{Name: a.name, DType: a.dtype, Shape: a.shape, File: a.src.name, Off: a.off, Len: a.size, stride: a.stride, src: a.src}
 }
 
 // read returns the array's bytes.
-func (a *array) read() ([]byte, error) { return a.src.read(a.off, a.size) }
+func (a *array) read() ([]byte, error) { p := a.part(); return p.read() }
 
 // tensor makes a plain logical tensor of the array.
 func (a *array) tensor() Tensor {
@@ -107,7 +109,7 @@ func stHeader(s *source) ([]byte, int64, error) {
 // foreignMagic names formats that users rename to .safetensors.
 func foreignMagic(b []byte) string {
 	for _, f := range []struct{ magic, what string }{
-		{"PK\x03\x04", "a zip archive (PyTorch's pickle format)"},
+		{"PK\x03\x04", "a zip archive (PyTorch writes such: call it .bin)"},
 		{"\x80\x02", "a pickle"}, {"\x80\x03", "a pickle"}, {"\x80\x04", "a pickle"}, {"\x80\x05", "a pickle"},
 		{"\x89HDF", "an HDF5 file"}, {"GGUF", "a GGUF file"}, {"PAR1", "a Parquet file"}, {"\x1f\x8b", "gzip data"},
 		{"version ", "a Git LFS pointer, not the file itself"},

@@ -65,12 +65,12 @@ func ReadFolder(dir string) (*Folder, error) {
 		return nil, err
 	}
 	for i := range a.Tensors {
-		if err := f.add(&a.Tensors[i]); err != nil {
+		if err := f.add(filepath.Join(dir, a.File), &a.Tensors[i]); err != nil {
 			return nil, err
 		}
 	}
 	if len(f.tensors) == 0 {
-		return nil, fail.Inputf(dir, "", "adapter_model.safetensors holds no tensor")
+		return nil, fail.Inputf(dir, "", "%s holds no tensor", a.File)
 	}
 	return f, nil
 }
@@ -112,9 +112,8 @@ func (f *Folder) Summary() string {
 	return f.Config.Summary()
 }
 
-// add decodes one tensor.
-func (f *Folder) add(t *formats.NamedTensor) error {
-	where := filepath.Join(f.Dir, "adapter_model.safetensors")
+// add decodes one tensor; where is its file.
+func (f *Folder) add(where string, t *formats.NamedTensor) error {
 	name, adapter, err := plainName(where, t.Name)
 	if err != nil {
 		return err

@@ -66,6 +66,11 @@ func writeFixtures(dir string) error {
 	if err := writeAdapter(filepath.Join(dir, "adapter-other"), 32); err != nil {
 		return err
 	}
+	for to, of := range map[string][3]string{"pickled": {"model", "model.safetensors", "pytorch_model.bin"}, "adapter-pickled": {"adapter-other", "adapter_model.safetensors", "adapter_model.bin"}} {
+		if err := writePickled(filepath.Join(dir, to), filepath.Join(dir, of[0]), of[1], of[2]); err != nil {
+			return err
+		}
+	}
 	return writeWork(filepath.Join(dir, "work"))
 }
 

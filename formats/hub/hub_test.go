@@ -534,3 +534,20 @@ func FuzzListing(f *testing.F) {
 		}
 	})
 }
+
+// TestPullPyTorch: PyTorch's weights are fetched where there are no others, and
+// nothing else that is pickled.
+func TestPullPyTorch(t *testing.T) {
+	s := newServer(t, map[string][]byte{"config.json": []byte("{}"), "pytorch_model-00001-of-00002.bin": weights(1050), "pytorch_model-00002-of-00002.bin": weights(10), "pytorch_model.bin.index.json": []byte("{}"),
+		"training_args.bin": []byte("x"), "sub/pytorch_model.bin": []byte("x"), "optimizer.pt": []byte("x")})
+	dir, _, err := s.puller(t, "hf://org/name", Options{}).pull(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"config.json": true, "pytorch_model-00001-of-00002.bin": true, "pytorch_model-00002-of-00002.bin": true, "pytorch_model.bin.index.json": true,
+		"training_args.bin": false, "sub/pytorch_model.bin": false, "optimizer.pt": false} {
+		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != want {
+			t.Errorf("%s: %v, want it fetched: %v", name, err, want)
+		}
+	}
+}

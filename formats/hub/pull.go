@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,7 +42,7 @@ type Options struct {
 	Endpoint string
 	Token    string
 	Cache    string
-	Include  func(name string) bool  // nil: everything that can be read here; never pickles
+	Include  func(name string) bool  // nil: everything that can be read here; PyTorch's files only where there are no others
 	Progress func(done, total int64) // bytes; may be nil
 	Client   *http.Client            // nil: a plain one
 	// Wait pauses before another attempt, for 1, 2, 4, 8 seconds or what the server
@@ -411,6 +412,9 @@ func (p *puller) choose(all []file) ([]file, error) {
 		return nil, fail.Limitf(p.ref.String(), "", "the repository has %d files, allowed are %d", len(all), maxFiles)
 	}
 	seen := map[string]string{}
+	others := slices.ContainsFunc(all, func(f file) bool {
+		return strings.HasSuffix(f.Name, ".safetensors") || strings.HasSuffix(f.Name, ".gguf")
+	})
 	var out []file
 	for _, f := range all {
 		if !safeName(f.Name) {
@@ -420,7 +424,7 @@ func (p *puller) choose(all []file) ([]file, error) {
 			return nil, fail.Inputf(p.ref.String(), "", "file names %q and %q collide where case does not count", other, f.Name)
 		}
 		seen[strings.ToLower(f.Name)] = f.Name
-		if pickle(f.Name) || p.o.Include == nil && foreign(f.Name) || p.o.Include != nil && !p.o.Include(f.Name) {
+		if pickle(f.Name) && (others || !pickledWeights(f.Name)) || p.o.Include == nil && foreign(f.Name) || p.o.Include != nil && !p.o.Include(f.Name) {
 			continue
 		}
 		if f.LFS != nil {
@@ -447,6 +451,11 @@ func pickle(name string) bool {
 		return true
 	}
 	return false
+}
+
+// pickledWeights reports files of PyTorch that hold the weights of a model or an adapter.
+func pickledWeights(name string) bool {
+	return strings.HasPrefix(name, "pytorch_model") && strings.HasSuffix(name, ".bin") || name == "adapter_model.bin"
 }
 
 // foreign reports files of other frameworks.

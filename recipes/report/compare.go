@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/train/eval"
 )
@@ -149,10 +150,10 @@ func weightBytes(path string) int64 {
 		return st.Size()
 	}
 	var n int64
-	for _, pattern := range []string{"*.safetensors", "*.gguf"} {
-		files, _ := fs.Glob(os.DirFS(path), pattern)
-		for _, f := range files {
-			if st, err := os.Stat(filepath.Join(path, f)); err == nil {
+	files, _ := os.ReadDir(path)
+	for _, f := range files {
+		if name := f.Name(); formats.IsWeights(name) || strings.HasSuffix(name, ".gguf") {
+			if st, err := os.Stat(filepath.Join(path, name)); err == nil {
 				n += st.Size()
 			}
 		}

@@ -111,8 +111,7 @@ func openShapes(path string) (src *arch.Source, config bool, err error) {
 	}
 	file := local
 	if st, err := os.Stat(local); err == nil && st.IsDir() {
-		weights, _ := filepath.Glob(filepath.Join(local, "*.safetensors"))
-		if file = filepath.Join(local, "config.json"); len(weights) > 0 {
+		if file = filepath.Join(local, "config.json"); formats.HasWeights(local) {
 			src, err = arch.Open(local)
 			return src, false, err
 		}

@@ -3,7 +3,6 @@ package stages
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -226,8 +225,7 @@ func TokenizerOf(path string) (*tokenizer.Tokenizer, error) {
 		return nil, err
 	}
 	st, err := os.Stat(local)
-	weights, _ := fs.Glob(os.DirFS(local), "*.safetensors")
-	if err == nil && st.IsDir() && len(weights) == 0 && tokenizer.Found(tokenizerFolder{dir: local}.File) {
+	if err == nil && st.IsDir() && !formats.HasWeights(local) && tokenizer.Found(tokenizerFolder{dir: local}.File) {
 		return tokenizer.Open(tokenizerFolder{dir: local})
 	}
 	r, err := formats.Open(local)

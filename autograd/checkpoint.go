@@ -27,6 +27,9 @@ func (t *Tape) Checkpoint(in []*Tensor, f func(*Tape, []*Tensor) []*Tensor) []*T
 	}
 	t.Fail(c.err)
 	if needs && t.err == nil {
+		for _, x := range in {
+			x.input = x.tape == t && x.saved == 0 && x.kind.IsFloat()
+		}
 		t.hold(in)
 		t.ops = append(t.ops, op{compact(r.made), in, func() { r.back(t) }})
 	}

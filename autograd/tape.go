@@ -76,6 +76,8 @@ type Tensor struct {
 	again func(dst kernels.Buffer)
 	deps  []*Tensor // what again reads
 	late  bool      // Data was not made yet: again makes it once
+	input bool      // of a checkpointed region, and read by nothing else
+	aside kernels.Buffer
 }
 
 // Rows is the first dimension of x.
@@ -113,6 +115,13 @@ type op struct {
 	back       func()
 }
 
+// Aside is memory for what is idle for long.
+type Aside interface {
+	Take(t dtype.Type, n int) (kernels.Buffer, error) // n elements
+	Filled(kernels.Buffer)                            // will not be read soon
+	Give(kernels.Buffer)                              // back
+}
+
 // Tape is one forward pass and its gradient. Set the fields before the first
 // operation. A Tape is used by one goroutine.
 type Tape struct {
@@ -131,6 +140,10 @@ type Tape struct {
 	// nil elsewhere. Layers that share an input pass the same x. Not called while
 	// recording.
 	Tap func(w *Param, x *Tensor, r *Routed)
+
+	// Aside, when set, keeps the inputs of checkpointed regions from Done on until
+	// their gradient runs. They come back as the same bits.
+	Aside Aside
 
 	// Balance, when set, adds a loss over what the routers do.
 	Balance *Balance
@@ -315,7 +328,36 @@ func (t *Tape) Done(xs ...*Tensor) {
 			t.drop(x)
 		} else if x.again != nil {
 			t.freeData(x)
+		} else if x.input && t.Aside != nil {
+			t.putAside(x)
 		}
+	}
+}
+
+// putAside moves x's data away until it is read again.
+func (t *Tape) putAside(x *Tensor) {
+	if t.err != nil || x.Data == nil || x.aside != nil {
+		return
+	}
+	b, err := t.Aside.Take(dtype.Of(x.kind), x.Len())
+	if err != nil {
+		t.Fail(err)
+		return
+	}
+	t.Dev.Add(kernels.To(b), &kernels.AddArgs{N: x.Len(), A: x.Data, Alpha: 1})
+	t.Aside.Filled(b)
+	x.aside = b
+	t.freeData(x)
+	x.late, x.again = true, func(dst kernels.Buffer) {
+		t.Dev.Add(kernels.To(dst), &kernels.AddArgs{N: x.Len(), A: b, Alpha: 1})
+		t.giveAside(x)
+	}
+}
+
+func (t *Tape) giveAside(x *Tensor) {
+	if x.aside != nil {
+		t.Aside.Give(x.aside)
+		x.aside = nil
 	}
 }
 
@@ -348,6 +390,7 @@ func (t *Tape) unhold(xs []*Tensor) {
 // drop frees x's data for good.
 func (t *Tape) drop(x *Tensor) {
 	t.freeData(x)
+	t.giveAside(x)
 	x.again, x.late = nil, false
 	deps := x.deps
 	x.deps = nil
@@ -513,6 +556,7 @@ func (t *Tape) Free() {
 	for _, x := range t.all {
 		t.freeGrad(x)
 		t.freeData(x)
+		t.giveAside(x)
 		x.again, x.deps = nil, nil
 	}
 	t.all, t.ops = nil, nil

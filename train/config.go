@@ -44,14 +44,15 @@ type Config struct {
 	WarmupRatio  *float64          `yaml:"warmup_ratio" doc:"share of the steps" default:"0.03" range:"[0,1]"`
 	WarmupSteps  *int              `yaml:"warmup_steps" doc:"steps, instead of warmup_ratio" range:"[0,1000000000]"`
 
-	Optimizer   OptimizerName `yaml:"optimizer" doc:"update rule" default:"adamw"`
-	AdamBeta1   *float64      `yaml:"adam_beta1" doc:"first moment" unset:"0.9; adan 0.98; soap 0.95" range:"[0,1)"`
-	AdamBeta2   *float64      `yaml:"adam_beta2" doc:"second moment" unset:"0.999; lion 0.99; adan 0.92; adopt 0.9999; soap 0.95" range:"[0,1)"`
-	AdamEpsilon *float64      `yaml:"adam_epsilon" doc:"added to the root" unset:"1e-8; lamb, adopt 1e-6; adagrad 1e-10" range:"[0,1]"`
-	Momentum    *float64      `yaml:"momentum" doc:"of sgd, rmsprop, schedule_free_sgd and muon" unset:"0; schedule_free_sgd 0.9; muon 0.95" range:"[0,1)"`
-	OptimArgs   OptimArgs     `yaml:"optim_args,omitempty" doc:"the optimizer's own settings"`
-	WeightDecay float64       `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"[0,10]"`
-	MaxGradNorm *float64      `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
+	Optimizer        OptimizerName `yaml:"optimizer" doc:"update rule" default:"adamw"`
+	AdamBeta1        *float64      `yaml:"adam_beta1" doc:"first moment" unset:"0.9; adan 0.98; soap 0.95" range:"[0,1)"`
+	AdamBeta2        *float64      `yaml:"adam_beta2" doc:"second moment" unset:"0.999; lion 0.99; adan 0.92; adopt 0.9999; soap 0.95" range:"[0,1)"`
+	AdamEpsilon      *float64      `yaml:"adam_epsilon" doc:"added to the root" unset:"1e-8; lamb, adopt 1e-6; adagrad 1e-10" range:"[0,1]"`
+	Momentum         *float64      `yaml:"momentum" doc:"of sgd, rmsprop, schedule_free_sgd and muon" unset:"0; schedule_free_sgd 0.9; muon 0.95" range:"[0,1)"`
+	OptimArgs        OptimArgs     `yaml:"optim_args,omitempty" doc:"the optimizer's own settings"`
+	WeightDecay      float64       `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"[0,10]"`
+	OffloadOptimizer string        `yaml:"offload_optimizer,omitempty" doc:"where the optimizer's state lies: in memory, or in a file in the run folder that is mapped and has no name" default:"none" enum:"none|disk"`
+	MaxGradNorm      *float64      `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
 
 	UnfrozenParameters []string `yaml:"unfrozen_parameters,omitempty" doc:"of adapter: none: regular expressions for the beginnings of names, as in axolotl; the other weights stay as they are" unset:"all"`
 
@@ -62,6 +63,7 @@ type Config struct {
 	EMADecay           *float64     `yaml:"ema_decay,omitempty" doc:"validate and keep a moving average of the weights that decays so every step" unset:"none" range:"[0,1)"`
 
 	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"`
+	ActivationOffloading  string `yaml:"activation_offloading,omitempty" doc:"where the inputs of blocks with gradient checkpointing wait for the backward pass: in memory, or in a mapped file" default:"none" enum:"none|disk"`
 	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`
 	SaveSteps             Every  `yaml:"save_steps" type:"auto, steps or share" doc:"checkpoint every so many steps" default:"auto" unset:"step 1, then every 10 min"`
 	SaveTotalLimit        int    `yaml:"save_total_limit" doc:"checkpoints kept" default:"2" range:"[1,1000]"`

@@ -69,7 +69,7 @@ func (r *run) distilled(b *data.Batch, o distill, w whole) (s Score, err error) 
 		weights = nil
 	}
 	err = r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, Record: w.units > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
+		t := r.tape(w.units > 0)
 		its := &autograd.Tape{Dev: r.dev, BF16: r.bf16}
 		defer t.Free()
 		defer its.Free()

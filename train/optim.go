@@ -30,6 +30,7 @@ type optimizer struct {
 	ema    kernels.Buffer    // [n] moving averages, nil without ema_decay
 	free   freeAverage
 
+	spill *spill           // where the state lies; nil: in memory
 	state []saved          // what a checkpoint holds beside the parameters, in order
 	owned []kernels.Buffer // what free gives back
 }
@@ -52,9 +53,12 @@ type matrixRule interface {
 }
 
 // newOptimizer allocates gradients and state, starts the state and gives every
-// parameter its place for a gradient.
-func newOptimizer(dev kernels.Backend, c Config, sched *Schedule, ps []param) (*optimizer, error) {
+// parameter its place for a gradient. beside is a path in a folder for its files.
+func newOptimizer(dev kernels.Backend, c Config, sched *Schedule, ps []param, beside string) (*optimizer, error) {
 	o := &optimizer{dev: dev, c: c, sched: sched, params: ps, plain: kernels.OptimArgs{OptimRule: c.rule()}}
+	if c.OffloadOptimizer == onDisk {
+		o.spill = newSpill(dev, beside)
+	}
 	for _, p := range ps {
 		o.n += p.Len()
 	}
@@ -174,6 +178,15 @@ func (o *optimizer) own(purpose kernels.Purpose, t dtype.Type, n int) (kernels.B
 	return b, err
 }
 
+// spilled is own in a file.
+func (o *optimizer) spilled(t dtype.Type, n int) (kernels.Buffer, error) {
+	b, err := o.spill.Take(t, n)
+	if err == nil {
+		o.owned = append(o.owned, b)
+	}
+	return b, err
+}
+
 // disown gives a buffer of own back.
 func (o *optimizer) disown(b kernels.Buffer) {
 	o.owned = slices.DeleteFunc(o.owned, func(x kernels.Buffer) bool { return x == b })
@@ -182,12 +195,15 @@ func (o *optimizer) disown(b kernels.Buffer) {
 
 // keep allocates a buffer of zeros that checkpoints hold; that of a paged optimizer
 // lies in the host's memory.
-func (o *optimizer) keep(name string, t dtype.Type, n int) (kernels.Buffer, error) {
-	purpose := kernels.Optimizer
-	if optimizers[o.c.Optimizer].paged {
-		purpose = kernels.Host
+func (o *optimizer) keep(name string, t dtype.Type, n int) (b kernels.Buffer, err error) {
+	switch {
+	case o.spill != nil:
+		b, err = o.spilled(t, n)
+	case optimizers[o.c.Optimizer].paged:
+		b, err = o.own(kernels.Host, t, n)
+	default:
+		b, err = o.own(kernels.Optimizer, t, n)
 	}
-	b, err := o.own(purpose, t, n)
 	if err != nil {
 		return nil, err
 	}
@@ -214,6 +230,9 @@ func (o *optimizer) release() {
 	}
 	for _, b := range o.owned {
 		o.dev.Free(b)
+	}
+	if o.spill != nil {
+		o.spill.close()
 	}
 }
 
@@ -275,6 +294,9 @@ func (o *optimizer) step(step int, rate float64) error {
 				return err
 			}
 		}
+	}
+	if o.spill != nil {
+		defer o.spill.rest()
 	}
 	return o.dev.Run(func() error {
 		if len(a.Spans) > 0 {

@@ -241,7 +241,7 @@ func compareOptimizer(t *testing.T, name string, g goldenOptim, keys []string, p
 			ps[n].off = ps[n-1].off + ps[n-1].Len()
 		}
 	}
-	o, err := newOptimizer(dev, c, sched, ps)
+	o, err := newOptimizer(dev, c, sched, ps, "")
 	if err != nil {
 		t.Fatal(err)
 	}

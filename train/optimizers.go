@@ -57,7 +57,7 @@ func Optimizers(dev kernels.Backend) ([]OptimizerInfo, error) {
 			return nil, err
 		}
 		p := param{Param: &autograd.Param{Mat: kernels.Mat{Buffer: b, Rows: side, Cols: side, Of: side}}, matrix: true, block: side}
-		o, err := newOptimizer(dev, c, &Schedule{}, []param{p})
+		o, err := newOptimizer(dev, c, &Schedule{}, []param{p}, "")
 		if err != nil {
 			return nil, err
 		}

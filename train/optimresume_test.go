@@ -3,6 +3,7 @@ package train
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/data"
@@ -66,6 +67,68 @@ func TestReactiveResume(t *testing.T) {
 		j.Config.LRArgs = map[string]Scalar{"patience": "0", "threshold": "0.5"}
 		return j
 	})
+}
+
+// TestOffload: a run whose optimizer state and block inputs lie in mapped files has
+// the bits of one in memory, goes on from its checkpoint, and takes the memory that
+// was planned, none of it for what lies in files.
+func TestOffload(t *testing.T) {
+	for _, name := range []OptimizerName{"adamw", "adamw_8bit", "galore_adamw", "prodigy"} {
+		t.Run(string(name), func(t *testing.T) {
+			made := func(dir string, dev kernels.Backend, where string) Job {
+				j := optimJob(t, name, dir, dev)
+				j.Config.GradientCheckpointing, j.Config.OffloadOptimizer, j.Config.ActivationOffloading = "true", where, where
+				return j
+			}
+			in := made(t.TempDir(), device(t), "none")
+			inMemory, err := Run(context.Background(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := hash(t, in)
+			on := made(t.TempDir(), device(t), onDisk)
+			if _, err := Run(context.Background(), on); err != nil {
+				t.Fatal(err)
+			}
+			if hash(t, on) != want {
+				t.Error("other weights than in memory")
+			}
+			res := goesOn(t, func(dir string) Job { return made(dir, device(t), onDisk) })
+			if got := res.Memory.Peak[kernels.Optimizer] + res.Memory.Peak[kernels.Host]; got != 0 {
+				t.Errorf("%d bytes of state in memory", got)
+			}
+			if got, less := res.Memory.Peak[kernels.Activations], inMemory.Memory.Peak[kernels.Activations]; got >= less {
+				t.Errorf("%d bytes of activations, %d without files", got, less)
+			}
+			plan, err := Rehearse(context.Background(), made("", dry.New(dry.Options{}), onDisk))
+			if err != nil {
+				t.Fatal(err)
+			}
+			state := inMemory.Memory.Peak[kernels.Optimizer]
+			if plan.Spilled <= state {
+				t.Errorf("%d bytes of files are planned, the state alone has %d", plan.Spilled, state)
+			}
+			for _, p := range []kernels.Purpose{kernels.Optimizer, kernels.Mapped} {
+				if got, want := plan.Memory.Peak[p], res.Memory.Peak[p]; got != want {
+					t.Errorf("the plan has %d bytes of %v, the run %d", got, p, want)
+				}
+			}
+		})
+	}
+}
+
+// TestOffloadNeedsProcessor: a device with memory of its own cannot read a file.
+func TestOffloadNeedsProcessor(t *testing.T) {
+	j := optimJob(t, "adamw", "", dry.New(dry.Options{Label: "cuda:0"}))
+	for key, set := range map[string]func(*Config){
+		"offload_optimizer": func(c *Config) { c.OffloadOptimizer = onDisk }, "activation_offloading": func(c *Config) { c.ActivationOffloading = onDisk },
+	} {
+		k := j
+		set(&k.Config)
+		if _, err := Rehearse(context.Background(), k); fail.Code(err) != 2 || fail.Hint(err) == "" || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "cuda:0") {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
 }
 
 // goesOn runs job whole, and again stopped after its fourth step.
@@ -136,7 +199,7 @@ func TestStack(t *testing.T) {
 				p.Rows, p.Cols = n/cols, cols
 				ps = append(ps, p)
 			}
-			o, err := newOptimizer(dev, c, &Schedule{}, ps)
+			o, err := newOptimizer(dev, c, &Schedule{}, ps, "")
 			if err != nil {
 				t.Fatal(err)
 			}

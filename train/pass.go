@@ -73,6 +73,15 @@ func (r *run) targets(b *data.Batch) []int32 {
 	return b.Target
 }
 
+// tape is one for a pass of the model in training.
+func (r *run) tape(record bool) *autograd.Tape {
+	t := &autograd.Tape{Dev: r.dev, Record: record, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
+	if r.aside != nil {
+		t.Aside = r.aside
+	}
+	return t
+}
+
 // pass runs b through the model and scores it. As a part of a step it also adds
 // b's share of the gradients.
 func (r *run) pass(b *data.Batch, w whole) (Score, error) {
@@ -92,7 +101,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	}
 	total, targets := w.units, r.targets(b)
 	err = r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, Record: total > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
+		t := r.tape(total > 0)
 		defer t.Free()
 		if c := r.Config.RouterAuxLossCoef; c != nil && *c > 0 && total > 0 {
 			t.Balance = &autograd.Balance{Coef: *c}

@@ -15,6 +15,7 @@ type Rehearsal struct {
 	MicroTokens   int   // of the largest micro-batch
 	Trainable     int64 // values
 	StateBytes    int64 // of one checkpoint on disk
+	Spilled       int64 // bytes of files that memory lies in
 	Recompute     int   // blocks with gradient checkpointing, asked for or to fit
 	BF16          bool
 	Memory        kernels.MemStats
@@ -30,7 +31,7 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.opt.release()
+	defer r.end()
 	out := &Rehearsal{Steps: r.total, StepsPerEpoch: r.loader.StepsPerEpoch(), Trainable: int64(r.opt.n), BF16: r.bf16}
 	if r.asks() {
 		step, err := r.rehearsed(ctx)
@@ -72,6 +73,11 @@ func (r *run) rehearse(ctx context.Context, step data.Step, out *Rehearsal) erro
 	h := stateHeader{Tensors: r.fields()}
 	out.StateBytes = h.bytes() + int64(len(stateMagic)+8+64) + 100*int64(len(h.Tensors))
 	out.Recompute = r.recomputed()
+	for _, s := range []*spill{r.opt.spill, r.aside} {
+		if s != nil {
+			out.Spilled += s.most
+		}
+	}
 	info := r.dev.Info()
 	out.Memory, out.PeakTotal = info.Mem, info.PeakTotal
 	return nil

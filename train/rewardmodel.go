@@ -3,7 +3,6 @@ package train
 import (
 	"math"
 
-	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/data"
 )
 
@@ -59,7 +58,7 @@ func (o rewardModel) Score(b *data.Batch, p LogProbs) Score {
 // rewards is pass for a reward model.
 func (r *run) rewards(b *data.Batch, w whole) (s Score, err error) {
 	err = r.dev.Run(func() error {
-		t := &autograd.Tape{Dev: r.dev, Record: w.units > 0, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
+		t := r.tape(w.units > 0)
 		defer t.Free()
 		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		y := r.Model.Rewards(t, h, b.Seq)

@@ -32,6 +32,7 @@ type run struct {
 	unlock    func()       // of rank 0
 	identity  string
 	bf16      bool
+	aside     *spill // of activations; nil: they stay in memory
 	// Where the model learns from its own answers: those in work, some of all for
 	// readers, and whether any had no reward at all.
 	rollout    *rollout
@@ -172,6 +173,12 @@ func begin(j Job) (*run, error) {
 	if f := objectives[c.Objective].baseline; f != nil {
 		r.baseline = f(c)
 	}
+	if err := c.checkOffload(r.dev); err != nil {
+		return nil, err
+	}
+	if c.ActivationOffloading == onDisk {
+		r.aside = newSpill(r.dev, r.beside("activations"))
+	}
 	r.bf16 = c.usesBF16(r.dev)
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true
@@ -185,7 +192,7 @@ func begin(j Job) (*run, error) {
 	}
 	var err error
 	o := data.LoaderOptions{MicroBatch: c.MicroBatchSize, Accum: c.GradientAccumulationSteps * j.Comm.Size(), MaxLength: j.MaxLength, Packing: j.Packing, Shuffle: j.Shuffle, Seed: uint64(*c.Seed),
-		Beside: filepath.Join(cmp.Or(j.Dir, os.TempDir()), "samples")}
+		Beside: r.beside("samples")}
 	if r.asks() { // of prompts, one a step
 		o.MicroBatch, o.Accum, o.Packing = 1, 1, "none"
 	}
@@ -222,7 +229,7 @@ func begin(j Job) (*run, error) {
 	if r.identity, err = j.identity(ps, r.bf16, r.total); err != nil {
 		return nil, err
 	}
-	if r.opt, err = newOptimizer(r.dev, c, r.sched, ps); err != nil {
+	if r.opt, err = newOptimizer(r.dev, c, r.sched, ps, r.beside("optimizer")); err != nil {
 		return nil, memory(err)
 	}
 	if err := r.refresh(); err != nil {
@@ -232,9 +239,15 @@ func begin(j Job) (*run, error) {
 	return r, nil
 }
 
+// beside is a path for files without a name.
+func (r *run) beside(what string) string { return filepath.Join(cmp.Or(r.Dir, os.TempDir()), what) }
+
 // end frees what the run allocated.
 func (r *run) end() {
 	r.opt.release()
+	if r.aside != nil {
+		r.aside.close()
+	}
 	if r.Adapter != nil {
 		r.Adapter.Freeze()
 	}

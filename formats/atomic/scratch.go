@@ -62,6 +62,13 @@ func (s *Scratch) Map(n int64) ([]byte, error) {
 	return s.mapped, failed(s.path, "making room on disk", err)
 }
 
+// LetGo takes the mapped pages out of the process's memory; they are in the file
+// when they are used again.
+func (s *Scratch) LetGo() { LetGo(s.mapped) }
+
+// LetGo does so for the whole pages of a part of mapped memory.
+func LetGo(b []byte) { letGo(b) }
+
 // Size is the number of bytes that Write appended.
 func (s *Scratch) Size() int64 { return s.n }
 

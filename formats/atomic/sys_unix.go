@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +31,15 @@ func foreign(st fs.FileInfo) bool {
 
 func mapShared(f *os.File, size int64) ([]byte, error) {
 	return unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+func letGo(b []byte) {
+	page := uintptr(os.Getpagesize())
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	first := -at & (page - 1)
+	if last := (at + uintptr(len(b))) &^ (page - 1); last > at+first {
+		_ = unix.Madvise(b[first:last-at], unix.MADV_DONTNEED) // of a shared mapping: nothing is lost
+	}
 }
 
 func unmap(b []byte) { _ = unix.Munmap(b) }

@@ -107,6 +107,9 @@ var foreign = map[string]foreignKey{
 	"lr_scheduler_type":               {"Transformers", "here it is lr_scheduler"},
 	"num_warmup_steps":                {"torchtune", "here it is warmup_steps"},
 	"optim":                           {"Transformers", "here it is optimizer"},
+	"offload_optimizer_device":        {"Accelerate", "here it is offload_optimizer: disk"},
+	"optimizer_offload":               {"others", "here it is offload_optimizer: disk"},
+	"enable_activation_offloading":    {"torchtune", "here it is activation_offloading: disk, with gradient_checkpointing"},
 	"adam_eps":                        {"others", "here it is adam_epsilon"},
 	"betas":                           {"torch", "here it is adam_beta1 and adam_beta2"},
 	"gradient_clipping":               {"DeepSpeed", "here it is max_grad_norm"},
@@ -169,6 +172,7 @@ var foreignWords = map[string]string{
 	// types of rows
 	"sharegpt": "chat", "chat_template": "chat", "conversational": "chat", "messages": "chat", "openai": "chat", "chatml": "chat", "alpaca": "instruct",
 	"completion": "text", "pretrain": "text", "pretraining": "text", "plain_text": "text", "input_output": "prompt_completion",
+	"nvme": "disk", "legacy": "disk",
 	// arithmetic and storage
 	"bfloat16": "bf16", "float16": "f16", "fp16": "f16", "half": "f16", "float32": "f32", "fp32": "f32",
 	// methods of training and quantization

@@ -185,7 +185,7 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	}
 	s.CountMemory(r.PeakTotal, r.Memory)
 	steps := t.steps(p, r)
-	s.Temp = r.StateBytes * int64(o.SaveTotalLimit+1)
+	s.Temp = r.StateBytes*int64(o.SaveTotalLimit+1) + r.Spilled
 	s.Disk = 4*r.Trainable + 8<<10
 	if o.LossTopK > 0 { // an id and a log-probability each
 		s.Temp += 8 * int64(o.LossTopK) * rows.tokens
@@ -211,6 +211,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	s.Note("%s of %s trainable (%s %%)", humanize.Comma(r.Trainable), humanize.Comma(r.params), report.Sig(100*float64(r.Trainable)/float64(r.params), 3))
 	if r.Recompute > 0 {
 		s.Note("gradient checkpointing of %d blocks", r.Recompute)
+	}
+	if r.Spilled > 0 {
+		s.Note("%s in mapped files", humanize.IBytes(uint64(r.Spilled)))
 	}
 	t.warn(p, s, steps, r.params)
 	return nil

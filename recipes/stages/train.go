@@ -122,7 +122,8 @@ func trainInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 	return in, nil
 }
 
-// addressTrain leaves out the rhythm of checkpoints, which changes no result.
+// addressTrain leaves out the rhythm of checkpoints and where memory lies, which
+// change no result.
 func addressTrain(a *recipes.Addresser, opts any) any {
 	o := *opts.(*Train)
 	if exists(o.Data) { // rows of a file, which a template may write with the date
@@ -134,6 +135,7 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	}
 	o.setInit("")
 	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
+	o.OffloadOptimizer, o.ActivationOffloading = "", ""
 	return o
 }
 

@@ -1,0 +1,118 @@
+package train
+
+import (
+	"strings"
+
+	"github.com/tunekit/tunekit/formats/atomic"
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// onDisk is the word for what lies in a mapped file.
+const onDisk = "disk"
+
+// checkOffload refuses files that a device cannot read in place.
+func (c *Config) checkOffload(dev kernels.Backend) error {
+	info := dev.Info()
+	for _, k := range []struct{ key, v string }{{"offload_optimizer", c.OffloadOptimizer}, {"activation_offloading", c.ActivationOffloading}} {
+		if k.v == onDisk && !strings.HasPrefix(info.Name, "cpu") && info.Name != "dry" {
+			return fail.Usagef("train."+k.key, "leave it out, or train with --device cpu", "%s: %s keeps memory in a file that the processor reads in place, device %s cannot", k.key, onDisk, info.Name)
+		}
+	}
+	return nil
+}
+
+// spill is memory in files without a name, for what is long idle: the system
+// writes it to the disk when it needs the room, and it is no anonymous memory.
+type spill struct {
+	dev    kernels.Backend
+	beside string
+	files  []*atomic.Scratch
+	left   []byte // of the last file
+	total  int    // bytes of all files
+	taken  map[kernels.Buffer][]byte
+	free   map[int][][]byte // what was given back, by size
+	now    int64            // bytes taken
+	most   int64            // at one time
+}
+
+func newSpill(dev kernels.Backend, beside string) *spill {
+	return &spill{dev: dev, beside: beside, taken: map[kernels.Buffer][]byte{}, free: map[int][][]byte{}}
+}
+
+// Files are as large as all before them together, within these bounds.
+const (
+	leastSpill = 1 << 20
+	mostSpill  = 256 << 20
+)
+
+// Take returns n elements, zero when they are new.
+func (s *spill) Take(t dtype.Type, n int) (kernels.Buffer, error) {
+	var b []byte
+	if s.dev.Info().Level != "dry" { // a plan makes no files
+		var err error
+		if b, err = s.bytes((n*t.Kind.Info().Bytes + 63) &^ 63); err != nil {
+			return nil, err
+		}
+	}
+	m, err := s.dev.Load(kernels.Mapped, t, 1, n, b, kernels.Borrow)
+	if err != nil {
+		return nil, err
+	}
+	s.taken[m.Buffer] = b
+	s.now += int64(n * t.Kind.Info().Bytes)
+	s.most = max(s.most, s.now)
+	return m.Buffer, nil
+}
+
+// Filled says that b will not be read soon.
+func (s *spill) Filled(b kernels.Buffer) { atomic.LetGo(s.taken[b]) }
+
+// Give takes b back.
+func (s *spill) Give(b kernels.Buffer) {
+	if mem := s.taken[b]; mem != nil {
+		atomic.LetGo(mem)
+		s.free[len(mem)] = append(s.free[len(mem)], mem)
+	}
+	delete(s.taken, b)
+	s.now -= int64(b.Len() * b.Type().Kind.Info().Bytes)
+	s.dev.Free(b)
+}
+
+func (s *spill) bytes(size int) ([]byte, error) {
+	if f := s.free[size]; len(f) > 0 {
+		s.free[size] = f[:len(f)-1]
+		return f[len(f)-1], nil
+	}
+	if size > len(s.left) {
+		n := max(size, leastSpill, min(s.total, mostSpill))
+		f, err := atomic.NewScratch(s.beside)
+		if err != nil {
+			return nil, err
+		}
+		s.files = append(s.files, f)
+		if s.left, err = f.Map(int64(n)); err != nil {
+			return nil, err
+		}
+		s.total += n
+	}
+	b := s.left[:size:size]
+	s.left = s.left[size:]
+	return b, nil
+}
+
+// rest tells the system that nothing of it is needed soon.
+func (s *spill) rest() {
+	for _, f := range s.files {
+		f.LetGo()
+	}
+}
+
+// close gives the files back; nothing of them may be used any more.
+func (s *spill) close() {
+	for _, f := range s.files {
+		f.Close()
+	}
+	s.files, s.left = nil, nil
+}

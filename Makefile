@@ -5,7 +5,7 @@ STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SMOLLM2      = models/SmolLM2-135M-Instruct.Q4_1.gguf
 export CGO_ENABLED = 0
 
-.PHONY: help build test conformance generate-cuda test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
+.PHONY: help build test conformance generate-cuda cuda-registers cuda-check gpu-test gpu-bench test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,6 +54,21 @@ build/$(NVRTC):
 	python3 -m pip download --quiet --no-deps --dest build nvidia-cuda-nvrtc-cu12==12.4.127
 	echo "a178759ebb095827bd30ef56598ec182b85547f1508941a3d560eb7ea1fbf338  $@" | sha256sum -c - || { rm $@; exit 1; }
 	python3 -m zipfile -e $@ build/nvrtc
+
+PTXAS = nvidia_cuda_nvcc_cu12-12.4.131-py3-none-manylinux2014_x86_64.whl
+cuda-registers: build/$(PTXAS) ## registers and spills of each kernel in docs/cuda.md by NVIDIA's assembler 12.4, which needs no GPU
+	python3 -B kernels/cuda/gen/ptxas.py build/nvcc/nvidia/cuda_nvcc/bin/ptxas --write
+
+cuda-check: generate-cuda build/$(PTXAS) ## the committed PTX and registers are those of the sources (network, no GPU)
+	git diff --exit-code --stat kernels/cuda/ptx
+	python3 -B kernels/cuda/gen/ptxas.py build/nvcc/nvidia/cuda_nvcc/bin/ptxas
+
+build/$(PTXAS):
+	mkdir -p build
+	python3 -m pip download --quiet --no-deps --dest build nvidia-cuda-nvcc-cu12==12.4.131
+	echo "e4c9a35435c3b0e36c6397c5696334c9ea6650e524736cbd1c5d345ea099bb04  $@" | sha256sum -c - || { rm $@; exit 1; }
+	python3 -m zipfile -e $@ build/nvcc
+	chmod +x build/nvcc/nvidia/cuda_nvcc/bin/ptxas
 
 generate-check: ## generate changes nothing
 	@before=$$(git diff | git hash-object --stdin); $(MAKE) --no-print-directory generate; \

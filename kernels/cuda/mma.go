@@ -123,7 +123,8 @@ func (c *CUDA) halves(m mat, rows, cols int, kind dtype.Kind, drop dropArgs) (dr
 	}
 	ld := roundUp(cols, 8)
 	b := c.scratch(kind, rows*ld)
-	each(c, "to_half", rows*ld/8, &halfArgs{m: m, y: ptr(b), drop: drop, rows: int64(rows), cols: int32(cols), ld: int32(ld), f16: flag(kind == dtype.F16)})
+	threads := min(roundUp(ld/8, 32), 128)
+	launch(c, "to_half", driver.Dim{X: uint32(rows), Y: blocksOf(ld/8, threads), Z: 1}, driver.Dim{X: uint32(threads), Y: 1, Z: 1}, 0, &halfArgs{m: m, y: ptr(b), drop: drop, rows: int64(rows), cols: int32(cols), ld: int32(ld), f16: flag(kind == dtype.F16)})
 	return ptr(b), int32(ld), b
 }
 

@@ -114,7 +114,7 @@ func lanes(m uint32, f func(l int)) {
 }
 
 func (e *entry) compute(in *instr, name string, part, ops []string) error {
-	if part[0] == "cvt" || part[0] == "cvta" {
+	if part[0] == "cvta" || part[0] == "cvt" && len(ops) == 2 {
 		return e.convert(in, part, ops)
 	}
 	s, err := e.all(ops)

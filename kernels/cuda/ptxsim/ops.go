@@ -53,6 +53,8 @@ func unaryOp(part []string) func(a uint64) uint64 {
 		return func(a uint64) uint64 { return -a }
 	case "not.b32", "not.b64", "not.b16":
 		return func(a uint64) uint64 { return ^a }
+	case "clz.b32":
+		return func(a uint64) uint64 { return uint64(bits.LeadingZeros32(uint32(a))) }
 	case "not.pred":
 		return func(a uint64) uint64 { return a ^ 1 }
 	case "sqrt.rn.f32":
@@ -129,6 +131,12 @@ func oftenOp(name string) func(d, a, b []uint64, m uint32) {
 }
 
 func binaryOp(part []string) func(a, b uint64) uint64 {
+	switch strings.Join(part, ".") { // of two numbers, the first in the upper half
+	case "cvt.rn.bf16x2.f32":
+		return func(a, b uint64) uint64 { return bf16(a)<<16 | bf16(b) }
+	case "cvt.rn.f16x2.f32":
+		return func(a, b uint64) uint64 { return uint64(block.F16(f32(a)))<<16 | uint64(block.F16(f32(b))) }
+	}
 	class, width := typeOf(part[len(part)-1])
 	kind := strings.Join(part[:len(part)-1], ".")
 	if part[0] == "setp" && len(part) == 3 {
@@ -151,6 +159,14 @@ func binaryOp(part []string) func(a, b uint64) uint64 {
 		return nil
 	}
 	return intOp(kind, class, width)
+}
+
+// bf16 rounds as cvt does: every NaN becomes 0x7fff.
+func bf16(a uint64) uint64 {
+	if f := f32(a); f != f {
+		return 0x7fff
+	}
+	return uint64(block.BF16(f32(a)))
 }
 
 func floatOp(kind string, width int) func(a, b uint64) uint64 {

@@ -18,8 +18,8 @@ type module struct {
 	externs map[string]bool   // names of dynamic shared arrays
 }
 
-// body is an entry as text: its parameter's size, and its statements.
-type body struct{ params, code string }
+// body is an entry as text: its parameter's size, its most threads, and its statements.
+type body struct{ params, threads, code string }
 
 // find decodes an entry when it is first asked for; nil where there is none.
 func (m *module) find(name string) (*entry, error) {
@@ -31,6 +31,7 @@ func (m *module) find(name string) (*entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("entry %s: %w", name, err)
 	}
+	e.most, _ = strconv.Atoi(b.threads)
 	m.entries[name] = e
 	return e, nil
 }
@@ -40,6 +41,7 @@ type entry struct {
 	name      string
 	params    int // bytes of its parameter
 	shared    int // bytes of its static shared memory
+	most      int // threads of a block; 0: any number
 	code      []instr
 	regs      int              // slots of the register file
 	fixed     []fixedReg       // slots that hold the same in every lane
@@ -60,7 +62,7 @@ var (
 	constDecl  = regexp.MustCompile(`^\.(?:visible )?\.?const \.align (\d+) \.b8 (\w+)\[(\d+)\](?: = \{([0-9, ]+)\})?$`)
 	sharedDecl = regexp.MustCompile(`^\.shared \.align (\d+) \.b8 (\w+)\[(\d+)\]$`)
 	externDecl = regexp.MustCompile(`^\.extern \.shared \.align (\d+) \.b8 (\w+)\[\]$`)
-	entryDecl  = regexp.MustCompile(`^\.visible \.entry (\w+)\( \.param \.align \d+ \.b8 \w+_param_0\[(\d+)\] \)$`)
+	entryDecl  = regexp.MustCompile(`^\.visible \.entry (\w+)\( \.param \.align \d+ \.b8 \w+_param_0\[(\d+)\] \)(?: \.maxntid (\d+), 1, 1)?(?: \.minnctapersm \d+)?$`)
 	nameDecl   = regexp.MustCompile(`^\.reg \.(\w+) (%\w+)$`)
 	regDecl    = regexp.MustCompile(`^\.reg \.(\w+) (%\w+)<(\d+)>$`)
 	label      = regexp.MustCompile(`^(\$?\w+):\s*`)
@@ -105,7 +107,7 @@ func parse(text string) (*module, error) {
 		if stop < 0 {
 			return nil, fmt.Errorf("entry %s has no end", d[1])
 		}
-		m.bodies[d[1]] = body{d[2], text[:stop]}
+		m.bodies[d[1]] = body{d[2], d[3], text[:stop]}
 		text = text[stop+2:]
 	}
 	return m, nil

@@ -182,6 +182,8 @@ func (s *Sim) Launch(f driver.Function, blocks, block driver.Dim, shared uint32,
 	switch {
 	case threads < 1 || threads > 1024 || blocks.X < 1 || blocks.Y < 1 || blocks.Z < 1 || blocks.X > 1<<31-1 || blocks.Y > 65535 || blocks.Z > 65535:
 		return driver.NewError("Launch", driver.InvalidValue, fmt.Sprintf("%s: a grid of %v blocks of %v threads", fn.entry.name, blocks, block))
+	case fn.entry.most > 0 && threads > fn.entry.most:
+		return driver.NewError("Launch", driver.InvalidValue, fmt.Sprintf("%s: %d threads, it was made for %d", fn.entry.name, threads, fn.entry.most))
 	case len(params) != fn.entry.params:
 		return driver.NewError("Launch", driver.InvalidValue, fmt.Sprintf("%s: %d bytes of parameters, it has %d", fn.entry.name, len(params), fn.entry.params))
 	case fn.entry.shared+int(shared) > 163<<10:

@@ -3,7 +3,7 @@
 
 // What is not stored as it is multiplied is made so first: y [rows, ld] are rows of
 // m in 16 bits (f16: of that kind, else bf16), zeros behind its columns. Eight
-// elements a thread.
+// elements a thread, a row by blockIdx.x.
 struct HalfArgs { Mat m; u16* y; Drop drop; i64 rows; int cols, ld, f16, pad; };
 
 // code_scale is the scale of a block of a code book.
@@ -13,18 +13,29 @@ __device__ inline float code_scale(const Mat& m, i64 block) {
   return n[block / 256] * n[m.outer + 1 + m.scales[block]] + n[m.outer];
 }
 
+// pair rounds two numbers to bf16 or f16, x in the lower half.
+__device__ inline u32 pair(float x, float y, int f16) {
+  u32 r;
+  if (f16) asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(r) : "f"(x), "f"(y));
+  else asm("cvt.rn.bf16x2.f32 %0, %2, %1;" : "=r"(r) : "f"(x), "f"(y));
+  return r;
+}
+
 KERNEL(to_half, HalfArgs) {
-  i64 i = thread() * 8, row = i / a.ld;
-  if (row >= a.rows) return;
-  int col = i % a.ld;
+  __shared__ float book[16]; // constant memory serves one address at a time
+  if (threadIdx.x < 16) book[threadIdx.x] = NF4_BOOK[threadIdx.x];
+  __syncthreads();
+  i64 row = blockIdx.x;
+  int col = (blockIdx.y * blockDim.x + threadIdx.x) * 8;
+  if (col >= a.ld) return;
   float v[8];
   i64 flat = (a.m.row0 + row) * a.m.cols + col;
   bool whole = col + 8 <= a.cols && flat % 8 == 0;
-  if (whole && a.m.kind == BOOK && !a.m.fp4 && a.m.group % 8 == 0) {
+  if (whole && a.m.kind == BOOK && !a.m.fp4 && a.m.group >= 8 && (a.m.group & (a.m.group - 1)) == 0) {
     u32 codes = *(const u32*)(a.m.codes + flat / 2);
-    float s = code_scale(a.m, flat / a.m.group);
+    float s = code_scale(a.m, flat >> (31 - __clz(a.m.group)));
 #pragma unroll
-    for (int j = 0; j < 8; j++) v[j] = NF4_BOOK[codes >> (j / 2 * 8 + (1 - j % 2) * 4) & 15] * s;
+    for (int j = 0; j < 8; j++) v[j] = book[codes >> (j / 2 * 8 + (1 - j % 2) * 4) & 15] * s;
   } else if (whole && a.m.kind == F32 && ((u64)a.m.codes & 15) == 0) {
     const float4* p = (const float4*)((const float*)a.m.codes + flat);
     float4 x = p[0], y = p[1];
@@ -45,8 +56,8 @@ KERNEL(to_half, HalfArgs) {
   }
   u32 out[4];
 #pragma unroll
-  for (int j = 0; j < 4; j++) out[j] = a.f16 ? to_f16(v[2 * j]) | to_f16(v[2 * j + 1]) << 16 : to_bf16(v[2 * j]) | to_bf16(v[2 * j + 1]) << 16;
-  *(uint4*)(a.y + i) = make_uint4(out[0], out[1], out[2], out[3]);
+  for (int j = 0; j < 4; j++) out[j] = pair(v[2 * j], v[2 * j + 1], a.f16);
+  *(uint4*)(a.y + row * a.ld + col) = make_uint4(out[0], out[1], out[2], out[3]);
 }
 
 PRODUCTS(bf16, false)

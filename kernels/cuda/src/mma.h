@@ -44,18 +44,40 @@ template <int SIZE, bool ALONG> __device__ inline u32 place(int row, int chunk) 
   return ALONG ? row * (STEP * 2) + ((chunk ^ (row >> 1 & 3)) << 4) : row * (SIZE * 2) + ((chunk ^ (row & 7)) << 4);
 }
 
-// fetch starts the copy of SIZE rows (or columns) i0 … of width, and STEP elements
-// of the sum from k0 …, with zeros outside of [width, depth].
-template <int SIZE, bool ALONG, int THREADS>
-__device__ inline void fetch(u32 to, const u16* p, int ld, i64 first, int i0, int width, int k0, int depth) {
-#pragma unroll
-  for (int l = threadIdx.x; l < SIZE * STEP / 8; l += THREADS) {
-    const int chunks = ALONG ? STEP / 8 : SIZE / 8;
-    int row = l / chunks, chunk = l % chunks, r = (ALONG ? i0 : k0) + row, c = (ALONG ? k0 : i0) + chunk * 8;
-    int bytes = r < (ALONG ? width : depth) ? min(max((ALONG ? depth : width) - c, 0), 8) * 2 : 0;
-    copy_async(to + place<SIZE, ALONG>(row, chunk), bytes ? p + (first + r) * ld + c : p, bytes);
+// Fetch copies SIZE rows (or columns) from i0 on of width, step by step along a sum of
+// depth, with zeros outside of both. A thread has the same 16 bytes of two rows that
+// lie APART.
+template <int SIZE, bool ALONG, int THREADS> struct Fetch {
+  enum { CHUNKS = (ALONG ? STEP : SIZE) / 8, APART = THREADS / CHUNKS };
+  static_assert(2 * APART == (ALONG ? SIZE : STEP), "two rows a thread");
+  const u16* p;
+  i64 ld;
+  u32 to;
+  int left, wide, second; // of the sum; bytes of the first row, and of the second
+
+  __device__ inline Fetch(u32 base, const u16* from, int ld_, i64 first, int i0, int width, int depth) {
+    int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, r = ALONG ? i0 + row : row, c = ALONG ? chunk * 8 : i0 + chunk * 8;
+    ld = ld_;
+    p = from + (first + r) * ld + c;
+    to = base + place<SIZE, ALONG>(row, chunk);
+    left = depth - (ALONG ? c : r);
+    wide = ALONG ? (r < width ? 16 : 0) : min(max(width - c, 0), 8) * 2;
+    second = ALONG ? (r + APART < width ? 16 : 0) : wide;
   }
-}
+  __device__ inline void step(u32 stage) {
+    int one, two;
+    if (ALONG) {
+      int n = min(max(left, 0), 8) * 2;
+      one = min(n, wide), two = min(n, second);
+    } else {
+      one = left > 0 ? wide : 0, two = left > APART ? wide : 0;
+    }
+    copy_async(to + stage, p, one);
+    copy_async(to + stage + APART * (ALONG ? STEP : SIZE) * 2, p + APART * ld, two);
+    p += ALONG ? STEP : STEP * ld;
+    left -= STEP;
+  }
+};
 
 __device__ inline void store_pair(float* p, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"((u32)__cvta_generic_to_shared(p)), "f"(x), "f"(y) : "memory");
@@ -98,26 +120,25 @@ __device__ inline void product(const MmaArgs& a, u8* shared) {
     int ldx = pass ? a.lda2 : a.lda, ldy = pass ? a.ldb2 : a.ldb, depth = pass ? a.k2 : k1, steps = (depth + STEP - 1) / STEP;
     if (pass) b0 = e * a.b2_step;
     __syncthreads(); // what the first pass left there was read
+    Fetch<SIZE, !TA, threads> fx(base, x, ldx, a0, m0, m, depth);
+    Fetch<SIZE, TB, threads> fy(base + bytes, y, ldy, b0, n0, a.n, depth);
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
-      if (s < steps) {
-        fetch<SIZE, !TA, threads>(base + 2 * s * bytes, x, ldx, a0, m0, m, s * STEP, depth);
-        fetch<SIZE, TB, threads>(base + (2 * s + 1) * bytes, y, ldy, b0, n0, a.n, s * STEP, depth);
-      }
+      fx.step(2 * s * bytes);
+      fy.step(2 * s * bytes);
       commit();
     }
+    u32 stage = 0, into = 2 * (STAGES - 1) * bytes; // that is multiplied, and that is filled
 #pragma unroll 1
     for (int s = 0; s < steps; s++) {
       wait<STAGES - 2>();
       __syncthreads(); // step s is there for all, and step s-1 was read by all
-      int next = s + STAGES - 1;
-      if (next < steps) {
-        u32 to = base + next % STAGES * 2 * bytes;
-        fetch<SIZE, !TA, threads>(to, x, ldx, a0, m0, m, next * STEP, depth);
-        fetch<SIZE, TB, threads>(to + bytes, y, ldy, b0, n0, a.n, next * STEP, depth);
-      }
+      fx.step(into); // zeros behind the end
+      fy.step(into);
       commit();
-      u32 as = base + s % STAGES * 2 * bytes, bs = as + bytes;
+      u32 as = base + stage, bs = as + bytes;
+      stage = stage == 2 * (STAGES - 1) * bytes ? 0 : stage + 2 * bytes;
+      into = into == 2 * (STAGES - 1) * bytes ? 0 : into + 2 * bytes;
 #pragma unroll
       for (int k = 0; k < STEP; k += 16) {
         u32 p[WM / 16][4], q[WN / 16][4];
@@ -181,7 +202,7 @@ __device__ inline void product(const MmaArgs& a, u8* shared) {
 
 // mma_AB_TYPE_SIZE: t where an operand is transposed.
 #define PRODUCT(name, size, wm, wn, ta, tb, half)                   \
-  KERNEL(name, MmaArgs) {                                           \
+  extern "C" __global__ void __launch_bounds__(2 * size, size == 128 ? 2 : 4) name(MmaArgs a) { \
     __shared__ __align__(16) u8 shared[STAGES * 2 * size * STEP * 2]; \
     product<size, wm, wn, ta, tb, half>(a, shared);                 \
   }

@@ -1,0 +1,281 @@
+package cuda
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cuda/ptxsim"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// work is one thing that a step does, in a size that the interpreter counts and in
+// one that a GPU is measured with.
+type work struct {
+	name        string
+	kernels     []string // that it is about
+	small, real []int
+	shape       string // how sizes are written
+	// cost is the bytes that must be moved at least, and the products of two numbers.
+	cost func(s []int) (moved, products float64)
+	make func(b *bench, s []int) (run func())
+}
+
+// bench makes operands.
+type bench struct {
+	*testing.T
+	c *CUDA
+}
+
+func (b *bench) buffer(k dtype.Kind, n int) kernels.Buffer {
+	b.Helper()
+	x, err := b.c.Alloc(kernels.Activations, dtype.Of(k), n)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if k == dtype.F32 || k == dtype.BF16 {
+		b.c.Fill(x, 0.5)
+	} else {
+		b.c.Upload(x, make([]byte, n*k.Info().Bytes))
+	}
+	return x
+}
+
+func (b *bench) weight(t dtype.Type, rows, cols int) kernels.Mat {
+	b.Helper()
+	m, err := b.c.Load(kernels.Weights, t, rows, cols, make([]byte, dtype.Size(t, rows, cols)), kernels.Copy)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return m
+}
+
+func (b *bench) ints(x ...int32) kernels.Buffer {
+	y := b.buffer(dtype.I32, len(x))
+	b.c.Upload(y, kernels.Bytes(x))
+	return y
+}
+
+var nf4 = dtype.Type{Kind: dtype.NF4, Group: 64}
+
+func gemmCost(s []int) (moved, products float64) {
+	m, n, k := float64(s[0]), float64(s[1]), float64(s[2])
+	return 2 * (m*k + n*k + m*n), m * n * k
+}
+
+func gemmWork(ta, tb bool) func(b *bench, s []int) func() {
+	return func(b *bench, s []int) func() {
+		m, n, k := s[0], s[1], s[2]
+		x, y, z := b.buffer(dtype.BF16, m*k), b.buffer(dtype.BF16, n*k), b.buffer(dtype.BF16, m*n)
+		return func() {
+			b.c.Gemm(kernels.To(z), &kernels.GemmArgs{A: x, B: y, M: m, N: n, K: k, TA: ta, TB: tb, Alpha: 1})
+		}
+	}
+}
+
+func attentionCost(times float64) func(s []int) (moved, products float64) {
+	return func(s []int) (moved, products float64) {
+		n, h, k, d := float64(s[0]), float64(s[1]), float64(s[2]), float64(s[3])
+		return times * 4 * n * d * (h + k), times * n * (n + 1) * h * d
+	}
+}
+
+func attentionWork(backward bool) func(b *bench, s []int) func() {
+	return func(b *bench, s []int) func() {
+		n, h, k, d := s[0], s[1], s[2], s[3]
+		heads := func(h int) kernels.Heads {
+			return kernels.Heads{Buffer: b.buffer(dtype.BF16, n*h*d), Tok: h * d, Head: d}
+		}
+		q, key, v, o, lse := heads(h), heads(k), heads(k), heads(h), b.buffer(dtype.F32, n*h)
+		a := &kernels.AttnArgs{N: n, H: h, K: k, Dk: d, Seq: b.ints(0, int32(n)), Scale: 0.1, BF16: true}
+		if !backward {
+			return func() { b.c.Attention(o, lse, q, key, v, a) }
+		}
+		do, g := heads(h), &kernels.AttnGrads{Q: heads(h), K: heads(k), V: heads(k)}
+		return func() { b.c.AttentionBackward(g, do, o, lse, q, key, v, a) }
+	}
+}
+
+const nf4Bytes = 0.5 + 4.0/64
+
+func linearCost(weight float64) func(s []int) (moved, products float64) {
+	return func(s []int) (moved, products float64) {
+		n, out, in := float64(s[0]), float64(s[1]), float64(s[2])
+		return 2*(n*in+n*out) + weight*out*in, n * out * in
+	}
+}
+
+// elements is the cost of so many bytes an element.
+func elements(size float64) func(s []int) (moved, products float64) {
+	return func(s []int) (moved, products float64) {
+		moved = size
+		for _, n := range s {
+			moved *= float64(n)
+		}
+		return moved, 0
+	}
+}
+
+// works are what a step of training, a quantization and an answer spend time on.
+var works = []work{
+	{"product bf16, A·Bᵀ", []string{"mma_nt_bf16_128"}, []int{128, 256, 512}, []int{8192, 8192, 8192}, "%d×%d×%d", gemmCost, gemmWork(false, true)},
+	{"product bf16, A·B", []string{"mma_nn_bf16_128"}, []int{128, 256, 512}, []int{8192, 8192, 8192}, "%d×%d×%d", gemmCost, gemmWork(false, false)},
+	{"product bf16, Aᵀ·B", []string{"mma_tn_bf16_128"}, []int{128, 256, 512}, []int{8192, 8192, 8192}, "%d×%d×%d", gemmCost, gemmWork(true, false)},
+	{"NF4 to bf16", []string{"to_half"}, []int{64, 256}, []int{14336, 4096}, "%d×%d", elements(0.5 + 4.0/64 + 2), func(b *bench, s []int) func() {
+		w := b.c.matOf("w", b.weight(nf4, s[0], s[1]))
+		return func() {
+			_, _, y := b.c.halves(w, s[0], s[1], dtype.BF16, dropArgs{})
+			b.c.Free(y)
+		}
+	}},
+	{"QLoRA's product, NF4", []string{"to_half", "mma_nt_bf16_128"}, []int{128, 256, 512}, []int{4096, 14336, 4096}, "%d rows, %d←%d", linearCost(nf4Bytes), func(b *bench, s []int) func() {
+		n, out, in := s[0], s[1], s[2]
+		w, x, y := b.weight(nf4, out, in), b.buffer(dtype.BF16, n*in), b.buffer(dtype.BF16, n*out)
+		return func() { b.c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: w, BF16: true}) }
+	}},
+	{"one row by NF4", []string{"gemm"}, []int{1, 128, 256}, []int{1, 14336, 4096}, "%d row, %d←%d", linearCost(nf4Bytes), func(b *bench, s []int) func() {
+		n, out, in := s[0], s[1], s[2]
+		w, x, y := b.weight(nf4, out, in), b.buffer(dtype.BF16, n*in), b.buffer(dtype.BF16, n*out)
+		return func() { b.c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: w}) }
+	}},
+	{"attention", []string{"attention"}, []int{40, 2, 1, 64}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(1), attentionWork(false)},
+	{"its backward pass", []string{"attn_delta", "attn_grad_q", "attn_grad_kv"}, []int{40, 2, 1, 64}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(2.5), attentionWork(true)},
+	{"RMS norm", []string{"norm_rows"}, []int{8, 512}, []int{8192, 4096}, "%d×%d", elements(8), func(b *bench, s []int) func() {
+		x, y, w, st := b.buffer(dtype.F32, s[0]*s[1]), b.buffer(dtype.F32, s[0]*s[1]), b.buffer(dtype.F32, s[1]), b.buffer(dtype.F32, 2*s[0])
+		return func() {
+			b.c.Norm(kernels.To(y), kernels.Dst{}, st, &kernels.NormArgs{Kind: kernels.RMSNorm, N: s[0], C: s[1], X: x, W: w, Eps: 1e-5})
+		}
+	}},
+	{"SwiGLU", []string{"act"}, []int{8, 512}, []int{4096, 14336}, "%d×%d", elements(12), func(b *bench, s []int) func() {
+		n := s[0] * s[1]
+		x, y, z := b.buffer(dtype.F32, n), b.buffer(dtype.F32, n), b.buffer(dtype.F32, n)
+		return func() {
+			b.c.Act(kernels.To(z), &kernels.ActArgs{Kind: kernels.SiLU, N: s[0], F: s[1], Gate: x, Up: y})
+		}
+	}},
+	{"AdamW", []string{"optim"}, []int{4096}, []int{42_000_000}, "%d", elements(28), func(b *bench, s []int) func() {
+		w, g, m, v := b.buffer(dtype.F32, s[0]), b.buffer(dtype.F32, s[0]), b.buffer(dtype.F32, s[0]), b.buffer(dtype.F32, s[0])
+		return func() {
+			b.c.Optim(&kernels.OptimArgs{OptimRule: kernels.OptimRule{Kind: kernels.AdamW, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8}, Step: 1,
+				Spans: []kernels.OptimSpan{{P: w, G: g, State: []kernels.Buffer{m, v}, Rows: 1, Cols: s[0], LR: 1e-4}}})
+		}
+	}},
+	{"GPTQ's block", []string{"gptq_block"}, []int{64, 16}, []int{4096, 128}, "%d rows, %d columns", func(s []int) (moved, products float64) {
+		return 21 * float64(s[0]*s[1]), float64(s[0]*s[1]*s[1]) / 2
+	}, func(b *bench, s []int) func() {
+		n := s[0] * s[1]
+		w, e, u, sc, z, codes := b.buffer(dtype.F32, n), b.buffer(dtype.F32, n), b.buffer(dtype.F32, s[1]*s[1]), b.buffer(dtype.F32, n), b.buffer(dtype.F32, n), b.buffer(dtype.U8, n)
+		return func() {
+			b.c.GPTQBlock(&kernels.GPTQArgs{Rows: s[0], Cols: s[1], W: w, Err: e, U: u, Codes: codes, Scale: sc, Zero: z, MaxCode: 15})
+		}
+	}},
+}
+
+// GPU is what a prediction is for: an H200.
+const (
+	gpuBytes   = 4.8e12               // a second
+	gpuTensor  = 989e12 / 2           // products of bf16
+	gpuIssue   = 132 * 4 * 1.755e9    // instructions of warps a second
+	gpuName    = "H200"               // whose data sheet these are of
+	countsFile = "../../docs/cuda.md" // the table of counts
+	tableBegin = "<!-- counts -->\n"  // up to
+	tableEnd   = "<!-- /counts -->\n" // here
+)
+
+// counted runs w small on the interpreter and describes it: one row of the table.
+func counted(t *testing.T, w *work) string {
+	c, sim := interpreted(t)
+	defer c.Close()
+	run := w.make(&bench{t, c}, w.small)
+	moved, products := w.cost(w.small)
+	movedReal, productsReal := w.cost(w.real)
+	if err := c.Run(func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	sim.Profile = true
+	if err := c.Run(func() error { run(); return nil }); err != nil {
+		t.Fatalf("%s: %v", w.name, err)
+	}
+	sim.Profile = false
+	n, found := ptxsim.Count{}, 0
+	for name, k := range sim.Counts {
+		for _, want := range w.kernels {
+			if name == want {
+				found++
+			}
+		}
+		n.Instructions += k.Instructions
+		n.Bytes += k.Bytes
+		n.GlobalRequests += k.GlobalRequests
+		n.GlobalSectors += k.GlobalSectors
+		n.SharedPasses += k.SharedPasses
+		n.SharedLeast += k.SharedLeast
+		n.Tensor += k.Tensor
+	}
+	if found != len(w.kernels) || len(sim.Counts) != found {
+		t.Fatalf("%s ran %v, not %v", w.name, sim.Counts, w.kernels)
+	}
+	grow := movedReal / moved
+	if products > 0 {
+		grow = productsReal / products
+	}
+	ratio := func(a, b int64) string {
+		if b == 0 {
+			return ""
+		}
+		return strconv.FormatFloat(float64(a)/float64(b), 'f', 2, 64)
+	}
+	issue, mem, tensor := float64(n.Instructions)*grow/gpuIssue, movedReal/gpuBytes, float64(n.Tensor)*grow/gpuTensor
+	bound := "instructions"
+	if m := math.Max(issue, math.Max(mem, tensor)); m == mem {
+		bound = "memory"
+	} else if m == tensor {
+		bound = "tensor cores"
+	}
+	return fmt.Sprintf("| %s | %s | %d | %s | %s | %s | %d | %s: %.3g ms by %s |\n", w.name, shape(w, w.small), n.Instructions, strconv.FormatFloat(float64(n.Bytes)/moved, 'f', 2, 64),
+		ratio(n.GlobalSectors, n.GlobalRequests), ratio(n.SharedPasses, n.SharedLeast), n.Tensor, shape(w, w.real), 1e3*math.Max(issue, math.Max(mem, tensor)), bound)
+}
+
+func shape(w *work, s []int) string {
+	var args []any
+	for _, x := range s {
+		args = append(args, x)
+	}
+	return fmt.Sprintf(w.shape, args...)
+}
+
+// TestCounts: what each kernel does is as docs/cuda.md has it (UPDATE_COUNTS=1
+// writes the table).
+func TestCounts(t *testing.T) {
+	defer func(n int) { busy = n }(busy)
+	busy = 1
+	var table strings.Builder
+	table.WriteString("| work | counted at | instructions of warps | bytes asked for, of the least | sectors an access | passes over banks, of the least | products on tensor cores | least time on an " + gpuName + " |\n|---|---|---|---|---|---|---|---|\n")
+	for i := range works {
+		table.WriteString(counted(t, &works[i]))
+	}
+	doc, err := os.ReadFile(countsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := bytes.Cut(doc, []byte(tableBegin))
+	have, after, ok2 := bytes.Cut(rest, []byte(tableEnd))
+	if !ok || !ok2 {
+		t.Fatalf("%s has no place for counts", countsFile)
+	}
+	if string(have) == table.String() {
+		return
+	}
+	if os.Getenv("UPDATE_COUNTS") == "" {
+		t.Fatalf("%s has other counts than the kernels (UPDATE_COUNTS=1 writes it):\n%s", countsFile, table.String())
+	}
+	out := append(append(append(append([]byte{}, before...), tableBegin+table.String()...), tableEnd...), after...)
+	if err := os.WriteFile(countsFile, out, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -106,8 +106,8 @@ func resolveEval(opts any, _ recipes.Setting, bad recipes.Bad) {
 	if _, err := eval.NewFilter(o.Filter); err != nil {
 		bad("filter", "a pattern such as '#### (-?[0-9.,]+)'", "%v", err)
 	}
-	if o.Filter != "" && !slices.Contains(o.Tasks, "exact_match") {
-		bad("filter", "add exact_match to tasks", "filter belongs to exact_match, which is not among the tasks")
+	for _, u := range o.unread(o.gates()) {
+		bad(u.key, u.hint, "%s", u.text)
 	}
 	for _, metric := range slices.Sorted(maps.Keys(o.Gate)) {
 		if !slices.Contains(o.Tasks, metric) {
@@ -115,6 +115,41 @@ func resolveEval(opts any, _ recipes.Setting, bad recipes.Bad) {
 		}
 	}
 	o.Stride = cmp.Or(o.Stride, o.Context)
+}
+
+// unread is an option that was given and that nothing would read.
+type unread struct{ key, hint, text string }
+
+// unread lists the options with another value than the default that no task and no
+// gate reads.
+func (o *Eval) unread(gates []Gate) []unread {
+	var out []unread
+	belongs := func(given bool, key string, tasks ...string) {
+		if given && !slices.ContainsFunc(tasks, func(t string) bool { return slices.Contains(o.Tasks, t) }) {
+			out = append(out, unread{key, "add " + tasks[0] + " to tasks, or leave it out", fmt.Sprintf("%s belongs to %s, which is not among the tasks", key, strings.Join(tasks, " and "))})
+		}
+	}
+	plain := new(Eval)
+	schema.Fill(plain)
+	belongs(o.Filter != "", "filter", "exact_match")
+	belongs(o.MaxNewTokens != plain.MaxNewTokens, "max_new_tokens", "exact_match")
+	belongs(o.Temperature != plain.Temperature, "temperature", "exact_match")
+	belongs(o.Reference != "", "reference", "kl", "top1")
+	if o.Unsure != plain.Unsure && len(gates) == 0 {
+		out = append(out, unread{"unsure", "add a gate, or leave it out", "unsure belongs to a gate, and there is none"})
+	}
+	if o.Baseline != "" && len(gates) == 0 {
+		out = append(out, unread{"baseline", "add a gate such as perplexity.max_increase: 1%, or leave it out", "a baseline belongs to a gate, and there is none"})
+	}
+	return out
+}
+
+// CheckRead refuses the first option that none of its tasks and of these gates reads.
+func (o *Eval) CheckRead(gates []Gate) error {
+	for _, u := range o.unread(gates) {
+		return fail.Usagef(u.key, u.hint, "%s", u.text)
+	}
+	return nil
 }
 
 func evalInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {

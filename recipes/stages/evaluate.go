@@ -106,9 +106,15 @@ func Evaluate(ctx context.Context, dev kernels.Backend, r EvalRequest) (*report.
 
 func (e *evaluation) wants(task string) bool { return slices.Contains(e.Tasks, task) }
 
-// checkTasks refuses a task that there is not.
+// checkTasks refuses a task that there is not, one that is named twice, and none.
 func checkTasks(tasks []string) error {
-	for _, t := range tasks {
+	if len(tasks) == 0 {
+		return fail.Usagef("tasks", "known: "+strings.Join(Tasks, ", "), "no task is named")
+	}
+	for i, t := range tasks {
+		if slices.Contains(tasks[:i], t) {
+			return fail.Usagef("tasks", "name it once", "%s is named twice", t)
+		}
 		if !slices.Contains(Tasks, t) {
 			hint := "known: " + strings.Join(Tasks, ", ")
 			if near := fail.Nearest(t, Tasks); near != "" {
@@ -129,6 +135,9 @@ func (e *evaluation) prepare() error {
 		rows, err := e.Rows.Read(cmp.Or(e.Samples, e.Rows.Len()))
 		if err != nil {
 			return err
+		}
+		if e.Stride != e.Context {
+			return fail.Usagef("stride", "leave it out: rows are measured one by one", "stride parts a text, and the data are rows")
 		}
 		e.samples = eval.Examples(rows, e.Context)
 		if e.Tokenizer != nil {
@@ -159,9 +168,6 @@ func (e *evaluation) prepareFilter() error {
 		return fail.Usagef("filter", "a pattern such as '#### (-?[0-9.,]+)'", "%w", err)
 	}
 	if !e.wants("exact_match") {
-		if e.Filter != "" {
-			return fail.Usagef("filter", "add exact_match to tasks", "filter belongs to exact_match, which is not among the tasks")
-		}
 		return nil
 	}
 	for i, q := range e.qs {
@@ -244,7 +250,7 @@ func (e *evaluation) score(ctx context.Context, t EvalTarget, m *Loaded) ([]eval
 	compare := t.Reference != "" && (e.wants("kl") || e.wants("top1"))
 	if compare {
 		var err error
-		if ref, err = LoadModel(e.dev, t.Reference, ModelOptions{}); err != nil {
+		if ref, err = LoadModel(e.dev, t.Reference, ModelOptions{Note: e.Note}); err != nil {
 			return nil, err
 		}
 		defer ref.Close()

@@ -148,7 +148,12 @@ func cacheOf(src *arch.Source, tokens int) (cache, working int64, err error) {
 	held := dev.Info().Mem.Now
 	cache = kernels.Total(held) - kernels.Total(before)
 	dev.ResetCounters()
-	_, err = m.Step(c, []model.Piece{{Tokens: make([]int32, min(tokens, fitPrompt))}})
+	part := make([]int32, min(tokens, fitPrompt))
+	if src.Spec.Encoder > 0 { // which reads the prompt, and the answer begins with one token
+		c.Source(0, part)
+		part = part[:1]
+	}
+	_, err = m.Step(c, []model.Piece{{Tokens: part}})
 	return cache, dev.Info().PeakTotal - kernels.Total(held), err
 }
 

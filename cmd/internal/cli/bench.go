@@ -53,6 +53,9 @@ func runBench(c *ucli.Context) error {
 	if c.Float64("time") <= 0 || c.Int("prompt") < 1 || c.Int("decode") < 2 || c.Int("rounds") < 1 {
 		return usagef(c, "--time, --prompt, --rounds are above 0, --decode above 1")
 	}
+	if err := benchReads(c); err != nil {
+		return err
+	}
 	dev, err := openDevice(c)
 	if err != nil {
 		return err
@@ -81,6 +84,23 @@ func runBench(c *ucli.Context) error {
 	return err
 }
 
+// benchReads refuses flags that what is measured does not read.
+func benchReads(c *ucli.Context) error {
+	what, unread := "the kernels are measured without --model", []string{"prompt", "decode", "rounds"}
+	switch {
+	case c.IsSet("text"):
+		what, unread = "--text measures the tokenizer", []string{"prompt", "decode", "filter", "time"}
+	case c.IsSet("model"):
+		what, unread = "--model measures the model", []string{"filter", "time"}
+	}
+	for _, flag := range unread {
+		if c.IsSet(flag) {
+			return usagef(c, "--%s: %s", flag, what)
+		}
+	}
+	return nil
+}
+
 func benchKernels(c *ucli.Context, dev kernels.Backend, filter *regexp.Regexp, r *benchReport, w io.Writer) error {
 	progress, clear := bar(c, "bench", "rows")
 	defer clear()
@@ -102,7 +122,13 @@ func benchKernels(c *ucli.Context, dev kernels.Backend, filter *regexp.Regexp, r
 		r.Rows = append(r.Rows, row)
 		return c.Context.Err()
 	}
-	return bench.Run(dev, o)
+	if err := bench.Run(dev, o); err != nil {
+		return err
+	}
+	if len(r.Rows) == 0 {
+		return usagef(c, "--filter %s matches no row", c.String("filter"))
+	}
+	return nil
 }
 
 // limitsOf measures the processor's limits of the moment.

@@ -129,6 +129,10 @@ func evalRequest(c *ucli.Context, dev kernels.Backend) (stages.EvalRequest, erro
 		}
 		r.Gates = append(r.Gates, gate)
 	}
+	o.Tasks, o.Reference = r.Tasks, c.String("reference")
+	if err := o.CheckRead(r.Gates); err != nil {
+		return r, err
+	}
 	return r, loadEvalData(c, &r)
 }
 

@@ -118,6 +118,9 @@ func quantGGUFCommand() *ucli.Command {
 					return err
 				}
 			}
+			if c.Bool("leave-output-tensor") && c.IsSet("output-tensor-type") {
+				return usagef(c, "--leave-output-tensor and --output-tensor-type contradict each other")
+			}
 			o := gguf.Options{Type: c.String("type"), Pure: c.Bool("pure"), OutputType: c.String("output-tensor-type"), EmbeddingType: c.String("token-embedding-type"),
 				LeaveOutput: c.Bool("leave-output-tensor"), AllowRequantize: c.Bool("allow-requantize"), DryRun: c.Bool("dry-run"), Force: c.Bool("force")}
 			for _, s := range c.StringSlice("tensor-type") {

@@ -23,7 +23,7 @@ func logitsCommand() *ucli.Command {
 		Description: examples("tune logits --model models/M --input ids.safetensors --output out.safetensors --hidden"),
 		Flags: modelFlags(modelFlag(), adapterFlag(),
 			&ucli.StringFlag{Name: "input", Usage: "safetensors with input_ids int64 [B,T] and optional position_ids, attention_mask; of a model with an encoder also decoder_input_ids [B,U] and their mask"},
-			&ucli.StringFlag{Name: "output", Usage: "safetensors to write: logits f32 [B,T,V], or [B,U,V] behind an encoder"},
+			&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "safetensors to write: logits f32 [B,T,V], or [B,U,V] behind an encoder"},
 			&ucli.BoolFlag{Name: "hidden", Usage: "also hidden.0 … hidden.L and hidden_last, of a model with an encoder each twice, encoder.hidden.0 and so on"}),
 		Action: runLogits,
 	}

@@ -1,6 +1,7 @@
 package formats
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -8,9 +9,9 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Folders of compressed-tensors may say that the inputs of a linear map are
-// rounded, too. A type says how: 8-bit integers or floats, one scale a row, that
-// is a token, taken from the row itself.
+// Folders of compressed-tensors and of FP8 may say that the inputs of a linear map
+// are rounded, too. A type says how: 8-bit integers or floats, one scale a row, that
+// is a token, or one a group of columns, taken from the row itself.
 
 // Types of activations.
 var (
@@ -18,25 +19,65 @@ var (
 	ActFP8  = dtype.Type{Kind: dtype.F8E4M3, Group: -1}
 )
 
-// activations is what a module's inputs are rounded to, the zero Type for not at
-// all. Scales that were measured beforehand are not applied.
-func (g *grouper) activations(module string) (dtype.Type, error) {
+// activations is what a module's inputs of so many columns are rounded to, the zero
+// Type for not at all. Where that is not done here, as with scales that were measured
+// beforehand, left says in words what the folder wants.
+func (g *grouper) activations(module string, cols int64) (t dtype.Type, left string, err error) {
 	group, err := g.configGroup(module)
 	in, _ := group.get("input_activations").(object)
+	if in == nil {
+		t, left = g.schemeActivations(cols)
+		return t, left, err
+	}
 	dynamic, _ := in.get("dynamic").(bool)
 	symmetric, _ := in.get("symmetric").(bool)
 	bits, _ := sizeOf(in.get("num_bits"))
 	strategy, _ := in.get("strategy").(string)
-	if !dynamic || !symmetric || bits != 8 || strategy != "token" {
-		return dtype.Type{}, err
+	kind, _ := in.get("type").(string)
+	group8, _ := sizeOf(in.get("group_size"))
+	if dynamic && symmetric && bits == 8 {
+		switch {
+		case strategy == "token" && kind == "int":
+			return ActInt8, "", err
+		case strategy == "token" && kind == "float":
+			return ActFP8, "", err
+		case strategy == "group" && kind == "float" && group8 > 0 && cols%group8 == 0:
+			return actFP8Groups(group8), "", err
+		}
 	}
-	switch kind, _ := in.get("type").(string); kind {
-	case "int":
-		return ActInt8, err
-	case "float":
-		return ActFP8, err
+	words := []string{fmt.Sprintf("%d-bit %s", bits, kind)}
+	if strategy != "" {
+		words = append(words, "by "+strategy)
 	}
-	return dtype.Type{}, err
+	if !symmetric {
+		words = append(words, "asymmetric")
+	}
+	if in.get("dynamic") == false {
+		words = append(words, "scales measured beforehand")
+	}
+	return dtype.Type{}, strings.Join(words, ", "), err
+}
+
+// actFP8Groups is ActFP8 with a scale for every n columns.
+func actFP8Groups(n int64) dtype.Type { return dtype.Type{Kind: dtype.F8E4M3, Group: int32(n)} }
+
+// schemeActivations is activations of the method fp8, which has one scheme for all
+// modules: a scale a token, or one for the columns of a block of weights.
+func (g *grouper) schemeActivations(cols int64) (t dtype.Type, left string) {
+	method, _ := g.config.get("quant_method").(string)
+	scheme, _ := g.config.get("activation_scheme").(string)
+	switch block := g.blockStructure(); {
+	case method != "fp8" || scheme == "":
+		return dtype.Type{}, ""
+	case scheme != "dynamic":
+		return dtype.Type{}, "8-bit float, " + scheme + ", scales measured beforehand"
+	case len(block) != 2:
+		return ActFP8, ""
+	case block[1] > 0 && cols%block[1] == 0:
+		return actFP8Groups(block[1]), ""
+	default:
+		return dtype.Type{}, fmt.Sprintf("8-bit float, groups of %d that do not divide %d columns", block[1], cols)
+	}
 }
 
 // configGroup is the group of a configuration that a module belongs to: one that

@@ -1,6 +1,7 @@
 package formats
 
 import (
+	"fmt"
 	"reflect"
 	"testing"
 
@@ -28,6 +29,9 @@ func TestActivations(t *testing.T) {
 	for _, x := range mustOpen(t, dir+"/ct-fp8-static").Tensors() {
 		if x.Act != (dtype.Type{}) {
 			t.Errorf("%s: inputs are rounded to %v though their scale was measured", x.Name, x.Act)
+		}
+		if want := "8-bit float, by tensor, scales measured beforehand"; len(x.Parts) > 1 && x.Unrounded != want {
+			t.Errorf("%s: %q is said of its inputs, want %q", x.Name, x.Unrounded, want)
 		}
 	}
 	q := must(quantizationConfig(FolderOptions{Config: r.Config(), Plan: plan, Layout: CompressedTensors, Head: "lm_head"}))
@@ -57,6 +61,35 @@ func TestActivations(t *testing.T) {
 			if key != "observer" && !reflect.DeepEqual(v, b[part].(map[string]any)[key]) {
 				t.Errorf("%s.%s: %v, want %v", part, key, v, b[part].(map[string]any)[key])
 			}
+		}
+	}
+}
+
+// TestActivationsOfFP8: what configurations of FP8 say of a layer with 256 inputs.
+func TestActivationsOfFP8(t *testing.T) {
+	const ct = `{"config_groups":{"g":{"targets":["Linear"],"input_activations":%s}}}`
+	for _, c := range []struct {
+		config string
+		want   dtype.Type
+		left   string
+	}{
+		{`{"quant_method":"fp8","activation_scheme":"dynamic","weight_block_size":[128,128]}`, dtype.Type{Kind: dtype.F8E4M3, Group: 128}, ""},
+		{`{"quant_method":"fp8","activation_scheme":"dynamic"}`, ActFP8, ""},
+		{`{"quant_method":"fp8","activation_scheme":"static"}`, dtype.Type{}, "8-bit float, static, scales measured beforehand"},
+		{`{"quant_method":"fp8","activation_scheme":"dynamic","weight_block_size":[96,96]}`, dtype.Type{}, "8-bit float, groups of 96 that do not divide 256 columns"},
+		{`{"quant_method":"gptq","activation_scheme":"dynamic"}`, dtype.Type{}, ""},
+		{fmt.Sprintf(ct, `{"num_bits":8,"type":"float","dynamic":true,"symmetric":true,"strategy":"group","group_size":128}`), dtype.Type{Kind: dtype.F8E4M3, Group: 128}, ""},
+		{fmt.Sprintf(ct, `{"num_bits":8,"type":"int","dynamic":true,"symmetric":false,"strategy":"token"}`), dtype.Type{}, "8-bit int, by token, asymmetric"},
+		{fmt.Sprintf(ct, `{"num_bits":4,"type":"float","dynamic":"local","symmetric":true,"strategy":"tensor_group","group_size":16}`), dtype.Type{}, "4-bit float, by tensor_group"},
+		{fmt.Sprintf(ct, `null`), dtype.Type{}, ""},
+	} {
+		o, err := parseObject("config", []byte(c.config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := &grouper{config: o}
+		if got, left, err := g.activations("model.layers.0.mlp.up_proj", 256); err != nil || got != c.want || left != c.left {
+			t.Errorf("%s: %v, %q, %v", c.config, got, left, err)
 		}
 	}
 }

@@ -41,7 +41,10 @@ func (g *grouper) fp8Block(prefix string, scale *array) error {
 	if len(w.shape) != 2 || len(scale.shape) != 2 {
 		return g.errShape(scale)
 	}
-	return g.fp8(prefix, w, scale)
+	if err := g.fp8(prefix, w, scale); err != nil {
+		return err
+	}
+	return g.inputs(prefix)
 }
 
 // blockShape is the block size of a two-dimensional scale: what the

@@ -61,6 +61,9 @@ type Tensor struct {
 	Type  dtype.Type
 	Act   dtype.Type // what inputs of the product with it are rounded to; the zero Type: not at all
 	Parts []Part     // where it is stored; one for plain types
+	// Unrounded is how the folder wants inputs of the product with it rounded where
+	// Act does not say it, for people; "" elsewhere. Such inputs stay exact here.
+	Unrounded string
 	// Unsupported is the name of a stored type that has no dtype ("Q8_K",
 	// "U16"): such a tensor can be listed and hashed, but Read refuses it and
 	// Type means nothing. Empty for all others.

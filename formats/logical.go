@@ -298,8 +298,9 @@ func (g *grouper) errShape(a *array) error {
 // inputs notes what a weight's inputs are rounded to, and attaches the arrays
 // that scale its input or output.
 func (g *grouper) inputs(prefix string) error {
-	act, err := g.activations(prefix)
-	g.made[len(g.made)-1].Act = act
+	t := &g.made[len(g.made)-1]
+	act, left, err := g.activations(prefix, t.Shape[len(t.Shape)-1])
+	t.Act, t.Unrounded = act, left
 	g.extra(prefix+".input_scale", prefix+".input_zero_point", prefix+".input_global_scale", prefix+".output_scale", prefix+".output_zero_point")
 	return err
 }

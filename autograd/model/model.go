@@ -29,6 +29,9 @@ type Options struct {
 	// Acquire and Release. Without it as many blocks stay as the device's limit
 	// leaves room for, all where it has none.
 	Stream bool
+	// Exact leaves the inputs of linear maps as they are where the file says that
+	// they are rounded.
+	Exact bool
 }
 
 // Model is a transformer with its weights on a device: a decoder, alone or behind an encoder. It is used

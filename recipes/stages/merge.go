@@ -259,6 +259,9 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 		return nil, err
 	}
 	defer release()
+	if slices.ContainsFunc(src.Reader.Tensors(), func(t formats.Tensor) bool { return t.Act != dtype.Type{} || t.Unrounded != "" }) {
+		note(o.Model + " has the inputs of its layers rounded, which the merged model has not: the KL is that of exact inputs")
+	}
 	gguf := filepath.Ext(o.Output) == ".gguf"
 	if text := src.CarriedNote(gguf); text != "" {
 		note(text)
@@ -335,9 +338,10 @@ func KLSamples(ex data.Examples) ([]eval.Sample, error) {
 }
 
 // CompareMerged measures base with o's adapters, unmerged, against the model
-// that MergeModel wrote at o.Output. With nf4 the base is held as in QLoRA.
+// that MergeModel wrote at o.Output. With nf4 the base is held as in QLoRA. Inputs of
+// layers stay exact, since a merge is about weights.
 func CompareMerged(ctx context.Context, dev kernels.Backend, base string, nf4 bool, o MergeOptions, samples []eval.Sample) (*eval.Divergence, error) {
-	ref, err := LoadModel(dev, base, ModelOptions{Adapters: o.Adapters, Weights: o.Weights, Combine: o.Combine, Seed: o.Seed, NF4: nf4})
+	ref, err := LoadModel(dev, base, ModelOptions{Adapters: o.Adapters, Weights: o.Weights, Combine: o.Combine, Seed: o.Seed, NF4: nf4, Exact: true})
 	if err != nil {
 		return nil, err
 	}

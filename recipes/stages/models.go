@@ -26,6 +26,7 @@ type ModelOptions struct {
 	Seed     uint64       // of the random masks of a combination
 	NF4      bool         // hold the linear layers as NF4, as QLoRA does
 	BF16     bool         // arithmetic
+	Exact    bool         // inputs of linear maps are not rounded, whatever the folder says
 	Note     func(string) // is told what the adapters' folders decide; may be nil
 }
 
@@ -47,7 +48,10 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 		return nil, err
 	}
 	l := &Loaded{Path: path, Src: src, BF16: o.BF16, dirs: o.Adapters, note: noteTo(o.Note)}
-	mo := model.Options{}
+	mo := model.Options{Exact: o.Exact}
+	if text := unrounded(src); text != "" && !o.Exact {
+		l.note(text)
+	}
 	if o.NF4 {
 		t := dtype.NF4Double
 		mo.Hold = &t
@@ -69,6 +73,21 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 		return nil, err
 	}
 	return l, nil
+}
+
+// unrounded says which inputs the programs that serve a folder round and we do not; ""
+// for none.
+func unrounded(src *arch.Source) string {
+	n, how := 0, ""
+	for _, t := range src.Reader.Tensors() {
+		if t.Unrounded != "" {
+			n, how = n+1, t.Unrounded
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s: programs that serve it round the inputs of %d matrices (%s); here they stay exact, so answers and measurements are a little better than theirs", src.Reader.Path(), n, how)
 }
 
 // growFor gives src the tokens that adapters were trained with.

@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
 // TestWithin follows links that stay in a model's folder, or in the cache of
@@ -45,5 +48,24 @@ func TestWithin(t *testing.T) {
 	}
 	if err := within(model, "absent"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUnrounded: an evaluation says that a folder's inputs are rounded where it is served
+// and not here.
+func TestUnrounded(t *testing.T) {
+	for name, want := range map[string]string{"ct-fp8-static": "8-bit float, by tensor, scales measured beforehand", "ct-nvfp4": "4-bit float, by tensor_group", "ct-w8a8-int8": "", "orig": ""} {
+		dir := testdir.Shared(t, "golden/quant/"+name)
+		dev := cpu.New(cpu.Options{})
+		var notes []string
+		m, err := LoadModel(dev, dir, ModelOptions{Note: func(s string) { notes = append(notes, s) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+		dev.Close()
+		if got := strings.Join(notes, "\n"); (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: notes %q, want %q in them", name, got, want)
+		}
 	}
 }

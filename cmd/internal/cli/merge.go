@@ -17,6 +17,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes/schema"
 	"github.com/tunekit/tunekit/recipes/stages"
 	"github.com/tunekit/tunekit/train/eval"
@@ -59,6 +60,14 @@ func runMerge(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.IsSet("seed") && !strings.HasPrefix(o.Method, "dare") {
+		return usagef(c, "--seed is of the masks of dare: method %s has none", o.Method)
+	}
+	for _, flag := range append([]string{"columns", "chat-template"}, sourceKeys...) {
+		if c.IsSet(flag) && !c.IsSet("data") {
+			return usagef(c, "--%s says how --data is read, and there is none", flag)
+		}
+	}
 	if !c.IsSet("model") {
 		for _, flag := range []string{"base", "max-shard-size", "storage", "trained-nf4", "data", "max-kl"} {
 			if c.IsSet(flag) {
@@ -66,6 +75,9 @@ func runMerge(c *ucli.Context) error {
 			}
 		}
 		return writeOutput(c, c.String("output"), func() error { return combineTo(c, &o, adapters, weights) })
+	}
+	if c.IsSet("max-shard-size") && lora.IsGGUF(c.String("output")) {
+		return usagef(c, "--max-shard-size belongs to a folder: a GGUF is one file")
 	}
 	return writeOutput(c, c.String("output"), func() error { return mergeTo(c, &o, adapters, weights) })
 }

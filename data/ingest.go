@@ -34,9 +34,6 @@ func ingestHolding(ctx context.Context, limit int64, o Options, tok *tokenizer.T
 	if err := o.Fill(); err != nil {
 		return nil, nil, err
 	}
-	if err := checkAddTokens(&o, tok); err != nil {
-		return nil, nil, err
-	}
 	in := &ingest{ctx: ctx, o: &o, enc: newEncoding(&o, tok, tmpl), tmpl: tmpl, progress: progress, report: newReport(&o)}
 	in.begin(limit)
 	defer in.end()
@@ -77,18 +74,6 @@ func (in *ingest) run(inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Templ
 // ingestVersion changes when the same inputs give other tokens, masks or hashes
 // of samples, by which rows are held back.
 const ingestVersion = "tunekit ingest 3"
-
-func checkAddTokens(o *Options, tok *tokenizer.Tokenizer) error {
-	for _, t := range o.AddTokens {
-		if tok == nil {
-			return fail.Usagef(o.Name, "", "add_tokens needs a tokenizer")
-		}
-		if _, ok := tok.ID(t); !ok {
-			return fail.Usagef(o.Name, "take it out, or use a tokenizer.json that has it and resize the embedding", "add_tokens: the tokenizer does not know %q", t)
-		}
-	}
-	return nil
-}
 
 // ingest is the work in progress.
 type ingest struct {

@@ -415,7 +415,6 @@ func TestSetErrors(t *testing.T) {
 		{text, Options{Vocab: 100}, tok, fail.Input, "the tokenizer does not match the model", ""},
 		{text, Options{Overflow: "cut"}, tok, fail.Usage, `ingest.overflow: found "cut"`, "truncate"},
 		{text, Options{MaxLength: 4096, Context: 2048}, tok, fail.Usage, "more than the model's context of 2048", "max_length: 2048"},
-		{text, Options{AddTokens: []string{"<new>"}}, tok, fail.Usage, `does not know "<new>"`, ""},
 		{"", Options{}, tok, fail.Input, "no row to train on", ""},
 	} {
 		c.o.Datasets = []Source{{Path: write(t, "a.jsonl", c.row+"\n")}}

@@ -75,9 +75,6 @@ type Options struct {
 	Dedup   string `yaml:"dedup" json:"dedup,omitempty" doc:"drop equal rows; always counted" default:"none" enum:"none|exact"`
 	BadRows string `yaml:"bad_rows" json:"bad_rows,omitempty" doc:"rows that cannot be used" default:"error" enum:"error|drop"`
 
-	// AddTokens are added at the end of the vocabulary by the caller before
-	// Ingest; it only checks that the tokenizer knows each of them.
-	AddTokens []string `yaml:"add_tokens" json:"add_tokens,omitempty" doc:"not supported yet"`
 
 	Seed    uint64 `yaml:"-" json:"seed"`              // of the recipe
 	Context int    `yaml:"-" json:"context,omitempty"` // the model's; 0 when unknown

@@ -140,7 +140,7 @@ func ApplyOn(m *model.Model, c Config, seed uint64, samples []Sample) (*Adapter,
 // withHead is c with the head of a reward model among modules_to_save: it is new and
 // must be trained, as PEFT does of itself.
 func (c Config) withHead(m *model.Model) Config {
-	if m.Spec.Reward && !c.saves(m.Head.Path) {
+	if m.Spec.Reward && !c.Saves(m.Head.Path) {
 		c.ModulesToSave = append(slices.Clone(c.ModulesToSave), m.Head.Path)
 	}
 	return c

@@ -124,6 +124,9 @@ type Common struct {
 func (c *Common) common() *Common  { return c }
 func (c *Common) patterns() Config { return Config{} }
 
+// Saved is what o trains whole, as the settings of a LoRA that does the same.
+func Saved(o Options) Config { return Config{ModulesToSave: o.common().ModulesToSave} }
+
 // InitOf is where o names the folder to start from.
 func InitOf(o Options) *string { return &o.common().InitFrom }
 

@@ -17,8 +17,8 @@ import (
 // that PEFT stores by itself, because tokens were added or a table has an
 // adapter, are the base's own: what is loaded into one is in both.
 
-// saves reports whether modules_to_save names the module at path.
-func (c Config) saves(path string) bool {
+// Saves reports whether modules_to_save names the module at path.
+func (c Config) Saves(path string) bool {
 	return slices.ContainsFunc(c.ModulesToSave, func(name string) bool { return path == name || strings.HasSuffix(path, "."+name) })
 }
 
@@ -73,7 +73,7 @@ func (f *Folder) storedAs(name string) string {
 // unties reports whether a tied head and the embedding are two matrices once
 // the adapter is in.
 func (f *Folder) unties(embed, head string) bool {
-	own := func(path string) bool { return f.Config.saves(path) && f.storedAs(path+".weight") != "" }
+	own := func(path string) bool { return f.Config.Saves(path) && f.storedAs(path+".weight") != "" }
 	return own(embed) || own(head) || f.tensors[head+".lora_A.weight"] != nil || f.tensors[embed+embeddingA] != nil
 }
 
@@ -82,7 +82,7 @@ func (f *Folder) unties(embed, head string) bool {
 // loaded into one.
 func (f *Folder) tieTables(embed, head string) error {
 	e, h := f.storedAs(embed+".weight"), f.storedAs(head+".weight")
-	if e == "" || h == "" || f.Config.saves(embed) || f.Config.saves(head) {
+	if e == "" || h == "" || f.Config.Saves(embed) || f.Config.Saves(head) {
 		return nil
 	}
 	if !slices.Equal(f.tensors[e].data, f.tensors[h].data) {

@@ -97,6 +97,12 @@ func (p *Planner) open(ref Ref) (*arch.Source, error) {
 	g, err := NewGhost(from, ref.String(), func(t *arch.Tensor) Held {
 		return Held{types[t.Name], Mappable(types[t.Name])}
 	})
+	if err == nil && j.Kind.Grows != nil {
+		var v int
+		if v, err = j.Kind.Grows(p, j, from); err == nil {
+			err = g.Grow(v)
+		}
+	}
 	if err == nil && slices.ContainsFunc(j.makes(), func(m Made) bool { return m.Reward && m.Member == ref.Member }) {
 		err = g.Reward(func(n int) []float32 { return make([]float32, n) })
 	}

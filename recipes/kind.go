@@ -24,6 +24,7 @@ type Kind struct {
 	Reforms  bool // makes the model it reads in another form: what kl compares with
 	Keeps    bool // a killed stage knows what of its folder is whole, and goes on there
 	Measures bool // runs again for --write-baseline
+	Replaces bool // its model stands for the recipe's base in all stages below
 
 	Resolve func(o any, s Setting, bad Bad)                                                           // fills in what is not given, and checks what tags cannot say
 	Inputs  func(v *Resolver, o any) ([]Input, error)                                                 // what it reads
@@ -34,6 +35,7 @@ type Kind struct {
 	Makes   func(o any) []Made                                                                        // the models it makes
 	Path    func(dir, run string, o any, member string) string                                        // where one of several lies; nil: the stage's folder
 	Types   func(p *Planner, j *Job, from *arch.Source, member string) (map[string]dtype.Type, error) // of the tensors it will write
+	Grows   func(p *Planner, j *Job, from *arch.Source) (int, error)                                  // tokens that the model it makes will have; nil: as many
 
 	Plan func(p *Planner, j *Job, s *StagePlan) error                 // what Run would do
 	Run  func(ctx context.Context, x *Env, j *Job, res *Result) error // does it

@@ -46,8 +46,16 @@ type Resolver struct {
 	self *Stage
 }
 
-// BaseModel is the recipe's, "" where it has none.
-func (v *Resolver) BaseModel() string { return v.r.BaseModel }
+// Base is the model that the recipe starts from: what the last stage above made that
+// replaces it, else base_model. There may be none.
+func (v *Resolver) Base() (Ref, bool) {
+	for _, j := range slices.Backward(v.Above) {
+		if j.Kind.Replaces {
+			return Ref{Kind: ModelRef, Stage: j.ID, Why: "stands for base_model"}, true
+		}
+	}
+	return Ref{Kind: ModelRef, Path: v.r.BaseModel, Why: "base_model"}, v.r.BaseModel != ""
+}
 
 // Find is the stage above with an id, nil where there is none.
 func (v *Resolver) Find(id string) *Job {
@@ -109,10 +117,11 @@ func (v *Resolver) Model(key, name string) (Ref, error) {
 	if id := v.last(func(m Made) bool { return m.Dense }); id != "" {
 		return Ref{Kind: ModelRef, Stage: id, Why: "the last dense model above"}, nil
 	}
-	if v.r.BaseModel == "" {
+	base, ok := v.Base()
+	if !ok {
 		return Ref{}, v.Usagef(key, "add base_model to the recipe", "no model above and no base_model")
 	}
-	return Ref{Kind: ModelRef, Path: v.r.BaseModel, Why: "base_model"}, nil
+	return base, nil
 }
 
 // last is the id of the last stage above that makes such a model, "" for none.
@@ -159,11 +168,12 @@ func (v *Resolver) Adapter(key, name string) (Ref, error) {
 // NamedRef is one model of a recipe by the name that its table shows.
 type NamedRef struct{ Name, Ref string }
 
-// AllModels lists the base and every whole model made above, each by its name.
+// AllModels lists the base, but for one that a stage replaced, and every whole model made
+// above, each by its name.
 func (v *Resolver) AllModels() []NamedRef {
 	var out []NamedRef
-	if v.r.BaseModel != "" {
-		out = append(out, NamedRef{"base", v.r.BaseModel})
+	if base, ok := v.Base(); ok && base.Stage == "" {
+		out = append(out, NamedRef{"base", base.Path})
 	}
 	for _, j := range v.Above {
 		for _, m := range j.makes() {

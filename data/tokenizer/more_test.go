@@ -2,9 +2,11 @@ package tokenizer
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // TestWith: tokens that are added have the next ids, are found whole, and stay when
@@ -41,5 +43,40 @@ func TestWith(t *testing.T) {
 	again, err := Parse(files["tokenizer.json"], files["tokenizer_config.json"])
 	if err != nil || again.Hash() != more.Hash() {
 		t.Errorf("%v: read again it is another", err)
+	}
+}
+
+// TestWithout: what cannot be added is refused, and nothing is half added.
+func TestWithout(t *testing.T) {
+	r, err := formats.Open(filepath.Join("..", "..", "recipes", "pocket", "model"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	tok, err := Open(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range [][]Added{{{"", false}}, {{"a", false}}, {{"<|end|>", true}}, {{"new", false}, {"new", true}}, {{"\xff", false}}} {
+		if _, err := tok.With(list); fail.Code(err) != int(fail.Usage) {
+			t.Errorf("%+v: %v", list, err)
+		}
+	}
+	more, err := tok.With([]Added{{"<|new|>", true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := more.With([]Added{{"<|newer|>", true}})
+	if err != nil || again.Size() != tok.Size()+2 {
+		t.Fatal(err)
+	}
+	files, err := again.HFFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"<|new|>", "<|newer|>", "<|end|>"} { // where llama.cpp's converter looks
+		if !strings.Contains(string(files["tokenizer_config.json"]), name) {
+			t.Errorf("tokenizer_config.json does not list %s", name)
+		}
 	}
 }

@@ -105,7 +105,7 @@ func (o *Export) adapterInputs(v *recipes.Resolver) ([]recipes.Input, error) {
 	if err != nil {
 		return nil, err
 	}
-	base := recipes.Ref{Kind: recipes.ModelRef, Path: v.BaseModel(), Why: "base_model"}
+	base, _ := v.Base()
 	if t := v.Find(ad.Stage); o.Model == "" && t != nil {
 		base, _ = t.In("model")
 		base.Why = "what " + ad.Stage + " was trained on"

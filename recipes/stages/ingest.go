@@ -71,13 +71,14 @@ func ingestInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 }
 
 func tokenizerOf(v *recipes.Resolver, name string) (recipes.Ref, error) {
-	switch {
-	case name != "":
+	if name != "" {
 		return v.Given(recipes.ModelRef, "tokenizer", name)
-	case v.BaseModel() == "":
-		return recipes.Ref{}, v.Usagef("tokenizer", "add base_model to the recipe", "no tokenizer and no base_model")
 	}
-	return recipes.Ref{Kind: recipes.ModelRef, Path: v.BaseModel(), Why: "base_model"}, nil
+	base, ok := v.Base()
+	if !ok {
+		return base, v.Usagef("tokenizer", "add base_model to the recipe", "no tokenizer and no base_model")
+	}
+	return base, nil
 }
 
 // addressIngest leaves out the names of inputs, whose content is in the address

@@ -147,7 +147,7 @@ func mergeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 			return nil, v.Usagef("adapter", "merge adapters of one base", "%s was not trained on what %s was", other.Ref, ad)
 		}
 	}
-	base := recipes.Ref{Kind: recipes.ModelRef, Path: v.BaseModel(), Why: "base_model"}
+	base, _ := v.Base()
 	if t := v.Find(ad.Stage); t != nil {
 		base, _ = t.In("model") // of an export, too
 		base.Why = "what " + ad.Stage + " was trained on"

@@ -101,13 +101,16 @@ func adapted(p *recipes.Planner, j *recipes.Job, base *arch.Source, m *model.Mod
 
 // attachRef attaches one adapter to m: the one that a stage is to train, or that of a
 // file.
-func attachRef(p *recipes.Planner, ref recipes.Ref, base *arch.Source, m *model.Model) (*lora.Adapter, error) {
+func attachRef(p *recipes.Planner, ref recipes.Ref, base *arch.Source, m *model.Model) (_ *lora.Adapter, err error) {
 	if ref.Stage != "" {
 		of := p.Env.Job(ref.Stage)
 		if t, ok := of.Options.(*Train); ok {
 			of := &trial{j: of, config: t.Config}
 			if of.config.LoRA.InitWeights == lora.InitLoftQ { // whose weights are quantized in training alone
 				of.config.LoRA.InitWeights = lora.InitKaiming
+			}
+			if of.config, err = learnNew(of.config, p.Env, of.j, base, firstPlanned(p)); err != nil {
+				return nil, err
 			}
 			return of.adapter(p, m)
 		}

@@ -175,6 +175,13 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	if err := cmp.Or(checkVocabulary(p, j, "reference"), checkVocabulary(p, j, "teacher")); err != nil {
 		return err
 	}
+	src, err := p.Source(to)
+	if err != nil {
+		return err
+	}
+	if o, err = learnNew(o, p.Env, j, src, firstPlanned(p)); err != nil {
+		return err
+	}
 	t := trial{j: j, config: o, rows: rows, maxLength: rows.maxLength, limit: p.Limit}
 	r, err := t.rehearse(p)
 	if errors.Is(err, kernels.ErrOutOfMemory) {

@@ -228,6 +228,10 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	defer src.Close()
 	defer m.Close()
 	job.Model = m
+	if o, err = learnNew(o, x, j, src, func(added *recipes.Job) (int, error) { return firstAdded(x, added) }); err != nil {
+		return err
+	}
+	job.Config = o
 	if job.Answering, err = answers(x, j); err != nil {
 		return err
 	}
@@ -242,7 +246,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left
 	if o.Adapter != "none" {
-		if job.Adapter, err = startAdapter(x, j, m, ds.Train, res); err != nil {
+		if job.Adapter, err = startAdapter(x, j, o, m, ds.Train, res); err != nil {
 			return err
 		}
 		defer job.Adapter.Close()
@@ -313,9 +317,9 @@ func heldAgainst(ctx context.Context, x *recipes.Env, j *recipes.Job, job train.
 	return train.MakeReference(ctx, job.Dir, string(hash), m, job)
 }
 
-// startAdapter attaches the adapter that j trains, new or from a folder.
-func startAdapter(x *recipes.Env, j *recipes.Job, m *model.Model, rows data.Examples, res *recipes.Result) (*lora.Adapter, error) {
-	o := *j.Options.(*Train)
+// startAdapter attaches the adapter that j trains as c says, new or from a folder.
+func startAdapter(x *recipes.Env, j *recipes.Job, c train.Config, m *model.Model, rows data.Examples, res *recipes.Result) (*lora.Adapter, error) {
+	o := Train{Config: c}
 	if from, ok := j.In("init_from"); ok {
 		o.setInit(x.Path(from))
 		note, err := baseNote(x, j, x.Path(from))
@@ -531,9 +535,12 @@ func objectiveCharts(steps []train.Metrics) []report.Chart {
 // viewTrained says what there is of a finished training, and how to serve it.
 func viewTrained(x *recipes.Env, j *recipes.Job, s *report.Section) {
 	o := j.Options.(*Train)
-	dir := x.Dir(j)
+	dir, base := x.Dir(j), x.BaseModel()
+	if added := addedBefore(x, j); added != nil {
+		base = x.Dir(added)
+	}
 	s.Models = append(s.Models, report.Row{Model: j.ID, Path: dir, Adapter: o.Adapter != "none"})
-	if line := vllmAdapter(x.BaseModel(), x.Name(), dir); o.Adapter != "none" && line != "" {
+	if line := vllmAdapter(base, x.Name(), dir); o.Adapter != "none" && line != "" {
 		s.Next = append(s.Next, report.Command{For: "vLLM", Line: line})
 	}
 }
@@ -561,7 +568,7 @@ func vllmAdapter(base, name, dir string) string {
 		return ""
 	}
 	c := f.Config
-	if f.Kind != "" || c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters) > 0 {
+	if f.Kind != "" || c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters)+len(c.TrainableTokenIndices) > 0 {
 		return ""
 	}
 	rank := vllmRank(c.R)

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -8,7 +9,7 @@ import (
 
 // Grow gives s a vocabulary of v tokens: rows of embedding and head that a training
 // added, with the mean of the others until somebody sets them. A model written from s
-// has them. The tables are then in memory, as float32.
+// has them. The tables are then in memory, in a plain type: their own, or F32.
 func (s *Source) Grow(v int) error {
 	old := s.Spec.V
 	switch {
@@ -42,6 +43,13 @@ func (s *Source) Grow(v int) error {
 		if r.Rows*r.Cols*old != t.Rows*t.Cols*v {
 			return fail.Inputf(s.Reader.Path(), "resize it with Transformers", "%s is %d×%d: rows cannot be added", t.Name, t.Rows, t.Cols)
 		}
+		if s.Reader.Format() == InMemory { // of which there are shapes alone
+			stored := *t.stored[0]
+			t.Rule, t.pieces = r, s.pieces(r)
+			stored.Shape = t.Shape()
+			t.stored = []*formats.Tensor{&stored}
+			continue
+		}
 		raw, _, err := s.Read(t)
 		if err != nil {
 			return err
@@ -58,7 +66,10 @@ func (s *Source) Grow(v int) error {
 		}
 		s.Forget(t)
 		r.Values = values
-		t.Rule, t.Type, t.pieces, t.stored = r, dtype.Of(dtype.F32), nil, nil
+		if !isDense(t.Type) {
+			t.Type = dtype.Of(dtype.F32)
+		}
+		t.Rule, t.pieces, t.stored = r, nil, nil
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 // overview fits one screen: verbs by job, then three examples.
 var overview = `tune - tune, quantize and test language models          tune COMMAND --help for examples
 
-  start     init doctor pull schema         data, train  ingest train merge merge-models
+  start     init doctor pull schema         data, train  add-tokens ingest train merge merge-models
   run       run plan validate clean         quantize     quant ` + strings.Join(quant.FolderMethods(), "|") + `|gguf|imatrix, export
   look      inspect verify diff fit graph   try, judge   chat generate eval compare bench
   scripts   logits tokenize render          shell        completion bash|zsh|fish

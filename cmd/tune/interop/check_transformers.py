@@ -76,6 +76,29 @@ def peft_adapter(s, name):
     close(f"{s.name}: PEFT's adapter {name} here", logits(s.base, s.ids(), out), theirs(m, s.ids()), LIMIT)
 
 
+def added_tokens(s):
+    """New tokens: the folder, an adapter that learned their rows, and what it is merged to."""
+    new = ["<tool>", "quux"]
+    base = made(s.dir / "added", "tune", "add-tokens", "--model", s.base, "--special-token", new[0], "--token", new[1], "--pad-to-multiple-of", 64)
+    texts = ["a <tool>7 quux", "quux<tool>"]
+    run = s.dir / "runs/added"
+    if not (run / "merge/config.json").exists():
+        recipe = {"version": 1, "name": "added", "base_model": str(s.base), "stages": [
+            {"add_tokens": {"special_tokens": new[:1], "tokens": new[1:], "pad_to_multiple_of": 64}},
+            {"ingest": {"datasets": [{"path": str(s.dir / "added.jsonl"), "type": "text"}], "max_length": 64, "val_set_size": 2}},
+            {"train": {"lora": {"r": 4}, "dtype": "f32", "max_steps": 6, "learning_rate": 5e-3, "gradient_accumulation_steps": 1}}, {"merge": {"dtype": "f32"}}]}
+        (s.dir / "added.jsonl").write_text("".join(json.dumps({"text": f"{i} quux<tool>{i}"}) + "\n" for i in range(40)))
+        (s.dir / "added.yaml").write_text(json.dumps(recipe))
+        ours("tune", "run", s.dir / "added.yaml", "--run-dir", s.dir / "runs", "--quiet")
+    for name, folder in {"folder with more tokens": base, "adapter's base": run / "add_tokens", "merged": run / "merge"}.items():
+        tok = AutoTokenizer.from_pretrained(folder)
+        same(f"{s.name}: {name}, token ids", [tok(t).input_ids for t in texts], tokenize(folder, texts), texts)
+    ids = np.array([tokenize(base, [t * 16])[0][:24] for t in texts], dtype=np.int64)
+    m = PeftModel.from_pretrained(load(run / "add_tokens"), run / "train")
+    close(f"{s.name}: adapter with rows of new tokens in PEFT", theirs(m, ids), logits(run / "add_tokens", ids, run / "train"), LIMIT)
+    close(f"{s.name}: the same merged", theirs(load(run / "merge"), ids), theirs(m, ids), LIMIT)
+
+
 # 2. Merged weights.
 
 def merged(s):
@@ -191,7 +214,7 @@ if (SHARED / "golden/train/lora/base-llama").exists():
 for s in subjects():
     checks += [(base, s)]
     checks += [(our_adapter, s, n) for n in OURS] + [(peft_adapter, s, n) for n in PEFTS]
-    checks += [(merged, s), (tokenizer, f"{s.name}: merged folder", s.dir / "merged"), (from_gguf, s)]
+    checks += [(merged, s), (added_tokens, s), (tokenizer, f"{s.name}: merged folder", s.dir / "merged"), (from_gguf, s)]
     checks += [(gguf, s, k) for k in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")]
     checks += [(nf4, s, "nf4"), (nf4, s, "nf4-single", "--single-quant")]
     checks += [(quantized, s, n) for n in (("gptq", "awq") if s.random else QUANTS)]

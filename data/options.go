@@ -75,7 +75,6 @@ type Options struct {
 	Dedup   string `yaml:"dedup" json:"dedup,omitempty" doc:"drop equal rows; always counted" default:"none" enum:"none|exact"`
 	BadRows string `yaml:"bad_rows" json:"bad_rows,omitempty" doc:"rows that cannot be used" default:"error" enum:"error|drop"`
 
-
 	Seed    uint64 `yaml:"-" json:"seed"`              // of the recipe
 	Context int    `yaml:"-" json:"context,omitempty"` // the model's; 0 when unknown
 	Vocab   int    `yaml:"-" json:"vocab,omitempty"`   // rows of the model's embedding; 0 when unknown

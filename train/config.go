@@ -24,8 +24,10 @@ import (
 type Config struct {
 	Objective   ObjectiveName `yaml:"objective,omitempty" doc:"what is learned: objectives.md" default:"sft"`
 	Preferences `yaml:",inline"`
-	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models" unset:"grpo 1, distill 1" range:"(0,100]"`
+	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models, and of answers that are written" unset:"grpo 1, distill 1" range:"(0,100]"`
 	LossTopK    int      `yaml:"loss_top_k,omitempty" doc:"distill: keep so many of the teacher's most likely tokens, and let it go before training" unset:"all, and the teacher stays" range:"[1,1000000]"`
+
+	OnPolicy `yaml:",inline"`
 
 	LabelSmoothingFactor float64 `yaml:"label_smoothing_factor,omitempty" doc:"sft: share of the loss that is spread over the vocabulary" default:"0" range:"[0,1)"`
 
@@ -129,6 +131,9 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	c.fillOptions()
 	if c.Objective == "grpo" {
 		c.GRPO.fill(c.GradientAccumulationSteps, strings.Join(c.LossType, ","))
+	}
+	if c.Writes() {
+		deft(&c.MaxCompletionLength, 256)
 	}
 	if _, err := c.Kinds.Of(string(c.Adapter)); err != nil { // fills in its defaults, too
 		return c, err

@@ -7,7 +7,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
-// distill is generalized knowledge distillation on given answers (Agarwal et
+// distill is generalized knowledge distillation (Agarwal et
 // al. 2023, arXiv:2306.13649): the mean over supervised tokens of how far what the
 // model expects next is from what its teacher does, both at temperature. beta 0 is
 // KL(teacher ‖ model) (Hinton et al. 2015, arXiv:1503.02531), 1 KL(model ‖ teacher)

@@ -19,7 +19,7 @@ type GRPO struct {
 	Rewards []judge.Config `yaml:"rewards,omitempty" doc:"grpo: what answers are rewarded for"`
 
 	NumGenerations      int      `yaml:"num_generations,omitempty" doc:"grpo: answers to a prompt, which are compared" unset:"8" range:"[2,65536]"`
-	MaxCompletionLength int      `yaml:"max_completion_length,omitempty" doc:"grpo: tokens of an answer at most" unset:"256" range:"[1,1000000]"`
+	MaxCompletionLength int      `yaml:"max_completion_length,omitempty" doc:"grpo, distill: tokens of an answer at most" unset:"256" range:"[1,1000000]"`
 	StepsPerGeneration  int      `yaml:"steps_per_generation,omitempty" doc:"grpo: micro batches of answers that are made at once" unset:"gradient_accumulation_steps" range:"[1,1000000]"`
 	NumIterations       int      `yaml:"num_iterations,omitempty" doc:"grpo: times that answers are learned from" unset:"1" range:"[1,10000]"`
 	TopP                *float64 `yaml:"top_p,omitempty" doc:"grpo: answers are of the likeliest tokens with this probability together" unset:"1.0" range:"(0,1]"`

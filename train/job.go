@@ -25,7 +25,7 @@ type Job struct {
 	Train   data.Examples
 	Val     data.Examples // may be empty
 
-	Answering Answering    // where Config.Asks
+	Answering Answering    // where Config.Asks or Writes
 	Teacher   *model.Model // where Config.Distills, and the samples do not hold what it expects; not trained
 
 	MaxLength int    // longest sample, and size of a packed row

@@ -119,7 +119,7 @@ var objectives = map[ObjectiveName]struct {
 		options: map[string]float64{"beta": 0.1, "desirable_weight": 1, "undesirable_weight": 1}},
 	"bco":     {make: newBCO, rate: 1e-5, full: 5e-7, options: map[string]float64{"beta": 0.1}, baseline: func(Config) baseline { return runningReward }},
 	"grpo":    {make: newGRPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0, "temperature": 1}, losses: grpoLosses, check: Config.checkGRPO, asks: true},
-	"distill": {make: newDistill, options: map[string]float64{"beta": 0.5, "temperature": 1}, check: Config.checkDistill, teacher: true},
+	"distill": {make: newDistill, options: map[string]float64{"beta": 0.5, "temperature": 1, "lmbda": 0}, check: Config.checkDistill, teacher: true},
 	"reward":  {make: newReward, rate: 1e-4, full: 1e-5, options: map[string]float64{"center_rewards_coefficient": noDefault}, reward: true},
 }
 
@@ -248,7 +248,7 @@ func (c *Config) objectiveKeys() map[string]**float64 {
 		"beta": &c.Beta, "label_smoothing": &c.LabelSmoothing, "ld_alpha": &c.LDAlpha, "f_alpha_divergence_coef": &c.FAlphaDivergenceCoef,
 		"discopop_tau": &c.DiscoPOPTau, "cpo_alpha": &c.CPOAlpha, "simpo_gamma": &c.SimPOGamma, "alpha": &c.Alpha,
 		"desirable_weight": &c.DesirableWeight, "undesirable_weight": &c.UndesirableWeight,
-		"center_rewards_coefficient": &c.CenterRewards, "temperature": &c.Temperature,
+		"center_rewards_coefficient": &c.CenterRewards, "temperature": &c.Temperature, "lmbda": &c.Lmbda,
 	}
 }
 
@@ -317,8 +317,14 @@ func (c Config) checkObjective(given Config) error {
 	if c.LossTopK != 0 && !kind.teacher {
 		return fail.Usagef("train.loss_top_k", "leave it out", "loss_top_k belongs to objective: distill, not %s", c.Objective)
 	}
+	if err := c.checkOnPolicy(given); err != nil {
+		return err
+	}
 	if c.Objective != "grpo" {
 		for key := range given.GRPO.keys() {
+			if key == "max_completion_length" && c.Distills() {
+				continue
+			}
 			return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: grpo, not %s", key, c.Objective)
 		}
 	}

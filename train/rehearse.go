@@ -57,6 +57,12 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 		return nil, err
 	}
 	step.Micro = step.Micro[micro : micro+1]
+	if j.Config.Writes() { // for what that takes: answers of full length are learned from
+		r.Answering.Stop = []int32{0}
+		if _, err := r.rewritten(ctx, r.Model, &step.Micro[0], 0); err != nil {
+			return nil, memory(err)
+		}
+	}
 	return out, r.rehearse(ctx, step, out)
 }
 

@@ -332,6 +332,9 @@ func (r *run) read(ctx context.Context) (data.Step, int64, error) {
 		s, err = r.answerStep(ctx)
 	} else {
 		s, err = r.loader.Step(r.step)
+		if err == nil && r.Config.Writes() {
+			s, err = r.writtenAnswers(ctx, s)
+		}
 	}
 	if err != nil {
 		return s, 0, memory(err)

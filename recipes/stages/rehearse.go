@@ -113,6 +113,11 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 		return
 	}
 	job.Packing = t.rows.packing
+	if t.config.Writes() { // answers of full length
+		job.Packing, job.MaxLength = "none", t.maxLength
+		job.Train = data.InMemory(zeroRows(job.Config.MicroBatchSize, t.maxLength)...)
+		return
+	}
 	if t.rows.dataset != nil && t.maxLength == t.rows.maxLength {
 		job.Train, job.MaxLength = t.rows.dataset.Train, t.rows.dataset.MaxLength
 		job.Shuffle = t.rows.shuffle
@@ -266,7 +271,7 @@ func trainWords(o *train.Config) string {
 
 // steps is the number of optimizer steps; 0 when the rows are not known.
 func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
-	if t.rows.dataset != nil {
+	if t.rows.dataset != nil && !t.config.Writes() {
 		return r.Steps
 	}
 	if t.config.MaxSteps > 0 {
@@ -279,7 +284,7 @@ func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
 		return t.config.Steps(int(t.rows.train))
 	}
 	n := t.rows.bins
-	if t.rows.packing == "none" {
+	if t.rows.packing == "none" || t.config.Writes() {
 		n = t.rows.train / int64(max(1, t.config.Samples()))
 	}
 	perStep := int64(t.config.MicroBatchSize * t.config.GradientAccumulationSteps)

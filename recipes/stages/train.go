@@ -211,6 +211,9 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	if o.Asks() {
 		ds.MaxLength, ds.Packing = ds.MaxLength+o.MaxCompletionLength, "none"
 	}
+	if o.Writes() { // whose answers may be longer
+		ds.Packing = "none"
+	}
 	job := train.Job{
 		Config: o, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
 		Packing: ds.Packing, Shuffle: ds.Shuffle,
@@ -274,7 +277,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 // answers is what a training on the model's own answers needs beside prompts.
 func answers(x *recipes.Env, j *recipes.Job) (a train.Answering, err error) {
 	o := j.Options.(*Train)
-	if !o.Asks() {
+	if !o.Asks() && !o.Writes() {
 		return a, nil
 	}
 	for i, r := range o.Rewards {

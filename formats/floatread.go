@@ -87,8 +87,12 @@ func (g *grouper) mxfp8(prefix string, w, scale *array) error {
 	return g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"weight", "scale"}, []*array{w, scale}, importMXFP8)
 }
 
+// scale2 is what ModelOpt multiplies the scales of an NVFP4 weight by.
+const scale2 = ".weight_scale_2"
+
 // fp4 reads two 4-bit floats a byte: MXFP4 (a power of two for 32 columns) or
-// NVFP4 (a float8 for 16 columns, divided by a scale for the tensor).
+// NVFP4 (a float8 for 16 columns, and a number for the tensor, by which
+// compressed-tensors divides and ModelOpt multiplies).
 func (g *grouper) fp4(prefix string, w *array) error {
 	scale, err := g.need(prefix+ctScale, "U8", "F8_E4M3")
 	if err != nil {
@@ -104,8 +108,12 @@ func (g *grouper) fp4(prefix string, w *array) error {
 		}
 		return g.add(prefix+".weight", dtype.Of(dtype.F32), shape, []string{"packed", "scale"}, []*array{w, scale}, importMXFP4)
 	}
-	global, err := g.need(prefix+".weight_global_scale", "F32")
-	if err == nil {
+	name, load := ".weight_global_scale", importNVFP4(func(s, global float32) float32 { return s / global })
+	if g.by[prefix+scale2] != nil {
+		name, load = scale2, importNVFP4(func(s, global float32) float32 { return s * global })
+	}
+	global, err := g.need(prefix+name, "F32")
+	if err == nil && len(global.shape) != 0 {
 		err = shaped(global, 1)
 	}
 	if err == nil {
@@ -114,7 +122,7 @@ func (g *grouper) fp4(prefix string, w *array) error {
 	if err != nil {
 		return err
 	}
-	return g.add(prefix+".weight", dtype.Of(dtype.F32), shape, []string{"packed", "scale", "global"}, []*array{w, scale, global}, importNVFP4)
+	return g.add(prefix+".weight", dtype.Of(dtype.F32), shape, []string{"packed", "scale", "global"}, []*array{w, scale, global}, load)
 }
 
 // mxfp4 reads the parameters of all experts as gpt-oss is released: codes

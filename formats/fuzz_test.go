@@ -146,6 +146,10 @@ func FuzzOpenFolder(f *testing.F) {
 		[]byte(`{"q.weight_packed":{"dtype":"I32","shape":[4,4],"data_offsets":[0,64]},"q.weight_scale":{"dtype":"F16","shape":[4,1],"data_offsets":[64,72]},"q.weight_shape":{"dtype":"I64","shape":[2],"data_offsets":[72,88]}}`))
 	f.Add([]byte(`{"quantization_config":{"quant_method":"mxfp4"}}`),
 		[]byte(`{"e.down_proj_blocks":{"dtype":"U8","shape":[2,8,2,16],"data_offsets":[0,512]},"e.down_proj_scales":{"dtype":"U8","shape":[2,8,2],"data_offsets":[512,544]},"x":{"dtype":"U8","shape":[48],"data_offsets":[544,592]}}`))
+	f.Add([]byte(`{"vocab_size":31,"quantization_config":{"quant_method":"exl2"}}`),
+		[]byte(`{"lm_head.q_weight":{"dtype":"I32","shape":[3,32],"data_offsets":[0,384]},"lm_head.q_scale":{"dtype":"I32","shape":[1,4],"data_offsets":[384,400]},"lm_head.q_scale_max":{"dtype":"F16","shape":[1],"data_offsets":[400,402]},"lm_head.q_groups":{"dtype":"I16","shape":[2],"data_offsets":[402,406]},"lm_head.q_invperm":{"dtype":"I32","shape":[32],"data_offsets":[406,534]},"x":{"dtype":"U8","shape":[58],"data_offsets":[534,592]}}`))
+	f.Add([]byte(`{"quantization_config":{"quant_method":"modelopt"}}`),
+		[]byte(`{"q.weight":{"dtype":"U8","shape":[32,16],"data_offsets":[0,512]},"q.weight_scale":{"dtype":"F8_E4M3","shape":[32,2],"data_offsets":[512,576]},"q.weight_scale_2":{"dtype":"F32","shape":[],"data_offsets":[576,580]},"x":{"dtype":"U8","shape":[12],"data_offsets":[580,592]}}`))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, config, header []byte) {
 		b := st(string(header), 592)

@@ -149,11 +149,15 @@ func importMXBlocks(m block.Raw, p parts) error {
 	return nil
 }
 
-func importNVFP4(m block.Raw, p parts) error {
-	global := f32(p["global"], 0)
-	for i := range m.Rows * m.Cols {
-		s := block.FromE4M3(p["scale"][i/16]) / global
-		put32(m.Data, i, fp4Values[nibble(p["packed"], i)]*s)
+// importNVFP4 decodes 4-bit floats times the scale that both makes of a float8 for
+// 16 columns and the number for the tensor.
+func importNVFP4(both func(scale, global float32) float32) func(block.Raw, parts) error {
+	return func(m block.Raw, p parts) error {
+		global := f32(p["global"], 0)
+		for i := range m.Rows * m.Cols {
+			s := both(block.FromE4M3(p["scale"][i/16]), global)
+			put32(m.Data, i, fp4Values[nibble(p["packed"], i)]*s)
+		}
+		return nil
 	}
-	return nil
 }

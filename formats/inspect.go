@@ -10,6 +10,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/par"
@@ -143,6 +144,8 @@ func storedType(t *Tensor) string {
 	switch {
 	case t.Unsupported != "":
 		return t.Unsupported
+	case strings.HasSuffix(t.Parts[0].Name, exl2Weight):
+		return "EXL2"
 	case t.load != nil && !t.Type.Quantized():
 		return t.Parts[0].DType + " scaled"
 	}

@@ -274,7 +274,8 @@ func shapePair(a *array) (rows, cols int64, err error) {
 }
 
 // ctScale reads compressed-tensors' weights that are stored unpacked beside
-// their scale: int8, and float8 by tensor, channel, block or group.
+// their scale: int8, and float8 by tensor, channel, block or group; and ModelOpt's
+// NVFP4.
 func (g *grouper) ctScale(prefix string, scale *array) error {
 	w := g.by[prefix+".weight"]
 	if w == nil {
@@ -289,6 +290,8 @@ func (g *grouper) ctScale(prefix string, scale *array) error {
 		err = g.errShape(w)
 	case w.dtype == "I8":
 		err = g.ctInt8(prefix, w, scale)
+	case w.dtype == "U8" && scale.dtype == "F8_E4M3" && g.by[prefix+scale2] != nil:
+		err = g.fp4(prefix, w)
 	case w.dtype == "F8_E4M3" && scale.dtype == "U8":
 		err = g.mxfp8(prefix, w, scale)
 	case w.dtype == "F8_E4M3":

@@ -208,7 +208,7 @@ func (g *grouper) anchor(a *array) error {
 		suffix string
 		make   func(prefix string, a *array) error
 	}{
-		{intPacked, g.packed}, {ctPacked, g.ctPacked}, {ctScale, g.ctScale}, {fp8Scale, g.fp8Block}, {bnbInt8, g.bnbInt8}, {mxBlocks, g.mxfp4},
+		{intPacked, g.packed}, {ctPacked, g.ctPacked}, {ctScale, g.ctScale}, {fp8Scale, g.fp8Block}, {bnbInt8, g.bnbInt8}, {mxBlocks, g.mxfp4}, {exl2Weight, g.exl2},
 	} {
 		if prefix, ok := strings.CutSuffix(name, k.suffix); ok {
 			return k.make(prefix, a)

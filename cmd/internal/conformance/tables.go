@@ -38,6 +38,7 @@ Values and bytes are those of ggml, torch and bitsandbytes, bit for bit; of inte
 
 Decode: folders of GPTQModel, AutoRound, llm-compressor and bitsandbytes. Encode: what was read is written, and read again as the same. Programs: the schemes (in groups of 128 or
 of the scheme's own) of which no refusal is known; tgi and exllama were not run, their rules are from their documentation.
+Read and not written: EXL2 (held by a decoder in numpy: no program reads it on a CPU) and NVFP4 as ModelOpt exports it (held by ModelOpt).
 
 %s`
 

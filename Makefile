@@ -5,7 +5,7 @@ STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SMOLLM2      = models/SmolLM2-135M-Instruct.Q4_1.gguf
 export CGO_ENABLED = 0
 
-.PHONY: help build test conformance generate-cuda cuda-registers cuda-check gpu-test gpu-bench test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
+.PHONY: help build test conformance generate-cuda cuda-registers cuda-check gpu-build gpu-test gpu-bench test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -69,6 +69,20 @@ build/$(PTXAS):
 	echo "e4c9a35435c3b0e36c6397c5696334c9ea6650e524736cbd1c5d345ea099bb04  $@" | sha256sum -c - || { rm $@; exit 1; }
 	python3 -m zipfile -e $@ build/nvcc
 	chmod +x build/nvcc/nvidia/cuda_nvcc/bin/ptxas
+
+gpu-build: build/gpu.tgz ## build/gpu.tgz: what gpu-test and gpu-bench run on a machine without Go
+.PHONY: build/gpu.tgz
+build/gpu.tgz:
+	mkdir -p build/gpu
+	$(GO) build -ldflags='-s -w' -o build/gpu/tune ./cmd/tune
+	$(GO) test -c -ldflags='-s -w' -o build/gpu/cuda.test ./kernels/cuda
+	tar -czf $@ -C build/gpu tune cuda.test
+
+gpu-test: gpu-build ## the CUDA backend on this machine's GPU: conformance, curves beside the CPU, compute-sanitizer
+	sh cmd/tune/bench/gpu.sh test
+
+gpu-bench: gpu-build ## its speed, as rows of Markdown
+	sh cmd/tune/bench/gpu.sh bench
 
 generate-check: ## generate changes nothing
 	@before=$$(git diff | git hash-object --stdin); $(MAKE) --no-print-directory generate; \

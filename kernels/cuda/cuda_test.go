@@ -26,9 +26,8 @@ func interpreted(t *testing.T) (*CUDA, *ptxsim.Sim) {
 // lackingGroups are the groups of methods that are not there yet.
 var lackingGroups = []string{"Conv1D", "DeltaScan", "SSMScan", "Sinkhorn", "Divergence"}
 
-// TestBackend runs the conformance suite on interpreted kernels.
-func TestBackend(t *testing.T) {
-	c, sim := interpreted(t)
+// there is p without what the backend lacks.
+func there(p kerneltest.Part) kerneltest.Part {
 	var kinds, rounds []dtype.Kind
 	for _, k := range dtype.Kinds() {
 		if _, ok := storage[k]; !ok {
@@ -38,7 +37,14 @@ func TestBackend(t *testing.T) {
 			rounds = append(rounds, k)
 		}
 	}
-	kerneltest.RunPart(t, c, kerneltest.Part{Without: lackingGroups, Kinds: kinds, Rounds: rounds, Rule: hasRule, Most: 12000, MostBF16: 1 << 20})
+	p.Without, p.Kinds, p.Rounds, p.Rule = lackingGroups, kinds, rounds, hasRule
+	return p
+}
+
+// TestBackend runs the conformance suite on interpreted kernels.
+func TestBackend(t *testing.T) {
+	c, sim := interpreted(t)
+	kerneltest.RunPart(t, c, there(kerneltest.Part{Most: 12000, MostBF16: 1 << 20}))
 	c.Close()
 	if n := sim.Leaks(); n != 0 {
 		t.Errorf("%d bytes are still allocated", n)

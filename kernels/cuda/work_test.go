@@ -29,7 +29,16 @@ type work struct {
 // bench makes operands.
 type bench struct {
 	*testing.T
-	c *CUDA
+	c    *CUDA
+	bufs []kernels.Buffer
+}
+
+// free gives the operands back.
+func (b *bench) free() {
+	for _, x := range b.bufs {
+		b.c.Free(x)
+	}
+	b.bufs = nil
 }
 
 func (b *bench) buffer(k dtype.Kind, n int) kernels.Buffer {
@@ -38,6 +47,7 @@ func (b *bench) buffer(k dtype.Kind, n int) kernels.Buffer {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.bufs = append(b.bufs, x)
 	if k == dtype.F32 || k == dtype.BF16 {
 		b.c.Fill(x, 0.5)
 	} else {
@@ -52,6 +62,7 @@ func (b *bench) weight(t dtype.Type, rows, cols int) kernels.Mat {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.bufs = append(b.bufs, m.Buffer)
 	return m
 }
 
@@ -191,7 +202,7 @@ const (
 func counted(t *testing.T, w *work) string {
 	c, sim := interpreted(t)
 	defer c.Close()
-	run := w.make(&bench{t, c}, w.small)
+	run := w.make(&bench{T: t, c: c}, w.small)
 	moved, products := w.cost(w.small)
 	movedReal, productsReal := w.cost(w.real)
 	if err := c.Run(func() error { return nil }); err != nil {

@@ -16,6 +16,7 @@ import struct
 import zlib
 
 SHAPES = {  # hidden, feed-forward, layers, heads, key/value heads, head size, vocabulary, tied
+    "tiny": (64, 128, 2, 4, 2, 16, 512, True),
     "llama-1b": (2048, 8192, 16, 32, 8, 64, 128256, True),
     "llama-3b": (3072, 8192, 28, 24, 8, 128, 128256, True),
     "llama-8b": (4096, 14336, 32, 32, 8, 128, 128256, False),

@@ -1,0 +1,214 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/cuda/driver"
+	"github.com/tunekit/tunekit/kernels/cuda/ptxsim"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// faulty is a device whose code was changed before it was loaded.
+type faulty struct {
+	*ptxsim.Sim
+	kernel  string // whose text is changed
+	change  func(code string) string
+	changed bool
+}
+
+func (f *faulty) Load(ptx []byte) (driver.Module, error) {
+	text := string(ptx)
+	if i := strings.Index(text, ".entry "+f.kernel+"("); i >= 0 {
+		end := i + strings.Index(text[i:], "\n}")
+		code := f.change(text[i:end])
+		f.changed = code != text[i:end]
+		text = text[:i] + code + text[end:]
+	}
+	return f.Sim.Load([]byte(text))
+}
+
+// without drops occurrence n (from 0) of what matches; -1: all.
+func without(pattern string, n int) func(string) string { return instead(pattern, "", n) }
+
+// instead replaces occurrence n of what matches; -1: all.
+func instead(pattern, with string, n int) func(string) string {
+	re := regexp.MustCompile(pattern)
+	return func(s string) string {
+		i := -1
+		return re.ReplaceAllStringFunc(s, func(m string) string {
+			if i++; n < 0 || i == n {
+				return re.ReplaceAllString(m, with)
+			}
+			return m
+		})
+	}
+}
+
+// product runs a product with a second pair, of bf16 and of what is made so, with
+// tails in every direction, and returns its error, or says where it is wrong.
+func product(c *CUDA) error {
+	const m, n, k, k2 = 66, 70, 104, 24
+	rng := rand.New(rand.NewPCG(7, 8))
+	some := func(n int) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(rng.IntN(9) - 4)
+		}
+		return x
+	}
+	x, y, u, v := some(m*k), some(n*k), some(m*k2), some(n*k2)
+	got := make([]float32, m*n)
+	err := c.Run(func() error {
+		var w [2]kernels.Mat
+		var b [3]kernels.Buffer
+		for i, data := range [][]float32{y, v} {
+			var err error
+			if w[i], err = c.Load(kernels.Weights, dtype.Of(dtype.F32), n, len(data)/n, kernels.Bytes(data), kernels.Copy); err != nil {
+				return err
+			}
+		}
+		for i, size := range []int{m * k, m * k2, m * n} {
+			kind := []dtype.Kind{dtype.BF16, dtype.F32, dtype.F32}[i]
+			var err error
+			if b[i], err = c.Alloc(kernels.Activations, dtype.Of(kind), size); err != nil {
+				return err
+			}
+		}
+		raw := make([]byte, 2*len(x))
+		block.PutBF16(raw, x)
+		c.Upload(b[0], raw)
+		c.Upload(b[1], kernels.Bytes(u))
+		yb := b[2]
+		c.Linear(kernels.To(yb), &kernels.LinearArgs{N: m, X: b[0], W: w[0], U: b[1], B: w[1], BF16: true})
+		return c.Download(kernels.Bytes(got), yb)
+	})
+	if err != nil {
+		return err
+	}
+	for i := range m {
+		for j := range n {
+			var want float64
+			for p := range k {
+				want += float64(x[i*k+p] * y[j*k+p])
+			}
+			for p := range k2 {
+				want += float64(u[i*k2+p] * v[j*k2+p])
+			}
+			if d := math.Abs(float64(got[i*n+j]) - want); !(d < 1e-3) {
+				return fmt.Errorf("wrong: element %d,%d is %v, want %v", i, j, got[i*n+j], want)
+			}
+		}
+	}
+	return nil
+}
+
+// softmax runs the loss of a few rows.
+func softmax(c *CUDA) error {
+	const n, v = 3, 70
+	logits := make([]float32, n*v)
+	for i := range logits {
+		logits[i] = float32(i%13) / 4
+	}
+	got := make([]float32, n)
+	err := c.Run(func() error {
+		one := make([]float32, v*v)
+		for i := range v {
+			one[i*v+i] = 1
+		}
+		w, err := c.Load(kernels.Weights, dtype.Of(dtype.F32), v, v, kernels.Bytes(one), kernels.Copy)
+		if err != nil {
+			return err
+		}
+		var bufs []kernels.Buffer
+		for _, data := range [][]byte{kernels.Bytes(logits), kernels.Bytes([]int32{1, 40, 69}), make([]byte, 4*n)} {
+			k := dtype.F32
+			if len(bufs) == 1 {
+				k = dtype.I32
+			}
+			b, err := c.Alloc(kernels.Activations, dtype.Of(k), len(data)/4)
+			if err != nil {
+				return err
+			}
+			c.Upload(b, data)
+			bufs = append(bufs, b)
+		}
+		c.LogProb(&kernels.LogProbOut{LogP: bufs[2]}, kernels.Dst{}, kernels.Dst{}, kernels.Dst{}, &kernels.LogProbArgs{N: n, X: bufs[0], W: w, Target: bufs[1]})
+		return c.Download(kernels.Bytes(got), bufs[2])
+	})
+	if err != nil {
+		return err
+	}
+	for i, t := range []int{1, 40, 69} {
+		var sum float64
+		for j := range v {
+			sum += math.Exp(float64(logits[i*v+j]))
+		}
+		if want := float64(logits[i*v+t]) - math.Log(sum); !(math.Abs(float64(got[i])-want) < 1e-4) {
+			return fmt.Errorf("wrong: log-probability %d is %v, want %v", i, got[i], want)
+		}
+	}
+	return nil
+}
+
+// TestMutations: a fault that is planted in a kernel is an error, or a wrong result,
+// in what runs it; and without the fault there is none.
+func TestMutations(t *testing.T) {
+	for _, c := range []struct {
+		name, kernel string
+		run          func(*CUDA) error
+		change       func(string) string
+	}{
+		{"first barrier of a product removed", "mma_nt_bf16_64", product, without(`bar\.sync\s+0;`, 0)},
+		{"barrier of the steps removed", "mma_nt_bf16_64", product, without(`bar\.sync\s+0;`, 1)},
+		{"last barrier removed", "mma_nt_bf16_64", product, without(`bar\.sync\s+0;`, -1)},
+		{"no wait for copies", "mma_nt_bf16_64", product, without(`cp\.async\.wait_group [01];`, -1)},
+		{"a wait for one step fewer", "mma_nt_bf16_64", product, instead(`cp\.async\.wait_group 1;`, "cp.async.wait_group 2;", -1)},
+		{"a commit missing", "mma_nt_bf16_64", product, without(`cp\.async\.commit_group;`, 0)},
+		{"a copy missing", "mma_nt_bf16_64", product, without(`cp\.async\.cg[^;]*;`, 5)},
+		{"tail of the sum not masked", "mma_nt_bf16_64", product, instead(`(cp\.async\.cg[^;]*, 16,) %r\d+;`, "$1 16;", -1)},
+		{"fragments of A swapped", "mma_nt_bf16_64", product, instead(`(mma\.sync\S*\s*\{[^}]*\}, \{)(%r\d+),(%r\d+),`, "$1$3,$2,", 0)},
+		{"fragments of B swapped", "mma_nt_bf16_64", product, instead(`(mma\.sync\S*\s*\{[^}]*\}, \{[^}]*\}, \{)(%r\d+),(%r\d+)`, "$1$3,$2", 3)},
+		{"matrices transposed", "mma_nt_bf16_64", product, instead(`x4\.shared`, "x4.trans.shared", 2)},
+		{"wrong stride of the result", "mma_nt_bf16_64", product, instead(`st\.global\.f32\s+\[(%rd\d+)\]`, "st.global.f32 [$1+4]", 0)},
+		{"rows of the warp's tile not awaited", "mma_nt_bf16_64", product, without(`bar\.warp\.sync\s+\S+;`, -1)},
+		{"pairs the wrong way round", "to_half", product, instead(`(cvt\.rn\.bf16x2\.f32 %r\d+, )(%f\d+), (%f\d+);`, "$1$3, $2;", 0)},
+		{"product truncated", "to_half", product, instead(`st\.global\.v4\.u32\s+\[(%rd\d+)\]`, "st.global.v4.u32 [$1+16]", 0)},
+		{"code book not awaited", "to_half", product, instead(`bar\.sync\s+0;`, "mov.u32 %r1, 0;", 0)},
+		{"barriers of a reduction removed", "logprob", softmax, without(`bar\.sync\s+0;`, -1)},
+		{"one barrier of a reduction removed", "logprob", softmax, without(`bar\.sync\s+0;`, 1)},
+		{"a lane of a reduction left out", "logprob", softmax, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}8,", 10)},
+		{"mask of a shuffle too small", "logprob", softmax, instead(`(shfl\.sync\.bfly\.b32[^;]*, )\S+;`, "${1}65535;", 1)},
+	} {
+		for _, planted := range []bool{false, true} {
+			f := &faulty{Sim: ptxsim.New(1 << 24), kernel: c.kernel, change: func(s string) string { return s }}
+			if planted {
+				f.change = c.change
+			}
+			dev, err := OpenOn("cuda:0", func() (driver.Driver, error) { return f, nil }, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = c.run(dev)
+			dev.Close()
+			switch {
+			case planted && !f.changed:
+				t.Errorf("%s: there is nothing to change", c.name)
+			case planted && err == nil:
+				t.Errorf("%s: nobody noticed", c.name)
+			case !planted && err != nil:
+				t.Errorf("%s: %v without the fault", c.name, err)
+			case planted && strings.Contains(err.Error(), "INVALID_PTX"):
+				t.Errorf("%s: is no code any more: %v", c.name, err)
+			case planted:
+				t.Logf("%s: %v", c.name, err)
+			}
+		}
+	}
+}

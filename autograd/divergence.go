@@ -54,7 +54,7 @@ func (t *Tape) Parts(h *Tensor, rows int, f func(part *Tape, x *Tensor, from int
 	}
 	for from := 0; from < n && t.err == nil; from += rows {
 		m := min(rows, n-from)
-		part := &Tape{Dev: t.Dev, Record: t.Record, Base: t.Base, BF16: t.BF16, Fast: t.Fast, Still: t.Still, Seed: t.Seed, Step: t.Step}
+		part := &Tape{Dev: t.Dev, Record: t.Record, Base: t.Base, BF16: t.BF16, F16: t.F16, Fast: t.Fast, Still: t.Still, Seed: t.Seed, Step: t.Step}
 		if t.Key != nil {
 			part.Key = t.View(t.Key, from, m)
 		}

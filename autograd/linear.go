@@ -96,7 +96,7 @@ func (l *linear) forward(k dtype.Kind) *Tensor {
 
 // args are the operands of a product of x with w.
 func (l *linear) args(x kernels.Buffer, w *Param) *kernels.LinearArgs {
-	a := &kernels.LinearArgs{N: l.x.Rows(), X: x, W: w.Mat, BF16: l.t.BF16}
+	a := &kernels.LinearArgs{N: l.x.Rows(), X: x, W: w.Mat, BF16: l.t.BF16, F16: l.t.F16}
 	if l.r != nil {
 		a.Group, a.Experts = l.r.Group.Data, l.r.Experts()
 	}

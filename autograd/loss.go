@@ -44,7 +44,7 @@ func (t *Tape) LogProb(h *Tensor, head HeadSpec, target, coef *Tensor) LogProbs 
 		results.Mean = out.Mean.Data
 	}
 	a := &kernels.LogProbArgs{N: n, X: t.value(h), W: w.Mat, Bias: head.Bias.buffer(), Target: target.Data,
-		Scale: head.Scale, SoftCap: head.SoftCap, Smooth: head.Smooth, BF16: t.BF16}
+		Scale: head.Scale, SoftCap: head.SoftCap, Smooth: head.Smooth, BF16: t.BF16, F16: t.F16}
 	var dx, dw, db kernels.Dst
 	if coef != nil && t.Record {
 		a.Coef, dx, dw, db = coef.Data, t.grad(h), w.dst(), head.Bias.dst()

@@ -133,6 +133,7 @@ type Tape struct {
 	// bf16. While training, what lies between two products is held so, too; what
 	// leaves them for a sum, a loss or a choice stays float32 (LinearWide).
 	BF16 bool
+	F16  bool // rounds them to half precision instead, and holds nothing so
 	Fast bool // or as far as kernels.LinearArgs.Fast allows; evaluation only
 
 	// Tap, when set, sees the input of every Linear before it runs, with that

@@ -16,6 +16,7 @@ type LinearArgs struct {
 	B     Mat     // forward: [out, R]; backward: [R, in] (see LinearBackward)
 	Alpha float32 // 0 means 1; scales the first product only
 	BF16  bool    // round the operands of both products to bf16 (nearest even), sum in f32
+	F16   bool    // round them to half precision instead: what is too large for it is infinite
 	Drop  *Drop   // applied to X as it is read; nil: none
 	// Fast allows the first product the rounding that is fastest: both operands
 	// to bf16, or X to 8 bits with a scale for every 32 where W is quantized.

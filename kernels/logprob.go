@@ -11,7 +11,8 @@ type LogProbArgs struct {
 	Target  Buffer  // [N] int32; -1: no target, contributes nothing
 	Coef    Buffer  // [N] f32 or nil (nil: no gradients)
 	Smooth  float32 // of the gradients' loss, (1-Smooth)·(-log p(target)) + Smooth·(the mean of -log p over the vocabulary)
-	BF16    bool
+	BF16    bool    // as in LinearArgs
+	F16     bool
 }
 
 // LogProbOut are per-token results; any may be nil.

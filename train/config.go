@@ -31,8 +31,9 @@ type Config struct {
 
 	LabelSmoothingFactor float64 `yaml:"label_smoothing_factor,omitempty" doc:"sft: share of the loss that is spread over the vocabulary" default:"0" range:"[0,1)"`
 
-	Adapter AdapterName `yaml:"adapter" doc:"none is full training; qlora is LoRA over the base held as NF4 in memory; the others each have a section of that name" default:"lora"`
-	DType   string      `yaml:"dtype" doc:"arithmetic; auto is the faster one on this machine" default:"auto" enum:"auto|f32|bf16"`
+	Adapter    AdapterName `yaml:"adapter" doc:"none is full training; qlora is LoRA over the base held as NF4 in memory; the others each have a section of that name" default:"lora"`
+	DType      string      `yaml:"dtype" doc:"arithmetic; auto is the faster of f32 and bf16 on this machine; fp16 rounds to half precision and scales the loss" default:"auto" enum:"auto|f32|bf16|fp16"`
+	GradScaler GradScaler  `yaml:"grad_scaler,omitempty" doc:"dtype: fp16: how the loss is scaled, by torch.amp.GradScaler's names"`
 
 	MicroBatchSize            int     `yaml:"micro_batch_size" doc:"rows of max_length (packed) or samples" default:"1" range:"[1,65536]"`
 	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps" doc:"micro batches a step" default:"16" range:"[1,65536]"`
@@ -194,7 +195,10 @@ func (c Config) check(given Config) error {
 	if err := c.Kinds.Only(string(c.Adapter)); err != nil {
 		return err
 	}
-	if err := c.checkOptimizer(given); err != nil {
+	if err := schema.Check("train.grad_scaler", &c.GradScaler); err != nil {
+		return err
+	}
+	if err := cmp.Or(c.checkOptimizer(given), c.checkScaler(given)); err != nil {
 		return err
 	}
 	if given.LoadBestModelAtEnd && c.EvalSteps.Never() {

@@ -68,9 +68,10 @@ func (r *run) distilled(b *data.Batch, o distill, w whole) (s Score, err error) 
 	if w.units == 0 {
 		weights = nil
 	}
+	weights = r.scaled(weights)
 	err = r.dev.Run(func() error {
 		t := r.tape(w.units > 0)
-		its := &autograd.Tape{Dev: r.dev, BF16: r.bf16}
+		its := &autograd.Tape{Dev: r.dev, BF16: r.bf16, F16: r.scaler != nil}
 		defer t.Free()
 		defer its.Free()
 		teacher := model.Teacher{Top: r.Config.LossTopK, IDs: b.TopIDs, LogP: b.TopLogP}

@@ -80,6 +80,7 @@ type Result struct {
 	ValLoss   float64 // of the last validation, NaN without one
 	BestStep  int     // step of the parameters that were kept
 	Trainable int64   // values
+	Skipped   int     // steps whose gradients overflowed, with dtype: fp16
 	Tokens    int64
 	BF16      bool // arithmetic used
 	Recompute int  // blocks with gradient checkpointing at the end
@@ -132,6 +133,9 @@ func (j *Job) identity(ps []param, bf16 bool, total int) (string, error) {
 	err = e.Encode([]any{j.Identity, string(conf), info.Name, info.Level, bf16, total, j.MaxLength, j.Packing, j.Shuffle})
 	if n := j.Comm.Size(); n > 1 && err == nil { // a step is larger
 		err = e.Encode([]any{"ranks", n})
+	}
+	if j.Config.DType == fp16 && err == nil {
+		err = e.Encode(fp16)
 	}
 	for _, p := range ps {
 		if err == nil {

@@ -30,6 +30,10 @@ type Metrics struct {
 	StepSeconds     float64 `json:"step_seconds"`
 	MemoryBytes     int64   `json:"memory_bytes"`        // largest total of the device so far
 	Objective       Values  `json:"objective,omitempty"` // what else the objective measured, means like Loss
+	// With dtype: fp16, what the loss was multiplied by, and whether gradients overflowed
+	// and the step made no update (grad_norm is 0 then).
+	LossScale float32 `json:"loss_scale,omitempty"`
+	Skipped   bool    `json:"skipped,omitempty"`
 }
 
 // EvalMetrics is one line of metrics.jsonl: a validation.

@@ -75,7 +75,7 @@ func (r *run) targets(b *data.Batch) []int32 {
 
 // tape is one for a pass of the model in training.
 func (r *run) tape(record bool) *autograd.Tape {
-	t := &autograd.Tape{Dev: r.dev, Record: record, BF16: r.bf16, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
+	t := &autograd.Tape{Dev: r.dev, Record: record, BF16: r.bf16, F16: r.scaler != nil, Seed: uint64(*r.Config.Seed), Step: uint32(r.step)}
 	if r.aside != nil {
 		t.Aside = r.aside
 	}
@@ -104,7 +104,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 		t := r.tape(total > 0)
 		defer t.Free()
 		if c := r.Config.RouterAuxLossCoef; c != nil && *c > 0 && total > 0 {
-			t.Balance = &autograd.Balance{Coef: *c}
+			t.Balance = &autograd.Balance{Coef: *c * float64(r.lossScale())}
 		}
 		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		if t.Err() != nil {
@@ -113,7 +113,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 		var weights []float32
 		early := r.objective.Reads() == ReadsTargets
 		if early && total > 0 {
-			weights = r.objective.Weigh(b, p, total)
+			weights = r.scaled(r.objective.Weigh(b, p, total))
 		}
 		var err error
 		how := model.Reading{Temperature: r.temperature(), Smooth: float32(r.Config.LabelSmoothingFactor)}
@@ -133,10 +133,10 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 		}
 		s = r.objective.Score(b, p)
 		if t.Balance != nil { // once for each micro-batch, as in Transformers
-			s.Loss += float64(t.Balance.Loss(t) * float64(total))
+			s.Loss += float64(t.Balance.Loss(t) / float64(r.lossScale()) * float64(total))
 		}
 		if !early && total > 0 {
-			r.Model.LogProbAs(t, h, targets, r.objective.Weigh(b, p, total), how)
+			r.Model.LogProbAs(t, h, targets, r.scaled(r.objective.Weigh(b, p, total)), how)
 		}
 		t.Done(h)
 		return t.Backward()
@@ -154,7 +154,7 @@ func (r *run) entropy(t *autograd.Tape, h *autograd.Tensor, b *data.Batch, o ent
 	}
 	var weights, coef []float32
 	if total > 0 {
-		weights = o.EntropyWeights(b, total)
+		weights = r.scaled(o.EntropyWeights(b, total))
 	}
 	rows := make([]int32, 0, b.Supervised)
 	for i, target := range b.Target {

@@ -39,6 +39,7 @@ func (r *run) header() *stateHeader {
 	if x := r.sched.reactive; x != nil {
 		h.Schedule = &x.reacted
 	}
+	h.Scaler = r.scaler
 	if r.seen.N > 0 {
 		h.Seen = &r.seen
 	}
@@ -50,6 +51,10 @@ func (r *run) take(h *stateHeader) {
 	r.step, r.best, r.eval, r.tokens, r.loss, r.resumed = h.Step, h.Best, h.Eval, h.Tokens, h.Loss, h.Step
 	if x := r.sched.reactive; x != nil && h.Schedule != nil {
 		x.reacted = *h.Schedule
+	}
+	if h.Scaler != nil && r.scaler != nil {
+		h.Scaler.c = r.scaler.c
+		*r.scaler = *h.Scaler
 	}
 	if h.Seen != nil {
 		r.seen = *h.Seen

@@ -72,7 +72,7 @@ func (r *run) rewards(b *data.Batch, w whole) (s Score, err error) {
 		}
 		s = r.objective.Score(b, p)
 		if w.units > 0 {
-			weights := r.objective.Weigh(b, p, w.units)
+			weights := r.scaled(r.objective.Weigh(b, p, w.units))
 			for i := range weights {
 				weights[i] = -weights[i]
 			}

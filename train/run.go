@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tunekit/tunekit/data"
@@ -32,7 +33,8 @@ type run struct {
 	unlock    func()       // of rank 0
 	identity  string
 	bf16      bool
-	aside     *spill // of activations; nil: they stay in memory
+	scaler    *scaler // nil but with dtype: fp16
+	aside     *spill  // of activations; nil: they stay in memory
 	// Where the model learns from its own answers: those in work, some of all for
 	// readers, and whether any had no reward at all.
 	rollout    *rollout
@@ -180,6 +182,12 @@ func begin(j Job) (*run, error) {
 		r.aside = newSpill(r.dev, r.beside("activations"))
 	}
 	r.bf16 = c.usesBF16(r.dev)
+	if c.DType == fp16 {
+		if n := r.dev.Info().Name; !strings.HasPrefix(n, "cpu") && n != "dry" {
+			return nil, fail.Limitf(n, "dtype: bf16 or f32, or device: cpu", "dtype: fp16 cannot be computed on a GPU yet")
+		}
+		r.scaler = newScaler(c.GradScaler)
+	}
 	if c.GradientCheckpointing == "true" {
 		j.Model.GradientCheckpointing = true
 	}
@@ -304,12 +312,14 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	if err != nil {
 		return m, memory(err)
 	}
-	if err := r.checkFinite(s, m); err != nil {
-		return m, err
-	}
 	m.LearningRate = r.sched.LR(r.step)
-	if err := r.opt.step(r.step+1, m.LearningRate); err != nil {
-		return m, err
+	if !r.overflowed(&m) {
+		if err := r.checkFinite(s, m); err != nil {
+			return m, err
+		}
+		if err := r.opt.step(r.updates(r.step)+1, m.LearningRate); err != nil {
+			return m, err
+		}
 	}
 	if err := r.refresh(); err != nil {
 		return m, err
@@ -440,6 +450,9 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 	}
 	mean := sum.mean(total, w.tokens)
 	m.Loss, m.Objective = mean.Loss, mean.Values
+	if err := r.unscale(); err != nil {
+		return m, err
+	}
 	m.GradNorm, err = r.opt.norm()
 	return m, err
 }

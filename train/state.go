@@ -46,6 +46,7 @@ type stateHeader struct {
 	Loss     float64      `json:"loss"`
 	Eval     *bestStep    `json:"eval,omitempty"`     // the last validation
 	Schedule *reacted     `json:"schedule,omitempty"` // of one that reacts to validations
+	Scaler   *scaler      `json:"scaler,omitempty"`   // with dtype: fp16
 	Seen     *running     `json:"seen,omitempty"`     // of a baseline that goes on from step to step
 }
 

@@ -30,7 +30,7 @@ func (m *Model) Diverge(t *autograd.Tape, h *autograd.Tensor, teacher Teacher, b
 		n := x.Rows()
 		spec := autograd.DivergenceSpec{Scale: 1 / temperature, TeacherScale: 1 / temperature, Beta: beta}
 		if teacher.Model != nil {
-			its := &autograd.Tape{Dev: t.Dev, Record: t.Record, Base: true, BF16: t.BF16}
+			its := &autograd.Tape{Dev: t.Dev, Record: t.Record, Base: true, BF16: t.BF16, F16: t.F16}
 			defer its.Free()
 			spec.Teacher = teacher.Model.Logits(its, its.View(teacher.Hidden, from, n))
 			part.Fail(its.Err())

@@ -418,6 +418,23 @@ loop:
 	VZEROUPPER
 	RET
 
+// func roundF16x8(n int, src *float32, dst *float32)
+TEXT ·roundF16x8(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ dst+16(FP), CX
+loop:
+	VMOVUPS (BX), Y0
+	VCVTPS2PH $0, Y0, X0
+	VCVTPH2PS X0, Y0
+	VMOVUPS Y0, (CX)
+	ADDQ $32, BX
+	ADDQ $32, CX
+	SUBQ $8, AX
+	JGT loop
+	VZEROUPPER
+	RET
+
 // func widenBF16x8(n int, src *uint16, dst *float32)
 TEXT ·widenBF16x8(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX

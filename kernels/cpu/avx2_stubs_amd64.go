@@ -22,6 +22,11 @@ func packRowsWiden256(k int, src *uint16, ldb int, rows int, dst *float32, strid
 //go:noescape
 func roundBF16x8(n int, src *float32, dst *float32)
 
+// roundF16x8 rounds n f32 to the nearest half, ties to even; n is a multiple of 8. dst may be src.
+//
+//go:noescape
+func roundF16x8(n int, src *float32, dst *float32)
+
 // widenBF16x8 widens n bf16 to f32; n is a multiple of 8.
 //
 //go:noescape

@@ -56,6 +56,7 @@ type product struct {
 	a, b  operand // a: lines are rows of C; b: lines are columns of C
 	alpha float32
 	bf16  bool // round both operands to bf16
+	f16   bool // or to half precision
 }
 
 // pass is a range of k of one term with everything that is fixed about it.
@@ -169,7 +170,7 @@ func (g *gemm) plan(terms []product) {
 		if t.k == 0 {
 			continue
 		}
-		kern, mode := kernelFor(t.bf16)
+		kern, mode := kernelFor(t.bf16, t.f16)
 		g.mr = min(g.mr, kern.mr)
 		parts := ceilDiv(t.k, maxK)
 		step := roundUp(ceilDiv(t.k, parts), 64)
@@ -370,8 +371,11 @@ func storeTile(c, tile []float32, ldc, mr, nr, nc int, add bool) {
 }
 
 // kernelFor is the kernel and the packing mode of the level in use.
-func kernelFor(bf16 bool) (*kernel, mode) {
+func kernelFor(bf16, f16 bool) (*kernel, mode) {
 	l := level.Current()
+	if f16 {
+		return kernelF32(l), halved
+	}
 	if !bf16 {
 		return kernelF32(l), exact
 	}

@@ -59,6 +59,9 @@ func roundBF16(x []float32) {
 	roundBF16Generic(x[n:])
 }
 
+// roundF16 rounds every element to the nearest half, ties to even.
+func roundF16(x []float32) { roundF16Generic(x) }
+
 // widenBF16 is dst = src as f32.
 func widenBF16(dst []float32, src []uint16) {
 	n := len(src) &^ 7

@@ -53,6 +53,18 @@ func roundAVX2(x []float32) int {
 	return n
 }
 
+// roundF16 rounds every element to the nearest half, ties to even.
+func roundF16(x []float32) {
+	n := len(x) &^ 7
+	if level.Current() == level.Generic {
+		n = 0
+	}
+	if n > 0 {
+		roundF16x8(n, &x[0], &x[0])
+	}
+	roundF16Generic(x[n:])
+}
+
 // widenBF16 is dst = src as f32.
 func widenBF16(dst []float32, src []uint16) {
 	n := len(src) &^ 7

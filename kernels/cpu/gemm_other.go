@@ -14,4 +14,6 @@ func packRows(dst []float32, stride, lines, kc int, src []float32, ld int, _ mod
 
 func roundBF16(x []float32) { roundBF16Generic(x) }
 
+func roundF16(x []float32) { roundF16Generic(x) }
+
 func widenBF16(dst []float32, src []uint16) { widenBF16Generic(dst, src) }

@@ -15,6 +15,7 @@ const (
 	exact   mode = iota // f32
 	rounded             // f32 with values rounded to bf16 (nearest even)
 	pairs               // pairs of bf16
+	halved              // f32 with values rounded to half precision
 )
 
 // operand is one side of a product as it lies in memory: element (line, k) is
@@ -84,7 +85,7 @@ func (o *operand) row(dst []float32, r, c, n int) {
 // Lanes from lines on hold something finite when the operand does. dst has room
 // for 16 floats after the last dword.
 func (o *operand) pack(dst []float32, stride, line, lines, p0, kc int, m mode, w *area) {
-	if o.packFast(dst, stride, line, lines, p0, kc, m, w) {
+	if m != halved && o.packFast(dst, stride, line, lines, p0, kc, m, w) {
 		return
 	}
 	if o.across {
@@ -95,10 +96,8 @@ func (o *operand) pack(dst []float32, stride, line, lines, p0, kc int, m mode, w
 	for k := 0; k < kc; k += n {
 		n = min(fetchStep-(p0+k)%fetchStep, kc-k) // whole blocks of the K types
 		o.lines(w.fetch, line, lines, p0+k, n)
-		if m == rounded {
-			for i := range lines {
-				roundBF16(w.fetch[i*fetchStep:][:n])
-			}
+		for i := range lines {
+			m.round(w.fetch[i*fetchStep:][:n])
 		}
 		packRows(dst[k/m.ku()*stride:], stride, lines, n, w.fetch, fetchStep, m)
 	}
@@ -134,9 +133,7 @@ func (o *operand) packAcross(dst []float32, stride, line, lines, p0, kc int, m m
 	for k := 0; k < kc; k += step {
 		n := min(step, kc-k)
 		o.rows(w.fetch, p0+k, n, line, lines)
-		if m == rounded {
-			roundBF16(w.fetch[:n*panelWidth])
-		}
+		m.round(w.fetch[:n*panelWidth])
 		packCols(dst[k/m.ku()*stride:], stride, lines, n, w.fetch, panelWidth, m)
 	}
 }
@@ -152,6 +149,16 @@ func (o *operand) rows(dst []float32, r, n, line, lines int) {
 	}
 	for i := range n {
 		o.row(dst[i*panelWidth:], r+i, line, lines)
+	}
+}
+
+// round rounds fetched values as m asks; a packer of pairs rounds by itself.
+func (m mode) round(x []float32) {
+	switch m {
+	case rounded:
+		roundBF16(x)
+	case halved:
+		roundF16(x)
 	}
 }
 
@@ -184,6 +191,13 @@ func packColsGeneric(dst []float32, stride, lines, kc int, src []float32, ld int
 func roundBF16Generic(x []float32) {
 	for i, v := range x {
 		x[i] = blocks.FromBF16(blocks.BF16(v))
+	}
+}
+
+// roundF16Generic rounds every element to the nearest half, ties to even.
+func roundF16Generic(x []float32) {
+	for i, v := range x {
+		x[i] = blocks.FromF16(blocks.F16(v))
 	}
 }
 

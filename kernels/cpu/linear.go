@@ -48,16 +48,16 @@ func (c *CPU) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 		c.eachExpert(a, a.B.Cols, func(e expert, x *kernels.LinearArgs) { c.Linear(e.rows(y, x.W.Rows), x) })
 		return
 	}
-	if a.N <= skinnyRows && !anyBF16(y.Buffer, a.X, a.U) {
+	if a.N <= skinnyRows && !a.F16 && !anyBF16(y.Buffer, a.X, a.U) {
 		c.skinny(y, a)
 		return
 	}
 	in, out := a.W.Cols, a.W.Rows
 	x := plainOf(a.X).lines(in)
 	x.drop = newDropping(a.Drop, a.N)
-	terms := []product{{k: in, a: x, b: weight(a.W, false), alpha: orOne(a.Alpha), bf16: a.BF16 || a.Fast && fastBF16()}}
+	terms := []product{{k: in, a: x, b: weight(a.W, false), alpha: orOne(a.Alpha), bf16: a.BF16 || a.Fast && fastBF16(), f16: a.F16}}
 	if a.U != nil {
-		terms = append(terms, product{k: a.B.Cols, a: plainOf(a.U).lines(a.B.Cols), b: weight(a.B, false), alpha: 1, bf16: a.BF16})
+		terms = append(terms, product{k: a.B.Cols, a: plainOf(a.U).lines(a.B.Cols), b: weight(a.B, false), alpha: 1, bf16: a.BF16, f16: a.F16})
 	}
 	if a.Bias != nil {
 		terms = append(terms, product{k: 1, a: operand{ones: true, across: true}, b: colsF32(f32(a.Bias), out), alpha: 1})
@@ -105,7 +105,7 @@ func (c *CPU) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *ke
 		x := plainOf(a.X).columns(in)
 		x.drop = newDropping(a.Drop, a.N)
 		c.gemm(f32(dw.Buffer), in, out, in, dw.Add,
-			product{k: a.N, a: g.columns(out), b: x, alpha: orOne(a.Alpha), bf16: a.BF16})
+			product{k: a.N, a: g.columns(out), b: x, alpha: orOne(a.Alpha), bf16: a.BF16, f16: a.F16})
 	}
 	if !dbias.Skip() {
 		want("linear backward: dbias", dbias.Buffer, out)
@@ -120,7 +120,7 @@ const dropRows = 1024
 // only, so that one is then made apart, a few rows at a time.
 func (c *CPU) linearDX(dx kernels.Dst, dy plain, a *kernels.LinearArgs) {
 	in, out := a.W.Cols, a.W.Rows
-	first := product{k: out, a: dy.lines(out), b: weight(a.W, true), alpha: orOne(a.Alpha), bf16: a.BF16}
+	first := product{k: out, a: dy.lines(out), b: weight(a.W, true), alpha: orOne(a.Alpha), bf16: a.BF16, f16: a.F16}
 	var second []product
 	u := plainOf(a.U)
 	if a.U != nil {
@@ -128,7 +128,7 @@ func (c *CPU) linearDX(dx kernels.Dst, dy plain, a *kernels.LinearArgs) {
 			panic(fmt.Sprintf("cpu: linear backward: second pair has %d columns, the weight %d", a.B.Cols, in))
 		}
 		want("linear backward: u", a.U, a.N*a.B.Rows)
-		second = []product{{k: a.B.Rows, a: u.lines(a.B.Rows), b: weight(a.B, true), alpha: 1, bf16: a.BF16}}
+		second = []product{{k: a.B.Rows, a: u.lines(a.B.Rows), b: weight(a.B, true), alpha: 1, bf16: a.BF16, f16: a.F16}}
 	}
 	drop := newDropping(a.Drop, a.N)
 	if drop == nil {

@@ -153,7 +153,7 @@ func (l *logProb) check(out *kernels.LogProbOut) {
 func (l *logProb) chunk(r, n int) {
 	xs := l.gather(r, n)
 	l.c.gemm(l.logits, l.v, n, l.v, false,
-		product{k: l.cols, a: xs.lines(l.cols), b: weight(l.W, false), alpha: l.scale, bf16: l.BF16})
+		product{k: l.cols, a: xs.lines(l.cols), b: weight(l.W, false), alpha: l.scale, bf16: l.BF16, f16: l.F16})
 	grads := !(l.dx.Skip() && l.dw.Skip() && l.dbias.Skip())
 	par.For(n, 1, func(lo, hi int) {
 		var slope []float32
@@ -172,7 +172,7 @@ func (l *logProb) chunk(r, n int) {
 	}
 	if !l.dw.Skip() {
 		l.c.gemm(f32(l.dw.Buffer), l.cols, l.v, l.cols, l.dw.Add || r > 0,
-			product{k: n, a: colsF32(l.logits, l.v), b: xs.columns(l.cols), alpha: l.scale, bf16: l.BF16})
+			product{k: n, a: colsF32(l.logits, l.v), b: xs.columns(l.cols), alpha: l.scale, bf16: l.BF16, f16: l.F16})
 	}
 	if !l.dbias.Skip() {
 		columnSums(f32(l.dbias.Buffer), plain{f: l.logits}, n, l.v, l.dbias.Add || r > 0)
@@ -192,7 +192,7 @@ func (l *logProb) gather(r, n int) plain {
 
 // inputGrad writes or adds dx of rows [r, r+n).
 func (l *logProb) inputGrad(r, n int) {
-	p := product{k: l.v, a: rowsF32(l.logits, l.v), b: weight(l.W, true), alpha: l.scale, bf16: l.BF16}
+	p := product{k: l.v, a: rowsF32(l.logits, l.v), b: weight(l.W, true), alpha: l.scale, bf16: l.BF16, f16: l.F16}
 	if l.tokens == nil {
 		dx := kernels.Dst{Buffer: l.c.Slice(l.dx.Buffer, r*l.cols, n*l.cols), Add: l.dx.Add}
 		l.c.gemmTo(dx, n, l.cols, p)

@@ -42,3 +42,10 @@ func (c *CUDA) SinkhornBackward(kernels.Dst, kernels.Buffer, *kernels.SinkhornAr
 func (c *CUDA) Divergence(*kernels.DivergenceOut, kernels.Dst, *kernels.DivergenceArgs) {
 	c.lacks("the divergence from a teacher")
 }
+
+// noF16 refuses products of operands rounded to half precision.
+func (c *CUDA) noF16(asked bool) {
+	if asked {
+		c.lacks("products in half precision")
+	}
+}

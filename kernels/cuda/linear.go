@@ -75,6 +75,7 @@ func (c *CUDA) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 	if y.Skip() {
 		return
 	}
+	c.noF16(a.F16)
 	out, in := a.Out(), a.W.Cols
 	g := &gemmArgs{a: c.rowsOf("linear: x", a.X, a.N, in), b: c.matOf("linear: w", a.W), c: destOf("linear: y", y, a.N*out),
 		bias: elemsOf("linear: bias", a.Bias, a.Parts()*out), m: int32(a.N), n: int32(out), k: int32(in), tb: 1,
@@ -92,6 +93,7 @@ func (c *CUDA) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 // LinearBackward: dx = Alpha·dy·W (masked by Drop) + U·B, dw = Alpha·dyᵀ·drop(X),
 // dbias the column sums of dy.
 func (c *CUDA) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *kernels.LinearArgs) {
+	c.noF16(a.F16)
 	out, in, parts := a.Out(), a.W.Cols, a.Parts()
 	var group driver.Ptr
 	if a.Group != nil {

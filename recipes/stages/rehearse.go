@@ -69,9 +69,12 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 	}
 	defer m.Close()
 	job := train.Job{Config: t.config, Model: m, MaxLength: t.maxLength}
-	job.Config.DType = "f32"
-	if bf16(p, &t.config) {
+	switch {
+	case t.config.DType == "fp16":
+	case bf16(p, &t.config):
 		job.Config.DType = "bf16"
+	default:
+		job.Config.DType = "f32"
 	}
 	job.Config.LoadBestModelAtEnd = false
 	job.AsItBegan = t.j.Options.(*Train).Reference != "" // counted as a pass of its own

@@ -59,6 +59,7 @@ type TrainResult struct {
 	Trainable int64    `json:"trainable"`
 	Params    int64    `json:"params"`
 	Tokens    int64    `json:"tokens"`
+	Skipped   int      `json:"skipped,omitempty"` // steps whose gradients overflowed
 	Adapter   string   `json:"adapter,omitempty"` // one line about it
 }
 
@@ -259,7 +260,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	if err != nil {
 		return err
 	}
-	left.Steps, left.Loss, left.Trainable, left.Tokens = out.Steps, out.Loss, out.Trainable, out.Tokens
+	left.Steps, left.Loss, left.Trainable, left.Tokens, left.Skipped = out.Steps, out.Loss, out.Trainable, out.Tokens, out.Skipped
 	if out.Steps < fewSteps {
 		if err := x.FailOn(j, "low_steps", int64(out.Steps)); err != nil {
 			return err
@@ -466,6 +467,9 @@ func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 		t := res.Left.(*TrainResult)
 		v.Line += fmt.Sprintf(" · %s of %s values trained (%s %%) · %s tokens", humanize.Comma(t.Trainable), humanize.Comma(t.Params),
 			report.Sig(100*float64(t.Trainable)/float64(max(t.Params, 1)), 3), humanize.Comma(t.Tokens))
+		if t.Skipped > 0 {
+			v.Line += fmt.Sprintf(" · %s steps left out, their gradients overflowed", humanize.Comma(int64(t.Skipped)))
+		}
 		if t.Adapter != "" {
 			v.Line += " · " + t.Adapter
 		}

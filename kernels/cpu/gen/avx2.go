@@ -27,6 +27,11 @@ func avx2() {
 		e("VMOVUPS (BX), Y0")
 		round256(0, 1, 2)
 	})
+	convert256("roundF16x8", "rounds n f32 to the nearest half, ties to even; n is a multiple of 8. dst may be src.", "*float32", 4, func() {
+		e("VMOVUPS (BX), Y0")
+		e("VCVTPS2PH $0, Y0, X0")
+		e("VCVTPH2PS X0, Y0")
+	})
 	convert256("widenBF16x8", "widens n bf16 to f32; n is a multiple of 8.", "*uint16", 2, func() { widen256("(BX)", 0) })
 	convert256("widenF16x8", "widens n halves to f32; n is a multiple of 8.", "*uint16", 2, func() { e("VCVTPH2PS (BX), Y0") })
 	dotTile256()

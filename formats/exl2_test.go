@@ -2,6 +2,8 @@ package formats
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,6 +42,42 @@ func TestPackedFolders(t *testing.T) {
 		if err := Verify(dir); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestFP8Scales: scales of powers of two (DeepSeek's ue8m0) are read as floats
+// are, and 8-bit floats without any are no weights of a quantized folder.
+func TestFP8Scales(t *testing.T) {
+	read := func(config string, ts ...NamedTensor) ([]byte, error) {
+		dir := t.TempDir()
+		if err := WriteSafetensors(filepath.Join(dir, "model.safetensors"), ts, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		return r.Read(&r.Tensors()[0])
+	}
+	const config = `{"quantization_config":{"quant_method":"fp8","weight_block_size":[2,2]}}`
+	w := NamedTensor{Name: "q.weight", DType: "F8_E4M3", Shape: []int64{3, 4}, Data: []byte{0x38, 0x40, 0xb8, 1, 0x7e, 0x30, 0x20, 8, 0, 0x55, 0xd5, 0x3c}}
+	codes, floats := []byte{127, 120, 0, 130}, []byte{}
+	for _, f := range []float32{1, 0x1p-7, 0x1p-127, 8} {
+		floats = binary.LittleEndian.AppendUint32(floats, math.Float32bits(f))
+	}
+	a, err1 := read(config, w, NamedTensor{Name: "q.weight_scale_inv", DType: "F8_E8M0", Shape: []int64{2, 2}, Data: codes})
+	b, err2 := read(config, w, NamedTensor{Name: "q.weight_scale_inv", DType: "F32", Shape: []int64{2, 2}, Data: floats})
+	if err1 != nil || err2 != nil || len(a) != 48 || !bytes.Equal(a, b) {
+		t.Errorf("% x, want % x: %v, %v", a, b, err1, err2)
+	}
+	_, err := read(config, w)
+	rejects(t, err, `"q.weight" is F8_E4M3 without a scale, but quantization_config.quant_method is "fp8"`)
+	if b, err := read(`{}`, w); err != nil || !bytes.Equal(b, w.Data) { // weights that were cast
+		t.Errorf("% x, %v", b, err)
 	}
 }
 

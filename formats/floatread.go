@@ -11,7 +11,7 @@ import (
 
 // fp8 reads float8 codes with a scale for the tensor, each row, or each block.
 func (g *grouper) fp8(prefix string, w, scale *array) error {
-	if _, err := g.need(scale.name, "F32", "BF16", "F16"); err != nil {
+	if _, err := g.need(scale.name, "F32", "BF16", "F16", "F8_E8M0"); err != nil {
 		return err
 	}
 	rows, cols := w.shape[0], w.shape[1]
@@ -28,7 +28,7 @@ func (g *grouper) fp8(prefix string, w, scale *array) error {
 	default:
 		return g.errShape(scale)
 	}
-	load := importFP8(scaleKind(scale), int(br), int(bc))
+	load := importFP8(scale.dtype, int(br), int(bc))
 	return g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"weight", "scale"}, []*array{w, scale}, load)
 }
 

@@ -443,6 +443,8 @@ func TestHostileFolder(t *testing.T) {
 		"no quant config":     {map[string]string{"model.safetensors": weights, "config.json": `{}`}, "quantization_config is missing"},
 		"quant config array":  {config(`[]`), "expected an object"},
 		"unknown method":      {config(`{"quant_method":"hqq"}`), `quant_method is "hqq"`},
+		"torchao":             {config(`{"quant_method":"torchao"}`), `quant_method is "torchao", whose weights are not read`},
+		"aqlm":                {config(`{"quant_method":"aqlm"}`), `quant_method is "aqlm"`},
 		"5 bits":              {config(`{"quant_method":"gptq","bits":5,"group_size":32}`), "columns of 5 bits"},
 		"0 bits":              {config(`{"quant_method":"gptq","bits":0,"group_size":32}`), "columns of 0 bits"},
 		"bits a string":       {config(`{"quant_method":"gptq","bits":"4","group_size":32}`), "expected a whole number"},

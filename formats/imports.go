@@ -74,7 +74,7 @@ func importInt8Rows(m block.Raw, p parts) error {
 }
 
 // importFP8 decodes float8 codes times the scale of their br×bc block.
-func importFP8(scale dtype.Kind, br, bc int) func(block.Raw, parts) error {
+func importFP8(scale string, br, bc int) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
 		if m.Rows*m.Cols == 0 {
 			return nil
@@ -91,12 +91,14 @@ func importFP8(scale dtype.Kind, br, bc int) func(block.Raw, parts) error {
 	}
 }
 
-// scalarAt widens element i of an F32, F16 or BF16 array.
-func scalarAt(k dtype.Kind, b []byte, i int) float32 {
+// scalarAt widens element i of an F32, F16, BF16 or F8_E8M0 array.
+func scalarAt(k string, b []byte, i int) float32 {
 	switch k {
-	case dtype.F16:
+	case "F8_E8M0":
+		return e8m0(b[i])
+	case "F16":
 		return block.FromF16(binary.LittleEndian.Uint16(b[2*i:]))
-	case dtype.BF16:
+	case "BF16":
 		return block.FromBF16(binary.LittleEndian.Uint16(b[2*i:]))
 	}
 	return f32(b, i)

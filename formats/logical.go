@@ -35,6 +35,9 @@ func (a *artifact) logical(arrays []array) ([]Tensor, error) {
 	if err := g.readConfig(); err != nil {
 		return nil, err
 	}
+	if err := g.checkMethod(); err != nil {
+		return nil, err
+	}
 	for i := range arrays {
 		if err := g.anchor(&arrays[i]); err != nil {
 			return nil, err
@@ -51,6 +54,8 @@ func (a *artifact) logical(arrays []array) ([]Tensor, error) {
 			}
 			emitted[k] = true
 			t = g.made[k]
+		} else if m := g.method(); m != "" && strings.HasPrefix(arrays[i].dtype, "F8_E") && arrays[i].dtype != "F8_E8M0" {
+			return nil, corrupt(arrays[i].src.path, "tensor %s is %s without a scale, but quantization_config.quant_method is %s", quote(t.Name), t.Parts[0].DType, quote(m))
 		}
 		if _, dup := names[t.Name]; dup {
 			return nil, corrupt(arrays[i].src.path, "tensor %s is stored plain and quantized", quote(t.Name))
@@ -100,6 +105,18 @@ func (g *grouper) readConfig() error {
 		}
 		g.config, g.where = o, where
 		return nil
+	}
+	return nil
+}
+
+// unread are methods whose folders are known and not read, by quant_method.
+var unread = []string{"aqlm", "bitnet", "eetq", "fp_quant", "higgs", "hqq", "quanto", "quip", "sinq", "spqr", "torchao", "vptq"}
+
+// checkMethod refuses a folder of a method that is not read by its name.
+func (g *grouper) checkMethod() error {
+	if m := g.method(); slices.Contains(unread, m) {
+		return unsupported(g.where, "save it in floats where it was made (dequantize() in Transformers); tune inspect lists the arrays of one of its files",
+			"quantization_config.quant_method is %s, whose weights are not read", quote(m))
 	}
 	return nil
 }
@@ -292,7 +309,11 @@ func (g *grouper) extra(names ...string) {
 }
 
 func (g *grouper) errShape(a *array) error {
-	return corrupt(a.src.path, "tensor %s has shape %v of %s, which fits no known layout", quote(a.name), a.shape, a.dtype)
+	of := ""
+	if m := g.method(); m != "" {
+		of = " of quant_method " + quote(m)
+	}
+	return corrupt(a.src.path, "tensor %s has shape %v of %s, which fits no known layout%s", quote(a.name), a.shape, a.dtype, of)
 }
 
 // inputs notes what a weight's inputs are rounded to, and attaches the arrays

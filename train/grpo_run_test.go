@@ -173,6 +173,13 @@ func TestGRPORefused(t *testing.T) {
 	single.Train = answersJob(t, nil).Train
 	_, err = Run(context.Background(), single)
 	refused("prompts", err, "the rows are prompts alone")
+	j = answersJob(t, nil)
+	j.Model.Spec.MaxPos = 17 // prompts of 12 tokens, answers of 6
+	_, err = Run(context.Background(), j)
+	refused("context", err, "the longest prompt has 12 tokens, an answer up to 6: together more than the model's context of 17")
+	if want := "max_completion_length: 5 fits all prompts"; !strings.Contains(fail.Hint(err), want) {
+		t.Errorf("hint %q, want %q", fail.Hint(err), want)
+	}
 	for words, change := range map[string]func(*Config){
 		"learns from rewards":            func(c *Config) { c.Rewards = nil },
 		"does not divide":                func(c *Config) { c.NumGenerations = 7 },

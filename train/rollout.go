@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -373,6 +374,11 @@ func (r *run) checkAnswering() error {
 		return nil
 	case r.Comm.Size() > 1:
 		return fail.Usagef("train.objective", "one rank", "objective: %s writes its answers on one rank, and there are %d", r.Config.Objective, r.Comm.Size())
+	}
+	longest, limit := max(longestPrompt(r.Train), longestPrompt(r.Val)), r.Model.Spec.MaxPos
+	if need := longest + r.Config.MaxCompletionLength; limit > 0 && need > limit {
+		return fail.Usagef("train.max_completion_length", fmt.Sprintf("max_completion_length: %d fits all prompts; ingest.max_length keeps longer prompts out", max(1, limit-longest)),
+			"the longest prompt has %d tokens, an answer up to %d: together more than the model's context of %d", longest, r.Config.MaxCompletionLength, limit)
 	}
 	return nil
 }

@@ -111,7 +111,8 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 	if t.config.Asks() {
 		job.Packing, job.MaxLength = "none", t.maxLength+t.config.MaxCompletionLength
 		if job.Train = t.rows.examples; job.Train.Len() == 0 {
-			job.Train = data.InMemory(zeroRows(1, t.maxLength)...)
+			room := job.Model.Spec.MaxPos - t.config.MaxCompletionLength // prompts that are not known leave it to answers
+			job.Train = data.InMemory(zeroRows(1, max(1, min(t.maxLength, room)))...)
 		}
 		return
 	}

@@ -77,10 +77,17 @@ func FuzzRow(f *testing.F) {
 	var ways []*ingest
 	for _, reasoning := range []string{"keep", "mask", "drop"} {
 		o := Options{Datasets: []Source{{Path: "x"}}, Reasoning: reasoning}
+		if reasoning == "mask" {
+			o.Dedup = "near"
+		}
 		if err := o.Fill(); err != nil {
 			f.Fatal(err)
 		}
-		ways = append(ways, &ingest{o: &o, enc: newEncoding(&o, tok, tmpl)})
+		in := &ingest{o: &o, enc: newEncoding(&o, tok, tmpl)}
+		if o.Dedup == "near" {
+			in.sigs = newSignatures(&o, "")
+		}
+		ways = append(ways, in)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		v, err := rows.ParseJSON(b)
@@ -93,11 +100,11 @@ func FuzzRow(f *testing.F) {
 			return
 		}
 		for _, in := range ways {
-			list, _, err := in.tokenize(input{}, kind, rawRow{row: row})
-			if err != nil {
+			got := in.tokenize(input{}, kind, rawRow{row: row})
+			if got.err != nil {
 				return // a bad row, which may have been changed
 			}
-			for _, e := range list {
+			for _, e := range got.samples {
 				end := int32(-1)
 				for _, r := range e.loss {
 					if r[0] <= end || r[0] >= r[1] || int(r[1]) > len(e.ids) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/minhash"
 	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -88,8 +89,13 @@ type ingest struct {
 	train, val *vector[item]
 	taken      map[int]int // rows read, by source
 	seen       *idSet
-	ends       bool // an end token is supervised in some row
-	chats      bool // some row should supervise one
+	against    *idSet         // rows of decontaminate_against
+	sigs       *signatures    // nil: texts are not compared
+	near       *nearIndex     // of what is trained on, for dedup: near; else nil
+	nearVal    *nearIndex     // of val_datasets
+	likely     *vector[int32] // signatures of decontaminate_against
+	ends       bool           // an end token is supervised in some row
+	chats      bool           // some row should supervise one
 	first      BadRow
 	tooLong    overflow
 	notes      map[string]int64
@@ -101,6 +107,13 @@ func (in *ingest) begin(limit int64) {
 	beside := scratchBeside(in.o.Beside)
 	in.kept = store{beside: beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: in.o.MaxLength, Groups: true, Marks: true}}
 	in.train, in.val, in.seen = newVector[item](beside, 0), newVector[item](beside, 0), newIDSet(beside)
+	in.against = newIDSet(beside)
+	if in.o.Near() {
+		in.sigs, in.likely = newSignatures(in.o, beside), newVector[int32](beside, 0)
+	}
+	if in.o.Dedup == "near" {
+		in.near, in.nearVal = newNearIndex(in.sigs, in.o.DedupThreshold), newNearIndex(in.sigs, in.o.DedupThreshold)
+	}
 	in.notes = map[string]int64{}
 }
 
@@ -109,6 +122,11 @@ func (in *ingest) end() {
 	in.train.close()
 	in.val.close()
 	in.seen.close()
+	in.against.close()
+	in.near.close()
+	in.nearVal.close()
+	in.likely.close()
+	in.sigs.close()
 }
 
 // item is a sample, or several that are learned from together, with what decides
@@ -118,6 +136,18 @@ type item struct {
 	row      uint64 // hash of the whole row, before splitting
 	nth      int64  // of the rows read
 	weight   float64
+	sig      int32 // of ingest.sigs; -1: none
+	source   int32 // of the options' sources
+	long     bool  // over max_length
+}
+
+// tokenized is a row after its texts were read.
+type tokenized struct {
+	samples []encoded
+	fate    fitted
+	sig     minhash.Signature // nil: not asked for, or no words
+	script  string
+	err     error
 }
 
 // Rows are tokenized in parallel, a chunk at a time, before their results are
@@ -290,6 +320,7 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 		err = fail.Usagef(in.o.Name, "take tokenizer.json from where the model was published, or name another tokenizer", "%s is of type %s and there is no tokenizer", f.path, kind)
 	case kind == typeInstruct && in.enc.tmpl == nil:
 		in.note("instruct rows are written in the Alpaca form: the model has no chat template", 0)
+	case f.part == compared: // in no step
 	case kind != typePreference && in.o.MaxPromptLength > 0:
 		err = fail.Usagef(in.o.Name, "max_length with overflow is for all rows", "max_prompt_length shortens the prompts of preference rows, and %s is of type %s", f.path, kind)
 	case kind == typePreference:
@@ -297,7 +328,7 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 	case kind == typePromptOnly:
 		err = in.checkPromptOnly(f)
 	}
-	if err == nil && kind != typePromptOnly && in.kept.info.Rows {
+	if err == nil && kind != typePromptOnly && f.part != compared && in.kept.info.Rows {
 		err = fail.Usagef(in.o.Name, "an ingest stage of its own", "%s is learned from as it is, rows before it are prompts", f.path)
 	}
 	return kind, err
@@ -306,34 +337,50 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 // take tokenizes a chunk and files its rows in order.
 func (in *ingest) take(f input, kind string, c chunk) error {
 	chunk := c.rows
-	results, fates := make([][]encoded, len(chunk)), make([]fitted, len(chunk))
-	errs := make([]error, len(chunk))
+	results := make([]tokenized, len(chunk))
 	par.For(len(chunk), 1, func(lo, hi int) {
 		for _, i := range c.order[lo:hi] {
-			if chunk[i].bad != nil {
-				errs[i] = chunk[i].bad
-				continue
-			}
-			results[i], fates[i], errs[i] = in.tokenize(f, kind, chunk[i])
+			results[i] = in.tokenize(f, kind, chunk[i])
 		}
 	})
 	for i, r := range chunk {
 		in.report.Rows++
-		if errs[i] != nil {
-			if err := in.bad(r.ref, errs[i]); err != nil {
+		src := &in.report.Sources[f.index]
+		src.Rows++
+		if err := results[i].err; err != nil {
+			src.Dropped++
+			if err := in.bad(r.ref, err); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := in.row(f, r.ref, kind, results[i], fates[i]); err != nil {
+		if f.part == compared {
+			in.compare(r.ref, results[i])
+			continue
+		}
+		if err := in.row(f, r.ref, kind, results[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// compare keeps what training rows are compared with.
+func (in *ingest) compare(ref RowRef, r tokenized) {
+	in.report.Compared++
+	in.against.add(r.fate.id)
+	if in.sigs != nil {
+		if i := in.sigs.add(r.sig, ref); i >= 0 {
+			in.likely.add(i)
+		}
+	}
+}
+
 // tokenize encodes the sample of a row, or its two answers, and makes them fit.
-func (in *ingest) tokenize(f input, kind string, r rawRow) ([]encoded, fitted, error) {
+func (in *ingest) tokenize(f input, kind string, r rawRow) tokenized {
+	if r.bad != nil {
+		return tokenized{err: r.bad}
+	}
 	var samples []sample
 	var err error
 	switch {
@@ -356,13 +403,19 @@ func (in *ingest) tokenize(f input, kind string, r rawRow) ([]encoded, fitted, e
 			}
 		}
 	}
-	switch {
-	case err != nil:
-		return nil, fitted{}, err
-	case len(out) > 1:
-		return out, fitPair(r.ref, out[0], out[1], in.o.MaxLength, in.o.Overflow), nil
+	if err != nil {
+		return tokenized{err: err}
 	}
-	return out, fit(r.ref, out[0], in.o.MaxLength, in.o.Overflow), nil
+	t := tokenized{samples: out, script: scriptOf(samples)}
+	if in.sigs != nil {
+		t.sig = sign(in.sigs.of, samples)
+	}
+	if len(out) > 1 {
+		t.fate = fitPair(r.ref, out[0], out[1], in.o.MaxLength, in.o.Overflow)
+	} else {
+		t.fate = fit(r.ref, out[0], in.o.MaxLength, in.o.Overflow)
+	}
+	return t
 }
 
 // bad counts a bad row; errors that are not about a row end the work.
@@ -387,8 +440,8 @@ func (in *ingest) bad(ref RowRef, err error) error {
 }
 
 // row files one tokenized row: duplicates, overflow, part.
-func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate fitted) error {
-	longest := 0
+func (in *ingest) row(f input, ref RowRef, kind string, r tokenized) error {
+	longest, samples, fate := 0, r.samples, r.fate
 	if slices.ContainsFunc(samples, func(e encoded) bool { return e.cut }) {
 		in.report.PromptsCut++
 	}
@@ -408,30 +461,36 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 			}
 		}
 	}
-	part := fate.id
-	if f.val {
-		part = ^fate.id // val_datasets have their own duplicates
+	src := &in.report.Sources[f.index]
+	sig, again := in.again(f, ref, r, src)
+	if again != "" && in.o.DedupAction == "drop" {
+		in.report.drop(again)
+		src.Dropped++
+		return nil
 	}
-	if in.seen.add(part) {
-		in.report.Duplicates++
-		if in.o.Dedup == "exact" {
-			in.report.drop("duplicate")
-			return nil
-		}
-	}
+	in.report.script(r.script, ref)
+	learned := 0
 	for _, e := range samples {
-		in.report.length(ref, e)
+		learned += in.report.length(ref, e)
 	}
+	in.report.outliers(ref, longest, learned)
 	in.fate(ref, longest, fate)
+	if len(fate.parts) == 0 {
+		src.Dropped++
+	}
 	list := in.train
-	if f.val {
+	if f.part == heldBack {
 		list = in.val
 	}
-	it := item{first: int32(in.kept.n), n: 1, row: fate.id, nth: in.report.Rows, weight: cmp.Or(f.source.Weight, 1)}
+	it := item{first: int32(in.kept.n), n: 1, row: fate.id, nth: in.report.Rows, weight: cmp.Or(f.source.Weight, 1),
+		sig: sig, source: int32(f.index), long: longest > in.o.MaxLength}
 	if fate.together {
 		it.n = int32(len(fate.parts))
 	}
+	src.Supervised += fate.kept
+	src.Longest = max(src.Longest, longest)
 	for i, ex := range fate.parts {
+		src.Tokens += int64(len(ex.IDs))
 		if err := in.kept.add(ex); err != nil {
 			return err
 		}
@@ -441,6 +500,38 @@ func (in *ingest) row(f input, ref RowRef, kind string, samples []encoded, fate 
 		}
 	}
 	return nil
+}
+
+// again counts a row that occurred before in its part: duplicate, or near_duplicate
+// where texts are compared; "" is a new one. sig is the number of its signature, -1
+// where it has none.
+func (in *ingest) again(f input, ref RowRef, r tokenized, src *SourceReport) (sig int32, why string) {
+	part, near := r.fate.id, in.near
+	if f.part == heldBack { // which has its own duplicates
+		part, near = ^r.fate.id, in.nearVal
+	}
+	exact := in.seen.add(part)
+	if exact {
+		in.report.Duplicates++
+		src.Duplicates++
+	}
+	if exact && in.o.Dedup != "none" {
+		why = "duplicate"
+	} else if near != nil && r.sig != nil {
+		if other, similarity, ok := near.find(r.sig); ok {
+			in.report.NearDuplicates++
+			src.NearDuplicates++
+			in.report.Near = likes(in.report.Near, Like{ref, in.sigs.ref(other), similarity})
+			why = "near_duplicate"
+		}
+	}
+	if in.sigs == nil || why != "" && in.o.DedupAction == "drop" {
+		return -1, why
+	}
+	if sig = in.sigs.add(r.sig, ref); sig >= 0 && near != nil && why == "" {
+		near.add(sig)
+	}
+	return sig, why
 }
 
 func (in *ingest) note(s string, n int64) {

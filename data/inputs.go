@@ -16,18 +16,38 @@ import (
 	"github.com/tunekit/tunekit/formats"
 )
 
+// part is where the rows of a file go.
+type part int
+
+const (
+	trained  part = iota // some of them may be held back
+	heldBack             // val_datasets
+	compared             // decontaminate_against: nowhere
+)
+
+// partOf is that of a source by its number.
+func (o *Options) partOf(source int) part {
+	switch {
+	case source < len(o.Datasets):
+		return trained
+	case source < len(o.Datasets)+len(o.ValDatasets):
+		return heldBack
+	}
+	return compared
+}
+
 // input is one file of a dataset.
 type input struct {
 	source Source
 	index  int // of the source
-	val    bool
+	part   part
 	path   string
 	hash   func() (string, error) // waits for it
 }
 
 // resolve lists the files, and what is to be said of the choice.
 func resolve(o *Options, tok *tokenizer.Tokenizer) (inputs []input, notes []string, err error) {
-	for i, s := range slices.Concat(o.Datasets, o.ValDatasets) {
+	for i, s := range o.sources() {
 		files, note, err := rows.Files(s.Path, s.Split)
 		if err != nil {
 			return nil, nil, err
@@ -45,7 +65,7 @@ func resolve(o *Options, tok *tokenizer.Tokenizer) (inputs []input, notes []stri
 			}
 		}
 		for _, f := range files {
-			inputs = append(inputs, input{source: s, index: i, val: i >= len(o.Datasets), path: f})
+			inputs = append(inputs, input{source: s, index: i, part: o.partOf(i), path: f})
 		}
 	}
 	return inputs, notes, nil
@@ -88,12 +108,9 @@ func hashes(ctx context.Context, inputs []input, tok *tokenizer.Tokenizer) (stop
 // key hashes the options without paths, the files' contents in their order, the
 // tokenizer and the template.
 func key(o *Options, inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Template) (string, error) {
-	plain := *o
-	plain.Datasets, plain.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
+	plain := o.Shaping()
+	plain.Datasets, plain.ValDatasets, plain.DecontaminateAgainst = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets), withoutPaths(o.DecontaminateAgainst)
 	plain.Tokenizer, plain.ChatTemplate, plain.Packing, plain.Context = "", "", "", 0
-	if plain.Reasoning == "keep" { // as before there were others
-		plain.Reasoning = ""
-	}
 	shaped := struct {
 		Version   string
 		Options   Options

@@ -71,8 +71,22 @@ type Options struct {
 	// empty means 5 %, at most 512 rows, and 0 where ValDatasets are given.
 	ValSetSize string `yaml:"val_set_size" type:"rows or share" json:"val_set_size,omitempty" doc:"rows, share or 0, held back by content hash" unset:"5 %, at most 512 rows"`
 
-	Shuffle *bool  `yaml:"shuffle" json:"shuffle,omitempty" doc:"shuffle by seed" default:"true"`
-	Dedup   string `yaml:"dedup" json:"dedup,omitempty" doc:"drop equal rows; always counted" default:"none" enum:"none|exact"`
+	Shuffle *bool `yaml:"shuffle" json:"shuffle,omitempty" doc:"shuffle by seed" default:"true"`
+	// Dedup drops rows that occurred before: equal tokens and mask, or text as alike
+	// as DedupThreshold.
+	Dedup string `yaml:"dedup" json:"dedup,omitempty" doc:"drop rows that occurred before: the same tokens, or nearly the same text (MinHash); equal ones are always counted" default:"none" enum:"none|exact|near"`
+	// Decontaminate drops training rows that are also held back, stand in ValDatasets
+	// or in DecontaminateAgainst.
+	Decontaminate        string   `yaml:"decontaminate" json:"decontaminate,omitempty" doc:"drop training rows that are also held back, in val_datasets or in decontaminate_against; equal ones are always counted" default:"none" enum:"none|exact|near"`
+	DecontaminateAgainst []Source `yaml:"decontaminate_against" json:"decontaminate_against,omitempty" doc:"files of evaluations, read to compare the training rows with"`
+	DedupAction          string   `yaml:"dedup_action" json:"dedup_action,omitempty" doc:"what becomes of rows that dedup and decontaminate find" default:"drop" enum:"drop|count"`
+
+	// The similarity of near: Jaccard's, of sets of DedupNgram words in a row, estimated
+	// by DedupNumPerm hashes.
+	DedupThreshold float64 `yaml:"dedup_threshold" json:"dedup_threshold,omitempty" doc:"of near: Jaccard similarity from which texts are nearly the same" default:"0.8" range:"[0.3,1]"`
+	DedupNgram     int     `yaml:"dedup_ngram" json:"dedup_ngram,omitempty" doc:"of near: words in a row that are compared" default:"5" range:"[1,32]"`
+	DedupNumPerm   int     `yaml:"dedup_num_perm" json:"dedup_num_perm,omitempty" doc:"of near: hashes of a row; more are more exact" default:"128" range:"[16,1024]"`
+
 	BadRows string `yaml:"bad_rows" json:"bad_rows,omitempty" doc:"rows that cannot be used" default:"error" enum:"error|drop"`
 
 	Seed    uint64 `yaml:"-" json:"seed"`              // of the recipe
@@ -99,6 +113,32 @@ func (o *Options) Fill() error {
 	schema.Fill(o)
 	o.MaxLength = cmp.Or(o.MaxLength, defaultMaxLength(o.Context))
 	return o.check()
+}
+
+// Near tells whether texts are compared, and not only tokens.
+func (o *Options) Near() bool { return o.Dedup == "near" || o.Decontaminate == "near" }
+
+// Shaping is o without the values that change nothing, so that what was made before
+// there were these keys is still known by them.
+func (o Options) Shaping() Options {
+	if o.Reasoning == "keep" {
+		o.Reasoning = ""
+	}
+	if o.Decontaminate == "none" {
+		o.Decontaminate = ""
+	}
+	if o.DedupAction == "drop" {
+		o.DedupAction = ""
+	}
+	if !o.Near() {
+		o.DedupThreshold, o.DedupNgram, o.DedupNumPerm = 0, 0, 0
+	}
+	return o
+}
+
+// sources are all entries of files, in the order of their numbers.
+func (o *Options) sources() []Source {
+	return slices.Concat(o.Datasets, o.ValDatasets, o.DecontaminateAgainst)
 }
 
 // ForModel says what the model reads: its context (0: unknown), the rows of its
@@ -135,7 +175,7 @@ func (o *Options) check() error {
 	if len(o.Datasets) == 0 {
 		return fail.Usagef(o.Name, "datasets: [{path: data/*.parquet}]", "no datasets")
 	}
-	for _, s := range slices.Concat(o.Datasets, o.ValDatasets) {
+	for _, s := range o.sources() {
 		if err := checkSource(o.Name, s); err != nil {
 			return err
 		}

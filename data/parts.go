@@ -13,12 +13,12 @@ func (in *ingest) finish() (*Dataset, error) {
 	if err := in.holdBack(); err != nil {
 		return nil, err
 	}
-	in.overlap()
+	in.decontaminate()
 	samples, err := in.kept.samples()
 	if err != nil {
 		return nil, err
 	}
-	train := in.weighted()
+	train := in.weighted(samples)
 	defer train.close()
 	d := &Dataset{Key: in.report.Key, MaxLength: in.o.MaxLength, Vocab: int(in.enc.vocab)}
 	if tok := in.enc.tok; tok != nil {
@@ -123,27 +123,82 @@ func (in *ingest) rowKey(n int) (key uint64) {
 	return key
 }
 
-// overlap counts the training rows that are held back too.
-func (in *ingest) overlap() {
-	if in.val.len() == 0 {
+// decontaminate counts the training rows that are held back too, or stand in what
+// they are compared with, and takes them out where that is asked for.
+func (in *ingest) decontaminate() {
+	if in.val.len() == 0 && in.report.Compared == 0 {
 		return
 	}
-	held := newIDSet(in.val.beside)
-	defer held.close()
-	for _, it := range in.val.at {
-		held.add(it.row)
-	}
-	last := int64(0)
-	for _, it := range in.train.at {
-		if it.nth != last && held.has(it.row) {
-			in.report.Overlap++
-			last = it.nth
+	held := in.against
+	var near *nearIndex
+	if in.o.Decontaminate == "near" {
+		near = newNearIndex(in.sigs, in.o.DedupThreshold)
+		defer near.close()
+		for _, sig := range in.likely.at {
+			near.add(sig)
 		}
 	}
+	last := int64(0)
+	for _, it := range in.val.at {
+		if held.add(it.row); near != nil && it.sig >= 0 && it.nth != last {
+			near.add(it.sig)
+		}
+		last = it.nth
+	}
+	last = 0
+	drop, found := in.o.Decontaminate != "none" && in.o.DedupAction == "drop", false
+	train := in.train.at[:0]
+	for _, it := range in.train.at {
+		if it.nth != last {
+			last, found = it.nth, in.stained(it, held, near)
+			if found && drop {
+				in.unfile(it)
+			}
+		}
+		if !found || !drop {
+			train = append(train, it)
+		}
+	}
+	in.train.at = train
+}
+
+// stained counts a training row that must not be measured with: one of held, or one
+// that near has the like of.
+func (in *ingest) stained(it item, held *idSet, near *nearIndex) bool {
+	if held.has(it.row) {
+		in.report.Overlap++
+		in.report.Sources[it.source].Overlap++
+		return true
+	}
+	if near == nil || it.sig < 0 {
+		return false
+	}
+	other, similarity, ok := near.find(in.sigs.get(it.sig))
+	if ok {
+		in.report.NearOverlap++
+		in.report.Sources[it.source].Overlap++
+		in.report.NearHeld = likes(in.report.NearHeld, Like{in.sigs.ref(it.sig), in.sigs.ref(other), similarity})
+	}
+	return ok
+}
+
+// unfile counts a row as dropped that was kept.
+func (in *ingest) unfile(it item) {
+	r := in.report
+	switch {
+	case !it.long:
+		r.Kept--
+	case in.o.Overflow == "split":
+		r.Split--
+	default:
+		r.Truncated--
+	}
+	r.drop("in_evaluation")
+	r.Sources[it.source].Dropped++
 }
 
 // weighted lists training items, each as often as its dataset's weight says.
-func (in *ingest) weighted() *vector[int32] {
+func (in *ingest) weighted(samples source) *vector[int32] {
 	out := newVector[int32](in.train.beside, 0)
 	for i, it := range in.train.at {
 		n := int(it.weight)
@@ -154,6 +209,12 @@ func (in *ingest) weighted() *vector[int32] {
 			in.report.Skipped++
 		} else {
 			in.report.Repeated += int64(n - 1)
+		}
+		src := &in.report.Sources[it.source]
+		src.Samples += int64(n) * int64(it.n)
+		for k := range it.n {
+			tokens, _ := samples.size(int(it.first + k))
+			src.TrainTokens += int64(n) * int64(tokens)
 		}
 		for range n {
 			out.add(int32(i))

@@ -1,6 +1,7 @@
 package data
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/bits"
@@ -13,7 +14,7 @@ import (
 )
 
 // Report counts what happened to every row of an ingest. Rows = Kept + Split
-// rows + Truncated + all of Dropped, per part.
+// rows + Truncated + all of Dropped + Compared, per part.
 type Report struct {
 	Key   string           `json:"key"`
 	Files []FileReport     `json:"files"`
@@ -23,13 +24,21 @@ type Report struct {
 	Kept       int64            `json:"kept"`                  // whole
 	Truncated  int64            `json:"truncated"`             // cut at max_length
 	Split      int64            `json:"split"`                 // cut into several samples
-	Dropped    map[string]int64 `json:"dropped"`               // by reason: too_long, bad_row, equal_answers, duplicate, no_supervised_token, empty
+	Dropped    map[string]int64 `json:"dropped"`               // by reason: too_long, bad_row, equal_answers, duplicate, near_duplicate, in_evaluation, no_supervised_token, empty
 	PromptsCut int64            `json:"prompts_cut,omitempty"` // rows whose prompt was cut to max_prompt_length, of those kept too
 	Repeated   int64            `json:"repeated"`              // samples added by weight
 	Skipped    int64            `json:"skipped"`               // rows left out by weight below 1
 
 	Duplicates int64 `json:"duplicates"` // rows whose content occurred before, dropped or not
-	Overlap    int64 `json:"overlap"`    // training rows whose content is also held back
+	Overlap    int64 `json:"overlap"`    // training rows whose content is also held back, or compared with
+
+	// Rows whose text is nearly that of an earlier one, where dedup asks for it, and
+	// training rows that are nearly held back; with the first 20 of each.
+	NearDuplicates int64  `json:"near_duplicates,omitempty"`
+	NearOverlap    int64  `json:"near_overlap,omitempty"`
+	Near           []Like `json:"near,omitempty"`
+	NearHeld       []Like `json:"near_held,omitempty"`
+	Compared       int64  `json:"compared,omitempty"` // rows of decontaminate_against, which are in no other count but Rows
 
 	SharedPrompts int `json:"shared_prompts"` // held-back samples whose prompt is also trained on
 
@@ -47,6 +56,11 @@ type Report struct {
 	Lengths   []Bin     `json:"lengths"` // histogram of lengths before overflow
 	Over      []OverBin `json:"over"`    // rows over 1k, 2k, 4k, 8k
 
+	Sources  []SourceReport `json:"sources,omitempty"`   // by dataset
+	Scripts  []ScriptReport `json:"scripts,omitempty"`   // by the script of most letters, the most rows first
+	Longer   []Outlier      `json:"longer,omitempty"`    // the five longest rows
+	LeastSay []Outlier      `json:"least_say,omitempty"` // the five that teach the fewest tokens
+
 	Bad   []BadRow `json:"bad,omitempty"`   // the first 20
 	Notes []string `json:"notes,omitempty"` // what was decided for the user, one line each
 
@@ -60,6 +74,37 @@ type FileReport struct {
 	Rows int64  `json:"rows"`
 	Type string `json:"type"`
 	Hash string `json:"sha256"`
+}
+
+// SourceReport is what became of the rows of one entry of the data sets.
+type SourceReport struct {
+	Path           string  `json:"path"`
+	Part           string  `json:"part"` // train, val or compared
+	Weight         float64 `json:"weight,omitempty"`
+	Rows           int64   `json:"rows"`
+	Dropped        int64   `json:"dropped"` // for any reason
+	Duplicates     int64   `json:"duplicates"`
+	NearDuplicates int64   `json:"near_duplicates,omitempty"`
+	Overlap        int64   `json:"overlap,omitempty"` // exact and near
+	Tokens         int64   `json:"tokens"`            // of its samples, each once
+	Supervised     int64   `json:"supervised"`
+	Longest        int     `json:"longest"`
+	Samples        int64   `json:"train_samples"` // as often as its weight says, what is held back left out
+	TrainTokens    int64   `json:"train_tokens"`
+}
+
+// ScriptReport counts the rows of a script, with the first of them.
+type ScriptReport struct {
+	Script string   `json:"script"`
+	Rows   int64    `json:"rows"`
+	First  []RowRef `json:"first,omitempty"`
+}
+
+// Outlier is a row by its length.
+type Outlier struct {
+	RowRef
+	Tokens     int `json:"tokens"`
+	Supervised int `json:"supervised"`
 }
 
 // Bin is a bar of the length histogram: samples of Low … High tokens.
@@ -91,7 +136,66 @@ func newReport(o *Options) *Report {
 	for _, limit := range []int{1024, 2048, 4096, 8192} {
 		r.Over = append(r.Over, OverBin{Limit: limit})
 	}
+	for i, s := range o.sources() {
+		r.Sources = append(r.Sources, SourceReport{Path: s.Path, Part: [...]string{"train", "val", "compared"}[o.partOf(i)], Weight: s.Weight})
+	}
 	return r
+}
+
+// shownRows is how many rows of a kind a report names.
+const shownRows = 5
+
+// script counts the script of a row; "" is none.
+func (r *Report) script(name string, ref RowRef) {
+	if name == "" {
+		return
+	}
+	i := slices.IndexFunc(r.Scripts, func(s ScriptReport) bool { return s.Script == name })
+	if i < 0 {
+		i = len(r.Scripts)
+		r.Scripts = append(r.Scripts, ScriptReport{Script: name})
+	}
+	s := &r.Scripts[i]
+	if s.Rows++; len(s.First) < shownRows {
+		s.First = append(s.First, ref)
+	}
+}
+
+// outliers keeps the longest rows and those that teach least.
+func (r *Report) outliers(ref RowRef, tokens, supervised int) {
+	o := Outlier{ref, tokens, supervised}
+	r.Longer = extreme(r.Longer, o, -tokens, func(o Outlier) int { return -o.Tokens })
+	if supervised > 0 {
+		r.LeastSay = extreme(r.LeastSay, o, supervised, func(o Outlier) int { return o.Supervised })
+	}
+}
+
+// extreme puts o into a short list that is sorted by a number, the first of equals first.
+func extreme(list []Outlier, o Outlier, n int, by func(Outlier) int) []Outlier {
+	if len(list) == shownRows && by(list[shownRows-1]) <= n {
+		return list
+	}
+	at := slices.IndexFunc(list, func(l Outlier) bool { return by(l) > n })
+	if at < 0 {
+		at = len(list)
+	}
+	list = slices.Insert(list, at, o)
+	return list[:min(len(list), shownRows)]
+}
+
+// Outliers are the scripts of fewer than two rows in a hundred: likely another
+// language than the rest, or no text at all.
+func (r *Report) Outliers() (out []ScriptReport) {
+	var all int64
+	for _, s := range r.Scripts {
+		all += s.Rows
+	}
+	for _, s := range r.Scripts {
+		if 50*s.Rows < all {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 func (r *Report) drop(reason string) { r.Dropped[reason]++ }
@@ -110,13 +214,14 @@ func (r *Report) bad(row BadRow) {
 	}
 }
 
-// length counts a row's length before overflow.
-func (r *Report) length(ref RowRef, e encoded) {
+// length counts a row's length before overflow, and returns its supervised tokens.
+func (r *Report) length(ref RowRef, e encoded) int {
 	n := len(e.ids)
 	if n > r.Longest {
 		r.Longest, r.LongestAt = n, ref
 	}
-	r.supervised += int64((&Example{Loss: e.loss}).Supervised())
+	supervised := (&Example{Loss: e.loss}).Supervised()
+	r.supervised += int64(supervised)
 	bar := max(bits.Len(uint(max(n-1, 0)))-6, 0) // 1…64, 65…128, 129…256, …
 	for len(r.Lengths) <= bar {
 		k := len(r.Lengths)
@@ -135,6 +240,7 @@ func (r *Report) length(ref RowRef, e encoded) {
 			}
 		}
 	}
+	return supervised
 }
 
 // overLine is the table of long rows in one line.
@@ -147,6 +253,7 @@ func (r *Report) overLine() string {
 }
 
 func (r *Report) finish(d *Dataset) (err error) {
+	slices.SortStableFunc(r.Scripts, func(a, b ScriptReport) int { return cmp.Compare(b.Rows, a.Rows) })
 	r.TrainSamples, r.ValSamples = d.Train.Len(), d.Val.Len()
 	if r.TrainTokens, r.TrainSupervised, err = countTokens(d.Train); err != nil {
 		return err

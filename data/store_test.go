@@ -85,7 +85,7 @@ func TestIngestGroups(t *testing.T) {
 			if pairs && i%2 == 0 {
 				fate.parts, fate.together = append(fate.parts, other), true
 			}
-			if err := in.row(f, row.From, typeTokens, []encoded{{ids: row.IDs, loss: row.Loss}}, fate); err != nil {
+			if err := in.row(f, row.From, typeTokens, tokenized{samples: []encoded{{ids: row.IDs, loss: row.Loss}}, fate: fate}); err != nil {
 				t.Fatal(err)
 			}
 		}

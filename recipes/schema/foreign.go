@@ -51,6 +51,15 @@ var foreign = map[string]foreignKey{
 	"test_size":                       {"datasets", "here it is val_set_size"},
 	"shuffle_merged_datasets":         {"axolotl", "here it is shuffle"},
 	"dataset_exact_deduplication":     {"axolotl", "here it is dedup: exact"},
+	"jaccard_threshold":               {"NeMo Curator", "here it is dedup_threshold, with dedup: near"},
+	"num_perm":                        {"text-dedup", "here it is dedup_num_perm, with dedup: near"},
+	"n_grams":                         {"datatrove", "here it is dedup_ngram, with dedup: near"},
+	"ngram_size":                      {"text-dedup", "here it is dedup_ngram, with dedup: near"},
+	"num_buckets":                     {"datatrove", "leave it out: bands follow from dedup_threshold and dedup_num_perm"},
+	"hashes_per_bucket":               {"datatrove", "leave it out: bands follow from dedup_threshold and dedup_num_perm"},
+	"num_bands":                       {"NeMo Curator", "leave it out: bands follow from dedup_threshold and dedup_num_perm"},
+	"minhashes_per_band":              {"NeMo Curator", "leave it out: bands follow from dedup_threshold and dedup_num_perm"},
+	"decontaminate_datasets":          {"others", "here it is decontaminate_against"},
 	"dataset_prepared_path":           {"axolotl", "leave it out: prepared data is cached by content"},
 	"tokenized_path":                  {"LLaMA-Factory", "leave it out: prepared data is cached by content"},
 	"template":                        {"LLaMA-Factory", "here it is chat_template"},
@@ -178,6 +187,7 @@ var foreignWords = map[string]string{
 	"adamw_hf": "adamw", "adamw_apex_fused": "adamw", "paged_adamw": "paged_adamw_32bit", "ademamix_32bit": "ademamix", "galore_adamw_layerwise": "galore_adamw", "apollo_adamw_layerwise": "apollo_adamw", "adam_8bit": "adamw_8bit",
 	// types of rows
 	"sharegpt": "chat", "chat_template": "chat", "conversational": "chat", "messages": "chat", "openai": "chat", "chatml": "chat", "alpaca": "instruct",
+	"minhash": "near", "fuzzy": "near",
 	"completion": "text", "pretrain": "text", "pretraining": "text", "plain_text": "text", "input_output": "prompt_completion",
 	"nvme": "disk", "legacy": "disk",
 	// arithmetic and storage

@@ -47,7 +47,7 @@ func resolveIngest(opts any, s recipes.Setting, bad recipes.Bad) {
 	if _, err := o.ValRows(1); err != nil {
 		bad("", fail.Hint(err), "%v", err)
 	}
-	for _, ds := range slices.Concat(o.Datasets, o.ValDatasets) {
+	for _, ds := range slices.Concat(o.Datasets, o.ValDatasets, o.DecontaminateAgainst) {
 		if ds.Path == "" {
 			bad("datasets", "", "a data set has no path")
 		}
@@ -61,7 +61,7 @@ func ingestInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	in := []recipes.Input{{Name: "tokenizer", Ref: tok}}
-	for i, d := range slices.Concat(o.Datasets, o.ValDatasets) {
+	for i, d := range slices.Concat(o.Datasets, o.ValDatasets, o.DecontaminateAgainst) {
 		in = append(in, recipes.Input{Name: fmt.Sprintf("datasets[%d]", i), Ref: recipes.Ref{Kind: recipes.DataRef, Path: d.Path, Why: "given"}})
 	}
 	if t := o.ChatTemplate; fileTemplate(t) {
@@ -85,14 +85,12 @@ func tokenizerOf(v *recipes.Resolver, name string) (recipes.Ref, error) {
 // instead.
 func addressIngest(a *recipes.Addresser, opts any) any {
 	o := *opts.(*Ingest)
+	o.Options = o.Shaping()
 	o.Tokenizer = ""
-	if o.Reasoning == "keep" { // as before there were others
-		o.Reasoning = ""
-	}
 	if fileTemplate(o.ChatTemplate) {
 		o.ChatTemplate = ""
 	}
-	o.Datasets, o.ValDatasets = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets)
+	o.Datasets, o.ValDatasets, o.DecontaminateAgainst = withoutPaths(o.Datasets), withoutPaths(o.ValDatasets), withoutPaths(o.DecontaminateAgainst)
 	a.Env["clock"] = fmt.Sprint(clock().Unix())
 	return o
 }
@@ -129,6 +127,10 @@ func planIngest(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error 
 		s.Temp = s.Disk + 100*(r.train+r.val) // and what is known of each row
 		s.Peak = 2 * data.HeldBytes
 	}
+	near := j.Options.(*Ingest).NearBytes(r.rows)
+	if s.Temp += near; near > 0 {
+		s.Note("%s on disk to compare texts", humanize.Bytes(uint64(near)))
+	}
 	s.Note("val %s rows; %s over %s (longest%s %s)",
 		humanize.Comma(r.val), humanize.Comma(r.over), humanize.Comma(int64(r.maxLength)), seen(about), humanize.Comma(int64(r.longest)))
 	if r.bad > 0 {
@@ -157,7 +159,7 @@ func runIngest(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes
 	defer ds.Close()
 	res.Left = rep
 	res.Notes = append(res.Notes, rep.Notes...)
-	for name, n := range map[string]int64{"truncated": rep.Truncated, "duplicates": rep.Duplicates, "dropped": total(rep.Dropped)} {
+	for name, n := range map[string]int64{"truncated": rep.Truncated, "duplicates": rep.Duplicates + rep.NearDuplicates, "dropped": total(rep.Dropped)} {
 		if err := x.FailOn(j, name, n); err != nil {
 			return err
 		}

@@ -196,7 +196,7 @@ func (r *rowsPlan) sample(p *recipes.Planner, o data.Options, tok *tokenizer.Tok
 	if err != nil {
 		return err
 	}
-	o.ValSetSize, o.ValDatasets = "0", nil
+	o.ValSetSize, o.ValDatasets, o.DecontaminateAgainst = "0", nil, nil
 	o.Datasets = slices.Clone(o.Datasets)
 	for i := range o.Datasets {
 		if m := o.Datasets[i].MaxSamples; m == 0 || m > planRows {

@@ -28,8 +28,8 @@ func ingestParts(x *recipes.Env, j *recipes.Job) (data.Options, *tokenizer.Token
 	}
 	defer src.Close()
 	o.ForModel(src.Spec.Trained(), src.Spec.V, src.Spec.Encoder > 0)
-	o.Datasets, o.ValDatasets = slices.Clone(o.Datasets), slices.Clone(o.ValDatasets) // the recipe keeps its own
-	for _, list := range [][]data.Source{o.Datasets, o.ValDatasets} {
+	o.Datasets, o.ValDatasets, o.DecontaminateAgainst = slices.Clone(o.Datasets), slices.Clone(o.ValDatasets), slices.Clone(o.DecontaminateAgainst) // the recipe keeps its own
+	for _, list := range [][]data.Source{o.Datasets, o.ValDatasets, o.DecontaminateAgainst} {
 		for i := range list {
 			if list[i].Path, err = recipes.ResolvePath(list[i].Path); err != nil {
 				return o, nil, nil, err

@@ -20,14 +20,16 @@ import (
 )
 
 // ingestKeys are the keys of an ingest stage that tune ingest has as flags.
-var ingestKeys = []string{"max_length", "overflow", "train_on", "train_on_eos", "reasoning", "val_set_size", "bad_rows", "dedup"}
+var ingestKeys = []string{"max_length", "overflow", "train_on", "train_on_eos", "reasoning", "val_set_size", "bad_rows",
+	"dedup", "dedup_action", "dedup_threshold", "dedup_ngram", "dedup_num_perm", "decontaminate"}
 
 func ingestCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "ingest", Usage: "check data files and turn them into tokens; without --output it only checks",
 		Description: examples("tune ingest --model models/M --data d.parquet --show 5 --errors bad.jsonl", "tune ingest --model models/M --data 'train/*.jsonl' --output tokens"),
 		Flags: slices.Concat([]ucli.Flag{modelFlag(), outputFlag(), forceFlag(),
-			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"}},
+			&ucli.StringSliceFlag{Name: "data", Usage: "file, folder or glob (may repeat)"},
+			&ucli.StringSliceFlag{Name: "decontaminate-against", Usage: "files of evaluations, read to compare the rows with (may repeat)"}},
 			sourceFlags(), optionFlags(&data.Options{}, ingestKeys...),
 			[]ucli.Flag{&ucli.IntFlag{Name: "show", Usage: "print so many samples, learned text marked"},
 				&ucli.StringFlag{Name: "errors", Usage: "write the bad rows to this JSONL file"},
@@ -50,6 +52,9 @@ func runIngest(c *ucli.Context) error {
 			return err
 		}
 		o.Datasets, o.ChatTemplate = append(o.Datasets, src), src.Template
+	}
+	for _, p := range c.StringSlice("decontaminate-against") { // with names of its own
+		o.DecontaminateAgainst = append(o.DecontaminateAgainst, data.Source{Path: p})
 	}
 	if out := c.String("output"); out != "" {
 		if err := outputFree(c, out); err != nil { // before the work

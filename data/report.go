@@ -281,6 +281,9 @@ func (r *Report) Line() string {
 	if len(why) > 0 {
 		s += " (" + strings.Join(why, ", ") + ")"
 	}
+	if r.Compared > 0 {
+		s += fmt.Sprintf(", %s to compare with", group(r.Compared))
+	}
 	if r.PromptsCut > 0 {
 		s += fmt.Sprintf(", %s with a cut prompt", group(r.PromptsCut))
 	}

@@ -17,7 +17,7 @@ import (
 var layers = []string{
 	"kernels/dtype kernels/par kernels/dl formats/fail formats/torch data/jinja data/corpus data/minhash kernels/internal/level kernels/block/internal/lanes",
 	"kernels/block formats/atomic kernels/cpu/internal/vec kernels/cuda/driver recipes/schema",
-	"kernels formats formats/hub formats/atomic/testdir kernels/cuda/ptxsim train/judge",
+	"kernels formats formats/hub formats/hub/hubtest formats/atomic/testdir kernels/cuda/ptxsim train/judge",
 	"data/tokenizer data/rows kernels/optim",
 	"kernels/cpu kernels/cuda kernels/dry autograd/model/arch data/chat",
 	"autograd autograd/reference data kernels/device kernels/kerneltest kernels/bench autograd/model/arch/archtest",
@@ -38,7 +38,8 @@ var layers = []string{
 var only = map[string]string{
 	"gorgonia.org/":                         "autograd/reference",
 	"net":                                   "formats/hub",
-	"net/http":                              "formats/hub",
+	"net/http":                              "formats/hub formats/hub/hubtest",
+	"net/http/httptest":                     "formats/hub/hubtest",
 	"github.com/ebitengine/purego":          "kernels/dl",
 	"github.com/apache/arrow/":              "data data/rows",
 	"github.com/parquet-go/":                "data/rows data/corpus",
@@ -47,6 +48,7 @@ var only = map[string]string{
 	"github.com/gofrs/flock":                "recipes train", // locks are no artifacts
 	module + "autograd/reference":           "cmd/internal/cli",
 	module + "formats/atomic/testdir":       "",
+	module + "formats/hub/hubtest":          "",
 	module + "kernels/cuda/ptxsim":          "", // of tests
 	module + "autograd/model/arch/archtest": "cmd/internal/conformance",
 	"C":                                     "",

@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tunekit/tunekit/cmd/internal/cli"
+	"github.com/tunekit/tunekit/formats/hub/hubtest"
 )
 
 // The scripts in testdata/script run the real commands: the test binary calls
@@ -77,7 +78,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"code": cmdCode, "copytree": cmdCopyTree, "cut": cmdCut, "poke": cmdPoke, "waitfor": cmdWaitFor, "clean": cmdClean, "lines": cmdLines, "helps": cmdHelps,
-			"resolved": cmdResolved, "signal": cmdSignal, "exited": cmdExited, "samesteps": cmdSameSteps,
+			"resolved": cmdResolved, "signal": cmdSignal, "exited": cmdExited, "samesteps": cmdSameSteps, "hub": cmdHub,
 		},
 	})
 }
@@ -99,6 +100,14 @@ func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// cmdHub starts a hub of Hugging Face's kind for the rest of a script, which the
+// environment names: hub. Its token is hf_secret.
+func cmdHub(ts *testscript.TestScript, neg bool, args []string) {
+	h := hubtest.New()
+	ts.Defer(h.Close)
+	ts.Setenv("HF_ENDPOINT", h.URL)
 }
 
 // cmdCopyTree copies a folder: copytree FROM TO.

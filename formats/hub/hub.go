@@ -1,5 +1,5 @@
-// Package hub finds models in the local Hugging Face cache, and fetches them
-// into it. It is the only package that dials. Nothing but Pull uses the network.
+// Package hub finds models in the local Hugging Face cache, fetches them into it, and
+// uploads. It is the only package that dials. Nothing but Pull and Push uses the network.
 package hub
 
 import (

@@ -526,7 +526,7 @@ func FuzzListing(f *testing.F) {
 		if json.Unmarshal(b, &all) != nil {
 			return
 		}
-		files, err := (&puller{ref: Ref{"org/name", "main"}}).choose(all)
+		files, err := (&puller{client: &client{ref: Ref{"org/name", "main"}}}).choose(all)
 		for _, x := range files {
 			if err == nil && (!filepath.IsLocal(x.Name) || strings.ContainsAny(x.key(), "/\\.") || x.Size < 0) {
 				t.Errorf("%+v", x)

@@ -5,19 +5,15 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -111,297 +107,23 @@ func (p *puller) pull(ctx context.Context) (dir, commit string, err error) {
 
 // puller is one run of Pull.
 type puller struct {
-	ref      Ref
-	o        Options
-	endpoint *url.URL
-	client   *http.Client
-	chunk    int64 // bytes between two records of progress
-	done     int64
-	total    int64
+	*client
+	chunk int64 // bytes between two records of progress
 }
 
 func newPuller(r Ref, o Options) (*puller, error) {
-	for _, name := range []string{"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"} {
-		switch strings.ToUpper(os.Getenv(name)) {
-		case "1", "ON", "YES", "TRUE":
-			return nil, fail.Usagef(r.String(), "unset "+name+" to allow the network", "%s is set, so nothing is fetched", name)
-		}
-	}
-	if o.Endpoint == "" {
-		o.Endpoint = os.Getenv("HF_ENDPOINT")
-	}
-	if o.Endpoint == "" {
-		o.Endpoint = "https://huggingface.co"
-	}
-	u, err := url.Parse(strings.TrimSuffix(o.Endpoint, "/"))
-	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || !secure(u) {
-		return nil, fail.Usagef("HF_ENDPOINT", "write https://HOST", "%.200q is no endpoint", o.Endpoint)
-	}
-	if o.Cache == "" {
-		if o.Cache, err = CacheDir(); err != nil {
-			return nil, err
-		}
-	}
-	if o.Token == "" {
-		o.Token = token()
-	}
-	if o.Wait == nil {
-		o.Wait = wait
-	}
-	if o.Stall == 0 {
-		o.Stall = stall
-	}
-	p := &puller{ref: r, o: o, endpoint: u, chunk: chunkSize}
-	c := http.Client{}
-	if o.Client != nil {
-		c = *o.Client
-	}
-	c.CheckRedirect = p.redirect
-	p.client = &c
-	return p, nil
+	c, err := newClient(r, o)
+	return &puller{c, chunkSize}, err
 }
 
-// secure reports whether nobody between here and u can read what is sent.
-func secure(u *url.URL) bool {
-	if u.Scheme == "https" {
-		return true
-	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())
-}
-
-// token is the user's, as Hugging Face's own tools find it.
-func token() string {
-	for _, name := range []string{"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"} {
-		if t := strings.TrimSpace(os.Getenv(name)); t != "" {
-			return t
-		}
-	}
-	path := os.Getenv("HF_TOKEN_PATH")
-	if path == "" {
-		home, err := hfHome()
-		if err != nil {
-			return ""
-		}
-		path = filepath.Join(home, "token")
-	}
-	b, err := os.ReadFile(path)
-	if err != nil || len(b) > 4096 {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
-func wait(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
-}
-
-// refused is an error of redirect, which no other attempt changes.
-type refused string
-
-func (r refused) Error() string { return string(r) }
-
-// redirect follows the hub to its content servers without taking the token along.
-func (p *puller) redirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return refused("more than 10 redirects")
-	}
-	if !secure(req.URL) || req.URL.User != nil {
-		return refused(fmt.Sprintf("a redirect to %.20s://%.200s is refused", req.URL.Scheme, req.URL.Hostname()))
-	}
-	ip := net.ParseIP(req.URL.Hostname())
-	if ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()) && req.URL.Host != p.endpoint.Host && !p.local() {
-		return refused(fmt.Sprintf("a redirect to the local address %s is refused", ip))
-	}
-	if req.URL.Host != p.endpoint.Host || req.URL.Scheme != p.endpoint.Scheme {
-		req.Header.Del("Authorization")
-	}
-	return nil
-}
-
-// local reports whether the endpoint itself is on this machine.
-func (p *puller) local() bool {
-	ip := net.ParseIP(p.endpoint.Hostname())
-	return ip != nil && ip.IsLoopback()
-}
-
-// get sends one request. from > 0 asks for the bytes from there on.
-func (p *puller) get(ctx context.Context, from int64, path ...string) (*http.Response, error) {
-	u := p.endpoint.JoinPath(path...)
-	if path[0] == "api" {
-		u.RawQuery = "blobs=true"
-	}
-	w := watch(ctx, p.o.Stall)
-	req, err := http.NewRequestWithContext(w.ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept-Encoding", "identity")
-	req.Header.Set("User-Agent", "tunekit")
-	if p.o.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+p.o.Token)
-	}
-	if from > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
-	}
-	resp, err := p.client.Do(req)
-	if err != nil {
-		defer w.Close()
-		var r refused
-		if errors.As(err, &r) {
-			return nil, fail.Inputf(p.ref.String(), "", "%w", r)
-		}
-		return nil, retry{error: w.why(err)}
-	}
-	w.body, resp.Body = resp.Body, w
-	if err := p.status(resp); err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	return resp, nil
-}
-
-// watched is the body of an answer; it ends in an error when too little of it,
-// or nothing, comes for too long.
-type watched struct {
-	ctx   context.Context
-	end   context.CancelCauseFunc
-	stall time.Duration
-	timer *time.Timer
-	body  io.ReadCloser
-	n     int // bytes since the timer began
-}
-
-func watch(ctx context.Context, stall time.Duration) *watched {
-	w := &watched{stall: stall}
-	w.ctx, w.end = context.WithCancelCause(ctx)
-	w.timer = time.AfterFunc(stall, func() { w.end(fmt.Errorf("the server sent less than %d bytes in %v", stallBytes, stall)) })
-	return w
-}
-
-func (w *watched) Read(b []byte) (int, error) {
-	n, err := w.body.Read(b)
-	if w.n += n; w.n >= stallBytes {
-		w.n = 0
-		w.timer.Reset(w.stall)
-	}
-	if err != nil && err != io.EOF {
-		err = w.why(err)
-	}
-	return n, err
-}
-
-// why is the reason for which the watch ended what gave err, err if it did not.
-func (w *watched) why(err error) error {
-	if cause := context.Cause(w.ctx); cause != nil {
-		return cause
-	}
-	return err
-}
-
-func (w *watched) Close() error {
-	w.timer.Stop()
-	defer w.end(nil)
-	if w.body == nil {
-		return nil
-	}
-	return w.body.Close()
-}
-
-// retry marks an error that another attempt may not meet, and when the server
-// wants it at the earliest.
-type retry struct {
-	error
-	after time.Duration
-}
-
-func (r retry) Unwrap() error { return r.error }
-
-func (p *puller) status(resp *http.Response) error {
-	where := p.ref.String()
-	switch c := resp.StatusCode; {
-	case c == http.StatusOK || c == http.StatusPartialContent:
-		if e := resp.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-			return fail.Inputf(where, "", "the server sent %q data that was asked for plain", e)
-		}
-		return nil
-	case c == http.StatusUnauthorized || c == http.StatusForbidden:
-		return fail.Inputf(where, "accept the model's licence on its page and set HF_TOKEN; also check the spelling", "the server refused access (%d)", c)
-	case c == http.StatusNotFound:
-		return fail.Inputf(where, "check the name and the revision", "the server has no such model or revision")
-	case c == http.StatusTooManyRequests || c >= 500:
-		return retry{fmt.Errorf("the server answered %s", resp.Status), retryAfter(resp)}
-	default:
-		return fail.Inputf(where, "", "the server answered %s", resp.Status)
-	}
-}
-
-// retryAfter is how long the server asks to wait, 0 where it does not say.
-func retryAfter(resp *http.Response) time.Duration {
-	text := resp.Header.Get("Retry-After")
-	if n, err := strconv.Atoi(text); err == nil && n > 0 {
-		return time.Duration(min(n, int(maxPause/time.Second))) * time.Second
-	}
-	if at, err := http.ParseTime(text); err == nil {
-		return min(max(0, time.Until(at)), maxPause)
-	}
-	return 0
-}
-
-// try repeats f while its errors may be passing ones.
-func (p *puller) try(ctx context.Context, f func() error) error {
-	for n := 1; ; n++ {
-		err := f()
-		var passing retry
-		if err == nil || !errors.As(err, &passing) {
-			return err
-		}
-		if ctx.Err() != nil {
-			return fail.Interruptedf(p.ref.String(), "run the same command to go on", "the download was stopped")
-		}
-		if n == attempts || !p.o.Wait(ctx, max(passing.after, time.Second<<(n-1))) {
-			return fail.Inputf(p.ref.String(), "check the network, then run the same command: it goes on where it was", "%w", passing.error)
-		}
-	}
-}
-
-// list asks for the commit and the files of the revision.
+// list asks for the commit and the files of the revision to fetch.
 func (p *puller) list(ctx context.Context) (commit string, files []file, err error) {
-	var answer struct {
-		SHA      string `json:"sha"`
-		Siblings []file `json:"siblings"`
-	}
-	err = p.try(ctx, func() error {
-		resp, err := p.get(ctx, 0, "api", "models", p.ref.Repo, "revision", url.PathEscape(p.ref.Revision))
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(io.LimitReader(resp.Body, maxListing+1))
-		if err != nil {
-			return retry{error: err}
-		}
-		if len(b) > maxListing {
-			return fail.Limitf(p.ref.String(), "", "the list of files is longer than %d bytes", maxListing)
-		}
-		if err := json.Unmarshal(b, &answer); err != nil {
-			return fail.Inputf(p.ref.String(), "", "the server's list of files is no JSON: %w", err)
-		}
-		return nil
-	})
+	commit, all, err := p.listing(ctx, p.ref.Revision)
 	if err != nil {
 		return "", nil, err
 	}
-	if !isCommit.MatchString(answer.SHA) || p.ref.Pinned() && answer.SHA != p.ref.Revision {
-		return "", nil, fail.Inputf(p.ref.String(), "", "the server answers with commit %.60q", answer.SHA)
-	}
-	files, err = p.choose(answer.Siblings)
-	return answer.SHA, files, err
+	files, err = p.choose(all)
+	return commit, files, err
 }
 
 var isHash = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
@@ -492,13 +214,6 @@ func (p *puller) fetch(ctx context.Context, repo, commit string, f *file) error 
 		return err
 	}
 	return atomic.Symlink(target, link)
-}
-
-func (p *puller) progress(n int64) {
-	p.done += n
-	if p.o.Progress != nil {
-		p.o.Progress(p.done, p.total)
-	}
 }
 
 // download fetches a blob in chunks, each recorded when it is whole.

@@ -189,6 +189,7 @@ type (
 		Data
 		Stage     string
 		Histogram template.HTML
+		Grids     []gridView
 	}
 	layersView struct {
 		Title, Line, WorstTitle string
@@ -230,7 +231,11 @@ func (c *Curves) view(stage string) curvesView {
 }
 
 func (d *Data) view(stage string) dataView {
-	return dataView{*d, stage, bars("length of rows", d.Lengths)}
+	v := dataView{Data: *d, Stage: stage, Histogram: bars("length of rows", d.Lengths)}
+	for _, g := range d.Tables {
+		v.Grids = append(v.Grids, g.view())
+	}
+	return v
 }
 
 func (g Grid) view() gridView {

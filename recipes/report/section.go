@@ -52,6 +52,7 @@ type Data struct {
 	Words         []string // a paragraph each
 	Lengths       []Bar
 	Counts, Bad   []Pair
+	Tables        []Grid // what to act on
 	Samples       []Sample
 }
 

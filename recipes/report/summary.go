@@ -101,7 +101,7 @@ func (s *Summary) Print(w io.Writer) {
 	}
 	for _, g := range s.Grids {
 		fmt.Fprintf(w, "\n%s\n", g.Title)
-		Aligned(w, append([][]string{g.Head}, g.Rows...), g.right())
+		g.Print(w)
 	}
 	for _, f := range s.Facts {
 		fmt.Fprintln(w, f)
@@ -113,6 +113,11 @@ func (s *Summary) Print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "next: %s\n", c.Line)
 	}
+}
+
+// Print writes the table for a person, without its title.
+func (g *Grid) Print(w io.Writer) {
+	Aligned(w, append([][]string{g.Head}, g.Rows...), g.right())
 }
 
 // Markdown is the summary for summary.md and for CI.

@@ -181,7 +181,7 @@ func viewIngest(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.S
 	}
 	r := res.Left.(*data.Report)
 	s.Facts = append(s.Facts, r.Line())
-	v := &report.Data{Line: r.Line(), Samples: samples(x, j)}
+	v := &report.Data{Line: r.Line(), Samples: samples(x, j), Tables: DataTables(r)}
 	s.Data = v
 	v.Words = append(v.Words, heldBackWords(r))
 	v.Words = append(v.Words, r.Notes...)
@@ -205,10 +205,17 @@ func viewIngest(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.S
 		count("prompts cut", r.PromptsCut)
 	}
 	count("duplicates", r.Duplicates)
+	if r.NearDuplicates > 0 {
+		count("nearly the same as another", r.NearDuplicates)
+	}
+	if n := r.Overlap + r.NearOverlap; n > 0 {
+		count("training rows that are in an evaluation", n)
+	}
 	count("training samples", int64(r.TrainSamples))
 	count("held back", int64(r.ValSamples))
 	count("tokens", r.TrainTokens+r.ValTokens)
 	count("supervised tokens", r.TrainSupervised+r.ValSupervised)
+	v.Counts = append(v.Counts, report.Pair{Name: "of all tokens", Value: share(r.TrainSupervised+r.ValSupervised, r.TrainTokens+r.ValTokens)})
 	if r.LostSupervised > 0 {
 		count("supervised tokens lost to length", r.LostSupervised)
 	}
@@ -221,10 +228,14 @@ func heldBackWords(r *data.Report) string {
 	switch {
 	case r.ValSamples == 0:
 		return "No rows are held back: what is measured on this data is measured on training rows."
-	case r.Overlap == 0:
+	case r.Overlap+r.NearOverlap == 0:
 		return fmt.Sprintf("%s rows are held back; none of them occurs in the training part.", humanize.Comma(int64(r.ValSamples)))
 	}
-	return fmt.Sprintf("%s rows are held back; %s training rows have the content of one of them.", humanize.Comma(int64(r.ValSamples)), humanize.Comma(r.Overlap))
+	taken := "decontaminate: near takes such rows out"
+	if r.Dropped["in_evaluation"] > 0 {
+		taken = "they were taken out"
+	}
+	return fmt.Sprintf("%s rows are held back; %s training rows have the content of one or of a row that is compared with, %s nearly: %s.", humanize.Comma(int64(r.ValSamples)), humanize.Comma(r.Overlap), humanize.Comma(r.NearOverlap), taken)
 }
 
 const (

@@ -17,7 +17,7 @@ func commands() []*ucli.Command {
 	return []*ucli.Command{
 		runCommand(), planCommand(), validateCommand(), initCommand(), schemaCommand(), cleanCommand(),
 		addTokensCommand(), ingestCommand(), trainCommand(), mergeCommand(), mergeModelsCommand(), exportCommand(), evalCommand(), compareCommand(),
-		generateCommand(), chatCommand(), inspectCommand(), verifyCommand(), diffCommand(), fitCommand(), doctorCommand(), pullCommand(), graphCommand(),
+		generateCommand(), chatCommand(), inspectCommand(), verifyCommand(), diffCommand(), fitCommand(), doctorCommand(), pullCommand(), pushCommand(), graphCommand(),
 		logitsCommand(), tokenizeCommand(), renderCommand(), benchCommand(),
 		{Name: "quant", Usage: "quantize a model; also the binary quant", Subcommands: quantCommands(), Action: noSubcommand},
 		helpCommand(), completionCommand(),

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -139,13 +140,38 @@ func printIngest(c *ucli.Context, rep *data.Report) {
 	for _, k := range slices.Sorted(maps.Keys(rep.Dropped)) {
 		fmt.Fprintf(w, ", %d %s", rep.Dropped[k], k)
 	}
+	if rep.Compared > 0 {
+		fmt.Fprintf(w, ", %d to compare with", rep.Compared)
+	}
 	fmt.Fprintf(w, "\n%d to train on (%d tokens, %d learned), %d held back; %d duplicates; longest %d tokens (%s)\n", rep.TrainSamples, rep.TrainTokens, rep.TrainSupervised,
 		rep.ValSamples, rep.Duplicates, rep.Longest, rep.LongestAt)
+	if rep.NearDuplicates+rep.Overlap+rep.NearOverlap > 0 {
+		fmt.Fprintf(w, "%d nearly the same as another; training rows in an evaluation: %d, nearly: %d\n", rep.NearDuplicates, rep.Overlap, rep.NearOverlap)
+	}
+	printLengths(w, rep)
+	for _, g := range stages.DataTables(rep) {
+		fmt.Fprintf(w, "\n%s\n", g.Title)
+		g.Print(w)
+	}
+	if len(rep.Notes)+len(rep.Bad) > 0 {
+		fmt.Fprintln(w)
+	}
 	for _, n := range rep.Notes {
 		fmt.Fprintln(w, n)
 	}
 	for _, b := range rep.Bad {
 		fmt.Fprintf(w, "%s: %s\n", b.RowRef, b.Error())
+	}
+}
+
+// printLengths draws how long the rows are.
+func printLengths(w io.Writer, rep *data.Report) {
+	most := int64(1)
+	for _, b := range rep.Lengths {
+		most = max(most, b.Samples)
+	}
+	for _, b := range rep.Lengths {
+		fmt.Fprintf(w, "%9s tokens %9d %s\n", fmt.Sprint("≤ ", b.High), b.Samples, strings.Repeat("█", int((40*b.Samples+most-1)/most)))
 	}
 }
 

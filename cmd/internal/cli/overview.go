@@ -13,7 +13,7 @@ var overview = `tune - tune, quantize and test language models          tune COM
   start     init doctor pull schema         data, train  add-tokens ingest train merge merge-models
   run       run plan validate clean         quantize     quant ` + strings.Join(quant.FolderMethods(), "|") + `|gguf|imatrix, export
   look      inspect verify diff fit graph   try, judge   chat generate eval compare bench
-  scripts   logits tokenize render          shell        completion bash|zsh|fish
+  scripts   logits tokenize render          share        push                   shell   completion bash|zsh|fish
 
 examples
   tune run quickstart                                    tune and test the embedded model, in a minute or three

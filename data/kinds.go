@@ -52,7 +52,8 @@ var knownColumns = []string{"messages", "role", "content", "tools", "system", "p
 // guesses are pairs of columns that look like prompt and completion; they are
 // offered in a hint and never applied.
 var guesses = [][2]string{{"question", "answer"}, {"q", "a"}, {"query", "response"}, {"prompt", "response"}, {"prompt", "answer"},
-	{"input", "output"}, {"input", "target"}, {"source", "target"}, {"context", "response"}, {"instruction", "response"}}
+	{"input", "output"}, {"input", "target"}, {"source", "target"}, {"context", "response"}, {"instruction", "response"},
+	{"question", "response"}, {"query", "answer"}, {"prompt", "output"}, {"inputs", "targets"}, {"inputs", "outputs"}, {"instruction", "answer"}, {"problem", "solution"}}
 
 // columns finds columns of a row by our names: to the row's own, which may be paths.
 type columns map[string]string

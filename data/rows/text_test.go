@@ -1,6 +1,7 @@
 package rows
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
+	"github.com/ulikunitz/xz"
 
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -53,6 +55,43 @@ func TestCompressed(t *testing.T) {
 	}
 	if got, want := Ext("a/B.JSONL.GZ"), ".jsonl.gz"; got != want {
 		t.Errorf("ending %s, want %s", got, want)
+	}
+}
+
+// TestReadPastTheEnd: a compressed file that was read to its end stays there, which
+// tables shorter than a buffer need.
+func TestReadPastTheEnd(t *testing.T) {
+	files, err := filepath.Glob("testdata/packed/*.jsonl.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		r, err := OpenText(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(r); err == nil {
+			if n, err := r.Read(make([]byte, 9)); n != 0 || err != io.EOF {
+				t.Errorf("%s: %d bytes after the end, %v", path, n, err)
+			}
+		}
+		r.Close()
+	}
+	var b bytes.Buffer
+	w, err := xz.NewWriter(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(w, "prompt,completion\nq,\"a, b\"\n")
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "small.csv.xz")
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if rows, err := read(path); err != nil || len(rows) != 1 {
+		t.Errorf("%d rows, %v", len(rows), err)
 	}
 }
 

@@ -23,6 +23,7 @@ type xzReader struct {
 	check byte          // kind, of the stream
 	block *lzma.Reader2 // nil: between blocks
 	sum   hash.Hash     // of the block; nil: none
+	end   error         // io.EOF, or what was wrong: reading again gives the same
 }
 
 // countedReader counts the bytes of a stream: its parts end at multiples of four.
@@ -88,7 +89,15 @@ func (x *xzReader) stream() error {
 }
 
 // Read is that of io.Reader.
-func (x *xzReader) Read(p []byte) (int, error) {
+func (x *xzReader) Read(p []byte) (n int, err error) {
+	if x.end != nil {
+		return 0, x.end
+	}
+	n, x.end = x.read(p)
+	return n, x.end
+}
+
+func (x *xzReader) read(p []byte) (int, error) {
 	for len(p) > 0 {
 		if x.block == nil {
 			if err := x.next(); err != nil {

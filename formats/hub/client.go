@@ -184,7 +184,11 @@ type request struct {
 // do sends one request. The token goes to the endpoint's host, and not with what is
 // sent to its storage (PUT), whose addresses are signed themselves.
 func (p *client) do(ctx context.Context, r request) (*http.Response, error) {
-	w := watch(ctx, p.o.Stall)
+	does := "sent"
+	if r.body != nil {
+		does = "took"
+	}
+	w := watch(ctx, p.o.Stall, does)
 	req, err := http.NewRequestWithContext(w.ctx, r.method, r.url.String(), nil)
 	if err != nil {
 		w.Close()
@@ -260,10 +264,10 @@ type watched struct {
 	n     int // bytes since the timer began
 }
 
-func watch(ctx context.Context, stall time.Duration) *watched {
+func watch(ctx context.Context, stall time.Duration, does string) *watched {
 	w := &watched{stall: stall}
 	w.ctx, w.end = context.WithCancelCause(ctx)
-	w.timer = time.AfterFunc(stall, func() { w.end(fmt.Errorf("less than %d bytes went through in %v", stallBytes, stall)) })
+	w.timer = time.AfterFunc(stall, func() { w.end(fmt.Errorf("the server %s less than %d bytes in %v", does, stallBytes, stall)) })
 	return w
 }
 

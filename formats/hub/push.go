@@ -89,6 +89,7 @@ type pusher struct {
 	*client
 	push  PushOptions
 	files []*upload
+	there bool // the branch is
 	out   *Pushed
 }
 
@@ -215,10 +216,7 @@ func (p *pusher) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(p.files) == 0 {
-		return nil
-	}
-	if err := p.branch(ctx); err != nil {
+	if err := p.branch(ctx); err != nil || len(p.files) == 0 { // a new branch has what the default one has
 		return err
 	}
 	if err := p.modes(ctx); err != nil {
@@ -246,6 +244,7 @@ func (p *pusher) remote(ctx context.Context) (there bool, files map[string]file,
 		if errors.Is(err, errAbsent) {
 			continue
 		}
+		p.there = revision != ""
 		if err != nil {
 			return false, nil, err
 		}
@@ -325,7 +324,10 @@ func (p *pusher) create(ctx context.Context) error {
 
 // branch makes the branch where it is not the default one.
 func (p *pusher) branch(ctx context.Context) error {
-	if p.ref.Revision == "main" || strings.HasPrefix(p.ref.Revision, "refs/") {
+	if p.there || strings.HasPrefix(p.ref.Revision, "refs/") {
+		return nil
+	}
+	if p.ref.Revision == "main" && p.out.Created { // comes with the repository
 		return nil
 	}
 	if _, _, err := p.listing(ctx, p.ref.Revision); !errors.Is(err, errAbsent) {

@@ -106,6 +106,9 @@ func TestPush(t *testing.T) {
 			if log := h.Requests(); len(log) != 1 {
 				t.Errorf("again: %q", log)
 			}
+			if out, err = pushing(t, h, dir, "hf://org/name@copy", PushOptions{}); err != nil || len(out.Uploaded) != 0 || len(h.Files("org/name", "copy")) != 8 {
+				t.Errorf("a branch of the same: %+v, %v, %d files", out, err, len(h.Files("org/name", "copy")))
+			}
 
 			if err := errors.Join(os.WriteFile(filepath.Join(dir, "config.json"), []byte("[]"), 0o666), os.Rename(filepath.Join(dir, "model.safetensors"), filepath.Join(dir, "renamed.safetensors"))); err != nil {
 				t.Fatal(err)

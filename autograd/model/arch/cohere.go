@@ -13,7 +13,7 @@ import (
 var cohere = Arch{
 	Name: "cohere", HF: []string{"CohereForCausalLM"}, GGUF: "command-r",
 	Spec: func(c *Config) (Spec, error) {
-		c.assume(map[string]string{"max_position_embeddings": "8192", "tie_word_embeddings": "true"})
+		c.assume(map[string]string{"max_position_embeddings": "8192", "default_theta": "500000", "tie_word_embeddings": "true"})
 		bias, norm := c.Bool(false, "attention_bias"), NoQKNorm
 		if c.Bool(false, "use_qk_norm") {
 			norm = OwnPerHead

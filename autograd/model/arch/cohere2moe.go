@@ -1,6 +1,8 @@
 package arch
 
 import (
+	"slices"
+
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 )
@@ -14,6 +16,9 @@ var cohere2moe = Arch{
 		c.assume(map[string]string{"max_position_embeddings": "8192", "head_dim": "128", "sliding_window": "4096", "sliding_window_pattern": "4", "tie_word_embeddings": "true",
 			"num_experts": "8", "num_experts_per_tok": "2"})
 		c.only("attention_bias", "false")
+		if old, _ := get[map[string]any](c, "rope_scaling"); len(old) > 0 {
+			c.lack("rope_scaling", "is a rule, which this class does not read there; state it in rope_parameters")
+		}
 		if rule := c.ropeRule(); rule != nil && rule.has("rope_theta") {
 			delete(c.raw, "rope_theta") // which the class states in every file, and reads of the rule
 		}
@@ -61,6 +66,9 @@ var cohere2moe = Arch{
 		s.besideEachOther(eps, float32(c.Float(0.0625, "logit_scale")))
 		s.Norm.Kind = norm
 		size := c.Int(0, "sliding_window")
+		if size < 1 && c.has("sliding_window") && slices.Contains(list, true) {
+			c.fail("sliding_window", "is %d, but some layers attend to a window", size)
+		}
 		s.cohereLayers(e, dense, size, sparse, local, func(i int) bool { return local(i) && size > 0 || prefix == 1 && !sparse(i) })
 		return s, c.err
 	},

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -71,11 +72,82 @@ func (c *Config) assume(defaults map[string]string) {
 	}
 }
 
+// assumeRule is assume for the rule of rotation, in whose place null is none, too.
+func (c *Config) assumeRule(rule string) {
+	if !c.has("rope_parameters") && !c.has("rope_scaling") {
+		c.raw["rope_parameters"] = json.RawMessage(rule)
+	}
+}
+
 // rename gives a key that is absent the value of another name of it.
 func (c *Config) rename(old, key string) {
 	if raw, has := c.raw[old]; has && c.raw[key] == nil {
 		c.raw[key] = raw
 	}
+}
+
+// factorKeys are those of factors. A Spec says by 0 that there is none, so that 0 itself,
+// with which nothing would be left, is refused.
+var factorKeys = strings.Fields(`attention_in_multiplier attention_multiplier attention_out_multiplier attn_logit_softcapping embedding_multiplier final_logit_softcapping key_multiplier
+	lm_head_multiplier logit_scale logits_scaling residual_multiplier route_scale routed_scaling_factor router_scaling_factor scale_emb ssm_in_multiplier ssm_out_multiplier`)
+
+// noZeroFactors refuses factors of 0.
+func (c *Config) noZeroFactors() error {
+	for _, key := range factorKeys {
+		if v, ok := get[any](c, key); ok && v == 0.0 {
+			c.lack(key, "is 0, with which nothing would be left")
+		}
+	}
+	return c.err
+}
+
+// aliases are by model_type further names of keys, as Transformers sets one by the other.
+var aliases = map[string]map[string]string{
+	"dbrx":             {"num_attention_heads": "n_heads", "hidden_size": "d_model", "num_hidden_layers": "n_layers", "max_position_embeddings": "max_seq_len"},
+	"deepseek_v2":      {"num_experts": "n_routed_experts"},
+	"deepseek_v3":      {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"},
+	"deepseek_v32":     {"num_local_experts": "n_routed_experts"},
+	"deepseek_v4":      {"num_local_experts": "n_routed_experts", "intermediate_size": "moe_intermediate_size"},
+	"dots1":            {"num_local_experts": "n_routed_experts"},
+	"ernie4_5_moe":     {"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"},
+	"glm4_moe":         {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"},
+	"glm4_moe_lite":    {"num_local_experts": "n_routed_experts"},
+	"glm_moe_dsa":      {"num_local_experts": "n_routed_experts"},
+	"gpt2":             {"hidden_size": "n_embd", "max_position_embeddings": "n_positions", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
+	"gpt_bigcode":      {"hidden_size": "n_embd", "max_position_embeddings": "n_positions", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
+	"gpt_oss":          {"num_experts": "num_local_experts"},
+	"gptj":             {"hidden_size": "n_embd", "max_position_embeddings": "n_positions", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
+	"granitemoehybrid": {"layers_block_type": "layer_types"},
+	"hunyuan_v1_moe":   {"num_experts_per_tok": "moe_topk", "num_local_experts": "num_experts"},
+	"hy_v3":            {"num_local_experts": "num_experts"},
+	"internlm3":        {"qkv_bias": "attention_bias", "bias": "mlp_bias"},
+	"jamba":            {"num_local_experts": "num_experts"},
+	"kimi_linear":      {"max_position_embeddings": "model_max_length", "norm_topk_prob": "moe_renormalize", "n_group": "num_expert_group", "num_local_experts": "num_experts", "num_experts_per_tok": "num_experts_per_token", "n_shared_experts": "num_shared_experts"},
+	"minimax_m2":       {"num_experts": "num_local_experts"},
+	"mistral4":         {"num_local_experts": "n_routed_experts"},
+	"mixtral":          {"num_experts": "num_local_experts"},
+	"mpt":              {"num_attention_heads": "n_heads", "hidden_size": "d_model", "num_hidden_layers": "n_layers"},
+	"mt5":              {"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
+	"nemotron_h":       {"num_local_experts": "n_routed_experts"},
+	"olmoe":            {"num_local_experts": "num_experts"},
+	"qwen3_moe":        {"num_experts": "num_local_experts"},
+	"solar_open":       {"num_local_experts": "n_routed_experts"},
+	"t5":               {"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
+}
+
+// resolve gives keys that are absent the values of their further names, and refuses
+// two that differ.
+func (c *Config) resolve() error {
+	names := aliases[c.String("", "model_type")]
+	for _, alias := range slices.Sorted(maps.Keys(names)) {
+		key := names[alias]
+		if c.has(alias) && c.has(key) && !sameJSON(c.raw[alias], c.raw[key]) {
+			c.fail(alias, "is %s, but %s, which it is another name of, is %s; remove one", c.raw[alias], key, c.raw[key])
+		} else if c.has(alias) {
+			c.raw[key] = c.raw[alias]
+		}
+	}
+	return c.err
 }
 
 // text is what is said about the half of a larger model that reads text, or c
@@ -178,12 +250,12 @@ func (c *Config) Float(d float64, keys ...string) float64 {
 	return d
 }
 
-// Bool returns a flag, or d when it is absent.
+// Bool returns a flag, or d when it is absent. Null is no, as where Python asks.
 func (c *Config) Bool(d bool, keys ...string) bool {
 	if v, ok := get[bool](c, keys...); ok {
 		return v
 	}
-	return d
+	return d && !slices.ContainsFunc(keys, c.stated)
 }
 
 // String returns a string, or d when it is absent.

@@ -68,7 +68,7 @@ var deepseek3 = Arch{
 var deepseek32 = Arch{
 	Name: "deepseek_v32", HF: []string{"DeepseekV32ForCausalLM"}, GGUF: "deepseek32",
 	Spec: func(c *Config) (Spec, error) {
-		c.assume(map[string]string{"max_position_embeddings": "4096", "kv_lora_rank": "512", "q_lora_rank": "1536", "qk_nope_head_dim": "128", "qk_rope_head_dim": "64", "v_head_dim": "128",
+		c.assume(map[string]string{"max_position_embeddings": "163840", "kv_lora_rank": "512", "q_lora_rank": "1536", "qk_nope_head_dim": "128", "qk_rope_head_dim": "64", "v_head_dim": "128",
 			"n_group": "8", "topk_group": "4", "n_routed_experts": "256", "num_experts_per_tok": "8", "n_shared_experts": "1", "norm_topk_prob": "true", "routed_scaling_factor": "2.5",
 			"index_n_heads": "64", "index_head_dim": "128", "index_topk": "2048"})
 		c.layerTypes("layer_types", "indexed_attention", "deepseek_sparse_attention")

@@ -10,7 +10,7 @@ import (
 var dots1 = Arch{
 	Name: "dots1", HF: []string{"Dots1ForCausalLM"}, GGUF: "dots1", Experts: true,
 	Spec: func(c *Config) (Spec, error) {
-		c.assume(map[string]string{"norm_topk_prob": "false", "sliding_window": "4096", "max_window_layers": "62"})
+		c.assume(map[string]string{"num_key_value_heads": "32", "norm_topk_prob": "false", "sliding_window": "4096", "max_window_layers": "62"})
 		c.only("scoring_func", `"sigmoid"`, `"noaux_tc"`) // the released model says the latter, and means the former
 		c.only("topk_method", `"noaux_tc"`)
 		bias := c.Bool(false, "attention_bias")

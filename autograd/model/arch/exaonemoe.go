@@ -11,7 +11,7 @@ import (
 var exaonemoe = Arch{
 	Name: "exaone_moe", HF: []string{"ExaoneMoeForCausalLM"}, GGUF: "exaone-moe", Experts: true,
 	Spec: func(c *Config) (Spec, error) {
-		c.assume(map[string]string{"max_position_embeddings": "2048", "rms_norm_eps": "1e-5", "sliding_window": "4096", "sliding_window_pattern": "4",
+		c.assume(map[string]string{"max_position_embeddings": "2048", "num_key_value_heads": "32", "rms_norm_eps": "1e-5", "sliding_window": "4096", "sliding_window_pattern": "4",
 			"num_experts": "64", "num_experts_per_tok": "8", "num_shared_experts": "1", "routed_scaling_factor": "2.5", "moe_intermediate_size": "1024"})
 		c.only("scoring_func", `"sigmoid"`)
 		c.only("topk_method", `"noaux_tc"`)

@@ -14,9 +14,7 @@ var gptoss = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "rms_norm_eps": "1e-5", "head_dim": "64", "num_key_value_heads": "8", "default_theta": "150000",
 			"num_local_experts": "128", "num_experts_per_tok": "4", "attention_bias": "true", "sliding_window": "128"})
-		if !c.has("rope_parameters") && !c.has("rope_scaling") {
-			c.assume(map[string]string{"rope_scaling": `{"rope_type": "yarn", "factor": 32, "beta_fast": 32, "beta_slow": 1, "truncate": false, "original_max_position_embeddings": 4096}`})
-		}
+		c.assumeRule(`{"rope_type": "yarn", "factor": 32, "beta_fast": 32, "beta_slow": 1, "truncate": false, "original_max_position_embeddings": 4096}`)
 		c.only("hidden_act", `"silu"`)
 		bias := c.Bool(true, "attention_bias")
 		s, err := decoderSpec(c, "gpt_oss", func(a *Attention, _ *MLP) { a.Bias, a.OutBias, a.Sinks = bias, bias, true })
@@ -48,7 +46,7 @@ var gptoss = Arch{
 	},
 	Config: func(s *Spec) []formats.KV {
 		m, a := s.moe(), s.Attention()
-		return append(append(decoderConfig(s, "GptOssForCausalLM", "gpt_oss"), s.windowConfig()...), formats.KV{Key: "attention_bias", Value: a.Bias},
+		return append(append(s.statePlain(decoderConfig(s, "GptOssForCausalLM", "gpt_oss")), s.windowConfig()...), formats.KV{Key: "attention_bias", Value: a.Bias},
 			formats.KV{Key: "num_local_experts", Value: m.E}, formats.KV{Key: "num_experts_per_tok", Value: m.K}, formats.KV{Key: "hidden_act", Value: "silu"},
 			formats.KV{Key: "swiglu_limit", Value: shortFloat(m.ActParams.Limit)}, formats.KV{Key: "swiglu_alpha", Value: shortFloat(m.ActParams.Alpha)})
 	},

@@ -30,7 +30,7 @@ var hunyuanmoe = Arch{
 		if n := c.everyLayer("moe_intermediate_size"); n != 0 && n != f {
 			c.lack("moe_intermediate_size", "is %d, but experts of this family are as wide as intermediate_size, %d", n, f)
 		}
-		s.withExperts(MoE{E: experts, K: k, Shared: f, Route: kernels.RouteArgs{Renorm: k > 1}}, nil)
+		s.withExperts(MoE{E: experts, K: k, Shared: f, Route: kernels.RouteArgs{Renorm: true}}, nil)
 		return s, cmp.Or(err, c.err)
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
@@ -44,7 +44,7 @@ var hunyuanmoe = Arch{
 		if e.F != s.mlp().F {
 			m.lack("expert_feed_forward_length", "is %d, but experts of this family are as wide as feed_forward_length, %d", e.F, s.mlp().F)
 		}
-		e.F, e.Route.Renorm = 0, e.K > 1
+		e.F, e.Route.Renorm = 0, true
 		s.withExperts(e, nil)
 		return s, m.err
 	},

@@ -11,10 +11,13 @@ import (
 )
 
 // llama covers Llama 1 to 3.x, SmolLM2, Yi, SOLAR, TinyLlama and every other
-// checkpoint that says LlamaForCausalLM.
+// checkpoint that says LlamaForCausalLM, and InternLM 3.
 var llama = Arch{
-	Name: "llama", HF: []string{"LlamaForCausalLM"}, GGUF: "llama",
+	Name: "llama", HF: []string{"LlamaForCausalLM", "InternLM3ForCausalLM"}, GGUF: "llama",
 	Spec: func(c *Config) (Spec, error) {
+		if c.String("", "model_type") == "internlm3" {
+			c.assume(map[string]string{"num_key_value_heads": "2", "head_dim": "128", "max_position_embeddings": "32768", "rms_norm_eps": "1e-5"})
+		}
 		bias, mlp := c.Bool(false, "attention_bias"), c.Bool(false, "mlp_bias")
 		return decoderSpec(c, "llama", func(a *Attention, m *MLP) { a.Bias, a.OutBias, m.Bias = bias, bias, mlp })
 	},

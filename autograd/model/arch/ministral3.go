@@ -13,10 +13,8 @@ var ministral3 = Arch{
 	Name: "ministral3", HF: []string{"Ministral3ForCausalLM"}, GGUF: "mistral3",
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "262144", "num_key_value_heads": "8", "head_dim": "128", "rms_norm_eps": "1e-5"})
-		if !c.has("rope_parameters") && !c.has("rope_scaling") {
-			c.assume(map[string]string{"rope_parameters": `{"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0, "original_max_position_embeddings": 16384,
-				"beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1}`})
-		}
+		c.assumeRule(`{"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0, "original_max_position_embeddings": 16384,
+				"beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1}`)
 		window := c.Int(0, "sliding_window")
 		s, err := decoderSpec(c, "ministral3", func(a *Attention, _ *MLP) { a.Window = window })
 		if rule := c.ropeRule(); rule != nil && len(s.Ropes) > 0 {

@@ -14,10 +14,8 @@ var mistral4 = Arch{
 	Name: "mistral4", HF: []string{"Mistral4ForCausalLM"},
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "1048576", "kv_lora_rank": "256", "q_lora_rank": "1024", "qk_nope_head_dim": "64", "qk_rope_head_dim": "64", "v_head_dim": "128",
-			"n_routed_experts": "128", "num_experts_per_tok": "4", "n_shared_experts": "1"})
-		if !c.has("rope_parameters") && !c.has("rope_scaling") {
-			c.assume(map[string]string{"rope_parameters": `{"rope_type": "yarn", "rope_theta": 10000, "factor": 128, "original_max_position_embeddings": 8192, "beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 1, "mscale": 1, "llama_4_scaling_beta": 0.1}`})
-		}
+			"intermediate_size": "12288", "n_routed_experts": "128", "num_experts_per_tok": "4", "n_shared_experts": "1"})
+		c.assumeRule(`{"rope_type": "yarn", "rope_theta": 10000, "factor": 128, "original_max_position_embeddings": 8192, "beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 1, "mscale": 1, "llama_4_scaling_beta": 0.1}`)
 		c.rotatedShare()
 		pairs := kernels.Adjacent
 		if !c.Bool(true, "rope_interleave") {

@@ -2,6 +2,7 @@ package arch
 
 import (
 	"cmp"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats"
 )
@@ -37,8 +38,11 @@ var olmo3 = Arch{
 	IsGGUF: func(m *Metadata) bool { return m.Int(0, "attention.sliding_window") > 0 },
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"rms_norm_eps": "1e-5", "sliding_window": "4096", "default_theta": "500000"})
-		bias, base := c.Bool(false, "attention_bias"), c.Float(500000, "rope_theta")
-		s, err := rotatedSpec(c, "olmo3", func(d, maxPos int) []RopeSpec { return c.ropePair(d, maxPos, base) }, func(a *Attention, _ *MLP) {
+		bias := c.Bool(false, "attention_bias")
+		if base := c.Float(olmo3Local, "rope_theta"); base != olmo3Local && !c.has("rope_parameters") {
+			c.lack("rope_theta", "is %g: Transformers 4 turns layers with a window by it, Transformers 5 by %d; state rope_parameters for each kind of layer", base, olmo3Local)
+		}
+		s, err := rotatedSpec(c, "olmo3", func(d, maxPos int) []RopeSpec { return c.ropePair(d, maxPos, olmo3Local) }, func(a *Attention, _ *MLP) {
 			a.QKNorm, a.Bias, a.OutBias = WholeWidth, bias, bias
 		})
 		local := c.windowed(len(s.Layers), lastFull(4))
@@ -63,9 +67,21 @@ var olmo3 = Arch{
 	KV: func(s *Spec) []formats.KV { return append(decoderKV(s, "olmo2"), s.windowKV("olmo2", 4, true)...) },
 	Config: func(s *Spec) []formats.KV {
 		kv := append(decoderConfig(s, "Olmo3ForCausalLM", "olmo3"), formats.KV{Key: "attention_bias", Value: s.Attention().Bias})
+		if near := s.Ropes[1].Base; near != olmo3Local {
+			full := ropeScaling(s.rope())
+			if full == nil {
+				full = map[string]any{"rope_type": "default"}
+			}
+			full["rope_theta"] = s.rope().Base
+			kv = slices.DeleteFunc(kv, func(e formats.KV) bool { return e.Key == "rope_theta" || e.Key == "rope_scaling" })
+			kv = append(kv, formats.KV{Key: "rope_parameters", Value: map[string]any{"full_attention": full, "sliding_attention": map[string]any{"rope_type": "default", "rope_theta": near}}})
+		}
 		return append(kv, s.windowConfig()...)
 	},
 }
+
+// olmo3Local is the base of layers with a window where config.json has no rule for them.
+const olmo3Local = 500000
 
 // behindNames are the names of layers whose norms are behind their parts.
 var behindNames = layerNames{norms: map[Role][2]string{

@@ -20,7 +20,11 @@ var olmoHybrid = Arch{
 		a := c.attention(s.C)
 		a.QKNorm, a.Bias = WholeWidth, c.Bool(false, "attention_bias")
 		a.OutBias = a.Bias
-		if rule := c.ropeRule(); c.has("rope_theta") || rule != nil && rule.has("rope_theta") {
+		rotates := c.has("rope_theta") || !c.stated("rope_theta")
+		if rule := c.ropeRule(); rule != nil && rule.stated("rope_theta") {
+			rotates = rule.has("rope_theta")
+		}
+		if rotates { // a base that is stated as null is none
 			s.Ropes = []RopeSpec{c.Rope(a.D, s.MaxPos)}
 		} else {
 			a.Rope = NoRope

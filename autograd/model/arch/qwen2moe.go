@@ -13,6 +13,7 @@ import (
 var qwen2moe = Arch{
 	Name: "qwen2_moe", HF: []string{"Qwen2MoeForCausalLM"}, GGUF: "qwen2moe",
 	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "16"})
 		if c.Bool(false, "use_sliding_window") {
 			c.lack("use_sliding_window", "sliding attention of Qwen2 is not supported")
 		}

@@ -11,6 +11,7 @@ import (
 var qwen3moe = Arch{
 	Name: "qwen3_moe", HF: []string{"Qwen3MoeForCausalLM"}, GGUF: "qwen3moe",
 	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "32768", "num_key_value_heads": "4"})
 		if c.Bool(false, "use_sliding_window") {
 			c.lack("use_sliding_window", "sliding attention of Qwen3 is not supported")
 		}

@@ -58,6 +58,9 @@ func (c *Config) partRope(d, maxPos int, share float64) RopeSpec {
 func (c *Config) ropePair(d, maxPos int, local float64) []RopeSpec {
 	kinds, _ := get[map[string]json.RawMessage](c, "rope_parameters")
 	if kinds["full_attention"] == nil && kinds["sliding_attention"] == nil {
+		if len(kinds) > 0 {
+			c.fail("rope_parameters", "has no rule for full_attention or sliding_attention, without which Transformers takes none of it; give each kind of layer its own")
+		}
 		return []RopeSpec{c.Rope(d, maxPos), {Dim: d, Base: local, MaxPos: maxPos}}
 	}
 	for _, key := range []string{"rope_scaling", "rope_local_base_freq"} {
@@ -71,6 +74,9 @@ func (c *Config) ropePair(d, maxPos int, local float64) []RopeSpec {
 			k.raw["rope_parameters"] = rule
 		}
 		r := k.Rope(d, maxPos)
+		if r.NoTruncate {
+			k.lack("rope_parameters", "%s has truncate: false, which Transformers does not read there; remove it", kind)
+		}
 		if k.err != nil && c.err == nil {
 			c.err = k.err
 		}
@@ -101,12 +107,12 @@ func (c *Config) rope(dim, maxPos int) RopeSpec {
 	if r.Type == "default" {
 		r.Type = ""
 	}
-	r.OrigMax = s.Int(0, "original_max_position_embeddings")
-	if r.OrigMax == 0 {
-		r.OrigMax = c.Int(maxPos, "original_max_position_embeddings")
+	byLength := r.Type == "yarn" || r.Type == "longrope" || r.Type == "su"
+	const orig = "original_max_position_embeddings"
+	if r.OrigMax = s.Int(c.Int(maxPos, orig), orig); byLength || r.Type == "llama3" { // the one beside the rule goes first, as in Transformers
+		r.OrigMax = c.Int(r.OrigMax, orig)
 	}
 	r.Factor = s.Float(0, "factor")
-	byLength := r.Type == "yarn" || r.Type == "longrope" || r.Type == "su"
 	if !s.has("factor") && byLength && r.OrigMax > 0 {
 		r.Factor = float64(maxPos) / float64(r.OrigMax)
 	}
@@ -298,6 +304,15 @@ func ropeScaling(r RopeSpec) map[string]any {
 			"high_freq_factor": r.HighFreq, "original_max_position_embeddings": r.OrigMax}
 	}
 	return nil
+}
+
+// statePlain adds to config.json of a class that has a rule of its own where none is stated
+// that there is none, if so.
+func (s *Spec) statePlain(kv []formats.KV) []formats.KV {
+	if ropeScaling(s.rope()) != nil {
+		return kv
+	}
+	return append(kv, formats.KV{Key: "rope_parameters", Value: map[string]any{"rope_type": "default", "rope_theta": s.rope().Base}})
 }
 
 // longScaling is rope_scaling of a longrope rule; the factor on cosines and sines

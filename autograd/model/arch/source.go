@@ -130,6 +130,14 @@ func (s *Source) readConfig() error {
 		return unknown(cmp.Or(class, model), fmt.Sprintf("config.json: architecture %q (model_type %q)", class, model),
 			func(a *Arch) []string { return append([]string{a.Name}, a.HF...) })
 	}
+	for _, part := range []*Config{c, c.text()} {
+		if err := part.noZeroFactors(); err != nil {
+			return err
+		}
+	}
+	if err := c.resolve(); err != nil { // none of those families is the half of a larger model
+		return err
+	}
 	if s.Spec, err = s.arch.Spec(c); err != nil {
 		return err
 	}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Have the programs our users run load what we write, and load what they write.
 
-    python3 cmd/tune/interop/interop.py [transformers] [llamacpp] [vllm]
+    python3 cmd/tune/interop/interop.py [transformers] [variants] [llamacpp] [vllm]
 
 Makes one virtual environment a consumer (.venv-NAME, from the pinned NAME.txt
 here; reused while that file is unchanged), then runs check_NAME.py in it. A
@@ -10,7 +10,7 @@ Needs bin/tune and bin/quant (make build), Python 3.11 with venv, a C++ compiler
 
 Environment: SHARED, folder of the reference data (default ../shared/data);
 INTEROP_MODEL, a further model to check with (a .gguf or a folder); ONLY, a
-regular expression of checks, e.g. ONLY='quantized.tiny.*awq'.
+regular expression of checks, e.g. ONLY='quantized.tiny.*awq'; VARIANTS and CASES, see check_variants.py.
 """
 import hashlib
 import os
@@ -23,7 +23,8 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-CONSUMERS = ["transformers", "llamacpp", "vllm"]
+CONSUMERS = ["transformers", "variants", "llamacpp", "vllm"]
+ENVIRONMENTS = {"variants": "transformers"}  # where it is not of the same name
 
 
 def run(*cmd, **kw):
@@ -50,6 +51,7 @@ def llama_cpu():
 
 def environment(name):
     """Path of the Python of the consumer's environment, made when its pins changed."""
+    name = ENVIRONMENTS.get(name, name)
     venv, pins, overrides = ROOT / f".venv-{name}", HERE / f"{name}.txt", HERE / f"{name}-overrides.txt"
     # llama-cpp-python: without the image tools, which nothing here uses.
     build = " ".join(["-DLLAVA_BUILD=OFF", *llama_cpu()]) if name == "llamacpp" else ""
@@ -118,4 +120,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["transformers", "llamacpp"]))
+    sys.exit(main(sys.argv[1:] or ["transformers", "variants", "llamacpp"]))

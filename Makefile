@@ -129,7 +129,7 @@ $(GEMMA3): # in four packages; Gemma's terms apply
 	rm -r build/gemma3
 
 interop: build ## our artifacts in Transformers, PEFT, bitsandbytes, gptqmodel and llama.cpp, theirs in ours
-	SHARED=$(SHARED) python3 cmd/tune/interop/interop.py transformers variants llamacpp
+	SHARED=$(SHARED) python3 cmd/tune/interop/interop.py transformers llamacpp
 
 conformance-all: build ## every other value of every key of the reference configurations, in Transformers and here (an hour)
 	SHARED=$(SHARED) VARIANTS=all python3 cmd/tune/interop/interop.py variants

@@ -120,4 +120,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["transformers", "variants", "llamacpp"]))
+    sys.exit(main(sys.argv[1:] or ["transformers", "llamacpp"]))

@@ -118,6 +118,9 @@ func smallFile(path string, limit int64) ([]byte, error) {
 	return s.read(0, s.size)
 }
 
+// TextFile reads a small file that was named, of at most 256 MiB.
+func TextFile(path string) ([]byte, error) { return smallFile(path, maxSmall) }
+
 // plainName reports whether name is a file name and nothing else, under the
 // rules of every system.
 func plainName(name string) bool {

@@ -42,6 +42,13 @@ func Files(path, split string) (files []string, note string, err error) {
 		return nil, "", fail.Inputf(path, "data files end in "+rowFormats, "no data file matches")
 	}
 	slices.Sort(files)
+	for _, f := range files {
+		if st, err := os.Stat(f); err == nil {
+			if err := regular(f, st); err != nil {
+				return nil, "", err
+			}
+		}
+	}
 	if split == "" {
 		if root == path {
 			files, note = trainOnly(root, files, in)
@@ -57,6 +64,14 @@ func Files(path, split string) (files []string, note string, err error) {
 			"none of %d files belongs to split %q (first: %s)", len(all), split, all[0])
 	}
 	return files, "", nil
+}
+
+// regular refuses pipes and devices, which may end never and can be read but once.
+func regular(path string, st fs.FileInfo) error {
+	if st.IsDir() || st.Mode().IsRegular() {
+		return nil
+	}
+	return fail.Inputf(path, "it is read more than once: write it to a file", "it is no regular file")
 }
 
 // splits are the names that data sets give their parts.

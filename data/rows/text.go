@@ -71,13 +71,15 @@ type Text struct {
 
 // OpenText opens a file of text.
 func OpenText(path string) (*Text, error) {
-	f, err := os.Open(path)
+	st, err := os.Stat(path)
+	if err == nil {
+		err = regular(path, st) // before it is opened: a pipe waits for a writer
+	}
 	if err != nil {
 		return nil, FileError(path, err)
 	}
-	st, err := f.Stat()
+	f, err := os.Open(path)
 	if err != nil {
-		f.Close()
 		return nil, FileError(path, err)
 	}
 	t := &Text{path: path, f: f, r: f, end: func() {}, size: st.Size()}

@@ -52,6 +52,7 @@ type Partial struct {
 	end     int64 // length of the journal
 	err     error
 	ended   bool
+	kept    bool // the journal holds work of before, or may
 }
 
 // record is a line of the journal.
@@ -88,7 +89,11 @@ func (d Disk) Resume(path string, plan Plan) (*Partial, error) {
 		return nil, failed(path, "opening its unfinished part", err)
 	}
 	if err := p.load(); err != nil {
-		p.journal.Close()
+		if p.kept {
+			p.journal.Close()
+		} else { // nothing to go on with
+			p.Abort()
+		}
 		return nil, failed(path, "preparing its unfinished part", err)
 	}
 	return p, nil
@@ -174,10 +179,12 @@ func (p *Partial) lock() error {
 
 // load reads the journal and keeps what the files bear out.
 func (p *Partial) load() error {
+	p.kept = true
 	records, err := p.readJournal()
 	if err != nil {
 		return err
 	}
+	p.kept = len(records) > 0
 	if records == nil {
 		if err := p.reset(); err != nil {
 			return err

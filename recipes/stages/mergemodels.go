@@ -3,7 +3,6 @@ package stages
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/model/merge"
 	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 )
@@ -30,9 +30,9 @@ type MergeModelsOptions struct {
 // generation settings are those of the base_model, or of the first model, unless the
 // configuration says otherwise.
 func MergeModels(ctx context.Context, dev kernels.Backend, o MergeModelsOptions) (*merge.Report, error) {
-	text, err := os.ReadFile(o.Config)
+	text, err := formats.TextFile(o.Config)
 	if err != nil {
-		return nil, fail.Inputf(o.Config, "", "%w", err)
+		return nil, err
 	}
 	c, err := merge.Read(o.Config, text)
 	if err != nil {

@@ -2,8 +2,10 @@ package stages
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
 )
@@ -91,15 +94,15 @@ func TemplateText(name string) (string, error) {
 	if !fileTemplate(name) {
 		return name, nil
 	}
-	raw, err := os.ReadFile(name)
-	if err != nil {
+	raw, err := formats.TextFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
 		hint := "a file, the template itself, or one of " + strings.Join(chat.Builtins(), ", ")
 		if near := fail.Nearest(name, chat.Builtins()); near != "" {
 			hint = "did you mean " + near + "? " + hint
 		}
-		return "", fail.Inputf(name, hint, "%w", err)
+		return "", fail.Inputf(name, hint, "no such file")
 	}
-	return string(raw), nil
+	return string(raw), err
 }
 
 // fileTemplate tells the name of a file from the other ways to give a template.

@@ -12,6 +12,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 )
@@ -53,9 +54,9 @@ func modelList(c *ucli.Context) ([]string, error) {
 			out = append(out, m)
 			continue
 		}
-		raw, err := os.ReadFile(name)
+		raw, err := formats.TextFile(name)
 		if err != nil {
-			return nil, fail.Usagef(name, "", "%w", err)
+			return nil, err
 		}
 		for line := range strings.Lines(string(raw)) {
 			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {

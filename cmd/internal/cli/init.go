@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/recipes/stages"
 	"github.com/tunekit/tunekit/train"
 )
@@ -54,7 +55,7 @@ func runInit(c *ucli.Context) error {
 	if err := writeOutput(c, out, func() error { return atomic.WriteFile(out, []byte(text)) }); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.App.ErrWriter, "wrote %s; next: tune plan %s\n", out, out)
+	fmt.Fprintf(c.App.ErrWriter, "wrote %s; next: tune plan %s\n", out, report.Shell(out))
 	return nil
 }
 

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"time"
 
 	ucli "github.com/urfave/cli/v2"
@@ -10,6 +9,7 @@ import (
 	"github.com/tunekit/tunekit/data/chat"
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/data/tokenizer"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
@@ -59,9 +59,9 @@ func runRender(c *ucli.Context) error {
 		}
 	}
 	if f := c.String("chat-template"); f != "" && src == "" {
-		raw, err := os.ReadFile(f)
+		raw, err := formats.TextFile(f)
 		if err != nil {
-			return fail.Inputf(f, "", "%w", err)
+			return err
 		}
 		src = string(raw)
 	}

@@ -128,8 +128,8 @@ $(GEMMA3): # in four packages; Gemma's terms apply
 	mv $@.part $@
 	rm -r build/gemma3
 
-interop: build ## our artifacts in Transformers, PEFT, bitsandbytes, gptqmodel and llama.cpp, theirs in ours
-	SHARED=$(SHARED) python3 cmd/tune/interop/interop.py transformers llamacpp
+interop: build ## our artifacts in Transformers, PEFT, bitsandbytes, gptqmodel and llama.cpp, theirs in ours; a training's numbers in TensorBoard, MLflow and W&B
+	SHARED=$(SHARED) python3 cmd/tune/interop/interop.py transformers llamacpp trackers
 
 conformance-all: build ## every other value of every key of the reference configurations, in Transformers and here (an hour)
 	SHARED=$(SHARED) VARIANTS=all python3 cmd/tune/interop/interop.py variants

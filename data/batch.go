@@ -13,10 +13,11 @@ type Batch struct {
 	// of a group are whole and next to each other.
 	Group []uint32
 
-	// Mark is that of each sample [S], and Sample its number in the Examples that it
-	// was read from.
+	// Mark is that of each sample [S], Sample its number in the Examples that it was
+	// read from, and From its row.
 	Mark   []float32
 	Sample []int32
+	From   []RowRef
 
 	// What a teacher expects after the tokens with a target, most likely first: of each
 	// as many ids, and their log-probabilities; nil where it was not asked.
@@ -61,4 +62,5 @@ func (b *Batch) append(e *Example, k int32) {
 	b.TopIDs, b.TopLogP = append(b.TopIDs, e.TopIDs...), append(b.TopLogP, e.TopLogP...)
 	b.Seq = append(b.Seq, int32(len(b.IDs)))
 	b.Group, b.Mark, b.Sample = append(b.Group, e.Group), append(b.Mark, e.Mark), append(b.Sample, k)
+	b.From = append(b.From, e.From)
 }

@@ -99,11 +99,16 @@ func share(micro []data.Batch, c Comm) []data.Batch {
 
 // totals replaces a score and counts by those of all ranks, added in the order
 // of the ranks. A rank that scored nothing has no names for what the others
-// measured and takes the loss alone.
-func totals(c Comm, s *Score, counts ...*int64) error {
+// measured and takes the loss alone. sources is the number of sources, 0 where parts are
+// not counted.
+func totals(c Comm, s *Score, sources int, counts ...*int64) error {
 	v := []float64{s.Loss, s.Tokens}
 	for _, n := range counts {
 		v = append(v, float64(*n))
+	}
+	s.parts = addParts(make([]sourcePart, sources), s.parts)
+	for _, p := range s.parts {
+		v = append(v, p.loss, p.tokens, p.units, p.of)
 	}
 	first := len(v)
 	for _, x := range s.Values {
@@ -131,6 +136,10 @@ func totals(c Comm, s *Score, counts ...*int64) error {
 	s.Loss, s.Tokens = sum[0], sum[1]
 	for i, n := range counts {
 		*n = int64(sum[2+i])
+	}
+	for i := range s.parts {
+		p := sum[2+len(counts)+4*i:]
+		s.parts[i] = sourcePart{p[0], p[1], p[2], p[3]}
 	}
 	for i := range s.Values {
 		s.Values[i].V = sum[first+i]

@@ -276,7 +276,7 @@ func TestRanksRepeat(t *testing.T) {
 func TestRanksBest(t *testing.T) {
 	jobs := rankJobs(t, 2, t.TempDir())
 	for i := range jobs {
-		jobs[i].Config.LoadBestModelAtEnd, jobs[i].Config.EvalSteps = true, Every{Steps: 1}
+		jobs[i].Config.LoadBestModelAtEnd, jobs[i].Config.EvalSteps = ptr(true), Every{Steps: 1}
 		jobs[i].Config.LearningRate, jobs[i].Config.LRScheduler = ptr(5.0), "constant" // the last step is not the best
 	}
 	runRanks(t, jobs)

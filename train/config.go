@@ -70,7 +70,8 @@ type Config struct {
 	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`
 	SaveSteps             Every  `yaml:"save_steps" type:"auto, steps or share" doc:"checkpoint every so many steps" default:"auto" unset:"step 1, then every 10 min"`
 	SaveTotalLimit        int    `yaml:"save_total_limit" doc:"checkpoints kept" default:"2" range:"[1,1000]"`
-	LoadBestModelAtEnd    bool   `yaml:"load_best_model_at_end" doc:"keep the weights of the lowest validation loss" default:"false"`
+	Evaluating            `yaml:",inline"`
+	Tracking              `yaml:",inline"`
 	Seed                  *int64 `yaml:"seed" doc:"seed of this stage" unset:"the recipe's"`
 
 	LoRA       lora.Config `yaml:"lora" doc:"adapter shape, PEFT's keys"`
@@ -141,6 +142,7 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	}
 	c.fillOptimizer(given)
 	defp(&c.Seed, seed)
+	c.Evaluating.fill()
 	if given.WarmupSteps != nil {
 		c.WarmupRatio = given.WarmupRatio
 	}
@@ -201,8 +203,8 @@ func (c Config) check(given Config) error {
 	if err := cmp.Or(c.checkOptimizer(given), c.checkScaler(given)); err != nil {
 		return err
 	}
-	if given.LoadBestModelAtEnd && c.EvalSteps.Never() {
-		return fail.Usagef("train.load_best_model_at_end", "set eval_steps", "load_best_model_at_end needs validation, eval_steps is 0")
+	if err := cmp.Or(c.Tracking.check(), c.checkEvaluating(given)); err != nil {
+		return err
 	}
 	if _, err := newSchedule(c, 100); err != nil {
 		return err

@@ -97,6 +97,8 @@ func (r *run) distilled(b *data.Batch, o distill, w whole) (s Score, err error) 
 			p.Divergence[i], p.Entropy[i] = loss[k], entropy[k]
 		}
 		s = o.Score(b, p)
+		s.parts = r.bySource(b, p)
+		r.suspect(b, p.Divergence)
 		return t.Backward()
 	})
 	return s, err

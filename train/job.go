@@ -12,6 +12,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/lora"
@@ -25,8 +26,14 @@ type Job struct {
 	Train   data.Examples
 	Val     data.Examples // may be empty
 
-	Answering Answering    // where Config.Asks or Writes
-	Teacher   *model.Model // where Config.Distills, and the samples do not hold what it expects; not trained
+	Answering Answering            // where Config.Asks or Writes
+	Tokenizer *tokenizer.Tokenizer // of the samples, where Config.EvalTasks
+	Teacher   *model.Model         // where Config.Distills, and the samples do not hold what it expects; not trained
+
+	// Sources names the data sets that samples come from, and Source is the number of that
+	// of a file, -1 for none; losses are told apart where there are several.
+	Sources []string
+	Source  func(file string) int
 
 	MaxLength int    // longest sample, and size of a packed row
 	Packing   string // bfd, none
@@ -79,6 +86,7 @@ type Result struct {
 	Loss      float64 // of the last step
 	ValLoss   float64 // of the last validation, NaN without one
 	BestStep  int     // step of the parameters that were kept
+	Stopped   bool    // early, by validations
 	Trainable int64   // values
 	Skipped   int     // steps whose gradients overflowed, with dtype: fp16
 	Tokens    int64
@@ -119,7 +127,7 @@ func (j *Job) checkExperts() error {
 // is only ever continued by the run it belongs to.
 func (j *Job) identity(ps []param, bf16 bool, total int) (string, error) {
 	c := j.Config
-	c.GradientCheckpointing, c.SaveSteps, c.SaveTotalLimit, c.DType, c.OffloadOptimizer, c.ActivationOffloading = "", Every{}, 0, "", "", ""
+	c.GradientCheckpointing, c.SaveSteps, c.SaveTotalLimit, c.DType, c.OffloadOptimizer, c.ActivationOffloading, c.Tracking = "", Every{}, 0, "", "", "", Tracking{}
 	if c.Objective == "sft" { // states from before there were others go on
 		c.Objective = ""
 	}

@@ -34,6 +34,9 @@ type Metrics struct {
 	// and the step made no update (grad_norm is 0 then).
 	LossScale float32 `json:"loss_scale,omitempty"`
 	Skipped   bool    `json:"skipped,omitempty"`
+
+	Sources []SourceLoss `json:"sources,omitempty"` // of several data sets
+	Spikes  []Spike      `json:"spikes,omitempty"`  // values far above those of the steps before
 }
 
 // EvalMetrics is one line of metrics.jsonl: a validation.
@@ -45,6 +48,10 @@ type EvalMetrics struct {
 	Supervised int64   `json:"eval_supervised_tokens"`
 	Seconds    float64 `json:"eval_seconds"`
 	Objective  Values  `json:"eval_objective,omitempty"`
+	Tasks      Values  `json:"eval_tasks,omitempty"`   // share of right answers of each task
+	Answers    int     `json:"eval_answers,omitempty"` // questions that the tasks asked
+
+	Sources []SourceLoss `json:"eval_sources,omitempty"` // of several data sets
 }
 
 // line is any line of the file; what it lacks is nil.
@@ -145,6 +152,20 @@ func (l *metricsLog) close() error {
 	return l.f.Close()
 }
 
+// ParseMetrics reads a line of metrics.jsonl: a step, or a validation.
+func ParseMetrics(text []byte) (step *Metrics, eval *EvalMetrics, err error) {
+	var l line
+	if err := json.Unmarshal(text, &l); err != nil {
+		return nil, nil, err
+	}
+	if l.EvalLoss != nil {
+		eval = new(EvalMetrics)
+		return nil, eval, json.Unmarshal(text, eval)
+	}
+	step = new(Metrics)
+	return step, nil, json.Unmarshal(text, step)
+}
+
 // ReadMetrics reads a metrics.jsonl: its steps and its validations. A torn last
 // line is left out.
 func ReadMetrics(path string) ([]Metrics, []EvalMetrics, error) {
@@ -158,19 +179,14 @@ func ReadMetrics(path string) ([]Metrics, []EvalMetrics, error) {
 		if !bytes.HasSuffix(text, []byte("\n")) {
 			break
 		}
-		var l line
-		err := json.Unmarshal(text, &l)
-		if err == nil && l.EvalLoss != nil {
-			var e EvalMetrics
-			err = json.Unmarshal(text, &e)
-			evals = append(evals, e)
-		} else if err == nil {
-			var m Metrics
-			err = json.Unmarshal(text, &m)
-			steps = append(steps, m)
-		}
-		if err != nil {
+		step, eval, err := ParseMetrics(text)
+		switch {
+		case err != nil:
 			return nil, nil, fail.Inputf(fmt.Sprintf("%s:%d", path, i+1), "", "bad line: %w", err)
+		case eval != nil:
+			evals = append(evals, *eval)
+		default:
+			steps = append(steps, *step)
 		}
 	}
 	return steps, evals, nil

@@ -105,7 +105,7 @@ func (r *run) rewritten(ctx context.Context, m *model.Model, b *data.Batch, stre
 // sampleIn is sample i of b.
 func sampleIn(b *data.Batch, i int) data.Example {
 	lo, hi := b.Seq[i], b.Seq[i+1]
-	e := data.Example{ID: uint64(b.Key[lo] >> 32), IDs: slices.Clone(b.IDs[lo:hi]), Group: b.Group[i], Mark: b.Mark[i]}
+	e := data.Example{ID: uint64(b.Key[lo] >> 32), IDs: slices.Clone(b.IDs[lo:hi]), Group: b.Group[i], Mark: b.Mark[i], From: b.From[i]}
 	for n := lo; n < hi; n++ {
 		if b.Target[n] < 0 {
 			continue

@@ -132,6 +132,8 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 			}
 		}
 		s = r.objective.Score(b, p)
+		s.parts = r.bySource(b, p)
+		r.suspect(b, p.Policy)
 		if t.Balance != nil { // once for each micro-batch, as in Transformers
 			s.Loss += float64(t.Balance.Loss(t) / float64(r.lossScale()) * float64(total))
 		}

@@ -58,10 +58,10 @@ func (r *run) valLoss() float64 {
 }
 
 func (r *run) result() *Result {
-	res := &Result{Steps: r.step, Resumed: r.resumed, Loss: r.lastLoss(), ValLoss: r.valLoss(), BestStep: r.step, Trainable: int64(r.opt.n),
+	res := &Result{Steps: r.step, Resumed: r.resumed, Loss: r.lastLoss(), ValLoss: r.valLoss(), BestStep: r.step, Stopped: r.stopped(), Trainable: int64(r.opt.n),
 		Tokens: r.tokens, BF16: r.bf16, Recompute: r.recomputed(), Memory: r.dev.Info().Mem}
 	res.Skipped = r.step - r.updates(r.step)
-	if r.Config.LoadBestModelAtEnd && r.best != nil {
+	if r.Config.LoadsBest() && r.best != nil {
 		res.BestStep = r.best.Step
 	}
 	return res

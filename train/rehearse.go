@@ -63,6 +63,9 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 			return nil, memory(err)
 		}
 	}
+	if err := r.rehearseTasks(ctx, out); err != nil {
+		return nil, memory(err)
+	}
 	return out, r.rehearse(ctx, step, out)
 }
 

@@ -1,7 +1,6 @@
 package train
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -24,7 +23,7 @@ func (r *run) save() error {
 	}
 	r.saved, r.savedAt = r.step, time.Now()
 	keep := -1
-	if r.Config.LoadBestModelAtEnd && r.best != nil {
+	if r.Config.LoadsBest() && r.best != nil {
 		keep = r.best.Step
 	}
 	if err := rotate(r.Dir, r.Config.SaveTotalLimit, keep); err != nil || !r.asks() {
@@ -35,7 +34,7 @@ func (r *run) save() error {
 
 // header describes the last finished step.
 func (r *run) header() *stateHeader {
-	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss}
+	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss, Waited: r.waited}
 	if x := r.sched.reactive; x != nil {
 		h.Schedule = &x.reacted
 	}
@@ -49,6 +48,7 @@ func (r *run) header() *stateHeader {
 // take is the opposite of header.
 func (r *run) take(h *stateHeader) {
 	r.step, r.best, r.eval, r.tokens, r.loss, r.resumed = h.Step, h.Best, h.Eval, h.Tokens, h.Loss, h.Step
+	r.waited = h.Waited
 	if x := r.sched.reactive; x != nil && h.Schedule != nil {
 		x.reacted = *h.Schedule
 	}
@@ -135,7 +135,7 @@ func (r *run) load(s *stateFile) error {
 // keepBest puts the parameters of the best validation back on all ranks, where
 // asked to.
 func (r *run) keepBest() error {
-	if !r.Config.LoadBestModelAtEnd || r.best == nil || r.best.Step == r.step {
+	if !r.Config.LoadsBest() || r.best == nil || r.best.Step == r.step {
 		return nil
 	}
 	var err error
@@ -156,6 +156,6 @@ func (r *run) loadBest() error {
 	if err != nil {
 		return fail.Inputf(r.Dir, "load_best_model_at_end: false keeps the last step", "the best checkpoint cannot be read: %w", err)
 	}
-	r.log("keeping the parameters of step %d (validation loss %s)", r.best.Step, fmt.Sprintf("%.4f", r.best.Loss))
+	r.log("keeping the parameters of step %d (%s)", r.best.Step, r.describe(r.best))
 	return r.load(s)
 }

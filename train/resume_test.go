@@ -385,7 +385,7 @@ func TestRotation(t *testing.T) {
 // TestLoadBest ends with the parameters of the lowest validation loss.
 func TestLoadBest(t *testing.T) {
 	j := smallJob(t, t.TempDir())
-	j.Config.LoadBestModelAtEnd = true
+	j.Config.LoadBestModelAtEnd = ptr(true)
 	j.Config.EvalSteps = Every{Steps: 2}
 	res, err := Run(context.Background(), j)
 	if err != nil {

@@ -71,6 +71,8 @@ func (r *run) rewards(b *data.Batch, w whole) (s Score, err error) {
 			return err
 		}
 		s = r.objective.Score(b, p)
+		s.parts = r.bySource(b, p)
+		r.suspect(b, p.Policy)
 		if w.units > 0 {
 			weights := r.scaled(r.objective.Weigh(b, p, w.units))
 			for i := range weights {

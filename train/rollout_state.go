@@ -20,9 +20,10 @@ import (
 // AnswersFile is the log of answers in a run's state folder.
 const AnswersFile = "answers.jsonl"
 
-// Answer is a line of answers.jsonl: an answer that the model learned from.
+// Answer is a line of answers.jsonl: an answer that the model learned from, or one of a
+// validation, which has a Want.
 type Answer struct {
-	Step      int      `json:"step"` // the first that learns from it
+	Step      int      `json:"step"` // the first that learns from it; that of the validation
 	From      string   `json:"from"` // the row of its prompt
 	Prompt    any      `json:"prompt"`
 	Text      string   `json:"completion"`
@@ -30,6 +31,8 @@ type Answer struct {
 	Truncated bool     `json:"truncated,omitempty"`
 	Reward    *float64 `json:"reward"` // nil: none was given
 	Advantage float64  `json:"advantage"`
+	Want      *string  `json:"want,omitempty"`  // what it should be
+	Right     *bool    `json:"right,omitempty"` // whether it is
 }
 
 const (

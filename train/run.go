@@ -49,12 +49,17 @@ type run struct {
 	loss    float64
 	values  Values    // what else the objective measured in the last step
 	eval    *bestStep // the last validation, nil before the first
-	best    *bestStep // the one with the lowest loss
+	best    *bestStep // by the metric
 	saved   int       // step of the newest checkpoint, -1: none
 	savedAt time.Time
 	resumed int
 	speed   speed
 
+	taskState
+	spikes         spikes
+	spiked         bool          // the last step was one
+	rows           string        // some of the last step
+	suspects       []data.RowRef // whose values were not finite
 	baseline       baseline
 	seen, seenNext running // of baselines that go on: after step, and after the one in work
 }
@@ -80,6 +85,9 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 	}
 	if err := r.loop(ctx); err != nil {
 		return nil, err
+	}
+	if r.stopped() {
+		r.log("stopped early after step %d of %d: %d validations were no better than that of step %d (%s)", r.step, r.total, r.waited, r.best.Step, r.describe(r.best))
 	}
 	if err := r.keepBest(); err != nil {
 		return nil, err
@@ -126,8 +134,18 @@ func open(ctx context.Context, j Job) (*run, error) {
 	if err := r.restore(); err != nil {
 		return r, err
 	}
-	if r.metrics, err = openMetrics(j.Dir, MetricsFile, r.step, r.evaluated()); err == nil && r.asks() {
-		r.answersLog, err = openMetrics(j.Dir, AnswersFile, r.step, 0)
+	if r.metrics, err = openMetrics(j.Dir, MetricsFile, r.step, r.evaluated()); err == nil {
+		var steps []Metrics
+		if steps, _, err = ReadMetrics(r.metrics.path); err == nil {
+			r.recall(steps)
+		}
+	}
+	if err == nil && j.Config.Answers() {
+		last := r.step
+		if !r.asks() { // answers of validations
+			last = r.evaluated()
+		}
+		r.answersLog, err = openMetrics(j.Dir, AnswersFile, last, 0)
 	}
 	return r, err
 }
@@ -226,8 +244,11 @@ func begin(j Job) (*run, error) {
 		if r.val, err = data.NewLoader(j.Val, o); err != nil {
 			return nil, err
 		}
-	} else if c.LoadBestModelAtEnd {
-		return nil, fail.Usagef("train.load_best_model_at_end", "set ingest.val_set_size", "load_best_model_at_end needs validation rows, there are none")
+	} else if key := c.Validates(); key != "" && j.Dir != "" {
+		return nil, fail.Usagef("train."+key, "set ingest.val_set_size", "%s needs validation rows, there are none", key)
+	}
+	if err := r.askQuestions(); err != nil {
+		return nil, err
 	}
 	r.saveSteps = c.SaveSteps.Of(r.total)
 	ps, err := j.params()
@@ -282,7 +303,7 @@ func (r *run) loop(ctx context.Context) error {
 			return r.stop(err)
 		}
 	}
-	for r.step < r.total {
+	for r.step < r.total && !r.stopped() {
 		start := time.Now()
 		m, err := r.next(ctx)
 		if err == nil {
@@ -325,6 +346,7 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 		return m, err
 	}
 	r.step++
+	r.rows, r.suspects = rowsOf(s.Micro), nil
 	r.seen = r.seenNext
 	m.Step, m.Epoch = r.step, float64(r.step)/r.perEpoch
 	if r.asks() {
@@ -439,7 +461,7 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 	if err = agree(r.Comm, err); err != nil {
 		return m, err
 	}
-	if err := totals(r.Comm, &sum); err != nil {
+	if err := totals(r.Comm, &sum, r.parted()); err != nil {
 		return m, err
 	}
 	if err := r.opt.sumGradients(r.Comm); err != nil {
@@ -449,7 +471,7 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 		m.Tokens += int64(len(b.IDs))
 	}
 	mean := sum.mean(total, w.tokens)
-	m.Loss, m.Objective = mean.Loss, mean.Values
+	m.Loss, m.Objective, m.Sources = mean.Loss, mean.Values, r.lossesOf(sum.parts)
 	if err := r.unscale(); err != nil {
 		return m, err
 	}
@@ -472,25 +494,16 @@ func (r *run) checkFinite(s data.Step, m Metrics) error {
 	if r.saved >= 0 {
 		kept = fmt.Sprintf("the state of step %d is kept", r.saved)
 	}
-	return fail.Numericf(r.Dir, "a lower learning_rate, a longer warm-up, dtype: f32; "+kept,
-		"step %d: %s (samples %v)", r.step+1, what, samples(s))
-}
-
-// samples names the first few samples of a step by the number in their keys.
-func samples(s data.Step) []int64 {
-	var out []int64
-	for _, b := range s.Micro {
-		for i := 0; i+1 < len(b.Seq) && len(out) < 8; i++ {
-			if int(b.Seq[i]) < len(b.Key) {
-				out = append(out, b.Key[b.Seq[i]]>>32)
-			}
-		}
+	rows := "rows " + rowsOf(s.Micro)
+	if len(r.suspects) > 0 {
+		rows = "not finite in rows " + nameRows(r.suspects)
 	}
-	return out
+	return fail.Numericf(r.Dir, "look at the rows; a lower learning_rate, a longer warm-up, dtype: f32; "+kept, "step %d: %s (%s)", r.step+1, what, rows)
 }
 
 // done records a finished step.
 func (r *run) done(m Metrics) error {
+	r.mark(&m)
 	r.loss, r.values, r.tokens = m.Loss, m.Objective, r.tokens+m.Tokens
 	if what := r.metrics.repeated(m); what != "" {
 		r.log("%s", what)
@@ -507,7 +520,7 @@ func (r *run) after(ctx context.Context) error {
 			return err
 		}
 	}
-	if r.due() || improved && r.Config.LoadBestModelAtEnd {
+	if r.due() || improved && r.Config.LoadsBest() {
 		return r.save()
 	}
 	return nil
@@ -521,7 +534,7 @@ func (r *run) evalDue() bool {
 // due reports whether a checkpoint is wanted after this step.
 func (r *run) due() bool {
 	switch {
-	case r.step == r.total:
+	case r.step == r.total || r.stopped():
 		return true
 	case r.Config.SaveSteps.Auto:
 		return r.saved < 0 || time.Since(r.savedAt) >= saveEvery

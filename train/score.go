@@ -19,6 +19,8 @@ type Score struct {
 	Values Values
 	// Of is how many each of Values adds up; nil: the units. A value of none is left out.
 	Of []float64
+
+	parts []sourcePart // of Loss and Tokens, by source; nil where there is one
 }
 
 // Value is a named number.
@@ -60,6 +62,7 @@ func extreme(name string) bool {
 func (s *Score) add(o Score) {
 	s.Loss += o.Loss
 	s.Tokens += o.Tokens
+	s.parts = addParts(s.parts, o.parts)
 	if s.Values == nil {
 		s.Values, s.Of = slices.Clone(o.Values), slices.Clone(o.Of)
 		return

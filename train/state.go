@@ -48,6 +48,7 @@ type stateHeader struct {
 	Schedule *reacted     `json:"schedule,omitempty"` // of one that reacts to validations
 	Scaler   *scaler      `json:"scaler,omitempty"`   // with dtype: fp16
 	Seen     *running     `json:"seen,omitempty"`     // of a baseline that goes on from step to step
+	Waited   int          `json:"waited,omitempty"`   // validations since the last that was better
 }
 
 type stateField struct {
@@ -64,10 +65,11 @@ func (f *stateField) size() int {
 	return 4
 }
 
-// bestStep is the validation with the lowest loss.
+// bestStep is a validation, such as the best one.
 type bestStep struct {
-	Step int     `json:"step"`
-	Loss float64 `json:"loss"`
+	Step  int     `json:"step"`
+	Loss  float64 `json:"loss"`
+	Value float64 `json:"value"` // by the metric that chooses the best
 }
 
 // bytes is the length of the values in the file.

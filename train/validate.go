@@ -8,13 +8,22 @@ import (
 	"github.com/tunekit/tunekit/train/eval"
 )
 
-// validate measures the loss on the rows held back and reports whether it is
-// the lowest so far.
+// validate measures the loss on the rows held back, and what else is asked for, and
+// reports whether it is the best so far.
 func (r *run) validate(ctx context.Context) (bool, error) {
 	start := time.Now()
-	sum, supervised, w, err := r.scoreAverages(ctx)
+	var sum Score
+	var supervised int64
+	var w whole
+	var tasks Values
+	err := r.withAverages(func() (err error) {
+		if sum, supervised, w, err = r.scoreVal(ctx); err == nil {
+			tasks, err = r.answerTasks(ctx)
+		}
+		return err
+	})
 	if err = agree(r.Comm, err); err == nil {
-		err = totals(r.Comm, &sum, &supervised, &w.units, &w.tokens)
+		err = totals(r.Comm, &sum, r.parted(), &supervised, &w.units, &w.tokens)
 	}
 	if err != nil {
 		return false, err
@@ -24,18 +33,14 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 	}
 	mean := sum.mean(w.units, w.tokens)
 	if !finite(mean.Loss) {
-		return false, fail.Numericf(r.Dir, "a lower learning_rate or a longer warm-up", "validation after step %d: loss %v", r.step, mean.Loss)
-	}
-	r.eval = &bestStep{r.step, mean.Loss}
-	if r.sched.reactive != nil {
-		r.sched.reactive.see(mean.Loss)
-	}
-	improved := r.best == nil || mean.Loss < r.best.Loss
-	if improved {
-		r.best = r.eval
+		rows := ""
+		if len(r.suspects) > 0 {
+			rows = " (not finite in rows " + nameRows(r.suspects) + ")"
+		}
+		return false, fail.Numericf(r.Dir, "look at the rows; a lower learning_rate or a longer warm-up", "validation after step %d: loss %v%s", r.step, mean.Loss, rows)
 	}
 	m := EvalMetrics{Step: r.step, Epoch: float64(r.step) / r.perEpoch,
-		Loss: mean.Loss, Supervised: supervised, Objective: mean.Values, Seconds: time.Since(start).Seconds()}
+		Loss: mean.Loss, Supervised: supervised, Objective: mean.Values, Tasks: tasks, Answers: len(r.questions), Sources: r.lossesOf(sum.parts), Seconds: time.Since(start).Seconds()}
 	if r.objective.Unit() == unitToken {
 		nll := mean.Loss
 		if v, ok := mean.Values.Get(nllLoss); ok {
@@ -43,20 +48,24 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 		}
 		m.Perplexity = eval.PerplexityOf(nll)
 	}
+	improved, err := r.judge(&m)
+	if err != nil {
+		return false, err
+	}
 	return improved, r.metrics.write(m)
 }
 
-// scoreAverages is scoreVal of the weights that are kept, which may be averages of
-// those that are trained.
-func (r *run) scoreAverages(ctx context.Context) (sum Score, supervised int64, w whole, err error) {
+// withAverages runs f with the weights that are kept, which may be averages of those
+// that are trained.
+func (r *run) withAverages(f func() error) (err error) {
 	if !r.opt.averages() {
-		return r.scoreVal(ctx)
+		return f()
 	}
 	if err = r.opt.showAverages(); err == nil {
 		err = r.refresh()
 	}
 	if err == nil {
-		sum, supervised, w, err = r.scoreVal(ctx)
+		err = f()
 	}
 	if back := r.opt.showParams(); err == nil {
 		err = back
@@ -64,7 +73,7 @@ func (r *run) scoreAverages(ctx context.Context) (sum Score, supervised int64, w
 	if back := r.refresh(); err == nil {
 		err = back
 	}
-	return sum, supervised, w, err
+	return err
 }
 
 // scoreVal adds up this rank's share of the validation rows: every size-th

@@ -54,6 +54,9 @@ var adding = map[string][]added{
 	"reward": {
 		{`^tagPattern$|^tagged$`, "train/judge/reward.go", ""},
 	},
+	"tracker of trainings": {
+		{`^mlflowFiles$`, "recipes/stages/mlflow.go recipes/stages/trackers.go", ""},
+	},
 	"optimizer": {
 		{`(?i)\badan\b`, "kernels/optim.go kernels/optim/element.go train/config.go train/optimargs.go train/optimizers.go", ""}, // config.go: its defaults, in words
 		{`(?i)soap`, "train/config.go train/optimargs.go train/optimizers.go train/soap.go", ""},

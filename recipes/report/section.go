@@ -22,7 +22,7 @@ type Section struct {
 	Layers  []Layers
 	Types   []Types
 	Answers []Answered
-	Learned []Answered // answers that a training learned from, by the time it did
+	Learned []Answered // answers that a training learned from, or was validated by, over its time
 	Grids   []Grid
 
 	Files map[string][]byte // for other programs, by path in the run folder

@@ -76,7 +76,6 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 	default:
 		job.Config.DType = "f32"
 	}
-	job.Config.LoadBestModelAtEnd = false
 	job.AsItBegan = t.j.Options.(*Train).Reference != "" // counted as a pass of its own
 	if teacher, ok := t.j.In("teacher"); ok && t.config.LossTopK == 0 {
 		its, err := p.Source(teacher)
@@ -180,6 +179,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	}
 	if err := o.CheckSamples(rows.examples); err != nil {
 		return err
+	}
+	if key := o.Validates(); key != "" && rows.dataset != nil && rows.dataset.Val.Len() == 0 {
+		return fail.Usagef("train."+key, "set ingest.val_set_size", "%s needs validation rows, there are none", key)
 	}
 	if err := cmp.Or(checkVocabulary(p, j, "reference"), checkVocabulary(p, j, "teacher")); err != nil {
 		return err
@@ -323,6 +325,9 @@ func (t trial) time(p *recipes.Planner, r *rehearsal, s *recipes.StagePlan, step
 	if t.config.Asks() {
 		s.Seconds = t.answerSeconds(p) * float64(steps)
 	}
+	if every := t.config.EvalSteps.Of(steps); len(t.config.EvalTasks) > 0 && every > 0 {
+		s.Seconds += float64(steps/every) * t.questionSeconds(p)
+	}
 	perToken := p.Rates.Seconds(work, bf16(p, &t.config)) / float64(r.MicroTokens)
 	s.Seconds += float64(steps) * float64(t.stepTokens(r)) * perToken
 	if every := t.config.EvalSteps.Of(steps); every > 0 && !t.config.EvalSteps.Never() && !t.config.Asks() {
@@ -341,6 +346,25 @@ func (t *trial) answerSeconds(p *recipes.Planner) float64 {
 	c := &t.config
 	answers := float64(c.MicroBatchSize*c.GradientAccumulationSteps) / float64(c.NumIterations)
 	return stepSeconds(p, src, together) * float64(c.MaxCompletionLength) * math.Ceil(answers/together)
+}
+
+// questionSeconds is answering the questions of a validation, with answers of the rows'
+// mean length.
+func (t *trial) questionSeconds(p *recipes.Planner) float64 {
+	const together = 16
+	ref, _ := t.j.In("model")
+	src, err := p.Source(ref)
+	if err != nil {
+		return 0
+	}
+	n, each := int64(t.config.EvalSamples), float64(t.config.EvalMaxNewTokens)
+	if r := t.rows; r.unknown == "" {
+		n = min(n, r.val)
+		if rows := r.train + r.val; rows > 0 && r.supervised > 0 {
+			each = min(each, float64(r.supervised)/float64(rows))
+		}
+	}
+	return stepSeconds(p, src, together) * each * math.Ceil(float64(n)/together)
 }
 
 func (t *trial) blocks(p *recipes.Planner) int {

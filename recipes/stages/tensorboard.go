@@ -4,10 +4,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"math"
-	"os"
 	"path/filepath"
-
-	"github.com/tunekit/tunekit/train"
 )
 
 // tensorboardDir is where event files lie in a run folder, one folder a train
@@ -40,7 +37,9 @@ type scalarValue struct {
 }
 
 // field writes a protobuf key: the number of a field and its wire type.
-func field(dst []byte, number, wire int) []byte { return append(dst, byte(number<<3|wire)) }
+func field(dst []byte, number, wire int) []byte {
+	return binary.AppendUvarint(dst, uint64(number<<3|wire))
+}
 
 func lengthDelimited(dst []byte, number int, data []byte) []byte {
 	dst = binary.AppendUvarint(field(dst, number, 2), uint64(len(data)))
@@ -66,55 +65,11 @@ func event(wall float64, step int, version string, values []scalarValue) []byte 
 	return lengthDelimited(b, 5, summary)
 }
 
-// tensorboard is an event file with the curves of one training, which began at
-// the Unix time began.
-func tensorboard(began float64, steps []train.Metrics, evals []train.EvalMetrics) []byte {
-	out := appendRecord(nil, event(began, 0, "brain.Event:2", nil))
-	at := began
-	for _, m := range steps {
-		at += m.StepSeconds
-		for len(evals) > 0 && evals[0].Step < m.Step {
-			out = appendRecord(out, evalEvent(at, evals[0]))
-			evals = evals[1:]
-		}
-		values := []scalarValue{
-			{"train/loss", m.Loss}, {"train/learning_rate", m.LearningRate}, {"train/grad_norm", m.GradNorm},
-			{"train/tokens_per_second", m.TokensPerSecond}, {"train/memory_bytes", float64(m.MemoryBytes)}, {"train/epoch", m.Epoch}}
-		out = appendRecord(out, event(at, m.Step, "", append(values, scalars("train/", m.Objective)...)))
+// tensorboardFiles are an event file with the curves of a training.
+func tensorboardFiles(t *tracked) map[string][]byte {
+	out := appendRecord(nil, event(t.began, 0, "brain.Event:2", nil))
+	for _, p := range t.points {
+		out = appendRecord(out, event(p.at, p.step, "", p.values))
 	}
-	for _, e := range evals {
-		out = appendRecord(out, evalEvent(at, e))
-	}
-	return out
-}
-
-func evalEvent(at float64, e train.EvalMetrics) []byte {
-	values := []scalarValue{{"eval/loss", e.Loss}}
-	if e.Perplexity > 0 {
-		values = append(values, scalarValue{"eval/perplexity", e.Perplexity})
-	}
-	return event(at, e.Step, "", append(values, scalars("eval/", e.Objective)...))
-}
-
-// scalars are an objective's own values, with their names below prefix.
-func scalars(prefix string, values train.Values) []scalarValue {
-	var out []scalarValue
-	for _, v := range values {
-		out = append(out, scalarValue{prefix + v.Name, v.V})
-	}
-	return out
-}
-
-// tensorboardFile is the event file of a train stage, whose metrics lie at path.
-func tensorboardFile(path, id string, steps []train.Metrics, evals []train.EvalMetrics) map[string][]byte {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil
-	}
-	took := 0.0
-	for _, m := range steps {
-		took += m.StepSeconds
-	}
-	name := filepath.Join(tensorboardDir, id, "events.out.tfevents.0000000000.tunekit")
-	return map[string][]byte{name: tensorboard(float64(st.ModTime().Unix())-took, steps, evals)}
+	return map[string][]byte{filepath.Join(tensorboardDir, t.stage, "events.out.tfevents.0000000000.tunekit"): out}
 }

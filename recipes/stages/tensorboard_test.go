@@ -20,7 +20,7 @@ func TestMaskedCRC(t *testing.T) {
 // The bytes that TensorFlow writes for the first record of an event file at
 // time 0, by the definition of protobuf; checksums from the test above.
 func TestFirstRecord(t *testing.T) {
-	rec := tensorboard(0, nil, nil)
+	rec := only(t, tensorboardFiles(&tracked{}))
 	data, err := hex.DecodeString("090000000000000000" + "1a0d" + hex.EncodeToString([]byte("brain.Event:2")))
 	must(t, err)
 	if n := binary.LittleEndian.Uint64(rec); int(n) != len(data) || !bytes.Equal(rec[12:12+n], data) {
@@ -32,7 +32,7 @@ func TestFirstRecord(t *testing.T) {
 }
 
 func TestTensorboardOrder(t *testing.T) {
-	out := tensorboard(100, []train.Metrics{{Step: 1, Loss: 2}, {Step: 2, Loss: 1}}, []train.EvalMetrics{{Step: 1, Loss: 3}, {Step: 2, Loss: 4}})
+	out := only(t, tensorboardFiles(&tracked{points: pointsOf(100, []train.Metrics{{Step: 1, Loss: 2}, {Step: 2, Loss: 1}}, []train.EvalMetrics{{Step: 1, Loss: 3}, {Step: 2, Loss: 4}})}))
 	var steps []byte
 	for len(out) > 0 {
 		n := binary.LittleEndian.Uint64(out)
@@ -48,4 +48,16 @@ func TestTensorboardOrder(t *testing.T) {
 	if want := []byte{1, 1, 'e', 2, 2, 'e'}; !bytes.Equal(steps, want) {
 		t.Errorf("events %v, want %v", steps, want)
 	}
+}
+
+// only is the one file of files.
+func only(t *testing.T, files map[string][]byte) []byte {
+	t.Helper()
+	for _, raw := range files {
+		if len(files) == 1 {
+			return raw
+		}
+	}
+	t.Fatalf("%d files", len(files))
+	return nil
 }

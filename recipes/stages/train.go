@@ -135,7 +135,7 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 		o.Reference = ""
 	}
 	o.setInit("")
-	o.SaveSteps, o.SaveTotalLimit = train.Every{}, 0
+	o.SaveSteps, o.SaveTotalLimit, o.Tracking = train.Every{}, 0, train.Tracking{}
 	o.OffloadOptimizer, o.ActivationOffloading = "", ""
 	return o
 }
@@ -239,6 +239,14 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	if job.Answering, err = answers(x, j); err != nil {
 		return err
 	}
+	if g := origins(x, ref); g != nil {
+		job.Sources, job.Source = g.Names, g.Of
+	}
+	if len(o.EvalTasks) > 0 {
+		if job.Tokenizer, err = rowsTokenizer(x, ref, mref); err != nil {
+			return err
+		}
+	}
 	if o.Distills() && o.LossTopK == 0 {
 		var t teaching
 		defer t.close()
@@ -261,7 +269,13 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	left.Steps, left.Loss, left.Trainable, left.Tokens, left.Skipped = out.Steps, out.Loss, out.Trainable, out.Tokens, out.Skipped
-	if out.Steps < fewSteps {
+	if out.Stopped {
+		res.Notes = append(res.Notes, fmt.Sprintf("stopped early after step %d", out.Steps))
+	}
+	if o.LoadsBest() && out.BestStep != out.Steps {
+		res.Notes = append(res.Notes, fmt.Sprintf("the weights are those of step %d, the best validation", out.BestStep))
+	}
+	if out.Steps < fewSteps && !out.Stopped {
 		if err := x.FailOn(j, "low_steps", int64(out.Steps)); err != nil {
 			return err
 		}
@@ -424,7 +438,7 @@ func baseNote(x *recipes.Env, j *recipes.Job, dir string) (string, error) {
 // folder.
 func keepMetrics(x *recipes.Env, j *recipes.Job, work string) error {
 	names := []string{train.MetricsFile}
-	if j.Options.(*Train).Asks() {
+	if j.Options.(*Train).Answers() {
 		names = append(names, train.AnswersFile)
 	}
 	for _, name := range names {
@@ -456,8 +470,9 @@ func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 		s.Learned = answersOver(filepath.Join(filepath.Dir(path), train.AnswersFile))
 	} else {
 		v.Charts = trainCharts(steps, evals)
+		s.Learned = answeredOver(filepath.Join(filepath.Dir(path), train.AnswersFile))
 	}
-	s.Curves, s.Files = v, tensorboardFile(path, j.ID, steps, evals)
+	s.Curves, s.Files = v, trackerFiles(x, j, path, res != nil, steps, evals)
 	last := steps[len(steps)-1]
 	v.Line = fmt.Sprintf("%s steps, last loss %s", humanize.Comma(int64(last.Step)), report.Sig(last.Loss, 4))
 	if n := len(evals); n > 0 && !j.Options.(*Train).Asks() {
@@ -493,6 +508,9 @@ func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Char
 	if len(loss) >= 100 {
 		curves = []report.Series{{Name: "loss of each step", X: x, Y: loss, Class: "s1", Faint: true}, {Name: "loss (mean around)", X: x, Y: report.Smooth(loss), Class: "s1"}}
 	}
+	if s := spikesOf(steps, "loss"); len(s.X) > 0 {
+		curves = append(curves, s)
+	}
 	if len(evals) > 0 {
 		v := report.Series{Name: "validation loss", Class: "s2", Marks: true}
 		for _, e := range evals {
@@ -512,16 +530,23 @@ func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Char
 		unit, by = "GiB", 1<<30
 	}
 	charts := []report.Chart{{Title: "Loss", X: "step", Series: curves, Wide: true}}
-	charts = append(charts, objectiveCharts(steps)...)
+	charts = append(charts, sourceCharts(steps, evals)...)
+	charts = append(charts, validationCharts(steps, evals)...)
+	charts = append(charts, objectiveCharts(steps, evals)...)
+	norm := one("Gradient norm before clipping", true, report.ThreeDigits, func(m *train.Metrics) float64 { return m.GradNorm })
+	if s := spikesOf(steps, "grad_norm"); len(s.X) > 0 {
+		norm.Series = append(norm.Series, s)
+	}
 	return append(charts,
 		one("Learning rate", true, report.TwoDigits, func(m *train.Metrics) float64 { return m.LearningRate }),
-		one("Gradient norm before clipping", true, report.ThreeDigits, func(m *train.Metrics) float64 { return m.GradNorm }),
+		norm,
 		one("Tokens a second", true, report.Thousands, func(m *train.Metrics) float64 { return m.TokensPerSecond }),
 		one("Largest memory so far, "+unit, true, report.ThreeDigits, func(m *train.Metrics) float64 { return float64(m.MemoryBytes) / by }))
 }
 
-// objectiveCharts draw the objective's own values, each over the steps that have it.
-func objectiveCharts(steps []train.Metrics) []report.Chart {
+// objectiveCharts draw the objective's own values, each over the steps that have it, and
+// over the validations.
+func objectiveCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Chart {
 	var charts []report.Chart
 	at := map[string]int{}
 	for i := range steps {
@@ -535,6 +560,19 @@ func objectiveCharts(steps []train.Metrics) []report.Chart {
 			s := &charts[k].Series[0]
 			s.X, s.Y = append(s.X, float64(steps[i].Step)), append(s.Y, v.V)
 		}
+	}
+	own := func(e *train.EvalMetrics) train.Values { return e.Objective }
+	for _, name := range namesOf(evals, own) {
+		k, ok := at[name]
+		if !ok {
+			k = len(charts)
+			charts = append(charts, report.Chart{Title: name, X: "step", Format: report.ThreeDigits})
+		} else {
+			charts[k].Series[0].Name = "training"
+		}
+		s := valuesOver(name, evals, own)
+		s.Class = "s2"
+		charts[k].Series = append(charts[k].Series, s)
 	}
 	return charts
 }

@@ -87,8 +87,9 @@ func number(s string) (float64, error) {
 
 // Answers is what a model answered.
 type Answers struct {
-	Text  []string
-	Right []float64 // 1 where the answer is what was wanted
+	Text   []string
+	Tokens []int     // of each
+	Right  []float64 // 1 where the answer is what was wanted
 }
 
 // AnswerOptions say how questions are answered.
@@ -110,9 +111,9 @@ func ExactMatch(ctx context.Context, m *model.Model, tok *tokenizer.Tokenizer, q
 	if err != nil {
 		return nil, err
 	}
-	a := &Answers{Text: make([]string, len(qs)), Right: make([]float64, len(qs))}
+	a := &Answers{Text: make([]string, len(qs)), Right: make([]float64, len(qs)), Tokens: make([]int, len(qs))}
 	for i, g := range got {
-		a.Text[i] = tok.Decode(g.IDs, true)
+		a.Text[i], a.Tokens[i] = tok.Decode(g.IDs, true), len(g.IDs)
 		if o.Filter.Same(a.Text[i], qs[i].Want) {
 			a.Right[i] = 1
 		}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Have the programs our users run load what we write, and load what they write.
 
-    python3 cmd/tune/interop/interop.py [transformers] [variants] [llamacpp] [vllm]
+    python3 cmd/tune/interop/interop.py [transformers] [variants] [llamacpp] [trackers] [vllm]
 
 Makes one virtual environment a consumer (.venv-NAME, from the pinned NAME.txt
 here; reused while that file is unchanged), then runs check_NAME.py in it. A
@@ -23,7 +23,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-CONSUMERS = ["transformers", "variants", "llamacpp", "vllm"]
+CONSUMERS = ["transformers", "variants", "llamacpp", "trackers", "vllm"]
 ENVIRONMENTS = {"variants": "transformers"}  # where it is not of the same name
 
 
@@ -120,4 +120,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["transformers", "llamacpp"]))
+    sys.exit(main(sys.argv[1:] or ["transformers", "llamacpp", "trackers"]))

@@ -1,0 +1,125 @@
+package stages
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/train"
+)
+
+// trackedTraining is a training of so many steps with a validation at the end.
+func trackedTraining(dir string, steps int) *tracked {
+	var ms []train.Metrics
+	for i := range steps {
+		ms = append(ms, train.Metrics{Step: i + 1, Loss: 2 - 0.001*float64(i), GradNorm: 1, StepSeconds: 0.5,
+			Sources: []train.SourceLoss{{Source: "data/a.jsonl", Loss: 1, Count: 2}}})
+	}
+	t := &tracked{run: "r", stage: "train", dir: dir, id: "0123456789abcdef0123456789abcdef", began: 1700000000, ended: true,
+		params: [][2]string{{"lora.r", "8"}, {"optimizer", "adamw"}}, raw: []byte("{}\n")}
+	t.points = pointsOf(t.began, ms, []train.EvalMetrics{{Step: steps, Loss: 3, Perplexity: 20, Tasks: train.Values{{Name: "exact_match", V: 0.5}}}})
+	return t
+}
+
+// TestMLflowFiles: the layout of MLflow's file store, as its FileStore (3.17.2) writes it.
+func TestMLflowFiles(t *testing.T) {
+	files := mlflowFiles(trackedTraining(t.TempDir(), 2))
+	run := "mlruns/1/0123456789abcdef0123456789abcdef/"
+	for name, want := range map[string]string{
+		run + "metrics/train/loss":              "1700000000500 2 1\n1700000001000 1.999 2\n",
+		run + "metrics/eval/exact_match":        "1700000001000 0.5 2\n",
+		run + "metrics/train/data/data_a.jsonl": "1700000000500 1 1\n1700000001000 1 2\n",
+		run + "params/lora.r":                   "8",
+		run + "tags/mlflow.runName":             "train",
+	} {
+		if got := string(files[filepath.FromSlash(name)]); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	meta := string(files[filepath.FromSlash(run+"meta.yaml")])
+	for _, want := range []string{"status: 3\n", "run_id: 0123456789abcdef0123456789abcdef\n", "start_time: 1700000000000\n", "artifact_uri: file:///", `experiment_id: "1"`} {
+		if !strings.Contains(meta, want) {
+			t.Errorf("meta.yaml has no %q:\n%s", want, meta)
+		}
+	}
+}
+
+// TestTrackedName: no name of a metric leaves the folder, and each is one that MLflow takes.
+func TestTrackedName(t *testing.T) {
+	for name, want := range map[string]string{"train/loss": "train/loss", "rewards/../mean": "rewards/__/mean", "a//b": "a/_/b", "x:y*z é": "x_y_z _", "..": "__"} {
+		if got := trackedName(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// readWandb reads an offline run back: the payloads of its records. A checksum covers the
+// kind of a piece and its data, and no piece crosses a block of 32 KiB.
+func readWandb(t *testing.T, raw []byte) (out [][]byte) {
+	t.Helper()
+	if !bytes.HasPrefix(raw, []byte(":W&B\xe1\xbe\x00")) {
+		t.Fatalf("begins with %q", raw[:7])
+	}
+	var record []byte
+	inside := false
+	for at := 7; at < len(raw); {
+		if left := 32768 - at%32768; left < 7 {
+			at += left
+			continue
+		}
+		n, kind := int(binary.LittleEndian.Uint16(raw[at+4:])), raw[at+6]
+		data := raw[at+7 : at+7+n]
+		if at/32768 != (at+6+n)/32768 {
+			t.Fatalf("the piece at %d crosses a block", at)
+		}
+		if sum := crc32.ChecksumIEEE(append([]byte{kind}, data...)); sum != binary.LittleEndian.Uint32(raw[at:]) {
+			t.Fatalf("checksum at %d", at)
+		}
+		if (kind == 1 || kind == 2) == inside {
+			t.Fatalf("piece of kind %d at %d after %d bytes", kind, at, len(record))
+		}
+		record, inside = append(record, data...), kind == 2 || kind == 3
+		if !inside {
+			out, record = append(out, record), nil
+		}
+		at += 7 + n
+	}
+	return out
+}
+
+// TestWandbFiles: every record comes back whole, over the ends of blocks too, and a run
+// written again keeps its folder.
+func TestWandbFiles(t *testing.T) {
+	tr := trackedTraining(t.TempDir(), 500)
+	files := wandbFiles(tr)
+	name := filepath.FromSlash("wandb/offline-run-20231114_221320-01234567/run-01234567.wandb")
+	raw, ok := files[name]
+	if !ok || len(files) != 1 {
+		t.Fatalf("files %v", len(files))
+	}
+	records := readWandb(t, raw)
+	if len(records) != 2+501+3 || len(raw) < 3*32768 {
+		t.Errorf("%d records in %d bytes", len(records), len(raw))
+	}
+	for i, r := range records {
+		if num, n := binary.Uvarint(r[1:]); r[0] != 0x08 || n <= 0 || num != uint64(i+1) {
+			t.Errorf("record %d has number %d", i, num)
+		}
+	}
+	if !bytes.Contains(records[1], []byte("optimizer")) || !bytes.Contains(records[1], []byte(`"adamw"`)) || !bytes.Contains(records[2], []byte("train/loss")) {
+		t.Error("config or history is missing")
+	}
+	var l wandbLog
+	for n := 0; n < 3*32768; n += 4093 { // every place in a block where a record may begin
+		l = *newWandbLog()
+		l.write(bytes.Repeat([]byte{1}, n))
+		l.write(bytes.Repeat([]byte{2}, 32768-14-n%32768))
+		l.write([]byte("end"))
+		if got := readWandb(t, l.out); len(got) != 3 || len(got[0]) != n || string(got[2]) != "end" {
+			t.Fatalf("%d bytes: %d records", n, len(got))
+		}
+	}
+}

@@ -87,17 +87,20 @@ func (e *Env) ContentHash(ref Ref) (Digest, error) {
 	return e.x.hashes.tree(path)
 }
 
-// Event tells the watcher what the running stage is doing.
+// Event tells the watchers what the running stage is doing.
 func (e *Env) Event(ev Event) {
 	x := e.x
-	if x.opt.Events == nil {
+	if x.opt.Events == nil && x.log == nil {
 		return
 	}
 	ev.Stage, ev.Index, ev.Of = x.jobs[x.at].ID, x.at+1, len(x.jobs)
 	if ev.Memory == 0 && x.dev != nil {
 		ev.Memory = kernels.Total(x.dev.Info().Mem.Now)
 	}
-	x.opt.Events(ev)
+	x.log.write(LoggedEvent{Event: ev})
+	if x.opt.Events != nil {
+		x.opt.Events(ev)
+	}
 }
 
 // Note tells the watcher something in words.

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/gofrs/flock"
@@ -22,6 +23,7 @@ import (
 //	.state/hashes.json  content hashes of files that were read
 //	.state/timing.json  what differs from run to run
 //	.state/kernels      the kernel level of the last run
+//	.state/events.jsonl what the last run said while it worked
 //	.work/ID            the state of unfinished work
 type folder string
 
@@ -36,7 +38,7 @@ func (f folder) result(id string) string { return f.state(id + ".json") }
 var idRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // taken are names in a run folder, and in its .state, that are no stage's.
-var taken = []string{"report.html", "summary.md", "summary.json", "manifest.json", "tensorboard", "hashes", "timing"}
+var taken = []string{"report.html", "summary.md", "summary.json", "manifest.json", "tensorboard", "mlruns", "wandb", "hashes", "timing"}
 
 // badID says what keeps an id from being the name of a stage's folder, "" for
 // nothing.
@@ -102,6 +104,13 @@ func (f folder) lock(hint string) (unlock func(), err error) {
 	}
 	l := flock.New(f.state("lock"))
 	ok, err := l.TryLock()
+	for range 20 { // who asks whether a run is at work holds it for a moment
+		if ok || err != nil {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+		ok, err = l.TryLock()
+	}
 	if err != nil {
 		return nil, fail.Limitf(string(f), "", "%w", err)
 	}

@@ -58,6 +58,7 @@ type run struct {
 	dev    kernels.Backend // open from prepare on; who prepared closes it
 	at     int             // index of the running job, for events
 	env    *Env            // the run as its stages see it
+	log    *eventLog       // for watchers in other processes
 }
 
 // Run executes the recipe: stages whose address and outputs are as recorded
@@ -75,6 +76,14 @@ func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*report.Summary, erro
 		return nil, err
 	}
 	defer unlock()
+	x.log = x.dir.begin(x.command())
+	sum, err := x.whole(ctx, began)
+	x.log.end(sum, err)
+	return sum, err
+}
+
+// whole is the work of a run in its folder.
+func (x *run) whole(ctx context.Context, began time.Time) (*report.Summary, error) {
 	x.dir.sweep(x.ids())
 	if err := x.recordLevel(); err != nil {
 		return nil, err
@@ -82,7 +91,7 @@ func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*report.Summary, erro
 	if err := x.check(ctx); err != nil {
 		return nil, err
 	}
-	err = x.execute(ctx)
+	err := x.execute(ctx)
 	return x.report(time.Since(began), err)
 }
 

@@ -224,11 +224,11 @@ func cmdHelps(ts *testscript.TestScript, neg bool, args []string) {
 // stopped holds the command that a script signalled.
 var stopped sync.Map
 
-// cmdSignal signals the command in the background: signal TERM|INT.
+// cmdSignal signals the command in the background: signal TERM|INT|KILL.
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	cmds := ts.BackgroundCmds()
 	stopped.Store(ts, cmds[len(cmds)-1])
-	ts.Check(cmds[len(cmds)-1].Process.Signal(map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": os.Interrupt}[args[0]]))
+	ts.Check(cmds[len(cmds)-1].Process.Signal(map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": os.Interrupt, "KILL": os.Kill}[args[0]]))
 }
 
 // cmdExited checks the exit code of what was signalled, after a wait: exited N.

@@ -16,7 +16,7 @@ import (
 func commands() []*ucli.Command {
 	return []*ucli.Command{
 		runCommand(), planCommand(), validateCommand(), initCommand(), schemaCommand(), cleanCommand(),
-		addTokensCommand(), ingestCommand(), trainCommand(), mergeCommand(), mergeModelsCommand(), exportCommand(), evalCommand(), compareCommand(),
+		addTokensCommand(), ingestCommand(), trainCommand(), mergeCommand(), mergeModelsCommand(), exportCommand(), evalCommand(), compareCommand(), tailCommand(),
 		generateCommand(), chatCommand(), inspectCommand(), verifyCommand(), diffCommand(), fitCommand(), doctorCommand(), pullCommand(), pushCommand(), graphCommand(),
 		logitsCommand(), tokenizeCommand(), renderCommand(), benchCommand(),
 		{Name: "quant", Usage: "quantize a model; also the binary quant", Subcommands: quantCommands(), Action: noSubcommand},

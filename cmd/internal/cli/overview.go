@@ -11,7 +11,7 @@ import (
 var overview = `tune - tune, quantize and test language models          tune COMMAND --help for examples
 
   start     init doctor pull schema         data, train  add-tokens ingest train merge merge-models
-  run       run plan validate clean         quantize     quant ` + strings.Join(quant.FolderMethods(), "|") + `|gguf|imatrix, export
+  run       run tail plan validate clean    quantize     quant ` + strings.Join(quant.FolderMethods(), "|") + `|gguf|imatrix, export
   look      inspect verify diff fit graph   try, judge   chat generate eval compare bench
   scripts   logits tokenize render          share        push                   shell   completion bash|zsh|fish
 

@@ -28,6 +28,9 @@ type watcher struct {
 	logEvery int64 // steps between lines of a training, on a terminal too; 0: as above
 	logged   int64 // step of the last one
 
+	at     time.Time // of the event, where it is not now
+	noTime bool      // say no time left: the event does
+
 	began time.Time // of the phase in work
 	phase string
 	first int64
@@ -37,7 +40,12 @@ type watcher struct {
 
 func newWatcher(w io.Writer, quiet bool) *watcher {
 	p := &watcher{w: w, quiet: quiet}
-	if f, ok := w.(*os.File); ok && isTerminal(f) && os.Getenv("TERM") != "dumb" && os.Getenv("CI") == "" {
+	f, ok := w.(*os.File)
+	if c, is := w.(*console); is { // what is redrawn is ours to write
+		f, ok = c.w.(*os.File)
+		p.w = coloured(w)
+	}
+	if ok && isTerminal(f) && os.Getenv("TERM") != "dumb" && os.Getenv("CI") == "" {
 		p.width = func() int { return cmp.Or(columns(f), 80) }
 	}
 	return p
@@ -90,8 +98,16 @@ func (p *watcher) clear() {
 	}
 }
 
+// now is when the event in work happened.
+func (p *watcher) now() time.Time {
+	if p.at.IsZero() {
+		return time.Now()
+	}
+	return p.at
+}
+
 func (p *watcher) progress(where string, e recipes.Event) {
-	now := time.Now()
+	now := p.now()
 	if phase := where + e.Unit + fmt.Sprint(e.Total); phase != p.phase {
 		p.phase, p.began, p.first, p.drawn, p.logged = phase, now, e.Done, now, e.Done
 		if p.width == nil {
@@ -116,7 +132,7 @@ func (p *watcher) progress(where string, e recipes.Event) {
 		fmt.Fprintln(p.w, harmless(strings.Join(fields, "  ")))
 		return
 	}
-	fmt.Fprint(p.w, "\r\x1b[K"+fitting(fields, p.width()-1)) // in the last column some terminals wrap
+	fmt.Fprint(p.w, "\r\x1b[K"+harmless(fitting(fields, p.width()-1))) // in the last column some terminals wrap
 	p.open = true
 }
 
@@ -173,7 +189,7 @@ func (p *watcher) status(where string, e recipes.Event, now time.Time) []string 
 		if e.Text == "" && e.Unit != "bytes" {
 			out = append(out, humanize.SIWithDigits(float64(done)/took.Seconds(), 1, "")+"/s")
 		}
-		if e.Total > e.Done {
+		if e.Total > e.Done && !p.noTime {
 			left := time.Duration(float64(took) * float64(e.Total-e.Done) / float64(done))
 			out = append(out, "left "+short(left))
 		}

@@ -20,21 +20,28 @@ import (
 
 func compareCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "compare", Usage: "the models of a run side by side, and the one that fits a need", ArgsUsage: "RUN",
-		Description: examples("tune compare runs/pick", "tune compare runs/pick --max-size 5GiB --max kl=0.05 --pick smallest --link best.gguf"),
+		Name: "compare", Usage: "the models of a run side by side, and the one that fits a need; the trainings of several runs", ArgsUsage: "RUN [RUN …]",
+		Description: examples("tune compare runs/pick", "tune compare runs/pick --max-size 5GiB --max kl=0.05 --pick smallest --link best.gguf", "tune compare runs/a runs/b --html curves.html"),
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "max-size", Usage: "leave out larger ones"},
 			&ucli.StringSliceFlag{Name: "max", Usage: "METRIC=VALUE (may repeat)"}, &ucli.StringSliceFlag{Name: "min", Usage: "METRIC=VALUE (may repeat)"},
 			&ucli.StringFlag{Name: "pick", Usage: "smallest, or best METRIC"},
 			&ucli.StringFlag{Name: "link", Usage: "make this a symbolic link to the pick"},
+			&ucli.StringFlag{Name: "html", Usage: "of trainings: write a page with their curves"},
 			&ucli.BoolFlag{Name: "json"}},
 		Action: runCompare,
 	}
 }
 
 func runCompare(c *ucli.Context) error {
-	if err := args(c, "RUN", 1); err != nil {
+	if c.NArg() > 1 {
+		return compareTrainings(c)
+	}
+	if err := args(c, "RUN [RUN …]", 1); err != nil {
 		return err
+	}
+	if c.IsSet("html") {
+		return fail.Usagef("--html", "tune compare runs/a runs/b --html curves.html; the curves of one run are in its report.html", "--html is of the trainings of several runs, one is given")
 	}
 	if l := c.String("link"); l != "" {
 		if err := atomic.OnlyLink(l); err != nil {
@@ -81,6 +88,56 @@ func runCompare(c *ucli.Context) error {
 		return atomic.Symlink(abs, l)
 	}
 	return nil
+}
+
+// compareTrainings shows what the train stages of several runs have logged.
+func compareTrainings(c *ucli.Context) error {
+	for _, flag := range []string{"max-size", "max", "min", "pick", "link"} {
+		if c.IsSet(flag) {
+			return fail.Usagef("--"+flag, "name one run", "--%s chooses among the models of a run, %d runs are given", flag, c.NArg())
+		}
+	}
+	var list []report.Training
+	for _, run := range c.Args().Slice() {
+		of, err := report.Trainings(run)
+		if err != nil {
+			return err
+		}
+		list = append(list, of...)
+	}
+	if path := c.String("html"); path != "" {
+		page, err := report.TrainingsPage(list)
+		if err != nil {
+			return err
+		}
+		if err := atomic.WriteFile(path, page); err != nil {
+			return err
+		}
+	}
+	if c.Bool("json") {
+		for _, t := range list {
+			if err := writeJSON(c, t); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	summary, validations := report.CompareTrainings(list)
+	printGrid(c, summary)
+	if len(validations.Head) > 1 {
+		fmt.Fprintf(c.App.Writer, "\n%s\n", strings.ToLower(validations.Title))
+		printGrid(c, validations)
+	}
+	return nil
+}
+
+// printGrid prints a table in columns.
+func printGrid(c *ucli.Context, g report.Grid) {
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	for _, row := range append([][]string{g.Head}, g.Rows...) {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	w.Flush()
 }
 
 func leaveOut(c *ucli.Context, rows []report.Compared) error {

@@ -56,10 +56,7 @@ func messages(q, a string) any {
 func TestNearDuplicates(t *testing.T) {
 	tok, tmpl := sharedTokenizer(t, "qwen3"), templateFor(t, "qwen3")
 	r := rand.New(rand.NewPCG(1, 2))
-	var texts [][2]string
-	for _, p := range problems(t, 200) {
-		texts = append(texts, p)
-	}
+	texts := problems(t, 200)
 	for i := range 100 {
 		p := texts[i]
 		for range i % 4 {

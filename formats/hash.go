@@ -5,21 +5,20 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"os"
 )
 
 // HashFile is the SHA-256 of a file's content in hexadecimal. It stops with
 // ctx's error when ctx ends.
 func HashFile(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
+	f, err := openSource(path)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer f.close()
 	h := sha256.New()
 	buf := make([]byte, 1<<18)
 	for {
-		n, err := f.Read(buf)
+		n, err := f.f.Read(buf)
 		h.Write(buf[:n])
 		if err == io.EOF {
 			return hex.EncodeToString(h.Sum(nil)), nil

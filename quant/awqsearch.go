@@ -180,7 +180,7 @@ func (a *awqSearch) hessianLoss(g *group, by []float32, all bool) (float64, erro
 			if err != nil {
 				return err
 			}
-			sum += e
+			sum += e * float64(l.W.Rows) / float64(len(first)*n) // maps of other heights count as they do with all rows
 		}
 		return nil
 	})

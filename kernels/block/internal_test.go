@@ -126,7 +126,7 @@ func TestDynamicLevels(t *testing.T) {
 			blocks = append(blocks, x)
 		}
 		for _, x := range blocks[1:8] { // short ones, in whole vectors
-			blocks = append(blocks, slices.Repeat(x, 16), append(make([]float32, 32), x...))
+			blocks = append(blocks, slices.Repeat(x, 16), slices.Repeat(x, 64), append(make([]float32, 32), x...), append(slices.Repeat(x, 40), x[:1]...))
 		}
 		for i, x := range blocks {
 			var codes, bits []byte

@@ -23,6 +23,7 @@ type lossArgs struct {
 // their place the gradients of the logits, from which those of x, W and the bias
 // follow; chunks are added in order.
 func (c *CUDA) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *kernels.LogProbArgs) {
+	c.noF16(a.F16)
 	v, cols := a.W.Rows, a.W.Cols
 	logp, lse, argmax := f32("logprob: logp", out.LogP, a.N), f32("logprob: lse", out.LSE, a.N), i32("logprob: argmax", out.Argmax, a.N)
 	mean := f32("logprob: mean", out.Mean, a.N)

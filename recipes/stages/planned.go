@@ -51,7 +51,8 @@ func rewardShapes(src *arch.Source) (*arch.Source, error) {
 // decides what of a model stays in memory. What does not fit is run again beyond
 // it, so that a refusal can say by how much.
 func counted(p *recipes.Planner, s *recipes.StagePlan, f func(dev *dry.Dry) error) error {
-	o := dry.Options{MemoryLimit: p.Limit, Working: p.Env.Device().Info().Working}
+	info := p.Env.Device().Info()
+	o := dry.Options{MemoryLimit: p.Limit, Label: info.Name, Working: info.Working}
 	dev := dry.New(o)
 	err := f(dev)
 	if errors.Is(err, kernels.ErrOutOfMemory) {

@@ -21,7 +21,14 @@ func openDevice(c *ucli.Context) (kernels.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return device.Open(c.String("device"), device.Options{Threads: n, MemoryLimit: limit})
+	dev, err := device.Open(c.String("device"), device.Options{Threads: n, MemoryLimit: limit})
+	if name := c.String("dtype"); err == nil && name != "" && name != "auto" {
+		if _, err = stages.ParseBF16(dev, name); err != nil { // also where no model is run
+			dev.Close()
+			return nil, err
+		}
+	}
+	return dev, err
 }
 
 // openModel loads --model with its --adapter folders; the caller closes it and

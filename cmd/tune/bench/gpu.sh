@@ -16,7 +16,7 @@ OUT=${OUT:-build/gpu}
 DEVICE=${DEVICE:-cuda:0}
 SHAPE=${SHAPE:-llama-8b}
 LENGTH=${LENGTH:-2048}
-work=${TUNEKIT_WORK:-${TMPDIR:-/tmp}/tunekit-gpu.$$}
+if [ "${2:-}" = inner ]; then work=$TUNEKIT_GPU_STEP; else work=$(mktemp -d) || exit 1; fi
 tune=$work/tune
 case $DEVICE in cuda*) export TUNEKIT_GPU="$DEVICE" ;; *) unset TUNEKIT_GPU ;; esac
 table=$OUT/gpu-$what.md
@@ -29,7 +29,7 @@ step() {
 	name=$1 limit=$2
 	shift 2
 	begin=$(date +%s)
-	TUNEKIT_WORK=$work timeout -k 10 "$limit" sh "$0" "$what" inner "$@" >"$OUT/$name.log" 2>&1
+	TUNEKIT_GPU_STEP=$work timeout -k 10 "$limit" sh "$0" "$what" inner "$@" >"$OUT/$name.log" 2>&1
 	rc=$?
 	took=$(($(date +%s) - begin))
 	result=$(sed -n 's/^= //p' "$OUT/$name.log" | tail -1)
@@ -53,7 +53,10 @@ sanitizer() {
 	"$s" --tool "$1" --error-exitcode 9 "$work/cuda.test" -test.run 'TestGPU$/^(Linear|Norm|LogProb|Attention)$' -test.failfast && echo "= no complaint"
 }
 
-doctor() { "$tune" doctor && echo "= $("$tune" doctor | sed -n 's/.*cuda:0[: ]*//p' | head -1 | cut -c1-120)"; }
+doctor() {
+	"$tune" doctor | tee "$work/doctor" && line=$(sed -n 's/.*cuda:0[: ]*//p' "$work/doctor" | head -1 | cut -c1-120) && echo "= $line"
+	case ${TUNEKIT_GPU:+gpu}$line in gpu*"not usable"*) return 1 ;; esac
+}
 
 suite() {
 	[ -n "${TUNEKIT_GPU:-}" ] || { echo "= no GPU was asked for"; exit 77; }
@@ -115,7 +118,7 @@ if [ "${2:-}" = inner ]; then # the command of a step, in a shell that timeout c
 	exit
 fi
 
-mkdir -p "$OUT" "$work"
+mkdir -p "$OUT"
 trap 'rm -rf "$work"' EXIT
 tar -xzf build/gpu.tgz -C "$work" || exit 1
 gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1 | tr -d ',')
@@ -132,7 +135,7 @@ if [ "$what" = test ]; then
 	step racecheck 80 sanitizer racecheck
 else
 	step kernels 120 suite 'TestGPUBench$' 'rows in kernels.log'
-	grep '^| ' "$OUT/kernels.log" 2>/dev/null | tee -a "$OUT/gpu-kernels.md"
+	grep '^| ' "$OUT/kernels.log" 2>/dev/null | tee "$OUT/gpu-kernels.md"
 	step qlora 130 qlora
 	step gptq 110 gptq
 	step decode 100 decode

@@ -30,9 +30,9 @@ var adding = map[string][]added{
 		{`(?i)^moe$`, "autograd/model/load.go autograd/model/moe.go", "autograd/model/arch/"},
 	},
 	"quantization method": {
-		{`(?i)hqq`, "quant/hqq.go quant/method.go", ""},
+		{`^hqqMethod$`, "quant/hqq.go quant/method.go", ""},
 		{`(?i)smoothquant|^smoothMethod$`, "quant/method.go quant/smoothquant.go", ""},
-		{`^awqMethod$`, "quant/awq.go quant/method.go", ""}, // "awq" is a layout, too
+		{`^awqMethod$`, "quant/awq.go quant/method.go", ""}, // "awq" is a layout, too, as are others
 		{`^gptqMethod$`, "quant/gptq.go quant/method.go", ""},
 	},
 	"block type": {

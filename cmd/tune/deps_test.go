@@ -25,8 +25,9 @@ var layers = []string{
 	"autograd/model",
 	"autograd/model/engine",
 	"train/eval quant/gguf autograd/model/merge",
-	"lora quant recipes/report", // and train, which holds the adapter that it trains
+	"lora quant", // and train, which holds the adapter that it trains
 	"train train/mpi",
+	"recipes/report",
 	"recipes",
 	"recipes/stages",
 	"recipes/pocket/gen cmd/internal/cli",

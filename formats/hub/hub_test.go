@@ -535,19 +535,35 @@ func FuzzListing(f *testing.F) {
 	})
 }
 
-// TestPullPyTorch: PyTorch's weights are fetched where there are no others, and
+// TestPullPyTorch: PyTorch's weights are fetched where their folder has no others, and
 // nothing else that is pickled.
 func TestPullPyTorch(t *testing.T) {
-	s := newServer(t, map[string][]byte{"config.json": []byte("{}"), "pytorch_model-00001-of-00002.bin": weights(1050), "pytorch_model-00002-of-00002.bin": weights(10), "pytorch_model.bin.index.json": []byte("{}"),
-		"training_args.bin": []byte("x"), "sub/pytorch_model.bin": []byte("x"), "optimizer.pt": []byte("x")})
-	dir, _, err := s.puller(t, "hf://org/name", Options{}).pull(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]bool{"config.json": true, "pytorch_model-00001-of-00002.bin": true, "pytorch_model-00002-of-00002.bin": true, "pytorch_model.bin.index.json": true,
-		"training_args.bin": false, "sub/pytorch_model.bin": false, "optimizer.pt": false} {
-		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != want {
-			t.Errorf("%s: %v, want it fetched: %v", name, err, want)
+	const both = "pytorch_model-00001-of-00002.bin pytorch_model-00002-of-00002.bin"
+	for _, c := range []struct{ has, fetched, not string }{
+		{"config.json pytorch_model.bin.index.json " + both + " training_args.bin sub/pytorch_model.bin optimizer.pt", "config.json pytorch_model.bin.index.json " + both, "training_args.bin sub/pytorch_model.bin optimizer.pt"},
+		{"config.json pytorch_model.bin model.safetensors", "model.safetensors", "pytorch_model.bin"},
+		{"config.json pytorch_model.bin unet/model.safetensors", "pytorch_model.bin unet/model.safetensors", ""},
+		{"config.json pytorch_model.bin m-Q4_K_M.gguf", "pytorch_model.bin m-Q4_K_M.gguf", ""},
+		{"config.json pytorch_model.bin gguf/m.gguf", "pytorch_model.bin gguf/m.gguf", ""},
+		{"pytorch_model.bin m.gguf", "m.gguf", "pytorch_model.bin"},
+		{"adapter_config.json adapter_model.bin m.gguf", "adapter_model.bin m.gguf", ""},
+		{"adapter_config.json adapter_model.bin adapter_model.safetensors", "adapter_model.safetensors", "adapter_model.bin"},
+	} {
+		files := map[string][]byte{}
+		for _, name := range strings.Fields(c.has) {
+			files[name] = weights(10 + len(name))
+		}
+		s := newServer(t, files)
+		dir, _, err := s.puller(t, "hf://org/name", Options{}).pull(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for want, list := range map[bool]string{true: c.fetched, false: c.not} {
+			for _, name := range strings.Fields(list) {
+				if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != want {
+					t.Errorf("of %s: %s: %v, want it fetched: %v", c.has, name, err, want)
+				}
+			}
 		}
 	}
 }

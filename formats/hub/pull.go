@@ -134,9 +134,7 @@ func (p *puller) choose(all []file) ([]file, error) {
 		return nil, fail.Limitf(p.ref.String(), "", "the repository has %d files, allowed are %d", len(all), maxFiles)
 	}
 	seen := map[string]string{}
-	others := slices.ContainsFunc(all, func(f file) bool {
-		return strings.HasSuffix(f.Name, ".safetensors") || strings.HasSuffix(f.Name, ".gguf")
-	})
+	others := othersThan(all)
 	var out []file
 	for _, f := range all {
 		if !safeName(f.Name) {
@@ -173,6 +171,16 @@ func pickle(name string) bool {
 		return true
 	}
 	return false
+}
+
+// othersThan reports whether a repository has other weights than PyTorch's in the folder
+// where those lie, the top one: safetensors, or a GGUF where no folder of weights is.
+func othersThan(all []file) bool {
+	top := func(match func(name string) bool) bool {
+		return slices.ContainsFunc(all, func(f file) bool { return !strings.Contains(f.Name, "/") && match(f.Name) })
+	}
+	return top(func(n string) bool { return strings.HasSuffix(n, ".safetensors") }) ||
+		top(func(n string) bool { return strings.HasSuffix(n, ".gguf") }) && !top(func(n string) bool { return n == "config.json" || n == "adapter_config.json" })
 }
 
 // pickledWeights reports files of PyTorch that hold the weights of a model or an adapter.

@@ -132,7 +132,7 @@ func (p *pusher) collect(path string) error {
 	}
 	if !st.IsDir() {
 		err = p.file(filepath.Base(path), path, st)
-	} else {
+	} else if path, err = filepath.EvalSymlinks(path); err == nil { // a walk does not follow a link, not even its first one
 		err = filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
 			if err != nil {
 				return fail.Inputf(at, "", "%w", err)
@@ -155,6 +155,9 @@ func (p *pusher) collect(path string) error {
 			st, err := os.Stat(at) // the hub's cache is made of links
 			if err != nil {
 				return fail.Inputf(at, "", "%w", err)
+			}
+			if st.IsDir() {
+				return fail.Inputf(at, "put the folder itself in its place, or take the link out", "is a link to a folder, and these are not followed")
 			}
 			return p.file(name, at, st)
 		})
@@ -219,7 +222,7 @@ func (p *pusher) run(ctx context.Context) error {
 	if err := p.branch(ctx); err != nil || len(p.files) == 0 { // a new branch has what the default one has
 		return err
 	}
-	if err := p.modes(ctx); err != nil {
+	if err := p.modes(ctx); err != nil || len(p.files) == 0 { // the repository ignores them all
 		return err
 	}
 	if err := p.uploadLarge(ctx); err != nil {
@@ -489,29 +492,41 @@ func (p *pusher) batch(ctx context.Context, list []*upload) ([]object, error) {
 // send uploads one large file in one piece or, where the server says so, in parts.
 func (p *pusher) send(ctx context.Context, u *upload, o object) error {
 	up := o.Actions.Upload
-	var parts []string
-	size := u.size
 	header := http.Header{}
+	given := map[int]string{} // addresses by number, which the hub pads with zeros
 	for k, raw := range up.Header {
 		text := strings.Trim(string(raw), `"`)
-		if n, err := strconv.Atoi(k); err == nil && n > 0 {
-			continue
-		} else if k == "chunk_size" {
-			if size, err = strconv.ParseInt(text, 10, 64); err != nil || size < 1 {
-				return fail.Inputf(p.ref.String(), "", "the server wants %s in parts of %.40q bytes", u.name, text)
+		n, err := strconv.Atoi(k)
+		switch {
+		case err == nil:
+			var href string
+			if _, twice := given[n]; twice || json.Unmarshal(raw, &href) != nil {
+				return fail.Inputf(p.ref.String(), "", "the server gives part %d of %s no address, or two", n, u.name)
 			}
-			for n := 1; int64(n-1)*size < u.size; n++ {
-				var href string
-				if json.Unmarshal(up.Header[strconv.Itoa(n)], &href) != nil || n > 100_000 {
-					return fail.Inputf(p.ref.String(), "", "the server does not say where part %d of %s goes", n, u.name)
-				}
-				parts = append(parts, href)
-			}
-			continue
+			given[n] = href
+		case k != "chunk_size":
+			header.Set(k, text)
 		}
-		header.Set(k, text)
 	}
+	var parts []string
 	var err error
+	size := u.size
+	if raw, ok := up.Header["chunk_size"]; ok {
+		text := strings.Trim(string(raw), `"`)
+		if size, err = strconv.ParseInt(text, 10, 64); err != nil || size < 1 {
+			return fail.Inputf(p.ref.String(), "", "the server wants %s in parts of %.40q bytes", u.name, text)
+		}
+		for n := 1; int64(n-1)*size < u.size; n++ {
+			href, ok := given[n]
+			if !ok {
+				return fail.Inputf(p.ref.String(), "", "the server does not say where part %d of %s goes", n, u.name)
+			}
+			parts = append(parts, href)
+		}
+	}
+	if len(given) != len(parts) {
+		return fail.Inputf(p.ref.String(), "", "the server gives %d addresses for %s, which has %d parts of %d bytes", len(given), u.name, len(parts), size)
+	}
 	if parts == nil {
 		_, err = p.put(ctx, u, up.Href, 0, u.size, header)
 	} else {
@@ -648,15 +663,15 @@ func (p *pusher) commit(ctx context.Context) error {
 		lost = true
 		resp, err := p.do(ctx, request{method: http.MethodPost, url: to, size: int64(len(body)), header: http.Header{"Content-Type": {"application/x-ndjson"}},
 			body: func() (io.ReadCloser, error) { return nopCloser{bytes.NewReader(body)}, nil }})
+		if err == nil {
+			defer resp.Body.Close()
+			err = p.decode(resp, &a)
+		}
 		if err != nil {
 			var passing retry
 			if p.push.CreatePR && errors.As(err, &passing) { // a second one would be opened
 				return fail.Inputf(p.ref.String(), "look at its page whether the pull request was opened; what was uploaded is kept", "%w", passing.error)
 			}
-			return err
-		}
-		defer resp.Body.Close()
-		if err := p.decode(resp, &a); err != nil {
 			return err
 		}
 		p.out.Commit, p.out.URL, p.out.PR = a.CommitOID, a.CommitURL, a.PullRequestURL

@@ -64,10 +64,10 @@ func count2(list []string, prefix string) (n int) {
 // TestPush: what is pushed is what is pulled; pushed again nothing is sent; of a change
 // only what changed; content that the storage knows is not sent under another name.
 func TestPush(t *testing.T) {
-	for _, part := range []int{0, 1000} {
+	for _, part := range []int{0, 1000, -1000} { // below 0: parts by plain numbers
 		t.Run(fmt.Sprint("parts of ", part), func(t *testing.T) {
 			h := newHub(t)
-			h.PartSize = part
+			h.PartSize, h.PlainPart = max(part, -part), part < 0
 			files := map[string][]byte{"config.json": []byte("{}"), "model.safetensors": weights(10_500), "sub/a b#.json": []byte("[1]"), "empty.txt": {}, "tokenizer.model": weights(900),
 				"copy.safetensors": weights(10_500)}
 			dir := folder(t, files)
@@ -95,7 +95,7 @@ func TestPush(t *testing.T) {
 				t.Errorf("the hub has %d files", len(got))
 			}
 			log := h.Requests()
-			if want := map[int]int{0: 2, 1000: 11 + 1}[part]; count2(log, "PUT ") != want {
+			if want := map[int]int{0: 2, 1000: 11 + 1}[h.PartSize]; count2(log, "PUT ") != want {
 				t.Errorf("%d pieces were sent, want %d: %q", count2(log, "PUT "), want, log)
 			}
 
@@ -159,6 +159,60 @@ func TestPushOptions(t *testing.T) {
 	}
 }
 
+// TestPushLinks: a folder that is reached over a link is uploaded, as are files; a link
+// to a folder within is refused, not left out.
+func TestPushLinks(t *testing.T) {
+	h := newHub(t)
+	dir := folder(t, map[string][]byte{"config.json": []byte("{}"), "sub/a.json": []byte("[1]")})
+	to := filepath.Join(t.TempDir(), "to")
+	if err := os.Symlink(dir, to); err != nil {
+		t.Skip(err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "config.json"), filepath.Join(dir, "b.json")); err != nil {
+		t.Fatal(err)
+	}
+	out, err := pushing(t, h, to, "hf://org/a", PushOptions{})
+	if err != nil || !slices.Equal(out.Uploaded, []string{"b.json", "config.json", "sub/a.json"}) || string(h.Files("org/a", "main")["b.json"]) != "{}" {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "sub"), filepath.Join(dir, "again")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pushing(t, h, to, "hf://org/b", PushOptions{}); err == nil || !strings.Contains(err.Error(), "again: is a link to a folder") || fail.Code(err) != 3 || h.Files("org/b", "main") != nil {
+		t.Error(err)
+	}
+}
+
+// TestPushIgnored: nothing is committed where the repository ignores every file.
+func TestPushIgnored(t *testing.T) {
+	h := newHub(t)
+	h.Fail = sending("/preupload/", `{"files":[{"path":"a.json","uploadMode":"regular","shouldIgnore":true}]}`)
+	out, err := pushing(t, h, folder(t, map[string][]byte{"a.json": []byte("{}")}), "hf://org/a", PushOptions{})
+	if err != nil || len(out.Uploaded) != 0 || out.Bytes != 0 || out.Commit != "" || !slices.Equal(out.Ignored, []string{"a.json"}) || count2(h.Requests(), "POST /api/models/org/a/commit") != 0 {
+		t.Errorf("%+v, %v", out, err)
+	}
+}
+
+// TestPushOnePullRequest: a pull request whose answer broke off is not opened again.
+func TestPushOnePullRequest(t *testing.T) {
+	h := newHub(t)
+	h.Put("org/a", nil)
+	n := 0
+	h.Fail = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/commit/") {
+			return false
+		}
+		n++
+		w.Header().Set("Content-Length", "1000")
+		_, _ = io.WriteString(w, `{"commitOid":`)
+		return true
+	}
+	_, err := pushing(t, h, folder(t, map[string][]byte{"a.json": []byte("{}")}), "hf://org/a", PushOptions{CreatePR: true})
+	if n != 1 || err == nil || !strings.Contains(fail.Hint(err), "whether the pull request was opened") {
+		t.Errorf("asked %d times: %v (hint %q)", n, err, fail.Hint(err))
+	}
+}
+
 // TestPushFailing: errors that pass are tried again, a commit whose answer was lost is
 // not made twice, and others name what was refused.
 func TestPushFailing(t *testing.T) {
@@ -207,6 +261,9 @@ func TestPushFailing(t *testing.T) {
 		"bad words":     {"hf://org/e", h.Token, dir, refusing("/commit/", `"base_model" is not valid`), "is not valid", "", 3},
 		"elsewhere":     {"hf://org/f", h.Token, dir, sending("/objects/batch", `{"objects":[{"oid":"HASH","size":4500,"actions":{"upload":{"href":"http://example.org/x"}}}]}`), "refused", "", 3},
 		"no such part":  {"hf://org/g", h.Token, dir, sending("/objects/batch", `{"objects":[{"oid":"HASH","size":4500,"actions":{"upload":{"href":"URL/x","header":{"chunk_size":"1000"}}}}]}`), "where part 1", "", 3},
+		"a gap":         {"hf://org/g", h.Token, dir, sending("/objects/batch", parts("00001", "00003")), "where part 2", "", 3},
+		"a part twice":  {"hf://org/g", h.Token, dir, sending("/objects/batch", parts("1", "00001")), "part 1", "", 3},
+		"part too many": {"hf://org/g", h.Token, dir, sending("/objects/batch", parts("1", "2", "3", "4", "5", "6")), "6 addresses", "", 3},
 		"no mode":       {"hf://org/h", h.Token, dir, sending("/preupload/", `{"files":[]}`), "does not say how to upload", "", 3},
 		"too many":      {"hf://org/i", h.Token, dir, sending("/objects/batch", `{"objects":[{"oid":"HASH","size":4500,"error":{"code":422,"message":"over your quota"}}]}`), "over your quota", "", 3},
 	} {
@@ -238,6 +295,15 @@ func TestPushFailing(t *testing.T) {
 	if _, err := Push(ctx, big, "hf://org/k", PushOptions{Options: Options{Token: h.Token}}); fail.Code(err) != int(fail.Interrupted) {
 		t.Errorf("stopped: %v", err)
 	}
+}
+
+// parts is an answer that wants weights(4500) in parts of such names.
+func parts(names ...string) string {
+	list := ""
+	for _, n := range names {
+		list += fmt.Sprintf(`,"%s":"URL/x"`, n)
+	}
+	return `{"objects":[{"oid":"HASH","size":4500,"actions":{"upload":{"href":"URL/x","header":{"chunk_size":"1000"` + list + `}}}}]}`
 }
 
 func failing(at string, status int) func(http.ResponseWriter, *http.Request) bool {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -104,18 +105,19 @@ func runPush(c *ucli.Context) error {
 		}
 		return nil
 	}
-	if len(out.Uploaded) == 0 {
+	switch {
+	case len(out.Uploaded) > 0:
+		fmt.Fprintf(w, "%d files, %s; %s sent, %d unchanged\n", len(out.Uploaded), humanize.Bytes(uint64(out.Bytes)), humanize.Bytes(uint64(out.Sent)), len(out.Same))
+	case len(out.Same) > 0:
 		fmt.Fprintf(w, "%s has all %d files already\n", r, len(out.Same))
-		return nil
+	default:
+		fmt.Fprintf(w, "nothing to upload: %s ignores every file\n", r)
 	}
-	fmt.Fprintf(w, "%d files, %s; %s sent, %d unchanged\n", len(out.Uploaded), humanize.Bytes(uint64(out.Bytes)), humanize.Bytes(uint64(out.Sent)), len(out.Same))
 	if len(out.Ignored) > 0 {
 		fmt.Fprintln(w, "left out:", strings.Join(out.Ignored, " "))
 	}
-	if out.PR != "" {
-		fmt.Fprintln(w, out.PR)
-	} else {
-		fmt.Fprintln(w, out.URL)
+	if link := cmp.Or(out.PR, out.URL); link != "" {
+		fmt.Fprintln(w, link)
 	}
 	return nil
 }

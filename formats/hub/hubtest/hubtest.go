@@ -30,6 +30,7 @@ type Hub struct {
 	content   *httptest.Server
 	Token     string // what may write; reading needs none but for private repositories
 	PartSize  int    // larger objects are uploaded in parts of so many bytes; 0: never
+	PlainPart bool   // parts are called 1, 2, not 00001, 00002
 	LargeFrom int    // bytes from which any file is a large one; 0: 10 MB
 
 	// Fail, where not nil, answers a request in place of the hub by returning true.
@@ -413,7 +414,11 @@ func (h *Hub) lfs(w http.ResponseWriter, name, what string, body []byte) {
 				h.parts[id] = map[int][]byte{}
 				header := object{"chunk_size": strconv.Itoa(h.PartSize)}
 				for n := 1; (n-1)*h.PartSize < o.Size; n++ {
-					header[strconv.Itoa(n)] = fmt.Sprintf("%s/storage/part/%s?partNumber=%d", h.content.URL, id, n)
+					name := fmt.Sprintf("%05d", n)
+					if h.PlainPart {
+						name = strconv.Itoa(n)
+					}
+					header[name] = fmt.Sprintf("%s/storage/part/%s?partNumber=%d", h.content.URL, id, n)
 				}
 				up = object{"href": h.URL + "/storage/complete/" + id, "header": header}
 			}

@@ -211,6 +211,9 @@ func (k Kinds) applySet(d *schema.Decoder, root *yaml.Node, set, place string) {
 	if len(doc.Content) > 0 {
 		v = doc.Content[0]
 	}
+	if text := strings.TrimSpace(val); strings.HasPrefix(text, "#") || strings.Contains(text, " #") && v.Kind == yaml.ScalarNode && v.Style == 0 {
+		v = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text, Style: yaml.DoubleQuotedStyle} // no one comments a flag
+	}
 	d.Mark(v, place)
 	parts := strings.Split(key, ".")
 	at := root

@@ -61,9 +61,10 @@ func mlflowFiles(t *tracked) map[string][]byte {
 		out[filepath.Join(dir, "params", filepath.FromSlash(p[0]))] = []byte(strings.ToValidUTF8(p[1][:min(len(p[1]), mlflowParam)], ""))
 	}
 	lines := map[string]*strings.Builder{}
+	metrics := names{clean: trackedName}
 	for _, p := range t.points {
 		for _, v := range p.values {
-			name := trackedName(v.tag)
+			name := metrics.of(v.tag)
 			if lines[name] == nil {
 				lines[name] = &strings.Builder{}
 			}

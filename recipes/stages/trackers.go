@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
 
@@ -60,11 +61,11 @@ func trackerFiles(x *recipes.Env, j *recipes.Job, path string, ended bool, steps
 	for _, m := range steps {
 		took += m.StepSeconds
 	}
+	for _, e := range evals {
+		took += e.Seconds
+	}
 	t.began = float64(st.ModTime().Unix()) - took
-	h := sha256.New()
-	first := steps[0]
-	fmt.Fprintln(h, t.run, t.stage, math.Float64bits(first.Loss), math.Float64bits(first.GradNorm), first.Tokens, t.params)
-	t.id = hex.EncodeToString(h.Sum(nil))[:32]
+	t.id = trackedID(t.run, t.stage, o, steps[0])
 	t.points = pointsOf(t.began, steps, evals)
 	out := map[string][]byte{}
 	for _, name := range o.Trackers() {
@@ -75,38 +76,49 @@ func trackerFiles(x *recipes.Env, j *recipes.Job, path string, ended bool, steps
 	return out
 }
 
+// trackedID names a training: by what its first step gave, and by the options that its
+// stage is addressed by, so that a stage which is unchanged keeps it.
+func trackedID(run, stage string, o *Train, first train.Metrics) string {
+	same := addressTrain(&recipes.Addresser{Env: map[string]string{}}, o).(Train)
+	h := sha256.New()
+	fmt.Fprintln(h, run, stage, math.Float64bits(first.Loss), math.Float64bits(first.GradNorm), first.Tokens, paramsOf(&same))
+	return hex.EncodeToString(h.Sum(nil))[:32]
+}
+
 // pointsOf lists what a training measured in the order of time.
 func pointsOf(began float64, steps []train.Metrics, evals []train.EvalMetrics) []point {
 	var out []point
 	at := began
-	for _, m := range steps {
-		at += m.StepSeconds
-		for len(evals) > 0 && evals[0].Step < m.Step {
-			out = append(out, point{at, evals[0].Step, evalScalars(evals[0])})
-			evals = evals[1:]
+	data := names{clean: func(s string) string { return strings.ReplaceAll(s, "/", "_") }}
+	validated := func(before int) {
+		for ; len(evals) > 0 && evals[0].Step < before; evals = evals[1:] {
+			at += evals[0].Seconds
+			out = append(out, point{at, evals[0].Step, evalScalars(evals[0], &data)})
 		}
-		out = append(out, point{at, m.Step, stepScalars(m)})
 	}
-	for _, e := range evals {
-		out = append(out, point{at, e.Step, evalScalars(e)})
+	for _, m := range steps {
+		validated(m.Step)
+		at += m.StepSeconds
+		out = append(out, point{at, m.Step, stepScalars(m, &data)})
 	}
+	validated(math.MaxInt)
 	return out
 }
 
-func stepScalars(m train.Metrics) []scalarValue {
+func stepScalars(m train.Metrics, data *names) []scalarValue {
 	values := []scalarValue{
 		{"train/loss", m.Loss}, {"train/learning_rate", m.LearningRate}, {"train/grad_norm", m.GradNorm},
 		{"train/tokens_per_second", m.TokensPerSecond}, {"train/memory_bytes", float64(m.MemoryBytes)}, {"train/epoch", m.Epoch}}
-	return append(append(values, scalars("train/", m.Objective)...), sourceScalars("train/", m.Sources)...)
+	return append(append(values, scalars("train/", m.Objective)...), sourceScalars("train/", m.Sources, data)...)
 }
 
-func evalScalars(e train.EvalMetrics) []scalarValue {
+func evalScalars(e train.EvalMetrics, data *names) []scalarValue {
 	values := []scalarValue{{"eval/loss", e.Loss}}
 	if e.Perplexity > 0 {
 		values = append(values, scalarValue{"eval/perplexity", e.Perplexity})
 	}
 	values = append(values, scalars("eval/", slices.Concat(e.Tasks, e.Objective))...)
-	return append(values, sourceScalars("eval/", e.Sources)...)
+	return append(values, sourceScalars("eval/", e.Sources, data)...)
 }
 
 // scalars are named values with their names below prefix.
@@ -119,10 +131,10 @@ func scalars(prefix string, values train.Values) []scalarValue {
 }
 
 // sourceScalars are the losses of data sets.
-func sourceScalars(prefix string, list []train.SourceLoss) []scalarValue {
+func sourceScalars(prefix string, list []train.SourceLoss, data *names) []scalarValue {
 	var out []scalarValue
 	for _, s := range list {
-		out = append(out, scalarValue{prefix + "data/" + strings.ReplaceAll(s.Source, "/", "_"), s.Loss})
+		out = append(out, scalarValue{prefix + "data/" + data.of(s.Source), s.Loss})
 	}
 	return out
 }
@@ -165,13 +177,36 @@ func paramsOf(o *Train) [][2]string {
 // plainName reports whether every program takes a name: patterns of modules are none.
 func plainName(s string) bool { return s == trackedName(s) }
 
-// trackedName is a name with what MLflow takes of it and files can be called: letters,
-// digits and _ - . space /, in parts that are no dots alone.
+// names gives everything a name of its own: the clean one, with a number where another
+// has that already.
+type names struct {
+	clean func(string) string
+	given map[string]string
+	taken map[string]bool
+}
+
+func (n *names) of(s string) string {
+	if n.given == nil {
+		n.given, n.taken = map[string]string{}, map[string]bool{}
+	}
+	if name, ok := n.given[s]; ok {
+		return name
+	}
+	name := n.clean(s)
+	for i := 2; n.taken[name]; i++ {
+		name = fmt.Sprintf("%s_%d", n.clean(s), i)
+	}
+	n.given[s], n.taken[name] = name, true
+	return name
+}
+
+// trackedName is a name with what MLflow takes of it and files can be called: letters
+// and digits of any script and _ - . space /, in parts that are no dots alone.
 func trackedName(s string) string {
 	parts := strings.Split(s, "/")
 	for i, p := range parts {
 		p = strings.Map(func(r rune) rune {
-			if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-. ", r) {
+			if unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("_-. ", r) {
 				return r
 			}
 			return '_'

@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/train"
 )
 
-// trackedTraining is a training of so many steps with a validation at the end.
+// trackedTraining is a training of so many steps with a validation of a quarter of a
+// second after the first and another at the end.
 func trackedTraining(dir string, steps int) *tracked {
 	var ms []train.Metrics
 	for i := range steps {
@@ -20,7 +23,7 @@ func trackedTraining(dir string, steps int) *tracked {
 	}
 	t := &tracked{run: "r", stage: "train", dir: dir, id: "0123456789abcdef0123456789abcdef", began: 1700000000, ended: true,
 		params: [][2]string{{"lora.r", "8"}, {"optimizer", "adamw"}}, raw: []byte("{}\n")}
-	t.points = pointsOf(t.began, ms, []train.EvalMetrics{{Step: steps, Loss: 3, Perplexity: 20, Tasks: train.Values{{Name: "exact_match", V: 0.5}}}})
+	t.points = pointsOf(t.began, ms, []train.EvalMetrics{{Step: 1, Loss: 4, Seconds: 0.25}, {Step: steps, Seconds: 0.25, Loss: 3, Perplexity: 20, Tasks: train.Values{{Name: "exact_match", V: 0.5}}}})
 	return t
 }
 
@@ -29,9 +32,10 @@ func TestMLflowFiles(t *testing.T) {
 	files := mlflowFiles(trackedTraining(t.TempDir(), 2))
 	run := "mlruns/1/0123456789abcdef0123456789abcdef/"
 	for name, want := range map[string]string{
-		run + "metrics/train/loss":              "1700000000500 2 1\n1700000001000 1.999 2\n",
-		run + "metrics/eval/exact_match":        "1700000001000 0.5 2\n",
-		run + "metrics/train/data/data_a.jsonl": "1700000000500 1 1\n1700000001000 1 2\n",
+		run + "metrics/train/loss":              "1700000000500 2 1\n1700000001250 1.999 2\n",
+		run + "metrics/eval/loss":               "1700000000750 4 1\n1700000001500 3 2\n",
+		run + "metrics/eval/exact_match":        "1700000001500 0.5 2\n",
+		run + "metrics/train/data/data_a.jsonl": "1700000000500 1 1\n1700000001250 1 2\n",
 		run + "params/lora.r":                   "8",
 		run + "tags/mlflow.runName":             "train",
 	} {
@@ -49,10 +53,77 @@ func TestMLflowFiles(t *testing.T) {
 
 // TestTrackedName: no name of a metric leaves the folder, and each is one that MLflow takes.
 func TestTrackedName(t *testing.T) {
-	for name, want := range map[string]string{"train/loss": "train/loss", "rewards/../mean": "rewards/__/mean", "a//b": "a/_/b", "x:y*z é": "x_y_z _", "..": "__"} {
+	for name, want := range map[string]string{"train/loss": "train/loss", "rewards/../mean": "rewards/__/mean", "a//b": "a/_/b", "x:y*z é": "x_y_z é", "..": "__", "训练.jsonl": "训练.jsonl", "٣\u200b\xff": "٣__"} {
 		if got := trackedName(name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
+	}
+}
+
+// TestSeriesApart: no two series come together in one, whatever they are called.
+func TestSeriesApart(t *testing.T) {
+	tr := trackedTraining(t.TempDir(), 1)
+	losses := func(names ...string) (out []train.SourceLoss) {
+		for i, n := range names {
+			out = append(out, train.SourceLoss{Source: n, Loss: float64(i + 1), Count: 1})
+		}
+		return out
+	}
+	tr.points = pointsOf(0, []train.Metrics{{Step: 1, Sources: losses("训练.jsonl", "测试.jsonl", "a/b", "a_b", "a:b", "a_b_2")}},
+		[]train.EvalMetrics{{Step: 1, Sources: losses("a_b", "a/b")}})
+	files := mlflowFiles(tr)
+	for name, want := range map[string]string{"train/data/训练.jsonl": "0 1 1\n", "train/data/测试.jsonl": "0 2 1\n", "train/data/a_b": "0 3 1\n", "train/data/a_b_2": "0 4 1\n",
+		"train/data/a_b_3": "0 5 1\n", "train/data/a_b_2_2": "0 6 1\n", "eval/data/a_b_2": "0 1 1\n", "eval/data/a_b": "0 2 1\n"} {
+		if got := string(files[filepath.FromSlash("mlruns/1/"+tr.id+"/metrics/"+name)]); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	tags := map[string]bool{}
+	for _, v := range tr.points[0].values {
+		if tags[v.tag] {
+			t.Errorf("%s is there twice", v.tag)
+		}
+		tags[v.tag] = true
+	}
+}
+
+// TestTrackedID: what changes no result leaves a training the same one.
+func TestTrackedID(t *testing.T) {
+	o := Train{Model: "/a", Config: train.Config{}}
+	o.LoRA.R = 8
+	first := train.Metrics{Loss: 2, GradNorm: 1, Tokens: 10}
+	id := trackedID("r", "train", &o, first)
+	if len(id) != 32 {
+		t.Fatal(id)
+	}
+	for name, c := range map[string]struct {
+		change func(o *Train)
+		same   bool
+	}{
+		"save_steps":            {func(o *Train) { o.SaveSteps.Steps = 10 }, true},
+		"save_total_limit":      {func(o *Train) { o.SaveTotalLimit = 5 }, true},
+		"offload_optimizer":     {func(o *Train) { o.OffloadOptimizer = "disk" }, true},
+		"activation_offloading": {func(o *Train) { o.ActivationOffloading = "disk" }, true},
+		"report_to":             {func(o *Train) { o.ReportTo = []string{"all"} }, true},
+		"model":                 {func(o *Train) { o.Model = "/moved" }, true},
+		"lora.r":                {func(o *Train) { o.LoRA.R = 16 }, false},
+	} {
+		other := o
+		c.change(&other)
+		if got := trackedID("r", "train", &other, first) == id; got != c.same {
+			t.Errorf("%s: the same %v, want %v", name, got, c.same)
+		}
+	}
+	if first.Loss = 3; trackedID("r", "train", &o, first) == id {
+		t.Error("another loss, the same training")
+	}
+}
+
+// TestTrackersKnown: what report_to takes is what is written.
+func TestTrackersKnown(t *testing.T) {
+	known := slices.Sorted(slices.Values(train.Tracking{ReportTo: []string{"all"}}.Trackers()))
+	if written := slices.Sorted(maps.Keys(trackers)); !slices.Equal(known, written) {
+		t.Errorf("report_to knows %v, written are %v", known, written)
 	}
 }
 
@@ -101,7 +172,7 @@ func TestWandbFiles(t *testing.T) {
 		t.Fatalf("files %v", len(files))
 	}
 	records := readWandb(t, raw)
-	if len(records) != 2+501+3 || len(raw) < 3*32768 {
+	if len(records) != 2+502+3 || len(raw) < 3*32768 {
 		t.Errorf("%d records in %d bytes", len(records), len(raw))
 	}
 	for i, r := range records {

@@ -43,18 +43,34 @@ func NewOrigins(o *Options, names []string) (*Origins, error) {
 }
 
 // Of is the number of the entry that a sample's file belongs to, -1 for none. What an
-// ingest saved has the ends of paths only. Not safe for concurrent use.
+// ingest saved has the ends of paths only; one that several entries' files have is of
+// none. Not safe for concurrent use.
 func (g *Origins) Of(file string) int {
 	if i, ok := g.known[file]; ok {
 		return i
 	}
 	end, found := filepath.ToSlash(file), -1
-	for i, f := range g.files {
-		if f == end || strings.HasSuffix(f, "/"+end) {
-			found = g.entry[i]
-			break
-		}
+	if i := slices.Index(g.files, end); i >= 0 {
+		found = g.entry[i]
+	} else {
+		found = g.byEnd(end)
 	}
 	g.known[file] = found
+	return found
+}
+
+// byEnd is the entry of the only file that ends in end.
+func (g *Origins) byEnd(end string) int {
+	path := ""
+	found := -1
+	for i, f := range g.files {
+		switch {
+		case !strings.HasSuffix(f, "/"+end) || f == path: // the same file once more: the first entry has it
+		case path != "":
+			return -1
+		default:
+			path, found = f, g.entry[i]
+		}
+	}
 	return found
 }

@@ -36,4 +36,34 @@ func TestOrigins(t *testing.T) {
 			}
 		}
 	}
+
+	// A whole path is that file, though another one ends in it; what several end in is none.
+	t.Chdir(dir)
+	for _, f := range []string{"old/t.jsonl", "t.jsonl", "new/t.jsonl"} {
+		_ = os.MkdirAll(filepath.Dir(f), 0o777)
+		if err := os.WriteFile(f, []byte("{\"text\": \"x\"}\n"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		files []string
+		file  string
+		want  int
+	}{
+		{[]string{"old/t.jsonl", "t.jsonl"}, "t.jsonl", 1},
+		{[]string{"old/t.jsonl", "t.jsonl"}, "old/t.jsonl", 0},
+		{[]string{"t.jsonl", "old/t.jsonl"}, "t.jsonl", 0},
+		{[]string{in("old/t.jsonl"), in("t.jsonl")}, in("t.jsonl"), 1},
+		{[]string{"old/t.jsonl", "new/t.jsonl"}, "t.jsonl", -1},
+		{[]string{"old/t.jsonl", "old/t.jsonl"}, "t.jsonl", 0},
+	} {
+		o := Options{Datasets: []Source{{Path: c.files[0]}, {Path: c.files[1]}}}
+		g, err := NewOrigins(&o, c.files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := g.Of(c.file); got != c.want {
+			t.Errorf("%s among %v is of %d, want %d", c.file, c.files, got, c.want)
+		}
+	}
 }

@@ -66,7 +66,7 @@ type Job struct {
 type Progress struct {
 	Step, Total int
 	Micro       int      // micro-batches done in the step in work
-	Loss        float64  // of the last step; NaN before the first
+	Loss        float64  // of the last step; NaN before the first, and where it was left out for it
 	Objective   Values   // of the last step
 	Val         float64  // of the last validation; NaN before the first
 	Tokens      int64    // seen so far
@@ -83,7 +83,7 @@ type Progress struct {
 type Result struct {
 	Steps     int
 	Resumed   int     // step it went on from; 0: from the start
-	Loss      float64 // of the last step
+	Loss      float64 // of the last step; NaN where that was left out for it
 	ValLoss   float64 // of the last validation, NaN without one
 	BestStep  int     // step of the parameters that were kept
 	Stopped   bool    // early, by validations

@@ -31,12 +31,38 @@ type Metrics struct {
 	MemoryBytes     int64   `json:"memory_bytes"`        // largest total of the device so far
 	Objective       Values  `json:"objective,omitempty"` // what else the objective measured, means like Loss
 	// With dtype: fp16, what the loss was multiplied by, and whether gradients overflowed
-	// and the step made no update (grad_norm is 0 then).
+	// and the step made no update (grad_norm is 0 then; a loss that is not finite is null in
+	// the file and NaN here).
 	LossScale float32 `json:"loss_scale,omitempty"`
 	Skipped   bool    `json:"skipped,omitempty"`
 
 	Sources []SourceLoss `json:"sources,omitempty"` // of several data sets
 	Spikes  []Spike      `json:"spikes,omitempty"`  // values far above those of the steps before
+}
+
+// MetricsLine is Metrics as JSON, which has no word for a loss that is not finite.
+type MetricsLine struct {
+	Metrics
+	Loss *float64 `json:"loss"` // null where it is not finite
+}
+
+// Line is m as JSON.
+func (m Metrics) Line() MetricsLine { return MetricsLine{m, orNull(m.Loss)} }
+
+// orNull is v as JSON: null where it is not finite.
+func orNull(v float64) *float64 {
+	if !finite(v) {
+		return nil
+	}
+	return &v
+}
+
+// orNaN is what orNull made null of.
+func orNaN(v *float64) float64 {
+	if v == nil {
+		return math.NaN()
+	}
+	return *v
 }
 
 // EvalMetrics is one line of metrics.jsonl: a validation.
@@ -163,7 +189,9 @@ func ParseMetrics(text []byte) (step *Metrics, eval *EvalMetrics, err error) {
 		return nil, eval, json.Unmarshal(text, eval)
 	}
 	step = new(Metrics)
-	return step, nil, json.Unmarshal(text, step)
+	err = json.Unmarshal(text, step)
+	step.Loss = orNaN(l.Loss)
+	return step, nil, err
 }
 
 // ReadMetrics reads a metrics.jsonl: its steps and its validations. A torn last

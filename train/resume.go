@@ -34,7 +34,7 @@ func (r *run) save() error {
 
 // header describes the last finished step.
 func (r *run) header() *stateHeader {
-	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: r.loss, Waited: r.waited}
+	h := &stateHeader{Identity: r.identity, Step: r.step, Tensors: r.fields(), Best: r.best, Eval: r.eval, Tokens: r.tokens, Loss: orNull(r.loss), Waited: r.waited}
 	if x := r.sched.reactive; x != nil {
 		h.Schedule = &x.reacted
 	}
@@ -47,7 +47,7 @@ func (r *run) header() *stateHeader {
 
 // take is the opposite of header.
 func (r *run) take(h *stateHeader) {
-	r.step, r.best, r.eval, r.tokens, r.loss, r.resumed = h.Step, h.Best, h.Eval, h.Tokens, h.Loss, h.Step
+	r.step, r.best, r.eval, r.tokens, r.loss, r.resumed = h.Step, h.Best, h.Eval, h.Tokens, orNaN(h.Loss), h.Step
 	r.waited = h.Waited
 	if x := r.sched.reactive; x != nil && h.Schedule != nil {
 		x.reacted = *h.Schedule

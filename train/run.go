@@ -508,6 +508,9 @@ func (r *run) done(m Metrics) error {
 	if what := r.metrics.repeated(m); what != "" {
 		r.log("%s", what)
 	}
+	if !finite(m.Loss) {
+		return r.metrics.write(m.Line())
+	}
 	return r.metrics.write(m)
 }
 

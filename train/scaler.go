@@ -1,6 +1,9 @@
 package train
 
 import (
+	"fmt"
+	"slices"
+
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 )
@@ -21,8 +24,9 @@ type GradScaler struct {
 // arXiv:1710.03740), with the arithmetic of torch.amp.GradScaler: float32.
 type scaler struct {
 	Scale   float32 `json:"scale"`
-	Good    int     `json:"good"`    // steps in a row with finite gradients
-	Skipped int     `json:"skipped"` // steps without an update
+	Good    int     `json:"good"`              // steps in a row with finite gradients
+	Skipped int     `json:"skipped"`           // steps without an update
+	NoLoss  int     `json:"no_loss,omitempty"` // steps in a row whose loss was not finite
 	c       GradScaler
 }
 
@@ -49,6 +53,10 @@ func finite32(v float32) bool { return finite(float64(v)) }
 // leastScale is where a scale is no remedy any more: gradients of half a millionth
 // of what they were overflow.
 const leastScale = 1.0 / (1 << 24)
+
+// mostNoLoss is how many steps in a row may have a loss that is not finite. No scale
+// changes the loss itself: rows may be at fault once, the weights are after that.
+const mostNoLoss = 3
 
 // scaled multiplies what the loss is a sum over, in place.
 func (r *run) scaled(weights []float32) []float32 {
@@ -81,7 +89,7 @@ func (r *run) unscale() error {
 }
 
 // overflowed takes a step with the gradient norm of m and reports whether it is to
-// be skipped. A loss that is no number, or gradients that overflow at any scale, are
+// be skipped. A loss that stays no number, or gradients that overflow at any scale, are
 // errors of the run and no overflow.
 func (r *run) overflowed(m *Metrics) bool {
 	s := r.scaler
@@ -89,7 +97,10 @@ func (r *run) overflowed(m *Metrics) bool {
 		return false
 	}
 	over := !finite(m.GradNorm)
-	if over && s.Scale < leastScale {
+	if s.NoLoss++; finite(m.Loss) {
+		s.NoLoss = 0
+	}
+	if over && (s.Scale < leastScale || s.NoLoss >= min(mostNoLoss, r.total)) {
 		return false
 	}
 	m.LossScale = s.Scale
@@ -97,10 +108,16 @@ func (r *run) overflowed(m *Metrics) bool {
 	m.Skipped = over
 	if over {
 		m.GradNorm = 0
+		m.Objective = slices.DeleteFunc(m.Objective, func(v Value) bool { return !finite(v.V) })
+		m.Sources = slices.DeleteFunc(m.Sources, func(v SourceLoss) bool { return !finite(v.Loss) })
+		what := "gradients overflow half precision and are left out"
 		if !finite(m.Loss) {
-			m.Loss = r.loss
+			what = fmt.Sprintf("loss %v, the gradients are left out", m.Loss)
+			if len(r.suspects) > 0 {
+				what += " (not finite in rows " + nameRows(r.suspects) + ")"
+			}
 		}
-		r.log("step %d: gradients overflow half precision and are left out, the loss is scaled by %g from now on (%d left out so far)", r.step+1, s.Scale, s.Skipped)
+		r.log("step %d: %s, the loss is scaled by %g from now on (%d left out so far)", r.step+1, what, s.Scale, s.Skipped)
 	}
 	return over
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/data"
@@ -109,6 +110,62 @@ func TestFP16(t *testing.T) {
 		t.Fatalf("%d of %d steps are left out", skipped, len(over))
 	}
 	goesOn(t, func(dir string) Job { return fp16Job(t, dir, 1<<19) })
+}
+
+// TestFP16NoLoss: a loss that is no number is null in the log and never an older one; the
+// third in a row ends the run, for no scale mends it. Data sets and values of the objective
+// are left out with it, and no such step is a spike.
+func TestFP16NoLoss(t *testing.T) {
+	for _, name := range []OptimizerName{"sgd", "adamw"} {
+		j := sourcedJob(t, "sft")
+		j.Val, j.Config.DType, j.Config.MaxSteps = data.Examples{}, fp16, 24
+		j.Config.Optimizer, j.Config.LearningRate, j.Config.MaxGradNorm, j.Config.WarmupRatio = name, ptr(1e30), ptr(0.0), ptr(0.0)
+		j.Config.GradScaler, j.Config.Momentum = GradScaler{InitScale: ptr(1.0)}, ptr(0.0)
+		_, err := Run(context.Background(), j)
+		if fail.Code(err) != int(fail.Numeric) || !strings.Contains(err.Error(), "loss NaN") {
+			t.Errorf("%s: %v", name, err)
+		}
+		steps, _, err := ReadMetrics(filepath.Join(j.Dir, MetricsFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost := 0
+		for _, m := range steps {
+			if !finite(m.Loss) {
+				lost++
+				if !m.Skipped || len(m.Sources)+len(m.Spikes) != 0 {
+					t.Errorf("%s: step %d: %+v", name, m.Step, m)
+				}
+			}
+		}
+		text, _ := os.ReadFile(filepath.Join(j.Dir, MetricsFile))
+		if lost != mostNoLoss-1 || strings.Count(string(text), `"loss":null`) != lost {
+			t.Errorf("%s: %d of %d steps without a loss:\n%s", name, lost, len(steps), text)
+		}
+	}
+}
+
+// TestFP16LossLostOnce: a step or two without a loss are left out; a third in a row is not.
+func TestFP16LossLostOnce(t *testing.T) {
+	r := &run{scaler: newScaler(GradScaler{}), total: 10}
+	for i, loss := range []float64{1, math.NaN(), math.Inf(1), 1, math.NaN(), math.NaN(), math.NaN()} {
+		m := Metrics{Loss: loss, GradNorm: 1, Objective: Values{{"a", loss}, {"b", 2}}}
+		if !finite(loss) {
+			m.GradNorm = math.NaN()
+		}
+		if over, want := r.overflowed(&m), !finite(loss) && i < 6; over != want || over && len(m.Objective) != 1 {
+			t.Errorf("step %d with loss %v is left out: %v, want %v (%v)", i, loss, over, want, m.Objective)
+		}
+	}
+	for range 5 { // gradients alone that overflow are torch's case
+		if m := (Metrics{Loss: 1, GradNorm: math.Inf(1)}); !r.overflowed(&m) || m.Loss != 1 {
+			t.Error("an overflow of gradients is an error")
+		}
+	}
+	var s spikes
+	if s.see(&Metrics{Skipped: true, Loss: math.NaN()}, true); len(s.loss)+len(s.norm) != 0 {
+		t.Error("a step that was left out is remembered")
+	}
 }
 
 // TestFP16Refused: what does not go with it, and a device that cannot.

@@ -54,8 +54,12 @@ func medianOf(values []float64) float64 {
 	return (v[(n-1)/2] + v[n/2]) / 2
 }
 
-// see takes the values of a step and says which are spikes.
+// see takes the values of a step and says which are spikes. A step that was left out has
+// none, and no gradient norm to compare others with.
 func (s *spikes) see(m *Metrics, loss bool) (out []Spike) {
+	if m.Skipped {
+		return nil
+	}
 	look := func(name string, window *[]float64, v float64) {
 		if median, limit, ok := spikeLimit(*window); ok && v > limit {
 			out = append(out, Spike{name, median, limit})

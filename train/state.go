@@ -42,8 +42,8 @@ type stateHeader struct {
 	Step     int          `json:"step"`     // optimizer steps done
 	Tensors  []stateField `json:"tensors"`
 	Best     *bestStep    `json:"best,omitempty"`
-	Tokens   int64        `json:"tokens"` // seen so far
-	Loss     float64      `json:"loss"`
+	Tokens   int64        `json:"tokens"`             // seen so far
+	Loss     *float64     `json:"loss"`               // null where it was not finite
 	Eval     *bestStep    `json:"eval,omitempty"`     // the last validation
 	Schedule *reacted     `json:"schedule,omitempty"` // of one that reacts to validations
 	Scaler   *scaler      `json:"scaler,omitempty"`   // with dtype: fp16

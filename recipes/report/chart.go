@@ -252,11 +252,13 @@ func Smooth(y []float64) []float64 {
 	half := len(y) / 50
 	out := make([]float64, len(y))
 	for i := range y {
-		lo, hi := max(0, i-half), min(len(y), i+half+1)
-		for _, v := range y[lo:hi] {
-			out[i] += v
+		n := 0.0
+		for _, v := range y[max(0, i-half):min(len(y), i+half+1)] {
+			if !math.IsNaN(v) { // a value that is missing
+				out[i], n = out[i]+v, n+1
+			}
 		}
-		out[i] /= float64(hi - lo)
+		out[i] /= n
 	}
 	return out
 }

@@ -20,7 +20,7 @@ type Training struct {
 	Name   string              `json:"name"` // of the run's folder and the stage
 	Steps  int                 `json:"steps"`
 	Tokens int64               `json:"tokens"`
-	Loss   float64             `json:"loss"` // mean over the last tenth of the steps
+	Loss   *float64            `json:"loss"` // mean over the last tenth of the steps, nil where none had one
 	Rate   float64             `json:"tokens_per_second"`
 	Spikes int                 `json:"spikes"`
 	Best   *train.EvalMetrics  `json:"best,omitempty"` // the validation with the lowest loss
@@ -58,19 +58,26 @@ func Trainings(run string) ([]Training, error) {
 
 func trainingOf(name string, steps []train.Metrics, evals []train.EvalMetrics) Training {
 	t := Training{Name: name, Steps: steps[len(steps)-1].Step, Evals: evals, steps: steps}
-	took := 0.0
+	took, losses := 0.0, []float64(nil)
 	for _, m := range steps {
 		t.Tokens, took = t.Tokens+m.Tokens, took+m.StepSeconds
 		if len(m.Spikes) > 0 {
 			t.Spikes++
 		}
+		if !math.IsNaN(m.Loss) { // of a step left out for it
+			losses = append(losses, m.Loss)
+		}
 	}
 	if took > 0 {
 		t.Rate = float64(t.Tokens) / took
 	}
-	last := steps[len(steps)-max(1, len(steps)/10):]
-	for _, m := range last {
-		t.Loss += m.Loss / float64(len(last))
+	last := losses[len(losses)-min(len(losses), max(1, len(losses)/10)):]
+	if len(last) > 0 {
+		mean := 0.0
+		for _, v := range last {
+			mean += v / float64(len(last))
+		}
+		t.Loss = &mean
 	}
 	for i := range evals {
 		if t.Best == nil || evals[i].Loss < t.Best.Loss {
@@ -106,7 +113,10 @@ func CompareTrainings(list []Training) (summary, validations Grid) {
 		validations.Head = append(validations.Head, fmt.Sprintf("step %d", at[i]))
 	}
 	for _, t := range list {
-		row := []string{t.Name, humanize.Comma(int64(t.Steps)), humanize.Comma(t.Tokens), Sig(t.Loss, 4), "", ""}
+		row := []string{t.Name, humanize.Comma(int64(t.Steps)), humanize.Comma(t.Tokens), "", "", ""}
+		if t.Loss != nil {
+			row[3] = Sig(*t.Loss, 4)
+		}
 		best := train.Values{}
 		if t.Best != nil {
 			row[4], row[5] = Sig(t.Best.Loss, 4), fmt.Sprint(t.Best.Step)

@@ -106,9 +106,12 @@ func pointsOf(began float64, steps []train.Metrics, evals []train.EvalMetrics) [
 }
 
 func stepScalars(m train.Metrics, data *names) []scalarValue {
-	values := []scalarValue{
-		{"train/loss", m.Loss}, {"train/learning_rate", m.LearningRate}, {"train/grad_norm", m.GradNorm},
-		{"train/tokens_per_second", m.TokensPerSecond}, {"train/memory_bytes", float64(m.MemoryBytes)}, {"train/epoch", m.Epoch}}
+	var values []scalarValue
+	if !math.IsNaN(m.Loss) { // of a step left out for its loss
+		values = append(values, scalarValue{"train/loss", m.Loss})
+	}
+	values = append(values, []scalarValue{{"train/learning_rate", m.LearningRate}, {"train/grad_norm", m.GradNorm},
+		{"train/tokens_per_second", m.TokensPerSecond}, {"train/memory_bytes", float64(m.MemoryBytes)}, {"train/epoch", m.Epoch}}...)
 	return append(append(values, scalars("train/", m.Objective)...), sourceScalars("train/", m.Sources, data)...)
 }
 

@@ -54,7 +54,7 @@ const referenceStart = "start"
 // TrainResult is what a train stage leaves for the report.
 type TrainResult struct {
 	Steps     int      `json:"steps"`
-	Loss      float64  `json:"loss"`
+	Loss      *float64 `json:"loss,omitempty"` // of the last step, where it had one
 	ValLoss   *float64 `json:"val_loss,omitempty"`
 	Trainable int64    `json:"trainable"`
 	Params    int64    `json:"params"`
@@ -268,7 +268,10 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	if err != nil {
 		return err
 	}
-	left.Steps, left.Loss, left.Trainable, left.Tokens, left.Skipped = out.Steps, out.Loss, out.Trainable, out.Tokens, out.Skipped
+	left.Steps, left.Trainable, left.Tokens, left.Skipped = out.Steps, out.Trainable, out.Tokens, out.Skipped
+	if !math.IsNaN(out.Loss) && !math.IsInf(out.Loss, 0) {
+		left.Loss = &out.Loss
+	}
 	if out.Stopped {
 		res.Notes = append(res.Notes, fmt.Sprintf("stopped early after step %d", out.Steps))
 	}
@@ -354,7 +357,10 @@ func startAdapter(x *recipes.Env, j *recipes.Job, c train.Config, m *model.Model
 func showTraining(x *recipes.Env, p train.Progress) {
 	numbers := map[string]float64{}
 	text := "first step"
-	if !math.IsNaN(p.Loss) {
+	if p.Step > 0 { // left out for its loss
+		text = "no loss"
+	}
+	if !math.IsNaN(p.Loss) && !math.IsInf(p.Loss, 0) {
 		numbers["loss"] = p.Loss
 		text = fmt.Sprintf("loss %.4f", p.Loss)
 	}

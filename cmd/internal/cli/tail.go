@@ -232,7 +232,7 @@ type (
 	loggedStep struct {
 		Event string `json:"event"`
 		Stage string `json:"stage"`
-		train.Metrics
+		train.MetricsLine
 	}
 	loggedEval struct {
 		Event string `json:"event"`
@@ -258,7 +258,7 @@ func (t *tailing) metrics(id string, s *tailedStage, step *train.Metrics, eval *
 	case step != nil && step.Step > s.step:
 		s.step = step.Step
 		if t.json != nil {
-			return t.json(loggedStep{"step", id, *step})
+			return t.json(loggedStep{"step", id, step.Line()})
 		}
 		if len(step.Spikes) > 0 {
 			t.w.line(id + "  " + spikeText(step))

@@ -117,6 +117,19 @@ func TestEXL2Damaged(t *testing.T) {
 			x := ts["a.q_scale_max"]
 			x.DType, x.Data = "F32", append(x.Data, x.Data...)
 		},
+		`"a.q_weight" has shape [4 0]`: func(ts map[string]*NamedTensor) {
+			for name, shape := range map[string][]int64{"weight": {4, 0}, "scale": {1, 0}, "scale_max": {1}, "groups": {2}} {
+				x := ts["a.q_"+name]
+				size := int64(len(x.Data))
+				for _, d := range x.Shape {
+					size /= d
+				}
+				for _, d := range shape {
+					size *= d
+				}
+				x.Shape, x.Data = shape, x.Data[:size]
+			}
+		},
 		"group 1 has 7 bits":                               func(ts map[string]*NamedTensor) { ts["a.q_groups"].Data[4] = 7 },
 		"group 0 has 0 bits":                               func(ts map[string]*NamedTensor) { ts["a.q_groups"].Data[0] = 0 },
 		"group 0 of 8 bits holds words 0 to 65535 of 19":   func(ts map[string]*NamedTensor) { copy(ts["a.q_groups"].Data[6:], "\xff\xff") },

@@ -38,7 +38,7 @@ func (g *grouper) exl2(prefix string, w *array) error {
 	if err != nil {
 		return err
 	}
-	if w.dtype != "I32" || len(w.shape) != 2 || w.shape[1]%8 != 0 || len(top.shape) != 1 || len(order.shape) != 1 || order.shape[0] == 0 {
+	if w.dtype != "I32" || len(w.shape) != 2 || w.shape[1] == 0 || w.shape[1]%8 != 0 || len(top.shape) != 1 || len(order.shape) != 1 || order.shape[0] == 0 {
 		return g.errShape(w)
 	}
 	n, wide := top.shape[0], w.shape[1]

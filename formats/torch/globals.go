@@ -207,7 +207,7 @@ func rebuild(args tuple, need, dtypeAt, notesAt int) (any, error) {
 		}
 		for i, k := range notes.keys {
 			if on, isBool := notes.values[i].(bool); !isBool || on { // conj and neg: values are stored with the other sign
-				return nil, &Unsupported{"save it after .resolve_conj().resolve_neg()", fmt.Sprintf("a tensor of storage %.100q is a view with %v set, which is not read", s.key, k)}
+				return nil, &Unsupported{"save it after .resolve_conj().resolve_neg()", fmt.Sprintf("a tensor of storage %.100q is a view with %s set, which is not read", s.key, plain(k))}
 			}
 		}
 	}

@@ -35,6 +35,30 @@ type (
 	}
 )
 
+// plain names a value for a message. Containers share their items, so that a few
+// bytes can make one that is endless when written out: they are named by their kind.
+func plain(v any) string {
+	switch v := v.(type) {
+	case string:
+		return fmt.Sprintf("%.100q", v)
+	case int64, bool:
+		return fmt.Sprint(v)
+	case nil:
+		return "None"
+	case float64:
+		return "a float"
+	case long:
+		return "a long integer"
+	case tuple:
+		return "a tuple"
+	case *list:
+		return "a list"
+	case *dict:
+		return "a dictionary"
+	}
+	return "an object"
+}
+
 // get returns the value of a string key.
 func (d *dict) get(key string) any {
 	for i, k := range d.keys {

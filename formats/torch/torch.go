@@ -230,7 +230,7 @@ func readLegacy(r io.ReaderAt, size int64) (any, error) {
 			return nil, &Unsupported{stateHint, "this is a pickle, but none of torch.save: its magic number is missing"}
 		}
 		if i == 1 && head[1] != legacyVersion {
-			return nil, &Unsupported{stateHint, fmt.Sprintf("version %v of PyTorch's older format is not read; 1001 is", head[1])}
+			return nil, &Unsupported{stateHint, fmt.Sprintf("version %s of PyTorch's older format is not read; 1001 is", plain(head[1]))}
 		}
 	}
 	machine, ok := head[2].(*dict)
@@ -277,7 +277,8 @@ func readLegacy(r io.ReaderAt, size int64) (any, error) {
 // things.
 var wrappers = []string{"state_dict", "model_state_dict", "model", "module"}
 
-// stateDict finds the dictionary of tensors.
+// stateDict finds the dictionary of tensors. Weights beside it would be lost, and are
+// refused; the states of optimizers lie deeper.
 func stateDict(root any) (*dict, error) {
 	d, ok := root.(*dict)
 	if !ok {
@@ -296,9 +297,26 @@ func stateDict(root any) (*dict, error) {
 		if len(inner) > 1 {
 			return nil, &Unsupported{stateHint, fmt.Sprintf("it holds tensors under %q and %q: which are the model's?", inner[0], inner[1])}
 		}
-		d = d.get(inner[0]).(*dict)
+		at := slices.Index(d.keys, any(inner[0]))
+		for i, k := range d.keys {
+			if i != at && listsWeights(d.values[i]) {
+				return nil, &Unsupported{stateHint, fmt.Sprintf("it holds tensors under %q and %s: which are the model's?", inner[0], plain(k))}
+			}
+		}
+		d = d.values[at].(*dict)
 	}
 	return d, nil
+}
+
+// listsWeights reports a tensor that may be a weight, or a dictionary that has one.
+// A single number is a loss, a row of bytes the state of a generator of random numbers.
+func listsWeights(v any) bool {
+	isWeight := func(v any) bool {
+		t, ok := v.(*Tensor)
+		return ok && len(t.Shape) > 0 && (len(t.Shape) > 1 || t.DType != "uint8")
+	}
+	d, ok := v.(*dict)
+	return isWeight(v) || ok && slices.ContainsFunc(d.values, isWeight)
 }
 
 // holdsTensors looks for a tensor, a few dictionaries or lists deep.
@@ -331,7 +349,7 @@ func flatten(d *dict, size int64) ([]Tensor, []string, error) {
 	for i, k := range d.keys {
 		name, ok := k.(string)
 		if !ok {
-			return nil, nil, &Unsupported{stateHint, fmt.Sprintf("a key of its dictionary is %.100v, not the name of a tensor", k)}
+			return nil, nil, &Unsupported{stateHint, fmt.Sprintf("a key of its dictionary is %s, not the name of a tensor", plain(k))}
 		}
 		if seen[name] {
 			return nil, nil, fmt.Errorf("%.200q occurs twice", name)

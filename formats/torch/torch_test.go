@@ -1,6 +1,7 @@
 package torch
 
 import (
+	"archive/zip"
 	"bytes"
 	"errors"
 	"os"
@@ -24,7 +25,7 @@ func read(b []byte) ([]Tensor, []string, error) { return Read(bytes.NewReader(b)
 // refused by its name, and nothing of it is run.
 func TestRefused(t *testing.T) {
 	for name, want := range map[string]string{
-		"negated": "neg set", "conjugated": "conj set", "sparse": "_rebuild_sparse_tensor", "csr": "_rebuild_sparse_tensor", "quantized": "a quantized tensor of torch (torch._utils._rebuild_qtensor)",
+		"negated": `"neg" set`, "conjugated": `"conj" set`, "sparse": "_rebuild_sparse_tensor", "csr": "_rebuild_sparse_tensor", "quantized": "a quantized tensor of torch (torch._utils._rebuild_qtensor)",
 		"meta": "a tensor without values", "tensor": "no dictionary of tensors", "list": "no dictionary of tensors", "nested": `"a" holds more tensors`,
 		"two": `under "model" and "module"`, "numbers": "a key of its dictionary is 0", "namespace": `"argparse.Namespace"`, "whole": `"torch.nn.modules.container.Sequential"`,
 		"evil": `system", which no tensor needs: it was not run`, "evil4": `system", which no tensor needs`, "evillegacy": `system", which no tensor needs`, "program": "TorchScript",
@@ -34,6 +35,72 @@ func TestRefused(t *testing.T) {
 		if !errors.As(err, &no) || no.Hint == "" || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q and a hint", name, err, want)
 		}
+	}
+}
+
+// TestBeside: weights beside the dictionary that is the model's are not left out
+// without a word; what trainers put there is.
+func TestBeside(t *testing.T) {
+	b := bytes.ReplaceAll(file(t, "two.bin"), []byte("module"), []byte("others"))
+	if _, _, err := read(b); err == nil || !strings.Contains(err.Error(), `tensors under "model" and "others"`) {
+		t.Error(err)
+	}
+	w := &Tensor{DType: "float32", Shape: []int64{2, 3}}
+	inner := &dict{[]any{"a.weight"}, []any{w}}
+	of := func(k, v any) *dict { return &dict{[]any{k}, []any{v}} }
+	for _, c := range []struct {
+		key, value any
+		want       string // "": it may be there
+	}{
+		{"lm_head.weight", w, `under "model" and "lm_head.weight"`}, {"ema", of("a.weight", w), `under "model" and "ema"`},
+		{tuple{}, w, `and a tuple: which`}, {"model", of("a.weight", w), `"model" and "model"`}, {"bias", &Tensor{DType: "uint8", Shape: []int64{2, 2}}, `and "bias"`},
+		{"rng_state", &Tensor{DType: "uint8", Shape: []int64{9}}, ""}, {"loss", &Tensor{DType: "float32"}, ""}, {"metrics", of("loss", &Tensor{DType: "float32"}), ""},
+		{"optimizer", of("state", of(int64(0), of("exp_avg", w))), ""}, {"optimizer_states", &list{[]any{of("state", of(int64(0), of("exp_avg", w)))}}, ""},
+	} {
+		for _, d := range []*dict{{[]any{"model", c.key}, []any{inner, c.value}}, {[]any{"x", "module"}, []any{nil, &dict{[]any{c.key, "model"}, []any{c.value, inner}}}}} {
+			got, err := stateDict(d)
+			if c.want == "" && (err != nil || got != inner) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%v: %v, %v, want %q", c.key, got, err, c.want)
+			}
+		}
+	}
+}
+
+// TestDoubled: tuples that hold themselves twice, thirty deep, are not written out.
+func TestDoubled(t *testing.T) {
+	endless := ")" + strings.Repeat("2\x86", 30)
+	archive := func(pickle string) []byte {
+		var b bytes.Buffer
+		z := zip.NewWriter(&b)
+		f, err := z.CreateHeader(&zip.FileHeader{Name: "a/data.pkl"})
+		if err == nil {
+			_, err = f.Write([]byte(pickle))
+		}
+		if err = errors.Join(err, z.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	const magic = "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+	for _, c := range []struct {
+		b    []byte
+		want string
+	}{
+		{archive("\x80\x02}" + endless + "K\x01s."), "a key of its dictionary is a tuple"},
+		{archive("\x80\x02}N2s."), "a key of its dictionary is None"},
+		{[]byte(magic + "\x80\x02" + endless + "."), "version a tuple of"},
+	} {
+		if _, _, err := read(c.b); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%.200v, want %q", err, c.want)
+		}
+	}
+	s := &storage{dtype: "float32", bytes: 4}
+	var v any = tuple{}
+	for range 30 {
+		v = tuple{v, v}
+	}
+	if _, err := rebuild(tuple{s, int64(0), tuple{}, tuple{}, false, nil, &dict{[]any{v}, []any{true}}}, 6, -1, 6); err == nil || !strings.Contains(err.Error(), "with a tuple set") {
+		t.Errorf("%.200v", err)
 	}
 }
 

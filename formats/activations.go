@@ -1,6 +1,7 @@
 package formats
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -29,13 +30,33 @@ func (g *grouper) activations(module string, cols int64) (t dtype.Type, left str
 		t, left = g.schemeActivations(cols)
 		return t, left, err
 	}
+	// what is left out has a default
 	dynamic, _ := in.get("dynamic").(bool)
-	symmetric, _ := in.get("symmetric").(bool)
-	bits, _ := sizeOf(in.get("num_bits"))
-	strategy, _ := in.get("strategy").(string)
+	asymmetric := in.get("symmetric") == false
+	bits, ok := sizeOf(in.get("num_bits"))
+	if !ok && in.get("num_bits") == nil {
+		bits = 8
+	}
 	kind, _ := in.get("type").(string)
+	kind = cmp.Or(strings.ToLower(kind), "int")
 	group8, _ := sizeOf(in.get("group_size"))
-	if dynamic && symmetric && bits == 8 {
+	strategy, _ := in.get("strategy").(string)
+	if strategy = strings.ToLower(strategy); strategy == "" {
+		switch {
+		case group8 > 0:
+			strategy = "group"
+		case in.get("group_size") == nil:
+			strategy = "tensor"
+		default: // -1
+			strategy = "channel"
+		}
+	}
+	scales, _ := in.get("scale_dtype").(string)
+	scales = strings.TrimPrefix(scales, "torch.")
+	if slices.Contains([]string{"float32", "float16", "bfloat16"}, scales) {
+		scales = ""
+	}
+	if dynamic && !asymmetric && bits == 8 && scales == "" {
 		switch {
 		case strategy == "token" && kind == "int":
 			return ActInt8, "", err
@@ -45,14 +66,14 @@ func (g *grouper) activations(module string, cols int64) (t dtype.Type, left str
 			return actFP8Groups(group8), "", err
 		}
 	}
-	words := []string{fmt.Sprintf("%d-bit %s", bits, kind)}
-	if strategy != "" {
-		words = append(words, "by "+strategy)
-	}
-	if !symmetric {
+	words := []string{fmt.Sprintf("%d-bit %s", bits, kind), "by " + strategy}
+	if asymmetric {
 		words = append(words, "asymmetric")
 	}
-	if in.get("dynamic") == false {
+	if scales != "" {
+		words = append(words, "scales of type "+scales)
+	}
+	if d := in.get("dynamic"); d == false || d == nil {
 		words = append(words, "scales measured beforehand")
 	}
 	return dtype.Type{}, strings.Join(words, ", "), err
@@ -66,11 +87,17 @@ func actFP8Groups(n int64) dtype.Type { return dtype.Type{Kind: dtype.F8E4M3, Gr
 func (g *grouper) schemeActivations(cols int64) (t dtype.Type, left string) {
 	method, _ := g.config.get("quant_method").(string)
 	scheme, _ := g.config.get("activation_scheme").(string)
+	scheme = cmp.Or(strings.ToLower(scheme), "dynamic") // as Transformers reads it
+	scales, _ := g.config.get("scale_fmt").(string)
 	switch block := g.blockStructure(); {
-	case method != "fp8" || scheme == "":
+	case method != "fp8":
 		return dtype.Type{}, ""
 	case scheme != "dynamic":
 		return dtype.Type{}, "8-bit float, " + scheme + ", scales measured beforehand"
+	case scales == "ue8m0":
+		return dtype.Type{}, "8-bit float, dynamic, scales rounded up to powers of two"
+	case scales != "" && scales != "float":
+		return dtype.Type{}, "8-bit float, dynamic, scales of type " + quote(scales)
 	case len(block) != 2:
 		return ActFP8, ""
 	case block[1] > 0 && cols%block[1] == 0:

@@ -31,6 +31,10 @@ func (a *artifact) logical(arrays []array) ([]Tensor, error) {
 	g := &grouper{a: a, where: filepath.Join(a.dir, "config.json"), by: make(map[string]*array, len(arrays)), owner: map[string]int{}}
 	for i := range arrays {
 		g.by[arrays[i].name] = &arrays[i]
+		if strings.HasSuffix(arrays[i].name, ".pre_quant_scale") {
+			return nil, unsupported(arrays[i].src.path, "export it from ModelOpt in a format without (NVFP4, FP8)",
+				"tensor %s: inputs that are scaled before their product (AWQ or SmoothQuant of ModelOpt) are not read", quote(arrays[i].name))
+		}
 	}
 	if err := g.readConfig(); err != nil {
 		return nil, err
@@ -325,6 +329,14 @@ func (g *grouper) inputs(prefix string) error {
 	g.extra(prefix+".input_scale", prefix+".input_zero_point", prefix+".input_global_scale", prefix+".output_scale", prefix+".output_zero_point")
 	return err
 }
+
+// cacheScale matches names of what a cache of keys and values is rounded with, at the
+// projections (ModelOpt, compressed-tensors) or at the attention itself.
+var cacheScale = regexp.MustCompile(`\.(k_proj\.k_(scale|bias)|v_proj\.v_(scale|bias)|qkv_proj\.[kv]_scale|([kv]|qkv)_proj\.output_(scale|zero_point)|(self_attn|attn|attention)\.([qkv]|kv)_(scale|zero_point|global_scale))$`)
+
+// CacheScale reports whether a tensor of a folder is no weight but says how programs
+// that serve the folder round their cache of keys and values.
+func CacheScale(name string) bool { return cacheScale.MatchString(name) }
 
 // sizeOf reads a non-negative whole JSON number.
 func sizeOf(v any) (int64, bool) {

@@ -52,6 +52,9 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 	if text := unrounded(src); text != "" && !o.Exact {
 		l.note(text)
 	}
+	if text := src.CacheNote(); text != "" && !o.Exact {
+		l.note(text)
+	}
 	if o.NF4 {
 		t := dtype.NF4Double
 		mo.Hold = &t

@@ -1,11 +1,13 @@
 package stages
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels/cpu"
 )
@@ -48,6 +50,57 @@ func TestWithin(t *testing.T) {
 	}
 	if err := within(model, "absent"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCacheScales: scales of a cache of keys and values, as ModelOpt and others store
+// them, are no weights: a folder with them opens, and what is left out is said. Inputs
+// that ModelOpt scales beforehand are refused by that name.
+func TestCacheScales(t *testing.T) {
+	orig := testdir.Shared(t, "golden/quant/orig")
+	folder := func(extra ...string) string {
+		dir := t.TempDir()
+		ts, _, err := formats.ReadSafetensors(filepath.Join(orig, "model.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range extra {
+			ts = append(ts, formats.NamedTensor{Name: "model.layers.0." + name, DType: "F32", Data: []byte{0, 0, 128, 63}})
+		}
+		config, err := os.ReadFile(filepath.Join(orig, "config.json"))
+		if err = errors.Join(err, formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), ts, nil), os.WriteFile(filepath.Join(dir, "config.json"), config, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	load := func(dir string) (notes []string, carried string, err error) {
+		dev := cpu.New(cpu.Options{})
+		defer dev.Close()
+		m, err := LoadModel(dev, dir, ModelOptions{Note: func(s string) { notes = append(notes, s) }})
+		if err != nil {
+			return nil, "", err
+		}
+		defer m.Close()
+		return notes, m.Src.CarriedNote(true), nil
+	}
+	for _, extra := range [][]string{
+		{"self_attn.k_proj.k_scale", "self_attn.v_proj.v_scale"}, {"self_attn.k_proj.k_bias", "self_attn.v_proj.v_bias"}, {"self_attn.k_scale", "self_attn.q_scale"},
+		{"self_attn.k_proj.output_scale", "self_attn.v_proj.output_scale"}, {"self_attn.kv_scale", "self_attn.v_zero_point"},
+	} {
+		notes, carried, err := load(folder(extra...))
+		if err != nil || len(notes) != 1 || !strings.Contains(notes[0], "(2 scales, model.layers.0.self_attn.k") || !strings.Contains(carried, "2 scales of a cache") {
+			t.Errorf("%s: notes %q, %q: %v", extra, notes, carried, err)
+		}
+	}
+	for name, want := range map[string]string{
+		"self_attn.k_proj.pre_quant_scale": `k_proj.pre_quant_scale": inputs that are scaled before their product`, "self_attn.k_proj.o_scale": "has no place in", "mlp.up_proj.k_scale": "has no place in",
+	} {
+		if _, _, err := load(folder(name)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+	if notes, carried, err := load(folder()); err != nil || len(notes) > 0 || carried != "" {
+		t.Errorf("notes %q, %q: %v", notes, carried, err)
 	}
 }
 

@@ -26,6 +26,7 @@ type Source struct {
 	rules   []Rule
 	tensors []*Tensor
 	carried []*Tensor       // of parts that are not run
+	scales  []string        // of a cache of keys and values: left out
 	tables  map[int][]int32 // by layer: see Table
 	at      map[place]*Tensor
 	named   map[string]*Tensor
@@ -278,6 +279,12 @@ func (s *Source) bind() error {
 	}
 	s.carry(files)
 	s.dropSpare(files)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if s.Reader.Format() == "hf" && formats.CacheScale(name) {
+			s.scales = append(s.scales, name)
+			delete(files, name)
+		}
+	}
 	maps.DeleteFunc(files, func(name string, _ *formats.Tensor) bool {
 		return s.Reader.Format() == "hf" && slices.ContainsFunc(s.arch.Drops, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 	})
@@ -319,16 +326,28 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 func (s *Source) Carried() []*Tensor { return s.carried }
 
 // CarriedNote says what becomes of the other parts of a larger model where it is
-// written, to a GGUF or to a folder; "" where it has none.
+// written, to a GGUF or to a folder, and that scales of a cache are left out; "" where
+// it has none.
 func (s *Source) CarriedNote(gguf bool) string {
-	if len(s.carried) == 0 {
+	var notes []string
+	if n := len(s.carried); n > 0 && gguf {
+		notes = append(notes, fmt.Sprintf("%d tensors of other parts (%s …) are left out: a GGUF holds the part that reads text", n, s.carried[0].layerPath))
+	} else if n > 0 {
+		notes = append(notes, fmt.Sprintf("%d tensors of other parts (%s …) are taken along unchanged", n, s.carried[0].layerPath))
+	}
+	if n := len(s.scales); n > 0 {
+		notes = append(notes, fmt.Sprintf("%d scales of a cache of keys and values (%s …) are left out", n, s.scales[0]))
+	}
+	return strings.Join(notes, "; ")
+}
+
+// CacheNote says that programs that serve a folder round what it has scales for and
+// that is not rounded here; "" where it has none.
+func (s *Source) CacheNote() string {
+	if len(s.scales) == 0 {
 		return ""
 	}
-	part := s.carried[0].layerPath
-	if gguf {
-		return fmt.Sprintf("%d tensors of other parts (%s …) are left out: a GGUF holds the part that reads text", len(s.carried), part)
-	}
-	return fmt.Sprintf("%d tensors of other parts (%s …) are taken along unchanged", len(s.carried), part)
+	return fmt.Sprintf("%s: programs that serve it round their cache of keys and values (%d scales, %s …); here it stays exact", s.Reader.Path(), len(s.scales), s.scales[0])
 }
 
 // decoded tells whether values of a type can be read as weights.

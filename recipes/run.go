@@ -92,6 +92,7 @@ func (x *run) whole(ctx context.Context, began time.Time) (*report.Summary, erro
 		return nil, err
 	}
 	err := x.execute(ctx)
+	x.dev.ResetCounters() // else pages of the last stage lie beside what the report reads
 	return x.report(time.Since(began), err)
 }
 

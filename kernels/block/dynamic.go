@@ -3,6 +3,7 @@ package block
 import (
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/tunekit/tunekit/kernels/par"
 )
@@ -86,8 +87,8 @@ func newDynamic(signed bool) *Dynamic {
 			bits |= 1<<(32-dynamicBits) - 1
 		}
 		edge := math.Float32frombits(bits)
-		for edge == edge && d.mid[d.start[i]] < edge {
-			d.start[i]++
+		if edge == edge {
+			d.start[i] = uint8(sort.Search(255, func(k int) bool { return d.mid[k] >= edge }))
 		}
 	}
 	return d

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -176,6 +177,9 @@ func (g *guarded) Next() (row *jinja.Dict, number int64, err error) {
 // hostile file is a bad file, not our bug.
 func recoverTo(path string, err *error) {
 	if r := recover(); r != nil {
+		if _, it := r.(runtime.Error); it { // an index or a pointer of Go's tells a user nothing
+			r = "its parts do not fit together"
+		}
 		*err = fail.Inputf(path, "the file is damaged or of a kind this version cannot read", "cannot be read: %v", r)
 	}
 }

@@ -74,7 +74,7 @@ func (in *ingest) run(inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Templ
 
 // ingestVersion changes when the same inputs give other tokens, masks or hashes
 // of samples, by which rows are held back.
-const ingestVersion = "tunekit ingest 3"
+const ingestVersion = "tunekit ingest 4"
 
 // ingest is the work in progress.
 type ingest struct {
@@ -89,13 +89,14 @@ type ingest struct {
 	train, val *vector[item]
 	taken      map[int]int // rows read, by source
 	seen       *idSet
-	against    *idSet         // rows of decontaminate_against
-	sigs       *signatures    // nil: texts are not compared
-	near       *nearIndex     // of what is trained on, for dedup: near; else nil
-	nearVal    *nearIndex     // of val_datasets
-	likely     *vector[int32] // signatures of decontaminate_against
-	ends       bool           // an end token is supervised in some row
-	chats      bool           // some row should supervise one
+	against    *idSet          // rows of decontaminate_against, and their samples
+	owns       *vector[uint64] // hashes of the content of samples of rows of more than one, or of unwanted answers
+	sigs       *signatures     // nil: texts are not compared
+	near       *nearIndex      // of what is trained on, for dedup: near; else nil
+	nearVal    *nearIndex      // of val_datasets
+	likely     *vector[int32]  // signatures of decontaminate_against
+	ends       bool            // an end token is supervised in some row
+	chats      bool            // some row should supervise one
 	first      BadRow
 	tooLong    overflow
 	notes      map[string]int64
@@ -107,7 +108,7 @@ func (in *ingest) begin(limit int64) {
 	beside := scratchBeside(in.o.Beside)
 	in.kept = store{beside: beside, limit: limit, info: cacheInfo{Vocab: int(in.enc.vocab), MaxLength: in.o.MaxLength, Groups: true, Marks: true}}
 	in.train, in.val, in.seen = newVector[item](beside, 0), newVector[item](beside, 0), newIDSet(beside)
-	in.against = newIDSet(beside)
+	in.against, in.owns = newIDSet(beside), newVector[uint64](beside, 0)
 	if in.o.Near() {
 		in.sigs, in.likely = newSignatures(in.o, beside), newVector[int32](beside, 0)
 	}
@@ -123,6 +124,7 @@ func (in *ingest) end() {
 	in.val.close()
 	in.seen.close()
 	in.against.close()
+	in.owns.close()
 	in.near.close()
 	in.nearVal.close()
 	in.likely.close()
@@ -136,16 +138,21 @@ type item struct {
 	row      uint64 // hash of the whole row, before splitting
 	nth      int64  // of the rows read
 	weight   float64
-	sig      int32 // of ingest.sigs; -1: none
+	sig      int32 // the first of those in ingest.sigs that its samples have
+	own      int32 // the first of those in ingest.owns that its samples have
 	source   int32 // of the options' sources
-	long     bool  // over max_length
+	sigs     int8  // how many
+	owns     int8
+	long     bool // over max_length
 }
 
 // tokenized is a row after its texts were read.
 type tokenized struct {
 	samples []encoded
 	fate    fitted
-	sig     minhash.Signature // nil: not asked for, or no words
+	owns    []uint64            // hashes of the content of samples, where they are not fate.id
+	sig     minhash.Signature   // of all, for dedup; nil: not asked for, or no words
+	sigs    []minhash.Signature // of each sample with words, to decontaminate
 	script  string
 	err     error
 }
@@ -369,10 +376,11 @@ func (in *ingest) take(f input, kind string, c chunk) error {
 func (in *ingest) compare(ref RowRef, r tokenized) {
 	in.report.Compared++
 	in.against.add(r.fate.id)
-	if in.sigs != nil {
-		if i := in.sigs.add(r.sig, ref); i >= 0 {
-			in.likely.add(i)
-		}
+	for _, id := range r.owns {
+		in.against.add(id)
+	}
+	for _, sig := range r.sigs {
+		in.likely.add(in.sigs.add(sig, ref))
 	}
 }
 
@@ -394,10 +402,14 @@ func (in *ingest) tokenize(f input, kind string, r rawRow) tokenized {
 		samples[0], err = convert(kind, f.source.Columns, r.row, in.enc.tmpl != nil)
 	}
 	out := make([]encoded, len(samples))
+	var owns []uint64
 	for i := range samples {
 		if err == nil {
 			out[i], err = in.enc.encode(samples[i])
 			out[i].mark = samples[i].mark
+			if len(samples) > 1 || samples[i].mark < 0 {
+				owns = append(owns, contentID(out[i].ids, out[i].loss))
+			}
 			if kind == typePreference {
 				out[i], out[i].cut = shortened(out[i], in.o.MaxPromptLength)
 			}
@@ -406,9 +418,9 @@ func (in *ingest) tokenize(f input, kind string, r rawRow) tokenized {
 	if err != nil {
 		return tokenized{err: err}
 	}
-	t := tokenized{samples: out, script: scriptOf(samples)}
+	t := tokenized{samples: out, owns: owns, script: scriptOf(samples)}
 	if in.sigs != nil {
-		t.sig = sign(in.sigs.of, samples)
+		t.sig, t.sigs = sign(in.sigs.of, in.o, samples)
 	}
 	if len(out) > 1 {
 		t.fate = fitPair(r.ref, out[0], out[1], in.o.MaxLength, in.o.Overflow)
@@ -441,7 +453,7 @@ func (in *ingest) bad(ref RowRef, err error) error {
 
 // row files one tokenized row: duplicates, overflow, part.
 func (in *ingest) row(f input, ref RowRef, kind string, r tokenized) error {
-	longest, samples, fate := 0, r.samples, r.fate
+	longest, learned, samples, fate := 0, 0, r.samples, r.fate
 	if slices.ContainsFunc(samples, func(e encoded) bool { return e.cut }) {
 		in.report.PromptsCut++
 	}
@@ -462,16 +474,17 @@ func (in *ingest) row(f input, ref RowRef, kind string, r tokenized) error {
 		}
 	}
 	src := &in.report.Sources[f.index]
-	sig, again := in.again(f, ref, r, src)
+	again := in.again(f, ref, r, src)
 	if again != "" && in.o.DedupAction == "drop" {
 		in.report.drop(again)
 		src.Dropped++
 		return nil
 	}
 	in.report.script(r.script, ref)
-	learned := 0
 	for _, e := range samples {
-		learned += in.report.length(ref, e)
+		if n := in.report.length(ref, e); len(e.ids) == longest { // of two answers, of the longer one
+			learned = n
+		}
 	}
 	in.report.outliers(ref, longest, learned)
 	in.fate(ref, longest, fate)
@@ -483,7 +496,15 @@ func (in *ingest) row(f input, ref RowRef, kind string, r tokenized) error {
 		list = in.val
 	}
 	it := item{first: int32(in.kept.n), n: 1, row: fate.id, nth: in.report.Rows, weight: cmp.Or(f.source.Weight, 1),
-		sig: sig, source: int32(f.index), long: longest > in.o.MaxLength}
+		source: int32(f.index), long: longest > in.o.MaxLength, own: int32(in.owns.len()), owns: int8(len(r.owns)), sigs: int8(len(r.sigs))}
+	for _, id := range r.owns {
+		in.owns.add(id)
+	}
+	for i, sig := range r.sigs {
+		if n := in.sigs.add(sig, ref); i == 0 {
+			it.sig = n
+		}
+	}
 	if fate.together {
 		it.n = int32(len(fate.parts))
 	}
@@ -503,9 +524,8 @@ func (in *ingest) row(f input, ref RowRef, kind string, r tokenized) error {
 }
 
 // again counts a row that occurred before in its part: duplicate, or near_duplicate
-// where texts are compared; "" is a new one. sig is the number of its signature, -1
-// where it has none.
-func (in *ingest) again(f input, ref RowRef, r tokenized, src *SourceReport) (sig int32, why string) {
+// where texts are compared; "" is a new one.
+func (in *ingest) again(f input, ref RowRef, r tokenized, src *SourceReport) (why string) {
 	part, near := r.fate.id, in.near
 	if f.part == heldBack { // which has its own duplicates
 		part, near = ^r.fate.id, in.nearVal
@@ -525,13 +545,10 @@ func (in *ingest) again(f input, ref RowRef, r tokenized, src *SourceReport) (si
 			why = "near_duplicate"
 		}
 	}
-	if in.sigs == nil || why != "" && in.o.DedupAction == "drop" {
-		return -1, why
+	if near != nil && r.sig != nil && why == "" {
+		near.add(in.sigs.add(r.sig, ref))
 	}
-	if sig = in.sigs.add(r.sig, ref); sig >= 0 && near != nil && why == "" {
-		near.add(sig)
-	}
-	return sig, why
+	return why
 }
 
 func (in *ingest) note(s string, n int64) {

@@ -158,13 +158,17 @@ func (x *nearIndex) close() {
 	}
 }
 
-// NearBytes is about how much room on disk the comparison of n rows takes.
+// NearBytes is about how much room on disk the comparison of n rows takes; rows of two
+// answers take up to twice as much.
 func (o *Options) NearBytes(n int64) int64 {
 	if !o.Near() {
 		return 0
 	}
 	bands, _ := minhash.Bands(o.DedupThreshold, o.DedupNumPerm)
 	row := 2*int64(o.DedupNumPerm) + int64(unsafe.Sizeof(signed{}))
+	if o.Dedup == "near" && o.Decontaminate == "near" { // a signature for each
+		row *= 2
+	}
 	indexes := int64(0)
 	if o.Dedup == "near" {
 		indexes++
@@ -222,16 +226,13 @@ func saysIn(v any, f func(string)) {
 	}
 }
 
-// sign makes the signature of a row of samples; of tokens each is a word. Answers that
-// are wanted are never like those that are not.
-func sign(h *minhash.Hasher, samples []sample) minhash.Signature {
+// sign makes the signature of a row of samples, for dedup, and those of each of them,
+// to find in an evaluation; of tokens each is a word. In the first, answers that are
+// wanted are never like those that are not.
+func sign(h *minhash.Hasher, o *Options, samples []sample) (row minhash.Signature, each []minhash.Signature) {
 	texts := make([]minhash.Text, len(samples))
 	for i := range samples {
 		t := &texts[i]
-		t.Seed = uint64(i)
-		if samples[i].mark < 0 {
-			t.Seed = 2
-		}
 		for _, id := range samples[i].ids {
 			t.Words = append(t.Words, uint64(id)+1)
 		}
@@ -239,7 +240,23 @@ func sign(h *minhash.Hasher, samples []sample) minhash.Signature {
 			samples[i].texts(func(s string) { t.Words = minhash.AppendWords(t.Words, s) })
 		}
 	}
-	return h.Sign(texts...)
+	if o.Decontaminate == "near" {
+		for _, t := range texts {
+			if sig := h.Sign(t); sig != nil {
+				each = append(each, sig)
+			}
+		}
+	}
+	if o.Dedup == "near" {
+		for i := range texts {
+			texts[i].Seed = uint64(i)
+			if samples[i].mark < 0 {
+				texts[i].Seed = 2
+			}
+		}
+		row = h.Sign(texts...)
+	}
+	return row, each
 }
 
 // Like is a row that is nearly the same as another.

@@ -222,6 +222,73 @@ func TestDecontaminate(t *testing.T) {
 	}
 }
 
+// TestDecontaminateAnswers: of rows with two answers, or with one that is labelled, each
+// is looked for in the evaluation by itself, whichever side has them; pairs are near
+// duplicates only as a whole.
+func TestDecontaminateAnswers(t *testing.T) {
+	tok, tmpl := sharedTokenizer(t, "qwen3"), templateFor(t, "qwen3")
+	all := problems(t, 100)
+	r := rand.New(rand.NewPCG(7, 8))
+	completion := func(p [2]string) any { return map[string]any{"prompt": p[0], "completion": p[1]} }
+	pair := func(q, chosen, rejected string) any {
+		return map[string]any{"prompt": q, "chosen": chosen, "rejected": rejected}
+	}
+	var plain, changes, pairs, turned, near, labels []any
+	for i, p := range all[:20] {
+		wrong := all[60+i][1]
+		q := [2]string{changed(p[0], r), p[1]}
+		plain, changes = append(plain, completion(p)), append(changes, completion(q))
+		pairs, turned = append(pairs, pair(p[0], p[1], wrong)), append(turned, pair(p[0], wrong, p[1]))
+		near = append(near, pair(q[0], q[1], wrong))
+		labels = append(labels, map[string]any{"prompt": p[0], "completion": p[1], "label": i%2 == 0})
+	}
+	var clean []any
+	for i, p := range all[20:40] {
+		clean = append(clean, pair(p[0], p[1], all[80+i][1]))
+	}
+	cleanSFT := completion(all[50])
+	cleanLabel := map[string]any{"prompt": all[51][0], "completion": all[51][1], "label": true}
+	for name, c := range map[string]struct {
+		train, against []any
+		how            string
+		exact, near    int64
+	}{
+		"chosen":            {append(slices.Clone(clean), pairs...), plain, "exact", 20, 0},
+		"rejected":          {append(slices.Clone(clean), turned...), plain, "exact", 20, 0},
+		"labels":            {append([]any{cleanLabel}, labels...), plain, "exact", 20, 0},
+		"of pairs":          {append([]any{cleanSFT}, plain...), pairs, "exact", 20, 0},
+		"pairs":             {append(slices.Clone(clean), pairs...), turned, "exact", 20, 0},
+		"near":              {append(slices.Clone(clean), near...), plain, "near", 0, 20},
+		"near, of pairs":    {append([]any{cleanSFT}, changes...), turned, "near", 0, 20},
+		"near, of unwanted": {append(slices.Clone(clean), near...), labels, "near", 0, 20},
+		"near, equal":       {append(slices.Clone(clean), pairs...), plain, "near", 20, 0},
+	} {
+		for _, dedup := range []string{"none", "near"} {
+			o := Options{Datasets: []Source{{Path: jsonlFile(t, c.train...)}}, DecontaminateAgainst: []Source{{Path: jsonlFile(t, c.against...)}}, ValSetSize: "0", Decontaminate: c.how, Dedup: dedup, DedupThreshold: 0.5, MaxLength: 4096}
+			d, rep, err := Ingest(context.Background(), o, tok, tmpl, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left := len(c.train) - 20
+			if rep.Overlap != c.exact || rep.NearOverlap != c.near || rep.Dropped["in_evaluation"] != 20 || rep.NearDuplicates != 0 || rep.Kept != int64(left) || d.Train.Len() < left {
+				t.Errorf("%s, dedup %s: %d equal, %d near, %d near duplicates, dropped %v, %d kept; want %d, %d, %d", name, dedup, rep.Overlap, rep.NearOverlap, rep.NearDuplicates, rep.Dropped, rep.Kept, c.exact, c.near, left)
+			}
+		}
+	}
+}
+
+// TestOutliersOfPairs: a row of two answers is listed with the tokens, and the learned
+// ones, of the longer.
+func TestOutliersOfPairs(t *testing.T) {
+	row := map[string]any{"prompt": "Count!", "chosen": strings.Repeat(" one", 50), "rejected": strings.Repeat(" two", 49)}
+	_, rep := ingestOne(t, Options{Datasets: []Source{{Path: jsonlFile(t, row)}}, ValSetSize: "0"}, sharedTokenizer(t, "qwen3"), nil)
+	for _, list := range [][]Outlier{rep.Longer, rep.LeastSay} {
+		if len(list) != 1 || list[0].Tokens != rep.Longest || list[0].Supervised < 50 || list[0].Supervised > list[0].Tokens {
+			t.Errorf("%+v, of %d tokens", list, rep.Longest)
+		}
+	}
+}
+
 // TestNearIndex: a table of many signatures finds what comparing all with all finds,
 // also where a thousand of them share bands.
 func TestNearIndex(t *testing.T) {

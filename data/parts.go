@@ -140,8 +140,14 @@ func (in *ingest) decontaminate() {
 	}
 	last := int64(0)
 	for _, it := range in.val.at {
-		if held.add(it.row); near != nil && it.sig >= 0 && it.nth != last {
-			near.add(it.sig)
+		held.add(it.row)
+		for i := range int(it.owns) {
+			held.add(in.owns.get(int(it.own) + i))
+		}
+		for i := range int32(it.sigs) {
+			if near != nil && it.nth != last {
+				near.add(it.sig + i)
+			}
 		}
 		last = it.nth
 	}
@@ -162,24 +168,33 @@ func (in *ingest) decontaminate() {
 	in.train.at = train
 }
 
-// stained counts a training row that must not be measured with: one of held, or one
-// that near has the like of.
+// stained counts a training row that must not be measured with: one that, or a sample of
+// which, is one of held, or that near has the like of.
 func (in *ingest) stained(it item, held *idSet, near *nearIndex) bool {
-	if held.has(it.row) {
+	found := held.has(it.row)
+	for i := range int(it.owns) {
+		found = found || held.has(in.owns.get(int(it.own)+i))
+	}
+	if found {
 		in.report.Overlap++
 		in.report.Sources[it.source].Overlap++
 		return true
 	}
-	if near == nil || it.sig < 0 {
-		return false
+	var like Like
+	for i := range int32(it.sigs) {
+		if near == nil {
+			break
+		}
+		if other, similarity, ok := near.find(in.sigs.get(it.sig + i)); ok && similarity > like.Similarity {
+			like, found = Like{in.sigs.ref(it.sig), in.sigs.ref(other), similarity}, true
+		}
 	}
-	other, similarity, ok := near.find(in.sigs.get(it.sig))
-	if ok {
+	if found {
 		in.report.NearOverlap++
 		in.report.Sources[it.source].Overlap++
-		in.report.NearHeld = likes(in.report.NearHeld, Like{in.sigs.ref(it.sig), in.sigs.ref(other), similarity})
+		in.report.NearHeld = likes(in.report.NearHeld, like)
 	}
-	return ok
+	return found
 }
 
 // unfile counts a row as dropped that was kept.

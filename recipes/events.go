@@ -24,7 +24,7 @@ type LoggedEvent struct {
 	Event
 	Run     string `json:"run,omitempty"`       // of run: what started it
 	Outcome string `json:"outcome,omitempty"`   // of end: the verdict of the report
-	Code    int    `json:"exit_code,omitempty"` // of end
+	Code    *int   `json:"exit_code,omitempty"` // of end
 	Error   string `json:"error,omitempty"`
 	Hint    string `json:"hint,omitempty"`
 }
@@ -81,7 +81,8 @@ func (l *eventLog) end(s *report.Summary, err error) {
 	if l == nil {
 		return
 	}
-	e := LoggedEvent{Event: Event{What: "end"}, Outcome: verdict(s, true, err), Code: fail.Code(err), Hint: fail.Hint(err)}
+	code := fail.Code(err)
+	e := LoggedEvent{Event: Event{What: "end"}, Outcome: verdict(s, true, err), Code: &code, Hint: fail.Hint(err)}
 	if s != nil {
 		e.Outcome = s.Verdict
 	}
@@ -183,21 +184,21 @@ type StageLog struct {
 }
 
 // Next returns the whole lines since the last call. When the file was made anew, as by a
-// run that goes on, they come from its start.
-func (s *StageLog) Next() ([][]byte, error) {
+// run that goes on, or moved, they come from its start: again is then true.
+func (s *StageLog) Next() (text [][]byte, again bool, err error) {
 	for i, path := range s.paths {
 		if _, err := os.Stat(path); err != nil {
 			continue
 		}
-		if s.lines.path == "" || i == s.at {
-			s.at, s.lines.path = i, path
-		} else { // moved: the same lines, and those after
-			s.at, s.lines = i, lines{path: path}
+		moved := s.lines.path != "" && i != s.at
+		if moved { // the same lines, and those after
+			s.lines = lines{}
 		}
-		text, _, err := s.lines.next()
-		return text, err
+		s.at, s.lines.path = i, path
+		text, again, err := s.lines.next()
+		return text, again || moved, err
 	}
-	return nil, nil
+	return nil, false, nil
 }
 
 // lines reads a growing file by whole lines.

@@ -200,6 +200,9 @@ func (c Config) check(given Config) error {
 	if err := schema.Check("train.grad_scaler", &c.GradScaler); err != nil {
 		return err
 	}
+	if c.ActivationOffloading == onDisk && c.GradientCheckpointing == "false" {
+		return fail.Usagef("train.activation_offloading", "gradient_checkpointing: true, or leave activation_offloading out", "activation_offloading: disk keeps the inputs of blocks with gradient checkpointing, and gradient_checkpointing: false has none")
+	}
 	if err := cmp.Or(c.checkOptimizer(given), c.checkScaler(given)); err != nil {
 		return err
 	}

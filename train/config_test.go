@@ -113,6 +113,7 @@ func TestConfigErrors(t *testing.T) {
 		"{lr_scheduler: warmup_stable_decay}":                                             "train.lr_scheduler_kwargs",
 		"{adapter: none, lora: {r: 4}}":                                                   "train.lora",
 		"{load_best_model_at_end: true, eval_steps: 0}":                                   "train.load_best_model_at_end",
+		"{activation_offloading: disk, gradient_checkpointing: false}":                    "train.activation_offloading",
 		"{lora: {r: -1}}":                     "lora.r",
 		"{lora: {use_dora: true, bias: all}}": "lora.use_dora",
 	} {

@@ -179,8 +179,8 @@ func (c Config) checkMetric() error {
 		return nil
 	}
 	const key = "metric_for_best_model"
-	if !c.LoadsBest() && c.EarlyStoppingPatience == 0 {
-		return fail.Usagef("train."+key, "add load_best_model_at_end: true or early_stopping_patience", "%s chooses nothing here", key)
+	if !c.LoadsBest() && c.EarlyStoppingPatience == 0 && !c.LRScheduler.reacts() {
+		return fail.Usagef("train."+key, "add load_best_model_at_end: true, early_stopping_patience, or lr_scheduler: reduce_lr_on_plateau or greedy", "%s chooses nothing here", key)
 	}
 	known := c.metrics()
 	if slices.Contains(known, c.MetricForBestModel) {

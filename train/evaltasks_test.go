@@ -113,6 +113,8 @@ func TestEvaluating(t *testing.T) {
 	}
 	for text, loads := range map[string]bool{
 		"{}": false, "{early_stopping_patience: 3}": true, "{early_stopping_patience: 3, load_best_model_at_end: false}": false,
+		"{lr_scheduler: reduce_lr_on_plateau, metric_for_best_model: perplexity}":                                                  false,
+		"{lr_scheduler: greedy, learning_rate: 0.01, metric_for_best_model: perplexity}":                                           false,
 		"{eval_tasks: [exact_match], load_best_model_at_end: true, metric_for_best_model: eval_exact_match}":                       true,
 		"{objective: dpo, load_best_model_at_end: true, metric_for_best_model: rewards/accuracies}":                                true,
 		"{objective: reward, load_best_model_at_end: true, metric_for_best_model: accuracy}":                                       true,

@@ -78,6 +78,8 @@ type EvalMetrics struct {
 	Answers    int     `json:"eval_answers,omitempty"` // questions that the tasks asked
 
 	Sources []SourceLoss `json:"eval_sources,omitempty"` // of several data sets
+
+	Best bool `json:"best,omitempty"` // none before was better, by metric_for_best_model
 }
 
 // line is any line of the file; what it lacks is nil.

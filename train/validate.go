@@ -48,11 +48,10 @@ func (r *run) validate(ctx context.Context) (bool, error) {
 		}
 		m.Perplexity = eval.PerplexityOf(nll)
 	}
-	improved, err := r.judge(&m)
-	if err != nil {
+	if m.Best, err = r.judge(&m); err != nil {
 		return false, err
 	}
-	return improved, r.metrics.write(m)
+	return m.Best, r.metrics.write(m)
 }
 
 // withAverages runs f with the weights that are kept, which may be averages of those

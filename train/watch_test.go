@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -140,9 +142,29 @@ func TestRowsNotFinite(t *testing.T) {
 	}
 }
 
-// sourcedJob has samples of two data sets in packed rows.
-func sourcedJob(t *testing.T, objective string) Job {
-	j := smallJob(t, t.TempDir())
+// sourcedJob has samples of two data sets, packed where the objective takes single ones;
+// those that learn together are of one.
+func sourcedJob(t *testing.T, objective ObjectiveName) Job {
+	t.Helper()
+	var j Job
+	switch objective {
+	case "reward":
+		dir := testdir.Shared(t, "golden/train/reward")
+		var g rewards
+		readJSON(t, filepath.Join(dir, "reward.json"), &g)
+		c := Config{MicroBatchSize: 2, GradientAccumulationSteps: 2, LearningRate: ptr(1e-3)}
+		j = goldenReward(t, c, g.pairs(nil), arrays(t, filepath.Join(dir, "grads.safetensors"))["score.weight"])
+		j.Val = j.Train
+	case "dpo", "kto":
+		j = pairsJob(t)
+		c := Config{Objective: objective, GradientAccumulationSteps: 2, LearningRate: ptr(1e-2), DType: "f32", SaveSteps: Every{Steps: 2}, LoRA: j.Config.LoRA}
+		var err error
+		if j.Config, err = c.Resolve(7); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		j = smallJob(t, t.TempDir())
+	}
 	j.Config.MaxSteps, j.Config.EvalSteps = 3, Every{Steps: 3}
 	name := func(ex data.Examples) data.Examples {
 		list, err := ex.Read(ex.Len())
@@ -150,7 +172,15 @@ func sourcedJob(t *testing.T, objective string) Job {
 			t.Fatal(err)
 		}
 		for i := range list {
-			list[i].From = data.RowRef{File: []string{"a", "b"}[i%2], Row: int64(i)}
+			e := &list[i]
+			e.From = data.RowRef{File: []string{"a", "b"}[i/max(1, j.Config.Samples())%2], Row: int64(i)}
+			if objective == "kto" {
+				if e.Group = 0; i%3 == 0 {
+					e.Mark = data.Unwanted
+				} else {
+					e.Mark = data.Wanted
+				}
+			}
 		}
 		return data.InMemory(list...)
 	}
@@ -162,9 +192,15 @@ func sourcedJob(t *testing.T, objective string) Job {
 // TestSources: the losses of data sets are those of the whole, told apart, and change no
 // bit of it.
 func TestSources(t *testing.T) {
-	j := sourcedJob(t, "sft")
+	for _, objective := range []ObjectiveName{"sft", "dpo", "kto", "reward"} {
+		t.Run(string(objective), func(t *testing.T) { compareSources(t, objective) })
+	}
+}
+
+func compareSources(t *testing.T, objective ObjectiveName) {
+	j := sourcedJob(t, objective)
 	losses(t, j)
-	plain := sourcedJob(t, "sft")
+	plain := sourcedJob(t, objective)
 	plain.Sources = nil
 	losses(t, plain)
 	if hash(t, j) != hash(t, plain) || curveOf(t, j.Dir) != curveOf(t, plain.Dir) {
@@ -182,7 +218,7 @@ func TestSources(t *testing.T) {
 		for _, s := range list {
 			sum, n = sum+s.Loss*float64(s.Count), n+s.Count
 		}
-		if n != count || math.Abs(sum/float64(n)-loss) > 1e-12*loss {
+		if objective == "sft" && n != count || math.Abs(sum/float64(n)-loss) > 1e-12*loss {
 			t.Errorf("%s: %v over %d, want %v over %d", what, sum/float64(n), n, loss, count)
 		}
 	}
@@ -192,9 +228,12 @@ func TestSources(t *testing.T) {
 	check("validation", evals[0].Loss, evals[0].Supervised, evals[0].Sources)
 
 	// The validation of one data set alone has the loss that the whole one says of it.
-	alone := sourcedJob(t, "sft")
+	alone := sourcedJob(t, objective)
+	if objective == "kto" { // whose baseline is of all rows
+		return
+	}
 	list, _ := alone.Val.Read(alone.Val.Len())
-	alone.Val = data.InMemory(list[0], list[2])
+	alone.Val = data.InMemory(slices.DeleteFunc(list, func(e data.Example) bool { return e.From.File != "a" })...)
 	losses(t, alone)
 	_, only, err := ReadMetrics(filepath.Join(alone.Dir, MetricsFile))
 	if err != nil || math.Abs(only[0].Loss-evals[0].Sources[0].Loss) > 1e-6*only[0].Loss {

@@ -23,7 +23,7 @@ type Training struct {
 	Loss   *float64            `json:"loss"` // mean over the last tenth of the steps, nil where none had one
 	Rate   float64             `json:"tokens_per_second"`
 	Spikes int                 `json:"spikes"`
-	Best   *train.EvalMetrics  `json:"best,omitempty"` // the validation with the lowest loss
+	Best   *train.EvalMetrics  `json:"best,omitempty"` // the best validation, by metric_for_best_model
 	Evals  []train.EvalMetrics `json:"validations"`
 
 	steps []train.Metrics
@@ -80,7 +80,11 @@ func trainingOf(name string, steps []train.Metrics, evals []train.EvalMetrics) T
 		t.Loss = &mean
 	}
 	for i := range evals {
-		if t.Best == nil || evals[i].Loss < t.Best.Loss {
+		better := evals[i].Best // than those before
+		if t.Best != nil && !better {
+			better = !t.Best.Best && evals[i].Loss < t.Best.Loss // of a version that did not say
+		}
+		if t.Best == nil || better {
 			t.Best = &evals[i]
 		}
 	}

@@ -369,8 +369,7 @@ func viewAddTokens(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *repor
 	s.Facts = append(s.Facts, fmt.Sprintf("%s: %s; %s → %s rows", j.ID, strings.Join(names, ", "), humanize.Comma(int64(left.Were)), humanize.Comma(int64(left.Rows))))
 }
 
-// addedBefore is the stage that gave the model in training its new tokens, nil where none
-// did. A merge has taken in what was learned of them.
+// addedBefore is the last stage that gave the model of j new tokens, nil where none did. A merge has taken in what was learned of them.
 func addedBefore(x *recipes.Env, j *recipes.Job) *recipes.Job {
 	for {
 		in, ok := j.In("model")
@@ -387,12 +386,12 @@ func addedBefore(x *recipes.Env, j *recipes.Job) *recipes.Job {
 	}
 }
 
-// learnNew has a new adapter of c learn the rows of tokens that a stage above j added to
+// learnNew has a new adapter of c learn the rows of tokens that stages above j added to
 // src, where c does not say how: without that they would stay what they began as. first is
-// the id of the first one.
+// the id of the first one of a stage.
 func learnNew(c train.Config, x *recipes.Env, j *recipes.Job, src *arch.Source, first func(added *recipes.Job) (int, error)) (train.Config, error) {
 	added := addedBefore(x, j)
-	if from, _ := c.Init(); added == nil || *from != "" || c.Adapter == "none" || c.Reward() {
+	if from, _ := c.Init(); added == nil || *from != "" || c.Adapter == "none" {
 		return c, nil
 	}
 	embed, head := src.At(-1, arch.Embed).Path(), src.HeadPath()
@@ -408,17 +407,20 @@ func learnNew(c train.Config, x *recipes.Env, j *recipes.Job, src *arch.Source, 
 		return c, err
 	}
 	if len(c.LoRA.TrainableTokenIndices) == 0 && !c.LoRA.Saves(embed) {
-		n, err := first(added)
-		if err != nil {
-			return c, err
-		}
 		var ids []int
-		for i := range added.Options.(*AddTokens).all() {
-			ids = append(ids, n+i)
+		for a := added; a != nil; a = addedBefore(x, a) {
+			n, err := first(a)
+			if err != nil {
+				return c, err
+			}
+			for i := range a.Options.(*AddTokens).all() {
+				ids = append(ids, n+i)
+			}
 		}
+		slices.Sort(ids)
 		c.LoRA.TrainableTokenIndices = lora.TokenIndices{"": ids}
 	}
-	if !src.Spec.Tied && !c.LoRA.Saves(head) {
+	if !src.Spec.Tied && !c.Reward() && !c.LoRA.Saves(head) { // that of a reward has no rows of tokens, and is trained anyway
 		c.LoRA.ModulesToSave = append(slices.Clone(c.LoRA.ModulesToSave), head)
 	}
 	return c, nil

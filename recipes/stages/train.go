@@ -272,6 +272,9 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	if !math.IsNaN(out.Loss) && !math.IsInf(out.Loss, 0) {
 		left.Loss = &out.Loss
 	}
+	if out.Recompute == 0 && o.ActivationOffloading == "disk" {
+		res.Notes = append(res.Notes, idleOffloading)
+	}
 	if out.Stopped {
 		res.Notes = append(res.Notes, fmt.Sprintf("stopped early after step %d", out.Steps))
 	}
@@ -353,6 +356,9 @@ func startAdapter(x *recipes.Env, j *recipes.Job, c train.Config, m *model.Model
 	}
 	return o.Start(m, rows)
 }
+
+// idleOffloading is said where activation_offloading has nothing to do.
+const idleOffloading = "activation_offloading: disk keeps nothing: memory is enough without gradient checkpointing (gradient_checkpointing: true recomputes all blocks)"
 
 func showTraining(x *recipes.Env, p train.Progress) {
 	numbers := map[string]float64{}

@@ -19,7 +19,7 @@ import (
 func tailCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "tail", Usage: "watch a run from another terminal; ends with it, and with its exit code", ArgsUsage: "RUN",
-		Description: examples("tune tail runs/support", "tune tail runs/support --json | jq .eval_loss", "tune tail runs/support --no-follow"),
+		Description: examples("tune tail runs/support", "tune tail runs/support --json | jq 'select(.event == \"validation\") | .eval_loss'", "tune tail runs/support --no-follow"),
 		Flags: []ucli.Flag{
 			&ucli.BoolFlag{Name: "no-follow", Usage: "show what there is, and end"},
 			&ucli.BoolFlag{Name: "json", Usage: "one JSON object a line: events, steps, validations and answers"}, logEveryFlag()},
@@ -67,7 +67,9 @@ type tailedStage struct {
 	metrics, answers *recipes.StageLog
 	event            recipes.Event // its last progress
 	step             int           // last shown
-	eval, answer     int           // step of the last that was shown
+	eval             int           // step of the last that was shown
+	answer, shown    int           // step of the last that was shown, and how many of it were
+	at, nth          int           // step of the last line of answers, and which of that step it was
 	lines            [][]byte      // of metrics, read and not yet shown
 	seconds          []float64     // of the last steps
 	total            int64
@@ -125,7 +127,8 @@ func (t *tailing) killed() error {
 		}
 	}
 	if t.json != nil {
-		if err := t.json(recipes.LoggedEvent{Time: t.last.Time, Event: recipes.Event{What: "end", Stage: t.last.Stage}, Outcome: "killed", Code: int(fail.Interrupted)}); err != nil {
+		code := int(fail.Interrupted)
+		if err := t.json(recipes.LoggedEvent{Time: t.last.Time, Event: recipes.Event{What: "end", Stage: t.last.Stage}, Outcome: "killed", Code: &code}); err != nil {
 			return err
 		}
 	}
@@ -175,10 +178,10 @@ func (t *tailing) event(e recipes.LoggedEvent) error {
 	if t.json == nil {
 		t.w.line(e.Outcome)
 	}
-	if e.Code == 0 {
+	if e.Code == nil || *e.Code == 0 {
 		return nil
 	}
-	return &fail.Error{Kind: fail.Kind(e.Code), Msg: strings.TrimPrefix(e.Error, "tune: "), Hint: e.Hint}
+	return &fail.Error{Kind: fail.Kind(*e.Code), Msg: strings.TrimPrefix(e.Error, "tune: "), Hint: e.Hint}
 }
 
 // logs shows what a training has logged since, of metrics up to a step.
@@ -187,7 +190,7 @@ func (t *tailing) logs(id string, upto int) error {
 	if s == nil {
 		return nil
 	}
-	lines, err := s.metrics.Next()
+	lines, _, err := s.metrics.Next()
 	if err != nil {
 		return err
 	}
@@ -205,22 +208,30 @@ func (t *tailing) logs(id string, upto int) error {
 			return err
 		}
 	}
-	lines, err = s.answers.Next()
+	lines, again, err := s.answers.Next()
 	if err != nil {
 		return err
 	}
-	shown := s.answer
+	if again {
+		s.nth = 0
+	}
 	for _, line := range lines {
 		var a train.Answer
-		if json.Unmarshal(line, &a) != nil || a.Step <= shown {
+		if json.Unmarshal(line, &a) != nil {
 			continue
+		}
+		if a.Step != s.at {
+			s.at, s.nth = a.Step, 0
+		}
+		if s.nth++; a.Step < s.answer || a.Step == s.answer && s.nth <= s.shown {
+			continue // shown before
 		}
 		if t.json != nil {
 			err = t.json(loggedAnswer{"answer", id, a})
-		} else if a.Step > s.answer && a.Want == nil { // the first of each time; one of a validation is an event
+		} else if s.nth == 1 && a.Want == nil { // the first of each time; one of a validation is an event
 			t.w.line(id + "  " + answerText(&a))
 		}
-		if s.answer = a.Step; err != nil {
+		if s.answer, s.shown = a.Step, s.nth; err != nil {
 			return err
 		}
 	}

@@ -330,14 +330,6 @@ func (g *grouper) inputs(prefix string) error {
 	return err
 }
 
-// cacheScale matches names of what a cache of keys and values is rounded with, at the
-// projections (ModelOpt, compressed-tensors) or at the attention itself.
-var cacheScale = regexp.MustCompile(`\.(k_proj\.k_(scale|bias)|v_proj\.v_(scale|bias)|qkv_proj\.[kv]_scale|([kv]|qkv)_proj\.output_(scale|zero_point)|(self_attn|attn|attention)\.([qkv]|kv)_(scale|zero_point|global_scale))$`)
-
-// CacheScale reports whether a tensor of a folder is no weight but says how programs
-// that serve the folder round their cache of keys and values.
-func CacheScale(name string) bool { return cacheScale.MatchString(name) }
-
 // sizeOf reads a non-negative whole JSON number.
 func sizeOf(v any) (int64, bool) {
 	n, ok := v.(json.Number)

@@ -31,7 +31,7 @@ var adding = map[string][]added{
 	},
 	"quantization method": {
 		{`^hqqMethod$`, "quant/hqq.go quant/method.go", ""},
-		{`(?i)smoothquant|^smoothMethod$`, "quant/method.go quant/smoothquant.go", ""},
+		{`^smoothMethod$`, "quant/method.go quant/smoothquant.go", ""},
 		{`^awqMethod$`, "quant/awq.go quant/method.go", ""}, // "awq" is a layout, too, as are others
 		{`^gptqMethod$`, "quant/gptq.go quant/method.go", ""},
 	},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -280,7 +281,7 @@ func (s *Source) bind() error {
 	s.carry(files)
 	s.dropSpare(files)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if s.Reader.Format() == "hf" && formats.CacheScale(name) {
+		if s.Reader.Format() == "hf" && cacheScale.MatchString(name) {
 			s.scales = append(s.scales, name)
 			delete(files, name)
 		}
@@ -582,3 +583,8 @@ func (s *Source) Architecture() string { return s.arch.Name }
 
 // Close releases the file; borrowed bytes become invalid.
 func (s *Source) Close() error { return s.Reader.Close() }
+
+// cacheScale matches names of what a cache of keys and values is rounded with, at the
+// projections (ModelOpt, compressed-tensors) or at the attention itself: no weights,
+// but what programs that serve the folder read.
+var cacheScale = regexp.MustCompile(`\.(k_proj\.k_(scale|bias)|v_proj\.v_(scale|bias)|qkv_proj\.[kv]_scale|([kv]|qkv)_proj\.output_(scale|zero_point)|(self_attn|attn|attention)\.([qkv]|kv)_(scale|zero_point|global_scale))$`)

@@ -29,7 +29,7 @@ test-arm64: ## the kernels on an emulated arm64 (qemu-user-static)
 conformance: ## docs/support.md from the golden tests: what each architecture and format can do (minutes)
 	TUNEKIT_REQUIRE_SHARED=1 TUNEKIT_ALL=1 $(GO) run ./cmd/internal/conformance $(SHARED) docs/support.md
 
-RACE = CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short
+RACE = CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short -timeout 30m
 test-race: ## data races in what runs on several threads, on plain Go kernels (gcc)
 	$(RACE) -skip '/(neon|avx)' ./kernels/par ./kernels/cpu/... ./autograd/... ./data ./data/tokenizer ./data/rows ./data/chat
 	$(RACE) -run 'Threads|Packing|NotFinite|SecondRun' ./train

@@ -58,10 +58,7 @@ func (t Tracking) check() error {
 	for _, name := range t.ReportTo {
 		if !slices.Contains(known, name) {
 			hint := "known: " + strings.Join(known, ", ") + "; metrics.jsonl is always written"
-			if near := fail.Nearest(name, known); near != "" {
-				hint = "did you mean " + near + "? " + hint
-			}
-			return fail.Usagef("train.report_to", hint, "nothing is written for %q", name)
+			return fail.Usagef("train.report_to", fail.Near(name, known, hint), "nothing is written for %q", name)
 		}
 		if (name == "all" || name == "none") && len(t.ReportTo) > 1 {
 			return fail.Usagef("train.report_to", "all or none stands alone", "%s is given beside others", name)
@@ -189,8 +186,8 @@ func (c Config) checkMetric() error {
 	hint := "measured: " + strings.Join(known, ", ")
 	if slices.Contains(evalTasks, c.MetricForBestModel) {
 		hint = "add it to eval_tasks. " + hint
-	} else if near := fail.Nearest(c.MetricForBestModel, known); near != "" {
-		hint = "did you mean " + near + "? " + hint
+	} else {
+		hint = fail.Near(c.MetricForBestModel, known, hint)
 	}
 	return fail.Usagef("train."+key, hint, "no validation of objective: %s measures %q", c.Objective, c.MetricForBestModel)
 }

@@ -12,12 +12,17 @@ import (
 // onDisk is the word for what lies in a mapped file.
 const onDisk = "disk"
 
+// onProcessor reports whether a device is the processor, or counts for no device by name.
+func onProcessor(dev kernels.Backend) bool {
+	name := dev.Info().Name
+	return strings.HasPrefix(name, "cpu") || name == "dry"
+}
+
 // checkOffload refuses files that a device cannot read in place.
 func (c *Config) checkOffload(dev kernels.Backend) error {
-	info := dev.Info()
 	for _, k := range []struct{ key, v string }{{"offload_optimizer", c.OffloadOptimizer}, {"activation_offloading", c.ActivationOffloading}} {
-		if k.v == onDisk && !strings.HasPrefix(info.Name, "cpu") && info.Name != "dry" {
-			return fail.Usagef("train."+k.key, "leave it out, or train with --device cpu", "%s: %s keeps memory in a file that the processor reads in place, device %s cannot", k.key, onDisk, info.Name)
+		if k.v == onDisk && !onProcessor(dev) {
+			return fail.Usagef("train."+k.key, "leave it out, or train with --device cpu", "%s: %s keeps memory in a file that the processor reads in place, device %s cannot", k.key, onDisk, dev.Info().Name)
 		}
 	}
 	return nil

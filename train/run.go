@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tunekit/tunekit/data"
@@ -201,8 +200,8 @@ func begin(j Job) (*run, error) {
 	}
 	r.bf16 = c.usesBF16(r.dev)
 	if c.DType == fp16 {
-		if n := r.dev.Info().Name; !strings.HasPrefix(n, "cpu") && n != "dry" {
-			return nil, fail.Limitf(n, "dtype: bf16 or f32, or device: cpu", "dtype: fp16 cannot be computed on a GPU yet")
+		if !onProcessor(r.dev) {
+			return nil, fail.Limitf(r.dev.Info().Name, "dtype: bf16 or f32, or device: cpu", "dtype: fp16 cannot be computed on a GPU yet")
 		}
 		r.scaler = newScaler(c.GradScaler)
 	}

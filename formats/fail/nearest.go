@@ -13,6 +13,14 @@ func Nearest(s string, names []string) string {
 	return best
 }
 
+// Near is a hint that first asks whether the nearest of names was meant, if one is near.
+func Near(s string, names []string, hint string) string {
+	if near := Nearest(s, names); near != "" {
+		return "did you mean " + near + "? " + hint
+	}
+	return hint
+}
+
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

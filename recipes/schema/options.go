@@ -95,10 +95,7 @@ func enumProblem(word string, t reflect.Type, tag reflect.StructTag) (msg, hint 
 	if names == nil || slices.Contains(names, word) {
 		return "", ""
 	}
-	hint = "known: " + strings.Join(names, ", ")
-	if near := fail.Nearest(word, names); near != "" {
-		hint = "did you mean " + near + "? " + hint
-	}
+	hint = fail.Near(word, names, "known: "+strings.Join(names, ", "))
 	if ours := foreignWords[strings.ToLower(word)]; slices.Contains(names, ours) {
 		hint = "here it is " + ours + ". known: " + strings.Join(names, ", ")
 	}

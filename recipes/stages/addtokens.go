@@ -277,10 +277,12 @@ func (e *firstRows) Touches(t *arch.Tensor) bool { return e.rows[t.Name] != nil 
 
 // Apply puts the new rows among those from row0 on.
 func (e *firstRows) Apply(t *arch.Tensor, row0 int, w []float32) error {
-	for i, x := range e.rows[t.Name] {
-		if at := e.first*t.Cols + i - row0*t.Cols; at >= 0 && at < len(w) {
-			w[at] = x
-		}
+	rows, at := e.rows[t.Name], (e.first-row0)*t.Cols
+	if at < 0 {
+		rows, at = rows[min(-at, len(rows)):], 0
+	}
+	if at < len(w) {
+		copy(w[at:], rows)
 	}
 	return nil
 }

@@ -116,11 +116,7 @@ func checkTasks(tasks []string) error {
 			return fail.Usagef("tasks", "name it once", "%s is named twice", t)
 		}
 		if !slices.Contains(Tasks, t) {
-			hint := "known: " + strings.Join(Tasks, ", ")
-			if near := fail.Nearest(t, Tasks); near != "" {
-				hint = "did you mean " + near + "? " + hint
-			}
-			return fail.Usagef("tasks", hint, "unknown task %q", t)
+			return fail.Usagef("tasks", fail.Near(t, Tasks, "known: "+strings.Join(Tasks, ", ")), "unknown task %q", t)
 		}
 	}
 	return nil

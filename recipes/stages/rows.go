@@ -97,10 +97,7 @@ func TemplateText(name string) (string, error) {
 	raw, err := formats.TextFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		hint := "a file, the template itself, or one of " + strings.Join(chat.Builtins(), ", ")
-		if near := fail.Nearest(name, chat.Builtins()); near != "" {
-			hint = "did you mean " + near + "? " + hint
-		}
-		return "", fail.Inputf(name, hint, "no such file")
+		return "", fail.Inputf(name, fail.Near(name, chat.Builtins(), hint), "no such file")
 	}
 	return string(raw), err
 }

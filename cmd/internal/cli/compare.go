@@ -170,11 +170,7 @@ func knownMetric(rows []report.Compared, flag, metric string) error {
 	if slices.Contains(known, metric) {
 		return nil
 	}
-	hint := "measured: " + strings.Join(known, ", ")
-	if near := fail.Nearest(metric, known); near != "" {
-		hint = "did you mean " + near + "? " + hint
-	}
-	return fail.Usagef(flag, hint, "%q was not measured in this run", metric)
+	return fail.Usagef(flag, fail.Near(metric, known, "measured: "+strings.Join(known, ", ")), "%q was not measured in this run", metric)
 }
 
 func printRows(c *ucli.Context, rows []report.Compared) {

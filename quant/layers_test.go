@@ -53,6 +53,10 @@ func readLayers(t *testing.T, path string) layerFile {
 			for i := 0; i < len(a.Data); i += 4 {
 				v.values = append(v.values, float32(int32(binary.LittleEndian.Uint32(a.Data[i:]))))
 			}
+		case "I64":
+			for i := 0; i < len(a.Data); i += 8 {
+				v.values = append(v.values, float32(int64(binary.LittleEndian.Uint64(a.Data[i:]))))
+			}
 		case "U8":
 			for _, b := range a.Data {
 				v.values = append(v.values, float32(b))

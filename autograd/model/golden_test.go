@@ -220,6 +220,9 @@ func TestGolden(t *testing.T) {
 				m := g.load(t, f, Options{})
 				t.Run("logits", func(t *testing.T) { g.checkForward(t, m) })
 				t.Run("greedy", func(t *testing.T) { g.checkGreedy(t, m) })
+				if _, ok := g.arrays["greedy_no_cache"]; ok {
+					t.Run("greedy whole", func(t *testing.T) { g.checkWhole(t, m) })
+				}
 			})
 		}
 		t.Run(name+"/lora", g.checkLora)
@@ -340,6 +343,24 @@ func argmax(v []float32) int32 {
 		}
 	}
 	return int32(best)
+}
+
+// checkWhole generates both rows without a cache, all tokens again for each, which
+// gives other text where positions depend on how many there are (dynamic scaling).
+func (g *golden) checkWhole(t *testing.T, m *Model) {
+	want := g.rows(t, "greedy_no_cache")
+	for i, ids := range g.rows(t, "input_ids") {
+		for j, next := range want[i] {
+			tape := &autograd.Tape{Dev: m.Dev}
+			h := m.Hidden(tape, Pack(ids))
+			all := values(t, tape, m.Logits(tape, h))
+			tape.Free()
+			if got := argmax(all[len(all)-m.Spec.V:]); got != next {
+				t.Fatalf("row %d: token %d is %d, want %d", i, j, got, next)
+			}
+			ids = append(ids, next)
+		}
+	}
 }
 
 // checkGreedy generates both rows with a cache, the second row one step behind

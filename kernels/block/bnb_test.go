@@ -18,7 +18,7 @@ func TestCodeMaps(t *testing.T) {
 	nf4, fp4 := block.CodeMap4(dtype.NF4), block.CodeMap4(dtype.FP4)
 	got := map[string][]float32{
 		"nf4": nf4[:], "fp4": fp4[:],
-		"dynamic_signed": block.DynamicMap(),
+		"dynamic_signed": values(block.Signed), "dynamic_unsigned": values(block.Unsigned),
 	}
 	for name, v := range got {
 		w := want[name].f32()
@@ -32,6 +32,16 @@ func TestCodeMaps(t *testing.T) {
 			}
 		}
 	}
+}
+
+// values are what the 256 codes of a map stand for.
+func values(d *block.Dynamic) []float32 {
+	codes, out := make([]byte, 256), make([]float32, 256)
+	for i := range codes {
+		codes[i] = byte(i)
+	}
+	d.Decode(out, codes, 1)
+	return out
 }
 
 type bnbCase struct {
@@ -195,12 +205,21 @@ func TestBlockwise8(t *testing.T) {
 		p := strings.Split(c.Key, "/")
 		var size int
 		fmt.Sscan(p[3], &size)
-		if p[2] != "dynamic_signed" || p[0] == "zero" { // bitsandbytes gives a ragged block of zeros a scale of 1e-38
+		if p[0] == "zero" { // bitsandbytes gives a ragged block of zeros a scale of 1e-38
+			continue
+		}
+		book := map[string]*block.Dynamic{"dynamic_signed": block.Signed, "dynamic_unsigned": block.Unsigned}[p[2]]
+		if book == nil {
+			t.Errorf("%s: no such code map", c.Key)
 			continue
 		}
 		x := as(p[1], all[p[0]+"/f32/x"].f32())
-		q, absmax := make([]byte, len(x)), make([]float32, (len(x)+size-1)/size)
-		block.Quantize8(q, absmax, x, size)
+		q, absmax, back := make([]byte, len(x)), make([]float32, (len(x)+size-1)/size), make([]float32, len(x))
+		for b := range absmax {
+			lo, hi := b*size, min((b+1)*size, len(x))
+			absmax[b] = book.Encode(q[lo:hi], x[lo:hi])
+			book.Decode(back[lo:hi], all[c.Key+"/q"].Data[lo:hi], all[c.Key+"/absmax"].f32()[b])
+		}
 		want, n := all[c.Key+"/q"].Data, 0
 		for i := range want {
 			if q[i] != want[i] {
@@ -212,6 +231,9 @@ func TestBlockwise8(t *testing.T) {
 		}
 		if !sameBits(absmax, all[c.Key+"/absmax"].f32()) {
 			t.Errorf("%s: absmax differs", c.Key)
+		}
+		if w, ok := all[c.Key+"/dq"]; ok && !sameBits(as(p[1], back), widen(w)) {
+			t.Errorf("%s: decoded values differ", c.Key)
 		}
 	}
 }

@@ -177,12 +177,6 @@ func TestRoundAway(t *testing.T) {
 // current level.
 func HasLanes(k dtype.Kind) bool { return laneEncoder(k) != nil }
 
-// DynamicMap is for tests against bitsandbytes.
-var DynamicMap = func() []float32 { return Signed.Values[:] }
-
-// Quantize8 is for tests against bitsandbytes: codes of the dynamic map.
-func Quantize8(q []byte, absmax, x []float32, size int) { quantize8(q, absmax, x, size) }
-
 // TestLattices: every combination of coordinates is a point, or has neighbours:
 // those at the few smallest distances, by distance and index.
 func TestLattices(t *testing.T) {

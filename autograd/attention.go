@@ -36,7 +36,8 @@ type RopeSpec struct {
 // takes over x's memory: x must have no other reader.
 func (t *Tape) Rope(x, cs *Tensor, s RopeSpec) *Tensor {
 	n, h := x.Rows(), x.Cols()/s.D
-	y := &Tensor{Shape: x.Shape, kind: x.kind, tape: t, needs: x.needs}
+	y := t.tensor(x.kind, x.Shape)
+	y.needs, y.own = x.needs, x.own
 	if t.err != nil || x.saved > 0 || x.of != nil {
 		return t.ropeError(x, y)
 	}
@@ -46,21 +47,30 @@ func (t *Tape) Rope(x, cs *Tensor, s RopeSpec) *Tensor {
 	}
 	t.Done(x)
 	t.all = append(t.all, y)
-	rotate := func(to, from kernels.Heads, inverse bool) {
-		t.Dev.Rope(to, from, &kernels.RopeArgs{N: n, H: h, D: s.D, Rot: s.Rot, Off: s.Off, CS: cs.Data, Pairs: s.Pairs, Inverse: inverse})
-	}
 	v := heads(y.Data, h, s.D)
-	rotate(v, v, s.Back)
+	t.Dev.Rope(v, v, s.args(n, h, cs, s.Back))
+	if t.Record {
+		t.ropeGradient(x, y, cs, s)
+	}
+	return y
+}
+
+func (s RopeSpec) args(n, h int, cs *Tensor, inverse bool) *kernels.RopeArgs {
+	return &kernels.RopeArgs{N: n, H: h, D: s.D, Rot: s.Rot, Off: s.Off, CS: cs.Data, Pairs: s.Pairs, Inverse: inverse}
+}
+
+// ropeGradient records y = Rope(x).
+func (t *Tape) ropeGradient(x, y, cs *Tensor, s RopeSpec) {
+	n, h := y.Rows(), y.Cols()/s.D
 	t.record(y, []*Tensor{cs}, func() {
 		v := heads(y.grad.buf, h, s.D)
 		if y.grad.refs == 1 && x.grad == nil { // nobody else reads dy: rotate it back in place
-			rotate(v, v, !s.Back)
+			t.Dev.Rope(v, v, s.args(n, h, cs, !s.Back))
 			t.pass(x, y, 1)
 		} else if dx := t.gradHeads(x, h, s.D); t.err == nil {
-			rotate(dx, v, !s.Back)
+			t.Dev.Rope(dx, v, s.args(n, h, cs, !s.Back))
 		}
 	})
-	return y
 }
 
 func (t *Tape) ropeError(x, y *Tensor) *Tensor {

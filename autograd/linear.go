@@ -55,7 +55,11 @@ func (t *Tape) linear(x *Tensor, r *Routed, w, bias *Param, k dtype.Kind, ads []
 	if t.Base {
 		ads = nil
 	}
-	l := &linear{t: t, x: x, r: r, w: w, bias: bias, ads: ads, key: t.Key}
+	l := &t.once
+	if t.Record {
+		l = &linear{}
+	}
+	*l = linear{t: t, x: x, r: r, w: w, bias: bias, ads: ads, key: t.Key}
 	return l.forward(k)
 }
 
@@ -66,8 +70,9 @@ type linear struct {
 	r       *Routed // nil: one weight for all rows
 	w, bias *Param
 	ads     []*LowRank
-	key     *Tensor   // of the rows of x
-	u       []*Tensor // u[i] = Scale·drop(x)·Aᵀ of adapter i, [N, R]
+	key     *Tensor            // of the rows of x
+	u       []*Tensor          // u[i] = Scale·drop(x)·Aᵀ of adapter i, [N, R]
+	product kernels.LinearArgs // of the forward pass, one after another
 }
 
 func (l *linear) forward(k dtype.Kind) *Tensor {
@@ -81,11 +86,12 @@ func (l *linear) forward(k dtype.Kind) *Tensor {
 			t.Dev.Linear(kernels.To(u.Data), down)
 		}
 	}
-	var deps []*Tensor
-	if t.lazy { // nobody else asks for them
-		deps = append(append([]*Tensor{l.x}, l.u...), l.r.reads()...)
+	if n, out := l.x.Rows(), l.w.Rows/l.r.Experts(); t.lazy {
+		deps := append(append([]*Tensor{l.x}, l.u...), l.r.reads()...)
+		l.y = t.made(l.run, deps, k, n, out)
+	} else if l.y = t.alloc(kernels.Activations, k, n, out); t.err == nil {
+		l.run(l.y.Data)
 	}
-	l.y = t.made(l.run, deps, k, l.x.Rows(), l.w.Rows/l.r.Experts())
 	l.y.needs = needs
 	if t.Record {
 		t.record(l.y, append(l.saves(), l.r.reads()...), l.back)
@@ -96,17 +102,23 @@ func (l *linear) forward(k dtype.Kind) *Tensor {
 
 // args are the operands of a product of x with w.
 func (l *linear) args(x kernels.Buffer, w *Param) *kernels.LinearArgs {
-	a := &kernels.LinearArgs{N: l.x.Rows(), X: x, W: w.Mat, BF16: l.t.BF16, F16: l.t.F16}
+	a := &kernels.LinearArgs{}
+	l.set(a, x, w)
+	return a
+}
+
+func (l *linear) set(a *kernels.LinearArgs, x kernels.Buffer, w *Param) {
+	*a = kernels.LinearArgs{N: l.x.Rows(), X: x, W: w.Mat, BF16: l.t.BF16, F16: l.t.F16}
 	if l.r != nil {
 		a.Group, a.Experts = l.r.Group.Data, l.r.Experts()
 	}
-	return a
 }
 
 // run makes y from x and u.
 func (l *linear) run(dst kernels.Buffer) {
 	t := l.t
-	args := l.args(t.value(l.x), l.w)
+	args := &l.product
+	l.set(args, t.value(l.x), l.w)
 	args.Bias, args.Fast = l.bias.buffer(), t.Fast
 	if t.err != nil {
 		return

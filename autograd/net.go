@@ -260,12 +260,18 @@ func (t *Tape) AddNorm(res, x *Tensor, alpha float32, s NormSpec) (sum, y *Tenso
 		a.Res, a.Alpha = t.value(res), alpha
 		t.Dev.Norm(kernels.To(y.Data), kernels.To(sum.Data), stats.Data, a)
 	}
-	t.record(sum, nil, func() { t.pass(res, sum, 1); t.pass(x, sum, alpha) })
+	if t.Record {
+		t.record(sum, nil, func() { t.pass(res, sum, 1); t.pass(x, sum, alpha) })
+	}
 	return sum, t.normed(sum, y, stats, s)
 }
 
 // normed records y = norm(x) with its statistics.
 func (t *Tape) normed(x, y, stats *Tensor, s NormSpec) *Tensor {
+	if !t.Record {
+		t.Done(stats)
+		return y
+	}
 	c := s.width(x)
 	n := x.Len() / c
 	t.record(y, []*Tensor{x, stats}, func() {
@@ -295,43 +301,56 @@ type ActSpec struct {
 // Shazeer 2020, arXiv:2002.05202). Where the layout has both in gate, it is
 // [N, 2F]. The result is cheap.
 func (t *Tape) Act(s ActSpec, gate, up *Tensor) *Tensor {
-	saves := []*Tensor{gate}
 	needs, held := gate.needs, gate.kind
 	if up != nil {
 		sameShape("act", gate, up)
-		saves = append(saves, up)
 		needs = needs || up.needs
 		held = dtype.Wider(held, up.kind)
 		up.slope = up.kind
 	}
 	gate.slope = gate.kind
-	n, f := gate.Rows(), gate.Cols()
-	if s.Layout != kernels.Separate {
-		f /= 2
-	}
-	y := t.alloc(kernels.Activations, held, n, f)
+	y := t.alloc(kernels.Activations, held, gate.Rows(), s.width(gate))
 	y.needs, y.slope = needs, held
-	args := func() *kernels.ActArgs {
-		a := &kernels.ActArgs{Kind: s.Kind, Layout: s.Layout, ActParams: s.ActParams, N: n, F: f, Gate: t.value(gate)}
-		if up != nil {
-			a.Up = t.value(up)
-		}
-		return a
+	if a := s.args(t, gate, up); t.err == nil {
+		t.Dev.Act(kernels.To(y.Data), a)
 	}
-	run := func(dst kernels.Buffer) {
-		if a := args(); t.err == nil {
-			t.Dev.Act(kernels.To(dst), a)
-		}
+	if !t.Record {
+		return y
 	}
-	run(y.Data)
+	return t.actGradient(s, y, gate, up)
+}
+
+// width is F.
+func (s ActSpec) width(gate *Tensor) int {
+	if s.Layout != kernels.Separate {
+		return gate.Cols() / 2
+	}
+	return gate.Cols()
+}
+
+func (s ActSpec) args(t *Tape, gate, up *Tensor) *kernels.ActArgs {
+	a := &kernels.ActArgs{Kind: s.Kind, Layout: s.Layout, ActParams: s.ActParams, N: gate.Rows(), F: s.width(gate), Gate: t.value(gate)}
+	if up != nil {
+		a.Up = t.value(up)
+	}
+	return a
+}
+
+// actGradient records y = Act(gate, up).
+func (t *Tape) actGradient(s ActSpec, y, gate, up *Tensor) *Tensor {
+	saves := compact([]*Tensor{gate, up})
 	t.record(y, saves, func() {
-		a, dg := args(), t.grad(gate)
+		a, dg := s.args(t, gate, up), t.grad(gate)
 		du := t.grad(up)
 		if t.err == nil {
 			t.Dev.ActBackward(dg, du, y.grad.buf, a)
 		}
 	})
-	return t.Cheap(y, run, saves...)
+	return t.Cheap(y, func(dst kernels.Buffer) {
+		if a := s.args(t, gate, up); t.err == nil {
+			t.Dev.Act(kernels.To(dst), a)
+		}
+	}, saves...)
 }
 
 // Add returns alpha·a + beta·b, both [N, C].

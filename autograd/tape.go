@@ -72,12 +72,14 @@ type Tensor struct {
 	of    *Tensor  // set for an input of a checkpointed region: the tensor outside
 	saved int      // gradients that will read Data
 	done  bool     // no operation of the forward pass will read Data
+	own   bool     // Data is the tape's by itself, no view
 	kept  bool     // Done does not apply
 	again func(dst kernels.Buffer)
 	deps  []*Tensor // what again reads
 	late  bool      // Data was not made yet: again makes it once
 	input bool      // of a checkpointed region, and read by nothing else
 	aside kernels.Buffer
+	dims  [3]int // of Shape, where it has no more
 }
 
 // Rows is the first dimension of x.
@@ -142,6 +144,10 @@ type Tape struct {
 	// recording.
 	Tap func(w *Param, x *Tensor, r *Routed)
 
+	// Spare, when set, is where a pass that does not record takes tensors and memory
+	// from, and leaves them for the next one.
+	Spare *Spare
+
 	// Aside, when set, keeps the inputs of checkpointed regions from Done on until
 	// their gradient runs. They come back as the same bits.
 	Aside Aside
@@ -156,8 +162,9 @@ type Tape struct {
 
 	ops  []op
 	all  []*Tensor
-	redo bool // first pass of a checkpointed region: dropout is on though nothing is recorded
-	lazy bool // second pass: results are made when they are first read
+	redo bool   // first pass of a checkpointed region: dropout is on though nothing is recorded
+	lazy bool   // second pass: results are made when they are first read
+	once linear // of a pass that does not record, which is through with each before the next
 	free []func()
 	err  error
 }
@@ -184,11 +191,14 @@ func (t *Tape) between() dtype.Kind {
 }
 
 func (t *Tape) alloc(p kernels.Purpose, k dtype.Kind, shape ...int) *Tensor {
-	x := &Tensor{Shape: shape, tape: t, kind: k}
+	x := t.tensor(k, shape)
 	if t.err != nil {
 		return x
 	}
-	x.Data, t.err = t.Dev.Alloc(p, dtype.Of(k), x.Len())
+	x.own = true
+	if x.Data = t.Spare.take(k, x.Len()); x.Data == nil {
+		x.Data, t.err = t.Dev.Alloc(p, dtype.Of(k), x.Len())
+	}
 	if t.err != nil {
 		x.Data = nil
 	}
@@ -196,10 +206,19 @@ func (t *Tape) alloc(p kernels.Purpose, k dtype.Kind, shape ...int) *Tensor {
 	return x
 }
 
+// tensor is a tensor of the tape's without data.
+func (t *Tape) tensor(k dtype.Kind, shape []int) *Tensor {
+	x := t.Spare.tensor()
+	x.tape, x.kind = t, k
+	x.Shape = append(x.dims[:0], shape...)
+	return x
+}
+
 // View returns rows row … row+n of x, sharing its memory. It has no gradient
 // and must not be read after x is Done.
 func (t *Tape) View(x *Tensor, row, n int) *Tensor {
-	y := &Tensor{Shape: append([]int{n}, x.Shape[1:]...), kind: x.kind, tape: t}
+	y := t.tensor(x.kind, x.Shape)
+	y.Shape[0] = n
 	if v := t.value(x); t.err == nil {
 		y.Data = t.Dev.Slice(v, row*x.Cols(), n*x.Cols())
 	}
@@ -209,7 +228,7 @@ func (t *Tape) View(x *Tensor, row, n int) *Tensor {
 // Borrow returns a tensor over values that are the caller's, float32 or int32. The
 // tape does not free them; they must stay as they are until it is freed.
 func (t *Tape) Borrow(b kernels.Buffer, shape ...int) *Tensor {
-	x := &Tensor{Shape: shape, kind: b.Type().Kind, tape: t}
+	x := t.tensor(b.Type().Kind, shape)
 	x.Data = t.Dev.Slice(b, 0, x.Len())
 	return x
 }
@@ -306,7 +325,8 @@ func (t *Tape) made(run func(dst kernels.Buffer), deps []*Tensor, k dtype.Kind, 
 		}
 		return y
 	}
-	y := &Tensor{Shape: shape, tape: t, kind: k, again: run, deps: deps, late: true}
+	y := t.tensor(k, shape)
+	y.again, y.deps, y.late, y.own = run, deps, true, true
 	t.hold(deps)
 	t.all = append(t.all, y)
 	return y
@@ -399,7 +419,7 @@ func (t *Tape) drop(x *Tensor) {
 }
 
 func (t *Tape) freeData(x *Tensor) {
-	if x.Data != nil && x.of == nil {
+	if x.Data != nil && x.of == nil && !(x.own && t.Spare.give(x)) {
 		t.Dev.Free(x.Data)
 	}
 	if x.of == nil {
@@ -560,5 +580,6 @@ func (t *Tape) Free() {
 		t.giveAside(x)
 		x.again, x.deps = nil, nil
 	}
+	t.Spare.end(t.all)
 	t.all, t.ops = nil, nil
 }

@@ -210,3 +210,39 @@ func TestLogProb(t *testing.T) {
 	}
 	leaks(t, dev)
 }
+
+// Passes with a Spare make what they made without, and a pass of the same shapes takes
+// no memory of the device; of what only an earlier pass asked for nothing is kept.
+func TestSpare(t *testing.T) {
+	dev := cpu.New(cpu.Options{})
+	r := rand.New(rand.NewPCG(1, 1))
+	w := newParam(t, dev, "w", 5, 5, normal(r, 25))
+	before := kernels.Total(dev.Info().Mem.Now)
+	pass := func(tape *autograd.Tape, x []float32) []float32 {
+		defer tape.Free()
+		in := tape.Upload(x, len(x)/5, 5)
+		out := mixed(w)(tape, []*autograd.Tensor{in, tape.Scale(in, 2)})
+		v, err := tape.Values(tape.Act(autograd.ActSpec{Kind: kernels.SiLU}, out[0], tape.Rope(out[1], tape.Upload(make([]float32, len(x)/5*4), len(x)/5, 2, 2), autograd.RopeSpec{D: 5, Rot: 4})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	spare := &autograd.Spare{Dev: dev}
+	var held []int64
+	for _, rows := range []int{3, 3, 1, 1, 3} {
+		x := single(normal(r, rows*5))
+		want := pass(&autograd.Tape{Dev: dev}, x)
+		if got := pass(&autograd.Tape{Dev: dev, Spare: spare}, x); !slices.Equal(got, want) {
+			t.Fatalf("%d rows: %v, without a Spare %v", rows, got, want)
+		}
+		held = append(held, kernels.Total(dev.Info().Mem.Now)-before)
+	}
+	if held[0] == 0 || held[1] != held[0] || held[2] >= held[0] || held[3] != held[2] || held[4] != held[0] {
+		t.Errorf("bytes held behind passes of 3, 3, 1, 1 and 3 rows: %d", held)
+	}
+	spare.Close()
+	if left := kernels.Total(dev.Info().Mem.Now) - before; left != 0 {
+		t.Errorf("%d bytes are left behind Close", left)
+	}
+}

@@ -23,6 +23,8 @@ type Cache struct {
 	// tokens, ids by slot, must be computed again; 0: there is none.
 	turn int
 	ids  [][]int32
+
+	spare autograd.Spare // for steps of a few tokens
 }
 
 // mixer is a body that lets tokens see those before them.
@@ -46,7 +48,7 @@ type memory interface {
 // NewCache makes a cache for slots conversations of at most max tokens. What it
 // takes is the mixers' affair: attention keeps 4·K·(Dk+Dv) bytes a token and layer.
 func (m *Model) NewCache(slots, max int) (*Cache, error) {
-	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots), turn: m.Spec.Turn(), ids: make([][]int32, slots)}
+	c := &Cache{Slots: slots, Max: max, m: m, n: make([]int, slots), turn: m.Spec.Turn(), ids: make([][]int32, slots), spare: autograd.Spare{Dev: m.Dev}}
 	if m.Spec.Encoder > 0 {
 		c.sources, c.read = make([][]int32, slots), make([]int, slots)
 	}
@@ -127,6 +129,7 @@ func (c *Cache) Close() {
 		x.free()
 	}
 	c.kept = nil
+	c.spare.Close()
 }
 
 // Piece is what one slot gets in a Step: a prompt, or the last token.
@@ -189,6 +192,9 @@ func (m *Model) Choose(c *Cache, pieces []Piece, how []*kernels.SampleRow) ([]in
 	return out, err
 }
 
+// spareTokens are the most of a step whose memory is kept for the next one.
+const spareTokens = 16
+
 // advance runs the pieces and calls use with the logits of those that wants
 // names [rows, V], where it names any.
 func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use func(t *autograd.Tape, logits *autograd.Tensor) error) error {
@@ -198,6 +204,11 @@ func (m *Model) advance(c *Cache, pieces []Piece, wants func(i int) bool, use fu
 	}
 	err = m.Dev.Run(func() error {
 		t := &autograd.Tape{Dev: m.Dev, Fast: m.Fast}
+		if len(b.ids) <= spareTokens {
+			t.Spare = &c.spare
+		} else {
+			c.spare.Close()
+		}
 		defer t.Free()
 		for _, slot := range b.fresh {
 			for _, x := range c.kept {

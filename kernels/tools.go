@@ -3,12 +3,34 @@ package kernels
 import "github.com/tunekit/tunekit/kernels/dtype"
 
 // GemmArgs: c [M,N] = Alpha·op(A)·op(B). A is [M,K] or, with TA, [K,M]; B is
-// [K,N] or, with TB, [N,K].
+// [K,N] or, with TB, [N,K]. Rows of A and B may be parts of longer ones.
 type GemmArgs struct {
-	A, B    Buffer
-	TA, TB  bool
-	M, N, K int
-	Alpha   float32
+	A, B     Buffer
+	TA, TB   bool
+	LDA, LDB int // elements from one row in memory to the next; 0: as many as a row has
+	M, N, K  int
+	Alpha    float32
+}
+
+// ShapeA is A in memory: its rows, the elements of one, and those to the next.
+func (a *GemmArgs) ShapeA() (rows, cols, ld int) { return gemmShape(a.M, a.K, a.LDA, a.TA) }
+
+// ShapeB is B in memory, as ShapeA.
+func (a *GemmArgs) ShapeB() (rows, cols, ld int) { return gemmShape(a.K, a.N, a.LDB, a.TB) }
+
+func gemmShape(rows, cols, ld int, across bool) (int, int, int) {
+	if across {
+		rows, cols = cols, rows
+	}
+	return rows, cols, max(ld, cols)
+}
+
+// Span is how many elements rows of cols take that begin ld apart.
+func Span(rows, cols, ld int) int {
+	if rows == 0 {
+		return 0
+	}
+	return (rows-1)*ld + cols
 }
 
 // Groups splits the rows of a matrix: group e is rows Offsets[e] … Offsets[e+1],

@@ -169,3 +169,39 @@ func TestAWQLooksAtSomeRows(t *testing.T) {
 		t.Errorf("bands of few rows: %v, %d each", first, n)
 	}
 }
+
+// The energy of rows w under XᵀX is ‖X·wᵀ‖², also where the matrix is taken in blocks
+// of columns.
+func TestEnergy(t *testing.T) {
+	const samples, rows = 20, 5
+	dev := cpu.New(cpu.Options{})
+	for _, n := range []int{1, 300, 2 * energyBlock, 2*energyBlock + 552} {
+		r := rand.New(rand.NewPCG(1, uint64(n)))
+		x, w := make([]float32, samples*n), make([]float32, rows*n)
+		for _, v := range [][]float32{x, w} {
+			for i := range v {
+				v[i] = float32(r.NormFloat64())
+			}
+		}
+		want := 0.0
+		for i := range samples {
+			for j := range rows {
+				dot := 0.0
+				for k := range n {
+					dot += float64(x[i*n+k]) * float64(w[j*n+k])
+				}
+				want += dot * dot
+			}
+		}
+		h, err := newHessian(dev, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.add(upload(t, dev, x), samples)
+		got, err := h.energy(upload(t, dev, w), rows)
+		if err != nil || math.Abs(got-want) > 1e-5*want {
+			t.Errorf("%d columns: energy %v, want %v (%v)", n, got, want, err)
+		}
+		h.free()
+	}
+}

@@ -52,17 +52,45 @@ func (h *hessian) unscale(v []float32) error {
 	return nil
 }
 
+// energyBlock columns of a large H are multiplied at a time, and only by what is not
+// above them, as H is symmetric: half the work.
+const energyBlock = 1024
+
 // energy is Σ over the rows w of (w·H·wᵀ): the squared output of w [rows, n].
 func (h *hessian) energy(w kernels.Buffer, rows int) (float64, error) {
 	s := scratch{dev: h.dev}
 	defer s.free()
-	y := s.alloc(dtype.F32, rows*h.n)
-	if s.err != nil {
-		return 0, s.err
+	width := h.n
+	if width > 2*energyBlock {
+		width = energyBlock
 	}
-	h.dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: w, B: h.buf, M: rows, N: h.n, K: h.n, Alpha: 1})
-	sum, err := s.sum(kernels.SumXY, y, w, rows*h.n)
-	return max(sum, 0), err
+	total, y, part := 0.0, s.alloc(dtype.F32, rows*width), w
+	if width < h.n {
+		part = s.alloc(dtype.F32, rows*width)
+	}
+	for at := 0; at < h.n && s.err == nil; at += width {
+		cols, end := min(width, h.n-at), min(at+width, h.n)
+		if width < h.n {
+			h.dev.Copy2D(kernels.To(part), &kernels.Copy2DArgs{Rows: rows, Cols: cols, X: w, XOff: at, XStride: h.n, YStride: cols})
+		}
+		h.dev.Gemm(kernels.To(y), &kernels.GemmArgs{A: part, B: h.from(at, at), LDB: h.n, M: rows, N: cols, K: cols, Alpha: 1})
+		if end < h.n {
+			h.dev.Gemm(kernels.Into(y), &kernels.GemmArgs{A: h.dev.Slice(w, end, rows*h.n-end), LDA: h.n, B: h.from(end, at), LDB: h.n,
+				M: rows, N: cols, K: h.n - end, Alpha: 2})
+		}
+		sum, err := s.sum(kernels.SumXY, y, part, rows*cols)
+		if err != nil {
+			return 0, err
+		}
+		total += sum
+	}
+	return max(total, 0), s.err
+}
+
+// from is H from an element on.
+func (h *hessian) from(row, col int) kernels.Buffer {
+	at := row*h.n + col
+	return h.dev.Slice(h.buf, at, h.n*h.n-at)
 }
 
 // Orders of the columns in GPTQ.

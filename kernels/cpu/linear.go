@@ -179,15 +179,11 @@ func (c *CPU) Gemm(dst kernels.Dst, a *kernels.GemmArgs) {
 		return
 	}
 	want("gemm: c", dst.Buffer, a.M*a.N)
-	want("gemm: a", a.A, a.M*a.K)
-	want("gemm: b", a.B, a.K*a.N)
-	x, y := rowsF32(f32(a.A), a.K), colsF32(f32(a.B), a.N)
-	if a.TA {
-		x = colsF32(f32(a.A), a.M)
-	}
-	if a.TB {
-		y = rowsF32(f32(a.B), a.K)
-	}
+	ra, ca, lda := a.ShapeA()
+	rb, cb, ldb := a.ShapeB()
+	want("gemm: a", a.A, kernels.Span(ra, ca, lda))
+	want("gemm: b", a.B, kernels.Span(rb, cb, ldb))
+	x, y := operand{f: f32(a.A), ld: lda, across: a.TA}, operand{f: f32(a.B), ld: ldb, across: !a.TB}
 	c.gemm(f32(dst.Buffer), a.N, a.M, a.N, dst.Add, product{k: a.K, a: x, b: y, alpha: a.Alpha})
 }
 

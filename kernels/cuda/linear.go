@@ -130,15 +130,15 @@ func (c *CUDA) Gemm(dst kernels.Dst, a *kernels.GemmArgs) {
 	if dst.Skip() {
 		return
 	}
-	g := &gemmArgs{a: c.rowsOf("gemm: a", a.A, a.M, a.K), b: c.rowsOf("gemm: b", a.B, a.K, a.N), c: destOf("gemm: c", dst, a.M*a.N),
-		m: int32(a.M), n: int32(a.N), k: int32(a.K), ta: flag(a.TA), tb: flag(a.TB), alpha: a.Alpha}
-	if a.TA {
-		g.a.cols = int32(a.M)
+	plain := func(what string, b kernels.Buffer, rows, cols, ld int) mat {
+		m := c.rowsOf(what, b, 1, kernels.Span(rows, cols, ld))
+		m.cols = int32(ld)
+		return m
 	}
-	if a.TB {
-		g.b.cols = int32(a.K)
-	}
-	c.gemm(g, 1)
+	ra, ca, lda := a.ShapeA()
+	rb, cb, ldb := a.ShapeB()
+	c.gemm(&gemmArgs{a: plain("gemm: a", a.A, ra, ca, lda), b: plain("gemm: b", a.B, rb, cb, ldb), c: destOf("gemm: c", dst, a.M*a.N),
+		m: int32(a.M), n: int32(a.N), k: int32(a.K), ta: flag(a.TA), tb: flag(a.TB), alpha: a.Alpha}, 1)
 }
 
 // Gram: h = XᵀX for every group of rows.

@@ -8,8 +8,8 @@ import (
 // Gemm counts one product.
 func (d *Dry) Gemm(c kernels.Dst, a *kernels.GemmArgs) {
 	need("gemm: c", c.Buffer, a.M*a.N)
-	need("gemm: a", a.A, a.M*a.K)
-	need("gemm: b", a.B, a.N*a.K)
+	need("gemm: a", a.A, kernels.Span(a.ShapeA()))
+	need("gemm: b", a.B, kernels.Span(a.ShapeB()))
 	d.product(a.M, a.N, a.K, false)
 	d.add("Gemm", Work{Matrix: product(a.M, a.K, a.N)})
 }

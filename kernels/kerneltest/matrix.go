@@ -23,8 +23,32 @@ func testGemm(s *suite) {
 				func(d []kernels.Dst) {
 					s.b.Gemm(d[0], &kernels.GemmArgs{A: ab, B: bb, TA: ta, TB: tb, M: c.m, N: c.n, K: c.k, Alpha: 0.75})
 				})
+			args := &kernels.GemmArgs{TA: ta, TB: tb, M: c.m, N: c.n, K: c.k, Alpha: 0.75}
+			args.LDA, args.LDB = wider(args.ShapeA()), wider(args.ShapeB())
+			args.A, args.B = s.up(spread(a, args.LDA, args.LDA-3)), s.up(spread(b, args.LDB, args.LDB-3))
+			s.check([]result{{name: fmt.Sprintf("%d×%d×%d %v %v, parts of rows", c.m, c.n, c.k, ta, tb), n: c.m * c.n, want: want, tol: f32Tol}},
+				func(d []kernels.Dst) { s.b.Gemm(d[0], args) })
 		}
 	}
+}
+
+// wider is a distance of rows longer than they are.
+func wider(_, cols, _ int) int { return cols + 3 }
+
+// spread lays out rows of cols elements ld apart, with others between them that a
+// product must not read.
+func spread(x []float64, ld, cols int) []float64 {
+	if cols == 0 {
+		return nil
+	}
+	var out []float64
+	for at := 0; at < len(x); at += cols {
+		for len(out)%ld != 0 {
+			out = append(out, math.NaN())
+		}
+		out = append(out, x[at:at+cols]...)
+	}
+	return out
 }
 
 func testGram(s *suite) {

@@ -118,7 +118,7 @@ func Write(ctx context.Context, dev kernels.Backend, src, out string, o Options,
 			return nil, err
 		}
 	}
-	in, err := openInput(src, o.Name)
+	in, err := openInput(src, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +214,7 @@ func MixOf(src *arch.Source, o *Options, importance bool) ([]Choice, error) {
 	if err != nil {
 		return nil, err
 	}
-	choices, err := Mix(factsOf(kv), mixTensors(src), mo)
+	choices, err := Mix(factsOf(kv), mixTensors(src, mo.FileType), mo)
 	if err != nil {
 		return nil, err
 	}

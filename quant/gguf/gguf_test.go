@@ -63,7 +63,7 @@ func golden(t *testing.T) (dir string, g goldenFile) {
 // source opens the golden model, for a tied run without its output matrix.
 func source(t *testing.T, dir string, tied bool) *input {
 	t.Helper()
-	in, err := openInput(filepath.Join(dir, "source.gguf"), "")
+	in, err := openInput(filepath.Join(dir, "source.gguf"), &Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

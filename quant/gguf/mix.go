@@ -20,6 +20,9 @@ type FileType struct {
 	Default dtype.Kind // what every tensor gets that the mix says nothing about
 }
 
+// float reports whether a file of the type holds floats alone.
+func (f FileType) float() bool { return f.Name != "COPY" && f.Default.Plain() }
+
 // fileTypes are the output types. Those of llama-quantize, and NVFP4, which its
 // library has.
 var fileTypes = []FileType{

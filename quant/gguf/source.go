@@ -13,7 +13,7 @@ import (
 
 // openInput opens a GGUF of any architecture, or a folder of one that
 // package arch knows.
-func openInput(path, name string) (*input, error) {
+func openInput(path string, o *Options) (*input, error) {
 	r, err := formats.Open(path)
 	if err != nil {
 		return nil, err
@@ -22,7 +22,7 @@ func openInput(path, name string) (*input, error) {
 	if r.Format() == "gguf" {
 		in, err = openGGUF(r)
 	} else {
-		in, err = openFolder(r, name)
+		in, err = openFolder(r, o)
 	}
 	if err != nil {
 		r.Close()
@@ -85,8 +85,8 @@ func factsOf(kv []formats.KV) MixModel {
 }
 
 // openFolder presents a Hugging Face model as the GGUF that a conversion makes
-// of it: vectors in F32, matrices as they are.
-func openFolder(r formats.Reader, name string) (*input, error) {
+// of it.
+func openFolder(r formats.Reader, o *Options) (*input, error) {
 	s, err := arch.FromReader(r)
 	if err != nil {
 		return nil, err
@@ -99,6 +99,11 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 	if err != nil {
 		return nil, err
 	}
+	f, err := ParseFileType(o.Type)
+	if err != nil {
+		return nil, err
+	}
+	name := o.Name
 	if name == "" {
 		name = baseName(r.Path())
 	}
@@ -114,7 +119,7 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 			in.stored[f.Name] = f.Type
 		}
 	}
-	in.tensors = mixTensors(s)
+	in.tensors = mixTensors(s, f)
 	in.read = func(n string) ([]byte, error) {
 		m, err := s.ReadAs(pieces[n])
 		return m.Data, err
@@ -125,15 +130,20 @@ func openFolder(r formats.Reader, name string) (*input, error) {
 	return in, nil
 }
 
-// mixTensors are the tensors of a model as a conversion to GGUF gives them: plain
-// vectors and the weights of convolutions and scans in F32, everything else as it is.
-func mixTensors(src *arch.Source) []MixTensor {
+// mixTensors are the tensors of a model as a conversion to GGUF gives them that is to
+// become a file of type f: those that every file has in F32, and everything else as
+// it is or, where f is a float type, of that one.
+func mixTensors(src *arch.Source, f FileType) []MixTensor {
 	var out []MixTensor
 	for _, t := range src.Tensors() {
-		for _, f := range t.AsGGUF() {
-			m := MixTensor{Name: f.Name, Shape: f.Shape, Type: f.Type}
-			if (len(m.Shape) < 2 || t.Role.IsState()) && !m.Type.Quantized() {
+		for _, x := range t.AsGGUF() {
+			m := MixTensor{Name: x.Name, Shape: x.Shape, Type: x.Type}
+			switch {
+			case m.Type.Quantized():
+			case t.Exact():
 				m.Type = dtype.Of(dtype.F32)
+			case f.float():
+				m.Type = dtype.Of(f.Default)
 			}
 			out = append(out, m)
 		}

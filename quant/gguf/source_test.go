@@ -13,6 +13,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dry"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // TestGGUFFromFolder writes a Hugging Face model as BF16 and reads the same
@@ -66,6 +67,45 @@ func TestGGUFFromFolder(t *testing.T) {
 	}
 	if keys["general.name"] != "orig" || keys["general.file_type"] != uint32(32) || keys["tokenizer.ggml.tokens"] == nil {
 		t.Errorf("name %v, file type %v, tokens %T", keys["general.name"], keys["general.file_type"], keys["tokenizer.ggml.tokens"])
+	}
+}
+
+// TestRouters: a file of any type has the routers and the biases of experts of a BF16
+// folder in F32, and a float type is that of everything else.
+func TestRouters(t *testing.T) {
+	for _, name := range []string{"gpt-oss", "gemma3n"} {
+		src, err := arch.Open(testdir.Shared(t, "golden/arch/"+name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		for _, want := range []string{"F32", "F16", "Q4_K_M"} {
+			o := Options{Type: want}
+			if want == "Q4_K_M" { // whose fallbacks for a head end where rows are shorter than blocks
+				o.OutputType, o.EmbeddingType = "F16", "F16"
+			}
+			choices, err := MixOf(src, &o, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			exact := 0
+			for _, c := range choices {
+				switch k := c.To.Kind; {
+				case k == dtype.F32:
+					exact++
+				case want != "Q4_K_M" && k.String() != want:
+					t.Errorf("%s as %s: %s is %v", name, want, c.Name, k)
+				}
+				if strings.Contains(c.Name, "ffn_gate_inp") || strings.HasSuffix(c.Name, ".bias") || strings.Contains(c.Name, "_coef") {
+					if c.To.Kind != dtype.F32 {
+						t.Errorf("%s as %s: %s is %v", name, want, c.Name, c.To)
+					}
+				}
+			}
+			if exact < 10 || want != "F32" && exact == len(choices) {
+				t.Errorf("%s as %s: %d of %d tensors in F32", name, want, exact, len(choices))
+			}
+		}
 	}
 }
 

@@ -31,8 +31,8 @@ func (d *Dense) TypeOf(t *Tensor) (dtype.Type, string) {
 	switch now := t.Type; {
 	case t.Role == Carried && isDense(now):
 		return now, "carried along unchanged"
-	case (t.Vector || t.Role.IsState()) && d.gguf():
-		return dtype.Of(dtype.F32), "vectors, convolutions and scans of a GGUF are F32"
+	case t.Exact() && d.gguf():
+		return dtype.Of(dtype.F32), "F32 in every GGUF"
 	case d.Type != nil && (!t.Vector || now.Kind.IsFloat()):
 		return *d.Type, "asked for"
 	case isDense(now):

@@ -11,6 +11,7 @@ import (
 	"math"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -95,6 +96,27 @@ func TestGGUF(t *testing.T) {
 			back := open(t, path)
 			t.Run("import", func(t *testing.T) { checkSame(t, src, back, name == "falcon-h1") })
 			t.Run("folder", func(t *testing.T) { checkFolder(t, back, name == "falcon-h1") })
+		})
+	}
+}
+
+// alwaysF32 are the tensors that llama.cpp's converter stores in F32 beside vectors,
+// norms, and whatever is no weight: conversion/base.py, prepare_tensors, of b11434,
+// with the names of gguf-py's constants.
+var alwaysF32 = regexp.MustCompile(`^(position_embd|blk\.\d+\.(ffn_gate_inp(_shexp)?|ssm_conv1d(_[qkv])?|shortconv\.conv|altup_(correct|predict)_coef|indexer\.proj))\.weight$`)
+
+// TestExact: what a GGUF of any type holds in F32 is what the converter does not round.
+func TestExact(t *testing.T) {
+	for _, name := range archtest.Cases {
+		t.Run(name, func(t *testing.T) {
+			for _, x := range open(t, testdir.Shared(t, "golden/arch/"+name)).Tensors() {
+				for _, f := range x.AsGGUF() {
+					want := len(f.Shape) < 2 || !strings.HasSuffix(f.Name, ".weight") || strings.HasSuffix(f.Name, "_norm.weight") || alwaysF32.MatchString(f.Name)
+					if x.Exact() != want {
+						t.Errorf("%s %v is kept in F32: %v, by the converter %v", f.Name, f.Shape, x.Exact(), want)
+					}
+				}
+			}
 		})
 	}
 }

@@ -59,6 +59,19 @@ func (r *Rule) IsLinear() bool { return !r.Bias && r.Role.IsLinear() }
 // Decays reports whether weight decay applies to it: not to norms and biases.
 func (r *Rule) Decays() bool { return !r.Bias && r.Role.Decays() }
 
+// Exact reports whether a GGUF holds it in F32, whatever type the file is of: vectors,
+// biases, norms, convolutions, scans, positions, routers, and the small maps that mix
+// streams or weigh what an index picks. They are what llama.cpp's converter never
+// rounds (conversion/base.py, prepare_tensors), and most of its operations on them
+// know no other type.
+func (r *Rule) Exact() bool {
+	switch r.Role {
+	case Router, SharedRouter, Position, AltPredict, AltCorrect, IndexW:
+		return true
+	}
+	return r.Vector || r.Bias || r.Role.IsNorm() || r.Role.IsState() || classes[r.Role] == fixed
+}
+
 // Shape is [rows, cols], or [n] for a vector.
 func (r *Rule) Shape() []int64 {
 	if r.Vector {

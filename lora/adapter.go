@@ -35,6 +35,7 @@ type Adapter struct {
 	kept   []*whole // of a folder: weights of the base that PEFT stored beside; not trained
 	seed   uint64   // of first values
 	from   *Folder  // whose values it has; nil: it is new
+	covers []func() // take what lies over weights of the base away again
 	loaded bool     // from a folder, where all that counts is that each tensor has its place
 }
 
@@ -214,6 +215,9 @@ func (ad *Adapter) attach(s nn.Port, stored string, site uint32, fill func(*Laye
 		return err
 	}
 	s.Linear.Adapters = append(s.Linear.Adapters, l.LoRA)
+	if ad.loaded && ad.Config.turns() > 1 { // it belongs on what the turns left
+		_, _, err = ad.fromWeight(&l)
+	}
 	if ad.Config.InitWeights.onResidual() {
 		if ad.loaded { // what the weight gives is what PEFT took from it
 			a, b, err = ad.fromWeight(&l)
@@ -380,11 +384,14 @@ func (ad *Adapter) Close() {
 	for _, v := range slices.Backward(ad.variants) {
 		v.detach()
 	}
+	for _, restore := range slices.Backward(ad.covers) {
+		restore()
+	}
 	ad.Freeze()
 	for _, p := range ad.owned {
 		ad.dev.Free(p.Buffer)
 	}
-	ad.tables, ad.variants, ad.owned, ad.shared = nil, nil, nil, nil
+	ad.tables, ad.variants, ad.owned, ad.shared, ad.covers = nil, nil, nil, nil, nil
 	for _, w := range slices.Backward(append(ad.whole, ad.kept...)) { // the last one may lie over another
 		w.set(w.base)
 		ad.dev.Free(w.param.Buffer)

@@ -32,6 +32,8 @@ type Config struct {
 	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, pissa, olora, eva, corda; loftq with adapter: qlora" default:"true"`
 	InitSamples     int     `yaml:"init_samples,omitempty" doc:"training samples that eva and corda look at" unset:"64" range:"[1,100000]"`
 	EVA             *EVA    `yaml:"eva_config,omitempty" doc:"of init_lora_weights: eva"`
+	CorDA           *CorDA  `yaml:"corda_config,omitempty" doc:"of init_lora_weights: corda"`
+	LoftQ           *LoftQ  `yaml:"loftq_config,omitempty" doc:"of init_lora_weights: loftq"`
 	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"(0,1e6]"`
 
 	TargetParameters      Strings      `yaml:"target_parameters" doc:"parameters of experts and routers: mlp.experts.gate_up_proj …"`
@@ -47,7 +49,7 @@ const (
 	InitGaussian Init = "gaussian" // A normal with deviation 1/r, B zero
 	InitPiSSA    Init = "pissa"    // the singular vectors of W; trains on the residual
 	InitOLoRA    Init = "olora"    // QR of W; trains on the residual
-	InitLoftQ    Init = "loftq"    // the singular vectors of what quantization lost
+	InitLoftQ    Init = "loftq"    // the singular vectors of what quantization lost, in turns
 	InitEVA      Init = "eva"      // the principal components of a layer's inputs, B zero
 	InitCorDA    Init = "corda"    // the singular vectors of W times the inputs' covariance; trains on the residual
 )
@@ -85,20 +87,41 @@ func (c Config) Resolve() (Config, error) {
 	}
 	schema.Fill(&c)
 	if c.InitWeights == InitEVA {
-		e := EVA{}
-		if c.EVA != nil {
-			e = *c.EVA
-		}
-		schema.Fill(&e)
-		c.EVA = &e
+		c.EVA = filled(c.EVA)
+	}
+	if c.InitWeights == InitCorDA {
+		c.CorDA = filled(c.CorDA)
+	}
+	if c.InitWeights == InitLoftQ {
+		c.LoftQ = filled(c.LoftQ)
 	}
 	return c, c.check()
+}
+
+// filled is a copy of the options at o, or of none, with every default filled in.
+func filled[T any](o *T) *T {
+	var out T
+	if o != nil {
+		out = *o
+	}
+	schema.Fill(&out)
+	return &out
 }
 
 // check refuses values no model could make sense of.
 func (c Config) check() error {
 	if err := schema.Check("lora", &c); err != nil {
 		return err
+	}
+	if c.CorDA != nil {
+		if err := schema.Check("lora.corda_config", c.CorDA); err != nil {
+			return err
+		}
+	}
+	if c.LoftQ != nil {
+		if err := schema.Check("lora.loftq_config", c.LoftQ); err != nil {
+			return err
+		}
 	}
 	if c.ExcludeModules.All {
 		return fail.Usagef("lora.exclude_modules", "give names or a regular expression", "exclude_modules cannot be all-linear")
@@ -140,6 +163,10 @@ func (c Config) supported() error {
 	switch {
 	case c.EVA != nil && c.InitWeights != InitEVA:
 		return fail.Usagef("lora.eva_config", "use init_lora_weights: eva", "eva_config belongs to init_lora_weights: eva, not %s", string(c.InitWeights))
+	case c.CorDA != nil && c.InitWeights != InitCorDA:
+		return fail.Usagef("lora.corda_config", "use init_lora_weights: corda", "corda_config belongs to init_lora_weights: corda, not %s", string(c.InitWeights))
+	case c.LoftQ != nil && c.InitWeights != InitLoftQ:
+		return fail.Usagef("lora.loftq_config", "use init_lora_weights: loftq", "loftq_config belongs to init_lora_weights: loftq, not %s", string(c.InitWeights))
 	case c.InitSamples != 0 && !c.InitWeights.reads():
 		return fail.Usagef("lora.init_samples", "use init_lora_weights: eva or corda", "init_samples belongs to init_lora_weights: eva and corda, not %s", string(c.InitWeights))
 	case c.InitWeights == InitEVA && *c.EVA.Rho > 1 && len(c.RankPattern)+len(c.AlphaPattern) > 0:

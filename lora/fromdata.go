@@ -29,6 +29,11 @@ type EVA struct {
 	Labels *bool    `yaml:"use_label_mask" json:"use_label_mask" doc:"look at the tokens that are learned alone" default:"true"`
 }
 
+// CorDA are the settings of init_lora_weights: corda, PEFT's corda_config.
+type CorDA struct {
+	Method string `yaml:"corda_method" json:"corda_method" doc:"ipm adapts what the samples use most of a weight, kpm what they use least" default:"ipm" enum:"ipm|kpm"`
+}
+
 // reads reports whether an initialisation looks at samples.
 func (i Init) reads() bool { return i == InitEVA || i == InitCorDA }
 
@@ -202,7 +207,7 @@ func fromData(m *model.Model, c Config, mods []Module, ports []nn.Port, samples 
 				return err
 			}
 			v := out[paths[l]]
-			v.a, v.b, err = corda(m, l, in, len(samples), r, c.scale(r, alpha))
+			v.a, v.b, err = c.corda(m, l, in, len(samples), r, c.scale(r, alpha))
 			out[paths[l]] = v
 			return err
 		})
@@ -211,10 +216,11 @@ func fromData(m *model.Model, c Config, mods []Module, ports []nn.Port, samples 
 	return c.eva(m, chosen, paths, samples)
 }
 
-// corda returns the first A and B of a layer (Yang et al. 2024, arXiv:2406.05223,
-// instruction-previewed mode): of W·C with the inputs' covariance C the leading singular
-// vectors, C taken out of the right ones again.
-func corda(m *model.Model, l *nn.Linear, in *inputs, samples, r int, scale float32) (a, b []float32, err error) {
+// corda returns the first A and B of a layer (Yang et al. 2024, arXiv:2406.05223): of
+// W·C with the inputs' covariance C the leading singular vectors (ipm, instruction
+// previewed) or the last ones (kpm, knowledge preserved), C taken out of the right ones
+// again.
+func (c Config) corda(m *model.Model, l *nn.Linear, in *inputs, samples, r int, scale float32) (a, b []float32, err error) {
 	dev, out, n := m.Dev, l.Out(), l.In()
 	if r > min(out, n) {
 		return nil, nil, fail.Usagef("lora.r", "take a smaller rank", "init_lora_weights: corda needs a rank of at most %d for %s, r is %d", min(out, n), l.Path, r)
@@ -234,7 +240,7 @@ func corda(m *model.Model, l *nn.Linear, in *inputs, samples, r int, scale float
 		made = append(made, b)
 		return b
 	}
-	w, wc, c, inv, low, half := alloc(out*n), alloc(out*n), alloc(n*n), alloc(n*n), alloc(r*n), alloc(r*n)
+	w, wc, spread, inv, low, half := alloc(out*n), alloc(out*n), alloc(n*n), alloc(n*n), alloc(r*n), alloc(r*n)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -254,8 +260,8 @@ func corda(m *model.Model, l *nn.Linear, in *inputs, samples, r int, scale float
 		for i := 0; i < len(cov); i += n + 1 {
 			cov[i] = plain[i] + float32(damp*mean)
 		}
-		dev.Upload(c, kernels.Bytes(cov))
-		if err = dev.Factor(inv, c, n, 0); err == nil {
+		dev.Upload(spread, kernels.Bytes(cov))
+		if err = dev.Factor(inv, spread, n, 0); err == nil {
 			break
 		}
 		if !errors.Is(err, kernels.ErrNotPositive) || damp > 1e6 || mean == 0 {
@@ -265,7 +271,10 @@ func corda(m *model.Model, l *nn.Linear, in *inputs, samples, r int, scale float
 	if err := m.With(l.W, func() error { dev.Dequantize(w, l.W.Mat); return nil }); err != nil {
 		return nil, nil, err
 	}
-	dev.Gemm(kernels.To(wc), &kernels.GemmArgs{A: w, B: c, M: out, N: n, K: n, Alpha: 1})
+	dev.Gemm(kernels.To(wc), &kernels.GemmArgs{A: w, B: spread, M: out, N: n, K: n, Alpha: 1})
+	if c.CorDA.Method == "kpm" {
+		return leastUsed(dev, w, wc, out, n, r, scale)
+	}
 	a, b, err = InitPiSSA.decomposed(dev, wc, out, n, r, scale)
 	if err != nil {
 		return nil, nil, err
@@ -275,6 +284,54 @@ func corda(m *model.Model, l *nn.Linear, in *inputs, samples, r int, scale float
 	dev.Gemm(kernels.To(low), &kernels.GemmArgs{A: half, B: inv, M: r, N: n, K: n, Alpha: 1})
 	a, err = values(dev, low)
 	return a, b, err
+}
+
+// leastUsed returns A and B of the r last singular vectors of wc = w·C, both [out, in]
+// f32: with the left vectors U and values S, B is U·√S and A the rest of U·Uᵀ·w, which
+// is U·S·Vᵀ·C⁻¹.
+func leastUsed(dev kernels.Backend, w, wc kernels.Buffer, out, in, r int, scale float32) (a, b []float32, err error) {
+	v, err := values(dev, wc)
+	if err != nil {
+		return nil, nil, err
+	}
+	release, err := dev.Host(trailingMemory(out, in))
+	if err != nil {
+		return nil, nil, err
+	}
+	u, s, err := trailing(v, out, in, r)
+	release()
+	if err != nil {
+		return nil, nil, err
+	}
+	left, err := scratch(dev, out*r)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer dev.Free(left)
+	rest, err := scratch(dev, r*in)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer dev.Free(rest)
+	dev.Upload(left, kernels.Bytes(u))
+	dev.Gemm(kernels.To(rest), &kernels.GemmArgs{A: left, TA: true, B: w, M: r, N: in, K: out, Alpha: 1})
+	if a, err = values(dev, rest); err != nil {
+		return nil, nil, err
+	}
+	for k := range r {
+		root := math.Sqrt(s[k] / float64(scale))
+		inverse := 0.0
+		if root > 0 {
+			inverse = 1 / (root * float64(scale))
+		}
+		for j := range in {
+			a[k*in+j] *= float32(inverse)
+		}
+		for i := range out {
+			u[i*r+k] *= float32(root)
+		}
+	}
+	return a, u, nil
 }
 
 // eva makes A the principal components of each layer's inputs, B zero, and deals the

@@ -49,13 +49,19 @@ func calibration(t *testing.T, root, variant string) []Sample {
 
 // TestCorDA: the product that is taken from the weight is PEFT's.
 func TestCorDA(t *testing.T) {
+	for _, method := range []string{"ipm", "kpm"} {
+		t.Run(method, func(t *testing.T) { testCorDA(t, method) })
+	}
+}
+
+func testCorDA(t *testing.T, method string) {
 	root := testdir.Shared(t, "golden/train")
 	_, m := loadModel(t, filepath.Join(root, "lora", "base-llama"))
-	dir := filepath.Join(root, "lora2", "corda_ipm")
+	dir := filepath.Join(root, "lora2", "corda_"+method)
 	f, err := ReadFolder(filepath.Join(dir, "adapter-converted")) // of the same layers
 	must(t, err)
-	c := Config{R: 8, Alpha: 16, TargetModules: f.Config.TargetModules, InitWeights: InitCorDA}
-	ad, err := ApplyOn(m, c, 1, calibration(t, root, "corda_ipm"))
+	c := Config{R: 8, Alpha: 16, TargetModules: f.Config.TargetModules, InitWeights: InitCorDA, CorDA: &CorDA{Method: method}}
+	ad, err := ApplyOn(m, c, 1, calibration(t, root, "corda_"+method))
 	must(t, err)
 	defer ad.Close()
 	want := arrays(t, filepath.Join(dir, "adapter-init", "adapter_model.safetensors"))
@@ -74,7 +80,11 @@ func TestCorDA(t *testing.T) {
 			}
 			diff, size = diff+(got-ref)*(got-ref), size+ref*ref
 		}
-		if off := math.Sqrt(diff / size); !(off < 2e-3) {
+		allowed := 2e-3
+		if method == "kpm" { // the last vectors feel torch's float32: in float64 they are as far
+			allowed = 1e-2
+		}
+		if off := math.Sqrt(diff / size); !(off < allowed) {
 			t.Errorf("%s: the product is off by %g of its norm", l.Path, off)
 		}
 	}

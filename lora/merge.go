@@ -114,6 +114,7 @@ type factor struct {
 	parts int // experts, each with rows of its own in a and b
 	scale float32
 	m     []float32 // DoRA's magnitude; nil: none
+	turns int       // of LoftQ, to hold the weight as in training
 }
 
 // take puts every tensor of an adapter where it belongs.
@@ -178,13 +179,13 @@ func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) 
 	if err != nil {
 		return err
 	}
-	one := factor{a: a, b: b, r: r, parts: parts, scale: float32(w.Weight) * f.Config.scale(r, alpha)}
+	one := factor{a: a, b: b, r: r, parts: parts, scale: float32(w.Weight) * f.Config.scale(r, alpha), turns: f.Config.turns()}
 	if f.Config.UseDoRA {
 		if one.m, err = f.take(path+".lora_magnitude_vector", int64(t.Rows)); err != nil {
 			return err
 		}
 	}
-	if f.Config.InitWeights == InitLoftQ && !(m.o.Trained && m.o.TrainedAs != nil && m.o.TrainedAs.Kind == dtype.NF4) && t.Type.Kind != dtype.NF4 {
+	if f.Config.InitWeights == InitLoftQ && !(m.o.Trained && m.o.TrainedAs != nil && m.o.TrainedAs.Kind == dtype.NF4) && (t.Type.Kind != dtype.NF4 || one.turns > 1) {
 		return fail.Inputf(f.Dir, "merge into the weights as trained (--trained-nf4 --base trained; base: trained)", "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4")
 	}
 	if f.Config.InitWeights.onResidual() {
@@ -192,7 +193,7 @@ func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) 
 		if err != nil {
 			return err
 		}
-		first.scale = -one.scale
+		first.scale, first.turns = -one.scale, one.turns
 		m.layers[name] = append(m.layers[name], first)
 	}
 	if m.edits[name].rows != nil {
@@ -201,6 +202,9 @@ func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) 
 	m.layers[name] = append(m.layers[name], one)
 	if n := len(m.layers[name]); m.layers[name][0].m != nil && (n > 1 || w.Weight != 1) || n > 1 && one.m != nil {
 		return fail.Inputf(f.Dir, "merge a DoRA adapter alone, with weight 1", "use_dora: %s cannot be combined", path)
+	}
+	if before := m.layers[name][0]; one.turns != before.turns || one.turns > 1 && one.r != before.r {
+		return fail.Inputf(f.Dir, "merge it alone", "loftq_iter: %s belongs on other weights than those of the adapter before", path)
 	}
 	m.norms[name] = &MergedLayer{Name: name}
 	return nil
@@ -428,6 +432,11 @@ func (m *merger) requantized(t *arch.Tensor, row0 int, w []float32) error {
 		var err error
 		if m.held, err = held(m.held, m.src, t, *m.o.TrainedAs); err != nil {
 			return err
+		}
+		if l := m.layers[t.Name]; len(l) > 0 && l[0].turns > 1 {
+			if err = m.alternated(t, *m.o.TrainedAs, m.held, l[0].r, l[0].turns); err != nil {
+				return err
+			}
 		}
 	}
 	h := m.held[row0*t.Cols : row0*t.Cols+len(w)]

@@ -23,7 +23,7 @@ type configFile struct {
 	InitWeights      Init         `json:"init_lora_weights"`
 	LayersPattern    Strings      `json:"layers_pattern"`
 	Layers           Ints         `json:"layers_to_transform"`
-	LoftQ            *loftQ       `json:"loftq_config"`
+	LoftQ            *LoftQ       `json:"loftq_config"`
 	Alpha            float64      `json:"lora_alpha"`
 	LoRABias         bool         `json:"lora_bias"`
 	Dropout          float64      `json:"lora_dropout"`
@@ -38,12 +38,6 @@ type configFile struct {
 	TokenIndices     TokenIndices `json:"trainable_token_indices"`
 	UseDoRA          bool         `json:"use_dora"`
 	UseRSLoRA        bool         `json:"use_rslora"`
-}
-
-// loftQ is loftq_config. PEFT quantizes with bitsandbytes' NF4 where bits are 4.
-type loftQ struct {
-	Bits int `json:"loftq_bits,omitempty"` // 0: 4
-	Iter int `json:"loftq_iter,omitempty"` // 0: 1
 }
 
 // harmless are keys of PEFT that change nothing in a trained adapter.
@@ -114,8 +108,8 @@ func (f *configFile) supported(where string) error {
 	case InitKaiming, InitNonZero, InitGaussian, InitPiSSA, InitOLoRA, "orthogonal", "eva":
 		return nil
 	case InitLoftQ:
-		if q := f.LoftQ; q != nil && (q.Bits != 0 && q.Bits != 4 || q.Iter > 1) {
-			return fail.Inputf(where, "loftq_bits: 4 and loftq_iter: 1 can be read", "loftq_config: %d bits, %d iterations: the adapter belongs on weights that only its own training has", q.Bits, q.Iter)
+		if q := f.LoftQ; q != nil && (q.Bits != 0 && q.Bits != 4 || q.Iter < 0 || q.Iter > 100) {
+			return fail.Inputf(where, "loftq_bits: 4 and a loftq_iter from 1 to 100 can be read", "loftq_config: %d bits, %d iterations: the adapter belongs on weights that cannot be made here", q.Bits, q.Iter)
 		}
 		return nil
 	}
@@ -129,8 +123,12 @@ func (f *configFile) config() Config {
 	if f.InitWeights == InitPiSSA || f.InitWeights == InitOLoRA || f.InitWeights == InitLoftQ { // which say what the adapter belongs on
 		init = f.InitWeights
 	}
+	var q *LoftQ
+	if init == InitLoftQ && f.LoftQ != nil && *f.LoftQ != (LoftQ{}) {
+		q = f.LoftQ
+	}
 	return Config{
-		R: f.R, Alpha: f.Alpha, Dropout: f.Dropout,
+		R: f.R, Alpha: f.Alpha, Dropout: f.Dropout, LoftQ: q,
 		TargetModules: f.TargetModules, TargetParameters: f.TargetParameters, ExcludeModules: f.ExcludeModules,
 		RankPattern: f.RankPattern, AlphaPattern: f.AlphaPattern,
 		Layers: f.Layers, LayersPattern: f.LayersPattern, ModulesToSave: f.ModulesToSave,
@@ -142,9 +140,9 @@ func (f *configFile) config() Config {
 // of all.
 func fileOf(c Config, base string, chosen []string, all []Module) *configFile {
 	task, init := "CAUSAL_LM", InitKaiming
-	quantized := &loftQ{}
+	quantized := &LoftQ{}
 	if c.InitWeights == InitLoftQ {
-		init, quantized = InitLoftQ, &loftQ{Bits: 4, Iter: 1}
+		init, quantized = InitLoftQ, &LoftQ{Bits: 4, Iter: c.turns()}
 	}
 	return &configFile{
 		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: init, LoftQ: quantized, TokenIndices: c.TrainableTokenIndices,

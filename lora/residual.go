@@ -136,36 +136,13 @@ func (ad *Adapter) fromWeight(l *Layer) (a, b []float32, err error) {
 			return err
 		}
 		if ad.Config.InitWeights == InitLoftQ {
-			if err := ad.lost(l, w); err != nil {
-				return err
-			}
+			a, b, err = ad.loftQ(l, w)
+			return err
 		}
 		a, b, err = ad.Config.InitWeights.decomposed(ad.dev, w, lin.Out(), lin.In(), l.R, ad.Config.scale(l.R, l.Alpha))
 		return err
 	})
 	return a, b, err
-}
-
-// lost makes w, a weight as it is held, what quantizing it lost.
-func (ad *Adapter) lost(l *Layer, w kernels.Buffer) error {
-	t := ad.model.TensorOf(l.Linear.W)
-	if t == nil || t.Type.Quantized() || !ad.model.HeldType(l.Linear.W).Quantized() {
-		return fail.Usagef("lora.init_lora_weights", "use adapter: qlora on a base of floats", "init_lora_weights: loftq makes up for what quantization loses, and %s is not quantized in memory alone", l.Path)
-	}
-	v := make([]float32, l.Linear.W.Len())
-	raw, _, err := ad.model.Source().Read(t)
-	if err != nil {
-		return err
-	}
-	block.DecodeAll(v, raw)
-	whole, err := scratch(ad.dev, len(v))
-	if err != nil {
-		return err
-	}
-	defer ad.dev.Free(whole)
-	ad.dev.Upload(whole, kernels.Bytes(v))
-	ad.dev.Add(kernels.To(w), &kernels.AddArgs{N: len(v), A: whole, B: w, Alpha: 1, Beta: -1})
-	return nil
 }
 
 // subtract attaches the adapter that takes the first a and b of l away.
@@ -235,7 +212,7 @@ func (c Config) converted() Config {
 		}
 		return out
 	}
-	c.R, c.Alpha, c.InitWeights = 2*c.R, factor*c.Alpha, InitKaiming
+	c.R, c.Alpha, c.InitWeights, c.CorDA = 2*c.R, factor*c.Alpha, InitKaiming, nil
 	c.RankPattern, c.AlphaPattern = scaled(c.RankPattern, 2), scaled(c.AlphaPattern, factor)
 	return c
 }

@@ -110,6 +110,145 @@ func TestLoftQ(t *testing.T) {
 	}
 }
 
+// TestLoftQTurns: after so many turns what is held and the adapter make of a weight is
+// that of PEFT's loop in numpy (float64, NF4 in blocks of 64, rank 8: W - Q by singular
+// vectors, Q again of W - L·R), whatever alpha is. Saved and read back, and merged into
+// the weights as held in training, it is the same model.
+func TestLoftQTurns(t *testing.T) {
+	root := testdir.Shared(t, "golden/train/lora")
+	rows, width := evalBatch(t, root)
+	src, _ := loadModel(t, filepath.Join(root, "base-llama"))
+	weights := arrays(t, filepath.Join(root, "base-llama", "model.safetensors"))
+	nf4 := dtype.Type{Kind: dtype.NF4, Group: 64}
+	for turns, want := range map[int]map[string][]float64{ // what is lost, then every 997th value
+		1: {"model.layers.0.self_attn.q_proj": {0.268065, -0.062689, 0.098630, -0.025944, -0.008784}, "model.layers.1.mlp.down_proj": {0.267864, -0.023646, 0.025240, -0.021293, 0.051909}},
+		2: {"model.layers.0.self_attn.q_proj": {0.251550, -0.064225, 0.096904, -0.022855, -0.008864}, "model.layers.1.mlp.down_proj": {0.249473, -0.023273, 0.025413, -0.022110, 0.050938}},
+		5: {"model.layers.0.self_attn.q_proj": {0.244368, -0.066909, 0.092634, -0.032379, -0.008335}, "model.layers.1.mlp.down_proj": {0.234587, -0.022859, 0.025933, -0.022229, 0.049926}},
+	} {
+		m, err := model.Load(cpu.New(cpu.Options{}), src, model.Options{Hold: &nf4})
+		must(t, err)
+		empty := kernels.Total(m.Dev.Info().Mem.Now)
+		ad, err := Apply(m, Config{R: 8, Alpha: 16, InitWeights: InitLoftQ, LoftQ: &LoftQ{Iter: turns}}, 1)
+		must(t, err)
+		for _, l := range ad.Layers {
+			sum, ok := want[l.Path]
+			if !ok {
+				continue
+			}
+			v := make([]float32, l.Linear.W.Len())
+			must(t, m.Dev.Run(func() error {
+				w, err := scratch(m.Dev, len(v))
+				if err != nil {
+					return err
+				}
+				defer m.Dev.Free(w)
+				m.Dev.Dequantize(w, l.Linear.W.Mat)
+				return m.Dev.Download(kernels.Bytes(v), w)
+			}))
+			a, err := values(m.Dev, l.LoRA.A.Buffer)
+			must(t, err)
+			b, err := values(m.Dev, l.LoRA.B.Buffer)
+			must(t, err)
+			in, lost := l.Linear.In(), 0.0
+			for i := range v {
+				x := float64(v[i])
+				for k := range l.R {
+					x += float64(l.LoRA.Scale) * float64(b[i/in*l.R+k]) * float64(a[k*in+i%in])
+				}
+				d := x - float64(weights[l.Path+".weight"][i])
+				lost += d * d
+				if k := i / 997; i%997 == 0 && k < 4 && math.Abs(x-sum[1+k]) > 2e-5 {
+					t.Errorf("%d turns, %s[%d] is %.6f, want %.6f", turns, l.Path, i, x, sum[1+k])
+				}
+			}
+			if math.Abs(math.Sqrt(lost)-sum[0]) > 2e-5 {
+				t.Errorf("%d turns, %s: %.6f is lost, want %.6f", turns, l.Path, math.Sqrt(lost), sum[0])
+			}
+		}
+		folder := filepath.Join(t.TempDir(), "saved")
+		must(t, ad.Save(folder, SaveOptions{Base: "base-llama"}))
+		first := paddedLogits(t, m, rows, width)
+		ad.Close()
+		if now := kernels.Total(m.Dev.Info().Mem.Now); now != empty {
+			t.Errorf("%d turns: %d bytes are left of an adapter", turns, now-empty)
+		}
+		again, err := Load(m, folder)
+		must(t, err)
+		if again.Config.turns() != turns {
+			t.Errorf("%d turns became %d", turns, again.Config.turns())
+		}
+		if off := logitsOff(t, m, rows, width, first); off > 1e-6 {
+			t.Errorf("%d turns: logits of the saved adapter within %g", turns, off)
+		}
+		again.Close()
+		f, err := ReadFolder(folder)
+		must(t, err)
+		f32 := dtype.Of(dtype.F32)
+		o := MergeOptions{Dense: arch.Dense{Path: filepath.Join(t.TempDir(), "merged"), Type: &f32}, TrainedAs: &nf4, Trained: true}
+		_, err = Merge(t.Context(), m.Dev, src, []Weighted{{f, 1}}, o)
+		must(t, err)
+		_, merged := loadModel(t, o.Path)
+		if off := logitsOff(t, merged, rows, width, first); off > 5e-5 {
+			t.Errorf("%d turns, merged: logits within %g", turns, off)
+		}
+		m.Close()
+	}
+}
+
+// paddedLogits are the logits of m, as the reference pads them.
+func paddedLogits(t *testing.T, m *model.Model, rows [][]int32, width int) []float32 {
+	t.Helper()
+	in := model.Pack(rows...)
+	packed, out := logitsOf(t, m, rows), make([]float32, len(rows)*width*m.Spec.V)
+	for b := range rows {
+		copy(out[b*width*m.Spec.V:], packed[int(in.Seq[b])*m.Spec.V:int(in.Seq[b+1])*m.Spec.V])
+	}
+	return out
+}
+
+// TestTrailing: the last singular values and vectors of a matrix put together from known
+// ones, small and larger, tall and wide.
+func TestTrailing(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, c := range []struct{ rows, cols, r int }{{40, 60, 5}, {60, 40, 5}, {130, 180, 6}, {180, 130, 6}, {120, 120, 4}} {
+		n := min(c.rows, c.cols)
+		columns := func(size int) [][]float64 {
+			out := make([][]float64, n)
+			for j := range out {
+				for range size {
+					out[j] = append(out[j], rng.NormFloat64())
+				}
+			}
+			orthonormal(out)
+			return out
+		}
+		u, v := columns(c.rows), columns(c.cols)
+		value := func(k int) float64 { return 0.1 + 0.05*float64(n-k) }
+		w := make([]float32, c.rows*c.cols)
+		for i := range w {
+			sum := 0.0
+			for k := range n {
+				sum += u[k][i/c.cols] * v[k][i%c.cols] * value(k)
+			}
+			w[i] = float32(sum)
+		}
+		left, s, err := trailing(w, c.rows, c.cols, c.r)
+		must(t, err)
+		for k := range c.r {
+			if want := value(n - c.r + k); math.Abs(s[k]-want) > 1e-6 {
+				t.Errorf("%v: value %d is %g, want %g", c, k, s[k], want)
+			}
+			same := 0.0
+			for i := range c.rows {
+				same += float64(left[i*c.r+k]) * u[n-c.r+k][i]
+			}
+			if math.Abs(math.Abs(same)-1) > 1e-5 {
+				t.Errorf("%v: vector %d is another: %g", c, k, same)
+			}
+		}
+	}
+}
+
 // TestLeading: the singular values and vectors of a matrix that was put together from
 // known ones, tall, wide, and of lower rank than asked for.
 func TestLeading(t *testing.T) {

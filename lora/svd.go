@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"errors"
 	"math"
 	"slices"
 
@@ -105,6 +106,169 @@ func leading(dev kernels.Backend, w kernels.Buffer, rows, cols, r int) (u []floa
 		}
 		orthonormal(next)
 		basis = next
+	}
+}
+
+// trailingMemory is what trailing takes beside its operand.
+func trailingMemory(rows, cols int) int64 {
+	n := int64(min(rows, cols))
+	return 16 * n * n
+}
+
+// trailing returns the r last of the min(rows, cols) singular values of w [rows, cols],
+// the largest of them first, with their left vectors u [rows, r]. It works on the
+// smaller Gram matrix in float64: small ones are decomposed, larger ones factored for
+// subspace iteration with their inverse.
+func trailing(w []float32, rows, cols, r int) (u []float32, s []float64, err error) {
+	n, wide := min(rows, cols), rows <= cols
+	at := func(i, k int) float64 { // element k of vector i, of which there are n
+		if wide {
+			return float64(w[i*cols+k])
+		}
+		return float64(w[k*cols+i])
+	}
+	vectors := make([][]float64, n)
+	par.For(n, 1, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			vectors[i] = make([]float64, max(rows, cols))
+			for k := range vectors[i] {
+				vectors[i][k] = at(i, k)
+			}
+		}
+	})
+	g := gram(vectors)
+	var squares []float64
+	var basis [][]float64 // eigenvectors, the smallest eigenvalue first
+	if n <= svdWhole {
+		all, q := eigen(g, n)
+		for j := n - 1; j >= n-r; j-- {
+			c := make([]float64, n)
+			for i := range c {
+				c[i] = q[i*n+j]
+			}
+			squares, basis = append(squares, all[j]), append(basis, c)
+		}
+	} else if squares, basis, err = smallestOf(g, n, r); err != nil {
+		return nil, nil, err
+	}
+	slices.Reverse(squares)
+	slices.Reverse(basis)
+	for _, x := range squares {
+		s = append(s, math.Sqrt(max(x, 0)))
+	}
+	if wide {
+		return rowsOf(basis), s, nil
+	}
+	left := make([][]float64, r)
+	for j, c := range basis { // w·v/s
+		left[j] = make([]float64, rows)
+		for i := range rows {
+			if s[j] > 0 {
+				sum := 0.0
+				for k, x := range c {
+					sum += float64(float64(w[i*cols+k]) * x)
+				}
+				left[j][i] = sum / s[j]
+			}
+		}
+	}
+	return rowsOf(left), s, nil
+}
+
+// smallestOf returns the r smallest eigenvalues of the positive matrix g [n, n], which
+// is changed, the smallest first, with their vectors.
+func smallestOf(g []float64, n, r int) (values []float64, vectors [][]float64, err error) {
+	trace := 0.0
+	for i := 0; i < len(g); i += n + 1 {
+		trace += g[i]
+	}
+	if trace == 0 { // of a counting backend, too
+		x := make([][]float64, r)
+		for j := range x {
+			x[j] = make([]float64, n)
+		}
+		return make([]float64, r), x, nil
+	}
+	shift := 1e-13 * trace / float64(n) // moves no vector
+	for i := 0; i < len(g); i += n + 1 {
+		g[i] += shift
+	}
+	if !cholesky(g, n) {
+		return nil, nil, errors.New("lora: a matrix of products that is not positive")
+	}
+	k := min(2*r+svdExtra, n)
+	x := make([][]float64, k)
+	for j, c := range newStream(1, "singular vectors").normal(n*k, 1) {
+		x[j%k] = append(x[j%k], float64(c))
+	}
+	orthonormal(x)
+	var found [][]float64
+	var history []float64
+	for step := 0; ; step++ {
+		y := make([][]float64, k)
+		par.For(k, 1, func(lo, hi int) {
+			for j := lo; j < hi; j++ {
+				y[j] = slices.Clone(x[j])
+				solve(g, y[j])
+			}
+		})
+		t := make([]float64, k*k)
+		for i := range k {
+			for j := range i + 1 {
+				t[i*k+j] = (dot(x[i], y[j]) + dot(x[j], y[i])) / 2
+				t[j*k+i] = t[i*k+j]
+			}
+		}
+		inverses, turn := eigen(t, k)
+		x, y = turned(x, turn), turned(y, turn)
+		moved := 1.0
+		if found != nil {
+			moved = away(found, x[:r])
+		}
+		found = x[:r]
+		history = append(history, moved)
+		if moved < svdStill || step >= svdWindow && moved < svdNoise && moved > history[step-svdWindow]/2 || step == svdSteps {
+			for _, v := range inverses[:r] {
+				values = append(values, 1/v-shift)
+			}
+			return values, x[:r], nil
+		}
+		x = y
+		orthonormal(x)
+	}
+}
+
+// cholesky makes the lower half of g [n, n] L with g = L·Lᵀ; false where g is not
+// positive.
+func cholesky(g []float64, n int) bool {
+	for j := range n {
+		row := g[j*n : j*n+j]
+		d := g[j*n+j] - dot(row, row)
+		if !(d > 0) {
+			return false
+		}
+		d = math.Sqrt(d)
+		g[j*n+j] = d
+		par.For(n-j-1, max(1, 1<<15/(j+1)), func(lo, hi int) {
+			for i := j + 1 + lo; i < j+1+hi; i++ {
+				g[i*n+j] = (g[i*n+j] - dot(row, g[i*n:i*n+j])) / d
+			}
+		})
+	}
+	return true
+}
+
+// solve makes x the solution of L·Lᵀ·y = x.
+func solve(l, x []float64) {
+	n := len(x)
+	for i := range n {
+		x[i] = (x[i] - dot(l[i*n:i*n+i], x)) / l[i*n+i]
+	}
+	for i := n - 1; i >= 0; i-- {
+		x[i] /= l[i*n+i]
+		for j, v := range l[i*n : i*n+i] {
+			x[j] -= float64(v * x[i])
+		}
 	}
 }
 

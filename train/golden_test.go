@@ -250,6 +250,36 @@ func TestGoldenCurves(t *testing.T) {
 	}
 }
 
+// TestGoldenTrainer: losses, gradient norms and rates are those of
+// transformers.Trainer itself on the same batches (lora/trainer_check.json).
+func TestGoldenTrainer(t *testing.T) {
+	var trainer map[string]struct {
+		Loss []float64 `json:"trainer_loss"`
+		Norm []float64 `json:"trainer_grad_norm"`
+		LR   []float64 `json:"trainer_lr"`
+	}
+	readJSON(t, filepath.Join(testdir.Shared(t, "golden/train/lora"), "trainer_check.json"), &trainer)
+	for _, name := range []string{"lora", "full"} {
+		j, _, _ := goldenJob(t, variant{name: name, full: name == "full"})
+		if _, err := Run(t.Context(), j); err != nil {
+			t.Fatal(err)
+		}
+		steps, _, err := ReadMetrics(filepath.Join(j.Dir, MetricsFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := trainer[name]
+		if len(steps) != len(want.Loss) || len(want.Loss) != 30 {
+			t.Fatalf("%s: %d steps, Trainer made %d", name, len(steps), len(want.Loss))
+		}
+		for i, m := range steps {
+			if math.Abs(m.Loss-want.Loss[i]) > 1e-5 || math.Abs(m.GradNorm/want.Norm[i]-1) > 5e-4 || math.Abs(m.LearningRate-want.LR[i]) > 1e-9 {
+				t.Errorf("%s step %d: loss %v, norm %v, rate %v; Trainer has %v, %v, %v", name, i, m.Loss, m.GradNorm, m.LearningRate, want.Loss[i], want.Norm[i], want.LR[i])
+			}
+		}
+	}
+}
+
 // variants lists what is replayed, with the tolerances the reference states.
 var variants = []variant{
 	{name: "lora", lossTol: 1e-5, normTol: 5e-4},
@@ -273,6 +303,7 @@ var variants = []variant{
 	{name: "loftq", label: "loftq begun here", fresh: true, kind: "qlora", hold: &dtype.Type{Kind: dtype.NF4, Group: 64}, config: lora.Config{R: 8, Alpha: 8, InitWeights: lora.InitLoftQ}, lossTol: 1e-5, normTol: 5e-4},
 	{name: "lora_embedding", lossTol: 1e-5, normTol: 5e-4},
 	{name: "corda_ipm", set: "lora2", fresh: true, config: lora.Config{R: 8, Alpha: 16, TargetModules: lora.Targets{Names: []string{"q_proj", "v_proj", "down_proj"}}, InitWeights: lora.InitCorDA}, lossTol: 1e-5, normTol: 5e-4},
+	{name: "corda_kpm", set: "lora2", fresh: true, config: lora.Config{R: 8, Alpha: 16, TargetModules: lora.Targets{Names: []string{"q_proj", "v_proj", "down_proj"}}, InitWeights: lora.InitCorDA, CorDA: &lora.CorDA{Method: "kpm"}}, lossTol: 1e-5, normTol: 5e-4},
 	{name: "vocab_resize", lossTol: 1e-5, normTol: 5e-4},
 	{name: "moe_aux", aux: new(0.02), lossTol: 1e-5, normTol: 5e-4},
 	{name: "moe_aux", label: "moe_aux recomputed", recompute: true, aux: new(0.02), lossTol: 1e-5, normTol: 5e-4},
@@ -283,13 +314,18 @@ var variants = []variant{
 	{name: "eva_rho1", set: "lora2", lossTol: 1e-5, normTol: 5e-4},
 	{name: "ia3", set: "lora2", kind: "ia3", lossTol: 1e-5, normTol: 5e-4},
 	{name: "vera", set: "lora2", kind: "vera", lossTol: 1e-5, normTol: 5e-4},
+	{name: "vera_noproj", set: "lora2", kind: "vera", lossTol: 1e-5, normTol: 5e-4},
 	{name: "loha", set: "lora2", kind: "loha", lossTol: 1e-5, normTol: 5e-4},
+	{name: "lokr", set: "lora2", kind: "lokr", lossTol: 1e-5, normTol: 5e-4},
 	{name: "lokr_full", set: "lora2", kind: "lokr", lossTol: 1e-5, normTol: 5e-4},
+	{name: "lokr_lycoris", set: "lora2", kind: "lokr", lossTol: 1e-5, normTol: 5e-4},
 	{name: "oft", label: "oft recomputed", recompute: true, set: "lora2", kind: "oft", lossTol: 1e-5, normTol: 5e-4},
 	{name: "oft_exact", set: "lora2", kind: "oft", lossTol: 1e-5, normTol: 5e-4},
+	{name: "oft_r", set: "lora2", kind: "oft", lossTol: 1e-5, normTol: 5e-4},
 	{name: "oft_share", set: "lora2", kind: "oft", lossTol: 1e-5, normTol: 5e-4},
 	{name: "oft_coft", set: "lora2", kind: "oft", lossTol: 1e-5, normTol: 5e-4},
 	{name: "boft", set: "lora2", kind: "boft", lossTol: 1e-5, normTol: 5e-4},
+	{name: "boft_num", set: "lora2", kind: "boft", lossTol: 1e-5, normTol: 5e-4},
 	{name: "boft_butterfly", set: "lora2", kind: "boft", lossTol: 1e-5, normTol: 5e-4},
 	{name: "miss", set: "lora2", kind: "miss", lossTol: 1e-5, normTol: 5e-4},
 	{name: "miss_mini", set: "lora2", kind: "miss", lossTol: 1e-5, normTol: 5e-4},

@@ -107,7 +107,7 @@ func attachRef(p *recipes.Planner, ref recipes.Ref, base *arch.Source, m *model.
 		if t, ok := of.Options.(*Train); ok {
 			of := &trial{j: of, config: t.Config}
 			if of.config.LoRA.InitWeights == lora.InitLoftQ { // whose weights are quantized in training alone
-				of.config.LoRA.InitWeights = lora.InitKaiming
+				of.config.LoRA.InitWeights, of.config.LoRA.LoftQ = lora.InitKaiming, nil
 			}
 			if of.config, err = learnNew(of.config, p.Env, of.j, base, firstPlanned(p)); err != nil {
 				return nil, err

@@ -53,12 +53,15 @@ func (b *keyBlocks) at(packed []float32, head, base, k0 int) []float32 {
 	return packed[i*b.size:][:b.size]
 }
 
-// joinKeys packs rows of src as pairs of rows: [heads][blocks][blockKeys/2][d].
+// joinKeys packs rows of src as pairs of rows: [heads][blocks][blockKeys/2][d]. A
+// last block ends with zeros to a multiple of 32 rows.
 func (a *attn) joinKeys(b *keyBlocks, dst []float32, src plain, v kernels.Heads) {
 	par.For(a.K*len(b.list), 8, func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			head, blk := i/len(b.list), b.list[i%len(b.list)]
-			vec.JoinRows(dst[i*b.size:], a.dk, src.h[v.Off+blk.tok*v.Tok+head*v.Head:], v.Tok, blk.n, a.dk)
+			to := dst[i*b.size:][:b.size]
+			vec.JoinRows(to, a.dk, src.h[v.Off+blk.tok*v.Tok+head*v.Head:], v.Tok, blk.n, a.dk)
+			clear(to[(blk.n+1)/2*a.dk : roundUp(blk.n, 32)/2*a.dk])
 		}
 	})
 }
@@ -157,7 +160,7 @@ func (f *pairRowsOf) run(s span, head int) {
 				vec.MulScale(row, row, nil, shrink)
 			}
 		}
-		vec.MatMulPairs(f.out, d, f.p, blockKeys/2, f.blocks.at(f.v, head, s.base, k0), d, m, d, (w+1)/2, false, true)
+		vec.MatMulPairs(f.out, d, f.p, blockKeys/2, f.blocks.at(f.v, head, s.base, k0), d, m, d, roundUp(w, 32)/2, false, true)
 	}
 	f.store(s, head, m)
 }

@@ -111,22 +111,23 @@ func (b *pairBack) store() {
 // pairTask is what a worker needs for a pair of chunks.
 type pairTask struct {
 	*pairBack
-	q, do  []float32 // pairs of rows [m/2, d]
+	q, do  []float32 // pairs of rows [m/2, d], m a multiple of 32
 	s, dp  []float32 // [m, blockKeys] scores, gradients of weights
 	p, ds  []float32 // pairs of rows [m/2, blockKeys]
 	dsRows []float32 // [m, blockKeys] bf16
+	turned []float32 // p or ds by keys [blockKeys, m/2]
 	rows   []vec.GradRow
 	memory []float32
 }
 
 func (b *pairBack) newTask() *pairTask {
-	m := roundUp(b.tokens*b.g, 2)
+	m := roundUp(b.tokens*b.g, 32)
 	t := &pairTask{pairBack: b, rows: make([]vec.GradRow, m)}
-	t.memory = b.c.scratch.take(m*b.dk + 3*m*blockKeys + m/2*blockKeys)
+	t.memory = b.c.scratch.take(m*b.dk + 4*m*blockKeys)
 	x := t.memory
 	t.q, t.do = cut(&x, m/2*b.dk), cut(&x, m/2*b.dk)
 	t.s, t.dp = cut(&x, m*blockKeys), cut(&x, m*blockKeys)
-	t.p, t.ds, t.dsRows = cut(&x, m/2*blockKeys), cut(&x, m/2*blockKeys), cut(&x, m*blockKeys/2)
+	t.p, t.ds, t.dsRows, t.turned = cut(&x, m/2*blockKeys), cut(&x, m/2*blockKeys), cut(&x, m*blockKeys/2), cut(&x, m*blockKeys/2)
 	return t
 }
 
@@ -139,6 +140,9 @@ func (t *pairTask) run(p pair, head int) {
 		q, do := t.q16[r0*d/2:][:m*d/2], t.do16[r0*d/2:][:m*d/2]
 		vec.JoinRows(t.q, d, wordsOf(q), d, m, d)
 		vec.JoinRows(t.do, d, wordsOf(do), d, m, d)
+		for _, x := range [][]float32{t.q, t.do} {
+			clear(x[(m+1)/2*d : roundUp(m, 32)/2*d])
+		}
 		for r := range m {
 			t.rows[r] = vec.GradRow{LSE: t.lse2[r0+r], Delta: t.delta[r0+r]}
 		}
@@ -164,15 +168,28 @@ func (t *pairTask) block(q, do, dq []float32, base, head, m, k0, w int) {
 	d, even := t.dk, roundUp(m, 2)
 	vec.MatMulPairs(t.s, blockKeys, q, d/2, t.blocks.at(t.kt, head, base, k0), blockKeys, m, pad16(w), d/2, false, false)
 	vec.MatMulPairs(t.dp, blockKeys, do, d/2, t.blocks.at(t.vt, head, base, k0), blockKeys, m, pad16(w), d/2, false, false)
-	vec.SoftenGrad(t.p, t.ds, wordsOf(t.dsRows), t.s, t.dp, blockKeys, even, pad16(w), t.rows, t.scores, t.weights)
+	vec.SoftenGrad(t.p, t.ds, wordsOf(t.dsRows), t.s, t.dp, blockKeys, even, roundUp(w, 32), t.rows, t.scores, t.weights)
 	at := (head*t.n + base + k0) * d
 	if !t.dvs.absent() {
-		vec.MatMulPairs(t.dv32[at:], d, t.p, blockKeys, t.do, d, w, d, even/2, true, true)
+		t.addTurned(t.dv32[at:], t.p, t.do, w, even/2)
 	}
 	if !t.dks.absent() {
-		vec.MatMulPairs(t.dk32[at:], d, t.ds, blockKeys, t.q, d, w, d, even/2, true, true)
+		t.addTurned(t.dk32[at:], t.ds, t.q, w, even/2)
 	}
 	if !t.dqs.absent() {
-		vec.MatMulPairs(dq, d, t.dsRows, blockKeys/2, t.blocks.at(t.kp, head, base, k0), d, m, d, (w+1)/2, false, true)
+		vec.MatMulPairs(dq, d, t.dsRows, blockKeys/2, t.blocks.at(t.kp, head, base, k0), d, m, d, roundUp(w, 32)/2, false, true)
 	}
+}
+
+// addTurned is dst [w, d] += pᵀ·x for p [n, w] and x [n, d] of pairs. Tiles take
+// rows of pairs along what is summed over: p is turned for them.
+func (t *pairTask) addTurned(dst, p, x []float32, w, n int) {
+	if !onTiles() {
+		vec.MatMulPairs(dst, t.dk, p, blockKeys, x, t.dk, w, t.dk, n, true, true)
+		return
+	}
+	whole := roundUp(n, 16)
+	clear(p[n*blockKeys : whole*blockKeys])
+	vec.Transpose(t.turned, whole, p, blockKeys, whole, roundUp(w, 16))
+	vec.MatMulPairs(dst, t.dk, t.turned, whole, x, t.dk, w, t.dk, whole, false, true)
 }

@@ -47,6 +47,7 @@ const (
 type kernel struct {
 	mr, ku       int
 	past         bool    // has accPast
+	tiles        bool    // products are on tiles: see strip
 	wide, narrow []micro // for 32 and 16 columns, by rows 1…mr
 }
 
@@ -77,10 +78,12 @@ type gemm struct {
 	ldc    int
 	m, n   int
 	add    bool
-	past   bool // C is written past the caches
-	rounds [][]pass
-	depth  int // largest number of dwords of a round, rounded up
-	mr     int // smallest of the kernels used
+	past   bool      // C is written past the caches
+	bias   []float32 // with tiles: added to every row at last
+	rounds [][]pass  // each of kernels that have tiles or of kernels that have none
+	depth  int       // largest number of dwords of a round, rounded up
+	mr     int       // largest of the kernels used
+	tiles  bool      // a kernel has tiles
 	abuf   []float32
 	areas  *areas
 }
@@ -106,7 +109,7 @@ func (c *CPU) gemm(dst []float32, ldc, m, n int, add bool, terms ...product) {
 // it, it is too large to be found there again, and its tiles are whole lines.
 func (g *gemm) isPast() bool {
 	round := g.rounds[0]
-	return g.half == nil && g.m*g.n >= pastFrom && !g.add && len(g.rounds) == 1 && len(round) == 1 && round[0].kern.past &&
+	return g.half == nil && g.m*g.n >= pastFrom && !g.add && len(g.rounds) == 1 && (len(round) == 1 || g.tiles) && round[0].kern.past &&
 		g.ldc%16 == 0 && uintptr(unsafe.Pointer(&g.c[0]))%64 == 0
 }
 
@@ -142,14 +145,33 @@ func (working) Product(m, n, k int, bf16 bool) int64 {
 
 // blockedSize is the floats of a block of rows of A, and of a worker's panels of B.
 func (g *gemm) blockedSize(panels int) (rows, area int) {
-	mb := roundUp(ceilDiv(g.m, ceilDiv(g.m, maxRows)), g.mr)
-	group := max(1, min(maxGroup, panels, groupSize/(g.depth*panelWidth)))
-	return ceilDiv(mb, g.mr) * (g.depth*g.mr + 16), group * (g.depth*panelWidth + 16)
+	mb := g.blockRows()
+	for _, r := range g.rounds {
+		mr := r[0].kern.mr
+		rows = max(rows, ceilDiv(mb, mr)*(g.depth*mr+16))
+	}
+	group := g.group(panels)
+	return rows, group*(g.depth*panelWidth+16) + g.sumsSize(group)
 }
+
+// blockRows is the rows of A packed at a time.
+func (g *gemm) blockRows() int { return roundUp(ceilDiv(g.m, ceilDiv(g.m, maxRows)), g.mr) }
+
+// group is how many panels of B take turns with a panel of A.
+func (g *gemm) group(panels int) int {
+	most, size := maxGroup, groupSize
+	if g.tiles {
+		most, size = tileGroup, tileGroupSize
+	}
+	return max(1, min(most, panels, size/(g.depth*panelWidth)))
+}
+
+// sumsSize is what strips need beside packed panels.
+func (g *gemm) sumsSize(group int) int { return b2i(g.tiles) * stripSize(group) }
 
 // narrowSize is the floats of all of B, and of a worker's panel of A.
 func (g *gemm) narrowSize(panels int) (all, area int) {
-	return panels * (g.depth*panelWidth + 16), g.depth*g.mr + 16
+	return panels * (g.depth*panelWidth + 16), g.depth*g.mr + 16 + g.sumsSize(panels)
 }
 
 // plan cuts the terms into passes and joins passes into rounds.
@@ -157,7 +179,6 @@ func (g *gemm) plan(terms []product) {
 	var round []pass
 	used := 0
 	first := true
-	g.mr = 1 << 20
 	flush := func() {
 		if len(round) > 0 {
 			g.rounds = append(g.rounds, round)
@@ -171,7 +192,14 @@ func (g *gemm) plan(terms []product) {
 			continue
 		}
 		kern, mode := kernelFor(t.bf16, t.f16)
-		g.mr = min(g.mr, kern.mr)
+		if t.a.ones && len(round) > 0 && round[0].kern.tiles {
+			g.bias = t.b.f
+			continue
+		}
+		g.mr, g.tiles = max(g.mr, kern.mr), g.tiles || kern.tiles
+		if len(round) > 0 && (kern.tiles != round[0].kern.tiles || kern.tiles && t.alpha != round[0].alpha) {
+			flush()
+		}
 		parts := ceilDiv(t.k, maxK)
 		step := roundUp(ceilDiv(t.k, parts), 64)
 		for p0 := 0; p0 < t.k; p0 += step {
@@ -190,24 +218,26 @@ func (g *gemm) plan(terms []product) {
 }
 
 // rowsOf deals m rows out evenly over the fewest panels of at most mr.
-type rowsOf struct{ panels, each, more int }
+type rowsOf struct{ panels, each, more, m int }
 
-func dealRows(m, mr int) rowsOf {
-	p := ceilDiv(m, mr)
-	return rowsOf{p, m / p, m % p}
+// rowsOf deals them for a kernel; tiles are filled one after another.
+func (k *kernel) rowsOf(m int) rowsOf {
+	p := ceilDiv(m, k.mr)
+	if k.tiles {
+		return rowsOf{p, k.mr, 0, m}
+	}
+	return rowsOf{p, m / p, m % p, m}
 }
 
 // start is the first row of panel i.
-func (r rowsOf) start(i int) int { return i*r.each + min(i, r.more) }
+func (r rowsOf) start(i int) int { return min(r.m, i*r.each+min(i, r.more)) }
 
 // blocked packs a block of rows of A once, then streams panels of B through it,
 // a few at a time: the worker that uses them packs them just before, and while a
 // panel of A is near it goes past them all.
 func (g *gemm) blocked(c *CPU, panels int) {
-	blocks := ceilDiv(g.m, maxRows)
-	mb := roundUp(ceilDiv(g.m, blocks), g.mr)
-	span, bspan := g.depth*g.mr+16, g.depth*panelWidth+16
-	group := max(1, min(maxGroup, panels, groupSize/(g.depth*panelWidth)))
+	mb, group := g.blockRows(), g.group(panels)
+	bspan := g.depth*panelWidth + 16
 	size, area := g.blockedSize(panels)
 	buf := c.workspace(size + g.areaSize(area))
 	defer buf.free()
@@ -216,9 +246,10 @@ func (g *gemm) blocked(c *CPU, panels int) {
 	g.past = g.isPast()
 	for i0 := 0; i0 < g.m; i0 += mb {
 		m := min(mb, g.m-i0)
-		rows := dealRows(m, g.mr)
-		grain := max(1, smallWork/(2*g.depth*g.mr))
 		for _, round := range g.rounds {
+			kern := round[0].kern
+			rows, span := kern.rowsOf(m), g.depth*kern.mr+16
+			grain := max(1, smallWork/(2*g.depth*kern.mr))
 			par.Split(rows.panels, grain, max(grain, packGroup), func(lo, hi int) {
 				w := g.areas.get()
 				g.packA(g.abuf[lo*span:], span, rows, lo, hi, round, i0, w)
@@ -234,6 +265,10 @@ func (g *gemm) blocked(c *CPU, panels int) {
 					}
 					for ip := range rows.panels {
 						r := rows.start(ip)
+						if kern.tiles {
+							g.strip(round, g.abuf[ip*span:], w.panel, bspan, i0+r, rows.start(ip+1)-r, lo, js, w.panel[group*bspan:])
+							continue
+						}
 						for j := range js {
 							g.tile(round, g.abuf[ip*span:], w.panel[j*bspan:], i0+r, rows.start(ip+1)-r, lo+j, w)
 						}
@@ -251,7 +286,6 @@ func (g *gemm) blocked(c *CPU, panels int) {
 // narrow packs all of a B with few columns, then streams panels of A past it.
 func (g *gemm) narrow(c *CPU, panels int) {
 	span := g.depth*panelWidth + 16
-	rows := dealRows(g.m, g.mr)
 	size, area := g.narrowSize(panels)
 	buf := c.workspace(size + g.areaSize(area))
 	defer buf.free()
@@ -265,12 +299,18 @@ func (g *gemm) narrow(c *CPU, panels int) {
 			}
 			g.areas.put(w)
 		})
-		par.For(rows.panels, max(1, smallWork/(g.depth*g.mr*g.n)), func(lo, hi int) {
+		kern := round[0].kern
+		rows := kern.rowsOf(g.m)
+		par.For(rows.panels, max(1, smallWork/(g.depth*kern.mr*g.n)), func(lo, hi int) {
 			w := g.areas.get()
 			for ip := lo; ip < hi; ip++ {
 				r := rows.start(ip)
 				mr := rows.start(ip+1) - r
 				g.packA(w.panel, 0, rows, ip, ip+1, round, 0, w)
+				if kern.tiles {
+					g.strip(round, w.panel, bbuf, span, r, mr, 0, panels, w.panel[g.depth*g.mr+16:])
+					continue
+				}
 				for j := range panels {
 					g.tile(round, w.panel, bbuf[j*span:], r, mr, j, w)
 				}
@@ -298,6 +338,10 @@ func (g *gemm) packA(dst []float32, span int, rows rowsOf, lo, hi int, round []p
 				p.a.prefetch(p.p0+k+step+from, to-from, first, width)
 				r := rows.start(lo + ip)
 				mr := rows.start(lo+ip+1) - r
+				if p.kern.tiles {
+					p.packTiles(dst[ip*span+p.off*stripRows:], i0+r, mr, k, min(step, p.kc-k), w)
+					continue
+				}
 				p.a.pack(dst[ip*span+(p.off+k/p.kern.ku)*mr:], mr, i0+r, mr, p.p0+k, min(step, p.kc-k), p.mode, w)
 			}
 		}
@@ -310,7 +354,13 @@ func (g *gemm) packB(dst []float32, round []pass, j int, w *area) {
 	nr := tileWidth(nc)
 	for i := range round {
 		p := &round[i]
+		if p.kern.tiles {
+			nr = panelWidth
+		}
 		p.b.pack(dst[p.off*nr:], nr, j*panelWidth, nc, p.p0, p.kc, p.mode, w)
+		if p.kern.tiles {
+			clear(dst[(p.off+p.kd)*nr : p.off*nr+p.steps()*16*nr])
+		}
 	}
 }
 

@@ -20,6 +20,8 @@ var bf16AVX512 = &kernel{mr: 14, ku: 2, past: true,
 		microB512x8x16, microB512x9x16, microB512x10x16, microB512x11x16, microB512x12x16, microB512x13x16, microB512x14x16},
 }
 
+var bf16AMX = &kernel{mr: stripRows, ku: 2, past: true, tiles: true}
+
 var f32AVX2 = &kernel{mr: 6, ku: 1,
 	wide: []micro{nil, halves(microF256x1x32), halves(microF256x2x32), halves(microF256x3x32),
 		halves(microF256x4x32), halves(microF256x5x32), halves(microF256x6x32)},
@@ -37,8 +39,11 @@ func kernelF32(l level.Level) *kernel {
 }
 
 func kernelBF16(l level.Level) *kernel {
-	if l == level.AVX512BF16 {
+	switch l {
+	case level.AVX512BF16:
 		return bf16AVX512
+	case level.AMX:
+		return bf16AMX
 	}
 	return nil
 }

@@ -331,3 +331,29 @@ func TestLinearSameBitsAtAnyThreads(t *testing.T) {
 		}
 	})
 }
+
+// A row of a product of bf16 has the same bits whatever rows are computed with
+// it, and a column whatever columns: neither blocks nor tiles change a sum.
+func TestLinearSameBitsInAnyBlock(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		b := newBench(t)
+		for _, s := range [][3]int{{1150, 300, 70}, {50, 70, 2100}} {
+			n, out, in := s[0], s[1], s[2]
+			x, w := b.half(b.random(n*in)), b.random(out*in)
+			product := func(n, cols int) []float32 {
+				y := b.empty(n * cols)
+				b.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: kernels.Mat{Buffer: w, Rows: cols, Cols: in, Of: out}, BF16: true, Bias: w})
+				return f32(y)
+			}
+			all := product(n, out)
+			for _, part := range [][2]int{{17, out}, {n, 19}, {33, 65}} {
+				got := product(part[0], part[1])
+				for i, v := range got {
+					if w := all[i/part[1]*out+i%part[1]]; math.Float32bits(v) != math.Float32bits(w) {
+						t.Fatalf("%v, part %v: element %d is %g, %g among all", s, part, i, v, w)
+					}
+				}
+			}
+		}
+	})
+}

@@ -7,6 +7,8 @@ func main() {
 	rate("rateFMA", "runs n times 24 independent f32 multiply-adds of 16 lanes.", func(i int) { e("VFMADD231PS Z30, Z31, Z%d", i) })
 	rate("rateBF16", "runs n times 24 independent dot products of 16 bf16 pairs.", func(i int) { vdpbf16ps(30, 31, i) })
 	rate256()
+	rateTiles()
+	cpuidOf()
 	save()
 
 	gemm()
@@ -16,6 +18,7 @@ func main() {
 	vecs()
 	halves()
 	pairs()
+	amx()
 	encoders()
 	matvec()
 	exact()

@@ -13,7 +13,7 @@ import (
 
 var (
 	rawWords = regexp.MustCompile(`(LONG|BYTE) \$0x([0-9a-f]+)`)
-	memory   = regexp.MustCompile(`^(-?\d+)\((\w+)\)$`)
+	memory   = regexp.MustCompile(`^(-?\d+)\((\w+)\)(?:\((\w+)\*1\))?$`)
 )
 
 // Every instruction written as bytes must decode (objdump) to its comment.
@@ -83,23 +83,32 @@ func rawInstructions(t *testing.T, path string) (code []byte, want []string) {
 
 // inObjdump writes an instruction in Go's syntax the way objdump does.
 func inObjdump(s string) string {
-	op, args, _ := strings.Cut(s, " ")
+	op, args, some := strings.Cut(s, " ")
+	if !some {
+		return strings.ToLower(op)
+	}
+	register := func(name string) string {
+		if name = strings.ToLower(name); name[0] != 'r' {
+			name = "r" + name
+		}
+		return "%" + name
+	}
 	var out []string
 	for _, a := range strings.Split(args, ", ") {
 		m := memory.FindStringSubmatch(a)
 		if m == nil {
-			out = append(out, "%"+strings.ToLower(strings.NewReplacer("Z", "zmm", "Y", "ymm").Replace(a)))
+			out = append(out, "%"+strings.ToLower(strings.NewReplacer("Z", "zmm", "Y", "ymm", "T", "tmm").Replace(a)))
 			continue
 		}
-		reg := strings.ToLower(m[2])
-		if reg[0] != 'r' {
-			reg = "r" + reg
+		regs := register(m[2])
+		if m[3] != "" {
+			regs += "," + register(m[3]) + ",1"
 		}
 		disp := ""
 		if n, _ := strconv.Atoi(m[1]); n != 0 {
 			disp = "0x" + strconv.FormatInt(int64(n), 16)
 		}
-		out = append(out, disp+"(%"+reg+")")
+		out = append(out, disp+"("+regs+")")
 	}
 	return strings.ToLower(op) + " " + strings.Join(out, ",")
 }

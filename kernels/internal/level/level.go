@@ -1,7 +1,7 @@
 // Package level decides which kernels run on this processor: plain Go, NEON,
-// AVX2, AVX-512 or AVX-512 with its bf16 dot product. Every vector path asks
-// Current and nothing else, so one variable forces any level that the machine
-// has: TUNE_KERNELS=generic|neon|avx2|avx512|avx512bf16.
+// AVX2, AVX-512, AVX-512 with its bf16 dot product or AVX-512 with AMX's bf16
+// tiles. Every vector path asks Current and nothing else, so one variable forces
+// any level that the machine has: TUNE_KERNELS=generic|neon|avx2|avx512|avx512bf16|amx.
 package level
 
 import (
@@ -22,12 +22,13 @@ const (
 	AVX2                    // AVX2, FMA, F16C
 	AVX512                  // AVX-512 F, BW, DQ, VL and what AVX2 has
 	AVX512BF16              // and a bf16 dot product clearly faster than f32 arithmetic
+	AMX                     // and tiles of bf16 that are much faster, which the system lets this process use
 )
 
 // Variable is the environment variable that forces a level.
 const Variable = "TUNE_KERNELS"
 
-var names = []string{"generic", "neon", "avx2", "avx512", "avx512bf16"}
+var names = []string{"generic", "neon", "avx2", "avx512", "avx512bf16", "amx"}
 
 func (l Level) String() string { return names[l] }
 
@@ -52,7 +53,7 @@ func Check() error { return choose().err }
 // Supported lists the levels this processor can run, slowest first.
 func Supported() []Level {
 	out := []Level{Generic}
-	for l := NEON; l <= AVX512BF16; l++ {
+	for l := NEON; l <= AMX; l++ {
 		if has(l) {
 			out = append(out, l)
 		}
@@ -107,15 +108,23 @@ func pick(name string) choice {
 	return choice{level: Level(i), forced: true}
 }
 
-// fasterBF16 is how many times the arithmetic of the f32 kernels the bf16 dot
-// product must reach to be used. Processors differ by far: half (Intel without
-// AMX) or twice (Zen 4, Zen 5), so that noise cannot decide.
-const fasterBF16 = 1.3
+// How many times the arithmetic of the f32 kernels that of bf16 must reach to be
+// used. For the dot product processors differ by far: half (Intel with AVX-512
+// BF16) or twice (Zen 4, Zen 5), so that noise cannot decide. Tiles are 16 times as
+// fast on registers (Sapphire Rapids) and have to be loaded, too; what emulates
+// them is slower than f32.
+const (
+	fasterBF16 = 1.3
+	fasterAMX  = 4
+)
 
 // best is the highest supported level whose kernels pay.
 func best() Level {
 	all := Supported()
 	top := all[len(all)-1]
+	if top == AMX && ratioAMX() < fasterAMX {
+		top = AVX512BF16
+	}
 	if top == AVX512BF16 && ratioBF16() < fasterBF16 {
 		return AVX512
 	}

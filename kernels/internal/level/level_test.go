@@ -32,7 +32,7 @@ func TestPick(t *testing.T) {
 	if c := pick("sse9"); c.err == nil || !strings.Contains(c.err.Error(), "sse9") || !strings.Contains(c.err.Error(), known) {
 		t.Errorf("unknown level: %v names neither the value nor the known ones", c.err)
 	}
-	for l := range AVX512BF16 + 1 {
+	for l := range AMX + 1 {
 		if has(l) {
 			continue
 		}

@@ -16,3 +16,13 @@ func rateBF16(n int)
 //
 //go:noescape
 func rateFMA256(n int)
+
+// rateAMX runs n times 4 products of tiles of 16 rows of bf16 pairs.
+//
+//go:noescape
+func rateAMX(n int)
+
+// cpuid writes registers A, B, C and D of a leaf to out.
+//
+//go:noescape
+func cpuid(leaf int, sub int, out *uint32)

@@ -44,6 +44,7 @@ type table struct {
 	// narrowTile reports false for sizes it does not do; nil: for all.
 	narrowTile func(dst []uint16, ldd int, src []float32, lds, rows, n int) bool
 	pairs      *pairTable // nil: in plain Go
+	tiles      *tileTable // nil: in plain Go
 	half       *halfTable // nil: none
 }
 

@@ -5,7 +5,7 @@ import "github.com/tunekit/tunekit/kernels/internal/level"
 // lanes is how many f32 a register of the table vectors holds.
 const lanes = 8
 
-var tables = [...]*table{level.Generic: &generic, level.AVX2: &vectors, level.AVX512: &avx512, level.AVX512BF16: &avx512bf16}
+var tables = [...]*table{level.Generic: &generic, level.AVX2: &vectors, level.AVX512: &avx512, level.AVX512BF16: &avx512bf16, level.AMX: &amx}
 
 var avx512 = table{
 	dot: func(a, b []float32) (r float32) {

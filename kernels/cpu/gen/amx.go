@@ -1,0 +1,427 @@
+package main
+
+import "fmt"
+
+// The Go assembler has no AMX: its instructions are written as VEX bytes (Intel
+// SDM volume 2, section 2.3.5 and chapter 3.2 of the instruction set extensions
+// reference), which the tests of this package decode and compare with gas.
+
+// vex encodes VEX.128.pp.0F38.W0 op /r. pp: 0 = none, 2 = F3, 3 = F2, as in
+// VEX's own two bits: 0, 1 = 66, 2, 3. vvvv < 0: no second source.
+func vex(asm string, pp, op, reg, vvvv int, m operand) {
+	inv := func(b int) int { return (b >> 3 & 1) ^ 1 }
+	p1 := inv(reg)<<7 | inv(m.index)<<6 | inv(m.base)<<5 | 2
+	p2 := (^max(vvvv, 0)&15)<<3 | pp
+	raw(append([]byte{0xc4, byte(p1), byte(p2), byte(op)}, m.modrm(reg)...), asm)
+}
+
+// operand is the last operand: a register, or disp(base), with an index where
+// it is not the number of SP.
+type operand struct {
+	register          bool
+	base, index, disp int
+}
+
+const noIndex = 4
+
+// inTile is a tile register.
+func inTile(n int) operand { return operand{register: true, base: n} }
+
+// at is disp(base)(index*1).
+func at(base, index string, disp int) operand {
+	return operand{base: gp[base], index: gp[index], disp: disp}
+}
+
+// modrm is the bytes after the opcode.
+func (m operand) modrm(reg int) []byte {
+	if m.register {
+		return []byte{byte(3<<6 | (reg&7)<<3 | m.base&7)}
+	}
+	mod, tail := 0, []byte(nil)
+	switch {
+	case m.disp == 0 && m.base&7 != 5:
+	case m.disp >= -128 && m.disp < 128:
+		mod, tail = 1, []byte{byte(m.disp)}
+	default:
+		mod, tail = 2, []byte{byte(m.disp), byte(m.disp >> 8), byte(m.disp >> 16), byte(m.disp >> 24)}
+	}
+	rest := append([]byte{byte((m.index&7)<<3 | m.base&7)}, tail...)
+	return append([]byte{byte(mod<<6 | (reg&7)<<3 | 4)}, rest...)
+}
+
+func ldtilecfg(base string) {
+	m := operand{base: gp[base], index: noIndex}
+	b := m.modrm(0)
+	if gp[base]&7 != 4 { // no index byte is needed
+		b = []byte{byte(gp[base] & 7)}
+	}
+	inv := (gp[base]>>3 ^ 1) << 5
+	raw(append([]byte{0xc4, byte(0xc2 | inv), 0x78, 0x49}, b...), fmt.Sprintf("LDTILECFG 0(%s)", base))
+}
+
+func tilerelease() { raw([]byte{0xc4, 0xe2, 0x78, 0x49, 0xc0}, "TILERELEASE") }
+
+func tilezero(t int) { vex(fmt.Sprintf("TILEZERO T%d", t), 3, 0x49, t, -1, inTile(0)) }
+
+// tileload loads 64 bytes from each of the tile's rows, index bytes apart.
+func tileload(base, index string, disp, t int) {
+	vex(fmt.Sprintf("TILELOADD %d(%s)(%s*1), T%d", disp, base, index, t), 3, 0x4b, t, -1, at(base, index, disp))
+}
+
+func tilestore(t int, base, index string, disp int) {
+	vex(fmt.Sprintf("TILESTORED T%d, %d(%s)(%s*1)", t, disp, base, index), 2, 0x4b, t, -1, at(base, index, disp))
+}
+
+// tdpbf16ps adds the products of the bf16 pairs of a's rows and b's columns to acc.
+func tdpbf16ps(b, a, acc int) {
+	vex(fmt.Sprintf("TDPBF16PS T%d, T%d, T%d", b, a, acc), 2, 0x5c, acc, b, inTile(a))
+}
+
+// Places of a configuration of tiles (palette 1) at the bottom of the stack:
+// every tile has rows of 64 bytes, and byte i of the rows' word is how many tile i has.
+const (
+	configWidths = 16
+	configRows   = 48
+	configSize   = 64
+)
+
+// configure puts a configuration with all rows on the stack, whose first bytes
+// are its own, and loads it. It spoils AX and Z0.
+func configure() {
+	e("VPXORD Z0, Z0, Z0")
+	e("VMOVDQU64 Z0, 0(SP)")
+	e("MOVB $1, 0(SP)")
+	e("MOVQ $0x0040004000400040, AX")
+	e("MOVQ AX, %d(SP)", configWidths)
+	e("MOVQ AX, %d(SP)", configWidths+8)
+	e("MOVQ $0x1010101010101010, AX")
+	e("MOVQ AX, %d(SP)", configRows)
+	e("LEAQ 0(SP), AX")
+	ldtilecfg("AX")
+}
+
+// rateTiles is rate for tiles: four sums, as products have.
+func rateTiles() {
+	textWith(configSize, "rateAMX", "runs n times 4 products of tiles of 16 rows of bf16 pairs.", arg{"n", "int", "CX"})
+	configure()
+	for i := range 8 {
+		tilezero(i)
+	}
+	e("PCALIGN $64")
+	label("loop")
+	for i := range 4 {
+		tdpbf16ps(6+i%2, 4+i/2, i)
+	}
+	e("DECQ CX")
+	e("JGT loop")
+	tilerelease()
+	ret()
+}
+
+// cpuidOf is for what package cpu of x/sys does not tell.
+func cpuidOf() {
+	text("cpuid", "writes registers A, B, C and D of a leaf to out.",
+		arg{"leaf", "int", "AX"}, arg{"sub", "int", "CX"}, arg{"out", "*uint32", "SI"})
+	e("CPUID")
+	for i, r := range []string{"AX", "BX", "CX", "DX"} {
+		e("MOVL %s, %d(SI)", r, 4*i)
+	}
+	e("RET")
+}
+
+// amx writes products of bf16 on tiles, and the packers that they need.
+func amx() {
+	open("vec", "../internal/vec", "amx")
+	tileProduct()
+	tileRowsOf("BF16", "*uint16", "bf16", 64, func(masked bool) {
+		if masked {
+			e("VMOVDQU16.Z (R8), K1, Z0")
+		} else {
+			e("VMOVDQU64 (R8), Z0")
+		}
+	})
+	tileRowsOf("F32", "*float32", "f32, rounded to bf16", 128, func(masked bool) {
+		if masked {
+			e("VMOVUPS.Z (R8), K1, Z1")
+			e("VMOVUPS.Z 64(R8), K2, Z0")
+			vcvtne2(1, 0, 0)
+		} else {
+			e("VMOVUPS 64(R8), Z0")
+			vcvtne2mem("R8", 0, 0, 0)
+		}
+	})
+	finish()
+	save()
+}
+
+// Fields of vec.tiles, 8 bytes each.
+const (
+	tM = 8 * iota
+	tN
+	tK
+	tA
+	tARow
+	tAStep
+	tATile
+	tB
+	tBRow
+	tBStep
+	tBCols
+	tC
+	tCRow
+	tAcc
+)
+
+// Places on the stack of tileProduct after the configuration.
+const (
+	sRows = configSize + 8*iota // rows left
+	sA                          // A of the 32 rows at work
+	sC                          // C of them
+	sB                          // B of the 32 columns at work
+	sSize
+)
+
+// tileProduct writes C [M, N] = A·B, or += it, in blocks of up to 32×32: tiles 0
+// to 3 hold C, 4 and 5 A, 6 and 7 B. Four loads go with four products, which take
+// twice as long while they come from the first cache.
+func tileProduct() {
+	textWith(sSize, "tileProduct", "is the product that t describes.", arg{"t", "*tiles", "DI"})
+	configure()
+	e("MOVQ %d(DI), R9", tARow)
+	e("MOVQ %d(DI), R10", tBRow)
+	e("MOVQ %d(DI), R11", tAStep)
+	e("MOVQ %d(DI), R12", tBStep)
+	e("MOVQ %d(DI), SI", tCRow)
+	for _, f := range [][2]int{{tM, sRows}, {tA, sA}, {tC, sC}} {
+		e("MOVQ %d(DI), AX", f[0])
+		e("MOVQ AX, %d(SP)", f[1])
+	}
+	label("rows")
+	e("MOVQ %d(SP), AX", sRows)
+	e("CMPQ AX, $32")
+	e("JGE whole")
+	lastRows()
+	label("whole")
+	e("MOVQ %d(DI), AX", tB)
+	e("MOVQ AX, %d(SP)", sB)
+	e("MOVQ %d(SP), DX", sC)
+	e("MOVQ %d(DI), R13", tN)
+	e("CMPQ %d(SP), $16", sRows)
+	e("JLE one")
+	tileColumns(2)
+	label("one")
+	tileColumns(1)
+	label("next")
+	e("MOVQ %d(DI), AX", tATile)
+	e("SHLQ $1, AX")
+	e("ADDQ AX, %d(SP)", sA)
+	e("MOVQ SI, AX")
+	e("SHLQ $5, AX")
+	e("ADDQ AX, %d(SP)", sC)
+	e("SUBQ $32, %d(SP)", sRows)
+	e("JGT rows")
+	tilerelease()
+	ret()
+}
+
+// lastRows configures tiles for AX < 32 rows: up to 16 in tiles 0, 1 and 4, the
+// rest in 2, 3 and 5.
+func lastRows() {
+	e("MOVQ $0x1010000000000000, R13")
+	e("MOVQ $16, CX")
+	e("MOVQ AX, BX")
+	e("SUBQ $16, BX") // rows of the second
+	e("CMPQ AX, $16")
+	e("CMOVQLT AX, CX") // rows of the first
+	e("CMPQ BX, $1")
+	e("JGE both")
+	e("MOVQ $16, BX") // any number: they are not used
+	label("both")
+	e("MOVQ $0x0000000100000101, R8")
+	e("IMULQ R8, CX")
+	e("MOVQ $0x0000010001010000, R8")
+	e("IMULQ R8, BX")
+	e("ORQ CX, R13")
+	e("ORQ BX, R13")
+	e("MOVQ R13, %d(SP)", configRows)
+	e("LEAQ 0(SP), AX")
+	ldtilecfg("AX")
+}
+
+// tileColumns goes through the columns with one or two tiles of rows.
+func tileColumns(rows int) {
+	l := func(s string, cols int) string { return fmt.Sprintf("%s%d%d", s, rows, cols) }
+	e("SUBQ $32, R13")
+	e("JLT %s", l("odd", 0))
+	for cols := 2; cols >= 1; cols-- {
+		label(l("block", cols))
+		tileBlock(rows, cols, l)
+		if cols == 2 {
+			e("MOVQ %d(DI), AX", tBCols)
+			e("ADDQ AX, %d(SP)", sB)
+			e("ADDQ $128, DX")
+			e("SUBQ $32, R13")
+			e("JGE %s", l("block", 2))
+			label(l("odd", 0))
+			e("ADDQ $32, R13")
+			e("JLE next")
+		}
+	}
+	e("JMP next")
+}
+
+// tileBlock is C of up to 32 rows and columns at DX.
+func tileBlock(rows, cols int, l func(string, int) string) {
+	each := func(f func(t, disp int, base string)) {
+		for i := range rows {
+			base := "DX"
+			if i == 1 {
+				base = "CX"
+				e("MOVQ SI, CX")
+				e("SHLQ $4, CX")
+				e("ADDQ DX, CX")
+			}
+			for j := range cols {
+				f(2*i+j, 64*j, base)
+			}
+		}
+	}
+	e("MOVQ %d(SP), BX", sA)
+	if rows == 2 {
+		e("MOVQ %d(DI), R8", tATile)
+		e("ADDQ BX, R8")
+	}
+	e("CMPQ %d(DI), $0", tAcc)
+	e("JEQ %s", l("zero", cols))
+	each(func(t, disp int, base string) { tileload(base, "SI", disp, t) })
+	e("JMP %s", l("start", cols))
+	label(l("zero", cols))
+	for i := range rows {
+		for j := range cols {
+			tilezero(2*i + j)
+		}
+	}
+	label(l("start", cols))
+	e("MOVQ %d(SP), CX", sB)
+	e("MOVQ %d(DI), AX", tK)
+	e("PCALIGN $32")
+	label(l("loop", cols))
+	tileload("CX", "R10", 0, 6)
+	tileload("BX", "R9", 0, 4)
+	tdpbf16ps(6, 4, 0)
+	if cols == 2 {
+		tileload("CX", "R10", 64, 7)
+		tdpbf16ps(7, 4, 1)
+	}
+	e("ADDQ R11, BX")
+	e("ADDQ R12, CX")
+	if rows == 2 {
+		tileload("R8", "R9", 0, 5)
+		tdpbf16ps(6, 5, 2)
+		if cols == 2 {
+			tdpbf16ps(7, 5, 3)
+		}
+		e("ADDQ R11, R8")
+	}
+	e("DECQ AX")
+	e("JGT %s", l("loop", cols))
+	each(func(t, disp int, base string) { tilestore(t, base, "SI", disp) })
+}
+
+// tileRowsOf writes a packer of rows of A: steps of 32 values of up to 16 rows
+// are a tile of 1 KB.
+func tileRowsOf(name, typ, what string, bytes int, load func(masked bool)) {
+	text("tileRows"+name, fmt.Sprintf("copies k %s of up to 16 rows, ldb bytes apart, to tiles: dst[k/32][row][k%%32], zeros after the last.", what),
+		arg{"k", "int", "AX"}, arg{"src", typ, "BX"}, arg{"ldb", "int", "CX"}, arg{"rows", "int", "DX"}, arg{"dst", "*float32", "SI"})
+	body := func(l string, masked bool) {
+		e("MOVQ BX, R8")
+		e("MOVQ SI, R9")
+		e("MOVQ DX, R10")
+		label(l)
+		load(masked)
+		e("VMOVDQU64 Z0, (R9)")
+		e("ADDQ CX, R8")
+		e("ADDQ $64, R9")
+		e("DECQ R10")
+		e("JGT %s", l)
+	}
+	e("SUBQ $32, AX")
+	e("JLT tail")
+	label("steps")
+	body("row", false)
+	e("ADDQ $%d, BX", bytes)
+	e("ADDQ $1024, SI")
+	e("SUBQ $32, AX")
+	e("JGE steps")
+	label("tail")
+	e("ADDQ $32, AX")
+	e("JLE done")
+	e("MOVL $-1, R9")
+	e("BZHIL AX, R9, R9")
+	if bytes == 64 {
+		e("KMOVD R9, K1")
+	} else {
+		e("KMOVW R9, K1")
+		e("SHRL $16, R9")
+		e("KMOVW R9, K2")
+	}
+	body("last", true)
+	label("done")
+	ret()
+}
+
+// finish writes sums to where they belong.
+func finish() {
+	text("finishRows", "is c = alpha·x, plus c where acc is 1, for rows of n floats, ldx and ldc apart. Where acc is 2 whole vectors of c are written past the caches.",
+		arg{"rows", "int", "AX"}, arg{"n", "int", "R12"}, arg{"x", "*float32", "BX"}, arg{"ldx", "int", "CX"}, arg{"c", "*float32", "DX"}, arg{"ldc", "int", "SI"},
+		arg{"acc", "int", "DI"}, arg{"alpha", "float32", "Z31"})
+	e("SHLQ $2, CX")
+	e("SHLQ $2, SI")
+	e("MOVQ R12, R8")
+	e("ANDQ $15, R8")
+	e("MOVL $-1, R9")
+	e("BZHIL R8, R9, R9")
+	e("KMOVW R9, K1")
+	label("row")
+	e("MOVQ BX, R9")
+	e("MOVQ DX, R10")
+	e("MOVQ R12, R11")
+	whole := func(l, store string, add bool) {
+		label(l)
+		e("SUBQ $16, R11")
+		e("JLT part")
+		e("VMOVUPS (R9), Z0")
+		if add {
+			e("VFMADD213PS (R10), Z31, Z0")
+		} else {
+			e("VMULPS Z31, Z0, Z0")
+		}
+		e("%s Z0, (R10)", store)
+		e("ADDQ $64, R9")
+		e("ADDQ $64, R10")
+		e("JMP %s", l)
+	}
+	e("CMPQ DI, $1")
+	e("JEQ add")
+	e("JGT past")
+	whole("set", "VMOVUPS", false)
+	whole("past", "VMOVNTPS", false)
+	whole("add", "VMOVUPS", true)
+	label("part")
+	e("TESTQ R8, R8")
+	e("JZ next")
+	e("VMOVUPS.Z (R9), K1, Z0")
+	e("VMULPS Z31, Z0, Z1")
+	e("CMPQ DI, $1")
+	e("JNE store")
+	e("VMOVUPS.Z (R10), K1, Z1")
+	e("VFMADD231PS Z31, Z0, Z1")
+	label("store")
+	e("VMOVUPS Z1, K1, (R10)")
+	label("next")
+	e("ADDQ CX, BX")
+	e("ADDQ SI, DX")
+	e("DECQ AX")
+	e("JGT row")
+	ret()
+}

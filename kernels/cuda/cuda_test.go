@@ -24,7 +24,7 @@ func interpreted(t *testing.T) (*CUDA, *ptxsim.Sim) {
 }
 
 // lackingGroups are the groups of methods that are not there yet.
-var lackingGroups = []string{"Conv1D", "DeltaScan", "SSMScan", "Sinkhorn", "Divergence"}
+var lackingGroups []string
 
 // there is p without what the backend lacks.
 func there(p kerneltest.Part) kerneltest.Part {

@@ -217,11 +217,12 @@ func TestLacking(t *testing.T) {
 	c, _ := interpreted(t)
 	defer c.Close()
 	for name, call := range map[string]func(){
-		"a convolution":       func() { c.Conv1D(kernels.Dst{}, nil) },
-		"the gated delta":     func() { c.DeltaScan(kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, nil) },
-		"a selective scan":    func() { c.SSMScan(kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, nil) },
-		"Sinkhorn's":          func() { c.Sinkhorn(kernels.Dst{}, nil) },
-		"the divergence from": func() { c.Divergence(nil, kernels.Dst{}, nil) },
+		"the gated delta rule with 300 numbers": func() {
+			c.DeltaScan(kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, &kernels.DeltaArgs{H: 1, K: 1, Dk: 300, Dv: 4})
+		},
+		"a selective scan with 257 numbers": func() {
+			c.SSMScan(kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, &kernels.SSMArgs{H: 1, G: 1, P: 1, S: 257})
+		},
 		"a matrix of IQ1_S": func() {
 			m, err := c.Load(kernels.Weights, dtype.Of(dtype.IQ1_S), 1, 256, nil, kernels.Copy)
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/cuda/driver"
 	"github.com/tunekit/tunekit/kernels/cuda/ptxsim"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -157,6 +158,125 @@ func softmax(c *CUDA) error {
 	return nil
 }
 
+// operands makes the buffers of a backend, the same numbers for every one.
+type operands struct {
+	kernels.Backend
+	rng  *rand.Rand
+	outs []kernels.Buffer
+	err  error
+}
+
+func (o *operands) buffer(k dtype.Kind, raw []byte) kernels.Buffer {
+	b, err := o.Alloc(kernels.Activations, dtype.Of(k), len(raw)/4)
+	if err != nil {
+		panic(kernels.Failed{Err: err})
+	}
+	o.Upload(b, raw)
+	return b
+}
+
+// some are n numbers between -1 and 1.
+func (o *operands) some(n int) kernels.Buffer {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = 2*o.rng.Float32() - 1
+	}
+	return o.buffer(dtype.F32, kernels.Bytes(x))
+}
+
+func (o *operands) ints(x ...int32) kernels.Buffer { return o.buffer(dtype.I32, kernels.Bytes(x)) }
+
+// out is a result of n numbers.
+func (o *operands) out(n int) kernels.Dst {
+	o.outs = append(o.outs, o.some(n))
+	return kernels.To(o.outs[len(o.outs)-1])
+}
+
+// heads are n tokens of h heads of d numbers; with an out they are a result.
+func (o *operands) heads(n, h, d int, out bool) kernels.Heads {
+	b := o.some(n * h * d)
+	if out {
+		o.outs = append(o.outs, b)
+	}
+	return kernels.Heads{Buffer: b, Tok: h * d, Head: d}
+}
+
+// beside runs what call asks for on the device and on the processor, and says where
+// a result is another.
+func beside(call func(o *operands)) func(*CUDA) error {
+	results := func(b kernels.Backend) (out [][]float32, err error) {
+		o := &operands{Backend: b, rng: rand.New(rand.NewPCG(9, 10))}
+		err = b.Run(func() error {
+			call(o)
+			for _, x := range o.outs {
+				v := make([]float32, x.Len())
+				if err := b.Download(kernels.Bytes(v), x); err != nil {
+					return err
+				}
+				out = append(out, v)
+			}
+			return nil
+		})
+		return out, err
+	}
+	return func(c *CUDA) error {
+		got, err := results(c)
+		if err != nil {
+			return err
+		}
+		host := cpu.New(cpu.Options{})
+		defer host.Close()
+		want, err := results(host)
+		if err != nil {
+			return err
+		}
+		for i := range want {
+			for j, w := range want[i] {
+				if d := math.Abs(float64(got[i][j] - w)); !(d < 1e-4*(1+math.Abs(float64(w)))) {
+					return fmt.Errorf("wrong: element %d of result %d is %v, want %v", j, i, got[i][j], w)
+				}
+			}
+		}
+		return nil
+	}
+}
+
+var (
+	convolved = beside(func(o *operands) {
+		const n, c = 300, 3
+		a := &kernels.ConvArgs{N: n, C: c, Taps: 4, X: o.some(n * c), W: o.some(4 * c), Seq: o.ints(0, 7, n), SiLU: true}
+		o.Conv1D(o.out(n*c), a)
+		o.Conv1DBackward(o.out(n*c), o.out(4*c), kernels.Dst{}, o.some(n*c), a)
+	})
+	deltas = beside(func(o *operands) {
+		const n, h, d = 40, 2, 33
+		q, k, v := o.heads(n, 1, d, false), o.heads(n, 1, d, false), o.heads(n, h, d, false)
+		a := &kernels.DeltaArgs{N: n, H: h, K: 1, Dk: d, Dv: d, Seq: o.ints(0, 36, n), Gate: o.some(n * h), Beta: o.some(n * h), ALog: o.some(h), KeyScale: 0.2}
+		o.DeltaScan(o.heads(n, h, d, true), q, k, v, a)
+		g := &kernels.DeltaGrads{Q: o.heads(n, 1, d, true), K: o.heads(n, 1, d, true), V: o.heads(n, h, d, true), Gate: o.out(n * h), Beta: o.out(n * h), ALog: o.out(h)}
+		o.DeltaScanBackward(g, o.heads(n, h, d, false), q, k, v, a)
+	})
+	selective = beside(func(o *operands) {
+		const n, h, p, s = 40, 3, 3, 6
+		x, b, c := o.heads(n, h, p, false), o.heads(n, 1, s, false), o.heads(n, 1, s, false)
+		a := &kernels.SSMArgs{N: n, H: h, P: p, G: 1, S: s, Seq: o.ints(0, 36, n), Dt: o.some(n * h), ALog: o.some(h)}
+		o.SSMScan(o.heads(n, h, p, true), x, b, c, a)
+		g := &kernels.SSMGrads{X: o.heads(n, h, p, true), B: o.heads(n, 1, s, true), C: o.heads(n, 1, s, true), Dt: o.out(n * h), ALog: o.out(h)}
+		o.SSMScanBackward(g, o.heads(n, h, p, false), x, b, c, a)
+	})
+	balanced = beside(func(o *operands) {
+		const n, s = 3, 3
+		a := &kernels.SinkhornArgs{N: n, S: s, Iters: 2, X: o.some(n * s * s), Eps: 0.1}
+		o.Sinkhorn(o.out(n*s*s), a)
+		o.SinkhornBackward(o.out(n*s*s), o.some(n*s*s), a)
+	})
+	diverged = beside(func(o *operands) {
+		const n, v = 2, 300
+		a := &kernels.DivergenceArgs{N: n, V: v, Logits: o.some(n * v), Top: 2, TopIDs: o.ints(5, 299, 0, 31), TopLogP: o.buffer(dtype.F32, kernels.Bytes([]float32{-1, -2, -1, -3})), Coef: o.some(n), Beta: 0.5}
+		o.Divergence(&kernels.DivergenceOut{Loss: o.out(n).Buffer, Entropy: o.out(n).Buffer}, o.out(n*v), a)
+	})
+)
+
 // TestMutations: a fault that is planted in a kernel is an error, or a wrong result,
 // in what runs it; and without the fault there is none.
 func TestMutations(t *testing.T) {
@@ -185,6 +305,16 @@ func TestMutations(t *testing.T) {
 		{"one barrier of a reduction removed", "logprob", softmax, without(`bar\.sync\s+0;`, 1)},
 		{"a lane of a reduction left out", "logprob", softmax, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}8,", 10)},
 		{"mask of a shuffle too small", "logprob", softmax, instead(`(shfl\.sync\.bfly\.b32[^;]*, )\S+;`, "${1}65535;", 1)},
+		{"sequences not told apart", "conv", convolved, instead(`(setp\.gt\.s64\s+%p\d+, %rd\d+), -1;`, "$1, -9;", -1)},
+		{"tokens past the first block left out", "conv_fold", convolved, instead(`(add\.s64\s+%rd\d+, %rd\d+), 256;`, "$1, 512;", 0)},
+		{"half of a column not added", "delta_scan", deltas, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}8,", 0)},
+		{"a state one number further", "delta_back_rows", deltas, instead(`st\.shared\.f32\s+\[(%rd\d+)\]`, "st.shared.f32 [$1+4]", 0)},
+		{"rows of a warp added together", "ssm_scan", selective, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}16,", 0)},
+		{"states of the tokens before", "ssm_back_rows", selective, instead(`st\.shared\.f32\s+\[(%rd\d+)\]`, "st.shared.f32 [$1+128]", 0)},
+		{"columns twice and rows never", "sinkhorn", balanced, instead(`and\.b32(\s+%r\d+, %r\d+), 1;`, "or.b32$1, 1;", 1)},
+		{"rows in the place of columns", "sinkhorn_grad", balanced, instead(`and\.b32(\s+%r\d+, %r\d+), 1;`, "and.b32$1, 2;", 1)},
+		{"marks not awaited", "divergence", diverged, without(`bar\.sync\s+0;`, 30)},
+		{"a mark of the wrong token", "divergence", diverged, instead(`st\.shared\.u32\s+\[(%rd\d+)\]`, "st.shared.u32 [$1+4]", -1)},
 	} {
 		for _, planted := range []bool{false, true} {
 			f := &faulty{Sim: ptxsim.New(1 << 24), kernel: c.kernel, change: func(s string) string { return s }}

@@ -112,6 +112,58 @@ func attentionWork(backward bool) func(b *bench, s []int) func() {
 	}
 }
 
+// scanCost is that of a scan whose heads of h have states of so many numbers, with
+// moved floats a token.
+func scanCost(times, moved, state float64, s []int) (bytes, products float64) {
+	return times * 4 * float64(s[0]) * moved, times * 3 * float64(s[0]) * float64(s[1]) * state
+}
+
+func deltaCost(times float64) func(s []int) (moved, products float64) {
+	return func(s []int) (moved, products float64) {
+		h, k, d := float64(s[1]), float64(s[2]), float64(s[3])
+		return scanCost(times, 2*d*(h+k)+2*h, d*d, s)
+	}
+}
+
+func deltaWork(backward bool) func(b *bench, s []int) func() {
+	return func(b *bench, s []int) func() {
+		n, h, k, d := s[0], s[1], s[2], s[3]
+		heads := func(h int) kernels.Heads {
+			return kernels.Heads{Buffer: b.buffer(dtype.BF16, n*h*d), Tok: h * d, Head: d}
+		}
+		q, key, v, o := heads(k), heads(k), heads(h), heads(h)
+		a := &kernels.DeltaArgs{N: n, H: h, K: k, Dk: d, Dv: d, Seq: b.ints(0, int32(n)), Gate: b.buffer(dtype.F32, n*h), Beta: b.buffer(dtype.F32, n*h), ALog: b.buffer(dtype.F32, h), KeyScale: 1 / float32(d)}
+		if !backward {
+			return func() { b.c.DeltaScan(o, q, key, v, a) }
+		}
+		g := &kernels.DeltaGrads{Q: heads(k), K: heads(k), V: heads(h), Gate: kernels.To(b.buffer(dtype.F32, n*h)), Beta: kernels.To(b.buffer(dtype.F32, n*h))}
+		return func() { b.c.DeltaScanBackward(g, o, q, key, v, a) }
+	}
+}
+
+func ssmCost(times float64) func(s []int) (moved, products float64) {
+	return func(s []int) (moved, products float64) {
+		h, p, w := float64(s[1]), float64(s[2]), float64(s[3])
+		return scanCost(times, 2*h*p+2*w+h, p*w, s)
+	}
+}
+
+func ssmWork(backward bool) func(b *bench, s []int) func() {
+	return func(b *bench, s []int) func() {
+		n, h, p, w := s[0], s[1], s[2], s[3]
+		heads := func(h, d int) kernels.Heads {
+			return kernels.Heads{Buffer: b.buffer(dtype.BF16, n*h*d), Tok: h * d, Head: d}
+		}
+		x, y, bb, cc := heads(h, p), heads(h, p), heads(1, w), heads(1, w)
+		a := &kernels.SSMArgs{N: n, H: h, P: p, G: 1, S: w, Seq: b.ints(0, int32(n)), Dt: b.buffer(dtype.F32, n*h), ALog: b.buffer(dtype.F32, h)}
+		if !backward {
+			return func() { b.c.SSMScan(y, x, bb, cc, a) }
+		}
+		g := &kernels.SSMGrads{X: heads(h, p), B: heads(1, w), C: heads(1, w), Dt: kernels.To(b.buffer(dtype.F32, n*h))}
+		return func() { b.c.SSMScanBackward(g, y, x, bb, cc, a) }
+	}
+}
+
 const nf4Bytes = 0.5 + 4.0/64
 
 func linearCost(weight float64) func(s []int) (moved, products float64) {
@@ -176,6 +228,17 @@ var works = []work{
 				Spans: []kernels.OptimSpan{{P: w, G: g, State: []kernels.Buffer{m, v}, Rows: 1, Cols: s[0], LR: 1e-4}}})
 		}
 	}},
+	{"convolution of 4 taps", []string{"conv"}, []int{16, 64}, []int{8192, 8192}, "%d×%d", elements(4), func(b *bench, s []int) func() {
+		n, c := s[0], s[1]
+		x, y, w, seq := b.buffer(dtype.BF16, n*c), b.buffer(dtype.BF16, n*c), b.buffer(dtype.F32, 4*c), b.ints(0, int32(n))
+		return func() {
+			b.c.Conv1D(kernels.To(y), &kernels.ConvArgs{N: n, C: c, Taps: 4, X: x, W: w, Seq: seq, SiLU: true})
+		}
+	}},
+	{"gated delta rule", []string{"delta_gates", "delta_scan"}, []int{40, 2, 1, 64}, []int{4096, 32, 16, 128}, "%d tokens, %d of %d heads of %d", deltaCost(1), deltaWork(false)},
+	{"its backward pass", []string{"delta_gates", "delta_scan", "delta_back_cols", "delta_back_rows", "delta_fold", "row_sum", "mul"}, []int{40, 2, 1, 64}, []int{4096, 32, 16, 128}, "%d tokens, %d of %d heads of %d", deltaCost(2.5), deltaWork(true)},
+	{"selective scan", []string{"ssm_steps", "ssm_scan"}, []int{40, 4, 16, 64}, []int{4096, 80, 64, 128}, "%d tokens, %d heads of %d, %d each", ssmCost(1), ssmWork(false)},
+	{"its backward pass", []string{"ssm_steps", "ssm_back_rows", "ssm_dt", "add", "ssm_back_cols", "ssm_fold"}, []int{40, 4, 16, 64}, []int{4096, 80, 64, 128}, "%d tokens, %d heads of %d, %d each", ssmCost(2.5), ssmWork(true)},
 	{"GPTQ's block", []string{"gptq_block"}, []int{64, 16}, []int{4096, 128}, "%d rows, %d columns", func(s []int) (moved, products float64) {
 		return 21 * float64(s[0]*s[1]), float64(s[0]*s[1]*s[1]) / 2
 	}, func(b *bench, s []int) func() {

@@ -29,13 +29,13 @@ KERNEL(mul, MulArgs) {
   put(a.y, i, v);
 }
 
-// out[r] = Σ x·z over row r of [n, c]: one block a row.
+// out[r] = Σ x·z over row r of [n, c], z absent: Σ x. One block a row.
 struct RowSumArgs { Dst y; Elems x, z; int c, pad; };
 KERNEL(row_sum, RowSumArgs) {
   __shared__ float red[32];
   i64 row = (i64)blockIdx.x * a.c;
   float sum = 0;
-  for (int j = threadIdx.x; j < a.c; j += blockDim.x) sum += get(a.x, row + j) * get(a.z, row + j);
+  for (int j = threadIdx.x; j < a.c; j += blockDim.x) sum += get(a.x, row + j) * (a.z.p ? get(a.z, row + j) : 1);
   sum = block_sum(sum, red);
   if (threadIdx.x == 0) put(a.y, blockIdx.x, sum);
 }

@@ -47,14 +47,17 @@ func (c Config) Distills() bool { return objectives[c.Objective].teacher }
 
 // checkTeacher refuses a teacher whose tokens are not the model's.
 func (r *run) checkTeacher() error {
-	if t := r.Teacher; t != nil && t.Spec.V != r.Model.Spec.V {
-		return fail.Usagef("train.teacher", "a teacher of the same family shares its tokens", "the teacher has %d tokens, the model %d", t.Spec.V, r.Model.Spec.V)
+	if t := r.Teacher; t != nil && !r.Config.UseULD && t.Spec.V != r.Model.Spec.V {
+		return fail.Usagef("train.teacher", "a teacher of the same family shares its tokens; use_uld_loss: true compares with one of others", "the teacher has %d tokens, the model %d", t.Spec.V, r.Model.Spec.V)
 	}
 	return nil
 }
 
 // distilled is pass for o.
 func (r *run) distilled(b *data.Batch, o distill, w whole) (s Score, err error) {
+	if r.Config.UseULD {
+		return r.ranked(b, o, w)
+	}
 	p := LogProbs{Divergence: make([]float32, len(b.Target)), Entropy: make([]float32, len(b.Target))}
 	rows, weights := make([]int32, 0, b.Supervised), make([]float32, 0, b.Supervised)
 	for i, t := range b.Target {

@@ -386,3 +386,108 @@ func TestDistillRefused(t *testing.T) {
 	_, err = Run(context.Background(), j)
 	refused("tokens", err, "the teacher has")
 }
+
+// TestGoldenULD compares the loss of ranks, and its gradient, with GOLD's ULDLoss of a
+// teacher whose vocabulary is larger by 11. It is a mean over samples of means over their
+// tokens there. `observed` is TRL's default, which reads the logits at a token's own
+// place, one too late.
+func TestGoldenULD(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/distill")
+	var g struct {
+		Cases []struct {
+			Name, Kind string
+			Args       struct {
+				Merge string   `json:"uld_token_merge_strategy"`
+				CE    float64  `json:"uld_crossentropy_weight"`
+				W     *float64 `json:"uld_distillation_weight"`
+				Own   *float64 `json:"uld_student_temperature"`
+				Its   *float64 `json:"uld_teacher_temperature"`
+				Skip  bool     `json:"uld_skip_student_eos"`
+			}
+			Loss float64
+		}
+	}
+	readJSON(t, filepath.Join(dir, "distill.json"), &g)
+	file := filepath.Join(dir, "distill.safetensors")
+	tensors, label := arrays(t, file), labels(t, file, "labels")
+	const samples = 2
+	n := len(label)
+	v, tv := len(tensors["student_logits"])/n, len(tensors["uld.teacher_logits"])/n
+	dev, compared := device(t), 0
+	for _, c := range g.Cases {
+		if c.Kind != "uld" {
+			continue
+		}
+		compared++
+		var groups [][2]int32
+		var coef, weights []float32
+		tokens, target := make([]int32, n), make([]int32, n)
+		supervised := 0.0
+		for i := range target {
+			if target[i] = -1; i%(n/samples) < n/samples-1 && label[i+1] >= 0 {
+				target[i] = label[i+1]
+				supervised++
+			}
+		}
+		for s := range samples {
+			var at []int32
+			for i := s * n / samples; i < (s+1)*n/samples; i++ {
+				if label[i] >= 0 {
+					at = append(at, int32(i))
+				}
+			}
+			if c.Args.Skip {
+				at = at[:len(at)-1]
+			}
+			for _, i := range at {
+				if c.Args.Merge != "observed" {
+					i--
+				}
+				groups = append(groups, [2]int32{i, i + 1})
+				coef = append(coef, float32(orElse(c.Args.W, 1)/float64(len(at))/samples))
+			}
+		}
+		for _, k := range target {
+			weights = append(weights, float32(b2f(k >= 0)*c.Args.CE/supervised))
+		}
+		err := dev.Run(func() error {
+			tape := &autograd.Tape{Dev: dev, Record: true}
+			defer tape.Free()
+			x := tape.Input(tensors["student_logits"], n, v)
+			teacher := autograd.Ranks(tensors["uld.teacher_logits"], tv, groups, tokens, float32(1/orElse(c.Args.Its, 1)))
+			sum := 0.0
+			for i, l := range tape.Ranked(x, autograd.RankedSpec{Groups: groups, Tokens: tokens, Scale: float32(1 / orElse(c.Args.Own, 1)), Teacher: teacher}, coef) {
+				sum += float64(coef[i]) * float64(l)
+			}
+			got, err := tape.GradOf(x)
+			if err != nil {
+				return err
+			}
+			for i, k := range target { // cross entropy, by hand
+				if k < 0 || weights[i] == 0 {
+					continue
+				}
+				row := tensors["student_logits"][i*v : (i+1)*v]
+				total := 0.0
+				for _, z := range row {
+					total += math.Exp(float64(z))
+				}
+				for j, z := range row {
+					got[i*v+j] += weights[i] * float32(math.Exp(float64(z))/total-b2f(j == int(k)))
+				}
+				sum += float64(weights[i]) * (math.Log(total) - float64(row[k]))
+			}
+			if !(math.Abs(sum-c.Loss) <= 1e-5) {
+				t.Errorf("%s: loss %v, want %v", c.Name, sum, c.Loss)
+			}
+			within(t, c.Name, got, tensors[c.Name+".grad"])
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if compared != 4 {
+		t.Errorf("%d cases", compared)
+	}
+}

@@ -29,6 +29,7 @@ type Job struct {
 	Answering Answering            // where Config.Asks or Writes
 	Tokenizer *tokenizer.Tokenizer // of the samples, where Config.EvalTasks
 	Teacher   *model.Model         // where Config.Distills, and the samples do not hold what it expects; not trained
+	Reader    Reader               // where Config.UseULD, and the teacher has other tokens
 
 	// Sources names the data sets that samples come from, and Source is the number of that
 	// of a file, -1 for none; losses are told apart where there are several.

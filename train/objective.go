@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -317,7 +318,7 @@ func (c Config) checkObjective(given Config) error {
 	if c.LossTopK != 0 && !kind.teacher {
 		return fail.Usagef("train.loss_top_k", "leave it out", "loss_top_k belongs to objective: distill, not %s", c.Objective)
 	}
-	if err := c.checkOnPolicy(given); err != nil {
+	if err := cmp.Or(c.checkOnPolicy(given), c.checkULD(given)); err != nil {
 		return err
 	}
 	if c.Objective != "grpo" {

@@ -57,3 +57,66 @@ func (m *Model) Diverge(t *autograd.Tape, h *autograd.Tensor, teacher Teacher, b
 	})
 	return loss, entropy, t.Err()
 }
+
+// RankedTeacher is what says a text in tokens of its own.
+type RankedTeacher struct {
+	Model       *Model
+	Hidden      *autograd.Tensor // [M, C] its final hidden states
+	Groups      [][2]int32       // rows of Hidden, one for each group of the model's
+	Tokens      []int32          // [M] what each row is followed by
+	Temperature float32
+}
+
+// RankedRows is how many rows DivergeRanked looks at at a time.
+func (m *Model) RankedRows(teacher *Model) int {
+	return max(1, divergeElems/max(m.Spec.V, teacher.Spec.V))
+}
+
+// DivergeRanked compares groups of final hidden states h [N, C] with a teacher's by the
+// ranks of probabilities: the loss of each group. A group lies within RankedRows rows
+// from a multiple of that on. tokens [N] is what each row is followed by. With coef, one
+// of each group, the loss is Σ coef·sum, and its gradients are added, as LogProb does.
+func (m *Model) DivergeRanked(t *autograd.Tape, h *autograd.Tensor, teacher RankedTeacher, groups [][2]int32, tokens []int32, temperature float32, coef []float32) (loss []float32, err error) {
+	limit := m.RankedRows(teacher.Model)
+	at := 0
+	t.Parts(h, limit, func(part *autograd.Tape, x *autograd.Tensor, from int) {
+		n := x.Rows()
+		first := at
+		spec := autograd.RankedSpec{Tokens: tokens[from : from+n], Scale: 1 / temperature}
+		for at < len(groups) && int(groups[at][1]) <= from+n {
+			g := groups[at]
+			spec.Groups = append(spec.Groups, [2]int32{g[0] - int32(from), g[1] - int32(from)})
+			at++
+		}
+		spec.Teacher = teacher.ranks(t, limit, first, at, part)
+		var c []float32
+		if coef != nil {
+			c = coef[first:at]
+		}
+		logits := m.Logits(part, x)
+		loss = append(loss, part.Ranked(logits, spec, c)...)
+		part.Done(logits)
+	})
+	return loss, t.Err()
+}
+
+// ranks are the probabilities of groups first … last of the teacher, by rank.
+func (r *RankedTeacher) ranks(t *autograd.Tape, limit, first, last int, part *autograd.Tape) (out [][]float32) {
+	for first < last && part.Err() == nil {
+		from, end := r.Groups[first][0], first
+		var groups [][2]int32
+		for end < last && int(r.Groups[end][1]-from) <= limit {
+			groups = append(groups, [2]int32{r.Groups[end][0] - from, r.Groups[end][1] - from})
+			end++
+		}
+		n := int(r.Groups[end-1][1] - from)
+		its := &autograd.Tape{Dev: t.Dev, Record: t.Record, Base: true, BF16: t.BF16, F16: t.F16}
+		z, err := its.Values(r.Model.Logits(its, its.View(r.Hidden, int(from), n)))
+		its.Free()
+		if part.Fail(err); err == nil {
+			out = append(out, autograd.Ranks(z, r.Model.Spec.V, groups, r.Tokens[from:int(from)+n], 1/r.Temperature)...)
+		}
+		first = end
+	}
+	return out
+}

@@ -46,6 +46,8 @@ var foreign = map[string]foreignKey{
 	"column_map":                      {"torchtune", "here it is columns"},
 	"test_datasets":                   {"axolotl", "here it is val_datasets"},
 	"eval_dataset":                    {"LLaMA-Factory", "here it is val_datasets"},
+	"uld_skip_student_eos":            {"TRL", "here it is uld_skip_eos, of both"},
+	"uld_skip_teacher_eos":            {"TRL", "here it is uld_skip_eos, of both"},
 	"val_size":                        {"LLaMA-Factory", "here it is val_set_size"},
 	"split_dataset_ratio":             {"ms-swift", "here it is val_set_size"},
 	"test_size":                       {"datasets", "here it is val_set_size"},

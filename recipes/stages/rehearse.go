@@ -1,7 +1,6 @@
 package stages
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -183,7 +182,11 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	if key := o.Validates(); key != "" && rows.dataset != nil && rows.dataset.Val.Len() == 0 {
 		return fail.Usagef("train."+key, "set ingest.val_set_size", "%s needs validation rows, there are none", key)
 	}
-	if err := cmp.Or(checkVocabulary(p, j, "reference"), checkVocabulary(p, j, "teacher")); err != nil {
+	err = checkVocabulary(p, j, "reference")
+	if err == nil && !o.UseULD {
+		err = checkVocabulary(p, j, "teacher")
+	}
+	if err != nil {
 		return err
 	}
 	src, err := p.Source(to)
@@ -255,7 +258,7 @@ func checkVocabulary(p *recipes.Planner, j *recipes.Job, key string) error {
 		return err
 	}
 	if other.Spec.V != own.Spec.V {
-		return fail.Usagef("train."+key, "name a model of the same family", "%s has %d tokens, the model in training %d: their log-probabilities are of different texts", ref, other.Spec.V, own.Spec.V)
+		return fail.Usagef("train."+key, "name a model of the same family; for a teacher of other tokens use_uld_loss: true", "%s has %d tokens, the model in training %d: their log-probabilities are of different texts", ref, other.Spec.V, own.Spec.V)
 	}
 	return nil
 }

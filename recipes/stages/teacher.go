@@ -33,6 +33,16 @@ func (t *teaching) open(x *recipes.Env, j *recipes.Job) error {
 	return err
 }
 
+// teacherReader reads the rows of j, at data, with the tokens of its teacher.
+func teacherReader(x *recipes.Env, j *recipes.Job, data, to recipes.Ref) (r train.Reader, err error) {
+	if r.From, err = rowsTokenizer(x, data, to); err != nil {
+		return r, err
+	}
+	ref, _ := j.In("teacher")
+	r.To, err = TokenizerOf(x.Path(ref))
+	return r, err
+}
+
 func (t *teaching) close() {
 	if t.model != nil {
 		t.model.Close()

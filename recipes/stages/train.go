@@ -254,6 +254,11 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 			return err
 		}
 		job.Teacher = t.model
+		if o.UseULD {
+			if job.Reader, err = teacherReader(x, j, ref, mref); err != nil {
+				return err
+			}
+		}
 	}
 	left := &TrainResult{Params: src.Spec.Params()}
 	res.Left = left

@@ -7,8 +7,9 @@
 // calls into NVIDIA's driver against a stand-in of its library that only checks
 // arguments (kernels/cuda/driver). Speed is not a claim. Products in bf16 run on
 // tensor cores (mma.h), after what is not stored in 16 bits, rows of whole 16
-// bytes, was made so in scratch memory; products in f32, those of up to 16 rows,
-// and attention are plain f32 kernels. What is not there yet ends the step
+// bytes, was made so in scratch memory; products of up to 16 rows decode as
+// they multiply, in f32 (thin.h); other products in f32 and attention are plain
+// f32 kernels. What is not there yet ends the step
 // with an error that names it, and nothing is computed on the CPU instead:
 // convolutions, scans and what else lacking.go lists, optimizers but AdamW and SGD, the lattice and ternary types of GGUF
 // (mat.go has those that are known), rounding to any type of GGUF (Quantize).

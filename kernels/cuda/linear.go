@@ -56,6 +56,10 @@ func (c *CUDA) gemm(g *gemmArgs, parts int) {
 	if g.m == 0 || g.n == 0 {
 		return
 	}
+	if a, name, blocks, ok := g.thinOf(parts); ok {
+		launch(c, name, blocks, driver.Dim{X: 256, Y: 1, Z: 1}, 0, a)
+		return
+	}
 	if kind := g.halfKind(); kind != dtype.F32 {
 		c.mma(g, parts, kind)
 		return

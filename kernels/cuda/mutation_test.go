@@ -110,6 +110,54 @@ func product(c *CUDA) error {
 	return nil
 }
 
+// thinProduct runs products of one row with NF4 and Q8_0, more columns than lie in shared
+// memory at once, the sum in slices.
+func thinProduct(c *CUDA) error {
+	const n, k = 9, 6144
+	rng := rand.New(rand.NewPCG(9, 10))
+	x := make([]float32, k)
+	for i := range x {
+		x[i] = float32(rng.IntN(9) - 4)
+	}
+	for _, t := range []dtype.Type{nf4, dtype.Of(dtype.Q8_0)} {
+		raw, w, err := thinWeight(rng, t, n, k)
+		if err != nil {
+			return err
+		}
+		got := make([]float32, n)
+		err = c.Run(func() error {
+			m, err := c.Load(kernels.Weights, t, n, k, raw.Data, kernels.Copy)
+			if err != nil {
+				return err
+			}
+			xb, err := c.Alloc(kernels.Activations, dtype.Of(dtype.F32), k)
+			if err != nil {
+				return err
+			}
+			y, err := c.Alloc(kernels.Activations, dtype.Of(dtype.F32), n)
+			if err != nil {
+				return err
+			}
+			c.Upload(xb, kernels.Bytes(x))
+			c.Linear(kernels.To(y), &kernels.LinearArgs{N: 1, X: xb, W: m})
+			return c.Download(kernels.Bytes(got), y)
+		})
+		if err != nil {
+			return err
+		}
+		for i, v := range got {
+			var want float64
+			for p := range k {
+				want += float64(x[p]) * float64(w[i*k+p])
+			}
+			if !(math.Abs(float64(v)-want) < 1e-2) {
+				return fmt.Errorf("wrong: %v: element %d is %v, want %v", t, i, v, want)
+			}
+		}
+	}
+	return nil
+}
+
 // softmax runs the loss of a few rows.
 func softmax(c *CUDA) error {
 	const n, v = 3, 70
@@ -301,6 +349,11 @@ func TestMutations(t *testing.T) {
 		{"pairs the wrong way round", "to_half", product, instead(`(cvt\.rn\.bf16x2\.f32 %r\d+, )(%f\d+), (%f\d+);`, "$1$3, $2;", 0)},
 		{"product truncated", "to_half", product, instead(`st\.global\.v4\.u32\s+\[(%rd\d+)\]`, "st.global.v4.u32 [$1+16]", 0)},
 		{"code book not awaited", "to_half", product, instead(`bar\.sync\s+0;`, "mov.u32 %r1, 0;", 0)},
+		{"columns of few rows not awaited", "thin_book_1", thinProduct, without(`bar\.sync\s+0;`, 1)},
+		{"columns of few rows overwritten", "thin_book_1", thinProduct, without(`bar\.sync\s+0;`, 0)},
+		{"slices of a sum not awaited", "thin_q8_0_1", thinProduct, without(`bar\.sync\s+0;`, 3)},
+		{"a code too narrow", "thin_q8_0_1", thinProduct, instead(`8355840, 1065353216`, "4161536, 1065353216", 3)},
+		{"lanes share too little", "thin_q8_0_1", thinProduct, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}4,", 0)},
 		{"barriers of a reduction removed", "logprob", softmax, without(`bar\.sync\s+0;`, -1)},
 		{"one barrier of a reduction removed", "logprob", softmax, without(`bar\.sync\s+0;`, 1)},
 		{"a lane of a reduction left out", "logprob", softmax, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}8,", 10)},

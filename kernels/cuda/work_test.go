@@ -173,6 +173,16 @@ func linearCost(weight float64) func(s []int) (moved, products float64) {
 	}
 }
 
+// thinWork is a product of few rows of bf16.
+func thinWork(name, kernel string, t dtype.Type, n int) work {
+	size := float64(dtype.Size(t, 1<<10, 1<<12)) / (1 << 22)
+	return work{name, []string{fmt.Sprintf("thin_%s_%d", kernel, map[bool]int{true: 1, false: 4}[n == 1])}, []int{n, 128, 4096}, []int{n, 14336, 4096}, "%d rows, %d←%d", linearCost(size), func(b *bench, s []int) func() {
+		n, out, in := s[0], s[1], s[2]
+		w, x, y := b.weight(t, out, in), b.buffer(dtype.BF16, n*in), b.buffer(dtype.BF16, n*out)
+		return func() { b.c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: w}) }
+	}}
+}
+
 // elements is the cost of so many bytes an element.
 func elements(size float64) func(s []int) (moved, products float64) {
 	return func(s []int) (moved, products float64) {
@@ -201,11 +211,18 @@ var works = []work{
 		w, x, y := b.weight(nf4, out, in), b.buffer(dtype.BF16, n*in), b.buffer(dtype.BF16, n*out)
 		return func() { b.c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: w, BF16: true}) }
 	}},
-	{"one row by NF4", []string{"gemm"}, []int{1, 128, 256}, []int{1, 14336, 4096}, "%d row, %d←%d", linearCost(nf4Bytes), func(b *bench, s []int) func() {
-		n, out, in := s[0], s[1], s[2]
-		w, x, y := b.weight(nf4, out, in), b.buffer(dtype.BF16, n*in), b.buffer(dtype.BF16, n*out)
-		return func() { b.c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: x, W: w}) }
-	}},
+	thinWork("one row by NF4", "book", nf4, 1),
+	thinWork("one row by NF4, nested", "book", dtype.NF4Double, 1),
+	thinWork("one row by INT4 of 128", "int4", dtype.Type{Kind: dtype.Int4, Group: 128, Scale: dtype.F16, Flags: dtype.Zero}, 1),
+	thinWork("one row by INT8 of 128", "int8", dtype.Type{Kind: dtype.Int8, Group: 128, Scale: dtype.F16}, 1),
+	thinWork("one row by FP8", "float8", dtype.Type{Kind: dtype.F8E4M3, Group: -1}, 1),
+	thinWork("one row by Q4_0", "q4_0", dtype.Of(dtype.Q4_0), 1),
+	thinWork("one row by Q4_K", "q4_k", dtype.Of(dtype.Q4_K), 1),
+	thinWork("one row by Q5_K", "q5_k", dtype.Of(dtype.Q5_K), 1),
+	thinWork("one row by Q6_K", "q6_k", dtype.Of(dtype.Q6_K), 1),
+	thinWork("one row by Q8_0", "q8_0", dtype.Of(dtype.Q8_0), 1),
+	thinWork("one row by bf16", "bf16", dtype.Of(dtype.BF16), 1),
+	thinWork("16 rows by NF4", "book", nf4, 16),
 	{"attention", []string{"attention"}, []int{40, 2, 1, 64}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(1), attentionWork(false)},
 	{"its backward pass", []string{"attn_delta", "attn_grad_q", "attn_grad_kv"}, []int{40, 2, 1, 64}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(2.5), attentionWork(true)},
 	{"RMS norm", []string{"norm_rows"}, []int{8, 512}, []int{8192, 4096}, "%d×%d", elements(8), func(b *bench, s []int) func() {

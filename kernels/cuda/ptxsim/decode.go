@@ -166,6 +166,13 @@ func (e *entry) compute(in *instr, name string, part, ops []string) error {
 		}
 		return nil
 	}
+	if name == "lop3.b32" && len(s) == 5 {
+		in.exec = func(w *warp, m uint32) {
+			d, a, b, c, table := w.reg(s[0]), w.reg(s[1]), w.reg(s[2]), w.reg(s[3]), w.reg(s[4])
+			lanes(m, func(l int) { d[l] = logic3(a[l], b[l], c[l], table[l]) & mask })
+		}
+		return nil
+	}
 	if name == "bfi.b32" && len(s) == 5 {
 		in.exec = func(w *warp, m uint32) {
 			d, a, b, c, n := w.reg(s[0]), w.reg(s[1]), w.reg(s[2]), w.reg(s[3]), w.reg(s[4])

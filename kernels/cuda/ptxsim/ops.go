@@ -391,6 +391,17 @@ func orderOf[T float64 | int64 | uint64](op string) func(a, b T) bool {
 	return nil
 }
 
+// logic3 is the function of three bits whose results are those of table: bit
+// 4a + 2b + c.
+func logic3(a, b, c, table uint64) (d uint64) {
+	for i := range uint64(8) {
+		if table>>i&1 != 0 {
+			d |= (a ^ (i>>2&1 - 1)) & (b ^ (i>>1&1 - 1)) & (c ^ (i&1 - 1))
+		}
+	}
+	return d
+}
+
 func ternaryOp(part []string) func(a, b, c uint64) uint64 {
 	switch strings.Join(part, ".") {
 	case "fma.rn.f32":

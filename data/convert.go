@@ -133,10 +133,6 @@ func convertInstruct(c columns, row *jinja.Dict, hasTemplate bool) (sample, erro
 	if err != nil {
 		return sample{}, err
 	}
-	system, err := c.text(row, "system", true)
-	if err != nil {
-		return sample{}, err
-	}
 	history, err := c.history(row)
 	if err == nil {
 		err = checkMedia(row)
@@ -153,9 +149,8 @@ func convertInstruct(c columns, row *jinja.Dict, hasTemplate bool) (sample, erro
 	if input != "" {
 		instruction += "\n" + input
 	}
-	conv := &chat.Conversation{Messages: append(history, chat.NewMessage("user", instruction), chat.NewMessage("assistant", output))}
-	withSystem(conv, system)
-	return sample{chat: conv}, nil
+	conv, err := c.conversation(row, append(history, chat.NewMessage("user", instruction), chat.NewMessage("assistant", output)))
+	return sample{chat: conv}, err
 }
 
 // alpaca is the plain form of an instruction that the Stanford Alpaca models
@@ -169,13 +164,6 @@ func alpaca(instruction, input string) string {
 		"### Instruction:\n" + instruction + "\n\n### Input:\n" + input + "\n\n### Response:\n"
 }
 
-// withSystem puts a system message before a conversation that has none.
-func withSystem(conv *chat.Conversation, system string) {
-	if system != "" && (len(conv.Messages) == 0 || conv.Messages[0].Role() != "system") {
-		conv.Messages = append([]chat.Message{chat.NewMessage("system", system)}, conv.Messages...)
-	}
-}
-
 func convertChat(c columns, row *jinja.Dict) (sample, error) {
 	name := c.name(row, "messages")
 	messages, err := c.messages(name, c.get(row, "messages"))
@@ -186,18 +174,20 @@ func convertChat(c columns, row *jinja.Dict) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	system, err := c.text(row, "system", true)
-	if err != nil {
-		return sample{}, err
-	}
-	withSystem(conv, system)
 	return chatSample(conv, 0)
 }
 
-// conversation is messages with what else a row tells the template.
+// conversation is messages with what else a row tells the template. A system text goes before messages
+// that have none.
 func (c columns) conversation(row *jinja.Dict, messages []chat.Message) (*chat.Conversation, error) {
 	conv := &chat.Conversation{Messages: messages}
-	err := checkMedia(row)
+	system, err := c.text(row, "system", true)
+	if system != "" && (len(messages) == 0 || messages[0].Role() != "system") {
+		conv.Messages = append([]chat.Message{chat.NewMessage("system", system)}, messages...)
+	}
+	if err == nil {
+		err = checkMedia(row)
+	}
 	if err == nil {
 		conv.Tools, err = c.tools(row)
 	}
@@ -524,7 +514,7 @@ func (c columns) ints(row *jinja.Dict, ours string) ([]int32, error) {
 	for i, e := range list {
 		n, ok := e.(int64)
 		if !ok || n != int64(int32(n)) {
-			return nil, bad(c.name(row, ours), "element %d is %v", i, e)
+			return nil, bad(c.name(row, ours), "element %d is %s, not a whole number of 32 bits", i, rows.Shown(e))
 		}
 		out[i] = int32(n)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/tunekit/tunekit/data/chat"
@@ -66,15 +67,44 @@ func (in *ingest) run(inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Templ
 	if in.report.Key, err = key(in.o, inputs, tok, tmpl); err != nil {
 		return nil, err
 	}
+	if err := in.checkMet(inputs); err != nil {
+		return nil, err
+	}
 	if err := in.verdict(); err != nil {
 		return nil, err
 	}
 	return in.finish()
 }
 
+// meet notes which of the columns that a source names a row has.
+func (in *ingest) meet(f input, row *jinja.Dict) {
+	left, ok := in.unmet[f.index]
+	if !ok {
+		left = maps.Clone(columns(f.source.Columns))
+		delete(left, "role") // of messages
+		delete(left, "content")
+		in.unmet[f.index] = left
+	}
+	for ours := range left {
+		if left.has(row, ours) {
+			delete(left, ours)
+		}
+	}
+}
+
+// checkMet refuses the name of a column that none of a source's rows had.
+func (in *ingest) checkMet(inputs []input) error {
+	for _, f := range inputs {
+		for _, ours := range slices.Sorted(maps.Keys(in.unmet[f.index])) {
+			return fail.Inputf(f.source.Path, "columns maps our names to the file's", "columns: %s is %s, and no row has a column of this name", ours, in.unmet[f.index][ours])
+		}
+	}
+	return nil
+}
+
 // ingestVersion changes when the same inputs give other tokens, masks or hashes
 // of samples, by which rows are held back.
-const ingestVersion = "tunekit ingest 4"
+const ingestVersion = "tunekit ingest 5"
 
 // ingest is the work in progress.
 type ingest struct {
@@ -87,7 +117,8 @@ type ingest struct {
 
 	kept       store
 	train, val *vector[item]
-	taken      map[int]int // rows read, by source
+	taken      map[int]int     // rows read, by source
+	unmet      map[int]columns // that a source names and none of its rows had
 	seen       *idSet
 	against    *idSet          // rows of decontaminate_against, and their samples
 	owns       *vector[uint64] // hashes of the content of samples of rows of more than one, or of unwanted answers
@@ -115,7 +146,7 @@ func (in *ingest) begin(limit int64) {
 	if in.o.Dedup == "near" {
 		in.near, in.nearVal = newNearIndex(in.sigs, in.o.DedupThreshold), newNearIndex(in.sigs, in.o.DedupThreshold)
 	}
-	in.notes = map[string]int64{}
+	in.notes, in.unmet = map[string]int64{}, map[int]columns{}
 }
 
 // end gives back what the dataset does not need.
@@ -321,6 +352,9 @@ func (in *ingest) kind(f input, chunk []rawRow) (string, error) {
 	} else {
 		err = checkType(f.path, kind, f.source.Columns, row)
 	}
+	if err == nil {
+		err = checkRead(f.path, kind, f.source.Columns)
+	}
 	switch {
 	case err != nil:
 	case kind != typeTokens && in.enc.tok == nil:
@@ -354,6 +388,9 @@ func (in *ingest) take(f input, kind string, c chunk) error {
 		in.report.Rows++
 		src := &in.report.Sources[f.index]
 		src.Rows++
+		if r.row != nil {
+			in.meet(f, r.row)
+		}
 		if err := results[i].err; err != nil {
 			src.Dropped++
 			if err := in.bad(r.ref, err); err != nil {
@@ -401,6 +438,9 @@ func (in *ingest) tokenize(f input, kind string, r rawRow) tokenized {
 		samples = make([]sample, 1)
 		samples[0], err = convert(kind, f.source.Columns, r.row, in.enc.tmpl != nil)
 	}
+	if err == nil && f.part != compared && (f.source.Type == "" || f.source.Type == "auto") {
+		err = columns(f.source.Columns).checkLabel(kind, r.row)
+	}
 	out := make([]encoded, len(samples))
 	var owns []uint64
 	for i := range samples {
@@ -418,6 +458,7 @@ func (in *ingest) tokenize(f input, kind string, r rawRow) tokenized {
 	if err != nil {
 		return tokenized{err: err}
 	}
+	out[0].lost = append(out[0].lost, columns(f.source.Columns).unread(kind, r.row, samples[0])...)
 	t := tokenized{samples: out, owns: owns, script: scriptOf(samples)}
 	if in.sigs != nil {
 		t.sig, t.sigs = sign(in.sigs.of, in.o, samples)

@@ -359,7 +359,7 @@ func TestRowErrors(t *testing.T) {
 		{"", `{"input_ids":[1,2],"labels":[-100,-100]}`, "no supervised token"},
 		{"", `{"input_ids":[1,2],"labels":[1,-100]}`, "no supervised token"},
 		{"", `{"input_ids":[]}`, "is empty"},
-		{"", `{"input_ids":[1,"a"]}`, "element 1 is a"},
+		{"", `{"input_ids":[1,"a"]}`, `element 1 is the text "a", not a whole number`},
 		{"", `{"input_ids":[1,5000000000]}`, "element 1 is 5000000000"},
 		{"", `{"input_ids":"x"}`, "is text, not a list of numbers"},
 		{"", `{"input_ids":[1,2],"attention_mask":[0,0]}`, "masks every token out"},

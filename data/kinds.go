@@ -27,16 +27,21 @@ const (
 var datasetTypes = []struct {
 	name  string
 	needs [][]string // any of these sets of columns
+	reads []string   // further columns that mean something
 	named bool       // only where a source says so
 }{
-	{name: typeTokens, needs: [][]string{{"input_ids"}}},
-	{name: typePreference, needs: [][]string{{"chosen", "rejected"}, {"messages", "label"}, {"prompt", "completion", "label"}}},
-	{name: typeChat, needs: [][]string{{"messages"}}},
-	{name: typePrompt, needs: [][]string{{"prompt", "completion"}}},
-	{name: typeInstruct, needs: [][]string{{"instruction", "output"}}},
+	{name: typeTokens, needs: [][]string{{"input_ids"}}, reads: []string{"labels", "attention_mask"}},
+	{name: typePreference, needs: [][]string{{"chosen", "rejected"}, {"messages", "label"}, {"prompt", "completion", "label"}},
+		reads: append([]string{"margin", "score_chosen", "score_rejected"}, ofMessages...)},
+	{name: typeChat, needs: [][]string{{"messages"}}, reads: ofMessages},
+	{name: typePrompt, needs: [][]string{{"prompt", "completion"}}, reads: ofMessages},
+	{name: typeInstruct, needs: [][]string{{"instruction", "output"}}, reads: []string{"input", "history", "system", "tools"}},
 	{name: typeText, needs: [][]string{{"text"}}},
-	{name: typePromptOnly, needs: [][]string{{"prompt"}, {"instruction"}, {"messages"}}, named: true},
+	{name: typePromptOnly, needs: [][]string{{"prompt"}, {"instruction"}, {"messages"}}, reads: append([]string{"input", "history"}, ofMessages...), named: true},
 }
+
+// ofMessages are the columns that go with messages, and those within them.
+var ofMessages = []string{"role", "content", "system", "tools"}
 
 // otherNames are the names under which a column is also looked for.
 var otherNames = map[string][]string{
@@ -86,8 +91,11 @@ func (c columns) get(row *jinja.Dict, ours string) any {
 // has tells whether a row has the column; of a path, where it begins.
 func (c columns) has(row *jinja.Dict, ours string) bool {
 	name := c.name(row, ours)
-	if _, ok := row.Get(name); ok || name == "" {
-		return ok
+	if name == "" { // not the column without a name that pandas writes its index into
+		return false
+	}
+	if _, ok := row.Get(name); ok {
+		return true
 	}
 	head, _, nested := strings.Cut(name, ".")
 	_, ok := row.Get(head)
@@ -120,7 +128,7 @@ func detect(file string, c columns, row *jinja.Dict, chats bool) (string, error)
 	for _, t := range datasetTypes {
 		for _, set := range t.needs {
 			if !t.named && !slices.ContainsFunc(set, func(n string) bool { return !c.has(row, n) }) {
-				if t.name == typePreference && set[len(set)-1] == "label" && !isBool(c.get(row, "label")) {
+				if _, ok := truth(c.get(row, "label")); set[len(set)-1] == "label" && !ok {
 					continue
 				}
 				return t.name, nil
@@ -130,7 +138,41 @@ func detect(file string, c columns, row *jinja.Dict, chats bool) (string, error)
 	return "", fail.Inputf(file, guess(row, chats), "columns [%s] fit no dataset type", strings.Join(rowKeys(row), ", "))
 }
 
-func isBool(v any) bool { _, ok := v.(bool); return ok }
+// truth is the label of an answer, true or false, or the word in a table whose values are all text.
+func truth(v any) (wanted, ok bool) {
+	switch v := v.(type) {
+	case bool:
+		return v, true
+	case string:
+		return strings.EqualFold(v, "true"), strings.EqualFold(v, "true") || strings.EqualFold(v, "false")
+	}
+	return false, false
+}
+
+// zeroOne is a label that is 0 or 1, which may also be a class.
+func zeroOne(v any) (wanted, ok bool) {
+	switch v := v.(type) {
+	case int64:
+		return v == 1, v == 0 || v == 1
+	case string:
+		return v == "1", v == "0" || v == "1"
+	}
+	return false, false
+}
+
+// checkLabel refuses a row of answers whose label says whether they are wanted,
+// where the type was found by the columns and would learn from all.
+func (c columns) checkLabel(kind string, row *jinja.Dict) error {
+	if kind != typeChat && kind != typePrompt && kind != typeInstruct {
+		return nil
+	}
+	v := c.get(row, "label")
+	_, ok := truth(v)
+	if _, maybe := zeroOne(v); !ok && !maybe {
+		return nil
+	}
+	return bad(c.name(row, "label"), "is %v, and rows of type %s are all learned, wanted or not: type: preference heeds it, type: %s leaves it aside", v, kind, kind)
+}
 
 // rowKeys are the names of the columns, those within objects by their paths.
 func rowKeys(row *jinja.Dict) []string {
@@ -189,6 +231,22 @@ func checkType(file, name string, c columns, row *jinja.Dict) error {
 			"type %s needs the column %s; the file has [%s]", name, strings.Join(t.needs[0], " and "), strings.Join(rowKeys(row), ", "))
 	}
 	return fail.Usagef("ingest", "", "type %q is not known", name)
+}
+
+// checkRead refuses names of columns that rows of a type have no use for.
+func checkRead(file, kind string, c columns) error {
+	for _, t := range datasetTypes {
+		if t.name != kind {
+			continue
+		}
+		can := slices.Concat(append(slices.Clone(t.needs), t.reads)...)
+		for _, ours := range slices.Sorted(maps.Keys(c)) {
+			if !slices.Contains(can, ours) {
+				return fail.Inputf(file, "type: says what the rows are", "columns: %s is %s, and rows of type %s have no %s", ours, c[ours], kind, ours)
+			}
+		}
+	}
+	return nil
 }
 
 // checkSource checks the keys of a source.

@@ -3,6 +3,7 @@ package data
 import (
 	"reflect"
 	"slices"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/chat"
@@ -44,17 +45,15 @@ func (c columns) labelled(row *jinja.Dict) (s sample, err error) {
 	} else if s, err = convertPrompt(c, row); err != nil {
 		return s, err
 	}
-	switch v := c.get(row, "label").(type) {
-	case bool:
-		s.mark = markOf(v)
-	case int64:
-		if v != 0 && v != 1 {
-			return s, bad(c.name(row, "label"), "is %d, neither true nor false", v)
-		}
-		s.mark = markOf(v == 1)
-	default:
-		return s, bad(c.name(row, "label"), "is %s, neither true nor false", rows.KindOf(v))
+	v := c.get(row, "label")
+	wanted, ok := truth(v)
+	if !ok {
+		wanted, ok = zeroOne(v)
 	}
+	if !ok {
+		return s, bad(c.name(row, "label"), "is %s, neither true nor false", rows.Shown(v))
+	}
+	s.mark = markOf(wanted)
 	return s, nil
 }
 
@@ -88,6 +87,11 @@ func (c columns) number(row *jinja.Dict, ours string) (float32, error) {
 		x = float64(v)
 	case float64:
 		x = v
+	case string: // all values of a CSV are
+		var err error
+		if x, err = strconv.ParseFloat(v, 64); err != nil {
+			return 0, bad(c.name(row, ours), "is %s, not a number", rows.Shown(v))
+		}
 	default:
 		return 0, bad(c.name(row, ours), "is %s, not a number", rows.KindOf(v))
 	}

@@ -274,10 +274,10 @@ func TestLabelErrors(t *testing.T) {
 	tok := sharedTokenizer(t, "qwen3")
 	for row, want := range map[string]string{
 		`{"prompt":"q","completion":"a","label":2}`:                  "label: is 2, neither true nor false",
-		`{"prompt":"q","completion":"a","label":"yes"}`:              "label: is text, neither true nor false",
+		`{"prompt":"q","completion":"a","label":"yes"}`:              `label: is the text "yes", neither true nor false`,
 		`{"prompt":"q","completion":"","label":true}`:                "completion: is empty",
 		`{"messages":[{"role":"user","content":"q"}],"label":true}`:  "assistant",
-		`{"prompt":"q","chosen":"a","rejected":"b","margin":"wide"}`: "margin: is text, not a number",
+		`{"prompt":"q","chosen":"a","rejected":"b","margin":"wide"}`: `margin: is the text "wide", not a number`,
 		`{"prompt":"q","chosen":"a","rejected":"a","margin":1}`:      "rejected: is the same as chosen",
 	} {
 		_, _, err := Ingest(t.Context(), Options{Datasets: []Source{{Path: write(t, "rows.jsonl", row+"\n"), Type: typePreference}}}, tok, nil, nil)

@@ -75,13 +75,6 @@ func convertPromptOnly(c columns, row *jinja.Dict, hasTemplate bool) (sample, er
 			return s, err
 		}
 	}
-	if s.chat != nil {
-		system, err := c.text(row, "system", true)
-		if err != nil {
-			return s, err
-		}
-		withSystem(s.chat, system)
-	}
 	setNew(kept, "prompt", prompt)
 	text, err := json.Marshal(kept)
 	if err != nil {

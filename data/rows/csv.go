@@ -27,6 +27,8 @@ func openCSV(t *Text, comma rune) (Reader, error) {
 	br := bufio.NewReaderSize(t, 1<<16)
 	if b, _ := br.Peek(3); bytes.Equal(b, utf8BOM) {
 		br.Discard(3)
+	} else if isUTF16(b) {
+		return nil, errUTF16
 	}
 	c := &csvFile{t: t, limit: &recordLimit{r: br}}
 	if comma == 0 {

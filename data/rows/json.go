@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/jinja"
@@ -15,11 +17,18 @@ import (
 
 var utf8BOM = []byte("\xef\xbb\xbf")
 
+// errUTF16 is about a file in the encoding that some programs of Windows save tables in.
+var errUTF16 = errors.New("the text is UTF-16; convert it to UTF-8")
+
+func isUTF16(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("\xff\xfe")) || bytes.HasPrefix(b, []byte("\xfe\xff"))
+}
+
 // validText takes a byte order mark off and checks the encoding.
 func validText(b []byte) (string, error) {
 	b = bytes.TrimPrefix(b, utf8BOM)
-	if bytes.HasPrefix(b, []byte("\xff\xfe")) || bytes.HasPrefix(b, []byte("\xfe\xff")) {
-		return "", errors.New("the text is UTF-16; convert it to UTF-8")
+	if isUTF16(b) {
+		return "", errUTF16
 	}
 	if !utf8.Valid(b) {
 		return "", errors.New("the text is not UTF-8")
@@ -166,6 +175,26 @@ func KindOf(v any) string {
 		return "an object"
 	}
 	return fmt.Sprintf("%T", v)
+}
+
+// Shown is a row's value for messages: numbers and the beginning of a text as they are, else the kind.
+func Shown(v any) string {
+	switch v := v.(type) {
+	case string:
+		if len(v) > 40 {
+			v = strings.ToValidUTF8(v[:40], "") + "…"
+		}
+		return fmt.Sprintf("the text %q", v)
+	case int64:
+		return fmt.Sprint(v)
+	case float64:
+		s := strconv.FormatFloat(v, 'g', -1, 64)
+		if !strings.ContainsAny(s, ".eIN") {
+			s += ".0"
+		}
+		return s
+	}
+	return KindOf(v)
 }
 
 // jsonl reads one object a line; blank lines are skipped but counted.

@@ -2,6 +2,7 @@ package autograd
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -55,6 +56,9 @@ func (t *Tape) linear(x *Tensor, r *Routed, w, bias *Param, k dtype.Kind, ads []
 	if t.Base {
 		ads = nil
 	}
+	if slices.ContainsFunc(ads, isOff) { // to a backend, factor 0 is none given
+		ads = slices.DeleteFunc(slices.Clone(ads), isOff)
+	}
 	l := &t.once
 	if t.Record {
 		l = &linear{}
@@ -62,6 +66,9 @@ func (t *Tape) linear(x *Tensor, r *Routed, w, bias *Param, k dtype.Kind, ads []
 	*l = linear{t: t, x: x, r: r, w: w, bias: bias, ads: ads, key: t.Key}
 	return l.forward(k)
 }
+
+// isOff reports whether an adapter adds nothing, as with alpha 0 or weight 0.
+func isOff(a *LowRank) bool { return a.Scale == 0 }
 
 // linear is one Linear: what its gradient needs of the forward pass.
 type linear struct {

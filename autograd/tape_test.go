@@ -144,7 +144,7 @@ func TestPanics(t *testing.T) {
 			t.Rope(y, t.New(2, 2, 2), autograd.RopeSpec{D: 5, Rot: 4})
 		},
 		"Tape.Key": func(t *autograd.Tape, x *autograd.Tensor) {
-			t.Linear(x, w, nil, &autograd.LowRank{A: &autograd.Param{Mat: kernels.Mat{Rows: 1, Cols: 5}}, B: &autograd.Param{Mat: kernels.Mat{Rows: 6, Cols: 1}}, Dropout: 0.5})
+			t.Linear(x, w, nil, &autograd.LowRank{A: &autograd.Param{Mat: kernels.Mat{Rows: 1, Cols: 5}}, B: &autograd.Param{Mat: kernels.Mat{Rows: 6, Cols: 1}}, Scale: 1, Dropout: 0.5})
 		},
 		"bytes for shape": func(t *autograd.Tape, x *autograd.Tensor) { t.Upload([]int32{1}, 2) },
 	} {

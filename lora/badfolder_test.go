@@ -63,6 +63,10 @@ func TestBadFolders(t *testing.T) {
 		{"pissa_niter_4", setConfig("init_lora_weights", "pissa_niter_4"), "init_lora_weights"},
 		{"unknown switch", setConfig("use_qalora", true), "use_qalora"},
 		{"other method", setConfig("peft_type", "ADALORA"), "ADALORA"},
+		{"of prompts", func(a *formats.Adapter) {
+			setConfig("peft_type", "PROMPT_TUNING")(a)
+			setConfig("target_modules", nil)(a)
+		}, "PROMPT_TUNING"},
 		{"no targets", setConfig("target_modules", nil), "target_modules"},
 		{"not finite", func(a *formats.Adapter) { copy(a.Tensors[0].Data, []byte{0, 0, 0xc0, 0x7f}) }, "NaN"},
 		{"integers", func(a *formats.Adapter) { a.Tensors[0].DType = "I32" }, "I32"},

@@ -82,9 +82,6 @@ func (f *Folder) settings(where string, data []byte) error {
 		return fail.Inputf(where, "", "no valid JSON: %w", err)
 	}
 	if typ, _ := all["peft_type"].(string); !strings.EqualFold(typ, "LORA") {
-		if all["target_modules"] == nil {
-			return fail.Inputf(where, "", "target_modules is missing")
-		}
 		return parseKind(where, all, f)
 	}
 	c, err := parseConfig(where, data, all)

@@ -132,6 +132,9 @@ func (f *Folder) ggufAlpha(chosen []Module) (alpha float32, folded bool, err err
 	if folded {
 		alpha = float32(f.Config.Alpha)
 	}
+	if alpha == 0 { // which readers of such files take for factor 1
+		return 1, true, nil
+	}
 	return alpha, folded, nil
 }
 

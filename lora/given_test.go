@@ -381,3 +381,44 @@ func TestWholeWeight(t *testing.T) {
 		}
 	}
 }
+
+// TestOff: an adapter of alpha 0 is none, attached, merged and in a GGUF (where 0 would be factor 1), and so is one of weight 0.
+func TestOff(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/lora")
+	base, good := filepath.Join(dir, "base-llama"), filepath.Join(dir, "lora", "adapter")
+	src, m := loadModel(t, base)
+	rows, _ := evalBatch(t, dir)
+	want := logitsOf(t, m, rows)
+	off := edited(t, good, setConfig("lora_alpha", 0))
+	if d := farthest(withAdapter(t, m, off, rows), want); d != 0 {
+		t.Errorf("alpha 0: logits off by %g", d)
+	}
+	_, merged := mergedModel(t, base, off, "m")
+	if d := farthest(logitsOf(t, merged, rows), want); !(d <= 5e-4) {
+		t.Errorf("merged: logits off by %g", d)
+	}
+	f, err := ReadFolder(good)
+	must(t, err)
+	ad, err := Weighted{f, 0}.Attach(m)
+	must(t, err)
+	if d := farthest(logitsOf(t, m, rows), want); d != 0 {
+		t.Errorf("weight 0: logits off by %g", d)
+	}
+	ad.Close()
+	for name, change := range map[string]func(*formats.Adapter){
+		"0": setConfig("lora_alpha", 0),
+		"0 but one": func(a *formats.Adapter) {
+			setConfig("lora_alpha", 0)(a)
+			setConfig("alpha_pattern", map[string]int{"layers.0.self_attn.q_proj": 4})(a)
+		},
+	} {
+		f, err := ReadFolder(edited(t, good, change))
+		must(t, err)
+		file := filepath.Join(t.TempDir(), "a.gguf")
+		must(t, f.WriteGGUF(file, src, "a", dtype.Of(dtype.F32)))
+		back, err := ReadGGUF(file, src)
+		must(t, err)
+		t.Log("alpha", name)
+		sameTensors(t, src, back, f, 1e-6)
+	}
+}

@@ -25,6 +25,9 @@ func parseKind(where string, all map[string]any, f *Folder) error {
 	if f.Kind == "" {
 		return fail.Inputf(where, "known are LORA and "+strings.ToUpper(strings.Join(KindNames(), ", ")), "peft_type is %q", typ)
 	}
+	if all["target_modules"] == nil {
+		return fail.Inputf(where, "", "target_modules is missing")
+	}
 	row := kinds[f.Kind]
 	var k Kinds
 	o := row.at(&k)

@@ -45,13 +45,20 @@ func parseHF(data, config []byte, more map[string][]byte) (*Tokenizer, error) {
 	for name, b := range more {
 		t.files[name] = b
 	}
+	if config != nil {
+		t.files["tokenizer_config.json"] = config
+		var err error
+		if t.config, err = parseConfig(config); err != nil {
+			return nil, badTokenizer("tokenizer_config.json", "%v", err)
+		}
+	}
 	h := &hfFile{}
 	if err := h.read(t, data); err != nil {
 		return nil, badTokenizer("tokenizer.json", "%v", err)
 	}
 	if config != nil {
-		t.files["tokenizer_config.json"] = config
-		if err := t.readConfig(config); err != nil {
+		t.templates = templatesOf(t.config)
+		if err := t.readSpecial(t.config); err != nil {
 			return nil, badTokenizer("tokenizer_config.json", "%v", err)
 		}
 	}
@@ -265,6 +272,9 @@ func readVocab(raw []byte) (ids map[string]int32, top int32, err error) {
 
 // addTokens enters the added tokens and lays the vocabulary out by id.
 func (t *Tokenizer) addTokens(top int32) error {
+	if err := t.declared(top); err != nil {
+		return err
+	}
 	for _, a := range t.added {
 		switch old, ok := t.ids[a.Content]; {
 		case a.Content == "":
@@ -409,23 +419,23 @@ func (m *bpe) index(merges []string) error {
 	return nil
 }
 
-// readConfig takes the special tokens and the chat template from
-// tokenizer_config.json.
-func (t *Tokenizer) readConfig(config []byte) error {
+// parseConfig reads tokenizer_config.json.
+func parseConfig(config []byte) (*jinja.Dict, error) {
 	if len(config) > maxConfigFile {
-		return fmt.Errorf("%d bytes are more than %d", len(config), maxConfigFile)
+		return nil, fmt.Errorf("%d bytes are more than %d", len(config), maxConfigFile)
 	}
 	v, err := jinja.ParseJSON(config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c, ok := v.(*jinja.Dict)
 	if !ok {
-		return fmt.Errorf("is no JSON object")
+		return nil, fmt.Errorf("is no JSON object")
 	}
-	t.config = c
-	t.templates = templatesOf(c)
-	return t.readSpecial(c)
+	if v, _ := c.Get("split_special_tokens"); v == true {
+		return nil, fmt.Errorf("split_special_tokens: true, which makes ordinary text of the special tokens that chat templates write, is not supported; set it to false")
+	}
+	return c, nil
 }
 
 // readSpecial takes the special tokens from tokenizer_config.json or

@@ -280,12 +280,12 @@ func (s *slow) addAll() error {
 	if err := s.addDecoder(); err != nil {
 		return err
 	}
-	for _, key := range []string{"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "additional_special_tokens", "extra_special_tokens"} {
+	for _, key := range append(slices.Clone(specialKeys), "additional_special_tokens", "extra_special_tokens") {
 		v, ok := s.config.Get(key)
 		if !ok {
 			v, _ = s.special.Get(key)
 		}
-		for _, e := range listOf(v) {
+		for _, e := range valuesOf(v) {
 			if a, ok := token(e); ok {
 				a.Special = true
 				s.addSpecial(a)

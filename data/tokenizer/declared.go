@@ -1,0 +1,109 @@
+package tokenizer
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/tunekit/tunekit/data/jinja"
+)
+
+// specialKeys name a special token each in tokenizer_config.json.
+var specialKeys = []string{"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}
+
+// declared takes over what tokenizer_config.json says of added tokens, as Transformers does, whose word goes before
+// tokenizer.json's: the flags in added_tokens_decoder, tokens that only stand there, and special tokens that
+// tokenizer.json has as ordinary ones or, of the lists, not at all. Those get the next ids. top is the largest one so far.
+func (t *Tokenizer) declared(top int32) error {
+	for _, a := range t.added {
+		top = max(top, a.ID)
+	}
+	place := func(a addedToken) addedToken {
+		id, ok := t.ids[a.Content]
+		if !ok {
+			top++
+			id = top
+		}
+		a.ID = id
+		t.added = append(t.added, a)
+		return a
+	}
+	at := func(content string) int {
+		return slices.IndexFunc(t.added, func(a addedToken) bool { return a.Content == content })
+	}
+	named := map[string]bool{}
+	for _, key := range specialKeys {
+		v, _ := t.config.Get(key)
+		if a, ok := token(v); ok {
+			named[a.Content] = true
+		}
+	}
+	list, err := decoderOf(t.config)
+	if err != nil {
+		return err
+	}
+	for _, a := range list {
+		a.Special = a.Special || named[a.Content]
+		if i := at(a.Content); i >= 0 {
+			a.ID = t.added[i].ID
+			t.added[i] = a
+			continue
+		}
+		_, known := t.ids[a.Content]
+		if got := place(a); !known && got.ID != a.ID {
+			return fmt.Errorf("added_tokens_decoder: %q has id %d, by tokenizer.json its id is %d", clip(a.Content), a.ID, got.ID)
+		}
+	}
+	for _, key := range append(slices.Clone(specialKeys), "additional_special_tokens", "extra_special_tokens") {
+		v, _ := t.config.Get(key)
+		for _, e := range valuesOf(v) {
+			a, ok := token(e)
+			_, known := t.ids[a.Content]
+			if ok && at(a.Content) < 0 && (known || !slices.Contains(specialKeys, key)) {
+				a.Special = true
+				place(a)
+			}
+		}
+	}
+	return nil
+}
+
+// decoderOf is added_tokens_decoder of a configuration in the order of its ids.
+func decoderOf(config *jinja.Dict) ([]addedToken, error) {
+	v, ok := config.Get("added_tokens_decoder")
+	if !ok || v == nil {
+		return nil, nil
+	}
+	d, ok := v.(*jinja.Dict)
+	if !ok {
+		return nil, fmt.Errorf("added_tokens_decoder is no object")
+	}
+	var out []addedToken
+	for i := range d.Len() {
+		key, v := d.At(i)
+		id, err := strconv.ParseInt(fmt.Sprint(key), 10, 32)
+		a, ok := token(v)
+		if err != nil || !ok || id < 0 {
+			return nil, fmt.Errorf("added_tokens_decoder: %v is no token with an id", clip(fmt.Sprint(key)))
+		}
+		a.ID = int32(id)
+		out = append(out, a)
+	}
+	slices.SortStableFunc(out, func(a, b addedToken) int { return cmp.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+// valuesOf are special tokens given as one, a list, or an object of names.
+func valuesOf(v any) []any {
+	d, ok := v.(*jinja.Dict)
+	if _, one := d.Get("content"); !ok || one {
+		return listOf(v)
+	}
+	var out []any
+	for i := range d.Len() {
+		_, e := d.At(i)
+		out = append(out, e)
+	}
+	return out
+}

@@ -129,7 +129,7 @@ func key(o *Options, inputs []input, tok *tokenizer.Tokenizer, tmpl *chat.Templa
 		shaped.Tokenizer = tok.Hash()
 	}
 	if tmpl != nil {
-		shaped.Template = []string{tmpl.Source(), tmpl.Options().BOS, tmpl.Options().EOS, tmpl.Options().Now.String()}
+		shaped.Template = tmpl.Key()
 	}
 	b, err := json.Marshal(shaped)
 	if err != nil {

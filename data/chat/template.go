@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -95,8 +96,9 @@ type Conversation struct {
 
 // Options fix what a template sees beside the conversation.
 type Options struct {
-	BOS, EOS string    // bos_token and eos_token
-	Now      time.Time // what strftime_now tells; the zero time makes its use an error
+	BOS, EOS string            // bos_token and eos_token
+	Special  map[string]string // other special tokens by their names: pad_token …
+	Now      time.Time         // what strftime_now tells; the zero time makes its use an error
 }
 
 // Template is a parsed chat template. It may be used by several goroutines.
@@ -149,6 +151,9 @@ func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
 	}
 	o.BOS = cmp.Or(o.BOS, t.Token(t.BOS()))
 	o.EOS = cmp.Or(o.EOS, t.Token(t.EOS()))
+	if o.Special == nil {
+		o.Special = t.SpecialTexts()
+	}
 	out := &Template{o: o}
 	var tools *Template
 	var names []string
@@ -172,6 +177,18 @@ func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
 	}
 	out.tools, out.names = tools, names
 	return out, nil
+}
+
+// Key lists what the text of a conversation depends on beside it: sources, special tokens, the clock.
+func (t *Template) Key() []string {
+	out := []string{t.src, t.o.BOS, t.o.EOS, t.o.Now.String()}
+	for _, name := range slices.Sorted(maps.Keys(t.o.Special)) {
+		out = append(out, name, t.o.Special[name])
+	}
+	if t.tools != nil {
+		out = append(out, "tools", t.tools.src)
+	}
+	return out
 }
 
 // of is the template of a conversation: that of conversations with tools where it has
@@ -259,6 +276,9 @@ func (t *Template) renderAs(c Conversation, prompt bool) (string, [][2]int, erro
 	}
 	vars := map[string]any{
 		"messages": messages, "tools": c.Tools, "documents": nil, "add_generation_prompt": prompt,
+	}
+	for name, s := range t.o.Special {
+		vars[name] = s
 	}
 	if t.o.BOS != "" {
 		vars["bos_token"] = t.o.BOS

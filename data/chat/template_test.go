@@ -325,3 +325,20 @@ func TestNamedTemplates(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSpecialVars: a template sees the special tokens by their names, and what it is known by names them.
+func TestSpecialVars(t *testing.T) {
+	o := Options{BOS: "<s>", Special: map[string]string{"pad_token": "<pad>", "bos_token": "<other>"}}
+	tmpl, err := Parse("{{ bos_token }}{{ pad_token }}{{ sep_token is defined }}", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tmpl.Render(Conversation{}, false); got != "<s><pad>False" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	o.Special = map[string]string{"pad_token": "<x>"}
+	other, err := Parse("{{ bos_token }}{{ pad_token }}{{ sep_token is defined }}", o)
+	if err != nil || slices.Equal(other.Key(), tmpl.Key()) {
+		t.Errorf("%v, %v", other.Key(), err)
+	}
+}

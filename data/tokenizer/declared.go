@@ -107,3 +107,35 @@ func valuesOf(v any) []any {
 	}
 	return out
 }
+
+// SpecialTexts are the special tokens by the names under which chat templates know them in Transformers: bos_token, pad_token,
+// sep_token …, and those of extra_special_tokens. A tokenizer of GGUF keys has none but those of its ids.
+func (t *Tokenizer) SpecialTexts() map[string]string {
+	out := map[string]string{}
+	special, _ := t.dict("special_tokens_map.json")
+	for _, d := range []*jinja.Dict{special, t.config} {
+		extra, _ := d.Get("extra_special_tokens")
+		more, _ := extra.(*jinja.Dict)
+		for i := range more.Len() {
+			key, v := more.At(i)
+			name, _ := key.(string)
+			if a, ok := token(v); ok && name != "" {
+				out[name] = a.Content
+			}
+		}
+		for _, key := range specialKeys {
+			v, _ := d.Get(key)
+			if a, ok := token(v); ok {
+				out[key] = a.Content
+			}
+		}
+	}
+	if t.config == nil {
+		for key, id := range map[string]int32{"pad_token": t.pad, "unk_token": t.unk} {
+			if s := t.Token(id); s != "" {
+				out[key] = s
+			}
+		}
+	}
+	return out
+}

@@ -73,6 +73,9 @@ func Open(r formats.Reader) (*Tokenizer, error) {
 		}
 	}
 	t, err := parseHF(data, config, more)
+	if err == nil {
+		err = t.readAdditional(r.Path())
+	}
 	return t, inFolder(err, r.Path())
 }
 

@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -56,6 +57,41 @@ func (t *Tokenizer) SetChatTemplates(list []NamedTemplate) {
 	t.config = t.config.Clone()
 	t.config.Set("chat_template", t.templateJSON())
 	t.files["tokenizer_config.json"] = indented(t.config)
+}
+
+// additionalTemplates is the folder in which Transformers keeps the chat templates that are not the default.
+const additionalTemplates = "additional_chat_templates"
+
+// maxTemplates is how many chat templates a folder may hold.
+const maxTemplates = 100
+
+// readAdditional reads the further chat templates of a Hugging Face folder, each a file by its name. They are
+// written on in tokenizer_config.json.
+func (t *Tokenizer) readAdditional(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(globQuoted(dir), additionalTemplates, "*.jinja"))
+	if err != nil || len(paths) == 0 {
+		return err
+	}
+	if len(paths) > maxTemplates {
+		return badTokenizer(additionalTemplates, "holds %d templates, at most %d are read", len(paths), maxTemplates)
+	}
+	list := slices.Clone(t.templates)
+	for _, path := range paths {
+		raw, err := formats.SideFile(path)
+		if err != nil {
+			return err
+		}
+		name := strings.TrimSuffix(filepath.Base(path), ".jinja")
+		list = slices.DeleteFunc(list, func(n NamedTemplate) bool { return n.Name == name })
+		list = append(list, NamedTemplate{name, string(raw)})
+	}
+	t.SetChatTemplates(list)
+	return nil
+}
+
+// globQuoted is a path that matches itself.
+func globQuoted(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // templateJSON is the value of chat_template in tokenizer_config.json: a text, or a

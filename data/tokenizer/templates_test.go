@@ -1,10 +1,14 @@
 package tokenizer
 
 import (
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
 
@@ -79,4 +83,51 @@ func TestEndsInGGUF(t *testing.T) {
 	if tok, err := ends("[846, 847, 848]"); err == nil || !strings.Contains(err.Error(), "eos_token_id") {
 		t.Errorf("%v: %v", tok.EOSIDs(), err)
 	}
+}
+
+// Further templates as Transformers saves them, a file each, are read, written on where
+// the folder is copied, and special tokens have the names that templates know.
+func TestAdditionalTemplates(t *testing.T) {
+	dir := t.TempDir() + "/m [1]"
+	if err := os.MkdirAll(dir+"/additional_chat_templates", 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"tokenizer.json":                             string(testdir.ReadFile(t, testdir.Shared(t, "tokenizer-json/qwen3/tokenizer.json"))),
+		"tokenizer_config.json":                      `{"eos_token":"<|im_end|>","pad_token":{"content":"<|endoftext|>"},"extra_special_tokens":{"image_token":"<|image_pad|>"}}`,
+		"special_tokens_map.json":                    `{"pad_token":"<|im_end|>","unk_token":"<|im_start|>"}`,
+		"chat_template.jinja":                        "D",
+		"additional_chat_templates/tool_use.jinja":   "T",
+		"additional_chat_templates/not a template.x": "X",
+		"config.json":                                `{}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []NamedTemplate{{DefaultTemplate, "D"}, {ToolTemplate, "T"}}
+	tok, err := Open(onDisk{dir: dir})
+	if err != nil || !slices.Equal(tok.ChatTemplates(), want) {
+		t.Fatalf("%v, %v", tok, err)
+	}
+	files, err := tok.HFFiles()
+	if again := qwenFiles(t, string(files["tokenizer_config.json"]), nil); err != nil || !slices.Equal(again.ChatTemplates(), want) {
+		t.Errorf("%v, %v", again.ChatTemplates(), err)
+	}
+	texts := map[string]string{"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": "<|im_start|>", "image_token": "<|image_pad|>"}
+	if got := tok.SpecialTexts(); !maps.Equal(got, texts) {
+		t.Errorf("special tokens %v, want %v", got, texts)
+	}
+}
+
+// onDisk is a Hugging Face folder.
+type onDisk struct {
+	formats.Reader
+	dir string
+}
+
+func (f onDisk) Path() string   { return f.dir }
+func (f onDisk) Format() string { return "hf" }
+func (f onDisk) File(name string) ([]byte, error) {
+	return formats.SideFile(filepath.Join(f.dir, name))
 }

@@ -75,6 +75,9 @@ func ChatTemplate(tok *tokenizer.Tokenizer, name string, now time.Time) (*chat.T
 			}
 		}
 	}
+	if tok != nil {
+		to.Special = tok.SpecialTexts()
+	}
 	if tok != nil && tok.BOS() >= 0 {
 		to.BOS = tok.Token(tok.BOS())
 	}

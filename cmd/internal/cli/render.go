@@ -42,6 +42,7 @@ func runRender(c *ucli.Context) error {
 		if tok, err = stages.TokenizerOf(m); err != nil {
 			return err
 		}
+		o.Special = tok.SpecialTexts()
 		if !c.IsSet("bos-token") && tok.BOS() >= 0 {
 			o.BOS = tok.Token(tok.BOS())
 		}

@@ -49,6 +49,7 @@ func ingestHolding(ctx context.Context, limit int64, o Options, tok *tokenizer.T
 		defer tok.Forget()
 	}
 	d, err := in.run(inputs, tok, tmpl)
+	in.report.cut()
 	if err != nil {
 		in.kept.close()
 		return nil, in.report, err
@@ -172,6 +173,7 @@ type item struct {
 	sig      int32 // the first of those in ingest.sigs that its samples have
 	own      int32 // the first of those in ingest.owns that its samples have
 	source   int32 // of the options' sources
+	script   int16 // as Report.script returns it
 	sigs     int8  // how many
 	owns     int8
 	long     bool // over max_length
@@ -521,7 +523,7 @@ func (in *ingest) row(f input, ref RowRef, kind string, r tokenized) error {
 		src.Dropped++
 		return nil
 	}
-	in.report.script(r.script, ref)
+	script := in.report.script(r.script, ref)
 	for _, e := range samples {
 		if n := in.report.length(ref, e); len(e.ids) == longest { // of two answers, of the longer one
 			learned = n
@@ -537,7 +539,7 @@ func (in *ingest) row(f input, ref RowRef, kind string, r tokenized) error {
 		list = in.val
 	}
 	it := item{first: int32(in.kept.n), n: 1, row: fate.id, nth: in.report.Rows, weight: cmp.Or(f.source.Weight, 1),
-		source: int32(f.index), long: longest > in.o.MaxLength, own: int32(in.owns.len()), owns: int8(len(r.owns)), sigs: int8(len(r.sigs))}
+		source: int32(f.index), script: script, long: longest > in.o.MaxLength, own: int32(in.owns.len()), owns: int8(len(r.owns)), sigs: int8(len(r.sigs))}
 	for _, id := range r.owns {
 		in.owns.add(id)
 	}

@@ -345,3 +345,29 @@ func TestScripts(t *testing.T) {
 		t.Errorf("outliers %+v of %+v", out, rep.Scripts)
 	}
 }
+
+// TestTablesWithoutDropped: a row that decontamination takes out is not named as one of those that are trained on.
+func TestTablesWithoutDropped(t *testing.T) {
+	tok := sharedTokenizer(t, "qwen3")
+	long, other := strings.Repeat("a long row of many words ", 30), "это строка на другом языке"
+	list := []any{map[string]any{"text": long}, map[string]any{"text": other}}
+	for i := range 120 {
+		list = append(list, map[string]any{"text": fmt.Sprintf("row %d of few words", i)})
+	}
+	list = append(list, map[string]any{"text": "a row of some more words than the others have in them"})
+	o := Options{Datasets: []Source{{Path: jsonlFile(t, list...)}}, ValSetSize: "0", MaxLength: 1000}
+	_, r := ingestOne(t, o, tok, nil)
+	if r.LongestAt.Row != 1 || len(r.Longer) != shownRows || len(r.Outliers()) != 1 {
+		t.Fatalf("%+v", r)
+	}
+	o.DecontaminateAgainst, o.Decontaminate = []Source{{Path: jsonlFile(t, list[:2]...)}}, "exact"
+	_, r, err := Ingest(t.Context(), o, tok, nil, nil)
+	if err != nil || r.Overlap != 2 || r.LongestAt.Row != int64(len(list)) || len(r.Longer) != shownRows || len(r.LeastSay) != shownRows || len(r.Outliers()) != 0 {
+		t.Errorf("overlap %d, longest %v, longer %v, least %v, outliers %v", r.Overlap, r.LongestAt, r.Longer, r.LeastSay, r.Outliers())
+	}
+	for _, o := range append(r.Longer, r.LeastSay...) {
+		if o.Row <= 2 {
+			t.Errorf("row %d is named", o.Row)
+		}
+	}
+}

@@ -210,6 +210,7 @@ func (in *ingest) unfile(it item) {
 	}
 	r.drop("in_evaluation")
 	r.Sources[it.source].Dropped++
+	r.forget(it.nth, it.script)
 }
 
 // weighted lists training items, each as often as its dataset's weight says.

@@ -98,13 +98,15 @@ type ScriptReport struct {
 	Script string   `json:"script"`
 	Rows   int64    `json:"rows"`
 	First  []RowRef `json:"first,omitempty"`
+	nth    []int64  // of the rows read, those of First
 }
 
 // Outlier is a row by its length.
 type Outlier struct {
 	RowRef
-	Tokens     int `json:"tokens"`
-	Supervised int `json:"supervised"`
+	Tokens     int   `json:"tokens"`
+	Supervised int   `json:"supervised"`
+	nth        int64 // of the rows read
 }
 
 // Bin is a bar of the length histogram: samples of Low … High tokens.
@@ -142,13 +144,17 @@ func newReport(o *Options) *Report {
 	return r
 }
 
-// shownRows is how many rows of a kind a report names.
-const shownRows = 5
+// A report names shownRows rows of a kind. Until it is complete it knows knownRows, since some may yet be
+// dropped as those of an evaluation.
+const (
+	shownRows = 5
+	knownRows = 100
+)
 
-// script counts the script of a row; "" is none.
-func (r *Report) script(name string, ref RowRef) {
+// script counts the script of the row read last; "" is none. It returns its place in Scripts plus one, 0 for none.
+func (r *Report) script(name string, ref RowRef) int16 {
 	if name == "" {
-		return
+		return 0
 	}
 	i := slices.IndexFunc(r.Scripts, func(s ScriptReport) bool { return s.Script == name })
 	if i < 0 {
@@ -156,14 +162,29 @@ func (r *Report) script(name string, ref RowRef) {
 		r.Scripts = append(r.Scripts, ScriptReport{Script: name})
 	}
 	s := &r.Scripts[i]
-	if s.Rows++; len(s.First) < shownRows {
-		s.First = append(s.First, ref)
+	if s.Rows++; len(s.First) < knownRows {
+		s.First, s.nth = append(s.First, ref), append(s.nth, r.Rows)
+	}
+	return int16(i + 1)
+}
+
+// forget takes a row that is dropped after all out of the tables that name rows; script is what script returned.
+func (r *Report) forget(nth int64, script int16) {
+	is := func(o Outlier) bool { return o.nth == nth }
+	r.Longer, r.LeastSay = slices.DeleteFunc(r.Longer, is), slices.DeleteFunc(r.LeastSay, is)
+	if script == 0 {
+		return
+	}
+	s := &r.Scripts[script-1]
+	s.Rows--
+	if i := slices.Index(s.nth, nth); i >= 0 {
+		s.First, s.nth = slices.Delete(s.First, i, i+1), slices.Delete(s.nth, i, i+1)
 	}
 }
 
-// outliers keeps the longest rows and those that teach least.
+// outliers keeps the longest rows and those that teach least, of which the row read last may be one.
 func (r *Report) outliers(ref RowRef, tokens, supervised int) {
-	o := Outlier{ref, tokens, supervised}
+	o := Outlier{ref, tokens, supervised, r.Rows}
 	r.Longer = extreme(r.Longer, o, -tokens, func(o Outlier) int { return -o.Tokens })
 	if supervised > 0 {
 		r.LeastSay = extreme(r.LeastSay, o, supervised, func(o Outlier) int { return o.Supervised })
@@ -172,7 +193,7 @@ func (r *Report) outliers(ref RowRef, tokens, supervised int) {
 
 // extreme puts o into a short list that is sorted by a number, the first of equals first.
 func extreme(list []Outlier, o Outlier, n int, by func(Outlier) int) []Outlier {
-	if len(list) == shownRows && by(list[shownRows-1]) <= n {
+	if len(list) == knownRows && by(list[knownRows-1]) <= n {
 		return list
 	}
 	at := slices.IndexFunc(list, func(l Outlier) bool { return by(l) > n })
@@ -180,7 +201,7 @@ func extreme(list []Outlier, o Outlier, n int, by func(Outlier) int) []Outlier {
 		at = len(list)
 	}
 	list = slices.Insert(list, at, o)
-	return list[:min(len(list), shownRows)]
+	return list[:min(len(list), knownRows)]
 }
 
 // Outliers are the scripts of fewer than two rows in a hundred: likely another
@@ -252,8 +273,21 @@ func (r *Report) overLine() string {
 	return strings.Join(parts, ", ")
 }
 
-func (r *Report) finish(d *Dataset) (err error) {
+// cut leaves of the rows that it knows those that are named.
+func (r *Report) cut() {
+	if len(r.Longer) > 0 {
+		r.Longest, r.LongestAt = r.Longer[0].Tokens, r.Longer[0].RowRef
+	}
+	r.Longer, r.LeastSay = r.Longer[:min(len(r.Longer), shownRows)], r.LeastSay[:min(len(r.LeastSay), shownRows)]
+	r.Scripts = slices.DeleteFunc(r.Scripts, func(s ScriptReport) bool { return s.Rows == 0 })
+	for i := range r.Scripts {
+		s := &r.Scripts[i]
+		s.First, s.nth = s.First[:min(len(s.First), shownRows)], nil
+	}
 	slices.SortStableFunc(r.Scripts, func(a, b ScriptReport) int { return cmp.Compare(b.Rows, a.Rows) })
+}
+
+func (r *Report) finish(d *Dataset) (err error) {
 	r.TrainSamples, r.ValSamples = d.Train.Len(), d.Val.Len()
 	if r.TrainTokens, r.TrainSupervised, err = countTokens(d.Train); err != nil {
 		return err

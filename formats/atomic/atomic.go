@@ -78,7 +78,10 @@ func Own(path, what string, is func() bool) error {
 	if err := Ordinary(path); err != nil {
 		return err
 	}
-	if st, err := os.Stat(path); err != nil || st.Mode().IsRegular() && (st.Size() == 0 || is()) {
+	if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && (st.Size() == 0 || is()) {
+		return nil
+	}
+	if _, err := os.Lstat(path); err != nil { // a link to nothing is something
 		return nil
 	}
 	return fail.Usagef(path, "name another file, or move this one away", "exists and is not %s: it would be lost", what)

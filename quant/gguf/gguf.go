@@ -168,11 +168,11 @@ func Write(ctx context.Context, dev kernels.Backend, src, out string, o Options,
 
 // free refuses an output that is the input, or that exists.
 func free(src, out string, force bool) error {
-	st, err := os.Stat(out)
-	if err != nil {
+	if _, err := os.Lstat(out); err != nil { // a link to nothing is something
 		return nil
 	}
-	if s, err := os.Stat(src); err == nil && os.SameFile(s, st) {
+	st, _ := os.Stat(out)
+	if s, err := os.Stat(src); err == nil && st != nil && os.SameFile(s, st) {
 		return fail.Usagef(out, "name another output", "output and input are the same file")
 	}
 	if !force {

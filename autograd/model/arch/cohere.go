@@ -25,7 +25,7 @@ var cohere = Arch{
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, err := decoderGGUF(m)
 		s.Arch = "cohere"
-		s.besideEachOther(float32(m.Float(1e-5, "attention.layer_norm_epsilon")), float32(m.Float(0, "logit_scale")))
+		s.besideEachOther(m.eps(), float32(m.Float(0, "logit_scale")))
 		return s, cmp.Or(err, m.err)
 	},
 	Rules: func(s *Spec) []Rule { return decoderRules(s, false) },
@@ -53,7 +53,7 @@ var cohere2 = Arch{
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, err := decoderGGUF(m)
-		s.besideEachOther(float32(m.Float(1e-5, "attention.layer_norm_epsilon")), float32(m.Float(0, "logit_scale")))
+		s.besideEachOther(m.eps(), float32(m.Float(0, "logit_scale")))
 		s.placedNear(m.windowed(len(s.Layers), cohere2Period), m.Int(-1, "attention.sliding_window"))
 		return s, cmp.Or(err, m.err)
 	},

@@ -78,7 +78,7 @@ var cohere2moe = Arch{
 			return s, err
 		}
 		s.Arch = "cohere2_moe"
-		s.besideEachOther(float32(m.Float(1e-5, "attention.layer_norm_epsilon")), float32(m.Float(0, "logit_scale")))
+		s.besideEachOther(m.eps(), float32(m.Float(0, "logit_scale")))
 		e := m.experts()
 		if e.Route.Renorm = m.Bool(false, "expert_weights_norm"); m.Int(gateSoftmax, "expert_gating_func") == gateSigmoid {
 			e.Route.Kind = kernels.RouteSigmoid

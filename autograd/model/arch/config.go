@@ -350,6 +350,19 @@ func (m *Metadata) Float(d float64, key string) float64 {
 	return f
 }
 
+// eps is the epsilon of the norms, which every architecture of GGUF must give.
+func (m *Metadata) eps() float32 {
+	const rms, mean = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
+	v := m.Float(math.NaN(), rms)
+	if math.IsNaN(v) {
+		v = m.Float(math.NaN(), mean)
+	}
+	if math.IsNaN(v) && m.err == nil {
+		m.err = fmt.Errorf("%s.%s: missing", m.prefix, rms)
+	}
+	return float32(v)
+}
+
 // Int is Float for integers; d < 0 makes the key required.
 func (m *Metadata) Int(d int, key string) int {
 	f := m.Float(math.NaN(), key)

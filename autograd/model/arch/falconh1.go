@@ -42,7 +42,7 @@ var falconH1 = Arch{
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s := Spec{Arch: "falcon_h1", C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), V: m.vocabulary(),
-			Norm: NormSpec{Eps: float32(m.Float(1e-5, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight")}
+			Norm: NormSpec{Eps: m.eps()}, Tied: !m.Has("output.weight")}
 		a := m.attention(s.C)
 		s.Ropes = []RopeSpec{m.Rope(a.D, s.MaxPos)}
 		mixer := m.mamba2(s.Norm.Eps)

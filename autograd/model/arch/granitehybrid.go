@@ -48,7 +48,7 @@ var graniteHybrid = Arch{
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s := Spec{Arch: "granitemoehybrid", C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), V: m.vocabulary(),
-			Norm: NormSpec{Eps: float32(m.Float(1e-6, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight"), EmbedScale: float32(m.Float(1, "embedding_scale"))}
+			Norm: NormSpec{Eps: m.eps()}, Tied: !m.Has("output.weight"), EmbedScale: float32(m.Float(1, "embedding_scale"))}
 		if by := m.Float(1, "logit_scale"); by > 0 {
 			s.LogitScale = float32(1 / by)
 		}

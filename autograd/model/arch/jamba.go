@@ -36,7 +36,7 @@ var jamba = Arch{
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s := Spec{Arch: "jamba", C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), V: m.vocabulary(),
-			Norm: NormSpec{Eps: float32(m.Float(1e-6, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight")}
+			Norm: NormSpec{Eps: m.eps()}, Tied: !m.Has("output.weight")}
 		full := m.emptyLayers(&s)
 		var sparse []bool
 		for i := range s.Layers {

@@ -32,7 +32,7 @@ var kimiLinear = Arch{
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s := Spec{Arch: "kimi_linear", C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), V: m.vocabulary(),
-			Norm: NormSpec{Eps: float32(m.Float(1e-5, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight")}
+			Norm: NormSpec{Eps: m.eps()}, Tied: !m.Has("output.weight")}
 		full := m.emptyLayers(&s)
 		a := m.latentAttention(slices.Index(full, true))
 		a.Rope = NoRope

@@ -130,7 +130,7 @@ func (s *Spec) convLayers(kinds []bool, a *Attention, conv *ShortConv, feed func
 // lfm2 reads the keys around the layers, and which have attention.
 func (m *Metadata) lfm2(name string) (Spec, []bool) {
 	s := Spec{Arch: name, C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"),
-		Norm: NormSpec{Eps: float32(m.Float(1e-5, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight")}
+		Norm: NormSpec{Eps: m.eps()}, Tied: !m.Has("output.weight")}
 	s.V = m.vocabulary()
 	kinds := m.emptyLayers(&s)
 	s.Ropes = []RopeSpec{m.Rope(m.hybridAttention(s.C, len(kinds)).D, s.MaxPos)}

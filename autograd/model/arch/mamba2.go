@@ -25,7 +25,7 @@ var mamba2 = Arch{
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s := Spec{Arch: "mamba2", C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), V: m.vocabulary(),
-			Norm: NormSpec{Eps: float32(m.Float(1e-5, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight")}
+			Norm: NormSpec{Eps: m.eps()}, Tied: !m.Has("output.weight")}
 		err := s.repeat(m.Int(-1, "block_count"), &LayerSpec{Sublayers: []Sublayer{{Pre: AttnNorm, Body: m.mamba2(s.Norm.Eps)}}})
 		return s, cmp.Or(m.err, err)
 	},

@@ -28,7 +28,7 @@ var minicpm3 = Arch{
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s := Spec{
 			Arch: "minicpm3", C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"),
-			Norm: NormSpec{Eps: float32(m.Float(1e-6, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight"),
+			Norm: NormSpec{Eps: m.eps()}, Tied: !m.Has("output.weight"),
 		}
 		if emb := m.shapes["token_embd.weight"]; len(emb) == 2 {
 			s.V = int(emb[0])

@@ -136,7 +136,7 @@ func (r RopeSpec) latentScale(d int) float32 {
 func latentGGUF(m *Metadata) (Spec, error) {
 	s := Spec{
 		Arch: m.prefix, C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"),
-		Norm: NormSpec{Eps: float32(m.Float(1e-6, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight"),
+		Norm: NormSpec{Eps: m.eps()}, Tied: !m.Has("output.weight"),
 	}
 	if emb, ok := m.shapes["token_embd.weight"]; ok && len(emb) == 2 {
 		s.V = int(emb[0])

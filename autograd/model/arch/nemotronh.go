@@ -54,7 +54,7 @@ func nemotronSpec(c *Config) (Spec, error) {
 
 func nemotronGGUF(m *Metadata) (Spec, error) {
 	s := Spec{Arch: m.prefix, C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), V: m.vocabulary(),
-		Norm: NormSpec{Eps: float32(m.Float(1e-5, "attention.layer_norm_rms_epsilon"))}, Tied: !m.Has("output.weight")}
+		Norm: NormSpec{Eps: m.eps()}, Tied: !m.Has("output.weight")}
 	full := m.emptyLayers(&s)
 	a := m.hybridAttention(s.C, len(s.Layers))
 	a.Rope = NoRope

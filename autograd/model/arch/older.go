@@ -45,7 +45,7 @@ func heads(h, width int) *Attention {
 func (m *Metadata) older(name string, act kernels.ActKind) (Spec, *Attention, *MLP) {
 	s := Spec{
 		Arch: name, C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), Tied: !m.Has("output.weight"), HeadBias: m.Has("output.bias"),
-		Norm:      NormSpec{Kind: kernels.LayerNorm, Eps: float32(m.Float(1e-5, "attention.layer_norm_epsilon")), Bias: m.Has("output_norm.bias")},
+		Norm:      NormSpec{Kind: kernels.LayerNorm, Eps: m.eps(), Bias: m.Has("output_norm.bias")},
 		EmbedNorm: m.Has("token_embd_norm.weight"),
 	}
 	if emb := m.shapes["token_embd.weight"]; len(emb) == 2 {

@@ -19,7 +19,7 @@ var olmo = Arch{
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s, err := decoderGGUF(m)
-		s.Norm = bareNorm(m.Float(1e-5, "attention.layer_norm_epsilon"))
+		s.Norm = bareNorm(float64(m.eps()))
 		if a := s.Attention(); a != nil { // one for all layers
 			a.Clip = float32(m.Float(0, "attention.clamp_kqv"))
 		}

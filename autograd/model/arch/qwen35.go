@@ -162,7 +162,7 @@ func (s *Spec) deltaLayers(full []bool, a Body, d *DeltaNet, feed Body) {
 // qwenHybrid reads the keys around the layers, which have attention, and the mixers.
 func (m *Metadata) qwenHybrid(name string, in DeltaIn) (Spec, []bool, *Attention, *DeltaNet) {
 	s := Spec{Arch: name, C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), V: m.vocabulary(),
-		Norm: NormSpec{Eps: float32(m.Float(1e-6, "attention.layer_norm_rms_epsilon")), Offset: 1}, Tied: !m.Has("output.weight")}
+		Norm: NormSpec{Eps: m.eps(), Offset: 1}, Tied: !m.Has("output.weight")}
 	n := m.Int(-1, "block_count")
 	if m.err == nil {
 		m.err = s.repeat(n, nil)

@@ -180,3 +180,16 @@ func TestRopeKeys(t *testing.T) {
 		t.Error("a key that the family has read is refused")
 	}
 }
+
+// TestEps: the epsilon of the norms has no default in a GGUF, and llama.cpp takes none without.
+func TestEps(t *testing.T) {
+	for key, want := range map[string]float32{"attention.layer_norm_rms_epsilon": 0.25, "attention.layer_norm_epsilon": 0.25} {
+		if m := metadata(key, float32(0.25)); m.eps() != want || m.err != nil {
+			t.Errorf("%s: %v", key, m.err)
+		}
+	}
+	m := metadata("rope.freq_base", float32(1))
+	if m.eps(); m.err == nil || !strings.Contains(m.err.Error(), "llama.attention.layer_norm_rms_epsilon: missing") {
+		t.Error(m.err)
+	}
+}

@@ -118,7 +118,7 @@ func (s *Spec) decoder() []*LayerSpec { return s.Layers[s.Encoder:] }
 func t5GGUF(m *Metadata) (Spec, error) {
 	s := Spec{
 		Arch: "t5", C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), Tied: !m.Has("output.weight"),
-		Norm: NormSpec{Eps: float32(m.Float(1e-6, "attention.layer_norm_rms_epsilon"))}, Start: int32(m.Int(0, "decoder_start_token_id")),
+		Norm: NormSpec{Eps: m.eps()}, Start: int32(m.Int(0, "decoder_start_token_id")),
 		Distances: Distances{m.Int(-1, "attention.relative_buckets_count"), t5Far},
 	}
 	m.asked["attention.layer_norm_epsilon"] = true // the same again

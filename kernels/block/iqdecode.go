@@ -1,6 +1,10 @@
 package block
 
-import "math/bits"
+import (
+	"math/bits"
+
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
 
 // Decoders of the types that store points of a lattice: 256 elements a block, a
 // unit of 32. They, and others of few bits, look up the numbers of eights of
@@ -49,6 +53,27 @@ var (
 	grid3S   = lattice3S.grid(&levels3S)
 	grid1S   = shiftedGrid()
 )
+
+// Points are the points that codes of a type index, their coordinates packed: of
+// IQ3_XXS and IQ3_S four of three bits, of the others eight of two, the first in the
+// lowest bits. nil: the type has none. They are not the caller's to change.
+func Points(k dtype.Kind) []uint16 {
+	switch k {
+	case dtype.IQ2_XXS:
+		return lattice2XXS.points
+	case dtype.IQ2_XS:
+		return lattice2XS.points
+	case dtype.IQ2_S:
+		return lattice2S.points
+	case dtype.IQ3_XXS:
+		return lattice3XXS.points
+	case dtype.IQ3_S:
+		return lattice3S.points
+	case dtype.IQ1_S, dtype.IQ1_M:
+		return lattice1S.points
+	}
+	return nil
+}
 
 func (g *lattice) grid(levels *[8]uint8) [][8]uint8 {
 	out := make([][8]uint8, len(g.points))

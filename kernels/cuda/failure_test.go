@@ -223,8 +223,8 @@ func TestLacking(t *testing.T) {
 		"a selective scan with 257 numbers": func() {
 			c.SSMScan(kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, kernels.Heads{}, &kernels.SSMArgs{H: 1, G: 1, P: 1, S: 257})
 		},
-		"a matrix of IQ1_S": func() {
-			m, err := c.Load(kernels.Weights, dtype.Of(dtype.IQ1_S), 1, 256, nil, kernels.Copy)
+		"a matrix of F64": func() {
+			m, err := c.Load(kernels.Weights, dtype.Of(dtype.F64), 1, 256, nil, kernels.Copy)
 			if err != nil {
 				t.Fatal(err)
 			}

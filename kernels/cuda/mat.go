@@ -1,9 +1,11 @@
 package cuda
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/cuda/driver"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -21,6 +23,8 @@ var storage = map[dtype.Kind]int32{
 	dtype.Int2: 6, dtype.Int3: 6, dtype.Int4: 6, dtype.Int8: 6,
 	dtype.Q4_0: 7, dtype.Q4_1: 8, dtype.Q5_0: 9, dtype.Q5_1: 10, dtype.Q8_0: 11,
 	dtype.Q2_K: 12, dtype.Q3_K: 13, dtype.Q4_K: 14, dtype.Q5_K: 15, dtype.Q6_K: 16, dtype.IQ4_NL: 17, dtype.IQ4_XS: 18,
+	dtype.Q1_0: 19, dtype.Q2_0: 20, dtype.TQ1_0: 21, dtype.TQ2_0: 22, dtype.MXFP4: 23, dtype.NVFP4: 24,
+	dtype.IQ2_XXS: 25, dtype.IQ2_XS: 26, dtype.IQ2_S: 27, dtype.IQ3_XXS: 28, dtype.IQ3_S: 29, dtype.IQ1_S: 30, dtype.IQ1_M: 31,
 }
 
 // matOf describes m to a kernel.
@@ -41,6 +45,9 @@ func (c *CUDA) matOf(what string, m kernels.Mat) mat {
 	}
 	base := ptr(m.Buffer)
 	k := mat{codes: base, row0: int64(m.Row0), cols: int32(m.Cols), kind: kind, group: int32(t.Group), groups: int32(t.Groups(m.Cols)), bits: int32(t.Bits()), fp4: flag(t.Kind == dtype.FP4)}
+	if in := t.Kind.Info(); in.Family == dtype.GGML {
+		k.bits, k.outer, k.scales = int32(in.Block), int32(in.Bytes), c.pointsOf(t.Kind)
+	}
 	if !t.HasPlanes() {
 		return k
 	}
@@ -57,6 +64,41 @@ func (c *CUDA) matOf(what string, m kernels.Mat) mat {
 		k.scaleType = elementTypes[t.Scale]
 	}
 	return k
+}
+
+// pointsOf is where the points of a type's lattice lie, which the first matrix
+// brings to the device; 0: it has none. They stay until the device is closed, and
+// are not counted: 10 KB for all types.
+func (c *CUDA) pointsOf(k dtype.Kind) driver.Ptr {
+	points := block.Points(k)
+	if points == nil {
+		return 0
+	}
+	c.mu.Lock()
+	at, ok := c.points[k]
+	c.mu.Unlock()
+	if ok {
+		return at
+	}
+	raw := make([]byte, 2*len(points))
+	for i, p := range points {
+		binary.LittleEndian.PutUint16(raw[2*i:], p)
+	}
+	b, err := c.take(kernels.Scratch, dtype.Of(dtype.I16), len(points), int64(len(raw)))
+	if err != nil {
+		panic(kernels.Failed{Err: err})
+	}
+	c.upload(b, raw)
+	c.mu.Lock()
+	if at, ok = c.points[k]; !ok {
+		at, c.points[k] = b.at, b.at
+		c.mem.Now[kernels.Scratch] -= b.size
+	}
+	c.mu.Unlock()
+	if at != b.at { // another was first
+		c.Free(b)
+	}
+	return at
 }
 
 // rowsOf is a buffer [n, cols] of elements as a matrix.

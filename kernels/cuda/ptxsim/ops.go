@@ -55,6 +55,8 @@ func unaryOp(part []string) func(a uint64) uint64 {
 		return func(a uint64) uint64 { return ^a }
 	case "clz.b32":
 		return func(a uint64) uint64 { return uint64(bits.LeadingZeros32(uint32(a))) }
+	case "popc.b32":
+		return func(a uint64) uint64 { return uint64(bits.OnesCount32(uint32(a))) }
 	case "not.pred":
 		return func(a uint64) uint64 { return a ^ 1 }
 	case "sqrt.rn.f32":

@@ -19,6 +19,23 @@ func wholeLanes(n int) (whole int, wide bool) {
 	return 0, false
 }
 
+// AdamW makes one step of p with moments in codes, of Signed and of Unsigned, and their
+// largest magnitudes, as kernels/cpu does on decoded ones, to the bit. k are Clip, Keep,
+// Lerp, Beta2, 1-Beta2, Root, Eps and StepSize; next is for its use. It reports whether
+// it did: all lengths are 256, and the machine has AVX-512 VBMI.
+func AdamW(p, g []float32, m, v []byte, mtop, vtop *float32, k *[8]float32, next *[2][256]float32) bool {
+	const n = len(next[0])
+	if level.Current() < level.AVX512 || !level.HasVBMI() || len(p) != n || len(g) != n || len(m) != n || len(v) != n {
+		return false
+	}
+	var tops [2]uint32
+	lanes.DynamicAdam64(n, &p[0], &g[0], &m[0], &v[0], &next[0][0], &next[1][0], &Signed.valueBytes[0][0], &Unsigned.valueBytes[0][0], &k[0], &tops[0], *mtop, *vtop)
+	*mtop, *vtop = math.Float32frombits(tops[0]), math.Float32frombits(tops[1])
+	Signed.encodeLanes(m, next[0][:], 1/max(*mtop, 1e-38))
+	Unsigned.encodeLanes(v, next[1][:], 1/max(*vtop, 1e-38))
+	return true
+}
+
 // topLanes is the largest magnitude of the first n of x.
 func topLanes(x []float32) (top float32, n int) {
 	n, wide := wholeLanes(len(x))

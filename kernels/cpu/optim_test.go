@@ -1,8 +1,10 @@
 package cpu_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -179,4 +181,81 @@ func unlike(a, b []byte, share float64) (n int) {
 		}
 	}
 	return n
+}
+
+// TestAdamW8Levels: steps with moments in codes give the same bits at every level, in
+// whole blocks and the last one, of zeros, of very small and large gradients, infinity
+// and NaN.
+func TestAdamW8Levels(t *testing.T) {
+	const n = 6*kernels.OptimBlock + 77
+	rule := kernels.OptimRule{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Bits8: true}
+	run := func() (out [][]float32, codes []byte) {
+		rng := rand.New(rand.NewPCG(1, 2))
+		c := cpu.New(cpu.Options{})
+		alloc := func(k dtype.Kind, n int) kernels.Buffer {
+			x, err := c.Alloc(kernels.Optimizer, dtype.Of(k), n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Upload(x, make([]byte, n*k.Info().Bytes))
+			return x
+		}
+		p := make([]float32, n)
+		for i := range p {
+			p[i] = float32(rng.NormFloat64())
+		}
+		s := kernels.OptimSpan{P: alloc(dtype.F32, n), G: alloc(dtype.F32, n), Rows: 1, Cols: n, LR: 1e-2, Decay: 0.1}
+		for _, st := range rule.State(1, n, 1) {
+			s.State = append(s.State, alloc(st.Type.Kind, st.Len))
+		}
+		c.Upload(s.P, kernels.Bytes(p))
+		for step := 1; step <= 4; step++ {
+			g := make([]float32, n)
+			for i := range g {
+				scale := []float64{0, 1e-30, 1e-3, 1, 1e15, 1e-12, 1}[i/kernels.OptimBlock]
+				g[i] = float32(rng.NormFloat64() * scale * math.Pow(10, -3*rng.Float64()))
+			}
+			if step == 3 {
+				g[3*kernels.OptimBlock+5], g[5*kernels.OptimBlock+70], g[n-1] = float32(math.Inf(1)), float32(math.NaN()), float32(math.NaN())
+			}
+			c.Upload(s.G, kernels.Bytes(g))
+			c.Optim(&kernels.OptimArgs{OptimRule: rule, Spans: []kernels.OptimSpan{s}, Step: step})
+		}
+		for _, b := range append([]kernels.Buffer{s.P}, s.State...) {
+			if b.Type().Kind == dtype.U8 {
+				raw := make([]byte, b.Len())
+				if err := c.Download(raw, b); err != nil {
+					t.Fatal(err)
+				}
+				codes = append(codes, raw...)
+				continue
+			}
+			v := make([]float32, b.Len())
+			if err := c.Download(kernels.Bytes(v), b); err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, v)
+		}
+		return out, codes
+	}
+	var want [][]float32
+	var codes []byte
+	for _, l := range level.Supported() {
+		restore := level.Force(l)
+		got, c := run()
+		restore()
+		if want == nil {
+			want, codes = got, c
+		}
+		if !bytes.Equal(c, codes) {
+			t.Errorf("%v: other codes", l)
+		}
+		for k := range want {
+			for i, w := range want[k] {
+				if g := got[k][i]; math.Float32bits(g) != math.Float32bits(w) && (g == g || w == w) {
+					t.Fatalf("%v: buffer %d[%d] is %g, want %g", l, k, i, g, w)
+				}
+			}
+		}
+	}
 }

@@ -18,6 +18,10 @@ type Float interface{ float32 | float64 }
 
 // Span is a kernels.OptimSpan in memory.
 type Span[F Float] struct {
+	// Coded makes the step of blocks lo … of a span in 8 bits, up to hi at most, as its
+	// rule would on decoded states, and returns the first that it did not; nil: of none.
+	Coded func(lo, hi int) int
+
 	P, G              []F
 	State             []Moment[F] // one of each name that OptimRule.State lists; 8-bit codes and their scales are one
 	Rows, Cols, Block int
@@ -113,6 +117,9 @@ func (s *Span[F]) blocks(rule Element[F], lo, hi int) {
 	if !coded {
 		rule(s.P[from:to], s.G[from:to], m[:len(s.State)])
 		return
+	}
+	if s.Coded != nil {
+		lo = s.Coded(lo, hi)
 	}
 	var buf [4][kernels.OptimBlock]F
 	for b := lo; b < hi; b++ {

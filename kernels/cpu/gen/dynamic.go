@@ -17,6 +17,7 @@ func dynamics() {
 	}
 	dynamicDecodeBytes()
 	dynamicEncodeBytes()
+	dynamicAdam()
 	constant256("dynamicOrder", 0, 0, 4, 8, 12, 1, 5, 9, 13)
 	constant256("dynamicOrder", 32, 2, 6, 10, 14, 3, 7, 11, 15)
 	fmt.Fprintln(&out.asm, "GLOBL dynamicOrder<>(SB), RODATA|NOPTR, $64")
@@ -116,6 +117,71 @@ func dynamicEncodeBytes() {
 	e("ADDQ $256, BX")
 	e("SUBQ $64, AX")
 	e("JGT loop")
+	ret()
+}
+
+// dynamicAdam decodes both moments, makes AdamW's step as package vec does, to the bit,
+// and leaves the new moments as floats with their largest magnitudes. Divisions run
+// while tables are looked up.
+func dynamicAdam() {
+	text("DynamicAdam64", "is one AdamW step of moments in codes: p is updated, nm and nv are the new moments and tops the bits of their largest magnitudes; k are the 8 numbers of a vec.Adam.",
+		arg{"n", "int", "AX"}, arg{"p", "*float32", "BX"}, arg{"grad", "*float32", "CX"}, arg{"m", "*byte", "DX"}, arg{"v", "*byte", "SI"}, arg{"nm", "*float32", "DI"}, arg{"nv", "*float32", "R8"},
+		arg{"mvalues", "*byte", "R9"}, arg{"vvalues", "*byte", "R10"}, arg{"k", "*float32", "R13"}, arg{"tops", "*uint32", "R12"}, arg{"mabsmax", "float32", "Z22"}, arg{"vabsmax", "float32", "Z23"})
+	const clip, keep, lerp, beta2, one, root, eps, step, order, mask, topM, topV = 14, 15, 16, 17, 18, 19, 20, 21, 24, 25, 26, 27
+	for i := range 8 {
+		e("VBROADCASTSS %d(R13), Z%d", 4*i, clip+i)
+	}
+	e("VMOVDQU64 dynamicOrder<>(SB), Z%d", order)
+	broadcast(0x7fffffff, mask)
+	zZero(topM)
+	zZero(topV)
+	e("PCALIGN $32")
+	label("loop")
+	e("VPERMD (DX), Z%d, Z0", order)
+	lookUp("R9", 0, 1)
+	e("VPERMD (SI), Z%d, Z0", order)
+	lookUp("R10", 0, 5)
+	for q := range 4 {
+		m, v, d, t, u := 1+q, 5+q, 9, 10, 11
+		zMul(22, m, m)
+		zMul(23, v, v)
+		e("VMULPS %d(CX), Z%d, Z%d", 64*q, clip, d)
+		zSub(d, m, t)
+		zMul(lerp, t, t)
+		zAdd(t, m, m)
+		e("VMOVUPS Z%d, %d(DI)", m, 64*q)
+		zMul(d, d, d)
+		zMul(one, d, d)
+		zMul(beta2, v, v)
+		zAdd(d, v, v)
+		e("VMOVUPS Z%d, %d(R8)", v, 64*q)
+		e("VSQRTPS Z%d, Z%d", v, t)
+		zDiv(t, root, t)
+		zAdd(eps, t, t)
+		zMul(step, m, u)
+		zDiv(u, t, u)
+		e("VMULPS %d(BX), Z%d, Z%d", 64*q, keep, t)
+		zAdd(u, t, t)
+		e("VMOVUPS Z%d, %d(BX)", t, 64*q)
+		z3("VPANDD", m, mask, m)
+		z3("VPMAXUD", m, topM, topM)
+		z3("VPANDD", v, mask, v)
+		z3("VPMAXUD", v, topV, topV)
+	}
+	for _, r := range []string{"DX", "SI"} {
+		e("ADDQ $64, %s", r)
+	}
+	for _, r := range []string{"BX", "CX", "DI", "R8"} {
+		e("ADDQ $256, %s", r)
+	}
+	e("SUBQ $64, AX")
+	e("JGT loop")
+	l := &loop{isa: isa{"16", 'Z', 16}}
+	zMove(topM, 0)
+	l.fold("VPMAXUD", 0, 1, "R12")
+	e("ADDQ $4, R12")
+	zMove(topV, 0)
+	l.fold("VPMAXUD", 0, 1, "R12")
 	ret()
 }
 

@@ -176,3 +176,8 @@ func DynamicDecode64(n int, x *float32, codes *byte, values *byte, absmax float3
 //
 //go:noescape
 func DynamicEncode64(n int, x *float32, codes *byte, lines *float32, mid *byte, r float32, shift float32)
+
+// DynamicAdam64 is one AdamW step of moments in codes: p is updated, nm and nv are the new moments and tops the bits of their largest magnitudes; k are the 8 numbers of a vec.Adam.
+//
+//go:noescape
+func DynamicAdam64(n int, p *float32, grad *float32, m *byte, v *byte, nm *float32, nv *float32, mvalues *byte, vvalues *byte, k *float32, tops *uint32, mabsmax float32, vabsmax float32)

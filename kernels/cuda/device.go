@@ -9,7 +9,6 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cuda/driver"
-	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // Options of a device.
@@ -31,9 +30,9 @@ type CUDA struct {
 	limit  int64
 	err    error // the first failure
 	closed bool
-	kept   map[int64][]driver.Ptr    // freed blocks by size
-	held   int64                     // bytes of them
-	points map[dtype.Kind]driver.Ptr // of lattices, see pointsOf
+	kept   map[int64][]driver.Ptr // freed blocks by size
+	held   int64                  // bytes of them
+	tables map[any]driver.Ptr     // see table
 
 	code code // of the device's thread alone
 }
@@ -46,7 +45,7 @@ func Open(index int, o Options) (*CUDA, error) {
 // OpenOn returns the device that d opens, on the thread that will use it: for
 // devices that are interpreted, or fail on purpose.
 func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, error) {
-	c := &CUDA{name: name, queue: make(chan func(driver.Driver), 1024), ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}, points: map[dtype.Kind]driver.Ptr{}}
+	c := &CUDA{name: name, queue: make(chan func(driver.Driver), 1024), ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}, tables: map[any]driver.Ptr{}}
 	opened := make(chan error)
 	go c.thread(d, opened)
 	if err := <-opened; err != nil {
@@ -153,7 +152,7 @@ func (c *CUDA) Close() {
 	}
 	c.closed = true
 	kept := c.kept
-	for _, p := range c.points {
+	for _, p := range c.tables {
 		kept[0] = append(kept[0], p)
 	}
 	c.kept, c.mem.Now = nil, [kernels.NumPurposes]int64{}

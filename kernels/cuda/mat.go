@@ -66,32 +66,36 @@ func (c *CUDA) matOf(what string, m kernels.Mat) mat {
 	return k
 }
 
-// pointsOf is where the points of a type's lattice lie, which the first matrix
-// brings to the device; 0: it has none. They stay until the device is closed, and
-// are not counted: 10 KB for all types.
+// pointsOf is where the points of a type's lattice lie; 0: it has none.
 func (c *CUDA) pointsOf(k dtype.Kind) driver.Ptr {
 	points := block.Points(k)
 	if points == nil {
 		return 0
 	}
-	c.mu.Lock()
-	at, ok := c.points[k]
-	c.mu.Unlock()
-	if ok {
-		return at
-	}
 	raw := make([]byte, 2*len(points))
 	for i, p := range points {
 		binary.LittleEndian.PutUint16(raw[2*i:], p)
 	}
-	b, err := c.take(kernels.Scratch, dtype.Of(dtype.I16), len(points), int64(len(raw)))
+	return c.table(k, raw)
+}
+
+// table is where the bytes of a table lie, which its first user brings to the device.
+// Tables stay until it is closed, and are not counted: 12 KB all together.
+func (c *CUDA) table(key any, raw []byte) driver.Ptr {
+	c.mu.Lock()
+	at, ok := c.tables[key]
+	c.mu.Unlock()
+	if ok {
+		return at
+	}
+	b, err := c.take(kernels.Scratch, dtype.Of(dtype.U8), len(raw), int64(len(raw)))
 	if err != nil {
 		panic(kernels.Failed{Err: err})
 	}
 	c.upload(b, raw)
 	c.mu.Lock()
-	if at, ok = c.points[k]; !ok {
-		at, c.points[k] = b.at, b.at
+	if at, ok = c.tables[key]; !ok {
+		at, c.tables[key] = b.at, b.at
 		c.mem.Now[kernels.Scratch] -= b.size
 	}
 	c.mu.Unlock()

@@ -53,7 +53,9 @@ func (x *run) writeReports(s *report.Summary) error {
 			if err := atomic.MkdirAll(filepath.Dir(filepath.Join(s.Dir, name))); err != nil {
 				return err
 			}
-			files[name] = data
+			if err := atomic.Extend(filepath.Join(s.Dir, name), data); err != nil { // who watches it sees it grow
+				return err
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {

@@ -33,6 +33,27 @@ func (d Disk) OpenLog(path string) (*Log, error) {
 	return &Log{path: path, f: f}, nil
 }
 
+// Extend makes the file at path hold data: what it lacks at its end is appended, so that
+// who has it open sees it grow; a file that holds something else is replaced.
+func Extend(path string, data []byte) error { return machine.Extend(path, data) }
+
+// Extend is the function Extend on this Disk.
+func (d Disk) Extend(path string, data []byte) error {
+	old, err := os.ReadFile(path)
+	if err != nil || !bytes.HasPrefix(data, old) {
+		return d.WriteFile(path, data)
+	}
+	if len(old) == len(data) {
+		return nil
+	}
+	f, err := d.FS.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0o666)
+	if err != nil {
+		return failed(path, "opening it to go on", err)
+	}
+	_, err = f.Write(data[len(old):])
+	return failed(path, "going on with it", errors.Join(err, f.Sync(), f.Close()))
+}
+
 // WriteLine appends line and a newline. line must hold none.
 func (l *Log) WriteLine(line []byte) error {
 	if bytes.IndexByte(line, '\n') >= 0 {

@@ -32,7 +32,11 @@ func mlflowFiles(t *tracked) map[string][]byte {
 	ms := func(at float64) int64 { return int64(1000 * at) }
 	end := t.points[len(t.points)-1].at
 	status := 5 // killed: it can go on
-	if t.ended {
+	var ended any = ms(end)
+	switch {
+	case t.live:
+		status, ended = 1, nil // running
+	case t.ended:
 		status = 3 // finished
 	}
 	text := func(v any) []byte {
@@ -48,7 +52,7 @@ func mlflowFiles(t *tracked) map[string][]byte {
 			"artifact_location": uri(experiment), "creation_time": ms(t.began), "experiment_id": experiment,
 			"last_update_time": ms(end), "lifecycle_stage": "active", "name": t.run}),
 		filepath.Join(dir, "meta.yaml"): text(map[string]any{
-			"artifact_uri": uri(experiment, t.id, "artifacts"), "end_time": ms(end), "entry_point_name": "", "experiment_id": experiment,
+			"artifact_uri": uri(experiment, t.id, "artifacts"), "end_time": ended, "entry_point_name": "", "experiment_id": experiment,
 			"lifecycle_stage": "active", "run_id": t.id, "run_name": t.stage, "source_name": "", "source_type": 4, "source_version": "",
 			"start_time": ms(t.began), "status": status, "tags": []string{}, "user_id": ""}),
 		filepath.Join(dir, "tags", "mlflow.runName"):       []byte(t.stage),

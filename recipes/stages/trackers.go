@@ -5,16 +5,20 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
+	"time"
 	"unicode"
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/train"
 )
@@ -26,6 +30,7 @@ type tracked struct {
 	id         string // hex, the same whenever this training is written
 	began      float64
 	ended      bool
+	live       bool // it goes on: what comes at the end of a file is left out
 	params     [][2]string
 	points     []point
 	raw        []byte // metrics.jsonl
@@ -48,12 +53,17 @@ var trackers = map[string]func(t *tracked) map[string][]byte{
 
 // trackerFiles are the files that report_to asks for of a training whose metrics lie at path.
 func trackerFiles(x *recipes.Env, j *recipes.Job, path string, ended bool, steps []train.Metrics, evals []train.EvalMetrics) map[string][]byte {
+	return (&tracked{run: x.Name(), stage: j.ID, dir: filepath.Dir(x.Dir(j)), ended: ended}).files(j, path, steps, evals)
+}
+
+// files are those that report_to asks for.
+func (t *tracked) files(j *recipes.Job, path string, steps []train.Metrics, evals []train.EvalMetrics) map[string][]byte {
 	o := j.Options.(*Train)
+	t.params = paramsOf(o)
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil
 	}
-	t := &tracked{run: x.Name(), stage: j.ID, dir: filepath.Dir(x.Dir(j)), ended: ended, params: paramsOf(o)}
 	if t.raw, err = os.ReadFile(path); err != nil {
 		return nil
 	}
@@ -66,6 +76,12 @@ func trackerFiles(x *recipes.Env, j *recipes.Job, path string, ended bool, steps
 	}
 	t.began = float64(st.ModTime().Unix()) - took
 	t.id = trackedID(t.run, t.stage, o, steps[0])
+	key := t.dir + "\x00" + t.id
+	if began, ok := begun.Load(key); ok { // times that were written stay
+		t.began = began.(float64)
+	} else if t.live {
+		begun.Store(key, t.began)
+	}
 	t.points = pointsOf(t.began, steps, evals)
 	out := map[string][]byte{}
 	for _, name := range o.Trackers() {
@@ -74,6 +90,54 @@ func trackerFiles(x *recipes.Env, j *recipes.Job, path string, ended bool, steps
 		}
 	}
 	return out
+}
+
+// begun is when the trainings of this process began, by folder and id.
+var begun sync.Map
+
+// live keeps the files of trackers up while a training runs.
+type live struct {
+	x     *recipes.Env
+	j     *recipes.Job
+	path  string // of its metrics
+	every time.Duration
+	next  time.Time
+	step  int
+}
+
+// liveEvery is how often files are written on; where that takes long, less often.
+const liveEvery = 10 * time.Second
+
+// update appends what was measured up to step.
+func (l *live) update(step int) {
+	now := time.Now()
+	if step == l.step || now.Before(l.next) || len(l.j.Options.(*Train).Trackers()) == 0 {
+		return
+	}
+	l.step = step
+	if err := l.write(); err != nil {
+		l.x.Note(fmt.Sprintf("files of report_to could not be written and will be tried again: %v", err))
+	}
+	l.next = time.Now().Add(max(l.every, 50*time.Since(now)))
+}
+
+func (l *live) write() error {
+	steps, evals, err := train.ReadMetrics(l.path)
+	if err != nil || len(steps) == 0 {
+		return err
+	}
+	t := &tracked{run: l.x.Name(), stage: l.j.ID, dir: filepath.Dir(l.x.Dir(l.j)), live: true}
+	files := t.files(l.j, l.path, steps, evals)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		path := filepath.Join(t.dir, name)
+		if err := atomic.MkdirAll(filepath.Dir(path)); err != nil {
+			return err
+		}
+		if err := atomic.Extend(path, files[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // trackedID names a training: by what its first step gave, and by the options that its

@@ -3,13 +3,16 @@ package stages
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/train"
 )
 
@@ -191,6 +194,63 @@ func TestWandbFiles(t *testing.T) {
 		l.write([]byte("end"))
 		if got := readWandb(t, l.out); len(got) != 3 || len(got[0]) != n || string(got[2]) != "end" {
 			t.Fatalf("%d bytes: %d records", n, len(got))
+		}
+	}
+}
+
+// TestTrackersLive: while a training runs files only grow, so that a program that has one
+// open reads on; the end of it is what is written in one go.
+func TestTrackersLive(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"tensorboard", "mlflow", "wandb"} {
+		whole := trackers[name](trackedTraining(dir, 40))
+		path := filepath.Join(dir, name)
+		var open *os.File
+		for _, steps := range []int{1, 2, 17, 40} {
+			tr := trackedTraining(dir, 40)
+			tr.live, tr.ended = true, false
+			tr.points = tr.points[:min(len(tr.points), steps)]
+			for file, raw := range trackers[name](tr) {
+				if strings.HasSuffix(file, ".yaml") || strings.HasSuffix(file, ".jsonl") {
+					continue // written whole
+				}
+				if !bytes.HasPrefix(whole[file], raw) {
+					t.Fatalf("%s after %d points is no beginning of %s", file, steps, name)
+				}
+				if strings.Contains(file, "events") || strings.HasSuffix(file, ".wandb") || strings.HasSuffix(file, "grad_norm") {
+					if err := atomic.Extend(path, raw); err != nil {
+						t.Fatal(err)
+					}
+					if open == nil {
+						var err error
+						if open, err = os.Open(path); err != nil {
+							t.Fatal(err)
+						}
+						defer open.Close()
+					}
+					if err := atomic.Extend(path, raw); err != nil { // nothing new
+						t.Fatal(err)
+					}
+					if seen, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", open.Fd())); err == nil && !bytes.Equal(seen, raw) {
+						t.Errorf("%s: who has it open sees %d of %d bytes", file, len(seen), len(raw))
+					}
+				}
+			}
+		}
+	}
+	tr := trackedTraining(dir, 3)
+	tr.live, tr.ended = true, false
+	meta := string(mlflowFiles(tr)[filepath.FromSlash("mlruns/1/0123456789abcdef0123456789abcdef/meta.yaml")])
+	if !strings.Contains(meta, "status: 1\n") || !strings.Contains(meta, "end_time: null\n") {
+		t.Errorf("a run that goes on: %s", meta)
+	}
+	path := filepath.Join(dir, "other")
+	for _, text := range []string{"abc", "abcdef", "ab", "xyz"} { // shorter and other ones replace
+		if err := atomic.Extend(path, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != text {
+			t.Errorf("%q, want %q, %v", got, text, err)
 		}
 	}
 }

@@ -219,8 +219,10 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		Config: o, Train: ds.Train, Val: ds.Val, MaxLength: ds.MaxLength,
 		Packing: ds.Packing, Shuffle: ds.Shuffle,
 		Dir: x.WorkDir(j), Identity: string(res.Address),
-		Progress: func(p train.Progress) { showTraining(x, p) }, Log: x.Note,
+		Log: x.Note,
 	}
+	watched := &live{x: x, j: j, path: filepath.Join(job.Dir, train.MetricsFile), every: liveEvery}
+	job.Progress = func(p train.Progress) { showTraining(x, p); watched.update(p.Step) }
 	job.AsItBegan = j.Options.(*Train).Reference == referenceStart
 	if job.Reference, err = heldAgainst(ctx, x, j, job); err != nil {
 		return err

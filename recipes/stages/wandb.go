@@ -50,6 +50,10 @@ func wandbFiles(t *tracked) map[string][]byte {
 		step := binary.AppendUvarint(field(nil, 1, 0), uint64(i))
 		log.add(2, lengthDelimited(items, 2, step)) // history
 	}
+	file := filepath.Join(wandbDir, name, "run-"+id+".wandb")
+	if t.live {
+		return map[string][]byte{file: log.out}
+	}
 	var summary []byte
 	for _, key := range order {
 		summary = lengthDelimited(summary, 1, wandbItem(key, last[key]))
@@ -62,7 +66,7 @@ func wandbFiles(t *tracked) map[string][]byte {
 	exit := binary.AppendUvarint(field(nil, 1, 0), uint64(code))
 	log.add(18, binary.AppendUvarint(field(exit, 2, 0), uint64(max(0, t.points[len(t.points)-1].at-t.began))))
 	log.add(22, nil) // footer
-	return map[string][]byte{filepath.Join(wandbDir, name, "run-"+id+".wandb"): log.out}
+	return map[string][]byte{file: log.out}
 }
 
 // globbed is a path whose own characters are no pattern.

@@ -98,16 +98,7 @@ func inputsOff(t *testing.T, m *model.Model, in model.Inputs, width int, want []
 	if len(want) != rows*width*v {
 		t.Fatalf("reference of %d values for %d×%d×%d", len(want), rows, width, v)
 	}
-	var got []float32
-	err := m.Dev.Run(func() (err error) {
-		tape := &autograd.Tape{Dev: m.Dev}
-		defer tape.Free()
-		got, err = tape.Values(m.Logits(tape, m.Hidden(tape, in)))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := inputLogits(t, m, in)
 	worst := 0.0
 	for b := range rows {
 		at := int(in.Seq[b]) * v
@@ -116,6 +107,18 @@ func inputsOff(t *testing.T, m *model.Model, in model.Inputs, width int, want []
 		}
 	}
 	return worst
+}
+
+// inputLogits are a model's logits [tokens, V] of packed rows.
+func inputLogits(t *testing.T, m *model.Model, in model.Inputs) (got []float32) {
+	t.Helper()
+	must(t, m.Dev.Run(func() (err error) {
+		tape := &autograd.Tape{Dev: m.Dev}
+		defer tape.Free()
+		got, err = tape.Values(m.Logits(tape, m.Hidden(tape, in)))
+		return err
+	}))
+	return got
 }
 
 // goldenFolders are the reference's variants, by folder, with the bases that their

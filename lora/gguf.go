@@ -37,7 +37,8 @@ func Read(path string, src *arch.Source) (*Folder, error) {
 
 // WriteGGUF writes the adapter for the base src as a GGUF whose matrices are of type
 // typ: F32, F16, BF16 or Q8_0, the last with F16 where rows are no whole blocks. Of
-// src no weights are read. What is no low-rank matrix of a linear map is an error.
+// src no weights are read. What is no low-rank matrix of a linear map is an error, and
+// so is one that llama.cpp would leave out without a word.
 func (f *Folder) WriteGGUF(path string, src *arch.Source, name string, typ dtype.Type) error {
 	if err := f.plainLoRA("merge the adapter, and export the model"); err != nil {
 		return err
@@ -61,6 +62,9 @@ func (f *Folder) WriteGGUF(path string, src *arch.Source, name string, typ dtype
 		t := tensors[mod.index]
 		if t == nil || mod.Kind == EmbeddingModule {
 			return fail.Inputf(f.Dir, "merge the adapter, and export the model", "%s: a GGUF holds low-rank matrices of linear maps only, not of embeddings or tied heads", mod.Path)
+		}
+		if src.Unheard(t.Rule) {
+			return fail.Inputf(f.Dir, "merge the adapter, and export the model; or train one without it (exclude_modules)", "%s: llama.cpp does not apply an adapter's matrices of it in architecture %s", mod.Path, src.GGUFName())
 		}
 		r, al, err := f.Config.rankAlpha(mod.name())
 		if err != nil {

@@ -20,7 +20,7 @@ import (
 // of its matrix there: rows in pairs, cut apart or dealt, experts stacked, fused maps.
 func TestGGUF(t *testing.T) {
 	for _, name := range []string{"llama", "qwen2", "mixtral", "qwen3-moe", "gpt2", "gpt-neox", "phi3", "falcon-new", "falcon-h1", "bloom", "qwen3-next", "gemma3",
-		"deepseek3", "granite-hybrid", "jamba", "mpt", "gpt-oss", "dbrx", "llama4", "starcoder2", "lfm2"} {
+		"deepseek3", "gemma4-moe", "granite-hybrid", "jamba", "mpt", "gpt-oss", "dbrx", "llama4", "starcoder2", "lfm2"} {
 		t.Run(name, func(t *testing.T) {
 			dir := testdir.Shared(t, "golden/arch/"+name)
 			folder, _, _ := peftFolder(t, dir)
@@ -31,8 +31,8 @@ func TestGGUF(t *testing.T) {
 			must(t, err)
 			file := filepath.Join(t.TempDir(), "a.gguf")
 			err = f.WriteGGUF(file, src, "a", dtype.Of(dtype.F32))
-			if name == "deepseek3" { // whose keys lie transposed: llama.cpp's converter has no file for them either
-				if err == nil || !strings.Contains(err.Error(), "kv_b_proj: blk.0.attn_k_b.weight is stored transposed") {
+			if name == "deepseek3" || name == "gemma4-moe" {
+				if err == nil || !strings.Contains(err.Error(), "llama.cpp does not apply an adapter's matrices of it in architecture") {
 					t.Error(err)
 				}
 				return

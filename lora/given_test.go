@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
@@ -63,17 +62,7 @@ func TestStoredDefaults(t *testing.T) {
 // logitsOf runs a model on rows.
 func logitsOf(t *testing.T, m *model.Model, rows [][]int32) []float32 {
 	t.Helper()
-	var got []float32
-	err := m.Dev.Run(func() (err error) {
-		tape := &autograd.Tape{Dev: m.Dev}
-		defer tape.Free()
-		got, err = tape.Values(m.Logits(tape, m.Hidden(tape, model.Pack(rows...))))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return got
+	return inputLogits(t, m, model.Pack(rows...))
 }
 
 // withAdapter are the logits with a folder attached.

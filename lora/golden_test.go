@@ -42,15 +42,7 @@ func peftFolder(t *testing.T, dir string) (folder string, in model.Inputs, want 
 			want = make([]float32, len(a.Data)/4)
 			block.GetF32(want, a.Data)
 		case a.Name == "input_ids" || a.Name == "decoder_input_ids":
-			width := int(a.Shape[1])
-			var rows [][]int32
-			for i := range int(a.Shape[0]) * width {
-				if i%width == 0 {
-					rows = append(rows, nil)
-				}
-				rows[i/width] = append(rows[i/width], int32(a.Data[8*i])|int32(a.Data[8*i+1])<<8)
-			}
-			packed[a.Name] = model.Pack(rows...)
+			packed[a.Name] = model.Pack(idRows(a)...)
 		}
 	}
 	in = packed["input_ids"]
@@ -95,6 +87,18 @@ func peftFolder(t *testing.T, dir string) (folder string, in model.Inputs, want 
 		t.Fatal(err)
 	}
 	return folder, in, want
+}
+
+// idRows are the rows of an array int64 [rows, width] of small numbers.
+func idRows(a formats.NamedTensor) (rows [][]int32) {
+	width := int(a.Shape[1])
+	for i := range int(a.Shape[0]) * width {
+		if i%width == 0 {
+			rows = append(rows, nil)
+		}
+		rows[i/width] = append(rows[i/width], int32(a.Data[8*i])|int32(a.Data[8*i+1])<<8)
+	}
+	return rows
 }
 
 // TestGoldenArchs: PEFT's adapter of every architecture gives PEFT's logits,

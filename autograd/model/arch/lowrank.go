@@ -2,6 +2,7 @@ package arch
 
 import (
 	"fmt"
+	"slices"
 )
 
 // A change b·a of a tensor is [rows, r] times [r, cols], of a stack of experts
@@ -59,3 +60,23 @@ func (f FileTensor) keepsRows() error {
 
 // GGUFName is what GGUF files call the architecture.
 func (s *Source) GGUFName() string { return s.arch.GGUF }
+
+// latentUnheard are the matrices of latent attention.
+var latentUnheard = []Role{Q, QA, QB, KVA, KVB}
+
+// unheard are, by the architecture's name in GGUF, the matrices with which llama.cpp
+// multiplies without looking for an adapter's (ggml_mul_mat beside build_lora_mm in
+// src/models of b11434), or scales before it adds the adapter's (experts of Gemma 4).
+var unheard = map[string][]Role{
+	"deepseek2":   append([]Role{Head}, latentUnheard...),
+	"deepseek32":  append([]Role{Head, IndexQ, IndexK, IndexW}, latentUnheard...),
+	"glm-dsa":     append([]Role{Head, IndexQ, IndexK, IndexW}, latentUnheard...),
+	"minicpm3":    latentUnheard,
+	"kimi-linear": append([]Role{Head, K, V, MixDecay, MixDecayUp, MixBeta, MixGate, MixGateUp, MixOut}, latentUnheard...),
+	"gemma3n":     {PartProject, AltRouter, StreamsIn, StreamsOut},
+	"gemma4":      {PartProject, ExpertDown},
+}
+
+// Unheard reports whether llama.cpp, given a low-rank change of the tensor in a GGUF,
+// would compute as if there were none, or another one.
+func (s *Source) Unheard(r *Rule) bool { return slices.Contains(unheard[s.arch.GGUF], r.Role) }

@@ -35,7 +35,7 @@ type outcome struct {
 }
 
 // reason is a line of a test's log that says why nothing was compared.
-var reason = regexp.MustCompile(`^\s+\w+\.go:\d+: ((?:refused|not measured): .*)\n$`)
+var reason = regexp.MustCompile(`^\s+\w+\.go:\d+: ((?:refused|differs|not measured): .*)\n$`)
 
 // read collects the outcomes of the tests of a package from the events of go test -json.
 func read(r io.Reader, pkg string, into map[string]outcome) error {

@@ -24,8 +24,11 @@ what is in the way; not measured has nothing to compare with, or no test. Number
 
 A row is an architecture, and the tiny checkpoints in shared/data/golden/arch that have it. Logits, greedy text (with a cache) and gradients are those of Transformers and
 PEFT, of every form in which the case's config.json is published. HF: a folder is written and read again. GGUF export: tensors and keys are those of llama.cpp's converter;
-import: the GGUF is read back as the same model; to folder: a folder made from that GGUF says the same. Merge: the merged adapter gives PEFT's logits. GPTQ, AWQ (ours alone, no other program's): the folder
-has less error than rounding to nearest, opens again, and computes what the model does within what the bits leave; an interrupted run makes the same files.
+import: the GGUF is read back as the same model; to folder: a folder made from that GGUF says the same. Merge: the merged adapter gives PEFT's logits.
+llama.cpp: it makes of the GGUF in F32 what Transformers makes of the folder, logits and greedy text, or differs whatever a file says and agrees where the model has no use for what differs;
+quantized: it makes of Q4_K_M, and of F16, what we make of the same file; LoRA: with the adapter in a GGUF of its own it gives PEFT's logits, where matrices are refused with the others alone.
+GPTQ, AWQ (ours alone, no other program's): the folder has less error than rounding to nearest, opens again, and computes what the model does within what the bits leave;
+an interrupted run makes the same files.
 
 %s
 ## Block types
@@ -53,6 +56,9 @@ var ofArchs = []column{
 	{"GGUF import", []string{"autograd/model/arch TestGGUF/ROW/import"}},
 	{"GGUF to folder", []string{"autograd/model/arch TestGGUF/ROW/folder"}},
 	{"merge", []string{"lora TestGoldenArchs/ROW/merged"}},
+	{"llama.cpp", []string{"lora TestLlamaCpp/ROW/F32"}},
+	{"llama.cpp, quantized", []string{"lora TestLlamaCpp/ROW/Q4_K_M"}},
+	{"llama.cpp, LoRA", []string{"lora TestLlamaCpp/ROW/adapter"}},
 	{"GPTQ", []string{"quant TestGoldenArchs/ROW/gptq"}},
 	{"AWQ", []string{"quant TestGoldenArchs/ROW/awq"}},
 }

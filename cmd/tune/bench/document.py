@@ -95,7 +95,7 @@ def kernels(d):
 
 def versions():
     pins = {}
-    for name in ("transformers", "llamacpp", "llmcompressor"):
+    for name in ("transformers", "llamacpp-python", "llmcompressor"):
         for l in (ROOT / f"cmd/tune/interop/{name}.txt").read_text().splitlines():
             if "==" in l:
                 k, v = l.split("==")

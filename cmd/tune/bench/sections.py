@@ -139,7 +139,7 @@ def llama(kind, prompt_ratio, decode_ratio, rounds=4):
         args = ["bench", "--model", path, "--json", "--quiet", "--rounds", 2, "--threads", THREADS]
         if kind == "F32":  # llama.cpp's arithmetic for it; ours would take bf16 where that is faster
             args += ["--dtype", "f32"]
-        with Peer("llamacpp", "peer_llama", work="speed", model=str(path), prompt=512, decode=128) as peer:
+        with Peer("llamacpp-python", "peer_llama", work="speed", model=str(path), prompt=512, decode=128) as peer:
             peer.ask("512")
             for _ in range(rounds):
                 for n in (512, 8):
@@ -169,7 +169,7 @@ def quantize(kind, ratio, rounds=3):
         src, out = gguf("F32"), WORK / f"out-{kind}.gguf"
         args = ["gguf", "--model", src, "--type", kind, "--output", out, "--threads", THREADS, "--quiet", "--force"]
         mine, theirs, rss, their_rss = [], [], 0, 0
-        with Peer("llamacpp", "peer_llama", work="quantize", model=str(src), output=str(WORK / "peer.gguf"), type=kind) as peer:
+        with Peer("llamacpp-python", "peer_llama", work="quantize", model=str(src), output=str(WORK / "peer.gguf"), type=kind) as peer:
             for _ in range(rounds):
                 a = peer.ask()
                 fresh(out)
@@ -224,7 +224,7 @@ def llama_imatrix():
     exe = BUILD / "llama/bin/llama-imatrix"
     if exe.exists():
         return exe
-    pins = (ROOT / "cmd/tune/interop/llamacpp.txt").read_text()
+    pins = (ROOT / "cmd/tune/interop/llamacpp-python.txt").read_text()
     package = re.search(r"llama-cpp-python==\S+", pins)[0]
     src = WORK / "llama-src"
     try:

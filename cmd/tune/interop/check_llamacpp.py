@@ -1,13 +1,17 @@
-"""llama.cpp through llama-cpp-python, and gguf-py: our GGUF files load there, with our tokens, our text and our decoded weights."""
-import llama_cpp
+"""llama.cpp and gguf-py: our GGUF files load there, with our tokens, our text and our decoded weights."""
+import json
+import os
+import re
+import subprocess
+import sys
+
 import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from lib import NEW_TOKENS, SHARED, TEXTS, Quickstart, close, greedy, lines, logits, ours, run, same, say, subjects, tokenize
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+from lib import BUILD, NEW_TOKENS, ROOT, SHARED, TEXTS, Quickstart, close, greedy, lines, logits, ours, run, same, say, subjects, tokenize
+from llama import Llama, chat
 from safetensors.numpy import load_file
 
-F32 = 0  # ggml's number, for the KV cache: its default is F16
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")
 # What a file's logits may be off: llama.cpp rounds activations to 8 bits for
 # quantized weights and to F16 for F16 weights; only F32 is computed in f32.
@@ -15,65 +19,54 @@ LIMITS = {"F32": 1e-4, "F16": 5e-3, "BF16": 2e-2}
 QUANTIZED = 5e-2
 
 
-def load(path, **kw):
-    return llama_cpp.Llama(str(path), n_ctx=256, n_batch=256, n_threads=2, n_threads_batch=2, verbose=False, type_k=F32, type_v=F32, **kw)
-
-
-def continued(m, stops):
-    """Greedy continuations of lists of ids."""
-    def one(ids):
-        m.reset()
-        out = []
-        for t in m.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
-            out.append(t)
-            if t in stops or len(out) == NEW_TOKENS:
-                return out
-    return lambda prompts: [one(p) for p in prompts]
-
-
 def theirs(m, ids):
     rows = []
     for row in ids:
         m.reset()
-        m.eval([int(t) for t in row])
-        rows.append(np.array(m.scores[: len(row)]))
+        rows.append(m.eval(row))
     return np.stack(rows)
 
 
 def file(s, kind, path=None):
     path = path or s.gguf(kind)
-    m = load(path, logits_all=True)
+    m = Llama(path)
     noise = close(f"{s.name}: {kind} logits", theirs(m, s.ids()), logits(path, s.ids()), LIMITS.get(kind, QUANTIZED))
-    greedy(f"{s.name}: {kind}", s, path, continued(m, s.stops()), NEW_TOKENS, noise)
+    greedy(f"{s.name}: {kind}", s, path, lambda prompts: [m.greedy(p, NEW_TOKENS, s.stops()) for p in prompts], NEW_TOKENS, noise)
 
 
 def text(s, kind):
     """Greedy text from text: their tokenizer, model and decoding against ours."""
     path, prompts = s.gguf(kind), s.prompts()
-    m = load(path)
-    got = [m.create_completion(p, max_tokens=NEW_TOKENS, temperature=0.0, top_k=1, repeat_penalty=1.0)["choices"][0]["text"] for p in prompts]
+    m = Llama(path)
+    got = [m.text(m.greedy(m.tokenize(p), NEW_TOKENS)).decode() for p in prompts]
     want = [lines(ours("tune", "generate", "--model", path, "--prompt", p, "--max-new-tokens", NEW_TOKENS, "--dtype", "f32"))[0]["text"] for p in prompts]
     same(f"{s.name}: {kind} greedy text", got, want, prompts)
 
 
 def tokenizer(name, path):
-    m = load(path, vocab_only=True)
+    m = Llama(path, vocab_only=True)
     texts = [t for t in TEXTS if t]
-    got = [m.tokenize(t.encode(), add_bos=True, special=True) for t in texts]
-    same(f"{name}: token ids", got, tokenize(path, texts), texts)
+    same(f"{name}: token ids", [m.tokenize(t) for t in texts], tokenize(path, texts), texts)
 
 
 def template(s):
-    """The chat template in the file, rendered by llama-cpp-python."""
-    m = load(s.gguf("F16"), vocab_only=True)
-    src = m.metadata.get("tokenizer.chat_template")
-    if not src:
+    """The chat template in the file, rendered by llama.cpp's server."""
+    if not Llama(s.gguf("F16"), vocab_only=True).metadata("tokenizer.chat_template"):
         return
-    word = lambda i: m._model.token_get_text(i) if i >= 0 else ""
-    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\nthere"}]
-    got = Jinja2ChatFormatter(template=src, eos_token=word(m.token_eos()), bos_token=word(m.token_bos()))(messages=chat).prompt
-    want = lines(ours("tune", "render", "--model", s.gguf("F16"), stdin='{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\\nthere"}], "add_generation_prompt": true}\n'))
-    same(f"{s.name}: chat template", [got], [want[0]["text"]])
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\nthere"}]
+    want = lines(ours("tune", "render", "--model", s.gguf("F16"), stdin=json.dumps({"messages": asked, "add_generation_prompt": True}) + "\n"))
+    same(f"{s.name}: chat template", [chat(s.gguf("F16"), asked)], [want[0]["text"]])
+
+
+def architectures():
+    """The reference case of every architecture, and its adapter: the test that make conformance tells of in docs/support.md."""
+    cmd = ["go", "test", "./lora", "-run", "^TestLlamaCpp$", "-count=1", "-v", "-timeout", "30m"]
+    p = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "TUNEKIT_LLAMACPP_PYTHON": sys.executable})
+    (BUILD / "architectures.log").write_text(p.stdout + p.stderr)
+    parts = re.findall(r"--- (PASS|FAIL): TestLlamaCpp/(\S+/\S+)", p.stdout)
+    for result, name in parts:
+        say(result == "PASS", f"architectures: {name}", "as docs/support.md says")
+    say(p.returncode == 0 and len(parts) > 300, "architectures", f"{len(parts)} parts, exit status {p.returncode}, see build/interop/architectures.log")
 
 
 HF_NAMES = {
@@ -120,6 +113,8 @@ for s in subjects():
         checks += [(text, s, "F16")]
     if s.origin:
         checks += [(tokenizer, f"{s.name} as it came", s.origin), (file, s, "original", s.origin)]
+if SHARED.exists():
+    checks += [(architectures,)]
 q = Quickstart()
 checks += [(file, q, k, q.run / f"gguf/quickstart-{k}.gguf") for k in ("Q8_0", "Q4_K_M")]
 run(*checks)

@@ -2,6 +2,7 @@
 """Have the programs our users run load what we write, and load what they write.
 
     python3 cmd/tune/interop/interop.py [transformers] [variants] [llamacpp] [trackers] [vllm]
+    python3 cmd/tune/interop/interop.py python NAME    prints the path of an environment's Python
 
 Makes one virtual environment a consumer (.venv-NAME, from the pinned NAME.txt
 here; reused while that file is unchanged), then runs check_NAME.py in it. A
@@ -54,20 +55,20 @@ def environment(name):
     name = ENVIRONMENTS.get(name, name)
     venv, pins, overrides = ROOT / f".venv-{name}", HERE / f"{name}.txt", HERE / f"{name}-overrides.txt"
     # llama-cpp-python: without the image tools, which nothing here uses.
-    build = " ".join(["-DLLAVA_BUILD=OFF", *llama_cpu()]) if name == "llamacpp" else ""
+    build = " ".join(["-DLLAVA_BUILD=OFF", *llama_cpu()]) if name == "llamacpp-python" else ""
     want = hashlib.sha256(pins.read_bytes() + (overrides.read_bytes() if overrides.exists() else b"") + build.encode()).hexdigest()
     stamp = venv / "pins.sha256"
     if stamp.exists() and stamp.read_text() == want:
         return venv / "bin/python"
     start = time.time()
-    print(f"{name}: installing", flush=True)
+    print(f"{name}: installing", file=sys.stderr, flush=True)
     cmd = [uv(), "pip", "install", "--quiet", "--python", venv, "--requirement", pins]
     if overrides.exists():
         cmd += ["--overrides", overrides]
     run(uv(), "venv", "--quiet", "--clear", "--python", sys.executable, venv)
     run(*cmd, env={**os.environ, "CMAKE_ARGS": build})
     stamp.write_text(want)
-    print(f"{name}: installed in {time.time() - start:.0f} s", flush=True)
+    print(f"{name}: installed in {time.time() - start:.0f} s", file=sys.stderr, flush=True)
     return venv / "bin/python"
 
 
@@ -99,6 +100,9 @@ def check(name):
 
 
 def main(names):
+    if names[:1] == ["python"]:
+        print(environment(names[1]))
+        return 0
     for n in names:
         if n not in CONSUMERS:
             sys.exit(f"interop.py: unknown consumer {n}, known are {', '.join(CONSUMERS)}")

@@ -72,7 +72,7 @@ func benchStep(b *testing.B, src *arch.Source, adapter, dt string, rank, length 
 		b.Fatal(err)
 	}
 	defer m.Close()
-	c := Config{Adapter: AdapterName(adapter), DType: dt, MaxSteps: 1 << 30, MicroBatchSize: benchTokens / length,
+	c := Config{Adapter: AdapterName(adapter), DType: dt, MaxSteps: 1e9, MicroBatchSize: benchTokens / length,
 		GradientAccumulationSteps: 1, GradientCheckpointing: recompute}
 	if adapter != "none" {
 		c.LoRA.R = rank

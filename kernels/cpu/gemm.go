@@ -266,7 +266,7 @@ func (g *gemm) blocked(c *CPU, panels int) {
 					for ip := range rows.panels {
 						r := rows.start(ip)
 						if kern.tiles {
-							g.strip(round, g.abuf[ip*span:], w.panel, bspan, i0+r, rows.start(ip+1)-r, lo, js, w.panel[group*bspan:])
+							g.strip(round, g.abuf[ip*span:], w.panel, bspan, i0+r, rows.start(ip+1)-r, lo, js, w.panel[group*bspan:], g.abuf[min(ip+1, rows.panels-1)*span:])
 							continue
 						}
 						for j := range js {
@@ -308,7 +308,7 @@ func (g *gemm) narrow(c *CPU, panels int) {
 				mr := rows.start(ip+1) - r
 				g.packA(w.panel, 0, rows, ip, ip+1, round, 0, w)
 				if kern.tiles {
-					g.strip(round, w.panel, bbuf, span, r, mr, 0, panels, w.panel[g.depth*g.mr+16:])
+					g.strip(round, w.panel, bbuf, span, r, mr, 0, panels, w.panel[g.depth*g.mr+16:], w.panel)
 					continue
 				}
 				for j := range panels {

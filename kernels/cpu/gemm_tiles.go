@@ -10,7 +10,7 @@ import "github.com/tunekit/tunekit/kernels/cpu/internal/vec"
 const (
 	stepK         = 32             // k of a step
 	tileFloats    = 16 * stepK / 2 // dwords of a tile
-	tileGroup     = 8              // panels of B that take turns with a panel of A, at most
+	tileGroup     = 16             // panels of B that take turns with a panel of A, at most
 	tileGroupSize = 256 << 10      // dwords of them: about half of the second cache
 	stripRows     = 32             // rows of a panel of A
 	stripPad      = 16             // floats after a row of sums: rows 2ⁿ apart would share lines of the cache
@@ -62,12 +62,12 @@ func (o *operand) packTile(dst []float32, line, lines, p0, kc int, w *area) {
 
 // strip computes rows rows from row on of js panels from j on: all passes of a
 // round, which have one alpha.
-func (g *gemm) strip(round []pass, a, b []float32, bspan, row, rows, j, js int, sums []float32) {
+func (g *gemm) strip(round []pass, a, b []float32, bspan, row, rows, j, js int, sums, next []float32) {
 	cols := min(js*panelWidth, g.n-j*panelWidth)
 	ld := stripLine(js)
 	for i := range round {
 		p := &round[i]
-		vec.TileStrip(sums, ld, a[p.off*stripRows:], b[p.off*panelWidth:], bspan, rows, roundUp(cols, 16), p.steps(), i > 0)
+		vec.TileStrip(sums, ld, a[p.off*stripRows:], b[p.off*panelWidth:], bspan, rows, roundUp(cols, 16), p.steps(), i > 0, next[p.off*stripRows:])
 	}
 	at, alpha := row*g.ldc+j*panelWidth, round[0].alpha
 	if g.half != nil || g.bias != nil {

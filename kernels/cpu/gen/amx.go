@@ -133,21 +133,21 @@ func cpuidOf() {
 func amx() {
 	open("vec", "../internal/vec", "amx")
 	tileProduct()
-	tileRowsOf("BF16", "*uint16", "bf16", 64, func(masked bool) {
+	tileRowsOf("BF16", "*uint16", "bf16", 64, func(at, z int, masked bool) {
 		if masked {
-			e("VMOVDQU16.Z (R8), K1, Z0")
+			e("VMOVDQU16.Z %d(R8), K1, Z%d", at, z)
 		} else {
-			e("VMOVDQU64 (R8), Z0")
+			e("VMOVDQU64 %d(R8), Z%d", at, z)
 		}
 	})
-	tileRowsOf("F32", "*float32", "f32, rounded to bf16", 128, func(masked bool) {
+	tileRowsOf("F32", "*float32", "f32, rounded to bf16", 128, func(at, z int, masked bool) {
 		if masked {
-			e("VMOVUPS.Z (R8), K1, Z1")
-			e("VMOVUPS.Z 64(R8), K2, Z0")
-			vcvtne2(1, 0, 0)
+			e("VMOVUPS.Z %d(R8), K1, Z16", at)
+			e("VMOVUPS.Z %d(R8), K2, Z%d", at+64, z)
+			vcvtne2(16, z, z)
 		} else {
-			e("VMOVUPS 64(R8), Z0")
-			vcvtne2mem("R8", 0, 0, 0)
+			e("VMOVUPS %d(R8), Z%d", at+64, z)
+			vcvtne2mem("R8", at, z, z)
 		}
 	})
 	finish()
@@ -170,6 +170,8 @@ const (
 	tC
 	tCRow
 	tAcc
+	tNext
+	tNextStep
 )
 
 // Places on the stack of tileProduct after the configuration.
@@ -192,6 +194,8 @@ func tileProduct() {
 	e("MOVQ %d(DI), R11", tAStep)
 	e("MOVQ %d(DI), R12", tBStep)
 	e("MOVQ %d(DI), SI", tCRow)
+	e("MOVQ %d(DI), R14", tNext)
+	e("MOVQ %d(DI), R15", tNextStep)
 	for _, f := range [][2]int{{tM, sRows}, {tA, sA}, {tC, sC}} {
 		e("MOVQ %d(DI), AX", f[0])
 		e("MOVQ AX, %d(SP)", f[1])
@@ -306,6 +310,12 @@ func tileBlock(rows, cols int, l func(string, int) string) {
 	e("MOVQ %d(DI), AX", tK)
 	e("PCALIGN $32")
 	label(l("loop", cols))
+	if rows == 2 && cols == 2 {
+		for i := range 4 {
+			e("PREFETCHT1 %d(R14)", 64*i)
+		}
+		e("ADDQ R15, R14")
+	}
 	tileload("CX", "R10", 0, 6)
 	tileload("BX", "R9", 0, 4)
 	tdpbf16ps(6, 4, 0)
@@ -329,32 +339,38 @@ func tileBlock(rows, cols int, l func(string, int) string) {
 }
 
 // tileRowsOf writes a packer of rows of A: steps of 32 values of up to 16 rows
-// are a tile of 1 KB.
-func tileRowsOf(name, typ, what string, bytes int, load func(masked bool)) {
+// are a tile of 1 KB. Four steps of a row are taken together, so that memory is
+// read by longer pieces.
+func tileRowsOf(name, typ, what string, bytes int, load func(at, z int, masked bool)) {
 	text("tileRows"+name, fmt.Sprintf("copies k %s of up to 16 rows, ldb bytes apart, to tiles: dst[k/32][row][k%%32], zeros after the last.", what),
 		arg{"k", "int", "AX"}, arg{"src", typ, "BX"}, arg{"ldb", "int", "CX"}, arg{"rows", "int", "DX"}, arg{"dst", "*float32", "SI"})
-	body := func(l string, masked bool) {
+	body := func(l string, steps int, masked bool) {
 		e("MOVQ BX, R8")
 		e("MOVQ SI, R9")
 		e("MOVQ DX, R10")
 		label(l)
-		load(masked)
-		e("VMOVDQU64 Z0, (R9)")
+		for i := range steps {
+			load(bytes*i, i, masked)
+			e("VMOVDQU64 Z%d, %d(R9)", i, 1024*i)
+		}
 		e("ADDQ CX, R8")
 		e("ADDQ $64, R9")
 		e("DECQ R10")
 		e("JGT %s", l)
 	}
-	e("SUBQ $32, AX")
-	e("JLT tail")
-	label("steps")
-	body("row", false)
-	e("ADDQ $%d, BX", bytes)
-	e("ADDQ $1024, SI")
-	e("SUBQ $32, AX")
-	e("JGE steps")
-	label("tail")
-	e("ADDQ $32, AX")
+	for _, steps := range []int{4, 1} {
+		end, begin := fmt.Sprintf("after%d", steps), fmt.Sprintf("steps%d", steps)
+		e("SUBQ $%d, AX", 32*steps)
+		e("JLT %s", end)
+		label(begin)
+		body(fmt.Sprintf("row%d", steps), steps, false)
+		e("ADDQ $%d, BX", bytes*steps)
+		e("ADDQ $%d, SI", 1024*steps)
+		e("SUBQ $%d, AX", 32*steps)
+		e("JGE %s", begin)
+		label(end)
+		e("ADDQ $%d, AX", 32*steps)
+	}
 	e("JLE done")
 	e("MOVL $-1, R9")
 	e("BZHIL AX, R9, R9")
@@ -365,7 +381,7 @@ func tileRowsOf(name, typ, what string, bytes int, load func(masked bool)) {
 		e("SHRL $16, R9")
 		e("KMOVW R9, K2")
 	}
-	body("last", true)
+	body("last", 1, true)
 	label("done")
 	ret()
 }

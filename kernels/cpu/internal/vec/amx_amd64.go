@@ -22,6 +22,7 @@ func matmulTiles(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m
 		if acc {
 			t.acc = 1
 		}
+		t.next = t.a
 		tileProduct(&t)
 	}
 	if done := 16 * steps; done < k || k == 0 {

@@ -34,7 +34,9 @@ type tiles struct {
 	b                  *float32 // rows of pairs of rows
 	bRow, bStep, bCols int      // between pairs of k, between steps, between 32 columns
 	c                  *float32
-	cRow, acc          int // between rows; 1: C is added to
+	cRow, acc          int      // between rows; 1: C is added to
+	next               *float32 // what is asked for ahead, nextStep bytes a step and 32 columns
+	nextStep           int
 }
 
 // TileStrip is C [m, n] = A·B, or with acc C += A·B, of bf16. A is tiles as TileRows
@@ -45,7 +47,7 @@ type tiles struct {
 // with even k and those with odd k are summed from 0 on by fused multiply-adds, and
 // both sums together added to C. Denormal operands and results are zeros and a NaN
 // stays one, as with VDPBF16PS.
-func TileStrip(c []float32, ldc int, a, b []float32, bspan, m, n, steps int, acc bool) {
+func TileStrip(c []float32, ldc int, a, b []float32, bspan, m, n, steps int, acc bool, next []float32) {
 	if m < 1 || n < 1 || n%16 != 0 || steps < 1 || !holds(c, ldc, m, n) || len(a) < (m+15)/16*steps*256 || len(b) < (n-1)/32*bspan+(16*steps-1)*32+(n-1)%32+1 {
 		panic(fmt.Sprintf("vec: tilestrip %d×%d, %d steps of %d and %d/%d in %d/%d", m, n, steps, len(a), len(b), bspan, len(c), ldc))
 	}
@@ -53,6 +55,10 @@ func TileStrip(c []float32, ldc int, a, b []float32, bspan, m, n, steps int, acc
 		b: &b[0], bRow: 128, bStep: 2048, bCols: 4 * bspan, c: &c[0], cRow: 4 * ldc}
 	if acc {
 		t.acc = 1
+	}
+	t.next = t.a
+	if len(next) > 0 {
+		t.next, t.nextStep = &next[0], 256
 	}
 	atTiles().product(&t)
 }

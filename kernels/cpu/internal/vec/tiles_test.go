@@ -51,7 +51,7 @@ func TestTileStrip(t *testing.T) {
 				got := normals(r, m*ldc)
 				got[0] = 0x1p-130
 				want := append([]float32(nil), got...)
-				TileStrip(got, ldc, a, b, bspan, m, n, steps, acc)
+				TileStrip(got, ldc, a, b, bspan, m, n, steps, acc, b)
 				tiles := tiles{m: m, n: n, k: steps, a: &a[0], aRow: 64, aStep: 1024, aTile: 1024 * steps,
 					b: &b[0], bRow: 128, bStep: 2048, bCols: 4 * bspan, c: &want[0], cRow: 4 * ldc}
 				if acc {

@@ -66,7 +66,63 @@ func (c *CUDA) Attention(o kernels.Heads, lse kernels.Buffer, q, k, v kernels.He
 	x := attnOf("attention", a)
 	x.q, x.k, x.v = headsOf("attention: q", q, a.N, a.H, a.Dk), headsOf("attention: k", k, a.Keys(), a.K, a.Dk), headsOf("attention: v", v, a.Keys(), a.K, a.Values())
 	x.o, x.lse = headsOf("attention: o", o, a.N, a.H, a.Values()), f32("attention: lse", lse, a.N*a.H)
+	if size := x.flashSize(a, 256, []heads{x.q, x.k, x.v}, []heads{x.o}); size > 0 {
+		f, rows := c.flashOf(x)
+		defer c.Free(rows)
+		c.flash(fmt.Sprintf("flash_%d", size), a.N, a.H, map[int]int{64: 64, 128: 64, 256: 32}[size]*size*4, f)
+		return
+	}
 	c.warps("attention", a.N, a.H, a.Dk+a.Values(), x)
+}
+
+// flashArgs is FlashArgs of flash.cu.
+type flashArgs struct {
+	q, k, v, o, d, dq, dk, dv     heads
+	lse, delta, rows, sinks       driver.Ptr
+	n, nKV, h, kv, dkSize, dvSize int32
+	scale, softCap                float32
+}
+
+// flashSize is the size of heads that the kernels on tensor cores are to be made for, up
+// to most; 0: it is no work for them. They take bf16 of rows of whole 16 bytes, neither a
+// table of distances nor a choice of keys, and give f32 or whole pairs of bf16.
+func (x *attnArgs) flashSize(a *kernels.AttnArgs, most int, operands, results []heads) int {
+	if !a.BF16 || x.rel != 0 || x.pick != 0 || a.N == 0 || a.Keys() == 0 || a.Dk%8 != 0 || a.Values()%8 != 0 {
+		return 0
+	}
+	for _, h := range operands {
+		if h.typ != elementTypes[dtype.BF16] || h.p%16 != 0 || (h.off|h.tok|h.head)%8 != 0 {
+			return 0
+		}
+	}
+	for _, h := range results {
+		if h.p != 0 && h.typ != elementTypes[dtype.F32] && (h.typ != elementTypes[dtype.BF16] || h.p%4 != 0 || (h.off|h.tok|h.head)%2 != 0) {
+			return 0
+		}
+	}
+	for size := 64; size <= most; size *= 2 {
+		if max(a.Dk, a.Values()) <= size {
+			return size
+		}
+	}
+	return 0
+}
+
+// flashOf describes x to those kernels; the buffer holds what queries see, and is to be
+// freed.
+func (c *CUDA) flashOf(x *attnArgs) (*flashArgs, *Buf) {
+	rows := c.scratch(dtype.I32, 2*int(x.n))
+	each(c, "attn_rows", int(x.n), &struct {
+		attnArgs
+		rows driver.Ptr
+	}{*x, ptr(rows)})
+	return &flashArgs{q: x.q, k: x.k, v: x.v, o: x.o, d: x.d, dq: x.dq, dk: x.dk, dv: x.dv, lse: x.lse, delta: x.delta, rows: ptr(rows), sinks: x.sinks,
+		n: int32(x.n), nKV: int32(x.nKV), h: x.h, kv: x.kv, dkSize: x.dkSize, dvSize: x.dvSize, scale: x.scale, softCap: x.softCap}, rows
+}
+
+// flash queues a kernel with one block for 64 of n tokens and each of h heads.
+func (c *CUDA) flash(name string, n, h, shared int, f *flashArgs) {
+	launch(c, name, driver.Dim{X: blocksOf(n, 64), Y: uint32(h), Z: 1}, driver.Dim{X: 128, Y: 1, Z: 1}, shared, f)
 }
 
 // AttentionBackward makes each gradient by itself, from the lse of the forward
@@ -81,11 +137,22 @@ func (c *CUDA) AttentionBackward(g *kernels.AttnGrads, do, o kernels.Heads, lse 
 	defer c.Free(delta)
 	x.delta = ptr(delta)
 	c.warps("attn_delta", a.N, a.H, 0, x)
-	if !g.Q.Skip() {
-		c.warps("attn_grad_q", a.N, a.H, 2*a.Dk+dv, x)
-	}
-	if !g.K.Skip() || !g.V.Skip() {
-		c.warps("attn_grad_kv", a.Keys(), a.K, 2*a.Dk+2*dv, x)
+	if size := x.flashSize(a, 128, []heads{x.q, x.k, x.v, x.d}, []heads{x.dq, x.dk, x.dv}); size > 0 {
+		f, rows := c.flashOf(x)
+		defer c.Free(rows)
+		if !g.Q.Skip() {
+			c.flash(fmt.Sprintf("flash_grad_q_%d", size), a.N, a.H, 32<<10, f)
+		}
+		if !g.K.Skip() || !g.V.Skip() {
+			c.flash(fmt.Sprintf("flash_grad_kv_%d", size), a.Keys(), a.K, 512*size, f)
+		}
+	} else {
+		if !g.Q.Skip() {
+			c.warps("attn_grad_q", a.N, a.H, 2*a.Dk+dv, x)
+		}
+		if !g.K.Skip() || !g.V.Skip() {
+			c.warps("attn_grad_kv", a.Keys(), a.K, 2*a.Dk+2*dv, x)
+		}
 	}
 	if !g.Sinks.Skip() {
 		x.dsinks = destOf("attention backward: dsinks", g.Sinks, a.H)

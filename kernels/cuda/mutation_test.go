@@ -328,6 +328,9 @@ var (
 // TestMutations: a fault that is planted in a kernel is an error, or a wrong result,
 // in what runs it; and without the fault there is none.
 func TestMutations(t *testing.T) {
+	attention := func(c *CUDA) error {
+		return (&flashCase{seq: []int32{0, 6, 80}, h: 1, k: 1, d: 48, window: 70, sinks: true}).compare(t, c)
+	}
 	for _, c := range []struct {
 		name, kernel string
 		run          func(*CUDA) error
@@ -354,6 +357,18 @@ func TestMutations(t *testing.T) {
 		{"slices of a sum not awaited", "thin_q8_0_1", thinProduct, without(`bar\.sync\s+0;`, 3)},
 		{"a code too narrow", "thin_q8_0_1", thinProduct, instead(`8355840, 1065353216`, "4161536, 1065353216", 3)},
 		{"lanes share too little", "thin_q8_0_1", thinProduct, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}4,", 0)},
+		{"keys overwritten while they are read", "flash_64", attention, without(`bar\.sync\s+0;`, 2)},
+		{"values overwritten while they are read", "flash_64", attention, without(`bar\.sync\s+0;`, 0)},
+		{"keys not awaited", "flash_64", attention, instead(`cp\.async\.wait_group 1;`, "cp.async.wait_group 2;", 0)},
+		{"values not awaited", "flash_64", attention, instead(`cp\.async\.wait_group 1;`, "cp.async.wait_group 2;", 1)},
+		{"scores not masked", "flash_64", attention, instead(`selp\.f32\s+(%f\d+), 0fFF800000, (%f\d+), %p\d+;|selp\.f32\s+(%f\d+), (%f\d+), 0fFF800000, %p\d+;`, "mov.f32 $1$3, $2$4;", 9)},
+		{"fragments of weights swapped", "flash_64", attention, instead(`(cvt\.rn\.bf16x2\.f32 %r\d+, )(%f\d+), (%f\d+);`, "$1$3, $2;", 2)},
+		{"sums over too few lanes", "flash_64", attention, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, %r\d+, )%r\d+,`, "${1}0,", 1)},
+		{"gradients of queries: stage not awaited", "flash_grad_q_64", attention, without(`cp\.async\.wait_group 0;`, 0)},
+		{"gradients of queries: fragments swapped", "flash_grad_q_64", attention, instead(`(mma\.sync\S*\s*\{[^}]*\}, \{[^}]*\}, \{)(%r\d+),(%r\d+)`, "$1$3,$2", 66)},
+		{"gradients of keys: barrier removed", "flash_grad_kv_64", attention, without(`bar\.sync\s+0;`, 0)},
+		{"gradients of keys: matrices transposed", "flash_grad_kv_64", attention, instead(`x4\.trans\.shared`, "x4.shared", 2)},
+		{"gradients of keys: a product missing", "flash_grad_kv_64", attention, without(`mma\.sync[^;]*;`, 40)},
 		{"barriers of a reduction removed", "logprob", softmax, without(`bar\.sync\s+0;`, -1)},
 		{"one barrier of a reduction removed", "logprob", softmax, without(`bar\.sync\s+0;`, 1)},
 		{"a lane of a reduction left out", "logprob", softmax, instead(`(shfl\.sync\.bfly\.b32\s+%r\d+\|%p\d+, %r\d+, )%r\d+,`, "${1}8,", 10)},

@@ -223,8 +223,8 @@ var works = []work{
 	thinWork("one row by Q8_0", "q8_0", dtype.Of(dtype.Q8_0), 1),
 	thinWork("one row by bf16", "bf16", dtype.Of(dtype.BF16), 1),
 	thinWork("16 rows by NF4", "book", nf4, 16),
-	{"attention", []string{"attention"}, []int{40, 2, 1, 64}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(1), attentionWork(false)},
-	{"its backward pass", []string{"attn_delta", "attn_grad_q", "attn_grad_kv"}, []int{40, 2, 1, 64}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(2.5), attentionWork(true)},
+	{"attention", []string{"attn_rows", "flash_128"}, []int{1024, 1, 1, 128}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(1), attentionWork(false)},
+	{"its backward pass", []string{"attn_delta", "attn_rows", "flash_grad_q_128", "flash_grad_kv_128"}, []int{1024, 1, 1, 128}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(2.5), attentionWork(true)},
 	{"RMS norm", []string{"norm_rows"}, []int{8, 512}, []int{8192, 4096}, "%d×%d", elements(8), func(b *bench, s []int) func() {
 		x, y, w, st := b.buffer(dtype.F32, s[0]*s[1]), b.buffer(dtype.F32, s[0]*s[1]), b.buffer(dtype.F32, s[1]), b.buffer(dtype.F32, 2*s[0])
 		return func() {

@@ -82,6 +82,18 @@ __device__ inline float shape(const AttnArgs& a, float s, i64 distance, int head
   return s;
 }
 
+// rows[i] = the rows of keys that query i sees, for kernels that go over the keys of
+// several queries at once (flash.cu).
+struct RowsArgs { AttnArgs a; int2* rows; };
+KERNEL(attn_rows, RowsArgs) {
+  i64 tok = thread();
+  if (tok >= a.a.n) return;
+  Span s = span_of(a.a, tok);
+  i64 lo, hi;
+  seen(a.a, tok + s.shift, s.keys, lo, hi);
+  a.rows[tok] = make_int2((int)(s.base + lo), (int)(s.base + hi));
+}
+
 // A list of what a query sees: positions lo … hi, or its picks among them.
 struct List { i64 lo, hi, count; const int* pick; };
 

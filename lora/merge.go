@@ -201,7 +201,7 @@ func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) 
 	}
 	m.layers[name] = append(m.layers[name], one)
 	if n := len(m.layers[name]); m.layers[name][0].m != nil && (n > 1 || w.Weight != 1) || n > 1 && one.m != nil {
-		return fail.Inputf(f.Dir, "merge a DoRA adapter alone, with weight 1", "use_dora: %s cannot be combined", path)
+		return fail.Inputf(f.Dir, "merge the DoRA adapter alone, with weight 1, and the others into the result", "use_dora: %s cannot be combined: its magnitudes are of the whole weight", path)
 	}
 	if before := m.layers[name][0]; one.turns != before.turns || one.turns > 1 && one.r != before.r {
 		return fail.Inputf(f.Dir, "merge it alone", "loftq_iter: %s belongs on other weights than those of the adapter before", path)

@@ -136,7 +136,7 @@ func (p *Planner) walk() error {
 			if refused == nil {
 				refused = err
 			}
-		case fail.Input:
+		case fail.Input, fail.Internal: // a row without numbers says nothing of why
 			if !p.Quick && refused == nil {
 				refused = err
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -197,4 +198,30 @@ func disassembleWords(t *testing.T, words []string) (out []string) {
 		t.Fatalf("%d words decode of %d", len(out), len(words))
 	}
 	return out
+}
+
+// Instructions of AMX have the bytes of GNU as 2.40, whatever disassembler is here:
+// echo 'ldtilecfg (%r9); tileloadd 0x400(%r13,%r9,1), %tmm5; …' | as -o t.o - && objdump -d t.o
+func TestTileBytes(t *testing.T) {
+	out = &file{arch: "amd64"}
+	ldtilecfg("R9")
+	ldtilecfg("AX")
+	tilerelease()
+	tilezero(3)
+	tileload("BX", "R9", 0, 4)
+	tileload("CX", "R10", 64, 7)
+	tileload("R13", "R9", 1024, 5)
+	tilestore(2, "R11", "SI", 0)
+	tilestore(3, "DX", "SI", 64)
+	tdpbf16ps(6, 4, 0)
+	tdpbf16ps(7, 5, 3)
+	path := filepath.Join(t.TempDir(), "tiles.s")
+	if err := os.WriteFile(path, out.asm.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _ := rawInstructions(t, path)
+	want := "c4c2784901 c4e2784900 c4e27849c0 c4e27b49d8 c4a27b4b240b c4a27b4b7c1140 c4827b4bac0d00040000 c4c27a4b1433 c4e27a4b5c3240 c4e24a5cc4 c4e2425cdd"
+	if got := hex.EncodeToString(code); got != strings.ReplaceAll(want, " ", "") {
+		t.Errorf("bytes %s, want %s", got, want)
+	}
 }

@@ -127,14 +127,14 @@ func (t *Tape) JoinHeads(x, tail *Tensor, d int) *Tensor {
 	return y
 }
 
-// FakeQuant returns x as it comes back from being stored as q: what quantized
+// FakeQuant returns x as it comes back from being stored as q, on a grid that was chosen beforehand where grid is not zero: what quantized
 // activations are before a product. Its gradient is passed straight through
 // (Bengio et al. 2013, arXiv:1308.3432).
-func (t *Tape) FakeQuant(x *Tensor, q dtype.Type) *Tensor {
+func (t *Tape) FakeQuant(x *Tensor, q dtype.Type, grid kernels.Grid) *Tensor {
 	y := t.alloc(kernels.Activations, x.kind, x.Rows(), x.Cols())
 	y.needs, y.slope = x.needs, x.slope
 	if xv := t.value(x); t.err == nil {
-		t.Dev.FakeQuant(kernels.To(y.Data), &kernels.FakeQuantArgs{Type: q, Rows: x.Rows(), Cols: x.Cols(), X: xv})
+		t.Dev.FakeQuant(kernels.To(y.Data), &kernels.FakeQuantArgs{Type: q, Rows: x.Rows(), Cols: x.Cols(), X: xv, Grid: grid})
 	}
 	t.record(y, nil, func() { t.pass(x, y, 1) })
 	return y

@@ -214,7 +214,7 @@ func TestFakeQuantPassesStraight(t *testing.T) {
 	dev := cpu.New(cpu.Options{})
 	tape := &autograd.Tape{Dev: dev, Record: true}
 	x := tape.Input([]float32{-1, 0.3, 1, 2, 0, -8}, 2, 3)
-	y := tape.Scale(tape.FakeQuant(x, dtype.Type{Kind: dtype.Int2, Group: -1, Scale: dtype.F32}), 3)
+	y := tape.Scale(tape.FakeQuant(x, dtype.Type{Kind: dtype.Int2, Group: -1, Scale: dtype.F32}, kernels.Grid{}), 3)
 	got, err := tape.Values(y)
 	if err != nil {
 		t.Fatal(err)

@@ -2,17 +2,20 @@ package formats
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // Folders of compressed-tensors and of FP8 may say that the inputs of a linear map
-// are rounded, too. A type says how: 8-bit integers or floats, one scale a row, that
-// is a token, or one a group of columns, taken from the row itself.
+// are rounded, too. A type says how: integers or 8-bit floats, one scale a row, that
+// is a token, or one a group of columns, taken from the row itself, or one for all that was
+// measured beforehand.
 
 // Types of activations.
 var (
@@ -21,14 +24,14 @@ var (
 )
 
 // activations is what a module's inputs of so many columns are rounded to, the zero
-// Type for not at all. Where that is not done here, as with scales that were measured
-// beforehand, left says in words what the folder wants.
-func (g *grouper) activations(module string, cols int64) (t dtype.Type, left string, err error) {
+// Type for not at all, and the arrays that hold scale and zero point where one of each was measured beforehand. Where that is not done here,
+// left says in words what the folder wants.
+func (g *grouper) activations(module string, cols int64) (t dtype.Type, grid [2]string, left string, err error) {
 	group, err := g.configGroup(module)
 	in, _ := group.get("input_activations").(object)
 	if in == nil {
-		t, left = g.schemeActivations(cols)
-		return t, left, err
+		t, grid, left = g.schemeActivations(module, cols)
+		return t, grid, left, err
 	}
 	// what is left out has a default
 	dynamic, _ := in.get("dynamic").(bool)
@@ -56,14 +59,24 @@ func (g *grouper) activations(module string, cols int64) (t dtype.Type, left str
 	if slices.Contains([]string{"float32", "float16", "bfloat16"}, scales) {
 		scales = ""
 	}
-	if dynamic && !asymmetric && bits == 8 && scales == "" {
-		switch {
-		case strategy == "token" && kind == "int":
-			return ActInt8, "", err
-		case strategy == "token" && kind == "float":
-			return ActFP8, "", err
-		case strategy == "group" && kind == "float" && group8 > 0 && cols%group8 == 0:
-			return actFP8Groups(group8), "", err
+	whole := group8 > 0 && cols%group8 == 0
+	if typ, ok := roundedTo(kind, bits, asymmetric); ok && scales == "" {
+		switch measured := in.get("dynamic") == false || in.get("dynamic") == nil; {
+		case dynamic && strategy == "token":
+			typ.Group = -1
+			return typ, grid, "", err
+		case dynamic && strategy == "group" && whole:
+			typ.Group = int32(group8)
+			return typ, grid, "", err
+		case measured && strategy == "tensor" && g.single(module+".input_scale"):
+			typ.Group, typ.Flags = -1, 0
+			grid[0] = module + ".input_scale"
+			if zero := module + ".input_zero_point"; asymmetric && g.single(zero) {
+				grid[1] = zero
+			}
+			if !asymmetric || grid[1] != "" {
+				return typ, grid, "", err
+			}
 		}
 	}
 	words := []string{fmt.Sprintf("%d-bit %s", bits, kind), "by " + strategy}
@@ -76,7 +89,83 @@ func (g *grouper) activations(module string, cols int64) (t dtype.Type, left str
 	if d := in.get("dynamic"); d == false || d == nil {
 		words = append(words, "scales measured beforehand")
 	}
-	return dtype.Type{}, strings.Join(words, ", "), err
+	return dtype.Type{}, [2]string{}, strings.Join(words, ", "), err
+}
+
+// roundedTo is the type of inputs rounded to a kind of numbers, without a group.
+func roundedTo(kind string, bits int64, asymmetric bool) (t dtype.Type, ok bool) {
+	switch {
+	case kind == "int" && bits == 8:
+		t.Kind = dtype.Int8
+	case kind == "int" && bits == 4:
+		t.Kind = dtype.Int4
+	case kind == "float" && bits == 8 && !asymmetric:
+		t.Kind = dtype.F8E4M3
+	default:
+		return t, false
+	}
+	if asymmetric {
+		t.Flags = dtype.Zero
+	}
+	return t, true
+}
+
+// single reports whether there is an array of this name with one value.
+func (g *grouper) single(name string) bool {
+	a := g.by[name]
+	if a == nil || len(a.shape) > 2 {
+		return false
+	}
+	n, ok := product(a.shape)
+	return ok && n == 1
+}
+
+// InputGrid is the scale and the zero point, in signed codes, on which Act rounds where they were measured beforehand; 0 and 0
+// where they are not. It reads a number or two.
+func (t *Tensor) InputGrid() (scale, zero float32, err error) {
+	for i, name := range t.grid {
+		if name == "" {
+			continue
+		}
+		k := slices.IndexFunc(t.Parts, func(p Part) bool { return p.Name == name })
+		p := &t.Parts[k]
+		b, err := p.read()
+		if err != nil {
+			return 0, 0, err
+		}
+		v, ok := oneNumber(p.DType, b)
+		if !ok || v-v != 0 || i == 0 && v <= 0 {
+			return 0, 0, corrupt(p.src.path, "tensor %s of %s is %v, expected %s", quote(name), p.DType, v, [...]string{"a scale above 0", "a zero point"}[i])
+		}
+		if i == 0 {
+			scale = v
+		} else {
+			zero = v
+		}
+	}
+	return scale, zero, nil
+}
+
+// oneNumber is the value of an array of one.
+func oneNumber(typ string, b []byte) (float32, bool) {
+	out := make([]float32, 1)
+	switch typ {
+	case "F32":
+		block.GetF32(out, b)
+	case "BF16":
+		block.GetBF16(out, b)
+	case "F16":
+		block.GetF16(out, b)
+	case "I8":
+		out[0] = float32(int8(b[0]))
+	case "I32":
+		out[0] = float32(int32(binary.LittleEndian.Uint32(b)))
+	case "I64":
+		out[0] = float32(int64(binary.LittleEndian.Uint64(b)))
+	default:
+		return 0, false
+	}
+	return out[0], true
 }
 
 // actFP8Groups is ActFP8 with a scale for every n columns.
@@ -84,26 +173,34 @@ func actFP8Groups(n int64) dtype.Type { return dtype.Type{Kind: dtype.F8E4M3, Gr
 
 // schemeActivations is activations of the method fp8, which has one scheme for all
 // modules: a scale a token, or one for the columns of a block of weights.
-func (g *grouper) schemeActivations(cols int64) (t dtype.Type, left string) {
+func (g *grouper) schemeActivations(module string, cols int64) (t dtype.Type, grid [2]string, left string) {
 	method, _ := g.config.get("quant_method").(string)
 	scheme, _ := g.config.get("activation_scheme").(string)
 	scheme = cmp.Or(strings.ToLower(scheme), "dynamic") // as Transformers reads it
 	scales, _ := g.config.get("scale_fmt").(string)
+	none := dtype.Type{}
 	switch block := g.blockStructure(); {
 	case method != "fp8":
-		return dtype.Type{}, ""
+		return none, grid, ""
+	case scheme == "static":
+		for _, name := range []string{module + ".activation_scale", module + ".input_scale"} { // of Transformers, of others
+			if g.single(name) {
+				return ActFP8, [2]string{name}, ""
+			}
+		}
+		return none, grid, "8-bit float, static, scales measured beforehand"
 	case scheme != "dynamic":
-		return dtype.Type{}, "8-bit float, " + scheme + ", scales measured beforehand"
+		return none, grid, "8-bit float, " + scheme
 	case scales == "ue8m0":
-		return dtype.Type{}, "8-bit float, dynamic, scales rounded up to powers of two"
+		return none, grid, "8-bit float, dynamic, scales rounded up to powers of two"
 	case scales != "" && scales != "float":
-		return dtype.Type{}, "8-bit float, dynamic, scales of type " + quote(scales)
+		return none, grid, "8-bit float, dynamic, scales of type " + quote(scales)
 	case len(block) != 2:
-		return ActFP8, ""
+		return ActFP8, grid, ""
 	case block[1] > 0 && cols%block[1] == 0:
-		return actFP8Groups(block[1]), ""
+		return actFP8Groups(block[1]), grid, ""
 	default:
-		return dtype.Type{}, fmt.Sprintf("8-bit float, groups of %d that do not divide %d columns", block[1], cols)
+		return none, grid, fmt.Sprintf("8-bit float, groups of %d that do not divide %d columns", block[1], cols)
 	}
 }
 

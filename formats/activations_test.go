@@ -10,8 +10,7 @@ import (
 )
 
 // TestActivations: the rounding of inputs is read from llm-compressor's folders
-// and written in its words, key by key; scales measured beforehand are not
-// applied.
+// and written in its words, key by key; scales measured beforehand are read with it.
 func TestActivations(t *testing.T) {
 	dir := testdir.Shared(t, "golden/quant")
 	r := mustOpen(t, dir+"/ct-w8a8-int8")
@@ -27,11 +26,9 @@ func TestActivations(t *testing.T) {
 		plan[i].Act = x.Act
 	}
 	for _, x := range mustOpen(t, dir+"/ct-fp8-static").Tensors() {
-		if x.Act != (dtype.Type{}) {
-			t.Errorf("%s: inputs are rounded to %v though their scale was measured", x.Name, x.Act)
-		}
-		if want := "8-bit float, by tensor, scales measured beforehand"; len(x.Parts) > 1 && x.Unrounded != want {
-			t.Errorf("%s: %q is said of its inputs, want %q", x.Name, x.Unrounded, want)
+		scale, zero, err := x.InputGrid()
+		if measured := len(x.Parts) > 1; (x.Act == ActFP8) != measured || (scale > 0) != measured || zero != 0 || x.Unrounded != "" || err != nil {
+			t.Errorf("%s: inputs are rounded to %v on %v, %q, %v", x.Name, x.Act, scale, x.Unrounded, err)
 		}
 	}
 	q := must(quantizationConfig(FolderOptions{Config: r.Config(), Plan: plan, Layout: CompressedTensors, Head: "lm_head"}))
@@ -84,7 +81,12 @@ func TestActivationsOfFP8(t *testing.T) {
 		{`{"quant_method":"gptq"}`, dtype.Type{}, ""},
 		{`{"quant_method":"gptq","activation_scheme":"dynamic"}`, dtype.Type{}, ""},
 		{fmt.Sprintf(ct, `{"num_bits":8,"type":"float","dynamic":true,"symmetric":true,"strategy":"group","group_size":128}`), dtype.Type{Kind: dtype.F8E4M3, Group: 128}, ""},
-		{fmt.Sprintf(ct, `{"num_bits":8,"type":"int","dynamic":true,"symmetric":false,"strategy":"token"}`), dtype.Type{}, "8-bit int, by token, asymmetric"},
+		{fmt.Sprintf(ct, `{"num_bits":8,"type":"int","dynamic":true,"symmetric":false,"strategy":"token"}`), dtype.Type{Kind: dtype.Int8, Group: -1, Flags: dtype.Zero}, ""},
+		{fmt.Sprintf(ct, `{"num_bits":4,"type":"int","dynamic":true,"strategy":"token"}`), dtype.Type{Kind: dtype.Int4, Group: -1}, ""},
+		{fmt.Sprintf(ct, `{"num_bits":8,"type":"int","dynamic":true,"strategy":"group","group_size":64}`), dtype.Type{Kind: dtype.Int8, Group: 64}, ""},
+		{fmt.Sprintf(ct, `{"num_bits":8,"type":"int","dynamic":true,"strategy":"group","group_size":96}`), dtype.Type{}, "8-bit int, by group"},
+		{fmt.Sprintf(ct, `{"num_bits":8,"type":"float","dynamic":true,"symmetric":false,"strategy":"token"}`), dtype.Type{}, "8-bit float, by token, asymmetric"},
+		{fmt.Sprintf(ct, `{"num_bits":6,"type":"int","dynamic":true,"strategy":"token"}`), dtype.Type{}, "6-bit int, by token"},
 		{fmt.Sprintf(ct, `{"num_bits":4,"type":"float","dynamic":"local","symmetric":true,"strategy":"tensor_group","group_size":16}`), dtype.Type{}, "4-bit float, by tensor_group"},
 		// defaults of compressed-tensors' QuantizationArgs
 		{fmt.Sprintf(ct, `{"num_bits":8,"type":"int","dynamic":true,"strategy":"token"}`), ActInt8, ""},
@@ -102,7 +104,7 @@ func TestActivationsOfFP8(t *testing.T) {
 			t.Fatal(err)
 		}
 		g := &grouper{config: o}
-		if got, left, err := g.activations("model.layers.0.mlp.up_proj", 256); err != nil || got != c.want || left != c.left {
+		if got, _, left, err := g.activations("model.layers.0.mlp.up_proj", 256); err != nil || got != c.want || left != c.left {
 			t.Errorf("%s: %v, %q, %v", c.config, got, left, err)
 		}
 	}

@@ -32,13 +32,13 @@ func (g *grouper) fp8(prefix string, w, scale *array) error {
 	return g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"weight", "scale"}, []*array{w, scale}, load)
 }
 
-// fp8Block reads DeepSeek's layout, whose scales multiply blocks.
+// fp8Block reads DeepSeek's layout, whose scales multiply blocks, and that of Mistral with one scale.
 func (g *grouper) fp8Block(prefix string, scale *array) error {
 	w, err := g.need(prefix+".weight", "F8_E4M3")
 	if err != nil {
 		return err
 	}
-	if len(w.shape) != 2 || len(scale.shape) != 2 {
+	if len(w.shape) != 2 {
 		return g.errShape(scale)
 	}
 	if err := g.fp8(prefix, w, scale); err != nil {

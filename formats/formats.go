@@ -71,6 +71,8 @@ type Tensor struct {
 	Unsupported string
 
 	load loader // set for tensors made of several parts
+
+	grid [2]string // names of the parts with scale and zero point of Act, where they were measured beforehand
 }
 
 // Part is one stored array of a logical tensor.

@@ -108,7 +108,12 @@ type FakeQuantArgs struct {
 	X          Buffer
 	ColScale   Buffer // [Cols] f32: s; nil: 1
 	Clip       Buffer // [Rows, groups] f32: X·s is kept within ± of it; nil: nothing is cut
+	Grid       Grid   // of all values, whatever they are; the zero Grid: each group has its own
 }
+
+// Grid is what numbers are rounded on that was chosen beforehand: Scale times a value of a Micro kind, or
+// times a signed code less Zero of an Int kind. ColScale and Clip do not go with it.
+type Grid struct{ Scale, Zero float32 }
 
 // SampleRow says how the next token of one row is chosen. The zero value takes
 // the lowest id of the largest logit. Filters have Transformers' meanings and

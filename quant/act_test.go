@@ -1,7 +1,14 @@
 package quant
 
 import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"math"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd"
@@ -9,6 +16,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -37,7 +45,7 @@ func runActs(t *testing.T, src *arch.Source, ids []int32, act dtype.Type) (with,
 		if l.Act != act {
 			t.Errorf("%s rounds its inputs to %v", l.Path, l.Act)
 		}
-		l.Act = dtype.Type{}
+		l.Act, l.Grid = dtype.Type{}, kernels.Grid{}
 	}
 	return with, run()
 }
@@ -49,10 +57,7 @@ func runActs(t *testing.T, src *arch.Source, ids []int32, act dtype.Type) (with,
 func TestActivations(t *testing.T) {
 	dir := testdir.Shared(t, "golden/quant/ct-w8a8-int8")
 	want := readLayers(t, filepath.Join(dir, "expected.safetensors"))
-	var ids []int32
-	for _, v := range want["ids"].values {
-		ids = append(ids, int32(v))
-	}
+	ids := idsOf(want)
 	with, without := runActs(t, openSource(t, dir), ids, formats.ActInt8)
 	golden, plain := want["logits_consumer"].values, want["logits_f32_dequant"].values
 	off := func(a, b []float32) float64 { return distance(a, b) / dot(b, b) }
@@ -75,4 +80,131 @@ func TestActivations(t *testing.T) {
 			t.Errorf("%s %s: relative errors %g and %g", c.method, c.scheme, off(without, whole), off(with, whole))
 		}
 	}
+}
+
+// TestMeasuredActivations: inputs rounded on scales that were measured beforehand give the logits of the consumer, too.
+func TestMeasuredActivations(t *testing.T) {
+	dir := testdir.Shared(t, "golden/quant/ct-fp8-static")
+	want := readLayers(t, filepath.Join(dir, "expected.safetensors"))
+	with, without := runActs(t, openSource(t, dir), idsOf(want), formats.ActFP8)
+	golden, plain := want["logits_consumer"].values, want["logits_f32_dequant"].values
+	off := func(a, b []float32) float64 { return distance(a, b) / dot(b, b) }
+	t.Logf("rounded: %.2e; not rounded: %.2e; the references differ by %.2e", off(with, golden), off(without, plain), off(golden, plain))
+	if off(without, plain) > 1e-8 || off(with, golden) > off(golden, plain)/20 {
+		t.Errorf("relative errors %g and %g", off(with, golden), off(without, plain))
+	}
+	again, _ := runActs(t, openSource(t, asFP8(t, dir)), idsOf(want), formats.ActFP8)
+	if !slices.Equal(again, with) {
+		t.Errorf("as the method fp8 has it: relative error %g", off(again, with))
+	}
+}
+
+// asFP8 is a folder of compressed-tensors as Transformers' method fp8 with activation_scheme static (Mistral) has it.
+func asFP8(t *testing.T, dir string) string {
+	t.Helper()
+	out := t.TempDir()
+	var c map[string]any
+	if err := json.Unmarshal(testdir.ReadFile(t, filepath.Join(dir, "config.json")), &c); err != nil {
+		t.Fatal(err)
+	}
+	c["quantization_config"] = map[string]any{"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": nil, "modules_to_not_convert": []string{"lm_head"}}
+	raw, err := json.Marshal(c)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(out, "config.json"), raw, 0o666)
+	}
+	tensors, meta, e := formats.ReadSafetensors(filepath.Join(dir, "model.safetensors"))
+	for i := range tensors {
+		x := &tensors[i]
+		for old, name := range map[string]string{".weight_scale": ".weight_scale_inv", ".input_scale": ".activation_scale"} {
+			if module, ok := strings.CutSuffix(x.Name, old); ok {
+				x.Name, x.Shape = module+name, nil
+			}
+		}
+	}
+	if err = errors.Join(err, e, formats.WriteSafetensors(filepath.Join(out, "model.safetensors"), tensors, meta)); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func idsOf(f layerFile) (ids []int32) {
+	for _, v := range f["ids"].values {
+		ids = append(ids, int32(v))
+	}
+	return ids
+}
+
+// TestActivationGrids: the first eight logits behind the last token of the W8A8 folder with other input_activations, by
+// Transformers 5.24 and compressed-tensors 0.20.1 (AutoModelForCausalLM, dtype float32). Symmetric scales of the row itself are not
+// among them: the largest magnitude lies between two codes, and the last bit of the row decides.
+func TestActivationGrids(t *testing.T) {
+	dir := testdir.Shared(t, "golden/quant/ct-w8a8-int8")
+	ids := idsOf(readLayers(t, filepath.Join(dir, "expected.safetensors")))
+	for _, c := range []struct {
+		name   string
+		change map[string]any
+		scale  float32 // of every input; 0: the row's own
+		zero   int8
+		want   []float32
+	}{
+		{"int8 asymmetric", map[string]any{"symmetric": false}, 0, 0, []float32{-58.11, 20.415, -32.885, -10.043, 10.054, 21.405, -38.573, -59.628}},
+		{"int4 asymmetric", map[string]any{"symmetric": false, "num_bits": 4}, 0, 0, []float32{-52.636, 25.754, -34.647, -7.671, 20.002, 15.157, -34.245, -67.853}},
+		{"int8 measured", map[string]any{"dynamic": false, "strategy": "tensor"}, 0.02, 0, []float32{-79.976, 22.378, -28.094, -17.899, 39.776, 49.724, -47.916, -71.882}},
+		{"int8 measured asymmetric", map[string]any{"dynamic": false, "strategy": "tensor", "symmetric": false}, 0.02, -20, []float32{-83.419, 24.435, -28.04, -16.493, 41.75, 49.972, -47.233, -71.825}},
+		{"int4 measured", map[string]any{"dynamic": false, "strategy": "tensor", "num_bits": 4}, 0.2, 0, []float32{-83.178, 17.066, -27.375, -27.353, 62.771, 54.609, -42.065, -91.652}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			src := openSource(t, withInputs(t, dir, c.change, c.scale, c.zero))
+			dev := cpu.New(cpu.Options{})
+			m, err := model.Load(dev, src, model.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			tape := &autograd.Tape{Dev: dev}
+			defer tape.Free()
+			all, err := tape.Values(m.Logits(tape, m.Hidden(tape, model.Pack(ids))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := all[len(all)-src.Spec.V:][:len(c.want)]
+			for i, v := range got {
+				if d := v - c.want[i]; d > 2e-3 || d < -2e-3 {
+					t.Fatalf("logits %v, want %v", got, c.want)
+				}
+			}
+		})
+	}
+	for _, bad := range []float32{-1, float32(math.NaN())} {
+		if src, err := arch.Open(withInputs(t, dir, map[string]any{"dynamic": false, "strategy": "tensor"}, bad, 0)); err == nil || !strings.Contains(err.Error(), "input_scale") {
+			t.Errorf("a scale of %g: %v, %v", bad, src, err)
+		}
+	}
+}
+
+// withInputs is a copy of a folder with other input_activations, and a scale and a zero point for every module.
+func withInputs(t *testing.T, dir string, change map[string]any, scale float32, zero int8) string {
+	t.Helper()
+	out := t.TempDir()
+	var c map[string]any
+	if err := json.Unmarshal(testdir.ReadFile(t, filepath.Join(dir, "config.json")), &c); err != nil {
+		t.Fatal(err)
+	}
+	group := c["quantization_config"].(map[string]any)["config_groups"].(map[string]any)["group_0"].(map[string]any)
+	maps.Copy(group["input_activations"].(map[string]any), change)
+	raw, err := json.Marshal(c)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(out, "config.json"), raw, 0o666)
+	}
+	tensors, meta, e := formats.ReadSafetensors(filepath.Join(dir, "model.safetensors"))
+	for _, x := range slices.Clone(tensors) {
+		if module, ok := strings.CutSuffix(x.Name, ".weight_scale"); ok && scale != 0 {
+			tensors = append(tensors, formats.NamedTensor{Name: module + ".input_scale", DType: "F32", Shape: []int64{1}, Data: kernels.Bytes([]float32{scale})},
+				formats.NamedTensor{Name: module + ".input_zero_point", DType: "I8", Shape: []int64{1}, Data: []byte{byte(zero)}})
+		}
+	}
+	if err = errors.Join(err, e, formats.WriteSafetensors(filepath.Join(out, "model.safetensors"), tensors, meta)); err != nil {
+		t.Fatal(err)
+	}
+	return out
 }

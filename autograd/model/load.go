@@ -193,7 +193,7 @@ func (l *loader) linear(layer int, role arch.Role) *nn.Linear {
 	t := l.src.At(layer, role)
 	n := &nn.Linear{Path: t.Path(), W: l.take(t), Bias: l.take(l.src.BiasAt(layer, role)), Experts: t.Experts}
 	if !l.o.Trainable && !l.o.Exact && l.o.Hold == nil { // a weight of another type has other inputs
-		n.Act = t.Act
+		n.Act, n.Grid = t.Act, t.Grid
 	}
 	return n
 }

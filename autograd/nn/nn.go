@@ -27,6 +27,7 @@ type Linear struct {
 	Adapters []*LoRA         // summed; left out while Tape.Base is set
 	Around   Around          // nil: none; left out while Tape.Base is set
 	Act      dtype.Type      // what the input is rounded to, row by row, before the product; the zero Type: not at all
+	Grid     kernels.Grid    // on which Act rounds; the zero Grid: each row's own
 	Scale    *autograd.Param // [1, out] f32: a factor of each output before its bias (DoRA); nil: none; left out while Tape.Base is set
 }
 
@@ -54,7 +55,7 @@ func (l *Linear) forward(t *autograd.Tape, x *autograd.Tensor, linear product) *
 // plain is forward without Around.
 func (l *Linear) plain(t *autograd.Tape, x *autograd.Tensor, linear product) *autograd.Tensor {
 	if l.Act != (dtype.Type{}) {
-		x = t.FakeQuant(x, l.Act)
+		x = t.FakeQuant(x, l.Act, l.Grid)
 		defer t.Done(x)
 	}
 	if l.Scale == nil || t.Base {

@@ -29,6 +29,24 @@ func plainUnscaled(v, s []float32, scale, zero, top float32) {
 	}
 }
 
+// FixedInt writes what x becomes on a grid of an Int type that was chosen beforehand: signed codes round(x/scale + zero)
+// of t's bits.
+func FixedInt(dst, x []float32, scale, zero float32, t dtype.Type) {
+	top := float32(int(1)<<(t.Bits()-1) - 1)
+	for j, y := range x {
+		q := roundEven(min(max(y/scale+zero, -top-1), top))
+		dst[j] = float32((q - zero) * scale)
+	}
+}
+
+// FixedMicro is FixedInt for a Micro type.
+func FixedMicro(dst, x []float32, scale float32, t dtype.Type) {
+	c := microOf(t.Kind)
+	for j, y := range x {
+		dst[j] = c.widen(c.roundMicro(y, scale)) * scale
+	}
+}
+
 // FakeMicro is FakeInt for a Micro type: each value is rounded to nearest on the
 // group's scale (see MicroScale).
 func FakeMicro(dst, x, s []float32, limit float32, t dtype.Type) {

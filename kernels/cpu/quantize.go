@@ -39,6 +39,12 @@ func (c *CPU) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 	want("fakequant: clip", a.Clip, a.Rows*groups)
 	round := fakeOf(a.Type)
 	x, out, scale, clip := plainOf(a.X), plainOf(y.Buffer), f32(a.ColScale), f32(a.Clip)
+	if a.Grid != (kernels.Grid{}) {
+		if scale != nil || clip != nil {
+			panic("cpu: fakequant: a grid goes with no scales and limits of its own")
+		}
+		round = fixedOn(a.Grid)
+	}
 	if scale == nil {
 		scale = make([]float32, a.Cols)
 		for i := range scale {
@@ -73,6 +79,17 @@ func fakeOf(t dtype.Type) func(dst, x, s []float32, limit float32, t dtype.Type)
 		return block.FakeMicro
 	}
 	panic(fmt.Sprintf("cpu: fakequant: %v is neither an integer nor a small float type, nor F32", t))
+}
+
+// fixedOn is the rounding of a type on a grid that was chosen beforehand.
+func fixedOn(g kernels.Grid) func(dst, x, s []float32, limit float32, t dtype.Type) {
+	return func(dst, x, _ []float32, _ float32, t dtype.Type) {
+		if t.Kind.Info().Family == dtype.Micro {
+			block.FixedMicro(dst, x, g.Scale, t)
+		} else {
+			block.FixedInt(dst, x, g.Scale, g.Zero, t)
+		}
+	}
 }
 
 // keepWithin keeps x·s within limits.

@@ -123,6 +123,10 @@ func (c *CUDA) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 	if y.Skip() {
 		return
 	}
+	if a.Grid != (kernels.Grid{}) {
+		c.lacks("rounding of inputs on a grid that was chosen beforehand")
+		return
+	}
 	n, t, size := a.Rows*a.Cols, a.Type, int(a.Type.Group)
 	if size <= 0 {
 		size = max(a.Cols, 1)

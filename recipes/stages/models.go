@@ -87,6 +87,11 @@ func unrounded(src *arch.Source) string {
 			n, how = n+1, t.Unrounded
 		}
 	}
+	for _, t := range src.Tensors() {
+		if t.Unrounded != "" {
+			n, how = n+1, t.Unrounded
+		}
+	}
 	if n == 0 {
 		return ""
 	}

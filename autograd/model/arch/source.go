@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -45,6 +46,10 @@ type Tensor struct {
 	// Act is what the inputs of the product with it are rounded to; the zero Type:
 	// not at all.
 	Act dtype.Type
+	// Grid is on what Act rounds, the same for all its rows; the zero Grid: on each row's own.
+	Grid kernels.Grid
+	// Unrounded says why inputs that its file wants rounded stay exact, as formats.Tensor does; "" elsewhere.
+	Unrounded string
 
 	pieces []Piece // as in the open file
 	stored []*formats.Tensor
@@ -389,9 +394,20 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		if len(t.stored) > 0 && f.Act != t.Act {
 			return nil, fail.Inputf(s.Reader.Path(), "", "%s: its pieces round their inputs to %v and %v: one product has one", r.Name, t.Act, f.Act)
 		}
-		t.Act = f.Act
+		var grid kernels.Grid
+		var err error
+		if grid.Scale, grid.Zero, err = f.InputGrid(); err != nil {
+			return nil, err
+		}
+		if len(t.stored) > 0 && grid != t.Grid { // as experts do, which are one product
+			t.Unrounded = "scales measured beforehand, for each part of a matrix its own"
+		}
+		t.Act, t.Grid = f.Act, grid
 		t.stored = append(t.stored, f)
 		types = append(types, f.Type)
+	}
+	if t.Unrounded != "" {
+		t.Act, t.Grid = dtype.Type{}, kernels.Grid{}
 	}
 	if t.Type = dtype.Of(dtype.F32); len(types) > 0 {
 		t.Type = memoryType(r, t.pieces, types)
@@ -485,7 +501,7 @@ func (s *Source) Untie() {
 	s.rules = s.arch.rulesOf(&s.Spec)
 	for i := range s.rules {
 		if r := &s.rules[i]; r.Role == Head && !r.Bias {
-			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, pieces: embed.pieces, stored: embed.stored}
+			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, Grid: embed.Grid, pieces: embed.pieces, stored: embed.stored}
 			s.add(t)
 		}
 	}

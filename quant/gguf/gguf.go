@@ -58,7 +58,7 @@ type Report struct {
 	NoImportance  []string `json:"no_importance,omitempty"`  // quantized without, though a matrix is given
 	UnusedEntries []string `json:"unused_entries,omitempty"` // of the matrix: no tensor has the name
 	NeedsImatrix  bool     `json:"needs_imatrix,omitempty"`  // the real run will refuse
-	LeftOut       string   `json:"left_out,omitempty"`       // other parts of a larger model, in words
+	LeftOut       string   `json:"left_out,omitempty"`       // other parts of a larger model, and what llama.cpp does otherwise, in words
 }
 
 // BitsPerWeight is the mean over all tensors.
@@ -66,7 +66,8 @@ func (r *Report) BitsPerWeight() float64 {
 	return float64(r.Bytes) * 8 / float64(max(r.Elements, 1))
 }
 
-// Notes say, one a line, which parts of a larger model are left out, and what an
+// Notes say, one a line, which parts of a larger model are left out or mean something
+// else to llama.cpp, and what an
 // importance matrix did not do: matrices that were quantized without it, and entries of it that no tensor has. The embedding never
 // has one: its rows are looked up.
 func (r *Report) Notes() []string {
@@ -99,7 +100,7 @@ type input struct {
 	kv        []formats.KV
 	tensors   []MixTensor           // types as a conversion to GGUF would give them
 	stored    map[string]dtype.Type // types as they lie in the file
-	leftOut   string                // what a GGUF has no place for, in words
+	leftOut   string                // what a GGUF has no place for, and what llama.cpp does otherwise, in words
 	read      func(name string) ([]byte, error)
 	create    func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error)
 	close     func() error

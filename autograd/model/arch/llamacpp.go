@@ -1,0 +1,38 @@
+package arch
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// windowless are the architectures, by their names in GGUF, in which llama.cpp lets
+// every token see all before it.
+var windowless = []string{"llama", "starcoder2", "phi3", "mistral3"}
+
+// LlamaCppNote says what llama.cpp makes of a GGUF of the model otherwise, although the
+// file is as its converter writes it, or that it does not load it; "" for nothing
+// (b11549; held by the test that asks it, lora's TestLlamaCpp).
+func (s *Source) LlamaCppNote() string {
+	x := &s.Spec
+	a, layers := first[*Attention](x), len(x.Layers)
+	_, window := x.windows()
+	switch name := s.arch.GGUF; {
+	case slices.Contains(windowless, name) && window > 0:
+		return fmt.Sprintf("llama.cpp has no window in this architecture: it computes something else behind %d tokens", window)
+	case name == "exaone4" && window > 0 && layers != 64:
+		return fmt.Sprintf("llama.cpp has windows in a model of 64 layers only, this one has %d: it computes something else", layers)
+	case name == "gpt-oss" && slices.ContainsFunc(x.Ropes, func(r RopeSpec) bool { return r.NoTruncate }):
+		return "llama.cpp rounds the range of yarn, which the model does not: logits differ a little"
+	case name == "llama4" && (a.Chunk != 0 && a.Chunk != 8192 || x.Temperature != Temperature{} && (x.Temperature.Beta != 0.1 || x.Temperature.Every != 8192)):
+		return "llama.cpp attends in chunks of 8192 tokens and scales by 0.1 from there on, whatever the model says: it computes something else"
+	case name == "phimoe" && x.moe().Route.Kind == kernels.RouteSparsemixer:
+		return "llama.cpp weighs experts by softmax, not by sparsemixer: it computes something else"
+	case name == "command-r" && a.QKNorm != NoQKNorm && layers != 64:
+		return fmt.Sprintf("llama.cpp loads norms of queries and keys in a model of 64 layers only, this one has %d", layers)
+	case name == "deepseek2" && x.mla().QRank == 0 && layers != 26 && layers != 27:
+		return fmt.Sprintf("llama.cpp loads queries without a low-rank part in a model of 26 or 27 layers only, this one has %d", layers)
+	}
+	return ""
+}

@@ -107,6 +107,8 @@ type MixTensor struct {
 	Name  string
 	Shape []int64 // outermost first
 	Type  dtype.Type
+
+	exact bool // a conversion keeps it in F32
 }
 
 // TensorType overrides the type of the tensors whose name matches.
@@ -258,8 +260,10 @@ func (x *mixer) kept(t *MixTensor) string {
 	switch {
 	case x.o.FileType.Name == "COPY":
 		return "copied"
-	case len(t.Shape) < 2:
-		return "one dimension"
+	case !slices.ContainsFunc(t.Shape[:max(len(t.Shape)-1, 0)], func(d int64) bool { return d > 1 }):
+		return "one dimension" // one row is a vector to ggml
+	case t.exact && x.o.FileType.float():
+		return "F32 in every GGUF"
 	case !strings.HasSuffix(t.Name, "weight"):
 		return "no weight matrix"
 	case t.Name == "output.weight" && x.o.LeaveOutput:

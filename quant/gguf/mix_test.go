@@ -33,14 +33,14 @@ type tableModel struct {
 // tensors are the matrices of the model, in no particular order.
 func (m *tableModel) tensors() []MixTensor {
 	f16, f32 := dtype.Of(dtype.F16), dtype.Of(dtype.F32)
-	out := []MixTensor{{"token_embd.weight", []int64{m.Vocab, m.Hidden}, f16}, {"output_norm.weight", []int64{m.Hidden}, f32}}
+	out := []MixTensor{{Name: "token_embd.weight", Shape: []int64{m.Vocab, m.Hidden}, Type: f16}, {Name: "output_norm.weight", Shape: []int64{m.Hidden}, Type: f32}}
 	if !m.Tied {
-		out = append(out, MixTensor{"output.weight", []int64{m.Vocab, m.Hidden}, f16})
+		out = append(out, MixTensor{Name: "output.weight", Shape: []int64{m.Vocab, m.Hidden}, Type: f16})
 	}
 	q, kv := m.Heads*m.HeadDim, m.KVHeads*m.HeadDim
 	for l := range m.Layers {
 		add := func(name string, t dtype.Type, shape ...int64) {
-			out = append(out, MixTensor{fmt.Sprintf("blk.%d.%s", l, name), shape, t})
+			out = append(out, MixTensor{Name: fmt.Sprintf("blk.%d.%s", l, name), Shape: shape, Type: t})
 		}
 		add("attn_norm.weight", f32, m.Hidden)
 		if m.Arch == "phi3" {

@@ -43,7 +43,7 @@ func openGGUF(r formats.Reader) (*input, error) {
 		}
 		byName[t.Name] = t
 		in.stored[t.Name] = t.Type
-		in.tensors = append(in.tensors, MixTensor{t.Name, t.Shape, t.Type})
+		in.tensors = append(in.tensors, MixTensor{Name: t.Name, Shape: t.Shape, Type: t.Type})
 	}
 	in.read = func(name string) ([]byte, error) {
 		if b, ok := r.Map(byName[name]); ok {
@@ -137,10 +137,10 @@ func mixTensors(src *arch.Source, f FileType) []MixTensor {
 	var out []MixTensor
 	for _, t := range src.Tensors() {
 		for _, x := range t.AsGGUF() {
-			m := MixTensor{Name: x.Name, Shape: x.Shape, Type: x.Type}
+			m := MixTensor{Name: x.Name, Shape: x.Shape, Type: x.Type, exact: t.Exact()}
 			switch {
 			case m.Type.Quantized():
-			case t.Exact():
+			case m.exact:
 				m.Type = dtype.Of(dtype.F32)
 			case f.float():
 				m.Type = dtype.Of(f.Default)

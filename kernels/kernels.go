@@ -170,6 +170,7 @@ type Info struct {
 	Address   string // what results depend on beside their inputs, e.g. "cpu/avx512bf16": part of the address of every result
 	Threads   int
 	Limit     int64 // bytes over all counted purposes; 0: none
+	Copies    bool  // mapped weights are copied into its own memory, and count
 	FastBF16  bool  // a product of bf16 operands is clearly faster than one of f32
 	Mem       MemStats
 	PeakTotal int64 // largest sum over all counted purposes at one moment since ResetCounters
@@ -178,10 +179,29 @@ type Info struct {
 
 // Working says how many bytes of Scratch methods take while they run, for plans.
 type Working interface {
-	// Product is for m rows of n, sums of k products.
-	Product(m, n, k int, bf16 bool) int64
-	// LogProb is for n tokens, a head of v rows and c columns.
-	LogProb(n, v, c int, bf16 bool) int64
+	Product(p ProductShape) int64
+	LogProb(l LogProbShape) int64
+	Sample(n, v int) int64 // tokens chosen for n rows of v logits
+}
+
+// ProductShape is M rows of N sums of K products of op(A) and op(B), and of K2 more of
+// a second pair (0: none), as far as memory depends on it.
+type ProductShape struct {
+	M, N, K, K2  int
+	Parts        int        // of B, one below another; 0: one
+	TA, TB       bool       // operands are transposed; else A is [M, K], B [K, N]
+	BF16, Fast   bool       // as in LinearArgs
+	DropA, DropB bool       // elements are dropped as they are read
+	A, B, A2, B2 dtype.Kind // how operands are stored
+}
+
+// LogProbShape is the head over N tokens.
+type LogProbShape struct {
+	N, Answered int // Answered of them have a target, or all count
+	V, C        int // the head has V rows of C columns
+	BF16        bool
+	DX, DW      bool       // gradients that are made
+	X, W        dtype.Kind // how operands are stored
 }
 
 // Use says what Load may do with the host bytes it is given.

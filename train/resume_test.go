@@ -31,13 +31,19 @@ func smallJob(t testing.TB, dir string) Job { return smallJobOn(t, dir, device(t
 
 func smallJobOn(t testing.TB, dir string, dev kernels.Backend) Job {
 	t.Helper()
+	return smallJobAs(t, dir, dev, model.Options{})
+}
+
+// smallJobAs is smallJobOn with the model loaded otherwise.
+func smallJobAs(t testing.TB, dir string, dev kernels.Backend, o model.Options) Job {
+	t.Helper()
 	shared := testdir.Shared(t, "golden/train/lora")
 	src, err := arch.Open(filepath.Join(shared, "base-qwen2"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { src.Close() })
-	m, err := model.Load(dev, src, model.Options{})
+	m, err := model.Load(dev, src, o)
 	if err != nil {
 		t.Fatal(err)
 	}

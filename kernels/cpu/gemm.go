@@ -3,6 +3,7 @@ package cpu
 import (
 	"unsafe"
 
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
 	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/par"
@@ -129,7 +130,13 @@ func (g *gemm) isNarrow(panels int) bool { return panels < 8 && ceilDiv(g.m, g.m
 type working struct{}
 
 // Product counts packed operands.
-func (working) Product(m, n, k int, bf16 bool) int64 {
+func (working) Product(p kernels.ProductShape) int64 { return packed(p.M, p.N, p.K, p.BF16) }
+
+// Sample takes no counted memory.
+func (working) Sample(n, v int) int64 { return 0 }
+
+// packed is the bytes of the packed operands of a product.
+func packed(m, n, k int, bf16 bool) int64 {
 	if m == 0 || n == 0 || k == 0 {
 		return 0
 	}

@@ -19,9 +19,9 @@ func logProbRows(n, v int) int {
 }
 
 // LogProb counts the logits held at a time, and their product.
-func (w working) LogProb(n, v, c int, bf16 bool) int64 {
-	rows := logProbRows(n, v)
-	return 4*int64(rows)*int64(v) + w.Product(rows, v, c, bf16)
+func (working) LogProb(l kernels.LogProbShape) int64 {
+	rows := logProbRows(l.Answered, l.V)
+	return 4*int64(rows)*int64(l.V) + packed(rows, l.V, l.C, l.BF16)
 }
 
 // logProb is one call.

@@ -127,7 +127,7 @@ func (c *CUDA) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	level := fmt.Sprintf("sm_%d%d", c.info.Major, c.info.Minor)
-	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{}}
+	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{}}
 }
 
 // Describe says what GPU it is.

@@ -87,12 +87,3 @@ func (c *CUDA) LogitStats(kl, top1 kernels.Dst, a *kernels.LogitStatsArgs) {
 	rows(c, "logit_stats", a.N, a.V, 0, &statsArgs{x: f32("logit stats: logits", a.Logits, a.N*a.V), ref: f32("logit stats: ref", a.Ref, a.N*a.V),
 		kl: destOf("logit stats: kl", kl, a.N), top1: destOf("logit stats: top1", top1, a.N), v: int32(a.V)})
 }
-
-// working is what methods take of Scratch while they run.
-type working struct{}
-
-// LogProb holds the logits of a chunk, and the operands of its largest product.
-func (w working) LogProb(n, v, c int, bf16 bool) int64 {
-	rows := lossRows(n, v)
-	return 4*int64(rows)*int64(v) + w.Product(rows, v, c, bf16)
-}

@@ -127,14 +127,3 @@ func (c *CUDA) halves(m mat, rows, cols int, kind dtype.Kind, drop dropArgs) (dr
 	launch(c, "to_half", driver.Dim{X: uint32(rows), Y: blocksOf(ld/8, threads), Z: 1}, driver.Dim{X: uint32(threads), Y: 1, Z: 1}, 0, &halfArgs{m: m, y: ptr(b), drop: drop, rows: int64(rows), cols: int32(cols), ld: int32(ld), f16: flag(kind == dtype.F16)})
 	return ptr(b), int32(ld), b
 }
-
-// halfBytes is what halves takes at most.
-func halfBytes(rows, cols int) int64 { return 2 * int64(rows) * int64(roundUp(cols, 8)) }
-
-// Product holds both operands in 16 bits.
-func (working) Product(m, n, k int, bf16 bool) int64 {
-	if !bf16 || m <= thin {
-		return 0
-	}
-	return halfBytes(m, k) + halfBytes(n, k)
-}

@@ -20,6 +20,7 @@ type Options struct {
 	MemoryLimit int64           // bytes over all purposes but Mapped; 0: none
 	Beyond      bool            // the limit is told, and nothing refused
 	Label       string          // what errors and Info call the device; "": dry
+	Copies      bool            // as kernels.Info of the device that is planned for has it
 	Working     kernels.Working // of the device that is planned for; nil: methods work in no memory
 }
 
@@ -139,10 +140,18 @@ func (d *Dry) scratch(size int64) {
 }
 
 // product counts the working memory of one product.
-func (d *Dry) product(m, n, k int, bf16 bool) {
+func (d *Dry) product(p kernels.ProductShape) {
 	if d.o.Working != nil {
-		d.scratch(d.o.Working.Product(m, n, k, bf16))
+		d.scratch(d.o.Working.Product(p))
 	}
+}
+
+// kindOf is how an operand is stored.
+func kindOf(b kernels.Buffer) dtype.Kind {
+	if b == nil {
+		return dtype.F32
+	}
+	return b.Type().Kind
 }
 
 // Alloc counts n elements of a plain type.
@@ -160,6 +169,9 @@ func (d *Dry) Alloc(p kernels.Purpose, t dtype.Type, n int) (kernels.Buffer, err
 func (d *Dry) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if p == kernels.Mapped && d.o.Copies {
+		p = kernels.Weights
+	}
 	total := kernels.Total(d.mem.Now)
 	if p != kernels.Mapped {
 		total += size

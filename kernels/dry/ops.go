@@ -40,11 +40,13 @@ func (d *Dry) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 	need("linear: x", a.X, a.N*a.W.Cols)
 	need("linear: group", a.Group, a.Parts()+1)
 	w := product(a.N, a.W.Cols, out)
-	d.product(a.N, out, a.W.Cols, a.BF16)
+	p := kernels.ProductShape{M: a.N, N: out, K: a.W.Cols, Parts: a.Parts(), TB: true, BF16: a.BF16, Fast: a.Fast, DropA: a.Drop != nil, A: kindOf(a.X), B: kindOf(a.W.Buffer)}
 	if a.U != nil {
+		p.K2, p.A2, p.B2 = a.B.Cols, kindOf(a.U), kindOf(a.B.Buffer)
 		need("linear: u", a.U, a.N*a.B.Cols)
 		w += product(a.N, a.B.Cols, out)
 	}
+	d.product(p)
 	d.add("Linear", Work{Matrix: w})
 }
 
@@ -58,14 +60,16 @@ func (d *Dry) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *ke
 	need("linear backward: group", a.Group, a.Parts()+1)
 	var w Work
 	if !dx.Skip() {
-		d.product(a.N, a.W.Cols, out, a.BF16)
+		p := kernels.ProductShape{M: a.N, N: a.W.Cols, K: out, Parts: a.Parts(), BF16: a.BF16, A: kindOf(dy), B: kindOf(a.W.Buffer)}
 		w.Matrix += product(a.N, a.W.Cols, out)
 		if a.U != nil {
+			p.K2, p.A2, p.B2 = a.B.Rows/a.Parts(), kindOf(a.U), kindOf(a.B.Buffer)
 			w.Matrix += product(a.N, a.B.Rows/a.Parts(), a.W.Cols)
 		}
+		d.product(p)
 	}
 	if !dw.Skip() {
-		d.product(out, a.W.Cols, a.N, a.BF16)
+		d.product(kernels.ProductShape{M: out, N: a.W.Cols, K: a.N, TA: true, BF16: a.BF16, DropB: a.Drop != nil, A: kindOf(dy), B: kindOf(a.X)})
 		w.Matrix += product(a.N, a.W.Cols, out)
 	}
 	if !dbias.Skip() {

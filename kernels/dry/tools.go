@@ -10,7 +10,7 @@ func (d *Dry) Gemm(c kernels.Dst, a *kernels.GemmArgs) {
 	need("gemm: c", c.Buffer, a.M*a.N)
 	need("gemm: a", a.A, kernels.Span(a.ShapeA()))
 	need("gemm: b", a.B, kernels.Span(a.ShapeB()))
-	d.product(a.M, a.N, a.K, false)
+	d.product(kernels.ProductShape{M: a.M, N: a.N, K: a.K, TA: a.TA, TB: a.TB, A: kindOf(a.A), B: kindOf(a.B)})
 	d.add("Gemm", Work{Matrix: product(a.M, a.K, a.N)})
 }
 
@@ -133,5 +133,8 @@ func (d *Dry) LogitStats(kl, top1 kernels.Dst, a *kernels.LogitStatsArgs) {
 func (d *Dry) Sample(ids kernels.Buffer, a *kernels.SampleArgs) {
 	need("sample: ids", ids, len(a.Rows))
 	need("sample: logits", a.Logits, len(a.Rows)*a.V)
+	if d.o.Working != nil {
+		d.scratch(d.o.Working.Sample(len(a.Rows), a.V))
+	}
 	d.add("Sample", moved(a.Logits))
 }

@@ -22,6 +22,7 @@ var thinFormats = map[int32]struct {
 	storage[dtype.Q2_K]: {"q2_k", 4, 256, 1024}, storage[dtype.Q3_K]: {"q3_k", 4, 256, 1024}, storage[dtype.Q4_K]: {"q4_k", 8, 256, 1024},
 	storage[dtype.Q5_K]: {"q5_k", 4, 256, 1024}, storage[dtype.Q6_K]: {"q6_k", 4, 256, 1024},
 	storage[dtype.IQ4_NL]: {"iq4_nl", 8, 32, 1024}, storage[dtype.IQ4_XS]: {"iq4_xs", 8, 256, 1024},
+	storage[dtype.MXFP4]: {"mxfp4", 8, 32, 1024}, storage[dtype.NVFP4]: {"nvfp4", 8, 64, 1024},
 }
 
 // Of integers it depends on their bits.

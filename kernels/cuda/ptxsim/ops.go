@@ -416,7 +416,7 @@ func ternaryOp(part []string) func(a, b, c uint64) uint64 {
 		return func(a, b, c uint64) uint64 { return a*b + c }
 	case "mad.wide.s32":
 		return func(a, b, c uint64) uint64 { return uint64(signed(a, 32)*signed(b, 32)) + c }
-	case "selp.b32", "selp.b64", "selp.f32", "selp.u16", "selp.u32", "selp.f64", "selp.b16", "selp.s32":
+	case "selp.b32", "selp.b64", "selp.f32", "selp.u16", "selp.u32", "selp.u64", "selp.f64", "selp.b16", "selp.s32":
 		return func(a, b, p uint64) uint64 {
 			if p != 0 {
 				return a

@@ -42,14 +42,21 @@ template <int FROM, int TO> __device__ inline u32 move(u32 x) { return FROM < TO
 // code is the float of the BITS bits from bit AT on.
 template <int BITS, int AT> __device__ inline float code(u32 x) { return mantissa<((1 << BITS) - 1) << (23 - BITS)>(move<AT, 23 - BITS>(x)); }
 
-// words are N words at p, which is even.
-template <int N> __device__ inline void words(u32 (&w)[N], const u8* p) {
-  u32 odd = (u32)(u64)p >> 1 & 1;
-  const u32* q = (const u32*)(p - 2 * odd);
-  u32 how = odd ? 0x5432 : 0x3210, x[N + 1];
+// words are N words at p, which is even or, with ODD, anywhere. Nothing is read behind the
+// last of their bytes.
+template <bool ODD = false, int N> __device__ inline void words(u32 (&w)[N], const u8* p) {
+  u32 off = (u32)(u64)p & (ODD ? 3 : 2);
+  const u32* q = (const u32*)(p - off);
+  u32 how = 0x3210 + 0x1111 * off, x[N + 1];
 #pragma unroll
   for (int i = 0; i < N; i++) x[i] = q[i];
-  x[N] = q[N - 1 + odd]; // nothing is read behind the last word
+  const u8* rest = (const u8*)(q + (off ? N : N - 1));
+  if (ODD) {
+    u32 last = off ? off - 1 : 0;
+    x[N] = rest[0] | rest[min(1, last)] << 8 | rest[last] << 16;
+  } else {
+    x[N] = *(const u16*)rest;
+  }
 #pragma unroll
   for (int i = 0; i < N; i++) w[i] = __byte_perm(x[i], x[i + 1], how);
 }

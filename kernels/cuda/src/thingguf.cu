@@ -110,6 +110,42 @@ struct IQ4NL : Block32<IQ4_NL, 18, 16, 1> {
   static __device__ inline float2 entry(const Mat&, int b) { return iq4_entry(b); }
 };
 
+__device__ inline float2 fp4_entry(int b) { return make_float2(fp4(b & 15), fp4(b >> 4)); }
+
+struct MxFp4 : Block32<MXFP4, 17, 16, 1> {
+  enum { TABLE = 4, SHIFTED = 0 };
+  __device__ inline void load(const Place& p) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const u8* b = block(p, i);
+      u32 x[1], e = b[0];
+      words<true>(x, b + 1 + p.lane % 4 * 4);
+      w[i] = x[0];
+      scale[i] = __uint_as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23); // half of a power of two: fp4 is doubled
+    }
+  }
+  template <int P, int S> __device__ inline void eight(const Place& p, float (&v)[8]) { halves(p, w[P], v); }
+  static __device__ inline float2 entry(const Mat&, int b) { return fp4_entry(b); }
+};
+
+// Blocks of 64: eight lanes a block, four blocks a piece, a scale for two lanes.
+struct NvFp4 : Format<4, 1, 8, 4> {
+  enum { TABLE = 4, SHIFTED = 0 };
+  static __device__ inline int column(int lane, int p, int) { return p * 256 + lane / 2 * 16 + lane % 2 * 4; }
+  __device__ inline void load(const Place& p) {
+    int count = p.a->k >> 6;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const u8* b = p.a->w.codes + (p.row * count + min((p.col >> 6) + i * 4 + p.lane / 8, count - 1)) * 36;
+      w[i] = *(const u32*)(b + 4 + p.lane % 8 * 4);
+      u32 s = b[p.lane % 8 / 2], e = s >> 3 & 15, m = s & 7; // without a sign; 0x7f is nothing
+      scale[i] = s == 0x7f ? 0 : e == 0 ? m * 0x1p-10f : (1 + m * 0.125f) * __uint_as_float((e - 8 + 127) << 23);
+    }
+  }
+  template <int P, int S> __device__ inline void eight(const Place& p, float (&v)[8]) { halves(p, w[P], v); }
+  static __device__ inline float2 entry(const Mat&, int b) { return fp4_entry(b); }
+};
+
 // Blocks of 256: eight lanes a block.
 template <int SIZE> __device__ inline const u8* block256(const Place& p) {
   int count = p.a->k >> 8;
@@ -245,3 +281,5 @@ THIN(q5_k, 4, NO_TABLE, K45<Q5_K>)
 THIN(q6_k, 4, NO_TABLE, Q6K)
 THIN(iq4_nl, 8, 32768, IQ4NL)
 THIN(iq4_xs, 8, 32768, IQ4XS)
+THIN(mxfp4, 8, 32768, MxFp4)
+THIN(nvfp4, 8, 32768, NvFp4)

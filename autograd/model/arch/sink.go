@@ -359,7 +359,7 @@ func GGUFKeys(s *Spec, name string, fileType uint32, tok []formats.KV) ([]format
 func (a *Arch) checkGGUF(s *Spec, name string) error {
 	const hint = "choose format: safetensors"
 	if a.GGUF == "" {
-		return fail.Inputf(name, hint, "a model of architecture %s cannot be written to GGUF: llama.cpp does not know it", a.Name)
+		return fail.Inputf(name, hint, "a model of architecture %s cannot be written to GGUF: no conversion to it is known here", a.Name)
 	}
 	if a.Experts && s.moe() == nil {
 		return fail.Inputf(name, hint, "a model of architecture %s without a layer of experts cannot be written to GGUF", a.Name)

@@ -123,3 +123,61 @@ func upload(t *testing.T, c *CUDA, x []float32) kernels.Buffer {
 	c.Upload(b, kernels.Bytes(x))
 	return b
 }
+
+// TestThinExperts: rows are multiplied with the part of the weights that is their
+// expert's, with its bias and second pair; one expert has no rows, one more than a block.
+func TestThinExperts(t *testing.T) {
+	const experts, out, k, r = 3, 6, 512, 3
+	group := []int32{0, 2, 2, 8}
+	rng := rand.New(rand.NewPCG(13, 14))
+	for _, typ := range []dtype.Type{nf4, dtype.Of(dtype.Q8_0), {Kind: dtype.Int4, Group: 32, Scale: dtype.F16, Flags: dtype.Zero}} {
+		c, sim := interpreted(t)
+		sim.Profile = true
+		raw, w, err := thinWeight(rng, typ, experts*out, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := int(group[experts])
+		x, u, b, bias := normals(rng, n*k), normals(rng, n*r), normals(rng, experts*out*r), normals(rng, experts*out)
+		got := make([]float32, n*out)
+		err = c.Run(func() error {
+			m, err := c.Load(kernels.Weights, typ, experts*out, k, raw.Data, kernels.Copy)
+			if err != nil {
+				return err
+			}
+			g, err := c.Alloc(kernels.Activations, dtype.Of(dtype.I32), len(group))
+			if err != nil {
+				return err
+			}
+			c.Upload(g, kernels.Bytes(group))
+			y := upload(t, c, got)
+			c.Linear(kernels.To(y), &kernels.LinearArgs{N: n, X: upload(t, c, x), W: m, Bias: upload(t, c, bias), U: upload(t, c, u),
+				B: kernels.Mat{Buffer: upload(t, c, b), Rows: experts * out, Cols: r, Of: experts * out}, Group: g, Experts: experts})
+			return c.Download(kernels.Bytes(got), y)
+		})
+		if err != nil {
+			t.Fatalf("%v: %v", typ, err)
+		}
+		for i, v := range got {
+			row, e := i/out, 0
+			for int(group[e+1]) <= row {
+				e++
+			}
+			part := e*out + i%out
+			want := float64(bias[part])
+			for p := range k {
+				want += float64(x[row*k+p]) * float64(w[part*k+p])
+			}
+			for p := range r {
+				want += float64(u[row*r+p]) * float64(b[part*r+p])
+			}
+			if !(math.Abs(float64(v)-want) <= 1e-3) {
+				t.Fatalf("%v: element %d is %v, want %v", typ, i, v, want)
+			}
+		}
+		if len(sim.Counts) != 1 || sim.Counts["gemm"] != nil {
+			t.Errorf("%v: ran %v", typ, sim.Counts)
+		}
+		c.Close()
+	}
+}

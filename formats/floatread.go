@@ -6,8 +6,11 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// Scaled 4-bit and 8-bit floats have no dtype of their own; such a weight is
-// decoded to float32 when it is read, but for that of mxfp4, which stays packed.
+// Scaled 4-bit and 8-bit floats stay packed: codes lie as they are stored, and
+// every row has its scales, also those that it shares with other rows.
+
+// scaleKinds are the types of scales that floats have, by their names in files.
+var scaleKinds = map[string]dtype.Kind{"F32": dtype.F32, "BF16": dtype.BF16, "F16": dtype.F16, "F8_E8M0": dtype.F8E8M0}
 
 // fp8 reads float8 codes with a scale for the tensor, each row, or each block.
 func (g *grouper) fp8(prefix string, w, scale *array) error {
@@ -28,8 +31,11 @@ func (g *grouper) fp8(prefix string, w, scale *array) error {
 	default:
 		return g.errShape(scale)
 	}
-	load := importFP8(scale.dtype, int(br), int(bc))
-	return g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"weight", "scale"}, []*array{w, scale}, load)
+	typ := dtype.Type{Kind: dtype.F8E4M3, Group: -1, Scale: scaleKinds[scale.dtype]}
+	if bc < cols {
+		typ.Group = int32(bc)
+	}
+	return g.add(prefix+".weight", typ, w.shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(int(br)))
 }
 
 // fp8Block reads DeepSeek's layout, whose scales multiply blocks, and that of Mistral with one scale.
@@ -84,7 +90,8 @@ func (g *grouper) mxfp8(prefix string, w, scale *array) error {
 	if err := shaped(scale, w.shape[0], w.shape[1]/32); err != nil {
 		return err
 	}
-	return g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"weight", "scale"}, []*array{w, scale}, importMXFP8)
+	typ := dtype.Type{Kind: dtype.F8E4M3, Group: 32, Scale: dtype.F8E8M0}
+	return g.add(prefix+".weight", typ, w.shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(1))
 }
 
 // scale2 is what ModelOpt multiplies the scales of an NVFP4 weight by.
@@ -106,11 +113,12 @@ func (g *grouper) fp4(prefix string, w *array) error {
 		if err := shaped(scale, shape[0], shape[1]/32); err != nil {
 			return err
 		}
-		return g.add(prefix+".weight", dtype.Of(dtype.F32), shape, []string{"packed", "scale"}, []*array{w, scale}, importMXFP4)
+		typ := dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}
+		return g.add(prefix+".weight", typ, shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(1))
 	}
-	name, load := ".weight_global_scale", importNVFP4(func(s, global float32) float32 { return s / global })
+	typ, name := dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}, ".weight_global_scale"
 	if g.by[prefix+scale2] != nil {
-		name, load = scale2, importNVFP4(func(s, global float32) float32 { return s * global })
+		typ.Flags, name = dtype.Nested, scale2
 	}
 	global, err := g.need(prefix+name, "F32")
 	if err == nil && len(global.shape) != 0 {
@@ -122,7 +130,7 @@ func (g *grouper) fp4(prefix string, w *array) error {
 	if err != nil {
 		return err
 	}
-	return g.add(prefix+".weight", dtype.Of(dtype.F32), shape, []string{"packed", "scale", "global"}, []*array{w, scale, global}, load)
+	return g.add(prefix+".weight", typ, shape, []string{"codes", "scale", "global"}, []*array{w, scale, global}, importFloats(1))
 }
 
 // mxfp4 reads the parameters of all experts as gpt-oss is released: codes

@@ -73,67 +73,26 @@ func importInt8Rows(m block.Raw, p parts) error {
 	return nil
 }
 
-// importFP8 decodes float8 codes times the scale of their br×bc block.
-func importFP8(scale string, br, bc int) func(block.Raw, parts) error {
+// importFloats takes codes as they are stored, and for each row the scales of the
+// run of rows that it belongs to; a number for the tensor, where there is one, is
+// each row's.
+func importFloats(run int) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
-		if m.Rows*m.Cols == 0 {
-			return nil
-		}
-		wide := (m.Cols + bc - 1) / bc
+		copy(m.Plane(dtype.Codes), p["codes"])
+		scales := m.Plane(dtype.Scales)
+		n := len(scales) / max(m.Rows, 1)
 		for r := range m.Rows {
-			for c := range m.Cols {
-				i := r*m.Cols + c
-				s := scalarAt(scale, p["scale"], r/br*wide+c/bc)
-				put32(m.Data, i, block.FromE4M3(p["weight"][i])*s)
-			}
+			copy(scales[r*n:(r+1)*n], p["scale"][r/run*n:])
+		}
+		for all := m.Plane(dtype.NestedScales); len(all) > 0; {
+			all = all[copy(all, p["global"][:4]):]
 		}
 		return nil
 	}
 }
 
-// scalarAt widens element i of an F32, F16, BF16 or F8_E8M0 array.
-func scalarAt(k string, b []byte, i int) float32 {
-	switch k {
-	case "F8_E8M0":
-		return e8m0(b[i])
-	case "F16":
-		return block.FromF16(binary.LittleEndian.Uint16(b[2*i:]))
-	case "BF16":
-		return block.FromBF16(binary.LittleEndian.Uint16(b[2*i:]))
-	}
-	return f32(b, i)
-}
-
-// e8m0 is the power of two of an E8M0 code; 255 is NaN.
-func e8m0(b byte) float32 {
-	switch b {
-	case 0:
-		return 0x1p-127
-	case 255:
-		return float32(math.NaN())
-	}
-	return math.Float32frombits(uint32(b) << 23)
-}
-
-func importMXFP8(m block.Raw, p parts) error {
-	for i := range m.Rows * m.Cols {
-		put32(m.Data, i, block.FromE4M3(p["weight"][i])*e8m0(p["scale"][i/32]))
-	}
-	return nil
-}
-
-// fp4Values are the values of E2M1 by code.
-var fp4Values = [16]float32{0, 0.5, 1, 1.5, 2, 3, 4, 6, float32(math.Copysign(0, -1)), -0.5, -1, -1.5, -2, -3, -4, -6}
-
 // nibble is code i of two-a-byte codes, the even one in the low half.
 func nibble(b []byte, i int) byte { return b[i/2] >> (4 * (i % 2)) & 15 }
-
-func importMXFP4(m block.Raw, p parts) error {
-	for i := range m.Rows * m.Cols {
-		put32(m.Data, i, fp4Values[nibble(p["packed"], i)]*e8m0(p["scale"][i/32]))
-	}
-	return nil
-}
 
 // importMXBlocks puts codes and scales into blocks of the type MXFP4: a scale, and
 // 16 bytes of codes j and j+16 where the file has 2j and 2j+1.
@@ -149,17 +108,4 @@ func importMXBlocks(m block.Raw, p parts) error {
 		}
 	}
 	return nil
-}
-
-// importNVFP4 decodes 4-bit floats times the scale that both makes of a float8 for
-// 16 columns and the number for the tensor.
-func importNVFP4(both func(scale, global float32) float32) func(block.Raw, parts) error {
-	return func(m block.Raw, p parts) error {
-		global := f32(p["global"], 0)
-		for i := range m.Rows * m.Cols {
-			s := both(block.FromE4M3(p["scale"][i/16]), global)
-			put32(m.Data, i, fp4Values[nibble(p["packed"], i)]*s)
-		}
-		return nil
-	}
 }

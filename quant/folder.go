@@ -173,7 +173,7 @@ func (p *FolderPlan) checkSource(src *arch.Source) error {
 		return fail.Usagef("samples", "", "samples is %d", p.job.Samples)
 	}
 	for _, t := range src.Tensors() {
-		if t.Type.Quantized() && t.IsLinear() && !p.job.AllowRequantize {
+		if t.Type.Quantized() && !t.Type.ScaledFloat() && t.IsLinear() && !p.job.AllowRequantize {
 			return fail.Inputf(src.Reader.Path(), "start from the float model, or accept the loss with --allow-requantize, in a recipe allow_requantize: true", "%s is already quantized (%v); quantizing it again is not allowed", t.Name, t.Type)
 		}
 	}

@@ -57,7 +57,7 @@ var rowEncoders = [...]rowEncoder{
 // CanEncode reports whether Encode knows the kind.
 func CanEncode(k dtype.Kind) bool {
 	t := dtype.Of(k)
-	return t.HasPlanes() || int(k) < len(rowEncoders) && rowEncoders[k] != nil
+	return t.HasPlanes() || k.Info().Family == dtype.Micro || int(k) < len(rowEncoders) && rowEncoders[k] != nil
 }
 
 // Weighs reports whether the encoder of a kind makes use of importance.

@@ -15,6 +15,10 @@ func scaleAt(p []byte, k dtype.Kind, i int) float32 {
 		return FromF16(binary.LittleEndian.Uint16(p[2*i:]))
 	case dtype.BF16:
 		return FromBF16(binary.LittleEndian.Uint16(p[2*i:]))
+	case dtype.F8E4M3:
+		return FromE4M3(p[i])
+	case dtype.F8E8M0:
+		return FromE8M0(p[i])
 	}
 	return f32at(p[4*i:])
 }
@@ -26,6 +30,10 @@ func putScale(p []byte, k dtype.Kind, i int, v float32) float32 {
 		putF16(p[2*i:], v)
 	case dtype.BF16:
 		binary.LittleEndian.PutUint16(p[2*i:], BF16(v))
+	case dtype.F8E4M3:
+		p[i] = E4M3(v)
+	case dtype.F8E8M0:
+		p[i] = E8M0(v)
 	default:
 		putF32(p[4*i:], v)
 	}
@@ -199,8 +207,11 @@ func notAbove(t dtype.Type, scale, lo, hi float32) float32 {
 
 // smallest is a scale for values that are as good as 0.
 func smallest(k dtype.Kind) float32 {
-	if k == dtype.F16 {
+	switch k {
+	case dtype.F16:
 		return 0x1p-24
+	case dtype.F8E4M3:
+		return 0x1p-9
 	}
 	return 0x1p-126
 }
@@ -276,7 +287,7 @@ func SetInt(m Raw, row int, codes []uint8, scales, zeros []float32) {
 	}
 }
 
-// RoundScale is v as a plane of scales of kind k (F32, F16 or BF16) gives it back.
+// RoundScale is v as a plane of scales of kind k (see dtype.Type.Scale) gives it back.
 func RoundScale(k dtype.Kind, v float32) float32 {
 	var b [4]byte
 	return putScale(b[:], k, 0, v)

@@ -119,6 +119,62 @@ func checkFolder(t *testing.T, dir string, c quantConfig) {
 	}
 }
 
+// TestFloat4: layers of 4-bit floats that llm-compressor packed, with scales of
+// powers of two (MXFP4) and with nested ones (NVFP4), decode to the values of
+// another decoder, and the float model's weights over those scales round to the
+// codes of llm-compressor (golden/quant).
+func TestFloat4(t *testing.T) {
+	root := testdir.Shared(t, "golden/quant")
+	orig := readST(t, filepath.Join(root, "orig", "model.safetensors"))
+	for dir, ty := range map[string]dtype.Type{
+		"ct-mxfp4": {Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0},
+		"ct-nvfp4": {Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse},
+	} {
+		all := readST(t, filepath.Join(root, dir, "model.safetensors"))
+		var want expectedLayers
+		readJSON(t, filepath.Join(root, dir, "expected.json"), &want)
+		each := func(f func(layer, sha string, m block.Raw, scale func(r, c int) float32)) {
+			for layer, l := range want.Layers {
+				m := block.New(ty, l.Shape[0], l.Shape[1])
+				copy(m.Plane(dtype.Codes), all[layer+".weight_packed"].Data)
+				copy(m.Plane(dtype.Scales), all[layer+".weight_scale"].Data)
+				for i, rows := 0, m.Plane(dtype.NestedScales); i < len(rows); i += 4 {
+					copy(rows[i:], all[layer+".weight_global_scale"].Data)
+				}
+				scales := make([]float32, m.Rows*ty.Groups(m.Cols))
+				for r := range m.Rows {
+					block.MicroScales(scales[r*ty.Groups(m.Cols):][:ty.Groups(m.Cols)], m, r, 0)
+				}
+				f(layer, l.SHA, m, func(r, c int) float32 { return scales[r*ty.Groups(m.Cols)+c/int(ty.Group)] })
+			}
+		}
+		t.Run(ty.Kind.String()+"/decode/"+dir, func(t *testing.T) {
+			each(func(layer, sha string, m block.Raw, _ func(r, c int) float32) {
+				out := make([]float32, m.Rows*m.Cols)
+				if block.DecodeAll(out, m); sum(bytesOf(out)) != sha {
+					t.Errorf("%s as %v decodes to other values", layer, m.Type)
+				}
+			})
+		})
+		t.Run(ty.Kind.String()+"/encode/"+dir, func(t *testing.T) {
+			each(func(layer, _ string, m block.Raw, scale func(r, c int) float32) {
+				w, other := widen(orig[layer+".weight"]), 0
+				for r := range m.Rows {
+					for c := range m.Cols {
+						code := m.Plane(dtype.Codes)[(r*m.Cols+c)/2] >> (c % 2 * 4) & 15
+						if got := block.E2M1(w[r*m.Cols+c] / scale(r, c)); got != code && (got|code)&7 != 0 { // of zeros the sign is free
+							other++
+						}
+					}
+				}
+				if len(w) == 0 || other > 0 {
+					t.Errorf("%s: %d of %d codes differ", layer, other, len(w))
+				}
+			})
+		})
+	}
+}
+
 func importCT(c quantConfig, get func(string) []byte, scale tensor, rows, cols int) (block.Raw, func() bool, error) {
 	w := c.Quantization.Groups.Zero.Weights
 	ty := dtype.Type{Kind: intKinds[w.Bits], Group: -1, Scale: kindOf(scale)}

@@ -22,8 +22,11 @@ type microCodec struct {
 
 // microOf is the codec of a Micro kind.
 func microOf(k dtype.Kind) microCodec {
-	if k == dtype.F8E5M2 {
+	switch k {
+	case dtype.F8E5M2:
 		return microCodec{57344, E5M2, FromE5M2}
+	case dtype.F4E2M1:
+		return microCodec{6, E2M1, FromE2M1}
 	}
 	return microCodec{448, E4M3, FromE4M3}
 }
@@ -47,30 +50,80 @@ func (c microCodec) roundMicro(v, scale float32) uint8 {
 	return c.round(min(max(v/scale, -c.largest), c.largest))
 }
 
-// decodeMicro: value = code · scale of the column's group.
-func decodeMicro(dst []float32, m Raw, row, col int) {
+// RowScale is what the scales of a row of a Micro type with dtype.Nested are
+// multiplied by, or divided with dtype.Inverse.
+func RowScale(m Raw, row int) float32 { return f32at(m.Plane(dtype.NestedScales)[4*row:]) }
+
+// MicroScales writes the scales of groups g, g+1, … of a row of a Micro type into
+// dst, with what the row has.
+func MicroScales(dst []float32, m Raw, row, g int) {
 	p := dtype.Planes(m.Type, m.Rows, m.Cols)
-	c, groups := microOf(m.Type.Kind), m.Type.Groups(m.Cols)
-	codes := m.Data[p[dtype.Codes].Off+row*m.Cols+col:][:len(dst)]
-	scales, group := m.Data[p[dtype.Scales].Off:], groupOf(m, &p)
-	for i, b := range codes {
-		dst[i] = c.widen(b) * scaleAt(scales, m.Type.Scale, row*groups+group(col+i))
+	scales, at := m.Data[p[dtype.Scales].Off:], row*m.Type.Groups(m.Cols)+g
+	for i := range dst {
+		dst[i] = scaleAt(scales, m.Type.Scale, at+i)
+	}
+	if m.Type.Flags&dtype.Nested == 0 {
+		return
+	}
+	of := f32at(m.Data[p[dtype.NestedScales].Off+4*row:])
+	for i := range dst {
+		if m.Type.Flags&dtype.Inverse != 0 {
+			dst[i] /= of
+		} else {
+			dst[i] *= of
+		}
 	}
 }
 
-// encodeMicroRow gives each group the scale of its largest magnitude.
+// decodeMicro: value = code · scale of the column's group.
+func decodeMicro(dst []float32, m Raw, row, col int) {
+	p := dtype.Planes(m.Type, m.Rows, m.Cols)
+	c, bits, size := microOf(m.Type.Kind), m.Type.Bits(), int(m.Type.Group)
+	if size <= 0 {
+		size = max(m.Cols, 1)
+	}
+	stride := (m.Cols*bits + 7) / 8
+	codes := m.Data[p[dtype.Codes].Off+row*stride:][:stride]
+	var scale [1]float32
+	for len(dst) > 0 {
+		n := min(len(dst), size-col%size)
+		MicroScales(scale[:], m, row, col/size)
+		for i := range dst[:n] {
+			dst[i] = c.widen(codeAt(codes, bits, col+i)) * scale[0]
+		}
+		dst, col = dst[n:], col+n
+	}
+}
+
+// encodeMicroRow gives each group the scale of its largest magnitude. Where scales
+// are nested, the row's is such that the largest of them is the largest of its type.
 func encodeMicroRow(m Raw, p *[dtype.NumPlanes]dtype.Plane, row int, x []float32) {
-	c, groups, group := microOf(m.Type.Kind), m.Type.Groups(m.Cols), groupOf(m, p)
-	scale := make([]float32, groups)
+	t := m.Type
+	c, bits, groups, group := microOf(t.Kind), t.Bits(), t.Groups(m.Cols), groupOf(m, p)
+	scale, most := make([]float32, groups), float32(0)
 	for i, v := range x {
 		scale[group(i)] = max(scale[group(i)], v, -v)
+		most = max(most, v, -v)
+	}
+	of := float32(1)
+	if t.Flags&dtype.Nested != 0 {
+		if of = most / (c.largest * microOf(t.Scale).largest); !(of > 0x1p-100) { // of values as good as 0
+			of = 1
+		}
+		stored := of
+		if t.Flags&dtype.Inverse != 0 {
+			stored = 1 / of
+		}
+		putF32(m.Data[p[dtype.NestedScales].Off+4*row:], stored)
 	}
 	for g, top := range scale {
-		scale[g] = MicroScale(m.Type, top)
-		putScale(m.Data[p[dtype.Scales].Off:], m.Type.Scale, row*groups+g, scale[g])
+		putScale(m.Data[p[dtype.Scales].Off:], t.Scale, row*groups+g, MicroScale(t, top/of))
 	}
-	codes := m.Data[p[dtype.Codes].Off+row*m.Cols:][:m.Cols]
+	MicroScales(scale, m, row, 0)
+	stride := (m.Cols*bits + 7) / 8
+	codes := m.Data[p[dtype.Codes].Off+row*stride:][:stride]
+	clear(codes)
 	for i, v := range x {
-		codes[i] = c.roundMicro(v, scale[group(i)])
+		putCode(codes, bits, i, c.roundMicro(v, scale[group(i)]))
 	}
 }

@@ -86,6 +86,53 @@ func E5M2(x float32) uint8 {
 	return sign | uint8((u-0x38000000)>>21)
 }
 
+// E8M0 is the exponent of the power of two that torch rounds the magnitude of x to:
+// the nearest, of two the larger. 0 becomes the smallest, NaN and infinity 0xff.
+func E8M0(x float32) uint8 {
+	u := math.Float32bits(x) & 0x7fffffff
+	switch {
+	case u >= 0x7f800000:
+		return 0xff
+	case u < 0x00800000: // below 2^-126
+		if u > 0x00400000 { // past 2^-127
+			return 1
+		}
+		return 0
+	}
+	return uint8((u + 0x400000) >> 23)
+}
+
+// FromE8M0 is the power of two of an exponent; 0xff is NaN.
+func FromE8M0(b uint8) float32 {
+	switch b {
+	case 0:
+		return 0x1p-127
+	case 0xff:
+		return float32(math.NaN())
+	}
+	return math.Float32frombits(uint32(b) << 23)
+}
+
+// E2M1 rounds x to a float of 4 bits, nearest even; past 6 it stays 6.
+func E2M1(x float32) uint8 {
+	sign := uint8(math.Float32bits(x) >> 28 & 8)
+	x = abs32(x)
+	for i, mid := range [7]float32{0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5} {
+		if x < mid || x == mid && i%2 == 0 {
+			return sign | uint8(i)
+		}
+	}
+	return sign | 7
+}
+
+// FromE2M1 widens a float of 4 bits.
+func FromE2M1(b uint8) float32 { return e2m1Table[b&15] }
+
+var e2m1Table = [16]float32{0, 0.5, 1, 1.5, 2, 3, 4, 6, float32(math.Copysign(0, -1)), -0.5, -1, -1.5, -2, -3, -4, -6}
+
+// E2M1Map is what the 16 codes of a float of 4 bits stand for.
+func E2M1Map() [16]float32 { return e2m1Table }
+
 // FromE5M2 widens a float8 e5m2.
 func FromE5M2(b uint8) float32 { return FromF16(uint16(b) << 8) }
 

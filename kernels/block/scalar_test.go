@@ -59,6 +59,7 @@ func TestScalars(t *testing.T) {
 	}{
 		dtype.F8E4M3: {"float8_e4m3fn", block.E4M3, block.FromE4M3},
 		dtype.F8E5M2: {"float8_e5m2", block.E5M2, block.FromE5M2},
+		dtype.F8E8M0: {"float8_e8m0fnu", block.E8M0, block.FromE8M0},
 	} {
 		t.Run(kind.String()+"/encode", func(t *testing.T) {
 			for _, in := range []string{"f32", "bf16", "f16"} {

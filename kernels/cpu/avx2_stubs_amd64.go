@@ -101,3 +101,13 @@ func decode256Q8_0(units int, src *byte, ldb int, params *float32, base *float32
 //
 //go:noescape
 func decode256Bytes(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decode256E4M3 is decodeE4M3 for AVX2.
+//
+//go:noescape
+func decode256E4M3(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decode256E2M1 is decodeE2M1 for AVX2.
+//
+//go:noescape
+func decode256E2M1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)

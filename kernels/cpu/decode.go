@@ -41,10 +41,12 @@ const (
 	loopLow   // bytes in order, low nibble first
 	loopHigh  // bytes in order, high nibble first
 	loopBytes // 32 unsigned bytes
+	loopE4M3  // 32 float8
+	loopE2M1  // bytes in order, low nibble first; the second half may have another scale
 )
 
 // bytesOfUnit is how many bytes a loop reads for a unit.
-var bytesOfUnit = [...]int{loopQ40: 18, loopQ41: 20, loopQ80: 34, loopQ50: 22, loopQ51: 24, loopK4: 144, loopK5: 176, loopK6: 210, loopK2: 84, loopK3: 110, loopXS: 136, loopLow: 16, loopHigh: 16, loopBytes: 32}
+var bytesOfUnit = [...]int{loopQ40: 18, loopQ41: 20, loopQ80: 34, loopQ50: 22, loopQ51: 24, loopK4: 144, loopK5: 176, loopK6: 210, loopK2: 84, loopK3: 110, loopXS: 136, loopLow: 16, loopHigh: 16, loopBytes: 32, loopE4M3: 32, loopE2M1: 16}
 
 // paramRoom holds s, z, t of some units. The inner loops are called by a switch
 // and not by a function value, so that it stays on the stack.
@@ -64,7 +66,7 @@ type unitType struct {
 	shift        uint
 	scales       []byte
 	zeros        []byte // nil: zero is the middle code
-	outer        []byte // of nested scales: their scales, their offset, their map
+	outer        []byte // of nested scales: their scales, their offset, their map; of floats a number for each row
 	middle       float32
 }
 
@@ -109,6 +111,10 @@ func unitsOf(raw *blocks.Raw) *unitType {
 		u.loop = loopLow
 	case dtype.Int8:
 		u.loop = loopBytes
+	case dtype.F8E4M3:
+		u.loop = loopE4M3
+	case dtype.F4E2M1:
+		u.loop, u.base = loopE2M1, blocks.E2M1Map()
 	default:
 		return nil
 	}
@@ -136,7 +142,11 @@ func (u *unitType) groups() bool {
 	if u.loop != loopHigh && (size <= 0 || size >= cols) {
 		size = 1 << 30 // more than a row has: it is one group
 	}
-	if size < unitSize || size&(size-1) != 0 || t.Flags&dtype.Perm != 0 {
+	least := unitSize
+	if u.loop == loopE2M1 {
+		least /= 2
+	}
+	if size < least || size&(size-1) != 0 || t.Flags&dtype.Perm != 0 || !t.HasPlanes() {
 		return false
 	}
 	u.shift = uint(bits.TrailingZeros(uint(size)))
@@ -198,6 +208,10 @@ func (u *unitType) params(p *paramRoom, n, row, drow, col, dcol int) {
 	if u.loop < loopLow {
 		return
 	}
+	if u.loop >= loopE4M3 {
+		u.floats(p, n, row, drow, col, dcol)
+		return
+	}
 	at := func(i int) int {
 		r := row + i*drow
 		return r*u.perRow + (r*u.flat+col+i*dcol)>>u.shift
@@ -234,6 +248,41 @@ func (u *unitType) nested(p *paramRoom, n int, at func(int) int) {
 	for i := range n {
 		b := at(i)
 		p[i*unitParams] = float32(f32At(codes[4*int(u.scales[b]):])*f32At(u.outer[b>>8*4:])) + offset
+	}
+}
+
+// floats are the scales of both halves of n units of small floats.
+func (u *unitType) floats(p *paramRoom, n, row, drow, col, dcol int) {
+	kind, flags := u.raw.Type.Scale, u.raw.Type.Flags
+	for i := range n {
+		r, c := row+i*drow, col+i*dcol
+		for half := range 2 {
+			if half == 1 && u.shift > 4 { // one scale
+				p[i*unitParams+1] = p[i*unitParams]
+				break
+			}
+			at, s := r*u.perRow+(c+half*unitSize/2)>>u.shift, float32(0)
+			switch kind {
+			case dtype.F16:
+				s = blocks.FromF16(binary.LittleEndian.Uint16(u.scales[2*at:]))
+			case dtype.BF16:
+				s = blocks.FromBF16(binary.LittleEndian.Uint16(u.scales[2*at:]))
+			case dtype.F8E4M3:
+				s = blocks.FromE4M3(u.scales[at])
+			case dtype.F8E8M0:
+				s = blocks.FromE8M0(u.scales[at])
+			default:
+				s = f32At(u.scales[4*at:])
+			}
+			switch {
+			case flags&dtype.Nested == 0:
+			case flags&dtype.Inverse != 0:
+				s /= f32At(u.outer[4*r:])
+			default:
+				s *= f32At(u.outer[4*r:])
+			}
+			p[i*unitParams+half] = s
+		}
 	}
 }
 

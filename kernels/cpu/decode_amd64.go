@@ -36,6 +36,10 @@ func (u *unitType) decode(units, src, ldb int, p *paramRoom, dst []float32, ldd 
 		decodeQ5_1(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	case loopHigh:
 		decodeHigh(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopE4M3:
+		decodeE4M3(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopE2M1:
+		decodeE2M1(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	}
 }
 

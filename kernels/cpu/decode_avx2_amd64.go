@@ -19,6 +19,10 @@ func (u *unitType) decodeAVX2(units int, d []byte, ldb int, p *paramRoom, dst []
 		decode256High(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	case loopBytes:
 		decode256Bytes(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopE4M3:
+		decode256E4M3(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
+	case loopE2M1:
+		decode256E2M1(units, &d[0], ldb, &p[0], &u.base[0], &dst[0], ldd)
 	}
 }
 

@@ -63,6 +63,7 @@ var blockTypes = []dtype.Type{
 	dtype.Of(dtype.Q2_K), dtype.Of(dtype.Q3_K), dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q5_K), dtype.Of(dtype.Q6_K), dtype.Of(dtype.IQ4_NL), dtype.Of(dtype.IQ4_XS),
 	{Kind: dtype.NF4, Group: 64}, dtype.NF4Double, {Kind: dtype.FP4, Group: 64},
 	{Kind: dtype.Int4, Group: 64, Scale: dtype.F16}, {Kind: dtype.Int4, Group: 128, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: 64, Scale: dtype.F16},
+	{Kind: dtype.F8E4M3, Group: 128, Scale: dtype.F16}, {Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse},
 }
 
 // The price of a storage type in a product: its share of the speed with dense

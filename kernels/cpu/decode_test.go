@@ -42,7 +42,7 @@ func TestUnitsEqualBlock(t *testing.T) {
 	if !haveUnits() {
 		return
 	}
-	kinds := []dtype.Kind{dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1, dtype.Q8_0, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K, dtype.IQ4_NL, dtype.NF4, dtype.FP4, dtype.Int4}
+	kinds := []dtype.Kind{dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1, dtype.Q8_0, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K, dtype.IQ4_NL, dtype.NF4, dtype.FP4, dtype.Int4, dtype.F8E4M3, dtype.F4E2M1}
 	if haveColumns() {
 		kinds = append(kinds, dtype.Q2_K, dtype.Q3_K, dtype.IQ4_XS)
 	}
@@ -51,6 +51,39 @@ func TestUnitsEqualBlock(t *testing.T) {
 			t.Errorf("%v is not decoded by units", k)
 		}
 	}
+}
+
+// Every byte of small floats decodes as package block has it, also what is no number.
+func TestUnitsOfFloats(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, typ := range []dtype.Type{{Kind: dtype.F8E4M3, Group: 32, Scale: dtype.F8E8M0}, {Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}} {
+			m := blocks.New(typ, 256, 512)
+			for _, plane := range []int{dtype.Codes, dtype.Scales} {
+				p := m.Plane(plane)
+				for i := range p {
+					p[i] = byte(i + i/256)
+				}
+			}
+			nested := m.Plane(dtype.NestedScales)
+			for i := 0; i < len(nested); i += 4 {
+				blocks.PutF32(nested[i:], []float32{float32(i) + 0.7})
+			}
+			u := unitsOf(&m)
+			if u == nil {
+				continue
+			}
+			want, got := make([]float32, m.Cols), make([]float32, m.Cols)
+			for row := range m.Rows {
+				blocks.Decode(want, m, row, 0, m.Cols)
+				u.rowOf(got, row, 0, m.Cols)
+				for i, v := range want {
+					if v != got[i] && (v == v || got[i] == got[i]) {
+						t.Fatalf("%v: row %d element %d is %g, want %g", typ, row, i, got[i], v)
+					}
+				}
+			}
+		}
+	})
 }
 
 // equalBits compares all bits but the sign of a zero.

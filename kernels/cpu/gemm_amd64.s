@@ -17138,6 +17138,89 @@ loop:
 	VZEROUPPER
 	RET
 
+// func decodeE4M3(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeE4M3(SB), NOSPLIT, $0-56
+	MOVQ units+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ ldb+16(FP), CX
+	MOVQ params+24(FP), DX
+	MOVQ base+32(FP), SI
+	MOVQ dst+40(FP), DI
+	MOVQ ldd+48(FP), R8
+	SHLQ $2, R8
+	MOVL $0xbf80bf80, R9
+	VPBROADCASTD R9, Z31
+	MOVL $0x3f803f80, R9
+	VPBROADCASTD R9, Z30
+	MOVL $0x43800000, R9
+	VPBROADCASTD R9, Z29
+	MOVL $0x7fc00000, R9
+	VPBROADCASTD R9, Z28
+loop:
+	VBROADCASTSS (DX), Z4
+	VPMOVSXBW 0(BX), Y0
+	VPSLLW $7, Y0, Y0
+	VPANDD Y31, Y0, Y0
+	VPANDD Y30, Y0, Y2
+	VPCMPEQW Y30, Y2, K1
+	VCVTPH2PS Y0, Z0
+	VMULPS Z29, Z0, Z0
+	VPORD Z28, Z0, K1, Z0
+	VMULPS Z4, Z0, Z0
+	VMOVUPS Z0, 0(DI)
+	VPMOVSXBW 16(BX), Y1
+	VPSLLW $7, Y1, Y1
+	VPANDD Y31, Y1, Y1
+	VPANDD Y30, Y1, Y2
+	VPCMPEQW Y30, Y2, K2
+	VCVTPH2PS Y1, Z1
+	VMULPS Z29, Z1, Z1
+	VPORD Z28, Z1, K2, Z1
+	VMULPS Z4, Z1, Z1
+	VMOVUPS Z1, 64(DI)
+	ADDQ CX, BX
+	ADDQ $16, DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT loop
+	VZEROUPPER
+	RET
+
+// func decodeE2M1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+TEXT ·decodeE2M1(SB), NOSPLIT, $0-56
+	MOVQ units+0(FP), AX
+	MOVQ src+8(FP), BX
+	MOVQ ldb+16(FP), CX
+	MOVQ params+24(FP), DX
+	MOVQ base+32(FP), SI
+	MOVQ dst+40(FP), DI
+	MOVQ ldd+48(FP), R8
+	SHLQ $2, R8
+	VMOVUPS (SI), Z31
+	VMOVDQU32 interleave0<>(SB), Z30
+	VMOVDQU32 interleave1<>(SB), Z29
+loop:
+	VPMOVZXBD (BX), Z0
+	VPSRLD $4, Z0, Z1
+	VPERMPS Z31, Z0, Z0
+	VPERMPS Z31, Z1, Z1
+	VMOVAPS Z0, Z3
+	VPERMT2PS Z1, Z30, Z3
+	VPERMT2PS Z1, Z29, Z0
+	VBROADCASTSS (DX), Z4
+	VBROADCASTSS 4(DX), Z5
+	VMULPS Z4, Z3, Z3
+	VMULPS Z5, Z0, Z0
+	VMOVUPS Z3, (DI)
+	VMOVUPS Z0, 64(DI)
+	ADDQ CX, BX
+	ADDQ $16, DX
+	ADDQ R8, DI
+	DECQ AX
+	JGT loop
+	VZEROUPPER
+	RET
+
 // func decodeF16(n int, src *uint16, dst *float32)
 TEXT ·decodeF16(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX

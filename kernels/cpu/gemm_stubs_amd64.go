@@ -482,6 +482,16 @@ func decodeQ5_1(units int, src *byte, ldb int, params *float32, base *float32, d
 //go:noescape
 func decodeQ8_0(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
 
+// decodeE4M3 decodes units of 32 float8 e4m3 to their values times s. Units are ldb bytes apart, their values ldd floats. base is not used. {s, …} is in params.
+//
+//go:noescape
+func decodeE4M3(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
+// decodeE2M1 decodes units of 32 4-bit codes, bytes in order, low nibble first, to base times s, of the second half times s of its own. Units are ldb bytes apart, their values ldd floats. {s, s of the second half, …} is in params.
+//
+//go:noescape
+func decodeE2M1(units int, src *byte, ldb int, params *float32, base *float32, dst *float32, ldd int)
+
 // decodeF16 widens n halves to f32.
 //
 //go:noescape

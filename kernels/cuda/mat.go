@@ -61,7 +61,9 @@ func (c *CUDA) matOf(what string, m kernels.Mat) mat {
 	k.codes, k.scales, k.zeros, k.nested, k.perm = at(dtype.Codes), at(dtype.Scales), at(dtype.Zeros), at(dtype.NestedScales), at(dtype.PermIndex)
 	k.outer = int32((p[dtype.Scales].Len + 255) / 256)
 	if t.Grouped() {
-		k.scaleType = elementTypes[t.Scale]
+		if k.scaleType, ok = elementTypes[t.Scale]; !ok {
+			c.lacks("a matrix of " + t.String())
+		}
 	}
 	return k
 }

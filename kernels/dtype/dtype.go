@@ -22,6 +22,8 @@ const (
 	F64
 	F8E4M3
 	F8E5M2
+	F8E8M0 // the exponent of a power of two: scales only
+	F4E2M1 // two to a byte, the first in the low nibble; in groups only
 	I8
 	I16
 	I32
@@ -86,16 +88,17 @@ const (
 type Flags uint8
 
 const (
-	Zero   Flags = 1 << iota // a stored zero point for every group (asymmetric); absent: 2^(bits-1)
-	Nested                   // scales are themselves quantized in blocks of 256 (bitsandbytes double quantization)
-	Perm                     // columns carry a group index (GPTQ act-order, g_idx)
+	Zero    Flags = 1 << iota // a stored zero point for every group (asymmetric); absent: 2^(bits-1)
+	Nested                    // scales are themselves quantized: of Codebook kinds in blocks of 256 (bitsandbytes double quantization), of Micro kinds a float32 for each row multiplies them (NVFP4)
+	Perm                      // columns carry a group index (GPTQ act-order, g_idx)
+	Inverse                   // with Nested, of Micro kinds: the float32 of a row divides its scales
 )
 
 // Type is one storage type. It is comparable; the zero value is F32.
 type Type struct {
 	Kind  Kind
 	Group int32 // columns (flat elements of a Codebook) that share a scale; -1 = the whole row; 0 for kinds with fixed blocks and for plain ones
-	Scale Kind  // type of the stored scales of Codebook, Int and Micro kinds; F32, F16 or BF16
+	Scale Kind  // type of the stored scales of Codebook, Int and Micro kinds; F32, F16 or BF16, of Micro kinds also F8E8M0 or F8E4M3
 	Flags Flags
 }
 
@@ -118,6 +121,8 @@ var infos = [numKinds]Info{
 	F64:     {"F64", Float, 1, 8, 1, 0, 28, "F64"},
 	F8E4M3:  {"F8_E4M3", Micro, 1, 1, 1, 8, -1, "F8_E4M3"},
 	F8E5M2:  {"F8_E5M2", Micro, 1, 1, 1, 8, -1, "F8_E5M2"},
+	F8E8M0:  {"F8_E8M0", Integer, 1, 1, 1, 0, -1, ""},
+	F4E2M1:  {"F4_E2M1", Micro, 2, 1, 2, 4, -1, ""},
 	I8:      {"I8", Integer, 1, 1, 1, 0, 24, "I8"},
 	I16:     {"I16", Integer, 1, 2, 1, 0, 25, "I16"},
 	I32:     {"I32", Integer, 1, 4, 1, 0, 26, "I32"},
@@ -233,11 +238,11 @@ func Of(k Kind) Type { return Type{Kind: k} }
 var NF4Double = Type{Kind: NF4, Group: 64, Flags: Nested}
 
 // Plain reports whether k stores every value by itself, as memory of any
-// purpose may: floats and integers. A Micro kind with a Group is not plain.
+// purpose may: floats and integers of whole bytes. A Micro kind with a Group is not plain.
 func (k Kind) Plain() bool {
-	switch k.Info().Family {
+	switch in := k.Info(); in.Family {
 	case Float, Integer, Micro:
-		return true
+		return in.Block == 1
 	}
 	return false
 }
@@ -245,7 +250,7 @@ func (k Kind) Plain() bool {
 // IsFloat reports whether k is plain floating point, of 8 bits too.
 func (k Kind) IsFloat() bool {
 	f := k.Info().Family
-	return f == Float || f == Micro
+	return f == Float || f == Micro && k.Plain()
 }
 
 // Wider is the kind that holds the values of both floats a and b: the wider of
@@ -266,6 +271,10 @@ func Wider(a, b Kind) Kind {
 // Quantized reports whether values of t share scales or tables and must be
 // decoded before use.
 func (t Type) Quantized() bool { return !t.Kind.Plain() || t.Group != 0 }
+
+// ScaledFloat reports floats of 8 bits or less with scales for groups: what models
+// are released in, so that they may be quantized as other floats are.
+func (t Type) ScaledFloat() bool { return t.Kind.Info().Family == Micro && t.Group != 0 }
 
 // Grouped reports whether groups of columns have a scale each, apart from the
 // codes: the Int kinds, and Micro kinds with a Group.
@@ -304,6 +313,9 @@ func (t Type) String() string {
 	if t.Flags&Nested != 0 {
 		s += " nested"
 	}
+	if t.Flags&Inverse != 0 {
+		s += " inverse"
+	}
 	if t.Flags&Perm != 0 {
 		s += " perm"
 	}
@@ -321,10 +333,11 @@ type Plane struct{ Off, Len int }
 //	Codes   plain and GGUF types: the rows one after another.
 //	        NF4, FP4: ⌈rows·cols/2⌉ bytes over the flat tensor, first element in the high nibble.
 //	        Int kinds: rows one after another, ⌈cols·bits/8⌉ bytes each, codes 0..2^bits-1, least significant bits first.
-//	        Micro kinds: rows one after another.
+//	        Micro kinds: rows one after another, ⌈cols·bits/8⌉ bytes each.
 //	Scales  NF4, FP4: an f32 (nested: uint8) a block of Group flat elements. Int and grouped Micro kinds: [rows, groups] of type Scale.
 //	Zeros   Int kinds with Zero: [rows, groups] uint8, the code that means 0.
-//	Nested  the f32 scale of each 256 scale codes, then one f32 offset, then the 256 f32 of the code map.
+//	Nested  NF4, FP4: the f32 scale of each 256 scale codes, then one f32 offset, then the 256 f32 of the code map.
+//	        Micro kinds: [rows] f32.
 //	Perm    [cols] int32: the group of each column.
 const (
 	Codes = iota
@@ -366,6 +379,9 @@ func Planes(t Type, rows, cols int) [NumPlanes]Plane {
 		n[Scales] = rows * t.Groups(cols) * t.Scale.Info().Bytes
 		if t.Flags&Zero != 0 {
 			n[Zeros] = rows * t.Groups(cols)
+		}
+		if t.Flags&Nested != 0 {
+			n[NestedScales] = 4 * rows
 		}
 		if t.Flags&Perm != 0 {
 			n[PermIndex] = 4 * cols

@@ -207,7 +207,7 @@ func MixOf(src *arch.Source, o *Options, importance bool) ([]Choice, error) {
 		return nil, err
 	}
 	for _, t := range src.Tensors() {
-		if t.Type.Quantized() && !t.Vector && !o.AllowRequantize {
+		if t.Type.Quantized() && !t.Type.ScaledFloat() && !t.Vector && !o.AllowRequantize {
 			return nil, fail.Inputf("export", "start from the float model, or accept the loss with --allow-requantize, in a recipe allow_requantize: true", "%s is already %v", t.Name, t.Type)
 		}
 	}

@@ -115,6 +115,7 @@ func openFolder(r formats.Reader, o *Options) (*input, error) {
 	pieces := map[string]arch.FileTensor{}
 	for _, t := range s.Tensors() {
 		for _, f := range t.AsGGUF() {
+			f.Type = asFloats(f.Type)
 			pieces[f.Name] = f
 			in.stored[f.Name] = f.Type
 		}
@@ -130,6 +131,14 @@ func openFolder(r formats.Reader, o *Options) (*input, error) {
 	return in, nil
 }
 
+// asFloats is t, of small floats with scales, which no GGUF has, what holds their values.
+func asFloats(t dtype.Type) dtype.Type {
+	if t.ScaledFloat() {
+		return dtype.Of(dtype.F32)
+	}
+	return t
+}
+
 // mixTensors are the tensors of a model as a conversion to GGUF gives them that is to
 // become a file of type f: those that every file has in F32, and everything else as
 // it is or, where f is a float type, of that one.
@@ -137,7 +146,7 @@ func mixTensors(src *arch.Source, f FileType) []MixTensor {
 	var out []MixTensor
 	for _, t := range src.Tensors() {
 		for _, x := range t.AsGGUF() {
-			m := MixTensor{Name: x.Name, Shape: x.Shape, Type: x.Type, exact: t.Exact()}
+			m := MixTensor{Name: x.Name, Shape: x.Shape, Type: asFloats(x.Type), exact: t.Exact()}
 			switch {
 			case m.Type.Quantized():
 			case m.exact:

@@ -33,7 +33,7 @@ an interrupted run makes the same files.
 %s
 ## Block types
 
-Values and bytes are those of ggml, torch and bitsandbytes, bit for bit; of integer codes those that the consumers of GPTQ, AWQ and compressed-tensors decode. Programs are those that
+Values and bytes are those of ggml, torch and bitsandbytes, bit for bit; of integer codes and 4-bit floats of folders those that the consumers of GPTQ, AWQ and compressed-tensors decode. Programs are those that
 [interop.md](interop.md) names with the type.
 
 %s
@@ -113,8 +113,8 @@ func titles(columns []column) (out []string) {
 
 // ofBlocks are the columns of block types; ROW is the type's name.
 var ofBlocks = []column{
-	{"decode", []string{"kernels/block TestGGUF/ROW/decode", "kernels/block TestScalars/ROW/decode", "kernels/block TestBnB4/ROW", "kernels/block TestCheckpoints/ROW/*"}},
-	{"encode", []string{"kernels/block TestGGUF/ROW/encode", "kernels/block TestScalars/ROW/encode", "kernels/block TestBnB4/ROW"}},
+	{"decode", []string{"kernels/block TestGGUF/ROW/decode", "kernels/block TestScalars/ROW/decode", "kernels/block TestBnB4/ROW", "kernels/block TestCheckpoints/ROW/*", "kernels/block TestFloat4/ROW/decode/*"}},
+	{"encode", []string{"kernels/block TestGGUF/ROW/encode", "kernels/block TestScalars/ROW/encode", "kernels/block TestBnB4/ROW", "kernels/block TestFloat4/ROW/encode/*"}},
 }
 
 // blockTypes are the types that weights can be stored in.

@@ -14,6 +14,8 @@ func decoders256() {
 	k6Block256()
 	bytes256("Q8_0", "VPMOVSXBD", 2)
 	bytes256("Bytes", "VPMOVZXBD", 0)
+	floats8x256()
+	floats4x256()
 }
 
 // text256 begins the decoder that is like one of AVX-512, or has a description.
@@ -243,6 +245,54 @@ func bytes256(name, widen string, front int) {
 		e("VCVTDQ2PS Y0, Y0")
 		fromBase256(0, 0, front, false)
 		e("VMOVUPS Y0, %d(DI)", 32*q)
+	}
+	nextUnit()
+}
+
+func floats8x256() {
+	text256("E4M3", "", unitArgs()...)
+	for i, v := range []int{0xbf80bf80, 0x3f803f80, 0x43800000, 0x7fc00000} {
+		e("MOVL $0x%x, R9", v)
+		e("VMOVD R9, X%d", 15-i)
+		e("VPBROADCASTD X%d, Y%d", 15-i, 15-i)
+	}
+	label("loop")
+	e("VBROADCASTSS (DX), Y4")
+	for q := range 4 {
+		e("VPMOVSXBW %d(BX), X0", 8*q)
+		e("VPSLLW $7, X0, X0")
+		e("VPAND X15, X0, X0")
+		e("VPAND X14, X0, X2")
+		e("VPCMPEQW X14, X2, X2")
+		e("VPMOVSXWD X2, Y2")
+		e("VPAND Y12, Y2, Y2")
+		e("VCVTPH2PS X0, Y0")
+		e("VMULPS Y13, Y0, Y0")
+		e("VPOR Y2, Y0, Y0")
+		e("VMULPS Y4, Y0, Y0")
+		e("VMOVUPS Y0, %d(DI)", 32*q)
+	}
+	nextUnit()
+}
+
+func floats4x256() {
+	text256("E2M1", "", unitArgs()...)
+	e("VMOVUPS (SI), Y14")
+	e("VMOVUPS 32(SI), Y15")
+	e("VMOVDQU shiftsLow<>(SB), Y13")
+	label("loop")
+	for q := range 2 {
+		e("VBROADCASTSS %d(DX), Y4", 4*q)
+		for h := range 2 { // four bytes are eight codes
+			e("VPBROADCASTD %d(BX), Y0", 8*q+4*h)
+			e("VPSRLVD Y13, Y0, Y0")
+			e("VPERMPS Y14, Y0, Y7")
+			e("VPERMPS Y15, Y0, Y8")
+			e("VPSLLD $28, Y0, Y0")
+			e("VBLENDVPS Y0, Y8, Y7, Y7")
+			e("VMULPS Y4, Y7, Y7")
+			e("VMOVUPS Y7, %d(DI)", 64*q+32*h)
+		}
 	}
 	nextUnit()
 }

@@ -14,6 +14,8 @@ func decoders512() {
 	fiveBits("Q5_0", 2, false)
 	fiveBits("Q5_1", 4, true)
 	bytes8()
+	floats8()
+	floats4()
 	halves16()
 	round16()
 	dropRow()
@@ -158,6 +160,56 @@ func bytes8() {
 		fromBase(j, j, 2, false)
 		e("VMOVUPS Z%d, %d(DI)", j, 64*j)
 	}
+	nextUnit()
+}
+
+// floats8: a float8 e4m3 is a half whose exponent is 8 too small, but for its one
+// NaN, which would be a number.
+func floats8() {
+	text("decodeE4M3", "decodes units of 32 float8 e4m3 to their values times s. Units are ldb bytes apart, their values ldd floats. base is not used. {s, …} is in params.", unitArgs()...)
+	e("SHLQ $2, R8")
+	for i, v := range []int{0xbf80bf80, 0x3f803f80, 0x43800000, 0x7fc00000} { // sign and magnitude, magnitude, 256, NaN
+		e("MOVL $0x%x, R9", v)
+		e("VPBROADCASTD R9, Z%d", 31-i)
+	}
+	label("loop")
+	e("VBROADCASTSS (DX), Z4")
+	for j := range 2 {
+		e("VPMOVSXBW %d(BX), Y%d", 16*j, j)
+		e("VPSLLW $7, Y%d, Y%d", j, j)
+		e("VPANDD Y31, Y%d, Y%d", j, j)
+		e("VPANDD Y30, Y%d, Y2", j)
+		e("VPCMPEQW Y30, Y2, K%d", j+1)
+		e("VCVTPH2PS Y%d, Z%d", j, j)
+		e("VMULPS Z29, Z%d, Z%d", j, j)
+		e("VPORD Z28, Z%d, K%d, Z%d", j, j+1, j)
+		e("VMULPS Z4, Z%d, Z%d", j, j)
+		e("VMOVUPS Z%d, %d(DI)", j, 64*j)
+	}
+	nextUnit()
+}
+
+// floats4: 16 codes with a scale, 16 with another.
+func floats4() {
+	text("decodeE2M1", "decodes units of 32 4-bit codes, "+orders["Low"]+", to base times s, of the second half times s of its own. Units are ldb bytes apart, their values ldd floats. {s, s of the second half, …} is in params.", unitArgs()...)
+	e("SHLQ $2, R8")
+	e("VMOVUPS (SI), Z31")
+	e("VMOVDQU32 interleave0<>(SB), Z30")
+	e("VMOVDQU32 interleave1<>(SB), Z29")
+	label("loop")
+	e("VPMOVZXBD (BX), Z0")
+	e("VPSRLD $4, Z0, Z1")
+	e("VPERMPS Z31, Z0, Z0")
+	e("VPERMPS Z31, Z1, Z1")
+	e("VMOVAPS Z0, Z3")
+	e("VPERMT2PS Z1, Z30, Z3")
+	e("VPERMT2PS Z1, Z29, Z0")
+	e("VBROADCASTSS (DX), Z4")
+	e("VBROADCASTSS 4(DX), Z5")
+	e("VMULPS Z4, Z3, Z3")
+	e("VMULPS Z5, Z0, Z0")
+	e("VMOVUPS Z3, (DI)")
+	e("VMOVUPS Z0, 64(DI)")
 	nextUnit()
 }
 

@@ -74,6 +74,11 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("HF_HOME", filepath.Join(env.WorkDir, "hf"))
+			fake, err := filepath.Abs("../../kernels/cuda/driver/testdata/fakecuda.c")
+			if err != nil {
+				return err
+			}
+			env.Setenv("FAKECUDA_SOURCE", fake)
 			return copyTree(filepath.Join(fix, "work"), env.WorkDir)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

@@ -27,6 +27,21 @@ var storage = map[dtype.Kind]int32{
 	dtype.IQ2_XXS: 25, dtype.IQ2_XS: 26, dtype.IQ2_S: 27, dtype.IQ3_XXS: 28, dtype.IQ3_S: 29, dtype.IQ1_S: 30, dtype.IQ1_M: 31,
 }
 
+// Types lists the storage types that products, gathers and Dequantize read, and those
+// that Quantize makes of values. It needs no GPU.
+func Types() (read, made []dtype.Kind) {
+	for _, k := range dtype.Kinds() {
+		if _, ok := storage[k]; !ok {
+			continue
+		}
+		read = append(read, k)
+		if k.Info().Family != dtype.GGML {
+			made = append(made, k)
+		}
+	}
+	return read, made
+}
+
 // matOf describes m to a kernel.
 func (c *CUDA) matOf(what string, m kernels.Mat) mat {
 	t := m.Type()

@@ -88,6 +88,19 @@ func List() []Entry {
 	}
 }
 
+// GPUTypes lists the names of the storage types that the backend of GPUs reads, and
+// of those that it makes of values; whether there is a GPU does not matter.
+func GPUTypes() (read, made []string) {
+	r, m := cuda.Types()
+	for _, k := range r {
+		read = append(read, k.String())
+	}
+	for _, k := range m {
+		made = append(made, k.String())
+	}
+	return read, made
+}
+
 // gpu describes the first GPU, or says why there is none.
 func gpu() Entry {
 	c, err := cuda.Open(0, cuda.Options{})

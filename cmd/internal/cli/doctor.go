@@ -28,6 +28,8 @@ type doctorReport struct {
 	Memory   uint64            `json:"memory_bytes"`
 	Disk     uint64            `json:"disk_free_bytes"`
 	Devices  []device.Entry    `json:"devices"`
+	GPUReads []string          `json:"gpu_types_read"`
+	GPUMakes []string          `json:"gpu_types_made"`
 	Gradient string            `json:"gradient_check"`
 	Warnings []string          `json:"warnings,omitempty"`
 	Paths    map[string]string `json:"paths"`
@@ -57,6 +59,7 @@ func doctorCommand() *ucli.Command {
 				}
 				fmt.Fprintf(w, "device %s: %s, %s\n", d.Name, state, d.Detail)
 			}
+			fmt.Fprintf(w, "on GPUs every method is there but products in fp16; weights may be %s; quantize makes %s\n", strings.Join(r.GPUReads, " "), strings.Join(r.GPUMakes, " "))
 			fmt.Fprintf(w, "gradients against the reference engine: %s\n", r.Gradient)
 			for _, warn := range r.Warnings {
 				fmt.Fprintln(w, "warning: "+warn)
@@ -78,6 +81,7 @@ func diagnose(c *ucli.Context) (*doctorReport, error) {
 	}
 	r := &doctorReport{Version: Version, Go: runtime.Version(), CPU: cpuName(), Cores: runtime.NumCPU(), Level: dev.Info().Level, Features: cpu.Supported(),
 		Peak: cpu.Measure(), Memory: uint64(device.HostMemory()), Disk: recipes.DiskFree(wd), Devices: device.List(), Paths: map[string]string{}}
+	r.GPUReads, r.GPUMakes = device.GPUTypes()
 	found, err := reference.Check(dev)
 	if err != nil {
 		return nil, err

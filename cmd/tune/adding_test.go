@@ -36,7 +36,7 @@ var adding = map[string][]added{
 		{`^gptqMethod$`, "quant/gptq.go quant/method.go", ""},
 	},
 	"block type": {
-		{`F8E5M2`, "kernels/block/decode.go kernels/block/encode.go kernels/block/micro.go kernels/cuda/mat.go kernels/dtype/dtype.go", ""},
+		{`F8E5M2`, "kernels/block/decode.go kernels/block/encode.go kernels/block/micro.go kernels/cuda/mat.go kernels/cuda/thin.go kernels/dtype/dtype.go", ""},
 	},
 	"backend": {
 		{`(?i)^cuda`, "kernels/device/device.go", "kernels/cuda/"},
@@ -58,7 +58,7 @@ var adding = map[string][]added{
 		{`^mlflowFiles$`, "recipes/stages/mlflow.go recipes/stages/trackers.go", ""},
 	},
 	"optimizer": {
-		{`(?i)\badan\b`, "kernels/optim.go kernels/optim/element.go train/config.go train/optimargs.go train/optimizers.go", ""}, // config.go: its defaults, in words
+		{`(?i)\badan\b`, "kernels/cuda/optim.go kernels/optim.go kernels/optim/element.go train/config.go train/optimargs.go train/optimizers.go", ""}, // config.go: its defaults, in words
 		{`(?i)soap`, "train/config.go train/optimargs.go train/optimizers.go train/soap.go", ""},
 	},
 	"schedule": {

@@ -4,7 +4,9 @@
 //
 // Each .cu file gives a .ptx file, whose first line holds the hash of what it was
 // made from. The bytes depend on the sources and NVRTC's version alone, which
-// must be the one that is pinned.
+// must be the one that is pinned; but for thin.ptx and thingguf.ptx, in whose
+// largest kernels NVRTC numbers registers and orders a few instructions by where
+// its memory lies, which is another place in every run.
 package main
 
 import (

@@ -211,7 +211,6 @@ type operands struct {
 	kernels.Backend
 	rng  *rand.Rand
 	outs []kernels.Buffer
-	err  error
 }
 
 func (o *operands) buffer(k dtype.Kind, raw []byte) kernels.Buffer {

@@ -72,7 +72,7 @@ func takeProduct(dev kernels.Backend, w kernels.Buffer, a, b []float32, out, in,
 func (ad *Adapter) loftQ(l *Layer, w kernels.Buffer) (a, b []float32, err error) {
 	p := l.Linear.W
 	t := ad.model.TensorOf(p)
-	if t == nil || t.Type.Quantized() || !ad.model.HeldType(p).Quantized() {
+	if t == nil || t.Type.Quantized() && !t.Type.ScaledFloat8() || ad.model.HeldType(p) == t.Type || !ad.model.HeldType(p).Quantized() {
 		return nil, nil, fail.Usagef("lora.init_lora_weights", "use adapter: qlora on a base of floats", "init_lora_weights: loftq makes up for what quantization loses, and %s is not quantized in memory alone", l.Path)
 	}
 	whole, err := original(ad.dev, ad.model.Source(), t)

@@ -317,3 +317,26 @@ func TestReflections(t *testing.T) {
 		t.Errorf("signs %v", got)
 	}
 }
+
+// TestLoftQOfFP8: LoftQ makes up for NF4 made of 8-bit floats with scales; over the
+// floats themselves it is refused.
+func TestLoftQOfFP8(t *testing.T) {
+	src, plain := loadModel(t, testdir.Shared(t, "golden/quant/ct-fp8-static"))
+	c := Config{R: 8, Alpha: 16, InitWeights: InitLoftQ, LoftQ: &LoftQ{Iter: 1}}
+	if _, err := Apply(plain, c, 1); fail.Code(err) != int(fail.Usage) {
+		t.Errorf("over the floats: %v", err)
+	}
+	m, err := model.Load(cpu.New(cpu.Options{}), src, model.Options{Hold: &dtype.NF4Double})
+	must(t, err)
+	defer m.Close()
+	ad, err := Apply(m, c, 1)
+	must(t, err)
+	defer ad.Close()
+	for _, l := range ad.Layers {
+		b, err := values(m.Dev, l.LoRA.B.Buffer)
+		must(t, err)
+		if l.Linear.W.Type() != dtype.NF4Double || slices.Max(b) == 0 {
+			t.Errorf("%s is held as %v, B at most %g", l.Path, l.Linear.W.Type(), slices.Max(b))
+		}
+	}
+}

@@ -276,6 +276,10 @@ func (t Type) Quantized() bool { return !t.Kind.Plain() || t.Group != 0 }
 // are released in, so that they may be quantized as other floats are.
 func (t Type) ScaledFloat() bool { return t.Kind.Info().Family == Micro && t.Group != 0 }
 
+// ScaledFloat8 reports a ScaledFloat of 8 bits, close enough to the weights it was made
+// of that QLoRA makes NF4 of it; one of 4 bits is trained over as it is.
+func (t Type) ScaledFloat8() bool { return t.ScaledFloat() && t.Bits() == 8 }
+
 // Grouped reports whether groups of columns have a scale each, apart from the
 // codes: the Int kinds, and Micro kinds with a Group.
 func (t Type) Grouped() bool {

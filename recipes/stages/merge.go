@@ -356,9 +356,9 @@ func CompareMerged(ctx context.Context, dev kernels.Backend, base string, nf4 bo
 }
 
 // trainedNF4 reports whether an adapter of this recipe was trained over NF4
-// weights that only training held (adapter: qlora).
-func trainedNF4(x *recipes.Env, j *recipes.Job) bool {
-	return slices.ContainsFunc(adapterRefs(j), func(ad recipes.Ref) bool {
+// weights of base that only training held (adapter: qlora).
+func trainedNF4(x *recipes.Env, j *recipes.Job, base *arch.Source) bool {
+	return !quantized(base) && slices.ContainsFunc(adapterRefs(j), func(ad recipes.Ref) bool {
 		if ad.Stage == "" {
 			return false
 		}
@@ -379,10 +379,15 @@ func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		MaxShard: int64(o.MaxShardSize), Name: x.Name(), Progress: x.Progress("bytes"),
 		Note: func(s string) { res.Notes = append(res.Notes, s) },
 	}
-	if trainedNF4(x, j) {
+	src, err := OpenSource(mo.Model)
+	if err != nil {
+		return err
+	}
+	if trainedNF4(x, j, src) {
 		t := dtype.NF4Double
 		mo.TrainedAs = &t
 	}
+	src.Close()
 	if o.Format == "gguf" { // else the folder is the artifact
 		if err := atomic.MkdirAll(x.Dir(j)); err != nil {
 			return fail.Limitf(x.Dir(j), "", "%w", err)

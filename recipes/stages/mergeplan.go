@@ -57,7 +57,7 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	}
 	tokens = min(tokens, klTokens)
 	refs := []model.Options{{}}
-	if trainedNF4(p.Env, j) && !quantized(base) {
+	if trainedNF4(p.Env, j, base) {
 		if err := checkNF4(base); err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func mergeMemory(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base 
 	if o.Type, err = storageType(j.Options.(*Merge).DType); err != nil {
 		return err
 	}
-	if trainedNF4(p.Env, j) {
+	if trainedNF4(p.Env, j, base) {
 		nf4 := dtype.NF4Double
 		o.TrainedAs = &nf4
 	}

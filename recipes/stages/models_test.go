@@ -104,6 +104,20 @@ func TestCacheScales(t *testing.T) {
 	}
 }
 
+// TestQuantized: QLoRA makes NF4 of floats of 8 bits with scales, and trains over 4 bits as they are.
+func TestQuantized(t *testing.T) {
+	for name, want := range map[string]bool{"orig": false, "ct-fp8-static": false, "ct-mxfp4": true, "ct-nvfp4": true, "gptq-4b-g128-sym": true, "ct-w8a8-int8": true} {
+		src, err := OpenSource(testdir.Shared(t, "golden/quant/"+name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := quantized(src); got != want {
+			t.Errorf("%s holds %v: quantized %v, want %v", name, src.LinearType(), got, want)
+		}
+		src.Close()
+	}
+}
+
 // TestUnrounded: an evaluation says that a folder's inputs are rounded where it is served
 // and not here.
 func TestUnrounded(t *testing.T) {

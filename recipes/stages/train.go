@@ -183,9 +183,10 @@ func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, 
 }
 
 // quantized reports whether the linear layers of a model are already held in
-// a packed type; QLoRA then trains straight over that.
+// a packed type, other than floats of 8 bits; QLoRA then trains straight over that.
 func quantized(src *arch.Source) bool {
-	return src.LinearType().Quantized()
+	t := src.LinearType()
+	return t.Quantized() && !t.ScaledFloat8()
 }
 
 func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {

@@ -121,8 +121,9 @@ func (g *grouper) single(name string) bool {
 }
 
 // InputGrid is the scale and the zero point, in signed codes, on which Act rounds where they were measured beforehand; 0 and 0
-// where they are not. It reads a number or two.
-func (t *Tensor) InputGrid() (scale, zero float32, err error) {
+// where they are not. Where they are numbers on which nothing can be rounded, left says
+// in words what was found. It reads a number or two, and err is of reading alone.
+func (t *Tensor) InputGrid() (scale, zero float32, left string, err error) {
 	for i, name := range t.grid {
 		if name == "" {
 			continue
@@ -131,11 +132,15 @@ func (t *Tensor) InputGrid() (scale, zero float32, err error) {
 		p := &t.Parts[k]
 		b, err := p.read()
 		if err != nil {
-			return 0, 0, err
+			return 0, 0, "", err
 		}
 		v, ok := oneNumber(p.DType, b)
-		if !ok || v-v != 0 || i == 0 && v <= 0 {
-			return 0, 0, corrupt(p.src.path, "tensor %s of %s is %v, expected %s", quote(name), p.DType, v, [...]string{"a scale above 0", "a zero point"}[i])
+		what := [...]string{"scale", "zero point"}[i]
+		switch {
+		case !ok:
+			return 0, 0, fmt.Sprintf("a %s measured beforehand of type %s", what, p.DType), nil
+		case v-v != 0 || i == 0 && v <= 0:
+			return 0, 0, fmt.Sprintf("a %s measured beforehand that is %v", what, v), nil
 		}
 		if i == 0 {
 			scale = v
@@ -143,7 +148,7 @@ func (t *Tensor) InputGrid() (scale, zero float32, err error) {
 			zero = v
 		}
 	}
-	return scale, zero, nil
+	return scale, zero, "", nil
 }
 
 // oneNumber is the value of an array of one.

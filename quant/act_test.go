@@ -175,15 +175,33 @@ func TestActivationGrids(t *testing.T) {
 			}
 		})
 	}
-	for _, bad := range []float32{-1, float32(math.NaN())} {
-		if src, err := arch.Open(withInputs(t, dir, map[string]any{"dynamic": false, "strategy": "tensor"}, bad, 0)); err == nil || !strings.Contains(err.Error(), "input_scale") {
-			t.Errorf("a scale of %g: %v, %v", bad, src, err)
+	for _, c := range []struct {
+		typ  string
+		bad  []byte
+		want string
+	}{
+		{"F32", kernels.Bytes([]float32{-1}), "a scale measured beforehand that is -1"}, {"F32", make([]byte, 4), "a scale measured beforehand that is 0"},
+		{"F32", kernels.Bytes([]float32{float32(math.NaN())}), "a scale measured beforehand that is NaN"}, {"F64", make([]byte, 8), "a scale measured beforehand of type F64"},
+	} {
+		src := openSource(t, withScale(t, dir, map[string]any{"dynamic": false, "strategy": "tensor"}, formats.NamedTensor{DType: c.typ, Shape: []int64{1}, Data: c.bad}, 0))
+		if x := src.At(0, arch.Up); x.Unrounded != c.want || x.Act != (dtype.Type{}) || x.Grid != (kernels.Grid{}) {
+			t.Errorf("%s %v: inputs are rounded to %v on %v, %q, want %q", c.typ, c.bad, x.Act, x.Grid, x.Unrounded, c.want)
 		}
 	}
 }
 
-// withInputs is a copy of a folder with other input_activations, and a scale and a zero point for every module.
+// withInputs is a copy of a folder with other input_activations, and a scale and a zero point for every module; none for 0.
 func withInputs(t *testing.T, dir string, change map[string]any, scale float32, zero int8) string {
+	t.Helper()
+	x := formats.NamedTensor{}
+	if scale != 0 {
+		x = formats.NamedTensor{DType: "F32", Shape: []int64{1}, Data: kernels.Bytes([]float32{scale})}
+	}
+	return withScale(t, dir, change, x, zero)
+}
+
+// withScale is withInputs with a scale of any type.
+func withScale(t *testing.T, dir string, change map[string]any, scale formats.NamedTensor, zero int8) string {
 	t.Helper()
 	out := t.TempDir()
 	var c map[string]any
@@ -198,9 +216,9 @@ func withInputs(t *testing.T, dir string, change map[string]any, scale float32, 
 	}
 	tensors, meta, e := formats.ReadSafetensors(filepath.Join(dir, "model.safetensors"))
 	for _, x := range slices.Clone(tensors) {
-		if module, ok := strings.CutSuffix(x.Name, ".weight_scale"); ok && scale != 0 {
-			tensors = append(tensors, formats.NamedTensor{Name: module + ".input_scale", DType: "F32", Shape: []int64{1}, Data: kernels.Bytes([]float32{scale})},
-				formats.NamedTensor{Name: module + ".input_zero_point", DType: "I8", Shape: []int64{1}, Data: []byte{byte(zero)}})
+		if module, ok := strings.CutSuffix(x.Name, ".weight_scale"); ok && scale.DType != "" {
+			scale.Name = module + ".input_scale"
+			tensors = append(tensors, scale, formats.NamedTensor{Name: module + ".input_zero_point", DType: "I8", Shape: []int64{1}, Data: []byte{byte(zero)}})
 		}
 	}
 	if err = errors.Join(err, e, formats.WriteSafetensors(filepath.Join(out, "model.safetensors"), tensors, meta)); err != nil {

@@ -82,11 +82,6 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 // for none.
 func unrounded(src *arch.Source) string {
 	n, how := 0, ""
-	for _, t := range src.Reader.Tensors() {
-		if t.Unrounded != "" {
-			n, how = n+1, t.Unrounded
-		}
-	}
 	for _, t := range src.Tensors() {
 		if t.Unrounded != "" {
 			n, how = n+1, t.Unrounded

@@ -391,15 +391,19 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		if err := p.checkShape(r, f); err != nil {
 			return nil, fail.Inputf(s.Reader.Path(), "the config does not describe these weights", "%w", wrapCorrupt(err))
 		}
-		if len(t.stored) > 0 && f.Act != t.Act {
-			return nil, fail.Inputf(s.Reader.Path(), "", "%s: its pieces round their inputs to %v and %v: one product has one", r.Name, t.Act, f.Act)
-		}
 		var grid kernels.Grid
+		var left string
 		var err error
-		if grid.Scale, grid.Zero, err = f.InputGrid(); err != nil {
+		if grid.Scale, grid.Zero, left, err = f.InputGrid(); err != nil {
 			return nil, err
 		}
-		if len(t.stored) > 0 && grid != t.Grid { // as experts do, which are one product
+		switch left = cmp.Or(f.Unrounded, left); { // experts are parts of one product
+		case left != "":
+			t.Unrounded = left
+		case t.Unrounded != "" || len(t.stored) == 0:
+		case f.Act != t.Act:
+			t.Unrounded = fmt.Sprintf("%v and %v, for each part of a matrix its own", exactOr(t.Act), exactOr(f.Act))
+		case grid != t.Grid:
 			t.Unrounded = "scales measured beforehand, for each part of a matrix its own"
 		}
 		t.Act, t.Grid = f.Act, grid
@@ -413,6 +417,14 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		t.Type = memoryType(r, t.pieces, types)
 	}
 	return t, nil
+}
+
+// exactOr names what inputs are rounded to.
+func exactOr(act dtype.Type) string {
+	if act == (dtype.Type{}) {
+		return "exact"
+	}
+	return act.String()
 }
 
 // file is the tensor that a file has under a name.

@@ -1,10 +1,12 @@
 package arch
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
 )
 
 // fake is a folder without weights.
@@ -24,5 +26,49 @@ func TestUnknownArchitecture(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error says %v, want %s", err, want)
 		}
+	}
+}
+
+// rounded is a checkpoint whose experts want their inputs rounded, all but one, of
+// which one says why not.
+type rounded struct {
+	formats.Reader
+	but, why string
+}
+
+func (r rounded) Tensors() []formats.Tensor {
+	list := slices.Clone(r.Reader.Tensors())
+	for i := range list {
+		switch t := &list[i]; {
+		case strings.HasPrefix(t.Name, r.but):
+			t.Unrounded = r.why
+		case strings.Contains(t.Name, ".experts."):
+			t.Act = formats.ActFP8
+		}
+	}
+	return list
+}
+
+// TestExpertsUnrounded: experts are one product. Where one of them has no scale for its
+// inputs, or is not rounded at all, those of all stay exact, which is said.
+func TestExpertsUnrounded(t *testing.T) {
+	for _, c := range []struct{ but, why, want string }{
+		{"none", "", ""},
+		{"model.layers.0.block_sparse_moe.experts.0.w2", "no scale", "no scale"},
+		{"model.layers.0.block_sparse_moe.experts.1.w2", "no scale", "no scale"},
+		{"model.layers.0.block_sparse_moe.experts.1.w2", "", "F8_E4M3 row and exact, for each part of a matrix its own"},
+	} {
+		r, err := formats.Open(testdir.Shared(t, "golden/arch/mixtral"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := FromReader(rounded{r, c.but, c.why})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if down := s.At(0, ExpertDown); down.Unrounded != c.want || (down.Act == formats.ActFP8) != (c.want == "") {
+			t.Errorf("but %s %q: inputs are rounded to %v, %q, want %q", c.but, c.why, down.Act, down.Unrounded, c.want)
+		}
+		s.Reader.Close()
 	}
 }

@@ -157,7 +157,7 @@ type wholeArgs struct {
 	d0, b1, b2, b3, correct, coef, growth                                           float64
 	n, block                                                                        int64
 	rows, cols, kind, what, scale, matrix, hasM, slice, spans, l2, safeguard, stray int32
-	keep, fb1, fr1, fb2, fr2, fb3, _, feps, size, root                            float32
+	keep, fb1, fr1, fb2, fr2, fb3, _, feps, size, root                              float32
 }
 
 // wholeOf describes a span under a rule that looks at whole parameters, and lists

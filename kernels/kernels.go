@@ -192,7 +192,10 @@ type ProductShape struct {
 	TA, TB       bool       // operands are transposed; else A is [M, K], B [K, N]
 	BF16, Fast   bool       // as in LinearArgs
 	DropA, DropB bool       // elements are dropped as they are read
+	DropC        bool       // elements of the first pair's sums are dropped before the second's are added
+	Bias, Add    bool       // a bias is added to every row; the sums are added to what is there
 	A, B, A2, B2 dtype.Kind // how operands are stored
+	C            dtype.Kind // and the result
 }
 
 // LogProbShape is the head over N tokens.

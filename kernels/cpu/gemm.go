@@ -5,6 +5,7 @@ import (
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
+	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/internal/level"
 	"github.com/tunekit/tunekit/kernels/par"
 )
@@ -129,25 +130,40 @@ func (g *gemm) isNarrow(panels int) bool { return panels < 8 && ceilDiv(g.m, g.m
 // working implements kernels.Working.
 type working struct{}
 
-// Product counts packed operands.
-func (working) Product(p kernels.ProductShape) int64 { return packed(p.M, p.N, p.K, p.BF16) }
+// Product counts packed operands, and sums that are held in float32: see linearDX and gemmTo.
+func (working) Product(p kernels.ProductShape) int64 {
+	first := product{k: p.K, alpha: 1, bf16: p.BF16 || p.Fast && fastBF16()}
+	second := product{k: p.K2, alpha: 1, bf16: p.BF16}
+	if p.DropC {
+		m := min(p.M, dropRows)
+		a, _ := packed(m, p.N, first)
+		b, _ := packed(m, p.N, second)
+		return workspaceBytes(m*p.N) + max(a, b)
+	}
+	bias := product{k: b2i(p.Bias), a: operand{ones: true}, alpha: 1}
+	bytes, rounds := packed(p.M, p.N, first, second, bias)
+	if p.C == dtype.BF16 && (p.Add || rounds != 1) {
+		bytes += workspaceBytes(p.M * p.N)
+	}
+	return bytes
+}
 
 // Sample takes no counted memory.
 func (working) Sample(n, v int) int64 { return 0 }
 
-// packed is the bytes of the packed operands of a product.
-func packed(m, n, k int, bf16 bool) int64 {
-	if m == 0 || n == 0 || k == 0 {
-		return 0
-	}
+// packed is the bytes of the packed operands of a sum of products, and its rounds.
+func packed(m, n int, terms ...product) (bytes int64, rounds int) {
 	g := &gemm{m: m, n: n}
-	g.plan([]product{{k: k, bf16: bf16}})
+	g.plan(terms)
+	if m == 0 || n == 0 || len(g.rounds) == 0 {
+		return 0, len(g.rounds)
+	}
 	panels := ceilDiv(n, panelWidth)
 	size, area := g.blockedSize(panels)
 	if g.isNarrow(panels) {
 		size, area = g.narrowSize(panels)
 	}
-	return 4 * int64(size+g.areaSize(area))
+	return workspaceBytes(size + g.areaSize(area)), len(g.rounds)
 }
 
 // blockedSize is the floats of a block of rows of A, and of a worker's panels of B.

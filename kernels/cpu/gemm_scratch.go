@@ -16,10 +16,16 @@ type workspace struct {
 	rest []float32
 }
 
+// workspaceSlack is the floats that rounding parts up may add.
+const workspaceSlack = 16 * 8
+
+// workspaceBytes is what workspace(n) counts.
+func workspaceBytes(n int) int64 { return 4 * int64(n+workspaceSlack) }
+
 // workspace takes n floats, counted as kernels.Scratch. Over the limit it panics
 // with kernels.Failed.
 func (c *CPU) workspace(n int) *workspace {
-	n += 16 * 8 // what rounding parts up may add
+	n += workspaceSlack
 	b, err := c.alloc(kernels.Scratch, dtype.Type{}, n, 4*n)
 	if err != nil {
 		panic(kernels.Failed{Err: err})

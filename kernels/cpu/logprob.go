@@ -18,10 +18,25 @@ func logProbRows(n, v int) int {
 	return max(1, min(n, 512, max(32, logProbElems/max(v, 1)/32*32)))
 }
 
-// LogProb counts the logits held at a time, and their product.
-func (working) LogProb(l kernels.LogProbShape) int64 {
+// LogProb counts the logits held at a time, with x and dx of their tokens where others
+// are left out, and the largest of their products.
+func (w working) LogProb(l kernels.LogProbShape) int64 {
+	if l.Answered == 0 {
+		return 0
+	}
 	rows := logProbRows(l.Answered, l.V)
-	return 4*int64(rows)*int64(l.V) + packed(rows, l.V, l.C, l.BF16)
+	most := int64(0)
+	for _, n := range []int{rows, l.Answered % rows} {
+		most = max(most, w.Product(kernels.ProductShape{M: n, N: l.V, K: l.C, BF16: l.BF16}))
+		if l.DX {
+			most = max(most, w.Product(kernels.ProductShape{M: n, N: l.C, K: l.V, BF16: l.BF16}))
+		}
+		if l.DW {
+			most = max(most, w.Product(kernels.ProductShape{M: l.V, N: l.C, K: n, BF16: l.BF16}))
+		}
+	}
+	extra := b2i(l.Answered < l.N) * roundUp(rows*l.C, 16)
+	return workspaceBytes(rows*l.V+2*extra) + most
 }
 
 // logProb is one call.

@@ -3,6 +3,8 @@ package dry
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"math"
 	"testing"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -123,4 +125,85 @@ func TestLinearWork(t *testing.T) {
 		}
 	}()
 	d.Linear(kernels.To(x), &kernels.LinearArgs{N: 11, X: x, W: w})
+}
+
+// TestScratchAsCPU: what products and the loss take on the CPU while they run is what
+// is counted: with a second pair, a bias, dropout, sums in bf16, and rows without a target.
+func TestScratchAsCPU(t *testing.T) {
+	real := cpu.New(cpu.Options{})
+	counting := New(Options{Working: real.Info().Working})
+	same := func(what string, op func(b kernels.Backend)) {
+		t.Helper()
+		var peaks [2]int64
+		for i, b := range []kernels.Backend{counting, real} {
+			b.ResetCounters()
+			op(b)
+			peaks[i] = b.Info().Mem.Peak[kernels.Scratch]
+		}
+		if peaks[0] != peaks[1] {
+			t.Errorf("%s: %d bytes of scratch are counted, %d are taken", what, peaks[0], peaks[1])
+		}
+	}
+	take := func(b kernels.Backend, k dtype.Kind, n int) kernels.Buffer {
+		x, err := b.Alloc(kernels.Activations, dtype.Of(k), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Upload(x, make([]byte, n*k.Info().Bytes))
+		return x
+	}
+	mat := func(b kernels.Backend, rows, cols int) kernels.Mat {
+		return kernels.Mat{Buffer: take(b, dtype.F32, rows*cols), Rows: rows, Cols: cols, Of: rows}
+	}
+	for _, s := range []struct{ n, in, out, rank int }{{512, 576, 576, 16}, {40, 5000, 33, 8}, {300, 70, 1536, 0}, {1100, 64, 40, 4}} {
+		for _, bf16 := range []bool{false, true} {
+			for _, kind := range []dtype.Kind{dtype.F32, dtype.BF16} {
+				for _, add := range []bool{false, true} {
+					what := fmt.Sprintf("%+v bf16 %v, result %v added %v", s, bf16, kind, add)
+					same(what, func(b kernels.Backend) {
+						a := &kernels.LinearArgs{N: s.n, X: take(b, dtype.F32, s.n*s.in), W: mat(b, s.out, s.in), BF16: bf16}
+						if s.rank > 0 {
+							a.U, a.B = take(b, dtype.F32, s.n*s.rank), mat(b, s.out, s.rank)
+						} else {
+							a.Bias = take(b, dtype.F32, s.out)
+						}
+						b.Linear(kernels.Dst{Buffer: take(b, kind, s.n*s.out), Add: add}, a)
+					})
+					for _, drop := range []*kernels.Drop{nil, {P: 0.5}} {
+						same(fmt.Sprint("gradients of ", what, " dropped ", drop != nil), func(b kernels.Backend) {
+							a := &kernels.LinearArgs{N: s.n, W: mat(b, s.out, s.in), BF16: bf16}
+							if s.rank > 0 {
+								a.U, a.B = take(b, dtype.F32, s.n*s.rank), mat(b, s.rank, s.in)
+							}
+							if drop != nil {
+								a.Drop = &kernels.Drop{P: drop.P, Key: take(b, dtype.I64, s.n)}
+							}
+							b.LinearBackward(kernels.Dst{Buffer: take(b, kind, s.n*s.in), Add: add}, kernels.Dst{}, kernels.Dst{}, take(b, dtype.F32, s.n*s.out), a)
+						})
+					}
+				}
+			}
+		}
+	}
+	for _, s := range []struct{ n, answered, v, c int }{{512, 512, 8192, 64}, {512, 256, 8192, 64}, {700, 650, 300, 40}, {20, 0, 50, 8}, {530, 530, 40, 3000}} {
+		for i := range 8 {
+			bf16, dx, dw := i&1 != 0, i&2 != 0, i&4 != 0
+			same(fmt.Sprintf("loss %+v bf16 %v dx %v dw %v", s, bf16, dx, dw), func(b kernels.Backend) {
+				target := make([]byte, 4*s.n)
+				for i := s.answered; i < s.n; i++ {
+					binary.LittleEndian.PutUint32(target[4*i:], math.MaxUint32)
+				}
+				a := &kernels.LogProbArgs{N: s.n, X: take(b, dtype.F32, s.n*s.c), W: mat(b, s.v, s.c), Target: take(b, dtype.I32, s.n), Coef: take(b, dtype.F32, s.n), BF16: bf16}
+				b.Upload(a.Target, target)
+				var to [2]kernels.Dst
+				if dx {
+					to[0] = kernels.To(take(b, dtype.F32, s.n*s.c))
+				}
+				if dw {
+					to[1] = kernels.To(take(b, dtype.F32, s.v*s.c))
+				}
+				b.LogProb(&kernels.LogProbOut{LogP: take(b, dtype.F32, s.n)}, to[0], to[1], kernels.Dst{}, a)
+			})
+		}
+	}
 }

@@ -1,13 +1,17 @@
 package kernels
 
-import "github.com/tunekit/tunekit/kernels/dtype"
+import (
+	"fmt"
+
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
 
 // GemmArgs: c [M,N] = Alpha·op(A)·op(B). A is [M,K] or, with TA, [K,M]; B is
 // [K,N] or, with TB, [N,K]. Rows of A and B may be parts of longer ones.
 type GemmArgs struct {
 	A, B     Buffer
 	TA, TB   bool
-	LDA, LDB int // elements from one row in memory to the next; 0: as many as a row has
+	LDA, LDB int // elements from one row in memory to the next; 0: as many as a row has; fewer panic
 	M, N, K  int
 	Alpha    float32
 }
@@ -22,7 +26,13 @@ func gemmShape(rows, cols, ld int, across bool) (int, int, int) {
 	if across {
 		rows, cols = cols, rows
 	}
-	return rows, cols, max(ld, cols)
+	if ld == 0 {
+		ld = cols
+	}
+	if ld < cols {
+		panic(fmt.Sprintf("kernels: gemm: rows of %d elements, %d from one to the next", cols, ld))
+	}
+	return rows, cols, ld
 }
 
 // Span is how many elements rows of cols take that begin ld apart.

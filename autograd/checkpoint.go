@@ -47,7 +47,7 @@ type region struct {
 func (t *Tape) child(record bool) *Tape {
 	c := *t
 	c.Record, c.redo, c.lazy = record, !record, record
-	c.ops, c.all, c.free, c.Tap = nil, nil, nil, nil
+	c.ops, c.all, c.free, c.Tap, c.Spare = nil, nil, nil, nil, nil
 	return &c
 }
 

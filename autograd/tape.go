@@ -145,7 +145,7 @@ type Tape struct {
 	Tap func(w *Param, x *Tensor, r *Routed)
 
 	// Spare, when set, is where a pass that does not record takes tensors and memory
-	// from, and leaves them for the next one.
+	// from, and leaves them for the next one. A pass that records leaves it alone.
 	Spare *Spare
 
 	// Aside, when set, keeps the inputs of checkpointed regions from Done on until
@@ -190,13 +190,22 @@ func (t *Tape) between() dtype.Kind {
 	return dtype.F32
 }
 
+// spare is the Spare that this pass takes from and gives to: nil, which holds nothing,
+// where it records, as what is kept for Backward outlives its use in the pass.
+func (t *Tape) spare() *Spare {
+	if t.Record {
+		return nil
+	}
+	return t.Spare
+}
+
 func (t *Tape) alloc(p kernels.Purpose, k dtype.Kind, shape ...int) *Tensor {
 	x := t.tensor(k, shape)
 	if t.err != nil {
 		return x
 	}
 	x.own = true
-	if x.Data = t.Spare.take(k, x.Len()); x.Data == nil {
+	if x.Data = t.spare().take(k, x.Len()); x.Data == nil {
 		x.Data, t.err = t.Dev.Alloc(p, dtype.Of(k), x.Len())
 	}
 	if t.err != nil {
@@ -208,7 +217,7 @@ func (t *Tape) alloc(p kernels.Purpose, k dtype.Kind, shape ...int) *Tensor {
 
 // tensor is a tensor of the tape's without data.
 func (t *Tape) tensor(k dtype.Kind, shape []int) *Tensor {
-	x := t.Spare.tensor()
+	x := t.spare().tensor()
 	x.tape, x.kind = t, k
 	x.Shape = append(x.dims[:0], shape...)
 	return x
@@ -419,7 +428,7 @@ func (t *Tape) drop(x *Tensor) {
 }
 
 func (t *Tape) freeData(x *Tensor) {
-	if x.Data != nil && x.of == nil && !(x.own && t.Spare.give(x)) {
+	if x.Data != nil && x.of == nil && !(x.own && t.spare().give(x)) {
 		t.Dev.Free(x.Data)
 	}
 	if x.of == nil {
@@ -580,6 +589,6 @@ func (t *Tape) Free() {
 		t.giveAside(x)
 		x.again, x.deps = nil, nil
 	}
-	t.Spare.end(t.all)
+	t.spare().end(t.all)
 	t.all, t.ops = nil, nil
 }

@@ -241,6 +241,11 @@ func TestSpare(t *testing.T) {
 	if held[0] == 0 || held[1] != held[0] || held[2] >= held[0] || held[3] != held[2] || held[4] != held[0] {
 		t.Errorf("bytes held behind passes of 3, 3, 1, 1 and 3 rows: %d", held)
 	}
+	x, kept := single(normal(r, 15)), kernels.Total(dev.Info().Mem.Now)
+	want := pass(&autograd.Tape{Dev: dev, Record: true}, x)
+	if got := pass(&autograd.Tape{Dev: dev, Record: true, Spare: spare}, x); !slices.Equal(got, want) || kernels.Total(dev.Info().Mem.Now) != kept {
+		t.Errorf("a pass that records made %v of a Spare, without %v, and left it %d bytes more", got, want, kernels.Total(dev.Info().Mem.Now)-kept)
+	}
 	spare.Close()
 	if left := kernels.Total(dev.Info().Mem.Now) - before; left != 0 {
 		t.Errorf("%d bytes are left behind Close", left)

@@ -8,8 +8,8 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// scaleAt reads scale i of a plane of kind k.
-func scaleAt(p []byte, k dtype.Kind, i int) float32 {
+// ScaleAt reads scale i of a plane of scales of kind k: F16, BF16, F8E4M3, F8E8M0 or F32.
+func ScaleAt(p []byte, k dtype.Kind, i int) float32 {
 	switch k {
 	case dtype.F16:
 		return FromF16(binary.LittleEndian.Uint16(p[2*i:]))
@@ -19,8 +19,10 @@ func scaleAt(p []byte, k dtype.Kind, i int) float32 {
 		return FromE4M3(p[i])
 	case dtype.F8E8M0:
 		return FromE8M0(p[i])
+	case dtype.F32:
+		return f32at(p[4*i:])
 	}
-	return f32at(p[4*i:])
+	panic(fmt.Sprintf("block: scales of %v", k))
 }
 
 // putScale rounds v to kind k, stores it as scale i and returns what was stored.
@@ -37,7 +39,7 @@ func putScale(p []byte, k dtype.Kind, i int, v float32) float32 {
 	default:
 		putF32(p[4*i:], v)
 	}
-	return scaleAt(p, k, i)
+	return ScaleAt(p, k, i)
 }
 
 // decodeInt: value = (code - zero) · scale of the column's group.
@@ -65,7 +67,7 @@ func decodeInt(dst []float32, m Raw, row, col int) {
 		if len(zeros) > 0 {
 			zero = float32(zeros[row*groups+g])
 		}
-		s := scaleAt(scales, t.Scale, row*groups+g)
+		s := ScaleAt(scales, t.Scale, row*groups+g)
 		part := dst[:n]
 		for i, c := range part {
 			part[i] = (c - zero) * s
@@ -83,7 +85,7 @@ func decodePerm(dst []float32, m Raw, base int, scales, zeros []byte, zero float
 			g = 0 // Check refuses such a matrix; never read outside it
 		}
 		if g != last {
-			last, s = g, scaleAt(scales, m.Type.Scale, base+g)
+			last, s = g, ScaleAt(scales, m.Type.Scale, base+g)
 			if len(zeros) > 0 {
 				zero = float32(zeros[base+g])
 			}

@@ -50,17 +50,13 @@ func (c microCodec) roundMicro(v, scale float32) uint8 {
 	return c.round(min(max(v/scale, -c.largest), c.largest))
 }
 
-// RowScale is what the scales of a row of a Micro type with dtype.Nested are
-// multiplied by, or divided with dtype.Inverse.
-func RowScale(m Raw, row int) float32 { return f32at(m.Plane(dtype.NestedScales)[4*row:]) }
-
 // MicroScales writes the scales of groups g, g+1, … of a row of a Micro type into
 // dst, with what the row has.
 func MicroScales(dst []float32, m Raw, row, g int) {
 	p := dtype.Planes(m.Type, m.Rows, m.Cols)
 	scales, at := m.Data[p[dtype.Scales].Off:], row*m.Type.Groups(m.Cols)+g
 	for i := range dst {
-		dst[i] = scaleAt(scales, m.Type.Scale, at+i)
+		dst[i] = ScaleAt(scales, m.Type.Scale, at+i)
 	}
 	if m.Type.Flags&dtype.Nested == 0 {
 		return

@@ -261,19 +261,7 @@ func (u *unitType) floats(p *paramRoom, n, row, drow, col, dcol int) {
 				p[i*unitParams+1] = p[i*unitParams]
 				break
 			}
-			at, s := r*u.perRow+(c+half*unitSize/2)>>u.shift, float32(0)
-			switch kind {
-			case dtype.F16:
-				s = blocks.FromF16(binary.LittleEndian.Uint16(u.scales[2*at:]))
-			case dtype.BF16:
-				s = blocks.FromBF16(binary.LittleEndian.Uint16(u.scales[2*at:]))
-			case dtype.F8E4M3:
-				s = blocks.FromE4M3(u.scales[at])
-			case dtype.F8E8M0:
-				s = blocks.FromE8M0(u.scales[at])
-			default:
-				s = f32At(u.scales[4*at:])
-			}
+			s := blocks.ScaleAt(u.scales, kind, r*u.perRow+(c+half*unitSize/2)>>u.shift)
 			switch {
 			case flags&dtype.Nested == 0:
 			case flags&dtype.Inverse != 0:

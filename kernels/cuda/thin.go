@@ -3,6 +3,7 @@ package cuda
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels/cuda/driver"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -55,7 +56,7 @@ func (g *gemmArgs) thinOf(parts int) (a *thinArgs, name string, blocks driver.Di
 		if m.kind != storage[dtype.F32] {
 			size = 2
 		}
-		return elems{p: m.codes + size*driver.Ptr(m.row0*int64(m.cols)), typ: m.kind}, m.kind <= storage[dtype.F16]
+		return elems{p: m.codes + size*driver.Ptr(m.row0*int64(m.cols)), typ: m.kind}, slices.Contains([]int32{storage[dtype.F32], storage[dtype.BF16], storage[dtype.F16]}, m.kind)
 	}
 	x, okX := element(g.a)
 	u, okU := element(g.a2)

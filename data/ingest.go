@@ -86,8 +86,8 @@ func (in *ingest) meet(f input, row *jinja.Dict) {
 		delete(left, "content")
 		in.unmet[f.index] = left
 	}
-	for ours := range left {
-		if left.has(row, ours) {
+	for ours, theirs := range left {
+		if _, ok := find(row, theirs); ok {
 			delete(left, ours)
 		}
 	}
@@ -105,7 +105,7 @@ func (in *ingest) checkMet(inputs []input) error {
 
 // ingestVersion changes when the same inputs give other tokens, masks or hashes
 // of samples, by which rows are held back.
-const ingestVersion = "tunekit ingest 5"
+const ingestVersion = "tunekit ingest 6"
 
 // ingest is the work in progress.
 type ingest struct {

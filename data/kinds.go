@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/data/rows"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -105,21 +107,28 @@ func (c columns) has(row *jinja.Dict, ours string) bool {
 // at is the value of a column that is named by its own name or, within columns that
 // are objects, by a path: data.messages. It is nil where there is none.
 func at(row *jinja.Dict, name string) any {
-	if v, ok := row.Get(name); ok {
-		return v
+	v, _ := find(row, name)
+	return v
+}
+
+// find is at, and whether there is such a column, null or not.
+func find(row *jinja.Dict, name string) (v any, ok bool) {
+	if v, ok = row.Get(name); ok {
+		return v, true
 	}
 	for i := range len(name) { // names may hold dots of their own
 		if name[i] != '.' {
 			continue
 		}
-		v, _ := row.Get(name[:i])
-		if d, ok := v.(*jinja.Dict); ok {
-			if v := at(d, name[i+1:]); v != nil {
-				return v
+		head, _ := row.Get(name[:i])
+		if d, nested := head.(*jinja.Dict); nested {
+			v, there := find(d, name[i+1:])
+			if ok = ok || there; v != nil {
+				return v, true
 			}
 		}
 	}
-	return nil
+	return nil, ok
 }
 
 // detect finds the type of a file by the columns of its first row.
@@ -144,34 +153,58 @@ func truth(v any) (wanted, ok bool) {
 	case bool:
 		return v, true
 	case string:
+		v = strings.TrimSpace(v)
 		return strings.EqualFold(v, "true"), strings.EqualFold(v, "true") || strings.EqualFold(v, "false")
 	}
 	return false, false
 }
 
-// zeroOne is a label that is 0 or 1, which may also be a class.
+// zeroOne is a label that is 0 or 1, which may also be a class. A column of whole numbers
+// with a gap is one of floats in many tables: 1.0.
 func zeroOne(v any) (wanted, ok bool) {
 	switch v := v.(type) {
 	case int64:
 		return v == 1, v == 0 || v == 1
+	case float64:
+		return v == 1, v == 0 || v == 1
 	case string:
-		return v == "1", v == "0" || v == "1"
+		if x, err := strconv.ParseFloat(strings.TrimSpace(v), 64); err == nil {
+			return zeroOne(x)
+		}
 	}
 	return false, false
 }
 
-// checkLabel refuses a row of answers whose label says whether they are wanted,
+// gap reports whether a value says nothing: null, or an empty cell of a table whose
+// values are all text.
+func gap(v any) bool {
+	s, text := v.(string)
+	return v == nil || text && strings.TrimSpace(s) == ""
+}
+
+// checkLabel refuses a row of answers whose label may say whether they are wanted,
 // where the type was found by the columns and would learn from all.
 func (c columns) checkLabel(kind string, row *jinja.Dict) error {
 	if kind != typeChat && kind != typePrompt && kind != typeInstruct {
 		return nil
 	}
 	v := c.get(row, "label")
-	_, ok := truth(v)
-	if _, maybe := zeroOne(v); !ok && !maybe {
+	if gap(v) {
 		return nil
 	}
-	return bad(c.name(row, "label"), "is %v, and rows of type %s are all learned, wanted or not: type: preference heeds it, type: %s leaves it aside", v, kind, kind)
+	heeds := "type: preference"
+	if kind == typeInstruct {
+		heeds += fmt.Sprintf(" with columns: {prompt: %s, completion: %s}", c.name(row, "instruction"), c.name(row, "output"))
+	}
+	shown := rows.Shown(v)
+	if _, ok := v.(bool); ok {
+		shown = fmt.Sprint(v)
+	}
+	_, ok := truth(v)
+	if _, maybe := zeroOne(v); !ok && !maybe {
+		heeds += " with labels of true and false or 1 and 0"
+	}
+	return bad(c.name(row, "label"), "is %s, and rows of type %s are all learned, wanted or not: %s heeds it, type: %s leaves it aside", shown, kind, heeds, kind)
 }
 
 // rowKeys are the names of the columns, those within objects by their paths.

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/chat"
@@ -70,6 +71,9 @@ func (c columns) margin(row *jinja.Dict) (float32, error) {
 	if c["score_chosen"] == "" {
 		return c.number(row, "margin")
 	}
+	if a, b := gap(c.get(row, "score_chosen")), gap(c.get(row, "score_rejected")); a != b {
+		return 0, bad(c.name(row, "score_chosen"), "and %s make a margin together, and one of them is empty", c.name(row, "score_rejected"))
+	}
 	chosen, err := c.number(row, "score_chosen")
 	if err != nil {
 		return 0, err
@@ -78,18 +82,21 @@ func (c columns) margin(row *jinja.Dict) (float32, error) {
 	return chosen - rejected, err
 }
 
-// number is a column that must be a number or, as 0, null or absent.
+// number is a column that must be a number or, as 0, null, absent or an empty cell.
 func (c columns) number(row *jinja.Dict, ours string) (float32, error) {
+	v := c.get(row, ours)
+	if gap(v) {
+		return 0, nil
+	}
 	x := 0.0
-	switch v := c.get(row, ours).(type) {
-	case nil:
+	switch v := v.(type) {
 	case int64:
 		x = float64(v)
 	case float64:
 		x = v
 	case string: // all values of a CSV are
 		var err error
-		if x, err = strconv.ParseFloat(v, 64); err != nil {
+		if x, err = strconv.ParseFloat(strings.TrimSpace(v), 64); err != nil {
 			return 0, bad(c.name(row, ours), "is %s, not a number", rows.Shown(v))
 		}
 	default:

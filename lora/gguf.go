@@ -2,6 +2,7 @@ package lora
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -112,6 +113,33 @@ func (f *Folder) WriteGGUF(path string, src *arch.Source, name string, typ dtype
 		}
 	}
 	return w.Commit()
+}
+
+// CheckGGUF refuses what WriteGGUF would of the adapter: before it is trained.
+func (ad *Adapter) CheckGGUF() error {
+	const hint = "merge the adapter, and export the model"
+	switch {
+	case ad.Kind != "":
+		return fail.Usagef("export.adapter", hint, "an adapter of kind %s is not LoRA: a GGUF holds low-rank matrices only", ad.Kind)
+	case ad.Config.UseDoRA:
+		return fail.Usagef("lora.use_dora", hint, "use_dora: its magnitudes are no low-rank matrices, and a GGUF holds nothing else")
+	case len(ad.tables) > 0 || len(ad.whole) > 0:
+		return fail.Usagef("export.adapter", hint, "a GGUF holds low-rank matrices of linear maps only, not of embeddings, and no modules trained whole")
+	}
+	src := ad.model.Source()
+	var paths, names []string
+	for i := range ad.Layers {
+		l := &ad.Layers[i]
+		if t := ad.model.TensorOf(l.Linear.W); t != nil && src.Unheard(t.Rule) {
+			paths, names = append(paths, l.Path), append(names, cmp.Or(l.param, l.Path[strings.LastIndexByte(l.Path, '.')+1:]))
+		}
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	return fail.Usagef("lora.exclude_modules", fmt.Sprintf("exclude_modules: [%s]; or %s", strings.Join(slices.Compact(names), ", "), hint),
+		"llama.cpp does not apply an adapter's matrices of %s (%d modules in all) in architecture %s", paths[0], len(paths), src.GGUFName())
 }
 
 // ggufAlpha is the alpha that gives every module its factor over its rank: rsLoRA's is

@@ -11,6 +11,7 @@ import (
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -161,5 +162,28 @@ func asConverted(t *testing.T, file string, f *Folder, src *arch.Source) {
 				t.Fatalf("%s: row %d is not row %d of B", x.Name, row, from)
 			}
 		}
+	}
+}
+
+// TestCheckGGUF: what WriteGGUF would refuse of an adapter is refused before it is
+// trained, and what the hint excludes is enough.
+func TestCheckGGUF(t *testing.T) {
+	_, m := loadModel(t, testdir.Shared(t, "golden/arch/minicpm3"))
+	for _, c := range []struct {
+		config Config
+		want   string // of error and hint; "": none
+	}{
+		{Config{R: 2, TargetModules: Targets{All: true}}, "exclude_modules: [kv_a_proj_with_mqa, kv_b_proj, q_a_proj, q_b_proj]"},
+		{Config{R: 2, TargetModules: Targets{All: true}, ExcludeModules: Targets{Names: []string{"kv_a_proj_with_mqa", "kv_b_proj", "q_a_proj", "q_b_proj"}}}, ""},
+		{Config{R: 2, TargetModules: Targets{Names: []string{"o_proj"}}, UseDoRA: true}, "use_dora"},
+		{Config{R: 2, TargetModules: Targets{Names: []string{"o_proj"}}, ModulesToSave: Strings{"embed_tokens"}}, "trained whole"},
+	} {
+		ad, err := Apply(m, c.config, 1)
+		must(t, err)
+		err = ad.CheckGGUF()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error()+fail.Hint(err), c.want) {
+			t.Errorf("%+v: %v, hint %q, want %q", c.config, err, fail.Hint(err), c.want)
+		}
+		ad.Close()
 	}
 }

@@ -190,3 +190,21 @@ func TestFullRunsToTheSameHash(t *testing.T) {
 		t.Error("a given value is listed as a default")
 	}
 }
+
+// TestPlanAdapterGGUF: an adapter that no GGUF can hold is refused before it is trained.
+func TestPlanAdapterGGUF(t *testing.T) {
+	dir := tinyModel(t)
+	for set, want := range map[string]string{"train.lora.use_dora=false": "", "train.lora.use_dora=true": "use_dora", "train.adapter=loha": "kind loha"} {
+		r, err := stages.All.Parse("tiny.yaml", fmt.Appendf(nil, `version: 1
+base_model: %[1]s/model
+stages:
+  - ingest: {datasets: [{path: %[1]s/train.jsonl}], max_length: 192}
+  - train: {max_steps: 6, dtype: f32}
+  - export: {adapter: train, type: F16}
+`, dir), []string{set})
+		must(t, err)
+		if _, err = r.Plan(t.Context(), recipes.RunOptions{Dir: filepath.Join(dir, "runs")}); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", set, err, want)
+		}
+	}
+}

@@ -165,6 +165,9 @@ func planExportAdapter(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan)
 		return err
 	}
 	defer a.Close()
+	if err := a.CheckGGUF(); err != nil {
+		return err
+	}
 	for _, name := range o.Type {
 		typ, err := ParseAdapterType(name)
 		if err != nil {

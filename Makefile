@@ -61,7 +61,7 @@ cuda-registers: build/$(PTXAS) ## registers and spills of each kernel in docs/cu
 	python3 -B kernels/cuda/gen/ptxas.py build/nvcc/nvidia/cuda_nvcc/bin/ptxas --write
 
 cuda-check: generate-cuda build/$(PTXAS) ## the committed PTX and registers are those of the sources (network, no GPU)
-	git diff --exit-code --stat kernels/cuda/ptx ':!kernels/cuda/ptx/thin*.ptx'
+	git diff --exit-code --stat kernels/cuda/ptx
 	python3 -B kernels/cuda/gen/ptxas.py build/nvcc/nvidia/cuda_nvcc/bin/ptxas
 
 build/$(PTXAS):

@@ -3,14 +3,33 @@ package cuda
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// TestSources: the committed PTX is of the sources and options as they are. (That
+// sourcesOf adds a source and the headers that it includes to the texts by their names.
+func sourcesOf(t *testing.T, texts map[string][]byte, name string) {
+	if texts[name] != nil {
+		return
+	}
+	b, err := os.ReadFile("src/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts[name] = b
+	for line := range strings.Lines(string(b)) {
+		if header, ok := strings.CutPrefix(strings.TrimSpace(line), "#include "); ok {
+			sourcesOf(t, texts, strings.Trim(header, `"`))
+		}
+	}
+}
+
+// TestSources: the committed PTX is of the options, sources and headers as they are. (That
 // NVRTC makes the same bytes again is make generate-cuda's to show.)
 func TestSources(t *testing.T) {
 	gen, err := os.ReadFile("gen/main.go")
@@ -26,20 +45,18 @@ func TestSources(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no sources: %v", err)
 	}
-	headers, err := filepath.Glob("src/*.h")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, f := range files {
+		texts, name := map[string][]byte{}, filepath.Base(f)
+		sourcesOf(t, texts, "common.h") // an option
+		sourcesOf(t, texts, name)
 		hash := sha256.New()
 		fmt.Fprintln(hash, options)
-		for _, name := range append(append([]string{}, headers...), f) {
-			b, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
+		for _, header := range slices.Sorted(maps.Keys(texts)) {
+			if header != name {
+				hash.Write(texts[header])
 			}
-			hash.Write(b)
 		}
+		hash.Write(texts[name])
 		made := "ptx/" + strings.TrimSuffix(filepath.Base(f), ".cu") + ".ptx"
 		text, err := os.ReadFile(made)
 		if err != nil {

@@ -3,10 +3,8 @@
 //	go run . LIBNVRTC SRC OUT
 //
 // Each .cu file gives a .ptx file, whose first line holds the hash of what it was
-// made from. The bytes depend on the sources and NVRTC's version alone, which
-// must be the one that is pinned; but for thin.ptx and thingguf.ptx, in whose
-// largest kernels NVRTC numbers registers and orders a few instructions by where
-// its memory lies, which is another place in every run.
+// made from: options, the headers that it includes, itself. The bytes depend on
+// these and NVRTC's version alone, which must be the one that is pinned.
 package main
 
 import (
@@ -15,7 +13,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -52,16 +52,12 @@ func run(library, src, out string) error {
 	if have != [2]int32{major, minor} {
 		return fmt.Errorf("%s is NVRTC %d.%d, pinned is %d.%d", library, have[0], have[1], major, minor)
 	}
-	headers, err := filepath.Glob(filepath.Join(src, "*.h"))
-	if err != nil {
-		return err
-	}
 	files, err := filepath.Glob(filepath.Join(src, "*.cu"))
 	if err != nil {
 		return err
 	}
 	for _, file := range files {
-		ptx, err := n.compile(file, headers)
+		ptx, err := n.compile(file)
 		if err != nil {
 			return err
 		}
@@ -90,9 +86,42 @@ func (n *nvrtc) call(name string, args ...uintptr) error {
 
 func text(s string) *byte { return &append([]byte(s), 0)[0] }
 
-// compile makes PTX of one file; every header can be included.
-func (n *nvrtc) compile(file string, headers []string) ([]byte, error) {
+var include = regexp.MustCompile(`(?m)^[ \t]*#[ \t]*include[ \t]+"(.+)"`)
+
+// headersOf are the names of the headers that a file is made with, in order: those of
+// options, those that it includes, and theirs.
+func headersOf(file string) ([]string, error) {
+	var names []string
+	for _, o := range options {
+		if name, ok := strings.CutPrefix(o, "-include="); ok {
+			names = append(names, name)
+		}
+	}
+	for i := -1; i < len(names); i++ { // names grows
+		if i >= 0 {
+			file = filepath.Join(filepath.Dir(file), names[i])
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range include.FindAllSubmatch(b, -1) {
+			if name := string(m[1]); !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// compile makes PTX of one file. NVRTC gets the headers that are in the hash, and no others.
+func (n *nvrtc) compile(file string) ([]byte, error) {
 	source, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	headers, err := headersOf(file)
 	if err != nil {
 		return nil, err
 	}
@@ -100,12 +129,12 @@ func (n *nvrtc) compile(file string, headers []string) ([]byte, error) {
 	fmt.Fprintln(hash, strings.Join(options, " "))
 	var texts, names []*byte
 	for _, h := range headers {
-		b, err := os.ReadFile(h)
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(file), h))
 		if err != nil {
 			return nil, err
 		}
 		hash.Write(b)
-		texts, names = append(texts, text(string(b))), append(names, text(filepath.Base(h)))
+		texts, names = append(texts, text(string(b))), append(names, text(h))
 	}
 	hash.Write(source)
 	var program uintptr

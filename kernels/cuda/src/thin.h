@@ -28,6 +28,14 @@ __device__ inline void store_four(void* p, float4 v) {
   asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"((u32)__cvta_generic_to_shared(p)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 
+// load_four reads four numbers of shared memory by one instruction. Of a plain load NVRTC
+// makes one or two, in another way in every run.
+__device__ inline float4 load_four(const float* p) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"((u32)__cvta_generic_to_shared(p)) : "memory");
+  return v;
+}
+
 // A code of BITS bits is multiplied as 1 + code/2^BITS, the float with the code on top of
 // its mantissa: one shift and one logical instruction. high is the code as it lies there.
 template <int MASK> __device__ inline float mantissa(u32 high) {
@@ -120,8 +128,8 @@ template <class F, int MT, int R, int P, int S> struct Step {
     float4 lo[MT], hi[MT];
 #pragma unroll
     for (int m = 0; m < MT; m++) {
-      lo[m] = *(const float4*)(x + m * (XS / MT) + (P * F::STEPS + S) * 256);
-      hi[m] = *(const float4*)(x + m * (XS / MT) + (P * F::STEPS + S) * 256 + 128);
+      lo[m] = load_four(x + m * (XS / MT) + (P * F::STEPS + S) * 256);
+      hi[m] = load_four(x + m * (XS / MT) + (P * F::STEPS + S) * 256 + 128);
       if (F::SHIFTED) {
         float t = ((lo[m].x + lo[m].y) + (lo[m].z + lo[m].w)) + ((hi[m].x + hi[m].y) + (hi[m].z + hi[m].w));
         sum[m] = S ? sum[m] + t : t;

@@ -25,7 +25,11 @@ var storage = map[dtype.Kind]int32{
 	dtype.Q2_K: 12, dtype.Q3_K: 13, dtype.Q4_K: 14, dtype.Q5_K: 15, dtype.Q6_K: 16, dtype.IQ4_NL: 17, dtype.IQ4_XS: 18,
 	dtype.Q1_0: 19, dtype.Q2_0: 20, dtype.TQ1_0: 21, dtype.TQ2_0: 22, dtype.MXFP4: 23, dtype.NVFP4: 24,
 	dtype.IQ2_XXS: 25, dtype.IQ2_XS: 26, dtype.IQ2_S: 27, dtype.IQ3_XXS: 28, dtype.IQ3_S: 29, dtype.IQ1_S: 30, dtype.IQ1_M: 31,
+	dtype.F4E2M1: 32,
 }
+
+// scaleTypes numbers the types of the scales of groups.
+var scaleTypes = map[dtype.Kind]int32{dtype.F32: 0, dtype.BF16: 1, dtype.F16: 2, dtype.F8E4M3: 3, dtype.F8E8M0: 33}
 
 // Types lists the storage types that products, gathers and Dequantize read, and those
 // that Quantize makes of values. It needs no GPU.
@@ -35,7 +39,7 @@ func Types() (read, made []dtype.Kind) {
 			continue
 		}
 		read = append(read, k)
-		if k.Info().Family != dtype.GGML {
+		if k.Info().Family != dtype.GGML && k != dtype.F4E2M1 {
 			made = append(made, k)
 		}
 	}
@@ -46,7 +50,7 @@ func Types() (read, made []dtype.Kind) {
 func (c *CUDA) matOf(what string, m kernels.Mat) mat {
 	t := m.Type()
 	kind, ok := storage[t.Kind]
-	if !ok {
+	if !ok || t.Kind == dtype.F4E2M1 && !t.Grouped() {
 		c.lacks("a matrix of " + t.String())
 	}
 	of := max(m.Of, m.Row0+m.Rows)
@@ -76,9 +80,10 @@ func (c *CUDA) matOf(what string, m kernels.Mat) mat {
 	k.codes, k.scales, k.zeros, k.nested, k.perm = at(dtype.Codes), at(dtype.Scales), at(dtype.Zeros), at(dtype.NestedScales), at(dtype.PermIndex)
 	k.outer = int32((p[dtype.Scales].Len + 255) / 256)
 	if t.Grouped() {
-		if k.scaleType, ok = elementTypes[t.Scale]; !ok {
+		if k.scaleType, ok = scaleTypes[t.Scale]; !ok {
 			c.lacks("a matrix of " + t.String())
 		}
+		k.outer = flag(t.Flags&dtype.Inverse != 0)
 	}
 	return k
 }

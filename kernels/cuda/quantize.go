@@ -20,13 +20,14 @@ type encodeArgs struct {
 
 // Quantize encodes x as float32, bf16 or f16, as integers or small floats with
 // scales for groups, or as NF4 or FP4; importance changes none of these. The
-// GGUF types are not there yet.
+// GGUF types, F4_E2M1 and scales of 8 bits are not there yet.
 func (c *CUDA) Quantize(dst kernels.Mat, x, importance kernels.Buffer) error {
 	t, n := dst.Type(), dst.Rows*dst.Cols
 	_, known := storage[t.Kind]
 	family := t.Kind.Info().Family
 	plain := family == dtype.Float && t.Kind != dtype.F64
-	if !known || !plain && !t.Grouped() && !(t.Flat() && t.Group%2 == 0) {
+	_, scales := elementTypes[t.Scale]
+	if !known || t.Kind == dtype.F4E2M1 || !scales || t.Grouped() && t.Flags&dtype.Nested != 0 || !plain && !t.Grouped() && !(t.Flat() && t.Group%2 == 0) {
 		return c.lacking("rounding to " + t.String())
 	}
 	if t.Flat() && dst.Rows != dst.Of {

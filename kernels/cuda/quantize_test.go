@@ -2,7 +2,9 @@ package cuda
 
 import (
 	"bytes"
+	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -63,5 +65,70 @@ func TestBytes(t *testing.T) {
 		}
 		c.Free(m.Buffer)
 		c.Free(xb)
+	}
+}
+
+// TestMicroScales: small floats of any bytes, with scales of any bytes, are what package
+// block decodes, bit for bit; ragged groups and odd rows of half bytes too.
+func TestMicroScales(t *testing.T) {
+	c, _ := interpreted(t)
+	defer c.Close()
+	rng := rand.New(rand.NewPCG(5, 6))
+	for _, kind := range []dtype.Kind{dtype.F4E2M1, dtype.F8E4M3, dtype.F8E5M2} {
+		for _, scale := range []dtype.Kind{dtype.F32, dtype.F16, dtype.BF16, dtype.F8E4M3, dtype.F8E8M0} {
+			for _, flags := range []dtype.Flags{0, dtype.Nested, dtype.Nested | dtype.Inverse} {
+				const rows, cols = 37, 77
+				typ := dtype.Type{Kind: kind, Group: 10, Scale: scale, Flags: flags}
+				raw := block.New(typ, rows, cols)
+				for i := range raw.Data {
+					raw.Data[i] = byte(rng.Uint32())
+				}
+				want, got := make([]float32, rows*cols), make([]float32, rows*cols)
+				block.DecodeAll(want, raw)
+				m, err := c.Load(kernels.Weights, typ, rows, cols, raw.Data, kernels.Copy)
+				if err != nil {
+					t.Fatal(err)
+				}
+				y := upload(t, c, got)
+				c.Dequantize(y, m)
+				if err := c.Download(kernels.Bytes(got), y); err != nil {
+					t.Fatalf("%v: %v", typ, err)
+				}
+				for i, v := range got {
+					if math.Float32bits(v) != math.Float32bits(want[i]) && !(v != v && want[i] != want[i]) {
+						t.Fatalf("%v: element %d is %v, want %v", typ, i, v, want[i])
+					}
+				}
+				c.Free(m.Buffer)
+				c.Free(y)
+			}
+		}
+	}
+}
+
+// TestMicroLacking: what cannot be rounded to yet is refused by name, and never rounded
+// to another type.
+func TestMicroLacking(t *testing.T) {
+	for _, typ := range []dtype.Type{mxfp4Folder, nvfp4Folder, {Kind: dtype.F8E4M3, Group: 32, Scale: dtype.F8E8M0}, {Kind: dtype.F8E4M3, Group: 32, Flags: dtype.Nested}} {
+		c, _ := interpreted(t)
+		m, err := c.Load(kernels.Weights, typ, 2, 64, nil, kernels.Copy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := upload(t, c, make([]float32, 128))
+		if err := c.Quantize(m, x, nil); err == nil || !strings.Contains(err.Error(), "rounding to "+typ.String()) {
+			t.Errorf("%v: quantize: %v", typ, err)
+		}
+		c.Close()
+		c, _ = interpreted(t)
+		x = upload(t, c, make([]float32, 128))
+		err = c.Run(func() error {
+			c.FakeQuant(kernels.To(x), &kernels.FakeQuantArgs{X: x, Rows: 2, Cols: 64, Type: typ})
+			return nil
+		})
+		if err == nil || !strings.Contains(err.Error(), "rounding of inputs to "+typ.String()) {
+			t.Errorf("%v: rounding of inputs: %v", typ, err)
+		}
+		c.Close()
 	}
 }

@@ -18,7 +18,8 @@ var thinFormats = map[int32]struct {
 }{
 	storage[dtype.F32]: {"f32", 4, 8, 256}, storage[dtype.BF16]: {"bf16", 4, 8, 256}, storage[dtype.F16]: {"f16", 4, 8, 256},
 	storage[dtype.NF4]: {"book", 8, 32, 1024}, storage[dtype.F8E4M3]: {"float8", 8, 16, 512}, storage[dtype.F8E5M2]: {"float8", 8, 16, 512},
-	storage[dtype.Q4_0]: {"q4_0", 4, 32, 1024}, storage[dtype.Q4_1]: {"q4_1", 4, 32, 1024},
+	storage[dtype.F4E2M1]: {"e2m1", 8, 32, 1024},
+	storage[dtype.Q4_0]:   {"q4_0", 4, 32, 1024}, storage[dtype.Q4_1]: {"q4_1", 4, 32, 1024},
 	storage[dtype.Q5_0]: {"q5_0", 4, 32, 1024}, storage[dtype.Q5_1]: {"q5_1", 4, 32, 1024}, storage[dtype.Q8_0]: {"q8_0", 4, 32, 1024},
 	storage[dtype.Q2_K]: {"q2_k", 4, 256, 1024}, storage[dtype.Q3_K]: {"q3_k", 4, 256, 1024}, storage[dtype.Q4_K]: {"q4_k", 8, 256, 1024},
 	storage[dtype.Q5_K]: {"q5_k", 4, 256, 1024}, storage[dtype.Q6_K]: {"q6_k", 4, 256, 1024},
@@ -76,8 +77,12 @@ func (g *gemmArgs) thinOf(parts int) (a *thinArgs, name string, blocks driver.Di
 	}
 	width := map[int32]driver.Ptr{storage[dtype.F32]: 16}[x.typ]
 	a.quads = flag(x.p%max(width, 8) == 0)
-	if n := int(g.b.group); n > 0 { // a lane's columns share a scale
-		if n%f.unit != 0 || n&(n-1) != 0 || g.b.perm != 0 {
+	least := f.unit // a lane's columns share a scale
+	if g.b.kind == storage[dtype.F4E2M1] {
+		least /= 2 // or have two
+	}
+	if n := int(g.b.group); n > 0 {
+		if n%least != 0 || n&(n-1) != 0 || g.b.perm != 0 {
 			return nil, "", blocks, false
 		}
 		a.shift = int32(bits.TrailingZeros(uint(n)))

@@ -11,10 +11,17 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
+// The 4-bit floats of folders.
+var (
+	mxfp4Folder = dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}
+	nvfp4Folder = dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}
+)
+
 // thinTypes are the storage types that products of few rows have kernels for.
 var thinTypes = []dtype.Type{
 	dtype.Of(dtype.F32), dtype.Of(dtype.BF16), dtype.Of(dtype.F16), nf4, dtype.NF4Double, {Kind: dtype.FP4, Group: 128},
 	dtype.Of(dtype.F8E4M3), {Kind: dtype.F8E4M3, Group: -1}, {Kind: dtype.F8E5M2, Group: 32, Scale: dtype.F16},
+	{Kind: dtype.F8E4M3, Group: 32, Scale: dtype.F8E8M0}, {Kind: dtype.F8E4M3, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested}, mxfp4Folder, nvfp4Folder, {Kind: dtype.F4E2M1, Group: -1}, {Kind: dtype.F4E2M1, Group: 64, Scale: dtype.BF16},
 	{Kind: dtype.Int4, Group: 32, Scale: dtype.BF16, Flags: dtype.Zero}, {Kind: dtype.Int4, Group: 128, Scale: dtype.F16}, {Kind: dtype.Int4, Group: -1},
 	{Kind: dtype.Int8, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: -1, Scale: dtype.BF16},
 	dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_1), dtype.Of(dtype.Q5_0), dtype.Of(dtype.Q5_1), dtype.Of(dtype.Q8_0),

@@ -139,6 +139,10 @@ func (c *CUDA) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 		f.kind = 1
 	case family == dtype.Micro:
 		f.kind = storage[t.Kind] - 1 // 2 and 3
+		if _, scales := elementTypes[t.Scale]; t.Kind == dtype.F4E2M1 || !scales || t.Flags&dtype.Nested != 0 {
+			c.lacks("rounding of inputs to " + t.String())
+			return
+		}
 	case t.Kind != dtype.F32:
 		panic(fmt.Sprintf("cuda: fakequant: %v is neither an integer nor a small float type, nor F32", t))
 	}

@@ -223,6 +223,8 @@ var works = []work{
 	thinWork("one row by Q8_0", "q8_0", dtype.Of(dtype.Q8_0), 1),
 	thinWork("one row by MXFP4", "mxfp4", dtype.Of(dtype.MXFP4), 1),
 	thinWork("one row by NVFP4", "nvfp4", dtype.Of(dtype.NVFP4), 1),
+	thinWork("one row by MXFP4 of a folder", "e2m1", mxfp4Folder, 1),
+	thinWork("one row by NVFP4 of a folder", "e2m1", nvfp4Folder, 1),
 	thinWork("one row by bf16", "bf16", dtype.Of(dtype.BF16), 1),
 	thinWork("16 rows by NF4", "book", nf4, 16),
 	{"attention", []string{"attn_rows", "flash_128"}, []int{1024, 1, 1, 128}, []int{4096, 32, 8, 128}, "%d tokens, %d of %d heads of %d", attentionCost(1), attentionWork(false)},

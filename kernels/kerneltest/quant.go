@@ -175,7 +175,7 @@ func storageTypes() (out []dtype.Type) {
 		}
 	}
 	return append(out,
-		dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0},
+		dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}, dtype.Type{Kind: dtype.F8E4M3, Group: 32, Scale: dtype.F8E8M0},
 		dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested}, dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse})
 }
 

@@ -4,12 +4,13 @@
 // Storage types beside F32, BF16 and F16.
 enum {
   E4M3 = 3, E5M2, BOOK, INTS, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS,
-  Q1_0, Q2_0, TQ1_0, TQ2_0, MXFP4, NVFP4, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ1_S, IQ1_M,
+  Q1_0, Q2_0, TQ1_0, TQ2_0, MXFP4, NVFP4, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ1_S, IQ1_M, E2M1, E8M0,
 };
 
 // Mat is rows row0 … of a matrix. Planes that a type lacks are 0. Of GGUF's types
 // bits is the elements of a block and outer its bytes, and scales are the points of
-// the lattice that codes index, u16 each.
+// the lattice that codes index, u16 each. Of small floats outer says that nested
+// divides scales, and does not multiply them.
 struct Mat {
   const u8 *codes, *scales, *zeros, *nested;
   const int* perm;
@@ -48,10 +49,32 @@ __device__ inline float decode_book(const Mat& m, i64 at) {
   return (c & 8 ? -v : v) * s;
 }
 
+// fp4 is twice the value of a 4-bit float (E2M1).
+__device__ inline float fp4(int c) {
+  int e = c >> 1 & 3;
+  float v = e == 0 ? c & 1 : (2 + (c & 1)) << (e - 1);
+  return c & 8 ? -v : v;
+}
+
+// byte_scale is a scale of 8 bits, E4M3 or the exponent of a power of two.
+__device__ inline float byte_scale(u8 b, int type) {
+  if (type == E4M3) return e4m3(b);
+  return __uint_as_float(b == 0 ? 0x00400000 : b == 255 ? 0x7fc00000 : (u32)b << 23);
+}
+
+// nested_scale is a scale of small floats with the number that its row has.
+__device__ inline float nested_scale(const Mat& m, i64 row, float s) {
+  if (!m.nested) return s;
+  float of = ((const float*)m.nested)[row];
+  return m.outer ? s / of : s * of;
+}
+
 __device__ inline float decode_grouped(const Mat& m, i64 row, int col) {
   i64 g = row * m.groups + (m.perm ? m.perm[col] : m.group > 0 ? col / m.group : 0);
-  float s = load(m.scales, m.scale_type, g);
+  float s = m.scale_type > F16 ? byte_scale(m.scales[g], m.scale_type) : load(m.scales, m.scale_type, g);
   if (m.kind != INTS) {
+    s = nested_scale(m, row, s);
+    if (m.kind == E2M1) return fp4(m.codes[row * ((m.cols + 1) / 2) + col / 2] >> col % 2 * 4 & 15) * 0.5f * s;
     u8 b = m.codes[row * m.cols + col];
     return (m.kind == E4M3 ? e4m3(b) : from_f16((u16)(b << 8))) * s;
   }
@@ -68,13 +91,6 @@ __device__ inline void scale_min(const u8* s, int j, int& sc, int& m) {
   if (j < 4) { sc = s[j] & 63; m = s[j + 4] & 63; return; }
   sc = (s[j + 4] & 15) | s[j - 4] >> 6 << 4;
   m = s[j + 4] >> 4 | s[j] >> 6 << 4;
-}
-
-// fp4 is twice the value of a 4-bit float (E2M1).
-__device__ inline float fp4(int c) {
-  int e = c >> 1 & 3;
-  float v = e == 0 ? c & 1 : (2 + (c & 1)) << (e - 1);
-  return c & 8 ? -v : v;
 }
 
 // decode_ggml is element i of a block of GGUF's.

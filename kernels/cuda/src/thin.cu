@@ -109,6 +109,24 @@ struct Int8 : Format<1, 2, 4, 4> {
   template <int P, int S> __device__ inline void eight(const Place&, float (&v)[8]) { bytes(w[2 * S], w[2 * S + 1], v); }
 };
 
+// micro_scales is that for small floats, whose scales may be of 8 bits and rows have a number.
+template <int R> __device__ inline void micro_scales(float (&s)[R], const Place& p, i64 first, int row, int col) {
+  const Mat& m = p.a->w;
+  if (m.scale_type <= F16) {
+    grouped_scales(s, p, first, row, col);
+  } else {
+    u8 b[R];
+#pragma unroll
+    for (int r = 0; r < R; r++) b[r] = m.scales[row_of(p, first, row, r) * m.groups + (col >> p.a->shift)];
+#pragma unroll
+    for (int r = 0; r < R; r++) s[r] = byte_scale(b[r], m.scale_type);
+  }
+  if (m.nested) {
+#pragma unroll
+    for (int r = 0; r < R; r++) s[r] = nested_scale(m, row_of(p, first, row, r), s[r]);
+  }
+}
+
 struct Float8 : Format<1, 2, 4, 4> { // E4M3, E5M2
   enum { TABLE = 8, SHIFTED = 0 };
   static __device__ inline int column(int lane, int, int s) { return lane * 16 + s * 8; }
@@ -118,7 +136,7 @@ struct Float8 : Format<1, 2, 4, 4> { // E4M3, E5M2
     float s[R];
 #pragma unroll
     for (int r = 0; r < R; r++) s[r] = 1;
-    if (p.a->w.group) grouped_scales(s, p, first, row, at(p));
+    if (p.a->w.group) micro_scales(s, p, first, row, at(p));
 #pragma unroll
     for (int r = 0; r < R; r++) f[r].scale[0] = s[r];
   }
@@ -132,10 +150,35 @@ struct Float8 : Format<1, 2, 4, 4> { // E4M3, E5M2
   }
 };
 
+struct Float4 : Format<2, 2, 4, 4> { // E2M1: two scales a lane
+  enum { TABLE = 4, SHIFTED = 0 };
+  static __device__ inline int column(int lane, int p, int s) { return lane * 32 + p * 16 + s * 8; }
+  static __device__ inline int at(const Place& p) { return min(p.col + p.lane * 32, p.a->k - 32); }
+  __device__ inline void load(const Place& p) { four(*(const uint4*)(p.a->w.codes + p.row * (p.a->k >> 1) + (at(p) >> 1)), 0); }
+  template <int R> static __device__ inline void scales(Float4 (&f)[R], const Place& p, i64 first, int row) {
+    float s[R];
+    micro_scales(s, p, first, row, at(p));
+#pragma unroll
+    for (int r = 0; r < R; r++) f[r].scale[0] = f[r].scale[1] = s[r];
+    if (p.a->shift > 4) return;
+    micro_scales(s, p, first, row, at(p) + 16);
+#pragma unroll
+    for (int r = 0; r < R; r++) f[r].scale[1] = s[r];
+  }
+  template <int P, int S> __device__ inline void eight(const Place& p, float (&v)[8]) {
+    float2 t[4];
+    entries(p.mine, w[2 * P + S], t);
+#pragma unroll
+    for (int i = 0; i < 4; i++) v[2 * i] = t[i].x, v[2 * i + 1] = t[i].y;
+  }
+  static __device__ inline float2 entry(const Mat&, int b) { return make_float2(fp4(b & 15) * 0.5f, fp4(b >> 4) * 0.5f); } // the first is the lower half
+};
+
 THIN(f32, 4, NO_TABLE, Plain<F32>)
 THIN(bf16, 4, NO_TABLE, Plain<BF16>)
 THIN(f16, 4, NO_TABLE, Plain<F16>)
 THIN(book, 8, 32768, Book)
 THIN(float8, 8, 32768, Float8)
+THIN(e2m1, 8, 32768, Float4)
 THIN(int4, 8, NO_TABLE, Int4)
 THIN(int8, 4, NO_TABLE, Int8)

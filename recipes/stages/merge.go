@@ -276,6 +276,9 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 		if out.Tokenizer, err = tok.GGUFKeysFor(src.Spec.V); err == nil && tok.GGUFNote() != "" {
 			note(tok.GGUFNote())
 		}
+		if text := src.LlamaCppNote(); text != "" {
+			note(text)
+		}
 	} else {
 		out.Files, err = servedFiles(src, tok)
 	}

@@ -353,12 +353,18 @@ func (m *Metadata) Float(d float64, key string) float64 {
 // eps is the epsilon of the norms, which every architecture of GGUF must give.
 func (m *Metadata) eps() float32 {
 	const rms, mean = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
-	v := m.Float(math.NaN(), rms)
-	if math.IsNaN(v) {
-		v = m.Float(math.NaN(), mean)
+	key := rms
+	if _, ok := m.kv[m.prefix+"."+rms]; !ok {
+		key = mean
 	}
-	if math.IsNaN(v) && m.err == nil {
-		m.err = fmt.Errorf("%s.%s: missing", m.prefix, rms)
+	_, ok := m.kv[m.prefix+"."+key]
+	v := m.Float(0, key)
+	switch {
+	case m.err != nil:
+	case !ok:
+		m.err = fmt.Errorf("%s.%s (or %s, of norms that take the mean away): missing", m.prefix, rms, mean)
+	case !(v >= 0 && v < 1):
+		m.err = fmt.Errorf("%s.%s is %v, want a number from 0 to below 1", m.prefix, key, v)
 	}
 	return float32(v)
 }

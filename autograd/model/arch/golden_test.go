@@ -101,7 +101,7 @@ func TestGGUF(t *testing.T) {
 }
 
 // alwaysF32 are the tensors that llama.cpp's converter stores in F32 beside vectors,
-// norms, and whatever is no weight: conversion/base.py, prepare_tensors, of b11434,
+// norms, and whatever is no weight: conversion/base.py, prepare_tensors, of b11549,
 // with the names of gguf-py's constants.
 var alwaysF32 = regexp.MustCompile(`^(position_embd|blk\.\d+\.(ffn_gate_inp(_shexp)?|ssm_conv1d(_[qkv])?|shortconv\.conv|altup_(correct|predict)_coef|indexer\.proj))\.weight$`)
 

@@ -18,6 +18,10 @@ func (s *Source) LlamaCppNote() string {
 	x := &s.Spec
 	a, layers := first[*Attention](x), len(x.Layers)
 	_, window := x.windows()
+	if window >= x.Context() { // which hides nothing
+		window = 0
+	}
+	lite := layers == 26 || layers == 27 || layers == 48 && x.V == 128256
 	switch name := s.arch.GGUF; {
 	case slices.Contains(windowless, name) && window > 0:
 		return fmt.Sprintf("llama.cpp has no window in this architecture: it computes something else behind %d tokens", window)
@@ -31,8 +35,10 @@ func (s *Source) LlamaCppNote() string {
 		return "llama.cpp weighs experts by softmax, not by sparsemixer: it computes something else"
 	case name == "command-r" && a.QKNorm != NoQKNorm && layers != 64:
 		return fmt.Sprintf("llama.cpp loads norms of queries and keys in a model of 64 layers only, this one has %d", layers)
-	case name == "deepseek2" && x.mla().QRank == 0 && layers != 26 && layers != 27:
-		return fmt.Sprintf("llama.cpp loads queries without a low-rank part in a model of 26 or 27 layers only, this one has %d", layers)
+	case name == "deepseek2" && x.mla().QRank == 0 && !lite:
+		return fmt.Sprintf("llama.cpp loads queries without a low-rank part in a model of 26 or 27 layers, or 48 and 128256 tokens, only; this one has %d layers and %d tokens", layers, x.V)
+	case name == "deepseek2" && x.mla().QRank != 0 && lite:
+		return fmt.Sprintf("llama.cpp loads queries without a low-rank part in a model of %d layers, this one's have one", layers)
 	}
 	return ""
 }

@@ -66,7 +66,7 @@ var latentUnheard = []Role{Q, QA, QB, KVA, KVB}
 
 // unheard are, by the architecture's name in GGUF, the matrices with which llama.cpp
 // multiplies without looking for an adapter's (ggml_mul_mat beside build_lora_mm in
-// src/models of b11434), or scales before it adds the adapter's (experts of Gemma 4).
+// src/models of b11549), or scales before it adds the adapter's (experts of Gemma 4).
 var unheard = map[string][]Role{
 	"deepseek2":   append([]Role{Head}, latentUnheard...),
 	"deepseek32":  append([]Role{Head, IndexQ, IndexK, IndexW}, latentUnheard...),

@@ -188,8 +188,14 @@ func TestEps(t *testing.T) {
 			t.Errorf("%s: %v", key, m.err)
 		}
 	}
+	for _, bad := range []float32{float32(math.NaN()), -1, 1, float32(math.Inf(1))} {
+		m := metadata("attention.layer_norm_epsilon", bad)
+		if m.eps(); m.err == nil || !strings.Contains(m.err.Error(), "llama.attention.layer_norm_epsilon is ") {
+			t.Errorf("%g: %v", bad, m.err)
+		}
+	}
 	m := metadata("rope.freq_base", float32(1))
-	if m.eps(); m.err == nil || !strings.Contains(m.err.Error(), "llama.attention.layer_norm_rms_epsilon: missing") {
+	if m.eps(); m.err == nil || !strings.Contains(m.err.Error(), "llama.attention.layer_norm_rms_epsilon (or attention.layer_norm_epsilon, of norms that take the mean away): missing") {
 		t.Error(m.err)
 	}
 }

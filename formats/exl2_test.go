@@ -3,11 +3,18 @@ package formats
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
+	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 const exl2Files = "testdata/exl2" // made by its make.py with numpy
@@ -17,34 +24,38 @@ const exl2Files = "testdata/exl2" // made by its make.py with numpy
 // of ModelOpt itself, bit for bit but for the sign of zeros.
 func TestPackedFolders(t *testing.T) {
 	for _, dir := range []string{exl2Files, "testdata/modelopt"} {
-		r, err := Open(dir)
-		if err != nil {
-			t.Fatal(err)
+		t.Run(filepath.Base(dir), func(t *testing.T) { packedFolder(t, dir) })
+	}
+}
+
+func packedFolder(t *testing.T, dir string) {
+	r, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	want := byName(t, filepath.Join(dir, "expected.safetensors"))
+	if len(r.Tensors()) != len(want) {
+		t.Errorf("%s: %d tensors, want %d", dir, len(r.Tensors()), len(want))
+	}
+	for i := range r.Tensors() {
+		x := &r.Tensors()[i]
+		w := want[x.Name]
+		got, err := r.Read(x)
+		if x.Type.ScaledFloat() && err == nil { // in floats
+			got = decoded(x, got)
 		}
-		defer r.Close()
-		want := byName(t, filepath.Join(dir, "expected.safetensors"))
-		if len(r.Tensors()) != len(want) {
-			t.Errorf("%s: %d tensors, want %d", dir, len(r.Tensors()), len(want))
-		}
-		for i := range r.Tensors() {
-			x := &r.Tensors()[i]
-			w := want[x.Name]
-			got, err := r.Read(x)
-			if x.Type.ScaledFloat() && err == nil { // in floats
-				got = decoded(x, got)
+		for i := 0; w.DType == "F32" && i+4 <= len(got) && i+4 <= len(w.Data); i += 4 { // ModelOpt has no -0
+			if string(got[i:i+4]) == "\x00\x00\x00\x80" && string(w.Data[i:i+4]) == "\x00\x00\x00\x00" {
+				got[i+3] = 0
 			}
-			for i := 0; w.DType == "F32" && i+4 <= len(got) && i+4 <= len(w.Data); i += 4 { // ModelOpt has no -0
-				if string(got[i:i+4]) == "\x00\x00\x00\x80" && string(w.Data[i:i+4]) == "\x00\x00\x00\x00" {
-					got[i+3] = 0
-				}
-			}
-			if err != nil || !x.Type.ScaledFloat() && x.Type.Kind.Info().ST != w.DType || !slices.Equal(x.Shape, w.Shape) || !bytes.Equal(got, w.Data) {
-				t.Errorf("%s: %s: %v %v, want %v; equal values: %v, %v", dir, x.Name, x.Type, x.Shape, w.Shape, bytes.Equal(got, w.Data), err)
-			}
 		}
-		if err := Verify(dir); err != nil {
-			t.Error(err)
+		if err != nil || !x.Type.ScaledFloat() && x.Type.Kind.Info().ST != w.DType || !slices.Equal(x.Shape, w.Shape) || !bytes.Equal(got, w.Data) {
+			t.Errorf("%s: %s: %v %v, want %v; equal values: %v, %v", dir, x.Name, x.Type, x.Shape, w.Shape, bytes.Equal(got, w.Data), err)
 		}
+	}
+	if err := Verify(dir); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -151,5 +162,165 @@ func TestEXL2Damaged(t *testing.T) {
 			_, err = r.Read(&r.Tensors()[i])
 		}
 		rejects(t, err, want)
+	}
+}
+
+// exl2Matrix is a weight as EXL2 can have it: any codes, any order of columns, and
+// in each group scales of the sixteen, the largest in use.
+func exl2Matrix(seed uint64, typ dtype.Type, rows, cols int) block.Raw {
+	rng := rand.New(rand.NewPCG(seed, uint64(typ.Kind)))
+	m := block.New(typ, rows, cols)
+	for i := range m.Plane(dtype.Codes) {
+		m.Plane(dtype.Codes)[i] = byte(rng.Uint32())
+	}
+	groups := typ.Groups(cols)
+	for at, c := range rng.Perm(cols) {
+		binary.LittleEndian.PutUint32(m.Plane(dtype.PermIndex)[4*c:], uint32(at/int(typ.Group)))
+	}
+	for g := range groups {
+		all := EXL2Scales(EXL2Top(float32(math.Exp(-1 - 5*rng.Float64())))) // down to scales that are no normal halves
+		top := rng.IntN(rows)
+		for r := range rows {
+			n := rng.IntN(16)
+			if r == top {
+				n = 15
+			}
+			binary.LittleEndian.PutUint16(m.Plane(dtype.Scales)[2*(r*groups+g):], block.F16(all[n]))
+		}
+	}
+	return m
+}
+
+// TestEXL2Written: matrices of every width, group size and shape that can be
+// written come back bit by bit from what was written, and as the products that
+// ExLlamaV2 computes from the reader, which a decoder in numpy holds; the parts are
+// as documented.
+func TestEXL2Written(t *testing.T) { t.Run(EXL2, exl2Written) }
+
+func exl2Written(t *testing.T) {
+	var plan []TensorPlan
+	data := map[string]block.Raw{}
+	for i, kind := range []dtype.Kind{dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8} {
+		for _, s := range [][3]int{{32, 32, 32}, {96, 160, 32}, {32, 192, 64}, {64, 384, 128}, {160, 96, 96}} {
+			name := fmt.Sprintf("m.%v.%dx%dg%d.weight", kind, s[0], s[1], s[2])
+			typ := dtype.Type{Kind: kind, Group: int32(s[2]), Scale: dtype.F16, Flags: dtype.Perm}
+			data[name] = exl2Matrix(uint64(i), typ, s[0], s[1])
+			plan = append(plan, TensorPlan{Name: name, Shape: []int64{int64(s[0]), int64(s[1])}, Type: typ})
+		}
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	w := must(CreateFolder(out, FolderOptions{Config: []byte(`{}`), Plan: plan, Layout: EXL2}))
+	for _, p := range plan {
+		if err := w.Write(p.Name, data[p.Name].Data); err != nil {
+			t.Fatal(err)
+		}
+		if back, err := w.Read(p.Name); err != nil || !bytes.Equal(back, data[p.Name].Data) {
+			t.Errorf("%s: read back differs: %v", p.Name, err)
+		}
+	}
+	if err := w.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Verify(out); err != nil {
+		t.Error(err)
+	}
+	r := mustOpen(t, out)
+	stored := byName(t, filepath.Join(out, "model.safetensors"))
+	var bits, n float64
+	for _, p := range plan {
+		m := data[p.Name]
+		x := find(t, r, p.Name)
+		want, products := make([]byte, 2*m.Rows*m.Cols), make([]float32, m.Rows*m.Cols)
+		block.DecodeAll(products, m)
+		block.PutF16(want, products)
+		if got := must(r.Read(x)); x.Type != dtype.Of(dtype.F16) || !slices.Equal(x.Shape, p.Shape) || !bytes.Equal(got, want) {
+			t.Errorf("%s: comes back as %v %v; equal values: %v", p.Name, x.Type, x.Shape, bytes.Equal(got, want))
+		}
+		prefix := strings.TrimSuffix(p.Name, ".weight")
+		size, width, groups := int(p.Type.Group), p.Type.Bits(), p.Type.Groups(m.Cols)
+		meta, order := stored[prefix+".q_groups"], stored[prefix+".q_invperm"]
+		for g := range groups {
+			if b, at := binary.LittleEndian.Uint16(meta.Data[4*g:]), binary.LittleEndian.Uint16(meta.Data[4*g+2:]); int(b) != width || int(at) != g*size*width/32 {
+				t.Errorf("%s: group %d has %d bits from word %d", p.Name, g, b, at)
+			}
+		}
+		for c := range m.Cols {
+			at := int(binary.LittleEndian.Uint32(order.Data[4*c:]))
+			if own := int(binary.LittleEndian.Uint32(m.Plane(dtype.PermIndex)[4*c:])); at/size != own {
+				t.Errorf("%s: column %d of group %d is stored at %d", p.Name, c, own, at)
+			}
+		}
+		total := 0
+		for _, part := range []string{exl2Weight, ".q_scale", ".q_scale_max", ".q_groups", ".q_invperm"} {
+			total += len(stored[prefix+part].Data)
+		}
+		if got := EXL2Bits(p.Type, m.Rows, m.Cols); got != float64(8*total) {
+			t.Errorf("%s: takes %d bits, counted as %g", p.Name, 8*total, got)
+		}
+		bits, n = bits+float64(8*total), n+float64(m.Rows*m.Cols)
+	}
+	var config struct {
+		Q struct {
+			Method string  `json:"quant_method"`
+			Bits   float64 `json:"bits"`
+		} `json:"quantization_config"`
+	}
+	if err := json.Unmarshal(r.Config(), &config); err != nil || config.Q.Method != EXL2 || math.Abs(config.Q.Bits-bits/n) > 0.005 {
+		t.Errorf("config.json says %+v, %v; want %.3f bits", config.Q, err, bits/n)
+	}
+}
+
+// TestEXL2Refused: what EXL2 has no room for is refused before a file is made, or
+// with the row and the group.
+func TestEXL2Refused(t *testing.T) {
+	good := dtype.Type{Kind: dtype.Int4, Group: 32, Scale: dtype.F16, Flags: dtype.Perm}
+	for want, change := range map[string]func(p *TensorPlan){
+		"multiples of 32":         func(p *TensorPlan) { p.Shape = []int64{40, 64} },
+		"does not divide":         func(p *TensorPlan) { p.Shape = []int64{32, 80} },
+		"symmetric codes":         func(p *TensorPlan) { p.Type.Flags |= dtype.Zero },
+		"order of columns":        func(p *TensorPlan) { p.Type.Flags = 0 },
+		"groups of whole words":   func(p *TensorPlan) { p.Type.Group = 16 },
+		"F16 scales":              func(p *TensorPlan) { p.Type.Scale = dtype.BF16 },
+		"do not fit EXL2's":       func(p *TensorPlan) { p.Shape[1] = 1 << 19 },
+		"cannot be stored in thi": func(p *TensorPlan) { p.Type = dtype.Type{Kind: dtype.NF4, Group: 64, Scale: dtype.F32} },
+	} {
+		p := TensorPlan{Name: "a.weight", Shape: []int64{32, 64}, Type: good}
+		change(&p)
+		w, err := CreateFolder(filepath.Join(t.TempDir(), "out"), FolderOptions{Config: []byte(`{}`), Plan: []TensorPlan{p}, Layout: EXL2})
+		if err == nil {
+			w.Abort()
+		}
+		rejects(t, err, want)
+	}
+	for want, change := range map[string]func(m block.Raw){
+		"is none of the sixteen": func(m block.Raw) { // all are of the largest's
+			for i := range 32 * 2 {
+				binary.LittleEndian.PutUint16(m.Plane(dtype.Scales)[2*i:], block.F16(0.1+float32(i)/1000))
+			}
+		},
+		"one too many in group": func(m block.Raw) { clear(m.Plane(dtype.PermIndex)) },
+	} {
+		m := exl2Matrix(1, good, 32, 64)
+		change(m)
+		w := must(CreateFolder(filepath.Join(t.TempDir(), "out"), FolderOptions{Config: []byte(`{}`), Plan: []TensorPlan{{Name: "a.weight", Shape: []int64{32, 64}, Type: good}}, Layout: EXL2}))
+		rejects(t, w.Write("a.weight", m.Data), want)
+		w.Abort()
+	}
+}
+
+// TestEXL2Scales: the largest scale of a group is what was asked for or the next
+// that survives the division by 256 in halves, the others are squares of it.
+func TestEXL2Scales(t *testing.T) {
+	for _, v := range []float32{0, 1e-9, 1e-5, 7.7e-4, 0.013, 0.3, 1, 250, 65504} {
+		top := EXL2Top(v)
+		unit := half(top / 256)
+		if top < v || unit == 0 || 256*unit != top || half(top) != top || v > 0.02 && top > v*1.001 {
+			t.Errorf("the largest for %g is %g", v, top)
+		}
+		for n, s := range EXL2Scales(top) {
+			if s != half(float32((n+1)*(n+1))*unit) {
+				t.Errorf("scale %d of %g is %g", n, top, s)
+			}
+		}
 	}
 }

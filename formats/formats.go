@@ -175,11 +175,12 @@ const (
 	GPTQ              = "gptq"
 	AWQ               = "awq"
 	Bitsandbytes      = "bitsandbytes"
+	EXL2              = "exl2"
 	CompressedTensors = "compressed-tensors"
 )
 
 // Layouts lists the layouts of folders.
-func Layouts() []string { return []string{Plain, GPTQ, AWQ, Bitsandbytes, CompressedTensors} }
+func Layouts() []string { return []string{Plain, GPTQ, AWQ, Bitsandbytes, CompressedTensors, EXL2} }
 
 // FolderOptions says what a folder holds besides tensors and how the quantized
 // ones are stored.

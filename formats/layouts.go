@@ -39,6 +39,8 @@ func layoutOf(p TensorPlan, kind, float string) (layout, error) {
 		return ctLayout(p, prefix)
 	case Bitsandbytes:
 		return bnbLayout(p, float)
+	case EXL2:
+		return exl2Layout(p, prefix)
 	}
 	return layout{}, fmt.Errorf("%v cannot be stored in a %s folder", p.Type, kind)
 }

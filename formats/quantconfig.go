@@ -70,8 +70,10 @@ func quantizationConfig(o FolderOptions) (object, error) {
 		} else {
 			q = bnbConfig(typ, kept, o)
 		}
+	case EXL2:
+		q = exl2Config(o.Plan)
 	default:
-		return nil, fmt.Errorf("unknown folder layout %s: known are plain, gptq, awq, bitsandbytes, compressed-tensors", quote(o.Layout))
+		return nil, fmt.Errorf("unknown folder layout %s: known are %s", quote(o.Layout), strings.Join(Layouts(), ", "))
 	}
 	if o.Quantization == nil {
 		return q, nil

@@ -58,6 +58,8 @@ type FolderPlan struct {
 	outs     []arch.Out
 	quantize map[string]bool       // by tensor name
 	typeOf   map[string]dtype.Type // by tensor name
+	own      map[string]bool       // modules that an override names
+	mixed    bool                  // types were measured
 	job      *FolderJob
 	method   *Method
 	search   *Method // whose search comes first; nil: none
@@ -76,7 +78,7 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, Types: map[string]dtype.Type{}, Acts: map[string]dtype.Type{}, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}}
+	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, Types: map[string]dtype.Type{}, Acts: map[string]dtype.Type{}, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}, own: map[string]bool{}}
 	if p.search, err = searchFor(m, job.Search); err != nil {
 		return nil, err
 	}
@@ -110,6 +112,11 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	}
 	if err := p.checkConsumers(job.For); err != nil {
 		return nil, err
+	}
+	if m.check != nil {
+		if err := m.check(src, p); err != nil {
+			return nil, err
+		}
 	}
 	p.lay(src)
 	return p, nil
@@ -285,6 +292,8 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 		switch {
 		case p.Format == formats.GPTQ && (l.cols*bits%32 != 0 || l.rows*bits%32 != 0):
 			bad = "rows and columns must fill words of 32 bits"
+		case p.Format == formats.EXL2 && (l.rows%32 != 0 || l.cols%32 != 0):
+			bad = "rows and columns must be multiples of 32"
 		case p.Format == formats.AWQ && l.rows%8 != 0:
 			bad = "rows must be a multiple of 8"
 		case !dtype.Fits(t, l.cols):
@@ -296,6 +305,20 @@ func (p *FolderPlan) checkShapes(layers []linear) error {
 	}
 	return nil
 }
+
+// sizeOf is the bytes of a tensor in the folder.
+func (p *FolderPlan) sizeOf(o arch.Out) int64 {
+	switch {
+	case p.Format != formats.EXL2 || !p.quantize[o.Name]:
+		return int64(dtype.Size(o.Type, o.Rows, o.Cols))
+	case p.mixes() && !p.mixed && !p.own[o.Path()]:
+		return int64(p.options.(*EXL2Options).average() * float64(o.Len()) / 8)
+	}
+	return int64(formats.EXL2Bits(o.Type, o.Rows, o.Cols) / 8)
+}
+
+// mixes reports whether the text decides on types.
+func (p *FolderPlan) mixes() bool { return p.method.mix != nil && p.Scheme == exl2Mixed }
 
 // lay lists the tensors of the folder and sums their sizes.
 func (p *FolderPlan) lay(src *arch.Source) {
@@ -311,12 +334,13 @@ func (p *FolderPlan) lay(src *arch.Source) {
 		}
 		return dtype.Of(p.keep), "asked for"
 	})
+	p.Bytes, p.Elements = 0, 0
 	for i, o := range p.outs {
 		if p.quantize[o.Name] {
 			p.outs[i].Act = p.Acts[o.Path()]
 		}
 		p.typeOf[o.Name] = o.Type
-		p.Bytes += int64(dtype.Size(o.Type, o.Rows, o.Cols))
+		p.Bytes += p.sizeOf(o)
 		p.Elements += int64(o.Len())
 	}
 }

@@ -20,9 +20,12 @@ var gptqMethod = Method{
 	Options: func() any { return new(GPTQOptions) },
 	storage: gptqStorage, meta: gptqMeta,
 	needs: needHessian, inOrder: true, round: roundGPTQ,
-	work: func(tokens, in, out float64) float64 {
-		return 4*tokens*in*out + 2*tokens*in*in + 2*(in*in*in+in*in*out)
-	},
+	work: gptqWork,
+}
+
+// gptqWork is the sums of XᵀX, its factor, and the rounding.
+func gptqWork(tokens, in, out float64) float64 {
+	return 4*tokens*in*out + 2*tokens*in*in + 2*(in*in*in+in*in*out)
 }
 
 // GPTQOptions are what a job can say of GPTQ.
@@ -88,6 +91,8 @@ type gptqSpec struct {
 	// mse is the exponent of the error that a search over shrunk ranges
 	// minimizes for each group; 0: the full range.
 	mse float64
+	// exl2 takes the scales that EXL2 can store.
+	exl2 bool
 }
 
 // feedBack quantizes a layer of an Int type by error feedback (Frantar et al.
@@ -200,6 +205,11 @@ func (g *gptqRun) find(group int, x kernels.Buffer) error {
 	}
 	if g.o.mse > 0 {
 		if err := g.shrink(x, low, high, scales, zeros); err != nil {
+			return err
+		}
+	}
+	if g.o.exl2 {
+		if err := g.lattice(x, scales, zeros); err != nil {
 			return err
 		}
 	}

@@ -1,12 +1,15 @@
 package quant
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/recipes/schema"
 )
@@ -25,6 +28,8 @@ type Method struct {
 	// storage is the type of the quantized weights where options change it, and
 	// refuses options that do not go with each other; nil: t.
 	storage func(o any, format string, t dtype.Type) (dtype.Type, error)
+	// check refuses what the plan, otherwise complete, would make; nil: nothing.
+	check func(src *arch.Source, p *FolderPlan) error
 	// meta is what the folder's configuration says of the rounding; nil: nothing.
 	meta func(o any) map[string]any
 
@@ -35,6 +40,10 @@ type Method struct {
 	searches needs                             // what the search must know
 	search   func(r *blockRun, g *group) error // sets the group's scales; nil: none
 
+	// mix chooses the types of the weights from the text, before any is rounded;
+	// nil: the plan's own stay. With plan set it only counts memory.
+	mix func(ctx context.Context, dev kernels.Backend, src *arch.Source, p *FolderPlan, calibration [][]int32, plan bool) error
+
 	// work and searchWork are the floating-point operations of both parts for a
 	// group of layers with in inputs and out outputs in all, on tokens tokens of
 	// calibration text; nil: none worth counting.
@@ -42,7 +51,7 @@ type Method struct {
 }
 
 // methods is what there is, in the order of help and errors.
-var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method, &hqqMethod, &smoothMethod}
+var methods = []*Method{&rtnMethod, &gptqMethod, &awqMethod, &nf4Method, &hqqMethod, &smoothMethod, &exl2Method}
 
 // needs are statistics of a layer's inputs over the calibration text.
 type needs uint8

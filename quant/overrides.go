@@ -63,6 +63,10 @@ func (p *FolderPlan) types(s Scheme, layers []linear) error {
 			if err != nil {
 				return err
 			}
+			if own.Name == exl2Mixed {
+				return fail.Usagef("overrides", "a scheme of one width, such as W8A16", "%s does not say how many bits %s has", own.Name, l.name)
+			}
+			p.own[l.name] = true
 			if err := own.checkFormat(p.Format); err != nil {
 				return err
 			}

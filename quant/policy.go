@@ -50,7 +50,8 @@ var consumers = []string{"transformers", "vllm", "tgi", "exllama"}
 // rules was measured with Transformers 5.23 (GPTQModel 7.7, bitsandbytes
 // 0.50.2, compressed-tensors 0.19) and vLLM 0.32, both on a CPU. The lines of
 // tgi and exllama are from their documentation and issues: TGI reads GPTQ, AWQ
-// and compressed-tensors in 4 bits, ExLlama 4-bit GPTQ.
+// and compressed-tensors in 4 bits, ExLlama 4-bit GPTQ and EXL2. So are all of
+// EXL2, which nothing loads on a CPU.
 var rules = []rule{
 	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && !a.sym }, "scheme", "scheme: W4A16, or format: awq", "Unsupported quantization config: sym=False"},
 	{"vllm", func(a artifact) bool { return a.format == formats.GPTQ && a.index }, "actorder", "actorder: static gives the same order without g_idx", "desc_act=True is no longer supported"},
@@ -60,17 +61,25 @@ var rules = []rule{
 	{"vllm", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "unknown quantization method bitsandbytes"},
 	{"transformers", func(a artifact) bool { return a.format == formats.GPTQ && a.bits == 4 && a.group == -1 }, "group_size", "group_size: 128, 64 or 32", "expect qGroupSize to be 32, 64, 128 or 256"},
 	{"tgi", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "bitsandbytes weights are quantized when a model is loaded, not read"},
-	{"tgi", func(a artifact) bool { return a.format != formats.Bitsandbytes && a.bits != 4 }, "scheme", "scheme: W4A16", "4-bit weights only"},
+	{"tgi", func(a artifact) bool {
+		return a.format != formats.Bitsandbytes && a.format != formats.EXL2 && a.bits != 4
+	}, "scheme", "scheme: W4A16", "4-bit weights only"},
 	{"tgi", func(a artifact) bool { return a.format == formats.GPTQ && a.index }, "actorder", "actorder: static", "desc_act fails when the model is split over GPUs"},
-	{"exllama", func(a artifact) bool { return a.format != formats.GPTQ }, "format", "method: gptq, format: gptq", "only GPTQ folders are read"},
+	{"transformers", func(a artifact) bool { return a.format == formats.EXL2 }, "method", "method: gptq", "Unknown quantization type, got exl2"},
+	{"vllm", func(a artifact) bool { return a.format == formats.EXL2 }, "method", "method: gptq", "unknown quantization method exl2"},
+	{"tgi", func(a artifact) bool { return a.format == formats.EXL2 }, "method", "method: gptq", "EXL2 fails where query, key and value are joined (get_multi_weights_col is not supported)"},
+	{"exllama", func(a artifact) bool { return a.format != formats.GPTQ && a.format != formats.EXL2 }, "format", "method: gptq or exl2", "only GPTQ and EXL2 folders are read"},
 	{"exllama", func(a artifact) bool { return a.format == formats.GPTQ && a.bits != 4 }, "scheme", "scheme: W4A16", "GPTQ kernels have 4 bits"},
 }
 
 // DefaultFor is what an empty For means: the programs that folders of a layout
 // are checked against.
 func DefaultFor(format string) []string {
-	if format == formats.Bitsandbytes {
+	switch format {
+	case formats.Bitsandbytes:
 		return []string{"transformers"}
+	case formats.EXL2:
+		return []string{"exllama"}
 	}
 	return []string{"transformers", "vllm"}
 }

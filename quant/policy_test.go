@@ -53,6 +53,8 @@ func TestConsumers(t *testing.T) {
 		{FolderJob{Method: "rtn", Scheme: "FP8_DYNAMIC"}, []string{"tgi", "exllama"}, "scheme"},
 		{FolderJob{Method: "rtn", Format: "awq", Scheme: "W4A16_ASYM"}, []string{"exllama"}, "format"},
 		{FolderJob{Method: "nf4"}, []string{"vllm", "tgi", "exllama"}, "method"},
+		{FolderJob{Method: "exl2"}, []string{"transformers", "vllm", "tgi"}, "method"},
+		{FolderJob{Method: "exl2", Scheme: "W8A16"}, []string{"transformers", "vllm", "tgi"}, "method"},
 	} {
 		name := fmt.Sprintf("%s %s %s %+v", c.job.Method, c.job.Scheme, c.job.Format, c.job.Options)
 		for _, program := range consumers {
@@ -119,6 +121,18 @@ func TestPlanErrors(t *testing.T) {
 		{"override's group", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 48}}}, "group_size", "48"},
 		{"override for a program", orig, FolderJob{Method: "gptq", Overrides: []Override{{"up_proj", "W8A16", 0}}}, "scheme", "vllm"},
 		{"two types in one configuration", orig, FolderJob{Method: "awq", Overrides: []Override{{"up_proj", "W4A16", 0}}}, "overrides", "room for one type"},
+		{"EXL2 of few bits", orig, FolderJob{Method: "exl2", Options: &EXL2Options{Bits: 2.1}}, "bits", "narrowest folder takes 2.1"},
+		{"EXL2 of more bits than there are", orig, FolderJob{Method: "exl2", Options: &EXL2Options{Bits: 8.5}}, "exl2.bits", "8"},
+		{"EXL2 of a scheme and bits", orig, FolderJob{Method: "exl2", Scheme: "W4A16", Options: &EXL2Options{Bits: 4}}, "bits", "W4A16 has as many as its name says"},
+		{"EXL2 with zero points", orig, FolderJob{Method: "exl2", Scheme: "W4A16_ASYM"}, "scheme", "exl2 makes EXL2, W2A16"},
+		{"EXL2 of whole rows", orig, FolderJob{Method: "exl2", Group: -1}, "group_size", "32, 64 or 128"},
+		{"EXL2 of small groups", orig, FolderJob{Method: "exl2", Group: 16}, "group_size", "32, 64 or 128"},
+		{"EXL2 in another format", orig, FolderJob{Method: "exl2", Format: "gptq"}, "format", "stored as exl2"},
+		{"another method as EXL2", orig, FolderJob{Method: "gptq", Format: "exl2"}, "format", "gptq or compressed-tensors"},
+		{"an override without a width", orig, FolderJob{Method: "exl2", Overrides: []Override{{"up_proj", "EXL2", 0}}}, "overrides", "such as W8A16"},
+		{"an override beyond the bits", orig, FolderJob{Method: "exl2", Options: &EXL2Options{Bits: 3}, Overrides: []Override{{"re:.*mlp", "W8A16", 0}}}, "bits", "narrowest"},
+		{"EXL2 of rows that fill no words", tiny(t, shape{c: 64, v: 64, layers: 1, h: 2, k: 2, d: 20, f: 64}), FolderJob{Method: "exl2", Ignore: []string{"lm_head", "o_proj"}}, "ignore", "multiples of 32"},
+		{"EXL2 of experts", openSource(t, testdir.Shared(t, "golden/arch/mixtral")), FolderJob{Method: "exl2", Ignore: []string{"down_proj", "lm_head"}}, "ignore", "several matrices in one"},
 		{"ignore everything", orig, FolderJob{Method: "gptq", Ignore: []string{"re:.*"}}, "ignore", "nothing is left"},
 	} {
 		c.job.Path = filepath.Join(t.TempDir(), "out")

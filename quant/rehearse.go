@@ -28,6 +28,9 @@ func Rehearse(ctx context.Context, dev *dry.Dry, src *arch.Source, jobs []Folder
 	if len(r.streams) == 0 {
 		return 0, nil
 	}
+	if err := r.mix(jobs, calibration, true); err != nil {
+		return 0, err
+	}
 	if r.m, err = model.Load(dev, src, model.Options{Stream: true}); err != nil {
 		return 0, err
 	}

@@ -33,6 +33,12 @@ func Folder(ctx context.Context, dev kernels.Backend, src *arch.Source, jobs []F
 		return nil, err
 	}
 	defer r.free()
+	if err := r.mix(jobs, calibration, false); err != nil {
+		if ctx.Err() != nil {
+			return nil, fail.Interruptedf(jobs[0].Path, "run the same command again; widths are measured from the beginning", "quantizing was interrupted")
+		}
+		return nil, err
+	}
 	if err := r.open(); err != nil {
 		return nil, errors.Join(err, r.suspend()) // what is there already is kept
 	}
@@ -97,12 +103,34 @@ func (r *folderRun) plan(jobs []FolderJob, calibration [][]int32) error {
 	return nil
 }
 
+// mix lets methods choose types by the text; of a plan it counts the memory.
+func (r *folderRun) mix(jobs []FolderJob, calibration [][]int32, plan bool) error {
+	for i, o := range r.outputs {
+		p := o.plan
+		if !p.mixes() {
+			continue
+		}
+		if err := p.method.mix(r.ctx, r.dev, r.src, p, calibrationOf(&jobs[i], calibration), plan); err != nil {
+			return err
+		}
+		p.lay(r.src)
+		o.rep.Bytes = p.Bytes
+	}
+	return nil
+}
+
+// calibrationOf is a job's share of the calibration text.
+func calibrationOf(j *FolderJob, all [][]int32) [][]int32 {
+	if j.Samples > 0 {
+		return all[:min(j.Samples, len(all))]
+	}
+	return all
+}
+
 // stream takes a job's share of the calibration text.
 func (r *folderRun) stream(o *output, calibration [][]int32) (*stream, error) {
 	s := &stream{walk: &r.walk, output: o}
-	if n := o.plan.job.Samples; n > 0 {
-		calibration = calibration[:min(n, len(calibration))]
-	}
+	calibration = calibrationOf(o.plan.job, calibration)
 	var seqs [][]int32
 	for _, c := range calibration {
 		if len(c) > 0 {

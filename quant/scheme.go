@@ -32,6 +32,7 @@ var schemes = []Scheme{
 	{Name: "W8A8", Weight: dtype.Type{Kind: dtype.Int8, Group: -1}, Act: formats.ActInt8},
 	{Name: "FP8_DYNAMIC", Weight: dtype.Type{Kind: dtype.F8E4M3, Group: -1}, Act: formats.ActFP8},
 	{Name: "NF4", Weight: dtype.Type{Kind: dtype.NF4, Group: 64}},
+	{Name: exl2Mixed, Weight: dtype.Type{Kind: dtype.Int4, Flags: dtype.Perm}}, // widths are chosen later
 }
 
 // Schemes lists the names of the schemes, for help and errors.
@@ -47,7 +48,7 @@ func Schemes() []string {
 func integerSchemes() []string {
 	var names []string
 	for _, s := range schemes {
-		if s.Weight.Group == 0 {
+		if s.Weight.Group == 0 && s.Name != exl2Mixed {
 			names = append(names, s.Name)
 		}
 	}

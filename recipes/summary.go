@@ -193,7 +193,11 @@ func weigh(r *report.Row) {
 	for _, t := range f.Tensors() {
 		r.Bytes += t.Stored()
 		if t.Unsupported == "" {
-			held += int64(dtype.Size(t.Type, t.Rows(), t.Cols()))
+			size := int64(dtype.Size(t.Type, t.Rows(), t.Cols()))
+			if !t.Type.Quantized() { // floats may be codes in the file
+				size = t.Stored()
+			}
+			held += size
 			weights += t.Elements()
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -47,7 +48,7 @@ type Quantize struct {
 	Model             string       `yaml:"model" doc:"stage or path" unset:"the last dense model above"`
 	Method            MethodName   `yaml:"method" doc:"how values are chosen"`
 	Scheme            SchemeName   `yaml:"scheme" doc:"bits and symmetry" unset:"the method's own"`
-	Format            string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors" unset:"the method's own"`
+	Format            string       `yaml:"format" doc:"folder layout" enum:"gptq|awq|bitsandbytes|compressed-tensors|exl2" unset:"the method's own"`
 	For               schema.Names `yaml:"for" doc:"programs that must load it: transformers, vllm, tgi, exllama" unset:"[transformers, vllm]"`
 	GroupSize         schema.Auto  `yaml:"group_size" doc:"columns that share a scale; auto: largest of 128, 64, 32 that divides every row; -1: whole row" default:"auto"`
 	quant.GPTQOptions `yaml:",inline"`
@@ -59,6 +60,7 @@ type Quantize struct {
 	Ignore            schema.Names `yaml:"ignore" doc:"modules left as they are: names or re:…" default:"[lm_head]"`
 	KeepDType         string       `yaml:"keep_dtype,omitempty" doc:"type of what is not quantized" enum:"auto|bf16|f16|f32" unset:"as in the model; bf16 where that is quantized"`
 	quant.NF4Options  `yaml:",inline"`
+	quant.EXL2Options `yaml:",inline"`
 	AllowRequantize   bool `yaml:"allow_requantize" doc:"accept a model that is quantized already" default:"false"`
 }
 
@@ -140,6 +142,9 @@ func quantizeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ stri
 	out := typesOf(from, arch.Dense{Path: "x"})
 	for _, l := range plan.Layers {
 		out[l+".weight"] = plan.Types[l]
+		if plan.Format == formats.EXL2 { // which is decoded on reading
+			out[l+".weight"] = dtype.Of(dtype.F16)
+		}
 	}
 	return out, nil
 }
@@ -197,8 +202,12 @@ func (o *Quantize) strangers(bad recipes.Bad) {
 		schema.Fill(unset.Interface())
 		for i := range p.Elem().NumField() {
 			if !reflect.DeepEqual(p.Elem().Field(i).Interface(), unset.Elem().Field(i).Interface()) {
-				key := p.Type().Elem().Field(i).Tag.Get("yaml")
-				bad(key, "leave it out", "%s has no option %s", o.Method, key)
+				key, _, _ := strings.Cut(p.Type().Elem().Field(i).Tag.Get("yaml"), ",")
+				hint := "leave it out"
+				if _, own, ok := schema.Foreign(key); ok {
+					hint = own
+				}
+				bad(key, hint, "%s has no option %s", o.Method, key)
 			}
 		}
 	}

@@ -49,7 +49,7 @@ func inFlags(c *ucli.Context, err error) error {
 		return strings.NewReplacer(" with --columns", " --columns", " out of for", " out of --for").Replace(text)
 	}
 	said := &fail.Error{Kind: e.Kind, Hint: flags(e.Hint), Msg: err.Error(), Err: err}
-	if slices.Contains(quantKeys, e.Where) {
+	if slices.Contains(quantKeys, e.Where) || e.Where == "bits" {
 		said.Msg = strings.Replace(said.Msg, e.Where+": ", "--"+flagName(e.Where)+": ", 1)
 	}
 	return said

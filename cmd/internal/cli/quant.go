@@ -11,6 +11,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/quant"
+	"github.com/tunekit/tunekit/recipes/schema"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
@@ -19,9 +20,12 @@ var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "d
 
 // folderQuant is the command of a method that makes folders.
 func folderQuant(m *quant.Method) *ucli.Command {
-	flags := modelFlags(append(slices.Concat(optionFlags(&stages.Quantize{}, quantKeys...), sourceFlags()),
+	bits := []ucli.Flag{&ucli.IntFlag{Name: "bits", Usage: "4 or 8 (2, 3 where the format allows); else by --scheme"}}
+	if hasBits(m) {
+		bits = optionFlags(&stages.Quantize{}, "bits")
+	}
+	flags := modelFlags(append(slices.Concat(optionFlags(&stages.Quantize{}, quantKeys...), sourceFlags(), bits),
 		append(batchFlags(", {method} and {group_size}"),
-			&ucli.IntFlag{Name: "bits", Usage: "4 or 8 (2, 3 where the format allows); else by --scheme"},
 			&ucli.StringFlag{Name: "calibration", Usage: "text, JSONL or Parquet"},
 			&ucli.BoolFlag{Name: "single-quant", Usage: "NF4: leave the scales in f32"})...)...)
 	return &ucli.Command{
@@ -31,6 +35,9 @@ func folderQuant(m *quant.Method) *ucli.Command {
 		Action: func(c *ucli.Context) error { return runFolderQuant(c, m) },
 	}
 }
+
+// hasBits reports whether bits are an option of the method's own.
+func hasBits(m *quant.Method) bool { return m.Options != nil && schema.Has(m.Options(), "bits") }
 
 func calExample(m *quant.Method) string {
 	if m.Calibrated() {
@@ -127,7 +134,12 @@ func quantOptions(c *ucli.Context, m *quant.Method) (*stages.Quantize, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := schemeOfBits(c, m, o); err != nil {
+	if hasBits(m) {
+		err = readOptions(c, o, "bits")
+	} else {
+		err = schemeOfBits(c, m, o)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if c.Bool("single-quant") {

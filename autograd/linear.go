@@ -15,6 +15,7 @@ type LowRank struct {
 	Scale   float32 // alpha/r, or alpha/√r (rsLoRA)
 	Dropout float32 // probability that an input element is dropped while training
 	Site    uint32  // tells this adapter's dropout from others'
+	Turns   int     // of LoftQ, which left the weight what A and B belong on; 0 and 1: as it is held
 }
 
 // R is the rank.

@@ -197,12 +197,17 @@ func (ad *Adapter) attach(s nn.Port, stored string, site uint32, fill func(*Laye
 	if t := ad.model.TensorOf(s.Linear.W); t != nil {
 		l.turned = t.Turned
 	}
+	e, turns := max(s.Linear.Experts, 1), ad.Config.turns()
+	for _, other := range s.Linear.Adapters {
+		if before := max(other.Turns, 1); turns != before || turns > 1 && other.A.Rows != r*e {
+			return fail.Usagef("lora.loftq_config", "use it alone", "loftq_iter: %d on %s with rank %d belongs on other weights than those of the adapter before, with loftq_iter %d and rank %d", turns, s.Path, r, before, other.A.Rows/e)
+		}
+	}
 	a, b, err := fill(&l)
 	if err != nil {
 		return err
 	}
-	l.LoRA = &nn.LoRA{Scale: ad.Config.scale(r, alpha), Dropout: float32(ad.Config.Dropout), Site: site}
-	e := max(s.Linear.Experts, 1)
+	l.LoRA = &nn.LoRA{Scale: ad.Config.scale(r, alpha), Dropout: float32(ad.Config.Dropout), Site: site, Turns: turns}
 	nameA, nameB := stored+".lora_A.weight", stored+".lora_B.weight"
 	if l.turned {
 		nameA, nameB = nameB, nameA

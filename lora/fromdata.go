@@ -290,12 +290,13 @@ func (c Config) corda(m *model.Model, l *nn.Linear, in *inputs, samples, r int, 
 // f32: with the left vectors U and values S, B is U·√S and A the rest of U·Uᵀ·w, which
 // is U·S·Vᵀ·C⁻¹.
 func leastUsed(dev kernels.Backend, w, wc kernels.Buffer, out, in, r int, scale float32) (a, b []float32, err error) {
-	v, err := values(dev, wc)
+	release, err := dev.Host(trailingMemory(out, in))
 	if err != nil {
 		return nil, nil, err
 	}
-	release, err := dev.Host(trailingMemory(out, in))
+	v, err := values(dev, wc)
 	if err != nil {
+		release()
 		return nil, nil, err
 	}
 	u, s, err := trailing(v, out, in, r)

@@ -76,7 +76,11 @@ func (f *Folder) checkHeld(m *model.Model, ports []nn.Port, chosen []Module) err
 	for _, mod := range chosen {
 		p := ports[mod.index]
 		if f.Config.InitWeights == InitLoftQ && (p.Linear == nil || m.TensorOf(p.Linear.W) == nil || m.HeldType(p.Linear.W).Kind != dtype.NF4) {
-			return fail.Inputf(f.Dir, "use it on the base as NF4: a folder that quant nf4 wrote, or in a recipe adapter: qlora and base: trained", "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4, and %s is not", mod.Path)
+			hint := "use it on the base as NF4: a folder that quant nf4 wrote, or in a recipe adapter: qlora and base: trained"
+			if f.Config.turns() > 1 { // which begin at the weights that were quantized
+				hint = "use it on the base of floats held as NF4: in a recipe adapter: qlora and base: trained"
+			}
+			return fail.Inputf(f.Dir, hint, "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4, and %s is not", mod.Path)
 		}
 	}
 	return nil

@@ -86,6 +86,10 @@ func (ad *Adapter) loftQ(l *Layer, w kernels.Buffer) (a, b []float32, err error)
 		if mat, err = ad.dev.Load(kernels.Weights, ad.model.HeldType(p), p.Rows, p.Cols, nil, kernels.Copy); err != nil {
 			return nil, nil, err
 		}
+		if err = hold(ad.dev, mat, whole, w); err != nil { // another adapter may have put its own in place
+			ad.dev.Free(mat.Buffer)
+			return nil, nil, err
+		}
 	}
 	a, b, err = alternate(ad.dev, whole, w, l.Linear.Out(), l.Linear.In(), l.R, ad.Config.scale(l.R, l.Alpha), turns, func(x kernels.Buffer) error { return hold(ad.dev, mat, x, w) })
 	if turns > 1 {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model"
@@ -180,9 +181,21 @@ func TestLoftQTurns(t *testing.T) {
 		if off := logitsOff(t, m, rows, width, first); off > 1e-6 {
 			t.Errorf("%d turns: logits of the saved adapter within %g", turns, off)
 		}
-		again.Close()
 		f, err := ReadFolder(folder)
 		must(t, err)
+		again.Close()
+		one, err := Weighted{f, 0.25}.Attach(m) // parts of it are together what it is
+		must(t, err)
+		two, err := Weighted{f, 0.75}.Attach(m)
+		must(t, err)
+		if off := logitsOff(t, m, rows, width, first); off > 1e-5 {
+			t.Errorf("%d turns: logits of two adapters within %g", turns, off)
+		}
+		if _, err := Apply(m, Config{R: 8, Alpha: 16}, 1); turns > 1 && (err == nil || !strings.Contains(err.Error(), "belongs on other weights")) {
+			t.Errorf("plain LoRA beside %d turns: %v", turns, err)
+		}
+		two.Close()
+		one.Close()
 		f32 := dtype.Of(dtype.F32)
 		o := MergeOptions{Dense: arch.Dense{Path: filepath.Join(t.TempDir(), "merged"), Type: &f32}, TrainedAs: &nf4, Trained: true}
 		_, err = Merge(t.Context(), m.Dev, src, []Weighted{{f, 1}}, o)
@@ -246,6 +259,19 @@ func TestTrailing(t *testing.T) {
 				t.Errorf("%v: vector %d is another: %g", c, k, same)
 			}
 		}
+	}
+}
+
+// TestTrailingNothing: a matrix of zeros, as a backend that counts gives, costs no work
+// that grows with its products, and its memory is counted with what is made of it.
+func TestTrailingNothing(t *testing.T) {
+	const rows, cols, r = 1 << 13, 1 << 13, 4 // products of these take minutes
+	u, s, err := trailing(make([]float32, rows*cols), rows, cols, r)
+	if err != nil || len(u) != rows*r || len(s) != r || s[0] != 0 {
+		t.Errorf("%d vector elements, values %v, %v", len(u), s, err)
+	}
+	if got := trailingMemory(100, 300); got != 12*100*300+16*100*100 {
+		t.Errorf("%d bytes", got)
 	}
 }
 

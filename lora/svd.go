@@ -109,10 +109,11 @@ func leading(dev kernels.Backend, w kernels.Buffer, rows, cols, r int) (u []floa
 	}
 }
 
-// trailingMemory is what trailing takes beside its operand.
+// trailingMemory is what trailing takes with its operand of float32: the vectors in
+// float64, and two matrices of their products.
 func trailingMemory(rows, cols int) int64 {
 	n := int64(min(rows, cols))
-	return 16 * n * n
+	return 12*int64(rows)*int64(cols) + 16*n*n
 }
 
 // trailing returns the r last of the min(rows, cols) singular values of w [rows, cols],
@@ -121,6 +122,9 @@ func trailingMemory(rows, cols int) int64 {
 // subspace iteration with their inverse.
 func trailing(w []float32, rows, cols, r int) (u []float32, s []float64, err error) {
 	n, wide := min(rows, cols), rows <= cols
+	if !slices.ContainsFunc(w, func(x float32) bool { return x != 0 }) { // of a counting backend, too
+		return make([]float32, rows*r), make([]float64, r), nil
+	}
 	at := func(i, k int) float64 { // element k of vector i, of which there are n
 		if wide {
 			return float64(w[i*cols+k])
@@ -182,7 +186,7 @@ func smallestOf(g []float64, n, r int) (values []float64, vectors [][]float64, e
 	for i := 0; i < len(g); i += n + 1 {
 		trace += g[i]
 	}
-	if trace == 0 { // of a counting backend, too
+	if trace == 0 {
 		x := make([][]float64, r)
 		for j := range x {
 			x[j] = make([]float64, n)

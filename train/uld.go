@@ -203,7 +203,8 @@ func (r *run) ranked(b *data.Batch, o distill, w whole) (s Score, err error) {
 		}
 		from += int32(len(list[i].IDs))
 	}
-	if len(rows) == 0 {
+	cross := orElse(c.CrossEntropyWeight, 0)
+	if len(rows) == 0 && cross == 0 {
 		return o.Score(b, p), nil
 	}
 	units := float64(max(w.units, 1))
@@ -211,7 +212,6 @@ func (r *run) ranked(b *data.Batch, o distill, w whole) (s Score, err error) {
 	for k, g := range groups {
 		coef[k] = float32(orElse(c.DistillationWeight, 1) * float64(g[1]-g[0]) / units)
 	}
-	cross := orElse(c.CrossEntropyWeight, 0)
 	var weights []float32
 	if w.units == 0 {
 		coef = nil
@@ -227,28 +227,30 @@ func (r *run) ranked(b *data.Batch, o distill, w whole) (s Score, err error) {
 	err = r.dev.Run(func() error {
 		t := r.tape(w.units > 0)
 		defer t.Free()
-		theirs := &autograd.Tape{Dev: r.dev, BF16: r.bf16, F16: r.scaler != nil}
-		defer theirs.Free()
-		tb := data.NewBatch(list, numbers)
-		said := r.Teacher.Hidden(theirs, inputs(&tb))
-		if theirs.Err() != nil {
-			return theirs.Err()
-		}
 		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		if t.Err() != nil {
 			return t.Err()
 		}
-		own := t.Rows(h, t.Upload(rows, len(rows), 1))
-		loss, err := r.Model.DivergeRanked(t, own, model.RankedTeacher{
-			Model: r.Teacher, Hidden: theirs.Rows(said, theirs.Upload(its, len(its), 1)), Groups: itsGroups, Tokens: itsTokens, Temperature: float32(orElse(c.TeacherTemperature, 1)),
-		}, groups, tokens, float32(orElse(c.StudentTemperature, 1)), coef)
-		t.Done(own)
-		if err != nil {
-			return err
-		}
-		for k, g := range groups {
-			for at := g[0]; at < g[1]; at++ {
-				p.Divergence[rows[at]] = float32(orElse(c.DistillationWeight, 1)) * loss[k]
+		if len(rows) > 0 {
+			tb := data.NewBatch(list, numbers)
+			theirs := &autograd.Tape{Dev: r.dev, BF16: r.bf16, F16: r.scaler != nil}
+			defer theirs.Free()
+			said := r.Teacher.Hidden(theirs, inputs(&tb))
+			if theirs.Err() != nil {
+				return theirs.Err()
+			}
+			own := t.Rows(h, t.Upload(rows, len(rows), 1))
+			loss, err := r.Model.DivergeRanked(t, own, model.RankedTeacher{
+				Model: r.Teacher, Hidden: theirs.Rows(said, theirs.Upload(its, len(its), 1)), Groups: itsGroups, Tokens: itsTokens, Temperature: float32(orElse(c.TeacherTemperature, 1)),
+			}, groups, tokens, float32(orElse(c.StudentTemperature, 1)), coef)
+			t.Done(own)
+			if err != nil {
+				return err
+			}
+			for k, g := range groups {
+				for at := g[0]; at < g[1]; at++ {
+					p.Divergence[rows[at]] = float32(orElse(c.DistillationWeight, 1)) * loss[k]
+				}
 			}
 		}
 		if cross > 0 {

@@ -39,8 +39,22 @@ func teacherReader(x *recipes.Env, j *recipes.Job, data, to recipes.Ref) (r trai
 		return r, err
 	}
 	ref, _ := j.In("teacher")
-	r.To, err = TokenizerOf(x.Path(ref))
-	return r, err
+	if r.To, err = TokenizerOf(x.Path(ref)); err != nil {
+		return r, err
+	}
+	return r, checkReader(r, ref)
+}
+
+// checkReader refuses a reader without a tokenizer of the rows, as rows of tokens may
+// have, or of the teacher at ref.
+func checkReader(r train.Reader, ref recipes.Ref) error {
+	switch {
+	case r.From == nil:
+		return fail.Usagef("train.use_uld_loss", "put the tokenizer.json that the rows were made with beside the model, or leave use_uld_loss out for a teacher of the same tokens", "use_uld_loss reads the rows' text for the teacher, and there is no tokenizer of the rows")
+	case r.To == nil:
+		return fail.Usagef("train.teacher", "put its tokenizer.json beside it", "use_uld_loss reads the rows' text with the teacher's tokens, and %s has no tokenizer", ref)
+	}
+	return nil
 }
 
 func (t *teaching) close() {

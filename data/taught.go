@@ -93,7 +93,7 @@ type taught struct {
 	source
 	file    *formats.Mapped
 	path    string
-	top     int
+	top, v  int
 	batches []rows.ArrowBatch
 	firsts  []int
 }
@@ -107,10 +107,10 @@ var (
 )
 
 // WithTaught adds to the samples of ex what WriteTaught wrote of them for the teacher
-// that key names, top values for each supervised token. A file that is not there is an
+// that key names, top values for each supervised token, ids below v. A file that is not there is an
 // error that wraps fs.ErrNotExist, one of another teacher ErrOtherTeacher; a
 // damaged one wraps formats.ErrCorrupt.
-func WithTaught(path, key string, ex Examples, top int) (Examples, error) {
+func WithTaught(path, key string, ex Examples, top, v int) (Examples, error) {
 	if _, err := os.Stat(path); err != nil {
 		return ex, err
 	}
@@ -118,7 +118,7 @@ func WithTaught(path, key string, ex Examples, top int) (Examples, error) {
 	if err != nil {
 		return ex, err
 	}
-	t := &taught{source: ex.src, file: file, path: path, top: top}
+	t := &taught{source: ex.src, file: file, path: path, top: top, v: v}
 	err = file.Read(func(b []byte) (err error) {
 		defer func() {
 			if r := recover(); r != nil { // the Arrow library on a damaged schema
@@ -196,8 +196,8 @@ func (t *taught) read(i int) (Example, error) {
 		for k := range e.TopIDs {
 			e.TopIDs[k] = int32(binary.LittleEndian.Uint32(ids[4*k:]))
 			e.TopLogP[k] = math.Float32frombits(binary.LittleEndian.Uint32(logp[4*k:]))
-			if e.TopIDs[k] < 0 || !(e.TopLogP[k] <= 1e-4) {
-				return fmt.Errorf("token %d with log-probability %v", e.TopIDs[k], e.TopLogP[k])
+			if id := e.TopIDs[k]; id < 0 || int(id) >= t.v || !(e.TopLogP[k] <= 1e-4) {
+				return fmt.Errorf("token %d of %d with log-probability %v", id, t.v, e.TopLogP[k])
 			}
 		}
 		return nil

@@ -47,8 +47,16 @@ func (c Config) Distills() bool { return objectives[c.Objective].teacher }
 
 // checkTeacher refuses a teacher whose tokens are not the model's.
 func (r *run) checkTeacher() error {
-	if t := r.Teacher; t != nil && !r.Config.UseULD && t.Spec.V != r.Model.Spec.V {
-		return fail.Usagef("train.teacher", "a teacher of the same family shares its tokens; use_uld_loss: true compares with one of others", "the teacher has %d tokens, the model %d", t.Spec.V, r.Model.Spec.V)
+	if t := r.Teacher; t != nil && !r.Config.UseULD {
+		return sameTokens(t.Spec.V, r.Model.Spec.V)
+	}
+	return nil
+}
+
+// sameTokens refuses a teacher with another number of tokens than the model.
+func sameTokens(teacher, model int) error {
+	if teacher != model {
+		return fail.Usagef("train.teacher", "a teacher of the same family shares its tokens; use_uld_loss: true compares with one of others", "the teacher has %d tokens, the model %d", teacher, model)
 	}
 	return nil
 }

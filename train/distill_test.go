@@ -327,7 +327,7 @@ func TestTeach(t *testing.T) {
 			teacher := j.Teacher
 			j.Teacher = nil
 			var err error
-			j.Train, err = Teach(t.Context(), j.Config, path, key, j.Train, func() (*model.Model, error) { asked++; return teacher, nil }, func(_, _ int64) {})
+			j.Train, err = Teach(t.Context(), j.Config, path, key, j.Train, v, func() (*model.Model, error) { asked++; return teacher, nil }, func(_, _ int64) {})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -350,14 +350,26 @@ func TestTeach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	larger := goldenTeacher(t, Config{LossTopK: 8}, 3)
+	_, err = Teach(t.Context(), larger.Config, path, "c", larger.Train, v-1, func() (*model.Model, error) { return larger.Teacher, nil }, func(_, _ int64) {})
+	if fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), fmt.Sprintf("the teacher has %d tokens, the model %d", v, v-1)) {
+		t.Errorf("a teacher of more tokens: %v", err)
+	}
 	j := goldenTeacher(t, Config{LossTopK: 8}, 3)
+	ex, err := data.WithTaught(path, "b 8 1", j.Train, 8, 1) // every token but 0 is one too many
+	if err == nil {
+		_, err = ex.Read(ex.Len())
+	}
+	if !errors.Is(err, formats.ErrCorrupt) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "sample 0: token ") {
+		t.Errorf("tokens that the model has not: error %v", err)
+	}
 	for i := 0; i < len(raw); i += len(raw)/60 + 1 {
 		bad := slices.Clone(raw)
 		bad[i] ^= 0x55
 		if err := os.WriteFile(path, bad, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		ex, err := data.WithTaught(path, "b 8 1", j.Train, 8)
+		ex, err := data.WithTaught(path, "b 8 1", j.Train, 8, v)
 		if err == nil {
 			_, err = ex.Read(ex.Len())
 		}

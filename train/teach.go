@@ -14,16 +14,20 @@ import (
 )
 
 // Teach gives the samples of ex what a teacher expects of each of their supervised
-// tokens: its LossTopK most likely ones, at c's temperature. What the file at path has of
+// tokens: its LossTopK most likely ones, at c's temperature, of the v tokens that the
+// model in training has. What the file at path has of
 // them for the teacher that key names is taken; else ask opens the teacher, which has
 // them written there.
-func Teach(ctx context.Context, c Config, path, key string, ex data.Examples, ask func() (*model.Model, error), progress func(done, total int64)) (data.Examples, error) {
+func Teach(ctx context.Context, c Config, path, key string, ex data.Examples, v int, ask func() (*model.Model, error), progress func(done, total int64)) (data.Examples, error) {
 	key = fmt.Sprint(key, " ", c.LossTopK, " ", *c.Temperature)
-	taught, err := data.WithTaught(path, key, ex, c.LossTopK)
+	taught, err := data.WithTaught(path, key, ex, c.LossTopK, v)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, data.ErrOtherTeacher) {
 		m, merr := ask()
 		if merr != nil {
 			return ex, merr
+		}
+		if err := sameTokens(m.Spec.V, v); err != nil {
+			return ex, err
 		}
 		if c.LossTopK > m.Spec.V {
 			return ex, fail.Usagef("train.loss_top_k", "leave it out to compare with all", "loss_top_k: %d of a teacher of %d tokens", c.LossTopK, m.Spec.V)
@@ -38,7 +42,7 @@ func Teach(ctx context.Context, c Config, path, key string, ex data.Examples, as
 			return expected(m, e, c.LossTopK, float32(*c.Temperature), c.DType == "bf16" || c.DType == "auto" && m.Dev.Info().FastBF16)
 		})
 		if err == nil {
-			taught, err = data.WithTaught(path, key, ex, c.LossTopK)
+			taught, err = data.WithTaught(path, key, ex, c.LossTopK, v)
 		}
 	}
 	return taught, err

@@ -97,12 +97,18 @@ func keepTaught(ctx context.Context, x *recipes.Env, j *recipes.Job, ds *data.Da
 		return err
 	}
 	c := j.Options.(*Train).Config
+	src, err := trainSource(x, j, &c)
+	if err != nil {
+		return err
+	}
+	v := src.Spec.V
+	src.Close()
 	for _, part := range []struct {
 		name string
 		rows *data.Examples
 	}{{"train", &ds.Train}, {"val", &ds.Val}} {
 		path := filepath.Join(x.WorkDir(j), "teacher-"+part.name+".arrow")
-		if *part.rows, err = train.Teach(ctx, c, path, fmt.Sprint(hash, " ", ds.Key), *part.rows, ask, x.Progress("samples asked of the teacher")); err != nil {
+		if *part.rows, err = train.Teach(ctx, c, path, fmt.Sprint(hash, " ", ds.Key), *part.rows, v, ask, x.Progress("samples asked of the teacher")); err != nil {
 			return err
 		}
 	}

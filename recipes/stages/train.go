@@ -146,33 +146,40 @@ func (o *Train) setInit(dir string) {
 	*from = dir
 }
 
-// trainModel loads the model a train stage works on.
-func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, *model.Model, error) {
+// trainSource opens the model a train stage works on, with the head and the tokens that
+// it is trained with.
+func trainSource(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, error) {
 	ref, _ := j.In("model")
 	src, err := OpenSource(x.Path(ref))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if o.Reward() {
-		if err := src.Reward(lora.RewardHead(uint64(*o.Seed))); err != nil {
-			src.Close()
-			return nil, nil, err
+		err = src.Reward(lora.RewardHead(uint64(*o.Seed)))
+	}
+	if from, ok := j.In("init_from"); ok && err == nil {
+		var ads []lora.Weighted
+		if ads, err = readAdapters(src, []string{x.Path(from)}, nil); err == nil {
+			err = growFor(src, ads)
 		}
+	}
+	if err != nil {
+		src.Close()
+		return nil, err
+	}
+	return src, nil
+}
+
+// trainModel loads the model a train stage works on.
+func trainModel(x *recipes.Env, j *recipes.Job, o *train.Config) (*arch.Source, *model.Model, error) {
+	src, err := trainSource(x, j, o)
+	if err != nil {
+		return nil, nil, err
 	}
 	mo := model.Options{Trainable: o.Adapter == "none", Reward: o.Reward()}
 	if o.Adapter == "qlora" && !quantized(src) {
 		t := dtype.NF4Double
 		mo.Hold = &t
-	}
-	if from, ok := j.In("init_from"); ok {
-		ads, err := readAdapters(src, []string{x.Path(from)}, nil)
-		if err == nil {
-			err = growFor(src, ads)
-		}
-		if err != nil {
-			src.Close()
-			return nil, nil, err
-		}
 	}
 	m, err := model.Load(x.Device(), src, mo)
 	if err != nil {

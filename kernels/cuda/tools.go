@@ -111,11 +111,12 @@ func (c *CUDA) Factor(u, h kernels.Buffer, n int, damp float32) error {
 }
 
 type fakeArgs struct {
-	y                                                   dest
-	x                                                   elems
-	scale, clip                                         driver.Ptr
-	n                                                   int64
-	cols, group, groups, kind, bits, zero, scaleType, _ int32
+	y                                                       dest
+	x                                                       elems
+	scale, clip                                             driver.Ptr
+	n                                                       int64
+	cols, group, groups, kind, bits, zero, scaleType, fixed int32
+	fixedScale, fixedZero                                   float32
 }
 
 // FakeQuant rounds groups as an Int or Micro type would store them.
@@ -123,9 +124,9 @@ func (c *CUDA) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 	if y.Skip() {
 		return
 	}
-	if a.Grid != (kernels.Grid{}) {
-		c.lacks("rounding of inputs on a grid that was chosen beforehand")
-		return
+	fixed := a.Grid != (kernels.Grid{})
+	if fixed && (a.ColScale != nil || a.Clip != nil) {
+		panic("cuda: fakequant: a grid goes with no scales and limits of its own")
 	}
 	n, t, size := a.Rows*a.Cols, a.Type, int(a.Type.Group)
 	if size <= 0 {
@@ -133,7 +134,8 @@ func (c *CUDA) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 	}
 	groups := (a.Cols + size - 1) / size
 	f := &fakeArgs{y: destOf("fakequant: y", y, n), x: elemsOf("fakequant: x", a.X, n), scale: f32("fakequant: colscale", a.ColScale, a.Cols), clip: f32("fakequant: clip", a.Clip, a.Rows*groups),
-		n: int64(a.Rows * groups), cols: int32(a.Cols), group: int32(size), groups: int32(groups), bits: int32(t.Bits()), zero: flag(t.Flags&dtype.Zero != 0)}
+		n: int64(a.Rows * groups), cols: int32(a.Cols), group: int32(size), groups: int32(groups), bits: int32(t.Bits()), zero: flag(t.Flags&dtype.Zero != 0),
+		fixed: flag(fixed), fixedScale: a.Grid.Scale, fixedZero: a.Grid.Zero}
 	switch family := t.Kind.Info().Family; {
 	case family == dtype.Int:
 		f.kind = 1

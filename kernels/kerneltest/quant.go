@@ -203,7 +203,10 @@ func testFakeQuant(s *suite) {
 		{Kind: dtype.Int3, Group: 32, Scale: dtype.BF16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32, Flags: dtype.Zero},
 		dtype.Of(dtype.F32), {Kind: dtype.F32, Group: 64}, dtype.Of(dtype.F8E4M3), {Kind: dtype.F8E4M3, Group: -1, Scale: dtype.F32}, {Kind: dtype.F8E5M2, Group: 64, Scale: dtype.BF16},
 	} {
-		for _, how := range []string{"plain", "scale", "clip", "scale clip", "bf16"} {
+		for _, how := range []string{"plain", "scale", "clip", "scale clip", "bf16", "grid"} {
+			if how == "grid" && t.Kind == dtype.F32 {
+				continue
+			}
 			s.in(t.String()+" "+how, func(s *suite) { s.fakeQuant(t, how) })
 		}
 	}
@@ -239,11 +242,52 @@ func (s *suite) fakeQuant(t dtype.Type, how string) {
 	}
 	want := make([]float64, rows*cols)
 	group := cols / t.Groups(cols)
+	if how == "grid" { // which leaves some of the values outside
+		a.Grid = kernels.Grid{Scale: 1.0 / 300}
+		if t.Kind.Info().Family == dtype.Int {
+			a.Grid = kernels.Grid{Scale: 1.75 / float32(int(1)<<(t.Bits()-1)), Zero: -3}
+		}
+	}
 	for g := range clip {
 		at := g * group
+		if how == "grid" {
+			fixed64(want[at:at+group], x[at:at+group], a.Grid, t)
+			continue
+		}
 		fake64(want[at:at+group], x[at:at+group], scale[at%cols:][:group], clip[g], t)
 	}
 	s.check([]result{{name: "y", n: len(want), want: want, tol: 2e-6}}, func(d []kernels.Dst) { s.b.FakeQuant(d[0], a) })
+}
+
+// fixed64 rounds one group on a grid that all values have: signed codes of an Int
+// type, as ONNX's QuantizeLinear and DequantizeLinear of int8, and a Micro type's
+// values times the scale.
+func fixed64(dst, x []float64, g kernels.Grid, t dtype.Type) {
+	scale, zero := float64(g.Scale), float64(g.Zero)
+	for j, v := range x {
+		if t.Kind.Info().Family == dtype.Micro {
+			dst[j] = micro64(v/scale, t.Kind) * scale
+			continue
+		}
+		top := math.Exp2(float64(t.Bits()-1)) - 1
+		q := math.RoundToEven(math.Max(-top-1, math.Min(float64(float32(float32(v)/g.Scale)+g.Zero), top)))
+		dst[j] = (q - zero) * scale
+	}
+}
+
+// micro64 is the value of a small float type that is nearest to v.
+func micro64(v float64, k dtype.Kind) float64 {
+	mantissa, least, largest := 3.0, -6.0, 448.0
+	if k == dtype.F8E5M2 {
+		mantissa, least, largest = 2, -14, 57344
+	}
+	v = float64(float32(v))
+	exp := math.Max(math.Floor(math.Log2(math.Abs(v))), least)
+	step := math.Exp2(exp - mantissa)
+	if v == 0 {
+		step = 1
+	}
+	return math.Max(-largest, math.Min(math.RoundToEven(v/step)*step, largest))
 }
 
 // fake64 rounds one group. Its scale is the type's, and what is rounded to a code
@@ -271,19 +315,8 @@ func fake64(dst, x, s []float64, clip float64, t dtype.Type) {
 		return
 	}
 	scale := float64(block.MicroScale(t, float32(math.Max(hi, -lo))))
-	mantissa, least, largest := 3.0, -6.0, 448.0
-	if t.Kind == dtype.F8E5M2 {
-		mantissa, least, largest = 2, -14, 57344
-	}
 	for j, v := range dst {
-		v = float64(float32(v / scale))
-		exp := math.Max(math.Floor(math.Log2(math.Abs(v))), least)
-		step := math.Exp2(exp - mantissa)
-		if v == 0 {
-			step = 1
-		}
-		q := math.Max(-largest, math.Min(math.RoundToEven(v/step)*step, largest))
-		dst[j] = q * scale / s[j]
+		dst[j] = micro64(v/scale, t.Kind) * scale / s[j]
 	}
 }
 

@@ -122,7 +122,7 @@ KERNEL(factor_invert, FactorArgs) {
 
 // y = dq(q(x·s))/s: one thread a group. kind: 0 values are only cut, 1 integers,
 // 2 E4M3, 3 E5M2.
-struct FakeArgs { Dst y; Elems x; const float *scale, *clip; i64 n; int cols, group, groups, kind, bits, zero, scale_type, pad; };
+struct FakeArgs { Dst y; Elems x; const float *scale, *clip; i64 n; int cols, group, groups, kind, bits, zero, scale_type, fixed; float fixed_scale, fixed_zero; };
 
 __device__ inline float round_scale(float v, int type) {
   return type == F32 ? v : type == BF16 ? round_bf16(v) : from_f16(to_f16(v));
@@ -158,9 +158,15 @@ KERNEL(fake_quant, FakeArgs) {
   }
   if (scale == 0) scale = a.scale_type == F16 ? 0x1p-24f : 0x1p-126f;
   if (a.kind == 1) zero = a.zero ? fminf(fmaxf(rintf(-lo / scale), 0), top) : (top + 1) / 2;
+  float low = 0;
+  if (a.fixed) {
+    scale = a.fixed_scale, zero = a.fixed_zero;
+    low = -(top + 1) / 2, top = -low - 1; // codes with a sign
+  }
   for (int j = col; j < col + size; j++) {
     float s = a.scale ? a.scale[j] : 1, v = fminf(fmaxf(get(a.x, row + j) * s, -limit), limit);
-    if (a.kind == 1) v = (fminf(fmaxf(rintf(v / scale) + zero, 0), top) - zero) * scale;
+    if (a.kind == 1 && a.fixed) v = (rintf(fminf(fmaxf(v / scale + zero, low), top)) - zero) * scale;
+    else if (a.kind == 1) v = (fminf(fmaxf(rintf(v / scale) + zero, 0), top) - zero) * scale;
     if (a.kind > 1) v = round_micro(v / scale, a.kind) * scale;
     put(a.y, row + j, v / s);
   }

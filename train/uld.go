@@ -2,6 +2,7 @@ package train
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
@@ -125,8 +126,67 @@ func pieces(t *tokenizer.Tokenizer, ids []int32) []string {
 	return out
 }
 
-// same finds where two lists of pieces have said the same text, and no character is cut.
+// same finds where two lists of pieces have said the same text, and no character is
+// cut. Where they differ, as where one tokenizer normalizes, it goes on behind.
 func same(own, its []string) (out []aligned) {
+	x, y := newTextOf(own), newTextOf(its)
+	from := [2]int{}
+	for {
+		groups := prefix(own[from[0]:], its[from[1]:])
+		for _, g := range groups {
+			out = append(out, aligned{[2]int32{g.own[0] + int32(from[0]), g.own[1] + int32(from[0])}, [2]int32{g.its[0] + int32(from[1]), g.its[1] + int32(from[1])}})
+		}
+		if n := len(groups); n > 0 {
+			from[0], from[1] = from[0]+int(groups[n-1].own[1]), from[1]+int(groups[n-1].its[1])
+		}
+		if from = resume(x, y, from); from[0] < 0 {
+			return out
+		}
+	}
+}
+
+// textOf are pieces as one text and where each begins in it.
+type textOf struct {
+	text  string
+	begin []int // of each piece, and the end
+	own   []string
+}
+
+func newTextOf(pieces []string) textOf {
+	t := textOf{text: strings.Join(pieces, ""), begin: make([]int, len(pieces)+1), own: pieces}
+	for i, p := range pieces {
+		t.begin[i+1] = t.begin[i] + len(p)
+	}
+	return t
+}
+
+// whole reports whether piece i begins with a character.
+func (t textOf) whole(i int) bool { return i == 0 || t.own[i-1] != "" }
+
+// Texts that differ go on as one where so many bytes, or all that are left, are equal,
+// after at most so many pieces of both.
+const resumeBytes, resumePieces = 12, 64
+
+// resume finds the nearest pieces behind from where both texts go on alike; -1 when
+// there are none.
+func resume(x, y textOf, from [2]int) [2]int {
+	for skip := 1; skip <= resumePieces; skip++ {
+		for k := range skip + 1 {
+			i, j := from[0]+k, from[1]+skip-k
+			if i >= len(x.own) || j >= len(y.own) || !x.whole(i) || !y.whole(j) {
+				continue
+			}
+			a, b := x.text[x.begin[i]:], y.text[y.begin[j]:]
+			if n := resumeBytes; a == b || len(a) >= n && len(b) >= n && a[:n] == b[:n] {
+				return [2]int{i, j}
+			}
+		}
+	}
+	return [2]int{-1, -1}
+}
+
+// prefix is same up to the first difference.
+func prefix(own, its []string) (out []aligned) {
 	var a, b, i, j int // characters and pieces so far
 	last := aligned{}
 	for i < len(own) && j < len(its) {

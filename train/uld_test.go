@@ -27,6 +27,10 @@ func TestSame(t *testing.T) {
 		{[]string{"a", "b"}, []string{"a", "c"}, "[{[0 1] [0 1]}]"}, // what follows is another text
 		{[]string{"a", "b"}, []string{"a"}, "[{[0 1] [0 1]}]"},
 		{nil, []string{"a"}, "[]"},
+		// a teacher that composes characters: what follows teaches again
+		{[]string{"a", "e\u0301", " b", " and then more"}, []string{"a", "\u00e9", " b", " and then more"}, "[{[0 1] [0 1]} {[2 3] [2 3]} {[3 4] [3 4]}]"},
+		{[]string{"e", "\u0301", "n", "e\u0301"}, []string{"\u00e9", "n", "\u00e9"}, "[]"}, // too little is alike
+		{[]string{"e\u0301", "", "é and so it goes on", "u\u0301", "!"}, []string{"\u00e9", "é and so", " it goes on", "ú", "!"}, "[{[1 3] [1 3]} {[4 5] [4 5]}]"},
 	} {
 		if got := fmt.Sprint(same(c.own, c.its)); got != c.want {
 			t.Errorf("%q and %q: %s, want %s", c.own, c.its, got, c.want)

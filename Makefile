@@ -31,7 +31,7 @@ conformance: ## docs/support.md from the golden tests: what each architecture an
 
 RACE = CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short -timeout 30m
 test-race: ## data races in what runs on several threads, on plain Go kernels (gcc)
-	$(RACE) -skip '/(neon|avx)' ./kernels/par ./kernels/cpu/... ./autograd/... ./data ./data/tokenizer ./data/rows ./data/chat
+	$(RACE) -skip '/(neon|avx|amx)' ./kernels/par ./kernels/cpu/... ./autograd/... ./data ./data/tokenizer ./data/rows ./data/chat
 	$(RACE) -run 'Threads|Packing|NotFinite|SecondRun' ./train
 
 fmt: ## gofmt finds nothing to change

@@ -16,8 +16,12 @@ var specialKeys = []string{"bos_token", "eos_token", "unk_token", "sep_token", "
 // tokenizer.json's: the flags in added_tokens_decoder, tokens that only stand there, and special tokens that
 // tokenizer.json has as ordinary ones or, of the lists, not at all. Those get the next ids. top is the largest one so far.
 func (t *Tokenizer) declared(top int32) error {
-	for _, a := range t.added {
+	at := map[string]int{} // in t.added, the first of each text
+	for i, a := range t.added {
 		top = max(top, a.ID)
+		if _, ok := at[a.Content]; !ok {
+			at[a.Content] = i
+		}
 	}
 	place := func(a addedToken) addedToken {
 		id, ok := t.ids[a.Content]
@@ -26,11 +30,9 @@ func (t *Tokenizer) declared(top int32) error {
 			id = top
 		}
 		a.ID = id
+		at[a.Content] = len(t.added)
 		t.added = append(t.added, a)
 		return a
-	}
-	at := func(content string) int {
-		return slices.IndexFunc(t.added, func(a addedToken) bool { return a.Content == content })
 	}
 	named := map[string]bool{}
 	for _, key := range specialKeys {
@@ -45,7 +47,7 @@ func (t *Tokenizer) declared(top int32) error {
 	}
 	for _, a := range list {
 		a.Special = a.Special || named[a.Content]
-		if i := at(a.Content); i >= 0 {
+		if i, ok := at[a.Content]; ok {
 			a.ID = t.added[i].ID
 			t.added[i] = a
 			continue
@@ -60,7 +62,7 @@ func (t *Tokenizer) declared(top int32) error {
 		for _, e := range valuesOf(v) {
 			a, ok := token(e)
 			_, known := t.ids[a.Content]
-			if ok && at(a.Content) < 0 && (known || !slices.Contains(specialKeys, key)) {
+			if _, placed := at[a.Content]; ok && !placed && (known || !slices.Contains(specialKeys, key)) {
 				a.Special = true
 				place(a)
 			}

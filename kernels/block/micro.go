@@ -62,13 +62,17 @@ func MicroScales(dst []float32, m Raw, row, g int) {
 		return
 	}
 	of := f32at(m.Data[p[dtype.NestedScales].Off+4*row:])
-	for i := range dst {
-		if m.Type.Flags&dtype.Inverse != 0 {
-			dst[i] /= of
-		} else {
-			dst[i] *= of
-		}
+	for i, s := range dst {
+		dst[i] = RowScaled(s, of, m.Type)
 	}
+}
+
+// RowScaled is a scale s of a Micro type t with Nested, of a row whose number is of.
+func RowScaled(s, of float32, t dtype.Type) float32 {
+	if t.Flags&dtype.Inverse != 0 {
+		return s / of
+	}
+	return s * of
 }
 
 // decodeMicro: value = code · scale of the column's group.

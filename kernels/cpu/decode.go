@@ -253,7 +253,7 @@ func (u *unitType) nested(p *paramRoom, n int, at func(int) int) {
 
 // floats are the scales of both halves of n units of small floats.
 func (u *unitType) floats(p *paramRoom, n, row, drow, col, dcol int) {
-	kind, flags := u.raw.Type.Scale, u.raw.Type.Flags
+	t := u.raw.Type
 	for i := range n {
 		r, c := row+i*drow, col+i*dcol
 		for half := range 2 {
@@ -261,13 +261,9 @@ func (u *unitType) floats(p *paramRoom, n, row, drow, col, dcol int) {
 				p[i*unitParams+1] = p[i*unitParams]
 				break
 			}
-			s := blocks.ScaleAt(u.scales, kind, r*u.perRow+(c+half*unitSize/2)>>u.shift)
-			switch {
-			case flags&dtype.Nested == 0:
-			case flags&dtype.Inverse != 0:
-				s /= f32At(u.outer[4*r:])
-			default:
-				s *= f32At(u.outer[4*r:])
+			s := blocks.ScaleAt(u.scales, t.Scale, r*u.perRow+(c+half*unitSize/2)>>u.shift)
+			if t.Flags&dtype.Nested != 0 {
+				s = blocks.RowScaled(s, f32At(u.outer[4*r:]), t)
 			}
 			p[i*unitParams+half] = s
 		}

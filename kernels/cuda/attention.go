@@ -69,7 +69,7 @@ func (c *CUDA) Attention(o kernels.Heads, lse kernels.Buffer, q, k, v kernels.He
 	if size := x.flashSize(a, 256, []heads{x.q, x.k, x.v}, []heads{x.o}); size > 0 {
 		f, rows := c.flashOf(x)
 		defer c.Free(rows)
-		c.flash(fmt.Sprintf("flash_%d", size), a.N, a.H, map[int]int{64: 64, 128: 64, 256: 32}[size]*size*4, f)
+		c.flash("flash", size, a.N, a.H, f)
 		return
 	}
 	c.warps("attention", a.N, a.H, a.Dk+a.Values(), x)
@@ -120,9 +120,19 @@ func (c *CUDA) flashOf(x *attnArgs) (*flashArgs, *Buf) {
 		n: int32(x.n), nKV: int32(x.nKV), h: x.h, kv: x.kv, dkSize: x.dkSize, dvSize: x.dvSize, scale: x.scale, softCap: x.softCap}, rows
 }
 
-// flash queues a kernel with one block for 64 of n tokens and each of h heads.
-func (c *CUDA) flash(name string, n, h, shared int, f *flashArgs) {
-	launch(c, name, driver.Dim{X: blocksOf(n, 64), Y: uint32(h), Z: 1}, driver.Dim{X: 128, Y: 1, Z: 1}, shared, f)
+// flashRows are the rows, of heads of their size in bf16, that the kernels of flash.cu
+// hold in shared memory.
+var flashRows = map[string]int{
+	"flash_64": 2 * 64, "flash_128": 2 * 64, "flash_256": 2 * 32, // keys and values
+	"flash_grad_q_64": 4 * 64, "flash_grad_q_128": 4 * 32, // and the next ones
+	"flash_grad_kv_64": 2*64 + 4*32, "flash_grad_kv_128": 2*64 + 4*32, // and queries with their gradients, and the next ones
+}
+
+// flash queues a kernel for heads of size, with one block for 64 of n tokens and each of
+// h heads.
+func (c *CUDA) flash(kind string, size, n, h int, f *flashArgs) {
+	name := fmt.Sprintf("%s_%d", kind, size)
+	launch(c, name, driver.Dim{X: blocksOf(n, 64), Y: uint32(h), Z: 1}, driver.Dim{X: 128, Y: 1, Z: 1}, 2*size*flashRows[name], f)
 }
 
 // AttentionBackward makes each gradient by itself, from the lse of the forward
@@ -141,10 +151,10 @@ func (c *CUDA) AttentionBackward(g *kernels.AttnGrads, do, o kernels.Heads, lse 
 		f, rows := c.flashOf(x)
 		defer c.Free(rows)
 		if !g.Q.Skip() {
-			c.flash(fmt.Sprintf("flash_grad_q_%d", size), a.N, a.H, 32<<10, f)
+			c.flash("flash_grad_q", size, a.N, a.H, f)
 		}
 		if !g.K.Skip() || !g.V.Skip() {
-			c.flash(fmt.Sprintf("flash_grad_kv_%d", size), a.Keys(), a.K, 512*size, f)
+			c.flash("flash_grad_kv", size, a.Keys(), a.K, f)
 		}
 	} else {
 		if !g.Q.Skip() {

@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -94,11 +93,7 @@ func (c *CUDA) pointsOf(k dtype.Kind) driver.Ptr {
 	if points == nil {
 		return 0
 	}
-	raw := make([]byte, 2*len(points))
-	for i, p := range points {
-		binary.LittleEndian.PutUint16(raw[2*i:], p)
-	}
-	return c.table(k, raw)
+	return c.table(k, kernels.Bytes(points))
 }
 
 // table is where the bytes of a table lie, which its first user brings to the device.

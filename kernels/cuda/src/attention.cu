@@ -2,7 +2,7 @@
 // (dk, dv): simple and exact in f32, without tensor cores. What a token sees is
 // kernels.AttnArgs.Seen.
 
-struct Heads { void* p; int type, add; i64 off, tok, head; };
+#include "heads.h"
 
 struct AttnArgs {
   Heads q, k, v, o, d; // d: the gradient of o, or with attn_grad_kv etc. see there
@@ -17,23 +17,9 @@ struct AttnArgs {
   int span, rel_zero, full, window, ahead, chunk, picks, ring;
 };
 
-__device__ inline i64 row_of(const Heads& h, i64 tok, int head) { return h.off + tok * h.tok + head * h.head; }
-__device__ inline float value(const Heads& h, i64 i) { return load(h.p, h.type, i); }
-__device__ inline void store(const Heads& h, i64 i, float v) { put(Dst{h.p, h.type, h.add}, i, v); }
-
 // Span is the sequence of a token: its keys begin at row base, the query of token
 // i is at position i + shift.
 struct Span { i64 base, shift, keys; };
-
-__device__ inline int find(const int* bounds, int seqs, i64 tok) {
-  int lo = 0, hi = seqs; // the last sequence that begins at or before tok and is not empty
-  while (hi - lo > 1) {
-    int mid = (lo + hi) / 2;
-    if (bounds[mid] <= tok) lo = mid;
-    else hi = mid;
-  }
-  return lo;
-}
 
 __device__ inline Span span_of(const AttnArgs& a, i64 tok) {
   if (a.slot) return Span{a.slot[tok] * a.max, a.pos[tok] - tok, (i64)a.pos[tok] + 1};

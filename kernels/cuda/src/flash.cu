@@ -3,10 +3,8 @@
 // and goes over the keys that they see (forward, dq), or 64 keys of a key head and goes
 // over the queries that see them (dk, dv). Each gradient is made by a block alone, in a
 // fixed order.
+#include "heads.h"
 #include "mma.h"
-
-// As in attention.cu.
-struct Heads { void* p; int type, add; i64 off, tok, head; };
 
 // rows[i]: query i sees the rows rows[i].x … rows[i].y of keys (attn_rows). Neither falls
 // with i. Heads of q, k, v and d are bf16, every row of a head at a multiple of 16 bytes.
@@ -437,7 +435,7 @@ template <int D, int COUNT> __device__ inline void gradient_kv(const FlashArgs& 
   if (a.dv.p) write<D>(a.dv, kv, dv, 1, 1, row, a.n_kv, a.dv_size, col);
 }
 
-// flash_SIZE: heads of up to SIZE. Dynamic shared memory: see flashShared in attention.go.
+// flash_SIZE: heads of up to SIZE. Dynamic shared memory: see flashRows in attention.go.
 #define FLASH(name, call)                                                        \
   extern "C" __global__ void __launch_bounds__(THREADS) name(FlashArgs a) {      \
     extern __shared__ __align__(16) u8 shared[];                                 \

@@ -127,9 +127,10 @@ func (t *Tape) JoinHeads(x, tail *Tensor, d int) *Tensor {
 	return y
 }
 
-// FakeQuant returns x as it comes back from being stored as q, on a grid that was chosen beforehand where grid is not zero: what quantized
-// activations are before a product. Its gradient is passed straight through
-// (Bengio et al. 2013, arXiv:1308.3432).
+// FakeQuant returns x as it comes back from being stored as q, on a grid that was
+// chosen beforehand where grid is not zero: what quantized activations are before a
+// product. Its gradient is passed straight through (Bengio et al. 2013,
+// arXiv:1308.3432).
 func (t *Tape) FakeQuant(x *Tensor, q dtype.Type, grid kernels.Grid) *Tensor {
 	y := t.alloc(kernels.Activations, x.kind, x.Rows(), x.Cols())
 	y.needs, y.slope = x.needs, x.slope

@@ -304,7 +304,7 @@ func leastUsed(dev kernels.Backend, w, wc kernels.Buffer, out, in, r int, scale 
 	if err != nil {
 		return nil, nil, err
 	}
-	left, err := scratch(dev, out*r)
+	left, err := upload(dev, u)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -314,7 +314,6 @@ func leastUsed(dev kernels.Backend, w, wc kernels.Buffer, out, in, r int, scale 
 		return nil, nil, err
 	}
 	defer dev.Free(rest)
-	dev.Upload(left, kernels.Bytes(u))
 	dev.Gemm(kernels.To(rest), &kernels.GemmArgs{A: left, TA: true, B: w, M: r, N: in, K: out, Alpha: 1})
 	if a, err = values(dev, rest); err != nil {
 		return nil, nil, err

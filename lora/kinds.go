@@ -462,6 +462,31 @@ func scratch(dev kernels.Backend, n int) (kernels.Buffer, error) {
 	return dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), n)
 }
 
+// upload is scratch that holds v.
+func upload(dev kernels.Backend, v []float32) (kernels.Buffer, error) {
+	b, err := scratch(dev, len(v))
+	if err == nil {
+		dev.Upload(b, kernels.Bytes(v))
+	}
+	return b, err
+}
+
+// scaledProduct is dst = or += scale·b·a of a [r, cols] and b [rows, r].
+func scaledProduct(dev kernels.Backend, dst kernels.Dst, a, b []float32, r, cols int, scale float32) error {
+	fa, err := upload(dev, a)
+	if err != nil {
+		return err
+	}
+	defer dev.Free(fa)
+	fb, err := upload(dev, b)
+	if err != nil {
+		return err
+	}
+	defer dev.Free(fb)
+	dev.Gemm(dst, &kernels.GemmArgs{A: fb, B: fa, M: len(b) / r, N: cols, K: r, Alpha: scale})
+	return nil
+}
+
 // removeLoRA takes one adapter off a layer.
 func removeLoRA(l *nn.Linear, low *nn.LoRA) { l.Adapters = without(l.Adapters, low) }
 

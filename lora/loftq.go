@@ -40,31 +40,13 @@ func alternate(dev kernels.Backend, whole, w kernels.Buffer, out, in, r int, sca
 			return a, b, err
 		}
 		dev.Add(kernels.To(rest), &kernels.AddArgs{N: n, A: whole, Alpha: 1})
-		if err = takeProduct(dev, rest, a, b, out, in, r, scale); err == nil {
+		if err = scaledProduct(dev, kernels.Into(rest), a, b, r, in, -scale); err == nil {
 			err = hold(rest)
 		}
 		if err != nil {
 			return nil, nil, err
 		}
 	}
-}
-
-// takeProduct takes scale·b·a from w [out, in].
-func takeProduct(dev kernels.Backend, w kernels.Buffer, a, b []float32, out, in, r int, scale float32) error {
-	fa, err := scratch(dev, len(a))
-	if err != nil {
-		return err
-	}
-	defer dev.Free(fa)
-	fb, err := scratch(dev, len(b))
-	if err != nil {
-		return err
-	}
-	defer dev.Free(fb)
-	dev.Upload(fa, kernels.Bytes(a))
-	dev.Upload(fb, kernels.Bytes(b))
-	dev.Gemm(kernels.Dst{Buffer: w, Add: true}, &kernels.GemmArgs{A: fb, B: fa, M: out, N: in, K: r, Alpha: -scale})
-	return nil
 }
 
 // loftQ returns the first A and B of l, whose weight as it is held is w. After more than
@@ -120,11 +102,7 @@ func original(dev kernels.Backend, src *arch.Source, t *arch.Tensor) (kernels.Bu
 	}
 	v := make([]float32, t.Len())
 	block.DecodeAll(v, raw)
-	whole, err := scratch(dev, len(v))
-	if err == nil {
-		dev.Upload(whole, kernels.Bytes(v))
-	}
-	return whole, err
+	return upload(dev, v)
 }
 
 // alternated makes v, a weight of the base as it is held, what an adapter of rank r
@@ -136,7 +114,7 @@ func (m *merger) alternated(t *arch.Tensor, typ dtype.Type, v []float32, r int, 
 			return err
 		}
 		defer m.dev.Free(whole)
-		w, err := m.upload(v)
+		w, err := upload(m.dev, v)
 		if err != nil {
 			return err
 		}

@@ -387,7 +387,7 @@ func (m *merger) delta(name string, row0, cols int, delta []float32) error {
 				n := min(row0+rows, (e+1)*size) - at
 				dst := kernels.Dst{Buffer: m.dev.Slice(sum, (at-row0)*cols, n*cols), Add: i > 0}
 				a := f.a[e*f.r*cols : (e+1)*f.r*cols]
-				if err := m.product(dst, a, f.b[at*f.r:(at+n)*f.r], f, cols); err != nil {
+				if err := scaledProduct(m.dev, dst, a, f.b[at*f.r:(at+n)*f.r], f.r, cols, f.scale); err != nil {
 					return err
 				}
 				at += n
@@ -395,30 +395,6 @@ func (m *merger) delta(name string, row0, cols int, delta []float32) error {
 		}
 		return m.dev.Download(kernels.Bytes(delta), sum)
 	})
-}
-
-// product is scale·b·a of some rows.
-func (m *merger) product(dst kernels.Dst, fa, fb []float32, f factor, cols int) error {
-	a, err := m.upload(fa)
-	if err != nil {
-		return err
-	}
-	defer m.dev.Free(a)
-	b, err := m.upload(fb)
-	if err != nil {
-		return err
-	}
-	defer m.dev.Free(b)
-	m.dev.Gemm(dst, &kernels.GemmArgs{A: b, B: a, M: len(fb) / f.r, N: cols, K: f.r, Alpha: f.scale})
-	return nil
-}
-
-func (m *merger) upload(v []float32) (kernels.Buffer, error) {
-	b, err := m.dev.Alloc(kernels.Scratch, dtype.Of(dtype.F32), len(v))
-	if err == nil {
-		m.dev.Upload(b, kernels.Bytes(v))
-	}
-	return b, err
 }
 
 // requantized measures how far the weight was from its original in training,

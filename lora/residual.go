@@ -232,7 +232,7 @@ func (m *merger) residualOf(f *Folder, t *arch.Tensor, r int, scale float32) (fa
 	block.DecodeAll(v, raw)
 	out := factor{r: r, parts: 1}
 	err = m.dev.Run(func() error {
-		w, err := m.upload(v)
+		w, err := upload(m.dev, v)
 		if err != nil {
 			return err
 		}

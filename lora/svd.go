@@ -43,13 +43,8 @@ func leading(dev kernels.Backend, w kernels.Buffer, rows, cols, r int) (u []floa
 		return nil, nil, nil, err
 	}
 	defer dev.Free(y)
-	basis := make([][]float64, k) // columns of X
-	for j, c := range newStream(1, "singular vectors").normal(cols*k, 1) {
-		basis[j%k] = append(basis[j%k], float64(c))
-	}
-	orthonormal(basis)
-	var history []float64
-	var found [][]float64 // the r directions of the step before
+	basis := firstBasis(cols, k) // columns of X
+	var found settling
 	left := make([][]float64, k)
 	for step := 0; ; step++ {
 		dev.Upload(x, kernels.Bytes(rowsOf(basis)))
@@ -66,13 +61,7 @@ func leading(dev kernels.Backend, w kernels.Buffer, rows, cols, r int) (u []floa
 		}
 		squares, turn := eigen(gram(left), k)
 		left, basis = turned(left, turn), turned(basis, turn)
-		moved := 1.0
-		if found != nil {
-			moved = away(found, basis[:r])
-		}
-		found = basis[:r]
-		history = append(history, moved)
-		still := moved < svdStill || step >= svdWindow && moved < svdNoise && moved > history[step-svdWindow]/2
+		still := found.still(basis[:r])
 		if whole := k == min(rows, cols) && step > 0; whole || still || step == svdSteps || squares[0] <= 0 {
 			s = make([]float64, r)
 			for j := range r {
@@ -107,6 +96,33 @@ func leading(dev kernels.Backend, w kernels.Buffer, rows, cols, r int) (u []floa
 		orthonormal(next)
 		basis = next
 	}
+}
+
+// firstBasis is k orthonormal columns of n numbers to begin an iteration with.
+func firstBasis(n, k int) [][]float64 {
+	x := make([][]float64, k)
+	for j, c := range newStream(1, "singular vectors").normal(n*k, 1) {
+		x[j%k] = append(x[j%k], float64(c))
+	}
+	orthonormal(x)
+	return x
+}
+
+// settling follows the directions of an iteration from step to step.
+type settling struct {
+	found   [][]float64 // of the step before
+	history []float64   // how far they moved
+}
+
+// still takes the directions of the next step, and reports whether they stand still or
+// have stopped coming closer.
+func (s *settling) still(next [][]float64) bool {
+	moved, step := 1.0, len(s.history)
+	if s.found != nil {
+		moved = away(s.found, next)
+	}
+	s.found, s.history = next, append(s.history, moved)
+	return moved < svdStill || step >= svdWindow && moved < svdNoise && moved > s.history[step-svdWindow]/2
 }
 
 // trailingMemory is what trailing takes with its operand of float32: the vectors in
@@ -201,13 +217,8 @@ func smallestOf(g []float64, n, r int) (values []float64, vectors [][]float64, e
 		return nil, nil, errors.New("lora: a matrix of products that is not positive")
 	}
 	k := min(2*r+svdExtra, n)
-	x := make([][]float64, k)
-	for j, c := range newStream(1, "singular vectors").normal(n*k, 1) {
-		x[j%k] = append(x[j%k], float64(c))
-	}
-	orthonormal(x)
-	var found [][]float64
-	var history []float64
+	x := firstBasis(n, k)
+	var found settling
 	for step := 0; ; step++ {
 		y := make([][]float64, k)
 		par.For(k, 1, func(lo, hi int) {
@@ -225,13 +236,7 @@ func smallestOf(g []float64, n, r int) (values []float64, vectors [][]float64, e
 		}
 		inverses, turn := eigen(t, k)
 		x, y = turned(x, turn), turned(y, turn)
-		moved := 1.0
-		if found != nil {
-			moved = away(found, x[:r])
-		}
-		found = x[:r]
-		history = append(history, moved)
-		if moved < svdStill || step >= svdWindow && moved < svdNoise && moved > history[step-svdWindow]/2 || step == svdSteps {
+		if found.still(x[:r]) || step == svdSteps {
 			for _, v := range inverses[:r] {
 				values = append(values, 1/v-shift)
 			}

@@ -456,7 +456,7 @@ func TestGoldenULD(t *testing.T) {
 					i--
 				}
 				groups = append(groups, [2]int32{i, i + 1})
-				coef = append(coef, float32(orElse(c.Args.W, 1)/float64(len(at))/samples))
+				coef = append(coef, float32(value(c.Args.W, 1)/float64(len(at))/samples))
 			}
 		}
 		for _, k := range target {
@@ -466,9 +466,9 @@ func TestGoldenULD(t *testing.T) {
 			tape := &autograd.Tape{Dev: dev, Record: true}
 			defer tape.Free()
 			x := tape.Input(tensors["student_logits"], n, v)
-			teacher := autograd.Ranks(tensors["uld.teacher_logits"], tv, groups, tokens, float32(1/orElse(c.Args.Its, 1)))
+			teacher := autograd.Ranks(tensors["uld.teacher_logits"], tv, groups, tokens, float32(1/value(c.Args.Its, 1)))
 			sum := 0.0
-			for i, l := range tape.Ranked(x, autograd.RankedSpec{Groups: groups, Tokens: tokens, Scale: float32(1 / orElse(c.Args.Own, 1)), Teacher: teacher}, coef) {
+			for i, l := range tape.Ranked(x, autograd.RankedSpec{Groups: groups, Tokens: tokens, Scale: float32(1 / value(c.Args.Own, 1)), Teacher: teacher}, coef) {
 				sum += float64(coef[i]) * float64(l)
 			}
 			got, err := tape.GradOf(x)

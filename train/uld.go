@@ -51,14 +51,6 @@ func (c Config) checkULD(given Config) error {
 	return nil
 }
 
-// orElse is *p, or what stands for nil.
-func orElse(p *float64, def float64) float64 {
-	if p == nil {
-		return def
-	}
-	return *p
-}
-
 // Reader turns the samples of one tokenizer into those of another.
 type Reader struct{ From, To *tokenizer.Tokenizer }
 
@@ -130,19 +122,10 @@ func pieces(t *tokenizer.Tokenizer, ids []int32) []string {
 // cut. Where they differ, as where one tokenizer normalizes, it goes on behind.
 func same(own, its []string) (out []aligned) {
 	x, y := newTextOf(own), newTextOf(its)
-	from := [2]int{}
-	for {
-		groups := prefix(own[from[0]:], its[from[1]:])
-		for _, g := range groups {
-			out = append(out, aligned{[2]int32{g.own[0] + int32(from[0]), g.own[1] + int32(from[0])}, [2]int32{g.its[0] + int32(from[1]), g.its[1] + int32(from[1])}})
-		}
-		if n := len(groups); n > 0 {
-			from[0], from[1] = from[0]+int(groups[n-1].own[1]), from[1]+int(groups[n-1].its[1])
-		}
-		if from = resume(x, y, from); from[0] < 0 {
-			return out
-		}
+	for from := [2]int{}; from[0] >= 0; from = resume(x, y, from) {
+		out, from = alike(out, x, y, from)
 	}
+	return out
 }
 
 // textOf are pieces as one text and where each begins in it.
@@ -185,49 +168,31 @@ func resume(x, y textOf, from [2]int) [2]int {
 	return [2]int{-1, -1}
 }
 
-// prefix is same up to the first difference.
-func prefix(own, its []string) (out []aligned) {
-	var a, b, i, j int // characters and pieces so far
-	last := aligned{}
-	for i < len(own) && j < len(its) {
-		for { // those that complete nothing belong to the next
-			a += len(own[i])
-			if i++; own[i-1] != "" || i == len(own) {
-				break
-			}
+// alike adds to out the groups from pieces from on, up to the first difference, and
+// returns where that is.
+func alike(out []aligned, x, y textOf, from [2]int) ([]aligned, [2]int) {
+	i, j := from[0], from[1]
+	ahead := func() int { return x.begin[i] - x.begin[from[0]] - (y.begin[j] - y.begin[from[1]]) }
+	for i < len(x.own) && j < len(y.own) {
+		for i++; !x.whole(i) && i < len(x.own); i++ { // those that complete nothing belong to the next
 		}
-		for b < a && j < len(its) || a > b {
-			if j == len(its) {
-				return out
+		for ahead() > 0 {
+			if j == len(y.own) {
+				return out, from
 			}
-			b += len(its[j])
-			j++
-			for b > a {
-				if i == len(own) {
-					return out
+			for j++; ahead() < 0; i++ {
+				if i == len(x.own) {
+					return out, from
 				}
-				a += len(own[i])
-				i++
 			}
 		}
-		if a != b || !equalText(own[last.own[1]:i], its[last.its[1]:j]) {
-			return out
+		if x.text[x.begin[from[0]]:x.begin[i]] != y.text[y.begin[from[1]]:y.begin[j]] {
+			return out, from
 		}
-		last = aligned{[2]int32{last.own[1], int32(i)}, [2]int32{last.its[1], int32(j)}}
-		out = append(out, last)
+		out = append(out, aligned{[2]int32{int32(from[0]), int32(i)}, [2]int32{int32(from[1]), int32(j)}})
+		from = [2]int{i, j}
 	}
-	return out
-}
-
-func equalText(a, b []string) bool {
-	var x, y string
-	for _, s := range a {
-		x += s
-	}
-	for _, s := range b {
-		y += s
-	}
-	return x == y
+	return out, from
 }
 
 // ranked is pass for o with use_uld_loss. A group of tokens counts as often as it has
@@ -263,14 +228,14 @@ func (r *run) ranked(b *data.Batch, o distill, w whole) (s Score, err error) {
 		}
 		from += int32(len(list[i].IDs))
 	}
-	cross := orElse(c.CrossEntropyWeight, 0)
+	cross := value(c.CrossEntropyWeight, 0)
 	if len(rows) == 0 && cross == 0 {
 		return o.Score(b, p), nil
 	}
 	units := float64(max(w.units, 1))
 	coef := make([]float32, len(groups))
 	for k, g := range groups {
-		coef[k] = float32(orElse(c.DistillationWeight, 1) * float64(g[1]-g[0]) / units)
+		coef[k] = float32(value(c.DistillationWeight, 1) * float64(g[1]-g[0]) / units)
 	}
 	var weights []float32
 	if w.units == 0 {
@@ -301,15 +266,15 @@ func (r *run) ranked(b *data.Batch, o distill, w whole) (s Score, err error) {
 			}
 			own := t.Rows(h, t.Upload(rows, len(rows), 1))
 			loss, err := r.Model.DivergeRanked(t, own, model.RankedTeacher{
-				Model: r.Teacher, Hidden: theirs.Rows(said, theirs.Upload(its, len(its), 1)), Groups: itsGroups, Tokens: itsTokens, Temperature: float32(orElse(c.TeacherTemperature, 1)),
-			}, groups, tokens, float32(orElse(c.StudentTemperature, 1)), coef)
+				Model: r.Teacher, Hidden: theirs.Rows(said, theirs.Upload(its, len(its), 1)), Groups: itsGroups, Tokens: itsTokens, Temperature: float32(value(c.TeacherTemperature, 1)),
+			}, groups, tokens, float32(value(c.StudentTemperature, 1)), coef)
 			t.Done(own)
 			if err != nil {
 				return err
 			}
 			for k, g := range groups {
 				for at := g[0]; at < g[1]; at++ {
-					p.Divergence[rows[at]] = float32(orElse(c.DistillationWeight, 1)) * loss[k]
+					p.Divergence[rows[at]] = float32(value(c.DistillationWeight, 1)) * loss[k]
 				}
 			}
 		}

@@ -12,6 +12,9 @@ import (
 // specialKeys name a special token each in tokenizer_config.json.
 var specialKeys = []string{"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}
 
+// declaringKeys are those, and those that name several.
+var declaringKeys = append(slices.Clone(specialKeys), "additional_special_tokens", "extra_special_tokens")
+
 // declared takes over what tokenizer_config.json says of added tokens, as Transformers does, whose word goes before
 // tokenizer.json's: the flags in added_tokens_decoder, tokens that only stand there, and special tokens that
 // tokenizer.json has as ordinary ones or, of the lists, not at all. Those get the next ids. top is the largest one so far.
@@ -57,7 +60,7 @@ func (t *Tokenizer) declared(top int32) error {
 			return fmt.Errorf("added_tokens_decoder: %q has id %d, by tokenizer.json its id is %d", clip(a.Content), a.ID, got.ID)
 		}
 	}
-	for _, key := range append(slices.Clone(specialKeys), "additional_special_tokens", "extra_special_tokens") {
+	for _, key := range declaringKeys {
 		v, _ := t.config.Get(key)
 		for _, e := range valuesOf(v) {
 			a, ok := token(e)

@@ -280,7 +280,7 @@ func (s *slow) addAll() error {
 	if err := s.addDecoder(); err != nil {
 		return err
 	}
-	for _, key := range append(slices.Clone(specialKeys), "additional_special_tokens", "extra_special_tokens") {
+	for _, key := range declaringKeys {
 		v, ok := s.config.Get(key)
 		if !ok {
 			v, _ = s.special.Get(key)

@@ -22,6 +22,7 @@ type dpo struct {
 	tail       float64 // ld_alpha
 	tau        float64 // discopop_tau
 	divergence func(ratio float64) (score, slope float64)
+	likely     bool // use_weighting
 }
 
 var dpoLosses = []string{"sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"}
@@ -35,7 +36,7 @@ var dpoOnly = map[string][]string{
 
 func newDPO(c Config) Objective {
 	d := dpo{losses: c.LossType, weights: c.LossWeights, beta: *c.Beta, smoothing: *c.LabelSmoothing, tail: 1, tau: *c.DiscoPOPTau,
-		divergence: divergences(*c.FAlphaDivergenceCoef)[c.FDivergenceType]}
+		divergence: divergences(*c.FAlphaDivergenceCoef)[c.FDivergenceType], likely: c.UseWeighting}
 	if d.weights == nil {
 		d.weights = slices.Repeat([]float64{1}, len(d.losses))
 	}
@@ -66,6 +67,9 @@ func (c Config) checkDPO(given Config) error {
 	} else if has("robust") && s >= 0.5 {
 		return fail.Usagef("train.label_smoothing", "the paper takes 0.1", "loss_type: robust needs a label_smoothing below 0.5, found %g", s)
 	}
+	if c.UseWeighting && has("aot", "aot_unpaired", "sft") {
+		return fail.Usagef("train.use_weighting", "leave one of both out", "use_weighting weighs pairs, and loss_type: %s compares answers of several, or learns from chosen tokens alone", strings.Join(c.LossType, ", "))
+	}
 	if given.FAlphaDivergenceCoef != nil && *given.FAlphaDivergenceCoef != dpoOptions["f_alpha_divergence_coef"] && c.FDivergenceType != "alpha_divergence" {
 		return fail.Usagef("train.f_alpha_divergence_coef", "leave it out", "f_alpha_divergence_coef belongs to f_divergence_type: alpha_divergence")
 	}
@@ -73,6 +77,8 @@ func (c Config) checkDPO(given Config) error {
 }
 
 func (dpo) Reads() Reads { return ReadsReference }
+
+func (d dpo) sharpened() bool { return d.likely }
 
 func (dpo) Samples() int { return 2 }
 
@@ -87,6 +93,7 @@ type side struct {
 	score, slope      float64 // of the ratio, by the divergence, and the score's derivative
 	tokens            float64 // supervised, at least 1
 	nll               float64 // -log p of all tokens alike
+	likely            float64 // of use_weighting: how likely the answer is, beside what the model would write itself
 }
 
 // pair is two answers, and the derivatives of the pair's loss by their ratios.
@@ -140,6 +147,7 @@ func (d dpo) pairs(b *data.Batch, p LogProbs) (pairs []pair, loss, tokens float6
 			for k := range pairs {
 				x := &pairs[k]
 				v, dc, dr := d.loss(name, x.c, x.r)
+				w := w * x.c.likely * x.r.likely
 				loss += w * v
 				x.dc += w * dc
 				x.dr += w * dr
@@ -151,8 +159,14 @@ func (d dpo) pairs(b *data.Batch, p LogProbs) (pairs []pair, loss, tokens float6
 
 // side reads sample s of b, of whose supervised tokens the first shared ones
 // count whole and those after them ld_alpha (LD-DPO, Liu et al. 2024, arXiv:2409.06411).
+// What a pair weighs (WPO, Zhou et al. 2024, arXiv:2406.11827, eq. 2, with the
+// alignment of its section 3.2) has no gradient: log p less log Σp² of a token is its
+// log-probability at temperature ½ less that at 1.
 func (d dpo) side(b *data.Batch, p LogProbs, s, shared int) side {
-	x := side{tokens: math.Max(1, float64(targetsOf(b, s))), nll: -sumOf(b, p.Policy, s)}
+	x := side{tokens: math.Max(1, float64(targetsOf(b, s))), nll: -sumOf(b, p.Policy, s), likely: 1}
+	if d.likely {
+		x.likely = math.Exp((sumOf(b, p.Sharp, s) - sumOf(b, p.Policy, s)) / x.tokens)
+	}
 	d.each(b, s, shared, func(i int32, w float64) {
 		x.policy += w * float64(p.Policy[i])
 		x.reference += w * float64(p.Reference[i])
@@ -211,20 +225,20 @@ func (d dpo) loss(name string, c, r side) (loss, dc, dr float64) {
 		z := beta * (c.score/c.tokens - r.score/r.tokens)
 		return softplus(-z), -sigmoid(-z) * cs / c.tokens, sigmoid(-z) * rs / r.tokens
 	case "nca_pair": // Chen et al. 2024, arXiv:2402.05369
-		x, y := beta*c.score, beta*r.score
-		return softplus(-x) + softplus(x)/2 + softplus(y)/2, (sigmoid(x)/2 - sigmoid(-x)) * cs, sigmoid(y) / 2 * rs
+		x, y := beta*c.ratio, beta*r.ratio
+		return softplus(-x) + softplus(x)/2 + softplus(y)/2, (sigmoid(x)/2 - sigmoid(-x)) * beta, sigmoid(y) / 2 * beta
 	case "bco_pair": // Jung et al. 2024, arXiv:2404.04656
-		x, y := beta*c.score, beta*r.score
-		return softplus(-x) + softplus(y), -sigmoid(-x) * cs, sigmoid(y) * rs
+		x, y := beta*c.ratio, beta*r.ratio
+		return softplus(-x) + softplus(y), -sigmoid(-x) * beta, sigmoid(y) * beta
 	case "sppo_hard": // Wu et al. 2024, arXiv:2405.00675, with certain preferences
-		x, y := c.score-1/(2*beta), r.score+1/(2*beta)
-		return x*x + y*y, 2 * x * c.slope, 2 * y * r.slope
+		x, y := c.ratio-1/(2*beta), r.ratio+1/(2*beta)
+		return x*x + y*y, 2 * x, 2 * y
 	case "apo_zero": // D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7
 		x, y := sigmoid(beta*c.ratio), sigmoid(beta*r.ratio)
 		return 1 - x + y, -beta * x * (1 - x), beta * y * (1 - y)
 	case "apo_down": // eq. 8
-		x, q := sigmoid(beta*c.ratio), sigmoid(z)
-		return x + 1 - q, beta*x*(1-x) - q*(1-q)*cs, q * (1 - q) * rs
+		x, q := sigmoid(beta*c.ratio), sigmoid(beta*(c.ratio-r.ratio))
+		return x + 1 - q, beta * (x*(1-x) - q*(1-q)), beta * q * (1 - q)
 	}
 	panic("train: loss " + name)
 }
@@ -281,24 +295,23 @@ func sortBy(index []int, value func(i int) float64) {
 }
 
 // divergences are what f_divergence_type can be (f-DPO, Wang et al. 2023,
-// arXiv:2309.16240): the score of a log ratio, f′ of the ratio without its
-// constants, and the score's derivative by the log ratio.
+// arXiv:2309.16240): the score of a log ratio, f′ of the ratio, which is 0 where both
+// models agree, and the score's derivative by the log ratio.
 func divergences(alpha float64) map[string]func(float64) (score, slope float64) {
 	reverse := func(x float64) (float64, float64) { return x, 1 }
 	return map[string]func(float64) (float64, float64){
 		"": reverse, "reverse_kl": reverse,
-		"forward_kl":    func(x float64) (float64, float64) { e := math.Exp(-x); return -e, e },
-		"js_divergence": func(x float64) (float64, float64) { return -softplus(-x), sigmoid(-x) },
+		"forward_kl":    func(x float64) (float64, float64) { e := math.Exp(-x); return 1 - e, e },
+		"js_divergence": func(x float64) (float64, float64) { return math.Ln2 - softplus(-x), sigmoid(-x) },
 		"alpha_divergence": func(x float64) (float64, float64) {
 			a := alpha - 1
 			if math.Abs(a) < 1e-6 { // its limit
 				return reverse(x)
 			}
 			if a*x > 80 { // where float32 ends
-				return math.Exp(80) / a, 0
+				return math.Expm1(80) / a, 0
 			}
-			e := math.Exp(a * x)
-			return e / a, e
+			return math.Expm1(a*x) / a, math.Exp(a * x)
 		},
 	}
 }

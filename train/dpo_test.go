@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"encoding/json"
 	"math"
 	"path/filepath"
 	"slices"
@@ -145,6 +146,44 @@ func TestGoldenPreferences(t *testing.T) {
 // notMeasured are metrics of the reference that are none of ours: they are read from all
 // logits of the vocabulary.
 var notMeasured = []string{"entropy", "num_tokens", "logits/chosen", "logits/rejected", "mean_token_accuracy"}
+
+// TestTRLLosses compares losses and gradient norms of options together: those of
+// python3 cmd/tune/interop/trl_losses.py ../shared/data/golden/train (TRL 1.16.0).
+func TestTRLLosses(t *testing.T) {
+	var cases []struct {
+		Config   json.RawMessage
+		Loss     float64
+		GradNorm float64 `json:"grad_norm"`
+	}
+	readJSON(t, "testdata/trl_losses.json", &cases)
+	if len(cases) != 33 {
+		t.Errorf("%d cases", len(cases))
+	}
+	for _, want := range cases {
+		t.Run(string(want.Config), func(t *testing.T) {
+			c := parse(t, string(want.Config))
+			c.MicroBatchSize, c.GradientAccumulationSteps = 2, 3
+			j, p := goldenPairs(t, c)
+			if j.Config.Samples() == 1 {
+				var chosen []data.Example
+				for _, e := range p.pairs() {
+					if e.ID%2 == 0 {
+						e.Group = 0
+						chosen = append(chosen, e)
+					}
+				}
+				j.Train = data.InMemory(chosen...)
+			}
+			_, m := firstStep(t, j)
+			if d := math.Abs(m.Loss - want.Loss); !(d <= 1e-5*max(1, want.Loss)) {
+				t.Errorf("loss %v, want %v", m.Loss, want.Loss)
+			}
+			if d := math.Abs(m.GradNorm/want.GradNorm - 1); !(d <= 1e-4) {
+				t.Errorf("gradient norm %v, want %v", m.GradNorm, want.GradNorm)
+			}
+		})
+	}
+}
 
 // firstStep begins a run and returns it with the gradients of its first step.
 func firstStep(t *testing.T, j Job) (*run, Metrics) {

@@ -20,7 +20,7 @@ func lossConfigs(t *testing.T) []Config {
 	}
 	for _, name := range names(objectives) {
 		kind := objectives[ObjectiveName(name)]
-		if kind.asks || kind.teacher { // which read more than log-probabilities: grpo_test.go, distill_test.go
+		if kind.asks || kind.teacher || name == "sft" { // which read more than log-probabilities, or weigh all alike: grpo_test.go, distill_test.go, dpo_test.go
 			continue
 		}
 		if len(kind.losses) == 0 && kind.options != nil {
@@ -34,7 +34,10 @@ func lossConfigs(t *testing.T) []Config {
 			if loss == "exo_pair" || loss == "robust" || loss == "aot" || loss == "aot_unpaired" || loss == "simpo" {
 				extra = ", label_smoothing: 0.2"
 			}
-			add(fmt.Sprintf("{objective: %s, loss_type: %s, beta: 0.3%s}", name, loss, extra))
+			if _, ok := kind.options["beta"]; ok {
+				extra += ", beta: 0.3"
+			}
+			add(fmt.Sprintf("{objective: %s, loss_type: %s%s}", name, loss, extra))
 		}
 	}
 	for _, divergence := range []string{"forward_kl", "js_divergence", "alpha_divergence"} {

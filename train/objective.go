@@ -58,6 +58,7 @@ const (
 type LogProbs struct {
 	Policy, Reference []float32
 	Mean              []float32 // [N] of log p over the vocabulary; nil without label smoothing
+	Sharp             []float32 // [N] as Policy, at half the temperature; nil unless the objective is sharp
 	Baseline          float64   // the objective's baseline, 0 without one
 	Tokens            int64     // as the objective's tokens counts them in the whole step
 
@@ -81,6 +82,13 @@ type entropic interface {
 	// EntropyWeights is how much the entropy of each token's distribution counts in
 	// the loss of a step of total units [N]; nil: it is only looked at.
 	EntropyWeights(b *data.Batch, total int64) []float32
+}
+
+// sharp is an objective that also looks at log-probabilities at half the temperature,
+// where sharpened says so.
+type sharp interface {
+	Objective
+	sharpened() bool
 }
 
 // objectives lists what `objective` can be.
@@ -109,7 +117,7 @@ var objectives = map[ObjectiveName]struct {
 	asks     bool // the model learns from its own answers
 	reward   bool // it trains a reward model, and reads rewards instead of log-probabilities
 }{
-	"sft": {make: newSFT},
+	"sft": {make: newSFT, losses: []string{"nll", "dft"}, check: Config.checkSFT},
 	"dpo": {make: newDPO, rate: 1e-5, full: 1e-6, options: dpoOptions, losses: dpoLosses, many: true, only: dpoOnly, check: Config.checkDPO, tokens: chosenTokens},
 	"cpo": {make: newCPO, rate: 1e-5, full: 1e-6, losses: cpoLosses, only: cpoOnly, check: Config.checkCPO, tokens: chosenTokens,
 		options: map[string]float64{"beta": 0.1, "cpo_alpha": 1, "simpo_gamma": 0.5, "alpha": 0, "label_smoothing": 0}},
@@ -314,6 +322,9 @@ func (c Config) checkObjective(given Config) error {
 			key = "loss_weights"
 		}
 		return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: dpo, not %s", key, c.Objective)
+	}
+	if c.UseWeighting && c.Objective != "dpo" {
+		return fail.Usagef("train.use_weighting", "leave it out", "use_weighting belongs to objective: dpo, not %s", c.Objective)
 	}
 	if c.LossTopK != 0 && !kind.teacher {
 		return fail.Usagef("train.loss_top_k", "leave it out", "loss_top_k belongs to objective: distill, not %s", c.Objective)

@@ -126,6 +126,12 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 				return err
 			}
 		}
+		if o, ok := r.objective.(sharp); ok && o.sharpened() {
+			half := model.Reading{Temperature: how.Temperature / 2}
+			if p.Sharp, err = t.Values(r.Model.LogProbAs(t, h, targets, nil, half).LogP); err != nil {
+				return err
+			}
+		}
 		if o, ok := r.objective.(entropic); ok {
 			if p.Entropy, err = r.entropy(t, h, b, o, total); err != nil {
 				return err

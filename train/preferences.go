@@ -10,7 +10,7 @@ import (
 // are wanted and answers which are not. Keys and meanings are TRL's. Each
 // belongs to some objectives (the table in objective.go) and is refused with others.
 type Preferences struct {
-	LossType    lora.Strings `yaml:"loss_type,omitempty" doc:"form of the loss, see objectives.md; dpo adds up several" unset:"grpo dapo, dpo sigmoid, cpo sigmoid, simpo simpo, kto kto"`
+	LossType    lora.Strings `yaml:"loss_type,omitempty" doc:"form of the loss, see objectives.md; dpo adds up several" unset:"sft nll, grpo dapo, dpo sigmoid, cpo sigmoid, simpo simpo, kto kto"`
 	LossWeights []float64    `yaml:"loss_weights,omitempty" doc:"dpo: of each of loss_type" unset:"1 each"`
 
 	Beta           *float64 `yaml:"beta,omitempty" doc:"how strongly the reference holds, or the scale of rewards" unset:"distill 0.5, grpo 0, dpo 0.1, cpo 0.1, orpo 0.1, kto 0.1, bco 0.1, simpo 2" range:"[0,1000]"`
@@ -19,6 +19,7 @@ type Preferences struct {
 	LDAlpha              *float64 `yaml:"ld_alpha,omitempty" doc:"weight of tokens beyond the length of the other answer" unset:"1" range:"[0,1]"`
 	FDivergenceType      string   `yaml:"f_divergence_type,omitempty" doc:"dpo: divergence from the reference" unset:"dpo reverse_kl" enum:"reverse_kl|forward_kl|js_divergence|alpha_divergence"`
 	FAlphaDivergenceCoef *float64 `yaml:"f_alpha_divergence_coef,omitempty" doc:"α of alpha_divergence" unset:"dpo 0.5" range:"[-100,100]"`
+	UseWeighting         bool     `yaml:"use_weighting,omitempty" doc:"dpo: pairs that the model would write itself count more" default:"false"`
 	DiscoPOPTau          *float64 `yaml:"discopop_tau,omitempty" doc:"temperature of loss_type: discopop" unset:"dpo 0.05" range:"(0,1000]"`
 
 	CPOAlpha   *float64 `yaml:"cpo_alpha,omitempty" doc:"weight of the chosen answers' own loss" unset:"cpo 1, simpo 0" range:"[0,1000]"`

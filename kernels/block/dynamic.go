@@ -23,10 +23,7 @@ type Dynamic struct {
 	// rank of a magnitude within half a code, and with its sign and shift the code.
 	lines [2 * dynamicDecades][8]float32 // slopes, then offsets, 8 times each
 	shift float32
-	// binades are the lines at both ends of each power of two from 2⁻³¹ to 1.
-	binades [4][32]float32
-	// Values and mid by bytes: the first of all, the second of all …
-	valueBytes, midBytes [4][256]byte
+	wide  *wideBook
 }
 
 const (
@@ -34,12 +31,26 @@ const (
 	dynamicDecades = 7
 )
 
-// Signed holds values of [-1, 1], Unsigned of [0, 1].
-var Signed, Unsigned = newDynamic(true), newDynamic(false)
+// wideBook is what vectors of 64 codes read (kernels/cpu/gen/dynamic.go). The values fall
+// into groups, of zero, of each decade and of one. Of each power of two from 2⁻³¹ to 1
+// there is the border between two groups that lies in it, or +Inf, and of the group that it
+// begins with the line of its ranks and the last of them, as fixed point in the fraction
+// of 128 (signed) or 256 (not), a half and a little higher.
+type wideBook struct {
+	border, slope, offset, last [32]float32
+	// Values by bytes: the first of all, the second of all … Where they have signs,
+	// magnitudes by ranks: 128 of each, that of rank 128 in the place of rank 0.
+	values [4 * 256]byte
+}
 
-func newDynamic(signed bool) *Dynamic {
+// Signed holds values of [-1, 1], Unsigned of [0, 1].
+var Signed, Unsigned = newDynamic(true, &wideBooks[0]), newDynamic(false, &wideBooks[1])
+
+var wideBooks [2]wideBook // of Signed, of Unsigned
+
+func newDynamic(signed bool, wide *wideBook) *Dynamic {
 	data := make([]float32, 0, 256)
-	d, below := new(Dynamic), 0.5 // a rank between those of the magnitudes beside it
+	d, below := &Dynamic{wide: wide}, 0.5 // a rank between those of the magnitudes beside it
 	for i := range dynamicDecades {
 		n := 1 << i
 		if !signed {
@@ -70,17 +81,7 @@ func newDynamic(signed bool) *Dynamic {
 			d.mid[i] = (data[i] + data[i+1]) / 2
 		}
 	}
-	for i := range 32 {
-		m := math.Ldexp(1, i-31)
-		d.binades[0][i], d.binades[1][i] = d.line(m)
-		d.binades[2][i], d.binades[3][i] = d.line(2 * m)
-	}
-	for i := range 256 {
-		for b := range 4 {
-			d.valueBytes[b][i] = byte(math.Float32bits(d.Values[i]) >> (8 * b))
-			d.midBytes[b][i] = byte(math.Float32bits(d.mid[i]) >> (8 * b))
-		}
-	}
+	d.wide.fill(d, zero, signed)
 	for i := range d.start {
 		bits := uint32(i) << (32 - dynamicBits)
 		if bits>>31 == 1 { // the value farthest from zero is the lowest
@@ -94,16 +95,48 @@ func newDynamic(signed bool) *Dynamic {
 	return d
 }
 
-// line is the slope and offset of the line that is the lowest at m.
-func (d *Dynamic) line(m float64) (slope, offset float32) {
-	least := math.Inf(1)
+// fill computes w of d's values, of which that at zero is 0.
+func (w *wideBook) fill(d *Dynamic, zero int, signed bool) {
+	first, base, steps := []int{zero, zero + 1}, 256.0, 1<<15 // the first of each group
 	for i := range dynamicDecades {
-		a, b := d.lines[i][0], d.lines[dynamicDecades+i][0]
-		if y := float64(a)*m + float64(b); y < least {
-			least, slope, offset = y, a, b
+		n := 2 << i
+		if signed {
+			n /= 2
+		}
+		first = append(first, first[len(first)-1]+n)
+	}
+	if signed {
+		base, steps = 128, 1<<16
+	}
+	first = append(first, 256)
+	group := 0 // of the least of a power of two
+	for i := range 32 {
+		m := math.Ldexp(1, i-31)
+		lo, hi := first[group], first[group+1]-1
+		slope := 0.0
+		if hi > lo {
+			slope = float64(hi-lo) / float64(d.Values[hi]-d.Values[lo])
+		}
+		at := base + float64(lo-zero) + 0.5
+		w.slope[i] = float32(slope)
+		w.offset[i] = float32(at + 4/float64(steps) - slope*float64(d.Values[lo]))
+		w.last[i] = float32(base + float64(hi-zero) + 0.5)
+		w.border[i] = float32(math.Inf(1))
+		if b := d.mid[hi]; float64(b) < 2*m {
+			w.border[i] = b
+			group++
 		}
 	}
-	return slope, offset
+	for i := range 256 {
+		v := math.Float32bits(d.Values[i])
+		for b := range 4 {
+			if !signed {
+				w.values[256*b+i] = byte(v >> (8 * b))
+			} else if i > zero {
+				w.values[128*b+(i-zero)%128] = byte(v >> (8 * b))
+			}
+		}
+	}
 }
 
 func eight(v float64) (out [8]float32) {
@@ -134,7 +167,10 @@ func (d *Dynamic) Encode(codes []byte, x []float32) (absmax float32) {
 	absmax = math.Float32frombits(top)
 	r := 1 / max(absmax, 1e-38)
 	codes = codes[:len(x)]
-	n = d.encodeLanes(codes, x, r)
+	n = 0
+	if top < math.Float32bits(float32(math.Inf(1))) {
+		n = d.encodeLanes(codes, x, r)
+	}
 	for i, v := range x[n:] {
 		codes[n+i] = d.Code(float32(v * r))
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
@@ -159,6 +160,83 @@ func TestDynamicLevels(t *testing.T) {
 				if !slices.Equal(b, bits) {
 					t.Fatalf("%s, block %d of %d: level %v decodes otherwise than plain Go", name, i, len(x), l)
 				}
+			}
+		}
+	}
+}
+
+// TestDynamicEvery compares the codes of every float in [-1, 1] that is not nearest to
+// zero with plain Go.
+func TestDynamicEvery(t *testing.T) {
+	if os.Getenv("TUNEKIT_ALL") == "" {
+		t.Skip("with TUNEKIT_ALL=1 only")
+	}
+	x, codes := make([]float32, 1<<12), make([]byte, 1<<12)
+	for name, d := range map[string]*Dynamic{"signed": Signed, "unsigned": Unsigned} {
+		const last = 0x3f800001 // above one: the inverse of the largest magnitude is rounded
+		for b := uint32(0x2f000000); b <= last; b += uint32(len(x) / 2) {
+			for i := range x {
+				x[i] = math.Float32frombits(min(b+uint32(i/2), last) | uint32(i%2)<<31)
+			}
+			n := d.encodeLanes(codes, x, 1)
+			for i, v := range x[:n] {
+				if want := d.Code(v); codes[i] != want {
+					t.Fatalf("%s: %v (%x) has the code %d, plain Go says %d", name, v, math.Float32bits(v), codes[i], want)
+				}
+			}
+		}
+	}
+}
+
+// TestDynamicBooks: a power of two has one border at most, and each border is in one.
+func TestDynamicBooks(t *testing.T) {
+	for i := range wideBooks {
+		borders := 0
+		for k, b := range wideBooks[i].border {
+			if math.IsInf(float64(b), 1) {
+				continue
+			}
+			borders++
+			if m := math.Ldexp(1, k-31); float64(b) < m || float64(b) >= 2*m {
+				t.Errorf("book %d: the border %v is not between %v and %v", i, b, m, 2*m)
+			}
+		}
+		if borders != dynamicDecades+1 {
+			t.Errorf("book %d has %d borders, want one behind zero and each decade", i, borders)
+		}
+	}
+}
+
+// TestAdamWDivides compares parameters with torch's formula in plain Go over second
+// moments of all sizes and many steps: the root is divided by a constant without a division.
+func TestAdamWDivides(t *testing.T) {
+	const blocks = 200
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, step := range []float64{1, 2, 3, 10, 77, 1000, 30000} {
+		p, g := make([]float32, 256*blocks), make([]float32, 256*blocks)
+		m, v := make([]byte, len(p)), make([]byte, len(p))
+		mtop, vtop := make([]float32, blocks), make([]float32, blocks)
+		for i := range p {
+			m[i], v[i] = byte(r.Uint32()), byte(r.Uint32())
+		}
+		for b := range mtop {
+			mtop[b] = 1
+			vtop[b] = float32(math.Pow(10, -44+82*r.Float64()))
+		}
+		vtop[3] = float32(math.Inf(1))
+		k := [8]float32{1, 1, 0.5, 1, 0, float32(math.Sqrt(1 - math.Pow(0.999, step))), 0, 1}
+		want := make([]float32, len(p))
+		for i := range p {
+			root := float32(math.Sqrt(float64(float32(Unsigned.Values[v[i]]*vtop[i/256]) + 0)))
+			want[i] = float32(Signed.Values[m[i]]*0.5) / (root / k[5])
+		}
+		n := AdamW(p, g, m, v, mtop, vtop, &k)
+		if n == 0 {
+			t.Skip("no AVX-512 VBMI")
+		}
+		for i, x := range p[:256*n] {
+			if x != want[i] && x == x && want[i] == want[i] || (x != x) != (want[i] != want[i]) {
+				t.Fatalf("step %v: element %d is %v, want %v", step, i, x, want[i])
 			}
 		}
 	}

@@ -81,14 +81,8 @@ func adamW(a *optim.Args[float32], s *optim.Span[float32]) optim.Element[float32
 	if m := s.State; m[0].Codes != nil && m[1].Codes != nil {
 		k := [8]float32{v.Clip, v.Keep, v.Lerp, v.Beta2, v.OneBeta2, v.Root, v.Eps, v.StepSize}
 		s.Coded = func(lo, hi int) int {
-			var next [2][kernels.OptimBlock]float32
-			for ; lo < hi; lo++ {
-				at, end := lo*kernels.OptimBlock, min((lo+1)*kernels.OptimBlock, len(s.P))
-				if !block.AdamW(s.P[at:end], s.G[at:end], m[0].Codes[at:end], m[1].Codes[at:end], &m[0].AbsMax[lo], &m[1].AbsMax[lo], &k, &next) {
-					break
-				}
-			}
-			return lo
+			at, end := lo*kernels.OptimBlock, min(hi*kernels.OptimBlock, len(s.P))
+			return lo + block.AdamW(s.P[at:end], s.G[at:end], m[0].Codes[at:end], m[1].Codes[at:end], m[0].AbsMax[lo:hi], m[1].AbsMax[lo:hi], &k)
 		}
 	}
 	return func(p, g []float32, m [][]float32) { vec.AdamW(p, g, m[0], m[1], v) }

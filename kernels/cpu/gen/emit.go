@@ -109,3 +109,26 @@ func ret() {
 	e("VZEROUPPER")
 	e("RET")
 }
+
+// capture returns the lines that f emits, in the place of writing them.
+func capture(f func()) []string {
+	whole := out.asm
+	out.asm = bytes.Buffer{}
+	f()
+	lines := strings.SplitAfter(out.asm.String(), "\n")
+	out.asm = whole
+	return lines[:len(lines)-1]
+}
+
+// weave writes two sequences that share no register as one, evenly mixed.
+func weave(a, b []string) {
+	for i, j := 0, 0; i < len(a) || j < len(b); {
+		if j == len(b) || i < len(a) && i*len(b) <= j*len(a) {
+			out.asm.WriteString(a[i])
+			i++
+		} else {
+			out.asm.WriteString(b[j])
+			j++
+		}
+	}
+}

@@ -167,17 +167,27 @@ func DynamicTop8(n int, x *float32, out *uint32)
 //go:noescape
 func DynamicEncode8(n int, x *float32, codes *byte, lines *float32, mid *float32, r float32, shift float32)
 
-// DynamicDecode64 is x = values[codes]·absmax by tables of bytes.
+// DynamicDecodeSigned64 is x = the values of codes in book, times absmax.
 //
 //go:noescape
-func DynamicDecode64(n int, x *float32, codes *byte, values *byte, absmax float32)
+func DynamicDecodeSigned64(n int, x *float32, codes *byte, book *float32, absmax float32)
 
-// DynamicEncode64 is the codes of x·r by tables of bytes. lines are those of 32 powers of two up to 1: slopes and offsets of the first, then of the second.
+// DynamicDecodeUnsigned64 is x = the values of codes in book, times absmax.
 //
 //go:noescape
-func DynamicEncode64(n int, x *float32, codes *byte, lines *float32, mid *byte, r float32, shift float32)
+func DynamicDecodeUnsigned64(n int, x *float32, codes *byte, book *float32, absmax float32)
 
-// DynamicAdam64 is one AdamW step of moments in codes: p is updated, nm and nv are the new moments and tops the bits of their largest magnitudes; k are the 8 numbers of a vec.Adam.
+// DynamicEncodeSigned64 is the codes of x·r on the lines of book; near has a bit for each of those that may be beside it.
 //
 //go:noescape
-func DynamicAdam64(n int, p *float32, grad *float32, m *byte, v *byte, nm *float32, nv *float32, mvalues *byte, vvalues *byte, k *float32, tops *uint32, mabsmax float32, vabsmax float32)
+func DynamicEncodeSigned64(n int, x *float32, codes *byte, book *float32, near *uint64, r *float32)
+
+// DynamicEncodeUnsigned64 is the codes of x·r on the lines of book; near has a bit for each of those that may be beside it.
+//
+//go:noescape
+func DynamicEncodeUnsigned64(n int, x *float32, codes *byte, book *float32, near *uint64, r *float32)
+
+// DynamicAdam64 is one AdamW step of 256 values with moments in codes: p is updated, next the new moments as floats, and tops the bits of their largest magnitudes. Meanwhile last, the moments of another block, are made codes: lastm, lastv, and near as DynamicEncodeSigned64 has it. books are Signed's and Unsigned's; k are the 8 numbers of a vec.Adam, the largest magnitudes of m and v, and what to multiply last by; out is near, then tops.
+//
+//go:noescape
+func DynamicAdam64(p *float32, grad *float32, m *byte, v *byte, next *float32, last *float32, lastm *byte, lastv *byte, books *float32, k *float32, out *uint64)

@@ -113,6 +113,9 @@ func (a *artifact) pickles(names []string, have map[string]bool) (string, error)
 	case len(names) > 1:
 		return "", unsupported(a.dir, "name one of the files, or add "+pickleIndex, "there are no safetensors, and %d files of PyTorch without an index: %s", len(names), list(names))
 	}
+	if files, _ := fs.Glob(os.DirFS(a.dir), "*.gguf"); len(files) > 0 {
+		return "", fail.Inputf(a.dir, "name one of them: "+filepath.Join(a.dir, files[0]), "this folder holds GGUF files, each a model of its own: %s", list(files))
+	}
 	return "", fail.Inputf(a.dir, "a model folder holds config.json and model.safetensors (or model.safetensors.index.json), or pytorch_model.bin", "no safetensors file in this folder")
 }
 

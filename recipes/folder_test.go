@@ -108,7 +108,7 @@ func TestFolderNames(t *testing.T) {
 			t.Errorf("name %q: %v", name, err)
 		}
 	}
-	if err := parse(".yaml", "", stage("x")); fail.Code(err) != 2 || !strings.Contains(err.Error(), `name ""`) {
+	if err := parse(".yaml", "", stage("x")); fail.Code(err) != 2 || !strings.Contains(err.Error(), `the file's name, the run's where it has none, ""`) || strings.Count(err.Error(), "name: ") != 2 {
 		t.Errorf("a file without a name: %v", err)
 	}
 	for _, id := range []string{"..", "a/b", "a.part", "a.aside-0123456789ab", "report.html", "Manifest.json", "summary.md", "summary.json", "tensorboard", "hashes", "timing", strings.Repeat("n", 300)} {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/formats/hub"
 )
@@ -34,9 +35,7 @@ func runFolder(path string) error {
 	var parts []string
 	for _, s := range states {
 		id := strings.TrimSuffix(filepath.Base(s), ".json")
-		if made := folder(path).stage(id); exists(made) {
-			parts = append(parts, OnlyModelIn(made))
-		}
+		parts = append(parts, modelsIn(folder(path).stage(id))...)
 	}
 	if len(parts) == 0 {
 		return nil
@@ -44,14 +43,31 @@ func runFolder(path string) error {
 	return fail.Inputf(path, "name one of its parts: "+strings.Join(parts, ", "), "this is the folder of a run")
 }
 
+// modelsIn are the models that a stage left at path: files or the folder; none of a
+// stage that makes no model.
+func modelsIn(path string) []string {
+	if formats.HasWeights(path) {
+		return []string{path}
+	}
+	files := ggufsIn(path)
+	for i, f := range files {
+		files[i] = filepath.Join(path, f)
+	}
+	return files
+}
+
+// ggufsIn names the GGUFs of models in a folder.
+func ggufsIn(path string) []string {
+	files, _ := fs.Glob(os.DirFS(path), "*.gguf") // the folder's own name is no pattern
+	return slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "-imatrix.gguf") })
+}
+
 // exists reports whether there is something at path.
 func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // OnlyModelIn is path itself, or the only GGUF in a folder of them.
 func OnlyModelIn(path string) string {
-	files, _ := fs.Glob(os.DirFS(path), "*.gguf") // the folder's own name is no pattern
-	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "-imatrix.gguf") })
-	if len(files) == 1 && !exists(filepath.Join(path, "config.json")) {
+	if files := ggufsIn(path); len(files) == 1 && !exists(filepath.Join(path, "config.json")) {
 		return filepath.Join(path, files[0])
 	}
 	return path

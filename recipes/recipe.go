@@ -96,12 +96,12 @@ func (k Kinds) Parse(name string, data []byte, sets []string) (*Recipe, error) {
 		r.Name = strings.TrimSuffix(base, filepath.Ext(base))
 	}
 	c := checker{d, root, map[string]bool{}}
-	if r.Name == "" || r.Name[0] == '.' || strings.ContainsAny(r.Name, `/\`) {
-		at, from := c.at("name"), "the name"
+	if why := badName(r.Name); why != "" {
+		from := "name"
 		if !given {
 			from = "the file's name, the run's where it has none,"
 		}
-		c.Bad(at, "name", "name: support makes runs/support; --run-dir chooses another parent", "%s %q is no name of a folder below --run-dir", from, r.Name)
+		c.Bad(c.at("name"), "name", "name: support makes runs/support; --run-dir chooses another parent", "%s %q %s", from, r.Name, why)
 	}
 	c.recipe(r, form.FieldByName("Stages"))
 	if len(d.Problems) > 0 {
@@ -132,9 +132,6 @@ func (c *checker) at(key string) *yaml.Node {
 func (c *checker) recipe(r *Recipe, stages reflect.Value) {
 	if r.Version != 1 {
 		c.Bad(c.at("version"), "version", "write version: 1", "this program reads version 1, found %d", r.Version)
-	}
-	if why := badName(r.Name); why != "" {
-		c.Bad(c.at("name"), "name", "write name: and one plain word: it becomes a folder below runs/", "name %q %s", r.Name, why)
 	}
 	if stages.Len() == 0 {
 		c.Bad(c.at("stages"), "stages", "", "no stages")

@@ -188,7 +188,16 @@ func usageError(c *ucli.Context, err error, _ bool) error {
 	if near := likeFlag(c, strings.TrimLeft(name, "-")); near != "" {
 		hint = "did you mean --" + near + "? " + hint
 	}
-	return fail.Usagef("", hint, "--%s: no such flag", strings.TrimLeft(name, "-"))
+	name = strings.TrimLeft(name, "-")
+	return fail.Usagef("", hint, "%s: no such flag", dashes(name)+name)
+}
+
+// dashes are those before the name of a flag.
+func dashes(name string) string {
+	if len(name) == 1 {
+		return "-"
+	}
+	return "--"
 }
 
 // foreignFlags are what other programs call flags of ours.
@@ -246,8 +255,13 @@ func unknownCommand(cmds []*ucli.Command, arg string) error {
 	if near := fail.Nearest(arg, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}
-	if arg == "version" {
+	switch {
+	case arg == "version":
 		hint = "tune --version"
+	case arg == "help":
+		hint = "quant METHOD --help"
+	case slices.ContainsFunc(quantCommands(), func(q *ucli.Command) bool { return q.Name == arg }):
+		hint = "quant " + arg + " --help"
 	}
 	return fail.Usagef("", hint, "unknown command %q", arg)
 }
@@ -272,6 +286,7 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 		cmds, rest = cmd.Subcommands, rest[1:]
 	}
 	var before, after []string
+	help := false
 	given := map[ucli.Flag]string{}
 	var last, near ucli.Flag // the flag before rest, before the first argument
 	known := true            // of all flags: the parser says which one is not
@@ -290,6 +305,7 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 			continue
 		}
 		name, value, joined := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		help = help || name == "help" || name == "h"
 		if last = flagOf(flags, name); last != nil { // by one name: the parser refuses two
 			arg = "--" + last.Names()[0]
 			if joined {
@@ -312,6 +328,12 @@ func permute(app *ucli.App, argv []string) ([]string, error) {
 		if last != nil {
 			given[last] = value
 		}
+	}
+	if help && len(after) > 0 {
+		if cmd == nil || len(cmd.Subcommands) > 0 { // its name is the mistake
+			return append(out, after...), nil
+		}
+		return append(out, "--help"), nil // whatever it was to work on
 	}
 	if known && len(after) > 0 && cmd != nil && len(cmd.Subcommands) == 0 && cmd.ArgsUsage == "" {
 		return nil, fail.Usagef("", moreHint(near), "unexpected argument %q", after[0])

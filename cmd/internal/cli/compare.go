@@ -28,7 +28,7 @@ func compareCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "pick", Usage: "smallest, or best METRIC"},
 			&ucli.StringFlag{Name: "link", Usage: "make this a symbolic link to the pick"},
 			&ucli.StringFlag{Name: "html", Usage: "of trainings: write a page with their curves"},
-			&ucli.BoolFlag{Name: "json"}},
+			&ucli.BoolFlag{Name: "json", Usage: "one JSON object a line"}},
 		Action: runCompare,
 	}
 }

@@ -54,15 +54,15 @@ func ggufTo(c *ucli.Context, t task, o gguf.Options) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &outcome{text: ggufText(rep, o.DryRun, c.Bool("quiet")), json: struct {
+	return &outcome{text: ggufText(t.Output, rep, o.DryRun, c.Bool("quiet")), json: struct {
 		task
 		*gguf.Report
 	}{t, rep}, how: o.Type, bits: rep.BitsPerWeight(), size: humanize.Bytes(uint64(rep.Bytes))}, nil
 }
 
 // ggufText lists every tensor, or what fell back together where the types and the
-// reason are the same, and the sums.
-func ggufText(rep *gguf.Report, all, quiet bool) string {
+// reason are the same, and the sums of what was written to output.
+func ggufText(output string, rep *gguf.Report, all, quiet bool) string {
 	var b strings.Builder
 	type fall struct{ from, to, why string }
 	first, count := map[fall]string{}, map[fall]int{}
@@ -89,6 +89,9 @@ func ggufText(rep *gguf.Report, all, quiet bool) string {
 	}
 	for _, n := range rep.Notes() {
 		fmt.Fprintln(&b, n)
+	}
+	if output != "" {
+		fmt.Fprintf(&b, "%s: ", output)
 	}
 	fmt.Fprintf(&b, "%.2f bits a weight, %d bytes of tensors, %d fallbacks\n", rep.BitsPerWeight(), rep.Bytes, rep.Fallbacks)
 	return b.String()

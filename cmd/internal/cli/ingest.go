@@ -34,7 +34,7 @@ func ingestCommand() *ucli.Command {
 			sourceFlags(), optionFlags(&data.Options{}, ingestKeys...),
 			[]ucli.Flag{&ucli.IntFlag{Name: "show", Usage: "print so many samples, learned text marked"},
 				&ucli.StringFlag{Name: "errors", Usage: "write the bad rows to this JSONL file"},
-				&ucli.BoolFlag{Name: "json"}, &ucli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress"}}),
+				&ucli.BoolFlag{Name: "json", Usage: "the report, and each sample shown, as JSON objects"}, &ucli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress"}}),
 		Action: runIngest,
 	}
 }

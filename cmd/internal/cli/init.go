@@ -173,6 +173,9 @@ func lookAt(c *ucli.Context) (*found, error) {
 		if err != nil {
 			return nil, err
 		}
+		for _, n := range rep.Notes {
+			noteOn(c)(n)
+		}
 		f.objective = cmp.Or(f.objective, string(train.ObjectiveFor(ds.Train)))
 		ds.Close()
 		if n := rep.Dropped["bad_row"]; n > 0 {

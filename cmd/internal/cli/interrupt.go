@@ -39,6 +39,9 @@ func signalContext(saves bool) (context.Context, func()) {
 			if !in.saving() {
 				os.Exit(stoppedBy(s))
 			}
+			if isTerminal(os.Stderr) {
+				fmt.Fprint(os.Stderr, "\r\x1b[K") // over the bar, and the ^C that the terminal shows
+			}
 			fmt.Fprintln(os.Stderr, "tune: stopping, and saving the last finished step where there is one; interrupt again to stop at once")
 			cancel()
 			break

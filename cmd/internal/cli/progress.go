@@ -85,6 +85,24 @@ func (p *watcher) event(e recipes.Event) {
 	}
 }
 
+// changes passes on what scripts need of the events of a run: every step of a training,
+// and of other progress ten lines a second; a progress that says what the last one
+// said is left out.
+func changes(write func(recipes.Event)) func(recipes.Event) {
+	var last recipes.Event
+	var at time.Time
+	return func(e recipes.Event) {
+		if e.What == "progress" && e.Stage == last.Stage && e.Unit == last.Unit {
+			same := e.Done == last.Done && e.Total == last.Total && e.Text == last.Text
+			if same || e.Unit != "steps" && e.Done != e.Total && time.Since(at) < redraw {
+				return
+			}
+		}
+		last, at = e, time.Now()
+		write(e)
+	}
+}
+
 // line prints a finished line, over the bar if there is one.
 func (p *watcher) line(s string) {
 	p.clear()

@@ -65,3 +65,23 @@ func TestLogLines(t *testing.T) {
 		}
 	}
 }
+
+// TestChanges: a script is given each step of a training once, the end of other work,
+// and not what it was told before.
+func TestChanges(t *testing.T) {
+	var got []recipes.Event
+	w := changes(func(e recipes.Event) { got = append(got, e) })
+	for step := range int64(3) {
+		for range 5 {
+			w(recipes.Event{Stage: "train", What: "progress", Unit: "steps", Done: step, Total: 2})
+		}
+		w(recipes.Event{Stage: "train", What: "progress", Unit: "steps", Done: step, Total: 2, Text: "validating"})
+	}
+	for n := range int64(1000) {
+		w(recipes.Event{Stage: "export", What: "progress", Unit: "weights", Done: n + 1, Total: 1000})
+	}
+	w(recipes.Event{Stage: "export", What: "done"})
+	if n := len(got); n < 6+3 || n > 100 || got[6].Done != 1 || got[n-2].Done != 1000 || got[n-1].What != "done" {
+		t.Errorf("%d events: %+v", n, got)
+	}
+}

@@ -67,7 +67,7 @@ func runRecipe(c *ucli.Context, r *recipes.Recipe) error {
 		return usagef(c, "--log-every %d: want at least 1", w.logEvery)
 	}
 	if c.Bool("json") {
-		w.json = func(e recipes.Event) { _ = writeJSON(c, e) }
+		w.json = changes(func(e recipes.Event) { _ = writeJSON(c, e) })
 	}
 	o.Events = w.event
 	o.WriteBaseline = c.String("write-baseline")

@@ -109,7 +109,7 @@ func (t *addedTrie) split(s string, skipSpecial bool, text func(s string, first 
 		lo, hi := i, i+n
 		i = hi
 		a := &t.list[tok]
-		if lo < done || skipSpecial && a.Special || a.SingleWord && !aloneAt(s, lo, hi) {
+		if skipSpecial && a.Special || a.SingleWord && !aloneAt(s, lo, hi) {
 			continue
 		}
 		if a.LStrip {
@@ -136,6 +136,8 @@ func aloneAt(s string, lo, hi int) bool {
 	return (n == 0 || !isWordRune(before)) && (m == 0 || !isWordRune(after))
 }
 
+// isWordRune tells whether \w matches r: letters, marks, digits, connectors and joiners
+// (UTS 18, annex C).
 func isWordRune(r rune) bool {
-	return r == '_' || unicode.IsLetter(r) || unicode.IsNumber(r) || unicode.Is(unicode.M, r)
+	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control)
 }

@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"math/bits"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -61,9 +62,13 @@ func (m *mergeTable) put(a, b int32, v merge) {
 // byte fallback (SentencePiece's).
 type bpe struct {
 	ids          map[string]int32
-	skip         []bool // control tokens, which no text becomes
+	foreign      map[int32]bool // added tokens among ids, which no text becomes by the model
+	skip         []bool         // control tokens, which no text becomes
 	merges       *mergeTable
-	bytes        [256]int32 // id of each byte, -1 without
+	bytes        [256]int32 // id of each byte in the vocabulary's spelling, -1 without
+	fallen       [256]int32 // id of <0xXX>, -1 without
+	prefix       string     // of characters behind the first of a word
+	suffix       string     // of the last character of a word
 	byteLevel    bool
 	byteFallback bool
 	ignoreMerges bool
@@ -120,14 +125,17 @@ func (c cutSplitter) split(s string, first bool, emit func(string, bool)) {
 
 func (m *bpe) word(e *encoder, w string, out []int32) []int32 {
 	if m.ignoreMerges {
-		if id, ok := m.ids[m.spell(e, w)]; ok && !m.skip[id] {
+		if id, ok := m.find(m.spell(e, w)); ok && !m.skip[id] {
 			return append(out, id)
 		}
 	}
 	e.syms = e.syms[:0]
-	if m.byteLevel {
+	switch {
+	case m.affixed():
+		e.syms = m.charSymbols(e.syms, m.spell(e, w))
+	case m.byteLevel:
 		e.syms = m.byteSymbols(e.syms, w)
-	} else {
+	default:
 		e.syms = m.charSymbols(e.syms, w)
 	}
 	e.syms = m.mergeAll(e, e.syms)
@@ -153,54 +161,87 @@ func (m *bpe) spell(e *encoder, w string) string {
 	return string(e.spell)
 }
 
-func (m *bpe) byteSymbols(syms []int32, w string) []int32 {
-	for i := range len(w) {
-		id := m.bytes[w[i]]
-		if id < 0 { // without an unknown token it is dropped, as the reference does
-			syms = m.unknown(syms)
-			continue
-		}
-		syms = append(syms, id)
-	}
-	return syms
+// find is the id of a token of the model's own.
+func (m *bpe) find(s string) (id int32, ok bool) {
+	id, ok = m.ids[s]
+	return id, ok && !m.foreign[id]
 }
 
-// unknown appends the unknown id; in a run of them only once where fused.
-func (m *bpe) unknown(syms []int32) []int32 {
-	if m.unk < 0 || m.fuseUnk && len(syms) > 0 && syms[len(syms)-1] == m.unk {
-		return syms
+// cuttable tells whether what stands before a ▁ has no bearing on what stands behind it but
+// by merges: not where whole words or their ends count, or a character may vanish between two.
+func (m *bpe) cuttable() bool {
+	vanish := m.unk < 0 && !(m.byteFallback && slices.Min(m.fallen[:]) >= 0)
+	return !m.byteLevel && !m.ignoreMerges && !m.affixed() && !vanish
+}
+
+// affixed tells whether a character's spelling depends on where in its word it stands.
+func (m *bpe) affixed() bool { return m.prefix != "" || m.suffix != "" }
+
+func (m *bpe) byteSymbols(syms []int32, w string) []int32 {
+	unknown := false
+	for i := range len(w) {
+		if id := m.bytes[w[i]]; id >= 0 {
+			syms = append(m.flush(syms, unknown), id)
+			unknown = false
+			continue
+		}
+		syms, unknown = m.missing(syms, string(byteRune[w[i]]), unknown)
 	}
-	return append(syms, m.unk)
+	return m.flush(syms, unknown)
 }
 
 func (m *bpe) charSymbols(syms []int32, w string) []int32 {
+	unknown := false
 	for i := 0; i < len(w); {
 		_, n := utf8.DecodeRuneInString(w[i:])
 		c := w[i : i+n]
-		i += n
-		if id, ok := m.ids[c]; ok {
-			syms = append(syms, id)
-		} else if id, ok := m.chars[c]; ok {
-			syms = append(syms, id)
-		} else {
-			syms = m.fallback(syms, c)
+		if i > 0 && m.prefix != "" {
+			c = m.prefix + c
 		}
+		if i += n; i == len(w) && m.suffix != "" {
+			c += m.suffix
+		}
+		id, ok := m.find(c)
+		if !ok {
+			id, ok = m.chars[c]
+		}
+		if ok {
+			syms = append(m.flush(syms, unknown), id)
+			unknown = false
+			continue
+		}
+		syms, unknown = m.missing(syms, c, unknown)
 	}
-	return syms
+	return m.flush(syms, unknown)
 }
 
-// fallback appends the byte tokens of a character without a token of its own.
-func (m *bpe) fallback(syms []int32, c string) []int32 {
-	if !m.byteFallback {
-		return m.unknown(syms)
-	}
-	n := len(syms)
-	for i := range len(c) {
-		id := m.bytes[c[i]]
-		if id < 0 {
-			return m.unknown(syms[:n])
+// missing appends the byte tokens of a character without a token of its own. Without
+// those it is an unknown one, which waits: as in the reference it stands behind byte
+// tokens that follow, and takes in unknown ones where they are fused. A model without an
+// unknown token drops the character.
+func (m *bpe) missing(syms []int32, c string, unknown bool) ([]int32, bool) {
+	if m.byteFallback {
+		n := len(syms)
+		for i := range len(c) {
+			if id := m.fallen[c[i]]; id >= 0 {
+				syms = append(syms, id)
+			}
 		}
-		syms = append(syms, id)
+		if len(syms)-n == len(c) {
+			return syms, unknown
+		}
+		syms = syms[:n]
+	}
+	if m.unk < 0 {
+		return syms, unknown
+	}
+	return m.flush(syms, unknown && !m.fuseUnk), true
+}
+
+// flush appends the unknown token that waits.
+func (m *bpe) flush(syms []int32, unknown bool) []int32 {
+	if unknown {
+		return append(syms, m.unk)
 	}
 	return syms
 }
@@ -209,7 +250,7 @@ func (m *bpe) fallback(syms []int32, c string) []int32 {
 func (m *bpe) outside(out []int32, id int32) []int32 {
 	for c, i := range m.chars {
 		if i == id {
-			return m.fallback(out, c)
+			return m.flush(m.missing(out, c, false))
 		}
 	}
 	return out

@@ -38,10 +38,18 @@ func compileDecoder(c *component) ([]decodeStep, error) {
 		return []decodeStep{func(s []string) []string { return apply(s, n.apply) }}, nil
 	case "Metaspace":
 		return []decodeStep{metaspaceStep(c)}, nil
+	case "BPEDecoder":
+		suffix := "</w>"
+		if c.Suffix != nil {
+			suffix = *c.Suffix
+		}
+		return []decodeStep{suffixStep(suffix)}, nil
+	case "CTC":
+		return []decodeStep{ctcStep(c)}, nil
 	case "WordPiece":
 		return []decodeStep{wordPieceDecoderOf(c).step}, nil
 	}
-	return nil, fmt.Errorf("decoder type %q is not supported (known: ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Sequence, Strip, WordPiece)", clip(c.Type))
+	return nil, fmt.Errorf("decoder type %q is not supported (known: BPEDecoder, ByteLevel, ByteFallback, CTC, Fuse, Metaspace, Replace, Sequence, Strip, WordPiece)", clip(c.Type))
 }
 
 func apply(s []string, f func(string) string) []string {
@@ -144,11 +152,53 @@ func metaspaceStep(c *component) decodeStep {
 	return func(s []string) []string {
 		for i, t := range s {
 			if i == 0 && scheme != "never" {
-				t = strings.TrimPrefix(t, mark)
+				t = strings.ReplaceAll(t, mark, "")
 			}
 			s[i] = strings.ReplaceAll(t, mark, " ")
 		}
 		return s
+	}
+}
+
+// suffixStep writes a space for the mark of a word's end, and nothing for the last one.
+func suffixStep(suffix string) decodeStep {
+	return func(s []string) []string {
+		for i, t := range s {
+			space := " "
+			if i == len(s)-1 {
+				space = ""
+			}
+			s[i] = strings.ReplaceAll(t, suffix, space)
+		}
+		return s
+	}
+}
+
+// ctcStep takes out repeated tokens and padding (Graves et al. 2006), and with cleanup
+// writes spaces for word delimiters.
+func ctcStep(c *component) decodeStep {
+	pad, word, cleanup := "<pad>", "|", c.Cleanup == nil || *c.Cleanup
+	if c.PadToken != nil {
+		pad = *c.PadToken
+	}
+	if c.WordDelimiter != nil {
+		word = *c.WordDelimiter
+	}
+	return func(s []string) []string {
+		out := s[:0:0]
+		for i, t := range s {
+			if i > 0 && t == s[i-1] {
+				continue
+			}
+			t = strings.ReplaceAll(t, pad, "")
+			if cleanup {
+				t = strings.ReplaceAll(cleaned(t), word, " ")
+			}
+			if t != "" {
+				out = append(out, t)
+			}
+		}
+		return out
 	}
 }
 
@@ -210,7 +260,7 @@ func (t *Tokenizer) Decode(ids []int32, skipSpecial bool) string {
 	}
 	tokens := make([]string, 0, len(ids))
 	for _, id := range ids {
-		if s := t.Token(id); s != "" && !(skipSpecial && t.Special(id)) {
+		if s := t.spelling(id); s != "" && !(skipSpecial && t.hidden(id)) {
 			tokens = append(tokens, s)
 		}
 	}
@@ -221,6 +271,25 @@ func (t *Tokenizer) Decode(ids []int32, skipSpecial bool) string {
 		tokens = step(tokens)
 	}
 	return strings.Join(tokens, "")
+}
+
+// spelling is what decoders see of an id: of an added token that is looked for in the
+// normalised text it is that, so that they undo what normalizers did.
+func (t *Tokenizer) spelling(id int32) string {
+	if s, ok := t.shown[id]; ok {
+		return s
+	}
+	return t.Token(id)
+}
+
+// hidden tells whether Decode may leave id out: where its spelling is that of a special
+// token, which that of one looked for in the normalised text need not be.
+func (t *Tokenizer) hidden(id int32) bool {
+	if s, ok := t.shown[id]; ok {
+		id, ok = t.ids[s]
+		return ok && t.Special(id)
+	}
+	return t.Special(id)
 }
 
 func (t *Tokenizer) byteLevel() bool {
@@ -235,7 +304,8 @@ type pieceTable struct {
 
 func (t *Tokenizer) newPieces() *pieceTable {
 	p := &pieceTable{at: make([]uint32, len(t.vocab)+1)}
-	for i, s := range t.vocab {
+	for i := range t.vocab {
+		s := t.spelling(int32(i))
 		switch c, ok := byteToken(s); {
 		case t.pipe.Decoder != nil && t.pipe.Decoder.Type == "WordPiece":
 			p.blob = append(p.blob, wordPieceDecoderOf(t.pipe.Decoder).spelled(s, false)...)
@@ -263,7 +333,7 @@ func (t *Tokenizer) Bytes(id int32) []byte {
 
 func (t *Tokenizer) appendRaw(b []byte, ids []int32, skipSpecial bool) []byte {
 	for _, id := range ids {
-		if !(skipSpecial && t.Special(id)) {
+		if !(skipSpecial && t.hidden(id)) {
 			b = append(b, t.Bytes(id)...)
 		}
 	}
@@ -276,16 +346,39 @@ type Stream struct {
 	skipSpecial bool
 	strip       string // what is taken off the front of the text
 	pending     []byte
+
+	whole bool // all ids are decoded each time: what a token adds depends on others
+	ids   []int32
+	text  string // of all ids so far
+	sent  int    // bytes of it that were returned
 }
 
 // Stream begins a text. Its pieces and Flush together are what Decode gives,
 // but for broken UTF-8 in byte tokens, where Decode needs to see a whole run.
 func (t *Tokenizer) Stream(skipSpecial bool) *Stream {
 	s := &Stream{t: t, skipSpecial: skipSpecial}
-	if !t.byteLevel() && (t.stripsSpace() || t.pipe.Decoder != nil && t.pipe.Decoder.Type == "WordPiece") {
+	switch {
+	case t.byteLevel():
+	case !t.fuses():
+		s.whole = true
+	case t.stripsSpace():
 		s.strip = " "
 	}
 	return s
+}
+
+// fuses tells whether the decoder is that of SentencePiece's models: spaces for ▁, bytes for
+// byte tokens, and at most a space less at the front.
+func (t *Tokenizer) fuses() bool {
+	if t.pipe.Decoder == nil || t.pipe.Decoder.Type != "Sequence" {
+		return false
+	}
+	steps := t.pipe.Decoder.Decoders
+	if n := len(steps); n == 4 && steps[3].Type == "Strip" && steps[3].Content == " " && steps[3].Start == 1 && steps[3].Stop == 0 {
+		steps = steps[:3]
+	}
+	return len(steps) == 3 && steps[0].Type == "Replace" && steps[0].Pattern != nil && steps[0].Pattern.String != nil && *steps[0].Pattern.String == "▁" && steps[0].Content == " " &&
+		steps[1].Type == "ByteFallback" && steps[2].Type == "Fuse"
 }
 
 // stripsSpace tells whether Decode takes one space off the front.
@@ -299,8 +392,12 @@ func (t *Tokenizer) stripsSpace() bool {
 
 // Push adds an id and returns the text that is now complete, often "".
 func (s *Stream) Push(id int32) string {
-	if s.skipSpecial && s.t.Special(id) {
+	if s.skipSpecial && s.t.hidden(id) {
 		return ""
+	}
+	if s.whole {
+		s.ids = append(s.ids, id)
+		return s.news()
 	}
 	b := s.t.Bytes(id)
 	if len(b) > 0 && s.strip != "" {
@@ -314,8 +411,29 @@ func (s *Stream) Push(id int32) string {
 	return text
 }
 
+// news decodes all ids and returns what the last one left as it was and was not returned yet.
+func (s *Stream) news() string {
+	was := s.text
+	s.text = s.t.Decode(s.ids, false)
+	same := 0
+	for same < min(len(was), len(s.text)) && was[same] == s.text[same] {
+		same++
+	}
+	for same > 0 && same < len(s.text) && !utf8.RuneStart(s.text[same]) {
+		same--
+	}
+	from := s.sent
+	s.sent = max(from, len(strings.TrimRight(s.text[:same], "\uFFFD")))
+	return s.text[min(from, len(s.text)):min(s.sent, len(s.text))]
+}
+
 // Flush returns what is left, a broken character as U+FFFD.
 func (s *Stream) Flush() string {
+	if s.whole {
+		rest := s.text[min(s.sent, len(s.text)):]
+		s.sent = len(s.text)
+		return rest
+	}
 	text := lossy(s.pending)
 	s.pending = s.pending[:0]
 	return text

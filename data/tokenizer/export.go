@@ -73,7 +73,13 @@ func (t *Tokenizer) ggufModel(rows int) ([]formats.KV, error) {
 	if m, ok := t.model.(*unigram); ok {
 		return t.ggufUnigram(rows, m)
 	}
-	m := t.model.(*bpe)
+	m, ok := t.model.(*bpe)
+	if !ok {
+		return nil, fmt.Errorf("GGUF has no word for models of whole words (WordLevel)")
+	}
+	if m.affixed() {
+		return nil, fmt.Errorf("GGUF has no word for continuing_subword_prefix %q and end_of_word_suffix %q", clip(m.prefix), clip(m.suffix))
+	}
 	tokens, types := t.ggufVocab(rows, m.byteLevel)
 	vocab := []formats.KV{{Key: ggufTok + "tokens", Value: tokens}}
 	kinds := formats.KV{Key: ggufTok + "token_type", Value: types}

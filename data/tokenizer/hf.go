@@ -197,16 +197,15 @@ func (h *hfFile) build(t *Tokenizer) error {
 		}
 		return h.buildWordPiece(t)
 	}
-	if h.prefix != "" || h.suffix != "" {
-		return fmt.Errorf("model: continuing_subword_prefix and end_of_word_suffix are not supported")
-	}
 	switch h.modelType {
 	case "BPE":
 		return h.buildBPE(t)
 	case "Unigram":
 		return h.buildUnigram(t)
+	case "WordLevel":
+		return h.buildWordLevel(t)
 	}
-	return fmt.Errorf("model: type %q is not supported (known: BPE, Unigram, WordPiece)", clip(h.modelType))
+	return fmt.Errorf("model: type %q is not supported (known: BPE, Unigram, WordLevel, WordPiece)", clip(h.modelType))
 }
 
 func (h *hfFile) buildBPE(t *Tokenizer) error {
@@ -219,7 +218,7 @@ func (h *hfFile) buildBPE(t *Tokenizer) error {
 	if err := t.addTokens(top); err != nil {
 		return err
 	}
-	m := &bpe{ids: ids, byteFallback: h.byteFallback, ignoreMerges: h.ignoreMerges, fuseUnk: h.fuseUnk, unk: -1, size: int32(len(t.vocab))}
+	m := &bpe{ids: ids, foreign: t.foreign, byteFallback: h.byteFallback, ignoreMerges: h.ignoreMerges, fuseUnk: h.fuseUnk, prefix: h.prefix, suffix: h.suffix, unk: -1, size: int32(len(t.vocab))}
 	if h.unk != "" {
 		id, ok := ids[h.unk]
 		if !ok {
@@ -275,6 +274,7 @@ func (t *Tokenizer) addTokens(top int32) error {
 	if err := t.declared(top); err != nil {
 		return err
 	}
+	t.foreign = map[int32]bool{}
 	for _, a := range t.added {
 		switch old, ok := t.ids[a.Content]; {
 		case a.Content == "":
@@ -286,7 +286,9 @@ func (t *Tokenizer) addTokens(top int32) error {
 		case ok && old != a.ID:
 			return fmt.Errorf("added_tokens: %q has id %d here and %d in the vocabulary", clip(a.Content), a.ID, old)
 		}
-		t.ids[a.Content] = a.ID
+		if _, ok := t.ids[a.Content]; !ok {
+			t.ids[a.Content], t.foreign[a.ID] = a.ID, true
+		}
 		top = max(top, a.ID)
 	}
 	if int64(top) >= 2*int64(len(t.ids))+1<<16 {
@@ -401,7 +403,10 @@ func (m *bpe) index(merges []string) error {
 		if !ok {
 			return fmt.Errorf("merge %d, %q, is no pair", rank, clip(s))
 		}
-		joined = append(append(joined[:0], a...), b...)
+		if len(b) < len(m.prefix) {
+			return fmt.Errorf("merge %d, %q: its second part is shorter than continuing_subword_prefix %q", rank, clip(s), clip(m.prefix))
+		}
+		joined = append(append(joined[:0], a...), b[len(m.prefix):]...)
 		ia, oka := m.ids[a]
 		ib, okb := m.ids[b]
 		ij, okj := m.ids[string(joined)]

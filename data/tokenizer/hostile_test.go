@@ -42,7 +42,7 @@ func TestHostileTokenizer(t *testing.T) {
 		"truncated":          {good[:len(good)/2], "byte"},
 		"no model":           {`{"version":"1.0"}`, "model is missing"},
 		"two values":         {good + "{}", "text after the end"},
-		"model type":         {swap(t, good, `"type": "BPE"`, `"type": "WordLevel"`), `type "WordLevel" is not supported`},
+		"model type":         {swap(t, good, `"type": "BPE"`, `"type": "WordGuess"`), `type "WordGuess" is not supported`},
 		"duplicate token":    {swap(t, good, vocab, vocab+`"!": 7777,`), `token "!" has ids`},
 		"duplicate id":       {swap(t, good, vocab, vocab+`"zzz": 5,`), "belongs to"},
 		"negative id":        {swap(t, good, vocab, vocab+`"zzz": -5,`), `"-5" is no token id`},
@@ -67,7 +67,8 @@ func TestHostileTokenizer(t *testing.T) {
 		"added moves":        {swap(t, good, `"id": 1, "content": "</s>"`, `"id": 0, "content": "</s>"`), "has id 0 here and 1"},
 		"template id":        {swap(t, good, `"post_processor": null`, `"post_processor": {"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{"<s>":{"id":"<s>","ids":[99999],"tokens":["<s>"]}}}`), "lies outside the vocabulary"},
 		"dropout":            {swap(t, good, `"dropout": null`, `"dropout": 0.1`), "dropout"},
-		"suffix":             {swap(t, good, `"end_of_word_suffix": null`, `"end_of_word_suffix": "</w>"`), "not supported"},
+		"prefix":             {swap(t, good, `"continuing_subword_prefix": null`, `"continuing_subword_prefix": "##"`), "shorter than continuing_subword_prefix"},
+		"two processors":     {swap(t, good, `"post_processor": null`, `"post_processor": {"type":"Sequence","processors":[{"type":"BertProcessing","sep":["a",0],"cls":["a",0]},{"type":"BertProcessing","sep":["a",0],"cls":["a",0]}]}`), "behind another that adds tokens"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Parse([]byte(c.file), nil)

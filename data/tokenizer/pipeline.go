@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
 )
@@ -43,7 +44,11 @@ type component struct {
 	StripAccents     *bool  `json:"strip_accents"`
 	Lowercase        *bool
 	Prefix           *string
+	Suffix           *string
 	Cleanup          *bool
+	PadToken         *string `json:"pad_token"`
+	WordDelimiter    *string `json:"word_delimiter_token"`
+	Length           *int
 }
 
 type pattern struct{ String, Regex *string }
@@ -127,7 +132,7 @@ func (t *Tokenizer) compile() error {
 }
 
 func (t *Tokenizer) indexAdded() error {
-	t.raw, t.normed = newAddedTrie(), newAddedTrie()
+	t.raw, t.normed, t.shown = newAddedTrie(), newAddedTrie(), map[int32]string{}
 	for _, a := range t.added {
 		if !a.Normalized {
 			t.raw.add(a.Content, a)
@@ -138,14 +143,16 @@ func (t *Tokenizer) indexAdded() error {
 			return err
 		}
 		t.normed.add(s, a)
+		if s != a.Content {
+			t.shown[a.ID] = s
+		}
 	}
 	return nil
 }
 
 func (t *Tokenizer) compilePre() error {
-	byteLevel := false
 	if c := t.pipe.Pre; c != nil {
-		pre, err := compilePre(c, &byteLevel)
+		pre, err := compilePre(c)
 		if err != nil {
 			return err
 		}
@@ -153,14 +160,13 @@ func (t *Tokenizer) compilePre() error {
 	}
 	m, ok := t.model.(*bpe)
 	if !ok {
-		if byteLevel {
-			return fmt.Errorf("ByteLevel in front of a model that is not BPE is not supported")
-		}
 		return nil
 	}
-	m.byteLevel = byteLevel
+	if n := len(t.pre) - 1; n >= 0 && t.pre[n] == splitter(byteSpeller{}) {
+		t.pre, m.byteLevel = t.pre[:n], true // the model takes bytes as they are
+	}
 	t.setBytes(m)
-	if _, ok := t.ids["▁"]; ok && !byteLevel {
+	if _, ok := t.ids["▁"]; ok && m.cuttable() {
 		t.pre = append(t.pre, cutSplitter{newCuts(t.vocab)})
 	}
 	return nil
@@ -169,18 +175,17 @@ func (t *Tokenizer) compilePre() error {
 // setBytes finds the token of every byte.
 func (t *Tokenizer) setBytes(m *bpe) {
 	for b := range 256 {
-		s := fmt.Sprintf("<0x%02X>", b)
-		if m.byteLevel {
-			s = string(byteRune[b])
-		}
-		m.bytes[b] = -1
-		if id, ok := t.ids[s]; ok {
+		m.bytes[b], m.fallen[b] = -1, -1
+		if id, ok := m.find(string(byteRune[b])); ok {
 			m.bytes[b] = id
+		}
+		if id, ok := m.find(fmt.Sprintf("<0x%02X>", b)); ok {
+			m.fallen[b] = id
 		}
 	}
 }
 
-const knownNormalizers = "BertNormalizer, Lowercase, NFC, NFD, NFKC, NFKD, Nmt, Precompiled, Prepend, Replace, Sequence, Strip, StripAccents"
+const knownNormalizers = "BertNormalizer, ByteLevel, Lowercase, NFC, NFD, NFKC, NFKD, Nmt, Precompiled, Prepend, Replace, Sequence, Strip, StripAccents"
 
 // normalizer rewrites a text.
 type normalizer struct {
@@ -194,16 +199,25 @@ const growth, growthRoom = 20, 1 << 20
 
 // normalize rewrites a text by all normalizers.
 func (t *Tokenizer) normalize(s string) (string, error) {
+	s, _, err := t.normalized(s)
+	return s, err
+}
+
+// normalized is normalize, and tells whether the text's first character is gone: a later one
+// does not begin the text for Metaspace.
+func (t *Tokenizer) normalized(s string) (_ string, headless bool, err error) {
 	most := growth*len(s) + growthRoom
 	for _, n := range t.norm {
+		_, first := utf8.DecodeRuneInString(s)
+		headless = headless || first > 0 && n.apply(s[:first]) == ""
 		if n.most != nil && n.most(s) > most {
-			return "", fmt.Errorf("its normalizers would make more than %d bytes of a text of %d", most, len(s))
+			return "", false, fmt.Errorf("its normalizers would make more than %d bytes of a text of %d", most, len(s))
 		}
 		if s = n.apply(s); len(s) > most {
-			return "", fmt.Errorf("its normalizers make %d bytes of a text, allowed are %d", len(s), most)
+			return "", false, fmt.Errorf("its normalizers make %d bytes of a text, allowed are %d", len(s), most)
 		}
 	}
-	return s, nil
+	return s, headless, nil
 }
 
 func compileNormalizer(c *component) ([]normalizer, error) {
@@ -229,6 +243,8 @@ func compileNormalizer(c *component) ([]normalizer, error) {
 		return one(norm.NFKD.String)
 	case "Lowercase":
 		return one(lowercase)
+	case "ByteLevel":
+		return one(byteSpelled)
 	case "BertNormalizer":
 		return bertNormalizers(c), nil
 	case "Nmt":
@@ -240,7 +256,7 @@ func compileNormalizer(c *component) ([]normalizer, error) {
 		}
 		return []normalizer{m.normalizer()}, nil
 	case "StripAccents":
-		return one(stripAccents)
+		return one(func(s string) string { return without(unicode.M, s) })
 	case "Prepend":
 		return one(func(s string) string {
 			if s == "" {
@@ -278,13 +294,23 @@ func nmt(s string) string {
 	}, s)
 }
 
-func stripAccents(s string) string {
+// without drops the characters of a table.
+func without(table *unicode.RangeTable, s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.Is(unicode.Mn, r) {
+		if unicode.Is(table, r) {
 			return -1
 		}
 		return r
 	}, s)
+}
+
+// byteSpelled is s in GPT-2's spelling of its bytes.
+func byteSpelled(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		b.WriteRune(byteRune[s[i]])
+	}
+	return b.String()
 }
 
 func compileReplace(c *component) (normalizer, error) {
@@ -335,20 +361,16 @@ func (r *regexSplitter) replace(s, with string) string {
 	return b.String()
 }
 
-const knownPre = "BertPreTokenizer, ByteLevel, CharDelimiterSplit, Digits, Metaspace, Punctuation, Sequence, Split, Whitespace, WhitespaceSplit"
+const knownPre = "BertPreTokenizer, ByteLevel, CharDelimiterSplit, Digits, FixedLength, Metaspace, Punctuation, Sequence, Split, Whitespace, WhitespaceSplit"
 
-// compilePre translates a pre-tokenizer. byteLevel is set by ByteLevel, after
-// which nothing may come: its output is no longer the text's own letters.
-func compilePre(c *component, byteLevel *bool) ([]splitter, error) {
-	if *byteLevel {
-		return nil, fmt.Errorf("%s after ByteLevel is not supported", clip(c.Type))
-	}
+// compilePre translates a pre-tokenizer.
+func compilePre(c *component) ([]splitter, error) {
 	one := func(s splitter, err error) ([]splitter, error) { return []splitter{s}, err }
 	switch c.Type {
 	case "Sequence":
 		var out []splitter
 		for i := range c.Pretokenizers {
-			s, err := compilePre(&c.Pretokenizers[i], byteLevel)
+			s, err := compilePre(&c.Pretokenizers[i])
 			if err != nil {
 				return nil, err
 			}
@@ -356,7 +378,6 @@ func compilePre(c *component, byteLevel *bool) ([]splitter, error) {
 		}
 		return out, nil
 	case "ByteLevel":
-		*byteLevel = true
 		var out []splitter
 		if c.AddPrefixSpace == nil || *c.AddPrefixSpace {
 			out = append(out, spacePrefix{})
@@ -364,7 +385,7 @@ func compilePre(c *component, byteLevel *bool) ([]splitter, error) {
 		if c.UseRegex == nil || *c.UseRegex {
 			out = append(out, gpt2Splitter{})
 		}
-		return out, nil
+		return append(out, byteSpeller{}), nil
 	case "Split":
 		return one(compileSplit(c))
 	case "Digits":
@@ -378,8 +399,16 @@ func compilePre(c *component, byteLevel *bool) ([]splitter, error) {
 		}
 		return one(charSplitter{isPunctuation, c.Behavior}, nil)
 	case "Whitespace":
-		s, err := newRegexSplitter(`\w+|[^\w\s]+`, "Removed", true)
-		return one(s, err)
+		return one(wordSplitter{}, nil)
+	case "FixedLength":
+		n := 5
+		if c.Length != nil {
+			n = *c.Length
+		}
+		if n < 1 {
+			return nil, fmt.Errorf("FixedLength has length %d, want 1 or more", n)
+		}
+		return one(lengthSplitter{n}, nil)
 	case "BertPreTokenizer":
 		return []splitter{charSplitter{unicode.IsSpace, "Removed"}, charSplitter{isPunctuation, "Isolated"}}, nil
 	case "WhitespaceSplit":
@@ -432,6 +461,11 @@ func (t *Tokenizer) compilePost(c *component) error {
 			}
 		}
 		return nil
+	}
+	if t.before != nil || t.after != nil {
+		return fmt.Errorf("%s behind another that adds tokens is not supported", clip(c.Type))
+	}
+	switch c.Type {
 	case "TemplateProcessing":
 		return t.compileTemplate(c)
 	case "BertProcessing", "RobertaProcessing":
@@ -450,15 +484,14 @@ func pairID(p []any) int32 {
 	return -1
 }
 
-// around wraps what earlier processors gave.
+// around puts one id before a text and one after it.
 func (t *Tokenizer) around(before, after int32) error {
 	for _, id := range []int32{before, after} {
 		if id < 0 || int(id) >= len(t.vocab) {
 			return fmt.Errorf("id %d lies outside the vocabulary of %d", id, len(t.vocab))
 		}
 	}
-	t.before = append([]int32{before}, t.before...)
-	t.after = append(t.after, after)
+	t.before, t.after = []int32{before}, []int32{after}
 	return nil
 }
 
@@ -486,7 +519,7 @@ func (t *Tokenizer) compileTemplate(c *component) error {
 	if !seen {
 		return fmt.Errorf("the single template has no sequence")
 	}
-	t.before, t.after = append(before, t.before...), append(t.after, after...)
+	t.before, t.after = before, after
 	return nil
 }
 

@@ -12,9 +12,9 @@ import (
 // testdata/pipelines.jsonl.gz holds small tokenizers trained for this test on
 // generated text with Hugging Face's tokenizers 0.23.3, one for each
 // normalizer, pre-tokenizer, split behavior, post-processor, decoder and model,
-// and what they make of 20 texts.
+// and what they make of 20 texts. corners.jsonl.gz is from testdata/make_corners.py.
 func TestPipelines(t *testing.T) {
-	data := testdir.ReadFile(t, "testdata/pipelines.jsonl")
+	data := slices.Concat(testdir.ReadFile(t, "testdata/pipelines.jsonl"), testdir.ReadFile(t, "testdata/corners.jsonl"))
 	for _, line := range bytes.Split(bytes.TrimSpace(data), []byte("\n")) {
 		var p struct {
 			Name      string
@@ -44,6 +44,13 @@ func TestPipelines(t *testing.T) {
 				}
 				if got := tok.Decode(c.IDsSpecial, true); got != c.Skipped {
 					t.Errorf("Decode of %q without special tokens\n got %q\nwant %q", c.Text, got, c.Skipped)
+				}
+				stream, parts := tok.Stream(true), ""
+				for _, id := range c.IDsSpecial {
+					parts += stream.Push(id)
+				}
+				if parts += stream.Flush(); parts != c.Skipped {
+					t.Errorf("stream of %q\n got %q\nwant %q", c.Text, parts, c.Skipped)
 				}
 			}
 		})

@@ -74,7 +74,7 @@ func compilePattern(pattern string) (*regexp2.Regexp, error) {
 	if err := portable(pattern); err != nil {
 		return nil, fmt.Errorf("pattern %q: %w", clip(pattern), err)
 	}
-	re, err := regexp2.Compile(pattern, regexp2.Multiline, regexp2.OptionMaxBacktrackingStackSize(1<<24))
+	re, err := regexp2.Compile(wordClasses(pattern), regexp2.Multiline, regexp2.OptionMaxBacktrackingStackSize(1<<24))
 	if err != nil {
 		return nil, fmt.Errorf("pattern %q: %w", clip(pattern), err)
 	}
@@ -90,7 +90,9 @@ func portable(pattern string) error {
 	for i := 0; i < len(pattern); i++ {
 		switch c := pattern[i]; {
 		case c == '\\':
-			i++
+			if i++; inSet && i < len(pattern) && pattern[i] == 'W' {
+				return fmt.Errorf("\\W inside a set is not supported")
+			}
 		case !inSet && c == '[':
 			inSet = true
 			if strings.HasPrefix(pattern[i+1:], "^") {
@@ -110,6 +112,41 @@ func portable(pattern string) error {
 		}
 	}
 	return nil
+}
+
+// wordChars are the characters of \w in the reference's engine, as contents of a set: letters
+// and what counts as one, marks, digits, connectors, and the numbers of Latin 1.
+const wordChars = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}²³¹¼-¾\u24B6-\u24E9`
+
+// wordClasses writes out \w, \W, \b and \B, which ours takes for fewer characters.
+func wordClasses(pattern string) string {
+	const in, out = "[" + wordChars + "]", "[^" + wordChars + "]"
+	var b strings.Builder
+	inSet := false
+	for i := 0; i < len(pattern); i++ {
+		c := pattern[i]
+		if c != '\\' || i+1 == len(pattern) {
+			inSet = c == '[' || inSet && c != ']'
+			b.WriteByte(c)
+			continue
+		}
+		i++
+		switch e := pattern[i]; {
+		case e == 'w' && inSet:
+			b.WriteString(wordChars)
+		case e == 'w':
+			b.WriteString(in)
+		case e == 'W' && !inSet:
+			b.WriteString(out)
+		case e == 'b' && !inSet:
+			b.WriteString("(?:(?<=" + in + ")(?!" + in + ")|(?<!" + in + ")(?=" + in + "))")
+		case e == 'B' && !inSet:
+			b.WriteString("(?:(?<=" + in + ")(?=" + in + ")|(?<!" + in + ")(?!" + in + "))")
+		default:
+			b.WriteString(pattern[i-1 : i+1])
+		}
+	}
+	return b.String()
 }
 
 // regexSplitter splits by any regular expression; behavior is the file's word
@@ -145,7 +182,7 @@ type span struct {
 	match  bool
 }
 
-// matches covers s with matches and the gaps between them.
+// matches covers s with matches, of which some are empty, and the gaps between them.
 func (r *regexSplitter) matches(s string) []span {
 	runes := []rune(s)
 	at := make([]int, 0, len(runes)+1) // byte offset of each rune
@@ -154,19 +191,17 @@ func (r *regexSplitter) matches(s string) []span {
 	}
 	at = append(at, len(s))
 	var out []span
-	last := 0
+	last, end := 0, -1 // where the last match ended
 	err := r.re.FindRunesMatches(runes, -1, func(v regexp2.MatchView) bool {
 		i, n, _ := v.GroupRange(0)
 		lo, hi := at[i], at[i+n]
 		if lo > last {
 			out = append(out, span{last, lo, r.invert})
 		}
-		if hi > lo {
+		if hi > lo || lo != end {
 			out = append(out, span{lo, hi, !r.invert})
-			last = hi
-		} else {
-			last = max(last, lo)
 		}
+		last, end = hi, hi
 		return true
 	})
 	if err != nil {
@@ -327,4 +362,60 @@ func (spacePrefix) split(s string, first bool, emit func(string, bool)) {
 		s = " " + s
 	}
 	emit(s, first)
+}
+
+// byteSpeller writes bytes as GPT-2 spells them.
+type byteSpeller struct{}
+
+func (byteSpeller) split(s string, first bool, emit func(string, bool)) { emit(byteSpelled(s), first) }
+
+// splitClasses cuts where the class of characters changes, and drops what has class 0.
+func splitClasses(s string, first bool, class func(rune) int, emit func(string, bool)) {
+	start, last := 0, 0
+	for i, r := range s {
+		c := class(r)
+		if i > 0 && c != last {
+			if last != 0 {
+				emit(s[start:i], first && start == 0)
+			}
+			start = i
+		}
+		last = c
+	}
+	if last != 0 {
+		emit(s[start:], first && start == 0)
+	}
+}
+
+// wordSplitter finds words and runs of other characters that are not white, as the regular
+// expression \w+|[^\w\s]+ does.
+type wordSplitter struct{}
+
+func (wordSplitter) split(s string, first bool, emit func(string, bool)) {
+	splitClasses(s, first, func(r rune) int {
+		switch {
+		case isWordRune(r):
+			return 1
+		case unicode.IsSpace(r):
+			return 0
+		}
+		return 2
+	}, emit)
+}
+
+// lengthSplitter cuts after every n characters.
+type lengthSplitter struct{ n int }
+
+func (l lengthSplitter) split(s string, first bool, emit func(string, bool)) {
+	start, n := 0, 0
+	for i := range s {
+		if n == l.n {
+			emit(s[start:i], first && start == 0)
+			start, n = i, 0
+		}
+		n++
+	}
+	if start < len(s) {
+		emit(s[start:], first && start == 0)
+	}
 }

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -225,7 +226,54 @@ func (s *jsonScan) float() (float64, error) {
 	if err != nil {
 		return 0, s.errorf("%q is no number", clip(string(b)))
 	}
-	return f, nil
+	return serdeFloat(b, f), nil
+}
+
+// serdeFloat is the number b, whose nearest float64 is f, as the reference's JSON reader has it:
+// up to 19 digits or so as a whole number, and then one division or product, which may be one
+// bit off. Sums of such scores decide between ways to cut a word that are as good.
+func serdeFloat(b []byte, f float64) float64 {
+	digits, exponent, point := uint64(0), 0, false
+	for i, c := range b {
+		switch {
+		case c == '-' && i == 0:
+		case c == '.':
+			point = true
+		case c == 'e' || c == 'E':
+			n, err := strconv.Atoi(string(b[i+1:]))
+			if err != nil {
+				return f
+			}
+			return serdeScaled(digits, exponent+n, f)
+		case c < '0' || c > '9':
+			return f
+		case digits > (math.MaxUint64-uint64(c-'0'))/10:
+			if !point {
+				return f
+			}
+			// further digits of a fraction are passed over
+		default:
+			digits = 10*digits + uint64(c-'0')
+			if point {
+				exponent--
+			}
+		}
+	}
+	return serdeScaled(digits, exponent, f)
+}
+
+// serdeScaled is digits · 10^exponent with the sign of f; f where that is not one operation.
+func serdeScaled(digits uint64, exponent int, f float64) float64 {
+	x := float64(digits)
+	switch {
+	case exponent < -308 || exponent > 308:
+		return f
+	case exponent < 0:
+		x /= math.Pow10(-exponent)
+	default:
+		x *= math.Pow10(exponent)
+	}
+	return math.Copysign(x, f)
 }
 
 // skip passes one value and returns its text.

@@ -439,7 +439,7 @@ func (s *slow) byteBPE(raw []byte) error {
 		}
 		t.merges = append(t.merges, line)
 	}
-	m := &bpe{ids: ids, unk: -1, size: int32(len(t.vocab))}
+	m := &bpe{ids: ids, foreign: t.foreign, unk: -1, size: int32(len(t.vocab))}
 	t.model = m
 	if err := m.index(t.merges); err != nil {
 		return fmt.Errorf("merges.txt: %w", err)

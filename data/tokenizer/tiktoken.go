@@ -51,7 +51,7 @@ func (s *slow) rankedBPE(tokens []string, offset int) error {
 	if err := t.addTokens(int32(offset + len(tokens) - 1)); err != nil {
 		return err
 	}
-	t.model = &bpe{ids: t.ids, unk: -1, ignoreMerges: true, size: int32(len(t.vocab))}
+	t.model = &bpe{ids: t.ids, foreign: t.foreign, unk: -1, ignoreMerges: true, size: int32(len(t.vocab))}
 	return nil
 }
 

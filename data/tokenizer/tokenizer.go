@@ -22,20 +22,22 @@ import (
 // Tokenizer turns text into token ids and back, as the model's own tokenizer
 // does. It may be used by several goroutines.
 type Tokenizer struct {
-	vocab  []string // by id, "" where there is none
-	ids    map[string]int32
-	kinds  []tokenKind
-	skip   []bool // special tokens, which Decode may leave out
-	pipe   pipeline
-	model  model
-	norm   []normalizer
-	pre    []splitter
-	raw    *addedTrie // added tokens looked for in the text as it is
-	normed *addedTrie // and in the normalised text
-	added  []addedToken
-	before []int32 // what special puts around a text
-	after  []int32
-	dec    []decodeStep
+	vocab   []string // by id, "" where there is none
+	ids     map[string]int32
+	kinds   []tokenKind
+	skip    []bool // special tokens, which Decode may leave out
+	pipe    pipeline
+	model   model
+	norm    []normalizer
+	pre     []splitter
+	raw     *addedTrie       // added tokens looked for in the text as it is
+	normed  *addedTrie       // and in the normalised text
+	shown   map[int32]string // what Decode has for added tokens whose normalised spelling is another
+	added   []addedToken
+	foreign map[int32]bool // ids of added tokens that the model does not have
+	before  []int32        // what special puts around a text
+	after   []int32
+	dec     []decodeStep
 
 	bos, eos, pad, unk int32
 	ends               []int32
@@ -157,10 +159,11 @@ func (e *encoder) found(id int32) { e.out = append(e.out, id) }
 
 // segment encodes what lies between two added tokens.
 func (e *encoder) segment(s string, first bool) {
-	s, err := e.t.normalize(s)
+	s, headless, err := e.t.normalized(s)
 	if err != nil {
 		panic(errPattern{err})
 	}
+	first = first && !headless
 	e.t.normed.split(s, e.plain, func(s string, f bool) {
 		if s != "" {
 			e.emits[0](s, first && f)

@@ -203,8 +203,8 @@ func (m *unigram) unknown(piece string, out []int32) []int32 {
 	if len(out)-n == len(piece) {
 		return out
 	}
-	if out = out[:n]; m.unk >= 0 {
-		out = append(out, m.unk)
+	if m.unk < 0 {
+		panic(errPattern{noUnknown(piece)})
 	}
-	return out
+	return append(out[:n], m.unk)
 }

@@ -13,10 +13,11 @@ import (
 // wordPiece cuts a word into the longest pieces there are, from its beginning on
 // (Schuster, Nakajima 2012); a word that cannot be cut so is unknown.
 type wordPiece struct {
-	ids    map[string]int32
-	prefix string // of pieces inside a word
-	unk    int32
-	longer int // words of more characters are unknown
+	ids     map[string]int32
+	foreign map[int32]bool // added tokens among ids
+	prefix  string         // of pieces inside a word
+	unk     int32
+	longer  int // words of more characters are unknown
 }
 
 // What a file without these keys means.
@@ -47,7 +48,7 @@ func (t *Tokenizer) wordPieces(top int32, m *wordPiece, unk string) error {
 	if err := t.addTokens(top); err != nil {
 		return err
 	}
-	m.ids, m.unk, t.unk, t.model = t.ids, id, id, m
+	m.ids, m.foreign, m.unk, t.unk, t.model = t.ids, t.foreign, id, id, m
 	t.setKinds(false)
 	return nil
 }
@@ -65,7 +66,7 @@ func (m *wordPiece) word(e *encoder, w string, out []int32) []int32 {
 				e.spell = append(e.spell, m.prefix...)
 			}
 			e.spell = append(e.spell, w[from:to]...)
-			if known, ok := m.ids[string(e.spell)]; ok {
+			if known, ok := m.ids[string(e.spell)]; ok && !m.foreign[known] {
 				id = known
 				break
 			}
@@ -81,6 +82,47 @@ func (m *wordPiece) word(e *encoder, w string, out []int32) []int32 {
 func lastRune(s string) int {
 	_, n := utf8.DecodeLastRuneInString(s)
 	return n
+}
+
+// wordLevel knows whole words only.
+type wordLevel struct {
+	ids     map[string]int32
+	foreign map[int32]bool // added tokens among ids
+	unk     int32          // -1: there is none
+}
+
+func (h *hfFile) buildWordLevel(t *Tokenizer) error {
+	ids, top, err := readVocab(h.vocab)
+	if err != nil {
+		return fmt.Errorf("model.vocab: %w", err)
+	}
+	m := &wordLevel{ids: ids, unk: -1}
+	if id, ok := ids[h.unk]; ok {
+		m.unk, t.unk = id, id
+	}
+	t.ids, t.model = ids, m
+	if err := t.addTokens(top); err != nil {
+		return err
+	}
+	m.foreign = t.foreign
+	t.setKinds(false)
+	return nil
+}
+
+func (m *wordLevel) word(_ *encoder, w string, out []int32) []int32 {
+	id, ok := m.ids[w]
+	if !ok || m.foreign[id] {
+		id = m.unk
+	}
+	if id < 0 {
+		panic(errPattern{noUnknown(w)})
+	}
+	return append(out, id)
+}
+
+// noUnknown is the error about a text that a vocabulary cannot spell.
+func noUnknown(s string) error {
+	return fmt.Errorf("%q is not in its vocabulary, which has no unknown token (model.unk_token or model.unk_id of tokenizer.json)", clip(s))
 }
 
 // hfWordPiece writes the model.
@@ -130,15 +172,18 @@ func (d wordPieceDecoder) spelled(token string, first bool) string {
 		token = " " + token
 	}
 	if d.cleanup {
-		token = cleaned.Replace(token)
-		for _, p := range [...][2]string{{" n't", "n't"}, {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}} {
-			token = strings.ReplaceAll(token, p[0], p[1])
-		}
+		token = cleaned(token)
 	}
 	return token
 }
 
-var cleaned = strings.NewReplacer(" .", ".", " ?", "?", " !", "!", " ,", ",", " ' ", "'")
+// cleaned is s without the spaces before punctuation that English has none of.
+func cleaned(s string) string {
+	for _, p := range [...][2]string{{" .", "."}, {" ?", "?"}, {" !", "!"}, {" ,", ","}, {" ' ", "'"}, {" n't", "n't"}, {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}} {
+		s = strings.ReplaceAll(s, p[0], p[1])
+	}
+	return s
+}
 
 func (d wordPieceDecoder) step(s []string) []string {
 	for i := range s {
@@ -152,7 +197,7 @@ func (d wordPieceDecoder) step(s []string) []string {
 func bertNormalizers(c *component) []normalizer {
 	var out []normalizer
 	on := c.switches()
-	for i, f := range [...]func(string) string{cleanText, spaceChinese, func(s string) string { return stripAccents(norm.NFD.String(s)) }, lowercase} {
+	for i, f := range [...]func(string) string{cleanText, spaceChinese, func(s string) string { return without(unicode.Mn, norm.NFD.String(s)) }, lowercase} {
 		if on[i] {
 			out = append(out, normalizer{apply: f})
 		}
@@ -177,7 +222,7 @@ func cleanText(s string) string {
 		switch {
 		case r == '\t' || r == '\n' || r == '\r' || r != utf8.RuneError && unicode.IsSpace(r) && r != '\x0b' && r != '\x0c' && r != '\u0085':
 			return ' '
-		case r == 0 || r == utf8.RuneError || unicode.Is(unicode.C, r):
+		case r == 0 || r == utf8.RuneError || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co):
 			return -1
 		}
 		return r

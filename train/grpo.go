@@ -88,17 +88,26 @@ func (g grpo) Weigh(b *data.Batch, p LogProbs, total int64) []float32 {
 	return out
 }
 
-// EntropyWeights is how much the entropy of each token counts in the loss.
-func (g grpo) EntropyWeights(b *data.Batch, total int64) []float32 {
+// EntropyFirst reports whether EntropyWeights looks at entropies.
+func (g grpo) EntropyFirst() bool { return *g.EntropyCoef != 0 && *g.TopEntropyQuantile < 1 }
+
+// EntropyWeights is how much the entropy of each token counts in the loss: that of
+// those which the rewards teach.
+func (g grpo) EntropyWeights(b *data.Batch, entropy []float32, total int64) []float32 {
 	if *g.EntropyCoef == 0 || b.Supervised == 0 {
 		return nil
 	}
-	w := -*g.EntropyCoef / float64(b.Supervised) * float64(g.Count(b)) / float64(total)
+	silent, n := g.decided(b, entropy), 0
 	out := make([]float32, len(b.Target))
 	for i, t := range b.Target {
-		if t >= 0 {
-			out[i] = float32(w)
+		if t >= 0 && (silent == nil || !silent[i]) {
+			out[i] = 1
+			n++
 		}
+	}
+	w := -*g.EntropyCoef / float64(n) * float64(g.Count(b)) / float64(total)
+	for i := range out {
+		out[i] *= float32(w)
 	}
 	return out
 }
@@ -115,19 +124,23 @@ func (g grpo) Score(b *data.Batch, p LogProbs) Score {
 	if g.beta > 0 {
 		mean("kl", over(m.kl, m.tokens))
 	}
-	entropy := 0.0
+	all, taught, n := 0.0, 0.0, 0.0
+	silent := g.decided(b, p.Entropy)
 	for i, t := range b.Target {
-		if t >= 0 {
-			entropy += float64(p.Entropy[i])
+		if t < 0 {
+			continue
+		}
+		all += float64(p.Entropy[i])
+		if silent == nil || !silent[i] {
+			taught, n = taught+float64(p.Entropy[i]), n+1
 		}
 	}
-	entropy = over(entropy, float64(b.Supervised))
 	if c := *g.EntropyCoef; c != 0 {
 		mean("policy_loss", over(s.Loss, units))
 		mean("entropy_coef", c)
-		s.Loss -= c * entropy * units
+		s.Loss -= c * over(taught, n) * units
 	}
-	mean("entropy", entropy)
+	mean("entropy", over(all, float64(b.Supervised)))
 	switch g.loss {
 	case "sapo":
 	case "cispo":
@@ -158,16 +171,19 @@ type grpoMeans struct {
 	answers, kl, phi float64
 	tokens           float64
 	low, high, of    float64 // tokens, or answers, whose ratio was cut, of all
+	some             bool    // lowMin is that of an answer
 	lowMin, highMax  float64 // shares of an answer's
 }
 
 func (m *grpoMeans) add(v *answer) {
 	n := float64(len(v.tokens))
 	low, high := over(v.low, n), over(v.high, n)
-	if m.answers == 0 {
-		m.lowMin = low
+	if n > 0 || m.sequence { // of an answer that nothing is learned from no share of tokens is known
+		if !m.some {
+			m.some, m.lowMin = true, low
+		}
+		m.lowMin, m.highMax = min(m.lowMin, low), max(m.highMax, high)
 	}
-	m.lowMin, m.highMax = min(m.lowMin, low), max(m.highMax, high)
 	m.answers, m.tokens, m.kl, m.phi = m.answers+1, m.tokens+n, m.kl+v.kl, m.phi+v.phi
 	if m.sequence {
 		m.low, m.high, m.of = m.low+low, m.high+high, m.of+1
@@ -223,9 +239,12 @@ func (g grpo) one(v *answer, p LogProbs, a float64, silent []bool, all int) {
 	}
 	sampler := g.sampler(v, old, p.Answers.Sampler)
 	if g.loss == "vespo" {
-		w := mean * float64(n)
+		w := 0.0
+		for k := range logRatio {
+			w += min(max(logRatio[k], -20), 20)
+		}
 		for _, r := range sampler {
-			w += math.Log(r)
+			w += min(max(math.Log(r), vespoLeast), 20)
 		}
 		v.phi = g.phi(w, a)
 	}
@@ -318,12 +337,17 @@ func (g grpo) token(ratio, logp, a float64, v *answer) tokenLoss {
 	return tokenLoss{loss: -free * a, byRatio: -(slope + cutSlope) / 2}
 }
 
+// vespoLeast is the least log ratio that vespo looks at, as its authors have it.
+var vespoLeast = math.Log(1e-8)
+
 // phi is vespo's weight of an answer of advantage a and log ratio w.
 func (g grpo) phi(w, a float64) float64 {
+	w = min(max(w, vespoLeast), 20)
 	k, lambda := *g.VESPOKNeg, *g.VESPOLambdaNeg
 	if a >= 0 {
 		k, lambda = *g.VESPOKPos, *g.VESPOLambdaPos
 	}
+	lambda = max(lambda, 1e-4)
 	return math.Exp(lambda + k*w - lambda*math.Exp(w))
 }
 

@@ -172,6 +172,9 @@ func (c Config) checkGRPO(given Config) error {
 	if n := micro * g.StepsPerGeneration; n%g.NumGenerations != 0 {
 		return fail.Usagef("train.num_generations", "micro_batch_size times steps_per_generation must be a multiple of it", "num_generations: %d does not divide the %d answers that are made at once (micro_batch_size %d, steps_per_generation %d)", g.NumGenerations, n, micro, g.StepsPerGeneration)
 	}
+	if c.LossType[0] == "vespo" && g.SamplingCorrection && strings.HasPrefix(g.SamplingMode, "sequence") {
+		return fail.Usagef("train.vllm_importance_sampling_mode", "use token_truncate or token_mask", "loss_type: vespo makes one ratio of an answer's tokens itself, and vllm_importance_sampling_mode: %s is one already", g.SamplingMode)
+	}
 	if *g.SamplingClipMin > *g.SamplingClipMax {
 		return fail.Usagef("train.vllm_importance_sampling_clip_min", "", "vllm_importance_sampling_clip_min: %v is above vllm_importance_sampling_clip_max: %v", *g.SamplingClipMin, *g.SamplingClipMax)
 	}

@@ -79,9 +79,13 @@ type Answers struct {
 // entropic is an objective that looks at how undecided the model is.
 type entropic interface {
 	Objective
+	// EntropyFirst reports whether EntropyWeights looks at entropies, which are then
+	// computed twice.
+	EntropyFirst() bool
 	// EntropyWeights is how much the entropy of each token's distribution counts in
-	// the loss of a step of total units [N]; nil: it is only looked at.
-	EntropyWeights(b *data.Batch, total int64) []float32
+	// the loss of a step of total units [N]; nil: it is only looked at. entropy [N] is
+	// known only with EntropyFirst.
+	EntropyWeights(b *data.Batch, entropy []float32, total int64) []float32
 }
 
 // sharp is an objective that also looks at log-probabilities at half the temperature,

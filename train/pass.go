@@ -160,30 +160,38 @@ func (r *run) entropy(t *autograd.Tape, h *autograd.Tensor, b *data.Batch, o ent
 	if b.Supervised == 0 {
 		return out, nil
 	}
-	var weights, coef []float32
-	if total > 0 {
-		weights = r.scaled(o.EntropyWeights(b, total))
-	}
 	rows := make([]int32, 0, b.Supervised)
 	for i, target := range b.Target {
-		if target < 0 {
-			continue
-		}
-		rows = append(rows, int32(i))
-		if weights != nil { // an entropy is what KL to the uniform distribution falls short of log V
-			coef = append(coef, -weights[i])
+		if target >= 0 {
+			rows = append(rows, int32(i))
 		}
 	}
 	said := t.Rows(h, t.Upload(rows, len(rows), 1))
-	_, entropy, err := r.Model.Diverge(t, said, model.Teacher{}, 1, r.temperature(), coef)
-	t.Done(said)
-	if err != nil {
-		return nil, err
+	defer t.Done(said)
+	look := func(coef []float32) error {
+		_, entropy, err := r.Model.Diverge(t, said, model.Teacher{}, 1, r.temperature(), coef)
+		for k, v := range entropy {
+			out[rows[k]] = v
+		}
+		return err
 	}
+	if total > 0 && o.EntropyFirst() {
+		if err := look(nil); err != nil {
+			return nil, err
+		}
+	}
+	if total == 0 {
+		return out, look(nil)
+	}
+	weights := r.scaled(o.EntropyWeights(b, out, total))
+	if weights == nil {
+		return out, look(nil)
+	}
+	coef := make([]float32, len(rows)) // an entropy is what KL to the uniform distribution falls short of log V
 	for k, i := range rows {
-		out[i] = entropy[k]
+		coef[k] = -weights[i]
 	}
-	return out, nil
+	return out, look(coef)
 }
 
 // temperature is what logits are divided by.

@@ -1,6 +1,8 @@
 """Losses and gradient norms of TRL's own trainers on the pairs of golden/train/prefs, for option
 combinations that the recorded cases leave out: python3 trl_losses.py SHARED/data/golden/train
-writes train/testdata/trl_losses.json to standard output. Needs trl, peft and torch."""
+writes train/testdata/trl_losses.json to standard output, with a second argument grpo
+train/testdata/trl_grpo.json, on the answers of golden/train/grpo. Needs trl, peft and torch."""
+import contextlib
 import json
 import sys
 import types
@@ -8,8 +10,9 @@ from collections import defaultdict
 
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from trl import DPOTrainer, SFTTrainer
+from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 GOLDEN = sys.argv[1].rstrip("/")
@@ -51,7 +54,8 @@ def trainer(cls, model, args, **fields):
     """cls without its constructor, which wants a tokenizer and a data set."""
     t = object.__new__(cls)
     t.accelerator = types.SimpleNamespace(gather_for_metrics=lambda x: x, gather=lambda x: x, device=torch.device("cpu"), unwrap_model=lambda m: m,
-                                          num_processes=1, parallelism_config=None)
+                                          num_processes=1, parallelism_config=None, is_main_process=False, autocast=contextlib.nullcontext, sync_gradients=True,
+                                          reduce=lambda x, reduction: x, pad_across_processes=lambda x, **_: x)
     t.model, t.ref_model, t.aux_loss_enabled, t._total_train_tokens, t._tp_size = model, None, False, 0, 1
     t._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
     t.args = types.SimpleNamespace(gradient_checkpointing_kwargs=None, **args)
@@ -78,8 +82,61 @@ def loss_of(c, model):
     return t._compute_loss(model, batch, False)
 
 
+def grpo_configs():
+    """What differs from the defaults of grpo.json; micro is the number of micro-batches."""
+    for loss in ("dapo", "grpo", "sapo", "bnpo"):
+        yield {"loss_type": loss, "entropy_coef": 0.05, "top_entropy_quantile": 0.4}
+    yield {"loss_type": "dapo", "mask_truncated_completions": True, "micro": 4, "epsilon": 0.05}
+    yield {"loss_type": "dapo", "importance_sampling_level": "sequence", "mask_truncated_completions": True, "micro": 4, "epsilon": 0.01, "top_entropy_quantile": 0.5}
+    yield {"loss_type": "vespo", "vespo_k_pos": 0.5, "vespo_k_neg": 0.5, "vllm": True, "vllm_importance_sampling_mode": "token_mask",
+           "vllm_importance_sampling_clip_max": 1.1}
+
+
+def grpo():
+    golden, batch = json.load(open(GOLDEN + "/grpo/grpo.json")), load_file(GOLDEN + "/grpo/batch.safetensors")
+    advantages = next(a["advantages"] for a in golden["advantages"]
+                      if a["rewards"] == "two" and a["scale_rewards"] == "group" and a["aggregation"] == "sum_then_normalize" and not a.get("reward_weights"))
+    old, written = batch["old_per_token_logps"], batch["old_per_token_logps"].clone()
+    for row, values in enumerate(golden["sampling_logps_without_null"]):
+        written[row, : len(values)] = torch.tensor(values)
+    model, lines = policy(), []
+    for i, c in enumerate(grpo_configs()):
+        mask, micro = batch["completion_mask"].long().clone(), c.get("micro", 1)
+        if c.get("mask_truncated_completions"):
+            mask[golden["truncated"]] = 0
+        inputs = {"prompt_ids": batch["prompt_ids"].long(), "prompt_mask": batch["prompt_mask"].long(), "completion_ids": batch["completion_ids"].long(),
+                  "completion_mask": mask, "advantages": torch.tensor(advantages), "old_per_token_logps": old}
+        if c.get("vllm"):  # token_mask
+            ratio = torch.exp((old - written) * mask)
+            inputs["importance_sampling_ratio"] = ratio.masked_fill(ratio > c["vllm_importance_sampling_clip_max"], 0.0)
+        args = {"report_to": [], "use_bias_correction_kl": False, "delta": None, "steps_per_generation": micro, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05,
+                "vespo_k_pos": c.get("vespo_k_pos"), "vespo_lambda_pos": 3.0, "vespo_k_neg": c.get("vespo_k_neg"), "vespo_lambda_neg": 2.0}
+        t = trainer(GRPOTrainer, model, args, top_entropy_quantile=c.get("top_entropy_quantile", 1.0), off_policy_mask_threshold=None, beta=0.0, loss_type=c["loss_type"],
+                    importance_sampling_level=c.get("importance_sampling_level", "token"), epsilon_low=c.get("epsilon", 0.2), epsilon_high=0.28, use_vllm=c.get("vllm", False),
+                    vllm_importance_sampling_correction=c.get("vllm", False), current_gradient_accumulation_steps=micro, max_completion_length=24,
+                    entropy_coef=c.get("entropy_coef", 0.0), use_adaptive_entropy=False, _entropy_bonus_enabled=c.get("entropy_coef", 0.0) != 0)
+        model.zero_grad()
+        losses, metrics, size = [], [], len(mask) // micro
+        for k in range(micro):
+            part = {key: v[k * size : (k + 1) * size] for key, v in inputs.items()} | {"num_items_in_batch": mask.sum()}
+            t._metrics["train"] = defaultdict(list)
+            loss = t._compute_loss(model, part)
+            loss.backward()
+            losses.append(loss.item())
+            metrics.append({key: v[-1] for key, v in t._metrics["train"].items()})
+        norm = torch.sqrt(sum((p.grad.double() ** 2).sum() for p in model.parameters() if p.grad is not None))
+        one = micro == 1
+        lines.append(json.dumps({"name": f"more.{i}", "config": c, "rewards": "two", "reward_weights": None, "off_policy": True, "env_mask": False,
+                                 "sampling_logprobs": c.get("vllm", False), "loss": losses[0] if one else losses, "grad_norm": norm.item(),
+                                 "metrics": metrics[0] if one else metrics}))
+    return lines
+
+
 def main():
     torch.set_num_threads(1)
+    if sys.argv[2:] == ["grpo"]:
+        print("[\n" + ",\n".join(grpo()) + "\n]")
+        return
     model, lines = policy(), []
     for c in configs():
         model.zero_grad()

@@ -176,16 +176,65 @@ func oneNumber(typ string, b []byte) (float32, bool) {
 // actFP8Groups is ActFP8 with a scale for every n columns.
 func actFP8Groups(n int64) dtype.Type { return dtype.Type{Kind: dtype.F8E4M3, Group: int32(n)} }
 
-// schemeActivations is activations of the method fp8, which has one scheme for all
-// modules: a scale a token, or one for the columns of a block of weights.
+// schemeActivations is activations of methods that have one scheme for all modules.
 func (g *grouper) schemeActivations(module string, cols int64) (t dtype.Type, grid [2]string, left string) {
-	method, _ := g.config.get("quant_method").(string)
+	none := dtype.Type{}
+	switch m, _ := g.config.get("quant_method").(string); m {
+	case "fp8":
+		return g.fp8Activations(module, cols)
+	case "mxfp8":
+		return none, grid, "8-bit float, dynamic, by groups of 32, scales powers of two"
+	case "fbgemm_fp8":
+		return none, grid, "8-bit float, dynamic, by token, scales with a bound"
+	case "modelopt", "modelopt_fp4", "modelopt_mixed":
+		return g.modelopt(module)
+	case "quark":
+		global, _ := g.config.get("global_quant_config").(object)
+		if global.get("input_tensors") != nil || g.config.get("layer_quant_config") != nil {
+			return none, grid, "as Quark's configuration has it"
+		}
+	case "auto-round", "intel/auto-round":
+		v, err := g.exception(module, "act_bits")
+		if v == nil {
+			v = g.config.get("act_bits")
+		}
+		if bits, ok := sizeOf(v); ok && bits <= 8 || err != nil {
+			kind, _ := g.config.get("act_data_type").(string)
+			return none, grid, fmt.Sprintf("%d-bit %s of AutoRound", bits, cmp.Or(kind, "int"))
+		}
+	}
+	return none, grid, ""
+}
+
+// modelopt is the inputs of a module in ModelOpt's own configuration, without groups:
+// an algorithm for all modules, or for each.
+func (g *grouper) modelopt(module string) (t dtype.Type, grid [2]string, left string) {
+	algo, _ := g.config.get("quant_algo").(string)
+	layers, _ := g.config.get("quantized_layers").(object)
+	if own, ok := layers.get(module).(object); ok {
+		algo, _ = own.get("quant_algo").(string)
+	}
+	algo = strings.ToUpper(algo)
+	switch scale := module + ".input_scale"; {
+	case algo == "" || algo == "FP8_PB_WO" || strings.HasPrefix(algo, "W4A16") || strings.HasPrefix(algo, "W8A16"):
+		return t, grid, ""
+	case algo == "FP8" && g.single(scale):
+		return ActFP8, [2]string{scale}, ""
+	case algo == "FP8_PER_CHANNEL_PER_TOKEN":
+		return ActFP8, grid, ""
+	}
+	return t, grid, "as ModelOpt's " + quote(algo) + " has it"
+}
+
+// fp8Activations is those of the method fp8: a scale a token, or one for the columns of a
+// block of weights.
+func (g *grouper) fp8Activations(module string, cols int64) (t dtype.Type, grid [2]string, left string) {
 	scheme, _ := g.config.get("activation_scheme").(string)
 	scheme = cmp.Or(strings.ToLower(scheme), "dynamic") // as Transformers reads it
 	scales, _ := g.config.get("scale_fmt").(string)
 	none := dtype.Type{}
-	switch block := g.blockStructure(); {
-	case method != "fp8":
+	switch block := g.blockSize(nil); {
+	case g.config.get("weight_scale_semantics") != nil: // of GPTQModel, which rounds weights alone
 		return none, grid, ""
 	case scheme == "static":
 		for _, name := range []string{module + ".activation_scale", module + ".input_scale"} { // of Transformers, of others

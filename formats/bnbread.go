@@ -137,6 +137,7 @@ func (g *grouper) bnbInt8(prefix string, scb *array) error {
 	}
 	err = g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"weight", "scb"}, []*array{w, scb}, importInt8Rows)
 	if err == nil {
+		g.made[len(g.made)-1].Unrounded = "8-bit integer, by row, but for columns with outliers"
 		g.extra(prefix + ".weight_format")
 	}
 	return err

@@ -1,7 +1,9 @@
 package formats
 
 import (
+	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -12,66 +14,128 @@ import (
 // scaleKinds are the types of scales that floats have, by their names in files.
 var scaleKinds = map[string]dtype.Kind{"F32": dtype.F32, "BF16": dtype.BF16, "F16": dtype.F16, "F8_E8M0": dtype.F8E8M0}
 
-// fp8 reads float8 codes with a scale for the tensor, each row, or each block.
+// grid is how scales lie on a matrix: how many rows share one, and how many columns, -1
+// for all.
+type grid struct {
+	run   int
+	group int32
+}
+
+// scaleGrid finds the grid of the scales of a matrix: one for the tensor, one a row, one
+// a group of a row's columns, or one a block, as the configuration has it.
+func (g *grouper) scaleGrid(module string, shape []int64, scale *array) (grid, error) {
+	args, err := g.ctWeights(module)
+	if err != nil {
+		return grid{}, err
+	}
+	rows, cols, s := shape[0], shape[1], scale.shape
+	strategy, _ := args.get("strategy").(string)
+	strategy = strings.ToLower(strategy)
+	n, _ := product(s)
+	switch {
+	case n == 1 && len(s) <= 2 && (strategy == "" || strategy == "tensor" || rows == 1):
+		return grid{int(max(rows, 1)), -1}, nil
+	case len(s) == 1 && s[0] == rows && strategy != "block", len(s) == 2 && s[0] == rows && s[1] == 1:
+		return grid{1, -1}, nil
+	case len(s) == 2 && s[0] == rows && (strategy == "group" || strategy == "" && scale.dtype != "F8_E8M0" && g.method() != "fp8" && g.blockSize(args) == nil):
+		size := int64(0)
+		if v := args.get("group_size"); v != nil {
+			if size, _, err = g.whole("config_groups: weights.group_size", v); err != nil {
+				return grid{}, err
+			}
+		} else if s[1] > 0 && cols%s[1] == 0 {
+			size = cols / s[1]
+		}
+		if size < 1 || (cols+size-1)/size != s[1] {
+			return grid{}, g.errShape(scale)
+		}
+		return grid{1, int32(size)}, nil
+	case len(s) != 2:
+		return grid{}, g.errShape(scale)
+	}
+	br, bc := int64(128), int64(128)
+	if b := g.blockSize(args); len(b) == 2 {
+		br, bc = b[0], b[1]
+	}
+	if br < 1 || bc < 1 || (rows+br-1)/br != s[0] || (cols+bc-1)/bc != s[1] {
+		return grid{}, g.errShape(scale)
+	}
+	if bc >= cols {
+		return grid{int(br), -1}, nil
+	}
+	return grid{int(br), int32(bc)}, nil
+}
+
+// fp8 reads float8 codes with a scale for the tensor, each row, group or block.
 func (g *grouper) fp8(prefix string, w, scale *array) error {
 	if _, err := g.need(scale.name, "F32", "BF16", "F16", "F8_E8M0"); err != nil {
 		return err
 	}
-	rows, cols := w.shape[0], w.shape[1]
-	br, bc := rows, cols // one block for the whole tensor
-	switch s := scale.shape; {
-	case len(s) == 1 && s[0] == 1 || len(s) == 0:
-	case len(s) == 2 && s[0] == rows && s[1] == 1:
-		br = 1
-	case len(s) == 2:
-		var err error
-		if br, bc, err = g.blockShape(w, scale); err != nil {
-			return err
-		}
-	default:
-		return g.errShape(scale)
-	}
-	typ := dtype.Type{Kind: dtype.F8E4M3, Group: -1, Scale: scaleKinds[scale.dtype]}
-	if bc < cols {
-		typ.Group = int32(bc)
-	}
-	return g.add(prefix+".weight", typ, w.shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(int(br)))
-}
-
-// fp8Block reads DeepSeek's layout, whose scales multiply blocks, and that of Mistral with one scale.
-func (g *grouper) fp8Block(prefix string, scale *array) error {
-	w, err := g.need(prefix+".weight", "F8_E4M3")
+	grid, err := g.scaleGrid(prefix, w.shape, scale)
 	if err != nil {
 		return err
 	}
-	if len(w.shape) != 2 {
-		return g.errShape(scale)
+	switch v := g.config.get("weight_scale_semantics"); {
+	case v == nil:
+	case v != "inverse" || scale.dtype != "F32":
+		return unsupported(g.where, "", "quantization_config.weight_scale_semantics is %v with scales of %s; \"inverse\" with F32 is read", v, scale.dtype)
+	default:
+		return g.add(prefix+".weight", dtype.Of(dtype.F32), w.shape, []string{"codes", "scale"}, []*array{w, scale}, importFP8Divided(grid))
 	}
-	if err := g.fp8(prefix, w, scale); err != nil {
+	typ := dtype.Type{Kind: dtype.F8E4M3, Group: grid.group, Scale: scaleKinds[scale.dtype]}
+	return g.add(prefix+".weight", typ, w.shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(grid))
+}
+
+// fp8Block reads what Transformers' method fp8 stores: scales that multiply blocks, or one
+// for the tensor, of 8-bit floats; powers of two for 32 columns, of 8-bit floats (MXFP8)
+// and of 4-bit ones, two a byte (the experts of DeepSeek V4).
+func (g *grouper) fp8Block(prefix string, scale *array) error {
+	w, err := g.need(prefix+".weight", "F8_E4M3", "I8", "F4")
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(w.shape) != 2:
+		return g.errShape(scale)
+	case w.dtype != "F8_E4M3":
+		err = g.fp4(prefix, w, scale)
+	case scale.dtype == "U8" || g.method() == "mxfp8":
+		err = g.mxfp8(prefix, w, scale)
+	default:
+		err = g.fp8(prefix, w, scale)
+	}
+	if err != nil {
 		return err
 	}
 	return g.inputs(prefix)
 }
 
-// blockShape is the block size of a two-dimensional scale: what the
-// configuration says, else 128×128.
-func (g *grouper) blockShape(w, scale *array) (br, bc int64, err error) {
-	br, bc = 128, 128
-	if b := g.blockStructure(); len(b) == 2 {
-		br, bc = b[0], b[1]
+// fp8Short reads the same where the scale is called as DeepSeek V4's files have it.
+func (g *grouper) fp8Short(prefix string, scale *array) error {
+	w := g.by[prefix+".weight"]
+	if g.method() != "fp8" || w == nil || w.dtype != "F8_E4M3" && w.dtype != "I8" && w.dtype != "F4" {
+		return nil // another tensor that happens to be called so
 	}
-	if br < 1 || bc < 1 || (w.shape[0]+br-1)/br != scale.shape[0] || (w.shape[1]+bc-1)/bc != scale.shape[1] {
-		return 0, 0, g.errShape(scale)
-	}
-	return br, bc, nil
+	return g.fp8Block(prefix, scale)
 }
 
-func (g *grouper) blockStructure() []int64 {
-	v := g.config.get("weight_block_size")
-	if groups, ok := g.config.get("config_groups").(object); ok && len(groups) > 0 {
-		first, _ := groups[0].Value.(object)
-		weights, _ := first.get("weights").(object)
-		v = weights.get("block_structure")
+// ctWeights is what compressed-tensors' configuration says of a module's weights, nil
+// where it says nothing.
+func (g *grouper) ctWeights(module string) (object, error) {
+	group, err := g.configGroup(module)
+	args, _ := group.get("weights").(object)
+	return args, err
+}
+
+// blockSize is the rows and columns of a block with one scale, nil where nothing says it.
+func (g *grouper) blockSize(args object) []int64 {
+	v := args.get("block_structure")
+	if text, ok := v.(string); ok { // "128x128", of older versions
+		rows, cols, _ := strings.Cut(text, "x")
+		v = []any{json.Number(rows), json.Number(cols)}
+	}
+	if v == nil {
+		v = g.config.get("weight_block_size")
 	}
 	dims, _ := v.([]any)
 	var out []int64
@@ -87,11 +151,14 @@ func (g *grouper) mxfp8(prefix string, w, scale *array) error {
 	if w.shape[1]%32 != 0 {
 		return g.errShape(w)
 	}
+	if _, err := g.need(scale.name, "U8", "F8_E8M0"); err != nil {
+		return err
+	}
 	if err := shaped(scale, w.shape[0], w.shape[1]/32); err != nil {
 		return err
 	}
 	typ := dtype.Type{Kind: dtype.F8E4M3, Group: 32, Scale: dtype.F8E8M0}
-	return g.add(prefix+".weight", typ, w.shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(1))
+	return g.add(prefix+".weight", typ, w.shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(grid{run: 1}))
 }
 
 // scale2 is what ModelOpt multiplies the scales of an NVFP4 weight by.
@@ -100,21 +167,26 @@ const scale2 = ".weight_scale_2"
 // fp4 reads two 4-bit floats a byte: MXFP4 (a power of two for 32 columns) or
 // NVFP4 (a float8 for 16 columns, and a number for the tensor, by which
 // compressed-tensors divides and ModelOpt multiplies).
-func (g *grouper) fp4(prefix string, w *array) error {
-	scale, err := g.need(prefix+ctScale, "U8", "F8_E4M3")
-	if err != nil {
+func (g *grouper) fp4(prefix string, w, scale *array) error {
+	if _, err := g.need(scale.name, "U8", "F8_E8M0", "F8_E4M3"); err != nil {
 		return err
 	}
-	shape := []int64{w.shape[0], 2 * w.shape[1]}
-	if shape[1]%32 != 0 {
+	shape, per := []int64{w.shape[0], 2 * w.shape[1]}, int64(32)
+	if w.dtype == "F4" {
+		shape[1] = w.shape[1]
+	}
+	if scale.dtype == "F8_E4M3" {
+		per = 16
+	}
+	if shape[1]%per != 0 {
 		return g.errShape(w)
 	}
-	if scale.dtype == "U8" {
-		if err := shaped(scale, shape[0], shape[1]/32); err != nil {
-			return err
-		}
+	if err := shaped(scale, shape[0], shape[1]/per); err != nil {
+		return err
+	}
+	if per == 32 {
 		typ := dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}
-		return g.add(prefix+".weight", typ, shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(1))
+		return g.add(prefix+".weight", typ, shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(grid{run: 1}))
 	}
 	typ, name := dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}, ".weight_global_scale"
 	if g.by[prefix+scale2] != nil {
@@ -124,13 +196,23 @@ func (g *grouper) fp4(prefix string, w *array) error {
 	if err == nil && len(global.shape) != 0 {
 		err = shaped(global, 1)
 	}
-	if err == nil {
-		err = shaped(scale, shape[0], shape[1]/16)
-	}
 	if err != nil {
 		return err
 	}
-	return g.add(prefix+".weight", typ, shape, []string{"codes", "scale", "global"}, []*array{w, scale, global}, importFloats(1))
+	return g.add(prefix+".weight", typ, shape, []string{"codes", "scale", "global"}, []*array{w, scale, global}, importFloats(grid{run: 1}))
+}
+
+// mxfp6 reads 6-bit floats (E2M3) with a power of two for every 32 columns. No type
+// has such codes: a weight is decoded to BF16, which holds every product.
+func (g *grouper) mxfp6(prefix string, w, scale *array) error {
+	if w.shape[1]%24 != 0 {
+		return g.errShape(w)
+	}
+	shape := []int64{w.shape[0], w.shape[1] / 3 * 4}
+	if err := shaped(scale, shape[0], shape[1]/32); err != nil {
+		return err
+	}
+	return g.add(prefix+".weight", dtype.Of(dtype.BF16), shape, []string{"codes", "scale"}, []*array{w, scale}, importMXFP6)
 }
 
 // mxfp4 reads the parameters of all experts as gpt-oss is released: codes

@@ -14,12 +14,13 @@ import (
 // importGPTQ reads zeros as the label says. All zero points of a symmetric matrix
 // are the middle, so there the stored words say by themselves which version they
 // have: tools wrote either under either label.
-func importGPTQ(v2 bool) func(block.Raw, parts) error {
+func importGPTQ(q block.GPTQ) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
-		q := block.GPTQ{QWeight: p["qweight"], QZeros: p["qzeros"], Scales: p["scales"], GIdx: p["g_idx"], V2: v2}
+		q := q
+		q.QWeight, q.QZeros, q.Scales, q.GIdx = p["qweight"], p["qzeros"], p["scales"], p["g_idx"]
 		err := block.ImportGPTQ(m, q)
 		if err != nil && m.Type.Flags&dtype.Zero == 0 {
-			if q.V2 = !v2; block.ImportGPTQ(m, q) == nil {
+			if q.V2 = !q.V2; block.ImportGPTQ(m, q) == nil {
 				return nil
 			}
 		}
@@ -31,12 +32,34 @@ func importAWQ(m block.Raw, p parts) error {
 	return block.ImportAWQ(m, block.AWQ{QWeight: p["qweight"], QZeros: p["qzeros"], Scales: p["scales"]})
 }
 
-func importCTPacked(m block.Raw, p parts) error {
-	return block.ImportCT(m, block.CT{Packed: p["packed"], Scale: p["scale"], ZeroPoint: p["zero"]})
+// ctCodes is how integers of compressed-tensors lie: the width of a packed code, 0 for
+// the type's own, whether words are filled up, and which codes share a scale.
+type ctCodes struct {
+	bits  int
+	loose bool
+	grid  grid
 }
 
-func importCTInt8(m block.Raw, p parts) error {
-	return block.ImportCT(m, block.CT{Int8: p["int8"], Scale: p["scale"], ZeroPoint: p["zero"]})
+func (c ctCodes) load(m block.Raw, p parts) error {
+	groups := m.Type.Groups(m.Cols)
+	spread := func(b []byte, size int) []byte { return c.grid.spread(b, m.Rows, groups*size) }
+	return block.ImportCT(m, block.CT{
+		Packed: p["packed"], Int8: p["int8"], Bits: c.bits, Loose: c.loose, ZeroPoint: p["zero"], GIdx: p["g_idx"],
+		Scale: spread(p["scale"], m.Type.Scale.Info().Bytes), Zero8: spread(p["zero8"], 1),
+	})
+}
+
+// spread gives each row the numbers, of size bytes together, of the run of rows that
+// it belongs to.
+func (g grid) spread(b []byte, rows, size int) []byte {
+	if g.run == 1 || b == nil {
+		return b
+	}
+	out := make([]byte, rows*size)
+	for r := range rows {
+		copy(out[r*size:(r+1)*size], b[r/g.run*size:])
+	}
+	return out
 }
 
 func importBnB(m block.Raw, p parts) error {
@@ -73,22 +96,59 @@ func importInt8Rows(m block.Raw, p parts) error {
 	return nil
 }
 
-// importFloats takes codes as they are stored, and for each row the scales of the
-// run of rows that it belongs to; a number for the tensor, where there is one, is
-// each row's.
-func importFloats(run int) func(block.Raw, parts) error {
+// importFloats takes codes as they are stored, and gives each row its scales; a number
+// for the tensor, where there is one, is each row's.
+func importFloats(g grid) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
 		copy(m.Plane(dtype.Codes), p["codes"])
 		scales := m.Plane(dtype.Scales)
-		n := len(scales) / max(m.Rows, 1)
-		for r := range m.Rows {
-			copy(scales[r*n:(r+1)*n], p["scale"][r/run*n:])
-		}
+		copy(scales, g.spread(p["scale"], m.Rows, len(scales)/max(m.Rows, 1)))
 		for all := m.Plane(dtype.NestedScales); len(all) > 0; {
 			all = all[copy(all, p["global"][:4]):]
 		}
 		return nil
 	}
+}
+
+// importFP8Divided decodes what GPTQModel stores: 8-bit floats that are divided by their
+// scales. F32 holds the quotient, which no product with another scale equals.
+func importFP8Divided(g grid) func(block.Raw, parts) error {
+	return func(m block.Raw, p parts) error {
+		groups := dtype.Type{Group: g.group}.Groups(m.Cols)
+		scales := g.spread(p["scale"], m.Rows, 4*groups)
+		per := m.Cols
+		if g.group > 0 {
+			per = int(g.group)
+		}
+		codes := make([]float32, m.Rows*m.Cols)
+		block.GetE4M3(codes, p["codes"])
+		for i, v := range codes {
+			put32(m.Data, i, v/f32(scales, i/m.Cols*groups+i%m.Cols/per))
+		}
+		return nil
+	}
+}
+
+// importMXFP6 decodes four 6-bit floats in three bytes (a sign, two bits of exponent,
+// three of mantissa) with a power of two for 32 columns; BF16 holds the products.
+func importMXFP6(m block.Raw, p parts) error {
+	for i := range m.Rows * m.Cols {
+		b := p["codes"][i/4*3:]
+		code := (uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16) >> (i % 4 * 6)
+		scale := p["scale"][i/32]
+		if scale == 255 {
+			return fmt.Errorf("the scale of block %d is not a number", i/32)
+		}
+		v := float64(code & 7)
+		if e := code >> 3 & 3; e > 0 {
+			v = math.Ldexp(v+8, int(e)-1)
+		}
+		if code&32 != 0 {
+			v = -v
+		}
+		binary.LittleEndian.PutUint16(m.Data[2*i:], block.BF16(float32(math.Ldexp(v, int(scale)-127-3))))
+	}
+	return nil
 }
 
 // nibble is code i of two-a-byte codes, the even one in the low half.

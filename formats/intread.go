@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -21,17 +22,22 @@ func scaleKind(a *array) dtype.Kind {
 
 // packed reads ".qweight" arrays of GPTQ and AWQ.
 func (g *grouper) packed(prefix string, qweight *array) error {
+	var err error
 	switch m := g.method(); m {
 	case "gptq":
-		return g.gptq(prefix, qweight)
+		err = g.gptq(prefix, qweight)
 	case "awq":
-		return g.awq(prefix, qweight)
+		err = g.awq(prefix, qweight)
 	case "":
 		return corrupt(g.where, "tensor %s is packed, but quantization_config is missing", quote(qweight.name))
 	default:
 		return unsupported(g.where, "packed integer weights are read from gptq, awq, auto-round and compressed-tensors folders",
 			"quantization_config.quant_method is %s", quote(m))
 	}
+	if err != nil {
+		return err
+	}
+	return g.inputs(prefix)
 }
 
 // group turns the number of groups the scales have into a group size, and
@@ -49,7 +55,7 @@ func (g *grouper) group(a *array, in, groups int64) (int32, error) {
 		return -1, nil
 	case ok && size > 0 && (in+size-1)/size == groups:
 		return int32(size), nil
-	case ok && g.config.get("dynamic") == nil:
+	case ok && !g.varies():
 		return 0, corrupt(a.src.path, "tensor %s has %d groups for %d columns, which does not fit group_size %d", quote(a.name), groups, in, size)
 	case groups == 1:
 		return -1, nil
@@ -59,11 +65,24 @@ func (g *grouper) group(a *array, in, groups int64) (int32, error) {
 	return 0, corrupt(a.src.path, "tensor %s has %d groups, which do not divide %d columns", quote(a.name), groups, in)
 }
 
+// packDTypes are the words that codes of GPTQ are packed in, and their bits.
+var packDTypes = map[string]int64{"I8": 8, "I16": 16, "I32": 32, "I64": 64}
+
 func (g *grouper) gptq(prefix string, q *array) error {
-	if q.dtype != "I32" || len(q.shape) != 2 {
+	word := packDTypes[q.dtype]
+	if word == 0 || len(q.shape) != 2 {
 		return corrupt(q.src.path, "tensor %s is %s %v, expected I32 with 2 dimensions", quote(q.name), q.dtype, q.shape)
 	}
 	bits, known, err := g.numberOf(prefix, "bits")
+	if err != nil {
+		return err
+	}
+	sym, err := g.flagOf(prefix, "sym", true)
+	desc, e := g.flagOf(prefix, "desc_act", false)
+	if err = errors.Join(err, e); err != nil {
+		return err
+	}
+	v2, err := g.plainZeros(sym)
 	if err != nil {
 		return err
 	}
@@ -72,7 +91,7 @@ func (g *grouper) gptq(prefix string, q *array) error {
 	if err != nil {
 		return err
 	}
-	zeros, err := g.need(prefix+".qzeros", "I32")
+	zeros, err := g.need(prefix+".qzeros", q.dtype)
 	if err != nil {
 		return err
 	}
@@ -83,40 +102,56 @@ func (g *grouper) gptq(prefix string, q *array) error {
 			return corrupt(idx.src.path, "tensor %s is %s %v, expected I32 with 1 dimension", quote(idx.name), idx.dtype, idx.shape)
 		}
 		in = idx.shape[0]
-		stored := words * 32 / in
-		if known && stored != bits && g.config.get("dynamic") == nil {
+		stored := words * word / in
+		if known && stored != bits && !g.varies() {
 			return corrupt(q.src.path, "tensor %s holds %d bits a weight, quantization_config.bits is %d", quote(q.name), stored, bits)
 		}
 		bits = stored
 		arrays, roles = append(arrays, idx), append(roles, "g_idx")
 	} else if known && bits > 0 {
-		in = words * 32 / bits
+		in = words * word / bits
 	}
-	kind, ok := intKinds[bits]
-	if !ok || in*bits != words*32 {
-		return unsupported(q.src.path, "2, 3, 4 and 8 bits are read", "tensor %s: %d words of 32 bits for %d columns of %d bits", quote(q.name), words, in, bits)
+	stream := g.autoRound() && bits >= 5 && bits <= 7 // GPTQModel stores these widths otherwise
+	if intKinds[bits] == 0 && !stream || in*bits != words*word || bits == 3 && word != 32 {
+		return unsupported(q.src.path, "2, 3, 4 and 8 bits are read", "tensor %s: %d words of %d bits for %d columns of %d bits", quote(q.name), words, word, in, bits)
 	}
-	size, err := g.groupSize(scales, zeros, in, out, out*bits/32)
+	size, err := g.groupSize(scales, zeros, in, out, out*bits/word)
 	if err != nil {
 		return err
 	}
-	typ := dtype.Type{Kind: kind, Group: size, Scale: scaleKind(scales)}
-	sym, err := g.flagOf(prefix, "sym", true)
-	if err == nil && !sym {
+	typ := dtype.Type{Kind: widen(bits, in), Group: size, Scale: scaleKind(scales)}
+	if !sym {
 		typ.Flags |= dtype.Zero
 	}
-	desc, e := g.flagOf(prefix, "desc_act", false)
 	if desc {
 		typ.Flags |= dtype.Perm
 	}
-	if err = errors.Join(err, e); err != nil {
-		return err
+	return g.add(prefix+".weight", typ, []int64{out, in}, roles, arrays, importGPTQ(block.GPTQ{V2: v2, Word: int(word), Bits: int(bits)}))
+}
+
+// autoRound reports whether a folder is AutoRound's.
+func (g *grouper) autoRound() bool {
+	m, _ := g.config.get("quant_method").(string)
+	return m == "auto-round" || m == "intel/auto-round"
+}
+
+// plainZeros reports whether zero points of GPTQ's layout are stored as they are, instead
+// of less one: version 2, and all packings of AutoRound but auto_gptq. It need not be
+// known of a symmetric matrix.
+func (g *grouper) plainZeros(symmetric bool) (bool, error) {
+	if !g.autoRound() {
+		version, err := g.packing("gptq", "gptq_v2")
+		return version == "gptq_v2", err
 	}
-	version, err := g.packing("gptq", "gptq_v2")
-	if err != nil {
-		return err
+	switch p, _ := g.config.get("packing_format").(string); {
+	case p == "", p == "auto_gptq", strings.HasPrefix(p, "auto_round:auto_gptq"), p == "auto_round:gptq", symmetric:
+		return false, nil
+	case p == "auto_round", strings.HasPrefix(p, "auto_round:gptqmodel"):
+		return true, nil
+	default:
+		return false, unsupported(g.where, "export the model in the format auto_round:auto_gptq",
+			"quantization_config.packing_format is %s; zero points are read of auto_round, auto_round:auto_gptq, auto_round:auto_awq and auto_round:gptqmodel", quote(p))
 	}
-	return g.add(prefix+".weight", typ, []int64{out, in}, roles, arrays, importGPTQ(version == "gptq_v2"))
 }
 
 // packing is how the configuration says that codes are packed, the first of known
@@ -196,7 +231,7 @@ func (g *grouper) ctPacked(prefix string, w *array) error {
 	case "I32":
 		err = g.ctInt(prefix, w)
 	case "U8":
-		err = g.fp4(prefix, w)
+		err = g.ctFloat(prefix, w)
 	default:
 		err = g.errShape(w)
 	}
@@ -206,6 +241,24 @@ func (g *grouper) ctPacked(prefix string, w *array) error {
 	return err
 }
 
+// ctFloat reads 4-bit and 6-bit floats in bytes.
+func (g *grouper) ctFloat(prefix string, w *array) error {
+	scale, err := g.need(prefix+ctScale, "U8", "F8_E4M3")
+	if err != nil {
+		return err
+	}
+	args, err := g.ctWeights(prefix)
+	if err != nil {
+		return err
+	}
+	if bits, _ := sizeOf(args.get("num_bits")); bits == 6 {
+		return g.mxfp6(prefix, w, scale)
+	}
+	return g.fp4(prefix, w, scale)
+}
+
+// ctInt reads integers of 1 to 8 bits. A width that no kind has is read as the next
+// wider one, its codes around the same zero point.
 func (g *grouper) ctInt(prefix string, w *array) error {
 	shape, err := g.need(prefix+".weight_shape", "I64", "I32")
 	if err != nil {
@@ -219,38 +272,99 @@ func (g *grouper) ctInt(prefix string, w *array) error {
 	if err != nil {
 		return err
 	}
-	if len(scale.shape) != 2 || rows != w.shape[0] || scale.shape[0] != rows || cols < 1 {
-		return corrupt(w.src.path, "tensor %s: weight_packed %v, weight_scale %v and weight_shape [%d %d] do not fit", quote(prefix), w.shape, scale.shape, rows, cols)
+	if rows != w.shape[0] || cols < 1 {
+		return corrupt(w.src.path, "tensor %s: weight_packed %v and weight_shape [%d %d] do not fit", quote(prefix), w.shape, rows, cols)
 	}
-	bits := int64(8)
-	if w.shape[1] == (cols*4+31)/32 {
-		bits = 4
-	} else if w.shape[1] != (cols*8+31)/32 {
-		return unsupported(w.src.path, "4 and 8 bits are read", "tensor %s has %d words for %d columns", quote(w.name), w.shape[1], cols)
+	bits, loose, err := g.ctWidth(prefix, w, cols)
+	if err != nil {
+		return err
 	}
-	if g.by[prefix+".weight_g_idx"] != nil {
-		return unsupported(w.src.path, "quantize again with actorder static or weight", "tensor %s: activation order by group is not read from compressed-tensors", quote(prefix))
+	grid, err := g.scaleGrid(prefix, []int64{rows, cols}, scale)
+	if err != nil {
+		return err
 	}
-	groups := scale.shape[1]
-	typ := dtype.Type{Kind: intKinds[bits], Group: -1, Scale: scaleKind(scale)}
-	if groups != 1 {
-		if groups < 1 || cols%groups != 0 {
-			return corrupt(scale.src.path, "tensor %s: %d groups do not divide %d columns", quote(scale.name), groups, cols)
-		}
-		typ.Group = int32(cols / groups)
-	}
+	typ := dtype.Type{Kind: widen(bits, cols), Group: grid.group, Scale: scaleKind(scale)}
+	c := ctCodes{bits: int(bits), loose: loose, grid: grid}
 	roles, arrays := []string{"packed", "scale", "shape"}, []*array{w, scale, shape}
-	if zp := g.by[prefix+".weight_zero_point"]; zp != nil {
+	switch zp := g.by[prefix+".weight_zero_point"]; {
+	case zp == nil:
+	case zp.dtype == "I8": // of one for the tensor
+		if err := sameShape(zp, scale); err != nil {
+			return err
+		}
+		typ.Flags |= dtype.Zero
+		roles, arrays = append(roles, "zero8"), append(arrays, zp)
+	default:
 		if _, err := g.need(zp.name, "I32"); err != nil {
 			return err
 		}
-		if err := shaped(zp, (rows*bits+31)/32, groups); err != nil {
+		if grid.run != 1 {
+			return g.errShape(zp)
+		}
+		if err := shaped(zp, codeWords(rows, bits, loose), int64(typ.Groups(int(cols)))); err != nil {
 			return err
 		}
 		typ.Flags |= dtype.Zero
 		roles, arrays = append(roles, "zero"), append(arrays, zp)
 	}
-	return g.add(prefix+".weight", typ, []int64{rows, cols}, roles, arrays, importCTPacked)
+	if idx := g.by[prefix+".weight_g_idx"]; idx != nil {
+		if _, err := g.need(idx.name, "I32"); err != nil {
+			return err
+		}
+		if err := shaped(idx, cols); err != nil {
+			return err
+		}
+		typ.Flags |= dtype.Perm
+		roles, arrays = append(roles, "g_idx"), append(arrays, idx)
+	}
+	return g.add(prefix+".weight", typ, []int64{rows, cols}, roles, arrays, c.load)
+}
+
+// ctWidth is the width of packed codes: what the configuration says, else 4 or 8 by
+// their number of words. Older versions leave the rest of a word empty where the next
+// code does not fit (loose).
+func (g *grouper) ctWidth(prefix string, w *array, cols int64) (bits int64, loose bool, err error) {
+	args, err := g.ctWeights(prefix)
+	if err != nil {
+		return 0, false, err
+	}
+	widths := []int64{4, 8}
+	if v := args.get("num_bits"); v != nil {
+		n, _, err := g.whole("config_groups: weights.num_bits", v)
+		if err != nil {
+			return 0, false, err
+		}
+		if n < 1 || n > 8 {
+			return 0, false, unsupported(g.where, "1 to 8 bits are read", "quantization_config.config_groups: num_bits is %d for %s", n, quote(prefix))
+		}
+		widths = []int64{n}
+	}
+	for _, bits := range widths {
+		for _, loose := range []bool{false, true} {
+			if w.shape[1] == codeWords(cols, bits, loose) {
+				return bits, loose, nil
+			}
+		}
+	}
+	return 0, false, corrupt(w.src.path, "tensor %s has %d words of 32 bits for %d columns, which is not what codes of %v bits take", quote(w.name), w.shape[1], cols, widths)
+}
+
+// codeWords is the number of 32-bit words of n codes.
+func codeWords(n, bits int64, loose bool) int64 {
+	if per := 32 / bits; loose {
+		return (n + per - 1) / per
+	}
+	return (n*bits + 31) / 32
+}
+
+// widen is the narrowest kind of integers that holds codes of so many bits.
+func widen(bits, cols int64) dtype.Kind {
+	for _, b := range []int64{2, 3, 4} {
+		if bits <= b && dtype.Fits(dtype.Type{Kind: intKinds[b]}, int(cols)) {
+			return intKinds[b]
+		}
+	}
+	return dtype.Int8
 }
 
 // shapePair reads a stored [rows, cols], 8 or 16 bytes.
@@ -290,8 +404,8 @@ func (g *grouper) ctScale(prefix string, scale *array) error {
 		err = g.errShape(w)
 	case w.dtype == "I8":
 		err = g.ctInt8(prefix, w, scale)
-	case w.dtype == "U8" && scale.dtype == "F8_E4M3" && g.by[prefix+scale2] != nil:
-		err = g.fp4(prefix, w)
+	case w.dtype == "U8" && scale.dtype == "F8_E4M3" && g.by[prefix+scale2] != nil, w.dtype == "U8" && scale.dtype == "U8" && g.method() == "quark":
+		err = g.fp4(prefix, w, scale)
 	case w.dtype == "F8_E4M3" && scale.dtype == "U8":
 		err = g.mxfp8(prefix, w, scale)
 	case w.dtype == "F8_E4M3":
@@ -309,24 +423,21 @@ func (g *grouper) ctInt8(prefix string, w, scale *array) error {
 	if _, err := g.need(scale.name, "F16", "BF16", "F32"); err != nil {
 		return err
 	}
-	rows, cols := w.shape[0], w.shape[1]
-	if len(scale.shape) != 2 || scale.shape[0] != rows || scale.shape[1] < 1 || cols%scale.shape[1] != 0 {
-		return g.errShape(scale)
+	grid, err := g.scaleGrid(prefix, w.shape, scale)
+	if err != nil {
+		return err
 	}
-	typ := dtype.Type{Kind: dtype.Int8, Group: -1, Scale: scaleKind(scale)}
-	if n := scale.shape[1]; n > 1 {
-		typ.Group = int32(cols / n)
-	}
+	typ := dtype.Type{Kind: dtype.Int8, Group: grid.group, Scale: scaleKind(scale)}
 	roles, arrays := []string{"int8", "scale"}, []*array{w, scale}
 	if zp := g.by[prefix+".weight_zero_point"]; zp != nil {
 		if _, err := g.need(zp.name, "I8"); err != nil {
 			return err
 		}
-		if err := shaped(zp, scale.shape...); err != nil {
+		if err := sameShape(zp, scale); err != nil {
 			return err
 		}
 		typ.Flags |= dtype.Zero
-		roles, arrays = append(roles, "zero"), append(arrays, zp)
+		roles, arrays = append(roles, "zero8"), append(arrays, zp)
 	}
-	return g.add(prefix+".weight", typ, w.shape, roles, arrays, importCTInt8)
+	return g.add(prefix+".weight", typ, w.shape, roles, arrays, ctCodes{grid: grid}.load)
 }

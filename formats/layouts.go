@@ -93,7 +93,7 @@ func gptqLayout(p TensorPlan, prefix string) (layout, error) {
 			q, err := block.ExportGPTQ(m, false)
 			return parts{"qweight": q.QWeight, "qzeros": q.QZeros, "scales": q.Scales, "g_idx": q.GIdx}, err
 		},
-		in: importGPTQ(false),
+		in: importGPTQ(block.GPTQ{}),
 	}, nil
 }
 
@@ -124,7 +124,7 @@ func awqLayout(p TensorPlan, prefix string) (layout, error) {
 }
 
 func ctLayout(p TensorPlan, prefix string) (layout, error) {
-	rows, cols, groups, err := matrix(p, dtype.Int4, dtype.Int8, dtype.F8E4M3)
+	rows, cols, groups, err := matrix(p, dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8, dtype.F8E4M3)
 	if err == nil && p.Type.Flags&dtype.Perm != 0 {
 		err = fmt.Errorf("compressed-tensors has no activation order by group")
 	}
@@ -153,7 +153,7 @@ func ctLayout(p TensorPlan, prefix string) (layout, error) {
 			shape := binary.LittleEndian.AppendUint64(nil, uint64(rows))
 			return parts{"packed": c.Packed, "scale": c.Scale, "zero": c.ZeroPoint, "shape": binary.LittleEndian.AppendUint64(shape, uint64(cols))}, err
 		},
-		in: importCTPacked,
+		in: ctCodes{grid: grid{run: 1}}.load,
 	}, nil
 }
 
@@ -167,15 +167,15 @@ func ctUnpacked(p TensorPlan, prefix string, groups int64) (layout, error) {
 		{role: "scale", name: prefix + ".weight_scale", dtype: p.Type.Scale.Info().ST, shape: []int64{p.Shape[0], groups}},
 	}
 	if p.Type.Flags&dtype.Zero != 0 {
-		slots = append(slots, slot{role: "zero", name: prefix + ".weight_zero_point", dtype: "I8", shape: []int64{p.Shape[0], groups}})
+		slots = append(slots, slot{role: "zero8", name: prefix + ".weight_zero_point", dtype: "I8", shape: []int64{p.Shape[0], groups}})
 	}
 	return layout{
 		slots: slots,
 		out: func(m block.Raw) (parts, error) {
 			c, err := block.ExportCT(m, true)
-			return parts{"int8": c.Int8, "scale": c.Scale, "zero": c.ZeroPoint}, err
+			return parts{"int8": c.Int8, "scale": c.Scale, "zero8": c.Zero8}, err
 		},
-		in: importCTInt8,
+		in: ctCodes{grid: grid{run: 1}}.load,
 	}, nil
 }
 

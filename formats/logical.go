@@ -81,17 +81,13 @@ func (g *grouper) readConfig() error {
 		switch q := o.get("quantization_config").(type) {
 		case object:
 			g.config = q
-			t, _ := q.get("transform_config").(object)
-			if groups, _ := t.get("config_groups").(object); len(groups) > 0 {
-				return unsupported(g.where, "quantize the model without transforms", "quantization_config.transform_config: weights that a transform has turned are not read")
-			}
 			return nil
 		case nil:
 		default:
 			return corrupt(g.where, "quantization_config is %s, expected an object", kindOf(q))
 		}
 	}
-	for _, f := range [][2]string{{"quantize_config.json", "gptq"}, {"quant_config.json", "awq"}} {
+	for _, f := range [][2]string{{"quantize_config.json", "gptq"}, {"quant_config.json", "awq"}, {"hf_quant_config.json", "modelopt"}} {
 		b, err := g.a.File(f[0])
 		if err != nil {
 			return err
@@ -104,6 +100,9 @@ func (g *grouper) readConfig() error {
 		if err != nil {
 			return err
 		}
+		if f[1] == "modelopt" {
+			o, _ = o.get("quantization").(object)
+		}
 		if o.get("quant_method") == nil {
 			o = o.set("quant_method", f[1])
 		}
@@ -113,14 +112,41 @@ func (g *grouper) readConfig() error {
 	return nil
 }
 
-// unread are methods whose folders are known and not read, by quant_method.
-var unread = []string{"aqlm", "bitnet", "eetq", "fp_quant", "higgs", "hqq", "quanto", "quip", "sinq", "spqr", "torchao", "vptq"}
+// read are the methods whose folders are read, by quant_method.
+var read = []string{
+	"auto-round", "awq", "bitsandbytes", "compressed-tensors", "exl2", "fbgemm_fp8", "fp8", "gptq", "intel/auto-round", "modelopt", "modelopt_fp4", "modelopt_mixed", "mxfp4", "mxfp8", "quark",
+}
 
-// checkMethod refuses a folder of a method that is not read by its name.
+// checkMethod refuses by its name a folder of a method that is not read, and what
+// changes weights or inputs in a way that is not followed here.
 func (g *grouper) checkMethod() error {
-	if m := g.method(); slices.Contains(unread, m) {
+	m := g.method()
+	if g.config != nil && m != "" && !slices.Contains(read, m) {
 		return unsupported(g.where, "save it in floats where it was made (dequantize() in Transformers); tune inspect lists the arrays of one of its files",
 			"quantization_config.quant_method is %s, whose weights are not read", quote(m))
+	}
+	for _, key := range []string{"transform_config", "rotation_config"} {
+		v := g.config.get(key)
+		if t, ok := v.(object); ok && key == "transform_config" {
+			groups, _ := t.get("config_groups").(object)
+			v = t.get("config_groups")
+			if len(groups) == 0 {
+				continue
+			}
+		}
+		if o, ok := v.(object); v == nil || v == "" || ok && len(o) == 0 {
+			continue
+		}
+		return unsupported(g.where, "quantize the model without transforms", "quantization_config.%s: weights that a transform has turned are not read", key)
+	}
+	sparsity, _ := g.config.get("sparsity_config").(object)
+	f, _ := sparsity.get("format").(string)
+	if own, _ := g.config.get("format").(string); f == "" && (strings.Contains(own, "24") || strings.Contains(own, "sparse") || strings.Contains(own, "marlin")) {
+		f = own // "marlin-24"
+	}
+	if f != "" && f != "dense" {
+		return unsupported(g.where, "save the model without compressing its zeros (save_compressed=False in llm-compressor)",
+			"the format in quantization_config is %s; weights stored without their zeros are not read", quote(f))
 	}
 	return nil
 }
@@ -131,9 +157,11 @@ func (g *grouper) method() string {
 	if m != "auto-round" && m != "intel/auto-round" {
 		return m
 	}
-	p, _ := g.config.get("packing_format").(string)
-	if strings.Contains(p, "awq") {
+	switch p, _ := g.config.get("packing_format").(string); {
+	case strings.Contains(p, "awq"):
 		return "awq"
+	case strings.Contains(p, "llm_compressor"):
+		return "compressed-tensors"
 	}
 	return "gptq"
 }
@@ -168,16 +196,21 @@ func (g *grouper) flag(name string, absent bool) bool {
 	return absent
 }
 
-// exception is what GPTQModel's "dynamic" says of a module under a key, nil when
-// nothing: the first entry whose expression matches counts.
+// exception is what GPTQModel's "dynamic" or AutoRound's "extra_config" says of a module
+// under a key, nil when nothing: the first entry whose expression matches counts.
 func (g *grouper) exception(module, key string) (any, error) {
+	if extra, ok := g.config.get("extra_config").(object); ok {
+		return g.extraOf(extra, module, key)
+	}
 	dynamic, _ := g.config.get("dynamic").(object)
 	if !slices.ContainsFunc(dynamic, func(m member) bool { own, _ := m.Value.(object); return own.get(key) != nil }) {
 		return nil, nil
 	}
 	for _, m := range dynamic {
-		expr := strings.TrimPrefix(strings.TrimPrefix(m.Key, "+:"), "-:")
-		re, err := regexp.Compile("^(?:" + expr + ")")
+		if strings.HasPrefix(m.Key, "-:") { // of modules that stay as they are, which this one did not
+			continue
+		}
+		re, err := regexp.Compile("^(?:" + strings.TrimPrefix(m.Key, "+:") + ")")
 		if err != nil {
 			return nil, unsupported(g.where, "", "quantization_config.dynamic: %s is no regular expression that can be read: %v", quote(m.Key), err)
 		}
@@ -189,6 +222,33 @@ func (g *grouper) exception(module, key string) (any, error) {
 	return nil, nil
 }
 
+// extraOf is what AutoRound's extra_config says of a module: under its name, or the first
+// expression that is found in it. A key that names a module is no expression.
+func (g *grouper) extraOf(extra object, module, key string) (any, error) {
+	if own, ok := extra.get(module).(object); ok {
+		return own.get(key), nil
+	}
+	for _, m := range extra {
+		own, _ := m.Value.(object)
+		if len(own) == 0 || g.by[m.Key+intPacked] != nil || g.by[m.Key+".weight"] != nil {
+			continue
+		}
+		re, err := regexp.Compile(m.Key)
+		if err != nil {
+			return nil, unsupported(g.where, "", "quantization_config.extra_config: %s is no regular expression that can be read: %v", quote(m.Key), err)
+		}
+		if re.MatchString(module) {
+			return own.get(key), nil
+		}
+	}
+	return nil, nil
+}
+
+// varies reports whether the configuration has exceptions for some modules.
+func (g *grouper) varies() bool {
+	return g.config.get("dynamic") != nil || g.config.get("extra_config") != nil
+}
+
 // numberOf is number for one module.
 func (g *grouper) numberOf(module string, names ...string) (int64, bool, error) {
 	v, err := g.exception(module, names[0])
@@ -196,7 +256,7 @@ func (g *grouper) numberOf(module string, names ...string) (int64, bool, error) 
 		n, ok, e := g.number(names...)
 		return n, ok, errors.Join(err, e)
 	}
-	return g.whole("dynamic: "+names[0], v)
+	return g.whole(names[0]+" of "+module, v)
 }
 
 // flagOf is flag for one module.
@@ -212,6 +272,7 @@ const (
 	bnbState  = ".quant_state.bitsandbytes__"
 	bnbInt8   = ".SCB"
 	fp8Scale  = ".weight_scale_inv"
+	fp8Short  = ".scale"
 	ctScale   = ".weight_scale"
 	ctPacked  = ".weight_packed"
 	intPacked = ".qweight"
@@ -229,7 +290,7 @@ func (g *grouper) anchor(a *array) error {
 		suffix string
 		make   func(prefix string, a *array) error
 	}{
-		{intPacked, g.packed}, {ctPacked, g.ctPacked}, {ctScale, g.ctScale}, {fp8Scale, g.fp8Block}, {bnbInt8, g.bnbInt8}, {mxBlocks, g.mxfp4}, {exl2Weight, g.exl2},
+		{intPacked, g.packed}, {ctPacked, g.ctPacked}, {ctScale, g.ctScale}, {fp8Scale, g.fp8Block}, {fp8Short, g.fp8Short}, {bnbInt8, g.bnbInt8}, {mxBlocks, g.mxfp4}, {exl2Weight, g.exl2},
 	} {
 		if prefix, ok := strings.CutSuffix(name, k.suffix); ok {
 			return k.make(prefix, a)
@@ -263,6 +324,9 @@ func shaped(a *array, want ...int64) error {
 	}
 	return nil
 }
+
+// sameShape reports an array whose shape is not that of another.
+func sameShape(a, b *array) error { return shaped(a, b.shape...) }
 
 // add makes a logical tensor of arrays; roles names them for load.
 func (g *grouper) add(name string, typ dtype.Type, shape []int64, roles []string, arrays []*array, load func(block.Raw, parts) error) error {

@@ -16,6 +16,8 @@ type GPTQ struct {
 	Scales  []byte // [groups, out] of the Raw's Scale kind
 	GIdx    []byte // int32 [in], the group of each column; nil: column/group
 	V2      bool   // zeros stored as they are; v1 stores them minus one
+	Word    int    // bits of a word instead of 32: 8, 16 or 64; 0: 32
+	Bits    int    // of a stored code, at most those of the type; 0: those of the type
 }
 
 // AWQ holds the tensors of one linear layer [out, in] in AWQ's gemm layout.
@@ -30,8 +32,12 @@ type AWQ struct {
 type CT struct {
 	Packed    []byte // int32 [out, ceil(in*bits/32)], code + 2^(bits-1), least significant bits first
 	Int8      []byte // int8 [out, in]: instead of Packed
+	Bits      int    // of a packed code, at most those of the type; 0: those of the type
+	Loose     bool   // a word holds 32/bits packed codes and the rest of it nothing, instead of codes that straddle words
 	Scale     []byte // [out, groups] of the Raw's Scale kind
-	ZeroPoint []byte // packed: int32 [ceil(out*bits/32), groups], plus 2^(bits-1); with Int8: int8 [out, groups]; nil when symmetric
+	ZeroPoint []byte // int32 [ceil(out*bits/32), groups], packed as the codes are; nil when symmetric
+	Zero8     []byte // int8 [out, groups]: instead of ZeroPoint
+	GIdx      []byte // int32 [in], the group of each column, for a type with dtype.Perm; all -1: column/group
 }
 
 // BnB holds one weight in bitsandbytes' 4-bit layout.
@@ -128,40 +134,60 @@ func firstError(errs ...error) error {
 
 // ImportGPTQ fills m, whose Type (an Int kind with Group, Scale and flags) the
 // caller took from the folder's config. Without dtype.Zero every zero point
-// must be 2^(bits-1); without dtype.Perm GIdx must be column/group.
+// must be 2^(bits-1); without dtype.Perm GIdx must be column/group. Codes that are narrower
+// than the type's keep their distance from the zero point.
 func ImportGPTQ(m Raw, p GPTQ) error {
 	x, err := newIntMatrix(m, 2, 3, 4, 8)
 	if err != nil {
 		return err
 	}
-	if x.cols*x.bits%32 != 0 || x.rows*x.bits%32 != 0 {
-		return fmt.Errorf("GPTQ packs %d-bit codes of %d×%d into whole 32-bit words only", x.bits, x.rows, x.cols)
+	word, bits := p.Word, p.Bits
+	if word == 0 {
+		word = 32
+	}
+	if bits == 0 {
+		bits = x.bits
+	}
+	if bits < 2 || bits > x.bits {
+		return fmt.Errorf("codes of %d bits cannot be held as %v", bits, m.Type)
+	}
+	if x.cols*bits%word != 0 || x.rows*bits%word != 0 {
+		return fmt.Errorf("GPTQ packs %d-bit codes of %d×%d into whole %d-bit words only", bits, x.rows, x.cols, word)
 	}
 	err = firstError(
-		expect("qweight", p.QWeight, x.rows*x.cols*x.bits/8),
-		expect("qzeros", p.QZeros, x.groups*x.rows*x.bits/8),
+		expect("qweight", p.QWeight, x.rows*x.cols*bits/8),
+		expect("qzeros", p.QZeros, x.groups*x.rows*bits/8),
 		expect("scales", p.Scales, x.groups*x.rows*x.scaleSz))
 	if err != nil {
 		return err
 	}
-	transpose(x.codes, p.QWeight, x.cols*x.bits/32, x.rows, 4)
 	transpose(x.scales, p.Scales, x.groups, x.rows, x.scaleSz)
 	if err := x.importIndex(p.GIdx); err != nil {
 		return err
 	}
-	words := x.rows * x.bits / 32
-	row := make([]byte, words*4)
+	if bits == x.bits {
+		transpose(x.codes, p.QWeight, x.cols*bits/word, x.rows, word/8)
+	} else {
+		packed := make([]byte, len(p.QWeight))
+		transpose(packed, p.QWeight, x.cols*bits/word, x.rows, word/8)
+		if err := x.importPacked(CT{Packed: packed}, bits); err != nil {
+			return err
+		}
+	}
+	off := x.mid() - 1<<(bits-1)
+	row := make([]byte, x.rows*bits/8)
 	for g := range x.groups {
-		copy(row, p.QZeros[g*words*4:])
-		if !p.V2 && x.bits != 3 {
-			shiftWords(row, x.ones())
+		copy(row, p.QZeros[g*len(row):])
+		whole := 8%bits == 0 // fields that words are made of
+		if !p.V2 && whole {
+			shiftWords(row, word/8, ones(bits))
 		}
 		for r := range x.rows {
-			z := codeAt(row, x.bits, r)
-			if !p.V2 && x.bits == 3 {
-				z = (z + 1) & 7
+			z := bitsAt(row, r*bits, bits)
+			if !p.V2 && !whole {
+				z = (z + 1) & (1<<bits - 1)
 			}
-			if err := x.setZero(r, g, z); err != nil {
+			if err := x.setZero(r, g, z+off); err != nil {
 				return err
 			}
 		}
@@ -169,15 +195,31 @@ func ImportGPTQ(m Raw, p GPTQ) error {
 	return nil
 }
 
-// ones is a word with a one in every field. Version 1 of the format stores
-// zeros as whole words less this, borrows and all.
-func (x *intMatrix) ones() uint32 {
-	return map[int]uint32{2: 0x55555555, 4: 0x11111111, 8: 0x01010101}[x.bits]
+// ones is a byte with a one in every field of 2, 4 or 8 bits. Version 1 of the format
+// stores zeros as whole words less words of these, borrows and all.
+func ones(bits int) byte {
+	return map[int]byte{2: 0x55, 4: 0x11, 8: 0x01}[bits]
 }
 
-func shiftWords(b []byte, add uint32) {
-	for i := 0; i < len(b); i += 4 {
-		binary.LittleEndian.PutUint32(b[i:], binary.LittleEndian.Uint32(b[i:])+add)
+// shiftWords adds a byte's pattern to words of so many bytes, carries and all.
+func shiftWords(b []byte, word int, add byte) {
+	for i := 0; i < len(b); i += word {
+		carry := 0
+		for k := range word {
+			v := int(b[i+k]) + int(add) + carry
+			b[i+k], carry = byte(v), v>>8
+		}
+	}
+}
+
+// unshiftWords takes the pattern away again.
+func unshiftWords(b []byte, word int, take byte) {
+	for i := 0; i < len(b); i += word {
+		borrow := 0
+		for k := range word {
+			v := int(b[i+k]) - int(take) - borrow
+			b[i+k], borrow = byte(v), v>>8&1
+		}
 	}
 }
 
@@ -243,7 +285,7 @@ func ExportGPTQ(m Raw, v2 bool) (GPTQ, error) {
 			putCode(row, x.bits, r, z)
 		}
 		if !v2 && x.bits != 3 {
-			shiftWords(row, -x.ones())
+			unshiftWords(row, 4, ones(x.bits))
 		}
 	}
 	group := groupOf(m, ptr(dtype.Planes(m.Type, m.Rows, m.Cols)))
@@ -339,41 +381,135 @@ func ExportAWQ(m Raw) (AWQ, error) {
 	return p, nil
 }
 
-// ImportCT fills m (Int4 or Int8) from Packed, or from Int8 when that is set.
+// ImportCT fills m (an Int kind) from Packed, or from Int8 when that is set. Codes that
+// are narrower than the type's keep their distance from the zero point.
 func ImportCT(m Raw, p CT) error {
-	x, err := newIntMatrix(m, 4, 8)
+	x, err := newIntMatrix(m, 2, 3, 4, 8)
 	if err != nil {
 		return err
 	}
-	if err := expect("weight_scale", p.Scale, len(x.scales)); err != nil {
+	if err := firstError(expect("weight_scale", p.Scale, len(x.scales)), x.importOrder(p.GIdx)); err != nil {
 		return err
 	}
 	copy(x.scales, p.Scale)
-	if p.Int8 != nil {
-		return x.importInt8(p)
+	switch bits := p.packedBits(x.bits); {
+	case bits < 1 || bits > x.bits:
+		return fmt.Errorf("packed codes of %d bits cannot be held as %v", bits, m.Type)
+	case p.Int8 != nil:
+		err = x.importInt8(p.Int8)
+	default:
+		err = x.importPacked(p, bits)
 	}
-	words := (x.cols*x.bits + 31) / 32
+	if err != nil {
+		return err
+	}
+	return x.importZeros(p)
+}
+
+func (p CT) packedBits(own int) int {
+	if p.Bits == 0 {
+		return own
+	}
+	return p.Bits
+}
+
+// bitOf is the first bit of packed code i.
+func (p CT) bitOf(i, bits int) int {
+	if per := 32 / bits; p.Loose {
+		return i/per*32 + i%per*bits
+	}
+	return i * bits
+}
+
+// words is how many 32-bit words n packed codes take.
+func (p CT) words(n, bits int) int {
+	if n == 0 {
+		return 0
+	}
+	return (p.bitOf(n-1, bits) + bits + 31) / 32
+}
+
+func (x *intMatrix) importPacked(p CT, bits int) error {
+	words := p.words(x.cols, bits)
 	if err := expect("weight_packed", p.Packed, 4*words*x.rows); err != nil {
 		return err
 	}
-	for r := range x.rows {
-		copy(x.codes[r*x.stride:(r+1)*x.stride], p.Packed[4*words*r:])
-	}
-	if p.ZeroPoint == nil {
-		return x.symmetric()
-	}
-	zw := (x.rows*x.bits + 31) / 32
-	if err := expect("weight_zero_point", p.ZeroPoint, 4*zw*x.groups); err != nil {
-		return err
-	}
-	per := 32 / x.bits
-	for g := range x.groups {
+	if bits == x.bits && !p.Loose {
 		for r := range x.rows {
-			w := binary.LittleEndian.Uint32(p.ZeroPoint[4*(r/per*x.groups+g):])
-			if err := x.setZero(r, g, uint8(w>>(r%per*x.bits))&uint8(1<<x.bits-1)); err != nil {
+			copy(x.codes[r*x.stride:(r+1)*x.stride], p.Packed[4*words*r:])
+		}
+		return nil
+	}
+	off := x.mid() - 1<<(bits-1)
+	par.For(x.rows, 1+4096/max(x.cols, 1), func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			row, to := p.Packed[4*words*r:4*words*(r+1)], x.codes[r*x.stride:(r+1)*x.stride]
+			clear(to)
+			for c := range x.cols {
+				putCode(to, x.bits, c, bitsAt(row, p.bitOf(c, bits), bits)+off)
+			}
+		}
+	})
+	return nil
+}
+
+// bitsAt reads up to 8 bits from a place in a stream, least significant bits first.
+func bitsAt(b []byte, at, bits int) uint8 {
+	v := uint(b[at>>3])
+	if at&7+bits > 8 {
+		v |= uint(b[at>>3+1]) << 8
+	}
+	return uint8(v >> (at & 7) & (1<<bits - 1))
+}
+
+func (x *intMatrix) importZeros(p CT) error {
+	switch {
+	case p.Zero8 != nil:
+		if err := expect("weight_zero_point", p.Zero8, x.rows*x.groups); err != nil {
+			return err
+		}
+		for i, v := range p.Zero8 {
+			if err := x.setZero(i/x.groups, i%x.groups, v+x.mid()); err != nil {
 				return err
 			}
 		}
+		return nil
+	case p.ZeroPoint == nil:
+		return x.symmetric()
+	}
+	bits := p.packedBits(x.bits)
+	words := p.words(x.rows, bits)
+	if err := expect("weight_zero_point", p.ZeroPoint, 4*words*x.groups); err != nil {
+		return err
+	}
+	column, off := make([]byte, 4*words), x.mid()-1<<(bits-1)
+	for g := range x.groups {
+		for w := range words {
+			copy(column[4*w:4*w+4], p.ZeroPoint[4*(w*x.groups+g):])
+		}
+		for r := range x.rows {
+			if err := x.setZero(r, g, bitsAt(column, p.bitOf(r, bits), bits)+off); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// importOrder takes the group of each column; one that was never set is all -1.
+func (x *intMatrix) importOrder(gidx []byte) error {
+	if len(x.index) == 0 || len(gidx) != 4*x.cols || binary.LittleEndian.Uint32(gidx) != 1<<32-1 {
+		return x.importIndex(gidx)
+	}
+	group := max(int(x.m.Type.Group), 0)
+	if group == 0 {
+		group = x.cols
+	}
+	for c := range x.cols {
+		if binary.LittleEndian.Uint32(gidx[4*c:]) != 1<<32-1 {
+			return fmt.Errorf("weight_g_idx has no group for some columns")
+		}
+		binary.LittleEndian.PutUint32(x.index[4*c:], uint32(c/group))
 	}
 	return nil
 }
@@ -386,34 +522,23 @@ func (x *intMatrix) symmetric() error {
 	return nil
 }
 
-func (x *intMatrix) importInt8(p CT) error {
+func (x *intMatrix) importInt8(codes []byte) error {
 	if x.bits != 8 {
 		return fmt.Errorf("int8 codes cannot be held as %v", x.m.Type)
 	}
-	if err := expect("weight", p.Int8, len(x.codes)); err != nil {
+	if err := expect("weight", codes, len(x.codes)); err != nil {
 		return err
 	}
-	for i, v := range p.Int8 {
+	for i, v := range codes {
 		x.codes[i] = v + 128
-	}
-	if p.ZeroPoint == nil {
-		return x.symmetric()
-	}
-	if err := expect("weight_zero_point", p.ZeroPoint, x.rows*x.groups); err != nil {
-		return err
-	}
-	for i, v := range p.ZeroPoint {
-		if err := x.setZero(i/x.groups, i%x.groups, v+128); err != nil {
-			return err
-		}
 	}
 	return nil
 }
 
 // ExportCT is the inverse of ImportCT; asInt8 chooses the int-quantized layout.
-// ZeroPoint is nil for a symmetric m.
+// Zero points are nil for a symmetric m.
 func ExportCT(m Raw, asInt8 bool) (CT, error) {
-	x, err := newIntMatrix(m, 4, 8)
+	x, err := newIntMatrix(m, 2, 3, 4, 8)
 	if err != nil {
 		return CT{}, err
 	}
@@ -423,7 +548,7 @@ func ExportCT(m Raw, asInt8 bool) (CT, error) {
 	if asInt8 {
 		return x.exportInt8()
 	}
-	words, per := (x.cols*x.bits+31)/32, 32/x.bits
+	words := (x.cols*x.bits + 31) / 32
 	p := CT{Packed: make([]byte, 4*words*x.rows), Scale: x.scales}
 	for r := range x.rows {
 		copy(p.Packed[4*words*r:], x.codes[r*x.stride:(r+1)*x.stride])
@@ -431,11 +556,15 @@ func ExportCT(m Raw, asInt8 bool) (CT, error) {
 	if len(x.zeros) == 0 {
 		return p, nil
 	}
-	p.ZeroPoint = make([]byte, 4*((x.rows+per-1)/per)*x.groups)
-	for r := range x.rows {
-		for g := range x.groups {
-			b := p.ZeroPoint[4*(r/per*x.groups+g):]
-			binary.LittleEndian.PutUint32(b, binary.LittleEndian.Uint32(b)|uint32(x.zero(r, g))<<(r%per*x.bits))
+	words = (x.rows*x.bits + 31) / 32
+	p.ZeroPoint = make([]byte, 4*words*x.groups)
+	for g := range x.groups {
+		column := make([]byte, 4*words)
+		for r := range x.rows {
+			putCode(column, x.bits, r, x.zero(r, g))
+		}
+		for w := range words {
+			copy(p.ZeroPoint[4*(w*x.groups+g):], column[4*w:4*w+4])
 		}
 	}
 	return p, nil
@@ -450,9 +579,9 @@ func (x *intMatrix) exportInt8() (CT, error) {
 		p.Int8[i] = v - 128
 	}
 	if len(x.zeros) > 0 {
-		p.ZeroPoint = make([]byte, len(x.zeros))
+		p.Zero8 = make([]byte, len(x.zeros))
 		for i, v := range x.zeros {
-			p.ZeroPoint[i] = v - 128
+			p.Zero8[i] = v - 128
 		}
 	}
 	return p, nil

@@ -184,17 +184,17 @@ func importCT(c quantConfig, get func(string) []byte, scale tensor, rows, cols i
 	if !w.Symmetric {
 		ty.Flags |= dtype.Zero
 	}
-	p := block.CT{Scale: scale.Data, ZeroPoint: get("weight_zero_point")}
+	p := block.CT{Scale: scale.Data}
 	asInt8 := c.Quantization.Format == "int-quantized"
 	if asInt8 {
-		p.Int8 = get("weight")
+		p.Int8, p.Zero8 = get("weight"), get("weight_zero_point")
 	} else {
-		p.Packed = get("weight_packed")
+		p.Packed, p.ZeroPoint = get("weight_packed"), get("weight_zero_point")
 	}
 	m := block.New(ty, rows, cols)
 	back := func() bool {
 		o, err := block.ExportCT(m, asInt8)
-		return err == nil && bytes.Equal(o.Packed, p.Packed) && bytes.Equal(o.Int8, p.Int8) && bytes.Equal(o.Scale, p.Scale) && bytes.Equal(o.ZeroPoint, p.ZeroPoint)
+		return err == nil && bytes.Equal(o.Packed, p.Packed) && bytes.Equal(o.Int8, p.Int8) && bytes.Equal(o.Scale, p.Scale) && bytes.Equal(o.ZeroPoint, p.ZeroPoint) && bytes.Equal(o.Zero8, p.Zero8)
 	}
 	return m, back, block.ImportCT(m, p)
 }

@@ -1,0 +1,122 @@
+package formats
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestForeign: small weights as other programs store them (testdata/foreign/make.py) are
+// what those programs decode, bit for bit: every width of compressed-tensors, scales for
+// tensors, groups and blocks, AutoRound's packings and exceptions, GPTQ in words of other
+// sizes, FP8 that is divided by its scales, FP4, MXFP6 and MXFP8.
+func TestForeign(t *testing.T) {
+	const dir = "testdata/foreign"
+	var cases map[string]struct {
+		Config  json.RawMessage
+		Rounded string
+		Shape   []int64
+		SHA256  string
+		First   []float32
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "cases.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &cases); err != nil || len(cases) < 50 {
+		t.Fatalf("%d cases: %v", len(cases), err)
+	}
+	arrays, _, err := ReadSafetensors(filepath.Join(dir, "arrays.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			var own []NamedTensor
+			for _, a := range arrays {
+				if rest, ok := strings.CutPrefix(a.Name, name+"/"); ok {
+					a.Name = rest
+					own = append(own, a)
+				}
+			}
+			folder := foreignFolder(t, string(c.Config), own)
+			r := mustOpen(t, folder)
+			if len(r.Tensors()) != 1 {
+				t.Fatalf("%d tensors, want 1", len(r.Tensors()))
+			}
+			x := &r.Tensors()[0]
+			got := values(t, r, x)
+			if c.Rounded == "bfloat16" {
+				got = roundBF16(got)
+			}
+			if !slices.Equal(x.Shape, c.Shape) || sum(got) != c.SHA256 {
+				t.Errorf("%v %v begins with %v, want %v %v", x.Type, x.Shape, []float32{f32(got, 0), f32(got, 1), f32(got, 2), f32(got, 3)}, c.Shape, c.First)
+			}
+			if err := Verify(folder); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// foreignFolder writes a folder with a quantization_config.
+func foreignFolder(t *testing.T, config string, arrays []NamedTensor) string {
+	t.Helper()
+	dir := t.TempDir()
+	text := []byte(`{"model_type":"llama","quantization_config":` + config + `}`)
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), text, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteSafetensors(filepath.Join(dir, "model.safetensors"), arrays, nil); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestForeignRefused: what would be read as something else is refused by its name.
+func TestForeignRefused(t *testing.T) {
+	w := []NamedTensor{
+		{Name: "a.weight", DType: "I8", Shape: []int64{2, 4}, Data: make([]byte, 8)},
+		{Name: "a.weight_scale", DType: "F32", Shape: []int64{2, 1}, Data: make([]byte, 8)},
+	}
+	for config, want := range map[string]string{
+		`{"quant_method":"gemma","num_bits":8}`: `quant_method is "gemma", whose weights are not read`,
+		`{"quant_method":"unheard-of"}`:         `quant_method is "unheard-of", whose weights are not read`,
+		`{"quant_method":"compressed-tensors","transform_config":{"config_groups":{"u":{"type":"hadamard"}}}}`: "transform_config",
+		`{"quant_method":"auto-round","rotation_config":{"hadamard_type":"quarot"}}`:                           "rotation_config",
+		`{"quant_method":"compressed-tensors","sparsity_config":{"format":"sparse-24-bitmask"}}`:               `"sparse-24-bitmask"`,
+		`{"quant_method":"compressed-tensors","format":"marlin-24"}`:                                           `"marlin-24"`,
+	} {
+		if _, err := Open(foreignFolder(t, config, w)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", config, err, want)
+		}
+	}
+	for _, config := range []string{`{"quant_method":"compressed-tensors","transform_config":{},"sparsity_config":{"format":"dense"}}`, `{"quant_method":"auto-round","rotation_config":null,"packing_format":"auto_round:llm_compressor"}`} {
+		mustOpen(t, foreignFolder(t, config, w))
+	}
+}
+
+// TestSideConfig: ModelOpt's hf_quant_config.json counts where config.json says nothing.
+func TestSideConfig(t *testing.T) {
+	w := []NamedTensor{
+		{Name: "a.weight", DType: "F8_E4M3", Shape: []int64{2, 4}, Data: make([]byte, 8)},
+		{Name: "a.weight_scale", DType: "F32", Data: []byte{0, 0, 128, 63}},
+		{Name: "a.input_scale", DType: "F32", Data: []byte{0, 0, 128, 63}},
+	}
+	dir := foreignFolder(t, "null", w)
+	for text, want := range map[string]string{
+		`{"quantization":{"quant_algo":"FP8","exclude_modules":["lm_head"]}}`: "",
+		`{"quantization":{"quant_algo":"W4A8_AWQ"}}`:                          `as ModelOpt's "W4A8_AWQ" has it`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "hf_quant_config.json"), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		x := find(t, mustOpen(t, dir), "a.weight")
+		if (x.Act == ActFP8) != (want == "") || x.Unrounded != want {
+			t.Errorf("%s: %v, %q", text, x.Act, x.Unrounded)
+		}
+	}
+}

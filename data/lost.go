@@ -126,6 +126,8 @@ func (r *rendered) hasLeaves(v any) bool {
 		return r.has(v)
 	case int64:
 		return strings.Contains(r.text, strconv.FormatInt(v, 10))
+	case jinja.BigInt:
+		return strings.Contains(r.text, string(v))
 	case []any:
 		return !slices.ContainsFunc(v, func(e any) bool { return !r.hasLeaves(e) })
 	case *jinja.Dict:

@@ -142,16 +142,16 @@ func (t *Template) writesParts() bool {
 
 // FromTokenizer parses the chat templates that came with a tokenizer, of which each
 // conversation takes its own as in Transformers: tool_use where it has tools, else
-// default. A BOS or EOS that o leaves out is the tokenizer's own. A tokenizer without a template
+// default. Where o has no Special, that is the tokenizer's own, and so is a BOS or EOS that o leaves out. A tokenizer without a template
 // is an error of kind fail.Input.
 func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
 	list := t.ChatTemplates()
 	if len(list) == 0 {
 		return nil, fail.Inputf("tokenizer", "give a chat template (chat_template: a file or the text)", "it has no chat template")
 	}
-	o.BOS = cmp.Or(o.BOS, t.Token(t.BOS()))
-	o.EOS = cmp.Or(o.EOS, t.Token(t.EOS()))
 	if o.Special == nil {
+		o.BOS = cmp.Or(o.BOS, t.Token(t.BOS()))
+		o.EOS = cmp.Or(o.EOS, t.Token(t.EOS()))
 		o.Special = t.SpecialTexts()
 	}
 	out := &Template{o: o}

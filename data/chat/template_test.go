@@ -326,6 +326,23 @@ func TestNamedTemplates(t *testing.T) {
 	}
 }
 
+// TestNoBOS: a BOS that is said to be nothing is nothing, and not the tokenizer's.
+func TestNoBOS(t *testing.T) {
+	tok, err := tokenizer.Parse([]byte(`{"model":{"type":"BPE","vocab":{"<s>":0,"a":1},"merges":[]}}`), []byte(`{"bos_token":"<s>","chat_template":"[{{ bos_token + 'a' }}]"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, o := range map[string]Options{"[<s>a]": {}, "[a]": {Special: map[string]string{"bos_token": ""}}, "[<x>a]": {BOS: "<x>"}} {
+		tmpl, err := FromTokenizer(tok, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tmpl.Render(Conversation{}, false); got != want || err != nil {
+			t.Errorf("%+v: %q, %v; want %q", o, got, err, want)
+		}
+	}
+}
+
 // TestSpecialVars: a template sees the special tokens by their names, and what it is known by names them.
 func TestSpecialVars(t *testing.T) {
 	o := Options{BOS: "<s>", Special: map[string]string{"pad_token": "<pad>", "bos_token": "<other>"}}

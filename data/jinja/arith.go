@@ -264,6 +264,21 @@ func (m *machine) percent(format string, v any) (any, error) {
 			continue
 		}
 		j := i
+		if format[i] == '(' { // an entry of a dictionary
+			end := strings.IndexByte(format[i:], ')')
+			d, ok := v.(*Dict)
+			if end < 0 || !ok {
+				return nil, fmt.Errorf("format requires a mapping")
+			}
+			key := format[i+1 : i+end]
+			value, ok := d.Get(key)
+			if !ok {
+				return nil, fmt.Errorf("format has no value for %q", key)
+			}
+			i += end + 1
+			j, n = i, 0
+			vals = Tuple{value}
+		}
 		for j < len(format) && strings.IndexByte("0123456789.-+ ", format[j]) >= 0 {
 			j++
 		}
@@ -278,7 +293,11 @@ func (m *machine) percent(format string, v any) (any, error) {
 		n++
 		i = j
 	}
-	if _, isDict := v.(*Dict); n < len(vals) && !isDict {
+	switch v.(type) {
+	case *Dict, []any: // what has entries need not be used
+		n = len(vals)
+	}
+	if n < len(vals) {
 		return nil, fmt.Errorf("not all arguments converted during string formatting")
 	}
 	return b.String(), m.grow(b.Len())
@@ -297,9 +316,12 @@ func (m *machine) conversion(flags string, verb byte, v any) (string, error) {
 		err := m.repr(&b, v)
 		return fmt.Sprintf("%"+flags+"s", b.String()), err
 	case 'd', 'i':
-		f, ok := toFloat(unbool(v))
-		if !ok {
-			return "", fmt.Errorf("%%d format: a real number is required, not %s", typeName(v))
+		if n, ok := unbool(v).(int64); ok {
+			return fmt.Sprintf("%"+flags+"d", n), nil
+		}
+		f, ok := v.(float64)
+		if !ok || !(math.Abs(f) < 1<<63) {
+			return "", fmt.Errorf("%%d format: a real number of at most 64 bits is required, not %s", typeName(v))
 		}
 		return fmt.Sprintf("%"+flags+"d", int64(f)), nil
 	case 'f', 'e', 'g', 'F', 'E', 'G':

@@ -30,6 +30,7 @@ type (
 	// a dictionary.
 	view struct {
 		items []any
+		name  string                // dict_items, dict_keys or dict_values
 		lazy  bool                  // a generator: true, without a length, and empty once walked over
 		make  func() ([]any, error) // makes a generator's items when they are first wanted
 	}
@@ -372,6 +373,10 @@ func (s *setAttrStmt) run(f *frame) error {
 	if err != nil {
 		return at(s.line, err)
 	}
+	return s.assign(f, v)
+}
+
+func (s *setAttrStmt) assign(f *frame, v any) error {
 	o, _ := f.s.get(s.ns)
 	ns, ok := o.(*namespace)
 	if !ok {
@@ -394,7 +399,8 @@ func (*capturedExpr) eval(f *frame) (any, error) {
 type setBlockStmt struct {
 	line  int
 	to    target
-	value expr // filters over capturedExpr, or nil
+	attr  *setAttrStmt // instead of to: an attribute of a namespace
+	value expr         // filters over capturedExpr, or nil
 	body  []stmt
 }
 
@@ -410,6 +416,9 @@ func (s *setBlockStmt) run(f *frame) error {
 		if v, err = g.eval(s.value); err != nil {
 			return at(s.line, err)
 		}
+	}
+	if s.attr != nil {
+		return s.attr.assign(f, v)
 	}
 	return s.to.assign(f, f.s, v)
 }

@@ -152,7 +152,13 @@ func moreFilters(name string) filterFunc {
 	case "unique":
 		return uniqueFilter
 	case "urlencode":
-		return onText(urlEncode)
+		return func(m *machine, v any, c *call) (any, error) {
+			switch v.(type) {
+			case *Dict, []any, Tuple, *view:
+				return nil, fmt.Errorf("urlencode of more than a text is not supported")
+			}
+			return onText(urlEncode)(m, v, c)
+		}
 	case "wordcount":
 		return func(m *machine, v any, c *call) (any, error) {
 			s, err := m.str(v)

@@ -54,7 +54,7 @@ func (m *machine) slices(v any, n int64, fill any) ([]any, error) {
 		}
 		row := append([]any{}, items[:k]...)
 		items = items[k:]
-		if fill != nil && i >= extra && extra > 0 {
+		if fill != nil && i >= extra {
 			row = append(row, fill)
 		}
 		out = append(out, row)

@@ -1,6 +1,7 @@
 package jinja
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -32,6 +33,11 @@ func intFilter(_ *machine, v any, c *call) (any, error) {
 		if math.Abs(x) < 1<<63 {
 			return int64(x), c.done()
 		}
+		if !math.IsNaN(x) {
+			return nil, errOverflow
+		}
+	case BigInt:
+		return x, c.done()
 	case string:
 		s := strings.TrimSpace(x)
 		if base < 2 || base > 36 {
@@ -40,8 +46,12 @@ func intFilter(_ *machine, v any, c *call) (any, error) {
 		if prefix := map[int64]string{2: "0b", 8: "0o", 16: "0x"}[base]; prefix != "" {
 			s = strings.TrimPrefix(strings.ToLower(s), prefix)
 		}
-		if n, err := strconv.ParseInt(s, int(base), 64); err == nil {
+		n, err := strconv.ParseInt(s, int(base), 64)
+		if err == nil {
 			return n, c.done()
+		}
+		if errors.Is(err, strconv.ErrRange) {
+			return nil, errOverflow
 		}
 		if f, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(f) < 1<<63 {
 			return int64(f), c.done()
@@ -82,9 +92,12 @@ func roundFilter(_ *machine, v any, c *call) (any, error) {
 
 func indentFilter(m *machine, v any, c *call) (any, error) {
 	width, first, blank := c.arg("width", int64(4)), c.flag("first", false), c.flag("blank", false)
-	s, err := m.str(v)
-	if err := firstError(err, c.done()); err != nil {
+	s, isText := v.(string)
+	if err := c.done(); err != nil {
 		return nil, err
+	}
+	if !isText {
+		return nil, fmt.Errorf("indent wants a string, not %s", typeName(v))
 	}
 	pad, ok := width.(string)
 	if n, isInt := unbool(width).(int64); isInt {
@@ -96,7 +109,11 @@ func indentFilter(m *machine, v any, c *call) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("indent: width must be an integer or a string")
 	}
-	lines := strings.Split(s, "\n")
+	split := splitLines(s+"\n", false)
+	lines := make([]string, len(split))
+	for i, l := range split {
+		lines[i] = l.(string)
+	}
 	if len(pad) > 0 && len(lines) > maxOutput/len(pad) {
 		return nil, m.grow(maxOutput + 1)
 	}
@@ -114,18 +131,24 @@ func indentFilter(m *machine, v any, c *call) (any, error) {
 func truncateFilter(m *machine, v any, c *call) (any, error) {
 	n, kill, end := c.integer("length", 255), c.flag("killwords", false), c.text("end", "...")
 	leeway := c.integer("leeway", 5)
-	s, err := m.str(v)
-	if err := firstError(err, c.done()); err != nil {
+	s, isText := v.(string)
+	if err := c.done(); err != nil {
 		return nil, err
+	}
+	keep := n - int64(utf8.RuneCountInString(end))
+	if keep < 0 || leeway < 0 {
+		return nil, fmt.Errorf("truncate: length %d is shorter than the end", n)
+	}
+	if size, err := length(v); !isText {
+		if err == nil && int64(size) > n+leeway {
+			err = fmt.Errorf("truncate wants a string, not %s", typeName(v))
+		}
+		return v, err
 	}
 	if err := m.step(len(s) >> 6); err != nil { // four bytes for each of it
 		return nil, err
 	}
 	r := []rune(s)
-	keep := n - int64(utf8.RuneCountInString(end))
-	if keep < 0 || leeway < 0 {
-		return nil, fmt.Errorf("truncate: length %d is shorter than the end", n)
-	}
 	if int64(len(r)) <= n+leeway {
 		return s, nil
 	}
@@ -138,22 +161,30 @@ func truncateFilter(m *machine, v any, c *call) (any, error) {
 
 func wordWrapFilter(m *machine, v any, c *call) (any, error) {
 	width, breakLong, wrap := c.integer("width", 79), c.flag("break_long_words", true), c.text("wrapstring", "\n")
-	s, err := m.str(v)
-	if err := firstError(err, c.done(), m.grow(2*len(s))); err != nil {
+	s, isText := v.(string)
+	if err := firstError(c.done(), m.grow(2*len(s))); err != nil {
 		return nil, err
+	}
+	if !isText {
+		return nil, fmt.Errorf("wordwrap wants a string, not %s", typeName(v))
 	}
 	if width < 1 {
 		return nil, fmt.Errorf("wordwrap: width must be at least 1")
 	}
+	for _, w := range strings.FieldsFunc(s, isSpace) {
+		if breakLong && int64(utf8.RuneCountInString(w)) > width || strings.Contains(w, "-") {
+			return nil, fmt.Errorf("wordwrap: parting a word such as %q at its hyphens or at %d characters is not supported", w, width)
+		}
+	}
 	var lines []string
 	for _, line := range strings.Split(s, "\n") {
-		lines = append(lines, wrapLine(line, int(min(width, maxOutput)), breakLong)...)
+		lines = append(lines, wrapLine(line, int(min(width, maxOutput)))...)
 	}
 	out := strings.Join(lines, wrap)
 	return out, m.grow(len(out))
 }
 
-func wrapLine(line string, width int, breakLong bool) []string {
+func wrapLine(line string, width int) []string {
 	var lines []string
 	cur := []rune{}
 	flush := func() {
@@ -163,11 +194,6 @@ func wrapLine(line string, width int, breakLong bool) []string {
 	for _, word := range strings.FieldsFunc(line, isSpace) {
 		w := []rune(word)
 		if len(cur) > 0 && len(cur)+1+len(w) > width {
-			flush()
-		}
-		for breakLong && len(w) > width {
-			cur = append(cur, w[:width]...)
-			w = w[width:]
 			flush()
 		}
 		if len(cur) > 0 {

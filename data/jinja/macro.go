@@ -17,7 +17,7 @@ type macroDef struct {
 	params []param
 	body   []stmt
 
-	varargs, kwargs bool // the body uses them
+	varargs, kwargs, caller bool // the body uses them
 }
 
 type macroStmt struct{ def *macroDef }
@@ -70,6 +70,9 @@ func (d *macroDef) setArgs(f *frame, a args) error {
 	}
 	f.s.set("caller", undefined{"no caller defined"})
 	if c, ok := named.Get("caller"); ok {
+		if !d.caller {
+			return fmt.Errorf("macro %q is called by a call block and does not use caller", d.name)
+		}
 		named.Delete("caller")
 		f.s.set("caller", c)
 	}

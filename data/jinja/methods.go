@@ -31,7 +31,7 @@ func dictMethod(name string) method {
 				k, e := d.At(i)
 				out[i] = map[string]any{"items": Tuple{k, e}, "keys": k, "values": e}[name]
 			}
-			return &view{items: out}, m.step(itemCost * len(out))
+			return &view{items: out, name: "dict_" + name}, m.step(itemCost * len(out))
 		}
 	case "copy":
 		return func(m *machine, v any, c *call) (any, error) { return v.(*Dict).Clone(), m.step(v.(*Dict).Len()) }
@@ -121,7 +121,10 @@ func stringMethod(name string) method {
 	case "swapcase":
 		return onString(func(s string) any { return strings.Map(swapCase, s) })
 	case "splitlines":
-		return onString(func(s string) any { return splitLines(s) })
+		return func(m *machine, v any, c *call) (any, error) {
+			keep := c.flag("keepends", false)
+			return splitLines(v.(string), keep), firstError(c.done(), m.grow(len(v.(string))))
+		}
 	case "isdigit", "isdecimal":
 		return allRunes(unicode.IsDigit)
 	case "isnumeric":
@@ -136,6 +139,8 @@ func stringMethod(name string) method {
 		return cased(unicode.IsUpper, unicode.IsLower)
 	case "islower":
 		return cased(unicode.IsLower, unicode.IsUpper)
+	case "expandtabs":
+		return expandTabs
 	case "strip", "lstrip", "rstrip":
 		return stripMethod(name)
 	case "split", "rsplit":
@@ -167,6 +172,31 @@ func stringMethod(name string) method {
 	return nil
 }
 
+// expandTabs writes spaces up to the next multiple of a width for each tab.
+func expandTabs(m *machine, v any, c *call) (any, error) {
+	s, width := v.(string), int(min(c.integer("tabsize", 8), maxOutput))
+	if err := firstError(c.done(), m.grow(len(s)+strings.Count(s, "\t")*max(width, 0))); err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	at := 0
+	for _, r := range s {
+		switch {
+		case r == '\t' && width > 0:
+			n := width - at%width
+			b.WriteString(strings.Repeat(" ", n))
+			at += n
+		case r == '\t':
+		default:
+			b.WriteRune(r)
+			if at++; r == '\n' || r == '\r' {
+				at = 0
+			}
+		}
+	}
+	return b.String(), nil
+}
+
 func titleCase(s string) string {
 	var b strings.Builder
 	inWord := false
@@ -196,18 +226,23 @@ func swapCase(r rune) rune {
 	return unicode.ToUpper(r)
 }
 
-func splitLines(s string) []any {
+// splitLines are the lines of s, with their ends where keep says so.
+func splitLines(s string, keep bool) []any {
 	out := []any{}
 	for s != "" {
 		i := strings.IndexAny(s, "\n\r\v\f\x1c\x1d\x1e\u0085\u2028\u2029")
 		if i < 0 {
 			return append(out, s)
 		}
-		out = append(out, s[:i])
 		_, n := utf8.DecodeRuneInString(s[i:])
 		if strings.HasPrefix(s[i:], "\r\n") {
 			n = 2
 		}
+		end := i
+		if keep {
+			end += n
+		}
+		out = append(out, s[:end])
 		s = s[i+n:]
 	}
 	return out
@@ -343,12 +378,13 @@ func affixMethod(has func(string, string) bool) method {
 			c.used--
 			list = Tuple{c.text("prefix", "")}
 		}
+		part, _, inside := c.part(v.(string))
 		for _, p := range list {
 			s, ok := p.(string)
 			if !ok {
 				return nil, fmt.Errorf("%s: tuple must hold strings, not %s", c.name, typeName(p))
 			}
-			if has(v.(string), s) {
+			if inside && has(part, s) {
 				return true, c.done()
 			}
 		}
@@ -358,7 +394,8 @@ func affixMethod(has func(string, string) bool) method {
 
 func findMethod(name string) method {
 	return func(_ *machine, v any, c *call) (any, error) {
-		s, sub := v.(string), c.text("sub", "")
+		sub := c.text("sub", "")
+		s, from, inside := c.part(v.(string))
 		if err := c.done(); err != nil {
 			return nil, err
 		}
@@ -366,11 +403,14 @@ func findMethod(name string) method {
 		if name[0] == 'r' {
 			i = strings.LastIndex(s, sub)
 		}
+		if !inside {
+			i = -1
+		}
 		if i < 0 && strings.HasSuffix(name, "index") {
 			return nil, fmt.Errorf("substring not found")
 		}
-		if i > 0 {
-			i = utf8.RuneCountInString(s[:i])
+		if i >= 0 {
+			i = from + utf8.RuneCountInString(s[:i])
 		}
 		return int64(i), nil
 	}
@@ -423,8 +463,40 @@ func replaceMethod(m *machine, v any, c *call) (any, error) {
 }
 
 func countMethod(m *machine, v any, c *call) (any, error) {
-	s, sub := v.(string), c.text("sub", "")
+	sub := c.text("sub", "")
+	s, _, inside := c.part(v.(string))
+	if !inside {
+		return int64(0), c.done()
+	}
 	return int64(strings.Count(s, sub)), c.done()
+}
+
+// part is what the arguments start and end leave of s, and the character that it begins at;
+// inside is false where start lies behind s, which has not even an empty text there.
+func (c *call) part(s string) (part string, from int, inside bool) {
+	start, end := c.arg("start", nil), c.arg("end", nil)
+	if start == nil && end == nil {
+		return s, 0, true
+	}
+	n := int64(utf8.RuneCountInString(s))
+	bound := func(v any, without int64) int64 {
+		i, ok := unbool(v).(int64)
+		switch {
+		case v == nil:
+			return without
+		case !ok:
+			c.bad("start or end", v, "an integer or None")
+		case i < 0:
+			return max(i+n, 0)
+		}
+		return i
+	}
+	lo, hi := bound(start, 0), min(bound(end, n), n)
+	if lo > hi {
+		return "", 0, false
+	}
+	r := []rune(s)
+	return string(r[lo:hi]), int(lo), true
 }
 
 // joinStrict is str.join, which takes strings only.
@@ -447,7 +519,8 @@ func (m *machine) joinStrict(sep string, v any) (any, error) {
 	return strings.Join(parts, sep), nil
 }
 
-// formatMethod is str.format with plain fields: {}, {0}, {name}.
+// formatMethod is str.format with the fields {}, {0} and {name}, each with !r or !s and a
+// format such as {:>8,.2f}.
 func formatMethod(m *machine, v any, c *call) (any, error) {
 	s := v.(string)
 	var b strings.Builder
@@ -466,11 +539,13 @@ func formatMethod(m *machine, v any, c *call) (any, error) {
 		if n < 0 {
 			return nil, fmt.Errorf("expected '}' before end of string")
 		}
-		e, err := formatField(s[i+1:i+n], &auto, c)
+		name, spec, _ := strings.Cut(s[i+1:i+n], ":")
+		name, as, _ := strings.Cut(name, "!")
+		e, err := formatField(name, &auto, c)
 		if err != nil {
 			return nil, err
 		}
-		text, err := m.str(e)
+		text, err := m.formatted(e, as, spec)
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"math/big"
 	"strconv"
 	"strings"
 	"unicode"
@@ -16,7 +17,7 @@ func typeName(v any) string {
 		return "NoneType"
 	case bool:
 		return "bool"
-	case int64:
+	case int64, BigInt:
 		return "int"
 	case float64:
 		return "float"
@@ -34,7 +35,7 @@ func typeName(v any) string {
 		if x.lazy {
 			return "generator"
 		}
-		return "dict_items"
+		return x.name
 	}
 	return strings.TrimPrefix(fmt.Sprintf("%T", v), "*jinja.")
 }
@@ -111,6 +112,8 @@ func (m *machine) repr(b *strings.Builder, v any) error {
 		b.WriteString(map[bool]string{true: "True", false: "False"}[x])
 	case int64:
 		b.WriteString(strconv.FormatInt(x, 10))
+	case BigInt:
+		b.WriteString(string(x))
 	case float64:
 		b.WriteString(floatRepr(x))
 	case string:
@@ -128,7 +131,7 @@ func (m *machine) repr(b *strings.Builder, v any) error {
 		b.WriteString("Undefined")
 	case *view:
 		if !x.lazy {
-			return m.reprList(b, "dict_items([", x.items, "])")
+			return m.reprList(b, x.name+"([", x.items, "])")
 		}
 		b.WriteString("<generator object>")
 	default:
@@ -309,6 +312,28 @@ func length(v any) (int, error) {
 	return 0, fmt.Errorf("object of type '%s' has no len()", typeName(v))
 }
 
+// sameNumber tells whether f is exactly n.
+func sameNumber(n BigInt, f float64) bool {
+	x, exact := new(big.Float).SetFloat64(f).Int(nil)
+	return exact == big.Exact && x.Cmp(n.value()) == 0
+}
+
+// bigPair are two whole numbers to compare, of which one at least has more than 64 bits.
+func bigPair(a, b any) (x, y *big.Int, ok bool) {
+	value := func(v any) (*big.Int, bool) {
+		switch v := v.(type) {
+		case int64:
+			return big.NewInt(v), false
+		case BigInt:
+			return v.value(), true
+		}
+		return nil, false
+	}
+	x, bigX := value(a)
+	y, bigY := value(b)
+	return x, y, x != nil && y != nil && (bigX || bigY)
+}
+
 // equal is a == b.
 func (m *machine) equal(a, b any) (bool, error) {
 	a, b = unbool(a), unbool(b)
@@ -327,6 +352,15 @@ func (m *machine) equal(a, b any) (bool, error) {
 		case int64:
 			return x == float64(y), nil
 		case float64:
+			return x == y, nil
+		case BigInt:
+			return sameNumber(y, x), nil
+		}
+	case BigInt:
+		switch y := b.(type) {
+		case float64:
+			return sameNumber(x, y), nil
+		case BigInt:
 			return x == y, nil
 		}
 	case string:
@@ -422,6 +456,15 @@ func (m *machine) compare(op string, a, b any) (bool, error) {
 // order compares for <, <=, >, >= and sorting.
 func (m *machine) order(op string, a, b any) (int, error) {
 	a, b = unbool(a), unbool(b)
+	if x, y, ok := bigPair(a, b); ok {
+		return x.Cmp(y), nil
+	}
+	if x, ok := a.(BigInt); ok {
+		a = x.float()
+	}
+	if y, ok := b.(BigInt); ok {
+		b = y.float()
+	}
 	switch x := a.(type) {
 	case int64:
 		switch y := b.(type) {

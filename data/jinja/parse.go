@@ -238,16 +238,23 @@ func (p *parser) target(end string) target {
 }
 
 func (p *parser) setBlock(line int) stmt {
+	s := &setBlockStmt{line: line}
 	if n := p.peek(); n.kind == tokOp && n.text == "." {
-		return p.setAttr(line)
+		ns := p.next().text
+		p.next()
+		s.attr = &setAttrStmt{line: line, ns: ns, attr: p.need(tokName, "an attribute").text}
+	} else {
+		s.to = p.target("")
 	}
-	to := p.target("")
 	if p.skipOp("=") {
 		e := p.tuple(true, nil)
 		p.blockEnd()
-		return &setStmt{line, to, e}
+		if s.attr != nil {
+			s.attr.e = e
+			return s.attr
+		}
+		return &setStmt{line, s.to, e}
 	}
-	s := &setBlockStmt{line: line, to: to}
 	if p.isOp("|") {
 		s.value = p.filters(&capturedExpr{})
 	}
@@ -255,16 +262,6 @@ func (p *parser) setBlock(line int) stmt {
 	s.body, _ = p.body("endset")
 	p.blockEnd()
 	return s
-}
-
-func (p *parser) setAttr(line int) stmt {
-	ns := p.next().text
-	p.next()
-	attr := p.need(tokName, "an attribute").text
-	p.needOp("=")
-	e := p.tuple(true, nil)
-	p.blockEnd()
-	return &setAttrStmt{line, ns, attr, e}
 }
 
 // signature parses the parameters of a macro or a call block.
@@ -304,6 +301,7 @@ func (p *parser) unlooped(m *macroDef, end string) []stmt {
 	for _, t := range p.toks[first:p.pos] {
 		m.varargs = m.varargs || t.kind == tokName && t.text == "varargs"
 		m.kwargs = m.kwargs || t.kind == tokName && t.text == "kwargs"
+		m.caller = m.caller || t.kind == tokName && t.text == "caller"
 	}
 	p.blockEnd()
 	return body

@@ -56,7 +56,7 @@ func (t *Template) Render(vars map[string]any, o Options) (text string, spans []
 // those of ParseJSON are.
 func Value(v any) (any, error) {
 	switch x := v.(type) {
-	case nil, bool, int64, float64, string, []any, Tuple, *Dict:
+	case nil, bool, int64, float64, BigInt, string, []any, Tuple, *Dict:
 		return v, nil
 	case int:
 		return int64(x), nil

@@ -1,6 +1,9 @@
 package jinja
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // testFunc is a test: v is name(args).
 type testFunc func(m *machine, v any, c *call) (bool, error)
@@ -65,11 +68,11 @@ func builtinTest(name string) testFunc {
 	case "string":
 		return pure(func(v any) bool { _, ok := v.(string); return ok })
 	case "integer":
-		return pure(func(v any) bool { _, ok := v.(int64); return ok })
+		return pure(func(v any) bool { return typeName(v) == "int" })
 	case "float":
 		return pure(func(v any) bool { _, ok := v.(float64); return ok })
 	case "number":
-		return pure(func(v any) bool { _, ok := toFloat(unbool(v)); return ok })
+		return pure(func(v any) bool { t := typeName(v); return t == "int" || t == "float" || t == "bool" })
 	case "mapping":
 		return pure(func(v any) bool { _, ok := v.(*Dict); return ok })
 	case "iterable":
@@ -122,17 +125,27 @@ func sameAs(m *machine, v any, c *call) (bool, error) {
 
 func divisible(name string) testFunc {
 	return func(_ *machine, v any, c *call) (bool, error) {
-		by := int64(2)
+		by := any(int64(2))
 		if name == "divisibleby" {
-			by = c.integer("num", 0)
+			by = c.arg("num", int64(0))
 		}
-		n, ok := unbool(v).(int64)
+		n, ok := toFloat(unbool(v))
+		d, isNumber := toFloat(unbool(by))
 		if err := c.done(); err != nil {
 			return false, err
 		}
-		if !ok || by == 0 {
-			return false, fmt.Errorf("%s: '%s' is no integer or the divisor is 0", name, typeName(v))
+		if !ok || !isNumber || d == 0 {
+			return false, fmt.Errorf("%s: '%s' is no number or the divisor is 0", name, typeName(v))
 		}
-		return (n%by == 0) != (name == "odd"), nil
+		x, whole := unbool(v).(int64)
+		y, both := unbool(by).(int64)
+		rest := math.Mod(n, d)
+		if whole && both {
+			rest = float64(x % y)
+		}
+		if name == "odd" {
+			return rest == 1 || rest == -1, nil
+		}
+		return rest == 0, nil
 	}
 }

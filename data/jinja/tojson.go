@@ -101,7 +101,7 @@ func (j *jsonWriter) write(v any, depth int) error {
 		j.b.WriteString("null")
 	case bool:
 		fmt.Fprint(&j.b, x)
-	case int64:
+	case int64, BigInt:
 		fmt.Fprint(&j.b, x)
 	case float64:
 		j.b.WriteString(jsonFloat(x))

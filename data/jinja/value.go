@@ -13,8 +13,10 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/big"
 	"sort"
 	"strconv"
+	"strings"
 )
 
 // Dict is a dictionary that keeps the order in which keys were first set, as
@@ -166,7 +168,7 @@ func encodeJSON(v any) ([]byte, error) {
 const maxJSONDepth = 128
 
 // ParseJSON reads one JSON value, keeping the order of object keys: objects
-// become *Dict, arrays []any, whole numbers int64, other numbers float64,
+// become *Dict, arrays []any, whole numbers int64 or BigInt, other numbers float64,
 // null nil. Anything after the value is an error.
 func ParseJSON(data []byte) (any, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -204,9 +206,34 @@ func parseJSON(dec *json.Decoder, depth int) (any, error) {
 	return tok, nil
 }
 
+// BigInt is a whole number that does not fit 64 bits: its digits, behind a minus where it is
+// negative. Templates print and compare it, and cannot calculate with it.
+type BigInt string
+
+// MarshalJSON writes the digits.
+func (n BigInt) MarshalJSON() ([]byte, error) { return []byte(n), nil }
+
+// value is the number itself.
+func (n BigInt) value() *big.Int {
+	v, _ := new(big.Int).SetString(string(n), 10)
+	return v
+}
+
+// float is about the number, infinite where no float64 is.
+func (n BigInt) float() float64 {
+	f, _ := strconv.ParseFloat(string(n), 64)
+	return f
+}
+
+// maxDigits bounds whole numbers, as Python does.
+const maxDigits = 4300
+
 func number(s string) (any, error) {
 	if i, err := strconv.ParseInt(s, 10, 64); err == nil {
 		return i, nil
+	}
+	if digits := strings.TrimPrefix(s, "-"); len(digits) <= maxDigits && strings.Trim(digits, "0123456789") == "" {
+		return BigInt(s), nil
 	}
 	f, err := strconv.ParseFloat(s, 64)
 	if err != nil {

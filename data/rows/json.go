@@ -163,7 +163,7 @@ func KindOf(v any) string {
 		return "null"
 	case bool:
 		return "a boolean"
-	case int64, float64:
+	case int64, float64, jinja.BigInt:
 		return "a number"
 	case string:
 		return "text"
@@ -185,7 +185,7 @@ func Shown(v any) string {
 			v = strings.ToValidUTF8(v[:40], "") + "…"
 		}
 		return fmt.Sprintf("the text %q", v)
-	case int64:
+	case int64, jinja.BigInt:
 		return fmt.Sprint(v)
 	case float64:
 		s := strconv.FormatFloat(v, 'g', -1, 64)

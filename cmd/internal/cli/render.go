@@ -43,12 +43,15 @@ func runRender(c *ucli.Context) error {
 			return err
 		}
 		o.Special = tok.SpecialTexts()
-		if !c.IsSet("bos-token") && tok.BOS() >= 0 {
-			o.BOS = tok.Token(tok.BOS())
+		own := func(flag, key string, text *string, id int32) {
+			if c.IsSet(flag) {
+				o.Special[key] = *text // nothing, perhaps
+				return
+			}
+			*text = tok.Token(id)
 		}
-		if !c.IsSet("eos-token") && tok.EOS() >= 0 {
-			o.EOS = tok.Token(tok.EOS())
-		}
+		own("bos-token", "bos_token", &o.BOS, tok.BOS())
+		own("eos-token", "eos_token", &o.EOS, tok.EOS())
 	}
 	if f := c.String("chat-template"); f != "" {
 		text, ok := chat.Builtin(f)

@@ -9,8 +9,9 @@ import (
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
-// logProbElems bounds the logits held at a time: 128 MB of them.
-const logProbElems = 32 << 20
+// logProbElems bounds the logits held at a time: 256 MB of them. A vocabulary of 262144 is
+// then read for 256 rows at a time; of fewer, packing it takes an eighth of the whole step.
+const logProbElems = 64 << 20
 
 // logProbRows is how many rows of logits are made at a time, by shape alone:
 // enough for the product to run at speed, never [N, V].

@@ -114,7 +114,7 @@ def save(section, key, rows):
 
 def machine():
     """What a number depends on."""
-    d = json.loads(subprocess.run([ROOT / "bin/tune", "bench", "--filter", "^$", "--json", "--threads", str(THREADS)], capture_output=True, text=True, check=True).stdout)
+    d = json.loads(subprocess.run([ROOT / "bin/tune", "bench", "--filter", "one after another$", "--time", "0.01", "--json", "--threads", str(THREADS)], capture_output=True, text=True, check=True).stdout)
     return {"cpu": d["cpu"], "threads": d["threads"], "level": d["kernel_level"], "peak": d["peak"], "tune": d["version"], "model": MODEL}
 
 
@@ -131,8 +131,20 @@ def folder(kind="F32"):
     return made(WORK / f"hf-{kind.lower()}", "tune", "export", "--model", MODEL, "--format", "safetensors", "--type", kind)
 
 
-def gguf(kind):
-    return made(WORK / f"{kind}.gguf", "quant", "gguf", "--model", folder(), "--type", kind)
+def gguf(kind, arch=None):
+    name, model = (f"{arch}-{kind}", small(arch)) if arch else (kind, folder())
+    return made(WORK / f"{name}.gguf", "quant", "gguf", "--model", model, "--type", kind)
+
+
+def small(arch):
+    """A folder of 140 to 180 M random weights of another architecture; with the tokenizer of its vocabulary."""
+    out = WORK / f"{arch}-small"
+    if not (out / "model.safetensors.index.json").exists():
+        words = SHARED / "tokenizer-json/gemma3" if arch == "gemma3" else folder()
+        if not words.exists():
+            raise Failed(f"no {words}")
+        subprocess.run([sys.executable, "-B", HERE / "random_model.py", f"{arch}-small", out, "--tokenizer", words], check=True)
+    return out
 
 
 def prose():

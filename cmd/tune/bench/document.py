@@ -7,6 +7,8 @@ from common import BUILD, ROOT
 TITLES = {
     "train": ("Training", "One optimizer step is 4×512 tokens of real text, no padding, LoRA r 16 on all linear layers, AdamW, clipping at 1; the first step of each side is left out. "
               "Peak resident is the largest resident size of the whole process (loading, training and, for ours, writing the result)."),
+    "preferences": ("Preferences and rewards", "One optimizer step of 4 pairs (DPO, ORPO), 8 answers (KTO) or 8 answers of at most 64 tokens that the model writes to one prompt (GRPO: tokens written by the second of the whole step); "
+                    "prompts of some 130 tokens, answers of some 130. The reference is the model without its adapter. Answers alone are drawn together, with temperature 1."),
     "llama": ("Inference", "Files written by `quant gguf`, read by both. The prompt is one batch of 512 tokens; decoding is greedy, a token at a time. llama.cpp is called through its C functions."),
     "quantize": ("Quantizing", "Ours is the whole process from start to the finished, synced file or folder; theirs is the call alone, with the library loaded."),
     "gemm": ("Products", "x [N,K]·Wᵀ. OpenBLAS is numpy's own, told to use its AVX-512 kernels; PyTorch's bf16 goes through oneDNN; both read bf16, it writes bf16, ours f32."),

@@ -24,7 +24,7 @@ if o["lora"]:
     elif o["checkpointing"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=o.get("targets", "all-linear"), task_type="CAUSAL_LM"))
 model.train()
 trained = [p for p in model.parameters() if p.requires_grad]
 opt = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A Llama of any published shape with random bf16 weights, sharded, for measuring memory and speed without a download.
+"""A model with random bf16 weights, sharded, for measuring memory and speed without a download: a Llama of a published shape, or small ones of other architectures.
 
     python3 cmd/tune/bench/random_model.py llama-8b build/bench/work/llama-8b --tokenizer ../shared/data/tokenizer-json/llama3
 
@@ -8,6 +8,7 @@ on the tensor's name: no two tensors are equal, and 16 GB are written as fast as
 """
 import argparse
 import array
+import gzip
 import json
 import pathlib
 import random
@@ -15,29 +16,41 @@ import shutil
 import struct
 import zlib
 
-SHAPES = {  # hidden, feed-forward, layers, heads, key/value heads, head size, vocabulary, tied
-    "tiny": (64, 128, 2, 4, 2, 16, 512, True),
-    "llama-1b": (2048, 8192, 16, 32, 8, 64, 128256, True),
-    "llama-3b": (3072, 8192, 28, 24, 8, 128, 128256, True),
-    "llama-8b": (4096, 14336, 32, 32, 8, 128, 128256, False),
+SHAPES = {  # hidden, feed-forward, layers, heads, key/value heads, head size, vocabulary, tied, architecture
+    "tiny": (64, 128, 2, 4, 2, 16, 512, True, "llama"),
+    "llama-1b": (2048, 8192, 16, 32, 8, 64, 128256, True, "llama"),
+    "llama-3b": (3072, 8192, 28, 24, 8, 128, 128256, True, "llama"),
+    "llama-8b": (4096, 14336, 32, 32, 8, 128, 128256, False, "llama"),
+    "qwen3-small": (768, 2048, 14, 8, 4, 128, 49152, True, "qwen3"),
+    "gemma3-small": (512, 1536, 12, 4, 1, 256, 262208, True, "gemma3"),
+    "mixtral-small": (512, 1024, 8, 8, 4, 64, 49152, False, "mixtral"),
 }
+EXPERTS = 8  # of which two are asked
 BLOCK = 1 << 21  # weights in the block that all are cut from
 SHARD = 5 << 30  # bytes a file, at most
 
 
 def config(shape):
-    c, f, layers, h, k, d, v, tied = shape
-    return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": c, "intermediate_size": f, "num_hidden_layers": layers,
-        "num_attention_heads": h, "num_key_value_heads": k, "head_dim": d, "hidden_act": "silu", "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": tied, "vocab_size": v, "attention_bias": False, "mlp_bias": False,
-        "torch_dtype": "bfloat16", "bos_token_id": 128000, "eos_token_id": 128001,
+    c, f, layers, h, k, d, v, tied, arch = shape
+    common = {
+        "hidden_size": c, "intermediate_size": f, "num_hidden_layers": layers, "num_attention_heads": h, "num_key_value_heads": k, "head_dim": d,
+        "max_position_embeddings": 8192, "tie_word_embeddings": tied, "vocab_size": v, "attention_bias": False, "torch_dtype": "bfloat16",
+        "bos_token_id": 128000 if v > 128001 else 1, "eos_token_id": 128001 if v > 128001 else 2,
     }
+    return {**common, **{
+        "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "mlp_bias": False},
+        "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1000000.0},
+        "gemma3": {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+                   "rope_local_base_freq": 10000.0, "query_pre_attn_scalar": d, "sliding_window": 256,
+                   "layer_types": ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)]},
+        "mixtral": {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "sliding_window": None,
+                    "num_local_experts": EXPERTS, "num_experts_per_tok": 2},
+    }[arch]}
 
 
 def tensors(shape):
     """Names and shapes in the order of a checkpoint."""
-    c, f, layers, h, k, d, v, tied = shape
+    c, f, layers, h, k, d, v, tied, arch = shape
     yield "model.embed_tokens.weight", [v, c]
     for i in range(layers):
         p = f"model.layers.{i}."
@@ -46,7 +59,19 @@ def tensors(shape):
         yield p + "self_attn.k_proj.weight", [k * d, c]
         yield p + "self_attn.v_proj.weight", [k * d, c]
         yield p + "self_attn.o_proj.weight", [c, h * d]
+        if arch in ("qwen3", "gemma3"):
+            yield p + "self_attn.q_norm.weight", [d]
+            yield p + "self_attn.k_norm.weight", [d]
         yield p + "post_attention_layernorm.weight", [c]
+        if arch == "gemma3":
+            yield p + "pre_feedforward_layernorm.weight", [c]
+            yield p + "post_feedforward_layernorm.weight", [c]
+        if arch == "mixtral":
+            yield p + "block_sparse_moe.gate.weight", [EXPERTS, c]
+            for x in range(EXPERTS):
+                for w, rows, cols in (("w1", f, c), ("w2", c, f), ("w3", f, c)):
+                    yield f"{p}block_sparse_moe.experts.{x}.{w}.weight", [rows, cols]
+            continue
         yield p + "mlp.gate_proj.weight", [f, c]
         yield p + "mlp.up_proj.weight", [f, c]
         yield p + "mlp.down_proj.weight", [c, f]
@@ -120,6 +145,8 @@ def main():
         for f in a.tokenizer.glob("*.json"):
             if f.name.startswith(("tokenizer", "special_tokens")):
                 shutil.copy(f, a.output)
+        for f in a.tokenizer.glob("tokenizer*.json.gz"):
+            (a.output / f.stem).write_bytes(gzip.decompress(f.read_bytes()))
     block = normals(a.seed)
     groups = list(shards(tensors(shape)))
     where, total = {}, 0

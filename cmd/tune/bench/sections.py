@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from common import BUILD, MODEL, ROOT, SHARED, THREADS, WORK, Failed, Peer, best, code, folder, fresh, gguf, interop, made, ours, prose, row, shown, text, token_rows
+from common import BUILD, MODEL, ROOT, SHARED, THREADS, WORK, Failed, Peer, best, code, folder, fresh, gguf, interop, made, ours, prose, row, shown, small, text, token_rows
 
 SECTIONS = {}
 
@@ -73,10 +73,10 @@ def our_steps(recipe):
     return steps, rss
 
 
-def train(key, what, kind, ratio, at_most, base="F32", rounds=2, settings=None, **peer_options):
+def train(key, what, kind, ratio, at_most, base="F32", rounds=2, settings=None, arch=None, **peer_options):
     def measure():
-        recipe = train_recipe(key, folder(base), **(settings or {}))
-        options = {"model": str(folder()), "rows": str(token_rows()), "dtype": "float32", "nf4": False, "lora": True, "checkpointing": False, **peer_options}
+        recipe = train_recipe(key, small(arch) if arch else folder(base), **(settings or {}))
+        options = {"model": str(small(arch) if arch else folder()), "rows": str(token_rows()), "dtype": "float32", "nf4": False, "lora": True, "checkpointing": False, **peer_options}
         mine, theirs, rss, their_rss = [], [], 0, 0
         with Peer("transformers", "peer_train", **options) as peer:
             peer.ask()  # the first step warms up; ours leaves out its first, too
@@ -100,6 +100,13 @@ train("qlora-bf16-checkpointing", "QLoRA NF4, bf16, checkpointing", "PEFT and bi
       nf4=True, dtype="bfloat16", checkpointing=True)
 train("qlora-f32-checkpointing", "QLoRA NF4, f32, checkpointing", "PEFT and bitsandbytes", 3, 0.7, settings={"dtype": "f32", "adapter": "qlora", "gradient_checkpointing": True},
       nf4=True, checkpointing=True)
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+for arch, title in (("qwen3", "Qwen3 shape"), ("gemma3", "Gemma 3 shape"), ("mixtral", "Mixtral shape, attention only")):
+    for dtype, long in (("f32", "float32"), ("bf16", "bfloat16")):
+        what = {"settings": {"dtype": dtype}, "dtype": long}
+        if arch == "mixtral":  # PEFT's all-linear does not see experts, which are one parameter there
+            what = {"settings": {"dtype": dtype, "lora": {"r": 16, "alpha": 32, "target_modules": ATTENTION}}, "dtype": long, "targets": ATTENTION}
+        train(f"{arch}-lora-{dtype}", f"{title}, LoRA r16, {dtype}", "PEFT", 2.5, None, arch=arch, **what)
 train("full-f32", "full fine-tune, f32", "PyTorch", 2, None, settings={"dtype": "f32", "adapter": "none", "learning_rate": 2e-5, "lora": None}, lora=False)
 
 
@@ -131,11 +138,87 @@ def long_sample():
             row("one sample of 8,192 tokens, peak resident", "GB", best([rss / 1e9], True), at_most=1.5, less=True, command=command)]
 
 
+# preferences: optimizer steps of pairs, of answers and of rewards against TRL.
+
+def pair_rows():
+    """JSONL of prompts of some 130 tokens with two answers each, of the same text."""
+    out = WORK / "pairs.jsonl"
+    if not out.exists():
+        words = text("sample", prose() or code(), 2_000_000).read_text().split()
+        cut = lambda at, n: " ".join(words[at:at + n])
+        out.write_text("".join(json.dumps({"prompt": cut(i, 96), "chosen": " " + cut(i + 96, 96), "rejected": " " + cut(i + 300, 96)}) + "\n" for i in range(0, 64 * 500, 500)))
+    return out
+
+
+def answer_rows():
+    """Each answer of pair_rows with a label, for both; and prompts alone."""
+    labels, prompts = WORK / "labels.jsonl", WORK / "prompts.jsonl"
+    rows = [json.loads(l) for l in pair_rows().read_text().splitlines()]
+    labels.write_text("".join(json.dumps({"prompt": r["prompt"], "completion": r[k], "label": k == "chosen"}) + "\n" for r in rows for k in ("chosen", "rejected")))
+    prompts.write_text("".join(json.dumps({"prompt": r["prompt"]}) + "\n" for r in rows))
+    return labels, prompts
+
+
+def preferences(objective, dtype, unit, batch, ratio, base, rows, kind="preference", new_tokens=0, **settings):
+    def measure():
+        fed, key = rows(), f"{objective}-{dtype}"
+        recipe = train_recipe(key, folder(base), objective=objective, dtype=dtype, micro_batch_size=batch, **settings)
+        r = json.loads(recipe.read_text())
+        r["stages"][0]["ingest"].update(datasets=[{"path": str(fed), "type": kind}], max_length=1024, packing="none")
+        r["stages"][1]["train"]["learning_rate"] = 1e-5
+        recipe.write_text(json.dumps(r, indent=1))
+        long = {"f32": "float32", "bf16": "bfloat16"}[dtype]
+        mine, theirs, rss, their_rss = [], [], 0, 0
+        with Peer("transformers", "peer_trl", model=str(folder()), rows=str(fed), objective=objective, dtype=long, batch=batch, steps=2, new_tokens=new_tokens) as peer:
+            for _ in range(2):
+                a = peer.ask()
+                theirs += [batch * n / t for t, n in zip(a["seconds"], a["lengths"] if new_tokens else [1] * len(a["seconds"]))]
+                fresh(WORK / "runs" / recipe.stem)
+                _, _, used = ours("tune", "run", recipe, "--run-dir", WORK / "runs", "--threads", THREADS, "--quiet")
+                for m in map(json.loads, (WORK / "runs" / recipe.stem / "train/metrics.jsonl").read_text().splitlines()):
+                    if m.get("step", 0) > 1 and "step_seconds" in m:
+                        mine.append(batch * (m["objective"]["completions/mean_length"] if new_tokens else 1) / m["step_seconds"])
+                rss, their_rss = max(rss, used), max(their_rss, a["rss"])
+                fresh(WORK / "runs" / recipe.stem)
+        what, command = f"{objective.upper()}, LoRA r16, {dtype}", shown("tune", "run", recipe, "--threads", THREADS)
+        return [row(what, unit, best(mine), best(theirs), "TRL", ratio=ratio, command=command),
+                row(what + ", peak resident", "GB", best([rss / 1e9], True), best([their_rss / 1e9], True), "TRL", less=True, command=command)]
+    section("preferences", f"{objective}-{dtype}")(measure)
+
+
+for dtype, base in (("f32", "F32"), ("bf16", "BF16")):
+    preferences("dpo", dtype, "pairs/s", 4, 2.5, base, pair_rows)
+    preferences("orpo", dtype, "pairs/s", 4, 2.5, base, pair_rows)
+    preferences("kto", dtype, "answers/s", 8, 2.5, base, lambda: answer_rows()[0])
+    preferences("grpo", dtype, "tokens/s", 8, 3, base, lambda: answer_rows()[1], kind="prompt", new_tokens=64,
+                rewards=[{"length": {"max": 40}}], num_generations=8, max_completion_length=64)
+
+
+def sampling(dtype, base, batch=16, new_tokens=128):
+    def measure():
+        fed = answer_rows()[1]
+        some = WORK / "some-prompts.jsonl"
+        some.write_text("".join(l + "\n" for l in fed.read_text().splitlines()[:batch]))
+        args = ["generate", "--model", folder(base), "--input", some, "--max-new-tokens", new_tokens, "--temperature", 1, "--dtype", dtype, "--threads", THREADS, "--json", "--quiet"]
+        mine, theirs = [], []
+        with Peer("transformers", "peer_trl", model=str(folder()), rows=str(some), objective="generate", dtype={"f32": "float32", "bf16": "bfloat16"}[dtype], batch=batch, new_tokens=new_tokens) as peer:
+            for _ in range(3):
+                theirs.append(batch * new_tokens / peer.ask()["seconds"])
+                out, took, _ = ours("tune", *args)
+                mine.append(sum(json.loads(l)["new_tokens"] for l in out.splitlines()) / took)
+        return [row(f"{batch} answers of {new_tokens} tokens, {dtype}", "tokens/s", best(mine), best(theirs), "Transformers", ratio=3, command=shown("tune", *args), note="ours with loading the model")]
+    section("preferences", f"sampling-{dtype}")(measure)
+
+
+sampling("f32", "F32")
+sampling("bf16", "BF16")
+
+
 # llama: inference of the same files.
 
-def llama(kind, prompt_ratio, decode_ratio, rounds=4):
+def llama(kind, prompt_ratio, decode_ratio, rounds=4, arch=None, title=""):
     def measure():
-        path, got = gguf(kind), {}
+        path, got = gguf(kind, arch), {}
         args = ["bench", "--model", path, "--json", "--quiet", "--rounds", 2, "--threads", THREADS]
         if kind == "F32":  # llama.cpp's arithmetic for it; ours would take bf16 where that is faster
             args += ["--dtype", "f32"]
@@ -152,14 +235,17 @@ def llama(kind, prompt_ratio, decode_ratio, rounds=4):
 
         def line(what, k, n, ratio):
             mine, theirs = got[k, n]
-            return row(f"{what}, {kind}", "tokens/s", best(mine), best(theirs), "llama.cpp", ratio=ratio, command=shown("tune", *args, "--prompt", n))
+            return row(f"{title}{what}, {kind}", "tokens/s", best(mine), best(theirs), "llama.cpp", ratio=ratio, command=shown("tune", *args, "--prompt", n))
 
         return [line("prompt of 512", "prompt", 512, prompt_ratio), line("decode of 128 after 512", "decode", 512, decode_ratio), line("decode of 128 after 8", "decode", 8, decode_ratio)]
-    section("llama", kind)(measure)
+    section("llama", f"{arch}-{kind}" if arch else kind)(measure)
 
 
 for k, want in {"F32": 1.3, "BF16": 1.3, "Q8_0": 1.0, "Q4_0": 1.0, "Q4_K_M": 1.0}.items():
     llama(k, want, 1.0)
+for arch, title in (("qwen3", "Qwen3 shape, "), ("gemma3", "Gemma 3 shape, "), ("mixtral", "Mixtral shape, ")):
+    for k, want in {"BF16": 1.3, "Q8_0": 1.0, "Q4_K_M": 1.0}.items():
+        llama(k, want, 1.0, rounds=2, arch=arch, title=title)
 
 
 # quantize: files against llama.cpp, folders against GPTQModel.

@@ -62,6 +62,14 @@ func TestBadFolders(t *testing.T) {
 		{"dora without magnitudes", setConfig("use_dora", true), "lora_magnitude_vector"},
 		{"pissa_niter_4", setConfig("init_lora_weights", "pissa_niter_4"), "init_lora_weights"},
 		{"unknown switch", setConfig("use_qalora", true), "use_qalora"},
+		{"a copy for both ends", func(a *formats.Adapter) {
+			setConfig("ensure_weight_tying", true)(a)
+			setConfig("modules_to_save", []string{"embed_tokens"})(a)
+		}, "ensure_weight_tying"},
+		{"an adapter for both ends", func(a *formats.Adapter) {
+			setConfig("ensure_weight_tying", true)(a)
+			a.Tensors[0].Name = "base_model.model.model.embed_tokens.lora_embedding_A"
+		}, "ensure_weight_tying"},
 		{"other method", setConfig("peft_type", "ADALORA"), "ADALORA"},
 		{"of prompts", func(a *formats.Adapter) {
 			setConfig("peft_type", "PROMPT_TUNING")(a)

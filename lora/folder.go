@@ -28,6 +28,7 @@ type Folder struct {
 	Options Options
 	dropout string // of training, where there was any
 	task    string // what PEFT makes of the model, such as SEQ_2_SEQ_LM; "": CAUSAL_LM
+	tied    bool   // ensure_weight_tying
 
 	tensors map[string]*stored // by name without prefix
 	adapter string             // its name in the names of the tensors, where they have one
@@ -72,6 +73,11 @@ func ReadFolder(dir string) (*Folder, error) {
 	if len(f.tensors) == 0 {
 		return nil, fail.Inputf(dir, "", "%s holds no tensor", a.File)
 	}
+	for name := range f.tensors {
+		if f.tied && strings.Contains(name, ".lora_embedding_") {
+			return nil, fail.Inputf(where, "merge the adapter in PEFT, or train without this option", "%s: true, of an adapter of the embedding, is not supported", tying)
+		}
+	}
 	return f, nil
 }
 
@@ -88,7 +94,7 @@ func (f *Folder) settings(where string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	f.Config, f.Base = c.config(), c.BaseModel
+	f.Config, f.Base, f.tied = c.config(), c.BaseModel, all[tying] == true
 	if c.TaskType != nil {
 		f.task = *c.TaskType
 	}

@@ -43,6 +43,7 @@ func TestStoredDefaults(t *testing.T) {
 	}{
 		{dropConfig("r"), 8, 16}, {dropConfig("lora_alpha"), 8, 8}, {dropConfig("r", "lora_alpha", "bias", "use_rslora", "lora_dropout", "init_lora_weights"), 8, 8},
 		{setConfig("lora_alpha", 0), 8, 0}, {setConfig("lora_alpha", 0.5), 8, 0.5},
+		{setConfig("ensure_weight_tying", true), 8, 16}, // no table is trained
 	} {
 		f, err := ReadFolder(edited(t, good, c.change))
 		if err != nil {

@@ -60,6 +60,9 @@ func parseKind(where string, all map[string]any, f *Folder) error {
 	if err == nil {
 		err = json.Unmarshal(b, o)
 	}
+	if m, ok := o.(*MiSS); ok && m.Init != missMini { // PEFT looks at mini_r with mini alone
+		m.MiniR = 1
+	}
 	if err == nil {
 		err = schema.Check("", o)
 	}

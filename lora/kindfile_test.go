@@ -2,9 +2,11 @@ package lora
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -29,5 +31,17 @@ func TestProjectionsNotBySettings(t *testing.T) {
 	f := &Folder{Dir: "x", tensors: map[string]*stored{"a.vera_lambda_d": {shape: []int64{8}}}}
 	if _, _, err := o.projections(f, 1<<20, 1<<20); fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), "with r 65536") {
 		t.Error(err)
+	}
+}
+
+// TestUnreadMini: mini_r is looked at with init_weights: mini alone, as in PEFT.
+func TestUnreadMini(t *testing.T) {
+	good := filepath.Join(testdir.Shared(t, "golden/train/lora2"), "miss", "adapter")
+	f, err := ReadFolder(edited(t, good, setConfig("mini_r", 2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, ok := f.Options.(*MiSS); !ok || o.MiniR != 1 {
+		t.Errorf("%+v", f.Options)
 	}
 }

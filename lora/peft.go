@@ -43,6 +43,10 @@ type configFile struct {
 // harmless are keys of PEFT that change nothing in a trained adapter.
 var harmless = []string{"auto_mapping", "corda_config", "eva_config", "lora_ga_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size"}
 
+// tying is a key of PEFT that has what is trained of an embedding hold for a tied head,
+// too: whole copies and LoRA. Rows of trainable_token_indices are the head's without it.
+const tying = "ensure_weight_tying"
+
 // parseConfig reads an adapter_config.json of LoRA, with all its keys. A key that changes the arithmetic
 // in a way this package lacks is an error that names it.
 func parseConfig(where string, data []byte, all map[string]any) (*configFile, error) {
@@ -60,7 +64,7 @@ func parseConfig(where string, data []byte, all map[string]any) (*configFile, er
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(all)) {
-		if known[k] || slices.Contains(harmless, k) || neutral(all[k]) {
+		if known[k] || slices.Contains(harmless, k) || neutral(all[k]) || k == tying && len(f.ModulesToSave) == 0 {
 			continue
 		}
 		return nil, fail.Inputf(where, "merge the adapter in PEFT, or train without this option", "%s: %v is not supported", k, all[k])

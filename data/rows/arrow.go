@@ -223,6 +223,8 @@ func (b *budget) arrowValue(a arrow.Array, i int) (any, error) {
 		return b.arrowBytes(a.Value(i))
 	case *array.LargeBinary:
 		return b.arrowBytes(a.Value(i))
+	case *array.FixedSizeBinary:
+		return append([]byte(nil), a.Value(i)...), b.text(len(a.Value(i)))
 	case *array.Struct:
 		return b.arrowStruct(a, i)
 	case *array.Map: // before List: a Map is one
@@ -255,10 +257,7 @@ func arrowNumber(a arrow.Array, i int) (any, error) {
 	case *array.Uint32:
 		return int64(a.Value(i)), nil
 	case *array.Uint64:
-		if u := a.Value(i); u>>63 != 0 {
-			return float64(u), nil
-		}
-		return int64(a.Value(i)), nil
+		return whole(a.Value(i)), nil
 	case *array.Float16:
 		return float64(a.Value(i).Float32()), nil
 	case *array.Float32:

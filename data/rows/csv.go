@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/jinja"
@@ -30,7 +31,7 @@ func openCSV(t *Text, comma rune) (Reader, error) {
 	} else if isUTF16(b) {
 		return nil, errUTF16
 	}
-	c := &csvFile{t: t, limit: &recordLimit{r: br}}
+	c := &csvFile{t: t, limit: &recordLimit{r: &quotedReturns{r: br}}}
 	if comma == 0 {
 		first, _ := br.Peek(1 << 16)
 		var err error
@@ -49,6 +50,9 @@ func openCSV(t *Text, comma rune) (Reader, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	for i := range c.head {
+		c.head[i] = withReturns(c.head[i])
 	}
 	return c, checkHead(c.head)
 }
@@ -121,6 +125,7 @@ func (c *csvFile) Next() (*jinja.Dict, int64, error) {
 	}
 	d := &jinja.Dict{}
 	for i, v := range rec {
+		v = withReturns(v)
 		if !utf8.ValidString(v) {
 			return nil, int64(line), &RowError{Column: c.head[i], Reason: "not UTF-8"}
 		}
@@ -131,6 +136,32 @@ func (c *csvFile) Next() (*jinja.Dict, int64, error) {
 
 func (c *csvFile) Total() int64 { return -1 }
 func (c *csvFile) Close() error { return c.t.Close() }
+
+// quotedReturns writes the byte FF, which no text has, for carriage returns within quotes:
+// encoding/csv drops those in front of a line break, and they are part of the value. An FF
+// that is there becomes FE, which is no text either.
+type quotedReturns struct {
+	r      io.Reader
+	inside bool
+}
+
+func (q *quotedReturns) Read(p []byte) (int, error) {
+	n, err := q.r.Read(p)
+	for i, b := range p[:n] {
+		switch {
+		case b == '"': // doubled ones are two changes
+			q.inside = !q.inside
+		case b == '\r' && q.inside:
+			p[i] = 0xff
+		case b == 0xff:
+			p[i] = 0xfe
+		}
+	}
+	return n, err
+}
+
+// withReturns undoes quotedReturns.
+func withReturns(v string) string { return strings.ReplaceAll(v, "\xff", "\r") }
 
 // recordLimit fails when one record takes more than maxLine bytes: an unclosed
 // quote would otherwise swallow the rest of a large file.

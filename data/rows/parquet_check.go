@@ -269,6 +269,7 @@ func checkPages(r io.ReaderAt, c parquetChunk) (plain []patch, err error) {
 		if err := checkPageData(br, h, c.codec); err != nil {
 			return nil, err
 		}
+		ownEncoding(h)
 		head, err := plainHeader(h, t.read)
 		if err != nil {
 			return nil, fmt.Errorf("page header: %w", err)

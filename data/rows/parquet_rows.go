@@ -173,6 +173,9 @@ func (p *parquetRows) build(c *parquet.Column, rep, def byte) *node {
 	n.rep, n.def = rep, def
 	if c.Leaf() {
 		n.leaf = &leaf{index: len(p.leaves), column: c, conv: converter(c), row: &p.budget}
+		if element.sub(10).has(15) && c.Type().Kind() == parquet.FixedLenByteArray && c.Type().Length() == 2 {
+			n.leaf.conv = float16Value
+		}
 		n.first = n.leaf
 		p.leaves = append(p.leaves, n.leaf)
 		return n

@@ -1,15 +1,20 @@
 package rows
 
 import (
+	"encoding/binary"
 	"math"
 	"math/big"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/apache/arrow/go/v15/arrow/float16"
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/deprecated"
 	"github.com/parquet-go/parquet-go/format"
+
+	"github.com/tunekit/tunekit/data/jinja"
 )
 
 // converter chooses how a column's values become plain ones.
@@ -72,11 +77,21 @@ func unsigned(kind parquet.Kind) func(parquet.Value) any {
 		return func(v parquet.Value) any { return int64(uint32(v.Int32())) }
 	}
 	return func(v parquet.Value) any {
-		if u := uint64(v.Int64()); u > math.MaxInt64 {
-			return float64(u)
-		}
-		return v.Int64()
+		return whole(uint64(v.Int64()))
 	}
+}
+
+// float16Value is a column of the logical type FLOAT16 (SchemaElement's field 10, 15).
+func float16Value(v parquet.Value) any {
+	return float64(float16.FromBits(binary.LittleEndian.Uint16(v.ByteArray())).Float32())
+}
+
+// whole is a number of 64 bits without a sign.
+func whole(u uint64) any {
+	if u > math.MaxInt64 {
+		return jinja.BigInt(strconv.FormatUint(u, 10))
+	}
+	return int64(u)
 }
 
 func timestamp(unit format.TimeUnit) func(parquet.Value) any {

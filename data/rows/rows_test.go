@@ -113,7 +113,6 @@ var unreadable = map[string]string{
 	// Over our limits.
 	"data/large_string_map.brotli.parquet": "page of 1073741828 bytes",
 	// What parquet-go v0.25.1 or we do not support.
-	"data/byte_stream_split_extended.gzip.parquet":   "encoding not supported",
 	"data/column_chunk_key_value_metadata.parquet":   "missing required field",
 	"data/datapage_v2_empty_datapage.snappy.parquet": "corrupt input",
 	"data/hadoop_lz4_compressed.parquet":             "retired LZ4",

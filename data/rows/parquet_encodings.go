@@ -1,0 +1,145 @@
+package rows
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/encoding"
+	"github.com/parquet-go/parquet-go/format"
+)
+
+// Two encodings of the format are read here: of booleans in runs, parquet-go takes a run to be
+// of whole bytes, and of bytes in streams it knows only floats. The page headers that it sees
+// name them by numbers of our own (of one byte in the header, like the format's).
+const (
+	ownShift  = 32
+	ownRuns   = ownShift + int64(format.RLE)
+	ownStream = ownShift + int64(format.ByteStreamSplit)
+)
+
+func init() {
+	parquet.RegisterEncoding(runs{})
+	parquet.RegisterEncoding(streams{})
+}
+
+// ownEncoding replaces the encoding of a data page's header by the number it has here.
+func ownEncoding(h thrift) {
+	for _, of := range [...][2]int16{{5, 2}, {8, 4}} { // the encoding in the headers of data pages
+		if d := h.sub(of[0]); d != nil {
+			switch e := d.num(of[1]); e {
+			case int64(format.RLE), int64(format.ByteStreamSplit):
+				d[of[1]] = e + ownShift
+			}
+		}
+	}
+}
+
+// runs is RLE of booleans: a length of 4 bytes, then runs, each headed by a number: twice
+// how often the next byte's value comes, or one more than twice the bytes of 8 values each.
+type runs struct{ encoding.NotSupported }
+
+func (runs) String() string            { return "RLE" }
+func (runs) Encoding() format.Encoding { return format.Encoding(ownRuns) }
+
+// DecodeBoolean gives a bit for each value.
+func (runs) DecodeBoolean(dst, src []byte) ([]byte, error) {
+	dst = dst[:0]
+	if len(src) == 0 { // a page of nulls
+		return dst, nil
+	}
+	if len(src) < 4 || uint64(binary.LittleEndian.Uint32(src)) > uint64(len(src)-4) {
+		return dst, fmt.Errorf("runs of booleans: %w", io.ErrUnexpectedEOF)
+	}
+	src = src[4 : 4+binary.LittleEndian.Uint32(src)]
+	bits := 0
+	put := func(bit byte) {
+		if bits%8 == 0 {
+			dst = append(dst, 0)
+		}
+		dst[bits/8] |= bit << (bits % 8)
+		bits++
+	}
+	for len(src) > 0 {
+		u, n := binary.Uvarint(src)
+		if n <= 0 || n == len(src) {
+			return dst, fmt.Errorf("runs of booleans: %w", io.ErrUnexpectedEOF)
+		}
+		src = src[n:]
+		packed := u&1 != 0
+		if u >>= 1; u > maxPageValues || packed && u > uint64(len(src)) || bits+int(u) > maxPageValues+8 {
+			return dst, fmt.Errorf("a run of %d booleans is too long", u)
+		}
+		if !packed {
+			for range u {
+				put(src[0] & 1)
+			}
+			src = src[1:]
+			continue
+		}
+		for _, b := range src[:u] {
+			for k := range 8 {
+				put(b >> k & 1)
+			}
+		}
+		src = src[u:]
+	}
+	return dst, nil
+}
+
+// streams is BYTE_STREAM_SPLIT: the first bytes of all values, then the second ones, and so on.
+type streams struct{ encoding.NotSupported }
+
+func (streams) String() string            { return "BYTE_STREAM_SPLIT" }
+func (streams) Encoding() format.Encoding { return format.Encoding(ownStream) }
+
+// joined puts the bytes of each value of a size side by side.
+func joined(src []byte, size int) ([]byte, error) {
+	if size < 1 || len(src)%size != 0 {
+		return nil, fmt.Errorf("byte streams of %d bytes are none of values of %d", len(src), size)
+	}
+	out, n := make([]byte, len(src)), len(src)/size
+	for i := range out {
+		out[i] = src[i%size*n+i/size]
+	}
+	return out, nil
+}
+
+func (streams) DecodeInt32(dst []int32, src []byte) ([]int32, error) {
+	b, err := joined(src, 4)
+	for dst = dst[:0]; len(b) > 0; b = b[4:] {
+		dst = append(dst, int32(binary.LittleEndian.Uint32(b)))
+	}
+	return dst, err
+}
+
+func (streams) DecodeInt64(dst []int64, src []byte) ([]int64, error) {
+	b, err := joined(src, 8)
+	for dst = dst[:0]; len(b) > 0; b = b[8:] {
+		dst = append(dst, int64(binary.LittleEndian.Uint64(b)))
+	}
+	return dst, err
+}
+
+func (streams) DecodeFloat(dst []float32, src []byte) ([]float32, error) {
+	b, err := joined(src, 4)
+	for dst = dst[:0]; len(b) > 0; b = b[4:] {
+		dst = append(dst, math.Float32frombits(binary.LittleEndian.Uint32(b)))
+	}
+	return dst, err
+}
+
+func (streams) DecodeDouble(dst []float64, src []byte) ([]float64, error) {
+	b, err := joined(src, 8)
+	for dst = dst[:0]; len(b) > 0; b = b[8:] {
+		dst = append(dst, math.Float64frombits(binary.LittleEndian.Uint64(b)))
+	}
+	return dst, err
+}
+
+func (streams) DecodeFixedLenByteArray(dst, src []byte, size int) ([]byte, error) {
+	b, err := joined(src, size)
+	return append(dst[:0], b...), err
+}

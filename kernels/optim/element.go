@@ -139,10 +139,8 @@ func lion[F Float](a *Args[F], s *Span[F]) Element[F] {
 			d := g[i] * a.Clip
 			u := blend(b1, m[i], r1, d)
 			p[i] *= keep
-			if u > 0 {
-				p[i] -= lr
-			} else if u < 0 {
-				p[i] += lr
+			if math.Abs(float64(u)) > 0 { // no branch on its sign, which no processor foresees
+				p[i] -= F(math.Copysign(float64(lr), float64(u)))
 			}
 			m[i] = blend(b2, m[i], r2, d)
 		}

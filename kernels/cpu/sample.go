@@ -81,8 +81,7 @@ func probs(s *kernels.SampleRow, logits []float32) []float64 {
 		}
 	}
 	if k := s.TopK; k > 0 && k < len(x) {
-		sorted := slices.Sorted(slices.Values(x))
-		least := sorted[len(x)-k]
+		least := kthLargest(x, k)
 		remove(x, func(v float64) bool { return v < least })
 	}
 	if p := s.TopP; p > 0 && p < 1 {
@@ -121,27 +120,96 @@ func remove(x []float64, out func(float64) bool) {
 	}
 }
 
+// kthLargest is the element of x that k-1 others are not below.
+func kthLargest(x []float64, k int) float64 {
+	top, least := make([]float64, 0, 2*k), math.Inf(-1)
+	for _, v := range x {
+		if v <= least {
+			continue
+		}
+		if top = append(top, v); len(top) == 2*k {
+			slices.Sort(top)
+			top = top[:copy(top, top[k:])]
+			least = top[0]
+		}
+	}
+	if len(top) < k { // the others are -Inf
+		return least
+	}
+	slices.Sort(top)
+	return top[len(top)-k]
+}
+
 // topP keeps the smallest set of most likely tokens whose probability reaches
 // p: going up from the least likely, tokens go while their sum is at most 1-p
-// (Holtzman et al. 2020, arXiv:1904.09751).
+// (Holtzman et al. 2020, arXiv:1904.09751). Only the likely ones are sorted, unless
+// the order of the others' sum could matter.
 func topP(x []float64, p float64) {
 	probs := softmax(x)
+	for least := slices.Max(probs) / 16; least > 1e-12; least /= 16 {
+		var likely []int
+		rest, sum := 0.0, 0.0
+		for i, v := range probs {
+			if v >= least {
+				likely = append(likely, i)
+				sum += v
+			} else {
+				rest += v
+			}
+		}
+		if sum < p+sumMargin {
+			continue
+		}
+		n, sure := unlikely(probs, likely, rest, p)
+		if !sure {
+			break
+		}
+		for _, i := range likely[:n] {
+			x[i] = math.Inf(-1)
+		}
+		for i, v := range probs {
+			if v < least {
+				x[i] = math.Inf(-1)
+			}
+		}
+		return
+	}
+	topPOfAll(x, probs, p)
+}
+
+// sumMargin is far above what the order of a sum of probabilities changes in it.
+const sumMargin = 1e-9
+
+// topPOfAll is topP with all tokens in order.
+func topPOfAll(x, probs []float64, p float64) {
 	var order []int
 	for i, v := range x {
 		if !math.IsInf(v, -1) {
 			order = append(order, i)
 		}
 	}
+	n, _ := unlikely(probs, order, 0, p)
+	for _, i := range order[:n] {
+		x[i] = math.Inf(-1)
+	}
+}
+
+// unlikely sorts order by probability and counts those to go, where less likely ones of
+// the sum below have gone. sure: it would be the same number had below been summed otherwise.
+func unlikely(probs []float64, order []int, below, p float64) (n int, sure bool) {
 	slices.SortFunc(order, func(a, b int) int { // of equal ones the lowest id stays longest
 		return cmp.Or(cmp.Compare(probs[a], probs[b]), b-a)
 	})
-	sum := 0.0
-	for _, i := range order[:max(len(order)-1, 0)] {
-		if sum += probs[i]; sum > 1-p {
+	sure = true
+	for n < len(order)-1 {
+		below += probs[order[n]]
+		sure = sure && math.Abs(below-(1-p)) > sumMargin
+		if below > 1-p {
 			break
 		}
-		x[i] = math.Inf(-1)
+		n++
 	}
+	return n, sure
 }
 
 func softmax(x []float64) []float64 {

@@ -3,6 +3,7 @@ package cpu
 import (
 	"encoding/json"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -121,5 +122,72 @@ func TestSameTokens(t *testing.T) {
 			t.Errorf("%+v: tokens %v, want %v", c.row, got, c.want)
 		}
 		dev.Close()
+	}
+}
+
+// TestTopPLikely: sorting the likely tokens alone leaves the same as sorting all, for
+// flat and steep distributions, ties, impossible tokens and every p.
+func TestTopPLikely(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range 3000 {
+		x := make([]float64, 1+r.IntN(400))
+		spread := math.Pow(10, 2-4*r.Float64())
+		for k := range x {
+			x[k] = spread * r.NormFloat64()
+			switch r.IntN(8) {
+			case 0:
+				x[k] = x[r.IntN(k+1)] // a tie
+			case 1:
+				if k > 0 {
+					x[k] = math.Inf(-1)
+				}
+			}
+		}
+		p := r.Float64()
+		if i%4 == 0 {
+			clear(x) // uniform: sums meet 1-p
+			p = float64(1+r.IntN(len(x))) / float64(len(x)+1)
+		}
+		want := slices.Clone(x)
+		topPOfAll(want, softmax(want), p)
+		topP(x, p)
+		if !slices.Equal(x, want) {
+			t.Fatalf("case %d, p %v of %d: other tokens are left", i, p, len(x))
+		}
+	}
+}
+
+// TestKthLargest compares with sorting, ties and -Inf among the values.
+func TestKthLargest(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 3000 {
+		x := make([]float64, 2+r.IntN(300))
+		for k := range x {
+			x[k] = float64(r.IntN(40))
+			if x[k] < float64(r.IntN(12)) {
+				x[k] = math.Inf(-1)
+			}
+		}
+		k := 1 + r.IntN(len(x)-1)
+		if got, want := kthLargest(x, k), slices.Sorted(slices.Values(x))[len(x)-k]; got != want {
+			t.Fatalf("the %d. of %v is %v, want %v", k, x, got, want)
+		}
+	}
+}
+
+// BenchmarkSample draws a token of a vocabulary: ns of one.
+func BenchmarkSample(b *testing.B) {
+	r := rand.New(rand.NewPCG(5, 6))
+	logits := make([]float32, 49152)
+	for i := range logits {
+		logits[i] = float32(3 * r.NormFloat64())
+	}
+	for name, s := range map[string]kernels.SampleRow{"temperature": {Temperature: 1}, "top_p": {Temperature: 1, TopP: 0.9}, "top_k": {Temperature: 1, TopK: 50}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				sample(&s, logits)
+				s.Step++
+			}
+		})
 	}
 }

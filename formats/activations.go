@@ -260,7 +260,7 @@ func (g *grouper) fp8Activations(module string, cols int64) (t dtype.Type, grid 
 
 // configGroup is the group of a configuration that a module belongs to: one that
 // names it goes before one whose expression matches, and that before the class
-// Linear.
+// Linear. What it says of weights and inputs are objects, or null.
 func (g *grouper) configGroup(module string) (object, error) {
 	groups, _ := g.config.get("config_groups").(object)
 	best, rank := object(nil), 0
@@ -275,6 +275,13 @@ func (g *grouper) configGroup(module string) (object, error) {
 			}
 			if r > rank {
 				best, rank = group, r
+			}
+		}
+	}
+	for _, name := range []string{"weights", "input_activations"} {
+		if v := best.get(name); v != nil {
+			if _, ok := v.(object); !ok {
+				return nil, corrupt(g.where, "quantization_config.config_groups: %s is %s, expected an object or null", name, kindOf(v))
 			}
 		}
 	}

@@ -455,6 +455,12 @@ func TestHostileFolder(t *testing.T) {
 		"awq by GPTQModel":    {config(`{"quant_method":"awq","bits":4,"group_size":4,"checkpoint_format":"gemv_fast"}`), "gemv_fast"},
 		"marlin":              {config(`{"quant_method":"gptq","bits":4,"group_size":32,"checkpoint_format":"marlin"}`), "checkpoint_format"},
 		"marlin, by AutoGPTQ": {config(`{"quant_method":"gptq","bits":4,"group_size":32,"is_marlin_format":true}`), "is_marlin_format"},
+		"sym a string":        {config(`{"quant_method":"gptq","bits":4,"group_size":32,"sym":"false"}`), "quantization_config.sym is a string, expected true or false"},
+		"sym by module":       {config(`{"quant_method":"gptq","bits":4,"group_size":32,"dynamic":{"q":{"sym":1}}}`), "dynamic: sym is a number"},
+		"dynamic a list":      {config(`{"quant_method":"gptq","bits":4,"group_size":32,"dynamic":["q"]}`), "dynamic is an array"},
+		"format a list":       {config(`{"quant_method":"gptq","bits":4,"group_size":32,"checkpoint_format":["gptq_v2"]}`), "checkpoint_format is an array, expected a text"},
+		"method a number":     {config(`{"quant_method":5,"bits":4,"group_size":32}`), "quant_method is a number"},
+		"groups a list":       {config(`{"quant_method":"compressed-tensors","config_groups":[]}`), "config_groups is an array"},
 		"transforms":          {config(`{"quant_method":"compressed-tensors","transform_config":{"config_groups":{"R1":{"type":"hadamard"}}}}`), "transform_config"},
 		"awq shape":           {config(`{"quant_method":"awq","bits":4,"group_size":4}`), "expected [1 256]"},
 	} {
@@ -468,6 +474,25 @@ func TestHostileFolder(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s was accepted", name)
 		}
+		rejects(t, err, c.want)
+	}
+	// Configurations of whole folders that contradict their arrays.
+	for _, c := range []struct{ dir, old, new, want string }{
+		{"golden/quant/awq-4b-g128-gemm", `"group_size": 128`, `"group_size": 129`, "group_size 129 does not divide"},
+		{"golden/quant/awq-4b-g128-gemm", `"zero_point": true`, `"zero_point": "false"`, "zero_point is a string"},
+		{"golden/quant/ct-w4a16-g128-asym-rtn", `"num_bits": 4`, `"num_bits": 8`, "which is not what codes of [8] bits take"},
+		{"golden/quant/ct-w4a16-g128-asym-rtn", `"group_size": 128`, `"group_size": 64`, "weight_scale"},
+		{"golden/quant/ct-w4a16-g128-asym-rtn", `"weights": {`, `"weights": 5, "x": {`, "weights is a number, expected an object or null"},
+	} {
+		files := sharedFiles(t, c.dir, "config.json")
+		config := string(must(os.ReadFile(files[0])))
+		dir := t.TempDir()
+		if !strings.Contains(config, c.old) {
+			t.Fatalf("%s: no %s", c.dir, c.old)
+		}
+		os.WriteFile(filepath.Join(dir, "config.json"), []byte(strings.Replace(config, c.old, c.new, 1)), 0o666)
+		os.WriteFile(filepath.Join(dir, "model.safetensors"), must(os.ReadFile(filepath.Join(filepath.Dir(files[0]), "model.safetensors"))), 0o666)
+		_, err := Open(dir)
 		rejects(t, err, c.want)
 	}
 	_, err := Open(filepath.Join(t.TempDir(), "nothing"))

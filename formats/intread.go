@@ -157,13 +157,21 @@ func (g *grouper) plainZeros(symmetric bool) (bool, error) {
 // packing is how the configuration says that codes are packed, the first of known
 // where it does not say.
 func (g *grouper) packing(known ...string) (string, error) {
-	if g.flag("is_marlin_format", false) {
+	if marlin, err := g.flag("is_marlin_format", false); err != nil {
+		return "", err
+	} else if marlin {
 		return "", unsupported(g.where, "save the model in the format "+known[0], "quantization_config.is_marlin_format is true")
 	}
 	for _, key := range []string{"checkpoint_format", "format", "version"} { // GPTQModel's words, AutoAWQ's
-		v, _ := g.config.get(key).(string)
+		if key == "version" && known[0] == "gptq" { // there it is a program's
+			continue
+		}
+		v, err := g.word(key)
+		if err != nil {
+			return "", err
+		}
 		switch v = strings.ToLower(v); {
-		case v == "", key == "version" && known[0] == "gptq": // there it is a program's
+		case v == "":
 		case slices.Contains(known, v):
 			return v, nil
 		default:
@@ -213,8 +221,15 @@ func (g *grouper) awq(prefix string, q *array) error {
 	if err != nil {
 		return err
 	}
+	if size > 0 && in%int64(size) != 0 { // rounded up, as many groups have several sizes; AutoAWQ divides
+		return corrupt(q.src.path, "tensor %s has %d columns, which quantization_config.group_size %d does not divide", quote(q.name), in, size)
+	}
+	zero, err := g.flag("zero_point", true)
+	if err != nil {
+		return err
+	}
 	typ := dtype.Type{Kind: dtype.Int4, Group: size, Scale: scaleKind(scales)}
-	if g.flag("zero_point", true) {
+	if zero {
 		typ.Flags |= dtype.Zero
 	}
 	return g.add(prefix+".weight", typ, []int64{out, in}, []string{"qweight", "qzeros", "scales"}, []*array{q, zeros, scales}, importAWQ)
@@ -316,6 +331,11 @@ func (g *grouper) ctInt(prefix string, w *array) error {
 		}
 		typ.Flags |= dtype.Perm
 		roles, arrays = append(roles, "g_idx"), append(arrays, idx)
+	}
+	if says, err := g.ctWeights(prefix); err != nil {
+		return err
+	} else if says.get("symmetric") == false && typ.Flags&dtype.Zero == 0 {
+		return corrupt(w.src.path, "tensor %s has no weight_zero_point, quantization_config says symmetric: false", quote(prefix))
 	}
 	return g.add(prefix+".weight", typ, []int64{rows, cols}, roles, arrays, c.load)
 }

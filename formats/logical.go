@@ -120,6 +120,16 @@ var read = []string{
 // checkMethod refuses by its name a folder of a method that is not read, and what
 // changes weights or inputs in a way that is not followed here.
 func (g *grouper) checkMethod() error {
+	for _, name := range []string{"quant_method", "packing_format", "activation_scheme", "scale_fmt"} {
+		if _, err := g.word(name); err != nil {
+			return err
+		}
+	}
+	if v := g.config.get("config_groups"); v != nil {
+		if _, ok := v.(object); !ok {
+			return corrupt(g.where, "quantization_config.config_groups is %s, expected an object of groups", kindOf(v))
+		}
+	}
 	m := g.method()
 	if g.config != nil && m != "" && !slices.Contains(read, m) {
 		return unsupported(g.where, "save it in floats where it was made (dequantize() in Transformers); tune inspect lists the arrays of one of its files",
@@ -189,11 +199,25 @@ func (g *grouper) whole(name string, v any) (int64, bool, error) {
 }
 
 // flag reads a boolean of the configuration.
-func (g *grouper) flag(name string, absent bool) bool {
-	if v, ok := g.config.get(name).(bool); ok {
-		return v
+func (g *grouper) flag(name string, absent bool) (bool, error) {
+	return g.boolean(name, g.config.get(name), absent)
+}
+
+// boolean reads a value of the configuration that must be one, where it is there.
+func (g *grouper) boolean(name string, v any, absent bool) (bool, error) {
+	if b, ok := v.(bool); ok || v == nil {
+		return ok && b || !ok && absent, nil
 	}
-	return absent
+	return false, corrupt(g.where, "quantization_config.%s is %s, expected true or false", name, kindOf(v))
+}
+
+// word reads a text of the configuration, "" where it is not there.
+func (g *grouper) word(name string) (string, error) {
+	v := g.config.get(name)
+	if s, ok := v.(string); ok || v == nil {
+		return s, nil
+	}
+	return "", corrupt(g.where, "quantization_config.%s is %s, expected a text", name, kindOf(v))
 }
 
 // exception is what GPTQModel's "dynamic" or AutoRound's "extra_config" says of a module
@@ -202,7 +226,10 @@ func (g *grouper) exception(module, key string) (any, error) {
 	if extra, ok := g.config.get("extra_config").(object); ok {
 		return g.extraOf(extra, module, key)
 	}
-	dynamic, _ := g.config.get("dynamic").(object)
+	dynamic, ok := g.config.get("dynamic").(object)
+	if v := g.config.get("dynamic"); !ok && v != nil {
+		return nil, corrupt(g.where, "quantization_config.dynamic is %s, expected an object of expressions", kindOf(v))
+	}
 	if !slices.ContainsFunc(dynamic, func(m member) bool { own, _ := m.Value.(object); return own.get(key) != nil }) {
 		return nil, nil
 	}
@@ -262,10 +289,13 @@ func (g *grouper) numberOf(module string, names ...string) (int64, bool, error) 
 // flagOf is flag for one module.
 func (g *grouper) flagOf(module, name string, absent bool) (bool, error) {
 	v, err := g.exception(module, name)
-	if b, ok := v.(bool); ok {
-		return b, err
+	if err != nil {
+		return false, err
 	}
-	return g.flag(name, absent), err
+	if v != nil {
+		return g.boolean("dynamic: "+name, v, absent)
+	}
+	return g.flag(name, absent)
 }
 
 const (

@@ -191,18 +191,30 @@ func (v *verifier) gguf(a *artifact) {
 	v.layers(a, arch, k)
 }
 
-// layers compares block_count with the blocks there are.
+// layers compares the counts of blocks with the blocks there are; those of a
+// model with an encoder are named apart.
 func (v *verifier) layers(a *artifact, arch string, k keys) {
-	want, ok := k.uint(arch + ".block_count")
-	have := map[string]bool{}
+	have := map[string]map[string]bool{}
 	for _, t := range a.tensors {
-		if rest, ok := strings.CutPrefix(t.Name, "blk."); ok {
+		if part, rest, ok := strings.Cut(t.Name, "blk."); ok && slices.Contains([]string{"", "enc.", "dec."}, part) {
+			if have[part] == nil {
+				have[part] = map[string]bool{}
+			}
 			n, _, _ := strings.Cut(rest, ".")
-			have[n] = true
+			have[part][n] = true
 		}
 	}
-	if ok && want != uint64(len(have)) {
-		v.add("%s.block_count is %d, the file has tensors of %d blocks", arch, want, len(have))
+	if len(have) == 0 {
+		have[""] = nil
+	}
+	for _, part := range slices.Sorted(maps.Keys(have)) {
+		key := "block_count"
+		if _, ok := k.uint(arch + ".decoder_block_count"); ok && part == "dec." {
+			key = "decoder_block_count"
+		}
+		if want, ok := k.uint(arch + "." + key); ok && want != uint64(len(have[part])) {
+			v.add("%s.%s is %d, the file has tensors of %d blocks %s…", arch, key, want, len(have[part]), part+"blk.")
+		}
 	}
 }
 

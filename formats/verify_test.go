@@ -103,6 +103,26 @@ func TestVerifyGGUF(t *testing.T) {
 	}
 }
 
+// TestVerifyBlocks counts the blocks of files with an encoder, which are named apart
+// (golden/arch/flan-t5/gguf.json: t5.block_count, t5.decoder_block_count).
+func TestVerifyBlocks(t *testing.T) {
+	blocks := func(names ...string) (v verifier) {
+		a := &artifact{}
+		for _, n := range names {
+			a.tensors = append(a.tensors, Tensor{Name: n})
+		}
+		v.layers(a, "t5", keys{"t5.block_count": uint32(2), "t5.decoder_block_count": uint32(1)})
+		return v
+	}
+	if v := blocks("enc.blk.0.attn_q.weight", "enc.blk.1.attn_q.weight", "dec.blk.0.attn_q.weight", "dec.output_norm.weight"); len(v.problems) > 0 {
+		t.Error(v.problems)
+	}
+	v := blocks("enc.blk.0.attn_q.weight", "dec.blk.0.attn_q.weight", "dec.blk.1.attn_q.weight")
+	if got := strings.Join(v.problems, "\n"); got != "t5.decoder_block_count is 1, the file has tensors of 2 blocks dec.blk.…\nt5.block_count is 2, the file has tensors of 1 blocks enc.blk.…" {
+		t.Error(got)
+	}
+}
+
 // rejects checks that err is about a corrupt file, exits with 3 or 4, and says want.
 func rejects(t *testing.T, err error, want string) {
 	t.Helper()

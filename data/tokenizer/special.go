@@ -1,9 +1,11 @@
 package tokenizer
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats"
 )
 
 // moreFiles are the small files beside tokenizer.json that say more.
@@ -23,7 +25,7 @@ func (t *Tokenizer) dict(name string) (*jinja.Dict, error) {
 	if len(raw) > maxConfigFile {
 		return nil, badTokenizer(name, "%d bytes are more than %d", len(raw), maxConfigFile)
 	}
-	v, err := jinja.ParseJSON(raw)
+	v, err := jinja.ParseJSON(formats.FiniteJSON(raw))
 	if err != nil {
 		return nil, badTokenizer(name, "%v", err)
 	}
@@ -75,6 +77,8 @@ func listOf(v any) []any {
 }
 
 // endsFromConfig reads eos_token_id, a number or a list, of the model's files.
+// A number that is no token of the vocabulary ends nothing (-1 is written for
+// "none"); anything else would leave answers without an end, and is an error.
 func (t *Tokenizer) endsFromConfig() ([]int32, error) {
 	var out []int32
 	for _, name := range []string{"generation_config.json", "config.json"} {
@@ -84,7 +88,10 @@ func (t *Tokenizer) endsFromConfig() ([]int32, error) {
 		}
 		v, _ := d.Get("eos_token_id")
 		for _, e := range listOf(v) {
-			if n, ok := e.(int64); ok && n >= 0 && n < int64(len(t.vocab)) {
+			switch n, ok := e.(int64); {
+			case !ok && e != nil:
+				return nil, badTokenizer(name, "eos_token_id says %.40q, expected the number of a token or a list of such", fmt.Sprint(e))
+			case ok && n >= 0 && n < int64(len(t.vocab)):
 				out = append(out, int32(n))
 			}
 		}

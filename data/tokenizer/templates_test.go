@@ -85,6 +85,37 @@ func TestEndsInGGUF(t *testing.T) {
 	}
 }
 
+// Ends of another type than Transformers takes would be no ends: they are refused, by
+// file. Numbers beyond the vocabulary and -1 are not: published models have them.
+func TestEndsOfAnotherType(t *testing.T) {
+	files := func(list string) error {
+		tok := qwenFiles(t, `{}`, nil)
+		tok.files = map[string][]byte{"generation_config.json": []byte(`{"eos_token_id":` + list + `}`)}
+		_, err := tok.endsFromConfig()
+		return err
+	}
+	for _, list := range []string{"1", "[1, 2]", "[]", "null", "-1", "999999999", "[1, null]"} {
+		if err := files(list); err != nil {
+			t.Errorf("%s: %v", list, err)
+		}
+	}
+	for _, list := range []string{`"</s>"`, "2.5", "1e300", "true", "{}", "[[2]]", `[2, "x"]`} {
+		if err := files(list); err == nil || !strings.Contains(err.Error(), "generation_config.json: eos_token_id says") {
+			t.Errorf("%s: %v", list, err)
+		}
+	}
+}
+
+// Infinite numbers, as Python writes them into config.json of models with scans
+// (golden/arch/mamba2/config_hub.json), are no damage to the tokenizer beside it.
+func TestInfiniteConfig(t *testing.T) {
+	tok := qwenFiles(t, `{}`, nil)
+	tok.files = map[string][]byte{"config.json": []byte(`{"time_step_limit": [0.0, Infinity], "x": -Infinity, "eos_token_id": 2}`)}
+	if ends, err := tok.endsFromConfig(); err != nil || !slices.Equal(ends, []int32{2}) {
+		t.Error(ends, err)
+	}
+}
+
 // Further templates as Transformers saves them, a file each, are read, written on where
 // the folder is copied, and special tokens have the names that templates know.
 func TestAdditionalTemplates(t *testing.T) {

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -15,8 +16,9 @@ import (
 
 // Config reads config.json. The first missing or mistyped key sticks as err.
 type Config struct {
-	raw map[string]json.RawMessage
-	err error
+	raw   map[string]json.RawMessage
+	err   error
+	whole *Config // of which this is a part
 }
 
 func parseConfig(data []byte) (*Config, error) {
@@ -28,17 +30,23 @@ func parseConfig(data []byte) (*Config, error) {
 }
 
 func (c *Config) fail(key, format string, args ...any) {
-	if c.err == nil {
-		c.err = fmt.Errorf("config.json: %s: %s", key, fmt.Sprintf(format, args...))
+	c.set(describe(key, format, args))
+}
+
+func describe(key, format string, args []any) error {
+	return fmt.Errorf("config.json: %s: %s", key, fmt.Sprintf(format, args...))
+}
+
+// set keeps the first error, of a part of a config also in the whole.
+func (c *Config) set(err error) {
+	for ; c != nil; c = c.whole {
+		c.err = cmp.Or(c.err, err)
 	}
 }
 
 // lack is fail for something valid that the program does not do.
 func (c *Config) lack(key, format string, args ...any) {
-	if c.err == nil {
-		c.fail(key, format, args...)
-		c.err = lack{c.err}
-	}
+	c.set(lack{describe(key, format, args)})
 }
 
 // lack is an error about a model that there is nothing wrong with.

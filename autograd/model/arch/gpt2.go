@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"cmp"
 	"math"
 
 	"github.com/tunekit/tunekit/formats"
@@ -71,5 +72,5 @@ func (c *Config) gpt(name string, more func(a *Attention, layer int)) (Spec, err
 		more(a, i)
 		s.Layers[i] = decoder(a, f)
 	}
-	return s, err
+	return s, cmp.Or(err, c.err)
 }

@@ -103,8 +103,9 @@ func latentSpec(c *Config, name string, pairs kernels.Pairs) (Spec, error) {
 	a.Pairs = pairs
 	r := c.Rope(a.Rot, s.MaxPos)
 	s.Ropes, a.Scale = []RopeSpec{r}, r.latentScale(a.Nope+a.Rot)
+	mlp := &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act")}
 	if n := c.Int(-1, "num_hidden_layers"); c.err == nil {
-		c.err = s.repeat(n, decoder(a, &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act")}))
+		c.err = s.repeat(n, decoder(a, mlp))
 	}
 	return s, c.err
 }

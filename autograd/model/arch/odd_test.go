@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
@@ -48,6 +49,84 @@ func TestOddConfigs(t *testing.T) {
 	}
 	if n < 70 {
 		t.Errorf("%d configs are of known architectures", n)
+	}
+}
+
+// TestUsedKeysAreRead: where another valid value of a key makes another model, a value
+// of another type is an error, not a value that goes unnoticed.
+func TestUsedKeysAreRead(t *testing.T) {
+	paths, err := filepath.Glob(testdir.Shared(t, "golden/arch") + "/*/config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := 0
+	for _, path := range paths {
+		c, err := parseConfig(testdir.ReadFile(t, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		classes, _ := get[[]string](c, "architectures")
+		a := byHF(classes[0], "")
+		if a == nil {
+			continue
+		}
+		spec := func(raw map[string]json.RawMessage) (Spec, error) {
+			s, err := a.Spec(&Config{raw: maps.Clone(raw)})
+			if err == nil {
+				err = s.check()
+			}
+			return s, err
+		}
+		plain, err := spec(c.raw)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		try := func(key string, value json.RawMessage, change func(v string) map[string]json.RawMessage) {
+			valid, wrong := []string{}, `"x"`
+			var number float64
+			switch {
+			case string(value) == "true":
+				valid = []string{"false"}
+			case string(value) == "false":
+				valid = []string{"true"}
+			case json.Unmarshal(value, &number) == nil && string(value) != "null":
+				valid = []string{fmt.Sprint(number + 1), fmt.Sprint(number * 2), fmt.Sprint(number / 2)}
+			case len(value) > 0 && value[0] == '"':
+				valid = []string{`"gelu"`, `"relu"`, `"silu"`, `"linear"`, `"sigmoid"`, `"softmax"`}
+			}
+			for _, v := range valid {
+				other, err := spec(change(v))
+				if err != nil || reflect.DeepEqual(other, plain) {
+					continue
+				}
+				used++
+				if _, err := spec(change(wrong)); err == nil {
+					t.Errorf("%s: %s is used (%s makes another model than %s), and %s is accepted", path, key, v, value, wrong)
+				}
+				return
+			}
+		}
+		for key, value := range c.raw {
+			if key == "transformers_version" { // any text: tied T5 are told apart by it
+				continue
+			}
+			try(key, value, func(v string) map[string]json.RawMessage { return with(c.raw, key, v) })
+			var inner map[string]json.RawMessage
+			_ = json.Unmarshal(value, &inner)
+			for k, value := range inner {
+				try(key+"."+k, value, func(v string) map[string]json.RawMessage {
+					raw, err := json.Marshal(with(inner, k, v))
+					if err != nil {
+						t.Fatal(err)
+					}
+					return with(c.raw, key, string(raw))
+				})
+			}
+		}
+	}
+	if used < 900 {
+		t.Errorf("%d keys are used", used)
 	}
 }
 

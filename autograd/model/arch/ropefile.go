@@ -150,7 +150,7 @@ func (c *Config) ropeRule() *Config {
 			c.lack("rope_parameters", "%s is %.40s, which rope of this architecture does not have", key, text)
 		}
 	}
-	return &Config{raw: rule}
+	return &Config{raw: rule, whole: c}
 }
 
 // plainRule is a rule in the newer spelling, without the base, which may stand

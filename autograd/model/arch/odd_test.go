@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
@@ -157,4 +158,92 @@ func tryConfig(t *testing.T, a *Arch, what string, raw map[string]json.RawMessag
 	}
 	a.Rules(&s)
 	_, _ = GGUFKeys(&s, "model", 0, nil)
+}
+
+// TestUsedKeysOfGGUF is TestUsedKeysAreRead of the keys that llama.cpp's converter wrote.
+func TestUsedKeysOfGGUF(t *testing.T) {
+	paths, err := filepath.Glob(testdir.Shared(t, "golden/arch") + "/*/gguf.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := 0
+	for _, path := range paths {
+		var file struct {
+			Metadata map[string]struct {
+				Type  string
+				Value any
+			}
+			Tensors []struct {
+				Name  string
+				Shape []int64
+			}
+		}
+		if json.Unmarshal(testdir.ReadFile(t, path), &file) != nil || len(file.Tensors) == 0 {
+			continue
+		}
+		kv, shapes := map[string]any{}, map[string][]int64{}
+		for key, v := range file.Metadata {
+			kv[key] = v.Value
+			if n, ok := v.Value.(float64); ok && v.Type != "FLOAT32" {
+				kv[key] = uint32(n)
+			} else if ok {
+				kv[key] = float32(n)
+			}
+		}
+		for _, x := range file.Tensors {
+			shapes[x.Name] = slices.Clone(x.Shape)
+			slices.Reverse(shapes[x.Name])
+		}
+		prefix, _ := kv["general.architecture"].(string)
+		spec := func(key string, value any) (Spec, error) {
+			m := newMetadata(prefix, nil)
+			m.shapes = shapes
+			m.kv = maps.Clone(kv)
+			m.kv[key] = value
+			a := byGGUF(prefix, m)
+			if a == nil {
+				return Spec{}, ErrUnknown
+			}
+			s, err := a.GGUFSpec(m)
+			if err == nil {
+				err = m.refuse(s.Attention())
+			}
+			if err == nil {
+				err = s.check()
+			}
+			return s, err
+		}
+		plain, err := spec("", nil)
+		if err != nil {
+			continue // keys or vectors that this test does not make
+		}
+		for key, value := range kv {
+			n, ok := number(value)
+			flag, isFlag := value.(bool)
+			var valid []any
+			switch _, whole := value.(uint32); {
+			case isFlag:
+				valid = []any{!flag}
+			case ok && whole:
+				valid = []any{uint32(n + 1), uint32(n * 2), uint32(n / 2)}
+			case ok:
+				valid = []any{float32(n + 1), float32(n * 2), float32(n / 2)}
+			}
+			for _, v := range valid {
+				if other, err := spec(key, v); err != nil || reflect.DeepEqual(other, plain) {
+					continue
+				}
+				used++
+				for _, wrong := range []any{"x", []string{"x"}} {
+					if _, err := spec(key, wrong); err == nil {
+						t.Errorf("%s: %s is used (%v makes another model than %v), and %q is accepted", path, key, v, value, wrong)
+					}
+				}
+				break
+			}
+		}
+	}
+	if used < 200 {
+		t.Errorf("%d keys are used", used)
+	}
 }

@@ -32,7 +32,7 @@ type cacheInfo struct {
 	Groups    bool     `json:"groups,omitempty"` // there is a column of groups
 	Marks     bool     `json:"marks,omitempty"`  // and, after it, one of marks
 	Rows      bool     `json:"rows,omitempty"`   // there is a column of rows as JSON, the last one
-	Files     []string `json:"files"`            // the column file counts in these; in the file: shortNames
+	Files     []string `json:"files"`            // the column file counts in these; in the file: ShortNames
 	Train     int      `json:"train_samples"`
 	Val       int      `json:"val_samples"`
 
@@ -94,7 +94,7 @@ func (d *Dataset) SaveArrow(dir string) error {
 	if err := info.save(f, "val.arrow", d.Val); err != nil {
 		return err
 	}
-	info.Files = shortNames(info.Files)
+	info.Files = ShortNames(info.Files)
 	b, err := json.MarshalIndent(info, "", " ")
 	if err != nil {
 		return err
@@ -105,9 +105,9 @@ func (d *Dataset) SaveArrow(dir string) error {
 	return f.Commit()
 }
 
-// shortNames are the ends of paths, as long as it takes to tell them apart: what
+// ShortNames are the ends of paths, as long as it takes to tell them apart: what
 // is written must not depend on where the data lies, nor say it.
-func shortNames(paths []string) []string {
+func ShortNames(paths []string) []string {
 	tail := func(path string, n int) string {
 		parts := strings.Split(filepath.ToSlash(path), "/")
 		return strings.Join(parts[max(0, len(parts)-n):], "/")

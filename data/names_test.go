@@ -13,7 +13,7 @@ func TestShortNames(t *testing.T) {
 		{[]string{"x", "/x", "/a/x"}, []string{"x", "/x", "a/x"}},
 		{[]string{"a/x", "b/x"}, []string{"a/x", "b/x"}},
 	} {
-		if got := shortNames(c.in); !slices.Equal(got, c.want) {
+		if got := ShortNames(c.in); !slices.Equal(got, c.want) {
 			t.Errorf("%v: %v, want %v", c.in, got, c.want)
 		}
 	}

@@ -65,6 +65,6 @@ func CatchFaults(err *error) (end func()) {
 		if path == "" {
 			panic(r)
 		}
-		*err = corrupt(path, "it cannot be read: it was cut while it was in use, or the disk fails (%v)", r)
+		*err = corrupt(path, "it cannot be read: it was cut while it was in use, or the disk fails")
 	}
 }

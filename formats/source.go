@@ -52,7 +52,7 @@ func openError(path string, err error) error {
 		err = pe.Err
 	}
 	hint := "check the path"
-	if hubName.MatchString(path) {
+	if hubName.MatchString(path) && errors.Is(err, fs.ErrNotExist) {
 		hint += fmt.Sprintf("; a model of the hub is hf://%[1]s after tune pull hf://%[1]s", path)
 	}
 	if errors.Is(err, fs.ErrPermission) {

@@ -165,7 +165,9 @@ func (p *Planner) stage(j *Job) (StagePlan, error) {
 			return s, err
 		}
 		if old != nil {
-			x.done[j.ID] = old
+			if x.done[j.ID] == nil { // else this very run has just made it
+				x.done[j.ID] = old
+			}
 			s.Cached, s.Does = true, "done before, with the same inputs"
 			return s, nil
 		}

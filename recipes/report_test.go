@@ -74,6 +74,15 @@ func TestReportOfWholeRun(t *testing.T) {
 		}
 		at += i
 	}
+	for _, l := range s.Stages {
+		if l.State != "done" {
+			t.Errorf("stage %s of the first run is %s", l.Stage, l.State)
+		}
+	}
+	rows := text[strings.Index(text, "Length of rows"):strings.Index(text, "Merge: merge")]
+	if strings.Contains(rows, dir) || strings.Contains(text, " values trained · ") && strings.Count(text, "values trained") > 1 {
+		t.Errorf("a path, or a count twice: %s", rows)
+	}
 	if n := strings.Count(text, "<svg"); n < 7 {
 		t.Errorf("%d charts", n)
 	}

@@ -189,7 +189,7 @@ func viewIngest(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.S
 		v.Lengths = append(v.Lengths, report.Bar{Label: fmt.Sprintf("≤ %s", report.AxisNumber(float64(b.High))), Count: b.Samples})
 	}
 	if r.Longest > 0 {
-		v.Longest = fmt.Sprintf("longest: %s tokens, %s; max_length %s", humanize.Comma(int64(r.Longest)), r.LongestAt, humanize.Comma(int64(r.MaxLength)))
+		v.Longest = fmt.Sprintf("longest: %s tokens, %s; max_length %s", humanize.Comma(int64(r.Longest)), rowNames(r)(r.LongestAt), humanize.Comma(int64(r.MaxLength)))
 	}
 	count := func(name string, n int64) {
 		v.Counts = append(v.Counts, report.Pair{Name: name, Value: humanize.Comma(n)})

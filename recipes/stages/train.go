@@ -513,7 +513,8 @@ func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 			v.Line += fmt.Sprintf(" · %s steps left out, their gradients overflowed", humanize.Comma(int64(t.Skipped)))
 		}
 		if t.Adapter != "" {
-			v.Line += " · " + t.Adapter
+			what, _, _ := strings.Cut(t.Adapter, fmt.Sprintf(", %d values", t.Trainable)) // which the line has said
+			v.Line += " · " + what
 		}
 	}
 }

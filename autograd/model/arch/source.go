@@ -513,7 +513,7 @@ func (s *Source) Untie() {
 	s.rules = s.arch.rulesOf(&s.Spec)
 	for i := range s.rules {
 		if r := &s.rules[i]; r.Role == Head && !r.Bias {
-			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, Grid: embed.Grid, pieces: embed.pieces, stored: embed.stored}
+			t := &Tensor{Rule: r, Type: embed.Type, Act: embed.Act, Grid: embed.Grid, Unrounded: embed.Unrounded, pieces: embed.pieces, stored: embed.stored}
 			s.add(t)
 		}
 	}

@@ -129,10 +129,11 @@ func TestUntie(t *testing.T) {
 	}
 	defer src.Close()
 	n := src.Spec.Params()
+	src.At(-1, arch.Embed).Unrounded = "for a reason"
 	src.Untie()
 	src.Untie()
 	embed, head := src.At(-1, arch.Embed), src.At(-1, arch.Head)
-	if src.Spec.Tied || head == nil || head != src.Named(headName) || src.Spec.Params() != n+int64(embed.Len()) || src.Tensors()[len(src.Tensors())-1] != head {
+	if src.Spec.Tied || head == nil || head != src.Named(headName) || src.Spec.Params() != n+int64(embed.Len()) || src.Tensors()[len(src.Tensors())-1] != head || head.Unrounded != embed.Unrounded {
 		t.Fatalf("head %+v, %d weights of %d", head, src.Spec.Params(), n)
 	}
 	a, _, err := src.Read(embed)

@@ -238,3 +238,33 @@ func TestFakeInt(t *testing.T) {
 		}
 	}
 }
+
+// TestFakeIntCompressedTensors: inputs in float32 are rounded as compressed-tensors 0.20.1 rounds them, a dynamic scale for each row, also where the
+// largest of a row lies half way between two codes (in bfloat16 the library divides in bfloat16, and differs by a step where that rounds):
+//
+//	a = QuantizationArgs(num_bits=bits, type="int", symmetric=True, dynamic=True, strategy="token")
+//	s, z = compute_dynamic_scales_and_zp(x, a, None); fake_quantize(x, s, z, a)
+func TestFakeIntCompressedTensors(t *testing.T) {
+	x := []float32{-1.16999996, -0.25999999, 0.649999976, -1.16999996, 0.389999986, -0.779999971, 0.129999995, -1.03999996,
+		-0.129999995, 0.779999971, -0.389999986, 0.519999981, -0.649999976, 0.25999999, -0.909999967, 0}
+	one := make([]float32, len(x))
+	for i := range one {
+		one[i] = 1
+	}
+	for kind, want := range map[dtype.Kind][]float32{
+		dtype.Int8: {-1.1745882, -0.25694117, 0.651529372, -1.1745882, 0.385411739, -0.779999971, 0.128470585, -1.03694117,
+			-0.128470585, 0.779999971, -0.385411739, 0.523058832, -0.651529372, 0.25694117, -0.908470571, 0},
+		dtype.Int4: {-1.24799991, -0.311999977, 0.623999953, -1.24799991, 0.311999977, -0.779999971, 0.155999988, -1.09199989,
+			-0.155999988, 0.779999971, -0.311999977, 0.467999965, -0.623999953, 0.311999977, -0.93599993, 0},
+	} {
+		for _, l := range level.Supported() {
+			restore := level.Force(l)
+			got := make([]float32, len(x))
+			block.FakeInt(got, x, one, float32(math.Inf(1)), dtype.Type{Kind: kind, Group: -1})
+			restore()
+			if !slices.Equal(got, want) {
+				t.Errorf("%v at %v:\n got %v\nwant %v", kind, l, got, want)
+			}
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -224,7 +225,8 @@ func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, c
 		return examples, nil, err
 	}
 	no := false
-	o := data.Options{Datasets: []data.Source{file}, ValSetSize: "0", Shuffle: &no, MaxLength: context, Overflow: "truncate", Name: "eval"}
+	o := data.Options{Datasets: []data.Source{file}, ValSetSize: "0", Shuffle: &no, MaxLength: context, Overflow: "truncate", Name: "eval",
+		Beside: filepath.Join(os.TempDir(), "tokens")} // what memory has no room for
 	o.ForModel(spec.Trained(), spec.V, spec.Encoder > 0)
 	ds, rep, err := data.Ingest(ctx, o, tok, tmpl, nil)
 	if err != nil {

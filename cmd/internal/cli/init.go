@@ -173,8 +173,10 @@ func lookAt(c *ucli.Context) (*found, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, n := range rep.Notes {
-			noteOn(c)(n)
+		if rows.HeldOut(src.Path) == "" { // else the recipe says what becomes of its splits
+			for _, n := range rep.Notes {
+				noteOn(c)(n)
+			}
 		}
 		f.objective = cmp.Or(f.objective, string(train.ObjectiveFor(ds.Train)))
 		ds.Close()

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/tunekit/tunekit/formats"
@@ -11,7 +12,7 @@ import (
 // window and rotation of neighbouring elements in some layers and neither in the
 // others, and the average of routed and shared experts.
 var cohere2moe = Arch{
-	Name: "cohere2_moe", HF: []string{"Cohere2MoeForCausalLM"}, GGUF: "cohere2moe",
+	Name: "cohere2_moe", HF: []string{"Cohere2MoeForCausalLM"}, GGUF: "cohere2moe", Experts: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "8192", "head_dim": "128", "sliding_window": "4096", "sliding_window_pattern": "4", "tie_word_embeddings": "true",
 			"num_experts": "8", "num_experts_per_tok": "2"})
@@ -119,6 +120,11 @@ var cohere2moe = Arch{
 			how = "sigmoid"
 		}
 		kv := append(decoderConfig(s, "Cohere2MoeForCausalLM", "cohere2_moe"), s.windowConfig()...)
+		if i := slices.IndexFunc(kv, func(e formats.KV) bool { return e.Key == "rope_scaling" }); i >= 0 { // which the class does not read
+			rule := maps.Clone(kv[i].Value.(map[string]any))
+			rule["rope_theta"] = s.rope().Base
+			kv[i] = formats.KV{Key: "rope_parameters", Value: rule}
+		}
 		return append(kv, formats.KV{Key: "logit_scale", Value: shortFloat(s.LogitScale)}, formats.KV{Key: "intermediate_size", Value: m.F}, formats.KV{Key: "prefix_dense_intermediate_size", Value: m.Dense},
 			formats.KV{Key: "num_experts", Value: m.E}, formats.KV{Key: "num_experts_per_tok", Value: m.K}, formats.KV{Key: "num_shared_experts", Value: m.Shared / m.F},
 			formats.KV{Key: "shared_expert_combination_strategy", Value: "average"}, formats.KV{Key: "expert_selection_fn", Value: how}, formats.KV{Key: "norm_topk_prob", Value: m.Route.Renorm},

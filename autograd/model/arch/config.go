@@ -109,6 +109,15 @@ func (c *Config) noZeroFactors() error {
 	return c.err
 }
 
+// clip is where queries, keys and values are cut off, 0 where they are not.
+func (c *Config) clip() float32 {
+	v := c.Float(0, "clip_qkv")
+	if c.has("clip_qkv") && !(v > 0) {
+		c.lack("clip_qkv", "is %g, with which nothing would be left", v)
+	}
+	return float32(v)
+}
+
 // aliases are by model_type further names of keys, as Transformers sets one by the other.
 var aliases = map[string]map[string]string{
 	"dbrx":             {"num_attention_heads": "n_heads", "hidden_size": "d_model", "num_hidden_layers": "n_layers", "max_position_embeddings": "max_seq_len"},

@@ -20,7 +20,7 @@ var dbrx = Arch{
 		s := Spec{Arch: "dbrx", C: c.Int(-1, "d_model"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(-1, "max_seq_len"),
 			Norm: NormSpec{Kind: kernels.LayerNorm, Eps: 1e-5}, Tied: c.Bool(false, "tie_word_embeddings")}
 		a := heads(c.Int(-1, "n_heads"), s.C)
-		a.K, a.Fused, a.Bias, a.OutBias, a.Clip, a.Rope = attn.Int(-1, "kv_n_heads"), true, false, false, float32(attn.Float(0, "clip_qkv")), 0
+		a.K, a.Fused, a.Bias, a.OutBias, a.Clip, a.Rope = attn.Int(-1, "kv_n_heads"), true, false, false, attn.clip(), 0
 		if !c.has("rope_theta") && c.ropeRule() == nil && attn.has("rope_theta") {
 			c.raw["rope_theta"] = attn.raw["rope_theta"]
 		}
@@ -85,8 +85,9 @@ var dbrx = Arch{
 			attn["clip_qkv"] = shortFloat(a.Clip)
 		}
 		ffn := map[string]any{"ffn_hidden_size": m.F, "moe_num_experts": m.E, "moe_top_k": m.K, "moe_normalize_expert_weights": 1, "ffn_act_fn": map[string]any{"name": actNames[m.Act]}}
-		return []formats.KV{{Key: "architectures", Value: []string{"DbrxForCausalLM"}}, {Key: "model_type", Value: "dbrx"}, {Key: "d_model", Value: s.C}, {Key: "n_heads", Value: a.H}, {Key: "n_layers", Value: len(s.Layers)},
+		kv := []formats.KV{{Key: "architectures", Value: []string{"DbrxForCausalLM"}}, {Key: "model_type", Value: "dbrx"}, {Key: "d_model", Value: s.C}, {Key: "n_heads", Value: a.H}, {Key: "n_layers", Value: len(s.Layers)},
 			{Key: "max_seq_len", Value: s.MaxPos}, {Key: "vocab_size", Value: s.V}, {Key: "attn_config", Value: attn}, {Key: "ffn_config", Value: ffn}, {Key: "rope_theta", Value: s.rope().Base}, {Key: "tie_word_embeddings", Value: s.Tied}}
+		return append(kv, s.scalingConfig()...)
 	},
 }
 

@@ -247,6 +247,9 @@ func deepseek3Spec(c *Config, name string, dense int) (Spec, error) {
 	if !c.Bool(true, "rope_interleave") {
 		pairs = kernels.HalfSplit
 	}
+	if rot := c.Int(0, "qk_rope_head_dim"); c.has("head_dim") && c.Int(0, "head_dim") != rot {
+		c.fail("head_dim", "is %s, but qk_rope_head_dim, of which it is another name here, is %d; remove one", c.raw["head_dim"], rot)
+	}
 	s, err := latentSpec(c, name, pairs)
 	m := c.latentExperts(biasedSigmoid)
 	m.Select = true

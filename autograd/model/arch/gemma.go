@@ -14,6 +14,9 @@ var gemma = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "8192", "num_key_value_heads": "16", "head_dim": "256", "tie_word_embeddings": "true"})
 		bias, act := c.gemmaBias(), c.gemmaAct()
+		if act == kernels.GELU { // what the first releases call the approximation
+			act = kernels.GELUTanh
+		}
 		s, err := decoderSpec(c, "gemma", func(a *Attention, m *MLP) { a.Bias, a.OutBias, m.Act = bias, bias, act })
 		s.gemma()
 		return s, cmp.Or(err, c.err)

@@ -42,8 +42,8 @@ var gemma2 = Arch{
 	Config: func(s *Spec) []formats.KV {
 		a := s.Attention()
 		kv := append(decoderConfig(s, "Gemma2ForCausalLM", "gemma2"), formats.KV{Key: "hidden_activation", Value: "gelu_pytorch_tanh"},
-			a.scalarConfig(), formats.KV{Key: "attn_logit_softcapping", Value: a.SoftCap}, formats.KV{Key: "attention_bias", Value: a.Bias},
-			formats.KV{Key: "final_logit_softcapping", Value: s.LogitCap})
+			a.scalarConfig(), formats.KV{Key: "attn_logit_softcapping", Value: orNone(a.SoftCap)}, formats.KV{Key: "attention_bias", Value: a.Bias},
+			formats.KV{Key: "final_logit_softcapping", Value: orNone(s.LogitCap)})
 		return append(kv, s.windowConfig()...)
 	},
 }
@@ -66,6 +66,14 @@ var gemma2Defaults = map[string]string{"max_position_embeddings": "8192", "num_k
 var gemmaNames = layerNames{norms: map[Role][2]string{
 	AttnNorm: {"input_layernorm", "attn_norm"}, PostAttnNorm: {"post_attention_layernorm", "post_attention_norm"},
 	MLPNorm: {"pre_feedforward_layernorm", "ffn_norm"}, PostMLPNorm: {"post_feedforward_layernorm", "post_ffw_norm"}}}
+
+// orNone is a number as config.json states it, null where there is none.
+func orNone(v float32) any {
+	if v == 0 {
+		return nil
+	}
+	return shortFloat(v)
+}
 
 // gemma27B is the number of layers by which llama.cpp knows the 27B model, whose
 // scores are scaled by the width of the model over its heads.

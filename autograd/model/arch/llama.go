@@ -429,8 +429,13 @@ func decoderConfig(s *Spec, class, modelType string) []formats.KV {
 		{Key: "hidden_act", Value: actNames[kind]}, {Key: "max_position_embeddings", Value: s.MaxPos}, {Key: epsKey(s.Norm), Value: shortFloat(s.Norm.Eps)},
 		{Key: "rope_theta", Value: s.rope().Base}, {Key: "tie_word_embeddings", Value: s.Tied}, {Key: "vocab_size", Value: s.V},
 	}
+	return append(kv, s.scalingConfig()...)
+}
+
+// scalingConfig is the scaling rule of config.json, where there is one.
+func (s *Spec) scalingConfig() []formats.KV {
 	if r := ropeScaling(s.rope()); r != nil {
-		kv = append(kv, formats.KV{Key: "rope_scaling", Value: r})
+		return []formats.KV{{Key: "rope_scaling", Value: r}}
 	}
-	return kv
+	return nil
 }

@@ -62,9 +62,6 @@ var minicpm3 = Arch{
 		}
 		kv = append(kv, u("attention.kv_lora_rank", a.KVRank), u("attention.key_length", a.Nope+a.Rot), u("rope.dimension_count", a.Rot),
 			formats.KV{Key: p + "rope.freq_base", Value: float32(r.Base)})
-		if r.Type == "longrope" {
-			kv = append(kv, u("rope.scaling.original_context_length", r.OrigMax))
-		}
 		return append(kv, r.ggufScaling("minicpm3")...)
 	},
 	NoGGUF: func(s *Spec) string {

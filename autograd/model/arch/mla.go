@@ -89,7 +89,10 @@ func (s *Spec) rotatable() int {
 			return a.D
 		}
 	}
-	return s.Attention().D
+	if a := s.Attention(); a != nil {
+		return a.D
+	}
+	return s.rope().Dim // nothing rotates
 }
 
 // latentSpec reads the keys that families with latent attention share; they have

@@ -12,7 +12,7 @@ import (
 var olmo = Arch{
 	Name: "olmo", HF: []string{"OlmoForCausalLM"}, GGUF: "olmo",
 	Spec: func(c *Config) (Spec, error) {
-		bias, clip := c.Bool(false, "attention_bias"), c.Float(0, "clip_qkv")
+		bias, clip := c.Bool(false, "attention_bias"), c.clip()
 		s, err := decoderSpec(c, "olmo", func(a *Attention, _ *MLP) { a.Bias, a.OutBias, a.Clip = bias, bias, float32(clip) })
 		s.Norm = bareNorm(1e-5)
 		return s, err

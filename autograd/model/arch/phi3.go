@@ -25,8 +25,11 @@ var phi3 = Arch{
 	},
 	Rules: func(s *Spec) []Rule { return decoderRules(s, false) },
 	KV: func(s *Spec) []formats.KV {
-		return append(decoderKV(s, "phi3"), formats.KV{Key: "phi3.rope.scaling.original_context_length", Value: uint32(s.rope().OrigMax)},
-			formats.KV{Key: "phi3.attention.sliding_window", Value: uint32(s.Attention().Window)})
+		kv := decoderKV(s, "phi3")
+		if s.rope().Type == "" { // which says it, too
+			kv = append(kv, formats.KV{Key: "phi3.rope.scaling.original_context_length", Value: uint32(s.rope().OrigMax)})
+		}
+		return append(kv, formats.KV{Key: "phi3.attention.sliding_window", Value: uint32(s.Attention().Window)})
 	},
 	Config: func(s *Spec) []formats.KV {
 		kv := append(decoderConfig(s, "Phi3ForCausalLM", "phi3"), s.partConfig(),

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 )
 
@@ -116,6 +117,28 @@ func (r RopeSpec) Angles(seqLen int) (freq []float64, scale float64) {
 		scale = r.longrope(freq, seqLen)
 	}
 	return freq, def(r.AttnFactor, scale)
+}
+
+// same tells whether o makes the same angles as r of texts of every length.
+func (r RopeSpec) same(o RopeSpec) bool {
+	if r.Dim != o.Dim || r.Type == "dynamic" != (o.Type == "dynamic") {
+		return false
+	}
+	lengths := []int{1, max(r.MaxPos, o.MaxPos), 1 << 28}
+	for _, s := range []RopeSpec{r, o} {
+		if s.BySpan() {
+			lengths = append(lengths, s.OrigMax, s.OrigMax+1, s.MaxPos+1)
+		}
+	}
+	near := func(a, b float64) bool { return math.Abs(a-b) <= 1e-5*math.Abs(a) }
+	for _, n := range lengths {
+		a, scale := r.Angles(n)
+		b, other := o.Angles(n)
+		if !near(scale, other) || !slices.EqualFunc(a, b, near) {
+			return false
+		}
+	}
+	return true
 }
 
 // llama3 slows long wavelengths by Factor and blends in between (Llama 3.1).

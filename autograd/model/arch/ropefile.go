@@ -213,6 +213,11 @@ func (m *Metadata) Rope(d, maxPos int) RopeSpec {
 	return r
 }
 
+// table is where the divisors of a GGUF's tensor go; nil: it has none.
+func (m *Metadata) table(tensor string) *[]float64 {
+	return map[string]*[]float64{ropeFreqs: &m.freqs, ropeShort: &m.short, ropeLong: &m.long}[tensor]
+}
+
 // typeScale is the factor on cosines and sines that llama.cpp has for a type.
 func (r RopeSpec) typeScale() float64 {
 	if r.Type == "yarn" {
@@ -228,8 +233,10 @@ func (r RopeSpec) ggufScaling(p string) (kv []formats.KV) {
 		put("type", r.Type)
 		put("factor", float32(r.Factor))
 	}
-	if r.Type == "yarn" {
+	if r.Type == "yarn" || r.Type == "longrope" {
 		put("original_context_length", uint32(r.OrigMax))
+	}
+	if r.Type == "yarn" {
 		if r.BetaFast != 0 {
 			put("yarn_beta_fast", float32(r.BetaFast))
 		}

@@ -110,6 +110,7 @@ func TestRopeGGUF(t *testing.T) {
 		`{"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 256, "attention_factor": 2}`,
 		`{"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 256, "mscale": 0.7, "mscale_all_dim": 1.1}`,
 		`{"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 256, "beta_fast": 32, "beta_slow": 1}`,
+		`{"rope_type": "longrope", "factor": 2, "original_max_position_embeddings": 64, "short_factor": [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1], "long_factor": [2,2,2,2,2,2,2,2,3,3,3,3,3,3,3,3]}`,
 	} {
 		s, err := specOf(t, &llama, `, "rope_scaling": `+rule)
 		if err != nil {
@@ -119,6 +120,7 @@ func TestRopeGGUF(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := newMetadata("llama", decoderKV(&s, "llama"))
+		m.short, m.long = s.rope().Short, s.rope().Long
 		back := m.Rope(32, 1024)
 		if m.err != nil {
 			t.Fatal(m.err)

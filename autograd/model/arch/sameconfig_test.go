@@ -39,6 +39,10 @@ func TestConfigsOfOneModel(t *testing.T) {
 		{"cohere", `{"logit_scale": 0.0}`, "", "logit_scale: is 0"},
 		{"afmoe", `{"route_scale": 0}`, "", "route_scale: is 0"},
 		{"deepseek3", `{"routed_scaling_factor": 0.0}`, "", "routed_scaling_factor: is 0"},
+		{"gemma", `{"hidden_act": "gelu", "attention_bias": true}`, `{"attention_bias": true}`, ""},
+		{"deepseek3", `{"head_dim": 2}`, "", "head_dim: is 2, but qk_rope_head_dim"},
+		{"dbrx", `{"attn_config": {"kv_n_heads": 2, "clip_qkv": 0.0}}`, "", "clip_qkv: is 0"},
+		{"olmo", `{"clip_qkv": 0}`, "", "clip_qkv: is 0"},
 		{"cohere2-moe", `{"sliding_window": 0}`, "", "sliding_window: is 0"},
 		{"cohere2-moe", `{"rope_parameters": null, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}`, "", "rope_scaling"},
 	} {

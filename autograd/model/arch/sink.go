@@ -2,6 +2,7 @@ package arch
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -398,17 +399,57 @@ func (a *Arch) lost(s *Spec, kv []formats.KV) string {
 			}
 		}
 	}
+	for _, t := range s.rope().tables() {
+		f := make([]float64, len(t.values))
+		for i, v := range t.values {
+			f[i] = float64(v)
+		}
+		*m.table(t.name) = f
+	}
 	back, err := a.GGUFSpec(m)
 	if err != nil {
 		return err.Error()
 	}
-	if what := difference(reflect.ValueOf(s.Norm), reflect.ValueOf(back.Norm), "norms"); what != "" {
-		return what
+	if a.Folds {
+		back.Layers = s.Layers
 	}
-	if what := difference(reflect.ValueOf(s.Temperature), reflect.ValueOf(back.Temperature), "temperature"); what != "" {
-		return what
+	return s.otherThan(&back)
+}
+
+// unsaid says in what a model that is read from a config.json of these keys differs from
+// s; "" where it does not.
+func (a *Arch) unsaid(s *Spec, keys map[string]json.RawMessage) string {
+	back, err := a.Spec(&Config{raw: maps.Clone(keys)})
+	if err != nil {
+		return err.Error()
 	}
-	return difference(reflect.ValueOf(s.Layers), reflect.ValueOf(back.Layers), "layers")
+	if a.Read != nil { // what it completes layers with lies in tensors
+		back.Layers = s.Layers
+	}
+	return s.otherThan(&back)
+}
+
+// otherThan says in what b computes something else than s; "" where it does not.
+func (s *Spec) otherThan(b *Spec) string {
+	for _, part := range []struct {
+		name string
+		a, b any
+	}{
+		{"norms", s.Norm, b.Norm}, {"temperature", s.Temperature, b.Temperature}, {"layers", s.Layers, b.Layers}, {"factor on the embedding", cmp.Or(s.EmbedScale, 1), cmp.Or(b.EmbedScale, 1)},
+		{"factor on the logits", cmp.Or(s.LogitScale, 1), cmp.Or(b.LogitScale, 1)}, {"cap on the logits", s.LogitCap, b.LogitCap},
+		{"positions", s.Positions, b.Positions}, {"first position", s.PosOffset, b.PosOffset}, {"distances", s.Distances, b.Distances}, {"slopes", s.Slopes, b.Slopes},
+		{"encoder", s.Encoder, b.Encoder}, {"start", s.Start, b.Start},
+	} {
+		if what := difference(reflect.ValueOf(part.a), reflect.ValueOf(part.b), part.name); what != "" {
+			return what
+		}
+	}
+	for i, r := range s.Ropes {
+		if i == len(b.Ropes) || !r.same(b.Ropes[i]) {
+			return fmt.Sprintf("rotary table %d: %s", i, "other angles")
+		}
+	}
+	return ""
 }
 
 // difference names the first part at path in which b differs from a. Kinds of GELU
@@ -416,6 +457,8 @@ func (a *Arch) lost(s *Spec, kv []formats.KV) string {
 func difference(a, b reflect.Value, path string) string {
 	switch {
 	case reflect.DeepEqual(a.Interface(), b.Interface()):
+		return ""
+	case a.CanFloat() && b.CanFloat() && math.Abs(a.Float()-b.Float()) <= 1e-6*math.Abs(a.Float()): // stated in other terms
 		return ""
 	case a.Type() == b.Type() && a.Kind() == reflect.Struct:
 		for i := range a.NumField() {
@@ -526,6 +569,9 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			if err := put(kv.Key, kv.Value); err != nil {
 				return nil, err
 			}
+		}
+		if what := s.arch.unsaid(&s.Spec, vals); what != "" {
+			return nil, fail.Inputf(s.Reader.Path(), "write a GGUF instead", "config.json of a model of architecture %s cannot state this model: it would be read with %s", s.arch.Name, what)
 		}
 	}
 	if s.Spec.Reward {

@@ -183,7 +183,7 @@ func (s *Source) readGGUF() error {
 	for i := range tensors {
 		t := &tensors[i]
 		m.shapes[t.Name] = t.Shape
-		if to := map[string]*[]float64{ropeFreqs: &m.freqs, ropeShort: &m.short, ropeLong: &m.long}[t.Name]; to != nil {
+		if to := m.table(t.Name); to != nil {
 			f, err := floats(s.Reader, t)
 			if err != nil {
 				return err

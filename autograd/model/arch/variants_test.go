@@ -25,6 +25,11 @@ import (
 // variants are configs of a reference checkpoint with other values of keys that the
 // family's models use, and what the refusal to write a GGUF says; "": there is none.
 var variants = []struct{ base, change, refused string }{
+	{"granite-hybrid", `{"layer_types": null}`, ""},
+	{"dbrx", `{"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 10000.0}}`, ""},
+	{"cohere2-moe", `{"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 10000.0}}`, ""},
+	{"cohere2-moe", `{"mlp_layer_types": ["dense", "dense", "dense", "dense"]}`, "without a layer of experts"},
+	{"gemma2", `{"attn_logit_softcapping": null, "final_logit_softcapping": null}`, ""},
 	{"starcoder2", `{"use_bias": false, "sliding_window": null, "tie_word_embeddings": false, "head_dim": 16}`, ""},
 	{"starcoder2", `{"sliding_window": 3, "num_key_value_heads": 4, "hidden_act": "relu"}`, "Act gelu_pytorch_tanh instead of relu"},
 	{"phi", `{"num_key_value_heads": 1, "qk_layernorm": true, "tie_word_embeddings": true, "rope_parameters": null, "rope_theta": 500, "partial_rotary_factor": 1.0}`, ""},

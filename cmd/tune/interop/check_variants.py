@@ -66,7 +66,7 @@ def rules(config):
     if not isinstance(now, dict):
         return
     kinds = [k for k, v in now.items() if isinstance(v, dict)]
-    heads = config.get("qk_rope_head_dim") or config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    heads = config.get("qk_rope_head_dim") or config.get("head_dim") or config.get("hidden_size", config.get("d_model")) // config.get("num_attention_heads", config.get("n_heads"))
     for rule in ROPES:
         for old in (now[k] for k in kinds) if kinds else (now,):
             base = {k: v for k, v in old.items() if k in ("rope_theta", "partial_rotary_factor", "llama_4_scaling_beta")}

@@ -2,7 +2,6 @@ package arch
 
 import (
 	"cmp"
-	"encoding/json"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -43,7 +42,6 @@ var cohere2 = Arch{
 	Name: "cohere2", HF: []string{"Cohere2ForCausalLM"}, GGUF: "cohere2",
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "8192", "tie_word_embeddings": "true", "sliding_window": "4096"})
-		c.raw["head_dim"] = json.RawMessage("null") // Transformers goes by the width alone
 		bias := c.Bool(false, "attention_bias")
 		s, err := decoderSpec(c, "cohere2", func(a *Attention, _ *MLP) { a.Bias, a.OutBias = bias, bias })
 		local := c.windowed(len(s.Layers), lastFull(c.Int(cohere2Period, "sliding_window_pattern")))

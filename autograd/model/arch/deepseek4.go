@@ -123,6 +123,9 @@ var deepseek4 = Arch{
 			for j := range list[i].HF {
 				list[i].HF[j].Name = v4Names.Replace(list[i].HF[j].Name)
 			}
+			if len(list[i].HF) > 0 {
+				list[i].Also = [][]Piece{v4Saved(list[i].HF)}
+			}
 		}
 		return list
 	},
@@ -149,6 +152,19 @@ var v4Names = strings.NewReplacer("model.embed_tokens.", "embed.", "model.norm."
 	".self_attn.compressor.kv_norm.", ".attn.compressor.norm.", ".self_attn.compressor.position_bias", ".attn.compressor.ape",
 	".input_layernorm.", ".attn_norm.", ".post_attention_layernorm.", ".ffn_norm.", ".attn_hc.", ".hc_attn_", ".ffn_hc.", ".hc_ffn_",
 	".mlp.gate.e_score_correction_bias", ".ffn.gate.bias", ".mlp.gate.", ".ffn.gate.", ".mlp.", ".ffn.", ".gate_proj.", ".w1.", ".up_proj.", ".w3.", ".down_proj.", ".w2.")
+
+// v4Saved are pieces under the names that Transformers 5.23 saves them by, where some
+// stay its own.
+func v4Saved(list []Piece) []Piece {
+	own := strings.NewReplacer("embed.", "embed_tokens.", "hc_head_", "hc_head.hc_", ".attn.kv_norm.", ".attn.norm.")
+	out := slices.Clone(list)
+	for i := range out {
+		if !strings.HasPrefix(out[i].Name, "head.") {
+			out[i].Name = "model." + own.Replace(out[i].Name)
+		}
+	}
+	return out
+}
 
 // v4Experts reads the experts of a layer.
 func (c *Config) v4Experts() MoE {

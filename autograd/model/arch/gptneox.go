@@ -13,12 +13,18 @@ var gptNeoX = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"hidden_act": `"gelu"`})
 		c.rename("rotary_pct", "partial_rotary_factor")
+		if c.has("rope_theta") && !c.has("rotary_emb_base") && c.ropeRule() == nil {
+			c.fail("rope_theta", "is %s, which this class does not read; call it rotary_emb_base", c.raw["rope_theta"])
+		}
 		c.rename("rotary_emb_base", "rope_theta")
 		s := Spec{
 			Arch: "gpt_neox", C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(2048, "max_position_embeddings"),
 			Norm: c.layerNorms("layer_norm_eps"), Tied: c.Bool(false, "tie_word_embeddings"),
 		}
 		a := heads(c.Int(-1, "num_attention_heads"), s.C)
+		if d := c.Int(a.D, "head_dim"); d != a.D {
+			c.lack("head_dim", "is %d, but heads of this class have hidden_size / num_attention_heads, %d", d, a.D)
+		}
 		a.Fused, a.ByKey, a.Rope = true, true, 0
 		a.Bias = c.Bool(true, "attention_bias")
 		a.OutBias = a.Bias

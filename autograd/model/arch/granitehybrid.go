@@ -101,7 +101,7 @@ var graniteHybrid = Arch{
 		return first[*Mamba2](s).noGGUF()
 	},
 	Config: func(s *Spec) []formats.KV {
-		a, m := cmp.Or(s.Attention(), &Attention{}), cmp.Or(first[*Mamba2](s), &Mamba2{})
+		a, m := cmp.Or(s.Attention(), &Attention{H: 1, K: 1, Scale: 1, Rope: NoRope}), cmp.Or(first[*Mamba2](s), &Mamba2{})
 		e := cmp.Or(s.moe(), &MoE{F: s.mlp().F})
 		kv := []formats.KV{{Key: "architectures", Value: []string{"GraniteMoeHybridForCausalLM"}}, {Key: "model_type", Value: "granitemoehybrid"},
 			{Key: "hidden_size", Value: s.C}, {Key: "intermediate_size", Value: e.F}, {Key: "shared_intermediate_size", Value: s.mlp().F}, {Key: "num_hidden_layers", Value: len(s.Layers)},

@@ -9,7 +9,7 @@ import (
 // hyv3 is Hunyuan 3: norms of queries and keys, and the experts of DeepSeek V3
 // under other names in files than in memory.
 var hyv3 = Arch{
-	Name: "hy_v3", HF: []string{"HYV3ForCausalLM"}, GGUF: "hy_v3",
+	Name: "hy_v3", HF: []string{"HYV3ForCausalLM"}, GGUF: "hy_v3", Experts: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "rms_norm_eps": "1e-5", "num_key_value_heads": "8", "head_dim": "128", "default_theta": "11158840",
 			"num_experts": "192", "num_experts_per_tok": "8", "num_shared_experts": "1", "router_scaling_factor": "2.826"})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -48,7 +49,13 @@ var kimiLinear = Arch{
 		names := usualNames
 		names.experts = sparseBlock
 		names.experts.shared, names.experts.fileShared, names.experts.selects = "mlp.shared_experts", "block_sparse_moe.shared_experts", "block_sparse_moe.gate.e_score_correction_bias"
-		return namedRules(s, false, names)
+		list := namedRules(s, false, names)
+		for i := range list {
+			if r := &list[i]; r.Layer >= 0 && r.Experts == 0 && (r.Role == Gate || r.Role == Up || r.Role == Down) { // of a layer without experts: as Transformers 5.23 saves it
+				r.Also = [][]Piece{{{Name: strings.Replace(r.HF[0].Name, ".mlp.", ".block_sparse_moe.", 1)}}}
+			}
+		}
+		return list
 	},
 	KV: kimiKV,
 	NoGGUF: func(s *Spec) string {

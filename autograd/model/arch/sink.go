@@ -419,7 +419,11 @@ func (a *Arch) lost(s *Spec, kv []formats.KV) string {
 // unsaid says in what a model that is read from a config.json of these keys differs from
 // s; "" where it does not.
 func (a *Arch) unsaid(s *Spec, keys map[string]json.RawMessage) string {
-	back, err := a.Spec(&Config{raw: maps.Clone(keys)})
+	c := &Config{raw: maps.Clone(keys)}
+	if err := c.noZeroFactors(); err != nil {
+		return err.Error()
+	}
+	back, err := a.Spec(c)
 	if err != nil {
 		return err.Error()
 	}
@@ -445,11 +449,19 @@ func (s *Spec) otherThan(b *Spec) string {
 		}
 	}
 	for i, r := range s.Ropes {
-		if i == len(b.Ropes) || !r.same(b.Ropes[i]) {
-			return fmt.Sprintf("rotary table %d: %s", i, "other angles")
+		if s.rotates(i) && (i >= len(b.Ropes) || !r.same(b.Ropes[i])) {
+			return fmt.Sprintf("other angles in rotary table %d", i)
 		}
 	}
 	return ""
+}
+
+// rotates tells whether layers rotate by a table.
+func (s *Spec) rotates(rope int) bool {
+	if s.mla() != nil || first[*Compressed](s) != nil {
+		return true
+	}
+	return slices.ContainsFunc(s.attentions(), func(a *Attention) bool { return a != nil && a.Rope == rope })
 }
 
 // difference names the first part at path in which b differs from a. Kinds of GELU

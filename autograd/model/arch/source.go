@@ -317,12 +317,19 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 			continue
 		}
 		path := name
+		if numbers { // where a folder has it under a longer name
+			path = strings.TrimPrefix(name, "model.")
+		}
 		if part >= 0 {
 			path = others[part]
 		}
 		delete(files, name)
-		r := &Rule{Role: Carried, Layer: -1, Name: name, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
-			HF: []Piece{{Name: name, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(path, ".")}
+		as := name
+		if part < 0 {
+			as = path
+		}
+		r := &Rule{Role: Carried, Layer: -1, Name: as, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
+			HF: []Piece{{Name: as, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(path, ".")}
 		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})
 	}
 }

@@ -29,6 +29,8 @@ var variants = []struct{ base, change, refused string }{
 	{"dbrx", `{"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 10000.0}}`, ""},
 	{"cohere2-moe", `{"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 10000.0}}`, ""},
 	{"cohere2-moe", `{"mlp_layer_types": ["dense", "dense", "dense", "dense"]}`, "without a layer of experts"},
+	{"hy-v3", `{"mlp_layer_types": ["dense", "dense"]}`, "without a layer of experts"},
+	{"cohere2", `{"head_dim": 20}`, ""},
 	{"gemma2", `{"attn_logit_softcapping": null, "final_logit_softcapping": null}`, ""},
 	{"starcoder2", `{"use_bias": false, "sliding_window": null, "tie_word_embeddings": false, "head_dim": 16}`, ""},
 	{"starcoder2", `{"sliding_window": 3, "num_key_value_heads": 4, "hidden_act": "relu"}`, "Act gelu_pytorch_tanh instead of relu"},

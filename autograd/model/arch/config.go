@@ -97,7 +97,7 @@ func (c *Config) rename(old, key string) {
 // factorKeys are those of factors. A Spec says by 0 that there is none, so that 0 itself,
 // with which nothing would be left, is refused.
 var factorKeys = strings.Fields(`attention_in_multiplier attention_multiplier attention_out_multiplier attn_logit_softcapping embedding_multiplier final_logit_softcapping key_multiplier
-	lm_head_multiplier logit_scale logits_scaling residual_multiplier route_scale routed_scaling_factor router_scaling_factor scale_emb ssm_in_multiplier ssm_out_multiplier`)
+	lm_head_multiplier logit_scale logits_scaling residual_multiplier route_scale routed_scaling_factor router_scaling_factor scale_depth scale_emb ssm_in_multiplier ssm_out_multiplier`)
 
 // noZeroFactors refuses factors of 0.
 func (c *Config) noZeroFactors() error {

@@ -36,6 +36,7 @@ func TestConfigsOfOneModel(t *testing.T) {
 		{"hunyuan-moe", `{"num_experts_per_tok": 1}`, "", "moe_topk, which it is another name of, is 2"},
 		{"gemma2", `{"final_logit_softcapping": 0.0}`, "", "final_logit_softcapping: is 0"},
 		{"internlm3", `{"attention_bias": "absent", "mlp_bias": "absent", "qkv_bias": true, "bias": true}`, `{"attention_bias": true, "mlp_bias": true}`, ""},
+		{"minicpm3", `{"scale_depth": 0.0}`, "", "scale_depth: is 0"},
 		{"cohere", `{"logit_scale": 0.0}`, "", "logit_scale: is 0"},
 		{"afmoe", `{"route_scale": 0}`, "", "route_scale: is 0"},
 		{"deepseek3", `{"routed_scaling_factor": 0.0}`, "", "routed_scaling_factor: is 0"},

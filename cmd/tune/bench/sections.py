@@ -159,7 +159,7 @@ def answer_rows():
     return labels, prompts
 
 
-def preferences(objective, dtype, unit, batch, ratio, base, rows, kind="preference", new_tokens=0, **settings):
+def preferences(objective, dtype, unit, batch, ratio, base, rows, kind="preference", new_tokens=0, rounds=2, **settings):
     def measure():
         fed, key = rows(), f"{objective}-{dtype}"
         recipe = train_recipe(key, folder(base), objective=objective, dtype=dtype, micro_batch_size=batch, **settings)
@@ -170,7 +170,7 @@ def preferences(objective, dtype, unit, batch, ratio, base, rows, kind="preferen
         long = {"f32": "float32", "bf16": "bfloat16"}[dtype]
         mine, theirs, rss, their_rss = [], [], 0, 0
         with Peer("transformers", "peer_trl", model=str(folder()), rows=str(fed), objective=objective, dtype=long, batch=batch, steps=2, new_tokens=new_tokens) as peer:
-            for _ in range(2):
+            for _ in range(rounds):
                 a = peer.ask()
                 theirs += [batch * n / t for t, n in zip(a["seconds"], a["lengths"] if new_tokens else [1] * len(a["seconds"]))]
                 fresh(WORK / "runs" / recipe.stem)
@@ -190,8 +190,8 @@ for dtype, base in (("f32", "F32"), ("bf16", "BF16")):
     preferences("dpo", dtype, "pairs/s", 4, 2.5, base, pair_rows)
     preferences("orpo", dtype, "pairs/s", 4, 2.5, base, pair_rows)
     preferences("kto", dtype, "answers/s", 8, 2.5, base, lambda: answer_rows()[0])
-    preferences("grpo", dtype, "tokens/s", 8, 3, base, lambda: answer_rows()[1], kind="prompt", new_tokens=64,
-                rewards=[{"length": {"max": 40}}], num_generations=8, max_completion_length=64)
+    preferences("grpo", dtype, "tokens/s", 8, 3, base, lambda: answer_rows()[1], kind="prompt", new_tokens=64, rounds=1,
+                rewards=[{"regex": "(?s)^.{0,270}$"}], num_generations=8, max_completion_length=64)
 
 
 def sampling(dtype, base, batch=16, new_tokens=128):

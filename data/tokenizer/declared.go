@@ -17,7 +17,9 @@ var declaringKeys = append(slices.Clone(specialKeys), "additional_special_tokens
 
 // declared takes over what tokenizer_config.json says of added tokens, as Transformers does, whose word goes before
 // tokenizer.json's: the flags in added_tokens_decoder, tokens that only stand there, and special tokens that
-// tokenizer.json has as ordinary ones or, of the lists, not at all. Those get the next ids. top is the largest one so far.
+// tokenizer.json has as ordinary ones or, of the lists, not at all. Those get the next ids, and before
+// them, since Transformers counts so, named tokens that are nowhere; without such lists those are none. What is special
+// anywhere stays so. top is the largest id so far.
 func (t *Tokenizer) declared(top int32) error {
 	at := map[string]int{} // in t.added, the first of each text
 	for i, a := range t.added {
@@ -51,7 +53,7 @@ func (t *Tokenizer) declared(top int32) error {
 	for _, a := range list {
 		a.Special = a.Special || named[a.Content]
 		if i, ok := at[a.Content]; ok {
-			a.ID = t.added[i].ID
+			a.ID, a.Special = t.added[i].ID, a.Special || t.added[i].Special
 			t.added[i] = a
 			continue
 		}
@@ -60,14 +62,30 @@ func (t *Tokenizer) declared(top int32) error {
 			return fmt.Errorf("added_tokens_decoder: %q has id %d, by tokenizer.json its id is %d", clip(a.Content), a.ID, got.ID)
 		}
 	}
+	var absent []addedToken // named, and nowhere so far
 	for _, key := range declaringKeys {
 		v, _ := t.config.Get(key)
 		for _, e := range valuesOf(v) {
 			a, ok := token(e)
+			a.Special = true
 			_, known := t.ids[a.Content]
-			if _, placed := at[a.Content]; ok && !placed && (known || !slices.Contains(specialKeys, key)) {
-				a.Special = true
+			_, placed := at[a.Content]
+			switch {
+			case !ok || placed:
+			case known:
 				place(a)
+			case slices.Contains(specialKeys, key):
+				absent = append(absent, a)
+			default:
+				for _, b := range absent {
+					if _, placed := at[b.Content]; !placed {
+						place(b)
+					}
+				}
+				absent = nil
+				if _, placed := at[a.Content]; !placed {
+					place(a)
+				}
 			}
 		}
 	}

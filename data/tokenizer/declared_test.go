@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"reflect"
 	"strings"
@@ -70,5 +71,25 @@ func TestDeclared(t *testing.T) {
 	tok, err := Parse(file, with(`"added_tokens_decoder":{"2":{"content":"<|end|>","special":true,"rstrip":true}}`))
 	if err != nil || !strings.Contains(tok.GGUFNote(), "rstrip") {
 		t.Errorf("note %q, %v", tok.GGUFNote(), err)
+	}
+}
+
+// Named special tokens that are nowhere take ids before those of a list that are nowhere, and what tokenizer.json has as
+// special stays so (Transformers 5.23).
+func TestDeclaredOrder(t *testing.T) {
+	const file = `{"added_tokens":[{"id":2,"content":"<tool>","special":false},{"id":3,"content":"<x>","special":true}],"decoder":{"type":"Fuse"},"model":{"type":"BPE","vocab":{"a":0,"</s>":1},"merges":[]}}`
+	for config, want := range map[string]string{
+		`{"eos_token":"</s>","pad_token":"<pad>","extra_special_tokens":["<extra>"]}`: "[0 4 5] aa<tool>",
+		`{"eos_token":"</s>","pad_token":"<pad>"}`:                                    "[0 0 0] aa<tool>",
+		`{"eos_token":"<tool>","added_tokens_decoder":{"3":{"content":"<x>"}}}`:       "[0 0 0] aa<tool>",
+		`{"extra_special_tokens":["<tool>","<extra>"]}`:                               "[0 0 4] aa<tool>",
+	} {
+		tok, err := Parse([]byte(file), []byte(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(tok.Encode("a<pad><extra>", false)) + " " + tok.Decode(tok.Encode("a<x>a<tool>", false), true); got != want {
+			t.Errorf("%s: %s, want %s", config, got, want)
+		}
 	}
 }

@@ -447,3 +447,26 @@ func TestReportedError(t *testing.T) {
 		t.Fatal(tape.Err(), seen)
 	}
 }
+
+// TestKeptRouters: the configuration of a quantized folder names the routers and the gate of
+// the shared expert, which other programs make linear modules of and would look for codes of.
+func TestKeptRouters(t *testing.T) {
+	src := openSource(t, testdir.Shared(t, "golden/arch/qwen2-moe"))
+	for format, want := range map[string]string{formats.CompressedTensors: "ignore", formats.GPTQ: "dynamic"} {
+		path := filepath.Join(t.TempDir(), format)
+		folder(t, src, nil, FolderJob{Path: path, Method: "rtn", Scheme: "W8A16", Format: format, Group: -1, For: []string{}})
+		b, err := os.ReadFile(filepath.Join(path, "config.json"))
+		var c struct {
+			Quantization map[string]json.RawMessage `json:"quantization_config"`
+		}
+		if err = errors.Join(err, json.Unmarshal(b, &c)); err != nil {
+			t.Fatal(err)
+		}
+		kept := strings.ReplaceAll(string(c.Quantization[want]), `\\`, "")
+		for _, module := range []string{"model.layers.0.mlp.gate", "model.layers.1.mlp.shared_expert_gate"} {
+			if !strings.Contains(kept, module+`"`) && !strings.Contains(kept, module+`$"`) {
+				t.Errorf("%s: %s is %s, without %s", format, want, kept, module)
+			}
+		}
+	}
+}

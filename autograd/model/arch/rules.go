@@ -56,6 +56,17 @@ func (r *Rule) Parameter() (module, name string) {
 // IsLinear reports whether it is the matrix of a linear map of a block.
 func (r *Rule) IsLinear() bool { return !r.Bias && r.Role.IsLinear() }
 
+// AsLinear reports whether other programs take it for a linear map, though it stays as it
+// is: routers, and the small maps that mix streams or make inputs. A quantized folder has
+// to say of each that it is none of the quantized ones.
+func (r *Rule) AsLinear() bool {
+	switch r.Role {
+	case Embed, Position, Head, Near, EncoderNear, PartEmbed, ApartEmbed:
+		return false
+	}
+	return r.IsLinear() || classes[r.Role] == table && !r.Vector && !r.Bias && strings.HasSuffix(r.Name, ".weight")
+}
+
 // Decays reports whether weight decay applies to it: not to norms and biases.
 func (r *Rule) Decays() bool { return !r.Bias && r.Role.Decays() }
 

@@ -40,7 +40,7 @@ func writeOutput(c *ucli.Context, path string, write func() error) error {
 		return err
 	}
 	if _, err := os.Lstat(path); err != nil {
-		if err := atomic.MkdirAll(filepath.Dir(path)); err != nil {
+		if err := atomic.MkdirAll(filepath.Dir(filepath.Clean(path))); err != nil { // of o/ the folder above o
 			return err
 		}
 		werr := write()

@@ -29,6 +29,9 @@ func (l *loader) streams(n int) *Streams {
 
 // begin makes the streams [N, n·C] of x [N, C], in place of x.
 func (s *Streams) begin(t *autograd.Tape, x *autograd.Tensor) *autograd.Tensor {
+	if len(s.In) == 0 {
+		return x
+	}
 	size := rms(t, x)
 	all := x
 	for i, l := range s.In {

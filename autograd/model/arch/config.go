@@ -225,6 +225,16 @@ func (c *Config) window(local []bool) int {
 	return n
 }
 
+// slide is the window of all layers, 0 where sliding_window is missing or null. Stated
+// as 0 it is no window: the masks of Transformers then hide every token.
+func (c *Config) slide() int {
+	n := c.Int(0, "sliding_window")
+	if c.has("sliding_window") && n < 1 {
+		c.fail("sliding_window", "is %d, a window in which there is nothing; null is none", n)
+	}
+	return n
+}
+
 // Int returns an integer key, or d when it is absent; d < 0 makes it required.
 func (c *Config) Int(d int, keys ...string) int {
 	v, ok := get[float64](c, keys...)

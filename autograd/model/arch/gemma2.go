@@ -39,6 +39,15 @@ var gemma2 = Arch{
 			formats.KV{Key: "gemma2.final_logit_softcapping", Value: s.LogitCap})
 		return append(kv, s.windowKV("gemma2", 2, false)...)
 	},
+	NoGGUF: func(s *Spec) string {
+		switch { // llama.cpp divides by what a file states, and takes 50 and 30 where it states nothing
+		case s.Attention().SoftCap == 0:
+			return "attn_logit_softcapping: null"
+		case s.LogitCap == 0:
+			return "final_logit_softcapping: null"
+		}
+		return ""
+	},
 	Config: func(s *Spec) []formats.KV {
 		a := s.Attention()
 		kv := append(decoderConfig(s, "Gemma2ForCausalLM", "gemma2"), formats.KV{Key: "hidden_activation", Value: "gelu_pytorch_tanh"},

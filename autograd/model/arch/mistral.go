@@ -13,7 +13,7 @@ var mistral = Arch{
 	IsGGUF: func(m *Metadata) bool { return m.Int(0, "attention.sliding_window") > 0 },
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "num_key_value_heads": "8", "sliding_window": "4096"})
-		window := c.Int(0, "sliding_window")
+		window := c.slide()
 		return decoderSpec(c, "mistral", func(a *Attention, _ *MLP) { a.Window = window })
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
@@ -33,7 +33,11 @@ var mistral = Arch{
 		return kv
 	},
 	Config: func(s *Spec) []formats.KV {
-		return append(decoderConfig(s, "MistralForCausalLM", "mistral"), formats.KV{Key: "sliding_window", Value: s.Attention().Window})
+		kv := formats.KV{Key: "sliding_window"}
+		if n := s.Attention().Window; n > 0 {
+			kv.Value = n
+		}
+		return append(decoderConfig(s, "MistralForCausalLM", "mistral"), kv)
 	},
 }
 
@@ -42,7 +46,7 @@ var ministral = Arch{
 	Name: "ministral", HF: []string{"MinistralForCausalLM"},
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "num_key_value_heads": "8", "sliding_window": "4096"})
-		size := c.Int(0, "sliding_window")
+		size := c.slide()
 		local := c.windowed(c.Int(0, "num_hidden_layers"), func(int) bool { return size > 0 })
 		size = c.window(local)
 		s, err := decoderSpec(c, "ministral", func(*Attention, *MLP) {})

@@ -15,7 +15,7 @@ var mixtral = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "num_key_value_heads": "8", "rms_norm_eps": "1e-5",
 			"num_local_experts": "8", "num_experts_per_tok": "2", "default_theta": "1e6"})
-		if c.Int(0, "sliding_window") > 0 {
+		if c.slide() > 0 {
 			c.lack("sliding_window", "sliding attention of Mixtral is not supported")
 		}
 		s, err := decoderSpec(c, "mixtral", func(*Attention, *MLP) {})

@@ -12,7 +12,7 @@ var phi3 = Arch{
 	Name: "phi3", HF: []string{"Phi3ForCausalLM"}, GGUF: "phi3", PartRotates: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "4096", "original_max_position_embeddings": "4096", "rms_norm_eps": "1e-5"})
-		window := c.Int(0, "sliding_window")
+		window := c.slide()
 		s, err := rotatedSpec(c, "phi3", c.phi3Rope, func(a *Attention, m *MLP) { a.Fused, m.Fused, a.Window = true, true, window })
 		return s, cmp.Or(err, c.err)
 	},

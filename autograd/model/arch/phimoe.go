@@ -18,10 +18,14 @@ var phimoe = Arch{
 		}
 		s.Norm, s.HeadBias = c.layerNorms("rms_norm_eps"), c.Bool(false, "lm_head_bias")
 		c.shortLongrope(&s.Ropes[0])
-		if w := c.Int(0, "sliding_window"); w < s.MaxPos {
+		if w := c.slide(); w < s.MaxPos {
 			s.Attention().Window = w
 		}
-		s.withExperts(MoE{E: c.Int(-1, "num_local_experts"), K: c.Int(-1, "num_experts_per_tok"), Route: sparsemixer(c.Float(0.01, "router_jitter_noise"))}, nil)
+		k := c.Int(-1, "num_experts_per_tok")
+		if k != 2 {
+			c.lack("num_experts_per_tok", "is %d; SparseMixer chooses two experts", k)
+		}
+		s.withExperts(MoE{E: c.Int(-1, "num_local_experts"), K: k, Route: sparsemixer(c.Float(0.01, "router_jitter_noise"))}, nil)
 		return s, c.err
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {

@@ -29,7 +29,7 @@ func (s *Spec) lateWindows(c *Config) {
 	late := func(int) bool { return false }
 	if c.Bool(false, "use_sliding_window") {
 		c.assume(map[string]string{"sliding_window": "4096", "max_window_layers": "28"})
-		first, size := c.Int(28, "max_window_layers"), c.Int(0, "sliding_window")
+		first, size := c.Int(28, "max_window_layers"), c.slide()
 		late = func(i int) bool { return i >= first && size > 0 }
 	} else {
 		c.raw["sliding_window"] = json.RawMessage("null")

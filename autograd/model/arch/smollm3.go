@@ -14,7 +14,7 @@ var smollm3 = Arch{
 		bias, mlp := c.Bool(false, "attention_bias"), c.Bool(false, "mlp_bias")
 		s, err := decoderSpec(c, "smollm3", func(a *Attention, m *MLP) { a.Bias, a.OutBias, m.Bias = bias, bias, mlp })
 		still := c.unplaced(len(s.Layers))
-		some := c.Bool(false, "use_sliding_window") && c.Int(0, "sliding_window") > 0
+		some := c.Bool(false, "use_sliding_window") && c.slide() > 0
 		local := c.windowed(len(s.Layers), func(i int) bool { return some && still[i] })
 		size := c.window(local)
 		s.vary(still, func(a *Attention) { a.Rope = NoRope })

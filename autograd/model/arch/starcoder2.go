@@ -13,7 +13,7 @@ var starcoder2 = Arch{
 	Name: "starcoder2", HF: []string{"Starcoder2ForCausalLM"}, GGUF: "starcoder2",
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "4096", "num_key_value_heads": "2", "hidden_act": `"gelu_pytorch_tanh"`, "tie_word_embeddings": "true"})
-		bias, window := c.Bool(true, "use_bias"), c.Int(0, "sliding_window")
+		bias, window := c.Bool(true, "use_bias"), c.slide()
 		s, err := decoderSpec(c, "starcoder2", func(a *Attention, m *MLP) {
 			a.Bias, a.OutBias, a.Window = bias, bias, window
 			m.Ungated, m.Bias = true, bias

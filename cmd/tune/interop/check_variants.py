@@ -84,6 +84,11 @@ def rules(config):
     yield {"rope_parameters": ABSENT, "rope_theta": 777.0}
 
 
+def plain(o):
+    """A number that JSON has no word for."""
+    return float(o["__float__"]) if set(o) == {"__float__"} else o
+
+
 def changes(config, known):
     """One or a few keys with other values; known are the keys of the class with its defaults."""
     for key, value in known.items():
@@ -181,7 +186,7 @@ def main():
     for folder in sorted(ARCH.iterdir()):
         if not folder.is_dir() or not re.search(os.environ.get("CASES", ""), folder.name):
             continue
-        whole = json.loads((folder / "config.json").read_text())
+        whole = json.loads((folder / "config.json").read_text(), object_hook=plain)
         part = whole.get("text_config", whole)
         conf = getattr(transformers, whole["architectures"][0]).config_class.from_dict(copy.deepcopy(whole))
         known = {**conf.get_text_config(decoder=False).to_dict(), **{k: v for k, v in part.items() if isinstance(v, dict)}}

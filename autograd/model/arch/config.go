@@ -37,6 +37,9 @@ func describe(key, format string, args []any) error {
 	return fmt.Errorf("config.json: %s: %s", key, fmt.Sprintf(format, args...))
 }
 
+// within is a part of c's file, whose errors are c's.
+func (c *Config) within(raw map[string]json.RawMessage) *Config { return &Config{raw: raw, whole: c} }
+
 // set keeps the first error, of a part of a config also in the whole.
 func (c *Config) set(err error) {
 	for ; c != nil; c = c.whole {

@@ -39,7 +39,6 @@ var dbrx = Arch{
 			}
 		}
 		e := MoE{E: ffn.Int(-1, "moe_num_experts"), K: ffn.Int(-1, "moe_top_k"), Route: route}
-		c.err = cmp.Or(c.err, attn.err, ffn.err)
 		s, err := c.layers(s, "n_layers", decoder(a, f))
 		s.withExperts(e, nil)
 		return s, cmp.Or(err, c.err)
@@ -97,5 +96,5 @@ func (c *Config) inner(key string) *Config {
 	if o == nil {
 		o = map[string]json.RawMessage{}
 	}
-	return &Config{raw: o}
+	return c.within(o)
 }

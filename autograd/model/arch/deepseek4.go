@@ -247,7 +247,7 @@ func (c *Config) v4Ropes(d, maxPos int) []RopeSpec {
 		}
 	}
 	read := func(kind string, base float64) RopeSpec {
-		rule := &Config{raw: rules[kind]}
+		rule := c.within(rules[kind])
 		if c.err != nil || rule.raw == nil {
 			return RopeSpec{}
 		}
@@ -261,9 +261,8 @@ func (c *Config) v4Ropes(d, maxPos int) []RopeSpec {
 		if err != nil {
 			c.fail("rope_parameters", "%v", err)
 		}
-		k := &Config{raw: map[string]json.RawMessage{"rope_parameters": all}}
+		k := c.within(map[string]json.RawMessage{"rope_parameters": all})
 		r := k.rope(int(float64(d)*share), maxPos)
-		c.err = cmp.Or(c.err, rule.err, k.err)
 		if r.Type == "yarn" && r.AttnFactor == 0 {
 			r.AttnFactor = 1
 		}

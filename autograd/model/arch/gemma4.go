@@ -199,7 +199,7 @@ func (c *Config) gemma4Ropes(d, near, maxPos int) []RopeSpec {
 		"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}}`})
 	kinds, _ := get[map[string]map[string]json.RawMessage](c, "rope_parameters")
 	read := func(kind string, d int, base float64) RopeSpec {
-		rule := &Config{raw: kinds[kind]}
+		rule := c.within(kinds[kind])
 		r := RopeSpec{Dim: d, Base: rule.Float(base, "rope_theta"), MaxPos: maxPos}
 		share := rule.Float(1, "partial_rotary_factor")
 		switch name := rule.String("default", "rope_type"); {
@@ -208,7 +208,6 @@ func (c *Config) gemma4Ropes(d, near, maxPos int) []RopeSpec {
 		case name != "default" || share != 1:
 			rule.lack("rope_parameters", "%s of %g of a head is not supported in Gemma 4; known: default, proportional", name, share)
 		}
-		c.err = cmp.Or(c.err, rule.err)
 		return r
 	}
 	return []RopeSpec{read("full_attention", d, 1e6), read("sliding_attention", near, 1e4)}

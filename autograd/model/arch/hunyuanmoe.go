@@ -79,10 +79,5 @@ func (c *Config) everyLayer(key string) int {
 			c.lack(key, "is %s in one layer, %s in another; only equal ones are supported", list[0], list[i])
 		}
 	}
-	one := &Config{raw: map[string]json.RawMessage{key: list[0]}}
-	n := one.Int(0, key)
-	if one.err != nil && c.err == nil {
-		c.err = one.err
-	}
-	return n
+	return c.within(map[string]json.RawMessage{key: list[0]}).Int(0, key)
 }

@@ -1,7 +1,6 @@
 package arch
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,7 +28,7 @@ var kimiLinear = Arch{
 		s.deltaLayers(c.kimiFull(l, len(s.Layers)), a, d, &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act")})
 		s.withExperts(c.kimiExperts(), c.sparseLayers(1))
 		s.Predict = c.predicting()
-		return s, cmp.Or(c.err, l.err)
+		return s, c.err
 	},
 	GGUFSpec: func(m *Metadata) (Spec, error) {
 		s := Spec{Arch: "kimi_linear", C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), V: m.vocabulary(),

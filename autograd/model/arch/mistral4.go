@@ -49,7 +49,7 @@ func (c *Config) rotatedShare() {
 		return
 	}
 	rot, nope := c.Int(-1, "qk_rope_head_dim"), c.Int(-1, "qk_nope_head_dim")
-	f := (&Config{raw: rule}).Float(0, key)
+	f := c.within(rule).Float(0, key)
 	if n := int(float64(rot+nope) * f); n != rot {
 		c.fail(key, "is %g, of heads of which %d of %d elements rotate", f, rot, rot+nope)
 	}

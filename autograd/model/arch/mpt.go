@@ -77,7 +77,7 @@ var mpt = Arch{
 // published models, and in Transformers whatever the file says.
 func (c *Config) mptAttention(a *Attention) {
 	raw, _ := get[map[string]json.RawMessage](c, "attn_config")
-	in := &Config{raw: raw}
+	in := c.within(raw)
 	for key, neutral := range map[string]bool{"qk_ln": false, "prefix_lm": false, "attn_uses_sequence_id": false, "alibi": true} {
 		if v := in.Bool(neutral, key); v != neutral {
 			c.lack("attn_config."+key, "is %v; supported is %v", v, neutral)
@@ -86,11 +86,8 @@ func (c *Config) mptAttention(a *Attention) {
 	if kind := in.String("multihead_attention", "attn_type"); kind != "multihead_attention" {
 		c.lack("attn_config.attn_type", "%q is not supported; known: multihead_attention", kind)
 	}
-	a.Clip, a.Scale = float32(in.Float(0, "clip_qkv")), float32(in.Float(0, "softmax_scale"))
+	a.Clip, a.Scale = in.clip(), float32(in.Float(0, "softmax_scale"))
 	if most := in.Float(8, "alibi_bias_max"); most != 8 {
 		c.lack("attn_config.alibi_bias_max", "is %g; supported is 8", most)
-	}
-	if in.err != nil && c.err == nil {
-		c.err = in.err
 	}
 }

@@ -69,16 +69,13 @@ func (c *Config) ropePair(d, maxPos int, local float64) []RopeSpec {
 		}
 	}
 	one := func(kind, base string) RopeSpec {
-		k := &Config{raw: map[string]json.RawMessage{"default_theta": json.RawMessage(base)}}
+		k := c.within(map[string]json.RawMessage{"default_theta": json.RawMessage(base)})
 		if rule := kinds[kind]; rule != nil {
 			k.raw["rope_parameters"] = rule
 		}
 		r := k.Rope(d, maxPos)
 		if r.NoTruncate {
 			k.lack("rope_parameters", "%s has truncate: false, which Transformers does not read there; remove it", kind)
-		}
-		if k.err != nil && c.err == nil {
-			c.err = k.err
 		}
 		return r
 	}
@@ -150,7 +147,7 @@ func (c *Config) ropeRule() *Config {
 			c.lack("rope_parameters", "%s is %.40s, which rope of this architecture does not have", key, text)
 		}
 	}
-	return &Config{raw: rule, whole: c}
+	return c.within(rule)
 }
 
 // plainRule is a rule in the newer spelling, without the base, which may stand

@@ -46,6 +46,8 @@ func TestConfigsOfOneModel(t *testing.T) {
 		{"gpt-neox", `{"head_dim": 20}`, "", "head_dim: is 20"},
 		{"gpt-oss", `{"swiglu_limit": 0}`, "", "swiglu_limit: is 0"},
 		{"dbrx", `{"attn_config": {"kv_n_heads": 2, "clip_qkv": 0.0}}`, "", "clip_qkv: is 0"},
+		{"dbrx", `{"ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2, "ffn_act_fn": {"name": 5}}}`, "", "name"},
+		{"mpt", `{"attn_config": {"clip_qkv": -1.0}}`, "", "clip_qkv: is -1"},
 		{"mistral", `{"sliding_window": 0}`, "", "sliding_window: is 0"},
 		{"phi3", `{"sliding_window": 0}`, "", "sliding_window: is 0"},
 		{"starcoder2", `{"sliding_window": 0}`, "", "sliding_window: is 0"},

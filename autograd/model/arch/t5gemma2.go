@@ -99,16 +99,14 @@ func (c *Config) part(key string) *Config {
 		c.fail(key, "missing")
 		inner = map[string]json.RawMessage{}
 	}
-	return &Config{raw: inner}
+	return c.within(inner)
 }
 
 // gemmaStack reads the layers of an encoder or a decoder as Gemma 3's.
 func (c *Config) gemmaStack(key string) (Spec, error) {
 	p := c.part(key)
 	if p.has("text_config") {
-		half := p
-		p = half.part("text_config")
-		c.err = cmp.Or(c.err, half.err)
+		p = p.part("text_config")
 	}
 	if c.err != nil {
 		return Spec{}, c.err

@@ -85,6 +85,9 @@ func (p *Planner) open(ref Ref) (*arch.Source, error) {
 		return arch.Open(OnlyModelIn(path))
 	}
 	j := p.Env.Job(ref.Stage)
+	if j.Kind.Shapes != nil {
+		return j.Kind.Shapes(p, j)
+	}
 	in, _ := j.In("model")
 	from, err := p.Source(in)
 	if err != nil {

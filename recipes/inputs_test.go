@@ -71,7 +71,7 @@ bench models[export/F16] = export/F16 (given)`
 	for text, want := range map[string]string{
 		"\n  - train: {}": "train.data: no data",
 		"\n  - {id: a, ingest: {datasets: [{path: x}]}}\n  - {id: b, ingest: {datasets: [{path: x}]}}\n  - train: {}": "several ingest stages: a, b",
-		"\n  - ingest: {datasets: [{path: x}]}\n  - train: {model: ingest}":                                           "stage ingest is a ingest stage, want add_tokens or train or merge or quantize or export",
+		"\n  - ingest: {datasets: [{path: x}]}\n  - train: {model: ingest}":                                           "stage ingest is a ingest stage, want add_tokens or train or merge or merge_models or quantize or export",
 		"\n  - export: {type: [Q8_0, F16]}\n  - quantize: {method: nf4, model: export}":                               "stage export writes Q8_0, F16",
 		"\n  - {id: q, quantize: {method: nf4}}\n  - export: {model: q/x}":                                            `stage q has one output, not "x"`,
 		"\n  - {id: q, quantize: {method: nf4, model: late}}\n  - {id: late, quantize: {method: nf4}}":                "stage late stands below",

@@ -35,6 +35,7 @@ type Kind struct {
 	Makes   func(o any) []Made                                                                        // the models it makes
 	Path    func(dir, run string, o any, member string) string                                        // where one of several lies; nil: the stage's folder
 	Types   func(p *Planner, j *Job, from *arch.Source, member string) (map[string]dtype.Type, error) // of the tensors it will write
+	Shapes  func(p *Planner, j *Job) (*arch.Source, error)                                            // the model it will make, where that is not its input in the types of Types
 	Grows   func(p *Planner, j *Job, from *arch.Source) (int, error)                                  // tokens that the model it makes will have; nil: as many
 
 	Plan func(p *Planner, j *Job, s *StagePlan) error                 // what Run would do

@@ -15,6 +15,7 @@ const (
 	DataRef     RefKind = "data"     // rows, text or ingested samples
 	AdapterRef  RefKind = "adapter"  // a PEFT folder
 	TemplateRef RefKind = "template" // a chat template's file
+	ConfigRef   RefKind = "config"   // a configuration of mergekit
 )
 
 // Ref is a resolved input of a stage: another stage's output or a path. A

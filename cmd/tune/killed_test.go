@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -120,6 +121,36 @@ func TestSameBits(t *testing.T) {
 		a, b := timeless(read(t, filepath.Join(dir, runs, "r/train/metrics.jsonl"))), timeless(read(t, filepath.Join(dir, "two/r/train/metrics.jsonl")))
 		if fmt.Sprint(a) != fmt.Sprint(b) {
 			t.Errorf("%s: steps differ:\n%v\n%v", runs, a, b)
+		}
+		if left := litter(filepath.Join(dir, runs)); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	}
+}
+
+// sums is a recipe that merges two models.
+const sums = `version: 1
+name: r
+stages:
+  - merge_models:
+      config: {merge_method: linear, parameters: {weight: 0.7, normalize: false}, models: [{model: fix/model}, {model: twin}]}
+      max_shard_size: 20KB
+`
+
+// A merge of models that is killed goes on, and ends in the same bits.
+func TestKilledMergeModels(t *testing.T) {
+	dir := workplace(t)
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "r.yaml"), []byte(sums), 0o644), copyTree(filepath.Join(dir, "fix", "model"), filepath.Join(dir, "twin"))); err != nil {
+		t.Fatal(err)
+	}
+	tune(t, dir, "run", "r.yaml", "--run-dir", "alone", "--quiet")
+	want := read(t, filepath.Join(dir, "alone/r/manifest.json"))
+	for i, at := range []string{".state/merge_models.json", "merge_models.part", "merge_models.part/data/model-00004-of-*", "merge_models", "manifest.json"} {
+		runs := fmt.Sprintf("killed%d", i)
+		kill(t, dir, runs, func() bool { found, _ := filepath.Glob(filepath.Join(dir, runs, "r", at)); return len(found) > 0 })
+		tune(t, dir, "run", "r.yaml", "--run-dir", runs, "--quiet")
+		if got := read(t, filepath.Join(dir, runs, "r/manifest.json")); got != want {
+			t.Errorf("killed at %s and resumed differs:\n%s\n%s", at, got, want)
 		}
 		if left := litter(filepath.Join(dir, runs)); len(left) > 0 {
 			t.Errorf("left behind: %v", left)

@@ -91,21 +91,38 @@ func DecodeNode(n *yaml.Node, ptr any) error {
 	return nil
 }
 
+// DecodeWhole is DecodeNode with every problem, as Problems that a Setter may return.
+func DecodeWhole(n *yaml.Node, ptr any) error {
+	d := Decoder{}
+	d.Decode(n, reflect.ValueOf(ptr).Elem())
+	if len(d.Problems) > 0 {
+		return d.Problems
+	}
+	return nil
+}
+
 // Decode fills the struct v from a mapping.
 func (d *Decoder) Decode(n *yaml.Node, v reflect.Value) { d.decodeStruct(n, v, "") }
 
 // Bad notes a problem at a node.
 func (d *Decoder) Bad(n *yaml.Node, path, hint, format string, args ...any) {
+	d.adopt(n, path, Problems{{Line: n.Line, Col: n.Column, Msg: fmt.Sprintf(format, args...), Hint: hint}})
+}
+
+// adopt notes problems at n, or at lines below it.
+func (d *Decoder) adopt(n *yaml.Node, path string, all Problems) {
 	if i := strings.Index(path, "]."); i > 0 && strings.HasPrefix(path, "stages[") {
 		path = path[i+2:] // the kind says enough
 	}
-	p := Problem{Place: d.place, Line: n.Line, Col: n.Column, Path: path, Msg: fmt.Sprintf(format, args...), Hint: hint}
-	if from, ok := d.placeOf[n]; ok {
-		p.Place, p.Line, p.Col = from, 0, 0
-	} else if n.Line >= 1 && n.Line <= len(d.lines) {
-		p.Source = d.lines[n.Line-1]
+	for _, p := range all {
+		p.Place, p.Path = d.place, Join(path, p.Path)
+		if from, ok := d.placeOf[n]; ok {
+			p.Place, p.Line, p.Col = from, 0, 0
+		} else if p.Line >= 1 && p.Line <= len(d.lines) {
+			p.Source = d.lines[p.Line-1]
+		}
+		d.Problems = append(d.Problems, p)
 	}
-	d.Problems = append(d.Problems, p)
 }
 
 // Deref follows aliases.
@@ -181,7 +198,10 @@ func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect
 		return
 	}
 	if s, ok := v.Addr().Interface().(Setter); ok {
-		if err := s.SetYAML(n); err != nil {
+		err, all := s.SetYAML(n), Problems(nil)
+		if errors.As(err, &all) {
+			d.adopt(n, path, all)
+		} else if err != nil {
 			d.Bad(n, path, "", "%v", err)
 		}
 		return

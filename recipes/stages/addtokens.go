@@ -287,24 +287,39 @@ func (e *firstRows) Apply(t *arch.Tensor, row0 int, w []float32) error {
 	return nil
 }
 
-// tokensBehind is the number of tokens of a model's tokenizer, made or not.
-func tokensBehind(p *recipes.Planner, ref recipes.Ref) (int, error) {
-	if ref.Stage == "" || p.Done(p.Env.Job(ref.Stage)) != nil {
-		return recipes.Once(p, "tokens of "+ref.String(), func() (int, error) {
-			tok, err := TokenizerOf(p.Env.Path(ref))
+// tokenizerBehind is the tokenizer of a model, made or not.
+func tokenizerBehind(p *recipes.Planner, ref recipes.Ref) (*tokenizer.Tokenizer, error) {
+	return recipes.Once(p, "tokenizer of "+ref.String(), func() (*tokenizer.Tokenizer, error) {
+		if ref.Stage == "" || p.Done(p.Env.Job(ref.Stage)) != nil {
+			return TokenizerOf(p.Env.Path(ref))
+		}
+		j := p.Env.Job(ref.Stage)
+		if _, ok := j.Options.(*MergeModels); ok {
+			m, err := plannedSet(p, j)
 			if err != nil {
-				return 0, err
+				return nil, err
 			}
-			return tok.Size(), nil
-		})
+			defer m.close()
+			if tok, _, err := m.tokens(); tok != nil || err != nil {
+				return tok, err
+			}
+		}
+		in, _ := j.In("model")
+		tok, err := tokenizerBehind(p, in)
+		if o, ok := j.Options.(*AddTokens); ok && err == nil {
+			tok, err = tok.With(o.added())
+		}
+		return tok, err
+	})
+}
+
+// tokensBehind is the number of its tokens.
+func tokensBehind(p *recipes.Planner, ref recipes.Ref) (int, error) {
+	tok, err := tokenizerBehind(p, ref)
+	if err != nil {
+		return 0, err
 	}
-	j := p.Env.Job(ref.Stage)
-	in, _ := j.In("model")
-	n, err := tokensBehind(p, in)
-	if o, ok := j.Options.(*AddTokens); ok {
-		n += len(o.all())
-	}
-	return n, err
+	return tok.Size(), nil
 }
 
 // rowsAfter is the vocabulary of the model that j makes.
@@ -322,19 +337,14 @@ func planAddTokens(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) err
 	if err != nil {
 		return err
 	}
-	if in.Stage == "" { // whose tokenizer is there
-		tok, err := TokenizerOf(in.Path)
-		if err == nil {
-			_, err = tok.With(o.added())
-		}
-		if err != nil {
-			return err
-		}
+	tok, err := tokenizerBehind(p, in)
+	if err == nil {
+		_, err = tok.With(o.added())
 	}
-	n, err := tokensBehind(p, in)
 	if err != nil {
 		return err
 	}
+	n := tok.Size()
 	made, err := p.Source(recipes.Ref{Kind: recipes.ModelRef, Stage: j.ID})
 	if err != nil {
 		return err

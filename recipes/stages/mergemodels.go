@@ -1,12 +1,17 @@
 package stages
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/dustin/go-humanize"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/autograd/model/merge"
@@ -14,66 +19,360 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/recipes"
+	"github.com/tunekit/tunekit/recipes/report"
+	"github.com/tunekit/tunekit/recipes/schema"
 )
 
-// MergeModelsOptions are those of `tune merge-models`.
+var mergeModelsKind = recipes.Kind{
+	Name: "merge_models", Doc: "one model of several, by a configuration of mergekit",
+	New: func() any { return new(MergeModels) }, Left: func() any { return new(MergeModelsResult) },
+	Gives: []recipes.RefKind{recipes.ModelRef}, HostOnly: true,
+	Resolve: resolveMergeModels, Inputs: mergeModelsInputs,
+	Address: func(_ *recipes.Addresser, opts any) any {
+		o := opts.(*MergeModels)
+		return struct {
+			Config string // which the result has beside its weights
+			Shard  schema.Size
+		}{string(o.Config.text), o.MaxShardSize}
+	},
+	Makes:  func(any) []recipes.Made { return []recipes.Made{{Dense: true}} },
+	Shapes: mergeModelsShapes, Plan: planMergeModels, Run: runMergeModels, View: viewMergeModels,
+}
+
+// MergeModels makes one model of several.
+type MergeModels struct {
+	Config       MergeConfig `yaml:"config" type:"file, or its keys" doc:"of mergekit; models are stages, paths or names of the hub" unset:"required"`
+	MaxShardSize schema.Size `yaml:"max_shard_size" doc:"bytes a file" default:"5GB"`
+}
+
+// MergeConfig is a configuration of mergekit: a file, or its keys.
+type MergeConfig struct {
+	Path string     // of the file, "" for keys
+	keys *yaml.Node // given in place of a file
+	text []byte     // of either; nil: not read, or not to be read
+}
+
+// ReadMergeConfig reads a file.
+func ReadMergeConfig(path string) (MergeConfig, error) {
+	text, err := formats.TextFile(path)
+	return MergeConfig{Path: path, text: text}, err
+}
+
+// read parses and checks the text. The result belongs to one merge, which changes it.
+func (c *MergeConfig) read() (*merge.Config, error) { return merge.Read(c.Path, c.text) }
+
+// SetYAML reads the name of a file, or the keys.
+func (c *MergeConfig) SetYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		c.Path = n.Value
+		return nil
+	}
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("found a list, want a file of mergekit, or its keys")
+	}
+	left := maxConfigNodes
+	c.keys = standalone(n, &left)
+	if left < 0 {
+		return fmt.Errorf("its aliases stand for more than %d values", maxConfigNodes)
+	}
+	if err := schema.DecodeWhole(n, new(merge.Config)); err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(c.keys); err != nil {
+		return err
+	}
+	c.text = b.Bytes()
+	return e.Close()
+}
+
+// maxConfigNodes keeps a few lines of aliases from standing for any number of values.
+const maxConfigNodes = 100_000
+
+// standalone is n without what the text around it says: aliases, comments, flow style.
+func standalone(n *yaml.Node, left *int) *yaml.Node {
+	n = schema.Deref(n)
+	out := &yaml.Node{Kind: n.Kind, Tag: n.Tag, Value: n.Value}
+	if n.Kind == yaml.ScalarNode {
+		out.Style = n.Style
+	}
+	for _, c := range n.Content {
+		if *left--; *left < 0 {
+			break
+		}
+		out.Content = append(out.Content, standalone(c, left))
+	}
+	return out
+}
+
+// MarshalYAML is the form that SetYAML reads.
+func (c MergeConfig) MarshalYAML() (any, error) {
+	if c.keys != nil {
+		return c.keys, nil
+	}
+	return c.Path, nil
+}
+
+// JSONSchema lists the keys, for editors; what they may hold, the program says.
+func (MergeConfig) JSONSchema() map[string]any {
+	props := map[string]any{}
+	for _, k := range schema.Keys(reflect.TypeFor[merge.Config](), "") {
+		props[k.Name] = map[string]any{"description": k.Doc}
+	}
+	props["merge_method"].(map[string]any)["enum"] = merge.Methods()
+	return map[string]any{"anyOf": []any{map[string]any{"type": "string"},
+		map[string]any{"type": "object", "properties": props, "additionalProperties": false, "patternProperties": map[string]any{"^x-": map[string]any{}}}}}
+}
+
+// MergeModelsResult is what a merge_models stage leaves for the report.
+type MergeModelsResult struct {
+	Method string        `json:"method"`
+	Models []merge.Model `json:"models"`
+	*merge.Report
+}
+
+func resolveMergeModels(opts any, _ recipes.Setting, bad recipes.Bad) {
+	schema.Fill(opts)
+	switch c := &opts.(*MergeModels).Config; {
+	case c.Path == "" && c.keys == nil:
+		bad("config", "config: ties.yaml, or the keys of such a file below config", "no configuration")
+	case c.text != nil:
+		if _, err := c.read(); err != nil {
+			bad("config", fail.Hint(err), "%v", err)
+		}
+	}
+}
+
+// mergeModelsInputs are the models, in the order of mergedNames, and the file.
+func mergeModelsInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
+	o := opts.(*MergeModels)
+	var err error
+	if o.Config.text == nil {
+		if o.Config, err = ReadMergeConfig(o.Config.Path); err != nil {
+			return nil, err
+		}
+	}
+	c, err := o.Config.read()
+	if err != nil {
+		return nil, err
+	}
+	var in []recipes.Input
+	for i, name := range mergedNames(c) {
+		ref, err := v.Given(recipes.ModelRef, "config", string(name))
+		if err != nil {
+			return nil, err
+		}
+		if s := v.Find(ref.Stage); s == nil {
+			ref.Path = namedPath(name)
+		} else if slices.ContainsFunc(s.Kind.Makes(s.Options), func(m recipes.Made) bool { return m.Adapter && m.Member == ref.Member }) {
+			return nil, v.Usagef("config", "name a merge stage of it, which writes it into its base", "stage %s makes an adapter, not a model", name)
+		}
+		key := "model" // whose config.json and tokenizer the result has
+		if i > 0 {
+			key = fmt.Sprintf("models[%d]", i)
+		}
+		in = append(in, recipes.Input{Name: key, Ref: ref})
+	}
+	if o.Config.Path != "" {
+		in = append(in, recipes.Input{Name: "config", Ref: recipes.Ref{Kind: recipes.ConfigRef, Path: o.Config.Path, Why: "given"}})
+	}
+	return in, nil
+}
+
+// mergedNames are the models that a merge reads, that of the tokenizer, too.
+func mergedNames(c *merge.Config) []merge.Model {
+	out := c.References()
+	if from := merge.Model(source(c)); from != "" && from != "base" && from != "union" && !slices.Contains(out, from) {
+		out = append(out, from)
+	}
+	return out
+}
+
+// mergedRefs are the models of a stage by their names in its configuration.
+func mergedRefs(j *recipes.Job, c *merge.Config) map[merge.Model]recipes.Ref {
+	out := map[merge.Model]recipes.Ref{}
+	for i, name := range mergedNames(c) {
+		out[name] = j.Inputs[i].Ref
+	}
+	return out
+}
+
+// plannedSet are the models of a stage in shapes, and its configuration: its own to change.
+// The caller closes it.
+func plannedSet(p *recipes.Planner, j *recipes.Job) (*modelSet, error) {
+	c, err := j.Options.(*MergeModels).Config.read()
+	if err != nil {
+		return nil, err
+	}
+	m, refs := newModelSet(c, noteTo(nil)), mergedRefs(j, c)
+	m.tokenizer = func(name merge.Model) (*tokenizer.Tokenizer, error) { return tokenizerBehind(p, refs[name]) }
+	for _, name := range m.order {
+		src, err := p.Source(refs[name])
+		if err == nil {
+			src, err = recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held { return recipes.Held{Type: t.Type} })
+		}
+		if err != nil {
+			m.close()
+			return nil, err
+		}
+		m.open[name] = src
+	}
+	return m, nil
+}
+
+// mergeModelsPlan is what the stage will write.
+func mergeModelsPlan(p *recipes.Planner, j *recipes.Job) (*merge.Planned, error) {
+	return recipes.Once(p, "merge of "+j.ID, func() (*merge.Planned, error) {
+		m, err := plannedSet(p, j)
+		if err != nil {
+			return nil, err
+		}
+		defer m.close()
+		_, vocab, err := m.tokens()
+		if err != nil {
+			return nil, err
+		}
+		will, err := merge.Plan(m.c, m.open, vocab)
+		if err != nil && fail.Code(err) == int(fail.Usage) {
+			err = fail.Usagef(p.Env.Where(j)+".config", fail.Hint(err), "%w", err)
+		}
+		return will, err
+	})
+}
+
+func mergeModelsShapes(p *recipes.Planner, j *recipes.Job) (*arch.Source, error) {
+	will, err := mergeModelsPlan(p, j)
+	if err != nil {
+		return nil, err
+	}
+	return will.Model(j.ID)
+}
+
+func planMergeModels(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
+	will, err := mergeModelsPlan(p, j)
+	if err != nil {
+		return err
+	}
+	c, err := j.Options.(*MergeModels).Config.read()
+	if err != nil {
+		return err
+	}
+	n := len(c.References())
+	s.Disk = will.Bytes
+	s.Seconds = float64(n+1) * float64(s.Disk) / 3e8
+	s.Does = fmt.Sprintf("%s of %d models, %d layers", c.Method, n, will.Layers)
+	for _, note := range will.Notes {
+		s.Note("%s", note)
+	}
+	countHost(s, will.Memory)
+	return nil
+}
+
+func runMergeModels(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
+	o := j.Options.(*MergeModels)
+	c, err := o.Config.read()
+	if err != nil {
+		return err
+	}
+	refs := mergedRefs(j, c)
+	left, err := MergeModelsTo(ctx, x.Device(), MergeModelsOptions{Config: o.Config, Path: func(m merge.Model) string { return x.Path(refs[m]) },
+		Output: x.Dir(j), MaxShard: int64(o.MaxShardSize), Seed: x.Seed(), Progress: x.Progress("bytes"), Note: func(s string) { res.Notes = append(res.Notes, s) }})
+	if err != nil {
+		return err
+	}
+	res.Left = left
+	return nil
+}
+
+func viewMergeModels(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Section) {
+	if res == nil {
+		return
+	}
+	left, dir := res.Left.(*MergeModelsResult), x.Dir(j)
+	var names []string
+	for _, m := range left.Models {
+		names = append(names, string(m))
+	}
+	s.Models = append(s.Models, report.Row{Model: j.ID, Path: dir})
+	s.Facts = append(s.Facts, fmt.Sprintf("%s: %s of %s; %d layers, %s", j.ID, left.Method, strings.Join(names, ", "), left.Layers, humanize.Bytes(uint64(left.Bytes))))
+	s.Next = append(s.Next, report.Command{For: "vLLM", Line: fmt.Sprintf("vllm serve %s --served-model-name %s", report.Shell(dir), report.Shell(x.Name()))})
+	s.Try = dir
+}
+
+// MergeModelsOptions are what `tune merge-models` and a merge_models stage share.
 type MergeModelsOptions struct {
-	Config   string // file of mergekit
-	Output   string // new folder
-	MaxShard int64  // bytes of a file
-	Seed     uint64 // of random masks
+	Config   MergeConfig
+	Path     func(merge.Model) string // where a model lies; nil: where the configuration says
+	Output   string                   // new folder
+	MaxShard int64                    // bytes of a file
+	Seed     uint64                   // of random masks
 	Progress func(done, total int64)
 	Note     func(string)
 }
 
-// MergeModels merges whole models as a configuration of mergekit says. Tokenizer and
+// MergeModelsTo merges whole models as a configuration of mergekit says. Tokenizer and
 // generation settings are those of the base_model, or of the first model, unless the
 // configuration says otherwise.
-func MergeModels(ctx context.Context, dev kernels.Backend, o MergeModelsOptions) (*merge.Report, error) {
-	text, err := formats.TextFile(o.Config)
+func MergeModelsTo(ctx context.Context, dev kernels.Backend, o MergeModelsOptions) (*MergeModelsResult, error) {
+	c, err := o.Config.read()
 	if err != nil {
 		return nil, err
 	}
-	c, err := merge.Read(o.Config, text)
-	if err != nil {
-		return nil, err
+	path := o.Path
+	if path == nil {
+		path = namedPath
 	}
-	note := noteTo(o.Note)
-	m := modelSet{c: c, order: c.References(), open: map[merge.Model]*arch.Source{}, note: note}
+	m := newModelSet(c, noteTo(o.Note))
 	defer m.close()
-	for _, path := range m.order {
-		if m.open[path], err = openNamed(string(path)); err != nil {
+	for _, name := range m.order {
+		if m.open[name], err = OpenSource(path(name)); err != nil {
 			return nil, err
 		}
 	}
-	mo := merge.Options{Path: o.Output, MaxShard: o.MaxShard, Seed: o.Seed, Progress: o.Progress, Note: note}
-	if mo.Files, mo.Vocab, err = m.files(); err != nil {
+	m.tokenizer = func(name merge.Model) (*tokenizer.Tokenizer, error) {
+		if src := m.open[name]; src != nil {
+			return tokenizer.Open(src.Reader)
+		}
+		return TokenizerOf(path(name))
+	}
+	mo := merge.Options{Path: o.Output, MaxShard: o.MaxShard, Seed: o.Seed, Progress: o.Progress, Note: m.note}
+	if mo.Files, mo.Vocab, err = m.files(path); err != nil {
 		return nil, err
 	}
-	mo.Files["README.md"] = mergedCard(c, m.order, o.Seed, text)
-	mo.Files["mergekit_config.yml"] = text
-	return merge.Write(ctx, dev, c, m.open, mo)
+	mo.Files["README.md"] = mergedCard(c, m.order, o.Seed, o.Config.text)
+	mo.Files["mergekit_config.yml"] = o.Config.text
+	rep, err := merge.Write(ctx, dev, c, m.open, mo)
+	return &MergeModelsResult{Method: c.Method, Models: m.order, Report: rep}, err
 }
 
 // hubName is the name of a model on the hub, as mergekit's files have it.
 var hubName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9._/-]+)?$`)
 
-// openNamed opens a model by path, reference, or the hub's name for it, which stands
-// for what is in the local cache.
-func openNamed(name string) (*arch.Source, error) {
+// namedPath is a model's path or reference; the hub's name for it stands for what is in
+// the local cache.
+func namedPath(m merge.Model) string {
+	name := string(m)
 	path, _, _ := strings.Cut(name, "@")
 	if !exists(name) && !exists(filepath.Dir(path)) && hubName.MatchString(name) {
 		name = "hf://" + name
 	}
-	return OpenSource(name)
+	return name
 }
 
 // modelSet are the open models of a merge.
 type modelSet struct {
-	c     *merge.Config
-	order []merge.Model
-	open  map[merge.Model]*arch.Source
-	note  func(string)
+	c         *merge.Config
+	order     []merge.Model
+	open      map[merge.Model]*arch.Source
+	tokenizer func(merge.Model) (*tokenizer.Tokenizer, error)
+	note      func(string)
+}
+
+func newModelSet(c *merge.Config, note func(string)) *modelSet {
+	return &modelSet{c: c, order: c.References(), open: map[merge.Model]*arch.Source{}, note: note}
 }
 
 func (m *modelSet) close() {
@@ -84,65 +383,67 @@ func (m *modelSet) close() {
 	}
 }
 
-// files are what lies beside the weights: the tokenizer, and what its tokens make of
-// the tables, nil where these stay row by row.
-func (m *modelSet) files() (map[string][]byte, *merge.Vocabulary, error) {
-	donor := m.open[m.order[0]]
-	source, asked := m.c.TokenizerSource, m.c.Tokenizer
-	if source == "" && asked.Source != "" {
-		source = asked.Source
+// source is where the tokens of the result come from, "" where they stay as they are.
+func source(c *merge.Config) merge.Source {
+	switch asked := c.Tokenizer; {
+	case c.TokenizerSource != "":
+		return c.TokenizerSource
+	case asked.Source != "":
+		return asked.Source
+	case len(asked.Tokens) > 0 || asked.Multiple != 0:
+		return "union"
 	}
-	if source == "" && (len(asked.Tokens) > 0 || asked.Multiple != 0) {
-		source = "union"
-	}
-	if source == "" {
-		var tok *tokenizer.Tokenizer
-		if m.c.ChatTemplate != "" || hasTokenizer(donor) {
-			var err error
-			if tok, err = tokenizer.Open(donor.Reader); err != nil {
-				return nil, nil, err
-			}
-		}
-		if err := m.setTemplate(tok); err != nil {
-			return nil, nil, err
-		}
-		files, err := servedFiles(donor, tok)
-		return files, nil, err
+	return ""
+}
+
+// tokens are the tokenizer of the result and what its tokens make of the tables, both nil
+// where tables stay row by row.
+func (m *modelSet) tokens() (tok *tokenizer.Tokenizer, vocab *merge.Vocabulary, err error) {
+	from := source(m.c)
+	if from == "" {
+		return nil, nil, nil
 	}
 	toks := map[merge.Model]*tokenizer.Tokenizer{}
-	var err error
-	for _, path := range m.order {
-		if toks[path], err = tokenizer.Open(m.open[path].Reader); err != nil {
+	for _, name := range m.order {
+		if toks[name], err = m.tokenizer(name); err != nil {
 			return nil, nil, err
 		}
 	}
-	from, tok := donor, toks[m.order[0]]
-	switch source {
+	switch from {
 	case "base":
+		tok = toks[m.order[0]]
 	case "union":
-		if tok, err = m.union(toks); err != nil {
-			return nil, nil, err
-		}
+		tok, err = m.union(toks)
 	default:
-		path := merge.Model(source)
-		if from = m.open[path]; from == nil {
-			src, err := openNamed(string(source))
-			if err != nil {
-				return nil, nil, err
-			}
-			defer src.Close()
-			from = src
-		}
-		if tok, err = tokenizer.Open(from.Reader); err != nil {
-			return nil, nil, err
-		}
+		tok, err = m.tokenizer(merge.Model(from))
 	}
-	vocab, err := m.vocabulary(tok, toks)
+	if err == nil {
+		vocab, err = m.vocabulary(tok, toks)
+	}
+	return tok, vocab, err
+}
+
+// files are what lies beside the weights: the tokenizer, and what its tokens make of
+// the tables, nil where these stay row by row.
+func (m *modelSet) files(path func(merge.Model) string) (map[string][]byte, *merge.Vocabulary, error) {
+	from := m.open[m.order[0]]
+	tok, vocab, err := m.tokens()
+	if err == nil && vocab == nil && (m.c.ChatTemplate != "" || hasTokenizer(from)) {
+		tok, err = tokenizer.Open(from.Reader)
+	}
+	if err == nil {
+		err = m.setTemplate(tok)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := m.setTemplate(tok); err != nil {
-		return nil, nil, err
+	if name := source(m.c); name != "" && name != "base" && name != "union" {
+		if from = m.open[merge.Model(name)]; from == nil {
+			if from, err = OpenSource(path(merge.Model(name))); err != nil {
+				return nil, nil, err
+			}
+			defer from.Close()
+		}
 	}
 	files, err := servedFiles(from, tok)
 	return files, vocab, err

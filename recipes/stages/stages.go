@@ -6,4 +6,4 @@ package stages
 import "github.com/tunekit/tunekit/recipes"
 
 // All is the table of kinds. A new one is one line here and one file.
-var All = recipes.Kinds{&addTokensKind, &ingestKind, &trainKind, &mergeKind, &quantizeKind, &exportKind, &evalKind, &benchKind}
+var All = recipes.Kinds{&addTokensKind, &ingestKind, &trainKind, &mergeKind, &mergeModelsKind, &quantizeKind, &exportKind, &evalKind, &benchKind}

@@ -28,6 +28,12 @@ func FromConfig(path string, config []byte, t dtype.Type) (*Source, error) {
 	return FromReader(r)
 }
 
+// FromTensors is FromConfig with the tensors that there are, named and shaped as in
+// memory.
+func FromTensors(path string, config []byte, tensors []formats.Tensor) (*Source, error) {
+	return FromReader(&described{path, config, tensors})
+}
+
 // described is the reader of a model that is only described.
 type described struct {
 	path    string

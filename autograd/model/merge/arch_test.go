@@ -1,11 +1,14 @@
 package merge
 
 import (
+	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels/cpu"
 )
@@ -36,7 +39,45 @@ func TestArchitectures(t *testing.T) {
 			if len(got) != len(want) {
 				t.Errorf("%d tensors, want %d", len(got), len(want))
 			}
+			samePlan(t, src, out)
 		})
+	}
+}
+
+// samePlan checks that a plan of the shapes of src alone is the model at out.
+func samePlan(t *testing.T, src *arch.Source, out string) {
+	t.Helper()
+	var shapes []formats.Tensor
+	for _, x := range src.Tensors() {
+		shapes = append(shapes, formats.Tensor{Name: x.Name, Shape: x.Shape(), Type: x.Type})
+	}
+	config, err := src.ConfigJSON(nil)
+	must(t, err)
+	ghost, err := arch.FromTensors("ghost", config, shapes)
+	must(t, err)
+	c := &Config{Method: "linear", Models: []Input{{Model: "a", Parameters: one()}, {Model: "b", Parameters: one()}}}
+	must(t, c.check())
+	will, err := Plan(c, map[Model]*arch.Source{"a": ghost, "b": ghost}, nil)
+	must(t, err)
+	planned, err := will.Model("planned")
+	must(t, err)
+	made, err := arch.Open(out)
+	must(t, err)
+	defer made.Close()
+	list := func(s *arch.Source) (out []string) {
+		for _, x := range s.Tensors() {
+			out = append(out, fmt.Sprint(x.Name, x.Shape(), x.Type))
+		}
+		return out
+	}
+	if got, want := list(planned), list(made); !slices.Equal(got, want) {
+		t.Errorf("planned %v, made %v", got, want)
+	}
+	if !reflect.DeepEqual(planned.Spec, made.Spec) {
+		t.Errorf("planned %+v, made %+v", planned.Spec, made.Spec)
+	}
+	if n := len(made.Reader.Tensors()); will.Tensors != n {
+		t.Errorf("%d tensors planned, %d made", will.Tensors, n)
 	}
 }
 

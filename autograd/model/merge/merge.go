@@ -30,11 +30,54 @@ type Report struct {
 	Bytes   int64 `json:"bytes"`
 }
 
+// Planned is what a merge would take and write.
+type Planned struct {
+	Report
+	Memory int64 // bytes of the host
+	Notes  []string
+
+	config  []byte
+	tensors []formats.Tensor // as in memory
+}
+
+// Model is the result in shapes and types alone, as if it lay at path. The caller
+// closes it.
+func (p *Planned) Model(path string) (*arch.Source, error) {
+	return arch.FromTensors(path, p.config, p.tensors)
+}
+
+// Plan decides what Write would do, with its errors. It reads headers only; of models
+// that are not there yet, shapes are enough. Like Write it brings c into the form of its
+// models, and unties their heads: neither is to be used for anything else.
+func Plan(c *Config, models map[Model]*arch.Source, vocab *Vocabulary) (*Planned, error) {
+	p := newPlan(c, models, Options{Vocab: vocab})
+	if err := p.make(); err != nil {
+		return nil, err
+	}
+	return &Planned{Report: p.report(), Memory: p.memory(), Notes: p.notes, config: p.config, tensors: p.whole}, nil
+}
+
+func newPlan(c *Config, models map[Model]*arch.Source, o Options) *plan {
+	return &plan{cfg: c, method: methodOf(c.Method), models: models, order: c.References(), vocab: o.Vocab, seed: o.Seed}
+}
+
+// report counts what is written.
+func (p *plan) report() (r Report) {
+	for _, t := range p.tensors {
+		r.Tensors++
+		r.Bytes += int64(t.Size())
+	}
+	for _, s := range p.cfg.Slices {
+		r.Layers += s.Sources[0].Layers[1] - s.Sources[0].Layers[0]
+	}
+	return r
+}
+
 // Write merges models as c says, by the paths that c has them under, into a plain
 // Hugging Face folder. Tensors are made one at a time; dev counts their memory. When
 // ctx ends, the unfinished folder is kept, and the same call goes on with it.
 func Write(ctx context.Context, dev kernels.Backend, c *Config, models map[Model]*arch.Source, o Options) (*Report, error) {
-	p := &plan{cfg: c, method: methodOf(c.Method), models: models, order: c.References(), vocab: o.Vocab, seed: o.Seed}
+	p := newPlan(c, models, o)
 	if err := p.make(); err != nil {
 		return nil, err
 	}
@@ -49,14 +92,9 @@ func Write(ctx context.Context, dev kernels.Backend, c *Config, models map[Model
 	}
 	defer release()
 	fo := formats.FolderOptions{Config: p.config, Files: o.Files, MaxShard: o.MaxShard}
-	r := &Report{}
+	r := p.report()
 	for _, t := range p.tensors {
 		fo.Plan = append(fo.Plan, t.TensorPlan)
-		r.Tensors++
-		r.Bytes += int64(t.Size())
-	}
-	for _, s := range c.Slices {
-		r.Layers += s.Sources[0].Layers[1] - s.Sources[0].Layers[0]
 	}
 	w, err := formats.CreateFolder(o.Path, fo)
 	if err != nil {
@@ -66,7 +104,7 @@ func Write(ctx context.Context, dev kernels.Backend, c *Config, models map[Model
 	err = p.write(ctx, w, o.Progress, r.Bytes)
 	switch {
 	case err == nil:
-		return r, w.Commit()
+		return &r, w.Commit()
 	case ctx.Err() != nil:
 		return nil, errors.Join(fail.Interruptedf(o.Path, "run the same command again to go on", "writing the model was interrupted"), w.Suspend())
 	}

@@ -22,6 +22,7 @@ type plan struct {
 
 	config  []byte
 	tensors []planned
+	whole   []formats.Tensor // the same as in memory
 	notes   []string
 }
 
@@ -216,6 +217,7 @@ func (p *plan) rule(r *arch.Rule) error {
 			return err
 		}
 	}
+	p.whole = append(p.whole, formats.Tensor{Name: r.Name, Shape: r.Shape(), Type: p.tensors[len(p.tensors)-1].Type})
 	return nil
 }
 

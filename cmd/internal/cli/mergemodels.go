@@ -11,7 +11,7 @@ func mergeModelsCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "merge-models", Usage: "one model of several, by a configuration of mergekit", ArgsUsage: "CONFIG.yaml",
 		Description: examples("tune merge-models ties.yaml --output merged", "tune merge-models franken.yaml --output merged --memory-limit 8GiB"),
-		Flags: modelFlags(append(optionFlags(&stages.Merge{}, "max_shard_size"), outputFlag(), forceFlag(),
+		Flags: modelFlags(append(optionFlags(&stages.MergeModels{}, "max_shard_size"), outputFlag(), forceFlag(),
 			&ucli.Uint64Flag{Name: "seed", Value: 42, Usage: "of the random masks of DARE and DELLA"})...),
 		Action: func(c *ucli.Context) error {
 			if err := required(c, "output"); err != nil {
@@ -20,8 +20,12 @@ func mergeModelsCommand() *ucli.Command {
 			if err := args(c, "CONFIG.yaml", 1); err != nil {
 				return err
 			}
-			var opts stages.Merge
+			var opts stages.MergeModels
 			if err := readOptions(c, &opts, "max_shard_size"); err != nil {
+				return err
+			}
+			config, err := stages.ReadMergeConfig(c.Args().First())
+			if err != nil {
 				return err
 			}
 			dev, err := openDevice(c)
@@ -31,9 +35,9 @@ func mergeModelsCommand() *ucli.Command {
 			defer dev.Close()
 			progress, clear := bar(c, "merge", "bytes")
 			defer clear()
-			var rep *merge.Report
+			var left *stages.MergeModelsResult
 			err = writeOutput(c, c.String("output"), func() (err error) {
-				rep, err = stages.MergeModels(c.Context, dev, stages.MergeModelsOptions{Config: c.Args().First(), Output: c.String("output"),
+				left, err = stages.MergeModelsTo(c.Context, dev, stages.MergeModelsOptions{Config: config, Output: c.String("output"),
 					MaxShard: int64(opts.MaxShardSize), Seed: c.Uint64("seed"), Progress: progress, Note: noteOn(c)})
 				return err
 			})
@@ -43,7 +47,7 @@ func mergeModelsCommand() *ucli.Command {
 			return writeJSON(c, struct {
 				Output string `json:"output"`
 				*merge.Report
-			}{c.String("output"), rep})
+			}{c.String("output"), left.Report})
 		},
 	}
 }

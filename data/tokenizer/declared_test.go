@@ -93,3 +93,57 @@ func TestDeclaredOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestDeclaredFiles: ids and text without special tokens of "a<n2><x><tool><s><n1>" by Transformers 5.23, whose
+// AutoTokenizer reads this tokenizer.json with tokenizer_config.json, special_tokens_map.json and added_tokens.json. The map goes before
+// the configuration, but neither it nor added_tokens.json is read beside added_tokens_decoder.
+func TestDeclaredFiles(t *testing.T) {
+	const file = `{"added_tokens":[{"id":3,"content":"<tool>","special":false},{"id":4,"content":"<x>","special":true}],"decoder":{"type":"Fuse"},"model":{"type":"BPE","vocab":{"a":0,"</s>":1,"<s>":2},"merges":[]}}`
+	for _, c := range []struct{ config, special, added, want string }{
+		{`{"eos_token":"<tool>"}`, ``, ``, "[0 4 3] a bos -1 eos 3"},
+		{`{"eos_token":"<tool>","added_tokens_decoder":{"4":{"content":"<x>"}}}`, ``, ``, "[0 4 3] a<tool> bos -1 eos 3"},
+		{`{"eos_token":"<tool>","added_tokens_decoder":{"3":{"content":"<tool>"}}}`, ``, ``, "[0 4 3] a bos -1 eos 3"},
+		{`{"image_token":"<tool>"}`, ``, ``, "[0 4 3] a bos -1 eos -1"},
+		{`{"extra_special_tokens":{"image_token":"<tool>"}}`, ``, ``, "[0 4 3] a bos -1 eos -1"},
+		{`{"extra_special_tokens":["<tool>"]}`, ``, ``, "[0 4 3] a<tool> bos -1 eos -1"},
+		{`{"eos_token":"</s>","pad_token":"<x>"}`, `{"eos_token":"<s>","pad_token":{"content":"<tool>","lstrip":false,"rstrip":false,"single_word":false,"normalized":false}}`, ``, "[0 4 3 2] a bos -1 eos 2"},
+		{`{"eos_token":"</s>","added_tokens_decoder":{}}`, `{"eos_token":"<s>","bos_token":"<tool>"}`, ``, "[0 4 3] a<tool> bos -1 eos 1"},
+		{``, `{"eos_token":"<tool>","bos_token":"<s>"}`, ``, "[0 4 3 2] a bos 2 eos 3"},
+		{`{"additional_special_tokens":["<n1>"]}`, `{"additional_special_tokens":["<n2>"],"eos_token":"</s>"}`, ``, "[0 4 3 5] a<tool> bos -1 eos 1"},
+		{`{"extra_special_tokens":["<n1>"]}`, `{"extra_special_tokens":["<n2>"]}`, ``, "[0 6 4 3 5] a<tool> bos -1 eos -1"},
+		{`{"eos_token":"</s>"}`, ``, `{"<n1>":5,"<x>":4,"<n2>":6}`, "[0 6 4 3 5] a<n2><tool><n1> bos -1 eos 1"},
+		{`{"eos_token":"<n2>"}`, ``, `{"<n1>":5,"<n2>":6}`, "[0 6 4 3 5] a<tool><n1> bos -1 eos 6"},
+		{`{"eos_token":"</s>","added_tokens_decoder":{}}`, ``, `{"<n1>":5,"<n2>":6}`, "[0 4 3] a<tool> bos -1 eos 1"},
+		{`{"extra_special_tokens":[{"__type":"AddedToken","content":"<n1>","special":false},"<n2>"]}`, ``, ``, "[0 6 4 3 5] a<tool><n1> bos -1 eos -1"},
+	} {
+		more := map[string][]byte{}
+		for name, s := range map[string]string{"special_tokens_map.json": c.special, "added_tokens.json": c.added} {
+			if s != "" {
+				more[name] = []byte(s)
+			}
+		}
+		var config []byte
+		if c.config != "" {
+			config = []byte(c.config)
+		}
+		tok, err := parseHF([]byte(file), config, more)
+		if err != nil {
+			t.Errorf("%s %s %s: %v", c.config, c.special, c.added, err)
+			continue
+		}
+		ids := tok.Encode("a<n2><x><tool><s><n1>", false)
+		if got := fmt.Sprintf("%v %s bos %d eos %d", ids, tok.Decode(ids, true), tok.BOS(), tok.EOS()); got != c.want {
+			t.Errorf("%s %s %s: %s, want %s", c.config, c.special, c.added, got, c.want)
+		}
+	}
+	for _, c := range []struct{ special, added, want string }{
+		{`{"eos_token":"<none>"}`, `{}`, `special_tokens_map.json: eos_token "<none>" is not in the vocabulary`},
+		{`{}`, `{"<n1>":9}`, `added_tokens.json: "<n1>" has id 9, by tokenizer.json its id is 5`},
+		{`{}`, `{"<n1>":"5"}`, `added_tokens.json: "<n1>" has "5", want an id`},
+	} {
+		_, err := parseHF([]byte(file), []byte(`{"eos_token":"</s>"}`), map[string][]byte{"special_tokens_map.json": []byte(c.special), "added_tokens.json": []byte(c.added)})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s %s: %v, want %q", c.special, c.added, err, c.want)
+		}
+	}
+}

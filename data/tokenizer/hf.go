@@ -52,15 +52,20 @@ func parseHF(data, config []byte, more map[string][]byte) (*Tokenizer, error) {
 			return nil, badTokenizer("tokenizer_config.json", "%v", err)
 		}
 	}
+	special, err := t.dict("special_tokens_map.json")
+	if err != nil {
+		return nil, err
+	}
+	t.words = overlaid(t.config, special)
 	h := &hfFile{}
 	if err := h.read(t, data); err != nil {
 		return nil, badTokenizer("tokenizer.json", "%v", err)
 	}
 	if config != nil {
 		t.templates = templatesOf(t.config)
-		if err := t.readSpecial(t.config); err != nil {
-			return nil, badTokenizer("tokenizer_config.json", "%v", err)
-		}
+	}
+	if err := t.readSpecial(special); err != nil {
+		return nil, err
 	}
 	if err := t.readMore(); err != nil {
 		return nil, err
@@ -443,18 +448,23 @@ func parseConfig(config []byte) (*jinja.Dict, error) {
 	return c, nil
 }
 
-// readSpecial takes the special tokens from tokenizer_config.json or
-// special_tokens_map.json. A padding or unknown token that the vocabulary lacks
-// is none; a missing BOS or EOS is an error.
-func (t *Tokenizer) readSpecial(c *jinja.Dict) error {
-	if err := t.specialID(c, "bos_token", &t.bos); err != nil {
-		return err
+// readSpecial takes the special tokens from t.words, which special_tokens_map.json may have written over. A
+// padding or unknown token that the vocabulary lacks is none; a missing BOS or EOS is an error.
+func (t *Tokenizer) readSpecial(special *jinja.Dict) error {
+	for _, e := range []struct {
+		key string
+		id  *int32
+	}{{"bos_token", &t.bos}, {"eos_token", &t.eos}} {
+		if err := t.specialID(t.words, e.key, e.id); err != nil {
+			where := "tokenizer_config.json"
+			if v, _ := special.Get(e.key); v != nil && t.words != t.config {
+				where = "special_tokens_map.json"
+			}
+			return badTokenizer(where, "%v", err)
+		}
 	}
-	if err := t.specialID(c, "eos_token", &t.eos); err != nil {
-		return err
-	}
-	_ = t.specialID(c, "pad_token", &t.pad)
-	_ = t.specialID(c, "unk_token", &t.unk)
+	_ = t.specialID(t.words, "pad_token", &t.pad)
+	_ = t.specialID(t.words, "unk_token", &t.unk)
 	return nil
 }
 

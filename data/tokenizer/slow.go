@@ -15,7 +15,7 @@ import (
 )
 
 // vocabFiles are the vocabularies of folders without tokenizer.json.
-var vocabFiles = []string{"vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "tekken.json", "qwen.tiktoken", "vocab.txt", "added_tokens.json"}
+var vocabFiles = []string{"vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "tekken.json", "qwen.tiktoken", "vocab.txt"}
 
 // Found tells whether a folder has a tokenizer, also one that cannot be read; file
 // returns a file of the folder, nil where there is none.
@@ -91,8 +91,7 @@ func classNames() string {
 type slow struct {
 	class    *tokenizerClass
 	files    map[string][]byte
-	config   *jinja.Dict // tokenizer_config.json with what its class adds; empty without the file
-	special  *jinja.Dict // special_tokens_map.json
+	config   *jinja.Dict // tokenizer_config.json with what special_tokens_map.json and its class add; empty without the files
 	t        *Tokenizer
 	pipeline [4]string // in the order of pipelineKeys
 }
@@ -122,9 +121,12 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 	if s.config, err = s.dict("tokenizer_config.json"); err != nil {
 		return nil, nil, err
 	}
-	if s.special, err = s.dict("special_tokens_map.json"); err != nil {
+	special, err := s.dict("special_tokens_map.json")
+	if err != nil {
 		return nil, nil, err
 	}
+	own := s.config
+	s.config = overlaid(own, special)
 	if s.class, err = s.findClass(); err != nil {
 		return nil, nil, err
 	}
@@ -162,7 +164,7 @@ func convertSlow(r formats.Reader, config []byte, more map[string][]byte) (fast,
 	if fast, err = s.t.hfTokenizer(); err != nil {
 		return nil, nil, err
 	}
-	if changed {
+	if changed || s.config != own {
 		config = indented(s.config)
 	}
 	return fast, config, nil
@@ -227,17 +229,12 @@ func (s *slow) refuse() error {
 }
 
 // fillConfig writes into the configuration the special tokens that it leaves to
-// special_tokens_map.json or to the class, and tells whether there were any.
+// the class, and tells whether there were any.
 func (s *slow) fillConfig() (changed bool) {
 	for _, d := range []struct{ key, content string }{
 		{"bos_token", s.class.bos}, {"eos_token", s.class.eos}, {"unk_token", s.class.unk}, {"pad_token", s.class.pad},
 	} {
 		if _, ok := s.config.Get(d.key); ok {
-			continue
-		}
-		if v, ok := s.special.Get(d.key); ok {
-			s.config.Set(d.key, v)
-			changed = true
 			continue
 		}
 		if _, known := s.t.ids[d.content]; known || d.content != "" && s.class.file != "tekken.json" { // that lists all there are
@@ -269,6 +266,9 @@ func token(v any) (a addedToken, ok bool) {
 		set := func(key string) bool { b, _ := v.Get(key); f, _ := b.(bool); return f }
 		a = addedToken{Content: v.String("content"), SingleWord: set("single_word"), LStrip: set("lstrip"), RStrip: set("rstrip"),
 			Normalized: set("normalized"), Special: set("special")}
+		if n, _ := v.Get("normalized"); n == nil {
+			a.Normalized = !a.Special // as tokenizers' AddedToken has it
+		}
 		return a, a.Content != ""
 	}
 	return a, false
@@ -280,17 +280,9 @@ func (s *slow) addAll() error {
 	if err := s.addDecoder(); err != nil {
 		return err
 	}
-	for _, key := range declaringKeys {
-		v, ok := s.config.Get(key)
-		if !ok {
-			v, _ = s.special.Get(key)
-		}
-		for _, e := range valuesOf(v) {
-			if a, ok := token(e); ok {
-				a.Special = true
-				s.addSpecial(a)
-			}
-		}
+	named, listed, _ := declaredTokens(s.config)
+	for _, a := range append(named, listed...) {
+		s.addSpecial(a)
 	}
 	return nil
 }
@@ -304,7 +296,7 @@ func (s *slow) addSpecial(a addedToken) {
 	}
 	for i := range t.added {
 		if t.added[i].ID == id {
-			t.added[i].Special = true
+			t.added[i].Special = t.added[i].Special || a.Special
 			return
 		}
 	}
@@ -352,19 +344,8 @@ func (s *slow) addDecoder() error {
 
 // namedSpecial tells whether a special token is spelled so.
 func (s *slow) namedSpecial(content string) bool {
-	for _, d := range []*jinja.Dict{s.config, s.special} {
-		for i := range d.Len() {
-			key, v := d.At(i)
-			k, _ := key.(string)
-			for _, e := range listOf(v) {
-				a, ok := token(e)
-				if ok && a.Content == content && (strings.HasSuffix(k, "_token") || strings.HasSuffix(k, "_special_tokens")) {
-					return true
-				}
-			}
-		}
-	}
-	return false
+	named, listed, _ := declaredTokens(s.config)
+	return slices.ContainsFunc(append(named, listed...), func(a addedToken) bool { return a.Content == content })
 }
 
 // maxAddedGap is how far beyond the vocabulary an added token's id may lie.

@@ -10,7 +10,7 @@ import (
 
 // moreFiles are the small files beside tokenizer.json that say more.
 var moreFiles = []string{
-	"special_tokens_map.json", "generation_config.json", "config.json", "chat_template.jinja", "chat_template.json",
+	"special_tokens_map.json", "added_tokens.json", "generation_config.json", "config.json", "chat_template.jinja", "chat_template.json",
 }
 
 // Files are the names a tokenizer is read from in a Hugging Face folder.
@@ -38,15 +38,6 @@ func (t *Tokenizer) dict(name string) (*jinja.Dict, error) {
 
 // readMore fills in what tokenizer_config.json left open.
 func (t *Tokenizer) readMore() error {
-	special, err := t.dict("special_tokens_map.json")
-	if err != nil {
-		return err
-	}
-	if special != nil && t.bos < 0 && t.eos < 0 {
-		if err := t.readSpecial(special); err != nil {
-			return badTokenizer("special_tokens_map.json", "%v", err)
-		}
-	}
 	if src, ok := t.files["chat_template.jinja"]; ok {
 		t.setDefault(string(src))
 	}

@@ -145,7 +145,7 @@ func TestAdditionalTemplates(t *testing.T) {
 	if again := qwenFiles(t, string(files["tokenizer_config.json"]), nil); err != nil || !slices.Equal(again.ChatTemplates(), want) {
 		t.Errorf("%v, %v", again.ChatTemplates(), err)
 	}
-	texts := map[string]string{"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": "<|im_start|>", "image_token": "<|image_pad|>"}
+	texts := map[string]string{"eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<|im_start|>", "image_token": "<|image_pad|>"}
 	if got := tok.SpecialTexts(); !maps.Equal(got, texts) {
 		t.Errorf("special tokens %v, want %v", got, texts)
 	}

@@ -44,6 +44,7 @@ type Tokenizer struct {
 	templates          []NamedTemplate
 	sampling           []formats.KV      // how to choose tokens, with GGUF's keys
 	config             *jinja.Dict       // tokenizer_config.json
+	words              *jinja.Dict       // config with what special_tokens_map.json says over it
 	files              map[string][]byte // the Hugging Face files it came from
 	merges             []string          // "a b", for GGUF; nil where scores are used
 	scores             []float32         // by id; nil where merges are used

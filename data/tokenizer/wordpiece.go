@@ -261,7 +261,7 @@ func (s *slow) bert(raw []byte) error {
 		t.ids[token] = int32(i)
 	}
 	unk := wordUnknown
-	if v, ok := s.named("unk_token"); ok {
+	if v, ok := s.config.Get("unk_token"); ok {
 		if a, ok := token(v); ok {
 			unk = a.Content
 		}
@@ -288,7 +288,7 @@ func (s *slow) bert(raw []byte) error {
 	ids := map[string]int32{}
 	for _, of := range [][2]string{{"cls_token", "[CLS]"}, {"sep_token", "[SEP]"}} {
 		key, name := of[0], of[1]
-		if v, ok := s.named(key); ok {
+		if v, ok := s.config.Get(key); ok {
 			if a, ok := token(v); ok {
 				name = a.Content
 			}
@@ -314,12 +314,3 @@ const (
 	bertPre     = `{"type":"BertPreTokenizer"}`
 	wordDecoder = `{"type":"WordPiece","prefix":"##","cleanup":true}`
 )
-
-// named is what a folder says of a special token, in tokenizer_config.json or else in
-// special_tokens_map.json.
-func (s *slow) named(key string) (any, bool) {
-	if v, ok := s.config.Get(key); ok || s.special == nil {
-		return v, ok
-	}
-	return s.special.Get(key)
-}

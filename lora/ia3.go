@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd"
@@ -43,6 +44,35 @@ func (o *IA3) feeds(path string) (bool, error) {
 		}
 	}
 	return o.FeedForward.All, nil
+}
+
+// forPEFT puts feedforward_modules into the keys of PEFT's file so that PEFT, too,
+// takes these layers of chosen and no others: null would be the choice for the
+// architecture, all-linear an expression that nothing matches, and names that are not
+// among those of target_modules an error.
+func (o *IA3) forPEFT(keys map[string]any, chosen []string) error {
+	targets, feed := keys["target_modules"].(Targets), o.FeedForward
+	if feed.Regex != "" {
+		return nil
+	}
+	if feed.All || targets.Regex == "" && slices.ContainsFunc(feed.Names, func(n string) bool { return !slices.Contains(targets.Names, n) }) {
+		var own []string
+		for _, path := range chosen {
+			feeds, err := o.feeds(path)
+			if err != nil {
+				return err
+			}
+			if feeds {
+				own = append(own, path)
+			}
+		}
+		feed.Names = own
+		if targets.Regex == "" {
+			keys["target_modules"] = Targets{Names: chosen}
+		}
+	}
+	keys["feedforward_modules"] = append([]string{}, feed.Names...)
+	return nil
 }
 
 // ia3 is the adapter of one layer.

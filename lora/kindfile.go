@@ -123,10 +123,16 @@ func (ad *Adapter) kindFile(base string, chosen []string) ([]byte, error) {
 		return json.Unmarshal(b, &m)
 	}
 	row := kinds[ad.Kind]
-	for _, v := range []any{row.always, ad.Options, map[string]any{
+	own := map[string]any{
 		"auto_mapping": nil, "base_model_name_or_path": base, "inference_mode": true, "peft_type": row.peft, "revision": nil, "task_type": ad.task(),
 		"target_modules": explicit(ad.Config, chosen, ad.Modules),
-	}} {
+	}
+	if o, ok := ad.Options.(*IA3); ok {
+		if err := o.forPEFT(own, chosen); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range []any{row.always, ad.Options, own} {
 		if err := put(v); err != nil {
 			return nil, err
 		}

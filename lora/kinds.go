@@ -306,7 +306,7 @@ func (f *Folder) goOn(m *model.Model, kind string, o Options) (*Adapter, error) 
 			return nil, fail.Usagef("train."+kind+"."+k, "leave it out: it comes from the adapter", "%s is %s here, %s in %s", k, given[k], there[k], f.Dir)
 		}
 	}
-	return f.Attach(m, f.Config)
+	return f.attachToTrain(m, f.Config, "train."+kind+".init_from")
 }
 
 // word is the name of f's kind in a recipe.

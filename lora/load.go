@@ -183,7 +183,25 @@ func Start(m *model.Model, c Config, seed uint64, samples ...Sample) (*Adapter, 
 	if c.Dropout > 0 && f.tensors[m.Head.Path+".lora_A.weight"] != nil {
 		return nil, fail.Usagef("lora.dropout", "dropout: 0", "%s has an adapter on the head %s, which is not trained with dropout", f.Dir, m.Head.Path)
 	}
-	return f.Attach(m, c)
+	return f.attachToTrain(m, c, "lora.init_from")
+}
+
+// attachToTrain is Attach for going on with the training. What PEFT trained whole and
+// is used here, but not trained (norms, modules of several layers), is an error of key:
+// it would silently stay as it was.
+func (f *Folder) attachToTrain(m *model.Model, c Config, key string) (*Adapter, error) {
+	ad, err := f.Attach(m, c)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range ad.kept {
+		if name := c.savedBy(strings.TrimPrefix(w.name, prefix)); name != "" {
+			ad.Close()
+			return nil, fail.Usagef(key, "merge the adapter and train a new one on what that gives, or go on in PEFT",
+				"%s: its modules_to_save: %s trained %s whole, and only linear layers, embeddings and heads are here", f.Dir, name, w.name)
+		}
+	}
+	return ad, nil
 }
 
 // inherit returns f's settings with the training settings of c.

@@ -22,6 +22,20 @@ func (c Config) Saves(path string) bool {
 	return slices.ContainsFunc(c.ModulesToSave, func(name string) bool { return path == name || strings.HasSuffix(path, "."+name) })
 }
 
+// savedBy is the name in modules_to_save that PEFT trained a tensor under: one that the
+// path of its module, or of a module around that, ends with, also within a word (norm
+// is input_layernorm, too); "" where there is none.
+func (c Config) savedBy(tensor string) string {
+	for i, b := range tensor {
+		for _, name := range c.ModulesToSave {
+			if b == '.' && strings.HasSuffix(tensor[:i], name) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
 // baseName is the name that a tensor stored whole has in the base.
 func baseName(stored string) string {
 	return strings.Replace(strings.Replace(stored, ".token_adapter.", ".", 1), ".base_layer.", ".", 1)

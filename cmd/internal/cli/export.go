@@ -37,6 +37,9 @@ func exportCommand() *ucli.Command {
 			if o.Format == "gguf" {
 				return ggufJobs(c, gguf.Options{Type: o.Type[0], AllowRequantize: true, Force: c.Bool("force")})
 			}
+			if out := c.String("output"); lora.IsGGUF(out) {
+				return usagef(c, "--output %s: the name of a folder (--format safetensors) does not end in .gguf", out)
+			}
 			if c.IsSet("imatrix") {
 				return usagef(c, "--imatrix: a safetensors folder of type %s is not quantized", o.Type[0])
 			}

@@ -105,7 +105,7 @@ func (in *ingest) checkMet(inputs []input) error {
 
 // ingestVersion changes when the same inputs give other tokens, masks or hashes
 // of samples, by which rows are held back.
-const ingestVersion = "tunekit ingest 6"
+const ingestVersion = "tunekit ingest 7"
 
 // ingest is the work in progress.
 type ingest struct {

@@ -216,6 +216,7 @@ func TestMarks(t *testing.T) {
 	}{
 		{[]Source{{Path: single}}, []float32{Wanted, Unwanted, Wanted}, 2},
 		{[]Source{{Path: turns}}, []float32{Unwanted}, 0},
+		{[]Source{{Path: file(`{"prompt":"q","chosen":"a","rejected":"b","margin":10000000000000000000000}`)}}, []float32{1e22, 0}, 1},
 		{[]Source{{Path: pairs}}, []float32{1.5, 0, 0, 0}, 2},
 		{[]Source{scored, {Path: turns}}, []float32{7, 0, 0, 0, Unwanted}, 2},
 	} {

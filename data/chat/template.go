@@ -142,8 +142,8 @@ func (t *Template) writesParts() bool {
 
 // FromTokenizer parses the chat templates that came with a tokenizer, of which each
 // conversation takes its own as in Transformers: tool_use where it has tools, else
-// default. Where o has no Special, that is the tokenizer's own, and so is a BOS or EOS that o leaves out. A tokenizer without a template
-// is an error of kind fail.Input.
+// default. Without o.Special, the special tokens and a missing BOS or EOS are the tokenizer's;
+// with it, o is taken as it is. A tokenizer without a template is an error of kind fail.Input.
 func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
 	list := t.ChatTemplates()
 	if len(list) == 0 {

@@ -1,6 +1,7 @@
 package jinja
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/bits"
@@ -246,6 +247,8 @@ func floatOp(op string, x, y float64) (any, error) {
 	return r, nil
 }
 
+var errIncomplete = errors.New("incomplete format: a percent sign is written %%")
+
 // percent is Python's "%s %d" % values with the plain conversions.
 func (m *machine) percent(format string, v any) (any, error) {
 	vals, ok := v.(Tuple)
@@ -259,7 +262,10 @@ func (m *machine) percent(format string, v any) (any, error) {
 			b.WriteByte(format[i])
 			continue
 		}
-		if i++; i < len(format) && format[i] == '%' {
+		if i++; i == len(format) {
+			return nil, errIncomplete
+		}
+		if format[i] == '%' {
 			b.WriteByte('%')
 			continue
 		}
@@ -282,7 +288,10 @@ func (m *machine) percent(format string, v any) (any, error) {
 		for j < len(format) && strings.IndexByte("0123456789.-+ ", format[j]) >= 0 {
 			j++
 		}
-		if j >= len(format) || n >= len(vals) {
+		if j == len(format) {
+			return nil, errIncomplete
+		}
+		if n >= len(vals) {
 			return nil, fmt.Errorf("not enough arguments for format string")
 		}
 		s, err := m.conversion(format[i:j], format[j], vals[n])

@@ -16,6 +16,11 @@ func floatFilter(_ *machine, v any, c *call) (any, error) {
 		return float64(x), c.done()
 	case float64:
 		return x, c.done()
+	case BigInt:
+		if f := x.float(); !math.IsInf(f, 0) {
+			return f, c.done()
+		}
+		return nil, errOverflow
 	case string:
 		if f, err := strconv.ParseFloat(strings.TrimSpace(x), 64); err == nil {
 			return f, c.done()
@@ -53,8 +58,11 @@ func intFilter(_ *machine, v any, c *call) (any, error) {
 		if errors.Is(err, strconv.ErrRange) {
 			return nil, errOverflow
 		}
-		if f, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(f) < 1<<63 {
-			return int64(f), c.done()
+		if f, err := strconv.ParseFloat(s, 64); err == nil && f-f == 0 {
+			if math.Abs(f) < 1<<63 {
+				return int64(f), c.done()
+			}
+			return nil, errOverflow
 		}
 	}
 	return other, c.done()

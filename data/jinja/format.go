@@ -38,7 +38,7 @@ func (m *machine) formatted(v any, as, spec string) (string, error) {
 		return "", fmt.Errorf("format %q is not supported", spec)
 	}
 	fill, align, sign, zero, group, precision, kind := p[1], p[2], p[3], p[4], p[6], p[7], p[8]
-	body, number := "", true
+	body, number, known := "", true, true
 	switch x := v.(type) {
 	case int64:
 		switch {
@@ -51,6 +51,8 @@ func (m *machine) formatted(v any, as, spec string) (string, error) {
 			body = floatBody(float64(x), precision, kind)
 		case strings.Contains("xXob", kind) && precision == "" && group == "":
 			body = fmt.Sprintf("%"+kind, x)
+		default:
+			known = false
 		}
 	case float64:
 		switch {
@@ -58,18 +60,22 @@ func (m *machine) formatted(v any, as, spec string) (string, error) {
 			body = floatRepr(x)
 		case kind != "" && strings.Contains("fFeEgG%", kind):
 			body = floatBody(x, precision, kind)
+		default:
+			known = false
 		}
 	case string:
 		number = false
-		if kind != "" && kind != "s" || sign != "" || group != "" || align == "=" {
+		if known = (kind == "" || kind == "s") && sign == "" && group == "" && align != "="; !known {
 			break
 		}
 		body = x
 		if n, err := strconv.Atoi(precision); err == nil && utf8.RuneCountInString(x) > n {
 			body = string([]rune(x)[:n])
 		}
+	default:
+		known = false
 	}
-	if body == "" && v != "" && !(!number && precision == "0") {
+	if !known {
 		return "", fmt.Errorf("format %q of a value of type %s is not supported", spec, typeName(v))
 	}
 	minus := ""

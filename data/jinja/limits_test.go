@@ -129,6 +129,20 @@ func TestGenerationSpans(t *testing.T) {
 	}
 }
 
+// TestLargeWhole: whole numbers that Python holds and we cannot are errors, not others.
+func TestLargeWhole(t *testing.T) {
+	for _, src := range []string{"{{ '1e30' | int }}", "{{ '-1e19' | int }}", "{{ 1e30 | int }}", "{{ '99999999999999999999' | int }}", "{{ n | float }}"} {
+		tmpl, err := Parse(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := tmpl.Render(map[string]any{"n": BigInt(strings.Repeat("9", 400))}, Options{})
+		if err == nil || !strings.Contains(err.Error(), errOverflow.Error()) {
+			t.Errorf("%s: %q, %v", src, got, err)
+		}
+	}
+}
+
 // FuzzTemplate: whatever the template, parsing and rendering end, without a
 // panic, in a text or an *Error.
 func FuzzTemplate(f *testing.F) {

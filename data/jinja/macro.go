@@ -2,6 +2,7 @@ package jinja
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -68,13 +69,17 @@ func (d *macroDef) setArgs(f *frame, a args) error {
 		}
 		f.s.set(p.name, v)
 	}
-	f.s.set("caller", undefined{"no caller defined"})
+	if !slices.ContainsFunc(d.params, func(p param) bool { return p.name == "caller" }) {
+		f.s.set("caller", undefined{"no caller defined"})
+	}
 	if c, ok := named.Get("caller"); ok {
-		if !d.caller {
+		switch {
+		case d.caller:
+			named.Delete("caller")
+			f.s.set("caller", c)
+		case !d.kwargs: // of which it is one, where the body uses those only
 			return fmt.Errorf("macro %q is called by a call block and does not use caller", d.name)
 		}
-		named.Delete("caller")
-		f.s.set("caller", c)
 	}
 	var rest Tuple
 	if len(a.pos) > len(d.params) {

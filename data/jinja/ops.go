@@ -78,7 +78,7 @@ func unbool(v any) any {
 
 func hashable(v any) bool {
 	switch v.(type) {
-	case nil, bool, int64, float64, string:
+	case nil, bool, int64, float64, BigInt, string:
 		return true
 	}
 	return false
@@ -314,6 +314,9 @@ func length(v any) (int, error) {
 
 // sameNumber tells whether f is exactly n.
 func sameNumber(n BigInt, f float64) bool {
+	if f-f != 0 { // an infinity or no number
+		return false
+	}
 	x, exact := new(big.Float).SetFloat64(f).Int(nil)
 	return exact == big.Exact && x.Cmp(n.value()) == 0
 }

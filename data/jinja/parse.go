@@ -298,10 +298,13 @@ func (p *parser) unlooped(m *macroDef, end string) []stmt {
 	p.loops = 0
 	body, _ := p.body(end)
 	p.loops = loops
-	for _, t := range p.toks[first:p.pos] {
-		m.varargs = m.varargs || t.kind == tokName && t.text == "varargs"
-		m.kwargs = m.kwargs || t.kind == tokName && t.text == "kwargs"
-		m.caller = m.caller || t.kind == tokName && t.text == "caller"
+	for i, t := range p.toks[first:p.pos] {
+		if before := p.toks[max(first+i-1, 0)]; t.kind != tokName || before.kind == tokOp && before.text == "." {
+			continue
+		}
+		m.varargs = m.varargs || t.text == "varargs"
+		m.kwargs = m.kwargs || t.text == "kwargs"
+		m.caller = m.caller || t.text == "caller"
 	}
 	p.blockEnd()
 	return body

@@ -44,7 +44,7 @@ func (d *Dict) Len() int {
 	return len(d.keys)
 }
 
-// Get returns the value of key (a string, int64, float64 or bool).
+// Get returns the value of key (a string, int64, BigInt, float64 or bool).
 func (d *Dict) Get(key any) (any, bool) {
 	if d == nil {
 		return nil, false
@@ -123,9 +123,15 @@ func foldKey(key any) any {
 	case int64:
 		return k
 	case float64:
-		if k == math.Trunc(k) && math.Abs(k) < 1<<62 {
+		switch {
+		case k-k != 0 || k != math.Trunc(k):
+			return k
+		case -1<<63 <= k && k < 1<<63:
 			return int64(k)
 		}
+		n, _ := new(big.Float).SetFloat64(k).Int(nil)
+		return BigInt(n.String())
+	case BigInt:
 		return k
 	}
 	panic(fmt.Sprintf("jinja: %T is no dictionary key", key))

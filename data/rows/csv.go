@@ -31,7 +31,8 @@ func openCSV(t *Text, comma rune) (Reader, error) {
 	} else if isUTF16(b) {
 		return nil, errUTF16
 	}
-	c := &csvFile{t: t, limit: &recordLimit{r: &quotedReturns{r: br}}}
+	quoted := &quotedReturns{r: br}
+	c := &csvFile{t: t, limit: &recordLimit{r: quoted}}
 	if comma == 0 {
 		first, _ := br.Peek(1 << 16)
 		var err error
@@ -40,6 +41,7 @@ func openCSV(t *Text, comma rune) (Reader, error) {
 		}
 		c.guessed = comma != ','
 	}
+	quoted.comma = byte(comma) // one of those of delimiter
 	c.r = csv.NewReader(c.limit)
 	c.r.Comma = comma
 	c.r.FieldsPerRecord = -1
@@ -139,23 +141,56 @@ func (c *csvFile) Close() error { return c.t.Close() }
 
 // quotedReturns writes the byte FF, which no text has, for carriage returns within quotes:
 // encoding/csv drops those in front of a line break, and they are part of the value. An FF
-// that is there becomes FE, which is no text either.
+// that is there becomes FE, which is no text either. What is within quotes it finds as
+// encoding/csv does: of a record with a fault the rest of the line is skipped.
 type quotedReturns struct {
-	r      io.Reader
-	inside bool
+	r     io.Reader
+	comma byte
+	at    csvPlace
+}
+
+// csvPlace is where in a table a byte stands.
+type csvPlace uint8
+
+const (
+	fieldStart csvPlace = iota // a quote opens here only
+	plainField
+	withinQuotes
+	behindQuote // which closed, or is the first of two
+	faultyLine
+)
+
+// after is the place behind the byte b at p.
+func (p csvPlace) after(b, comma byte) csvPlace {
+	switch {
+	case p == withinQuotes && b != '"':
+		return p
+	case p == withinQuotes:
+		return behindQuote
+	case b == '\n':
+		return fieldStart
+	case p == faultyLine:
+		return p
+	case b == comma:
+		return fieldStart
+	case b == '"' && (p == fieldStart || p == behindQuote):
+		return withinQuotes
+	case b == '"' || p == behindQuote: // here a return may be no fault: then the line break follows
+		return faultyLine
+	}
+	return plainField
 }
 
 func (q *quotedReturns) Read(p []byte) (int, error) {
 	n, err := q.r.Read(p)
 	for i, b := range p[:n] {
 		switch {
-		case b == '"': // doubled ones are two changes
-			q.inside = !q.inside
-		case b == '\r' && q.inside:
+		case b == '\r' && q.at == withinQuotes:
 			p[i] = 0xff
 		case b == 0xff:
 			p[i] = 0xfe
 		}
+		q.at = q.at.after(b, q.comma)
 	}
 	return n, err
 }

@@ -1,12 +1,15 @@
 package rows
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/data/jinja"
@@ -74,10 +77,41 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// TestShortRuns: a page of fewer booleans than its header says is refused, and not filled
+// from memory that held another page.
+func TestShortRuns(t *testing.T) {
+	good, err := os.ReadFile("testdata/encodings.parquet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const pair = "\x06\x00\x00\x00\x14\x01\x12\x00\x08\x01" // of "sure": 10, 9 and 4
+	path := filepath.Join(t.TempDir(), "a.parquet")
+	for short, ok := range map[string]bool{pair: true, strings.Replace(pair, "\x12", "\x02", 1): false} {
+		if err := os.WriteFile(path, bytes.Replace(good, []byte(pair), []byte(short), 1), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row, _, err := r.Next()
+		r.Close()
+		if ok != (err == nil) {
+			t.Errorf("runs %q: %v, %v", short, row, err)
+		}
+	}
+	bits, err := runs{}.DecodeBoolean(make([]byte, 64), []byte("\x02\x00\x00\x00\x06\x01"))
+	split, err2 := streams{}.DecodeFixedLenByteArray(make([]byte, 64), []byte("abcd"), 2)
+	if err != nil || err2 != nil || cap(bits) != 1 || string(bits) != "\x07" || cap(split) != 4 || string(split) != "acbd" {
+		t.Errorf("%q of %d, %q of %d, %v, %v", bits, cap(bits), split, cap(split), err, err2)
+	}
+}
+
 // FuzzRuns: runs of any bytes are refused, or are booleans of a page.
 func FuzzRuns(f *testing.F) {
 	f.Add([]byte("\x04\x00\x00\x00\x06\x01\x03\x55"))
 	f.Add([]byte("\x06\x00\x00\x00\xfe\xff\xff\xff\x0f\x01"))
+	f.Add(append(binary.AppendUvarint([]byte("\x0a\x00\x00\x00"), 2*maxPageValues), 1, 3<<1|1, 0, 0, 0)) // groups of 8 behind as many as there may be
 	f.Fuzz(func(t *testing.T, src []byte) {
 		bits, err := runs{}.DecodeBoolean(nil, src)
 		if len(bits) > maxPageValues/8+2 {
@@ -89,6 +123,29 @@ func FuzzRuns(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestCSVFaults: behind a row with a stray quote rows are read as if it were not there.
+func TestCSVFaults(t *testing.T) {
+	const good = "\"x\r\ny\",z\r\nq,\"\"\"\r\n\"\r\n"
+	for _, fault := range []string{"5\" pipe,1", "\"5\" pipe,1", "1,a\"b\",\"c", "1,\"a\"b\"", "\"a\r\nb\"c,1", "\"a\"\r,1", "1,\"a\"\"b\"\" c\"x"} {
+		path := filepath.Join(t.TempDir(), "a.csv")
+		if err := os.WriteFile(path, []byte("a,b\r\n"+fault+"\r\n"+good+fault+"\r\n"+good), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"", "x\r\ny|z", "q|\"\r\n", "", "x\r\ny|z", "q|\"\r\n"} {
+			row, line, err := r.Next()
+			var bad *RowError
+			if want == "" && !errors.As(err, &bad) || want != "" && (err != nil || row.String("a")+"|"+row.String("b") != want) {
+				t.Errorf("%q, line %d: %v, %v, want %q", fault, line, row, err, want)
+			}
+		}
+		r.Close()
+	}
 }
 
 // Line breaks in a value of CSV stay as they are; those that end rows may be either.

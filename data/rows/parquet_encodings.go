@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/encoding"
@@ -44,11 +45,12 @@ type runs struct{ encoding.NotSupported }
 func (runs) String() string            { return "RLE" }
 func (runs) Encoding() format.Encoding { return format.Encoding(ownRuns) }
 
-// DecodeBoolean gives a bit for each value.
+// DecodeBoolean gives a bit for each value. Like all decoders here it gives no memory behind
+// what it read: of a page that claims more values than it holds parquet-go would take them there.
 func (runs) DecodeBoolean(dst, src []byte) ([]byte, error) {
 	dst = dst[:0]
 	if len(src) == 0 { // a page of nulls
-		return dst, nil
+		return slices.Clip(dst), nil
 	}
 	if len(src) < 4 || uint64(binary.LittleEndian.Uint32(src)) > uint64(len(src)-4) {
 		return dst, fmt.Errorf("runs of booleans: %w", io.ErrUnexpectedEOF)
@@ -69,8 +71,15 @@ func (runs) DecodeBoolean(dst, src []byte) ([]byte, error) {
 		}
 		src = src[n:]
 		packed := u&1 != 0
-		if u >>= 1; u > maxPageValues || packed && u > uint64(len(src)) || bits+int(u) > maxPageValues+8 {
+		if u >>= 1; u > maxPageValues || packed && u > uint64(len(src)) {
 			return dst, fmt.Errorf("a run of %d booleans is too long", u)
+		}
+		values := int(u)
+		if packed {
+			values *= 8
+		}
+		if bits+values > maxPageValues+8 {
+			return dst, fmt.Errorf("a page of more than %d booleans", maxPageValues)
 		}
 		if !packed {
 			for range u {
@@ -86,7 +95,7 @@ func (runs) DecodeBoolean(dst, src []byte) ([]byte, error) {
 		}
 		src = src[u:]
 	}
-	return dst, nil
+	return slices.Clip(dst), nil
 }
 
 // streams is BYTE_STREAM_SPLIT: the first bytes of all values, then the second ones, and so on.
@@ -112,7 +121,7 @@ func (streams) DecodeInt32(dst []int32, src []byte) ([]int32, error) {
 	for dst = dst[:0]; len(b) > 0; b = b[4:] {
 		dst = append(dst, int32(binary.LittleEndian.Uint32(b)))
 	}
-	return dst, err
+	return slices.Clip(dst), err
 }
 
 func (streams) DecodeInt64(dst []int64, src []byte) ([]int64, error) {
@@ -120,7 +129,7 @@ func (streams) DecodeInt64(dst []int64, src []byte) ([]int64, error) {
 	for dst = dst[:0]; len(b) > 0; b = b[8:] {
 		dst = append(dst, int64(binary.LittleEndian.Uint64(b)))
 	}
-	return dst, err
+	return slices.Clip(dst), err
 }
 
 func (streams) DecodeFloat(dst []float32, src []byte) ([]float32, error) {
@@ -128,7 +137,7 @@ func (streams) DecodeFloat(dst []float32, src []byte) ([]float32, error) {
 	for dst = dst[:0]; len(b) > 0; b = b[4:] {
 		dst = append(dst, math.Float32frombits(binary.LittleEndian.Uint32(b)))
 	}
-	return dst, err
+	return slices.Clip(dst), err
 }
 
 func (streams) DecodeDouble(dst []float64, src []byte) ([]float64, error) {
@@ -136,10 +145,10 @@ func (streams) DecodeDouble(dst []float64, src []byte) ([]float64, error) {
 	for dst = dst[:0]; len(b) > 0; b = b[8:] {
 		dst = append(dst, math.Float64frombits(binary.LittleEndian.Uint64(b)))
 	}
-	return dst, err
+	return slices.Clip(dst), err
 }
 
 func (streams) DecodeFixedLenByteArray(dst, src []byte, size int) ([]byte, error) {
 	b, err := joined(src, size)
-	return append(dst[:0], b...), err
+	return slices.Clip(append(dst[:0], b...)), err
 }

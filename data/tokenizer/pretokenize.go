@@ -116,7 +116,7 @@ func portable(pattern string) error {
 
 // wordChars are the characters of \w in the reference's engine, as contents of a set: letters
 // and what counts as one, marks, digits, connectors, and the numbers of Latin 1.
-const wordChars = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}²³¹¼-¾\u24B6-\u24E9`
+const wordChars = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}²³¹¼-¾\u24B6-\u24E9` + "\U0001F130-\U0001F149\U0001F150-\U0001F169\U0001F170-\U0001F189"
 
 // wordClasses writes out \w, \W, \b and \B, which ours takes for fewer characters.
 func wordClasses(pattern string) string {

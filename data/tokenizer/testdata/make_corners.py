@@ -6,7 +6,7 @@ import json
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders as D, models as M, normalizers as N, pre_tokenizers as P, processors as T, trainers as R
 
-TEXTS = ["", "aaaa bbbb abab  ab   abc    x", "It's 12 under_score, CamelCase 3½²", "İſ Ⅷ ₁२ é e\u0301 हिन्दी ไทย ‿ Ⓐ", "foo<s> foo foobar<s>x<s>y FOO [X]foo", " \u0301ab\u200d c", "🦙日本語\U00092765Q", "▁▁ab<mask> foo", "a\x00b\r\n\tc\u0085d"]
+TEXTS = ["", "aaaa bbbb abab  ab   abc    x", "It's 12 under_score, CamelCase 3½²", "İſ Ⅷ ₁२ é e\u0301 हिन्दी ไทย ‿ Ⓐ", "foo<s> foo foobar<s>x<s>y FOO [X]foo", " \u0301ab\u200d c", "🦙日本語\U00092765Q", "▁▁ab<mask> foo", "a\x00b\r\n\tc\u0085d", "a🄰b 🅐c-🅿d 🅰🆊"]
 SMALL = {"show_progress": False, "special_tokens": ["<unk>"]}
 
 

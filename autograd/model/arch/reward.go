@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -21,19 +22,36 @@ const (
 // wordClasses are the ends of names of classes that predict words.
 var wordClasses = []string{"ForCausalLM", "LMHeadModel"}
 
-// wordClass is the class that predicts words beside one of sequence classification,
-// and whether name is one.
+// wordClass is the class that predicts words beside one of sequence classification, and
+// whether name is one.
 func wordClass(name string) (string, bool) {
 	base, ok := strings.CutSuffix(name, rewardClass)
 	if !ok {
 		return name, false
 	}
+	return cmp.Or(withHead(base), name), true
+}
+
+// withHead is the class that predicts words of a family whose classes begin with base; ""
+// where there is none.
+func withHead(base string) string {
 	for _, end := range wordClasses {
 		if byHF(base+end, "") != nil {
-			return base + end, true
+			return base + end
 		}
 	}
-	return name, true
+	return ""
+}
+
+// bareClass is the class that predicts words beside one of an architecture without a
+// head, as AutoModel saves it, of the same model_type; "" where name is none.
+func bareClass(name, modelType string) string {
+	base, ok := strings.CutSuffix(name, "Model")
+	class := withHead(strings.TrimSuffix(base, "Text"))
+	if a := byHF(class, ""); !ok || a == nil || a.Name != modelType {
+		return ""
+	}
+	return class
 }
 
 // checkLabels refuses classification into more than one class.

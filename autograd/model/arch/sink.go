@@ -563,6 +563,11 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 				return nil, err
 			}
 		}
+		if s.bare != "" { // written with a head
+			if err := put("architectures", []string{bareClass(s.bare, c.String("", "model_type"))}); err != nil {
+				return nil, err
+			}
+		}
 		if s.grown {
 			if err := put("vocab_size", s.Spec.V); err != nil {
 				return nil, err

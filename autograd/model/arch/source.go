@@ -33,6 +33,7 @@ type Source struct {
 	at      map[place]*Tensor
 	named   map[string]*Tensor
 	untied  bool   // the config says otherwise
+	bare    string // the class without a head that the config names
 	pad     *int32 // of a reward model
 	grown   bool   // Grow added tokens
 }
@@ -129,6 +130,9 @@ func (s *Source) readConfig() error {
 	}
 	model := c.String("", "model_type")
 	class, reward := wordClass(class)
+	if with := bareClass(class, model); with != "" {
+		class, s.bare = with, class
+	}
 	s.arch = byHF(class, model)
 	if s.arch != nil && !s.arch.goesWith(class, model) {
 		return fmt.Errorf("config.json: architectures names %s, model_type %q another architecture: one of them is wrong", class, model)
@@ -223,7 +227,7 @@ func ignorable(t *formats.Tensor) bool {
 // withoutHead is the name of a tensor in a checkpoint that was saved without the
 // head, where the rest stands by itself.
 func withoutHead(name string) string {
-	for _, base := range []string{"model.", "transformer.", "gpt_neox."} {
+	for _, base := range []string{"model.", "transformer.", "gpt_neox.", "backbone."} {
 		if rest, ok := strings.CutPrefix(name, base); ok {
 			return rest
 		}

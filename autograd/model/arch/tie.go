@@ -94,6 +94,10 @@ func (s *Source) headless(name string) error {
 	if s.Reader.Format() == InMemory || s.Reader.Config() == nil {
 		return fail.Inputf(s.Reader.Path(), "", "tensor %s is missing", name)
 	}
+	if s.bare != "" {
+		return fail.Inputf(s.Reader.Path(), "save it from AutoModelForCausalLM; if its head is the embedding, set tie_word_embeddings: true in config.json",
+			"tensor %s is missing: config.json says %s, a model without its head", name, s.bare)
+	}
 	return fail.Inputf(s.Reader.Path(), "if the head is the embedding, set tie_word_embeddings: true in config.json; else a part of the weights is missing",
 		"tensor %s is missing, and config.json does not say tie_word_embeddings: true", name)
 }

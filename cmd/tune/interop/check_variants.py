@@ -23,7 +23,7 @@ ABSENT = object()
 
 # Keys that change no logits, or not of text alone.
 SKIP = re.compile(r"dropout|_pdrop|initializer|use_cache|token_id|aux|z_loss|architectures|model_type|dtype|version|output_|vision|image|audio|video|name_or_path|return_dict|chunk_size|label"
-                  r"|problem_type|is_encoder|pretraining_tp|jitter|summary_|gradient|quantization|kernels|fp32|_impl|mtp|nextn|rescale|time_step_(min|max|floor)|ep_size|use_bidir|eo[ai]_|bo[ai]_|sub_configs")
+                  r"|problem_type|is_encoder|pretraining_tp|jitter|summary_|gradient|quantization|kernels|fp32|_impl|mtp|nextn|rescale|time_step_(min|max|floor)|ep_size|use_bidir|eo[ai]_|bo[ai]_|sub_configs|text_config")
 # Sizes: too large by default, or of no meaning when changed alone.
 SIZE = re.compile(r"hidden_size|vocab_size|n_embd|d_model")
 ROPES = [

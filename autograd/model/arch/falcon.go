@@ -99,7 +99,9 @@ var falcon = Arch{
 
 // falconSlopes gives a the slopes of Falcon as Transformers computes with eager
 // attention: in bf16, scaled as scores are, and counted twice, for the bias is in
-// the mask and added to the scores as well (its SDPA attention counts it once).
+// the mask and added to the scores as well. SDPA attention, which Transformers 5.23 takes
+// where nothing is asked for, counts it once, as the code that Falcon RW came with does:
+// that is the trained model, from which logits differ here by as much as the bias makes.
 // Products of slope and position, which are rounded to bf16 there, are not here:
 // that matters beyond position 256 or with more than 8 heads.
 func (s *Spec) falconSlopes(a *Attention) {

@@ -106,17 +106,17 @@ func (d *Decoder) Decode(n *yaml.Node, v reflect.Value) { d.decodeStruct(n, v, "
 
 // Bad notes a problem at a node.
 func (d *Decoder) Bad(n *yaml.Node, path, hint, format string, args ...any) {
-	d.adopt(n, path, Problems{{Line: n.Line, Col: n.Column, Msg: fmt.Sprintf(format, args...), Hint: hint}})
+	d.adopt(path, Problems{{node: n, Line: n.Line, Col: n.Column, Msg: fmt.Sprintf(format, args...), Hint: hint}})
 }
 
-// adopt notes problems at n, or at lines below it.
-func (d *Decoder) adopt(n *yaml.Node, path string, all Problems) {
+// adopt notes problems of path, or of keys below it.
+func (d *Decoder) adopt(path string, all Problems) {
 	if i := strings.Index(path, "]."); i > 0 && strings.HasPrefix(path, "stages[") {
 		path = path[i+2:] // the kind says enough
 	}
 	for _, p := range all {
 		p.Place, p.Path = d.place, Join(path, p.Path)
-		if from, ok := d.placeOf[n]; ok {
+		if from, ok := d.placeOf[p.node]; ok {
 			p.Place, p.Line, p.Col = from, 0, 0
 		} else if p.Line >= 1 && p.Line <= len(d.lines) {
 			p.Source = d.lines[p.Line-1]
@@ -200,7 +200,7 @@ func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect
 	if s, ok := v.Addr().Interface().(Setter); ok {
 		err, all := s.SetYAML(n), Problems(nil)
 		if errors.As(err, &all) {
-			d.adopt(n, path, all)
+			d.adopt(path, all)
 		} else if err != nil {
 			d.Bad(n, path, "", "%v", err)
 		}

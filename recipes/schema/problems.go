@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -14,6 +16,8 @@ type Problem struct {
 	Path      string // e.g. "train.lora"
 	Msg, Hint string
 	Source    string // the line of text, for the caret
+
+	node *yaml.Node // where it is
 }
 
 // Problems is every problem of a recipe at once. It is a usage error.

@@ -27,7 +27,7 @@ var exl2Method = Method{
 	Schemes: []string{exl2Mixed, "W2A16", "W3A16", "W4A16", "W8A16"}, Formats: []string{formats.EXL2},
 	Options: func() any { return new(EXL2Options) },
 	storage: exl2Storage, check: exl2Check, mix: exl2Mix,
-	needs: needHessian, inOrder: true, round: roundEXL2,
+	needs: needHessian, words: true, inOrder: true, round: roundEXL2,
 	work: gptqWork,
 }
 

@@ -98,7 +98,7 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if p.keep, err = p.keepType(src); err != nil {
 		return nil, err
 	}
-	if p.Group, err = s.resolveGroup(job.Group, layers); err != nil {
+	if p.Group, err = s.resolveGroup(job.Group, layers, m.undivided()); err != nil {
 		return nil, err
 	}
 	if err := p.types(s, layers); err != nil {

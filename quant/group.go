@@ -18,19 +18,19 @@ var groupSizes = []int{128, 64, 32}
 
 // resolveGroup checks an explicit group size, or chooses one that divides the
 // rows of every layer. 0 stands for auto, -1 for the whole row.
-func resolveGroup(group int, layers []linear) (int, error) {
+func resolveGroup(group int, layers []linear, undivided string) (int, error) {
 	switch {
 	case group == -1:
 		return -1, nil
 	case group > 0:
-		return group, checkGroup(group, layers)
+		return group, checkGroup(group, layers, undivided)
 	case group < 0:
 		return 0, fail.Usagef("group_size", "auto, -1 for the whole row, or a positive number", "group_size is %d", group)
 	}
 	if g := autoGroup(layers); g > 0 {
 		return g, nil
 	}
-	return 0, fail.Usagef("group_size", "group_size: -1 makes one group of a row", "none of 128, 64 and 32 divides the rows of every layer: %s", listUndivided(32, layers))
+	return 0, fail.Usagef("group_size", undivided, "none of 128, 64 and 32 divides the rows of every layer: %s", listUndivided(32, layers))
 }
 
 // autoGroup is the largest usual group that divides all rows, 0 for none.
@@ -43,9 +43,17 @@ func autoGroup(layers []linear) int {
 	return 0
 }
 
-func checkGroup(group int, layers []linear) error {
+// undivided is what to do where no usual group divides the rows of all layers.
+func (m *Method) undivided() string {
+	if m.words {
+		return "put these layers into ignore: EXL2's groups are whole words of 32 columns"
+	}
+	return "group_size: -1 makes one group of a row"
+}
+
+func checkGroup(group int, layers []linear, undivided string) error {
 	if bad := listUndivided(group, layers); bad != "" {
-		hint := "group_size: -1 makes one group of a row"
+		hint := undivided
 		if g := autoGroup(layers); g > 0 {
 			hint = fmt.Sprintf("group_size: auto takes %d", g)
 		}

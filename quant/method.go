@@ -33,6 +33,7 @@ type Method struct {
 	// meta is what the folder's configuration says of the rounding; nil: nothing.
 	meta func(o any) map[string]any
 
+	words   bool  // a row is never one group: groups are of 32 columns or a multiple
 	needs   needs // what rounding must know of a layer's inputs
 	inOrder bool  // a block's layers are rounded one after another, each for the inputs that the ones before it, rounded, make
 	round   func(l *layer) (*matrixResult, error)

@@ -74,7 +74,7 @@ func (p *FolderPlan) types(s Scheme, layers []linear) error {
 			if group == 0 && own.Weight.Group == 0 {
 				group = p.Group
 			}
-			if group, err = own.resolveGroup(group, []linear{l}); err != nil {
+			if group, err = own.resolveGroup(group, []linear{l}, p.method.undivided()); err != nil {
 				return err
 			}
 			act = own.Act

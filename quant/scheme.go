@@ -79,11 +79,12 @@ func (s Scheme) checkFormat(format string) error {
 }
 
 // resolveGroup is the columns that share a scale: the scheme's own, 0 where its
-// blocks are no columns, or what group asks for.
-func (s Scheme) resolveGroup(group int, layers []linear) (int, error) {
+// blocks are no columns, or what group asks for. undivided is what to do where no group
+// divides the rows of all layers.
+func (s Scheme) resolveGroup(group int, layers []linear, undivided string) (int, error) {
 	switch own := int(s.Weight.Group); {
 	case own == 0:
-		return resolveGroup(group, layers)
+		return resolveGroup(group, layers, undivided)
 	case own > 0 && group != 0 && group != own:
 		return 0, fail.Usagef("group_size", "leave it out", "%s has blocks of %d columns, group_size is %d", s.Name, own, group)
 	case own > 0:

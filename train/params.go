@@ -131,6 +131,13 @@ func (j *Job) target(ps []param, mods []lora.Module) error {
 	if optimizers[j.Config.Optimizer].matrix == nil {
 		return nil
 	}
+	if len(mods) == 0 {
+		of := "what unfrozen_parameters leaves"
+		if j.Config.Adapter != "none" {
+			of = "adapter " + string(j.Config.Adapter)
+		}
+		return fail.Usagef("train.optimizer", "optimizer: adamw", "optimizer %s updates matrices, %s has only vectors", j.Config.Optimizer, of)
+	}
 	c, err := lora.Config{TargetModules: j.Config.OptimTargetModules}.Resolve()
 	if err != nil {
 		return err

@@ -45,6 +45,9 @@ func writeFixtures(dir string) error {
 	if err := writeT5(filepath.Join(dir, "t5")); err != nil {
 		return err
 	}
+	if err := writeGPT2(filepath.Join(dir, "gpt2"), tok, template); err != nil {
+		return err
+	}
 	// nan has a token that is not a number, nanweight a weight; huge has weights
 	// near the end of float32.
 	for name, at := range map[string]struct {

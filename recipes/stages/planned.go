@@ -83,6 +83,15 @@ func zeroRows(n, tokens int) []data.Example {
 	return out
 }
 
+// inTable is a number of tokens, as many at most as a model that adds its positions from
+// a table takes of one text: no text that it is given is longer.
+func inTable(spec *arch.Spec, tokens int) int {
+	if spec.Positions > 0 {
+		return min(tokens, spec.Positions-spec.PosOffset)
+	}
+	return tokens
+}
+
 // times is k times w.
 func times(w dry.Work, k float64) dry.Work {
 	return dry.Work{Matrix: k * w.Matrix, Attention: k * w.Attention, Moved: k * w.Moved}

@@ -106,6 +106,7 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 // fill gives a job the rows of the ingest, or rows like them: one micro-batch
 // of full length.
 func (t *trial) fill(p *recipes.Planner, job *train.Job) {
+	longest := inTable(&job.Model.Spec, t.maxLength)
 	if t.config.Asks() {
 		job.Packing, job.MaxLength = "none", t.maxLength+t.config.MaxCompletionLength
 		if job.Train = t.rows.examples; job.Train.Len() == 0 {
@@ -117,7 +118,7 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 	job.Packing = t.rows.packing
 	if t.config.Writes() { // answers of full length
 		job.Packing, job.MaxLength = "none", t.maxLength
-		job.Train = data.InMemory(zeroRows(job.Config.MicroBatchSize, t.maxLength)...)
+		job.Train = data.InMemory(zeroRows(job.Config.MicroBatchSize, longest)...)
 		return
 	}
 	if t.rows.dataset != nil && t.maxLength == t.rows.maxLength {
@@ -125,8 +126,8 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 		job.Shuffle = t.rows.shuffle
 		return
 	}
-	per := t.maxLength
 	if job.Packing == "none" {
+		per := longest
 		if t.rows.longest > 0 {
 			per = min(per, t.rows.longest)
 		}
@@ -134,11 +135,11 @@ func (t *trial) fill(p *recipes.Planner, job *train.Job) {
 		job.Train = data.InMemory(zeroRows(job.Config.MicroBatchSize, per)...)
 		return
 	}
-	mean := per
+	mean := longest
 	if t.rows.unknown == "" {
-		mean = min(per, t.rows.mean())
+		mean = min(longest, t.rows.mean())
 	}
-	tokens := t.config.MicroBatchSize * per
+	tokens := t.config.MicroBatchSize * t.maxLength
 	rows := zeroRows(max(1, tokens/mean), mean)
 	if rest := tokens - len(rows)*mean; rest > 1 {
 		rows = append(rows, zeroRows(1, rest)...)
@@ -160,7 +161,7 @@ func (t *trial) adapter(p *recipes.Planner, m *model.Model) (*lora.Adapter, erro
 		o.setInit(dir)
 	}
 	_, n := o.LoRA.Reads() // rows like those that it looks at
-	return o.Start(m, data.InMemory(zeroRows(n, max(t.maxLength, 2))...))
+	return o.Start(m, data.InMemory(zeroRows(n, max(inTable(&m.Spec, t.maxLength), 2))...))
 }
 
 func bf16(p *recipes.Planner, c *train.Config) bool {

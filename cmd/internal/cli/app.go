@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	ucli "github.com/urfave/cli/v2"
@@ -115,7 +117,26 @@ func printError(w io.Writer, err error) {
 	}
 }
 
+// zeroDefault is what the library says of a flag with no value of its own.
+var zeroDefault = regexp.MustCompile(` \(default: (0|false)\)( \[\$.*\])?$`)
+
+// flagText is a flag in a help text. Where its usage says what it is otherwise, the
+// library does not say so again.
+func flagText(f ucli.Flag) string {
+	text := libraryText(f)
+	if strings.Count(text, "(default") > 1 {
+		text = zeroDefault.ReplaceAllString(text, "$2")
+	}
+	return text
+}
+
+var (
+	libraryText = ucli.FlagStringer
+	setFlagText = sync.OnceFunc(func() { ucli.FlagStringer = flagText })
+)
+
 func newApp(name string, stdout, stderr io.Writer) *ucli.App {
+	setFlagText()
 	app := &ucli.App{
 		Name: name, Version: Version, Writer: stdout, ErrWriter: stderr,
 		Usage:                     "tune, quantize and test language models",

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/recipes/schema"
@@ -84,6 +86,9 @@ func runCompare(c *ucli.Context) error {
 		abs, err := filepath.Abs(best.Path)
 		if err != nil {
 			return err
+		}
+		if st, err := os.Stat(abs); err == nil && st.IsDir() && lora.IsGGUF(l) {
+			return fail.Usagef("--link", "--link "+strings.TrimSuffix(l, filepath.Ext(l)), "%s is the name of a GGUF, the pick %s is a folder", l, best.Name)
 		}
 		return atomic.Symlink(abs, l)
 	}

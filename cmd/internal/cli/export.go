@@ -99,6 +99,11 @@ func exportAdapter(c *ucli.Context) error {
 	if folder && c.IsSet("type") {
 		return usagef(c, "--type belongs to a GGUF: a PEFT folder is written in F32")
 	}
+	if !folder {
+		if err := fileName(out); err != nil {
+			return err
+		}
+	}
 	var f *lora.Folder
 	err = writeOutput(c, out, func() (err error) {
 		f, err = stages.ExportAdapter(base, c.String("adapter"), out, nameOf(out), typ)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -10,7 +9,6 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tunekit/tunekit/formats/atomic"
-	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/quant/gguf"
 )
 
@@ -41,8 +39,8 @@ func ggufTo(c *ucli.Context, t task, o gguf.Options) (*outcome, error) {
 		if err := overInputs(c, t.Output); err != nil {
 			return nil, err
 		}
-		if n := len(t.Output); n > 0 && os.IsPathSeparator(t.Output[n-1]) {
-			return nil, fail.Usagef(t.Output, "name the file", "is the name of a folder, and a file is written")
+		if err := ggufName(t.Output); err != nil {
+			return nil, err
 		}
 		if err := atomic.MkdirAll(filepath.Dir(t.Output)); err != nil {
 			return nil, err

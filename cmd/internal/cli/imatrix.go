@@ -35,6 +35,9 @@ func imatrixCommand() *ucli.Command {
 			}
 			defer dev.Close()
 			return batch(c, list, many, remembering(c, many, func(t task) (o *outcome, err error) {
+				if err := fileName(t.Output); err != nil {
+					return nil, err
+				}
 				err = writeOutput(c, t.Output, func() error {
 					progress, clear := bar(c, "imatrix", "tokens")
 					im, err := stages.CollectImatrix(c.Context, dev, t.Model, text, c.Int("samples"), c.Int("max-length"), progress)

@@ -52,6 +52,9 @@ func runInit(c *ucli.Context) error {
 		fmt.Fprint(c.App.Writer, text)
 		return nil
 	}
+	if err := fileName(out); err != nil {
+		return err
+	}
 	if err := writeOutput(c, out, func() error { return atomic.WriteFile(out, []byte(text)) }); err != nil {
 		return err
 	}

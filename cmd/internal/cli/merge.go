@@ -76,6 +76,11 @@ func runMerge(c *ucli.Context) error {
 		}
 		return writeOutput(c, c.String("output"), func() error { return combineTo(c, &o, adapters, weights) })
 	}
+	if lora.IsGGUF(c.String("output")) {
+		if err := fileName(c.String("output")); err != nil {
+			return err
+		}
+	}
 	if c.IsSet("max-shard-size") && lora.IsGGUF(c.String("output")) {
 		return usagef(c, "--max-shard-size belongs to a folder: a GGUF is one file")
 	}
@@ -271,9 +276,18 @@ func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sam
 		return nil, err
 	}
 	defer src.Close()
-	ex := data.Example{}
-	for i := range 1024 {
-		ex.IDs = append(ex.IDs, int32((int64(i)*2654435761+12345)%int64(src.Spec.V)))
+	const tokens = 1024
+	length := tokens // of a text: one, or as many as a shorter context takes
+	if src.Spec.MaxPos > 1 {
+		length = min(tokens, src.Spec.MaxPos)
 	}
-	return stages.KLSamples(data.InMemory(ex))
+	var rows []data.Example
+	for at := 0; at+1 < tokens; at += length {
+		ex := data.Example{}
+		for i := at; i < min(at+length, tokens); i++ {
+			ex.IDs = append(ex.IDs, int32((int64(i)*2654435761+12345)%int64(src.Spec.V)))
+		}
+		rows = append(rows, ex)
+	}
+	return stages.KLSamples(data.InMemory(rows...))
 }

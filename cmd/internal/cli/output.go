@@ -11,6 +11,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/train/eval"
@@ -70,6 +71,33 @@ func outputFree(c *ucli.Context, path string) error {
 	}
 	if _, err := os.Lstat(path); err == nil && !c.Bool("force") {
 		return fail.Usagef(path, "--force replaces it", "already exists")
+	}
+	return nil
+}
+
+// fileName refuses the name of a folder where a file is written: one that ends in a
+// slash, and one of a folder that is there, which --force would lose with all in it.
+func fileName(path string) error {
+	if n := len(path); n > 0 && os.IsPathSeparator(path[n-1]) {
+		return fail.Usagef(path, "name the file", "is the name of a folder, and a file is written")
+	}
+	if err := atomic.Ordinary(path); err != nil {
+		return err
+	}
+	if st, err := os.Lstat(path); err == nil && st.IsDir() {
+		return fail.Usagef(path, "name the file, or remove the folder", "is a folder, and a file would take its place")
+	}
+	return nil
+}
+
+// ggufName is fileName of a GGUF, whose name says what it is: without the ending
+// other programs, and commands that take folders too, do not know it.
+func ggufName(path string) error {
+	if err := fileName(path); err != nil {
+		return err
+	}
+	if !lora.IsGGUF(path) {
+		return fail.Usagef(path, "--output "+path+".gguf; tune export --format safetensors writes a folder", "a GGUF is written, and its name ends in .gguf")
 	}
 	return nil
 }

@@ -116,8 +116,11 @@ func quantTo(c *ucli.Context, dev kernels.Backend, q *stages.Quantization) (*out
 		fmt.Fprintln(c.App.ErrWriter, "warning: "+harmless(w))
 	}
 	group := ""
-	if rep.Group != 0 { // else the scheme says it
+	switch { // else the scheme says it
+	case rep.Group > 0:
 		group = fmt.Sprintf(" group %d", rep.Group)
+	case rep.Group < 0 && q.Options.GroupSize.Set:
+		group = " groups of whole rows"
 	}
 	size := humanize.Bytes(uint64(rep.Bytes))
 	return &outcome{

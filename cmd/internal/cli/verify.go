@@ -5,6 +5,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/recipes/stages"
 )
@@ -21,6 +22,13 @@ func verifyCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
+			if data.IsCache(path) {
+				if err := verifySamples(path); err != nil {
+					return err
+				}
+				fmt.Fprintln(c.App.Writer, "ok")
+				return nil
+			}
 			if err := formats.Verify(path); err != nil {
 				return err
 			}
@@ -33,4 +41,21 @@ func verifyCommand() *ucli.Command {
 			return nil
 		},
 	}
+}
+
+// verifySamples reads every sample of a folder of tune ingest.
+func verifySamples(dir string) error {
+	d, err := data.LoadArrow(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	for _, part := range []data.Examples{d.Train, d.Val} {
+		for i := range part.Len() {
+			if _, err := part.At(i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -59,6 +59,8 @@ type FolderPlan struct {
 	quantize map[string]bool       // by tensor name
 	typeOf   map[string]dtype.Type // by tensor name
 	own      map[string]bool       // modules that an override names
+	experts  map[string]bool       // modules that are experts
+	arch     string                // of the model
 	mixed    bool                  // types were measured
 	job      *FolderJob
 	method   *Method
@@ -78,7 +80,8 @@ func PlanFolder(src *arch.Source, job FolderJob) (*FolderPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, Types: map[string]dtype.Type{}, Acts: map[string]dtype.Type{}, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}, own: map[string]bool{}}
+	p := &FolderPlan{Scheme: s.Name, job: &job, method: m, Types: map[string]dtype.Type{}, Acts: map[string]dtype.Type{}, quantize: map[string]bool{}, typeOf: map[string]dtype.Type{}, own: map[string]bool{},
+		experts: map[string]bool{}, arch: src.Spec.Arch}
 	if p.search, err = searchFor(m, job.Search); err != nil {
 		return nil, err
 	}
@@ -221,6 +224,7 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 		}
 		p.quantize[t.Name] = true
 		p.Layers = append(p.Layers, module)
+		p.experts[module] = t.Experts > 0
 		l := linear{name: module, rows: t.Rows, cols: t.Cols}
 		if i := slices.IndexFunc(own, func(m func(string) bool) bool { return m(module) }); i >= 0 {
 			l.own, meant[i] = &p.job.Overrides[i], true

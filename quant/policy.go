@@ -19,6 +19,10 @@ type artifact struct {
 	group  int
 	index  bool // columns have a group index, which permutes them
 	act    bool // activations are rounded, too
+
+	float   bool   // codes are floating-point numbers
+	experts bool   // several matrices under one name in Transformers
+	arch    string // the model's architecture
 }
 
 // artifacts are what the plan will write: one for each type of weight.
@@ -26,7 +30,7 @@ func (p *FolderPlan) artifacts() []artifact {
 	var out []artifact
 	for _, l := range p.Layers {
 		t := p.Types[l]
-		a := artifact{p.Format, t.Bits(), t.Flags&dtype.Zero == 0, int(t.Group), t.Flags&dtype.Perm != 0, p.Acts[l] != dtype.Type{}}
+		a := artifact{p.Format, t.Bits(), t.Flags&dtype.Zero == 0, int(t.Group), t.Flags&dtype.Perm != 0, p.Acts[l] != dtype.Type{}, t.ScaledFloat(), p.experts[l], p.arch}
 		if !slices.Contains(out, a) {
 			out = append(out, a)
 		}
@@ -48,7 +52,7 @@ type rule struct {
 var consumers = []string{"transformers", "vllm", "tgi", "exllama"}
 
 // rules was measured with Transformers 5.23 (GPTQModel 7.7, bitsandbytes
-// 0.50.2, compressed-tensors 0.19) and vLLM 0.32, both on a CPU. The lines of
+// 0.50.2, compressed-tensors 0.19 and 0.20.1) and vLLM 0.32, both on a CPU. The lines of
 // tgi and exllama are from their documentation and issues: TGI reads GPTQ, AWQ
 // and compressed-tensors in 4 bits, ExLlama 4-bit GPTQ and EXL2. So are all of
 // EXL2, which nothing loads on a CPU.
@@ -60,6 +64,18 @@ var rules = []rule{
 	{"vllm", func(a artifact) bool { return a.format == formats.CompressedTensors && a.bits == 8 && !a.act }, "scheme", "scheme: W4A16", "no WNA16 kernel for uint8b128"},
 	{"vllm", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "unknown quantization method bitsandbytes"},
 	{"transformers", func(a artifact) bool { return a.format == formats.GPTQ && a.bits == 4 && a.group == -1 }, "group_size", "group_size: 128, 64 or 32", "expect qGroupSize to be 32, 64, 128 or 256"},
+	{"transformers", func(a artifact) bool {
+		return a.arch == "gpt2" && (a.format == formats.CompressedTensors || a.format == formats.AWQ)
+	}, "format", "method: gptq in its own format, or nf4", "its GPT-2 has Conv1D, which codes are not put into: what it computes with is chance"},
+	{"transformers", func(a artifact) bool {
+		return a.arch == "gpt_bigcode" && a.format == formats.CompressedTensors && !a.act
+	}, "scheme", "scheme: W8A8 or FP8_DYNAMIC", "its GPTBigCode fails at the first token: 'Linear' object has no attribute 'weight'"},
+	{"transformers", func(a artifact) bool {
+		return a.experts && a.format == formats.CompressedTensors && !a.sym
+	}, "scheme", "scheme: W4A16 or W8A16", "zero points of experts are not read: Asymmetric quant requires zero-point values"},
+	{"transformers", func(a artifact) bool {
+		return a.experts && a.format == formats.CompressedTensors && a.act && !a.float
+	}, "scheme", "scheme: W8A16 or FP8_DYNAMIC", "experts of 8-bit codes that are not packed are not joined: expected a non-empty list of Tensors"},
 	{"tgi", func(a artifact) bool { return a.format == formats.Bitsandbytes }, "method", "method: gptq or awq", "bitsandbytes weights are quantized when a model is loaded, not read"},
 	{"tgi", func(a artifact) bool {
 		return a.format != formats.Bitsandbytes && a.format != formats.EXL2 && a.bits != 4

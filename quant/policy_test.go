@@ -86,6 +86,40 @@ func TestConsumers(t *testing.T) {
 	}
 }
 
+// TestConsumersByModel: what Transformers 5.23 does not load, or loads as chance, because of
+// the model's kind: tensors of Conv1D, and experts, which it joins.
+func TestConsumersByModel(t *testing.T) {
+	for _, c := range []struct {
+		model, method, scheme, format string
+		word                          string // "": loads
+	}{
+		{"gpt2", "rtn", "W4A16", "compressed-tensors", "Conv1D"},
+		{"gpt2", "rtn", "FP8_DYNAMIC", "compressed-tensors", "Conv1D"},
+		{"gpt2", "rtn", "W4A16", "awq", "Conv1D"},
+		{"gpt2", "rtn", "W8A16", "gptq", ""},
+		{"gpt2", "nf4", "", "", ""},
+		{"gpt-bigcode", "rtn", "W8A16", "compressed-tensors", "first token"},
+		{"gpt-bigcode", "rtn", "W8A8", "compressed-tensors", ""},
+		{"mixtral", "rtn", "W4A16", "compressed-tensors", ""},
+		{"mixtral", "rtn", "FP8_DYNAMIC", "compressed-tensors", ""},
+		{"mixtral", "rtn", "W4A16_ASYM", "compressed-tensors", "zero points of experts"},
+		{"mixtral", "rtn", "W8A8", "compressed-tensors", "not joined"},
+		{"llama", "rtn", "W8A8", "compressed-tensors", ""},
+	} {
+		src := openSource(t, testdir.Shared(t, "golden/arch/"+c.model))
+		job := FolderJob{Path: filepath.Join(t.TempDir(), "out"), Method: c.method, Scheme: c.scheme, Format: c.format, Group: -1, For: []string{"transformers"}}
+		if c.method == "nf4" {
+			job.Group = 0
+		}
+		_, err := PlanFolder(src, job)
+		if name := strings.Join([]string{c.model, c.scheme, c.format}, " "); c.word == "" && err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if c.word != "" {
+			usage(t, name, err, map[bool]string{true: "format", false: "scheme"}[c.model == "gpt2"], c.word)
+		}
+	}
+}
+
 func TestPlanErrors(t *testing.T) {
 	orig := openSource(t, testdir.Shared(t, "golden/quant/orig"))
 	odd := tiny(t, shape{c: 96, v: 64, layers: 1, h: 3, k: 1, d: 32, f: 160})

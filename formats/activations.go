@@ -120,6 +120,17 @@ func (g *grouper) single(name string) bool {
 	return ok && n == 1
 }
 
+// byteScales reports whether the scales of a module of method fp8 are exponents in bytes,
+// which makes it MXFP8.
+func (g *grouper) byteScales(module string) bool {
+	for _, name := range []string{".weight_scale_inv", ".weight_scale", ".scale"} {
+		if a := g.by[module+name]; a != nil {
+			return a.dtype == "U8"
+		}
+	}
+	return false
+}
+
 // InputGrid is the scale and the zero point, in signed codes, on which Act rounds where they were measured beforehand; 0 and 0
 // where they are not. Where they are numbers on which nothing can be rounded, left says
 // in words what was found. It reads a number or two, and err is of reading alone.
@@ -236,6 +247,8 @@ func (g *grouper) fp8Activations(module string, cols int64) (t dtype.Type, grid 
 	switch block := g.blockSize(nil); {
 	case g.config.get("weight_scale_semantics") != nil: // of GPTQModel, which rounds weights alone
 		return none, grid, ""
+	case g.byteScales(module): // MXFP8, whatever the blocks of other weights
+		return none, grid, "8-bit float, dynamic, by groups of 32, scales powers of two"
 	case scheme == "static":
 		for _, name := range []string{module + ".activation_scale", module + ".input_scale"} { // of Transformers, of others
 			if g.single(name) {

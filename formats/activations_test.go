@@ -109,3 +109,18 @@ func TestActivationsOfFP8(t *testing.T) {
 		}
 	}
 }
+
+// TestActivationsOfMXFP8: a weight of MXFP8 among those of blocks has groups of 32, not the
+// columns of a block.
+func TestActivationsOfMXFP8(t *testing.T) {
+	o, err := parseObject("config", []byte(`{"quant_method":"fp8","activation_scheme":"dynamic","weight_block_size":[128,128]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &grouper{config: o, by: map[string]*array{"a.weight_scale_inv": {dtype: "U8"}, "b.weight_scale_inv": {dtype: "F32"}}}
+	for module, want := range map[string]string{"a": "8-bit float, dynamic, by groups of 32, scales powers of two", "b": ""} {
+		if typ, _, left, err := g.activations(module, 256); err != nil || left != want || (typ == dtype.Type{}) != (want != "") {
+			t.Errorf("%s: %v, %q, %v", module, typ, left, err)
+		}
+	}
+}

@@ -12,8 +12,8 @@ import (
 // model that has seen the prompt cannot be asked for half a token.
 func (e *encoding) cut(text string, c *chat.Conversation, cuts []int) (ids, at []int32, note string, err error) {
 	if plain := e.forged(c); len(plain) > 0 {
-		ids, at = e.cutPlain(text, plain, cuts)
-		return ids, at, noteControl, nil
+		ids, at, err = e.cutPlain(text, plain, cuts)
+		return ids, at, noteControl, err
 	}
 	if ids, err = e.tok.TryEncode(text, false); err != nil {
 		return nil, nil, "", err
@@ -22,7 +22,10 @@ func (e *encoding) cut(text string, c *chat.Conversation, cuts []int) (ids, at [
 		return ids, at, "", nil
 	}
 	for _, c := range cuts {
-		prefix := e.tok.Encode(text[:c], false)
+		prefix, err := e.tok.TryEncode(text[:c], false)
+		if err != nil {
+			return nil, nil, "", err
+		}
 		n := 0
 		for n < len(prefix) && n < len(ids) && prefix[n] == ids[n] {
 			n++
@@ -42,8 +45,8 @@ const noteStraddle = "a token straddled the beginning or end of a turn: not supe
 func (e *encoding) apart(text string, ids []int32, cuts []int) (at []int32) {
 	n, from := 0, 0
 	for _, c := range append(slices.Clone(cuts), len(text)) {
-		piece := e.tok.Encode(text[from:c], false)
-		if len(piece) > len(ids)-n || !slices.Equal(piece, ids[n:n+len(piece)]) {
+		piece, err := e.tok.TryEncode(text[from:c], false)
+		if err != nil || len(piece) > len(ids)-n || !slices.Equal(piece, ids[n:n+len(piece)]) {
 			return nil
 		}
 		n, from = n+len(piece), c
@@ -75,7 +78,7 @@ func (e *encoding) hasControl(s string) bool {
 }
 
 // cutPlain is cut with the given parts of the text encoded as plain text.
-func (e *encoding) cutPlain(text string, plain []string, cuts []int) (ids, at []int32) {
+func (e *encoding) cutPlain(text string, plain []string, cuts []int) (ids, at []int32, err error) {
 	type piece struct {
 		end   int
 		plain bool
@@ -96,11 +99,16 @@ func (e *encoding) cutPlain(text string, plain []string, cuts []int) (ids, at []
 			if len(cuts) > 0 && cuts[0] <= end {
 				end = cuts[0]
 			}
+			var some []int32
 			if p.plain {
-				ids = append(ids, e.tok.EncodePlain(text[from:end])...)
+				some, err = e.tok.EncodePlain(text[from:end])
 			} else {
-				ids = append(ids, e.tok.Encode(text[from:end], false)...)
+				some, err = e.tok.TryEncode(text[from:end], false)
 			}
+			if err != nil {
+				return nil, nil, err
+			}
+			ids = append(ids, some...)
 			from = end
 			if len(cuts) == 0 || cuts[0] > end {
 				break
@@ -108,5 +116,5 @@ func (e *encoding) cutPlain(text string, plain []string, cuts []int) (ids, at []
 			cuts, at = cuts[1:], append(at, int32(len(ids)))
 		}
 	}
-	return ids, at
+	return ids, at, nil
 }

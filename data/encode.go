@@ -197,7 +197,11 @@ func (e *encoding) prompt(prompt, completion string) (encoded, error) {
 	}
 	out := encoded{ids: joined}
 	if len(joined) < len(head) || !slices.Equal(joined[:len(head)], head) {
-		out.ids, out.note = append(slices.Clone(head), e.continuation(completion)...), noteSeam
+		rest, err := e.continuation(completion)
+		if err != nil {
+			return encoded{}, bad("", "%v", err)
+		}
+		out.ids, out.note = append(slices.Clone(head), rest...), noteSeam
 	}
 	start, end := int32(len(head)), int32(len(out.ids))
 	out.ids = e.withEOS(out.ids)
@@ -267,12 +271,15 @@ func (e *encoding) head(prompt string) ([]int32, error) {
 
 // continuation tokenizes text that follows other text: a line break before it
 // takes what tokenizers put at the very beginning of a text.
-func (e *encoding) continuation(s string) []int32 {
-	before, all := e.tok.Encode("\n", false), e.tok.Encode("\n"+s, false)
-	if len(all) >= len(before) && slices.Equal(all[:len(before)], before) {
-		return all[len(before):]
+func (e *encoding) continuation(s string) ([]int32, error) {
+	before, err := e.tok.TryEncode("\n", false)
+	if err == nil {
+		all, err := e.tok.TryEncode("\n"+s, false)
+		if err == nil && len(all) >= len(before) && slices.Equal(all[:len(before)], before) {
+			return all[len(before):], nil
+		}
 	}
-	return e.tok.Encode(s, false)
+	return e.tok.TryEncode(s, false)
 }
 
 // chat renders a conversation with the model's template and supervises what

@@ -96,3 +96,27 @@ func TestEncoderRows(t *testing.T) {
 		}
 	}
 }
+
+// What a vocabulary without an unknown token cannot spell makes a bad row, beside control tokens that someone wrote too.
+func TestUnspelled(t *testing.T) {
+	tok, err := tokenizer.Parse([]byte(`{"added_tokens":[{"id":0,"content":"</s>","special":true}],"model":{"type":"Unigram","vocab":[["</s>",0],["a",-1],["u",-1],["\n",-1]]}}`), []byte(`{"eos_token":"</s>"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl, err := chat.Parse(`{% for m in messages %}{{ m['content'] }}{{ '</s>' }}{% endfor %}`, chat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEncoding(&Options{TrainOn: "assistant", TrainOnEOS: "turn"}, tok, tmpl)
+	for said, want := range map[string]string{
+		"u": "", "uéa": `"é" is not in its vocabulary`, "é</s>": `"é" is not in its vocabulary`,
+	} {
+		_, err := e.encode(sample{chat: &chat.Conversation{Messages: []chat.Message{chat.NewMessage("user", said), chat.NewMessage("assistant", "a")}}})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", said, err, want)
+		}
+	}
+	if _, err := e.continuation("é"); err == nil {
+		t.Error("a continuation that cannot be spelled")
+	}
+}

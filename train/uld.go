@@ -1,6 +1,7 @@
 package train
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -60,8 +61,8 @@ type aligned struct{ own, its [2]int32 }
 
 // read is a sample as To has it, and which learned tokens of both say the same. Text is
 // taken as From's tokens say it, added tokens included, cut where learning begins and
-// ends. The zero Reader is for a teacher of the same tokens.
-func (r Reader) read(e data.Example, skipEOS bool) (its data.Example, groups []aligned) {
+// ends. The zero Reader is for a teacher of the same tokens. The error is about text that To cannot tokenize.
+func (r Reader) read(e data.Example, skipEOS bool) (its data.Example, groups []aligned, err error) {
 	its = data.Example{ID: e.ID}
 	if r.To == nil {
 		its.IDs = e.IDs
@@ -70,7 +71,7 @@ func (r Reader) read(e data.Example, skipEOS bool) (its data.Example, groups []a
 				groups = append(groups, aligned{[2]int32{at, at + 1}, [2]int32{at, at + 1}})
 			}
 		}
-		return its, groups
+		return its, groups, nil
 	}
 	ids := e.IDs
 	begin := int32(0)
@@ -82,7 +83,11 @@ func (r Reader) read(e data.Example, skipEOS bool) (its data.Example, groups []a
 	}
 	for _, l := range e.Loss {
 		if l[0] > begin {
-			its.IDs = append(its.IDs, r.To.Encode(r.From.Decode(ids[begin:l[0]], false), false)...)
+			before, err := r.To.TryEncode(r.From.Decode(ids[begin:l[0]], false), false)
+			if err != nil {
+				return its, nil, err
+			}
+			its.IDs = append(its.IDs, before...)
 		}
 		begin = l[1]
 		answer, ends := ids[l[0]:l[1]], false
@@ -90,7 +95,10 @@ func (r Reader) read(e data.Example, skipEOS bool) (its data.Example, groups []a
 			answer, ends = answer[:n-1], true
 		}
 		from := int32(len(its.IDs))
-		translated := r.To.Encode(r.From.Decode(answer, false), false)
+		translated, err := r.To.TryEncode(r.From.Decode(answer, false), false)
+		if err != nil {
+			return its, nil, err
+		}
 		for _, g := range same(pieces(r.From, answer), pieces(r.To, translated)) {
 			if from+g.its[0] > 0 { // before the first token nothing was said
 				groups = append(groups, aligned{[2]int32{l[0] + g.own[0], l[0] + g.own[1]}, [2]int32{from + g.its[0], from + g.its[1]}})
@@ -105,7 +113,7 @@ func (r Reader) read(e data.Example, skipEOS bool) (its data.Example, groups []a
 			}
 		}
 	}
-	return its, groups
+	return its, groups, nil
 }
 
 // pieces is the text that each token completes.
@@ -209,7 +217,10 @@ func (r *run) ranked(b *data.Batch, o distill, w whole) (s Score, err error) {
 	from := int32(0) // where the sample begins in the teacher's batch
 	for i := range list {
 		var same []aligned
-		list[i], same = r.Reader.read(sampleIn(b, i), c.SkipEOS)
+		list[i], same, err = r.Reader.read(sampleIn(b, i), c.SkipEOS)
+		if err != nil {
+			return s, fmt.Errorf("the teacher's tokenizer: %w", err)
+		}
 		for _, g := range same {
 			n, m := g.own[1]-g.own[0], g.its[1]-g.its[0]
 			if n > limit || m > limit {

@@ -49,7 +49,10 @@ func TestReader(t *testing.T) {
 	e.IDs = append(append(e.IDs, own.Encode(answer, false)...), own.EOS())
 	e.Loss = [][2]int32{{int32(n), int32(len(e.IDs))}}
 	for _, skip := range []bool{false, true} {
-		got, groups := r.read(e, skip)
+		got, groups, err := r.read(e, skip)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if text := its.Decode(got.IDs[1:], false); got.IDs[0] != its.BOS() || text != prompt+" "+answer+"</s>" { // Llama 2's puts a space before each text
 			t.Errorf("the teacher reads %q", text)
 		}

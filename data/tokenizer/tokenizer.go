@@ -184,9 +184,10 @@ func (t *Tokenizer) Encode(text string, special bool) []int32 {
 	return ids
 }
 
-// TryEncode is Encode for tokenizers that nobody vetted: the one error is about
+// TryEncode is Encode for tokenizers that nobody vetted. Its errors are about
 // rules of the tokenizer's own that take too long on text, such as a regular
-// expression, which cannot happen where they are those of the known families.
+// expression, which cannot happen where they are those of the known families, and
+// about text that a vocabulary without an unknown token cannot spell.
 func (t *Tokenizer) TryEncode(text string, special bool) ([]int32, error) {
 	var out []int32
 	if special {
@@ -200,13 +201,9 @@ func (t *Tokenizer) TryEncode(text string, special bool) ([]int32, error) {
 }
 
 // EncodePlain is Encode for text that is data: special tokens written in it
-// are text, and nothing is put around it.
-func (t *Tokenizer) EncodePlain(text string) []int32 {
-	ids, err := t.appendText(nil, text, true)
-	if err != nil {
-		panic(err)
-	}
-	return ids
+// are text, and nothing is put around it. Errors are those of TryEncode.
+func (t *Tokenizer) EncodePlain(text string) ([]int32, error) {
+	return t.appendText(nil, text, true)
 }
 
 func (t *Tokenizer) appendText(out []int32, text string, plain bool) (ids []int32, err error) {

@@ -244,7 +244,10 @@ func begin(src *arch.Source, t *arch.Tensor, tok *tokenizer.Tokenizer, list []Ne
 	for i, n := range list {
 		sum, of := mean, float64(t.Rows)
 		if n.Like != "" {
-			ids := tok.EncodePlain(n.Like)
+			ids, err := tok.EncodePlain(n.Like)
+			if err != nil {
+				return nil, fail.Usagef("", "describe it in words that the tokenizer can spell", "%q is like %q: %w", n.Token, n.Like, err)
+			}
 			sum, of = make([]float64, c), float64(len(ids))
 			if len(ids) == 0 {
 				return nil, fail.Usagef("", "describe it in words", "%q is like a text without tokens", n.Token)

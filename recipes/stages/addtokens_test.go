@@ -62,7 +62,11 @@ func TestAddTokens(t *testing.T) {
 	for i := range v {
 		all = append(all, int32(i))
 	}
-	for row, ids := range map[int][]int32{v: all, v + 1: tok.EncodePlain("a call"), v + 31: all} {
+	call, err := tok.EncodePlain("a call")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row, ids := range map[int][]int32{v: all, v + 1: call, v + 31: all} {
 		want := make([]float32, c)
 		for k := range want {
 			sum := 0.0

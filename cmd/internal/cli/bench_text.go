@@ -48,12 +48,21 @@ func benchText(c *ucli.Context, r *benchReport, w io.Writer) error {
 	var rates []float64
 	for range t.Rounds {
 		var tokens atomic.Int64
+		var failed atomic.Pointer[error]
 		began := time.Now()
 		par.For(len(lines), 256, func(lo, hi int) {
 			for _, line := range lines[lo:hi] {
-				tokens.Add(int64(len(tok.Encode(line, false))))
+				ids, err := tok.TryEncode(line, false)
+				if err != nil {
+					failed.Store(&err)
+					return
+				}
+				tokens.Add(int64(len(ids)))
 			}
 		})
+		if err := failed.Load(); err != nil {
+			return *err
+		}
 		rates = append(rates, float64(len(raw))/time.Since(began).Seconds()/1e6)
 		t.Tokens = tokens.Load()
 		if err := c.Context.Err(); err != nil {

@@ -91,7 +91,11 @@ func runRender(c *ucli.Context) error {
 		}
 		out.Set("text", text)
 		if tok != nil {
-			out.Set("ids", idList(tok.Encode(text, false)))
+			ids, err := tok.TryEncode(text, false)
+			if err != nil {
+				return nil, err
+			}
+			out.Set("ids", idList(ids))
 		}
 		return out, nil
 	})

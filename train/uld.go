@@ -99,7 +99,7 @@ func (r Reader) read(e data.Example, skipEOS bool) (its data.Example, groups []a
 		if err != nil {
 			return its, nil, err
 		}
-		for _, g := range same(pieces(r.From, answer), pieces(r.To, translated)) {
+		for _, g := range same(r.From.Pieces(answer), r.To.Pieces(translated)) {
 			if from+g.its[0] > 0 { // before the first token nothing was said
 				groups = append(groups, aligned{[2]int32{l[0] + g.own[0], l[0] + g.own[1]}, [2]int32{from + g.its[0], from + g.its[1]}})
 			}
@@ -114,16 +114,6 @@ func (r Reader) read(e data.Example, skipEOS bool) (its data.Example, groups []a
 		}
 	}
 	return its, groups, nil
-}
-
-// pieces is the text that each token completes.
-func pieces(t *tokenizer.Tokenizer, ids []int32) []string {
-	s := t.Stream(false)
-	out := make([]string, len(ids))
-	for i, id := range ids {
-		out[i] = s.Push(id)
-	}
-	return out
 }
 
 // same finds where two lists of pieces have said the same text, and no character is

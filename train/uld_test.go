@@ -71,6 +71,34 @@ func TestReader(t *testing.T) {
 	}
 }
 
+// TestReaderOfWords: a tokenizer whose decoder looks at a token's place says what each token
+// completes, the last one too.
+func TestReaderOfWords(t *testing.T) {
+	for _, decoder := range []string{`{"type":"WordPiece","prefix":"##","cleanup":false}`, `null`, `{"type":"CTC"}`} {
+		own, err := tokenizer.Parse([]byte(`{"added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,"decoder":`+decoder+
+			`,"model":{"type":"WordLevel","unk_token":"?","vocab":{"?":0,"the":1,"cat":2,"sat":3}}}`), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		its := tokensOf(t, "qwen3")
+		e := data.Example{IDs: []int32{1, 2, 3, 1, 2}, Loss: [][2]int32{{1, 5}}}
+		got, groups, err := Reader{From: own, To: its}.read(e, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := ""
+		for _, g := range groups {
+			a, b := own.Pieces(e.IDs[1:])[g.own[0]-1:g.own[1]-1], its.Decode(got.IDs[g.its[0]:g.its[1]], false)
+			if said += b; strings.Join(a, "") != b {
+				t.Errorf("%s: %q beside %q", decoder, a, b)
+			}
+		}
+		if want := own.Decode(e.IDs[1:], false); said != want || groups[len(groups)-1].own[1] != 5 {
+			t.Errorf("%s: %d groups say %q, want %q", decoder, len(groups), said, want)
+		}
+	}
+}
+
 func tokensOf(t *testing.T, name string) *tokenizer.Tokenizer {
 	t.Helper()
 	dir := filepath.Join(testdir.Shared(t, "tokenizer-json"), name)

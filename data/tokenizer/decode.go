@@ -300,12 +300,19 @@ func (t *Tokenizer) byteLevel() bool {
 type pieceTable struct {
 	blob []byte
 	at   []uint32 // one more than tokens
+
+	suffixed bool // BPEDecoder's mark of a word's end stands at the end of tokens only
 }
 
 func (t *Tokenizer) newPieces() *pieceTable {
-	p := &pieceTable{at: make([]uint32, len(t.vocab)+1)}
+	p := &pieceTable{at: make([]uint32, len(t.vocab)+1), suffixed: true}
+	suffix := "</w>"
+	if d := t.pipe.Decoder; d != nil && d.Suffix != nil {
+		suffix = *d.Suffix
+	}
 	for i := range t.vocab {
 		s := t.spelling(int32(i))
+		p.suffixed = p.suffixed && !strings.Contains(strings.TrimSuffix(s, suffix), suffix)
 		switch c, ok := byteToken(s); {
 		case t.pipe.Decoder != nil && t.pipe.Decoder.Type == "WordPiece":
 			p.blob = append(p.blob, wordPieceDecoderOf(t.pipe.Decoder).spelled(s, false)...)
@@ -347,6 +354,9 @@ type Stream struct {
 	strip       string // what is taken off the front of the text
 	pending     []byte
 
+	local bool  // what a token adds depends on whether it is the first or the last only
+	last  int32 // that one that added something; -1: none yet
+
 	whole bool // all ids are decoded each time: what a token adds depends on others
 	ids   []int32
 	text  string // of all ids so far
@@ -356,15 +366,63 @@ type Stream struct {
 // Stream begins a text. Its pieces and Flush together are what Decode gives,
 // but for broken UTF-8 in byte tokens, where Decode needs to see a whole run.
 func (t *Tokenizer) Stream(skipSpecial bool) *Stream {
-	s := &Stream{t: t, skipSpecial: skipSpecial}
+	s := &Stream{t: t, skipSpecial: skipSpecial, last: -1}
 	switch {
 	case t.byteLevel():
+	case t.local():
+		s.local = true
 	case !t.fuses():
 		s.whole = true
 	case t.stripsSpace():
 		s.strip = " "
 	}
 	return s
+}
+
+// local tells whether the text of more ids begins with that of fewer, and what an id adds
+// depends on whether others come before and behind it, not on which.
+func (t *Tokenizer) local() bool {
+	if t.pipe.Decoder == nil {
+		return true
+	}
+	switch t.pipe.Decoder.Type {
+	case "BPEDecoder":
+		return t.pieces().suffixed
+	case "Fuse", "Metaspace", "Replace", "Strip", "WordPiece":
+		return true
+	}
+	return false
+}
+
+// Pieces are the parts of the text of ids, special tokens included, each that which its id
+// completes, so that characters are whole; a character that ids only begin is in none.
+func (t *Tokenizer) Pieces(ids []int32) []string {
+	out := make([]string, len(ids))
+	s := t.Stream(false)
+	if !s.whole {
+		for i, id := range ids {
+			out[i] = s.Push(id)
+		}
+		return out
+	}
+	all, from := t.Decode(ids, false), 0
+	for i := range ids {
+		to := max(from, common(t.Decode(ids[:i+1], false), all))
+		out[i], from = all[from:to], to
+	}
+	return out
+}
+
+// common is how many bytes of whole characters both texts begin with.
+func common(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	for n > 0 && n < len(b) && !utf8.RuneStart(b[n]) {
+		n--
+	}
+	return n
 }
 
 // fuses tells whether the decoder is that of SentencePiece's models: spaces for ▁, bytes for
@@ -395,7 +453,10 @@ func (s *Stream) Push(id int32) string {
 	if s.skipSpecial && s.t.hidden(id) {
 		return ""
 	}
-	if s.whole {
+	switch {
+	case s.local:
+		return s.behind(id)
+	case s.whole:
 		s.ids = append(s.ids, id)
 		return s.news()
 	}
@@ -411,18 +472,24 @@ func (s *Stream) Push(id int32) string {
 	return text
 }
 
+// behind is what id adds behind the last one.
+func (s *Stream) behind(id int32) string {
+	if s.t.spelling(id) == "" {
+		return ""
+	}
+	ids, had := []int32{id}, ""
+	if s.last >= 0 {
+		ids, had = []int32{s.last, id}, s.t.Decode([]int32{s.last}, false)
+	}
+	s.last = id
+	return strings.TrimPrefix(s.t.Decode(ids, false), had)
+}
+
 // news decodes all ids and returns what the last one left as it was and was not returned yet.
 func (s *Stream) news() string {
 	was := s.text
 	s.text = s.t.Decode(s.ids, false)
-	same := 0
-	for same < min(len(was), len(s.text)) && was[same] == s.text[same] {
-		same++
-	}
-	for same > 0 && same < len(s.text) && !utf8.RuneStart(s.text[same]) {
-		same--
-	}
-	from := s.sent
+	same, from := common(was, s.text), s.sent
 	s.sent = max(from, len(strings.TrimRight(s.text[:same], "\uFFFD")))
 	return s.text[min(from, len(s.text)):min(s.sent, len(s.text))]
 }

@@ -261,6 +261,8 @@ func (t *Tokenizer) hfTokenizer() ([]byte, error) {
 		if err := t.hfBPE(&b, m); err != nil {
 			return nil, fail.Inputf("tokenizer", "", "cannot be written to tokenizer.json: %w", err)
 		}
+	default:
+		return nil, fail.Inputf("tokenizer", "", "cannot be written to tokenizer.json: its model is a %T", m)
 	}
 	b.WriteString("}\n")
 	return b.Bytes(), nil
@@ -284,8 +286,8 @@ func (t *Tokenizer) hfBPE(b *bytes.Buffer, m *bpe) error {
 	if m.unk >= 0 {
 		unk = quoteJSON(t.vocab[m.unk])
 	}
-	fmt.Fprintf(b, "{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":%s,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"+
-		"\"fuse_unk\":%t,\"byte_fallback\":%t,\"ignore_merges\":%t,", unk, m.fuseUnk, m.byteFallback, m.ignoreMerges)
+	fmt.Fprintf(b, "{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":%s,\"continuing_subword_prefix\":%s,\"end_of_word_suffix\":%s,"+
+		"\"fuse_unk\":%t,\"byte_fallback\":%t,\"ignore_merges\":%t,", unk, orNull(m.prefix), orNull(m.suffix), m.fuseUnk, m.byteFallback, m.ignoreMerges)
 	t.hfVocab(b)
 	b.WriteString(",\n\"merges\":[")
 	for i, s := range merges {
@@ -294,6 +296,14 @@ func (t *Tokenizer) hfBPE(b *bytes.Buffer, m *bpe) error {
 	}
 	b.WriteString("\n]}")
 	return nil
+}
+
+// orNull is s as JSON, null where it is empty.
+func orNull(s string) string {
+	if s == "" {
+		return "null"
+	}
+	return quoteJSON(s)
 }
 
 func (t *Tokenizer) sortedAdded() []addedToken {

@@ -346,6 +346,16 @@ func (t *Tokenizer) digest() string {
 	for _, a := range t.added {
 		fmt.Fprintf(h, "added %+v\n", a)
 	}
+	switch m := t.model.(type) {
+	case *bpe:
+		fmt.Fprintf(h, "bpe %q %q %t %t %t %t %d\n", m.prefix, m.suffix, m.byteLevel, m.byteFallback, m.ignoreMerges, m.fuseUnk, m.unk)
+	case *unigram:
+		fmt.Fprintf(h, "unigram %t %d %x\n", m.byteFallback, m.unk, m.unkScore)
+	case *wordPiece:
+		fmt.Fprintf(h, "wordpiece %q %d %d\n", m.prefix, m.longer, m.unk)
+	case *wordLevel:
+		fmt.Fprintf(h, "wordlevel %d\n", m.unk)
+	}
 	fmt.Fprintf(h, "%s\n%v %v %d %d %d %d\n", t.pipe.describe(), t.before, t.after, t.bos, t.eos, t.pad, t.unk)
 	return hex.EncodeToString(h.Sum(nil))
 }

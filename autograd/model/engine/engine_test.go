@@ -362,6 +362,7 @@ func TestStopTexts(t *testing.T) {
 		{[]string{"x EN", "E", "ND y"}, "", []string{"END"}, "x EN", 3, StopText},
 		{[]string{"a", "b", "EN"}, "", []string{"END"}, "abEN", 8, StopLength},
 		{[]string{"a", "b"}, "\uFFFD", []string{"END"}, "ab\uFFFD", 8, StopLength},
+		{[]string{"a", "b EN"}, "D?", []string{"END"}, "ab ", 8, StopText}, // completed by what the last token held back
 		{[]string{"abcde"}, "", []string{"d", "bc"}, "a", 1, StopText},
 		{[]string{"abc"}, "?", nil, "abc?", 8, StopLength},
 	} {

@@ -188,8 +188,14 @@ func (j *job) show(id int32) (stopped bool) {
 // end shows the text that was held back and publishes the answer.
 func (j *job) end(stop string, end int32, err error) {
 	if j.Text != nil && !j.stop.met {
-		text, _ := j.stop.push(j.Text.Flush())
-		if text += j.stop.flush(); text != "" {
+		text, met := j.stop.push(j.Text.Flush())
+		switch {
+		case !met:
+			text += j.stop.flush()
+		case err == nil:
+			stop, end = StopText, -1
+		}
+		if text != "" {
 			j.out.add(Token{ID: -1, Text: text})
 		}
 	}

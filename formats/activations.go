@@ -23,15 +23,20 @@ var (
 	ActFP8  = dtype.Type{Kind: dtype.F8E4M3, Group: -1}
 )
 
+// inputGrid names the arrays that hold the scale and the zero point of inputs, "" for none.
+type inputGrid [2]string
+
 // activations is what a module's inputs of so many columns are rounded to, the zero
 // Type for not at all, and the arrays that hold scale and zero point where one of each was measured beforehand. Where that is not done here,
 // left says in words what the folder wants.
-func (g *grouper) activations(module string, cols int64) (t dtype.Type, grid [2]string, left string, err error) {
+func (g *grouper) activations(module string, cols int64) (t dtype.Type, grid inputGrid, left string, err error) {
 	group, err := g.configGroup(module)
 	in, _ := group.get("input_activations").(object)
 	if in == nil {
-		t, grid, left = g.schemeActivations(module, cols)
-		return t, grid, left, err
+		if err != nil {
+			return t, grid, "", err
+		}
+		return g.schemeActivations(module, cols)
 	}
 	// what is left out has a default
 	dynamic, _ := in.get("dynamic").(bool)
@@ -89,7 +94,7 @@ func (g *grouper) activations(module string, cols int64) (t dtype.Type, grid [2]
 	if d := in.get("dynamic"); d == false || d == nil {
 		words = append(words, "scales measured beforehand")
 	}
-	return dtype.Type{}, [2]string{}, strings.Join(words, ", "), err
+	return dtype.Type{}, inputGrid{}, strings.Join(words, ", "), err
 }
 
 // roundedTo is the type of inputs rounded to a kind of numbers, without a group.
@@ -188,38 +193,60 @@ func oneNumber(typ string, b []byte) (float32, bool) {
 func actFP8Groups(n int64) dtype.Type { return dtype.Type{Kind: dtype.F8E4M3, Group: int32(n)} }
 
 // schemeActivations is activations of methods that have one scheme for all modules.
-func (g *grouper) schemeActivations(module string, cols int64) (t dtype.Type, grid [2]string, left string) {
+func (g *grouper) schemeActivations(module string, cols int64) (t dtype.Type, grid inputGrid, left string, err error) {
 	none := dtype.Type{}
 	switch m, _ := g.config.get("quant_method").(string); m {
 	case "fp8":
 		return g.fp8Activations(module, cols)
 	case "mxfp8":
-		return none, grid, "8-bit float, dynamic, by groups of 32, scales powers of two"
+		return none, grid, "8-bit float, dynamic, by groups of 32, scales powers of two", nil
 	case "fbgemm_fp8":
-		return none, grid, "8-bit float, dynamic, by token, scales with a bound"
+		return none, grid, "8-bit float, dynamic, by token, scales with a bound", nil
 	case "modelopt", "modelopt_fp4", "modelopt_mixed":
-		return g.modelopt(module)
+		t, grid, left = g.modelopt(module)
+		return t, grid, left, nil
 	case "quark":
-		global, _ := g.config.get("global_quant_config").(object)
-		if global.get("input_tensors") != nil || g.config.get("layer_quant_config") != nil {
-			return none, grid, "as Quark's configuration has it"
+		if g.quarkInputs() {
+			return none, grid, "as Quark's configuration has it", nil
 		}
 	case "auto-round", "intel/auto-round":
-		v, err := g.exception(module, "act_bits")
-		if v == nil {
-			v = g.config.get("act_bits")
+		bits, ok, err := g.numberOf(module, "act_bits")
+		if err != nil {
+			return none, grid, "", err
 		}
-		if bits, ok := sizeOf(v); ok && bits <= 8 || err != nil {
+		if ok && bits <= 8 {
 			kind, _ := g.config.get("act_data_type").(string)
-			return none, grid, fmt.Sprintf("%d-bit %s of AutoRound", bits, cmp.Or(kind, "int"))
+			return none, grid, fmt.Sprintf("%d-bit %s of AutoRound", bits, cmp.Or(kind, "int")), nil
 		}
 	}
-	return none, grid, ""
+	return none, grid, "", nil
+}
+
+// quarkInputs reports whether Quark's configuration rounds inputs, of all modules or of some.
+func (g *grouper) quarkInputs() bool {
+	global, _ := g.config.get("global_quant_config").(object)
+	entries := object{{"", global}}
+	for _, name := range []string{"layer_quant_config", "layer_type_quant_config"} {
+		own, _ := g.config.get(name).(object)
+		entries = append(entries, own...)
+	}
+	return slices.ContainsFunc(entries, func(m member) bool {
+		own, _ := m.Value.(object)
+		switch v := own.get("input_tensors").(type) {
+		case nil:
+			return false
+		case object:
+			return len(v) > 0
+		case []any:
+			return len(v) > 0
+		}
+		return true
+	})
 }
 
 // modelopt is the inputs of a module in ModelOpt's own configuration, without groups:
 // an algorithm for all modules, or for each.
-func (g *grouper) modelopt(module string) (t dtype.Type, grid [2]string, left string) {
+func (g *grouper) modelopt(module string) (t dtype.Type, grid inputGrid, left string) {
 	algo, _ := g.config.get("quant_algo").(string)
 	layers, _ := g.config.get("quantized_layers").(object)
 	if own, ok := layers.get(module).(object); ok {
@@ -230,7 +257,7 @@ func (g *grouper) modelopt(module string) (t dtype.Type, grid [2]string, left st
 	case algo == "" || algo == "FP8_PB_WO" || strings.HasPrefix(algo, "W4A16") || strings.HasPrefix(algo, "W8A16"):
 		return t, grid, ""
 	case algo == "FP8" && g.single(scale):
-		return ActFP8, [2]string{scale}, ""
+		return ActFP8, inputGrid{scale}, ""
 	case algo == "FP8_PER_CHANNEL_PER_TOKEN":
 		return ActFP8, grid, ""
 	}
@@ -239,44 +266,49 @@ func (g *grouper) modelopt(module string) (t dtype.Type, grid [2]string, left st
 
 // fp8Activations is those of the method fp8: a scale a token, or one for the columns of a
 // block of weights.
-func (g *grouper) fp8Activations(module string, cols int64) (t dtype.Type, grid [2]string, left string) {
+func (g *grouper) fp8Activations(module string, cols int64) (t dtype.Type, grid inputGrid, left string, err error) {
 	scheme, _ := g.config.get("activation_scheme").(string)
 	scheme = cmp.Or(strings.ToLower(scheme), "dynamic") // as Transformers reads it
 	scales, _ := g.config.get("scale_fmt").(string)
 	none := dtype.Type{}
-	switch block := g.blockSize(nil); {
+	block, err := g.blockSize(nil)
+	if err != nil {
+		return none, grid, "", err
+	}
+	switch {
 	case g.config.get("weight_scale_semantics") != nil: // of GPTQModel, which rounds weights alone
-		return none, grid, ""
+		return none, grid, "", nil
 	case g.byteScales(module): // MXFP8, whatever the blocks of other weights
-		return none, grid, "8-bit float, dynamic, by groups of 32, scales powers of two"
+		return none, grid, "8-bit float, dynamic, by groups of 32, scales powers of two", nil
 	case scheme == "static":
 		for _, name := range []string{module + ".activation_scale", module + ".input_scale"} { // of Transformers, of others
 			if g.single(name) {
-				return ActFP8, [2]string{name}, ""
+				return ActFP8, inputGrid{name}, "", nil
 			}
 		}
-		return none, grid, "8-bit float, static, scales measured beforehand"
+		return none, grid, "8-bit float, static, scales measured beforehand", nil
 	case scheme != "dynamic":
-		return none, grid, "8-bit float, " + scheme
+		return none, grid, "8-bit float, " + scheme, nil
 	case scales == "ue8m0":
-		return none, grid, "8-bit float, dynamic, scales rounded up to powers of two"
+		return none, grid, "8-bit float, dynamic, scales rounded up to powers of two", nil
 	case scales != "" && scales != "float":
-		return none, grid, "8-bit float, dynamic, scales of type " + quote(scales)
-	case len(block) != 2:
-		return ActFP8, grid, ""
-	case block[1] > 0 && cols%block[1] == 0:
-		return actFP8Groups(block[1]), grid, ""
+		return none, grid, "8-bit float, dynamic, scales of type " + quote(scales), nil
+	case block == nil:
+		return ActFP8, grid, "", nil
+	case cols%block[1] == 0:
+		return actFP8Groups(block[1]), grid, "", nil
 	default:
-		return none, grid, fmt.Sprintf("8-bit float, groups of %d that do not divide %d columns", block[1], cols)
+		return none, grid, fmt.Sprintf("8-bit float, groups of %d that do not divide %d columns", block[1], cols), nil
 	}
 }
 
 // configGroup is the group of a configuration that a module belongs to: one that
 // names it goes before one whose expression matches, and that before the class
-// Linear. What it says of weights and inputs are objects, or null.
+// Linear; of expressions the first in the order of their characters, and of one target in two
+// groups the last, as compressed-tensors sorts them. What it says of weights and inputs are objects, or null.
 func (g *grouper) configGroup(module string) (object, error) {
 	groups, _ := g.config.get("config_groups").(object)
-	best, rank := object(nil), 0
+	best, rank, target := object(nil), 0, ""
 	for _, m := range groups {
 		group, _ := m.Value.(object)
 		targets, _ := group.get("targets").([]any)
@@ -286,8 +318,8 @@ func (g *grouper) configGroup(module string) (object, error) {
 			if err != nil {
 				return nil, unsupported(g.where, "", "quantization_config.config_groups: target %s is no regular expression that can be read: %v", quote(name), err)
 			}
-			if r > rank {
-				best, rank = group, r
+			if r > rank || r > 0 && r == rank && name <= target {
+				best, rank, target = group, r, name
 			}
 		}
 	}

@@ -98,6 +98,13 @@ func TestActivationsOfFP8(t *testing.T) {
 		{fmt.Sprintf(ct, `{"type":"float","dynamic":true,"strategy":"group","group_size":32,"scale_dtype":"torch.uint8"}`), dtype.Type{}, "8-bit float, by group, scales of type uint8"},
 		{fmt.Sprintf(ct, `{"type":"float","dynamic":true,"strategy":"token","scale_dtype":"torch.bfloat16"}`), ActFP8, ""},
 		{fmt.Sprintf(ct, `null`), dtype.Type{}, ""},
+		{`{"quant_method":"quark","global_quant_config":{"weight":{"dtype":"fp4"},"input_tensors":null},"layer_quant_config":{}}`, dtype.Type{}, ""},
+		{`{"quant_method":"quark","global_quant_config":{"input_tensors":{}},"layer_quant_config":{"*q":{"weight":{"dtype":"fp8_e4m3"}}}}`, dtype.Type{}, ""},
+		{`{"quant_method":"quark","global_quant_config":{"input_tensors":{"dtype":"fp4"}}}`, dtype.Type{}, "as Quark's configuration has it"},
+		{`{"quant_method":"quark","layer_quant_config":{"*q":{"input_tensors":{"dtype":"fp4"}}}}`, dtype.Type{}, "as Quark's configuration has it"},
+		{`{"quant_method":"quark","layer_type_quant_config":{"Linear":{"input_tensors":[{"dtype":"fp4"}]}}}`, dtype.Type{}, "as Quark's configuration has it"},
+		{`{"quant_method":"auto-round","bits":4,"act_bits":8,"act_data_type":"fp"}`, dtype.Type{}, "8-bit fp of AutoRound"},
+		{`{"quant_method":"auto-round","bits":4,"act_bits":16}`, dtype.Type{}, ""},
 	} {
 		o, err := parseObject("config", []byte(c.config))
 		if err != nil {
@@ -106,6 +113,12 @@ func TestActivationsOfFP8(t *testing.T) {
 		g := &grouper{config: o}
 		if got, _, left, err := g.activations("model.layers.0.mlp.up_proj", 256); err != nil || got != c.want || left != c.left {
 			t.Errorf("%s: %v, %q, %v", c.config, got, left, err)
+		}
+	}
+	for _, config := range []string{`{"quant_method":"auto-round","act_bits":"few"}`, `{"quant_method":"auto-round","extra_config":{"(":{"act_bits":8}}}`, `{"quant_method":"fp8","weight_block_size":[0,128]}`} {
+		g := &grouper{config: must(parseObject("config", []byte(config)))}
+		if _, _, left, err := g.activations("model.q", 256); err == nil || left != "" {
+			t.Errorf("%s: %q, %v", config, left, err)
 		}
 	}
 }

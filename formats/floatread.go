@@ -14,56 +14,76 @@ import (
 // scaleKinds are the types of scales that floats have, by their names in files.
 var scaleKinds = map[string]dtype.Kind{"F32": dtype.F32, "BF16": dtype.BF16, "F16": dtype.F16, "F8_E8M0": dtype.F8E8M0}
 
-// grid is how scales lie on a matrix: how many rows share one, and how many columns, -1
-// for all.
-type grid struct {
+// scaleGrid is how scales lie on a matrix: how many rows share one, and how many columns,
+// -1 for all.
+type scaleGrid struct {
 	run   int
 	group int32
 }
 
-// scaleGrid finds the grid of the scales of a matrix: one for the tensor, one a row, one
+// gridOf finds the grid of the scales of a matrix: one for the tensor, one a row, one
 // a group of a row's columns, or one a block, as the configuration has it.
-func (g *grouper) scaleGrid(module string, shape []int64, scale *array) (grid, error) {
+func (g *grouper) gridOf(module string, shape []int64, scale *array) (scaleGrid, error) {
 	args, err := g.ctWeights(module)
 	if err != nil {
-		return grid{}, err
+		return scaleGrid{}, err
+	}
+	size, known := int64(0), args.get("group_size") != nil
+	if known {
+		if size, _, err = g.whole("config_groups: weights.group_size", args.get("group_size")); err != nil {
+			return scaleGrid{}, err
+		}
+	}
+	block, err := g.blockSize(args)
+	if err != nil {
+		return scaleGrid{}, err
+	}
+	strategy, _ := args.get("strategy").(string)
+	switch strategy = strings.ToLower(strategy); {
+	case strategy != "":
+	case size > 0:
+		strategy = "group"
+	case block != nil:
+		strategy = "block"
 	}
 	rows, cols, s := shape[0], shape[1], scale.shape
-	strategy, _ := args.get("strategy").(string)
-	strategy = strings.ToLower(strategy)
 	n, _ := product(s)
+	finer := strategy == "group" || strategy == "block"
 	switch {
-	case n == 1 && len(s) <= 2 && (strategy == "" || strategy == "tensor" || rows == 1):
-		return grid{int(max(rows, 1)), -1}, nil
-	case len(s) == 1 && s[0] == rows && strategy != "block", len(s) == 2 && s[0] == rows && s[1] == 1:
-		return grid{1, -1}, nil
-	case len(s) == 2 && s[0] == rows && (strategy == "group" || strategy == "" && scale.dtype != "F8_E8M0" && g.method() != "fp8" && g.blockSize(args) == nil):
-		size := int64(0)
-		if v := args.get("group_size"); v != nil {
-			if size, _, err = g.whole("config_groups: weights.group_size", v); err != nil {
-				return grid{}, err
-			}
-		} else if s[1] > 0 && cols%s[1] == 0 {
+	case len(s) > 2 || n == 0 && rows > 0 && cols > 0:
+		return scaleGrid{}, g.errShape(scale)
+	case n == 1 && !finer && (strategy == "" || strategy == "tensor" || rows == 1):
+		return scaleGrid{int(max(rows, 1)), -1}, nil
+	case !finer && len(s) > 0 && s[0] == rows && (len(s) == 1 || s[1] == 1):
+		return scaleGrid{1, -1}, nil
+	case len(s) == 2 && s[0] == rows && (strategy == "group" || strategy == "" && scale.dtype != "F8_E8M0" && g.method() != "fp8"):
+		if !known && s[1] > 0 && cols%s[1] == 0 {
 			size = cols / s[1]
 		}
-		if size < 1 || (cols+size-1)/size != s[1] {
-			return grid{}, g.errShape(scale)
+		switch {
+		case size < 1 || (cols+size-1)/size != s[1]:
+			return scaleGrid{}, g.errShape(scale)
+		case s[1] == 1:
+			return scaleGrid{1, -1}, nil
 		}
-		return grid{1, int32(size)}, nil
-	case len(s) != 2:
-		return grid{}, g.errShape(scale)
+		return scaleGrid{1, int32(size)}, nil
+	case strategy != "" && strategy != "block":
+		return scaleGrid{}, g.errShape(scale)
+	}
+	if n == 1 {
+		s = []int64{1, 1}
 	}
 	br, bc := int64(128), int64(128)
-	if b := g.blockSize(args); len(b) == 2 {
-		br, bc = b[0], b[1]
+	if block != nil {
+		br, bc = block[0], block[1]
 	}
-	if br < 1 || bc < 1 || (rows+br-1)/br != s[0] || (cols+bc-1)/bc != s[1] {
-		return grid{}, g.errShape(scale)
+	if len(s) != 2 || (rows+br-1)/br != s[0] || (cols+bc-1)/bc != s[1] {
+		return scaleGrid{}, g.errShape(scale)
 	}
 	if bc >= cols {
-		return grid{int(br), -1}, nil
+		return scaleGrid{int(br), -1}, nil
 	}
-	return grid{int(br), int32(bc)}, nil
+	return scaleGrid{int(br), int32(bc)}, nil
 }
 
 // fp8 reads float8 codes with a scale for the tensor, each row, group or block.
@@ -71,7 +91,7 @@ func (g *grouper) fp8(prefix string, w, scale *array) error {
 	if _, err := g.need(scale.name, "F32", "BF16", "F16", "F8_E8M0"); err != nil {
 		return err
 	}
-	grid, err := g.scaleGrid(prefix, w.shape, scale)
+	grid, err := g.gridOf(prefix, w.shape, scale)
 	if err != nil {
 		return err
 	}
@@ -127,23 +147,33 @@ func (g *grouper) ctWeights(module string) (object, error) {
 	return args, err
 }
 
-// blockSize is the rows and columns of a block with one scale, nil where nothing says it.
-func (g *grouper) blockSize(args object) []int64 {
-	v := args.get("block_structure")
+// blockSize is the rows and columns of a block with one scale, both above 0, nil where
+// nothing says it.
+func (g *grouper) blockSize(args object) ([]int64, error) {
+	name, v := "config_groups: weights.block_structure", args.get("block_structure")
 	if text, ok := v.(string); ok { // "128x128", of older versions
 		rows, cols, _ := strings.Cut(text, "x")
 		v = []any{json.Number(rows), json.Number(cols)}
 	}
 	if v == nil {
-		v = g.config.get("weight_block_size")
+		name, v = "weight_block_size", g.config.get("weight_block_size")
+	}
+	if v == nil {
+		return nil, nil
 	}
 	dims, _ := v.([]any)
 	var out []int64
 	for _, d := range dims {
-		n, _ := sizeOf(d)
+		n, _, err := g.whole(name, d)
+		if err != nil {
+			return nil, err
+		}
 		out = append(out, n)
 	}
-	return out
+	if len(out) != 2 || min(out[0], out[1]) < 1 {
+		return nil, corrupt(g.where, "quantization_config.%s is %v, expected two numbers above 0", name, v)
+	}
+	return out, nil
 }
 
 // mxfp8 reads float8 codes with a power-of-two scale for every 32 columns.
@@ -158,7 +188,7 @@ func (g *grouper) mxfp8(prefix string, w, scale *array) error {
 		return err
 	}
 	typ := dtype.Type{Kind: dtype.F8E4M3, Group: 32, Scale: dtype.F8E8M0}
-	return g.add(prefix+".weight", typ, w.shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(grid{run: 1}))
+	return g.add(prefix+".weight", typ, w.shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(scaleGrid{run: 1}))
 }
 
 // scale2 is what ModelOpt multiplies the scales of an NVFP4 weight by.
@@ -186,7 +216,7 @@ func (g *grouper) fp4(prefix string, w, scale *array) error {
 	}
 	if per == 32 {
 		typ := dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}
-		return g.add(prefix+".weight", typ, shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(grid{run: 1}))
+		return g.add(prefix+".weight", typ, shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(scaleGrid{run: 1}))
 	}
 	typ, name := dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}, ".weight_global_scale"
 	if g.by[prefix+scale2] != nil {
@@ -199,7 +229,7 @@ func (g *grouper) fp4(prefix string, w, scale *array) error {
 	if err != nil {
 		return err
 	}
-	return g.add(prefix+".weight", typ, shape, []string{"codes", "scale", "global"}, []*array{w, scale, global}, importFloats(grid{run: 1}))
+	return g.add(prefix+".weight", typ, shape, []string{"codes", "scale", "global"}, []*array{w, scale, global}, importFloats(scaleGrid{run: 1}))
 }
 
 // mxfp6 reads 6-bit floats (E2M3) with a power of two for every 32 columns. No type
@@ -207,6 +237,9 @@ func (g *grouper) fp4(prefix string, w, scale *array) error {
 func (g *grouper) mxfp6(prefix string, w, scale *array) error {
 	if w.shape[1]%24 != 0 {
 		return g.errShape(w)
+	}
+	if _, err := g.need(scale.name, "U8", "F8_E8M0"); err != nil {
+		return err
 	}
 	shape := []int64{w.shape[0], w.shape[1] / 3 * 4}
 	if err := shaped(scale, shape[0], shape[1]/32); err != nil {

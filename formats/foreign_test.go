@@ -85,10 +85,15 @@ func TestForeignRefused(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"quant_method":"gemma","num_bits":8}`: `quant_method is "gemma", whose weights are not read`,
 		`{"quant_method":"unheard-of"}`:         `quant_method is "unheard-of", whose weights are not read`,
-		`{"quant_method":"compressed-tensors","transform_config":{"config_groups":{"u":{"type":"hadamard"}}}}`: "transform_config",
-		`{"quant_method":"auto-round","rotation_config":{"hadamard_type":"quarot"}}`:                           "rotation_config",
-		`{"quant_method":"compressed-tensors","sparsity_config":{"format":"sparse-24-bitmask"}}`:               `"sparse-24-bitmask"`,
-		`{"quant_method":"compressed-tensors","format":"marlin-24"}`:                                           `"marlin-24"`,
+		`{"quant_method":"compressed-tensors","transform_config":{"config_groups":{"u":{"type":"hadamard"}}}}`:             "transform_config",
+		`{"quant_method":"auto-round","rotation_config":{"hadamard_type":"quarot"}}`:                                       "rotation_config",
+		`{"quant_method":"compressed-tensors","sparsity_config":{"format":"sparse-24-bitmask"}}`:                           `"sparse-24-bitmask"`,
+		`{"quant_method":"compressed-tensors","format":"marlin-24"}`:                                                       `"marlin-24"`,
+		`{"quant_method":"compressed-tensors","format":"marlin-24","sparsity_config":{"format":"dense"}}`:                  `"marlin-24"`,
+		`{"quant_method":"compressed-tensors","sparsity_config":"dense"}`:                                                  "sparsity_config is a string, expected an object",
+		`{"quant_method":"auto-round","packing_format":"auto_round:llm_compressor","extra_config":["a"]}`:                  "extra_config is an array, expected an object",
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"weights":{"symmetric":false}}}}`: "has no weight_zero_point",
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"weights":{"symmetric":0}}}}`:     "symmetric is a number",
 	} {
 		if _, err := Open(foreignFolder(t, config, w)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", config, err, want)

@@ -72,7 +72,7 @@ type Tensor struct {
 
 	load loader // set for tensors made of several parts
 
-	grid [2]string // names of the parts with scale and zero point of Act, where they were measured beforehand
+	grid inputGrid // names of the parts with scale and zero point of Act, where they were measured beforehand
 }
 
 // Part is one stored array of a logical tensor.

@@ -456,7 +456,7 @@ func TestHostileFolder(t *testing.T) {
 		"marlin":              {config(`{"quant_method":"gptq","bits":4,"group_size":32,"checkpoint_format":"marlin"}`), "checkpoint_format"},
 		"marlin, by AutoGPTQ": {config(`{"quant_method":"gptq","bits":4,"group_size":32,"is_marlin_format":true}`), "is_marlin_format"},
 		"sym a string":        {config(`{"quant_method":"gptq","bits":4,"group_size":32,"sym":"false"}`), "quantization_config.sym is a string, expected true or false"},
-		"sym by module":       {config(`{"quant_method":"gptq","bits":4,"group_size":32,"dynamic":{"q":{"sym":1}}}`), "dynamic: sym is a number"},
+		"sym by module":       {config(`{"quant_method":"gptq","bits":4,"group_size":32,"dynamic":{"q":{"sym":1}}}`), "quantization_config.sym of q is a number"},
 		"dynamic a list":      {config(`{"quant_method":"gptq","bits":4,"group_size":32,"dynamic":["q"]}`), "dynamic is an array"},
 		"format a list":       {config(`{"quant_method":"gptq","bits":4,"group_size":32,"checkpoint_format":["gptq_v2"]}`), "checkpoint_format is an array, expected a text"},
 		"method a number":     {config(`{"quant_method":5,"bits":4,"group_size":32}`), "quant_method is a number"},

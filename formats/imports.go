@@ -7,6 +7,7 @@ import (
 
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // How the stored arrays of one weight become a matrix in memory.
@@ -16,7 +17,7 @@ import (
 // have: tools wrote either under either label.
 func importGPTQ(q block.GPTQ) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
-		q := q
+		q := q // each load has its own: several run side by side
 		q.QWeight, q.QZeros, q.Scales, q.GIdx = p["qweight"], p["qzeros"], p["scales"], p["g_idx"]
 		err := block.ImportGPTQ(m, q)
 		if err != nil && m.Type.Flags&dtype.Zero == 0 {
@@ -37,7 +38,7 @@ func importAWQ(m block.Raw, p parts) error {
 type ctCodes struct {
 	bits  int
 	loose bool
-	grid  grid
+	grid  scaleGrid
 }
 
 func (c ctCodes) load(m block.Raw, p parts) error {
@@ -51,7 +52,7 @@ func (c ctCodes) load(m block.Raw, p parts) error {
 
 // spread gives each row the numbers, of size bytes together, of the run of rows that
 // it belongs to.
-func (g grid) spread(b []byte, rows, size int) []byte {
+func (g scaleGrid) spread(b []byte, rows, size int) []byte {
 	if g.run == 1 || b == nil {
 		return b
 	}
@@ -98,7 +99,7 @@ func importInt8Rows(m block.Raw, p parts) error {
 
 // importFloats takes codes as they are stored, and gives each row its scales; a number
 // for the tensor, where there is one, is each row's.
-func importFloats(g grid) func(block.Raw, parts) error {
+func importFloats(g scaleGrid) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
 		copy(m.Plane(dtype.Codes), p["codes"])
 		scales := m.Plane(dtype.Scales)
@@ -112,7 +113,7 @@ func importFloats(g grid) func(block.Raw, parts) error {
 
 // importFP8Divided decodes what GPTQModel stores: 8-bit floats that are divided by their
 // scales. F32 holds the quotient, which no product with another scale equals.
-func importFP8Divided(g grid) func(block.Raw, parts) error {
+func importFP8Divided(g scaleGrid) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
 		groups := dtype.Type{Group: g.group}.Groups(m.Cols)
 		scales := g.spread(p["scale"], m.Rows, 4*groups)
@@ -120,11 +121,15 @@ func importFP8Divided(g grid) func(block.Raw, parts) error {
 		if g.group > 0 {
 			per = int(g.group)
 		}
-		codes := make([]float32, m.Rows*m.Cols)
-		block.GetE4M3(codes, p["codes"])
-		for i, v := range codes {
-			put32(m.Data, i, v/f32(scales, i/m.Cols*groups+i%m.Cols/per))
-		}
+		par.For(m.Rows, 1+4096/max(m.Cols, 1), func(lo, hi int) {
+			row := make([]float32, m.Cols)
+			for r := lo; r < hi; r++ {
+				block.GetE4M3(row, p["codes"][r*m.Cols:(r+1)*m.Cols])
+				for c, v := range row {
+					put32(m.Data, r*m.Cols+c, v/f32(scales, r*groups+c/per))
+				}
+			}
+		})
 		return nil
 	}
 }

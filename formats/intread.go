@@ -3,6 +3,7 @@ package formats
 import (
 	"encoding/binary"
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -31,8 +32,8 @@ func (g *grouper) packed(prefix string, qweight *array) error {
 	case "":
 		return corrupt(g.where, "tensor %s is packed, but quantization_config is missing", quote(qweight.name))
 	default:
-		return unsupported(g.where, "packed integer weights are read from gptq, awq, auto-round and compressed-tensors folders",
-			"quantization_config.quant_method is %s", quote(m))
+		return unsupported(g.where, "tensors ….qweight are read from gptq, awq and auto-round folders",
+			"tensor %s is packed as GPTQ and AWQ have it, but quantization_config.quant_method is %s", quote(qweight.name), quote(m))
 	}
 	if err != nil {
 		return err
@@ -71,7 +72,7 @@ var packDTypes = map[string]int64{"I8": 8, "I16": 16, "I32": 32, "I64": 64}
 func (g *grouper) gptq(prefix string, q *array) error {
 	word := packDTypes[q.dtype]
 	if word == 0 || len(q.shape) != 2 {
-		return corrupt(q.src.path, "tensor %s is %s %v, expected I32 with 2 dimensions", quote(q.name), q.dtype, q.shape)
+		return corrupt(q.src.path, "tensor %s is %s %v, expected I8, I16, I32 or I64 with 2 dimensions", quote(q.name), q.dtype, q.shape)
 	}
 	bits, known, err := g.numberOf(prefix, "bits")
 	if err != nil {
@@ -113,7 +114,7 @@ func (g *grouper) gptq(prefix string, q *array) error {
 	}
 	stream := g.autoRound() && bits >= 5 && bits <= 7 // GPTQModel stores these widths otherwise
 	if intKinds[bits] == 0 && !stream || in*bits != words*word || bits == 3 && word != 32 {
-		return unsupported(q.src.path, "2, 3, 4 and 8 bits are read", "tensor %s: %d words of %d bits for %d columns of %d bits", quote(q.name), words, word, in, bits)
+		return unsupported(q.src.path, "2, 4 and 8 bits are read, 3 in words of 32, and of AutoRound 5, 6 and 7", "tensor %s: %d words of %d bits for %d columns of %d bits", quote(q.name), words, word, in, bits)
 	}
 	size, err := g.groupSize(scales, zeros, in, out, out*bits/word)
 	if err != nil {
@@ -258,7 +259,7 @@ func (g *grouper) ctPacked(prefix string, w *array) error {
 
 // ctFloat reads 4-bit and 6-bit floats in bytes.
 func (g *grouper) ctFloat(prefix string, w *array) error {
-	scale, err := g.need(prefix+ctScale, "U8", "F8_E4M3")
+	scale, err := g.need(prefix+ctScale, "U8", "F8_E8M0", "F8_E4M3")
 	if err != nil {
 		return err
 	}
@@ -290,18 +291,19 @@ func (g *grouper) ctInt(prefix string, w *array) error {
 	if rows != w.shape[0] || cols < 1 {
 		return corrupt(w.src.path, "tensor %s: weight_packed %v and weight_shape [%d %d] do not fit", quote(prefix), w.shape, rows, cols)
 	}
-	bits, loose, err := g.ctWidth(prefix, w, cols)
+	zp := g.by[prefix+zeroPoint]
+	bits, loose, err := g.ctWidth(prefix, w, zp, rows, cols)
 	if err != nil {
 		return err
 	}
-	grid, err := g.scaleGrid(prefix, []int64{rows, cols}, scale)
+	grid, err := g.gridOf(prefix, []int64{rows, cols}, scale)
 	if err != nil {
 		return err
 	}
 	typ := dtype.Type{Kind: widen(bits, cols), Group: grid.group, Scale: scaleKind(scale)}
 	c := ctCodes{bits: int(bits), loose: loose, grid: grid}
 	roles, arrays := []string{"packed", "scale", "shape"}, []*array{w, scale, shape}
-	switch zp := g.by[prefix+".weight_zero_point"]; {
+	switch {
 	case zp == nil:
 	case zp.dtype == "I8": // of one for the tensor
 		if err := sameShape(zp, scale); err != nil {
@@ -332,18 +334,30 @@ func (g *grouper) ctInt(prefix string, w *array) error {
 		typ.Flags |= dtype.Perm
 		roles, arrays = append(roles, "g_idx"), append(arrays, idx)
 	}
-	if says, err := g.ctWeights(prefix); err != nil {
+	if err := g.needZeros(prefix, w); err != nil {
 		return err
-	} else if says.get("symmetric") == false && typ.Flags&dtype.Zero == 0 {
-		return corrupt(w.src.path, "tensor %s has no weight_zero_point, quantization_config says symmetric: false", quote(prefix))
 	}
 	return g.add(prefix+".weight", typ, []int64{rows, cols}, roles, arrays, c.load)
 }
 
+// needZeros reports a weight without zero points whose configuration says that it has them.
+func (g *grouper) needZeros(prefix string, w *array) error {
+	args, err := g.ctWeights(prefix)
+	if err != nil {
+		return err
+	}
+	symmetric, err := g.boolean("config_groups: weights.symmetric", args.get("symmetric"), true)
+	if err == nil && !symmetric && g.by[prefix+zeroPoint] == nil {
+		err = corrupt(w.src.path, "tensor %s has no weight_zero_point, quantization_config says symmetric: false", quote(prefix))
+	}
+	return err
+}
+
 // ctWidth is the width of packed codes: what the configuration says, else 4 or 8 by
-// their number of words. Older versions leave the rest of a word empty where the next
-// code does not fit (loose).
-func (g *grouper) ctWidth(prefix string, w *array, cols int64) (bits int64, loose bool, err error) {
+// their number of words; and whether the rest of a word is empty where the next code does
+// not fit (loose). Zero points, nil for none, are packed along the rows as the codes are
+// along the columns.
+func (g *grouper) ctWidth(prefix string, w, zeros *array, rows, cols int64) (bits int64, loose bool, err error) {
 	args, err := g.ctWeights(prefix)
 	if err != nil {
 		return 0, false, err
@@ -360,13 +374,45 @@ func (g *grouper) ctWidth(prefix string, w *array, cols int64) (bits int64, loos
 		widths = []int64{n}
 	}
 	for _, bits := range widths {
-		for _, loose := range []bool{false, true} {
-			if w.shape[1] == codeWords(cols, bits, loose) {
-				return bits, loose, nil
-			}
+		longest, packed := cols, zeros != nil && zeros.dtype == "I32" && len(zeros.shape) == 2
+		if packed {
+			longest = max(cols, rows)
+		}
+		fits := func(loose bool) bool {
+			return w.shape[1] == codeWords(cols, bits, loose) && (!packed || zeros.shape[0] == codeWords(rows, bits, loose))
+		}
+		switch dense, loose := fits(false), fits(true); {
+		case dense && loose && 32%bits != 0 && longest > 32/bits:
+			loose, err = g.ctLoose(prefix, bits, cols)
+			return bits, loose, err
+		case dense || loose:
+			return bits, !dense, nil
 		}
 	}
 	return 0, false, corrupt(w.src.path, "tensor %s has %d words of 32 bits for %d columns, which is not what codes of %v bits take", quote(w.name), w.shape[1], cols, widths)
+}
+
+// looseVersions are releases of compressed-tensors whose words hold whole codes only:
+// from 0.18.0 on codes straddle words. What nightly builds between the two do is not known.
+var (
+	looseVersions = regexp.MustCompile(`^0\.([0-9]|1[0-5])\.|^0\.1[67](\.[0-9]+)*$`)
+	denseVersions = regexp.MustCompile(`^0\.18(\.[0-9]+)*$|^0\.(19|[2-9][0-9])\.|^[1-9][0-9]*\.`)
+)
+
+// ctLoose is the packing where the number of words does not tell it: by the version that
+// wrote the folder.
+func (g *grouper) ctLoose(prefix string, bits, cols int64) (bool, error) {
+	switch version, err := g.word("version"); {
+	case err != nil:
+		return false, err
+	case looseVersions.MatchString(version):
+		return true, nil
+	case denseVersions.MatchString(version):
+		return false, nil
+	default:
+		return false, unsupported(g.where, "say in quantization_config.version which release of compressed-tensors packed the weights, or quantize the model again",
+			"tensor %s: %d codes of %d bits take as many words in the packing of compressed-tensors before 0.18.0 as in the later one, and quantization_config.version is %s", quote(prefix), cols, bits, quote(version))
+	}
 }
 
 // codeWords is the number of 32-bit words of n codes.
@@ -443,13 +489,16 @@ func (g *grouper) ctInt8(prefix string, w, scale *array) error {
 	if _, err := g.need(scale.name, "F16", "BF16", "F32"); err != nil {
 		return err
 	}
-	grid, err := g.scaleGrid(prefix, w.shape, scale)
+	grid, err := g.gridOf(prefix, w.shape, scale)
 	if err != nil {
 		return err
 	}
 	typ := dtype.Type{Kind: dtype.Int8, Group: grid.group, Scale: scaleKind(scale)}
+	if err := g.needZeros(prefix, w); err != nil {
+		return err
+	}
 	roles, arrays := []string{"int8", "scale"}, []*array{w, scale}
-	if zp := g.by[prefix+".weight_zero_point"]; zp != nil {
+	if zp := g.by[prefix+zeroPoint]; zp != nil {
 		if _, err := g.need(zp.name, "I8"); err != nil {
 			return err
 		}

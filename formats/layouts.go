@@ -124,7 +124,7 @@ func awqLayout(p TensorPlan, prefix string) (layout, error) {
 }
 
 func ctLayout(p TensorPlan, prefix string) (layout, error) {
-	rows, cols, groups, err := matrix(p, dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8, dtype.F8E4M3)
+	rows, cols, groups, err := matrix(p, dtype.Int4, dtype.Int8, dtype.F8E4M3)
 	if err == nil && p.Type.Flags&dtype.Perm != 0 {
 		err = fmt.Errorf("compressed-tensors has no activation order by group")
 	}
@@ -153,7 +153,7 @@ func ctLayout(p TensorPlan, prefix string) (layout, error) {
 			shape := binary.LittleEndian.AppendUint64(nil, uint64(rows))
 			return parts{"packed": c.Packed, "scale": c.Scale, "zero": c.ZeroPoint, "shape": binary.LittleEndian.AppendUint64(shape, uint64(cols))}, err
 		},
-		in: ctCodes{grid: grid{run: 1}}.load,
+		in: ctCodes{grid: scaleGrid{run: 1}}.load,
 	}, nil
 }
 
@@ -175,7 +175,7 @@ func ctUnpacked(p TensorPlan, prefix string, groups int64) (layout, error) {
 			c, err := block.ExportCT(m, true)
 			return parts{"int8": c.Int8, "scale": c.Scale, "zero8": c.Zero8}, err
 		},
-		in: ctCodes{grid: grid{run: 1}}.load,
+		in: ctCodes{grid: scaleGrid{run: 1}}.load,
 	}, nil
 }
 

@@ -112,8 +112,8 @@ func (g *grouper) readConfig() error {
 	return nil
 }
 
-// read are the methods whose folders are read, by quant_method.
-var read = []string{
+// methodsRead are the methods whose folders are read, by quant_method.
+var methodsRead = []string{
 	"auto-round", "awq", "bitsandbytes", "compressed-tensors", "exl2", "fbgemm_fp8", "fp8", "gptq", "intel/auto-round", "modelopt", "modelopt_fp4", "modelopt_mixed", "mxfp4", "mxfp8", "quark",
 }
 
@@ -125,13 +125,14 @@ func (g *grouper) checkMethod() error {
 			return err
 		}
 	}
-	if v := g.config.get("config_groups"); v != nil {
-		if _, ok := v.(object); !ok {
-			return corrupt(g.where, "quantization_config.config_groups is %s, expected an object of groups", kindOf(v))
+	for _, name := range []string{"config_groups", "dynamic", "extra_config", "sparsity_config"} {
+		v := g.config.get(name)
+		if _, ok := v.(object); !ok && v != nil {
+			return corrupt(g.where, "quantization_config.%s is %s, expected an object", name, kindOf(v))
 		}
 	}
 	m := g.method()
-	if g.config != nil && m != "" && !slices.Contains(read, m) {
+	if g.config != nil && m != "" && !slices.Contains(methodsRead, m) {
 		return unsupported(g.where, "save it in floats where it was made (dequantize() in Transformers); tune inspect lists the arrays of one of its files",
 			"quantization_config.quant_method is %s, whose weights are not read", quote(m))
 	}
@@ -151,8 +152,8 @@ func (g *grouper) checkMethod() error {
 	}
 	sparsity, _ := g.config.get("sparsity_config").(object)
 	f, _ := sparsity.get("format").(string)
-	if own, _ := g.config.get("format").(string); f == "" && (strings.Contains(own, "24") || strings.Contains(own, "sparse") || strings.Contains(own, "marlin")) {
-		f = own // "marlin-24"
+	if own, _ := g.config.get("format").(string); strings.Contains(own, "24") || strings.Contains(own, "sparse") {
+		f = own // "marlin-24", whatever sparsity_config says
 	}
 	if f != "" && f != "dense" {
 		return unsupported(g.where, "save the model without compressing its zeros (save_compressed=False in llm-compressor)",
@@ -226,10 +227,7 @@ func (g *grouper) exception(module, key string) (any, error) {
 	if extra, ok := g.config.get("extra_config").(object); ok {
 		return g.extraOf(extra, module, key)
 	}
-	dynamic, ok := g.config.get("dynamic").(object)
-	if v := g.config.get("dynamic"); !ok && v != nil {
-		return nil, corrupt(g.where, "quantization_config.dynamic is %s, expected an object of expressions", kindOf(v))
-	}
+	dynamic, _ := g.config.get("dynamic").(object)
 	if !slices.ContainsFunc(dynamic, func(m member) bool { own, _ := m.Value.(object); return own.get(key) != nil }) {
 		return nil, nil
 	}
@@ -273,7 +271,9 @@ func (g *grouper) extraOf(extra object, module, key string) (any, error) {
 
 // varies reports whether the configuration has exceptions for some modules.
 func (g *grouper) varies() bool {
-	return g.config.get("dynamic") != nil || g.config.get("extra_config") != nil
+	dynamic, _ := g.config.get("dynamic").(object)
+	extra, _ := g.config.get("extra_config").(object)
+	return len(dynamic) > 0 || len(extra) > 0
 }
 
 // numberOf is number for one module.
@@ -293,7 +293,7 @@ func (g *grouper) flagOf(module, name string, absent bool) (bool, error) {
 		return false, err
 	}
 	if v != nil {
-		return g.boolean("dynamic: "+name, v, absent)
+		return g.boolean(name+" of "+module, v, absent)
 	}
 	return g.flag(name, absent)
 }
@@ -305,6 +305,7 @@ const (
 	fp8Short  = ".scale"
 	ctScale   = ".weight_scale"
 	ctPacked  = ".weight_packed"
+	zeroPoint = ".weight_zero_point"
 	intPacked = ".qweight"
 	mxBlocks  = "_blocks"
 	mxScales  = "_scales"

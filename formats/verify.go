@@ -204,6 +204,9 @@ func (v *verifier) layers(a *artifact, arch string, k keys) {
 			have[part][n] = true
 		}
 	}
+	if _, ok := k.uint(arch + ".decoder_block_count"); ok { // both are there, with however few blocks
+		have["enc."], have["dec."] = have["enc."], have["dec."]
+	}
 	if len(have) == 0 {
 		have[""] = nil
 	}

@@ -121,6 +121,10 @@ func TestVerifyBlocks(t *testing.T) {
 	if got := strings.Join(v.problems, "\n"); got != "t5.decoder_block_count is 1, the file has tensors of 2 blocks dec.blk.…\nt5.block_count is 2, the file has tensors of 1 blocks enc.blk.…" {
 		t.Error(got)
 	}
+	v = blocks("enc.blk.0.attn_q.weight", "enc.blk.1.attn_q.weight", "dec.output_norm.weight")
+	if got := strings.Join(v.problems, "\n"); got != "t5.decoder_block_count is 1, the file has tensors of 0 blocks dec.blk.…" {
+		t.Error(got)
+	}
 }
 
 // rejects checks that err is about a corrupt file, exits with 3 or 4, and says want.

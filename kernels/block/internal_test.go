@@ -179,6 +179,9 @@ func TestDynamicEvery(t *testing.T) {
 				x[i] = math.Float32frombits(min(b+uint32(i/2), last) | uint32(i%2)<<31)
 			}
 			n := d.encodeLanes(codes, x, 1)
+			if n == 0 {
+				t.Skip("no lanes on this machine")
+			}
 			for i, v := range x[:n] {
 				if want := d.Code(v); codes[i] != want {
 					t.Fatalf("%s: %v (%x) has the code %d, plain Go says %d", name, v, math.Float32bits(v), codes[i], want)

@@ -535,10 +535,11 @@ func (x *intMatrix) importInt8(codes []byte) error {
 	return nil
 }
 
-// ExportCT is the inverse of ImportCT; asInt8 chooses the int-quantized layout.
+// ExportCT is the inverse of ImportCT for 4 and 8 bits, which consumers of the layout have;
+// asInt8 chooses the int-quantized layout.
 // Zero points are nil for a symmetric m.
 func ExportCT(m Raw, asInt8 bool) (CT, error) {
-	x, err := newIntMatrix(m, 2, 3, 4, 8)
+	x, err := newIntMatrix(m, 4, 8)
 	if err != nil {
 		return CT{}, err
 	}

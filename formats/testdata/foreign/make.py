@@ -11,6 +11,7 @@ import hashlib
 import json
 import pathlib
 
+import compressed_tensors
 import numpy as np
 import torch
 from auto_round.utils.bit_packing import unpack_bitstream
@@ -76,6 +77,7 @@ def ct(name, shape=(16, 64), other=None, **args):
     program = BaseCompressor.get_value_from_registry(s.format)
     stored = program.compress(state, s)
     config = QuantizationConfig(config_groups={"group_0": s}, format=s.format, ignore=["lm_head"], quantization_status="compressed").model_dump(mode="json")
+    config["version"] = compressed_tensors.__version__  # as ModelCompressor adds it
     if other:
         config["config_groups"] = {"group_0": other, "group_1": config["config_groups"]["group_0"]}
     case(name, config, stored, program.decompress(dict(stored), s)["weight"])

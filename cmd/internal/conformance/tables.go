@@ -43,7 +43,11 @@ Decode: folders of GPTQModel, AutoRound, llm-compressor and bitsandbytes. Encode
 of the scheme's own) of which no refusal is known; tgi and exllama were not run, their rules are from their documentation.
 EXL2 has been given to no program, for none reads it on a CPU: reading is held by a decoder in numpy, written from the published layout, and writing by our own reading. It is read at all widths, mixed within a matrix,
 and decoded; it is written with 2, 3, 4 or 8 bits for whole matrices.
-Read and not written: NVFP4 as ModelOpt exports it (held by ModelOpt).
+Read and not written: NVFP4 as ModelOpt exports it (held by ModelOpt), and its FP8, also where hf_quant_config.json alone says so; Quark's FP8; compressed-tensors' integers of 1, 2, 3, 5, 6 and 7 bits,
+MXFP6, and FP8 by tensor, group and block; MXFP8; the FP4 experts of DeepSeek V4; Quark's MXFP4; GPTQModel's FP8 that is divided by its scales, and its words of 8, 16 and 64 bits; AutoRound's 5, 6 and 7 bits
+(from compressed-tensors' integers on held by compressed-tensors and AutoRound, or by numpy in the layout that the program states: formats/testdata/foreign).
+Refused by name: methods that are not read, transforms and rotations, weights without their zeros (sparse, marlin-24), Marlin's order, inputs that ModelOpt scales before their product, and codes of compressed-tensors
+whose packing neither their number nor the version that wrote them tells.
 
 %s`
 

@@ -155,6 +155,29 @@ func TestSpecialText(t *testing.T) {
 	}
 }
 
+// TestForgedControl: a control token that stands in a vocabulary is no piece of a text,
+// whatever the model.
+func TestForgedControl(t *testing.T) {
+	const added = `"added_tokens":[{"id":1,"content":"</s>","special":true}]`
+	for _, c := range []struct{ name, model, text string }{
+		{"Unigram", `{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0],["</s>",0],["<",-2],["/",-2],["s",-2],[">",-2],["a",-1]]}`, "</s>a"},
+		{"WordLevel", `{"type":"WordLevel","unk_token":"<unk>","vocab":{"<unk>":0,"</s>":1,"a":2}}`, "</s>"},
+		{"WordPiece", `{"type":"WordPiece","unk_token":"<unk>","continuing_subword_prefix":"##","max_input_chars_per_word":100,"vocab":{"<unk>":0,"</s>":1,"a":2}}`, "</s>"},
+	} {
+		tok, err := Parse([]byte(`{"model":`+c.model+`,`+added+`}`), nil)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if ids := tok.Encode(c.text, false); !slices.Contains(ids, 1) {
+			t.Errorf("%s: Encode: %v", c.name, ids)
+		}
+		if ids, err := tok.EncodePlain(c.text); err != nil || len(ids) == 0 || slices.Contains(ids, 1) {
+			t.Errorf("%s: EncodePlain: %v, %v", c.name, ids, err)
+		}
+	}
+}
+
 // Flags of added tokens: white space they take along, words they must be.
 func TestAddedTokenFlags(t *testing.T) {
 	trie := newAddedTrie()

@@ -11,6 +11,7 @@ import (
 type unigram struct {
 	ids          map[string]int32
 	scores       []float64
+	skip         []bool // control tokens, which no text becomes
 	trie         *addedTrie
 	unk          int32
 	unkScore     float64
@@ -70,6 +71,7 @@ func (h *hfFile) buildUnigram(t *Tokenizer) error {
 		t.scores[i] = float32(f)
 	}
 	t.setKinds(m.byteFallback)
+	m.skip = t.skip
 	return nil
 }
 
@@ -144,7 +146,7 @@ func (m *unigram) extend(path []viterbi, w string, i, n int) (looked int) {
 	at := m.trie.first[w[i]]
 	for k := i + 1; at != 0; k++ {
 		looked++
-		if tok := m.trie.nodes[at].token; tok >= 0 {
+		if tok := m.trie.nodes[at].token; tok >= 0 && !isSet(m.skip, m.trie.list[tok].ID) {
 			id := m.trie.list[tok].ID
 			path[k].offer(path[i].score+m.scores[id], i, id)
 			single = single || k == i+n

@@ -15,6 +15,7 @@ import (
 type wordPiece struct {
 	ids     map[string]int32
 	foreign map[int32]bool // added tokens among ids
+	skip    []bool         // control tokens, which no text becomes
 	prefix  string         // of pieces inside a word
 	unk     int32
 	longer  int // words of more characters are unknown
@@ -50,6 +51,7 @@ func (t *Tokenizer) wordPieces(top int32, m *wordPiece, unk string) error {
 	}
 	m.ids, m.foreign, m.unk, t.unk, t.model = t.ids, t.foreign, id, id, m
 	t.setKinds(false)
+	m.skip = t.skip
 	return nil
 }
 
@@ -66,7 +68,7 @@ func (m *wordPiece) word(e *encoder, w string, out []int32) []int32 {
 				e.spell = append(e.spell, m.prefix...)
 			}
 			e.spell = append(e.spell, w[from:to]...)
-			if known, ok := m.ids[string(e.spell)]; ok && !m.foreign[known] {
+			if known, ok := m.ids[string(e.spell)]; ok && !m.foreign[known] && !isSet(m.skip, known) {
 				id = known
 				break
 			}
@@ -79,6 +81,9 @@ func (m *wordPiece) word(e *encoder, w string, out []int32) []int32 {
 	return out
 }
 
+// isSet tells whether list has id, which may lie beyond it.
+func isSet(list []bool, id int32) bool { return int(id) < len(list) && list[id] }
+
 func lastRune(s string) int {
 	_, n := utf8.DecodeLastRuneInString(s)
 	return n
@@ -88,6 +93,7 @@ func lastRune(s string) int {
 type wordLevel struct {
 	ids     map[string]int32
 	foreign map[int32]bool // added tokens among ids
+	skip    []bool         // control tokens, which no text becomes
 	unk     int32          // -1: there is none
 }
 
@@ -106,12 +112,13 @@ func (h *hfFile) buildWordLevel(t *Tokenizer) error {
 	}
 	m.foreign = t.foreign
 	t.setKinds(false)
+	m.skip = t.skip
 	return nil
 }
 
 func (m *wordLevel) word(_ *encoder, w string, out []int32) []int32 {
 	id, ok := m.ids[w]
-	if !ok || m.foreign[id] {
+	if !ok || m.foreign[id] || isSet(m.skip, id) {
 		id = m.unk
 	}
 	if id < 0 {

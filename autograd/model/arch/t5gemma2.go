@@ -35,7 +35,7 @@ var t5gemma2 = Arch{
 				return old
 			}
 			own := *a
-			if own.Full = true; own.Window > 0 {
+			if own.Full = own.Window != 1; own.Window > 0 { // 1: a token sees itself
 				own.Window, own.Ahead = (a.Window+1)/2, a.Window/2
 			}
 			return &own

@@ -39,7 +39,7 @@ func ggufTo(c *ucli.Context, t task, o gguf.Options) (*outcome, error) {
 		if err := overInputs(c, t.Output); err != nil {
 			return nil, err
 		}
-		if err := ggufName(t.Output); err != nil {
+		if err := fileName(t.Output); err != nil {
 			return nil, err
 		}
 		if err := atomic.MkdirAll(filepath.Dir(t.Output)); err != nil {

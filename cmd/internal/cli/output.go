@@ -11,7 +11,6 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
-	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/train/eval"
@@ -86,18 +85,6 @@ func fileName(path string) error {
 	}
 	if st, err := os.Lstat(path); err == nil && st.IsDir() {
 		return fail.Usagef(path, "name the file, or remove the folder", "is a folder, and a file would take its place")
-	}
-	return nil
-}
-
-// ggufName is fileName of a GGUF, whose name says what it is: without the ending
-// other programs, and commands that take folders too, do not know it.
-func ggufName(path string) error {
-	if err := fileName(path); err != nil {
-		return err
-	}
-	if !lora.IsGGUF(path) {
-		return fail.Usagef(path, "--output "+path+".gguf; tune export --format safetensors writes a folder", "a GGUF is written, and its name ends in .gguf")
 	}
 	return nil
 }

@@ -66,9 +66,9 @@ func TestBadFolders(t *testing.T) {
 			setConfig("ensure_weight_tying", true)(a)
 			setConfig("modules_to_save", []string{"embed_tokens"})(a)
 		}, "ensure_weight_tying"},
-		{"an adapter for both ends", func(a *formats.Adapter) {
+		{"a copy for both ends by its path", func(a *formats.Adapter) {
 			setConfig("ensure_weight_tying", true)(a)
-			a.Tensors[0].Name = "base_model.model.model.embed_tokens.lora_embedding_A"
+			setConfig("modules_to_save", []string{"score", "model.embed_tokens"})(a)
 		}, "ensure_weight_tying"},
 		{"other method", setConfig("peft_type", "ADALORA"), "ADALORA"},
 		{"of prompts", func(a *formats.Adapter) {
@@ -198,5 +198,24 @@ func TestForeignFolder(t *testing.T) {
 	}
 	if f.Base == "" || f.Config.R < 1 || len(f.tensors) == 0 || f.Notes != (Notes{}) {
 		t.Errorf("%+v", f.Config)
+	}
+}
+
+// TestTying: ensure_weight_tying changes an adapter of the embedding on a tied base only.
+func TestTying(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/lora")
+	folder := edited(t, filepath.Join(dir, "lora_embedding", "adapter"), setConfig("ensure_weight_tying", true))
+	for base, ok := range map[string]bool{"base-llama": true, "base-qwen2": false} {
+		src, m := loadModel(t, filepath.Join(dir, base))
+		ad, err := Load(m, folder)
+		if err == nil {
+			ad.Close()
+		}
+		_, rerr := Read(folder, src)
+		for _, err := range []error{err, rerr} {
+			if ok != (err == nil) || !ok && (fail.Code(err) != int(fail.Input) || !strings.Contains(err.Error(), "ensure_weight_tying")) {
+				t.Errorf("%s: %v", base, err)
+			}
+		}
 	}
 }

@@ -95,6 +95,9 @@ func Combine(dev kernels.Backend, adapters []Weighted, c Combination, seed uint6
 		if err := w.Folder.plainLoRA("merge the adapters into the base one after another"); err != nil {
 			return nil, err
 		}
+		if err := w.Folder.checkTying(true); err != nil { // what it is for is not known here
+			return nil, err
+		}
 		if err := w.Folder.lowRankOnly(stems); err != nil {
 			return nil, err
 		}

@@ -73,12 +73,18 @@ func ReadFolder(dir string) (*Folder, error) {
 	if len(f.tensors) == 0 {
 		return nil, fail.Inputf(dir, "", "%s holds no tensor", a.File)
 	}
+	return f, nil
+}
+
+// checkTying refuses an adapter of the embedding that PEFT would have hold for the head,
+// too, on a base that ties the two.
+func (f *Folder) checkTying(tied bool) error {
 	for name := range f.tensors {
-		if f.tied && strings.Contains(name, ".lora_embedding_") {
-			return nil, fail.Inputf(where, "merge the adapter in PEFT, or train without this option", "%s: true, of an adapter of the embedding, is not supported", tying)
+		if f.tied && tied && strings.Contains(name, ".lora_embedding_") {
+			return fail.Inputf(filepath.Join(f.Dir, "adapter_config.json"), "merge the adapter in PEFT, or train without this option", "%s: true, of an adapter of the embedding, is not supported on a base that ties it to the head", tying)
 		}
 	}
-	return f, nil
+	return nil
 }
 
 // settings reads adapter_config.json.

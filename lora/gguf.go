@@ -33,7 +33,11 @@ func Read(path string, src *arch.Source) (*Folder, error) {
 	if IsGGUF(path) {
 		return ReadGGUF(path, src)
 	}
-	return ReadFolder(path)
+	f, err := ReadFolder(path)
+	if err != nil {
+		return nil, err
+	}
+	return f, f.checkTying(src.Spec.Tied)
 }
 
 // WriteGGUF writes the adapter for the base src as a GGUF whose matrices are of type

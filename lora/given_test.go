@@ -44,6 +44,10 @@ func TestStoredDefaults(t *testing.T) {
 		{dropConfig("r"), 8, 16}, {dropConfig("lora_alpha"), 8, 8}, {dropConfig("r", "lora_alpha", "bias", "use_rslora", "lora_dropout", "init_lora_weights"), 8, 8},
 		{setConfig("lora_alpha", 0), 8, 0}, {setConfig("lora_alpha", 0.5), 8, 0.5},
 		{setConfig("ensure_weight_tying", true), 8, 16}, // no table is trained
+		{func(a *formats.Adapter) {
+			setConfig("ensure_weight_tying", true)(a)
+			setConfig("modules_to_save", []string{"score"})(a)
+		}, 8, 16}, // nor one that PEFT takes for one
 	} {
 		f, err := ReadFolder(edited(t, good, c.change))
 		if err != nil {

@@ -32,6 +32,9 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	for _, t := range f.tensors {
 		t.used = false
 	}
+	if err := f.checkTying(m.Spec.Tied); err != nil {
+		return nil, err
+	}
 	c = c.withHead(m)
 	mods, ports := modules(m)
 	chosen, err := f.choose(c, mods)

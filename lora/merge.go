@@ -60,6 +60,9 @@ func (l MergedLayer) QuantOverDelta() float64 { return l.Quant / l.Delta }
 func Merge(ctx context.Context, dev kernels.Backend, src *arch.Source, adapters []Weighted, o MergeOptions) (*MergeReport, error) {
 	m := &merger{dev: dev, src: src, o: o, layers: map[string][]factor{}, edits: map[string]edit{}, whole: map[string][]float32{}, from: map[string]*Folder{}, norms: map[string]*MergedLayer{}}
 	for _, a := range adapters {
+		if err := a.Folder.checkTying(src.Spec.Tied || m.tied); err != nil {
+			return nil, err
+		}
 		if err := Grow(src, a.Folder); err != nil {
 			return nil, err
 		}

@@ -47,6 +47,13 @@ var harmless = []string{"auto_mapping", "corda_config", "eva_config", "lora_ga_c
 // too: whole copies and LoRA. Rows of trainable_token_indices are the head's without it.
 const tying = "ensure_weight_tying"
 
+// isTable reports whether PEFT takes a module of modules_to_save for one that may be tied
+// (EMBEDDING_LAYER_NAMES): of others ensure_weight_tying has nothing follow.
+func isTable(name string) bool {
+	name = name[strings.LastIndexByte(name, '.')+1:]
+	return name == "embed_tokens" || name == "lm_head"
+}
+
 // parseConfig reads an adapter_config.json of LoRA, with all its keys. A key that changes the arithmetic
 // in a way this package lacks is an error that names it.
 func parseConfig(where string, data []byte, all map[string]any) (*configFile, error) {
@@ -64,7 +71,7 @@ func parseConfig(where string, data []byte, all map[string]any) (*configFile, er
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(all)) {
-		if known[k] || slices.Contains(harmless, k) || neutral(all[k]) || k == tying && len(f.ModulesToSave) == 0 {
+		if known[k] || slices.Contains(harmless, k) || neutral(all[k]) || k == tying && !slices.ContainsFunc(f.ModulesToSave, isTable) {
 			continue
 		}
 		return nil, fail.Inputf(where, "merge the adapter in PEFT, or train without this option", "%s: %v is not supported", k, all[k])

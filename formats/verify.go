@@ -205,7 +205,11 @@ func (v *verifier) layers(a *artifact, arch string, k keys) {
 		}
 	}
 	if _, ok := k.uint(arch + ".decoder_block_count"); ok { // both are there, with however few blocks
-		have["enc."], have["dec."] = have["enc."], have["dec."]
+		for _, part := range []string{"enc.", "dec."} {
+			if have[part] == nil {
+				have[part] = map[string]bool{}
+			}
+		}
 	}
 	if len(have) == 0 {
 		have[""] = nil

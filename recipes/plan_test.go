@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -106,6 +107,74 @@ func TestPlanIsExact(t *testing.T) {
 			t.Errorf("%v: the run took %d bytes, the plan said %d", k, n, p.Stages[1].Memory[k.String()])
 		}
 	}
+}
+
+// askingRecipe is a training on the tiny model's own answers, to prompts of a few tokens
+// where max_length allows many.
+func askingRecipe(t testing.TB, dir string, sets ...string) *recipes.Recipe {
+	t.Helper()
+	var rows strings.Builder
+	for i := range 12 {
+		fmt.Fprintf(&rows, "{\"prompt\": \"What is %[1]d and %[1]d?\", \"completion\": \"%[1]d\"}\n", i)
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "prompts.jsonl"), []byte(rows.String()), 0o644))
+	r, err := stages.All.Parse("asking.yaml", fmt.Appendf(nil, `version: 1
+base_model: %[1]s/model
+stages:
+  - ingest: {datasets: [{path: %[1]s/prompts.jsonl, type: prompt}], max_length: 224, val_set_size: 2}
+  - train: {objective: grpo, rewards: [{exact: completion}], num_generations: 2, max_completion_length: 24, max_steps: 2, micro_batch_size: 4, gradient_accumulation_steps: 1, dtype: f32, lora: {r: 4}}
+`, dir), sets)
+	must(t, err)
+	return r
+}
+
+// TestPlanCountsAnswers: the plan of a training on the model's own answers is the memory
+// that the run takes, with answers in work, those of a step that several learn from
+// and probabilities of before; before the rows are there and after.
+func TestPlanCountsAnswers(t *testing.T) {
+	for name, sets := range map[string][]string{
+		"one step of answers":     nil,
+		"several":                 {"train.steps_per_generation=2", "train.num_iterations=2"},
+		"held against the base":   {"train.beta=0.1"},
+		"several micro-batches":   {"train.micro_batch_size=2", "train.gradient_accumulation_steps=2", "train.num_generations=4"},
+		"answers are most of all": {"train.max_completion_length=128", "train.num_generations=8", "train.micro_batch_size=8"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := tinyModel(t)
+			opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs")}
+			before, err := askingRecipe(t, dir, sets...).Plan(t.Context(), opt)
+			must(t, err)
+			s, err := askingRecipe(t, dir, sets...).Run(t.Context(), opt)
+			must(t, err)
+			var took int64
+			for _, st := range s.Stages {
+				if st.Stage == "train" {
+					took = st.Peak
+				}
+			}
+			if plan := before.Stages[1].Peak; plan < took*9/10 || plan > took*11/10 {
+				t.Errorf("the run took %d bytes, the plan said %d", took, plan)
+			}
+		})
+	}
+}
+
+// TestRefusalLooksAtRows: a run is refused by the rows that there are, as its plan is,
+// not by rows of max_length.
+func TestRefusalLooksAtRows(t *testing.T) {
+	dir := tinyModel(t)
+	opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs")}
+	free, err := askingRecipe(t, dir).Plan(t.Context(), opt)
+	must(t, err)
+	opt.MemoryLimit = free.Stages[1].Peak / 8
+	_, planned := askingRecipe(t, dir).Plan(t.Context(), opt)
+	_, ran := askingRecipe(t, dir).Run(t.Context(), opt)
+	if fail.Code(planned) != 4 || fmt.Sprint(planned) != fmt.Sprint(ran) {
+		t.Errorf("the plan is refused with %v, the run with %v", planned, ran)
+	}
+	opt.MemoryLimit = free.Stages[1].Peak
+	_, err = askingRecipe(t, dir).Run(t.Context(), opt)
+	must(t, err)
 }
 
 // TestRefusal: a step that does not fit is refused before work, with changes

@@ -46,6 +46,14 @@ func (p *Planner) close() {
 	}
 }
 
+// Looking is p as a plan that is not Quick sees the inputs: for a stage that would be
+// refused by what it took rows to be which nobody has looked at. What it opens is p's.
+func (p *Planner) Looking() *Planner {
+	c := *p
+	c.Quick, c.memo = false, map[string]any{}
+	return &c
+}
+
 // Done is what an earlier stage left, nil when it has not run.
 func (p *Planner) Done(j *Job) *Result { return p.x.done[j.ID] }
 

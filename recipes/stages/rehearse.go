@@ -200,6 +200,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	t := trial{j: j, config: o, rows: rows, maxLength: rows.maxLength, limit: p.Limit}
 	r, err := t.rehearse(p)
 	if errors.Is(err, kernels.ErrOutOfMemory) {
+		if p.Quick && rows.unknown != "" { // rows of max_length do not fit: those that there are may be shorter
+			return planTrain(p.Looking(), j, s)
+		}
 		return t.refuse(p, s)
 	}
 	if err != nil {

@@ -62,10 +62,7 @@ func Mappable(t dtype.Type) bool {
 // Source opens the model a reference stands for: its file where it exists, a
 // ghost where a stage has yet to make it. The planner closes it.
 func (p *Planner) Source(ref Ref) (*arch.Source, error) {
-	key := ref.String()
-	if ref.Stage == "" {
-		key = "path:" + ref.Path
-	}
+	key := ref.Key()
 	if s, ok := p.models[key]; ok {
 		return s, nil
 	}

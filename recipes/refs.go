@@ -28,6 +28,14 @@ type Ref struct {
 	Why    string // how it was found, for the plan: "given", "the last dense model above", …
 }
 
+// Key tells references apart: a path may be spelled as a stage is.
+func (r Ref) Key() string {
+	if r.Stage == "" {
+		return "path:" + r.Path
+	}
+	return r.String()
+}
+
 // String is the reference as a recipe writes it.
 func (r Ref) String() string {
 	if r.Stage == "" {

@@ -292,7 +292,7 @@ func (e *firstRows) Apply(t *arch.Tensor, row0 int, w []float32) error {
 
 // tokenizerBehind is the tokenizer of a model, made or not.
 func tokenizerBehind(p *recipes.Planner, ref recipes.Ref) (*tokenizer.Tokenizer, error) {
-	return recipes.Once(p, "tokenizer of "+ref.String(), func() (*tokenizer.Tokenizer, error) {
+	return recipes.Once(p, "tokenizer of "+ref.Key(), func() (*tokenizer.Tokenizer, error) {
 		if ref.Stage == "" || p.Done(p.Env.Job(ref.Stage)) != nil {
 			return TokenizerOf(p.Env.Path(ref))
 		}

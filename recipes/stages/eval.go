@@ -509,7 +509,7 @@ func rehearseEval(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, dev 
 	if rows == 0 {
 		window = o.Context
 	}
-	window = inTable(&m.Spec, window)
+	window = InTable(&m.Spec, window)
 	if has("perplexity") || has("kl") || has("top1") {
 		var ref *model.Model
 		if refRef != nil && (has("kl") || has("top1")) {

@@ -176,6 +176,9 @@ func mergeModelsInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		}
 		in = append(in, recipes.Input{Name: key, Ref: ref})
 	}
+	if c.ChatTemplate != "auto" && fileTemplate(c.ChatTemplate) {
+		in = append(in, recipes.Input{Name: "chat_template", Ref: recipes.Ref{Kind: recipes.TemplateRef, Path: c.ChatTemplate, Why: "given"}})
+	}
 	if o.Config.Path != "" {
 		in = append(in, recipes.Input{Name: "config", Ref: recipes.Ref{Kind: recipes.ConfigRef, Path: o.Config.Path, Why: "given"}})
 	}
@@ -211,6 +214,9 @@ func plannedSet(p *recipes.Planner, j *recipes.Job) (*modelSet, error) {
 	m.tokenizer = func(name merge.Model) (*tokenizer.Tokenizer, error) { return tokenizerBehind(p, refs[name]) }
 	for _, name := range m.order {
 		src, err := p.Source(refs[name])
+		if err == nil && name == m.order[0] { // a ghost has tensors alone
+			err = merge.Whole(name, src)
+		}
 		if err == nil {
 			src, err = recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held { return recipes.Held{Type: t.Type} })
 		}
@@ -231,7 +237,15 @@ func mergeModelsPlan(p *recipes.Planner, j *recipes.Job) (*merge.Planned, error)
 			return nil, err
 		}
 		defer m.close()
-		_, vocab, err := m.tokens()
+		tok, vocab, err := m.tokens()
+		if name := m.c.ChatTemplate; err == nil && name != "" && name != "auto" {
+			if tok == nil {
+				tok, err = m.tokenizer(m.order[0])
+			}
+			if err == nil {
+				_, err = namedTemplate(tok, name)
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -515,15 +529,27 @@ func (m *modelSet) setTemplate(tok *tokenizer.Tokenizer) error {
 		if text, err = m.commonTemplate(); err != nil || text == "" {
 			return err
 		}
-	} else if !inlineTemplate(name) {
-		t, err := templateOf(tok, name)
-		if err != nil {
-			return fail.Usagef("chat_template", "auto, a Jinja template, or one of those that tune ingest knows", "%w", err)
+	} else {
+		var err error
+		if text, err = namedTemplate(tok, name); err != nil {
+			return err
 		}
-		text = t.Source()
 	}
 	tok.SetChatTemplates([]tokenizer.NamedTemplate{{Name: tokenizer.DefaultTemplate, Text: text}})
 	return nil
+}
+
+// namedTemplate is a template that tok can spell: the text itself, a file's, or one of the
+// program's.
+func namedTemplate(tok *tokenizer.Tokenizer, name string) (string, error) {
+	if name == "model" {
+		return "", fail.Usagef("chat_template", "leave it out to keep the template of the model whose tokenizer is taken", "model is no template of a merge")
+	}
+	t, err := templateOf(tok, name)
+	if err != nil {
+		return "", fail.Usagef("chat_template", "auto, a Jinja template, or one of those that tune ingest knows", "%w", err)
+	}
+	return t.Source(), nil
 }
 
 // commonTemplate is the template that most of the models have; of equally many the

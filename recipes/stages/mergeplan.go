@@ -169,7 +169,7 @@ func compared(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan, base *ar
 			return err
 		}
 		defer b.Close()
-		length := inTable(&base.Spec, min(n, 256))
+		length := InTable(&base.Spec, min(n, 256))
 		_, err = eval.Diverge(p.Context, b, a, eval.Examples(zeroRows(max(1, n/max(length, 1)), length), n))
 		work = dev.Work()
 		return err

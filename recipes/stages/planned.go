@@ -83,9 +83,9 @@ func zeroRows(n, tokens int) []data.Example {
 	return out
 }
 
-// inTable is a number of tokens, as many at most as a model that adds its positions from
+// InTable is a number of tokens, as many at most as a model that adds its positions from
 // a table takes of one text: no text that it is given is longer.
-func inTable(spec *arch.Spec, tokens int) int {
+func InTable(spec *arch.Spec, tokens int) int {
 	if spec.Positions > 0 {
 		return min(tokens, spec.Positions-spec.PosOffset)
 	}

@@ -106,7 +106,7 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 // fill gives a job the rows of the ingest, or rows like them: one micro-batch
 // of full length.
 func (t *trial) fill(p *recipes.Planner, job *train.Job) {
-	longest := inTable(&job.Model.Spec, t.maxLength)
+	longest := InTable(&job.Model.Spec, t.maxLength)
 	if t.config.Asks() {
 		job.Packing, job.MaxLength = "none", t.maxLength+t.config.MaxCompletionLength
 		if job.Train = t.rows.examples; job.Train.Len() == 0 {
@@ -161,7 +161,7 @@ func (t *trial) adapter(p *recipes.Planner, m *model.Model) (*lora.Adapter, erro
 		o.setInit(dir)
 	}
 	_, n := o.LoRA.Reads() // rows like those that it looks at
-	return o.Start(m, data.InMemory(zeroRows(n, max(inTable(&m.Spec, t.maxLength), 2))...))
+	return o.Start(m, data.InMemory(zeroRows(n, max(InTable(&m.Spec, t.maxLength), 2))...))
 }
 
 func bf16(p *recipes.Planner, c *train.Config) bool {

@@ -25,7 +25,7 @@ type Config struct {
 
 	TokenizerSource Source    `yaml:"tokenizer_source" doc:"base, union or a model"`
 	Tokenizer       Tokenizer `yaml:"tokenizer" doc:"source, tokens and pad_to_multiple_of"`
-	ChatTemplate    string    `yaml:"chat_template" doc:"auto, or a Jinja template"`
+	ChatTemplate    string    `yaml:"chat_template" doc:"auto, a Jinja template, a file of one, or the name of one of the program's"`
 }
 
 // Module is what an entry of modules holds.

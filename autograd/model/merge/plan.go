@@ -99,6 +99,15 @@ func (p *plan) make() error {
 	return p.cfg.unused()
 }
 
+// Whole refuses a model of whose parts some are not merged, as the first of a merge may
+// have none.
+func Whole(m Model, s *arch.Source) error {
+	if n := len(s.Carried()); n > 0 {
+		return fail.Usagef(string(m), "export the half that reads text as a model of its own first", "has %d tensors of parts that are not merged", n)
+	}
+	return nil
+}
+
 // checkModels refuses models that cannot be merged with the first, and unties heads
 // where any model has one of its own.
 func (p *plan) checkModels() error {
@@ -110,8 +119,10 @@ func (p *plan) checkModels() error {
 			return fail.Usagef("", "", "%s is of architecture %s, %s of %s: only models of one architecture are merged", p.order[0], first.Architecture(), m, s.Architecture())
 		}
 		untied = untied || !s.Spec.Tied
-		if n := len(s.Carried()); n > 0 && m == p.order[0] {
-			return fail.Usagef(string(m), "export the half that reads text as a model of its own first", "has %d tensors of parts that are not merged", n)
+		if m == p.order[0] {
+			if err := Whole(m, s); err != nil {
+				return err
+			}
 		}
 	}
 	for _, m := range p.order {

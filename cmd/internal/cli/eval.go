@@ -151,7 +151,7 @@ func loadEvalData(c *ucli.Context, r *stages.EvalRequest) error {
 	spec := src.Spec
 	src.Close()
 	if r.Context == 0 {
-		r.Context = min(2048, spec.MaxPos)
+		r.Context = stages.InTable(&spec, min(2048, spec.MaxPos))
 	}
 	if n := spec.Context(); n > 0 && r.Context > n {
 		return usagef(c, "--context %d is more than the model's context of %d", r.Context, n)

@@ -258,7 +258,7 @@ func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sam
 			return nil, err
 		}
 		defer src.Close()
-		rows, text, err := stages.EvalFile(c.Context, file, tok, min(2048, src.Spec.MaxPos), &src.Spec, noteOn(c))
+		rows, text, err := stages.EvalFile(c.Context, file, tok, stages.InTable(&src.Spec, min(2048, src.Spec.MaxPos)), &src.Spec, noteOn(c))
 		if err == nil {
 			err = stages.Answered(&src.Spec, f, text)
 		}
@@ -267,7 +267,7 @@ func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sam
 		}
 		if rows.Len() == 0 {
 			n := min(len(text), 4096)
-			rows = data.InMemory(data.Example{IDs: text[:min(n, src.Spec.MaxPos)]})
+			rows = data.InMemory(data.Example{IDs: text[:stages.InTable(&src.Spec, min(n, src.Spec.MaxPos))]})
 		}
 		return stages.KLSamples(rows)
 	}
@@ -277,9 +277,9 @@ func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sam
 	}
 	defer src.Close()
 	const tokens = 1024
-	length := tokens // of a text: one, or as many as a shorter context takes
+	length := stages.InTable(&src.Spec, tokens) // of a text: one, or as many as a shorter context takes
 	if src.Spec.MaxPos > 1 {
-		length = min(tokens, src.Spec.MaxPos)
+		length = min(length, src.Spec.MaxPos)
 	}
 	var rows []data.Example
 	for at := 0; at+1 < tokens; at += length {

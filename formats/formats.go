@@ -191,6 +191,7 @@ type FolderOptions struct {
 	MaxShard int64             // bytes in one safetensors file; 0: 5 GB
 	Layout   string            // Plain when empty
 	Head     string            // module of the output layer, which has no tensor where it is tied; "": there is none
+	HeadToo  string            // what other programs call Head, whatever the file does: named wherever Head is; "": the same
 	// Quantization is a JSON object merged over the quantization_config the
 	// writer makes; e.g. {"damp_percent": 0.01}. nil adds nothing.
 	Quantization []byte

@@ -50,7 +50,7 @@ func quantizationConfig(o FolderOptions) (object, error) {
 	var q object
 	switch kept := keptLinears(o); o.Layout {
 	case GPTQ:
-		q = gptqConfig(groups, kept, otherParts(o), o.Head)
+		q = gptqConfig(groups, kept, otherParts(o), o)
 	case CompressedTensors:
 		for _, part := range otherParts(o) {
 			kept = append(kept, `re:.*`+regexp.QuoteMeta(part)+`\..*`)
@@ -128,6 +128,9 @@ func keptLinears(o FolderOptions) []string {
 	slices.Sort(kept)
 	if head {
 		kept = append(kept, o.Head)
+		if o.HeadToo != "" {
+			kept = append(kept, o.HeadToo)
+		}
 	}
 	return kept
 }
@@ -145,9 +148,9 @@ func otherParts(o FolderOptions) []string {
 
 // gptqConfig says what is exceptional in GPTQModel's "dynamic": a module by
 // regular expression, "-:" left as it is, "+:" with values of its own.
-func gptqConfig(groups []typeGroup, kept, parts []string, headModule string) object {
+func gptqConfig(groups []typeGroup, kept, parts []string, o FolderOptions) object {
 	t := groups[0].typ
-	head := !slices.Contains(kept, headModule)
+	head := !slices.Contains(kept, o.Head)
 	q := object{
 		{"bits", t.Bits()}, {"checkpoint_format", "gptq"}, {"desc_act", t.Flags&dtype.Perm != 0}, {"format", "gptq"},
 		{"group_size", int(t.Group)}, {"lm_head", head}, {"meta", object{{"quantizer", []any{"tunekit"}}}}, {"method", "gptq"},
@@ -155,7 +158,7 @@ func gptqConfig(groups []typeGroup, kept, parts []string, headModule string) obj
 	}
 	dynamic := object{}
 	for _, k := range kept {
-		if k != headModule {
+		if k != o.Head && k != o.HeadToo {
 			dynamic = append(dynamic, member{"-:^" + regexp.QuoteMeta(k) + "$", object{}})
 		}
 	}
@@ -222,7 +225,7 @@ func ctWeights(t dtype.Type) object {
 // number for its threshold.
 func bnbConfig(t dtype.Type, kept []string, o FolderOptions) object {
 	var skip any // null: Transformers leaves the head alone by itself
-	if len(kept) > 1 || len(kept) == 1 && kept[0] != o.Head {
+	if slices.ContainsFunc(kept, func(k string) bool { return k != o.Head && k != o.HeadToo }) {
 		skip = kept
 	} else if len(kept) == 0 {
 		skip = []any{}

@@ -470,3 +470,23 @@ func TestKeptRouters(t *testing.T) {
 		}
 	}
 }
+
+// TestKeptHead: GPT-NeoX's head is named as the file and as Transformers has it, which finds
+// no codes of it and would compute with chance (checked there: 3e-6 with both names).
+func TestKeptHead(t *testing.T) {
+	for model, want := range map[string][]string{"gpt-neox": {"embed_out", "lm_head"}, "llama": {"lm_head"}} {
+		src, path := openSource(t, testdir.Shared(t, "golden/arch/"+model)), filepath.Join(t.TempDir(), "out")
+		folder(t, src, nil, FolderJob{Path: path, Method: "rtn", Scheme: "W8A16", Format: formats.CompressedTensors, Group: -1, For: []string{}})
+		b, err := os.ReadFile(filepath.Join(path, "config.json"))
+		var c struct {
+			Quantization struct{ Ignore []string } `json:"quantization_config"`
+		}
+		if err = errors.Join(err, json.Unmarshal(b, &c)); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(c.Quantization.Ignore, want) {
+			t.Errorf("%s: ignore is %q, want %q", model, c.Quantization.Ignore, want)
+		}
+		openSource(t, path) // reads back
+	}
+}

@@ -2,7 +2,6 @@ package quant
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -39,7 +38,7 @@ func (p *FolderPlan) artifacts() []artifact {
 }
 
 // rule is one thing that a program was seen to refuse: the option at fault, the
-// value to use instead, and what the program says or does.
+// value to use instead ("": none is known), and what the program says or does.
 type rule struct {
 	consumer string
 	when     func(a artifact) bool
@@ -47,6 +46,14 @@ type rule struct {
 	hint     string
 	says     string
 }
+
+// packed reports whether a model of one of the kinds has packed weights of compressed-tensors.
+func (a artifact) packed(kinds ...string) bool {
+	return a.format == formats.CompressedTensors && !a.act && slices.Contains(kinds, a.arch)
+}
+
+// joined are the models whose experts are one tensor in the files that Transformers reads.
+var joined = []string{"dbrx", "gemma4_text", "gpt_oss", "granitemoe", "granitemoehybrid"}
 
 // consumers are the programs that For may name.
 var consumers = []string{"transformers", "vllm", "tgi", "exllama"}
@@ -68,8 +75,17 @@ var rules = []rule{
 		return a.arch == "gpt2" && (a.format == formats.CompressedTensors || a.format == formats.AWQ)
 	}, "format", "method: gptq in its own format, or nf4", "its GPT-2 has Conv1D, which codes are not put into: what it computes with is chance"},
 	{"transformers", func(a artifact) bool {
-		return a.arch == "gpt_bigcode" && a.format == formats.CompressedTensors && !a.act
-	}, "scheme", "scheme: W8A8 or FP8_DYNAMIC", "its GPTBigCode fails at the first token: 'Linear' object has no attribute 'weight'"},
+		return a.packed("gpt_bigcode", "falcon", "mamba2")
+	}, "scheme", "scheme: W8A8 or FP8_DYNAMIC", "its model of this kind fails at the first token: a linear module has no attribute 'weight'"},
+	{"transformers", func(a artifact) bool {
+		return a.packed("kimi_linear", "olmo_hybrid")
+	}, "scheme", "scheme: FP8_DYNAMIC", "its model of this kind joins weights when it is loaded, which fails for packed ones"},
+	{"transformers", func(a artifact) bool {
+		return a.format == formats.CompressedTensors && (a.arch == "phimoe" || a.arch == "deepseek_v4")
+	}, "format", "", "it has other names for Phi-MoE's router and DeepSeek-V4's indexer and takes them for quantized modules: it computes with scales that are chance, or fails at the first token"},
+	{"transformers", func(a artifact) bool {
+		return a.experts && a.format == formats.CompressedTensors && slices.Contains(joined, a.arch)
+	}, "ignore", "ignore: the modules of the experts", "its model of this kind has all experts in one tensor and does not read one by one: what it computes with is chance"},
 	{"transformers", func(a artifact) bool {
 		return a.experts && a.format == formats.CompressedTensors && !a.sym
 	}, "scheme", "scheme: W4A16 or W8A16", "zero points of experts are not read: Asymmetric quant requires zero-point values"},
@@ -120,7 +136,11 @@ func (p *FolderPlan) checkConsumers(names []string) error {
 	}
 	for _, r := range rules {
 		if slices.Contains(names, r.consumer) && slices.ContainsFunc(p.artifacts(), r.when) {
-			return fail.Usagef(r.option, fmt.Sprintf("%s; or leave %s out of for", r.hint, r.consumer), "%s refuses what this would write: %s", r.consumer, r.says)
+			hint := "leave " + r.consumer + " out of for"
+			if r.hint != "" {
+				hint = r.hint + "; or " + hint
+			}
+			return fail.Usagef(r.option, hint, "%s refuses what this would write: %s", r.consumer, r.says)
 		}
 	}
 	return nil

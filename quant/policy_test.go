@@ -1,6 +1,7 @@
 package quant
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -105,6 +106,25 @@ func TestConsumersByModel(t *testing.T) {
 		{"mixtral", "rtn", "W4A16_ASYM", "compressed-tensors", "zero points of experts"},
 		{"mixtral", "rtn", "W8A8", "compressed-tensors", "not joined"},
 		{"llama", "rtn", "W8A8", "compressed-tensors", ""},
+		{"falcon", "rtn", "W8A16", "compressed-tensors", "first token"},
+		{"falcon", "rtn", "FP8_DYNAMIC", "compressed-tensors", ""},
+		{"mamba2", "rtn", "W8A16", "compressed-tensors", "first token"},
+		{"mamba2", "rtn", "W8A8", "compressed-tensors", ""},
+		{"kimi-linear", "rtn", "W8A16", "compressed-tensors", "joins weights"},
+		{"kimi-linear", "rtn", "FP8_DYNAMIC", "compressed-tensors", ""},
+		{"olmo-hybrid", "rtn", "W8A16", "compressed-tensors", "joins weights"},
+		{"olmo-hybrid", "rtn", "FP8_DYNAMIC", "compressed-tensors", ""},
+		{"deepseek4", "rtn", "W8A16", "compressed-tensors", "indexer"},
+		{"deepseek4", "rtn", "FP8_DYNAMIC", "compressed-tensors", "indexer"},
+		{"phimoe", "rtn", "W8A16", "compressed-tensors", "router"},
+		{"phimoe", "rtn", "FP8_DYNAMIC", "compressed-tensors", "router"},
+		{"dbrx", "rtn", "FP8_DYNAMIC", "compressed-tensors", "one by one"},
+		{"gemma4-moe", "rtn", "W8A16", "compressed-tensors", "one by one"},
+		{"gemma4", "rtn", "W8A16", "compressed-tensors", ""},
+		{"gpt-oss", "rtn", "W8A16", "compressed-tensors", "one by one"},
+		{"granite-moe", "rtn", "FP8_DYNAMIC", "compressed-tensors", "one by one"},
+		{"granite-hybrid", "rtn", "W8A16", "compressed-tensors", "one by one"},
+		{"granite-hybrid-dense", "rtn", "W8A16", "compressed-tensors", ""},
 	} {
 		src := openSource(t, testdir.Shared(t, "golden/arch/"+c.model))
 		job := FolderJob{Path: filepath.Join(t.TempDir(), "out"), Method: c.method, Scheme: c.scheme, Format: c.format, Group: -1, For: []string{"transformers"}}
@@ -115,7 +135,7 @@ func TestConsumersByModel(t *testing.T) {
 		if name := strings.Join([]string{c.model, c.scheme, c.format}, " "); c.word == "" && err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if c.word != "" {
-			usage(t, name, err, map[bool]string{true: "format", false: "scheme"}[c.model == "gpt2"], c.word)
+			usage(t, name, err, cmp.Or(map[string]string{"Conv1D": "format", "indexer": "format", "router": "format", "one by one": "ignore"}[c.word], "scheme"), c.word)
 		}
 	}
 }

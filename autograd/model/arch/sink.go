@@ -166,8 +166,11 @@ func CreateFolder(dir string, s *Spec, plan []Out, o FolderOptions) (*Sink, erro
 	if err != nil {
 		return nil, err
 	}
-	k.w, err = formats.CreateFolder(dir, formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout,
-		Quantization: o.Quantization, Head: headPath(list)})
+	fo := formats.FolderOptions{Config: o.Config, Files: o.Files, Plan: tp, MaxShard: o.MaxShard, Layout: o.Layout, Quantization: o.Quantization, Head: headPath(list)}
+	if fo.Head != "" && fo.Head != UsualHead { // Transformers' name of the module, and not the file's, is the usual one
+		fo.HeadToo = UsualHead
+	}
+	k.w, err = formats.CreateFolder(dir, fo)
 	if err != nil {
 		return nil, err
 	}

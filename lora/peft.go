@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -51,7 +52,7 @@ const tying = "ensure_weight_tying"
 // (EMBEDDING_LAYER_NAMES): of others ensure_weight_tying has nothing follow.
 func isTable(name string) bool {
 	name = name[strings.LastIndexByte(name, '.')+1:]
-	return name == "embed_tokens" || name == "lm_head"
+	return name == arch.UsualEmbed || name == arch.UsualHead
 }
 
 // parseConfig reads an adapter_config.json of LoRA, with all its keys. A key that changes the arithmetic

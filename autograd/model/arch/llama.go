@@ -130,6 +130,9 @@ func (n layerNames) with(norms map[Role][2]string) layerNames {
 // UsualHead is what most families call the output layer, and users who mean it.
 const UsualHead = "lm_head"
 
+// UsualEmbed is what most call the module of the table of tokens.
+const UsualEmbed = "embed_tokens"
+
 // usualModules are the usual names of what is no norm of a layer.
 var usualModules = map[Role][2]string{
 	Embed: {"model.embed_tokens", "token_embd"}, FinalNorm: {"model.norm", "output_norm"}, Head: {UsualHead, "output"},

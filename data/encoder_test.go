@@ -109,7 +109,7 @@ func TestUnspelled(t *testing.T) {
 	}
 	e := newEncoding(&Options{TrainOn: "assistant", TrainOnEOS: "turn"}, tok, tmpl)
 	for said, want := range map[string]string{
-		"u": "", "uéa": `"é" is not in its vocabulary`, "é</s>": `"é" is not in its vocabulary`,
+		"u": "", "uéa": `"é" is not in its vocabulary`, "é</s>": `"é</s>" is not in its vocabulary`,
 	} {
 		_, err := e.encode(sample{chat: &chat.Conversation{Messages: []chat.Message{chat.NewMessage("user", said), chat.NewMessage("assistant", "a")}}})
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

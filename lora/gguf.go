@@ -28,14 +28,15 @@ const (
 // IsGGUF reports whether a path is that of a GGUF, not of a PEFT folder.
 func IsGGUF(path string) bool { return strings.EqualFold(filepath.Ext(path), ".gguf") }
 
-// Read reads an adapter: a PEFT folder, or a GGUF for the base src.
+// Read reads an adapter: a PEFT folder, or a GGUF for the base src, which for a folder
+// may be nil: adapters are combined without it.
 func Read(path string, src *arch.Source) (*Folder, error) {
 	if IsGGUF(path) {
 		return ReadGGUF(path, src)
 	}
 	f, err := ReadFolder(path)
-	if err != nil {
-		return nil, err
+	if err != nil || src == nil {
+		return f, err
 	}
 	return f, f.checkTying(src.Spec.Tied)
 }

@@ -95,7 +95,7 @@ func (c columns) number(row *jinja.Dict, ours string) (float32, error) {
 	case float64:
 		x = v
 	case jinja.BigInt:
-		x, _ = strconv.ParseFloat(string(v), 64) // refused below where it is too large
+		x = v.Float() // refused below where it is too large
 	case string: // all values of a CSV are
 		var err error
 		if x, err = strconv.ParseFloat(strings.TrimSpace(v), 64); err != nil {

@@ -117,23 +117,15 @@ func exportEXL2(m block.Raw) (parts, error) {
 	for r := range m.Rows {
 		row := m.Plane(dtype.Codes)[r*m.Cols*bits/8:][:m.Cols*bits/8]
 		for c, at := range place {
-			code := bitsAt(row, c*bits, bits)
+			code := block.BitsAt(row, c*bits, bits)
 			for b := range bits { // bit by bit: a code of 3 lies in two words
 				at := at*bits + b
 				word := at/32*m.Rows + r
-				words[4*word+at%32/8] |= byte(code>>b&1) << (at % 8)
+				words[4*word+at%32/8] |= code >> b & 1 << (at % 8)
 			}
 		}
 	}
 	return p, nil
-}
-
-// bitsAt are n bits of a stream, least significant first.
-func bitsAt(b []byte, at, n int) (v uint32) {
-	for i := range n {
-		v |= uint32(b[(at+i)/8]>>((at+i)%8)&1) << i
-	}
-	return v
 }
 
 // codesOfEXL2 reads back what exportEXL2 wrote.

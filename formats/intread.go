@@ -306,7 +306,7 @@ func (g *grouper) ctInt(prefix string, w *array) error {
 	switch {
 	case zp == nil:
 	case zp.dtype == "I8": // of one for the tensor
-		if err := sameShape(zp, scale); err != nil {
+		if err := shaped(zp, scale.shape...); err != nil {
 			return err
 		}
 		typ.Flags |= dtype.Zero
@@ -318,7 +318,7 @@ func (g *grouper) ctInt(prefix string, w *array) error {
 		if grid.run != 1 {
 			return g.errShape(zp)
 		}
-		if err := shaped(zp, codeWords(rows, bits, loose), int64(typ.Groups(int(cols)))); err != nil {
+		if err := shaped(zp, int64(block.CodeWords(int(rows), int(bits), loose)), int64(typ.Groups(int(cols)))); err != nil {
 			return err
 		}
 		typ.Flags |= dtype.Zero
@@ -379,7 +379,8 @@ func (g *grouper) ctWidth(prefix string, w, zeros *array, rows, cols int64) (bit
 			longest = max(cols, rows)
 		}
 		fits := func(loose bool) bool {
-			return w.shape[1] == codeWords(cols, bits, loose) && (!packed || zeros.shape[0] == codeWords(rows, bits, loose))
+			words := func(n int64) int64 { return int64(block.CodeWords(int(n), int(bits), loose)) }
+			return w.shape[1] == words(cols) && (!packed || zeros.shape[0] == words(rows))
 		}
 		switch dense, loose := fits(false), fits(true); {
 		case dense && loose && 32%bits != 0 && longest > 32/bits:
@@ -413,14 +414,6 @@ func (g *grouper) ctLoose(prefix string, bits, cols int64) (bool, error) {
 		return false, unsupported(g.where, "say in quantization_config.version which release of compressed-tensors packed the weights, or quantize the model again",
 			"tensor %s: %d codes of %d bits take as many words in the packing of compressed-tensors before 0.18.0 as in the later one, and quantization_config.version is %s", quote(prefix), cols, bits, quote(version))
 	}
-}
-
-// codeWords is the number of 32-bit words of n codes.
-func codeWords(n, bits int64, loose bool) int64 {
-	if per := 32 / bits; loose {
-		return (n + per - 1) / per
-	}
-	return (n*bits + 31) / 32
 }
 
 // widen is the narrowest kind of integers that holds codes of so many bits.
@@ -502,7 +495,7 @@ func (g *grouper) ctInt8(prefix string, w, scale *array) error {
 		if _, err := g.need(zp.name, "I8"); err != nil {
 			return err
 		}
-		if err := sameShape(zp, scale); err != nil {
+		if err := shaped(zp, scale.shape...); err != nil {
 			return err
 		}
 		typ.Flags |= dtype.Zero

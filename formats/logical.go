@@ -164,8 +164,8 @@ func (g *grouper) checkMethod() error {
 
 // method is the packing of integer codes: "gptq", "awq" or what quant_method says.
 func (g *grouper) method() string {
-	m, _ := g.config.get("quant_method").(string)
-	if m != "auto-round" && m != "intel/auto-round" {
+	if !g.autoRound() {
+		m, _ := g.config.get("quant_method").(string)
 		return m
 	}
 	switch p, _ := g.config.get("packing_format").(string); {
@@ -355,9 +355,6 @@ func shaped(a *array, want ...int64) error {
 	}
 	return nil
 }
-
-// sameShape reports an array whose shape is not that of another.
-func sameShape(a, b *array) error { return shaped(a, b.shape...) }
 
 // add makes a logical tensor of arrays; roles names them for load.
 func (g *grouper) add(name string, typ dtype.Type, shape []int64, roles []string, arrays []*array, load func(block.Raw, parts) error) error {

@@ -60,8 +60,8 @@ func parseKind(where string, all map[string]any, f *Folder) error {
 	if err == nil {
 		err = json.Unmarshal(b, o)
 	}
-	if m, ok := o.(*MiSS); ok && m.Init != missMini { // PEFT looks at mini_r with mini alone
-		m.MiniR = 1
+	if k, ok := o.(readsLess); ok {
+		k.unread()
 	}
 	if err == nil {
 		err = schema.Check("", o)
@@ -127,8 +127,8 @@ func (ad *Adapter) kindFile(base string, chosen []string) ([]byte, error) {
 		"auto_mapping": nil, "base_model_name_or_path": base, "inference_mode": true, "peft_type": row.peft, "revision": nil, "task_type": ad.task(),
 		"target_modules": explicit(ad.Config, chosen, ad.Modules),
 	}
-	if o, ok := ad.Options.(*IA3); ok {
-		if err := o.forPEFT(own, chosen); err != nil {
+	if k, ok := ad.Options.(forPEFT); ok {
+		if err := k.forPEFT(own, chosen); err != nil {
 			return nil, err
 		}
 	}

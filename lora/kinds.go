@@ -98,6 +98,15 @@ func (k *Kinds) Of(kind string) (Options, error) {
 	return o, o.resolve("train." + kind)
 }
 
+// readsLess is a kind that puts aside what PEFT's file says and PEFT does not read.
+type readsLess interface{ unread() }
+
+// forPEFT is a kind whose options PEFT's file has in other words: of keys, for the
+// chosen layers.
+type forPEFT interface {
+	forPEFT(keys map[string]any, chosen []string) error
+}
+
 // Options are the settings of one kind of adapter.
 type Options interface {
 	common() *Common

@@ -31,6 +31,13 @@ func (o *MiSS) patterns() Config {
 	return Config{R: o.R, Layers: o.Layers, LayersPattern: o.LayersPattern}
 }
 
+// unread: PEFT looks at mini_r with mini alone.
+func (o *MiSS) unread() {
+	if o.Init != missMini {
+		o.MiniR = 1
+	}
+}
+
 func (o *MiSS) resolve(place string) error {
 	if o.Init != missMini && o.MiniR != 1 {
 		return fail.Usagef(place+".mini_r", "use init_weights: mini", "mini_r belongs to init_weights: mini, not %s", string(o.Init))

@@ -195,19 +195,12 @@ func trailing(w []float32, rows, cols, r int) (u []float32, s []float64, err err
 	return rowsOf(left), s, nil
 }
 
-// smallestOf returns the r smallest eigenvalues of the positive matrix g [n, n], which
+// smallestOf returns the r smallest eigenvalues of the positive matrix g [n, n], not all 0, which
 // is changed, the smallest first, with their vectors.
 func smallestOf(g []float64, n, r int) (values []float64, vectors [][]float64, err error) {
 	trace := 0.0
 	for i := 0; i < len(g); i += n + 1 {
 		trace += g[i]
-	}
-	if trace == 0 {
-		x := make([][]float64, r)
-		for j := range x {
-			x[j] = make([]float64, n)
-		}
-		return make([]float64, r), x, nil
 	}
 	shift := 1e-13 * trace / float64(n) // moves no vector
 	for i := 0; i < len(g); i += n + 1 {

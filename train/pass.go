@@ -175,21 +175,20 @@ func (r *run) entropy(t *autograd.Tape, h *autograd.Tensor, b *data.Batch, o ent
 		}
 		return err
 	}
-	if total > 0 && o.EntropyFirst() {
+	if total == 0 {
+		return out, look(nil)
+	}
+	if o.EntropyFirst() {
 		if err := look(nil); err != nil {
 			return nil, err
 		}
 	}
-	if total == 0 {
-		return out, look(nil)
-	}
-	weights := r.scaled(o.EntropyWeights(b, out, total))
-	if weights == nil {
-		return out, look(nil)
-	}
-	coef := make([]float32, len(rows)) // an entropy is what KL to the uniform distribution falls short of log V
-	for k, i := range rows {
-		coef[k] = -weights[i]
+	var coef []float32
+	if weights := r.scaled(o.EntropyWeights(b, out, total)); weights != nil {
+		coef = make([]float32, len(rows)) // an entropy is what KL to the uniform distribution falls short of log V
+		for k, i := range rows {
+			coef[k] = -weights[i]
+		}
 	}
 	return out, look(coef)
 }

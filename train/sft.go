@@ -58,12 +58,15 @@ func (o sft) Weigh(b *data.Batch, p LogProbs, total int64) []float32 {
 }
 
 func (o sft) Score(_ *data.Batch, p LogProbs) Score {
-	nll, dynamic := 0.0, 0.0
+	nll := 0.0
 	for _, v := range p.Policy {
 		nll -= float64(v)
-		dynamic -= float64(v) * math.Exp(float64(v)) // no target: 0
 	}
 	if o.dynamic {
+		dynamic := 0.0
+		for _, v := range p.Policy {
+			dynamic -= float64(v) * math.Exp(float64(v)) // no target: 0
+		}
 		return Score{Loss: dynamic, Values: Values{{nllLoss, nll}}}
 	}
 	if o.smooth == 0 {

@@ -17,7 +17,7 @@ func floatFilter(_ *machine, v any, c *call) (any, error) {
 	case float64:
 		return x, c.done()
 	case BigInt:
-		if f := x.float(); !math.IsInf(f, 0) {
+		if f := x.Float(); !math.IsInf(f, 0) {
 			return f, c.done()
 		}
 		return nil, errOverflow

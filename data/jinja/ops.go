@@ -463,10 +463,10 @@ func (m *machine) order(op string, a, b any) (int, error) {
 		return x.Cmp(y), nil
 	}
 	if x, ok := a.(BigInt); ok {
-		a = x.float()
+		a = x.Float()
 	}
 	if y, ok := b.(BigInt); ok {
-		b = y.float()
+		b = y.Float()
 	}
 	switch x := a.(type) {
 	case int64:

@@ -225,8 +225,8 @@ func (n BigInt) value() *big.Int {
 	return v
 }
 
-// float is about the number, infinite where no float64 is.
-func (n BigInt) float() float64 {
+// Float is about the number, infinite where no float64 is.
+func (n BigInt) Float() float64 {
 	f, _ := strconv.ParseFloat(string(n), 64)
 	return f
 }

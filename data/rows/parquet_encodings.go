@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/encoding"
@@ -21,10 +22,11 @@ const (
 	ownStream = ownShift + int64(format.ByteStreamSplit)
 )
 
-func init() {
+// registerEncodings makes both known to parquet-go.
+var registerEncodings = sync.OnceFunc(func() {
 	parquet.RegisterEncoding(runs{})
 	parquet.RegisterEncoding(streams{})
-}
+})
 
 // ownEncoding replaces the encoding of a data page's header by the number it has here.
 func ownEncoding(h thrift) {
@@ -116,36 +118,29 @@ func joined(src []byte, size int) ([]byte, error) {
 	return out, nil
 }
 
-func (streams) DecodeInt32(dst []int32, src []byte) ([]int32, error) {
-	b, err := joined(src, 4)
-	for dst = dst[:0]; len(b) > 0; b = b[4:] {
-		dst = append(dst, int32(binary.LittleEndian.Uint32(b)))
+// unstreamed are the values of streams of so many bytes each.
+func unstreamed[T any](dst []T, src []byte, size int, value func(b []byte) T) ([]T, error) {
+	b, err := joined(src, size)
+	for dst = dst[:0]; len(b) > 0; b = b[size:] {
+		dst = append(dst, value(b))
 	}
 	return slices.Clip(dst), err
+}
+
+func (streams) DecodeInt32(dst []int32, src []byte) ([]int32, error) {
+	return unstreamed(dst, src, 4, func(b []byte) int32 { return int32(binary.LittleEndian.Uint32(b)) })
 }
 
 func (streams) DecodeInt64(dst []int64, src []byte) ([]int64, error) {
-	b, err := joined(src, 8)
-	for dst = dst[:0]; len(b) > 0; b = b[8:] {
-		dst = append(dst, int64(binary.LittleEndian.Uint64(b)))
-	}
-	return slices.Clip(dst), err
+	return unstreamed(dst, src, 8, func(b []byte) int64 { return int64(binary.LittleEndian.Uint64(b)) })
 }
 
 func (streams) DecodeFloat(dst []float32, src []byte) ([]float32, error) {
-	b, err := joined(src, 4)
-	for dst = dst[:0]; len(b) > 0; b = b[4:] {
-		dst = append(dst, math.Float32frombits(binary.LittleEndian.Uint32(b)))
-	}
-	return slices.Clip(dst), err
+	return unstreamed(dst, src, 4, func(b []byte) float32 { return math.Float32frombits(binary.LittleEndian.Uint32(b)) })
 }
 
 func (streams) DecodeDouble(dst []float64, src []byte) ([]float64, error) {
-	b, err := joined(src, 8)
-	for dst = dst[:0]; len(b) > 0; b = b[8:] {
-		dst = append(dst, math.Float64frombits(binary.LittleEndian.Uint64(b)))
-	}
-	return slices.Clip(dst), err
+	return unstreamed(dst, src, 8, func(b []byte) float64 { return math.Float64frombits(binary.LittleEndian.Uint64(b)) })
 }
 
 func (streams) DecodeFixedLenByteArray(dst, src []byte, size int) ([]byte, error) {

@@ -95,6 +95,7 @@ func parquetFrom(r io.ReaderAt, size int64) (*parquetRows, error) {
 		view.hide(s)
 	}
 	view.done()
+	registerEncodings()
 	file, err := parquet.OpenFile(view, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(1<<16))
 	if err != nil {
 		return nil, err

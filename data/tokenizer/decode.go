@@ -39,11 +39,7 @@ func compileDecoder(c *component) ([]decodeStep, error) {
 	case "Metaspace":
 		return []decodeStep{metaspaceStep(c)}, nil
 	case "BPEDecoder":
-		suffix := "</w>"
-		if c.Suffix != nil {
-			suffix = *c.Suffix
-		}
-		return []decodeStep{suffixStep(suffix)}, nil
+		return []decodeStep{suffixStep(c.wordEnd())}, nil
 	case "CTC":
 		return []decodeStep{ctcStep(c)}, nil
 	case "WordPiece":
@@ -158,6 +154,14 @@ func metaspaceStep(c *component) decodeStep {
 		}
 		return s
 	}
+}
+
+// wordEnd is BPEDecoder's mark of a word's end.
+func (c *component) wordEnd() string {
+	if c.Suffix == nil {
+		return "</w>"
+	}
+	return *c.Suffix
 }
 
 // suffixStep writes a space for the mark of a word's end, and nothing for the last one.
@@ -305,14 +309,15 @@ type pieceTable struct {
 }
 
 func (t *Tokenizer) newPieces() *pieceTable {
-	p := &pieceTable{at: make([]uint32, len(t.vocab)+1), suffixed: true}
-	suffix := "</w>"
-	if d := t.pipe.Decoder; d != nil && d.Suffix != nil {
-		suffix = *d.Suffix
-	}
+	p := &pieceTable{at: make([]uint32, len(t.vocab)+1)}
+	marked := t.pipe.Decoder != nil && t.pipe.Decoder.Type == "BPEDecoder"
+	p.suffixed = marked
 	for i := range t.vocab {
 		s := t.spelling(int32(i))
-		p.suffixed = p.suffixed && !strings.Contains(strings.TrimSuffix(s, suffix), suffix)
+		if marked && p.suffixed {
+			end := t.pipe.Decoder.wordEnd()
+			p.suffixed = !strings.Contains(strings.TrimSuffix(s, end), end)
+		}
 		switch c, ok := byteToken(s); {
 		case t.pipe.Decoder != nil && t.pipe.Decoder.Type == "WordPiece":
 			p.blob = append(p.blob, wordPieceDecoderOf(t.pipe.Decoder).spelled(s, false)...)

@@ -308,7 +308,7 @@ func orNull(s string) string {
 
 func (t *Tokenizer) sortedAdded() []addedToken {
 	added := slices.Clone(t.added)
-	slices.SortFunc(added, func(a, b addedToken) int { return int(a.ID) - int(b.ID) })
+	sortByID(added)
 	return added
 }
 

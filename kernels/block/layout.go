@@ -180,10 +180,10 @@ func ImportGPTQ(m Raw, p GPTQ) error {
 		copy(row, p.QZeros[g*len(row):])
 		whole := 8%bits == 0 // fields that words are made of
 		if !p.V2 && whole {
-			shiftWords(row, word/8, ones(bits))
+			shiftWords(row, word/8, ones(bits), 0)
 		}
 		for r := range x.rows {
-			z := bitsAt(row, r*bits, bits)
+			z := BitsAt(row, r*bits, bits)
 			if !p.V2 && !whole {
 				z = (z + 1) & (1<<bits - 1)
 			}
@@ -201,24 +201,14 @@ func ones(bits int) byte {
 	return map[int]byte{2: 0x55, 4: 0x11, 8: 0x01}[bits]
 }
 
-// shiftWords adds a byte's pattern to words of so many bytes, carries and all.
-func shiftWords(b []byte, word int, add byte) {
+// shiftWords adds a byte's pattern and a carry to words of so many bytes, carries and all.
+// The complement of a pattern and a carry of 1 take the pattern away.
+func shiftWords(b []byte, word int, add byte, first int) {
 	for i := 0; i < len(b); i += word {
-		carry := 0
+		carry := first
 		for k := range word {
 			v := int(b[i+k]) + int(add) + carry
 			b[i+k], carry = byte(v), v>>8
-		}
-	}
-}
-
-// unshiftWords takes the pattern away again.
-func unshiftWords(b []byte, word int, take byte) {
-	for i := 0; i < len(b); i += word {
-		borrow := 0
-		for k := range word {
-			v := int(b[i+k]) - int(take) - borrow
-			b[i+k], borrow = byte(v), v>>8&1
 		}
 	}
 }
@@ -285,7 +275,7 @@ func ExportGPTQ(m Raw, v2 bool) (GPTQ, error) {
 			putCode(row, x.bits, r, z)
 		}
 		if !v2 && x.bits != 3 {
-			unshiftWords(row, 4, ones(x.bits))
+			shiftWords(row, 4, ^ones(x.bits), 1)
 		}
 	}
 	group := groupOf(m, ptr(dtype.Planes(m.Type, m.Rows, m.Cols)))
@@ -421,16 +411,17 @@ func (p CT) bitOf(i, bits int) int {
 	return i * bits
 }
 
-// words is how many 32-bit words n packed codes take.
-func (p CT) words(n, bits int) int {
-	if n == 0 {
-		return 0
+// CodeWords is how many 32-bit words n packed codes of compressed-tensors take; loose as CT
+// has it.
+func CodeWords(n, bits int, loose bool) int {
+	if per := 32 / bits; loose {
+		return (n + per - 1) / per
 	}
-	return (p.bitOf(n-1, bits) + bits + 31) / 32
+	return (n*bits + 31) / 32
 }
 
 func (x *intMatrix) importPacked(p CT, bits int) error {
-	words := p.words(x.cols, bits)
+	words := CodeWords(x.cols, bits, p.Loose)
 	if err := expect("weight_packed", p.Packed, 4*words*x.rows); err != nil {
 		return err
 	}
@@ -446,15 +437,15 @@ func (x *intMatrix) importPacked(p CT, bits int) error {
 			row, to := p.Packed[4*words*r:4*words*(r+1)], x.codes[r*x.stride:(r+1)*x.stride]
 			clear(to)
 			for c := range x.cols {
-				putCode(to, x.bits, c, bitsAt(row, p.bitOf(c, bits), bits)+off)
+				putCode(to, x.bits, c, BitsAt(row, p.bitOf(c, bits), bits)+off)
 			}
 		}
 	})
 	return nil
 }
 
-// bitsAt reads up to 8 bits from a place in a stream, least significant bits first.
-func bitsAt(b []byte, at, bits int) uint8 {
+// BitsAt reads up to 8 bits from a place in a stream, least significant bits first.
+func BitsAt(b []byte, at, bits int) uint8 {
 	v := uint(b[at>>3])
 	if at&7+bits > 8 {
 		v |= uint(b[at>>3+1]) << 8
@@ -478,7 +469,7 @@ func (x *intMatrix) importZeros(p CT) error {
 		return x.symmetric()
 	}
 	bits := p.packedBits(x.bits)
-	words := p.words(x.rows, bits)
+	words := CodeWords(x.rows, bits, p.Loose)
 	if err := expect("weight_zero_point", p.ZeroPoint, 4*words*x.groups); err != nil {
 		return err
 	}
@@ -488,7 +479,7 @@ func (x *intMatrix) importZeros(p CT) error {
 			copy(column[4*w:4*w+4], p.ZeroPoint[4*(w*x.groups+g):])
 		}
 		for r := range x.rows {
-			if err := x.setZero(r, g, bitsAt(column, p.bitOf(r, bits), bits)+off); err != nil {
+			if err := x.setZero(r, g, BitsAt(column, p.bitOf(r, bits), bits)+off); err != nil {
 				return err
 			}
 		}

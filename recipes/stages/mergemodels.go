@@ -188,7 +188,7 @@ func mergeModelsInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 // mergedNames are the models that a merge reads, that of the tokenizer, too.
 func mergedNames(c *merge.Config) []merge.Model {
 	out := c.References()
-	if from := merge.Model(source(c)); from != "" && from != "base" && from != "union" && !slices.Contains(out, from) {
+	if from := tokenizerModel(c); from != "" && !slices.Contains(out, from) {
 		out = append(out, from)
 	}
 	return out
@@ -410,6 +410,17 @@ func source(c *merge.Config) merge.Source {
 	return ""
 }
 
+// tokenizerModel is the model whose tokens the result has, "" where they are not one model's
+// by its name.
+func tokenizerModel(c *merge.Config) merge.Model {
+	switch from := source(c); from {
+	case "base", "union":
+		return ""
+	default:
+		return merge.Model(from)
+	}
+}
+
 // tokens are the tokenizer of the result and what its tokens make of the tables, both nil
 // where tables stay row by row.
 func (m *modelSet) tokens() (tok *tokenizer.Tokenizer, vocab *merge.Vocabulary, err error) {
@@ -451,9 +462,9 @@ func (m *modelSet) files(path func(merge.Model) string) (map[string][]byte, *mer
 	if err != nil {
 		return nil, nil, err
 	}
-	if name := source(m.c); name != "" && name != "base" && name != "union" {
-		if from = m.open[merge.Model(name)]; from == nil {
-			if from, err = OpenSource(path(merge.Model(name))); err != nil {
+	if name := tokenizerModel(m.c); name != "" {
+		if from = m.open[name]; from == nil {
+			if from, err = OpenSource(path(name)); err != nil {
 				return nil, nil, err
 			}
 			defer from.Close()

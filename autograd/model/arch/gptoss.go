@@ -16,12 +16,13 @@ var gptoss = Arch{
 			"num_local_experts": "128", "num_experts_per_tok": "4", "attention_bias": "true", "sliding_window": "128"})
 		c.assumeRule(`{"rope_type": "yarn", "factor": 32, "beta_fast": 32, "beta_slow": 1, "truncate": false, "original_max_position_embeddings": 4096}`)
 		c.only("hidden_act", `"silu"`)
-		if limit := c.Float(7, "swiglu_limit"); !(limit > 0) {
+		limit := c.Float(7, "swiglu_limit")
+		if !(limit > 0) {
 			c.lack("swiglu_limit", "is %g, want more than 0", limit)
 		}
 		bias := c.Bool(true, "attention_bias")
 		s, err := decoderSpec(c, "gpt_oss", func(a *Attention, _ *MLP) { a.Bias, a.OutBias, a.Sinks = bias, bias, true })
-		s.withExperts(gptossExperts(c.Int(-1, "num_local_experts"), c.Int(-1, "num_experts_per_tok"), c.Float(1.702, "swiglu_alpha"), c.Float(7, "swiglu_limit")), nil)
+		s.withExperts(gptossExperts(c.Int(-1, "num_local_experts"), c.Int(-1, "num_experts_per_tok"), c.Float(1.702, "swiglu_alpha"), limit), nil)
 		local := c.windowed(len(s.Layers), lastFull(2))
 		size := c.window(local)
 		s.narrow(local, size)

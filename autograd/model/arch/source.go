@@ -320,18 +320,14 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 		if (part < 0 || !decoded(f.Type)) && !numbers || f.Unsupported != "" {
 			continue
 		}
-		path := name
-		if numbers { // where a folder has it under a longer name
-			path = strings.TrimPrefix(name, "model.")
-		}
+		as, path := name, ""
 		if part >= 0 {
 			path = others[part]
+		} else { // a table, which a folder may have under a longer name
+			as = strings.TrimPrefix(name, "model.")
+			path = as
 		}
 		delete(files, name)
-		as := name
-		if part < 0 {
-			as = path
-		}
 		r := &Rule{Role: Carried, Layer: -1, Name: as, Rows: f.Rows(), Cols: f.Cols(), Vector: len(f.Shape) < 2,
 			HF: []Piece{{Name: as, Shape: slices.Clone(f.Shape)}}, layerPath: strings.TrimSuffix(path, ".")}
 		s.carried = append(s.carried, &Tensor{Rule: r, Type: f.Type, Act: f.Act, pieces: r.HF, stored: []*formats.Tensor{f}})

@@ -188,9 +188,10 @@ type Working interface {
 // a second pair (0: none), as far as memory depends on it.
 type ProductShape struct {
 	M, N, K, K2  int
-	Parts        int        // of B, one below another; 0: one
-	TA, TB       bool       // operands are transposed; else A is [M, K], B [K, N]
-	BF16, Fast   bool       // as in LinearArgs
+	Parts        int  // of B, one below another; 0: one
+	TA, TB       bool // operands are transposed; else A is [M, K], B [K, N]
+	BF16, F16    bool // as in LinearArgs
+	Fast         bool
 	DropA, DropB bool       // elements are dropped as they are read
 	DropC        bool       // elements of the first pair's sums are dropped before the second's are added
 	Bias, Add    bool       // a bias is added to every row; the sums are added to what is there
@@ -202,7 +203,7 @@ type ProductShape struct {
 type LogProbShape struct {
 	N, Answered int // Answered of them have a target, or all count
 	V, C        int // the head has V rows of C columns
-	BF16        bool
+	BF16, F16   bool
 	DX, DW      bool       // gradients that are made
 	X, W        dtype.Kind // how operands are stored
 }

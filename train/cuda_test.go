@@ -3,6 +3,7 @@ package train
 import (
 	"math"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model"
@@ -46,8 +47,41 @@ func TestTrainCUDA(t *testing.T) {
 	t.Logf("losses %v", loss)
 }
 
+// TestFP16CUDA: two steps of LoRA with products in half precision, of which the second
+// overflows, have the losses, gradients and scales on the interpreted kernels of the CUDA
+// backend that the CPU computes.
+func TestFP16CUDA(t *testing.T) {
+	gpu, err := cuda.OpenOn("cuda:0", func() (driver.Driver, error) { return ptxsim.New(1 << 30), nil }, cuda.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gpu.Close()
+	var steps [2][]Metrics
+	for i, dev := range []kernels.Backend{cpu.New(cpu.Options{}), gpu} {
+		j := smallJobOn(t, t.TempDir(), dev)
+		j.Config.MaxSteps, j.Config.GradientAccumulationSteps, j.MaxLength, j.Val = 2, 1, 48, data.Examples{}
+		j.Config.SaveSteps, j.Config.EvalSteps = Every{}, Every{}
+		j.Config.DType, j.Config.GradScaler = fp16, GradScaler{InitScale: ptr(16384.0), GrowthFactor: ptr(1e6), GrowthInterval: ptr(1)}
+		if _, err := Run(t.Context(), j); err != nil {
+			t.Fatal(err)
+		}
+		if steps[i], _, err = ReadMetrics(filepath.Join(j.Dir, MetricsFile)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range steps[0] {
+		got := steps[1][i]
+		if got.Skipped != want.Skipped || want.Skipped != (i == 1) || got.LossScale != want.LossScale {
+			t.Errorf("step %d: skipped %v at scale %v, on the CPU %v at %v", i, got.Skipped, got.LossScale, want.Skipped, want.LossScale)
+		}
+		if math.Abs(got.Loss-want.Loss) > 1e-4*want.Loss || math.Abs(got.GradNorm-want.GradNorm) > 2e-3*want.GradNorm || !want.Skipped && want.GradNorm == 0 {
+			t.Errorf("step %d: loss %v, gradients %v, on the CPU %v, %v", i, got.Loss, got.GradNorm, want.Loss, want.GradNorm)
+		}
+	}
+}
+
 // TestPlanCUDA: what a plan counts for a GPU is what the backend counts on the
-// interpreter, within a tenth, for a step of LoRA and of QLoRA in bf16 and for an answer.
+// interpreter, within a tenth, for a step of LoRA and of QLoRA in bf16, of LoRA in fp16, and for an answer.
 func TestPlanCUDA(t *testing.T) {
 	gpu, err := cuda.OpenOn("cuda:0", func() (driver.Driver, error) { return ptxsim.New(1 << 30), nil }, cuda.Options{})
 	if err != nil {
@@ -55,10 +89,14 @@ func TestPlanCUDA(t *testing.T) {
 	}
 	defer gpu.Close()
 	nf4 := dtype.NF4Double
-	for _, hold := range []*dtype.Type{nil, &nf4} {
+	for _, c := range []struct {
+		hold  *dtype.Type
+		dtype string
+	}{{nil, "bf16"}, {&nf4, "bf16"}, {nil, fp16}} {
+		hold := c.hold
 		job := func(dev kernels.Backend) Job {
 			j := smallJobAs(t, t.TempDir(), dev, model.Options{Hold: hold})
-			j.Config.MaxSteps, j.Config.GradientAccumulationSteps, j.Config.DType, j.MaxLength = 1, 1, "bf16", 48
+			j.Config.MaxSteps, j.Config.GradientAccumulationSteps, j.Config.DType, j.MaxLength = 1, 1, c.dtype, 48
 			j.Config.SaveSteps, j.Config.EvalSteps, j.Val = Every{}, Every{}, data.Examples{}
 			e := sample(1) // of which every step has as many tokens
 			for len(e.IDs) < 48 {
@@ -80,9 +118,9 @@ func TestPlanCUDA(t *testing.T) {
 			t.Fatal(err)
 		}
 		near := func(what string, planned, counted int64) {
-			t.Logf("hold %v: %s: planned %d, counted %d", hold, what, planned, counted)
+			t.Logf("hold %v, %s: %s: planned %d, counted %d", hold, c.dtype, what, planned, counted)
 			if float64(planned) < 0.9*float64(counted) || float64(planned) > 1.1*float64(counted) {
-				t.Errorf("hold %v: %s: %d bytes are planned, %d were counted", hold, what, planned, counted)
+				t.Errorf("hold %v, %s: %s: %d bytes are planned, %d were counted", hold, c.dtype, what, planned, counted)
 			}
 		}
 		in := gpu.Info()

@@ -200,9 +200,6 @@ func begin(j Job) (*run, error) {
 	}
 	r.bf16 = c.usesBF16(r.dev)
 	if c.DType == fp16 {
-		if !onProcessor(r.dev) {
-			return nil, fail.Limitf(r.dev.Info().Name, "dtype: bf16 or f32, or device: cpu", "dtype: fp16 cannot be computed on a GPU yet")
-		}
 		r.scaler = newScaler(c.GradScaler)
 	}
 	if c.GradientCheckpointing == "true" {

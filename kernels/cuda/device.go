@@ -202,10 +202,3 @@ func (c *CUDA) lacks(what string) {
 func (c *CUDA) lacking(what string) error {
 	return fail.Limitf(c.name, "use device: cpu", "%s cannot be computed on a GPU yet", what)
 }
-
-// noF16 refuses products of operands rounded to half precision.
-func (c *CUDA) noF16(asked bool) {
-	if asked {
-		c.lacks("products in half precision")
-	}
-}

@@ -5,15 +5,14 @@
 // No part of it has run on a GPU yet. The kernels are shown to compute what
 // kernels.Backend promises by interpreting them (kernels/cuda/ptxsim), and the
 // calls into NVIDIA's driver against a stand-in of its library that only checks
-// arguments (kernels/cuda/driver). Speed is not a claim. Products in bf16 run on
+// arguments (kernels/cuda/driver). Speed is not a claim. Products in bf16 and f16 run on
 // tensor cores (mma.h), after what is not stored in 16 bits, rows of whole 16
 // bytes, was made so in scratch memory; products of up to 16 rows decode as
 // they multiply, in f32 (thin.h); attention of bf16, where its arguments allow
 // the rounding, runs on tensor cores (flash.cu). Other products in f32 and other
-// attention are plain f32 kernels. What is not there yet ends the step
-// with an error that names it, and nothing is computed on the CPU instead:
-// convolutions, scans and what else lacking.go lists, optimizers but AdamW and SGD, the lattice and ternary types of GGUF
-// (mat.go has those that are known), rounding to any type of GGUF (Quantize).
+// attention are plain f32 kernels. What is not there (rounding to the types of GGUF,
+// very wide states of scans) ends the step with an error that names it, and nothing
+// is computed on the CPU instead.
 //
 // # How it works
 //

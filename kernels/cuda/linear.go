@@ -39,15 +39,26 @@ func dropOf(d *kernels.Drop, n, where int) dropArgs {
 
 // gemmArgs is GemmArgs of linear.cu.
 type gemmArgs struct {
-	a, b, a2, b2                     mat
-	c                                dest
-	bias                             elems
-	group                            driver.Ptr
-	bStep, b2Step, cStep, biasStep   int64
-	drop                             dropArgs
-	m, n, k, k2, ta, tb, split, bf16 int32
-	alpha                            float32
-	fast                             int32 // operands may be rounded to bf16; no business of the kernel
+	a, b, a2, b2                      mat
+	c                                 dest
+	bias                              elems
+	group                             driver.Ptr
+	bStep, b2Step, cStep, biasStep    int64
+	drop                              dropArgs
+	m, n, k, k2, ta, tb, split, round int32 // round: to BF16 or F16 of common.h; F32: not at all
+	alpha                             float32
+	fast                              int32 // operands may be rounded to bf16; no business of the kernel
+}
+
+// rounding is the type of elements that operands are rounded to as they are multiplied.
+func rounding(bf16, f16 bool) int32 {
+	switch {
+	case f16:
+		return elementTypes[dtype.F16]
+	case bf16:
+		return elementTypes[dtype.BF16]
+	}
+	return elementTypes[dtype.F32]
 }
 
 // gemm queues a product of parts.
@@ -79,11 +90,10 @@ func (c *CUDA) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 	if y.Skip() {
 		return
 	}
-	c.noF16(a.F16)
 	out, in := a.Out(), a.W.Cols
 	g := &gemmArgs{a: c.rowsOf("linear: x", a.X, a.N, in), b: c.matOf("linear: w", a.W), c: destOf("linear: y", y, a.N*out),
 		bias: elemsOf("linear: bias", a.Bias, a.Parts()*out), m: int32(a.N), n: int32(out), k: int32(in), tb: 1,
-		bf16: flag(a.BF16), fast: flag(a.Fast), alpha: alphaOf(a.Alpha), drop: dropOf(a.Drop, a.N, dropA)}
+		round: rounding(a.BF16, a.F16), fast: flag(a.Fast), alpha: alphaOf(a.Alpha), drop: dropOf(a.Drop, a.N, dropA)}
 	if a.U != nil {
 		g.a2, g.b2, g.k2 = c.rowsOf("linear: u", a.U, a.N, a.B.Cols), c.matOf("linear: b", a.B), int32(a.B.Cols)
 	}
@@ -97,7 +107,6 @@ func (c *CUDA) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 // LinearBackward: dx = Alpha·dy·W (masked by Drop) + U·B, dw = Alpha·dyᵀ·drop(X),
 // dbias the column sums of dy.
 func (c *CUDA) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *kernels.LinearArgs) {
-	c.noF16(a.F16)
 	out, in, parts := a.Out(), a.W.Cols, a.Parts()
 	var group driver.Ptr
 	if a.Group != nil {
@@ -106,7 +115,7 @@ func (c *CUDA) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *k
 	g := c.rowsOf("linear backward: dy", dy, a.N, out)
 	if !dx.Skip() {
 		k := &gemmArgs{a: g, b: c.matOf("linear backward: w", a.W), c: destOf("linear backward: dx", dx, a.N*in), m: int32(a.N), n: int32(in), k: int32(out),
-			bf16: flag(a.BF16), alpha: alphaOf(a.Alpha), drop: dropOf(a.Drop, a.N, dropOut)}
+			round: rounding(a.BF16, a.F16), alpha: alphaOf(a.Alpha), drop: dropOf(a.Drop, a.N, dropOut)}
 		if a.U != nil {
 			r := a.B.Rows / parts
 			k.a2, k.b2, k.k2, k.b2Step = c.rowsOf("linear backward: u", a.U, a.N, r), c.matOf("linear backward: b", a.B), int32(r), int64(r)
@@ -118,7 +127,7 @@ func (c *CUDA) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *k
 	}
 	if !dw.Skip() {
 		k := &gemmArgs{a: g, b: c.rowsOf("linear backward: x", a.X, a.N, in), c: destOf("linear backward: dw", dw, parts*out*in), m: int32(out), n: int32(in), k: int32(a.N), ta: 1,
-			bf16: flag(a.BF16), alpha: alphaOf(a.Alpha), drop: dropOf(a.Drop, a.N, dropB)}
+			round: rounding(a.BF16, a.F16), alpha: alphaOf(a.Alpha), drop: dropOf(a.Drop, a.N, dropB)}
 		if group != 0 {
 			k.group, k.split, k.cStep = group, splitK, int64(out)
 		}

@@ -23,7 +23,6 @@ type lossArgs struct {
 // their place the gradients of the logits, from which those of x, W and the bias
 // follow; chunks are added in order.
 func (c *CUDA) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *kernels.LogProbArgs) {
-	c.noF16(a.F16)
 	v, cols := a.W.Rows, a.W.Cols
 	logp, lse, argmax := f32("logprob: logp", out.LogP, a.N), f32("logprob: lse", out.LSE, a.N), i32("logprob: argmax", out.Argmax, a.N)
 	mean := f32("logprob: mean", out.Mean, a.N)
@@ -42,7 +41,7 @@ func (c *CUDA) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *ke
 		n := min(size, a.N-at)
 		part := x
 		part.row0 = int64(at)
-		c.gemm(&gemmArgs{a: part, b: w, c: dest{p: z.p}, bias: elemsOf("logprob: bias", a.Bias, v), m: int32(n), n: int32(v), k: int32(cols), tb: 1, bf16: flag(a.BF16), alpha: scale}, 1)
+		c.gemm(&gemmArgs{a: part, b: w, c: dest{p: z.p}, bias: elemsOf("logprob: bias", a.Bias, v), m: int32(n), n: int32(v), k: int32(cols), tb: 1, round: rounding(a.BF16, a.F16), alpha: scale}, 1)
 		off := func(p driver.Ptr) driver.Ptr {
 			if p == 0 {
 				return 0
@@ -57,11 +56,11 @@ func (c *CUDA) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *ke
 		if !dx.Skip() {
 			to := destOf("logprob: dx", dx, a.N*cols)
 			to.p += driver.Ptr(at * cols * dx.Type().Kind.Info().Bytes)
-			c.gemm(&gemmArgs{a: g, b: w, c: to, m: int32(n), n: int32(cols), k: int32(v), bf16: flag(a.BF16), alpha: scale}, 1)
+			c.gemm(&gemmArgs{a: g, b: w, c: to, m: int32(n), n: int32(cols), k: int32(v), round: rounding(a.BF16, a.F16), alpha: scale}, 1)
 		}
 		if !dw.Skip() {
 			to := destOf("logprob: dw", kernels.Dst{Buffer: dw.Buffer, Add: dw.Add || at > 0}, v*cols)
-			c.gemm(&gemmArgs{a: g, b: part, c: to, m: int32(v), n: int32(cols), k: int32(n), ta: 1, bf16: flag(a.BF16), alpha: scale}, 1)
+			c.gemm(&gemmArgs{a: g, b: part, c: to, m: int32(v), n: int32(cols), k: int32(n), ta: 1, round: rounding(a.BF16, a.F16), alpha: scale}, 1)
 		}
 		if !dbias.Skip() {
 			c.colSums(destOf("logprob: dbias", kernels.Dst{Buffer: dbias.Buffer, Add: dbias.Add || at > 0}, v), z, elems{}, 0, 1, n, v)

@@ -11,13 +11,16 @@ import (
 const thin = 16
 
 // halfKind is the type of 16 bits in which a product's operands are multiplied on
-// tensor cores, F32 for none: bf16 where they are to be rounded to it (or may be),
+// tensor cores, F32 for none: the one that they are to be rounded to (or may be: bf16),
 // and the type of both where the products of two such numbers are exact in f32.
 func (g *gemmArgs) halfKind() dtype.Kind {
 	if g.ta == 0 && g.m <= thin {
 		return dtype.F32
 	}
-	if g.bf16 != 0 || g.fast != 0 && g.k2 == 0 {
+	if g.round == elementTypes[dtype.F16] {
+		return dtype.F16
+	}
+	if g.round == elementTypes[dtype.BF16] || g.fast != 0 && g.k2 == 0 {
 		return dtype.BF16
 	}
 	for _, k := range []dtype.Kind{dtype.BF16, dtype.F16} {

@@ -67,11 +67,11 @@ func (g *gemmArgs) thinOf(parts int) (a *thinArgs, name string, blocks driver.Di
 		return nil, "", blocks, false
 	case int(g.k)%f.unit != 0 || g.b.cols != g.k || g.a.cols != g.k || g.b.codes%16 != 0 || g.k2 > 0 && (g.b2.cols != g.k2 || g.a2.cols != g.k2):
 		return nil, "", blocks, false
-	case g.bf16 != 0 && g.b.kind != storage[dtype.BF16]: // the weights are to be rounded, too
+	case g.round == elementTypes[dtype.F16] || g.round != 0 && g.b.kind != storage[dtype.BF16]: // the weights are to be rounded, too
 		return nil, "", blocks, false
 	}
 	a = &thinArgs{w: g.b, x: x, u: u, b: b, bias: g.bias, y: g.c, group: g.group, bStep: g.b2Step, biasStep: g.biasStep,
-		m: g.m, n: g.n, k: g.k, k2: g.k2, rounded: g.bf16, alpha: g.alpha}
+		m: g.m, n: g.n, k: g.k, k2: g.k2, rounded: g.round, alpha: g.alpha}
 	if a.k2 == 0 {
 		a.u, a.b = elems{}, elems{}
 	}

@@ -18,6 +18,8 @@ func (working) Product(p kernels.ProductShape) int64 {
 	switch stored := func(k dtype.Kind) bool {
 		return p.A == k && p.B == k && (p.K2 == 0 || p.A2 == k && p.B2 == k) && !p.DropA && !p.DropB
 	}; {
+	case p.F16:
+		kind = dtype.F16
 	case p.BF16 || p.Fast && p.K2 == 0 || stored(dtype.BF16):
 		kind = dtype.BF16
 	case stored(dtype.F16):
@@ -46,12 +48,12 @@ func (working) Product(p kernels.ProductShape) int64 {
 // LogProb holds the logits of a chunk, and the operands of the largest of its products.
 func (w working) LogProb(l kernels.LogProbShape) int64 {
 	n := lossRows(l.N, l.V)
-	most := w.Product(kernels.ProductShape{M: n, N: l.V, K: l.C, TB: true, BF16: l.BF16, A: l.X, B: l.W})
+	most := w.Product(kernels.ProductShape{M: n, N: l.V, K: l.C, TB: true, BF16: l.BF16, F16: l.F16, A: l.X, B: l.W})
 	if l.DX {
-		most = max(most, w.Product(kernels.ProductShape{M: n, N: l.C, K: l.V, BF16: l.BF16, B: l.W}))
+		most = max(most, w.Product(kernels.ProductShape{M: n, N: l.C, K: l.V, BF16: l.BF16, F16: l.F16, B: l.W}))
 	}
 	if l.DW {
-		most = max(most, w.Product(kernels.ProductShape{M: l.V, N: l.C, K: n, TA: true, BF16: l.BF16, B: l.X}))
+		most = max(most, w.Product(kernels.ProductShape{M: l.V, N: l.C, K: n, TA: true, BF16: l.BF16, F16: l.F16, B: l.X}))
 	}
 	return 4*int64(n)*int64(l.V) + most
 }

@@ -151,7 +151,7 @@ func (d *Dry) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *ker
 	need("logprob: dw", dw.Buffer, a.W.Rows*a.W.Cols)
 	need("logprob: dbias", dbias.Buffer, a.W.Rows)
 	if d.o.Working != nil {
-		d.scratch(d.o.Working.LogProb(kernels.LogProbShape{N: a.N, Answered: answered(out, a), V: a.W.Rows, C: a.W.Cols, BF16: a.BF16,
+		d.scratch(d.o.Working.LogProb(kernels.LogProbShape{N: a.N, Answered: answered(out, a), V: a.W.Rows, C: a.W.Cols, BF16: a.BF16, F16: a.F16,
 			DX: a.Coef != nil && !dx.Skip(), DW: a.Coef != nil && !dw.Skip(), X: kindOf(a.X), W: kindOf(a.W.Buffer)}))
 	}
 	times := 1.0

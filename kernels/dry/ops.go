@@ -40,7 +40,7 @@ func (d *Dry) Linear(y kernels.Dst, a *kernels.LinearArgs) {
 	need("linear: x", a.X, a.N*a.W.Cols)
 	need("linear: group", a.Group, a.Parts()+1)
 	w := product(a.N, a.W.Cols, out)
-	p := kernels.ProductShape{M: a.N, N: out, K: a.W.Cols, Parts: a.Parts(), TB: true, BF16: a.BF16, Fast: a.Fast, DropA: a.Drop != nil,
+	p := kernels.ProductShape{M: a.N, N: out, K: a.W.Cols, Parts: a.Parts(), TB: true, BF16: a.BF16, F16: a.F16, Fast: a.Fast, DropA: a.Drop != nil,
 		Bias: a.Bias != nil, Add: y.Add, A: kindOf(a.X), B: kindOf(a.W.Buffer), C: kindOf(y.Buffer)}
 	if a.U != nil {
 		p.K2, p.A2, p.B2 = a.B.Cols, kindOf(a.U), kindOf(a.B.Buffer)
@@ -61,7 +61,7 @@ func (d *Dry) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *ke
 	need("linear backward: group", a.Group, a.Parts()+1)
 	var w Work
 	if !dx.Skip() {
-		p := kernels.ProductShape{M: a.N, N: a.W.Cols, K: out, Parts: a.Parts(), BF16: a.BF16, DropC: a.Drop != nil && a.Drop.P > 0,
+		p := kernels.ProductShape{M: a.N, N: a.W.Cols, K: out, Parts: a.Parts(), BF16: a.BF16, F16: a.F16, DropC: a.Drop != nil && a.Drop.P > 0,
 			Add: dx.Add, A: kindOf(dy), B: kindOf(a.W.Buffer), C: kindOf(dx.Buffer)}
 		w.Matrix += product(a.N, a.W.Cols, out)
 		if a.U != nil {
@@ -71,7 +71,7 @@ func (d *Dry) LinearBackward(dx, dw, dbias kernels.Dst, dy kernels.Buffer, a *ke
 		d.product(p)
 	}
 	if !dw.Skip() {
-		d.product(kernels.ProductShape{M: out, N: a.W.Cols, K: a.N, TA: true, BF16: a.BF16, DropB: a.Drop != nil, A: kindOf(dy), B: kindOf(a.X)})
+		d.product(kernels.ProductShape{M: out, N: a.W.Cols, K: a.N, TA: true, BF16: a.BF16, F16: a.F16, DropB: a.Drop != nil, A: kindOf(dy), B: kindOf(a.X)})
 		w.Matrix += product(a.N, a.W.Cols, out)
 	}
 	if !dbias.Skip() {

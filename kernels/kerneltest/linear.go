@@ -51,13 +51,14 @@ func plus(x, y []float64) []float64 {
 type linearCase struct {
 	n, in, out, r int // r 0: no second pair
 	t             dtype.Type
-	bias, bf16    bool
+	bias          bool
+	bf16, f16     bool
 	alpha         float32
 	drop          float32
 }
 
 func (c linearCase) String() string {
-	return fmt.Sprintf("%d×%d→%d %v r%d bias %v bf16 %v alpha %v drop %v", c.n, c.in, c.out, c.t, c.r, c.bias, c.bf16, c.alpha, c.drop)
+	return fmt.Sprintf("%d×%d→%d %v r%d bias %v bf16 %v f16 %v alpha %v drop %v", c.n, c.in, c.out, c.t, c.r, c.bias, c.bf16, c.f16, c.alpha, c.drop)
 }
 
 func testLinear(s *suite) {
@@ -72,6 +73,10 @@ func testLinear(s *suite) {
 		{n: 9, in: 67, out: 33, t: f32, bf16: true, r: 5},
 		{n: 40, in: 130, out: 70, t: f32, bf16: true, r: 16, alpha: 0.5},
 		{n: 40, in: 96, out: 70, t: nf4, bf16: true, r: 5, bias: true, drop: 0.25, alpha: 2},
+		{n: 5, in: 67, out: 33, t: f32, f16: true, r: 5, bias: true},
+		{n: 3, in: 64, out: 33, t: dtype.Of(dtype.F16), f16: true},
+		{n: 40, in: 130, out: 70, t: f32, f16: true, r: 16, alpha: 0.5},
+		{n: 40, in: 96, out: 70, t: nf4, f16: true, r: 5, bias: true, drop: 0.25, alpha: 2},
 		{n: 40, in: 96, out: 50, t: f32, drop: 0.25, alpha: 2, r: 4},
 		{n: 5, in: 96, out: 8, t: f32, drop: 0.5},
 		{n: 600, in: 24, out: 17, t: f32, drop: 0.1},
@@ -86,7 +91,7 @@ func testLinear(s *suite) {
 		{n: 30, in: 128, out: 24, t: dtype.Type{Kind: dtype.Int4, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}},
 		{n: 3, in: 128, out: 24, t: dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.BF16}},
 	} {
-		if s.largeProduct(c.bf16, c.n*c.in*c.out) {
+		if s.largeProduct(c.bf16 || c.f16, c.n*c.in*c.out) {
 			continue
 		}
 		s.in(c.String(), func(s *suite) { s.linear(c) })
@@ -134,6 +139,18 @@ func roundBF16(x []float64) []float64 {
 	return y
 }
 
+// f16Tol allows for sums of products of two halves, which are exact, that are cut
+// where tensor cores add several at a time.
+const f16Tol = 1e-4
+
+func roundF16(x []float64) []float64 {
+	y := make([]float64, len(x))
+	for i, v := range x {
+		y[i] = float64(block.FromF16(block.F16(float32(v))))
+	}
+	return y
+}
+
 // dropped is x [n, width] as d leaves it.
 func dropped(d *kernels.Drop, keys []int64, x []float64, width int) []float64 {
 	if d == nil {
@@ -171,13 +188,16 @@ func (s *suite) linear(c linearCase) {
 	w, wx := s.weights(c.t, c.out, c.in, 1)
 	x, dy := s.normal(c.n*c.in, 1), s.normal(c.n*c.out, 1)
 	drop, keys := s.drop(c.drop, c.n)
-	a := &kernels.LinearArgs{N: c.n, X: s.up(x), W: w, Alpha: c.alpha, BF16: c.bf16, Drop: drop}
+	a := &kernels.LinearArgs{N: c.n, X: s.up(x), W: w, Alpha: c.alpha, BF16: c.bf16, F16: c.f16, Drop: drop}
 	alpha, tol, round := float64(c.alpha), f32Tol, func(x []float64) []float64 { return x }
 	if alpha == 0 {
 		alpha = 1
 	}
-	if c.bf16 {
+	switch {
+	case c.bf16:
 		tol, round = bf16Tol, roundBF16
+	case c.f16:
+		tol, round = f16Tol, roundF16
 	}
 	xd := dropped(drop, keys, x, c.in)
 	want := scaled(matmul64(round(xd), round(wx), false, true, c.n, c.out, c.in), alpha)

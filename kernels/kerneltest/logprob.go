@@ -14,6 +14,7 @@ type logProbCase struct {
 	t       dtype.Type
 	scale   float32
 	bf16    bool
+	f16     bool
 	bias    bool
 	softCap float32
 	smooth  float32
@@ -25,6 +26,7 @@ func testLogProb(s *suite) {
 		{n: 7, c: 16, v: 33, scale: 0.5},
 		{n: 40, c: 24, v: 1000},
 		{n: 30, c: 32, v: 200, t: dtype.Of(dtype.BF16), scale: 1, bf16: true},
+		{n: 30, c: 32, v: 200, scale: 1, f16: true},
 		{n: 30, c: 64, v: 200, t: dtype.NF4Double},
 		{n: 20, c: 16, v: 70, bias: true, scale: 0.5},
 		{n: 20, c: 16, v: 70, softCap: 3},
@@ -103,7 +105,7 @@ func (s *suite) logProb(c logProbCase) {
 		target[i] = int32(s.rng.IntN(c.v+1)) - 1
 	}
 	target[0] = int32(c.v - 1)
-	a := &kernels.LogProbArgs{N: c.n, X: s.up(x), W: w, Target: s.ints(target), Scale: c.scale, SoftCap: c.softCap, BF16: c.bf16, Smooth: c.smooth}
+	a := &kernels.LogProbArgs{N: c.n, X: s.up(x), W: w, Target: s.ints(target), Scale: c.scale, SoftCap: c.softCap, BF16: c.bf16, F16: c.f16, Smooth: c.smooth}
 	var bias []float64
 	if c.bias {
 		bias = s.normal(c.v, 1)
@@ -114,8 +116,11 @@ func (s *suite) logProb(c logProbCase) {
 	if scale == 0 {
 		scale = 1
 	}
-	if c.bf16 {
+	switch {
+	case c.bf16:
 		tol, round = 5e-3, roundBF16
+	case c.f16:
+		tol, round = 1e-3, roundF16
 	}
 	logits, slope := logits64(round(x), round(wx), bias, &c, scale)
 	logp, lse, arg := logp64(logits, target, c.v)
@@ -126,7 +131,7 @@ func (s *suite) logProb(c logProbCase) {
 	s.close("lse", s.get(out.LSE), lse, tol)
 	s.close("mean", s.get(out.Mean), mean, tol)
 	for i, v := range s.getInts(out.Argmax) {
-		if v != arg[i] && !c.bf16 {
+		if v != arg[i] && !c.bf16 && !c.f16 {
 			s.Errorf("argmax of row %d is %d, want %d", i, v, arg[i])
 		}
 	}
@@ -148,7 +153,7 @@ func (s *suite) logProb(c logProbCase) {
 		{name: "dw", n: len(wx), want: scaled(matmul64(round(dlogits), round(x), true, false, c.v, c.c, c.n), scale), tol: tol},
 		{name: "dbias", n: c.v, want: dbias, tol: tol},
 	}, func(d []kernels.Dst) { s.b.LogProb(&kernels.LogProbOut{}, d[0], d[1], d[2], a) })
-	if !c.bf16 {
+	if !c.bf16 && !c.f16 {
 		s.logProbDifferences(&c, a, x, wx, bias, coef, scale, tol, target)
 	}
 }

@@ -59,7 +59,7 @@ func doctorCommand() *ucli.Command {
 				}
 				fmt.Fprintf(w, "device %s: %s, %s\n", d.Name, state, d.Detail)
 			}
-			fmt.Fprintf(w, "on GPUs every method is there but products in fp16; weights may be %s; quantize makes %s\n", strings.Join(r.GPUReads, " "), strings.Join(r.GPUMakes, " "))
+			fmt.Fprintf(w, "on GPUs every method is there; weights may be %s; quantize makes %s\n", strings.Join(r.GPUReads, " "), strings.Join(r.GPUMakes, " "))
 			fmt.Fprintf(w, "gradients against the reference engine: %s\n", r.Gradient)
 			for _, warn := range r.Warnings {
 				fmt.Fprintln(w, "warning: "+warn)

@@ -3,10 +3,11 @@
 #include "mat.h"
 #include "drop.h"
 
-// c = alpha·op(A)·op(B) + op(A2)·op(B2) + bias. op is the transpose where ta or tb
-// says so, for both pairs. With group, part e of the grid's z has the rows
-// group[e] … group[e+1]: of A, A2 and C (SPLIT_M), or of A and B, which then are
-// those of the sum (SPLIT_K); the others begin e steps further.
+// c = alpha·op(A)·op(B) + op(A2)·op(B2) + bias. Operands are rounded to
+// the type round. op is the transpose where ta or tb says so, for both pairs. With
+// group, part e of the grid's z has the rows group[e] … group[e+1]: of A, A2 and C
+// (SPLIT_M), or of A and B, which then are those of the sum (SPLIT_K); the others
+// begin e steps further.
 struct GemmArgs {
   Mat a, b, a2, b2;
   Dst c;
@@ -14,7 +15,7 @@ struct GemmArgs {
   const int* group;
   i64 b_step, b2_step, c_step, bias_step;
   Drop drop;
-  int m, n, k, k2, ta, tb, split, bf16;
+  int m, n, k, k2, ta, tb, split, round;
   float alpha;
   int pad;
 };
@@ -26,7 +27,8 @@ struct GemmArgs {
 __device__ inline float operand(const GemmArgs& g, const Mat& m, i64 row, int col, bool dropped) {
   float v = at(m, row, col);
   if (dropped) v = drop(g.drop, row, col, v);
-  return g.bf16 ? round_bf16(v) : v;
+  if (g.round == F32) return v;
+  return g.round == BF16 ? round_bf16(v) : from_f16(to_f16(v));
 }
 
 // tile copies rows k0 … of the sum and columns i0 … of op(m) to shared memory, with

@@ -32,9 +32,13 @@ type ggufReader struct {
 	what string
 }
 
+func openGGUF(s *source) *ggufReader {
+	return &ggufReader{s: s, r: bufio.NewReaderSize(io.NewSectionReader(s.r, 0, s.held()), 1<<16)}
+}
+
 // gguf reads the header of s.
 func gguf(s *source) (tensors []Tensor, kv []KV, warnings []string, err error) {
-	g := &ggufReader{s: s, r: bufio.NewReaderSize(io.NewSectionReader(s.r, 0, s.size), 1<<16)}
+	g := openGGUF(s)
 	nTensors, nKV := g.header()
 	kv = g.kvs(nKV)
 	align := g.alignment(kv)
@@ -91,7 +95,7 @@ func (g *ggufReader) fail(format string, args ...any) {
 	}
 }
 
-func (g *ggufReader) left() uint64 { return uint64(g.s.size - g.at) }
+func (g *ggufReader) left() uint64 { return uint64(g.s.held() - g.at) }
 
 // take reads n ≤ 8 bytes; zeros after an error.
 func (g *ggufReader) take(n int) []byte {
@@ -101,7 +105,7 @@ func (g *ggufReader) take(n int) []byte {
 		return b
 	}
 	if g.left() < uint64(n) {
-		g.fail("the file ends within a header of %d bytes", g.s.size)
+		g.fail("the file ends within a header of %d bytes", g.s.held())
 		return b
 	}
 	if _, err := io.ReadFull(g.r, b); err != nil {

@@ -15,6 +15,9 @@ func HashFile(ctx context.Context, path string) (string, error) {
 		return "", err
 	}
 	defer f.close()
+	if err := f.absent(); err != nil {
+		return "", err
+	}
 	h := sha256.New()
 	buf := make([]byte, 1<<18)
 	for {

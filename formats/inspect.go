@@ -158,6 +158,9 @@ func (p *Part) hash(h hash.Hash) error {
 		h.Write(b)
 		return err
 	}
+	if err := p.src.absent(); err != nil {
+		return err
+	}
 	n, err := io.Copy(h, io.NewSectionReader(p.src.r, p.Off, p.Len))
 	if err == nil && n != p.Len {
 		err = corrupt(p.src.path, "it became shorter while it was read")

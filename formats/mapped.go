@@ -20,6 +20,9 @@ func OpenMapped(path string) (*Mapped, error) {
 		return nil, err
 	}
 	defer s.f.Close()
+	if err := s.absent(); err != nil {
+		return nil, err
+	}
 	m := &Mapped{}
 	if m.b = mapFile(s.f, s.size); m.b != nil {
 		runtime.AddCleanup(m, unmapFile, m.b)

@@ -19,6 +19,9 @@ var stOfTorch = map[string]string{
 // pytorch reads the header of a checkpoint of PyTorch: its arrays in the order of
 // the dictionary, and the entries that are no tensors.
 func pytorch(s *source) ([]array, []string, error) {
+	if err := s.absent(); err != nil {
+		return nil, nil, err
+	}
 	tensors, skipped, err := torch.Read(s.r, s.size)
 	if err != nil {
 		var no *torch.Unsupported

@@ -83,27 +83,36 @@ func safetensors(s *source) ([]array, []KV, error) {
 
 // stHeader returns the JSON text and where the data begins.
 func stHeader(s *source) ([]byte, int64, error) {
+	n, err := stLength(s)
+	if err != nil {
+		return nil, 0, err
+	}
+	header, err := s.read(8, n)
+	return header, 8 + n, err
+}
+
+// stLength is the length of the JSON text.
+func stLength(s *source) (int64, error) {
 	if s.size < 8 {
-		return nil, 0, corrupt(s.path, "safetensors header: %d bytes are too few for its length field of 8", s.size)
+		return 0, corrupt(s.path, "safetensors header: %d bytes are too few for its length field of 8", s.size)
 	}
 	b, err := s.read(0, 8)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	n := binary.LittleEndian.Uint64(b)
 	switch {
 	case n > uint64(s.size-8):
 		if magic := foreignMagic(b); magic != "" {
-			return nil, 0, unsupported(s.path, "convert it to safetensors first", "this is %s, not safetensors", magic)
+			return 0, unsupported(s.path, "convert it to safetensors first", "this is %s, not safetensors", magic)
 		}
-		return nil, 0, corrupt(s.path, "safetensors header length @0: %d, but only %d bytes follow", n, s.size-8)
+		return 0, corrupt(s.path, "safetensors header length @0: %d, but only %d bytes follow", n, s.size-8)
 	case n > maxHeader:
-		return nil, 0, tooBig(s.path, "safetensors header length @0: %d, allowed are %d", n, maxHeader)
+		return 0, tooBig(s.path, "safetensors header length @0: %d, allowed are %d", n, maxHeader)
 	case n < 2:
-		return nil, 0, corrupt(s.path, "safetensors header length @0: %d is too few for {}", n)
+		return 0, corrupt(s.path, "safetensors header length @0: %d is too few for {}", n)
 	}
-	header, err := s.read(8, int64(n))
-	return header, 8 + int64(n), err
+	return int64(n), nil
 }
 
 // foreignMagic names formats that users rename to .safetensors.

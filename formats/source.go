@@ -15,11 +15,13 @@ import (
 
 // source is one open file. Reads never go past the size it had when opened.
 type source struct {
-	name string // within its folder
-	path string
-	r    io.ReaderAt
-	f    *os.File // nil for bytes in memory
-	size int64
+	name    string // within its folder
+	path    string
+	r       io.ReaderAt
+	f       *os.File // nil for bytes in memory
+	size    int64
+	missing int64  // bytes at its end that are not here: it is a header file
+	of      string // reference of what a header file is the header of
 
 	mapOnce sync.Once
 	mapped  []byte
@@ -40,8 +42,16 @@ func openSource(path string) (*source, error) {
 		f.Close()
 		return nil, openError(path, err)
 	}
-	return &source{name: filepath.Base(path), path: path, r: f, f: f, size: st.Size()}, nil
+	s := &source{name: filepath.Base(path), path: path, r: f, f: f, size: st.Size()}
+	if err := s.beheaded(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return s, nil
 }
+
+// held is how many bytes of the file can be read.
+func (s *source) held() int64 { return s.size - s.missing }
 
 // hubName is how the hub calls a model.
 var hubName = regexp.MustCompile(`^[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*$`)
@@ -70,6 +80,9 @@ func (s *source) read(off, n int64) ([]byte, error) {
 	if !inside(off, n, s.size) {
 		return nil, corrupt(s.path, "%d bytes at %d lie outside its %d bytes", n, off, s.size)
 	}
+	if !inside(off, n, s.held()) {
+		return nil, s.absent()
+	}
 	b := make([]byte, n)
 	if _, err := s.r.ReadAt(b, off); err != nil {
 		if errors.Is(err, io.EOF) {
@@ -83,7 +96,7 @@ func (s *source) read(off, n int64) ([]byte, error) {
 // bytes returns a mapped range, false where the system cannot map.
 func (s *source) bytes(off, n int64) ([]byte, bool) {
 	s.mapOnce.Do(func() {
-		if s.f != nil {
+		if s.f != nil && s.missing == 0 {
 			s.mapped = mapFile(s.f, s.size)
 		}
 	})

@@ -26,6 +26,16 @@ func ResolvePath(path string) (string, error) {
 	return path, runFolder(path)
 }
 
+// ResolveHeaders is ResolvePath for commands that read no weights: headers of a model
+// of the hub are enough.
+func ResolveHeaders(path string) (string, error) {
+	if hub.IsRef(path) {
+		dir, _, err := hub.ResolveHeaders(path)
+		return dir, err
+	}
+	return ResolvePath(path)
+}
+
 // runFolder refuses the folder of a run where one of its stages is meant.
 func runFolder(path string) error {
 	if !exists(folder(path).state("")) {

@@ -84,20 +84,25 @@ func repoDir(cache string, r Ref) string {
 // files and the commit. It never uses the network. Links within the cache's
 // folder of the repository are the normal layout; others are refused.
 func Resolve(ref string) (dir, commit string, err error) {
-	r, err := Parse(ref)
+	r, repo, err := cached(ref)
 	if err != nil {
 		return "", "", err
 	}
-	cache, err := CacheDir()
-	if err != nil {
-		return "", "", err
-	}
-	return resolve(cache, r)
+	return resolve(repo, r)
 }
 
-func resolve(cache string, r Ref) (dir, commit string, err error) {
-	absent := fail.Inputf(r.String(), "tune pull "+r.String(), "not in the local cache (%s)", cache)
-	repo := repoDir(cache, r)
+// cached is the folder that the cache has for a repository.
+func cached(ref string) (r Ref, repo string, err error) {
+	if r, err = Parse(ref); err != nil {
+		return r, "", err
+	}
+	cache, err := CacheDir()
+	return r, repoDir(cache, r), err
+}
+
+// resolve finds a revision in a repository's folder.
+func resolve(repo string, r Ref) (dir, commit string, err error) {
+	absent := fail.Inputf(r.String(), "tune pull "+r.String(), "not in the local cache (%s)", filepath.Dir(repo))
 	commit = r.Revision
 	if !r.Pinned() {
 		b, err := os.ReadFile(filepath.Join(repo, "refs", filepath.FromSlash(r.Revision)))

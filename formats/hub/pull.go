@@ -38,6 +38,10 @@ type Options struct {
 	Endpoint string
 	Token    string
 	Cache    string
+	// Header, where not nil, makes Pull fetch only the beginning of files of weights. It
+	// is given the beginning of one of size bytes, and returns what is kept of it, or how
+	// many bytes it needs (formats.HeaderFile).
+	Header   func(name string, head []byte, size int64, ref string) (file []byte, need int64, err error)
 	Include  func(name string) bool  // nil: everything that can be read here; PyTorch's files only where there are no others
 	Progress func(done, total int64) // bytes; may be nil
 	Client   *http.Client            // nil: a plain one
@@ -91,8 +95,16 @@ func (p *puller) pull(ctx context.Context) (dir, commit string, err error) {
 		return "", "", err
 	}
 	repo := repoDir(p.o.Cache, r)
+	if p.o.Header != nil {
+		repo = headersDir(repo)
+	}
 	for i := range files {
-		if err := p.fetch(ctx, repo, commit, &files[i]); err != nil {
+		if p.o.Header != nil && hasHeader(files[i].Name) {
+			err = p.header(ctx, repo, commit, &files[i])
+		} else {
+			err = p.fetch(ctx, repo, commit, &files[i])
+		}
+		if err != nil {
 			return "", "", err
 		}
 	}
@@ -102,7 +114,7 @@ func (p *puller) pull(ctx context.Context) (dir, commit string, err error) {
 			return "", "", err
 		}
 	}
-	return resolve(p.o.Cache, r)
+	return resolve(repo, r)
 }
 
 // puller is one run of Pull.
@@ -156,7 +168,12 @@ func (p *puller) choose(all []file) ([]file, error) {
 		if !isHash.MatchString(f.key()) || f.Size < 0 || f.Size > 1<<44 {
 			return nil, fail.Inputf(p.ref.String(), "", "file %s has hash %.80q and size %d", f.Name, f.key(), f.Size)
 		}
-		p.total += f.Size
+		if p.o.Header != nil {
+			if pickle(f.Name) || !hasHeader(f.Name) && f.Size > maxBeside {
+				continue
+			}
+		}
+		p.total += p.share(&f)
 		out = append(out, f)
 	}
 	if len(out) == 0 {
@@ -257,7 +274,7 @@ func (p *puller) stream(ctx context.Context, part *atomic.Partial, commit string
 	if at == f.Size {
 		return nil
 	}
-	resp, err := p.get(ctx, at, append([]string{p.ref.Repo, "resolve", commit}, strings.Split(f.Name, "/")...)...)
+	resp, err := p.get(ctx, at, p.file(commit, f)...)
 	if err != nil {
 		return err
 	}

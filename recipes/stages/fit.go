@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -76,7 +77,7 @@ func FitModel(path string, memory int64, context int) (*Fit, error) {
 	defer src.Close()
 	f := &Fit{Model: path, Arch: src.Architecture(), Params: src.Spec.Params(), Stored: src.LinearType().String(), Licence: recipes.LicenceOf(src.Reader), Longest: src.Spec.MaxPos, Memory: memory}
 	if config {
-		f.Notes = append(f.Notes, "only config.json was there: weights are taken for 16 bits")
+		f.Notes = append(f.Notes, "shapes follow from config.json alone: weights are taken for 16 bits")
 		f.Stored = ""
 	}
 	if f.Context = context; context == 0 {
@@ -105,15 +106,18 @@ func FitModel(path string, memory int64, context int) (*Fit, error) {
 
 // openShapes opens a model, or what a config.json alone describes.
 func openShapes(path string) (src *arch.Source, config bool, err error) {
-	local, err := recipes.ResolvePath(path)
+	local, err := recipes.ResolveHeaders(path)
 	if err != nil {
 		return nil, false, err
 	}
+	local = recipes.OnlyModelIn(local)
 	file := local
 	if st, err := os.Stat(local); err == nil && st.IsDir() {
 		if file = filepath.Join(local, "config.json"); formats.HasWeights(local) {
 			src, err = arch.Open(local)
-			return src, false, err
+			if !errors.Is(err, formats.ErrHeaderOnly) { // else shapes are among the values: bitsandbytes
+				return src, false, err
+			}
 		}
 	} else if !strings.EqualFold(filepath.Ext(local), ".json") {
 		src, err = arch.Open(local)
@@ -172,6 +176,8 @@ func (f *Fit) rows(src *arch.Source, perToken float64, states int64) {
 	}
 	if f.Stored != "" {
 		add(f.Stored, "as stored", heldBytes(src))
+	} else {
+		add(dtype.BF16.String(), "Transformers", heldBytes(src))
 	}
 	for _, typ := range fitTypes {
 		types, err := exportedTypes(&Export{Format: "gguf", Imatrix: "any", AllowRequantize: true}, src, typ)

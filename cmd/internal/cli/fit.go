@@ -89,6 +89,9 @@ func printFit(c *ucli.Context, f *stages.Fit) error {
 		}
 		fmt.Fprintf(out, "%s\t%s\t%.2f\t%s\t%s\t%s\t%s\n", r.Type, r.For, r.Bits, size(r.Weights), size(r.Total), fits, most)
 	}
+	if err := out.Flush(); err != nil { // what follows has columns of its own
+		return err
+	}
 	for _, s := range f.Parallel {
 		how := "even"
 		if !s.Even {
@@ -99,10 +102,10 @@ func printFit(c *ucli.Context, f *stages.Fit) error {
 		} else if s.Even {
 			how += ", quantized groups would be cut"
 		}
-		fmt.Fprintf(out, "%d devices\t%s\t\t\t\t\t\n", s.Devices, how)
+		fmt.Fprintf(out, "%d devices\t%s\n", s.Devices, how)
 	}
 	for _, n := range f.Notes {
-		fmt.Fprintf(out, "note\t%s\t\t\t\t\t\n", harmless(n))
+		fmt.Fprintf(out, "note\t%s\n", harmless(n))
 	}
 	return out.Flush()
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/lora"
+	"github.com/tunekit/tunekit/recipes"
 )
 
 func inspectCommand() *ucli.Command {
@@ -27,7 +28,7 @@ func inspectCommand() *ucli.Command {
 			if err := args(c, "PATH", 1); err != nil {
 				return err
 			}
-			path, err := resolvePath(c.Args().First())
+			path, err := recipes.ResolveHeaders(c.Args().First())
 			if err != nil {
 				return err
 			}

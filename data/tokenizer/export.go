@@ -111,8 +111,15 @@ func (t *Tokenizer) ggufModel(rows int) ([]formats.KV, error) {
 // is one of the ways that every program of its kind lives with; "" for nothing.
 func (t *Tokenizer) GGUFNote() string {
 	var notes []string
-	if m, ok := t.model.(*bpe); ok && !m.byteLevel && t.rewritten("x", true) != t.rewritten("x", false) {
-		notes = append(notes, "a space goes before the beginning of a text only (legacy: false), and of a GGUF before what follows a special token, too: llama.cpp has one flag for both")
+	m, isBPE := t.model.(*bpe)
+	_, isUnigram := t.model.(*unigram)
+	if isUnigram || isBPE && !m.byteLevel {
+		if t.rewritten("x", true) != t.rewritten("x", false) {
+			notes = append(notes, "a space goes before the beginning of a text only (legacy: false), and of a GGUF before what follows a special token, too: llama.cpp has one flag for both")
+		}
+		if t.rewritten("x", true) == "▁x" && t.rewritten(" x", true) == "▁x" && t.rewritten("x ", true) == "▁x▁" {
+			notes = append(notes, "no space goes before a text that begins with one, and of a GGUF one does, too")
+		}
 	}
 	if i := slices.IndexFunc(t.added, func(a addedToken) bool { return a.LStrip || a.RStrip }); i >= 0 {
 		notes = append(notes, fmt.Sprintf("the spaces beside added tokens that take them in (lstrip, rstrip; %q is one) stay tokens of their own in a GGUF, which has no key for it; llama.cpp does as here for models that are called phi-3", clip(t.added[i].Content)))

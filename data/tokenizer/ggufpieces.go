@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
@@ -28,6 +29,9 @@ func (t *Tokenizer) ggufUnigram(rows int, m *unigram) ([]formats.KV, error) {
 	prefix, drop, err := t.spaceRules(rules)
 	if err != nil {
 		return nil, err
+	}
+	if id := t.acrossWords(drop); id >= 0 && t.splitsWords() {
+		return nil, fmt.Errorf("its pre-tokenizer cuts texts into words, and piece %d, %q, reaches beyond one: llama.cpp cuts nothing and would find it", id, clip(t.vocab[id]))
 	}
 	tokens, types := t.ggufVocab(rows, false)
 	if m.unk >= 0 {
@@ -62,7 +66,7 @@ func (t *Tokenizer) precompiled() (rules []byte, err error) {
 		switch {
 		case c.Type == "Precompiled" && i == 0:
 			rules = c.Charsmap
-		case c.Type != "Strip" && c.Type != "Replace":
+		case c.Type != "Strip" && c.Type != "Replace" && c.Type != "Prepend":
 			return nil, fmt.Errorf("normalizer %s of a Unigram model is not supported there", clip(c.Type))
 		}
 	}
@@ -84,6 +88,9 @@ func (t *Tokenizer) spaceRules(rules []byte) (prefix, drop bool, err error) {
 	default:
 		return false, false, fmt.Errorf("it makes %q of %q, which no flag says", got, probe)
 	}
+	if got := t.rewritten(" ", true); got == "▁▁" {
+		return false, false, fmt.Errorf("it makes %q of a space alone, before which llama.cpp puts none", got)
+	}
 	// Of other white space only what compiled rules make of it counts.
 	const white = " x\ty\u3000z\u00a0"
 	left := white
@@ -97,7 +104,7 @@ func (t *Tokenizer) spaceRules(rules []byte) (prefix, drop bool, err error) {
 	if drop {
 		left = strings.Join(strings.FieldsFunc(left, func(r rune) bool { return r == ' ' }), " ")
 	}
-	if left = strings.ReplaceAll(left, " ", "▁"); prefix && !strings.HasPrefix(left, "▁") {
+	if left = strings.ReplaceAll(left, " ", "▁"); prefix && (!strings.HasPrefix(left, "▁") || t.rewritten(" x", true) == "▁▁x") {
 		left = "▁" + left
 	}
 	if got := t.rewritten(white, true); got != left {
@@ -106,20 +113,37 @@ func (t *Tokenizer) spaceRules(rules []byte) (prefix, drop bool, err error) {
 	return prefix, drop, err
 }
 
+// acrossWords is the first piece with a space behind its beginning, -1 without one. Where runs of spaces are dropped, those of spaces
+// alone do not count: only user-defined ones are looked for before that.
+func (t *Tokenizer) acrossWords(drop bool) int {
+	return slices.IndexFunc(t.vocab, func(s string) bool {
+		if strings.LastIndex(s, "▁") < 1 {
+			return false
+		}
+		k := t.kinds[t.ids[s]]
+		return k == kindUser || k == kindNormal && !(drop && strings.Trim(s, "▁") == "")
+	})
+}
+
+// splitsWords tells whether the pipeline cuts a text at its spaces.
+func (t *Tokenizer) splitsWords() bool { return len(t.cut("x y", true)) > 1 }
+
 // rewritten is what normalizers and pre-tokenizers make of s, which begins a text where
 // first is set.
-func (t *Tokenizer) rewritten(s string, first bool) string {
+func (t *Tokenizer) rewritten(s string, first bool) string { return strings.Join(t.cut(s, first), "") }
+
+// cut are the words for the model that they make of it.
+func (t *Tokenizer) cut(s string, first bool) (words []string) {
 	for _, n := range t.norm {
 		s = n.apply(s)
 	}
-	var b strings.Builder
-	emit := func(s string, _ bool) { b.WriteString(s) }
+	emit := func(s string, _ bool) { words = append(words, s) }
 	for i := len(t.pre) - 1; i >= 0; i-- {
 		next, p := emit, t.pre[i]
 		emit = func(s string, first bool) { p.split(s, first, next) }
 	}
 	emit(s, first)
-	return b.String()
+	return words
 }
 
 // readUnigram reads what ggufUnigram writes.
@@ -137,11 +161,14 @@ func (t *Tokenizer) readUnigram(g *ggufKeys) error {
 		return fmt.Errorf("key %sscores has %d entries for %d tokens", ggufTok, len(t.scores), len(t.vocab))
 	}
 	prefix, drop := g.flag(spacePrefixKey, true), g.flag(dropSpacesKey, false)
-	scheme := "never"
-	if prefix {
-		scheme = "always"
+	meta := func(prefix bool) string {
+		scheme := "never"
+		if prefix {
+			scheme = "always"
+		}
+		// llama.cpp cuts nothing; words apart are faster, and the same where no piece holds two.
+		return fmt.Sprintf(`{"type":"Metaspace","replacement":"▁","prepend_scheme":"%s","split":%t}`, scheme, t.acrossWords(drop) < 0)
 	}
-	meta := fmt.Sprintf(`{"type":"Metaspace","replacement":"▁","prepend_scheme":"%s","split":true}`, scheme)
 	var rules []string
 	if raw := ggufArray[uint8](g, charsmapKey); raw != nil {
 		rules = append(rules, precompiledJSON(raw))
@@ -149,7 +176,13 @@ func (t *Tokenizer) readUnigram(g *ggufKeys) error {
 	if drop {
 		rules = append(rules, `{"type":"Replace","pattern":{"Regex":"\\A +| +\\z"},"content":""}`, `{"type":"Replace","pattern":{"Regex":" {2,}"},"content":" "}`)
 	}
-	for i, raw := range []string{normalizers(rules...), meta, "", meta} {
+	if prefix { // also before a space, where a Metaspace writes none, but not before spaces alone
+		rules = append(rules, `{"type":"Prepend","prepend":"▁"}`)
+	}
+	if prefix && !drop {
+		rules = append(rules, `{"type":"Replace","pattern":{"Regex":"\\A▁(?= +\\z)"},"content":""}`)
+	}
+	for i, raw := range []string{normalizers(rules...), meta(false), "", meta(prefix)} {
 		if raw == "" {
 			continue
 		}

@@ -103,6 +103,49 @@ func TestUnigramKeys(t *testing.T) {
 	}
 }
 
+// llama.cpp's ids (b11549, a vocabulary alone with these keys, llama_tokenize): the space before a text goes before another one, too, not
+// before spaces alone, and pieces reach over words.
+func TestUnigramOfGGUF(t *testing.T) {
+	kv := []formats.KV{
+		{Key: ggufTok + "model", Value: "t5"}, {Key: ggufTok + "pre", Value: "default"},
+		{Key: ggufTok + "tokens", Value: []string{"<pad>", "</s>", "<unk>", "▁", "a", "b", "▁a", "a▁b", "▁▁"}},
+		{Key: ggufTok + "scores", Value: []float32{0, 0, 0, -2, -3, -3, -2.5, -1, -1.5}},
+		{Key: ggufTok + "token_type", Value: []int32{3, 3, 2, 1, 1, 1, 1, 1, 1}},
+		{Key: spacePrefixKey, Value: true}, {Key: dropSpacesKey, Value: false},
+		{Key: ggufTok + "eos_token_id", Value: uint32(1)}, {Key: ggufTok + "unknown_token_id", Value: uint32(2)}, {Key: ggufTok + "add_eos_token", Value: true},
+	}
+	tok, err := FromGGUF(kv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string][]int32{
+		"a b": {3, 7, 1}, " a": {3, 6, 1}, "a": {6, 1}, "  a b ": {3, 8, 7, 3, 1}, "</s> a": {1, 3, 6, 1}, " ": {3, 1}, "▁a": {3, 6, 1},
+	} {
+		if got := tok.Encode(text, true); !slices.Equal(got, want) {
+			t.Errorf("Encode(%q)\n got %v\nwant %v", text, got, want)
+		}
+	}
+	again, err := tok.GGUFKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tok, err = FromGGUF(again); err != nil || !slices.Equal(tok.Encode("  a b ", true), []int32{3, 8, 7, 3, 1}) {
+		t.Errorf("its own keys give %v, %v", tok.Encode("  a b ", true), err)
+	}
+	// A pipeline that cuts words finds no piece over two.
+	files, err := tok.HFFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cuts := bytes.Replace(files["tokenizer.json"], []byte(`"split":false`), []byte(`"split":true`), 1)
+	if tok, err = Parse(cuts, files["tokenizer_config.json"]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tok.GGUFKeys(); err == nil || !strings.Contains(err.Error(), `piece 7, "a▁b", reaches beyond one`) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestPieces: small tokenizers of WordPiece, and with compiled rules, give what Hugging
 // Face's tokenizers give (testdata/spm/make_pieces.py); so do those that go by way of
 // the keys of a GGUF, where it can say what they do.

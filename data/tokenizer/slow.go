@@ -93,6 +93,7 @@ type slow struct {
 	files    map[string][]byte
 	config   *jinja.Dict // tokenizer_config.json with what special_tokens_map.json and its class add; empty without the files
 	t        *Tokenizer
+	spm      bool      // the vocabulary is a model of SentencePiece
 	pipeline [4]string // in the order of pipelineKeys
 }
 
@@ -229,8 +230,14 @@ func (s *slow) refuse() error {
 }
 
 // fillConfig writes into the configuration the special tokens that it leaves to
-// the class, and tells whether there were any.
+// the class, and tells whether there were any. Transformers 5.23 makes a model of SentencePiece anew by its class beside a
+// tokenizer.json, too: merges in the order of ids, a space before every text, no rules for spaces, no unknown token. The
+// class that takes a tokenizer.json as it is stands for it.
 func (s *slow) fillConfig() (changed bool) {
+	if s.spm {
+		s.config.Set("tokenizer_class", "PreTrainedTokenizerFast")
+		changed = true
+	}
 	for _, d := range []struct{ key, content string }{
 		{"bos_token", s.class.bos}, {"eos_token", s.class.eos}, {"unk_token", s.class.unk}, {"pad_token", s.class.pad},
 	} {

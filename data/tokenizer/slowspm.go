@@ -22,6 +22,7 @@ func (s *slow) readPieces(raw []byte) (*spmFile, error) {
 		return nil, err
 	}
 	t := s.t
+	s.spm = true
 	t.ids = make(map[string]int32, len(f.pieces))
 	for i, p := range f.pieces {
 		id := int32(i)
@@ -107,15 +108,19 @@ func (f *spmFile) plain(class string) error {
 }
 
 // spaceRules are the normalizers for a model that drops spaces, in its order. Behind a
-// text a ▁ counts as a space.
-func (f *spmFile) spaceRules() []string {
+// text a ▁ counts as a space. They work on what lies between two added tokens, the model on the whole text with its user-defined
+// pieces in it.
+func (f *spmFile) spaceRules() ([]string, error) {
 	if !f.removeSpaces {
-		return nil
+		return nil, nil
+	}
+	if i := slices.IndexFunc(f.pieces, func(p spmPiece) bool { return p.kind == kindUser }); i >= 0 {
+		return nil, fmt.Errorf("normalizer_spec.remove_extra_whitespaces is true and piece %d, %q, is USER_DEFINED, which together are not supported: the model keeps one space beside such a piece, Transformers all of them", i, clip(f.pieces[i].text))
 	}
 	return []string{
 		`{"type":"Replace","pattern":{"Regex":"\\A +|[ ▁]+\\z"},"content":""}`,
 		`{"type":"Replace","pattern":{"Regex":" {2,}"},"content":" "}`,
-	}
+	}, nil
 }
 
 func normalizers(list ...string) string {
@@ -156,7 +161,13 @@ func (s *slow) llama(raw []byte) error {
 	if err != nil {
 		return err
 	}
-	rules := f.spaceRules()
+	if f.removeSpaces && !legacy && prefix {
+		return fmt.Errorf("normalizer_spec.remove_extra_whitespaces is true with legacy false in tokenizer_config.json, which is not supported: Transformers keeps the spaces that the model drops, and does not say where its own goes")
+	}
+	rules, err := f.spaceRules()
+	if err != nil {
+		return err
+	}
 	switch {
 	case !legacy:
 		scheme := "never"
@@ -187,6 +198,10 @@ func (s *slow) gemma(raw []byte) error {
 	if f.dummyPrefix {
 		return fmt.Errorf("normalizer_spec.add_dummy_prefix is true, a tokenizer of class %s has it false", s.class.name)
 	}
+	rules, err := f.spaceRules()
+	if err != nil {
+		return err
+	}
 	t := s.t
 	if id, ok := t.ids["<0x09>"]; ok && t.kinds[id] == kindByte {
 		if _, ok := t.ids["\t"]; !ok {
@@ -199,7 +214,7 @@ func (s *slow) gemma(raw []byte) error {
 			t.added[i].Special = true
 		}
 	}
-	s.pipeline = [4]string{normalizers(append(f.spaceRules(), spmReplace)...),
+	s.pipeline = [4]string{normalizers(append(rules, spmReplace)...),
 		`{"type":"Split","pattern":{"String":" "},"behavior":"MergedWithPrevious","invert":false}`, "", pieceDecoder(false)}
 	s.pieceModel(f)
 	return nil

@@ -143,6 +143,13 @@ func TestSentencePieceModels(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			files, err := tok.HFFiles()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(files["tokenizer_config.json"]), `"tokenizer_class": "PreTrainedTokenizerFast"`) {
+				t.Errorf("Transformers would not take the tokenizer.json as it is: %s", files["tokenizer_config.json"])
+			}
 			golden, err := os.ReadFile("testdata/spm/" + c.name + ".jsonl")
 			if err != nil {
 				t.Fatal(err)
@@ -212,6 +219,7 @@ func TestSentencePieceErrors(t *testing.T) {
 		"suffix":       {join(unk, a, protoBytes(2, protoNumber(24, 1))), "treat_whitespace_as_suffix"},
 		"escape":       {join(unk, a, protoBytes(3, protoNumber(5, 0))), "escape_whitespaces"},
 		"denormalizer": {join(unk, a, protoBytes(5, protoBytes(2, []byte("x")))), "denormalizer_spec"},
+		"spaces":       {join(unk, a, protoPiece("<u>", 0, kindUser), protoBytes(2, protoNumber(3, spmBPE))), `remove_extra_whitespaces is true and piece 2, "<u>", is USER_DEFINED`},
 		"special":      {join(unk, a, protoBytes(2, protoNumber(3, spmBPE))), ""},
 		"not proto":    {"hello", "wire type"},
 	} {
@@ -227,6 +235,22 @@ func TestSentencePieceErrors(t *testing.T) {
 				t.Fatalf("got %v, want %q", err, c.want)
 			}
 		})
+	}
+}
+
+func TestNewSpaceBeforeDroppedOnes(t *testing.T) {
+	files := map[string]string{"tokenizer_config.json": `{"tokenizer_class":"LlamaTokenizer","legacy":false}`}
+	model, err := os.ReadFile("testdata/spm/bpe-spaces.model")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["tokenizer.model"] = string(model)
+	if _, err := Open(folder{files: files}); err == nil || !strings.Contains(err.Error(), "remove_extra_whitespaces is true with legacy false") {
+		t.Errorf("got %v", err)
+	}
+	files["tokenizer_config.json"] = `{"tokenizer_class":"LlamaTokenizer","legacy":false,"add_prefix_space":false}`
+	if _, err := Open(folder{files: files}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -177,12 +177,49 @@ type Info struct {
 	Working   Working
 }
 
-// Working says how many bytes of Scratch methods take while they run, for plans.
+// Working says how many bytes of Scratch methods take while they run, for plans. Of
+// buffers it asks the type and the length alone.
 type Working interface {
 	Product(p ProductShape) int64
 	LogProb(l LogProbShape) int64
-	Sample(n, v int) int64 // tokens chosen for n rows of v logits
+	Sample(a *SampleArgs) int64
+	Attention(o, q, k, v Heads, a *AttnArgs) int64
+	AttentionBackward(g *AttnGrads, do, q, k, v Heads, a *AttnArgs) int64
+	Conv1DBackward(dw, db Dst, a *ConvArgs) int64
+	DeltaScan(a *DeltaArgs) int64
+	DeltaScanBackward(g *DeltaGrads, a *DeltaArgs) int64
+	SSMScan(a *SSMArgs) int64
+	SSMScanBackward(g *SSMGrads, a *SSMArgs) int64
+	Sinkhorn(a *SinkhornArgs) int64
+	SinkhornBackward(a *SinkhornArgs) int64
+	Route(a *RouteArgs) int64 // and RouteBackward
+	Sum(n int) int64
+	Gram(a *GramArgs) int64
+	Factor(n int) int64
+	Quantize(dst Mat) int64
+	Optim(o *OptimArgs) int64
 }
+
+// Unplanned is the part of a Working that says of every method but products, the loss
+// and the factor that it takes nothing, for backends that know no better.
+type Unplanned struct{}
+
+// Each says 0.
+func (Unplanned) Sample(*SampleArgs) int64                                                  { return 0 }
+func (Unplanned) Attention(_, _, _, _ Heads, _ *AttnArgs) int64                             { return 0 }
+func (Unplanned) AttentionBackward(*AttnGrads, Heads, Heads, Heads, Heads, *AttnArgs) int64 { return 0 }
+func (Unplanned) Conv1DBackward(_, _ Dst, _ *ConvArgs) int64                                { return 0 }
+func (Unplanned) DeltaScan(*DeltaArgs) int64                                                { return 0 }
+func (Unplanned) DeltaScanBackward(*DeltaGrads, *DeltaArgs) int64                           { return 0 }
+func (Unplanned) SSMScan(*SSMArgs) int64                                                    { return 0 }
+func (Unplanned) SSMScanBackward(*SSMGrads, *SSMArgs) int64                                 { return 0 }
+func (Unplanned) Sinkhorn(*SinkhornArgs) int64                                              { return 0 }
+func (Unplanned) SinkhornBackward(*SinkhornArgs) int64                                      { return 0 }
+func (Unplanned) Route(*RouteArgs) int64                                                    { return 0 }
+func (Unplanned) Sum(int) int64                                                             { return 0 }
+func (Unplanned) Gram(*GramArgs) int64                                                      { return 0 }
+func (Unplanned) Quantize(Mat) int64                                                        { return 0 }
+func (Unplanned) Optim(*OptimArgs) int64                                                    { return 0 }
 
 // ProductShape is M rows of N sums of K products of op(A) and op(B), and of K2 more of
 // a second pair (0: none), as far as memory depends on it.

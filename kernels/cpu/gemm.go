@@ -128,7 +128,7 @@ func (g *gemm) run(c *CPU) {
 func (g *gemm) isNarrow(panels int) bool { return panels < 8 && ceilDiv(g.m, g.mr) >= panels }
 
 // working implements kernels.Working.
-type working struct{}
+type working struct{ kernels.Unplanned }
 
 // Product counts packed operands, and sums that are held in float32: see linearDX and gemmTo.
 func (working) Product(p kernels.ProductShape) int64 {
@@ -148,8 +148,8 @@ func (working) Product(p kernels.ProductShape) int64 {
 	return bytes
 }
 
-// Sample takes no counted memory.
-func (working) Sample(n, v int) int64 { return 0 }
+// Factor holds the matrix in float64.
+func (working) Factor(n int) int64 { return workspaceBytes(2 * n * n) }
 
 // packed is the bytes of the packed operands of a sum of products, and its rounds.
 func packed(m, n int, terms ...product) (bytes int64, rounds int) {

@@ -66,7 +66,7 @@ func (c *CUDA) Attention(o kernels.Heads, lse kernels.Buffer, q, k, v kernels.He
 	x := attnOf("attention", a)
 	x.q, x.k, x.v = headsOf("attention: q", q, a.N, a.H, a.Dk), headsOf("attention: k", k, a.Keys(), a.K, a.Dk), headsOf("attention: v", v, a.Keys(), a.K, a.Values())
 	x.o, x.lse = headsOf("attention: o", o, a.N, a.H, a.Values()), f32("attention: lse", lse, a.N*a.H)
-	if size := x.flashSize(a, 256, []heads{x.q, x.k, x.v}, []heads{x.o}); size > 0 {
+	if size := flashSize(a, 256, []heads{x.q, x.k, x.v}, []heads{x.o}); size > 0 {
 		f, rows := c.flashOf(x)
 		defer c.Free(rows)
 		c.flash("flash", size, a.N, a.H, f)
@@ -86,8 +86,8 @@ type flashArgs struct {
 // flashSize is the size of heads that the kernels on tensor cores are to be made for, up
 // to most; 0: it is no work for them. They take bf16 of rows of whole 16 bytes, neither a
 // table of distances nor a choice of keys, and give f32 or whole pairs of bf16.
-func (x *attnArgs) flashSize(a *kernels.AttnArgs, most int, operands, results []heads) int {
-	if !a.BF16 || x.rel != 0 || x.pick != 0 || a.N == 0 || a.Keys() == 0 || a.Dk%8 != 0 || a.Values()%8 != 0 {
+func flashSize(a *kernels.AttnArgs, most int, operands, results []heads) int {
+	if !a.BF16 || a.Rel != nil || a.Pick != nil || a.N == 0 || a.Keys() == 0 || a.Dk%8 != 0 || a.Values()%8 != 0 {
 		return 0
 	}
 	for _, h := range operands {
@@ -147,7 +147,7 @@ func (c *CUDA) AttentionBackward(g *kernels.AttnGrads, do, o kernels.Heads, lse 
 	defer c.Free(delta)
 	x.delta = ptr(delta)
 	c.warps("attn_delta", a.N, a.H, 0, x)
-	if size := x.flashSize(a, 128, []heads{x.q, x.k, x.v, x.d}, []heads{x.dq, x.dk, x.dv}); size > 0 {
+	if size := flashSize(a, 128, []heads{x.q, x.k, x.v, x.d}, []heads{x.dq, x.dk, x.dv}); size > 0 {
 		f, rows := c.flashOf(x)
 		defer c.Free(rows)
 		if !g.Q.Skip() {

@@ -61,9 +61,12 @@ func (c *CUDA) Quantize(dst kernels.Mat, x, importance kernels.Buffer) error {
 	})
 }
 
+// checked says whether there are values that t cannot store.
+func checked(t dtype.Type) bool { return t.HasPlanes() || t.Kind == dtype.F16 }
+
 // firstBad is an error that names the first value that cannot be stored.
 func (c *CUDA) firstBad(e *encodeArgs, t dtype.Type, dst kernels.Mat) error {
-	if !t.HasPlanes() && t.Kind != dtype.F16 || dst.Rows == 0 {
+	if !checked(t) || dst.Rows == 0 {
 		return nil
 	}
 	bad := c.scratch(dtype.I32, dst.Rows)

@@ -145,10 +145,7 @@ func (c *CUDA) deltaOf(what string, q, k, v kernels.Heads, a *kernels.DeltaArgs)
 		panic(fmt.Sprintf("cuda: %s: %d heads over %d key heads", what, a.H, a.K))
 	}
 	c.narrow("the gated delta rule", max(a.Dk, a.Dv))
-	width := 1
-	if a.PerChannel {
-		width = a.Dk
-	}
+	width := widthOf(a)
 	d := &deltaArgs{q: headsOf(what+": q", q, a.N, a.K, a.Dk), k: headsOf(what+": k", k, a.N, a.K, a.Dk), v: headsOf(what+": v", v, a.N, a.H, a.Dv),
 		gate: elemsOf(what+": gate", a.Gate, a.N*a.H*width), beta: elemsOf(what+": beta", a.Beta, a.N*a.H),
 		alog: elemsOf(what+": alog", a.ALog, a.H), bias: elemsOf(what+": dtbias", a.DtBias, a.H*width),

@@ -1,11 +1,13 @@
 package cuda
 
 import (
+	"unsafe"
+
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// working is what methods take of Scratch while they run.
+// working is what methods take of Scratch while they run. TestWorking compares.
 type working struct{}
 
 // Product holds the operands in 16 bits that are not stored so, or as they are to be
@@ -58,5 +60,141 @@ func (w working) LogProb(l kernels.LogProbShape) int64 {
 	return 4*int64(n)*int64(l.V) + most
 }
 
-// Sample holds what is left of each row in float64.
-func (working) Sample(n, v int) int64 { return 8 * int64(n) * int64(v) }
+// Sample holds what is left of each row in float64, and how rows choose.
+func (working) Sample(a *kernels.SampleArgs) int64 {
+	if len(a.Rows) == 0 {
+		return 0
+	}
+	list, seen := sampleRows(a)
+	return int64(len(list))*(8*int64(a.V)+int64(unsafe.Sizeof(list[0]))) + 4*int64(max(len(seen), 1))
+}
+
+// shapeOf is where rows lie as far as a buffer says that has no address yet.
+func shapeOf(h kernels.Heads) heads {
+	if h.Skip() {
+		return heads{}
+	}
+	return heads{p: 16, typ: elementType(h.Buffer), off: int64(h.Off), tok: int64(h.Tok), head: int64(h.Head)}
+}
+
+// Attention holds what queries see, on tensor cores.
+func (working) Attention(o, q, k, v kernels.Heads, a *kernels.AttnArgs) int64 {
+	if flashSize(a, 256, []heads{shapeOf(q), shapeOf(k), shapeOf(v)}, []heads{shapeOf(o)}) == 0 {
+		return 0
+	}
+	return 8 * int64(a.N)
+}
+
+// AttentionBackward holds a number for each row and head, and what queries see.
+func (working) AttentionBackward(g *kernels.AttnGrads, do, q, k, v kernels.Heads, a *kernels.AttnArgs) int64 {
+	size := 4 * int64(a.N) * int64(a.H)
+	if flashSize(a, 128, []heads{shapeOf(q), shapeOf(k), shapeOf(v), shapeOf(do)}, []heads{shapeOf(g.Q), shapeOf(g.K), shapeOf(g.V)}) > 0 {
+		size += 8 * int64(a.N)
+	}
+	return size
+}
+
+// Conv1DBackward holds the gradients of the sums, and those of the weights by blocks
+// of tokens.
+func (working) Conv1DBackward(dw, db kernels.Dst, a *kernels.ConvArgs) (size int64) {
+	if a.SiLU {
+		size = 4 * int64(a.N) * int64(a.C)
+	}
+	if !dw.Skip() || !db.Skip() {
+		size += 8 * int64(max(1, (a.N+convPart-1)/convPart*(a.Taps+1)*a.C))
+	}
+	return size
+}
+
+// widthOf is the decays of a head and token.
+func widthOf(a *kernels.DeltaArgs) int {
+	if a.PerChannel {
+		return a.Dk
+	}
+	return 1
+}
+
+// DeltaScan holds the decays.
+func (working) DeltaScan(a *kernels.DeltaArgs) int64 { return 4 * int64(a.N*a.H*widthOf(a)) }
+
+// DeltaScanBackward: see the method.
+func (working) DeltaScanBackward(g *kernels.DeltaGrads, a *kernels.DeltaArgs) int64 {
+	width := widthOf(a)
+	n := a.N*a.H*(3*width+2*a.Dv+3*a.Dk) + chunksOf(a.N, a.Seq.Len()-1)*a.H*a.Dk*a.Dv
+	if a.ALog != nil && !g.ALog.Skip() {
+		n += a.H * width
+	}
+	return 4 * int64(n)
+}
+
+// SSMScan holds the steps and decays.
+func (working) SSMScan(a *kernels.SSMArgs) int64 { return 8 * int64(a.N*a.H) }
+
+// SSMScanBackward: see the method.
+func (working) SSMScanBackward(g *kernels.SSMGrads, a *kernels.SSMArgs) int64 {
+	rates := 1
+	if a.PerState {
+		rates = a.S
+	}
+	seqs, states := a.Seq.Len()-1, a.H*a.P
+	n := a.N*a.H*(3+a.P) + chunksOf(a.N, seqs)*states*a.S + 2*seqs*states*(rates+1)
+	if !g.B.Skip() || !g.C.Skip() {
+		n += 2 * int(blocksOf(a.H/a.G*a.P, widest)) * a.N * a.G * a.S
+	}
+	return 4 * int64(n)
+}
+
+// Sinkhorn holds the matrices in float64.
+func (working) Sinkhorn(a *kernels.SinkhornArgs) int64 { return 8 * int64(a.N*a.S*a.S) }
+
+// SinkhornBackward holds them at each division, and their gradients.
+func (working) SinkhornBackward(a *kernels.SinkhornArgs) int64 {
+	return 8 * int64(2*a.Iters+1) * int64(a.N*a.S*a.S)
+}
+
+// Route holds a router's probabilities and choices in float64.
+func (working) Route(a *kernels.RouteArgs) int64 { return 8 * int64(a.N) * int64(3*a.E+2*a.K) }
+
+// Sum holds the sums of parts.
+func (working) Sum(n int) int64 { return 8 * int64(max(1, (n+sumPart-1)/sumPart)) }
+
+// Gram holds its operand twice where it is no row of whole 16 bytes, in 16 bits.
+func (w working) Gram(a *kernels.GramArgs) int64 {
+	k := a.X.Type().Kind
+	return w.Product(kernels.ProductShape{M: a.Cols, N: a.Cols, K: a.Rows, TA: true, A: k, B: k})
+}
+
+// Factor holds the matrix, its diagonal and a flag.
+func (working) Factor(n int) int64 { return 4 * (int64(n)*int64(n) + int64(n) + 1) }
+
+// Quantize holds a number for each row that is looked at, or the scales of a code book.
+func (working) Quantize(dst kernels.Mat) (size int64) {
+	t := dst.Type()
+	if checked(t) {
+		size = 4 * int64(dst.Rows)
+	}
+	if t.Flat() {
+		size = max(size, 4*int64(max(1, (dst.Rows*dst.Cols+int(t.Group)-1)/int(t.Group))))
+	}
+	return size
+}
+
+// Optim holds sums of parameters under a rule that looks at whole ones.
+func (working) Optim(o *kernels.OptimArgs) (size int64) {
+	if o.Kind.ElementWise() {
+		return 0
+	}
+	for i := range o.Spans {
+		s := &o.Spans[i]
+		if n := s.Rows * s.Cols; n > 0 {
+			size = max(size, 8*int64(n/sumPart+1)) // of a span at a time
+		}
+	}
+	switch {
+	case size == 0:
+		return 0
+	case o.Kind == kernels.Prodigy: // the totals of all
+		return size + 8*int64(2*len(o.Spans)+2)
+	}
+	return size + 8*(meanRes+1)
+}

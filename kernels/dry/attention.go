@@ -66,6 +66,7 @@ func needAttention(what string, o, q, k, v kernels.Heads, a *kernels.AttnArgs) {
 func (d *Dry) Attention(o kernels.Heads, lse kernels.Buffer, q, k, v kernels.Heads, a *kernels.AttnArgs) {
 	needAttention("attention", o, q, k, v, a)
 	need("attention: lse", lse, a.N*a.H)
+	d.works(func(w kernels.Working) int64 { return w.Attention(o, q, k, v, a) })
 	d.add("Attention", Work{Attention: 2 * float64(a.H) * float64(a.Dk+a.Values()) * scores(a)})
 }
 
@@ -76,6 +77,7 @@ func (d *Dry) AttentionBackward(g *kernels.AttnGrads, do, o kernels.Heads, lse k
 	need("attention backward: lse", lse, a.N*a.H)
 	need("attention backward: dsinks", g.Sinks.Buffer, a.H)
 	need("attention backward: drel", g.Rel.Buffer, a.Span*a.H)
+	d.works(func(w kernels.Working) int64 { return w.AttentionBackward(g, do, q, k, v, a) })
 	d.add("AttentionBackward", Work{Attention: 2 * float64(a.H) * float64(3*a.Dk+2*a.Values()) * scores(a)})
 }
 
@@ -150,10 +152,10 @@ func (d *Dry) LogProb(out *kernels.LogProbOut, dx, dw, dbias kernels.Dst, a *ker
 	need("logprob: dx", dx.Buffer, a.N*a.W.Cols)
 	need("logprob: dw", dw.Buffer, a.W.Rows*a.W.Cols)
 	need("logprob: dbias", dbias.Buffer, a.W.Rows)
-	if d.o.Working != nil {
-		d.scratch(d.o.Working.LogProb(kernels.LogProbShape{N: a.N, Answered: answered(out, a), V: a.W.Rows, C: a.W.Cols, BF16: a.BF16, F16: a.F16,
-			DX: a.Coef != nil && !dx.Skip(), DW: a.Coef != nil && !dw.Skip(), X: kindOf(a.X), W: kindOf(a.W.Buffer)}))
-	}
+	d.works(func(w kernels.Working) int64 {
+		return w.LogProb(kernels.LogProbShape{N: a.N, Answered: answered(out, a), V: a.W.Rows, C: a.W.Cols, BF16: a.BF16, F16: a.F16,
+			DX: a.Coef != nil && !dx.Skip(), DW: a.Coef != nil && !dw.Skip(), X: kindOf(a.X), W: kindOf(a.W.Buffer)})
+	})
 	times := 1.0
 	for _, g := range []kernels.Dst{dx, dw} {
 		if !g.Skip() && a.Coef != nil {

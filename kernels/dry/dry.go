@@ -139,11 +139,16 @@ func (d *Dry) scratch(size int64) {
 	d.Free(b)
 }
 
+// works counts the working memory of one method, as bytes knows it.
+func (d *Dry) works(bytes func(w kernels.Working) int64) {
+	if d.o.Working != nil {
+		d.scratch(bytes(d.o.Working))
+	}
+}
+
 // product counts the working memory of one product.
 func (d *Dry) product(p kernels.ProductShape) {
-	if d.o.Working != nil {
-		d.scratch(d.o.Working.Product(p))
-	}
+	d.works(func(w kernels.Working) int64 { return w.Product(p) })
 }
 
 // kindOf is how an operand is stored.

@@ -55,6 +55,7 @@ func (d *Dry) ActBackward(dgate, dup kernels.Dst, dy kernels.Buffer, a *kernels.
 func (d *Dry) Sinkhorn(y kernels.Dst, a *kernels.SinkhornArgs) {
 	need("sinkhorn: x", a.X, a.N*a.S*a.S)
 	need("sinkhorn: y", y.Buffer, a.N*a.S*a.S)
+	d.works(func(w kernels.Working) int64 { return w.Sinkhorn(a) })
 	d.add("Sinkhorn", moved(y.Buffer, a.X))
 }
 
@@ -63,6 +64,7 @@ func (d *Dry) SinkhornBackward(dx kernels.Dst, dy kernels.Buffer, a *kernels.Sin
 	for _, b := range []kernels.Buffer{dx.Buffer, dy, a.X} {
 		need("sinkhorn backward", b, a.N*a.S*a.S)
 	}
+	d.works(func(w kernels.Working) int64 { return w.SinkhornBackward(a) })
 	d.add("SinkhornBackward", moved(dx.Buffer, dy, a.X))
 }
 

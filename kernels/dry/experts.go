@@ -12,6 +12,7 @@ func (d *Dry) Route(out *kernels.RouteOut, a *kernels.RouteArgs) {
 	}
 	need("route: group", out.Group, a.E+1)
 	need("route: probs", out.Probs, a.E)
+	d.works(func(w kernels.Working) int64 { return w.Route(a) })
 	d.add("Route", moved(a.Logits, out.Idx, out.Weight, out.Token, out.Place))
 }
 
@@ -22,5 +23,6 @@ func (d *Dry) RouteBackward(dlogits kernels.Dst, dweight, dprobs kernels.Buffer,
 	need("route backward: dweight", dweight, a.N*a.K)
 	need("route backward: dprobs", dprobs, a.E)
 	need("route backward: idx", out.Idx, a.N*a.K)
+	d.works(func(w kernels.Working) int64 { return w.Route(a) })
 	d.add("RouteBackward", moved(a.Logits, dlogits.Buffer, dweight, out.Idx))
 }

@@ -16,6 +16,7 @@ func (d *Dry) Conv1DBackward(dx, dw, db kernels.Dst, dy kernels.Buffer, a *kerne
 	need("conv1d backward: dw", dw.Buffer, a.C*a.Taps)
 	need("conv1d backward: db", db.Buffer, a.C)
 	need("conv1d backward: dy", dy, a.N*a.C)
+	d.works(func(w kernels.Working) int64 { return w.Conv1DBackward(dw, db, a) })
 	d.add("Conv1DBackward", moved(a.X, dy, dx.Buffer))
 }
 
@@ -37,6 +38,7 @@ const (
 func (d *Dry) DeltaScan(o, q, k, v kernels.Heads, a *kernels.DeltaArgs) {
 	needDelta(q, k, v, a)
 	needHeads("delta scan: o", o, a.N, a.H, a.Dv)
+	d.works(func(w kernels.Working) int64 { return w.DeltaScan(a) })
 	d.add("DeltaScan", Work{Attention: scanPasses * product(a.N*a.H, a.Dk, a.Dv)})
 }
 
@@ -51,6 +53,7 @@ func (d *Dry) DeltaScanBackward(g *kernels.DeltaGrads, do, q, k, v kernels.Heads
 	need("delta scan backward: dbeta", g.Beta.Buffer, a.N*a.H)
 	need("delta scan backward: dalog", g.ALog.Buffer, a.H)
 	need("delta scan backward: ddtbias", g.DtBias.Buffer, a.H)
+	d.works(func(w kernels.Working) int64 { return w.DeltaScanBackward(g, a) })
 	d.add("DeltaScanBackward", Work{Attention: scanBackPasses * product(a.N*a.H, a.Dk, a.Dv)})
 }
 
@@ -66,6 +69,7 @@ func needDelta(q, k, v kernels.Heads, a *kernels.DeltaArgs) {
 func (d *Dry) SSMScan(y, x, b, c kernels.Heads, a *kernels.SSMArgs) {
 	needSSM(x, b, c, a)
 	needHeads("ssm scan: y", y, a.N, a.H, a.P)
+	d.works(func(w kernels.Working) int64 { return w.SSMScan(a) })
 	d.add("SSMScan", Work{Attention: scanPasses * product(a.N*a.H, a.P, a.S)})
 }
 
@@ -80,6 +84,7 @@ func (d *Dry) SSMScanBackward(g *kernels.SSMGrads, dy, x, b, c kernels.Heads, a 
 	need("ssm scan backward: ddtbias", g.DtBias.Buffer, a.H)
 	need("ssm scan backward: dalog", g.ALog.Buffer, a.H)
 	need("ssm scan backward: dd", g.D.Buffer, a.H)
+	d.works(func(w kernels.Working) int64 { return w.SSMScanBackward(g, a) })
 	d.add("SSMScanBackward", Work{Attention: scanBackPasses * product(a.N*a.H, a.P, a.S)})
 }
 

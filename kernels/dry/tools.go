@@ -18,6 +18,7 @@ func (d *Dry) Gemm(c kernels.Dst, a *kernels.GemmArgs) {
 func (d *Dry) Gram(h kernels.Dst, a *kernels.GramArgs) {
 	need("gram: h", h.Buffer, a.Groups.Len()*a.Cols*a.Cols)
 	need("gram: x", a.X, a.Rows*a.Cols)
+	d.works(func(w kernels.Working) int64 { return w.Gram(a) })
 	d.add("Gram", Work{Matrix: product(a.Cols, a.Rows, a.Cols) / 2})
 }
 
@@ -41,19 +42,22 @@ func (d *Dry) Sum(out kernels.Dst, a, b kernels.Buffer, n int) {
 	need("sum: out", out.Buffer, 1)
 	need("sum: a", a, n)
 	need("sum: b", b, n)
+	d.works(func(w kernels.Working) int64 { return w.Sum(n) })
 	d.add("Sum", moved(a, b))
 }
 
-// Factor counts a factorisation and an inverse, with float64 memory for it, and
-// always succeeds but for that.
+// Factor counts a factorisation and an inverse, and always succeeds but for memory; of
+// a device that says nothing of it, float64.
 func (d *Dry) Factor(u, h kernels.Buffer, n int, _ float32) error {
 	need("factor: u", u, n*n)
 	need("factor: h", h, n*n)
-	s, err := d.Alloc(kernels.Scratch, dtype.Of(dtype.F64), n*n)
-	if err != nil {
+	size := 8 * int64(n) * int64(n)
+	if d.o.Working != nil {
+		size = d.o.Working.Factor(n)
+	}
+	if err := kernels.Step(func() error { d.scratch(size); return nil }); err != nil {
 		return err
 	}
-	d.Free(s)
 	d.add("Factor", Work{Matrix: product(n, n, n) / 3})
 	return nil
 }
@@ -74,6 +78,7 @@ func (d *Dry) Quantize(dst kernels.Mat, x, importance kernels.Buffer) error {
 	need("quantize: importance", importance, dst.Cols)
 	w := moved(x)
 	w.Moved += float64(dtype.Size(dst.Type(), dst.Rows, dst.Cols))
+	d.works(func(w kernels.Working) int64 { return w.Quantize(dst) })
 	d.add("Quantize", w)
 	return nil
 }
@@ -117,6 +122,7 @@ func (d *Dry) Optim(o *kernels.OptimArgs) {
 			w.Moved += 2 * float64(st.Len) * float64(st.Type.Kind.Info().Bytes)
 		}
 	}
+	d.works(func(w kernels.Working) int64 { return w.Optim(o) })
 	d.add("Optim", w)
 }
 
@@ -133,8 +139,6 @@ func (d *Dry) LogitStats(kl, top1 kernels.Dst, a *kernels.LogitStatsArgs) {
 func (d *Dry) Sample(ids kernels.Buffer, a *kernels.SampleArgs) {
 	need("sample: ids", ids, len(a.Rows))
 	need("sample: logits", a.Logits, len(a.Rows)*a.V)
-	if d.o.Working != nil {
-		d.scratch(d.o.Working.Sample(len(a.Rows), a.V))
-	}
+	d.works(func(w kernels.Working) int64 { return w.Sample(a) })
 	d.add("Sample", moved(a.Logits))
 }

@@ -49,7 +49,9 @@ func gguf(s *source) (tensors []Tensor, kv []KV, warnings []string, err error) {
 	if n, ok := splitCount(kv); ok && n > 1 {
 		return nil, nil, nil, unsupported(s.path, "join the parts first: llama-gguf-split --merge FIRST.gguf OUT.gguf", "this is one of %d parts of a split GGUF", n)
 	}
-	warnings, err = g.place(tensors, align)
+	if warnings, err = g.place(tensors, align); err == nil {
+		tensors, err = withScales(s.path, tensors)
+	}
 	return tensors, kv, warnings, err
 }
 

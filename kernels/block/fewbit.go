@@ -290,6 +290,23 @@ func decodeNVFP4(dst []float32, b []byte, u int) {
 	}
 }
 
+// SplitNVFP4 moves a block of NVFP4, 36 bytes of 64 elements, to what a matrix of
+// F4E2M1 with scales of F8E4M3 for 16 columns has: 32 bytes of codes and 4 of scales,
+// of the same values. The byte of GGUF that is no number is 0.
+func SplitNVFP4(codes, scales, b []byte) {
+	for u, s := range b[:4] {
+		if s &= 0x7f; s == 0x7f {
+			s = 0
+		}
+		scales[u] = s
+		q, to := b[4+8*u:][:8], codes[8*u:][:8]
+		for i := range 4 {
+			to[i] = q[2*i]&15 | q[2*i+1]<<4
+			to[i+4] = q[2*i]>>4 | q[2*i+1]&0xf0
+		}
+	}
+}
+
 func encodeNVFP4(dst []byte, x, _ []float32) {
 	var l [16]uint8
 	for ; len(x) > 0; x, dst = x[64:], dst[36:] {

@@ -8,6 +8,7 @@ import (
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -42,10 +43,14 @@ func openGGUF(r formats.Reader) (*input, error) {
 			return nil, fail.Inputf(r.Path(), "start from the float model", "tensor %s is %s, which cannot be read", t.Name, t.Unsupported)
 		}
 		byName[t.Name] = t
-		in.stored[t.Name] = t.Type
-		in.tensors = append(in.tensors, MixTensor{Name: t.Name, Shape: t.Shape, Type: t.Type})
+		typ := asFloats(t.Type)
+		in.stored[t.Name] = typ
+		in.tensors = append(in.tensors, MixTensor{Name: t.Name, Shape: t.Shape, Type: typ})
 	}
 	in.read = func(name string) ([]byte, error) {
+		if t := byName[name]; t.Type.ScaledFloat() {
+			return floatsOf(r, t)
+		}
 		if b, ok := r.Map(byName[name]); ok {
 			return b, nil
 		}
@@ -137,6 +142,18 @@ func asFloats(t dtype.Type) dtype.Type {
 		return dtype.Of(dtype.F32)
 	}
 	return t
+}
+
+// floatsOf are the values of t as F32.
+func floatsOf(r formats.Reader, t *formats.Tensor) ([]byte, error) {
+	b, err := r.Read(t)
+	if err != nil {
+		return nil, err
+	}
+	x := make([]float32, t.Elements())
+	block.DecodeAll(x, block.Raw{Type: t.Type, Rows: t.Rows(), Cols: t.Cols(), Data: b})
+	m := block.New(dtype.Of(dtype.F32), t.Rows(), t.Cols())
+	return m.Data, block.Encode(m, x, nil)
 }
 
 // mixTensors are the tensors of a model as a conversion to GGUF gives them that is to

@@ -3,6 +3,8 @@ package gguf
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -230,5 +232,90 @@ func TestGGUFRequantize(t *testing.T) {
 	}
 	if _, err := Write(context.Background(), dry.New(dry.Options{}), gptq, x, Options{Type: "Q8_0", AllowRequantize: true}, nil); err != nil {
 		t.Errorf("a GPTQ folder with it: %v", err)
+	}
+}
+
+// TestScaledInput makes other types of an NVFP4 file whose weights have a number beside
+// them: it multiplies what is written, and is not written itself.
+func TestScaledInput(t *testing.T) {
+	dir := t.TempDir()
+	plain, scaled, want, got := filepath.Join(dir, "a.gguf"), filepath.Join(dir, "b.gguf"), filepath.Join(dir, "c.gguf"), filepath.Join(dir, "d.gguf")
+	write := func(src, out string, o Options) {
+		t.Helper()
+		o.AllowRequantize = true
+		if _, err := Write(context.Background(), dry.New(dry.Options{}), src, out, o, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(testdir.Shared(t, "golden/quant/orig"), plain, Options{Type: "NVFP4"})
+	r, err := formats.Open(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var plan []formats.TensorPlan
+	data := map[string][]byte{}
+	for _, x := range r.Tensors() {
+		if data[x.Name], err = r.Read(&x); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, formats.TensorPlan{Name: x.Name, Shape: x.Shape, Type: x.Type})
+		if x.Type.Kind == dtype.NVFP4 {
+			name := strings.TrimSuffix(x.Name, ".weight") + ".scale"
+			plan = append(plan, formats.TensorPlan{Name: name, Shape: []int64{1}})
+			data[name] = []byte{0, 0, 0, 0x3f} // a half, which float32 multiplies by exactly
+		}
+	}
+	w, err := formats.CreateGGUF(scaled, r.KV(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	for name, b := range data {
+		if err := w.Write(name, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	write(plain, want, Options{Type: "F32"})
+	write(scaled, got, Options{Type: "F32"})
+	a, err := formats.Open(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := formats.Open(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if len(b.Tensors()) != len(a.Tensors()) {
+		t.Fatalf("%d tensors, expected %d", len(b.Tensors()), len(a.Tensors()))
+	}
+	halves := 0
+	for i := range a.Tensors() {
+		p, q := &a.Tensors()[i], &b.Tensors()[i]
+		x, err1 := a.Read(p)
+		y, err2 := b.Read(q)
+		if p.Name != q.Name || p.Type != q.Type || err1 != nil || err2 != nil {
+			t.Fatal(p.Name, q.Name, p.Type, q.Type, err1, err2)
+		}
+		by := float32(1)
+		if data[strings.TrimSuffix(p.Name, ".weight")+".scale"] != nil {
+			by = 0.5
+			halves++
+		}
+		for k := 0; k < len(x); k += 4 {
+			u := math.Float32frombits(binary.LittleEndian.Uint32(x[k:]))
+			v := math.Float32frombits(binary.LittleEndian.Uint32(y[k:]))
+			if v != by*u {
+				t.Fatalf("%s: value %d is %g, expected %g", p.Name, k/4, v, by*u)
+			}
+		}
+	}
+	if halves == 0 {
+		t.Error("no weight was NVFP4")
 	}
 }

@@ -48,14 +48,35 @@ func overlaid(config, special *jinja.Dict) *jinja.Dict {
 
 // declaredTokens are the special tokens that a configuration names, in the order in which Transformers adds them: those with
 // a key of their own (bos_token …, then image_token and the like), and those of the lists. Roles are the texts that have a name,
-// in an object instead of a list too: it makes them special.
+// in an object instead of a list too: it makes them special. Of a text that is named several times the last flags hold; what is said again
+// word for word says nothing.
 func declaredTokens(config *jinja.Dict) (named, listed []addedToken, roles map[string]bool) {
 	roles = map[string]bool{}
+	type said struct {
+		a    addedToken
+		text bool // as a text, not as an object
+	}
+	seen := map[said]bool{}
 	add := func(to *[]addedToken, v any, role bool) {
-		if a, ok := token(v); ok {
-			_, text := v.(string)
-			a.Special = a.Special || role || text
-			roles[a.Content] = roles[a.Content] || role
+		a, ok := token(v)
+		if !ok {
+			return
+		}
+		_, text := v.(string)
+		again := seen[said{a, text}]
+		seen[said{a, text}] = true
+		a.Special = a.Special || role || text
+		roles[a.Content] = roles[a.Content] || role
+		same := func(b addedToken) bool { return b.Content == a.Content }
+		for _, list := range [][]addedToken{named, listed} {
+			if i := slices.IndexFunc(list, same); i >= 0 {
+				if a.Special = a.Special || list[i].Special; again {
+					a = list[i]
+				}
+				list[i] = a
+			}
+		}
+		if !slices.ContainsFunc(*to, same) {
 			*to = append(*to, a)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -90,6 +91,27 @@ func TestDeclaredOrder(t *testing.T) {
 		}
 		if got := fmt.Sprint(tok.Encode("a<pad><extra>", false)) + " " + tok.Decode(tok.Encode("a<x>a<tool>", false), true); got != want {
 			t.Errorf("%s: %s, want %s", config, got, want)
+		}
+	}
+}
+
+// Of a token that is named several times the last flags hold, and what is said again says nothing: ids by AutoTokenizer of Transformers 5.23.
+func TestDeclaredTwice(t *testing.T) {
+	const file = `{"added_tokens":[],"decoder":{"type":"Fuse"},"model":{"type":"BPE","vocab":{"a":0,"</s>":1,"<s>":2},"merges":[]}}`
+	const word = `{"__type":"AddedToken","content":"<s>","single_word":true}`
+	for config, want := range map[string][]int32{
+		`{"bos_token":"<s>","eos_token":` + word + `,"unk_token":"<s>"}`: {0, 0},
+		`{"bos_token":` + word + `,"eos_token":"<s>"}`:                   {0, 2, 0},
+		`{"bos_token":` + word + `,"eos_token":"</s>"}`:                  {0, 0},
+		`{"bos_token":` + word + `,"extra_special_tokens":["<s>"]}`:      {0, 2, 0},
+		`{"bos_token":"<s>","extra_special_tokens":[` + word + `]}`:      {0, 0},
+	} {
+		tok, err := Parse([]byte(file), []byte(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tok.Encode("a<s> a", false); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", config, got, want)
 		}
 	}
 }

@@ -33,7 +33,7 @@ const (
 	stateSuffix = ".state"
 	statePrefix = "checkpoint-"
 	maxHeader   = 64 << 20
-	stateChunk  = 1 << 20 // values moved at once
+	stateChunk  = 1 << 18 // values moved at once
 )
 
 // stateHeader describes a checkpoint.

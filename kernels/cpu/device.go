@@ -58,6 +58,7 @@ func New(o Options) *CPU {
 		c.arena.limit = int(c.limit)
 	}
 	c.limitHeap()
+	c.collect()
 	return c
 }
 
@@ -87,7 +88,6 @@ func (c *CPU) ResetCounters() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mem.Peak, c.peak = c.mem.Now, kernels.Total(c.mem.Now)
-	c.arena.shrink(0)
 	c.arena.forget()
 	c.arena.stale = c.process
 	c.own = c.peak - c.mem.Now[kernels.Host]
@@ -191,12 +191,16 @@ func (c *CPU) Host(n int64) (release func(), err error) {
 // heap.
 const heapSlack = 32 << 20
 
-// collect keeps the collector from letting as much lie as is in use while large
-// memory of the Go heap is counted: that is held on purpose and for long.
+// gcPercent is what the collector lets lie beside what is in use of the Go heap, which
+// buffers are no part of.
+const gcPercent = 50
+
+// collect keeps the collector from letting as much lie as is in use, above all while
+// large memory of the Go heap is counted: that is held on purpose and for long.
 func (c *CPU) collect() {
 	if c.process {
 		host := c.mem.Now[kernels.Host]
-		debug.SetGCPercent(int(max(10, 100*heapSlack/(heapSlack+host))))
+		debug.SetGCPercent(int(max(10, min(gcPercent, 100*heapSlack/(heapSlack+host)))))
 	}
 }
 

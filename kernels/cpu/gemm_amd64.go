@@ -196,42 +196,40 @@ var (
 	dotTilesBF16 = [5]func(k int, x *float32, ldx int, w *uint16, ldw int, out *float32){1: dotTileB1, 2: dotTileB2, 3: dotTileB3, 4: dotTileB4}
 )
 
-// dotRows: y[i][j] = x[i]·w[j] for m rows of x and n ≤ 4 of w, k long; ldy ≥ 4.
-func dotRows(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
+// dotRows: y[i][j] = x[i]·w[j] for m rows of x and n ≤ 4 of w, k long. Rows of y are
+// four apart and 16 floats lie behind them (dotRoom).
+func dotRows(y []float32, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
 	if level.Current() < level.AVX512 || k == 0 {
-		dotRowsVec(y, ldy, m, x, ldx, k, w, ldw, n)
+		dotRowsVec(y, m, x, ldx, k, w, ldw, n)
 		return
 	}
-	dotTiles(&dotTilesF32, y, ldy, m, x, ldx, k, w, ldw, n)
+	dotTiles(&dotTilesF32, y, m, x, ldx, k, w, ldw, n)
 }
 
 // dotRowsBF16 is dotRows for bf16 weights, where the level has it.
-func dotRowsBF16(y []float32, ldy, m int, x []float32, ldx, k int, w []uint16, ldw, n int) bool {
+func dotRowsBF16(y []float32, m int, x []float32, ldx, k int, w []uint16, ldw, n int) bool {
 	if level.Current() < level.AVX512 || k == 0 {
 		return false
 	}
-	dotTiles(&dotTilesBF16, y, ldy, m, x, ldx, k, w, ldw, n)
+	dotTiles(&dotTilesBF16, y, m, x, ldx, k, w, ldw, n)
 	return true
 }
 
 // dotTiles goes through x four rows at a time. Fewer than four rows of w are
 // taken one by one, each in the place of all four.
-func dotTiles[T any](tiles *[5]func(int, *float32, int, *T, int, *float32), y []float32, ldy, m int, x []float32, ldx, k int, w []T, ldw, n int) {
-	_, _ = x[(m-1)*ldx+k-1], w[(n-1)*ldw+k-1]
-	var sums [16]float32
+func dotTiles[T any](tiles *[5]func(int, *float32, int, *T, int, *float32), y []float32, m int, x []float32, ldx, k int, w []T, ldw, n int) {
+	_, _, _ = x[(m-1)*ldx+k-1], w[(n-1)*ldw+k-1], y[4*m+15]
 	for i := 0; i < m; i += 4 {
 		rows := min(4, m-i)
 		if n == 4 {
-			tiles[rows](k, &x[i*ldx], ldx, &w[0], ldw, &sums[0])
-			for r := range rows {
-				copy(y[(i+r)*ldy:][:4], sums[4*r:])
-			}
+			tiles[rows](k, &x[i*ldx], ldx, &w[0], ldw, &y[4*i])
 			continue
 		}
+		sums := y[4*m:][:16]
 		for j := range n {
 			tiles[rows](k, &x[i*ldx], ldx, &w[j*ldw], 0, &sums[0])
 			for r := range rows {
-				y[(i+r)*ldy+j] = sums[4*r]
+				y[4*(i+r)+j] = sums[4*r]
 			}
 		}
 	}

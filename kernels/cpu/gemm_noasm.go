@@ -15,11 +15,11 @@ func packCols(dst []float32, stride, lines, kc int, src []float32, ld int, _ mod
 
 func tile64(int, []float64, int, []float64, int, []float64, int) bool { return false }
 
-func dotRows(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
-	dotRowsVec(y, ldy, m, x, ldx, k, w, ldw, n)
+func dotRows(y []float32, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
+	dotRowsVec(y, m, x, ldx, k, w, ldw, n)
 }
 
-func dotRowsBF16([]float32, int, int, []float32, int, int, []uint16, int, int) bool { return false }
+func dotRowsBF16([]float32, int, []float32, int, int, []uint16, int, int) bool { return false }
 
 func dropRow(x []float32, d *kernels.Drop, key int64, col int) { d.Apply(x, key, col) }
 

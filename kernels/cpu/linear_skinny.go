@@ -14,6 +14,9 @@ const skinnyRows = 16
 // skinnyChunk is the number of elements of W one chunk of that work reads.
 const skinnyChunk = 32 << 10
 
+// dotRoom is the floats that dotRows needs for the products of n rows of x.
+func dotRoom(n int) int { return 4*n + 16 }
+
 // skinny is Linear for few rows.
 func (c *CPU) skinny(y kernels.Dst, a *kernels.LinearArgs) {
 	if c.matvec(y, a) {
@@ -21,14 +24,14 @@ func (c *CPU) skinny(y kernels.Dst, a *kernels.LinearArgs) {
 		return
 	}
 	in, out := a.W.Cols, a.W.Rows
-	s := c.workspace(a.N*roundUp(in, 16) + par.Threads()*(4*roundUp(in, 16)+16))
+	s := c.workspace(a.N*roundUp(in, 16) + par.Threads()*(4*roundUp(in, 16)+roundUp(dotRoom(a.N), 16)))
 	defer s.free()
 	k := roundUp(in, 16)
 	x := s.take(a.N * k)
 	prepareX(x, k, a)
 	rows := make(chan []float32, par.Threads())
 	for range cap(rows) {
-		rows <- s.take(4 * k)
+		rows <- s.take(4*k + dotRoom(a.N))
 	}
 	w := weight(a.W, false)
 	dst := f32(y.Buffer)
@@ -58,14 +61,15 @@ func prepareX(x []float32, k int, a *kernels.LinearArgs) {
 	}
 }
 
-// skinnyTile: y[i][0…n) = alpha·x[i]·W[r…r+n) for all rows i of x; n ≤ 4.
+// skinnyTile: y[i][0…n) = alpha·x[i]·W[r…r+n) for all rows i of x; n ≤ 4. buf has
+// room for four rows of W and for the products.
 func skinnyTile(y []float32, ldy, n int, a *kernels.LinearArgs, x []float32, k int, w *operand, r int, buf []float32, add bool) {
 	in := a.W.Cols
-	var sums [4 * skinnyRows]float32
+	sums := buf[4*k:]
 	switch {
 	case w.f != nil && !a.BF16:
-		dotRows(sums[:], 4, a.N, x, k, in, w.f[r*in:], in, n)
-	case w.h != nil && dotRowsBF16(sums[:], 4, a.N, x, k, in, w.h[r*in:], in, n):
+		dotRows(sums, a.N, x, k, in, w.f[r*in:], in, n)
+	case w.h != nil && dotRowsBF16(sums, a.N, x, k, in, w.h[r*in:], in, n):
 	default:
 		for j := range n {
 			w.row(buf[j*k:], r+j, 0, in)
@@ -73,7 +77,7 @@ func skinnyTile(y []float32, ldy, n int, a *kernels.LinearArgs, x []float32, k i
 		if a.BF16 {
 			roundBF16(buf[:n*k])
 		}
-		dotRows(sums[:], 4, a.N, x, k, in, buf, k, n)
+		dotRows(sums, a.N, x, k, in, buf, k, n)
 	}
 	alpha := orOne(a.Alpha)
 	for i := range a.N {
@@ -88,9 +92,9 @@ func skinnyTile(y []float32, ldy, n int, a *kernels.LinearArgs, x []float32, k i
 }
 
 // dotRowsVec is dotRows by package vec.
-func dotRowsVec(y []float32, ldy, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
+func dotRowsVec(y []float32, m int, x []float32, ldx, k int, w []float32, ldw, n int) {
 	for i := range m {
-		vec.DotRows(y[i*ldy:], x[i*ldx:][:k], w, ldw, n)
+		vec.DotRows(y[4*i:], x[i*ldx:][:k], w, ldw, n)
 	}
 }
 

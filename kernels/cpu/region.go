@@ -23,14 +23,17 @@ type hole struct {
 	touched  int // so many bytes of it, from the first on, may have been in use
 }
 
-// regionSize is the least that is mapped at a time.
-const regionSize = 256 << 20
+// The least that is mapped at a time, for large blocks and for small ones.
+const (
+	regionSize  = 256 << 20
+	smallRegion = 4 << 20
+)
 
-// cut takes size bytes from the first region that has them, or from a new one.
-// Where nothing can be mapped the piece has no region.
-func (a *arena) cut(size, peak int) (piece, error) {
+// cut takes size bytes from the first of the regions that has them, or from a new one of
+// at least so many bytes. Where nothing can be mapped the piece has no region.
+func (a *arena) cut(in *[]*region, size, least, peak int) (piece, error) {
 	n := roundUp(size, 64)
-	for _, r := range a.regions {
+	for _, r := range *in {
 		if i := r.find(n); i >= 0 {
 			a.touch(max(n-r.free[i].touched, 0), peak)
 			return piece{bytes: r.take(i, n), region: r}, nil
@@ -38,10 +41,10 @@ func (a *arena) cut(size, peak int) (piece, error) {
 	}
 	a.touch(n, peak)
 	total := 0
-	for _, r := range a.regions {
+	for _, r := range *in {
 		total += len(r.mem)
 	}
-	mem, err := mapMemory(max(n, regionSize, total))
+	mem, err := mapMemory(max(n, least, total))
 	if err != nil {
 		mem, err = mapMemory(n)
 	}
@@ -49,7 +52,7 @@ func (a *arena) cut(size, peak int) (piece, error) {
 		return piece{}, err
 	}
 	r := &region{mem: mem, free: []hole{{size: len(mem)}}}
-	a.regions = append(a.regions, r)
+	*in = append(*in, r)
 	return piece{bytes: r.take(0, n), region: r}, nil
 }
 
@@ -62,10 +65,7 @@ func (a *arena) touch(fresh, peak int) {
 		a.stale = false
 		debug.FreeOSMemory()
 	}
-	touched := fresh
-	for _, r := range a.regions {
-		touched += r.touched
-	}
+	touched := fresh + a.touched()
 	if fresh > 0 && touched > peak+peak/16+arenaSlack || a.limit > 0 && touched > a.limit/2 && touched+goMemory() > a.limit {
 		a.forget()
 	}
@@ -73,7 +73,7 @@ func (a *arena) touch(fresh, peak int) {
 
 // forget gives the pages of free memory back to the system.
 func (a *arena) forget() {
-	for _, r := range a.regions {
+	for r := range a.all {
 		r.forget()
 	}
 }
@@ -88,7 +88,7 @@ func goMemory() int {
 // release gives everything back to the system. Pieces that are still out there
 // must not be touched any more.
 func (a *arena) release() {
-	for _, r := range a.regions {
+	for r := range a.all {
 		unmapMemory(r.mem)
 	}
 	*a = *newArena()

@@ -168,7 +168,7 @@ func (d *deltaNet) scan(t *autograd.Tape, q, k, v, beta, decay *autograd.Tensor,
 
 // conv is the convolution of x, whose channels are those of w from first on.
 func (d *deltaNet) conv(t *autograd.Tape, x *autograd.Tensor, first, part int, s *State) *autograd.Tensor {
-	return s.convolve(t, x, d.seat, part, autograd.ConvSpec{W: d.w, First: first, SiLU: true})
+	return s.convolveAct(t, x, d.seat, part, autograd.ConvSpec{W: d.w, First: first}, d.spec.Act)
 }
 
 // unit gives every head the length √Dk: a root mean square of 1. The epsilon is

@@ -37,7 +37,7 @@ func (m *mamba1) steps() []Step {
 			both, n := m.in.Forward(t, in[0]), m.spec.I
 			x, z := t.Columns(both, 0, n), t.Columns(both, n, n)
 			t.Done(both)
-			u := s.convolve(t, x, m.seat, 0, autograd.ConvSpec{W: m.w, Bias: m.bias, SiLU: true})
+			u := s.convolveAct(t, x, m.seat, 0, autograd.ConvSpec{W: m.w, Bias: m.bias}, m.spec.Act)
 			return tensors{z, u}
 		}},
 		{Linears: []*nn.Linear{m.parts}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, s *State) tensors {

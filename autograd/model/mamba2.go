@@ -87,7 +87,7 @@ func (m *mamba2) normed(t *autograd.Tape, y *autograd.Tensor) *autograd.Tensor {
 
 // conv is the convolution of x, whose channels are those of w from first on.
 func (m *mamba2) conv(t *autograd.Tape, x *autograd.Tensor, first, part int, s *State) *autograd.Tensor {
-	return s.convolve(t, x, m.seat, part, autograd.ConvSpec{W: m.w, Bias: m.bias, First: first, SiLU: true})
+	return s.convolveAct(t, x, m.seat, part, autograd.ConvSpec{W: m.w, Bias: m.bias, First: first}, m.spec.Act)
 }
 
 // remember makes the mixer's part of a cache: the last inputs of the

@@ -44,6 +44,18 @@ func (s *states) free() {
 	}
 }
 
+// convolveAct is convolve with an activation behind it.
+func (s *State) convolveAct(t *autograd.Tape, x *autograd.Tensor, seat, i int, spec autograd.ConvSpec, act kernels.ActKind) *autograd.Tensor {
+	spec.SiLU = act == kernels.SiLU
+	y := s.convolve(t, x, seat, i, spec)
+	if spec.SiLU {
+		return y
+	}
+	z := t.Act(autograd.ActSpec{Kind: act}, y, nil)
+	t.Done(y)
+	return z
+}
+
 // convolve is the causal convolution of x by spec, which it takes over; what it
 // remembers is part i of the mixer at a seat of the cache.
 func (s *State) convolve(t *autograd.Tape, x *autograd.Tensor, seat, i int, spec autograd.ConvSpec) *autograd.Tensor {

@@ -21,6 +21,10 @@ var deepseek2 = Arch{
 		c.only("moe_layer_freq", "1")
 		s, err := latentSpec(c, "deepseek_v2", kernels.Adjacent)
 		m := c.latentExperts(kernels.RouteArgs{})
+		if mlp := s.mlp(); mlp != nil {
+			mlp.Bias = c.Bool(false, "mlp_bias")
+			m.SharedBias = mlp.Bias
+		}
 		m.Route.Renorm = false // norm_topk_prob counts for nothing in this family
 		switch how := c.String("greedy", "topk_method"); how {
 		case "greedy":

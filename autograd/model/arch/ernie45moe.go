@@ -14,14 +14,15 @@ var ernie45moe = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "rms_norm_eps": "1e-5", "num_key_value_heads": "4", "tie_word_embeddings": "true", "default_theta": "500000",
 			"moe_num_experts": "64", "moe_k": "6", "moe_num_shared_experts": "2", "moe_intermediate_size": "1536"})
-		if c.Bool(false, "use_bias") {
-			c.lack("use_bias", "biases of ERNIE 4.5 with experts are not supported")
-		}
+		bias := c.Bool(false, "use_bias")
 		if f := c.Float(1e-12, "moe_norm_min"); !(f >= 0 && f <= 1e-9) {
 			c.lack("moe_norm_min", "is %g; only what leaves sums of weights as they are is supported", f)
 		}
-		s, err := decoderSpec(c, "ernie4_5_moe", func(a *Attention, _ *MLP) { a.Pairs = kernels.Adjacent })
-		m := MoE{E: c.Int(-1, "moe_num_experts"), K: c.Int(-1, "moe_k"), F: c.Int(-1, "moe_intermediate_size"), Route: kernels.RouteArgs{Renorm: true}, Select: true}
+		s, err := decoderSpec(c, "ernie4_5_moe", func(a *Attention, mlp *MLP) {
+			a.Pairs, a.Bias, a.OutBias, mlp.Bias = kernels.Adjacent, bias, bias, bias
+		})
+		s.HeadBias = bias
+		m := MoE{E: c.Int(-1, "moe_num_experts"), K: c.Int(-1, "moe_k"), F: c.Int(-1, "moe_intermediate_size"), Route: kernels.RouteArgs{Renorm: true}, Select: true, SharedBias: bias}
 		m.Shared = m.F * c.Int(0, "moe_num_shared_experts")
 		step, start, end := c.Int(1, "moe_layer_interval"), c.Int(1, "moe_layer_start_index"), c.Int(-1, "moe_layer_end_index")
 		if end == -1 {

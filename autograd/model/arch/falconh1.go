@@ -65,6 +65,8 @@ var falconH1 = Arch{
 	NoGGUF: func(s *Spec) string {
 		a, m, f := s.Attention(), first[*Mamba2](s), s.mlp()
 		switch {
+		case m.Act != kernels.SiLU || f.Act != kernels.SiLU: // what is folded is not read back
+			return "hidden_act"
 		case a.Bias || f.Bias:
 			return "a bias of attention or feed-forward part"
 		case m.Norm == NormThenGate:

@@ -13,7 +13,7 @@ var gptNeoX = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"hidden_act": `"gelu"`})
 		c.rename("rotary_pct", "partial_rotary_factor")
-		if c.has("rope_theta") && !c.has("rotary_emb_base") && c.ropeRule() == nil {
+		if rule := c.ropeRule(); c.has("rope_theta") && !c.has("rotary_emb_base") && (rule == nil || !rule.has("rope_theta")) && c.Float(0, "rope_theta") != 10000 {
 			c.fail("rope_theta", "is %s, which this class does not read; call it rotary_emb_base", c.raw["rope_theta"])
 		}
 		c.rename("rotary_emb_base", "rope_theta")

@@ -13,16 +13,13 @@ var hyv3 = Arch{
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "rms_norm_eps": "1e-5", "num_key_value_heads": "8", "head_dim": "128", "default_theta": "11158840",
 			"num_experts": "192", "num_experts_per_tok": "8", "num_shared_experts": "1", "router_scaling_factor": "2.826"})
-		if c.Bool(false, "mlp_bias") {
-			c.lack("mlp_bias", "biases of feed-forward parts of Hunyuan 3 are not supported")
-		}
-		bias := c.Bool(false, "attention_bias")
-		s, err := decoderSpec(c, "hy_v3", func(a *Attention, _ *MLP) { a.QKNorm, a.Bias, a.OutBias = PerHead, bias, bias })
+		bias, inner := c.Bool(false, "attention_bias"), c.Bool(false, "mlp_bias")
+		s, err := decoderSpec(c, "hy_v3", func(a *Attention, m *MLP) { a.QKNorm, a.Bias, a.OutBias, m.Bias = PerHead, bias, bias, inner })
 		c.rename("num_experts", "n_routed_experts")
 		c.rename("num_shared_experts", "n_shared_experts")
 		c.rename("router_scaling_factor", "routed_scaling_factor")
 		m := c.latentExperts(biasedSigmoid)
-		m.Route.Renorm, m.Select = true, true
+		m.Route.Renorm, m.Select, m.SharedBias = true, true, inner
 		s.withExperts(m, c.sparseLayers(1))
 		return s, cmp.Or(err, c.err)
 	},

@@ -137,10 +137,7 @@ func (s *Spec) expertLayers() []int32 {
 
 // mamba1 reads the mixer of a model of width width.
 func (c *Config) mamba1(width int) *Mamba1 {
-	if act := c.Act("hidden_act"); act != kernels.SiLU {
-		c.lack("hidden_act", "Mamba with another activation than silu is not supported")
-	}
-	m := &Mamba1{I: c.Int(2, "mamba_expand") * width, S: c.Int(16, "mamba_d_state"), Taps: c.Int(4, "mamba_d_conv"), Bias: c.Bool(false, "mamba_proj_bias"), ConvBias: c.Bool(true, "mamba_conv_bias")}
+	m := &Mamba1{I: c.Int(2, "mamba_expand") * width, S: c.Int(16, "mamba_d_state"), Taps: c.Int(4, "mamba_d_conv"), Act: c.Act("hidden_act"), Bias: c.Bool(false, "mamba_proj_bias"), ConvBias: c.Bool(true, "mamba_conv_bias")}
 	if raw, ok := c.raw["mamba_dt_rank"]; !ok || string(raw) == `"auto"` {
 		m.R = int(math.Ceil(float64(width) / 16))
 	} else {

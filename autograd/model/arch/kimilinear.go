@@ -20,11 +20,12 @@ var kimiLinear = Arch{
 		s := Spec{Arch: "kimi_linear", C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(1048576, "model_max_length", "max_position_embeddings"),
 			Norm: NormSpec{Eps: float32(c.Float(1e-5, "rms_norm_eps"))}, Tied: c.Bool(false, "tie_word_embeddings")}
 		s.emptyLayers(c)
-		a := c.latentAttention(s.Arch)
+		a := c.latentAttention()
 		a.Rope = NoRope
 		l := c.inner("linear_attn_config")
 		d := kimiDelta(l.Int(c.Int(32, "linear_num_heads"), "num_heads"), l.Int(c.Int(128, "linear_head_dim"), "head_dim"),
 			l.Int(c.Int(4, "linear_conv_kernel_dim"), "short_conv_kernel_size"), s.Norm.Eps)
+		d.Act = c.Act("hidden_act")
 		s.deltaLayers(c.kimiFull(l, len(s.Layers)), a, d, &MLP{F: c.Int(-1, "intermediate_size"), Act: c.Act("hidden_act")})
 		s.withExperts(c.kimiExperts(), c.sparseLayers(1))
 		s.Predict = c.predicting()

@@ -5,7 +5,6 @@ import (
 	"math"
 
 	"github.com/tunekit/tunekit/formats"
-	"github.com/tunekit/tunekit/kernels"
 )
 
 // mamba2 has nothing but Mamba-2 mixers.
@@ -56,9 +55,7 @@ const endless = 1 << 20
 // mambaRest reads what all families with Mamba-2 state alike, and checks the
 // width of the mixer, inner.
 func (c *Config) mambaRest(m *Mamba2, inner int) {
-	if act := c.Act("mamba_hidden_act", "hidden_act"); act != kernels.SiLU {
-		c.lack("hidden_act", "Mamba with another activation than silu is not supported")
-	}
+	m.Act = c.Act("mamba_hidden_act", "hidden_act")
 	if m.inner() != inner {
 		c.fail("num_heads", "%d heads of %d do not make the width of the mixer, %d", m.H, m.P, inner)
 	}

@@ -21,6 +21,9 @@ var minicpm3 = Arch{
 			c.raw["v_head_dim"] = json.RawMessage(fmt.Sprint(c.Int(-1, "hidden_size") / h))
 		}
 		s, err := latentSpec(c, "minicpm3", kernels.HalfSplit)
+		if mlp := s.mlp(); mlp != nil { // one for all layers
+			mlp.Bias = c.Bool(false, "mlp_bias")
+		}
 		layers := math.Sqrt(float64(len(s.Layers)))
 		s.miniFactors(c.Float(12, "scale_emb"), c.Float(layers, "scale_depth"), c.Float(float64(s.C), "dim_model_base"))
 		return s, cmp.Or(err, c.err)

@@ -22,6 +22,7 @@ type MLA struct {
 	Rope   int // index in Spec.Ropes; NoRope: no positions, also where Rot is not 0
 	Pairs  kernels.Pairs
 	Scale  float32 // of the scores; 0: 1/√(Nope+Rot)
+	Bias   bool    // of what reads the input (but for queries without a latent) and of the output
 	// Temperature multiplies the queries by Spec.Temperature.
 	Temperature bool
 	Index       Indexer // picks the keys that a token sees
@@ -102,7 +103,7 @@ func latentSpec(c *Config, name string, pairs kernels.Pairs) (Spec, error) {
 		Arch: name, C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(-1, "max_position_embeddings"),
 		Norm: NormSpec{Eps: float32(c.Float(1e-6, "rms_norm_eps"))}, Tied: c.Bool(false, "tie_word_embeddings"),
 	}
-	a := c.latentAttention(name)
+	a := c.latentAttention()
 	a.Pairs = pairs
 	r := c.Rope(a.Rot, s.MaxPos)
 	s.Ropes, a.Scale = []RopeSpec{r}, r.latentScale(a.Nope+a.Rot)
@@ -114,14 +115,11 @@ func latentSpec(c *Config, name string, pairs kernels.Pairs) (Spec, error) {
 }
 
 // latentAttention reads the heads of latent attention.
-func (c *Config) latentAttention(name string) *MLA {
+func (c *Config) latentAttention() *MLA {
 	a := &MLA{H: c.Int(-1, "num_attention_heads"), QRank: c.Int(0, "q_lora_rank"), KVRank: c.Int(-1, "kv_lora_rank"),
-		Nope: c.Int(-1, "qk_nope_head_dim"), Rot: c.Int(-1, "qk_rope_head_dim"), V: c.Int(-1, "v_head_dim")}
+		Nope: c.Int(-1, "qk_nope_head_dim"), Rot: c.Int(-1, "qk_rope_head_dim"), V: c.Int(-1, "v_head_dim"), Bias: c.Bool(false, "attention_bias")}
 	if n := c.Int(a.H, "num_key_value_heads"); n != a.H {
 		c.lack("num_key_value_heads", "is %d, but latent attention has a key for each of %d heads", n, a.H)
-	}
-	if c.Bool(false, "attention_bias") || c.Bool(false, "mlp_bias") {
-		c.lack("attention_bias, mlp_bias", "biases of %s are not supported", name)
 	}
 	return a
 }
@@ -204,6 +202,8 @@ func latentNoGGUF(s *Spec) string {
 	switch {
 	case s.scattered() != "":
 		return s.scattered()
+	case a.Bias:
+		return "attention_bias"
 	case a.Pairs != kernels.Adjacent:
 		return "rope_interleave: false"
 	case r.Type != "" && r.Type != "yarn":
@@ -241,13 +241,13 @@ func latentConfig(s *Spec, class, modelType string) []formats.KV {
 func (b *rules) mla(a *MLA, width int, whole bool) {
 	d, kv := a.Nope+a.Rot, a.Nope+a.V
 	if a.QRank > 0 {
-		b.matrix(QA, "self_attn.q_a_proj", "attn_q_a", a.QRank, width)
+		b.linear(QA, "self_attn.q_a_proj", "attn_q_a", a.QRank, width, a.Bias, 0)
 		b.norm(QANorm, "self_attn.q_a_layernorm", "attn_q_a_norm", a.QRank)
 		b.matrix(QB, "self_attn.q_b_proj", "attn_q_b", a.H*d, a.QRank)
 	} else {
 		b.matrix(Q, "self_attn.q_proj", "attn_q", a.H*d, width)
 	}
-	b.matrix(KVA, "self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa", a.KVRank+a.Rot, width)
+	b.linear(KVA, "self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa", a.KVRank+a.Rot, width, a.Bias, 0)
 	b.norm(KVANorm, "self_attn.kv_a_layernorm", "attn_kv_a_norm", a.KVRank)
 	m := b.matrix(KVB, "self_attn.kv_b_proj", "attn_kv_b", a.H*kv, a.KVRank)
 	if !whole {
@@ -256,7 +256,7 @@ func (b *rules) mla(a *MLA, width int, whole bool) {
 			{Name: b.gguf + "attn_v_b.weight", Rows: Rows{a.Nope, a.V, kv, a.H}, Shape: []int64{int64(a.H), int64(a.V), int64(a.KVRank)}},
 		}
 	}
-	b.matrix(O, "self_attn.o_proj", "attn_output", width, a.H*a.V)
+	b.linear(O, "self_attn.o_proj", "attn_output", width, a.H*a.V, a.Bias, 0)
 	if x := a.Index; x.picks() {
 		b.matrix(IndexQ, "self_attn.indexer.wq_b", "indexer.attn_q_b", x.H*x.D, a.QRank)
 		b.matrix(IndexK, "self_attn.indexer.wk", "indexer.attn_k", x.D, width)

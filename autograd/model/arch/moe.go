@@ -23,6 +23,7 @@ type MoE struct {
 	Bias      bool // of the router and of the experts' maps
 
 	Shared      int  // inner size of one more expert, for every token; 0: none
+	SharedBias  bool // of its maps
 	SharedGated bool // a token takes as much of it as a gate of its own says; else all
 	Average     bool // what it makes and what the others do together are averaged; else added
 
@@ -346,7 +347,11 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 		if x.role == SharedGate && m.Ungated {
 			continue
 		}
-		b.matrix(x.role, n.shared+x.hf, x.gguf, x.out, x.in).HF[0].Name = b.hf + cmp.Or(n.fileShared, n.shared) + x.hf + ".weight"
+		first, file := len(b.list), b.hf+cmp.Or(n.fileShared, n.shared)+x.hf
+		b.linear(x.role, n.shared+x.hf, x.gguf, x.out, x.in, m.SharedBias, 0)
+		if b.list[first].HF[0].Name = file + ".weight"; m.SharedBias {
+			b.list[first+1].HF[0].Name = file + ".bias"
+		}
 	}
 }
 

@@ -197,11 +197,8 @@ func (c *Config) nemotronExperts(act kernels.ActKind) *MoE {
 	if c.has("moe_latent_size") {
 		c.lack("moe_latent_size", "is %s: experts of another width are not supported", c.raw["moe_latent_size"])
 	}
-	if c.Bool(false, "mlp_bias") {
-		c.lack("mlp_bias", "biases of experts are not supported in this architecture")
-	}
 	e := &MoE{E: c.Int(8, "n_routed_experts"), K: c.Int(2, "num_experts_per_tok"), F: c.Int(7688, "moe_intermediate_size"), Shared: c.Int(7688, "moe_shared_expert_intermediate_size"),
-		Act: act, Ungated: true, Select: true, Route: biasedSigmoid}
+		SharedBias: c.Bool(false, "mlp_bias"), Act: act, Ungated: true, Select: true, Route: biasedSigmoid}
 	r := &e.Route
 	r.Groups, r.TopGroups = groups(c.Int(1, "n_group"), c.Int(1, "topk_group"))
 	r.Renorm, r.Scale = c.Bool(true, "norm_topk_prob"), float32(c.Float(1, "routed_scaling_factor"))

@@ -62,7 +62,7 @@ func (c *Config) olmoFull(n int) []bool {
 func (c *Config) olmoDelta(width int) *DeltaNet {
 	heads := c.Int(-1, "num_attention_heads")
 	d := &DeltaNet{In: Apart, K: c.Int(heads, "linear_num_key_heads"), H: c.Int(heads, "linear_num_value_heads"), Taps: c.Int(4, "linear_conv_kernel_dim"),
-		Gate: c.deltaAct(), NormEps: 1e-5, NegEigen: c.Bool(true, "linear_allow_neg_eigval")}
+		Act: c.Act("hidden_act"), NormEps: 1e-5, NegEigen: c.Bool(true, "linear_allow_neg_eigval")}
 	d.Dk = c.Int(int(0.75*float64(width)/float64(cmp.Or(d.K, 1))), "linear_key_head_dim")
 	d.Dv = c.Int(2*d.Dk, "linear_value_head_dim")
 	return d

@@ -141,17 +141,7 @@ func every(k, n int) []bool {
 // deltaNet reads the heads of the delta nets.
 func (c *Config) deltaNet(in DeltaIn) *DeltaNet {
 	return &DeltaNet{In: in, H: c.Int(32, "linear_num_value_heads"), K: c.Int(16, "linear_num_key_heads"), Dk: c.Int(128, "linear_key_head_dim"), Dv: c.Int(128, "linear_value_head_dim"),
-		Taps: c.Int(4, "linear_conv_kernel_dim"), Gate: c.deltaAct(), NormEps: float32(c.Float(1e-6, "rms_norm_eps"))}
-}
-
-// deltaAct is the activation of the delta nets: hidden_act, which stands behind their
-// convolutions, too, where only silu can be computed.
-func (c *Config) deltaAct() kernels.ActKind {
-	act := c.Act("hidden_act")
-	if act != kernels.SiLU {
-		c.lack("hidden_act", "is %s: convolutions of delta nets with another activation than silu are not supported", c.raw["hidden_act"])
-	}
-	return act
+		Taps: c.Int(4, "linear_conv_kernel_dim"), Act: c.Act("hidden_act"), NormEps: float32(c.Float(1e-6, "rms_norm_eps"))}
 }
 
 // qwenExperts reads the experts, of which one serves every token.

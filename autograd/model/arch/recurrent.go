@@ -25,9 +25,10 @@ const maxTaps = 64
 // LowRank, Kimi Delta Attention (Kimi Team 2025, arXiv:2510.26692), of which every
 // channel of a key has a decay of its own.
 type DeltaNet struct {
-	H, K     int // heads of values, and of queries and keys
-	Dk, Dv   int // size of a query and a key, and of a value
-	Taps     int // of the convolution
+	H, K     int             // heads of values, and of queries and keys
+	Dk, Dv   int             // size of a query and a key, and of a value
+	Taps     int             // of the convolution
+	Act      kernels.ActKind // behind it
 	In       DeltaIn
 	Gate     kernels.ActKind // of the output
 	NormEps  float32         // of the output's norm
@@ -73,10 +74,11 @@ func (d *DeltaNet) check(*Spec) error {
 
 // Mamba2 is the mixer of Mamba-2 (Dao, Gu 2024, arXiv:2405.21060).
 type Mamba2 struct {
-	H, P     int  // heads and their width
-	G, S     int  // groups of heads, and numbers that a row of the state has
-	Taps     int  // of the convolution
-	Bias     bool // of in and out
+	H, P     int             // heads and their width
+	G, S     int             // groups of heads, and numbers that a row of the state has
+	Taps     int             // of the convolution
+	Act      kernels.ActKind // behind it
+	Bias     bool            // of in and out
 	ConvBias bool
 	Norm     MixNormKind
 	NormEps  float32
@@ -118,10 +120,11 @@ func (m *Mamba2) check(*Spec) error {
 // Mamba1 is the mixer of Mamba (Gu, Dao 2023, arXiv:2312.00752) with norms of what
 // controls its scan, as Jamba has it.
 type Mamba1 struct {
-	I, S     int  // channels, and numbers that each has for a state
-	R        int  // rank of the time steps
-	Taps     int  // of the convolution
-	Bias     bool // of in and out
+	I, S     int             // channels, and numbers that each has for a state
+	R        int             // rank of the time steps
+	Taps     int             // of the convolution
+	Act      kernels.ActKind // behind it
+	Bias     bool            // of in and out
 	ConvBias bool
 }
 

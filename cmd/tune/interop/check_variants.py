@@ -111,13 +111,13 @@ def changed(whole, change):
     return new
 
 
-def built(config, weights):
-    """Transformers' model: weights of the case where they fit, others random."""
+def built(config, weights, own):
+    """Transformers' model: weights of the case where they fit, others random; own are the sizes that the case itself has."""
     cls = getattr(transformers, config["architectures"][0])
     conf = cls.config_class.from_dict(copy.deepcopy(config))
     conf._attn_implementation = "eager"
     sizes = conf.get_text_config(decoder=False).to_dict()
-    if any(isinstance(v, int) and v > 1600 and re.search(r"hidden|intermediate|ffn|width|d_model|d_ff|n_embd|vocab|inner", k) for k, v in sizes.items()):
+    if any(isinstance(v, int) and v > 1600 and own.get(k) != v and re.search(r"hidden|intermediate|ffn|width|d_model|d_ff|n_embd|vocab|inner", k) for k, v in sizes.items()):
         raise ValueError("a size of a released model")
     torch.manual_seed(0)
     m = cls._from_config(conf, dtype=torch.float32).eval()
@@ -148,7 +148,7 @@ def compare(whole, change, weights, ids, count):
     """Counts how a change went; returns what differs, or None."""
     config = changed(whole, change)
     try:
-        m = built(config, weights)
+        m = built(config, weights, whole.get("text_config", whole))
         asked = inputs(m, ids % m.get_input_embeddings().weight.shape[0])
         want = m(**asked, use_cache=False).logits.float().numpy()
         if not np.isfinite(want).all():

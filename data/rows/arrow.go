@@ -264,8 +264,9 @@ func arrowNumber(a arrow.Array, i int) (any, error) {
 		return float64(a.Value(i)), nil
 	case *array.Float64:
 		return a.Value(i), nil
-	case *array.Date32, *array.Date64, *array.Timestamp, *array.Time32, *array.Time64, *array.Decimal128, *array.Decimal256, *array.Duration:
-		return a.ValueStr(i), nil
+	}
+	if s, ok, err := arrowMoment(a, i); ok {
+		return s, err
 	}
 	return nil, fmt.Errorf("values of type %s cannot be read", a.DataType())
 }

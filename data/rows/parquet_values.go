@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/big"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -30,10 +29,18 @@ func converter(c *parquet.Column) func(parquet.Value) any {
 		return decimal(kind, int(lt.Decimal.Scale))
 	case lt.Date != nil && kind == parquet.Int32:
 		return func(v parquet.Value) any {
-			return time.Unix(int64(v.Int32())*86400, 0).UTC().Format("2006-01-02")
+			return days(int64(v.Int32()))
 		}
 	case lt.Timestamp != nil && kind == parquet.Int64:
-		return timestamp(lt.Timestamp.Unit)
+		return timestamp(lt.Timestamp.Unit, lt.Timestamp.IsAdjustedToUTC)
+	case lt.Time != nil && kind == parquet.Int32:
+		return func(v parquet.Value) any { return clock(time.Duration(v.Int32()) * time.Millisecond) }
+	case lt.Time != nil && kind == parquet.Int64:
+		unit := time.Microsecond
+		if lt.Time.Unit.Nanos != nil {
+			unit = time.Nanosecond
+		}
+		return func(v parquet.Value) any { return clock(time.Duration(v.Int64()) * unit) }
 	case lt.Integer != nil && !lt.Integer.IsSigned:
 		return unsigned(kind)
 	}
@@ -94,7 +101,7 @@ func whole(u uint64) any {
 	return int64(u)
 }
 
-func timestamp(unit format.TimeUnit) func(parquet.Value) any {
+func timestamp(unit format.TimeUnit, utc bool) func(parquet.Value) any {
 	at := time.UnixMicro
 	switch {
 	case unit.Millis != nil:
@@ -102,14 +109,14 @@ func timestamp(unit format.TimeUnit) func(parquet.Value) any {
 	case unit.Nanos != nil:
 		at = func(n int64) time.Time { return time.Unix(0, n) }
 	}
-	return func(v parquet.Value) any { return at(v.Int64()).UTC().Format(time.RFC3339Nano) }
+	return func(v parquet.Value) any { return moment(at(v.Int64()).UTC(), utc) }
 }
 
 // int96 is the retired timestamp: nanoseconds of the day and a Julian day.
 func int96(v deprecated.Int96) any {
 	days := int64(int32(v[2])) - 2440588
 	nanos := int64(v[1])<<32 | int64(v[0])
-	return time.Unix(days*86400, nanos).UTC().Format(time.RFC3339Nano)
+	return moment(time.Unix(days*86400, nanos).UTC(), false)
 }
 
 // decimal writes the unscaled integer with its point.
@@ -136,18 +143,4 @@ func twosComplement(n *big.Int, b []byte) {
 	if len(b) > 0 && b[0] >= 0x80 {
 		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(b))))
 	}
-}
-
-func point(n *big.Int, scale int) string {
-	s := new(big.Int).Abs(n).String()
-	if len(s) <= scale {
-		s = strings.Repeat("0", scale-len(s)+1) + s
-	}
-	if scale > 0 {
-		s = s[:len(s)-scale] + "." + s[len(s)-scale:]
-	}
-	if n.Sign() < 0 {
-		s = "-" + s
-	}
-	return s
 }

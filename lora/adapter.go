@@ -275,15 +275,21 @@ func (ad *Adapter) takeBiases(ports []nn.Port, chosen []Module) error {
 	return nil
 }
 
-// takeModules replaces the modules of modules_to_save by trainable copies.
+// takeModules replaces the modules of modules_to_save by trainable copies; of a stored
+// adapter those that PEFT takes for them.
 func (ad *Adapter) takeModules(ports []nn.Port) error {
+	taken := map[string]bool{}
 	for _, name := range ad.Config.ModulesToSave {
-		found := false
+		one, found := Config{ModulesToSave: Strings{name}}, false
 		for _, s := range ports {
-			if s.Param != "" || s.Path != name && !strings.HasSuffix(s.Path, "."+name) {
+			if s.Param != "" || !one.Saves(s.Path) && !(ad.loaded && one.saved(s.Path)) {
 				continue
 			}
 			found = true
+			if taken[s.Path] {
+				continue // two names are one module's
+			}
+			taken[s.Path] = true
 			if err := ad.takeModule(s); err != nil {
 				return err
 			}

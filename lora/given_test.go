@@ -187,7 +187,10 @@ func TestPlainNames(t *testing.T) {
 // table reads a matrix of the base times k, as a tensor of an adapter.
 func table(t *testing.T, src *arch.Source, stored string, k float32) formats.NamedTensor {
 	t.Helper()
-	e := src.At(-1, arch.Embed)
+	e := src.Named(stored)
+	if e == nil { // a tied head
+		e = src.At(-1, arch.Embed)
+	}
 	raw, _, err := src.Read(e)
 	if err != nil {
 		t.Fatal(err)
@@ -237,6 +240,9 @@ func TestTables(t *testing.T) {
 		{"saved embedding", []string{"embed_tokens"}, map[string]float32{embed: 1.5}, false, false, 0},
 		{"saved head", []string{"lm_head"}, map[string]float32{head: 0.5}, false, false, 0.5},
 		{"saved both", []string{"embed_tokens", "lm_head"}, map[string]float32{embed: 1, head: 2}, false, false, 2},
+		{"saved embedding by an ending", []string{"tokens"}, map[string]float32{embed: 1.5}, false, false, 0},
+		{"saved head by an ending", []string{"head"}, map[string]float32{head: 0.5}, false, false, 0.5},
+		{"saved head by two names", []string{"head", "lm_head"}, map[string]float32{head: 0.5}, false, false, 0.5},
 		{"embedding beside", nil, map[string]float32{embed: 1}, false, true, 1},
 		{"head beside", nil, map[string]float32{head: 1}, false, true, 1},
 		{"other embedding beside", nil, map[string]float32{embed: 1.5}, false, true, 0},
@@ -414,5 +420,34 @@ func TestOff(t *testing.T) {
 		must(t, err)
 		t.Log("alpha", name)
 		sameTensors(t, src, back, f, 1e-6)
+	}
+}
+
+// TestSavedLayer: PEFT has no adapter in a module that is saved whole, also not where
+// target_modules names it.
+func TestSavedLayer(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/lora")
+	src, m := loadModel(t, filepath.Join(dir, "base-llama"))
+	rows, _ := evalBatch(t, dir)
+	good := filepath.Join(dir, "lora", "adapter")
+	// the adapter of layer 0 leaves it as it is
+	none := edited(t, good, func(a *formats.Adapter) {
+		for i := range a.Tensors {
+			if strings.Contains(a.Tensors[i].Name, ".layers.0.") {
+				a.Tensors[i].Data = make([]byte, len(a.Tensors[i].Data))
+			}
+		}
+	})
+	saved := edited(t, good, func(a *formats.Adapter) {
+		setConfig("modules_to_save", []string{"layers.0"})(a)
+		a.Tensors = slices.DeleteFunc(a.Tensors, func(x formats.NamedTensor) bool { return strings.Contains(x.Name, ".layers.0.") })
+		for _, x := range src.Tensors() {
+			if strings.Contains(x.Name, ".layers.0.") && !x.Vector {
+				a.Tensors = append(a.Tensors, table(t, src, x.Name, 1))
+			}
+		}
+	})
+	if d := farthest(withAdapter(t, m, saved, rows), withAdapter(t, m, none, rows)); !(d <= 1e-4) {
+		t.Errorf("logits off by %g", d)
 	}
 }

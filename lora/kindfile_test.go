@@ -115,7 +115,7 @@ func TestGoingOnTrainsAll(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range []string{"norm", "model", "input_layernorm"} {
+	for _, name := range []string{"norm", "model.norm", "input_layernorm"} {
 		lora, oft := with("lora", name), with("../lora2/oft", name)
 		for _, folder := range []string{lora, oft} {
 			f, err := ReadFolder(folder)

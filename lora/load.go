@@ -97,6 +97,7 @@ func (f *Folder) choose(c Config, mods []Module) ([]Module, error) {
 	if err != nil {
 		return nil, err
 	}
+	chosen = slices.DeleteFunc(chosen, func(m Module) bool { return m.Param == "" && c.leaves(m.Path) })
 	for _, mod := range mods {
 		if f.adaptsRouter(mod) && !slices.Contains(chosen, mod) {
 			chosen = append(chosen, mod)

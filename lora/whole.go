@@ -17,7 +17,8 @@ import (
 // that PEFT stores by itself, because tokens were added or a table has an
 // adapter, are the base's own: what is loaded into one is in both.
 
-// Saves reports whether modules_to_save names the module at path.
+// Saves reports whether modules_to_save of a recipe names the module at path, whole or by
+// its last parts.
 func (c Config) Saves(path string) bool {
 	return slices.ContainsFunc(c.ModulesToSave, func(name string) bool { return path == name || strings.HasSuffix(path, "."+name) })
 }
@@ -34,6 +35,16 @@ func (c Config) savedBy(tensor string) string {
 		}
 	}
 	return ""
+}
+
+// saved reports whether PEFT takes the module at path for one that modules_to_save of a
+// stored adapter names.
+func (c Config) saved(path string) bool { return c.savedBy(path+".weight") != "" }
+
+// leaves reports whether PEFT leaves the module at path without an adapter because it, or a
+// module around it, is in modules_to_save (check_target_module_exists): of whole parts of the path, unlike savedBy.
+func (c Config) leaves(path string) bool {
+	return slices.ContainsFunc(c.ModulesToSave, func(name string) bool { return strings.Contains("."+path+".", "."+name+".") })
 }
 
 // baseName is the name that a tensor stored whole has in the base.
@@ -87,7 +98,7 @@ func (f *Folder) storedAs(name string) string {
 // unties reports whether a tied head and the embedding are two matrices once
 // the adapter is in.
 func (f *Folder) unties(embed, head string) bool {
-	own := func(path string) bool { return f.Config.Saves(path) && f.storedAs(path+".weight") != "" }
+	own := func(path string) bool { return f.Config.saved(path) && f.storedAs(path+".weight") != "" }
 	return own(embed) || own(head) || f.tensors[head+".lora_A.weight"] != nil || f.tensors[embed+embeddingA] != nil
 }
 
@@ -96,7 +107,7 @@ func (f *Folder) unties(embed, head string) bool {
 // loaded into one.
 func (f *Folder) tieTables(embed, head string) error {
 	e, h := f.storedAs(embed+".weight"), f.storedAs(head+".weight")
-	if e == "" || h == "" || f.Config.Saves(embed) || f.Config.Saves(head) {
+	if e == "" || h == "" || f.Config.saved(embed) || f.Config.saved(head) {
 		return nil
 	}
 	if !slices.Equal(f.tensors[e].data, f.tensors[h].data) {

@@ -157,23 +157,25 @@ func byHF(name, modelType string) *Arch {
 }
 
 // ownClasses are values of model_type that have a class of their own in Transformers,
-// which begins with them, besides those of the table. Others are of code that comes
-// with a model.
-var ownClasses = strings.Fields("bart bert codegen gemma3 gemma3n gpt_neo mamba persimmon roberta rwkv xglm")
+// which begins with them, besides those of the table.
+var ownClasses = strings.Fields("bart bert codegen gemma3 gemma3n gemma4 gpt_neo llama4 mamba persimmon roberta rwkv xglm")
+
+// otherTypes are by class further values of model_type under which Transformers has it.
+var otherTypes = map[string]string{"LlamaForCausalLM": "internlm3 iquestcoder", "GPT2LMHeadModel": "gpt-sw3", "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl"}
 
 // goesWith tells whether the model_type of a config.json can stand beside the class
 // that it names in architectures: Transformers goes by the first, this program by the
-// second.
-func (a *Arch) goesWith(class, modelType string) bool {
+// second. A model_type that Transformers does not know can, where code comes with the model.
+func (a *Arch) goesWith(class, modelType string, code bool) bool {
 	switch {
-	case class == "" || modelType == a.Name:
+	case class == "" || modelType == "" || modelType == a.Name || slices.Contains(strings.Fields(otherTypes[class]), modelType):
 		return true
 	case slices.ContainsFunc(archs, func(b *Arch) bool { return b.Name == modelType }):
 		return false
 	case slices.Contains(ownClasses, modelType):
 		return strings.HasPrefix(strings.ToLower(class), strings.ReplaceAll(modelType, "_", ""))
 	}
-	return true
+	return code
 }
 
 func byGGUF(name string, m *Metadata) (found *Arch) {

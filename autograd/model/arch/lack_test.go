@@ -47,6 +47,7 @@ func TestUnsupportedIsNotCorrupt(t *testing.T) {
 		"window":       {map[string]any{"architectures": []string{"Qwen3MoeForCausalLM"}, "model_type": "qwen3_moe", "use_sliding_window": true, "sliding_window": 16, "max_window_layers": 1, "norm_topk_prob": true}, true},
 		"partial":      {map[string]any{"partial_rotary_factor": 0.5}, true},
 		"two kinds":    {map[string]any{"model_type": "gpt2"}, false},
+		"of none":      {map[string]any{"model_type": "x"}, false},
 		"two of ours":  {map[string]any{"model_type": "qwen2"}, false},
 		"heads":        {map[string]any{"num_attention_heads": 0}, false},
 		"factor":       {map[string]any{"rope_scaling": map[string]any{"rope_type": "linear", "factor": 0.5}}, false},

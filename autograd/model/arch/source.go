@@ -134,8 +134,8 @@ func (s *Source) readConfig() error {
 		class, s.bare = with, class
 	}
 	s.arch = byHF(class, model)
-	if s.arch != nil && !s.arch.goesWith(class, model) {
-		return fmt.Errorf("config.json: architectures names %s, model_type %q another architecture: one of them is wrong", class, model)
+	if s.arch != nil && !s.arch.goesWith(class, model, c.raw["auto_map"] != nil) {
+		return fmt.Errorf("config.json: architectures names %s, model_type is %q, which is of another architecture or of none: one of them is wrong", class, model)
 	}
 	if s.arch == nil {
 		return unknown(cmp.Or(class, model), fmt.Sprintf("config.json: architecture %q (model_type %q)", class, model),

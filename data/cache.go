@@ -160,7 +160,7 @@ func LoadArrow(dir string) (d *Dataset, err error) {
 	}
 	info := &cacheInfo{}
 	if err := json.Unmarshal(b, info); err != nil {
-		return nil, corrupt(path, "%v", err)
+		return nil, corrupt(path, "%w", err)
 	}
 	if info.Marks && !info.Groups {
 		return nil, corrupt(path, "marks without groups")
@@ -256,5 +256,5 @@ func readInfo(path string) ([]byte, error) {
 }
 
 func corrupt(path, format string, args ...any) error {
-	return fail.Inputf(path, "remove the folder and ingest again", "%w: %s", formats.ErrCorrupt, fmt.Sprintf(format, args...))
+	return fail.Inputf(path, "remove the folder and ingest again", "%w", fmt.Errorf("%w: %w", formats.ErrCorrupt, fmt.Errorf(format, args...)))
 }

@@ -43,7 +43,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 func newf(k Kind, where, hint, format string, args []any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Kind: k, Where: where, Msg: err.Error(), Hint: hint, Err: errors.Unwrap(err)}
+	return &Error{Kind: k, Where: where, Msg: plain(err.Error(), err), Hint: hint, Err: errors.Unwrap(err)}
 }
 
 // Usagef reports a wrong flag or recipe (exit 2). %w keeps a cause.

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 )
 
@@ -66,7 +68,7 @@ func get[T any](c *Config, keys ...string) (v T, ok bool) {
 			continue
 		}
 		if err := json.Unmarshal(raw, &v); err != nil {
-			c.fail(k, "found %.40s, want %T", raw, v)
+			c.fail(k, "found %.40s, expected %s", raw, fail.Expected(reflect.TypeFor[T]()))
 		}
 		return v, true
 	}

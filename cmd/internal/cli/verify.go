@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -22,7 +24,7 @@ func verifyCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
-			if data.IsCache(path) {
+			if holdsSamples(path) {
 				if err := verifySamples(path); err != nil {
 					return err
 				}
@@ -41,6 +43,16 @@ func verifyCommand() *ucli.Command {
 			return nil
 		},
 	}
+}
+
+// holdsSamples tells whether path is a folder of tune ingest, also a damaged one.
+func holdsSamples(path string) bool {
+	if data.IsCache(path) {
+		return true
+	}
+	_, err := os.Lstat(filepath.Join(path, "train.arrow"))
+	_, model := os.Lstat(filepath.Join(path, "config.json"))
+	return err == nil && model != nil
 }
 
 // verifySamples reads every sample of a folder of tune ingest.

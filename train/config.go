@@ -59,6 +59,7 @@ type Config struct {
 	MaxGradNorm      *float64      `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
 
 	UnfrozenParameters []string `yaml:"unfrozen_parameters,omitempty" doc:"of adapter: none: regular expressions for the beginnings of names, as in axolotl; the other weights stay as they are" unset:"all"`
+	LISA               `yaml:",inline"`
 
 	RouterAuxLossCoef *float64 `yaml:"router_aux_loss_coef,omitempty" doc:"of models with experts: weight of the loss that spreads tokens over them, added once a micro batch" unset:"0" range:"[0,1000]"`
 
@@ -204,7 +205,7 @@ func (c Config) check(given Config) error {
 	if c.ActivationOffloading == onDisk && c.GradientCheckpointing == "false" {
 		return fail.Usagef("train.activation_offloading", "gradient_checkpointing: true, or leave activation_offloading out", "activation_offloading: disk keeps the inputs of blocks with gradient checkpointing, and gradient_checkpointing: false has none")
 	}
-	if err := cmp.Or(c.checkOptimizer(given), c.checkScaler(given)); err != nil {
+	if err := cmp.Or(c.checkOptimizer(given), c.checkScaler(given), c.checkLISA()); err != nil {
 		return err
 	}
 	if err := cmp.Or(c.Tracking.check(), c.checkEvaluating(given)); err != nil {

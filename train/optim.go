@@ -29,6 +29,7 @@ type optimizer struct {
 	taken  []*param          // by matrix
 	ema    kernels.Buffer    // [n] moving averages, nil without ema_decay
 	free   freeAverage
+	turns  *turns // nil: all parameters learn in every step
 
 	spill *spill           // where the state lies; nil: in memory
 	state []saved          // what a checkpoint holds beside the parameters, in order
@@ -61,6 +62,10 @@ func newOptimizer(dev kernels.Backend, c Config, sched *Schedule, ps []param, be
 	}
 	for _, p := range ps {
 		o.n += p.Len()
+	}
+	var err error
+	if o.turns, err = newTurns(&c, ps); err != nil {
+		return nil, err
 	}
 	if err := o.setUp(); err != nil {
 		o.release()
@@ -268,7 +273,7 @@ func (o *optimizer) sumSq(at, b kernels.Buffer, n int) (float32, error) {
 // bad names the first parameter whose gradient is not finite.
 func (o *optimizer) bad() string {
 	for _, p := range o.params {
-		n, err := o.normOf(p.Grad, p.Len())
+		n, err := o.normOf(o.slice(o.g, &p), p.Len())
 		if err == nil && (math.IsNaN(n) || math.IsInf(n, 0)) {
 			return p.Name
 		}
@@ -288,6 +293,10 @@ func (o *optimizer) step(step int, rate float64) error {
 	for i, p := range o.spans {
 		a.Spans[i].LR = lr * p.rate
 	}
+	updates := []*kernels.OptimArgs{a}
+	if o.turns != nil {
+		updates = o.awake(step, rate)
+	}
 	if clip, ok := kernels.ClipFactor(o.norm2, *o.c.MaxGradNorm); ok {
 		for _, p := range o.taken {
 			if err := o.matrix.step(p, step, rate*p.rate, clip); err != nil {
@@ -299,8 +308,10 @@ func (o *optimizer) step(step int, rate float64) error {
 		defer o.spill.rest()
 	}
 	return o.dev.Run(func() error {
-		if len(a.Spans) > 0 {
-			o.dev.Optim(a)
+		for _, a := range updates {
+			if len(a.Spans) > 0 {
+				o.dev.Optim(a)
+			}
 		}
 		if o.ema != nil {
 			o.average()
@@ -333,14 +344,14 @@ func (o *optimizer) showAverages() error {
 		at := 0
 		for i := range o.params {
 			p := &o.params[i]
-			o.copy(p.Grad, p.Buffer, p.Len())
+			o.copy(o.slice(o.g, p), p.Buffer, p.Len())
 			if o.ema != nil {
 				o.copy(p.Buffer, o.slice(o.ema, p), p.Len())
 				continue
 			}
 			z := o.plain.Spans[at].State[0] // x = z + (y - z)/β₁
 			at++
-			o.dev.Add(kernels.To(p.Buffer), &kernels.AddArgs{N: p.Len(), A: p.Grad, B: z, Alpha: float32(back), Beta: float32(1 - back)})
+			o.dev.Add(kernels.To(p.Buffer), &kernels.AddArgs{N: p.Len(), A: o.slice(o.g, p), B: z, Alpha: float32(back), Beta: float32(1 - back)})
 		}
 		return nil
 	})
@@ -351,7 +362,7 @@ func (o *optimizer) showParams() error {
 	return o.dev.Run(func() error {
 		for i := range o.params {
 			p := &o.params[i]
-			o.copy(p.Buffer, p.Grad, p.Len())
+			o.copy(p.Buffer, o.slice(o.g, p), p.Len())
 		}
 		return nil
 	})

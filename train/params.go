@@ -13,6 +13,7 @@ import (
 type param struct {
 	*autograd.Param
 	path  string  // the module it belongs to: model.layers.0.self_attn.q_proj
+	layer int     // that it is of; -1 outside of layers
 	off   int     // in the flat buffers
 	rate  float64 // factor of the learning rate
 	decay float64
@@ -56,7 +57,7 @@ func (j *Job) weights() ([]param, error) {
 	}
 	for _, p := range list {
 		t := j.Model.TensorOf(p)
-		q := param{Param: p, path: t.Path(), rate: 1, stack: t.Experts, block: j.block(t)}
+		q := param{Param: p, path: t.Path(), layer: t.Layer, rate: 1, stack: t.Experts, block: j.block(t)}
 		if t.Decays() {
 			q.decay = j.Config.WeightDecay
 		}
@@ -76,7 +77,7 @@ func (j *Job) adapterParams() ([]param, error) {
 	var out []param
 	var mods []lora.Module
 	for _, p := range j.Adapter.Params() {
-		q := param{Param: p.Param, path: modulePath(p.Name), rate: 1, block: p.Cols}
+		q := param{Param: p.Param, path: modulePath(p.Name), layer: -1, rate: 1, block: p.Cols}
 		if p.Decay {
 			q.decay = j.Config.WeightDecay
 		}

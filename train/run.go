@@ -257,6 +257,7 @@ func begin(j Job) (*run, error) {
 	if r.opt, err = newOptimizer(r.dev, c, r.sched, ps, r.beside("optimizer")); err != nil {
 		return nil, memory(err)
 	}
+	r.opt.focus(1)
 	if err := r.refresh(); err != nil {
 		r.opt.release()
 		return nil, memory(err)
@@ -325,6 +326,7 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	if err = agree(r.Comm, err); err != nil {
 		return Metrics{}, err
 	}
+	r.opt.focus(r.step + 1)
 	m, err := r.fitting(ctx, s, total)
 	if err != nil {
 		return m, memory(err)

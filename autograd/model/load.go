@@ -32,7 +32,7 @@ func Load(dev kernels.Backend, src *arch.Source, o Options) (*Model, error) {
 
 // newModel is a model without weights.
 func newModel(dev kernels.Backend, src *arch.Source, o Options) *Model {
-	m := &Model{Spec: src.Spec, Dev: dev, src: src, options: o, stay: residency{users: make([]int, len(src.Spec.Layers))}, tensors: map[*autograd.Param]*arch.Tensor{}, owned: map[*autograd.Param]bool{}, covered: map[*autograd.Param]*cover{}}
+	m := &Model{Spec: src.Spec, Dev: dev, src: src, options: o, stay: newResidency(dev, len(src.Spec.Layers)), tensors: map[*autograd.Param]*arch.Tensor{}, owned: map[*autograd.Param]bool{}, covered: map[*autograd.Param]*cover{}}
 	for _, r := range src.Spec.Ropes {
 		m.ropes = append(m.ropes, ropeTable{spec: r})
 	}

@@ -148,6 +148,10 @@ func (m *Model) Close() {
 			delete(m.owned, p)
 		}
 	}
+	for _, h := range m.stay.staged {
+		h.Release()
+	}
+	m.stay.staged, m.stay.ahead = nil, false
 	m.Dev.Free(m.Flat)
 	m.Flat, m.params = nil, nil
 }

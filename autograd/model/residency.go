@@ -14,11 +14,29 @@ import (
 // residency says which weights of a model are in memory. What lies outside the
 // blocks is always there; so are the first blocks, as many as fit into half of
 // what the device's limit leaves. The weights of the others are there between
-// Acquire and Release only and are made from the file again each time. Where
-// weights lie never changes a result.
+// Acquire and Release only and are made from the file again each time; of a device
+// with memory of its own, from a copy in the host's memory once they were made twice,
+// and, where there is room, while the block before computes. Where weights lie never
+// changes a result.
 type residency struct {
 	kept  int   // blocks that stay
 	users []int // by block: calls of Acquire without their Release
+
+	stager kernels.Stager                      // nil: the device reads the host's memory
+	staged map[*autograd.Param]*kernels.Staged // what was made of the file
+	made   []int                               // by block: how often it was made
+	ahead  bool                                // there is room for one block more
+	next   int                                 // block that was brought before it is asked for; -1: none
+	last   int                                 // block that was acquired last
+	step   int                                 // where the next one lies from it
+}
+
+func newResidency(dev kernels.Backend, blocks int) residency {
+	s := residency{users: make([]int, blocks), made: make([]int, blocks), staged: map[*autograd.Param]*kernels.Staged{}, next: -1, last: -1}
+	if dev.Info().Copies {
+		s.stager, _ = dev.(kernels.Stager)
+	}
+	return s
 }
 
 // Streamed reports whether some blocks are in memory only while they run.
@@ -31,14 +49,77 @@ func (m *Model) Acquire(b *Block) error {
 	if i < m.stay.kept {
 		return nil
 	}
+	if m.stay.next != i {
+		m.dropNext()
+	}
 	if m.stay.users[i] == 0 {
 		if err := m.bindAll(b); err != nil {
 			m.unbindAll(b)
 			return err
 		}
+		m.keepCopy(b)
 	}
+	m.stay.next = -1
 	m.stay.users[i]++
+	m.bringNext(i)
 	return nil
+}
+
+// keepCopy leaves a copy of b's weights in the host's memory when they were made a
+// second time: who reads a model once is spared it.
+func (m *Model) keepCopy(b *Block) {
+	s := &m.stay
+	if s.made[b.Index]++; s.stager == nil || s.made[b.Index] != 2 {
+		return
+	}
+	for _, p := range b.Params {
+		own := m.place(p)
+		t := own.Type()
+		if !m.owned[p] || s.staged[p] != nil {
+			continue
+		}
+		h := s.stager.Stage(int64(dtype.Size(t, p.Rows, p.Cols)))
+		if h == nil {
+			return // the file serves as well
+		}
+		s.stager.Save(h, own.Buffer)
+		s.staged[p] = h
+	}
+}
+
+// bringNext starts to bring the block that is likely to be acquired after i: blocks
+// run forward, and backward beginning with the last.
+func (m *Model) bringNext(i int) {
+	s := &m.stay
+	switch d := i - s.last; {
+	case d == 1 || d == -1:
+		s.step = d
+	case d == 0:
+		s.step = -s.step
+	}
+	s.last = i
+	n := i + s.step
+	if !s.ahead || s.step == 0 || n < s.kept || n >= len(m.Blocks) || s.users[n] > 0 {
+		return
+	}
+	for _, p := range m.Blocks[n].Params {
+		if s.staged[p] == nil && m.covered[p] == nil {
+			return
+		}
+	}
+	if err := m.bindAll(m.Blocks[n]); err != nil {
+		m.unbindAll(m.Blocks[n]) // it will be met again, or there is room by then
+		return
+	}
+	s.next = n
+}
+
+// dropNext gives back what was brought and is not asked for.
+func (m *Model) dropNext() {
+	if n := m.stay.next; n >= 0 {
+		m.stay.next = -1
+		m.unbindAll(m.Blocks[n])
+	}
 }
 
 // Release ends a use of a block's weights. With the last one they go, and so
@@ -92,11 +173,18 @@ func (m *Model) Cover(p *autograd.Param, w kernels.Mat) (restore func()) {
 }
 
 // Evict halves the number of blocks that stay in memory, for a caller who met
-// the limit; false when there are none. No block may be in use.
+// the limit, and in the end no longer brings blocks ahead; false when nothing is left
+// to give. No block may be in use.
 func (m *Model) Evict() bool {
+	m.dropNext()
 	n := m.stay.kept / 2
-	if m.Flat != nil || m.stay.kept == 0 {
+	if m.Flat != nil {
 		return false
+	}
+	if m.stay.kept == 0 {
+		ahead := m.stay.ahead
+		m.stay.ahead = false
+		return ahead
 	}
 	for _, b := range m.Blocks[n:m.stay.kept] {
 		m.unbindAll(b)
@@ -134,11 +222,33 @@ func (m *Model) settle() error {
 		}
 		if over || kernels.Total(m.Dev.Info().Mem.Now) > room {
 			m.unbindAll(b)
+			m.leaveRoom(room)
 			return nil
 		}
 		m.stay.kept++
 	}
 	return nil
+}
+
+// leaveRoom has blocks brought ahead where two fit beside what stays into room.
+func (m *Model) leaveRoom(room int64) {
+	s := &m.stay
+	if s.stager == nil {
+		return
+	}
+	var most int64
+	for _, b := range m.Blocks[s.kept:] {
+		var size int64
+		for _, p := range b.Params {
+			size += int64(dtype.Size(m.HeldType(p), p.Rows, p.Cols))
+		}
+		most = max(most, size)
+	}
+	for s.kept > 0 && kernels.Total(m.Dev.Info().Mem.Now)+2*most > room {
+		s.kept-- // a block that stays saves less than one that is there in time
+		m.unbindAll(m.Blocks[s.kept])
+	}
+	s.ahead = kernels.Total(m.Dev.Info().Mem.Now)+2*most <= room
 }
 
 // HeldType is the type that a weight has in memory: vectors and weights of
@@ -163,6 +273,13 @@ func (m *Model) bind(p *autograd.Param) error {
 		return nil
 	}
 	t := m.tensors[p]
+	if h := m.stay.staged[p]; h != nil {
+		w, err := m.stay.stager.LoadStaged(kernels.Weights, m.HeldType(p), p.Rows, p.Cols, h)
+		if err == nil {
+			p.Mat, m.owned[p] = w, true
+		}
+		return err
+	}
 	r, borrow, err := m.src.Read(t)
 	if err != nil {
 		return err

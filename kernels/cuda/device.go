@@ -14,6 +14,7 @@ import (
 // Options of a device.
 type Options struct {
 	MemoryLimit int64 // bytes over all purposes; 0: 0.95 of what is free
+	Staged      int64 // bytes of the host's memory that Stage may pin; 0: none
 }
 
 // CUDA computes on a GPU. It implements kernels.Backend. Its methods may be called
@@ -24,15 +25,16 @@ type CUDA struct {
 	queue chan func(driver.Driver)
 	ended chan struct{}
 
-	mu     sync.Mutex
-	mem    kernels.MemStats
-	peak   int64
-	limit  int64
-	err    error // the first failure
-	closed bool
-	kept   map[int64][]driver.Ptr // freed blocks by size
-	held   int64                  // bytes of them
-	tables map[any]driver.Ptr     // see table
+	mu                 sync.Mutex
+	mem                kernels.MemStats
+	peak               int64
+	limit              int64
+	err                error // the first failure
+	closed             bool
+	kept               map[int64][]driver.Ptr // freed blocks by size
+	held               int64                  // bytes of them
+	staged, mostStaged int64                  // bytes of the host
+	tables             map[any]driver.Ptr     // see table
 
 	code code // of the device's thread alone
 }
@@ -51,7 +53,7 @@ func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, err
 	if err := <-opened; err != nil {
 		return nil, err
 	}
-	c.limit = o.MemoryLimit
+	c.limit, c.mostStaged = o.MemoryLimit, o.Staged
 	if c.limit == 0 {
 		var free int64
 		err := c.wait(func(d driver.Driver) (err error) { free, err = d.FreeMemory(); return err })

@@ -23,7 +23,8 @@ type Buf struct {
 	size    int64 // bytes
 	owner   bool  // false: a slice
 	freed   bool
-	root    *Buf // of a slice: the buffer whose memory it is
+	root    *Buf          // of a slice: the buffer whose memory it is
+	coming  *driver.Event // of bytes that the host's memory sends; nil: they are there
 }
 
 // Type is the element type.
@@ -40,6 +41,9 @@ func ptr(b kernels.Buffer) driver.Ptr {
 	x := b.(*Buf)
 	if x.freed || x.root != nil && x.root.freed {
 		panic("cuda: buffer used after it was freed")
+	}
+	if x.dev != nil {
+		x.dev.await(x)
 	}
 	return x.at
 }
@@ -193,6 +197,7 @@ func (c *CUDA) Free(b kernels.Buffer) {
 	if !x.owner {
 		return
 	}
+	c.await(x) // who has the memory next
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {

@@ -49,7 +49,11 @@ func Open(name string, o Options) (kernels.Backend, error) {
 		if o.MemoryLimit > 0 && o.MemoryLimit != NoLimit {
 			debug.SetMemoryLimit(o.MemoryLimit)
 		}
-		c, err := cuda.Open(index, cuda.Options{MemoryLimit: o.DeviceMemoryLimit})
+		host := o.MemoryLimit
+		if host == 0 || host == NoLimit {
+			host = cpu.AvailableMemory()
+		}
+		c, err := cuda.Open(index, cuda.Options{MemoryLimit: o.DeviceMemoryLimit, Staged: host / 2})
 		if err != nil {
 			return nil, err
 		}

@@ -114,7 +114,7 @@ func values(b kernels.Buffer) []int32 {
 func (d *Dry) Info() kernels.Info {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return kernels.Info{Name: d.o.Label, Level: "dry", Address: d.o.Label + "/dry", Threads: 1, Limit: d.o.MemoryLimit, Mem: d.mem, PeakTotal: d.peak}
+	return kernels.Info{Name: d.o.Label, Level: "dry", Address: d.o.Label + "/dry", Threads: 1, Limit: d.o.MemoryLimit, Copies: d.o.Copies, Mem: d.mem, PeakTotal: d.peak}
 }
 
 // ResetCounters makes what is in use now the peak. Work and Calls go on.

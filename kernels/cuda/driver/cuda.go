@@ -19,11 +19,13 @@ type cuda struct {
 	device  int32
 	context uintptr
 	stream  uintptr
+	copies  uintptr // the stream of Ahead
 
 	init, driverGetVersion, getErrorName, getErrorString                         dl.Func
 	deviceGetCount, deviceGet, deviceGetName, deviceGetAttribute, deviceTotalMem dl.Func
 	primaryCtxRetain, primaryCtxRelease, ctxSetCurrent                           dl.Func
-	streamCreate, streamDestroy, streamSynchronize                               dl.Func
+	streamCreate, streamDestroy, streamSynchronize, streamWaitEvent              dl.Func
+	memAllocHost, memFreeHost                                                    dl.Func
 	moduleLoadDataEx, moduleGetFunction, funcSetAttribute, launchKernel          dl.Func
 	memAllocAsync, memFreeAsync, memGetInfo, memcpyHtoD, memcpyDtoH, memcpyDtoD  dl.Func
 	deviceGetDefaultMemPool, memPoolSetAttribute                                 dl.Func
@@ -43,6 +45,7 @@ func (c *cuda) symbols() map[string]*dl.Func {
 		"cuDeviceGetAttribute": &c.deviceGetAttribute, "cuDeviceTotalMem_v2": &c.deviceTotalMem,
 		"cuDevicePrimaryCtxRetain": &c.primaryCtxRetain, "cuDevicePrimaryCtxRelease_v2": &c.primaryCtxRelease, "cuCtxSetCurrent": &c.ctxSetCurrent,
 		"cuStreamCreate": &c.streamCreate, "cuStreamDestroy_v2": &c.streamDestroy, "cuStreamSynchronize": &c.streamSynchronize,
+		"cuStreamWaitEvent": &c.streamWaitEvent, "cuMemAllocHost_v2": &c.memAllocHost, "cuMemFreeHost": &c.memFreeHost,
 		"cuModuleLoadDataEx": &c.moduleLoadDataEx, "cuModuleGetFunction": &c.moduleGetFunction, "cuFuncSetAttribute": &c.funcSetAttribute, "cuLaunchKernel": &c.launchKernel,
 		"cuMemAllocAsync": &c.memAllocAsync, "cuMemFreeAsync": &c.memFreeAsync, "cuMemGetInfo_v2": &c.memGetInfo,
 		"cuMemcpyHtoDAsync_v2": &c.memcpyHtoD, "cuMemcpyDtoHAsync_v2": &c.memcpyDtoH, "cuMemcpyDtoDAsync_v2": &c.memcpyDtoD,
@@ -145,8 +148,10 @@ func (c *cuda) start() error {
 		return err
 	}
 	const nonBlocking = 1
-	if err := c.check("cuStreamCreate", c.streamCreate.Call(uintptr(unsafe.Pointer(&c.stream)), nonBlocking)); err != nil {
-		return err
+	for _, s := range []*uintptr{&c.stream, &c.copies} {
+		if err := c.check("cuStreamCreate", c.streamCreate.Call(uintptr(unsafe.Pointer(s)), nonBlocking)); err != nil {
+			return err
+		}
 	}
 	var pool uintptr
 	if err := c.check("cuDeviceGetDefaultMemPool", c.deviceGetDefaultMemPool.Call(uintptr(unsafe.Pointer(&pool)), uintptr(c.device))); err != nil {
@@ -232,6 +237,48 @@ func (c *cuda) Copy(dst, src Ptr, n int64) error {
 	return c.check("cuMemcpyDtoDAsync", c.memcpyDtoD.Call(uintptr(dst), uintptr(src), uintptr(n), c.stream))
 }
 
+// Pin takes memory that the driver copies from and to without its help.
+func (c *cuda) Pin(n int64) ([]byte, error) {
+	var p *byte
+	if err := c.check("cuMemAllocHost", c.memAllocHost.Call(uintptr(unsafe.Pointer(&p)), uintptr(n))); err != nil {
+		return nil, err
+	}
+	b := unsafe.Slice(p, n)
+	clear(b)
+	return b, nil
+}
+
+// Unpin gives it back.
+func (c *cuda) Unpin(b []byte) error {
+	return c.check("cuMemFreeHost", c.memFreeHost.Call(uintptr(unsafe.Pointer(unsafe.SliceData(b)))))
+}
+
+// Ahead copies in the other stream.
+func (c *cuda) Ahead(dst Ptr, src []byte) (Event, error) {
+	before, err := c.Record()
+	if err != nil {
+		return 0, err
+	}
+	defer c.Release(before) // which the stream goes on to wait for
+	if err := c.check("cuStreamWaitEvent", c.streamWaitEvent.Call(c.copies, uintptr(before), 0)); err != nil {
+		return 0, err
+	}
+	if err := c.check("cuMemcpyHtoDAsync", c.memcpyHtoD.Call(uintptr(dst), uintptr(unsafe.Pointer(unsafe.SliceData(src))), uintptr(len(src)), c.copies)); err != nil {
+		return 0, err
+	}
+	return c.record(c.copies)
+}
+
+// Await has the stream wait for an event of the other.
+func (c *cuda) Await(e Event) error {
+	return c.check("cuStreamWaitEvent", c.streamWaitEvent.Call(c.stream, uintptr(e), 0))
+}
+
+// Save copies to pinned memory in the order of the stream.
+func (c *cuda) Save(dst []byte, src Ptr) error {
+	return c.check("cuMemcpyDtoHAsync", c.memcpyDtoH.Call(uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(src), uintptr(len(dst)), c.stream))
+}
+
 // Launch starts a kernel; the driver has copied params when it returns.
 func (c *cuda) Launch(f Function, grid, block Dim, shared uint32, params []byte) error {
 	if len(params) > len(c.params) {
@@ -254,12 +301,14 @@ func (c *cuda) Launch(f Function, grid, block Dim, shared uint32, params []byte)
 }
 
 // Record makes an event here.
-func (c *cuda) Record() (Event, error) {
+func (c *cuda) Record() (Event, error) { return c.record(c.stream) }
+
+func (c *cuda) record(stream uintptr) (Event, error) {
 	var e Event
 	if err := c.check("cuEventCreate", c.eventCreate.Call(uintptr(unsafe.Pointer(&e)), 0)); err != nil {
 		return 0, err
 	}
-	return e, c.check("cuEventRecord", c.eventRecord.Call(uintptr(e), c.stream))
+	return e, c.check("cuEventRecord", c.eventRecord.Call(uintptr(e), stream))
 }
 
 // Elapsed waits for b.
@@ -277,14 +326,22 @@ func (c *cuda) Release(e Event) error {
 	return c.check("cuEventDestroy", c.eventDestroy.Call(uintptr(e)))
 }
 
-// Sync waits for the stream.
+// Sync waits for both streams.
 func (c *cuda) Sync() error {
-	return c.check("cuStreamSynchronize", c.streamSynchronize.Call(c.stream))
+	for _, s := range []uintptr{c.copies, c.stream} {
+		if err := c.check("cuStreamSynchronize", c.streamSynchronize.Call(s)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// Close gives the stream and the context back.
+// Close gives the streams and the context back.
 func (c *cuda) Close() error {
 	err := c.check("cuStreamDestroy", c.streamDestroy.Call(c.stream))
+	if e := c.check("cuStreamDestroy", c.streamDestroy.Call(c.copies)); err == nil {
+		err = e
+	}
 	if e := c.check("cuDevicePrimaryCtxRelease", c.primaryCtxRelease.Call(uintptr(c.device))); err == nil {
 		err = e
 	}

@@ -3,7 +3,8 @@
 // interprets the same kernels on the processor.
 //
 // A Driver has one stream: everything happens in the order of the calls, and
-// Launch, Alloc and Free do not wait for it. It is used by one goroutine that is
+// Launch, Alloc and Free do not wait for it. Beside it there is one of copies that
+// go on while kernels run (Ahead). It is used by one goroutine that is
 // locked to its OS thread (kernels/cuda has it), because the driver keeps its
 // current context by thread.
 package driver
@@ -47,6 +48,17 @@ type Driver interface {
 	ToDevice(dst Ptr, src []byte) error
 	ToHost(dst []byte, src Ptr) error
 	Copy(dst, src Ptr, n int64) error
+	// Pin takes n bytes of the host's memory, zeros, that copies read and write where
+	// they lie; Unpin gives them back, when no copy uses them any more.
+	Pin(n int64) ([]byte, error)
+	Unpin(b []byte) error
+	// Ahead copies src, which is pinned and must stay as it is, once what was called
+	// before is done, beside what is called next. What reads dst comes after Await of
+	// the event, which the caller releases.
+	Ahead(dst Ptr, src []byte) (Event, error)
+	Await(e Event) error
+	// Save copies to dst, which is pinned, and does not wait for it.
+	Save(dst []byte, src Ptr) error
 	// Launch starts f with params as the bytes of its one parameter, a structure.
 	Launch(f Function, grid, block Dim, shared uint32, params []byte) error
 	// Record marks this place in the stream; Elapsed waits for b and returns the

@@ -91,6 +91,18 @@ func use(d Driver) (err error) {
 			}
 			return errors.Join(err, d.Release(b))
 		},
+		func() error {
+			pinned, err := d.Pin(64)
+			if err != nil {
+				return err
+			}
+			copy(pinned, src)
+			e, err := d.Ahead(p, pinned)
+			if err != nil {
+				return err
+			}
+			return errors.Join(d.Await(e), d.Release(e), d.Save(pinned, p), d.Unpin(pinned))
+		},
 		func() error { return d.Release(a) },
 		func() error { return d.Free(p) },
 		func() error { return d.Free(q) },

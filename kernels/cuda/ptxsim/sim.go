@@ -36,6 +36,8 @@ type Sim struct {
 	modules   []*module
 	functions []function
 	events    int
+	ahead     map[driver.Event]func() error // copies that nobody has awaited yet
+	pinned    int                           // bytes
 	launches  uint32
 	dynamic   uint32
 	limit     int64 // of Instructions
@@ -117,8 +119,8 @@ func (s *Sim) Free(p driver.Ptr) error {
 	return s.lost
 }
 
-// Leaks is the bytes that are allocated.
-func (s *Sim) Leaks() int64 { return s.used }
+// Leaks is the bytes that are allocated, pinned ones of the host included.
+func (s *Sim) Leaks() int64 { return s.used + int64(s.pinned) }
 
 func (s *Sim) at(call string, p driver.Ptr, n int64) (*region, int, error) {
 	if s.lost != nil {
@@ -167,6 +169,52 @@ func (s *Sim) Copy(dst, src driver.Ptr, n int64) error {
 	copy(to.written[d:d+int(n)], from.written[o:])
 	return nil
 }
+
+// Pin is memory of Go.
+func (s *Sim) Pin(n int64) ([]byte, error) {
+	if s.lost != nil {
+		return nil, s.lost
+	}
+	s.pinned += int(n)
+	return make([]byte, n), nil
+}
+
+// Unpin refuses what a copy may still read.
+func (s *Sim) Unpin(b []byte) error {
+	if len(s.ahead) > 0 {
+		return driver.NewError("Unpin", driver.InvalidValue, "a copy is on its way")
+	}
+	s.pinned -= len(b)
+	return s.lost
+}
+
+// Ahead copies when it is awaited; until then what is there was never written.
+func (s *Sim) Ahead(dst driver.Ptr, src []byte) (driver.Event, error) {
+	r, off, err := s.at("Ahead", dst, int64(len(src)))
+	if err != nil {
+		return 0, err
+	}
+	clear(r.written[off : off+len(src)])
+	s.events++
+	if s.ahead == nil {
+		s.ahead = map[driver.Event]func() error{}
+	}
+	s.ahead[driver.Event(s.events)] = func() error { return s.ToDevice(dst, src) }
+	return driver.Event(s.events), nil
+}
+
+// Await makes the copy.
+func (s *Sim) Await(e driver.Event) error {
+	f, ok := s.ahead[e]
+	if !ok {
+		return driver.NewError("Await", driver.InvalidValue, "no copy has this event")
+	}
+	delete(s.ahead, e)
+	return f()
+}
+
+// Save copies at once.
+func (s *Sim) Save(dst []byte, src driver.Ptr) error { return s.ToHost(dst, src) }
 
 // Launch runs a kernel to its end. What goes wrong in it is returned at once, and
 // by every call from then on, as a device does that is lost.

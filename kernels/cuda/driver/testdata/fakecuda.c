@@ -9,7 +9,7 @@
 #include <string.h>
 
 static __thread int current;
-static int lost;
+static int lost, streams; // since the last cuInit
 
 static int number(const char *key, int otherwise) {
   const char *e = getenv("FAKECUDA"), *at = e ? strstr(e, key) : 0;
@@ -31,7 +31,7 @@ static int call(const char *name, int *count, int context) {
 }
 #define IN(name, context) static int n; int rc = call(#name, &n, context); if (rc) return rc
 
-int cuInit(unsigned flags) { IN(cuInit, 0); lost = 0; return number("devices=", 1) ? 0 : 100; }
+int cuInit(unsigned flags) { IN(cuInit, 0); lost = streams = 0; return number("devices=", 1) ? 0 : 100; }
 int cuDriverGetVersion(int *v) { IN(cuDriverGetVersion, 0); *v = number("cuda=", 12040); return 0; }
 int cuGetErrorName(int code, const char **s) { static char t[32]; snprintf(t, sizeof t, "CUDA_ERROR_FAKE_%d", code); *s = t; return 0; }
 int cuGetErrorString(int code, const char **s) { *s = "in the words of the driver"; return 0; }
@@ -43,9 +43,12 @@ int cuDeviceTotalMem_v2(size_t *s, int d) { IN(cuDeviceTotalMem, 0); *s = (size_
 int cuDevicePrimaryCtxRetain(void **c, int d) { IN(cuDevicePrimaryCtxRetain, 0); *c = (void *)1; return 0; }
 int cuDevicePrimaryCtxRelease_v2(int d) { IN(cuDevicePrimaryCtxRelease, 0); return 0; }
 int cuCtxSetCurrent(void *c) { IN(cuCtxSetCurrent, 0); current = c != 0; return 0; }
-int cuStreamCreate(void **s, unsigned f) { IN(cuStreamCreate, 1); *s = (void *)2; return f == 1 ? 0 : 1; }
+int cuStreamCreate(void **s, unsigned f) { IN(cuStreamCreate, 1); *s = (void *)(uintptr_t)(streams++ % 2 ? 5 : 2); return f == 1 ? 0 : 1; }
 int cuStreamDestroy_v2(void *s) { IN(cuStreamDestroy, 1); return 0; }
-int cuStreamSynchronize(void *s) { IN(cuStreamSynchronize, 1); return s == (void *)2 ? 0 : 400; }
+int cuStreamSynchronize(void *s) { IN(cuStreamSynchronize, 1); return s == (void *)2 || s == (void *)5 ? 0 : 400; }
+int cuStreamWaitEvent(void *s, void *e, unsigned f) { IN(cuStreamWaitEvent, 1); return (s == (void *)2 || s == (void *)5) && e == (void *)4 && !f ? 0 : 400; }
+int cuMemAllocHost_v2(void **p, size_t n_) { IN(cuMemAllocHost, 1); *p = malloc(n_); return 0; }
+int cuMemFreeHost(void *p) { IN(cuMemFreeHost, 1); free(p); return 0; }
 int cuModuleLoadDataEx(void **m, const char *p, unsigned n_, int *o, void **v) {
   IN(cuModuleLoadDataEx, 1);
   if (!strstr(p, ".version")) { snprintf((char *)v[0], (size_t)v[1], "no .version in %.10s", p); return 218; }

@@ -1,0 +1,103 @@
+package model
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cuda"
+	"github.com/tunekit/tunekit/kernels/cuda/driver"
+	"github.com/tunekit/tunekit/kernels/cuda/ptxsim"
+	"github.com/tunekit/tunekit/kernels/dry"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// copying counts the weights that come beside what is computed.
+type copying struct {
+	*ptxsim.Sim
+	ahead int
+}
+
+func (c *copying) Ahead(p driver.Ptr, b []byte) (driver.Event, error) {
+	c.ahead++
+	return c.Sim.Ahead(p, b)
+}
+
+// TestStaged: of a GPU whose memory the model does not fit into, blocks come from a
+// copy in the host's memory once they were made twice, and before they are asked for.
+// Gradients are the same bits as without a limit, which holds, the counting backend sees
+// the same peak, and nothing is left. Without memory of the host the file serves. (On
+// the interpreter: no GPU has run it.)
+func TestStaged(t *testing.T) {
+	nf4, d := dtype.NF4Double, dims{C: 64, V: 64, Layers: 3, H: 2, K: 1, D: 32, F: 64, Tied: true}
+	for _, hold := range []*dtype.Type{nil, &nf4} {
+		load := func(dev kernels.Backend) *Model {
+			m, err := Load(dev, sample(t, d, random(7)), Options{Hold: hold})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		passes := func(m *Model) (out [][][]float32) {
+			in := keyed([][]int32{tokens(1, 4, d.V)}, 0)
+			params := adapt(t, m, 2, 0.1, random(3))
+			m.Dev.ResetCounters()
+			for range 3 {
+				out = append(out, grads(t, m, params, 3, in))
+			}
+			for _, p := range params {
+				m.Dev.Free(p.Buffer)
+				m.Dev.Free(p.Grad)
+			}
+			return out
+		}
+		open := func(limit, staged int64) (*cuda.CUDA, *copying) {
+			sim := &copying{Sim: ptxsim.New(1 << 30)}
+			dev, err := cuda.OpenOn("cuda:0", func() (driver.Driver, error) { return sim, nil }, cuda.Options{MemoryLimit: limit, Staged: staged})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return dev, sim
+		}
+		dev, _ := open(0, 1<<30)
+		all := load(dev)
+		size := weights(all)
+		want := passes(all)
+		all.Close()
+		dev.Close()
+		limit, hosts := size, []int64{1 << 30, size / 3, 0}
+		if hold != nil {
+			limit, hosts = size*17/10, hosts[:1] // adapters and what lies between products are as large
+		}
+		for _, host := range hosts {
+			dev, sim := open(limit, host)
+			counting := dry.New(dry.Options{MemoryLimit: limit, Copies: true, Working: dev.Info().Working})
+			var peaks []int64
+			for _, b := range []kernels.Backend{counting, dev} {
+				m := load(b)
+				if !m.Streamed() {
+					t.Fatalf("hold %v: the model fits into %d bytes", hold, limit)
+				}
+				if got := passes(m); b == kernels.Backend(dev) && !reflect.DeepEqual(got, want) {
+					t.Errorf("hold %v, %d bytes of the host: other gradients than without a limit", hold, host)
+				}
+				peaks = append(peaks, b.Info().PeakTotal)
+				m.Close()
+				if left := kernels.Total(b.Info().Mem.Now); left != 0 {
+					t.Errorf("hold %v, %d bytes of the host: %d bytes are left", hold, host, left)
+				}
+			}
+			if (sim.ahead > 0) != (host > 0) {
+				t.Errorf("hold %v, %d bytes of the host: %d weights were brought ahead", hold, host, sim.ahead)
+			}
+			if peaks[1] > limit || host == 1<<30 && peaks[0] != peaks[1] {
+				t.Errorf("hold %v, %d bytes of the host: the peak is %d, %d are planned, the limit is %d", hold, host, peaks[1], peaks[0], limit)
+			}
+			t.Logf("hold %v, %d bytes of the host, limit %d: peak %d, planned %d, %d copies ahead", hold, host, limit, peaks[1], peaks[0], sim.ahead)
+			dev.Close()
+			if n := sim.Leaks(); n != 0 {
+				t.Errorf("hold %v, %d bytes of the host: %d bytes are still allocated", hold, host, n)
+			}
+		}
+	}
+}

@@ -176,7 +176,8 @@ type item struct {
 	script   int16 // as Report.script returns it
 	sigs     int8  // how many
 	owns     int8
-	long     bool // over max_length
+	bars     [2]int8 // of its samples in Report.Lengths, plus one: two for two answers
+	long     bool    // over max_length
 }
 
 // tokenized is a row after its texts were read.
@@ -524,8 +525,10 @@ func (in *ingest) row(f input, ref RowRef, kind string, r tokenized) error {
 		return nil
 	}
 	script := in.report.script(r.script, ref)
-	for _, e := range samples {
-		if n := in.report.length(ref, e); len(e.ids) == longest { // of two answers, of the longer one
+	var bars [2]int8
+	for i, e := range samples {
+		n, bar := in.report.length(ref, e)
+		if bars[i] = int8(bar + 1); len(e.ids) == longest { // of two answers, of the longer one
 			learned = n
 		}
 	}
@@ -539,7 +542,7 @@ func (in *ingest) row(f input, ref RowRef, kind string, r tokenized) error {
 		list = in.val
 	}
 	it := item{first: int32(in.kept.n), n: 1, row: fate.id, nth: in.report.Rows, weight: cmp.Or(f.source.Weight, 1),
-		source: int32(f.index), script: script, long: longest > in.o.MaxLength, own: int32(in.owns.len()), owns: int8(len(r.owns)), sigs: int8(len(r.sigs))}
+		source: int32(f.index), script: script, long: longest > in.o.MaxLength, bars: bars, own: int32(in.owns.len()), owns: int8(len(r.owns)), sigs: int8(len(r.sigs))}
 	for _, id := range r.owns {
 		in.owns.add(id)
 	}

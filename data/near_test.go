@@ -202,6 +202,11 @@ func TestDecontaminate(t *testing.T) {
 		if rep.Rows != rep.Kept+rep.Truncated+rep.Split+rep.Compared+rep.Dropped["in_evaluation"] || int64(d.Train.Len()) != rep.Kept-15 {
 			t.Errorf("%q: %d rows, %d to train on, of %+v", c.how, rep.Rows, d.Train.Len(), rep.Dropped)
 		}
+		bars := samplesIn(rep.Lengths)
+		tokens, learned := rep.Sources[0].Tokens+rep.Sources[1].Tokens, rep.Sources[0].Supervised+rep.Sources[1].Supervised
+		if bars != rep.Kept || tokens != rep.TrainTokens+rep.ValTokens || learned != rep.TrainSupervised+rep.ValSupervised {
+			t.Errorf("%q: bars of %d rows, %d kept; %d tokens, %d learned, of the data sets; %d and %d in all", c.how, bars, rep.Kept, tokens, learned, rep.TrainTokens+rep.ValTokens, rep.TrainSupervised+rep.ValSupervised)
+		}
 		if c.near > 0 && (len(rep.NearHeld) != 3 || rep.NearHeld[1].Row != 104) {
 			t.Errorf("%q: near are %v", c.how, rep.NearHeld)
 		}
@@ -217,6 +222,9 @@ func TestDecontaminate(t *testing.T) {
 	}
 	s := Options{Datasets: []Source{{Path: jsonlFile(t, rows...)}}, ValSetSize: "20", MaxLength: 12, Overflow: "split", Vocab: 99, Decontaminate: "near", DedupThreshold: 0.6}
 	d, rep := ingestOne(t, s, nil, nil)
+	if src := rep.Sources[0]; src.Tokens != rep.TrainTokens+rep.ValTokens || rep.Lengths[0].Samples != rep.Split {
+		t.Errorf("%d tokens of the data set, %d in all; %d rows in bars, %d kept", src.Tokens, rep.TrainTokens+rep.ValTokens, rep.Lengths[0].Samples, rep.Split)
+	}
 	if rep.NearOverlap == 0 || rep.Dropped["in_evaluation"] != rep.NearOverlap || int64(d.Train.Len()) != 3*(rep.Split-20) {
 		t.Errorf("%d near, dropped %v, %d samples to train on of %d split rows", rep.NearOverlap, rep.Dropped, d.Train.Len(), rep.Split)
 	}
@@ -270,11 +278,18 @@ func TestDecontaminateAnswers(t *testing.T) {
 				t.Fatal(err)
 			}
 			left := len(c.train) - 20
-			if rep.Overlap != c.exact || rep.NearOverlap != c.near || rep.Dropped["in_evaluation"] != 20 || rep.NearDuplicates != 0 || rep.Kept != int64(left) || d.Train.Len() < left {
+			if rep.Overlap != c.exact || rep.NearOverlap != c.near || rep.Dropped["in_evaluation"] != 20 || rep.NearDuplicates != 0 || rep.Kept != int64(left) || d.Train.Len() < left || samplesIn(rep.Lengths) != int64(d.Train.Len()) {
 				t.Errorf("%s, dedup %s: %d equal, %d near, %d near duplicates, dropped %v, %d kept; want %d, %d, %d", name, dedup, rep.Overlap, rep.NearOverlap, rep.NearDuplicates, rep.Dropped, rep.Kept, c.exact, c.near, left)
 			}
 		}
 	}
+}
+
+func samplesIn(bars []Bin) (n int64) {
+	for _, b := range bars {
+		n += b.Samples
+	}
+	return n
 }
 
 // TestOutliersOfPairs: a row of two answers is listed with the tokens, and the learned

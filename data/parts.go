@@ -13,8 +13,10 @@ func (in *ingest) finish() (*Dataset, error) {
 	if err := in.holdBack(); err != nil {
 		return nil, err
 	}
-	in.decontaminate()
 	samples, err := in.kept.samples()
+	if err == nil {
+		err = in.decontaminate(samples)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -125,9 +127,9 @@ func (in *ingest) rowKey(n int) (key uint64) {
 
 // decontaminate counts the training rows that are held back too, or stand in what
 // they are compared with, and takes them out where that is asked for.
-func (in *ingest) decontaminate() {
+func (in *ingest) decontaminate(samples source) error {
 	if in.val.len() == 0 && in.report.Compared == 0 {
-		return
+		return nil
 	}
 	held := in.against
 	var near *nearIndex
@@ -163,9 +165,19 @@ func (in *ingest) decontaminate() {
 		}
 		if !found || !drop {
 			train = append(train, it)
+			continue
+		}
+		src := &in.report.Sources[it.source]
+		for k := range int(it.n) {
+			e, err := samples.read(int(it.first) + k)
+			if err != nil {
+				return err
+			}
+			src.Tokens, src.Supervised = src.Tokens-int64(len(e.IDs)), src.Supervised-int64(e.Supervised())
 		}
 	}
 	in.train.at = train
+	return nil
 }
 
 // stained counts a training row that must not be measured with: one that, or a sample of
@@ -211,6 +223,11 @@ func (in *ingest) unfile(it item) {
 	r.drop("in_evaluation")
 	r.Sources[it.source].Dropped++
 	r.forget(it.nth, it.script)
+	for _, bar := range it.bars {
+		if bar > 0 {
+			r.Lengths[bar-1].Samples--
+		}
+	}
 }
 
 // weighted lists training items, each as often as its dataset's weight says.

@@ -53,8 +53,8 @@ type Report struct {
 	MaxLength int       `json:"max_length"`
 	Longest   int       `json:"longest"` // tokens, before overflow
 	LongestAt RowRef    `json:"longest_at"`
-	Lengths   []Bin     `json:"lengths"` // histogram of lengths before overflow
-	Over      []OverBin `json:"over"`    // rows over 1k, 2k, 4k, 8k
+	Lengths   []Bin     `json:"lengths"` // histogram of lengths before overflow, of what is not dropped as in an evaluation or a duplicate
+	Over      []OverBin `json:"over"`    // rows over 1k, 2k, 4k, 8k, as they were read
 
 	Sources  []SourceReport `json:"sources,omitempty"`   // by dataset
 	Scripts  []ScriptReport `json:"scripts,omitempty"`   // by the script of most letters, the most rows first
@@ -235,15 +235,16 @@ func (r *Report) bad(row BadRow) {
 	}
 }
 
-// length counts a row's length before overflow, and returns its supervised tokens.
-func (r *Report) length(ref RowRef, e encoded) int {
+// length counts a row's length before overflow, and returns its supervised tokens and
+// its bar in Lengths.
+func (r *Report) length(ref RowRef, e encoded) (supervised, bar int) {
 	n := len(e.ids)
 	if n > r.Longest {
 		r.Longest, r.LongestAt = n, ref
 	}
-	supervised := (&Example{Loss: e.loss}).Supervised()
+	supervised = (&Example{Loss: e.loss}).Supervised()
 	r.supervised += int64(supervised)
-	bar := max(bits.Len(uint(max(n-1, 0)))-6, 0) // 1…64, 65…128, 129…256, …
+	bar = max(bits.Len(uint(max(n-1, 0)))-6, 0) // 1…64, 65…128, 129…256, …
 	for len(r.Lengths) <= bar {
 		k := len(r.Lengths)
 		low := 1
@@ -261,7 +262,7 @@ func (r *Report) length(ref RowRef, e encoded) int {
 			}
 		}
 	}
-	return supervised
+	return supervised, bar
 }
 
 // overLine is the table of long rows in one line.

@@ -6,7 +6,10 @@ import (
 )
 
 // Key documents one key of a recipe.
-type Key struct{ Name, Type, Default, Doc string }
+type Key struct {
+	Name, Type, Default, Doc string
+	Words                    []string // what it can be, or its elements; nil: more than a list says
+}
 
 // Keys lists the keys of a struct in the order they are declared, or those of a
 // section of it, a path such as "lora". It returns nil for an unknown section.
@@ -30,7 +33,11 @@ func Keys(t reflect.Type, section string) []Key {
 	var out []Key
 	for _, f := range reflect.VisibleFields(t) {
 		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
-			out = append(out, Key{name, typeName(f), defaultWords(f.Tag), f.Tag.Get("doc")})
+			words := enumOf(f.Type, f.Tag)
+			if words == nil && typeName(f) == boolWords {
+				words = []string{"true", "false"}
+			}
+			out = append(out, Key{name, typeName(f), defaultWords(f.Tag), f.Tag.Get("doc"), words})
 		}
 	}
 	return out
@@ -55,6 +62,8 @@ func Sections(t reflect.Type) []string {
 	}
 	return out
 }
+
+const boolWords = "true, false"
 
 // typeNames are the forms of this package's own types; others say theirs in the
 // tag type.
@@ -85,7 +94,7 @@ func typeName(f reflect.StructField) string {
 	}
 	switch t.Kind() {
 	case reflect.Bool:
-		return "true, false"
+		return boolWords
 	case reflect.Int, reflect.Int64, reflect.Uint64:
 		return "int"
 	case reflect.Float64:

@@ -63,10 +63,19 @@ func complete(name string, words []string) []string {
 		cmd = cmds[at]
 		cmds = cmd.Subcommands
 	}
+	if at := strings.IndexByte(words[last], '='); at > 0 && strings.HasPrefix(words[last], "--") { // --flag=value
+		out := complete(name, append(slices.Clone(words[:last]), words[last][:at], words[last][at+1:]))
+		for k, w := range out {
+			if w != anyFile {
+				out[k] = words[last][:at+1] + w
+			}
+		}
+		return out
+	}
 	var all []string
 	switch flag := flagBefore(cmd, words[i:last]); {
 	case flag != "":
-		all = flagWords(cmd.Name, flag, words[i:last])
+		all = listed(words[last], flagWords(cmd.Name, flag, words[i:last], words[last]))
 	case strings.HasPrefix(words[last], "-"):
 		all = flagNames(cmd)
 	case cmd == nil || len(cmds) > 0:
@@ -128,8 +137,22 @@ func optionsOf(command string) []any {
 	return nil
 }
 
-// flagWords are the values of a flag; words are those of the line so far.
-func flagWords(command, flag string, words []string) []string {
+// listed are candidates for the last element of a list of words with commas.
+func listed(last string, all []string) []string {
+	at := strings.LastIndexByte(last, ',') + 1
+	if at == 0 || slices.Contains(all, anyFile) {
+		return all
+	}
+	out := make([]string, len(all))
+	for i, w := range all {
+		out[i] = last[:at] + w
+	}
+	return out
+}
+
+// flagWords are the values of a flag; words are those of the line so far, last the one that
+// is written.
+func flagWords(command, flag string, words []string, last string) []string {
 	key := strings.ReplaceAll(flag, "-", "_")
 	switch {
 	case flag == "type" && (command == "gguf" || command == "export"), strings.HasSuffix(flag, "-type") && command == "gguf":
@@ -141,7 +164,7 @@ func flagWords(command, flag string, words []string) []string {
 	case flag == "tasks":
 		return stages.Tasks
 	case flag == "device":
-		return []string{"auto", "cpu"}
+		return []string{"auto", "cpu", "cuda:0"}
 	case flag == "dtype":
 		return []string{"auto", "f32", "bf16"}
 	case flag == "storage":
@@ -153,7 +176,7 @@ func flagWords(command, flag string, words []string) []string {
 	case flag == "only" || flag == "from":
 		return stageNames(words)
 	case flag == "set":
-		return setKeys()
+		return setWords(words, last)
 	}
 	for _, o := range optionsOf(command) {
 		if schema.Has(o, key) {
@@ -173,27 +196,57 @@ func recipeNames() []string {
 	return out
 }
 
-// stageNames are the stages of the first of the words that is a recipe.
-func stageNames(words []string) []string {
+// stagesOf are the stages of the first of the words that is a recipe; nil where none is.
+func stagesOf(words []string) []recipes.Stage {
 	for _, w := range words {
 		if r, err := stages.All.Open(w, nil); err == nil {
-			var out []string
-			for _, s := range r.Stages {
-				out = append(out, s.ID)
-			}
-			return out
+			return r.Stages
 		}
 	}
 	return nil
 }
 
-// setKeys are the keys of a recipe as --set writes them, of stages by their kinds.
-func setKeys() []string {
+// stageNames are the ids of those stages.
+func stageNames(words []string) []string {
+	var out []string
+	for _, s := range stagesOf(words) {
+		out = append(out, s.ID)
+	}
+	return out
+}
+
+// setWords are the keys of a recipe as --set writes them, of stages by the ids in the
+// recipe on the line, else by their kinds; behind a key and = its values.
+func setWords(line []string, last string) []string {
+	kinds := map[string][]string{} // ids
+	var ids []string
+	for _, s := range stagesOf(line) {
+		kinds[s.Kind.Name], ids = append(kinds[s.Kind.Name], s.ID), append(ids, s.ID)
+	}
+	key, _, value := strings.Cut(last, "=")
 	var out []string
 	for _, section := range append([]string{""}, stages.All.Sections()...) {
+		kind, rest, _ := strings.Cut(section, ".")
+		at := []string{kind}
+		if len(ids) > 0 && section != "" {
+			at = kinds[kind]
+		}
 		for _, k := range stages.All.Keys(section) {
-			if k.Name != "stages" {
-				out = append(out, schema.Join(section, k.Name)+"=")
+			for _, id := range at {
+				name := schema.Join(schema.Join(id, rest), k.Name)
+				switch {
+				case k.Name == "stages":
+				case !value:
+					out = append(out, name+"=")
+				case name == key:
+					words := k.Words
+					if words == nil && (k.Type == "text" || strings.HasPrefix(k.Type, "name")) { // it may be a stage or a path
+						words, out = ids, append(out, anyFile)
+					}
+					for _, w := range words {
+						out = append(out, key+"="+w)
+					}
+				}
 			}
 		}
 	}
@@ -225,9 +278,17 @@ func argumentWords(app *ucli.App, cmd *ucli.Command) []string {
 // shells are scripts that ask the program itself.
 var shells = map[string]string{
 	"bash": `_PROG_complete() {
-  local cur="${COMP_WORDS[COMP_CWORD]}" all
-  all="$("${COMP_WORDS[0]}" HIDDEN "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)"
-  COMPREPLY=($(compgen -W "${all//@files/}" -- "$cur"))
+  local cur="${COMP_WORDS[COMP_CWORD]}" all i words=() line="${COMP_LINE:0:COMP_POINT}" front=""
+  for ((i = 1; i <= COMP_CWORD; i++)); do # key=value, which bash may take apart
+    if [[ ${#words[@]} -gt 0 && ( ${COMP_WORDS[i]} == "=" || ${COMP_WORDS[i-1]} == "=" ) ]]; then
+      words[-1]+="${COMP_WORDS[i]}"
+    else
+      words+=("${COMP_WORDS[i]}")
+    fi
+  done
+  [[ ${#words[@]} -gt 0 && ${words[-1]} == *=* && $COMP_WORDBREAKS == *=* ]] && front="${words[-1]%%=*}=" && cur="${words[-1]#*=}"
+  all="$("${COMP_WORDS[0]}" HIDDEN "${words[@]}" 2>/dev/null)"
+  COMPREPLY=($(compgen -W "$(for i in $all; do [[ $i == @files || $i != *@files ]] && echo "${i#"$front"}"; done)" -- "$cur"))
   [[ "$all" == *@files* ]] && COMPREPLY+=($(compgen -f -- "$cur"))
   [[ "${COMPREPLY[0]}" == *= ]] && compopt -o nospace 2>/dev/null
   return 0
@@ -240,6 +301,9 @@ _PROG() {
   all=("${(@f)$(${words[1]} HIDDEN "${(@)words[2,CURRENT]}" 2>/dev/null)}")
   (( ${all[(I)@files]} )) && _files
   all=(${all:#@files})
+  local -a keys=(${(M)all:#*=})
+  compadd -S '' -a keys
+  all=(${all:#*=})
   compadd -a all
 }
 compdef _PROG NAMES

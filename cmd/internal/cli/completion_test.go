@@ -14,6 +14,11 @@ func TestComplete(t *testing.T) {
 		{"tune", "init --for v", "vllm"}, {"quant", "gptq --for t", "transformers tgi"}, {"tune", "ingest --type t", "text tokens"},
 		{"tune", "help recipe.train.l", "recipe.train.lora recipe.train.lora.eva_config recipe.train.lora.corda_config recipe.train.lora.loftq_config recipe.train.loha recipe.train.lokr"}, {"tune", "help gpt", "gptq"}, {"tune", "graph att", "attention"},
 		{"tune", "run quickstart --only ad", "adapter"}, {"tune", "run x --set train.lora.alp", "train.lora.alpha= train.lora.alpha_pattern="},
+		{"tune", "run quickstart --set adapter.lora.alp", "adapter.lora.alpha= adapter.lora.alpha_pattern="}, {"tune", "run quickstart --set train.lora.alp", ""},
+		{"tune", "run quickstart --set adapter.adapter=l", "adapter.adapter=lora adapter.adapter=loha adapter.adapter=lokr"},
+		{"tune", "run x --set train.use_weighting=", "train.use_weighting=true train.use_weighting=false"}, {"tune", "run x --set train.learning_rate=", ""},
+		{"tune", "run quickstart --set check.data=d", "@files check.data=data"}, {"tune", "run x --set device=c", "device=cpu device=cuda:0"},
+		{"tune", "run quickstart --only=ad", "--only=adapter"}, {"tune", "eval --tasks perplexity,t", "perplexity,top1"}, {"tune", "export --imatrix=x", "@files"},
 		{"tune", "run qui", "quickstart @files"}, {"tune", "inspect x", "@files"}, {"tune", "export --imatrix x", "@files"}, {"tune", "--ver", "--version"},
 		{"tune", "completion z", "zsh"}, {"tune", "export --format s", "safetensors"}, {"tune", "generate -m ", "@files"},
 	} {

@@ -86,19 +86,25 @@ func (p *watcher) event(e recipes.Event) {
 }
 
 // changes passes on what scripts need of the events of a run: every step of a training,
-// and of other progress ten lines a second; a progress that says what the last one
-// said is left out.
+// and of other progress ten lines a second and the last of it; a progress that says what the
+// last one said is left out.
 func changes(write func(recipes.Event)) func(recipes.Event) {
-	var last recipes.Event
+	var last recipes.Event  // that was written
+	var held *recipes.Event // progress since
 	var at time.Time
 	return func(e recipes.Event) {
 		if e.What == "progress" && e.Stage == last.Stage && e.Unit == last.Unit {
-			same := e.Done == last.Done && e.Total == last.Total && e.Text == last.Text
-			if same || e.Unit != "steps" && e.Done != e.Total && time.Since(at) < redraw {
+			if e.Done == last.Done && e.Total == last.Total && e.Text == last.Text {
 				return
 			}
+			if e.Unit != "steps" && e.Done != e.Total && time.Since(at) < redraw {
+				held = &e
+				return
+			}
+		} else if held != nil { // of unknown length, or left early
+			write(*held)
 		}
-		last, at = e, time.Now()
+		last, held, at = e, nil, time.Now()
 		write(e)
 	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,7 +81,15 @@ func TestChanges(t *testing.T) {
 	for n := range int64(1000) {
 		w(recipes.Event{Stage: "export", What: "progress", Unit: "weights", Done: n + 1, Total: 1000})
 	}
+	for n := range int64(1000) { // nobody knows how many
+		w(recipes.Event{Stage: "export", What: "progress", Unit: "rows", Done: n + 1})
+	}
 	w(recipes.Event{Stage: "export", What: "done"})
+	n := len(got)
+	if got[n-2].Unit != "rows" || got[n-2].Done != 1000 {
+		t.Errorf("the last is %+v", got[n-2])
+	}
+	got = slices.Delete(got, slices.IndexFunc(got, func(e recipes.Event) bool { return e.Unit == "rows" }), n-1)
 	if n := len(got); n < 6+3 || n > 100 || got[6].Done != 1 || got[n-2].Done != 1000 || got[n-1].What != "done" {
 		t.Errorf("%d events: %+v", n, got)
 	}

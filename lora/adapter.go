@@ -412,8 +412,13 @@ func (ad *Adapter) Close() {
 
 // Summary is one line about the adapter for plans and logs.
 func (ad *Adapter) Summary() string {
+	return fmt.Sprintf("%s, %d values trained", ad.Words(), ad.Trainable())
+}
+
+// Words are what the adapter is and on how many layers.
+func (ad *Adapter) Words() string {
 	if ad.Kind != "" {
-		return fmt.Sprintf("%s %s, %d layers, %d values trained", KindWord(ad.Kind), ad.Options.words(), len(ad.variants), ad.Trainable())
+		return fmt.Sprintf("%s %s, %d layers", KindWord(ad.Kind), ad.Options.words(), len(ad.variants))
 	}
-	return fmt.Sprintf("LoRA r%d α%g on %d layers, %d values trained", ad.Config.R, ad.Config.Alpha, len(ad.Layers)+len(ad.tables), ad.Trainable())
+	return fmt.Sprintf("LoRA r%d α%g on %d layers", ad.Config.R, ad.Config.Alpha, len(ad.Layers)+len(ad.tables))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/recipes/report"
 )
 
@@ -60,3 +61,21 @@ var Unpack = unpack
 
 // FrontMatter reads one key of a model card.
 var FrontMatter = frontMatter
+
+// Rounded are the tensors of the model that a stage makes, planned or made, whose products
+// have rounded inputs, by name.
+func (p *Prepared) Rounded(ctx context.Context, stage string) (map[string]dtype.Type, error) {
+	pl := p.x.planner(ctx, true)
+	defer pl.close()
+	src, err := pl.Source(Ref{Stage: stage})
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]dtype.Type{}
+	for _, t := range src.Tensors() {
+		if t.Act != (dtype.Type{}) {
+			out[t.Name] = t.Act
+		}
+	}
+	return out, nil
+}

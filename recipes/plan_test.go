@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -37,7 +38,7 @@ func TestPlanText(t *testing.T) {
 	got := strings.ReplaceAll(b.String(), dir, "DIR")
 	want := `stage does time peak disk note
 ingest 120 rows → 5,785 tokens, 26 × 192 MEM 28 kB val 20 rows; 0 over 192 (longest 97)
-train QLoRA r4 α32 lr 0.00020, 6 steps × 768 tokens MEM 361 kB 8,192 of 106,816 trainable (7.67 %)
+train QLoRA r4 α32 lr 2e-4, 6 steps × 768 tokens MEM 361 kB 8,192 of 106,816 trainable (7.67 %)
 merge → bf16 safetensors MEM 214 kB
 export Q8_0 8.57, F16 16.05 bits a weight MEM 4.5 MB
 eval perplexity, kl, exact_match, speed of 4 models MEM 66 kB 20 rows, 964 tokens each model
@@ -275,5 +276,32 @@ stages:
 		if _, err = r.Plan(t.Context(), recipes.RunOptions{Dir: filepath.Join(dir, "runs")}); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", set, err, want)
 		}
+	}
+}
+
+// TestPlanRoundsInputs: products of a model that is not there yet round their inputs where
+// those of the finished one will.
+func TestPlanRoundsInputs(t *testing.T) {
+	dir := tinyModel(t)
+	r, err := stages.All.Parse("tiny.yaml", fmt.Appendf(nil, `version: 1
+base_model: %s/model
+stages:
+  - quantize: {method: rtn, scheme: W8A8, format: compressed-tensors, for: [transformers]}
+`, dir), nil)
+	must(t, err)
+	opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs")}
+	x, err := r.Prepare(opt)
+	must(t, err)
+	planned, err := x.Rounded(t.Context(), "quantize")
+	must(t, err)
+	_, err = r.Run(t.Context(), opt)
+	must(t, err)
+	x, err = r.Prepare(opt)
+	must(t, err)
+	must(t, x.Execute(t.Context())) // finds it made
+	made, err := x.Rounded(t.Context(), "quantize")
+	must(t, err)
+	if len(made) != 14 || !maps.Equal(planned, made) {
+		t.Errorf("planned %v, made %v", planned, made)
 	}
 }

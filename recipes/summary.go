@@ -3,6 +3,7 @@ package recipes
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -123,7 +124,7 @@ func verdict(s *report.Summary, complete bool, err error) string {
 // collect takes the facts, the next commands and the tables of the stages: the
 // last model to talk to first, then what the recipe asks for.
 func collect(s *report.Summary) {
-	try := ""
+	try, on := "", ""
 	for _, sec := range s.Sections {
 		for _, f := range sec.Facts {
 			if !slices.Contains(s.Facts, f) { // several stages measure on the same rows
@@ -133,7 +134,7 @@ func collect(s *report.Summary) {
 		s.Next = append(s.Next, sec.Next...)
 		s.Grids = append(s.Grids, sec.Grids...)
 		if sec.Try != "" {
-			try = sec.Try
+			try, on = sec.Try, sec.TryOn
 		}
 	}
 	slices.SortStableFunc(s.Next, func(a, b report.Command) int {
@@ -146,7 +147,11 @@ func collect(s *report.Summary) {
 		return 1
 	})
 	if try != "" {
-		s.Next = slices.Insert(s.Next, 0, report.Command{For: "try", Line: "tune chat -m " + report.Shell(try)})
+		line := "tune chat -m " + report.Shell(try)
+		if on != "" {
+			line = fmt.Sprintf("tune chat -m %s --adapter %s", report.Shell(on), report.Shell(try))
+		}
+		s.Next = slices.Insert(s.Next, 0, report.Command{For: "try", Line: line})
 	}
 }
 

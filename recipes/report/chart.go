@@ -147,10 +147,12 @@ func ticks(lo, hi float64, n int) []float64 {
 
 func (c *Chart) axes(b *strings.Builder, px, py func(float64) float64, x0, x1, y0, y1 float64) {
 	right := c.width() - chartRight
-	for _, t := range c.yTicks(y0, y1) {
+	at := c.yTicks(y0, y1)
+	words := c.labels(at)
+	for i, t := range at {
 		y := py(t)
 		fmt.Fprintf(b, `<line class="gl" x1="%g" x2="%g" y1="%.1f" y2="%.1f"/><text x="%g" y="%.1f" text-anchor="end">%s</text>`,
-			chartLeft, right, y, y, chartLeft-7, y+4, html.EscapeString(c.number(t)))
+			chartLeft, right, y, y, chartLeft-7, y+4, html.EscapeString(words[i]))
 	}
 	last := math.Inf(-1)
 	for _, t := range ticks(x0, x1, 6) {
@@ -167,7 +169,7 @@ func (c *Chart) axes(b *strings.Builder, px, py func(float64) float64, x0, x1, y
 // yTicks are powers of ten on a logarithmic axis that spans several.
 func (c *Chart) yTicks(y0, y1 float64) []float64 {
 	if !c.Log {
-		return ticks(y0, y1, 4)
+		return ticks(y0, y1, 5)
 	}
 	var out []float64
 	for e := math.Floor(y0); e <= y1; e++ {
@@ -183,6 +185,38 @@ func (c *Chart) yTicks(y0, y1 float64) []float64 {
 	}
 	if len(out) < 3 { // a short range: round numbers do better
 		out = ticks(math.Pow(10, y0), math.Pow(10, y1), 4)
+	}
+	return out
+}
+
+// labels writes the ticks of the y axis: as many decimals as tell them apart, the same for all.
+func (c *Chart) labels(at []float64) []string {
+	out := make([]string, len(at))
+	if c.Log || len(at) < 2 {
+		for i, v := range at {
+			out[i] = c.number(v)
+		}
+		return out
+	}
+	most := max(math.Abs(at[0]), math.Abs(at[len(at)-1]))
+	by, unit := 1.0, ""
+	switch {
+	case most >= 1e6:
+		by, unit = 1e6, "M"
+	case most >= 1e4:
+		by, unit = 1e3, "k"
+	case most < 1e-3:
+		e := math.Floor(math.Log10(most))
+		by, unit = math.Pow(10, e), fmt.Sprintf("e%g", e)
+	}
+	digits := 0
+	for step := (at[1] - at[0]) / by; digits < 6 && math.Abs(step-math.Round(step)) > 1e-6*step; digits++ {
+		step *= 10
+	}
+	for i, v := range at {
+		if out[i] = "0"; v != 0 {
+			out[i] = fmt.Sprintf("%.*f", digits, v/by) + unit
+		}
 	}
 	return out
 }

@@ -29,6 +29,7 @@ type page struct {
 	Facts                                 []string
 	Next                                  []Command
 	Stages                                []stageRow
+	StageNotes                            bool // some stage has one
 	Trains                                []curvesView
 	ManyTrains                            bool
 	Ingests                               []dataView
@@ -81,6 +82,7 @@ func (s *Summary) HTML() ([]byte, error) {
 		}
 	}
 	for _, l := range s.Stages {
+		p.StageNotes = p.StageNotes || len(l.Notes) > 0
 		p.Stages = append(p.Stages, stageRow{l.Stage, l.Kind, l.State, nonzeroTime(l.Seconds), Memory(l.Peak), Size(l.Bytes), l.Notes})
 	}
 	for _, o := range s.Details.Outputs {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -88,6 +89,15 @@ func Sig(v float64, digits int) string {
 		return strings.Replace(fmt.Sprintf("%.*e", digits-1, v), "e-0", "e-", 1)
 	}
 	return fmt.Sprintf("%.*f", max(0, digits-1-int(math.Floor(math.Log10(a)))), v)
+}
+
+// Short prints v with as many digits as it has, as people write rates: 2e-4, 0.003, 1.5.
+func Short(v float64) string {
+	v, _ = strconv.ParseFloat(strconv.FormatFloat(v, 'g', 6, 64), 64) // 0.1 + 0.2 is 0.3
+	if a := math.Abs(v); a > 0 && a < 1e-3 {
+		return strings.Replace(strconv.FormatFloat(v, 'e', -1, 64), "e-0", "e-", 1)
+	}
+	return strconv.FormatFloat(v, 'f', -1, 64)
 }
 
 // plusMinus is a value with its standard error, both to the error's second

@@ -8,6 +8,7 @@ type Section struct {
 	Facts []string  // one line each
 	Next  []Command // what to type next
 	Try   string    // a model to talk to, "" for none
+	TryOn string    // the base of Try, where that is an adapter
 
 	Models     []Row         // what the stage made; sizes are filled in from the files
 	Measured   []MeasuredRow // models that the stage measured

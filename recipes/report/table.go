@@ -124,15 +124,15 @@ func (m *MeasuredRow) beside(made []*Row, weigh func(*Row)) *Row {
 // merged adds the artifacts that no table speaks of to the first one, in the
 // order they were made.
 func merged(t Table, made []*Row, all []Table) Table {
-	seen := map[string]bool{}
+	seen, named := map[string]bool{}, map[string]bool{}
 	for _, other := range all {
 		for _, r := range other.Rows {
-			seen[r.Path] = true
+			seen[r.Path], named[r.Model] = true, true
 		}
 	}
 	var lost []*Row
 	for _, a := range made {
-		if !seen[a.Path] {
+		if !seen[a.Path] && !(a.Adapter && named[a.Model]) { // an adapter that was measured on its base
 			lost = append(lost, a)
 		}
 	}

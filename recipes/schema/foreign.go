@@ -218,6 +218,7 @@ var foreign = map[string]foreignKey{
 	"outtype":                         {"llama.cpp", "here it is type"},
 	"ftype":                           {"llama.cpp", "here it is type"},
 	"limit":                           {"lm-eval", "here it is samples"},
+	"merge_method":                    {"mergekit", "in a merge_models stage mergekit's keys stand below config"},
 	"num_fewshot":                     {"lm-eval", "not supported yet"},
 	"gen_kwargs":                      {"lm-eval", "here it is max_new_tokens and temperature"},
 }

@@ -33,9 +33,8 @@ type trial struct {
 // rehearsal is what a trial needs.
 type rehearsal struct {
 	*train.Rehearsal
-	work    dry.Work // of the largest micro-batch
-	params  int64
-	summary string
+	work   dry.Work // of the largest micro-batch
+	params int64
 }
 
 // rehearse runs the stage's own step on a backend that only counts.
@@ -87,13 +86,12 @@ func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 		defer job.Teacher.Close()
 	}
 	t.fill(p, &job)
-	out := &rehearsal{params: src.Spec.Params(), summary: "all weights"}
+	out := &rehearsal{params: src.Spec.Params()}
 	if t.config.Adapter != "none" {
 		if job.Adapter, err = t.adapter(p, m); err != nil {
 			return nil, err
 		}
 		defer job.Adapter.Close()
-		out.summary = job.Adapter.Summary()
 	}
 	before := dev.Work()
 	if out.Rehearsal, err = train.Rehearse(p.Context, job); err != nil {
@@ -227,7 +225,7 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	}
 	s.Does = trainWords(&o)
 	if o.LearningRate != nil {
-		s.Does += fmt.Sprintf(" lr %s", report.Sig(*o.LearningRate, 2))
+		s.Does += fmt.Sprintf(" lr %s", report.Short(*o.LearningRate))
 	}
 	if steps > 0 {
 		s.Does += fmt.Sprintf(", %s steps × %s tokens", humanize.Comma(int64(steps)), count(float64(t.stepTokens(r))))
@@ -400,7 +398,7 @@ func (t *trial) warn(p *recipes.Planner, s *recipes.StagePlan, steps int, params
 		usual *= 10
 	}
 	if lr := o.LearningRate; lr != nil && (*lr < usual/10 || *lr > usual*10) {
-		s.Note("learning_rate %s is far from the usual %s", report.Sig(*lr, 2), report.Sig(usual, 2))
+		s.Note("learning_rate %s is far from the usual %s", report.Short(*lr), report.Short(usual))
 	}
 	if steps > 0 && steps < fewSteps && o.MaxSteps == 0 {
 		s.Note("only %d optimizer steps: fewer gradient_accumulation_steps or more epochs give more", steps)

@@ -29,12 +29,11 @@ var trainKind = recipes.Kind{
 	Gives:   []recipes.RefKind{recipes.ModelRef, recipes.AdapterRef},
 	Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
 	Makes: func(o any) []recipes.Made {
-		full := o.(*Train).Adapter == "none"
-		reward := full && o.(*Train).Reward()
+		full, reward := o.(*Train).Adapter == "none", o.(*Train).Reward()
 		return []recipes.Made{{Dense: full && !reward, Adapter: !full, Reward: reward}}
 	},
-	Types: func(_ *recipes.Planner, _ *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
-		return typesOf(from, arch.Dense{Path: "x"}), nil
+	Held: func(_ *recipes.Planner, _ *recipes.Job, from *arch.Source, _ string) (map[string]recipes.Held, error) {
+		return typed(typesOf(from, arch.Dense{Path: "x"})), nil
 	},
 	Plan: planTrain, Run: runTrain, View: viewTrain,
 }
@@ -60,7 +59,7 @@ type TrainResult struct {
 	Params    int64    `json:"params"`
 	Tokens    int64    `json:"tokens"`
 	Skipped   int      `json:"skipped,omitempty"` // steps whose gradients overflowed
-	Adapter   string   `json:"adapter,omitempty"` // one line about it
+	Adapter   string   `json:"adapter,omitempty"` // what it is and where, in words
 }
 
 func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
@@ -277,7 +276,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 			return err
 		}
 		defer job.Adapter.Close()
-		left.Adapter = job.Adapter.Summary()
+		left.Adapter = job.Adapter.Words()
 	}
 	out, err := train.Run(ctx, job)
 	if err != nil {
@@ -501,10 +500,7 @@ func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 	}
 	s.Curves, s.Files = v, trackerFiles(x, j, path, res != nil, steps, evals)
 	last := steps[len(steps)-1]
-	v.Line = fmt.Sprintf("%s steps, last loss %s", humanize.Comma(int64(last.Step)), report.Sig(last.Loss, 4))
-	if n := len(evals); n > 0 && !j.Options.(*Train).Asks() {
-		v.Line += fmt.Sprintf(", validation loss %s", report.Sig(evals[n-1].Loss, 4))
-	}
+	v.Line = humanize.Comma(int64(last.Step)) + " steps, " + lastWords(j.Options.(*Train), last, evals)
 	if res != nil {
 		t := res.Left.(*TrainResult)
 		v.Line += fmt.Sprintf(" · %s of %s values trained (%s %%) · %s tokens", humanize.Comma(t.Trainable), humanize.Comma(t.Params),
@@ -513,10 +509,30 @@ func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 			v.Line += fmt.Sprintf(" · %s steps left out, their gradients overflowed", humanize.Comma(int64(t.Skipped)))
 		}
 		if t.Adapter != "" {
-			what, _, _ := strings.Cut(t.Adapter, fmt.Sprintf(", %d values", t.Trainable)) // which the line has said
-			v.Line += " · " + what
+			v.Line += " · " + t.Adapter
 		}
 	}
+}
+
+// lastWords are how good a training was at its end.
+func lastWords(o *Train, last train.Metrics, evals []train.EvalMetrics) string {
+	n := len(evals)
+	if o.Asks() { // whose loss has no level
+		reward, _ := last.Objective.Get("reward")
+		s := "last reward " + report.Sig(reward, 3)
+		if n == 0 {
+			return s
+		}
+		if reward, ok := evals[n-1].Objective.Get("reward"); ok {
+			s += ", of prompts held back " + report.Sig(reward, 3)
+		}
+		return s
+	}
+	s := "last loss " + report.Sig(last.Loss, 4)
+	if n > 0 {
+		s += ", validation loss " + report.Sig(evals[n-1].Loss, 4)
+	}
+	return s
 }
 
 func trainCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Chart {
@@ -608,9 +624,10 @@ func objectiveCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.
 // viewTrained says what there is of a finished training, and how to serve it.
 func viewTrained(x *recipes.Env, j *recipes.Job, s *report.Section) {
 	o := j.Options.(*Train)
-	dir, base := x.Dir(j), x.BaseModel()
-	if added := addedBefore(x, j); added != nil {
-		base = x.Dir(added)
+	ref, _ := j.In("model")
+	dir, base := x.Dir(j), x.Path(ref)
+	if o.Adapter != "none" && !o.Reward() {
+		s.Try, s.TryOn = dir, base
 	}
 	s.Models = append(s.Models, report.Row{Model: j.ID, Path: dir, Adapter: o.Adapter != "none"})
 	if line := vllmAdapter(base, x.Name(), dir); o.Adapter != "none" && line != "" {

@@ -176,7 +176,7 @@ func sourceCharts(steps []train.Metrics, evals []train.EvalMetrics) []report.Cha
 	}
 	var out []report.Chart
 	for _, c := range []report.Chart{training, validation} {
-		if len(c.Series) > 0 {
+		if len(c.Series) > 1 { // one is the loss that is drawn above
 			out = append(out, c)
 		}
 	}

@@ -78,6 +78,10 @@ func (e *Env) Path(ref Ref) string {
 	return dir
 }
 
+// Began is when work of this name began in the run folder, in Unix seconds: at, where no
+// time was recorded before.
+func (e *Env) Began(name string, at float64) float64 { return e.x.began(name, at) }
+
 // ContentHash is the hash of a model's content, or of a file's or folder's.
 func (e *Env) ContentHash(ref Ref) (Digest, error) {
 	path, err := ResolvePath(e.Path(ref))

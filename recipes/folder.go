@@ -23,6 +23,7 @@ import (
 //	.state/hashes.json  content hashes of files that were read
 //	.state/timing.json  what differs from run to run
 //	.state/kernels      the kernel level of the last run
+//	.state/began        when trainings began that other programs keep track of
 //	.state/events.jsonl what the last run said while it worked
 //	.work/ID            the state of unfinished work
 type folder string

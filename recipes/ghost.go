@@ -35,7 +35,8 @@ func (g *ghost) Map(t *formats.Tensor) ([]byte, bool)               { return nil
 // Held is how a ghost holds one tensor.
 type Held struct {
 	Type   dtype.Type
-	Mapped bool // used where the file is mapped, not copied into memory
+	Act    dtype.Type // what inputs of the product with it are rounded to; the zero Type: not at all
+	Mapped bool       // used where the file is mapped, not copied into memory
 }
 
 // NewGhost is src, lying at path, with other types and without values: what a
@@ -48,7 +49,7 @@ func NewGhost(src *arch.Source, path string, pick func(t *arch.Tensor) Held) (*a
 	g := &ghost{path: path, config: config, mapped: map[string]bool{}}
 	for _, t := range src.Tensors() {
 		h := pick(t)
-		g.tensors = append(g.tensors, formats.Tensor{Name: t.Name, Shape: t.Shape(), Type: h.Type})
+		g.tensors = append(g.tensors, formats.Tensor{Name: t.Name, Shape: t.Shape(), Type: h.Type, Act: h.Act})
 		g.mapped[t.Name] = h.Mapped
 	}
 	return arch.FromReader(g)
@@ -90,12 +91,14 @@ func (p *Planner) open(ref Ref) (*arch.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	types, err := j.Kind.Types(p, j, from, ref.Member)
+	held, err := j.Kind.Held(p, j, from, ref.Member)
 	if err != nil {
 		return nil, err
 	}
 	g, err := NewGhost(from, ref.String(), func(t *arch.Tensor) Held {
-		return Held{types[t.Name], Mappable(types[t.Name])}
+		h := held[t.Name]
+		h.Mapped = Mappable(h.Type)
+		return h
 	})
 	if err == nil && j.Kind.Grows != nil {
 		var v int
@@ -103,7 +106,7 @@ func (p *Planner) open(ref Ref) (*arch.Source, error) {
 			err = g.Grow(v)
 		}
 	}
-	if err == nil && slices.ContainsFunc(j.makes(), func(m Made) bool { return m.Reward && m.Member == ref.Member }) {
+	if err == nil && slices.ContainsFunc(j.makes(), func(m Made) bool { return m.Reward && !m.Adapter && m.Member == ref.Member }) {
 		err = g.Reward(func(n int) []float32 { return make([]float32, n) })
 	}
 	return g, err

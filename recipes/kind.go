@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/recipes/schema"
 )
@@ -26,17 +25,17 @@ type Kind struct {
 	Measures bool // runs again for --write-baseline
 	Replaces bool // its model stands for the recipe's base in all stages below
 
-	Resolve func(o any, s Setting, bad Bad)                                                           // fills in what is not given, and checks what tags cannot say
-	Inputs  func(v *Resolver, o any) ([]Input, error)                                                 // what it reads
-	Full    func(j *Job) any                                                                          // the options with references that have no key of their own filled in
-	Shape   func(j *Job) (Ref, bool)                                                                  // the model on whose shape options depend
-	Fit     func(j *Job, spec *arch.Spec) error                                                       // sets those options
-	Address func(a *Addresser, o any) any                                                             // the part of the options that its results depend on
-	Makes   func(o any) []Made                                                                        // the models it makes
-	Path    func(dir, run string, o any, member string) string                                        // where one of several lies; nil: the stage's folder
-	Types   func(p *Planner, j *Job, from *arch.Source, member string) (map[string]dtype.Type, error) // of the tensors it will write
-	Shapes  func(p *Planner, j *Job) (*arch.Source, error)                                            // the model it will make, where that is not its input in the types of Types
-	Grows   func(p *Planner, j *Job, from *arch.Source) (int, error)                                  // tokens that the model it makes will have; nil: as many
+	Resolve func(o any, s Setting, bad Bad)                                                     // fills in what is not given, and checks what tags cannot say
+	Inputs  func(v *Resolver, o any) ([]Input, error)                                           // what it reads
+	Full    func(j *Job) any                                                                    // the options with references that have no key of their own filled in
+	Shape   func(j *Job) (Ref, bool)                                                            // the model on whose shape options depend
+	Fit     func(j *Job, spec *arch.Spec) error                                                 // sets those options
+	Address func(a *Addresser, o any) any                                                       // the part of the options that its results depend on
+	Makes   func(o any) []Made                                                                  // the models it makes
+	Path    func(dir, run string, o any, member string) string                                  // where one of several lies; nil: the stage's folder
+	Held    func(p *Planner, j *Job, from *arch.Source, member string) (map[string]Held, error) // how the tensors it will write are held, but for Mapped
+	Shapes  func(p *Planner, j *Job) (*arch.Source, error)                                      // the model it will make, where that is not its input held as Held says
+	Grows   func(p *Planner, j *Job, from *arch.Source) (int, error)                            // tokens that the model it makes will have; nil: as many
 
 	Plan func(p *Planner, j *Job, s *StagePlan) error                 // what Run would do
 	Run  func(ctx context.Context, x *Env, j *Job, res *Result) error // does it
@@ -58,7 +57,7 @@ type Made struct {
 	Member  string // by which it is named, stage/member; "" for the only one
 	Dense   bool   // whole weights: a default to go on from
 	Adapter bool   // adds to a base, is no model of its own
-	Reward  bool   // gives texts a number: of use only where it is named
+	Reward  bool   // gives texts a number, or is the adapter of what does: of use only where it is named
 }
 
 // Stage is one entry of a recipe's list: an id and exactly one kind.

@@ -133,6 +133,34 @@ func (v *Resolver) Model(key, name string) (Ref, error) {
 	return base, nil
 }
 
+// Writer resolves a model as Model does, which must be one that writes text.
+func (v *Resolver) Writer(key, name string) (Ref, error) {
+	ref, err := v.Model(key, name)
+	if err != nil {
+		return ref, err
+	}
+	if name == "" { // what stands closest is likely meant
+		if id := v.last(func(m Made) bool { return m.Dense || m.Reward && !m.Adapter }); id != "" && id != ref.Stage {
+			ref = Ref{Kind: ModelRef, Stage: id}
+		}
+	}
+	return ref, v.Words(key, ref)
+}
+
+// Words refuses a stage that makes a reward model, or the adapter of one.
+func (v *Resolver) Words(key string, ref Ref) error {
+	if !v.MakesReward(ref) {
+		return nil
+	}
+	return v.Usagef(key, "name another model", "stage %s makes a reward model: it gives texts a number and writes none", ref.Stage)
+}
+
+// MakesReward reports whether a stage makes a reward model, or the adapter of one, as ref.
+func (v *Resolver) MakesReward(ref Ref) bool {
+	j := v.Find(ref.Stage)
+	return j != nil && slices.ContainsFunc(j.makes(), func(m Made) bool { return m.Reward && m.Member == ref.Member })
+}
+
 // last is the id of the last stage above that makes such a model, "" for none.
 func (v *Resolver) last(wanted func(Made) bool) string {
 	for _, j := range slices.Backward(v.Above) {

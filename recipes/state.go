@@ -67,6 +67,24 @@ func (x *run) recorded() bool {
 	return slices.ContainsFunc(x.ids(), func(id string) bool { return exists(x.dir.result(id)) })
 }
 
+// began keeps when work of a name began, in Unix seconds: the time that was recorded
+// first, else at, which is then recorded.
+func (x *run) began(name string, at float64) float64 {
+	path := x.dir.state("began")
+	all := map[string]float64{}
+	if raw, err := os.ReadFile(path); err == nil {
+		_ = json.Unmarshal(raw, &all) // a damaged file only loses times
+	}
+	if first, ok := all[name]; ok {
+		return first
+	}
+	all[name] = at
+	if raw, err := json.Marshal(all); err == nil {
+		_ = atomic.WriteFile(path, raw) // the same
+	}
+	return at
+}
+
 // begun reports whether this very work was begun before and not finished.
 func (x *run) begun(id string, addr Digest) bool {
 	var res Result

@@ -42,18 +42,18 @@ var addTokensKind = recipes.Kind{
 		return o
 	},
 	Makes: func(any) []recipes.Made { return []recipes.Made{{Dense: true}} },
-	Types: func(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
+	Held: func(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]recipes.Held, error) {
 		out := typesOf(from, arch.Dense{Path: "x"})
 		v, err := rowsAfter(p, j, from)
 		if err != nil || v == from.Spec.V {
-			return out, err
+			return typed(out), err
 		}
 		for _, t := range tables(from) {
 			if t.Type.Quantized() {
 				out[t.Name] = dtype.Of(dtype.F32)
 			}
 		}
-		return out, nil
+		return typed(out), nil
 	},
 	Grows: rowsAfter, Plan: planAddTokens, Run: runAddTokens, View: viewAddTokens,
 }

@@ -22,7 +22,7 @@ import (
 // calibrationText is the text a quantizer sees: the training rows of an ingest
 // stage in order, or a file, put together and cut into samples of length
 // tokens.
-func calibrationText(ctx context.Context, x *recipes.Env, ref recipes.Ref, src *arch.Source, samples, length int) ([][]int32, error) {
+func calibrationText(ctx context.Context, x *recipes.Env, j *recipes.Job, ref recipes.Ref, src *arch.Source, samples, length int) ([][]int32, error) {
 	if ref.Stage != "" {
 		ds, err := dataset(ctx, x, ref, recipes.Ref{}, "")
 		if err != nil {
@@ -33,18 +33,19 @@ func calibrationText(ctx context.Context, x *recipes.Env, ref recipes.Ref, src *
 		}
 		return cut(ds.Train, samples, min(length, src.Spec.MaxPos))
 	}
-	return calibrationFile(ctx, data.Source{Path: ref.Path}, src, samples, length)
+	return calibrationFile(ctx, data.Source{Path: ref.Path}, x.Dir(j), src, samples, length)
 }
 
 // calibrationFile reads calibration text from a file with the model's own
-// tokenizer, in samples of at most length tokens and the model's context.
-func calibrationFile(ctx context.Context, file data.Source, src *arch.Source, samples, length int) ([][]int32, error) {
+// tokenizer, in samples of at most length tokens and the model's context. beside is as
+// EvalFile has it.
+func calibrationFile(ctx context.Context, file data.Source, beside string, src *arch.Source, samples, length int) ([][]int32, error) {
 	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}
 	length = min(length, src.Spec.MaxPos)
-	rows, text, err := EvalFile(ctx, file, tok, length, &src.Spec, noteTo(nil))
+	rows, text, err := EvalFile(ctx, file, beside, tok, length, &src.Spec, noteTo(nil))
 	if err != nil {
 		return nil, err
 	}
@@ -148,14 +149,14 @@ func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, 
 	return slices.Repeat([][]int32{seq}, tokens/len(seq)), nil
 }
 
-// CollectImatrix is `quant imatrix`.
-func CollectImatrix(ctx context.Context, dev kernels.Backend, path string, calibration data.Source, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
+// CollectImatrix is `quant imatrix`, of the model at path, for a file beside output.
+func CollectImatrix(ctx context.Context, dev kernels.Backend, path, output string, calibration data.Source, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
 	src, err := OpenSource(path)
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
-	cal, err := calibrationFile(ctx, calibration, src, samples, length)
+	cal, err := calibrationFile(ctx, calibration, output, src, samples, length)
 	if err != nil {
 		return nil, err
 	}

@@ -159,6 +159,11 @@ func evalInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		for _, m := range v.AllModels() {
 			models = append(models, EvalModel{Name: m.Name, Model: m.Ref})
 		}
+		if len(models) == 1 && models[0].Name == "base" { // a reward model is likely meant
+			if _, err := v.Writer("models", ""); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if len(models) == 0 {
 		return nil, v.Usagef("models", "name a model", "no models above")
@@ -206,7 +211,7 @@ func (m *EvalModel) inputs(v *recipes.Resolver, compared bool) ([]recipes.Input,
 	var ref recipes.Ref
 	var err error
 	if m.Model != "" {
-		ref, err = v.Given(recipes.ModelRef, "models", m.Model)
+		ref, err = v.Writer("models", m.Model)
 	} else {
 		ref, err = v.Model("models", "")
 	}
@@ -216,6 +221,9 @@ func (m *EvalModel) inputs(v *recipes.Resolver, compared bool) ([]recipes.Input,
 	in := []recipes.Input{{Name: "models[" + name + "]", Ref: ref}}
 	if m.Adapter != "" {
 		a, err := v.Given(recipes.AdapterRef, "models", m.Adapter)
+		if err == nil {
+			err = v.Words("models", a)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -350,7 +358,7 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 		spec := src.Spec
 		src.Close()
 		r.Tokenizer = tok
-		if r.Rows, r.Text, err = EvalFile(ctx, data.HeldBack(ref.Path), tok, r.Context, &spec, x.Note); err == nil {
+		if r.Rows, r.Text, err = EvalFile(ctx, data.HeldBack(ref.Path), x.Dir(j), tok, r.Context, &spec, x.Note); err == nil {
 			err = Answered(&spec, ref.Path, r.Text)
 		}
 		if err != nil {

@@ -41,8 +41,9 @@ var exportKind = recipes.Kind{
 		return out
 	},
 	Path: exportPath,
-	Types: func(_ *recipes.Planner, j *recipes.Job, from *arch.Source, member string) (map[string]dtype.Type, error) {
-		return exportedTypes(j.Options.(*Export), from, member)
+	Held: func(_ *recipes.Planner, j *recipes.Job, from *arch.Source, member string) (map[string]recipes.Held, error) {
+		types, err := exportedTypes(j.Options.(*Export), from, member)
+		return typed(types), err
 	},
 	Plan: planExport, Run: runExport, View: viewExport,
 }
@@ -134,7 +135,7 @@ func exportInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 	if o.Adapter != "" {
 		return o.adapterInputs(v)
 	}
-	model, err := v.Model("model", o.Model)
+	model, err := v.Writer("model", o.Model)
 	if err != nil {
 		return nil, err
 	}

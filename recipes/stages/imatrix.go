@@ -35,7 +35,7 @@ func importance(ctx context.Context, x *recipes.Env, j *recipes.Job) (*gguf.Imat
 		return nil, err
 	}
 	defer src.Close()
-	cal, err := calibrationText(ctx, x, ref, src, j.Options.(*Export).Samples, imatrixLength)
+	cal, err := calibrationText(ctx, x, j, ref, src, j.Options.(*Export).Samples, imatrixLength)
 	if err != nil {
 		return nil, err
 	}

@@ -48,9 +48,12 @@ var mergeKind = recipes.Kind{
 		}
 		return o
 	},
-	Makes: func(any) []recipes.Made { return []recipes.Made{{Dense: true}} },
-	Path:  func(dir, run string, o any, _ string) string { return mergedPath(dir, run, o.(*Merge)) },
-	Types: mergeTypes, Plan: planMerge, Run: runMerge, View: viewMerge,
+	Makes: func(o any) []recipes.Made {
+		reward := o.(*Merge).reward
+		return []recipes.Made{{Dense: !reward, Reward: reward}}
+	},
+	Path: func(dir, run string, o any, _ string) string { return mergedPath(dir, run, o.(*Merge)) },
+	Held: mergeHeld, Plan: planMerge, Run: runMerge, View: viewMerge,
 }
 
 // Merge adds adapters to the weights.
@@ -63,6 +66,8 @@ type Merge struct {
 	DType            string      `yaml:"dtype" doc:"stored type" enum:"auto|bf16|f16|f32" default:"auto" unset:"that of the base (quantized base: bf16)"`
 	MaxShardSize     schema.Size `yaml:"max_shard_size" doc:"bytes a file" default:"5GB"`
 	Format           string      `yaml:"format" doc:"file format" enum:"safetensors|gguf" default:"safetensors"`
+
+	reward bool // it makes a reward model, of the adapter of a stage: Inputs finds out
 }
 
 // MergeAdapter is one of the adapters of a merge.
@@ -142,6 +147,7 @@ func mergeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 		return nil, err
 	}
 	ad := in[0].Ref
+	o.reward = v.MakesReward(ad)
 	for _, other := range in[1:] {
 		if !sameBase(v, ad, other.Ref) {
 			return nil, v.Usagef("adapter", "merge adapters of one base", "%s was not trained on what %s was", other.Ref, ad)
@@ -198,12 +204,12 @@ func original(v *recipes.Resolver, ref recipes.Ref) recipes.Ref {
 	}
 }
 
-func mergeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
+func mergeHeld(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]recipes.Held, error) {
 	t, err := storageType(j.Options.(*Merge).DType)
 	if err != nil {
 		return nil, err
 	}
-	return typesOf(from, arch.Dense{Path: mergePath(p.Env, j), Type: t}), nil
+	return typed(typesOf(from, arch.Dense{Path: mergePath(p.Env, j), Type: t})), nil
 }
 
 // MergeResult is what a merge stage leaves for the report.
@@ -370,6 +376,9 @@ func trainedNF4(x *recipes.Env, j *recipes.Job, base *arch.Source) bool {
 	})
 }
 
+// rewardMerge is said where a merge makes a reward model.
+const rewardMerge = "a reward model writes no text: the KL of its merge is not measured"
+
 func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.Result) error {
 	o := j.Options.(*Merge)
 	base, _ := j.In("model")
@@ -403,7 +412,7 @@ func runMerge(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	left := &MergeResult{Report: rep}
 	res.Left = left
 	if rep.Reward {
-		res.Notes = append(res.Notes, "a reward model writes no text: the KL of its merge is not measured")
+		res.Notes = append(res.Notes, rewardMerge)
 		return nil
 	}
 	rows, err := klRows(ctx, x, j)

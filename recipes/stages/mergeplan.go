@@ -40,6 +40,10 @@ func planMerge(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 		return err
 	}
 	s.Seconds = float64(s.Disk)/3e8 + float64(merged.Spec.Params())/3e8
+	if merged.Spec.Reward {
+		s.Note("%s", rewardMerge)
+		return nil
+	}
 	in, ok := j.In("data")
 	if !ok {
 		s.Note("no data to measure the KL of the merge on")

@@ -35,12 +35,19 @@ func shapesOf(src *arch.Source) (*arch.Source, error) {
 	if !slices.ContainsFunc(src.Tensors(), func(t *arch.Tensor) bool { return !src.Mapped(t) }) {
 		return src, nil
 	}
-	return recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held { return recipes.Held{Type: t.Type, Mapped: src.Mapped(t)} })
+	return asHeld(src)
+}
+
+// asHeld is src as it lies in memory.
+func asHeld(src *arch.Source) (*arch.Source, error) {
+	return recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held {
+		return recipes.Held{Type: t.Type, Act: t.Act, Mapped: src.Mapped(t)}
+	})
 }
 
 // rewardShapes is shapesOf for the reward model that training makes of src.
 func rewardShapes(src *arch.Source) (*arch.Source, error) {
-	g, err := recipes.NewGhost(src, src.Reader.Path(), func(t *arch.Tensor) recipes.Held { return recipes.Held{Type: t.Type, Mapped: src.Mapped(t)} })
+	g, err := asHeld(src)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +114,15 @@ func typesOf(from *arch.Source, o arch.Dense) map[string]dtype.Type {
 	out := map[string]dtype.Type{}
 	for _, t := range o.Plan(from) {
 		out[t.Name] = t.Type
+	}
+	return out
+}
+
+// typed are tensors of these types, whose inputs are not rounded.
+func typed(types map[string]dtype.Type) map[string]recipes.Held {
+	out := map[string]recipes.Held{}
+	for name, t := range types {
+		out[name] = recipes.Held{Type: t}
 	}
 	return out
 }

@@ -40,7 +40,7 @@ var quantizeKind = recipes.Kind{
 		return o
 	},
 	Makes: func(any) []recipes.Made { return []recipes.Made{{}} },
-	Types: quantizeTypes, Plan: planQuantize, Run: runQuantize, View: viewQuantize,
+	Held:  quantizeHeld, Plan: planQuantize, Run: runQuantize, View: viewQuantize,
 }
 
 // Quantize writes a quantized folder.
@@ -119,7 +119,7 @@ func (o *Quantize) Fill(bad recipes.Bad) {
 
 func quantizeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 	o := opts.(*Quantize)
-	model, err := v.Model("model", o.Model)
+	model, err := v.Writer("model", o.Model)
 	if err != nil {
 		return nil, err
 	}
@@ -134,17 +134,18 @@ func quantizeInputs(v *recipes.Resolver, opts any) ([]recipes.Input, error) {
 	return in, nil
 }
 
-func quantizeTypes(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]dtype.Type, error) {
+func quantizeHeld(p *recipes.Planner, j *recipes.Job, from *arch.Source, _ string) (map[string]recipes.Held, error) {
 	plan, err := quant.PlanFolder(from, folderJob(p.Env, j))
 	if err != nil {
 		return nil, err
 	}
-	out := typesOf(from, arch.Dense{Path: "x"})
+	out := typed(typesOf(from, arch.Dense{Path: "x"}))
 	for _, l := range plan.Layers {
-		out[l+".weight"] = plan.Types[l]
+		h := recipes.Held{Type: plan.Types[l], Act: plan.Acts[l]}
 		if plan.Format == formats.EXL2 { // which is decoded on reading
-			out[l+".weight"] = dtype.Of(dtype.F16)
+			h.Type = dtype.Of(dtype.F16)
 		}
+		out[l+".weight"] = h
 	}
 	return out, nil
 }
@@ -289,7 +290,7 @@ func runQuantize(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recip
 		job.Files = files
 		jobs = append(jobs, job)
 		if cal, ok := g.In("calibration"); ok && calibration == nil {
-			if calibration, err = calibrationText(ctx, x, cal, src, mostSamples(group), g.Options.(*Quantize).MaxLength); err != nil {
+			if calibration, err = calibrationText(ctx, x, j, cal, src, mostSamples(group), g.Options.(*Quantize).MaxLength); err != nil {
 				return err
 			}
 		}
@@ -437,7 +438,7 @@ func (q *Quantization) Run(ctx context.Context, dev kernels.Backend, progress fu
 	}
 	var cal [][]int32
 	if job.Calibrated() {
-		if cal, err = calibrationFile(ctx, q.Calibration, src, job.Samples, q.Options.MaxLength); err != nil {
+		if cal, err = calibrationFile(ctx, q.Calibration, q.Output, src, job.Samples, q.Options.MaxLength); err != nil {
 			return nil, err
 		}
 	}

@@ -28,7 +28,7 @@ func TestCalibrationLength(t *testing.T) {
 	if err := os.WriteFile(path, []byte(strings.Repeat(row, 4)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	got, err := calibrationFile(t.Context(), data.Source{Path: path}, src, 3, 2048)
+	got, err := calibrationFile(t.Context(), data.Source{Path: path}, "", src, 3, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,9 +206,10 @@ func IngestFiles(ctx context.Context, model string, o data.Options, progress fun
 }
 
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
-// rows, which need tok's chat template when they are conversations. note is told
-// what was chosen of a folder.
-func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, context int, spec *arch.Spec, note func(string)) (examples data.Examples, text []int32, err error) {
+// rows, which need tok's chat template when they are conversations. What memory has no
+// room for lies in files without a name beside a path, "" for the folder of temporary
+// files. note is told what was chosen of a folder.
+func EvalFile(ctx context.Context, file data.Source, beside string, tok *tokenizer.Tokenizer, context int, spec *arch.Spec, note func(string)) (examples data.Examples, text []int32, err error) {
 	path := file.Path
 	if isText(file) {
 		raw, err := readText(path)
@@ -226,7 +228,7 @@ func EvalFile(ctx context.Context, file data.Source, tok *tokenizer.Tokenizer, c
 	}
 	no := false
 	o := data.Options{Datasets: []data.Source{file}, ValSetSize: "0", Shuffle: &no, MaxLength: context, Overflow: "truncate", Name: "eval",
-		Beside: filepath.Join(os.TempDir(), "tokens")} // what memory has no room for
+		Beside: cmp.Or(beside, filepath.Join(os.TempDir(), "tokens"))}
 	o.ForModel(spec.Trained(), spec.V, spec.Encoder > 0)
 	ds, rep, err := data.Ingest(ctx, o, tok, tmpl, nil)
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"sort"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 
@@ -53,11 +52,11 @@ var trackers = map[string]func(t *tracked) map[string][]byte{
 
 // trackerFiles are the files that report_to asks for of a training whose metrics lie at path.
 func trackerFiles(x *recipes.Env, j *recipes.Job, path string, ended bool, steps []train.Metrics, evals []train.EvalMetrics) map[string][]byte {
-	return (&tracked{run: x.Name(), stage: j.ID, dir: filepath.Dir(x.Dir(j)), ended: ended}).files(j, path, steps, evals)
+	return (&tracked{run: x.Name(), stage: j.ID, dir: filepath.Dir(x.Dir(j)), ended: ended}).files(x.Began, j, path, steps, evals)
 }
 
-// files are those that report_to asks for.
-func (t *tracked) files(j *recipes.Job, path string, steps []train.Metrics, evals []train.EvalMetrics) map[string][]byte {
+// files are those that report_to asks for; first says when the training of a name began.
+func (t *tracked) files(first func(name string, at float64) float64, j *recipes.Job, path string, steps []train.Metrics, evals []train.EvalMetrics) map[string][]byte {
 	o := j.Options.(*Train)
 	t.params = paramsOf(o)
 	st, err := os.Stat(path)
@@ -74,14 +73,8 @@ func (t *tracked) files(j *recipes.Job, path string, steps []train.Metrics, eval
 	for _, e := range evals {
 		took += e.Seconds
 	}
-	t.began = float64(st.ModTime().Unix()) - took
 	t.id = trackedID(t.run, t.stage, o, steps[0])
-	key := t.dir + "\x00" + t.id
-	if began, ok := begun.Load(key); ok { // times that were written stay
-		t.began = began.(float64)
-	} else if t.live {
-		begun.Store(key, t.began)
-	}
+	t.began = first(t.id, float64(st.ModTime().Unix())-took) // times that were written stay
 	t.points = pointsOf(t.began, steps, evals)
 	out := map[string][]byte{}
 	for _, name := range o.Trackers() {
@@ -91,9 +84,6 @@ func (t *tracked) files(j *recipes.Job, path string, steps []train.Metrics, eval
 	}
 	return out
 }
-
-// begun is when the trainings of this process began, by folder and id.
-var begun sync.Map
 
 // live keeps the files of trackers up while a training runs.
 type live struct {
@@ -127,7 +117,7 @@ func (l *live) write() error {
 		return err
 	}
 	t := &tracked{run: l.x.Name(), stage: l.j.ID, dir: filepath.Dir(l.x.Dir(l.j)), live: true}
-	files := t.files(l.j, l.path, steps, evals)
+	files := t.files(l.x.Began, l.j, l.path, steps, evals)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		path := filepath.Join(t.dir, name)
 		if err := atomic.MkdirAll(filepath.Dir(path)); err != nil {

@@ -40,7 +40,7 @@ func imatrixCommand() *ucli.Command {
 				}
 				err = writeOutput(c, t.Output, func() error {
 					progress, clear := bar(c, "imatrix", "tokens")
-					im, err := stages.CollectImatrix(c.Context, dev, t.Model, text, c.Int("samples"), c.Int("max-length"), progress)
+					im, err := stages.CollectImatrix(c.Context, dev, t.Model, t.Output, text, c.Int("samples"), c.Int("max-length"), progress)
 					clear()
 					if err != nil {
 						return err

@@ -258,7 +258,7 @@ func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sam
 			return nil, err
 		}
 		defer src.Close()
-		rows, text, err := stages.EvalFile(c.Context, file, tok, stages.InTable(&src.Spec, min(2048, src.Spec.MaxPos)), &src.Spec, noteOn(c))
+		rows, text, err := stages.EvalFile(c.Context, file, c.String("output"), tok, stages.InTable(&src.Spec, min(2048, src.Spec.MaxPos)), &src.Spec, noteOn(c))
 		if err == nil {
 			err = stages.Answered(&src.Spec, f, text)
 		}

@@ -164,7 +164,8 @@ func flagWords(command, flag string, words []string, last string) []string {
 	case flag == "tasks":
 		return stages.Tasks
 	case flag == "device":
-		return []string{"auto", "cpu", "cuda:0"}
+		keys := stages.All.Keys("")
+		return keys[slices.IndexFunc(keys, func(k schema.Key) bool { return k.Name == flag })].Words
 	case flag == "dtype":
 		return []string{"auto", "f32", "bf16"}
 	case flag == "storage":

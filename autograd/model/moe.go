@@ -13,6 +13,7 @@ import (
 type moe struct {
 	spec                 *arch.MoE
 	router, gateUp, down *nn.Linear
+	narrow, widen        *nn.Linear      // to the width of experts, and back; nil: it is that of the model
 	selects              *autograd.Param // [1, E], added to scores where experts are chosen; nil: none
 	pre, routerNorm      *nn.Norm        // of what experts and router read; nil: none
 	table                []int32         // [V·K], the experts of each token; nil: the router chooses
@@ -23,6 +24,9 @@ type moe struct {
 
 func (l *loader) moe(layer int, spec *arch.MoE) *moe {
 	m := &moe{spec: spec, router: l.linear(layer, arch.Router), gateUp: l.linear(layer, arch.ExpertGateUp), down: l.linear(layer, arch.ExpertDown)}
+	if spec.Narrow > 0 {
+		m.narrow, m.widen = l.linear(layer, arch.ExpertIn), l.linear(layer, arch.ExpertOut)
+	}
 	if spec.Select {
 		m.selects = l.take(l.src.At(layer, arch.RouteBias))
 	}
@@ -79,7 +83,17 @@ func (m *moe) steps() []Step {
 	case m.shared != nil:
 		held = 1
 	}
+	if m.narrow != nil {
+		first = Step{Linears: []*nn.Linear{m.router, m.narrow}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
+			return join(in[:held], tensors{m.narrow.Forward(t, in[0]), m.router.ForwardWide(t, in[0])})
+		}}
+	}
 	steps := append([]Step{first}, m.expertSteps(held)...)
+	if m.narrow != nil {
+		steps = append(steps, Step{Linears: []*nn.Linear{m.widen}, In: unchanged, Forward: func(t *autograd.Tape, in tensors, _ *State) tensors {
+			return join(in[:held], tensors{m.widen.ForwardWide(t, in[held])})
+		}})
+	}
 	if m.shared != nil {
 		steps = append(steps, m.sharedSteps()...)
 	}
@@ -110,8 +124,8 @@ func (m *moe) route(t *autograd.Tape, in tensors) *autograd.Routed {
 	return t.Route(logits, a)
 }
 
-// expertSteps are the routed experts'. They begin with the input, first, and the
-// logits, last, and end with held tensors and the output.
+// expertSteps are the routed experts'. They begin with the input, first (the narrower one
+// behind what is held), and the logits, last, and end with held tensors and the output.
 func (m *moe) expertSteps(held int) []Step {
 	routed := func(in tensors) *autograd.Routed { return autograd.RoutedOf(in[held : len(in)-1]) }
 	act := autograd.ActSpec{Kind: m.spec.Act, Layout: kernels.Halves, ActParams: m.spec.ActParams}
@@ -121,10 +135,14 @@ func (m *moe) expertSteps(held int) []Step {
 	case m.spec.InTurn:
 		act.Layout = kernels.Interleaved
 	}
+	read := 0
+	if m.narrow != nil {
+		read = held
+	}
 	return []Step{
 		{Linears: []*nn.Linear{m.gateUp}, Routed: routed, In: func(t *autograd.Tape, in tensors) tensors {
 			r := m.route(t, in)
-			rows := t.Rows(in[0], r.Token)
+			rows := t.Rows(in[read], r.Token)
 			if m.spec.WeighInput { // there is one choice a token, so that its weight lies where the token does
 				x, w := rows, t.Rows(r.Weight, r.Token)
 				rows = t.Mul(x, w, kernels.ByRow)

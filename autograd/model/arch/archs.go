@@ -147,7 +147,12 @@ var archs = []*Arch{
 	&t5gemma2,
 }
 
+// typeNames are values of model_type, which alone says what a model is where a config.json
+// names no class, that are called otherwise in the table.
+var typeNames = map[string]string{"gemma3": gemma3.Name, "gemma3n": gemma3n.Name, "gemma4": gemma4.Name, "gpt-sw3": gpt2.Name, "internlm3": llama.Name, "qwen2_5_vl": qwen2VL.Name}
+
 func byHF(name, modelType string) *Arch {
+	modelType = cmp.Or(typeNames[modelType], modelType)
 	for _, a := range archs {
 		if slices.Contains(a.HF, name) || name == "" && a.Name == modelType {
 			return a

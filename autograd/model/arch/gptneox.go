@@ -1,6 +1,9 @@
 package arch
 
 import (
+	"encoding/json"
+	"strconv"
+
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 )
@@ -12,11 +15,9 @@ var gptNeoX = Arch{
 	Name: "gpt_neox", HF: []string{"GPTNeoXForCausalLM"}, GGUF: "gptneox", PartRotates: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"hidden_act": `"gelu"`})
-		c.rename("rotary_pct", "partial_rotary_factor")
-		if rule := c.ropeRule(); c.has("rope_theta") && !c.has("rotary_emb_base") && (rule == nil || !rule.has("rope_theta")) && c.Float(0, "rope_theta") != 10000 {
-			c.fail("rope_theta", "is %s, which this class does not read; call it rotary_emb_base", c.raw["rope_theta"])
-		}
-		c.rename("rotary_emb_base", "rope_theta")
+		// What other classes call them, this one does not read outside of a rule.
+		c.unread("partial_rotary_factor", "rotary_pct", 0.25)
+		c.unread("rope_theta", "rotary_emb_base", 10000)
 		s := Spec{
 			Arch: "gpt_neox", C: c.Int(-1, "hidden_size"), V: c.Int(-1, "vocab_size"), MaxPos: c.Int(2048, "max_position_embeddings"),
 			Norm: c.layerNorms("layer_norm_eps"), Tied: c.Bool(false, "tie_word_embeddings"),
@@ -55,6 +56,20 @@ var gptNeoX = Arch{
 			formats.KV{Key: "rotary_pct", Value: float64(r.Dim) / float64(s.Attention().D)}, formats.KV{Key: "rotary_emb_base", Value: r.Base},
 			formats.KV{Key: "use_parallel_residual", Value: s.Layers[0].Parallel})
 	},
+}
+
+// unread refuses a number beside the rule of rotation under a key that the class does not
+// read there, where it is another than what it reads, the number under reads (absent:
+// usual), and gives it that one.
+func (c *Config) unread(key, reads string, usual float64) {
+	if rule := c.ropeRule(); rule != nil && rule.has(key) {
+		return
+	}
+	want := c.Float(usual, reads)
+	if v := c.Float(want, key); v != want {
+		c.fail(key, "is %g, which this class does not read; call it %s", v, reads)
+	}
+	c.raw[key] = json.RawMessage(strconv.FormatFloat(want, 'g', -1, 64))
 }
 
 func gptNeoXLayer(a *Attention, f *MLP, parallel bool) *LayerSpec {

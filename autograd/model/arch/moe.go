@@ -22,8 +22,13 @@ type MoE struct {
 	InTurn    bool // gate and up rows of an expert alternate; else all gate rows come first
 	Bias      bool // of the router and of the experts' maps
 
+	// Narrow is the width of what experts read and make, of which a map of the input
+	// and one of their sum take care; the router and the shared expert read the input.
+	// 0: that of the model.
+	Narrow int
+
 	Shared      int  // inner size of one more expert, for every token; 0: none
-	SharedBias  bool // of its maps
+	SharedBias  bool // of its maps, and of those around narrower experts
 	SharedGated bool // a token takes as much of it as a gate of its own says; else all
 	Average     bool // what it makes and what the others do together are averaged; else added
 
@@ -48,6 +53,9 @@ func (m *MoE) check(*Spec) error {
 	}
 	if m.Shared < 0 || m.Shared > maxWidth {
 		return fmt.Errorf("size of the shared expert is %d", m.Shared)
+	}
+	if m.Narrow < 0 || m.Narrow > maxWidth {
+		return fmt.Errorf("width of experts is %d", m.Narrow)
 	}
 	if m.WeighInput && m.K != 1 {
 		return lack{fmt.Errorf("weights on what %d experts of a token read are not supported, only on one's", m.K)}
@@ -316,6 +324,11 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 		v := b.vector(RouteBias, n.selects, cmp.Or(n.selectsGGUF, "exp_probs_b.bias"), m.E)
 		v.HF[0].Shape, v.GGUF[0].Shape = n.selectsShape, n.selectsShape
 	}
+	inner := cmp.Or(m.Narrow, width)
+	if m.Narrow > 0 {
+		b.linear(ExpertIn, "mlp.fc1_latent_proj", "ffn_latent_down", inner, width, m.SharedBias, 0)
+		b.linear(ExpertOut, "mlp.fc2_latent_proj", "ffn_latent_up", width, inner, m.SharedBias, 0)
+	}
 	gate, up := Rows{0, m.F, 2 * m.F, m.E}, Rows{m.F, m.F, 2 * m.F, m.E}
 	if m.InTurn {
 		gate, up = Rows{0, 1, 2, m.E * m.F}, Rows{1, 1, 2, m.E * m.F}
@@ -326,13 +339,13 @@ func (b *rules) experts(m *MoE, width int, n expertNames) {
 	}
 	switch {
 	case m.Ungated:
-		b.stack(ExpertGateUp, m, n, "up_proj", m.F, width, files[1:], Piece{Name: "ffn_up_exps"})
+		b.stack(ExpertGateUp, m, n, "up_proj", m.F, inner, files[1:], Piece{Name: "ffn_up_exps"})
 	case n.joined:
-		b.stack(ExpertGateUp, m, n, "gate_up_proj", 2*m.F, width, files, Piece{Name: "ffn_gate_up_exps"})
+		b.stack(ExpertGateUp, m, n, "gate_up_proj", 2*m.F, inner, files, Piece{Name: "ffn_gate_up_exps"})
 	default:
-		b.stack(ExpertGateUp, m, n, "gate_up_proj", 2*m.F, width, files, Piece{Name: "ffn_gate_exps", Rows: gate}, Piece{Name: "ffn_up_exps", Rows: up})
+		b.stack(ExpertGateUp, m, n, "gate_up_proj", 2*m.F, inner, files, Piece{Name: "ffn_gate_exps", Rows: gate}, Piece{Name: "ffn_up_exps", Rows: up})
 	}
-	b.stack(ExpertDown, m, n, "down_proj", width, m.F, []string{n.down}, Piece{Name: "ffn_down_exps"})
+	b.stack(ExpertDown, m, n, "down_proj", inner, m.F, []string{n.down}, Piece{Name: "ffn_down_exps"})
 	if m.Shared == 0 {
 		return
 	}

@@ -80,6 +80,7 @@ func nemotronGGUF(m *Metadata) (Spec, error) {
 	bodies := map[string]Body{"full_attention": a, "linear_attention": m.mamba2(s.Norm.Eps), "mlp": mlp}
 	if i := slices.Index(kinds, "moe"); i >= 0 {
 		e := m.experts()
+		e.Narrow = m.Int(0, "moe_latent_size")
 		e.Act, e.Ungated, e.Select, e.Route = mlp.Act, true, m.Has(fmt.Sprintf("blk.%d.exp_probs_b.bias", i)), m.router()
 		e.Route.Kind, e.Route.Best2, e.Route.Eps = kernels.RouteSigmoid, true, 1e-20
 		if m.Int(1, "expert_shared_count") < 1 {
@@ -121,6 +122,9 @@ func nemotronKV(s *Spec) []formats.KV {
 		kv = append(kv, u("expert_count", e.E), u("expert_used_count", e.K), u("expert_group_count", max(r.Groups, 1)), u("expert_group_used_count", max(r.TopGroups, 1)), u("expert_feed_forward_length", e.F),
 			u("expert_shared_feed_forward_length", e.Shared), u("expert_shared_count", min(e.Shared, 1)), formats.KV{Key: p + "expert_weights_norm", Value: r.Renorm}, formats.KV{Key: p + "expert_weights_scale", Value: r.Scale})
 	}
+	if e := s.moe(); e != nil && e.Narrow > 0 {
+		kv = append(kv, u("moe_latent_size", e.Narrow))
+	}
 	return append(kv, m.kv(s.Arch)...)
 }
 
@@ -152,6 +156,9 @@ func nemotronConfig(s *Spec) []formats.KV {
 		kv = append(kv, formats.KV{Key: "n_routed_experts", Value: e.E}, formats.KV{Key: "num_experts_per_tok", Value: e.K}, formats.KV{Key: "moe_intermediate_size", Value: e.F},
 			formats.KV{Key: "n_shared_experts", Value: min(e.Shared, 1)}, formats.KV{Key: "moe_shared_expert_intermediate_size", Value: e.Shared}, formats.KV{Key: "n_group", Value: max(r.Groups, 1)},
 			formats.KV{Key: "topk_group", Value: max(r.TopGroups, 1)}, formats.KV{Key: "norm_topk_prob", Value: r.Renorm}, formats.KV{Key: "routed_scaling_factor", Value: shortFloat(r.Scale)})
+		if e.Narrow > 0 {
+			kv = append(kv, formats.KV{Key: "moe_latent_size", Value: e.Narrow})
+		}
 	}
 	return kv
 }
@@ -194,11 +201,8 @@ func (s *Spec) nemotronLayers(kinds []string, bodies map[string]Body) error {
 
 // nemotronExperts reads the experts, routed as DeepSeek V3's.
 func (c *Config) nemotronExperts(act kernels.ActKind) *MoE {
-	if c.has("moe_latent_size") {
-		c.lack("moe_latent_size", "is %s: experts of another width are not supported", c.raw["moe_latent_size"])
-	}
 	e := &MoE{E: c.Int(8, "n_routed_experts"), K: c.Int(2, "num_experts_per_tok"), F: c.Int(7688, "moe_intermediate_size"), Shared: c.Int(7688, "moe_shared_expert_intermediate_size"),
-		SharedBias: c.Bool(false, "mlp_bias"), Act: act, Ungated: true, Select: true, Route: biasedSigmoid}
+		Narrow: c.Int(0, "moe_latent_size"), SharedBias: c.Bool(false, "mlp_bias"), Act: act, Ungated: true, Select: true, Route: biasedSigmoid}
 	r := &e.Route
 	r.Groups, r.TopGroups = groups(c.Int(1, "n_group"), c.Int(1, "topk_group"))
 	r.Renorm, r.Scale = c.Bool(true, "norm_topk_prob"), float32(c.Float(1, "routed_scaling_factor"))

@@ -98,6 +98,8 @@ const (
 	MLPMixBase
 	MLPMixScale
 
+	ExpertIn     // from the input to the narrower one of experts,
+	ExpertOut    // and from what they make back
 	Router       // scores of experts
 	RouterNorm   // of what the router reads
 	ExpertNorm   // of what experts read
@@ -157,7 +159,7 @@ var classes = [numRoles]class{
 	ActPos: table, ActNeg: table, ActBeta: fixed, ActEps: fixed,
 	OA: linear, CompressKV: linear, CompressGate: linear, CompressBias: table, CompressNorm: norm, IndexGate: table, IndexBias: table,
 	MixFn: table, MixBase: table, MixScale: table, MLPMixFn: table, MLPMixBase: table, MLPMixScale: table,
-	Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
+	ExpertIn: linear, ExpertOut: linear, Router: table, RouteBias: fixed, ExpertGateUp: linear, ExpertDown: linear,
 	MixIn: linear, MixGate: linear, MixGateUp: linear, MixBeta: linear, MixDecay: linear, MixDecayUp: linear, MixOut: linear, MixNorm: norm,
 	Conv: filter, ALog: state, DtBias: state, Skip: state, StepParts: linear, StepUp: table, StepNorm: norm, BNorm: norm, CNorm: norm,
 	SharedRouter: table, SharedGate: linear, SharedUp: linear, SharedDown: linear,

@@ -119,6 +119,7 @@ var variants = []struct{ base, change, refused string }{
 	{"t5", `{"relative_attention_max_distance": 128, "scale_decoder_outputs": false}`, "scale_decoder_outputs"},
 	{"flan-t5", `{"tie_word_embeddings": false, "scale_decoder_outputs": null, "num_layers": 1, "num_decoder_layers": 3, "decoder_start_token_id": 7, "n_positions": 40}`, ""},
 	{"flan-t5", `{"tie_word_embeddings": false, "scale_decoder_outputs": null, "feed_forward_proj": "gated-silu", "dense_act_fn": "silu"}`, "Act"},
+	{"nemotron-h-moe", `{"moe_latent_size": 24}`, ""},
 	{"kimi-linear", `{"moe_renormalize": false, "num_experts_per_token": 1}`, "moe_renormalize"},
 }
 

@@ -126,7 +126,7 @@ def built(config, weights, own):
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in m.state_dict(keep_vars=True).items():
-            if not p.is_floating_point():
+            if not p.is_floating_point() and not (name in weights and weights[name].shape == p.shape):
                 continue
             if name in weights and weights[name].shape == p.shape:
                 p.copy_(weights[name])

@@ -25,7 +25,7 @@ VARIANTS = [
     ("granite-hybrid", {"hidden_act": "gelu"}), ("jamba", {"hidden_act": "relu"}),
     ("deepseek2", {"attention_bias": True, "mlp_bias": True}), ("deepseek2-lite", {"attention_bias": True}), ("deepseek3", {"attention_bias": True, "mlp_bias": True}), ("deepseek32", {"attention_bias": True}),
     ("glm-moe-dsa", {"attention_bias": True}), ("glm4-moe-lite", {"attention_bias": True}), ("mistral4", {"attention_bias": True}), ("minicpm3", {"attention_bias": True, "mlp_bias": True}),
-    ("ernie4-5-moe", {"use_bias": True}), ("hy-v3", {"mlp_bias": True}), ("nemotron-h-moe", {"mlp_bias": True}),
+    ("ernie4-5-moe", {"use_bias": True}), ("hy-v3", {"mlp_bias": True}), ("nemotron-h-moe", {"mlp_bias": True}), ("nemotron-h-moe", {"moe_latent_size": 24, "mlp_bias": True}),
 ]
 
 

@@ -60,7 +60,7 @@ const (
 	Gradients                  // of what is trained
 	Optimizer                  // its moments
 	Scratch                    // of one operation
-	Host                       // held by the caller, where that is the same memory
+	Host                       // held by the caller, where that is the same memory; what Alloc takes of the host's for a device with its own
 	Mapped                     // file pages, not ours to limit
 	NumPurposes                // how many there are
 )

@@ -55,7 +55,7 @@ type Config struct {
 	Momentum         *float64      `yaml:"momentum" doc:"of sgd, rmsprop, schedule_free_sgd and muon" unset:"0; schedule_free_sgd 0.9; muon 0.95" range:"[0,1)"`
 	OptimArgs        OptimArgs     `yaml:"optim_args,omitempty" doc:"the optimizer's own settings"`
 	WeightDecay      float64       `yaml:"weight_decay" doc:"decoupled, not on norms and biases" default:"0" range:"[0,10]"`
-	OffloadOptimizer string        `yaml:"offload_optimizer,omitempty" doc:"where the optimizer's state lies: in memory, or in a file in the run folder that is mapped and has no name" default:"none" enum:"none|disk"`
+	OffloadOptimizer string        `yaml:"offload_optimizer,omitempty" doc:"where the optimizer's state lies: in memory, in the host's (cpu: of a GPU), or in a file in the run folder that is mapped and has no name" default:"none" enum:"none|cpu|disk"`
 	MaxGradNorm      *float64      `yaml:"max_grad_norm" doc:"clip to this norm; 0 does not clip" default:"1.0" range:"[0,1e30]"`
 
 	UnfrozenParameters []string `yaml:"unfrozen_parameters,omitempty" doc:"of adapter: none: regular expressions for the beginnings of names, as in axolotl; the other weights stay as they are" unset:"all"`
@@ -68,7 +68,7 @@ type Config struct {
 	EMADecay           *float64     `yaml:"ema_decay,omitempty" doc:"validate and keep a moving average of the weights that decays so every step" unset:"none" range:"[0,1)"`
 
 	GradientCheckpointing Auto   `yaml:"gradient_checkpointing" doc:"recompute activations; auto: as many blocks as it takes to fit, and with qlora to keep activations under 1 GiB" default:"auto" enum:"auto|true|false"`
-	ActivationOffloading  string `yaml:"activation_offloading,omitempty" doc:"where the inputs of blocks with gradient checkpointing wait for the backward pass: in memory, or in a mapped file" default:"none" enum:"none|disk"`
+	ActivationOffloading  string `yaml:"activation_offloading,omitempty" doc:"where the inputs of blocks with gradient checkpointing wait for the backward pass: in memory, in the host's (cpu: of a GPU), or in a mapped file" default:"none" enum:"none|cpu|disk"`
 	EvalSteps             Every  `yaml:"eval_steps" type:"auto, steps or share" doc:"validation loss every so many steps (or share of all)" default:"10 %"`
 	SaveSteps             Every  `yaml:"save_steps" type:"auto, steps or share" doc:"checkpoint every so many steps" default:"auto" unset:"step 1, then every 10 min"`
 	SaveTotalLimit        int    `yaml:"save_total_limit" doc:"checkpoints kept" default:"2" range:"[1,1000]"`
@@ -202,8 +202,8 @@ func (c Config) check(given Config) error {
 	if err := schema.Check("train.grad_scaler", &c.GradScaler); err != nil {
 		return err
 	}
-	if c.ActivationOffloading == onDisk && c.GradientCheckpointing == "false" {
-		return fail.Usagef("train.activation_offloading", "gradient_checkpointing: true, or leave activation_offloading out", "activation_offloading: disk keeps the inputs of blocks with gradient checkpointing, and gradient_checkpointing: false has none")
+	if offloads(c.ActivationOffloading) && c.GradientCheckpointing == "false" {
+		return fail.Usagef("train.activation_offloading", "gradient_checkpointing: true, or leave activation_offloading out", "activation_offloading: "+c.ActivationOffloading+" keeps the inputs of blocks with gradient checkpointing, and gradient_checkpointing: false has none")
 	}
 	if err := cmp.Or(c.checkOptimizer(given), c.checkScaler(given), c.checkLISA()); err != nil {
 		return err

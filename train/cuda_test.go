@@ -80,6 +80,65 @@ func TestFP16CUDA(t *testing.T) {
 	}
 }
 
+// TestOffloadCUDA: with the optimizer's state and the inputs of blocks in the host's
+// memory a step of LoRA has the same bits, nothing of them is in the GPU's, and the plan
+// knows. (On the interpreter: no GPU has run it.)
+func TestOffloadCUDA(t *testing.T) {
+	gpu, err := cuda.OpenOn("cuda:0", func() (driver.Driver, error) { return ptxsim.New(1 << 30), nil }, cuda.Options{Staged: 1 << 24})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gpu.Close()
+	var steps [][]Metrics
+	for _, where := range []string{"none", inHost} {
+		job := func(dev kernels.Backend) Job {
+			j := smallJobOn(t, t.TempDir(), dev)
+			j.Config.MaxSteps, j.Config.GradientAccumulationSteps, j.MaxLength, j.Val = 2, 1, 48, data.Examples{}
+			j.Config.SaveSteps, j.Config.EvalSteps, j.Config.DType, j.Config.GradientCheckpointing = Every{}, Every{}, "bf16", "true"
+			j.Config.OffloadOptimizer, j.Config.ActivationOffloading = where, where
+			j.Train = data.InMemory(filled(48))
+			return j
+		}
+		plan, err := Rehearse(t.Context(), job(dry.New(dry.Options{Label: "cuda:0", Copies: true, Working: gpu.Info().Working})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := job(gpu)
+		gpu.ResetCounters()
+		res, err := Run(t.Context(), j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, _, err := ReadMetrics(filepath.Join(j.Dir, MetricsFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps = append(steps, m)
+		for _, p := range []kernels.Purpose{kernels.Optimizer, kernels.Host} {
+			if n := res.Memory.Peak[p]; n != plan.Memory.Peak[p] || (n > 0) != ((p == kernels.Host) == (where == inHost)) {
+				t.Errorf("%s: %d bytes of %v, the plan has %d", where, n, p, plan.Memory.Peak[p])
+			}
+		}
+		j.Adapter.Close()
+		j.Model.Close()
+	}
+	for i, want := range steps[0] {
+		if got := steps[1][i]; got.Loss != want.Loss || got.GradNorm != want.GradNorm || want.GradNorm == 0 {
+			t.Errorf("step %d: loss %v, gradients %v in the host's memory, %v and %v in the GPU's", i, got.Loss, got.GradNorm, want.Loss, want.GradNorm)
+		}
+	}
+}
+
+// filled is a text of n tokens, so that every step has as many.
+func filled(n int) data.Example {
+	e := sample(1)
+	for len(e.IDs) < n {
+		e.IDs = append(e.IDs, e.IDs...)
+	}
+	e.IDs, e.Loss = e.IDs[:n], [][2]int32{{20, int32(n)}}
+	return e
+}
+
 // TestPlanCUDA: what a plan counts for a GPU is what the backend counts on the
 // interpreter, to the byte, for a step of LoRA and of QLoRA in bf16, of LoRA in fp16, and for an answer.
 func TestPlanCUDA(t *testing.T) {
@@ -98,12 +157,7 @@ func TestPlanCUDA(t *testing.T) {
 			j := smallJobAs(t, t.TempDir(), dev, model.Options{Hold: hold})
 			j.Config.MaxSteps, j.Config.GradientAccumulationSteps, j.Config.DType, j.MaxLength = 1, 1, c.dtype, 48
 			j.Config.SaveSteps, j.Config.EvalSteps, j.Val = Every{}, Every{}, data.Examples{}
-			e := sample(1) // of which every step has as many tokens
-			for len(e.IDs) < 48 {
-				e.IDs = append(e.IDs, e.IDs...)
-			}
-			e.IDs, e.Loss = e.IDs[:48], [][2]int32{{20, 48}}
-			j.Train = data.InMemory(e)
+			j.Train = data.InMemory(filled(48))
 			return j
 		}
 		counting := dry.New(dry.Options{Copies: gpu.Info().Copies, Working: gpu.Info().Working})

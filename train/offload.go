@@ -9,8 +9,15 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// onDisk is the word for what lies in a mapped file.
-const onDisk = "disk"
+// The words for what lies in a mapped file, and in the host's memory where the device
+// has its own.
+const (
+	onDisk = "disk"
+	inHost = "cpu"
+)
+
+// offloads reports whether what v is for lies elsewhere than in the device's memory.
+func offloads(v string) bool { return v == onDisk || v == inHost }
 
 // onProcessor reports whether a device is the processor, or counts for no device by name.
 func onProcessor(dev kernels.Backend) bool {
@@ -18,20 +25,26 @@ func onProcessor(dev kernels.Backend) bool {
 	return strings.HasPrefix(name, "cpu") || name == "dry"
 }
 
-// checkOffload refuses files that a device cannot read in place.
+// checkOffload refuses files that a device cannot read in place, and the host's memory
+// where there is no other.
 func (c *Config) checkOffload(dev kernels.Backend) error {
 	for _, k := range []struct{ key, v string }{{"offload_optimizer", c.OffloadOptimizer}, {"activation_offloading", c.ActivationOffloading}} {
-		if k.v == onDisk && !onProcessor(dev) {
-			return fail.Usagef("train."+k.key, "leave it out, or train with --device cpu", "%s: %s keeps memory in a file that the processor reads in place, device %s cannot", k.key, onDisk, dev.Info().Name)
+		switch {
+		case k.v == onDisk && !onProcessor(dev):
+			return fail.Usagef("train."+k.key, k.key+": "+inHost+" keeps it in the host's memory; or train with --device cpu", "%s: %s keeps memory in a file that the processor reads in place, device %s cannot", k.key, onDisk, dev.Info().Name)
+		case k.v == inHost && onProcessor(dev):
+			return fail.Usagef("train."+k.key, "leave it out, or "+k.key+": "+onDisk, "%s: %s keeps memory of a GPU in the host's, which device %s has", k.key, inHost, dev.Info().Name)
 		}
 	}
 	return nil
 }
 
-// spill is memory in files without a name, for what is long idle: the system
-// writes it to the disk when it needs the room, and it is no anonymous memory.
+// spill is memory for what is long idle. It lies in files without a name: the system
+// writes it to the disk when it needs the room, and it is no anonymous memory. Of a
+// device with memory of its own it is the host's.
 type spill struct {
 	dev    kernels.Backend
+	host   bool
 	beside string
 	files  []*atomic.Scratch
 	left   []byte // of the last file
@@ -52,8 +65,11 @@ const (
 	mostSpill  = 256 << 20
 )
 
-// Take returns n elements, zero when they are new.
+// Take returns n elements, zero when they are new and of a file.
 func (s *spill) Take(t dtype.Type, n int) (kernels.Buffer, error) {
+	if s.host {
+		return s.dev.Alloc(kernels.Host, t, n)
+	}
 	var b []byte
 	if s.dev.Info().Level != "dry" { // a plan makes no files
 		var err error
@@ -72,10 +88,18 @@ func (s *spill) Take(t dtype.Type, n int) (kernels.Buffer, error) {
 }
 
 // Filled says that b will not be read soon.
-func (s *spill) Filled(b kernels.Buffer) { atomic.LetGo(s.taken[b]) }
+func (s *spill) Filled(b kernels.Buffer) {
+	if !s.host {
+		atomic.LetGo(s.taken[b])
+	}
+}
 
 // Give takes b back.
 func (s *spill) Give(b kernels.Buffer) {
+	if s.host {
+		s.dev.Free(b)
+		return
+	}
 	if mem := s.taken[b]; mem != nil {
 		atomic.LetGo(mem)
 		s.free[len(mem)] = append(s.free[len(mem)], mem)

@@ -204,7 +204,7 @@ func (o *optimizer) keep(name string, t dtype.Type, n int) (b kernels.Buffer, er
 	switch {
 	case o.spill != nil:
 		b, err = o.spilled(t, n)
-	case optimizers[o.c.Optimizer].paged:
+	case optimizers[o.c.Optimizer].paged || o.c.OffloadOptimizer == inHost:
 		b, err = o.own(kernels.Host, t, n)
 	default:
 		b, err = o.own(kernels.Optimizer, t, n)

@@ -117,7 +117,8 @@ func TestOffload(t *testing.T) {
 	}
 }
 
-// TestOffloadNeedsProcessor: a device with memory of its own cannot read a file.
+// TestOffloadNeedsProcessor: a device with memory of its own cannot read a file, and the
+// processor has no other memory than the host's.
 func TestOffloadNeedsProcessor(t *testing.T) {
 	j := optimJob(t, "adamw", "", dry.New(dry.Options{Label: "cuda:0"}))
 	for key, set := range map[string]func(*Config){
@@ -128,6 +129,11 @@ func TestOffloadNeedsProcessor(t *testing.T) {
 		if _, err := Rehearse(context.Background(), k); fail.Code(err) != 2 || fail.Hint(err) == "" || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "cuda:0") {
 			t.Errorf("%s: %v", key, err)
 		}
+	}
+	j = optimJob(t, "adamw", "", device(t))
+	j.Config.OffloadOptimizer = inHost
+	if _, err := Rehearse(context.Background(), j); fail.Code(err) != 2 || !strings.Contains(err.Error(), "offload_optimizer: cpu") {
+		t.Errorf("the host's memory of the processor: %v", err)
 	}
 }
 

@@ -195,8 +195,9 @@ func begin(j Job) (*run, error) {
 	if err := c.checkOffload(r.dev); err != nil {
 		return nil, err
 	}
-	if c.ActivationOffloading == onDisk {
+	if offloads(c.ActivationOffloading) {
 		r.aside = newSpill(r.dev, r.beside("activations"))
+		r.aside.host = c.ActivationOffloading == inHost
 	}
 	r.bf16 = c.usesBF16(r.dev)
 	if c.DType == fp16 {

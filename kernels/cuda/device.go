@@ -14,7 +14,7 @@ import (
 // Options of a device.
 type Options struct {
 	MemoryLimit int64 // bytes over all purposes; 0: 0.95 of what is free
-	Staged      int64 // bytes of the host's memory that Stage may pin; 0: none
+	Staged      int64 // bytes of the host's memory that may be pinned, for Stage and for what is Host; 0: none
 }
 
 // CUDA computes on a GPU. It implements kernels.Backend. Its methods may be called
@@ -32,6 +32,7 @@ type CUDA struct {
 	err                error // the first failure
 	closed             bool
 	kept               map[int64][]driver.Ptr // freed blocks by size
+	keptHost           map[int64][]driver.Ptr // and those of the host
 	held               int64                  // bytes of them
 	staged, mostStaged int64                  // bytes of the host
 	tables             map[any]driver.Ptr     // see table
@@ -47,7 +48,7 @@ func Open(index int, o Options) (*CUDA, error) {
 // OpenOn returns the device that d opens, on the thread that will use it: for
 // devices that are interpreted, or fail on purpose.
 func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, error) {
-	c := &CUDA{name: name, queue: make(chan func(driver.Driver), 1024), ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}, tables: map[any]driver.Ptr{}}
+	c := &CUDA{name: name, queue: make(chan func(driver.Driver), 1024), ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}, keptHost: map[int64][]driver.Ptr{}, tables: map[any]driver.Ptr{}}
 	opened := make(chan error)
 	go c.thread(d, opened)
 	if err := <-opened; err != nil {
@@ -141,7 +142,7 @@ func (c *CUDA) Describe() string {
 func (c *CUDA) ResetCounters() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mem.Peak, c.peak = c.mem.Now, kernels.Total(c.mem.Now)
+	c.mem.Peak, c.peak = c.mem.Now, c.inUse()
 }
 
 // Close ends the device's thread; its memory goes with it. Closing twice is
@@ -158,8 +159,18 @@ func (c *CUDA) Close() {
 		kept[0] = append(kept[0], p)
 	}
 	c.kept, c.mem.Now = nil, [kernels.NumPurposes]int64{}
+	keptHost := c.keptHost
 	c.mu.Unlock()
 	c.release(kept)
+	c.post("pinned memory cannot be given back", func(d driver.Driver) error {
+		var errs []error
+		for _, list := range keptHost {
+			for _, p := range list {
+				errs = append(errs, d.FreeHost(p))
+			}
+		}
+		return errors.Join(errs...)
+	})
 	close(c.queue)
 	<-c.ended
 }

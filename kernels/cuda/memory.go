@@ -105,7 +105,10 @@ func (c *CUDA) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, e
 	if c.err != nil {
 		return nil, c.err
 	}
-	total := kernels.Total(c.mem.Now) + size
+	if p == kernels.Host {
+		return c.takeHost(t, n, size)
+	}
+	total := c.inUse() + size
 	if total > c.limit {
 		return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: c.limit, InUse: c.mem.Now, DeviceLabel: c.name}
 	}
@@ -121,7 +124,7 @@ func (c *CUDA) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, e
 			if full {
 				err = outOfMemory{err}
 			}
-			err = fail.Limitf(c.name, "free memory of the GPU, or lower device_memory_limit, the batch or the length", "%d bytes for %s (%d of %v), %d are in use: %w", size, p, n, t, kernels.Total(c.mem.Now), err)
+			err = fail.Limitf(c.name, "free memory of the GPU, or lower device_memory_limit, the batch or the length", "%d bytes for %s (%d of %v), %d are in use: %w", size, p, n, t, c.inUse(), err)
 			if !full {
 				c.err = err
 			}
@@ -131,6 +134,33 @@ func (c *CUDA) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, e
 	c.mem.Now[p] += size
 	c.mem.Peak[p] = max(c.mem.Peak[p], c.mem.Now[p])
 	c.peak = max(c.peak, total)
+	return b, nil
+}
+
+// inUse is the bytes of the device's own memory that count. c.mu is held.
+func (c *CUDA) inUse() int64 { return kernels.Total(c.mem.Now) - c.mem.Now[kernels.Host] }
+
+// takeHost is take of pinned memory of the host, which kernels reach over the bus: for
+// what is used once a step. c.mu is held, and let go of while the driver is asked.
+func (c *CUDA) takeHost(t dtype.Type, n int, size int64) (*Buf, error) {
+	b := &Buf{dev: c, t: t, n: n, purpose: kernels.Host, size: size, owner: true}
+	if list := c.keptHost[size]; len(list) > 0 {
+		b.at, c.keptHost[size] = list[len(list)-1], list[:len(list)-1]
+	} else if size > 0 {
+		if c.staged+size > c.mostStaged {
+			return nil, &kernels.MemoryError{Purpose: kernels.Host, Asked: size, Limit: c.mostStaged, InUse: c.mem.Now, DeviceLabel: c.name}
+		}
+		c.staged += size
+		c.mu.Unlock()
+		err := c.wait(func(d driver.Driver) (err error) { b.at, err = d.AllocHost(size); return err })
+		c.mu.Lock()
+		if err != nil {
+			c.staged -= size
+			return nil, outOfMemory{fail.Limitf(c.name, "free memory of the host, or keep less of it there", "%d bytes of pinned memory (%d of %v): %w", size, n, t, err)}
+		}
+	}
+	c.mem.Now[kernels.Host] += size
+	c.mem.Peak[kernels.Host] = max(c.mem.Peak[kernels.Host], c.mem.Now[kernels.Host])
 	return b, nil
 }
 
@@ -145,7 +175,7 @@ func (c *CUDA) fresh(size int64) (driver.Ptr, error) {
 	}
 	var p driver.Ptr
 	ask := func(d driver.Driver) (err error) { p, err = d.Alloc(size); return err }
-	if c.held == 0 || kernels.Total(c.mem.Now)+c.held+size <= c.limit {
+	if c.held == 0 || c.inUse()+c.held+size <= c.limit {
 		c.mu.Unlock()
 		err := c.wait(ask)
 		c.mu.Lock()
@@ -210,6 +240,10 @@ func (c *CUDA) Free(b kernels.Buffer) {
 	}
 	x.freed = true
 	c.mem.Now[x.purpose] -= x.size
+	if x.purpose == kernels.Host {
+		c.keptHost[x.size] = append(c.keptHost[x.size], x.at)
+		return
+	}
 	if x.size > 0 {
 		size := class(x.size)
 		c.kept[size] = append(c.kept[size], x.at)

@@ -121,7 +121,7 @@ func (d *Dry) Info() kernels.Info {
 func (d *Dry) ResetCounters() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.mem.Peak, d.peak = d.mem.Now, kernels.Total(d.mem.Now)
+	d.mem.Peak, d.peak = d.mem.Now, d.total()
 }
 
 // Close has nothing to give back; what was counted can still be read.
@@ -171,14 +171,26 @@ func (d *Dry) Alloc(p kernels.Purpose, t dtype.Type, n int) (kernels.Buffer, err
 	return b, nil
 }
 
+// elsewhere says that memory of the host is another than the device's.
+func (d *Dry) elsewhere(p kernels.Purpose) bool { return d.o.Copies && p == kernels.Host }
+
+// total is what counts against the limit.
+func (d *Dry) total() int64 {
+	total := kernels.Total(d.mem.Now)
+	if d.o.Copies {
+		total -= d.mem.Now[kernels.Host]
+	}
+	return total
+}
+
 func (d *Dry) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if p == kernels.Mapped && d.o.Copies {
 		p = kernels.Weights
 	}
-	total := kernels.Total(d.mem.Now)
-	if p != kernels.Mapped {
+	total := d.total()
+	if p != kernels.Mapped && !d.elsewhere(p) {
 		total += size
 		if d.o.MemoryLimit > 0 && total > d.o.MemoryLimit && !d.o.Beyond {
 			return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: d.o.MemoryLimit, InUse: d.mem.Now, DeviceLabel: d.o.Label}

@@ -234,7 +234,7 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	s.Note("%s of %s trainable (%s %%)", humanize.Comma(r.Trainable), humanize.Comma(r.params), report.Sig(100*float64(r.Trainable)/float64(r.params), 3))
 	if r.Recompute > 0 {
 		s.Note("gradient checkpointing of %d blocks", r.Recompute)
-	} else if o.ActivationOffloading == "disk" {
+	} else if o.ActivationOffloading == "disk" || o.ActivationOffloading == "cpu" {
 		s.Note("%s", idleOffloading)
 	}
 	if r.Spilled > 0 {

@@ -286,7 +286,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	if !math.IsNaN(out.Loss) && !math.IsInf(out.Loss, 0) {
 		left.Loss = &out.Loss
 	}
-	if out.Recompute == 0 && o.ActivationOffloading == "disk" {
+	if out.Recompute == 0 && (o.ActivationOffloading == "disk" || o.ActivationOffloading == "cpu") {
 		res.Notes = append(res.Notes, idleOffloading)
 	}
 	if out.Stopped {
@@ -372,7 +372,7 @@ func startAdapter(x *recipes.Env, j *recipes.Job, c train.Config, m *model.Model
 }
 
 // idleOffloading is said where activation_offloading has nothing to do.
-const idleOffloading = "activation_offloading: disk keeps nothing: memory is enough without gradient checkpointing (gradient_checkpointing: true recomputes all blocks)"
+const idleOffloading = "activation_offloading keeps nothing: memory is enough without gradient checkpointing (gradient_checkpointing: true recomputes all blocks)"
 
 func showTraining(x *recipes.Env, p train.Progress) {
 	numbers := map[string]float64{}

@@ -253,6 +253,22 @@ func (c *cuda) Unpin(b []byte) error {
 	return c.check("cuMemFreeHost", c.memFreeHost.Call(uintptr(unsafe.Pointer(unsafe.SliceData(b)))))
 }
 
+// AllocHost is memory as Pin's, whose address is the same for kernels (unified
+// addressing, which every 64-bit system has).
+func (c *cuda) AllocHost(n int64) (Ptr, error) {
+	var p Ptr
+	err := c.check("cuMemAllocHost", c.memAllocHost.Call(uintptr(unsafe.Pointer(&p)), uintptr(n)))
+	return p, err
+}
+
+// FreeHost gives it back.
+func (c *cuda) FreeHost(p Ptr) error {
+	if err := c.Sync(); err != nil {
+		return err
+	}
+	return c.check("cuMemFreeHost", c.memFreeHost.Call(uintptr(p)))
+}
+
 // Ahead copies in the other stream.
 func (c *cuda) Ahead(dst Ptr, src []byte) (Event, error) {
 	before, err := c.Record()

@@ -52,6 +52,10 @@ type Driver interface {
 	// they lie; Unpin gives them back, when no copy uses them any more.
 	Pin(n int64) ([]byte, error)
 	Unpin(b []byte) error
+	// AllocHost takes n bytes of the host's memory that kernels read and write where
+	// they lie; FreeHost waits for everything and gives them back.
+	AllocHost(n int64) (Ptr, error)
+	FreeHost(p Ptr) error
 	// Ahead copies src, which is pinned and must stay as it is, once what was called
 	// before is done, beside what is called next. What reads dst comes after Await of
 	// the event, which the caller releases.

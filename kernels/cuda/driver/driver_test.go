@@ -92,6 +92,13 @@ func use(d Driver) (err error) {
 			return errors.Join(err, d.Release(b))
 		},
 		func() error {
+			h, err := d.AllocHost(64)
+			if err != nil {
+				return err
+			}
+			return errors.Join(d.ToDevice(h, src), d.Copy(q, h, 64), d.FreeHost(h))
+		},
+		func() error {
 			pinned, err := d.Pin(64)
 			if err != nil {
 				return err

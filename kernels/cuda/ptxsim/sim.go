@@ -188,6 +188,25 @@ func (s *Sim) Unpin(b []byte) error {
 	return s.lost
 }
 
+// AllocHost is memory that does not count as the device's.
+func (s *Sim) AllocHost(n int64) (driver.Ptr, error) {
+	if s.lost != nil {
+		return 0, s.lost
+	}
+	s.pinned += int(n)
+	return driver.Ptr(s.mem.alloc(int(n), "").base), nil
+}
+
+// FreeHost gives it back.
+func (s *Sim) FreeHost(p driver.Ptr) error {
+	r := s.mem.find(uint64(p), 0)
+	if r == nil || !s.mem.free(uint64(p)) {
+		return driver.NewError("FreeHost", driver.InvalidValue, "not an allocation")
+	}
+	s.pinned -= len(r.data)
+	return s.lost
+}
+
 // Ahead copies when it is awaited; until then what is there was never written.
 func (s *Sim) Ahead(dst driver.Ptr, src []byte) (driver.Event, error) {
 	r, off, err := s.at("Ahead", dst, int64(len(src)))

@@ -419,6 +419,9 @@ func VerifyModel(path string) (note string, err error) {
 	case err != nil:
 		return "", err
 	}
+	if _, _, _, err := sampling(src, path); err != nil {
+		return "", err
+	}
 	if hasTokenizer(src) {
 		_, err = tokenizer.Open(src.Reader)
 	}

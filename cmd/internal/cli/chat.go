@@ -72,9 +72,12 @@ func runChat(c *ucli.Context) error {
 
 // chatRequest samples as the flags say, then the model, then as is usual.
 func chatRequest(c *ucli.Context, m *stages.Loaded) (engine.Request, error) {
-	base, given, err := m.Sampling()
+	base, given, unused, err := m.Sampling()
 	if err != nil {
 		return engine.Request{}, err
+	}
+	if len(unused) > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "note: generation_config.json: %s: tokens are not chosen so here\n", strings.Join(unused, ", "))
 	}
 	if !given {
 		base = usualSampling

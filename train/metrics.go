@@ -105,7 +105,7 @@ func openMetrics(dir, name string, step, eval int) (*metricsLog, error) {
 	l := &metricsLog{path: filepath.Join(dir, name), tail: map[int]line{}}
 	old, err := os.ReadFile(l.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, fail.Inputf(l.path, "move it away to train anew", "what the training goes on with: %w", err)
 	}
 	if err := atomic.WriteFile(l.path, l.cut(old, step, eval)); err != nil {
 		return nil, err

@@ -48,6 +48,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -76,14 +78,34 @@ var ErrOutOfMemory = errors.New("out of memory")
 type MemoryError struct {
 	Purpose     Purpose
 	Asked       int64 // bytes
-	Limit       int64 // bytes
+	Limit       int64 // bytes, as Info has it
+	Process     ProcessLimit
 	InUse       [NumPurposes]int64
 	DeviceLabel string
 }
 
+// Least is the smallest limit under which this one allocation would have been made, of
+// the process where it has one.
+func (e *MemoryError) Least() int64 { return Total(e.InUse) + e.Asked + e.Process.Program }
+
 func (e *MemoryError) Error() string {
-	return fmt.Sprintf("%s: %d bytes of %s asked, limit %d, in use %v", e.DeviceLabel, e.Asked, e.Purpose, e.Limit, e.InUse)
+	s := fmt.Sprintf("%s: %s more for %s is over the limit of %s", e.DeviceLabel, ibytes(e.Asked), e.Purpose, ibytes(max(e.Process.Bytes, e.Limit)))
+	if e.Process.Program > 0 {
+		s += fmt.Sprintf(", the program itself takes %s", ibytes(e.Process.Program))
+	}
+	in := ""
+	for p, n := range e.InUse {
+		if n > 0 && Purpose(p) != Mapped {
+			in += fmt.Sprintf(", %v %s", Purpose(p), ibytes(n))
+		}
+	}
+	if in == "" {
+		return s
+	}
+	return s + ", in use are" + in[1:]
 }
+
+func ibytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 func (e *MemoryError) Unwrap() error { return ErrOutOfMemory }
 
@@ -170,11 +192,19 @@ type Info struct {
 	Address   string // what results depend on beside their inputs, e.g. "cpu/avx512bf16": part of the address of every result
 	Threads   int
 	Limit     int64 // bytes over all counted purposes; 0: none
-	Copies    bool  // mapped weights are copied into its own memory, and count
-	FastBF16  bool  // a product of bf16 operands is clearly faster than one of f32
+	Process   ProcessLimit
+	Copies    bool // mapped weights are copied into its own memory, and count
+	FastBF16  bool // a product of bf16 operands is clearly faster than one of f32
 	Mem       MemStats
 	PeakTotal int64 // largest sum over all counted purposes at one moment since ResetCounters
 	Working   Working
+}
+
+// ProcessLimit is a limit of the whole process, in bytes; zero where only a device's
+// memory is limited.
+type ProcessLimit struct {
+	Bytes   int64 // as it was given; all but Program is for the backend
+	Program int64 // what the program itself takes
 }
 
 // Working says how many bytes of Scratch methods take while they run, for plans. Of

@@ -15,6 +15,7 @@ import (
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/recipes"
 	"github.com/tunekit/tunekit/recipes/schema"
 	"github.com/tunekit/tunekit/recipes/stages"
@@ -167,25 +168,25 @@ func TestRefusalLooksAtRows(t *testing.T) {
 	opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs")}
 	free, err := askingRecipe(t, dir).Plan(t.Context(), opt)
 	must(t, err)
-	opt.MemoryLimit = free.Stages[1].Peak / 8
+	opt.MemoryLimit = cpu.Program + free.Stages[1].Peak/8
 	_, planned := askingRecipe(t, dir).Plan(t.Context(), opt)
 	_, ran := askingRecipe(t, dir).Run(t.Context(), opt)
 	if fail.Code(planned) != 4 || fmt.Sprint(planned) != fmt.Sprint(ran) {
 		t.Errorf("the plan is refused with %v, the run with %v", planned, ran)
 	}
-	opt.MemoryLimit = free.Stages[1].Peak
+	opt.MemoryLimit = cpu.Program + free.Stages[1].Peak
 	_, err = askingRecipe(t, dir).Run(t.Context(), opt)
 	must(t, err)
 }
 
 // TestRefusal: a step that does not fit is refused before work, with changes
-// that do fit.
+// that do fit and the least limit that does.
 func TestRefusal(t *testing.T) {
 	dir := tinyModel(t)
 	sets := []string{"train.micro_batch_size=8", "train.gradient_accumulation_steps=1"}
-	opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs"), MemoryLimit: 2500 << 10}
+	opt := recipes.RunOptions{Dir: filepath.Join(dir, "runs"), MemoryLimit: cpu.Program + 2500<<10}
 	_, err := tinyRecipe(t, dir, sets...).Plan(t.Context(), opt)
-	if fail.Code(err) != 4 || !regexp.MustCompile(`train needs, with checkpointing, .* limit is 2\.4 MiB \(activations `).MatchString(fmt.Sprint(err)) {
+	if fail.Code(err) != 4 || !regexp.MustCompile(`train needs, with checkpointing, .* limit is 42 MiB \(the program itself 40 MiB, activations `).MatchString(fmt.Sprint(err)) {
 		t.Fatalf("error %v", err)
 	}
 	out := regexp.MustCompile(`micro_batch_size: (\d+), gradient_accumulation_steps: (\d+) →`).FindStringSubmatch(fail.Hint(err))
@@ -195,7 +196,13 @@ func TestRefusal(t *testing.T) {
 	if _, err := tinyRecipe(t, dir, sets...).Run(t.Context(), opt); fail.Code(err) != 4 || exists(filepath.Join(opt.Dir, "tiny", "ingest")) {
 		t.Errorf("the run began all the same, error %v", err)
 	}
+	least := regexp.MustCompile(`memory_limit: (\d+)MiB`).FindStringSubmatch(fail.Hint(err))
+	if least == nil {
+		t.Fatalf("hint %q", fail.Hint(err))
+	}
 	opt.Only = []string{"ingest", "train"}
+	_, err = tinyRecipe(t, dir, append(sets, "name=least", "memory_limit="+least[1]+"MiB")...).Run(t.Context(), recipes.RunOptions{Dir: opt.Dir, Only: opt.Only})
+	must(t, err)
 	_, err = tinyRecipe(t, dir, "train.micro_batch_size="+out[1], "train.gradient_accumulation_steps="+out[2]).Run(t.Context(), opt)
 	must(t, err)
 }

@@ -3,6 +3,7 @@ package recipes
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -25,7 +26,10 @@ type Planner struct {
 	Rates   Rates // of this machine; zero when Quick
 	Quick   bool  // only what would be refused: memory, disk, impossible options
 	Limit   int64 // bytes of memory that a stage may take; 0: none
+	Trying  bool  // whether a stage fits under Limit; nobody reads why not
 	Sampled int   // rows that counts were estimated from
+
+	process kernels.ProcessLimit
 
 	x      *run
 	plan   *Plan
@@ -35,8 +39,10 @@ type Planner struct {
 
 func (x *run) planner(ctx context.Context, quick bool) *Planner {
 	p := &Planner{Context: ctx, Env: x.env, Quick: quick, x: x, models: map[string]*arch.Source{}, memo: map[string]any{}, plan: &Plan{Name: x.Name, Dir: string(x.dir)}}
-	p.Limit = x.dev.Info().Limit
-	p.plan.Limit, p.plan.DiskFree = p.Limit, DiskFree(existing(string(x.dir)))
+	info := x.dev.Info()
+	p.Limit, p.process = info.Limit, info.Process
+	p.plan.Limit = max(p.Limit, p.process.Bytes)
+	p.plan.DiskFree = DiskFree(existing(string(x.dir)))
 	return p
 }
 
@@ -131,6 +137,7 @@ func gpuWords(device string) string {
 // walk plans every stage in order and returns the first refusal.
 func (p *Planner) walk() error {
 	var refused error
+	most := int64(-1) // needed by a stage that was refused
 	defer func(at int) { p.x.at = at }(p.x.at)
 	for i, j := range p.x.jobs {
 		p.x.at = i
@@ -141,8 +148,11 @@ func (p *Planner) walk() error {
 		}
 		switch fail.Kind(fail.Code(err)) {
 		case fail.Usage, fail.Limit:
-			if refused == nil {
+			if refused == nil || most >= 0 && s.Peak > most && fail.Kind(fail.Code(err)) == fail.Limit { // the largest names the limit that does
 				refused = err
+			}
+			if fail.Kind(fail.Code(refused)) == fail.Limit {
+				most = max(most, s.Peak)
 			}
 		case fail.Input, fail.Internal: // a row without numbers says nothing of why
 			if !p.Quick && refused == nil {
@@ -186,8 +196,14 @@ func (p *Planner) stage(j *Job) (StagePlan, error) {
 		return s, nil
 	}
 	err := j.Kind.Plan(p, j, &s)
-	if err == nil && s.Counted && s.Peak > p.Limit && p.Limit > 0 {
+	if err == nil && !p.fits(&s) {
 		err = p.Refusal(&s, "needs")
+	}
+	var refused *fail.Error
+	if errors.As(err, &refused) && refused.Kind == fail.Limit {
+		if n := p.least(j, s.Peak); n > 0 {
+			refused.Hint = strings.TrimPrefix(fmt.Sprintf("%s\nmemory_limit: %dMiB → it fits", refused.Hint, n>>20), "\n")
+		}
 	}
 	if s.GoesOn {
 		s.Note("goes on where it was")
@@ -195,11 +211,37 @@ func (p *Planner) stage(j *Job) (StagePlan, error) {
 	return s, err
 }
 
+// fits reports whether the process has room for a stage beside the program itself.
+func (p *Planner) fits(s *StagePlan) bool {
+	return p.Limit == 0 || s.Peak+p.process.Program <= max(p.plan.Limit, p.process.Bytes)
+}
+
+// least is a limit, in whole MiB, under which a stage that needs peak under another fits:
+// what stays in memory and what is computed again follows the limit, and rows that were
+// only looked at may be somewhat longer. 0: none was found.
+func (p *Planner) least(j *Job, peak int64) int64 {
+	const tries, mib = 8, 1 << 20
+	defer func(limit int64, trying bool) { p.Limit, p.Trying = limit, trying }(p.Limit, p.Trying)
+	p.Trying = true
+	for range tries {
+		whole := (peak + peak/32 + p.process.Program + mib - 1) &^ (mib - 1)
+		p.Limit = whole - p.process.Program
+		s := StagePlan{Stage: j.ID, Kind: j.Kind.Name}
+		if err := j.Kind.Plan(p, j, &s); err == nil && s.Peak <= p.Limit {
+			return whole
+		}
+		peak = max(s.Peak, p.Limit+p.Limit/16)
+	}
+	return 0
+}
+
 func (p *Planner) total() {
 	temp := int64(0)
 	for _, s := range p.plan.Stages {
 		p.plan.Seconds += s.Seconds
-		p.plan.Peak = max(p.plan.Peak, s.Peak)
+		if s.Counted {
+			p.plan.Peak = max(p.plan.Peak, s.Peak+p.process.Program)
+		}
 		p.plan.Disk += s.Disk
 		temp = max(temp, s.Temp)
 	}
@@ -226,7 +268,15 @@ func (p *Planner) disk() error {
 
 // Refusal says by how much a stage does not fit, and what takes the memory.
 func (p *Planner) Refusal(s *StagePlan, words string) *fail.Error {
-	return fail.Limitf("", "", "%s %s %s, limit is %s (%s)", s.Stage, words, humanize.IBytes(uint64(s.Peak)), humanize.IBytes(uint64(p.Limit)), purposes(s.Memory))
+	takes := maps.Clone(s.Memory)
+	if takes == nil {
+		takes = map[string]int64{}
+	}
+	if n := p.process.Program; n > 0 {
+		takes["the program itself"] = n
+	}
+	need := s.Peak + p.process.Program
+	return fail.Limitf("", "", "%s %s %s, limit is %s (%s)", s.Stage, words, humanize.IBytes(uint64(need)), humanize.IBytes(uint64(p.plan.Limit)), purposes(takes))
 }
 
 // purposes lists bytes by purpose, the largest first.

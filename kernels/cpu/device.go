@@ -22,10 +22,18 @@ import (
 type Options struct {
 	Threads     int   // 0: as many as GOMAXPROCS allows
 	MemoryLimit int64 // bytes over all purposes but Mapped; 0: none
-	// Process makes the limit that of the process: the collector keeps the Go heap
-	// to what the backend, at its peak, leaves of it, as far as it can.
+	// Process makes the limit that of the process: Program of it is not the backend's to
+	// give, and the collector keeps the Go heap to what the backend, at its peak, leaves.
 	Process bool
 }
+
+// Program is the bytes that a process takes beside a backend's buffers: a tokenizer and
+// what is worked on in the Go heap, with the garbage that the collector lets lie, the
+// runtime's own, and pages of the program's data that were written to.
+const Program = 40 << 20
+
+// outside is the part of Program that Go's runtime knows nothing of.
+const outside = 6 << 20
 
 // CPU computes on the processor. It implements kernels.Backend. Alloc, Load,
 // Free and Info may be called from any goroutine; the rest belongs inside Run.
@@ -33,10 +41,11 @@ type CPU struct {
 	mu    sync.Mutex
 	mem   kernels.MemStats
 	peak  int64 // largest counted total
-	limit int64
+	limit int64 // without the program's own
 	arena *arena
 
 	process bool
+	whole   kernels.ProcessLimit
 	own     int64 // largest total of what lies outside the Go heap
 	heapFor int64 // own that the limit of the Go heap was last set for
 
@@ -54,20 +63,21 @@ func New(o Options) *CPU {
 		par.SetThreads(o.Threads)
 	}
 	c := &CPU{limit: o.MemoryLimit, arena: newArena(), process: o.Process && o.MemoryLimit > 0}
-	if c.process {
-		c.arena.limit = int(c.limit)
+	if c.process && c.limit < math.MaxInt64 {
+		c.arena.limit = int(c.limit - outside)
+		c.whole = kernels.ProcessLimit{Bytes: c.limit, Program: Program}
+		c.limit = max(c.limit-Program, 1)
 	}
 	c.limitHeap()
 	c.collect()
 	return c
 }
 
-// limitHeap tells the collector what is left for the Go heap: memory that the
-// backend once touched stays with the process. An eighth is left in any case,
-// or it would do nothing but collect.
+// limitHeap tells the collector what is left for the Go heap, Program at least: memory
+// that the backend once touched stays with the process.
 func (c *CPU) limitHeap() {
-	if c.process {
-		debug.SetMemoryLimit(max(c.limit-c.own, c.limit/8))
+	if c.whole.Bytes > 0 {
+		debug.SetMemoryLimit(max(c.limit-c.own, 0) + Program - outside)
 		c.heapFor = c.own
 	}
 }
@@ -77,7 +87,7 @@ func (c *CPU) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return kernels.Info{
-		Name: "cpu", Level: levelName(), Address: "cpu/" + levelName(), Threads: par.Threads(), Limit: c.limit, FastBF16: fastBF16(),
+		Name: "cpu", Level: levelName(), Address: "cpu/" + levelName(), Threads: par.Threads(), Limit: c.limit, Process: c.whole, FastBF16: fastBF16(),
 		Mem: c.mem, PeakTotal: c.peak, Working: working{},
 	}
 }
@@ -154,7 +164,7 @@ func (c *CPU) count(p kernels.Purpose, size int) error {
 		total += int64(size)
 	}
 	if c.limit > 0 && p != kernels.Mapped && total > c.limit {
-		return &kernels.MemoryError{Purpose: p, Asked: int64(size), Limit: c.limit, InUse: c.mem.Now, DeviceLabel: "cpu"}
+		return &kernels.MemoryError{Purpose: p, Asked: int64(size), Limit: c.limit, Process: c.whole, InUse: c.mem.Now, DeviceLabel: "cpu"}
 	}
 	c.mem.Now[p] += int64(size)
 	c.mem.Peak[p] = max(c.mem.Peak[p], c.mem.Now[p])

@@ -17,11 +17,12 @@ import (
 
 // Options of a dry backend.
 type Options struct {
-	MemoryLimit int64           // bytes over all purposes but Mapped; 0: none
-	Beyond      bool            // the limit is told, and nothing refused
-	Label       string          // what errors and Info call the device; "": dry
-	Copies      bool            // as kernels.Info of the device that is planned for has it
-	Working     kernels.Working // of the device that is planned for; nil: methods work in no memory
+	MemoryLimit int64                // bytes over all purposes but Mapped; 0: none
+	Process     kernels.ProcessLimit // as kernels.Info of the device that is planned for has it
+	Beyond      bool                 // the limit is told, and nothing refused
+	Label       string               // what errors and Info call the device; "": dry
+	Copies      bool                 // as kernels.Info of the device that is planned for has it
+	Working     kernels.Working      // of the device that is planned for; nil: methods work in no memory
 }
 
 // Work is what methods were asked to compute.
@@ -114,7 +115,7 @@ func values(b kernels.Buffer) []int32 {
 func (d *Dry) Info() kernels.Info {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return kernels.Info{Name: d.o.Label, Level: "dry", Address: d.o.Label + "/dry", Threads: 1, Limit: d.o.MemoryLimit, Copies: d.o.Copies, Mem: d.mem, PeakTotal: d.peak}
+	return kernels.Info{Name: d.o.Label, Level: "dry", Address: d.o.Label + "/dry", Threads: 1, Limit: d.o.MemoryLimit, Process: d.o.Process, Copies: d.o.Copies, Mem: d.mem, PeakTotal: d.peak}
 }
 
 // ResetCounters makes what is in use now the peak. Work and Calls go on.
@@ -193,7 +194,7 @@ func (d *Dry) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, er
 	if p != kernels.Mapped && !d.elsewhere(p) {
 		total += size
 		if d.o.MemoryLimit > 0 && total > d.o.MemoryLimit && !d.o.Beyond {
-			return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: d.o.MemoryLimit, InUse: d.mem.Now, DeviceLabel: d.o.Label}
+			return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: d.o.MemoryLimit, Process: d.o.Process, InUse: d.mem.Now, DeviceLabel: d.o.Label}
 		}
 	}
 	d.mem.Now[p] += size

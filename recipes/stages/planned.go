@@ -59,7 +59,7 @@ func rewardShapes(src *arch.Source) (*arch.Source, error) {
 // it, so that a refusal can say by how much.
 func counted(p *recipes.Planner, s *recipes.StagePlan, f func(dev *dry.Dry) error) error {
 	info := p.Env.Device().Info()
-	o := dry.Options{MemoryLimit: p.Limit, Label: info.Name, Copies: info.Copies, Working: info.Working}
+	o := dry.Options{MemoryLimit: p.Limit, Process: info.Process, Label: info.Name, Copies: info.Copies, Working: info.Working}
 	dev := dry.New(o)
 	err := f(dev)
 	if errors.Is(err, kernels.ErrOutOfMemory) {

@@ -40,7 +40,7 @@ type rehearsal struct {
 // rehearse runs the stage's own step on a backend that only counts.
 func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
 	info := p.Env.Device().Info()
-	dev := dry.New(dry.Options{MemoryLimit: t.limit, Label: info.Name, Copies: info.Copies, Working: info.Working})
+	dev := dry.New(dry.Options{MemoryLimit: t.limit, Process: info.Process, Label: info.Name, Copies: info.Copies, Working: info.Working})
 	ref, _ := t.j.In("model")
 	src, err := p.Source(ref)
 	if err != nil {
@@ -200,6 +200,9 @@ func planTrain(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) error {
 	if errors.Is(err, kernels.ErrOutOfMemory) {
 		if p.Quick && rows.unknown != "" { // rows of max_length do not fit: those that there are may be shorter
 			return planTrain(p.Looking(), j, s)
+		}
+		if p.Trying {
+			return p.Refusal(s, "needs")
 		}
 		return t.refuse(p, s)
 	}

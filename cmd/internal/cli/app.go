@@ -83,7 +83,10 @@ func limits(err error) error {
 	if errors.As(err, &known) && known.Kind == fail.Limit {
 		return err
 	}
+	var short *kernels.MemoryError
 	switch {
+	case errors.As(err, &short):
+		return fail.Limitf("", fmt.Sprintf("--memory-limit %dMiB at least, a smaller model, or fewer tokens at a time", (short.Least()+1<<20-1)>>20), "%w", err)
 	case known == nil && errors.Is(err, context.Canceled):
 		return fail.Interruptedf("", "the same command goes on", "interrupted")
 	case errors.Is(err, kernels.ErrOutOfMemory):

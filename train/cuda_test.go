@@ -4,6 +4,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model"
@@ -77,6 +78,52 @@ func TestFP16CUDA(t *testing.T) {
 		if math.Abs(got.Loss-want.Loss) > 1e-4*want.Loss || math.Abs(got.GradNorm-want.GradNorm) > 2e-3*want.GradNorm || !want.Skipped && want.GradNorm == 0 {
 			t.Errorf("step %d: loss %v, gradients %v, on the CPU %v, %v", i, got.Loss, got.GradNorm, want.Loss, want.GradNorm)
 		}
+	}
+}
+
+// starting counts what starts kernels.
+type starting struct {
+	*ptxsim.Sim
+	launches, replays int
+}
+
+func (s *starting) Launch(f driver.Function, grid, block driver.Dim, shared uint32, params []byte) error {
+	s.launches++
+	return s.Sim.Launch(f, grid, block, shared, params)
+}
+
+func (s *starting) Replay(g driver.Graph) error { s.replays++; return s.Sim.Replay(g) }
+
+// TestGraphCUDA: the steps of an answer are captured as graphs of kernels once they
+// repeat; the tokens stay the same. (On the interpreter: no GPU has run it.)
+func TestGraphCUDA(t *testing.T) {
+	var answers [][]int32
+	var launches []int
+	for _, on := range []bool{false, true} {
+		sim := &starting{Sim: ptxsim.New(1 << 30)}
+		gpu, err := cuda.OpenOn("cuda:0", func() (driver.Driver, error) { return sim, nil }, cuda.Options{Graphs: on})
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := smallJobOn(t, t.TempDir(), gpu)
+		out, err := engine.Run(t.Context(), j.Model, []engine.Request{{Prompt: []int32{97, 98, 99}, MaxNew: 24, Stop: []int32{-1}, Sampling: kernels.SampleRow{Temperature: 1, Seed: 3}}}, func(int64, int64) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers, launches = append(answers, out[0].IDs), append(launches, sim.launches)
+		if (sim.replays > 0) != on {
+			t.Errorf("graphs %v: %d replayed", on, sim.replays)
+		}
+		t.Logf("graphs %v: %d launches, %d replayed, %d tokens", on, sim.launches, sim.replays, len(out[0].IDs))
+		j.Adapter.Close()
+		j.Model.Close()
+		gpu.Close()
+	}
+	if !slices.Equal(answers[0], answers[1]) || len(answers[0]) != 24 {
+		t.Errorf("the tokens are %v, with graphs %v", answers[0], answers[1])
+	}
+	if launches[1] > launches[0]/2 {
+		t.Errorf("%d launches, with graphs %d", launches[0], launches[1])
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 // Options of a device.
 type Options struct {
 	MemoryLimit int64 // bytes over all purposes; 0: 0.95 of what is free
+	Graphs      bool  // launches that repeat are started at once (graphs.go)
 	Staged      int64 // bytes of the host's memory that may be pinned, for Stage and for what is Host; 0: none
 }
 
@@ -22,7 +23,7 @@ type Options struct {
 type CUDA struct {
 	name  string // cuda:0
 	info  driver.Info
-	queue chan func(driver.Driver)
+	queue chan task
 	ended chan struct{}
 
 	mu                 sync.Mutex
@@ -37,7 +38,9 @@ type CUDA struct {
 	staged, mostStaged int64                  // bytes of the host
 	tables             map[any]driver.Ptr     // see table
 
-	code code // of the device's thread alone
+	// Of the device's thread alone.
+	code   code
+	graphs graphs
 }
 
 // Open returns GPU number index. Errors are limit errors (exit 4).
@@ -48,7 +51,7 @@ func Open(index int, o Options) (*CUDA, error) {
 // OpenOn returns the device that d opens, on the thread that will use it: for
 // devices that are interpreted, or fail on purpose.
 func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, error) {
-	c := &CUDA{name: name, queue: make(chan func(driver.Driver), 1024), ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}, keptHost: map[int64][]driver.Ptr{}, tables: map[any]driver.Ptr{}}
+	c := &CUDA{name: name, queue: make(chan task, 1024), graphs: graphs{on: o.Graphs}, ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}, keptHost: map[int64][]driver.Ptr{}, tables: map[any]driver.Ptr{}}
 	opened := make(chan error)
 	go c.thread(d, opened)
 	if err := <-opened; err != nil {
@@ -79,9 +82,16 @@ func (c *CUDA) thread(open func() (driver.Driver, error), opened chan<- error) {
 	if err != nil {
 		return
 	}
-	for f := range c.queue {
-		f(d)
+	for t := range c.queue {
+		if t.kernel != "" && c.graphs.on {
+			c.graph(d, t)
+			continue
+		}
+		c.cut(d)
+		t.run(d)
 	}
+	c.cut(d)
+	c.dropGraphs(d)
 	d.Close() // what it could say has no reader any more
 }
 
@@ -100,15 +110,25 @@ func (c *CUDA) lost() error {
 	return c.err
 }
 
+// task is what the device's thread is to do; kernel names one launch.
+type task struct {
+	run    func(driver.Driver)
+	kernel string
+	work   driver.Work // of kernel, without its function
+}
+
 // post queues f; what it returns becomes the device's error.
 func (c *CUDA) post(what string, f func(driver.Driver) error) {
-	c.queue <- func(d driver.Driver) {
-		if c.lost() != nil {
-			return
-		}
-		if err := f(d); err != nil {
-			c.failed(c.explain(what, err))
-		}
+	c.queue <- task{run: func(d driver.Driver) { c.attempt(what, func() error { return f(d) }) }}
+}
+
+// attempt calls f unless the device has failed; its error becomes the device's.
+func (c *CUDA) attempt(what string, f func() error) {
+	if c.lost() != nil {
+		return
+	}
+	if err := f(); err != nil {
+		c.failed(c.explain(what, err))
 	}
 }
 
@@ -120,7 +140,7 @@ func (c *CUDA) explain(what string, err error) error {
 // wait queues f and waits for it.
 func (c *CUDA) wait(f func(driver.Driver) error) error {
 	done := make(chan error)
-	c.queue <- func(d driver.Driver) { done <- f(d) }
+	c.queue <- task{run: func(d driver.Driver) { done <- f(d) }}
 	return <-done
 }
 
@@ -135,7 +155,13 @@ func (c *CUDA) Info() kernels.Info {
 
 // Describe says what GPU it is.
 func (c *CUDA) Describe() string {
-	return fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %d.%d", c.info.Name, c.info.Major, c.info.Minor, c.info.CUDA/1000, c.info.CUDA%1000/10)
+	s := fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %d.%d", c.info.Name, c.info.Major, c.info.Minor, c.info.CUDA/1000, c.info.CUDA%1000/10)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.graphs.reason; err != nil {
+		s += ", which makes no graphs of kernels: " + err.Error()
+	}
+	return s
 }
 
 // ResetCounters makes what is in use now the peak.

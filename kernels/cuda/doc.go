@@ -28,6 +28,8 @@
 // memory), Download and Run wait for it. The first thing that fails stays the
 // device's error: what follows is dropped, and Run, Download and Alloc return it.
 //
+// Launches that repeat are started as graphs (graphs.go).
+//
 // Freed memory is kept by size and used again, which is safe in one stream; where
 // the device has no more, it is given back first.
 //

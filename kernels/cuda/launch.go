@@ -78,12 +78,19 @@ func launch[T any](c *CUDA, name string, blocks, threads driver.Dim, shared int,
 		return
 	}
 	params := append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(a)), unsafe.Sizeof(*a))...)
-	c.post("kernel "+name, func(d driver.Driver) error {
-		f, err := c.code.function(d, name)
+	t := task{kernel: name, work: driver.Work{Grid: blocks, Block: threads, Shared: uint32(shared), Params: params}}
+	t.run = func(d driver.Driver) { c.start(d, t) }
+	c.queue <- t
+}
+
+// start starts a kernel.
+func (c *CUDA) start(d driver.Driver, t task) {
+	c.attempt("kernel "+t.kernel, func() error {
+		f, err := c.code.function(d, t.kernel)
 		if err != nil {
 			return err
 		}
-		return d.Launch(f, blocks, threads, uint32(shared), params)
+		return d.Launch(f, t.work.Grid, t.work.Block, t.work.Shared, t.work.Params)
 	})
 }
 

@@ -281,15 +281,10 @@ func (c *CUDA) upload(b *Buf, src []byte) {
 		return
 	}
 	done := make(chan struct{})
-	c.queue <- func(d driver.Driver) {
+	c.queue <- task{run: func(d driver.Driver) {
 		defer close(done)
-		if c.lost() != nil {
-			return
-		}
-		if err := d.ToDevice(to, src); err != nil {
-			c.failed(c.explain(what, err))
-		}
-	}
+		c.attempt(what, func() error { return d.ToDevice(to, src) })
+	}}
 	<-done
 }
 

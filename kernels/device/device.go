@@ -53,7 +53,7 @@ func Open(name string, o Options) (kernels.Backend, error) {
 		if host == 0 || host == NoLimit {
 			host = cpu.AvailableMemory()
 		}
-		c, err := cuda.Open(index, cuda.Options{MemoryLimit: o.DeviceMemoryLimit, Staged: host / 2})
+		c, err := cuda.Open(index, cuda.Options{MemoryLimit: o.DeviceMemoryLimit, Staged: host / 2, Graphs: true})
 		if err != nil {
 			return nil, err
 		}

@@ -26,6 +26,8 @@ type cuda struct {
 	primaryCtxRetain, primaryCtxRelease, ctxSetCurrent                           dl.Func
 	streamCreate, streamDestroy, streamSynchronize, streamWaitEvent              dl.Func
 	memAllocHost, memFreeHost                                                    dl.Func
+	streamBeginCapture, streamEndCapture                                         dl.Func
+	graphInstantiate, graphDestroy, graphLaunch, graphExecDestroy                dl.Func
 	moduleLoadDataEx, moduleGetFunction, funcSetAttribute, launchKernel          dl.Func
 	memAllocAsync, memFreeAsync, memGetInfo, memcpyHtoD, memcpyDtoH, memcpyDtoD  dl.Func
 	deviceGetDefaultMemPool, memPoolSetAttribute                                 dl.Func
@@ -45,6 +47,8 @@ func (c *cuda) symbols() map[string]*dl.Func {
 		"cuDeviceGetAttribute": &c.deviceGetAttribute, "cuDeviceTotalMem_v2": &c.deviceTotalMem,
 		"cuDevicePrimaryCtxRetain": &c.primaryCtxRetain, "cuDevicePrimaryCtxRelease_v2": &c.primaryCtxRelease, "cuCtxSetCurrent": &c.ctxSetCurrent,
 		"cuStreamCreate": &c.streamCreate, "cuStreamDestroy_v2": &c.streamDestroy, "cuStreamSynchronize": &c.streamSynchronize,
+		"cuStreamBeginCapture_v2": &c.streamBeginCapture, "cuStreamEndCapture": &c.streamEndCapture, "cuGraphInstantiateWithFlags": &c.graphInstantiate,
+		"cuGraphDestroy": &c.graphDestroy, "cuGraphLaunch": &c.graphLaunch, "cuGraphExecDestroy": &c.graphExecDestroy,
 		"cuStreamWaitEvent": &c.streamWaitEvent, "cuMemAllocHost_v2": &c.memAllocHost, "cuMemFreeHost": &c.memFreeHost,
 		"cuModuleLoadDataEx": &c.moduleLoadDataEx, "cuModuleGetFunction": &c.moduleGetFunction, "cuFuncSetAttribute": &c.funcSetAttribute, "cuLaunchKernel": &c.launchKernel,
 		"cuMemAllocAsync": &c.memAllocAsync, "cuMemFreeAsync": &c.memFreeAsync, "cuMemGetInfo_v2": &c.memGetInfo,
@@ -314,6 +318,45 @@ func (c *cuda) Launch(f Function, grid, block Dim, shared uint32, params []byte)
 	err := c.check("cuLaunchKernel", c.launchKernel.Call(c.args[:]...))
 	runtime.KeepAlive(c)
 	return err
+}
+
+// Capture has the stream note launches instead of starting them.
+func (c *cuda) Capture(list []Work) (Graph, error) {
+	const relaxed = 2
+	if err := c.check("cuStreamBeginCapture", c.streamBeginCapture.Call(c.stream, relaxed)); err != nil {
+		return 0, err
+	}
+	var failed error
+	for i := range list {
+		w := &list[i]
+		if failed = c.Launch(w.Function, w.Grid, w.Block, w.Shared, w.Params); failed != nil {
+			break
+		}
+	}
+	var g uintptr
+	err := c.check("cuStreamEndCapture", c.streamEndCapture.Call(c.stream, uintptr(unsafe.Pointer(&g))))
+	if g != 0 {
+		defer func() { c.graphDestroy.Call(g) }() // what was made of it has its own
+	}
+	if failed != nil {
+		return 0, failed
+	}
+	if err != nil {
+		return 0, err
+	}
+	var made Graph
+	err = c.check("cuGraphInstantiateWithFlags", c.graphInstantiate.Call(uintptr(unsafe.Pointer(&made)), g, 0))
+	return made, err
+}
+
+// Replay starts what was captured.
+func (c *cuda) Replay(g Graph) error {
+	return c.check("cuGraphLaunch", c.graphLaunch.Call(uintptr(g), c.stream))
+}
+
+// Drop gives a graph back.
+func (c *cuda) Drop(g Graph) error {
+	return c.check("cuGraphExecDestroy", c.graphExecDestroy.Call(uintptr(g)))
 }
 
 // Record makes an event here.

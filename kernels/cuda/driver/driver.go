@@ -19,7 +19,16 @@ type (
 	Module   uintptr
 	Function uintptr
 	Event    uintptr
+	Graph    uintptr // launches that are started at once
 )
+
+// Work is one launch: see Driver.Launch.
+type Work struct {
+	Function    Function
+	Grid, Block Dim
+	Shared      uint32
+	Params      []byte
+}
 
 // Dim are the blocks of a grid or the threads of a block.
 type Dim struct{ X, Y, Z uint32 }
@@ -65,6 +74,11 @@ type Driver interface {
 	Save(dst []byte, src Ptr) error
 	// Launch starts f with params as the bytes of its one parameter, a structure.
 	Launch(f Function, grid, block Dim, shared uint32, params []byte) error
+	// Capture makes one piece of launches, and starts none; after an error nothing is
+	// left of it. Replay starts them in their order. Drop gives a graph back.
+	Capture(list []Work) (Graph, error)
+	Replay(g Graph) error
+	Drop(g Graph) error
 	// Record marks this place in the stream; Elapsed waits for b and returns the
 	// milliseconds from a to b. Release gives an event back.
 	Record() (Event, error)

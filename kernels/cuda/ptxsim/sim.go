@@ -36,6 +36,7 @@ type Sim struct {
 	modules   []*module
 	functions []function
 	events    int
+	graphs    map[driver.Graph][]driver.Work
 	ahead     map[driver.Event]func() error // copies that nobody has awaited yet
 	pinned    int                           // bytes
 	launches  uint32
@@ -278,6 +279,36 @@ func (s *Sim) Launch(f driver.Function, blocks, block driver.Dim, shared uint32,
 	}
 	return nil
 }
+
+// Capture notes launches.
+func (s *Sim) Capture(list []driver.Work) (driver.Graph, error) {
+	if s.lost != nil {
+		return 0, s.lost
+	}
+	s.events++
+	if s.graphs == nil {
+		s.graphs = map[driver.Graph][]driver.Work{}
+	}
+	s.graphs[driver.Graph(s.events)] = append([]driver.Work(nil), list...)
+	return driver.Graph(s.events), nil
+}
+
+// Replay runs them.
+func (s *Sim) Replay(g driver.Graph) error {
+	list, ok := s.graphs[g]
+	if !ok {
+		return driver.NewError("Replay", driver.InvalidValue, "no such graph")
+	}
+	for _, w := range list {
+		if err := s.Launch(w.Function, w.Grid, w.Block, w.Shared, w.Params); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Drop forgets them.
+func (s *Sim) Drop(g driver.Graph) error { delete(s.graphs, g); return s.lost }
 
 // Record, Elapsed and Release know no time: the interpreter counts instead.
 func (s *Sim) Record() (driver.Event, error) {

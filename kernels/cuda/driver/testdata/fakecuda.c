@@ -9,7 +9,7 @@
 #include <string.h>
 
 static __thread int current;
-static int lost, streams; // since the last cuInit
+static int lost, streams, capturing; // since the last cuInit
 
 static int number(const char *key, int otherwise) {
   const char *e = getenv("FAKECUDA"), *at = e ? strstr(e, key) : 0;
@@ -31,7 +31,7 @@ static int call(const char *name, int *count, int context) {
 }
 #define IN(name, context) static int n; int rc = call(#name, &n, context); if (rc) return rc
 
-int cuInit(unsigned flags) { IN(cuInit, 0); lost = streams = 0; return number("devices=", 1) ? 0 : 100; }
+int cuInit(unsigned flags) { IN(cuInit, 0); lost = streams = capturing = 0; return number("devices=", 1) ? 0 : 100; }
 int cuDriverGetVersion(int *v) { IN(cuDriverGetVersion, 0); *v = number("cuda=", 12040); return 0; }
 int cuGetErrorName(int code, const char **s) { static char t[32]; snprintf(t, sizeof t, "CUDA_ERROR_FAKE_%d", code); *s = t; return 0; }
 int cuGetErrorString(int code, const char **s) { *s = "in the words of the driver"; return 0; }
@@ -46,6 +46,12 @@ int cuCtxSetCurrent(void *c) { IN(cuCtxSetCurrent, 0); current = c != 0; return 
 int cuStreamCreate(void **s, unsigned f) { IN(cuStreamCreate, 1); *s = (void *)(uintptr_t)(streams++ % 2 ? 5 : 2); return f == 1 ? 0 : 1; }
 int cuStreamDestroy_v2(void *s) { IN(cuStreamDestroy, 1); return 0; }
 int cuStreamSynchronize(void *s) { IN(cuStreamSynchronize, 1); return s == (void *)2 || s == (void *)5 ? 0 : 400; }
+int cuStreamBeginCapture_v2(void *s, unsigned mode) { IN(cuStreamBeginCapture, 1); return s == (void *)2 && mode == 2 && !capturing++ ? 0 : 1; }
+int cuStreamEndCapture(void *s, void **g) { IN(cuStreamEndCapture, 1); if (!capturing) return 1; capturing = 0; *g = (void *)6; return 0; }
+int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long f) { IN(cuGraphInstantiateWithFlags, 1); *e = (void *)7; return g == (void *)6 && !f ? 0 : 1; }
+int cuGraphDestroy(void *g) { return g == (void *)6 ? 0 : 1; }
+int cuGraphLaunch(void *e, void *s) { IN(cuGraphLaunch, 1); return e == (void *)7 && s == (void *)2 ? 0 : 1; }
+int cuGraphExecDestroy(void *e) { IN(cuGraphExecDestroy, 1); return e == (void *)7 ? 0 : 1; }
 int cuStreamWaitEvent(void *s, void *e, unsigned f) { IN(cuStreamWaitEvent, 1); return (s == (void *)2 || s == (void *)5) && e == (void *)4 && !f ? 0 : 400; }
 int cuMemAllocHost_v2(void **p, size_t n_) { IN(cuMemAllocHost, 1); *p = malloc(n_); return 0; }
 int cuMemFreeHost(void *p) { IN(cuMemFreeHost, 1); free(p); return 0; }

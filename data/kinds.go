@@ -144,6 +144,13 @@ func detect(file string, c columns, row *jinja.Dict, chats bool) (string, error)
 			}
 		}
 	}
+	for _, t := range datasetTypes {
+		for _, ours := range slices.Concat(t.needs...) {
+			if theirs, ok := c[ours]; ok && !c.has(row, ours) {
+				return "", fail.Inputf(file, "columns maps our names to the file's", "columns: %s is %s, and the file has [%s]", ours, theirs, strings.Join(rowKeys(row), ", "))
+			}
+		}
+	}
 	return "", fail.Inputf(file, guess(row, chats), "columns [%s] fit no dataset type", strings.Join(rowKeys(row), ", "))
 }
 

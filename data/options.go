@@ -187,6 +187,16 @@ func (o *Options) check() error {
 	return err
 }
 
+// HeldRows is ValRows where some of n rows are left to train on, else an error of kind
+// fail.Usage.
+func (o *Options) HeldRows(n int) (int, error) {
+	held, err := o.ValRows(n)
+	if err == nil && held > 0 && held >= n {
+		return 0, fail.Usagef(o.Name, "make it smaller, or 0", "val_set_size %s leaves none of %s rows to train on", o.ValSetSize, group(int64(n)))
+	}
+	return held, err
+}
+
 // ValRows is how many of n rows are held back; val_set_size that is no number of
 // rows, share or percentage is an error of kind fail.Usage.
 func (o *Options) ValRows(n int) (int, error) {
@@ -200,7 +210,7 @@ func (o *Options) ValRows(n int) (int, error) {
 	number, percent := strings.CutSuffix(s, "%")
 	v, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
 	if err != nil || v < 0 || v != v || percent && v >= 100 || !percent && v >= 1 && v != math.Trunc(v) || v > 1e9 {
-		return 0, fail.Usagef(o.Name, "rows (200), a share (0.05 or 5%) or 0", "val_set_size: %q", o.ValSetSize)
+		return 0, fail.Usagef(o.Name, "rows (200), a share (0.05 or 5%) or 0", "val_set_size: found %q", o.ValSetSize)
 	}
 	switch {
 	case percent:

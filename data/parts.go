@@ -4,8 +4,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-
-	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // finish holds rows back, repeats by weight, orders, and completes the report.
@@ -73,12 +71,9 @@ func (in *ingest) holdBack() error {
 		rows++
 		largest = max(largest, key)
 	})
-	want, err := in.o.ValRows(rows)
+	want, err := in.o.HeldRows(rows)
 	if err != nil || want == 0 {
 		return err
-	}
-	if want >= rows {
-		return fail.Usagef(in.o.Name, "make it smaller, or 0", "val_set_size %s leaves none of %s rows to train on", in.o.ValSetSize, group(int64(rows)))
 	}
 	last := in.rowKey(want - 1) // and its copies
 	train := in.train.at[:0]

@@ -27,7 +27,7 @@ func (Pattern) JSONSchema() map[string]any {
 // UnmarshalYAML reads a mapping and keeps its order.
 func (p *Pattern) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.MappingNode {
-		return fmt.Errorf("line %d: a map from module to number is needed", n.Line)
+		return fmt.Errorf("want a map from module to number")
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		e := PatternEntry{Key: n.Content[i].Value}
@@ -172,7 +172,7 @@ func (Init) JSONSchema() map[string]any {
 // UnmarshalYAML accepts a bool or a string.
 func (i *Init) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.ScalarNode {
-		return fmt.Errorf("line %d: true, false or a name is needed", n.Line)
+		return fmt.Errorf("want true, false or a name")
 	}
 	*i = Init(n.Value)
 	return nil

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/tunekit/tunekit/data/rows"
@@ -163,7 +164,11 @@ func (x *run) present() error {
 				continue
 			}
 			if _, err := os.Stat(path); err != nil {
-				return x.missing(path, j.ID+"."+in.Name, err)
+				key := j.ID + "." + in.Name
+				if in.Ref.Why == baseModel {
+					key = baseModel
+				}
+				return x.missing(path, key, err)
 			}
 		}
 	}
@@ -176,5 +181,14 @@ func (x *run) besideHint(path string) string {
 	if _, err := os.Stat(p); err == nil && !filepath.IsAbs(path) {
 		return "it lies beside the recipe: paths are relative to the working directory, write " + p
 	}
+	switch {
+	case strings.Contains(path, "$"):
+		return "variables are not put in: write the path out, or give it by --set"
+	case hubName.MatchString(path):
+		return fmt.Sprintf("paths are relative to the working directory; a model of the hub is hf://%[1]s, after tune pull hf://%[1]s", path)
+	}
 	return "paths are relative to the working directory"
 }
+
+// hubName is what a repository of the hub is called: org/name.
+var hubName = regexp.MustCompile(`^[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w-]*(\.\d[\w-]*)*$`)

@@ -55,6 +55,9 @@ type Resolver struct {
 	self *Stage
 }
 
+// baseModel is the key of a recipe that names the model it starts from.
+const baseModel = "base_model"
+
 // Base is the model that the recipe starts from: what the last stage above made that
 // replaces it, else base_model. There may be none.
 func (v *Resolver) Base() (Ref, bool) {
@@ -63,7 +66,7 @@ func (v *Resolver) Base() (Ref, bool) {
 			return Ref{Kind: ModelRef, Stage: j.ID, Why: "stands for base_model"}, true
 		}
 	}
-	return Ref{Kind: ModelRef, Path: v.r.BaseModel, Why: "base_model"}, v.r.BaseModel != ""
+	return Ref{Kind: ModelRef, Path: v.r.BaseModel, Why: baseModel}, v.r.BaseModel != ""
 }
 
 // Find is the stage above with an id, nil where there is none.

@@ -237,7 +237,7 @@ type Scalar string
 // UnmarshalYAML accepts any scalar.
 func (s *Scalar) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.ScalarNode {
-		return fmt.Errorf("line %d: a number or a word is needed", n.Line)
+		return fmt.Errorf("want a number or a word")
 	}
 	*s = Scalar(n.Value)
 	return nil
@@ -259,7 +259,7 @@ func (Auto) JSONSchema() map[string]any {
 // UnmarshalYAML accepts auto or a bool.
 func (a *Auto) UnmarshalYAML(n *yaml.Node) error {
 	if n.Kind != yaml.ScalarNode || !slices.Contains([]string{"auto", "true", "false"}, n.Value) {
-		return fmt.Errorf("line %d: auto, true or false is needed, found %q", n.Line, n.Value)
+		return fmt.Errorf("found %q, want auto, true or false", n.Value)
 	}
 	*a = Auto(n.Value)
 	return nil
@@ -296,7 +296,7 @@ func (e *Every) UnmarshalYAML(n *yaml.Node) error {
 	var err error
 	*e, err = parseEvery(n.Value)
 	if n.Kind != yaml.ScalarNode || err != nil {
-		return fmt.Errorf("line %d: auto, a number of steps or a share of the run (0.1, 10%%) is needed, found %q", n.Line, n.Value)
+		return fmt.Errorf("found %q, want auto, a number of steps or a share of the run (0.1, 10%%)", n.Value)
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func (s *Scaling) UnmarshalYAML(n *yaml.Node) error {
 		*s = "none"
 	case "group", "batch", "none":
 	default:
-		return fmt.Errorf("line %d: group, batch or none is needed, found %q", n.Line, n.Value)
+		return fmt.Errorf("found %q, want group, batch or none", n.Value)
 	}
 	return nil
 }

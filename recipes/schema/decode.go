@@ -77,6 +77,9 @@ func notYAML(name string, text []byte, err error) error {
 	if at := strings.IndexByte(p.Source, '\t'); at >= 0 && strings.Trim(p.Source[:at], " ") == "" {
 		p.Col, p.Msg, p.Hint = at+1, "not YAML: a tab in the indentation", "YAML allows no tabs there: use spaces"
 	}
+	if strings.Contains(load.Message, "mapping values are not allowed") {
+		p.Hint = `a text with ": " in it stands in quotes; a key stands below the one before it, not behind its value`
+	}
 	return Problems{p}
 }
 
@@ -209,8 +212,9 @@ func (d *Decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect
 	if u, ok := v.Addr().Interface().(yaml.Unmarshaler); ok {
 		if err := u.UnmarshalYAML(n); err != nil {
 			d.Bad(n, path, "", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+		} else {
+			d.checkEnum(n, path, v.Type(), tag)
 		}
-		d.checkEnum(n, path, v.Type(), tag)
 		return
 	}
 	switch v.Kind() {

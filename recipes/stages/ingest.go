@@ -45,7 +45,7 @@ func resolveIngest(opts any, s recipes.Setting, bad recipes.Bad) {
 		bad("datasets", "datasets: [{path: data/train.parquet}]", "no data sets")
 	}
 	if _, err := o.ValRows(1); err != nil {
-		bad("", fail.Hint(err), "%v", err)
+		bad("val_set_size", fail.Hint(err), "found %q", o.ValSetSize)
 	}
 	for _, ds := range slices.Concat(o.Datasets, o.ValDatasets, o.DecontaminateAgainst) {
 		if ds.Path == "" {

@@ -225,7 +225,7 @@ func (r *rowsPlan) sample(p *recipes.Planner, o data.Options, tok *tokenizer.Tok
 		r.tokens, r.supervised, r.seconds = int64(float64(r.tokens)*more), int64(float64(r.supervised)*more), r.seconds*more
 		by *= more
 	} else {
-		held, err := asked.ValRows(int(r.rows))
+		held, err := asked.HeldRows(int(r.rows))
 		if err != nil {
 			return err
 		}

@@ -492,7 +492,8 @@ func viewTrain(x *recipes.Env, j *recipes.Job, res *recipes.Result, s *report.Se
 	}
 	v := &report.Curves{}
 	if j.Options.(*Train).Asks() { // the loss says nothing of how good answers are
-		v.Charts = append(rewardCharts(steps, evals), trainCharts(steps, nil)...)
+		own := slices.DeleteFunc(trainCharts(steps, nil), func(c report.Chart) bool { return c.Title == "reward" }) // which has a wide one
+		v.Charts = append(rewardCharts(steps, evals), own...)
 		s.Learned = answersOver(filepath.Join(filepath.Dir(path), train.AnswersFile))
 	} else {
 		v.Charts = trainCharts(steps, evals)

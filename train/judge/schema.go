@@ -27,7 +27,7 @@ func (s *Schema) UnmarshalYAML(n *yaml.Node) error {
 	}
 	text, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("line %d: %w", n.Line, err)
+		return err
 	}
 	*s = Schema(text)
 	return nil

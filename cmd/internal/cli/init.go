@@ -164,6 +164,9 @@ func lookAt(c *ucli.Context) (*found, error) {
 	}
 	f := &found{types: map[string]int64{}, context: model.Spec.MaxPos}
 	model.Close()
+	if c.String("type") == "prompt" {
+		return nil, usagef(c, "rows of prompts are learned from by rewards, which a recipe has to name: begin with tune init --copy grpo-pocket, or grpo-gsm8k")
+	}
 	for _, d := range c.StringSlice("data") {
 		src, err := sourceOf(c, d)
 		if err != nil {

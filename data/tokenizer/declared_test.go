@@ -64,6 +64,9 @@ func TestDeclared(t *testing.T) {
 		`"added_tokens_decoder":{"2050":{"content":"Hel"}}`: `"Hel" has id 2050, by tokenizer.json its id is 2048`,
 		`"added_tokens_decoder":{"x":{"content":"Hel"}}`:    "is no token with an id",
 		`"split_special_tokens":true`:                       "split_special_tokens",
+		`"eos_token":2`:                                     "eos_token has no text",
+		`"bos_token":{"id":1}`:                              "bos_token has no text",
+		`"eos_token":["<|end|>"]`:                           "eos_token has no text",
 	} {
 		if _, err := Parse(file, with(keys)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", keys, err, want)

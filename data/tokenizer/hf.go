@@ -470,12 +470,16 @@ func (t *Tokenizer) readSpecial(special *jinja.Dict) error {
 
 // specialID finds the id of a special token given as text or as an object.
 func (t *Tokenizer) specialID(c *jinja.Dict, key string, id *int32) error {
-	v, _ := c.Get(key)
+	given, _ := c.Get(key)
+	v := given
 	if d, ok := v.(*jinja.Dict); ok {
 		v, _ = d.Get("content")
 	}
 	s, ok := v.(string)
-	if !ok || s == "" {
+	switch {
+	case !ok && given != nil && given != false:
+		return fmt.Errorf("%s has no text: the text of a token, or an object whose content it is, is expected", key)
+	case s == "":
 		return nil
 	}
 	n, ok := t.ids[s]

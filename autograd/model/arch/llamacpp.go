@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -10,6 +11,15 @@ import (
 // windowless are the architectures, by their names in GGUF, in which llama.cpp lets
 // every token see all before it.
 var windowless = []string{"llama", "starcoder2", "phi3", "mistral3"}
+
+// tabled are the architectures, by their names in GGUF, in which llama.cpp divides
+// frequencies by a tensor of the file (rope_freqs), and longTabled those in which by one of
+// two, as the text is short or long. In others it counts a tensor too many, or falcon-h1
+// passes it over.
+var (
+	tabled     = []string{"apertus", "arcee", "exaone-moe", "exaone4", "gemma4", "granite", "granitehybrid", "granitemoe", "llama", "llama4", "mistral3"}
+	longTabled = []string{"minicpm3", "phi3", "phimoe"}
+)
 
 // LlamaCppNote says what llama.cpp makes of a GGUF of the model otherwise, although the
 // file is as its converter writes it, or that it does not load it; "" for nothing
@@ -22,7 +32,15 @@ func (s *Source) LlamaCppNote() string {
 		window = 0
 	}
 	lite := layers == 26 || layers == 27 || layers == 48 && x.V == 128256
+	rule, reads := x.rope(), tabled
+	if rule.Type == "longrope" {
+		reads = longTabled
+	}
 	switch name := s.arch.GGUF; {
+	case len(rule.tables()) > 0 && !slices.Contains(reads, name):
+		return fmt.Sprintf("llama.cpp takes no frequencies from a file (rope scaling %s) in this architecture: it does not load this one, or computes something else", cmp.Or(rule.Type, "by factors"))
+	case name == "dots1" && a.K != a.H:
+		return fmt.Sprintf("llama.cpp takes as many heads of keys as of queries in this architecture, this model has %d of %d: it does not load it", a.K, a.H)
 	case slices.Contains(windowless, name) && window > 0:
 		return fmt.Sprintf("llama.cpp has no window in this architecture: it computes something else behind %d tokens", window)
 	case name == "exaone4" && window > 0 && layers != 64:

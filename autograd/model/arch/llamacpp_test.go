@@ -2,7 +2,8 @@ package arch
 
 import "testing"
 
-// TestLlamaCppSizes: what llama.cpp tells by the number of layers, and windows that hide nothing.
+// TestLlamaCppSizes: what llama.cpp tells by the number of layers, windows that hide nothing, and
+// tables of frequencies (asked of b11549 with a variant of every case).
 func TestLlamaCppSizes(t *testing.T) {
 	layers := func(n int, b Body) (out []*LayerSpec) {
 		for range n {
@@ -10,6 +11,8 @@ func TestLlamaCppSizes(t *testing.T) {
 		}
 		return out
 	}
+	llama3 := []RopeSpec{{Dim: 4, Base: 1e4, Type: "llama3", Factor: 8, LowFreq: 1, HighFreq: 4, OrigMax: 16}}
+	long := []RopeSpec{{Dim: 4, Base: 1e4, Type: "longrope", Factor: 2, OrigMax: 16, Short: []float64{1, 2}, Long: []float64{2, 3}}}
 	for _, c := range []struct {
 		name string
 		spec Spec
@@ -23,6 +26,13 @@ func TestLlamaCppSizes(t *testing.T) {
 		{"phi3", Spec{MaxPos: 4096, Layers: layers(2, &Attention{Window: 2047})}, true},
 		{"phi3", Spec{MaxPos: 4096, Layers: layers(2, &Attention{Window: 4096})}, false},
 		{"exaone4", Spec{MaxPos: 4096, Layers: layers(2, &Attention{Window: 8192})}, false},
+		{"qwen3", Spec{Ropes: llama3, Layers: layers(2, &Attention{})}, true},
+		{"llama", Spec{Ropes: llama3, Layers: layers(2, &Attention{})}, false},
+		{"phi3", Spec{Ropes: llama3, Layers: layers(2, &Attention{})}, true},
+		{"llama", Spec{Ropes: long, Layers: layers(2, &Attention{})}, true},
+		{"phi3", Spec{Ropes: long, Layers: layers(2, &Attention{})}, false},
+		{"dots1", Spec{Layers: layers(2, &Attention{H: 4, K: 2})}, true},
+		{"dots1", Spec{Layers: layers(2, &Attention{H: 4, K: 4})}, false},
 	} {
 		s := &Source{Spec: c.spec, arch: &Arch{GGUF: c.name}}
 		if note := s.LlamaCppNote(); (note != "") != c.note {

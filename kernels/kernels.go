@@ -234,22 +234,50 @@ type Working interface {
 // and the factor that it takes nothing, for backends that know no better.
 type Unplanned struct{}
 
-// Each says 0.
-func (Unplanned) Sample(*SampleArgs) int64                                                  { return 0 }
-func (Unplanned) Attention(_, _, _, _ Heads, _ *AttnArgs) int64                             { return 0 }
+// Sample is 0.
+func (Unplanned) Sample(*SampleArgs) int64 { return 0 }
+
+// Attention is 0.
+func (Unplanned) Attention(_, _, _, _ Heads, _ *AttnArgs) int64 { return 0 }
+
+// AttentionBackward is 0.
 func (Unplanned) AttentionBackward(*AttnGrads, Heads, Heads, Heads, Heads, *AttnArgs) int64 { return 0 }
-func (Unplanned) Conv1DBackward(_, _ Dst, _ *ConvArgs) int64                                { return 0 }
-func (Unplanned) DeltaScan(*DeltaArgs) int64                                                { return 0 }
-func (Unplanned) DeltaScanBackward(*DeltaGrads, *DeltaArgs) int64                           { return 0 }
-func (Unplanned) SSMScan(*SSMArgs) int64                                                    { return 0 }
-func (Unplanned) SSMScanBackward(*SSMGrads, *SSMArgs) int64                                 { return 0 }
-func (Unplanned) Sinkhorn(*SinkhornArgs) int64                                              { return 0 }
-func (Unplanned) SinkhornBackward(*SinkhornArgs) int64                                      { return 0 }
-func (Unplanned) Route(*RouteArgs) int64                                                    { return 0 }
-func (Unplanned) Sum(int) int64                                                             { return 0 }
-func (Unplanned) Gram(*GramArgs) int64                                                      { return 0 }
-func (Unplanned) Quantize(Mat) int64                                                        { return 0 }
-func (Unplanned) Optim(*OptimArgs) int64                                                    { return 0 }
+
+// Conv1DBackward is 0.
+func (Unplanned) Conv1DBackward(_, _ Dst, _ *ConvArgs) int64 { return 0 }
+
+// DeltaScan is 0.
+func (Unplanned) DeltaScan(*DeltaArgs) int64 { return 0 }
+
+// DeltaScanBackward is 0.
+func (Unplanned) DeltaScanBackward(*DeltaGrads, *DeltaArgs) int64 { return 0 }
+
+// SSMScan is 0.
+func (Unplanned) SSMScan(*SSMArgs) int64 { return 0 }
+
+// SSMScanBackward is 0.
+func (Unplanned) SSMScanBackward(*SSMGrads, *SSMArgs) int64 { return 0 }
+
+// Sinkhorn is 0.
+func (Unplanned) Sinkhorn(*SinkhornArgs) int64 { return 0 }
+
+// SinkhornBackward is 0.
+func (Unplanned) SinkhornBackward(*SinkhornArgs) int64 { return 0 }
+
+// Route is 0.
+func (Unplanned) Route(*RouteArgs) int64 { return 0 }
+
+// Sum is 0.
+func (Unplanned) Sum(int) int64 { return 0 }
+
+// Gram is 0.
+func (Unplanned) Gram(*GramArgs) int64 { return 0 }
+
+// Quantize is 0.
+func (Unplanned) Quantize(Mat) int64 { return 0 }
+
+// Optim is 0.
+func (Unplanned) Optim(*OptimArgs) int64 { return 0 }
 
 // ProductShape is M rows of N sums of K products of op(A) and op(B), and of K2 more of
 // a second pair (0: none), as far as memory depends on it.

@@ -349,22 +349,21 @@ type Device interface {
 	Run(step func() error) error
 }
 
-// Stager is a Device with memory of its own that copies from and to the host's while
-// it computes.
+// Stager is a Device with memory of its own that copies from the host's while it
+// computes.
 type Stager interface {
 	// Stage takes n bytes of the host's memory, zeros; nil: there is none to be had.
 	Stage(n int64) *Staged
-	// Save copies src to s, and Restore s to dst, all bytes of a buffer, in the order
-	// of what is asked of the device.
+	// Save copies src, all bytes of a buffer, to s in the order of what is asked of the
+	// device.
 	Save(s *Staged, src Buffer)
-	Restore(dst Buffer, s *Staged)
 	// LoadStaged makes a weight of what Save copied. The copy goes on beside what is
 	// computed; the first method that reads the weight waits for it. s must not be
 	// written, nor released, before the weight is freed.
 	LoadStaged(p Purpose, t dtype.Type, rows, cols int, s *Staged) (Mat, error)
 }
 
-// Staged is memory of the host that a device copies from and to.
+// Staged is memory of the host that a device copies from.
 type Staged struct {
 	Bytes   []byte // nil of a device that counts alone
 	Release func() // gives it back

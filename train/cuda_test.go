@@ -84,7 +84,7 @@ func TestFP16CUDA(t *testing.T) {
 // starting counts what starts kernels.
 type starting struct {
 	*ptxsim.Sim
-	launches, replays int
+	launches, replays, waits int
 }
 
 func (s *starting) Launch(f driver.Function, grid, block driver.Dim, shared uint32, params []byte) error {
@@ -92,10 +92,12 @@ func (s *starting) Launch(f driver.Function, grid, block driver.Dim, shared uint
 	return s.Sim.Launch(f, grid, block, shared, params)
 }
 
+func (s *starting) ToHost(b []byte, p driver.Ptr) error { s.waits++; return s.Sim.ToHost(b, p) }
+
 func (s *starting) Replay(g driver.Graph) error { s.replays++; return s.Sim.Replay(g) }
 
 // TestGraphCUDA: the steps of an answer are captured as graphs of kernels once they
-// repeat; the tokens stay the same. (On the interpreter: no GPU has run it.)
+// repeat; the tokens stay the same, and each waits for the GPU once. (On the interpreter: no GPU has run it.)
 func TestGraphCUDA(t *testing.T) {
 	var answers [][]int32
 	var launches []int
@@ -113,6 +115,9 @@ func TestGraphCUDA(t *testing.T) {
 		answers, launches = append(answers, out[0].IDs), append(launches, sim.launches)
 		if (sim.replays > 0) != on {
 			t.Errorf("graphs %v: %d replayed", on, sim.replays)
+		}
+		if sim.waits > len(out[0].IDs) {
+			t.Errorf("graphs %v: %d waits for the GPU for %d tokens", on, sim.waits, len(out[0].IDs))
 		}
 		t.Logf("graphs %v: %d launches, %d replayed, %d tokens", on, sim.launches, sim.replays, len(out[0].IDs))
 		j.Adapter.Close()

@@ -79,11 +79,6 @@ func (r *run) rehearse(ctx context.Context, step data.Step, out *Rehearsal) erro
 	if _, err := r.fitting(ctx, step, max(1, r.count(step.Micro))); err != nil {
 		return memory(err)
 	}
-	if r.Model.Streamed() { // from the second step on blocks may come before they are asked for
-		if _, err := r.fitting(ctx, step, max(1, r.count(step.Micro))); err != nil {
-			return memory(err)
-		}
-	}
 	h := stateHeader{Tensors: r.fields()}
 	out.StateBytes = h.bytes() + int64(len(stateMagic)+8+64) + 100*int64(len(h.Tensors))
 	out.Recompute = r.recomputed()

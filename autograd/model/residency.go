@@ -25,6 +25,7 @@ type residency struct {
 	stager kernels.Stager                      // nil: the device reads the host's memory
 	staged map[*autograd.Param]*kernels.Staged // what was made of the file
 	made   []int                               // by block: how often it was made
+	copied int                                 // how often until a copy is kept: twice; of a plan, which stands for many steps, once
 	ahead  bool                                // there is room for one block more
 	next   int                                 // block that was brought before it is asked for; -1: none
 	last   int                                 // block that was acquired last
@@ -33,8 +34,12 @@ type residency struct {
 
 func newResidency(dev kernels.Backend, blocks int) residency {
 	s := residency{users: make([]int, blocks), made: make([]int, blocks), staged: map[*autograd.Param]*kernels.Staged{}, next: -1, last: -1}
-	if dev.Info().Copies {
+	info := dev.Info()
+	if info.Copies {
 		s.stager, _ = dev.(kernels.Stager)
+	}
+	if s.copied = 2; info.Level == "dry" {
+		s.copied = 1
 	}
 	return s
 }
@@ -69,7 +74,7 @@ func (m *Model) Acquire(b *Block) error {
 // second time: who reads a model once is spared it.
 func (m *Model) keepCopy(b *Block) {
 	s := &m.stay
-	if s.made[b.Index]++; s.stager == nil || s.made[b.Index] != 2 {
+	if s.made[b.Index]++; s.stager == nil || s.made[b.Index] != s.copied {
 		return
 	}
 	for _, p := range b.Params {

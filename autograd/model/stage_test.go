@@ -25,8 +25,8 @@ func (c *copying) Ahead(p driver.Ptr, b []byte) (driver.Event, error) {
 
 // TestStaged: of a GPU whose memory the model does not fit into, blocks come from a
 // copy in the host's memory once they were made twice, and before they are asked for.
-// Gradients are the same bits as without a limit, which holds, the counting backend sees
-// the same peak, and nothing is left. Without memory of the host the file serves. (On
+// Gradients are the same bits as without a limit, which holds, one pass of the counting
+// backend sees the peak of several to a few in a hundred, and nothing is left. Without memory of the host the file serves. (On
 // the interpreter: no GPU has run it.)
 func TestStaged(t *testing.T) {
 	nf4, d := dtype.NF4Double, dims{C: 64, V: 64, Layers: 3, H: 2, K: 1, D: 32, F: 64, Tied: true}
@@ -38,11 +38,11 @@ func TestStaged(t *testing.T) {
 			}
 			return m
 		}
-		passes := func(m *Model) (out [][][]float32) {
+		passes := func(m *Model, n int) (out [][][]float32) {
 			in := keyed([][]int32{tokens(1, 4, d.V)}, 0)
 			params := adapt(t, m, 2, 0.1, random(3))
 			m.Dev.ResetCounters()
-			for range 3 {
+			for range n {
 				out = append(out, grads(t, m, params, 3, in))
 			}
 			for _, p := range params {
@@ -62,7 +62,7 @@ func TestStaged(t *testing.T) {
 		dev, _ := open(0, 1<<30)
 		all := load(dev)
 		size := weights(all)
-		want := passes(all)
+		want := passes(all, 3)
 		all.Close()
 		dev.Close()
 		limit, hosts := size, []int64{1 << 30, size / 3, 0}
@@ -78,7 +78,11 @@ func TestStaged(t *testing.T) {
 				if !m.Streamed() {
 					t.Fatalf("hold %v: the model fits into %d bytes", hold, limit)
 				}
-				if got := passes(m); b == kernels.Backend(dev) && !reflect.DeepEqual(got, want) {
+				n := 3
+				if b == kernels.Backend(counting) {
+					n = 1 // as a plan
+				}
+				if got := passes(m, n); b == kernels.Backend(dev) && !reflect.DeepEqual(got, want) {
 					t.Errorf("hold %v, %d bytes of the host: other gradients than without a limit", hold, host)
 				}
 				peaks = append(peaks, b.Info().PeakTotal)
@@ -90,7 +94,7 @@ func TestStaged(t *testing.T) {
 			if (sim.ahead > 0) != (host > 0) {
 				t.Errorf("hold %v, %d bytes of the host: %d weights were brought ahead", hold, host, sim.ahead)
 			}
-			if peaks[1] > limit || host == 1<<30 && peaks[0] != peaks[1] {
+			if near := float64(peaks[0]) / float64(peaks[1]); peaks[1] > limit || near < 0.95 || near > 1.05 {
 				t.Errorf("hold %v, %d bytes of the host: the peak is %d, %d are planned, the limit is %d", hold, host, peaks[1], peaks[0], limit)
 			}
 			t.Logf("hold %v, %d bytes of the host, limit %d: peak %d, planned %d, %d copies ahead", hold, host, limit, peaks[1], peaks[0], sim.ahead)

@@ -63,13 +63,6 @@ func (c *CUDA) Save(s *kernels.Staged, src kernels.Buffer) {
 	c.post("bytes for the host", func(d driver.Driver) error { return d.Save(to, from) })
 }
 
-// Restore copies what Save copied.
-func (c *CUDA) Restore(dst kernels.Buffer, s *kernels.Staged) {
-	b := dst.(*Buf)
-	to, from := ptr(b), part("restore", s, b.size)
-	c.post("bytes from the host", func(d driver.Driver) error { return d.ToDevice(to, from) })
-}
-
 // LoadStaged makes a weight whose bytes come in the stream of copies.
 func (c *CUDA) LoadStaged(p kernels.Purpose, t dtype.Type, rows, cols int, s *kernels.Staged) (kernels.Mat, error) {
 	m, err := c.Load(p, t, rows, cols, nil, kernels.Borrow)

@@ -17,9 +17,6 @@ func (d *Dry) Stage(n int64) *kernels.Staged {
 // Save does nothing.
 func (d *Dry) Save(*kernels.Staged, kernels.Buffer) {}
 
-// Restore does nothing.
-func (d *Dry) Restore(kernels.Buffer, *kernels.Staged) {}
-
 // LoadStaged counts a weight.
 func (d *Dry) LoadStaged(p kernels.Purpose, t dtype.Type, rows, cols int, _ *kernels.Staged) (kernels.Mat, error) {
 	return d.Load(p, t, rows, cols, nil, kernels.Borrow)

@@ -123,6 +123,20 @@ func parseObject(where string, data []byte) (object, error) {
 // Infinity and -Infinity, as Transformers 5 states them: {"__float__": "Infinity"}.
 // Text in quotes stays as it is.
 func FiniteJSON(b []byte) []byte {
+	return bareWords(b, func(word string) string {
+		if word == "NaN" {
+			return word
+		}
+		return fmt.Sprintf(`{"__float__": %q}`, word)
+	})
+}
+
+// NullJSON is JSON with null for the numbers that JSON has not and Python writes: NaN,
+// Infinity and -Infinity. Text in quotes stays as it is.
+func NullJSON(b []byte) []byte { return bareWords(b, func(string) string { return "null" }) }
+
+// bareWords replaces the words that Python writes for numbers without digits.
+func bareWords(b []byte, by func(word string) string) []byte {
 	var out []byte
 	quoted, from := false, 0
 	for i := 0; i < len(b); i++ {
@@ -131,10 +145,10 @@ func FiniteJSON(b []byte) []byte {
 			quoted = !quoted
 		case quoted && b[i] == '\\':
 			i++
-		case !quoted && (b[i] == 'I' || b[i] == '-'):
-			for _, word := range []string{"Infinity", "-Infinity"} {
+		case !quoted && (b[i] == 'I' || b[i] == '-' || b[i] == 'N'):
+			for _, word := range []string{"NaN", "Infinity", "-Infinity"} {
 				if bytes.HasPrefix(b[i:], []byte(word)) {
-					out = append(append(out, b[from:i]...), fmt.Sprintf(`{"__float__": %q}`, word)...)
+					out = append(append(out, b[from:i]...), by(word)...)
 					i += len(word) - 1
 					from = i + 1
 					break

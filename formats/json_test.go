@@ -14,3 +14,17 @@ func TestFiniteJSON(t *testing.T) {
 		}
 	}
 }
+
+// Numbers that JSON has not become null; text and other words stay.
+func TestNullJSON(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"NaN": NaN, "b": [Infinity,-Infinity, "NaN \" NaN"]}`: `{"NaN": null, "b": [null,null, "NaN \" NaN"]}`,
+		`{"a": 1, "I": "N", "c": -1}`:                           `{"a": 1, "I": "N", "c": -1}`,
+		`NaNa`:                                                  `nulla`, // which is no JSON either
+		`-Inf`:                                                  `-Inf`,
+	} {
+		if got := string(NullJSON([]byte(in))); got != want {
+			t.Errorf("%s becomes %s, want %s", in, got, want)
+		}
+	}
+}

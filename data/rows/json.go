@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tunekit/tunekit/data/jinja"
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -220,7 +221,7 @@ func (j *jsonl) Next() (*jinja.Dict, int64, error) {
 		if j.line == 1 {
 			line = bytes.TrimPrefix(line, utf8BOM)
 		}
-		line = bytes.TrimSpace(line)
+		line = formats.NullJSON(bytes.TrimSpace(line))
 		if len(line) == 0 {
 			continue
 		}
@@ -276,7 +277,7 @@ func openJSON(t *Text) (Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	b = bytes.TrimSpace(bytes.TrimPrefix(b, utf8BOM))
+	b = formats.NullJSON(bytes.TrimSpace(bytes.TrimPrefix(b, utf8BOM)))
 	if looksLikeLines(b) {
 		return newJSONL(bytes.NewReader(b), io.NopCloser(nil)), nil
 	}

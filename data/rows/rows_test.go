@@ -669,3 +669,22 @@ func TestHostileBytes(t *testing.T) {
 		}
 	}
 }
+
+// TestNoNumbers: what Python writes for numbers that JSON has not is null, in lines, in an
+// array and in an object; in a text it stays.
+func TestNoNumbers(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"lines.jsonl": "{\"a\": NaN, \"t\": \"NaN\"}\n{\"a\": [-Infinity, 1], \"t\": \"Infinity\"}\n",
+		"array.json":  `[{"a": NaN, "t": "NaN"}, {"a": [-Infinity, 1], "t": "Infinity"}]`,
+		"lines.json":  "{\"a\": NaN, \"t\": \"NaN\"}\n{\"a\": [Infinity, 1], \"t\": \"Infinity\"}\n",
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := fmt.Sprint(mustRead(t, path)), `[{"a":null,"t":"NaN"} {"a":[null,1],"t":"Infinity"}]`; got != want {
+			t.Errorf("%s: %s, expected %s", name, got, want)
+		}
+	}
+}

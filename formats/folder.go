@@ -175,6 +175,7 @@ func (a *artifact) shard(name string) ([]array, error) {
 		return arrays, err
 	}
 	arrays, meta, err := safetensors(s)
+	a.meta = append(a.meta, meta...)
 	if a.kv == nil {
 		a.kv = meta
 	}

@@ -1,8 +1,8 @@
 // Package formats reads and writes the files models live in: safetensors
 // (single and sharded), GGUF, Hugging Face folders, PEFT adapter folders, and
 // the quantized folders of GPTQ, AWQ, compressed-tensors and bitsandbytes. It also
-// reads folders of EXL2 and ModelOpt, and PyTorch's checkpoints where a folder has
-// no safetensors.
+// reads folders of EXL2, ModelOpt, torchao and HQQ, and PyTorch's checkpoints where a
+// folder has no safetensors.
 //
 // A Reader lists logical tensors: one matrix of one dtype.Type, even where the
 // folder stores it in four pieces. Opening reads headers only, never weights,

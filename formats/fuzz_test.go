@@ -154,6 +154,16 @@ func FuzzOpenFolder(f *testing.F) {
 		[]byte(`{"lm_head.q_weight":{"dtype":"I32","shape":[3,32],"data_offsets":[0,384]},"lm_head.q_scale":{"dtype":"I32","shape":[1,4],"data_offsets":[384,400]},"lm_head.q_scale_max":{"dtype":"F16","shape":[1],"data_offsets":[400,402]},"lm_head.q_groups":{"dtype":"I16","shape":[2],"data_offsets":[402,406]},"lm_head.q_invperm":{"dtype":"I32","shape":[32],"data_offsets":[406,534]},"x":{"dtype":"U8","shape":[58],"data_offsets":[534,592]}}`))
 	f.Add([]byte(`{"quantization_config":{"quant_method":"modelopt"}}`),
 		[]byte(`{"q.weight":{"dtype":"U8","shape":[32,16],"data_offsets":[0,512]},"q.weight_scale":{"dtype":"F8_E4M3","shape":[32,2],"data_offsets":[512,576]},"q.weight_scale_2":{"dtype":"F32","shape":[],"data_offsets":[576,580]},"x":{"dtype":"U8","shape":[12],"data_offsets":[580,592]}}`))
+	for _, seed := range [][2]string{ // class and attributes of torchao; arrays
+		{`Int8Tensor\",\"_data\":{\"block_size\":[1,16]},\"_tensor_data_names\":[\"qdata\",\"scale\"]`, `"q._weight_qdata":{"dtype":"I8","shape":[16,32],"data_offsets":[0,512]},"q._weight_scale":{"dtype":"BF16","shape":[16,2],"data_offsets":[512,576]}`},
+		{`Int4Tensor\",\"_data\":{\"block_size\":[1,32],\"shape\":[16,32]},\"_tensor_data_names\":[\"qdata\",\"scale\",\"zero_point\"]`, `"q._weight_qdata":{"dtype":"I8","shape":[16,16],"data_offsets":[0,256]},"q._weight_scale":{"dtype":"F32","shape":[1,16],"data_offsets":[256,320]},"q._weight_zero_point":{"dtype":"F32","shape":[1,16],"data_offsets":[320,384]},"x":{"dtype":"U8","shape":[192],"data_offsets":[384,576]}`},
+		{`Int4TilePackedTo4dTensor\",\"_data\":{\"block_size\":[1,32],\"shape\":[8,32]},\"_tensor_data_names\":[\"qdata\",\"scale_and_zero\"]`, `"q._weight_qdata":{"dtype":"I32","shape":[1,1,32,1],"data_offsets":[0,128]},"q._weight_scale_and_zero":{"dtype":"BF16","shape":[1,8,2],"data_offsets":[128,160]},"x":{"dtype":"U8","shape":[416],"data_offsets":[160,576]}`},
+		{`NVFP4Tensor\",\"_data\":{\"block_size\":16,\"is_swizzled_scales\":true},\"_tensor_data_names\":[\"qdata\",\"scale\"]`, `"q._weight_qdata":{"dtype":"U8","shape":[4,8],"data_offsets":[0,32]},"q._weight_scale":{"dtype":"F8_E4M3","shape":[32,16],"data_offsets":[32,544]},"x":{"dtype":"U8","shape":[32],"data_offsets":[544,576]}`},
+	} {
+		f.Add([]byte(`{"quantization_config":{"quant_method":"torchao"}}`), []byte(`{"__metadata__":{"q.weight":"{\"_type\":\"`+seed[0]+`}"},`+seed[1]+`,"pad":{"dtype":"U8","shape":[16],"data_offsets":[576,592]}}`))
+	}
+	f.Add([]byte(`{"quantization_config":{"quant_method":"hqq"}}`),
+		[]byte(`{"q.W_q":{"dtype":"U8","shape":[8,32],"data_offsets":[0,256]},"q.scale":{"dtype":"F16","shape":[16,1],"data_offsets":[256,288]},"q.zero":{"dtype":"F16","shape":[16,1],"data_offsets":[288,320]},"q.shape":{"dtype":"I64","shape":[2],"data_offsets":[320,336]},"q.axis":{"dtype":"I32","shape":[],"data_offsets":[336,340]},"q.packing":{"dtype":"U8","shape":[7],"data_offsets":[340,347]},"x":{"dtype":"U8","shape":[245],"data_offsets":[347,592]}}`))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, config, header []byte) {
 		b := st(string(header), 592)

@@ -174,3 +174,122 @@ func importMXBlocks(m block.Raw, p parts) error {
 	}
 	return nil
 }
+
+// importOrdered is importFloats for scales that order puts into that of rows.
+func importOrdered(order func([]byte) []byte) func(block.Raw, parts) error {
+	load := importFloats(scaleGrid{run: 1})
+	return func(m block.Raw, p parts) error {
+		return load(m, parts{"codes": p["codes"], "scale": order(p["scale"]), "global": p["global"]})
+	}
+}
+
+// unswizzle takes scales, a byte each, out of the order that NVIDIA's products of scaled
+// 4-bit and 8-bit floats read: tiles of 128 rows and 4 columns, each as 32 times 4 rows
+// that are 32 apart.
+func unswizzle(b []byte, rows, cols int) []byte {
+	out, across := make([]byte, 0, rows*cols), (cols+3)/4
+	for r := range rows {
+		for c := range cols {
+			out = append(out, b[(r/128*across+c/4)*512+r%32*16+r%128/32*4+c%4])
+		}
+	}
+	return out
+}
+
+// importInt4 decodes signed codes, two a byte, with a float scale and a float zero point
+// [groups, rows] for each group of columns.
+func importInt4(group int) func(block.Raw, parts) error {
+	return func(m block.Raw, p parts) error {
+		scale, zero := floatsOf(m.Type.Kind, p["scale"]), floatsOf(m.Type.Kind, p["zero"])
+		affine(m, func(r, c int) (float32, float32, float32) {
+			at := c/group*m.Rows + r
+			return float32(int8(nibble(p["codes"], r*m.Cols+c)<<4) >> 4), scale[at], zero[at]
+		})
+		return nil
+	}
+}
+
+// tiles is how 4-bit codes lie for the tensor cores that PyTorch's product of them uses
+// (m16n8k16): [rows/8][across][32 lanes][deep words], a word with 8 codes of one row.
+type tiles struct{ rows, across, deep, group int }
+
+// code is that of a place, -8 … 7. Lane 4i+j of a tile has row i; of 16 columns it has
+// 2j, 2j+1, 2j+8 and 2j+9, and a word has two times 16 columns: the even ones first.
+func (t tiles) code(b []byte, r, c int) float32 {
+	word := ((r/8*t.across+c/(32*t.deep))*32+r%8*4+c%8/2)*t.deep + c/32%t.deep
+	k := c/8%4 + c%2*4
+	return float32(b[4*word+k/2]>>(k%2*4)&15) - 8
+}
+
+// importInt4Tiles decodes codes in tiles; pairs are [groups, rows, scale and zero point].
+func importInt4Tiles(t tiles) func(block.Raw, parts) error {
+	return func(m block.Raw, p parts) error {
+		pairs := floatsOf(m.Type.Kind, p["pairs"])
+		affine(m, func(r, c int) (float32, float32, float32) {
+			at := 2 * (c/t.group*t.rows + r)
+			return t.code(p["codes"], r, c), pairs[at], pairs[at+1]
+		})
+		return nil
+	}
+}
+
+// affine fills a matrix of floats with code · scale + zero point, rounded once, as a
+// fused product and sum is.
+func affine(m block.Raw, at func(r, c int) (code, scale, zero float32)) {
+	fillFloats(m, func(r, c int) float32 {
+		code, scale, zero := at(r, c)
+		return toOdd(float64(code)*float64(scale)+float64(zero), m.Type.Kind)
+	})
+}
+
+// fillFloats makes a matrix of floats of the values at its places.
+func fillFloats(m block.Raw, at func(r, c int) float32) {
+	size := m.Cols * m.Type.Kind.Info().Bytes
+	par.For(m.Rows, 1+4096/max(m.Cols, 1), func(lo, hi int) {
+		row := make([]float32, m.Cols)
+		for r := lo; r < hi; r++ {
+			for c := range row {
+				row[c] = at(r, c)
+			}
+			putFloats(m.Type.Kind, m.Data[r*size:(r+1)*size], row)
+		}
+	})
+}
+
+// toOdd rounds to float32 so that rounding again, to a narrower kind, gives what rounding
+// once does: what is no float32 becomes the one of its neighbours whose last bit is 1.
+func toOdd(x float64, kind dtype.Kind) float32 {
+	f := float32(x)
+	if kind == dtype.F32 || float64(f) == x || math.IsInf(float64(f), 0) {
+		return f
+	}
+	if math.Abs(float64(f)) > math.Abs(x) {
+		f = math.Nextafter32(f, 0)
+	}
+	return math.Float32frombits(math.Float32bits(f) | 1)
+}
+
+// floatsOf are the values of an array of F32, BF16 or F16.
+func floatsOf(kind dtype.Kind, b []byte) []float32 {
+	out := make([]float32, len(b)/kind.Info().Bytes)
+	switch kind {
+	case dtype.F32:
+		block.GetF32(out, b)
+	case dtype.BF16:
+		block.GetBF16(out, b)
+	case dtype.F16:
+		block.GetF16(out, b)
+	}
+	return out
+}
+
+func putFloats(kind dtype.Kind, b []byte, row []float32) {
+	switch kind {
+	case dtype.F32:
+		block.PutF32(b, row)
+	case dtype.BF16:
+		block.PutBF16(b, row)
+	case dtype.F16:
+		block.PutF16(b, row)
+	}
+}

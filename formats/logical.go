@@ -42,9 +42,15 @@ func (a *artifact) logical(arrays []array) ([]Tensor, error) {
 	if err := g.checkMethod(); err != nil {
 		return nil, err
 	}
-	for i := range arrays {
-		if err := g.anchor(&arrays[i]); err != nil {
+	if g.method() == "torchao" {
+		if err := g.torchao(arrays); err != nil {
 			return nil, err
+		}
+	} else {
+		for i := range arrays {
+			if err := g.anchor(&arrays[i]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	out := make([]Tensor, 0, len(arrays))
@@ -114,7 +120,7 @@ func (g *grouper) readConfig() error {
 
 // methodsRead are the methods whose folders are read, by quant_method.
 var methodsRead = []string{
-	"auto-round", "awq", "bitsandbytes", "compressed-tensors", "exl2", "fbgemm_fp8", "fp8", "gptq", "intel/auto-round", "modelopt", "modelopt_fp4", "modelopt_mixed", "mxfp4", "mxfp8", "quark",
+	"auto-round", "awq", "bitsandbytes", "compressed-tensors", "exl2", "fbgemm_fp8", "fp8", "gptq", "hqq", "intel/auto-round", "modelopt", "modelopt_fp4", "modelopt_mixed", "mxfp4", "mxfp8", "quark", "torchao",
 }
 
 // checkMethod refuses by its name a folder of a method that is not read, and what
@@ -321,7 +327,7 @@ func (g *grouper) anchor(a *array) error {
 		suffix string
 		make   func(prefix string, a *array) error
 	}{
-		{intPacked, g.packed}, {ctPacked, g.ctPacked}, {ctScale, g.ctScale}, {fp8Scale, g.fp8Block}, {fp8Short, g.fp8Short}, {bnbInt8, g.bnbInt8}, {mxBlocks, g.mxfp4}, {exl2Weight, g.exl2},
+		{intPacked, g.packed}, {ctPacked, g.ctPacked}, {ctScale, g.ctScale}, {fp8Scale, g.fp8Block}, {fp8Short, g.fp8Short}, {bnbInt8, g.bnbInt8}, {mxBlocks, g.mxfp4}, {exl2Weight, g.exl2}, {hqqCodes, g.hqq},
 	} {
 		if prefix, ok := strings.CutSuffix(name, k.suffix); ok {
 			return k.make(prefix, a)

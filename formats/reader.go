@@ -25,6 +25,7 @@ type artifact struct {
 	dir      string // of a folder
 	config   []byte
 	kv       []KV
+	meta     []KV // __metadata__ of all safetensors of a folder
 	tensors  []Tensor
 	sources  []*source
 	warnings []string

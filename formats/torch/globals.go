@@ -91,7 +91,7 @@ func known(name string) error {
 		return nil
 	}
 	if what := others[name]; what != "" {
-		return &Unsupported{"store plain dense tensors: .to_dense(), .dequantize() or .full_tensor() before saving", fmt.Sprintf("%s (%s) is not read", what, name)}
+		return &Unsupported{"store plain dense tensors: .to_dense(), .dequantize() or .full_tensor() before saving (weights of torchao also as safetensors, as Transformers 5 saves them)", fmt.Sprintf("%s (%s) is not read", what, name)}
 	}
 	return &Unsupported{stateHint, fmt.Sprintf("the pickle asks for %.200q, which no tensor needs: it was not run", name)}
 }

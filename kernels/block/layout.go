@@ -28,7 +28,8 @@ type AWQ struct {
 }
 
 // CT holds the tensors of one linear layer [out, in] in compressed-tensors'
-// pack-quantized layout (Packed) or int-quantized layout (Int8).
+// pack-quantized layout (Packed) or int-quantized layout (Int8), whose codes may also be
+// those of a narrower type.
 type CT struct {
 	Packed    []byte // int32 [out, ceil(in*bits/32)], code + 2^(bits-1), least significant bits first
 	Int8      []byte // int8 [out, in]: instead of Packed
@@ -460,6 +461,9 @@ func (x *intMatrix) importZeros(p CT) error {
 			return err
 		}
 		for i, v := range p.Zero8 {
+			if x.bits < 8 && v+x.mid() >= 2*x.mid() {
+				return fmt.Errorf("zero point %d of row %d, group %d is none of %d bits", int8(v), i/x.groups, i%x.groups, x.bits)
+			}
 			if err := x.setZero(i/x.groups, i%x.groups, v+x.mid()); err != nil {
 				return err
 			}
@@ -514,14 +518,29 @@ func (x *intMatrix) symmetric() error {
 }
 
 func (x *intMatrix) importInt8(codes []byte) error {
-	if x.bits != 8 {
-		return fmt.Errorf("int8 codes cannot be held as %v", x.m.Type)
-	}
-	if err := expect("weight", codes, len(x.codes)); err != nil {
+	if err := expect("weight", codes, x.rows*x.cols); err != nil {
 		return err
+	}
+	if x.bits != 8 {
+		return x.importNarrow(codes)
 	}
 	for i, v := range codes {
 		x.codes[i] = v + 128
+	}
+	return nil
+}
+
+// importNarrow takes codes a byte each that a narrower type holds.
+func (x *intMatrix) importNarrow(codes []byte) error {
+	clear(x.codes)
+	for r := range x.rows {
+		to := x.codes[r*x.stride : (r+1)*x.stride]
+		for c, v := range codes[r*x.cols : (r+1)*x.cols] {
+			if v += x.mid(); v >= 2*x.mid() {
+				return fmt.Errorf("code %d of row %d, column %d is none of %d bits", int8(v-x.mid()), r, c, x.bits)
+			}
+			putCode(to, x.bits, c, v)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package recipes
 import (
 	"context"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -151,21 +152,25 @@ func (k Kinds) Keys(section string) []schema.Key {
 	return schema.Keys(k.stageForm(), section)
 }
 
-// homes are the sections of keys that few sections have.
-func (k Kinds) homes() map[string]string {
+// homes are the sections of every key; the top level is first, and of sections
+// with the same keys only the first is named.
+func (k Kinds) homes() map[string][]string {
 	all := map[string][]string{}
+	for _, key := range k.Keys("") {
+		all[key.Name] = []string{schema.Top}
+	}
+	var seen [][]schema.Key
 	for _, section := range k.Sections() {
-		for _, key := range k.Keys(section) {
+		keys := k.Keys(section)
+		if slices.ContainsFunc(seen, func(other []schema.Key) bool { return reflect.DeepEqual(keys, other) }) {
+			continue
+		}
+		seen = append(seen, keys)
+		for _, key := range keys {
 			all[key.Name] = append(all[key.Name], section)
 		}
 	}
-	out := map[string]string{}
-	for key, sections := range all {
-		if len(sections) <= 3 {
-			out[key] = strings.Join(sections, ", ")
-		}
-	}
-	return out
+	return all
 }
 
 // Sections lists what Keys knows below a stage, kind by kind.

@@ -81,6 +81,9 @@ func (k Kinds) Parse(name string, data []byte, sets []string) (*Recipe, error) {
 		return nil, err
 	}
 	d.Homes = k.homes()
+	if d.ForeignFile(root) {
+		return nil, d.Problems
+	}
 	k.eachStage(root, func(string, *yaml.Node) {}) // "- merge:" alone is a stage with every default
 	for i, s := range sets {
 		k.applySet(d, root, s, fmt.Sprintf("--set #%d", i+1))

@@ -25,8 +25,8 @@ import (
 // Decoder turns a YAML tree into structs, collecting every problem.
 type Decoder struct {
 	Problems Problems
-	Given    map[string]string // paths of the keys that were written, and where
-	Homes    map[string]string // keys of the sections that have them, for those written elsewhere
+	Given    map[string]string   // paths of the keys that were written, and where
+	Homes    map[string][]string // by key, the sections that have it, for those written elsewhere
 
 	place   string
 	lines   []string
@@ -34,6 +34,12 @@ type Decoder struct {
 	open    []*yaml.Node          // mappings whose merge keys are being expanded
 	merged  int                   // keys that came in by merge keys
 }
+
+// Top is the name of the top level among the sections that have a key.
+const Top = "the recipe itself"
+
+// maxHomes is how many sections a hint names as those that have a key.
+const maxHomes = 3
 
 // maxMerged keeps a few lines of merge keys from standing for any number of keys.
 const maxMerged = 100_000
@@ -286,13 +292,8 @@ func Join(path, key string) string {
 
 func (d *Decoder) unknown(k *yaml.Node, path string, fields map[string]reflect.StructField) {
 	if tool, hint, ok := Foreign(k.Value); ok {
-		if key, more, _ := strings.Cut(strings.TrimPrefix(hint, "here it is "), ":"); d.Homes[key] != "" {
-			if _, here := fields[key]; !here {
-				hint = "here it is " + key + ", of " + d.Homes[key]
-				if more != "" {
-					hint += ":" + more
-				}
-			}
+		if key, _, _ := strings.Cut(strings.TrimPrefix(hint, "here it is "), ":"); fields[key].Name == "" {
+			hint = d.withHome(hint)
 		}
 		d.Bad(k, path, hint, "unknown key %s (%s)", k.Value, tool)
 		return
@@ -303,8 +304,8 @@ func (d *Decoder) unknown(k *yaml.Node, path string, fields map[string]reflect.S
 	}
 	sort.Strings(names)
 	hint := "known keys: " + strings.Join(names, ", ")
-	if home := d.Homes[k.Value]; home != "" {
-		hint = "it is a key of " + home
+	if homes := d.Homes[k.Value]; len(homes) > 0 && len(homes) <= maxHomes {
+		hint = "it is a key of " + strings.Join(homes, ", ")
 	} else if near := fail.Nearest(k.Value, names); near != "" {
 		hint = "did you mean " + near + "?"
 	}

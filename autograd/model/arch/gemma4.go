@@ -91,7 +91,7 @@ var gemma4 = Arch{
 		if f := s.mlp(); f != nil {
 			f.Act = kernels.GELUTanh
 		}
-		s.LogitCap = float32(m.Float(0, "final_logit_softcapping"))
+		s.LogitCap = float32(m.Float(30, "final_logit_softcapping"))
 		s.gemma4(local, m.Int(0, "attention.sliding_window"), wide.D, wide.K, m.keyValue(local), m.Int(0, "embedding_length_per_layer_input"))
 		if err := s.share(m.Int(0, "attention.shared_kv_layers")); err != nil {
 			m.fail("attention.shared_kv_layers", "%v", err)
@@ -421,9 +421,7 @@ func gemma4KV(s *Spec) []formats.KV {
 	}
 	u("attention.key_length", wide.D)
 	u("attention.value_length", wide.D)
-	if s.LogitCap != 0 {
-		put("final_logit_softcapping", s.LogitCap)
-	}
+	put("final_logit_softcapping", s.LogitCap) // where a file states none, llama.cpp takes 30
 	u("attention.sliding_window", window)
 	u("attention.shared_kv_layers", s.shared())
 	u("embedding_length_per_layer_input", s.Part)

@@ -26,7 +26,8 @@ var lfm2 = Arch{
 		s.convLayers(kinds, m.hybridAttention(s.C, len(kinds)), m.shortConv(), func(int) Body { return mlp })
 		return s, m.err
 	},
-	Rules: lfm2Rules,
+	Rules:  lfm2Rules,
+	NoGGUF: (*Spec).unattended,
 	KV: func(s *Spec) []formats.KV {
 		return append(lfm2KV(s, "lfm2"), formats.KV{Key: "lfm2.feed_forward_length", Value: uint32(s.mlp().F)})
 	},
@@ -53,6 +54,14 @@ func (s *Spec) emptyLayers(c *Config) {
 	if n := c.Int(-1, "num_hidden_layers"); c.err == nil {
 		c.err = s.repeat(n, nil)
 	}
+}
+
+// unattended says what llama.cpp, which makes no context of such a model, lacks.
+func (s *Spec) unattended() string {
+	if s.Attention() == nil {
+		return "a model of which no layer has attention"
+	}
+	return ""
 }
 
 // lfm2Inner is the inner size of the feed-forward parts: as stated, or two

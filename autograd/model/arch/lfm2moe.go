@@ -42,7 +42,7 @@ var lfm2moe = Arch{
 		if e := s.moe(); e != nil && (!e.Route.Renorm || e.Route.Scale != 1) {
 			return "norm_topk_prob: false or a routed_scaling_factor"
 		}
-		return ""
+		return s.unattended()
 	},
 	Config: func(s *Spec) []formats.KV {
 		e := s.moe()

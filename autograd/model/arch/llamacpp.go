@@ -21,6 +21,9 @@ var (
 	longTabled = []string{"minicpm3", "phi3", "phimoe"}
 )
 
+// headless are the architectures, by their names in GGUF, in which llama.cpp has no head but the embedding.
+var headless = []string{"gemma", "gemma2", "command-r", "cohere2"}
+
 // LlamaCppNote says what llama.cpp makes of a GGUF of the model otherwise, although the
 // file is as its converter writes it, or that it does not load it; "" for nothing
 // (b11549; held by the test that asks it, lora's TestLlamaCpp).
@@ -39,6 +42,10 @@ func (s *Source) LlamaCppNote() string {
 	switch name := s.arch.GGUF; {
 	case len(rule.tables()) > 0 && !slices.Contains(reads, name):
 		return fmt.Sprintf("llama.cpp takes no frequencies from a file (rope scaling %s) in this architecture: it does not load this one, or computes something else", cmp.Or(rule.Type, "by factors"))
+	case slices.Contains(headless, name) && !x.Tied:
+		return "llama.cpp has no head but the embedding in this architecture, this model has one of its own (tie_word_embeddings: false): it does not load it"
+	case slices.Contains([]string{qwen35.GGUF, qwen35moe.GGUF}, name) && rule.leftOver():
+		return fmt.Sprintf("llama.cpp has three positions take turns, and angles that mrope_section %v then leaves over do not turn: it computes something else", rule.Sections)
 	case name == "dots1" && a.K != a.H:
 		return fmt.Sprintf("llama.cpp takes as many heads of keys as of queries in this architecture, this model has %d of %d: it does not load it", a.K, a.H)
 	case slices.Contains(windowless, name) && window > 0:

@@ -33,6 +33,11 @@ func TestLlamaCppSizes(t *testing.T) {
 		{"phi3", Spec{Ropes: long, Layers: layers(2, &Attention{})}, false},
 		{"dots1", Spec{Layers: layers(2, &Attention{H: 4, K: 2})}, true},
 		{"dots1", Spec{Layers: layers(2, &Attention{H: 4, K: 4})}, false},
+		{"gemma2", Spec{Layers: layers(2, &Attention{})}, true},
+		{"gemma2", Spec{Tied: true, Layers: layers(2, &Attention{})}, false},
+		{"qwen35", Spec{Ropes: []RopeSpec{{Dim: 12, Base: 1e4, Sections: []int{2, 3, 1}}}, Layers: layers(2, &Attention{})}, true},
+		{"qwen35", Spec{Ropes: []RopeSpec{{Dim: 16, Base: 1e4, Sections: []int{3, 3, 2}}}, Layers: layers(2, &Attention{})}, false},
+		{"qwen35", Spec{Ropes: []RopeSpec{{Dim: 16, Base: 1e4}}, Layers: layers(2, &Attention{})}, false},
 	} {
 		s := &Source{Spec: c.spec, arch: &Arch{GGUF: c.name}}
 		if note := s.LlamaCppNote(); (note != "") != c.note {

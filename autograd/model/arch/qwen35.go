@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -244,9 +245,12 @@ func deltaKV(s *Spec, p string) []formats.KV {
 		kv = append(kv, u("expert_count", m.E), u("expert_used_count", m.K), u("expert_feed_forward_length", m.F), u("expert_shared_feed_forward_length", m.Shared))
 	}
 	kv = append(kv, u("attention.head_count", a.H), u("attention.head_count_kv", a.K))
-	if r.Sections != nil {
+	if sections := r.Sections; sections != nil || p != "qwen3next" { // which llama.cpp does without
+		if sections == nil {
+			sections = r.evenSections()
+		}
 		var list []int32
-		for _, n := range append(r.Sections, 0) {
+		for _, n := range slices.Concat(sections, []int{0}) {
 			list = append(list, int32(n))
 		}
 		kv = append(kv, formats.KV{Key: p + ".rope.dimension_sections", Value: list})
@@ -255,6 +259,23 @@ func deltaKV(s *Spec, p string) []formats.KV {
 	return append(kv, formats.KV{Key: p + ".rope.freq_base", Value: float32(r.Base)}, formats.KV{Key: p + ".attention.layer_norm_rms_epsilon", Value: s.Norm.Eps},
 		u("attention.key_length", a.D), u("attention.value_length", a.D), u("ssm.conv_kernel", d.Taps), u("ssm.state_size", d.Dk), u("ssm.group_count", d.K),
 		u("ssm.time_step_rank", d.H), u("ssm.inner_size", d.H*d.Dv), u("full_attention_interval", s.interval()), u("rope.dimension_count", r.Dim))
+}
+
+// evenSections are the numbers of angles that three positions have which take turns.
+func (r *RopeSpec) evenSections() []int {
+	n := r.Dim / 2
+	return []int{(n + 2) / 3, (n + 1) / 3, n / 3}
+}
+
+// leftOver tells whether some angle is of none of three positions that take turns, each as
+// often as Sections say.
+func (r *RopeSpec) leftOver() bool {
+	for i := range r.Dim / 2 {
+		if len(r.Sections) == 3 && i/3 >= r.Sections[i%3] {
+			return true
+		}
+	}
+	return false
 }
 
 func deltaConfig(s *Spec, class, model string) []formats.KV {

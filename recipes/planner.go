@@ -216,21 +216,33 @@ func (p *Planner) fits(s *StagePlan) bool {
 	return p.Limit == 0 || s.Peak+p.process.Program <= max(p.plan.Limit, p.process.Bytes)
 }
 
-// least is a limit, in whole MiB, under which a stage that needs peak under another fits:
-// what stays in memory and what is computed again follows the limit, and rows that were
-// only looked at may be somewhat longer. 0: none was found.
+// least is a limit, in whole MiB, under which a stage that needs peak under another fits;
+// rows that were only looked at may be somewhat longer. 0: none was found.
 func (p *Planner) least(j *Job, peak int64) int64 {
-	const tries, mib = 8, 1 << 20
 	defer func(limit int64, trying bool) { p.Limit, p.Trying = limit, trying }(p.Limit, p.Trying)
 	p.Trying = true
-	for range tries {
-		whole := (peak + peak/32 + p.process.Program + mib - 1) &^ (mib - 1)
-		p.Limit = whole - p.process.Program
+	return Least(peak, p.process.Program, func(limit int64) (int64, bool) {
+		p.Limit = limit
 		s := StagePlan{Stage: j.ID, Kind: j.Kind.Name}
-		if err := j.Kind.Plan(p, j, &s); err == nil && s.Peak <= p.Limit {
+		err := j.Kind.Plan(p, j, &s)
+		return s.Peak, err == nil
+	})
+}
+
+// Least is a limit of the process, in whole MiB, under which work fits that needs peak
+// bytes beside the program's own under a smaller one: what stays in memory and what is
+// computed again follows the limit. plan says what it needs under a limit, less program.
+// 0: none was found.
+func Least(peak, program int64, plan func(limit int64) (peak int64, ok bool)) int64 {
+	const tries, mib = 8, 1 << 20
+	for range tries {
+		whole := (peak + peak/32 + program + mib - 1) &^ (mib - 1)
+		limit := whole - program
+		need, ok := plan(limit)
+		if ok && need <= limit {
 			return whole
 		}
-		peak = max(s.Peak, p.Limit+p.Limit/16)
+		peak = max(need, limit+limit/16)
 	}
 	return 0
 }
@@ -268,15 +280,20 @@ func (p *Planner) disk() error {
 
 // Refusal says by how much a stage does not fit, and what takes the memory.
 func (p *Planner) Refusal(s *StagePlan, words string) *fail.Error {
+	return Refusal(s, words, kernels.Info{Limit: p.Limit, Process: p.process})
+}
+
+// Refusal says by how much s does not fit on the device of info, and what takes the memory.
+func Refusal(s *StagePlan, words string, info kernels.Info) *fail.Error {
 	takes := maps.Clone(s.Memory)
 	if takes == nil {
 		takes = map[string]int64{}
 	}
-	if n := p.process.Program; n > 0 {
-		takes["the program itself"] = n
+	program := info.Process.Program
+	if program > 0 {
+		takes["the program itself"] = program
 	}
-	need := s.Peak + p.process.Program
-	return fail.Limitf("", "", "%s %s %s, limit is %s (%s)", s.Stage, words, humanize.IBytes(uint64(need)), humanize.IBytes(uint64(p.plan.Limit)), purposes(takes))
+	return fail.Limitf("", "", "%s %s %s, limit is %s (%s)", s.Stage, words, humanize.IBytes(uint64(s.Peak+program)), humanize.IBytes(uint64(max(info.Limit, info.Process.Bytes))), purposes(takes))
 }
 
 // purposes lists bytes by purpose, the largest first.

@@ -171,5 +171,14 @@ func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 		return nil, err
 	}
 	o := quant.ImatrixOptions{Datasets: []string{name}, Progress: progress, HasBOS: tok.AddsBOS() && tok.BOS() >= 0, BOS: tok.BOS()}
+	if err := room(dev, src.Reader.Path(), func(dev *dry.Dry) error {
+		shapes, err := shapesOf(src)
+		if err == nil {
+			_, err = quant.CollectImatrix(ctx, dev, shapes, cal, quant.ImatrixOptions{HasBOS: o.HasBOS, BOS: o.BOS})
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
 	return quant.CollectImatrix(ctx, dev, src, cal, o)
 }

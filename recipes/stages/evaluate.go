@@ -12,10 +12,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/recipes/report"
 	"github.com/tunekit/tunekit/recipes/schema"
 	"github.com/tunekit/tunekit/train/eval"
@@ -87,6 +90,11 @@ func Evaluate(ctx context.Context, dev kernels.Backend, r EvalRequest) (*report.
 	base, err := e.baseline()
 	if err != nil {
 		return nil, err
+	}
+	for _, m := range r.Models {
+		if err := e.room(ctx, m); err != nil {
+			return nil, err
+		}
 	}
 	for _, m := range r.Models {
 		if err := e.model(ctx, m); fail.Code(err) == int(fail.Numeric) {
@@ -230,6 +238,67 @@ func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 			eval.Metric{Task: "speed", Metric: "peak_memory_bytes", Value: float64(e.dev.Info().PeakTotal), N: 1})
 	}
 	return nil
+}
+
+// room refuses a model whose measuring memory has no room for.
+func (e *evaluation) room(ctx context.Context, t EvalTarget) error {
+	return room(e.dev, t.Path, func(dev *dry.Dry) error {
+		m, err := LoadModel(dev, t.Path, ModelOptions{Adapters: t.Adapters, BF16: e.BF16})
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		if e.wants("perplexity") || e.wants("kl") || e.wants("top1") {
+			if err := e.rehearseScore(ctx, dev, t, m); err != nil {
+				return err
+			}
+		}
+		if e.wants("exact_match") {
+			requests := make([]engine.Request, len(e.qs))
+			for i, q := range e.qs {
+				requests[i] = engine.Request{Prompt: q.Prompt, MaxNew: e.MaxNew}
+			}
+			if err := rehearseAnswers(ctx, m, requests); err != nil {
+				return err
+			}
+		}
+		if e.wants("speed") {
+			_, err = eval.Speed(ctx, m.Model, e.samples[0].IDs)
+		}
+		return err
+	})
+}
+
+func (e *evaluation) rehearseScore(ctx context.Context, dev *dry.Dry, t EvalTarget, m *Loaded) error {
+	var ref *model.Model
+	if t.Reference != "" && (e.wants("kl") || e.wants("top1")) {
+		l, err := LoadModel(dev, t.Reference, ModelOptions{})
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		ref = l.Model
+	}
+	for _, pass := range eval.Largest(e.samples) {
+		if _, err := eval.Run(ctx, m.Model, ref, pass, eval.ScoreOptions{BF16: e.BF16}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rehearseAnswers answers the longest of requests on a model that is only counted, where
+// every answer ends with its first token.
+func rehearseAnswers(ctx context.Context, m *Loaded, requests []engine.Request) error {
+	const together = 16
+	list := slices.Clone(requests)
+	slices.SortStableFunc(list, func(a, b engine.Request) int { return len(b.Prompt) + b.MaxNew - len(a.Prompt) - a.MaxNew })
+	list = list[:min(together, len(list))]
+	for i := range list {
+		list[i].Stop, list[i].StopTexts, list[i].Text = []int32{0}, nil, nil
+	}
+	_, err := engine.Run(ctx, m.Model, list, nil)
+	return err
 }
 
 // fitsContext refuses windows that a model has no positions for.

@@ -258,16 +258,20 @@ func ExportSafetensors(ctx context.Context, dev kernels.Backend, model, out, typ
 	if text := src.CarriedNote(false); text != "" {
 		noteTo(note)(text)
 	}
+	d := arch.Dense{Path: out, Type: &t, Progress: progress}
+	if err := room(dev, model, func(dev *dry.Dry) error {
+		return hosts(dev, arch.CopyMemory(src, d.Plan(src), nil)+tokenizer.Memory(src.Reader))
+	}); err != nil {
+		return err
+	}
 	release, err := dev.Host(tokenizer.Memory(src.Reader))
 	if err != nil {
 		return err
 	}
 	defer release()
-	files, err := modelFiles(src)
-	if err != nil {
+	if d.Files, err = modelFiles(src); err != nil {
 		return err
 	}
-	d := arch.Dense{Path: out, Type: &t, Files: files, Progress: progress}
 	return d.Write(ctx, dev, src, nil)
 }
 

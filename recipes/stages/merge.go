@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/tokenizer"
@@ -19,6 +20,7 @@ import (
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
@@ -295,6 +297,92 @@ func MergeModel(ctx context.Context, dev kernels.Backend, o MergeOptions) (*lora
 		return nil, err
 	}
 	return lora.Merge(ctx, dev, src, ads, lora.MergeOptions{Dense: out, TrainedAs: o.TrainedAs, Trained: o.Trained})
+}
+
+// Room refuses a merge that memory has no room for, or the check of one on samples, before
+// it begins. held says for each check whether the base is held as in QLoRA.
+func (o *MergeOptions) Room(ctx context.Context, dev kernels.Backend, held []bool, samples []eval.Sample) error {
+	return room(dev, o.Model, func(dev *dry.Dry) error {
+		src, err := OpenSource(o.Model)
+		if err != nil {
+			return err
+		}
+		defer src.Close()
+		ads, err := readAdapters(src, o.Adapters, o.Weights)
+		if err != nil {
+			return err
+		}
+		if !o.Combine.Sums() { // what they are combined to takes about as much as one
+			ads = ads[:1]
+		}
+		reward := slices.ContainsFunc(ads, func(w lora.Weighted) bool { return w.Folder.Reward() })
+		if reward {
+			err = src.Reward(func(n int) []float32 { return make([]float32, n) })
+		}
+		if err := cmp.Or(err, growFor(src, ads)); err != nil {
+			return err
+		}
+		m := lora.MergeOptions{Dense: arch.Dense{Path: o.Output, MaxShard: o.MaxShard}, TrainedAs: o.TrainedAs}
+		if m.Type, err = storageType(o.Storage); err != nil {
+			return err
+		}
+		if err := o.rehearseWrite(src, ads, m, dev); err != nil || reward {
+			return err
+		}
+		types := typesOf(src, m.Dense)
+		merged, err := recipes.NewGhost(src, o.Output, func(t *arch.Tensor) recipes.Held {
+			return recipes.Held{Type: types[t.Name], Mapped: recipes.Mappable(types[t.Name])}
+		})
+		if err != nil {
+			return err
+		}
+		defer merged.Close()
+		for _, nf4 := range held {
+			if err := o.rehearseCheck(ctx, dev, nf4, ads, merged, samples); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// rehearseWrite counts what writing the merged weights takes.
+func (o *MergeOptions) rehearseWrite(src *arch.Source, ads []lora.Weighted, m lora.MergeOptions, dev *dry.Dry) error {
+	base, err := dryModelAs(dry.New(dry.Options{}), src, model.Options{Stream: true})
+	if err != nil {
+		return err
+	}
+	defer base.Close()
+	var values int64
+	for _, w := range ads {
+		a, err := w.Attach(base)
+		if err != nil {
+			return err
+		}
+		values += a.Trainable()
+		a.Close()
+	}
+	return hosts(dev, lora.MergeMemory(src, m, values)+tokenizer.Memory(src.Reader))
+}
+
+// rehearseCheck counts what comparing a merged model with its base and adapters takes.
+func (o *MergeOptions) rehearseCheck(ctx context.Context, dev *dry.Dry, nf4 bool, ads []lora.Weighted, merged *arch.Source, samples []eval.Sample) error {
+	ref, err := LoadModel(dev, o.Model, ModelOptions{Adapters: o.Adapters[:len(ads)], Weights: o.Weights, NF4: nf4, Exact: true})
+	if err != nil {
+		return err
+	}
+	defer ref.Close()
+	m, err := model.Load(dev, merged, model.Options{})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	for _, pass := range eval.Largest(samples) {
+		if _, err := eval.Diverge(ctx, m, ref.Model, pass); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CombineAdapters makes one adapter of o's, a PEFT folder at o.Output with the chat

@@ -1,6 +1,7 @@
 package stages
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,10 +10,12 @@ import (
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/lora"
 	"github.com/tunekit/tunekit/recipes"
@@ -41,8 +44,26 @@ type Loaded struct {
 	note     func(string)
 }
 
-// LoadModel opens a model by path or hf:// reference. The caller closes it.
+// LoadModel opens a model by path or hf:// reference. The caller closes it. On a backend
+// that only counts nothing is read but headers.
 func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error) {
+	l, err := loadModel(dev, path, o)
+	if _, counts := dev.(*dry.Dry); !counts && errors.Is(err, kernels.ErrOutOfMemory) {
+		o.Note = nil
+		if refused := room(dev, path, func(dev *dry.Dry) error {
+			l, err := loadModel(dev, path, o)
+			if err == nil {
+				l.Close()
+			}
+			return err
+		}); refused != nil {
+			return nil, refused
+		}
+	}
+	return l, err
+}
+
+func loadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error) {
 	src, err := OpenSource(path)
 	if err != nil {
 		return nil, err
@@ -63,8 +84,12 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 	if err == nil {
 		err = growFor(src, ads)
 	}
+	held := src
+	if _, counts := dev.(*dry.Dry); err == nil && counts {
+		held, err = shapesOf(src)
+	}
 	if err == nil {
-		l.Model, err = model.Load(dev, src, mo)
+		l.Model, err = model.Load(dev, held, mo)
 	}
 	if err != nil {
 		src.Close()
@@ -76,6 +101,19 @@ func LoadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 		return nil, err
 	}
 	return l, nil
+}
+
+// Room refuses requests whose answers memory has no room for, before any is begun.
+func (l *Loaded) Room(ctx context.Context, requests []engine.Request) error {
+	return room(l.Dev, l.Path, func(dev *dry.Dry) error {
+		m, err := LoadModel(dev, l.Path, ModelOptions{Adapters: l.dirs, BF16: l.BF16})
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		m.Fast = l.Fast
+		return rehearseAnswers(ctx, m, requests)
+	})
 }
 
 // unrounded says which inputs the programs that serve a folder round and we do not; ""

@@ -1,7 +1,6 @@
 package stages
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -54,24 +53,10 @@ func rewardShapes(src *arch.Source) (*arch.Source, error) {
 	return g, g.Reward(func(n int) []float32 { return make([]float32, n) })
 }
 
-// counted runs a stage's code on a backend that only counts, under the limit: it
-// decides what of a model stays in memory. What does not fit is run again beyond
-// it, so that a refusal can say by how much.
-func counted(p *recipes.Planner, s *recipes.StagePlan, f func(dev *dry.Dry) error) error {
-	info := p.Env.Device().Info()
-	o := dry.Options{MemoryLimit: p.Limit, Process: info.Process, Label: info.Name, Copies: info.Copies, Working: info.Working}
-	dev := dry.New(o)
-	err := f(dev)
-	if errors.Is(err, kernels.ErrOutOfMemory) {
-		o.Beyond = true
-		dev = dry.New(o)
-		err = f(dev)
-	}
-	if err == nil {
-		info := dev.Info()
-		s.CountMemory(info.PeakTotal, info.Mem)
-	}
-	return err
+// counted runs a stage's code on a backend that only counts, under the planner's limit.
+func counted(p *recipes.Planner, s *recipes.StagePlan, work func(dev *dry.Dry) error) error {
+	o := dryAs(p.Env.Device().Info(), p.Limit)
+	return dryRun(&o, s, work)
 }
 
 // countHost counts memory that a stage takes beside the device's.

@@ -442,6 +442,15 @@ func (q *Quantization) Run(ctx context.Context, dev kernels.Backend, progress fu
 			return nil, err
 		}
 	}
+	if err := room(dev, q.Model, func(dev *dry.Dry) error {
+		shapes, err := shapesOf(src)
+		if err == nil {
+			_, err = quant.Rehearse(ctx, dev, shapes, []quant.FolderJob{job}, cal)
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
 	reps, err := quant.Folder(ctx, dev, src, []quant.FolderJob{job}, cal, progress)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -39,8 +39,7 @@ type rehearsal struct {
 
 // rehearse runs the stage's own step on a backend that only counts.
 func (t trial) rehearse(p *recipes.Planner) (*rehearsal, error) {
-	info := p.Env.Device().Info()
-	dev := dry.New(dry.Options{MemoryLimit: t.limit, Process: info.Process, Label: info.Name, Copies: info.Copies, Working: info.Working})
+	dev := dry.New(dryAs(p.Env.Device().Info(), t.limit))
 	ref, _ := t.j.In("model")
 	src, err := p.Source(ref)
 	if err != nil {

@@ -5,7 +5,9 @@ package eval
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
 )
 
@@ -59,6 +61,32 @@ func Windows(ids []int32, context, stride int) ([]Sample, error) {
 		}
 	}
 	return out, nil
+}
+
+// Largest are the passes of Run over samples that take the most memory: of all tokens,
+// of the positions that count, and of one sample's tokens.
+func Largest(samples []Sample) [][]Sample {
+	passes := model.Passes(samples, func(s Sample) int { return len(s.IDs) })
+	sum := func(pass []Sample, size func(s *Sample) int) (n int) {
+		for i := range pass {
+			n += size(&pass[i])
+		}
+		return n
+	}
+	tokens := func(s *Sample) int { return len(s.IDs) }
+	var out [][]Sample
+	for _, size := range []func(pass []Sample) int{
+		func(pass []Sample) int { return sum(pass, tokens) },
+		func(pass []Sample) int { return sum(pass, (*Sample).positions) },
+		func(pass []Sample) int { // of as many tokens, those of longer samples attend to more
+			return sum(pass, func(s *Sample) int { return len(s.IDs) * len(s.IDs) })
+		},
+	} {
+		if len(passes) > 0 {
+			out = append(out, slices.MaxFunc(passes, func(a, b []Sample) int { return size(a) - size(b) }))
+		}
+	}
+	return out
 }
 
 // Examples turns ingested rows into samples: supervised tokens count.

@@ -102,6 +102,9 @@ func answers(c *ucli.Context, m *stages.Loaded, tok *tokenizer.Tokenizer, list [
 			requests[i].Text = tok.Stream(true)
 		}
 	}
+	if err := m.Room(c.Context, requests); err != nil {
+		return err
+	}
 	savesNow(c.Context) // the answers that are there
 	e, streams, err := engine.Start(c.Context, m.Model, requests)
 	if err != nil {

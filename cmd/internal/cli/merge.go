@@ -199,6 +199,17 @@ func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []f
 		t := dtype.NF4Double
 		o.TrainedAs = &t
 	}
+	samples, err := mergeData(c, o.Model, adapters)
+	if err != nil {
+		return err
+	}
+	held := []bool{o.Trained}
+	if nf4 && !o.Trained {
+		held = append(held, true)
+	}
+	if err := o.Room(c.Context, dev, held, samples); err != nil {
+		return err
+	}
 	rep, err := stages.MergeModel(c.Context, dev, o)
 	clear()
 	if err != nil {
@@ -219,10 +230,6 @@ func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []f
 			return err
 		}
 		return atomic.Rename(work, output)
-	}
-	samples, err := mergeData(c, o.Model, adapters)
-	if err != nil {
-		return err
 	}
 	kl, err := stages.CompareMerged(c.Context, dev, o.Model, o.Trained, o, samples)
 	if err != nil {

@@ -282,7 +282,7 @@ func (ad *Adapter) takeModules(ports []nn.Port) error {
 	for _, name := range ad.Config.ModulesToSave {
 		one, found := Config{ModulesToSave: Strings{name}}, false
 		for _, s := range ports {
-			if s.Param != "" || !one.Saves(s.Path) && !(ad.loaded && one.saved(s.Path)) {
+			if s.Param != "" || !one.Saves(s.Path) && !(ad.loaded && one.peftSaves(s.Path)) {
 				continue
 			}
 			found = true

@@ -97,7 +97,7 @@ func (f *Folder) choose(c Config, mods []Module) ([]Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	chosen = slices.DeleteFunc(chosen, func(m Module) bool { return m.Param == "" && c.leaves(m.Path) })
+	chosen = slices.DeleteFunc(chosen, func(m Module) bool { return m.Param == "" && c.peftSkips(m.Path) })
 	for _, mod := range mods {
 		if f.adaptsRouter(mod) && !slices.Contains(chosen, mod) {
 			chosen = append(chosen, mod)
@@ -199,7 +199,7 @@ func (f *Folder) attachToTrain(m *model.Model, c Config, key string) (*Adapter, 
 		return nil, err
 	}
 	for _, w := range ad.kept {
-		if name := c.savedBy(strings.TrimPrefix(w.name, prefix)); name != "" {
+		if name := c.peftName(strings.TrimPrefix(w.name, prefix)); name != "" {
 			ad.Close()
 			return nil, fail.Usagef(key, "merge the adapter and train a new one on what that gives, or go on in PEFT",
 				"%s: its modules_to_save: %s trained %s whole, and only linear layers, embeddings and heads are here", f.Dir, name, w.name)

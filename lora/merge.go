@@ -246,7 +246,7 @@ func (m *merger) shareTables(w Weighted) {
 	embed, head := m.src.At(-1, arch.Embed), m.src.At(-1, arch.Head)
 	for _, p := range [][2]*arch.Tensor{{embed, head}, {head, embed}} {
 		v, other := m.whole[p[0].Name], m.whole[p[1].Name]
-		if v != nil && other == nil && m.from[p[0].Name] == w.Folder && !w.Folder.Config.saved(p[0].Path()) && !w.Folder.Config.saved(p[1].Path()) {
+		if v != nil && other == nil && m.from[p[0].Name] == w.Folder && !w.Folder.Config.peftSaves(p[0].Path()) && !w.Folder.Config.peftSaves(p[1].Path()) {
 			m.whole[p[1].Name], m.from[p[1].Name] = v, w.Folder
 		}
 	}

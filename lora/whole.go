@@ -23,10 +23,10 @@ func (c Config) Saves(path string) bool {
 	return slices.ContainsFunc(c.ModulesToSave, func(name string) bool { return path == name || strings.HasSuffix(path, "."+name) })
 }
 
-// savedBy is the name in modules_to_save that PEFT trained a tensor under: one that the
+// peftName is the name in modules_to_save that PEFT trained a tensor under: one that the
 // path of its module, or of a module around that, ends with, also within a word (norm
 // is input_layernorm, too); "" where there is none.
-func (c Config) savedBy(tensor string) string {
+func (c Config) peftName(tensor string) string {
 	for i, b := range tensor {
 		for _, name := range c.ModulesToSave {
 			if b == '.' && strings.HasSuffix(tensor[:i], name) {
@@ -37,13 +37,13 @@ func (c Config) savedBy(tensor string) string {
 	return ""
 }
 
-// saved reports whether PEFT takes the module at path for one that modules_to_save of a
+// peftSaves reports whether PEFT takes the module at path for one that modules_to_save of a
 // stored adapter names.
-func (c Config) saved(path string) bool { return c.savedBy(path+".weight") != "" }
+func (c Config) peftSaves(path string) bool { return c.peftName(path+".weight") != "" }
 
-// leaves reports whether PEFT leaves the module at path without an adapter because it, or a
-// module around it, is in modules_to_save (check_target_module_exists): of whole parts of the path, unlike savedBy.
-func (c Config) leaves(path string) bool {
+// peftSkips reports whether PEFT leaves the module at path without an adapter because it, or a
+// module around it, is in modules_to_save (check_target_module_exists): of whole parts of the path, unlike peftName.
+func (c Config) peftSkips(path string) bool {
 	return slices.ContainsFunc(c.ModulesToSave, func(name string) bool { return strings.Contains("."+path+".", "."+name+".") })
 }
 
@@ -98,7 +98,7 @@ func (f *Folder) storedAs(name string) string {
 // unties reports whether a tied head and the embedding are two matrices once
 // the adapter is in.
 func (f *Folder) unties(embed, head string) bool {
-	own := func(path string) bool { return f.Config.saved(path) && f.storedAs(path+".weight") != "" }
+	own := func(path string) bool { return f.Config.peftSaves(path) && f.storedAs(path+".weight") != "" }
 	return own(embed) || own(head) || f.tensors[head+".lora_A.weight"] != nil || f.tensors[embed+embeddingA] != nil
 }
 
@@ -107,7 +107,7 @@ func (f *Folder) unties(embed, head string) bool {
 // loaded into one.
 func (f *Folder) tieTables(embed, head string) error {
 	e, h := f.storedAs(embed+".weight"), f.storedAs(head+".weight")
-	if e == "" || h == "" || f.Config.saved(embed) || f.Config.saved(head) {
+	if e == "" || h == "" || f.Config.peftSaves(embed) || f.Config.peftSaves(head) {
 		return nil
 	}
 	if !slices.Equal(f.tensors[e].data, f.tensors[h].data) {

@@ -103,10 +103,31 @@ func (t *turns) updates(p *param, step int) int {
 
 // focus freezes the parameters that rest in a step, from 1: no gradient is made for them.
 func (o *optimizer) focus(step int) {
+	if o.turns != nil {
+		o.freeze(o.turns.learn(step))
+	}
+}
+
+// focusMost lets the layers of most values learn, whose steps take most memory.
+func (o *optimizer) focusMost() {
 	if o.turns == nil {
 		return
 	}
-	learn := o.turns.learn(step)
+	size := map[int]int{}
+	for _, p := range o.params {
+		size[p.layer] += p.Len()
+	}
+	layers := slices.Clone(o.turns.layers)
+	slices.SortStableFunc(layers, func(a, b int) int { return size[b] - size[a] })
+	learn := map[int]bool{}
+	for _, k := range layers[:o.turns.Layers] {
+		learn[k] = true
+	}
+	o.freeze(learn)
+}
+
+// freeze keeps gradients for the layers that learn, and for what is outside of layers.
+func (o *optimizer) freeze(learn map[int]bool) {
 	for i := range o.params {
 		p := &o.params[i]
 		if p.Grad = nil; p.layer < 0 || learn[p.layer] {

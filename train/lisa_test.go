@@ -21,9 +21,11 @@ import (
 // and counted as one who looks at every step counts.
 func TestTurns(t *testing.T) {
 	for _, c := range []LISA{{1, 1}, {2, 3}, {5, 7}, {3, 100}} {
+		draws := 2000
+		steps := draws * c.Interval
 		w := &turns{LISA: c, seed: 7, layers: []int{0, 2, 3, 4, 9}}
 		seen, counts := map[int]int{}, map[int]int{}
-		for step := 1; step <= 4000; step++ {
+		for step := 1; step <= steps; step++ {
 			got := w.learn(step)
 			if len(got) != c.Layers {
 				t.Fatalf("%v: step %d has layers %v", c, step, got)
@@ -46,7 +48,8 @@ func TestTurns(t *testing.T) {
 			}
 		}
 		for _, k := range w.layers {
-			if share := float64(seen[k]) / 4000; math.Abs(share-float64(c.Layers)/5) > 0.05*math.Sqrt(float64(c.Interval)) {
+			want := float64(c.Layers) / 5 // of the draws, give or take four deviations
+			if share := float64(seen[k]) / float64(steps); math.Abs(share-want) > 4*math.Sqrt(want*(1-want)/float64(draws)) {
 				t.Errorf("%v: layer %d learns in %.2f of the steps", c, k, share)
 			}
 		}
@@ -202,8 +205,14 @@ func TestLISA(t *testing.T) {
 			t.Errorf("%s differs after going on", name)
 		}
 	}
-	if a, b := filepath.Join(whole.Dir, MetricsFile), filepath.Join(again.Dir, MetricsFile); len(metricsOf(t, a)) != len(metricsOf(t, b)) {
-		t.Error("other steps")
+	a, b := metricsOf(t, filepath.Join(whole.Dir, MetricsFile)), metricsOf(t, filepath.Join(again.Dir, MetricsFile))
+	if len(a) != 6 || len(b) != 6 {
+		t.Fatalf("%d and %d steps", len(a), len(b))
+	}
+	for i := range a {
+		if a[i].Loss != b[i].Loss || a[i].GradNorm != b[i].GradNorm {
+			t.Errorf("step %d: loss %g and %g, norm %g and %g", i+1, a[i].Loss, b[i].Loss, a[i].GradNorm, b[i].GradNorm)
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
 		return nil, err
 	}
 	defer r.end()
+	r.opt.focusMost()
 	out := &Rehearsal{Steps: r.total, StepsPerEpoch: r.loader.StepsPerEpoch(), Trainable: int64(r.opt.n), BF16: r.bf16}
 	if r.asks() {
 		step, err := r.rehearsed(ctx)

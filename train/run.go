@@ -258,7 +258,6 @@ func begin(j Job) (*run, error) {
 	if r.opt, err = newOptimizer(r.dev, c, r.sched, ps, r.beside("optimizer")); err != nil {
 		return nil, memory(err)
 	}
-	r.opt.focus(1)
 	if err := r.refresh(); err != nil {
 		r.opt.release()
 		return nil, memory(err)

@@ -8,6 +8,7 @@ import (
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -152,8 +153,7 @@ func floatsOf(r formats.Reader, t *formats.Tensor) ([]byte, error) {
 	}
 	x := make([]float32, t.Elements())
 	block.DecodeAll(x, block.Raw{Type: t.Type, Rows: t.Rows(), Cols: t.Cols(), Data: b})
-	m := block.New(dtype.Of(dtype.F32), t.Rows(), t.Cols())
-	return m.Data, block.Encode(m, x, nil)
+	return kernels.Bytes(x), nil
 }
 
 // mixTensors are the tensors of a model as a conversion to GGUF gives them that is to

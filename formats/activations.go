@@ -3,6 +3,7 @@ package formats
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -33,8 +34,14 @@ func (g *grouper) activations(module string, cols int64) (t dtype.Type, grid inp
 	group, err := g.configGroup(module)
 	in, _ := group.get("input_activations").(object)
 	if in == nil {
-		if err != nil {
+		if err == nil && group == nil {
+			err = g.needGroup(module)
+		}
+		switch out, _ := group.get("output_activations").(object); {
+		case err != nil:
 			return t, grid, "", err
+		case out != nil:
+			return t, grid, "not those, but the outputs", nil
 		}
 		return g.schemeActivations(module, cols)
 	}
@@ -65,7 +72,8 @@ func (g *grouper) activations(module string, cols int64) (t dtype.Type, grid inp
 		scales = ""
 	}
 	whole := group8 > 0 && cols%group8 == 0
-	if typ, ok := roundedTo(kind, bits, asymmetric); ok && scales == "" {
+	outputs := group.get("output_activations") != nil
+	if typ, ok := roundedTo(kind, bits, asymmetric); ok && scales == "" && !outputs {
 		switch measured := in.get("dynamic") == false || in.get("dynamic") == nil; {
 		case dynamic && strategy == "token":
 			typ.Group = -1
@@ -93,6 +101,9 @@ func (g *grouper) activations(module string, cols int64) (t dtype.Type, grid inp
 	}
 	if d := in.get("dynamic"); d == false || d == nil {
 		words = append(words, "scales measured beforehand")
+	}
+	if outputs {
+		words = append(words, "and the outputs")
 	}
 	return dtype.Type{}, inputGrid{}, strings.Join(words, ", "), err
 }
@@ -323,14 +334,65 @@ func (g *grouper) configGroup(module string) (object, error) {
 			}
 		}
 	}
-	for _, name := range []string{"weights", "input_activations"} {
-		if v := best.get(name); v != nil {
-			if _, ok := v.(object); !ok {
-				return nil, corrupt(g.where, "quantization_config.config_groups: %s is %s, expected an object or null", name, kindOf(v))
+	return best, nil
+}
+
+// checkGroups refuses a config_groups whose values have other types than
+// compressed-tensors takes: what cannot be read would be taken as not said.
+func (g *grouper) checkGroups() error {
+	groups, _ := g.config.get("config_groups").(object)
+	for _, m := range groups {
+		group, ok := m.Value.(object)
+		if !ok {
+			return corrupt(g.where, "quantization_config.config_groups.%s is %s, expected an object", m.Key, kindOf(m.Value))
+		}
+		targets, ok := group.get("targets").([]any)
+		if notText := func(t any) bool { _, ok := t.(string); return !ok }; !ok || slices.ContainsFunc(targets, notText) {
+			return corrupt(g.where, "quantization_config.config_groups.%s.targets is %v, expected an array of names", m.Key, group.get("targets"))
+		}
+		for _, name := range []string{"weights", "input_activations", "output_activations"} {
+			args, ok := group.get(name).(object)
+			if v := group.get(name); !ok && v != nil {
+				return corrupt(g.where, "quantization_config.config_groups.%s: %s is %s, expected an object or null", m.Key, name, kindOf(v))
+			}
+			if err := g.checkArgs("config_groups."+m.Key+"."+name+".", args); err != nil {
+				return err
 			}
 		}
 	}
-	return best, nil
+	return nil
+}
+
+// checkArgs checks the types of what a group says of weights or of inputs.
+func (g *grouper) checkArgs(where string, args object) error {
+	var errs []error
+	for _, name := range []string{"num_bits", "group_size"} {
+		if v := args.get(name); v != nil {
+			_, _, err := g.whole(where+name, v)
+			errs = append(errs, err)
+		}
+	}
+	for _, name := range []string{"type", "strategy", "scale_dtype"} {
+		_, err := g.text(where+name, args.get(name))
+		errs = append(errs, err)
+	}
+	_, err := g.boolean(where+"symmetric", args.get("symmetric"), true)
+	if errs = append(errs, err); args.get("dynamic") != "local" {
+		_, err = g.boolean(where+"dynamic", args.get("dynamic"), false)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// needGroup refuses a weight of compressed-tensors that no group is for, where it cannot
+// be known whether its inputs are rounded.
+func (g *grouper) needGroup(module string) error {
+	groups, _ := g.config.get("config_groups").(object)
+	rounds := func(m member) bool { group, _ := m.Value.(object); return group.get("input_activations") != nil }
+	if m, _ := g.config.get("quant_method").(string); m != "compressed-tensors" || len(groups) > 0 && !slices.ContainsFunc(groups, rounds) {
+		return nil
+	}
+	return corrupt(g.where, "module %s is quantized, but no target of quantization_config.config_groups is for it, so that it is not known whether its inputs are rounded", quote(module))
 }
 
 func targetRank(target, module string) (int, error) {

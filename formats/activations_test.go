@@ -98,6 +98,8 @@ func TestActivationsOfFP8(t *testing.T) {
 		{fmt.Sprintf(ct, `{"type":"float","dynamic":true,"strategy":"group","group_size":32,"scale_dtype":"torch.uint8"}`), dtype.Type{}, "8-bit float, by group, scales of type uint8"},
 		{fmt.Sprintf(ct, `{"type":"float","dynamic":true,"strategy":"token","scale_dtype":"torch.bfloat16"}`), ActFP8, ""},
 		{fmt.Sprintf(ct, `null`), dtype.Type{}, ""},
+		{fmt.Sprintf(ct, `{"dynamic":true,"strategy":"token"},"output_activations":{}`), dtype.Type{}, "8-bit int, by token, and the outputs"},
+		{fmt.Sprintf(ct, `null,"output_activations":{}`), dtype.Type{}, "not those, but the outputs"},
 		{`{"quant_method":"quark","global_quant_config":{"weight":{"dtype":"fp4"},"input_tensors":null},"layer_quant_config":{}}`, dtype.Type{}, ""},
 		{`{"quant_method":"quark","global_quant_config":{"input_tensors":{}},"layer_quant_config":{"*q":{"weight":{"dtype":"fp8_e4m3"}}}}`, dtype.Type{}, ""},
 		{`{"quant_method":"quark","global_quant_config":{"input_tensors":{"dtype":"fp4"}}}`, dtype.Type{}, "as Quark's configuration has it"},

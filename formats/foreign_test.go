@@ -85,21 +85,29 @@ func TestForeignRefused(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"quant_method":"gemma","num_bits":8}`: `quant_method is "gemma", whose weights are not read`,
 		`{"quant_method":"unheard-of"}`:         `quant_method is "unheard-of", whose weights are not read`,
-		`{"quant_method":"compressed-tensors","transform_config":{"config_groups":{"u":{"type":"hadamard"}}}}`:             "transform_config",
-		`{"quant_method":"auto-round","rotation_config":{"hadamard_type":"quarot"}}`:                                       "rotation_config",
-		`{"quant_method":"compressed-tensors","sparsity_config":{"format":"sparse-24-bitmask"}}`:                           `"sparse-24-bitmask"`,
-		`{"quant_method":"compressed-tensors","format":"marlin-24"}`:                                                       `"marlin-24"`,
-		`{"quant_method":"compressed-tensors","format":"marlin-24","sparsity_config":{"format":"dense"}}`:                  `"marlin-24"`,
-		`{"quant_method":"compressed-tensors","sparsity_config":"dense"}`:                                                  "sparsity_config is a string, expected an object",
-		`{"quant_method":"auto-round","packing_format":"auto_round:llm_compressor","extra_config":["a"]}`:                  "extra_config is an array, expected an object",
-		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"weights":{"symmetric":false}}}}`: "has no weight_zero_point",
-		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"weights":{"symmetric":0}}}}`:     "symmetric is a number",
+		`{"quant_method":"compressed-tensors","transform_config":{"config_groups":{"u":{"type":"hadamard"}}}}`:                    "transform_config",
+		`{"quant_method":"auto-round","rotation_config":{"hadamard_type":"quarot"}}`:                                              "rotation_config",
+		`{"quant_method":"compressed-tensors","sparsity_config":{"format":"sparse-24-bitmask"}}`:                                  `"sparse-24-bitmask"`,
+		`{"quant_method":"compressed-tensors","format":"marlin-24"}`:                                                              `"marlin-24"`,
+		`{"quant_method":"compressed-tensors","format":"marlin-24","sparsity_config":{"format":"dense"}}`:                         `"marlin-24"`,
+		`{"quant_method":"compressed-tensors","sparsity_config":"dense"}`:                                                         "sparsity_config is a string, expected an object",
+		`{"quant_method":"auto-round","packing_format":"auto_round:llm_compressor","extra_config":["a"]}`:                         "extra_config is an array, expected an object",
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"weights":{"symmetric":false}}}}`:        "has no weight_zero_point",
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"weights":{"symmetric":0}}}}`:            "symmetric is a number",
+		`{"quant_method":"compressed-tensors"}`:                                                                                   `module "a" is quantized, but no target`,
+		`{"quant_method":"compressed-tensors","config_groups":{"a":null}}`:                                                        "config_groups.a is null, expected an object",
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":"Linear"}}}`:                                        "config_groups.a.targets is Linear, expected an array",
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["b"],"input_activations":{}}}}`:                    `module "a" is quantized, but no target`,
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"input_activations":{"num_bits":"4"}}}}`: "input_activations.num_bits is 4, expected a whole number",
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"input_activations":{"dynamic":1}}}}`:    "input_activations.dynamic is a number",
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"weights":{"type":8}}}}`:                 "weights.type is a number",
 	} {
 		if _, err := Open(foreignFolder(t, config, w)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", config, err, want)
 		}
 	}
-	for _, config := range []string{`{"quant_method":"compressed-tensors","transform_config":{},"sparsity_config":{"format":"dense"}}`, `{"quant_method":"auto-round","rotation_config":null,"packing_format":"auto_round:llm_compressor"}`} {
+	for _, config := range []string{`{"quant_method":"compressed-tensors","transform_config":{},"sparsity_config":{"format":"dense"},"config_groups":{"a":{"targets":["Linear"]}}}`,
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["b"],"input_activations":null}}}`, `{"quant_method":"auto-round","rotation_config":null,"packing_format":"auto_round:llm_compressor"}`} {
 		mustOpen(t, foreignFolder(t, config, w))
 	}
 }

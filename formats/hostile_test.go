@@ -456,6 +456,7 @@ func TestHostileFolder(t *testing.T) {
 		"awq by GPTQModel":    {config(`{"quant_method":"awq","bits":4,"group_size":4,"checkpoint_format":"gemv_fast"}`), "gemv_fast"},
 		"marlin":              {config(`{"quant_method":"gptq","bits":4,"group_size":32,"checkpoint_format":"marlin"}`), "checkpoint_format"},
 		"marlin, by AutoGPTQ": {config(`{"quant_method":"gptq","bits":4,"group_size":32,"is_marlin_format":true}`), "is_marlin_format"},
+		"two formats":         {config(`{"quant_method":"gptq","bits":4,"group_size":32,"sym":false,"format":"gptq","checkpoint_format":"gptq_v2"}`), `checkpoint_format is "gptq_v2" and format is "gptq"`},
 		"sym a string":        {config(`{"quant_method":"gptq","bits":4,"group_size":32,"sym":"false"}`), "quantization_config.sym is a string, expected true or false"},
 		"sym by module":       {config(`{"quant_method":"gptq","bits":4,"group_size":32,"dynamic":{"q":{"sym":1}}}`), "quantization_config.sym of q is a number"},
 		"dynamic a list":      {config(`{"quant_method":"gptq","bits":4,"group_size":32,"dynamic":["q"]}`), "dynamic is an array"},

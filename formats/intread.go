@@ -1,6 +1,7 @@
 package formats
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"regexp"
@@ -163,6 +164,7 @@ func (g *grouper) packing(known ...string) (string, error) {
 	} else if marlin {
 		return "", unsupported(g.where, "save the model in the format "+known[0], "quantization_config.is_marlin_format is true")
 	}
+	found, by := "", ""
 	for _, key := range []string{"checkpoint_format", "format", "version"} { // GPTQModel's words, AutoAWQ's
 		if key == "version" && known[0] == "gptq" { // there it is a program's
 			continue
@@ -173,13 +175,15 @@ func (g *grouper) packing(known ...string) (string, error) {
 		}
 		switch v = strings.ToLower(v); {
 		case v == "":
-		case slices.Contains(known, v):
-			return v, nil
-		default:
+		case !slices.Contains(known, v):
 			return "", unsupported(g.where, "save the model in the format "+known[0], "quantization_config.%s is %s; known here: %s", key, quote(v), strings.Join(known, ", "))
+		case found != "" && v != found:
+			return "", corrupt(g.where, "quantization_config.%s is %s and %s is %s", by, quote(found), key, quote(v))
+		default:
+			found, by = v, key
 		}
 	}
-	return known[0], nil
+	return cmp.Or(found, known[0]), nil
 }
 
 // groupSize checks the shapes [groups, out] of scales and [groups, words] of

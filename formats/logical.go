@@ -137,6 +137,9 @@ func (g *grouper) checkMethod() error {
 			return corrupt(g.where, "quantization_config.%s is %s, expected an object", name, kindOf(v))
 		}
 	}
+	if err := g.checkGroups(); err != nil {
+		return err
+	}
 	m := g.method()
 	if g.config != nil && m != "" && !slices.Contains(methodsRead, m) {
 		return unsupported(g.where, "save it in floats where it was made (dequantize() in Transformers); tune inspect lists the arrays of one of its files",
@@ -220,7 +223,11 @@ func (g *grouper) boolean(name string, v any, absent bool) (bool, error) {
 
 // word reads a text of the configuration, "" where it is not there.
 func (g *grouper) word(name string) (string, error) {
-	v := g.config.get(name)
+	return g.text(name, g.config.get(name))
+}
+
+// text reads a value of the configuration that must be one, "" where it is not there.
+func (g *grouper) text(name string, v any) (string, error) {
 	if s, ok := v.(string); ok || v == nil {
 		return s, nil
 	}

@@ -223,7 +223,8 @@ func TestSymmetricZeros(t *testing.T) {
 			if !strings.Contains(s, had) {
 				t.Fatalf("%s does not say %s", golden, had)
 			}
-			return strings.Replace(s, had, `"checkpoint_format": "`+version+`"`, 1)
+			s = strings.Replace(s, had, `"checkpoint_format": "`+version+`"`, 1)
+			return strings.Replace(s, `"format": "gptq",`, `"format": "`+version+`",`, 1)
 		}
 	}
 	zeros := func(b byte) func(*NamedTensor) {

@@ -2,7 +2,6 @@ package formats
 
 import (
 	"encoding/binary"
-	"slices"
 
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -43,25 +42,16 @@ func (g *grouper) hqq(prefix string, q *array) error {
 	if err != nil {
 		return err
 	}
-	if view := g.by[prefix+".view_as_float"]; view != nil {
-		b, err := g.small(view.name, "U8")
-		if err != nil {
-			return err
-		}
-		if slices.ContainsFunc(b, func(v byte) bool { return v != 0 }) {
-			return unsupported(q.src.path, "quantize the model with view_as_float=False", "tensor %s holds its codes as floats (view_as_float)", quote(q.name))
-		}
-	}
 	pack, known := hqqPacks[string(packing)]
 	if !known || len(axis) != 4 || axis[0] > 1 || axis[1]|axis[2]|axis[3] != 0 {
 		return unsupported(q.src.path, "", "tensor %s: packing %s along axis % x; 8bit_u8, 4bit_u8, 3bit_32, 2bit_u8 and 1bit_u8 along 0 or 1 are read", quote(q.name), quote(string(packing)), axis)
 	}
-	word := map[int]string{8: "U8", 32: "I32"}[pack[1]]
-	if _, err := g.need(q.name, word); err != nil {
+	l := hqqLayout{bits: pack[0], word: pack[1] / 8, byColumn: axis[0] == 0}
+	words, err := g.hqqWords(prefix, q, int64(l.word))
+	if err != nil {
 		return err
 	}
-	l := hqqLayout{bits: pack[0], word: pack[1] / 8, byColumn: axis[0] == 0}
-	scale, zero, err := g.hqqScales(prefix, q, &l, rows, cols)
+	scale, zero, err := g.hqqScales(prefix, words, &l, rows, cols)
 	if err != nil {
 		return err
 	}
@@ -85,6 +75,32 @@ func (g *grouper) small(name, dtype string) ([]byte, error) {
 		return nil, corrupt(a.src.path, "tensor %s has %d bytes, expected a few", quote(name), a.size)
 	}
 	return a.read()
+}
+
+// hqqWords is an array of codes as words of so many bytes, which HQQ may store as if they
+// were floats (view_as_float).
+func (g *grouper) hqqWords(prefix string, q *array, size int64) (*array, error) {
+	view := []byte{0}
+	if a := g.by[prefix+".view_as_float"]; a != nil {
+		var err error
+		if view, err = g.small(a.name, "U8"); err != nil {
+			return nil, err
+		}
+	}
+	words := *q
+	if len(view) != 1 || view[0] == 0 {
+		_, err := g.need(q.name, map[int64]string{1: "U8", 4: "I32"}[size])
+		return &words, err
+	}
+	if _, err := g.need(q.name, "F16", "BF16", "F32"); err != nil {
+		return nil, err
+	}
+	bytes := stBits[q.dtype] / 8
+	if len(q.shape) != 2 || q.shape[1]*bytes%size != 0 {
+		return nil, g.errShape(q)
+	}
+	words.shape = []int64{q.shape[0], q.shape[1] * bytes / size}
+	return &words, nil
 }
 
 // hqqScales finds scales and zero points, and checks that the codes q are as many as
@@ -131,15 +147,17 @@ func (l hqqLayout) load(m block.Raw, p parts) error {
 	kind := m.Type.Kind
 	scale, zero := floatsOf(kind, p["scale"]), floatsOf(kind, p["zero"])
 	per := 8 * l.word / l.bits
-	fillFloats(m, func(r, c int) float32 {
-		i := r*m.Cols + c
-		line, col := i/l.width, i%l.width
-		group := line
-		if l.byColumn {
-			group = col
+	fillRows(m, func(row []float32, r int) {
+		for c := range row {
+			i := r*m.Cols + c
+			line, col := i/l.width, i%l.width
+			group := line
+			if l.byColumn {
+				group = col
+			}
+			code := l.code(p["codes"], line%l.lines*l.width+col, per-1-line/l.lines)
+			row[c] = roundTo(kind, float32(code)-zero[group]) * scale[group]
 		}
-		v := float32(l.code(p["codes"], line%l.lines*l.width+col, per-1-line/l.lines)) - zero[group]
-		return roundTo(kind, v) * scale[group]
 	})
 	return nil
 }

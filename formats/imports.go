@@ -201,10 +201,11 @@ func unswizzle(b []byte, rows, cols int) []byte {
 func importInt4(group int) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
 		scale, zero := floatsOf(m.Type.Kind, p["scale"]), floatsOf(m.Type.Kind, p["zero"])
-		affine(m, func(r, c int) (float32, float32, float32) {
-			at := c/group*m.Rows + r
-			return float32(int8(nibble(p["codes"], r*m.Cols+c)<<4) >> 4), scale[at], zero[at]
-		})
+		affine4(m, group, func(dst []byte, r int) {
+			for c := range dst {
+				dst[c] = nibble(p["codes"], r*m.Cols+c) ^ 8
+			}
+		}, func(r, g int) (float32, float32) { return scale[g*m.Rows+r], zero[g*m.Rows+r] })
 		return nil
 	}
 }
@@ -213,44 +214,53 @@ func importInt4(group int) func(block.Raw, parts) error {
 // (m16n8k16): [rows/8][across][32 lanes][deep words], a word with 8 codes of one row.
 type tiles struct{ rows, across, deep, group int }
 
-// code is that of a place, -8 … 7. Lane 4i+j of a tile has row i; of 16 columns it has
-// 2j, 2j+1, 2j+8 and 2j+9, and a word has two times 16 columns: the even ones first.
-func (t tiles) code(b []byte, r, c int) float32 {
-	word := ((r/8*t.across+c/(32*t.deep))*32+r%8*4+c%8/2)*t.deep + c/32%t.deep
-	k := c/8%4 + c%2*4
-	return float32(b[4*word+k/2]>>(k%2*4)&15) - 8
+// row takes the codes of a row, code + 8. Lane 4i+j of a tile has row i; of 16 columns it
+// has 2j, 2j+1, 2j+8 and 2j+9, and a word has two times 16 columns: the even ones first.
+func (t tiles) row(dst, b []byte, r int) {
+	for c := range dst {
+		word := ((r/8*t.across+c/(32*t.deep))*32+r%8*4+c%8/2)*t.deep + c/32%t.deep
+		dst[c] = nibble(b[4*word:], c/8%4+c%2*4)
+	}
 }
 
 // importInt4Tiles decodes codes in tiles; pairs are [groups, rows, scale and zero point].
 func importInt4Tiles(t tiles) func(block.Raw, parts) error {
 	return func(m block.Raw, p parts) error {
 		pairs := floatsOf(m.Type.Kind, p["pairs"])
-		affine(m, func(r, c int) (float32, float32, float32) {
-			at := 2 * (c/t.group*t.rows + r)
-			return t.code(p["codes"], r, c), pairs[at], pairs[at+1]
+		affine4(m, t.group, func(dst []byte, r int) { t.row(dst, p["codes"], r) }, func(r, g int) (float32, float32) {
+			at := 2 * (g*t.rows + r)
+			return pairs[at], pairs[at+1]
 		})
 		return nil
 	}
 }
 
-// affine fills a matrix of floats with code · scale + zero point, rounded once, as a
-// fused product and sum is.
-func affine(m block.Raw, at func(r, c int) (code, scale, zero float32)) {
-	fillFloats(m, func(r, c int) float32 {
-		code, scale, zero := at(r, c)
-		return toOdd(float64(code)*float64(scale)+float64(zero), m.Type.Kind)
+// affine4 fills a matrix of floats with (code - 8) · scale + zero point, rounded once, as a
+// fused product and sum is. codes gives those of a row, at the numbers of one of its groups.
+func affine4(m block.Raw, group int, codes func(dst []byte, r int), at func(r, g int) (scale, zero float32)) {
+	fillRows(m, func(row []float32, r int) {
+		own := make([]byte, m.Cols)
+		codes(own, r)
+		var of [16]float32
+		for c, v := range own {
+			if c%group == 0 {
+				scale, zero := at(r, c/group)
+				for q := range of {
+					of[q] = toOdd(float64(q-8)*float64(scale)+float64(zero), m.Type.Kind)
+				}
+			}
+			row[c] = of[v]
+		}
 	})
 }
 
-// fillFloats makes a matrix of floats of the values at its places.
-func fillFloats(m block.Raw, at func(r, c int) float32) {
+// fillRows makes a matrix of floats a row at a time.
+func fillRows(m block.Raw, fill func(row []float32, r int)) {
 	size := m.Cols * m.Type.Kind.Info().Bytes
 	par.For(m.Rows, 1+4096/max(m.Cols, 1), func(lo, hi int) {
 		row := make([]float32, m.Cols)
 		for r := lo; r < hi; r++ {
-			for c := range row {
-				row[c] = at(r, c)
-			}
+			fill(row, r)
 			putFloats(m.Type.Kind, m.Data[r*size:(r+1)*size], row)
 		}
 	})

@@ -5,7 +5,9 @@ import numpy as np
 import torch
 from lib import BUILD, NEW_TOKENS, SHARED, TEXTS, Quickstart, Subject, close, generated, greedy, lines, logits, made, ours, run, same, say, subjects, tokenize
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from torchao.quantization import Float8WeightOnlyConfig, Int8DynamicActivationIntxWeightConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, MappingType
+from torchao.quantization.granularity import PerGroup
+from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 
 LIMIT = 1e-4  # of logits, both sides in f32
 
@@ -190,7 +192,26 @@ def stories():
         close("stories260K: logits of the folder from GGUF", theirs(load(out), np.arange(3, 51).reshape(2, 24)), logits(src, np.arange(3, 51).reshape(2, 24)), LIMIT)
 
 
-# 7. What the quickstart leaves.
+# 7. Weights of torchao, which Transformers saves.
+
+TORCHAO = {
+    "int8": (LIMIT, Int8WeightOnlyConfig()),
+    "int8-groups": (LIMIT, Int8WeightOnlyConfig(granularity=PerGroup(32))),
+    "float8": (LIMIT, Float8WeightOnlyConfig()),
+    "int4-asym": (LIMIT, IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32), mapping_type=MappingType.ASYMMETRIC)),
+    "int4-int8-inputs": (5e-2, Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32))),  # an input between two codes may take the other
+}
+
+
+def torchao(s, name):
+    limit, config = TORCHAO[name]
+    path = BUILD / f"{s.name}-torchao-{name}"
+    m = load(s.base, quantization_config=TorchAoConfig(config))
+    m.save_pretrained(path)
+    close(f"{s.name}: torchao {name} logits", theirs(m, s.ids()), logits(path, s.ids()), limit)
+
+
+# 8. What the quickstart leaves.
 
 def quickstart_adapter(s):
     m = PeftModel.from_pretrained(load(s.base), s.run / "adapter")
@@ -217,6 +238,7 @@ for s in subjects():
     checks += [(merged, s), (added_tokens, s), (tokenizer, f"{s.name}: merged folder", s.dir / "merged"), (from_gguf, s)]
     checks += [(gguf, s, k) for k in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")]
     checks += [(nf4, s, "nf4"), (nf4, s, "nf4-single", "--single-quant")]
+    checks += [(torchao, s, n) for n in TORCHAO]
     checks += [(quantized, s, n) for n in (("gptq", "awq") if s.random else QUANTS)]
 q = Quickstart()
 checks += [(quickstart_adapter, q), (quickstart, q, "merged", LIMIT), (quickstart, q, "gptq", 1e-2), (quickstart, q, "awq", 1e-2)]

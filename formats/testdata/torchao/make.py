@@ -137,5 +137,13 @@ hqq("hqq-6", 6, 1, 32, F16)
 hqq("hqq-5-axis0", 5, 0, 32, F16)
 hqq("hqq-4-round", 4, 1, 32, F32)
 
+# several matrices in one
+ao("int8-experts", Int8Tensor.from_hp(w(shape=(3, 8, 32)), PerRow()))
+ao("float8-experts", Float8Tensor.from_hp(w(shape=(3, 8, 32)), granularity=PerTensor()))
+
+# codes under the type of floats
+hqq("hqq-4-view", 4, 1, 64, F16, view_as_float=True)
+hqq("hqq-3-axis0-view", 3, 0, 32, BF16, view_as_float=True)
+
 save_file(arrays, HERE / "arrays.safetensors")
 (HERE / "cases.json").write_text(json.dumps(cases, indent=0) + "\n")

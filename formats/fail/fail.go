@@ -22,6 +22,11 @@ const (
 	Interrupted Kind = 75 // stopped after saving; the same command goes on
 )
 
+var kinds = map[Kind]string{Internal: "internal", Usage: "usage", Input: "input", Limit: "limit", Gate: "gate", Numeric: "numeric", Interrupted: "interrupted"}
+
+// String is the word that scripts read.
+func (k Kind) String() string { return kinds[k] }
+
 // Error is a failure for people: Where is a file, a file:line:column or a
 // stage; Hint may be empty; Err is the cause, if another error was.
 type Error struct {

@@ -58,6 +58,9 @@ func run(ctx context.Context, name string, argv []string, stdout, stderr io.Writ
 		err = out.failure()
 	}
 	printError(stderr, err)
+	if asksJSON(argv) {
+		printFailure(out, err)
+	}
 	return fail.Code(err)
 }
 

@@ -14,11 +14,13 @@ import (
 // closed pipe is never taken for success, and writes control characters, which
 // come from files and would be orders to a terminal, as JSON escapes them.
 type console struct {
-	w   io.Writer
-	err error
+	w     io.Writer
+	err   error
+	wrote bool // anything at all
 }
 
 func (c *console) Write(p []byte) (int, error) {
+	c.wrote = c.wrote || len(p) > 0
 	if c.err == nil {
 		_, c.err = io.WriteString(c.w, harmless(string(p)))
 	}

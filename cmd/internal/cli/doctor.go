@@ -39,7 +39,7 @@ func doctorCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "doctor", Usage: "the machine: kernel level, measured peak and bandwidth, memory, disk, devices, gradient self-check",
 		Description: examples("tune doctor", "tune doctor --json | jq .kernel_level"),
-		Flags:       []ucli.Flag{&ucli.BoolFlag{Name: "json", Usage: "as one JSON object"}},
+		Flags:       []ucli.Flag{jsonFlag()},
 		Action: func(c *ucli.Context) error {
 			r, err := diagnose(c)
 			if err != nil {

@@ -21,7 +21,7 @@ func inspectCommand() *ucli.Command {
 		Name: "inspect", Usage: "print an artifact's header: format, metadata, tensors", ArgsUsage: "PATH",
 		Description: examples("tune inspect model.gguf", "tune inspect models/M --json --hash | jq '.tensors[].sha256'"),
 		Flags: []ucli.Flag{
-			&ucli.BoolFlag{Name: "json", Usage: "as one JSON object"},
+			jsonFlag(),
 			&ucli.BoolFlag{Name: "hash", Usage: "read every tensor and print its sha256"},
 		},
 		Action: func(c *ucli.Context) error {

@@ -12,10 +12,18 @@ import (
 	"github.com/tunekit/tunekit/recipes/stages"
 )
 
+// verified is an artifact with nothing wrong, in JSON.
+type verified struct {
+	Path string `json:"path"`
+	OK   bool   `json:"ok"`
+	Note string `json:"note,omitempty"`
+}
+
 func verifyCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "verify", Usage: "read an artifact whole; exit 3 and what is wrong with it", ArgsUsage: "PATH",
 		Description: examples("tune verify runs/support/merged"),
+		Flags:       []ucli.Flag{jsonFlag()},
 		Action: func(c *ucli.Context) error {
 			if err := args(c, "PATH", 1); err != nil {
 				return err
@@ -24,20 +32,20 @@ func verifyCommand() *ucli.Command {
 			if err != nil {
 				return err
 			}
+			ok := verified{Path: path, OK: true}
 			if holdsSamples(path) {
-				if err := verifySamples(path); err != nil {
-					return err
-				}
-				fmt.Fprintln(c.App.Writer, "ok")
-				return nil
+				err = verifySamples(path)
+			} else if err = formats.Verify(path); err == nil {
+				ok.Note, err = stages.VerifyModel(path)
 			}
-			if err := formats.Verify(path); err != nil {
+			if err != nil {
 				return err
 			}
-			if note, err := stages.VerifyModel(path); err != nil {
-				return err
-			} else if note != "" {
-				fmt.Fprintln(c.App.ErrWriter, "note: "+harmless(note))
+			if c.Bool("json") {
+				return writeJSON(c, ok)
+			}
+			if ok.Note != "" {
+				fmt.Fprintln(c.App.ErrWriter, "note: "+harmless(ok.Note))
 			}
 			fmt.Fprintln(c.App.Writer, "ok")
 			return nil

@@ -45,7 +45,7 @@ func calibrationFile(ctx context.Context, file data.Source, beside string, src *
 		return nil, err
 	}
 	length = min(length, src.Spec.MaxPos)
-	rows, text, err := EvalFile(ctx, file, beside, tok, length, &src.Spec, noteTo(nil))
+	rows, text, err := EvalFile(ctx, file, beside, tok, length, &src.Spec, samples*length, noteTo(nil))
 	if err != nil {
 		return nil, err
 	}

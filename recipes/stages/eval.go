@@ -358,7 +358,7 @@ func evalData(ctx context.Context, x *recipes.Env, j *recipes.Job, r *EvalReques
 		spec := src.Spec
 		src.Close()
 		r.Tokenizer = tok
-		if r.Rows, r.Text, err = EvalFile(ctx, data.HeldBack(ref.Path), x.Dir(j), tok, r.Context, &spec, x.Note); err == nil {
+		if r.Rows, r.Text, err = EvalFile(ctx, data.HeldBack(ref.Path), x.Dir(j), tok, r.Context, &spec, r.TextTokens(), x.Note); err == nil {
 			err = Answered(&spec, ref.Path, r.Text)
 		}
 		if err != nil {

@@ -66,6 +66,14 @@ type EvalRequest struct {
 	Note          func(string) // is told what the adapters' folders decide; may be nil
 }
 
+// TextTokens is how many tokens of a text the first samples take; 0: all are measured.
+func (r *EvalRequest) TextTokens() int {
+	if r.Samples == 0 {
+		return 0
+	}
+	return min(r.Samples, math.MaxInt32/max(r.Stride, 1))*r.Stride + r.Context
+}
+
 // shownAnswers is how many prompts a report shows.
 const shownAnswers = 10
 

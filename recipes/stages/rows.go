@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/data/chat"
@@ -208,15 +210,11 @@ func IngestFiles(ctx context.Context, model string, o data.Options, progress fun
 // EvalFile reads a file for an evaluation: plain text as ids, anything else as
 // rows, which need tok's chat template when they are conversations. What memory has no
 // room for lies in files without a name beside a path, "" for the folder of temporary
-// files. note is told what was chosen of a folder.
-func EvalFile(ctx context.Context, file data.Source, beside string, tok *tokenizer.Tokenizer, context int, spec *arch.Spec, note func(string)) (examples data.Examples, text []int32, err error) {
+// files. Of a plain text the first tokens are read, most of them; 0: all. note is told what was chosen of a folder.
+func EvalFile(ctx context.Context, file data.Source, beside string, tok *tokenizer.Tokenizer, context int, spec *arch.Spec, most int, note func(string)) (examples data.Examples, text []int32, err error) {
 	path := file.Path
 	if isText(file) {
-		raw, err := readText(path)
-		if err != nil {
-			return examples, nil, err
-		}
-		ids, err := tok.TryEncode(string(raw), true)
+		ids, err := readText(path, tok, most, mostText)
 		if err == nil {
 			err = checkRows(path, tok, ids, spec.V)
 		}
@@ -259,16 +257,40 @@ func isText(file data.Source) bool {
 	return (ext == ".txt" || ext == ".md" || ext == "" || ext == ".raw") && err == nil && !st.IsDir()
 }
 
-// readText reads a file of text.
-func readText(path string) ([]byte, error) {
+// mostText is the bytes of the largest text that is measured whole.
+const mostText = 256 << 20
+
+// readText is a file of text as tokens: its first ones where most are asked for, for which
+// no more of the file is read than it takes, or all of them (0). It reads limit bytes at
+// most.
+func readText(path string, tok *tokenizer.Tokenizer, most int, limit int64) ([]int32, error) {
 	t, err := rows.OpenText(path)
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
-	raw, err := io.ReadAll(t)
-	if err != nil {
-		return nil, rows.FileError(path, err)
+	var text strings.Builder
+	for room := int64(8*most) + 1<<16; ; room *= 2 { // most texts have fewer bytes a token
+		if most == 0 {
+			room = limit
+		}
+		room = min(room, limit)
+		if _, err := io.CopyN(&text, t, room+1-int64(text.Len())); err != nil && err != io.EOF {
+			return nil, rows.FileError(path, err)
+		}
+		whole := int64(text.Len()) <= room
+		if !whole && most == 0 {
+			return nil, fail.Limitf(path, "measure the first of it (samples), or give rows (JSONL, Parquet)", "holds more than %s of text", humanize.IBytes(uint64(limit)))
+		}
+		ids, err := tok.TryEncode(text.String(), true)
+		if err != nil || whole {
+			return ids, err
+		}
+		if sure := len(ids) - len(ids)/16; sure >= most { // a text that is cut ends in other tokens
+			return slices.Clone(ids[:most]), nil
+		}
+		if room == limit {
+			return nil, fail.Limitf(path, "ask for fewer samples, or give rows (JSONL, Parquet)", "%s of its text are %d tokens, %d are asked for", humanize.IBytes(uint64(limit)), len(ids), most)
+		}
 	}
-	return raw, nil
 }

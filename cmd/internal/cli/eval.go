@@ -167,7 +167,7 @@ func loadEvalData(c *ucli.Context, r *stages.EvalRequest) error {
 		}
 		r.Template = tmpl.Source()
 	}
-	r.Rows, r.Text, err = stages.EvalFile(c.Context, file, "", tok, r.Context, &spec, noteOn(c))
+	r.Rows, r.Text, err = stages.EvalFile(c.Context, file, "", tok, r.Context, &spec, r.TextTokens(), noteOn(c))
 	if err == nil {
 		err = stages.Answered(&spec, file.Path, r.Text)
 	}

@@ -252,6 +252,9 @@ func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []f
 	return atomic.Rename(work, output)
 }
 
+// mergeTokens is how much of a text a merge is checked on.
+const mergeTokens = 4096
+
 // mergeData is what a merge is checked on: --data, or 1,024 tokens that run
 // through the vocabulary.
 func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sample, error) {
@@ -265,7 +268,7 @@ func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sam
 			return nil, err
 		}
 		defer src.Close()
-		rows, text, err := stages.EvalFile(c.Context, file, c.String("output"), tok, stages.InTable(&src.Spec, min(2048, src.Spec.MaxPos)), &src.Spec, noteOn(c))
+		rows, text, err := stages.EvalFile(c.Context, file, c.String("output"), tok, stages.InTable(&src.Spec, min(2048, src.Spec.MaxPos)), &src.Spec, mergeTokens, noteOn(c))
 		if err == nil {
 			err = stages.Answered(&src.Spec, f, text)
 		}
@@ -273,7 +276,7 @@ func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sam
 			return nil, err
 		}
 		if rows.Len() == 0 {
-			n := min(len(text), 4096)
+			n := min(len(text), mergeTokens)
 			rows = data.InMemory(data.Example{IDs: text[:stages.InTable(&src.Spec, min(n, src.Spec.MaxPos))]})
 		}
 		return stages.KLSamples(rows)

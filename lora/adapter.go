@@ -129,6 +129,9 @@ func ApplyOn(m *model.Model, c Config, seed uint64, samples []Sample) (*Adapter,
 		if c.InitWeights.onResidual() || c.InitWeights == InitLoftQ {
 			return ad.fromWeight(l)
 		}
+		if c.InitWeights == InitOrthogonal && (l.R%2 > 0 || l.Linear.Experts > 0) {
+			return nil, nil, fail.Usagef("lora.init_lora_weights", "an even rank, on layers without experts", "init_lora_weights: orthogonal halves the rank, which is %d on %s (%d experts)", l.R, l.Path, l.Linear.Experts)
+		}
 		a, b = initial(c.InitWeights, seed, l.stored, l.R, l.Linear.Experts, l.Linear.In(), l.Linear.Out())
 		return a, b, nil
 	})
@@ -158,6 +161,11 @@ func (ad *Adapter) build(ports []nn.Port, chosen []Module, fill func(*Layer) (a,
 		}
 		if ad.Config.UseDoRA {
 			if err = ad.addDoRA(&ad.Layers[len(ad.Layers)-1]); err != nil {
+				break
+			}
+		}
+		if ad.Config.LoRABias {
+			if err = ad.addBias(&ad.Layers[len(ad.Layers)-1]); err != nil {
 				break
 			}
 		}

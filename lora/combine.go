@@ -128,6 +128,8 @@ func (f *Folder) plainLoRA(hint string) error {
 		return fail.Inputf(f.Dir, hint, "is an adapter of kind %s, not LoRA", f.Kind)
 	case f.Config.UseDoRA:
 		return fail.Inputf(f.Dir, hint, "use_dora: its magnitudes are no low-rank matrices")
+	case f.Config.LoRABias:
+		return fail.Inputf(f.Dir, hint, "lora_bias: its biases are no low-rank matrices")
 	case i.onResidual() || i == InitLoftQ:
 		return fail.Inputf(f.Dir, hint, "init_lora_weights %s: the adapter belongs on a changed base", i)
 	}

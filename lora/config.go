@@ -27,31 +27,33 @@ type Config struct {
 	LayersPattern   Strings `yaml:"layers_pattern" doc:"name before the layer number" unset:"any"`
 	ModulesToSave   Strings `yaml:"modules_to_save" doc:"modules trained whole"`
 	Bias            string  `yaml:"bias" doc:"which biases are trained" default:"none" enum:"none|all|lora_only"`
+	LoRABias        bool    `yaml:"lora_bias,omitempty" doc:"a bias of each B, too; merged where the layer has one" default:"false"`
 	UseRSLoRA       bool    `yaml:"use_rslora" doc:"scale is alpha/√r" default:"false"`
 	UseDoRA         bool    `yaml:"use_dora" doc:"weight-decomposed adapter" default:"false"`
-	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, pissa, olora, eva, corda; loftq with adapter: qlora" default:"true"`
+	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, orthogonal, pissa, olora, eva, corda; loftq with adapter: qlora" default:"true"`
 	InitSamples     int     `yaml:"init_samples,omitempty" doc:"training samples that eva and corda look at" unset:"64" range:"[1,100000]"`
 	EVA             *EVA    `yaml:"eva_config,omitempty" doc:"of init_lora_weights: eva"`
 	CorDA           *CorDA  `yaml:"corda_config,omitempty" doc:"of init_lora_weights: corda"`
 	LoftQ           *LoftQ  `yaml:"loftq_config,omitempty" doc:"of init_lora_weights: loftq"`
-	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B over rate of A" range:"(0,1e6]"`
+	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B, biases and magnitudes over rate of A" range:"(0,1e6]"`
 
 	TargetParameters      Strings      `yaml:"target_parameters" doc:"parameters of experts and routers: mlp.experts.gate_up_proj …"`
-	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding, or of embeddings by name, that are trained whole; a tied head follows"`
+	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding, or of embeddings and the head by name, that are trained whole; a tied head without rows of its own follows"`
 
 	InitFrom string `yaml:"init_from" doc:"start from this PEFT adapter folder"`
 }
 
 // The initialisations of init_lora_weights.
 const (
-	InitKaiming  Init = "true"     // A uniform in ±1/√in, B zero: PEFT's default
-	InitNonZero  Init = "false"    // A and B uniform: the adapter starts as noise (PEFT's test mode)
-	InitGaussian Init = "gaussian" // A normal with deviation 1/r, B zero
-	InitPiSSA    Init = "pissa"    // the singular vectors of W; trains on the residual
-	InitOLoRA    Init = "olora"    // QR of W; trains on the residual
-	InitLoftQ    Init = "loftq"    // the singular vectors of what quantization lost, in turns
-	InitEVA      Init = "eva"      // the principal components of a layer's inputs, B zero
-	InitCorDA    Init = "corda"    // the singular vectors of W times the inputs' covariance; trains on the residual
+	InitKaiming    Init = "true"       // A uniform in ±1/√in, B zero: PEFT's default
+	InitNonZero    Init = "false"      // A and B uniform: the adapter starts as noise (PEFT's test mode)
+	InitOrthogonal Init = "orthogonal" // A and B normal over halves of an orthonormal basis, so that B·A is zero
+	InitGaussian   Init = "gaussian"   // A normal with deviation 1/r, B zero
+	InitPiSSA      Init = "pissa"      // the singular vectors of W; trains on the residual
+	InitOLoRA      Init = "olora"      // QR of W; trains on the residual
+	InitLoftQ      Init = "loftq"      // the singular vectors of what quantization lost, in turns
+	InitEVA        Init = "eva"        // the principal components of a layer's inputs, B zero
+	InitCorDA      Init = "corda"      // the singular vectors of W times the inputs' covariance; trains on the residual
 )
 
 // Summary is the shape of an adapter in one line.
@@ -154,8 +156,10 @@ func (c Config) supported() error {
 		return fail.Usagef("lora.target_parameters", "dropout: 0, use_dora: false, bias: none", "PEFT has no dropout, DoRA or biases with target_parameters and would not read the adapter")
 	case c.UseDoRA && c.Dropout > 0:
 		return fail.Usagef("lora.use_dora", "dropout: 0", "use_dora with dropout is not supported yet")
-	case c.UseDoRA && c.Bias != "none":
-		return fail.Usagef("lora.use_dora", "bias: none", "use_dora with trained biases is not supported yet")
+	case c.LoRABias && (c.UseDoRA || len(c.TargetParameters) > 0):
+		return fail.Usagef("lora.lora_bias", "lora_bias: false", "PEFT has no lora_bias with use_dora or target_parameters and would not read the adapter")
+	case c.LoRABias && c.InitWeights != InitKaiming && c.InitWeights != InitNonZero:
+		return fail.Usagef("lora.lora_bias", "init_lora_weights: true", "PEFT has no lora_bias with init_lora_weights: %s and would not read the adapter", string(c.InitWeights))
 	}
 	if c.UseDoRA && (c.InitWeights.reads() || c.InitWeights.onResidual() || c.InitWeights == InitLoftQ) {
 		return fail.Usagef("lora.use_dora", "init_lora_weights: true", "use_dora with init_lora_weights: %s is not supported", string(c.InitWeights))
@@ -174,9 +178,9 @@ func (c Config) supported() error {
 	case c.InitWeights == InitEVA && len(c.RankPattern) > 0:
 		return fail.Usagef("lora.rank_pattern", "leave it out", "rank_pattern with init_lora_weights: eva is not supported")
 	}
-	known := []Init{InitKaiming, InitNonZero, InitGaussian, InitPiSSA, InitOLoRA, InitLoftQ, InitEVA, InitCorDA}
+	known := []Init{InitKaiming, InitNonZero, InitGaussian, InitOrthogonal, InitPiSSA, InitOLoRA, InitLoftQ, InitEVA, InitCorDA}
 	if !slices.Contains(known, c.InitWeights) {
-		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false, pissa, olora, eva, corda, loftq", "init_lora_weights %q is not supported", string(c.InitWeights))
+		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false, orthogonal, pissa, olora, eva, corda, loftq", "init_lora_weights %q is not supported", string(c.InitWeights))
 	}
 	return nil
 }

@@ -22,7 +22,10 @@ const embeddingA, embeddingB = ".lora_embedding_A", ".lora_embedding_B"
 
 // attachTable makes the adapter of an embedding. A new one has a zero A and a normal B.
 func (ad *Adapter) attachTable(e *nn.Embedding, stored string, seed uint64, f *Folder) error {
-	if ad.Config.UseDoRA || ad.Config.InitWeights.onResidual() || ad.Config.InitWeights == InitLoftQ {
+	if ad.Config.LoRABias {
+		return fail.Usagef("lora.lora_bias", "leave it out of the target modules, or use lora_bias: false", "lora_bias is not supported on the embedding %s", e.Path)
+	}
+	if ad.Config.UseDoRA || ad.Config.InitWeights.onResidual() || ad.Config.InitWeights == InitLoftQ || ad.Config.InitWeights == InitOrthogonal {
 		return fail.Usagef("lora.target_modules", "leave it out, or use init_lora_weights: true without use_dora", "use_dora and init_lora_weights: %s are not supported on the embedding %s", string(ad.Config.InitWeights), e.Path)
 	}
 	r, alpha, err := ad.Config.rankAlpha(e.Path)

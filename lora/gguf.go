@@ -128,7 +128,9 @@ func (ad *Adapter) CheckGGUF() error {
 		return fail.Usagef("export.adapter", hint, "an adapter of kind %s is not LoRA: a GGUF holds low-rank matrices only", ad.Kind)
 	case ad.Config.UseDoRA:
 		return fail.Usagef("lora.use_dora", hint, "use_dora: its magnitudes are no low-rank matrices, and a GGUF holds nothing else")
-	case len(ad.tables) > 0 || len(ad.whole) > 0:
+	case ad.Config.LoRABias:
+		return fail.Usagef("lora.lora_bias", hint, "lora_bias: its biases are no low-rank matrices, and a GGUF holds nothing else")
+	case len(ad.tables) > 0 || len(ad.whole) > 0 || len(ad.variants) > 0:
 		return fail.Usagef("export.adapter", hint, "a GGUF holds low-rank matrices of linear maps only, not of embeddings, and no modules trained whole")
 	}
 	src := ad.model.Source()

@@ -62,6 +62,9 @@ func (f *Folder) Attach(m *model.Model, c Config) (*Adapter, error) {
 	if err == nil {
 		err = ad.takeParams(m, f)
 	}
+	if err == nil {
+		err = ad.refreshKind() // of biases that are there only now
+	}
 	if err != nil {
 		ad.Close()
 		return nil, err
@@ -228,6 +231,7 @@ func (c Config) inherit(f *Folder) (Config, error) {
 		{"modules_to_save", len(c.ModulesToSave) > 0, slices.Equal(c.ModulesToSave, out.ModulesToSave), c.ModulesToSave, out.ModulesToSave},
 		{"trainable_token_indices", len(c.TrainableTokenIndices) > 0, maps.EqualFunc(c.TrainableTokenIndices, out.TrainableTokenIndices, slices.Equal[[]int]), c.TrainableTokenIndices, out.TrainableTokenIndices},
 		{"bias", c.Bias != "", c.Bias == out.Bias, c.Bias, out.Bias},
+		{"lora_bias", c.LoRABias, out.LoRABias, c.LoRABias, out.LoRABias},
 		{"use_rslora", c.UseRSLoRA, out.UseRSLoRA, c.UseRSLoRA, out.UseRSLoRA},
 		{"init_lora_weights", c.InitWeights != "", c.InitWeights == out.InitWeights, c.InitWeights, out.InitWeights},
 		{"init_samples", c.InitSamples != 0, false, c.InitSamples, "how it began"},

@@ -188,6 +188,11 @@ func (m *merger) takeLayer(w Weighted, t *arch.Tensor, mod Module, path string) 
 			return err
 		}
 	}
+	if f.Config.LoRABias {
+		if err := m.takeBias(w, mod.Path, path, one.scale); err != nil {
+			return err
+		}
+	}
 	if f.Config.InitWeights == InitLoftQ && !(m.o.Trained && m.o.TrainedAs != nil && m.o.TrainedAs.Kind == dtype.NF4) && (t.Type.Kind != dtype.NF4 || one.turns > 1) {
 		return fail.Inputf(f.Dir, "merge into the weights as trained (--trained-nf4 --base trained; base: trained)", "init_lora_weights is loftq: the adapter belongs on weights quantized to NF4")
 	}

@@ -109,15 +109,11 @@ func neutral(v any) bool {
 
 // supported names what the file asks for that this package cannot do.
 func (f *configFile) supported(where string) error {
-	const hint = "merge the adapter in PEFT, or train without this option"
-	switch {
-	case f.LoRABias:
-		return fail.Inputf(where, hint, "lora_bias is not supported")
-	case f.R < 1:
+	if f.R < 1 {
 		return fail.Inputf(where, "", "r is %d", f.R)
 	}
 	switch f.InitWeights {
-	case InitKaiming, InitNonZero, InitGaussian, InitPiSSA, InitOLoRA, "orthogonal", "eva":
+	case InitKaiming, InitNonZero, InitGaussian, InitOrthogonal, InitPiSSA, InitOLoRA, InitEVA:
 		return nil
 	case InitLoftQ:
 		if q := f.LoftQ; q != nil && (q.Bits != 0 && q.Bits != 4 || q.Iter < 0 || q.Iter > 100) {
@@ -144,7 +140,7 @@ func (f *configFile) config() Config {
 		TargetModules: f.TargetModules, TargetParameters: f.TargetParameters, ExcludeModules: f.ExcludeModules,
 		RankPattern: f.RankPattern, AlphaPattern: f.AlphaPattern,
 		Layers: f.Layers, LayersPattern: f.LayersPattern, ModulesToSave: f.ModulesToSave,
-		Bias: f.Bias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: init, TrainableTokenIndices: f.TokenIndices,
+		Bias: f.Bias, LoRABias: f.LoRABias, UseRSLoRA: f.UseRSLoRA, UseDoRA: f.UseDoRA, InitWeights: init, TrainableTokenIndices: f.TokenIndices,
 	}
 }
 
@@ -158,7 +154,7 @@ func fileOf(c Config, base string, chosen []string, all []Module) *configFile {
 	}
 	return &configFile{
 		BaseModel: base, PeftType: "LORA", TaskType: &task, InferenceMode: true, InitWeights: init, LoftQ: quantized, TokenIndices: c.TrainableTokenIndices,
-		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, UseRSLoRA: c.UseRSLoRA, UseDoRA: c.UseDoRA,
+		R: c.R, Alpha: c.Alpha, Dropout: c.Dropout, Bias: c.Bias, LoRABias: c.LoRABias, UseRSLoRA: c.UseRSLoRA, UseDoRA: c.UseDoRA,
 		TargetModules: explicit(c, chosen, all), TargetParameters: c.TargetParameters, ExcludeModules: c.ExcludeModules,
 		RankPattern: c.RankPattern, AlphaPattern: c.AlphaPattern,
 		Layers: c.Layers, LayersPattern: c.LayersPattern, ModulesToSave: c.ModulesToSave,

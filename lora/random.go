@@ -56,11 +56,45 @@ func initial(how Init, seed uint64, path string, r, experts, in, out int) (a, b 
 	switch how {
 	case InitGaussian:
 		return s.normal(na, 1/float64(r)), make([]float32, nb)
+	case InitOrthogonal:
+		return halves(s, newStream(seed, path+".lora_B.weight"), r, in, out)
 	case InitNonZero:
 		t := newStream(seed, path+".lora_B.weight")
 		return s.uniform(na, 1/math.Sqrt(float64(in))), t.uniform(nb, 1/math.Sqrt(float64(r)))
 	}
 	return s.uniform(na, 1/math.Sqrt(float64(in))), make([]float32, nb)
+}
+
+// halves returns A [r, in] and B [out, r] with B·A zero: both normal with deviation 1/10
+// over half of the rows of an orthonormal basis (peft/tuners/lora/layer.py, orthogonal_init).
+func halves(s, t stream, r, in, out int) (a, b []float32) {
+	basis := make([][]float64, r)
+	v := s.normal(r*r+in*r/2, 1)
+	for i := range basis {
+		for _, x := range v[i*r : (i+1)*r] {
+			basis[i] = append(basis[i], float64(x))
+		}
+	}
+	orthonormal(basis)
+	over := func(x []float32, i, k, first int) float32 { // row i of x [n, r/2] times the rows first, first+2 … of the basis
+		sum := 0.0
+		for j := range r / 2 {
+			sum += float64(float64(x[i*r/2+j]) * basis[2*j+first][k])
+		}
+		return float32(sum / 10)
+	}
+	x, y := v[r*r:], t.normal(out*r/2, 1)
+	for k := range r {
+		for i := range in {
+			a = append(a, over(x, i, k, 0))
+		}
+	}
+	for i := range out {
+		for k := range r {
+			b = append(b, over(y, i, k, 1))
+		}
+	}
+	return a, b
 }
 
 // RewardHead draws the first values of a reward model's head of n columns, as

@@ -166,7 +166,7 @@ type Init string
 
 // JSONSchema lists those that an adapter can start with.
 func (Init) JSONSchema() map[string]any {
-	return map[string]any{"enum": []any{true, false, string(InitKaiming), string(InitNonZero), string(InitGaussian), string(InitPiSSA), string(InitOLoRA), string(InitLoftQ), string(InitEVA), string(InitCorDA)}}
+	return map[string]any{"enum": []any{true, false, string(InitKaiming), string(InitNonZero), string(InitGaussian), string(InitOrthogonal), string(InitPiSSA), string(InitOLoRA), string(InitLoftQ), string(InitEVA), string(InitCorDA)}}
 }
 
 // UnmarshalYAML accepts a bool or a string.

@@ -99,7 +99,7 @@ func (f *Folder) storedAs(name string) string {
 // the adapter is in.
 func (f *Folder) unties(embed, head string) bool {
 	own := func(path string) bool { return f.Config.peftSaves(path) && f.storedAs(path+".weight") != "" }
-	return own(embed) || own(head) || f.tensors[head+".lora_A.weight"] != nil || f.tensors[embed+embeddingA] != nil
+	return own(embed) || own(head) || f.Config.partsTables(embed, head) || f.tensors[head+".lora_A.weight"] != nil || f.tensors[embed+embeddingA] != nil
 }
 
 // tieTables checks that the two tables which PEFT stored by itself are one on a

@@ -81,7 +81,7 @@ func (j *Job) adapterParams() ([]param, error) {
 		if p.Decay {
 			q.decay = j.Config.WeightDecay
 		}
-		if p.Group == "B" && j.Config.LoRA.LoRAPlusLRRatio > 0 {
+		if (p.Group == "B" || len(p.Shape) == 1) && j.Config.LoRA.LoRAPlusLRRatio > 0 {
 			q.rate = j.Config.LoRA.LoRAPlusLRRatio
 		}
 		if len(p.Shape) < 2 {

@@ -215,9 +215,9 @@ func (m *Model) LogProbAs(t *autograd.Tape, h *autograd.Tensor, target []int32, 
 	if coef != nil {
 		c = t.Upload(coef, n)
 	}
-	head := autograd.HeadSpec{W: w, Bias: m.Head.Bias, Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap, Smooth: r.Smooth}
+	head := autograd.HeadSpec{W: w, Bias: m.Head.BiasOf(t), Scale: m.Spec.LogitScale, SoftCap: m.Spec.LogitCap, Smooth: r.Smooth}
 	if r.Temperature != 1 {
-		if m.Head.Bias != nil {
+		if head.Bias != nil {
 			t.Fail(fail.Usagef(m.Head.Path, "use temperature: 1", "the head has a bias, which a temperature of %v is not applied to", r.Temperature))
 		}
 		head.Scale, head.SoftCap = cmp.Or(head.Scale, 1)/r.Temperature, head.SoftCap/r.Temperature

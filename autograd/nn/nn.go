@@ -29,6 +29,15 @@ type Linear struct {
 	Act      dtype.Type      // what the input is rounded to, row by row, before the product; the zero Type: not at all
 	Grid     kernels.Grid    // on which Act rounds; the zero Grid: each row's own
 	Scale    *autograd.Param // [1, out] f32: a factor of each output before its bias (DoRA); nil: none; left out while Tape.Base is set
+	Shift    *autograd.Param // [1, out] f32: Bias with those of adapters in it, in its place; nil: Bias; left out while Tape.Base is set
+}
+
+// BiasOf is the bias that a tape adds: [out] f32 or nil.
+func (l *Linear) BiasOf(t *autograd.Tape) *autograd.Param {
+	if l.Shift == nil || t.Base {
+		return l.Bias
+	}
+	return l.Shift
 }
 
 // Forward maps x [N, in] to [N, out], for what lies between linear maps: see
@@ -59,10 +68,10 @@ func (l *Linear) plain(t *autograd.Tape, x *autograd.Tensor, linear product) *au
 		defer t.Done(x)
 	}
 	if l.Scale == nil || t.Base {
-		return linear(x, l.W, l.Bias, l.Adapters...)
+		return linear(x, l.W, l.BiasOf(t), l.Adapters...)
 	}
 	raw := t.LinearWide(x, l.W, nil, l.Adapters...)
-	y := t.MulColumns(raw, l.Scale, l.Bias)
+	y := t.MulColumns(raw, l.Scale, l.BiasOf(t))
 	t.Done(raw)
 	return y
 }

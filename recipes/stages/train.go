@@ -659,7 +659,7 @@ func vllmAdapter(base, name, dir string) string {
 		return ""
 	}
 	c := f.Config
-	if f.Kind != "" || c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters)+len(c.TrainableTokenIndices) > 0 {
+	if f.Kind != "" || c.UseDoRA || len(c.ModulesToSave) > 0 || c.Bias != "none" || c.LoRABias || len(c.RankPattern) > 0 || len(c.AlphaPattern) > 0 || len(c.TargetParameters)+len(c.TrainableTokenIndices) > 0 {
 		return ""
 	}
 	rank := vllmRank(c.R)

@@ -113,7 +113,7 @@ func openFolder(r formats.Reader, o *Options) (*input, error) {
 	if name == "" {
 		name = baseName(r.Path())
 	}
-	in := &input{stored: map[string]dtype.Type{}, leftOut: strings.Join(slices.DeleteFunc([]string{s.CarriedNote(true), tok.GGUFNote(), s.LlamaCppNote()}, func(s string) bool { return s == "" }), "; ")}
+	in := &input{stored: map[string]dtype.Type{}, leftOut: strings.Join(slices.DeleteFunc([]string{s.ConfigNote(), s.CarriedNote(true), tok.GGUFNote(), s.LlamaCppNote()}, func(s string) bool { return s == "" }), "; ")}
 	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
 		return nil, err
 	}

@@ -73,6 +73,9 @@ func loadModel(dev kernels.Backend, path string, o ModelOptions) (*Loaded, error
 	if text := unrounded(src); text != "" && !o.Exact {
 		l.note(text)
 	}
+	if text := src.ConfigNote(); text != "" {
+		l.note(text)
+	}
 	if text := src.CacheNote(); text != "" && !o.Exact {
 		l.note(text)
 	}

@@ -21,6 +21,7 @@ type Config struct {
 	raw   map[string]json.RawMessage
 	err   error
 	whole *Config // of which this is a part
+	notes []string
 }
 
 func parseConfig(data []byte) (*Config, error) {

@@ -3,6 +3,7 @@ package arch
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
@@ -23,6 +24,9 @@ var dbrx = Arch{
 		a.K, a.Fused, a.Bias, a.OutBias, a.Clip, a.Rope = attn.Int(-1, "kv_n_heads"), true, false, false, attn.clip(), 0
 		if !c.has("rope_theta") && c.ropeRule() == nil && attn.has("rope_theta") {
 			c.raw["rope_theta"] = attn.raw["rope_theta"]
+			if base := attn.Float(-1, "rope_theta"); base != 10000 { // what the published models were trained with stands there alone
+				c.notes = append(c.notes, fmt.Sprintf("config.json states rope_theta in attn_config alone: %g is computed with, as the published models were trained and as llama.cpp's converter reads it; Transformers 5 takes 10000 there", base))
+			}
 		}
 		s.Ropes = []RopeSpec{c.Rope(a.D, s.MaxPos)}
 		f := &MLP{F: ffn.Int(-1, "ffn_hidden_size")}

@@ -45,3 +45,25 @@ func TestLlamaCppSizes(t *testing.T) {
 		}
 	}
 }
+
+// TestConfigNote: whoever opens a DBRX whose base of rotation Transformers does not read is told.
+func TestConfigNote(t *testing.T) {
+	for config, noted := range map[string]bool{
+		`{"attn_config": {"rope_theta": 500000}}`: true,
+		`{"attn_config": {"rope_theta": 10000}}`:  false,
+		`{"attn_config": {}}`:                     false,
+		`{"attn_config": {"rope_theta": 500000}, "rope_parameters": {"rope_theta": 1000}}`: false,
+	} {
+		c, err := parseConfig([]byte(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := dbrx.Spec(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (len(c.notes) > 0) != noted || noted && s.rope().Base != 500000 {
+			t.Errorf("%s: base %g, notes %q", config, s.rope().Base, c.notes)
+		}
+	}
+}

@@ -10,6 +10,8 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -467,7 +469,33 @@ func (s *Spec) rotates(rope int) bool {
 	return slices.ContainsFunc(s.attentions(), func(a *Attention) bool { return a != nil && a.Rope == rope })
 }
 
-// difference names the first part at path in which b differs from a. Kinds of GELU
+// specKeys are what config.json calls fields of a Spec, and of its parts where kinds of them call one
+// otherwise; others are named by their words.
+var specKeys = map[string]string{"Act": "hidden_act", "Window": "sliding_window", "Chunk": "attention_chunk_size", "Renorm": "norm_topk_prob", "Eps": "eps of norms",
+	"Attention.H": "num_attention_heads", "Attention.K": "num_key_value_heads", "Attention.D": "head_dim", "Attention.Bias": "attention_bias", "Attention.Rope": "table of rotation (-1: none)",
+	"MLP.F": "intermediate_size", "MLP.Bias": "mlp_bias", "MoE.E": "number of experts", "MoE.K": "num_experts_per_tok", "MoE.F": "moe_intermediate_size", "MoE.Shared": "size of the shared expert",
+	"Sublayer.Pre": "norm before a part", "Sublayer.Post": "norm behind a part", "Sublayer.Body": "", "LayerSpec.Sublayers": "", "Beside.Bodies": "", "Normed.Body": "", "Route": "", "ActParams": "", "AltUp": "",
+	"Attention.Scale": "factor on scores", "AltUp.Unscaled": "altup_correct_scale: false", "MoE.Average": "average of the shared expert and the others (shared_expert_combination_strategy)"}
+
+// fieldWords is what a user knows a field of a Spec's part by; "" for what only holds others.
+func fieldWords(part, field string) string {
+	for _, name := range []string{part + "." + field, field} {
+		if key, ok := specKeys[name]; ok {
+			return key
+		}
+	}
+	var out strings.Builder
+	for i, r := range field {
+		if i > 0 && unicode.IsUpper(r) {
+			out.WriteByte(' ')
+		}
+		out.WriteRune(unicode.ToLower(r))
+	}
+	return out.String()
+}
+
+// difference names the first part at path in which b differs from a, in words of
+// config.json. Kinds of GELU
 // are one to GGUF: llama.cpp computes all of them by the approximation with tanh.
 func difference(a, b reflect.Value, path string) string {
 	switch {
@@ -477,21 +505,29 @@ func difference(a, b reflect.Value, path string) string {
 		return ""
 	case a.Type() == b.Type() && a.Kind() == reflect.Struct:
 		for i := range a.NumField() {
-			if what := difference(a.Field(i), b.Field(i), path+"."+a.Type().Field(i).Name); what != "" {
+			if what := difference(a.Field(i), b.Field(i), strings.TrimSuffix(path+": "+fieldWords(a.Type().Name(), a.Type().Field(i).Name), ": ")); what != "" {
 				return what
 			}
 		}
 		return ""
 	case a.Type() == b.Type() && a.Kind() == reflect.Slice && a.Len() == b.Len():
 		for i := range a.Len() {
-			if what := difference(a.Index(i), b.Index(i), fmt.Sprintf("%s[%d]", path, i)); what != "" {
+			at := path
+			switch a.Type().Elem() {
+			case reflect.TypeFor[*LayerSpec]():
+				at = fmt.Sprint("layer ", i)
+			case reflect.TypeFor[Sublayer](), reflect.TypeFor[Body]():
+			default:
+				at = fmt.Sprintf("%s[%d]", path, i)
+			}
+			if what := difference(a.Index(i), b.Index(i), at); what != "" {
 				return what
 			}
 		}
 		return ""
 	case isGELU(a.Interface()) && isGELU(b.Interface()):
 		return ""
-	case (a.Kind() == reflect.Pointer || a.Kind() == reflect.Interface) && a.Kind() == b.Kind() && !a.IsNil() && !b.IsNil():
+	case (a.Kind() == reflect.Pointer || a.Kind() == reflect.Interface) && a.Type() == b.Type() && !a.IsNil() && !b.IsNil():
 		return difference(a.Elem(), b.Elem(), path)
 	}
 	return fmt.Sprintf("%s %v instead of %v", path, named(b.Interface()), named(a.Interface()))
@@ -501,10 +537,26 @@ func isGELU(v any) bool { return v == kernels.GELU || v == kernels.GELUTanh }
 
 // named is the name of what has one in config.json, else v.
 func named(v any) any {
-	if act, ok := v.(kernels.ActKind); ok {
-		return actNames[act]
+	switch v := v.(type) {
+	case kernels.ActKind:
+		return actNames[v]
+	case Body:
+		return partName(v)
 	}
 	return v
+}
+
+// partName is what a kind of part is called.
+func partName(b Body) string {
+	switch b.(type) {
+	case *Attention, *MLA, *Compressed, *Cross:
+		return "attention"
+	case *MLP:
+		return "a feed-forward part"
+	case *MoE:
+		return "experts"
+	}
+	return "another kind of part"
 }
 
 // sizeLabel is the number of weights as GGUF files state it: of experts, their

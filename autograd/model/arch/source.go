@@ -36,6 +36,7 @@ type Source struct {
 	bare    string // the class without a head that the config names
 	pad     *int32 // of a reward model
 	grown   bool   // Grow added tokens
+	notes   []string
 }
 
 // Tensor is a tensor of an open model.
@@ -156,6 +157,7 @@ func (s *Source) readConfig() error {
 	if c.err != nil {
 		return c.err
 	}
+	s.notes = c.notes
 	if reward {
 		if err := checkLabels(c); err != nil {
 			return err
@@ -352,6 +354,15 @@ func (s *Source) CarriedNote(gguf bool) string {
 		notes = append(notes, fmt.Sprintf("%d scales of a cache of keys and values (%s …) are left out", n, s.scales[0]))
 	}
 	return strings.Join(notes, "; ")
+}
+
+// ConfigNote says what other programs are known to read in config.json otherwise; "" for
+// nothing.
+func (s *Source) ConfigNote() string {
+	if len(s.notes) == 0 {
+		return ""
+	}
+	return s.Reader.Path() + ": " + strings.Join(s.notes, "; ")
 }
 
 // CacheNote says that programs that serve a folder round what it has scales for and

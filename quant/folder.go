@@ -5,6 +5,7 @@
 package quant
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -52,6 +53,7 @@ type FolderPlan struct {
 	Group    int      // resolved: 0 only for NF4
 	Layers   []string // modules to be quantized, in the order they run
 	Kept     []string // matrices that stay as they are
+	Experts  int      // those of them that are experts, for which the format has no form
 	Bytes    int64    // of tensors
 	Elements int64
 
@@ -67,6 +69,14 @@ type FolderPlan struct {
 	search   *Method // whose search comes first; nil: none
 	options  any     // of method
 	keep     dtype.Kind
+}
+
+// ExpertsNote says of how many matrices of experts the format has no form; "" for none.
+func (p *FolderPlan) ExpertsNote() string {
+	if p.Experts == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d matrices of experts stay as they are: bitsandbytes has codes for linear modules, which experts are not to Transformers (gptq, awq and rtn do them)", p.Experts)
 }
 
 // PlanFolder checks a job against a model without reading weights: the method's
@@ -217,6 +227,10 @@ func (p *FolderPlan) choose(src *arch.Source) ([]linear, error) {
 			if m(module) {
 				skip, used[i] = true, true
 			}
+		}
+		if !skip && t.IsLinear() && t.Experts > 0 && p.Format == formats.Bitsandbytes { // it has a form for linear modules alone
+			p.Experts++
+			skip = true
 		}
 		if skip || !t.IsLinear() {
 			p.Kept = append(p.Kept, module)

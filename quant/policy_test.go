@@ -320,3 +320,23 @@ func arraysOf(t *testing.T, path string) map[string][2]any {
 	}
 	return out
 }
+
+// TestExpertsOfNF4: bitsandbytes has no form for experts; they stay, in folders that are read back.
+func TestExpertsOfNF4(t *testing.T) {
+	src := openSource(t, testdir.Shared(t, "golden/arch/mixtral"))
+	p, err := PlanFolder(src, FolderJob{Method: "nf4"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, module := range p.Layers {
+		if strings.Contains(module, "experts") {
+			t.Errorf("%s is quantized", module)
+		}
+	}
+	if want := 2 * len(src.Spec.Layers); p.Experts != want || !strings.HasPrefix(p.ExpertsNote(), fmt.Sprint(want, " matrices")) || len(p.Layers) == 0 {
+		t.Errorf("%d experts stay, want %d: %s", p.Experts, want, p.ExpertsNote())
+	}
+	if p, err = PlanFolder(src, FolderJob{Method: "rtn", Group: -1, For: []string{}}); err != nil || p.ExpertsNote() != "" {
+		t.Errorf("round to nearest: %v, %q", err, p.ExpertsNote())
+	}
+}

@@ -429,8 +429,12 @@ func (q *Quantization) Run(ctx context.Context, dev kernels.Backend, progress fu
 	if job.Files, err = modelFiles(src); err != nil {
 		return nil, err
 	}
-	if _, err := quant.PlanFolder(src, job); err != nil { // before text is read
+	plan, err := quant.PlanFolder(src, job) // before text is read
+	if err != nil {
 		return nil, err
+	}
+	if text := plan.ExpertsNote(); text != "" {
+		noteTo(q.Note)(text)
 	}
 	address, err := q.address(dev)
 	if err != nil {
@@ -480,6 +484,9 @@ func planQuantize(p *recipes.Planner, j *recipes.Job, s *recipes.StagePlan) erro
 		s.Note("groups of %d; %d matrices, %d left as they are", plan.Group, len(plan.Layers), len(plan.Kept))
 	} else {
 		s.Note("%d matrices, %d left as they are", len(plan.Layers), len(plan.Kept))
+	}
+	if text := plan.ExpertsNote(); text != "" {
+		s.Note("%s", text)
 	}
 	if text := src.CarriedNote(false); text != "" {
 		s.Note("%s", text)

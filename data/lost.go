@@ -49,6 +49,10 @@ func (e *encoding) lostTexts(text string, c *chat.Conversation, spans [][2]int) 
 				note(key + " of " + m.Role() + " messages")
 			}
 		}
+		// whose name a tool's message bears is known from its place; a speaker's is not
+		if name := m.String("name"); m.Role() != "tool" && m.Role() != "function" && !strings.EqualFold(name, m.Role()) && !rest.has(name) {
+			note("name of " + m.Role() + " messages")
+		}
 		calls, _ := m.Get("tool_calls")
 		list, _ := calls.([]any)
 		for _, call := range list {

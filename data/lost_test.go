@@ -30,6 +30,8 @@ func TestLostTexts(t *testing.T) {
 		{"user, a word of the answer", without("user"), `{"role":"user","content":"blue"},{"role":"assistant","content":"blue sky"}`, "user messages"},
 		{"think", strings.ReplaceAll(all, "m.content | trim", "m.content.split('</think>')[-1]"), `{"role":"user","content":"a"},{"role":"assistant","content":"<think>because</think>42"}`, "a part of what assistant"},
 		{"reasoning", without("none"), `{"role":"user","content":"a"},{"role":"assistant","content":"42","reasoning_content":"because"}`, "reasoning_content of assistant"},
+		{"name", all, `{"role":"user","name":"Bob","content":"a"},{"role":"assistant","name":"assistant","content":"b"}`, "name of user messages"},
+		{"name in the text", all, `{"role":"user","name":"Bob","content":"Bob says a"},{"role":"assistant","content":"b"}`, ""},
 		{"arguments", strings.ReplaceAll(all, "c.function | tojson", "c.function.name"), `{"role":"user","content":"a"},` + call, "arguments of tool calls"},
 	} {
 		tmpl, err := chat.Parse(c.template, chat.Options{})

@@ -67,6 +67,8 @@ func TestDeclared(t *testing.T) {
 		`"eos_token":2`:                                     "eos_token has no text",
 		`"bos_token":{"id":1}`:                              "bos_token has no text",
 		`"eos_token":["<|end|>"]`:                           "eos_token has no text",
+		`"pad_token":0`:                                     "pad_token has no text",
+		`"unk_token":["<unk>"]`:                             "unk_token has no text",
 	} {
 		if _, err := Parse(file, with(keys)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", keys, err, want)

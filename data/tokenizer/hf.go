@@ -452,10 +452,11 @@ func parseConfig(config []byte) (*jinja.Dict, error) {
 // padding or unknown token that the vocabulary lacks is none; a missing BOS or EOS is an error.
 func (t *Tokenizer) readSpecial(special *jinja.Dict) error {
 	for _, e := range []struct {
-		key string
-		id  *int32
-	}{{"bos_token", &t.bos}, {"eos_token", &t.eos}} {
-		if err := t.specialID(t.words, e.key, e.id); err != nil {
+		key  string
+		id   *int32
+		none bool // where the vocabulary lacks it
+	}{{"bos_token", &t.bos, false}, {"eos_token", &t.eos, false}, {"pad_token", &t.pad, true}, {"unk_token", &t.unk, true}} {
+		if known, err := t.specialID(t.words, e.key, e.id); err != nil && (known || !e.none) {
 			where := "tokenizer_config.json"
 			if v, _ := special.Get(e.key); v != nil && t.words != t.config {
 				where = "special_tokens_map.json"
@@ -463,13 +464,11 @@ func (t *Tokenizer) readSpecial(special *jinja.Dict) error {
 			return badTokenizer(where, "%v", err)
 		}
 	}
-	_ = t.specialID(t.words, "pad_token", &t.pad)
-	_ = t.specialID(t.words, "unk_token", &t.unk)
 	return nil
 }
 
-// specialID finds the id of a special token given as text or as an object.
-func (t *Tokenizer) specialID(c *jinja.Dict, key string, id *int32) error {
+// specialID finds the id of a special token given as text or as an object; known is false where the vocabulary lacks it.
+func (t *Tokenizer) specialID(c *jinja.Dict, key string, id *int32) (known bool, err error) {
 	given, _ := c.Get(key)
 	v := given
 	if d, ok := v.(*jinja.Dict); ok {
@@ -478,14 +477,14 @@ func (t *Tokenizer) specialID(c *jinja.Dict, key string, id *int32) error {
 	s, ok := v.(string)
 	switch {
 	case !ok && given != nil && given != false:
-		return fmt.Errorf("%s has no text: the text of a token, or an object whose content it is, is expected", key)
+		return true, fmt.Errorf("%s has no text: the text of a token, or an object whose content it is, is expected", key)
 	case s == "":
-		return nil
+		return true, nil
 	}
 	n, ok := t.ids[s]
 	if !ok {
-		return fmt.Errorf("%s %q is not in the vocabulary of %d tokens", key, clip(s), len(t.ids))
+		return false, fmt.Errorf("%s %q is not in the vocabulary of %d tokens", key, clip(s), len(t.ids))
 	}
 	*id = n
-	return nil
+	return true, nil
 }

@@ -61,7 +61,7 @@ func sampling(src *arch.Source, path string) (s kernels.SampleRow, given bool, u
 	if g.RepetitionPenalty != nil {
 		s.RepetitionPenalty = *g.RepetitionPenalty
 	}
-	if g.DoSample != nil && !*g.DoSample {
+	if g.DoSample != nil && !*g.DoSample { // Transformers is greedy without the key, too; vLLM and llama.cpp use what is written
 		return s, given, unused, nil // greedy
 	}
 	s.Temperature = 1 // Transformers' defaults

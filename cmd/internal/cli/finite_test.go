@@ -43,3 +43,11 @@ func TestNotFinite(t *testing.T) {
 		}
 	}
 }
+
+// TestCountNotFinite: NaN and both infinities are counted, the largest number is not.
+func TestCountNotFinite(t *testing.T) {
+	b := []byte{0, 0, 0xc0, 0x7f, 0, 0, 0x80, 0x7f, 0, 0, 0x80, 0xff, 0xff, 0xff, 0x7f, 0x7f, 0, 0, 0, 0, 1, 0, 0x80, 0xff}
+	if n := notFinite(b); n != 4 {
+		t.Errorf("%d of the 6 numbers are not finite, want 4", n)
+	}
+}

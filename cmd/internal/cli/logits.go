@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -53,7 +54,25 @@ func runLogits(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	return formats.WriteSafetensors(c.String("output"), out, nil)
+	if err := formats.WriteSafetensors(c.String("output"), out, nil); err != nil {
+		return err
+	}
+	for _, t := range out {
+		if n := notFinite(t.Data); n > 0 {
+			noteOn(c)(fmt.Sprintf("%s: %d of %d numbers are NaN or infinite; tune verify looks for such weights in the model", t.Name, n, len(t.Data)/4))
+		}
+	}
+	return nil
+}
+
+// notFinite counts the f32 in b that are NaN or infinite.
+func notFinite(b []byte) (n int) {
+	for ; len(b) >= 4; b = b[4:] {
+		if binary.LittleEndian.Uint32(b)>>23&0xff == 0xff {
+			n++
+		}
+	}
+	return n
 }
 
 // logitsTo refuses a file that holds something other than logits, such as the ids

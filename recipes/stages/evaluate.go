@@ -206,6 +206,9 @@ func (e *evaluation) model(ctx context.Context, t EvalTarget) error {
 	}
 	defer m.Close()
 	load := time.Since(began)
+	if err := m.countTokenizer(); err != nil { // it is that of the data
+		return err
+	}
 	if err := fitsContext(e.Context, m.Spec.Context(), t.Path); err != nil {
 		return err
 	}
@@ -256,6 +259,9 @@ func (e *evaluation) room(ctx context.Context, t EvalTarget) error {
 			return err
 		}
 		defer m.Close()
+		if err := m.countTokenizer(); err != nil {
+			return err
+		}
 		if e.wants("perplexity") || e.wants("kl") || e.wants("top1") {
 			if err := e.rehearseScore(ctx, dev, t, m); err != nil {
 				return err

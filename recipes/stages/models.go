@@ -42,6 +42,7 @@ type Loaded struct {
 	adapters []*lora.Adapter
 	dirs     []string // of the adapters
 	note     func(string)
+	release  func() // of what the tokenizer takes; nil before it was asked for
 }
 
 // LoadModel opens a model by path or hf:// reference. The caller closes it. On a backend
@@ -115,6 +116,9 @@ func (l *Loaded) Room(ctx context.Context, requests []engine.Request) error {
 		}
 		defer m.Close()
 		m.Fast = l.Fast
+		if err := m.countTokenizer(); err != nil {
+			return err
+		}
 		return rehearseAnswers(ctx, m, requests)
 	})
 }
@@ -225,6 +229,9 @@ func (l *Loaded) Close() {
 	for _, a := range l.adapters {
 		a.Close()
 	}
+	if l.release != nil {
+		l.release()
+	}
 	l.Model.Close()
 	l.Src.Close()
 }
@@ -233,7 +240,18 @@ func (l *Loaded) Close() {
 // where they have some. It may have tokens without a row in the
 // embedding: an id that a model does not have is an error where it is used.
 func (l *Loaded) Tokenizer() (*tokenizer.Tokenizer, error) {
+	if err := l.countTokenizer(); err != nil {
+		return nil, err
+	}
 	return servedTokenizer(l.Src, l.dirs, l.note)
+}
+
+// countTokenizer counts what the model's tokenizer takes until l is closed.
+func (l *Loaded) countTokenizer() (err error) {
+	if l.release == nil {
+		l.release, err = l.Dev.Host(tokenizer.Beyond(l.Src.Reader))
+	}
+	return err
 }
 
 // checkRows refuses ids of text that have no row in an embedding of rows rows.

@@ -134,6 +134,9 @@ func (in *ingest) verdict() error {
 // nothing is the error of rows of which none is left.
 func (in *ingest) nothing() error {
 	r := in.report
+	if r.Rows == 0 {
+		return fail.Inputf(in.o.Name, "the files have no rows: look at what path names", "no row to train on (0 rows read)")
+	}
 	if r.badRows == 0 {
 		return fail.Inputf(in.o.Name, "see the report for what happened to each row", "no row to train on (%s rows read)", group(r.Rows))
 	}

@@ -67,7 +67,7 @@ func (x *run) contentOf(ref Ref) (Digest, error) {
 	}
 	h, err := x.hashes.tree(path)
 	if err != nil {
-		return "", x.missing(path, "", err)
+		return "", x.missing(path, "", ref.Kind, err)
 	}
 	if st, err := os.Stat(path); err == nil && !st.IsDir() && ref.Kind == DataRef {
 		h = addressOf("file", rows.Ext(path), map[string]Digest{"": h}, nil) // the ending is the format
@@ -134,7 +134,7 @@ func JobAddress(kind *Kind, opts any, inputs map[string]string, device string, e
 
 // missing says where a file was looked for; key is what names it, "" where that is
 // not known.
-func (x *run) missing(path, key string, err error) error {
+func (x *run) missing(path, key string, kind RefKind, err error) error {
 	abs, aerr := filepath.Abs(path)
 	if aerr != nil {
 		abs = path
@@ -143,10 +143,11 @@ func (x *run) missing(path, key string, err error) error {
 	if key != "" {
 		text += fmt.Sprintf(", which %s: %s names", x.path, key)
 	}
+	hint := x.besideHint(path, kind)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return fail.Inputf(path, x.besideHint(path), "%s: %w", text, errors.Unwrap(err))
+		return fail.Inputf(path, hint, "%s: %w", text, errors.Unwrap(err))
 	}
-	return fail.Inputf(path, x.besideHint(path), "%s", text)
+	return fail.Inputf(path, hint, "%s", text)
 }
 
 // present checks that the files and folders which stages name are there.
@@ -168,7 +169,7 @@ func (x *run) present() error {
 				if in.Ref.Why == baseModel {
 					key = baseModel
 				}
-				return x.missing(path, key, err)
+				return x.missing(path, key, in.Ref.Kind, err)
 			}
 		}
 	}
@@ -176,7 +177,7 @@ func (x *run) present() error {
 }
 
 // besideHint notices a file that lies beside the recipe instead.
-func (x *run) besideHint(path string) string {
+func (x *run) besideHint(path string, kind RefKind) string {
 	p := filepath.Join(filepath.Dir(x.path), path)
 	if _, err := os.Stat(p); err == nil && !filepath.IsAbs(path) {
 		return "it lies beside the recipe: paths are relative to the working directory, write " + p
@@ -184,6 +185,8 @@ func (x *run) besideHint(path string) string {
 	switch {
 	case strings.Contains(path, "$"):
 		return "variables are not put in: write the path out, or give it by --set"
+	case hubName.MatchString(path) && kind == DataRef:
+		return "paths are relative to the working directory; data sets of a hub are not fetched: download its Parquet files and name their folder"
 	case hubName.MatchString(path):
 		return fmt.Sprintf("paths are relative to the working directory; a model of the hub is hf://%[1]s, after tune pull hf://%[1]s", path)
 	}

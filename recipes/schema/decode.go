@@ -368,7 +368,7 @@ func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string, tag r
 		d.Bad(n, path, "", "found %s, want %s", describe(n), wants(v.Kind()))
 		return
 	}
-	wrong := func() { d.Bad(n, path, "", "found %s, want %s", describe(n), wants(v.Kind())) }
+	wrong := func() { d.Bad(n, path, spelling(n, v.Kind()), "found %s, want %s", describe(n), wants(v.Kind())) }
 	switch v.Kind() {
 	case reflect.String:
 		v.SetString(n.Value)
@@ -405,6 +405,20 @@ func (d *Decoder) decodeScalar(n *yaml.Node, v reflect.Value, path string, tag r
 	default:
 		panic("schema: field of type " + v.Type().String())
 	}
+}
+
+// spelling is a hint for what means the right thing and is written as in another
+// version of YAML, or as text.
+func spelling(n *yaml.Node, k reflect.Kind) string {
+	switch {
+	case k == reflect.Bool && strings.EqualFold(n.Value, "yes"), k == reflect.Bool && strings.EqualFold(n.Value, "on"), k == reflect.Bool && n.Value == "True":
+		return "write true"
+	case k == reflect.Bool && strings.EqualFold(n.Value, "no"), k == reflect.Bool && strings.EqualFold(n.Value, "off"), k == reflect.Bool && n.Value == "False":
+		return "write false"
+	case quoted(n) && k == reflect.Bool && (n.Value == "true" || n.Value == "false"), quoted(n) && k != reflect.Bool && floatRE.MatchString(n.Value):
+		return "without the quotes it is one"
+	}
+	return ""
 }
 
 func wants(k reflect.Kind) string {

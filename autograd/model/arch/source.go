@@ -118,7 +118,7 @@ func (s *Source) readConfig() error {
 		if raw, err := s.Reader.File("adapter_config.json"); err == nil && raw != nil {
 			return errAdapter
 		}
-		return fmt.Errorf("no config.json beside the weights")
+		return fmt.Errorf("no config.json beside the weights; take it from where the model was published")
 	}
 	c, err := parseConfig(data)
 	if err != nil {

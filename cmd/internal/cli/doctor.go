@@ -57,7 +57,7 @@ func doctorCommand() *ucli.Command {
 				if !d.Usable {
 					state = "not usable"
 				}
-				fmt.Fprintf(w, "device %s: %s, %s\n", d.Name, state, d.Detail)
+				fmt.Fprintf(w, "device %s: %s, %s\n", d.Name, state, strings.ReplaceAll(d.Detail, "\n", "; "))
 			}
 			fmt.Fprintf(w, "on GPUs every method is there; weights may be %s; quantize makes %s\n", strings.Join(r.GPUReads, " "), strings.Join(r.GPUMakes, " "))
 			fmt.Fprintf(w, "gradients against the reference engine: %s\n", r.Gradient)

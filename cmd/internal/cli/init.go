@@ -174,6 +174,9 @@ func lookAt(c *ucli.Context) (*found, error) {
 		}
 		first := src
 		first.MaxSamples = initRows
+		if first.Path, err = resolvePath(src.Path); err != nil {
+			return nil, err
+		}
 		o := data.Options{Datasets: []data.Source{first}, ValSetSize: "0", BadRows: "drop", Overflow: "truncate", ChatTemplate: src.Template, Name: "init"}
 		ds, rep, _, err := stages.IngestFiles(c.Context, c.String("model"), o, nil)
 		if err != nil {
@@ -181,7 +184,9 @@ func lookAt(c *ucli.Context) (*found, error) {
 		}
 		if rows.HeldOut(src.Path) == "" { // else the recipe says what becomes of its splits
 			for _, n := range rep.Notes {
-				noteOn(c)(n)
+				if !strings.Contains(n, "(overflow: truncate)") { // it is how they were looked at, not what the recipe does
+					noteOn(c)(n)
+				}
 			}
 		}
 		f.objective = cmp.Or(f.objective, string(train.ObjectiveFor(ds.Train)))

@@ -35,7 +35,7 @@ func Open(index int, libs ...string) (Driver, error) {
 		return nil, fail.Limitf(name, "use the build of this program that can open libraries (make build), or device: cpu", "no GPU can be used: %v", err)
 	case err != nil:
 		return nil, fail.Limitf(name, "install NVIDIA's driver 550 or newer (in a container: start it with its GPUs), or use device: cpu",
-			"NVIDIA's driver library is not there: %v", err)
+			"NVIDIA's driver library is not there\n%v", err)
 	}
 	c := &cuda{lib: lib}
 	if err := c.bind(); err != nil {

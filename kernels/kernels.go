@@ -47,6 +47,7 @@ package kernels
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"github.com/dustin/go-humanize"
 
@@ -80,22 +81,35 @@ type MemoryError struct {
 	Asked       int64 // bytes
 	Limit       int64 // bytes, as Info has it
 	Process     ProcessLimit
+	Copies      bool // as Info of the device has it
 	InUse       [NumPurposes]int64
 	DeviceLabel string
 }
 
-// Least is the smallest limit under which this one allocation would have been made, of
-// the process where it has one.
-func (e *MemoryError) Least() int64 { return Total(e.InUse) + e.Asked + e.Process.Program }
+// Pinned reports whether the limit is that of the host's memory which a device with its
+// own takes for what is Host (Info.Staged).
+func (e *MemoryError) Pinned() bool { return e.Copies && e.Purpose == Host }
+
+// Least is the smallest limit under which this one allocation would have been made: of
+// the process where it has one, of pinned memory where that is what was short.
+func (e *MemoryError) Least() int64 {
+	if e.Pinned() {
+		return e.InUse[Host] + e.Asked
+	}
+	return Counted(e.InUse, e.Copies) + e.Asked + e.Process.Program
+}
 
 func (e *MemoryError) Error() string {
 	s := fmt.Sprintf("%s: %s more for %s is over the limit of %s", e.DeviceLabel, ibytes(e.Asked), e.Purpose, ibytes(max(e.Process.Bytes, e.Limit)))
+	if e.Pinned() {
+		return fmt.Sprintf("%s: %s more of the host's memory is over the %s that may be pinned, in use are %s", e.DeviceLabel, ibytes(e.Asked), ibytes(e.Limit), ibytes(e.InUse[Host]))
+	}
 	if e.Process.Program > 0 {
 		s += fmt.Sprintf(", the program itself takes %s", ibytes(e.Process.Program))
 	}
 	in := ""
 	for p, n := range e.InUse {
-		if n > 0 && Purpose(p) != Mapped {
+		if n > 0 && Purpose(p) != Mapped && !(e.Copies && Purpose(p) == Host) {
 			in += fmt.Sprintf(", %v %s", Purpose(p), ibytes(n))
 		}
 	}
@@ -185,6 +199,25 @@ func Total(v [NumPurposes]int64) int64 {
 	return s
 }
 
+// Counted is Total of a device: without what lies in the host's memory where the device
+// copies into its own.
+func Counted(v [NumPurposes]int64, copies bool) int64 {
+	if copies {
+		v[Host] = 0
+	}
+	return Total(v)
+}
+
+// SizeClass rounds a size in bytes up: eight steps for every power of two, so that
+// blocks of memory that were given back fit again.
+func SizeClass(n int64) int64 {
+	if n <= 512 {
+		return 512
+	}
+	step := int64(1) << max(bits.Len64(uint64(n-1))-4, 9)
+	return (n + step - 1) &^ (step - 1)
+}
+
 // Info describes a backend.
 type Info struct {
 	Name      string // "cpu", "cuda:0", "dry"
@@ -193,12 +226,16 @@ type Info struct {
 	Threads   int
 	Limit     int64 // bytes over all counted purposes; 0: none
 	Process   ProcessLimit
-	Copies    bool // mapped weights are copied into its own memory, and count
-	FastBF16  bool // a product of bf16 operands is clearly faster than one of f32
+	Copies    bool  // mapped weights are copied into its own memory, and count
+	Staged    int64 // bytes of the host's memory that a device with its own may pin, for Stage and for what is Host; 0: none
+	FastBF16  bool  // a product of bf16 operands is clearly faster than one of f32
 	Mem       MemStats
 	PeakTotal int64 // largest sum over all counted purposes at one moment since ResetCounters
 	Working   Working
 }
+
+// InUse is the bytes that count against Limit now, as PeakTotal has them at most.
+func (i Info) InUse() int64 { return Counted(i.Mem.Now, i.Copies) }
 
 // ProcessLimit is a limit of the whole process, in bytes; zero where only a device's
 // memory is limited.
@@ -353,6 +390,8 @@ type Device interface {
 // computes.
 type Stager interface {
 	// Stage takes n bytes of the host's memory, zeros; nil: there is none to be had.
+	// Alloc of what is Host may take them back: who does both from several goroutines
+	// orders them.
 	Stage(n int64) *Staged
 	// Save copies src, all bytes of a buffer, to s in the order of what is asked of the
 	// device.
@@ -366,7 +405,8 @@ type Stager interface {
 // Staged is memory of the host that a device copies from.
 type Staged struct {
 	Bytes   []byte // nil of a device that counts alone
-	Release func() // gives it back
+	Gone    bool   // the device took it back: what was saved is lost
+	Release func() // gives it back, where it is not gone
 }
 
 // Net is the network: fused operations and their gradients.

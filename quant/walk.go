@@ -141,7 +141,7 @@ func (w *walk) roomFor(n int) int64 {
 	if info.Limit == 0 {
 		return -1
 	}
-	return max(info.Limit-kernels.Total(info.Mem.Now), 0) / int64(stores*n)
+	return max(info.Limit-info.InUse(), 0) / int64(stores*n)
 }
 
 // newStore has a stream's share of the device, and the disk for the rest.

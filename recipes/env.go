@@ -99,7 +99,7 @@ func (e *Env) Event(ev Event) {
 	}
 	ev.Stage, ev.Index, ev.Of = x.jobs[x.at].ID, x.at+1, len(x.jobs)
 	if ev.Memory == 0 && x.dev != nil {
-		ev.Memory = kernels.Total(x.dev.Info().Mem.Now)
+		ev.Memory = x.dev.Info().InUse()
 	}
 	x.log.write(LoggedEvent{Event: ev})
 	if x.opt.Events != nil {

@@ -1,15 +1,18 @@
 package train
 
 import (
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/cuda"
@@ -151,7 +154,7 @@ func TestOffloadCUDA(t *testing.T) {
 			j.Train = data.InMemory(filled(48))
 			return j
 		}
-		plan, err := Rehearse(t.Context(), job(dry.New(dry.Options{Label: "cuda:0", Copies: true, Working: gpu.Info().Working})))
+		plan, err := Rehearse(t.Context(), job(dry.New(dry.Options{Label: "cuda:0", Copies: true, Staged: gpu.Info().Staged, Working: gpu.Info().Working})))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -242,6 +245,35 @@ func TestPlanCUDA(t *testing.T) {
 			peaks = append(peaks, dev.Info().PeakTotal)
 		}
 		near("16 tokens of an answer", peaks[0], peaks[1])
+		j.Adapter.Close()
+		j.Model.Close()
+	}
+}
+
+// TestPinnedRefused: where an optimizer's state does not fit into the memory of the host
+// that may be pinned the plan refuses, as the run does, and says what to do.
+func TestPinnedRefused(t *testing.T) {
+	const room = 4 << 10
+	gpu, err := cuda.OpenOn("cuda:0", func() (driver.Driver, error) { return ptxsim.New(1 << 30), nil }, cuda.Options{Staged: room})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gpu.Close()
+	in := gpu.Info()
+	counting := dry.New(dry.Options{Label: in.Name, MemoryLimit: in.Limit, Copies: in.Copies, Staged: in.Staged, Working: in.Working})
+	for _, dev := range []kernels.Backend{counting, gpu} {
+		j := smallJobOn(t, t.TempDir(), dev)
+		j.Config.MaxSteps, j.Config.OffloadOptimizer, j.Val = 1, inHost, data.Examples{}
+		j.Config.SaveSteps, j.Config.EvalSteps = Every{}, Every{}
+		if dev == kernels.Backend(gpu) {
+			_, err = Run(t.Context(), j)
+		} else {
+			_, err = Rehearse(t.Context(), j)
+		}
+		var short *kernels.MemoryError
+		if !errors.As(err, &short) || !short.Pinned() || short.Limit != room || !strings.Contains(err.Error(), "over the 4.0 KiB that may be pinned") || !strings.Contains(fail.Hint(err), "offload_optimizer: none") {
+			t.Errorf("%s: %v (hint %q)", dev.Info().Level, err, fail.Hint(err))
+		}
 		j.Adapter.Close()
 		j.Model.Close()
 	}

@@ -3,8 +3,6 @@ package train
 import (
 	"fmt"
 	"math"
-
-	"github.com/tunekit/tunekit/kernels"
 )
 
 func (r *run) log(format string, args ...any) {
@@ -26,7 +24,7 @@ func (r *run) tell(p Progress) {
 	per := r.speed.perStep()
 	p.Step, p.Total, p.Loss, p.Val, p.Tokens, p.SavedStep = r.step, r.total, r.lastLoss(), r.valLoss(), r.tokens, r.saved
 	p.Objective = r.values
-	p.PerSecond, p.Memory, p.ETA = r.speed.tokens(), kernels.Total(r.dev.Info().Mem.Now), per*float64(r.total-r.step)
+	p.PerSecond, p.Memory, p.ETA = r.speed.tokens(), r.dev.Info().InUse(), per*float64(r.total-r.step)
 	if r.rollout != nil {
 		p.Reward = &r.rollout.Reward
 	}

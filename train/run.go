@@ -289,7 +289,17 @@ func memory(err error) error {
 	if err == nil || !errors.Is(err, kernels.ErrOutOfMemory) || fail.Code(err) == int(fail.Limit) {
 		return err
 	}
+	if pinned(err) {
+		return fail.Limitf("train", "offload_optimizer: none, an optimizer that is not paged, or activation_offloading: none keeps it in the GPU's memory; of memory_limit, and without one of the memory that is available, half may be pinned", "%w", err)
+	}
 	return fail.Limitf("train", "a smaller micro_batch_size with more gradient_accumulation_steps gives the same result up to rounding; a smaller max_length or gradient_checkpointing: true also helps", "%w", err)
+}
+
+// pinned reports whether what was short is the host's memory that a device with its own
+// may pin: no block that goes makes room there.
+func pinned(err error) bool {
+	var short *kernels.MemoryError
+	return errors.As(err, &short) && short.Pinned()
 }
 
 // loop runs the steps that are left.
@@ -386,7 +396,7 @@ func (r *run) fitting(ctx context.Context, s data.Step, total int64) (Metrics, e
 	for {
 		m, err := r.gradients(ctx, s, total)
 		n := len(r.Model.Blocks)
-		if !errors.Is(err, kernels.ErrOutOfMemory) {
+		if !errors.Is(err, kernels.ErrOutOfMemory) || pinned(err) {
 			return m, err
 		}
 		if r.Config.GradientCheckpointing != "auto" || r.recomputed() == n {

@@ -27,6 +27,8 @@ type residency struct {
 	made   []int                               // by block: how often it was made
 	copied int                                 // how often until a copy is kept: twice; of a plan, which stands for many steps, once
 	ahead  bool                                // there is room for one block more
+	given  int                                 // blocks that stayed but for what is brought ahead
+	back   int                                 // of them, those that are to stay again
 	next   int                                 // block that was brought before it is asked for; -1: none
 	last   int                                 // block that was acquired last
 	step   int                                 // where the next one lies from it
@@ -62,6 +64,12 @@ func (m *Model) Acquire(b *Block) error {
 			m.unbindAll(b)
 			return err
 		}
+		if m.stay.back > 0 && i == m.stay.kept {
+			m.stay.back--
+			m.stay.kept++
+			m.stay.next = -1
+			return nil
+		}
 		m.keepCopy(b)
 	}
 	m.stay.next = -1
@@ -84,8 +92,11 @@ func (m *Model) keepCopy(b *Block) {
 			continue
 		}
 		h := s.stager.Stage(int64(dtype.Size(t, p.Rows, p.Cols)))
-		if h == nil {
-			return // the file serves as well
+		if h == nil { // the file serves as well
+			if len(s.staged) == 0 && s.ahead && s.given > 0 {
+				s.ahead, s.back, s.given = false, s.given, 0
+			}
+			return
 		}
 		s.stager.Save(h, own.Buffer)
 		s.staged[p] = h
@@ -108,7 +119,7 @@ func (m *Model) bringNext(i int) {
 		return
 	}
 	for _, p := range m.Blocks[n].Params {
-		if s.staged[p] == nil && m.covered[p] == nil {
+		if h := s.staged[p]; (h == nil || h.Gone) && m.covered[p] == nil {
 			return
 		}
 	}
@@ -182,6 +193,7 @@ func (m *Model) Cover(p *autograd.Param, w kernels.Mat) (restore func()) {
 // to give. No block may be in use.
 func (m *Model) Evict() bool {
 	m.dropNext()
+	m.stay.back = 0
 	n := m.stay.kept / 2
 	if m.Flat != nil {
 		return false
@@ -216,7 +228,7 @@ func (m *Model) settle() error {
 	info := m.Dev.Info()
 	room := int64(math.MaxInt64)
 	if info.Limit > 0 {
-		now := kernels.Total(info.Mem.Now)
+		now := info.InUse()
 		room = now + (info.Limit-now)/2
 	}
 	for _, b := range m.Blocks {
@@ -225,7 +237,7 @@ func (m *Model) settle() error {
 		if err != nil && !over {
 			return err
 		}
-		if over || kernels.Total(m.Dev.Info().Mem.Now) > room {
+		if over || m.Dev.Info().InUse() > room {
 			m.unbindAll(b)
 			m.leaveRoom(room)
 			return nil
@@ -235,25 +247,40 @@ func (m *Model) settle() error {
 	return nil
 }
 
-// leaveRoom has blocks brought ahead where two fit beside what stays into room.
+// leaveRoom has blocks brought ahead where two fit beside what stays into room, which
+// as many blocks are given up for as it takes: one that stays saves less than one that is
+// there in time. None is where the copies would not all have memory of the host.
 func (m *Model) leaveRoom(room int64) {
 	s := &m.stay
 	if s.stager == nil {
 		return
 	}
-	var most int64
-	for _, b := range m.Blocks[s.kept:] {
-		var size int64
+	size := func(b *Block) (n int64) {
 		for _, p := range b.Params {
-			size += int64(dtype.Size(m.HeldType(p), p.Rows, p.Cols))
+			n += int64(dtype.Size(m.HeldType(p), p.Rows, p.Cols))
 		}
-		most = max(most, size)
+		return n
 	}
-	for s.kept > 0 && kernels.Total(m.Dev.Info().Mem.Now)+2*most > room {
-		s.kept-- // a block that stays saves less than one that is there in time
+	var most, copies int64
+	for _, b := range m.Blocks[s.kept:] {
+		n := size(b)
+		most, copies = max(most, n), copies+n
+	}
+	info := m.Dev.Info()
+	kept, now := s.kept, info.InUse()
+	for kept > 0 && now+2*most > room {
+		kept--
+		n := size(m.Blocks[kept])
+		most, copies, now = max(most, n), copies+n, now-n
+	}
+	if now+2*most > room || kept < s.kept && copies > info.Staged {
+		return
+	}
+	for s.given = s.kept - kept; s.kept > kept; {
+		s.kept--
 		m.unbindAll(m.Blocks[s.kept])
 	}
-	s.ahead = kernels.Total(m.Dev.Info().Mem.Now)+2*most <= room
+	s.ahead = true
 }
 
 // HeldType is the type that a weight has in memory: vectors and weights of
@@ -278,7 +305,7 @@ func (m *Model) bind(p *autograd.Param) error {
 		return nil
 	}
 	t := m.tensors[p]
-	if h := m.stay.staged[p]; h != nil {
+	if h := m.stay.staged[p]; h != nil && !h.Gone {
 		w, err := m.stay.stager.LoadStaged(kernels.Weights, m.HeldType(p), p.Rows, p.Cols, h)
 		if err == nil {
 			p.Mat, m.owned[p] = w, true

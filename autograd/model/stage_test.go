@@ -71,7 +71,7 @@ func TestStaged(t *testing.T) {
 		}
 		for _, host := range hosts {
 			dev, sim := open(limit, host)
-			counting := dry.New(dry.Options{MemoryLimit: limit, Copies: true, Working: dev.Info().Working})
+			counting := dry.New(dry.Options{MemoryLimit: limit, Copies: true, Staged: host, Working: dev.Info().Working})
 			var peaks []int64
 			for _, b := range []kernels.Backend{counting, dev} {
 				m := load(b)
@@ -104,4 +104,69 @@ func TestStaged(t *testing.T) {
 			}
 		}
 	}
+}
+
+// unpinned has no memory of the host, whatever was promised.
+type unpinned struct{ *ptxsim.Sim }
+
+func (unpinned) Pin(int64) ([]byte, error) {
+	return nil, driver.NewError("cuMemAllocHost", driver.OutOfMemory, "on purpose")
+}
+
+// TestLeaveRoom: blocks that stay make way for those that are brought ahead where two of
+// these then fit and their copies have memory of the host; else they stay, and where the
+// host has none after all they come back.
+func TestLeaveRoom(t *testing.T) {
+	d := dims{C: 64, V: 64, Layers: 6, H: 2, K: 1, D: 32, F: 64, Tied: true}
+	load := func(sim driver.Driver, limit, staged int64) *Model {
+		dev, err := cuda.OpenOn("cuda:0", func() (driver.Driver, error) { return sim, nil }, cuda.Options{MemoryLimit: limit, Staged: staged})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := Load(dev, sample(t, d, random(7)), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	done := func(m *Model) { m.Close(); m.Dev.Close() }
+	all := load(ptxsim.New(1<<30), 0, 0)
+	size := weights(all)
+	var block int64
+	for _, p := range all.Blocks[0].Params {
+		block += int64(dtype.Size(all.HeldType(p), p.Rows, p.Cols))
+	}
+	rest := size - int64(d.Layers)*block
+	done(all)
+	for _, c := range []struct {
+		limit, staged int64
+		kept          int
+		ahead         bool
+	}{
+		{rest + 9*block, 1 << 30, 2, true},      // half of what is left holds four
+		{rest + 9*block, 4 * block, 2, true},    // copies of those that do not stay
+		{rest + 9*block, 4*block - 1, 4, false}, // not of all
+		{rest + 9*block, 0, 4, false},           // of none
+		{rest + 3*block, 1 << 30, 1, false},     // two never fit
+		{rest + 5*block, 1 << 30, 0, true},      // two fit instead of those that stay
+	} {
+		m := load(ptxsim.New(1<<30), c.limit, c.staged)
+		if m.stay.kept != c.kept || m.stay.ahead != c.ahead {
+			t.Errorf("%d bytes of the host, a limit of %.1f blocks: %d stay, ahead %v, want %d and %v", c.staged, float64(c.limit-rest)/float64(block), m.stay.kept, m.stay.ahead, c.kept, c.ahead)
+		}
+		done(m)
+	}
+	m := load(unpinned{ptxsim.New(1 << 30)}, rest+9*block, 1<<30)
+	for range 4 {
+		for _, b := range m.Blocks {
+			if err := m.Dev.Run(func() error { return m.Acquire(b) }); err != nil {
+				t.Fatal(err)
+			}
+			m.Release(b)
+		}
+	}
+	if n := m.Dev.Info().InUse(); m.stay.kept != 4 || m.stay.ahead || n != rest+4*block {
+		t.Errorf("no memory of the host: %d blocks stay, ahead %v, %d bytes in use, want 4 and %d", m.stay.kept, m.stay.ahead, n, rest+4*block)
+	}
+	done(m)
 }

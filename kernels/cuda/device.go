@@ -35,7 +35,8 @@ type CUDA struct {
 	kept               map[int64][]driver.Ptr // freed blocks by size
 	keptHost           map[int64][]driver.Ptr // and those of the host
 	held               int64                  // bytes of them
-	staged, mostStaged int64                  // bytes of the host
+	staged, mostStaged int64                  // bytes of the host that are pinned
+	copies             []*kernels.Staged      // of them, those of Stage
 	tables             map[any]driver.Ptr     // see table
 
 	// Of the device's thread alone.
@@ -150,7 +151,7 @@ func (c *CUDA) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	level := fmt.Sprintf("sm_%d%d", c.info.Major, c.info.Minor)
-	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{}}
+	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, Staged: c.mostStaged, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{}}
 }
 
 // Describe says what GPU it is.
@@ -185,18 +186,13 @@ func (c *CUDA) Close() {
 		kept[0] = append(kept[0], p)
 	}
 	c.kept, c.mem.Now = nil, [kernels.NumPurposes]int64{}
-	keptHost := c.keptHost
+	var host []driver.Ptr
+	for _, list := range c.keptHost {
+		host = append(host, list...)
+	}
 	c.mu.Unlock()
 	c.release(kept)
-	c.post("pinned memory cannot be given back", func(d driver.Driver) error {
-		var errs []error
-		for _, list := range keptHost {
-			for _, p := range list {
-				errs = append(errs, d.FreeHost(p))
-			}
-		}
-		return errors.Join(errs...)
-	})
+	c.unpin(host, nil)
 	close(c.queue)
 	<-c.ended
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
@@ -82,16 +81,6 @@ func (e outOfMemory) Unwrap() error { return e.error }
 
 func (e outOfMemory) Is(target error) bool { return target == kernels.ErrOutOfMemory }
 
-// class rounds a size up: eight steps for every power of two, so that freed
-// blocks fit again.
-func class(n int64) int64 {
-	if n <= 512 {
-		return 512
-	}
-	step := int64(1) << max(bits.Len64(uint64(n-1))-4, 9)
-	return (n + step - 1) &^ (step - 1)
-}
-
 // take counts and takes size bytes.
 func (c *CUDA) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, error) {
 	if p == kernels.Mapped {
@@ -110,12 +99,12 @@ func (c *CUDA) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, e
 	}
 	total := c.inUse() + size
 	if total > c.limit {
-		return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: c.limit, InUse: c.mem.Now, DeviceLabel: c.name}
+		return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: c.limit, Copies: true, InUse: c.mem.Now, DeviceLabel: c.name}
 	}
 	b := &Buf{dev: c, t: t, n: n, purpose: p, size: size, owner: true}
 	if size > 0 {
 		var err error
-		if b.at, err = c.fresh(class(size)); err != nil {
+		if b.at, err = c.fresh(kernels.SizeClass(size)); err != nil {
 			if c.err != nil {
 				return nil, c.err
 			}
@@ -138,30 +127,91 @@ func (c *CUDA) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, e
 }
 
 // inUse is the bytes of the device's own memory that count. c.mu is held.
-func (c *CUDA) inUse() int64 { return kernels.Total(c.mem.Now) - c.mem.Now[kernels.Host] }
+func (c *CUDA) inUse() int64 { return kernels.Counted(c.mem.Now, true) }
 
 // takeHost is take of pinned memory of the host, which kernels reach over the bus: for
 // what is used once a step. c.mu is held, and let go of while the driver is asked.
 func (c *CUDA) takeHost(t dtype.Type, n int, size int64) (*Buf, error) {
 	b := &Buf{dev: c, t: t, n: n, purpose: kernels.Host, size: size, owner: true}
-	if list := c.keptHost[size]; len(list) > 0 {
-		b.at, c.keptHost[size] = list[len(list)-1], list[:len(list)-1]
+	whole := kernels.SizeClass(size)
+	if list := c.keptHost[whole]; len(list) > 0 && size > 0 {
+		b.at, c.keptHost[whole] = list[len(list)-1], list[:len(list)-1]
 	} else if size > 0 {
-		if c.staged+size > c.mostStaged {
-			return nil, &kernels.MemoryError{Purpose: kernels.Host, Asked: size, Limit: c.mostStaged, InUse: c.mem.Now, DeviceLabel: c.name}
+		if c.staged > c.mostStaged-whole {
+			c.makeRoom(whole)
 		}
-		c.staged += size
-		c.mu.Unlock()
-		err := c.wait(func(d driver.Driver) (err error) { b.at, err = d.AllocHost(size); return err })
-		c.mu.Lock()
+		if c.staged > c.mostStaged-whole {
+			return nil, &kernels.MemoryError{Purpose: kernels.Host, Asked: size, Limit: c.mostStaged, Copies: true, InUse: c.mem.Now, DeviceLabel: c.name}
+		}
+		err := c.pin(b, whole)
+		var de *driver.Error
+		if errors.As(err, &de) && de.Code == driver.OutOfMemory && c.makeRoom(math.MaxInt64) {
+			err = c.pin(b, whole)
+		}
 		if err != nil {
-			c.staged -= size
 			return nil, outOfMemory{fail.Limitf(c.name, "free memory of the host, or keep less of it there", "%d bytes of pinned memory (%d of %v): %w", size, n, t, err)}
 		}
 	}
 	c.mem.Now[kernels.Host] += size
 	c.mem.Peak[kernels.Host] = max(c.mem.Peak[kernels.Host], c.mem.Now[kernels.Host])
 	return b, nil
+}
+
+// pin asks the driver for size bytes of the host. c.mu is held, and let go of while it
+// is asked.
+func (c *CUDA) pin(b *Buf, size int64) error {
+	c.staged += size
+	c.mu.Unlock()
+	err := c.wait(func(d driver.Driver) (err error) { b.at, err = d.AllocHost(size); return err })
+	c.mu.Lock()
+	if err != nil {
+		c.staged -= size
+	}
+	return err
+}
+
+// makeRoom gives pinned memory back so that size bytes more may be pinned: what is kept,
+// then copies of Stage, which save time alone, the latest first. It reports whether it
+// gave any. c.mu is held, and let go of while the driver is asked.
+func (c *CUDA) makeRoom(size int64) bool {
+	var free []driver.Ptr
+	for n, list := range c.keptHost {
+		free = append(free, list...)
+		c.staged -= n * int64(len(list))
+	}
+	clear(c.keptHost)
+	var copies [][]byte
+	for i := len(c.copies) - 1; i >= 0 && c.staged > c.mostStaged-size; i-- {
+		s := c.copies[i]
+		c.copies = c.copies[:i]
+		c.staged -= int64(len(s.Bytes))
+		copies = append(copies, s.Bytes)
+		s.Bytes, s.Gone = nil, true
+	}
+	if len(free)+len(copies) == 0 {
+		return false
+	}
+	c.mu.Unlock()
+	c.unpin(free, copies)
+	c.mu.Lock()
+	return true
+}
+
+// unpin gives pinned memory back when what was queued before is done with it.
+func (c *CUDA) unpin(free []driver.Ptr, copies [][]byte) {
+	c.post("pinned memory cannot be given back", func(d driver.Driver) error {
+		if err := d.Sync(); err != nil {
+			return err
+		}
+		var errs []error
+		for _, p := range free {
+			errs = append(errs, d.FreeHost(p))
+		}
+		for _, b := range copies {
+			errs = append(errs, d.Unpin(b))
+		}
+		return errors.Join(errs...)
+	})
 }
 
 // fresh is a block that is free, or a new one. Where that would pass the limit or
@@ -240,12 +290,11 @@ func (c *CUDA) Free(b kernels.Buffer) {
 	}
 	x.freed = true
 	c.mem.Now[x.purpose] -= x.size
-	if x.purpose == kernels.Host {
-		c.keptHost[x.size] = append(c.keptHost[x.size], x.at)
-		return
-	}
-	if x.size > 0 {
-		size := class(x.size)
+	if x.purpose == kernels.Host && x.size > 0 {
+		size := kernels.SizeClass(x.size)
+		c.keptHost[size] = append(c.keptHost[size], x.at)
+	} else if x.size > 0 {
+		size := kernels.SizeClass(x.size)
 		c.kept[size] = append(c.kept[size], x.at)
 		c.held += size
 	}

@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cuda/driver"
@@ -10,42 +11,39 @@ import (
 
 var _ kernels.Stager = (*CUDA)(nil)
 
-// Stage takes pinned memory of the host, as far as Options.Staged allows.
+// Stage takes pinned memory of the host, as far as Options.Staged allows and until it is
+// needed for what is Host.
 func (c *CUDA) Stage(n int64) *kernels.Staged {
 	c.mu.Lock()
-	fits := !c.closed && c.err == nil && c.staged+n <= c.mostStaged
+	fits := !c.closed && c.err == nil && n > 0 && c.staged <= c.mostStaged-n
 	if fits {
 		c.staged += n
 	}
 	c.mu.Unlock()
-	if !fits || n == 0 {
+	if !fits {
 		return nil
 	}
-	back := func() {
+	s := new(kernels.Staged)
+	err := c.wait(func(d driver.Driver) (err error) { s.Bytes, err = d.Pin(n); return err })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.staged -= n // no failure of the device: others wait longer
+		return nil
+	}
+	c.copies = append(c.copies, s)
+	s.Release = func() {
 		c.mu.Lock()
+		if c.closed || s.Gone {
+			c.mu.Unlock()
+			return // it went with the context, or before
+		}
+		c.copies = slices.DeleteFunc(c.copies, func(x *kernels.Staged) bool { return x == s })
 		c.staged -= n
 		c.mu.Unlock()
+		c.unpin(nil, [][]byte{s.Bytes})
 	}
-	var host []byte
-	if err := c.wait(func(d driver.Driver) (err error) { host, err = d.Pin(n); return err }); err != nil {
-		back() // no failure of the device: others wait longer
-		return nil
-	}
-	return &kernels.Staged{Bytes: host, Release: func() {
-		c.mu.Lock()
-		closed := c.closed
-		c.mu.Unlock()
-		if closed {
-			return // it went with the context
-		}
-		back()
-		c.post("pinned memory cannot be given back", func(d driver.Driver) error {
-			if err := d.Sync(); err != nil {
-				return err
-			}
-			return d.Unpin(host)
-		})
-	}}
+	return s
 }
 
 // part is the bytes of s that a buffer of size has.

@@ -46,20 +46,31 @@ func Open(name string, o Options) (kernels.Backend, error) {
 		return cpu.New(cpu.Options{Threads: o.Threads, MemoryLimit: o.MemoryLimit, Process: true}), nil
 	}
 	if index, ok := gpuIndex(name); ok {
-		if o.MemoryLimit > 0 && o.MemoryLimit != NoLimit {
-			debug.SetMemoryLimit(o.MemoryLimit)
+		heap, pinned := hostShares(o.MemoryLimit, cpu.AvailableMemory())
+		if heap > 0 {
+			debug.SetMemoryLimit(heap)
 		}
-		host := o.MemoryLimit
-		if host == 0 || host == NoLimit {
-			host = cpu.AvailableMemory()
-		}
-		c, err := cuda.Open(index, cuda.Options{MemoryLimit: o.DeviceMemoryLimit, Staged: host / 2, Graphs: true})
+		c, err := cuda.Open(index, cuda.Options{MemoryLimit: o.DeviceMemoryLimit, Staged: pinned, Graphs: true})
 		if err != nil {
 			return nil, err
 		}
 		return c, nil
 	}
 	return nil, fail.Usagef("device", "devices are auto, cpu and cuda:N", "no device is called %q", name)
+}
+
+// hostShares is what of the host's memory the program beside a GPU keeps to, 0 where
+// nothing limits it, and what may be pinned: half of the limit, or of what is available,
+// each in bytes and 0 where there is none or it is unknown. Of what is unknown the driver
+// refuses what it has not.
+func hostShares(limit, available int64) (heap, pinned int64) {
+	if limit > 0 && limit != NoLimit {
+		return limit - limit/2, limit / 2
+	}
+	if available > 0 {
+		return 0, available / 2
+	}
+	return 0, NoLimit
 }
 
 // gpuIndex is the number of cuda:N; cuda is cuda:0.

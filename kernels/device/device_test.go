@@ -34,3 +34,15 @@ func TestOpen(t *testing.T) {
 		t.Errorf("list %+v", l)
 	}
 }
+
+// TestHostShares: what the program may take and what may be pinned are the limit together;
+// where nothing is known memory can still be pinned.
+func TestHostShares(t *testing.T) {
+	for _, c := range []struct{ limit, available, heap, pinned int64 }{
+		{1001, 1 << 40, 501, 500}, {1000, 0, 500, 500}, {0, 1000, 0, 500}, {NoLimit, 1000, 0, 500}, {0, 0, 0, NoLimit}, {NoLimit, 0, 0, NoLimit},
+	} {
+		if heap, pinned := hostShares(c.limit, c.available); heap != c.heap || pinned != c.pinned {
+			t.Errorf("of a limit of %d and %d available the program has %d and %d may be pinned, want %d and %d", c.limit, c.available, heap, pinned, c.heap, c.pinned)
+		}
+	}
+}

@@ -19,9 +19,10 @@ import (
 type Options struct {
 	MemoryLimit int64                // bytes over all purposes but Mapped; 0: none
 	Process     kernels.ProcessLimit // as kernels.Info of the device that is planned for has it
-	Beyond      bool                 // the limit is told, and nothing refused
+	Beyond      bool                 // MemoryLimit is told, and refuses nothing
 	Label       string               // what errors and Info call the device; "": dry
 	Copies      bool                 // as kernels.Info of the device that is planned for has it
+	Staged      int64                // likewise
 	Working     kernels.Working      // of the device that is planned for; nil: methods work in no memory
 }
 
@@ -34,12 +35,14 @@ type Work struct {
 
 // Dry counts. It implements kernels.Backend.
 type Dry struct {
-	mu    sync.Mutex
-	o     Options
-	mem   kernels.MemStats
-	peak  int64
-	work  Work
-	calls map[string]int
+	mu     sync.Mutex
+	o      Options
+	mem    kernels.MemStats
+	peak   int64
+	host   int64    // bytes that a device with memory of its own would pin
+	staged []staged // of them, those of Stage
+	work   Work
+	calls  map[string]int
 }
 
 var _ kernels.Backend = (*Dry)(nil)
@@ -115,7 +118,7 @@ func values(b kernels.Buffer) []int32 {
 func (d *Dry) Info() kernels.Info {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return kernels.Info{Name: d.o.Label, Level: "dry", Address: d.o.Label + "/dry", Threads: 1, Limit: d.o.MemoryLimit, Process: d.o.Process, Copies: d.o.Copies, Mem: d.mem, PeakTotal: d.peak}
+	return kernels.Info{Name: d.o.Label, Level: "dry", Address: d.o.Label + "/dry", Threads: 1, Limit: d.o.MemoryLimit, Process: d.o.Process, Copies: d.o.Copies, Staged: d.o.Staged, Mem: d.mem, PeakTotal: d.peak}
 }
 
 // ResetCounters makes what is in use now the peak. Work and Calls go on.
@@ -176,13 +179,7 @@ func (d *Dry) Alloc(p kernels.Purpose, t dtype.Type, n int) (kernels.Buffer, err
 func (d *Dry) elsewhere(p kernels.Purpose) bool { return d.o.Copies && p == kernels.Host }
 
 // total is what counts against the limit.
-func (d *Dry) total() int64 {
-	total := kernels.Total(d.mem.Now)
-	if d.o.Copies {
-		total -= d.mem.Now[kernels.Host]
-	}
-	return total
-}
+func (d *Dry) total() int64 { return kernels.Counted(d.mem.Now, d.o.Copies) }
 
 func (d *Dry) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, error) {
 	d.mu.Lock()
@@ -194,8 +191,11 @@ func (d *Dry) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, er
 	if p != kernels.Mapped && !d.elsewhere(p) {
 		total += size
 		if d.o.MemoryLimit > 0 && total > d.o.MemoryLimit && !d.o.Beyond {
-			return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: d.o.MemoryLimit, Process: d.o.Process, InUse: d.mem.Now, DeviceLabel: d.o.Label}
+			return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: d.o.MemoryLimit, Process: d.o.Process, Copies: d.o.Copies, InUse: d.mem.Now, DeviceLabel: d.o.Label}
 		}
+	}
+	if d.elsewhere(p) && !d.pin(size) {
+		return nil, &kernels.MemoryError{Purpose: p, Asked: size, Limit: d.o.Staged, Copies: true, InUse: d.mem.Now, DeviceLabel: d.o.Label}
 	}
 	d.mem.Now[p] += size
 	d.mem.Peak[p] = max(d.mem.Peak[p], d.mem.Now[p])
@@ -205,8 +205,11 @@ func (d *Dry) take(p kernels.Purpose, t dtype.Type, n int, size int64) (*Buf, er
 	return b, nil
 }
 
-// Host counts memory of the caller's.
+// Host counts memory of the caller's, and nothing for a device with its own.
 func (d *Dry) Host(n int64) (release func(), err error) {
+	if d.o.Copies {
+		return func() {}, nil
+	}
 	b, err := d.take(kernels.Host, dtype.Of(dtype.U8), int(n), n)
 	if err != nil {
 		return nil, err
@@ -239,6 +242,9 @@ func (d *Dry) Free(b kernels.Buffer) {
 	}
 	x.freed, x.ints = true, nil
 	d.mem.Now[x.purpose] -= x.size
+	if d.elsewhere(x.purpose) && x.size > 0 {
+		d.host -= kernels.SizeClass(x.size)
+	}
 }
 
 // Slice views elements [off, off+n) of a plain buffer.

@@ -41,7 +41,7 @@ func room(dev kernels.Backend, path string, work func(dev *dry.Dry) error) error
 
 // dryAs are the options of a backend that counts for the device of info, under a limit.
 func dryAs(info kernels.Info, limit int64) dry.Options {
-	return dry.Options{MemoryLimit: limit, Process: info.Process, Label: info.Name, Copies: info.Copies, Working: info.Working}
+	return dry.Options{MemoryLimit: limit, Process: info.Process, Label: info.Name, Copies: info.Copies, Staged: info.Staged, Working: info.Working}
 }
 
 // dryRun runs work on a backend of these options: the limit decides what of a model stays
@@ -50,7 +50,8 @@ func dryAs(info kernels.Info, limit int64) dry.Options {
 func dryRun(o *dry.Options, s *recipes.StagePlan, work func(dev *dry.Dry) error) error {
 	dev := dry.New(*o)
 	err := work(dev)
-	if errors.Is(err, kernels.ErrOutOfMemory) {
+	var short *kernels.MemoryError
+	if errors.Is(err, kernels.ErrOutOfMemory) && !(errors.As(err, &short) && short.Pinned()) {
 		o.Beyond = true
 		dev = dry.New(*o)
 		err = work(dev)

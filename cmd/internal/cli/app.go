@@ -88,6 +88,10 @@ func limits(err error) error {
 	}
 	var short *kernels.MemoryError
 	switch {
+	case errors.As(err, &short) && short.Pinned():
+		return fail.Limitf("", "a larger --memory-limit, of which a GPU may pin half, or less that is kept in the host's memory", "%w", err)
+	case errors.As(err, &short) && short.Copies:
+		return fail.Limitf("", fmt.Sprintf("a GPU with more free memory, or device_memory_limit: %dMiB at least where a recipe sets it; a smaller model, or fewer tokens at a time", (short.Least()+1<<20-1)>>20), "%w", err)
 	case errors.As(err, &short):
 		return fail.Limitf("", fmt.Sprintf("--memory-limit %dMiB at least, a smaller model, or fewer tokens at a time", (short.Least()+1<<20-1)>>20), "%w", err)
 	case known == nil && errors.Is(err, context.Canceled):

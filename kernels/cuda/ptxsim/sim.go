@@ -37,7 +37,7 @@ type Sim struct {
 	functions []function
 	events    int
 	graphs    map[driver.Graph][]driver.Work
-	ahead     map[driver.Event]func() error // copies that nobody has awaited yet
+	ahead     map[driver.Event]func() error // copies that nobody has awaited yet; nil: made
 	pinned    int                           // bytes
 	launches  uint32
 	dynamic   uint32
@@ -182,8 +182,10 @@ func (s *Sim) Pin(n int64) ([]byte, error) {
 
 // Unpin refuses what a copy may still read.
 func (s *Sim) Unpin(b []byte) error {
-	if len(s.ahead) > 0 {
-		return driver.NewError("Unpin", driver.InvalidValue, "a copy is on its way")
+	for _, f := range s.ahead {
+		if f != nil {
+			return driver.NewError("Unpin", driver.InvalidValue, "a copy is on its way")
+		}
 	}
 	s.pinned -= len(b)
 	return s.lost
@@ -230,6 +232,9 @@ func (s *Sim) Await(e driver.Event) error {
 		return driver.NewError("Await", driver.InvalidValue, "no copy has this event")
 	}
 	delete(s.ahead, e)
+	if f == nil {
+		return s.lost
+	}
 	return f()
 }
 
@@ -322,8 +327,19 @@ func (s *Sim) Elapsed(_, _ driver.Event) (float32, error) { return 0, s.lost }
 // Release does nothing.
 func (s *Sim) Release(driver.Event) error { return s.lost }
 
-// Sync has nothing to wait for.
-func (s *Sim) Sync() error { return s.lost }
+// Sync makes the copies that are on their way.
+func (s *Sim) Sync() error {
+	for e, f := range s.ahead {
+		if f == nil {
+			continue
+		}
+		if err := f(); err != nil {
+			return err
+		}
+		s.ahead[e] = nil
+	}
+	return s.lost
+}
 
 // Close gives nothing back: Leaks can still be read.
 func (s *Sim) Close() error { return nil }

@@ -97,3 +97,82 @@ func TestGraphs(t *testing.T) {
 		t.Errorf("the device says %q", says)
 	}
 }
+
+// TestGraphsBounded: a run of many launches is several graphs; where the graphs have too
+// many launches together those that were not replayed for longest make room for others,
+// but work that repeats, and is more than all may be, keeps those it has; the numbers are
+// those of single launches.
+func TestGraphsBounded(t *testing.T) {
+	const n, steps = 10, mostLaunches + 40
+	sim := &counting{Sim: ptxsim.New(1 << 24)}
+	c, err := OpenOn("cuda:0", func() (driver.Driver, error) { return sim, nil }, Options{Graphs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := c.Alloc(kernels.Activations, dtype.Of(dtype.F32), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pass := func(adds int, by float32) {
+		t.Helper()
+		got := make([]float32, n)
+		if err := c.Run(func() error {
+			c.Upload(x, kernels.Bytes(slices.Repeat([]float32{1}, n)))
+			for range adds {
+				c.Add(kernels.To(x), &kernels.AddArgs{N: n, A: x, Alpha: by})
+			}
+			return c.Download(kernels.Bytes(got), x)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		want := float32(1)
+		for range adds {
+			want *= by
+		}
+		if got[0] != want {
+			t.Fatalf("%d times %v: %v, want %v", adds, by, got[0], want)
+		}
+	}
+	for range 3 {
+		pass(steps, -1)
+	}
+	if sim.captured != 2 || sim.replay != 2 || sim.launches != 2*steps {
+		t.Errorf("a run of %d launches: %d captured, %d replayed, %d launches", steps, sim.captured, sim.replay, sim.launches)
+	}
+	// Graphs of so many launches take long to make: they are said to be there.
+	room := allLaunches - 20
+	c.wait(func(driver.Driver) error { c.graphs.size += room - steps; return nil })
+	for range 3 {
+		pass(10, 1)
+	}
+	for range 3 {
+		pass(10, -2)
+	}
+	if sim.captured != 4 || sim.dropped != 0 {
+		t.Fatalf("up to the bound: %d captured, %d given back", sim.captured, sim.dropped)
+	}
+	for range 3 { // the two of -1 were not replayed since
+		pass(10, 2)
+	}
+	if sim.captured != 5 || sim.dropped != 1 {
+		t.Errorf("beyond the bound: %d captured, %d given back, want 5 and 1", sim.captured, sim.dropped)
+	}
+	sim.captured, sim.dropped = 0, 0
+	c.wait(func(driver.Driver) error { c.graphs.size = allLaunches; return nil })
+	before := sim.launches
+	for range 4 {
+		pass(40, -1) // the first part of the run was given back, this one was not
+		pass(10, 1)
+		pass(10, -2)
+		pass(10, 2)
+		pass(10, 3)
+	}
+	if started := sim.launches - before; started != 4*10 || sim.captured != 0 || sim.dropped != 0 {
+		t.Errorf("more work than graphs: %d launches, %d captured, %d given back, want 40 and none", started, sim.captured, sim.dropped)
+	}
+	c.Free(x)
+	c.Close()
+	if sim.Leaks() != 0 {
+		t.Errorf("%d bytes are left", sim.Leaks())
+	}
+}

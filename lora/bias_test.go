@@ -117,6 +117,21 @@ func TestBiasRefused(t *testing.T) {
 	}
 }
 
+// TestMiCA: an adapter whose B PEFT did not train is used as it is and not gone on with.
+func TestMiCA(t *testing.T) {
+	root := testdir.Shared(t, "golden/train/lora")
+	rows, _ := evalBatch(t, root)
+	_, m := loadModel(t, filepath.Join(root, "base-llama"))
+	folder := filepath.Join(root, "lora", "adapter")
+	mica := edited(t, folder, setConfig("init_lora_weights", "mica"))
+	if d := farthest(withAdapter(t, m, mica, rows), withAdapter(t, m, folder, rows)); d != 0 {
+		t.Errorf("logits are off by %g", d)
+	}
+	if _, err := Start(m, Config{InitFrom: mica}, 1); fail.Code(err) != int(fail.Usage) {
+		t.Errorf("gone on with: %v", err)
+	}
+}
+
 // TestOrthogonal: B·A is zero and neither of them is, as PEFT draws them: with deviation
 // √½/10, for half of a basis holds half of a vector.
 func TestOrthogonal(t *testing.T) {

@@ -56,6 +56,10 @@ const (
 	InitCorDA      Init = "corda"      // the singular vectors of W times the inputs' covariance; trains on the residual
 )
 
+// initMiCA is what an adapter of a folder may have begun with: B of the last singular vectors of W
+// (arXiv:2604.01694), which stays as it is, and a zero A. Used and merged it is LoRA.
+const initMiCA Init = "mica"
+
 // Summary is the shape of an adapter in one line.
 func (c Config) Summary() string {
 	scale := "α"

@@ -29,6 +29,7 @@ type Folder struct {
 	dropout string // of training, where there was any
 	task    string // what PEFT makes of the model, such as SEQ_2_SEQ_LM; "": CAUSAL_LM
 	tied    bool   // ensure_weight_tying
+	frozenB bool   // its B was not trained: MiCA
 
 	tensors map[string]*stored // by name without prefix
 	adapter string             // its name in the names of the tensors, where they have one
@@ -100,7 +101,7 @@ func (f *Folder) settings(where string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	f.Config, f.Base, f.tied = c.config(), c.BaseModel, all[tying] == true
+	f.Config, f.Base, f.tied, f.frozenB = c.config(), c.BaseModel, all[tying] == true, c.InitWeights == initMiCA
 	if c.TaskType != nil {
 		f.task = *c.TaskType
 	}

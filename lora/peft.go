@@ -113,7 +113,7 @@ func (f *configFile) supported(where string) error {
 		return fail.Inputf(where, "", "r is %d", f.R)
 	}
 	switch f.InitWeights {
-	case InitKaiming, InitNonZero, InitGaussian, InitOrthogonal, InitPiSSA, InitOLoRA, InitEVA:
+	case InitKaiming, InitNonZero, InitGaussian, InitOrthogonal, InitPiSSA, InitOLoRA, InitEVA, initMiCA:
 		return nil
 	case InitLoftQ:
 		if q := f.LoftQ; q != nil && (q.Bits != 0 && q.Bits != 4 || q.Iter < 0 || q.Iter > 100) {

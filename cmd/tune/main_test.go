@@ -79,6 +79,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("FAKECUDA_SOURCE", fake)
+			env.Setenv("FAKECUBLAS_SOURCE", filepath.Join(filepath.Dir(fake), "fakecublaslt.c"))
 			return copyTree(filepath.Join(fix, "work"), env.WorkDir)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

@@ -16,6 +16,9 @@ type Options struct {
 	MemoryLimit int64 // bytes over all purposes; 0: 0.95 of what is free
 	Graphs      bool  // launches that repeat are started at once (graphs.go)
 	Staged      int64 // bytes of the host's memory that may be pinned, for Stage and for what is Host; 0: none
+	// Level of earlier results (kernels.Info.Level), to go on with: with the library of
+	// products that it names, or without one. "": chosen anew.
+	Level string
 }
 
 // CUDA computes on a GPU. It implements kernels.Backend. Its methods may be called
@@ -38,6 +41,8 @@ type CUDA struct {
 	staged, mostStaged int64                  // bytes of the host that are pinned
 	copies             []*kernels.Staged      // of them, those of Stage
 	tables             map[any]driver.Ptr     // see table
+	lib                library                // see there
+	workspace          driver.Ptr             // of lib
 
 	// Of the device's thread alone.
 	code   code
@@ -68,6 +73,10 @@ func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, err
 		}
 		c.limit = free / 100 * 95
 	}
+	if err := c.chooseLibrary(o.Level); err != nil {
+		c.Close()
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -93,7 +102,12 @@ func (c *CUDA) thread(open func() (driver.Driver, error), opened chan<- error) {
 	}
 	c.cut(d)
 	c.dropGraphs(d)
-	d.Close() // what it could say has no reader any more
+	if c.lib.Products != nil {
+		d.Sync() // what these could say has no reader any more
+		c.lib.Close()
+		d.Free(c.workspace)
+	}
+	d.Close()
 }
 
 // failed keeps the first error.
@@ -146,17 +160,19 @@ func (c *CUDA) wait(f func(driver.Driver) error) error {
 }
 
 // Info describes the device. Level is the GPU's architecture, which the kernels
-// were translated for.
+// were translated for, and the library of products, if one is used: sm_90 or
+// sm_90+cublasLt-13.1.0.
 func (c *CUDA) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	level := fmt.Sprintf("sm_%d%d", c.info.Major, c.info.Minor)
+	level := c.level()
 	return kernels.Info{Name: c.name, Level: level, Address: "cuda/" + level, Threads: 1, Limit: c.limit, Copies: true, Staged: c.mostStaged, FastBF16: true, Mem: c.mem, PeakTotal: c.peak, Working: working{}}
 }
 
 // Describe says what GPU it is.
 func (c *CUDA) Describe() string {
 	s := fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %d.%d", c.info.Name, c.info.Major, c.info.Minor, c.info.CUDA/1000, c.info.CUDA%1000/10)
+	s += ", " + c.describeLibrary()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.graphs.reason; err != nil {

@@ -38,38 +38,11 @@ func TestGPU(t *testing.T) {
 	}
 	c := realGPU(t)
 	defer c.Close()
+	if c.lib.on { // whatever the size
+		defer func(n int) { leastLibrary = n }(leastLibrary)
+		leastLibrary = 0
+	}
 	kerneltest.RunPart(t, c, there(kerneltest.Part{}))
-}
-
-// elapsed is the milliseconds that n times run take, in the order of the stream.
-func (c *CUDA) elapsed(n int, run func()) (float64, error) {
-	var a, b driver.Event
-	if err := c.wait(func(d driver.Driver) (err error) { a, err = d.Record(); return err }); err != nil {
-		return 0, err
-	}
-	err := c.Run(func() error {
-		for range n {
-			run()
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	var ms float32
-	err = c.wait(func(d driver.Driver) (err error) {
-		if b, err = d.Record(); err != nil {
-			return err
-		}
-		if ms, err = d.Elapsed(a, b); err != nil {
-			return err
-		}
-		if err = d.Release(a); err != nil {
-			return err
-		}
-		return d.Release(b)
-	})
-	return float64(ms), err
 }
 
 // measure is one row: the time of a piece of work beside its floor. Without a time
@@ -110,7 +83,7 @@ func TestGPUBench(t *testing.T) {
 	var c *CUDA
 	real := os.Getenv(gpuEnv) != ""
 	if real {
-		c = realGPU(t)
+		c = withBoth(t)
 	} else {
 		c, _ = interpreted(t)
 	}
@@ -137,4 +110,44 @@ func TestGPUBench(t *testing.T) {
 			t.Errorf("no row: %q", row)
 		}
 	}
+	if c.lib.Products != nil {
+		for _, row := range libraryRows(b, real) {
+			fmt.Print(row)
+		}
+	}
+}
+
+// withBoth is the GPU with the library of products, if there is one, that is not used.
+func withBoth(t *testing.T) *CUDA {
+	t.Helper()
+	t.Setenv(LibraryVariable, "1")
+	index, err := strconv.Atoi(strings.TrimPrefix(os.Getenv(gpuEnv), "cuda:"))
+	if err == nil {
+		var c *CUDA
+		if c, err = Open(index, Options{}); err == nil {
+			c.lib.on = false
+			return c
+		}
+	}
+	fmt.Printf("no rows of cuBLASLt: %v\n", err)
+	t.Setenv(LibraryVariable, "0")
+	return realGPU(t)
+}
+
+// libraryRows are the rows of products by the library.
+func libraryRows(b *bench, real bool) (rows []string) {
+	defer func(on bool) { b.c.lib.on = on }(b.c.lib.on)
+	b.c.lib.on = true
+	for _, w := range works {
+		if !strings.Contains(w.name, "product") {
+			continue
+		}
+		size := w.small
+		if real {
+			size = w.real
+		}
+		w.name += ", " + b.c.lib.Version()
+		rows = append(rows, measure(b, &w, size))
+	}
+	return rows
 }

@@ -77,10 +77,15 @@ func launch[T any](c *CUDA, name string, blocks, threads driver.Dim, shared int,
 	if blocks.X == 0 || blocks.Y == 0 || blocks.Z == 0 {
 		return
 	}
+	c.queue <- launchOf(c, name, blocks, threads, shared, a)
+}
+
+// launchOf is what launch queues.
+func launchOf[T any](c *CUDA, name string, blocks, threads driver.Dim, shared int, a *T) task {
 	params := append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(a)), unsafe.Sizeof(*a))...)
 	t := task{kernel: name, work: driver.Work{Grid: blocks, Block: threads, Shared: uint32(shared), Params: params}}
 	t.run = func(d driver.Driver) { c.start(d, t) }
-	c.queue <- t
+	return t
 }
 
 // start starts a kernel.

@@ -58,7 +58,7 @@ type mmaArgs struct {
 	alpha                          float32
 }
 
-// mma queues a product of parts on tensor cores. Operands that are not stored as
+// mma queues a product of parts on tensor cores, by our own kernel or by the library. Operands that are not stored as
 // kind, rows of whole 16 bytes, are made so in scratch memory first.
 func (c *CUDA) mma(g *gemmArgs, parts int, kind dtype.Kind) {
 	p := &mmaArgs{c: g.c, bias: g.bias, group: g.group, bStep: g.bStep, b2Step: g.b2Step, cStep: g.cStep, biasStep: g.biasStep,
@@ -98,7 +98,12 @@ func (c *CUDA) mma(g *gemmArgs, parts int, kind dtype.Kind) {
 	}
 	tile := mmaTile(int(g.m), int(g.n), parts)
 	name := fmt.Sprintf("mma_%c%c_%s_%d", "nt"[g.ta], "nt"[g.tb], map[dtype.Kind]string{dtype.BF16: "bf16", dtype.F16: "f16"}[kind], tile)
-	launch(c, name, driver.Dim{X: blocksOf(int(g.n), tile), Y: blocksOf(int(g.m), tile), Z: uint32(parts)}, driver.Dim{X: uint32(2 * tile), Y: 1, Z: 1}, 0, p)
+	own := launchOf(c, name, driver.Dim{X: blocksOf(int(g.n), tile), Y: blocksOf(int(g.m), tile), Z: uint32(parts)}, driver.Dim{X: uint32(2 * tile), Y: 1, Z: 1}, 0, p)
+	if c.forLibrary(g, parts, kind) {
+		c.multiply(g, p, kind, own)
+	} else {
+		c.queue <- own
+	}
 	for _, b := range bufs {
 		if b != nil {
 			c.Free(b)

@@ -25,7 +25,9 @@ type Options struct {
 	// DeviceMemoryLimit is bytes of a GPU's own memory; 0: 0.95 of what is free.
 	DeviceMemoryLimit int64
 	// Level of earlier results (kernels.Info.Level), to go on with: taken where
-	// the processor has it and TUNE_KERNELS forces none. "": the backend's choice.
+	// the processor has it and TUNE_KERNELS forces none; on a GPU of the same
+	// architecture with the library of products that it names, whose lack is an error,
+	// where TUNE_CUBLAS forces nothing. "": the backend's choice.
 	Level string
 }
 
@@ -50,7 +52,7 @@ func Open(name string, o Options) (kernels.Backend, error) {
 		if heap > 0 {
 			debug.SetMemoryLimit(heap)
 		}
-		c, err := cuda.Open(index, cuda.Options{MemoryLimit: o.DeviceMemoryLimit, Staged: pinned, Graphs: true})
+		c, err := cuda.Open(index, cuda.Options{MemoryLimit: o.DeviceMemoryLimit, Staged: pinned, Graphs: true, Level: o.Level})
 		if err != nil {
 			return nil, err
 		}

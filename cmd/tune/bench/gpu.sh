@@ -64,6 +64,23 @@ suite() {
 	echo "= ${2:-every method against float64}"
 }
 
+# conformance: every method by our own kernels.
+conformance() {
+	export TUNE_CUBLAS=0
+	suite 'TestGPU$'
+}
+
+# cublas: the methods that multiply, all by cuBLASLt, where it is there.
+cublas() {
+	[ -n "${TUNEKIT_GPU:-}" ] || { echo "= no GPU was asked for"; exit 77; }
+	export TUNE_CUBLAS=1
+	if "$tune" doctor | grep "cuBLASLt is not there"; then
+		echo "= cuBLASLt is not there"
+		exit 77
+	fi
+	suite 'TestGPU$/^(Linear|Half|Gemm|Gram|LogProb)$' 'products by cuBLASLt against float64'
+}
+
 # curve KIND: losses of 10 steps on the device beside those on the CPU, in f32.
 curve() {
 	for d in cpu "$DEVICE"; do
@@ -127,8 +144,9 @@ gpu=${gpu:-$DEVICE}
 say "| GPU | what | | time | |"
 say "|---|---|---|---|---|"
 if [ "$what" = test ]; then
-	step doctor 40 doctor
-	step conformance 120 suite 'TestGPU$'
+	step doctor 30 doctor
+	step conformance 100 conformance
+	step cublas 40 cublas
 	step lora-curve 75 curve lora
 	step qlora-curve 75 curve qlora
 	step memcheck 80 sanitizer memcheck

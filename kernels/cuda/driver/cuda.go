@@ -77,7 +77,15 @@ func (c *cuda) check(call string, result uintptr) error {
 // words asks for a text of the driver's.
 func (c *cuda) words(f dl.Func, code int) string {
 	var text *[256]byte
-	if f == 0 || f.Call(uintptr(code), uintptr(unsafe.Pointer(&text))) != 0 || text == nil {
+	if f == 0 || f.Call(uintptr(code), uintptr(unsafe.Pointer(&text))) != 0 {
+		return ""
+	}
+	return goString(text)
+}
+
+// goString is a text of C's; "" for nil.
+func goString(text *[256]byte) string {
+	if text == nil {
 		return ""
 	}
 	for i, b := range text {

@@ -19,12 +19,18 @@ import (
 // fake builds the stand-in of the driver library.
 func fake(t *testing.T, flags ...string) string {
 	t.Helper()
+	return built(t, "fakecuda.c", "libcuda.so.1", flags...)
+}
+
+// built makes a library called name of a source.
+func built(t *testing.T, source, name string, flags ...string) string {
+	t.Helper()
 	gcc, err := exec.LookPath("gcc")
 	if err != nil {
-		t.Skip("gcc is not there to build the stand-in of libcuda.so.1")
+		t.Skip("gcc is not there to build the stand-in of " + name)
 	}
-	lib := filepath.Join(t.TempDir(), "libcuda.so.1")
-	args := append(append([]string{"-shared", "-fPIC", "-O1", "-w"}, flags...), "-o", lib, "testdata/fakecuda.c")
+	lib := filepath.Join(t.TempDir(), name)
+	args := append(append([]string{"-shared", "-fPIC", "-O1", "-w"}, flags...), "-o", lib, "testdata/"+source)
 	if out, err := exec.Command(gcc, args...).CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}

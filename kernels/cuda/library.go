@@ -1,0 +1,389 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/cuda/driver"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// LibraryVariable is the environment variable that decides whether large products of
+// 16 bits are those of NVIDIA's cuBLASLt: 0 never, 1 always (it is an error when it
+// cannot be used), auto or "" where it is there and clearly faster.
+const LibraryVariable = "TUNE_CUBLAS"
+
+// library is what large products go to beside our own kernels. Of the device's thread,
+// but for what Open sets before anybody else has the device.
+type library struct {
+	driver.Products        // nil: there is none
+	on              bool   // products go there
+	why             string // or why not; on: how it was chosen
+}
+
+// libraryWorkspace is the bytes that the library works in. They are taken once, of what
+// the limit allows: Info.Limit is without them, and so are plans.
+const libraryWorkspace = 32 << 20
+
+// A product goes to the library from so many multiplications on.
+var leastLibrary = 1 << 27
+
+// probes are the shapes (m, n, k, A and B transposed) by which the library and our own
+// kernels are compared: a layer of a 7B model forward, and its two gradients.
+var probes = []struct {
+	m, n, k int
+	ta, tb  bool
+}{{2048, 4096, 4096, false, true}, {2048, 4096, 4096, false, false}, {4096, 4096, 2048, true, false}}
+
+// clearlyFaster is how many times as fast as our own kernels the library must be to be
+// chosen: what differs less is left as it is, so that noise has little say.
+const clearlyFaster = 1.1
+
+// measured holds, by device and library, how many times as fast the library is: it is
+// measured once in a process.
+var measured sync.Map
+
+// level is the set of kernels that results depend on.
+func (c *CUDA) level() string {
+	level := fmt.Sprintf("sm_%d%d", c.info.Major, c.info.Minor)
+	if c.lib.on {
+		level += "+" + c.lib.Version()
+	}
+	return level
+}
+
+// chooseLibrary decides about the library: by the environment, by what an earlier run
+// had (its level), or by speed. Of a limit that is set it takes its workspace.
+func (c *CUDA) chooseLibrary(earlier string) error {
+	asked := os.Getenv(LibraryVariable)
+	if !slices.Contains([]string{"", "auto", "0", "1"}, asked) {
+		return fail.Usagef("device", "unset it to let the program choose", "%s=%s: known are 0, 1 and auto", LibraryVariable, asked)
+	}
+	if asked == "auto" {
+		asked = ""
+	}
+	own := c.level()
+	before, with, _ := strings.Cut(earlier, "+")
+	bound := asked == "" && before == own // to go on as the earlier run began
+	switch {
+	case asked == "0":
+		c.lib.why = LibraryVariable + "=0"
+		return nil
+	case bound && with == "":
+		c.lib.why = "this run was begun with our own kernels"
+		return nil
+	}
+	defer c.ResetCounters() // what it takes to choose is nobody's peak
+	err := c.openLibrary()
+	if err == nil {
+		err = c.proveLibrary()
+	}
+	switch lost := c.lost(); {
+	case lost != nil:
+		return lost
+	case err != nil && asked == "1":
+		return fail.Limitf(c.name, "install cuBLASLt (nvidia-cublas of pip, or CUDA's toolkit) where it is looked for, or unset "+LibraryVariable, "%s=1, but %w", LibraryVariable, err)
+	case bound && err != nil:
+		return c.otherLibrary(with, err)
+	case bound && with != c.lib.Version():
+		return c.otherLibrary(with, fmt.Errorf("%s is %s", c.lib.Path(), c.lib.Version()))
+	case err != nil:
+		c.lib.why = err.Error()
+		return c.closeLibrary()
+	case asked == "1":
+		c.lib.on, c.lib.why = true, LibraryVariable+"=1"
+		return nil
+	case bound:
+		c.lib.on, c.lib.why = true, "this run was begun with it"
+		return nil
+	}
+	times, err := c.compareLibrary()
+	switch lost := c.lost(); {
+	case lost != nil:
+		return lost
+	case err != nil:
+		c.lib.why = fmt.Sprintf("%s could not be compared: %v", c.lib.Version(), err)
+	case times > clearlyFaster:
+		c.lib.on, c.lib.why = true, fmt.Sprintf("%.2f times as fast as our own kernels; %s=0 turns it off", times, LibraryVariable)
+		return nil
+	default:
+		c.lib.why = fmt.Sprintf("%s of %s is %.2f times as fast, more than %.1f is needed; %s=1 takes it", c.lib.Version(), c.lib.Path(), times, clearlyFaster, LibraryVariable)
+	}
+	return c.closeLibrary()
+}
+
+// otherLibrary is the error of a run that was begun with another library.
+func (c *CUDA) otherLibrary(with string, err error) error {
+	return fail.Limitf(c.name, "make that version findable (LD_LIBRARY_PATH, CUDA_HOME, VIRTUAL_ENV), or set "+LibraryVariable+" to 0 or 1: what the run has made with it is then made again",
+		"this run was begun with products of %s, and %w", with, err)
+}
+
+// openLibrary loads the library with its workspace.
+func (c *CUDA) openLibrary() error {
+	if c.limit <= libraryWorkspace {
+		return fmt.Errorf("cuBLASLt works in %d bytes, and the device's limit is %d", libraryWorkspace, c.limit)
+	}
+	err := c.wait(func(d driver.Driver) error {
+		m, ok := d.(driver.Multiplier)
+		if !ok {
+			return fmt.Errorf("%s has no library of products", c.info.Name)
+		}
+		p, err := d.Alloc(libraryWorkspace)
+		if err != nil {
+			return fmt.Errorf("cuBLASLt has no room to work in: %w", err)
+		}
+		lib, err := m.Products(p, libraryWorkspace)
+		if err != nil {
+			return errors.Join(err, d.Free(p))
+		}
+		c.lib.Products, c.workspace = lib, p
+		return nil
+	})
+	if err == nil {
+		c.limit -= libraryWorkspace
+	}
+	return err
+}
+
+// closeLibrary gives the library back, if there is one.
+func (c *CUDA) closeLibrary() error {
+	if c.lib.Products == nil {
+		return nil
+	}
+	err := c.wait(func(d driver.Driver) error {
+		return errors.Join(d.Sync(), c.lib.Close(), d.Free(c.workspace))
+	})
+	c.lib.Products, c.lib.on, c.workspace = nil, false, 0
+	c.limit += libraryWorkspace
+	if err != nil {
+		return c.explain("the library of products cannot be given back", err)
+	}
+	return nil
+}
+
+// describeLibrary says what computes large products.
+func (c *CUDA) describeLibrary() string {
+	if c.lib.on {
+		return fmt.Sprintf("large products by %s of %s (%s)", c.lib.Version(), c.lib.Path(), c.lib.why)
+	}
+	return "all products by our own kernels (" + c.lib.why + ")"
+}
+
+// forLibrary says whether a product of parts is one for the library. It depends on
+// shapes alone, as addresses in a buffer do.
+func (c *CUDA) forLibrary(g *gemmArgs, parts int, kind dtype.Kind) bool {
+	return c.lib.on && (g.c.typ == elementTypes[dtype.F32] || g.c.typ == elementTypes[kind]) && parts == 1 && g.group == 0 && g.bias.p == 0 && g.n%8 == 0 && g.c.p%16 == 0 &&
+		(g.drop.key == 0 || g.drop.where != dropOut) &&
+		(g.k2 == 0 || g.c.typ == elementTypes[dtype.F32]) && // or the first sum would be rounded before the second is added
+		int(g.m)*int(g.n)*int(g.k) >= leastLibrary
+}
+
+// multiply queues a product of operands in 16 bits by the library; own starts our own
+// kernel, for shapes that the library has nothing for.
+func (c *CUDA) multiply(g *gemmArgs, p *mmaArgs, kind dtype.Kind, own task) {
+	out := kind
+	if g.c.typ == elementTypes[dtype.F32] {
+		out = dtype.F32
+	}
+	list := []driver.Product{{A: p.a, B: p.b, C: g.c.p, Kind: kind, Out: out, TA: g.ta != 0, TB: g.tb != 0, M: int(g.m), N: int(g.n), K: int(g.k),
+		LDA: int(p.lda), LDB: int(p.ldb), LDC: int(g.n), Alpha: g.alpha, Beta: float32(g.c.add)}}
+	if g.k2 > 0 {
+		second := list[0]
+		second.A, second.B, second.K, second.LDA, second.LDB, second.Alpha, second.Beta = p.a2, p.b2, int(g.k2), int(p.lda2), int(p.ldb2), 1, 1
+		list = append(list, second)
+	}
+	c.queue <- task{run: func(d driver.Driver) {
+		c.attempt("a product of "+c.lib.Version()+" ("+LibraryVariable+"=0 computes without it)", func() error {
+			err := c.lib.Multiply(list)
+			if errors.Is(err, driver.ErrNoProduct) {
+				c.start(d, own)
+				return nil
+			}
+			return err
+		})
+	}}
+}
+
+// proveLibrary multiplies small numbers, whose sums are exact in any order, in all
+// orientations and types, and returns an error unless each is what it must be.
+func (c *CUDA) proveLibrary() error {
+	const m, n, k, lda, ldb = 24, 40, 56, 64, 72
+	small := func(i int) float32 { return float32(i*i%7%3 - 1) }
+	bits := func(t dtype.Kind, v float32) []byte {
+		switch t {
+		case dtype.BF16:
+			b := block.BF16(v)
+			return []byte{byte(b), byte(b >> 8)}
+		case dtype.F16:
+			b := block.F16(v)
+			return []byte{byte(b), byte(b >> 8)}
+		}
+		b := math.Float32bits(v)
+		return []byte{byte(b), byte(b >> 8), byte(b >> 16), byte(b >> 24)}
+	}
+	var bufs []kernels.Buffer
+	defer func() {
+		for _, b := range bufs {
+			c.Free(b)
+		}
+	}()
+	fill := func(t dtype.Kind, count int, value func(i int) float32) (driver.Ptr, []byte, error) {
+		b, err := c.Alloc(kernels.Scratch, dtype.Of(t), count)
+		if err != nil {
+			return 0, nil, err
+		}
+		bufs = append(bufs, b)
+		var raw []byte
+		for i := range count {
+			raw = append(raw, bits(t, value(i))...)
+		}
+		c.Upload(b, raw)
+		return ptr(b), raw, nil
+	}
+	for _, kind := range []dtype.Kind{dtype.BF16, dtype.F16} {
+		for i := range 8 {
+			p := driver.Product{Kind: kind, Out: dtype.F32, TA: i&1 != 0, TB: i&2 != 0, M: m, N: n, K: k, LDA: lda, LDB: ldb, LDC: n, Alpha: 2, Beta: float32(i & 1)}
+			if i&4 != 0 {
+				p.Out = kind
+			}
+			var err error
+			if p.A, _, err = fill(kind, max(m, k)*lda, small); err != nil {
+				return err
+			}
+			if p.B, _, err = fill(kind, max(n, k)*ldb, func(i int) float32 { return small(i + 3) }); err != nil {
+				return err
+			}
+			at, raw, err := fill(p.Out, m*n, func(i int) float32 { return float32(i%11 - 5) })
+			if err != nil {
+				return err
+			}
+			p.C = at
+			if err := c.wait(func(driver.Driver) error { return c.lib.Multiply([]driver.Product{p}) }); err != nil {
+				return err
+			}
+			got := make([]byte, len(raw))
+			if err := c.Download(got, bufs[len(bufs)-1]); err != nil {
+				return err
+			}
+			size := p.Out.Info().Bytes
+			for j := range m * n {
+				row, col, sum := j/n, j%n, float32(0)
+				for x := range k {
+					a, b := row*lda+x, x*ldb+col
+					if p.TA {
+						a = x*lda + row
+					}
+					if p.TB {
+						b = col*ldb + x
+					}
+					sum += small(a) * small(b+3)
+				}
+				want := bits(p.Out, p.Alpha*sum+p.Beta*float32(j%11-5))
+				if have := got[j*size : (j+1)*size]; string(have) != string(want) {
+					return fmt.Errorf("%s of %s computes wrong: element %d,%d of %v has the bytes %x, not %x", c.lib.Version(), c.lib.Path(), row, col, &p, have, want)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// compareLibrary is how many times as fast as our own kernels the library is.
+func (c *CUDA) compareLibrary() (float64, error) {
+	key := c.info.Name + "\n" + c.lib.Version()
+	if known, ok := measured.Load(key); ok {
+		return known.(float64), nil
+	}
+	var times [2]float64 // our own, the library's
+	for _, s := range probes {
+		best, err := c.race(s.m, s.n, s.k, s.ta, s.tb)
+		if err != nil {
+			return 0, err
+		}
+		times[0] += best[0]
+		times[1] += best[1]
+	}
+	if times[0] <= 0 || times[1] <= 0 {
+		return 0, errors.New("the device has no clock")
+	}
+	ratio := times[0] / times[1]
+	measured.Store(key, ratio)
+	return ratio, nil
+}
+
+// race is the least time of our own kernel and of the library for a product, in turns.
+func (c *CUDA) race(m, n, k int, ta, tb bool) (best [2]float64, err error) {
+	const turns = 6 // the first loads the code
+	defer func(on bool) { c.lib.on = on }(c.lib.on)
+	var bufs [3]kernels.Buffer
+	defer func() {
+		for _, b := range bufs {
+			c.Free(b)
+		}
+	}()
+	for i, s := range []struct {
+		kind dtype.Kind
+		n    int
+	}{{dtype.BF16, m * k}, {dtype.BF16, k * n}, {dtype.F32, m * n}} {
+		b, err := c.Alloc(kernels.Scratch, dtype.Of(s.kind), s.n)
+		if err != nil {
+			return best, err
+		}
+		c.Fill(b, 0.5)
+		bufs[i] = b
+	}
+	for turn := range turns {
+		for i := range best {
+			c.lib.on = i == 1
+			ms, err := c.elapsed(1, func() {
+				c.Gemm(kernels.To(bufs[2]), &kernels.GemmArgs{A: bufs[0], B: bufs[1], M: m, N: n, K: k, TA: ta, TB: tb, Alpha: 1})
+			})
+			if err != nil {
+				return best, err
+			}
+			if turn == 1 || turn > 1 && ms < best[i] {
+				best[i] = ms
+			}
+		}
+	}
+	return best, nil
+}
+
+// elapsed is the milliseconds that n times run take, in the order of the stream.
+func (c *CUDA) elapsed(n int, run func()) (float64, error) {
+	var a, b driver.Event
+	if err := c.wait(func(d driver.Driver) (err error) { a, err = d.Record(); return err }); err != nil {
+		return 0, err
+	}
+	err := c.Run(func() error {
+		for range n {
+			run()
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	var ms float32
+	err = c.wait(func(d driver.Driver) (err error) {
+		if b, err = d.Record(); err != nil {
+			return err
+		}
+		if ms, err = d.Elapsed(a, b); err != nil {
+			return err
+		}
+		if err = d.Release(a); err != nil {
+			return err
+		}
+		return d.Release(b)
+	})
+	return float64(ms), err
+}

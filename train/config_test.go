@@ -114,8 +114,7 @@ func TestConfigErrors(t *testing.T) {
 		"{adapter: none, lora: {r: 4}}":                                                   "train.lora",
 		"{load_best_model_at_end: true, eval_steps: 0}":                                   "train.load_best_model_at_end",
 		"{activation_offloading: disk, gradient_checkpointing: false}":                    "train.activation_offloading",
-		"{lora: {r: -1}}":                     "lora.r",
-		"{lora: {use_dora: true, bias: all}}": "lora.use_dora",
+		"{lora: {r: -1}}": "lora.r",
 	} {
 		_, err := parse(t, text).Resolve(1)
 		if fail.Code(err) != int(fail.Usage) || !strings.HasPrefix(err.Error(), key+":") {

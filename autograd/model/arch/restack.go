@@ -173,7 +173,7 @@ func (s *Source) Differs(o *Source) string {
 		return what
 	}
 	a.Ropes, b.Ropes = nil, nil // files state the same angles in several ways
-	return strings.TrimPrefix(difference(reflect.ValueOf(a), reflect.ValueOf(b), ""), ".")
+	return difference(reflect.ValueOf(a), reflect.ValueOf(b), "")
 }
 
 // otherAngles names the first rotary table whose angles differ, in short or long texts.

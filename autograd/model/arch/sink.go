@@ -494,9 +494,17 @@ func fieldWords(part, field string) string {
 	return out.String()
 }
 
+// within is the name of a part of what is called path; either may be "".
+func within(path, name string) string {
+	if path == "" || name == "" {
+		return path + name
+	}
+	return path + ": " + name
+}
+
 // difference names the first part at path in which b differs from a, in words of
-// config.json. Kinds of GELU
-// are one to GGUF: llama.cpp computes all of them by the approximation with tanh.
+// config.json. Kinds of GELU are one to GGUF: llama.cpp computes all of them by the
+// approximation with tanh.
 func difference(a, b reflect.Value, path string) string {
 	switch {
 	case reflect.DeepEqual(a.Interface(), b.Interface()):
@@ -505,7 +513,7 @@ func difference(a, b reflect.Value, path string) string {
 		return ""
 	case a.Type() == b.Type() && a.Kind() == reflect.Struct:
 		for i := range a.NumField() {
-			if what := difference(a.Field(i), b.Field(i), strings.TrimSuffix(path+": "+fieldWords(a.Type().Name(), a.Type().Field(i).Name), ": ")); what != "" {
+			if what := difference(a.Field(i), b.Field(i), within(path, fieldWords(a.Type().Name(), a.Type().Field(i).Name))); what != "" {
 				return what
 			}
 		}

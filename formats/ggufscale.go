@@ -37,7 +37,7 @@ func withScales(path string, tensors []Tensor) ([]Tensor, error) {
 		if s == nil {
 			continue
 		}
-		if n := s.Elements(); s.Type != dtype.Of(dtype.F32) || n != 1 && (len(t.Shape) < 3 || n != t.Shape[0]) {
+		if n := s.Elements(); s.Type != dtype.Of(dtype.F32) || n == 0 || n != 1 && (len(t.Shape) < 3 || n != t.Shape[0]) {
 			return nil, corrupt(path, "tensor %s: %v of shape %v, expected one F32, or one for each expert of %s %v", quote(s.Name), s.Type, s.Shape, quote(t.Name), t.Shape)
 		}
 		gone[s] = true

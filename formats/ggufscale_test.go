@@ -70,6 +70,7 @@ func TestGGUFScales(t *testing.T) {
 	for name, c := range map[string]*gb{
 		"two numbers for a matrix": newGGUF(2, 0).tensor("a.weight", 40, 0, 64, 2).tensor("a.scale", 0, 96, 2).pad(32).zeros(104),
 		"three for two experts":    newGGUF(2, 0).tensor("a.weight", 40, 0, 64, 1, 2).tensor("a.scale", 0, 96, 3).pad(32).zeros(108),
+		"none for no expert":       newGGUF(2, 0).tensor("a.weight", 40, 0, 64, 1, 0).tensor("a.scale", 0, 0, 0).pad(32).zeros(32),
 		"a half":                   newGGUF(2, 0).tensor("a.weight", 40, 0, 64, 2).tensor("a.scale", 1, 96, 1).pad(32).zeros(98),
 	} {
 		if err := openBytes(t, "x.gguf", c.b); err == nil || !strings.Contains(err.Error(), "expected one F32") {

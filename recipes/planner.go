@@ -30,6 +30,7 @@ type Planner struct {
 	Sampled int   // rows that counts were estimated from
 
 	process kernels.ProcessLimit
+	copies  bool // the device has memory of its own
 
 	x      *run
 	plan   *Plan
@@ -40,7 +41,7 @@ type Planner struct {
 func (x *run) planner(ctx context.Context, quick bool) *Planner {
 	p := &Planner{Context: ctx, Env: x.env, Quick: quick, x: x, models: map[string]*arch.Source{}, memo: map[string]any{}, plan: &Plan{Name: x.Name, Dir: string(x.dir)}}
 	info := x.dev.Info()
-	p.Limit, p.process = info.Limit, info.Process
+	p.Limit, p.process, p.copies = info.Limit, info.Process, info.Copies
 	p.plan.Limit = max(p.Limit, p.process.Bytes)
 	p.plan.DiskFree = DiskFree(existing(string(x.dir)))
 	return p
@@ -202,7 +203,11 @@ func (p *Planner) stage(j *Job) (StagePlan, error) {
 	var refused *fail.Error
 	if errors.As(err, &refused) && refused.Kind == fail.Limit {
 		if n := p.least(j, s.Peak); n > 0 {
-			refused.Hint = strings.TrimPrefix(fmt.Sprintf("%s\nmemory_limit: %dMiB → it fits", refused.Hint, n>>20), "\n")
+			key := "memory_limit"
+			if p.copies {
+				key = "device_memory_limit"
+			}
+			refused.Hint = strings.TrimPrefix(fmt.Sprintf("%s\n%s: %dMiB → it fits", refused.Hint, key, n>>20), "\n")
 		}
 	}
 	if s.GoesOn {

@@ -78,6 +78,9 @@ func (x *run) began(name string, at float64) float64 {
 	if first, ok := all[name]; ok {
 		return first
 	}
+	if all == nil { // of null
+		all = map[string]float64{}
+	}
 	all[name] = at
 	if raw, err := json.Marshal(all); err == nil {
 		_ = atomic.WriteFile(path, raw) // the same

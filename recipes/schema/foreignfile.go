@@ -39,11 +39,17 @@ var programs = []program{
 // ForeignFile notes the problems of a configuration of another program: which it
 // is, and for every key with a value what it is called here. It returns false for
 // what is, or may become, a recipe.
-func (d *Decoder) ForeignFile(root *yaml.Node) bool {
+func (d *Decoder) ForeignFile(root *yaml.Node) (foreign bool) {
 	if root.Kind != yaml.MappingNode {
 		return false
 	}
+	problems, merged := len(d.Problems), d.merged
 	keys, vals := d.Pairs(root, "")
+	defer func() {
+		if !foreign { // it is read again, as a recipe
+			d.Problems, d.merged = d.Problems[:problems], merged
+		}
+	}()
 	for _, k := range keys {
 		if k.Value == "stages" || k.Value == "version" {
 			return false
@@ -53,7 +59,7 @@ func (d *Decoder) ForeignFile(root *yaml.Node) bool {
 		mark := regexp.MustCompile("^(" + p.keys + ")$")
 		for _, k := range keys {
 			if mark.MatchString(k.Value) {
-				d.Problems = nil // of keys given twice, and of --set
+				d.Problems = nil // of keys given twice
 				d.foreignFile(root, keys, vals, p)
 				return true
 			}

@@ -304,10 +304,9 @@ func (e *evaluation) rehearseScore(ctx context.Context, dev *dry.Dry, t EvalTarg
 // rehearseAnswers answers the longest of requests on a model that is only counted, where
 // every answer ends with its first token.
 func rehearseAnswers(ctx context.Context, m *Loaded, requests []engine.Request) error {
-	const together = 16
 	list := slices.Clone(requests)
 	slices.SortStableFunc(list, func(a, b engine.Request) int { return len(b.Prompt) + b.MaxNew - len(a.Prompt) - a.MaxNew })
-	list = list[:min(together, len(list))]
+	list = list[:min(engine.Together, len(list))]
 	for i := range list {
 		list[i].Stop, list[i].StopTexts, list[i].Text = []int32{0}, nil, nil
 	}

@@ -33,7 +33,10 @@ func room(dev kernels.Backend, path string, work func(dev *dry.Dry) error) error
 		return s.Peak, err == nil
 	})
 	refused.Hint = "a smaller model, or fewer tokens at a time"
-	if n > 0 {
+	switch {
+	case n > 0 && info.Copies:
+		refused.Hint = fmt.Sprintf("a GPU with %d MiB free; or %s", n>>20, refused.Hint)
+	case n > 0:
 		refused.Hint = fmt.Sprintf("--memory-limit %dMiB → it fits; or %s", n>>20, refused.Hint)
 	}
 	return refused

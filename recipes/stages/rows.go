@@ -270,8 +270,8 @@ func readText(path string, tok *tokenizer.Tokenizer, most int, limit int64) ([]i
 	}
 	defer t.Close()
 	var text strings.Builder
-	for room := int64(8*most) + 1<<16; ; room *= 2 { // most texts have fewer bytes a token
-		if most == 0 {
+	for room := 8*min(int64(most), limit) + 1<<16; ; room *= 2 { // most texts have fewer bytes a token
+		if most <= 0 {
 			room = limit
 		}
 		room = min(room, limit)
@@ -279,7 +279,7 @@ func readText(path string, tok *tokenizer.Tokenizer, most int, limit int64) ([]i
 			return nil, rows.FileError(path, err)
 		}
 		whole := int64(text.Len()) <= room
-		if !whole && most == 0 {
+		if !whole && most <= 0 {
 			return nil, fail.Limitf(path, "measure the first of it (samples), or give rows (JSONL, Parquet)", "holds more than %s of text", humanize.IBytes(uint64(limit)))
 		}
 		ids, err := tok.TryEncode(text.String(), true)

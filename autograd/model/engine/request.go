@@ -206,9 +206,9 @@ func (j *job) end(stop string, end int32, err error) {
 	j.out.end(a, err)
 }
 
-// together is how many answers Run makes side by side: the most for which the
+// Together is how many answers Run makes side by side: the most for which the
 // products of a step without prompts are made for few rows.
-const together = 16
+const Together = 16
 
 // Start is an engine of their own for requests, each answered from its first token
 // on, with their streams. The caller closes it.
@@ -217,7 +217,7 @@ func Start(ctx context.Context, m *model.Model, requests []Request) (*Engine, []
 }
 
 func start(ctx context.Context, m *model.Model, requests []Request, ended func(error)) (*Engine, []*Stream, error) {
-	o := Options{Slots: min(together, max(len(requests), 1)), Fresh: true}
+	o := Options{Slots: min(Together, max(len(requests), 1)), Fresh: true}
 	for _, r := range requests {
 		o.Max = max(o.Max, len(r.Prompt)+r.MaxNew)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
@@ -43,15 +44,18 @@ func jsonFlag() ucli.Flag {
 
 // asksJSON tells whether --json is among arguments that may be wrong otherwise.
 func asksJSON(argv []string) bool {
+	asks := false
 	for _, arg := range argv {
-		switch arg {
-		case "--":
-			return false
-		case "--json", "-json", "--json=true":
-			return true
+		if arg == "--" {
+			break
+		}
+		name, value, given := strings.Cut(arg, "=")
+		if name == "--json" || name == "-json" {
+			on, err := strconv.ParseBool(value)
+			asks = !given || on && err == nil
 		}
 	}
-	return false
+	return asks
 }
 
 // printFailure writes err as JSON. A gate's verdict that stands in the lines before

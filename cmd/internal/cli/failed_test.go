@@ -69,3 +69,15 @@ func TestFailedJSONForms(t *testing.T) {
 		}
 	}
 }
+
+// TestAsksJSON: --json is what the parser of flags takes for it, the last one counts.
+func TestAsksJSON(t *testing.T) {
+	for line, want := range map[string]bool{
+		"eval --json": true, "eval -json": true, "eval --json=true x": true, "eval --json=1": true, "eval --json=TRUE": true,
+		"eval": false, "eval --json=false": false, "eval --json --json=0": false, "eval -- --json": false, "eval --jsonl": false, "eval --json=maybe": false,
+	} {
+		if got := asksJSON(strings.Fields(line)); got != want {
+			t.Errorf("%s: %v", line, got)
+		}
+	}
+}

@@ -21,6 +21,11 @@ func imatrixCommand() *ucli.Command {
 			if err := required(c, "model", "output", "calibration"); err != nil {
 				return err
 			}
+			for _, flag := range []string{"samples", "max-length"} {
+				if n := c.Int(flag); n < 1 || n > 1<<24 {
+					return usagef(c, "--%s %d: want 1 to %d", flag, n, 1<<24)
+				}
+			}
 			text, err := sourceOf(c, c.String("calibration"))
 			if err != nil {
 				return err

@@ -190,10 +190,8 @@ func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []f
 		return err
 	}
 	defer dev.Close()
-	progress, clear := bar(c, "merge", "bytes")
 	o := stages.MergeOptions{Model: c.String("model"), Adapters: adapters, Weights: weights, Combine: opts.Combination, Seed: c.Uint64("seed"), Output: work,
-		Storage: c.String("storage"), Trained: opts.Base == "trained", MaxShard: int64(opts.MaxShardSize), Name: nameOf(c.String("output")), Progress: progress,
-		Note: noteOn(c)}
+		Storage: c.String("storage"), Trained: opts.Base == "trained", MaxShard: int64(opts.MaxShardSize), Name: nameOf(c.String("output")), Note: noteOn(c)}
 	nf4 := c.Bool("trained-nf4") || o.Trained
 	if nf4 {
 		t := dtype.NF4Double
@@ -210,6 +208,8 @@ func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []f
 	if err := o.Room(c.Context, dev, held, samples); err != nil {
 		return err
 	}
+	progress, clear := bar(c, "merge", "bytes")
+	o.Progress = progress
 	rep, err := stages.MergeModel(c.Context, dev, o)
 	clear()
 	if err != nil {
@@ -256,8 +256,13 @@ func mergeTo(c *ucli.Context, opts *stages.Merge, adapters []string, weights []f
 const mergeTokens = 4096
 
 // mergeData is what a merge is checked on: --data, or 1,024 tokens that run
-// through the vocabulary.
+// through the vocabulary. A reward model, which writes no text, is checked on nothing.
 func mergeData(c *ucli.Context, modelPath string, adapters []string) ([]eval.Sample, error) {
+	for _, path := range adapters {
+		if f, err := lora.ReadFolder(path); err == nil && f.Reward() {
+			return nil, nil
+		}
+	}
 	if f := c.String("data"); f != "" {
 		file, err := sourceOf(c, f)
 		if err != nil {

@@ -9,19 +9,21 @@ import (
 	"testing"
 )
 
-// TestForeign: small weights as other programs store them (testdata/foreign/make.py) are
-// what those programs decode, bit for bit: every width of compressed-tensors, scales for
-// tensors, groups and blocks, AutoRound's packings and exceptions, GPTQ in words of other
-// sizes, FP8 that is divided by its scales, FP4, MXFP6 and MXFP8.
-func TestForeign(t *testing.T) {
-	const dir = "testdata/foreign"
-	var cases map[string]struct {
-		Config  json.RawMessage
-		Rounded string
-		Shape   []int64
-		SHA256  string
-		First   []float32
-	}
+// storedCase is a weight as another program stores it, and what that program decodes it to.
+type storedCase struct {
+	Config   json.RawMessage
+	Metadata map[string]string
+	Rounded  string
+	Shape    []int64
+	SHA256   string
+	First    []float32
+	arrays   []NamedTensor
+}
+
+// storedCases are those of a folder: cases.json, and their arrays under their names.
+func storedCases(t testing.TB, dir string) map[string]storedCase {
+	t.Helper()
+	var cases map[string]storedCase
 	text, err := os.ReadFile(filepath.Join(dir, "cases.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -33,44 +35,63 @@ func TestForeign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			var own []NamedTensor
-			for _, a := range arrays {
-				if rest, ok := strings.CutPrefix(a.Name, name+"/"); ok {
-					a.Name = rest
-					own = append(own, a)
-				}
-			}
-			folder := foreignFolder(t, string(c.Config), own)
-			r := mustOpen(t, folder)
-			if len(r.Tensors()) != 1 {
-				t.Fatalf("%d tensors, want 1", len(r.Tensors()))
-			}
-			x := &r.Tensors()[0]
-			got := values(t, r, x)
-			if c.Rounded == "bfloat16" {
-				got = roundBF16(got)
-			}
-			if !slices.Equal(x.Shape, c.Shape) || sum(got) != c.SHA256 {
-				t.Errorf("%v %v begins with %v, want %v %v", x.Type, x.Shape, []float32{f32(got, 0), f32(got, 1), f32(got, 2), f32(got, 3)}, c.Shape, c.First)
-			}
-			if err := Verify(folder); err != nil {
-				t.Error(err)
-			}
-		})
+	for _, a := range arrays {
+		name, rest, _ := strings.Cut(a.Name, "/")
+		c := cases[name]
+		a.Name = rest
+		c.arrays = append(c.arrays, a)
+		cases[name] = c
+	}
+	return cases
+}
+
+// folder writes the case as a folder.
+func (c storedCase) folder(t testing.TB) string {
+	t.Helper()
+	return foreignFolder(t, string(c.Config), c.arrays, c.Metadata)
+}
+
+// check compares what is read with what the other program decodes, bit for bit.
+func (c storedCase) check(t *testing.T) *Tensor {
+	t.Helper()
+	folder := c.folder(t)
+	r := mustOpen(t, folder)
+	if len(r.Tensors()) != 1 {
+		t.Fatalf("%d tensors, want 1", len(r.Tensors()))
+	}
+	x := &r.Tensors()[0]
+	got := values(t, r, x)
+	if c.Rounded == "bfloat16" {
+		got = roundBF16(got)
+	}
+	if !slices.Equal(x.Shape, c.Shape) || sum(got) != c.SHA256 {
+		t.Errorf("%v %v begins with %v, want %v %v", x.Type, x.Shape, []float32{f32(got, 0), f32(got, 1), f32(got, 2), f32(got, 3)}, c.Shape, c.First)
+	}
+	if err := Verify(folder); err != nil {
+		t.Error(err)
+	}
+	return x
+}
+
+// TestForeign: small weights as other programs store them (testdata/foreign/make.py) are
+// what those programs decode, bit for bit: every width of compressed-tensors, scales for
+// tensors, groups and blocks, AutoRound's packings and exceptions, GPTQ in words of other
+// sizes, FP8 that is divided by its scales, FP4, MXFP6 and MXFP8.
+func TestForeign(t *testing.T) {
+	for name, c := range storedCases(t, "testdata/foreign") {
+		t.Run(name, func(t *testing.T) { c.check(t) })
 	}
 }
 
 // foreignFolder writes a folder with a quantization_config.
-func foreignFolder(t *testing.T, config string, arrays []NamedTensor) string {
+func foreignFolder(t testing.TB, config string, arrays []NamedTensor, metadata map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	text := []byte(`{"model_type":"llama","quantization_config":` + config + `}`)
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), text, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteSafetensors(filepath.Join(dir, "model.safetensors"), arrays, nil); err != nil {
+	if err := WriteSafetensors(filepath.Join(dir, "model.safetensors"), arrays, metadata); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -102,13 +123,13 @@ func TestForeignRefused(t *testing.T) {
 		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"input_activations":{"dynamic":1}}}}`:    "input_activations.dynamic is a number",
 		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["Linear"],"weights":{"type":8}}}}`:                 "weights.type is a number",
 	} {
-		if _, err := Open(foreignFolder(t, config, w)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Open(foreignFolder(t, config, w, nil)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", config, err, want)
 		}
 	}
 	for _, config := range []string{`{"quant_method":"compressed-tensors","transform_config":{},"sparsity_config":{"format":"dense"},"config_groups":{"a":{"targets":["Linear"]}}}`,
 		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["b"],"input_activations":null}}}`, `{"quant_method":"auto-round","rotation_config":null,"packing_format":"auto_round:llm_compressor"}`} {
-		mustOpen(t, foreignFolder(t, config, w))
+		mustOpen(t, foreignFolder(t, config, w, nil))
 	}
 }
 
@@ -119,7 +140,7 @@ func TestSideConfig(t *testing.T) {
 		{Name: "a.weight_scale", DType: "F32", Data: []byte{0, 0, 128, 63}},
 		{Name: "a.input_scale", DType: "F32", Data: []byte{0, 0, 128, 63}},
 	}
-	dir := foreignFolder(t, "null", w)
+	dir := foreignFolder(t, "null", w, nil)
 	for text, want := range map[string]string{
 		`{"quantization":{"quant_algo":"FP8","exclude_modules":["lm_head"]}}`: "",
 		`{"quantization":{"quant_algo":"W4A8_AWQ"}}`:                          `as ModelOpt's "W4A8_AWQ" has it`,

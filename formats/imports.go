@@ -282,14 +282,7 @@ func toOdd(x float64, kind dtype.Kind) float32 {
 // floatsOf are the values of an array of F32, BF16 or F16.
 func floatsOf(kind dtype.Kind, b []byte) []float32 {
 	out := make([]float32, len(b)/kind.Info().Bytes)
-	switch kind {
-	case dtype.F32:
-		block.GetF32(out, b)
-	case dtype.BF16:
-		block.GetBF16(out, b)
-	case dtype.F16:
-		block.GetF16(out, b)
-	}
+	block.DecodeAll(out, block.Raw{Type: dtype.Of(kind), Rows: 1, Cols: len(out), Data: b})
 	return out
 }
 

@@ -40,7 +40,7 @@ func TestLoosePacking(t *testing.T) {
 				own = append(own, NamedTensor{Name: "q.weight_zero_point", DType: "I32", Shape: []int64{2, 1}, Data: must(base64.StdEncoding.DecodeString(stored[1]))})
 			}
 			config := fmt.Sprintf(`{"quant_method":"compressed-tensors","version":%q,"config_groups":{"a":{"targets":["Linear"],"weights":{"num_bits":3,"strategy":"channel","symmetric":%v}}}}`, version, !asymmetric)
-			r, err := Open(foreignFolder(t, config, own))
+			r, err := Open(foreignFolder(t, config, own, nil))
 			if release == "" {
 				if err == nil || !strings.Contains(err.Error(), "before 0.18.0") {
 					t.Errorf("%q: %v, want a refusal", version, err)
@@ -123,7 +123,7 @@ func TestScalesOfMXFP6(t *testing.T) {
 		_, err := Open(foreignFolder(t, config, []NamedTensor{
 			{Name: "q.weight_packed", DType: "U8", Shape: []int64{2, 24}, Data: make([]byte, 48)},
 			{Name: "q.weight_scale", DType: typ, Shape: []int64{2, 1}, Data: []byte{127, 127}},
-		}))
+		}, nil))
 		if (err == nil) != ok {
 			t.Errorf("scales of %s: %v", typ, err)
 		}

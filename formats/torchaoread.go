@@ -216,6 +216,21 @@ func (w *aoWeight) grid(q *array) (g scaleGrid, scales []int64, err error) {
 	return g, scales, nil
 }
 
+// scaled are codes of a type, a byte each, with the scales of their blocks, how those lie,
+// and their shape.
+func (w *aoWeight) scaled(typ string) (q, scale *array, g scaleGrid, scales []int64, err error) {
+	if q, err = w.need("qdata", typ); err != nil {
+		return
+	}
+	if scale, err = w.need("scale", "F32", "BF16", "F16"); err != nil {
+		return
+	}
+	if g, scales, err = w.grid(q); err == nil {
+		err = shaped(scale, scales...)
+	}
+	return
+}
+
 // intx reads integers of 1 to 8 bits, a byte each.
 func (w *aoWeight) intx() error {
 	var bits int64
@@ -230,18 +245,7 @@ func (w *aoWeight) intx() error {
 
 // ints reads codes a byte each, with scales and zero points of their blocks.
 func (w *aoWeight) ints(bits int64) error {
-	q, err := w.need("qdata", "I8")
-	if err != nil {
-		return err
-	}
-	scale, err := w.need("scale", "F32", "BF16", "F16")
-	if err != nil {
-		return err
-	}
-	grid, scales, err := w.grid(q)
-	if err == nil {
-		err = shaped(scale, scales...)
-	}
+	q, scale, grid, scales, err := w.scaled("I8")
 	if err != nil {
 		return err
 	}
@@ -265,18 +269,7 @@ func (w *aoWeight) ints(bits int64) error {
 
 // float8 reads 8-bit floats with scales of their blocks.
 func (w *aoWeight) float8() error {
-	q, err := w.need("qdata", "F8_E4M3")
-	if err != nil {
-		return err
-	}
-	scale, err := w.need("scale", "F32", "BF16", "F16")
-	if err != nil {
-		return err
-	}
-	grid, scales, err := w.grid(q)
-	if err == nil {
-		err = shaped(scale, scales...)
-	}
+	q, scale, grid, _, err := w.scaled("F8_E4M3")
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,14 @@ func fromNames(t *testing.T, config map[string]json.RawMessage) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules, err := arch.RulesOf(raw)
+	return filled(t, raw, func(_ *arch.Rule, name string, n int64) []float32 { return fromName(name, n) })
+}
+
+// filled writes a folder with this config.json and the n values of each tensor that fill
+// gives.
+func filled(t *testing.T, config []byte, fill func(r *arch.Rule, name string, n int64) []float32) string {
+	t.Helper()
+	rules, err := arch.RulesOf(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,12 +92,12 @@ func fromNames(t *testing.T, config map[string]json.RawMessage) string {
 				for _, d := range p.FileShape(r) {
 					n *= d
 				}
-				tensors = append(tensors, formats.NamedTensor{Name: p.Name, DType: "F32", Shape: p.FileShape(r), Data: kernels.Bytes(fromName(p.Name, n))})
+				tensors = append(tensors, formats.NamedTensor{Name: p.Name, DType: "F32", Shape: p.FileShape(r), Data: kernels.Bytes(fill(r, p.Name, n))})
 			}
 		}
 	}
 	dir := t.TempDir()
-	if err = os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o666); err == nil {
+	if err = os.WriteFile(filepath.Join(dir, "config.json"), config, 0o666); err == nil {
 		err = formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), tensors, nil)
 	}
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,9 +15,7 @@ import (
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
-	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
-	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
 )
 
@@ -143,42 +140,19 @@ func made(t *testing.T, base, change string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := arch.RulesOf(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var tensors []formats.NamedTensor
-	for i := range list {
-		r := &list[i]
-		for j := range r.HF {
-			if r.Tied {
-				continue
+	return filled(t, raw, func(r *arch.Rule, name string, n int64) []float32 {
+		seed := fnv.New64a()
+		seed.Write([]byte(name))
+		rng := rand.New(rand.NewPCG(1, seed.Sum64()))
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(0.3 * rng.NormFloat64())
+			if r.Role.IsNorm() && !r.Bias {
+				v[i]++
 			}
-			p := &r.HF[j]
-			n, seed := int64(1), fnv.New64a()
-			for _, d := range p.FileShape(r) {
-				n *= d
-			}
-			seed.Write([]byte(p.Name))
-			rng := rand.New(rand.NewPCG(1, seed.Sum64()))
-			v := make([]float32, n)
-			for i := range v {
-				v[i] = float32(0.3 * rng.NormFloat64())
-				if r.Role.IsNorm() && !r.Bias {
-					v[i]++
-				}
-			}
-			tensors = append(tensors, formats.NamedTensor{Name: p.Name, DType: "F32", Shape: p.FileShape(r), Data: kernels.Bytes(v)})
 		}
-	}
-	dir := t.TempDir()
-	if err = os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o666); err == nil {
-		err = formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), tensors, nil)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
+		return v
+	})
 }
 
 // logitsOf are the logits of ids in one pass, and token by token with a cache.

@@ -1,12 +1,13 @@
 # Targets for people and CI. `make help` lists them.
 GO          ?= go
 SHARED      ?= ../shared/data
+FUZZTIME    ?= 10m
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SMOLLM2      = models/SmolLM2-135M-Instruct.Q4_1.gguf
 GEMMA3       = models/gemma-3-270m-q4_k_m.gguf
 export CGO_ENABLED = 0
 
-.PHONY: help build test conformance conformance-all generate-cuda cuda-registers cuda-check gpu-build gpu-test gpu-bench test-nodl test-arm64 test-race fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 gemma3 interop interop-vllm clean
+.PHONY: help build test conformance conformance-all generate-cuda cuda-registers cuda-check gpu-build gpu-test gpu-bench test-nodl test-arm64 test-race fuzz fmt vet staticcheck generate generate-check bench bench-peers bench-curves quickstart pocket smollm2 gemma3 interop interop-vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +34,11 @@ RACE = CGO_ENABLED=1 TUNE_KERNELS=generic $(GO) test -race -short -timeout 30m
 test-race: ## data races in what runs on several threads, on plain Go kernels (gcc)
 	$(RACE) -skip '/(neon|avx|amx)' ./kernels/par ./kernels/cpu/... ./autograd/... ./data ./data/tokenizer ./data/rows ./data/chat
 	$(RACE) -run 'Threads|Packing|NotFinite|SecondRun' ./train
+
+fuzz: ## each parser's fuzz target for FUZZTIME (10m), one after another (8 hours); FUZZ=Arrow takes those of that name
+	@mkdir -p build; grep -rn '^func Fuzz' --include='*_test.go' . | sed 's/[^/]*_test.go:.*func \(Fuzz[A-Za-z0-9]*\).*/ \1/' | grep "$(FUZZ)" | \
+	while read dir name; do $(GO) test $$dir -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) > build/fuzz.txt 2>&1 || { cat build/fuzz.txt; exit 1; }; \
+	echo "$$dir $$name: $$(grep execs build/fuzz.txt | tail -1)"; done
 
 fmt: ## gofmt finds nothing to change
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "gofmt -w $$files"; exit 1; }

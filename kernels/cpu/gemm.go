@@ -223,8 +223,7 @@ func (g *gemm) plan(terms []product) {
 		if len(round) > 0 && (kern.tiles != round[0].kern.tiles || kern.tiles && t.alpha != round[0].alpha) {
 			flush()
 		}
-		parts := ceilDiv(t.k, maxK)
-		step := roundUp(ceilDiv(t.k, parts), 64)
+		step := passStep(t.k)
 		for p0 := 0; p0 < t.k; p0 += step {
 			kc := min(step, t.k-p0)
 			kd := ceilDiv(kc, kern.ku)
@@ -239,6 +238,9 @@ func (g *gemm) plan(terms []product) {
 	}
 	flush()
 }
+
+// passStep is the k of each pass of k but the last one.
+func passStep(k int) int { return roundUp(ceilDiv(k, ceilDiv(k, maxK)), 64) }
 
 // rowsOf deals m rows out evenly over the fewest panels of at most mr.
 type rowsOf struct{ panels, each, more, m int }

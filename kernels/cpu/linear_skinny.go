@@ -19,7 +19,7 @@ func dotRoom(n int) int { return 4*n + 16 }
 
 // skinny is Linear for few rows.
 func (c *CPU) skinny(y kernels.Dst, a *kernels.LinearArgs) {
-	if c.matvec(y, a) {
+	if c.thin(y, a) || c.matvec(y, a) {
 		c.skinnyRest(y.Buffer, a)
 		return
 	}

@@ -14,7 +14,8 @@ import (
 // it once, in order and as it lies in memory (the file's own pages), asking for
 // it ahead of time, and decode it in registers. Each result is a sum of its own
 // whose order depends on the number of columns alone, so neither the rows of x
-// beside it nor the cutting of the weight changes a bit.
+// beside it nor the cutting of the weight changes a bit. From five rows on float32
+// weights have kernels of their own: see thin.
 //
 // The arithmetic is f32. Where LinearArgs.Fast allows it, quantized weights are
 // multiplied as integers with x rounded to 8 bits.

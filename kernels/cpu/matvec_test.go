@@ -85,12 +85,12 @@ func testMatVec(t *testing.T, c *CPU, typ dtype.Type, cols int) {
 			if got[n*m.Rows] != 77 {
 				t.Fatal("written past the result")
 			}
-			if part[0] == 0 && n == most {
-				all = append(all, got...)
+			if part[0] == 0 && (n == most || n == thinLeast-1 && typ.Kind == dtype.F32) { // more rows are packed: TestThin
+				all = append(all[:0], got...)
 			} else if part[0] == 0 {
 				for i := range n * rows {
 					if got[i] != all[i] {
-						t.Fatalf("element %d of %d rows is %v, of %d rows %v", i, n, got[i], most, all[i])
+						t.Fatalf("element %d of %d rows is %v, of more rows %v", i, n, got[i], all[i])
 					}
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
@@ -32,11 +33,14 @@ func sample(s *kernels.SampleRow, logits []float32) int32 {
 	if s.Temperature == 0 && !penalizes(s) {
 		return largest(logits)
 	}
+	u := uniform(s.Seed, s.Stream, s.Step)
+	if keepsAll(s, len(logits)) {
+		return drawAll(logits, s.Temperature, u)
+	}
 	p := probs(s, logits)
 	if s.Temperature == 0 {
 		return largest(p)
 	}
-	u := uniform(s.Seed, s.Stream, s.Step)
 	last := int32(0)
 	for i, v := range p {
 		if v == 0 {
@@ -48,6 +52,51 @@ func sample(s *kernels.SampleRow, logits []float32) int32 {
 		}
 	}
 	return last
+}
+
+// keepsAll reports whether the probabilities of v tokens are those of the logits,
+// at a temperature that float32 has the range for.
+func keepsAll(s *kernels.SampleRow, v int) bool {
+	return !penalizes(s) && (s.TopK <= 0 || s.TopK >= v) && !(s.TopP > 0 && s.TopP < 1) && !(s.MinP > 0) && s.Temperature >= 0.01
+}
+
+// drawPart is how many tokens drawAll adds up in float32.
+const drawPart = 512
+
+// drawAll is sample where no token is removed: sums of parts say in which part the
+// token of the number u is.
+func drawAll(logits []float32, temperature, u float64) int32 {
+	var buf [drawPart]float32
+	scale := 1 / temperature
+	shift := float32(float64(vec.Max(logits)) * scale)
+	exps := func(part int) ([]float32, float64) {
+		x := logits[part*drawPart : min((part+1)*drawPart, len(logits))]
+		y := buf[:len(x)]
+		return y, float64(vec.ExpSum(y, x, float32(scale), shift))
+	}
+	sums, total, last := make([]float64, ceilDiv(len(logits), drawPart)), 0.0, 0
+	for i := range sums {
+		if _, sums[i] = exps(i); sums[i] > 0 {
+			last = i
+		}
+		total += sums[i]
+	}
+	part := 0
+	for u *= total; part < last && u >= sums[part]; part++ {
+		u -= sums[part]
+	}
+	id := int32(0)
+	p, _ := exps(part)
+	for i, v := range p {
+		if v == 0 {
+			continue
+		}
+		id = int32(part*drawPart + i)
+		if u -= float64(v); u < 0 {
+			break
+		}
+	}
+	return id
 }
 
 // largest is the lowest index of the largest element.

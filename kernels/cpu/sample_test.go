@@ -191,3 +191,34 @@ func BenchmarkSample(b *testing.B) {
 		})
 	}
 }
+
+// TestDrawAll: drawing by parts chooses the token that the probabilities in float64
+// do, unless a border of its is as near as rounding; and never an impossible one.
+func TestDrawAll(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for i := range 400 {
+		logits := make([]float32, 1+r.IntN(3000))
+		for k := range logits {
+			if logits[k] = float32(8 * r.NormFloat64()); r.IntN(4) == 0 {
+				logits[k] = float32(math.Inf(-1))
+			}
+		}
+		logits[r.IntN(len(logits))] = 3
+		s := &kernels.SampleRow{Temperature: 0.02 + 3*r.Float64()}
+		if !keepsAll(s, len(logits)) {
+			t.Fatal("not drawn by parts")
+		}
+		p := probs(s, logits)
+		for _, u := range []float64{0, r.Float64(), r.Float64(), 1 - 1e-16} {
+			id := drawAll(logits, s.Temperature, u)
+			low := 0.0
+			for _, v := range p[:id] {
+				low += v
+			}
+			const near = 1e-5
+			if p[id] == 0 || u < low-near || u > low+p[id]+near {
+				t.Errorf("%d: %g chose token %d, which is from %g to %g", i, u, id, low, low+p[id])
+			}
+		}
+	}
+}

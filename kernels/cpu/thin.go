@@ -1,0 +1,66 @@
+package cpu
+
+import (
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
+	"github.com/tunekit/tunekit/kernels/par"
+)
+
+// Rows of x of a thin product. Fewer are matrix·vector products; more are worth
+// packing the weight.
+const (
+	thinLeast = 5
+	thinLanes = 16
+	thinNear  = 2 * 16 * 24 // floats of a kernel's own
+)
+
+// thinTask is how many rows of a weight one task takes at most.
+const thinTask = 1 << 10
+
+// thin is Linear's first product where x has 5 to 16 rows and the weight is
+// float32: x is packed, and the weight read once, in order and as it lies in
+// memory. Each result is the bits of the packed product. It reports false where
+// no kernel exists.
+func (c *CPU) thin(y kernels.Dst, a *kernels.LinearArgs) bool {
+	in, out := a.W.Cols, a.W.Rows
+	w := weight(a.W, false)
+	block := thinBlock(out)
+	if a.N < thinLeast || a.N > thinLanes || a.BF16 || w.f == nil || block == 0 || in == 0 {
+		return false
+	}
+	x := rowsF32(f32(a.X), in)
+	x.drop = newDropping(a.Drop, a.N)
+	panel := c.scratch.take((roundUp(in, 16) + 1) * thinLanes)
+	m := area{fetch: c.scratch.take(fetchSize)}
+	x.pack(panel, thinLanes, 0, a.N, 0, in, exact, &m)
+	c.scratch.give(m.fetch)
+	dst, alpha := f32(y.Buffer), orOne(a.Alpha)
+	step := passStep(in)
+	whole := a.N == thinLanes && alpha == 1 && !y.Add && step >= in
+	par.Split(out/block, 1, thinTask/block, func(lo, hi int) {
+		lo *= block
+		if hi *= block; out-hi < block {
+			hi = out
+		}
+		near := c.scratch.take(thinNear)
+		defer c.scratch.give(near)
+		if whole {
+			thinRows(dst[lo:], out, panel, w.f[lo*in:], in, hi-lo, in, near)
+			return
+		}
+		tmp := c.scratch.take(thinLanes * (hi - lo))
+		for k := 0; k < in; k += step {
+			thinRows(tmp, hi-lo, panel[k*thinLanes:], w.f[lo*in+k:], in, hi-lo, min(step, in-k), near)
+			for i := range a.N {
+				from, to := tmp[i*(hi-lo):][:hi-lo], dst[i*out+lo:][:hi-lo]
+				if !y.Add && k == 0 {
+					clear(to)
+				}
+				vec.Axpy(to, alpha, from)
+			}
+		}
+		c.scratch.give(tmp)
+	})
+	c.scratch.give(panel)
+	return true
+}

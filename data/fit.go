@@ -162,10 +162,7 @@ func (in *ingest) overflowError() error {
 func roundUp(n int) int { return (n + 255) / 256 * 256 }
 
 func (e *encoding) endNames() string {
-	var names []string
-	for _, id := range e.ends {
-		names = append(names, e.tok.Token(id))
-	}
+	names := e.tok.EOSTexts()
 	if len(names) == 0 {
 		return "the end tokens (the tokenizer has none)"
 	}

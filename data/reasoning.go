@@ -8,9 +8,7 @@ import (
 	"github.com/tunekit/tunekit/data/jinja"
 )
 
-// reasoningFields are the fields of a message that hold its reasoning: of DeepSeek and
-// Qwen, of OpenRouter and vLLM, and of gpt-oss.
-var reasoningFields = []string{"reasoning_content", "reasoning", "thinking"}
+var reasoningFields = chat.ReasoningFields()
 
 // The marks around reasoning that stands in the content itself.
 const thinkOpen, thinkEnd = "<think>", "</think>"

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/tunekit/tunekit/data/jinja"
 	"github.com/tunekit/tunekit/formats/fail"
 )
 
@@ -16,17 +17,21 @@ import (
 // They come from the template's {% generation %} blocks where it has them.
 // Else a turn begins where the conversation up to it, rendered with its
 // generation prompt, ends, or, where a template renders earlier turns otherwise
-// once others follow (a system text moved to the last user turn), where its
-// content begins. It ends with the first end-of-turn token after its content,
-// which is found by rendering once more with a mark in its place, or where the
-// conversation up to and with it ends. A turn that cannot be found is an error
-// that names the message.
+// once others follow (tools moved to the last user turn, reasoning taken out),
+// behind the message before it as it does there, or where its content begins. It
+// ends with the first end-of-turn token after its content, which is found by
+// rendering once more with a mark in its place, where the conversation up to and
+// with it ends, or, of a turn that calls tools, behind the last call as it ends there.
+// What a template writes of a turn behind the answer of a tool is not in it. A turn
+// that cannot be found is an error that names the message. The last turn of a template
+// that writes the end of a turn with the next one (GLM) has that end added to text.
 func (t *Template) Spans(c Conversation) (text string, assistant [][2]int, err error) {
 	text, spans, err := t.render(c, false)
 	if err != nil {
 		return "", nil, err
 	}
 	if len(spans) > 0 {
+		spans = joined(spans, c)
 		for i := range spans {
 			spans[i][1] = t.trimTurn(text, spans[i][0], spans[i][1])
 		}
@@ -44,7 +49,48 @@ func (t *Template) Spans(c Conversation) (text string, assistant [][2]int, err e
 		spans = append(spans, s)
 		from = s[1]
 	}
+	if last := len(spans) - 1; last >= 0 && spans[last][1] == len(text) {
+		text += t.closing(c, text)
+		spans[last][1] = len(text)
+	}
 	return text, spans, nil
+}
+
+// joined are the ranges of {% generation %} blocks, those that touch as one where there are
+// more of them than turns (an EOS behind the last turn in a block of its own).
+func joined(spans [][2]int, c Conversation) [][2]int {
+	turns := 0
+	for _, m := range c.Messages {
+		if m.Role() == "assistant" {
+			turns++
+		}
+	}
+	for i := len(spans) - 1; i > 0 && len(spans) > turns; i-- {
+		if spans[i-1][1] == spans[i][0] {
+			spans[i-1][1] = spans[i][1]
+			spans = slices.Delete(spans, i, i+1)
+		}
+	}
+	return spans
+}
+
+// closing is the end-of-turn token that a template writes only where a conversation goes on
+// (GLM's <|user|>), "" where text ends with one or the template has none.
+func (t *Template) closing(c Conversation, text string) string {
+	last := len(c.Messages) - 1
+	if c.Messages[last].Role() != "assistant" || t.unended(text) != strings.TrimRightFunc(text, unicode.IsSpace) {
+		return ""
+	}
+	c.Messages = append(slices.Clone(c.Messages), NewMessage("user", "on"))
+	m := &markedTurn{t: t, c: c, text: text, i: last}
+	_, after, ok := m.cut(last)
+	if !ok {
+		return ""
+	}
+	if end := t.ended(after, 0); end > 0 {
+		return after[:end]
+	}
+	return ""
 }
 
 // turn finds message i in the rendered text, at from or later.
@@ -52,17 +98,21 @@ func (t *Template) turn(c Conversation, text string, i, from int) (s [2]int, err
 	marked := &markedTurn{t: t, c: c, text: text, i: i}
 	start, ok := t.prefix(c, text, i, true)
 	if !ok || start < from {
-		if start, ok = marked.start(); !ok {
-			return s, lostTurn(i, "its beginning")
+		if start, ok = marked.opened(); !ok || start < from {
+			if start, ok = marked.start(); !ok {
+				return s, lostTurn(i, "its beginning")
+			}
 		}
 	}
-	end, ok := marked.end()
+	end, ok := marked.called(start)
+	if !ok {
+		end, ok = marked.end()
+	}
 	if !ok || end <= start {
-		if end, ok = t.prefix(c, text, i+1, false); !ok {
+		if end, ok = t.prefix(c, text, i+1, false); !ok || end <= start {
 			return s, lostTurn(i, "its end")
 		}
-		content, _ := c.Messages[i].Content()
-		if start > end || !strings.Contains(text[start:end], strings.TrimSpace(content)) {
+		if start > end || !marked.said(text[start:end]) {
 			return s, lostTurn(i, "its content")
 		}
 	}
@@ -98,20 +148,52 @@ type markedTurn struct {
 
 // cut renders with the mark for message i's content and returns what lies
 // before and after it.
-func (m *markedTurn) cut(i int) (before, after string, ok bool) {
+func (m *markedTurn) cut(i int) (before, after string, ok bool) { return m.cutOf(m.c, i, false) }
+
+// cutOf is cut in another conversation, with its generation prompt or without.
+func (m *markedTurn) cutOf(c Conversation, i int, prompt bool) (before, after string, ok bool) {
 	mark := "\ue000"
 	for strings.Contains(m.text, mark) {
 		mark += "\ue001"
 	}
 	mark += "turn\ue002"
-	c := m.c
 	c.Messages = slices.Clone(c.Messages)
 	c.Messages[i] = c.Messages[i].with("content", mark)
-	got, err := m.t.Render(c, false)
+	got, err := m.t.Render(c, prompt)
 	if err != nil || strings.Count(got, mark) != 1 {
 		return "", "", false
 	}
 	return strings.Cut(got, mark)
+}
+
+// opened is where the turn begins behind the content of the message before it: as far as
+// the text goes on there as the conversation up to the turn does, rendered with its generation
+// prompt. A prompt that the text leaves (it asks for reasoning that this turn has not) counts
+// up to the last mark or line break that both have.
+func (m *markedTurn) opened() (int, bool) {
+	if m.i == 0 {
+		return 0, false
+	}
+	_, after, ok := m.cut(m.i - 1)
+	if !ok || !strings.HasSuffix(m.text, after) {
+		return 0, false
+	}
+	c := m.c
+	c.Messages = c.Messages[:m.i]
+	_, closing, ok := m.cutOf(c, m.i-1, false)
+	_, opening, also := m.cutOf(c, m.i-1, true)
+	if !ok || !also || !strings.HasPrefix(opening, closing) || !strings.HasPrefix(after, closing) {
+		return 0, false
+	}
+	opening, turn := opening[len(closing):], after[len(closing):]
+	same := 0
+	for same < min(len(opening), len(turn)) && opening[same] == turn[same] {
+		same++
+	}
+	if same < len(opening) {
+		same = strings.LastIndexAny(opening[:same], "\n>]") + 1
+	}
+	return len(m.text) - len(turn) + same, same > 0 || opening == ""
 }
 
 func (m *markedTurn) start() (int, bool) {
@@ -120,14 +202,17 @@ func (m *markedTurn) start() (int, bool) {
 }
 
 // end is after the first end-of-turn token behind the content, or where the
-// content ends in templates without one.
+// content ends in templates without one. Content behind the next message's is none.
 func (m *markedTurn) end() (int, bool) {
 	_, after, ok := m.cut(m.i)
 	if !ok || !strings.HasSuffix(m.text, after) {
 		return 0, false
 	}
-	content := len(m.text) - len(after)
-	rest := m.text[content:max(content, m.limit())]
+	content, limit := len(m.text)-len(after), m.limit()
+	if limit < content {
+		return 0, false
+	}
+	rest := m.text[content:limit]
 	end, first := content, len(rest)+1
 	for _, stop := range m.t.stops {
 		if j := strings.Index(rest, stop); j >= 0 && j < first {
@@ -139,12 +224,98 @@ func (m *markedTurn) end() (int, bool) {
 
 // limit is where the content of the next message begins.
 func (m *markedTurn) limit() int {
-	if m.i+1 < len(m.c.Messages) {
-		if before, _, ok := m.cut(m.i + 1); ok && strings.HasPrefix(m.text, before) {
-			return len(before)
-		}
+	if at, ok := m.next(); ok {
+		return at
 	}
 	return len(m.text)
+}
+
+// next is limit where it was found.
+func (m *markedTurn) next() (int, bool) {
+	if m.i+1 == len(m.c.Messages) {
+		return len(m.text), true
+	}
+	before, _, ok := m.cut(m.i + 1)
+	return len(before), ok && strings.HasPrefix(m.text, before)
+}
+
+// called is where a turn that calls tools ends: where its text from the name of the last
+// one on is what the conversation up to and with it ends with, or would without content.
+func (m *markedTurn) called(start int) (int, bool) {
+	limit, ok := m.next()
+	name := m.lastCall()
+	if !ok || name == "" || limit < start {
+		return 0, false
+	}
+	turn := m.c.Messages[m.i]
+	for _, turn := range []Message{turn, turn.with("content", "")} {
+		c := m.c
+		c.Messages = append(slices.Clone(c.Messages[:m.i]), turn)
+		alone, err := m.t.Render(c, false)
+		k := strings.LastIndex(alone, name)
+		if err != nil || k < 0 {
+			continue
+		}
+		call := alone[k:]
+		at := strings.LastIndex(m.text[start:limit], call)
+		if at < 0 {
+			call = m.t.unended(call)
+			at = strings.LastIndex(m.text[start:limit], call)
+		}
+		if at >= 0 {
+			return m.t.ended(m.text, start+at+len(call)), true
+		}
+	}
+	return 0, false
+}
+
+// unended is a turn's text without the end-of-turn token and white space that it ends with.
+func (t *Template) unended(turn string) string {
+	turn = strings.TrimRightFunc(turn, unicode.IsSpace)
+	for _, stop := range t.stops {
+		if rest, ok := strings.CutSuffix(turn, stop); ok {
+			return strings.TrimRightFunc(rest, unicode.IsSpace)
+		}
+	}
+	return turn
+}
+
+// ended is at, or after the end-of-turn token that stands there, white space before it or not.
+func (t *Template) ended(text string, at int) int {
+	rest := strings.TrimLeftFunc(text[at:], unicode.IsSpace)
+	for _, stop := range t.stops {
+		if strings.HasPrefix(rest, stop) {
+			return len(text) - len(rest) + len(stop)
+		}
+	}
+	return at
+}
+
+// lastCall is the name of the function that the turn calls last, "" without calls.
+func (m *markedTurn) lastCall() string {
+	v, _ := m.c.Messages[m.i].Get("tool_calls")
+	list, _ := v.([]any)
+	if len(list) == 0 {
+		return ""
+	}
+	call, _ := list[len(list)-1].(*jinja.Dict)
+	if call == nil {
+		return ""
+	}
+	if f, _ := call.Get("function"); f != nil {
+		if inner, ok := f.(*jinja.Dict); ok {
+			call = inner
+		}
+	}
+	return call.String("name")
+}
+
+// said tells whether a text is the turn's: it has its content, or the tool that it calls
+// last, beside which many templates write nothing.
+func (m *markedTurn) said(text string) bool {
+	content, _ := m.c.Messages[m.i].Content()
+	name := m.lastCall()
+	return strings.Contains(text, strings.TrimSpace(content)) || name != "" && strings.Contains(text, name)
 }
 
 // trimTurn is end without the white space after an end-of-turn token.

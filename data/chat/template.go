@@ -87,6 +87,28 @@ func (m Message) with(key string, v any) Message {
 	return Message{c}
 }
 
+// ReasoningFields are the fields of a message that hold its reasoning, the first of them before
+// the others: of DeepSeek and Qwen, of gpt-oss, and of OpenRouter and vLLM.
+func ReasoningFields() []string { return []string{"reasoning_content", "thinking", "reasoning"} }
+
+// reasoned is the message with its reasoning under the names that templates read, whichever of
+// them it was given under: reasoning_content, and thinking where that is absent, as in Transformers.
+func (m Message) reasoned() Message {
+	for _, key := range ReasoningFields() {
+		v, _ := m.Get(key)
+		if v == nil {
+			continue
+		}
+		c := m.Clone()
+		if _, ok := c.Get("thinking"); !ok {
+			c.Set("thinking", v)
+		}
+		c.Set("reasoning_content", v)
+		return Message{c}
+	}
+	return m
+}
+
 // Conversation is what a chat template sees.
 type Conversation struct {
 	Messages []Message
@@ -98,6 +120,7 @@ type Conversation struct {
 type Options struct {
 	BOS, EOS string            // bos_token and eos_token
 	Special  map[string]string // other special tokens by their names: pad_token …
+	Ends     []string          // tokens that end a turn, beside the EOS and the well-known
 	Now      time.Time         // what strftime_now tells; the zero time makes its use an error
 }
 
@@ -108,9 +131,10 @@ type Template struct {
 	tmpl  *jinja.Template
 	stops []string // spellings of end-of-turn tokens: the EOS and the well-known
 
-	// parts tells whether the template writes content given as a list of parts;
-	// others would print the list.
-	parts func() bool
+	// parts tells whether the template writes content given as a list of parts (others
+	// would print the list), and text whether it writes it given as a text (some of models
+	// that see pictures write none of it).
+	parts, text func() bool
 
 	tools *Template // of conversations with tools, where there is one of its own
 	names []string  // of the templates there are, none of them the default
@@ -123,27 +147,31 @@ func Parse(src string, o Options) (*Template, error) {
 	if err != nil {
 		return nil, jinjaError(err)
 	}
-	stops := tokenizer.EndTokens()
+	stops := append(tokenizer.EndTokens(), o.Ends...)
 	if o.EOS != "" {
 		stops = slices.Insert(stops, 0, o.EOS)
 	}
 	t := &Template{src: src, o: o, tmpl: tmpl, stops: stops}
-	t.parts = sync.OnceValue(t.writesParts)
+	t.parts = sync.OnceValue(func() bool { return t.writes(inPart(probe)) })
+	t.text = sync.OnceValue(func() bool { return t.writes(probe) })
 	return t, nil
 }
 
-// writesParts renders a message of one part and looks for its text alone.
-func (t *Template) writesParts() bool {
-	const text = "\ue000part\ue002"
-	ask := Message{jinja.NewDict("role", "user", "content", []any{jinja.NewDict("type", "text", "text", text)})}
+const probe = "\ue000part\ue002"
+
+func inPart(text string) []any { return []any{jinja.NewDict("type", "text", "text", text)} }
+
+// writes renders a message whose content holds probe and looks for that alone.
+func (t *Template) writes(content any) bool {
+	ask := Message{jinja.NewDict("role", "user", "content", content)}
 	got, _, err := t.renderAs(Conversation{Messages: []Message{ask}}, true)
-	return err == nil && strings.Contains(got, text) && !strings.Contains(got, "'"+text) && !strings.Contains(got, `"`+text)
+	return err == nil && strings.Contains(got, probe) && !strings.Contains(got, "'"+probe) && !strings.Contains(got, `"`+probe)
 }
 
 // FromTokenizer parses the chat templates that came with a tokenizer, of which each
 // conversation takes its own as in Transformers: tool_use where it has tools, else
 // default. Without o.Special, the special tokens and a missing BOS or EOS are the tokenizer's;
-// with it, o is taken as it is. A tokenizer without a template is an error of kind fail.Input.
+// with it, o is taken as it is, but for the ends, which always are the tokenizer's. A tokenizer without a template is an error of kind fail.Input.
 func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
 	list := t.ChatTemplates()
 	if len(list) == 0 {
@@ -154,6 +182,7 @@ func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
 		o.EOS = cmp.Or(o.EOS, t.Token(t.EOS()))
 		o.Special = t.SpecialTexts()
 	}
+	o.Ends = t.EOSTexts()
 	out := &Template{o: o}
 	var tools *Template
 	var names []string
@@ -181,7 +210,7 @@ func FromTokenizer(t *tokenizer.Tokenizer, o Options) (*Template, error) {
 
 // Key lists what the text of a conversation depends on beside it: sources, special tokens, the clock.
 func (t *Template) Key() []string {
-	out := []string{t.src, t.o.BOS, t.o.EOS, t.o.Now.String()}
+	out := append([]string{t.src, t.o.BOS, t.o.EOS, t.o.Now.String()}, t.o.Ends...)
 	for _, name := range slices.Sorted(maps.Keys(t.o.Special)) {
 		out = append(out, name, t.o.Special[name])
 	}
@@ -246,7 +275,7 @@ func (t *Template) Render(c Conversation, addGenerationPrompt bool) (string, err
 
 // render gives the text and the ranges of {% generation %} blocks. Content in parts
 // of text is joined, with line breaks as servers do, for a template that would
-// print the list.
+// print the list, and a text is made one part for a template that writes nothing else.
 func (t *Template) render(c Conversation, prompt bool) (string, [][2]int, error) {
 	t, err := t.of(c)
 	if err != nil {
@@ -265,6 +294,15 @@ func (t *Template) render(c Conversation, prompt bool) (string, [][2]int, error)
 			}
 		}
 	}
+	inText := func(m Message) bool { s, ok := m.Content(); return ok && s != "" }
+	if slices.ContainsFunc(c.Messages, inText) && !t.text() && t.parts() {
+		c.Messages = slices.Clone(c.Messages)
+		for i, m := range c.Messages {
+			if s, _ := m.Content(); s != "" {
+				c.Messages[i] = m.with("content", inPart(s))
+			}
+		}
+	}
 	return t.renderAs(c, prompt)
 }
 
@@ -272,7 +310,7 @@ func (t *Template) render(c Conversation, prompt bool) (string, [][2]int, error)
 func (t *Template) renderAs(c Conversation, prompt bool) (string, [][2]int, error) {
 	messages := make([]any, len(c.Messages))
 	for i, m := range c.Messages {
-		messages[i] = m.Dict
+		messages[i] = m.reasoned().Dict
 	}
 	vars := map[string]any{
 		"messages": messages, "tools": c.Tools, "documents": nil, "add_generation_prompt": prompt,

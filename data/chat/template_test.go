@@ -295,6 +295,13 @@ func TestTextInParts(t *testing.T) {
 			t.Error("the caller's message changed")
 		}
 	}
+	tmpl, err := Parse("{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}[{{ p.text }}]{% endif %}{% endfor %}{% endfor %}", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tmpl.Render(Conversation{Messages: []Message{NewMessage("user", "a")}}, false); err != nil || got != "[a]" {
+		t.Errorf("a text where only parts are written: %q, %v", got, err)
+	}
 }
 
 // Of named templates a conversation takes its own, and names them all where there is
@@ -357,5 +364,97 @@ func TestSpecialVars(t *testing.T) {
 	other, err := Parse("{{ bos_token }}{{ pad_token }}{{ sep_token is defined }}", o)
 	if err != nil || slices.Equal(other.Key(), tmpl.Key()) {
 		t.Errorf("%v, %v", other.Key(), err)
+	}
+}
+
+// Reasoning reaches a template under the name it reads, whichever the row gave it under. The
+// texts are those of Transformers 5.23: render_jinja_template(conversations=[[m]], chat_template=src).
+func TestReasoningNames(t *testing.T) {
+	tmpl, err := Parse("{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|{{ m.reasoning }}{% endfor %}", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, fields := range map[string][]any{
+		"a|a|":     {"reasoning_content", "a"},
+		"b|b|":     {"thinking", "b"},
+		"c|c|c":    {"reasoning", "c"},
+		"a|b|c":    {"reasoning", "c", "thinking", "b", "reasoning_content", "a"},
+		"b|b|c":    {"reasoning", "c", "thinking", "b"},
+		"c|None|c": {"reasoning", "c", "thinking", nil},
+		"|c|c":     {"reasoning", "c", "thinking", "c", "reasoning_content", ""},
+		"None||":   {"reasoning_content", nil},
+	} {
+		m := Message{jinja.NewDict(append([]any{"role", "assistant", "content", "x"}, fields...)...)}
+		if got, err := tmpl.Render(Conversation{Messages: []Message{m}}, false); err != nil || got != want {
+			t.Errorf("%v: %q, %v; want %q", fields, got, err, want)
+		}
+	}
+}
+
+// Turns of templates that write earlier ones otherwise than last ones, with tools: the shapes of
+// Qwen 3.5 (no reasoning before the last user, whose turns begin without <think>), Mistral (tools
+// at the last user), Gemma 4 (what a turn says after the answer of its tool), GLM (a turn ends
+// where the next begins) and of TRL's Phi-3 (its last EOS in a block of its own). What {% generation %}
+// marks in TRL 1.16's training templates of Qwen 3.6, GLM and Phi-3 are these texts, but for the
+// beginning of a <think> that the prompt has.
+func TestSpansOfCalls(t *testing.T) {
+	const qwen = `{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
+{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
+{%- if m.role == 'assistant' and loop.index0 > ns.last %}{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' }}{% endif %}{{ m.content }}
+{%- for c in m.tool_calls %}{{ ('\n\n' if m.content else '') + '<tool_call>' + c.function.name + (c.function.arguments | tojson) + '</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}
+{%- endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}`
+	const mistral = `{{ bos_token }}{% set last = messages | selectattr('role', 'equalto', 'user') | list | last %}
+{%- for m in messages %}{% if m.role == 'user' %}{% if m == last %}{{ '[TOOLS]x[/TOOLS]' }}{% endif %}{{ '[INST]' + m.content + '[/INST]' }}
+{%- elif m.role == 'tool' %}{{ '[RESULT]' + m.content + '[/RESULT]' }}
+{%- elif m.tool_calls %}{{ '[CALLS]' }}{% for c in m.tool_calls %}{{ c.function | tojson }}{% endfor %}{{ eos_token }}
+{%- else %}{{ m.content + eos_token }}{% endif %}{% endfor %}`
+	const gemma = `{% for m in messages %}{% if m.role == 'user' %}{{ '<|turn>user\n' + m.content + '<turn|>\n<|turn>model\n' }}
+{%- elif m.role == 'assistant' %}{% for c in m.tool_calls %}{{ '<|tool_call>' + c.function.name + (c.function.arguments | tojson) + '<tool_call|>' }}{% endfor %}
+{%- if m.tool_calls %}{{ '<|tool_response>' }}{% if not loop.last %}{{ loop.nextitem.content + '<tool_response|>' }}{% endif %}{% endif %}{{ m.content }}
+{%- if not m.tool_calls %}{{ '<turn|>\n' }}{% endif %}{% endif %}{% endfor %}`
+	const glm = `{% for m in messages %}{{ '<|' + {'tool': 'observation'}.get(m.role, m.role) + '|>' }}{{ m.content }}
+{%- for c in m.tool_calls %}{{ '<tool_call>' + c.function.name + '</tool_call>' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}`
+	const phi = `{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|end|>\n' }}{% endgeneration %}
+{%- else %}{{ m.content + '<|end|>\n' }}{% endif %}{% endfor %}{% generation %}{{ eos_token }}{% endgeneration %}`
+	call := func(content, reason string, args ...any) Message {
+		f := jinja.NewDict("name", "f", "arguments", jinja.NewDict(args...))
+		m := NewMessage("assistant", content)
+		m.Set("tool_calls", []any{jinja.NewDict("type", "function", "function", f)})
+		if reason != "" {
+			m.Set("reasoning_content", reason)
+		}
+		return m
+	}
+	answer := func(content, reason string) Message {
+		m := NewMessage("assistant", content)
+		m.Set("reasoning_content", reason)
+		return m
+	}
+	rows := []Message{NewMessage("user", "q1"), call("", "r1"), NewMessage("tool", "t1"), call("so", "", "a", "<|im_end|>"), NewMessage("tool", "t2"),
+		answer("a1", "r2"), NewMessage("user", "q2"), answer("a2", "r3")}
+	simple := []Message{NewMessage("user", "q1"), NewMessage("assistant", "a1"), NewMessage("user", "q2"), NewMessage("assistant", "a2")}
+	for _, c := range []struct {
+		name, src string
+		rows      []Message
+		want      []string
+	}{
+		{"qwen", qwen, rows, []string{"<tool_call>f{}</tool_call><|im_end|>", "so\n\n<tool_call>f{\"a\": \"<|im_end|>\"}</tool_call><|im_end|>", "a1<|im_end|>", "r3\n</think>\n\na2<|im_end|>"}},
+		{"mistral", mistral, rows, []string{"[CALLS]{\"name\": \"f\", \"arguments\": {}}</s>", "[CALLS]{\"name\": \"f\", \"arguments\": {\"a\": \"<|im_end|>\"}}</s>", "a1</s>", "a2</s>"}},
+		{"gemma", gemma, []Message{rows[0], rows[3], rows[4], rows[5], rows[6], rows[7]}, []string{"<|tool_call>f{\"a\": \"<|im_end|>\"}<tool_call|><|tool_response>", "a1<turn|>", "a2<turn|>"}},
+		{"glm", glm, rows, []string{"<tool_call>f</tool_call><|observation|>", "so<tool_call>f</tool_call><|observation|>", "a1<|user|>", "a2<|user|>"}},
+		{"phi", phi, simple, []string{"a1<|end|>", "a2<|end|>\n</s>"}},
+	} {
+		tmpl, err := Parse(c.src, Options{BOS: "<s>", EOS: "</s>", Ends: []string{"<|user|>", "<|observation|>"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, spans, err := tmpl.Spans(Conversation{Messages: c.rows})
+		var got []string
+		for _, s := range spans {
+			got = append(got, text[s[0]:s[1]])
+		}
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, %v\nof %q; want\n%q", c.name, got, err, text, c.want)
+		}
 	}
 }

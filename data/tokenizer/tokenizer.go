@@ -265,6 +265,15 @@ func (t *Tokenizer) Token(id int32) string {
 	return t.vocab[id]
 }
 
+// EOSTexts are the tokens of EOSIDs in the vocabulary's own spelling.
+func (t *Tokenizer) EOSTexts() []string {
+	out := make([]string, len(t.ends))
+	for i, id := range t.ends {
+		out[i] = t.vocab[id]
+	}
+	return out
+}
+
 // ID is the id of a token in the vocabulary's own spelling.
 func (t *Tokenizer) ID(token string) (int32, bool) {
 	id, ok := t.ids[token]

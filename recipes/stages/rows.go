@@ -80,7 +80,7 @@ func ChatTemplate(tok *tokenizer.Tokenizer, name string, now time.Time) (*chat.T
 		}
 	}
 	if tok != nil {
-		to.Special = tok.SpecialTexts()
+		to.Special, to.Ends = tok.SpecialTexts(), tok.EOSTexts()
 	}
 	if tok != nil && tok.BOS() >= 0 {
 		to.BOS = tok.Token(tok.BOS())

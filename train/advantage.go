@@ -14,10 +14,7 @@ func (g GRPO) advantages(rewards [][]float64, weights []float64, names []string)
 	k := g.NumGenerations
 	n := len(rewards[0])
 	total := weighted(rewards, weights)
-	for f, r := range rewards {
-		values = append(values, Value{"rewards/" + names[f] + "/mean", meanOf(r)}, Value{"rewards/" + names[f] + "/std", deviation(r)})
-	}
-	values = append(values, Value{"reward", meanOf(total)}, Value{"reward_std", deviation(total)})
+	values = rewardValues(rewards, total, names)
 	flat := 0.0
 	for i := 0; i < n; i += k {
 		if g.ScaleRewards == "batch" {
@@ -48,12 +45,25 @@ func (g GRPO) advantages(rewards [][]float64, weights []float64, names []string)
 			out = append(out, normalized(group, by)...)
 		}
 	}
-	for i, v := range out {
+	return quiet(out), values
+}
+
+// rewardValues are what TRL logs of rewards by function and their sum.
+func rewardValues(rewards [][]float64, total []float64, names []string) (values Values) {
+	for f, r := range rewards {
+		values = append(values, Value{"rewards/" + names[f] + "/mean", meanOf(r)}, Value{"rewards/" + names[f] + "/std", deviation(r)})
+	}
+	return append(values, Value{"reward", meanOf(total)}, Value{"reward_std", deviation(total)})
+}
+
+// quiet is advantages with 0 where there is none.
+func quiet(advantages []float64) []float64 {
+	for i, v := range advantages {
 		if math.IsNaN(v) {
-			out[i] = 0
+			advantages[i] = 0
 		}
 	}
-	return out, values
+	return advantages
 }
 
 func zero(v float64) float64 {

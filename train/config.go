@@ -24,7 +24,8 @@ import (
 type Config struct {
 	Objective   ObjectiveName `yaml:"objective,omitempty" doc:"what is learned: objectives.md" default:"sft"`
 	Preferences `yaml:",inline"`
-	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo: of answers, and of log-probabilities; distill: of both models, and of answers that are written" unset:"grpo 1, distill 1" range:"(0,100]"`
+	Following   `yaml:",inline"`
+	Temperature *float64 `yaml:"temperature,omitempty" doc:"grpo, rloo: of answers, and of log-probabilities; distill: of both models, and of answers that are written" unset:"grpo 1, rloo 1, distill 1" range:"(0,100]"`
 	LossTopK    int      `yaml:"loss_top_k,omitempty" doc:"distill: keep so many of the teacher's most likely tokens, and let it go before training" unset:"all, and the teacher stays" range:"[1,1000000]"`
 
 	OnPolicy `yaml:",inline"`
@@ -133,9 +134,6 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	given := c
 	schema.Fill(&c)
 	c.fillOptions()
-	if c.Objective == "grpo" {
-		c.GRPO.fill(c.GradientAccumulationSteps, strings.Join(c.LossType, ","))
-	}
 	if c.Writes() {
 		deft(&c.MaxCompletionLength, 256)
 	}
@@ -145,6 +143,7 @@ func (c Config) Resolve(seed int64) (Config, error) {
 	c.fillOptimizer(given)
 	defp(&c.Seed, seed)
 	c.Evaluating.fill()
+	c.Following.fill()
 	if given.WarmupSteps != nil {
 		c.WarmupRatio = given.WarmupRatio
 	}
@@ -205,7 +204,7 @@ func (c Config) check(given Config) error {
 	if offloads(c.ActivationOffloading) && c.GradientCheckpointing == "false" {
 		return fail.Usagef("train.activation_offloading", "gradient_checkpointing: true, or leave activation_offloading out", "activation_offloading: "+c.ActivationOffloading+" keeps the inputs of blocks with gradient checkpointing, and gradient_checkpointing: false has none")
 	}
-	if err := cmp.Or(c.checkOptimizer(given), c.checkScaler(given), c.checkLISA()); err != nil {
+	if err := cmp.Or(c.checkOptimizer(given), c.checkScaler(given), c.checkLISA(), c.checkFollowing()); err != nil {
 		return err
 	}
 	if err := cmp.Or(c.Tracking.check(), c.checkEvaluating(given)); err != nil {

@@ -89,12 +89,12 @@ func (g grpo) Weigh(b *data.Batch, p LogProbs, total int64) []float32 {
 }
 
 // EntropyFirst reports whether EntropyWeights looks at entropies.
-func (g grpo) EntropyFirst() bool { return *g.EntropyCoef != 0 && *g.TopEntropyQuantile < 1 }
+func (g grpo) EntropyFirst(coef float64) bool { return coef != 0 && *g.TopEntropyQuantile < 1 }
 
 // EntropyWeights is how much the entropy of each token counts in the loss: that of
 // those which the rewards teach.
-func (g grpo) EntropyWeights(b *data.Batch, entropy []float32, total int64) []float32 {
-	if *g.EntropyCoef == 0 || b.Supervised == 0 {
+func (g grpo) EntropyWeights(b *data.Batch, entropy []float32, coef float64, total int64) []float32 {
+	if coef == 0 || b.Supervised == 0 {
 		return nil
 	}
 	silent, n := g.decided(b, entropy), 0
@@ -105,7 +105,7 @@ func (g grpo) EntropyWeights(b *data.Batch, entropy []float32, total int64) []fl
 			n++
 		}
 	}
-	w := -*g.EntropyCoef / float64(n) * float64(g.Count(b)) / float64(total)
+	w := -coef / float64(n) * float64(g.Count(b)) / float64(total)
 	for i := range out {
 		out[i] *= float32(w)
 	}
@@ -135,11 +135,14 @@ func (g grpo) Score(b *data.Batch, p LogProbs) Score {
 			taught, n = taught+float64(p.Entropy[i]), n+1
 		}
 	}
-	if c := *g.EntropyCoef; c != 0 {
+	if *g.EntropyCoef != 0 || g.UseAdaptiveEntropy {
 		mean("policy_loss", over(s.Loss, units))
-		mean("entropy_coef", c)
-		s.Loss -= c * over(taught, n) * units
+		if !g.UseAdaptiveEntropy { // which the whole step decides
+			mean("entropy_coef", p.EntropyCoef)
+		}
+		s.Loss -= p.EntropyCoef * over(taught, n) * units
 	}
+	s.entropy = running{taught, n}
 	mean("entropy", over(all, float64(b.Supervised)))
 	switch g.loss {
 	case "sapo":

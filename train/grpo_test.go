@@ -112,11 +112,13 @@ func (g *goldenGRPO) config(t *testing.T, c goldenGRPOCase) (out Config, micro i
 	out = Config{Objective: "grpo", DType: "f32"}
 	out.NumGenerations, out.MaxCompletionLength = 4, 24
 	switch c.Config["loss_type"] {
+	case nil: // of rloo
+		out.Objective = "rloo"
 	case "sapo", "vespo", "cispo": // which do not clip
 	default:
 		out.EpsilonHigh = ptr(0.28)
 	}
-	if c.Config["beta"] != nil { // its default is true
+	if c.Config["beta"] != nil && out.Objective == "grpo" { // its default is true
 		out.UseBiasCorrectionKL = ptr(false)
 	}
 	out.Rewards = []judge.Config{{Regex: "."}}
@@ -150,6 +152,20 @@ func (g *goldenGRPO) config(t *testing.T, c goldenGRPOCase) (out Config, micro i
 			out.TopEntropyQuantile = number(v)
 		case "entropy_coef":
 			out.EntropyCoef = number(v)
+		case "entropy_coef_min":
+			out.EntropyCoefMin = number(v)
+		case "entropy_coef_max":
+			out.EntropyCoefMax = number(v)
+		case "entropy_coef_delta":
+			out.EntropyCoefDelta = number(v)
+		case "entropy_target":
+			out.EntropyTarget = number(v)
+		case "normalize_advantages":
+			out.NormalizeAdvantages = v.(bool)
+		case "reward_clip_range":
+			for _, x := range v.([]any) {
+				out.RewardClipRange = append(out.RewardClipRange, x.(float64))
+			}
 		case "off_policy_mask_threshold":
 			out.OffPolicyMaskThreshold = number(v)
 		case "sapo_temperature_pos":
@@ -203,57 +219,123 @@ func TestGoldenGRPO(t *testing.T) {
 			}
 			table := g.table(c.Rewards)
 			advantages, _ := j.Config.advantages(table, ones(c.Weights, len(table)), []string{"a", "b"})
-			roll := &rollout{}
-			var examples []data.Example
-			for i, ids := range g.Completions {
-				e := data.Example{ID: uint64(i), IDs: append(g.Prompts[i/4][:len(g.Prompts[i/4]):len(g.Prompts[i/4])], ids...)}
-				w := written{Advantage: advantages[i]}
-				if c.Sampling {
-					w.Sampler = []float32{}
-				}
-				for k := range ids {
-					at := int32(len(g.Prompts[i/4]) + k)
-					if c.EnvMask && g.EnvMask[i][k] == 0 || j.Config.MaskTruncatedCompletions && (i == g.Truncated[0] || i == g.Truncated[1]) {
-						continue
-					}
-					e.Loss = append(e.Loss, [2]int32{at, at + 1})
-					old := batch["old_per_token_logps"][i*24+k]
-					if c.OffPolicy {
-						w.Old = append(w.Old, old)
-					}
-					if c.Sampling {
-						// TRL counts a token whose log-probability its sampler left out as one
-						// that it gave rightly, with every loss but vespo.
-						v := g.Sampling[i][k]
-						if j.Config.LossType[0] == "vespo" {
-							v = g.SamplingNoNull[i][k]
-						}
-						if v != nil {
-							old = float32(*v)
-						}
-						w.Sampler = append(w.Sampler, old)
-					}
-				}
-				roll.Answers = append(roll.Answers, w)
-				examples = append(examples, e)
+			roll, examples := g.rollout(t, j.Config, c, batch)
+			for i, a := range advantages {
+				roll.Answers[i].Advantage = a
 			}
-			j.Train = data.InMemory(examples...)
-			r, err := begin(j)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.end()
-			r.rollout = roll
-			loader, err := data.NewLoader(j.Train, data.LoaderOptions{MicroBatch: j.Config.MicroBatchSize, Accum: micro, Packing: "none"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			s, err := loader.Step(0)
-			if err != nil {
-				t.Fatal(err)
-			}
+			r, s := learning(t, j, roll, examples, micro)
 			compareGRPO(t, r, s, c, grads)
 		})
+	}
+}
+
+// rollout is the answers of a case, and samples to learn them from.
+func (g *goldenGRPO) rollout(t *testing.T, conf Config, c goldenGRPOCase, batch map[string][]float32) (*rollout, []data.Example) {
+	t.Helper()
+	roll := &rollout{}
+	var examples []data.Example
+	for i, ids := range g.Completions {
+		e := data.Example{ID: uint64(i), IDs: append(g.Prompts[i/4][:len(g.Prompts[i/4]):len(g.Prompts[i/4])], ids...)}
+		w := written{IDs: ids}
+		if c.Sampling {
+			w.Sampler = []float32{}
+		}
+		for k := range ids {
+			at := int32(len(g.Prompts[i/4]) + k)
+			if c.EnvMask && g.EnvMask[i][k] == 0 || conf.MaskTruncatedCompletions && (i == g.Truncated[0] || i == g.Truncated[1]) {
+				continue
+			}
+			e.Loss = append(e.Loss, [2]int32{at, at + 1})
+			old := batch["old_per_token_logps"][i*24+k]
+			if c.OffPolicy {
+				w.Old = append(w.Old, old)
+			}
+			if c.Sampling {
+				// TRL counts a token whose log-probability its sampler left out as one
+				// that it gave rightly, with every loss but vespo.
+				v := g.Sampling[i][k]
+				if conf.LossType[0] == "vespo" {
+					v = g.SamplingNoNull[i][k]
+				}
+				if v != nil {
+					old = float32(*v)
+				}
+				w.Sampler = append(w.Sampler, old)
+			}
+		}
+		roll.Answers = append(roll.Answers, w)
+		examples = append(examples, e)
+	}
+	return roll, examples
+}
+
+// learning is a run of j on a rollout, and its step of so many micro-batches.
+func learning(t *testing.T, j Job, roll *rollout, examples []data.Example, micro int) (*run, data.Step) {
+	t.Helper()
+	j.Train = data.InMemory(examples...)
+	r, err := begin(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.end)
+	r.rollout = roll
+	loader, err := data.NewLoader(j.Train, data.LoaderOptions{MicroBatch: j.Config.MicroBatchSize, Accum: micro, Packing: "none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := loader.Step(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, s
+}
+
+// TestAdaptiveEntropy compares loss, gradient norm and coefficient of steps on the same
+// answers: python3 cmd/tune/interop/trl_losses.py ../shared/data/golden/train entropy (TRL 1.16.0).
+func TestAdaptiveEntropy(t *testing.T) {
+	g, dir := readGRPO(t)
+	batch := arrays(t, filepath.Join(dir, "batch.safetensors"))
+	var cases []struct {
+		Config map[string]any
+		Steps  []struct {
+			Loss     float64
+			GradNorm float64 `json:"grad_norm"`
+			Coef     float64 `json:"entropy_coef"`
+		}
+	}
+	readJSON(t, "testdata/trl_entropy.json", &cases)
+	if len(cases) != 3 {
+		t.Errorf("%d cases", len(cases))
+	}
+	j, _ := goldenPairs(t, Config{Objective: "dpo"})
+	for _, want := range cases {
+		c := goldenGRPOCase{Config: map[string]any{"loss_type": "dapo", "micro": 2.0}}
+		for k, v := range want.Config {
+			c.Config[k] = v
+		}
+		conf, micro := g.config(t, c)
+		conf.UseAdaptiveEntropy, conf.LoRA = true, j.Config.LoRA
+		var err error
+		if j.Config, err = conf.Resolve(1); err != nil {
+			t.Fatal(err)
+		}
+		table := g.table("two")
+		advantages, _ := j.Config.advantages(table, ones(nil, 2), []string{"a", "b"})
+		roll, examples := g.rollout(t, j.Config, c, batch)
+		for i, a := range advantages {
+			roll.Answers[i].Advantage = a
+		}
+		r, s := learning(t, j, roll, examples, micro)
+		for n, w := range want.Steps {
+			m, err := r.gradients(context.Background(), s, r.count(s.Micro))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.entropyNow = r.entropyNext
+			if math.Abs(m.Loss-w.Loss) > 1e-5 || math.Abs(m.GradNorm/w.GradNorm-1) > 1e-4 || math.Abs(valueOf(t, m.Objective, "entropy_coef")-w.Coef) > 1e-9 {
+				t.Errorf("%v, step %d: loss %v, gradient norm %v, %v; want %+v", want.Config, n+1, m.Loss, m.GradNorm, m.Objective, w)
+			}
+		}
 	}
 }
 

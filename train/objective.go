@@ -64,8 +64,9 @@ type LogProbs struct {
 
 	Divergence []float32 // [N] from the teacher, where there is one, else nil
 
-	Entropy []float32 // [N] of the distributions the targets are of; nil unless the objective is entropic
-	Answers *Answers  // where the samples are the model's own answers
+	Entropy     []float32 // [N] of the distributions the targets are of; nil unless the objective is entropic
+	EntropyCoef float64   // how much entropy is rewarded in the step
+	Answers     *Answers  // where the samples are the model's own answers
 }
 
 // Answers is what is known of the samples of a batch that the model in training
@@ -79,13 +80,13 @@ type Answers struct {
 // entropic is an objective that looks at how undecided the model is.
 type entropic interface {
 	Objective
-	// EntropyFirst reports whether EntropyWeights looks at entropies, which are then
-	// computed twice.
-	EntropyFirst() bool
+	// EntropyFirst reports whether EntropyWeights looks at entropies where they are
+	// rewarded by coef, which are then computed twice.
+	EntropyFirst(coef float64) bool
 	// EntropyWeights is how much the entropy of each token's distribution counts in
 	// the loss of a step of total units [N]; nil: it is only looked at. entropy [N] is
 	// known only with EntropyFirst.
-	EntropyWeights(b *data.Batch, entropy []float32, total int64) []float32
+	EntropyWeights(b *data.Batch, entropy []float32, coef float64, total int64) []float32
 }
 
 // sharp is an objective that also looks at log-probabilities at half the temperature,
@@ -117,9 +118,11 @@ var objectives = map[ObjectiveName]struct {
 	tokens   func(b *data.Batch) int64
 	targets  func(b *data.Batch) []int32
 	baseline func(c Config) baseline
-	teacher  bool // the model learns from another's distributions
-	asks     bool // the model learns from its own answers
-	reward   bool // it trains a reward model, and reads rewards instead of log-probabilities
+	teacher  bool            // the model learns from another's distributions
+	asks     bool            // the model learns from its own answers
+	fill     func(c *Config) // gives options of its own their defaults
+	penalty  bool            // rewards know of the reference
+	reward   bool            // it trains a reward model, and reads rewards instead of log-probabilities
 }{
 	"sft": {make: newSFT, losses: []string{"nll", "dft"}, check: Config.checkSFT},
 	"dpo": {make: newDPO, rate: 1e-5, full: 1e-6, options: dpoOptions, losses: dpoLosses, many: true, only: dpoOnly, check: Config.checkDPO, tokens: chosenTokens},
@@ -131,7 +134,8 @@ var objectives = map[ObjectiveName]struct {
 	"kto": {make: newKTO, rate: 1e-5, full: 1e-6, losses: []string{"kto", "apo_zero_unpaired"}, baseline: ktoBaseline,
 		options: map[string]float64{"beta": 0.1, "desirable_weight": 1, "undesirable_weight": 1}},
 	"bco":     {make: newBCO, rate: 1e-5, full: 5e-7, options: map[string]float64{"beta": 0.1}, baseline: func(Config) baseline { return runningReward }},
-	"grpo":    {make: newGRPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0, "temperature": 1}, losses: grpoLosses, check: Config.checkGRPO, asks: true},
+	"grpo":    {make: newGRPO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0, "temperature": 1}, losses: grpoLosses, fill: (*Config).fillGRPO, check: Config.checkGRPO, asks: true},
+	"rloo":    {make: newRLOO, rate: 1e-5, full: 1e-6, options: map[string]float64{"beta": 0.05, "temperature": 1}, fill: (*Config).fillRLOO, check: Config.checkRLOO, asks: true, penalty: true},
 	"distill": {make: newDistill, options: map[string]float64{"beta": 0.5, "temperature": 1, "lmbda": 0}, check: Config.checkDistill, teacher: true},
 	"reward":  {make: newReward, rate: 1e-4, full: 1e-5, options: map[string]float64{"center_rewards_coefficient": noDefault}, reward: true},
 }
@@ -203,7 +207,7 @@ func (c Config) CheckSamples(ex data.Examples) error {
 // checkReference refuses adapters that change the model beneath them: what
 // they were trained from is then not the model without its adapter.
 func (r *run) checkReference() error {
-	if r.objective.Reads() < ReadsReference || r.Adapter == nil || r.Reference != nil || r.AsItBegan {
+	if !r.Config.ReadsReference() || r.Adapter == nil || r.Reference != nil || r.AsItBegan || r.Config.SyncRefModel {
 		return nil
 	}
 	for _, p := range r.Adapter.Params() {
@@ -276,6 +280,9 @@ func (c *Config) fillOptions() {
 	if len(c.LossType) == 0 && len(kind.losses) > 0 {
 		c.LossType = kind.losses[:1:1]
 	}
+	if kind.fill != nil {
+		kind.fill(c)
+	}
 }
 
 // ObjectiveFor is what samples of preferences are usually learned by: dpo where two
@@ -336,12 +343,16 @@ func (c Config) checkObjective(given Config) error {
 	if err := cmp.Or(c.checkOnPolicy(given), c.checkULD(given)); err != nil {
 		return err
 	}
-	if c.Objective != "grpo" {
+	if !c.Asks() {
 		for key := range given.GRPO.keys() {
 			if key == "max_completion_length" && c.Distills() {
 				continue
 			}
-			return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: grpo, not %s", key, c.Objective)
+			owner := ObjectiveName("grpo")
+			if slices.Contains(rlooOnly, key) {
+				owner = "rloo"
+			}
+			return fail.Usagef("train."+key, "leave it out", "%s belongs to objective: %s, not %s", key, owner, c.Objective)
 		}
 	}
 	if kind.check != nil {

@@ -28,6 +28,7 @@ type optimizer struct {
 	matrix matrixRule        // nil: none
 	taken  []*param          // by matrix
 	ema    kernels.Buffer    // [n] moving averages, nil without ema_decay
+	ref    kernels.Buffer    // [n] the reference, nil without sync_ref_model
 	free   freeAverage
 	turns  *turns // nil: all parameters learn in every step
 
@@ -106,16 +107,25 @@ func (o *optimizer) setUp() (err error) {
 			return err
 		}
 	}
-	if o.c.EMADecay == nil {
-		return nil
+	if o.c.EMADecay != nil {
+		o.ema, err = o.copyOfParams("ema")
 	}
-	if o.ema, err = o.keep("ema", f32, o.n); err != nil {
-		return err
+	if err == nil && o.c.SyncRefModel {
+		o.ref, err = o.copyOfParams("reference")
 	}
-	return o.dev.Run(func() error {
+	return err
+}
+
+// copyOfParams is a part of the state [n] that begins as the parameters are.
+func (o *optimizer) copyOfParams(name string) (kernels.Buffer, error) {
+	b, err := o.keep(name, dtype.Of(dtype.F32), o.n)
+	if err != nil {
+		return nil, err
+	}
+	return b, o.dev.Run(func() error {
 		for i := range o.params {
 			p := &o.params[i]
-			o.copy(o.slice(o.ema, p), p.Buffer, p.Len())
+			o.copy(o.slice(b, p), p.Buffer, p.Len())
 		}
 		return nil
 	})
@@ -314,18 +324,18 @@ func (o *optimizer) step(step int, rate float64) error {
 			}
 		}
 		if o.ema != nil {
-			o.average()
+			o.lerp(o.ema, 1-*o.c.EMADecay)
 		}
 		return nil
 	})
 }
 
-// average moves the moving averages towards the parameters.
-func (o *optimizer) average() {
-	a := &kernels.OptimArgs{OptimRule: kernels.OptimRule{Kind: kernels.Lerp, Beta1: 1 - *o.c.EMADecay}, Step: 1}
+// lerp moves b [n] by a share of its distance to the parameters.
+func (o *optimizer) lerp(b kernels.Buffer, share float64) {
+	a := &kernels.OptimArgs{OptimRule: kernels.OptimRule{Kind: kernels.Lerp, Beta1: share}, Step: 1}
 	for i := range o.params {
 		p := &o.params[i]
-		a.Spans = append(a.Spans, kernels.OptimSpan{P: o.slice(o.ema, p), G: p.Buffer, Rows: p.Rows, Cols: p.Cols})
+		a.Spans = append(a.Spans, kernels.OptimSpan{P: o.slice(b, p), G: p.Buffer, Rows: p.Rows, Cols: p.Cols})
 	}
 	o.dev.Optim(a)
 }

@@ -92,7 +92,7 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 		return r.distilled(b, o, w)
 	}
 	var s Score
-	p := LogProbs{Baseline: w.baseline, Tokens: w.tokens, Answers: r.answersOf(b)}
+	p := LogProbs{Baseline: w.baseline, Tokens: w.tokens, Answers: r.answersOf(b), EntropyCoef: r.entropyCoef()}
 	var err error
 	if r.objective.Reads() >= ReadsReference {
 		if p.Reference, err = r.reference(b, w.units > 0, part{val: w.units == 0}); err != nil {
@@ -178,13 +178,13 @@ func (r *run) entropy(t *autograd.Tape, h *autograd.Tensor, b *data.Batch, o ent
 	if total == 0 {
 		return out, look(nil)
 	}
-	if o.EntropyFirst() {
+	if o.EntropyFirst(r.entropyCoef()) {
 		if err := look(nil); err != nil {
 			return nil, err
 		}
 	}
 	var coef []float32
-	if weights := r.scaled(o.EntropyWeights(b, out, total)); weights != nil {
+	if weights := r.scaled(o.EntropyWeights(b, out, r.entropyCoef(), total)); weights != nil {
 		coef = make([]float32, len(rows)) // an entropy is what KL to the uniform distribution falls short of log V
 		for k, i := range rows {
 			coef[k] = -weights[i]
@@ -205,6 +205,9 @@ func (r *run) temperature() float32 {
 // as stored for the part that b's samples are of or, of an adapter, those of the
 // model without it.
 func (r *run) reference(b *data.Batch, training bool, p part) ([]float32, error) {
+	if r.Config.SyncRefModel {
+		return r.followed(b, training, p)
+	}
 	if r.Reference != nil {
 		return r.Reference.read(b, p)
 	}

@@ -13,7 +13,7 @@ type Preferences struct {
 	LossType    lora.Strings `yaml:"loss_type,omitempty" doc:"form of the loss, see objectives.md; dpo adds up several" unset:"sft nll, grpo dapo, dpo sigmoid, cpo sigmoid, simpo simpo, kto kto"`
 	LossWeights []float64    `yaml:"loss_weights,omitempty" doc:"dpo: of each of loss_type" unset:"1 each"`
 
-	Beta           *float64 `yaml:"beta,omitempty" doc:"how strongly the reference holds, or the scale of rewards" unset:"distill 0.5, grpo 0, dpo 0.1, cpo 0.1, orpo 0.1, kto 0.1, bco 0.1, simpo 2" range:"[0,1000]"`
+	Beta           *float64 `yaml:"beta,omitempty" doc:"how strongly the reference holds, or the scale of rewards" unset:"distill 0.5, grpo 0, rloo 0.05, dpo 0.1, cpo 0.1, orpo 0.1, kto 0.1, bco 0.1, simpo 2" range:"[0,1000]"`
 	LabelSmoothing *float64 `yaml:"label_smoothing,omitempty" doc:"share of pairs taken to be the wrong way round" unset:"dpo 0, cpo 0, simpo 0" range:"[0,1]"`
 
 	LDAlpha              *float64 `yaml:"ld_alpha,omitempty" doc:"weight of tokens beyond the length of the other answer" unset:"1" range:"[0,1]"`

@@ -43,12 +43,13 @@ func (p part) String() string {
 // NeedsReference reports whether c compares with a reference that is none of the
 // model in training without its adapter: it trains all weights.
 func (c Config) NeedsReference() bool {
-	return c.Adapter == "none" && objectives[c.Objective].make(c).Reads() >= ReadsReference
+	return c.Adapter == "none" && c.ReadsReference() && !c.SyncRefModel
 }
 
-// ReadsReference reports whether c compares with a reference.
+// ReadsReference reports whether c, which is resolved, compares with a reference.
 func (c Config) ReadsReference() bool {
-	return objectives[c.Objective].make(c).Reads() >= ReadsReference
+	kind := objectives[c.Objective]
+	return kind.make(c).Reads() >= ReadsReference || kind.penalty && *c.Beta > 0
 }
 
 // MakeReference finds in dir, or computes and leaves there, the log-probabilities

@@ -42,6 +42,9 @@ func (r *run) header() *stateHeader {
 	if r.seen.N > 0 {
 		h.Seen = &r.seen
 	}
+	if r.Config.UseAdaptiveEntropy {
+		h.Entropy = &r.entropyNow
+	}
 	return h
 }
 
@@ -58,6 +61,9 @@ func (r *run) take(h *stateHeader) {
 	}
 	if h.Seen != nil {
 		r.seen = *h.Seen
+	}
+	if h.Entropy != nil {
+		r.entropyNow = *h.Entropy
 	}
 }
 

@@ -147,14 +147,15 @@ func (r *run) answer(ctx context.Context, index int) (*rollout, error) {
 	for f, fn := range r.Answering.Rewards {
 		weights[f], names[f] = fn.Weight, fn.Name
 	}
-	advantages, values := c.advantages(rewards, weights, names)
+	kl, err := r.remember(w)
+	if err != nil {
+		return nil, err
+	}
+	advantages, values := c.advantagesOf(rewards, weights, names, kl)
 	for i := range answers {
 		answers[i].Advantage = advantages[i]
 	}
 	w.Values, w.Reward = append(values, lengthValues(answers)...), meanOf(weighted(rewards, weights))
-	if err := r.remember(w); err != nil {
-		return nil, err
-	}
 	if c.partsAtOnce(c.GradientAccumulationSteps)*c.NumIterations > 1 {
 		if err := w.keep(r.Dir); err != nil {
 			return nil, err
@@ -229,37 +230,81 @@ func (r *run) judged(ctx context.Context, prompts []data.Example, answers []writ
 }
 
 // remember stores the log-probabilities of a rollout that its steps need beside
-// those of the model as it is then.
-func (r *run) remember(w *rollout) error {
+// those of the model as it is then. Where rewards know of the reference it returns
+// how far each answer is from that; else nil.
+func (r *run) remember(w *rollout) (kl []running, err error) {
 	c := &r.Config
 	later := c.partsAtOnce(c.GradientAccumulationSteps)*c.NumIterations > 1
-	if !later && !c.SamplingCorrection {
-		return nil
+	penalty := objectives[c.Objective].penalty && *c.Beta > 0
+	if !later && !c.SamplingCorrection && !penalty {
+		return nil, nil
+	}
+	if penalty {
+		kl = make([]running, len(w.Answers))
 	}
 	for part := range c.partsAtOnce(c.GradientAccumulationSteps) {
 		s, err := r.learn(w, part)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for k := range s.Micro {
 			b := &s.Micro[k]
-			if later {
+			if later || penalty {
 				logp, err := logProbs(r.Model, b, false, true, r.bf16, r.temperature())
 				if err != nil {
-					return err
+					return nil, err
 				}
-				w.spread(b, logp, func(a *written) *[]float32 { return &a.Old })
+				if later {
+					w.spread(b, logp, func(a *written) *[]float32 { return &a.Old })
+				}
+				if penalty {
+					if err := r.drift(b, logp, kl); err != nil {
+						return nil, err
+					}
+				}
 			}
 			if c.SamplingCorrection {
 				logp, err := logProbs(r.Model, b, false, false, r.bf16, r.temperature())
 				if err != nil {
-					return err
+					return nil, err
 				}
 				w.spread(b, logp, func(a *written) *[]float32 { return &a.Sampler })
 			}
 		}
 	}
+	return kl, nil
+}
+
+// drift sets of kl what belongs to the answers of b, whose log-probabilities are logp: the
+// sum of log ratios to the reference, over so many tokens.
+func (r *run) drift(b *data.Batch, logp []float32, kl []running) error {
+	reference, err := r.reference(b, true, part{})
+	if err != nil {
+		return err
+	}
+	for s := range len(b.Seq) - 1 {
+		kl[b.Key[b.Seq[s]]>>32] = running{sumOf(b, logp, s) - sumOf(b, reference, s), float64(targetsOf(b, s))}
+	}
 	return nil
+}
+
+// advantagesOf are the advantages of answers under c's objective, kl nil or how far each is from the
+// reference, and what is worth a curve.
+func (c Config) advantagesOf(rewards [][]float64, weights []float64, names []string, kl []running) (out []float64, values Values) {
+	if !objectives[c.Objective].penalty {
+		return c.advantages(rewards, weights, names)
+	}
+	var all running
+	var penalty []float64
+	for _, v := range kl {
+		all.Sum, all.N = all.Sum+v.Sum, all.N+v.N
+		penalty = append(penalty, *c.Beta*v.Sum)
+	}
+	out, values = c.leaveOneOut(rewards, weights, names, penalty)
+	if kl != nil {
+		values = append(values, Value{"kl", all.mean()})
+	}
+	return out, values
 }
 
 // spread gives the answers of b their log-probabilities.

@@ -61,6 +61,9 @@ type run struct {
 	suspects       []data.RowRef // whose values were not finite
 	baseline       baseline
 	seen, seenNext running // of baselines that go on: after step, and after the one in work
+
+	entropyNow, entropyNext entropyControl       // likewise, with use_adaptive_entropy
+	refs                    map[string][]float32 // with sync_ref_model, what the reference says of the step in work
 }
 
 // Run trains j's adapter, or its whole model, to the end and leaves the result
@@ -152,7 +155,7 @@ func open(ctx context.Context, j Job) (*run, error) {
 // needsOwn reports whether j's answers are held against the model as it is before the
 // first step.
 func (j *Job) needsOwn() bool {
-	return j.Reference == nil && (j.Config.NeedsReference() || j.AsItBegan && j.Config.ReadsReference())
+	return j.Reference == nil && !j.Config.SyncRefModel && (j.Config.NeedsReference() || j.AsItBegan && j.Config.ReadsReference())
 }
 
 // ownReference computes what j's answers are held against where that is the model as
@@ -191,6 +194,9 @@ func begin(j Job) (*run, error) {
 	}
 	if f := objectives[c.Objective].baseline; f != nil {
 		r.baseline = f(c)
+	}
+	if c.UseAdaptiveEntropy {
+		r.entropyNow.Coef = *c.EntropyCoef
 	}
 	if err := c.checkOffload(r.dev); err != nil {
 		return nil, err
@@ -355,7 +361,10 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	}
 	r.step++
 	r.rows, r.suspects = rowsOf(s.Micro), nil
-	r.seen = r.seenNext
+	r.seen, r.entropyNow = r.seenNext, r.entropyNext
+	if err := r.follow(); err != nil {
+		return m, err
+	}
 	m.Step, m.Epoch = r.step, float64(r.step)/r.perEpoch
 	if r.asks() {
 		m.Objective = slices.Concat(r.rollout.Values, m.Objective)
@@ -465,7 +474,12 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 	if w.baseline, r.seenNext, err = r.baselineOf(ctx, s.Micro); err != nil {
 		return m, err
 	}
-	sum, err := r.accumulate(ctx, share(s.Micro, r.Comm), w)
+	own := share(s.Micro, r.Comm)
+	err = r.askReference(ctx, own)
+	if err = agree(r.Comm, err); err != nil {
+		return m, err
+	}
+	sum, err := r.accumulate(ctx, own, w)
 	if err = agree(r.Comm, err); err != nil {
 		return m, err
 	}
@@ -480,6 +494,10 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 	}
 	mean := sum.mean(total, w.tokens)
 	m.Loss, m.Objective, m.Sources = mean.Loss, mean.Values, r.lossesOf(sum.parts)
+	if r.Config.UseAdaptiveEntropy {
+		r.entropyNext = r.controlEntropy(sum.entropy)
+		m.Objective = append(m.Objective, Value{"entropy_coef", r.entropyNext.Coef})
+	}
 	if err := r.unscale(); err != nil {
 		return m, err
 	}

@@ -20,7 +20,8 @@ type Score struct {
 	// Of is how many each of Values adds up; nil: the units. A value of none is left out.
 	Of []float64
 
-	parts []sourcePart // of Loss and Tokens, by source; nil where there is one
+	entropy running      // of the tokens that rewards teach
+	parts   []sourcePart // of Loss and Tokens, by source; nil where there is one
 }
 
 // Value is a named number.
@@ -62,6 +63,7 @@ func extreme(name string) bool {
 func (s *Score) add(o Score) {
 	s.Loss += o.Loss
 	s.Tokens += o.Tokens
+	s.entropy.Sum, s.entropy.N = s.entropy.Sum+o.entropy.Sum, s.entropy.N+o.entropy.N
 	s.parts = addParts(s.parts, o.parts)
 	if s.Values == nil {
 		s.Values, s.Of = slices.Clone(o.Values), slices.Clone(o.Of)

@@ -38,17 +38,18 @@ const (
 
 // stateHeader describes a checkpoint.
 type stateHeader struct {
-	Identity string       `json:"identity"` // of everything that shapes the run
-	Step     int          `json:"step"`     // optimizer steps done
-	Tensors  []stateField `json:"tensors"`
-	Best     *bestStep    `json:"best,omitempty"`
-	Tokens   int64        `json:"tokens"`             // seen so far
-	Loss     *float64     `json:"loss"`               // null where it was not finite
-	Eval     *bestStep    `json:"eval,omitempty"`     // the last validation
-	Schedule *reacted     `json:"schedule,omitempty"` // of one that reacts to validations
-	Scaler   *scaler      `json:"scaler,omitempty"`   // with dtype: fp16
-	Seen     *running     `json:"seen,omitempty"`     // of a baseline that goes on from step to step
-	Waited   int          `json:"waited,omitempty"`   // validations since the last that was better
+	Identity string          `json:"identity"` // of everything that shapes the run
+	Step     int             `json:"step"`     // optimizer steps done
+	Tensors  []stateField    `json:"tensors"`
+	Best     *bestStep       `json:"best,omitempty"`
+	Tokens   int64           `json:"tokens"`             // seen so far
+	Loss     *float64        `json:"loss"`               // null where it was not finite
+	Eval     *bestStep       `json:"eval,omitempty"`     // the last validation
+	Schedule *reacted        `json:"schedule,omitempty"` // of one that reacts to validations
+	Scaler   *scaler         `json:"scaler,omitempty"`   // with dtype: fp16
+	Seen     *running        `json:"seen,omitempty"`     // of a baseline that goes on from step to step
+	Entropy  *entropyControl `json:"entropy,omitempty"`  // with use_adaptive_entropy
+	Waited   int             `json:"waited,omitempty"`   // validations since the last that was better
 }
 
 type stateField struct {

@@ -71,6 +71,9 @@ func resolveTrain(opts any, s recipes.Setting, bad recipes.Bad) {
 	if err == nil && o.Reference != "" && (!c.ReadsReference() || c.Asks()) {
 		bad("reference", "leave it out", "objective: %s compares with no reference", c.Objective)
 	}
+	if err == nil && o.Reference != "" && o.Reference != referenceStart && c.SyncRefModel {
+		bad("reference", "leave it out", "with sync_ref_model the reference is a copy of the model in training, not %s", o.Reference)
+	}
 	switch {
 	case c.Distills() && o.Teacher == "":
 		bad("teacher", "teacher: a model of the same tokens, or base", "objective: %s learns from a teacher, and none is given", c.Objective)

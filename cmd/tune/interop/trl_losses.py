@@ -1,7 +1,9 @@
 """Losses and gradient norms of TRL's own trainers on the pairs of golden/train/prefs, for option
 combinations that the recorded cases leave out: python3 trl_losses.py SHARED/data/golden/train
 writes train/testdata/trl_losses.json to standard output, with a second argument grpo
-train/testdata/trl_grpo.json, on the answers of golden/train/grpo. Needs trl, peft and torch."""
+train/testdata/trl_grpo.json, on the answers of golden/train/grpo, with rloo, entropy or sync
+trl_rloo.json (RLOOTrainer), trl_entropy.json (GRPO's adaptive entropy) or trl_sync.json (a reference
+that moves). Needs trl, peft and torch."""
 import contextlib
 import json
 import sys
@@ -12,7 +14,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from trl import DPOTrainer, GRPOTrainer, SFTTrainer
+from trl import DPOTrainer, GRPOTrainer, RLOOTrainer, SFTTrainer
+from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import add_fused_lm_head
 
 GOLDEN = sys.argv[1].rstrip("/")
@@ -132,10 +135,122 @@ def grpo():
     return lines
 
 
+def entropy():
+    """Steps of GRPO on the same answers, with use_adaptive_entropy and no update between."""
+    golden, batch = json.load(open(GOLDEN + "/grpo/grpo.json")), load_file(GOLDEN + "/grpo/batch.safetensors")
+    advantages = torch.tensor(next(a["advantages"] for a in golden["advantages"] if a["rewards"] == "two" and a["scale_rewards"] == "group"
+                                   and a["aggregation"] == "sum_then_normalize" and not a.get("reward_weights")))
+    model, lines = policy(), []
+    for c in ({"entropy_coef": 0.02, "entropy_coef_delta": 0.005, "entropy_coef_max": 0.027, "entropy_target": 9.0},
+              {"entropy_coef": 0.02, "entropy_coef_delta": 0.015, "entropy_coef_min": 0.01, "entropy_target": 0.1},
+              {"entropy_coef": 0.0, "entropy_coef_delta": 0.03, "entropy_target": 9.0, "top_entropy_quantile": 0.4, "micro": 1}):
+        micro = c.get("micro", 2)
+        args = {"report_to": [], "use_bias_correction_kl": False, "delta": None, "steps_per_generation": micro, "entropy_coef_min": c.get("entropy_coef_min", 0.0),
+                "entropy_coef_max": c.get("entropy_coef_max", 1.0), "entropy_coef_delta": c["entropy_coef_delta"], "entropy_target": c["entropy_target"]}
+        t = trainer(GRPOTrainer, model, args, top_entropy_quantile=c.get("top_entropy_quantile", 1.0), off_policy_mask_threshold=None, beta=0.0, loss_type="dapo",
+                    importance_sampling_level="token", epsilon_low=0.2, epsilon_high=0.28, use_vllm=False, vllm_importance_sampling_correction=False,
+                    current_gradient_accumulation_steps=micro, max_completion_length=24, entropy_coef=c["entropy_coef"], use_adaptive_entropy=True,
+                    _entropy_bonus_enabled=True, _last_world_entropy=float("inf"), _entropy_window_stats=None)
+        mask, steps, size = batch["completion_mask"].long(), [], len(batch["completion_mask"]) // micro
+        for _ in range(4):
+            model.zero_grad()
+            total = 0.0
+            for k in range(micro):
+                at = slice(k * size, (k + 1) * size)
+                part = {key: batch[key][at].long() for key in ("prompt_ids", "prompt_mask", "completion_ids")}
+                t.accelerator.sync_gradients = k == micro - 1
+                loss = t._compute_loss(model, part | {"completion_mask": mask[at], "advantages": advantages[at], "num_items_in_batch": mask.sum()})
+                loss.backward()
+                total += loss.item()
+            norm = torch.sqrt(sum((p.grad.double() ** 2).sum() for p in model.parameters() if p.grad is not None))
+            steps.append({"loss": total, "grad_norm": norm.item(), "entropy_coef": t._metrics["train"]["entropy_coef"][-1]})
+        lines.append(json.dumps({"config": c, "steps": steps}))
+    return lines
+
+
+def rloo_configs():
+    """Options, reward table, weights, and whether the answers were written by another."""
+    yield {}, "one", None, False
+    yield {"beta": 0.0}, "none", None, True
+    yield {"beta": 0.3, "normalize_advantages": True}, "two", [0.7, 0.3], True
+    yield {"beta": 0.3, "reward_clip_range": [0.2, 0.6], "epsilon": 0.05, "epsilon_high": 0.1}, "flat_group", None, True
+    yield {"beta": 0.1, "mask_truncated_completions": True, "micro": 3, "epsilon": 0.02, "normalize_advantages": True}, "none", [1.0, 0.5], True
+    yield {"beta": 0.1, "temperature": 0.7}, "two", None, True
+
+
+def rloo():
+    golden, batch = json.load(open(GOLDEN + "/grpo/grpo.json")), load_file(GOLDEN + "/grpo/batch.safetensors")
+    lines = []
+    for c, table, weights, off in rloo_configs():
+        model, micro, temperature = policy(), c.get("micro", 1), c.get("temperature", 1.0)
+        if temperature != 1:
+            add_fused_lm_head(model.base_model.model, temperature=temperature, outputs=OUTPUTS)
+        rewards = torch.tensor([[float("nan") if v is None else v for v in row] for row in golden["rewards"][table]]).T
+        prompts = [p for p in golden["prompts"] for _ in range(4)]
+        args = {"per_device_train_batch_size": 12, "report_to": []}
+        t = trainer(RLOOTrainer, model, args, beta=c.get("beta", 0.05), mask_truncated_completions=c.get("mask_truncated_completions", False), pad_to_multiple_of=None,
+                    _tokenizer=types.SimpleNamespace(pad_token_id=PAD), eos_token_ids=[257], num_generations=4, normalize_advantages=c.get("normalize_advantages", False),
+                    reward_weights=torch.tensor(weights or [1.0] * rewards.shape[1]), reward_clip_range=c.get("reward_clip_range"), reward_func_names=["a", "b"][: rewards.shape[1]],
+                    _logs={"prompt": [], "completion": [], "rewards": defaultdict(list), "advantages": [], "extra": defaultdict(list)}, _pending_extra_logs={}, _pending_metrics={},
+                    epsilon_low=c.get("epsilon", 0.2), epsilon_high=c.get("epsilon_high") or c.get("epsilon", 0.2))
+        t.accelerator.process_index = 0
+        t._generate = lambda _: (prompts, golden["completions"], ["x"] * 12)
+        t._calculate_rewards = lambda *_: rewards
+        import trl.trainer.rloo_trainer as module
+        module.gather_object = lambda x: x
+        module.gather = lambda x: x
+        inputs = t._generate_and_score_completions([{"prompt": p} for p in prompts])
+        logged = {k: v[-1] for k, v in t._metrics["train"].items()}
+        if off:
+            inputs["old_logps"] = (batch["old_per_token_logps"] * inputs["completion_mask"]).sum(1)
+        losses, metrics, size = [], [], 12 // micro
+        for k in range(micro):
+            t._metrics["train"] = defaultdict(list)
+            loss = t._compute_loss(model, {key: v[k * size : (k + 1) * size] for key, v in inputs.items()}) / micro
+            loss.backward()
+            losses.append(loss.item())
+            metrics.append({key: v[-1] for key, v in t._metrics["train"].items()})
+        norm = torch.sqrt(sum((p.grad.double() ** 2).sum() for p in model.parameters() if p.grad is not None))
+        lines.append(json.dumps({"name": f"more.rloo{len(lines)}", "config": c, "rewards": table, "reward_weights": weights, "off_policy": off,
+                                 "advantages": inputs["advantages"].tolist(), "logged": logged, "loss": losses[0] if micro == 1 else losses, "grad_norm": norm.item(),
+                                 "metrics": metrics[0] if micro == 1 else metrics}))
+    return lines
+
+
+def sync():
+    """DPO of all weights and of an adapter against a copy that comes after them every two steps."""
+    rows = [p + a for p, a in zip(PAIRS["prompts"] * 2, PAIRS["chosen"] + PAIRS["rejected"])]
+    learned = pad([[0] * len(p) + [1] * len(a) for p, a in zip(PAIRS["prompts"] * 2, PAIRS["chosen"] + PAIRS["rejected"])], 0)
+    batch = {"input_ids": pad(rows, PAD), "attention_mask": pad([[1] * len(r) for r in rows], 0), "completion_mask": learned}
+    lines = []
+    for kind, rate in (("none", 3e-4), ("lora", 1e-3)):
+        for alpha in (0.6, 1.0):
+            model, ref = policy(), policy()
+            if kind == "none":
+                model, ref = model.unload(), ref.unload()
+                model.requires_grad_(True)
+            t = trainer(DPOTrainer, model, {"discopop_tau": 0.05}, precompute_ref_logps=False, ld_alpha=None, f_divergence_type="reverse_kl", f_alpha_divergence_coef=0.5,
+                        loss_types=["sigmoid"], loss_weights=[1.0], beta=0.5, label_smoothing=0.0, use_weighting=False)
+            t.ref_model = ref
+            o = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
+            losses = []
+            for step in range(8):
+                o.zero_grad()
+                loss = t._compute_loss(model, batch, False)
+                loss.backward()
+                o.step()
+                losses.append(loss.item())
+                if (step + 1) % 2 == 0:
+                    SyncRefModelCallback._sync_target_model(model, ref, alpha)
+            lines.append(json.dumps({"adapter": kind, "learning_rate": rate, "ref_model_mixup_alpha": alpha, "losses": losses}))
+    return lines
+
+
 def main():
     torch.set_num_threads(1)
-    if sys.argv[2:] == ["grpo"]:
-        print("[\n" + ",\n".join(grpo()) + "\n]")
+    if sys.argv[2:]:
+        lines = {"grpo": grpo, "rloo": rloo, "entropy": entropy, "sync": sync}[sys.argv[2]]()
+        print("[\n" + ",\n".join(lines) + "\n]")
         return
     model, lines = policy(), []
     for c in configs():

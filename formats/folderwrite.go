@@ -41,7 +41,10 @@ func createFolder(d atomic.Disk, dir string, o FolderOptions) (Writer, error) {
 		w.head = append(w.head, headBytes{len(plan.Files), small[name]})
 		plan.Files = append(plan.Files, atomic.PlanFile{Name: name, Size: int64(len(small[name]))})
 	}
-	return w.start(d, plan)
+	if w, err = w.start(d, plan); err != nil {
+		return nil, err // a nil *writer must not become a Writer
+	}
+	return w, nil
 }
 
 // folderFiles makes the small files of a folder: config.json with the
@@ -239,7 +242,7 @@ type item struct {
 
 // start opens the partial artifact. Its identity is everything but the
 // tensors' values: headers and small files.
-func (w *writer) start(d atomic.Disk, plan atomic.Plan) (Writer, error) {
+func (w *writer) start(d atomic.Disk, plan atomic.Plan) (*writer, error) {
 	h := sha256.New()
 	for _, e := range w.head {
 		fmt.Fprintf(h, "%q %d\n", plan.Files[e.file].Name, len(e.data))
@@ -317,7 +320,8 @@ func (w *writer) Read(name string) ([]byte, error) {
 	return m.Data, nil
 }
 
-func (w *writer) Commit() error {
+// whole refuses while a tensor is missing.
+func (w *writer) whole() error {
 	var missing []string
 	for _, name := range w.order {
 		if !w.Has(name) {
@@ -326,6 +330,13 @@ func (w *writer) Commit() error {
 	}
 	if len(missing) > 0 {
 		return fail.Inputf(w.path, "", "%d of %d tensors were not written: %s", len(missing), len(w.order), list(missing))
+	}
+	return nil
+}
+
+func (w *writer) Commit() error {
+	if err := w.whole(); err != nil {
+		return err
 	}
 	for i, h := range w.head {
 		if err := w.p.Write(fmt.Sprintf("head %d", i), atomic.Piece{File: h.file, Data: h.data}); err != nil {

@@ -65,8 +65,11 @@ func FuzzOpenGGUF(f *testing.F) {
 	f.Add(newGGUF(3, 0).tensor("a.weight", 40, 0, 64, 2).tensor("a.scale", 0, 96, 1).tensor("a.input_scale", 0, 128, 1).pad(32).zeros(132).b)
 	f.Add(newGGUF(2, 0).tensor("a.weight", 40, 0, 64, 1, 2).tensor("a.scale", 0, 96, 2).pad(32).zeros(104).b)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		tensors, kv, _, err := gguf(inMemory(b))
+		tensors, kv, _, err := ggufHead(inMemory(b))
 		if err != nil {
+			return
+		}
+		if tensors, err = withScales("x", tensors); err != nil {
 			return
 		}
 		var plan []TensorPlan
@@ -87,7 +90,7 @@ func FuzzOpenGGUF(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, kv2, _, err := gguf(inMemory(append(newGGUF(0, uint64(len(kv))).b, head...)))
+		again, kv2, _, err := ggufHead(inMemory(append(newGGUF(0, uint64(len(kv))).b, head...)))
 		if err != nil || len(again) != 0 || !sameKV(kv, kv2) {
 			t.Fatalf("metadata written again: %v", err)
 		}

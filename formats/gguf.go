@@ -36,8 +36,8 @@ func openGGUF(s *source) *ggufReader {
 	return &ggufReader{s: s, r: bufio.NewReaderSize(io.NewSectionReader(s.r, 0, s.held()), 1<<16)}
 }
 
-// gguf reads the header of s.
-func gguf(s *source) (tensors []Tensor, kv []KV, warnings []string, err error) {
+// ggufHead reads the header of s, which may be a part of a split file.
+func ggufHead(s *source) (tensors []Tensor, kv []KV, warnings []string, err error) {
 	g := openGGUF(s)
 	nTensors, nKV := g.header()
 	kv = g.kvs(nKV)
@@ -46,22 +46,8 @@ func gguf(s *source) (tensors []Tensor, kv []KV, warnings []string, err error) {
 	if g.err != nil {
 		return nil, nil, nil, g.err
 	}
-	if n, ok := splitCount(kv); ok && n > 1 {
-		return nil, nil, nil, unsupported(s.path, "join the parts first: llama-gguf-split --merge FIRST.gguf OUT.gguf", "this is one of %d parts of a split GGUF", n)
-	}
-	if warnings, err = g.place(tensors, align); err == nil {
-		tensors, err = withScales(s.path, tensors)
-	}
+	warnings, err = g.place(tensors, align)
 	return tensors, kv, warnings, err
-}
-
-func splitCount(kv []KV) (uint64, bool) {
-	for _, e := range kv {
-		if e.Key == "split.count" {
-			return asUint(e.Value)
-		}
-	}
-	return 0, false
 }
 
 // asUint widens any non-negative integer of metadata.

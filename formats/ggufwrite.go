@@ -16,10 +16,14 @@ import (
 // tensor before. Alignment is general.alignment of kv (a uint32), else 32. An
 // unfinished earlier attempt with equal arguments is continued.
 func CreateGGUF(path string, kv []KV, plan []TensorPlan) (Writer, error) {
-	return createGGUF(atomic.Disk{FS: atomic.Real}, path, kv, plan)
+	w, err := createGGUF(atomic.Disk{FS: atomic.Real}, path, kv, plan)
+	if err != nil {
+		return nil, err // a nil *writer must not become a Writer
+	}
+	return w, nil
 }
 
-func createGGUF(d atomic.Disk, path string, kv []KV, plan []TensorPlan) (Writer, error) {
+func createGGUF(d atomic.Disk, path string, kv []KV, plan []TensorPlan) (*writer, error) {
 	w := &writer{path: path, items: map[string]*item{}}
 	align, err := writeAlignment(path, kv)
 	if err != nil {

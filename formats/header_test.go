@@ -116,8 +116,8 @@ func FuzzHeaderFile(f *testing.F) {
 		if err := s.beheaded(); err != nil || s.size != int64(len(b)) {
 			t.Fatalf("%d bytes taken for %d: %v", len(b), s.size, err)
 		}
-		_, _, _, want := gguf(inMemory(b))
-		_, _, _, got := gguf(s)
+		_, _, _, want := ggufHead(inMemory(b))
+		_, _, _, got := ggufHead(s)
 		if (want == nil) != (got == nil) {
 			t.Fatalf("whole: %v, header: %v", want, got)
 		}

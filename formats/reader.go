@@ -81,8 +81,7 @@ func (a *artifact) single() error {
 	}
 	if string(magic) == "GGUF" || strings.EqualFold(filepath.Ext(a.path), ".gguf") {
 		a.format = "gguf"
-		a.tensors, a.kv, a.warnings, err = gguf(s)
-		return err
+		return a.gguf(s)
 	}
 	var arrays []array
 	if a.format = "safetensors"; isPickle(a.path) {

@@ -91,12 +91,19 @@ func (h *hashes) sum(path string) (Digest, error) {
 	return id.SHA256, nil
 }
 
-// tree is the hash of a file, or of a folder's files by relative name.
+// tree is the hash of a file, of the parts of a GGUF, or of a folder's files by relative name.
 // Hidden entries and skip are left out.
 func (h *hashes) tree(path string, skip ...string) (Digest, error) {
 	files, err := h.files(path, skip...)
 	if err != nil {
 		return "", err
+	}
+	for _, part := range formats.Parts(path)[1:] {
+		sum, err := h.sum(part)
+		if err != nil {
+			return "", err
+		}
+		files = append(files, FileHash{Path: filepath.Base(part), SHA256: sum})
 	}
 	if len(files) == 1 && files[0].Path == "." {
 		return files[0].SHA256, nil

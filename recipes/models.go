@@ -66,10 +66,13 @@ func modelsIn(path string) []string {
 	return files
 }
 
-// ggufsIn names the GGUFs of models in a folder.
+// ggufsIn names the GGUFs of models in a folder, of those in parts the first.
 func ggufsIn(path string) []string {
 	files, _ := fs.Glob(os.DirFS(path), "*.gguf") // the folder's own name is no pattern
-	return slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "-imatrix.gguf") })
+	return slices.DeleteFunc(files, func(f string) bool {
+		_, i, _, part := formats.SplitOf(f)
+		return strings.HasSuffix(f, "-imatrix.gguf") || part && i > 0
+	})
 }
 
 // exists reports whether there is something at path.

@@ -34,6 +34,11 @@ type Options struct {
 	DryRun          bool         // plan only: nothing is written
 	Force           bool         // replace an existing output
 	Name            string       // general.name of a model that comes from a folder; "" its base name
+
+	Override  []formats.KV // values that take the place of the model's (ParseOverride)
+	Prune     []int        // blocks left out; those behind move up (ParseLayers)
+	KeepSplit bool         // as many files as the model has, with the same tensors
+	SplitSize int64        // bytes of tensors in one file; 0: one file for all
 }
 
 // Tensor is one tensor of the output and how it got its type.
@@ -59,6 +64,7 @@ type Report struct {
 	UnusedEntries []string `json:"unused_entries,omitempty"` // of the matrix: no tensor has the name
 	NeedsImatrix  bool     `json:"needs_imatrix,omitempty"`  // the real run will refuse
 	LeftOut       string   `json:"left_out,omitempty"`       // other parts of a larger model, and what llama.cpp does otherwise, in words
+	Files         []string `json:"files,omitempty"`          // of an output in parts
 }
 
 // BitsPerWeight is the mean over all tensors.
@@ -102,20 +108,24 @@ type input struct {
 	stored    map[string]dtype.Type // types as they lie in the file
 	leftOut   string                // what a GGUF has no place for, and what llama.cpp does otherwise, in words
 	read      func(name string) ([]byte, error)
-	create    func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error)
+	first     []formats.TensorPlan // tensors that the model's keys make, before all others
+	values    func(name string) []byte
 	close     func() error
 	tokenizer int64 // bytes of memory that its tokenizer takes
 }
 
 // Write writes the model at src, a GGUF file or a Hugging Face folder, as a GGUF
-// file at out. Tensors, their order and the metadata are those of
+// file at out, or in parts at formats.SplitPath of out without its ending. Tensors, their order and the metadata are those of
 // llama-quantize. progress is called with elements done and in all; it may be
 // nil. A cancelled run is suspended and goes on when called again.
 //
 // dev counts the memory that this takes.
 func Write(ctx context.Context, dev kernels.Backend, src, out string, o Options, progress func(done, total int64)) (*Report, error) {
-	if !o.DryRun {
-		if err := free(src, out, o.Force); err != nil {
+	if o.KeepSplit && o.SplitSize > 0 {
+		return nil, fail.Usagef("keep-split", "one of the two", "--keep-split and --split-max-size contradict each other")
+	}
+	if !o.DryRun && !o.KeepSplit && o.SplitSize == 0 { // before anything is read
+		if err := free(src, []string{out}, o.Force); err != nil {
 			return nil, err
 		}
 	}
@@ -125,26 +135,33 @@ func Write(ctx context.Context, dev kernels.Backend, src, out string, o Options,
 	}
 	defer in.close()
 	choices, rep, err := planTypes(in, &o)
-	if err != nil || o.DryRun {
+	if err != nil {
+		return rep, err
+	}
+	parts := o.parts(in, choices)
+	files := o.files(out, len(parts))
+	if len(files) > 1 || files[0] != out {
+		rep.Files = files
+	}
+	if o.DryRun {
+		return rep, nil
+	}
+	if err := free(src, files, o.Force); err != nil {
 		return rep, err
 	}
 	if err := refuse(src, choices, rep, &o); err != nil {
 		return rep, err
 	}
-	kv, err := metadata(in.kv, &o)
+	kv, err := metadata(in, &o)
 	if err != nil {
 		return rep, err
-	}
-	plan := make([]formats.TensorPlan, len(choices))
-	for i, c := range choices {
-		plan[i] = formats.TensorPlan{Name: c.Name, Shape: c.Shape, Type: c.To, Why: c.Why}
 	}
 	release, err := dev.Host(Memory(choices) + in.tokenizer)
 	if err != nil {
 		return rep, err
 	}
 	defer release()
-	w, err := in.create(out, kv, plan)
+	w, err := in.create(out, &o, kv, choices, parts)
 	if err != nil {
 		return rep, err
 	}
@@ -167,25 +184,75 @@ func Write(ctx context.Context, dev kernels.Backend, src, out string, o Options,
 	return rep, err
 }
 
-// free refuses an output that is the input, or that exists.
-func free(src, out string, force bool) error {
-	if _, err := os.Lstat(out); err != nil { // a link to nothing is something
-		return nil
-	}
-	st, _ := os.Stat(out)
-	if s, err := os.Stat(src); err == nil && st != nil && os.SameFile(s, st) {
-		return fail.Usagef(out, "name another output", "output and input are the same file")
-	}
-	if !force {
-		return fail.Usagef(out, "name another output, or use --force to replace it", "the file exists")
+// free refuses an output that is a file of the input, or that exists.
+func free(src string, files []string, force bool) error {
+	for _, out := range files {
+		if _, err := os.Lstat(out); err != nil { // a link to nothing is something
+			continue
+		}
+		st, _ := os.Stat(out)
+		for _, in := range formats.Parts(src) {
+			if s, err := os.Stat(in); err == nil && st != nil && os.SameFile(s, st) {
+				return fail.Usagef(out, "name another output", "output and input are the same file")
+			}
+		}
+		if !force {
+			return fail.Usagef(out, "name another output, or use --force to replace it", "the file exists")
+		}
 	}
 	return nil
+}
+
+// create starts the output: one file, or the parts, each with the tensors of its choices and those that
+// stand before all others in the first.
+func (in *input) create(out string, o *Options, kv []formats.KV, choices []Choice, parts []part) (formats.Writer, error) {
+	var set []formats.GGUFPart
+	for i, p := range parts {
+		f := formats.GGUFPart{KV: kv}
+		if i == 0 {
+			f.Plan = slices.Clone(in.first)
+		} else {
+			f.KV = nil
+		}
+		for _, c := range choices[p.lo:p.hi] {
+			f.Plan = append(f.Plan, formats.TensorPlan{Name: c.Name, Shape: c.Shape, Type: c.To, Why: c.Why})
+		}
+		if len(parts) > 1 {
+			f.KV = append(slices.Clone(f.KV), o.splitKeys(i, len(parts), len(in.first)+len(choices))...)
+		}
+		set = append(set, f)
+	}
+	var w formats.Writer
+	var err error
+	if o.KeepSplit || o.SplitSize > 0 {
+		w, err = formats.CreateSplitGGUF(strings.TrimSuffix(out, ".gguf"), set)
+	} else {
+		w, err = formats.CreateGGUF(out, kv, set[0].Plan)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range in.first {
+		if !w.Has(t.Name) {
+			if err := w.Write(t.Name, in.values(t.Name)); err != nil {
+				w.Abort()
+				return nil, err
+			}
+		}
+	}
+	return w, nil
 }
 
 // planTypes chooses all types and checks that the conversion is allowed.
 func planTypes(in *input, o *Options) ([]Choice, *Report, error) {
 	mo, err := o.mix(o.Imatrix != nil)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := in.override(o.Override); err != nil {
+		return nil, nil, err
+	}
+	if err := in.prune(o.Prune); err != nil {
 		return nil, nil, err
 	}
 	choices, err := Mix(in.model, in.tensors, mo)
@@ -229,7 +296,7 @@ func MixOf(src *arch.Source, o *Options, importance bool) ([]Choice, error) {
 
 // mix is what o says of types.
 func (o *Options) mix(importance bool) (MixOptions, error) {
-	mo := MixOptions{Importance: importance, Pure: o.Pure, LeaveOutput: o.LeaveOutput, Tensors: o.Tensors}
+	mo := MixOptions{Importance: importance, Pure: o.Pure, LeaveOutput: o.LeaveOutput, Tensors: o.Tensors, keepOrder: o.KeepSplit}
 	var err error
 	if mo.FileType, err = ParseFileType(o.Type); err != nil {
 		return mo, err
@@ -301,7 +368,7 @@ func describe(in *input, choices []Choice, o *Options) (*Report, error) {
 	used := map[string]bool{}
 	for i := range choices {
 		c := &choices[i]
-		from := in.stored[c.Name]
+		from := in.stored[c.in()]
 		cols, rows := c.Shape[max(len(c.Shape)-1, 0):], int64(1)
 		n := int64(1)
 		if len(cols) == 1 {
@@ -363,7 +430,7 @@ func importanceOf(m *Imatrix, c *Choice) (*ImatrixEntry, error) {
 	if m == nil {
 		return nil, nil
 	}
-	i := slices.IndexFunc(m.Entries, func(e ImatrixEntry) bool { return e.Name == c.Name })
+	i := slices.IndexFunc(m.Entries, func(e ImatrixEntry) bool { return e.Name == c.in() })
 	if i < 0 || len(c.Shape) < 2 {
 		return nil, nil
 	}
@@ -414,37 +481,47 @@ func quantizedName(s string) bool {
 	return true
 }
 
-// dropped are keys that llama-quantize removes or writes anew at the end.
-var dropped = []string{"general.quantization_version", "general.file_type", "split.no", "split.count", "split.tensors.count"}
-
 // metadata is the source's, with what describes the new file at its end.
-func metadata(kv []formats.KV, o *Options) ([]formats.KV, error) {
+func metadata(in *input, o *Options) ([]formats.KV, error) {
 	f, err := ParseFileType(o.Type)
 	if err != nil {
 		return nil, err
 	}
 	id := f.ID
-	add := []formats.KV{}
+	kv := slices.DeleteFunc(slices.Clone(in.kv), func(e formats.KV) bool { return slices.Contains(formats.SplitKeys(), e.Key) })
 	for _, e := range kv {
 		if f.Name == "COPY" && e.Key == "general.file_type" {
 			id = uint32(intOf(e.Value))
 		}
 	}
-	add = append(add, formats.KV{Key: "general.quantization_version", Value: uint32(2)}, formats.KV{Key: "general.file_type", Value: id})
+	kv = set(kv, "general.quantization_version", uint32(2))
+	kv = set(kv, "general.file_type", id)
+	for _, e := range o.Override {
+		kv = set(kv, e.Key, e.Value)
+	}
 	if m := o.Imatrix; m != nil {
-		add = append(add, formats.KV{Key: "quantize.imatrix.file", Value: m.File})
+		kv = set(kv, "quantize.imatrix.file", m.File)
 		if len(m.Datasets) > 0 {
-			add = append(add, formats.KV{Key: "quantize.imatrix.dataset", Value: m.Datasets[0]})
+			kv = set(kv, "quantize.imatrix.dataset", m.Datasets[0])
 		}
-		add = append(add, formats.KV{Key: "quantize.imatrix.entries_count", Value: uint32(len(m.Entries))})
+		kv = set(kv, "quantize.imatrix.entries_count", uint32(len(m.Entries)))
 		if m.Chunks > 0 {
-			add = append(add, formats.KV{Key: "quantize.imatrix.chunks_count", Value: uint32(m.Chunks)})
+			kv = set(kv, "quantize.imatrix.chunks_count", uint32(m.Chunks))
 		}
 	}
-	out := slices.DeleteFunc(slices.Clone(kv), func(e formats.KV) bool {
-		return slices.Contains(dropped, e.Key) || slices.ContainsFunc(add, func(a formats.KV) bool { return a.Key == e.Key })
-	})
-	return append(out, add...), nil
+	if n := len(o.Prune); n > 0 {
+		kv = set(kv, in.model.Arch+".block_count", uint32(in.model.Layers-n))
+	}
+	return kv, nil
+}
+
+// splitKeys are the keys of part i of n, in the order of llama-quantize or of llama-gguf-split.
+func (o *Options) splitKeys(i, n, tensors int) []formats.KV {
+	no, count, all := formats.SplitKeysOf(i, n, tensors)
+	if o.KeepSplit {
+		return []formats.KV{no, count, all}
+	}
+	return []formats.KV{no, all, count}
 }
 
 // baseName is the last part of a path, of a GGUF file without its ending.

@@ -152,7 +152,7 @@ func hash(b []byte) string {
 
 func checkMetadata(t *testing.T, in *input, o *Options, g goldenFile, r goldenRun) {
 	t.Helper()
-	kv, err := metadata(in.kv, o)
+	kv, err := metadata(in, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,7 +91,7 @@ func ParseFileType(name string) (FileType, error) {
 			return f, nil
 		}
 	}
-	return FileType{}, fail.Usagef("type", "one of "+strings.Join(FileTypes(), ", "), "unknown GGUF type %q", name)
+	return FileType{}, fail.Usagef("type", "one of "+strings.Join(FileTypes(), ", ")+", COPY", "unknown GGUF type %q", name)
 }
 
 // MixModel is what the mix needs to know of a model.
@@ -108,7 +108,17 @@ type MixTensor struct {
 	Shape []int64 // outermost first
 	Type  dtype.Type
 
-	exact bool // a conversion keeps it in F32
+	exact  bool   // a conversion keeps it in F32
+	source string // its name in the source, where blocks were renumbered
+	part   int    // of a source in parts, from 0
+}
+
+// in is the name of the tensor in the source.
+func (t *MixTensor) in() string {
+	if t.source != "" {
+		return t.source
+	}
+	return t.Name
 }
 
 // TensorType overrides the type of the tensors whose name matches.
@@ -126,6 +136,8 @@ type MixOptions struct {
 	Tensors     []TensorType
 	Output      *dtype.Kind // for output.weight
 	Embedding   *dtype.Kind // for token_embd.weight
+
+	keepOrder bool // the tensors are in the order of the output
 }
 
 // Choice is the type of one tensor in the output.
@@ -162,7 +174,9 @@ func Mix(m MixModel, tensors []MixTensor, o MixOptions) ([]Choice, error) {
 			x.attnV++
 		}
 	}
-	slices.SortFunc(out, func(a, b Choice) int { return compareNames(a.Name, b.Name) })
+	if !o.keepOrder {
+		slices.SortFunc(out, func(a, b Choice) int { return compareNames(a.Name, b.Name) })
+	}
 	for i := range out {
 		if err := x.choose(&out[i]); err != nil {
 			return nil, err

@@ -46,7 +46,11 @@ func openGGUF(r formats.Reader) (*input, error) {
 		byName[t.Name] = t
 		typ := asFloats(t.Type)
 		in.stored[t.Name] = typ
-		in.tensors = append(in.tensors, MixTensor{Name: t.Name, Shape: t.Shape, Type: typ})
+		part := 0
+		if _, first, _, ok := formats.SplitOf(r.Path()); ok && first == 0 {
+			_, part, _, _ = formats.SplitOf(t.Parts[0].File)
+		}
+		in.tensors = append(in.tensors, MixTensor{Name: t.Name, Shape: t.Shape, Type: typ, part: part})
 	}
 	in.read = func(name string) ([]byte, error) {
 		if t := byName[name]; t.Type.ScaledFloat() {
@@ -56,9 +60,6 @@ func openGGUF(r formats.Reader) (*input, error) {
 			return b, nil
 		}
 		return r.Read(byName[name])
-	}
-	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
-		return formats.CreateGGUF(path, kv, plan)
 	}
 	return in, nil
 }
@@ -131,9 +132,7 @@ func openFolder(r formats.Reader, o *Options) (*input, error) {
 		m, err := s.ReadAs(pieces[n])
 		return m.Data, err
 	}
-	in.create = func(path string, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
-		return arch.CreateGGUFFile(path, &s.Spec, kv, plan)
-	}
+	in.first, in.values = s.Spec.GGUFTables()
 	return in, nil
 }
 

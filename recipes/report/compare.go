@@ -140,14 +140,20 @@ func (c *Compared) locate(run string, inputs map[string]string, resolve func(str
 	}
 }
 
-// weightBytes is the size of a model's weight files, a folder's or one file's.
+// weightBytes is the size of a model's weight files: a folder's, one file, or the parts of a GGUF.
 func weightBytes(path string) int64 {
 	st, err := os.Stat(path)
 	if err != nil {
 		return 0
 	}
 	if !st.IsDir() {
-		return st.Size()
+		n := st.Size()
+		for _, part := range formats.Parts(path)[1:] {
+			if st, err := os.Stat(part); err == nil {
+				n += st.Size()
+			}
+		}
+		return n
 	}
 	var n int64
 	files, _ := os.ReadDir(path)

@@ -217,38 +217,34 @@ func CreateGGUF(path string, s *Spec, kv []formats.KV, plan []Out) (*Sink, error
 	if err != nil {
 		return nil, err
 	}
-	if k.w, err = CreateGGUFFile(path, s, kv, tp); err != nil {
+	tables, values := s.GGUFTables()
+	if k.w, err = formats.CreateGGUF(path, kv, append(slices.Clone(tables), tp...)); err != nil {
 		return nil, err
+	}
+	for _, t := range tables {
+		if k.w.Has(t.Name) {
+			continue
+		}
+		if err := k.w.Write(t.Name, values(t.Name)); err != nil {
+			k.w.Abort()
+			return nil, err
+		}
 	}
 	return k, nil
 }
 
-// CreateGGUFFile is CreateGGUF for who writes the file's own tensors (see
-// Tensor.AsGGUF), of which each may have a type of its own.
-func CreateGGUFFile(path string, s *Spec, kv []formats.KV, plan []formats.TensorPlan) (formats.Writer, error) {
-	tables := s.rope().tables()
-	var first []formats.TensorPlan
-	for _, t := range tables {
-		first = append(first, formats.TensorPlan{Name: t.name, Shape: []int64{int64(len(t.values))}})
-	}
-	w, err := formats.CreateGGUF(path, kv, append(first, plan...))
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range tables {
-		if w.Has(t.name) {
-			continue
-		}
-		raw := make([]byte, 0, 4*len(t.values))
+// GGUFTables are the tensors of a GGUF file that follow from s and stand before all others, and their values
+// by name.
+func (s *Spec) GGUFTables() ([]formats.TensorPlan, func(name string) []byte) {
+	var plan []formats.TensorPlan
+	raw := map[string][]byte{}
+	for _, t := range s.rope().tables() {
+		plan = append(plan, formats.TensorPlan{Name: t.name, Shape: []int64{int64(len(t.values))}})
 		for _, f := range t.values {
-			raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(f))
-		}
-		if err := w.Write(t.name, raw); err != nil {
-			w.Abort()
-			return nil, err
+			raw[t.name] = binary.LittleEndian.AppendUint32(raw[t.name], math.Float32bits(f))
 		}
 	}
-	return w, nil
+	return plan, func(name string) []byte { return raw[name] }
 }
 
 // What a GGUF calls divisors of rotary frequencies: of every text, of short and

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/quant/gguf"
+	"github.com/tunekit/tunekit/recipes/schema"
 )
 
 // ggufJobs writes a GGUF of each model and says its bits a weight and what fell back.
@@ -25,6 +26,11 @@ func ggufJobs(c *ucli.Context, o gguf.Options) error {
 		if o.Imatrix, err = gguf.ReadImatrix(f); err != nil {
 			return err
 		}
+		if o.Imatrix, err = o.Imatrix.Only(c.StringSlice("include-weights"), c.StringSlice("exclude-weights")); err != nil {
+			return err
+		}
+	} else if c.IsSet("include-weights") || c.IsSet("exclude-weights") {
+		return usagef(c, "--include-weights and --exclude-weights choose entries of --imatrix, which is not given")
 	}
 	return batch(c, list, many, remembering(c, many, func(t task) (*outcome, error) { return ggufTo(c, t, o) }))
 }
@@ -57,7 +63,7 @@ func ggufTo(c *ucli.Context, t task, o gguf.Options) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &outcome{text: ggufText(t.Output, rep, o.DryRun, c.Bool("quiet")), json: struct {
+	return &outcome{text: ggufText(t.Output, rep, o.DryRun || c.Bool("verbose"), c.Bool("quiet")), json: struct {
 		task
 		*gguf.Report
 	}{t, rep}, how: o.Type, bits: rep.BitsPerWeight(), size: humanize.Bytes(uint64(rep.Bytes))}, nil
@@ -93,6 +99,9 @@ func ggufText(output string, rep *gguf.Report, all, quiet bool) string {
 	for _, n := range rep.Notes() {
 		fmt.Fprintln(&b, n)
 	}
+	if n := len(rep.Files); n > 0 {
+		output = fmt.Sprintf("%s (%d files)", rep.Files[0], n)
+	}
 	if output != "" {
 		fmt.Fprintf(&b, "%s: ", output)
 	}
@@ -104,17 +113,25 @@ func quantGGUFCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "gguf", Usage: "a GGUF file, as llama-quantize writes it",
 		Description: examples("quant gguf --model models/M --type Q4_K_M --output M-Q4_K_M.gguf", "quant gguf --model M.gguf --type Q4_0 --imatrix im.gguf --output M-Q4_0.gguf --dry-run",
-			"types: "+strings.Join(gguf.FileTypes(), " ")),
+			"types: "+strings.Join(gguf.FileTypes(), " ")+" COPY"),
 		Flags: modelFlags(append(batchFlags(" and {type}"),
 			&ucli.StringFlag{Name: "type", Usage: "Q4_K_M, Q8_0, …"},
 			&ucli.StringFlag{Name: "imatrix", Usage: "importance matrix, GGUF or .dat"},
+			&ucli.StringSliceFlag{Name: "include-weights", Usage: "use the importance of tensors whose names hold this alone (may repeat)"},
+			&ucli.StringSliceFlag{Name: "exclude-weights", Usage: "do not use the importance of tensors whose names hold this (may repeat)"},
 			&ucli.BoolFlag{Name: "pure", Usage: "one type for all matrices"},
 			&ucli.StringSliceFlag{Name: "tensor-type", Usage: "RE=TYPE (may repeat)"},
+			&ucli.StringFlag{Name: "tensor-type-file", Usage: "file of RE=TYPE"},
 			&ucli.StringFlag{Name: "output-tensor-type", Usage: "type of the head"},
 			&ucli.StringFlag{Name: "token-embedding-type", Usage: "type of the embedding"},
 			&ucli.BoolFlag{Name: "leave-output-tensor", Usage: "the head keeps its type"},
 			&ucli.BoolFlag{Name: "allow-requantize", Usage: "accept a model that is quantized already"},
-			&ucli.BoolFlag{Name: "dry-run", Usage: "plan only"})...),
+			&ucli.StringSliceFlag{Name: "override-kv", Usage: "KEY=TYPE:VALUE, metadata that takes the place of the model's; TYPE int, float, bool or str (may repeat)"},
+			&ucli.StringFlag{Name: "prune-layers", Usage: "L,…: blocks to leave out, from 0; those behind move up"},
+			&ucli.BoolFlag{Name: "keep-split", Usage: "as many files as the model has, NAME-00001-of-0000N.gguf of --output NAME.gguf"},
+			&ucli.StringFlag{Name: "split-max-size", Usage: "most bytes of tensors in one file, e.g. 4GB: files as with --keep-split"},
+			&ucli.BoolFlag{Name: "verbose", Usage: "list every tensor"},
+			&ucli.BoolFlag{Name: "dry-run", Usage: "plan only: list every tensor and the sizes, write nothing"})...),
 		Action: func(c *ucli.Context) error {
 			if err := required(c, "model", "type"); err != nil {
 				return err
@@ -128,7 +145,11 @@ func quantGGUFCommand() *ucli.Command {
 				return usagef(c, "--leave-output-tensor and --output-tensor-type contradict each other")
 			}
 			o := gguf.Options{Type: c.String("type"), Pure: c.Bool("pure"), OutputType: c.String("output-tensor-type"), EmbeddingType: c.String("token-embedding-type"),
-				LeaveOutput: c.Bool("leave-output-tensor"), AllowRequantize: c.Bool("allow-requantize"), DryRun: c.Bool("dry-run"), Force: c.Bool("force")}
+				LeaveOutput: c.Bool("leave-output-tensor"), AllowRequantize: c.Bool("allow-requantize"), DryRun: c.Bool("dry-run"), Force: c.Bool("force"),
+				KeepSplit: c.Bool("keep-split")}
+			if err := ggufEdits(c, &o); err != nil {
+				return err
+			}
 			for _, s := range c.StringSlice("tensor-type") {
 				t, err := gguf.ParseTensorType(s)
 				if err != nil {
@@ -136,7 +157,38 @@ func quantGGUFCommand() *ucli.Command {
 				}
 				o.Tensors = append(o.Tensors, t)
 			}
+			if f := c.String("tensor-type-file"); f != "" {
+				list, err := gguf.ReadTensorTypes(f)
+				if err != nil {
+					return err
+				}
+				o.Tensors = append(o.Tensors, list...)
+			}
 			return ggufJobs(c, o)
 		},
 	}
+}
+
+// ggufEdits reads the flags that change more than types.
+func ggufEdits(c *ucli.Context, o *gguf.Options) (err error) {
+	for _, s := range c.StringSlice("override-kv") {
+		e, err := gguf.ParseOverride(s)
+		if err != nil {
+			return err
+		}
+		o.Override = append(o.Override, e)
+	}
+	if c.IsSet("prune-layers") {
+		if o.Prune, err = gguf.ParseLayers(c.String("prune-layers")); err != nil {
+			return err
+		}
+	}
+	if c.IsSet("split-max-size") {
+		n, err := schema.ParseSize(c.String("split-max-size"))
+		if err != nil {
+			return usagef(c, "--split-max-size: %v", err)
+		}
+		o.SplitSize = int64(n)
+	}
+	return nil
 }

@@ -25,7 +25,7 @@ type made struct {
 }
 
 // besideResults are flags that change no byte of an output.
-var besideResults = []string{"model", "output", "force", "shard", "summary", "device", "threads", "memory-limit", "json", "quiet"}
+var besideResults = []string{"verbose", "model", "output", "force", "shard", "summary", "device", "threads", "memory-limit", "json", "quiet"}
 
 // remembering is the jobs of a batch, of which those that were done before with the same
 // flags on the same models and files are left out. An output that is there and was made

@@ -9,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/formats/hub"
 	"github.com/tunekit/tunekit/recipes"
@@ -69,6 +70,9 @@ func runPush(c *ucli.Context) error {
 	}
 	if _, err := os.Stat(path); err != nil {
 		return fail.Inputf(path, "", "%w", err)
+	}
+	if n := len(formats.Parts(path)); n > 1 {
+		return fail.Usagef(path, "put them into a folder of their own and push that", "is one of the %d parts of a GGUF, and it alone is no model", n)
 	}
 	card, err := recipes.CardOf(path, recipes.CardOptions{Name: r.Repo, BaseModel: c.String("base-model"), Datasets: c.StringSlice("dataset"), License: c.String("license")})
 	if err != nil {

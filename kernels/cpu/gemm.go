@@ -62,15 +62,31 @@ type product struct {
 	f16   bool // or to half precision
 }
 
+// splitPieces is how many numbers of 8 bits a float32 is the sum of; splitSize the
+// elements of B from which on taking A apart is worth it.
+const (
+	splitPieces = 3
+	splitSize   = 1 << 16
+)
+
+// split reports whether a product of float32 and bf16 is made of exact products of
+// bf16: where tiles multiply bf16 many times as fast as float32 is, the float32 side
+// is taken apart into three numbers of 8 bits each, the sum of which it is. n is the
+// lines of B.
+func (p *product) split(n int) bool {
+	return level.Current() == level.AMX && n*p.k >= splitSize && !p.bf16 && !p.f16 && p.a.f != nil && !p.a.across && p.a.drop == nil && p.b.h != nil && p.b.drop == nil
+}
+
 // pass is a range of k of one term with everything that is fixed about it.
 type pass struct {
 	*product
-	kern   *kernel
-	mode   mode
-	p0, kc int // range of k
-	kd     int // dwords of a panel that count
-	off    int // dwords of the passes before it in the round
-	first  bool
+	kern      *kernel
+	mode      mode
+	p0, kc    int // range of k
+	kd        int // dwords of a panel that count
+	off, offB int // dwords of the passes before it in the round, of A and of B
+	first     bool
+	pieces    int // that A is packed as: see split
 }
 
 // gemm is one running product.
@@ -83,7 +99,8 @@ type gemm struct {
 	past   bool      // C is written past the caches
 	bias   []float32 // with tiles: added to every row at last
 	rounds [][]pass  // each of kernels that have tiles or of kernels that have none
-	depth  int       // largest number of dwords of a round, rounded up
+	depth  int       // largest number of dwords of A of a round, rounded up
+	depthB int       // and of B
 	mr     int       // largest of the kernels used
 	tiles  bool      // a kernel has tiles
 	abuf   []float32
@@ -132,7 +149,7 @@ type working struct{ kernels.Unplanned }
 
 // Product counts packed operands, and sums that are held in float32: see linearDX and gemmTo.
 func (working) Product(p kernels.ProductShape) int64 {
-	first := product{k: p.K, alpha: 1, bf16: p.BF16 || p.Fast && fastBF16()}
+	first := product{k: p.K, a: stored(p.A, p.TA, p.DropA), b: stored(p.B, !p.TB, p.DropB), alpha: 1, bf16: p.BF16 || p.Fast && fastBF16(), f16: p.F16}
 	second := product{k: p.K2, alpha: 1, bf16: p.BF16}
 	if p.DropC {
 		m := min(p.M, dropRows)
@@ -146,6 +163,20 @@ func (working) Product(p kernels.ProductShape) int64 {
 		bytes += workspaceBytes(p.M * p.N)
 	}
 	return bytes
+}
+
+// stored is an operand as far as the size of its product depends on it.
+func stored(k dtype.Kind, across, drop bool) operand {
+	o := operand{across: across}
+	switch {
+	case drop:
+		o.drop = &dropping{}
+	case k == dtype.F32:
+		o.f = []float32{}
+	case k == dtype.BF16:
+		o.h = []uint16{}
+	}
+	return o
 }
 
 // Factor holds the matrix in float64.
@@ -174,7 +205,7 @@ func (g *gemm) blockedSize(panels int) (rows, area int) {
 		rows = max(rows, ceilDiv(mb, mr)*(g.depth*mr+16))
 	}
 	group := g.group(panels)
-	return rows, group*(g.depth*panelWidth+16) + g.sumsSize(group)
+	return rows, group*(g.depthB*panelWidth+16) + g.sumsSize(group)
 }
 
 // blockRows is the rows of A packed at a time.
@@ -186,7 +217,7 @@ func (g *gemm) group(panels int) int {
 	if g.tiles {
 		most, size = tileGroup, tileGroupSize
 	}
-	return max(1, min(most, panels, size/(g.depth*panelWidth)))
+	return max(1, min(most, panels, size/(g.depthB*panelWidth)))
 }
 
 // sumsSize is what strips need beside packed panels.
@@ -194,27 +225,31 @@ func (g *gemm) sumsSize(group int) int { return b2i(g.tiles) * stripSize(group) 
 
 // narrowSize is the floats of all of B, and of a worker's panel of A.
 func (g *gemm) narrowSize(panels int) (all, area int) {
-	return panels * (g.depth*panelWidth + 16), g.depth*g.mr + 16 + g.sumsSize(panels)
+	return panels * (g.depthB*panelWidth + 16), g.depth*g.mr + 16 + g.sumsSize(panels)
 }
 
 // plan cuts the terms into passes and joins passes into rounds.
 func (g *gemm) plan(terms []product) {
 	var round []pass
-	used := 0
+	used, usedB := 0, 0
 	first := true
 	flush := func() {
 		if len(round) > 0 {
 			g.rounds = append(g.rounds, round)
-			g.depth = max(g.depth, used)
+			g.depth, g.depthB = max(g.depth, used), max(g.depthB, usedB)
 		}
-		round, used = nil, 0
+		round, used, usedB = nil, 0, 0
 	}
 	for i := range terms {
 		t := &terms[i]
 		if t.k == 0 {
 			continue
 		}
-		kern, mode := kernelFor(t.bf16, t.f16)
+		pieces, most := 1, maxK
+		if t.split(g.n) {
+			pieces, most = splitPieces, maxK/2
+		}
+		kern, mode := kernelFor(t.bf16 || pieces > 1, t.f16)
 		if t.a.ones && len(round) > 0 && round[0].kern.tiles {
 			g.bias = t.b.f
 			continue
@@ -223,24 +258,25 @@ func (g *gemm) plan(terms []product) {
 		if len(round) > 0 && (kern.tiles != round[0].kern.tiles || kern.tiles && t.alpha != round[0].alpha) {
 			flush()
 		}
-		step := passStep(t.k)
+		step := passStep(t.k, most)
 		for p0 := 0; p0 < t.k; p0 += step {
 			kc := min(step, t.k-p0)
 			kd := ceilDiv(kc, kern.ku)
 			size := roundUp(kd, 32)
-			if used > 0 && used+size > maxRound {
+			if used > 0 && used+pieces*size > maxRound {
 				flush()
 			}
-			round = append(round, pass{t, kern, mode, p0, kc, kd, used, first})
-			used += size
+			round = append(round, pass{t, kern, mode, p0, kc, kd, used, usedB, first, pieces})
+			used += pieces * size
+			usedB += size
 			first = false
 		}
 	}
 	flush()
 }
 
-// passStep is the k of each pass of k but the last one.
-func passStep(k int) int { return roundUp(ceilDiv(k, ceilDiv(k, maxK)), 64) }
+// passStep is the k of each pass of k, at most so many, but the last one.
+func passStep(k, most int) int { return roundUp(ceilDiv(k, ceilDiv(k, most)), 64) }
 
 // rowsOf deals m rows out evenly over the fewest panels of at most mr.
 type rowsOf struct{ panels, each, more, m int }
@@ -262,7 +298,7 @@ func (r rowsOf) start(i int) int { return min(r.m, i*r.each+min(i, r.more)) }
 // panel of A is near it goes past them all.
 func (g *gemm) blocked(c *CPU, panels int) {
 	mb, group := g.blockRows(), g.group(panels)
-	bspan := g.depth*panelWidth + 16
+	bspan := g.depthB*panelWidth + 16
 	size, area := g.blockedSize(panels)
 	buf := c.workspace(size + g.areaSize(area))
 	defer buf.free()
@@ -310,7 +346,7 @@ func (g *gemm) blocked(c *CPU, panels int) {
 
 // narrow packs all of a B with few columns, then streams panels of A past it.
 func (g *gemm) narrow(c *CPU, panels int) {
-	span := g.depth*panelWidth + 16
+	span := g.depthB*panelWidth + 16
 	size, area := g.narrowSize(panels)
 	buf := c.workspace(size + g.areaSize(area))
 	defer buf.free()
@@ -382,9 +418,9 @@ func (g *gemm) packB(dst []float32, round []pass, j int, w *area) {
 		if p.kern.tiles {
 			nr = panelWidth
 		}
-		p.b.pack(dst[p.off*nr:], nr, j*panelWidth, nc, p.p0, p.kc, p.mode, w)
+		p.b.pack(dst[p.offB*nr:], nr, j*panelWidth, nc, p.p0, p.kc, p.mode, w)
 		if p.kern.tiles {
-			clear(dst[(p.off+p.kd)*nr : p.off*nr+p.steps()*16*nr])
+			clear(dst[(p.offB+p.kd)*nr : p.offB*nr+p.steps()*16*nr])
 		}
 	}
 }
@@ -405,7 +441,7 @@ func (g *gemm) tile(round []pass, a, b []float32, row, mr, j int, w *area) {
 	if nc < nr || g.half != nil {
 		for i := range round {
 			p := &round[i]
-			p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.off*nr], &w.tile[0], nr, b2i(i > 0), p.alpha)
+			p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.offB*nr], &w.tile[0], nr, b2i(i > 0), p.alpha)
 		}
 		if g.half != nil {
 			vec.NarrowTile(g.half[at:], g.ldc, w.tile, nr, mr, nc)
@@ -420,7 +456,7 @@ func (g *gemm) tile(round []pass, a, b []float32, row, mr, j int, w *area) {
 		if g.past && nr == panelWidth {
 			acc = accPast
 		}
-		p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.off*nr], &g.c[at], g.ldc, acc, p.alpha)
+		p.micro(nr, mr)(p.kd, &a[p.off*mr], &b[p.offB*nr], &g.c[at], g.ldc, acc, p.alpha)
 	}
 }
 

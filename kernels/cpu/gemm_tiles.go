@@ -27,7 +27,11 @@ func (p *pass) steps() int { return ceilDiv(p.kc, stepK) }
 // packTiles writes lines [line, line+lines) and k [p0+k, p0+k+n) of p to a panel of A.
 func (p *pass) packTiles(dst []float32, line, lines, k, n int, w *area) {
 	for t := 0; t < lines; t += 16 {
-		to := dst[(t/16*p.steps()+k/stepK)*tileFloats:]
+		to := dst[(t/16*p.steps()+k/stepK)*p.pieces*tileFloats:]
+		if p.pieces > 1 {
+			vec.TilePieces(to, p.a.f[(line+t)*p.a.ld+p.p0+k:], p.a.ld, min(16, lines-t), n)
+			continue
+		}
 		p.a.packTile(to, line+t, min(16, lines-t), p.p0+k, n, w)
 	}
 }
@@ -67,7 +71,7 @@ func (g *gemm) strip(round []pass, a, b []float32, bspan, row, rows, j, js int, 
 	ld := stripLine(js)
 	for i := range round {
 		p := &round[i]
-		vec.TileStrip(sums, ld, a[p.off*stripRows:], b[p.off*panelWidth:], bspan, rows, roundUp(cols, 16), p.steps(), i > 0, next[p.off*stripRows:])
+		vec.TileStrip(sums, ld, a[p.off*stripRows:], b[p.offB*panelWidth:], bspan, rows, roundUp(cols, 16), p.steps(), p.pieces, i > 0, next[p.off*stripRows:])
 	}
 	at, alpha := row*g.ldc+j*panelWidth, round[0].alpha
 	if g.half != nil || g.bias != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu/internal/vec"
+	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
@@ -26,14 +27,17 @@ func (w working) LogProb(l kernels.LogProbShape) int64 {
 		return 0
 	}
 	rows := logProbRows(l.Answered, l.V)
-	most := int64(0)
+	most, x := int64(0), l.X
+	if l.Answered < l.N { // gathered
+		x = dtype.F32
+	}
 	for _, n := range []int{rows, l.Answered % rows} {
-		most = max(most, w.Product(kernels.ProductShape{M: n, N: l.V, K: l.C, BF16: l.BF16}))
+		most = max(most, w.Product(kernels.ProductShape{M: n, N: l.V, K: l.C, TB: true, BF16: l.BF16, F16: l.F16, A: x, B: l.W}))
 		if l.DX {
-			most = max(most, w.Product(kernels.ProductShape{M: n, N: l.C, K: l.V, BF16: l.BF16}))
+			most = max(most, w.Product(kernels.ProductShape{M: n, N: l.C, K: l.V, BF16: l.BF16, F16: l.F16, A: dtype.F32, B: l.W}))
 		}
 		if l.DW {
-			most = max(most, w.Product(kernels.ProductShape{M: l.V, N: l.C, K: n, BF16: l.BF16}))
+			most = max(most, w.Product(kernels.ProductShape{M: l.V, N: l.C, K: n, TA: true, BF16: l.BF16, F16: l.F16, A: dtype.F32, B: x}))
 		}
 	}
 	extra := b2i(l.Answered < l.N) * roundUp(rows*l.C, 16)
@@ -235,9 +239,10 @@ func (l *logProb) finish(z, slope []float32) {
 
 // row reads the logits of token i and, with grads, turns them into gradients.
 func (l *logProb) row(i int, z, slope []float32, grads bool) {
-	top, target := vec.Max(z), int(l.target[i])
+	top, first := largestOf(z)
+	target := int(l.target[i])
 	if l.arg != nil {
-		l.arg[i] = firstOf(z, top)
+		l.arg[i] = first
 	}
 	score := z[max(target, 0)]
 	mean := 0.0
@@ -280,12 +285,20 @@ func (l *logProb) row(i int, z, slope []float32, grads bool) {
 	}
 }
 
-// firstOf is the lowest index at which z has the value v; 0 when it has none.
-func firstOf(z []float32, v float32) int32 {
-	for i, x := range z {
-		if x == v {
-			return int32(i)
+// largestOf is the largest element of z and the lowest index that has it; 0 where
+// there is none. Parts are read twice at most, the second time from the first cache.
+func largestOf(z []float32) (top float32, first int32) {
+	const part = 4 << 10
+	top, at := float32(math.Inf(-1)), 0
+	for i := 0; i < len(z); i += part {
+		if v := vec.Max(z[i:min(i+part, len(z))]); v > top {
+			top, at = v, i
 		}
 	}
-	return 0
+	for i, v := range z[at:min(at+part, len(z))] {
+		if v == top {
+			return top, int32(at + i)
+		}
+	}
+	return top, 0
 }

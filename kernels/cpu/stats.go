@@ -247,4 +247,7 @@ func logSum(x, tmp []float32) float64 {
 }
 
 // argmax is the lowest index of the largest element.
-func argmax(x []float32) int { return int(firstOf(x, vec.Max(x))) }
+func argmax(x []float32) int {
+	_, first := largestOf(x)
+	return int(first)
+}

@@ -14,8 +14,15 @@ const (
 	thinNear  = 2 * 16 * 24 // floats of a kernel's own
 )
 
-// thinTask is how many rows of a weight one task takes at most.
-const thinTask = 1 << 10
+// thinSize is the elements of a weight from which on it is worth it: fewer are near.
+const thinSize = 1 << 16
+
+// A task takes so many rows of a weight at most, and so many blocks of them at
+// least: of the first block nothing was asked for ahead of time.
+const (
+	thinTask = 1 << 10
+	thinFew  = 4
+)
 
 // thin is Linear's first product where x has 5 to 16 rows and the weight is
 // float32: x is packed, and the weight read once, in order and as it lies in
@@ -25,7 +32,7 @@ func (c *CPU) thin(y kernels.Dst, a *kernels.LinearArgs) bool {
 	in, out := a.W.Cols, a.W.Rows
 	w := weight(a.W, false)
 	block := thinBlock(out)
-	if a.N < thinLeast || a.N > thinLanes || a.BF16 || w.f == nil || block == 0 || in == 0 {
+	if a.N < thinLeast || a.N > thinLanes || a.BF16 || w.f == nil || block == 0 || in*out < thinSize {
 		return false
 	}
 	x := rowsF32(f32(a.X), in)
@@ -35,9 +42,9 @@ func (c *CPU) thin(y kernels.Dst, a *kernels.LinearArgs) bool {
 	x.pack(panel, thinLanes, 0, a.N, 0, in, exact, &m)
 	c.scratch.give(m.fetch)
 	dst, alpha := f32(y.Buffer), orOne(a.Alpha)
-	step := passStep(in)
+	step := passStep(in, maxK)
 	whole := a.N == thinLanes && alpha == 1 && !y.Add && step >= in
-	par.Split(out/block, 1, thinTask/block, func(lo, hi int) {
+	par.Split(out/block, thinFew, thinTask/block, func(lo, hi int) {
 		lo *= block
 		if hi *= block; out-hi < block {
 			hi = out

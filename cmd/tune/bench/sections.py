@@ -124,6 +124,22 @@ def qlora_lora():
     return out
 
 
+@section("train", "adamw-8bit")
+def adamw_8bit():
+    """Steps of full training whose optimizer's state is codes of 8 bits, against 32 bits."""
+    steps, rss = {"adamw": [], "adamw_8bit": []}, {}
+    for _ in range(2):
+        for optimizer in steps:
+            recipe = train_recipe("adamw-8bit", folder(), dtype="f32", adapter="none", lora=None, learning_rate=2e-5, optimizer=optimizer)
+            got, r = our_steps(recipe)
+            steps[optimizer] += got
+            rss[optimizer] = max(rss.get(optimizer, 0), r)
+    command = shown("tune", "run", recipe, "--threads", THREADS)
+    what = "full fine-tune, f32, AdamW 8-bit beside 32-bit"
+    return [row(what, "tokens/s", best(steps["adamw_8bit"]), best(steps["adamw"]), "our AdamW", ratio=1, command=command),
+            row(what + ", peak resident", "GB", best([rss["adamw_8bit"] / 1e9], True), best([rss["adamw"] / 1e9], True), "our AdamW", less=True, command=command)]
+
+
 @section("train", "long")
 def long_sample():
     """One sample of 8,192 tokens."""

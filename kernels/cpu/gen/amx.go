@@ -132,7 +132,8 @@ func cpuidOf() {
 // amx writes products of bf16 on tiles, and the packers that they need.
 func amx() {
 	open("vec", "../internal/vec", "amx")
-	tileProduct()
+	tileProduct("tileProduct", "is the product that t describes.", 1)
+	tileProduct("tileProduct3", "is tileProduct where three tiles of A, one after another, go with each of B.", 3)
 	tileRowsOf("BF16", "*uint16", "bf16", 64, func(at, z int, masked bool) {
 		if masked {
 			e("VMOVDQU16.Z %d(R8), K1, Z%d", at, z)
@@ -150,8 +151,56 @@ func amx() {
 			vcvtne2mem("R8", at, z, z)
 		}
 	})
+	tilePieces()
 	finish()
 	save()
+}
+
+// tilePieces packs float32 as three numbers of 8 bits, which are its bits from the
+// first on and whose sum it is.
+func tilePieces() {
+	text("tileRowsPieces", "takes k f32 of up to 16 rows, ldb bytes apart, to pieces in tiles: dst[k/32][piece][row][k%32], zeros after the last.",
+		arg{"k", "int", "AX"}, arg{"src", "*float32", "BX"}, arg{"ldb", "int", "CX"}, arg{"rows", "int", "DX"}, arg{"dst", "*float32", "SI"})
+	const high, middle, low, mask = 0, 2, 4, 16 // two of each but the last
+	e("MOVL $0xffff0000, R9")
+	e("VPBROADCASTD R9, Z%d", mask)
+	label("step")
+	e("MOVL $-1, R9")
+	e("CMPQ AX, $32")
+	e("JGE whole")
+	e("BZHIL AX, R9, R9")
+	label("whole")
+	e("KMOVW R9, K1")
+	e("SHRL $16, R9")
+	e("KMOVW R9, K2")
+	e("MOVQ BX, R8")
+	e("MOVQ SI, R9")
+	e("MOVQ DX, R10")
+	label("row")
+	for i := range 2 {
+		e("VMOVUPS.Z %d(R8), K%d, Z%d", 64*i, 1+i, low+i)
+		for _, piece := range []int{high, middle} {
+			e("VPANDD Z%d, Z%d, Z%d", mask, low+i, piece+i)
+			e("VSUBPS Z%d, Z%d, Z%d", piece+i, low+i, low+i)
+			if piece == high { // what is not finite leaves nothing
+				e("VCMPPS $7, Z%d, Z%d, K3", low+i, low+i)
+				e("VMOVAPS.Z Z%d, K3, Z%d", low+i, low+i)
+			}
+		}
+	}
+	for i, piece := range []int{high, middle, low} {
+		vcvtne2(piece, piece+1, piece)
+		e("VMOVDQU64 Z%d, %d(R9)", piece, 1024*i)
+	}
+	e("ADDQ CX, R8")
+	e("ADDQ $64, R9")
+	e("DECQ R10")
+	e("JGT row")
+	e("ADDQ $128, BX")
+	e("ADDQ $3072, SI")
+	e("SUBQ $32, AX")
+	e("JGT step")
+	ret()
 }
 
 // Fields of vec.tiles, 8 bytes each.
@@ -186,8 +235,11 @@ const (
 // tileProduct writes C [M, N] = A·B, or += it, in blocks of up to 32×32: tiles 0
 // to 3 hold C, 4 and 5 A, 6 and 7 B. Four loads go with four products, which take
 // twice as long while they come from the first cache.
-func tileProduct() {
-	textWith(sSize, "tileProduct", "is the product that t describes.", arg{"t", "*tiles", "DI"})
+//
+// Of an A in pieces, which are a step's tiles one after another, each is multiplied
+// with the same tiles of B.
+func tileProduct(name, doc string, pieces int) {
+	textWith(sSize, name, doc, arg{"t", "*tiles", "DI"})
 	configure()
 	e("MOVQ %d(DI), R9", tARow)
 	e("MOVQ %d(DI), R10", tBRow)
@@ -212,9 +264,9 @@ func tileProduct() {
 	e("MOVQ %d(DI), R13", tN)
 	e("CMPQ %d(SP), $16", sRows)
 	e("JLE one")
-	tileColumns(2)
+	tileColumns(2, pieces)
 	label("one")
-	tileColumns(1)
+	tileColumns(1, pieces)
 	label("next")
 	e("MOVQ %d(DI), AX", tATile)
 	e("SHLQ $1, AX")
@@ -253,13 +305,13 @@ func lastRows() {
 }
 
 // tileColumns goes through the columns with one or two tiles of rows.
-func tileColumns(rows int) {
+func tileColumns(rows, pieces int) {
 	l := func(s string, cols int) string { return fmt.Sprintf("%s%d%d", s, rows, cols) }
 	e("SUBQ $32, R13")
 	e("JLT %s", l("odd", 0))
 	for cols := 2; cols >= 1; cols-- {
 		label(l("block", cols))
-		tileBlock(rows, cols, l)
+		tileBlock(rows, cols, pieces, l)
 		if cols == 2 {
 			e("MOVQ %d(DI), AX", tBCols)
 			e("ADDQ AX, %d(SP)", sB)
@@ -275,7 +327,7 @@ func tileColumns(rows int) {
 }
 
 // tileBlock is C of up to 32 rows and columns at DX.
-func tileBlock(rows, cols int, l func(string, int) string) {
+func tileBlock(rows, cols, pieces int, l func(string, int) string) {
 	each := func(f func(t, disp int, base string)) {
 		for i := range rows {
 			base := "DX"
@@ -311,26 +363,32 @@ func tileBlock(rows, cols int, l func(string, int) string) {
 	e("PCALIGN $32")
 	label(l("loop", cols))
 	if rows == 2 && cols == 2 {
-		for i := range 4 {
+		for i := range 4 * pieces {
 			e("PREFETCHT1 %d(R14)", 64*i)
 		}
 		e("ADDQ R15, R14")
 	}
 	tileload("CX", "R10", 0, 6)
-	tileload("BX", "R9", 0, 4)
-	tdpbf16ps(6, 4, 0)
-	if cols == 2 {
-		tileload("CX", "R10", 64, 7)
-		tdpbf16ps(7, 4, 1)
+	for p := range pieces {
+		tileload("BX", "R9", 1024*p, 4)
+		tdpbf16ps(6, 4, 0)
+		if cols == 2 {
+			if p == 0 {
+				tileload("CX", "R10", 64, 7)
+			}
+			tdpbf16ps(7, 4, 1)
+		}
+		if rows == 2 {
+			tileload("R8", "R9", 1024*p, 5)
+			tdpbf16ps(6, 5, 2)
+			if cols == 2 {
+				tdpbf16ps(7, 5, 3)
+			}
+		}
 	}
 	e("ADDQ R11, BX")
 	e("ADDQ R12, CX")
 	if rows == 2 {
-		tileload("R8", "R9", 0, 5)
-		tdpbf16ps(6, 5, 2)
-		if cols == 2 {
-			tdpbf16ps(7, 5, 3)
-		}
 		e("ADDQ R11, R8")
 	}
 	e("DECQ AX")

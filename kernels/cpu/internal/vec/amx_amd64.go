@@ -31,12 +31,16 @@ func matmulTiles(c []float32, ldc int, a []float32, lda int, b []float32, ldb, m
 }
 
 var tilesAMX = tileTable{
-	product: tileProduct,
+	product:  tileProduct,
+	product3: tileProduct3,
 	rowsF32: func(dst []float32, src []float32, ld, rows, k int) {
 		tileRowsF32(k, &src[0], 4*ld, rows, &dst[0])
 	},
 	rows: func(dst []float32, src []uint16, ld, rows, k int) {
 		tileRowsBF16(k, &src[0], 2*ld, rows, &dst[0])
+	},
+	pieces: func(dst []float32, src []float32, ld, rows, k int) {
+		tileRowsPieces(k, &src[0], 4*ld, rows, &dst[0])
 	},
 	finish: func(c []float32, ldc int, x []float32, ldx, rows, n, how int, alpha float32) {
 		finishRows(rows, n, &x[0], ldx, &c[0], ldc, how, alpha)

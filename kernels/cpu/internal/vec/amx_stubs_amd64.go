@@ -7,6 +7,11 @@ package vec
 //go:noescape
 func tileProduct(t *tiles)
 
+// tileProduct3 is tileProduct where three tiles of A, one after another, go with each of B.
+//
+//go:noescape
+func tileProduct3(t *tiles)
+
 // tileRowsBF16 copies k bf16 of up to 16 rows, ldb bytes apart, to tiles: dst[k/32][row][k%32], zeros after the last.
 //
 //go:noescape
@@ -16,6 +21,11 @@ func tileRowsBF16(k int, src *uint16, ldb int, rows int, dst *float32)
 //
 //go:noescape
 func tileRowsF32(k int, src *float32, ldb int, rows int, dst *float32)
+
+// tileRowsPieces takes k f32 of up to 16 rows, ldb bytes apart, to pieces in tiles: dst[k/32][piece][row][k%32], zeros after the last.
+//
+//go:noescape
+func tileRowsPieces(k int, src *float32, ldb int, rows int, dst *float32)
 
 // finishRows is c = alpha·x, plus c where acc is 1, for rows of n floats, ldx and ldc apart. Where acc is 2 whole vectors of c are written past the caches.
 //

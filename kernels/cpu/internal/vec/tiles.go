@@ -11,13 +11,14 @@ import (
 
 // tileTable is what a level has of it.
 type tileTable struct {
-	product func(t *tiles)
-	rowsF32 func(dst []float32, src []float32, ld, rows, k int)
-	rows    func(dst []float32, src []uint16, ld, rows, k int)
-	finish  func(c []float32, ldc int, x []float32, ldx, rows, n, how int, alpha float32)
+	product, product3 func(t *tiles)
+	rowsF32           func(dst []float32, src []float32, ld, rows, k int)
+	rows              func(dst []float32, src []uint16, ld, rows, k int)
+	pieces            func(dst []float32, src []float32, ld, rows, k int)
+	finish            func(c []float32, ldc int, x []float32, ldx, rows, n, how int, alpha float32)
 }
 
-var genericTiles = tileTable{tilesGeneric, tileRowsF32Generic, tileRowsGeneric, finishGeneric}
+var genericTiles = tileTable{func(t *tiles) { tilesGeneric(t, 1) }, func(t *tiles) { tilesGeneric(t, 3) }, tileRowsF32Generic, tileRowsGeneric, tilePiecesGeneric, finishGeneric}
 
 func atTiles() *tileTable {
 	if t := at().tiles; t != nil {
@@ -47,20 +48,27 @@ type tiles struct {
 // with even k and those with odd k are summed from 0 on by fused multiply-adds, and
 // both sums together added to C. Denormal operands and results are zeros and a NaN
 // stays one, as with VDPBF16PS.
-func TileStrip(c []float32, ldc int, a, b []float32, bspan, m, n, steps int, acc bool, next []float32) {
-	if m < 1 || n < 1 || n%16 != 0 || steps < 1 || !holds(c, ldc, m, n) || len(a) < (m+15)/16*steps*256 || len(b) < (n-1)/32*bspan+(16*steps-1)*32+(n-1)%32+1 {
+//
+// With three pieces A is what TilePieces makes, [⌈m/16⌉][steps][3][16][16] pairs, and
+// each of them is multiplied with B.
+func TileStrip(c []float32, ldc int, a, b []float32, bspan, m, n, steps, pieces int, acc bool, next []float32) {
+	if m < 1 || n < 1 || n%16 != 0 || steps < 1 || !holds(c, ldc, m, n) || len(a) < (m+15)/16*steps*pieces*256 || pieces != 1 && pieces != 3 || len(b) < (n-1)/32*bspan+(16*steps-1)*32+(n-1)%32+1 {
 		panic(fmt.Sprintf("vec: tilestrip %d×%d, %d steps of %d and %d/%d in %d/%d", m, n, steps, len(a), len(b), bspan, len(c), ldc))
 	}
-	t := tiles{m: m, n: n, k: steps, a: &a[0], aRow: 64, aStep: 1024, aTile: 1024 * steps,
+	t := tiles{m: m, n: n, k: steps, a: &a[0], aRow: 64, aStep: 1024 * pieces, aTile: 1024 * pieces * steps,
 		b: &b[0], bRow: 128, bStep: 2048, bCols: 4 * bspan, c: &c[0], cRow: 4 * ldc}
 	if acc {
 		t.acc = 1
 	}
 	t.next = t.a
 	if len(next) > 0 {
-		t.next, t.nextStep = &next[0], 256
+		t.next, t.nextStep = &next[0], 256*pieces
 	}
-	atTiles().product(&t)
+	if pieces == 1 {
+		atTiles().product(&t)
+	} else {
+		atTiles().product3(&t)
+	}
 }
 
 // TileRows makes a tile of A of up to 16 rows of k values, ld apart:
@@ -75,6 +83,15 @@ func TileRows(dst []float32, src []uint16, ld, rows, k int) {
 func TileRowsF32(dst []float32, src []float32, ld, rows, k int) {
 	checkTileRows(dst, len(src), ld, rows, k)
 	atTiles().rowsF32(dst, src, ld, rows, k)
+}
+
+// TilePieces is TileRows of float32 as three numbers of 8 bits each, cut off and not
+// rounded, whose sum is the value: dst[k/32][piece][row][k%32]. Of what is not finite
+// the second and the third are 0, and denormals are, too.
+func TilePieces(dst []float32, src []float32, ld, rows, k int) {
+	checkTileRows(dst, len(src), ld, rows, k)
+	_ = dst[((k-1)/32*3+2)*256+rows*16-1]
+	atTiles().pieces(dst, src, ld, rows, k)
 }
 
 func checkTileRows(dst []float32, src, ld, rows, k int) {
@@ -114,7 +131,7 @@ func fused(a, b, c float32) float32 {
 
 func word(p *float32, bytes int) *float32 { return (*float32)(unsafe.Add(unsafe.Pointer(p), bytes)) }
 
-func tilesGeneric(t *tiles) {
+func tilesGeneric(t *tiles, pieces int) {
 	for i := range t.m {
 		for j := range t.n {
 			at := word(t.c, i*t.cRow+4*j)
@@ -123,13 +140,15 @@ func tilesGeneric(t *tiles) {
 				sum = flushed(*at)
 			}
 			for k := range t.k {
-				var even, odd float32
-				for p := range 16 {
-					a0, a1 := unpair(*word(t.a, i/16*t.aTile+i%16*t.aRow+k*t.aStep+4*p))
-					b0, b1 := unpair(*word(t.b, j/32*t.bCols+j%32*4+k*t.bStep+p*t.bRow))
-					even, odd = fused(a0, b0, even), fused(a1, b1, odd)
+				for piece := range pieces {
+					var even, odd float32
+					for p := range 16 {
+						a0, a1 := unpair(*word(t.a, i/16*t.aTile+i%16*t.aRow+k*t.aStep+1024*piece+4*p))
+						b0, b1 := unpair(*word(t.b, j/32*t.bCols+j%32*4+k*t.bStep+p*t.bRow))
+						even, odd = fused(a0, b0, even), fused(a1, b1, odd)
+					}
+					sum = flushed(sum + flushed(even+odd))
 				}
-				sum = flushed(sum + flushed(even+odd))
 			}
 			*at = sum
 		}
@@ -144,6 +163,32 @@ func tileRowsF32Generic(dst []float32, src []float32, ld, rows, k int) {
 			dst[i/32*256+r*16+i%32/2] = pairOf(flushed(x[i]), flushed(x[i+1]))
 		}
 	}
+}
+
+func tilePiecesGeneric(dst []float32, src []float32, ld, rows, k int) {
+	var x [16 * 32]float32
+	for i := 0; i < k; i += 32 {
+		n := min(32, k-i)
+		for piece := range 3 {
+			for r := range rows {
+				for j, v := range src[r*ld+i:][:n] {
+					x[r*32+j] = pieceOf(v, piece)
+				}
+			}
+			tileRowsF32Generic(dst[(i/32*3+piece)*256:], x[:], 32, rows, n)
+		}
+	}
+}
+
+// pieceOf is a piece of v: see TilePieces.
+func pieceOf(v float32, piece int) float32 {
+	high := func(x float32) float32 { return math.Float32frombits(math.Float32bits(x) &^ 0xffff) }
+	for range piece {
+		if v -= high(v); v != v {
+			v = 0
+		}
+	}
+	return high(v)
 }
 
 func tileRowsGeneric(dst []float32, src []uint16, ld, rows, k int) {

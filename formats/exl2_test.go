@@ -200,7 +200,7 @@ func TestEXL2Written(t *testing.T) { t.Run(EXL2, exl2Written) }
 func exl2Written(t *testing.T) {
 	var plan []TensorPlan
 	data := map[string]block.Raw{}
-	for i, kind := range []dtype.Kind{dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8} {
+	for i, kind := range []dtype.Kind{dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int5, dtype.Int6, dtype.Int8} {
 		for _, s := range [][3]int{{32, 32, 32}, {96, 160, 32}, {32, 192, 64}, {64, 384, 128}, {160, 96, 96}} {
 			name := fmt.Sprintf("m.%v.%dx%dg%d.weight", kind, s[0], s[1], s[2])
 			typ := dtype.Type{Kind: kind, Group: int32(s[2]), Scale: dtype.F16, Flags: dtype.Perm}

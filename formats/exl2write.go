@@ -35,7 +35,7 @@ func EXL2Top(v float32) float32 {
 }
 
 func exl2Layout(p TensorPlan, prefix string) (layout, error) {
-	rows, cols, groups, err := matrix(p, dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8)
+	rows, cols, groups, err := matrix(p, dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int5, dtype.Int6, dtype.Int8)
 	t := p.Type
 	switch {
 	case err != nil:

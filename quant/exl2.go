@@ -3,8 +3,10 @@ package quant
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
@@ -24,7 +26,7 @@ const exl2Mixed = "EXL2"
 // has (ExLlamaV2's format), each matrix with the width that a measurement chose.
 var exl2Method = Method{
 	Name: "exl2", Title: "EXL2 for ExLlamaV2 on GPUs, widths by measured error, calibrated",
-	Schemes: []string{exl2Mixed, "W2A16", "W3A16", "W4A16", "W8A16"}, Formats: []string{formats.EXL2},
+	Schemes: []string{exl2Mixed, "W2A16", "W3A16", "W4A16", "W5A16", "W6A16", "W8A16"}, Formats: []string{formats.EXL2},
 	Options: func() any { return new(EXL2Options) },
 	storage: exl2Storage, check: exl2Check, mix: exl2Mix,
 	needs: needHessian, words: true, inOrder: true, round: roundEXL2,
@@ -33,7 +35,7 @@ var exl2Method = Method{
 
 // EXL2Options are what a job can say of EXL2.
 type EXL2Options struct {
-	Bits float64 `yaml:"bits,omitempty" doc:"EXL2: most bits a weight of what is quantized, scales counted, embedding and head not; whole matrices get 2, 3, 4 or 8 by measured error" unset:"4" range:"[2,8]"`
+	Bits float64 `yaml:"bits,omitempty" doc:"EXL2: most bits a weight of what is quantized, scales counted, embedding and head not; whole matrices get 2, 3, 4, 5, 6 or 8 by measured error" unset:"4" range:"[2,8]"`
 }
 
 // average is Bits, 4 where it is not set.
@@ -71,24 +73,14 @@ func (g *gptqRun) lattice(x kernels.Buffer, scales, zeros []float32) error {
 	for _, s := range scales {
 		top = max(top, s)
 	}
-	has, most := formats.EXL2Scales(formats.EXL2Top(top)), float32(int(1)<<g.typ.Bits()-1)
+	has := formats.EXL2Scales(formats.EXL2Top(top))
 	par.For(g.rows, 64, func(lo, hi int) {
+		v := make([]float32, g.size)
 		for r := lo; r < hi; r++ {
-			best, own := math.Inf(1), scales[r]
-			for n, s := range has {
-				if n < len(has)-1 && has[n+1] < own/2 || n > 0 && has[n-1] > own {
-					continue
-				}
-				sum := 0.0
-				for j := range g.size {
-					v := all[j*g.rows+r]
-					d := float64(rounded(v, s, zeros[r], most) - v)
-					sum += d * d
-				}
-				if sum < best {
-					best, scales[r] = sum, s
-				}
+			for j := range v {
+				v[j] = all[j*g.rows+r]
 			}
+			scales[r] = nearestScale(g.typ, v, has, scales[r], zeros[r])
 		}
 	})
 	// The largest is in use: it is how the others are stored.
@@ -102,8 +94,88 @@ func (g *gptqRun) lattice(x kernels.Buffer, scales, zeros []float32) error {
 	return nil
 }
 
+// nearestScale is that of the sixteen scales around a row's own which has the least
+// squared error on the values v of a group.
+func nearestScale(t dtype.Type, v []float32, has [16]float32, own, zero float32) float32 {
+	best, scale, most := math.Inf(1), own, float32(int(1)<<t.Bits()-1)
+	for n, s := range has {
+		if n < len(has)-1 && has[n+1] < own/2 || n > 0 && has[n-1] > own {
+			continue
+		}
+		sum := 0.0
+		for _, x := range v {
+			d := float64(rounded(x, s, zero, most) - x)
+			sum += d * d
+		}
+		if sum < best {
+			best, scale = sum, s
+		}
+	}
+	return scale
+}
+
+// nearestEXL2 rounds a layer to nearest on the scales that EXL2 has, columns in
+// their own order. Rows are looked at twice: for the largest scale of each group,
+// which the others of it are parts of, and to be rounded.
+func nearestEXL2(l *layer) (*matrixResult, error) {
+	m := block.New(l.typ, l.rows, l.cols)
+	size, groups, step := int(l.typ.Group), l.typ.Groups(l.cols), min(arch.ChunkRows(l.cols), l.rows)
+	w := make([]float32, step*l.cols)
+	top, where := make([]float32, groups), make([]int, groups)
+	each := func(do func(row int, w []float32)) error {
+		for at := 0; at < l.rows; at += step {
+			n := min(step, l.rows-at)
+			if err := down(l.dev, w[:n*l.cols], l.dev.Slice(l.w, at*l.cols, n*l.cols)); err != nil {
+				return err
+			}
+			for r := range n {
+				do(at+r, w[r*l.cols:][:l.cols])
+			}
+		}
+		return nil
+	}
+	grid := func(w []float32, g int) (v []float32, scale, zero float32) {
+		v = w[g*size:][:size]
+		scale, zero = block.IntGrid(l.typ, slices.Min(v), slices.Max(v))
+		return v, scale, zero
+	}
+	err := each(func(row int, w []float32) {
+		for g := range groups {
+			if _, s, _ := grid(w, g); s > top[g] {
+				top[g], where[g] = s, row
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	codes, scales, zeros, most := make([]uint8, l.cols), make([]float32, groups), make([]float32, groups), float32(int(1)<<l.typ.Bits()-1)
+	err = each(func(row int, w []float32) {
+		for g := range groups {
+			has := formats.EXL2Scales(formats.EXL2Top(top[g]))
+			v, s, z := grid(w, g)
+			if scales[g], zeros[g] = has[len(has)-1], z; where[g] != row {
+				scales[g] = nearestScale(l.typ, v, has, s, z)
+			}
+			for j, x := range v {
+				codes[g*size+j] = uint8(min(max(float32(math.RoundToEven(float64(x/scales[g])))+z, 0), most))
+			}
+		}
+		block.SetInt(m, row, codes, scales, zeros)
+	})
+	if err != nil {
+		return nil, err
+	}
+	index := m.Plane(dtype.PermIndex)
+	for c := range l.cols {
+		binary.LittleEndian.PutUint32(index[4*c:], uint32(c/size))
+	}
+	rep, err := measure(l, m)
+	return &matrixResult{m, rep}, err
+}
+
 // exl2Widths are the types that a matrix may have, narrow ones first.
-var exl2Widths = []dtype.Kind{dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int8}
+var exl2Widths = []dtype.Kind{dtype.Int2, dtype.Int3, dtype.Int4, dtype.Int5, dtype.Int6, dtype.Int8}
 
 // exl2Choice is a matrix whose width is to be chosen.
 type exl2Choice struct {
@@ -142,9 +214,24 @@ func exl2Choices(src *arch.Source, p *FolderPlan) (list []*exl2Choice, left floa
 	return list, bits*total - spent, nil
 }
 
-// exl2Check refuses matrices that ExLlamaV2 has in other parts, and numbers of bits
-// that say nothing or cannot be kept.
+// exl2Check refuses what exl2Parts does, and numbers of bits that say nothing or
+// cannot be kept.
 func exl2Check(src *arch.Source, p *FolderPlan) error {
+	if err := exl2Parts(src, p); err != nil {
+		return err
+	}
+	if p.Scheme == exl2Mixed {
+		_, _, err := exl2Choices(src, p)
+		return err
+	}
+	if bits := p.options.(*EXL2Options).Bits; bits != 0 {
+		return fail.Usagef("bits", "leave out scheme, or bits", "bits is %g, and scheme %s has as many as its name says", bits, p.Scheme)
+	}
+	return nil
+}
+
+// exl2Parts refuses matrices that ExLlamaV2 has in other parts.
+func exl2Parts(src *arch.Source, p *FolderPlan) error {
 	for _, t := range src.Tensors() {
 		bad := ""
 		switch {
@@ -158,13 +245,6 @@ func exl2Check(src *arch.Source, p *FolderPlan) error {
 		if bad != "" {
 			return fail.Usagef("ignore", "add it to ignore, so that it stays as it is, or choose another method", "%s %s", t.Path(), bad)
 		}
-	}
-	if p.Scheme == exl2Mixed {
-		_, _, err := exl2Choices(src, p)
-		return err
-	}
-	if bits := p.options.(*EXL2Options).Bits; bits != 0 {
-		return fail.Usagef("bits", "leave out scheme, or bits", "bits is %g, and scheme %s has as many as its name says", bits, p.Scheme)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -93,6 +94,40 @@ func TestEXL2Bits(t *testing.T) {
 		}
 		if bits := 8 * (float64(reps[i].Bytes) - kept) / total; math.Abs(bits-config.Q.Bits) > 0.02 {
 			t.Errorf("the report has %.3f bits, config.json %g", bits, config.Q.Bits)
+		}
+	}
+}
+
+// TestEXL2Nearest: rounded to nearest without a text, weights have less error the more
+// bits they have, at 8 the least that F16 products leave, and the layouts that have no such widths
+// refuse them.
+func TestEXL2Nearest(t *testing.T) {
+	src := tiny(t, shape{c: 128, v: 96, layers: 2, h: 4, k: 2, d: 32, f: 160})
+	dir, last := t.TempDir(), math.Inf(1)
+	var jobs []FolderJob
+	for _, bits := range []int{2, 3, 4, 5, 6, 8} {
+		jobs = append(jobs, FolderJob{Path: filepath.Join(dir, fmt.Sprint(bits)), Method: "rtn", Format: formats.EXL2, Scheme: fmt.Sprintf("W%dA16", bits), Group: 32})
+	}
+	folder(t, src, nil, jobs...)
+	for _, j := range jobs {
+		e := weightErrors(t, src, j.Path)
+		if e >= last/2 {
+			t.Errorf("%s: error %g, with fewer bits %g", j.Scheme, e, last)
+		}
+		last = e
+	}
+	if last > 1e-4 {
+		t.Errorf("8 bits leave an error of %g", last)
+	}
+	for want, j := range map[string]FolderJob{
+		"holds 2, 3, 4 or 8 bits":        {Method: "rtn", Format: formats.GPTQ, Scheme: "W5A16"},
+		"has no zero points":             {Method: "rtn", Format: formats.EXL2, Scheme: "W4A16_ASYM"},
+		"has no room for what W8A8 says": {Method: "rtn", Format: formats.EXL2, Scheme: "W8A8"},
+		"group_size is -1":               {Method: "rtn", Format: formats.EXL2, Group: -1},
+	} {
+		j.Path = filepath.Join(dir, "refused")
+		if _, err := PlanFolder(src, j); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", j, err, want)
 		}
 	}
 }

@@ -3,16 +3,35 @@ package quant
 import (
 	"fmt"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
+	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
 // rtnMethod rounds every weight to the nearest value of its group's grid.
 var rtnMethod = Method{
 	Name: "rtn", Title: "round to nearest",
-	Schemes: append(integerSchemes(), "W8A8", "FP8_DYNAMIC"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ},
-	round: roundNearest,
+	Schemes: append(integerSchemes(), "W8A8", "FP8_DYNAMIC", "W5A16", "W6A16"), Formats: []string{formats.GPTQ, formats.CompressedTensors, formats.AWQ, formats.EXL2},
+	storage: func(o any, format string, t dtype.Type) (dtype.Type, error) {
+		if format != formats.EXL2 {
+			return t, nil
+		}
+		return exl2Storage(o, format, t)
+	},
+	check: func(src *arch.Source, p *FolderPlan) error {
+		if p.Format != formats.EXL2 {
+			return nil
+		}
+		return exl2Parts(src, p)
+	},
+	round: func(l *layer) (*matrixResult, error) {
+		if l.typ.Flags&dtype.Perm != 0 { // of EXL2's folders alone
+			return nearestEXL2(l)
+		}
+		return roundNearest(l)
+	},
 }
 
 // roundNearest rounds to the nearest values of the layer's type.

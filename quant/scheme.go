@@ -29,6 +29,8 @@ var schemes = []Scheme{
 	{Name: "W3A16_ASYM", Weight: dtype.Type{Kind: dtype.Int3, Flags: dtype.Zero}},
 	{Name: "W2A16", Weight: dtype.Type{Kind: dtype.Int2}},
 	{Name: "W2A16_ASYM", Weight: dtype.Type{Kind: dtype.Int2, Flags: dtype.Zero}},
+	{Name: "W5A16", Weight: dtype.Type{Kind: dtype.Int5}},
+	{Name: "W6A16", Weight: dtype.Type{Kind: dtype.Int6}},
 	{Name: "W8A8", Weight: dtype.Type{Kind: dtype.Int8, Group: -1}, Act: formats.ActInt8},
 	{Name: "FP8_DYNAMIC", Weight: dtype.Type{Kind: dtype.F8E4M3, Group: -1}, Act: formats.ActFP8},
 	{Name: "NF4", Weight: dtype.Type{Kind: dtype.NF4, Group: 64}},
@@ -48,7 +50,7 @@ func Schemes() []string {
 func integerSchemes() []string {
 	var names []string
 	for _, s := range schemes {
-		if s.Weight.Group == 0 && s.Name != exl2Mixed {
+		if s.Weight.Group == 0 && s.Name != exl2Mixed && !s.exl2Only() {
 			names = append(names, s.Name)
 		}
 	}
@@ -64,12 +66,19 @@ func schemeNamed(name string) (Scheme, error) {
 	return schemes[i], nil
 }
 
+// exl2Only reports widths that no other layout holds.
+func (s Scheme) exl2Only() bool { return s.Weight.Kind == dtype.Int5 || s.Weight.Kind == dtype.Int6 }
+
 // checkFormat refuses a layout that cannot hold the codes of s.
 func (s Scheme) checkFormat(format string) error {
 	bits := s.Weight.Bits()
 	switch {
 	case s.Act != dtype.Type{} && format != formats.CompressedTensors:
 		return fail.Usagef("format", "use format: compressed-tensors", "the %s layout has no room for what %s says of activations", format, s.Name)
+	case format == formats.EXL2 && s.Weight.Flags&dtype.Zero != 0:
+		return fail.Usagef("format", "use format: gptq", "EXL2 has no zero points, %s has", s.Name)
+	case format != formats.EXL2 && s.exl2Only():
+		return fail.Usagef("format", "use format: exl2", "the %s layout holds 2, 3, 4 or 8 bits a weight, %s has %d", format, s.Name, bits)
 	case format == formats.AWQ && bits != 4:
 		return fail.Usagef("format", "use format: gptq", "the AWQ layout holds 4 bits a weight, %s has %d", s.Name, bits)
 	case format == formats.CompressedTensors && bits < 4:

@@ -26,6 +26,7 @@ var types = []dtype.Type{
 	{Kind: dtype.NF4, Group: 64}, {Kind: dtype.FP4, Group: 128}, dtype.NF4Double, {Kind: dtype.FP4, Group: 64, Flags: dtype.Nested},
 	{Kind: dtype.Int2, Group: 32, Scale: dtype.F16}, {Kind: dtype.Int2, Group: 64, Scale: dtype.F32, Flags: dtype.Zero},
 	{Kind: dtype.Int3, Group: 32, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int3, Group: -1, Scale: dtype.BF16},
+	{Kind: dtype.Int5, Group: 32, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int6, Group: -1, Scale: dtype.BF16}, {Kind: dtype.Int6, Group: 32, Scale: dtype.F16, Flags: dtype.Perm},
 	{Kind: dtype.Int4, Group: 128, Scale: dtype.BF16}, {Kind: dtype.Int4, Group: 32, Scale: dtype.F16, Flags: dtype.Zero},
 	{Kind: dtype.Int4, Group: 64, Scale: dtype.F16, Flags: dtype.Zero | dtype.Perm}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32},
 	{Kind: dtype.Int8, Group: 128, Scale: dtype.F16, Flags: dtype.Perm},
@@ -145,6 +146,10 @@ func TestError(t *testing.T) {
 			want = 0.35
 		} else if ty.Kind == dtype.Int4 {
 			want = 0.16
+		} else if ty.Kind == dtype.Int5 {
+			want = 0.08
+		} else if ty.Kind == dtype.Int6 {
+			want = 0.05
 		} else if l, ok := low[ty.Kind]; ok {
 			want = l
 		}

@@ -102,9 +102,9 @@ func unpackCodes(dst []float32, row []byte, bits, col int) {
 			c := col + i
 			dst[i] = float32(row[c>>2] >> (c & 3 * 2) & 3)
 		}
-	case 3:
+	case 3, 5, 6:
 		for i := range dst {
-			dst[i] = float32(code3(row, col+i))
+			dst[i] = float32(straddling(row, bits, col+i))
 		}
 	case 4:
 		unpack4(dst, row, col)
@@ -131,14 +131,15 @@ func unpack4(dst []float32, row []byte, col int) {
 	}
 }
 
-// code3 reads the 3-bit code i of a row packed as one stream of bits.
-func code3(row []byte, i int) uint8 {
-	b := i * 3
+// straddling reads code i of a row packed as one stream of bits, where a code may
+// lie in two bytes.
+func straddling(row []byte, bits, i int) uint8 {
+	b := i * bits
 	v := uint16(row[b>>3])
-	if b&7 > 5 {
+	if b&7+bits > 8 {
 		v |= uint16(row[b>>3+1]) << 8
 	}
-	return uint8(v>>(b&7)) & 7
+	return uint8(v>>(b&7)) & uint8(1<<bits-1)
 }
 
 // putCode sets the code of column c in a row whose bits there are zero.
@@ -152,8 +153,8 @@ func putCode(row []byte, bits, c int, v uint8) {
 
 // codeAt reads the code of column c.
 func codeAt(row []byte, bits, c int) uint8 {
-	if bits == 3 {
-		return code3(row, c)
+	if 8%bits != 0 {
+		return straddling(row, bits, c)
 	}
 	b := c * bits
 	return row[b>>3] >> (b & 7) & uint8(1<<bits-1)

@@ -194,7 +194,7 @@ var storageTypes = []struct {
 	{dtype.Type{Kind: dtype.Int4, Group: 64, Scale: dtype.BF16, Flags: dtype.Zero}, 192}, {dtype.Type{Kind: dtype.Int4, Group: 128, Scale: dtype.F16}, 256},
 	{dtype.Type{Kind: dtype.Int4, Group: 32, Scale: dtype.F32, Flags: dtype.Zero}, 96}, {dtype.Type{Kind: dtype.Int8, Group: 64, Scale: dtype.BF16, Flags: dtype.Zero}, 192},
 	{dtype.Type{Kind: dtype.Int8, Group: 32, Scale: dtype.F16}, 96}, {dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, 96},
-	{dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, 66}, {dtype.Type{Kind: dtype.Int3, Group: 32, Scale: dtype.F16}, 96},
+	{dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, 66}, {dtype.Type{Kind: dtype.Int3, Group: 32, Scale: dtype.F16}, 96}, {dtype.Type{Kind: dtype.Int5, Group: 32, Scale: dtype.F16}, 96}, {dtype.Type{Kind: dtype.Int6, Group: 32, Scale: dtype.F16}, 96},
 	{dtype.Type{Kind: dtype.Int2, Group: 64, Scale: dtype.F32, Flags: dtype.Zero}, 128},
 	{dtype.Type{Kind: dtype.F8E4M3, Group: -1, Scale: dtype.BF16}, 96}, {dtype.Type{Kind: dtype.F8E4M3, Group: 128, Scale: dtype.F32}, 192},
 	{dtype.Type{Kind: dtype.F8E4M3, Group: 32, Scale: dtype.F8E8M0}, 96}, {dtype.Type{Kind: dtype.F8E5M2, Group: 48, Scale: dtype.F16}, 67},

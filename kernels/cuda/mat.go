@@ -19,7 +19,7 @@ type mat struct {
 // storage numbers the types of matrices as mat.h does.
 var storage = map[dtype.Kind]int32{
 	dtype.F32: 0, dtype.BF16: 1, dtype.F16: 2, dtype.F8E4M3: 3, dtype.F8E5M2: 4, dtype.NF4: 5, dtype.FP4: 5,
-	dtype.Int2: 6, dtype.Int3: 6, dtype.Int4: 6, dtype.Int8: 6,
+	dtype.Int2: 6, dtype.Int3: 6, dtype.Int4: 6, dtype.Int5: 6, dtype.Int6: 6, dtype.Int8: 6,
 	dtype.Q4_0: 7, dtype.Q4_1: 8, dtype.Q5_0: 9, dtype.Q5_1: 10, dtype.Q8_0: 11,
 	dtype.Q2_K: 12, dtype.Q3_K: 13, dtype.Q4_K: 14, dtype.Q5_K: 15, dtype.Q6_K: 16, dtype.IQ4_NL: 17, dtype.IQ4_XS: 18,
 	dtype.Q1_0: 19, dtype.Q2_0: 20, dtype.TQ1_0: 21, dtype.TQ2_0: 22, dtype.MXFP4: 23, dtype.NVFP4: 24,

@@ -29,6 +29,7 @@ func TestBytes(t *testing.T) {
 		{dtype.Type{Kind: dtype.Int4, Group: 32, Scale: dtype.BF16}, 7, 96},
 		{dtype.Type{Kind: dtype.Int4, Group: 16, Scale: dtype.F16}, 7, 96},
 		{dtype.Type{Kind: dtype.Int3, Group: -1, Flags: dtype.Zero}, 5, 64},
+		{dtype.Type{Kind: dtype.Int5, Group: 32, Scale: dtype.F16}, 5, 64}, {dtype.Type{Kind: dtype.Int6, Group: 32, Scale: dtype.F16, Flags: dtype.Zero}, 5, 96},
 		{dtype.Type{Kind: dtype.Int8, Group: -1, Scale: dtype.BF16}, 5, 61},
 		{dtype.Type{Kind: dtype.F8E4M3, Group: -1}, 4, 70},
 		{dtype.Type{Kind: dtype.F8E5M2, Group: 10, Scale: dtype.F16}, 4, 70},

@@ -62,10 +62,12 @@ const (
 	NF4
 	FP4
 
-	// Integer groups of GPTQ, AWQ and compressed-tensors.
+	// Integer groups of GPTQ, AWQ, compressed-tensors and EXL2.
 	Int2
 	Int3
 	Int4
+	Int5
+	Int6
 	Int8
 
 	numKinds
@@ -107,7 +109,7 @@ type Info struct {
 	Name   string // as in GGUF and in our flags: "Q4_K", "BF16", "NF4"
 	Family Family
 	Block  int    // elements that share one packed block; 1 for plain types
-	Bytes  int    // bytes of one block of codes; for Int3 the 12 bytes of 32 codes
+	Bytes  int    // bytes of one block of codes; of Int3, Int5 and Int6 as many codes as fill words of 32 bits
 	Unit   int    // smallest run of elements that can be decoded on its own
 	Bits   int    // of one code where codes lie apart from their scales (Codebook, Int, Micro); 0 for others
 	GGUF   int    // ggml_type id, -1 when GGUF has none
@@ -159,6 +161,8 @@ var infos = [numKinds]Info{
 	Int2:    {"INT2", Int, 4, 1, 4, 2, -1, ""},
 	Int3:    {"INT3", Int, 32, 12, 32, 3, -1, ""},
 	Int4:    {"INT4", Int, 2, 1, 2, 4, -1, ""},
+	Int5:    {"INT5", Int, 32, 20, 32, 5, -1, ""},
+	Int6:    {"INT6", Int, 16, 12, 16, 6, -1, ""},
 	Int8:    {"INT8", Int, 1, 1, 1, 8, -1, ""},
 }
 
@@ -407,7 +411,8 @@ func Planes(t Type, rows, cols int) [NumPlanes]Plane {
 // Fits reports whether rows of cols elements can be stored as t.
 func Fits(t Type, cols int) bool {
 	if t.HasPlanes() {
-		return t.Kind != Int3 || cols%32 == 0
+		in := t.Kind.Info()
+		return in.Block <= 4 || cols%in.Block == 0 // codes that straddle bytes fill words
 	}
 	return cols%t.Kind.Info().Block == 0
 }

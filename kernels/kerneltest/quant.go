@@ -200,7 +200,7 @@ func (s *suite) quantize(m kernels.Mat, x, importance kernels.Buffer) {
 func testFakeQuant(s *suite) {
 	for _, t := range []dtype.Type{
 		{Kind: dtype.Int4, Group: 32, Scale: dtype.F32}, {Kind: dtype.Int4, Group: 128, Scale: dtype.F16, Flags: dtype.Zero},
-		{Kind: dtype.Int3, Group: 32, Scale: dtype.BF16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32, Flags: dtype.Zero},
+		{Kind: dtype.Int3, Group: 32, Scale: dtype.BF16, Flags: dtype.Zero}, {Kind: dtype.Int5, Group: 32, Scale: dtype.F16}, {Kind: dtype.Int6, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32, Flags: dtype.Zero},
 		dtype.Of(dtype.F32), {Kind: dtype.F32, Group: 64}, dtype.Of(dtype.F8E4M3), {Kind: dtype.F8E4M3, Group: -1, Scale: dtype.F32}, {Kind: dtype.F8E5M2, Group: 64, Scale: dtype.BF16},
 	} {
 		for _, how := range []string{"plain", "scale", "clip", "scale clip", "bf16", "grid"} {

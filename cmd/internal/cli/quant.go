@@ -20,7 +20,7 @@ var quantKeys = []string{"group_size", "scheme", "format", "for", "actorder", "d
 
 // folderQuant is the command of a method that makes folders.
 func folderQuant(m *quant.Method) *ucli.Command {
-	bits := []ucli.Flag{&ucli.IntFlag{Name: "bits", Usage: "4 or 8 (2, 3 where the format allows); by default those of --scheme", DefaultText: "the scheme's"}}
+	bits := []ucli.Flag{&ucli.IntFlag{Name: "bits", Usage: "4 or 8 (2, 3, 5, 6 where the format allows); by default those of --scheme", DefaultText: "the scheme's"}}
 	if hasBits(m) {
 		bits = optionFlags(&stages.Quantize{}, "bits")
 	}

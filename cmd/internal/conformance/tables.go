@@ -42,7 +42,7 @@ Values and bytes are those of ggml, torch and bitsandbytes, bit for bit; of inte
 Decode: folders of GPTQModel, AutoRound, llm-compressor and bitsandbytes. Encode: what was read is written, and read again as the same. Programs: the schemes (in groups of 128 or
 of the scheme's own) of which no refusal is known; tgi and exllama were not run, their rules are from their documentation.
 EXL2 has been given to no program, for none reads it on a CPU: reading is held by a decoder in numpy, written from the published layout, and writing by our own reading. It is read at all widths, mixed within a matrix,
-and decoded; it is written with 2, 3, 4 or 8 bits for whole matrices.
+and decoded; it is written with 2, 3, 4, 5, 6 or 8 bits for whole matrices.
 Read and not written: NVFP4 in a GGUF with the number of the tensor, or of each expert, beside it (.scale, as llama.cpp's converter makes of ModelOpt's and compressed-tensors' folders; .input_scale is said, not applied: llama.cpp's CPU
 has no use for it either); NVFP4 as ModelOpt exports it (held by ModelOpt), and its FP8, also where hf_quant_config.json alone says so; Quark's FP8; compressed-tensors' integers of 1, 2, 3, 5, 6 and 7 bits,
 MXFP6, and FP8 by tensor, group and block; MXFP8; the FP4 experts of DeepSeek V4; Quark's MXFP4; GPTQModel's FP8 that is divided by its scales, and its words of 8, 16 and 64 bits; AutoRound's 5, 6 and 7 bits

@@ -24,7 +24,7 @@ type added struct {
 // rows.
 var adding = map[string][]added{
 	"architecture": {
-		{`(?i)^qwen3(ForCausalLM)?$`, "autograd/model/arch/archs.go autograd/model/arch/qwen3.go", ""},
+		{`(?i)^seed_?oss(ForCausalLM)?$`, "autograd/model/arch/archs.go autograd/model/arch/seedoss.go", ""},
 	},
 	"mixer, feed-forward part": {
 		{`(?i)^moe$`, "autograd/model/load.go autograd/model/moe.go", "autograd/model/arch/"},

@@ -65,6 +65,7 @@ var archs = []*Arch{
 	&qwen3moe,
 	&qwen2moe,
 	&mixtral,
+	&youtu,
 	&deepseek2,
 	&deepseek3,
 	&deepseek32,
@@ -72,6 +73,7 @@ var archs = []*Arch{
 	&deepseek4,
 	&glm4moelite,
 	&olmoe,
+	&granitemoeshared,
 	&granitemoe,
 	&gptoss,
 	&phimoe,
@@ -108,6 +110,8 @@ var archs = []*Arch{
 	&opt,
 	&mistral,
 	&ministral,
+	&cwm,
+	&helium,
 	&ministral3,
 	&mistral3,
 	&seedOss,
@@ -122,6 +126,7 @@ var archs = []*Arch{
 	&cohere2,
 	&exaone4,
 	&glm4,
+	&glm,
 	&phi3,
 	&olmo,
 	&olmo3,
@@ -132,6 +137,8 @@ var archs = []*Arch{
 	&qwen3next,
 	&qwen35,
 	&qwen35moe,
+	&qwen3VL,
+	&qwen3VLMoE,
 	&qwen35VL,
 	&qwen35moeVL,
 	&kimiLinear,
@@ -205,7 +212,13 @@ func Names() []string {
 	return out
 }
 
-func known() string { return strings.Join(Names(), ", ") }
+func known() string {
+	var larger []string
+	for i := range wholes {
+		larger = append(larger, wholes[i].name)
+	}
+	return strings.Join(Names(), ", ") + "; of larger models the half that reads text: " + strings.Join(larger, ", ")
+}
 
 // ErrUnknown marks an architecture that the table does not have, and what the table's
 // do not have of one: there is nothing wrong with the files.
@@ -213,15 +226,44 @@ var ErrUnknown = errors.New("is not supported")
 
 // unknown is the error about an architecture that a file names and the table
 // does not; ours are the names it is compared with.
-func unknown(name, what string, ours func(*Arch) []string) error {
-	var names []string
-	for _, a := range archs {
-		names = append(names, ours(a)...)
-	}
-	names = slices.DeleteFunc(names, func(n string) bool { return n == "" })
+func unknown(name, what string, ours []string) error {
 	near := ""
-	if n := fail.Nearest(name, names); n != "" {
+	if n := nearestClass(name, ours); n != "" {
 		near = "; did you mean " + n + "?"
 	}
-	return fmt.Errorf("%s %w; known: %s%s", what, ErrUnknown, known(), near)
+	return fmt.Errorf("%s %w%s; known: %s", what, ErrUnknown, near, known())
+}
+
+// hubNames are names of architectures in folders: values of model_type and classes.
+func hubNames() (names []string) {
+	for _, a := range archs {
+		names = append(append(names, a.Name), a.HF...)
+	}
+	for i := range wholes {
+		names = append(names, wholes[i].name, wholes[i].class)
+	}
+	return names
+}
+
+// nearestClass is the one of names that name is most like: of classes by what stands
+// before what most of them end with.
+func nearestClass(name string, names []string) string {
+	ends := append([]string{"ForConditionalGeneration"}, wordClasses...)
+	base := func(name string) string {
+		for _, end := range ends {
+			name = strings.TrimSuffix(name, end)
+		}
+		return name
+	}
+	if base(name) == name {
+		return fail.Nearest(name, names)
+	}
+	bases := make([]string, len(names))
+	for i, n := range names {
+		bases[i] = base(n)
+	}
+	if i := slices.Index(bases, fail.Nearest(base(name), slices.DeleteFunc(slices.Clone(bases), func(n string) bool { return n == "" }))); i >= 0 {
+		return names[i]
+	}
+	return ""
 }

@@ -247,19 +247,24 @@ func deepseek3Spec(c *Config, name string, dense int) (Spec, error) {
 	c.only("scoring_func", `"sigmoid"`)
 	c.only("topk_method", `"noaux_tc"`)
 	c.only("moe_layer_freq", "1")
-	pairs := kernels.Adjacent
-	if !c.Bool(true, "rope_interleave") {
-		pairs = kernels.HalfSplit
-	}
-	if rot := c.Int(0, "qk_rope_head_dim"); c.has("head_dim") && c.Int(0, "head_dim") != rot {
-		c.fail("head_dim", "is %s, but qk_rope_head_dim, of which it is another name here, is %d; remove one", c.raw["head_dim"], rot)
-	}
-	s, err := latentSpec(c, name, pairs)
+	s, err := latentSpec(c, name, c.latentPairs())
 	m := c.latentExperts(biasedSigmoid)
 	m.Select = true
 	s.withExperts(m, c.sparseLayers(dense))
 	s.Predict = c.predicting()
 	return s, cmp.Or(err, c.err)
+}
+
+// latentPairs reads which elements rotate together, of heads whose rotating part
+// config.json may state twice.
+func (c *Config) latentPairs() kernels.Pairs {
+	if rot := c.Int(0, "qk_rope_head_dim"); c.has("head_dim") && c.Int(0, "head_dim") != rot {
+		c.fail("head_dim", "is %s, but qk_rope_head_dim, of which it is another name here, is %d; remove one", c.raw["head_dim"], rot)
+	}
+	if !c.Bool(true, "rope_interleave") {
+		return kernels.HalfSplit
+	}
+	return kernels.Adjacent
 }
 
 // predicting reads the number of layers that predict further tokens.

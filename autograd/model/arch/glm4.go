@@ -7,16 +7,12 @@ import (
 	"github.com/tunekit/tunekit/kernels"
 )
 
-// glm4 has norms before and behind its parts, rotation of neighbouring elements in
-// half of each head, and gate and up in one map.
+// glm4 is glm with norms behind its parts, too.
 var glm4 = Arch{
 	Name: "glm4", HF: []string{"Glm4ForCausalLM"}, GGUF: "glm4", PartRotates: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "num_key_value_heads": "2", "head_dim": "128", "rms_norm_eps": "1.5625e-07"})
-		bias := c.Bool(true, "attention_bias")
-		s, err := rotatedSpec(c, "glm4", func(d, maxPos int) []RopeSpec { return []RopeSpec{c.partRope(d, maxPos, 0.5)} }, func(a *Attention, m *MLP) {
-			a.Bias, a.Pairs, m.Fused = bias, kernels.Adjacent, true
-		})
+		s, err := glmSpec(c, "glm4")
 		s.normsAround()
 		return s, err
 	},

@@ -67,21 +67,7 @@ var graniteHybrid = Arch{
 		s.graniteLayers(full, a, m.mamba2(s.Norm.Eps), feed, float32(m.Float(1, "residual_scale")))
 		return s, m.err
 	},
-	Rules: func(s *Spec) []Rule {
-		names := usualNames
-		names.experts = granitemoeNames
-		var gguf []string
-		if s.moe() != nil {
-			gguf = []string{"ffn_up.", "ffn_up_shexp.", "ffn_down.", "ffn_down_shexp."}
-		}
-		list := respell(namedRules(s, true, names), []string{".mlp.gate_up_proj", ".shared_mlp.input_linear", ".mlp.down_proj", ".shared_mlp.output_linear"}, nil, gguf)
-		for i := range list {
-			if r := &list[i]; r.Role == GateUp {
-				r.splitGate()
-			}
-		}
-		return list
-	},
+	Rules: graniteRules,
 	KV: func(s *Spec) []formats.KV {
 		const p = "granitehybrid."
 		u := func(k string, v int) formats.KV { return formats.KV{Key: p + k, Value: uint32(v)} }

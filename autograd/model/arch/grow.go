@@ -25,7 +25,7 @@ func (s *Source) Grow(v int) error {
 		if err != nil {
 			return err
 		}
-		if c.raw["vocab_size"] == nil {
+		if c.text().raw["vocab_size"] == nil {
 			return fail.Inputf(s.Reader.Path(), "resize it with Transformers", "config.json has no vocab_size of its own, and tokens were added")
 		}
 	}

@@ -288,6 +288,7 @@ type expertNames struct {
 	// or in turn as in memory.
 	gate, up, down string
 	transposed     bool // files have the columns of those two as rows
+	eitherWay      bool // or not, as their shape says; where it does not, they have not
 	// flat: gate, up and down are matrices [E·F, C] of all experts, down with its
 	// columns as rows.
 	flat         bool
@@ -408,6 +409,11 @@ func (b *rules) stack(role Role, m *MoE, n expertNames, name string, out, in int
 		w.HF, w.Other = together, apart(each)
 		if w.HF[0].Name = b.hf + hf[0]; n.transposed {
 			w.HF = []Piece{{Name: b.hf + hf[0], Rows: Rows{0, out, out, m.E}, Transpose: true}}
+			if n.eitherWay && out == in {
+				w.HF = together
+			} else if n.eitherWay {
+				w.Also = append(w.Also, together)
+			}
 		}
 	}
 	for _, p := range gguf {

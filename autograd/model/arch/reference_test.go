@@ -2,38 +2,17 @@ package arch_test
 
 import (
 	"encoding/json"
-	"hash/fnv"
 	"maps"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels"
 )
-
-// fromName is element after element of a tensor as testdata/variants.py makes it of its
-// name.
-func fromName(name string, n int64) []float32 {
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	shift := 0.0
-	if strings.Contains(name, "norm") && strings.HasSuffix(name, ".weight") {
-		shift = 1
-	}
-	v := make([]float32, n)
-	for i := range v {
-		x := uint32(i)*0x9E3779B9 + h.Sum32()
-		x = (x ^ x>>16) * 0x85EBCA6B
-		x = (x ^ x>>13) * 0xC2B2AE35
-		x ^= x >> 16
-		v[i] = float32(float64(0.9*(float64(x)/(1<<32)-0.5)) + shift)
-	}
-	return v
-}
 
 // What Transformers 5.23.0 computes of variants of reference cases (testdata/variants.py).
 func TestVariantsOfReference(t *testing.T) {
@@ -72,7 +51,7 @@ func fromNames(t *testing.T, config map[string]json.RawMessage) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return filled(t, raw, func(_ *arch.Rule, name string, n int64) []float32 { return fromName(name, n) })
+	return filled(t, raw, func(_ *arch.Rule, name string, n int64) []float32 { return archtest.FromName(name, n) })
 }
 
 // filled writes a folder with this config.json and the n values of each tensor that fill

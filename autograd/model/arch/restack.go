@@ -168,6 +168,7 @@ func identity(n int) []int {
 func (s *Source) Differs(o *Source) string {
 	a, b := s.Spec, o.Spec
 	a.Tied, a.Half, b.Tied, b.Half = false, false, false, false
+	a.Whole, a.Deep, b.Whole, b.Deep = Whole{}, 0, Whole{}, 0
 	a.RouterLoss, b.RouterLoss = false, false // of training alone
 	if what := otherAngles(&a, &b); what != "" {
 		return what

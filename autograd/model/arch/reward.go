@@ -71,6 +71,9 @@ func checkLabels(c *Config) error {
 // rulesOf lists the tensors of a model of this shape.
 func (a *Arch) rulesOf(s *Spec) []Rule {
 	list := a.Rules(s)
+	if s.Whole != (Whole{}) {
+		s.Whole.in(list)
+	}
 	if !s.Reward {
 		return list
 	}
@@ -111,7 +114,7 @@ func (s *Source) Reward(draw func(n int) []float32) error {
 // rewardName is the class of Transformers of a reward model of s's architecture.
 func (s *Source) rewardName() (string, error) {
 	for _, end := range wordClasses {
-		if base, ok := strings.CutSuffix(s.arch.HF[0], end); ok && !s.Spec.Half {
+		if base, ok := strings.CutSuffix(strings.Join(s.arch.HF[:min(1, len(s.arch.HF))], ""), end); ok && !s.Spec.Half && s.Spec.Whole == (Whole{}) {
 			return base + rewardClass, nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -628,7 +629,7 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 			}
 		}
 		if s.grown {
-			if err := put("vocab_size", s.Spec.V); err != nil {
+			if err := s.putVocab(c, put); err != nil {
 				return nil, err
 			}
 		}
@@ -679,4 +680,18 @@ func (s *Source) ConfigJSON(set map[string]any) ([]byte, error) {
 	}
 	b.WriteString("\n}\n")
 	return b.Bytes(), nil
+}
+
+// putVocab states the number of tokens where c does: of a larger model in what it says of
+// the half that reads text, and beside it where that is said twice.
+func (s *Source) putVocab(c *Config, put func(string, any) error) error {
+	const key, inner = "vocab_size", "text_config"
+	text, ok := get[map[string]json.RawMessage](c, inner)
+	if ok {
+		text[key] = json.RawMessage(strconv.Itoa(s.Spec.V))
+		if err := put(inner, text); err != nil || !c.has(key) {
+			return err
+		}
+	}
+	return put(key, s.Spec.V)
 }

@@ -134,13 +134,22 @@ func (s *Source) readConfig() error {
 	if with := bareClass(class, model); with != "" {
 		class, s.bare = with, class
 	}
+	if w := wholeOf(class, model); w != nil {
+		if class != "" && model != "" && model != w.name && !slices.Contains(strings.Fields(w.types), model) {
+			return fmt.Errorf("config.json: architectures names %s, model_type is %q, which is of another architecture or of none: one of them is wrong", class, model)
+		}
+		return s.half(w, c)
+	}
 	s.arch = byHF(class, model)
 	if s.arch != nil && !s.arch.goesWith(class, model, c.raw["auto_map"] != nil) {
 		return fmt.Errorf("config.json: architectures names %s, model_type is %q, which is of another architecture or of none: one of them is wrong", class, model)
 	}
 	if s.arch == nil {
-		return unknown(cmp.Or(class, model), fmt.Sprintf("config.json: architecture %q (model_type %q)", class, model),
-			func(a *Arch) []string { return append([]string{a.Name}, a.HF...) })
+		what := fmt.Sprintf("config.json: architecture %q (model_type %q)", class, model)
+		if c.has("auto_map") {
+			what += ", whose code comes with it (auto_map) and is not run here,"
+		}
+		return unknown(cmp.Or(class, model), what, hubNames())
 	}
 	for _, part := range []*Config{c, c.text()} {
 		if err := part.noZeroFactors(); err != nil {
@@ -183,7 +192,11 @@ func (s *Source) readGGUF() error {
 	}
 	m := newMetadata(name, kvs)
 	if s.arch = byGGUF(name, m); s.arch == nil {
-		return unknown(name, fmt.Sprintf("general.architecture %q", name), func(a *Arch) []string { return []string{a.GGUF} })
+		var names []string
+		for _, a := range archs {
+			names = append(names, a.GGUF)
+		}
+		return unknown(name, fmt.Sprintf("general.architecture %q", name), names)
 	}
 	tensors := s.Reader.Tensors()
 	for i := range tensors {
@@ -318,6 +331,9 @@ func (s *Source) carry(files map[string]*formats.Tensor) {
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		f := files[name]
 		part := slices.IndexFunc(others, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if path, ok := s.Spec.Whole.other(name); ok {
+			others, part = append(others, path), len(others)
+		}
 		numbers := s.arch.Tables != "" && strings.HasSuffix(name, s.arch.Tables)
 		if (part < 0 || !decoded(f.Type)) && !numbers || f.Unsupported != "" {
 			continue

@@ -27,6 +27,8 @@ type Spec struct {
 	Tied       bool   // the head is the embedding
 	Reward     bool   // the head has one row: see Source.Reward
 	Half       bool   // of a larger model, in whose folder names begin otherwise
+	Whole      Whole  // of a larger model of any kind, whose names are not the model's
+	Deep       int    // layers to whose outputs a larger model adds of what it sees: a GGUF states it
 	RouterLoss bool   // config.json turns on the loss over routers in training (output_router_logits)
 	Norm       NormSpec
 

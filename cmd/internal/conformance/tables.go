@@ -30,6 +30,9 @@ quantized: it makes of Q4_K_M, and of F16, what we make of the same file; LoRA: 
 GPTQ, AWQ (ours alone, no other program's): the folder has less error than rounding to nearest, opens again, and computes what the model does within what the bits leave;
 an interrupted run makes the same files.
 
+Architectures without a case, and the halves of larger models that read text, are compared with what Transformers and PEFT compute of tiny models that are filled from the names of
+their tensors: logits, greedy text, gradients, a folder and a GGUF (TestClasses in autograd/model/arch, where there is a list of them, and in lora).
+
 %s
 ## Block types
 

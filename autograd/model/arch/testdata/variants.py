@@ -64,6 +64,7 @@ def logits(folder, change):
     return m(torch.tensor([IDS]), use_cache=False).logits[0, -1, ::16].tolist()
 
 
-transformers.logging.set_verbosity_error()
-out = [json.dumps({"base": base, "change": change, "logits": [float(f"{x:.7g}") for x in logits(pathlib.Path(sys.argv[1]) / base, change)]}) for base, change in VARIANTS]
-pathlib.Path(__file__).with_suffix(".json").write_text("[\n" + ",\n".join(out) + "\n]\n")
+if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    out = [json.dumps({"base": base, "change": change, "logits": [float(f"{x:.7g}") for x in logits(pathlib.Path(sys.argv[1]) / base, change)]}) for base, change in VARIANTS]
+    pathlib.Path(__file__).with_suffix(".json").write_text("[\n" + ",\n".join(out) + "\n]\n")

@@ -1,0 +1,203 @@
+package arch_test
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
+	"github.com/tunekit/tunekit/autograd/model/arch"
+	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
+	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/kernels"
+	"github.com/tunekit/tunekit/kernels/cpu"
+	"github.com/tunekit/tunekit/kernels/dtype"
+)
+
+// noClassGGUF is what of the classes a GGUF does not hold, and why.
+var noClassGGUF = map[string]string{
+	"helium": "no conversion to it is known", "cwm": "no conversion to it is known",
+}
+
+// Models of classes without a reference case compute what Transformers does
+// (testdata/classes.py), with a cache what without one, have its gradients, and are the
+// same in a folder and in a GGUF written of them; of larger models the rest goes along.
+func TestClasses(t *testing.T) {
+	classes, err := archtest.Classes("testdata/classes.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(classes)) {
+		t.Run(name, func(t *testing.T) {
+			f := classes[name]
+			dir := t.TempDir()
+			err := os.WriteFile(filepath.Join(dir, "config.json"), f.Config, 0o666)
+			if err == nil {
+				err = formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), f.Stored(), nil)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, largest := f.Logits, float32(1)
+			for _, v := range want {
+				largest = max(largest, v, -v)
+			}
+			last := func(z []float32) (out []float32) {
+				for i := range want {
+					out = append(out, z[len(z)-16*len(want)+16*i])
+				}
+				return out
+			}
+			whole, cached := logitsOf(t, dir, archtest.ClassIDs)
+			near(t, "logits", last(whole), want, 1e-5*float64(largest))
+			near(t, "with a cache", cached, whole, 1e-4)
+			checkGreedy(t, dir, f)
+			checkGradients(t, dir, f)
+			src := open(t, dir)
+			for _, file := range []string{"folder", "a.gguf", "back"} {
+				out := filepath.Join(t.TempDir(), file)
+				err := (&arch.Dense{Path: out, Name: "m"}).Write(context.Background(), cpu.New(cpu.Options{}), src, nil)
+				if why := noClassGGUF[name]; file == "a.gguf" && (why != "" || err != nil) {
+					if err == nil || why == "" || !strings.Contains(err.Error(), why) {
+						t.Errorf("as a GGUF: %v, want refusal %q", err, why)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, _ := logitsOf(t, out, archtest.ClassIDs)
+				near(t, file, got, whole, 1e-5*float64(largest))
+				made := open(t, out)
+				if file == "folder" {
+					sameFolder(t, made, f)
+				}
+				src = made
+			}
+		})
+	}
+}
+
+// sameFolder: a folder has the names, shapes and values of the one it was written of.
+func sameFolder(t *testing.T, s *arch.Source, f *archtest.Class) {
+	t.Helper()
+	tensors := s.Reader.Tensors()
+	if len(tensors) != len(f.Tensors) {
+		t.Errorf("%d tensors were written of %d", len(tensors), len(f.Tensors))
+	}
+	for i := range tensors {
+		x := &tensors[i]
+		n := int64(1)
+		for _, d := range x.Shape {
+			n *= d
+		}
+		data, err := s.Reader.Read(x)
+		if t.Name() == "TestClasses/qwen3_vl_moe" && strings.Contains(x.Name, ".experts.") {
+			continue // is written as it was published, which Transformers saves otherwise
+		}
+		if err != nil || !slices.Equal(x.Shape, f.Tensors[x.Name]) || !bytes.Equal(data, kernels.Bytes(archtest.FromName(x.Name, n))) {
+			t.Errorf("%s %v is not %v of the folder it was written of (%v)", x.Name, x.Shape, f.Tensors[x.Name], err)
+		}
+	}
+}
+
+// checkGreedy generates with a cache.
+func checkGreedy(t *testing.T, dir string, f *archtest.Class) {
+	t.Helper()
+	m, err := model.Load(cpu.New(cpu.Options{}), open(t, dir), model.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	c, err := m.NewCache(1, len(archtest.ClassIDs)+len(f.Greedy))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	next := archtest.ClassIDs
+	if f.Source != nil {
+		c.Source(0, f.Source)
+		next = []int32{m.Spec.Start}
+	}
+	var got []int32
+	for range f.Greedy {
+		z, err := m.Step(c, []model.Piece{{Slot: 0, Tokens: next}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		best := int32(0)
+		for i, v := range z[0] {
+			if v > z[0][best] {
+				best = int32(i)
+			}
+		}
+		got = append(got, best)
+		next = []int32{best}
+	}
+	if !slices.Equal(got, f.Greedy) {
+		t.Errorf("greedy text is %v, want %v", got, f.Greedy)
+	}
+}
+
+// checkGradients compares gradients of full training.
+func checkGradients(t *testing.T, dir string, f *archtest.Class) {
+	t.Helper()
+	m, err := model.Load(cpu.New(cpu.Options{}), open(t, dir), model.Options{Trainable: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, p := range m.Params() {
+		if p.Grad, err = m.Dev.Alloc(kernels.Gradients, dtype.Of(dtype.F32), p.Len()); err != nil {
+			t.Fatal(err)
+		}
+		m.Dev.Fill(p.Grad, 0)
+	}
+	tape := &autograd.Tape{Dev: m.Dev, Record: true}
+	defer tape.Free()
+	in := model.Pack(archtest.ClassIDs)
+	target := append(slices.Clone(archtest.ClassIDs[1:]), -1)
+	n := len(target) - 1
+	if f.Source != nil {
+		source := model.Pack(f.Source)
+		in = model.Pack(append([]int32{m.Spec.Start}, archtest.ClassIDs[:n]...))
+		in.Source, target, n = &source, archtest.ClassIDs, n+1
+	}
+	h := m.Hidden(tape, in)
+	m.LogProb(tape, h, target, slices.Repeat([]float32{1 / float32(n)}, len(target)))
+	tape.Done(h)
+	if err := tape.Backward(); err != nil {
+		t.Fatal(err)
+	}
+	compared := 0
+	for _, p := range m.Params() {
+		want := f.Grads[p.Name]
+		if want == nil {
+			continue
+		}
+		v := make([]float32, p.Len())
+		if err := m.Dev.Download(kernels.Bytes(v), p.Grad); err != nil {
+			t.Fatal(err)
+		}
+		sum, top := 0.0, 0.0
+		for _, x := range v {
+			sum, top = sum+float64(x)*float64(x), max(top, math.Abs(float64(x)))
+		}
+		got := []float32{float32(math.Sqrt(sum)), v[0], v[1]}
+		if m.TensorOf(p).Turned { // Transformers has the columns as rows
+			got, want = got[:2], want[:2]
+		}
+		near(t, "gradient of "+p.Name, got, want, 1e-4*max(top, float64(want[0])))
+		compared++
+	}
+	if compared < len(f.Grads)*3/4 || compared == 0 {
+		t.Errorf("%d of %d gradients are of known names", compared, len(f.Grads))
+	}
+}

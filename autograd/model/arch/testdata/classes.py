@@ -1,0 +1,141 @@
+"""Writes classes.json: what Transformers 5.23.0 and PEFT compute of tiny models of classes without a case in golden/arch.
+
+    OMP_NUM_THREADS=1 python3 -B classes.py [NAME ...]
+
+With names only those are made again. A model is saved by its class, its tensors are filled from their names in the folder as variants.py does it, and it is
+loaded again. "logits" are those behind the last token, every sixteenth; "greedy" is text with a cache; "grads" are of the mean cross-entropy of the next
+tokens, in the names of Transformers: the root of the sum of squares and the first two elements; "lora" are logits with an adapter of rank 2, alpha 4 on the
+linear maps of the text's layers, whose weights follow from their names in PEFT's file, too. "tensors" are those of the folder, but of other parts than the
+text's one of each.
+"""
+import copy
+import json
+import pathlib
+import re
+import sys
+import tempfile
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from variants import IDS, made
+
+SEES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+CLIP = {**SEES, "model_type": "clip_vision_model", "projection_dim": 16}
+SIGLIP = {**SEES, "model_type": "siglip_vision_model"}
+TEXT = {"vocab_size": 256, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = {**TEXT, "model_type": "llama"}
+LATENT = {**{k: v for k, v in TEXT.items() if k != "num_key_value_heads"}, "num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 12}
+SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
+DEEP = {"depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 48, "patch_size": 4, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+CLASSES = {
+    "glm": ("GlmForCausalLM", {**TEXT, "head_dim": 16}),
+    "helium": ("HeliumForCausalLM", {**TEXT, "head_dim": 12, "attention_bias": True, "mlp_bias": True}),
+    "cwm": ("CwmForCausalLM", {**TEXT, "head_dim": 16, "num_hidden_layers": 3, "sliding_window": 5}),
+    "youtu": ("YoutuForCausalLM", {k: v for k, v in LATENT.items() if k != "pad_token_id"}),
+    "granitemoeshared": ("GraniteMoeSharedForCausalLM", {**TEXT, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 40, "embedding_multiplier": 3.0,
+                                                         "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2}),
+    "llava": ("LlavaForConditionalGeneration", {"text_config": LLAMA, "vision_config": CLIP, "image_token_index": 9}),
+    "llava mistral": ("LlavaForConditionalGeneration", {"text_config": {**TEXT, "model_type": "mistral", "head_dim": 16, "sliding_window": 4},
+                                                        "vision_config": {**SEES, "model_type": "pixtral"}, "image_token_index": 9}),
+    "llava_next": ("LlavaNextForConditionalGeneration", {"text_config": {**TEXT, "model_type": "granite", "embedding_multiplier": 2.0}, "vision_config": SIGLIP, "image_token_index": 9, "tie_word_embeddings": True}),
+    "llava_next_video": ("LlavaNextVideoForConditionalGeneration", {"text_config": LLAMA, "vision_config": CLIP}),
+    "llava_onevision": ("LlavaOnevisionForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen2"}, "vision_config": SIGLIP, "image_token_index": 9, "video_token_index": 10}),
+    "vipllava": ("VipLlavaForConditionalGeneration", {"text_config": LLAMA, "vision_config": CLIP, "vision_feature_layers": [-1]}),
+    "video_llava": ("VideoLlavaForConditionalGeneration", {"text_config": LLAMA, "vision_config": CLIP}),
+    "internvl": ("InternVLForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen3", "head_dim": 16}, "vision_config": {**SEES, "image_size": [8, 8], "patch_size": [4, 4]}, "tie_word_embeddings": False}),
+    "aya_vision": ("AyaVisionForConditionalGeneration", {"text_config": {**TEXT, "model_type": "cohere2", "sliding_window": 4, "sliding_window_pattern": 2}, "vision_config": SIGLIP}),
+    "cohere2_vision": ("Cohere2VisionForConditionalGeneration", {"text_config": {**TEXT, "model_type": "cohere2", "sliding_window": 4}, "vision_config": SIGLIP, "alignment_intermediate_size": 32}),
+    "got_ocr2": ("GotOcr2ForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen2"}, "vision_config": {"hidden_size": 16, "output_channels": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
+                                                                                                                      "patch_size": 4, "window_size": 2, "global_attn_indexes": [0], "mlp_dim": 16}}),
+    "idefics2": ("Idefics2ForConditionalGeneration", {"text_config": {**TEXT, "model_type": "mistral"}, "vision_config": {**SEES, "model_type": "idefics2_vision"},
+                                                      "perceiver_config": {"resampler_n_latents": 2, "resampler_depth": 1, "resampler_n_heads": 2, "resampler_head_dim": 8, "num_key_value_heads": 2}}),
+    "idefics3": ("Idefics3ForConditionalGeneration", {"text_config": LLAMA, "vision_config": {**SEES, "model_type": "idefics3_vision"}}),
+    "smolvlm": ("SmolVLMForConditionalGeneration", {"text_config": LLAMA, "vision_config": {**SEES, "model_type": "smolvlm_vision"}}),
+    "lighton_ocr": ("LightOnOcrForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen3", "head_dim": 16}, "vision_config": {**SEES, "model_type": "pixtral"}}),
+    "lfm2_vl": ("Lfm2VlForConditionalGeneration", {"text_config": {**TEXT, "model_type": "lfm2", "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}, "vision_config": {**SEES, "model_type": "siglip2_vision_model", "num_patches": 4}}),
+    "deepseek_vl": ("DeepseekVLForConditionalGeneration", {"text_config": LLAMA, "vision_config": SIGLIP, "tie_word_embeddings": False}),
+    "exaone4_5": ("Exaone4_5_ForConditionalGeneration", {"text_config": {**TEXT, "model_type": "exaone4", "sliding_window": 4}, "vision_config": {k: v for k, v in DEEP.items() if k not in ("deepstack_visual_indexes", "num_position_embeddings")}}),
+    "llama4": ("Llama4ForConditionalGeneration", {"text_config": {**TEXT, "model_type": "llama4_text", "head_dim": 12, "intermediate_size_mlp": 64, "num_local_experts": 4, "num_hidden_layers": 4, "attention_chunk_size": 4, "floor_scale": 4},
+                                                  "vision_config": {**SEES, "model_type": "llama4_vision_model", "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16}}),
+    "voxtral": ("VoxtralForConditionalGeneration", {"text_config": LLAMA, "audio_config": {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_mel_bins": 8, "max_source_positions": 16}}),
+    "qwen2_audio": ("Qwen2AudioForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen2"}, "audio_config": {"d_model": 16, "encoder_ffn_dim": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "num_mel_bins": 8, "max_source_positions": 16}}),
+    "granite_speech": ("GraniteSpeechForConditionalGeneration", {"text_config": {**TEXT, "model_type": "granite", "logits_scaling": 2.0}, "has_lora_adapter": False, "tie_word_embeddings": False,
+                       "encoder_config": {"input_dim": 8, "num_layers": 2, "hidden_dim": 16, "feedforward_mult": 1, "num_heads": 2, "dim_head": 8, "output_dim": 8, "context_size": 8, "max_pos_emb": 8},
+                       "projector_config": {"model_type": "blip_2_qformer", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "encoder_hidden_size": 16, "vocab_size": 8}}),
+    "janus": ("JanusForConditionalGeneration", {"text_config": LLAMA, "vision_config": {**SEES, "model_type": "janus_vision_model", "projection_dim": 48}, "tie_word_embeddings": False,
+                                                "vq_config": {"embed_dim": 8, "num_embeddings": 8, "latent_channels": 8, "base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "num_patches": 2, "projection_dim": 48, "image_token_embed_dim": 48}}),
+    "ovis2": ("Ovis2ForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen2"}, "vision_config": {**SEES, "vocab_size": 16, "num_visual_indicator_tokens": 5}, "hidden_size": 48, "vocab_size": 256, "tie_word_embeddings": False,
+                                                "image_token_id": 9, "visual_indicator_token_ids": [11, 12, 13, 14, 15]}),
+    "video_llama_3": ("VideoLlama3ForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen2"}, "vision_config": SEES}),
+    "qwen3_asr": ("Qwen3ASRForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen3", "head_dim": 16}, "tie_word_embeddings": True,
+                  "audio_config": {"d_model": 16, "encoder_ffn_dim": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "num_mel_bins": 8, "max_source_positions": 16, "downsample_hidden_size": 8, "output_dim": 48}}),
+    "glmasr": ("GlmAsrForConditionalGeneration", {"text_config": LLAMA, "audio_config": {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_mel_bins": 8}, "tie_word_embeddings": False}),
+    "audioflamingo3": ("AudioFlamingo3ForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen2"}, "audio_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_mel_bins": 8, "max_source_positions": 16}}),
+    "qwen3_vl": ("Qwen3VLForConditionalGeneration", {"text_config": {**TEXT, "head_dim": 12, "rope_parameters": {**SECTIONS, "mrope_interleaved": True}}, "vision_config": DEEP}),
+    "qwen3_vl_moe": ("Qwen3VLMoeForConditionalGeneration", {"text_config": {**TEXT, "head_dim": 12, "rope_parameters": {**SECTIONS, "mrope_interleaved": True}, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}, "vision_config": DEEP}),
+}
+PARTS = re.compile(r"^(model\.[a-z_]+\.|[a-z_]+[.\d]?)")
+
+
+def part(name):
+    return PARTS.match(name).group()
+
+
+def text_of(model):
+    """The names of parameters that belong to the half that reads text begin with one of these."""
+    return [n for n, _ in model.named_modules() if n.split(".")[-1] in ("language_model", "text_model")] + ["lm_head"] if getattr(model.config, "text_config", None) else [""]
+
+
+def spaced(x):
+    return [float(f"{v:.6g}") for v in x[::16].tolist()]
+
+
+def measured(cls_name, config):
+    cls = getattr(transformers, cls_name)
+    with tempfile.TemporaryDirectory() as d:
+        cls(cls.config_class(**copy.deepcopy(config))).save_pretrained(d)
+        path = pathlib.Path(d, "model.safetensors")
+        saved = load_file(path)
+        save_file({k: made(k, v.shape) if v.is_floating_point() else v for k, v in saved.items()}, path, {"format": "pt"})
+        m = cls.from_pretrained(d, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
+        out = {"config": json.loads(pathlib.Path(d, "config.json").read_text())}
+    halves = text_of(m)
+    ids = torch.tensor([IDS])
+    with torch.no_grad():
+        out["logits"] = spaced(m(ids, use_cache=False).logits[0, -1])
+        text = m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, min_new_tokens=8, do_sample=False, eos_token_id=None)
+        out["greedy"] = text[0, ids.shape[1]:].tolist()
+    logits = m(ids, use_cache=False).logits
+    torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]).backward()
+    grads = {n: p.grad for n, p in m.named_parameters() if p.grad is not None and n.startswith(tuple(halves))}
+    out["grads"] = {n: [float(f"{v:.6g}") for v in [g.double().norm().item(), *g.flatten()[:2].tolist()]] for n, g in grads.items() if re.search(r"layers\.1\.|norm\.weight|lm_head", n)}
+    out["tensors"], parts = {}, set()
+    for name, v in saved.items():
+        other = halves != [""] and not name.startswith(("language_model.", "model.language_model.", "model.text_model.", "lm_head"))
+        if not other or part(name) not in parts:
+            out["tensors"][name] = list(v.shape)
+        parts.add(part(name))
+    linear = [n for n, x in m.named_modules() if isinstance(x, torch.nn.Linear) and re.search(r"layers\.\d+\.(self_attn|mlp|shared_mlp|feed_forward)\b(?!\.gate$|\.router$)", n) and n.startswith(tuple(halves))]
+    m.zero_grad()
+    p = peft.get_peft_model(m, peft.LoraConfig(r=2, lora_alpha=4, target_modules=linear)).eval()
+    state = {k: 0.3 * made(k, v.shape) for k, v in peft.get_peft_model_state_dict(p).items()}
+    peft.set_peft_model_state_dict(p, state)
+    with torch.no_grad():
+        out["lora"] = {"modules": linear, "logits": spaced(p(ids, use_cache=False).logits[0, -1])}
+    return out
+
+
+transformers.logging.set_verbosity_error()
+path = pathlib.Path(__file__).with_suffix(".json")
+have = json.loads(path.read_text()) if path.exists() else {}
+for name in sys.argv[1:] or CLASSES:
+    try:
+        have[name] = measured(*CLASSES[name])
+        print(name, have[name]["logits"][:3], flush=True)
+    except Exception as e:
+        print(name, type(e).__name__, str(e)[:300], flush=True)
+    path.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(have[k], separators=(',', ':'))}" for k in CLASSES if k in have) + "\n}\n")

@@ -323,7 +323,7 @@ func (k *kit) approximate(a, b []float32, fill func(w kernels.Buffer) error) err
 		if err := fill(w); err != nil {
 			return err
 		}
-		u, s, v, err := leading(k.dev, w, k.rows, k.cols, k.rank)
+		u, s, v, err := leading(k.dev, w, k.rows, k.cols, k.rank, svdSteps)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -30,7 +31,7 @@ type Config struct {
 	LoRABias        bool    `yaml:"lora_bias,omitempty" doc:"a bias of each B, too; merged where the layer has one" default:"false"`
 	UseRSLoRA       bool    `yaml:"use_rslora" doc:"scale is alpha/√r" default:"false"`
 	UseDoRA         bool    `yaml:"use_dora" doc:"weight-decomposed adapter" default:"false"`
-	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, orthogonal, pissa, olora, eva, corda; loftq with adapter: qlora" default:"true"`
+	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, orthogonal, pissa (pissa_niter_N: at most N rounds of subspace iteration), olora, eva, corda; loftq with adapter: qlora" default:"true"`
 	InitSamples     int     `yaml:"init_samples,omitempty" doc:"training samples that eva and corda look at" unset:"64" range:"[1,100000]"`
 	EVA             *EVA    `yaml:"eva_config,omitempty" doc:"of init_lora_weights: eva"`
 	CorDA           *CorDA  `yaml:"corda_config,omitempty" doc:"of init_lora_weights: corda"`
@@ -101,7 +102,15 @@ func (c Config) Resolve() (Config, error) {
 	if c.InitWeights == InitLoftQ {
 		c.LoftQ = filled(c.LoftQ)
 	}
-	return c, c.check()
+	return c, cmp.Or(c.check(), c.trainable("dropout: 0"))
+}
+
+// trainable refuses what an adapter may have been trained with elsewhere, and is not here.
+func (c Config) trainable(hint string) error {
+	if c.UseDoRA && c.Dropout > 0 {
+		return fail.Usagef("lora.use_dora", hint, "training use_dora with dropout is not supported: dropout is %v", c.Dropout)
+	}
+	return nil
 }
 
 // filled is a copy of the options at o, or of none, with every default filled in.
@@ -158,8 +167,6 @@ func (c Config) supported() error {
 	switch {
 	case len(c.TargetParameters) > 0 && (c.Dropout > 0 || c.UseDoRA || c.Bias != "none"):
 		return fail.Usagef("lora.target_parameters", "dropout: 0, use_dora: false, bias: none", "PEFT has no dropout, DoRA or biases with target_parameters and would not read the adapter")
-	case c.UseDoRA && c.Dropout > 0:
-		return fail.Usagef("lora.use_dora", "dropout: 0", "use_dora with dropout is not supported yet")
 	case c.LoRABias && (c.UseDoRA || len(c.TargetParameters) > 0):
 		return fail.Usagef("lora.lora_bias", "lora_bias: false", "PEFT has no lora_bias with use_dora or target_parameters and would not read the adapter")
 	case c.LoRABias && c.InitWeights != InitKaiming && c.InitWeights != InitNonZero:
@@ -183,8 +190,8 @@ func (c Config) supported() error {
 		return fail.Usagef("lora.rank_pattern", "leave it out", "rank_pattern with init_lora_weights: eva is not supported")
 	}
 	known := []Init{InitKaiming, InitNonZero, InitGaussian, InitOrthogonal, InitPiSSA, InitOLoRA, InitLoftQ, InitEVA, InitCorDA}
-	if !slices.Contains(known, c.InitWeights) {
-		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false, orthogonal, pissa, olora, eva, corda, loftq", "init_lora_weights %q is not supported", string(c.InitWeights))
+	if !slices.Contains(known, c.InitWeights) && c.InitWeights.rounds() == svdSteps {
+		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false, orthogonal, pissa, pissa_niter_N with N below 300, olora, eva, corda, loftq", "init_lora_weights %q is not supported", string(c.InitWeights))
 	}
 	return nil
 }

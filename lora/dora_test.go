@@ -3,11 +3,15 @@ package lora
 import (
 	"math"
 	"math/rand/v2"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch/archtest"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
+	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cpu"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -113,5 +117,30 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestMagnitudesDropout: what was trained with dropout elsewhere is the same adapter to who uses
+// it, and is not gone on with.
+func TestMagnitudesDropout(t *testing.T) {
+	root := testdir.Shared(t, "golden/train/lora")
+	rows, width := evalBatch(t, root)
+	_, m := loadModel(t, filepath.Join(root, "base-llama"))
+	dropped := edited(t, filepath.Join(root, "dora/adapter"), setConfig("lora_dropout", 0.05))
+	ad, err := Load(m, dropped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := arrays(t, filepath.Join(root, "dora/logits.safetensors"))
+	if off := logitsOff(t, m, rows, width, want["final"]); !(off <= 5e-4) {
+		t.Errorf("logits within %g", off)
+	}
+	ad.Close()
+	_, merged := mergedModel(t, filepath.Join(root, "base-llama"), dropped, "merged")
+	if off := logitsOff(t, merged, rows, width, want["merged"]); !(off <= 5e-4) {
+		t.Errorf("merged: logits within %g", off)
+	}
+	if _, err := Start(m, Config{InitFrom: dropped}, 1); fail.Code(err) != int(fail.Usage) || !strings.Contains(err.Error(), "dropout is 0.05") {
+		t.Errorf("error %v", err)
 	}
 }

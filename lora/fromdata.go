@@ -368,7 +368,7 @@ func (c Config) eva(m *model.Model, chosen map[*autograd.Param]*nn.Linear, paths
 		}
 		defer m.Dev.Free(centred)
 		m.Dev.Upload(centred, kernels.Bytes(g))
-		_, s, v, err := leading(m.Dev, centred, n, n, min(most, n))
+		_, s, v, err := leading(m.Dev, centred, n, n, min(most, n), svdSteps)
 		p := &parts{layer: l, v: v}
 		for _, x := range s {
 			p.values = append(p.values, math.Sqrt(x))

@@ -190,6 +190,9 @@ func Start(m *model.Model, c Config, seed uint64, samples ...Sample) (*Adapter, 
 	if f.frozenB {
 		return nil, fail.Usagef("lora.init_from", "merge the adapter and train a new one on what that gives, or go on in PEFT", "%s has init_lora_weights: mica, whose B is not trained; here it would be", f.Dir)
 	}
+	if err := c.trainable("set lora_dropout to 0 in a copy of its adapter_config.json"); err != nil {
+		return nil, err
+	}
 	if c.Dropout > 0 && f.tensors[m.Head.Path+".lora_A.weight"] != nil {
 		return nil, fail.Usagef("lora.dropout", "dropout: 0", "%s has an adapter on the head %s, which is not trained with dropout", f.Dir, m.Head.Path)
 	}

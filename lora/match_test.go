@@ -106,7 +106,7 @@ func TestConfigErrors(t *testing.T) {
 		{"{dropout: 1}", "lora.dropout", "1"},
 		{"{bias: some}", "lora.bias", `"some"`},
 		{"{use_dora: true, dropout: 0.1}", "lora.use_dora", "dropout"},
-		{"{init_lora_weights: pissa_niter_4}", "lora.init_lora_weights", "pissa"},
+		{"{init_lora_weights: pissa_niter_many}", "lora.init_lora_weights", "pissa"},
 		{"{target_parameters: [mlp.experts.down_proj]}", "lora.target_parameters", "target_parameters"},
 	} {
 		conf, err := parse(t, c.config).Resolve()

@@ -3,6 +3,8 @@ package lora
 import (
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -16,7 +18,22 @@ import (
 // W - s·B0·A0 with its first B and A in place of W. Here W stays as it is: a second
 // adapter that is not trained takes -s·B0·A0, and what is saved is both as one of
 // rank 2r, which belongs on W.
-func (i Init) onResidual() bool { return i == InitPiSSA || i == InitOLoRA || i == InitCorDA }
+func (i Init) onResidual() bool {
+	return i == InitPiSSA || i == InitOLoRA || i == InitCorDA || i.rounds() < svdSteps
+}
+
+// pissaRounds begins the name of PiSSA by a number of rounds, which follows.
+const pissaRounds = InitPiSSA + "_niter_"
+
+// rounds is how many rounds leading may take: those that pissa_niter_N names, or as many
+// as it takes.
+func (i Init) rounds() int {
+	text, ok := strings.CutPrefix(string(i), string(pissaRounds))
+	if n, err := strconv.ParseUint(text, 10, 32); ok && err == nil && n < svdSteps {
+		return int(n)
+	}
+	return svdSteps
+}
 
 // decomposed returns the first A [r, in] and B [out, r] of a layer whose weight is w
 // [out, in] f32, a buffer of dev; inside Run. PiSSA (Meng et al. 2024,
@@ -31,7 +48,7 @@ func (i Init) decomposed(dev kernels.Backend, w kernels.Buffer, out, in, r int, 
 	if i == InitOLoRA {
 		return orthogonal(dev, w, out, in, r)
 	}
-	u, s, v, err := leading(dev, w, out, in, r)
+	u, s, v, err := leading(dev, w, out, in, r, i.rounds())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -25,9 +25,9 @@ const (
 // dev, with their vectors: u [rows, r] and v [cols, r]. It is subspace iteration with
 // 2r+16 columns and a Rayleigh-Ritz step each time (Halko, Martinsson, Tropp 2011,
 // arXiv:0909.4061, section 4.5): products with w run on the device, what is as narrow
-// as the columns in float64. It ends when the directions stand still. Call it inside
+// as the columns in float64. It ends when the directions stand still, or after so many rounds. Call it inside
 // Run.
-func leading(dev kernels.Backend, w kernels.Buffer, rows, cols, r int) (u []float32, s []float64, v []float32, err error) {
+func leading(dev kernels.Backend, w kernels.Buffer, rows, cols, r, rounds int) (u []float32, s []float64, v []float32, err error) {
 	k := min(2*r+svdExtra, rows, cols)
 	if small := min(rows, cols); small <= svdWhole {
 		k = small
@@ -62,7 +62,7 @@ func leading(dev kernels.Backend, w kernels.Buffer, rows, cols, r int) (u []floa
 		squares, turn := eigen(gram(left), k)
 		left, basis = turned(left, turn), turned(basis, turn)
 		still := found.still(basis[:r])
-		if whole := k == min(rows, cols) && step > 0; whole || still || step == svdSteps || squares[0] <= 0 {
+		if whole := k == min(rows, cols) && step > 0; whole || still || step == rounds || squares[0] <= 0 {
 			s = make([]float64, r)
 			for j := range r {
 				s[j] = math.Sqrt(max(squares[j], 0))

@@ -25,6 +25,8 @@ type Imatrix struct {
 	Chunks    int            // passes over a context
 	ChunkSize int            // tokens in one; 0 when the file does not say
 	Entries   []ImatrixEntry // by name
+
+	legacy bool // counts are of passes
 }
 
 // ImatrixEntry is one weight's share. A matrix of several experts has one count
@@ -202,7 +204,11 @@ func readImatrixDat(path string) (*Imatrix, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseImatrixDat(b)
+	m, err := parseImatrixDat(b)
+	if err == nil {
+		m.legacy = true
+	}
+	return m, err
 }
 
 // parseImatrixDat reads llama.cpp's older format: int32 entries; of each the
@@ -269,10 +275,19 @@ func (d *datReader) count(what string, size int) int {
 	return n
 }
 
-// WriteImatrix writes m in llama.cpp's GGUF format, entries by name.
+// WriteImatrix writes m in llama.cpp's GGUF format, entries by name, or in its older one where the path ends in .dat.
 func WriteImatrix(path string, m *Imatrix) error {
 	if err := m.Check(); err != nil {
 		return err
+	}
+	if isDat(path) {
+		return writeImatrixDat(path, m)
+	}
+	if m.legacy {
+		var err error
+		if m, err = MergeImatrix([]*Imatrix{m}); err != nil {
+			return err
+		}
 	}
 	kv := []formats.KV{
 		{Key: "general.type", Value: "imatrix"},

@@ -164,9 +164,9 @@ func mixTensors(src *arch.Source, f FileType) []MixTensor {
 		for _, x := range t.AsGGUF() {
 			m := MixTensor{Name: x.Name, Shape: x.Shape, Type: asFloats(x.Type), exact: t.Exact()}
 			switch {
-			case m.Type.Quantized():
-			case m.exact:
+			case m.exact: // of a folder with quantized routers, too
 				m.Type = dtype.Of(dtype.F32)
+			case m.Type.Quantized():
 			case f.float():
 				m.Type = dtype.Of(f.Default)
 			}

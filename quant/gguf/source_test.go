@@ -14,6 +14,7 @@ import (
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dry"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
@@ -69,6 +70,74 @@ func TestGGUFFromFolder(t *testing.T) {
 	}
 	if keys["general.name"] != "orig" || keys["general.file_type"] != uint32(32) || keys["tokenizer.ggml.tokens"] == nil {
 		t.Errorf("name %v, file type %v, tokens %T", keys["general.name"], keys["general.file_type"], keys["tokenizer.ggml.tokens"])
+	}
+}
+
+// TestQuantizedRouters: a folder whose routers bitsandbytes quantized, as it does with every nn.Linear, gives a GGUF
+// with routers of F32, as every other.
+func TestQuantizedRouters(t *testing.T) {
+	r, err := formats.Open(testdir.Shared(t, "golden/arch/qwen2-moe"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	nf4 := dtype.Type{Kind: dtype.NF4, Group: 64, Scale: dtype.F32}
+	router := func(name string) bool { return strings.HasSuffix(name, ".mlp.gate.weight") }
+	var plan []formats.TensorPlan
+	data := map[string][]byte{}
+	for i := range r.Tensors() {
+		x := &r.Tensors()[i]
+		b, err := r.Read(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := formats.TensorPlan{Name: x.Name, Shape: x.Shape, Type: x.Type}
+		if router(x.Name) {
+			v := make([]float32, x.Elements())
+			block.DecodeAll(v, block.Raw{Type: x.Type, Rows: x.Rows(), Cols: x.Cols(), Data: b})
+			m := block.New(nf4, x.Rows(), x.Cols())
+			if err := block.EncodeRows(m, 0, m.Rows, v, nil); err != nil {
+				t.Fatal(err)
+			}
+			p.Type, p.Linear, b = nf4, true, m.Data
+		}
+		plan, data[x.Name] = append(plan, p), b
+	}
+	dir := filepath.Join(t.TempDir(), "nf4")
+	w, err := formats.CreateFolder(dir, formats.FolderOptions{Config: r.Config(), Plan: plan, Layout: formats.Bitsandbytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range plan {
+		if err := w.Write(p.Name, data[p.Name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	src, err := arch.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	n := 0
+	for _, o := range []Options{{Type: "F16"}, {Type: "COPY"}, {Type: "Q8_0", OutputType: "F16", EmbeddingType: "F16", Tensors: []TensorType{{".", dtype.F16}}}} {
+		o.AllowRequantize = true
+		choices, err := MixOf(src, &o, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range choices {
+			if strings.HasSuffix(c.Name, "ffn_gate_inp.weight") {
+				if n++; c.To != dtype.Of(dtype.F32) {
+					t.Errorf("%s: %s is %v (%s)", o.Type, c.Name, c.To, c.Why)
+				}
+			}
+		}
+	}
+	if n != 6 {
+		t.Errorf("%d routers", n)
 	}
 }
 

@@ -149,17 +149,22 @@ func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, 
 	return slices.Repeat([][]int32{seq}, tokens/len(seq)), nil
 }
 
-// CollectImatrix is `quant imatrix`, of the model at path, for a file beside output.
-func CollectImatrix(ctx context.Context, dev kernels.Backend, path, output string, calibration data.Source, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
+// CollectImatrix is `quant imatrix`, of the model at path, for a file beside output, over samples of the text behind
+// its first skip ones.
+func CollectImatrix(ctx context.Context, dev kernels.Backend, path, output string, calibration data.Source, skip, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
 	src, err := OpenSource(path)
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
-	cal, err := calibrationFile(ctx, calibration, output, src, samples, length)
+	cal, err := calibrationFile(ctx, calibration, output, src, skip+samples, length)
 	if err != nil {
 		return nil, err
 	}
+	if skip >= len(cal) {
+		return nil, fail.Inputf(calibration.Path, "leave fewer out, or give more text", "it makes %d samples of %d tokens, and %d are left out", len(cal), length, skip)
+	}
+	cal = cal[skip:]
 	return collectImatrix(ctx, dev, src, cal, filepath.Base(calibration.Path), progress)
 }
 

@@ -90,7 +90,7 @@ func fileName(path string) error {
 }
 
 // inputFlags name what commands read.
-var inputFlags = []string{"model", "data", "adapter", "calibration", "imatrix", "tensor-type-file", "reference", "input"}
+var inputFlags = []string{"model", "data", "adapter", "calibration", "imatrix", "in-file", "tensor-type-file", "reference", "input"}
 
 // overInputs refuses an output that would take the place of what the command reads:
 // of a file, of a folder around it, or of a file within a folder.

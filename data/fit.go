@@ -2,6 +2,7 @@ package data
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/tunekit/tunekit/formats/fail"
 )
@@ -135,7 +136,11 @@ func (in *ingest) verdict() error {
 func (in *ingest) nothing() error {
 	r := in.report
 	if r.Rows == 0 {
-		return fail.Inputf(in.o.Name, "the files have no rows: look at what path names", "no row to train on (0 rows read)")
+		var paths []string
+		for _, d := range in.o.Datasets {
+			paths = append(paths, d.Path)
+		}
+		return fail.Inputf(in.o.Name, "the files have no rows: look at what path names", "no row to train on (0 rows read of %s)", strings.Join(paths, ", "))
 	}
 	if r.badRows == 0 {
 		return fail.Inputf(in.o.Name, "see the report for what happened to each row", "no row to train on (%s rows read)", group(r.Rows))

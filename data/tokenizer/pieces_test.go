@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -321,6 +322,35 @@ func TestFirstSpace(t *testing.T) {
 		}
 		if text := "To be, or not"; !slices.Equal(tok.Encode(text, true), back.Encode(text, true)) {
 			t.Errorf("legacy %s: %v, from a GGUF %v", legacy, tok.Encode(text, true), back.Encode(text, true))
+		}
+	}
+}
+
+// The unknown token spelled beside unknown characters is one piece with them. The ids are those of
+// tokenizers 0.23: Tokenizer.from_str(config).encode(text).ids.
+func TestUnknownSpelled(t *testing.T) {
+	bytes := ""
+	for b := range 256 {
+		bytes += fmt.Sprintf(`,["<0x%02X>",-9]`, b)
+	}
+	for _, c := range []struct {
+		more, text string
+		want       []int32
+	}{
+		{"", "a<unk>b", []int32{1, 0, 2}},
+		{"", "é<unk>b", []int32{0, 2}},
+		{"", "a<unk>éé<unk>", []int32{1, 0}},
+		{"", "<unk><unk>", []int32{0}},
+		{bytes, "a<unk>b", []int32{1, 0, 2}},
+		{bytes, "é<unk>b", []int32{198, 172, 63, 120, 113, 110, 65, 2}},
+		{bytes, "<unk><unk>", []int32{63, 120, 113, 110, 65, 63, 120, 113, 110, 65}},
+	} {
+		tok, err := Parse([]byte(`{"model":{"type":"Unigram","unk_id":0,"byte_fallback":`+fmt.Sprint(c.more != "")+`,"vocab":[["<unk>",0],["a",-1],["b",-2]`+c.more+`]}}`), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tok.Encode(c.text, false); !slices.Equal(got, c.want) {
+			t.Errorf("%q, %d bytes: %v, want %v", c.text, len(c.more), got, c.want)
 		}
 	}
 }

@@ -169,18 +169,18 @@ func (v *viterbi) offer(score float64, from int, id int32) {
 }
 
 // walk reads the best path from its end; neighbouring unknown characters are
-// one unknown piece.
+// one unknown piece, and so is the unknown token where the text spells it beside them.
 func (m *unigram) walk(path []viterbi, w string, out []int32) []int32 {
 	start := len(out)
 	for i := len(w); i > 0; {
 		v := path[i]
-		if v.id >= 0 {
+		if v.id >= 0 && v.id != m.unk {
 			out = append(out, v.id)
 			i = int(v.from)
 			continue
 		}
 		lo := i
-		for lo > 0 && path[lo].id < 0 {
+		for lo > 0 && (path[lo].id < 0 || path[lo].id == m.unk) {
 			lo = int(path[lo].from)
 		}
 		out = m.unknown(w[lo:i], out)
@@ -194,6 +194,9 @@ func (m *unigram) walk(path []viterbi, w string, out []int32) []int32 {
 
 // unknown appends, last first, the bytes of an unknown piece or its one id.
 func (m *unigram) unknown(piece string, out []int32) []int32 {
+	if id, ok := m.ids[piece]; ok && id == m.unk {
+		return append(out, id)
+	}
 	n := len(out)
 	for i := len(piece) - 1; m.byteFallback && i >= 0; i-- {
 		id := m.bytes[piece[i]]

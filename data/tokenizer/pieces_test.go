@@ -354,3 +354,35 @@ func TestUnknownSpelled(t *testing.T) {
 		}
 	}
 }
+
+// A text whose first character a normalizer takes gets no ▁ from Metaspace's scheme first; what it
+// would take of that character alone says nothing. The ids are those of tokenizers 0.23, with this config.
+func TestHeadlessText(t *testing.T) {
+	for _, c := range []struct {
+		normalizer, text string
+		want             []int32
+	}{
+		{`{"type": "Strip", "strip_left": false, "strip_right": true}`, "\u3000a", []int32{1, 0, 2}},
+		{`{"type": "Strip", "strip_left": false, "strip_right": true}`, "a\u3000", []int32{1, 2}},
+		{`{"type": "Strip", "strip_left": true, "strip_right": false}`, "\u3000a", []int32{2}},
+		{`{"type": "Strip", "strip_left": true, "strip_right": false}`, "a", []int32{1, 2}},
+		{`{"type": "Replace", "pattern": {"String": "ab"}, "content": ""}`, "aba", []int32{2}},
+		{`{"type": "Replace", "pattern": {"String": "ab"}, "content": ""}`, "aab", []int32{1, 2}},
+		{`{"type": "Replace", "pattern": {"String": "ab"}, "content": "x"}`, "aba", []int32{4, 2}},
+		{`{"type": "Replace", "pattern": {"String": "ab"}, "content": "x"}`, "aab", []int32{1, 2, 4}},
+		{`{"type": "Replace", "pattern": {"String": "a"}, "content": "x"}`, "ab", []int32{1, 4, 3}},
+		{`{"type": "Replace", "pattern": {"Regex": "^a+$"}, "content": ""}`, "ab", []int32{1, 2, 3}},
+		{`{"type": "Replace", "pattern": {"Regex": "^a+$"}, "content": ""}`, "a", []int32{}},
+		{`{"type": "Replace", "pattern": {"Regex": "^a+"}, "content": "x"}`, "ab", []int32{1, 4, 3}},
+		{`{"type": "Replace", "pattern": {"Regex": "^a+"}, "content": "x"}`, "aab", []int32{4, 3}},
+	} {
+		tok, err := Parse([]byte(`{"normalizer":`+c.normalizer+`,"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":false},`+
+			`"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0],["▁",-3],["a",-4],["b",-4],["x",-4]]}}`), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tok.Encode(c.text, false); !slices.Equal(got, c.want) {
+			t.Errorf("%s %q: %v, want %v", c.normalizer, c.text, got, c.want)
+		}
+	}
+}

@@ -191,6 +191,9 @@ const knownNormalizers = "BertNormalizer, ByteLevel, Lowercase, NFC, NFD, NFKC, 
 type normalizer struct {
 	apply func(string) string
 	most  func(string) int // bytes that apply may make; nil: not many times those there are
+
+	// beheads tells whether the first character of a text goes; nil: where alone it becomes nothing.
+	beheads func(string) bool
 }
 
 // growth is how many times longer normalizers may make a text, beside some room: a
@@ -208,8 +211,7 @@ func (t *Tokenizer) normalize(s string) (string, error) {
 func (t *Tokenizer) normalized(s string) (_ string, headless bool, err error) {
 	most := growth*len(s) + growthRoom
 	for _, n := range t.norm {
-		_, first := utf8.DecodeRuneInString(s)
-		headless = headless || first > 0 && n.apply(s[:first]) == ""
+		headless = headless || n.behead(s)
 		if n.most != nil && n.most(s) > most {
 			return "", false, fmt.Errorf("its normalizers would make more than %d bytes of a text of %d", most, len(s))
 		}
@@ -218,6 +220,15 @@ func (t *Tokenizer) normalized(s string) (_ string, headless bool, err error) {
 		}
 	}
 	return s, headless, nil
+}
+
+// behead tells whether the first character of a text goes.
+func (n normalizer) behead(s string) bool {
+	if n.beheads != nil {
+		return n.beheads(s)
+	}
+	_, first := utf8.DecodeRuneInString(s)
+	return first > 0 && n.apply(s[:first]) == ""
 }
 
 func compileNormalizer(c *component) ([]normalizer, error) {
@@ -265,7 +276,7 @@ func compileNormalizer(c *component) ([]normalizer, error) {
 			return c.Prepend + s
 		})
 	case "Strip":
-		return one(func(s string) string {
+		strip := func(s string) string {
 			if c.StripLeft {
 				s = strings.TrimLeftFunc(s, unicode.IsSpace)
 			}
@@ -273,7 +284,8 @@ func compileNormalizer(c *component) ([]normalizer, error) {
 				s = strings.TrimRightFunc(s, unicode.IsSpace)
 			}
 			return s
-		})
+		}
+		return []normalizer{{apply: strip, beheads: func(s string) bool { return c.StripLeft && strings.TrimLeftFunc(s, unicode.IsSpace) != s }}}, nil
 	case "Replace":
 		n, err := compileReplace(c)
 		return []normalizer{n}, err
@@ -323,6 +335,8 @@ func compileReplace(c *component) (normalizer, error) {
 		return normalizer{
 			apply: func(s string) string { return strings.ReplaceAll(s, from, c.Content) },
 			most:  func(s string) int { return len(s) + strings.Count(s, from)*len(c.Content) },
+
+			beheads: func(s string) bool { return strings.HasPrefix(s, from) && c.takes(from) },
 		}, nil
 	case c.Pattern != nil && c.Pattern.Regex != nil:
 		re, err := compilePattern(*c.Pattern.Regex)
@@ -343,9 +357,23 @@ func compileReplace(c *component) (normalizer, error) {
 				}
 				return n
 			},
+			beheads: func(s string) bool {
+				for _, p := range r.matches(s) {
+					if p.hi > 0 {
+						return p.match && c.takes(s[:p.hi])
+					}
+				}
+				return false
+			},
 		}, nil
 	}
 	return normalizer{}, fmt.Errorf("Replace has no pattern")
+}
+
+// takes tells whether a Replace takes the first character of a match away: what it writes
+// counts as the match's last character.
+func (c *component) takes(match string) bool {
+	return c.Content == "" || utf8.RuneCountInString(match) > 1
 }
 
 // replace writes with for every match.

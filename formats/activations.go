@@ -255,6 +255,28 @@ func (g *grouper) quarkInputs() bool {
 	})
 }
 
+// quarkTurned is the name of an algorithm of Quark that leaves weights whose inputs must
+// be turned, "" for none: rotations R1 and R2 lie in the weights, R3 turns queries and keys
+// alike, R4 and an R1 that is said to be online are made of the inputs.
+func (g *grouper) quarkTurned() string {
+	if m, _ := g.config.get("quant_method").(string); m != "quark" {
+		return ""
+	}
+	list, ok := g.config.get("algo_config").([]any)
+	if !ok {
+		list = []any{g.config.get("algo_config")}
+	}
+	for _, v := range list {
+		o, _ := v.(object)
+		name, _ := o.get("name").(string)
+		online := o.get("online_r1_rotation")
+		if n := strings.ToLower(name); (n == "rotation" || n == "quarot") && (o.get("r4") != false || online != nil && online != false) {
+			return name
+		}
+	}
+	return ""
+}
+
 // modelopt is the inputs of a module in ModelOpt's own configuration, without groups:
 // an algorithm for all modules, or for each.
 func (g *grouper) modelopt(module string) (t dtype.Type, grid inputGrid, left string) {

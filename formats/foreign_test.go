@@ -107,6 +107,8 @@ func TestForeignRefused(t *testing.T) {
 		`{"quant_method":"gemma","num_bits":8}`: `quant_method is "gemma", whose weights are not read`,
 		`{"quant_method":"unheard-of"}`:         `quant_method is "unheard-of", whose weights are not read`,
 		`{"quant_method":"compressed-tensors","transform_config":{"config_groups":{"u":{"type":"hadamard"}}}}`:                    "transform_config",
+		`{"quant_method":"quark","algo_config":[{"name":"smooth"},{"name":"rotation","r1":true}]}`:                                "algo_config",
+		`{"quant_method":"quark","algo_config":{"name":"rotation","r4":false,"online_r1_rotation":true}}`:                         "algo_config",
 		`{"quant_method":"auto-round","rotation_config":{"hadamard_type":"quarot"}}`:                                              "rotation_config",
 		`{"quant_method":"compressed-tensors","sparsity_config":{"format":"sparse-24-bitmask"}}`:                                  `"sparse-24-bitmask"`,
 		`{"quant_method":"compressed-tensors","format":"marlin-24"}`:                                                              `"marlin-24"`,
@@ -128,7 +130,8 @@ func TestForeignRefused(t *testing.T) {
 		}
 	}
 	for _, config := range []string{`{"quant_method":"compressed-tensors","transform_config":{},"sparsity_config":{"format":"dense"},"config_groups":{"a":{"targets":["Linear"]}}}`,
-		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["b"],"input_activations":null}}}`, `{"quant_method":"auto-round","rotation_config":null,"packing_format":"auto_round:llm_compressor"}`} {
+		`{"quant_method":"compressed-tensors","config_groups":{"a":{"targets":["b"],"input_activations":null}}}`, `{"quant_method":"auto-round","rotation_config":null,"packing_format":"auto_round:llm_compressor"}`,
+		`{"quant_method":"quark","algo_config":[{"name":"rotation","r1":true,"r2":true,"r3":true,"r4":false}]}`} {
 		mustOpen(t, foreignFolder(t, config, w, nil))
 	}
 }

@@ -159,6 +159,10 @@ func (g *grouper) checkMethod() error {
 		}
 		return unsupported(g.where, "quantize the model without transforms", "quantization_config.%s: weights that a transform has turned are not read", key)
 	}
+	if name := g.quarkTurned(); name != "" {
+		return unsupported(g.where, "quantize the model without rotations that are made while it runs (r4, online_r1_rotation)",
+			"quantization_config.algo_config: %s turns inputs of matrices while the model runs, which is not done here", quote(name))
+	}
 	sparsity, _ := g.config.get("sparsity_config").(object)
 	f, _ := sparsity.get("format").(string)
 	if own, _ := g.config.get("format").(string); strings.Contains(own, "24") || strings.Contains(own, "sparse") {

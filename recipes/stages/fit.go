@@ -96,6 +96,13 @@ func FitModel(path string, memory int64, context int) (*Fit, error) {
 	}
 	perToken := float64(all-one) / float64(max(f.Context-1, 1)) / 2 // here they are 32 bits
 	f.Cache, f.Working = one+int64(perToken*float64(f.Context-1)), working
+	windows, latents := src.Spec.LessCached(f.Context)
+	if windows {
+		f.Notes = append(f.Notes, "the cache has all positions of layers with windows, too, as here; llama.cpp and vLLM keep the windows alone")
+	}
+	if latents {
+		f.Notes = append(f.Notes, "the cache has the keys and values that latents become, as here; llama.cpp and vLLM keep the latents alone")
+	}
 	f.rows(src, perToken, one)
 	for _, n := range []int{2, 4, 8} {
 		why, group := src.Spec.Split(n)

@@ -404,6 +404,18 @@ func (s *Spec) windows() (local []bool, size int) {
 	return local, size
 }
 
+// LessCached reports whether programs can keep less of a long text than the keys and
+// values of all its positions, as is done here: a window of them, or the latents that they
+// are made of.
+func (s *Spec) LessCached(tokens int) (windows, latents bool) {
+	_, size := s.windows()
+	for _, l := range s.Layers {
+		_, ok := bodyOf[*MLA](l)
+		latents = latents || ok
+	}
+	return size > 0 && size < tokens, latents
+}
+
 func first[B Body](s *Spec) (none B) {
 	for _, l := range s.Layers {
 		if b, ok := bodyOf[B](l); ok {

@@ -134,7 +134,7 @@ func tolerance(k int) float64 { return 1e-6 * math.Sqrt(float64(k)+20) }
 func TestLinear(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		c := New(Options{})
-		for _, s := range [][3]int{{1, 64, 40}, {2, 96, 33}, {7, 128, 5}, {16, 64, 67}, {17, 64, 64}, {40, 320, 100}, {131, 64, 17}} {
+		for _, s := range [][3]int{{1, 64, 40}, {2, 96, 33}, {7, 128, 5}, {16, 64, 67}, {17, 64, 64}, {40, 320, 100}, {131, 64, 17}, {9, 576, 130}, {40, 500, 140}} {
 			for i := range 32 {
 				l, w := newLinearCase(t, c, s[0], s[1], s[2], dtype.Of([]dtype.Kind{dtype.F32, dtype.BF16}[i&1]))
 				l.bf16, l.bias, l.pair = i&2 != 0, i&4 != 0, i&8 != 0

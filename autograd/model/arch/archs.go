@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -228,22 +229,42 @@ var ErrUnknown = errors.New("is not supported")
 // does not; ours are the names it is compared with.
 func unknown(name, what string, ours []string) error {
 	near := ""
-	if n := nearestClass(name, ours); n != "" {
+	if n := generation(name, ours); n != "" {
+		near = "; the nearest is " + n + ", a model of another generation, which computes something else"
+	} else if n := nearestClass(name, ours); n != "" {
 		near = "; did you mean " + n + "?"
 	}
 	return fmt.Errorf("%s %w%s; known: %s", what, ErrUnknown, near, known())
 }
 
-// hubNames are names of architectures in folders: values of model_type and classes.
-func hubNames() (names []string) {
+// hubNames are names of architectures in folders: classes, or values of model_type.
+func hubNames(classes bool) (names []string) {
 	for _, a := range archs {
-		names = append(append(names, a.Name), a.HF...)
+		if !classes {
+			names = append(names, a.Name)
+			continue
+		}
+		names = append(names, a.HF...)
 	}
 	for i := range wholes {
-		names = append(names, wholes[i].name, wholes[i].class)
+		names = append(names, map[bool]string{true: wholes[i].class, false: wholes[i].name}[classes])
 	}
 	return names
 }
+
+// generation is the last of names that differs from name in digits alone; "" where there
+// is none.
+func generation(name string, names []string) (last string) {
+	rest := func(name string) string { return strings.Trim(digits.ReplaceAllString(name, ""), "_-.") }
+	for _, n := range names {
+		if n != name && rest(n) == rest(name) {
+			last = max(last, n)
+		}
+	}
+	return last
+}
+
+var digits = regexp.MustCompile(`[0-9]+`)
 
 // nearestClass is the one of names that name is most like: of classes by what stands
 // before what most of them end with.
@@ -255,8 +276,8 @@ func nearestClass(name string, names []string) string {
 		}
 		return name
 	}
-	if base(name) == name {
-		return fail.Nearest(name, names)
+	if n := fail.Nearest(name, names); n != "" && base(name) == name {
+		return n
 	}
 	bases := make([]string, len(names))
 	for i, n := range names {

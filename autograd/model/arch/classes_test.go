@@ -201,3 +201,45 @@ func checkGradients(t *testing.T, dir string, f *archtest.Class) {
 		t.Errorf("%d of %d gradients are of known names", compared, len(f.Grads))
 	}
 }
+
+// Larger models as AutoModel saves them have no head, and names that begin otherwise; what
+// was added to a vocabulary is stated where the half that reads text is.
+func TestLargerBare(t *testing.T) {
+	classes, err := archtest.Classes("testdata/classes.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := classes["llava_next"]
+	write := func(config string, tensors []formats.NamedTensor) string {
+		dir := t.TempDir()
+		err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o666)
+		if err == nil {
+			err = formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), tensors, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	whole := write(string(c.Config), c.Stored())
+	want, _ := logitsOf(t, whole, archtest.ClassIDs)
+	tensors := c.Stored()
+	for i := range tensors {
+		tensors[i].Name = strings.Replace(tensors[i].Name, "language_model.model.", "language_model.", 1)
+	}
+	bare := write(strings.Replace(string(c.Config), "LlavaNextForConditionalGeneration", "LlavaNextModel", 1), tensors)
+	got, _ := logitsOf(t, bare, archtest.ClassIDs)
+	near(t, "without a head", got, want, 0)
+
+	src := open(t, whole)
+	if err := src.Grow(260); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "grown")
+	if err := (&arch.Dense{Path: out}).Write(context.Background(), cpu.New(cpu.Options{}), src, nil); err != nil {
+		t.Fatal(err)
+	}
+	if v := open(t, out).Spec.V; v != 260 {
+		t.Errorf("%d tokens, want 260", v)
+	}
+}

@@ -144,12 +144,15 @@ func (s *Source) readConfig() error {
 	if s.arch != nil && !s.arch.goesWith(class, model, c.raw["auto_map"] != nil) {
 		return fmt.Errorf("config.json: architectures names %s, model_type is %q, which is of another architecture or of none: one of them is wrong", class, model)
 	}
+	if s.arch == nil && class == "" && model == "" {
+		return fmt.Errorf("config.json: neither architectures nor model_type says what model this is; take the file from where the model was published")
+	}
 	if s.arch == nil {
 		what := fmt.Sprintf("config.json: architecture %q (model_type %q)", class, model)
 		if c.has("auto_map") {
 			what += ", whose code comes with it (auto_map) and is not run here,"
 		}
-		return unknown(cmp.Or(class, model), what, hubNames())
+		return unknown(cmp.Or(class, model), what, hubNames(class != ""))
 	}
 	for _, part := range []*Config{c, c.text()} {
 		if err := part.noZeroFactors(); err != nil {

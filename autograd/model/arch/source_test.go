@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,10 +22,21 @@ func (f fake) Config() []byte { return []byte(f.config) }
 
 // TestUnknownArchitecture: the error lists what there is and names the nearest.
 func TestUnknownArchitecture(t *testing.T) {
-	_, err := FromReader(fake{config: `{"architectures":["LlamaForCausalLN"],"model_type":"lama"}`})
-	for _, want := range []string{"LlamaForCausalLN", "did you mean LlamaForCausalLM?", "known: llama, qwen2"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error says %v, want %s", err, want)
+	for config, want := range map[string]string{
+		`{"architectures":["LlamaForCausalLN"],"model_type":"lama"}`:  `LlamaForCausalLN.* did you mean LlamaForCausalLM\?; known: llama, qwen2`,
+		`{"architectures":["Qwen4ForCausalLM"],"model_type":"qwen4"}`: `the nearest is Qwen3ForCausalLM, a model of another generation`,
+		`{"model_type":"qwen4"}`: `the nearest is qwen3_5, a model of another generation`,
+		`{"architectures":["MambaForCausalLM"],"model_type":"mamba"}`:                                       `the nearest is Mamba2ForCausalLM, a model of another generation`,
+		`{"architectures":["llama"],"model_type":"llama"}`:                                                  `did you mean LlamaForCausalLM\?`,
+		`{"architectures":["InternVLChatModel"],"model_type":"internvl_chat","auto_map":{"AutoModel":"x"}}`: `auto_map`,
+		`{"architectures":["LlavaForConditionalGeneration"],"text_config":{"model_type":"vicuna"}}`:         `text_config: model_type "vicuna" is not supported; known`,
+		`{"architectures":["LlavaForConditionalGeneration"]}`:                                               `text_config: missing`,
+		`{"architectures":["LlavaForConditionalGeneration"],"model_type":"qwen2"}`:                          `one of them is wrong`,
+		`{}`: `neither architectures nor model_type`,
+	} {
+		_, err := FromReader(fake{config: config})
+		if err == nil || !regexp.MustCompile(want).MatchString(err.Error()) {
+			t.Errorf("%s: %v, want %s", config, err, want)
 		}
 	}
 }

@@ -239,7 +239,7 @@ func (x *env) weight(t dtype.Type, rows, cols int) kernels.Mat {
 	}
 	raw := block.New(t, rows, cols)
 	part := block.New(t, min(rows, 64), cols)
-	if x.err = block.Encode(part, noise(part.Rows*cols), nil); x.err != nil {
+	if x.err = block.Encode(part, noise(part.Rows*cols), evenly(t, cols)); x.err != nil {
 		return kernels.Mat{}
 	}
 	for p := range dtype.NumPlanes {

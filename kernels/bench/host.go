@@ -12,6 +12,14 @@ import (
 	"github.com/tunekit/tunekit/kernels/par"
 )
 
+// evenly are weights of columns for types that cannot be encoded without.
+func evenly(t dtype.Type, cols int) []float32 {
+	if !block.NeedsImportance(t.Kind) {
+		return nil
+	}
+	return slices.Repeat([]float32{1}, cols)
+}
+
 // encoders are the quantizers, by the bytes of f32 they take in.
 func encoders() []row {
 	const n, cols = 512, 2048
@@ -19,11 +27,7 @@ func encoders() []row {
 	for _, t := range []dtype.Type{dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q6_K), dtype.Of(dtype.IQ4_XS),
 		dtype.Of(dtype.IQ3_S), dtype.Of(dtype.IQ2_XS), dtype.Of(dtype.IQ1_M), dtype.Of(dtype.TQ2_0), dtype.Of(dtype.NVFP4), dtype.NF4Double, int4(128)} {
 		out = append(out, row{"encode", fmt.Sprint(t), func(x *env) op {
-			m, v := block.New(t, n, cols), noise(n*cols)
-			var w []float32
-			if block.NeedsImportance(t.Kind) {
-				w = slices.Repeat([]float32{1}, cols)
-			}
+			m, v, w := block.New(t, n, cols), noise(n*cols), evenly(t, cols)
 			return op{work: 4 * n * cols / 1e6, unit: "MB/s", call: func() {
 				if err := block.Encode(m, v, w); err != nil && x.err == nil {
 					x.err = err

@@ -117,7 +117,8 @@ const streamed = 192 << 20
 func matvecs() []row {
 	var out []row
 	for _, k := range []dtype.Kind{dtype.F32, dtype.F16, dtype.BF16, dtype.Q8_0, dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1, dtype.IQ4_NL,
-		dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K, dtype.IQ4_XS} {
+		dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K, dtype.IQ4_XS, dtype.IQ3_S, dtype.IQ3_XXS, dtype.IQ2_S, dtype.IQ2_XS, dtype.IQ2_XXS,
+		dtype.IQ1_M, dtype.IQ1_S, dtype.TQ2_0, dtype.TQ1_0, dtype.Q2_0, dtype.Q1_0, dtype.MXFP4, dtype.NVFP4} {
 		out = append(out, matvec(dtype.Of(k), true))
 	}
 	for _, t := range []dtype.Type{dtype.NF4Double, {Kind: dtype.NF4, Group: 64}, {Kind: dtype.FP4, Group: 64}, int4(128),

@@ -8,7 +8,10 @@ import (
 )
 
 // Env is a run as its stages see it.
-type Env struct{ x *run }
+type Env struct {
+	x    *run
+	team *Team // of the running stage; nil: it is alone
+}
 
 // Name is the run's.
 func (e *Env) Name() string { return e.x.Name }
@@ -63,8 +66,11 @@ func (e *Env) Begin(j *Job) error {
 // Dir is where a stage's artifact lies.
 func (e *Env) Dir(j *Job) string { return e.x.dir.stage(j.ID) }
 
-// WorkDir holds the state of a stage's unfinished work.
-func (e *Env) WorkDir(j *Job) string { return e.x.dir.work(j.ID) }
+// WorkDir holds the state of a stage's unfinished work, of each rank its own.
+func (e *Env) WorkDir(j *Job) string { return rankDir(e.x.dir.work(j.ID), e.team) }
+
+// Team is the processes that the running stage works in; nil: this one alone.
+func (e *Env) Team() *Team { return e.team }
 
 // Path is the file or folder a reference stands for.
 func (e *Env) Path(ref Ref) string {

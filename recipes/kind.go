@@ -20,10 +20,12 @@ type Kind struct {
 	Left  func() any // a pointer to what a finished stage leaves for the report; it is kept as JSON
 	Gives []RefKind  // what a reference to such a stage can stand for
 
-	HostOnly bool // results do not depend on the device or the level of the kernels
-	Reforms  bool // makes the model it reads in another form: what kl compares with
-	Keeps    bool // a killed stage knows what of its folder is whole, and goes on there
-	Measures bool // runs again for --write-baseline
+	HostOnly bool            // results do not depend on the device or the level of the kernels
+	Reforms  bool            // makes the model it reads in another form: what kl compares with
+	Keeps    bool            // a killed stage knows what of its folder is whole, and goes on there
+	Measures bool            // runs again for --write-baseline
+	Ranks    func(o any) int // processes that it works in (Env.Team); nil: one
+
 	Replaces bool // its model stands for the recipe's base in all stages below
 
 	Resolve func(o any, s Setting, bad Bad)                                                     // fills in what is not given, and checks what tags cannot say

@@ -16,6 +16,7 @@ import (
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/device"
+	"github.com/tunekit/tunekit/recipes/report"
 )
 
 // Planner computes the plan of a run from names, shapes, types and a look at
@@ -196,24 +197,57 @@ func (p *Planner) stage(j *Job) (StagePlan, error) {
 		s.Skipped, s.Does = true, "left out"
 		return s, nil
 	}
+	n := j.ranks()
+	whole := p.share(n)
+	defer whole()
 	err := j.Kind.Plan(p, j, &s)
 	if err == nil && !p.fits(&s) {
 		err = p.Refusal(&s, "needs")
 	}
 	var refused *fail.Error
 	if errors.As(err, &refused) && refused.Kind == fail.Limit {
-		if n := p.least(j, s.Peak); n > 0 {
+		if need := p.least(j, s.Peak); need > 0 {
 			key := "memory_limit"
 			if p.copies {
 				key = "device_memory_limit"
 			}
-			refused.Hint = strings.TrimPrefix(fmt.Sprintf("%s\n%s: %dMiB → it fits", refused.Hint, key, n>>20), "\n")
+			refused.Hint = strings.TrimPrefix(fmt.Sprintf("%s\n%s: %dMiB → it fits", refused.Hint, key, p.together(need, n)>>20), "\n")
+		}
+		if n > 1 {
+			refused.Msg += fmt.Sprintf(", on each of %d ranks", n)
+		}
+	}
+	if n > 1 {
+		s.Note("%d ranks on %s, %s each", n, p.x.devices(n), report.Memory(s.Peak+p.process.Program))
+		s.Peak = p.together(s.Peak+p.process.Program, n) - p.process.Program
+		for purpose, bytes := range s.Memory {
+			s.Memory[purpose] = p.together(bytes, n)
 		}
 	}
 	if s.GoesOn {
 		s.Note("goes on where it was")
 	}
 	return s, err
+}
+
+// share makes the limits those of one of n ranks, until whole is called: ranks on the
+// CPU have one memory.
+func (p *Planner) share(n int) (whole func()) {
+	limit, process, shown := p.Limit, p.process, p.plan.Limit
+	if n > 1 && !p.copies && process.Bytes > 0 {
+		p.process.Bytes /= int64(n)
+		p.plan.Limit = p.process.Bytes
+		p.Limit = max(p.process.Bytes-process.Program, 1)
+	}
+	return func() { p.Limit, p.process, p.plan.Limit = limit, process, shown }
+}
+
+// together is what n ranks take of a memory of which each takes so many bytes.
+func (p *Planner) together(each int64, n int) int64 {
+	if p.copies {
+		return each
+	}
+	return each * int64(n)
 }
 
 // fits reports whether the process has room for a stage beside the program itself.

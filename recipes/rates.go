@@ -25,7 +25,8 @@ const overhead = 1.15
 
 // probe measures the run's device, whatever its memory limit.
 func (x *run) probe() (Rates, error) {
-	dev, err := x.open(device.NoLimit)
+	_, threads := x.shares(1)
+	dev, err := x.open(device.NoLimit, threads)
 	if err != nil {
 		return Rates{}, err
 	}

@@ -36,6 +36,8 @@ type Recipe struct {
 
 	kinds Kinds
 	path  string
+	text  []byte // as it was read, and what was set over it
+	sets  []string
 	given map[string]string // paths of the keys that were written, and where
 }
 
@@ -90,7 +92,7 @@ func (k Kinds) Parse(name string, data []byte, sets []string) (*Recipe, error) {
 	}
 	form := reflect.New(k.form()).Elem()
 	d.Decode(root, form)
-	r := &Recipe{kinds: k, path: name, given: d.Given}
+	r := &Recipe{kinds: k, path: name, text: data, sets: sets, given: d.Given}
 	k.read(form, r)
 	schema.Fill(r)
 	given := r.Name != ""

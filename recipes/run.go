@@ -3,6 +3,7 @@ package recipes
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,6 +44,10 @@ type RunOptions struct {
 	MemoryLimit   int64
 	WriteBaseline string // of the eval stages
 	Events        func(Event)
+	// StartRank is a command, not started, that calls Kinds.Rank with its standard input
+	// and output, and ends with a RankFailure on standard error where that fails. nil:
+	// stages of several ranks are refused.
+	StartRank func() *exec.Cmd
 }
 
 // run is one execution of a recipe.
@@ -70,7 +75,7 @@ func (r *Recipe) Run(ctx context.Context, opt RunOptions) (*report.Summary, erro
 	if err != nil {
 		return nil, err
 	}
-	defer x.dev.Close()
+	defer func() { x.dev.Close() }() // which may then be another
 	unlock, err := x.dir.lock("wait for it, or give this run another name: --set name=…")
 	if err != nil {
 		return nil, err
@@ -101,7 +106,7 @@ func (r *Recipe) prepare(opt RunOptions) (*run, error) {
 		opt.Dir = "runs"
 	}
 	x := &run{Recipe: r, opt: opt, dir: folder(filepath.Join(opt.Dir, r.Name)), addr: map[string]Digest{}, done: map[string]*Result{}, inputs: map[string]Digest{}}
-	x.env = &Env{x}
+	x.env = &Env{x: x}
 	var err error
 	if x.jobs, err = r.Resolve(); err != nil {
 		return nil, err
@@ -118,7 +123,7 @@ func (r *Recipe) prepare(opt RunOptions) (*run, error) {
 		return nil, err
 	}
 	x.hashes = loadHashes(x.dir.state("hashes.json"))
-	x.dev, err = x.open(x.memoryLimit())
+	x.dev, err = x.open(x.shares(1))
 	return x, err
 }
 
@@ -131,15 +136,8 @@ func (r *Recipe) ids() []string {
 }
 
 // open opens the device of the recipe, or that which the command line prefers.
-func (x *run) open(limit int64) (kernels.Backend, error) {
-	threads, name := x.opt.Threads, x.opt.Device
-	if threads == 0 {
-		threads = x.Threads
-	}
-	if name == "" {
-		name = x.Device
-	}
-	return device.Open(name, device.Options{Threads: threads, MemoryLimit: limit, DeviceMemoryLimit: int64(x.DeviceMemoryLimit), Level: x.recordedLevel()})
+func (x *run) open(limit int64, threads int) (kernels.Backend, error) {
+	return device.Open(x.deviceOf(0), device.Options{Threads: threads, MemoryLimit: limit, DeviceMemoryLimit: int64(x.DeviceMemoryLimit), Level: x.recordedLevel()})
 }
 
 func (x *run) wanted(id string) bool {
@@ -203,17 +201,16 @@ func (x *run) one(ctx context.Context, j *Job, res *Result) error {
 	x.dev.ResetCounters() // memory is counted from here
 	x.env.Event(Event{What: "start"})
 	began := time.Now()
-	if err := j.Kind.Run(ctx, x.env, j, res); err != nil {
+	if err := x.work(ctx, j, res); err != nil {
 		var gate *fail.Error
 		if !(errors.As(err, &gate) && gate.Kind == fail.Gate) {
 			return err
 		}
-		res.Seconds, res.Peak = time.Since(began).Seconds(), x.dev.Info().PeakTotal
+		res.Seconds = time.Since(began).Seconds()
 		x.done[j.ID] = res // shown in the report, but not recorded as done
 		return err
 	}
 	res.Seconds = time.Since(began).Seconds()
-	res.Peak = x.dev.Info().PeakTotal
 	if err := x.save(j, res); err != nil {
 		return err
 	}

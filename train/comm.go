@@ -34,6 +34,17 @@ type Comm interface {
 // alone is the Comm of a training of one rank.
 type alone struct{}
 
+// supposed is the Comm of rank 0 of a training of so many ranks that are not there: what
+// one of them would do, for plans.
+type supposed int
+
+func (supposed) Rank() int              { return 0 }
+func (s supposed) Size() int            { return int(s) }
+func (supposed) Sum([]float32) error    { return nil }
+func (supposed) Broadcast([]byte) error { return nil }
+
+func (supposed) Gather(v []float64) ([][]float64, error) { return [][]float64{v}, nil }
+
 func (alone) Rank() int              { return 0 }
 func (alone) Size() int              { return 1 }
 func (alone) Sum([]float32) error    { return nil }
@@ -86,7 +97,7 @@ func agree(c Comm, err error) error {
 	case worst == interrupted:
 		return fmt.Errorf("rank %d: %w", who, context.Canceled)
 	}
-	return fail.Limitf("train", "look at what that rank says", "rank %d stopped", who)
+	return fail.Limitf("train", "look at what that rank says", "%w", &Gone{Rank: who})
 }
 
 // share is a rank's part of a step: equal numbers of micro-batches in their

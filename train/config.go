@@ -38,7 +38,8 @@ type Config struct {
 	GradScaler GradScaler  `yaml:"grad_scaler,omitempty" doc:"dtype: fp16: how the loss is scaled, by torch.amp.GradScaler's names"`
 
 	MicroBatchSize            int     `yaml:"micro_batch_size" doc:"rows of max_length (packed) or samples" default:"1" range:"[1,65536]"`
-	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps" doc:"micro batches a step" default:"16" range:"[1,65536]"`
+	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps" doc:"micro batches a step, of each rank" default:"16" range:"[1,65536]"`
+	Ranks                     int     `yaml:"ranks,omitempty" doc:"processes that train together, each with micro batches of its own: device: cuda:0 and ranks: 2 take cuda:0 and cuda:1; on the CPU they share it" unset:"1" range:"[1,64]"`
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"(0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
@@ -186,7 +187,7 @@ func (c Config) check(given Config) error {
 	if given.WarmupRatio != nil && given.WarmupSteps != nil {
 		return fail.Usagef("train.warmup_steps", "give one of them", "warmup_ratio and warmup_steps are both given")
 	}
-	if err := c.checkObjective(given); err != nil {
+	if err := cmp.Or(c.checkObjective(given), c.checkRanks()); err != nil {
 		return err
 	}
 	if c.Adapter != "lora" && c.Adapter != "qlora" && !sameLoRA(c.LoRA) {
@@ -221,6 +222,14 @@ func (c Config) check(given Config) error {
 	}
 	_, err := c.LoRA.Resolve()
 	return err
+}
+
+// checkRanks refuses what has answers written: that is done on one rank.
+func (c Config) checkRanks() error {
+	if c.Ranks > 1 && (c.Asks() || c.Writes()) {
+		return fail.Usagef("train.ranks", "leave ranks out; distill with given answers (no lmbda, no seq_kd) trains on several", "objective: %s has answers written, which one rank does, and ranks is %d", c.Objective, c.Ranks)
+	}
+	return nil
 }
 
 // sameLoRA reports whether nothing in c is set.

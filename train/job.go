@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"math"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -43,7 +44,8 @@ type Job struct {
 	// Comm connects the ranks that train together; nil: one rank. A step then
 	// has gradient_accumulation_steps micro-batches for each rank, and the result
 	// depends on the number of ranks only by the order of sums. The caller owns
-	// it, and closes it when Run returns so that other ranks do not wait.
+	// it, and closes it when Run returns so that other ranks do not wait. It has
+	// Config.Ranks ranks.
 	Comm Comm
 	// Reference is what answers are held against; nil: the model without its adapter
 	// or, where all weights are trained, as it is before the first step.
@@ -52,8 +54,9 @@ type Job struct {
 	// adapter, which is then a part of it.
 	AsItBegan bool
 	// Dir holds the run's state: checkpoints, metrics.jsonl, a lock. It is
-	// made when absent; a run that finds its own state there goes on. Rank 0's;
-	// the others write nothing.
+	// made when absent; a run that finds its own state there goes on. Other ranks
+	// than 0 have each another one, or none, for what has no room in memory and for
+	// what answers are held against; they keep no state.
 	Dir string
 	// Identity names the inputs (base model, data, recipe): the state of a run
 	// with another identity is refused.
@@ -128,7 +131,7 @@ func (j *Job) checkExperts() error {
 // is only ever continued by the run it belongs to.
 func (j *Job) identity(ps []param, bf16 bool, total int) (string, error) {
 	c := j.Config
-	c.GradientCheckpointing, c.SaveSteps, c.SaveTotalLimit, c.DType, c.OffloadOptimizer, c.ActivationOffloading, c.Tracking = "", Every{}, 0, "", "", "", Tracking{}
+	c.GradientCheckpointing, c.SaveSteps, c.SaveTotalLimit, c.DType, c.OffloadOptimizer, c.ActivationOffloading, c.Tracking, c.Ranks = "", Every{}, 0, "", "", "", Tracking{}, 0
 	if c.Objective == "sft" { // states from before there were others go on
 		c.Objective = ""
 	}
@@ -139,7 +142,11 @@ func (j *Job) identity(ps []param, bf16 bool, total int) (string, error) {
 	info := j.Model.Dev.Info()
 	h := sha256.New()
 	e := json.NewEncoder(h)
-	err = e.Encode([]any{j.Identity, string(conf), info.Name, info.Level, bf16, total, j.MaxLength, j.Packing, j.Shuffle})
+	device := info.Name
+	if j.Comm.Size() > 1 { // each rank has another of its kind
+		device, _, _ = strings.Cut(device, ":")
+	}
+	err = e.Encode([]any{j.Identity, string(conf), device, info.Level, bf16, total, j.MaxLength, j.Packing, j.Shuffle})
 	if n := j.Comm.Size(); n > 1 && err == nil { // a step is larger
 		err = e.Encode([]any{"ranks", n})
 	}

@@ -24,9 +24,12 @@ type Rehearsal struct {
 
 // Rehearse runs the largest micro-batch of the first epoch forward and backward
 // and reports what the run would need. It writes nothing and changes no
-// parameter. On kernels/dry it computes nothing either, so that a plan is exact
+// parameter. Of several ranks (Config.Ranks) it is the first: memory is that of each. On kernels/dry it computes nothing either, so that a plan is exact
 // and quick; a limit of that backend is kept as in the run.
 func Rehearse(ctx context.Context, j Job) (*Rehearsal, error) {
+	if n := j.Config.Ranks; n > 1 && j.Comm == nil {
+		j.Comm = supposed(n)
+	}
 	r, err := begin(j)
 	if err != nil {
 		return nil, err

@@ -111,13 +111,16 @@ func open(ctx context.Context, j Job) (*run, error) {
 	if err := cmp.Or(j.Config.CheckSamples(j.Train), j.Config.CheckSamples(j.Val)); err != nil {
 		return nil, err
 	}
-	if j.needsOwn() && j.Comm.Size() > 1 {
-		return nil, fail.Usagef("train.reference", "name the model in training: reference: MODEL", "objective: %s against the model as it began, on %d ranks, needs a reference that all of them read", j.Config.Objective, j.Comm.Size())
+	if j.needsOwn() && j.Comm.Rank() > 0 && j.Dir == "" {
+		return nil, fail.Usagef("train.reference", "name the model in training: reference: MODEL", "objective: %s against the model as it began needs a folder of rank %d to keep that in", j.Config.Objective, j.Comm.Rank())
 	}
 	if j.Config.LRScheduler.reacts() && j.Val.Len() == 0 {
 		return nil, fail.Usagef("train.lr_scheduler", "set ingest.val_set_size", "lr_scheduler: %s follows validations, there are no rows for them", j.Config.LRScheduler)
 	}
 	if j.Comm.Rank() > 0 {
+		if err := j.ownReference(ctx); err != nil {
+			return nil, err
+		}
 		return begin(j)
 	}
 	unlock, err := lockDir(j.Dir)

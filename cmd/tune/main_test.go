@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,7 +85,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"code": cmdCode, "copytree": cmdCopyTree, "cut": cmdCut, "poke": cmdPoke, "waitfor": cmdWaitFor, "clean": cmdClean, "lines": cmdLines, "helps": cmdHelps,
-			"resolved": cmdResolved, "signal": cmdSignal, "exited": cmdExited, "samesteps": cmdSameSteps, "hub": cmdHub,
+			"resolved": cmdResolved, "signal": cmdSignal, "exited": cmdExited, "samesteps": cmdSameSteps, "nearsteps": cmdNearSteps, "endrank": cmdEndRank, "hub": cmdHub,
 		},
 	})
 }
@@ -252,6 +253,55 @@ func cmdSameSteps(ts *testscript.TestScript, neg bool, args []string) {
 	if !slices.Equal(a, b) {
 		ts.Fatalf("%s and %s differ:\n%s\n%s", args[0], args[1], strings.Join(a, "\n"), strings.Join(b, "\n"))
 	}
+}
+
+// cmdNearSteps compares the losses, gradient norms and counts of the steps and validations
+// in two metrics files: nearsteps TOLERANCE A B.
+func cmdNearSteps(ts *testscript.TestScript, neg bool, args []string) {
+	tolerance, err := strconv.ParseFloat(args[0], 64)
+	ts.Check(err)
+	a, b := strings.Split(ts.ReadFile(args[1]), "\n"), strings.Split(ts.ReadFile(args[2]), "\n")
+	if len(a) != len(b) || len(a) < 2 {
+		ts.Fatalf("%s and %s have %d and %d lines", args[1], args[2], len(a)-1, len(b)-1)
+	}
+	for i := range a[:len(a)-1] {
+		var x, y map[string]any
+		ts.Check(errors.Join(json.Unmarshal([]byte(a[i]), &x), json.Unmarshal([]byte(b[i]), &y)))
+		compared := 0
+		for _, key := range []string{"step", "loss", "grad_norm", "tokens", "supervised_tokens", "learning_rate", "eval_loss", "eval_supervised_tokens"} {
+			v, ok := x[key].(float64)
+			w, too := y[key].(float64)
+			if ok {
+				compared++
+			}
+			if ok != too || !(math.Abs(v-w) <= tolerance*max(1, math.Abs(v))) {
+				ts.Fatalf("%s of line %d: %v in %s, %v in %s", key, i+1, x[key], args[1], y[key], args[2])
+			}
+		}
+		if compared < 3 {
+			ts.Fatalf("line %d of %s says nothing: %s", i+1, args[1], a[i])
+		}
+	}
+}
+
+// cmdEndRank kills a process that the command in the background has started.
+func cmdEndRank(ts *testscript.TestScript, neg bool, args []string) {
+	cmds := ts.BackgroundCmds()
+	cmd := cmds[len(cmds)-1]
+	stopped.Store(ts, cmd)
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid))
+	ts.Check(err)
+	for _, list := range lists {
+		raw, err := os.ReadFile(list)
+		ts.Check(err)
+		if ids := strings.Fields(string(raw)); len(ids) > 0 {
+			pid, err := strconv.Atoi(ids[0])
+			ts.Check(err)
+			ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+			return
+		}
+	}
+	ts.Fatalf("process %d has started none", cmd.Process.Pid)
 }
 
 var timesRE = regexp.MustCompile(`"(tokens_per_second|step_seconds|memory_bytes|eval_seconds|eval_[a-z_]*per_second)": *[0-9.e+-]+,?`)

@@ -85,6 +85,15 @@ func gpuIndex(name string) (int, bool) {
 	return n, ok && err == nil && n >= 0
 }
 
+// OfRank is the name of a rank's device, where that of rank 0 is called name: GPUs follow
+// each other, the CPU is for all.
+func OfRank(name string, rank int) string {
+	if index, ok := gpuIndex(name); ok {
+		return "cuda:" + strconv.Itoa(index+rank)
+	}
+	return name
+}
+
 // HostMemory is what this process may still take of the host's memory, in
 // bytes; 0 when unknown.
 func HostMemory() int64 { return cpu.AvailableMemory() }

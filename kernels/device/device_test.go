@@ -35,6 +35,18 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+func TestOfRank(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		rank int
+		want string
+	}{{"", 1, ""}, {"auto", 2, "auto"}, {"cpu", 1, "cpu"}, {"cuda", 0, "cuda:0"}, {"cuda", 1, "cuda:1"}, {"cuda:2", 0, "cuda:2"}, {"cuda:2", 3, "cuda:5"}, {"cuda:x", 1, "cuda:x"}} {
+		if got := OfRank(c.name, c.rank); got != c.want {
+			t.Errorf("rank %d of %q computes on %q, want %q", c.rank, c.name, got, c.want)
+		}
+	}
+}
+
 // TestHostShares: what the program may take and what may be pinned are the limit together;
 // where nothing is known memory can still be pinned.
 func TestHostShares(t *testing.T) {

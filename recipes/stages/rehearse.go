@@ -302,7 +302,7 @@ func (t *trial) steps(p *recipes.Planner, r *rehearsal) int {
 	if t.rows.packing == "none" || t.config.Writes() {
 		n = t.rows.train / int64(max(1, t.config.Samples()))
 	}
-	perStep := int64(t.config.MicroBatchSize * t.config.GradientAccumulationSteps)
+	perStep := int64(t.config.MicroBatchSize * t.config.GradientAccumulationSteps * max(1, t.config.Ranks))
 	return t.config.Total(int(max(1, (n+perStep-1)/perStep)))
 }
 
@@ -311,7 +311,7 @@ func (t *trial) stepTokens(r *rehearsal) int64 {
 	if t.rows.dataset != nil || t.config.Asks() {
 		return r.StepTokens
 	}
-	full := int64(r.MicroTokens) * int64(t.config.GradientAccumulationSteps)
+	full := int64(r.MicroTokens) * int64(t.config.GradientAccumulationSteps*max(1, t.config.Ranks))
 	if t.rows.unknown == "" && t.rows.trainTokens > 0 {
 		full = min(full, t.rows.trainTokens)
 	}
@@ -338,6 +338,9 @@ func (t trial) time(p *recipes.Planner, r *rehearsal, s *recipes.StagePlan, step
 		s.Seconds += float64(steps/every) * t.questionSeconds(p)
 	}
 	perToken := p.Rates.Seconds(work, bf16(p, &t.config)) / float64(r.MicroTokens)
+	if n := t.config.Ranks; n > 1 && p.Env.Device().Info().Copies { // each with a device of its own
+		perToken /= float64(n)
+	}
 	s.Seconds += float64(steps) * float64(t.stepTokens(r)) * perToken
 	if every := t.config.EvalSteps.Of(steps); every > 0 && !t.config.EvalSteps.Never() && !t.config.Asks() {
 		s.Seconds += float64(steps/every) * float64(t.rows.valTokens) * perToken / 3

@@ -2,6 +2,7 @@ package stages
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -28,6 +29,7 @@ var trainKind = recipes.Kind{
 	New: func() any { return new(Train) }, Left: func() any { return new(TrainResult) },
 	Gives:   []recipes.RefKind{recipes.ModelRef, recipes.AdapterRef},
 	Resolve: resolveTrain, Inputs: trainInputs, Address: addressTrain,
+	Ranks: func(o any) int { return o.(*Train).Ranks },
 	Makes: func(o any) []recipes.Made {
 		full, reward := o.(*Train).Adapter == "none", o.(*Train).Reward()
 		return []recipes.Made{{Dense: full && !reward, Adapter: !full, Reward: reward}}
@@ -139,6 +141,9 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 	o.setInit("")
 	o.SaveSteps, o.SaveTotalLimit, o.Tracking = train.Every{}, 0, train.Tracking{}
 	o.OffloadOptimizer, o.ActivationOffloading = "", ""
+	if o.Ranks == 1 { // as where it is not given
+		o.Ranks = 0
+	}
 	return o
 }
 
@@ -231,8 +236,14 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		Dir: x.WorkDir(j), Identity: string(res.Address),
 		Log: x.Note,
 	}
-	watched := &live{x: x, j: j, path: filepath.Join(job.Dir, train.MetricsFile), every: liveEvery}
-	job.Progress = func(p train.Progress) { showTraining(x, p); watched.update(p.Step) }
+	if t := x.Team(); t != nil {
+		job.Comm = train.Pipes(t.Rank, t.Size, t.Peers)
+	}
+	first := job.Comm == nil || job.Comm.Rank() == 0
+	if first {
+		watched := &live{x: x, j: j, path: filepath.Join(job.Dir, train.MetricsFile), every: liveEvery}
+		job.Progress = func(p train.Progress) { showTraining(x, p); watched.update(p.Step) }
+	}
 	job.AsItBegan = j.Options.(*Train).Reference == referenceStart
 	if job.Reference, err = heldAgainst(ctx, x, j, job); err != nil {
 		return err
@@ -283,7 +294,10 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 	}
 	out, err := train.Run(ctx, job)
 	if err != nil {
-		return err
+		return blame(x, err)
+	}
+	if !first { // what there is to keep, rank 0 keeps
+		return nil
 	}
 	left.Steps, left.Trainable, left.Tokens, left.Skipped = out.Steps, out.Trainable, out.Tokens, out.Skipped
 	if !math.IsNaN(out.Loss) && !math.IsInf(out.Loss, 0) {
@@ -310,6 +324,17 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		return err
 	}
 	return keepMetrics(x, j, job.Dir)
+}
+
+// blame is err, or what the rank that err is about says of its own end.
+func blame(x *recipes.Env, err error) error {
+	var gone *train.Gone
+	if t := x.Team(); t != nil && errors.As(err, &gone) {
+		if own := t.Failure(gone.Rank); own != nil {
+			return own
+		}
+	}
+	return err
 }
 
 // answers is what a training on the model's own answers needs beside prompts.

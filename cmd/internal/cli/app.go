@@ -31,6 +31,9 @@ const Version = recipes.Version
 // Main runs the binary called name ("tune", "quant", "tunekit") and returns
 // its exit code.
 func Main(name string, argv []string) int {
+	if len(argv) > 0 && argv[0] == rankWord {
+		return runRank()
+	}
 	ctx, stop := signalContext(saves(name, argv))
 	defer stop()
 	return run(ctx, name, argv, os.Stdout, os.Stderr)

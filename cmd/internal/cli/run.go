@@ -111,7 +111,7 @@ func openRecipe(c *ucli.Context) (*recipes.Recipe, recipes.RunOptions, error) {
 
 // runOptions are the flags that say how to run a recipe.
 func runOptions(c *ucli.Context) (recipes.RunOptions, error) {
-	o := recipes.RunOptions{Dir: c.String("run-dir"), Only: c.StringSlice("only"), From: c.String("from"), Device: c.String("device")}
+	o := recipes.RunOptions{Dir: c.String("run-dir"), Only: c.StringSlice("only"), From: c.String("from"), Device: c.String("device"), StartRank: startRank}
 	var err, lerr error
 	o.Threads, err = threads(c)
 	o.MemoryLimit, lerr = memoryLimit(c)

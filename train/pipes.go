@@ -1,0 +1,192 @@
+package train
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/tunekit/tunekit/kernels"
+)
+
+// Gone is the error of a training whose rank Rank left or stopped by itself; what
+// happened there it says itself.
+type Gone struct {
+	Rank int
+	Err  error // of the connection to it; nil: it said that it stops
+}
+
+func (g *Gone) Error() string {
+	if g.Err == nil {
+		return fmt.Sprintf("rank %d stopped", g.Rank)
+	}
+	return fmt.Sprintf("rank %d is gone: %v", g.Rank, g.Err)
+}
+
+func (g *Gone) Unwrap() error { return g.Err }
+
+// pipes is the Comm of processes of one machine: every rank but 0 has a connection to
+// rank 0, which adds and hands out.
+type pipes struct {
+	rank, size int
+	peers      []io.ReadWriter
+	broken     error // the first error: the others may wait for what no longer comes
+}
+
+// Pipes is the Comm of a rank whose process is connected with that of rank 0 by peers[0],
+// and of rank 0 with that of rank i+1 by peers[i]. The bytes are those of memory: all
+// ranks run the same program. The caller closes the connections.
+func Pipes(rank, size int, peers []io.ReadWriter) Comm {
+	if rank > 0 && len(peers) != 1 || rank == 0 && len(peers) != size-1 {
+		panic(fmt.Sprintf("train: rank %d of %d with %d connections", rank, size, len(peers)))
+	}
+	return &pipes{rank: rank, size: size, peers: peers}
+}
+
+func (p *pipes) Rank() int { return p.rank }
+func (p *pipes) Size() int { return p.size }
+
+// mostGathered bounds the values that one rank gives to Gather.
+const mostGathered = 1 << 24
+
+// send writes a message: what is called, and its bytes.
+func (p *pipes) send(peer int, what byte, b []byte) error {
+	if p.broken != nil {
+		return p.broken
+	}
+	head := binary.LittleEndian.AppendUint64([]byte{what}, uint64(len(b)))
+	_, err := p.peers[peer].Write(head)
+	if err == nil {
+		_, err = p.peers[peer].Write(b)
+	}
+	return p.lost(peer, err)
+}
+
+// receive reads the head of a message, which must be of the same call and, where want is
+// at least 0, of so many bytes.
+func (p *pipes) receive(peer int, what byte, want int) (n int, err error) {
+	if p.broken != nil {
+		return 0, p.broken
+	}
+	var head [9]byte
+	if _, err := io.ReadFull(p.peers[peer], head[:]); err != nil {
+		return 0, p.lost(peer, err)
+	}
+	size := binary.LittleEndian.Uint64(head[1:])
+	if head[0] != what || want >= 0 && size != uint64(want) || want < 0 && size > 8*mostGathered {
+		return 0, p.lost(peer, fmt.Errorf("it calls %c with %d bytes, this rank %c with %d", head[0], size, what, want))
+	}
+	return int(size), nil
+}
+
+// lost makes an error of the connection one of the rank behind it.
+func (p *pipes) lost(peer int, err error) error {
+	if err == nil {
+		return nil
+	}
+	rank := 0
+	if p.rank == 0 {
+		rank = peer + 1
+	}
+	p.broken = &Gone{Rank: rank, Err: err}
+	return p.broken
+}
+
+// fetch reads a message of len(b) bytes into b.
+func (p *pipes) fetch(peer int, what byte, b []byte) error {
+	if _, err := p.receive(peer, what, len(b)); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(p.peers[peer], b)
+	return p.lost(peer, err)
+}
+
+// hand gives b to every other rank.
+func (p *pipes) hand(what byte, b []byte) error {
+	for peer := range p.peers {
+		if err := p.send(peer, what, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Sum adds on rank 0, in the order of the ranks.
+func (p *pipes) Sum(v []float32) error {
+	b := kernels.Bytes(v)
+	if p.rank > 0 {
+		if err := p.send(0, 'S', b); err != nil {
+			return err
+		}
+		return p.fetch(0, 'S', b)
+	}
+	other := make([]float32, len(v))
+	for peer := range p.peers {
+		if err := p.fetch(peer, 'S', kernels.Bytes(other)); err != nil {
+			return err
+		}
+		for i, x := range other {
+			v[i] += x
+		}
+	}
+	return p.hand('S', b)
+}
+
+// Broadcast hands out rank 0's bytes to those that ask for them.
+func (p *pipes) Broadcast(v []byte) error {
+	if p.rank > 0 {
+		if err := p.send(0, 'B', nil); err != nil {
+			return err
+		}
+		return p.fetch(0, 'B', v)
+	}
+	for peer := range p.peers {
+		if err := p.fetch(peer, 'B', nil); err != nil {
+			return err
+		}
+	}
+	return p.hand('B', v)
+}
+
+// Gather collects on rank 0, which hands out all values, behind their numbers.
+func (p *pipes) Gather(v []float64) ([][]float64, error) {
+	if p.rank > 0 {
+		if err := p.send(0, 'G', kernels.Bytes(v)); err != nil {
+			return nil, err
+		}
+	}
+	out := [][]float64{v}
+	if p.rank > 0 {
+		out = nil
+	}
+	for len(out) < p.size {
+		peer := 0
+		if p.rank == 0 {
+			peer = len(out) - 1
+		}
+		one, err := p.values(peer)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, one)
+	}
+	if p.rank > 0 {
+		return out, nil
+	}
+	for _, one := range out {
+		if err := p.hand('G', kernels.Bytes(one)); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// values reads as many values as a message has.
+func (p *pipes) values(peer int) ([]float64, error) {
+	n, err := p.receive(peer, 'G', -1)
+	if err != nil {
+		return nil, err
+	}
+	v := make([]float64, n/8)
+	_, err = io.ReadFull(p.peers[peer], kernels.Bytes(v))
+	return v, p.lost(peer, err)
+}

@@ -42,6 +42,7 @@ type CUDA struct {
 	copies             []*kernels.Staged      // of them, those of Stage
 	tables             map[any]driver.Ptr     // see table
 	lib                library                // see there
+	groups             groupProducts          // see there
 	workspace          driver.Ptr             // of lib
 
 	// Of the device's thread alone.
@@ -72,6 +73,10 @@ func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, err
 			return nil, fail.Limitf(name, "see what nvidia-smi lists, or use device: cpu", "its free memory cannot be asked for: %w", err)
 		}
 		c.limit = free / 100 * 95
+	}
+	if err := c.chooseGroups(o.Level); err != nil {
+		c.Close()
+		return nil, err
 	}
 	if err := c.chooseLibrary(o.Level); err != nil {
 		c.Close()
@@ -160,8 +165,8 @@ func (c *CUDA) wait(f func(driver.Driver) error) error {
 }
 
 // Info describes the device. Level is the GPU's architecture, which the kernels
-// were translated for, and the library of products, if one is used: sm_90 or
-// sm_90+cublasLt-13.1.0.
+// were translated for, with an a where products are those of warpgroups, and the
+// library of products, if one is used: sm_90, sm_90a or sm_90a+cublasLt-13.1.0.
 func (c *CUDA) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -172,7 +177,7 @@ func (c *CUDA) Info() kernels.Info {
 // Describe says what GPU it is.
 func (c *CUDA) Describe() string {
 	s := fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %d.%d", c.info.Name, c.info.Major, c.info.Minor, c.info.CUDA/1000, c.info.CUDA%1000/10)
-	s += ", " + c.describeLibrary()
+	s += ", " + c.describeLibrary() + c.describeGroups()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.graphs.reason; err != nil {

@@ -6,7 +6,7 @@
 // kernels.Backend promises by interpreting them (kernels/cuda/ptxsim), and the
 // calls into NVIDIA's driver against a stand-in of its library that only checks
 // arguments (kernels/cuda/driver). Speed is not a claim. Products in bf16 and f16 run on
-// tensor cores (mma.h), after what is not stored in 16 bits, rows of whole 16
+// tensor cores (mma.h, and wgmma_90a.cu on compute capability 9.0), after what is not stored in 16 bits, rows of whole 16
 // bytes, was made so in scratch memory; products of up to 16 rows decode as
 // they multiply, in f32 (thin.h); attention of bf16, where its arguments allow
 // the rounding, runs on tensor cores (flash.cu). Other products in f32 and other
@@ -17,7 +17,7 @@
 // # How it works
 //
 // Kernels are C++ without headers in src, made into PTX of compute capability 8.0
-// by NVRTC 12.4 (make generate-cuda) and committed in ptx; the driver translates
+// (those of files in _90a: sm_90a) by NVRTC 12.4 (make generate-cuda) and committed in ptx; the driver translates
 // them for its GPU when they are first used. Each has one structure as its
 // parameter, which has a twin here. Sums have a fixed order and there are no
 // atomics, so a result has the same bits in every run on one kind of GPU.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/tunekit/tunekit/kernels/cuda/driver"
+	"github.com/tunekit/tunekit/kernels/cuda/ptxsim"
 	"github.com/tunekit/tunekit/kernels/dtype"
 	"github.com/tunekit/tunekit/kernels/kerneltest"
 )
@@ -41,6 +42,9 @@ func TestGPU(t *testing.T) {
 	if c.lib.on { // whatever the size
 		defer func(n int) { leastLibrary = n }(leastLibrary)
 		leastLibrary = 0
+	}
+	if c.groups.on {
+		anyGroup(t)
 	}
 	kerneltest.RunPart(t, c, there(kerneltest.Part{}))
 }
@@ -85,7 +89,9 @@ func TestGPUBench(t *testing.T) {
 	if real {
 		c = withBoth(t)
 	} else {
-		c, _ = interpreted(t)
+		var sim *ptxsim.Sim
+		c, sim = interpreted(t)
+		sim.Hopper, c.info.Major = true, 9
 	}
 	defer c.Close()
 	b := &bench{T: t, c: c}
@@ -98,6 +104,9 @@ func TestGPUBench(t *testing.T) {
 	}}}, works...)
 	fmt.Printf("| GPU | work | size | ms | GB/s | TFLOP/s | of the least time on an %s |\n|---|---|---|---|---|---|---|\n", gpuName)
 	for i := range all {
+		if c.groups.on = all[i].groups(); c.groups.on && !c.hasGroups() {
+			continue
+		}
 		size := all[i].small
 		if real {
 			size = all[i].real
@@ -139,7 +148,7 @@ func libraryRows(b *bench, real bool) (rows []string) {
 	defer func(on bool) { b.c.lib.on = on }(b.c.lib.on)
 	b.c.lib.on = true
 	for _, w := range works {
-		if !strings.Contains(w.name, "product") {
+		if !strings.Contains(w.name, "product") || w.groups() {
 			continue
 		}
 		size := w.small

@@ -54,6 +54,9 @@ var measured sync.Map
 // level is the set of kernels that results depend on.
 func (c *CUDA) level() string {
 	level := fmt.Sprintf("sm_%d%d", c.info.Major, c.info.Minor)
+	if c.groups.on {
+		level += "a"
+	}
 	if c.lib.on {
 		level += "+" + c.lib.Version()
 	}
@@ -212,10 +215,17 @@ func (c *CUDA) multiply(g *gemmArgs, p *mmaArgs, kind dtype.Kind, own task) {
 	}}
 }
 
-// proveLibrary multiplies small numbers, whose sums are exact in any order, in all
-// orientations and types, and returns an error unless each is what it must be.
+// proveLibrary is proveProducts of the library.
 func (c *CUDA) proveLibrary() error {
-	const m, n, k, lda, ldb = 24, 40, 56, 64, 72
+	return c.proveProducts(fmt.Sprintf("%s of %s", c.lib.Version(), c.lib.Path()), 24, 40, 56, func(p driver.Product) error {
+		return c.wait(func(driver.Driver) error { return c.lib.Multiply([]driver.Product{p}) })
+	})
+}
+
+// proveProducts multiplies small numbers, whose sums are exact in any order, in all orientations and types, and returns an
+// error unless each is what it must be.
+func (c *CUDA) proveProducts(who string, m, n, k int, multiply func(driver.Product) error) error {
+	lda, ldb := roundUp(max(m, k), 8)+8, roundUp(max(n, k), 8)+16
 	small := func(i int) float32 { return float32(i*i%7%3 - 1) }
 	bits := func(t dtype.Kind, v float32) []byte {
 		switch t {
@@ -235,18 +245,28 @@ func (c *CUDA) proveLibrary() error {
 			c.Free(b)
 		}
 	}()
-	fill := func(t dtype.Kind, count int, value func(i int) float32) (driver.Ptr, []byte, error) {
-		b, err := c.Alloc(kernels.Scratch, dtype.Of(t), count)
+	fill := func(t dtype.Kind, values []float32) (driver.Ptr, error) {
+		b, err := c.Alloc(kernels.Scratch, dtype.Of(t), len(values))
 		if err != nil {
-			return 0, nil, err
+			return 0, err
 		}
 		bufs = append(bufs, b)
 		var raw []byte
-		for i := range count {
-			raw = append(raw, bits(t, value(i))...)
+		for _, v := range values {
+			raw = append(raw, bits(t, v)...)
 		}
 		c.Upload(b, raw)
-		return ptr(b), raw, nil
+		return ptr(b), nil
+	}
+	a, b, before := make([]float32, max(m, k)*lda), make([]float32, max(n, k)*ldb), make([]float32, m*n)
+	for i := range a {
+		a[i] = small(i)
+	}
+	for i := range b {
+		b[i] = small(i + 3)
+	}
+	for i := range before {
+		before[i] = float32(i%11 - 5)
 	}
 	for _, kind := range []dtype.Kind{dtype.BF16, dtype.F16} {
 		for i := range 8 {
@@ -255,56 +275,58 @@ func (c *CUDA) proveLibrary() error {
 				p.Out = kind
 			}
 			var err error
-			if p.A, _, err = fill(kind, max(m, k)*lda, small); err != nil {
+			if p.A, err = fill(kind, a); err != nil {
 				return err
 			}
-			if p.B, _, err = fill(kind, max(n, k)*ldb, func(i int) float32 { return small(i + 3) }); err != nil {
+			if p.B, err = fill(kind, b); err != nil {
 				return err
 			}
-			at, raw, err := fill(p.Out, m*n, func(i int) float32 { return float32(i%11 - 5) })
-			if err != nil {
+			if p.C, err = fill(p.Out, before); err != nil {
 				return err
 			}
-			p.C = at
-			if err := c.wait(func(driver.Driver) error { return c.lib.Multiply([]driver.Product{p}) }); err != nil {
-				return err
-			}
-			got := make([]byte, len(raw))
-			if err := c.Download(got, bufs[len(bufs)-1]); err != nil {
+			if err := multiply(p); err != nil {
 				return err
 			}
 			size := p.Out.Info().Bytes
+			got := make([]byte, m*n*size)
+			if err := c.Download(got, bufs[len(bufs)-1]); err != nil {
+				return err
+			}
+			ra, ca, rb, cb := lda, 1, ldb, 1 // from row to row, and along it
+			if p.TA {
+				ra, ca = 1, lda
+			}
+			if p.TB {
+				rb, cb = 1, ldb
+			}
 			for j := range m * n {
 				row, col, sum := j/n, j%n, float32(0)
 				for x := range k {
-					a, b := row*lda+x, x*ldb+col
-					if p.TA {
-						a = x*lda + row
-					}
-					if p.TB {
-						b = col*ldb + x
-					}
-					sum += small(a) * small(b+3)
+					sum += a[row*ra+x*ca] * b[x*rb+col*cb]
 				}
-				want := bits(p.Out, p.Alpha*sum+p.Beta*float32(j%11-5))
+				want := bits(p.Out, p.Alpha*sum+p.Beta*before[j])
 				if have := got[j*size : (j+1)*size]; string(have) != string(want) {
-					return fmt.Errorf("%s of %s computes wrong: element %d,%d of %v has the bytes %x, not %x", c.lib.Version(), c.lib.Path(), row, col, &p, have, want)
+					return fmt.Errorf("%s computes wrong: element %d,%d of %v has the bytes %x, not %x", who, row, col, &p, have, want)
 				}
+			}
+			for range 3 {
+				c.Free(bufs[len(bufs)-1])
+				bufs = bufs[:len(bufs)-1]
 			}
 		}
 	}
 	return nil
 }
 
-// compareLibrary is how many times as fast as our own kernels the library is.
-func (c *CUDA) compareLibrary() (float64, error) {
-	key := c.info.Name + "\n" + c.lib.Version()
+// compare is how many times as fast as other what are, by the times of products with either: use takes one (0: other).
+func (c *CUDA) compare(what string, use func(i int)) (float64, error) {
+	key := c.info.Name + "\n" + what
 	if known, ok := measured.Load(key); ok {
 		return known.(float64), nil
 	}
-	var times [2]float64 // our own, the library's
+	var times [2]float64
 	for _, s := range probes {
-		best, err := c.race(s.m, s.n, s.k, s.ta, s.tb)
+		best, err := c.race(s.m, s.n, s.k, s.ta, s.tb, use)
 		if err != nil {
 			return 0, err
 		}
@@ -319,10 +341,16 @@ func (c *CUDA) compareLibrary() (float64, error) {
 	return ratio, nil
 }
 
-// race is the least time of our own kernel and of the library for a product, in turns.
-func (c *CUDA) race(m, n, k int, ta, tb bool) (best [2]float64, err error) {
-	const turns = 6 // the first loads the code
+// compareLibrary is how many times as fast as our own kernels the library is.
+func (c *CUDA) compareLibrary() (float64, error) {
 	defer func(on bool) { c.lib.on = on }(c.lib.on)
+	own := c.level()
+	return c.compare(own+"\n"+c.lib.Version(), func(i int) { c.lib.on = i == 1 })
+}
+
+// race is the least times of a product with either, in turns.
+func (c *CUDA) race(m, n, k int, ta, tb bool, use func(i int)) (best [2]float64, err error) {
+	const turns = 6 // the first loads the code
 	var bufs [3]kernels.Buffer
 	defer func() {
 		for _, b := range bufs {
@@ -342,7 +370,7 @@ func (c *CUDA) race(m, n, k int, ta, tb bool) (best [2]float64, err error) {
 	}
 	for turn := range turns {
 		for i := range best {
-			c.lib.on = i == 1
+			use(i)
 			ms, err := c.elapsed(1, func() {
 				c.Gemm(kernels.To(bufs[2]), &kernels.GemmArgs{A: bufs[0], B: bufs[1], M: m, N: n, K: k, TA: ta, TB: tb, Alpha: 1})
 			})

@@ -96,9 +96,14 @@ func (c *CUDA) mma(g *gemmArgs, parts int, kind dtype.Kind) {
 		rows, cols = across(g.tb, g.n, g.k2)
 		p.b2, p.ldb2, bufs[3] = operand(g.b2, rows*shared, cols, false)
 	}
-	tile := mmaTile(int(g.m), int(g.n), parts)
-	name := fmt.Sprintf("mma_%c%c_%s_%d", "nt"[g.ta], "nt"[g.tb], map[dtype.Kind]string{dtype.BF16: "bf16", dtype.F16: "f16"}[kind], tile)
-	own := launchOf(c, name, driver.Dim{X: blocksOf(int(g.n), tile), Y: blocksOf(int(g.m), tile), Z: uint32(parts)}, driver.Dim{X: uint32(2 * tile), Y: 1, Z: 1}, 0, p)
+	var own task
+	if c.forGroups(int(g.m), int(g.n), parts) {
+		own = c.groupTask(p, g.ta, g.tb, kind, parts)
+	} else {
+		tile := mmaTile(int(g.m), int(g.n), parts)
+		name := fmt.Sprintf("mma_%s_%d", orientation(g.ta, g.tb, kind), tile)
+		own = launchOf(c, name, driver.Dim{X: blocksOf(int(g.n), tile), Y: blocksOf(int(g.m), tile), Z: uint32(parts)}, driver.Dim{X: uint32(2 * tile), Y: 1, Z: 1}, 0, p)
+	}
 	if c.forLibrary(g, parts, kind) {
 		c.multiply(g, p, kind, own)
 	} else {
@@ -109,6 +114,11 @@ func (c *CUDA) mma(g *gemmArgs, parts int, kind dtype.Kind) {
 			c.Free(b)
 		}
 	}
+}
+
+// orientation is the part of a kernel's name that says how operands lie: t for a transposed one.
+func orientation(ta, tb int32, kind dtype.Kind) string {
+	return fmt.Sprintf("%c%c_%s", "nt"[ta], "nt"[tb], map[dtype.Kind]string{dtype.BF16: "bf16", dtype.F16: "f16"}[kind])
 }
 
 // busy is the number of blocks that leave no part of a large GPU idle.

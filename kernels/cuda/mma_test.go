@@ -14,17 +14,24 @@ import (
 
 // TestMMA: products of 16-bit numbers on tensor cores are those in float64, for
 // either type, size of tile and orientation, with rows that are whole 16 bytes and
-// that are not, and whatever the order of blocks.
+// that are not, and whatever the order of blocks; by warpgroups, too.
 func TestMMA(t *testing.T) {
 	defer func(n int) { busy = n }(busy)
 	rng := rand.New(rand.NewPCG(5, 6))
 	for _, k := range []dtype.Kind{dtype.BF16, dtype.F16} {
-		for i, s := range []struct{ m, n, k, busy int }{{40, 72, 104, 128}, {66, 70, 35, 1}, {130, 136, 72, 1}} {
+		for _, s := range []struct {
+			m, n, k, busy int
+			groups        bool
+			kernel        string
+		}{
+			{40, 72, 104, 128, false, "mma_%s_64"}, {66, 70, 35, 1, false, "mma_%s_128"}, {130, 136, 72, 1, false, "mma_%s_128"},
+			{40, 72, 104, 1, true, "mma_%s_64"}, {66, 150, 35, 1, true, "wgmma_%s"}, {130, 264, 392, 1, true, "wgmma_%s"},
+		} {
 			for _, ta := range []bool{false, true} {
 				for _, tb := range []bool{false, true} {
 					c, sim := interpreted(t)
-					sim.Profile, sim.Reverse = true, ta != tb
-					busy = s.busy
+					sim.Profile, sim.Reverse, sim.Hopper = true, ta != tb, s.groups
+					busy, c.groups.on = s.busy, s.groups
 					a, av := halfBuffer(t, c, rng, k, s.m*s.k)
 					b, bv := halfBuffer(t, c, rng, k, s.k*s.n)
 					y, err := c.Alloc(kernels.Activations, dtype.Of(dtype.F32), s.m*s.n)
@@ -56,7 +63,7 @@ func TestMMA(t *testing.T) {
 							t.Fatalf("%s: element %d,%d is %v, want %v", what, row, col, v, want)
 						}
 					}
-					name := fmt.Sprintf("mma_%c%c_%s_%d", "nt"[flag(ta)], "nt"[flag(tb)], map[dtype.Kind]string{dtype.BF16: "bf16", dtype.F16: "f16"}[k], []int{64, 128, 128}[i])
+					name := fmt.Sprintf(s.kernel, orientation(flag(ta), flag(tb), k))
 					if n := sim.Counts[name]; n == nil || n.Tensor < int64(s.m*s.n*s.k) {
 						t.Errorf("%s: %s did %+v", what, name, n)
 					} else if n.SharedPasses != n.SharedLeast {

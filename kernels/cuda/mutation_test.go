@@ -54,8 +54,16 @@ func instead(pattern, with string, n int) func(string) string {
 
 // product runs a product with a second pair, of bf16 and of what is made so, with
 // tails in every direction, and returns its error, or says where it is wrong.
-func product(c *CUDA) error {
-	const m, n, k, k2 = 66, 70, 104, 24
+func product(c *CUDA) error { return productOf(c, 66, 70, 104, 24) }
+
+// groupProduct is a product of warpgroups: a tile with tails, more steps along the sum than there is room for.
+func groupProduct(c *CUDA) error {
+	defer func(n int) { busy = n }(busy)
+	busy = 1
+	return productOf(c, 70, 140, 408, 24)
+}
+
+func productOf(c *CUDA, m, n, k, k2 int) error {
 	rng := rand.New(rand.NewPCG(7, 8))
 	some := func(n int) []float32 {
 		x := make([]float32, n)
@@ -335,6 +343,23 @@ func TestMutations(t *testing.T) {
 		run          func(*CUDA) error
 		change       func(string) string
 	}{
+		{"groups: swizzle of 64 bytes", "wgmma_nt_bf16", groupProduct, instead(`4611686293305360384`, "9223372311732748288", 1)},
+		{"groups: no swizzle", "wgmma_nt_bf16", groupProduct, instead(`4611686293305360384`, "274877972480", 0)},
+		{"groups: eight rows too near", "wgmma_nt_bf16", groupProduct, instead(`4611686293305360384`, "4611686155866406912", 0)},
+		{"groups: the next 16 too far", "wgmma_nt_bf16", groupProduct, instead(`(add\.s64\s+%rd\d+, %rd\d+), 2;`, "$1, 4;", 0)},
+		{"groups: B turned", "wgmma_nt_bf16", groupProduct, instead(`1, 1, 0, 0;`, "1, 1, 0, 1;", 2)},
+		{"groups: the first product sets the sums", "wgmma_nt_bf16", groupProduct, instead(`setp\.ne\.b32 %on, 1, 0;`, "setp.ne.b32 %on, 0, 0;", 0)},
+		{"groups: copies not shown", "wgmma_nt_bf16", groupProduct, without(`fence\.proxy\.async;`, 0)},
+		{"groups: registers not fenced", "wgmma_nt_bf16", groupProduct, without(`wgmma\.fence\.sync\.aligned;`, 0)},
+		{"groups: a wait for one product fewer", "wgmma_nt_bf16", groupProduct, instead(`wgmma\.wait_group\.sync\.aligned 1;`, "wgmma.wait_group.sync.aligned 2;", 0)},
+		{"groups: the last products not awaited", "wgmma_nt_bf16", groupProduct, without(`wgmma\.wait_group\.sync\.aligned 0;`, 0)},
+		{"groups: products not closed", "wgmma_nt_bf16", groupProduct, without(`wgmma\.commit_group\.sync\.aligned;`, 0)},
+		{"groups: copies into the next room", "wgmma_nt_bf16", groupProduct, instead(`(mov\.u32\s+%r\d+), 98304;`, "$1, 147456;", 0)},
+		{"groups: copies into what is multiplied", "wgmma_nt_bf16", groupProduct, instead(`(mov\.u32\s+%r\d+), 98304;`, "$1, 0;", 0)},
+		{"groups: one room fewer", "wgmma_nt_bf16", groupProduct, instead(`(setp\.eq\.s32\s+%p\d+, %r\d+), 147456;`, "$1, 98304;", -1)},
+		{"groups: a wait for one copy fewer", "wgmma_nt_bf16", groupProduct, instead(`cp\.async\.wait_group 1;`, "cp.async.wait_group 2;", 0)},
+		{"groups: barrier of the steps removed", "wgmma_nt_bf16", groupProduct, without(`bar\.sync\s+0;`, 1)},
+		{"groups: rows past the end not masked", "wgmma_nt_bf16", groupProduct, instead(`(cp\.async\.cg[^;]*, 16,) %r\d+;`, "$1 16;", -1)},
 		{"first barrier of a product removed", "mma_nt_bf16_64", product, without(`bar\.sync\s+0;`, 0)},
 		{"barrier of the steps removed", "mma_nt_bf16_64", product, without(`bar\.sync\s+0;`, 1)},
 		{"last barrier removed", "mma_nt_bf16_64", product, without(`bar\.sync\s+0;`, -1)},
@@ -392,6 +417,8 @@ func TestMutations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			f.Hopper = strings.HasPrefix(c.kernel, "wgmma_") // now that nobody tries what is faulty
+			dev.groups.on = f.Hopper
 			err = c.run(dev)
 			dev.Close()
 			switch {

@@ -26,6 +26,9 @@ type work struct {
 	make func(b *bench, s []int) (run func())
 }
 
+// groups says whether it is about products of warpgroups.
+func (w *work) groups() bool { return len(w.kernels) > 0 && strings.HasPrefix(w.kernels[0], "wgmma_") }
+
 // bench makes operands.
 type bench struct {
 	*testing.T
@@ -183,6 +186,11 @@ func thinWork(name, kernel string, t dtype.Type, n int) work {
 	}}
 }
 
+// groupWork is a product by warpgroups.
+func groupWork(what, orientation string, ta, tb bool) work {
+	return work{"product bf16, " + what + ", wgmma", []string{"wgmma_" + orientation + "_bf16"}, []int{128, 256, 2048}, []int{8192, 8192, 8192}, "%d×%d×%d", gemmCost, gemmWork(ta, tb)}
+}
+
 // elements is the cost of so many bytes an element.
 func elements(size float64) func(s []int) (moved, products float64) {
 	return func(s []int) (moved, products float64) {
@@ -199,6 +207,7 @@ var works = []work{
 	{"product bf16, A·Bᵀ", []string{"mma_nt_bf16_128"}, []int{128, 256, 512}, []int{8192, 8192, 8192}, "%d×%d×%d", gemmCost, gemmWork(false, true)},
 	{"product bf16, A·B", []string{"mma_nn_bf16_128"}, []int{128, 256, 512}, []int{8192, 8192, 8192}, "%d×%d×%d", gemmCost, gemmWork(false, false)},
 	{"product bf16, Aᵀ·B", []string{"mma_tn_bf16_128"}, []int{128, 256, 512}, []int{8192, 8192, 8192}, "%d×%d×%d", gemmCost, gemmWork(true, false)},
+	groupWork("A·Bᵀ", "nt", false, true), groupWork("A·B", "nn", false, false), groupWork("Aᵀ·B", "tn", true, false),
 	{"NF4 to bf16", []string{"to_half"}, []int{64, 256}, []int{14336, 4096}, "%d×%d", elements(0.5 + 4.0/64 + 2), func(b *bench, s []int) func() {
 		w := b.c.matOf("w", b.weight(nf4, s[0], s[1]))
 		return func() {
@@ -286,6 +295,7 @@ const (
 func counted(t *testing.T, w *work) string {
 	c, sim := interpreted(t)
 	defer c.Close()
+	sim.Hopper, c.groups.on = w.groups(), w.groups()
 	run := w.make(&bench{T: t, c: c}, w.small)
 	moved, products := w.cost(w.small)
 	movedReal, productsReal := w.cost(w.real)

@@ -25,7 +25,8 @@ func Run(t *testing.T, b kernels.Backend) { RunPart(t, b, Part{}) }
 
 // Part is what of the suite is run.
 type Part struct {
-	Without []string     // groups of methods that a backend lacks
+	Only    []string     // groups of methods that run alone; nil: all do
+	Without []string     // those that a backend lacks
 	Kinds   []dtype.Kind // storage types that it lacks
 	Rounds  []dtype.Kind // storage types that it cannot make of values
 	// Rule says whether a backend has an update rule; nil: it has all.
@@ -37,13 +38,13 @@ type Part struct {
 
 // RunPart is Run for a backend that is not complete, or much slower than a device.
 func RunPart(t *testing.T, b kernels.Backend, p Part) {
-	for _, name := range p.Without {
+	for _, name := range slices.Concat(p.Only, p.Without) {
 		if !slices.ContainsFunc(groups, func(g group) bool { return g.name == name }) {
-			t.Errorf("there is no group %s to leave out", name)
+			t.Errorf("there is no group %s", name)
 		}
 	}
 	for _, g := range groups {
-		if slices.Contains(p.Without, g.name) {
+		if slices.Contains(p.Without, g.name) || p.Only != nil && !slices.Contains(p.Only, g.name) {
 			continue
 		}
 		t.Run(g.name, func(t *testing.T) {

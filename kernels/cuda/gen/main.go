@@ -25,8 +25,17 @@ import (
 // version of NVRTC: its PTX is 8.4, which a driver for CUDA 12.4 reads.
 const major, minor = 12, 4
 
-// options of every file.
+// options of every file; one whose name ends in _90a is for sm_90a alone.
 var options = []string{"--gpu-architecture=compute_80", "--std=c++17", "--fmad=false", "-default-device", "-include=common.h"}
+
+// optionsOf are the options of a file.
+func optionsOf(file string) []string {
+	own := slices.Clone(options)
+	if strings.HasSuffix(file, "_90a.cu") {
+		own[0] = "--gpu-architecture=compute_90a"
+	}
+	return own
+}
 
 func main() {
 	if len(os.Args) != 4 {
@@ -126,7 +135,8 @@ func (n *nvrtc) compile(file string) ([]byte, error) {
 		return nil, err
 	}
 	hash := sha256.New()
-	fmt.Fprintln(hash, strings.Join(options, " "))
+	own := optionsOf(file)
+	fmt.Fprintln(hash, strings.Join(own, " "))
 	var texts, names []*byte
 	for _, h := range headers {
 		b, err := os.ReadFile(filepath.Join(filepath.Dir(file), h))
@@ -144,7 +154,7 @@ func (n *nvrtc) compile(file string) ([]byte, error) {
 		return nil, err
 	}
 	var flags []*byte
-	for _, o := range options {
+	for _, o := range own {
 		flags = append(flags, text(o))
 	}
 	failed := n.call("nvrtcCompileProgram", program, uintptr(len(flags)), uintptr(unsafe.Pointer(&flags[0])))

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 DOC = ROOT / "docs/cuda.md"
 BEGIN, END = "<!-- registers -->\n", "<!-- /registers -->\n"
 ARCHS = ["sm_80", "sm_86", "sm_89", "sm_90"]
+ONLY = {"_90a": ("sm_90", "sm_90a")}  # by the end of a file's name: the column, and what it is assembled for
 
 
 def kernels(ptxas, arch, file):
@@ -28,16 +29,17 @@ def kernels(ptxas, arch, file):
 def table(ptxas):
     rows = {}
     for file in sorted((ROOT / "kernels/cuda/ptx").glob("*.ptx")):
-        for arch in ARCHS:
+        own = [target for end, target in ONLY.items() if file.stem.endswith(end)]
+        for column, arch in own or zip(ARCHS, ARCHS):
             for name, *numbers in kernels(ptxas, arch, file):
-                rows.setdefault(name, {})[arch] = numbers
+                rows.setdefault(name, {})[column] = numbers
     out = ["| kernel | " + " | ".join(ARCHS) + " | shared memory |\n", "|---|" + "---|" * (len(ARCHS) + 1) + "\n"]
     for name in sorted(rows):
         cells = []
         for arch in ARCHS:
-            registers, spilled, _ = rows[name][arch]
+            registers, spilled, _ = rows[name].get(arch, ("", 0, 0))
             cells.append(f"{registers}" + (f", {spilled} bytes spilled" if spilled else ""))
-        out.append(f"| {name} | " + " | ".join(cells) + f" | {rows[name][ARCHS[0]][2] or ''} |\n")
+        out.append(f"| {name} | " + " | ".join(cells) + f" | {rows[name][ARCHS[-1]][2] or ''} |\n")
     return "".join(out)
 
 

@@ -24,9 +24,10 @@ type instr struct {
 	pred    int // slot of the predicate; -1: none
 	negated bool
 	flow    flow
-	target  int  // of a branch
-	members int  // slot of the mask of lanes that meet
-	orders  bool // what lanes wrote before it, those that meet see after it
+	target  int   // of a branch
+	members int   // slot of the mask of lanes that meet
+	orders  bool  // what lanes wrote before it, those that meet see after it
+	sums    []int // slots, of a product of warpgroups
 	exec    func(w *warp, m uint32)
 }
 
@@ -74,6 +75,13 @@ func (e *entry) decode(s string) (instr, error) {
 		err = e.async(&in, name, ops)
 	case "ldmatrix":
 		err = e.matrices(&in, name, ops)
+	case "wgmma":
+		err = e.grouped(&in, name, ops)
+	case "fence":
+		if name != "fence.proxy.async" {
+			err = fmt.Errorf("another fence")
+		}
+		e.showing(&in)
 	case "mma":
 		err = e.multiply(&in, name, ops)
 	case "ld", "st":
@@ -427,6 +435,12 @@ func (w *warp) global(l int, p uint64, n int, write bool) ([]byte, error) {
 func (w *warp) local(l int, p uint64, n int, write bool) ([]byte, error) {
 	if p+uint64(n) > uint64(len(w.shared.data)) || p+uint64(n) < p {
 		return nil, fmt.Errorf("%d bytes at %d of %d bytes of shared memory", n, p, len(w.shared.data))
+	}
+	if write {
+		if err := w.free(int(p), n); err != nil {
+			return nil, err
+		}
+		w.unshown(l, int(p), n)
 	}
 	return w.shared.use(int(p), n, write, w.who(l, w.sharedID))
 }

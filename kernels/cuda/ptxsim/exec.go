@@ -27,6 +27,9 @@ type cta struct {
 	epoch    uint32 // barriers passed
 	sharedID uint32
 	warps    []*warp
+
+	proxies   *proxies // of shared memory; nil: the kernel has no products of warpgroups
+	groupLogs [][]same // what groups of four warps have multiplied
 }
 
 // warp is 32 lanes. Lanes at the same place run together; the group that is
@@ -41,6 +44,8 @@ type warp struct {
 	recent *region  // of global memory
 	async  *[32]copies
 	err    error
+
+	products products
 }
 
 type group struct {
@@ -84,6 +89,10 @@ func (b *cta) run() error {
 	b.shared = b.sim.shared
 	clear(b.shared.written)
 	clear(b.shared.flying)
+	if b.entry.groups {
+		b.proxies = &proxies{unshown: make([]uint16, (size+15)/16), reading: make([]uint16, (size+15)/16)}
+		b.groupLogs = make([][]same, (b.threads+127)/128)
+	}
 	for t := 0; t < b.threads; t += 32 {
 		b.warps = append(b.warps, b.newWarp(len(b.warps), t))
 	}
@@ -101,6 +110,11 @@ func (b *cta) run() error {
 			}
 		}
 		if waiting == 0 {
+			for i, w := range b.warps {
+				if b.groupLogs != nil && w.products.count != len(b.groupLogs[i/4]) {
+					return fmt.Errorf("the warps of a group have not all multiplied the same: %d and %d products", w.products.count, len(b.groupLogs[i/4]))
+				}
+			}
 			return nil
 		}
 		pc := b.warps[0].groups[0].pc
@@ -139,6 +153,9 @@ func (b *cta) newWarp(i, first int) *warp {
 	w := &warp{cta: b, first: int32(first), regs: (*pool)[i]}
 	w.alive = w.all()
 	w.groups = []group{{mask: w.alive}}
+	if b.entry.groups {
+		w.products.flying, w.products.changed = make([]uint16, b.entry.regs), make([]bool, b.entry.regs)
+	}
 	for _, f := range b.entry.fixed {
 		for l := range 32 {
 			w.regs[32*f.slot+l] = f.value
@@ -277,6 +294,10 @@ func (w *warp) advance(i int) {
 		case flowExit:
 			if !w.landed(m) {
 				w.fail(bits.TrailingZeros32(m), in.text, fmt.Errorf("ends while copies to shared memory are on their way"))
+				return
+			}
+			if !w.products.idle() {
+				w.fail(bits.TrailingZeros32(m), in.text, fmt.Errorf("ends while products of its group are on their way"))
 				return
 			}
 			w.alive &^= m

@@ -11,11 +11,12 @@ import (
 
 // module is the code of one PTX text.
 type module struct {
+	target  string
 	consts  []byte            // constant memory
 	symbols map[string]uint64 // addresses of constants
 	bodies  map[string]body   // of entries by name
 	entries map[string]*entry // those that were asked for
-	externs map[string]bool   // names of dynamic shared arrays
+	externs map[string]int    // how dynamic shared arrays are aligned, by name
 }
 
 // body is an entry as text: its parameter's size, its most threads, and its statements.
@@ -39,9 +40,10 @@ func (m *module) find(name string) (*entry, error) {
 // entry is one kernel.
 type entry struct {
 	name      string
-	params    int // bytes of its parameter
-	shared    int // bytes of its static shared memory
-	most      int // threads of a block; 0: any number
+	params    int  // bytes of its parameter
+	shared    int  // bytes of its static shared memory
+	most      int  // threads of a block; 0: any number
+	groups    bool // it has products of warpgroups
 	code      []instr
 	regs      int              // slots of the register file
 	fixed     []fixedReg       // slots that hold the same in every lane
@@ -49,7 +51,7 @@ type entry struct {
 	slots     map[string]int   // by name of a register, or text of a constant
 	width     map[string]uint8 // bits, by the class of a register: %rd
 	addresses map[string]uint64
-	dynamic   map[string]bool // extern shared arrays: begin after the static ones
+	dynamic   map[string]int // extern shared arrays: begin after the static ones
 	labels    map[string]int
 }
 
@@ -59,6 +61,7 @@ type fixedReg struct {
 }
 
 var (
+	targetDecl = regexp.MustCompile(`\.version 8\.4\s+\.target (sm_80|sm_90a)\s+\.address_size 64`)
 	constDecl  = regexp.MustCompile(`^\.(?:visible )?\.?const \.align (\d+) \.b8 (\w+)\[(\d+)\](?: = \{([0-9, ]+)\})?$`)
 	sharedDecl = regexp.MustCompile(`^\.shared \.align (\d+) \.b8 (\w+)\[(\d+)\]$`)
 	externDecl = regexp.MustCompile(`^\.extern \.shared \.align (\d+) \.b8 (\w+)\[\]$`)
@@ -73,10 +76,11 @@ var (
 // parse reads the PTX that NVRTC writes; what it does not know is an error.
 func parse(text string) (*module, error) {
 	text = comment.ReplaceAllString(text, "")
-	if !regexp.MustCompile(`\.version 8\.4\s+\.target sm_80\s+\.address_size 64`).MatchString(text) {
-		return nil, fmt.Errorf("not PTX 8.4 for sm_80 with addresses of 64 bits")
+	target := targetDecl.FindStringSubmatch(text)
+	if target == nil {
+		return nil, fmt.Errorf("not PTX 8.4 for sm_80 or sm_90a with addresses of 64 bits")
 	}
-	m := &module{symbols: map[string]uint64{}, entries: map[string]*entry{}, bodies: map[string]body{}, externs: map[string]bool{}, consts: make([]byte, 16)}
+	m := &module{target: target[1], symbols: map[string]uint64{}, entries: map[string]*entry{}, bodies: map[string]body{}, externs: map[string]int{}, consts: make([]byte, 16)}
 	_, text, _ = strings.Cut(text, ".address_size 64")
 	for text = strings.TrimSpace(text); text != ""; text = strings.TrimSpace(text) {
 		end := strings.IndexAny(text, ";{")
@@ -90,7 +94,7 @@ func parse(text string) (*module, error) {
 		if text[end] == ';' {
 			text = text[end+1:]
 			if d := externDecl.FindStringSubmatch(head); d != nil {
-				m.externs[d[2]] = true
+				m.externs[d[2]], _ = strconv.Atoi(d[1])
 				continue
 			}
 			if err := m.constant(head); err != nil {
@@ -137,7 +141,7 @@ func (m *module) constant(decl string) error {
 	return nil
 }
 
-func (m *module) entry(name, params, body string, externs map[string]bool) (*entry, error) {
+func (m *module) entry(name, params, body string, externs map[string]int) (*entry, error) {
 	e := &entry{name: name, slots: map[string]int{}, special: map[string]int{}, width: map[string]uint8{}, addresses: map[string]uint64{}, dynamic: externs, labels: map[string]int{}}
 	e.params, _ = strconv.Atoi(params)
 	e.addresses[name+"_param_0"] = 0
@@ -164,7 +168,11 @@ func (m *module) entry(name, params, body string, externs map[string]bool) (*ent
 			statements = append(statements, s)
 		}
 	}
-	e.shared = (e.shared + 15) &^ 15
+	align := 16
+	for _, n := range externs {
+		align = max(align, n)
+	}
+	e.shared = (e.shared + align - 1) / align * align
 	for s := range externs {
 		e.addresses[s] = uint64(e.shared)
 	}
@@ -174,6 +182,9 @@ func (m *module) entry(name, params, body string, externs map[string]bool) (*ent
 			return nil, fmt.Errorf("%q: %w", s, err)
 		}
 		e.code = append(e.code, in)
+	}
+	if e.groups {
+		e.guard(statements)
 	}
 	return e, nil
 }

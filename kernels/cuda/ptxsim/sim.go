@@ -25,6 +25,7 @@ type Sim struct {
 	Reverse bool // blocks run last to first: no result may change
 	Memory  int64
 	Profile bool // count by kernel
+	Hopper  bool // compute capability 9.0, with what sm_90a has
 
 	Counts           map[string]*Count // by kernel, with Profile
 	Instructions     int64             // of warps
@@ -59,9 +60,13 @@ var _ driver.Driver = (*Sim)(nil)
 // New returns a device with so many bytes of memory.
 func New(memory int64) *Sim { return &Sim{Memory: memory, perLaunch: 1 << 33} }
 
-// Info describes the interpreter as a device of compute capability 8.0.
+// Info describes the interpreter as a device of compute capability 8.0 or 9.0.
 func (s *Sim) Info() driver.Info {
-	return driver.Info{Name: "PTX interpreter", Major: 8, Memory: s.Memory, SMs: 1, CUDA: driver.MinCUDA}
+	major := 8
+	if s.Hopper {
+		major = 9
+	}
+	return driver.Info{Name: "PTX interpreter", Major: major, Memory: s.Memory, SMs: 1, CUDA: driver.MinCUDA}
 }
 
 // FreeMemory is what is not allocated.
@@ -75,6 +80,9 @@ func (s *Sim) Load(ptx []byte) (driver.Module, error) {
 	m, err := parse(string(ptx))
 	if err != nil {
 		return 0, driver.NewError("Load", driver.InvalidPTX, err.Error())
+	}
+	if m.target == "sm_90a" && !s.Hopper {
+		return 0, driver.NewError("Load", driver.InvalidPTX, "it is for sm_90a, and the device has compute capability 8.0")
 	}
 	s.modules = append(s.modules, m)
 	return driver.Module(len(s.modules)), nil
@@ -251,7 +259,10 @@ func (s *Sim) Launch(f driver.Function, blocks, block driver.Dim, shared uint32,
 		return driver.NewError("Launch", driver.InvalidValue, "no such function")
 	}
 	fn := s.functions[f-1]
-	threads := int(block.X) * int(block.Y) * int(block.Z)
+	threads, most := int(block.X)*int(block.Y)*int(block.Z), 163<<10
+	if s.Hopper {
+		most = 227 << 10
+	}
 	switch {
 	case threads < 1 || threads > 1024 || blocks.X < 1 || blocks.Y < 1 || blocks.Z < 1 || blocks.X > 1<<31-1 || blocks.Y > 65535 || blocks.Z > 65535:
 		return driver.NewError("Launch", driver.InvalidValue, fmt.Sprintf("%s: a grid of %v blocks of %v threads", fn.entry.name, blocks, block))
@@ -259,7 +270,7 @@ func (s *Sim) Launch(f driver.Function, blocks, block driver.Dim, shared uint32,
 		return driver.NewError("Launch", driver.InvalidValue, fmt.Sprintf("%s: %d threads, it was made for %d", fn.entry.name, threads, fn.entry.most))
 	case len(params) != fn.entry.params:
 		return driver.NewError("Launch", driver.InvalidValue, fmt.Sprintf("%s: %d bytes of parameters, it has %d", fn.entry.name, len(params), fn.entry.params))
-	case fn.entry.shared+int(shared) > 163<<10:
+	case fn.entry.shared+int(shared) > most:
 		return driver.NewError("Launch", driver.InvalidValue, fmt.Sprintf("%s: %d bytes of shared memory", fn.entry.name, fn.entry.shared+int(shared)))
 	}
 	s.launches++

@@ -63,6 +63,11 @@ const frame = `.version 8.4
 // launch runs body in blocks of threads over 64 words that hold their numbers.
 func launch(t *testing.T, s *Sim, blocks, threads uint32, body string) ([]byte, error) {
 	t.Helper()
+	return launchIn(t, s, frame, blocks, threads, body)
+}
+
+func launchIn(t *testing.T, s *Sim, frame string, blocks, threads uint32, body string) ([]byte, error) {
+	t.Helper()
 	m, err := s.Load([]byte(frame + body + "\n\tret;\n\n}\n"))
 	if err != nil {
 		t.Fatal(err)

@@ -46,6 +46,7 @@ func (e *entry) async(in *instr, name string, ops []string) error {
 						if err := w.shared.land(cp, w.who(l, w.sharedID)); err != nil {
 							w.fail(l, cp.text, err)
 						}
+						w.unshown(l, cp.to, 16)
 					}
 				}
 			})
@@ -91,7 +92,11 @@ func (e *entry) async(in *instr, name string, ops []string) error {
 				copy(c.data[:], data)
 			}
 			dst := w.reg(to)[l] + toOff
-			if err := w.shared.leave(dst, w.who(l, w.sharedID)); err != nil {
+			err := w.shared.leave(dst, w.who(l, w.sharedID))
+			if err == nil {
+				err = w.free(int(dst), 16)
+			}
+			if err != nil {
 				w.fail(l, in.text, err)
 				return
 			}

@@ -83,6 +83,29 @@ __device__ inline void store_pair(float* p, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"((u32)__cvta_generic_to_shared(p)), "f"(x), "f"(y) : "memory");
 }
 
+// Tile is the part of a product that a block makes: high rows from m0 on of m, wide columns from n0 on, the sum over k;
+// rows of the operands begin at a0 and b0, those of the result at c0.
+struct Tile {
+  int m0, n0, m, k, e;
+  i64 a0, b0, c0;
+
+  // find is false where the block's part has no rows there.
+  __device__ inline bool find(const MmaArgs& a, int high, int wide) {
+    // Blocks that run together share rows and columns: eight rows of tiles at a time.
+    int gx = gridDim.x, id = blockIdx.y * gx + blockIdx.x, band = id / (8 * gx) * 8, rows = min(8, (int)gridDim.y - band);
+    id -= band * gx;
+    m0 = (band + id % rows) * high, n0 = id / rows * wide, m = a.m, k = a.k, e = blockIdx.z;
+    a0 = 0, b0 = e * a.b_step, c0 = e * a.c_step;
+    if (a.group) {
+      int lo = a.group[e], count = a.group[e + 1] - lo;
+      a0 = lo;
+      if (a.split == SPLIT_M) m = count, c0 = lo;
+      else k = count, b0 = lo;
+    }
+    return m0 < m;
+  }
+};
+
 // to_rows lays 16 rows of a warp's sums down in shared memory, a lane's column
 // beside that of the next.
 #define PITCH 40
@@ -95,33 +118,89 @@ template <int WN> __device__ inline void to_rows(float* rows, const float (&sum)
   __syncwarp();
 }
 
+// from_rows takes them back.
+template <int WN> __device__ inline void from_rows(float (&sum)[WN / 8][4], const float* rows, int lane) {
+#pragma unroll
+  for (int j = 0; j < WN / 8; j++)
+#pragma unroll
+    for (int l = 0; l < 4; l++) sum[j][l] = rows[(lane / 4 + l / 2 * 8) * PITCH + j * 8 + lane % 4 * 2 + l % 2];
+  __syncwarp();
+}
+
+// drop_rows drops of 16 rows that to_rows laid down, from (row0, col0) of the result on.
+__device__ inline void drop_rows(const MmaArgs& a, const Tile& t, float* rows, int row0, int col0, int lane) {
+#pragma unroll 1
+  for (int r = 0; r < 16; r++) {
+    int row = row0 + r, col = col0 + lane;
+    if (row < t.m && col < a.n) rows[r * PITCH + lane] = drop(a.drop, t.c0 + row, col, rows[r * PITCH + lane]);
+  }
+  __syncwarp();
+}
+
+// halves2 is two numbers of 16 bits of another type, x in the lower half.
+__device__ inline u32 halves2(int type, float x, float y) { return type == BF16 ? to_bf16(x) | (u32)to_bf16(y) << 16 : to_f16(x) | (u32)to_f16(y) << 16; }
+
+// put4 is put of four numbers from i on, which lie at a multiple of 16 bytes, or of 8.
+__device__ inline void put4(Dst d, i64 i, float4 v) {
+  if (d.type == F32) {
+    float4* p = (float4*)((float*)d.p + i);
+    if (d.add) {
+      float4 o = *p;
+      v.x = o.x + v.x, v.y = o.y + v.y, v.z = o.z + v.z, v.w = o.w + v.w;
+    }
+    *p = v;
+    return;
+  }
+  uint2* p = (uint2*)((u16*)d.p + i);
+  if (d.add) {
+    uint2 o = *p;
+    bool b = d.type == BF16;
+    v.x = (b ? from_bf16(o.x) : from_f16(o.x)) + v.x, v.y = (b ? from_bf16(o.x >> 16) : from_f16(o.x >> 16)) + v.y;
+    v.z = (b ? from_bf16(o.y) : from_f16(o.y)) + v.z, v.w = (b ? from_bf16(o.y >> 16) : from_f16(o.y >> 16)) + v.w;
+  }
+  *p = make_uint2(halves2(d.type, v.x, v.y), halves2(d.type, v.z, v.w));
+}
+
+// put_rows stores them: a lane one column of each, or four of every fourth where these lie together.
+__device__ inline void put_rows(const MmaArgs& a, const Tile& t, const float* rows, int row0, int col0, int lane) {
+  bool four = a.n % 4 == 0 && ((u64)a.c.p & 15) == 0;
+  int col = col0 + (four ? lane % 8 * 4 : lane), step = four ? 4 : 1;
+  if (col < a.n) {
+#pragma unroll 1
+    for (int r = four ? lane / 8 : 0; r < 16 && row0 + r < t.m; r += step) {
+      i64 at = (t.c0 + row0 + r) * a.n + col, b = t.e * a.bias_step + col;
+      const float* p = rows + r * PITCH + col - col0;
+      if (four) {
+        float4 v = *(const float4*)p;
+        if (a.bias.p) v.x += get(a.bias, b), v.y += get(a.bias, b + 1), v.z += get(a.bias, b + 2), v.w += get(a.bias, b + 3);
+        put4(a.c, at, v);
+      } else {
+        float v = *p;
+        if (a.bias.p) v += get(a.bias, b);
+        put(a.c, at, v);
+      }
+    }
+  }
+  __syncwarp();
+}
+
 template <int SIZE, int WM, int WN, bool TA, bool TB, bool HALF>
 __device__ inline void product(const MmaArgs& a, u8* shared) {
   const int across = SIZE / WN, threads = SIZE / WM * across * 32, bytes = SIZE * STEP * 2;
   u32 base = (u32)__cvta_generic_to_shared(shared);
-  // Blocks that run together share rows and columns: eight rows of tiles at a time.
-  int gx = gridDim.x, id = blockIdx.y * gx + blockIdx.x, band = id / (8 * gx) * 8, high = min(8, (int)gridDim.y - band);
-  id -= band * gx;
-  int m0 = (band + id % high) * SIZE, n0 = id / high * SIZE, m = a.m, k1 = a.k, e = blockIdx.z;
-  i64 a0 = 0, b0 = e * a.b_step, c0 = e * a.c_step;
-  if (a.group) {
-    int lo = a.group[e], count = a.group[e + 1] - lo;
-    a0 = lo;
-    if (a.split == SPLIT_M) m = count, c0 = lo;
-    else k1 = count, b0 = lo;
-  }
-  if (m0 >= m) return;
+  Tile t;
+  if (!t.find(a, SIZE, SIZE)) return;
   int lane = threadIdx.x % 32, wm = threadIdx.x / 32 / across * WM, wn = threadIdx.x / 32 % across * WN;
   float* rows = (float*)shared + threadIdx.x / 32 * (16 * PITCH);
   float sum[WM / 16][WN / 8][4] = {};
 #pragma unroll 1
   for (int pass = 0; pass < (a.k2 > 0 ? 2 : 1); pass++) {
     const u16 *x = pass ? a.a2 : a.a, *y = pass ? a.b2 : a.b;
-    int ldx = pass ? a.lda2 : a.lda, ldy = pass ? a.ldb2 : a.ldb, depth = pass ? a.k2 : k1, steps = (depth + STEP - 1) / STEP;
-    if (pass) b0 = e * a.b2_step;
+    int ldx = pass ? a.lda2 : a.lda, ldy = pass ? a.ldb2 : a.ldb, depth = pass ? a.k2 : t.k, steps = (depth + STEP - 1) / STEP;
+    if (pass) t.b0 = t.e * a.b2_step;
     __syncthreads(); // what the first pass left there was read
-    Fetch<SIZE, !TA, threads> fx(base, x, ldx, a0, m0, m, depth);
-    Fetch<SIZE, TB, threads> fy(base + bytes, y, ldy, b0, n0, a.n, depth);
+    Fetch<SIZE, !TA, threads> fx(base, x, ldx, t.a0, t.m0, t.m, depth);
+    Fetch<SIZE, TB, threads> fy(base + bytes, y, ldy, t.b0, t.n0, a.n, depth);
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
       fx.step(2 * s * bytes);
@@ -171,32 +250,15 @@ __device__ inline void product(const MmaArgs& a, u8* shared) {
 #pragma unroll
     for (int i = 0; i < WM / 16; i++) {
       to_rows<WN>(rows, sum[i], lane);
-#pragma unroll 1
-      for (int r = 0; r < 16; r++) {
-        int row = m0 + wm + i * 16 + r, col = n0 + wn + lane;
-        if (row < m && col < a.n) rows[r * PITCH + lane] = drop(a.drop, c0 + row, col, rows[r * PITCH + lane]);
-      }
-      __syncwarp();
-#pragma unroll
-      for (int j = 0; j < WN / 8; j++)
-#pragma unroll
-        for (int l = 0; l < 4; l++) sum[i][j][l] = rows[(lane / 4 + l / 2 * 8) * PITCH + j * 8 + lane % 4 * 2 + l % 2];
-      __syncwarp();
+      drop_rows(a, t, rows, t.m0 + wm + i * 16, t.n0 + wn, lane);
+      from_rows<WN>(sum[i], rows, lane);
     }
   }
   __syncthreads(); // the last step was read
 #pragma unroll
   for (int i = 0; i < WM / 16; i++) {
     to_rows<WN>(rows, sum[i], lane);
-#pragma unroll 1
-    for (int r = 0; r < 16; r++) {
-      int row = m0 + wm + i * 16 + r, col = n0 + wn + lane;
-      if (row >= m || col >= a.n) continue;
-      float v = rows[r * PITCH + lane];
-      if (a.bias.p) v += get(a.bias, e * a.bias_step + col);
-      put(a.c, (c0 + row) * a.n + col, v);
-    }
-    __syncwarp();
+    put_rows(a, t, rows, t.m0 + wm + i * 16, t.n0 + wn, lane);
   }
 }
 

@@ -3,7 +3,6 @@ package gguf
 import (
 	"fmt"
 	"math"
-	"os"
 	"reflect"
 	"regexp"
 	"slices"
@@ -268,6 +267,3 @@ func (o *Options) files(out string, n int) []string {
 	}
 	return files
 }
-
-// exists reports whether there is something at path, a link to nothing included.
-func exists(path string) bool { _, err := os.Lstat(path); return err == nil }

@@ -2,13 +2,16 @@ package arch
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -271,14 +274,14 @@ func TestMixedPieces(t *testing.T) {
 // TestRulesCover: the pieces of every architecture's tensors hold each row once
 // where a file has it in tensors,
 // and no two tensors share a role or a piece. Every architecture has a
-// reference checkpoint.
+// reference checkpoint, or is among classes.json.
 func TestRulesCover(t *testing.T) {
 	dirs, err := filepath.Glob(testdir.Shared(t, "golden/arch") + "/*/config.json")
 	if err != nil {
 		t.Fatal(err)
 	}
 	covered := map[*Arch]bool{}
-	for _, path := range dirs {
+	for _, path := range append(dirs, emptyClasses(t)...) {
 		src, err := Open(filepath.Dir(path))
 		if err != nil { // not supported
 			continue
@@ -331,4 +334,40 @@ func TestRulesCover(t *testing.T) {
 			t.Errorf("no checkpoint of %s opens", a.Name)
 		}
 	}
+}
+
+// emptyClasses are the config.json of folders of the models in classes.json, whose
+// weights are zeros.
+func emptyClasses(t *testing.T) (paths []string) {
+	raw, err := os.ReadFile("testdata/classes.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var classes map[string]struct {
+		Config  json.RawMessage
+		Tensors map[string][]int64
+	}
+	if err := json.Unmarshal(raw, &classes); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range classes {
+		dir := t.TempDir()
+		var tensors []formats.NamedTensor
+		for name, shape := range c.Tensors {
+			n := int64(4)
+			for _, d := range shape {
+				n *= d
+			}
+			tensors = append(tensors, formats.NamedTensor{Name: name, DType: "F32", Shape: shape, Data: make([]byte, n)})
+		}
+		path := filepath.Join(dir, "config.json")
+		if err := os.WriteFile(path, c.Config, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := formats.WriteSafetensors(filepath.Join(dir, "model.safetensors"), tensors, nil); err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, path)
+	}
+	return paths
 }

@@ -418,5 +418,5 @@ func TestPairsOnly(t *testing.T) {
 		j.Adapter = ad
 	}), "is trained in its place")
 	_, err := Config{Preferences: Preferences{Beta: ptr(0.2)}}.Resolve(1)
-	refused("beta of sft", err, "beta belongs to objective: bco, cpo, distill, dpo, grpo, kto, orpo, simpo, not sft")
+	refused("beta of sft", err, "beta belongs to objective: bco, cpo, distill, dpo, grpo, kto, orpo, rloo, simpo, not sft")
 }

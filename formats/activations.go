@@ -15,8 +15,8 @@ import (
 
 // Folders of compressed-tensors and of FP8 may say that the inputs of a linear map
 // are rounded, too. A type says how: integers or 8-bit floats, one scale a row, that
-// is a token, or one a group of columns, taken from the row itself, or one for all that was
-// measured beforehand.
+// is a token, or one a group of columns, taken from the row itself, or one for all rows of
+// a product, or one for all that was measured beforehand.
 
 // Types of activations.
 var (
@@ -77,6 +77,9 @@ func (g *grouper) activations(module string, cols int64) (t dtype.Type, grid inp
 		switch measured := in.get("dynamic") == false || in.get("dynamic") == nil; {
 		case dynamic && strategy == "token":
 			typ.Group = -1
+			return typ, grid, "", err
+		case dynamic && strategy == "tensor":
+			typ.Group = dtype.AllRows
 			return typ, grid, "", err
 		case dynamic && strategy == "group" && whole:
 			typ.Group = int32(group8)
@@ -217,9 +220,8 @@ func (g *grouper) schemeActivations(module string, cols int64) (t dtype.Type, gr
 		t, grid, left = g.modelopt(module)
 		return t, grid, left, nil
 	case "quark":
-		if g.quarkInputs() {
-			return none, grid, "as Quark's configuration has it", nil
-		}
+		t, grid, left = g.quark(module)
+		return t, grid, left, nil
 	case "auto-round", "intel/auto-round":
 		bits, ok, err := g.numberOf(module, "act_bits")
 		if err != nil {
@@ -231,6 +233,43 @@ func (g *grouper) schemeActivations(module string, cols int64) (t dtype.Type, gr
 		}
 	}
 	return none, grid, "", nil
+}
+
+// quark is the inputs of a module in a configuration of Quark that has one rule for all:
+// 8-bit floats or integers, symmetric, on a scale measured beforehand, of each token
+// (which it calls a dynamic channel) or of all tokens.
+func (g *grouper) quark(module string) (t dtype.Type, grid inputGrid, left string) {
+	if !g.quarkInputs() {
+		return t, grid, ""
+	}
+	left = "as Quark's configuration has it"
+	global, _ := g.config.get("global_quant_config").(object)
+	in, _ := global.get("input_tensors").(object)
+	empty := func(v any) bool { o, ok := v.(object); return v == nil || ok && len(o) == 0 }
+	switch in.get("dtype") {
+	case "fp8_e4m3":
+		t = ActFP8
+	case "int8":
+		t = ActInt8
+	default:
+		return t, grid, left
+	}
+	plain := empty(g.config.get("layer_quant_config")) && empty(g.config.get("layer_type_quant_config")) && empty(global.get("output_tensors")) &&
+		in.get("group_size") == nil && in.get("symmetric") != false && in.get("is_scale_quant") != true && empty(in.get("mx_element_dtype")) && (in.get("scale_type") == nil || in.get("scale_type") == "float")
+	scheme, scale := in.get("qscheme"), module+".input_scale"
+	switch dynamic := in.get("is_dynamic"); {
+	case plain && dynamic == false && scheme == "per_tensor" && g.single(scale):
+		if grid[0] = scale; t == ActInt8 && g.single(module+".input_zero_point") {
+			grid[1] = module + ".input_zero_point"
+		}
+		return t, grid, ""
+	case plain && dynamic == true && scheme == "per_channel":
+		return t, grid, ""
+	case plain && dynamic == true && scheme == "per_tensor":
+		t.Group = dtype.AllRows
+		return t, grid, ""
+	}
+	return dtype.Type{}, grid, left
 }
 
 // quarkInputs reports whether Quark's configuration rounds inputs, of all modules or of some.

@@ -3,6 +3,7 @@ package formats
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
@@ -65,6 +66,9 @@ func TestActivations(t *testing.T) {
 // TestActivationsOfFP8: what configurations of FP8 say of a layer with 256 inputs.
 func TestActivationsOfFP8(t *testing.T) {
 	const ct = `{"config_groups":{"g":{"targets":["Linear"],"input_activations":%s}}}`
+	quark := func(inputs string) string {
+		return `{"quant_method":"quark","global_quant_config":{"weight":{"dtype":"fp8_e4m3"},"output_tensors":null,"input_tensors":{` + inputs + `}},"layer_quant_config":{},"layer_type_quant_config":{}}`
+	}
 	for _, c := range []struct {
 		config string
 		want   dtype.Type
@@ -92,7 +96,8 @@ func TestActivationsOfFP8(t *testing.T) {
 		{fmt.Sprintf(ct, `{"num_bits":8,"type":"int","dynamic":true,"strategy":"token"}`), ActInt8, ""},
 		{fmt.Sprintf(ct, `{"dynamic":true,"strategy":"token"}`), ActInt8, ""},
 		{fmt.Sprintf(ct, `{"type":"float","dynamic":true,"group_size":128}`), dtype.Type{Kind: dtype.F8E4M3, Group: 128}, ""},
-		{fmt.Sprintf(ct, `{"type":"float","dynamic":true}`), dtype.Type{}, "8-bit float, by tensor"},
+		{fmt.Sprintf(ct, `{"type":"float","dynamic":true}`), dtype.Type{Kind: dtype.F8E4M3, Group: dtype.AllRows}, ""},
+		{fmt.Sprintf(ct, `{"num_bits":8,"type":"int","dynamic":true,"symmetric":false,"strategy":"tensor"}`), dtype.Type{Kind: dtype.Int8, Group: dtype.AllRows, Flags: dtype.Zero}, ""},
 		{fmt.Sprintf(ct, `{"type":"float"}`), dtype.Type{}, "8-bit float, by tensor, scales measured beforehand"},
 		{fmt.Sprintf(ct, `{"num_bits":4,"type":"float","dynamic":true,"group_size":32}`), dtype.Type{}, "4-bit float, by group"},
 		{fmt.Sprintf(ct, `{"type":"float","dynamic":true,"strategy":"group","group_size":32,"scale_dtype":"torch.uint8"}`), dtype.Type{}, "8-bit float, by group, scales of type uint8"},
@@ -105,6 +110,14 @@ func TestActivationsOfFP8(t *testing.T) {
 		{`{"quant_method":"quark","global_quant_config":{"input_tensors":{"dtype":"fp4"}}}`, dtype.Type{}, "as Quark's configuration has it"},
 		{`{"quant_method":"quark","layer_quant_config":{"*q":{"input_tensors":{"dtype":"fp4"}}}}`, dtype.Type{}, "as Quark's configuration has it"},
 		{`{"quant_method":"quark","layer_type_quant_config":{"Linear":{"input_tensors":[{"dtype":"fp4"}]}}}`, dtype.Type{}, "as Quark's configuration has it"},
+		{quark(`"dtype":"fp8_e4m3","is_dynamic":false,"qscheme":"per_tensor"`), ActFP8, ""},
+		{quark(`"dtype":"int8","is_dynamic":false,"qscheme":"per_tensor","symmetric":true`), ActInt8, ""},
+		{quark(`"dtype":"fp8_e4m3","is_dynamic":true,"qscheme":"per_channel","ch_axis":1`), ActFP8, ""},
+		{quark(`"dtype":"fp8_e4m3","is_dynamic":true,"qscheme":"per_tensor"`), dtype.Type{Kind: dtype.F8E4M3, Group: dtype.AllRows}, ""},
+		{quark(`"dtype":"fp8_e4m3","is_dynamic":false,"qscheme":"per_channel"`), dtype.Type{}, "as Quark's configuration has it"},
+		{quark(`"dtype":"fp8_e4m3","is_dynamic":true,"qscheme":"per_group","group_size":32`), dtype.Type{}, "as Quark's configuration has it"},
+		{quark(`"dtype":"fp8_e4m3","is_dynamic":true,"qscheme":"per_channel","scale_type":"float16"`), dtype.Type{}, "as Quark's configuration has it"},
+		{quark(`"dtype":"int8","is_dynamic":true,"qscheme":"per_channel","symmetric":false`), dtype.Type{}, "as Quark's configuration has it"},
 		{`{"quant_method":"auto-round","bits":4,"act_bits":8,"act_data_type":"fp"}`, dtype.Type{}, "8-bit fp of AutoRound"},
 		{`{"quant_method":"auto-round","bits":4,"act_bits":16}`, dtype.Type{}, ""},
 	} {
@@ -112,8 +125,12 @@ func TestActivationsOfFP8(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g := &grouper{config: o}
-		if got, _, left, err := g.activations("model.layers.0.mlp.up_proj", 256); err != nil || got != c.want || left != c.left {
+		const module = "model.layers.0.mlp.up_proj"
+		g := &grouper{config: o, by: map[string]*array{}}
+		if strings.Contains(c.config, `"quark"`) {
+			g.by[module+".input_scale"] = &array{dtype: "F32"}
+		}
+		if got, _, left, err := g.activations(module, 256); err != nil || got != c.want || left != c.left {
 			t.Errorf("%s: %v, %q, %v", c.config, got, left, err)
 		}
 	}

@@ -467,26 +467,28 @@ func (w *aoWeight) inputs() (t dtype.Type, grid inputGrid, left string, err erro
 	return t, grid, left, nil
 }
 
-// aoGranularity is what shares a scale, in words, and whether that is a token.
-func aoGranularity(args object) (by string, token bool) {
+// aoGranularity is what shares a scale, in words, and the group of a type for tokens and for all of them; 0 for others.
+func aoGranularity(args object) (by string, group int32) {
 	per, _ := args.get("granularity").(object)
 	data, _ := per.get("_data").(object)
 	switch class := per.get("_type"); class {
 	case "PerTensor":
-		return "by tensor", false
+		return "by tensor", dtype.AllRows
 	case "PerRow":
-		dim := data.get("dim")
-		return "by token", dim == nil || dim == json.Number("-1")
+		if dim := data.get("dim"); dim == nil || dim == json.Number("-1") {
+			return "by token", -1
+		}
+		return "by token", 0
 	case "PerBlock":
-		return fmt.Sprintf("by blocks of %v", data.get("block_size")), false
+		return fmt.Sprintf("by blocks of %v", data.get("block_size")), 0
 	default:
-		return fmt.Sprintf("by %v", class), false
+		return fmt.Sprintf("by %v", class), 0
 	}
 }
 
 // int8Inputs is how the inputs of an Int8Tensor are rounded.
 func (w *aoWeight) int8Inputs(args object) (t dtype.Type, grid inputGrid, left string) {
-	by, token := aoGranularity(args)
+	by, group := aoGranularity(args)
 	asymmetric, measured := args.text("mapping_type") == "ASYMMETRIC", w.has("act_quant_scale")
 	scale, zero := w.prefix+"act_quant_scale", w.prefix+"act_quant_zero_point"
 	t = ActInt8
@@ -499,24 +501,26 @@ func (w *aoWeight) int8Inputs(args object) (t dtype.Type, grid inputGrid, left s
 		}
 	case measured:
 		return dtype.Type{}, grid, "8-bit integer, " + by + ", scales measured beforehand"
-	case !token:
+	case group == 0:
 		return dtype.Type{}, grid, "8-bit integer, dynamic, " + by
-	case asymmetric:
-		t.Flags = dtype.Zero
+	default:
+		if t.Group = group; asymmetric {
+			t.Flags = dtype.Zero
+		}
 	}
 	return t, grid, ""
 }
 
 // float8Inputs is how the inputs of a Float8Tensor are rounded.
 func float8Inputs(args object) (t dtype.Type, left string) {
-	by, token := aoGranularity(args)
+	by, group := aoGranularity(args)
 	switch kind := args.text("float8_dtype"); {
 	case kind != "float8_e4m3fn":
 		return t, kind + ", dynamic, " + by
 	case args.get("hp_value_lb") != nil || args.get("hp_value_ub") != nil:
 		return t, "8-bit float, dynamic, " + by + ", scales with a bound"
-	case token:
-		return ActFP8, ""
+	case group != 0:
+		return dtype.Type{Kind: dtype.F8E4M3, Group: group}, ""
 	case by == "by blocks of [1 128]":
 		return actFP8Groups(128), ""
 	}

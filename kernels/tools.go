@@ -109,8 +109,8 @@ func (a *RowStatsArgs) Runs() int {
 // FakeQuantArgs: y = dq(q(X·s))/s of X [Rows, Cols]: what X becomes by being
 // stored as Type and read back, for a search or an activation that is quantized
 // where it is used. Type is an Int kind (Group -1: one scale for every row, as
-// for a token), rounded on the grid of block.IntGrid, or a Micro kind with or
-// without a Group, or F32, as which values are only cut, group by group. Cols is
+// for a token; AllRows: one for all of X, which takes no ColScale and no Clip), rounded
+// on the grid of block.IntGrid, or a Micro kind with or without a Group, or F32, as which values are only cut, group by group. Cols is
 // a multiple of its Group. X and y are float32 or bf16.
 type FakeQuantArgs struct {
 	Type       dtype.Type

@@ -152,6 +152,9 @@ func TestActivationGrids(t *testing.T) {
 		{"int8 measured", map[string]any{"dynamic": false, "strategy": "tensor"}, 0.02, 0, []float32{-79.976, 22.378, -28.094, -17.899, 39.776, 49.724, -47.916, -71.882}},
 		{"int8 measured asymmetric", map[string]any{"dynamic": false, "strategy": "tensor", "symmetric": false}, 0.02, -20, []float32{-83.419, 24.435, -28.04, -16.493, 41.75, 49.972, -47.233, -71.825}},
 		{"int4 measured", map[string]any{"dynamic": false, "strategy": "tensor", "num_bits": 4}, 0.2, 0, []float32{-83.178, 17.066, -27.375, -27.353, 62.771, 54.609, -42.065, -91.652}},
+		{"int8 of all tokens, asymmetric", map[string]any{"strategy": "tensor", "symmetric": false}, 0, 0, []float32{-58.41, 21.653, -33.476, -8.7531, 8.0923, 21.319, -38.875, -57.651}},
+		{"int4 of all tokens, asymmetric", map[string]any{"strategy": "tensor", "symmetric": false, "num_bits": 4}, 0, 0, []float32{-46.568, 24.853, -27.704, 3.801, -11.763, 6.7273, -29.638, -31.368}},
+		{"float8 of all tokens", map[string]any{"strategy": "tensor", "type": "float"}, 0, 0, []float32{-58.546, 22.834, -34.313, -7.6366, 9.7671, 21.452, -38.616, -59.88}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			src := openSource(t, withInputs(t, dir, c.change, c.scale, c.zero))

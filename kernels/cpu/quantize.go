@@ -3,6 +3,7 @@ package cpu
 import (
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
@@ -45,6 +46,14 @@ func (c *CPU) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 		}
 		round = fixedOn(a.Grid)
 	}
+	if a.Type.Group == dtype.AllRows {
+		if scale != nil || clip != nil {
+			panic("cpu: fakequant: one scale for all rows goes with no scales and limits of its own")
+		}
+		if a.Grid == (kernels.Grid{}) {
+			round = fixedOn(c.gridOf(a))
+		}
+	}
 	if scale == nil {
 		scale = make([]float32, a.Cols)
 		for i := range scale {
@@ -66,6 +75,31 @@ func (c *CPU) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 			out.store(res, at, y.Add, tmp[2*size:][:n])
 		}
 	})
+}
+
+// gridOf is the grid that all rows share, of their smallest and largest value.
+func (c *CPU) gridOf(a *kernels.FakeQuantArgs) kernels.Grid {
+	x := plainOf(a.X)
+	var mu sync.Mutex
+	var least, most float32
+	par.For(a.Rows, rowGrain(a.Cols), func(lo, hi int) {
+		tmp := c.scratch.take(a.Cols)
+		defer c.scratch.give(tmp)
+		var low, high float32
+		for r := lo; r < hi; r++ {
+			for _, v := range x.get(tmp[:a.Cols], r*a.Cols) {
+				low, high = min(low, v), max(high, v)
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		least, most = min(least, low), max(most, high)
+	})
+	if a.Type.Kind.Info().Family == dtype.Micro {
+		return kernels.Grid{Scale: block.MicroScale(a.Type, max(most, -least))}
+	}
+	scale, zero := block.IntGrid(a.Type, least, most)
+	return kernels.Grid{Scale: scale, Zero: zero - float32(int(1)<<(a.Type.Bits()-1))} // of codes with a sign
 }
 
 func fakeOf(t dtype.Type) func(dst, x, s []float32, limit float32, t dtype.Type) {

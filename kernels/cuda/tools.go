@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cuda/driver"
@@ -128,13 +129,23 @@ func (c *CUDA) FakeQuant(y kernels.Dst, a *kernels.FakeQuantArgs) {
 	if fixed && (a.ColScale != nil || a.Clip != nil) {
 		panic("cuda: fakequant: a grid goes with no scales and limits of its own")
 	}
-	n, t, size := a.Rows*a.Cols, a.Type, int(a.Type.Group)
-	if size <= 0 {
-		size = max(a.Cols, 1)
+	rows, cols, n := a.Rows, a.Cols, a.Rows*a.Cols
+	t, size := a.Type, int(a.Type.Group)
+	if t.Group == dtype.AllRows {
+		if a.ColScale != nil || a.Clip != nil {
+			panic("cuda: fakequant: one scale for all rows goes with no scales and limits of its own")
+		}
+		if rows, cols = 1, n; n > math.MaxInt32 {
+			c.lacks("rounding of more than 2³¹ inputs with one scale")
+			return
+		}
 	}
-	groups := (a.Cols + size - 1) / size
-	f := &fakeArgs{y: destOf("fakequant: y", y, n), x: elemsOf("fakequant: x", a.X, n), scale: f32("fakequant: colscale", a.ColScale, a.Cols), clip: f32("fakequant: clip", a.Clip, a.Rows*groups),
-		n: int64(a.Rows * groups), cols: int32(a.Cols), group: int32(size), groups: int32(groups), bits: int32(t.Bits()), zero: flag(t.Flags&dtype.Zero != 0),
+	if size <= 0 {
+		size = max(cols, 1)
+	}
+	groups := (cols + size - 1) / size
+	f := &fakeArgs{y: destOf("fakequant: y", y, n), x: elemsOf("fakequant: x", a.X, n), scale: f32("fakequant: colscale", a.ColScale, cols), clip: f32("fakequant: clip", a.Clip, rows*groups),
+		n: int64(rows * groups), cols: int32(cols), group: int32(size), groups: int32(groups), bits: int32(t.Bits()), zero: flag(t.Flags&dtype.Zero != 0),
 		fixed: flag(fixed), fixedScale: a.Grid.Scale, fixedZero: a.Grid.Zero}
 	switch family := t.Kind.Info().Family; {
 	case family == dtype.Int:

@@ -96,10 +96,13 @@ const (
 	Inverse                   // with Nested, of Micro kinds: the float32 of a row divides its scales
 )
 
+// AllRows is the Group of what is rounded where it is used and never stored: one scale for all rows.
+const AllRows = -2
+
 // Type is one storage type. It is comparable; the zero value is F32.
 type Type struct {
 	Kind  Kind
-	Group int32 // columns (flat elements of a Codebook) that share a scale; -1 = the whole row; 0 for kinds with fixed blocks and for plain ones
+	Group int32 // columns (flat elements of a Codebook) that share a scale; -1 = the whole row; 0 for kinds with fixed blocks and for plain ones; AllRows
 	Scale Kind  // type of the stored scales of Codebook, Int and Micro kinds; F32, F16 or BF16, of Micro kinds also F8E8M0 or F8E4M3
 	Flags Flags
 }
@@ -312,6 +315,8 @@ func (t Type) String() string {
 	s := t.Kind.String()
 	if t.Group > 0 {
 		s += fmt.Sprintf(" g%d", t.Group)
+	} else if t.Group == AllRows {
+		s += " tensor"
 	} else if t.Group < 0 {
 		s += " row"
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/block"
@@ -202,9 +203,10 @@ func testFakeQuant(s *suite) {
 		{Kind: dtype.Int4, Group: 32, Scale: dtype.F32}, {Kind: dtype.Int4, Group: 128, Scale: dtype.F16, Flags: dtype.Zero},
 		{Kind: dtype.Int3, Group: 32, Scale: dtype.BF16, Flags: dtype.Zero}, {Kind: dtype.Int5, Group: 32, Scale: dtype.F16}, {Kind: dtype.Int6, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32}, {Kind: dtype.Int8, Group: -1, Scale: dtype.F32, Flags: dtype.Zero},
 		dtype.Of(dtype.F32), {Kind: dtype.F32, Group: 64}, dtype.Of(dtype.F8E4M3), {Kind: dtype.F8E4M3, Group: -1, Scale: dtype.F32}, {Kind: dtype.F8E5M2, Group: 64, Scale: dtype.BF16},
+		{Kind: dtype.Int8, Group: dtype.AllRows}, {Kind: dtype.Int4, Group: dtype.AllRows, Flags: dtype.Zero}, {Kind: dtype.F8E4M3, Group: dtype.AllRows},
 	} {
 		for _, how := range []string{"plain", "scale", "clip", "scale clip", "bf16", "grid"} {
-			if how == "grid" && t.Kind == dtype.F32 {
+			if how == "grid" && t.Kind == dtype.F32 || t.Group == dtype.AllRows && (strings.Contains(how, "scale") || strings.Contains(how, "clip")) {
 				continue
 			}
 			s.in(t.String()+" "+how, func(s *suite) { s.fakeQuant(t, how) })
@@ -242,6 +244,9 @@ func (s *suite) fakeQuant(t dtype.Type, how string) {
 	}
 	want := make([]float64, rows*cols)
 	group := cols / t.Groups(cols)
+	if t.Group == dtype.AllRows {
+		clip, group = clip[:1], rows*cols
+	}
 	if how == "grid" { // which leaves some of the values outside
 		a.Grid = kernels.Grid{Scale: 1.0 / 300}
 		if t.Kind.Info().Family == dtype.Int {
@@ -254,7 +259,11 @@ func (s *suite) fakeQuant(t dtype.Type, how string) {
 			fixed64(want[at:at+group], x[at:at+group], a.Grid, t)
 			continue
 		}
-		fake64(want[at:at+group], x[at:at+group], scale[at%cols:][:group], clip[g], t)
+		scales := scale[at%cols:]
+		if group > cols { // which all are 1
+			scales = slices.Repeat(scale, rows)
+		}
+		fake64(want[at:at+group], x[at:at+group], scales, clip[g], t)
 	}
 	s.check([]result{{name: "y", n: len(want), want: want, tol: 2e-6}}, func(d []kernels.Dst) { s.b.FakeQuant(d[0], a) })
 }

@@ -434,7 +434,10 @@ func (s *Source) find(r *Rule, files map[string]*formats.Tensor) (*Tensor, error
 		if grid.Scale, grid.Zero, left, err = f.InputGrid(); err != nil {
 			return nil, err
 		}
-		switch left = cmp.Or(f.Unrounded, left); { // experts are parts of one product
+		if left = cmp.Or(f.Unrounded, left); left == "" && f.Act.Group == dtype.AllRows && r.Experts > 0 {
+			left = fmt.Sprintf("%v, of the tokens of each expert", f.Act)
+		}
+		switch { // experts are parts of one product
 		case left != "":
 			t.Unrounded = left
 		case t.Unrounded != "" || len(t.stored) == 0:

@@ -52,7 +52,7 @@ MXFP6, and FP8 by tensor, group and block; MXFP8; the FP4 experts of DeepSeek V4
 (from compressed-tensors' integers on held by compressed-tensors and AutoRound, or by numpy in the layout that the program states: formats/testdata/foreign).
 Of torchao, in safetensors: Int8Tensor, IntxUnpackedToInt8Tensor (1 to 8 bits), Float8Tensor, MXTensor (FP8, FP4) and NVFP4Tensor, also with swizzled scales, as they are stored; Int4Tensor and Int4TilePackedTo4dTensor
 (as a GPU of NVIDIA orders it; one of AMD has another order under the same name), whose zero points are floats, decoded to the type of their scales with one rounding. Of HQQ: 1 to 8 bits along both axes, decoded as HQQ does,
-each step rounded to the type of its scales. Inputs that torchao rounds by token (or on one measured scale) are rounded, by tensor said and not done. Held by torchao and HQQ, the two of int4 by numpy (formats/testdata/torchao).
+each step rounded to the type of its scales. Inputs that torchao rounds by token, by tensor (all tokens of a product) or on one measured scale are rounded. Held by torchao and HQQ, the two of int4 by numpy (formats/testdata/torchao).
 Refused by name: methods that are not read, transforms and rotations, weights without their zeros (sparse, marlin-24), Marlin's order, inputs that ModelOpt or torchao scales before their product, weights of torchao in a pickle, other classes of it (preshuffled, plain_int32, opaque, sparse), and codes of compressed-tensors
 whose packing neither their number nor the version that wrote them tells.
 

@@ -75,6 +75,29 @@ func Points(k dtype.Kind) []uint16 {
 	return nil
 }
 
+// Grid are the values that codes of a type index, in units of a scale, signed bytes: of
+// IQ3_XXS and IQ3_S magnitudes in the first four of eight; of IQ2_XXS, IQ2_XS and IQ2_S
+// eight magnitudes; of IQ1_S and IQ1_M the values of all points in eighths above -1, 0
+// and 1, then of all points below. nil: the type has none. They are not the caller's to
+// change.
+func Grid(k dtype.Kind) [][8]uint8 {
+	switch k {
+	case dtype.IQ2_XXS:
+		return grid2XXS
+	case dtype.IQ2_XS:
+		return grid2XS
+	case dtype.IQ2_S:
+		return grid2S
+	case dtype.IQ3_XXS:
+		return grid3XXS
+	case dtype.IQ3_S:
+		return grid3S
+	case dtype.IQ1_S, dtype.IQ1_M:
+		return grid1S
+	}
+	return nil
+}
+
 func (g *lattice) grid(levels *[8]uint8) [][8]uint8 {
 	out := make([][8]uint8, len(g.points))
 	for j, p := range g.points {

@@ -103,7 +103,7 @@ func (w *mvWeight) integers(u *unitType, row0 int) bool {
 			w.table = mvFP4
 		}
 	default:
-		return false
+		return w.few(u.raw.Type.Kind) && w.codes(u, row0)
 	}
 	return w.codes(u, row0)
 }

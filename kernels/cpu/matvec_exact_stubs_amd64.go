@@ -67,6 +67,71 @@ func mvExactQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, sca
 //go:noescape
 func mvExactIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
+// mvExactIQ3S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ3S, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ3S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ3XXS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ3XXS, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ3XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ2S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2S, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ2S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ2XS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2XS, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ2XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ2XXS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2XXS, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ2XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ1M1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1M, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ1M1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ1S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1S, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ1S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactTQ201 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ20, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactTQ201(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactTQ101 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ10, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactTQ101(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactMXFP41 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of MXFP4, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactMXFP41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactNVFP41 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of NVFP4, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactNVFP41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactQ201 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q20, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactQ201(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactQ101 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q10, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactQ101(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
 // mvExactLow1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of nibbles, low first, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -152,6 +217,71 @@ func mvExactQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, sca
 //go:noescape
 func mvExactIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
+// mvExactIQ3S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ3S, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ3S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ3XXS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ3XXS, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ3XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ2S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2S, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ2S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ2XS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2XS, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ2XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ2XXS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2XXS, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ2XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ1M2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1M, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ1M2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ1S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1S, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ1S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactTQ202 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ20, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactTQ202(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactTQ102 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ10, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactTQ102(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactMXFP42 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of MXFP4, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactMXFP42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactNVFP42 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of NVFP4, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactNVFP42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactQ202 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q20, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactQ202(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactQ102 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q10, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactQ102(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
 // mvExactLow2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of nibbles, low first, x not rounded; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -236,6 +366,71 @@ func mvExactQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, sca
 //
 //go:noescape
 func mvExactIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ3S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ3S, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ3S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ3XXS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ3XXS, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ3XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ2S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2S, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ2S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ2XS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2XS, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ2XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ2XXS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2XXS, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ2XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ1M4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1M, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ1M4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactIQ1S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1S, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactIQ1S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactTQ204 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ20, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactTQ204(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactTQ104 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ10, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactTQ104(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactMXFP44 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of MXFP4, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactMXFP44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactNVFP44 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of NVFP4, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactNVFP44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactQ204 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q20, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactQ204(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvExactQ104 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q10, x not rounded; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvExactQ104(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvExactLow4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of nibbles, low first, x not rounded; units are of 64 columns, ldy is in floats.
 //

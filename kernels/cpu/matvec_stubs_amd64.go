@@ -117,6 +117,71 @@ func mvQ6K1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //go:noescape
 func mvIQ4XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
+// mvIQ3S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ3S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ3S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ3XXS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ3XXS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ3XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2XS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2XS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2XXS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2XXS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1M1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1M; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1M1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ201 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ20; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ201(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ101 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ10; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ101(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvMXFP41 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of MXFP4; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvMXFP41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvNVFP41 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of NVFP4; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvNVFP41(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvQ201 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q20; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ201(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvQ101 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of Q10; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ101(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
 // mvLow1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -206,6 +271,71 @@ func mvQ6K2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //
 //go:noescape
 func mvIQ4XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ3S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ3S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ3S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ3XXS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ3XXS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ3XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2XS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2XS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2XXS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2XXS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1M2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1M; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1M2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ202 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ20; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ202(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ102 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ10; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ102(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvMXFP42 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of MXFP4; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvMXFP42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvNVFP42 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of NVFP4; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvNVFP42(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvQ202 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q20; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ202(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvQ102 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of Q10; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ102(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLow2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
@@ -297,6 +427,71 @@ func mvQ6K4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //go:noescape
 func mvIQ4XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
+// mvIQ3S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ3S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ3S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ3XXS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ3XXS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ3XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2XS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2XS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2XXS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2XXS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1M4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1M; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1M4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ204 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ20; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ204(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ104 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ10; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ104(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvMXFP44 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of MXFP4; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvMXFP44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvNVFP44 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of NVFP4; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvNVFP44(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvQ204 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q20; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ204(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvQ104 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of Q10; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ104(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
 // mvLow4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -386,6 +581,71 @@ func mvQ6K8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *
 //
 //go:noescape
 func mvIQ4XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ3S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ3S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ3S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ3XXS8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ3XXS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ3XXS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2XS8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2XS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ2XXS8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2XXS; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ2XXS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1M8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1M; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1M8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1S; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ208 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ20; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ208(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ108 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ10; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ108(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvMXFP48 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of MXFP4; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvMXFP48(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvNVFP48 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of NVFP4; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvNVFP48(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvQ208 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q20; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ208(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvQ108 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of Q10; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvQ108(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLow8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of codes of integers, lowest nibble first; units are of 64 columns, ldy is in floats.
 //

@@ -19,6 +19,8 @@ import (
 var mvTypes = []dtype.Type{
 	dtype.Of(dtype.F32), dtype.Of(dtype.F16), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_1), dtype.Of(dtype.Q5_0), dtype.Of(dtype.Q5_1),
 	dtype.Of(dtype.IQ4_NL), dtype.Of(dtype.Q4_K), dtype.Of(dtype.Q5_K), dtype.Of(dtype.Q6_K), dtype.Of(dtype.Q2_K), dtype.Of(dtype.Q3_K), dtype.Of(dtype.IQ4_XS),
+	dtype.Of(dtype.IQ3_S), dtype.Of(dtype.IQ3_XXS), dtype.Of(dtype.IQ2_S), dtype.Of(dtype.IQ2_XS), dtype.Of(dtype.IQ2_XXS), dtype.Of(dtype.IQ1_M), dtype.Of(dtype.IQ1_S),
+	dtype.Of(dtype.TQ2_0), dtype.Of(dtype.TQ1_0), dtype.Of(dtype.Q2_0), dtype.Of(dtype.Q1_0), dtype.Of(dtype.MXFP4), dtype.Of(dtype.NVFP4),
 	{Kind: dtype.NF4, Group: 64}, dtype.NF4Double, {Kind: dtype.FP4, Group: 64},
 	{Kind: dtype.Int4, Group: 128, Scale: dtype.F16}, {Kind: dtype.Int4, Group: 64, Scale: dtype.BF16, Flags: dtype.Zero},
 	{Kind: dtype.Int2, Group: 64, Scale: dtype.F16, Flags: dtype.Zero}, {Kind: dtype.Int3, Group: 128, Scale: dtype.F16},
@@ -99,6 +101,52 @@ func testMatVec(t *testing.T, c *CPU, typ dtype.Type, cols int) {
 	}
 }
 
+// Where x is not rounded the products are those of floats, too, and a row's bits do
+// not depend on the rows beside it. Every type has both kernels.
+func TestMatVecExact(t *testing.T) {
+	if level.Current() < level.AVX512 {
+		t.Skip("no kernel at this level")
+	}
+	c := New(Options{})
+	const rows, cols, most = 21, 1792, 7
+	rng := rand.New(rand.NewPCG(2, 3))
+	for _, typ := range mvTypes {
+		w, values := mvWeights(t, c, typ, rows, cols, rng)
+		x := make([]float32, most*cols)
+		for i := range x {
+			x[i] = float32(rng.NormFloat64())
+		}
+		xb, y, one := upload(t, c, x), upload(t, c, make([]float32, most*rows)), upload(t, c, make([]float32, rows))
+		a := &kernels.LinearArgs{N: most, X: xb, W: w}
+		for _, fast := range []bool{true, false} {
+			if a.Fast = fast; newMVWeight(a) == nil {
+				t.Errorf("%v: no kernel, fast %v", typ, fast)
+			}
+		}
+		c.Linear(kernels.To(y), a)
+		for i := range most {
+			for r := range rows {
+				var want, size float64
+				for k, v := range values[r*cols:][:cols] {
+					want += float64(v) * float64(x[i*cols+k])
+					size += math.Abs(float64(v) * float64(x[i*cols+k]))
+				}
+				if v := f32(y)[i*rows+r]; !(math.Abs(float64(v)-want) <= 1e-6*size) {
+					t.Errorf("%v: row %d·%d is %v, want %v", typ, i, r, v, want)
+				}
+			}
+		}
+		a.N = 1
+		c.Linear(kernels.To(one), a)
+		if typ.Kind != dtype.F32 { // more rows are packed: TestThin
+			equalBits(t, typ, 0, f32(one), f32(y)[:rows])
+		}
+		for _, b := range []kernels.Buffer{w.Buffer, xb, y, one} {
+			c.Free(b)
+		}
+	}
+}
+
 // mvWeights is a random weight and its values.
 func mvWeights(t testing.TB, c *CPU, typ dtype.Type, rows, cols int, rng *rand.Rand) (kernels.Mat, []float32) {
 	x := make([]float32, rows*cols)
@@ -106,7 +154,9 @@ func mvWeights(t testing.TB, c *CPU, typ dtype.Type, rows, cols int, rng *rand.R
 		x[i] = float32(rng.NormFloat64())
 	}
 	raw := blocks.New(typ, rows, cols)
-	if err := blocks.Encode(raw, x, nil); err != nil {
+	if place, ok := fewBitScales[typ.Kind]; ok {
+		randomBlocks(raw, place, rng)
+	} else if err := blocks.Encode(raw, x, nil); err != nil {
 		t.Fatal(err)
 	}
 	w, err := c.Load(kernels.Weights, typ, rows, cols, raw.Data, kernels.Borrow)
@@ -115,6 +165,37 @@ func mvWeights(t testing.TB, c *CPU, typ dtype.Type, rows, cols int, rng *rand.R
 	}
 	blocks.DecodeAll(x, raw)
 	return w, x
+}
+
+// fewBitScales is where the scale of a block lies: an f16, of which IQ1_M has a nibble
+// in each of four words, an exponent of MXFP4, or bytes of NVFP4, which may be any.
+var fewBitScales = map[dtype.Kind]int{
+	dtype.IQ3_S: 0, dtype.IQ3_XXS: 0, dtype.IQ2_S: 0, dtype.IQ2_XS: 0, dtype.IQ2_XXS: 0, dtype.IQ1_M: 48, dtype.IQ1_S: 0,
+	dtype.TQ2_0: 64, dtype.TQ1_0: 52, dtype.Q2_0: 0, dtype.Q1_0: 0, dtype.MXFP4: 0, dtype.NVFP4: 0,
+}
+
+// randomBlocks fills a matrix with every code there is, scales between 2^-7 and 2
+// apart, half of them negative.
+func randomBlocks(m blocks.Raw, place int, rng *rand.Rand) {
+	size := m.Type.Kind.Info().Bytes
+	for i := range m.Data {
+		m.Data[i] = byte(rng.Uint32())
+	}
+	for at := 0; at < len(m.Data); at += size {
+		b := m.Data[at+place:]
+		scale := uint16(rng.IntN(8)+8)<<10 | uint16(rng.IntN(1<<10)) | uint16(rng.IntN(2))<<15
+		switch m.Type.Kind {
+		case dtype.NVFP4:
+		case dtype.MXFP4:
+			b[0] = byte(120 + rng.IntN(9))
+		case dtype.IQ1_M:
+			for i := range 4 {
+				b[2*i+1] = b[2*i+1]&15 | byte(scale>>(4*i)&15<<4)
+			}
+		default:
+			b[0], b[1] = byte(scale), byte(scale>>8)
+		}
+	}
 }
 
 func upload(t testing.TB, c *CPU, x []float32) kernels.Buffer {

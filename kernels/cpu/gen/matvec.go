@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Products of few rows of x with a weight that is read once and in order, as it
 // lies in memory. A unit is 64 columns. Rows of x come as tiles of 1, 2, 4 or 8
@@ -34,8 +37,11 @@ func matvec() {
 		for _, b := range legacy {
 			b.kernel(m)
 		}
-		for _, k := range kTypes {
+		for _, k := range slices.Concat(kTypes, latticeTypes) {
 			k.kernel(m)
+		}
+		for _, f := range fewTypes {
+			f.kernel(m)
 		}
 		grouped("Low", "lowest nibble first", m)
 		grouped("Bytes", "bytes", m)
@@ -47,6 +53,9 @@ func matvec() {
 // mvConstants are those that kernels of rounded and of exact x share.
 func mvConstants() {
 	out.asm.WriteString("\n")
+	quads("twice64", func(i int) int { return i / 2 })
+	quads("oddNibbles64", func(i int) int { return i % 2 * 4 })
+	latticeWords()
 	words("oddNibbles16", func(i int) int { return i / 4 % 2 * 4 })
 	words("highNibbles32", func(i int) int { return i / 8 * 4 })
 	words("lowNibbles32", func(i int) int { return 4 - i/8*4 })

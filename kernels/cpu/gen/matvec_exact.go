@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Kernels of quantized weights and of x as it is: 16 codes at a time become
 // floats, are scaled, and are multiplied with every row of x in the tile, in
@@ -29,8 +32,11 @@ func exact() {
 		for _, b := range legacy {
 			b.exact(m)
 		}
-		for _, k := range kTypes {
+		for _, k := range slices.Concat(kTypes, latticeTypes) {
 			k.exact(m)
+		}
+		for _, f := range fewTypes {
+			f.exact(m)
 		}
 		exactNibbles("Low", "low", m)
 		exactNibbles("High", "high", m)
@@ -112,10 +118,13 @@ func (b blockType) exact(m int) {
 // and their minimum are loaded.
 func (k kType) exact(m int) {
 	const scalesAt, minsAt = 256, 320
-	exactText(384+64, k.name, k.name, m)
+	exactText(384+latticeRoom+64, k.name, k.name, m)
 	k.constants()
 	e("LEAQ 63(SP), R15")
 	e("ANDQ $~63, R15")
+	if k.lattice() {
+		e("LEAQ 384(R15), R12")
+	}
 	l := exactLoop(m, func() {
 		prefetch(k.size)
 		k.unpack()

@@ -26,6 +26,10 @@ const (
 
 // constants are what unpack needs.
 func (k kType) constants() {
+	if k.lattice() {
+		k.latticeConstants()
+		return
+	}
 	if k.name == "IQ4XS" {
 		e("VBROADCASTI32X4 (R10), Z%d", kTable)
 	}
@@ -40,6 +44,10 @@ func (k kType) constants() {
 // unpack puts a block's codes, one a byte, into four registers and its scales
 // and minima, one for every 16 codes, into two.
 func (k kType) unpack() {
+	if k.lattice() {
+		k.unpackLattice()
+		return
+	}
 	switch k.name {
 	case "Q2K":
 		k.unpackQ2()
@@ -174,8 +182,15 @@ func (k kType) unpackIQ4() {
 // kernel: scales and minima are multiplied with those of x and then spread.
 func (k kType) kernel(m int) {
 	const dot, spread, order = kTemp, kMore, 25
-	matvecText(0, k.name, k.name, m)
+	frame := 0
+	if k.lattice() {
+		frame = latticeRoom
+	}
+	matvecText(frame, k.name, k.name, m)
 	k.constants()
+	if k.lattice() {
+		e("MOVQ SP, R12")
+	}
 	for u := range 4 {
 		e("VMOVDQU64 fours%d<>(SB), Z%d", u, order+u)
 	}

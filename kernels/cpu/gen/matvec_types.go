@@ -46,11 +46,11 @@ const (
 	nibble = 29
 )
 
-// products adds the unit's products to the sums of every row of x: (Σ codes·x) ·
+// products adds the products of a unit of a step to the sums of every row of x: (Σ codes·x) ·
 // scale of x · scale, and minimum·Σ x. low, when not 0, holds low bytes of codes.
-func products(m, low int, min bool) {
+func products(m, unit, low int, min bool) {
 	for i := range m {
-		x := i * unitBytes
+		x := unitBytes * (unit*m + i)
 		e("VMOVDQU64 %d(CX), Z%d", x+unitStart, dots)
 		e("VPDPBUSD %d(CX), Z%d, Z%d", x+unitCodes, codes, dots)
 		if low > 0 {
@@ -172,7 +172,7 @@ func (b blockType) kernel(m int) {
 		if b.table {
 			e("VPSHUFB Z%d, Z%d, Z%d", codes, extra, codes)
 		}
-		products(m, 0, b.min)
+		products(m, 0, 0, b.min)
 		e("ADDQ $%d, SI", 2*b.size)
 	}
 	l.emit()
@@ -216,7 +216,7 @@ func grouped(name, what string, m int) {
 			e("VMOVDQU64 (SI), Z%d", codes)
 		}
 		e("VBROADCASTSS (R12)(R10*4), Z%d", minimum)
-		products(m, 0, true)
+		products(m, 0, 0, true)
 	})
 	l.parts = 2
 	l.emit()
@@ -237,6 +237,6 @@ func codebook(m int) {
 		e("VPANDD Z%d, Z%d, Z%d", nibble, codes, codes)
 		e("VPSHUFB Z%d, Z%d, Z%d", codes, low, temp)
 		e("VPSHUFB Z%d, Z%d, Z%d", codes, high, codes)
-		products(m, temp, false)
+		products(m, 0, temp, false)
 	}).emit()
 }

@@ -69,6 +69,7 @@ type Param struct {
 	Shape           []int           // as stored
 	Group           string          // A, B, magnitude, bias, whole: LoRA+ gives B its own rate
 	Decay           bool            // weight decay applies: not to biases
+	Table           bool            // of an adapter of an embedding, for which LoRA+ may have a rate
 	experts         int             // of a B that holds one for each; stored as [out, r·E]
 	first           *autograd.Param // of what is saved joined with what it began as: that; nil: it is saved as it is
 	turned          int             // experts whose matrices [Rows/turned, Cols] are stored transposed, A as B and B as A; 0: none

@@ -38,6 +38,8 @@ type Config struct {
 	LoftQ           *LoftQ  `yaml:"loftq_config,omitempty" doc:"of init_lora_weights: loftq"`
 	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B, biases and magnitudes over rate of A" range:"(0,1e6]"`
 
+	LoRAPlusLREmbedding float64 `yaml:"loraplus_lr_embedding,omitempty" doc:"rate of adapters on embeddings, with loraplus_lr_ratio; PEFT's default is 1e-6" unset:"as other layers" range:"(0,1e6]"`
+
 	TargetParameters      Strings      `yaml:"target_parameters" doc:"parameters of experts and routers: mlp.experts.gate_up_proj …"`
 	TrainableTokenIndices TokenIndices `yaml:"trainable_token_indices" type:"list or mapping" doc:"rows of the embedding, or of embeddings and the head by name, that are trained whole; a tied head without rows of its own follows"`
 
@@ -176,6 +178,8 @@ func (c Config) supported() error {
 		return fail.Usagef("lora.use_dora", "init_lora_weights: true", "use_dora with init_lora_weights: %s is not supported", string(c.InitWeights))
 	}
 	switch {
+	case c.LoRAPlusLREmbedding > 0 && c.LoRAPlusLRRatio == 0:
+		return fail.Usagef("lora.loraplus_lr_embedding", "lr_pattern gives modules rates of their own", "loraplus_lr_embedding belongs to LoRA+, and no loraplus_lr_ratio is given")
 	case c.EVA != nil && c.InitWeights != InitEVA:
 		return fail.Usagef("lora.eva_config", "use init_lora_weights: eva", "eva_config belongs to init_lora_weights: eva, not %s", string(c.InitWeights))
 	case c.CorDA != nil && c.InitWeights != InitCorDA:

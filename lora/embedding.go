@@ -65,8 +65,8 @@ func (f *Folder) table(path string, r, v, c int) (a, b []float32, err error) {
 // params are A and B as stored.
 func (l *tableLoRA) params() []Param {
 	return []Param{
-		{Param: l.low.A, Shape: []int{l.r, l.low.A.Rows}, Group: "A", Decay: true, turned: 1},
-		{Param: l.low.B, Shape: []int{l.low.B.Rows, l.r}, Group: "B", Decay: true},
+		{Param: l.low.A, Shape: []int{l.r, l.low.A.Rows}, Group: "A", Decay: true, Table: true, turned: 1},
+		{Param: l.low.B, Shape: []int{l.low.B.Rows, l.r}, Group: "B", Decay: true, Table: true},
 	}
 }
 

@@ -251,7 +251,7 @@ func (c Config) inherit(f *Folder) (Config, error) {
 	if c.Dropout != 0 {
 		out.Dropout = c.Dropout
 	}
-	out.LoRAPlusLRRatio, out.InitFrom = c.LoRAPlusLRRatio, c.InitFrom
+	out.LoRAPlusLRRatio, out.LoRAPlusLREmbedding, out.InitFrom = c.LoRAPlusLRRatio, c.LoRAPlusLREmbedding, c.InitFrom
 	return out, nil
 }
 

@@ -35,6 +35,9 @@ func (c Config) tokenRowsOf(path string, main bool) []int {
 	return nil
 }
 
+// HasRows reports whether c trains rows of the table at path by name (trainable_token_indices).
+func (c Config) HasRows(path string) bool { return c.tokenRowsOf(path, false) != nil }
+
 // names reports whether a name in trainable_token_indices is that of the table at path.
 func names(name, path string, main bool) bool {
 	return path == name || name != "" && strings.HasSuffix(path, "."+name) || name == "" && main

@@ -97,6 +97,7 @@ func TestConfigErrors(t *testing.T) {
 		"{optimizer: sgd, optim_args: {nesterov: true}}":                                  "train.optim_args.nesterov",
 		"{optimizer: sgd, optim_args: {dampening: 0.1}}":                                  "train.optim_args.dampening",
 		"{optimizer: prodigy, lora: {loraplus_lr_ratio: 4}}":                              "train.lora.loraplus_lr_ratio",
+		"{lora: {loraplus_lr_embedding: 1e-4}}":                                           "lora.loraplus_lr_embedding",
 		"{optimizer: prodigy, lr_pattern: {q_proj: 1e-4}}":                                "train.lr_pattern",
 		"{optim_target_modules: [q_proj]}":                                                "train.optim_target_modules",
 		"{ema_decay: 1}":                                                                  "train.ema_decay",

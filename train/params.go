@@ -1,6 +1,7 @@
 package train
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/tunekit/tunekit/autograd"
@@ -16,6 +17,7 @@ type param struct {
 	layer int     // that it is of; -1 outside of layers
 	off   int     // in the flat buffers
 	rate  float64 // factor of the learning rate
+	fixed bool    // rate is that of an embedding's adapter, which lr_pattern has no part in
 	decay float64
 	// matrix reports whether rules for matrices take it; stack is the number of
 	// experts whose matrices lie one below another (0: none), and block how many of its
@@ -84,6 +86,9 @@ func (j *Job) adapterParams() ([]param, error) {
 		if (p.Group == "B" || len(p.Shape) == 1) && j.Config.LoRA.LoRAPlusLRRatio > 0 {
 			q.rate = j.Config.LoRA.LoRAPlusLRRatio
 		}
+		if own := j.Config.LoRA.LoRAPlusLREmbedding; p.Table && own > 0 {
+			q.rate, q.fixed = own / *j.Config.LearningRate, true
+		}
 		if len(p.Shape) < 2 {
 			q.block = 1
 		} else if p.Rows > 1 && p.Cols > 1 {
@@ -93,6 +98,9 @@ func (j *Job) adapterParams() ([]param, error) {
 	}
 	if len(out) == 0 {
 		return nil, fail.Usagef("train.lora", "", "the adapter has nothing to train")
+	}
+	if j.Config.LoRA.LoRAPlusLREmbedding > 0 && !slices.ContainsFunc(out, func(q param) bool { return q.fixed }) {
+		return nil, fail.Usagef("train.lora.loraplus_lr_embedding", "name an embedding in target_modules, or leave it out", "loraplus_lr_embedding is given, and no embedding has an adapter")
 	}
 	return out, j.target(out, mods)
 }
@@ -178,6 +186,9 @@ func (j *Job) patterns(ps []param) error {
 		rate, ok, err := j.Config.LRPattern.Get(ps[i].path)
 		if err != nil {
 			return err
+		}
+		if ok && ps[i].fixed {
+			return fail.Usagef("train.lr_pattern", "leave one of the two out", "lr_pattern and loraplus_lr_embedding both give %s a rate", ps[i].path)
 		}
 		if ok {
 			ps[i].rate *= rate / *j.Config.LearningRate

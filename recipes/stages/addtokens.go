@@ -3,6 +3,7 @@ package stages
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -421,23 +422,38 @@ func learnNew(c train.Config, x *recipes.Env, j *recipes.Job, src *arch.Source, 
 		}
 		return c, err
 	}
-	if len(c.LoRA.TrainableTokenIndices) == 0 && !c.LoRA.Saves(embed) {
-		var ids []int
-		for a := added; a != nil; a = addedBefore(x, a) {
-			n, err := first(a)
-			if err != nil {
-				return c, err
-			}
-			for i := range a.Options.(*AddTokens).all() {
-				ids = append(ids, n+i)
-			}
+	said := len(c.LoRA.TrainableTokenIndices) > 0 || c.LoRA.Saves(embed)
+	apart := !src.Spec.Tied && !c.Reward() && !c.LoRA.Saves(head) // the head of a reward has no rows of tokens, and is trained anyway
+	if said && !apart {
+		return c, nil
+	}
+	var ids []int
+	for a := added; a != nil; a = addedBefore(x, a) {
+		n, err := first(a)
+		if err != nil {
+			return c, err
 		}
-		slices.Sort(ids)
-		c.LoRA.TrainableTokenIndices = lora.TokenIndices{"": ids}
+		for i := range a.Options.(*AddTokens).all() {
+			ids = append(ids, n+i)
+		}
 	}
-	if !src.Spec.Tied && !c.Reward() && !c.LoRA.Saves(head) { // that of a reward has no rows of tokens, and is trained anyway
+	slices.Sort(ids)
+	rows := lora.TokenIndices{}
+	if maps.Copy(rows, c.LoRA.TrainableTokenIndices); !said {
+		rows[""] = ids
+	}
+	switch {
+	case !apart || c.LoRA.HasRows(head):
+	case src.BiasAt(-1, arch.Head) != nil: // which has no rows of tokens in PEFT
 		c.LoRA.ModulesToSave = append(slices.Clone(c.LoRA.ModulesToSave), head)
+	default:
+		if list := rows[""]; list != nil { // beside another name the embedding has its own
+			rows[embed] = list
+			delete(rows, "")
+		}
+		rows[head] = ids
 	}
+	c.LoRA.TrainableTokenIndices = rows
 	return c, nil
 }
 

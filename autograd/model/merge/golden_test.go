@@ -6,6 +6,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tunekit/tunekit/autograd/model/arch"
@@ -223,5 +225,61 @@ func TestRandom(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestZeroDensity: of a model with density 0 nothing is taken, and of one with a density
+// above 0 one value at least, in numbers of mergekit 0.1.5's run_merge on the same models.
+func TestZeroDensity(t *testing.T) {
+	dir, _ := goldens(t)
+	for _, want := range []struct {
+		method, more, density string
+		first                 [3]float64
+		norm                  float64
+	}{
+		{"ties", "", "1e-9", [3]float64{-0.0005045682191848755, -0.009698784910142422, -0.027720166370272636}, 1.613000643741848},
+		{"breadcrumbs", ", gamma: 0.01", "0", [3]float64{-0.00875653326511383, -0.006847925018519163, -0.022631008177995682}, 1.2235252468356204},
+		{"dare_linear", "", "0", [3]float64{-0.00875653326511383, -0.006847925018519163, -0.022631008177995682}, 1.2235252468356204},
+		{"della", ", epsilon: 0.1", "0", [3]float64{-0.0005045682191848755, -0.009698784910142422, -0.027720166370272636}, 1.605434195659893},
+	} {
+		model := func(name, weight, density string) string {
+			return "- {model: " + name + ", parameters: {weight: " + weight + ", density: " + density + want.more + "}}\n"
+		}
+		v, _ := values(t, merged(t, dir, "merge_method: "+want.method+"\ndtype: float32\nbase_model: base\nmodels:\n"+
+			model("a", "0.5", "0")+model("b", "0.7", "1")+model("c", "0.4", want.density), 0))
+		for i, w := range want.first {
+			if got := float64(v[probe][i]); math.Abs(got-w) > 1e-6 {
+				t.Errorf("%s: value %d is %v, want %v", want.method, i, got, w)
+			}
+		}
+		if got := norm(v[probe]); math.Abs(got-want.norm) > 1e-6 {
+			t.Errorf("%s: norm %v, want %v", want.method, got, want.norm)
+		}
+	}
+}
+
+// TestKarcherWeights: a weight that all models have changes nothing, as in mergekit; others,
+// which mergekit reads and does not use, are refused.
+func TestKarcherWeights(t *testing.T) {
+	dir, _ := goldens(t)
+	config := func(a, b string) string {
+		return "merge_method: karcher\ndtype: float32\nmodels:\n- {model: a" + a + "}\n- {model: b" + b + "}\n"
+	}
+	plain, _ := values(t, merged(t, dir, config("", ""), 0))
+	same, _ := values(t, merged(t, dir, config(", parameters: {weight: 0.3}", ", parameters: {weight: 0.3}"), 0))
+	if !slices.Equal(plain[probe], same[probe]) {
+		t.Error("a weight that all have changes the mean")
+	}
+	c, err := Read("config.yaml", []byte(config(", parameters: {weight: 0.3}", ", parameters: {weight: 0.4}")))
+	must(t, err)
+	models := map[Model]*arch.Source{}
+	for _, m := range c.References() {
+		models[m], err = arch.Open(filepath.Join(dir, "in", string(m)))
+		must(t, err)
+		defer models[m].Close()
+	}
+	_, err = Write(context.Background(), cpu.New(cpu.Options{}), c, models, Options{Path: filepath.Join(t.TempDir(), "m")})
+	if err == nil || !strings.Contains(err.Error(), "karcher counts all models alike") {
+		t.Errorf("error %v", err)
 	}
 }

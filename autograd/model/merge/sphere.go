@@ -2,6 +2,8 @@ package merge
 
 import (
 	"math"
+
+	"github.com/tunekit/tunekit/formats/fail"
 )
 
 // slerp goes t of the way from the base to the other model on the arc between their
@@ -170,9 +172,15 @@ func multislerp(t *tensor) ([]float32, error) {
 }
 
 // karcher is the mean of the models' directions on the sphere (Karcher 1977), found
-// by steps in its tangent space, with the mean of their norms.
+// by steps in its tangent space, with the mean of their norms. A weight that all models
+// have is allowed, as files of mergekit carry one, which reads it and counts all alike.
 func karcher(t *tensor) ([]float32, error) {
 	n, tol := len(t.in), t.all["tol"]
+	for _, p := range t.in {
+		if w := p.each["weight"]; w != t.in[0].each["weight"] {
+			return nil, fail.Usagef("", "leave weights out, or use multislerp", "karcher counts all models alike, and weight is %g of %s and %g of %s", t.in[0].each["weight"], t.in[0].model, w, p.model)
+		}
+	}
 	if n == 1 {
 		return t.in[0].w, nil
 	}

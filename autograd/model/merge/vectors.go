@@ -105,11 +105,12 @@ func cut(d []float32, keep []bool, rescale bool) {
 	each(len(d), func(i int) { d[i] *= f })
 }
 
-// largest keeps the share density of the largest magnitudes.
+// largest keeps the share density of the largest magnitudes: one at least, unless the
+// density is 0.
 func largest(t *tensor, p part, keep []bool) error {
 	k := int(p.each["density"] * float64(len(p.w)))
-	if k == 0 {
-		return fail.Usagef("", "raise it, or leave the model out", "density %g of %s keeps none of the %d values of %s", p.each["density"], p.model, len(p.w), t.name)
+	if p.each["density"] > 0 {
+		k = max(k, 1)
 	}
 	Largest(p.w, k, keep)
 	return nil

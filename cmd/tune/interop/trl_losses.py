@@ -3,7 +3,7 @@ combinations that the recorded cases leave out: python3 trl_losses.py SHARED/dat
 writes train/testdata/trl_losses.json to standard output, with a second argument grpo
 train/testdata/trl_grpo.json, on the answers of golden/train/grpo, with rloo, entropy or sync
 trl_rloo.json (RLOOTrainer), trl_entropy.json (GRPO's adaptive entropy) or trl_sync.json (a reference
-that moves). Needs trl, peft and torch."""
+that moves), with curves trl_curves.json, 30 steps of every objective. Needs trl, peft and torch."""
 import contextlib
 import json
 import sys
@@ -11,10 +11,13 @@ import types
 from collections import defaultdict
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
-from trl import DPOTrainer, GRPOTrainer, RLOOTrainer, SFTTrainer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RewardTrainer, RLOOTrainer, SFTTrainer
+from trl.experimental.cpo import CPOTrainer
+from trl.experimental.gkd import GKDTrainer
+from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import add_fused_lm_head
 
@@ -47,9 +50,10 @@ def pad(rows, value):
     return torch.tensor([r + [value] * (longest - len(r)) for r in rows])
 
 
-def policy():
+def policy(fused=True):
     m = AutoModelForCausalLM.from_pretrained(GOLDEN + "/lora/base-llama", attn_implementation="eager", dtype=torch.float32)
-    add_fused_lm_head(m, outputs=OUTPUTS)
+    if fused:
+        add_fused_lm_head(m, outputs=OUTPUTS)
     return PeftModel.from_pretrained(m, GOLDEN + "/lora/lora/adapter", is_trainable=True).train()
 
 
@@ -246,10 +250,133 @@ def sync():
     return lines
 
 
+def written():
+    """The batch of golden/train/grpo, each answer with the advantage that the reward table two gives it."""
+    golden, batch = json.load(open(GOLDEN + "/grpo/grpo.json")), load_file(GOLDEN + "/grpo/batch.safetensors")
+    advantages = torch.tensor(next(a["advantages"] for a in golden["advantages"] if a["rewards"] == "two" and a["scale_rewards"] == "group"
+                                   and a["aggregation"] == "sum_then_normalize" and not a.get("reward_weights")))
+    return {k: batch[k].long() for k in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")} | {
+        "advantages": advantages, "old_per_token_logps": batch["old_per_token_logps"], "num_items_in_batch": batch["completion_mask"].sum()}
+
+
+def columns(rows, prompts):
+    """Rows as the older trainers of pairs have them: ids, mask and labels without prompts."""
+    return {"input_ids": pad(rows, PAD), "attention_mask": pad([[1] * len(r) for r in rows], 0), "labels": pad([[-100] * len(p) + r[len(p) :] for p, r in zip(prompts, rows)], -100)}
+
+
+def steps_of():
+    """Of every objective its model and a function that gives the loss of one step."""
+    prompts, chosen, rejected = PAIRS["prompts"], PAIRS["chosen"], PAIRS["rejected"]
+    rows = [p + a for p, a in zip(prompts * 2, chosen + rejected)]
+    learned = pad([[0] * len(p) + [1] * len(a) for p, a in zip(prompts * 2, chosen + rejected)], 0)
+    both = {"input_ids": pad(rows, PAD), "attention_mask": pad([[1] * len(r) for r in rows], 0), "completion_mask": learned}
+
+    model = policy()
+    t = trainer(DPOTrainer, model, {"discopop_tau": 0.05}, precompute_ref_logps=False, ld_alpha=None, f_divergence_type="reverse_kl", f_alpha_divergence_coef=0.5,
+                loss_types=["sigmoid"], loss_weights=[1.0], beta=0.1, label_smoothing=0.0, use_weighting=False)
+    yield "dpo", model, lambda: t._compute_loss(model, both, False)
+
+    old = {"prompt_" + k: v for k, v in columns(prompts, [[]] * 3).items()}
+    for name, answers in (("chosen_", chosen), ("rejected_", rejected)):
+        old |= {name + k: v for k, v in columns([p + a for p, a in zip(prompts, answers)], prompts).items()}
+    shape = {"is_encoder_decoder": False, "pad_token_id": PAD, "padding_value": PAD, "label_pad_token_id": -100, "aux_loss_coef": 0.0, "label_smoothing": 0.0}
+    for name, cls, fields in (("cpo", CPOTrainer, {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 1.0, "alpha": 0.0}),
+                              ("simpo", CPOTrainer, {"loss_type": "simpo", "beta": 2.0, "cpo_alpha": 0.0, "simpo_gamma": 0.5, "alpha": 0.0}), ("orpo", ORPOTrainer, {"beta": 0.1})):
+        m = policy(False)
+        o = trainer(cls, m, {}, **shape, **fields)
+        yield name, m, lambda o=o, m=m: o.get_batch_loss_metrics(m, old)[0]
+
+    kl = [p + a for p, a in zip(prompts * 2, PAIRS["kl_completions"])]
+    marked = both | {"KL_input_ids": pad(kl, PAD), "KL_attention_mask": pad([[1] * len(r) for r in kl], 0), "label": torch.tensor([True] * 3 + [False] * 3),
+                     "KL_completion_mask": pad([[0] * len(p) + [1] * len(a) for p, a in zip(prompts * 2, PAIRS["kl_completions"])], 0)}
+    k = policy()
+    kto = trainer(KTOTrainer, k, {}, loss_type="kto", calculate_KL=True, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0, precompute_ref_logps=False)
+    yield "kto", k, lambda: kto._compute_loss(k, marked, False)
+
+    def summed(m):  # of the answers of both
+        return (m(**{key: both[key] for key in ("input_ids", "attention_mask")}).logits[:, :-1].log_softmax(-1).gather(2, both["input_ids"][:, 1:, None])[..., 0] * learned[:, 1:]).sum(1)
+
+    b, before = policy(False), []  # TRL 1.16 has no BCO: the paper's formula
+    with torch.no_grad(), b.disable_adapter():
+        base = summed(b)
+
+    def bco():
+        reward = 0.1 * (summed(b) - base)
+        before.append(reward.detach().mean())
+        sign = torch.tensor([1.0] * 3 + [-1.0] * 3)
+        return -torch.nn.functional.logsigmoid(sign * (reward - torch.stack(before).mean())).mean()
+
+    yield "bco", b, bco
+
+    head = load_file(GOLDEN + "/reward/grads.safetensors")["score.weight"]
+    for name, args, margin in (("reward", None, False), ("reward centred", 0.01, True)):
+        m = AutoModelForSequenceClassification.from_pretrained(GOLDEN + "/lora/base-llama", num_labels=1, attn_implementation="eager", dtype=torch.float32)
+        m.config.pad_token_id = PAD
+        m.score.weight.data = head.reshape(1, -1).clone()
+        config = PeftConfig.from_pretrained(GOLDEN + "/lora/lora/adapter")
+        config.task_type = None
+        m = PeftModel.from_pretrained(m, GOLDEN + "/lora/lora/adapter", config=config, is_trainable=True).train()
+        m.base_model.model.score.weight.requires_grad_(True)
+        r = trainer(RewardTrainer, m, {"center_rewards_coefficient": args})
+        inputs = {"input_ids": both["input_ids"], "attention_mask": both["attention_mask"]} | ({"margin": torch.tensor([0.5, 0.0, 1.5])} if margin else {})
+        yield name, m, lambda r=r, m=m, inputs=inputs: r.compute_loss(m, dict(inputs))
+
+    micro = json.load(open(GOLDEN + "/lora/batches.json"))["micro_batches"][3]
+    micro = {k: torch.tensor(micro[k]) for k in ("input_ids", "labels", "attention_mask")}
+    teacher = AutoModelForCausalLM.from_pretrained(GOLDEN + "/lora/base-llama", attn_implementation="eager", dtype=torch.float32)
+    d = policy(False)
+    gkd = trainer(GKDTrainer, d, {}, teacher_model=teacher, beta=0.5)
+    yield "distill", d, lambda: gkd.compute_loss(d, micro)
+
+    u = policy(False)  # the paper's formula: GOLD takes the mean of each sample first
+
+    def ranked():
+        said = micro["labels"][:, 1:] != -100
+        of = lambda m: m(input_ids=micro["input_ids"], attention_mask=micro["attention_mask"]).logits[:, :-1][said].softmax(-1).sort(-1, descending=True).values
+        with torch.no_grad():
+            theirs = of(teacher)
+        return (of(u) - theirs).abs().sum(-1).mean()
+
+    yield "distill by ranks", u, ranked
+
+    inputs = written()
+    for loss in ("dapo", "grpo", "dr_grpo", "bnpo", "luspo", "cispo", "sapo", "vespo"):
+        m = policy()
+        args = {"report_to": [], "use_bias_correction_kl": False, "delta": None, "steps_per_generation": 1, "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05,
+                "vespo_k_pos": 2.0, "vespo_lambda_pos": 3.0, "vespo_k_neg": 3.0, "vespo_lambda_neg": 2.0}
+        g = trainer(GRPOTrainer, m, args, top_entropy_quantile=1.0, off_policy_mask_threshold=None, beta=0.0, loss_type=loss, importance_sampling_level="token", epsilon_low=0.2,
+                    epsilon_high=5.0 if loss == "cispo" else 0.2, use_vllm=False, vllm_importance_sampling_correction=False, current_gradient_accumulation_steps=1,
+                    max_completion_length=24, entropy_coef=0.0, use_adaptive_entropy=False, _entropy_bonus_enabled=False)
+        yield loss, m, lambda g=g, m=m: g._compute_loss(m, inputs)
+    m = policy()
+    rl = trainer(RLOOTrainer, m, {"report_to": []}, beta=0.0, epsilon_low=0.2, epsilon_high=0.2)
+    answers = inputs | {"old_logps": (inputs["old_per_token_logps"] * inputs["completion_mask"]).sum(1)}
+    yield "rloo", m, lambda: rl._compute_loss(m, answers)
+
+
+def curves():
+    """30 steps of AdamW on one batch: loss before each, and the norm of its gradient."""
+    lines = []
+    for name, model, loss_of in steps_of():
+        trained = [p for p in model.parameters() if p.requires_grad]
+        o = torch.optim.AdamW(trained, lr=3e-4, weight_decay=0.0)
+        losses, norms = [], []
+        for _ in range(30):
+            o.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(trained, 1.0).item())
+            losses.append(loss.item())
+            o.step()
+        lines.append(json.dumps({"name": name, "losses": [round(x, 7) for x in losses], "norms": [float(f"{x:.6g}") for x in norms]}))
+        print(name, losses[0], losses[-1], file=sys.stderr)
+    return lines
+
+
 def main():
     torch.set_num_threads(1)
     if sys.argv[2:]:
-        lines = {"grpo": grpo, "rloo": rloo, "entropy": entropy, "sync": sync}[sys.argv[2]]()
+        lines = {"grpo": grpo, "rloo": rloo, "entropy": entropy, "sync": sync, "curves": curves}[sys.argv[2]]()
         print("[\n" + ",\n".join(lines) + "\n]")
         return
     model, lines = policy(), []

@@ -231,7 +231,7 @@ func (m *merger) takeWhole(w Weighted, stored string) error {
 	if t == nil {
 		return fail.Inputf(f.Dir, fmt.Sprintf("adapter_config.json names %s", f.Base), "tensor %s%s has no place in this model", prefix, stored)
 	}
-	v, err := f.takeWhole(stored, t.Role == arch.Embed || t.Role == arch.Head, t.Shape()...)
+	v, err := f.takeWhole(stored, ofTokens(t), t.Shape()...)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package lora
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -55,6 +56,9 @@ func (ad *Adapter) takeTokens(ports []nn.Port) error {
 	const key = "lora.trainable_token_indices"
 	m, c, head := &maker{ad: ad, from: ad.from}, ad.Config, ad.model.Head
 	embed := ad.model.Embed
+	if e := ad.model.Encoder; e != nil && e.Embed != nil && c.TrainableTokenIndices[""] != nil {
+		return fail.Usagef(key, fmt.Sprintf("name the tables: {%s: [...], %s: [...]}", e.Embed.Path, embed.Path), "the encoder and the decoder have an embedding each, and a list alone does not say of which it is")
+	}
 	tied, apart := head.W == embed.W, c.partsTables(embed.Path, head.Path)
 	found := map[string]bool{}
 	for _, s := range ports {
@@ -191,6 +195,9 @@ func (t *tokenRows) finish(dev kernels.Backend) error {
 func (m *merger) takeTokens(w Weighted, mods []Module) error {
 	f := w.Folder
 	main := m.src.At(-1, arch.Embed).Path()
+	if t := m.src.At(-1, arch.EncoderEmbed); t != nil { // what get_input_embeddings gives
+		main = t.Path()
+	}
 	for _, mod := range mods {
 		rows := f.Config.tokenRowsOf(mod.Path, mod.Path == main)
 		if rows == nil || mod.Kind != EmbeddingModule && (!mod.Head || m.src.Spec.Tied) { // a tied head follows

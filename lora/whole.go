@@ -127,6 +127,11 @@ func (f *Folder) takeWhole(stored string, table bool, shape ...int64) ([]float32
 	return f.take(stored, shape...)
 }
 
+// ofTokens reports whether t has a row for every token.
+func ofTokens(t *arch.Tensor) bool {
+	return t.Role == arch.Embed || t.Role == arch.EncoderEmbed || t.Role == arch.Head
+}
+
 // takeParams puts what PEFT stored without being asked for over the base's own
 // weights, also over those that two modules share.
 func (ad *Adapter) takeParams(m *model.Model, f *Folder) error {
@@ -146,7 +151,7 @@ func (ad *Adapter) takeParams(m *model.Model, f *Folder) error {
 			continue
 		}
 		t := m.TensorOf(p)
-		v, err := f.takeWhole(stored, t.Role == arch.Embed || t.Role == arch.Head, t.Shape()...)
+		v, err := f.takeWhole(stored, ofTokens(t), t.Shape()...)
 		if err != nil {
 			return err
 		}
@@ -179,7 +184,7 @@ func sourceModules(src *arch.Source) (mods []Module, tensors []*arch.Tensor) {
 		if module, name := t.Parameter(); name != "" {
 			mod.Path, mod.Param = module, name
 		}
-		if t.Role == arch.Embed || t.Role == arch.Position {
+		if t.Role == arch.Embed || t.Role == arch.EncoderEmbed || t.Role == arch.Position {
 			mod.Kind = EmbeddingModule
 		}
 		mods, tensors = append(mods, mod), append(tensors, t)

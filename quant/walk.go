@@ -159,7 +159,11 @@ func (w *walk) free() {
 // begin embeds the calibration text with the embedding as it is written.
 func (s *stream) begin() error {
 	defer s.restore()
-	if err := s.asWritten(s.m.Embed.W); err != nil {
+	embed := s.m.Embed
+	if e := s.m.Encoder; e != nil && e.Embed != nil {
+		embed = e.Embed
+	}
+	if err := s.asWritten(embed.W); err != nil {
 		return err
 	}
 	s.states = s.newStore()

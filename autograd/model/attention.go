@@ -17,8 +17,9 @@ type attention struct {
 	o            *nn.Linear
 	qNorm, kNorm *nn.Norm // nil: none
 	sinks        *autograd.Param
-	vNorm        *nn.Norm // without weights; nil: none
-	seat         int      // of its keys and values in a cache
+	near         *nn.Embedding // what scores get by distance; nil: the model's, or nothing
+	vNorm        *nn.Norm      // without weights; nil: none
+	seat         int           // of its keys and values in a cache
 	// owner is the attention of another layer whose keys and values it sees; nil: its
 	// own. place is where it lends them to later ones.
 	owner *attention
@@ -47,6 +48,10 @@ func (l *loader) attention(layer int, spec *arch.Attention) *attention {
 	}
 	if spec.Lends {
 		l.lenders = append(l.lenders, a)
+	}
+	if spec.OwnDistances {
+		t := l.src.At(layer, arch.Near)
+		a.near = &nn.Embedding{Path: t.Path(), W: l.take(t)}
 	}
 	if spec.Sinks {
 		a.sinks = l.take(l.src.At(layer, arch.Sinks))
@@ -133,6 +138,10 @@ func (a *attention) attend(t *autograd.Tape, x *autograd.Tensor, s *State) *auto
 	at := autograd.AttnSpec{H: a.spec.H, K: a.spec.K, Dk: a.spec.D, Seq: s.Seq, Scale: a.spec.Scale, SoftCap: a.spec.SoftCap, Full: a.spec.Full, Ahead: a.spec.Ahead, Window: a.spec.Window, Chunk: a.spec.Chunk, Sinks: a.sinks}
 	if a.spec.ALiBi || a.spec.Distances {
 		at.Rel, at.RelZero = s.Rel, s.relZero
+	}
+	if a.near != nil {
+		at.Rel, at.RelZero = a.near.Forward(t, s.near), s.relZero
+		defer t.Done(at.Rel)
 	}
 	var o *autograd.Tensor
 	if s.cache != nil {

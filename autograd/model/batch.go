@@ -95,6 +95,8 @@ type State struct {
 	// other way round; nil where there is no such token.
 	apart, others *autograd.Tensor
 
+	encoder   bool               // it is that of an encoder
+	near      *autograd.Tensor   // [span] int32: what Rel is made of where layers have tables of their own; nil without distances
 	relZero   int                // row of Rel of a token's own position
 	noise     *autograd.Tensor   // [N, width of the embedding], for Begin; nil: none
 	ids       []int32            // of the tokens, as they are embedded
@@ -122,7 +124,7 @@ func (s *State) with(ts []*autograd.Tensor) *State {
 
 // visit calls f with every tensor that s has.
 func (s *State) visit(f func(x **autograd.Tensor)) {
-	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.Temper, &s.Parts, &s.Key, &s.Memory, &s.memorySeq, &s.memoryKey, &s.memorySlot, &s.memoryPos, &s.memoryLast, &s.bothKey, &s.apart, &s.others, &s.slot, &s.pos, &s.slots}
+	all := []**autograd.Tensor{&s.IDs, &s.Seq, &s.Places, &s.Rel, &s.near, &s.Temper, &s.Parts, &s.Key, &s.Memory, &s.memorySeq, &s.memoryKey, &s.memorySlot, &s.memoryPos, &s.memoryLast, &s.bothKey, &s.apart, &s.others, &s.slot, &s.pos, &s.slots}
 	for i := range s.Ropes {
 		all = append(all, &s.Ropes[i])
 	}
@@ -177,7 +179,7 @@ func (m *Model) prepare(t *autograd.Tape, in Inputs, encoder bool) *State {
 	n := len(in.IDs)
 	in = in.filled()
 	t.Fail(m.checkInputs(in))
-	s := &State{N: n}
+	s := &State{N: n, encoder: encoder}
 	if t.Err() != nil {
 		return s
 	}

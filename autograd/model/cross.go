@@ -36,13 +36,16 @@ func (c *cross) steps() []Step {
 func (c *cross) readers() []*nn.Linear { return []*nn.Linear{c.q} }
 
 func (c *cross) smooth() []Pair {
+	if c.spec.H != c.spec.K {
+		return nil
+	}
 	return []Pair{{Prev: c.v, Next: []*nn.Linear{c.o}, Part: alone(c.o)}}
 }
 
 // attend is attention of queries q [N, H·D] to memory [M, C]. With a cache, memory are
 // the texts that have just been encoded, and those before lie there as keys and values.
 func (c *cross) attend(t *autograd.Tape, q, memory *autograd.Tensor, s *State) *autograd.Tensor {
-	at := autograd.AttnSpec{H: c.spec.H, K: c.spec.H, Dk: c.spec.D, Scale: c.spec.Scale, Full: true, Seq: s.Seq, SeqKV: s.memorySeq}
+	at := autograd.AttnSpec{H: c.spec.H, K: c.spec.K, Dk: c.spec.D, Scale: c.spec.Scale, SoftCap: c.spec.SoftCap, Full: true, Seq: s.Seq, SeqKV: s.memorySeq}
 	var k, v *autograd.Tensor
 	if memory.Rows() > 0 {
 		own := t.Key
@@ -67,7 +70,7 @@ func (c *cross) attend(t *autograd.Tape, q, memory *autograd.Tensor, s *State) *
 type crossKeys struct{ *keysValues }
 
 func (c *cross) remember(dev kernels.Backend, slots, max int) (memory, error) {
-	kv, err := newKeysValues(dev, kernels.KV{Slots: slots, Max: max, K: c.spec.H, Dk: c.spec.D}, true)
+	kv, err := newKeysValues(dev, kernels.KV{Slots: slots, Max: max, K: c.spec.K, Dk: c.spec.D}, true)
 	if err != nil {
 		return nil, err
 	}

@@ -9,8 +9,9 @@ import (
 // Encoder is what stands around the blocks that read a text of their own: the first
 // Spec.Encoder of a model.
 type Encoder struct {
-	Norm *nn.Norm      // of what the last of them makes
-	Near *nn.Embedding // [Buckets, H] what scores get by distance; nil: nothing
+	Norm  *nn.Norm      // of what the last of them makes
+	Near  *nn.Embedding // [Buckets, H] what scores get by distance; nil: nothing, or tables by layer
+	Embed *nn.Embedding // of its tokens; nil: the decoder's
 }
 
 // parted makes of texts the two that a model with an encoder reads: the first
@@ -79,9 +80,10 @@ func (s *State) Behind(t *autograd.Tape, made *autograd.Tensor) *State {
 	return d
 }
 
-// near is the table of what scores get by distance, as Rel of attention over n
-// tokens, and the row of distance 0; both says that tokens see keys ahead of them.
-func (m *Model) near(t *autograd.Tape, table *nn.Embedding, n int, both bool) (rel *autograd.Tensor, zero int) {
+// near are the rows of a table of what scores get by distance, which make it Rel of
+// attention over n tokens, and the one of distance 0; both says that tokens see keys ahead
+// of them.
+func (m *Model) near(t *autograd.Tape, n int, both bool) (rows *autograd.Tensor, zero int) {
 	d := m.Spec.Distances
 	n = min(n, d.Far+1) // farther keys share the last row
 	if both {
@@ -91,5 +93,5 @@ func (m *Model) near(t *autograd.Tape, table *nn.Embedding, n int, both bool) (r
 	for i := range ids {
 		ids[i] = int32(d.Row(i-zero, both))
 	}
-	return table.Forward(t, t.Upload(ids, len(ids))), zero
+	return t.Upload(ids, len(ids)), zero
 }

@@ -15,7 +15,11 @@ func (m *Model) Begin(t *autograd.Tape, s *State) *autograd.Tensor {
 	if t.Err() != nil {
 		return t.New(s.N, m.Spec.Width())
 	}
-	x := m.apart(t, scaled(t, m.Embed.Forward(t, s.IDs), m.Spec.EmbedScale), s)
+	embed := m.Embed
+	if s.encoder && m.Encoder.Embed != nil {
+		embed = m.Encoder.Embed
+	}
+	x := m.apart(t, scaled(t, embed.Forward(t, s.IDs), m.Spec.EmbedScale), s)
 	if s.noise != nil {
 		raw := x
 		x = t.Add(raw, s.noise, 1, 1)

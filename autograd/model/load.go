@@ -79,13 +79,16 @@ func (l *loader) build() {
 	if len(s.Apart) > 0 {
 		m.Apart = l.table(arch.ApartEmbed)
 	}
-	if s.Distances.Buckets > 0 {
+	if l.src.At(-1, arch.Near) != nil {
 		m.Near = l.table(arch.Near)
 	}
 	if s.Encoder > 0 {
 		m.Encoder = &Encoder{Norm: l.norm(-1, arch.EncoderNorm)}
 		if m.Near != nil {
 			m.Encoder.Near = l.table(arch.EncoderNear)
+		}
+		if s.EncoderEmbed {
+			m.Encoder.Embed = l.table(arch.EncoderEmbed)
 		}
 	}
 	if s.Positions > 0 {

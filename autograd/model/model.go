@@ -121,7 +121,7 @@ func (m *Model) Ports() iter.Seq[nn.Port] {
 			around, tables = append(around, m.Parts.Project), append(tables, m.Parts.Table)
 		}
 		if m.Encoder != nil {
-			tables = append(tables, m.Encoder.Near, m.Near)
+			tables = append(tables, m.Encoder.Embed, m.Encoder.Near, m.Near)
 		}
 		if m.Streams != nil {
 			around = append(append(around, m.Streams.In...), m.Streams.Out...)

@@ -613,7 +613,7 @@ func TestStateTensors(t *testing.T) {
 		}
 	}
 	one := func() *autograd.Tensor { return &autograd.Tensor{} }
-	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), Temper: one(), Parts: one(), Key: one(), slot: one(), pos: one(), slots: one(), lent: tensors{one(), one()},
+	s = State{IDs: one(), Seq: one(), Ropes: tensors{one(), one()}, Places: one(), Rel: one(), near: one(), Temper: one(), Parts: one(), Key: one(), slot: one(), pos: one(), slots: one(), lent: tensors{one(), one()},
 		Memory: one(), memorySeq: one(), memoryKey: one(), memorySlot: one(), memoryPos: one(), memoryLast: one(), bothKey: one(), apart: one(), others: one()}
 	if got := s.Tensors(); len(got) != n {
 		t.Errorf("%d tensors of %d", len(got), n)

@@ -29,11 +29,15 @@ func (m *Model) position(t *autograd.Tape, s *State, ids, pos, span []int32, enc
 		}
 		s.Places = t.Upload(rows, len(rows))
 	}
-	if table := m.Near; table != nil && t.Err() == nil {
+	if m.Spec.Distances.Buckets > 0 && t.Err() == nil {
+		s.near, s.relZero = m.near(t, int(slices.Max(span)), encoder)
+		table := m.Near
 		if encoder {
 			table = m.Encoder.Near
 		}
-		s.Rel, s.relZero = m.near(t, table, int(slices.Max(span)), encoder)
+		if table != nil {
+			s.Rel = table.Forward(t, s.near)
+		}
 	}
 	if h := len(m.Spec.Slopes); h > 0 {
 		n := int(slices.Max(span))

@@ -152,6 +152,8 @@ var archs = []*Arch{
 	&graniteHybrid,
 	&t5,
 	&mt5,
+	&umt5,
+	&t5gemma,
 	&t5gemma2,
 }
 

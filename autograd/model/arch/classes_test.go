@@ -23,7 +23,7 @@ import (
 
 // noClassGGUF is what of the classes a GGUF does not hold, and why.
 var noClassGGUF = map[string]string{
-	"helium": "no conversion to it is known", "cwm": "no conversion to it is known",
+	"helium": "no conversion to it is known", "cwm": "no conversion to it is known", "t5gemma": "no conversion to it is known",
 }
 
 // Models of classes without a reference case compute what Transformers does
@@ -49,17 +49,25 @@ func TestClasses(t *testing.T) {
 			for _, v := range want {
 				largest = max(largest, v, -v)
 			}
+			ids, end := slices.Concat(f.Source, archtest.ClassIDs), 16*len(want) // the row from the end
+			if f.Source != nil {                                                 // behind the last of its texts nothing is predicted
+				end *= 2
+			}
 			last := func(z []float32) (out []float32) {
 				for i := range want {
-					out = append(out, z[len(z)-16*len(want)+16*i])
+					out = append(out, z[len(z)-end+16*i])
 				}
 				return out
 			}
-			whole, cached := logitsOf(t, dir, archtest.ClassIDs)
+			whole, cached := logitsOf(t, dir, ids)
 			near(t, "logits", last(whole), want, 1e-5*float64(largest))
 			near(t, "with a cache", cached, whole, 1e-4)
 			checkGreedy(t, dir, f)
-			checkGradients(t, dir, f)
+			checkGradients(t, dir, f, false)
+			if f.Source != nil {
+				checkGradients(t, dir, f, true)
+				checkPacked(t, dir, f, whole)
+			}
 			src := open(t, dir)
 			for _, file := range []string{"folder", "a.gguf", "back"} {
 				out := filepath.Join(t.TempDir(), file)
@@ -73,7 +81,7 @@ func TestClasses(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				got, _ := logitsOf(t, out, archtest.ClassIDs)
+				got, _ := logitsOf(t, out, ids)
 				near(t, file, got, whole, 1e-5*float64(largest))
 				made := open(t, out)
 				if file == "folder" {
@@ -146,14 +154,37 @@ func checkGreedy(t *testing.T, dir string, f *archtest.Class) {
 	}
 }
 
-// checkGradients compares gradients of full training.
-func checkGradients(t *testing.T, dir string, f *archtest.Class) {
+// checkPacked: texts that are packed together compute what each does alone.
+func checkPacked(t *testing.T, dir string, f *archtest.Class, alone []float32) {
+	t.Helper()
+	m, err := model.Load(cpu.New(cpu.Options{}), open(t, dir), model.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	tape := &autograd.Tape{Dev: m.Dev}
+	defer tape.Free()
+	other := slices.Repeat([]int32{7, 8, 9}, 12)
+	in := model.Pack(other, slices.Concat(f.Source, archtest.ClassIDs), other)
+	in.From = []int32{20, int32(len(f.Source)), 3}
+	z, err := tape.Values(m.Logits(tape, m.Hidden(tape, in)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := len(other) * m.Spec.V
+	near(t, "packed", z[from:from+len(alone)], alone, 1e-4)
+}
+
+// checkGradients compares gradients of full training, of blocks that run twice where again
+// is set.
+func checkGradients(t *testing.T, dir string, f *archtest.Class, again bool) {
 	t.Helper()
 	m, err := model.Load(cpu.New(cpu.Options{}), open(t, dir), model.Options{Trainable: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	m.GradientCheckpointing = again
 	for _, p := range m.Params() {
 		if p.Grad, err = m.Dev.Alloc(kernels.Gradients, dtype.Of(dtype.F32), p.Len()); err != nil {
 			t.Fatal(err)

@@ -156,6 +156,7 @@ var aliases = map[string]map[string]string{
 	"qwen3_moe":         {"num_experts": "num_local_experts"},
 	"qwen3_vl_moe_text": {"num_local_experts": "num_experts"},
 	"solar_open":        {"num_local_experts": "n_routed_experts"},
+	"umt5":              {"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 	"t5":                {"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 }
 

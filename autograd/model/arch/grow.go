@@ -19,6 +19,8 @@ func (s *Source) Grow(v int) error {
 		return fail.Usagef(s.Reader.Path(), "", "a vocabulary of %d cannot shrink to %d", old, v)
 	case s.Spec.Part > 0 && s.Spec.PartRows == 0:
 		return fail.Inputf(s.Reader.Path(), "resize it with Transformers", "tokens were added, and the table of the layers' own inputs has rows for %d", old)
+	case s.Spec.EncoderEmbed:
+		return fail.Inputf(s.Reader.Path(), "resize it with Transformers", "tokens were added, and its encoder and its decoder have an embedding of %d each", old)
 	}
 	if data := s.Reader.Config(); data != nil {
 		c, err := parseConfig(data)

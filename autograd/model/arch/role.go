@@ -40,15 +40,17 @@ const (
 	IndexW // and the weights of its heads
 	IndexNorm
 
-	ApartEmbed  // of a token whose embedding is a vector of its own
-	EncoderNorm // of what the last layer of an encoder makes
-	Near        // what scores get by distance, and
-	EncoderNear // in an encoder
-	CrossNorm   // before attention to what an encoder made
-	CrossQ      // its queries,
-	CrossK      // keys
+	ApartEmbed   // of a token whose embedding is a vector of its own
+	EncoderEmbed // token embedding of an encoder that has one of its own
+	EncoderNorm  // of what the last layer of an encoder makes
+	Near         // what scores get by distance, and
+	EncoderNear  // in an encoder
+	CrossNorm    // before attention to what an encoder made
+	CrossQ       // its queries,
+	CrossK       // keys
 	CrossV
 	CrossO
+	PostCrossNorm // behind that attention
 
 	MLPNorm     // before the feed-forward part
 	PostMLPNorm // behind it
@@ -152,7 +154,7 @@ var classes = [numRoles]class{
 	Embed: table, EmbedNorm: norm, Position: table, ProjectIn: table, ProjectOut: table, Head: table, FinalNorm: norm,
 	AttnNorm: norm, PostAttnNorm: norm, Q: linear, K: linear, V: linear, QKV: linear, O: linear, QNorm: norm, KNorm: norm, Sinks: table, AttnGate: linear,
 	QA: linear, QANorm: norm, QB: linear, KVA: linear, KVANorm: norm, KVB: linear, IndexQ: table, IndexK: table, IndexW: table, IndexNorm: norm,
-	ApartEmbed: table, EncoderNorm: norm, Near: table, EncoderNear: table, CrossNorm: norm, CrossQ: linear, CrossK: linear, CrossV: linear, CrossO: linear,
+	ApartEmbed: table, EncoderEmbed: table, EncoderNorm: norm, Near: table, EncoderNear: table, CrossNorm: norm, PostCrossNorm: norm, CrossQ: linear, CrossK: linear, CrossV: linear, CrossO: linear,
 	MLPNorm: norm, PostMLPNorm: norm, OwnMLPNorm: norm, ExpertsNorm: norm, RouterNorm: norm, ExpertNorm: norm, ExpertScale: table, Gate: linear, Up: linear, GateUp: linear, Down: linear,
 	PartEmbed: table, PartProject: table, PartNorm: norm, PartGate: linear, PartBack: linear, PostPartNorm: norm, LayerScale: fixed,
 	StreamsIn: table, StreamsOut: table, AltNorm: norm, AltRouter: table, AltPredict: table, AltCorrect: table, AltScale: table, LaurelDown: table, LaurelUp: table, LaurelNorm: norm,

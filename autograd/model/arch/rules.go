@@ -61,7 +61,7 @@ func (r *Rule) IsLinear() bool { return !r.Bias && r.Role.IsLinear() }
 // to say of each that it is none of the quantized ones.
 func (r *Rule) AsLinear() bool {
 	switch r.Role {
-	case Embed, Position, Head, Near, EncoderNear, PartEmbed, ApartEmbed:
+	case Embed, Position, Head, EncoderEmbed, Near, EncoderNear, PartEmbed, ApartEmbed:
 		return false
 	}
 	return r.IsLinear() || classes[r.Role] == table && !r.Vector && !r.Bias && strings.HasSuffix(r.Name, ".weight")

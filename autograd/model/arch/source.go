@@ -194,6 +194,10 @@ func (s *Source) readGGUF() error {
 		}
 	}
 	m := newMetadata(name, kvs)
+	tensors := s.Reader.Tensors()
+	for i := range tensors {
+		m.shapes[tensors[i].Name] = tensors[i].Shape
+	}
 	if s.arch = byGGUF(name, m); s.arch == nil {
 		var names []string
 		for _, a := range archs {
@@ -201,10 +205,8 @@ func (s *Source) readGGUF() error {
 		}
 		return unknown(name, fmt.Sprintf("general.architecture %q", name), names)
 	}
-	tensors := s.Reader.Tensors()
 	for i := range tensors {
 		t := &tensors[i]
-		m.shapes[t.Name] = t.Shape
 		if to := m.table(t.Name); to != nil {
 			f, err := floats(s.Reader, t)
 			if err != nil {

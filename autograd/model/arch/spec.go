@@ -66,6 +66,8 @@ type Spec struct {
 	// of their own, whose tokens see each other on both sides, and the layers behind
 	// them read what comes of it beside the text that they go on with; 0: there is none.
 	Encoder int
+	// EncoderEmbed says that the encoder has an embedding of its own.
+	EncoderEmbed bool
 	// Start is the token that stands before the first one that is predicted behind an
 	// encoder.
 	Start int32
@@ -218,8 +220,9 @@ type Attention struct {
 	// Memory: the keys and values that its maps make of what an encoder made are seen, too,
 	// all of them, without positions; Window is of a token's own text.
 	Memory bool
-	// Distances adds to the scores what Spec.Distances says.
-	Distances bool
+	// Distances adds to the scores what Spec.Distances says; OwnDistances: from a table of
+	// the layer's own.
+	Distances, OwnDistances bool
 	// Temperature multiplies the queries by Spec.Temperature.
 	Temperature bool
 	QGate       bool // q makes of each head a query, then a gate: the sigmoid of it multiplies what o reads
@@ -230,16 +233,21 @@ type Attention struct {
 // Cross is attention whose keys and values are made of what the encoder made, all of
 // which every token sees; without positions.
 type Cross struct {
-	H     int     // heads
-	D     int     // head size
-	Scale float32 // of the scores
+	H, K    int     // query and key/value heads
+	D       int     // head size
+	Scale   float32 // of the scores
+	SoftCap float32 // as Attention's
+	Bias    bool    // of all four maps
 }
 
 func (c *Cross) check(s *Spec) error {
 	if s.Encoder == 0 {
 		return fmt.Errorf("attention to an encoder's output without an encoder")
 	}
-	return checkSizes(size{"attention heads", c.H, maxHeads}, size{"head size", c.D, 1 << 14})
+	if err := checkSizes(size{"attention heads", c.H, maxHeads}, size{"key/value heads", c.K, maxHeads}, size{"head size", c.D, 1 << 14}); err != nil {
+		return err
+	}
+	return checkGroups(c.H, c.K)
 }
 
 // QKNorm says what a norm of queries and keys spans.
@@ -624,8 +632,8 @@ func (a *Attention) check(s *Spec) error {
 	if err != nil {
 		return err
 	}
-	if a.H%a.K != 0 {
-		return fmt.Errorf("%d attention heads are no multiple of %d key/value heads", a.H, a.K)
+	if err := checkGroups(a.H, a.K); err != nil {
+		return err
 	}
 	if a.Window < 0 || a.Window > 1<<28 {
 		return fmt.Errorf("attention window is %d", a.Window)
@@ -641,7 +649,7 @@ func (a *Attention) check(s *Spec) error {
 	if a.Ahead < 0 || a.Ahead > 1<<28 {
 		return fmt.Errorf("a token sees %d tokens ahead", a.Ahead)
 	}
-	if a.Distances {
+	if a.Distances || a.OwnDistances {
 		if err := s.Distances.check(a.Full); err != nil {
 			return err
 		}
@@ -654,6 +662,14 @@ func (a *Attention) check(s *Spec) error {
 	}
 	if rot := s.Ropes[a.Rope].Dim; rot > a.D {
 		return fmt.Errorf("rotary size %d does not fit head size %d", rot, a.D)
+	}
+	return nil
+}
+
+// checkGroups refuses query heads that do not share key/value heads evenly.
+func checkGroups(heads, keys int) error {
+	if heads%keys != 0 {
+		return fmt.Errorf("%d attention heads are no multiple of %d key/value heads", heads, keys)
 	}
 	return nil
 }

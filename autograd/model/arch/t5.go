@@ -55,6 +55,28 @@ var mt5 = Arch{
 	Drops:    t5Drops,
 }
 
+// umt5 is mt5 with a table of distances in every layer. A head of its own reads what
+// nothing scales, as before the fifth Transformers, which takes each config for tied.
+var umt5 = Arch{
+	Name: "umt5", HF: []string{"UMT5ForConditionalGeneration"}, GGUF: "t5",
+	IsGGUF: func(m *Metadata) bool {
+		return m.Has("enc.blk.1.attn_rel_b.weight") || m.Has("dec.blk.1.attn_rel_b.weight")
+	},
+	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"vocab_size": "250112", "d_ff": "1024", "num_layers": "8", "num_heads": "6", "feed_forward_proj": `"gated-gelu"`})
+		s, err := c.t5("umt5")
+		if s.Tied {
+			s.LogitScale = headScale(s.C)
+		}
+		return s, cmp.Or(err, c.err)
+	},
+	GGUFSpec: func(m *Metadata) (Spec, error) { return m.t5("umt5") },
+	Rules:    t5Rules,
+	KV:       t5KV,
+	NoGGUF:   noT5,
+	Config:   func(s *Spec) []formats.KV { return t5Config(s, "UMT5ForConditionalGeneration", "umt5") },
+}
+
 // t5Drops is a table that older checkpoints have and no release reads.
 var t5Drops = []string{"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias."}
 
@@ -100,11 +122,13 @@ func (s *Spec) t5(encoder, decoder int, a *Attention, f *MLP) error {
 	if err := checkSizes(size{"encoder layers", encoder, maxLayers}, size{"decoder layers", decoder, maxLayers}); err != nil {
 		return err
 	}
-	a.K, a.Rope, a.Scale, a.Distances = a.H, NoRope, 1, true
+	a.K, a.Rope, a.Scale = a.H, NoRope, 1
+	a.OwnDistances = s.Arch == "umt5"
+	a.Distances = !a.OwnDistances
 	both := *a
 	both.Full = true
 	reads := &LayerSpec{Sublayers: []Sublayer{{Pre: AttnNorm, Body: &both}, {Pre: MLPNorm, Body: f}}}
-	writes := &LayerSpec{Sublayers: []Sublayer{{Pre: AttnNorm, Body: a}, {Pre: CrossNorm, Body: &Cross{H: a.H, D: a.D, Scale: 1}}, {Pre: MLPNorm, Body: f}}}
+	writes := &LayerSpec{Sublayers: []Sublayer{{Pre: AttnNorm, Body: a}, {Pre: CrossNorm, Body: &Cross{H: a.H, K: a.H, D: a.D, Scale: 1}}, {Pre: MLPNorm, Body: f}}}
 	s.Encoder = encoder
 	s.Layers = append(slices.Repeat([]*LayerSpec{reads}, encoder), slices.Repeat([]*LayerSpec{writes}, decoder)...)
 	return nil
@@ -115,9 +139,11 @@ func (s *Spec) decoder() []*LayerSpec { return s.Layers[s.Encoder:] }
 
 // t5GGUF reads a GGUF, to which a plain part is one with ReLU and a gated one has
 // GELU; a tied head is that of the first T5.
-func t5GGUF(m *Metadata) (Spec, error) {
+func t5GGUF(m *Metadata) (Spec, error) { return m.t5("t5") }
+
+func (m *Metadata) t5(name string) (Spec, error) {
 	s := Spec{
-		Arch: "t5", C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), Tied: !m.Has("output.weight"),
+		Arch: name, C: m.Int(-1, "embedding_length"), MaxPos: m.Int(-1, "context_length"), Tied: !m.Has("output.weight"),
 		Norm: NormSpec{Eps: m.eps()}, Start: int32(m.Int(0, "decoder_start_token_id")),
 		Distances: Distances{m.Int(-1, "attention.relative_buckets_count"), t5Far},
 	}
@@ -209,7 +235,10 @@ func t5Rules(s *Spec) []Rule {
 // distances and the norm behind them.
 func (b *rules) t5Stack(s *Spec, hf, gguf string, near, last Role, from, to int) {
 	b.enter(-1, "", "")
-	b.matrix(near, hf+".block.0.layer.0.SelfAttention.relative_attention_bias", gguf+".blk.0.attn_rel_b", s.Distances.Buckets, s.Attention().H)
+	own := s.Attention().OwnDistances
+	if !own {
+		b.matrix(near, hf+".block.0.layer.0.SelfAttention.relative_attention_bias", gguf+".blk.0.attn_rel_b", s.Distances.Buckets, s.Attention().H)
+	}
 	for i := from; i < to; i++ {
 		block := fmt.Sprintf("%s.block.%d.", hf, i-from)
 		for j, sub := range s.Layers[i].Sublayers {
@@ -220,6 +249,9 @@ func (b *rules) t5Stack(s *Spec, hf, gguf string, near, last Role, from, to int)
 			switch m := sub.Body.(type) {
 			case *Attention:
 				b.attention(m, s.C, false)
+				if own {
+					b.matrix(Near, "SelfAttention.relative_attention_bias", "attn_rel_b", s.Distances.Buckets, m.H)
+				}
 			case *Cross:
 				for role, name := range [...]string{"q", "k", "v"} {
 					b.matrix(CrossQ+Role(role), "EncDecAttention."+name, "cross_attn_"+name, m.H*m.D, s.C)

@@ -22,6 +22,7 @@ type Class struct {
 	Lora    struct {
 		Modules []string // with an adapter of rank 2 and alpha 4
 		Logits  []float32
+		Grads   [][]float32 // of each module's A, then its B: root of the sum of squares, first two elements
 	}
 }
 

@@ -194,6 +194,12 @@ func (g *grouper) mxfp8(prefix string, w, scale *array) error {
 // scale2 is what ModelOpt multiplies the scales of an NVFP4 weight by.
 const scale2 = ".weight_scale_2"
 
+// What compressed-tensors divides the scales of an NVFP4 weight by, and those of its inputs.
+const (
+	globalScale = ".weight_global_scale"
+	inputGlobal = ".input_global_scale"
+)
+
 // fp4 reads two 4-bit floats a byte: MXFP4 (a power of two for 32 columns) or
 // NVFP4 (a float8 for 16 columns, and a number for the tensor, by which
 // compressed-tensors divides and ModelOpt multiplies).
@@ -218,7 +224,7 @@ func (g *grouper) fp4(prefix string, w, scale *array) error {
 		typ := dtype.Type{Kind: dtype.F4E2M1, Group: 32, Scale: dtype.F8E8M0}
 		return g.add(prefix+".weight", typ, shape, []string{"codes", "scale"}, []*array{w, scale}, importFloats(scaleGrid{run: 1}))
 	}
-	typ, name := dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}, ".weight_global_scale"
+	typ, name := dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested | dtype.Inverse}, globalScale
 	if g.by[prefix+scale2] != nil {
 		typ.Flags, name = dtype.Nested, scale2
 	}

@@ -72,6 +72,8 @@ type Tensor struct {
 
 	load loader // set for tensors made of several parts
 
+	apart []Tensor // see Apart
+
 	grid inputGrid // names of the parts with scale and zero point of Act, where they were measured beforehand
 }
 

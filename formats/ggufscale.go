@@ -29,8 +29,10 @@ func withScales(path string, tensors []Tensor) ([]Tensor, error) {
 		if !ok || t.Type != dtype.Of(dtype.NVFP4) {
 			continue
 		}
+		whole := *t
 		if in := by[base+ggufInputScale]; in != nil {
 			gone[in] = true
+			t.apart = []Tensor{whole, *in}
 			t.Unrounded = "NVFP4 (" + in.Name + ")"
 		}
 		s := by[base+ggufScale]
@@ -41,6 +43,7 @@ func withScales(path string, tensors []Tensor) ([]Tensor, error) {
 			return nil, corrupt(path, "tensor %s: %v of shape %v, expected one F32, or one for each expert of %s %v", quote(s.Name), s.Type, s.Shape, quote(t.Name), t.Shape)
 		}
 		gone[s] = true
+		t.apart = append([]Tensor{whole, *s}, t.apart[min(1, len(t.apart)):]...)
 		t.Type = dtype.Type{Kind: dtype.F4E2M1, Group: 16, Scale: dtype.F8E4M3, Flags: dtype.Nested}
 		t.Parts = append(t.Parts, s.Parts...)
 		t.load = loadScaled
@@ -77,4 +80,42 @@ func loadScaled(t *Tensor) ([]byte, error) {
 		copy(rows[4*r:4*r+4], scale[4*(r/max(per, 1)):])
 	}
 	return m.Data, nil
+}
+
+// Apart are the tensors that an NVFP4 weight of a GGUF was joined from, as the file has them: the
+// blocks, and numbers beside them. nil: nothing was joined.
+func (t *Tensor) Apart() []Tensor { return t.apart }
+
+// Numbers are the number by which all values of an NVFP4 weight of a folder are multiplied, and
+// the one that its inputs were measured with, both as ModelOpt and GGUF have them; 1 where there
+// is none. They are not finite, or of another type, only in broken files.
+func (t *Tensor) Numbers() (scale, input float32, err error) {
+	scale, input = 1, 1
+	for _, p := range t.Parts {
+		of, inverse := &scale, false
+		switch {
+		case strings.HasSuffix(p.Name, scale2), strings.HasSuffix(p.Name, "_per_tensor_scale"):
+		case strings.HasSuffix(p.Name, globalScale):
+			inverse = true
+		case strings.HasSuffix(p.Name, ggufInputScale):
+			of = &input
+		case strings.HasSuffix(p.Name, inputGlobal):
+			of, inverse = &input, true
+		default:
+			continue
+		}
+		b, err := p.read()
+		if err != nil {
+			return 0, 0, err
+		}
+		v, ok := oneNumber(p.DType, b)
+		if inverse {
+			v = 1 / v
+		}
+		if !ok || v-v != 0 {
+			return 0, 0, corrupt(p.src.path, "tensor %s: %s of shape %v, which is no finite number to multiply by", quote(p.Name), p.DType, p.Shape)
+		}
+		*of = v
+	}
+	return scale, input, nil
 }

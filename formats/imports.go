@@ -163,13 +163,8 @@ func nibble(b []byte, i int) byte { return b[i/2] >> (4 * (i % 2)) & 15 }
 // 16 bytes of codes j and j+16 where the file has 2j and 2j+1.
 func importMXBlocks(m block.Raw, p parts) error {
 	for b, scale := range p["scale"] {
-		if scale == 255 {
+		if !block.JoinMXFP4(m.Data[17*b:17*b+17], p["codes"][16*b:], scale) {
 			return fmt.Errorf("the scale of block %d is not a number", b)
-		}
-		out, codes := m.Data[17*b:17*b+17], p["codes"][16*b:]
-		out[0] = scale
-		for j := range 16 {
-			out[1+j] = nibble(codes, j) | nibble(codes, j+16)<<4
 		}
 	}
 	return nil

@@ -435,7 +435,7 @@ func (g *grouper) inputs(prefix string) error {
 	t := &g.made[len(g.made)-1]
 	act, grid, left, err := g.activations(prefix, t.Shape[len(t.Shape)-1])
 	t.Act, t.grid, t.Unrounded = act, grid, left
-	g.extra(prefix+".input_scale", prefix+".activation_scale", prefix+".input_zero_point", prefix+".input_global_scale", prefix+".output_scale", prefix+".output_zero_point")
+	g.extra(prefix+".input_scale", prefix+".activation_scale", prefix+".input_zero_point", prefix+inputGlobal, prefix+".output_scale", prefix+".output_zero_point")
 	return err
 }
 

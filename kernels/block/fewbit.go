@@ -307,6 +307,36 @@ func SplitNVFP4(codes, scales, b []byte) {
 	}
 }
 
+// JoinNVFP4 is SplitNVFP4 backwards: the block b of 36 bytes has the values of 32 bytes of
+// codes and 4 of scales. GGUF has no sign of a scale, which its codes take over. It reports
+// false where a scale is no number, which a GGUF cannot hold.
+func JoinNVFP4(b, codes, scales []byte) bool {
+	for u, s := range scales[:4] {
+		if s&0x7f == 0x7f {
+			return false
+		}
+		b[u] = s & 0x7f
+		sign := s >> 7 * 0x88
+		q, from := b[4+8*u:][:8], codes[8*u:][:8]
+		for i := range 4 {
+			lo, hi := from[i]^sign, from[i+4]^sign
+			q[2*i], q[2*i+1] = lo&15|hi<<4, lo>>4|hi&0xf0
+		}
+	}
+	return true
+}
+
+// JoinMXFP4 makes the block b of MXFP4, 17 bytes of 32 elements, of 16 bytes of codes, two a
+// byte, the first in the low half, and a power of two. It reports false where that is no number.
+func JoinMXFP4(b, codes []byte, scale byte) bool {
+	b[0] = scale
+	for i := range 8 {
+		lo, hi := codes[i], codes[i+8]
+		b[1+2*i], b[2+2*i] = lo&15|hi<<4, lo>>4|hi&0xf0
+	}
+	return scale != 255
+}
+
 func encodeNVFP4(dst []byte, x, _ []float32) {
 	var l [16]uint8
 	for ; len(x) > 0; x, dst = x[64:], dst[36:] {

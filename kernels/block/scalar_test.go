@@ -126,3 +126,47 @@ func TestHalfAll(t *testing.T) {
 		t.Errorf("smallest half is %v", v)
 	}
 }
+
+// TestJoin: blocks of GGUF made of codes and scales have their values, those of negative scales too, and
+// make them again; what is no number is said.
+func TestJoin(t *testing.T) {
+	codes, scales, b := make([]byte, 32), []byte{0x38, 0xb8, 1, 0x7e}, make([]byte, 36)
+	for i := range codes {
+		codes[i] = byte(37 * i)
+	}
+	if !block.JoinNVFP4(b, codes, scales) {
+		t.Fatal("NVFP4: a number was said to be none")
+	}
+	got := make([]float32, 64)
+	block.DecodeAll(got, block.Raw{Type: dtype.Of(dtype.NVFP4), Rows: 1, Cols: 64, Data: b})
+	for i, v := range got {
+		if want := block.FromE2M1(codes[i/2]>>(i%2*4)&15) * block.FromE4M3(scales[i/16]); v != want {
+			t.Errorf("NVFP4: value %d is %g, expected %g", i, v, want)
+		}
+	}
+	scales[1] = 0x38
+	again, of := make([]byte, 32), make([]byte, 4)
+	block.JoinNVFP4(b, codes, scales)
+	block.SplitNVFP4(again, of, b)
+	if !bytes.Equal(again, codes) || !bytes.Equal(of, scales) {
+		t.Errorf("NVFP4: %x %x came back as %x %x", codes, scales, again, of)
+	}
+	for _, s := range []byte{0x7f, 0xff} {
+		if scales[2] = s; block.JoinNVFP4(b, codes, scales) {
+			t.Errorf("NVFP4: %x is taken for a number", s)
+		}
+	}
+	mx := make([]byte, 17)
+	if !block.JoinMXFP4(mx, codes, 125) {
+		t.Fatal("MXFP4: a number was said to be none")
+	}
+	block.DecodeAll(got[:32], block.Raw{Type: dtype.Of(dtype.MXFP4), Rows: 1, Cols: 32, Data: mx})
+	for i, v := range got[:32] {
+		if want := block.FromE2M1(codes[i/2]>>(i%2*4)&15) / 4; v != want {
+			t.Errorf("MXFP4: value %d is %g, expected %g", i, v, want)
+		}
+	}
+	if block.JoinMXFP4(mx, codes, 255) {
+		t.Error("MXFP4: 255 is taken for a number")
+	}
+}

@@ -91,11 +91,11 @@ func (g *encoder) tensor(c *Choice) error {
 		if err := g.ctx.Err(); err != nil {
 			return err
 		}
-		data, err := g.in.read(c.in())
+		data, from, err := g.in.bytes(c)
 		if err != nil {
 			return err
 		}
-		if from := g.in.stored[c.in()]; from != c.To {
+		if from != c.To {
 			if data, err = g.encode(c, from, data); err != nil {
 				return err
 			}

@@ -104,13 +104,15 @@ func someOf(names []string) string {
 type input struct {
 	model     MixModel
 	kv        []formats.KV
-	tensors   []MixTensor           // types as a conversion to GGUF would give them
-	stored    map[string]dtype.Type // types as they lie in the file
-	leftOut   string                // what a GGUF has no place for, and what llama.cpp does otherwise, in words
-	read      func(name string) ([]byte, error)
-	first     []formats.TensorPlan // tensors that the model's keys make, before all others
+	tensors   []MixTensor                                   // types as a conversion to GGUF would give them
+	stored    map[string]dtype.Type                         // types as they lie in the file
+	leftOut   string                                        // what a GGUF has no place for, and what llama.cpp does otherwise, in words
+	read      func(name string) ([]byte, dtype.Type, error) // a tensor of the source, decoded where no GGUF has its type
+	packed    map[string]packed                             // tensors that a GGUF type holds as they are, by their names in the source
+	first     []formats.TensorPlan                          // tensors that the model's keys make, before all others
 	values    func(name string) []byte
 	close     func() error
+	folder    bool  // not a GGUF
 	tokenizer int64 // bytes of memory that its tokenizer takes
 }
 
@@ -259,6 +261,7 @@ func planTypes(in *input, o *Options) ([]Choice, *Report, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	choices = in.withNumbers(choices)
 	rep, err := describe(in, choices, o)
 	if rep != nil {
 		rep.LeftOut = in.leftOut
@@ -369,6 +372,9 @@ func describe(in *input, choices []Choice, o *Options) (*Report, error) {
 	for i := range choices {
 		c := &choices[i]
 		from := in.stored[c.in()]
+		if in.keeps(c) {
+			from = c.To
+		}
 		cols, rows := c.Shape[max(len(c.Shape)-1, 0):], int64(1)
 		n := int64(1)
 		if len(cols) == 1 {
@@ -489,10 +495,8 @@ func metadata(in *input, o *Options) ([]formats.KV, error) {
 	}
 	id := f.ID
 	kv := slices.DeleteFunc(slices.Clone(in.kv), func(e formats.KV) bool { return slices.Contains(formats.SplitKeys(), e.Key) })
-	for _, e := range kv {
-		if f.Name == "COPY" && e.Key == "general.file_type" {
-			id = uint32(intOf(e.Value))
-		}
+	if f.Name == "COPY" {
+		id = in.fileType()
 	}
 	kv = set(kv, "general.quantization_version", uint32(2))
 	kv = set(kv, "general.file_type", id)
@@ -513,6 +517,39 @@ func metadata(in *input, o *Options) ([]formats.KV, error) {
 		kv = set(kv, in.model.Arch+".block_count", uint32(in.model.Layers-n))
 	}
 	return kv, nil
+}
+
+// guessed is what llama.cpp adds to a file type that no key says.
+const guessed = 1024
+
+// fileType is general.file_type of a copy: the model's, or as llama.cpp guesses it, that of the type that most
+// tensors have, of a folder most matrices.
+func (in *input) fileType() uint32 {
+	for _, e := range in.kv {
+		if e.Key == "general.file_type" && !in.folder {
+			return uint32(intOf(e.Value))
+		}
+	}
+	n, most := map[dtype.Type]int{}, dtype.Of(dtype.F32)
+	for _, t := range slices.SortedFunc(slices.Values(in.tensors), func(a, b MixTensor) int { return compareNames(a.Name, b.Name) }) {
+		if in.folder && len(t.Shape) < 2 {
+			continue
+		}
+		if n[t.Type]++; n[t.Type] > n[most] {
+			most = t.Type
+		}
+	}
+	id := uint32(0)
+	if f, err := ParseFileType(most.Kind.String()); err == nil {
+		id = f.ID
+	}
+	switch {
+	case in.folder:
+		return id
+	case most.Kind == dtype.MXFP4: // to llama.cpp no type of a file, but by its key
+		return guessed
+	}
+	return id | guessed
 }
 
 // splitKeys are the keys of part i of n, in the order of llama-quantize or of llama-gguf-split.

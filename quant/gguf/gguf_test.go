@@ -115,7 +115,7 @@ func TestGGUFRuns(t *testing.T) {
 					t.Errorf("tensor %d is %s %v, want %s %s", i, c.Name, c.To, w.Name, w.Type)
 					continue
 				}
-				data, err := in.read(c.Name)
+				data, _, err := in.read(c.Name)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -111,6 +111,7 @@ type MixTensor struct {
 	exact  bool   // a conversion keeps it in F32
 	source string // its name in the source, where blocks were renumbered
 	part   int    // of a source in parts, from 0
+	beside string // the weight in the source that it is a number of, which is written where that stays as it is
 }
 
 // in is the name of the tensor in the source.

@@ -35,7 +35,7 @@ func openInput(path string, o *Options) (*input, error) {
 }
 
 func openGGUF(r formats.Reader) (*input, error) {
-	in := &input{kv: r.KV(), stored: map[string]dtype.Type{}, model: factsOf(r.KV())}
+	in := &input{kv: r.KV(), stored: map[string]dtype.Type{}, packed: map[string]packed{}, model: factsOf(r.KV())}
 	byName := map[string]*formats.Tensor{}
 	tensors := r.Tensors()
 	for i := range tensors {
@@ -44,24 +44,50 @@ func openGGUF(r formats.Reader) (*input, error) {
 			return nil, fail.Inputf(r.Path(), "start from the float model", "tensor %s is %s, which cannot be read", t.Name, t.Unsupported)
 		}
 		byName[t.Name] = t
-		typ := asFloats(t.Type)
-		in.stored[t.Name] = typ
-		part := 0
-		if _, first, _, ok := formats.SplitOf(r.Path()); ok && first == 0 {
-			_, part, _, _ = formats.SplitOf(t.Parts[0].File)
+		if apart := t.Apart(); apart != nil {
+			in.packed[t.Name] = packed{dtype.NVFP4, func() ([]byte, error) { return bytesOf(r, &apart[0]) }}
+			for i := range apart {
+				in.addStored(r, &apart[i], t.Name)
+				if i > 0 {
+					byName[apart[i].Name] = &apart[i]
+				}
+			}
+			continue
 		}
-		in.tensors = append(in.tensors, MixTensor{Name: t.Name, Shape: t.Shape, Type: typ, part: part})
+		in.addStored(r, t, "")
 	}
-	in.read = func(name string) ([]byte, error) {
-		if t := byName[name]; t.Type.ScaledFloat() {
-			return floatsOf(r, t)
+	in.read = func(name string) ([]byte, dtype.Type, error) {
+		t := byName[name]
+		if t.Type.ScaledFloat() {
+			b, err := floatsOf(r, t)
+			return b, asFloats(t.Type), err
 		}
-		if b, ok := r.Map(byName[name]); ok {
-			return b, nil
-		}
-		return r.Read(byName[name])
+		b, err := bytesOf(r, t)
+		return b, t.Type, err
 	}
 	return in, nil
+}
+
+// addStored makes t, as it lies in a GGUF, a tensor of the input. It is a number beside weight where
+// that is another tensor's name.
+func (in *input) addStored(r formats.Reader, t *formats.Tensor, weight string) {
+	m := MixTensor{Name: t.Name, Shape: t.Shape, Type: t.Type}
+	if weight != t.Name {
+		m.beside = weight
+	}
+	if _, first, _, ok := formats.SplitOf(r.Path()); ok && first == 0 {
+		_, m.part, _, _ = formats.SplitOf(t.Parts[0].File)
+	}
+	in.stored[t.Name] = t.Type
+	in.tensors = append(in.tensors, m)
+}
+
+// bytesOf are those of t, mapped where that is possible.
+func bytesOf(r formats.Reader, t *formats.Tensor) ([]byte, error) {
+	if b, ok := r.Map(t); ok {
+		return b, nil
+	}
+	return r.Read(t)
 }
 
 // factsOf reads what the mix asks for from the metadata of a GGUF.
@@ -114,23 +140,29 @@ func openFolder(r formats.Reader, o *Options) (*input, error) {
 	if name == "" {
 		name = baseName(r.Path())
 	}
-	in := &input{stored: map[string]dtype.Type{}, leftOut: strings.Join(slices.DeleteFunc([]string{s.ConfigNote(), s.CarriedNote(true), tok.GGUFNote(), s.LlamaCppNote()}, func(s string) bool { return s == "" }), "; ")}
+	in := &input{folder: true, stored: map[string]dtype.Type{}, packed: map[string]packed{}, leftOut: strings.Join(slices.DeleteFunc([]string{s.ConfigNote(), s.CarriedNote(true), tok.GGUFNote(), s.LlamaCppNote()}, func(s string) bool { return s == "" }), "; ")}
 	if in.kv, err = arch.GGUFKeys(&s.Spec, name, 0, keys); err != nil {
 		return nil, err
 	}
 	in.model = factsOf(in.kv)
-	pieces := map[string]arch.FileTensor{}
+	pieces, numbers := map[string]arch.FileTensor{}, map[string][]byte{}
+	in.tensors = mixTensors(s, f)
 	for _, t := range s.Tensors() {
 		for _, f := range t.AsGGUF() {
+			if err := in.pack(s, f, numbers); err != nil {
+				return nil, err
+			}
 			f.Type = asFloats(f.Type)
 			pieces[f.Name] = f
 			in.stored[f.Name] = f.Type
 		}
 	}
-	in.tensors = mixTensors(s, f)
-	in.read = func(n string) ([]byte, error) {
+	in.read = func(n string) ([]byte, dtype.Type, error) {
+		if b, ok := numbers[n]; ok {
+			return b, dtype.Of(dtype.F32), nil
+		}
 		m, err := s.ReadAs(pieces[n])
-		return m.Data, err
+		return m.Data, m.Type, err
 	}
 	in.first, in.values = s.Spec.GGUFTables()
 	return in, nil
@@ -163,6 +195,9 @@ func mixTensors(src *arch.Source, f FileType) []MixTensor {
 	for _, t := range src.Tensors() {
 		for _, x := range t.AsGGUF() {
 			m := MixTensor{Name: x.Name, Shape: x.Shape, Type: asFloats(x.Type), exact: t.Exact()}
+			if k, ok := packedAs(x); ok && f.Name == "COPY" {
+				m.Type = dtype.Of(k)
+			}
 			switch {
 			case m.exact: // of a folder with quantized routers, too
 				m.Type = dtype.Of(dtype.F32)

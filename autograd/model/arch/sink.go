@@ -125,6 +125,36 @@ func (s *Source) ReadAs(f FileTensor) (block.Raw, error) {
 	return all, nil
 }
 
+// Numbers are those of the rows of f as its file will hold them: what of says of the stored tensor
+// that a row comes from.
+func (s *Source) Numbers(f FileTensor, of func(*formats.Tensor) (float32, error)) ([]float32, error) {
+	tensors := []*Tensor{f.Of}
+	if len(f.piece.Slab.All) > 0 {
+		tensors = nil
+		for _, name := range f.piece.Slab.All {
+			tensors = append(tensors, s.Named(name))
+		}
+	}
+	var out []float32
+	for _, t := range tensors {
+		rows, _ := t.units()
+		mem := make([]float32, rows)
+		for i := range t.stored {
+			v, err := of(t.stored[i])
+			if err != nil {
+				return nil, err
+			}
+			for k := range t.pieces[i].size(rows) {
+				mem[t.pieces[i].row(k, rows)] = v
+			}
+		}
+		for k := range f.piece.size(rows) {
+			out = append(out, mem[f.piece.row(k, rows)])
+		}
+	}
+	return out, nil
+}
+
 // readAs is ReadAs of one matrix.
 func (s *Source) readAs(f FileTensor) (block.Raw, error) {
 	m, _, err := s.Read(f.Of)

@@ -46,8 +46,9 @@ Decode: folders of GPTQModel, AutoRound, llm-compressor and bitsandbytes. Encode
 of the scheme's own) of which no refusal is known; tgi and exllama were not run, their rules are from their documentation.
 EXL2 has been given to no program, for none reads it on a CPU: reading is held by a decoder in numpy, written from the published layout, and writing by our own reading. It is read at all widths, mixed within a matrix,
 and decoded; it is written with 2, 3, 4, 5, 6 or 8 bits for whole matrices.
-Read and not written: NVFP4 in a GGUF with the number of the tensor, or of each expert, beside it (.scale, as llama.cpp's converter makes of ModelOpt's and compressed-tensors' folders; .input_scale is said, not applied: llama.cpp's CPU
-has no use for it either); NVFP4 as ModelOpt exports it (held by ModelOpt), and its FP8, also where hf_quant_config.json alone says so; Quark's FP8; compressed-tensors' integers of 1, 2, 3, 5, 6 and 7 bits,
+An NVFP4 matrix of a GGUF may have the number of the tensor, or of each expert, beside it (.scale; .input_scale is said, not applied: llama.cpp's CPU has no use for it either). ModelOpt's and compressed-tensors' NVFP4, and MXFP4, become
+matrices of GGUF without being decoded (types COPY, NVFP4 and MXFP4_MOE), held by llama.cpp's converter.
+Read and not written: NVFP4 as ModelOpt exports it (held by ModelOpt), and its FP8, also where hf_quant_config.json alone says so; Quark's FP8; compressed-tensors' integers of 1, 2, 3, 5, 6 and 7 bits,
 MXFP6, and FP8 by tensor, group and block; MXFP8; the FP4 experts of DeepSeek V4; Quark's MXFP4; GPTQModel's FP8 that is divided by its scales, and its words of 8, 16 and 64 bits; AutoRound's 5, 6 and 7 bits
 (from compressed-tensors' integers on held by compressed-tensors and AutoRound, or by numpy in the layout that the program states: formats/testdata/foreign).
 Of torchao, in safetensors: Int8Tensor, IntxUnpackedToInt8Tensor (1 to 8 bits), Float8Tensor, MXTensor (FP8, FP4) and NVFP4Tensor, also with swizzled scales, as they are stored; Int4Tensor and Int4TilePackedTo4dTensor

@@ -373,7 +373,7 @@ func (e *encoding) supervise(ids []int32, turns [][2]int32, frozen int) [][2]int
 	if e.trainOn == "last" && len(turns) > 0 {
 		turns = turns[len(turns)-1:]
 	}
-	loss := slices.Clone(turns)
+	loss := slices.DeleteFunc(slices.Clone(turns), func(r [2]int32) bool { return r[0] >= r[1] })
 	if e.trainOn == "all" {
 		loss = whole(ids)
 	}
@@ -408,7 +408,9 @@ func (e *encoding) isEnd(id int32) bool {
 
 // checkRendered finds templates that drop what they were given.
 func checkRendered(text string, c *chat.Conversation, spans [][2]int) error {
-	if want := turns(c.Messages); len(spans) != want {
+	if want := turns(c.Messages); len(spans) > want {
+		return bad("", "the template marks %d parts of %d assistant turns with {%% generation %%}: chat_template: one that has a whole turn in one of them", len(spans), want)
+	} else if len(spans) < want {
 		return bad("", "%s: the template writes %d of %d assistant turns", noSupervised, len(spans), want)
 	}
 	for i, m := range c.Messages {

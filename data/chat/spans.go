@@ -14,7 +14,8 @@ import (
 // end-of-turn token included and nothing after it (templates write a newline
 // there that no model has to produce).
 //
-// They come from the template's {% generation %} blocks where it has them.
+// They come from the template's {% generation %} blocks where it has them, an empty range
+// of a turn that is empty there.
 // Else a turn begins where the conversation up to it, rendered with its
 // generation prompt, ends, or, where a template renders earlier turns otherwise
 // once others follow (tools moved to the last user turn, reasoning taken out),
@@ -35,7 +36,10 @@ func (t *Template) Spans(c Conversation) (text string, assistant [][2]int, err e
 		for i := range spans {
 			spans[i][1] = t.trimTurn(text, spans[i][0], spans[i][1])
 		}
-		return text, slices.DeleteFunc(spans, func(s [2]int) bool { return s[0] >= s[1] }), nil
+		if len(spans) != turns(c) { // else an empty one is a turn that says nothing
+			spans = slices.DeleteFunc(spans, func(s [2]int) bool { return s[0] >= s[1] })
+		}
+		return text, spans, nil
 	}
 	from := 0
 	for i, m := range c.Messages {
@@ -59,19 +63,23 @@ func (t *Template) Spans(c Conversation) (text string, assistant [][2]int, err e
 // joined are the ranges of {% generation %} blocks, those that touch as one where there are
 // more of them than turns (an EOS behind the last turn in a block of its own).
 func joined(spans [][2]int, c Conversation) [][2]int {
-	turns := 0
-	for _, m := range c.Messages {
-		if m.Role() == "assistant" {
-			turns++
-		}
-	}
-	for i := len(spans) - 1; i > 0 && len(spans) > turns; i-- {
+	for i := len(spans) - 1; i > 0 && len(spans) > turns(c); i-- {
 		if spans[i-1][1] == spans[i][0] {
 			spans[i-1][1] = spans[i][1]
 			spans = slices.Delete(spans, i, i+1)
 		}
 	}
 	return spans
+}
+
+// turns is how many messages are the assistant's.
+func turns(c Conversation) (n int) {
+	for _, m := range c.Messages {
+		if m.Role() == "assistant" {
+			n++
+		}
+	}
+	return n
 }
 
 // closing is the end-of-turn token that a template writes only where a conversation goes on
@@ -182,10 +190,18 @@ func (m *markedTurn) opened() (int, bool) {
 	c.Messages = c.Messages[:m.i]
 	_, closing, ok := m.cutOf(c, m.i-1, false)
 	_, opening, also := m.cutOf(c, m.i-1, true)
-	if !ok || !also || !strings.HasPrefix(opening, closing) || !strings.HasPrefix(after, closing) {
+	if !ok || !also || !strings.HasPrefix(opening, closing) {
 		return 0, false
 	}
-	opening, turn := opening[len(closing):], after[len(closing):]
+	opening = opening[len(closing):]
+	turn, ok := strings.CutPrefix(after, closing)
+	if !ok { // another end where the conversation goes on: the prompt stands behind the same text
+		at := strings.Index(after, opening)
+		if opening == "" || at < 0 || m.t.unended(after[:at]) != m.t.unended(closing) {
+			return 0, false
+		}
+		turn = after[at:]
+	}
 	same := 0
 	for same < min(len(opening), len(turn)) && opening[same] == turn[same] {
 		same++
@@ -248,6 +264,7 @@ func (m *markedTurn) called(start int) (int, bool) {
 		return 0, false
 	}
 	turn := m.c.Messages[m.i]
+	var alones []string
 	for _, turn := range []Message{turn, turn.with("content", "")} {
 		c := m.c
 		c.Messages = append(slices.Clone(c.Messages[:m.i]), turn)
@@ -265,8 +282,34 @@ func (m *markedTurn) called(start int) (int, bool) {
 		if at >= 0 {
 			return m.t.ended(m.text, start+at+len(call)), true
 		}
+		alones = append(alones, alone)
+	}
+	for _, alone := range alones {
+		if end, ok := m.parted(alone, start, limit, name); ok {
+			return end, true
+		}
 	}
 	return 0, false
+}
+
+// parted is where the turn ends of templates that write more behind it where it is the last
+// (a prompt that nobody asked for): at the last end-of-turn token before both texts part.
+func (m *markedTurn) parted(alone string, start, limit int, name string) (int, bool) {
+	same := 0
+	for same < min(len(alone), limit) && alone[same] == m.text[same] {
+		same++
+	}
+	if same < start {
+		return 0, false
+	}
+	turn := m.text[start:same]
+	called, end := strings.LastIndex(turn, name), -1
+	for _, stop := range m.t.stops {
+		if at := strings.LastIndex(turn, stop); at > called {
+			end = max(end, at+len(stop))
+		}
+	}
+	return start + end, called >= 0 && end > 0
 }
 
 // unended is a turn's text without the end-of-turn token and white space that it ends with.

@@ -394,7 +394,8 @@ func TestReasoningNames(t *testing.T) {
 // Turns of templates that write earlier ones otherwise than last ones, with tools: the shapes of
 // Qwen 3.5 (no reasoning before the last user, whose turns begin without <think>), Mistral (tools
 // at the last user), Gemma 4 (what a turn says after the answer of its tool), GLM (a turn ends
-// where the next begins) and of TRL's Phi-3 (its last EOS in a block of its own). What {% generation %}
+// where the next begins), Hermes 3 (a tool's answer ends otherwise where it is the last), Command R7B (a prompt
+// behind a last turn of calls) and of TRL's Phi-3 (its last EOS in a block of its own). What {% generation %}
 // marks in TRL 1.16's training templates of Qwen 3.6, GLM and Phi-3 are these texts, but for the
 // beginning of a <think> that the prompt has.
 func TestSpansOfCalls(t *testing.T) {
@@ -416,6 +417,12 @@ func TestSpansOfCalls(t *testing.T) {
 {%- for c in m.tool_calls %}{{ '<tool_call>' + c.function.name + '</tool_call>' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}`
 	const phi = `{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|end|>\n' }}{% endgeneration %}
 {%- else %}{{ m.content + '<|end|>\n' }}{% endif %}{% endfor %}{% generation %}{{ eos_token }}{% endgeneration %}`
+	const hermes = `{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.tool_calls %}{% for c in m.tool_calls %}{{ c.function.name + (c.function.arguments | tojson) }}{% endfor %}{{ '<|im_end|>\n' }}
+{%- elif m.role == 'tool' %}{{ m.content + '</r>' }}{% if not loop.last %}{{ '\n' }}{% endif %}{{ '<|im_end|>' }}{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
+	const command = `{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.tool_calls %}{% for c in m.tool_calls %}{{ c.function.name + (c.function.arguments | tojson) }}{% endfor %}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>' }}{% endfor %}
+{%- if messages[-1].role != 'assistant' or messages[-1].tool_calls %}{{ '<|assistant|>' }}{% endif %}`
+	const empty = `{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}`
 	call := func(content, reason string, args ...any) Message {
 		f := jinja.NewDict("name", "f", "arguments", jinja.NewDict(args...))
 		m := NewMessage("assistant", content)
@@ -442,6 +449,9 @@ func TestSpansOfCalls(t *testing.T) {
 		{"mistral", mistral, rows, []string{"[CALLS]{\"name\": \"f\", \"arguments\": {}}</s>", "[CALLS]{\"name\": \"f\", \"arguments\": {\"a\": \"<|im_end|>\"}}</s>", "a1</s>", "a2</s>"}},
 		{"gemma", gemma, []Message{rows[0], rows[3], rows[4], rows[5], rows[6], rows[7]}, []string{"<|tool_call>f{\"a\": \"<|im_end|>\"}<tool_call|><|tool_response>", "a1<turn|>", "a2<turn|>"}},
 		{"glm", glm, rows, []string{"<tool_call>f</tool_call><|observation|>", "so<tool_call>f</tool_call><|observation|>", "a1<|user|>", "a2<|user|>"}},
+		{"hermes", hermes, rows, []string{"f{}<|im_end|>", "f{\"a\": \"<|im_end|>\"}<|im_end|>", "a1<|im_end|>", "a2<|im_end|>"}},
+		{"command", command, rows, []string{"f{}<|im_end|>", "f{\"a\": \"<|im_end|>\"}<|im_end|>", "a1<|im_end|>", "a2<|im_end|>"}},
+		{"empty", empty, []Message{simple[0], NewMessage("assistant", ""), simple[2], simple[3]}, []string{"", "a2"}},
 		{"phi", phi, simple, []string{"a1<|end|>", "a2<|end|>\n</s>"}},
 	} {
 		tmpl, err := Parse(c.src, Options{BOS: "<s>", EOS: "</s>", Ends: []string{"<|user|>", "<|observation|>"}})

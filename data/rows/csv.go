@@ -122,6 +122,8 @@ func (c *csvFile) Next() (*jinja.Dict, int64, error) {
 		reason := fmt.Sprintf("%d fields, the first line names %d", len(rec), len(c.head))
 		if c.guessed {
 			reason += fmt.Sprintf(" (parted by %q, as it is)", c.r.Comma)
+		} else if len(c.head) == 1 {
+			reason += " (text with a comma in it stands in quotes)"
 		}
 		return nil, int64(line), &RowError{Reason: reason}
 	}

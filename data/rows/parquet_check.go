@@ -13,7 +13,6 @@ import (
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/gzip"
-	"github.com/pierrec/lz4/v4"
 )
 
 // Limits on what a Parquet file may claim.
@@ -35,6 +34,7 @@ type parquetMeta struct {
 	leaves int
 	groups []parquetGroup
 	hide   []byteRange // of the file
+	lz4    []int64     // where a column says that its codec is hadoopLZ4
 }
 
 type parquetGroup struct {
@@ -48,6 +48,7 @@ type parquetChunk struct {
 	codec       int64
 	values      int64
 	nulls       int64 // as its statistics claim; 0 without them
+	plain       bool  // all values are PLAIN, in data pages or a dictionary
 
 	data, dictionary int64 // where the pages begin, as the footer says
 }
@@ -78,10 +79,15 @@ func readParquetMeta(r io.ReaderAt, size int64) (*parquetMeta, error) {
 	if _, err := r.ReadAt(footer, size-8-n); err != nil {
 		return nil, err
 	}
+	var lz4 []int64
 	t := &thriftReader{r: bytes.NewReader(footer), left: n, nodes: 4 << 20}
-	t.isOdd = func(depth int, id int64, s thrift) bool {
-		return depth == 3 && id == 12 && oddStatistics(s) || // of ColumnMetaData
-			depth == 1 && id == 10 && s.has(11) // the LogicalType of a SchemaElement: UNKNOWN, a column of nulls only
+	t.isOdd = func(depth int, id int64, v any) bool {
+		if depth == 3 && id == 4 && v == int64(hadoopLZ4) { // of ColumnMetaData
+			lz4 = append(lz4, size-8-n+t.read-1)
+		}
+		s, ok := v.(thrift)
+		return ok && depth == 3 && id == 12 && oddStatistics(s) || // of ColumnMetaData
+			ok && depth == 1 && id == 10 && s.has(11) // the LogicalType of a SchemaElement: UNKNOWN, a column of nulls only
 	}
 	meta, err := t.structure(0)
 	if err != nil {
@@ -92,7 +98,7 @@ func readParquetMeta(r io.ReaderAt, size int64) (*parquetMeta, error) {
 	}
 	out, err := checkFooter(meta, size-8-n)
 	if err == nil {
-		out.hide = moved(t.odd, size-8-n)
+		out.hide, out.lz4 = moved(t.odd, size-8-n), lz4
 	}
 	return out, err
 }
@@ -251,10 +257,12 @@ func checkGroup(g thrift, leaves int, end int64) (parquetGroup, error) {
 // checkPages walks the page headers of a chunk and holds their sizes and
 // counts to the limits; compressed pages that do not say what they hold are
 // decompressed once, into nothing, since a library would go on for as long as a
-// bomb gives. It returns what the library must read in place of the headers.
-func checkPages(r io.ReaderAt, c parquetChunk) (plain []patch, err error) {
+// bomb gives. It returns what the library must read in place of the headers, and
+// notes in c whether all its values are PLAIN.
+func checkPages(r io.ReaderAt, c *parquetChunk) (plain []patch, err error) {
 	br := bufio.NewReaderSize(io.NewSectionReader(r, c.start, c.size), 1<<16)
 	seen, at := int64(0), c.start
+	c.plain = true
 	for seen < c.values {
 		t := &thriftReader{r: br, left: maxPageHeader, nodes: 1 << 16}
 		h, err := t.structure(0)
@@ -266,16 +274,23 @@ func checkPages(r io.ReaderAt, c parquetChunk) (plain []patch, err error) {
 			return nil, err
 		}
 		seen += values
-		if err := checkPageData(br, h, c.codec); err != nil {
+		c.plain = c.plain && plainValues(h)
+		next := at + t.read + h.num(3)
+		var head []byte
+		if c.codec == hadoopLZ4 {
+			head, err = lz4Page(br, h, t.read)
+		} else if err = checkPageData(br, h, c.codec); err == nil {
+			ownEncoding(h)
+			head, err = plainHeader(h, t.read)
+		}
+		if errors.Is(err, errThrift) {
+			err = fmt.Errorf("page header: %w", err)
+		}
+		if err != nil {
 			return nil, err
 		}
-		ownEncoding(h)
-		head, err := plainHeader(h, t.read)
-		if err != nil {
-			return nil, fmt.Errorf("page header: %w", err)
-		}
 		plain = append(plain, patch{at, head})
-		at += t.read + h.num(3)
+		at = next
 	}
 	if seen != c.values {
 		return nil, fmt.Errorf("pages hold %d values, the column claims %d", seen, c.values)
@@ -353,7 +368,7 @@ func cutOff(err error) error {
 	return err
 }
 
-// codecs of the format: 1 snappy, 2 gzip, 4 brotli, 6 zstd, 7 raw lz4.
+// codecs of the format: 1 snappy, 2 gzip, 4 brotli, 6 zstd, 7 raw lz4; 5 is for lz4Page.
 func checkCompressed(r *io.LimitedReader, codec, raw int64) error {
 	if codec == 0 || r.N == 0 {
 		return nil
@@ -371,10 +386,8 @@ func checkCompressed(r *io.LimitedReader, codec, raw int64) error {
 		return drain(brotli.NewReader(r), "brotli", raw)
 	case 6:
 		return checkZstd(r, raw)
-	case 7:
+	case rawLZ4:
 		return checkLZ4(r, raw)
-	case 5:
-		return errors.New("compressed by the retired LZ4 codec of Hadoop; write it again with zstd or LZ4_RAW")
 	}
 	return fmt.Errorf("compressed by codec %d, which is not supported", codec)
 }
@@ -412,9 +425,5 @@ func checkLZ4(r *io.LimitedReader, raw int64) error {
 	if err != nil {
 		return cutOff(err)
 	}
-	n, err := lz4.UncompressBlock(src, make([]byte, raw))
-	if err != nil {
-		return fmt.Errorf("lz4 page: %w", err)
-	}
-	return sized("lz4", int64(n), raw)
+	return checkBlock(src, raw)
 }

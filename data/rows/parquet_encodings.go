@@ -9,21 +9,26 @@ import (
 	"sync"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/deprecated"
 	"github.com/parquet-go/parquet-go/encoding"
+	"github.com/parquet-go/parquet-go/encoding/plain"
 	"github.com/parquet-go/parquet-go/format"
 )
 
-// Two encodings of the format are read here: of booleans in runs, parquet-go takes a run to be
-// of whole bytes, and of bytes in streams it knows only floats. The page headers that it sees
+// Three encodings of the format are read here: of booleans in runs, parquet-go takes a run to be
+// of whole bytes, of bytes in streams it knows only floats, and of plain values it does not say how
+// many a page held. The page headers that it sees
 // name them by numbers of our own (of one byte in the header, like the format's).
 const (
 	ownShift  = 32
+	ownPlain  = ownShift + int64(format.Plain)
 	ownRuns   = ownShift + int64(format.RLE)
 	ownStream = ownShift + int64(format.ByteStreamSplit)
 )
 
-// registerEncodings makes both known to parquet-go.
+// registerEncodings makes them known to parquet-go.
 var registerEncodings = sync.OnceFunc(func() {
+	parquet.RegisterEncoding(&plainPage{})
 	parquet.RegisterEncoding(runs{})
 	parquet.RegisterEncoding(streams{})
 })
@@ -33,11 +38,49 @@ func ownEncoding(h thrift) {
 	for _, of := range [...][2]int16{{5, 2}, {8, 4}} { // the encoding in the headers of data pages
 		if d := h.sub(of[0]); d != nil {
 			switch e := d.num(of[1]); e {
-			case int64(format.RLE), int64(format.ByteStreamSplit):
+			case int64(format.Plain), int64(format.RLE), int64(format.ByteStreamSplit):
 				d[of[1]] = e + ownShift
 			}
 		}
 	}
+}
+
+// plainValues tells whether a page's values are PLAIN, its own or those of its dictionary (2 and 8
+// are the encodings of places in one).
+func plainValues(h thrift) bool {
+	for _, of := range [...][2]int16{{5, 2}, {8, 4}} {
+		if d := h.sub(of[0]); d != nil && d.num(of[1]) != int64(format.Plain) && d.num(of[1]) != int64(format.PlainDictionary) && d.num(of[1]) != int64(format.RLEDictionary) {
+			return false
+		}
+	}
+	return true
+}
+
+// plainPage is PLAIN: one value behind the other.
+type plainPage struct{ standard }
+
+type standard = plain.Encoding
+
+func (*plainPage) Encoding() format.Encoding { return format.Encoding(ownPlain) }
+
+// DecodeByteArray gives all texts of a page, each behind its length of 4 bytes; what offsets could
+// hold is what it holds, so that texts that a page has too many are seen.
+func (*plainPage) DecodeByteArray(dst, src []byte, offsets []uint32) ([]byte, []uint32, error) {
+	dst, offsets = dst[:0], offsets[:0]
+	for len(src) > 0 {
+		if len(src) < 4 || uint64(binary.LittleEndian.Uint32(src)) > uint64(len(src)-4) {
+			return dst, offsets, fmt.Errorf("texts: %w", io.ErrUnexpectedEOF)
+		}
+		n := binary.LittleEndian.Uint32(src)
+		offsets = append(offsets, uint32(len(dst)))
+		dst, src = append(dst, src[4:4+n]...), src[4+n:]
+	}
+	return slices.Clip(dst), slices.Clip(append(offsets, uint32(len(dst)))), nil
+}
+
+// DecodeInt96 leaves out bytes that are no whole value, which fastparquet writes behind the last.
+func (*plainPage) DecodeInt96(dst []deprecated.Int96, src []byte) ([]deprecated.Int96, error) {
+	return new(standard).DecodeInt96(dst, src[:len(src)/12*12])
 }
 
 // runs is RLE of booleans: a length of 4 bytes, then runs, each headed by a number: twice

@@ -64,10 +64,8 @@ func (h *hidden) ReadAt(p []byte, off int64) (int, error) {
 		if x.at >= off+int64(n) {
 			break
 		}
-		for i, b := range x.bytes {
-			if at := x.at + int64(i) - off; at >= 0 && at < int64(n) {
-				p[at] = b
-			}
+		if from, skip := max(x.at-off, 0), max(off-x.at, 0); skip < int64(len(x.bytes)) {
+			copy(p[from:n], x.bytes[skip:])
 		}
 	}
 	return n, err

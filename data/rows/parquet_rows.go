@@ -2,6 +2,7 @@ package rows
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,7 @@ type leaf struct {
 	index  int
 	column *parquet.Column
 	pages  parquet.Pages
+	plain  bool // all their values are
 	page   parquet.Page
 	values parquet.ValueReader
 	buf    []parquet.Value
@@ -94,6 +96,9 @@ func parquetFrom(r io.ReaderAt, size int64) (*parquetRows, error) {
 	for _, s := range meta.hide {
 		view.hide(s)
 	}
+	for _, at := range meta.lz4 {
+		view.patch(patch{at, []byte{2 * rawLZ4}}) // zigzag, as the protocol's
+	}
 	view.done()
 	registerEncodings()
 	file, err := parquet.OpenFile(view, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(1<<16))
@@ -103,14 +108,21 @@ func parquetFrom(r io.ReaderAt, size int64) (*parquetRows, error) {
 	if err := meta.agrees(file.Metadata()); err != nil {
 		return nil, err
 	}
+	rewritten := 0
 	for i, g := range meta.groups {
-		for j, c := range g.chunks {
-			plain, err := checkPages(r, c)
-			if err != nil {
-				return nil, fmt.Errorf("row group %d, column %d: %w", i, j, err)
-			}
+		for j := range g.chunks {
+			plain, err := checkPages(r, &g.chunks[j])
 			for _, p := range plain {
 				view.patch(p)
+				if g.chunks[j].codec == hadoopLZ4 {
+					rewritten += len(p.bytes)
+				}
+			}
+			if err == nil && rewritten > maxRewrite {
+				err = fmt.Errorf("more than %d MiB in the frames of Hadoop's retired LZ4: write it again with zstd or LZ4_RAW", maxRewrite>>20)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("row group %d, column %d: %w", i, j, err)
 			}
 		}
 	}
@@ -134,7 +146,11 @@ func (m *parquetMeta) agrees(f *format.FileMetaData) error {
 		}
 		for j, c := range g.chunks {
 			d := &f.RowGroups[i].Columns[j].MetaData
-			if int64(d.Codec) != c.codec || d.NumValues != c.values || d.TotalCompressedSize != c.size || d.DataPageOffset != c.data || d.DictionaryPageOffset != c.dictionary {
+			codec := c.codec
+			if codec == hadoopLZ4 {
+				codec = rawLZ4
+			}
+			if int64(d.Codec) != codec || d.NumValues != c.values || d.TotalCompressedSize != c.size || d.DataPageOffset != c.data || d.DictionaryPageOffset != c.dictionary {
 				return errFooter
 			}
 		}
@@ -143,6 +159,9 @@ func (m *parquetMeta) agrees(f *format.FileMetaData) error {
 }
 
 var errFooter = errors.New("the footer can be read in two ways")
+
+// inferredNulls says where columns that may have no nulls have levels nevertheless.
+const inferredNulls = "fastparquet writes such files with has_nulls='infer': write it again with has_nulls=True"
 
 // checkFlat checks that columns without lists have a value a row, and columns
 // that must have values no nulls.
@@ -154,7 +173,7 @@ func (p *parquetRows) checkFlat() error {
 				return fmt.Errorf("row group %d: column %s has %d values in %d rows", i, strings.Join(l.column.Path(), "."), c.values, g.rows)
 			}
 			if l.column.MaxDefinitionLevel() == 0 && c.nulls > 0 {
-				return fmt.Errorf("row group %d: column %s has %d nulls and may have none", i, strings.Join(l.column.Path(), "."), c.nulls)
+				return fmt.Errorf("row group %d: column %s has %d nulls and may have none (%s)", i, strings.Join(l.column.Path(), "."), c.nulls, inferredNulls)
 			}
 		}
 	}
@@ -233,7 +252,7 @@ func (p *parquetRows) Next() (*jinja.Dict, int64, error) {
 		p.left = p.meta.groups[p.group].rows
 		chunks := p.file.RowGroups()[p.group].ColumnChunks()
 		for _, l := range p.leaves {
-			l.open(chunks[l.index].Pages())
+			l.open(chunks[l.index].Pages(), p.meta.groups[p.group].chunks[l.index].plain)
 		}
 		if err := p.atRow(p.left > 0); err != nil {
 			return nil, p.number, fmt.Errorf("row group %d: %w", p.group, err)
@@ -442,9 +461,9 @@ func (n *node) skip() error {
 	return nil
 }
 
-func (l *leaf) open(pages parquet.Pages) {
+func (l *leaf) open(pages parquet.Pages, plain bool) {
 	l.close()
-	l.pages = pages
+	l.pages, l.plain = pages, plain
 }
 
 func (l *leaf) close() {
@@ -520,12 +539,18 @@ func (l *leaf) take() (any, error) {
 // are fewer than the levels say, the library would look for the next for ever.
 func (l *leaf) valuesOf(page parquet.Page) (parquet.ValueReader, error) {
 	defs := page.DefinitionLevels()
+	data := page.Data()
+	if l.column.MaxDefinitionLevel() == 0 && l.plain && page.Dictionary() == nil && data.Kind() == encoding.ByteArray {
+		if err := surplus(data.ByteArray()); err != nil {
+			return nil, err
+		}
+	}
 	if l.column.MaxDefinitionLevel() == 0 || len(defs) == 0 {
 		return page.Values(), nil
 	}
 	top := byte(l.column.MaxDefinitionLevel())
 	want := bytes.Count(defs, []byte{top})
-	data, have := page.Data(), want
+	have := want
 	switch {
 	case page.Dictionary() != nil:
 		have = len(data.Int32())
@@ -555,6 +580,21 @@ func (l *leaf) valuesOf(page parquet.Page) (parquet.ValueReader, error) {
 		return nil, errLevels
 	}
 	return page.Values(), nil
+}
+
+// surplus looks at what a page of texts, none of them absent, holds beside those that it claims, which
+// what offsets could hold tells. Zeros behind them are nothing. Else levels stand in front, which a
+// column that has none was not to have, and every text is that before it.
+func surplus(texts []byte, offsets []uint32) error {
+	n := len(offsets) - 1
+	if cap(offsets) == len(offsets) || n < 1 {
+		return nil
+	}
+	levels := append(binary.AppendUvarint(nil, uint64(n)<<1), 1) // of n that are there, as one run
+	if len(texts) == int(offsets[n]) && !bytes.Equal(texts[offsets[0]:offsets[1]], levels) {
+		return nil
+	}
+	return fmt.Errorf("a page claims %d texts and holds more (%s)", n, inferredNulls)
 }
 
 // boolValues reads the booleans of a page by its levels.

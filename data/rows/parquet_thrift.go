@@ -33,9 +33,9 @@ type thriftReader struct {
 	r     io.ByteReader
 	left  int64
 	nodes int
-	read  int64                                    // bytes so far
-	isOdd func(depth int, id int64, s thrift) bool // tells which structures parquet-go misreads
-	odd   []byteRange                              // their contents
+	read  int64                                 // bytes so far
+	isOdd func(depth int, id int64, v any) bool // tells which values parquet-go misreads
+	odd   []byteRange                           // their contents
 }
 
 // byteRange is a range of bytes.
@@ -118,7 +118,7 @@ func (t *thriftReader) structure(depth int) (thrift, error) {
 		if out[int16(id)], err = t.value(kind, depth); err != nil {
 			return nil, err
 		}
-		if s, ok := out[int16(id)].(thrift); ok && t.isOdd != nil && t.isOdd(depth, id, s) {
+		if t.isOdd != nil && t.isOdd(depth, id, out[int16(id)]) {
 			t.odd = append(t.odd, byteRange{from, t.read})
 		}
 	}

@@ -115,9 +115,6 @@ var unreadable = map[string]string{
 	// What parquet-go v0.25.1 or we do not support.
 	"data/column_chunk_key_value_metadata.parquet":   "missing required field",
 	"data/datapage_v2_empty_datapage.snappy.parquet": "corrupt input",
-	"data/hadoop_lz4_compressed.parquet":             "retired LZ4",
-	"data/hadoop_lz4_compressed_larger.parquet":      "retired LZ4",
-	"data/non_hadoop_lz4_compressed.parquet":         "retired LZ4",
 }
 
 func TestParquetTesting(t *testing.T) {
@@ -620,6 +617,44 @@ func TestBombs(t *testing.T) {
 		if _, err := checkPageHeader(h); err == nil {
 			t.Errorf("page header %v is no error", h)
 		}
+	}
+}
+
+// TestRetiredLZ4: the files of parquet-testing that hold the same rows in the frames of Hadoop, as one
+// block, and in LZ4_RAW; several frames become one block.
+func TestRetiredLZ4(t *testing.T) {
+	dir := testdir.Shared(t, "parquet-testing")
+	for _, same := range [][]string{{"lz4_raw_compressed", "hadoop_lz4_compressed", "non_hadoop_lz4_compressed"}, {"lz4_raw_compressed_larger", "hadoop_lz4_compressed_larger"}} {
+		want := mustRead(t, filepath.Join(dir, "data", same[0]+".parquet"))
+		for _, name := range same[1:] {
+			if got := mustRead(t, filepath.Join(dir, "data", name+".parquet")); !slices.Equal(got, want) {
+				t.Errorf("%s: %d rows, %d of %s, or others", name, len(got), len(want), same[0])
+			}
+		}
+	}
+	for _, blocks := range [][][]byte{{{0x10}, {0x10, 'a'}}, {{0xf0, 255}, {0x10, 'a'}}, {{0x10, 'a', 1}, {0x10, 'a'}}, {{0x1f, 'a', 1, 0, 255}, {0x10, 'a'}}} {
+		if got, err := oneBlock(blocks); err == nil {
+			t.Errorf("%x: %x", blocks, got)
+		}
+	}
+}
+
+// TestFastparquet: fastparquet 2026.9.0 wrote both files. In one (has_nulls=False, times='int96',
+// compression='LZ4') zeros stand behind the values of a page; in the other (has_nulls='infer') levels stand
+// in front of those of a column that has none: pyarrow 26 reads its texts x, naïve as "\x06\x01", x.
+func TestFastparquet(t *testing.T) {
+	got := mustRead(t, "testdata/fastparquet.parquet")
+	want := []string{`{"text":"x","at":"2024-05-03 03:04:05"}`, `{"text":"naïve","at":"2024-05-04 00:00:00"}`, `{"text":"","at":"1969-12-31 23:59:59"}`}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	r, err := Open("testdata/levels.parquet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if rows, _, err := readAll(r); err == nil || !strings.Contains(err.Error(), "claims 3 texts and holds more (fastparquet") || len(rows) > 0 {
+		t.Errorf("%q, %v", rows, err)
 	}
 }
 

@@ -26,7 +26,10 @@ func writeModelfile(x *recipes.Env, j *recipes.Job, left *ExportResult) (note st
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "FROM ./%s\n", left.Files[0].Path)
 	if tok.ChatTemplate() != "" {
-		text, err := ollamaTemplateOf(tok)
+		text, lost, err := ollamaTemplateOf(tok)
+		if lost != "" {
+			note = "Modelfile: the chat template " + lost + ", which a TEMPLATE cannot: Ollama sends messages as they are"
+		}
 		if err != nil {
 			note = fmt.Sprintf("Modelfile without TEMPLATE: %v; without one Ollama sends the bare prompt", err)
 		} else {
@@ -50,17 +53,43 @@ type turns struct {
 	open                 string // what the answer follows
 }
 
-// ollamaTemplateOf is a tokenizer's chat template in Go's syntax.
-func ollamaTemplateOf(tok *tokenizer.Tokenizer) (string, error) {
+// ollamaTemplateOf is a tokenizer's chat template in Go's syntax, and what it does to messages that
+// this leaves out (rewrites).
+func ollamaTemplateOf(tok *tokenizer.Tokenizer) (text, lost string, err error) {
 	jinja, err := chat.FromTokenizer(tok, chat.Options{Now: clock()})
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	bos := ""
 	if tok.AddsBOS() {
 		bos = tok.Token(tok.BOS()) // Ollama adds it itself
 	}
-	return ollamaTemplate(jinja, bos)
+	text, err = ollamaTemplate(jinja, bos)
+	if err != nil {
+		return "", "", err
+	}
+	return text, rewrites(jinja), nil
+}
+
+// rewrites says what a chat template does to the messages themselves, "" for nothing: reasoning
+// taken out of earlier answers, white space taken off.
+func rewrites(jinja *chat.Template) string {
+	var out []string
+	for _, c := range []struct{ answer, kept, says string }{
+		{"<think>\nreason\n</think>\n\nanswer", "reason", "takes reasoning in <think> out of earlier answers"},
+		{"  answer  \n", "  answer  \n", "takes white space off messages"},
+	} {
+		talk := conversation("uau", "word")
+		talk.Messages[1] = chat.NewMessage("assistant", c.answer)
+		if c.answer == c.kept { // of questions, too
+			talk.Messages[0] = chat.NewMessage("user", "  ask  \n")
+		}
+		text, err := jinja.Render(talk, true)
+		if err != nil || !strings.Contains(text, c.kept) || c.answer == c.kept && !strings.Contains(text, "  ask  \n") {
+			out = append(out, c.says)
+		}
+	}
+	return strings.Join(out, " and ")
 }
 
 // ollamaTemplate is a chat template in Go's syntax, for conversations of a system

@@ -53,3 +53,26 @@ func TestOllamaTemplate(t *testing.T) {
 		}
 	}
 }
+
+// TestOllamaRewrites: what a chat template does to messages and a TEMPLATE cannot is said.
+func TestOllamaRewrites(t *testing.T) {
+	const tail = `{% if add_generation_prompt %}<assistant>{% endif %}`
+	for src, want := range map[string]string{
+		`{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}`:                           "",
+		`{% for m in messages %}<{{ m.role }}>{{ m.content | trim }};{% endfor %}`:                    "takes white space off messages",
+		`{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>\n\n')[-1] }};{% endfor %}`: "takes reasoning in <think> out of earlier answers",
+		`{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] | trim }};{% endfor %}`: "takes reasoning in <think> out of earlier answers and " +
+			"takes white space off messages",
+	} {
+		jinja, err := chat.Parse(src+tail, chat.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ollamaTemplate(jinja, ""); err != nil {
+			t.Error(err)
+		}
+		if got := rewrites(jinja); got != want {
+			t.Errorf("%s: %q, want %q", src, got, want)
+		}
+	}
+}

@@ -49,7 +49,8 @@ func ownEncoding(h thrift) {
 // are the encodings of places in one).
 func plainValues(h thrift) bool {
 	for _, of := range [...][2]int16{{5, 2}, {8, 4}} {
-		if d := h.sub(of[0]); d != nil && d.num(of[1]) != int64(format.Plain) && d.num(of[1]) != int64(format.PlainDictionary) && d.num(of[1]) != int64(format.RLEDictionary) {
+		d := h.sub(of[0])
+		if e := d.num(of[1]); d != nil && e != int64(format.Plain) && e != 2 && e != int64(format.RLEDictionary) {
 			return false
 		}
 	}

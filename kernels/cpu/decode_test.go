@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/tunekit/tunekit/kernels"
@@ -49,6 +50,43 @@ func TestUnitsEqualBlock(t *testing.T) {
 	for _, k := range kinds {
 		if !byUnits[k.String()] {
 			t.Errorf("%v is not decoded by units", k)
+		}
+	}
+}
+
+// Decoders of whole blocks of few bits equal package block for any bytes, also where
+// scales are infinite or no numbers.
+func TestFewRows(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 5))
+	for _, typ := range mvTypes {
+		k := typ.Kind
+		if _, ok := fewBitScales[k]; !ok {
+			continue
+		}
+		m := blocks.New(dtype.Of(k), 9, 1024)
+		for i := range m.Data {
+			m.Data[i] = byte(rng.Uint32())
+		}
+		want, got := make([]float32, 512), fill(513, 7)
+		for row := range m.Rows {
+			for _, part := range [][2]int{{0, 512}, {512, 256}, {768, 256}} {
+				col, n := part[0], part[1]
+				if !fewRow(got[:n], &m, row, col) {
+					if level.Current() >= level.AVX512 {
+						t.Fatalf("%v has no decoder", k)
+					}
+					continue
+				}
+				blocks.Decode(want[:n], m, row, col, n)
+				for i, v := range want[:n] {
+					if g := got[i]; v != g && (v == v || g == g) {
+						t.Fatalf("%v: row %d element %d is %g, want %g", k, row, col+i, g, v)
+					}
+				}
+			}
+		}
+		if fewRow(got[:32], &m, 0, 32) || got[512] != 7 {
+			t.Errorf("%v: half a unit is decoded, or more than was asked for", k)
 		}
 	}
 }

@@ -73,6 +73,7 @@ func (o *operand) row(dst []float32, r, c, n int) {
 	case o.units != nil && c%unitSize == 0 && n%unitSize == 0:
 		o.units.rowOf(dst, o.row0+r, c, n)
 	case o.raw.Type.Kind == dtype.F16 && halvesTo(dst, o.raw.Data[2*((o.row0+r)*o.ld+c):]):
+	case fewRow(dst, o.raw, o.row0+r, c):
 	default:
 		blocks.Decode(dst, *o.raw, o.row0+r, c, n)
 	}

@@ -2,32 +2,35 @@ package cpu
 
 import (
 	"sync"
+	"unsafe"
 
 	blocks "github.com/tunekit/tunekit/kernels/block"
 	"github.com/tunekit/tunekit/kernels/dtype"
+	"github.com/tunekit/tunekit/kernels/internal/level"
 )
 
-// mvFew are the kernels of types of few bits for x rounded to 8 bits, and the tables
-// that these and those for x as it is look up, made of package block's own values at
-// first use.
+// mvFew are the kernels of types of few bits for x rounded to 8 bits, the tables that
+// these, those for x as it is and decoders look up, made of package block's own values
+// at first use, and decoders of a row's blocks, or of as many as fill mvUnit columns.
 var mvFew = map[dtype.Kind]struct {
 	kernel *mvKernel
 	x      mvRounding
 	table  func() []byte
+	decode func(n int, src, table *byte, dst *float32)
 }{
-	dtype.IQ3_S:   {&mvKernel{1: mvIQ3S1, 2: mvIQ3S2, 4: mvIQ3S4, 8: mvIQ3S8}, mvBlocks, mvGridOf(dtype.IQ3_S, 4, 64)},
-	dtype.IQ3_XXS: {&mvKernel{1: mvIQ3XXS1, 2: mvIQ3XXS2, 4: mvIQ3XXS4, 8: mvIQ3XXS8}, mvBlocks, mvGridOf(dtype.IQ3_XXS, 4, 64)},
-	dtype.IQ2_S:   {&mvKernel{1: mvIQ2S1, 2: mvIQ2S2, 4: mvIQ2S4, 8: mvIQ2S8}, mvBlocks, mvGridOf(dtype.IQ2_S, 8, 64)},
-	dtype.IQ2_XS:  {&mvKernel{1: mvIQ2XS1, 2: mvIQ2XS2, 4: mvIQ2XS4, 8: mvIQ2XS8}, mvBlocks, mvGridOf(dtype.IQ2_XS, 8, 64)},
-	dtype.IQ2_XXS: {&mvKernel{1: mvIQ2XXS1, 2: mvIQ2XXS2, 4: mvIQ2XXS4, 8: mvIQ2XXS8}, mvBlocks, mvGridOf(dtype.IQ2_XXS, 8, 64)},
-	dtype.IQ1_M:   {&mvKernel{1: mvIQ1M1, 2: mvIQ1M2, 4: mvIQ1M4, 8: mvIQ1M8}, mvBlocks, mvGrid1},
-	dtype.IQ1_S:   {&mvKernel{1: mvIQ1S1, 2: mvIQ1S2, 4: mvIQ1S4, 8: mvIQ1S8}, mvBlocks, mvGrid1},
-	dtype.TQ2_0:   {&mvKernel{1: mvTQ201, 2: mvTQ202, 4: mvTQ204, 8: mvTQ208}, mvBlocks, mvNoTable},
-	dtype.TQ1_0:   {&mvKernel{1: mvTQ101, 2: mvTQ102, 4: mvTQ104, 8: mvTQ108}, mvBlocks, mvNoTable},
-	dtype.Q2_0:    {&mvKernel{1: mvQ201, 2: mvQ202, 4: mvQ204, 8: mvQ208}, mvRounding{offset: 1, factor: 1}, mvNoTable},
-	dtype.Q1_0:    {&mvKernel{1: mvQ101, 2: mvQ102, 4: mvQ104, 8: mvQ108}, mvRounding{offset: 1, factor: 1}, mvNoTable},
-	dtype.MXFP4:   {&mvKernel{1: mvMXFP41, 2: mvMXFP42, 4: mvMXFP44, 8: mvMXFP48}, mvRounding{offset: mvFP4Zero, factor: 1}, mvFloatsOf(dtype.MXFP4)},
-	dtype.NVFP4:   {&mvKernel{1: mvNVFP41, 2: mvNVFP42, 4: mvNVFP44, 8: mvNVFP48}, mvRounding{offset: mvFP4Zero, factor: 1}, mvFloatsOf(dtype.NVFP4)},
+	dtype.IQ3_S:   {&mvKernel{1: mvIQ3S1, 2: mvIQ3S2, 4: mvIQ3S4, 8: mvIQ3S8}, mvBlocks, mvGridOf(dtype.IQ3_S, 4, 64), decodeFewIQ3S},
+	dtype.IQ3_XXS: {&mvKernel{1: mvIQ3XXS1, 2: mvIQ3XXS2, 4: mvIQ3XXS4, 8: mvIQ3XXS8}, mvBlocks, mvGridOf(dtype.IQ3_XXS, 4, 64), decodeFewIQ3XXS},
+	dtype.IQ2_S:   {&mvKernel{1: mvIQ2S1, 2: mvIQ2S2, 4: mvIQ2S4, 8: mvIQ2S8}, mvBlocks, mvGridOf(dtype.IQ2_S, 8, 64), decodeFewIQ2S},
+	dtype.IQ2_XS:  {&mvKernel{1: mvIQ2XS1, 2: mvIQ2XS2, 4: mvIQ2XS4, 8: mvIQ2XS8}, mvBlocks, mvGridOf(dtype.IQ2_XS, 8, 64), decodeFewIQ2XS},
+	dtype.IQ2_XXS: {&mvKernel{1: mvIQ2XXS1, 2: mvIQ2XXS2, 4: mvIQ2XXS4, 8: mvIQ2XXS8}, mvBlocks, mvGridOf(dtype.IQ2_XXS, 8, 64), decodeFewIQ2XXS},
+	dtype.IQ1_M:   {&mvKernel{1: mvIQ1M1, 2: mvIQ1M2, 4: mvIQ1M4, 8: mvIQ1M8}, mvBlocks, mvGrid1, decodeFewIQ1M},
+	dtype.IQ1_S:   {&mvKernel{1: mvIQ1S1, 2: mvIQ1S2, 4: mvIQ1S4, 8: mvIQ1S8}, mvBlocks, mvGrid1, decodeFewIQ1S},
+	dtype.TQ2_0:   {&mvKernel{1: mvTQ201, 2: mvTQ202, 4: mvTQ204, 8: mvTQ208}, mvBlocks, mvNoTable, decodeFewTQ20},
+	dtype.TQ1_0:   {&mvKernel{1: mvTQ101, 2: mvTQ102, 4: mvTQ104, 8: mvTQ108}, mvBlocks, mvNoTable, decodeFewTQ10},
+	dtype.Q2_0:    {&mvKernel{1: mvQ201, 2: mvQ202, 4: mvQ204, 8: mvQ208}, mvRounding{offset: 1, factor: 1}, mvNoTable, decodeFewQ20},
+	dtype.Q1_0:    {&mvKernel{1: mvQ101, 2: mvQ102, 4: mvQ104, 8: mvQ108}, mvRounding{offset: 1, factor: 1}, mvNoTable, decodeFewQ10},
+	dtype.MXFP4:   {&mvKernel{1: mvMXFP41, 2: mvMXFP42, 4: mvMXFP44, 8: mvMXFP48}, mvRounding{offset: mvFP4Zero, factor: 1}, mvFloatsOf(dtype.MXFP4), decodeFewMXFP4},
+	dtype.NVFP4:   {&mvKernel{1: mvNVFP41, 2: mvNVFP42, 4: mvNVFP44, 8: mvNVFP48}, mvRounding{offset: mvFP4Zero, factor: 1}, mvFloatsOf(dtype.NVFP4), decodeFewNVFP4},
 }
 
 // mvBlocks is the rounding of x for blocks of 256.
@@ -42,6 +45,24 @@ func (w *mvWeight) few(k dtype.Kind) bool {
 		return false
 	}
 	w.kernel, w.x, w.table = f.kernel, f.x, f.table()
+	return true
+}
+
+// fewRow decodes elements of a row from a column on; false: the level has no decoder,
+// or they are not what one takes at a time.
+func fewRow(dst []float32, m *blocks.Raw, row, col int) bool {
+	f, ok := mvFew[m.Type.Kind]
+	if !ok || level.Current() < level.AVX512 {
+		return false
+	}
+	in := m.Type.Kind.Info()
+	step := max(in.Block, mvUnit)
+	if len(dst) == 0 || len(dst)%step != 0 || col%step != 0 {
+		return false
+	}
+	at := (row*m.Cols + col) / in.Block * in.Bytes
+	src := m.Data[at : at+len(dst)/in.Block*in.Bytes]
+	f.decode(len(dst)/step, &src[0], unsafe.SliceData(f.table()), &dst[0])
 	return true
 }
 

@@ -2,11 +2,16 @@
 
 package cpu
 
-import "github.com/tunekit/tunekit/kernels"
+import (
+	"github.com/tunekit/tunekit/kernels"
+	blocks "github.com/tunekit/tunekit/kernels/block"
+)
 
 type mvKernel struct{}
 
 func newMVWeight(*kernels.LinearArgs) *mvWeight { return nil }
+
+func fewRow([]float32, *blocks.Raw, int, int) bool { return false }
 
 func mvSplit([]float32, int, []float32) {}
 

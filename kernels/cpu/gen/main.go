@@ -22,6 +22,7 @@ func main() {
 	encoders()
 	matvec()
 	exact()
+	decodeFew()
 	thin()
 	gemmNEON()
 }

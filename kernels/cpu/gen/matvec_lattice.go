@@ -10,6 +10,7 @@ const (
 	latticeRoom = 64
 	zeroTurned  = 64 // of IQ2 and IQ3
 	zeroShifted = 16 // of IQ1, in eighths
+	zeroTrit    = 1  // of TQ
 	turns       = 31 // bytes of twice zeroTurned
 )
 
@@ -306,7 +307,7 @@ func (k kType) unpackIQ1M() {
 func tritScale(off int) {
 	e("VPBROADCASTW %d(SI), Y%d", off, kScales)
 	e("VCVTPH2PS Y%d, Z%d", kScales, kScales)
-	kZero(1)
+	kZero(zeroTrit)
 }
 
 // unpackTQ1: a trit is three times its byte's fraction, which a power of three

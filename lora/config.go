@@ -31,10 +31,11 @@ type Config struct {
 	LoRABias        bool    `yaml:"lora_bias,omitempty" doc:"a bias of each B, too; merged where the layer has one" default:"false"`
 	UseRSLoRA       bool    `yaml:"use_rslora" doc:"scale is alpha/√r" default:"false"`
 	UseDoRA         bool    `yaml:"use_dora" doc:"weight-decomposed adapter" default:"false"`
-	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, orthogonal, pissa (pissa_niter_N: at most N rounds of subspace iteration), olora, eva, corda; loftq with adapter: qlora" default:"true"`
-	InitSamples     int     `yaml:"init_samples,omitempty" doc:"training samples that eva and corda look at" unset:"64" range:"[1,100000]"`
+	InitWeights     Init    `yaml:"init_lora_weights" doc:"true (Kaiming A, zero B), false (both random), gaussian, orthogonal, pissa (pissa_niter_N: at most N rounds of subspace iteration), olora, eva, corda, lora_ga; loftq with adapter: qlora" default:"true"`
+	InitSamples     int     `yaml:"init_samples,omitempty" doc:"training samples that eva, corda and lora_ga look at" unset:"64" range:"[1,100000]"`
 	EVA             *EVA    `yaml:"eva_config,omitempty" doc:"of init_lora_weights: eva"`
 	CorDA           *CorDA  `yaml:"corda_config,omitempty" doc:"of init_lora_weights: corda"`
+	LoRAGA          *LoRAGA `yaml:"lora_ga_config,omitempty" doc:"of init_lora_weights: lora_ga"`
 	LoftQ           *LoftQ  `yaml:"loftq_config,omitempty" doc:"of init_lora_weights: loftq"`
 	LoRAPlusLRRatio float64 `yaml:"loraplus_lr_ratio" doc:"rate of B, biases and magnitudes over rate of A" range:"(0,1e6]"`
 
@@ -58,6 +59,9 @@ const (
 	InitEVA        Init = "eva"        // the principal components of a layer's inputs, B zero
 	InitCorDA      Init = "corda"      // the singular vectors of W times the inputs' covariance; trains on the residual
 )
+
+// InitLoRAGA is the singular vectors of the gradient of W; trains on the residual.
+const InitLoRAGA Init = "lora_ga"
 
 // initMiCA is what an adapter of a folder may have begun with: B of the last singular vectors of W
 // (arXiv:2604.01694), which stays as it is, and a zero A. Used and merged it is LoRA.
@@ -104,6 +108,9 @@ func (c Config) Resolve() (Config, error) {
 	if c.InitWeights == InitLoftQ {
 		c.LoftQ = filled(c.LoftQ)
 	}
+	if c.InitWeights == InitLoRAGA {
+		c.LoRAGA = filled(c.LoRAGA)
+	}
 	return c, cmp.Or(c.check(), c.trainable("dropout: 0"))
 }
 
@@ -132,6 +139,11 @@ func (c Config) check() error {
 	}
 	if c.CorDA != nil {
 		if err := schema.Check("lora.corda_config", c.CorDA); err != nil {
+			return err
+		}
+	}
+	if c.LoRAGA != nil {
+		if err := schema.Check("lora.lora_ga_config", c.LoRAGA); err != nil {
 			return err
 		}
 	}
@@ -184,18 +196,20 @@ func (c Config) supported() error {
 		return fail.Usagef("lora.eva_config", "use init_lora_weights: eva", "eva_config belongs to init_lora_weights: eva, not %s", string(c.InitWeights))
 	case c.CorDA != nil && c.InitWeights != InitCorDA:
 		return fail.Usagef("lora.corda_config", "use init_lora_weights: corda", "corda_config belongs to init_lora_weights: corda, not %s", string(c.InitWeights))
+	case c.LoRAGA != nil && c.InitWeights != InitLoRAGA:
+		return fail.Usagef("lora.lora_ga_config", "use init_lora_weights: lora_ga", "lora_ga_config belongs to init_lora_weights: lora_ga, not %s", string(c.InitWeights))
 	case c.LoftQ != nil && c.InitWeights != InitLoftQ:
 		return fail.Usagef("lora.loftq_config", "use init_lora_weights: loftq", "loftq_config belongs to init_lora_weights: loftq, not %s", string(c.InitWeights))
 	case c.InitSamples != 0 && !c.InitWeights.reads():
-		return fail.Usagef("lora.init_samples", "use init_lora_weights: eva or corda", "init_samples belongs to init_lora_weights: eva and corda, not %s", string(c.InitWeights))
+		return fail.Usagef("lora.init_samples", "use init_lora_weights: eva, corda or lora_ga", "init_samples belongs to init_lora_weights: eva, corda and lora_ga, not %s", string(c.InitWeights))
 	case c.InitWeights == InitEVA && *c.EVA.Rho > 1 && len(c.RankPattern)+len(c.AlphaPattern) > 0:
 		return fail.Usagef("lora.eva_config", "rho: 1", "rho %g deals the ranks, and rank_pattern or alpha_pattern is given", *c.EVA.Rho)
 	case c.InitWeights == InitEVA && len(c.RankPattern) > 0:
 		return fail.Usagef("lora.rank_pattern", "leave it out", "rank_pattern with init_lora_weights: eva is not supported")
 	}
-	known := []Init{InitKaiming, InitNonZero, InitGaussian, InitOrthogonal, InitPiSSA, InitOLoRA, InitLoftQ, InitEVA, InitCorDA}
+	known := []Init{InitKaiming, InitNonZero, InitGaussian, InitOrthogonal, InitPiSSA, InitOLoRA, InitLoftQ, InitEVA, InitCorDA, InitLoRAGA}
 	if !slices.Contains(known, c.InitWeights) && c.InitWeights.rounds() == svdSteps {
-		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false, orthogonal, pissa, pissa_niter_N with N below 300, olora, eva, corda, loftq", "init_lora_weights %q is not supported", string(c.InitWeights))
+		return fail.Usagef("lora.init_lora_weights", "known are true, gaussian, false, orthogonal, pissa, pissa_niter_N with N below 300, olora, eva, corda, lora_ga, loftq", "init_lora_weights %q is not supported", string(c.InitWeights))
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ type CorDA struct {
 }
 
 // reads reports whether an initialisation looks at samples.
-func (i Init) reads() bool { return i == InitEVA || i == InitCorDA }
+func (i Init) reads() bool { return i == InitEVA || i == InitCorDA || i == InitLoRAGA }
 
 // Reads reports whether a new adapter of c looks at samples, and at how many.
 func (c Config) Reads() (reads bool, samples int) {
@@ -211,6 +211,10 @@ func fromData(m *model.Model, c Config, mods []Module, ports []nn.Port, samples 
 			out[paths[l]] = v
 			return err
 		})
+		return c, out, err
+	}
+	if c.InitWeights == InitLoRAGA {
+		out, err := c.gradients(m, chosen, paths, samples)
 		return c, out, err
 	}
 	return c.eva(m, chosen, paths, samples)

@@ -3,7 +3,6 @@ package lora
 import (
 	"encoding/json"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -18,6 +17,13 @@ func calibration(t *testing.T, root, variant string) []Sample {
 	var c struct {
 		Range [2]int `json:"calibration_micro_batches"`
 	}
+	must(t, json.Unmarshal(testdir.ReadFile(t, filepath.Join(root, "lora2", variant, "curve.json")), &c))
+	return batches(t, root, c.Range)
+}
+
+// batches are the samples of some of the reference's micro batches.
+func batches(t *testing.T, root string, part [2]int) []Sample {
+	t.Helper()
 	var b struct {
 		Micro []struct {
 			IDs    [][]int32 `json:"input_ids"`
@@ -25,15 +31,9 @@ func calibration(t *testing.T, root, variant string) []Sample {
 			Mask   [][]int32 `json:"attention_mask"`
 		} `json:"micro_batches"`
 	}
-	for path, v := range map[string]any{filepath.Join(root, "lora2", variant, "curve.json"): &c, filepath.Join(root, "lora", "batches.json"): &b} {
-		text, err := os.ReadFile(path)
-		if err == nil {
-			err = json.Unmarshal(text, v)
-		}
-		must(t, err)
-	}
+	must(t, json.Unmarshal(testdir.ReadFile(t, filepath.Join(root, "lora", "batches.json")), &b))
 	var out []Sample
-	for _, m := range b.Micro[c.Range[0]:c.Range[1]] {
+	for _, m := range b.Micro[part[0]:part[1]] {
 		for i, ids := range m.IDs {
 			var s Sample
 			for j, id := range ids {

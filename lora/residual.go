@@ -19,7 +19,7 @@ import (
 // adapter that is not trained takes -s·B0·A0, and what is saved is both as one of
 // rank 2r, which belongs on W.
 func (i Init) onResidual() bool {
-	return i == InitPiSSA || i == InitOLoRA || i == InitCorDA || i.rounds() < svdSteps
+	return i == InitPiSSA || i == InitOLoRA || i == InitCorDA || i == InitLoRAGA || i.rounds() < svdSteps
 }
 
 // pissaRounds begins the name of PiSSA by a number of rounds, which follows.
@@ -230,6 +230,7 @@ func (c Config) converted() Config {
 		return out
 	}
 	c.R, c.Alpha, c.InitWeights, c.CorDA = 2*c.R, factor*c.Alpha, InitKaiming, nil
+	c.LoRAGA = nil
 	c.RankPattern, c.AlphaPattern = scaled(c.RankPattern, 2), scaled(c.AlphaPattern, factor)
 	return c
 }

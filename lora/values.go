@@ -166,7 +166,7 @@ type Init string
 
 // JSONSchema lists those that an adapter can start with.
 func (Init) JSONSchema() map[string]any {
-	names := []any{true, false, string(InitKaiming), string(InitNonZero), string(InitGaussian), string(InitOrthogonal), string(InitPiSSA), string(InitOLoRA), string(InitLoftQ), string(InitEVA), string(InitCorDA)}
+	names := []any{true, false, string(InitKaiming), string(InitNonZero), string(InitGaussian), string(InitOrthogonal), string(InitPiSSA), string(InitOLoRA), string(InitLoftQ), string(InitEVA), string(InitCorDA), string(InitLoRAGA)}
 	return map[string]any{"anyOf": []any{map[string]any{"enum": names}, map[string]any{"type": "string", "pattern": "^" + string(pissaRounds) + "[0-9]+$"}}}
 }
 

@@ -12,7 +12,7 @@ func TestComplete(t *testing.T) {
 		{"tune", "eval --unsure ", "pass fail"}, {"tune", "eval --stri", "--stride"}, {"tune", "run r.yaml --log", "--log-every"},
 		{"quant", "gguf --type Q4_K_", "Q4_K_S Q4_K_M"}, {"tune", "quant rtn --scheme W8A8", "W8A8"}, {"tune", "eval --tasks per", "perplexity"},
 		{"tune", "init --for v", "vllm"}, {"quant", "gptq --for t", "transformers tgi"}, {"tune", "ingest --type t", "text tokens"},
-		{"tune", "help recipe.train.l", "recipe.train.lora recipe.train.lora.eva_config recipe.train.lora.corda_config recipe.train.lora.loftq_config recipe.train.loha recipe.train.lokr"}, {"tune", "help gpt", "gptq"}, {"tune", "graph att", "attention"},
+		{"tune", "help recipe.train.l", "recipe.train.lora recipe.train.lora.eva_config recipe.train.lora.corda_config recipe.train.lora.lora_ga_config recipe.train.lora.loftq_config recipe.train.loha recipe.train.lokr"}, {"tune", "help gpt", "gptq"}, {"tune", "graph att", "attention"},
 		{"tune", "run quickstart --only ad", "adapter"}, {"tune", "run x --set train.lora.alp", "train.lora.alpha= train.lora.alpha_pattern="},
 		{"tune", "run quickstart --set adapter.lora.alp", "adapter.lora.alpha= adapter.lora.alpha_pattern="}, {"tune", "run quickstart --set train.lora.alp", ""},
 		{"tune", "run quickstart --set adapter.adapter=l", "adapter.adapter=lora adapter.adapter=loha adapter.adapter=lokr"},

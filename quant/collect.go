@@ -22,13 +22,14 @@ type ImatrixOptions struct {
 	// llama-imatrix does for models whose texts begin with one.
 	BOS      int32
 	HasBOS   bool
+	Output   bool                    // the head too, where it is a matrix of its own
 	Datasets []string                // names for the file
 	Progress func(done, total int64) // tokens
 }
 
 // CollectImatrix runs the model as it is over calibration text and sums the
 // squares of the input columns of every linear map of its blocks, under GGUF
-// names. Like llama-imatrix (without --process-output) it leaves the head out.
+// names. Like llama-imatrix it leaves the head out, unless Output is set (--process-output).
 // The chunk size of the result is the length of its longest sequence.
 func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, calibration [][]int32, o ImatrixOptions) (*gguf.Imatrix, error) {
 	seqs, err := chunks(calibration, o)
@@ -40,7 +41,7 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 		return nil, err
 	}
 	defer m.Close()
-	c := &collector{m: m, sums: map[*autograd.Param][]*columnSums{}}
+	c := &collector{m: m, sums: map[*autograd.Param][]*columnSums{}, output: o.Output && !src.Spec.Tied}
 	im := &gguf.Imatrix{Datasets: o.Datasets, Chunks: len(seqs)}
 	var done, total int64
 	for _, s := range seqs {
@@ -61,9 +62,16 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, 
 			o.Progress(done, total)
 		}
 	}
+	weights := []*autograd.Param{}
 	for l := range m.Linears() {
-		for _, f := range m.TensorOf(l.W).AsGGUF() {
-			if e := c.entry(l.W, f); len(e.Counts) > 0 {
+		weights = append(weights, l.W)
+	}
+	if c.output {
+		weights = append(weights, m.Head.W)
+	}
+	for _, w := range weights {
+		for _, f := range m.TensorOf(w).AsGGUF() {
+			if e := c.entry(w, f); len(e.Counts) > 0 {
 				im.Entries = append(im.Entries, e)
 			}
 		}
@@ -119,6 +127,8 @@ type columnSums struct {
 type collector struct {
 	m    *model.Model
 	sums map[*autograd.Param][]*columnSums // of each expert, or one
+
+	output bool // the head's too
 }
 
 // pass adds the sums of one packed pass.
@@ -139,7 +149,13 @@ func (c *collector) pass(seqs [][]int32) error {
 		last, shared = x, c.sums[w]
 		t.Fail(addRows(t, shared, x, r))
 	}
-	c.m.Hidden(t, model.Pack(seqs...))
+	h := c.m.Hidden(t, model.Pack(seqs...))
+	if w := c.m.Head.W; c.output && t.Err() == nil {
+		if c.sums[w] == nil {
+			c.sums[w] = []*columnSums{{v: make([]float64, w.Cols)}}
+		}
+		t.Fail(c.sums[w][0].add(t.Dev, h))
+	}
 	return t.Err()
 }
 

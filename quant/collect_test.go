@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data/tokenizer"
 	"github.com/tunekit/tunekit/formats/atomic/testdir"
@@ -87,5 +89,65 @@ func TestCollectImatrixErrors(t *testing.T) {
 	_, err = CollectImatrix(ctx, dev, src, [][]int32{{1, 2, 3}}, ImatrixOptions{})
 	if e := (*fail.Error)(nil); !errors.As(err, &e) || e.Kind != fail.Interrupted {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// TestCollectOutput: the head's entry is the squares of what it reads, and there is one only where it is asked
+// for and the head is no other weight.
+func TestCollectOutput(t *testing.T) {
+	dev := cpu.New(cpu.Options{})
+	for name, own := range map[string]bool{"llama": true, "qwen3": false} {
+		src, err := arch.Open(testdir.Shared(t, "golden/arch/"+name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		text := [][]int32{{5, 9, 33, 2, 7}, {1, 4, 8}}
+		plain, err1 := CollectImatrix(context.Background(), dev, src, text, ImatrixOptions{})
+		got, err2 := CollectImatrix(context.Background(), dev, src, text, ImatrixOptions{Output: true})
+		if err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
+		}
+		if !own {
+			if len(got.Entries) != len(plain.Entries) {
+				t.Errorf("%s: %d entries, expected %d: its head is the embedding", name, len(got.Entries), len(plain.Entries))
+			}
+			continue
+		}
+		last := got.Entries[len(got.Entries)-1]
+		if len(got.Entries) != len(plain.Entries)+1 || last.Name != "output.weight" || last.Counts[0] != 8 {
+			t.Fatalf("%s: %d entries, the last %s of %v rows; expected one more than %d, output.weight of 8", name, len(got.Entries), last.Name, last.Counts, len(plain.Entries))
+		}
+		m, err := model.Load(dev, src, model.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := make([]float64, len(last.Sums))
+		if err := dev.Run(func() error {
+			tape := &autograd.Tape{Dev: dev}
+			defer tape.Free()
+			for _, s := range text { // each by itself
+				h := m.Hidden(tape, model.Pack(s))
+				v := make([]float32, h.Rows()*h.Cols())
+				if err := tape.Err(); err != nil {
+					return err
+				}
+				if err := down(dev, v, h.Data); err != nil {
+					return err
+				}
+				for i, x := range v {
+					want[i%len(want)] += float64(x) * float64(x)
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+		for i, v := range last.Sums {
+			if math.Abs(float64(v)/want[i]-1) > 1e-5 {
+				t.Fatalf("%s: column %d has %g, expected %g", name, i, v, want[i])
+			}
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -146,6 +147,7 @@ func (in *input) prune(layers []int) error {
 		t.source, t.Name = t.Name, fmt.Sprintf("blk.%d.%s", b-before, t.Name[len(m[0]):])
 		kept = append(kept, t)
 	}
+	before, shapes := slices.Clone(in.kv), shapesOf(in.tensors)
 	in.tensors = kept
 	for i, e := range in.kv {
 		if v := reflect.ValueOf(e.Value); v.Kind() == reflect.Slice && strings.HasPrefix(e.Key, in.model.Arch+".") && v.Len() == n {
@@ -158,7 +160,20 @@ func (in *input) prune(layers []int) error {
 			in.kv[i].Value = out.Interface()
 		}
 	}
+	after := set(slices.Clone(in.kv), in.model.Arch+".block_count", uint32(n-len(layers)))
+	if what := arch.PruneNote(before, after, shapes, shapesOf(kept), layers); what != "" {
+		in.leftOut = strings.Join(slices.DeleteFunc([]string{in.leftOut, "pruned blocks change the kind of others, which follows from their numbers: by the new ones, " + what}, func(s string) bool { return s == "" }), "; ")
+	}
 	return nil
+}
+
+// shapesOf are the shapes of tensors by their names in the output.
+func shapesOf(tensors []MixTensor) map[string][]int64 {
+	out := map[string][]int64{}
+	for _, t := range tensors {
+		out[t.Name] = t.Shape
+	}
+	return out
 }
 
 // Only keeps the entries whose names hold one of include, or none of exclude; of empty lists all. It returns nil

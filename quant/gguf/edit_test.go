@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/formats"
+	"github.com/tunekit/tunekit/formats/atomic/testdir"
 	"github.com/tunekit/tunekit/kernels/dry"
 )
 
@@ -148,5 +150,30 @@ func TestEditRefusals(t *testing.T) {
 	}
 	if _, err := im.Only([]string{"attn_q"}, []string{"attn_q"}); err == nil {
 		t.Error("both lists were taken")
+	}
+}
+
+// TestPruneNote: where the kind of a layer follows from its number, what a pruned model is instead is said.
+func TestPruneNote(t *testing.T) {
+	for name, want := range map[string]string{"llama": "", "qwen3": "", "gpt-oss": "layer 0: sliding_window", "qwen3-next": "layer 2", "deepseek2": "", "gemma3": "layer 1: table of rotation", "cohere2": "layer 2: table of rotation", "olmo3": "", "gemma4": "", "granite-hybrid": ""} {
+		s, err := arch.Open(testdir.Shared(t, "golden/arch/"+name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kv, err := arch.GGUFKeys(&s.Spec, name, 0, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := input{kv: kv, tensors: mixTensors(s, FileType{Name: "COPY"}), model: factsOf(kv)}
+		if err := in.prune([]int{0}); err != nil {
+			t.Fatal(name, err)
+		}
+		if in.leftOut != "" || want != "" {
+			t.Log(name, in.leftOut)
+		}
+		if (want == "") != (in.leftOut == "") || !strings.Contains(in.leftOut, want) {
+			t.Errorf("%s without block 0: %q, expected %q", name, in.leftOut, want)
+		}
+		s.Close()
 	}
 }

@@ -150,8 +150,8 @@ func planCalibration(p *recipes.Planner, ref recipes.Ref, s *recipes.StagePlan, 
 }
 
 // CollectImatrix is `quant imatrix`, of the model at path, for a file beside output, over samples of the text behind
-// its first skip ones.
-func CollectImatrix(ctx context.Context, dev kernels.Backend, path, output string, calibration data.Source, skip, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
+// its first skip ones; head collects for the output layer, too.
+func CollectImatrix(ctx context.Context, dev kernels.Backend, path, output string, calibration data.Source, head bool, skip, samples, length int, progress func(done, total int64)) (*gguf.Imatrix, error) {
 	src, err := OpenSource(path)
 	if err != nil {
 		return nil, err
@@ -165,21 +165,21 @@ func CollectImatrix(ctx context.Context, dev kernels.Backend, path, output strin
 		return nil, fail.Inputf(calibration.Path, "leave fewer out, or give more text", "it makes %d samples of %d tokens, and %d are left out", len(cal), length, skip)
 	}
 	cal = cal[skip:]
-	return collectImatrix(ctx, dev, src, cal, filepath.Base(calibration.Path), progress)
+	return collectImatrix(ctx, dev, src, cal, filepath.Base(calibration.Path), head, progress)
 }
 
 // collectImatrix runs calibration text through a model as llama-imatrix does:
 // a model whose texts begin with a BOS sees one at the start of every sample.
-func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, cal [][]int32, name string, progress func(done, total int64)) (*gguf.Imatrix, error) {
+func collectImatrix(ctx context.Context, dev kernels.Backend, src *arch.Source, cal [][]int32, name string, head bool, progress func(done, total int64)) (*gguf.Imatrix, error) {
 	tok, err := tokenizer.Open(src.Reader)
 	if err != nil {
 		return nil, err
 	}
-	o := quant.ImatrixOptions{Datasets: []string{name}, Progress: progress, HasBOS: tok.AddsBOS() && tok.BOS() >= 0, BOS: tok.BOS()}
+	o := quant.ImatrixOptions{Datasets: []string{name}, Output: head, Progress: progress, HasBOS: tok.AddsBOS() && tok.BOS() >= 0, BOS: tok.BOS()}
 	if err := room(dev, src.Reader.Path(), func(dev *dry.Dry) error {
 		shapes, err := shapesOf(src)
 		if err == nil {
-			_, err = quant.CollectImatrix(ctx, dev, shapes, cal, quant.ImatrixOptions{HasBOS: o.HasBOS, BOS: o.BOS})
+			_, err = quant.CollectImatrix(ctx, dev, shapes, cal, quant.ImatrixOptions{Output: head, HasBOS: o.HasBOS, BOS: o.BOS})
 		}
 		return err
 	}); err != nil {

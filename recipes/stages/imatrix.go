@@ -42,7 +42,7 @@ func importance(ctx context.Context, x *recipes.Env, j *recipes.Job) (*gguf.Imat
 	if len(cal) == 0 {
 		return nil, fail.Inputf(ref.String(), "give more text", "no text for the importance matrix")
 	}
-	im, err := collectImatrix(ctx, x.Device(), src, cal, ref.String(), x.Progress("tokens"))
+	im, err := collectImatrix(ctx, x.Device(), src, cal, ref.String(), false, x.Progress("tokens"))
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -220,6 +221,42 @@ func (s *Source) readGGUF() error {
 		return err
 	}
 	return m.refuse(s.Spec.Attention())
+}
+
+// PruneNote says in what the layers of a GGUF with the keys kv and tensors of these shapes differ from those that
+// it has with the keys pruned, without the blocks gone, whose numbers later ones take: where the kind
+// of a layer follows from its number. "" for nothing, and of architectures that are not known.
+func PruneNote(kv, pruned []formats.KV, shapes, left map[string][]int64, gone []int) string {
+	read := func(kv []formats.KV, shapes map[string][]int64) *Spec {
+		name := ""
+		for _, e := range kv {
+			if e.Key == "general.architecture" {
+				name, _ = e.Value.(string)
+			}
+		}
+		m := newMetadata(name, kv)
+		m.shapes = shapes
+		a := byGGUF(name, m)
+		if a == nil {
+			return nil
+		}
+		s, err := a.GGUFSpec(m)
+		if err != nil { // what is needed beside keys and shapes says nothing of kinds of layers
+			return nil
+		}
+		return &s
+	}
+	before, after := read(kv, shapes), read(pruned, left)
+	if before == nil || after == nil {
+		return ""
+	}
+	var layers []*LayerSpec
+	for i, l := range before.Layers {
+		if !slices.Contains(gone, i) {
+			layers = append(layers, l)
+		}
+	}
+	return difference(reflect.ValueOf(layers), reflect.ValueOf(after.Layers), "layers")
 }
 
 func floats(r formats.Reader, t *formats.Tensor) ([]float64, error) {

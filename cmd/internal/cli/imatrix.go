@@ -19,6 +19,7 @@ func imatrixCommand() *ucli.Command {
 			&ucli.IntFlag{Name: "samples", Value: 64, Usage: "calibration samples"},
 			&ucli.IntFlag{Name: "from-sample", Usage: "samples at the beginning of the text to leave out: those that --in-file has seen"},
 			&ucli.IntFlag{Name: "max-length", Value: 512, Usage: "tokens a sample"},
+			&ucli.BoolFlag{Name: "process-output", Usage: "collect for output.weight too, where the model has one"},
 			&ucli.StringSliceFlag{Name: "in-file", Usage: "importance matrix of an earlier run to add to, GGUF or .dat (may repeat); without --calibration they are merged"},
 			&ucli.BoolFlag{Name: "show-statistics", Usage: "print what the matrix of --in-file is like, a line a weight, and collect nothing"})...),
 		Action: func(c *ucli.Context) error {
@@ -62,7 +63,7 @@ func imatrixCommand() *ucli.Command {
 				}
 				err = writeOutput(c, t.Output, func() error {
 					progress, clear := bar(c, "imatrix", "tokens")
-					im, err := stages.CollectImatrix(c.Context, dev, t.Model, t.Output, text, c.Int("from-sample"), c.Int("samples"), c.Int("max-length"), progress)
+					im, err := stages.CollectImatrix(c.Context, dev, t.Model, t.Output, text, c.Bool("process-output"), c.Int("from-sample"), c.Int("samples"), c.Int("max-length"), progress)
 					clear()
 					if err == nil && in != nil {
 						im, err = gguf.MergeImatrix([]*gguf.Imatrix{in, im})
@@ -101,7 +102,7 @@ func inFiles(c *ucli.Context) (*gguf.Imatrix, error) {
 
 // mergedImatrix writes or shows what --in-file holds.
 func mergedImatrix(c *ucli.Context, m *gguf.Imatrix) error {
-	for _, flag := range []string{"model", "calibration", "samples", "from-sample", "max-length"} {
+	for _, flag := range []string{"model", "calibration", "samples", "from-sample", "max-length", "process-output"} {
 		if c.IsSet(flag) {
 			return usagef(c, "--%s is for collecting: with --in-file alone, or --show-statistics, no model runs", flag)
 		}

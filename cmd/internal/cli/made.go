@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tunekit/tunekit/formats"
 	"github.com/tunekit/tunekit/formats/atomic"
 	"github.com/tunekit/tunekit/formats/fail"
 	"github.com/tunekit/tunekit/recipes"
@@ -38,10 +40,10 @@ func remembering(c *ucli.Context, many bool, one func(task) (*outcome, error)) f
 		var address recipes.Digest
 		var err error
 		record := recordOf(t.Output)
-		if _, there := os.Lstat(t.Output); there == nil && !c.Bool("force") {
+		if _, there := os.Lstat(madeAt(c, t.Output)); there == nil && !c.Bool("force") {
 			var old made
 			raw, rerr := os.ReadFile(record)
-			if rerr == nil && json.Unmarshal(raw, &old) == nil && old.Stamp == stampOf(t.Output) {
+			if rerr == nil && json.Unmarshal(raw, &old) == nil && old.Stamp == stampOf(madeAt(c, t.Output)) {
 				if address, err = addressOfTask(c, t); err != nil {
 					return nil, err
 				}
@@ -59,7 +61,7 @@ func remembering(c *ucli.Context, many bool, one func(task) (*outcome, error)) f
 		if address, err = addressOfTask(c, t); err != nil {
 			return o, err
 		}
-		raw, err := json.Marshal(made{t.Output, address, stampOf(t.Output)})
+		raw, err := json.Marshal(made{t.Output, address, stampOf(madeAt(c, t.Output))})
 		if err != nil {
 			return o, err
 		}
@@ -107,10 +109,29 @@ func recordOf(output string) string {
 	return filepath.Join(root, "tunekit", "made", fmt.Sprintf("%.12x.json", sha256.Sum256([]byte(realPath(output)))))
 }
 
+// madeAt is where an output lies that a command was asked for: of a GGUF in parts the first part.
+func madeAt(c *ucli.Context, output string) string {
+	if !c.Bool("keep-split") && !c.IsSet("split-max-size") {
+		return output
+	}
+	prefix := strings.TrimSuffix(output, ".gguf")
+	entries, _ := os.ReadDir(filepath.Dir(output))
+	for _, e := range entries {
+		p := filepath.Join(filepath.Dir(output), e.Name())
+		if of, i, _, ok := formats.SplitOf(p); ok && i == 0 && of == filepath.Clean(prefix) {
+			return p
+		}
+	}
+	return formats.SplitPath(prefix, 0, 1)
+}
+
 // stampOf tells whether an output was touched since: names, sizes and times of what is
 // at a path; "" where it cannot be read.
 func stampOf(path string) string {
 	h := sha256.New()
+	for _, part := range formats.Parts(path)[1:] {
+		fmt.Fprintln(h, stampOf(part))
+	}
 	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err

@@ -109,7 +109,7 @@ func testLinear(s *suite) {
 // testFast: rounded operands give about the product, for every number of rows.
 func testFast(s *suite) {
 	const in, out = 256, 37
-	for _, t := range []dtype.Type{dtype.Of(dtype.F32), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K), dtype.NF4Double} {
+	for _, t := range []dtype.Type{dtype.Of(dtype.F32), dtype.Of(dtype.BF16), dtype.Of(dtype.Q8_0), dtype.Of(dtype.Q4_0), dtype.Of(dtype.Q4_K), dtype.Of(dtype.IQ3_S), dtype.Of(dtype.MXFP4), dtype.NF4Double} {
 		w, wx := s.weights(t, out, in, 1)
 		for _, n := range []int{1, 3, 16, 40} {
 			if s.large(n * in * out) {

@@ -12,7 +12,7 @@ var glm4moe = Arch{
 	Name: "glm4_moe", HF: []string{"Glm4MoeForCausalLM"}, GGUF: "glm4moe", Experts: true, PartRotates: true,
 	Spec: func(c *Config) (Spec, error) {
 		c.assume(map[string]string{"max_position_embeddings": "131072", "rms_norm_eps": "1e-5", "num_key_value_heads": "8", "n_routed_experts": "128", "num_experts_per_tok": "8", "n_shared_experts": "1"})
-		return glm4Spec(c, "glm4_moe", 0.5, 1)
+		return glm4Spec(c, "glm4_moe", 0.5, 1, false)
 	},
 	GGUFSpec: routedGGUF("glm4_moe"),
 	Rules: func(s *Spec) []Rule {
@@ -31,6 +31,18 @@ var glm4moe = Arch{
 	},
 }
 
+// glm4vMoE is the half of GLM-4.5V and 4.6V that reads text: glm4moe, with biases where its
+// config says nothing, and no norms of queries and keys whatever it says.
+var glm4vMoE = Arch{
+	Name: "glm4v_moe_text",
+	Spec: func(c *Config) (Spec, error) {
+		c.assume(map[string]string{"max_position_embeddings": "65536", "rms_norm_eps": "1e-5", "num_key_value_heads": "8", "n_routed_experts": "128", "num_experts_per_tok": "8", "n_shared_experts": "1",
+			"vocab_size": "151424", "hidden_size": "4096", "intermediate_size": "10944", "num_hidden_layers": "46", "num_attention_heads": "96", "moe_intermediate_size": "1408"})
+		return glm4Spec(c, "glm4v_moe_text", 0.5, 1, true)
+	},
+	Rules: glm4moe.Rules,
+}
+
 // solaropen is Solar Open: GLM 4.5 whose heads rotate as a whole and whose layers
 // all have experts. In GGUF both have one name.
 var solaropen = Arch{
@@ -42,7 +54,7 @@ var solaropen = Arch{
 		if !c.has("intermediate_size") && c.has("moe_intermediate_size") { // there is no layer without experts
 			c.raw["intermediate_size"] = c.raw["moe_intermediate_size"]
 		}
-		return glm4Spec(c, "solar_open", 1, 0)
+		return glm4Spec(c, "solar_open", 1, 0, false)
 	},
 	GGUFSpec: glm4moe.GGUFSpec,
 	Rules:    glm4moe.Rules,
@@ -51,10 +63,10 @@ var solaropen = Arch{
 	Config:   glm4moe.Config,
 }
 
-// glm4Spec reads config.json of GLM 4.5 and its likes, of whose heads share rotates
-// and of whose layers the first dense have no experts unless it says so.
-func glm4Spec(c *Config, name string, share float64, dense int) (Spec, error) {
-	bias, norms := c.Bool(false, "attention_bias"), c.Bool(false, "use_qk_norm")
+// glm4Spec reads config.json of GLM 4.5 and its likes, of whose heads share rotates,
+// of whose layers the first dense have no experts, and which has biases, unless it says so.
+func glm4Spec(c *Config, name string, share float64, dense int, biased bool) (Spec, error) {
+	bias, norms := c.Bool(biased, "attention_bias"), c.Bool(false, "use_qk_norm") && name != "glm4v_moe_text"
 	s, err := rotatedSpec(c, name, func(d, maxPos int) []RopeSpec { return []RopeSpec{c.partRope(d, maxPos, share)} }, func(a *Attention, _ *MLP) {
 		if a.Bias = bias; norms {
 			a.QKNorm = PerHead

@@ -46,6 +46,10 @@ func (s *Source) LlamaCppNote() string {
 		return "llama.cpp has no head but the embedding in this architecture, this model has one of its own (tie_word_embeddings: false): it does not load it"
 	case slices.Contains([]string{qwen35.GGUF, qwen35moe.GGUF}, name) && rule.leftOver():
 		return fmt.Sprintf("llama.cpp has three positions take turns, and angles that mrope_section %v then leaves over do not turn: it computes something else", rule.Sections)
+	case name == "chatglm" && a.D*a.H != x.C:
+		return fmt.Sprintf("llama.cpp takes heads of hidden_size / num_attention_heads = %d elements in this architecture, this model has %d: it does not load it", x.C/a.H, a.D)
+	case name == "t5" && x.Tied && x.LogitScale != 0:
+		return fmt.Sprintf("llama.cpp does not divide what a tied head reads by the root of d_model: its logits are %.3g times this model's, which changes no greedy text, but samples and likelihoods", 1/x.LogitScale)
 	case name == "dots1" && a.K != a.H:
 		return fmt.Sprintf("llama.cpp takes as many heads of keys as of queries in this architecture, this model has %d of %d: it does not load it", a.K, a.H)
 	case slices.Contains(windowless, name) && window > 0:

@@ -34,6 +34,7 @@ SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 
 DEEP = {"depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 48, "patch_size": 4, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
 STACK = {**TEXT, "head_dim": 16, "sliding_window": 3, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 6.0}
 SOURCE = [33, 7, 250, 9, 9, 77, 140, 21, 60, 5, 1]  # what an encoder reads
+GLM_SEES = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "image_size": 8, "patch_size": 4, "out_hidden_size": 48}
 CLASSES = {
     "glm": ("GlmForCausalLM", {**TEXT, "head_dim": 16}),
     "helium": ("HeliumForCausalLM", {**TEXT, "head_dim": 12, "attention_bias": True, "mlp_bias": True}),
@@ -79,6 +80,10 @@ CLASSES = {
     "glmasr": ("GlmAsrForConditionalGeneration", {"text_config": LLAMA, "audio_config": {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_mel_bins": 8}, "tie_word_embeddings": False}),
     "audioflamingo3": ("AudioFlamingo3ForConditionalGeneration", {"text_config": {**TEXT, "model_type": "qwen2"}, "audio_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_mel_bins": 8, "max_source_positions": 16}}),
     "qwen3_vl": ("Qwen3VLForConditionalGeneration", {"text_config": {**TEXT, "head_dim": 12, "rope_parameters": {**SECTIONS, "mrope_interleaved": True}}, "vision_config": DEEP}),
+    "glm4v": ("Glm4vForConditionalGeneration", {"text_config": {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 1]}}, "vision_config": GLM_SEES}),
+    "glm46v": ("Glm46VForConditionalGeneration", {"text_config": {**TEXT, "model_type": "glm4v_text", "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}}, "vision_config": {**GLM_SEES, "model_type": "glm4v_vision"}}),
+    "glm4v_moe": ("Glm4vMoeForConditionalGeneration", {"text_config": {**TEXT, "head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "n_shared_experts": 1, "routed_scaling_factor": 1.5,
+                                                                   "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}}, "vision_config": GLM_SEES}),
     "umt5": ("UMT5ForConditionalGeneration", {"vocab_size": 256, "d_model": 48, "d_kv": 12, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 128}),
     "t5gemma": ("T5GemmaForConditionalGeneration", {"encoder": {**STACK, "num_hidden_layers": 2}, "decoder": {**STACK, "num_hidden_layers": 3, "intermediate_size": 80}, "vocab_size": 256}),
     "qwen3_vl_moe": ("Qwen3VLMoeForConditionalGeneration", {"text_config": {**TEXT, "head_dim": 12, "rope_parameters": {**SECTIONS, "mrope_interleaved": True}, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}, "vision_config": DEEP}),
@@ -140,6 +145,8 @@ def measured(cls_name, config):
             out["tensors"][name] = list(v.shape)
         parts.add(part(name))
     linear = [n for n, x in m.named_modules() if isinstance(x, torch.nn.Linear) and re.search(r"(layers\.\d+|block\.\d+\.layer\.\d)\.(SelfAttention|EncDecAttention|DenseReluDense|cross_attn|self_attn|mlp|shared_mlp|feed_forward)\b(?!\.gate$|\.router$)", n) and n.startswith(tuple(halves))]
+    if any(".mlp.experts" in n for n, _ in m.named_modules()):  # whose names PEFT takes for those of experts
+        linear = [n for n in linear if ".mlp." not in n]
     m.zero_grad()
     if "source" in out:  # whose scores nothing divides: in float32 PEFT's gradients are off by 4e-4
         m = m.double()

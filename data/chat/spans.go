@@ -22,7 +22,8 @@ import (
 // behind the message before it as it does there, or where its content begins. It
 // ends with the first end-of-turn token after its content, which is found by
 // rendering once more with a mark in its place, where the conversation up to and
-// with it ends, or, of a turn that calls tools, behind the last call as it ends there.
+// with it ends, or, of a turn that calls tools, behind the last call as it ends there, else
+// where the next message begins.
 // What a template writes of a turn behind the answer of a tool is not in it. A turn
 // that cannot be found is an error that names the message. The last turn of a template
 // that writes the end of a turn with the next one (GLM) has that end added to text.
@@ -113,7 +114,11 @@ func (t *Template) turn(c Conversation, text string, i, from int) (s [2]int, err
 		}
 	}
 	end, ok := marked.called(start)
-	if !ok {
+	if from, written := marked.argued(); written {
+		if end, ok = marked.closed(from, end, ok); !ok || end <= start {
+			return s, lostTurn(i, "the end of its calls")
+		}
+	} else if !ok {
 		end, ok = marked.end()
 	}
 	if !ok || end <= start {
@@ -154,17 +159,22 @@ type markedTurn struct {
 	i    int
 }
 
+// mark is a text that the conversation does not have.
+func (m *markedTurn) mark() string {
+	mark := "\ue000"
+	for strings.Contains(m.text, mark) {
+		mark += "\ue001"
+	}
+	return mark + "turn\ue002"
+}
+
 // cut renders with the mark for message i's content and returns what lies
 // before and after it.
 func (m *markedTurn) cut(i int) (before, after string, ok bool) { return m.cutOf(m.c, i, false) }
 
 // cutOf is cut in another conversation, with its generation prompt or without.
 func (m *markedTurn) cutOf(c Conversation, i int, prompt bool) (before, after string, ok bool) {
-	mark := "\ue000"
-	for strings.Contains(m.text, mark) {
-		mark += "\ue001"
-	}
-	mark += "turn\ue002"
+	mark := m.mark()
 	c.Messages = slices.Clone(c.Messages)
 	c.Messages[i] = c.Messages[i].with("content", mark)
 	got, err := m.t.Render(c, prompt)
@@ -264,7 +274,6 @@ func (m *markedTurn) called(start int) (int, bool) {
 		return 0, false
 	}
 	turn := m.c.Messages[m.i]
-	var alones []string
 	for _, turn := range []Message{turn, turn.with("content", "")} {
 		c := m.c
 		c.Messages = append(slices.Clone(c.Messages[:m.i]), turn)
@@ -282,34 +291,71 @@ func (m *markedTurn) called(start int) (int, bool) {
 		if at >= 0 {
 			return m.t.ended(m.text, start+at+len(call)), true
 		}
-		alones = append(alones, alone)
-	}
-	for _, alone := range alones {
-		if end, ok := m.parted(alone, start, limit, name); ok {
-			return end, true
-		}
 	}
 	return 0, false
 }
 
-// parted is where the turn ends of templates that write more behind it where it is the last
-// (a prompt that nobody asked for): at the last end-of-turn token before both texts part.
-func (m *markedTurn) parted(alone string, start, limit int, name string) (int, bool) {
-	same := 0
-	for same < min(len(alone), limit) && alone[same] == m.text[same] {
-		same++
-	}
-	if same < start {
+// argued is where the arguments of the turn's last call end at the latest, false of templates
+// that write no calls: the text from there on is the same with other arguments.
+func (m *markedTurn) argued() (int, bool) {
+	call := m.lastFunction()
+	if call == nil {
 		return 0, false
 	}
-	turn := m.text[start:same]
-	called, end := strings.LastIndex(turn, name), -1
-	for _, stop := range m.t.stops {
-		if at := strings.LastIndex(turn, stop); at > called {
-			end = max(end, at+len(stop))
+	mark := m.mark()
+	key, other := "arguments", any(jinja.NewDict("k", mark))
+	switch v, _ := call.Get(key); v.(type) {
+	case *jinja.Dict:
+	case string:
+		other = `{"k": "` + mark + `"}`
+	default:
+		key, other = "name", mark
+	}
+	c := m.c
+	c.Messages = slices.Clone(c.Messages)
+	c.Messages[m.i] = m.c.Messages[m.i].withLastCall(key, other)
+	got, err := m.t.Render(c, false)
+	_, after, ok := strings.Cut(got, mark)
+	if err != nil || !ok {
+		return 0, false
+	}
+	same := 0
+	for same < min(len(after), len(m.text)) && after[len(after)-1-same] == m.text[len(m.text)-1-same] {
+		same++
+	}
+	return len(m.text) - same, true
+}
+
+// closed is where a turn ends whose last call ends at from or later: at end where that is found,
+// else with the first end-of-turn token, but no later than where the next message begins with the
+// mark that this one began with (Command R+ writes no token behind calls, and a prompt that
+// nobody asked for behind the last one).
+func (m *markedTurn) closed(from, end int, found bool) (int, bool) {
+	if !found {
+		end, found = len(m.text), m.i+1 == len(m.c.Messages)
+		for _, stop := range m.t.stops {
+			if at := strings.Index(m.text[from:end], stop); at >= 0 {
+				end, found = from+at+len(stop), true
+			}
 		}
 	}
-	return start + end, called >= 0 && end > 0
+	if at := strings.Index(m.text[from:max(from, end)], m.opening()); at > 0 {
+		return from + at, true
+	}
+	return end, found
+}
+
+// opening is the mark that the prompt for the turn begins with (<|im_start|>), "" without one.
+func (m *markedTurn) opening() string {
+	c := m.c
+	c.Messages = c.Messages[:m.i]
+	said, err := m.t.Render(c, false)
+	asked, also := m.t.Render(c, true)
+	prompt, ok := strings.CutPrefix(asked, said)
+	if err != nil || also != nil || !ok || !strings.HasPrefix(prompt, "<") {
+		return ""
+	}
+	return prompt[:strings.IndexByte(prompt, '>')+1]
 }
 
 // unended is a turn's text without the end-of-turn token and white space that it ends with.
@@ -336,21 +382,45 @@ func (t *Template) ended(text string, at int) int {
 
 // lastCall is the name of the function that the turn calls last, "" without calls.
 func (m *markedTurn) lastCall() string {
+	if f := m.lastFunction(); f != nil {
+		return f.String("name")
+	}
+	return ""
+}
+
+// lastFunction is what the turn calls last, name and arguments; nil without calls.
+func (m *markedTurn) lastFunction() *jinja.Dict {
 	v, _ := m.c.Messages[m.i].Get("tool_calls")
 	list, _ := v.([]any)
 	if len(list) == 0 {
-		return ""
+		return nil
 	}
 	call, _ := list[len(list)-1].(*jinja.Dict)
 	if call == nil {
-		return ""
+		return nil
 	}
-	if f, _ := call.Get("function"); f != nil {
-		if inner, ok := f.(*jinja.Dict); ok {
-			call = inner
-		}
+	f, _ := call.Get("function")
+	if inner, ok := f.(*jinja.Dict); ok {
+		return inner
 	}
-	return call.String("name")
+	return call
+}
+
+// withLastCall is a copy of the message with one field of its last call set.
+func (m Message) withLastCall(key string, v any) Message {
+	calls, _ := m.Get("tool_calls")
+	list := slices.Clone(calls.([]any))
+	call := list[len(list)-1].(*jinja.Dict).Clone()
+	list[len(list)-1] = call
+	f, _ := call.Get("function")
+	if inner, ok := f.(*jinja.Dict); ok {
+		inner = inner.Clone()
+		inner.Set(key, v)
+		call.Set("function", inner)
+	} else {
+		call.Set(key, v)
+	}
+	return m.with("tool_calls", list)
 }
 
 // said tells whether a text is the turn's: it has its content, or the tool that it calls

@@ -395,7 +395,7 @@ func TestReasoningNames(t *testing.T) {
 // Qwen 3.5 (no reasoning before the last user, whose turns begin without <think>), Mistral (tools
 // at the last user), Gemma 4 (what a turn says after the answer of its tool), GLM (a turn ends
 // where the next begins), Hermes 3 (a tool's answer ends otherwise where it is the last), Command R7B (a prompt
-// behind a last turn of calls) and of TRL's Phi-3 (its last EOS in a block of its own). What {% generation %}
+// behind a last turn of calls), Command R+ (no token behind calls, and a prompt behind whatever is last) and of TRL's Phi-3 (its last EOS in a block of its own). What {% generation %}
 // marks in TRL 1.16's training templates of Qwen 3.6, GLM and Phi-3 are these texts, but for the
 // beginning of a <think> that the prompt has.
 func TestSpansOfCalls(t *testing.T) {
@@ -422,6 +422,8 @@ func TestSpansOfCalls(t *testing.T) {
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 	const command = `{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.tool_calls %}{% for c in m.tool_calls %}{{ c.function.name + (c.function.arguments | tojson) }}{% endfor %}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>' }}{% endfor %}
 {%- if messages[-1].role != 'assistant' or messages[-1].tool_calls %}{{ '<|assistant|>' }}{% endif %}`
+	const plus = `{% for m in messages %}{{ '<|turn|>' + m.role + '|' + m.content }}{% if m.tool_calls %}{% for c in m.tool_calls %}{{ '\nAction: ' + c.function.name + (c.function.arguments | tojson) }}{% endfor %}{{ '\n' }}{% else %}{{ '<|im_end|>' }}{% endif %}{% endfor %}
+{{- '<|turn|>system|act<|im_end|>' }}{% if add_generation_prompt %}{{ '<|turn|>assistant|' }}{% endif %}`
 	const empty = `{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}`
 	call := func(content, reason string, args ...any) Message {
 		f := jinja.NewDict("name", "f", "arguments", jinja.NewDict(args...))
@@ -451,6 +453,8 @@ func TestSpansOfCalls(t *testing.T) {
 		{"glm", glm, rows, []string{"<tool_call>f</tool_call><|observation|>", "so<tool_call>f</tool_call><|observation|>", "a1<|user|>", "a2<|user|>"}},
 		{"hermes", hermes, rows, []string{"f{}<|im_end|>", "f{\"a\": \"<|im_end|>\"}<|im_end|>", "a1<|im_end|>", "a2<|im_end|>"}},
 		{"command", command, rows, []string{"f{}<|im_end|>", "f{\"a\": \"<|im_end|>\"}<|im_end|>", "a1<|im_end|>", "a2<|im_end|>"}},
+		{"plus", plus, rows, []string{"\nAction: f{}\n", "so\nAction: f{\"a\": \"<|im_end|>\"}\n", "a1<|im_end|>", "a2<|im_end|>"}},
+		{"plus, calls last", plus, rows[:4], []string{"\nAction: f{}\n", "so\nAction: f{\"a\": \"<|im_end|>\"}\n"}},
 		{"empty", empty, []Message{simple[0], NewMessage("assistant", ""), simple[2], simple[3]}, []string{"", "a2"}},
 		{"phi", phi, simple, []string{"a1<|end|>", "a2<|end|>\n</s>"}},
 	} {

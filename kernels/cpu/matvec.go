@@ -15,7 +15,7 @@ import (
 // it ahead of time, and decode it in registers. Each result is a sum of its own
 // whose order depends on the number of columns alone, so neither the rows of x
 // beside it nor the cutting of the weight changes a bit. From five rows on float32
-// weights have kernels of their own: see thin.
+// weights have kernels of their own, and from five or nine on those of bf16: see thin.
 //
 // The arithmetic is f32. Where LinearArgs.Fast allows it, quantized weights are
 // multiplied as integers with x rounded to 8 bits.

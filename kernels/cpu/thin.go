@@ -24,23 +24,24 @@ const (
 	thinFew  = 4
 )
 
-// thin is Linear's first product where x has 5 to 16 rows and the weight is
-// float32: x is packed, and the weight read once, in order and as it lies in
-// memory. Each result is the bits of the packed product. It reports false where
-// no kernel exists.
+// thin is Linear's first product where x has 5 to 16 rows and the weight is float32 or
+// bf16: x is packed, and the weight read once, in order and as it lies in memory. Each
+// result is the bits of the packed product, where that is not made on tiles. It reports
+// false where no kernel exists.
 func (c *CPU) thin(y kernels.Dst, a *kernels.LinearArgs) bool {
 	in, out := a.W.Cols, a.W.Rows
 	w := weight(a.W, false)
 	block := thinBlock(out)
-	if a.N < thinLeast || a.N > thinLanes || a.BF16 || w.f == nil || block == 0 || in*out < thinSize {
+	m, ok := thinMode(&w, a)
+	if a.N < thinLeast || a.N > thinLanes || !ok || block == 0 || in*out < thinSize {
 		return false
 	}
 	x := rowsF32(f32(a.X), in)
 	x.drop = newDropping(a.Drop, a.N)
-	panel := c.scratch.take((roundUp(in, 16) + 1) * thinLanes)
-	m := area{fetch: c.scratch.take(fetchSize)}
-	x.pack(panel, thinLanes, 0, a.N, 0, in, exact, &m)
-	c.scratch.give(m.fetch)
+	panel := c.scratch.take((roundUp(in/m.ku(), 16) + 1) * thinLanes)
+	buf := area{fetch: c.scratch.take(fetchSize)}
+	x.pack(panel, thinLanes, 0, a.N, 0, in, m, &buf)
+	c.scratch.give(buf.fetch)
 	dst, alpha := f32(y.Buffer), orOne(a.Alpha)
 	step := passStep(in, maxK)
 	whole := a.N == thinLanes && alpha == 1 && !y.Add && step >= in
@@ -52,12 +53,12 @@ func (c *CPU) thin(y kernels.Dst, a *kernels.LinearArgs) bool {
 		near := c.scratch.take(thinNear)
 		defer c.scratch.give(near)
 		if whole {
-			thinRows(dst[lo:], out, panel, w.f[lo*in:], in, hi-lo, in, near)
+			thinRows(dst[lo:], out, panel, m, &w, lo, hi-lo, 0, in, near)
 			return
 		}
 		tmp := c.scratch.take(thinLanes * (hi - lo))
 		for k := 0; k < in; k += step {
-			thinRows(tmp, hi-lo, panel[k*thinLanes:], w.f[lo*in+k:], in, hi-lo, min(step, in-k), near)
+			thinRows(tmp, hi-lo, panel[k/m.ku()*thinLanes:], m, &w, lo, hi-lo, k, min(step, in-k), near)
 			for i := range a.N {
 				from, to := tmp[i*(hi-lo):][:hi-lo], dst[i*out+lo:][:hi-lo]
 				if !y.Add && k == 0 {

@@ -2,6 +2,11 @@
 
 package cpu
 
+import "github.com/tunekit/tunekit/kernels"
+
 func thinBlock(int) int { return 0 }
 
-func thinRows(y []float32, ldy int, x, w []float32, ldw, n, k int, near []float32) {}
+func thinMode(*operand, *kernels.LinearArgs) (mode, bool) { return 0, false }
+
+func thinRows(y []float32, ldy int, x []float32, m mode, w *operand, r, n, c, k int, near []float32) {
+}

@@ -16,3 +16,33 @@ func thinF32x16(k int, x *float32, w *float32, ldw int, y *float32, ldy int, nea
 //
 //go:noescape
 func thinF32x8(k int, x *float32, w *float32, ldw int, y *float32, ldy int, near *float32)
+
+// thinBF16x24 is y[i][r] = Σ x[k][i]·w[r][k] for 16 i and 24 rows of w of bf16, which are ldw bytes apart as those of y are ldy; near is room for 768 floats, whole lines.
+//
+//go:noescape
+func thinBF16x24(k int, x *float32, w *uint16, ldw int, y *float32, ldy int, near *float32)
+
+// thinBF16x16 is y[i][r] = Σ x[k][i]·w[r][k] for 16 i and 16 rows of w of bf16, which are ldw bytes apart as those of y are ldy; near is room for 512 floats, whole lines.
+//
+//go:noescape
+func thinBF16x16(k int, x *float32, w *uint16, ldw int, y *float32, ldy int, near *float32)
+
+// thinBF16x8 is y[i][r] = Σ x[k][i]·w[r][k] for 16 i and 8 rows of w of bf16, which are ldw bytes apart as those of y are ldy; near is room for 256 floats, whole lines.
+//
+//go:noescape
+func thinBF16x8(k int, x *float32, w *uint16, ldw int, y *float32, ldy int, near *float32)
+
+// thinPairsx24 is y[i][r] = Σ x[k][i]·w[r][k] for 16 i and 24 rows of w, both pairs of bf16, which are ldw bytes apart as those of y are ldy; near is room for 768 floats, whole lines.
+//
+//go:noescape
+func thinPairsx24(k int, x *float32, w *uint16, ldw int, y *float32, ldy int, near *float32)
+
+// thinPairsx16 is y[i][r] = Σ x[k][i]·w[r][k] for 16 i and 16 rows of w, both pairs of bf16, which are ldw bytes apart as those of y are ldy; near is room for 512 floats, whole lines.
+//
+//go:noescape
+func thinPairsx16(k int, x *float32, w *uint16, ldw int, y *float32, ldy int, near *float32)
+
+// thinPairsx8 is y[i][r] = Σ x[k][i]·w[r][k] for 16 i and 8 rows of w, both pairs of bf16, which are ldw bytes apart as those of y are ldy; near is room for 256 floats, whole lines.
+//
+//go:noescape
+func thinPairsx8(k int, x *float32, w *uint16, ldw int, y *float32, ldy int, near *float32)

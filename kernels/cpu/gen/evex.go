@@ -11,11 +11,12 @@ import (
 
 var gp = map[string]int{"AX": 0, "CX": 1, "DX": 2, "BX": 3, "SI": 6, "DI": 7, "R8": 8, "R9": 9, "R10": 10, "R11": 11, "R12": 12, "R13": 13}
 
-// rm is the last operand: zmm z, or 64 bytes at disp(base).
+// rm is the last operand: zmm z, or what is at disp(base): 64 bytes, or 4 for all lanes.
 type rm struct {
 	z    int
 	base string
 	disp int
+	all  bool
 }
 
 // evex encodes EVEX.512.pp.0F38.W0 op /r. pp: 2 = F3, 3 = F2. vvvv < 0: no
@@ -23,9 +24,12 @@ type rm struct {
 func evex(asm string, pp, op, reg, vvvv int, s rm) {
 	inv := func(b int) int { return (b & 1) ^ 1 }
 	v := max(vvvv, 0)
-	var x, b, mod int
+	var x, b, mod, all int
 	var tail []byte
-	z := s.z
+	z, unit := s.z, 64
+	if s.all {
+		all, unit = 1, 4
+	}
 	if s.base == "" {
 		x, b, mod = z>>4, z>>3, 3
 	} else {
@@ -34,8 +38,8 @@ func evex(asm string, pp, op, reg, vvvv int, s rm) {
 		switch {
 		case s.disp == 0 && z&7 != 5:
 			mod = 0
-		case s.disp%64 == 0 && s.disp/64 >= -128 && s.disp/64 < 128:
-			mod, tail = 1, []byte{byte(s.disp / 64)}
+		case s.disp%unit == 0 && s.disp/unit >= -128 && s.disp/unit < 128:
+			mod, tail = 1, []byte{byte(s.disp / unit)}
 		default:
 			mod, tail = 2, []byte{byte(s.disp), byte(s.disp >> 8), byte(s.disp >> 16), byte(s.disp >> 24)}
 		}
@@ -45,7 +49,7 @@ func evex(asm string, pp, op, reg, vvvv int, s rm) {
 	}
 	p0 := inv(reg>>3)<<7 | inv(x)<<6 | inv(b)<<5 | inv(reg>>4)<<4 | 2
 	p1 := (^v&15)<<3 | 4 | pp
-	p2 := 2<<5 | inv(v>>4)<<3
+	p2 := 2<<5 | all<<4 | inv(v>>4)<<3
 	raw(append([]byte{0x62, byte(p0), byte(p1), byte(p2), byte(op), byte(mod<<6 | (reg&7)<<3 | z&7)}, tail...), asm)
 }
 
@@ -66,6 +70,11 @@ func raw(bs []byte, asm string) {
 // vdpbf16ps adds the products of the bf16 pairs of a and b to the f32 of acc.
 func vdpbf16ps(a, b, acc int) {
 	evex(fmt.Sprintf("VDPBF16PS Z%d, Z%d, Z%d", a, b, acc), 2, 0x52, acc, b, rm{z: a})
+}
+
+// vdpbf16psBroadcast is vdpbf16ps with one pair in memory for all of b.
+func vdpbf16psBroadcast(base string, disp, b, acc int) {
+	evex(fmt.Sprintf("VDPBF16PS %d(%s){1to16}, Z%d, Z%d", disp, base, b, acc), 2, 0x52, acc, b, rm{base: base, disp: disp, all: true})
 }
 
 // vcvtne2 rounds lo into words 0..15 of dst and hi into words 16..31.

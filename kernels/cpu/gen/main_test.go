@@ -14,7 +14,7 @@ import (
 
 var (
 	rawWords = regexp.MustCompile(`(LONG|BYTE) \$0x([0-9a-f]+)`)
-	memory   = regexp.MustCompile(`^(-?\d+)\((\w+)\)(?:\((\w+)\*1\))?$`)
+	memory   = regexp.MustCompile(`^(-?\d+)\((\w+)\)(?:\((\w+)\*1\))?(\{1to16\})?$`)
 )
 
 // Every instruction written as bytes must decode (objdump) to its comment.
@@ -109,7 +109,7 @@ func inObjdump(s string) string {
 		if n, _ := strconv.Atoi(m[1]); n != 0 {
 			disp = "0x" + strconv.FormatInt(int64(n), 16)
 		}
-		out = append(out, disp+"("+regs+")")
+		out = append(out, disp+"("+regs+")"+m[4])
 	}
 	return strings.ToLower(op) + " " + strings.Join(out, ",")
 }

@@ -2,10 +2,22 @@ package main
 
 import "fmt"
 
-// Products of a weight of float32, as it lies in memory, with up to 16 rows of x
-// that were packed: [k][16]. A register holds what one row of the weight gives
-// with all of x, its lanes each added up in order of k, as products of packed
-// panels are.
+// Products of a weight, as it lies in memory, with up to 16 rows of x that were
+// packed: [k][16]. A register holds what one row of the weight gives with all of x,
+// its lanes each added up in order of k, as products of packed panels are.
+
+// thinKind is how kernels read a weight.
+type thinKind struct {
+	name, typ, what string
+	bytes           int  // of an element
+	pairs           bool // elements are pairs of bf16, as those of x are
+}
+
+var thinKinds = []thinKind{
+	{"F32", "float32", "", 4, false},
+	{"BF16", "uint16", " of bf16", 2, false},
+	{"Pairs", "uint16", ", both pairs of bf16", 4, true},
+}
 
 // thinRows are the numbers of rows of a weight that kernels exist for.
 var thinRows = []int{24, 16, 8}
@@ -18,26 +30,29 @@ const (
 
 func thin() {
 	open("cpu", "..", "thin")
-	for _, rows := range thinRows {
-		thinF32(rows)
+	for _, kind := range thinKinds {
+		for _, rows := range thinRows {
+			kind.kernel(rows)
+		}
 	}
 	save()
 }
 
-// thinF32 multiplies some rows of the weight. 16 columns of them are copied
+// kernel multiplies some rows of the weight. 16 columns of them are copied
 // near while the 16 before are multiplied: rows that lie a power of two apart would
 // drive each other from the cache. What is written is y[i][r], four neighbours of a row
 // of y at a time.
-func thinF32(rows int) {
+func (t thinKind) kernel(rows int) {
 	half := 64 * rows
-	text(fmt.Sprintf("thinF32x%d", rows), fmt.Sprintf("is y[i][r] = Σ x[k][i]·w[r][k] for 16 i and %d rows of w, which are ldw bytes apart as those of y are ldy; near is room for %d floats, whole lines.", rows, 2*half/4),
-		arg{"k", "int", "AX"}, arg{"x", "*float32", "CX"}, arg{"w", "*float32", "SI"}, arg{"ldw", "int", "DX"}, arg{"y", "*float32", "DI"}, arg{"ldy", "int", "BX"}, arg{"near", "*float32", "R9"})
+	text(fmt.Sprintf("thin%sx%d", t.name, rows),
+		fmt.Sprintf("is y[i][r] = Σ x[k][i]·w[r][k] for 16 i and %d rows of w%s, which are ldw bytes apart as those of y are ldy; near is room for %d floats, whole lines.", rows, t.what, 2*half/4),
+		arg{"k", "int", "AX"}, arg{"x", "*float32", "CX"}, arg{"w", "*" + t.typ, "SI"}, arg{"ldw", "int", "DX"}, arg{"y", "*float32", "DI"}, arg{"ldy", "int", "BX"}, arg{"near", "*float32", "R9"})
 	e("LEAQ %d(R9), R10", half)
 	e("MOVQ DX, R11") // from the last row to the next columns of the first
 	e("IMULQ $%d, R11", rows)
 	e("LEAQ (SI)(R11*1), R12") // what is asked for
 	e("NEGQ R11")
-	e("ADDQ $64, R11")
+	e("ADDQ $%d, R11", 16*t.bytes)
 	for z := range rows {
 		e("VPXORD Z%d, Z%d, Z%d", z, z, z)
 	}
@@ -50,9 +65,21 @@ func thinF32(rows int) {
 		e("KMOVW R13, K1")
 	}
 	take := func(r int, to string) {
-		e("VMOVUPS.Z (SI), K1, Z%d", thinW)
+		if t.bytes == 2 {
+			e("VPMOVZXWD.Z (SI), K1, Z%d", thinW)
+			e("VPSLLD $16, Z%d, Z%d", thinW, thinW)
+		} else {
+			e("VMOVUPS.Z (SI), K1, Z%d", thinW)
+		}
 		e("ADDQ DX, SI")
 		e("VMOVAPS Z%d, %d(%s)", thinW, 64*r, to)
+	}
+	multiply := func(k, x, r int) {
+		if t.pairs {
+			vdpbf16psBroadcast("R9", 64*r+4*k, x, r)
+		} else {
+			e("VFMADD231PS.BCST %d(R9), Z%d, Z%d", 64*r+4*k, x, r)
+		}
 	}
 	mask()
 	for r := range rows {
@@ -68,11 +95,13 @@ func thinF32(rows int) {
 	for k := range 16 {
 		e("VMOVUPS %d(CX), Z%d", 64*k, thinX+k%2)
 		for r := range rows {
-			e("VFMADD231PS.BCST %d(R9), Z%d, Z%d", 64*r+4*k, thinX+k%2, r)
+			multiply(k, thinX+k%2, r)
 			if done := k*rows + r; done%16 == 7 {
 				take(taken, "R10")
-				e("PREFETCHT1 (R12)")
-				e("ADDQ $64, R12")
+				if taken*t.bytes%4 == 0 { // 64 bytes for as many that were taken
+					e("PREFETCHT1 (R12)")
+					e("ADDQ $64, R12")
+				}
 				taken++
 			}
 		}
@@ -87,7 +116,7 @@ func thinF32(rows int) {
 	label("one")
 	e("VMOVUPS (CX), Z%d", thinX)
 	for r := range rows {
-		e("VFMADD231PS.BCST %d(R9), Z%d, Z%d", 64*r, thinX, r)
+		multiply(0, thinX, r)
 	}
 	e("ADDQ $64, CX")
 	e("ADDQ $4, R9")

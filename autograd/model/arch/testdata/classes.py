@@ -37,6 +37,7 @@ SOURCE = [33, 7, 250, 9, 9, 77, 140, 21, 60, 5, 1]  # what an encoder reads
 GLM_SEES = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "image_size": 8, "patch_size": 4, "out_hidden_size": 48}
 CLASSES = {
     "glm": ("GlmForCausalLM", {**TEXT, "head_dim": 16}),
+    "glm even": ("GlmForCausalLM", {**TEXT, "head_dim": 12, "partial_rotary_factor": 0.34, "attention_bias": False}),  # whose heads are the width over their number
     "helium": ("HeliumForCausalLM", {**TEXT, "head_dim": 12, "attention_bias": True, "mlp_bias": True}),
     "cwm": ("CwmForCausalLM", {**TEXT, "head_dim": 16, "num_hidden_layers": 3, "sliding_window": 5}),
     "youtu": ("YoutuForCausalLM", {k: v for k, v in LATENT.items() if k != "pad_token_id"}),

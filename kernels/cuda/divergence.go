@@ -17,6 +17,14 @@ type sinkhornArgs struct {
 	eps            float32
 }
 
+// work takes what the kernels work in: n numbers of so many steps, and the gradients of those where there are several.
+func (k *sinkhornArgs) work(s *scratches, n, steps int) {
+	k.made = s.take(dtype.F64, steps*n)
+	if steps > 1 {
+		k.g = s.take(dtype.F64, n)
+	}
+}
+
 // sinkhorn queues a kernel with one thread a matrix, and the memory of so many
 // steps of it.
 func (c *CUDA) sinkhorn(name string, y kernels.Dst, dy kernels.Buffer, a *kernels.SinkhornArgs, steps int) {
@@ -30,10 +38,7 @@ func (c *CUDA) sinkhorn(name string, y kernels.Dst, dy kernels.Buffer, a *kernel
 	}
 	s := scratches{c: c}
 	defer s.free()
-	k.made = ptr(s.take(dtype.F64, steps*n))
-	if dy != nil {
-		k.g = ptr(s.take(dtype.F64, n))
-	}
+	k.work(&s, n, steps)
 	each(c, name, a.N, k)
 }
 

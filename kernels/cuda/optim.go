@@ -200,7 +200,7 @@ func (c *CUDA) whole(o *kernels.OptimArgs, s *kernels.OptimSpan, sumSq driver.Pt
 	}
 	mem := scratches{c: c}
 	defer mem.free()
-	a.parts, a.totals = ptr(mem.take(dtype.F64, max(n, s.Rows)/sumPart+1)), ptr(mem.take(dtype.F64, meanRes+1))
+	a.parts, a.totals = mem.take(dtype.F64, max(n, s.Rows)/sumPart+1), mem.take(dtype.F64, meanRes+1)
 	second := func(st []driver.Ptr) {
 		if a.matrix == 0 {
 			a.v = st[0]
@@ -264,11 +264,11 @@ func (c *CUDA) prodigy(o *kernels.OptimArgs, sumSq driver.Ptr) {
 	}
 	mem := scratches{c: c}
 	defer mem.free()
-	totals, most, rate := ptr(mem.take(dtype.F64, 2*len(o.Spans)+2)), 0, 0.0
+	totals, most, rate := mem.take(dtype.F64, 2*len(o.Spans)+2), 0, 0.0
 	for i := range o.Spans {
 		most, rate = max(most, o.Spans[i].Rows*o.Spans[i].Cols), max(rate, o.Spans[i].LR)
 	}
-	parts, common := ptr(mem.take(dtype.F64, most/sumPart+1)), f32("optim: common", o.Common, o.Shared())
+	parts, common := mem.take(dtype.F64, most/sumPart+1), f32("optim: common", o.Common, o.Shared())
 	spans := make([]*wholeArgs, len(o.Spans))
 	for i := range o.Spans {
 		a, st := wholeOf(o, &o.Spans[i], sumSq)

@@ -32,9 +32,12 @@ func routeOf(a *kernels.RouteArgs) *routeArgs {
 		eps: a.Eps, scale: alphaOf(a.Scale), jitter: a.Jitter}
 }
 
+// routingOf is the numbers in float64 that a router works in: probabilities and choices of n tokens, e experts, k chosen.
+func routingOf(n, e, k int) int { return n * (3*e + 2*k) }
+
 // routing takes the scratch memory of a router.
 func (c *CUDA) routing(r *routeArgs) *Buf {
-	b := c.scratch(dtype.F64, int(r.n)*int(3*r.e+2*r.k))
+	b := c.scratch(dtype.F64, routingOf(int(r.n), int(r.e), int(r.k)))
 	r.work = ptr(b)
 	return b
 }

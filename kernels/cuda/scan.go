@@ -42,19 +42,26 @@ func noState(what string, state kernels.Buffer) {
 	}
 }
 
-// scratches is the memory of one method.
+// scratches is the memory of one method. What a method takes is written once, in its work function: without a device
+// it is only counted, for plans (working.go).
 type scratches struct {
-	c    *CUDA
-	bufs []*Buf
+	c     *CUDA
+	bufs  []*Buf
+	bytes int64
 }
 
 // floats takes n floats.
-func (s *scratches) floats(n int) driver.Ptr { return ptr(s.take(dtype.F32, n)) }
+func (s *scratches) floats(n int) driver.Ptr { return s.take(dtype.F32, n) }
 
-func (s *scratches) take(k dtype.Kind, n int) *Buf {
+// take takes n elements; it is 0 where there is no device.
+func (s *scratches) take(k dtype.Kind, n int) driver.Ptr {
+	s.bytes += int64(n) * int64(k.Info().Bytes)
+	if s.c == nil {
+		return 0
+	}
 	b := s.c.scratch(k, n)
 	s.bufs = append(s.bufs, b)
-	return b
+	return ptr(b)
 }
 
 func (s *scratches) free() {
@@ -82,6 +89,16 @@ func convOf(what string, y kernels.Dst, a *kernels.ConvArgs) *convArgs {
 	return k
 }
 
+// work takes what Conv1DBackward works in: the gradients of the sums, and those of the weights by blocks of tokens.
+func (k *convArgs) work(s *scratches, dw, db kernels.Dst, a *kernels.ConvArgs) {
+	if a.SiLU {
+		k.sums = s.floats(a.N * a.C)
+	}
+	if !dw.Skip() || !db.Skip() {
+		k.parts = s.take(dtype.F64, max(1, (a.N+convPart-1)/convPart*(a.Taps+1)*a.C))
+	}
+}
+
 // Conv1D convolves every channel along its sequence.
 func (c *CUDA) Conv1D(y kernels.Dst, a *kernels.ConvArgs) {
 	k := convOf("conv1d", y, a)
@@ -102,8 +119,8 @@ func (c *CUDA) Conv1DBackward(dx, dw, db kernels.Dst, dy kernels.Buffer, a *kern
 	k.dw, k.db = destOf("conv1d backward: dw", dw, a.C*a.Taps), destOf("conv1d backward: db", db, a.C)
 	s := scratches{c: c}
 	defer s.free()
+	k.work(&s, dw, db, a)
 	if a.SiLU {
-		k.sums = s.floats(a.N * a.C)
 		each(c, "conv_slope", a.N*a.C, k)
 		k.g = elems{p: k.sums}
 	}
@@ -114,7 +131,6 @@ func (c *CUDA) Conv1DBackward(dx, dw, db kernels.Dst, dy kernels.Buffer, a *kern
 		return
 	}
 	blocks, rows := (a.N+convPart-1)/convPart, a.Taps+1
-	k.parts = ptr(s.take(dtype.F64, max(1, blocks*rows*a.C)))
 	launch(c, "conv_parts", driver.Dim{X: blocksOf(a.C, 64), Y: uint32(rows), Z: uint32(blocks)}, driver.Dim{X: 64, Y: 1, Z: 1}, 0, k)
 	each(c, "conv_fold", rows*a.C, k)
 }
@@ -162,22 +178,57 @@ func columns[T any](c *CUDA, name string, n, y, z int32, a *T) {
 	launch(c, name, driver.Dim{X: blocksOf(int(n), warps), Y: uint32(y), Z: uint32(z)}, driver.Dim{X: 32 * warps, Y: 1, Z: 1}, 0, a)
 }
 
-// DeltaScan runs the gated delta rule, a column of a state in each warp.
+// widthOf is the decays of a head and token.
+func widthOf(a *kernels.DeltaArgs) int {
+	if a.PerChannel {
+		return a.Dk
+	}
+	return 1
+}
+
+// work takes what DeltaScan works in: the decays.
+func (d *deltaArgs) work(s *scratches, a *kernels.DeltaArgs) {
+	d.decay = s.floats(a.N * a.H * widthOf(a))
+}
+
+// workBack takes what DeltaScanBackward works in: the decays, their logs and slopes, what each token changes and its
+// gradients, three numbers for each row of a state and token, and the states at the first of every 32 tokens. sums is for
+// the gradients of ALog, 0 where nobody wants them.
+func (d *deltaArgs) workBack(s *scratches, g *kernels.DeltaGrads, a *kernels.DeltaArgs) (sums driver.Ptr) {
+	tokens, width := a.N*a.H, widthOf(a)
+	d.work(s, a)
+	d.log, d.slope = s.floats(tokens*width), s.floats(tokens*width)
+	d.err, d.grad = s.floats(tokens*a.Dv), s.floats(tokens*a.Dv)
+	d.rowQ, d.rowK, d.rowLog = s.floats(tokens*a.Dk), s.floats(tokens*a.Dk), s.floats(tokens*a.Dk)
+	d.starts = s.floats(chunksOf(a.N, a.Seq.Len()-1) * a.H * a.Dk * a.Dv)
+	if a.ALog != nil && !g.ALog.Skip() {
+		sums = s.floats(a.H * width)
+	}
+	return sums
+}
+
+// deltaColumns queues a kernel by columns of states: 32 of them in a block, the rows of each in eight lanes.
+func (c *CUDA) deltaColumns(name string, d *deltaArgs) {
+	wide := 64
+	for wide < int(d.dkSize) {
+		wide *= 2
+	}
+	launch(c, fmt.Sprintf("%s_%d", name, wide), driver.Dim{X: blocksOf(int(d.dvSize), 32), Y: uint32(d.h), Z: uint32(d.seqs)}, driver.Dim{X: 256, Y: 1, Z: 1}, 0, d)
+}
+
+// DeltaScan runs the gated delta rule.
 func (c *CUDA) DeltaScan(o, q, k, v kernels.Heads, a *kernels.DeltaArgs) {
 	d := c.deltaOf("delta scan", q, k, v, a)
 	d.o = headsOf("delta scan: o", o, a.N, a.H, a.Dv)
 	s := scratches{c: c}
 	defer s.free()
-	gates := a.N * a.H * int(d.width)
-	d.decay = s.floats(gates)
-	each(c, "delta_gates", gates, d)
-	columns(c, "delta_scan", d.dvSize, d.h, d.seqs, d)
+	d.work(&s, a)
+	each(c, "delta_gates", a.N*a.H*int(d.width), d)
+	c.deltaColumns("delta_scan", d)
 }
 
 // DeltaScanBackward goes forward once for what each token changes, back by columns
-// for the gradients of that, and forward and back by rows for the others. It works
-// in the decays, those gradients, three numbers for each row of a state and token,
-// and the states at the first of every 32 tokens.
+// for the gradients of that, and forward and back by rows for the others.
 func (c *CUDA) DeltaScanBackward(g *kernels.DeltaGrads, do, q, k, v kernels.Heads, a *kernels.DeltaArgs) {
 	noState("delta scan backward", a.State)
 	const what = "delta scan backward"
@@ -185,16 +236,12 @@ func (c *CUDA) DeltaScanBackward(g *kernels.DeltaGrads, do, q, k, v kernels.Head
 	s := scratches{c: c}
 	defer s.free()
 	width, tokens := int(d.width), a.N*a.H
-	logs, slopes := s.take(dtype.F32, tokens*width), s.take(dtype.F32, tokens*width)
-	d.decay, d.log, d.slope = s.floats(tokens*width), ptr(logs), ptr(slopes)
-	d.err, d.grad = s.floats(tokens*a.Dv), s.floats(tokens*a.Dv)
-	d.rowQ, d.rowK, d.rowLog = s.floats(tokens*a.Dk), s.floats(tokens*a.Dk), s.floats(tokens*a.Dk)
-	d.starts = s.floats(chunksOf(a.N, int(d.seqs)) * a.H * a.Dk * a.Dv)
+	sums := d.workBack(&s, g, a)
 	each(c, "delta_gates", tokens*width, d)
-	columns(c, "delta_scan", d.dvSize, d.h, d.seqs, d)
+	c.deltaColumns("delta_scan", d)
 	d.o = headsOf(what+": do", do, a.N, a.H, a.Dv)
 	d.dq, d.dk, d.dv = headsOf(what+": dq", g.Q, a.N, a.K, a.Dk), headsOf(what+": dk", g.K, a.N, a.K, a.Dk), headsOf(what+": dv", g.V, a.N, a.H, a.Dv)
-	columns(c, "delta_back_cols", d.dvSize, d.h, d.seqs, d)
+	c.deltaColumns("delta_back_cols", d)
 	launch(c, "delta_back_rows", driver.Dim{X: uint32(a.Dk), Y: uint32(a.H), Z: uint32(d.seqs)}, driver.Dim{X: 32, Y: 1, Z: 1}, 4*chunk*a.Dv, d)
 	if !g.Q.Skip() || !g.K.Skip() {
 		each(c, "delta_fold", a.N*a.K*a.Dk, d)
@@ -218,7 +265,6 @@ func (c *CUDA) DeltaScanBackward(g *kernels.DeltaGrads, do, q, k, v kernels.Head
 		c.colSums(destOf(what+": ddtbias", g.DtBias, a.H*width), elems{p: dlog}, elems{p: d.slope}, 0, 1, a.N, a.H*width)
 	}
 	if !g.ALog.Skip() {
-		sums := s.floats(a.H * width)
 		c.colSums(dest{p: sums}, elems{p: dlog}, elems{p: d.log}, 0, 1, a.N, a.H*width)
 		rows(c, "row_sum", a.H, width, 0, &rowSumArgs{y: destOf(what+": dalog", g.ALog, a.H), x: elems{p: sums}, c: d.width})
 	}
@@ -245,17 +291,13 @@ func (c *CUDA) ssmOf(what string, x, b, cc kernels.Heads, a *kernels.SSMArgs) *s
 		panic(fmt.Sprintf("cuda: %s: %d heads in %d groups", what, a.H, a.G))
 	}
 	c.narrow("a selective scan", a.S)
-	rates := a.H
-	if a.PerState {
-		rates *= a.S
-	}
 	s := &ssmArgs{x: headsOf(what+": x", x, a.N, a.H, a.P), b: headsOf(what+": b", b, a.N, a.G, a.S), c: headsOf(what+": c", cc, a.N, a.G, a.S),
-		dt: elemsOf(what+": dt", a.Dt, a.N*a.H), bias: elemsOf(what+": dtbias", a.DtBias, a.H), alog: elemsOf(what+": alog", a.ALog, rates), skip: elemsOf(what+": d", a.D, a.H),
+		dt: elemsOf(what+": dt", a.Dt, a.N*a.H), bias: elemsOf(what+": dtbias", a.DtBias, a.H), alog: elemsOf(what+": alog", a.ALog, a.H*ratesOf(a)), skip: elemsOf(what+": d", a.D, a.H),
 		n: int64(a.N), h: int32(a.H), p: int32(a.P), g: int32(a.G), s: int32(a.S), perState: flag(a.PerState), lanes: 1, low: a.DtMin, high: a.DtMax}
 	for s.lanes < 32 && int(s.lanes) < a.S {
 		s.lanes *= 2
 	}
-	s.tiles = int32(blocksOf(a.H/a.G*a.P, widest))
+	s.tiles = int32(tilesOf(a))
 	seq, seqs := seqOf(what+": seq", a.Seq)
 	s.seq, s.seqs = seq, int32(seqs)
 	s.state, s.slot = stateOf(what, a.State, a.Slot, seqs, a.H*a.P*a.S)
@@ -265,37 +307,61 @@ func (c *CUDA) ssmOf(what string, x, b, cc kernels.Heads, a *kernels.SSMArgs) *s
 // warpsOf is how many warps the rows of all heads take.
 func (s *ssmArgs) warpsOf() int { return int(blocksOf(int(s.h*s.p), int(32/s.lanes))) }
 
+// ratesOf is the decays of a head.
+func ratesOf(a *kernels.SSMArgs) int {
+	if a.PerState {
+		return a.S
+	}
+	return 1
+}
+
+// work takes what SSMScan works in: the steps and decays.
+func (s *ssmArgs) work(m *scratches, a *kernels.SSMArgs) {
+	s.step, s.decay = m.floats(a.N*a.H), m.floats(a.N*a.H)
+}
+
+// tilesOf is the parts of a group's rows of states whose gradients of b and c are added.
+func tilesOf(a *kernels.SSMArgs) int { return int(blocksOf(a.H/a.G*a.P, widest)) }
+
+// workBack takes what SSMScanBackward works in: the steps, decays and slopes, the states at the first of every 32 tokens, a
+// number for each row and token, the sums of the gradients of ALog and D, and of those of b and c over 256 rows.
+func (s *ssmArgs) workBack(m *scratches, g *kernels.SSMGrads, a *kernels.SSMArgs) {
+	states, seqs, tokens := a.H*a.P, a.Seq.Len()-1, a.N*a.H
+	s.work(m, a)
+	s.slope = m.floats(tokens)
+	s.starts, s.rowDt = m.floats(chunksOf(a.N, seqs)*states*a.S), m.floats(tokens*a.P)
+	s.sumA, s.sumD = m.take(dtype.F64, seqs*states*ratesOf(a)), m.take(dtype.F64, seqs*states)
+	if !g.B.Skip() || !g.C.Skip() {
+		part := tilesOf(a) * a.N * a.G * a.S
+		s.partB, s.partC = m.floats(part), m.floats(part)
+	}
+}
+
 // SSMScan runs the selective scan, a few rows of states in each warp.
 func (c *CUDA) SSMScan(y, x, b, cc kernels.Heads, a *kernels.SSMArgs) {
 	k := c.ssmOf("ssm scan", x, b, cc, a)
 	k.y = headsOf("ssm scan: y", y, a.N, a.H, a.P)
 	s := scratches{c: c}
 	defer s.free()
-	k.step, k.decay = s.floats(a.N*a.H), s.floats(a.N*a.H)
+	k.work(&s, a)
 	each(c, "ssm_steps", a.N*a.H, k)
 	columns(c, "ssm_scan", int32(k.warpsOf()), k.seqs, 1, k)
 }
 
 // SSMScanBackward goes forward and back by rows of states, and by columns where b
-// or c has a gradient. It works in the states at the first of every 32 tokens, a
-// number for each row and token, and the sums of b's and c's gradients over 256 rows.
+// or c has a gradient.
 func (c *CUDA) SSMScanBackward(g *kernels.SSMGrads, dy, x, b, cc kernels.Heads, a *kernels.SSMArgs) {
 	noState("ssm scan backward", a.State)
 	const what = "ssm scan backward"
 	k := c.ssmOf(what, x, b, cc, a)
 	k.y, k.dx = headsOf(what+": dy", dy, a.N, a.H, a.P), headsOf(what+": dx", g.X, a.N, a.H, a.P)
 	k.db, k.dc = headsOf(what+": db", g.B, a.N, a.G, a.S), headsOf(what+": dc", g.C, a.N, a.G, a.S)
-	rates := 1
-	if a.PerState {
-		rates = a.S
-	}
+	rates := ratesOf(a)
 	k.dalog, k.dskip = destOf(what+": dalog", g.ALog, a.H*rates), destOf(what+": dd", g.D, a.H)
 	s := scratches{c: c}
 	defer s.free()
-	states, seqs, tokens := a.H*a.P, int(k.seqs), a.N*a.H
-	k.step, k.slope, k.decay = s.floats(tokens), s.floats(tokens), s.floats(tokens)
-	k.starts, k.rowDt = s.floats(chunksOf(a.N, seqs)*states*a.S), s.floats(tokens*a.P)
-	k.sumA, k.sumD = ptr(s.take(dtype.F64, seqs*states*rates)), ptr(s.take(dtype.F64, seqs*states))
+	tokens := a.N * a.H
+	k.workBack(&s, g, a)
 	each(c, "ssm_steps", tokens, k)
 	kept := (a.S + int(k.lanes) - 1) / int(k.lanes)
 	launch(c, "ssm_back_rows", driver.Dim{X: uint32(k.warpsOf()), Y: uint32(k.seqs), Z: 1}, driver.Dim{X: 32, Y: 1, Z: 1}, 4*chunk*kept*32, k)
@@ -315,8 +381,6 @@ func (c *CUDA) SSMScanBackward(g *kernels.SSMGrads, dy, x, b, cc kernels.Heads, 
 	if g.B.Skip() && g.C.Skip() {
 		return
 	}
-	part := int(k.tiles) * a.N * a.G * a.S
-	k.partB, k.partC = s.floats(part), s.floats(part)
 	columns(c, "ssm_back_cols", k.s, k.tiles*k.g, k.seqs, k)
 	each(c, "ssm_fold", a.N*a.G*a.S, k)
 }

@@ -265,10 +265,37 @@ var works = []work{
 			b.c.Conv1D(kernels.To(y), &kernels.ConvArgs{N: n, C: c, Taps: 4, X: x, W: w, Seq: seq, SiLU: true})
 		}
 	}},
-	{"gated delta rule", []string{"delta_gates", "delta_scan"}, []int{40, 2, 1, 64}, []int{4096, 32, 16, 128}, "%d tokens, %d of %d heads of %d", deltaCost(1), deltaWork(false)},
-	{"its backward pass", []string{"delta_gates", "delta_scan", "delta_back_cols", "delta_back_rows", "delta_fold", "row_sum", "mul"}, []int{40, 2, 1, 64}, []int{4096, 32, 16, 128}, "%d tokens, %d of %d heads of %d", deltaCost(2.5), deltaWork(true)},
+	{"gated delta rule", []string{"delta_gates", "delta_scan_128"}, []int{40, 2, 1, 128}, []int{4096, 32, 16, 128}, "%d tokens, %d of %d heads of %d", deltaCost(1), deltaWork(false)},
+	{"its backward pass", []string{"delta_gates", "delta_scan_128", "delta_back_cols_128", "delta_back_rows", "delta_fold", "row_sum", "mul"}, []int{40, 2, 1, 128}, []int{4096, 32, 16, 128}, "%d tokens, %d of %d heads of %d", deltaCost(2.5), deltaWork(true)},
 	{"selective scan", []string{"ssm_steps", "ssm_scan"}, []int{40, 4, 16, 64}, []int{4096, 80, 64, 128}, "%d tokens, %d heads of %d, %d each", ssmCost(1), ssmWork(false)},
 	{"its backward pass", []string{"ssm_steps", "ssm_back_rows", "ssm_dt", "add", "ssm_back_cols", "ssm_fold"}, []int{40, 4, 16, 64}, []int{4096, 80, 64, 128}, "%d tokens, %d heads of %d, %d each", ssmCost(2.5), ssmWork(true)},
+	{"A·B of f32", []string{"gemm"}, []int{64, 64, 128}, []int{4096, 4096, 4096}, "%d×%d×%d", func(s []int) (moved, products float64) {
+		moved, products = gemmCost(s)
+		return 2 * moved, products
+	}, func(b *bench, s []int) func() {
+		m, n, k := s[0], s[1], s[2]
+		x, y, z := b.buffer(dtype.F32, m*k), b.buffer(dtype.F32, n*k), b.buffer(dtype.F32, m*n)
+		return func() { b.c.Gemm(kernels.To(z), &kernels.GemmArgs{A: x, B: y, M: m, N: n, K: k, Alpha: 1}) }
+	}},
+	{"GPTQ's Hessian", []string{"mma_tn_bf16_128"}, []int{512, 128}, []int{2048, 14336}, "%d rows, %d columns", func(s []int) (moved, products float64) {
+		n, c := float64(s[0]), float64(s[1])
+		return 2*n*c + 8*c*c, n * c * c
+	}, func(b *bench, s []int) func() {
+		x, h := b.buffer(dtype.BF16, s[0]*s[1]), b.buffer(dtype.F32, s[1]*s[1])
+		return func() { b.c.Gram(kernels.Dst{Buffer: h, Add: true}, &kernels.GramArgs{Rows: s[0], Cols: s[1], X: x}) }
+	}},
+	{"its factor", []string{"factor_copy", "factor_scale", "factor_update", "factor_invert"}, []int{320}, []int{4096}, "%d columns", func(s []int) (moved, products float64) {
+		n := float64(s[0])
+		return 8 * n * n, n * n * n / 3
+	}, func(b *bench, s []int) func() {
+		n := s[0]
+		h, u := b.buffer(dtype.F32, n*n), b.buffer(dtype.F32, n*n)
+		return func() {
+			if err := b.c.Factor(u, h, n, 1); err != nil {
+				b.Error(err)
+			}
+		}
+	}},
 	{"GPTQ's block", []string{"gptq_block"}, []int{64, 16}, []int{4096, 128}, "%d rows, %d columns", func(s []int) (moved, products float64) {
 		return 21 * float64(s[0]*s[1]), float64(s[0]*s[1]*s[1]) / 2
 	}, func(b *bench, s []int) func() {

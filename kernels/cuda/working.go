@@ -7,7 +7,7 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// working is what methods take of Scratch while they run. TestWorking compares.
+// working is what methods take of Scratch while they run: see the work functions beside them. TestWorking compares.
 type working struct{}
 
 // Product holds the operands in 16 bits that are not stored so, or as they are to be
@@ -94,66 +94,43 @@ func (working) AttentionBackward(g *kernels.AttnGrads, do, q, k, v kernels.Heads
 	return size
 }
 
-// Conv1DBackward holds the gradients of the sums, and those of the weights by blocks
-// of tokens.
-func (working) Conv1DBackward(dw, db kernels.Dst, a *kernels.ConvArgs) (size int64) {
-	if a.SiLU {
-		size = 4 * int64(a.N) * int64(a.C)
-	}
-	if !dw.Skip() || !db.Skip() {
-		size += 8 * int64(max(1, (a.N+convPart-1)/convPart*(a.Taps+1)*a.C))
-	}
-	return size
+// bytesOf is the bytes that work takes.
+func bytesOf(work func(s *scratches)) int64 {
+	var s scratches
+	work(&s)
+	return s.bytes
 }
 
-// widthOf is the decays of a head and token.
-func widthOf(a *kernels.DeltaArgs) int {
-	if a.PerChannel {
-		return a.Dk
-	}
-	return 1
+func (working) Conv1DBackward(dw, db kernels.Dst, a *kernels.ConvArgs) int64 {
+	return bytesOf(func(s *scratches) { new(convArgs).work(s, dw, db, a) })
 }
 
-// DeltaScan holds the decays.
-func (working) DeltaScan(a *kernels.DeltaArgs) int64 { return 4 * int64(a.N*a.H*widthOf(a)) }
+func (working) DeltaScan(a *kernels.DeltaArgs) int64 {
+	return bytesOf(func(s *scratches) { new(deltaArgs).work(s, a) })
+}
 
-// DeltaScanBackward: see the method.
 func (working) DeltaScanBackward(g *kernels.DeltaGrads, a *kernels.DeltaArgs) int64 {
-	width := widthOf(a)
-	n := a.N*a.H*(3*width+2*a.Dv+3*a.Dk) + chunksOf(a.N, a.Seq.Len()-1)*a.H*a.Dk*a.Dv
-	if a.ALog != nil && !g.ALog.Skip() {
-		n += a.H * width
-	}
-	return 4 * int64(n)
+	return bytesOf(func(s *scratches) { new(deltaArgs).workBack(s, g, a) })
 }
 
-// SSMScan holds the steps and decays.
-func (working) SSMScan(a *kernels.SSMArgs) int64 { return 8 * int64(a.N*a.H) }
+func (working) SSMScan(a *kernels.SSMArgs) int64 {
+	return bytesOf(func(s *scratches) { new(ssmArgs).work(s, a) })
+}
 
-// SSMScanBackward: see the method.
 func (working) SSMScanBackward(g *kernels.SSMGrads, a *kernels.SSMArgs) int64 {
-	rates := 1
-	if a.PerState {
-		rates = a.S
-	}
-	seqs, states := a.Seq.Len()-1, a.H*a.P
-	n := a.N*a.H*(3+a.P) + chunksOf(a.N, seqs)*states*a.S + 2*seqs*states*(rates+1)
-	if !g.B.Skip() || !g.C.Skip() {
-		n += 2 * int(blocksOf(a.H/a.G*a.P, widest)) * a.N * a.G * a.S
-	}
-	return 4 * int64(n)
+	return bytesOf(func(s *scratches) { new(ssmArgs).workBack(s, g, a) })
 }
 
-// Sinkhorn holds the matrices in float64.
-func (working) Sinkhorn(a *kernels.SinkhornArgs) int64 { return 8 * int64(a.N*a.S*a.S) }
+func (working) Sinkhorn(a *kernels.SinkhornArgs) int64 {
+	return bytesOf(func(s *scratches) { new(sinkhornArgs).work(s, a.N*a.S*a.S, 1) })
+}
 
-// SinkhornBackward holds them at each division, and their gradients.
 func (working) SinkhornBackward(a *kernels.SinkhornArgs) int64 {
-	return 8 * int64(2*a.Iters+1) * int64(a.N*a.S*a.S)
+	return bytesOf(func(s *scratches) { new(sinkhornArgs).work(s, a.N*a.S*a.S, 2*a.Iters) })
 }
 
 // Route holds a router's probabilities and choices in float64.
-func (working) Route(a *kernels.RouteArgs) int64 { return 8 * int64(a.N) * int64(3*a.E+2*a.K) }
+func (working) Route(a *kernels.RouteArgs) int64 { return 8 * int64(routingOf(a.N, a.E, a.K)) }
 
 // Sum holds the sums of parts.
 func (working) Sum(n int) int64 { return 8 * int64(max(1, (n+sumPart-1)/sumPart)) }

@@ -2,12 +2,14 @@
 # Tests or measures the CUDA backend on a machine with a GPU, from programs that were built elsewhere:
 #
 #   make gpu-build                        here: build/gpu.tgz, for any Linux on amd64
-#   sh cmd/tune/bench/gpu.sh test         there: at most 8 minutes
+#   sh cmd/tune/bench/gpu.sh test         there: at most 5 minutes
 #   sh cmd/tune/bench/gpu.sh bench        there: at most 8 minutes
 #
-# Needs a shell, tar, awk, and python3 for the larger models; no Go, no CUDA toolkit. Every step has a time limit and is
+# Needs a shell, tar, awk, and python3 for the larger models, 64 GiB of disk; no Go, no CUDA toolkit. The programs that ours are
+# measured beside are those of python3: torch, transformers, peft, accelerate and bitsandbytes, where it has them. Every step has a time limit and is
 # one row of a Markdown table, on the screen and in $OUT (else build/gpu); its output is beside it in NAME.log. A step
-# that fails does not stop the others. Exit 1 where one failed. DEVICE=cpu SHAPE=tiny goes through all steps but
+# that fails does not stop the others. Exit 1 where one failed. BUDGET: seconds of a call; ONLY: a regular expression of names of steps.
+# DEVICE=cpu SHAPE=tiny LARGE=tiny LENGTH=64 CONTEXT=64 SAMPLES=4 LIMIT_QLORA= LIMIT_GPTQ= LIMIT= goes through all steps but
 # those of the kernels alone without a GPU.
 set -u
 what=${1:-}
@@ -15,7 +17,10 @@ case $what in test | bench) ;; *) echo "usage: $0 test|bench" >&2; exit 2 ;; esa
 OUT=${OUT:-build/gpu}
 DEVICE=${DEVICE:-cuda:0}
 SHAPE=${SHAPE:-llama-8b}
-LENGTH=${LENGTH:-2048}
+LAYERS=${LAYERS:-} LENGTH=${LENGTH:-4096} CONTEXT=${CONTEXT:-2048} SAMPLES=${SAMPLES:-128} LIMIT=${LIMIT-5GiB}
+LARGE=${LARGE:-llama-70b} LARGE_LAYERS=${LARGE_LAYERS-20} LIMIT_QLORA=${LIMIT_QLORA-10GiB} LIMIT_GPTQ=${LIMIT_GPTQ-24GiB}
+BUDGET=${BUDGET:-$([ "$what" = test ] && echo 300 || echo 470)} ONLY=${ONLY:-}
+export DEVICE LAYERS LENGTH CONTEXT SAMPLES LIMIT LARGE LARGE_LAYERS LIMIT_QLORA LIMIT_GPTQ
 if [ "${2:-}" = inner ]; then work=$TUNEKIT_GPU_STEP; else work=$(mktemp -d) || exit 1; fi
 tune=$work/tune
 case $DEVICE in cuda*) export TUNEKIT_GPU="$DEVICE" ;; *) unset TUNEKIT_GPU ;; esac
@@ -28,7 +33,14 @@ say() { printf '%s\n' "$1" | tee -a "$table"; }
 step() {
 	name=$1 limit=$2
 	shift 2
+	printf '%s\n' "$name" | grep -Eq -- "$ONLY" || return 0
 	begin=$(date +%s)
+	left=$((BUDGET - begin + started))
+	[ "$left" -lt "$limit" ] && limit=$left
+	if [ "$limit" -lt 10 ]; then
+		say "| $gpu | $name | not run | | no time is left of $BUDGET s |"
+		return 0
+	fi
 	TUNEKIT_GPU_STEP=$work timeout -k 10 "$limit" sh "$0" "$what" inner "$@" >"$OUT/$name.log" 2>&1
 	rc=$?
 	took=$(($(date +%s) - begin))
@@ -108,44 +120,87 @@ curve() {
 
 losses() { sed -n 's/.*"loss": *\([0-9.e+-]*\).*/\1/p' "$1"; }
 
-# model NAME STAGE [SETTING]: a model of published shape with random weights and few layers, through a stage on the device.
-model() {
-	command -v python3 >/dev/null || { echo "= python3 is not there"; exit 77; }
-	[ -f "$work/model/config.json" ] || python3 -B cmd/tune/bench/random_model.py "$SHAPE" "$work/model" --layers "${LAYERS:-4}" || exit 1
-	python3 - "$work" "$LENGTH" <<'PY'
-import json, sys
-work, n = sys.argv[1], int(sys.argv[2])
-with open(work + "/rows.jsonl", "w") as f:
-    for r in range(8):
-        f.write(json.dumps({"input_ids": [(7 * i * i + 13 * r + i) % 500 + 5 for i in range(n)]}) + "\n")
-PY
-	cat >"$work/$1.yaml" <<YAML
-version: 1
-name: $1
-base_model: $work/model
-${3:-}
-stages:
-  - {id: data, ingest: {datasets: [{path: $work/rows.jsonl, type: tokens}], max_length: $LENGTH}}
-  - $2
-YAML
-	begin=$(date +%s.%N)
-	"$tune" run "$work/$1.yaml" --device "$DEVICE" --run-dir "$work/run-$1" || exit 1
-	end=$(date +%s.%N)
-	echo "$begin $end" | awk '{ printf "= %.1f s with loading, %s layers of %s\n", $2 - $1, "'"${LAYERS:-4}"'", "'"$SHAPE"'" }'
-	find "$work/run-$1" -name metrics.jsonl -exec tail -1 {} \;
+# python: that there is one, else the row is not run.
+python() { command -v python3 >/dev/null || { echo "= python3 is not there"; exit 77; }; }
+
+# weights FOLDER SHAPE LAYERS [OPTION]: a model of published shape in $work/FOLDER, once.
+weights() {
+	python
+	[ -f "$work/$1/model.safetensors.index.json" ] || python3 -B cmd/tune/bench/random_model.py "$2" "$work/$1" ${3:+--layers "$3"} ${4:-} || exit 1
 }
 
-qlora() {
-	model qlora "{id: out, train: {adapter: qlora, lora: {r: 16, alpha: 32}, max_steps: 6, micro_batch_size: 1, gradient_accumulation_steps: 1, dtype: bf16}}" || exit $?
-	find "$work/run-qlora" -name metrics.jsonl -exec tail -1 {} \; | sed -n 's/.*"tokens_per_second": *\([0-9.]*\).*/= \1 tokens\/s/p'
+# recipe NAME ROWS LENGTH SETTING STAGE…: $work/NAME.yaml, with so many rows of tokens.
+recipe() {
+	name=$1 rows=$2 length=$3 setting=$4
+	shift 4
+	python3 -B cmd/tune/bench/gpu_rows.py tokens "$rows" "$length" "$work/$name.jsonl" || exit 1
+	{
+		printf 'version: 1\nname: %s\n%s\nstages:\n' "$name" "$setting"
+		printf '  - {id: data, ingest: {datasets: [{path: %s, type: tokens}], max_length: %s, val_set_size: 0}}\n' "$work/$name.jsonl" "$length"
+		printf '  - %s\n' "$@"
+	} >"$work/$name.yaml"
 }
-# streamed: weights that come a block ahead, and go.
-streamed() {
-	model streamed "{id: out, train: {adapter: lora, lora: {r: 16, alpha: 32}, max_steps: 6, micro_batch_size: 1, gradient_accumulation_steps: 1, dtype: bf16}}" "device_memory_limit: ${LIMIT:-5GiB}" || exit $?
-	find "$work/run-streamed" -name metrics.jsonl -exec tail -1 {} \; | sed -n 's/.*"tokens_per_second": *\([0-9.]*\).*/= \1 tokens\/s/p'
+
+# follow NAME [OPTION…]: runs the recipe.
+follow() {
+	name=$1
+	shift
+	"$tune" run "$work/$name.yaml" --device "$DEVICE" --run-dir "$work/runs" "$@" || exit 1
 }
-gptq() { model gptq "{id: out, quantize: {model: $work/model, method: gptq, scheme: W4A16, samples: 4, calibration: data, max_length: $LENGTH}}"; }
-decode() { model decode "{id: out, eval: {models: [{name: base, model: $work/model}], tasks: [perplexity, speed], samples: 4, context: $LENGTH}}"; }
+
+# adapter NAME MODEL KIND LENGTH CHECKPOINTING SETTING: steps of training.
+adapter() {
+	recipe "$1" 8 "$4" "base_model: $work/$2
+$6" "{id: out, train: {adapter: $3, lora: {r: 16, alpha: 32}, max_steps: 5, micro_batch_size: 1, gradient_accumulation_steps: 1, dtype: bf16, gradient_checkpointing: $5}}"
+	follow "$1"
+	python3 -B cmd/tune/bench/gpu_rows.py train "$work/runs/$1" "$work/$2"
+}
+
+# lora, qlora: a model of SHAPE, LENGTH tokens a step.
+lora() { weights model "$SHAPE" "$LAYERS" && adapter lora model lora "$LENGTH" false ""; }
+qlora() { weights model "$SHAPE" "$LAYERS" && adapter qlora model qlora "$LENGTH" true ""; }
+
+# peer NAME NF4: the same steps by transformers and PEFT, with bitsandbytes and gradient checkpointing where NF4 is true.
+peer() {
+	python
+	needs="torch transformers peft accelerate"
+	[ "$2" = true ] && needs="$needs bitsandbytes"
+	python3 -B -c 'import importlib.util, sys
+lacks = [m for m in sys.argv[1:] if not importlib.util.find_spec(m)]
+if lacks: sys.exit("= python3 has not all that this is measured beside: " + " ".join(lacks))' $needs 2>&1 || exit 77
+	[ -d "$work/runs/$1" ] || { echo "= $1 was not run"; exit 77; }
+	export HF_HUB_OFFLINE=1
+	yes '' | head -n 5 | python3 -B cmd/tune/bench/peer_train.py "{\"threads\": $(nproc), \"model\": \"$work/model\", \"rows\": \"$work/$1.jsonl\", \"dtype\": \"bfloat16\", \"nf4\": $2, \"lora\": true, \"checkpointing\": $2, \"device\": \"$DEVICE\", \"batch\": 1}" >"$work/$1.peer" || exit 1
+	python3 -B cmd/tune/bench/gpu_rows.py train "$work/runs/$1" "$work/model" "$work/$1.peer"
+}
+
+# gptq: of SAMPLES rows of CONTEXT tokens; decode: answers of what it made.
+gptq() {
+	weights model "$SHAPE" "$LAYERS"
+	recipe gptq "$SAMPLES" "$CONTEXT" "base_model: $work/model" "{id: out, quantize: {method: gptq, scheme: W4A16, samples: $SAMPLES, max_length: $CONTEXT}}" \
+		"{id: check, eval: {models: [out], tasks: [speed], samples: 1, context: $CONTEXT}}"
+	follow gptq --only data --only out
+	python3 -B cmd/tune/bench/gpu_rows.py stage "$work/runs/gptq" out
+}
+decode() {
+	[ -d "$work/runs/gptq/out" ] || { echo "= gptq made nothing"; exit 77; }
+	follow gptq
+	python3 -B cmd/tune/bench/gpu_rows.py decode "$work/runs/gptq" check "$work/runs/gptq/out"
+}
+
+# streamed: four layers of SHAPE under LIMIT, whose weights come a block ahead, and go.
+streamed() { weights few "$SHAPE" 4 && adapter streamed few lora "$CONTEXT" true "device_memory_limit: $LIMIT"; }
+
+# qlora_large, gptq_large: LARGE's shape under a limit, with weights of 0 in files with holes: LARGE_LAYERS=80
+# LIMIT_QLORA=24GiB ONLY=large is all of Llama 70B.
+qlora_large() { weights large "$LARGE" "$LARGE_LAYERS" --zeros && adapter qlora-large large qlora "$CONTEXT" true "device_memory_limit: $LIMIT_QLORA"; }
+gptq_large() {
+	weights large "$LARGE" "$LARGE_LAYERS" --zeros
+	recipe gptq-large 8 "$CONTEXT" "base_model: $work/large
+device_memory_limit: $LIMIT_GPTQ" "{id: out, quantize: {method: gptq, scheme: W4A16, samples: 4, max_length: $CONTEXT}}"
+	follow gptq-large
+	python3 -B cmd/tune/bench/gpu_rows.py stage "$work/runs/gptq-large" out
+}
 
 if [ "${2:-}" = inner ]; then # the command of a step, in a shell that timeout can end
 	shift 2
@@ -153,6 +208,7 @@ if [ "${2:-}" = inner ]; then # the command of a step, in a shell that timeout c
 	exit
 fi
 
+started=$(date +%s)
 mkdir -p "$OUT"
 trap 'rm -rf "$work"' EXIT
 tar -xzf build/gpu.tgz -C "$work" || exit 1
@@ -161,22 +217,28 @@ gpu=${gpu:-$DEVICE}
 : >"$table"
 say "| GPU | what | | time | |"
 say "|---|---|---|---|---|"
+# By worth: what no time is left for is at the end.
 if [ "$what" = test ]; then
 	step doctor 30 doctor
 	step conformance 100 conformance
 	step wgmma 40 wgmma
-	step cublas 40 cublas
 	step lora-curve 60 curve lora f32 1e-3
-	step fp16-curve 60 curve lora fp16 1e-2
 	step qlora-curve 60 curve qlora f32 1e-3
 	step memcheck 70 sanitizer memcheck
 	step racecheck 70 sanitizer racecheck
+	step cublas 40 cublas
+	step fp16-curve 60 curve lora fp16 1e-2
 else
-	step kernels 120 suite 'TestGPUBench$' 'rows in kernels.log'
+	step kernels 90 suite 'TestGPUBench$' 'rows in kernels.log'
 	grep '^| ' "$OUT/kernels.log" 2>/dev/null | tee "$OUT/gpu-kernels.md"
-	step qlora 110 qlora
-	step streamed 80 streamed
-	step gptq 90 gptq
-	step decode 80 decode
+	step qlora 120 qlora
+	step qlora-peer 75 peer qlora true
+	step gptq 200 gptq
+	step decode 45 decode
+	step lora 70 lora
+	step lora-peer 75 peer lora false
+	step qlora-large 120 qlora_large
+	step gptq-large 150 gptq_large
+	step streamed 60 streamed
 fi
 exit $failed

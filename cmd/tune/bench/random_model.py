@@ -21,6 +21,7 @@ SHAPES = {  # hidden, feed-forward, layers, heads, key/value heads, head size, v
     "llama-1b": (2048, 8192, 16, 32, 8, 64, 128256, True, "llama"),
     "llama-3b": (3072, 8192, 28, 24, 8, 128, 128256, True, "llama"),
     "llama-8b": (4096, 14336, 32, 32, 8, 128, 128256, False, "llama"),
+    "llama-70b": (8192, 28672, 80, 64, 8, 128, 128256, False, "llama"),
     "qwen3-small": (768, 2048, 14, 8, 4, 128, 49152, True, "qwen3"),
     "gemma3-small": (512, 1536, 12, 4, 1, 256, 262208, True, "gemma3"),
     "mixtral-small": (512, 1024, 8, 8, 4, 64, 49152, False, "mixtral"),
@@ -120,6 +121,10 @@ def write(path, group, block):
             if len(shape) == 1:
                 out.write(b"\x80\x3f" * shape[0])
                 continue
+            if block is None:
+                out.seek(size(shape), 1)
+                out.truncate()
+                continue
             left, cut = size(shape), zlib.crc32(name.encode())
             while left > 0:
                 cut = (cut * 1103515245 + 12345) & 0x7FFFFFFF
@@ -136,6 +141,7 @@ def main():
     p.add_argument("--tokenizer", type=pathlib.Path, help="folder whose tokenizer files are copied")
     p.add_argument("--layers", type=int, help="another number of them")
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--zeros", action="store_true", help="weights of 0 but for those of norms, in files with holes: a model larger than the disk, where its size is all that matters")
     a = p.parse_args()
     a.output.mkdir(parents=True, exist_ok=True)
     shape = list(SHAPES[a.shape])
@@ -147,7 +153,7 @@ def main():
                 shutil.copy(f, a.output)
         for f in a.tokenizer.glob("tokenizer*.json.gz"):
             (a.output / f.stem).write_bytes(gzip.decompress(f.read_bytes()))
-    block = normals(a.seed)
+    block = None if a.zeros else normals(a.seed)
     groups = list(shards(tensors(shape)))
     where, total = {}, 0
     for i, group in enumerate(groups, 1):

@@ -63,6 +63,7 @@ func FuzzOpenGGUF(f *testing.F) {
 	f.Add(newGGUF(2, 2).kv("a").u32(9).u32(8).u64(2).str("x").str("y").kv("b").u32(12).u64(1).tensor("q", 12, 0, 256, 2).tensor("i", 16, 288, 256).pad(32).zeros(360).b)
 	f.Add(new(gb).raw("GGUF").u32(2).u64(1).u64(1).kv("k").u32(9).u32(7).u64(3).raw("\x00\x01\x02").tensor("t", 30, 0).pad(32).zeros(2).b)
 	f.Add(newGGUF(3, 0).tensor("a.weight", 40, 0, 64, 2).tensor("a.scale", 0, 96, 1).tensor("a.input_scale", 0, 128, 1).pad(32).zeros(132).b)
+	f.Add(newGGUF(1, 0).tensor("empty", 0, 0, 0).pad(32).b)
 	f.Add(newGGUF(2, 0).tensor("a.weight", 40, 0, 64, 1, 2).tensor("a.scale", 0, 96, 2).pad(32).zeros(104).b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tensors, kv, _, err := ggufHead(inMemory(b))

@@ -84,7 +84,7 @@ func (s *source) read(off, n int64) ([]byte, error) {
 		return nil, s.absent()
 	}
 	b := make([]byte, n)
-	if _, err := s.r.ReadAt(b, off); err != nil {
+	if got, err := s.r.ReadAt(b, off); int64(got) < n {
 		if errors.Is(err, io.EOF) {
 			return nil, corrupt(s.path, "it became shorter while it was read")
 		}

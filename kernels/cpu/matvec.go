@@ -78,6 +78,7 @@ type mvRounding struct {
 	floats bool    // not rounded
 	split  bool    // codes of even columns before those of odd ones
 	k      bool    // for the K types
+	turned bool    // for kernels of turned codes, too
 	offset int     // zero point of the weight's codes
 	factor float32 // of the results
 }

@@ -139,7 +139,11 @@ func mvQuantize(dst []float32, step int, x []float32, r mvRounding) {
 	p := (*byte)(unsafe.Pointer(&dst[0]))
 	if r.k {
 		_ = dst[(units/4-1)*step+mvBlockFloats-1]
-		quantRowK(units/4, &x[0], p, 4*step, r.factor/127)
+		f := quantRowK
+		if r.turned {
+			f = quantRowTurned
+		}
+		f(units/4, &x[0], p, 4*step, r.factor/127)
 		return
 	}
 	_ = dst[(units-1)*step+mvUnitFloats-1]

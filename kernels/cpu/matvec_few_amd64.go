@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -33,6 +34,71 @@ var mvFew = map[dtype.Kind]struct {
 	dtype.NVFP4:   {&mvKernel{1: mvNVFP41, 2: mvNVFP42, 4: mvNVFP44, 8: mvNVFP48}, mvRounding{offset: mvFP4Zero, factor: 1}, mvFloatsOf(dtype.NVFP4), decodeFewNVFP4},
 }
 
+// mvTurns says that the processor permutes bytes and picks bits, so that points are
+// looked up in registers, not gathered.
+var mvTurns = level.HasVBMI() && level.HasBITALG()
+
+// mvTurned are the kernels of such processors, and their tables.
+var mvTurned = map[dtype.Kind]struct {
+	kernel *mvKernel
+	table  func() []byte
+}{
+	dtype.IQ3_S:   {&mvKernel{1: mvTurnedIQ3S1, 2: mvTurnedIQ3S2, 4: mvTurnedIQ3S4, 8: mvTurnedIQ3S8}, mvPlanesOf(dtype.IQ3_S, 4)},
+	dtype.IQ3_XXS: {&mvKernel{1: mvTurnedIQ3XXS1, 2: mvTurnedIQ3XXS2, 4: mvTurnedIQ3XXS4, 8: mvTurnedIQ3XXS8}, mvPlanesOf(dtype.IQ3_XXS, 4)},
+	dtype.IQ2_S:   {&mvKernel{1: mvTurnedIQ2S1, 2: mvTurnedIQ2S2, 4: mvTurnedIQ2S4, 8: mvTurnedIQ2S8}, mvPlanesOf(dtype.IQ2_S, 8)},
+	dtype.IQ2_XS:  {&mvKernel{1: mvTurnedIQ2XS1, 2: mvTurnedIQ2XS2, 4: mvTurnedIQ2XS4, 8: mvTurnedIQ2XS8}, mvPlanesOf(dtype.IQ2_XS, 8)},
+	dtype.IQ2_XXS: {&mvKernel{1: mvTurnedIQ2XXS1, 2: mvTurnedIQ2XXS2, 4: mvTurnedIQ2XXS4, 8: mvTurnedIQ2XXS8}, mvPlanesOf(dtype.IQ2_XXS, 8)},
+	dtype.TQ2_0:   {&mvKernel{1: mvTurnedTQ201, 2: mvTurnedTQ202, 4: mvTurnedTQ204, 8: mvTurnedTQ208}, mvNoTable},
+	dtype.TQ1_0:   {&mvKernel{1: mvTurnedTQ101, 2: mvTurnedTQ102, 4: mvTurnedTQ104, 8: mvTurnedTQ108}, mvTrits},
+}
+
+// mvPlanesOf are what six bits that begin with a coordinate stand for, and a lattice's points in
+// two planes, a byte each: coordinates 0 and 1, or 0, 1, 4 and 5 of eight, and the others.
+func mvPlanesOf(k dtype.Kind, dims int) func() []byte {
+	return sync.OnceValue(func() []byte {
+		grid := blocks.Grid(k)
+		var levels []uint8
+		for _, p := range grid {
+			levels = append(levels, p[:dims]...)
+		}
+		slices.Sort(levels)
+		levels = slices.Compact(levels)
+		bits, mask := 4, 7
+		if dims == 8 {
+			bits, mask = 2, 3
+		}
+		t := mvAligned(64 + 2*len(grid))
+		for i := range 64 {
+			t[i] = levels[min(i&mask, len(levels)-1)] + 64
+		}
+		for i, p := range grid {
+			for c, v := range p[:dims] {
+				code := byte(slices.Index(levels, v))
+				t[64+c/2%2*len(grid)+i] |= code << (c/4*4 + c%2*bits)
+			}
+		}
+		return t
+	})
+}
+
+// mvTrits are the first four trits of a byte, each one more than its value and two bits, and in
+// a second plane the fifth.
+var mvTrits = sync.OnceValue(func() []byte {
+	t := mvAligned(512)
+	for i := range 256 {
+		for n, power := 0, 1; n < 5; n, power = n+1, power*3 {
+			t[n/4*256+i] |= byte(i*power&255*3>>8) << (2 * (n % 4))
+		}
+	}
+	return t
+})
+
+// mvAligned are n bytes whose first is that of a line of a cache.
+func mvAligned(n int) []byte {
+	b := make([]byte, n+63)
+	return b[-uintptr(unsafe.Pointer(&b[0]))&63:][:n:n]
+}
+
 // mvBlocks is the rounding of x for blocks of 256.
 var mvBlocks = mvRounding{k: true, factor: 1}
 
@@ -45,6 +111,9 @@ func (w *mvWeight) few(k dtype.Kind) bool {
 		return false
 	}
 	w.kernel, w.x, w.table = f.kernel, f.x, f.table()
+	if t, ok := mvTurned[k]; ok && mvTurns {
+		w.kernel, w.x, w.table = t.kernel, mvRounding{k: true, turned: true, factor: 1}, t.table()
+	}
 	return true
 }
 

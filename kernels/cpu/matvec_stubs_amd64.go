@@ -42,6 +42,11 @@ func quantRowSplit(units int, src *float32, dst *byte, step int, offset int, uni
 //go:noescape
 func quantRowK(blocks int, src *float32, dst *byte, step int, unit float32)
 
+// quantRowTurned rounds blocks of 256 floats to 8 bits, a scale for every 32, to the parts that the int8 kernels of K types read, step bytes apart. unit is 1/127. The codes are turned.
+//
+//go:noescape
+func quantRowTurned(blocks int, src *float32, dst *byte, step int, unit float32)
+
 // mvF321 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of f32; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -161,6 +166,41 @@ func mvTQ201(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales 
 //
 //go:noescape
 func mvTQ101(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ3S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ3S, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ3S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ3XXS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ3XXS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ3XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2S, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2XS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2XS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2XXS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2XXS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedTQ201 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ20, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedTQ201(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedTQ101 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ10, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedTQ101(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvMXFP41 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of MXFP4; units are of 64 columns, ldy is in floats.
 //
@@ -317,6 +357,41 @@ func mvTQ202(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales 
 //go:noescape
 func mvTQ102(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
+// mvTurnedIQ3S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ3S, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ3S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ3XXS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ3XXS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ3XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2S, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2XS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2XS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2XXS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2XXS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedTQ202 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ20, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedTQ202(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedTQ102 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ10, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedTQ102(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
 // mvMXFP42 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of MXFP4; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -472,6 +547,41 @@ func mvTQ204(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales 
 //go:noescape
 func mvTQ104(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
+// mvTurnedIQ3S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ3S, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ3S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ3XXS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ3XXS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ3XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2S, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2XS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2XS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2XXS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2XXS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedTQ204 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ20, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedTQ204(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedTQ104 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ10, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedTQ104(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
 // mvMXFP44 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of MXFP4; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -626,6 +736,41 @@ func mvTQ208(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales 
 //
 //go:noescape
 func mvTQ108(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ3S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ3S, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ3S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ3XXS8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ3XXS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ3XXS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2S, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2XS8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2XS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedIQ2XXS8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2XXS, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedIQ2XXS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedTQ208 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ20, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedTQ208(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTurnedTQ108 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ10, x turned; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTurnedTQ108(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvMXFP48 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of MXFP4; units are of 64 columns, ldy is in floats.
 //

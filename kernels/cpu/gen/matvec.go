@@ -19,6 +19,7 @@ var tileRows = []int{1, 2, 4, 8}
 func matvec() {
 	open("cpu", "..", "matvec")
 	mvConstants()
+	turnedConstants()
 	quads("evenOdd64", func(i int) int { return i%4*2 + i/4 })
 	words("evenOdd16", func(i int) int { return []int{0x06040200, 0x0e0c0a08, 0x07050301, 0x0f0d0b09}[i%4] })
 	for u := range 4 {
@@ -29,7 +30,8 @@ func matvec() {
 	askFor()
 	quantX("quantRow", false)
 	quantX("quantRowSplit", true)
-	quantK()
+	quantK(false)
+	quantK(true)
 	for _, m := range tileRows {
 		for _, t := range floatTypes {
 			t.kernel(m)
@@ -39,6 +41,9 @@ func matvec() {
 		}
 		for _, k := range slices.Concat(kTypes, latticeTypes) {
 			k.kernel(m)
+		}
+		for _, k := range turnedTypes {
+			k.turnedKernel(m)
 		}
 		for _, f := range fewTypes {
 			f.kernel(m)

@@ -103,19 +103,33 @@ const (
 	blockBytes = 384
 )
 
-// quantK rounds a row for the K types.
-func quantK() {
-	text("quantRowK", "rounds blocks of 256 floats to 8 bits, a scale for every 32, to the parts that the int8 kernels of K types read, step bytes apart. unit is 1/127.",
+// quantK rounds a row for the K types, or for those whose codes are turned.
+func quantK(turned bool) {
+	name, doc := "quantRowK", "rounds blocks of 256 floats to 8 bits, a scale for every 32, to the parts that the int8 kernels of K types read, step bytes apart. unit is 1/127."
+	if turned {
+		name, doc = "quantRowTurned", doc+" The codes are turned."
+	}
+	text(name, doc,
 		arg{"blocks", "int", "AX"}, arg{"src", "*float32", "SI"}, arg{"dst", "*byte", "DI"}, arg{"step", "int", "DX"}, arg{"unit", "float32", "Z28"})
 	roundConstants()
 	e("MOVL $0xff00, R10")
 	e("KMOVW R10, K1")
 	e("MOVL $0x1111, R10")
 	e("KMOVW R10, K3")
+	if turned {
+		e("VMOVDQU64 turning<>(SB), Z25")
+	}
 	label("loop")
 	for u := range 4 {
 		roundUnit(256 * u)
-		e("VMOVDQU64 Z0, %d(DI)", blockCodes+64*u)
+		if turned {
+			e("VPERMB Z0, Z25, Z2")
+			for t := range 4 {
+				e("VEXTRACTI32X4 $%d, Z2, %d(DI)", t, blockCodes+64*t+16*u)
+			}
+		} else {
+			e("VMOVDQU64 Z0, %d(DI)", blockCodes+64*u)
+		}
 		e("VPXORD Z1, Z1, Z1")
 		e("VPDPBUSD Z0, Z27, Z1")
 		e("VPSHUFD $0x4e, Z1, Z2")

@@ -16,6 +16,7 @@ var (
 	hasAMX    = hasBF16 && cpu.X86.HasAMXTile && cpu.X86.HasAMXBF16 && wholeTiles()
 	hasVNNI   = hasAVX512 && cpu.X86.HasAVX512VNNI
 	hasVBMI   = hasAVX512 && cpu.X86.HasAVX512VBMI
+	hasBITALG = hasAVX512 && cpu.X86.HasAVX512BITALG
 )
 
 // HasVNNI reports whether the processor has an int8 dot product beside AVX-512.
@@ -23,6 +24,9 @@ func HasVNNI() bool { return hasVNNI }
 
 // HasVBMI reports whether the processor permutes bytes beside AVX-512.
 func HasVBMI() bool { return hasVBMI }
+
+// HasBITALG reports whether the processor picks bits and counts those of bytes beside AVX-512.
+func HasBITALG() bool { return hasBITALG }
 
 func has(l Level) bool {
 	switch l {

@@ -24,10 +24,11 @@ import (
 const mvUnit = 64
 
 // A prepared row of x is blocks of so many floats: of 64 values, or what the
-// int8 kernels read of 64, or of 256 for the K types.
+// int8 kernels read of 64, or of 256 for the K types, or for TQ2_0.
 const (
-	mvUnitFloats  = 64
-	mvBlockFloats = 96
+	mvUnitFloats    = 64
+	mvBlockFloats   = 96
+	mvShiftedFloats = 144
 )
 
 // The bytes of a weight that a task reads. It cannot be interrupted.
@@ -78,14 +79,28 @@ type mvRounding struct {
 	floats bool    // not rounded
 	split  bool    // codes of even columns before those of odd ones
 	k      bool    // for the K types
-	turned bool    // for kernels of turned codes, too
+	order  mvOrder // of codes for these, where they are not in that of columns
 	offset int     // zero point of the weight's codes
 	factor float32 // of the results
 }
 
+// mvOrder is an order of codes and what lies beside them.
+type mvOrder uint8
+
+// The orders of codes: see kernels/cpu/gen.
+const (
+	mvColumns mvOrder = iota
+	mvTurn
+	mvPairs
+	mvShifts
+)
+
 // block is the floats of a block of a prepared row.
 func (r mvRounding) block() int {
-	if r.k {
+	switch {
+	case r.order == mvShifts:
+		return mvShiftedFloats
+	case r.k:
 		return mvBlockFloats
 	}
 	return mvUnitFloats
@@ -97,7 +112,7 @@ func (w *mvWeight) xFloats() int { return w.xAt(w.units) }
 // xAt is the floats of a prepared row before a unit.
 func (w *mvWeight) xAt(unit int) int {
 	if w.x.k {
-		return unit / 4 * mvBlockFloats
+		return unit / 4 * w.x.block()
 	}
 	return unit * mvUnitFloats
 }

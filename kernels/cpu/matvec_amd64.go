@@ -138,11 +138,8 @@ func mvQuantize(dst []float32, step int, x []float32, r mvRounding) {
 	units := len(x) / mvUnit
 	p := (*byte)(unsafe.Pointer(&dst[0]))
 	if r.k {
-		_ = dst[(units/4-1)*step+mvBlockFloats-1]
-		f := quantRowK
-		if r.turned {
-			f = quantRowTurned
-		}
+		_ = dst[(units/4-1)*step+r.block()-1]
+		f := [...]func(blocks int, src *float32, dst *byte, step int, unit float32){mvColumns: quantRowK, mvTurn: quantRowTurned, mvPairs: quantRowPaired, mvShifts: quantRowShifted}[r.order]
 		f(units/4, &x[0], p, 4*step, r.factor/127)
 		return
 	}

@@ -47,6 +47,16 @@ func quantRowK(blocks int, src *float32, dst *byte, step int, unit float32)
 //go:noescape
 func quantRowTurned(blocks int, src *float32, dst *byte, step int, unit float32)
 
+// quantRowPaired rounds blocks of 256 floats to 8 bits, a scale for every 32, to the parts that the int8 kernels of K types read, step bytes apart. unit is 1/127. The codes are paired.
+//
+//go:noescape
+func quantRowPaired(blocks int, src *float32, dst *byte, step int, unit float32)
+
+// quantRowShifted rounds blocks of 256 floats to 8 bits, a scale for every 32, to the parts that the kernel of TQ2_0 reads, step bytes apart. unit is 1/127.
+//
+//go:noescape
+func quantRowShifted(blocks int, src *float32, dst *byte, step int, unit float32)
+
 // mvF321 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of f32; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
@@ -147,25 +157,35 @@ func mvIQ2XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales
 //go:noescape
 func mvIQ2XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1M1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1M; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvIQ1M1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvIQ1S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1S; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvIQ1S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTQ201 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ20; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTQ201(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
 // mvTQ101 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ10; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvTQ101(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ1S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ1S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1M1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1M1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ1M1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ1M1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ201 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ20, x shifted; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ201(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedIQ3S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ3S, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -191,11 +211,6 @@ func mvTurnedIQ2XS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, 
 //
 //go:noescape
 func mvTurnedIQ2XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTurnedTQ201 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ20, x turned; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTurnedTQ201(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedTQ101 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ10, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -337,25 +352,35 @@ func mvIQ2XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales
 //go:noescape
 func mvIQ2XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1M2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1M; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvIQ1M2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvIQ1S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1S; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvIQ1S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTQ202 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ20; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTQ202(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
 // mvTQ102 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ10; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvTQ102(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ1S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ1S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1M2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1M2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ1M2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ1M2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ202 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ20, x shifted; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ202(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedIQ3S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ3S, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -381,11 +406,6 @@ func mvTurnedIQ2XS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, 
 //
 //go:noescape
 func mvTurnedIQ2XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTurnedTQ202 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ20, x turned; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTurnedTQ202(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedTQ102 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ10, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -527,25 +547,35 @@ func mvIQ2XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales
 //go:noescape
 func mvIQ2XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1M4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1M; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvIQ1M4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvIQ1S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1S; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvIQ1S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTQ204 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ20; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTQ204(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
 // mvTQ104 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ10; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvTQ104(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ1S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ1S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1M4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1M4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ1M4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ1M4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ204 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ20, x shifted; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ204(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedIQ3S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ3S, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -571,11 +601,6 @@ func mvTurnedIQ2XS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, 
 //
 //go:noescape
 func mvTurnedIQ2XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTurnedTQ204 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ20, x turned; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTurnedTQ204(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedTQ104 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ10, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -717,25 +742,35 @@ func mvIQ2XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales
 //go:noescape
 func mvIQ2XXS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1M8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1M; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvIQ1M8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvIQ1S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1S; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvIQ1S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTQ208 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ20; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTQ208(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
 // mvTQ108 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ10; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvTQ108(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ1S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ1S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvIQ1M8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvIQ1M8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ1M8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ1M8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvTQ208 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ20, x shifted; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvTQ208(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedIQ3S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ3S, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -761,11 +796,6 @@ func mvTurnedIQ2XS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, 
 //
 //go:noescape
 func mvTurnedIQ2XXS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTurnedTQ208 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ20, x turned; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTurnedTQ208(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedTQ108 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ10, x turned; units are of 64 columns, ldy is in floats.
 //

@@ -20,6 +20,7 @@ func matvec() {
 	open("cpu", "..", "matvec")
 	mvConstants()
 	turnedConstants()
+	pairedConstants()
 	quads("evenOdd64", func(i int) int { return i%4*2 + i/4 })
 	words("evenOdd16", func(i int) int { return []int{0x06040200, 0x0e0c0a08, 0x07050301, 0x0f0d0b09}[i%4] })
 	for u := range 4 {
@@ -30,8 +31,10 @@ func matvec() {
 	askFor()
 	quantX("quantRow", false)
 	quantX("quantRowSplit", true)
-	quantK(false)
-	quantK(true)
+	quantK("", "")
+	quantK("Turned", "turned")
+	quantK("Paired", "paired")
+	quantShifted()
 	for _, m := range tileRows {
 		for _, t := range floatTypes {
 			t.kernel(m)
@@ -40,8 +43,15 @@ func matvec() {
 			b.kernel(m)
 		}
 		for _, k := range slices.Concat(kTypes, latticeTypes) {
-			k.kernel(m)
+			if k.name != "IQ1S" && k.name != "IQ1M" && k.name != "TQ20" {
+				k.kernel(m)
+			}
 		}
+		for _, k := range pairedTypes {
+			k.kernel(m, false)
+			k.kernel(m, true)
+		}
+		shiftedKernel(m)
 		for _, k := range turnedTypes {
 			k.turnedKernel(m)
 		}

@@ -253,6 +253,16 @@ func (k kType) unpackIQ3S() {
 
 // unpackIQ1S: points that lie below are those above less a quarter, which is in the minima.
 func (k kType) unpackIQ1S() {
+	scalesIQ1S()
+	for u := range 4 {
+		e("VPBROADCASTD %d(SI), Y%d", 34+4*u, kTemp)
+		e("VPSRLVD threes<>(SB), Y%d, Y%d", kTemp, kTemp)
+		e("VPANDD threeBits<>(SB), Y%d, Y%d", kTemp, kTemp)
+		withHigh(u, 2)
+	}
+}
+
+func scalesIQ1S() {
 	e("VPMOVZXWQ 34(SI), Z%d", kScales)
 	e("VPSHUFD $0xa0, Z%d, Z%d", kScales, kScales)
 	e("VPTESTMD bit15<>(SB), Z%d, K3", kScales)
@@ -262,12 +272,6 @@ func (k kType) unpackIQ1S() {
 	kZero(zeroShifted)
 	e("VADDPS Z%d, Z%d, Z%d", kScales, kScales, kHigh)
 	e("VADDPS Z%d, Z%d, K3, Z%d", kHigh, kMins, kMins)
-	for u := range 4 {
-		e("VPBROADCASTD %d(SI), Y%d", 34+4*u, kTemp)
-		e("VPSRLVD threes<>(SB), Y%d, Y%d", kTemp, kTemp)
-		e("VPANDD threeBits<>(SB), Y%d, Y%d", kTemp, kTemp)
-		withHigh(u, 2)
-	}
 }
 
 // withHigh looks up unit u, whose indices' low bytes lie at first, by these and the
@@ -281,6 +285,16 @@ func withHigh(u, first int) {
 
 // unpackIQ1M: the side is the index's highest bit, as in the table.
 func (k kType) unpackIQ1M() {
+	scalesIQ1M()
+	for u := range 4 {
+		e("VPBROADCASTD %d(SI), Y%d", 32+4*u, kTemp)
+		e("VPSRLVD nibbles4<>(SB), Y%d, Y%d", kTemp, kTemp)
+		e("VPANDD fifteen<>(SB), Y%d, Y%d", kTemp, kTemp)
+		withHigh(u, 0)
+	}
+}
+
+func scalesIQ1M() {
 	e("MOVQ 48(SI), R10")
 	e("MOVQ $0xf000f000f000f000, R11")
 	e("PEXTQ R11, R10, R10")
@@ -295,12 +309,6 @@ func (k kType) unpackIQ1M() {
 	e("VMULPS Z%d, Z%d, Z%d", kMins, kScales, kScales)
 	e("VMULPS eighth<>(SB), Z%d, Z%d", kScales, kScales)
 	kZero(zeroShifted)
-	for u := range 4 {
-		e("VPBROADCASTD %d(SI), Y%d", 32+4*u, kTemp)
-		e("VPSRLVD nibbles4<>(SB), Y%d, Y%d", kTemp, kTemp)
-		e("VPANDD fifteen<>(SB), Y%d, Y%d", kTemp, kTemp)
-		withHigh(u, 0)
-	}
 }
 
 // tritScale is the scale of a block of trits, each one more than its value.

@@ -21,7 +21,7 @@ const (
 )
 
 // turnedTypes are those of latticeTypes.
-var turnedTypes = []kType{{"IQ3S", 110}, {"IQ3XXS", 98}, {"IQ2S", 82}, {"IQ2XS", 74}, {"IQ2XXS", 66}, {"TQ20", 66}, {"TQ10", 54}}
+var turnedTypes = []kType{{"IQ3S", 110}, {"IQ3XXS", 98}, {"IQ2S", 82}, {"IQ2XS", 74}, {"IQ2XXS", 66}, {"TQ10", 54}}
 
 // turnedAt is the place in its group of byte b of a lane of register t of codes. The
 // first plane has the coordinates of even registers, the second those of odd ones.
@@ -56,11 +56,9 @@ func (k kType) points() int {
 	return map[string]int{"IQ3S": 512, "IQ3XXS": 256, "IQ2S": 1024, "IQ2XS": 512, "IQ2XXS": 256}[k.name]
 }
 
-// tritAt is the byte of TQ1_0 or TQ2_0 that holds element i, and which of its trits it is.
-func (k kType) tritAt(i int) (at, n int) {
+// tritAt is the byte of TQ1_0 that holds element i, and which of its trits it is.
+func tritAt(i int) (at, n int) {
 	switch {
-	case k.name == "TQ20":
-		return i/128*32 + i%32, i % 128 / 32
 	case i < 160:
 		return i % 32, i / 32
 	case i < 240:
@@ -80,30 +78,24 @@ func turnedConstants() {
 	words("word8", func(int) int { return 1<<8 | 1<<24 })
 	bytes64("pairs0", func(i int) int { return i % 32 * 2 })
 	bytes64("pairs1", func(i int) int { return i%32*2 + 1 })
-	words("tritShifts", func(i int) int { return i / 2 % 4 * 2 })
 	for t := range 4 {
 		bytes64(fmt.Sprintf("signs%d", t), func(i int) int { return i%8/4*16 + turnedAt(t, i%4) })
 		for _, k := range turnedTypes {
-			if k.trits() {
-				bytes64(k.picked(t), func(i int) int {
-					at, n := k.tritAt(i/4*16 + turnedAt(t, i%4))
-					if k.name == "TQ10" && n == 4 {
-						at, n = at+64, 0
-					}
-					return at
-				})
-			} else {
-				bytes64(k.picked(t), func(i int) int { return k.indexAt((i/4*16 + turnedAt(t, i%4)) / k.dims()) })
-			}
+			bytes64(k.picked(t), func(i int) int {
+				element := i/4*16 + turnedAt(t, i%4)
+				if k.name != "TQ10" {
+					return k.indexAt(element / k.dims())
+				}
+				at, n := tritAt(element)
+				return at + n/4*64
+			})
 		}
 		bytes64(fmt.Sprintf("tritBits%d", t), func(i int) int {
-			_, n := kType{name: "TQ10"}.tritAt(i/4*16 + turnedAt(t, i%4))
+			_, n := tritAt(i/4*16 + turnedAt(t, i%4))
 			return i%8*8 + n%4*2
 		})
 	}
 }
-
-func (k kType) trits() bool { return k.name == "TQ20" || k.name == "TQ10" }
 
 // picked is the name of the bytes that register t of codes is made of.
 func (k kType) picked(t int) string { return fmt.Sprintf("picked%s%d", k.name, t) }
@@ -113,13 +105,10 @@ func (k kType) turnedKernel(m int) {
 	const dot = kTemp
 	matvecText(0, "Turned"+k.name, k.name+", x turned", m)
 	e("MOVQ R10, R13")
-	switch {
-	case k.name == "TQ20":
-		e("VMOVDQU64 tritShifts<>(SB), Z%d", tFields)
-	case k.name == "TQ10":
+	if k.name == "TQ10" {
 		e("MOVQ $0x%x, R10", 1<<52-1)
 		e("KMOVQ R10, K1")
-	default:
+	} else {
 		bytesIn(2*zeroTurned, turns)
 		e("VMOVDQU64 (R13), Z%d", tValues)
 		e("VMOVDQU64 fieldsOf%d<>(SB), Z%d", k.dims(), tFields)
@@ -180,16 +169,6 @@ func (k kType) unpackTurned() {
 		e("VPBROADCASTQ 66(SI), Z%d", kTemp)
 		e("VPSHUFBITQMB pairs0<>(SB), Z%d, K3", kTemp)
 		e("VPSHUFBITQMB pairs1<>(SB), Z%d, K4", kTemp)
-	case "TQ20":
-		e("VMOVDQU64 (SI), Z%d", tPlane)
-		for t := range 4 {
-			e("VMOVDQU64 %s<>(SB), Z%d", k.picked(t), kCodes+t)
-			e("VPERMB Z%d, Z%d, Z%d", tPlane, kCodes+t, kCodes+t)
-			e("VPSRLVD Z%d, Z%d, Z%d", tFields, kCodes+t, kCodes+t)
-			e("VPANDD lowPairs<>(SB), Z%d, Z%d", kCodes+t, kCodes+t)
-		}
-		tritScale(64)
-		return
 	case "TQ10":
 		k.unpackTurnedTQ1()
 		return

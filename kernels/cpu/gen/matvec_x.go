@@ -103,11 +103,11 @@ const (
 	blockBytes = 384
 )
 
-// quantK rounds a row for the K types, or for those whose codes are turned.
-func quantK(turned bool) {
+// quantK rounds a row for the K types, or for those whose codes lie otherwise.
+func quantK(order, what string) {
 	name, doc := "quantRowK", "rounds blocks of 256 floats to 8 bits, a scale for every 32, to the parts that the int8 kernels of K types read, step bytes apart. unit is 1/127."
-	if turned {
-		name, doc = "quantRowTurned", doc+" The codes are turned."
+	if order != "" {
+		name, doc = "quantRow"+order, doc+" The codes are "+what+"."
 	}
 	text(name, doc,
 		arg{"blocks", "int", "AX"}, arg{"src", "*float32", "SI"}, arg{"dst", "*byte", "DI"}, arg{"step", "int", "DX"}, arg{"unit", "float32", "Z28"})
@@ -116,18 +116,27 @@ func quantK(turned bool) {
 	e("KMOVW R10, K1")
 	e("MOVL $0x1111, R10")
 	e("KMOVW R10, K3")
-	if turned {
+	switch order {
+	case "Turned":
 		e("VMOVDQU64 turning<>(SB), Z25")
+	case "Paired":
+		e("VMOVDQU64 evensOdds<>(SB), Z25")
 	}
 	label("loop")
 	for u := range 4 {
 		roundUnit(256 * u)
-		if turned {
+		switch order {
+		case "Turned":
 			e("VPERMB Z0, Z25, Z2")
 			for t := range 4 {
 				e("VEXTRACTI32X4 $%d, Z2, %d(DI)", t, blockCodes+64*t+16*u)
 			}
-		} else {
+		case "Paired":
+			e("VPERMQ Z0, Z25, Z2")
+			for r := range 2 {
+				e("VEXTRACTI64X4 $%d, Z2, %d(DI)", r, blockCodes+64*r+u/2*128+u%2*32)
+			}
+		default:
 			e("VMOVDQU64 Z0, %d(DI)", blockCodes+64*u)
 		}
 		e("VPXORD Z1, Z1, Z1")

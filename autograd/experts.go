@@ -2,6 +2,8 @@ package autograd
 
 import (
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/dtype"
@@ -73,7 +75,7 @@ func (t *Tape) Route(logits *Tensor, a kernels.RouteArgs) *Routed {
 	}
 	t.Dev.Route(out, &a)
 	if t.Balance != nil && r.Probs != nil && !t.lazy {
-		t.Balance.see(t, r, a.N)
+		t.Balance.see(t, r, logits)
 	}
 	t.recordAll(made, []*Tensor{logits, r.Idx}, func() {
 		dl := t.grad(logits)
@@ -85,27 +87,39 @@ func (t *Tape) Route(logits *Tensor, a kernels.RouteArgs) *Routed {
 		if t.err == nil {
 			t.Dev.RouteBackward(dl, r.Weight.gradient(), dprobs, &kernels.RouteOut{Idx: r.Idx.Data}, &a)
 		}
+		if t.Balance != nil && t.Balance.Z != 0 {
+			t.Balance.shrink(t, logits, dl.Buffer)
+		}
 	})
 	return r
 }
 
-// Balance is a loss that spreads tokens over experts (Fedus et al. 2021,
-// arXiv:2101.03961, section 2.2), over all routers of a tape together, as
-// Transformers has it: Coef·E·Σ_e f_e·P_e with f_e the choices of expert e and P_e the
-// router's probability for it, both for each token and router. f has no gradient.
+// Balance is what is added to a loss for the routers of a tape, over all of them together
+// as Transformers has it. It spreads tokens over experts (Fedus et al. 2021,
+// arXiv:2101.03961, section 2.2): Coef·E·Σ_e f_e·P_e with f_e the choices of expert e and
+// P_e the router's probability for it, both for each token and router; f has no gradient.
+// And it keeps logits small (Zoph et al. 2022, arXiv:2202.08906, equation 5): Z times the
+// mean over tokens and routers of (log Σ_e e^l)².
 type Balance struct {
-	Coef  float64
-	f, p  []float64 // [E] sums
-	rows  int       // tokens of all routers
-	slope kernels.Buffer
+	Coef, Z float64
+	f, p    []float64 // [E] sums
+	z       float64   // sum of (log Σ e^l)²
+	rows    int       // tokens of all routers
+	slope   kernels.Buffer
 }
 
-// see counts what one router did with n tokens.
-func (b *Balance) see(t *Tape, r *Routed, n int) {
+// see counts what one router did with the tokens of logits.
+func (b *Balance) see(t *Tape, r *Routed, logits *Tensor) {
 	group, err := t.Ints(r.Group)
 	t.Fail(err)
 	probs, err := t.Values(r.Probs)
-	if t.Fail(err); t.err != nil {
+	t.Fail(err)
+	var each []float32
+	if b.Z != 0 {
+		each, err = t.Values(logits)
+		t.Fail(err)
+	}
+	if t.err != nil {
 		return
 	}
 	if b.f == nil {
@@ -114,25 +128,59 @@ func (b *Balance) see(t *Tape, r *Routed, n int) {
 	if len(probs) != len(b.f) {
 		panic(fmt.Sprintf("autograd: balance of routers of %d and %d experts", len(b.f), len(probs)))
 	}
-	b.rows += n
+	b.rows += logits.Rows()
 	for e, p := range probs {
 		b.f[e] += float64(group[e+1] - group[e])
 		b.p[e] += float64(p)
 	}
+	for row := range slices.Chunk(each, len(probs)) {
+		z := logSum(row)
+		b.z += float64(z * z)
+	}
+}
+
+// shrink adds the gradient of Z's part to that of logits.
+func (b *Balance) shrink(t *Tape, logits *Tensor, to kernels.Buffer) {
+	each, err := t.Values(logits)
+	if t.Fail(err); t.err != nil {
+		return
+	}
+	for row := range slices.Chunk(each, logits.Cols()) {
+		z := logSum(row)
+		c := 2 * b.Z * z / float64(b.rows)
+		for i, l := range row {
+			row[i] = float32(c * math.Exp(float64(l)-z))
+		}
+	}
+	d := t.Upload(each, logits.Shape...)
+	if t.err == nil {
+		t.Dev.Add(kernels.Into(to), &kernels.AddArgs{N: len(each), A: d.Data, Alpha: 1})
+	}
+	t.Done(d)
+}
+
+// logSum is log Σ e^l.
+func logSum(ls []float32) float64 {
+	top, sum := float64(slices.Max(ls)), 0.0
+	for _, l := range ls {
+		sum += math.Exp(float64(l) - top)
+	}
+	return top + math.Log(sum)
 }
 
 // Loss returns the loss of what t ran, 0 without a router, and gives Backward its
 // gradient. Call it once, between the last router and Backward.
 func (b *Balance) Loss(t *Tape) float64 {
-	loss, e := 0.0, float64(len(b.f))
-	slope, n := make([]float32, len(b.f)), float64(b.rows)
+	if b.rows == 0 {
+		return 0
+	}
+	e, n := float64(len(b.f)), float64(b.rows)
+	loss, slope := float64(b.Z*b.z)/n, make([]float32, len(b.f))
 	for i, f := range b.f {
 		loss += float64(b.Coef * e * f / n * b.p[i] / n)
 		slope[i] = float32(b.Coef * e * f / n / n)
 	}
-	if len(slope) > 0 {
-		b.slope = t.Upload(slope, len(slope)).Data
-	}
+	b.slope = t.Upload(slope, len(slope)).Data
 	return loss
 }
 

@@ -134,3 +134,61 @@ func statistics(t *testing.T, got, want *Folder) {
 		t.Errorf("a share of %v is 0, in PEFT's example %v; magnitudes add up to %v and %v", zeros[0]/n, zeros[1]/n, sums[0], sums[1])
 	}
 }
+
+// TestMaskedValues: whatever dare's masks are, each value of a result is what PEFT's formula
+// makes of one of the four cases, kept or not of either adapter, and the cases are as
+// frequent as the density says.
+func TestMaskedValues(t *testing.T) {
+	dir := testdir.Shared(t, "golden/train/adapter_ops/in")
+	var ads []Weighted
+	for i, name := range []string{"a", "b"} {
+		f, err := ReadFolder(filepath.Join(dir, name))
+		must(t, err)
+		ads = append(ads, Weighted{f, []float64{0.7, -0.4}[i]})
+	}
+	const density = 0.4
+	for _, method := range []string{"dare_linear", "dare_ties"} {
+		made, err := Combine(cpu.New(cpu.Options{}), ads, Combination{Method: method, Density: density}, 7)
+		must(t, err)
+		for name, got := range made.tensors {
+			var w [2]float64
+			for i, a := range ads {
+				c := a.Folder.Config
+				w[i] = math.Sqrt(math.Abs(a.Weight) * c.Alpha / float64(c.R))
+			}
+			if strings.Contains(name, ".lora_A.") {
+				w[1] = -w[1]
+			}
+			var seen [4]float64
+			for i, v := range got.data {
+				found := false
+				for kept := 3; kept >= 0 && !found; kept-- {
+					var x [2]float64
+					for k := range x {
+						if kept>>k&1 == 1 {
+							x[k] = float64(ads[k].Folder.tensors[name].data[i]) / density
+						}
+					}
+					sum, n := 0.0, 0.0
+					for k := range x {
+						if method == "dare_linear" || x[k] != 0 && (x[k] > 0) == (x[0]+x[1] >= 0) {
+							sum, n = sum+w[k]*x[k], n+1
+						}
+					}
+					if method == "dare_ties" {
+						sum /= max(n, 1)
+					}
+					if found = math.Abs(sum-float64(v)) <= 1e-6*max(1, math.Abs(sum)); found {
+						seen[kept] += 1 / float64(len(got.data))
+					}
+				}
+				if !found {
+					t.Fatalf("%s: value %d of %s is %v", method, i, name, v)
+				}
+			}
+			if both := seen[3]; method == "dare_linear" && (math.Abs(both-density*density) > 0.06 || math.Abs(seen[1]-density*(1-density)) > 0.06) {
+				t.Errorf("%s: kept of both, of one: %v", name, seen)
+			}
+		}
+	}
+}

@@ -64,6 +64,7 @@ type Config struct {
 	LISA               `yaml:",inline"`
 
 	RouterAuxLossCoef *float64 `yaml:"router_aux_loss_coef,omitempty" doc:"of models with experts: weight of the loss that spreads tokens over them, added once a micro batch" unset:"0" range:"[0,1000]"`
+	RouterZLossCoef   *float64 `yaml:"router_z_loss_coef,omitempty" doc:"of models with experts: weight of the loss that keeps the routers' logits small, added once a micro batch" unset:"0" range:"[0,1000]"`
 
 	OptimTargetModules lora.Targets `yaml:"optim_target_modules,omitempty" type:"text or list" doc:"muon, galore, apollo, soap: the maps they update; the rest has AdamW (galore_adafactor: Adafactor)" unset:"all-linear"`
 	NEFTuneNoiseAlpha  *float64     `yaml:"neftune_noise_alpha,omitempty" doc:"noise on embedded tokens in training: uniform within ± alpha/√(length·width)" unset:"none" range:"(0,1000]"`

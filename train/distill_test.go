@@ -379,6 +379,35 @@ func TestTeach(t *testing.T) {
 	}
 }
 
+// TestTopK compares losses and gradient norms of a teacher that is kept as its likeliest tokens
+// with the divergence of these and of all others as one outcome:
+// python3 cmd/tune/interop/trl_losses.py ../shared/data/golden/train top_k (torch, float64).
+func TestTopK(t *testing.T) {
+	var cases []struct {
+		K           int `json:"loss_top_k"`
+		Beta        float64
+		Temperature float64
+		Loss        float64
+		GradNorm    float64 `json:"grad_norm"`
+	}
+	readJSON(t, "testdata/top_k.json", &cases)
+	if len(cases) != 6 {
+		t.Errorf("%d cases", len(cases))
+	}
+	for _, c := range cases {
+		j := goldenTeacher(t, Config{Preferences: Preferences{Beta: &c.Beta}, LossTopK: c.K, Temperature: &c.Temperature}, 3)
+		teacher := j.Teacher
+		j.Teacher = nil
+		var err error
+		if j.Train, err = Teach(t.Context(), j.Config, filepath.Join(t.TempDir(), "teacher.arrow"), "a", j.Train, j.Model.Spec.V, func() (*model.Model, error) { return teacher, nil }, func(_, _ int64) {}); err != nil {
+			t.Fatal(err)
+		}
+		if _, m := firstStep(t, j); !(math.Abs(m.Loss-c.Loss) <= 1e-5) || !(math.Abs(m.GradNorm/c.GradNorm-1) <= 1e-4) {
+			t.Errorf("%+v: loss %v, gradient norm %v", c, m.Loss, m.GradNorm)
+		}
+	}
+}
+
 // TestDistillRefused: teachers of other tokens, and keys that do not go together.
 func TestDistillRefused(t *testing.T) {
 	refused := func(what string, err error, words string) {

@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/arch"
 	"github.com/tunekit/tunekit/data"
@@ -109,22 +111,25 @@ func (c Config) Total(perEpoch int) int {
 
 // checkExperts refuses a loss over routers where the model has none.
 func (j *Job) checkExperts() error {
-	c := j.Config.RouterAuxLossCoef
-	if c == nil && j.Model.Spec.RouterLoss && !objectives[j.Config.Objective].reward && !objectives[j.Config.Objective].teacher {
+	kind := objectives[j.Config.Objective]
+	apart := kind.reward || kind.teacher
+	if j.Config.RouterAuxLossCoef == nil && j.Model.Spec.RouterLoss && !apart {
 		return fail.Usagef("train.router_aux_loss_coef", "router_aux_loss_coef: its router_aux_loss_coef; 0 leaves the loss out", "config.json of the model turns on a loss over its routers (output_router_logits), and the recipe does not say how much it weighs")
 	}
-	if c == nil || *c == 0 {
-		return nil
-	}
-	if kind := objectives[j.Config.Objective]; kind.reward || kind.teacher {
-		return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is not supported with objective: %s", j.Config.Objective)
-	}
-	for _, p := range j.Model.Params() {
-		if j.Model.TensorOf(p).Role == arch.Router {
-			return nil
+	routers := slices.ContainsFunc(j.Model.Params(), func(p *autograd.Param) bool { return j.Model.TensorOf(p).Role == arch.Router })
+	for _, c := range []struct {
+		key  string
+		coef float64
+	}{{"router_aux_loss_coef", value(j.Config.RouterAuxLossCoef, 0)}, {"router_z_loss_coef", value(j.Config.RouterZLossCoef, 0)}} {
+		switch {
+		case c.coef == 0:
+		case apart:
+			return fail.Usagef("train."+c.key, "leave it out", "%s is not supported with objective: %s", c.key, j.Config.Objective)
+		case !routers:
+			return fail.Usagef("train."+c.key, "leave it out", "%s is %g, and the model has no experts", c.key, c.coef)
 		}
 	}
-	return fail.Usagef("train.router_aux_loss_coef", "leave it out", "router_aux_loss_coef is %g, and the model has no experts", *c)
+	return nil
 }
 
 // identity is the hash of all that decides the run's values, so that a state

@@ -103,8 +103,9 @@ func (r *run) pass(b *data.Batch, w whole) (Score, error) {
 	err = r.dev.Run(func() error {
 		t := r.tape(total > 0)
 		defer t.Free()
-		if c := r.Config.RouterAuxLossCoef; c != nil && *c > 0 && total > 0 {
-			t.Balance = &autograd.Balance{Coef: *c * float64(r.lossScale())}
+		if aux, z := value(r.Config.RouterAuxLossCoef, 0), value(r.Config.RouterZLossCoef, 0); aux+z > 0 && total > 0 {
+			scale := float64(r.lossScale())
+			t.Balance = &autograd.Balance{Coef: aux * scale, Z: z * scale}
 		}
 		h := r.Model.Hidden(t, r.inputs(b, t.Record))
 		if t.Err() != nil {

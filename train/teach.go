@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 
 	"github.com/tunekit/tunekit/autograd"
 	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
+	"github.com/tunekit/tunekit/kernels/par"
 )
 
 // Teach gives the samples of ex what a teacher expects of each of their supervised
@@ -81,28 +83,34 @@ func expected(m *model.Model, e data.Example, k int, temperature float32, bf16 b
 			if err != nil {
 				return err
 			}
-			for i := range n {
-				ids = append(ids, likeliest(z[i*m.Spec.V:(i+1)*m.Spec.V], k)...)
-			}
-			t.Done(logits)
-			none := make([]int32, n)
-			for i := range none {
-				none[i] = -1
-			}
-			sums, err := t.Values(m.LogProbAs(t, x, none, nil, model.Reading{Temperature: temperature}).LSE)
-			if err != nil {
-				return err
-			}
-			for i := range n {
-				for _, id := range ids[(lo+i)*k : (lo+i+1)*k] {
-					logp = append(logp, min(0, z[i*m.Spec.V+int(id)]/temperature-sums[i]))
+			v := m.Spec.V
+			at, p := make([]int32, n*k), make([]float32, n*k)
+			par.For(n, 1, func(from, to int) {
+				for i := from; i < to; i++ {
+					mostLikely(at[i*k:(i+1)*k], p[i*k:(i+1)*k], z[i*v:(i+1)*v], float64(temperature))
 				}
-			}
+			})
+			ids, logp = append(ids, at...), append(logp, p...)
+			t.Done(logits)
 			t.Done(x)
 		}
 		return t.Err()
 	})
 	return ids, logp, err
+}
+
+// mostLikely sets ids to the indices of the largest logits of z, the largest first, and logp
+// to their log-probabilities at temperature. What these leave to all others is a small
+// difference of 1, so the sum is in float64.
+func mostLikely(ids []int32, logp, z []float32, temperature float64) {
+	copy(ids, likeliest(z, len(ids)))
+	top, sum := float64(z[ids[0]]), 0.0
+	for _, x := range z {
+		sum += math.Exp((float64(x) - top) / temperature)
+	}
+	for i, id := range ids {
+		logp[i] = float32(min(0, (float64(z[id])-top)/temperature-math.Log(sum)))
+	}
 }
 
 // likeliest are the indices of the k largest of z, the largest first.

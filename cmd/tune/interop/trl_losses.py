@@ -3,7 +3,9 @@ combinations that the recorded cases leave out: python3 trl_losses.py SHARED/dat
 writes train/testdata/trl_losses.json to standard output, with a second argument grpo
 train/testdata/trl_grpo.json, on the answers of golden/train/grpo, with rloo, entropy or sync
 trl_rloo.json (RLOOTrainer), trl_entropy.json (GRPO's adaptive entropy) or trl_sync.json (a reference
-that moves), with curves trl_curves.json, 30 steps of every objective. Needs trl, peft and torch."""
+that moves), with curves trl_curves.json, 30 steps of every objective, with routers router_loss.json
+(Transformers' losses over routers), with top_k top_k.json (a teacher's likeliest tokens, by formula). Needs
+trl, peft and torch."""
 import contextlib
 import json
 import sys
@@ -373,10 +375,54 @@ def curves():
     return lines
 
 
+def routers():
+    """All weights of the Mixtral: cross entropy of a step and, for each of its micro-batches, the losses over the routers of all layers."""
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+    from transformers.models.switch_transformers.modeling_switch_transformers import router_z_loss_func
+    micro = json.load(open(GOLDEN + "/lora/batches.json"))["micro_batches"][:2]
+    model, lines = AutoModelForCausalLM.from_pretrained(GOLDEN + "/lora/base-mixtral", attn_implementation="eager", dtype=torch.float32).train(), []
+    for aux, z in ((0.0, 0.1), (0.02, 0.03), (0.5, 0.0)):
+        model.zero_grad()
+        loss, tokens = 0.0, sum(v != -100 for m in micro for row in m["labels"] for v in row[1:])
+        for m in micro:
+            ids, labels, mask = (torch.tensor(m[key]) for key in ("input_ids", "labels", "attention_mask"))
+            out = model(input_ids=ids, attention_mask=mask, output_router_logits=True)
+            loss = loss + torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum") / tokens
+            loss = loss + aux * load_balancing_loss_func(out.router_logits, model.config.num_local_experts, model.config.num_experts_per_tok, mask)
+            loss = loss + z * router_z_loss_func(torch.cat([layer[mask.flatten().bool()] for layer in out.router_logits])[None])
+        loss.backward()
+        norm = torch.sqrt(sum((p.grad.double() ** 2).sum() for p in model.parameters() if p.grad is not None))
+        router = next(p for name, p in model.named_parameters() if name.endswith("layers.0.mlp.gate.weight"))
+        lines.append(json.dumps({"router_aux_loss_coef": aux, "router_z_loss_coef": z, "loss": loss.item(), "grad_norm": norm.item(), "router": [float(f"{v:.7g}") for v in router.grad[0].tolist()]}))
+    return lines
+
+
+def top_k():
+    """Divergence from a teacher's k likeliest tokens and all others as one outcome, in float64."""
+    micro = json.load(open(GOLDEN + "/lora/batches.json"))["micro_batches"][3]
+    ids, labels, mask = (torch.tensor(micro[key]) for key in ("input_ids", "labels", "attention_mask"))
+    model, lines = policy(False).double(), []
+    teacher = AutoModelForCausalLM.from_pretrained(GOLDEN + "/lora/base-llama", attn_implementation="eager", dtype=torch.float32).double()
+    for k, beta, temperature in ((1, 0.0, 1.0), (5, 0.5, 0.7), (8, 1.0, 1.0), (40, 1.0, 0.7), (40, 0.0, 0.5), (40, 0.3, 2.0)):
+        model.zero_grad()
+        with torch.no_grad():
+            q = teacher(input_ids=ids, attention_mask=mask).logits
+        p, q = ((x[:, :-1][labels[:, 1:] != -100] / temperature).log_softmax(-1) for x in (model(input_ids=ids, attention_mask=mask).logits, q))
+        at = q.topk(k).indices
+        p, q = (torch.cat([x.gather(-1, at), torch.log1p(-x.gather(-1, at).exp().sum(-1, keepdim=True))], -1) for x in (p, q))
+        kl = lambda a, b: (a.exp() * (a - b)).sum(-1)
+        mixed = torch.log(beta * q.exp() + (1 - beta) * p.exp())
+        loss = (kl(q, p) if beta == 0 else kl(p, q) if beta == 1 else beta * kl(q, mixed) + (1 - beta) * kl(p, mixed)).mean()
+        loss.backward()
+        norm = torch.sqrt(sum((x.grad ** 2).sum() for x in model.parameters() if x.grad is not None))
+        lines.append(json.dumps({"loss_top_k": k, "beta": beta, "temperature": temperature, "loss": loss.item(), "grad_norm": norm.item()}))
+    return lines
+
+
 def main():
     torch.set_num_threads(1)
     if sys.argv[2:]:
-        lines = {"grpo": grpo, "rloo": rloo, "entropy": entropy, "sync": sync, "curves": curves}[sys.argv[2]]()
+        lines = {"grpo": grpo, "rloo": rloo, "entropy": entropy, "sync": sync, "curves": curves, "routers": routers, "top_k": top_k}[sys.argv[2]]()
         print("[\n" + ",\n".join(lines) + "\n]")
         return
     model, lines = policy(), []

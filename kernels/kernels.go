@@ -409,6 +409,24 @@ type Staged struct {
 	Release func() // gives it back, where it is not gone
 }
 
+// Ranked is a Device that can have what other processes have on theirs, without the host
+// in between.
+type Ranked interface {
+	// RanksWay names the way there, e.g. nccl-2.27.3, which all ranks must have. An error
+	// says why there is none; one of the package fail, that this may not be.
+	RanksWay() (string, error)
+	// RanksID is what one rank makes, and all give to JoinRanks.
+	RanksID() ([]byte, error)
+	// JoinRanks waits until size ranks have called it with one id. It asks alive meanwhile,
+	// whose error ends it, and the device with it.
+	JoinRanks(id []byte, rank, size int, alive func() error) error
+	// GatherRanks completes dst, float32 [ranks, n] of which this rank has written its own
+	// row; all ranks call it in the same order. It waits, and asks alive as JoinRanks does.
+	GatherRanks(dst Buffer, rank, n int, alive func() error) error
+	// LeaveRanks ends it.
+	LeaveRanks() error
+}
+
 // Net is the network: fused operations and their gradients.
 type Net interface {
 	// Linear: see LinearArgs.

@@ -38,6 +38,14 @@ func (t *Team) Failure(of int) error {
 	return t.others[of-1].end()
 }
 
+// Who names a rank other than this with its device and its process.
+func (t *Team) Who(of int) string {
+	if t.Rank > 0 || of < 1 || of > len(t.others) {
+		return fmt.Sprintf("rank %d", of)
+	}
+	return t.others[of-1].name()
+}
+
 // ranks is the number of processes that a stage works in.
 func (s *Stage) ranks() int {
 	if s.Kind.Ranks == nil {
@@ -75,6 +83,9 @@ type rank struct {
 func (r *rank) Read(b []byte) (int, error)  { return r.out.Read(b) }
 func (r *rank) Write(b []byte) (int, error) { return r.in.Write(b) }
 
+// HungUp reports whether its process is known to have closed the connection.
+func (r *rank) HungUp() bool { return hungUp(r.out) }
+
 // tail keeps the last bytes that are written to it.
 type tail struct{ b []byte }
 
@@ -109,9 +120,13 @@ type RankFailure struct {
 	Hint    string    `json:"hint,omitempty"`
 }
 
+func (r *rank) name() string {
+	return fmt.Sprintf("rank %d (%s, process %d)", r.number, r.device, r.cmd.Process.Pid)
+}
+
 // words makes an error of how a process ended.
 func (r *rank) words(err error) error {
-	who := fmt.Sprintf("rank %d (%s, process %d)", r.number, r.device, r.cmd.Process.Pid)
+	who := r.name()
 	lines := strings.Split(strings.TrimSpace(string(r.said.b)), "\n")
 	last := lines[len(lines)-1]
 	var f RankFailure
@@ -254,6 +269,9 @@ type pair struct {
 	io.Reader
 	io.Writer
 }
+
+// HungUp reports whether the other end is known to be closed.
+func (p pair) HungUp() bool { return hungUp(p.Reader) }
 
 // Rank does the part of one rank of a stage, which a run that reads from and writes to
 // the other ends of in and out has started: RunOptions.StartRank.

@@ -159,10 +159,15 @@ func totals(c Comm, s *Score, sources int, counts ...*int64) error {
 	return nil
 }
 
-// sumGradients replaces the gradients by their sum over the ranks.
-func (o *optimizer) sumGradients(c Comm) error {
+// sumGradients replaces the gradients by their sum over the ranks: on the devices where
+// link connected them, else in the host's memory. The bits are the same.
+func (r *run) sumGradients() error {
+	c, o := r.Comm, r.opt
 	if c.Size() == 1 {
 		return nil
+	}
+	if r.linked {
+		return r.sumLinked()
 	}
 	v := make([]float32, min(stateChunk, o.n))
 	for off := 0; off < o.n; off += stateChunk {
@@ -196,6 +201,9 @@ func (r *run) join() error {
 		return err
 	}
 	r.take(h)
+	if err := r.link(); err != nil {
+		return err
+	}
 	return r.spread()
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 
@@ -40,6 +41,7 @@ type Config struct {
 	MicroBatchSize            int     `yaml:"micro_batch_size" doc:"rows of max_length (packed) or samples" default:"1" range:"[1,65536]"`
 	GradientAccumulationSteps int     `yaml:"gradient_accumulation_steps" doc:"micro batches a step, of each rank" default:"16" range:"[1,65536]"`
 	Ranks                     int     `yaml:"ranks,omitempty" doc:"processes that train together, each with micro batches of its own: device: cuda:0 and ranks: 2 take cuda:0 and cuda:1; on the CPU they share it" unset:"1" range:"[1,64]"`
+	DDPTimeout                int     `yaml:"ddp_timeout,omitempty" doc:"ranks: seconds that one waits for another" unset:"1800" range:"[1,31536000]"`
 	NumEpochs                 float64 `yaml:"num_epochs" doc:"passes over the data" default:"3" range:"(0,100000]"`
 	MaxSteps                  int     `yaml:"max_steps" doc:"optimizer steps; wins over num_epochs" range:"[1,1000000000]"`
 
@@ -225,8 +227,16 @@ func (c Config) check(given Config) error {
 	return err
 }
 
+// Patience is how long a rank waits for another.
+func (c Config) Patience() time.Duration {
+	return time.Duration(cmp.Or(c.DDPTimeout, 1800)) * time.Second
+}
+
 // checkRanks refuses what has answers written: that is done on one rank.
 func (c Config) checkRanks() error {
+	if c.Ranks <= 1 && c.DDPTimeout > 0 {
+		return fail.Usagef("train.ddp_timeout", "leave it out, or give ranks", "ddp_timeout is how long ranks wait for each other, and there is one")
+	}
 	if c.Ranks > 1 && (c.Asks() || c.Writes()) {
 		return fail.Usagef("train.ranks", "leave ranks out; distill with given answers (no lmbda, no seq_kd) trains on several", "objective: %s has answers written, which one rank does, and ranks is %d", c.Objective, c.Ranks)
 	}

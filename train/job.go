@@ -136,7 +136,7 @@ func (j *Job) checkExperts() error {
 // is only ever continued by the run it belongs to.
 func (j *Job) identity(ps []param, bf16 bool, total int) (string, error) {
 	c := j.Config
-	c.GradientCheckpointing, c.SaveSteps, c.SaveTotalLimit, c.DType, c.OffloadOptimizer, c.ActivationOffloading, c.Tracking, c.Ranks = "", Every{}, 0, "", "", "", Tracking{}, 0
+	c.GradientCheckpointing, c.SaveSteps, c.SaveTotalLimit, c.DType, c.OffloadOptimizer, c.ActivationOffloading, c.Tracking, c.Ranks, c.DDPTimeout = "", Every{}, 0, "", "", "", Tracking{}, 0, 0
 	if c.Objective == "sft" { // states from before there were others go on
 		c.Objective = ""
 	}

@@ -34,6 +34,8 @@ type run struct {
 	bf16      bool
 	scaler    *scaler // nil but with dtype: fp16
 	aside     *spill  // of activations; nil: they stay in memory
+	linked    bool    // with the devices of the other ranks
+	apart     bool    // from them, after an error
 	// Where the model learns from its own answers: those in work, some of all for
 	// readers, and whether any had no reward at all.
 	rollout    *rollout
@@ -101,6 +103,9 @@ func Run(ctx context.Context, j Job) (*Result, error) {
 		if err := r.refresh(); err != nil {
 			return nil, err
 		}
+	}
+	if err := agree(r.Comm, r.unlink()); err != nil {
+		return nil, err
 	}
 	return r.result(), nil
 }
@@ -328,6 +333,9 @@ func (r *run) loop(ctx context.Context) error {
 			r.speed.add(m.Tokens, m.StepSeconds)
 			err = r.done(m)
 		}
+		if r.apart {
+			return err
+		}
 		if err = agree(r.Comm, err); err == nil {
 			err = agree(r.Comm, r.after(ctx))
 		}
@@ -489,7 +497,7 @@ func (r *run) gradients(ctx context.Context, s data.Step, total int64) (Metrics,
 	if err := totals(r.Comm, &sum, r.parted()); err != nil {
 		return m, err
 	}
-	if err := r.opt.sumGradients(r.Comm); err != nil {
+	if err := r.sumGradients(); err != nil {
 		return m, err
 	}
 	for _, b := range s.Micro {

@@ -80,6 +80,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("FAKECUDA_SOURCE", fake)
+			env.Setenv("FAKENCCL_SOURCE", filepath.Join(filepath.Dir(fake), "fakenccl.c"))
 			env.Setenv("FAKECUBLAS_SOURCE", filepath.Join(filepath.Dir(fake), "fakecublaslt.c"))
 			return copyTree(filepath.Join(fix, "work"), env.WorkDir)
 		},
@@ -284,8 +285,13 @@ func cmdNearSteps(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdEndRank kills a process that the command in the background has started.
+// cmdEndRank kills a process that the command in the background has started, or stops it
+// without an end: endrank [stop].
 func cmdEndRank(ts *testscript.TestScript, neg bool, args []string) {
+	how := syscall.SIGKILL
+	if slices.Equal(args, []string{"stop"}) {
+		how = syscall.SIGSTOP
+	}
 	cmds := ts.BackgroundCmds()
 	cmd := cmds[len(cmds)-1]
 	stopped.Store(ts, cmd)
@@ -297,7 +303,7 @@ func cmdEndRank(ts *testscript.TestScript, neg bool, args []string) {
 		if ids := strings.Fields(string(raw)); len(ids) > 0 {
 			pid, err := strconv.Atoi(ids[0])
 			ts.Check(err)
-			ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+			ts.Check(syscall.Kill(pid, how))
 			return
 		}
 	}

@@ -44,10 +44,12 @@ type CUDA struct {
 	lib                library                // see there
 	groups             groupProducts          // see there
 	workspace          driver.Ptr             // of lib
+	stuck              chan struct{}          // closed: the thread may not come back (leaveThread)
 
 	// Of the device's thread alone.
 	code   code
 	graphs graphs
+	link   ranks
 }
 
 // Open returns GPU number index. Errors are limit errors (exit 4).
@@ -58,7 +60,7 @@ func Open(index int, o Options) (*CUDA, error) {
 // OpenOn returns the device that d opens, on the thread that will use it: for
 // devices that are interpreted, or fail on purpose.
 func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, error) {
-	c := &CUDA{name: name, queue: make(chan task, 1024), graphs: graphs{on: o.Graphs}, ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}, keptHost: map[int64][]driver.Ptr{}, tables: map[any]driver.Ptr{}}
+	c := &CUDA{name: name, queue: make(chan task, 1024), stuck: make(chan struct{}), graphs: graphs{on: o.Graphs}, ended: make(chan struct{}), kept: map[int64][]driver.Ptr{}, keptHost: map[int64][]driver.Ptr{}, tables: map[any]driver.Ptr{}}
 	opened := make(chan error)
 	go c.thread(d, opened)
 	if err := <-opened; err != nil {
@@ -107,6 +109,9 @@ func (c *CUDA) thread(open func() (driver.Driver, error), opened chan<- error) {
 	}
 	c.cut(d)
 	c.dropGraphs(d)
+	if c.link.Ranks != nil {
+		c.link.Abort() // what LeaveRanks has not ended has failed
+	}
 	if c.lib.Products != nil {
 		d.Sync() // what these could say has no reader any more
 		c.lib.Close()
@@ -159,9 +164,14 @@ func (c *CUDA) explain(what string, err error) error {
 
 // wait queues f and waits for it.
 func (c *CUDA) wait(f func(driver.Driver) error) error {
-	done := make(chan error)
+	done := make(chan error, 1)
 	c.queue <- task{run: func(d driver.Driver) { done <- f(d) }}
-	return <-done
+	select {
+	case err := <-done:
+		return err
+	case <-c.stuck:
+		return c.lost()
+	}
 }
 
 // Info describes the device. Level is the GPU's architecture, which the kernels
@@ -177,7 +187,7 @@ func (c *CUDA) Info() kernels.Info {
 // Describe says what GPU it is.
 func (c *CUDA) Describe() string {
 	s := fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %d.%d", c.info.Name, c.info.Major, c.info.Minor, c.info.CUDA/1000, c.info.CUDA%1000/10)
-	s += ", " + c.describeLibrary() + c.describeGroups()
+	s += ", " + c.describeLibrary() + c.describeGroups() + ", " + c.describeRanks()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.graphs.reason; err != nil {
@@ -215,7 +225,10 @@ func (c *CUDA) Close() {
 	c.release(kept)
 	c.unpin(host, nil)
 	close(c.queue)
-	<-c.ended
+	select {
+	case <-c.ended:
+	case <-c.stuck:
+	}
 }
 
 // release gives kept blocks back to the driver.

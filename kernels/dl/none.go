@@ -16,3 +16,6 @@ func sym(uintptr, string) (uintptr, error) { return 0, errNone }
 //
 //go:uintptrescapes
 func (f Func) Call(...uintptr) uintptr { panic("dl: this build loads no libraries") }
+
+// CallStruct panics as Call does.
+func (f Func) CallStruct([]uintptr, int, []byte) uintptr { return f.Call() }

@@ -139,7 +139,7 @@ func addressTrain(a *recipes.Addresser, opts any) any {
 		o.Reference = ""
 	}
 	o.setInit("")
-	o.SaveSteps, o.SaveTotalLimit, o.Tracking = train.Every{}, 0, train.Tracking{}
+	o.SaveSteps, o.SaveTotalLimit, o.Tracking, o.DDPTimeout = train.Every{}, 0, train.Tracking{}, 0
 	o.OffloadOptimizer, o.ActivationOffloading = "", ""
 	if o.Ranks == 1 { // as where it is not given
 		o.Ranks = 0
@@ -237,7 +237,7 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 		Log: x.Note,
 	}
 	if t := x.Team(); t != nil {
-		job.Comm = train.Pipes(t.Rank, t.Size, t.Peers)
+		job.Comm = train.Pipes(t.Rank, t.Size, t.Peers, o.Patience())
 	}
 	first := job.Comm == nil || job.Comm.Rank() == 0
 	if first {
@@ -330,7 +330,11 @@ func runTrain(ctx context.Context, x *recipes.Env, j *recipes.Job, res *recipes.
 func blame(x *recipes.Env, err error) error {
 	var gone *train.Gone
 	if t := x.Team(); t != nil && errors.As(err, &gone) {
-		if own := t.Failure(gone.Rank); own != nil {
+		own := t.Failure(gone.Rank)
+		if late := new(train.Late); errors.As(err, &late) {
+			return fail.Limitf("train", "run the same command again to go on from the last checkpoint; train.ddp_timeout is the seconds that one rank waits for another", "%s: %w", t.Who(gone.Rank), late)
+		}
+		if own != nil {
 			return own
 		}
 	}

@@ -3,10 +3,7 @@ package driver
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"unsafe"
 
@@ -95,53 +92,16 @@ var cudaTypes = map[dtype.Kind]uintptr{dtype.F32: 0, dtype.F16: 2, dtype.BF16: 1
 // mostPlans bounds what is kept of shapes.
 const mostPlans = 4096
 
-// CublasLt lists where cuBLASLt is looked for under a driver for CUDA of that version
-// (1000·major + 10·minor): as the system finds it (LD_LIBRARY_PATH), in the toolkit of
-// CUDA_HOME, CUDA_PATH or /usr/local/cuda, and where pip and conda put it (VIRTUAL_ENV,
-// CONDA_PREFIX, the user's and the system's packages of Python). The library of CUDA 13
-// comes first, and only where the driver runs it.
+// CublasLt lists where cuBLASLt is looked for (places) under a driver for CUDA of that
+// version (1000·major + 10·minor). The library of CUDA 13 comes first, and only where the
+// driver runs it.
 func CublasLt(version int) []string {
 	names := []string{"libcublasLt.so.12"}
 	if version >= 13000 {
 		names = []string{"libcublasLt.so.13", "libcublasLt.so.12"}
 	}
-	var dirs []string
-	for _, env := range []string{"CUDA_HOME", "CUDA_PATH"} {
-		if dir := os.Getenv(env); dir != "" {
-			dirs = append(dirs, filepath.Join(dir, "lib64"))
-		}
-	}
-	dirs = append(dirs, "/usr/local/cuda/lib64")
-	packages := func(root string) {
-		for _, at := range []string{"nvidia/cu13/lib", "nvidia/cublas/lib"} {
-			found, _ := filepath.Glob(filepath.Join(root, at)) // the pattern is well formed
-			dirs = append(dirs, found...)
-		}
-	}
-	for _, env := range []string{"VIRTUAL_ENV", "CONDA_PREFIX"} {
-		if dir := os.Getenv(env); dir != "" {
-			dirs = append(dirs, filepath.Join(dir, "lib"))
-			packages(filepath.Join(dir, "lib/python3*/site-packages"))
-		}
-	}
-	if home, err := os.UserHomeDir(); err == nil {
-		packages(filepath.Join(home, ".local/lib/python3*/site-packages"))
-	}
-	packages("/usr/local/lib/python3*/*-packages")
-	packages("/usr/lib/python3*/*-packages")
-	var out []string
-	for _, name := range names {
-		out = append(out, name)
-		for _, dir := range dirs {
-			if path := filepath.Join(dir, name); exists(path) && !slices.Contains(out, path) {
-				out = append(out, path)
-			}
-		}
-	}
-	return out
+	return places(names, "cu13", "cublas")
 }
-
-func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // Products loads cuBLASLt.
 func (c *cuda) Products(workspace Ptr, n int64) (Products, error) {

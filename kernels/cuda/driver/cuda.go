@@ -24,7 +24,7 @@ type cuda struct {
 	init, driverGetVersion, getErrorName, getErrorString                         dl.Func
 	deviceGetCount, deviceGet, deviceGetName, deviceGetAttribute, deviceTotalMem dl.Func
 	primaryCtxRetain, primaryCtxRelease, ctxSetCurrent                           dl.Func
-	streamCreate, streamDestroy, streamSynchronize, streamWaitEvent              dl.Func
+	streamCreate, streamDestroy, streamSynchronize, streamWaitEvent, streamQuery dl.Func
 	memAllocHost, memFreeHost                                                    dl.Func
 	streamBeginCapture, streamEndCapture                                         dl.Func
 	graphInstantiate, graphDestroy, graphLaunch, graphExecDestroy                dl.Func
@@ -49,7 +49,7 @@ func (c *cuda) symbols() map[string]*dl.Func {
 		"cuStreamCreate": &c.streamCreate, "cuStreamDestroy_v2": &c.streamDestroy, "cuStreamSynchronize": &c.streamSynchronize,
 		"cuStreamBeginCapture_v2": &c.streamBeginCapture, "cuStreamEndCapture": &c.streamEndCapture, "cuGraphInstantiateWithFlags": &c.graphInstantiate,
 		"cuGraphDestroy": &c.graphDestroy, "cuGraphLaunch": &c.graphLaunch, "cuGraphExecDestroy": &c.graphExecDestroy,
-		"cuStreamWaitEvent": &c.streamWaitEvent, "cuMemAllocHost_v2": &c.memAllocHost, "cuMemFreeHost": &c.memFreeHost,
+		"cuStreamQuery": &c.streamQuery, "cuStreamWaitEvent": &c.streamWaitEvent, "cuMemAllocHost_v2": &c.memAllocHost, "cuMemFreeHost": &c.memFreeHost,
 		"cuModuleLoadDataEx": &c.moduleLoadDataEx, "cuModuleGetFunction": &c.moduleGetFunction, "cuFuncSetAttribute": &c.funcSetAttribute, "cuLaunchKernel": &c.launchKernel,
 		"cuMemAllocAsync": &c.memAllocAsync, "cuMemFreeAsync": &c.memFreeAsync, "cuMemGetInfo_v2": &c.memGetInfo,
 		"cuMemcpyHtoDAsync_v2": &c.memcpyHtoD, "cuMemcpyDtoHAsync_v2": &c.memcpyDtoH, "cuMemcpyDtoDAsync_v2": &c.memcpyDtoD,
@@ -401,6 +401,20 @@ func (c *cuda) Sync() error {
 		}
 	}
 	return nil
+}
+
+// Idle asks both streams.
+func (c *cuda) Idle() (bool, error) {
+	for _, s := range []uintptr{c.copies, c.stream} {
+		result := c.streamQuery.Call(s)
+		if int32(result) == NotReady {
+			return false, nil
+		}
+		if err := c.check("cuStreamQuery", result); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // Close gives the streams and the context back.

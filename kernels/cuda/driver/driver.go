@@ -114,6 +114,7 @@ const (
 	InvalidContext = 201
 	InvalidPTX     = 218
 	NotFound       = 500
+	NotReady       = 600
 	IllegalAddress = 700
 	LaunchFailed   = 719
 )

@@ -82,6 +82,13 @@ func use(d Driver) (err error) {
 	}
 	for _, step := range []func() error{
 		func() error { _, err := d.FreeMemory(); return err },
+		func() error {
+			idle, err := d.(Linker).Idle()
+			if err == nil && !idle {
+				err = errors.New("nothing goes on, and it is not idle")
+			}
+			return err
+		},
 		func() error { return d.ToDevice(p, src) },
 		func() error { return d.Copy(q, p, 64) },
 		func() error { return d.Launch(f, Dim{1, 2, 3}, Dim{32, 4, 1}, 64<<10, []byte{1, 2, 3, 4}) },

@@ -1,6 +1,7 @@
 // A stand-in for libcuda.so.1 that fails on demand. FAKECUDA holds words:
 //   fail=FUNCTION:N:CODE   call N (from 1) of FUNCTION returns CODE; N 0: every call
 //   cuda=12040 devices=1 major=9
+//   busy=1                 what is in the stream never ends
 // An error of the context (700, 719) stays: every later call returns it.
 // Kernels are not run: cuLaunchKernel only checks its arguments.
 #include <stdint.h>
@@ -46,6 +47,7 @@ int cuCtxSetCurrent(void *c) { IN(cuCtxSetCurrent, 0); current = c != 0; return 
 int cuStreamCreate(void **s, unsigned f) { IN(cuStreamCreate, 1); *s = (void *)(uintptr_t)(streams++ % 2 ? 5 : 2); return f == 1 ? 0 : 1; }
 int cuStreamDestroy_v2(void *s) { IN(cuStreamDestroy, 1); return 0; }
 int cuStreamSynchronize(void *s) { IN(cuStreamSynchronize, 1); return s == (void *)2 || s == (void *)5 ? 0 : 400; }
+int cuStreamQuery(void *s) { IN(cuStreamQuery, 1); return number("busy=", 0) ? 600 : s == (void *)2 || s == (void *)5 ? 0 : 400; }
 int cuStreamBeginCapture_v2(void *s, unsigned mode) { IN(cuStreamBeginCapture, 1); return s == (void *)2 && mode == 2 && !capturing++ ? 0 : 1; }
 int cuStreamEndCapture(void *s, void **g) { IN(cuStreamEndCapture, 1); if (!capturing) return 1; capturing = 0; *g = (void *)6; return 0; }
 int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long f) { IN(cuGraphInstantiateWithFlags, 1); *e = (void *)7; return g == (void *)6 && !f ? 0 : 1; }
@@ -68,7 +70,7 @@ int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   return f && gx && gy && gz && bx && by && bz && bx * by * bz <= 1024 && s == (void *)2 && params && params[0] && !extra ? 0 : 1;
 }
 #ifndef OLD
-int cuMemAllocAsync(uint64_t *p, size_t n_, void *s) { IN(cuMemAllocAsync, 1); *p = (uint64_t)malloc(n_); return 0; }
+int cuMemAllocAsync(uint64_t *p, size_t n_, void *s) { IN(cuMemAllocAsync, 1); *p = (uint64_t)calloc(1, n_); return 0; }
 #endif
 int cuMemFreeAsync(uint64_t p, void *s) { IN(cuMemFreeAsync, 1); free((void *)p); return 0; }
 int cuMemGetInfo_v2(size_t *f, size_t *t) { IN(cuMemGetInfo, 1); *f = (size_t)1 << 29; *t = (size_t)1 << 30; return 0; }

@@ -81,6 +81,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Setenv("FAKECUDA_SOURCE", fake)
 			env.Setenv("FAKENCCL_SOURCE", filepath.Join(filepath.Dir(fake), "fakenccl.c"))
+			env.Setenv("FAKECUSOLVER_SOURCE", filepath.Join(filepath.Dir(fake), "fakecusolver.c"))
 			env.Setenv("FAKECUBLAS_SOURCE", filepath.Join(filepath.Dir(fake), "fakecublaslt.c"))
 			return copyTree(filepath.Join(fix, "work"), env.WorkDir)
 		},

@@ -16,8 +16,8 @@ type Options struct {
 	MemoryLimit int64 // bytes over all purposes; 0: 0.95 of what is free
 	Graphs      bool  // launches that repeat are started at once (graphs.go)
 	Staged      int64 // bytes of the host's memory that may be pinned, for Stage and for what is Host; 0: none
-	// Level of earlier results (kernels.Info.Level), to go on with: with the library of
-	// products that it names, or without one. "": chosen anew.
+	// Level of earlier results (kernels.Info.Level), to go on with: with the libraries
+	// that it names, or without any. "": chosen anew.
 	Level string
 }
 
@@ -43,6 +43,7 @@ type CUDA struct {
 	tables             map[any]driver.Ptr     // see table
 	lib                library                // see there
 	groups             groupProducts          // see there
+	solver             solver                 // see there
 	workspace          driver.Ptr             // of lib
 	stuck              chan struct{}          // closed: the thread may not come back (leaveThread)
 
@@ -84,6 +85,10 @@ func OpenOn(name string, d func() (driver.Driver, error), o Options) (*CUDA, err
 		c.Close()
 		return nil, err
 	}
+	if err := c.chooseSolver(o.Level); err != nil {
+		c.Close()
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -116,6 +121,10 @@ func (c *CUDA) thread(open func() (driver.Driver, error), opened chan<- error) {
 		d.Sync() // what these could say has no reader any more
 		c.lib.Close()
 		d.Free(c.workspace)
+	}
+	if c.solver.Factors != nil {
+		d.Sync()
+		c.solver.Close()
 	}
 	d.Close()
 }
@@ -176,7 +185,8 @@ func (c *CUDA) wait(f func(driver.Driver) error) error {
 
 // Info describes the device. Level is the GPU's architecture, which the kernels
 // were translated for, with an a where products are those of warpgroups, and the
-// library of products, if one is used: sm_90, sm_90a or sm_90a+cublasLt-13.1.0.
+// libraries of products and of factors, if they are used: sm_90, sm_90a or
+// sm_90a+cublasLt-13.1.0+cusolver-12.0.4.
 func (c *CUDA) Info() kernels.Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -187,7 +197,7 @@ func (c *CUDA) Info() kernels.Info {
 // Describe says what GPU it is.
 func (c *CUDA) Describe() string {
 	s := fmt.Sprintf("%s, compute capability %d.%d, driver for CUDA %d.%d", c.info.Name, c.info.Major, c.info.Minor, c.info.CUDA/1000, c.info.CUDA%1000/10)
-	s += ", " + c.describeLibrary() + c.describeGroups() + ", " + c.describeRanks()
+	s += ", " + c.describeLibrary() + c.describeGroups() + ", " + c.describeSolver() + ", " + c.describeRanks()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.graphs.reason; err != nil {

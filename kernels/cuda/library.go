@@ -51,82 +51,114 @@ const clearlyFaster = 1.1
 // measured once in a process.
 var measured sync.Map
 
-// level is the set of kernels that results depend on.
-func (c *CUDA) level() string {
-	level := fmt.Sprintf("sm_%d%d", c.info.Major, c.info.Minor)
+// architecture is the set of our own kernels that results depend on.
+func (c *CUDA) architecture() string {
 	if c.groups.on {
-		level += "a"
+		return fmt.Sprintf("sm_%d%da", c.info.Major, c.info.Minor)
 	}
+	return fmt.Sprintf("sm_%d%d", c.info.Major, c.info.Minor)
+}
+
+// level is that, with the libraries that compute beside them.
+func (c *CUDA) level() string {
+	level := c.architecture()
 	if c.lib.on {
 		level += "+" + c.lib.Version()
+	}
+	if c.solver.on {
+		level += "+" + c.solver.Version()
 	}
 	return level
 }
 
-// chooseLibrary decides about the library: by the environment, by what an earlier run
-// had (its level), or by speed. Of a limit that is set it takes its workspace.
-func (c *CUDA) chooseLibrary(earlier string) error {
-	asked := os.Getenv(LibraryVariable)
+// versioned is a library with its name and version, and where it lies.
+type versioned interface {
+	Version() string
+	Path() string
+}
+
+// alternative is a library that may compute in place of our own kernels.
+type alternative struct {
+	variable string                    // of the environment, that decides
+	prefix   string                    // of its version
+	what     string                    // it computes
+	install  string                    // what lacks
+	open     func() (versioned, error) // what it opened is to be closed also where it is not chosen
+	prove    func() error              // that it computes right
+	compare  func() (float64, error)   // how many times as fast as our own kernels it is
+	close    func() error
+}
+
+// choose decides about an alternative: by the environment, by what an earlier run had (its
+// level), or by speed; why says by what. One that is not on is closed.
+func (c *CUDA) choose(a *alternative, earlier string) (on bool, why string, err error) {
+	asked := os.Getenv(a.variable)
 	if !slices.Contains([]string{"", "auto", "0", "1"}, asked) {
-		return fail.Usagef("device", "unset it to let the program choose", "%s=%s: known are 0, 1 and auto", LibraryVariable, asked)
+		return false, "", fail.Usagef("device", "unset it to let the program choose", "%s=%s: known are 0, 1 and auto", a.variable, asked)
 	}
 	if asked == "auto" {
 		asked = ""
 	}
-	own := c.level()
-	before, with, _ := strings.Cut(earlier, "+")
-	bound := asked == "" && before == own // to go on as the earlier run began
+	before := strings.Split(earlier, "+")
+	bound, with := asked == "" && before[0] == c.architecture(), "" // to go on as the earlier run began
+	for _, name := range before[1:] {
+		if strings.HasPrefix(name, a.prefix) {
+			with = name
+		}
+	}
 	switch {
 	case asked == "0":
-		c.lib.why = LibraryVariable + "=0"
-		return nil
+		return false, a.variable + "=0", nil
 	case bound && with == "":
-		c.lib.why = "this run was begun with our own kernels"
-		return nil
+		return false, "this run was begun with our own kernels", nil
 	}
 	defer c.ResetCounters() // what it takes to choose is nobody's peak
-	err := c.openLibrary()
+	lib, err := a.open()
 	if err == nil {
-		err = c.proveLibrary()
+		err = a.prove()
+	}
+	other := func(err error) error {
+		return fail.Limitf(c.name, "make that version findable (LD_LIBRARY_PATH, CUDA_HOME, VIRTUAL_ENV), or set "+a.variable+" to 0 or 1: what the run has made with it is then made again",
+			"this run was begun with %s of %s, and %w", a.what, with, err)
 	}
 	switch lost := c.lost(); {
 	case lost != nil:
-		return lost
+		return false, "", lost
 	case err != nil && asked == "1":
-		return fail.Limitf(c.name, "install cuBLASLt (nvidia-cublas of pip, or CUDA's toolkit) where it is looked for, or unset "+LibraryVariable, "%s=1, but %w", LibraryVariable, err)
+		return false, "", fail.Limitf(c.name, a.install+" where it is looked for, or unset "+a.variable, "%s=1, but %w", a.variable, err)
 	case bound && err != nil:
-		return c.otherLibrary(with, err)
-	case bound && with != c.lib.Version():
-		return c.otherLibrary(with, fmt.Errorf("%s is %s", c.lib.Path(), c.lib.Version()))
+		return false, "", other(err)
+	case bound && with != lib.Version():
+		return false, "", other(fmt.Errorf("%s is %s", lib.Path(), lib.Version()))
 	case err != nil:
-		c.lib.why = err.Error()
-		return c.closeLibrary()
+		return false, err.Error(), a.close()
 	case asked == "1":
-		c.lib.on, c.lib.why = true, LibraryVariable+"=1"
-		return nil
+		return true, a.variable + "=1", nil
 	case bound:
-		c.lib.on, c.lib.why = true, "this run was begun with it"
-		return nil
+		return true, "this run was begun with it", nil
 	}
-	times, err := c.compareLibrary()
+	times, err := a.compare()
 	switch lost := c.lost(); {
 	case lost != nil:
-		return lost
+		return false, "", lost
 	case err != nil:
-		c.lib.why = fmt.Sprintf("%s could not be compared: %v", c.lib.Version(), err)
+		why = fmt.Sprintf("%s could not be compared: %v", lib.Version(), err)
 	case times > clearlyFaster:
-		c.lib.on, c.lib.why = true, fmt.Sprintf("%.2f times as fast as our own kernels; %s=0 turns it off", times, LibraryVariable)
-		return nil
+		return true, fmt.Sprintf("%.2f times as fast as our own kernels; %s=0 turns it off", times, a.variable), nil
 	default:
-		c.lib.why = fmt.Sprintf("%s of %s is %.2f times as fast, more than %.1f is needed; %s=1 takes it", c.lib.Version(), c.lib.Path(), times, clearlyFaster, LibraryVariable)
+		why = fmt.Sprintf("%s of %s is %.2f times as fast, more than %.1f is needed; %s=1 takes it", lib.Version(), lib.Path(), times, clearlyFaster, a.variable)
 	}
-	return c.closeLibrary()
+	return false, why, a.close()
 }
 
-// otherLibrary is the error of a run that was begun with another library.
-func (c *CUDA) otherLibrary(with string, err error) error {
-	return fail.Limitf(c.name, "make that version findable (LD_LIBRARY_PATH, CUDA_HOME, VIRTUAL_ENV), or set "+LibraryVariable+" to 0 or 1: what the run has made with it is then made again",
-		"this run was begun with products of %s, and %w", with, err)
+// chooseLibrary decides about the library. Of a limit that is set it takes its workspace.
+func (c *CUDA) chooseLibrary(earlier string) (err error) {
+	c.lib.on, c.lib.why, err = c.choose(&alternative{
+		variable: LibraryVariable, prefix: "cublasLt-", what: "products", install: "install cuBLASLt (nvidia-cublas of pip, or CUDA's toolkit)",
+		open:  func() (versioned, error) { err := c.openLibrary(); return c.lib.Products, err },
+		prove: c.proveLibrary, compare: c.compareLibrary, close: c.closeLibrary,
+	}, earlier)
+	return err
 }
 
 // openLibrary loads the library with its workspace.
@@ -320,18 +352,28 @@ func (c *CUDA) proveProducts(who string, m, n, k int, multiply func(driver.Produ
 
 // compare is how many times as fast as other what are, by the times of products with either: use takes one (0: other).
 func (c *CUDA) compare(what string, use func(i int)) (float64, error) {
+	return c.measure(what, func() (times [2]float64, err error) {
+		for _, s := range probes {
+			best, err := c.race(s.m, s.n, s.k, s.ta, s.tb, use)
+			if err != nil {
+				return times, err
+			}
+			times[0] += best[0]
+			times[1] += best[1]
+		}
+		return times, nil
+	})
+}
+
+// measure is the first of two times by the second, once in a process.
+func (c *CUDA) measure(what string, race func() ([2]float64, error)) (float64, error) {
 	key := c.info.Name + "\n" + what
 	if known, ok := measured.Load(key); ok {
 		return known.(float64), nil
 	}
-	var times [2]float64
-	for _, s := range probes {
-		best, err := c.race(s.m, s.n, s.k, s.ta, s.tb, use)
-		if err != nil {
-			return 0, err
-		}
-		times[0] += best[0]
-		times[1] += best[1]
+	times, err := race()
+	if err != nil {
+		return 0, err
 	}
 	if times[0] <= 0 || times[1] <= 0 {
 		return 0, errors.New("the device has no clock")
@@ -350,7 +392,6 @@ func (c *CUDA) compareLibrary() (float64, error) {
 
 // race is the least times of a product with either, in turns.
 func (c *CUDA) race(m, n, k int, ta, tb bool, use func(i int)) (best [2]float64, err error) {
-	const turns = 6 // the first loads the code
 	var bufs [3]kernels.Buffer
 	defer func() {
 		for _, b := range bufs {
@@ -368,12 +409,18 @@ func (c *CUDA) race(m, n, k int, ta, tb bool, use func(i int)) (best [2]float64,
 		c.Fill(b, 0.5)
 		bufs[i] = b
 	}
+	return c.turns(use, func() {
+		c.Gemm(kernels.To(bufs[2]), &kernels.GemmArgs{A: bufs[0], B: bufs[1], M: m, N: n, K: k, TA: ta, TB: tb, Alpha: 1})
+	})
+}
+
+// turns is the least times of run with either of two that use takes.
+func (c *CUDA) turns(use func(i int), run func()) (best [2]float64, err error) {
+	const turns = 6 // the first loads the code
 	for turn := range turns {
 		for i := range best {
 			use(i)
-			ms, err := c.elapsed(1, func() {
-				c.Gemm(kernels.To(bufs[2]), &kernels.GemmArgs{A: bufs[0], B: bufs[1], M: m, N: n, K: k, TA: ta, TB: tb, Alpha: 1})
-			})
+			ms, err := c.elapsed(1, run)
 			if err != nil {
 				return best, err
 			}

@@ -23,11 +23,15 @@ import (
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
-// withLibrary is the interpreter beside the stand-in of cuBLASLt, with a clock by which
-// one of our products takes own and one of the library's 1.
+// withLibrary is the interpreter beside the stand-ins of cuBLASLt and cuSOLVER, with a
+// clock by which one of our kernels takes own, a product of the library 1, and its factor
+// took.
 type withLibrary struct {
 	*ptxsim.Sim
 	lib        string
+	solver     string
+	took       float32
+	solved     int
 	own        float32
 	now        float32
 	events     map[driver.Event]float32
@@ -120,22 +124,28 @@ func (p *products) Multiply(list []driver.Product) error {
 	return nil
 }
 
-// fakeLibrary builds the stand-in; set gives it words.
+// fakeLibrary builds the stand-in of cuBLASLt; set gives it words.
 func fakeLibrary(t *testing.T) (lib string, set func(words string)) {
+	t.Helper()
+	return standIn(t, "fakecublaslt.c", "libcublasLt.so.13", "fakeSet")
+}
+
+// standIn builds one of a library, of which setter is the function that is given words.
+func standIn(t *testing.T, source, name, setter string) (lib string, set func(words string)) {
 	t.Helper()
 	gcc, err := exec.LookPath("gcc")
 	if err != nil {
-		t.Skip("gcc is not there to build the stand-in of cuBLASLt")
+		t.Skip("gcc is not there to build the stand-in of " + name)
 	}
-	lib = filepath.Join(t.TempDir(), "libcublasLt.so.13")
-	if out, err := exec.Command(gcc, "-shared", "-fPIC", "-O2", "-w", "-o", lib, "driver/testdata/fakecublaslt.c").CombinedOutput(); err != nil {
+	lib = filepath.Join(t.TempDir(), name)
+	if out, err := exec.Command(gcc, "-shared", "-fPIC", "-O2", "-fno-math-errno", "-w", "-o", lib, "driver/testdata/"+source).CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)
 	}
 	loaded, err := dl.Open(lib)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := loaded.Sym("fakeSet")
+	f, err := loaded.Sym(setter)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,21 +155,8 @@ func fakeLibrary(t *testing.T) (lib string, set func(words string)) {
 	}
 }
 
-// smallProbes compares the library by products that the interpreter has time for, and
-// gives it products of any size.
-func smallProbes(t *testing.T) {
-	p, n := probes, leastLibrary
-	t.Cleanup(func() { probes, leastLibrary = p, n; measured.Clear() })
-	leastLibrary = 0
-	for _, s := range probes {
-		s.m, s.n, s.k = 24, 32, 40
-		probes = append(probes[:0:0], s, s, s)
-	}
-	measured.Clear()
-}
-
 func (w *withLibrary) open(o Options) (*CUDA, error) {
-	w.Sim, w.events, w.multiplied = ptxsim.New(1<<30), map[driver.Event]float32{}, 0
+	w.Sim, w.events, w.multiplied, w.solved = ptxsim.New(1<<30), map[driver.Event]float32{}, 0, 0
 	return OpenOn("cuda:0", func() (driver.Driver, error) { return w, nil }, o)
 }
 

@@ -5,8 +5,6 @@ package cuda
 import (
 	"errors"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -17,7 +15,6 @@ import (
 	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/kernels/cuda/driver"
 	"github.com/tunekit/tunekit/kernels/cuda/ptxsim"
-	"github.com/tunekit/tunekit/kernels/dl"
 	"github.com/tunekit/tunekit/kernels/dtype"
 )
 
@@ -69,26 +66,7 @@ func (c *copied) AllGather(dst, src driver.Ptr, n int64) error {
 // fakeNccl builds the stand-in; set gives it words.
 func fakeNccl(t *testing.T) (lib string, set func(string)) {
 	t.Helper()
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
-		t.Skip("gcc is not there to build the stand-in of NCCL")
-	}
-	lib = filepath.Join(t.TempDir(), "libnccl.so.2")
-	if out, err := exec.Command(gcc, "-shared", "-fPIC", "-O2", "-w", "-o", lib, "driver/testdata/fakenccl.c").CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
-	}
-	loaded, err := dl.Open(lib)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := loaded.Sym("fakeNcclSet")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return lib, func(words string) {
-		text := append([]byte(words), 0)
-		f.Call(uintptr(unsafe.Pointer(&text[0])))
-	}
+	return standIn(t, "fakenccl.c", "libnccl.so.2", "fakeNcclSet")
 }
 
 func (w *withRanks) open(t *testing.T) *CUDA {

@@ -83,8 +83,11 @@ type factorArgs struct {
 }
 
 // Factor makes U of H + damp·I = U·Uᵀ column by column, from the last, and then
-// the columns of its inverse.
+// the columns of its inverse, or has the library make both.
 func (c *CUDA) Factor(u, h kernels.Buffer, n int, damp float32) error {
+	if done, err := c.factorBySolver(u, h, n, damp); done {
+		return err
+	}
 	f := &factorArgs{h: f32("factor: h", h, n*n), u: f32("factor: u", u, n*n), n: int32(n), damp: damp}
 	bad := make([]byte, 4)
 	err := kernels.Step(func() error {

@@ -26,8 +26,8 @@ type Options struct {
 	DeviceMemoryLimit int64
 	// Level of earlier results (kernels.Info.Level), to go on with: taken where
 	// the processor has it and TUNE_KERNELS forces none; on a GPU of the same
-	// architecture with the library of products that it names, whose lack is an error,
-	// where TUNE_CUBLAS forces nothing. "": the backend's choice.
+	// architecture with the libraries that it names, whose lack is an error, where
+	// TUNE_CUBLAS and TUNE_CUSOLVER force nothing. "": the backend's choice.
 	Level string
 }
 

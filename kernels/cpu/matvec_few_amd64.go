@@ -25,8 +25,8 @@ var mvFew = map[dtype.Kind]struct {
 	dtype.IQ2_S:   {&mvKernel{1: mvIQ2S1, 2: mvIQ2S2, 4: mvIQ2S4, 8: mvIQ2S8}, mvBlocks, mvGridOf(dtype.IQ2_S, 8, 64), decodeFewIQ2S},
 	dtype.IQ2_XS:  {&mvKernel{1: mvIQ2XS1, 2: mvIQ2XS2, 4: mvIQ2XS4, 8: mvIQ2XS8}, mvBlocks, mvGridOf(dtype.IQ2_XS, 8, 64), decodeFewIQ2XS},
 	dtype.IQ2_XXS: {&mvKernel{1: mvIQ2XXS1, 2: mvIQ2XXS2, 4: mvIQ2XXS4, 8: mvIQ2XXS8}, mvBlocks, mvGridOf(dtype.IQ2_XXS, 8, 64), decodeFewIQ2XXS},
-	dtype.IQ1_M:   {&mvKernel{1: mvIQ1M1, 2: mvIQ1M2, 4: mvIQ1M4, 8: mvIQ1M8}, mvPaired, mvGrid1, decodeFewIQ1M},
-	dtype.IQ1_S:   {&mvKernel{1: mvIQ1S1, 2: mvIQ1S2, 4: mvIQ1S4, 8: mvIQ1S8}, mvPaired, mvGrid1, decodeFewIQ1S},
+	dtype.IQ1_M:   {&mvKernel{1: mvPairedIQ1M1, 2: mvPairedIQ1M2, 4: mvPairedIQ1M4, 8: mvPairedIQ1M8}, mvPaired, mvGrid1, decodeFewIQ1M},
+	dtype.IQ1_S:   {&mvKernel{1: mvPairedIQ1S1, 2: mvPairedIQ1S2, 4: mvPairedIQ1S4, 8: mvPairedIQ1S8}, mvPaired, mvGrid1, decodeFewIQ1S},
 	dtype.TQ2_0:   {&mvKernel{1: mvTQ201, 2: mvTQ202, 4: mvTQ204, 8: mvTQ208}, mvShifted, mvNoTable, decodeFewTQ20},
 	dtype.TQ1_0:   {&mvKernel{1: mvTQ101, 2: mvTQ102, 4: mvTQ104, 8: mvTQ108}, mvBlocks, mvNoTable, decodeFewTQ10},
 	dtype.Q2_0:    {&mvKernel{1: mvQ201, 2: mvQ202, 4: mvQ204, 8: mvQ208}, mvRounding{offset: 1, factor: 1}, mvNoTable, decodeFewQ20},
@@ -39,17 +39,18 @@ var mvFew = map[dtype.Kind]struct {
 // looked up in registers, not gathered.
 var mvTurns = level.HasVBMI() && level.HasBITALG()
 
-// mvTurned are the kernels of such processors, and their tables.
+// mvTurned are the kernels of such processors, how they want x, and their tables.
 var mvTurned = map[dtype.Kind]struct {
 	kernel *mvKernel
+	x      mvRounding
 	table  func() []byte
 }{
-	dtype.IQ3_S:   {&mvKernel{1: mvTurnedIQ3S1, 2: mvTurnedIQ3S2, 4: mvTurnedIQ3S4, 8: mvTurnedIQ3S8}, mvPlanesOf(dtype.IQ3_S, 4)},
-	dtype.IQ3_XXS: {&mvKernel{1: mvTurnedIQ3XXS1, 2: mvTurnedIQ3XXS2, 4: mvTurnedIQ3XXS4, 8: mvTurnedIQ3XXS8}, mvPlanesOf(dtype.IQ3_XXS, 4)},
-	dtype.IQ2_S:   {&mvKernel{1: mvTurnedIQ2S1, 2: mvTurnedIQ2S2, 4: mvTurnedIQ2S4, 8: mvTurnedIQ2S8}, mvPlanesOf(dtype.IQ2_S, 8)},
-	dtype.IQ2_XS:  {&mvKernel{1: mvTurnedIQ2XS1, 2: mvTurnedIQ2XS2, 4: mvTurnedIQ2XS4, 8: mvTurnedIQ2XS8}, mvPlanesOf(dtype.IQ2_XS, 8)},
-	dtype.IQ2_XXS: {&mvKernel{1: mvTurnedIQ2XXS1, 2: mvTurnedIQ2XXS2, 4: mvTurnedIQ2XXS4, 8: mvTurnedIQ2XXS8}, mvPlanesOf(dtype.IQ2_XXS, 8)},
-	dtype.TQ1_0:   {&mvKernel{1: mvTurnedTQ101, 2: mvTurnedTQ102, 4: mvTurnedTQ104, 8: mvTurnedTQ108}, mvTrits},
+	dtype.IQ2_S:   {&mvKernel{1: mvPairedIQ2S1, 2: mvPairedIQ2S2, 4: mvPairedIQ2S4, 8: mvPairedIQ2S8}, mvPaired, mvGridOf(dtype.IQ2_S, 8, 64)},
+	dtype.IQ3_S:   {&mvKernel{1: mvTurnedIQ3S1, 2: mvTurnedIQ3S2, 4: mvTurnedIQ3S4, 8: mvTurnedIQ3S8}, mvTurnedX, mvPlanesOf(dtype.IQ3_S, 4)},
+	dtype.IQ3_XXS: {&mvKernel{1: mvTurnedIQ3XXS1, 2: mvTurnedIQ3XXS2, 4: mvTurnedIQ3XXS4, 8: mvTurnedIQ3XXS8}, mvTurnedX, mvPlanesOf(dtype.IQ3_XXS, 4)},
+	dtype.IQ2_XS:  {&mvKernel{1: mvTurnedIQ2XS1, 2: mvTurnedIQ2XS2, 4: mvTurnedIQ2XS4, 8: mvTurnedIQ2XS8}, mvTurnedX, mvPlanesOf(dtype.IQ2_XS, 8)},
+	dtype.IQ2_XXS: {&mvKernel{1: mvTurnedIQ2XXS1, 2: mvTurnedIQ2XXS2, 4: mvTurnedIQ2XXS4, 8: mvTurnedIQ2XXS8}, mvTurnedX, mvPlanesOf(dtype.IQ2_XXS, 8)},
+	dtype.TQ1_0:   {&mvKernel{1: mvTurnedTQ101, 2: mvTurnedTQ102, 4: mvTurnedTQ104, 8: mvTurnedTQ108}, mvTurnedX, mvTrits},
 }
 
 // mvPlanesOf are what six bits that begin with a coordinate stand for, and a lattice's points in
@@ -102,6 +103,7 @@ func mvAligned(n int) []byte {
 // How x is rounded for blocks of 256.
 var (
 	mvBlocks  = mvRounding{k: true, factor: 1}
+	mvTurnedX = mvRounding{k: true, order: mvTurn, factor: 1}
 	mvPaired  = mvRounding{k: true, order: mvPairs, factor: 1}
 	mvShifted = mvRounding{k: true, order: mvShifts, factor: 1}
 )
@@ -116,9 +118,9 @@ func (w *mvWeight) few(k dtype.Kind) bool {
 	}
 	w.kernel, w.x, w.table = f.kernel, f.x, f.table()
 	if t, ok := mvTurned[k]; ok && mvTurns {
-		w.kernel, w.x, w.table = t.kernel, mvRounding{k: true, order: mvTurn, factor: 1}, t.table()
+		w.kernel, w.x, w.table = t.kernel, t.x, t.table()
 	}
-	if l := mvLoaded[k]; l != nil && mvLoads() {
+	if l := mvLoaded[k]; l != nil && w.x == mvPaired && mvLoads() {
 		w.kernel = l
 	}
 	return true
@@ -127,6 +129,7 @@ func (w *mvWeight) few(k dtype.Kind) bool {
 // mvLoaded are kernels that load points one by one where others gather them, to the same bits.
 var mvLoaded = map[dtype.Kind]*mvKernel{
 	dtype.IQ1_M: {1: mvLoadedIQ1M1, 2: mvLoadedIQ1M2, 4: mvLoadedIQ1M4, 8: mvLoadedIQ1M8},
+	dtype.IQ2_S: {1: mvLoadedIQ2S1, 2: mvLoadedIQ2S2, 4: mvLoadedIQ2S4, 8: mvLoadedIQ2S8},
 	dtype.IQ1_S: {1: mvLoadedIQ1S1, 2: mvLoadedIQ1S2, 4: mvLoadedIQ1S4, 8: mvLoadedIQ1S8},
 }
 

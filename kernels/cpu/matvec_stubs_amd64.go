@@ -162,25 +162,35 @@ func mvIQ2XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scale
 //go:noescape
 func mvTQ101(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+// mvPairedIQ1S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ1S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+func mvPairedIQ1S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLoadedIQ1S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvLoadedIQ1S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1M1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+// mvPairedIQ1M1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ1M1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+func mvPairedIQ1M1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLoadedIQ1M1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvLoadedIQ1M1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvPairedIQ2S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvPairedIQ2S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ2S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ2S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTQ201 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of TQ20, x shifted; units are of 64 columns, ldy is in floats.
 //
@@ -196,11 +206,6 @@ func mvTurnedIQ3S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, s
 //
 //go:noescape
 func mvTurnedIQ3XXS1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTurnedIQ2S1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2S, x turned; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTurnedIQ2S1(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedIQ2XS1 is y[i][r] = x[i]·w[r] for a tile of 1 rows of x and some rows of IQ2XS, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -357,25 +362,35 @@ func mvIQ2XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scale
 //go:noescape
 func mvTQ102(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+// mvPairedIQ1S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ1S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+func mvPairedIQ1S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLoadedIQ1S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvLoadedIQ1S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1M2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+// mvPairedIQ1M2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ1M2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+func mvPairedIQ1M2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLoadedIQ1M2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvLoadedIQ1M2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvPairedIQ2S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvPairedIQ2S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ2S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ2S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTQ202 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of TQ20, x shifted; units are of 64 columns, ldy is in floats.
 //
@@ -391,11 +406,6 @@ func mvTurnedIQ3S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, s
 //
 //go:noescape
 func mvTurnedIQ3XXS2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTurnedIQ2S2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2S, x turned; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTurnedIQ2S2(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedIQ2XS2 is y[i][r] = x[i]·w[r] for a tile of 2 rows of x and some rows of IQ2XS, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -552,25 +562,35 @@ func mvIQ2XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scale
 //go:noescape
 func mvTQ104(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+// mvPairedIQ1S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ1S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+func mvPairedIQ1S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLoadedIQ1S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvLoadedIQ1S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1M4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+// mvPairedIQ1M4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ1M4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+func mvPairedIQ1M4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLoadedIQ1M4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvLoadedIQ1M4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvPairedIQ2S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvPairedIQ2S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ2S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ2S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTQ204 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of TQ20, x shifted; units are of 64 columns, ldy is in floats.
 //
@@ -586,11 +606,6 @@ func mvTurnedIQ3S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, s
 //
 //go:noescape
 func mvTurnedIQ3XXS4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTurnedIQ2S4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2S, x turned; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTurnedIQ2S4(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedIQ2XS4 is y[i][r] = x[i]·w[r] for a tile of 4 rows of x and some rows of IQ2XS, x turned; units are of 64 columns, ldy is in floats.
 //
@@ -747,25 +762,35 @@ func mvIQ2XXS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scale
 //go:noescape
 func mvTQ108(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
+// mvPairedIQ1S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ1S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+func mvPairedIQ1S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLoadedIQ1S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1S, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvLoadedIQ1S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
-// mvIQ1M8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
+// mvPairedIQ1M8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
-func mvIQ1M8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+func mvPairedIQ1M8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvLoadedIQ1M8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ1M, x paired; units are of 64 columns, ldy is in floats.
 //
 //go:noescape
 func mvLoadedIQ1M8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvPairedIQ2S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvPairedIQ2S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
+
+// mvLoadedIQ2S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2S, x paired; units are of 64 columns, ldy is in floats.
+//
+//go:noescape
+func mvLoadedIQ2S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTQ208 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of TQ20, x shifted; units are of 64 columns, ldy is in floats.
 //
@@ -781,11 +806,6 @@ func mvTurnedIQ3S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, s
 //
 //go:noescape
 func mvTurnedIQ3XXS8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
-
-// mvTurnedIQ2S8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2S, x turned; units are of 64 columns, ldy is in floats.
-//
-//go:noescape
-func mvTurnedIQ2S8(rows int, units int, w *byte, x *byte, y *float32, ldy int, scales *float32, mins *float32, perRow int, shift int, table *byte, first int, skip int, acc *float32, mode int)
 
 // mvTurnedIQ2XS8 is y[i][r] = x[i]·w[r] for a tile of 8 rows of x and some rows of IQ2XS, x turned; units are of 64 columns, ldy is in floats.
 //

@@ -1,18 +1,20 @@
 package main
 
-import "math/bits"
+import (
+	"fmt"
+	"math/bits"
+)
 
 // Kernels whose units of codes are not those of memory, for processors without
 // permutations of bytes, too.
 //
-// IQ1_S and IQ1_M are paired: of every two points of a group of 16 one register has the
+// IQ1_S, IQ1_M and, where bits can be picked (BITALG), IQ2_S are paired: of every two points of a group of 16 one register has the
 // first, the next register the second, so that two dot products add up their group's
 // before they are scaled. The points are gathered, or loaded one by one, which gives the
 // same bits: which is faster differs between processors.
 
-// pairedTypes are those of latticeTypes. They have a half, where the qs and qh begin,
-// and bits of an index in qh.
-var pairedTypes = []pairedType{{kType{"IQ1S", 50}, 2, 34, 0x0700}, {kType{"IQ1M", 56}, 0, 32, 0x0f00}}
+// pairedTypes are those of latticeTypes.
+var pairedTypes = []pairedType{{kType{"IQ1S", 50}, 2, 34, 0x0700}, {kType{"IQ1M", 56}, 0, 32, 0x0f00}, {kType{"IQ2S", 82}, 2, 66, 0x0300}}
 
 type pairedType struct {
 	kType
@@ -28,14 +30,18 @@ func pairedConstants() {
 		words("bits"+k.name, func(int) int { return k.bits })
 	}
 	words("threesOfWord", func(i int) int { return i % 2 * 6 })
+	words("pairsOfWord", func(i int) int { return i % 2 * 4 })
+	for r := range 2 {
+		bytes64(fmt.Sprintf("pairedSigns%d", r), func(i int) int { return i%8 + 8*r })
+	}
 	quads("evensOdds", func(i int) int { return i%4*2 + i/4 })
 }
 
 func (k pairedType) kernel(m int, loaded bool) {
 	const dot, spread, order = kTemp, kMore, 25
-	name := k.name
+	name := "Paired" + k.name
 	if loaded {
-		name = "Loaded" + name
+		name = "Loaded" + k.name
 	}
 	matvecText(0, name, k.name+", x paired", m)
 	e("MOVQ R10, R13")
@@ -45,17 +51,28 @@ func (k pairedType) kernel(m int, loaded bool) {
 	}
 	e("VMOVDQU64 twiceLow<>(SB), Z%d", order)
 	e("VMOVDQU64 twiceHigh<>(SB), Z%d", order+1)
+	if k.name == "IQ2S" {
+		bytesIn(2*zeroTurned, turns)
+	}
 	rowLoop{m: m, xBytes: blockBytes, units: 4, parts: 2, apart: minSums, step: func() {
-		prefetch(64)
-		if k.name == "IQ1S" {
+		prefetch(k.size)
+		switch k.name {
+		case "IQ1S":
 			scalesIQ1S()
-		} else {
+		case "IQ1M":
 			scalesIQ1M()
+		default:
+			nibbleScales(74)
+			odds(0, "eighth")
+			kZero(zeroTurned)
 		}
 		if loaded {
 			k.load()
 		} else {
 			k.gather()
+		}
+		if k.name == "IQ2S" {
+			k.pairedSigns()
 		}
 		for i := range m {
 			x := i * blockBytes
@@ -80,12 +97,17 @@ func (k pairedType) gather() {
 	const low, high, index = 27, 28, 29
 	for h := range 2 {
 		e("VPMOVZXWD %d(SI), Y%d", k.low+16*h, low)
-		if k.name == "IQ1S" {
+		switch k.name {
+		case "IQ1S":
 			e("VPMOVZXWQ %d(SI), Y%d", k.high+8*h, high)
 			e("VPSHUFD $0xa0, Y%d, Y%d", high, high)
 			e("VPSRLVD threesOfWord<>(SB), Y%d, Y%d", high, high)
-		} else {
+		case "IQ1M":
 			e("VPMOVZXBD %d(SI), Y%d", k.high+8*h, high)
+		default:
+			e("VPMOVZXBQ %d(SI), Y%d", k.high+4*h, high)
+			e("VPSHUFD $0xa0, Y%d, Y%d", high, high)
+			e("VPSRLVD pairsOfWord<>(SB), Y%d, Y%d", high, high)
 		}
 		for r := range 2 {
 			if e("VPSLLD $%d, Y%d, Y%d", 8-r*bits.OnesCount(uint(k.bits)), high, index); r == 0 {
@@ -102,7 +124,7 @@ func (k pairedType) gather() {
 
 // load looks up points four at a time by indices in a register.
 func (k pairedType) load() {
-	const first, second = 27, 29 // two each
+	const first, second = 27, 29 // two each; R10, R11 and R12 are taken apart
 	for p := range 8 {
 		h, lane := p/4, p%4
 		even, odd := kCodes+2*h, kCodes+2*h+1
@@ -113,7 +135,11 @@ func (k pairedType) load() {
 			even, odd = first, first+1
 		}
 		e("MOVL %d(SI), R10", k.low+4*p)
-		e("MOVWLZX %d(SI), R11", k.high+2*p)
+		if k.name == "IQ2S" {
+			e("MOVBLZX %d(SI), R11", k.high+p)
+		} else {
+			e("MOVWLZX %d(SI), R11", k.high+2*p)
+		}
 		e("PDEPQ R14, R10, R10")
 		e("PDEPQ R15, R11, R11")
 		e("ORQ R11, R10")
@@ -136,6 +162,18 @@ func (k pairedType) load() {
 				e("VINSERTI32X4 $1, X%d, Y%d, Y%d", second+r, first+r, first+r)
 				e("VINSERTI64X4 $1, Y%d, Z%d, Z%d", first+r, c, c)
 			}
+		}
+	}
+}
+
+// pairedSigns changes the signs of IQ2_S's codes.
+func (k pairedType) pairedSigns() {
+	for h := range 2 {
+		e("VPMOVZXWQ %d(SI), Z%d", 34+16*h, kHigh)
+		for r := range 2 {
+			c, mask := kCodes+2*h+r, 3+2*h+r
+			e("VPSHUFBITQMB pairedSigns%d<>(SB), Z%d, K%d", r, kHigh, mask)
+			e("VPSUBB Z%d, Z%d, K%d, Z%d", c, turns, mask, c)
 		}
 	}
 }

@@ -21,7 +21,7 @@ const (
 )
 
 // turnedTypes are those of latticeTypes.
-var turnedTypes = []kType{{"IQ3S", 110}, {"IQ3XXS", 98}, {"IQ2S", 82}, {"IQ2XS", 74}, {"IQ2XXS", 66}, {"TQ10", 54}}
+var turnedTypes = []kType{{"IQ3S", 110}, {"IQ3XXS", 98}, {"IQ2XS", 74}, {"IQ2XXS", 66}, {"TQ10", 54}}
 
 // turnedAt is the place in its group of byte b of a lane of register t of codes. The
 // first plane has the coordinates of even registers, the second those of odd ones.
@@ -53,7 +53,7 @@ func (k kType) indexAt(p int) int {
 
 // points is how many k has.
 func (k kType) points() int {
-	return map[string]int{"IQ3S": 512, "IQ3XXS": 256, "IQ2S": 1024, "IQ2XS": 512, "IQ2XXS": 256}[k.name]
+	return map[string]int{"IQ3S": 512, "IQ3XXS": 256, "IQ2XS": 512, "IQ2XXS": 256}[k.name]
 }
 
 // tritAt is the byte of TQ1_0 that holds element i, and which of its trits it is.
@@ -76,8 +76,6 @@ func turnedConstants() {
 	bytes64("sevens9", func(i int) int { return i%4*16 + 9 })
 	words("lowSevens", func(int) int { return 0x7f7f7f7f })
 	words("word8", func(int) int { return 1<<8 | 1<<24 })
-	bytes64("pairs0", func(i int) int { return i % 32 * 2 })
-	bytes64("pairs1", func(i int) int { return i%32*2 + 1 })
 	for t := range 4 {
 		bytes64(fmt.Sprintf("signs%d", t), func(i int) int { return i%8/4*16 + turnedAt(t, i%4) })
 		for _, k := range turnedTypes {
@@ -161,14 +159,6 @@ func (k kType) unpackTurned() {
 		evenTurned("sevens9", tIndex)
 		nibbleScales(66)
 		odds(0, "eighth")
-	case "IQ2S":
-		nibbleScales(74)
-		odds(0, "eighth")
-		e("VPMOVZXDQ 34(SI), Z%d", tSigns)
-		e("VMOVDQU64 2(SI), Y%d", tIndex)
-		e("VPBROADCASTQ 66(SI), Z%d", kTemp)
-		e("VPSHUFBITQMB pairs0<>(SB), Z%d, K3", kTemp)
-		e("VPSHUFBITQMB pairs1<>(SB), Z%d, K4", kTemp)
 	case "TQ10":
 		k.unpackTurnedTQ1()
 		return
@@ -176,7 +166,7 @@ func (k kType) unpackTurned() {
 	kZero(zeroTurned)
 	e("VPMOVB2M Z%d, K2", tIndex)
 	for p := range 2 {
-		k.lookUp(tPlane+p, []int{kHigh, kTemp, kMore}, 64+p*k.points(), k.points())
+		k.lookUp(tPlane+p, []int{kHigh, kTemp}, 64+p*k.points(), k.points())
 	}
 	for t := range 4 {
 		e("VMOVDQU64 %s<>(SB), Z%d", k.picked(t), kCodes+t)
@@ -200,7 +190,7 @@ func evenTurned(fields string, from int) {
 }
 
 // lookUp looks the indices up in n bytes of the table from an offset on. Masks of their
-// bits above the seventh are K2, K3 and K4.
+// bits above the seventh are K2 and K3.
 func (k kType) lookUp(to int, temps []int, at, n int) {
 	if n == 128 {
 		e("VMOVDQU64 %d(R13), Z%d", at, to)
@@ -209,7 +199,7 @@ func (k kType) lookUp(to int, temps []int, at, n int) {
 	}
 	k.lookUp(to, temps, at, n/2)
 	k.lookUp(temps[0], temps[1:], at+n/2, n/2)
-	mask, move := map[int]int{256: 2, 512: 3, 1024: 4}[n], "VMOVDQU8"
+	mask, move := map[int]int{256: 2, 512: 3}[n], "VMOVDQU8"
 	if k.name == "IQ2XS" && n == 512 { // a bit of words
 		move = "VMOVDQU16"
 	}

@@ -28,8 +28,9 @@ type Metrics struct {
 	Supervised      int64   `json:"supervised_tokens"`
 	TokensPerSecond float64 `json:"tokens_per_second"`
 	StepSeconds     float64 `json:"step_seconds"`
-	MemoryBytes     int64   `json:"memory_bytes"`        // largest total of the device so far
-	Objective       Values  `json:"objective,omitempty"` // what else the objective measured, means like Loss
+	AnswerSeconds   float64 `json:"answer_seconds,omitempty"` // of those, what the model's own answers took to write
+	MemoryBytes     int64   `json:"memory_bytes"`             // largest total of the device so far
+	Objective       Values  `json:"objective,omitempty"`      // what else the objective measured, means like Loss
 	// With dtype: fp16, what the loss was multiplied by, and whether gradients overflowed
 	// and the step made no update (grad_norm is 0 then; a loss that is not finite is null in
 	// the file and NaN here).

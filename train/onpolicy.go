@@ -86,7 +86,7 @@ func (r *run) rewritten(ctx context.Context, m *model.Model, b *data.Batch, stre
 		requests = append(requests, engine.Request{Prompt: prompt, MaxNew: room, Stop: r.Answering.Stop,
 			Sampling: kernels.SampleRow{Temperature: *r.Config.Temperature, TopP: 1, RepetitionPenalty: 1, Seed: uint64(*r.Config.Seed), Stream: stream + uint64(i)}})
 	}
-	answers, err := engine.Run(ctx, m, requests, nil)
+	answers, err := r.answers(ctx, m, requests)
 	if err != nil {
 		return *b, err
 	}

@@ -8,7 +8,10 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/tunekit/tunekit/autograd"
+	"github.com/tunekit/tunekit/autograd/model"
 	"github.com/tunekit/tunekit/autograd/model/engine"
 	"github.com/tunekit/tunekit/data"
 	"github.com/tunekit/tunekit/formats/fail"
@@ -176,7 +179,7 @@ func (r *run) write(ctx context.Context, prompts []data.Example, times int, seed
 					Seed: seed, Stream: stream + uint64(len(requests))}})
 		}
 	}
-	got, err := engine.Run(ctx, r.Model, requests, nil)
+	got, err := r.answers(ctx, r.Model, requests)
 	if err != nil {
 		return nil, err
 	}
@@ -188,6 +191,18 @@ func (r *run) write(ctx context.Context, prompts []data.Example, times int, seed
 		}
 	}
 	return out, nil
+}
+
+// answers has m answer requests, and counts the time. With dtype: bf16 operands may be
+// rounded as those of training are, but where weights are quantized: there it would be to
+// 8 bits.
+func (r *run) answers(ctx context.Context, m *model.Model, requests []engine.Request) ([]engine.Answer, error) {
+	defer func(was bool) { m.Fast = was }(m.Fast)
+	m.Fast = r.bf16 && !slices.ContainsFunc(m.Params(), func(p *autograd.Param) bool { return m.HeldType(p).Quantized() })
+	began := time.Now()
+	out, err := engine.Run(ctx, m, requests, nil)
+	r.writing += time.Since(began)
+	return out, err
 }
 
 // judged gives every answer its rewards [functions][answers], NaN for none, and
@@ -447,7 +462,7 @@ func (r *run) rehearsed(ctx context.Context) (data.Step, error) {
 	for i := range requests {
 		requests[i] = engine.Request{Prompt: prompt.IDs, MaxNew: c.MaxCompletionLength, Stop: []int32{0}}
 	}
-	if _, err := engine.Run(ctx, r.Model, requests, nil); err != nil {
+	if _, err := r.answers(ctx, r.Model, requests); err != nil {
 		return data.Step{}, err
 	}
 	r.rollout = &rollout{}

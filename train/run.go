@@ -55,6 +55,7 @@ type run struct {
 	savedAt time.Time
 	resumed int
 	speed   speed
+	writing time.Duration // of the step so far, what answers took
 
 	taskState
 	spikes         spikes
@@ -349,6 +350,7 @@ func (r *run) loop(ctx context.Context) error {
 
 // next computes one optimizer step and applies it.
 func (r *run) next(ctx context.Context) (Metrics, error) {
+	r.writing = 0
 	s, total, err := r.read(ctx)
 	if err = agree(r.Comm, err); err != nil {
 		return Metrics{}, err
@@ -376,7 +378,7 @@ func (r *run) next(ctx context.Context) (Metrics, error) {
 	if err := r.follow(); err != nil {
 		return m, err
 	}
-	m.Step, m.Epoch = r.step, float64(r.step)/r.perEpoch
+	m.Step, m.Epoch, m.AnswerSeconds = r.step, float64(r.step)/r.perEpoch, r.writing.Seconds()
 	if r.asks() {
 		m.Objective = slices.Concat(r.rollout.Values, m.Objective)
 	}

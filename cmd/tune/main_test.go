@@ -311,7 +311,7 @@ func cmdEndRank(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("process %d has started none", cmd.Process.Pid)
 }
 
-var timesRE = regexp.MustCompile(`"(tokens_per_second|step_seconds|memory_bytes|eval_seconds|eval_[a-z_]*per_second)": *[0-9.e+-]+,?`)
+var timesRE = regexp.MustCompile(`"(tokens_per_second|step_seconds|answer_seconds|memory_bytes|eval_seconds|eval_[a-z_]*per_second)": *[0-9.e+-]+,?`)
 
 func timeless(metrics string) []string {
 	return strings.Split(timesRE.ReplaceAllString(metrics, ""), "\n")

@@ -14,7 +14,8 @@ const (
 	thinNear  = 2 * 16 * 24 // floats of a kernel's own
 )
 
-// thinSize is the elements of a weight from which on it is worth it: fewer are near.
+// thinSize is the elements of a weight from which on it is worth it: fewer are near, and
+// read by matvec where it has a kernel for so many columns.
 const thinSize = 1 << 16
 
 // A task takes so many rows of a weight at most, and so many blocks of them at
@@ -33,7 +34,7 @@ func (c *CPU) thin(y kernels.Dst, a *kernels.LinearArgs) bool {
 	w := weight(a.W, false)
 	block := thinBlock(out)
 	m, ok := thinMode(&w, a)
-	if a.N < thinLeast || a.N > thinLanes || !ok || block == 0 || in*out < thinSize {
+	if a.N < thinLeast || a.N > thinLanes || !ok || block == 0 || in*out < thinSize && in%mvUnit == 0 {
 		return false
 	}
 	x := rowsF32(f32(a.X), in)

@@ -37,7 +37,7 @@ func thinMode(w *operand, a *kernels.LinearArgs) (mode, bool) {
 		return exact, !a.BF16
 	case w.h == nil:
 		return 0, false
-	case dots && (a.BF16 || a.Fast && many):
+	case dots && (a.BF16 || a.Fast):
 		return pairs, true
 	case a.BF16:
 		return rounded, many && level.Current() != level.AVX512BF16

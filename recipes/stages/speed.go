@@ -3,7 +3,10 @@ package stages
 import (
 	"context"
 	"slices"
+	"time"
 
+	"github.com/tunekit/tunekit/autograd/model/engine"
+	"github.com/tunekit/tunekit/kernels"
 	"github.com/tunekit/tunekit/train/eval"
 )
 
@@ -47,5 +50,46 @@ func MeasureSpeed(ctx context.Context, m *Loaded, prompt, decode, rounds int, pr
 	s.PromptRate, s.PromptMedian = read[rounds-1], read[rounds/2]
 	s.DecodeRate, s.DecodeMedian = made[rounds-1], made[rounds/2]
 	s.P50, s.P95 = all.Latency(0.5), all.Latency(0.95)
+	return s, nil
+}
+
+// AnswerSpeed is how fast a model answers prompts side by side, over some rounds. The
+// rate is of the best round: tokens made a second, in the time that prompts took, too.
+type AnswerSpeed struct {
+	Answers int     `json:"answers"`
+	Prompt  int     `json:"prompt_tokens"` // of each
+	New     int     `json:"new_tokens"`    // of each
+	Rate    float64 `json:"tokens_per_second"`
+	Median  float64 `json:"tokens_per_second_median"`
+}
+
+// MeasureAnswers times answers, drawn at temperature 1, to different prompts of a number
+// of tokens, engine.Together at a time, a round after the other. None ends before it has as many
+// tokens as fresh says; prompt and fresh are shortened where the model's context is.
+func MeasureAnswers(ctx context.Context, m *Loaded, answers, prompt, fresh, rounds int, progress func(done, total int64)) (*AnswerSpeed, error) {
+	s := &AnswerSpeed{Answers: answers, Prompt: prompt, New: fresh}
+	if most := m.Spec.Context(); most > 0 {
+		s.Prompt = min(prompt, most/2)
+		s.New = min(fresh, most-s.Prompt)
+	}
+	requests := make([]engine.Request, answers)
+	for i := range requests {
+		ids := make([]int32, s.Prompt)
+		for j := range ids {
+			ids[j] = int32((i + j*7919) % m.Spec.V) // any tokens take the same time
+		}
+		requests[i] = engine.Request{Prompt: ids, MaxNew: s.New, Sampling: kernels.SampleRow{Temperature: 1, Seed: 42, Stream: uint64(i)}}
+	}
+	var rates []float64
+	for i := range rounds {
+		progress(int64(i), int64(rounds))
+		began := time.Now()
+		if _, err := engine.Run(ctx, m.Model, requests, nil); err != nil {
+			return nil, err
+		}
+		rates = append(rates, float64(answers*s.New)/time.Since(began).Seconds())
+	}
+	slices.Sort(rates)
+	s.Rate, s.Median = rates[rounds-1], rates[rounds/2]
 	return s, nil
 }

@@ -13,7 +13,7 @@
 // steps of more than 16 tokens leaves the same bits in the cache in any company
 // and however it was cut; steps of fewer tokens, which are those of answers
 // being made, and logits are summed in an order that depends on how many there
-// are, and of more than 8 bf16 may be rounded (kernels.LinearArgs.Fast). So in other
+// are, and of more than 4 bf16 may be rounded (kernels.LinearArgs.Fast). So in other
 // company, or after a beginning that was there already, logits may differ in their last
 // bits or by that rounding, and the answer where two tokens are that close.
 // Requests that one call of Submit gives to an engine that is new are taken in

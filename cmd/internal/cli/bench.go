@@ -39,6 +39,7 @@ func benchCommand() *ucli.Command {
 			&ucli.Float64Flag{Name: "time", Value: 0.3, Usage: "seconds of calls a row"},
 			&ucli.IntFlag{Name: "prompt", Value: 512, Usage: "with --model: tokens of the prompt"},
 			&ucli.IntFlag{Name: "decode", Value: 128, Usage: "with --model: tokens made after it"},
+			&ucli.IntFlag{Name: "answers", Usage: "with --model: so many answers, 16 at a time, drawn at temperature 1, instead of one"},
 			&ucli.StringFlag{Name: "text", Usage: "with --model: a file whose lines the model's tokenizer encodes, instead of running the model"},
 			&ucli.IntFlag{Name: "rounds", Value: 3, Usage: "with --model: how often; best and median are shown"}),
 		Action: runBench,
@@ -50,8 +51,8 @@ func runBench(c *ucli.Context) error {
 	if err != nil {
 		return usagef(c, "--filter: %v", err)
 	}
-	if c.Float64("time") <= 0 || c.Int("prompt") < 1 || c.Int("decode") < 2 || c.Int("rounds") < 1 {
-		return usagef(c, "--time, --prompt, --rounds are above 0, --decode above 1")
+	if c.Float64("time") <= 0 || c.Int("prompt") < 1 || c.Int("decode") < 2 || c.Int("rounds") < 1 || c.IsSet("answers") && c.Int("answers") < 1 {
+		return usagef(c, "--time, --prompt, --answers, --rounds are above 0, --decode above 1")
 	}
 	if err := benchReads(c); err != nil {
 		return err
@@ -86,10 +87,10 @@ func runBench(c *ucli.Context) error {
 
 // benchReads refuses flags that what is measured does not read.
 func benchReads(c *ucli.Context) error {
-	what, unread := "the kernels are measured without --model", []string{"prompt", "decode", "rounds"}
+	what, unread := "the kernels are measured without --model", []string{"prompt", "decode", "answers", "rounds"}
 	switch {
 	case c.IsSet("text"):
-		what, unread = "--text measures the tokenizer", []string{"prompt", "decode", "filter", "time"}
+		what, unread = "--text measures the tokenizer", []string{"prompt", "decode", "answers", "filter", "time"}
 	case c.IsSet("model"):
 		what, unread = "--model measures the model", []string{"filter", "time"}
 	}

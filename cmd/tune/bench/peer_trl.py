@@ -32,7 +32,7 @@ def trainer(name):
 
 class Clock(TrainerCallback):
     def __init__(self):
-        self.seconds, self.lengths = [], []
+        self.seconds, self.lengths, self.answers = [], [], []
 
     def on_step_begin(self, *_, **__):
         self.began = time.perf_counter()
@@ -45,18 +45,31 @@ class Clock(TrainerCallback):
             self.lengths.append(logs["completions/mean_length"])
 
 
+def clocked(cls, clock):
+    """A trainer of cls whose answers are timed."""
+    class Clocked(cls):
+        def _generate(self, prompts, *args, **kwargs):
+            began = time.perf_counter()
+            out = super()._generate(prompts, *args, **kwargs)
+            clock.answers.append(time.perf_counter() - began)
+            return out
+    return Clocked
+
+
 def steps(_):
     """The steps after the first of one training."""
     cls, config, options = trainer(o["objective"])
     model = AutoModelForCausalLM.from_pretrained(o["model"], dtype=dtype, attn_implementation="sdpa")
     clock = Clock()
+    if o["objective"] == "grpo":
+        cls = clocked(cls, clock)
     with tempfile.TemporaryDirectory() as out:
         args = config(output_dir=out, per_device_train_batch_size=o["batch"], gradient_accumulation_steps=1, max_steps=o["steps"] + 1, learning_rate=1e-5, use_cpu=True, bf16=False,
                       gradient_checkpointing=False, report_to=[], logging_steps=1, save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, **options)
         more = {"reward_funcs": lambda completions, **_: [float(len(c)) / 1000 for c in completions]} if o["objective"] == "grpo" else {}
         cls(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[clock],
             peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"), **more).train()
-    return {"seconds": clock.seconds[1:], "lengths": clock.lengths[1:]}
+    return {"seconds": clock.seconds[1:], "lengths": clock.lengths[1:], "answers": clock.answers[1:]}
 
 
 def answers(_):
@@ -66,7 +79,7 @@ def answers(_):
     with torch.no_grad():
         out = model.generate(**batch, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=o["new_tokens"], min_new_tokens=o["new_tokens"], pad_token_id=tokenizer.eos_token_id)
     assert out.shape[1] == batch["input_ids"].shape[1] + o["new_tokens"]
-    return {"seconds": time.perf_counter() - t}
+    return {"seconds": time.perf_counter() - t, "prompt": round(batch["attention_mask"].sum().item() / o["batch"])}
 
 
 if tokenizer.pad_token is None:

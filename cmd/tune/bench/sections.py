@@ -184,21 +184,27 @@ def preferences(objective, dtype, unit, batch, ratio, base, rows, kind="preferen
         r["stages"][1]["train"]["learning_rate"] = 1e-5
         recipe.write_text(json.dumps(r, indent=1))
         long = {"f32": "float32", "bf16": "bfloat16"}[dtype]
-        mine, theirs, rss, their_rss = [], [], 0, 0
+        mine, theirs, rss, their_rss, written = [], [], 0, 0, ([], [])
         with Peer("transformers", "peer_trl", model=str(folder()), rows=str(fed), objective=objective, dtype=long, batch=batch, steps=2, new_tokens=new_tokens) as peer:
             for _ in range(rounds):
                 a = peer.ask()
                 theirs += [batch * n / t for t, n in zip(a["seconds"], a["lengths"] if new_tokens else [1] * len(a["seconds"]))]
+                written[1].extend(batch * n / t for t, n in zip(a["answers"], a["lengths"]))
                 fresh(WORK / "runs" / recipe.stem)
                 _, _, used = ours("tune", "run", recipe, "--run-dir", WORK / "runs", "--threads", THREADS, "--quiet")
                 for m in map(json.loads, (WORK / "runs" / recipe.stem / "train/metrics.jsonl").read_text().splitlines()):
                     if m.get("step", 0) > 1 and "step_seconds" in m:
-                        mine.append(batch * (m["objective"]["completions/mean_length"] if new_tokens else 1) / m["step_seconds"])
+                        length = m["objective"]["completions/mean_length"] if new_tokens else 1
+                        mine.append(batch * length / m["step_seconds"])
+                        if "answer_seconds" in m:
+                            written[0].append(batch * length / m["answer_seconds"])
                 rss, their_rss = max(rss, used), max(their_rss, a["rss"])
                 fresh(WORK / "runs" / recipe.stem)
         what, command = f"{objective.upper()}, LoRA r16, {dtype}", shown("tune", "run", recipe, "--threads", THREADS)
-        return [row(what, unit, best(mine), best(theirs), "TRL", ratio=ratio, command=command),
-                row(what + ", peak resident", "GB", best([rss / 1e9], True), best([their_rss / 1e9], True), "TRL", less=True, command=command)]
+        out = [row(what, unit, best(mine), best(theirs), "TRL", ratio=ratio, command=command)]
+        if new_tokens:
+            out.append(row(what + ", its answers alone", unit, best(written[0]), best(written[1]), "TRL", ratio=ratio, command=command))
+        return out + [row(what + ", peak resident", "GB", best([rss / 1e9], True), best([their_rss / 1e9], True), "TRL", less=True, command=command)]
     section("preferences", f"{objective}-{dtype}")(measure)
 
 
@@ -211,18 +217,17 @@ for dtype, base in (("f32", "F32"), ("bf16", "BF16")):
 
 
 def sampling(dtype, base, batch=16, new_tokens=128):
+    """Ours answers prompts that are as long as theirs are on average; theirs are padded."""
     def measure():
-        fed = answer_rows()[1]
-        some = WORK / "some-prompts.jsonl"
-        some.write_text("".join(l + "\n" for l in fed.read_text().splitlines()[:batch]))
-        args = ["generate", "--model", folder(base), "--input", some, "--max-new-tokens", new_tokens, "--temperature", 1, "--dtype", dtype, "--threads", THREADS, "--json", "--quiet"]
+        some = answer_rows()[1]
         mine, theirs = [], []
         with Peer("transformers", "peer_trl", model=str(folder()), rows=str(some), objective="generate", dtype={"f32": "float32", "bf16": "bfloat16"}[dtype], batch=batch, new_tokens=new_tokens) as peer:
             for _ in range(3):
-                theirs.append(batch * new_tokens / peer.ask()["seconds"])
-                out, took, _ = ours("tune", *args)
-                mine.append(sum(json.loads(l)["new_tokens"] for l in out.splitlines()) / took)
-        return [row(f"{batch} answers of {new_tokens} tokens, {dtype}", "tokens/s", best(mine), best(theirs), "Transformers", ratio=3, command=shown("tune", *args), note="ours with loading the model")]
+                a = peer.ask()
+                theirs.append(batch * new_tokens / a["seconds"])
+                args = ["bench", "--model", folder(base), "--prompt", a["prompt"], "--decode", new_tokens, "--answers", batch, "--dtype", dtype, "--rounds", 1, "--threads", THREADS, "--json", "--quiet"]
+                mine.append(json.loads(ours("tune", *args)[0])["model"]["side_by_side"]["tokens_per_second"])
+        return [row(f"{batch} answers of {new_tokens} tokens, {dtype}", "tokens/s", best(mine), best(theirs), "Transformers", ratio=3, command=shown("tune", *args))]
     section("preferences", f"sampling-{dtype}")(measure)
 
 

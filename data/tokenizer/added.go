@@ -139,5 +139,5 @@ func aloneAt(s string, lo, hi int) bool {
 // isWordRune tells whether \w matches r: letters, marks, digits, connectors and joiners
 // (UTS 18, annex C).
 func isWordRune(r rune) bool {
-	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control)
+	return unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control) || inTable(youngWords, r)
 }

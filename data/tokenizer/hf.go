@@ -276,6 +276,9 @@ func readVocab(raw []byte) (ids map[string]int32, top int32, err error) {
 
 // addTokens enters the added tokens and lays the vocabulary out by id.
 func (t *Tokenizer) addTokens(top int32) error {
+	if err := t.numbered(); err != nil {
+		return err
+	}
 	if err := t.declared(top); err != nil {
 		return err
 	}
@@ -307,6 +310,29 @@ func (t *Tokenizer) addTokens(top int32) error {
 		}
 		taken[id] = true
 		t.vocab[id] = token
+	}
+	return nil
+}
+
+// numbered refuses added tokens of tokenizer.json with other ids than Hugging Face's library gives them,
+// which does not read those: the next ones behind as many as the model has tokens.
+func (t *Tokenizer) numbered() error {
+	size, more := int32(len(t.ids)), map[string]int32{}
+	next := size
+	for _, a := range t.added {
+		if a.Content == "" {
+			continue
+		}
+		id, ok := t.ids[a.Content]
+		if !ok {
+			if id, ok = more[a.Content]; !ok {
+				id = next
+			}
+			if more[a.Content] = id; a.ID != id {
+				return fmt.Errorf("added_tokens: %q has id %d here, and %d for Hugging Face's library, which numbers them behind the %d tokens of the model", clip(a.Content), a.ID, id, size)
+			}
+		}
+		next = max(next, id+1)
 	}
 	return nil
 }

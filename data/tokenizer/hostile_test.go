@@ -64,6 +64,7 @@ func TestHostileTokenizer(t *testing.T) {
 		"intersection":       {swap(t, good, pre, `"pre_tokenizer": {"type":"Split","pattern":{"Regex":"[a&&b]"},"behavior":"Isolated","invert":false}`), "an intersection of sets"},
 		"long pattern":       {swap(t, good, pre, `"pre_tokenizer": {"type":"Split","pattern":{"Regex":"`+strings.Repeat("a", 1<<20)+`"},"behavior":"Isolated","invert":false}`), "is longer than"},
 		"empty added":        {swap(t, good, `"content": "<s>"`, `"content": ""`), "is empty"},
+		"added elsewhere":    {swap(t, good, `"content": "<s>"`, `"content": "<new>"`), "has id 0 here, and 266 for Hugging Face's library"},
 		"added moves":        {swap(t, good, `"id": 1, "content": "</s>"`, `"id": 0, "content": "</s>"`), "has id 0 here and 1"},
 		"template id":        {swap(t, good, `"post_processor": null`, `"post_processor": {"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{"<s>":{"id":"<s>","ids":[99999],"tokens":["<s>"]}}}`), "lies outside the vocabulary"},
 		"dropout":            {swap(t, good, `"dropout": null`, `"dropout": 0.1`), "dropout"},

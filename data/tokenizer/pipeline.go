@@ -245,13 +245,13 @@ func compileNormalizer(c *component) ([]normalizer, error) {
 		}
 		return out, nil
 	case "NFC":
-		return one(norm.NFC.String)
+		return one(formed(norm.NFC))
 	case "NFD":
-		return one(norm.NFD.String)
+		return one(formed(norm.NFD))
 	case "NFKC":
-		return one(norm.NFKC.String)
+		return one(formed(norm.NFKC))
 	case "NFKD":
-		return one(norm.NFKD.String)
+		return one(formed(norm.NFKD))
 	case "Lowercase":
 		return one(lowercase)
 	case "ByteLevel":
@@ -267,7 +267,7 @@ func compileNormalizer(c *component) ([]normalizer, error) {
 		}
 		return []normalizer{m.normalizer()}, nil
 	case "StripAccents":
-		return one(func(s string) string { return without(unicode.M, s) })
+		return one(func(s string) string { return without(isAccent, s) })
 	case "Prepend":
 		return one(func(s string) string {
 			if s == "" {
@@ -306,10 +306,10 @@ func nmt(s string) string {
 	}, s)
 }
 
-// without drops the characters of a table.
-func without(table *unicode.RangeTable, s string) string {
+// without drops characters.
+func without(drop func(rune) bool, s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.Is(table, r) {
+		if drop(r) {
 			return -1
 		}
 		return r
@@ -418,9 +418,9 @@ func compilePre(c *component) ([]splitter, error) {
 		return one(compileSplit(c))
 	case "Digits":
 		if c.IndividualDigits {
-			return one(digitSplitter{max: 1}, nil)
+			return one(digitSplitter{max: 1, rust: true}, nil)
 		}
-		return one(digitSplitter{max: 1 << 30}, nil)
+		return one(digitSplitter{max: 1 << 30, rust: true}, nil)
 	case "Punctuation":
 		if c.Behavior == "" {
 			c.Behavior = "Isolated"

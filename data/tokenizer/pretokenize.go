@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -116,11 +117,16 @@ func portable(pattern string) error {
 
 // wordChars are the characters of \w in the reference's engine, as contents of a set: letters
 // and what counts as one, marks, digits, connectors, and the numbers of Latin 1.
-const wordChars = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}²³¹¼-¾\u24B6-\u24E9` + "\U0001F130-\U0001F149\U0001F150-\U0001F169\U0001F170-\U0001F189"
+var wordChars = `\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}²³¹¼-¾\u24B6-\u24E9` + "\U0001F130-\U0001F149\U0001F150-\U0001F169\U0001F170-\U0001F189" +
+	youngRanges("L") + youngRanges("M") + youngRanges("N")
 
-// wordClasses writes out \w, \W, \b and \B, which ours takes for fewer characters.
+// namedClass is the first \p{name} or \P{name} of a pattern.
+var namedClass = regexp.MustCompile(`^\\[pP]\{(\w+)\}`)
+
+// wordClasses writes out \w, \W, \b, \B, \d, \D, \p{name} and \P{name}, which ours takes for
+// fewer characters; \D and \P{name} stay in a set.
 func wordClasses(pattern string) string {
-	const in, out = "[" + wordChars + "]", "[^" + wordChars + "]"
+	in, out := "["+wordChars+"]", "[^"+wordChars+"]"
 	var b strings.Builder
 	inSet := false
 	for i := 0; i < len(pattern); i++ {
@@ -130,10 +136,29 @@ func wordClasses(pattern string) string {
 			b.WriteByte(c)
 			continue
 		}
+		name, class := "Nd", pattern[i:i+2]
+		if m := namedClass.FindStringSubmatch(pattern[i:]); m != nil {
+			class, name = m[0], m[1]
+		}
+		if e := class[1]; strings.IndexByte("dDpP", e) >= 0 && (e == 'd' || e == 'D' || len(class) > 2) {
+			young := youngRanges(name)
+			i += len(class) - 1
+			switch {
+			case young == "" || inSet && (e == 'D' || e == 'P'):
+				b.WriteString(class)
+			case inSet:
+				b.WriteString(class + young + class) // no range with what stands beside it
+			case e == 'D' || e == 'P':
+				b.WriteString("[^" + strings.ToLower(class[:2]) + class[2:] + young + "]")
+			default:
+				b.WriteString("[" + class + young + "]")
+			}
+			continue
+		}
 		i++
 		switch e := pattern[i]; {
 		case e == 'w' && inSet:
-			b.WriteString(wordChars)
+			b.WriteString(wordChars + `\p{L}`)
 		case e == 'w':
 			b.WriteString(in)
 		case e == 'W' && !inSet:
@@ -326,10 +351,6 @@ func runeLen(s string, i int, r rune) int {
 		return n
 	}
 	return utf8.RuneLen(r)
-}
-
-func isPunctuation(r rune) bool {
-	return r < utf8.RuneSelf && (unicode.IsPunct(r) || unicode.IsSymbol(r)) || r >= utf8.RuneSelf && unicode.IsPunct(r)
 }
 
 // metaspace writes ▁ for spaces, before the text as scheme says, and cuts

@@ -28,6 +28,10 @@ func slowClass(r rune) uint8 {
 		return classNumber
 	case unicode.IsSpace(r):
 		return classSpace
+	case inTable(youngLetters, r):
+		return classLetter
+	case inTable(youngNumbers, r):
+		return classNumber
 	}
 	return classOther
 }
@@ -233,25 +237,49 @@ func contraction(s string) int {
 	return 0
 }
 
-// digitSplitter isolates runs of up to max numbers.
-type digitSplitter struct{ max int }
+// digitSplitter isolates runs of up to max numbers: those of \p{N}, or Rust's.
+type digitSplitter struct {
+	max  int
+	rust bool
+}
 
 func (d digitSplitter) split(s string, first bool, emit func(string, bool)) {
 	start := 0
 	for i := 0; i < len(s); {
-		c, w := classAt(s, i)
-		if c != classNumber {
+		j := i
+		for range d.max {
+			w := d.at(s, j)
+			if w == 0 {
+				break
+			}
+			j += w
+		}
+		if j == i {
+			_, w := classAt(s, i)
 			i += w
 			continue
 		}
 		if i > start {
 			emit(s[start:i], first && start == 0)
 		}
-		j := llama3Splitter{maxDigits: d.max}.digits(s, i)
 		emit(s[i:j], first && i == 0)
 		i, start = j, j
 	}
 	if start < len(s) {
 		emit(s[start:], first && start == 0)
 	}
+}
+
+// at is the width of the number at s[i], 0 where there is none.
+func (d digitSplitter) at(s string, i int) int {
+	c, w := classAt(s, i)
+	if c == classOther && d.rust && w > 1 {
+		if r, _ := utf8.DecodeRuneInString(s[i:]); isNumeric(r) {
+			return w
+		}
+	}
+	if c == classNumber {
+		return w
+	}
+	return 0
 }

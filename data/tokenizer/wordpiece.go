@@ -204,7 +204,7 @@ func (d wordPieceDecoder) step(s []string) []string {
 func bertNormalizers(c *component) []normalizer {
 	var out []normalizer
 	on := c.switches()
-	for i, f := range [...]func(string) string{cleanText, spaceChinese, func(s string) string { return without(unicode.Mn, norm.NFD.String(s)) }, lowercase} {
+	for i, f := range [...]func(string) string{cleanText, spaceChinese, func(s string) string { return without(isBertAccent, formed(norm.NFD)(s)) }, lowercase} {
 		if on[i] {
 			out = append(out, normalizer{apply: f})
 		}
@@ -220,16 +220,13 @@ func (c *component) switches() [4]bool {
 	return [4]bool{on(c.CleanText, true), on(c.HandleChinese, true), on(c.StripAccents, lower), lower}
 }
 
-// lowercase is s in lower case, character by character: İ becomes two.
-func lowercase(s string) string { return strings.ToLower(strings.ReplaceAll(s, "İ", "i\u0307")) }
-
 // cleanText drops control characters and writes a space for each white one.
 func cleanText(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\t' || r == '\n' || r == '\r' || r != utf8.RuneError && unicode.IsSpace(r) && r != '\x0b' && r != '\x0c' && r != '\u0085':
 			return ' '
-		case r == 0 || r == utf8.RuneError || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co):
+		case r == 0 || r == utf8.RuneError || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co) && !inTable(noControl, r):
 			return -1
 		}
 		return r

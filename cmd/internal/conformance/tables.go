@@ -37,7 +37,7 @@ their tensors: logits, greedy text, gradients, a folder and a GGUF (TestClasses 
 ## Block types
 
 Values and bytes are those of ggml, torch and bitsandbytes, bit for bit; of integer codes and 4-bit floats of folders those that the consumers of GPTQ, AWQ and compressed-tensors decode. Programs are those that
-[interop.md](interop.md) names with the type.
+[interop.md](interop.md) names with the type: they load what is written here, or what they write is loaded here.
 
 %s
 ## Folder layouts
@@ -161,8 +161,11 @@ func programs(interop, word string) string {
 	var out []string
 	for line := range strings.Lines(interop) {
 		cells := strings.Split(line, "|")
-		if len(cells) == 6 && named.MatchString(cells[3]) {
-			out = append(out, strings.TrimSpace(cells[1]))
+		if len(cells) != 6 || !named.MatchString(cells[3]) {
+			continue
+		}
+		if name := strings.TrimSpace(cells[1]); !slices.Contains(out, name) {
+			out = append(out, name)
 		}
 	}
 	if len(out) == 0 {
@@ -180,17 +183,18 @@ var ofFolders = []column{
 // folderTable has a row for each layout of a folder.
 func folderTable(interop string, outcomes map[string]outcome) string {
 	var t table
-	t.head(append(append([]string{"layout"}, titles(ofFolders)...), "programs that load it")...)
+	t.head(append(append([]string{"layout"}, titles(ofFolders)...), "programs that load it", "loaded there by make interop")...)
 	for _, l := range formats.Layouts() {
 		cells := []string{l}
 		for i := range ofFolders {
 			cells = append(cells, t.note(ofFolders[i].cell(l, outcomes)))
 		}
-		loads := strings.Join(quant.Loads(l), "; ")
+		loads, seen := strings.Join(quant.Loads(l), "; "), programs(interop, "(?i:"+l+")")
 		if l == formats.Plain {
-			loads = programs(interop, "merged")
+			seen = programs(interop, "merged")
+			loads = seen
 		}
-		t.row(append(cells, loads)...)
+		t.row(append(cells, loads, seen)...)
 	}
 	return t.String()
 }

@@ -1,13 +1,16 @@
-"""Transformers, PEFT, bitsandbytes, GPTQModel and tokenizers: what we write loads there with our numbers, what they write loads here."""
+"""Transformers, PEFT, bitsandbytes, GPTQModel, compressed-tensors and tokenizers: what we write loads there with our numbers, what they write loads here."""
 import json
 
 import numpy as np
 import torch
+from compressed_tensors.compressors import ModelCompressor
+from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, apply_quantization_config, preset_name_to_scheme
+from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 from lib import BUILD, NEW_TOKENS, SHARED, TEXTS, Quickstart, Subject, close, generated, greedy, lines, logits, made, ours, run, same, say, subjects, tokenize
 from peft import LoraConfig, PeftModel, get_peft_model
 from torchao.quantization import Float8WeightOnlyConfig, Int8DynamicActivationIntxWeightConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, MappingType
 from torchao.quantization.granularity import PerGroup
-from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig, TorchAoConfig
 
 LIMIT = 1e-4  # of logits, both sides in f32
 
@@ -126,6 +129,92 @@ def quantized(s, name):
     greedy(f"{s.name}: {name}", s, path, continued(m, s), noise=noise)
 
 
+# 3b. compressed-tensors: our schemes there, and its own here.
+
+CT = ("rtn", "--format", "compressed-tensors", "--keep-dtype", "f32", "--for", "transformers", "--scheme")
+COMPRESSED = {
+    "W4A16": (*CT, "W4A16"), "W8A16": (*CT, "W8A16"), "W4A16_ASYM": (*CT, "W4A16_ASYM"), "mixed": (*CT, "W4A16", "--overrides", "down_proj=W8A16"),
+    "gptq": ("gptq", *CT[1:], "W4A16"), "FP8_DYNAMIC": (*CT, "FP8_DYNAMIC"), "W8A8": (*CT, "W8A8"),
+}
+
+
+@torch.no_grad()
+def jitter(m, ids):
+    """How far logits move where embeddings change by a few of their last bits: inputs that lie between two codes take the other."""
+    e = m.get_input_embeddings().weight
+    want, keep, most = theirs(m, ids), e.data.clone(), 0.0
+    for seed in range(4):
+        e.data = keep * (1 + 3e-7 * torch.randn(keep.shape, generator=torch.Generator().manual_seed(seed)))
+        most = max(most, float(np.abs(theirs(m, ids) - want).max() / max(1.0, np.abs(want).max())))
+    e.data = keep
+    return most
+
+
+def decoded(path):
+    """A folder whose weights are decoded at once: packed zero points have another shape than this Transformers makes room for, and floats of 4 bits become bf16."""
+    return load(path, quantization_config=CompressedTensorsConfig(dequantize=True)).float()
+
+
+def compressed(s, name):
+    path = s.quant(f"ct-{name}", *COMPRESSED[name])
+    m = decoded(path) if "ASYM" in name else load(path)
+    noise = close(f"{s.name}: compressed-tensors {name} logits", theirs(m, s.ids()), logits(path, s.ids()), LIMIT + 2 * jitter(m, s.ids()))
+    greedy(f"{s.name}: compressed-tensors {name}", s, path, continued(m, s), noise=noise)
+
+
+FLOAT8 = {"num_bits": 8, "type": "float"}
+COMPRESSORS = {  # schemes by name, or what a group says of weights and inputs
+    "FP8": "FP8", "FP8_BLOCK": ({**FLOAT8, "strategy": "block", "block_structure": [32, 32]}, {**FLOAT8, "strategy": "group", "group_size": 32, "dynamic": True}),
+    "FP8 by tensor": ({**FLOAT8, "strategy": "tensor"}, {**FLOAT8, "strategy": "tensor", "dynamic": True}),
+    "int8 by tensor": ({"num_bits": 8, "strategy": "channel"}, {"num_bits": 8, "strategy": "tensor", "dynamic": True, "symmetric": False}),
+    "NVFP4A16": "NVFP4A16", "MXFP4A16": "MXFP4A16", "W4A16_ASYM": ({"num_bits": 4, "strategy": "group", "group_size": 32, "symmetric": False}, None),
+}
+
+
+def ranges(w, a):
+    """Smallest and largest value of what shares a scale, in the shape of scales."""
+    rows, cols = w.shape
+    if a.strategy == "tensor":
+        return w.min().reshape(1), w.max().reshape(1)
+    high, wide = (a.block_structure if a.strategy == "block" else (1, cols if a.strategy == "channel" else a.group_size))
+    w = w.reshape(rows // high, high, cols // wide, wide)
+    return w.amin((1, 3)), w.amax((1, 3))
+
+
+@torch.no_grad()
+def compressor(s, name):
+    groups = COMPRESSORS[name]
+    scheme = {**preset_name_to_scheme(groups, ["Linear"]).model_dump()} if isinstance(groups, str) else {"targets": ["Linear"], "weights": groups[0], "input_activations": groups[1]}
+    m, seen = load(s.base), {}
+    apply_quantization_config(m, QuantizationConfig(config_groups={"group_0": QuantizationScheme(**scheme)}, ignore=["lm_head"]))
+    plain = load(s.base)
+    for n, module in plain.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, x, n=n: seen.__setitem__(n, x[0].abs().max()))
+    plain(torch.from_numpy(s.ids()))
+    for n, module in m.named_modules():
+        if (q := getattr(module, "quantization_scheme", None)) is None:
+            continue
+        low, high = ranges(module.weight, q.weights)
+        of = None
+        if q.weights.strategy == "tensor_group":
+            of = generate_gparam(module.weight.min(), module.weight.max())
+            module.weight_global_scale.copy_(of)
+        scale, zero = calculate_qparams(low, high, q.weights, global_scale=of)
+        module.weight_scale.copy_(scale.reshape(module.weight_scale.shape))
+        if not q.weights.symmetric:
+            module.weight_zero_point.copy_(zero)
+        if q.input_activations is not None and q.input_activations.dynamic is False:
+            module.input_scale.copy_(seen[n] / 448)
+    c = ModelCompressor.from_pretrained_model(m)
+    c.compress_model(m)
+    path = BUILD / f"{s.name}-ct-{name.replace(' ', '-')}"
+    m.save_pretrained(path)
+    c.update_config(path)
+    there = decoded(path) if "ASYM" in name or "A16" in name else load(path)
+    close(f"{s.name}: compressed-tensors' {name} logits", theirs(there, s.ids()), logits(path, s.ids()), (2e-2 if "FP4" in name else LIMIT) + 2 * jitter(there, s.ids()))
+
+
 # 4. NF4.
 
 def nf4(s, name, *flags):
@@ -239,6 +328,7 @@ for s in subjects():
     checks += [(gguf, s, k) for k in ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")]
     checks += [(nf4, s, "nf4"), (nf4, s, "nf4-single", "--single-quant")]
     checks += [(torchao, s, n) for n in TORCHAO]
+    checks += [(compressed, s, n) for n in COMPRESSED] + [(compressor, s, n) for n in COMPRESSORS]
     checks += [(quantized, s, n) for n in (("gptq", "awq") if s.random else QUANTS)]
 q = Quickstart()
 checks += [(quickstart_adapter, q), (quickstart, q, "merged", LIMIT), (quickstart, q, "gptq", 1e-2), (quickstart, q, "awq", 1e-2)]
